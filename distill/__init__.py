@@ -1,0 +1,1 @@
+"""From problems to a trained student: teachers, traces, verdicts, curation, training, evaluation."""

@@ -1,0 +1,266 @@
+"""The one owner of the reasoning format: prompts, loss masks, stop ids and the streaming parser.
+
+A reasoning model's turn, as DeepSeek-R1 writes it (its report, section 2.3.3, and its chat template):
+
+    <|im_start|>user⏎ {question} <|im_end|>⏎ <|im_start|>assistant⏎ <think>⏎     ← prompt
+    {reasoning}⏎ </think>⏎ ⏎ {answer} <|im_end|>                                  ← completion, what is trained on
+
+The prompt ends with the opening tag, so a completion has none. Reasoning of earlier turns is left out. A model whose
+template does not open the tag (a base model) is served as its own template says, and may open the tag by itself.
+Prompt and completion are tokenized apart, in training as in inference, so the ids trained on are the ids served.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from jinja2.exceptions import TemplateError
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+from tokenizers import Tokenizer
+
+from toolkit.errors import InputError
+
+OPEN = "<think>"
+CLOSE = "</think>"
+TURN_START = "<|im_start|>"
+TURN_END = "<|im_end|>"
+
+REASONING_TEMPLATE = (
+    "{%- for message in messages -%}"
+    "{%- set content = message['content'] -%}"
+    "{%- if message['role'] == 'assistant' and '</think>' in content -%}"
+    "{%- set content = content.split('</think>')[-1].lstrip() -%}"
+    "{%- endif -%}"
+    "{{- '<|im_start|>' + message['role'] + '\\n' + content + '<|im_end|>\\n' -}}"
+    "{%- endfor -%}"
+    "{%- if add_generation_prompt -%}{{- '<|im_start|>assistant\\n<think>\\n' -}}{%- endif -%}"
+)
+"""Jinja chat template (ChatML with R1's rules) that is written beside every model that we train."""
+
+Message = dict[str, str]
+"""`role` (system, user or assistant) and `content`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Delta:
+    """A piece of a streamed turn."""
+
+    kind: Literal["reasoning", "answer"]
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Completion:
+    """A whole turn, split."""
+
+    reasoning: str
+    answer: str
+    closed: bool
+    """False where thinking was opened and never closed: the turn is truncated and has no answer."""
+
+
+class ChatFormat:
+    """A model folder's tokenizer and template: text to ids and back."""
+
+    def __init__(self, tokenizer: Tokenizer, template: str, stop_ids: frozenset[int], variables: dict[str, str]) -> None:
+        self.tokenizer = tokenizer
+        self.stop_ids = stop_ids
+        self._variables = variables
+        environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
+        environment.globals["raise_exception"] = _raise_exception
+        try:
+            self._template = environment.from_string(template)
+        except TemplateError as error:
+            raise InputError(f"the chat template must be valid Jinja: {error}") from error
+        self.opens_reasoning = self.render([{"role": "user", "content": "?"}]).endswith(OPEN + "\n")
+        """Whether every turn of this model starts inside its reasoning."""
+
+    @classmethod
+    def from_folder(cls, folder: Path) -> ChatFormat:
+        """Read `tokenizer.json`, `tokenizer_config.json` and the chat template of a model folder.
+
+        Raises `InputError` where one of them is missing or unreadable.
+        """
+        config = _read_object(folder / "tokenizer_config.json")
+        tokenizer = load_tokenizer(folder / "tokenizer.json")
+        template_file = folder / "chat_template.jinja"
+        template = template_file.read_text(encoding="utf-8") if template_file.is_file() else config.get("chat_template")
+        if not isinstance(template, str):
+            raise InputError(f"{folder} must hold a chat template (chat_template.jinja); it has none")
+        variables = {name: text for name in ("bos_token", "eos_token") if (text := _token_text(config.get(name)))}
+        stop_ids = _stop_ids(folder, tokenizer, variables.get("eos_token"))
+        if not stop_ids:
+            raise InputError(f"{folder} must name an end-of-text token that its vocabulary holds; it names none")
+        return cls(tokenizer, template, stop_ids, variables)
+
+    def render(self, messages: Sequence[Message]) -> str:
+        """The prompt text that ends where the model's turn begins."""
+        try:
+            return self._template.render(messages=list(messages), add_generation_prompt=True, **self._variables)
+        except TemplateError as error:
+            raise InputError(f"the chat template cannot render {len(messages)} messages: {error}") from error
+
+    def encode(self, text: str) -> list[int]:
+        ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False).ids
+        return ids
+
+    def decode(self, ids: Sequence[int]) -> str:
+        text: str = self.tokenizer.decode([i for i in ids if i not in self.stop_ids], skip_special_tokens=False)
+        return text
+
+    def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
+        return self.encode(self.render(messages))
+
+    def question_ids(self, question: str) -> list[int]:
+        """Prompt of a conversation's first question, without a system message (R1's advice)."""
+        return self.prompt_ids([{"role": "user", "content": question}])
+
+    def training_ids(self, question: str, reasoning: str, answer: str) -> tuple[list[int], list[bool]]:
+        """Ids of one example, and the loss mask: True on the completion, its end-of-turn token included."""
+        prompt = self.question_ids(question)
+        completion = self.encode(completion_text(reasoning, answer) + TURN_END)
+        return prompt + completion, [False] * len(prompt) + [True] * len(completion)
+
+
+class ReasoningParser:
+    """Splits a stream of text into reasoning and answer, whatever the chunks.
+
+    Opening tag: may be absent (`opened=True`, as R1's template writes it in the prompt) or stand first in the text.
+    Only the first closing tag ends the reasoning; any later tag is text of the answer.
+    """
+
+    def __init__(self, *, opened: bool) -> None:
+        self._state: Literal["start", "reasoning", "gap", "answer"] = "start"
+        self._opened = opened
+        self._held = ""
+
+    @property
+    def closed(self) -> bool:
+        """False while the reasoning is open."""
+        return self._state in ("gap", "answer") or (self._state == "start" and not self._opened)
+
+    def feed(self, text: str) -> Iterator[Delta]:
+        """Yield what is certain by now; the rest (a possible tag) is held back."""
+        self._held += text
+        if self._state == "start" and not self._leave_start():
+            return
+        if self._state == "reasoning":
+            yield from self._reasoning()
+        if self._state == "gap":
+            self._held = self._held.lstrip("\n")
+            if self._held:
+                self._state = "answer"
+        if self._state == "answer" and self._held:
+            yield Delta(kind="answer", text=self._held)
+            self._held = ""
+
+    def finish(self) -> Iterator[Delta]:
+        """Yield what was held back at the end of the text."""
+        held, self._held = self._held, ""
+        if self._state == "start":
+            self._state = "reasoning" if self._opened else "answer"
+        if held and self._state != "gap":
+            yield Delta(kind="reasoning" if self._state == "reasoning" else "answer", text=held)
+
+    def _leave_start(self) -> bool:
+        head = self._held.lstrip()
+        if OPEN.startswith(head) and head != OPEN:
+            return False
+        if head.startswith(OPEN):
+            self._held = head.removeprefix(OPEN).removeprefix("\n")
+            self._state = "reasoning"
+        else:
+            self._state = "reasoning" if self._opened else "answer"
+        return True
+
+    def _reasoning(self) -> Iterator[Delta]:
+        before, tag, after = self._held.partition(CLOSE)
+        if tag:
+            self._state, self._held = "gap", after
+            text = before.removesuffix("\n")
+        else:
+            text, self._held = _split_held(before)
+        if text:
+            yield Delta(kind="reasoning", text=text)
+
+
+def completion_text(reasoning: str, answer: str) -> str:
+    """What a model writes after a prompt that opened its reasoning."""
+    return f"{reasoning}\n{CLOSE}\n\n{answer}"
+
+
+def split_completion(text: str, *, opened: bool) -> Completion:
+    """Split a whole turn as the streaming parser does."""
+    parser = ReasoningParser(opened=opened)
+    deltas = [*parser.feed(text), *parser.finish()]
+    return Completion(
+        reasoning="".join(d.text for d in deltas if d.kind == "reasoning"),
+        answer="".join(d.text for d in deltas if d.kind == "answer"),
+        closed=parser.closed,
+    )
+
+
+def write_chat_files(folder: Path, tokenizer: Tokenizer, *, template: str, eos_token: str, pad_token: str) -> None:
+    """Write the three files that `ChatFormat.from_folder` and transformers' `AutoTokenizer` read."""
+    tokenizer.save(str(folder / "tokenizer.json"))
+    config = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "eos_token": eos_token,
+        "pad_token": pad_token,
+        "clean_up_tokenization_spaces": False,
+    }
+    (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=1) + "\n")
+    (folder / "chat_template.jinja").write_text(template)
+
+
+def load_tokenizer(path: Path) -> Tokenizer:
+    """Read a `tokenizer.json`; a crafted file can panic in Rust, which is a BaseException."""
+    if not path.is_file():
+        raise InputError(f"{path} must exist; it is missing")
+    try:
+        return Tokenizer.from_file(str(path))
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:
+        raise InputError(f"{path} must be a tokenizer of the tokenizers library: {error}") from None
+
+
+def _split_held(text: str) -> tuple[str, str]:
+    """Hold back the longest tail that may begin `\\n</think>`."""
+    ending = "\n" + CLOSE
+    for length in range(min(len(ending) - 1, len(text)), 0, -1):
+        tail = text[-length:]
+        if ending.startswith(tail) or CLOSE.startswith(tail):
+            return text[:-length], tail
+    return text, ""
+
+
+def _stop_ids(folder: Path, tokenizer: Tokenizer, eos_token: str | None) -> frozenset[int]:
+    found = {tokenizer.token_to_id(text) for text in (eos_token, TURN_END) if text}
+    for name in ("generation_config.json", "config.json"):
+        if (folder / name).is_file():
+            value = _read_object(folder / name).get("eos_token_id")
+            found.update(value if isinstance(value, list) else [value])
+    return frozenset(i for i in found if isinstance(i, int))
+
+
+def _token_text(value: Any) -> str | None:
+    return value.get("content") if isinstance(value, dict) else value
+
+
+def _raise_exception(message: str) -> None:
+    raise TemplateError(message)
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} must be a readable JSON file: {error}") from error
+    if not isinstance(value, dict):
+        raise InputError(f"{path} must hold a JSON object, not {type(value).__name__}")
+    return value

@@ -1,0 +1,195 @@
+"""The records that pass between stages, and the append-only file that keeps them.
+
+`*.jsonl` layout: one JSON object a line, UTF-8, `\\n` at its end. A record is written by one `write` call and synced to
+disk in batches, so `kill -9` at any moment can tear the last line only; opening the file for appending moves a torn
+line aside and keeps the rest.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from difflib import get_close_matches
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, Self, TypeVar
+
+from toolkit.errors import InputError
+
+FinishReason = Literal["stop", "length"]
+
+
+class Record:
+    """A frozen dataclass that reads itself from a JSON object and refuses unknown or missing keys."""
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Raises `InputError` where a key is unknown (names the nearest) or a required one is missing."""
+        names = [f.name for f in fields(cls)]  # type: ignore[arg-type]
+        for key in values:
+            if key not in names:
+                nearest = get_close_matches(key, names, n=1)
+                hint = f"; did you mean {nearest[0]!r}?" if nearest else f"; known keys are {', '.join(names)}"
+                raise InputError(f"{cls.__name__} has no key {key!r}{hint}")
+        try:
+            return cls(**values)
+        except TypeError as error:
+            raise InputError(f"{cls.__name__} is incomplete: {error}") from error
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)  # type: ignore[call-overload, no-any-return]
+
+
+R = TypeVar("R", bound=Record)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Problem(Record):
+    """A question with its reference answer; `metadata` holds what the family's scorer needs besides."""
+
+    id: str
+    family: str
+    question: str
+    answer: str
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def create(cls, *, family: str, question: str, answer: str, metadata: dict[str, Any] | None = None) -> Self:
+        """Make a problem whose id is the hash of its question's content."""
+        return cls(
+            id=content_hash(question), family=family, question=question, answer=answer, metadata=metadata or {}
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trace(Record):
+    """One sampled answer to one problem, as text, because teacher and student may tokenize differently."""
+
+    problem_id: str
+    sample: int
+    reasoning: str
+    answer: str
+    finish_reason: FinishReason
+    closed: bool
+    """Whether the thinking was closed; where it was not, the trace is truncated and `answer` is empty."""
+    prompt_tokens: int
+    reasoning_tokens: int
+    completion_tokens: int
+    teacher: str
+    request_hash: str
+    """Hash of everything that shaped this sample: teacher digest, prompt, sampling settings, seed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict(Record):
+    """Whether a trace's answer is right, and who said so."""
+
+    problem_id: str
+    sample: int
+    correct: bool
+    reason: Literal["correct", "wrong", "truncated", "empty"]
+    score: float
+    verifier: str
+    version: str
+
+
+def content_hash(text: str) -> str:
+    """16 hex digits of the SHA-256 of the text, case and white space folded, so that trivial variants collide."""
+    return hashlib.sha256(" ".join(text.split()).casefold().encode()).hexdigest()[:16]
+
+
+def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield (line number from 1, object); raises `InputError` naming the line that is not a JSON object."""
+    try:
+        with path.open("rb") as file:
+            for number, line in enumerate(file, start=1):
+                if not line.strip():
+                    continue
+                try:
+                    value = json.loads(line)
+                except ValueError as error:
+                    raise InputError(f"{path} line {number} must be a JSON object: {error}") from error
+                if not isinstance(value, dict):
+                    raise InputError(f"{path} line {number} must be a JSON object, not {type(value).__name__}")
+                yield number, value
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}") from error
+
+
+def read_records(path: Path, kind: type[R]) -> list[R]:
+    """Read a whole jsonl file as records of one kind."""
+    records = []
+    for number, values in read_jsonl(path):
+        try:
+            records.append(kind.from_dict(values))
+        except InputError as error:
+            raise InputError(f"{path} line {number}: {error}") from error
+    return records
+
+
+def write_records(path: Path, records: Iterator[Record] | list[Any]) -> None:
+    """Write a whole jsonl file at once (inside a stage's temporary folder)."""
+    with path.open("w", encoding="utf-8") as file:
+        for record in records:
+            file.write(json.dumps(record.to_dict(), ensure_ascii=False) + "\n")
+
+
+class AppendLog:
+    """A jsonl file open for appending; see the module's docstring for what it survives."""
+
+    def __init__(self, path: Path, *, sync_every_s: float = 1.0) -> None:
+        mend_torn_line(path)
+        self._descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        self._sync_every_s = sync_every_s
+        self._synced_at = time.monotonic()
+
+    def append(self, record: Record) -> None:
+        """Write one record whole, by one system call."""
+        line = (json.dumps(record.to_dict(), ensure_ascii=False) + "\n").encode()
+        written = os.write(self._descriptor, line)
+        if written != len(line):
+            raise InputError(f"wrote {written} of {len(line)} bytes of a record; free disk space and run again")
+        if time.monotonic() - self._synced_at >= self._sync_every_s:
+            os.fsync(self._descriptor)
+            self._synced_at = time.monotonic()
+
+    def close(self) -> None:
+        os.fsync(self._descriptor)
+        os.close(self._descriptor)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def mend_torn_line(path: Path) -> None:
+    """Move a last line without its `\\n` to `<path>.torn` and cut it off the file."""
+    if not path.exists():
+        return
+    with path.open("rb+") as file:
+        size = file.seek(0, os.SEEK_END)
+        start = size
+        while start > 0:
+            step = min(65536, start)
+            file.seek(start - step)
+            newline = file.read(step).rfind(b"\n")
+            if newline >= 0:
+                start = start - step + newline + 1
+                break
+            start -= step
+        if start == size:
+            return
+        file.seek(start)
+        torn = file.read()
+        with path.with_name(path.name + ".torn").open("ab") as aside:
+            aside.write(torn + b"\n")
+        file.truncate(start)
+        os.fsync(file.fileno())

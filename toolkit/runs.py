@@ -1,0 +1,166 @@
+"""Run folders: each stage writes one, whole or not at all.
+
+    out/                   appears by one rename, when everything in it is on disk
+    ├── …                  what the stage made
+    └── manifest.json      stage, configuration, seed, digests of inputs and outputs, versions, measured numbers
+
+A folder with a manifest is complete. The same inputs again: nothing to do. Other inputs: an error that names the
+difference. Work in progress lives in the sibling `.<name>.partial`, which a stage may resume.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from toolkit.errors import FolderConflict, InputError
+
+MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """What a run folder is for: the facts that must be equal for an existing folder to be this run's."""
+
+    name: str
+    config: Mapping[str, Any]
+    """JSON-able; includes the seed."""
+    inputs: Mapping[str, str]
+    """Name of each input → its digest."""
+
+    def key(self) -> dict[str, Any]:
+        value: dict[str, Any] = json.loads(
+            json.dumps({"stage": self.name, "config": dict(self.config), "inputs": dict(self.inputs)})
+        )
+        return value
+
+
+def is_complete(out: Path, stage: Stage) -> bool:
+    """True where `out` holds exactly this run, False where nothing is there yet.
+
+    Raises `FolderConflict` where `out` holds anything else, naming the first difference.
+    """
+    if not out.exists():
+        return False
+    manifest = read_manifest(out)
+    if manifest is None:
+        if out.is_dir() and not any(out.iterdir()):
+            return False
+        raise FolderConflict(f"{out} must be empty or a finished run, but holds other files; choose another --out")
+    for field, expected in stage.key().items():
+        difference = _first_difference(field, manifest.get(field), expected)
+        if difference:
+            raise FolderConflict(f"{out} holds another run: {difference}; choose another --out or remove the folder")
+    return True
+
+
+def partial_folder(out: Path, stage: Stage) -> Path:
+    """The sibling folder where `out` is being made: kept if an earlier attempt at the same run left it, else new."""
+    folder = out.absolute().parent / f".{out.name}.partial"
+    marker = folder / "stage.json"
+    if folder.exists() and (not marker.exists() or _read_json(marker) != stage.key()):
+        shutil.rmtree(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        marker.write_text(json.dumps(stage.key()))
+    except OSError as error:
+        raise InputError(f"{folder} cannot be written: {error.strerror}") from error
+    return folder
+
+
+def finish(folder: Path, out: Path, stage: Stage, measured: Mapping[str, Any]) -> dict[str, Any]:
+    """Sync a partial folder, write its manifest last and give it its final name. Returns the manifest."""
+    (folder / "stage.json").unlink(missing_ok=True)
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    manifest = stage.key() | {
+        "outputs": {path.relative_to(folder).as_posix(): file_facts(path) for path in files},
+        "versions": versions(),
+        "measured": dict(measured),
+    }
+    for path in files:
+        _sync(path)
+    target = folder / MANIFEST
+    target.write_text(json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
+    _sync(target)
+    if out.exists():  # an empty folder that the user made
+        out.rmdir()
+    os.rename(folder, out)
+    _sync(out.absolute().parent)
+    return manifest
+
+
+def read_manifest(folder: Path) -> dict[str, Any] | None:
+    """The folder's manifest, or None where it has none; raises `InputError` where it is no JSON object."""
+    path = folder / MANIFEST
+    if not path.is_file():
+        return None
+    value = _read_json(path)
+    if not isinstance(value, dict):
+        raise InputError(f"{path} must be a JSON object; remove the folder and run again")
+    return value
+
+
+def folder_digest(folder: Path) -> str:
+    """One digest for a model folder: of its manifest's output digests where it has one, else of all its files."""
+    manifest = read_manifest(folder)
+    facts = manifest["outputs"] if manifest else {p.name: file_facts(p) for p in sorted(folder.iterdir()) if p.is_file()}
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def folder_bytes(folder: Path, names: Iterable[str] | None = None) -> int:
+    """Bytes of all files under a folder (or of the named ones)."""
+    paths = (folder / name for name in names) if names is not None else folder.rglob("*")
+    return sum(path.stat().st_size for path in paths if path.is_file())
+
+
+def file_facts(path: Path) -> dict[str, Any]:
+    return {"bytes": path.stat().st_size, "sha256": file_digest(path)}
+
+
+def file_digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of those of our dependencies that are installed."""
+    found = {"python": sys.version.split()[0]}
+    for name in ("torch", "transformers", "trl", "onnx", "onnxruntime", "tokenizers", "numpy", "reasoning-gym"):
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _first_difference(where: str, found: Any, expected: Any) -> str | None:
+    if isinstance(found, dict) and isinstance(expected, dict):
+        for key in sorted(found.keys() | expected.keys()):
+            difference = _first_difference(f"{where}.{key}", found.get(key), expected.get(key))
+            if difference:
+                return difference
+        return None
+    return None if found == expected else f"its {where} ({found!r}) must equal this run's ({expected!r})"
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} must be a readable JSON file: {error}") from error
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
