@@ -97,6 +97,19 @@ class Verdict(Record):
     version: str
 
 
+@dataclass(frozen=True, kw_only=True)
+class Example(Record):
+    """One line of a training set: a curated trace with its question, and where it came from."""
+
+    problem_id: str
+    family: str
+    question: str
+    reasoning: str
+    answer: str
+    sample: int
+    teacher: str
+
+
 def content_hash(text: str) -> str:
     """16 hex digits of the SHA-256 of the text, case and white space folded, so that trivial variants collide."""
     return hashlib.sha256(" ".join(text.split()).casefold().encode()).hexdigest()[:16]
