@@ -1,0 +1,41 @@
+"""Chains for counting letters, sorting numbers and spelling backward: one letter or one number a step."""
+
+from __future__ import annotations
+
+from toolkit.records import Problem
+
+Chain = tuple[str, str]
+"""Reasoning and answer."""
+
+
+def letter_counting(problem: Problem) -> Chain:
+    """Spell every word; each hit carries the running count."""
+    target, count = problem.metadata["target_letter"], 0
+    lines = []
+    for word in problem.metadata["span"]:
+        letters = []
+        for letter in word.lower():
+            count += letter == target
+            letters.append(f"{letter}{count}" if letter == target else letter)
+        lines.append(f"{word}: {' '.join(letters)}")
+    return "\n".join(lines), str(count)
+
+
+def number_sorting(problem: Problem) -> Chain:
+    """Selection sort: take the smallest (or largest) out, write what is left."""
+    left = [int(float(text)) for text in problem.metadata["original_numbers"]]
+    ascending = problem.metadata["direction"] == "ascending"
+    word, choose = ("smallest", min) if ascending else ("largest", max)
+    lines, taken = [], []
+    while left:
+        chosen = choose(left)
+        taken.append(chosen)
+        lines.append(f"{' '.join(map(str, left))}: {word} {chosen}")
+        left.remove(chosen)
+    return "\n".join(lines), str([str(number) for number in taken])
+
+
+def spell_backward(problem: Problem) -> Chain:
+    """Spell the word, then the letters from the last to the first."""
+    word = problem.metadata["word"]
+    return f"{word}: {' '.join(word)}\nbackward: {' '.join(reversed(word))}", word[::-1]

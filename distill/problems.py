@@ -1,0 +1,164 @@
+"""Where questions come from: reasoning-gym's procedural tasks, a user's JSONL, a Hugging Face dataset on disk.
+
+The split of a problem is decided by the hash of its question, so train, validation and test are disjoint whatever the
+source, the seed or the size. Sources: reasoning-gym (Stojanovski et al. 2025) for tasks and scorers.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from toolkit.errors import InputError, MissingExtra
+from toolkit.records import Problem, read_jsonl
+
+Split = Literal["train", "validation", "test"]
+
+TEST_PERCENT = 10
+VALIDATION_PERCENT = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Family:
+    """A reasoning-gym task at the difficulty that the built-in teacher can learn and a 135M base model mostly can't."""
+
+    name: str
+    settings: Mapping[str, Any]
+    """reasoning-gym's own configuration fields for the task."""
+    reword: Callable[[str], str] = str
+    """Shortens the task's wording where its instructions are longer than its question."""
+
+
+def _reword_countdown(question: str) -> str:
+    line = re.sub(r"\s+", " ", question.split("Final answer format")[0]).strip()
+    return line + " Answer with the expression alone."
+
+
+def _reword_number_sorting(question: str) -> str:
+    return question.split("\n")[0] + "\nAnswer with a list of strings, like ['-69', '7', '11']."
+
+
+_FAMILIES = (
+    Family(name="chain_sum", settings={"min_terms": 3, "max_terms": 4, "min_digits": 2, "max_digits": 2}),
+    Family(
+        name="simple_equations",
+        settings={"min_terms": 2, "max_terms": 3, "max_value": 10, "operators_weights": [0.45, 0.45, 0.1]},
+    ),
+    Family(name="gcd", settings={"min_value": 2, "max_value": 200}),
+    Family(
+        name="countdown",
+        settings={
+            "min_numbers": 3,
+            "max_numbers": 3,
+            "max_value": 12,
+            "min_target": 10,
+            "max_target": 99,
+            "operators": ("+", "-", "*"),
+        },
+        reword=_reword_countdown,
+    ),
+    Family(name="letter_counting", settings={"min_words": 4, "max_words": 7}),
+    Family(
+        name="number_sorting",
+        settings={"min_numbers": 3, "max_numbers": 5, "max_decimals": 0, "min_value": -99.0, "max_value": 99.0},
+        reword=_reword_number_sorting,
+    ),
+    Family(name="spell_backward", settings={"min_word_len": 4, "max_word_len": 9}),
+)
+FAMILIES = tuple(family.name for family in _FAMILIES)
+
+
+def split_of(problem: Problem) -> Split:
+    """The split that a problem belongs to, by the hash of its question."""
+    percent = int(problem.id, 16) % 100
+    if percent < TEST_PERCENT:
+        return "test"
+    return "validation" if percent < TEST_PERCENT + VALIDATION_PERCENT else "train"
+
+
+def make_problems(split: Split, per_family: int, seed: int, families: Sequence[str] = FAMILIES) -> list[Problem]:
+    """Draw distinct problems of one split, `per_family` of each family, in an order that mixes the families.
+
+    Raises `InputError` for a family that is not known.
+    """
+    columns = []
+    for name in families:
+        problems: dict[str, Problem] = {}
+        for problem in draw(name, seed):
+            if split_of(problem) == split:
+                problems.setdefault(problem.id, problem)
+            if len(problems) == per_family:
+                break
+        columns.append(list(problems.values()))
+    return [problem for row in zip(*columns, strict=True) for problem in row]
+
+
+def draw(name: str, seed: int) -> Iterator[Problem]:
+    """Endless problems of one family; the same seed gives the same ones."""
+    try:
+        import reasoning_gym
+    except ImportError as error:
+        raise MissingExtra("reasoning_gym", "distill") from error
+    family = next((family for family in _FAMILIES if family.name == name), None)
+    if family is None:
+        raise InputError(f"family {name!r} must be one of {', '.join(FAMILIES)}")
+    # reasoning-gym seeds entry i with seed + i: far apart seeds share no entries
+    entries = reasoning_gym.create_dataset(name, seed=seed * 10_000_000, size=10_000_000, **family.settings)
+    index = 0
+    while True:
+        try:
+            entry = entries[index]
+        except ValueError:  # countdown gives up on an entry whose target it cannot reach
+            index += 1
+            continue
+        index += 1
+        metadata = {key: value for key, value in entry["metadata"].items() if key != "difficulty"}
+        yield Problem.create(
+            family=name, question=family.reword(entry["question"]), answer=entry["answer"], metadata=metadata
+        )
+
+
+def read_problems(path: Path) -> list[Problem]:
+    """Read a user's problems: a JSONL file or a Hugging Face dataset saved on disk.
+
+    Each line or row has `question`, `answer` and optionally `family`. Raises `InputError` naming the line that has not.
+    """
+    rows = _dataset_rows(path) if path.is_dir() else read_jsonl(path)
+    problems: dict[str, Problem] = {}
+    for number, row in rows:
+        problem = _problem(path, number, row)
+        problems.setdefault(problem.id, problem)
+    if not problems:
+        raise InputError(f"{path} must hold at least one problem; it holds none")
+    return list(problems.values())
+
+
+def _problem(path: Path, number: int, row: Mapping[str, Any]) -> Problem:
+    for key in ("question", "answer"):
+        value = row.get(key)
+        if isinstance(value, bool) or not isinstance(value, (str, int, float)) or not str(value).strip():
+            raise InputError(
+                f"{path} line {number} is no problem: its {key!r} ({value!r}) must be a text that is not empty"
+            )
+    family, metadata = row.get("family", "user"), row.get("metadata", {})
+    if not isinstance(family, str) or not isinstance(metadata, dict):
+        raise InputError(f"{path} line {number} is no problem: its 'family' ({family!r}) must be a text")
+    return Problem.create(
+        family=family, question=str(row["question"]), answer=str(row["answer"]), metadata=dict(metadata)
+    )
+
+
+def _dataset_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    try:
+        from datasets import DatasetDict, load_from_disk
+    except ImportError as error:
+        raise MissingExtra("datasets", "distill") from error
+    try:
+        dataset = load_from_disk(str(path))
+    except Exception as error:
+        raise InputError(f"{path} must be a dataset that `save_to_disk` wrote: {error}") from error
+    parts = dataset.values() if isinstance(dataset, DatasetDict) else [dataset]
+    yield from enumerate((dict(row) for part in parts for row in part), start=1)
