@@ -1,0 +1,167 @@
+"""Claims about verdicts: how an answer is read, who decides, and what a hostile answer can't do."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from distill.problems import FAMILIES, make_problems
+from distill.verify import EXACT, Form, answer_form, extract_answer, grade
+from toolkit.records import Problem, Trace
+
+
+def trace(answer: str, *, closed: bool = True, reasoning: str = "", problem_id: str = "p") -> Trace:
+    return Trace(
+        problem_id=problem_id,
+        sample=0,
+        reasoning=reasoning,
+        answer=answer,
+        finish_reason="stop",
+        closed=closed,
+        prompt_tokens=1,
+        reasoning_tokens=0,
+        completion_tokens=1,
+        teacher="t",
+        request_hash="h",
+    )
+
+
+def problem(family: str, answer: str, **metadata: Any) -> Problem:
+    return Problem.create(family=family, question=f"{family}?", answer=answer, metadata=metadata)
+
+
+CASES: list[tuple[Form, str, str]] = [
+    ("number", "42", "42"),
+    ("number", "**42**", "42"),
+    ("number", "The answer is 42.", "42"),
+    ("number", "The answer is: 42", "42"),
+    ("number", "**Answer:** 42", "42"),
+    ("number", "Final answer\nAnswer:\n\n42", "42"),
+    ("number", "The answer is 7. Wait.\nThe answer is 8.", "8"),
+    ("number", "The answer to your question is 5. I hope that helps with all 3 of them.", "5"),
+    ("number", r"So \boxed{-12} it is, after 3 steps.", "-12"),
+    ("number", r"\[ \boxed{\text{12}} \]", "12"),
+    ("number", "First 3, then 4.\n3 + 4 = 7", "7"),
+    ("number", "x = 5", "5"),
+    ("number", "$x = 5$", "5"),
+    ("number", "The letter appears 3 times.", "3"),
+    ("number", "1,234", "1234"),
+    ("number", "+5.00", "5"),
+    ("number", "−5", "-5"),
+    ("number", "-0", "0"),
+    ("number", "0.50", "0.5"),
+    ("number", "3 + 4", ""),
+    ("number", "7/2", ""),
+    ("number", "none", ""),
+    ("number", "", ""),
+    ("expression", "(3 + 4) * 5", "(3 + 4) * 5"),
+    ("expression", "(3 + 4) * 5 = 35", "(3 + 4) * 5"),
+    ("expression", "35 = (3 + 4) * 5", "(3 + 4) * 5"),
+    ("expression", "The answer is 3 × 4 − 2.", "3 * 4 - 2"),
+    ("expression", r"\boxed{(3 + 4) \times 5}", "(3 + 4) * 5"),
+    ("expression", "- 5*3+2", "5*3+2"),
+    ("expression", "We write (as asked) 5*3+2 (which is 17)", "5*3+2"),
+    ("expression", "`5*3+2`", "5*3+2"),
+    ("expression", "17", ""),
+    ("list", "['1', '2', '-3']", '["1", "2", "-3"]'),
+    ("list", "Sorted: [1, 2, -3].", '["1", "2", "-3"]'),
+    ("list", "The answer is:\n```python\n[\n  '1',\n  '2'\n]\n```", '["1", "2"]'),
+    ("list", "1, 2, -3", '["1", "2", "-3"]'),
+    ("list", "like ['9'] it is ['1', '2']", '["1", "2"]'),
+    ("list", "no numbers", ""),
+    ("word", "olleh", "olleh"),
+    ("word", 'The word "hello" spelled backward is "olleh".', "olleh"),
+    ("word", "**olleh**", "olleh"),
+    ("word", "hello -> olleh", "olleh"),
+    ("text", "Paris", "Paris"),
+    ("text", 'The answer is "Paris".', "Paris"),
+    ("text", "I think so.\n\n**Paris**\n", "Paris"),
+    ("lines", "1 2\n3 4", "1 2\n3 4"),
+]
+
+
+@pytest.mark.parametrize(("form", "text", "expected"), CASES)
+def test_an_answer_is_read_as_a_person_would(form: Form, text: str, expected: str) -> None:
+    assert extract_answer(text, form) == expected
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_reference_answer_is_graded_correct_however_it_is_dressed(family: str) -> None:
+    for item in make_problems("test", per_family=20, seed=5, families=[family]):
+        for dress in ("{}", "The answer is {}.", "**Answer:** {}", "Let me see.\n\n{}\n", r"\boxed{{{}}}"):
+            verdict = grade(item, trace(dress.format(item.answer), problem_id=item.id))
+            assert (verdict.correct, verdict.reason, verdict.score) == (True, "correct", 1.0), (dress, item)
+            assert verdict.verifier == f"reasoning-gym:{family}" and verdict.problem_id == item.id
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_an_answer_to_another_problem_is_wrong(family: str) -> None:
+    items = make_problems("test", per_family=10, seed=5, families=[family])
+    for item in items:
+        others = [other for other in items if other.answer != item.answer]
+        assert not any(grade(item, trace(other.answer)).correct for other in others)
+
+
+def test_unclosed_thinking_is_truncated_and_a_missing_answer_is_empty() -> None:
+    item = problem("gcd", "6")
+    truncated = grade(item, trace("", closed=False, reasoning="The answer is 6"))
+    assert (truncated.correct, truncated.reason, truncated.score) == (False, "truncated", 0.0)
+    empty = grade(item, trace(" \n", reasoning="The answer is 6"))
+    assert (empty.correct, empty.reason) == (False, "empty")
+
+
+def test_the_reasoning_is_never_looked_into() -> None:
+    assert not grade(problem("gcd", "6"), trace("I do not know", reasoning="\\boxed{6}")).correct
+
+
+def test_another_expression_for_the_same_target_is_correct() -> None:
+    item = problem("countdown", "3*4 + 5", numbers=[3, 4, 5], target=17)
+    assert grade(item, trace("5 + 4*3")).correct
+    assert not grade(item, trace("4*3 + 4 + 1")).correct
+    assert not grade(item, trace("17")).correct
+
+
+@pytest.mark.parametrize(
+    "hostile",
+    [
+        "__import__('os').system('touch PWNED')",
+        "9**9**9**9**9",
+        "(" * 5000 + "1",
+        "1+" * 5000 + "1",
+        "5 + 4*3 if 1 else 0",
+    ],
+)
+def test_a_countdown_answer_that_is_no_arithmetic_is_never_evaluated(
+    hostile: str, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    item = problem("countdown", "3*4 + 5", numbers=[3, 4, 5], target=99)
+    assert not grade(item, trace(hostile)).correct
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("hostile", [["NaN"] * 3, ["nan"] * 3, ["2", "6", "9"], ["1", "5"], ["inf"] * 3])
+def test_a_sorted_list_of_other_numbers_is_wrong(hostile: list[str]) -> None:
+    item = problem("number_sorting", "['1', '5', '9']", original_numbers=["5", "1", "9"], direction="ascending")
+    assert grade(item, trace("['1', '5', '9']")).correct
+    assert not grade(item, trace(json.dumps(hostile))).correct
+
+
+def test_a_scorer_that_raises_costs_that_trace_only() -> None:
+    broken = problem("number_sorting", "['1', '5']", direction="ascending", original_numbers=["one"])
+    verdict = grade(broken, trace("['1', '5']"))
+    assert (verdict.correct, verdict.reason, verdict.score) == (False, "wrong", 0.0)
+    assert grade(problem("gcd", "6"), trace("6")).correct
+
+
+def test_a_family_that_the_library_does_not_know_is_matched_exactly() -> None:
+    capital = problem("user", "Paris")
+    assert grade(capital, trace("The answer is **paris**.")).correct
+    assert grade(capital, trace("Paris")).verifier == EXACT
+    assert not grade(capital, trace("Parisian")).correct
+    apples = problem("user", "1,200")
+    assert answer_form(apples) == "number"
+    assert grade(apples, trace("She has 1200 apples.")).correct
+    assert not grade(apples, trace("12000")).correct
