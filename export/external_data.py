@@ -1,0 +1,106 @@
+"""Where an ONNX file's external data lies, and whether that is safe to open.
+
+onnxruntime refuses some dangerous paths but follows a hard link to any file of the user's, so every location is checked
+before a session is made. Read straight from the protobuf, because the chat imports no onnx.
+
+Wire format: a field is varint (number << 3 | type); type 0 varint, 1 eight bytes, 2 varint length and bytes, 5 four
+bytes. Source: protocol buffers' encoding; the field numbers are those of onnx.proto.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+from toolkit.errors import InputError
+
+CHILDREN: dict[str, dict[int, str]] = {
+    "model": {7: "graph", 20: "training", 25: "function"},
+    "training": {1: "graph", 2: "graph"},
+    "function": {7: "node", 11: "attribute"},
+    "graph": {1: "node", 5: "tensor", 15: "sparse"},
+    "node": {5: "attribute"},
+    "attribute": {5: "tensor", 6: "graph", 10: "tensor", 11: "graph", 22: "sparse", 23: "sparse"},
+    "sparse": {1: "tensor", 2: "tensor"},
+    "tensor": {},
+}
+EXTERNAL_DATA = 13
+"""TensorProto.external_data, a list of (key = 1, value = 2)."""
+
+
+def check_external_data(model_path: Path) -> None:
+    """Raises `InputError` unless every location is a plain file of one name, inside the folder, long enough."""
+    try:
+        content = model_path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{model_path} cannot be read: {error.strerror}") from error
+    try:
+        entries = {tuple(sorted(entry.items())) for entry in _external_data(memoryview(content), "model")}
+    except (ValueError, IndexError) as error:
+        raise InputError(f"{model_path} must be a whole ONNX file; export again") from error
+    for entry in sorted(entries):
+        _check(model_path, dict(entry))
+
+
+def _check(model_path: Path, entry: dict[str, str]) -> None:
+    location = entry.get("location", "")
+    if not location or Path(location).name != location or "\0" in location:
+        raise InputError(f"external data {location!r} must lie beside {model_path}; the folder is not to be trusted")
+    path = model_path.parent / location
+    try:
+        facts = os.lstat(path)
+    except OSError as error:
+        raise InputError(f"{path} must exist, because {model_path.name} reads it: {error.strerror}") from error
+    if not stat.S_ISREG(facts.st_mode) or facts.st_nlink != 1:
+        raise InputError(f"{path} must be a regular file with one name, but is a link; copy the folder and try again")
+    try:
+        offset, length = int(entry.get("offset", "0")), int(entry.get("length", "0"))
+    except ValueError as error:
+        raise InputError(f"{model_path} must be a whole ONNX file: {error}") from error
+    if offset < 0 or length < 0 or offset + length > facts.st_size:
+        raise InputError(f"{path} ({facts.st_size} bytes) must hold {offset + length} bytes; it was cut short")
+
+
+def _external_data(message: memoryview, kind: str) -> Iterator[dict[str, str]]:
+    entry: dict[str, str] = {}
+    for number, value in _fields(message):
+        if kind == "tensor" and number == EXTERNAL_DATA:
+            pair = {key: bytes(text).decode() for key, text in _fields(value)}
+            entry[pair.get(1, "")] = pair.get(2, "")
+        elif number in CHILDREN[kind]:
+            yield from _external_data(value, CHILDREN[kind][number])
+    if entry:
+        yield entry
+
+
+def _fields(message: memoryview) -> Iterator[tuple[int, memoryview]]:
+    """Yield the length-delimited fields, skip the others."""
+    position = 0
+    while position < len(message):
+        key, position = _varint(message, position)
+        wire_type = key & 7
+        if wire_type == 0:
+            _, position = _varint(message, position)
+        elif wire_type == 2:
+            length, position = _varint(message, position)
+            if position + length > len(message):
+                raise ValueError("a field is longer than the file")
+            yield key >> 3, message[position : position + length]
+            position += length
+        elif wire_type in (1, 5):
+            position += 8 if wire_type == 1 else 4
+        else:
+            raise ValueError(f"unknown wire type {wire_type}")
+
+
+def _varint(message: memoryview, position: int) -> tuple[int, int]:
+    value = shift = 0
+    while True:
+        byte = message[position]
+        position += 1
+        value |= (byte & 127) << shift
+        shift += 7
+        if byte < 128:
+            return value, position

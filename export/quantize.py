@@ -1,0 +1,91 @@
+"""Float weights into blocks of 4 or 8 bits, in the layout of onnxruntime's MatMulNBits.
+
+Each row is cut into blocks of `block_size` weights with a scale and a zero point: w ≈ scale · (code − zero_point).
+Scales are rounded to fp16 before codes are chosen, because fp16 is what the file keeps; the zero point is an integer
+code, so that zero stays zero. Source: onnxruntime's contrib operators MatMulNBits and GatherBlockQuantized.
+
+Shapes: N output features, K input features, J = K / block_size blocks of a row, M = block_size.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float32]
+Halves = NDArray[np.float16]
+Bytes = NDArray[np.uint8]
+
+SMALLEST_SCALE = np.float16(2.0**-24)
+"""The smallest positive fp16, for blocks that are all zero or nearly so."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuantizedWeight:
+    """One packed matrix.
+
+    codes        uint8 [N, J, M·bits/8]     4 bits: byte b of a block holds code 2b in its low, 2b+1 in its high nibble
+    scales       fp16  [N, J]
+    zero_points  uint8 [N, ⌈J·bits/8⌉]      packed the same way along J; an unused last high nibble is 0
+    """
+
+    bits: int
+    block_size: int
+    codes: Bytes
+    scales: Halves
+    zero_points: Bytes
+
+    @property
+    def size_bytes(self) -> int:
+        return self.codes.nbytes + self.scales.nbytes + self.zero_points.nbytes
+
+
+def quantize_nearest(weight_NK: Floats, *, bits: int, block_size: int) -> QuantizedWeight:
+    """Round each weight to the nearest code of its block's whole range."""
+    blocks_NJM = weight_NK.reshape(len(weight_NK), -1, block_size)
+    largest = 2**bits - 1
+    low_NJ = np.minimum(blocks_NJM.min(-1), 0.0)
+    high_NJ = np.maximum(blocks_NJM.max(-1), 0.0)
+    scales_NJ = np.maximum(((high_NJ - low_NJ) / largest).astype(np.float16), SMALLEST_SCALE)
+    steps_NJ = scales_NJ.astype(np.float32)
+    zero_points_NJ = np.clip(np.rint(-low_NJ / steps_NJ), 0, largest)
+    codes_NJM = np.rint(blocks_NJM / steps_NJ[..., None]) + zero_points_NJ[..., None]
+    codes_NJM = np.clip(codes_NJM, 0, largest)
+    return pack(codes_NJM.astype(np.uint8), scales_NJ, zero_points_NJ.astype(np.uint8), bits=bits)
+
+
+def pack(codes_NJM: Bytes, scales_NJ: Halves, zero_points_NJ: Bytes, *, bits: int) -> QuantizedWeight:
+    """Pack one code a byte into the layout of `QuantizedWeight`."""
+    assert bits in (4, 8)
+    return QuantizedWeight(
+        bits=bits,
+        block_size=codes_NJM.shape[-1],
+        codes=codes_NJM if bits == 8 else _pack_nibbles(codes_NJM),
+        scales=scales_NJ,
+        zero_points=zero_points_NJ if bits == 8 else _pack_nibbles(zero_points_NJ),
+    )
+
+
+def dequantize(weight: QuantizedWeight) -> Floats:
+    """weight_NK as the kernel sees it."""
+    rows, blocks = weight.scales.shape
+    codes_NJM = weight.codes if weight.bits == 8 else _unpack_nibbles(weight.codes)
+    zero_points_NJ = weight.zero_points if weight.bits == 8 else _unpack_nibbles(weight.zero_points)[:, :blocks]
+    steps_NJM = codes_NJM.astype(np.float32) - zero_points_NJ[..., None].astype(np.float32)
+    weight_NJM: Floats = steps_NJM * weight.scales[..., None].astype(np.float32)
+    return weight_NJM.reshape(rows, -1)
+
+
+def _pack_nibbles(values: Bytes) -> Bytes:
+    """Two along the last axis into one byte, low nibble first; an odd count is padded with 0."""
+    if values.shape[-1] % 2:
+        values = np.concatenate([values, np.zeros_like(values[..., :1])], axis=-1)
+    packed: Bytes = values[..., 0::2] | (values[..., 1::2] << 4)
+    return packed
+
+
+def _unpack_nibbles(packed: Bytes) -> Bytes:
+    values = np.stack([packed & 15, packed >> 4], axis=-1)
+    return values.reshape(*packed.shape[:-1], -1)
