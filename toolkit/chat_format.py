@@ -66,7 +66,9 @@ class Completion:
 class ChatFormat:
     """A model folder's tokenizer and template: text to ids and back."""
 
-    def __init__(self, tokenizer: Tokenizer, template: str, stop_ids: frozenset[int], variables: dict[str, str]) -> None:
+    def __init__(
+        self, tokenizer: Tokenizer, template: str, stop_ids: frozenset[int], variables: dict[str, str]
+    ) -> None:
         self.tokenizer = tokenizer
         self.stop_ids = stop_ids
         self._variables = variables
@@ -225,7 +227,7 @@ def load_tokenizer(path: Path) -> Tokenizer:
         return Tokenizer.from_file(str(path))
     except (KeyboardInterrupt, SystemExit):
         raise
-    except BaseException as error:
+    except BaseException as error:  # noqa: BLE001 – a panic is no Exception
         raise InputError(f"{path} must be a tokenizer of the tokenizers library: {error}") from None
 
 

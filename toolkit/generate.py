@@ -183,7 +183,8 @@ def sample(logits_V: Floats, sampling: Sampling, generator: np.random.Generator,
     if sampling.temperature == 0.0:
         return int(logits_V.argmax())
     ids, probabilities = candidates(logits_V, sampling)
-    return int(ids[min(np.searchsorted(probabilities.cumsum(), generator.random()), len(ids) - 1)])
+    place = int(np.searchsorted(probabilities.cumsum(), generator.random()))
+    return int(ids[min(place, len(ids) - 1)])
 
 
 def candidates(logits_V: Floats, sampling: Sampling) -> tuple[Ints, NDArray[np.float64]]:

@@ -60,9 +60,7 @@ class Problem(Record):
     @classmethod
     def create(cls, *, family: str, question: str, answer: str, metadata: dict[str, Any] | None = None) -> Self:
         """Make a problem whose id is the hash of its question's content."""
-        return cls(
-            id=content_hash(question), family=family, question=question, answer=answer, metadata=metadata or {}
-        )
+        return cls(id=content_hash(question), family=family, question=question, answer=answer, metadata=metadata or {})
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -111,7 +111,9 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
 def folder_digest(folder: Path) -> str:
     """One digest for a model folder: of its manifest's output digests where it has one, else of all its files."""
     manifest = read_manifest(folder)
-    facts = manifest["outputs"] if manifest else {p.name: file_facts(p) for p in sorted(folder.iterdir()) if p.is_file()}
+    facts = (
+        manifest["outputs"] if manifest else {p.name: file_facts(p) for p in sorted(folder.iterdir()) if p.is_file()}
+    )
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -1,0 +1,47 @@
+# Everything from a fresh clone: a .venv of its own, pinned dependencies, then the command. A second run installs nothing.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e
+
+.PHONY: demo test check format format-check lint types browser
+
+demo: $(VENV)/.ready
+	$(BIN)/toolkit demo
+
+test: $(VENV)/.ready-dev browser
+	$(BIN)/python -m pytest
+
+check: format-check lint types
+
+format: $(VENV)/.ready-dev
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+format-check: $(VENV)/.ready-dev
+	$(BIN)/ruff format --check .
+
+lint: $(VENV)/.ready-dev
+	$(BIN)/ruff check .
+
+types: $(VENV)/.ready-dev
+	$(BIN)/mypy
+
+# A browser for the page test; where it cannot be had, that one test is skipped and says so.
+browser:
+	@bash .ci/browser
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; set PYTHON=…")'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.ready: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "Installing pinned dependencies into $(VENV) (a few minutes, once)"
+	$(PIP_INSTALL) '.[all]'
+	@touch $@
+
+$(VENV)/.ready-dev: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "Installing pinned dependencies and test tools into $(VENV) (a few minutes, once)"
+	$(PIP_INSTALL) '.[all,dev]'
+	@touch $@ $(VENV)/.ready
