@@ -1,0 +1,166 @@
+"""From problems to traces: each problem answered n times, in batches, into a file that survives `kill -9`.
+
+    traces.jsonl    one line a finished sample, in the order they finish; written the moment a row ends
+
+A sample's seed comes from its problem and its number, and its prompt and limits from itself alone, so what it says does
+not depend on the rows beside it, on the batch size, or on how often the run was broken off. Opening the file again
+skips what it holds and samples the rest.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from tokenizers.decoders import DecodeStream
+
+from toolkit.chat_format import ChatFormat, ReasoningParser, split_completion
+from toolkit.errors import InputError
+from toolkit.generate import Decoder, Sampling, decode
+from toolkit.progress import Progress
+from toolkit.records import AppendLog, FinishReason, Problem, Trace, read_records
+
+TRACES = "traces.jsonl"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """One sample to draw: everything that shapes it."""
+
+    problem_id: str
+    sample: int
+    prompt: list[int]
+    seed: int
+    hash: str
+
+
+def row_seed(seed: int, problem_id: str, sample: int) -> int:
+    """The seed of one sample of one problem, independent of all others."""
+    return int.from_bytes(hashlib.sha256(f"{seed}:{problem_id}:{sample}".encode()).digest()[:8])
+
+
+def plan(
+    chat_format: ChatFormat, problems: Sequence[Problem], sampling: Sampling, *, samples: int, teacher: str
+) -> dict[tuple[str, int], Request]:
+    """All requests by (problem id, sample), problems in their order; `teacher` names the model and its digest."""
+    settings = json.dumps(asdict(sampling) | {"teacher": teacher}, sort_keys=True)
+    requests = {}
+    for problem in problems:
+        prompt = chat_format.question_ids(problem.question)
+        for sample in range(samples):
+            seed = row_seed(sampling.seed, problem.id, sample)
+            digest = hashlib.sha256(f"{settings}\n{prompt}\n{seed}".encode()).hexdigest()[:16]
+            requests[problem.id, sample] = Request(
+                problem_id=problem.id, sample=sample, prompt=prompt, seed=seed, hash=digest
+            )
+    return requests
+
+
+def sample_traces(
+    decoder: Decoder,
+    chat_format: ChatFormat,
+    problems: Sequence[Problem],
+    sampling: Sampling,
+    *,
+    samples: int,
+    batch_size: int,
+    path: Path,
+    teacher: str,
+    label: str = "traces",
+) -> list[Trace]:
+    """Sample what `path` does not hold yet, and return all traces: problem by problem, sample by sample.
+
+    `teacher` names the model and its digest; `label` stands before the progress.
+    Raises `InputError` where a prompt and the limit do not fit into the context, or where `path` holds a trace of
+    another model, prompt, setting or seed.
+    """
+    requests = plan(chat_format, problems, sampling, samples=samples, teacher=teacher)
+    _check_room(requests.values(), sampling, decoder.max_length)
+    with AppendLog(path) as log:  # opening it mends a torn line, so it comes before reading
+        traces = _held(path, requests)
+        missing = [request for key, request in requests.items() if key not in traces]
+        missing.sort(key=lambda request: -len(request.prompt))  # like lengths together: little padding
+        with Progress(label, len(requests), done=len(traces)) as progress:
+            for start in range(0, len(missing), batch_size):
+                batch = missing[start : start + batch_size]
+                for trace in _sample_batch(decoder, chat_format, batch, sampling, teacher):
+                    log.append(trace)
+                    traces[trace.problem_id, trace.sample] = trace
+                    progress.advance()
+    return [traces[key] for key in requests]
+
+
+def _check_room(requests: Iterable[Request], sampling: Sampling, max_length: int) -> None:
+    """The decode loop cuts a batch at its longest row's room; where all rows have room, none is cut by another."""
+    longest = max(requests, key=lambda request: len(request.prompt))
+    if len(longest.prompt) + sampling.max_new_tokens > max_length:
+        raise InputError(
+            f"the longest prompt ({len(longest.prompt)} tokens, problem {longest.problem_id}) plus max_new_tokens "
+            f"({sampling.max_new_tokens}) must be at most the model's context ({max_length}); lower max_new_tokens"
+        )
+
+
+def _held(path: Path, requests: dict[tuple[str, int], Request]) -> dict[tuple[str, int], Trace]:
+    """The traces of these requests that the file holds already."""
+    held = {}
+    for trace in read_records(path, Trace):
+        key = (trace.problem_id, trace.sample)
+        if key not in requests:
+            continue
+        if trace.request_hash != requests[key].hash:
+            raise InputError(
+                f"{path} holds a trace of another request ({trace.request_hash}, by {trace.teacher}) where problem "
+                f"{trace.problem_id} sample {trace.sample} must be of this one ({requests[key].hash}); "
+                "choose another folder or remove the file"
+            )
+        held[key] = trace
+    return held
+
+
+def _sample_batch(
+    decoder: Decoder, chat_format: ChatFormat, batch: Sequence[Request], sampling: Sampling, teacher: str
+) -> Iterator[Trace]:
+    """Yield each row as soon as it ends."""
+    prompts, seeds = [request.prompt for request in batch], [request.seed for request in batch]
+    ids: list[list[int]] = [[] for _ in batch]
+    for token in decode(decoder, prompts, sampling, chat_format.stop_ids, seeds):
+        ids[token.row].append(token.id)
+        if token.finish_reason:
+            yield _trace(chat_format, batch[token.row], ids[token.row], token.finish_reason, teacher)
+
+
+def _trace(
+    chat_format: ChatFormat, request: Request, ids: Sequence[int], finish_reason: FinishReason, teacher: str
+) -> Trace:
+    completion = split_completion(chat_format.decode(ids), opened=chat_format.opens_reasoning)
+    return Trace(
+        problem_id=request.problem_id,
+        sample=request.sample,
+        reasoning=completion.reasoning,
+        answer=completion.answer,
+        finish_reason=finish_reason,
+        closed=completion.closed,
+        prompt_tokens=len(request.prompt),
+        reasoning_tokens=count_reasoning(chat_format, ids),
+        completion_tokens=len(ids),
+        teacher=teacher,
+        request_hash=request.hash,
+    )
+
+
+def count_reasoning(chat_format: ChatFormat, ids: Sequence[int]) -> int:
+    """How many tokens were sampled while the thinking was open, its closing tag included."""
+    text = DecodeStream(skip_special_tokens=False)
+    parser = ReasoningParser(opened=chat_format.opens_reasoning)
+    count = 0
+    for id in ids:
+        if id in chat_format.stop_ids:
+            break
+        was_closed = parser.closed
+        for _ in parser.feed(text.step(chat_format.tokenizer, id) or ""):
+            pass
+        count += not (was_closed and parser.closed)
+    return count

@@ -1,0 +1,58 @@
+"""Claims about the progress line."""
+
+from __future__ import annotations
+
+import io
+
+from toolkit.progress import LINE_EVERY_S, Progress, duration
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_the_rate_leaves_out_what_an_earlier_run_finished() -> None:
+    clock = Clock()
+    progress = Progress("traces", 400, done=100, stream=io.StringIO(), clock=clock)
+    clock.now = 10.0
+    progress.advance(20)
+    assert progress.line() == "traces  120/400  30 %  2.0/s  2 min 20 s left"
+
+
+def test_a_finished_line_says_how_long_it_took() -> None:
+    clock = Clock()
+    progress = Progress("traces", 4, stream=io.StringIO(), clock=clock)
+    clock.now = 75.0
+    progress.advance(4, note="loss 0.53")
+    assert progress.line() == "traces  4/4  100 %  3.2/min  in 1 min 15 s  loss 0.53"
+
+
+def test_a_pipe_gets_whole_lines_now_and_then_and_a_terminal_one_line_that_changes() -> None:
+    clock, pipe, terminal = Clock(), io.StringIO(), Terminal()
+    with Progress("t", 100, stream=pipe, clock=clock) as one, Progress("t", 100, stream=terminal, clock=clock) as two:
+        for _ in range(100):
+            clock.now += LINE_EVERY_S / 40
+            one.advance()
+            two.advance()
+    assert "\r" not in pipe.getvalue() and "\x1b" not in pipe.getvalue()
+    assert len(pipe.getvalue().splitlines()) == 3
+    assert terminal.getvalue().count("\n") == 1 and terminal.getvalue().count("\r") == 101
+
+
+def test_durations_read_as_people_say_them() -> None:
+    assert [duration(s) for s in (0.4, 59.4, 59.6, 3599, 3600, 7265)] == [
+        "0 s",
+        "59 s",
+        "1 min 0 s",
+        "59 min 59 s",
+        "1 h 0 min",
+        "2 h 1 min",
+    ]
