@@ -1,0 +1,76 @@
+"""A chat server over a scripted decoder: real tokenizer, template, page and network; only the logits are written ahead.
+
+Run as `python -m tests.apps.scripted FOLDER`, FOLDER holding a tokenizer and a template. The script of a turn is chosen
+by words of the question, so that a browser test can ask for exact cases.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from toolkit.chat_format import TURN_END, ChatFormat, completion_text
+from toolkit.generate import Floats, Ints
+
+LONG = " ".join(f"Step {i}: take {i} and keep it." for i in range(1, 400))
+
+SCRIPTS = {
+    "long thought": completion_text(LONG, "never reached"),
+    "long answer": completion_text("Short.", LONG),
+    "markup": completion_text(
+        "Is <b>bold</b> text?",
+        "<img src=http://example.invalid/a.png> ![x](http://example.invalid/b.png) <script>alert(1)</script> "
+        "1 < 2, `a<b>c`, \\(x<y\\) and $$\\frac{a<b}{2}$$\n\n```html\n<p>code</p>\n```",
+    ),
+    "": completion_text(
+        "84 = 2 * 36 + 12\n36 = 3 * 12 + 0\nThe last remainder that is not zero is 12.", "The answer is **12**."
+    ),
+}
+"""Words of a question → what the model says to it; the last entry answers everything else."""
+
+
+class ScriptedDecoder:
+    """Plays the ids of a script, one at a time, whatever is sampled."""
+
+    def __init__(self, chat_format: ChatFormat, *, max_length: int, step_s: float) -> None:
+        self.max_length = max_length
+        self.step_s = step_s
+        self._chat_format = chat_format
+        self._ids: list[int] = []
+
+    def start(self, prompts: Sequence[Sequence[int]]) -> Floats:
+        (prompt,) = prompts
+        question = self._chat_format.tokenizer.decode(list(prompt), skip_special_tokens=False).rsplit("user\n", 1)[1]
+        script = next(text for words, text in SCRIPTS.items() if words in question)
+        self._ids = self._chat_format.encode(script + TURN_END)
+        return self._next()
+
+    def step(self, tokens_B: Ints) -> Floats:
+        assert len(tokens_B) == 1
+        time.sleep(self.step_s)
+        return self._next()
+
+    def keep(self, rows: Ints) -> None:
+        raise AssertionError("a chat has one row")
+
+    def _next(self) -> Floats:
+        logits_BV = np.full((1, self._chat_format.tokenizer.get_vocab_size()), -100.0, dtype=np.float32)
+        logits_BV[0, self._ids.pop(0)] = 0.0
+        return logits_BV
+
+
+def main(folder: Path) -> None:
+    from apps.chat import Model, serve
+
+    chat_format = ChatFormat.from_folder(folder)
+    decoder = ScriptedDecoder(chat_format, max_length=4096, step_s=0.02)
+    model = Model(name="scripted", size_bytes=86_000_000, decoder=decoder, chat_format=chat_format)
+    serve(model, host="127.0.0.1", port=0, open_browser=False)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
