@@ -1,0 +1,63 @@
+"""AdamW for low-precision weights: an fp32 master of each weight takes the update, the weight is its rounding.
+
+A bf16 weight has 8 significant bits, so a relative update below 1/512 is lost if it is added to the weight itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch.optim.adamw import adamw
+
+
+class MasterAdamW(torch.optim.AdamW):
+    """`torch.optim.AdamW` whose state holds an fp32 `master` of each parameter. Checkpoints keep it in fp32."""
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        """One update; one parameter at a time, so that its fp32 gradient is still in the cache when it is used."""
+        assert closure is None
+        for group in self.param_groups:
+            beta1, beta2 = group["betas"]
+            for parameter in group["params"]:
+                if parameter.grad is None:
+                    continue
+                state = self.state[parameter] or self._begin(parameter)
+                adamw(
+                    [state["master"]],
+                    [parameter.grad.float()],
+                    [state["exp_avg"]],
+                    [state["exp_avg_sq"]],
+                    [],
+                    [state["step"]],
+                    fused=True,
+                    amsgrad=False,
+                    beta1=beta1,
+                    beta2=beta2,
+                    lr=group["lr"],
+                    weight_decay=group["weight_decay"],
+                    eps=group["eps"],
+                    maximize=False,
+                )
+                parameter.copy_(state["master"])
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """As the base class, which would round the state to the parameters' dtype: put it back unrounded."""
+        super().load_state_dict(state_dict)
+        parameters = [parameter for group in self.param_groups for parameter in group["params"]]
+        for i, state in state_dict["state"].items():
+            parameter = parameters[i]
+            self.state[parameter] = {name: value.to(parameter.device) for name, value in state.items()}
+
+    def _begin(self, parameter: torch.Tensor) -> dict[str, Any]:
+        master = parameter.detach().float().clone()
+        self.state[parameter] = {
+            "step": torch.zeros((), dtype=torch.float32, device=parameter.device),
+            "master": master,
+            "exp_avg": torch.zeros_like(master),
+            "exp_avg_sq": torch.zeros_like(master),
+        }
+        state: dict[str, Any] = self.state[parameter]
+        return state
