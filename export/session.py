@@ -43,7 +43,9 @@ class OnnxDecoder:
         """Raises `InputError` where the folder is not an exported one, or its files are damaged or unsafe."""
         model_path = folder / MODEL_FILE
         if not model_path.is_file():
-            raise InputError(f"{model_path} must exist; make the folder with: toolkit export MODEL --int4 --out {folder}")
+            raise InputError(
+                f"{model_path} must exist; make the folder with: toolkit export MODEL --int4 --out {folder}"
+            )
         self.config = read_model_config(folder)
         self.max_length = self.config.max_position_embeddings
         check_external_data(model_path)
@@ -57,7 +59,9 @@ class OnnxDecoder:
         """Forget everything, read the prompts; returns logits_BV after each prompt's last token."""
         longest = max(len(prompt) for prompt in prompts)
         if longest > self.max_length:
-            raise InputError(f"the prompt ({longest} tokens) must fit the model's context ({self.max_length}); shorten it")
+            raise InputError(
+                f"the prompt ({longest} tokens) must fit the model's context ({self.max_length}); shorten it"
+            )
         self._allocate(len(prompts))
         self._lengths_B = np.array([len(prompt) for prompt in prompts], dtype=np.int64)
         logits_BV = np.empty((len(prompts), self.config.vocab_size), dtype=np.float32)
@@ -137,7 +141,9 @@ def _open_session(model_path: Path) -> ort.InferenceSession:
     try:
         return ort.InferenceSession(str(model_path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's own exceptions share no base class
-        raise InputError(f"{model_path} must be a model that onnxruntime opens: {str(error).splitlines()[0]}") from error
+        raise InputError(
+            f"{model_path} must be a model that onnxruntime opens: {str(error).splitlines()[0]}"
+        ) from error
 
 
 def _bind_input(binding: ort.IOBinding, name: str, array: Floats | Ints) -> None:

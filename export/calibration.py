@@ -1,0 +1,63 @@
+"""A student's own traces as token ids: some to calibrate on, the others to check against.
+
+Invariant: no problem is on both sides, and the same file gives the same texts on every run.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from toolkit.chat_format import ChatFormat
+from toolkit.errors import InputError
+from toolkit.records import Example, content_hash, read_records
+
+HELD_OUT_SHARE = 1 / 8
+HELD_OUT_TOKENS = 3000
+"""Completion tokens that are enough for a 99th percentile of some thirty values."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Text:
+    """One conversation of one turn, as it was trained on."""
+
+    prompt: list[int]
+    completion: list[int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CalibrationTexts:
+    """The two sides of a traces file."""
+
+    calibration: list[Text]
+    held_out: list[Text]
+
+
+def read_texts(path: Path, chat_format: ChatFormat, *, tokens: int, max_length: int) -> CalibrationTexts:
+    """Read `Example` lines; `tokens` limits the calibration side.
+
+    Raises `InputError` where a line is no example, or where one of the sides would be empty.
+    """
+    calibration: list[Text] = []
+    held_out: list[Text] = []
+    room, held_out_room = tokens, HELD_OUT_TOKENS
+    examples = read_records(path, Example)
+    for example in sorted(examples, key=lambda e: (content_hash(e.problem_id + e.question), e.sample)):
+        ids, is_completion = chat_format.training_ids(example.question, example.reasoning, example.answer)
+        if len(ids) > max_length:
+            continue
+        start = is_completion.index(True)
+        text = Text(prompt=ids[:start], completion=ids[start:])
+        if int(content_hash(example.question), 16) < HELD_OUT_SHARE * 2**64:
+            if held_out_room > 0:
+                held_out.append(text)
+                held_out_room -= len(text.completion)
+        elif room > 0:
+            calibration.append(text)
+            room -= len(ids)
+    if not calibration or not held_out:
+        raise InputError(
+            f"{path} must hold examples enough to calibrate on ({len(calibration)} found) and to check against "
+            f"({len(held_out)} found); give a larger file or leave out --calibration"
+        )
+    return CalibrationTexts(calibration=calibration, held_out=held_out)

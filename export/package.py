@@ -1,0 +1,85 @@
+"""The small files of an exported folder: what loaders, the chat and the tokenizer read beside the graph."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from export.model_config import ModelConfig
+from export.session import MODEL_FILE, physical_cores
+from toolkit.chat_format import ChatFormat
+from toolkit.errors import InputError
+
+COPIED = (
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "chat_template.jinja",
+)
+
+
+def write_package(source: Path, folder: Path, config: ModelConfig) -> None:
+    """Copy the source's configuration, tokenizer and template, and write onnxruntime-genai's configuration."""
+    chat_format = ChatFormat.from_folder(source)
+    vocabulary = chat_format.tokenizer.get_vocab_size()
+    if vocabulary > config.vocab_size:
+        raise InputError(
+            f"the tokenizer of {source} ({vocabulary} tokens) must fit the model's vocab_size ({config.vocab_size})"
+        )
+    for name in COPIED:
+        if (source / name).is_file():
+            shutil.copyfile(source / name, folder / name)
+    eos_token_ids = sorted(chat_format.stop_ids)
+    if not (folder / "generation_config.json").is_file():
+        _write_json(folder / "generation_config.json", {"eos_token_id": eos_token_ids})
+    _write_json(folder / "genai_config.json", genai_config(config, eos_token_ids))
+
+
+def genai_config(config: ModelConfig, eos_token_ids: list[int]) -> dict[str, Any]:
+    """What onnxruntime-genai reads before it opens the graph. Its own default is one thread."""
+    return {
+        "model": {
+            "type": config.model_type,
+            "bos_token_id": eos_token_ids[0],
+            "eos_token_id": eos_token_ids,
+            "pad_token_id": eos_token_ids[0],
+            "context_length": config.max_position_embeddings,
+            "vocab_size": config.vocab_size,
+            "decoder": {
+                "session_options": {"intra_op_num_threads": physical_cores(), "provider_options": []},
+                "filename": MODEL_FILE,
+                "hidden_size": config.hidden_size,
+                "head_size": config.head_dim,
+                "num_attention_heads": config.num_attention_heads,
+                "num_key_value_heads": config.num_key_value_heads,
+                "num_hidden_layers": config.num_hidden_layers,
+                "inputs": {
+                    "input_ids": "input_ids",
+                    "attention_mask": "attention_mask",
+                    "past_key_names": "past_key_values.%d.key",
+                    "past_value_names": "past_key_values.%d.value",
+                },
+                "outputs": {
+                    "logits": "logits",
+                    "present_key_names": "present.%d.key",
+                    "present_value_names": "present.%d.value",
+                },
+            },
+        },
+        "search": {
+            "do_sample": False,
+            "max_length": config.max_position_embeddings,
+            "past_present_share_buffer": True,
+        },
+    }
+
+
+def _write_json(path: Path, value: dict[str, Any]) -> None:
+    path.write_text(json.dumps(value, indent=1) + "\n")

@@ -1,0 +1,134 @@
+"""Whether the exported folder still says what its float self says: the licence to ship.
+
+Both read the same texts; at every completion token the distribution p of the float model (torch, fp32) is compared with
+q of the exported one (onnxruntime, as the chat runs it): KL(p‖q) in nats, and whether the most probable token agrees.
+Greedy decoding diverges first where q's choice differs along p's own greedy text, so no second decoding is needed.
+
+Shapes: T tokens, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers.utils import logging
+
+from export.calibration import Text
+from export.session import OnnxDecoder
+from toolkit.chat_format import ChatFormat
+from toolkit.errors import GateFailed
+from toolkit.records import Record
+
+GREEDY_PROMPTS = 8
+GREEDY_TOKENS = 64
+QUESTIONS = (
+    "What is 17 + 25?",
+    "Which is larger, 3/4 or 2/3?",
+    "How many times does the letter r appear in strawberry?",
+    "Sort these numbers in ascending order: 9, 4, 17, 1",
+    "Name three animals that live in the sea.",
+    "If a train leaves at 9:40 and arrives at 11:05, how long does it take?",
+    "Explain in two sentences why the sky is blue.",
+    "Write the word desert backwards.",
+)
+"""Asked where there are no traces; the float model's own greedy answers are then the texts."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bounds:
+    """What the gate lets through."""
+
+    max_mean_kl: float
+    min_top1: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class ParityReport(Record):
+    """The comparison over all completion tokens."""
+
+    tokens: int
+    mean_kl: float
+    p99_kl: float
+    top1: float
+    first_divergence: list[int]
+    """For each greedy prompt the index of the first new token that differs, or how many were equal to the end."""
+    perplexity_ratio: float
+    """Perplexity of the texts under the exported model over that under the float one."""
+
+
+@torch.no_grad()
+def measure_parity(source: Path, exported: Path, held_out: Sequence[Text]) -> ParityReport:
+    """Compare `exported` with the float model in `source`; without texts, on the float model's answers to `QUESTIONS`."""
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32).eval()
+    decoder = OnnxDecoder(exported)
+    chat_format = ChatFormat.from_folder(source)
+    prompts = [text.prompt for text in held_out] or [chat_format.question_ids(question) for question in QUESTIONS]
+    greedy = [Text(prompt=prompt, completion=_greedy(model, prompt)) for prompt in prompts[:GREEDY_PROMPTS]]
+    texts = list(held_out) or greedy
+    kl, agrees, losses = [], [], []
+    for text in texts:
+        float_TV, exported_TV = _log_probabilities(model, decoder, text)
+        kl.append(_divergence(float_TV, exported_TV))
+        agrees.append(float_TV.argmax(-1) == exported_TV.argmax(-1))
+        target_T1 = torch.tensor(text.completion)[:, None]
+        losses.append((float_TV - exported_TV).gather(1, target_T1)[:, 0])
+    return ParityReport(
+        tokens=sum(map(len, kl)),
+        mean_kl=float(torch.cat(kl).mean()),
+        p99_kl=float(torch.cat(kl).quantile(0.99)),
+        top1=float(torch.cat(agrees).float().mean()),
+        first_divergence=[_first_divergence(decoder, text) for text in greedy],
+        perplexity_ratio=float(torch.cat(losses).mean().exp()),
+    )
+
+
+def check_parity(report: ParityReport, bounds: Bounds) -> None:
+    """Raises `GateFailed` where the report is out of bounds."""
+    if not report.mean_kl <= bounds.max_mean_kl:  # also where it is NaN
+        raise GateFailed(
+            f"mean KL to the float model ({report.mean_kl:.4f}) must be at most {bounds.max_mean_kl}; "
+            "calibrate on the student's own traces with --calibration"
+        )
+    if not report.top1 >= bounds.min_top1:
+        raise GateFailed(
+            f"top-1 agreement with the float model ({report.top1:.4f}) must be at least {bounds.min_top1}; "
+            "calibrate on the student's own traces with --calibration"
+        )
+
+
+def _greedy(model: PreTrainedModel, prompt: list[int]) -> list[int]:
+    ids_BT = torch.tensor([prompt])
+    output_BT = model.generate(  # type: ignore[operator]
+        ids_BT, attention_mask=torch.ones_like(ids_BT), max_new_tokens=GREEDY_TOKENS, do_sample=False
+    )
+    completion: list[int] = output_BT[0, len(prompt) :].tolist()
+    return completion
+
+
+def _log_probabilities(model: PreTrainedModel, decoder: OnnxDecoder, text: Text) -> tuple[Tensor, Tensor]:
+    """What each model expects at every token of the completion."""
+    ids = text.prompt + text.completion
+    expecting = slice(len(text.prompt) - 1, len(ids) - 1)
+    float_TV = model(torch.tensor([ids])).logits[0, expecting]
+    exported_TV = torch.from_numpy(decoder.score(ids)[expecting])
+    return float_TV.log_softmax(-1), exported_TV.log_softmax(-1)
+
+
+def _divergence(float_TV: Tensor, exported_TV: Tensor) -> Tensor:
+    """KL of each token, in nats."""
+    return (float_TV.exp() * (float_TV - exported_TV)).sum(-1)
+
+
+def _first_divergence(decoder: OnnxDecoder, text: Text) -> int:
+    ids = text.prompt + text.completion
+    chosen_T = decoder.score(ids).argmax(-1)[len(text.prompt) - 1 : -1]
+    differs_T = chosen_T != np.array(text.completion)
+    return int(differs_T.argmax()) if differs_T.any() else len(text.completion)

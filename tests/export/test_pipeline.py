@@ -1,0 +1,221 @@
+"""What `toolkit export --int4` promises: a whole, checked folder or none."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from export import pipeline
+from export.external_data import check_external_data
+from export.parity import Bounds
+from export.pipeline import ExportConfig, export_int4, int4_config
+from export.session import OnnxDecoder
+from toolkit.errors import FolderConflict, GateFailed, InputError
+from toolkit.runs import file_digest, read_manifest
+
+WIDE = Bounds(max_mean_kl=0.5, min_top1=0.3)
+"""A random model's logits are nearly flat: their KL is tiny, and which is largest hangs by a hair."""
+
+
+@pytest.fixture(scope="module")
+def config(tiny_student: Path, traces: Path, tmp_path_factory: pytest.TempPathFactory) -> ExportConfig:
+    out = tmp_path_factory.mktemp("exported") / "int4"
+    return replace(int4_config(tiny_student, out, calibration=traces), bounds=WIDE)
+
+
+@pytest.fixture(scope="module")
+def manifest(config: ExportConfig) -> dict[str, Any]:
+    return export_int4(config)
+
+
+def test_manifest_names_every_file_with_its_digest_and_the_parity(
+    config: ExportConfig, manifest: dict[str, Any]
+) -> None:
+    names = {path.name for path in config.out.iterdir()}
+    assert names == {*manifest["outputs"], "manifest.json"}
+    assert {"model.onnx", "model.onnx.data", "genai_config.json", "tokenizer.json", "chat_template.jinja"} <= names
+    for name, facts in manifest["outputs"].items():
+        assert facts["sha256"] == file_digest(config.out / name)
+    parity = manifest["measured"]["parity"]
+    assert parity["tokens"] > 50
+    assert 0 <= parity["mean_kl"] <= parity["p99_kl"]
+    assert len(parity["first_divergence"]) > 0
+    assert manifest["measured"]["bytes_per_parameter"] > 0.5
+
+
+def test_the_same_export_again_changes_nothing_and_another_is_refused(
+    config: ExportConfig, manifest: dict[str, Any]
+) -> None:
+    before = (config.out / "model.onnx").stat().st_mtime_ns
+    assert export_int4(config) == manifest
+    assert (config.out / "model.onnx").stat().st_mtime_ns == before
+    with pytest.raises(FolderConflict, match=r"head_bits \(8\) must equal this run's \(4\)"):
+        export_int4(replace(config, head_bits=4))
+
+
+def test_exports_of_the_same_inputs_are_equal_bytes(
+    config: ExportConfig, manifest: dict[str, Any], tmp_path: Path
+) -> None:
+    export_int4(replace(config, out=tmp_path / "again"))
+    assert file_digest(tmp_path / "again" / "model.onnx.data") == file_digest(config.out / "model.onnx.data")
+    assert file_digest(tmp_path / "again" / "model.onnx") == file_digest(config.out / "model.onnx")
+
+
+def test_without_traces_the_default_rounds_to_nearest(tiny_student: Path, tmp_path: Path) -> None:
+    plain = int4_config(tiny_student, tmp_path / "int4")
+    assert plain.method == "nearest"
+    manifest = export_int4(replace(plain, bounds=WIDE))
+    assert manifest["config"]["method"] == "nearest"
+    with pytest.raises(InputError, match="gptq must have traces"):
+        replace(plain, method="gptq")
+
+
+def test_embedding_and_head_share_one_range_of_the_file(config: ExportConfig, manifest: dict[str, Any]) -> None:
+    import onnx
+
+    graph = onnx.load(config.out / "model.onnx", load_external_data=False).graph
+    entries = {t.name: {e.key: e.value for e in t.external_data} for t in graph.initializer if t.external_data}
+    rows, codes = entries["model.embed_tokens.weight.rows"], entries["model.embed_tokens.weight.codes"]
+    assert rows == codes
+    assert {entry["location"] for entry in entries.values()} == {"model.onnx.data"}
+
+
+@pytest.mark.parametrize("bounds", [Bounds(max_mean_kl=1e-9, min_top1=0.0), Bounds(max_mean_kl=9.0, min_top1=1.1)])
+def test_parity_out_of_bounds_leaves_nothing(config: ExportConfig, bounds: Bounds, tmp_path: Path) -> None:
+    with pytest.raises(GateFailed, match=r"(mean KL|top-1).* (1e-09|1\.1)"):
+        export_int4(replace(config, out=tmp_path / "int4", bounds=bounds))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_damaged_weights_fail_the_gate(
+    config: ExportConfig, manifest: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole_kl = manifest["measured"]["parity"]["mean_kl"]
+    quantize = pipeline.quantize_nearest
+
+    def damaged(*arguments: Any, **keywords: Any) -> Any:
+        weight = quantize(*arguments, **keywords)
+        weight.codes[:] = weight.codes[::-1].copy()
+        return weight
+
+    monkeypatch.setattr(pipeline, "quantize_nearest", damaged)
+    bounds = Bounds(max_mean_kl=2 * whole_kl, min_top1=0.0)
+    with pytest.raises(GateFailed, match="mean KL"):
+        export_int4(replace(config, out=tmp_path / "int4", bounds=bounds))
+    assert list(tmp_path.iterdir()) == []
+
+
+def _copy(tiny_student: Path, folder: Path) -> Path:
+    shutil.copytree(tiny_student, folder)
+    return folder
+
+
+def _edit(folder: Path, **values: Any) -> None:
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+def _rewrite(folder: Path, name: str, value: float) -> None:
+    from safetensors.torch import load_file, save_file
+
+    tensors = load_file(folder / "model.safetensors")
+    tensors[name].view(-1)[5] = value
+    save_file(tensors, folder / "model.safetensors")
+
+
+def _cut(folder: Path) -> None:
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+UP_PROJ = "model.layers.1.mlp.up_proj.weight"
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda f: (f / "config.json").unlink(), r"config\.json must exist"),
+        (lambda f: (f / "config.json").write_text("{"), r"config\.json must be readable JSON"),
+        (lambda f: (f / "model.safetensors").unlink(), r"must hold model\.safetensors or"),
+        (_cut, r"model\.safetensors \(\d+ bytes\) must be a whole safetensors file"),
+        (lambda f: _edit(f, architectures=["GPT2LMHeadModel"]), r"GPT2LMHeadModel must be one of LlamaForCausalLM, .*"),
+        (lambda f: _edit(f, rope_parameters={"rope_type": "yarn"}), r"rope_type \(yarn\) must be default"),
+        (lambda f: _edit(f, mlp_bias=True), r"mlp_bias \(True\) must be False"),
+        (lambda f: _edit(f, hidden_size=96), r"has shape \(320, 64\), which must equal \(320, 96\)"),
+        (lambda f: _edit(f, num_hidden_layers=3), r"must hold the tensor model\.layers\.2\.input_layernorm\.weight"),
+        (lambda f: _rewrite(f, UP_PROJ, float("nan")), rf"{UP_PROJ} .* holds 1 NaN or infinite"),
+        (lambda f: _rewrite(f, UP_PROJ, 1e6), rf"{UP_PROJ} .* holds 1e\+06, which must be at most 65504"),
+    ],
+)
+def test_a_source_that_cannot_be_exported_gets_one_line(
+    tiny_student: Path, tmp_path: Path, damage: Any, message: str
+) -> None:
+    source = _copy(tiny_student, tmp_path / "source")
+    damage(source)
+    with pytest.raises(InputError, match=message) as caught:
+        export_int4(int4_config(source, tmp_path / "out"))
+    assert "\n" not in str(caught.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["source"]
+
+
+def test_a_traces_file_that_is_none_is_refused_with_its_line(tiny_student: Path, tmp_path: Path) -> None:
+    traces = tmp_path / "traces.jsonl"
+    traces.write_text('{"problem": 1}\n')
+    with pytest.raises(InputError, match=r"line 1: Example has no key 'problem'; did you mean 'problem_id'"):
+        export_int4(int4_config(tiny_student, tmp_path / "out", calibration=traces))
+    assert [path.name for path in tmp_path.iterdir()] == ["traces.jsonl"]
+
+
+def test_every_architecture_decodes_as_its_dequantized_weights_do_in_torch(
+    checkpoint_folder: Path, tmp_path: Path
+) -> None:
+    """The oracle is transformers with the very weights that the kernels see, so only int8 activations differ."""
+    from transformers import AutoModelForCausalLM
+
+    out = tmp_path / "int4"
+    export_int4(replace(int4_config(checkpoint_folder, out), bounds=Bounds(max_mean_kl=9.0, min_top1=0.0)))
+    model = AutoModelForCausalLM.from_pretrained(checkpoint_folder, dtype=torch.float32).eval()
+    _round_as_exported(model)
+    ids = np.random.default_rng(0).integers(0, 320, 40).tolist()
+    expected_TV = model(torch.tensor([ids])).logits[0].detach().numpy()
+    decoder = OnnxDecoder(out)
+    whole_TV = decoder.score(ids)
+    stepped_TV = [decoder.start([ids[:20]])[0], *(decoder.step(np.array([i]))[0] for i in ids[20:])]
+    scale = np.abs(expected_TV).max()
+    np.testing.assert_allclose(whole_TV / scale, expected_TV / scale, atol=0.03)  # int8 activations: 0.5 to 2.5 %
+    np.testing.assert_allclose(np.array(stepped_TV) / scale, expected_TV[19:] / scale, atol=0.03)
+    spread = np.abs(expected_TV[1:] - expected_TV[:-1]).max() / scale
+    assert spread > 0.3, "the tolerance must be small beside what the model says"
+
+
+def _round_as_exported(model: torch.nn.Module) -> None:
+    """Each matrix rounded block by block in plain loops, as the format defines it."""
+    tied = model.config.tie_word_embeddings  # type: ignore[union-attr]
+    for name, parameter in model.named_parameters():
+        if parameter.dim() == 2:
+            bits = 8 if "lm_head" in name or ("embed" in name and tied) else 4
+            rows = [
+                np.concatenate([_round_block(block, 2**bits - 1) for block in row.reshape(-1, 32)])
+                for row in parameter.detach().numpy()
+            ]
+            parameter.data = torch.tensor(np.stack(rows))
+
+
+def _round_block(block: np.ndarray[Any, Any], largest: int) -> np.ndarray[Any, Any]:
+    low, high = min(float(block.min()), 0.0), max(float(block.max()), 0.0)
+    scale = np.float32(np.float16((high - low) / largest))
+    zero_point = round(-low / scale)
+    codes = [min(max(round(float(w) / scale) + zero_point, 0), largest) for w in block]
+    return np.array([(code - zero_point) * scale for code in codes], dtype=np.float32)
+
+
+def test_exported_external_data_passes_the_check(config: ExportConfig, manifest: dict[str, Any]) -> None:
+    check_external_data(config.out / "model.onnx")
+    assert read_manifest(config.out) == manifest
