@@ -11,6 +11,10 @@ os.environ.update(
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("house", deadline=None, derandomize=True, database=None)  # no test asserts on time
+settings.load_profile("house")
 
 
 @pytest.fixture(scope="session")

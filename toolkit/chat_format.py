@@ -163,14 +163,17 @@ class ReasoningParser:
     def finish(self) -> Iterator[Delta]:
         """Yield what was held back at the end of the text."""
         held, self._held = self._held, ""
-        if self._state == "start":
+        if self._state == "start" and held.lstrip() == OPEN:
+            held, self._state = "", "reasoning"
+        elif self._state == "start":
             self._state = "reasoning" if self._opened else "answer"
         if held and self._state != "gap":
             yield Delta(kind="reasoning" if self._state == "reasoning" else "answer", text=held)
 
     def _leave_start(self) -> bool:
         head = self._held.lstrip()
-        if OPEN.startswith(head) and head != OPEN:
+        opening = OPEN + "\n"
+        if opening.startswith(head) and head != opening:
             return False
         if head.startswith(OPEN):
             self._held = head.removeprefix(OPEN).removeprefix("\n")

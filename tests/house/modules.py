@@ -1,0 +1,20 @@
+"""The project's own modules, as the tests of the house see them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+PACKAGES = ("toolkit", "distill", "export", "apps")
+ROOF = ("toolkit.cli", "toolkit.commands", "toolkit.demo")
+"""Modules that call all stages, and that nothing below imports."""
+
+
+def module_files() -> dict[str, Path]:
+    """Every module's dotted name and file."""
+    paths = [path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]
+    return {module_name(path): path for path in paths}
+
+
+def module_name(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")

@@ -1,0 +1,35 @@
+"""Every module imports, is small, and says what it is."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+
+import pytest
+
+from tests.house.modules import module_files
+
+MOST_LINES = 400
+NAMES_THAT_SAY_NOTHING = {"utils", "util", "common", "helpers", "helper", "base", "manager", "factory", "misc"}
+
+
+@pytest.mark.parametrize("module", module_files())
+def test_module_can_be_imported(module: str) -> None:
+    importlib.import_module(module)
+
+
+@pytest.mark.parametrize("module", module_files())
+def test_module_has_a_docstring_and_at_most_400_lines(module: str) -> None:
+    text = module_files()[module].read_text()
+    assert ast.get_docstring(ast.parse(text)), f"{module} has no docstring"
+    assert len(text.splitlines()) <= MOST_LINES
+
+
+def test_module_names_are_nouns_that_say_something() -> None:
+    assert not NAMES_THAT_SAY_NOTHING & {module.split(".")[-1] for module in module_files()}
+
+
+def test_package_files_hold_a_docstring_only() -> None:
+    for module, path in module_files().items():
+        if path.name == "__init__.py" and module != "distill.chains":
+            assert len(ast.parse(path.read_text()).body) == 1, f"{path} holds more than a docstring"

@@ -1,0 +1,134 @@
+"""The reasoning format: one split for any chunking, and the ids trained on are the ids served."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers import AutoTokenizer
+
+from toolkit.chat_format import (
+    CLOSE,
+    OPEN,
+    REASONING_TEMPLATE,
+    ChatFormat,
+    Completion,
+    Delta,
+    ReasoningParser,
+    completion_text,
+    split_completion,
+)
+from toolkit.errors import InputError
+
+PIECES = st.lists(st.sampled_from([OPEN, CLOSE, "\n", "<", "</", "think", ">", "a", "7 ", "é", "</th", "<think"]))
+
+
+def oracle(text: str, *, opened: bool) -> Completion:
+    """The split written as string operations on the whole text."""
+    head = text.lstrip()
+    if head.startswith(OPEN):
+        text, opened = head.removeprefix(OPEN).removeprefix("\n"), True
+    if not opened:
+        return Completion(reasoning="", answer=text, closed=True)
+    reasoning, tag, answer = text.partition(CLOSE)
+    if not tag:
+        return Completion(reasoning=reasoning, answer="", closed=False)
+    return Completion(reasoning=reasoning.removesuffix("\n"), answer=answer.lstrip("\n"), closed=True)
+
+
+@given(pieces=PIECES, opened=st.booleans(), cuts=st.lists(st.integers(1, 9), max_size=40))
+def test_any_chunking_gives_the_same_split(pieces: list[str], opened: bool, cuts: list[int]) -> None:
+    text = "".join(pieces)
+    parser = ReasoningParser(opened=opened)
+    deltas: list[Delta] = []
+    rest = text
+    for size in [*cuts, len(text)]:
+        deltas += parser.feed(rest[:size])
+        rest = rest[size:]
+    deltas += parser.finish()
+    kinds = [delta.kind for delta in deltas]
+    assert kinds == sorted(kinds, reverse=True), "an answer came before reasoning"
+    assert all(delta.text for delta in deltas)
+    assert oracle(text, opened=opened) == Completion(
+        reasoning="".join(delta.text for delta in deltas if delta.kind == "reasoning"),
+        answer="".join(delta.text for delta in deltas if delta.kind == "answer"),
+        closed=parser.closed,
+    )
+
+
+def test_parser_holds_back_only_a_possible_tag() -> None:
+    parser = ReasoningParser(opened=True)
+    assert [delta.text for delta in parser.feed("6 < 7</thin")] == ["6 < 7"]
+    assert [delta.text for delta in parser.feed("gs")] == ["</things"]
+
+
+def test_a_written_completion_splits_into_what_was_written() -> None:
+    text = completion_text("2 + 2 = 4", "4")
+    assert split_completion(text, opened=True) == Completion(reasoning="2 + 2 = 4", answer="4", closed=True)
+
+
+def test_an_unclosed_thought_has_no_answer() -> None:
+    assert split_completion("2 + 2", opened=True) == Completion(reasoning="2 + 2", answer="", closed=False)
+
+
+def test_ids_trained_on_are_the_ids_that_inference_renders(tiny_student: Path) -> None:
+    chat_format = ChatFormat.from_folder(tiny_student)
+    theirs = AutoTokenizer.from_pretrained(tiny_student)
+    question, reasoning, answer = "How many r in strawberry?\n<think>", "s t r a w\nr: 3 é", "3"
+    ids, mask = chat_format.training_ids(question, reasoning, answer)
+    messages = [{"role": "user", "content": question}]
+    served: Any = theirs.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
+    assert ids[: len(served)] == served
+    assert mask == [False] * len(served) + [True] * (len(ids) - len(served))
+    assert chat_format.decode(ids[len(served) :]) == completion_text(reasoning, answer)
+    assert ids[-1] in chat_format.stop_ids
+    assert theirs.decode(ids[len(served) : -1]) == completion_text(reasoning, answer)
+
+
+@given(question=st.text(max_size=40), system=st.text(max_size=20), answer=st.text(max_size=40))
+def test_template_renders_as_transformers_does(question: str, system: str, answer: str) -> None:
+    from tokenizers import Tokenizer, models
+    from transformers.utils.chat_template_utils import render_jinja_template
+
+    messages = [
+        {"role": "system", "content": system},
+        {"role": "user", "content": question},
+        {"role": "assistant", "content": completion_text("earlier", answer)},
+        {"role": "user", "content": "And now?"},
+    ]
+    chat_format = ChatFormat(Tokenizer(models.BPE()), REASONING_TEMPLATE, frozenset({0}), {})
+    rendered: Any = render_jinja_template([messages], chat_template=REASONING_TEMPLATE, add_generation_prompt=True)
+    assert [chat_format.render(messages)] == rendered[0]
+
+
+def test_earlier_reasoning_is_left_out_of_later_turns(tiny_student: Path) -> None:
+    chat_format = ChatFormat.from_folder(tiny_student)
+    turns = [{"role": "user", "content": "1?"}, {"role": "assistant", "content": completion_text("secret", "one")}]
+    text = chat_format.render([*turns, {"role": "user", "content": "2?"}])
+    assert "secret" not in text
+    assert "<|im_start|>assistant\none<|im_end|>" in text
+    assert text.endswith("<|im_start|>assistant\n<think>\n")
+
+
+def test_a_folder_without_template_is_refused_by_name(tiny_student: Path, tmp_path: Path) -> None:
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (tmp_path / name).write_bytes((tiny_student / name).read_bytes())
+    with pytest.raises(InputError, match=f"{tmp_path} must hold a chat template"):
+        ChatFormat.from_folder(tmp_path)
+
+
+def test_a_broken_tokenizer_file_is_one_line(tiny_student: Path, tmp_path: Path) -> None:
+    (tmp_path / "tokenizer_config.json").write_text("{}")
+    (tmp_path / "tokenizer.json").write_text('{"model": {"type": "BPE"}}')
+    with pytest.raises(InputError, match=r"tokenizer\.json must be a tokenizer"):
+        ChatFormat.from_folder(tmp_path)
+
+
+def test_a_hostile_template_cannot_reach_python(tmp_path: Path) -> None:
+    from tokenizers import Tokenizer, models
+
+    with pytest.raises(InputError, match="cannot render"):
+        ChatFormat(Tokenizer(models.BPE()), "{{ ''.__class__.__mro__[1].__subclasses__() }}", frozenset({0}), {})

@@ -1,0 +1,107 @@
+"""Run folders: whole or not at all, repeatable, and honest about what they hold."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+
+from toolkit.errors import FolderConflict, InputError
+from toolkit.runs import (
+    Stage,
+    finish,
+    folder_bytes,
+    folder_digest,
+    is_complete,
+    partial_folder,
+    read_manifest,
+)
+
+STAGE = Stage(name="train", config={"epochs": 2, "seed": 1}, inputs={"student": "aa"})
+
+
+def make(out: Path, stage: Stage = STAGE) -> None:
+    folder = partial_folder(out, stage)
+    (folder / "weights.bin").write_bytes(b"12345")
+    finish(folder, out, stage, {"loss": 0.5})
+
+
+def test_a_finished_folder_is_complete_and_says_what_it_holds(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    assert not is_complete(out, STAGE)
+    make(out)
+    assert is_complete(out, STAGE)
+    assert sorted(path.name for path in out.iterdir()) == ["manifest.json", "weights.bin"]
+    manifest = read_manifest(out)
+    assert manifest is not None
+    assert manifest["outputs"] == {"weights.bin": {"bytes": 5, "sha256": hashlib.sha256(b"12345").hexdigest()}}
+    assert manifest["measured"] == {"loss": 0.5}
+    assert [path.name for path in tmp_path.iterdir()] == ["run"], "nothing may be left beside it"
+
+
+@pytest.mark.parametrize(
+    ("other", "difference"),
+    [
+        (Stage(name="train", config={"epochs": 3, "seed": 1}, inputs={"student": "aa"}), r"config.epochs \(2\).*\(3\)"),
+        (Stage(name="train", config={"epochs": 2, "seed": 1}, inputs={"student": "bb"}), r"student \('aa'\).*\('bb'\)"),
+        (
+            Stage(name="pull", config={"epochs": 2, "seed": 1}, inputs={"student": "aa"}),
+            r"stage \('train'\).*\('pull'\)",
+        ),
+        (Stage(name="train", config={"epochs": 2}, inputs={"student": "aa"}), r"config.seed \(1\).*\(None\)"),
+    ],
+)
+def test_another_run_in_the_folder_is_named_with_both_values(tmp_path: Path, other: Stage, difference: str) -> None:
+    make(tmp_path / "run")
+    with pytest.raises(FolderConflict, match=difference):
+        is_complete(tmp_path / "run", other)
+
+
+def test_a_folder_with_other_files_is_never_touched(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("mine")
+    with pytest.raises(FolderConflict, match="must be empty or a finished run"):
+        is_complete(tmp_path, STAGE)
+
+
+def test_an_empty_folder_may_be_filled(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    assert not is_complete(tmp_path / "run", STAGE)
+    make(tmp_path / "run")
+    assert is_complete(tmp_path / "run", STAGE)
+
+
+def test_the_same_run_resumes_its_partial_folder_and_another_does_not(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    (partial_folder(out, STAGE) / "half.jsonl").write_text("1\n")
+    assert (partial_folder(out, STAGE) / "half.jsonl").read_text() == "1\n"
+    other = Stage(name="train", config={"epochs": 9}, inputs={})
+    assert not (partial_folder(out, other) / "half.jsonl").exists()
+    assert not out.exists()
+
+
+def test_a_folder_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="cannot be written"):
+        partial_folder(tmp_path / "file" / "run", STAGE)
+
+
+def test_a_digest_changes_with_the_bytes_and_not_with_the_place(tmp_path: Path) -> None:
+    for name, text in (("a", "1"), ("b", "1"), ("c", "2")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text(text)
+    digests = [folder_digest(tmp_path / name) for name in "abc"]
+    assert digests[0] == digests[1] != digests[2]
+
+
+def test_bytes_count_all_files(tmp_path: Path) -> None:
+    make(tmp_path / "run")
+    assert folder_bytes(tmp_path / "run", ["weights.bin"]) == 5
+    assert folder_bytes(tmp_path / "run") == 5 + (tmp_path / "run" / "manifest.json").stat().st_size
+
+
+def test_a_manifest_that_is_no_object_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "manifest.json").write_text(json.dumps([1]))
+    with pytest.raises(InputError, match=r"manifest\.json must be a JSON object"):
+        read_manifest(tmp_path)
