@@ -23,8 +23,6 @@ from toolkit.generate import Decoder, Sampling, decode
 from toolkit.progress import Progress
 from toolkit.records import AppendLog, FinishReason, Problem, Trace, read_records
 
-TRACES = "traces.jsonl"
-
 
 @dataclass(frozen=True, kw_only=True)
 class Request:

@@ -108,6 +108,18 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
     return value
 
 
+def replace_text(path: Path, text: str) -> None:
+    """Write a file whole or not at all: a reader sees the old content or the new."""
+    fresh = path.with_name(f".{path.name}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        fresh.write_text(text, encoding="utf-8")
+        _sync(fresh)
+        os.replace(fresh, path)
+    except OSError as error:
+        raise InputError(f"{path} cannot be written: {error.strerror}") from error
+
+
 def folder_digest(folder: Path) -> str:
     """One digest for a model folder: of its manifest's output digests where it has one, else of all its files."""
     manifest = read_manifest(folder)
