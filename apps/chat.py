@@ -99,21 +99,11 @@ def page_messages(conversation: Conversation, now: float) -> list[dict[str, Any]
 
 def status_line(turn: Turn) -> str:
     """Tokens and speed of a turn, in a few words."""
-    words = {
-        "waiting": "Waiting",
-        "thinking": "Thinking",
-        "answering": "Answering",
-        "done": "Done",
-        "stopped": "Stopped",
-    }
-    parts = [words[turn.state]]
-    if turn.reasoning_tokens:
-        parts.append(f"{turn.reasoning_tokens:,} reasoning tokens")
-    if turn.answer_tokens:
-        parts.append(f"{turn.answer_tokens:,} answer tokens")
-    if turn.tokens_per_s is not None:
-        parts.append(f"{turn.tokens_per_s:.1f} tokens/s")
-    return " · ".join(parts)
+    if not turn.token_ids:
+        return "Reading the question" if turn.running else ""
+    counts = ((turn.reasoning_tokens, "reasoning"), (turn.answer_tokens, "answer"))
+    text = " + ".join(f"{count:,} {kind}" for count, kind in counts if count) + " tokens"
+    return text if turn.tokens_per_s is None else f"{text} · {turn.tokens_per_s:.1f} tokens/s"
 
 
 def seconds(duration_s: float) -> str:
@@ -158,7 +148,8 @@ def build_page(model: Model) -> gr.Blocks:
             model.lock.release()
         yield page_messages(conversation, time.monotonic()), idle, status_line(turn), gr.skip()
 
-    with gr.Blocks(title=f"{model.name} · chat", analytics_enabled=False, fill_height=True) as page:
+    page = gr.Blocks(title=f"{model.name} · chat", analytics_enabled=False, fill_height=True)
+    with page:
         conversation = gr.State(Conversation())
         with gr.Row(elem_id="top"):
             gr.Markdown(_title(model), elem_id="title")

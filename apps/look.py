@@ -18,6 +18,88 @@ ICON = (
 HEAD = f'<link rel="icon" href="{ICON}">{COPY_SCRIPT}'
 
 CSS = """
+/* One column, as high as the window: only the conversation scrolls. */
+.gradio-container .main.app { box-sizing: border-box; height: 100dvh; max-width: 860px; margin: 0 auto; padding: 0 20px; }
+.gradio-container .main.app .wrap, .gradio-container main.contain { height: 100%; min-height: 0; }
+main.contain > .column { height: 100%; min-height: 0; gap: 0; flex-wrap: nowrap; }
+
+#top { align-items: center; padding: 14px 0 12px; border-bottom: 1px solid var(--border-color-primary); flex: none; }
+#title h1 { font-size: 17px; line-height: 1.3; margin: 0; font-weight: 650; letter-spacing: -0.01em; }
+#title p { font-size: 13px; margin: 2px 0 0; color: var(--body-text-color-subdued); }
+#new-chat { border: 1px solid var(--border-color-primary); background: transparent; border-radius: 999px; }
+#new-chat:hover { background: var(--background-fill-secondary); }
+
+/* Gradio writes border-style into the elements: a border goes by its width. */
+#chat, #settings, #status, #title, .gradio-container .form { border-width: 0; }
+.gradio-container .form { flex: none; overflow: visible; background: transparent; box-shadow: none; }
+
+#chat { background: transparent; min-height: 0; border-radius: 0; }
+#chat .top-panel { display: none; }
+#chat .panel-wrap { background: transparent; }
+#chat .message-row { padding: 0; margin: 0; background: transparent; }
+#chat .message-row .message { background: transparent; border: none; box-shadow: none; margin: 0; padding: 0; }
+#chat .message-content, #chat .message-content p { line-height: 1.65; }
+#chat .user-row { margin: 18px 0 6px; }
+#chat .user-row .message {
+  width: fit-content; max-width: 85%; margin-left: auto; padding: 10px 16px;
+  border-radius: 18px 18px 4px 18px; background: var(--color-accent-soft);
+}
+#chat .bot-row { margin: 0; }
+#chat .message-wrap { padding: 0 2px; margin-bottom: 8px; }
+#chat .bot-row .message:has(> [data-testid=bot] > .message-content) { padding-top: 10px; }
+
+/* Copying shows itself to the pointer and to the keyboard; on a touch screen it is always there. */
+#chat .message-buttons { padding: 0; margin: 2px 0 0; min-height: 24px; }
+#chat .message-buttons .icon-button-wrapper { margin: 0; padding: 0; border: none; background: transparent; box-shadow: none; }
+#chat .message-buttons-right .icon-button-wrapper { margin-left: auto; }
+@media (hover: hover) {
+  #chat .message-buttons { opacity: 0; transition: opacity 0.12s; }
+  #chat .message-row:hover .message-buttons, #chat .message-buttons:focus-within { opacity: 1; }
+}
+#chat .bot-row:has(.thought-group) .message-buttons { min-height: 0; height: 0; overflow: visible; }
+#chat .bot-row:has(.thought-group) .icon-button-wrapper { position: absolute; right: 4px; top: 7px; }
+
+/* Reasoning is quieter than the answer, and of one width with it. */
+#chat .thought-group {
+  margin: 0; padding: 8px 14px; border: 1px solid var(--border-color-primary); border-radius: 12px;
+  background: var(--background-fill-secondary);
+}
+#chat .thought-group .title .md p { font-size: 13.5px; font-weight: 500; font-variant-numeric: tabular-nums; margin: 0; }
+#chat .thought-group .arrow { width: 18px; height: 18px; margin: 0 6px 0 -4px; }
+#chat .thought-group .content, #chat .thought-group .content-preview { margin: 8px 0 4px 16px; max-height: none; }
+#chat .thought-group .content-preview { max-height: 13em; }
+#chat .thought-group .message-content, #chat .thought-group .message-content * { font-size: 14px; line-height: 1.6; }
+
+#chat .message-content p > em:only-child { font-size: 13.5px; color: var(--body-text-color-subdued); }
+#chat .panel-wrap:has(.placeholder-content) > div, #chat .placeholder-content { min-height: 100%; justify-content: center; }
+#chat .placeholder { flex-grow: 0; height: auto; text-align: center; }
+#chat .placeholder h2 { font-size: 24px; margin: 0 0 6px; letter-spacing: -0.02em; }
+#chat .placeholder p { margin: 0; color: var(--body-text-color-subdued); }
+#chat .examples { padding: 24px 0 8px; gap: 10px; width: 100%; max-width: 100%; margin: 0; grid-template-columns: 1fr 1fr; }
+#chat .example { padding: 12px 16px; border-radius: 14px; border: 1px solid var(--border-color-primary); }
+#chat .example:hover { transform: none; border-color: var(--color-accent); }
+#chat .example-text-content { margin: 0; }
+#chat .example-text { font-size: 14px; line-height: 1.45; }
+
+#notice { flex: none; margin: 8px 0; padding: 10px 14px; border-radius: 12px; border: 1px solid #d97706; background: #f59e0b1f; }
+#question { /* against the form's own reset of its children */
+  margin-top: 8px; padding: 5px 5px 5px 10px; background: var(--background-fill-secondary);
+  border: 1px solid var(--border-color-primary) !important; border-radius: 24px !important;
+}
+#question:focus-within { border-color: var(--color-accent) !important; }
+#question textarea { background: transparent; border: none; box-shadow: none; font-size: 16px; padding: 7px 8px; }
+#question .submit-button, #question .stop-button { height: 36px; padding: 0 16px; border-radius: 18px; font-weight: 600; font-size: 14px; }
+#question .submit-button { background: var(--primary-700); color: white; }
+#question .stop-button { background: var(--body-text-color); color: var(--body-background-fill); }
+#status { flex: none; padding: 6px 12px 0; min-height: 26px; }
+#status p { font-size: 12.5px; margin: 0; color: var(--body-text-color-subdued); font-variant-numeric: tabular-nums; }
+#settings { flex: none; background: transparent; padding: 4px 12px 12px; }
+#settings > button { font-size: 13px; color: var(--body-text-color-subdued); }
+@media (max-width: 600px) {
+  .gradio-container .main.app { padding: 0 12px; }
+  #chat .examples { grid-template-columns: 1fr; }
+  #chat .user-row .message { max-width: 92%; }
+}
 """
 
 
@@ -30,4 +112,4 @@ def theme() -> gr.themes.Base:
         radius_size=gr.themes.sizes.radius_lg,
         font=FONT,
         font_mono=FONT_MONO,
-    )
+    ).set(body_text_color_subdued="*neutral_500", body_text_color_subdued_dark="*neutral_400")
