@@ -52,7 +52,7 @@ class MasterAdamW(torch.optim.AdamW):
             self.state[parameter] = {name: value.to(parameter.device) for name, value in state.items()}
 
     def _begin(self, parameter: torch.Tensor) -> dict[str, Any]:
-        master = parameter.detach().float().clone()
+        master = parameter.detach().float()  # an fp32 parameter is its own master
         self.state[parameter] = {
             "step": torch.zeros((), dtype=torch.float32, device=parameter.device),
             "master": master,

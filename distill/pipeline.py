@@ -1,0 +1,216 @@
+"""The distill stage: problems → traces → verdicts → training set → student, in one run folder.
+
+    out/
+    ├── problems.jsonl  traces.jsonl  verdicts.jsonl     what the teacher was asked, said, and was right about
+    ├── train.jsonl  drops.json                          what the student learned from, and why the rest was left
+    ├── loss.jsonl                                       how it went
+    ├── config.json  model.safetensors  tokenizer.json … the student
+    └── manifest.json
+
+Interrupted, the same command goes on: traces where they stopped, training at its last checkpoint, and the cheap steps
+between them again.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from distill import train as training
+from distill.curate import Curation, curate
+from distill.problems import FAMILIES, make_problems, read_problems, split_of
+from distill.train import TrainConfig, train, write_student_format
+from distill.traces import TRACES, sample_traces
+from distill.verify import grade
+from toolkit.chat_format import ChatFormat
+from toolkit.errors import InputError
+from toolkit.generate import Decoder, Sampling
+from toolkit.models import resolve
+from toolkit.records import Example, Problem, Trace, Verdict, read_records, write_records
+from toolkit.runs import Stage, file_digest, finish, folder_digest, is_complete, partial_folder
+
+PROBLEMS, VERDICTS, TRAIN, DROPS = "problems.jsonl", "verdicts.jsonl", "train.jsonl", "drops.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistillConfig:
+    """What the student learns, from whom, and how."""
+
+    teacher: str
+    student: str
+    """Model folders, known names or hub ids."""
+    problems: Path | None
+    """A user's problems; None draws procedural ones."""
+    traces: Path | None
+    """A teacher's traces from before, with `problems.jsonl` beside them unless `problems` is given; None samples."""
+    families: tuple[str, ...]
+    per_family: int
+    """Procedural problems a family."""
+    samples: int
+    """Traces a problem."""
+    sampling: Sampling
+    batch_size: int
+    max_tokens: int
+    """Longest example, prompt included, in the student's tokens."""
+    per_problem: int
+    """Most examples of one problem."""
+    seed: int
+    train: TrainConfig
+
+
+def demo(*, lora: bool = False, epochs: int = 1, seed: int = 0) -> DistillConfig:
+    """A student that has learned from the built-in teacher after some minutes on two cores."""
+    return DistillConfig(
+        teacher="builtin",
+        student="smollm2-135m",
+        problems=None,
+        traces=None,
+        families=FAMILIES,
+        per_family=300,
+        samples=1,
+        sampling=Sampling(temperature=0.6, top_p=0.95, max_new_tokens=320, seed=seed),  # R1's sampling
+        batch_size=64,
+        max_tokens=512,
+        per_problem=1,
+        seed=seed,
+        train=training.demo(lora=lora, epochs=epochs, seed=seed),
+    )
+
+
+def full(*, lora: bool = False, epochs: int = 2, seed: int = 0) -> DistillConfig:
+    """As the demo, with more problems and two ways to each answer: up to two hours on two cores."""
+    recipe = demo(lora=lora, seed=seed)
+    changes = {"per_family": 1500, "samples": 2, "per_problem": 2}
+    return DistillConfig(**(vars(recipe) | changes | {"train": training.full(lora=lora, epochs=epochs, seed=seed)}))
+
+
+def distill(config: DistillConfig, out: Path, open_decoder: Callable[[Path], Decoder]) -> Path:
+    """Run the stage into `out`, or do nothing where `out` holds this run; returns `out`.
+
+    `open_decoder` opens the teacher's folder, and is called only if a trace is missing.
+    Raises `InputError` for what the user gave, before any work that takes long.
+    """
+    teacher, student = resolve(config.teacher), resolve(config.student)
+    stage = _stage(config, teacher, student)
+    if is_complete(out, stage):
+        return out
+    problems, test_problems = _problems(config)
+    folder = partial_folder(out, stage)
+    student_format = write_student_format(student, folder)
+    write_records(folder / PROBLEMS, problems)
+
+    begun = time.monotonic()
+    traces = _traces(config, problems, teacher, folder, open_decoder)
+    traces_s = time.monotonic() - begun
+    by_id = {problem.id: problem for problem in problems}
+    verdicts = [grade(by_id[trace.problem_id], trace) for trace in traces]
+    write_records(folder / VERDICTS, verdicts)
+
+    curation = _curate(config, problems, traces, verdicts, student_format)
+    write_records(folder / TRAIN, curation.examples)
+    counts = {"problems_in_test_split": test_problems} | curation.counts()
+    (folder / DROPS).write_text(json.dumps(counts, indent=1) + "\n")
+    print(curation.summary(), file=sys.stderr)
+    if not curation.examples:
+        raise InputError(
+            f"at least 1 of the teacher's {len(traces)} traces must be correct and at most {config.max_tokens} tokens "
+            "long; choose an abler teacher or easier problems"
+        )
+
+    measured = train(student, curation.examples, config.train, folder)
+    correct = sum(verdict.correct for verdict in verdicts)
+    finish(
+        folder,
+        out,
+        stage,
+        counts
+        | {"teacher_correct": correct, "traces_seconds": traces_s}
+        | {f"train_{name}": value for name, value in measured.items()},
+    )
+    return out
+
+
+def _stage(config: DistillConfig, teacher: Path, student: Path) -> Stage:
+    """Paths are inputs by their content, so that a moved file is still the same run."""
+    values: dict[str, Any] = asdict(config)
+    inputs = {"teacher": folder_digest(teacher), "student": folder_digest(student)}
+    for name in ("problems", "traces"):
+        path: Path | None = values.pop(name)
+        if path is not None:
+            inputs[name] = _digest(path)
+    return Stage(name="distill", config=values, inputs=inputs)
+
+
+def _digest(path: Path) -> str:
+    if not path.exists():
+        raise InputError(f"{path} must exist; it is missing")
+    return folder_digest(path) if path.is_dir() else file_digest(path)
+
+
+def _problems(config: DistillConfig) -> tuple[list[Problem], int]:
+    """The problems to train on, and how many of the given ones the test split keeps from it."""
+    path = config.problems
+    if path is None and config.traces is not None:
+        path = config.traces.with_name(PROBLEMS)
+    if path is None:
+        return make_problems("train", config.per_family, config.seed, config.families), 0
+    given = read_problems(path)
+    if config.traces is not None:
+        return given, sum(split_of(problem) == "test" for problem in given)  # curation drops their traces
+    problems = [problem for problem in given if split_of(problem) != "test"]
+    if not problems:
+        raise InputError(f"{path} must hold a problem outside the test split; all {len(given)} fall into it, add more")
+    return problems, len(given) - len(problems)
+
+
+def _traces(
+    config: DistillConfig,
+    problems: Sequence[Problem],
+    teacher: Path,
+    folder: Path,
+    open_decoder: Callable[[Path], Decoder],
+) -> list[Trace]:
+    if config.traces is None:
+        return sample_traces(
+            open_decoder(teacher),
+            ChatFormat.from_folder(teacher),
+            problems,
+            config.sampling,
+            samples=config.samples,
+            batch_size=config.batch_size,
+            path=folder / TRACES,
+            teacher=f"{config.teacher}@{folder_digest(teacher)}",
+        )
+    traces = read_records(config.traces, Trace)
+    known = {problem.id for problem in problems}
+    for trace in traces:
+        if trace.problem_id not in known:
+            raise InputError(f"each trace in {config.traces} must answer a given problem; {trace.problem_id} is none")
+    write_records(folder / TRACES, traces)
+    return traces
+
+
+def _curate(
+    config: DistillConfig,
+    problems: Sequence[Problem],
+    traces: Sequence[Trace],
+    verdicts: Sequence[Verdict],
+    student_format: ChatFormat,
+) -> Curation:
+    def count_tokens(example: Example) -> int:
+        return len(student_format.training_ids(example.question, example.reasoning, example.answer)[0])
+
+    return curate(
+        problems,
+        traces,
+        verdicts,
+        count_tokens=count_tokens,
+        max_tokens=config.max_tokens,
+        per_problem=config.per_problem,
+        test_ids={problem.id for problem in problems if split_of(problem) == "test"},
+    )

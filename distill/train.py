@@ -1,0 +1,389 @@
+"""Supervised fine-tuning of a student on examples, by TRL's `SFTTrainer` made fast on short chains of thought.
+
+    examples ─ ChatFormat.training_ids ─> token ids, labels ─> padding-free batches ─> student, in bf16 where the
+    machine computes in it, with fp32 masters of its weights in the optimizer
+
+What differs from the trainer's defaults, each measured by `distill.benchmark` (docs/training-speed.md): freed memory
+stays in the process, batches have no padding, attention runs document by document, the head sees completion tokens
+only, no entropy and accuracy over the vocabulary, no autocast, no gradient checkpointing. The loss is the same.
+
+The folder gets `loss.jsonl` (step, loss, learning_rate, tokens …) while training, and at the end the weights, the
+tokenizer and the reasoning template. `checkpoints/` lets an interrupted run go on and is removed at the end.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"  # TRL reports each trainer that is made, unless this stands before import
+
+import torch
+from datasets import Dataset
+from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors import SafetensorError
+from torch import Tensor, nn
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PrinterCallback,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
+from trl import SFTConfig, SFTTrainer
+
+from distill import document_attention
+from distill.completion_loss import IGNORED, summed_loss
+from distill.document_attention import Documents
+from distill.master_adamw import MasterAdamW
+from toolkit.allocator import keep_freed_memory
+from toolkit.chat_format import REASONING_TEMPLATE, TURN_END, TURN_START, ChatFormat, load_tokenizer, write_chat_files
+from toolkit.errors import InputError
+from toolkit.progress import Progress
+from toolkit.records import Example
+
+LOSS = "loss.jsonl"
+CHECKPOINTS = "checkpoints"
+STUDENT_TYPES = ("llama", "mistral", "qwen2", "qwen3")
+"""`model_type` of the architectures whose forward hands `documents` through to the attention."""
+
+Batch = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """A recipe. `lora_rank` 0 trains all weights."""
+
+    learning_rate: float
+    epochs: int
+    batch_examples: int
+    accumulation_steps: int
+    """Batches whose gradients make one update."""
+    warmup_share: float
+    """Share of the updates during which the learning rate rises; then it falls by a cosine, to zero."""
+    weight_decay: float
+    beta1: float
+    beta2: float
+    max_grad_norm: float
+    lora_rank: int
+    log_every: int
+    checkpoint_every_s: float
+    seed: int
+
+
+def demo(*, lora: bool = False, epochs: int = 1, seed: int = 0) -> TrainConfig:
+    """Some minutes on two cores: one pass, with the learning rate that suits a 135M student (facts: 2e-4 learns)."""
+    return TrainConfig(
+        learning_rate=2e-3 if lora else 4e-4,  # LoRA: ten times that of full tuning (Schulman et al. 2025)
+        epochs=epochs,
+        batch_examples=16,
+        accumulation_steps=1,
+        warmup_share=0.05,
+        weight_decay=0.01,
+        beta1=0.9,
+        beta2=0.95,  # few updates: the second moment must forget the start of the run (usual for pretraining)
+        max_grad_norm=1.0,
+        lora_rank=32 if lora else 0,
+        log_every=5,
+        checkpoint_every_s=240.0,
+        seed=seed,
+    )
+
+
+def full(*, lora: bool = False, epochs: int = 2, seed: int = 0) -> TrainConfig:
+    """The demo's recipe over more examples, with twice the batch."""
+    recipe = demo(lora=lora, epochs=epochs, seed=seed)
+    return TrainConfig(**(vars(recipe) | {"batch_examples": 32, "checkpoint_every_s": 600.0}))
+
+
+def computes_in_bf16() -> bool:
+    """Whether the device that trains multiplies bf16 matrices in hardware."""
+    if torch.cuda.is_available():
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+
+
+def write_student_format(student: Path, folder: Path) -> ChatFormat:
+    """Write the student's tokenizer with the reasoning template into `folder`, and read the format from there.
+
+    Raises `InputError` where its architecture cannot be trained here, or its vocabulary has no turn tokens.
+    """
+    try:
+        model_type = json.loads((student / "config.json").read_text(encoding="utf-8"))["model_type"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{student}/config.json must be a model's configuration: {error}") from error
+    if model_type not in STUDENT_TYPES:
+        raise InputError(f"the student's architecture ({model_type}) must be one of {', '.join(STUDENT_TYPES)}")
+    tokenizer = load_tokenizer(student / "tokenizer.json")
+    for token in (TURN_START, TURN_END):
+        if tokenizer.token_to_id(token) is None:
+            raise InputError(f"the vocabulary of {student} must hold {token} (ChatML); choose another student")
+    write_chat_files(folder, tokenizer, template=REASONING_TEMPLATE, eos_token=TURN_END, pad_token=TURN_END)
+    return ChatFormat.from_folder(folder)
+
+
+def tokenize(examples: Sequence[Example], chat_format: ChatFormat) -> Dataset:
+    """Token ids of each example, and labels: the id itself on the completion, `IGNORED` on the prompt."""
+    rows: dict[str, list[list[int]]] = {"input_ids": [], "labels": []}
+    for example in examples:
+        ids, trained = chat_format.training_ids(example.question, example.reasoning, example.answer)
+        rows["input_ids"].append(ids)
+        rows["labels"].append([id if is_trained else IGNORED for id, is_trained in zip(ids, trained, strict=True)])
+    return Dataset.from_dict(rows)
+
+
+def collate(rows: Sequence[Mapping[str, list[int]]]) -> Batch:
+    """One padding-free row: the documents behind each other, positions from 0 in each."""
+    lengths = [len(row["input_ids"]) for row in rows]
+    # a document's first token is predicted by no one: its prompt hides it from the loss
+    assert all(row["labels"][0] == IGNORED for row in rows)
+    return {
+        "input_ids": torch.tensor([[id for row in rows for id in row["input_ids"]]]),
+        "labels": torch.tensor([[label for row in rows for label in row["labels"]]]),
+        "position_ids": torch.cat([torch.arange(length) for length in lengths])[None],
+        "documents": Documents(lengths),
+    }
+
+
+def load_student(folder: Path, config: TrainConfig) -> PreTrainedModel | PeftModel:
+    """The model that is trained, in the dtype that its steps compute in.
+
+    Raises `InputError` where its weights cannot be read.
+    """
+    try:
+        student = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=torch.bfloat16 if computes_in_bf16() else torch.float32, local_files_only=True
+        )
+    except (OSError, ValueError, SafetensorError) as error:
+        raise InputError(f"{folder} must be a causal language model of transformers: {error}") from error
+    if not torch.cuda.is_available():
+        student.set_attn_implementation(document_attention.NAME)
+    if config.lora_rank:
+        torch.manual_seed(config.seed)
+        adapters = LoraConfig(r=config.lora_rank, lora_alpha=2 * config.lora_rank, target_modules="all-linear")
+        # adapters stay in the base's dtype, as masters keep their precision: fp32 ones would turn every product fp32
+        return get_peft_model(student, adapters, autocast_adapter_dtype=False)
+    return student
+
+
+class StudentTrainer(SFTTrainer):  # type: ignore[misc]
+    """`SFTTrainer` whose model computes the loss itself, from completion tokens alone."""
+
+    def __init__(self, model: PreTrainedModel | PeftModel, config: TrainConfig, **kwargs: Any) -> None:
+        super().__init__(model=model, data_collator=collate, **kwargs)
+        self._config = config
+        causal_lm = model.get_base_model() if isinstance(model, PeftModel) else model
+        # in place of the causal model's forward, so that wrappers (DistributedDataParallel) still see the call
+        causal_lm.forward = _LossForward(causal_lm)
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        decayed = [p for p in self.model.parameters() if p.requires_grad and p.dim() >= 2]
+        kept = [p for p in self.model.parameters() if p.requires_grad and p.dim() < 2]
+        groups = [{"params": decayed}, {"params": kept, "weight_decay": 0.0}]
+        self.optimizer = MasterAdamW(
+            [group for group in groups if group["params"]],
+            lr=self._config.learning_rate,
+            betas=(self._config.beta1, self._config.beta2),
+            weight_decay=self._config.weight_decay,
+        )
+        return self.optimizer
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: Batch,
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Tensor:
+        """Mean over the trained tokens of all batches and processes of an update."""
+        assert not return_outputs and num_items_in_batch is not None
+        summed: Tensor = model(**inputs)
+        return summed * (self.accelerator.num_processes / num_items_in_batch)
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """None in checkpoints: they are removed when the run ends."""
+
+
+class _LossForward:
+    """The forward of a causal language model in training: a padding-free batch in, the summed loss out."""
+
+    def __init__(self, causal_lm: PreTrainedModel) -> None:
+        self._base: nn.Module = causal_lm.base_model
+        self._head: nn.Linear = causal_lm.get_output_embeddings()
+
+    def __call__(self, input_ids: Tensor, labels: Tensor, position_ids: Tensor, documents: Documents) -> Tensor:
+        on_cpu = {"documents": documents} if input_ids.device.type == "cpu" else {}  # elsewhere: positions say it all
+        hidden_1ND = self._base(input_ids=input_ids, position_ids=position_ids, use_cache=False, **on_cpu)[0]
+        return summed_loss(hidden_1ND[0], self._head.weight, labels[0])
+
+
+class _Journal(TrainerCallback):  # type: ignore[misc]
+    """Writes `loss.jsonl`, shows progress, and asks for a checkpoint now and then and at an interrupt."""
+
+    def __init__(self, folder: Path, config: TrainConfig, tokens: int, interrupted: threading.Event) -> None:
+        self._path = folder / LOSS
+        self._config = config
+        self._tokens = tokens
+        self._interrupted = interrupted
+        self._saved_at = time.monotonic()
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Cut the log back to the checkpoint that training goes on from."""
+        lines = self._path.read_text().splitlines() if self._path.exists() else []
+        kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= state.global_step]
+        self._path.write_text("".join(line + "\n" for line in kept))
+        self._tokens_a_step = self._tokens * self._config.epochs / state.max_steps
+        self._begun, self._begun_at = state.global_step, time.monotonic()
+        self._progress = Progress("train", state.max_steps, done=state.global_step)
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        self._progress.advance()
+        now = time.monotonic()
+        if self._interrupted.is_set():
+            control.should_save = control.should_training_stop = True
+        elif now - self._saved_at >= self._config.checkpoint_every_s and state.global_step < state.max_steps:
+            control.should_save = True
+            self._saved_at = now
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: Mapping[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if not logs or "loss" not in logs:
+            return
+        elapsed_s = time.monotonic() - self._begun_at
+        tokens_per_s = (state.global_step - self._begun) * self._tokens_a_step / elapsed_s
+        record = {
+            "step": state.global_step,
+            "epoch": logs["epoch"],
+            "loss": logs["loss"],
+            "grad_norm": logs["grad_norm"],
+            "learning_rate": logs["learning_rate"],
+            "tokens": round(state.global_step * self._tokens_a_step),
+            "tokens_per_s": round(tokens_per_s, 1),
+        }
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
+        self._progress.advance(0, f"loss {logs['loss']:.3f}  {tokens_per_s:.0f} tokens/s")
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self._progress.close()
+
+
+def trainer_arguments(config: TrainConfig, folder: Path) -> SFTConfig:
+    """Our recipe in the trainer's words."""
+    return SFTConfig(
+        output_dir=str(folder / CHECKPOINTS),
+        num_train_epochs=config.epochs,
+        per_device_train_batch_size=config.batch_examples,
+        gradient_accumulation_steps=config.accumulation_steps,
+        learning_rate=config.learning_rate,
+        lr_scheduler_type="cosine",
+        warmup_steps=config.warmup_share,  # below 1: a share
+        max_grad_norm=config.max_grad_norm,
+        seed=config.seed,
+        data_seed=config.seed,
+        logging_steps=config.log_every,
+        logging_nan_inf_filter=False,
+        save_strategy="no",  # the journal asks for checkpoints, by the clock
+        save_total_limit=1,
+        report_to=[],
+        disable_tqdm=True,
+        use_cpu=not torch.cuda.is_available(),
+        bf16=False,  # the weights themselves are bf16: nothing to cast
+        gradient_checkpointing=False,
+        dataloader_pin_memory=torch.cuda.is_available(),
+        remove_unused_columns=False,
+        max_length=None,
+        dataset_kwargs={"skip_prepare_dataset": True},
+    )
+
+
+def train(student: Path, examples: Sequence[Example], config: TrainConfig, folder: Path) -> dict[str, float]:
+    """Train the student on the examples and leave it in `folder`; goes on from the folder's last checkpoint.
+
+    Returns the tokens of all epochs, the seconds of this call and the last logged loss.
+    Raises `KeyboardInterrupt` after writing a checkpoint where it was interrupted.
+    """
+    keep_freed_memory()
+    torch.manual_seed(config.seed)
+    chat_format = write_student_format(student, folder)
+    dataset = tokenize(examples, chat_format)
+    tokens = sum(len(ids) for ids in dataset["input_ids"])
+    model = load_student(student, config)
+    with _postponed_interrupt() as interrupted:
+        trainer = StudentTrainer(
+            model,
+            config,
+            args=trainer_arguments(config, folder),
+            train_dataset=dataset,
+            processing_class=AutoTokenizer.from_pretrained(folder, local_files_only=True),
+        )
+        trainer.remove_callback(PrinterCallback)
+        trainer.add_callback(_Journal(folder, config, tokens, interrupted))
+        begun = time.monotonic()
+        checkpoint = _last_checkpoint(folder / CHECKPOINTS)
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        seconds = time.monotonic() - begun
+    if interrupted.is_set():
+        raise KeyboardInterrupt
+    save_student(trainer.model, chat_format, folder)
+    shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
+    last = json.loads((folder / LOSS).read_text().splitlines()[-1])
+    return {"tokens": tokens * config.epochs, "seconds": seconds, "final_loss": last["loss"]}
+
+
+def save_student(model: PreTrainedModel | PeftModel, chat_format: ChatFormat, folder: Path) -> None:
+    """Write a plain bf16 checkpoint: adapters merged, end of turn as end of text."""
+    causal_lm = model.merge_and_unload() if isinstance(model, PeftModel) else model
+    end = chat_format.tokenizer.token_to_id(TURN_END)
+    for settings in (causal_lm.config, causal_lm.generation_config):
+        settings.eos_token_id = settings.pad_token_id = end
+    causal_lm.to(torch.bfloat16).save_pretrained(folder)
+
+
+def _last_checkpoint(folder: Path) -> Path | None:
+    """The newest checkpoint that was written to its end (the trainer writes its state last)."""
+    found = [path for path in folder.glob("checkpoint-*") if (path / "trainer_state.json").is_file()]
+    return max(found, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
+
+
+@contextmanager
+def _postponed_interrupt() -> Iterator[threading.Event]:
+    """Within, the first Ctrl-C sets the event, so that the step in hand ends whole; a second one interrupts."""
+    interrupted = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield interrupted
+        return
+    before = signal.getsignal(signal.SIGINT)
+
+    def note(number: int, frame: FrameType | None) -> None:
+        interrupted.set()
+        signal.signal(signal.SIGINT, before)
+
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield interrupted
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -1,0 +1,270 @@
+"""The trainer computes transformers' loss, on the ids that inference renders, and goes on after an interrupt."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from distill import document_attention
+from distill.completion_loss import IGNORED, summed_loss
+from distill.document_attention import Documents
+from distill.master_adamw import MasterAdamW
+from distill.train import (
+    CHECKPOINTS,
+    LOSS,
+    TrainConfig,
+    collate,
+    demo,
+    save_student,
+    tokenize,
+    train,
+    trainer_arguments,
+    write_student_format,
+)
+from toolkit.chat_format import ChatFormat, completion_text
+from toolkit.errors import InputError
+from toolkit.records import Example
+
+
+def examples(count: int) -> list[Example]:
+    """Traces of unequal lengths: how often a letter stands in a word."""
+    made = []
+    for i in range(count):
+        word = "letter appear times answer".split()[i % 4] * (1 + i % 3)
+        made.append(
+            Example(
+                problem_id=f"{i:016x}",
+                family="letter_counting",
+                question=f'How many times does the letter "e" appear in "{word}"?',
+                reasoning="\n".join(f"{letter}: {word[: j + 1].count('e')}" for j, letter in enumerate(word)),
+                answer=str(word.count("e")),
+                sample=0,
+                teacher="program",
+            )
+        )
+    return made
+
+
+def tiny_recipe() -> TrainConfig:
+    return replace(demo(), learning_rate=3e-3, batch_examples=4, log_every=1)
+
+
+def float_model(folder: Path) -> PreTrainedModel:
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    assert isinstance(model, PreTrainedModel)
+    return model
+
+
+def losses(folder: Path) -> list[float]:
+    return [json.loads(line)["loss"] for line in (folder / LOSS).read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def chat_format(tiny_student: Path, tmp_path_factory: pytest.TempPathFactory) -> ChatFormat:
+    return write_student_format(tiny_student, tmp_path_factory.mktemp("format"))
+
+
+def test_the_ids_trained_on_are_the_ids_that_inference_renders(chat_format: ChatFormat) -> None:
+    made = examples(5)
+    batch = collate(list(tokenize(made, chat_format)))
+    starts = (batch["position_ids"][0] == 0).nonzero().squeeze(1).tolist() + [batch["input_ids"].shape[1]]
+    for example, start, end in zip(made, starts[:-1], starts[1:], strict=True):
+        ids, labels = batch["input_ids"][0, start:end].tolist(), batch["labels"][0, start:end].tolist()
+        prompt = chat_format.prompt_ids([{"role": "user", "content": example.question}])
+        assert ids[: len(prompt)] == prompt
+        assert labels == [IGNORED] * len(prompt) + ids[len(prompt) :]
+        assert ids[-1] in chat_format.stop_ids
+        assert chat_format.decode(ids[len(prompt) :]) == completion_text(example.reasoning, example.answer)
+
+
+def test_padding_free_completion_loss_equals_the_full_logits_path(tiny_student: Path, chat_format: ChatFormat) -> None:
+    rows = list(tokenize(examples(7), chat_format))
+    batch = collate(rows)
+
+    ours = float_model(tiny_student)
+    ours.set_attn_implementation(document_attention.NAME)
+    hidden = ours.base_model(
+        input_ids=batch["input_ids"],
+        position_ids=batch["position_ids"],
+        use_cache=False,
+        documents=batch["documents"],
+    )[0]
+    loss = summed_loss(hidden[0], ours.get_output_embeddings().weight, batch["labels"][0])
+    loss.backward()
+
+    oracle = float_model(tiny_student)  # one example at a time, transformers' own forward and labels
+    expected = torch.zeros(())
+    for row in rows:
+        labels = torch.tensor([row["labels"]])
+        mean = oracle(input_ids=torch.tensor([row["input_ids"]]), labels=labels, use_cache=False).loss
+        expected = expected + mean * (labels != IGNORED).sum()
+    expected.backward()
+
+    torch.testing.assert_close(loss, expected, rtol=1e-5, atol=1e-4)
+    for (name, parameter), other in zip(ours.named_parameters(), oracle.parameters(), strict=True):
+        torch.testing.assert_close(parameter.grad, other.grad, rtol=1e-4, atol=1e-4, msg=name)
+
+
+def test_padding_and_neighbours_do_not_change_a_document(tiny_student: Path) -> None:
+    model = float_model(tiny_student)
+    model.set_attn_implementation(document_attention.NAME)
+    generator = torch.Generator().manual_seed(1)
+    lengths = [31, 33, 64, 1, 32, 70]
+    documents = [torch.randint(3, 320, (length,), generator=generator) for length in lengths]
+
+    def hidden(chosen: list[int]) -> torch.Tensor:
+        states: torch.Tensor = model.base_model(
+            input_ids=torch.cat([documents[i] for i in chosen])[None],
+            position_ids=torch.cat([torch.arange(lengths[i]) for i in chosen])[None],
+            use_cache=False,
+            documents=Documents([lengths[i] for i in chosen]),
+        )[0][0]
+        return states
+
+    together = hidden([0, 1, 2, 3, 4, 5]).split(lengths)
+    for i, states in enumerate(together):
+        torch.testing.assert_close(states, hidden([i]), rtol=1e-5, atol=1e-5)
+
+
+def test_attention_of_documents_equals_a_block_diagonal_mask() -> None:
+    lengths, heads, groups, width = [5, 40, 33, 32], 6, 2, 8
+    count = sum(lengths)
+    generator = torch.Generator().manual_seed(2)
+    query, key, value = (
+        torch.randn(1, n, count, width, generator=generator, dtype=torch.float64, requires_grad=True)
+        for n in (heads, groups, groups)
+    )
+    document = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths))
+    mask = (document[:, None] == document[None]) & torch.ones(count, count).tril().bool()
+    ours, _ = document_attention.attend(
+        torch.nn.Identity(), query, key, value, None, scaling=0.3, documents=Documents(lengths)
+    )
+    expected = torch.nn.functional.scaled_dot_product_attention(
+        query, key, value, attn_mask=mask, scale=0.3, enable_gqa=True
+    ).transpose(1, 2)
+    torch.testing.assert_close(ours, expected)
+    weights = torch.randn(ours.shape, generator=generator, dtype=torch.float64)
+    for mine, other in zip(
+        torch.autograd.grad((ours * weights).sum(), (query, key, value)),
+        torch.autograd.grad((expected * weights).sum(), (query, key, value)),
+        strict=True,
+    ):
+        torch.testing.assert_close(mine, other)
+
+
+def test_updates_below_a_weights_precision_add_up() -> None:
+    weight = torch.nn.Parameter(torch.ones(8, dtype=torch.bfloat16))
+    optimizer = MasterAdamW([weight], lr=1e-4, weight_decay=0.0)
+    for _ in range(100):
+        weight.grad = torch.ones_like(weight)
+        optimizer.step()
+    # Adam moves by lr a step under a constant gradient; bf16 next to 1 is 0.0039 away, so one step alone is lost
+    torch.testing.assert_close(optimizer.state[weight]["master"], torch.full((8,), 0.99), rtol=0, atol=1e-5)
+    assert weight.detach().float().tolist() == [torch.tensor(0.99).bfloat16().item()] * 8
+
+
+def test_the_master_optimizer_equals_adamw_and_survives_its_checkpoint() -> None:
+    generator = torch.Generator().manual_seed(3)
+    start, gradients = torch.randn(4, 3, generator=generator), torch.randn(6, 4, 3, generator=generator)
+    plain = torch.nn.Parameter(start.clone())
+    oracle = torch.optim.AdamW([plain], lr=1e-2, betas=(0.9, 0.95), weight_decay=0.1)
+    ours = torch.nn.Parameter(start.clone().bfloat16())
+    plain.data.copy_(ours.data)
+    optimizer = MasterAdamW([ours], lr=1e-2, betas=(0.9, 0.95), weight_decay=0.1)
+    for step, gradient in enumerate(gradients.bfloat16()):
+        if step == 3:
+            state, reloaded = optimizer.state_dict(), MasterAdamW([ours], lr=1e-2, betas=(0.9, 0.95), weight_decay=0.1)
+            reloaded.load_state_dict(state)
+            optimizer = reloaded
+        ours.grad, plain.grad = gradient.clone(), gradient.float()
+        optimizer.step()
+        oracle.step()
+    torch.testing.assert_close(optimizer.state[ours]["master"], plain.detach(), rtol=1e-6, atol=1e-6)
+
+
+def test_training_lowers_the_loss_and_leaves_a_plain_checkpoint(tiny_student: Path, tmp_path: Path) -> None:
+    measured = train(tiny_student, examples(48), replace(tiny_recipe(), epochs=2), tmp_path)
+    course = losses(tmp_path)
+    assert len(course) == 24
+    assert course[-1] < course[0] - 1.0
+    assert measured["final_loss"] == course[-1]
+    assert not (tmp_path / CHECKPOINTS).exists()
+    student = AutoModelForCausalLM.from_pretrained(tmp_path)
+    assert student.dtype == torch.bfloat16
+    assert student.generation_config.eos_token_id in ChatFormat.from_folder(tmp_path).stop_ids
+
+
+def test_the_first_logged_loss_is_the_mean_over_completion_tokens(tiny_student: Path, tmp_path: Path) -> None:
+    made = examples(4)
+    train(tiny_student, made, replace(tiny_recipe(), learning_rate=0.0), tmp_path)
+    total, count = 0.0, 0
+    oracle = float_model(tiny_student)
+    for row in tokenize(made, ChatFormat.from_folder(tmp_path)):
+        labels = torch.tensor([row["labels"]])
+        with torch.no_grad():
+            mean = oracle(input_ids=torch.tensor([row["input_ids"]]), labels=labels).loss.item()
+        trained = int((labels != IGNORED).sum())
+        total, count = total + mean * trained, count + trained
+    assert math.isclose(losses(tmp_path)[0], total / count, rel_tol=5e-3)  # bf16 where the machine has it
+
+
+def test_adapters_are_merged_into_a_plain_checkpoint(tiny_student: Path, tmp_path: Path) -> None:
+    recipe = replace(demo(lora=True), learning_rate=1e-2, batch_examples=4, log_every=1)
+    train(tiny_student, examples(32), recipe, tmp_path)
+    assert losses(tmp_path)[-1] < losses(tmp_path)[0]
+    assert not list(tmp_path.glob("adapter*"))
+    before, after = float_model(tiny_student).state_dict(), float_model(tmp_path).state_dict()
+    assert before.keys() == after.keys()
+    changed = {name for name in before if not torch.equal(before[name].bfloat16().float(), after[name])}
+    assert changed and all(name.endswith("proj.weight") for name in changed)
+
+
+def test_training_goes_on_after_an_interrupt(
+    tiny_student: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    whole.mkdir()
+    broken.mkdir()
+    made = examples(24)
+    train(tiny_student, made, tiny_recipe(), whole)
+
+    import distill.train
+
+    journal = distill.train._Journal.on_step_end
+
+    def interrupt(self: object, args: object, state: object, control: object, **kwargs: object) -> None:
+        if state.global_step == 3:  # type: ignore[attr-defined]
+            self._interrupted.set()  # type: ignore[attr-defined]
+        journal(self, args, state, control, **kwargs)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(distill.train._Journal, "on_step_end", interrupt)
+        train(tiny_student, made, tiny_recipe(), broken)
+    assert len(losses(broken)) == 3
+    train(tiny_student, made, tiny_recipe(), broken)
+    assert losses(broken) == losses(whole)
+    assert (broken / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
+
+
+def test_an_architecture_that_is_not_supported_is_refused_by_name(tiny_student: Path, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "gpt2"}')
+    with pytest.raises(InputError, match=r"\(gpt2\) must be one of llama, mistral, qwen2, qwen3"):
+        write_student_format(tmp_path, tmp_path)
+
+
+def test_nothing_is_reported_to_anyone(tmp_path: Path) -> None:
+    assert trainer_arguments(demo(), tmp_path).report_to == []
+
+
+def test_a_saved_student_keeps_its_weights(tiny_student: Path, chat_format: ChatFormat, tmp_path: Path) -> None:
+    model = float_model(tiny_student)
+    save_student(model, chat_format, tmp_path)
+    before, after = float_model(tiny_student).state_dict(), float_model(tmp_path).state_dict()
+    for name in before:
+        torch.testing.assert_close(after[name], before[name].bfloat16().float())
