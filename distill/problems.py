@@ -19,6 +19,8 @@ Split = Literal["train", "validation", "test"]
 
 TEST_PERCENT = 10
 VALIDATION_PERCENT = 5
+PATIENCE = 2_000
+"""Draws without a new problem after which a family counts as exhausted."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,18 +84,27 @@ def split_of(problem: Problem) -> Split:
 def make_problems(split: Split, per_family: int, seed: int, families: Sequence[str] = FAMILIES) -> list[Problem]:
     """Draw distinct problems of one split, `per_family` of each family, in an order that mixes the families.
 
-    Raises `InputError` for a family that is not known.
+    Raises `InputError` for a family that is not known or has fewer problems.
     """
     columns = []
     for name in families:
-        problems: dict[str, Problem] = {}
-        for problem in draw(name, seed):
-            if split_of(problem) == split:
-                problems.setdefault(problem.id, problem)
-            if len(problems) == per_family:
-                break
-        columns.append(list(problems.values()))
+        columns.append(_distinct(draw(name, seed), name, split, per_family))
     return [problem for row in zip(*columns, strict=True) for problem in row]
+
+
+def _distinct(drawn: Iterator[Problem], name: str, split: Split, count: int) -> list[Problem]:
+    problems: dict[str, Problem] = {}
+    misses = 0
+    for problem in drawn:
+        misses += 1
+        if split_of(problem) == split and problem.id not in problems:
+            problems[problem.id] = problem
+            misses = 0
+        if len(problems) == count:
+            break
+        if misses == PATIENCE:
+            raise InputError(f"family {name!r} has {len(problems)} {split} problems, fewer than {count}; ask for fewer")
+    return list(problems.values())
 
 
 def draw(name: str, seed: int) -> Iterator[Problem]:
@@ -109,12 +120,13 @@ def draw(name: str, seed: int) -> Iterator[Problem]:
     entries = reasoning_gym.create_dataset(name, seed=seed * 10_000_000, size=10_000_000, **family.settings)
     index = 0
     while True:
+        index += 1
         try:
             entry = entries[index]
         except ValueError:  # countdown gives up on an entry whose target it cannot reach
-            index += 1
             continue
-        index += 1
+        if "0 = 0" in entry["question"]:  # simple_equations now and then takes the variable away from itself
+            continue
         metadata = {key: value for key, value in entry["metadata"].items() if key != "difficulty"}
         yield Problem.create(
             family=name, question=family.reword(entry["question"]), answer=entry["answer"], metadata=metadata
