@@ -37,7 +37,7 @@ class _SummedLoss(torch.autograd.Function):
         return loss
 
     @staticmethod
-    def backward(ctx: Any, d_loss: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, d_loss: Tensor) -> tuple[Tensor | None, ...]:
         hidden_CD, weight_VD, d_logits_CV = ctx.saved_tensors
         scale = d_loss.to(hidden_CD.dtype)
         d_hidden_CD = (d_logits_CV @ weight_VD) * scale

@@ -8,7 +8,7 @@ Each trace leaves by the first filter that it fails, so the counts and the kept 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,7 +44,7 @@ def curate(
     count_tokens: Callable[[Example], int],
     max_tokens: int,
     per_problem: int,
-    test_ids: Set[str],
+    test_ids: Collection[str],
 ) -> Curation:
     """Choose the examples to train on.
 

@@ -105,7 +105,7 @@ class _Attention(torch.autograd.Function):
         return out_MHA.index_select(0, documents.row_of_token_N)
 
     @staticmethod
-    def backward(ctx: Any, d_out_NHA: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, d_out_NHA: Tensor) -> tuple[Tensor | None, ...]:
         documents, groups = ctx.documents, ctx.groups
         d_out_MHA = d_out_NHA.index_select(0, documents.token_of_row_M)
         d_out_MHA.index_fill_(0, documents.padding, 0)

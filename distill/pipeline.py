@@ -24,17 +24,18 @@ from typing import Any
 from distill import train as training
 from distill.curate import Curation, curate
 from distill.problems import FAMILIES, make_problems, read_problems, split_of
+from distill.traces import sample_traces
 from distill.train import TrainConfig, train, write_student_format
-from distill.traces import TRACES, sample_traces
 from distill.verify import grade
 from toolkit.chat_format import ChatFormat
 from toolkit.errors import InputError
 from toolkit.generate import Decoder, Sampling
+from toolkit.ledger import PROBLEMS, TRACES, VERDICTS
 from toolkit.models import resolve
 from toolkit.records import Example, Problem, Trace, Verdict, read_records, write_records
 from toolkit.runs import Stage, file_digest, finish, folder_digest, is_complete, partial_folder
 
-PROBLEMS, VERDICTS, TRAIN, DROPS = "problems.jsonl", "verdicts.jsonl", "train.jsonl", "drops.json"
+TRAIN, DROPS = "train.jsonl", "drops.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +93,7 @@ def full(*, lora: bool = False, epochs: int = 2, seed: int = 0) -> DistillConfig
 def distill(config: DistillConfig, out: Path, open_decoder: Callable[[Path], Decoder]) -> Path:
     """Run the stage into `out`, or do nothing where `out` holds this run; returns `out`.
 
-    `open_decoder` opens the teacher's folder, and is called only if a trace is missing.
+    `open_decoder` opens the teacher's folder; it is not called where the configuration names traces.
     Raises `InputError` for what the user gave, before any work that takes long.
     """
     teacher, student = resolve(config.teacher), resolve(config.student)

@@ -19,6 +19,7 @@ import shutil
 import signal
 import threading
 import time
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -43,7 +44,9 @@ from transformers import (
     TrainerState,
     TrainingArguments,
 )
-from trl import SFTConfig, SFTTrainer
+from transformers.utils.logging import disable_progress_bar
+from trl.trainer.sft_config import SFTConfig
+from trl.trainer.sft_trainer import SFTTrainer
 
 from distill import document_attention
 from distill.completion_loss import IGNORED, summed_loss
@@ -52,6 +55,7 @@ from distill.master_adamw import MasterAdamW
 from toolkit.allocator import keep_freed_memory
 from toolkit.chat_format import REASONING_TEMPLATE, TURN_END, TURN_START, ChatFormat, load_tokenizer, write_chat_files
 from toolkit.errors import InputError
+from toolkit.model.precision import compute_dtype
 from toolkit.progress import Progress
 from toolkit.records import Example
 
@@ -109,13 +113,6 @@ def full(*, lora: bool = False, epochs: int = 2, seed: int = 0) -> TrainConfig:
     return TrainConfig(**(vars(recipe) | {"batch_examples": 32, "checkpoint_every_s": 600.0}))
 
 
-def computes_in_bf16() -> bool:
-    """Whether the device that trains multiplies bf16 matrices in hardware."""
-    if torch.cuda.is_available():
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-
-
 def write_student_format(student: Path, folder: Path) -> ChatFormat:
     """Write the student's tokenizer with the reasoning template into `folder`, and read the format from there.
 
@@ -158,17 +155,17 @@ def collate(rows: Sequence[Mapping[str, list[int]]]) -> Batch:
     }
 
 
-def load_student(folder: Path, config: TrainConfig) -> PreTrainedModel | PeftModel:
-    """The model that is trained, in the dtype that its steps compute in.
+def load_student(folder: Path, config: TrainConfig, end: int) -> PreTrainedModel | PeftModel:
+    """The model that is trained, in the dtype that its steps compute in; `end` becomes its end-of-text token.
 
     Raises `InputError` where its weights cannot be read.
     """
     try:
-        student = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=torch.bfloat16 if computes_in_bf16() else torch.float32, local_files_only=True
-        )
+        student = AutoModelForCausalLM.from_pretrained(folder, dtype=compute_dtype(), local_files_only=True)
     except (OSError, ValueError, SafetensorError) as error:
         raise InputError(f"{folder} must be a causal language model of transformers: {error}") from error
+    for settings in (student.config, student.generation_config):
+        settings.eos_token_id = settings.pad_token_id = end
     if not torch.cuda.is_available():
         student.set_attn_implementation(document_attention.NAME)
     if config.lora_rank:
@@ -179,22 +176,26 @@ def load_student(folder: Path, config: TrainConfig) -> PreTrainedModel | PeftMod
     return student
 
 
-class StudentTrainer(SFTTrainer):  # type: ignore[misc]
+class StudentTrainer(SFTTrainer):
     """`SFTTrainer` whose model computes the loss itself, from completion tokens alone."""
 
     def __init__(self, model: PreTrainedModel | PeftModel, config: TrainConfig, **kwargs: Any) -> None:
         super().__init__(model=model, data_collator=collate, **kwargs)
         self._config = config
-        causal_lm = model.get_base_model() if isinstance(model, PeftModel) else model
+        causal_lm: Any = model.get_base_model() if isinstance(model, PeftModel) else model
         # in place of the causal model's forward, so that wrappers (DistributedDataParallel) still see the call
         causal_lm.forward = _LossForward(causal_lm)
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        decayed = [p for p in self.model.parameters() if p.requires_grad and p.dim() >= 2]
-        kept = [p for p in self.model.parameters() if p.requires_grad and p.dim() < 2]
-        groups = [{"params": decayed}, {"params": kept, "weight_decay": 0.0}]
+        """Our optimizer over what is trained; norms' weights do not decay."""
+        assert self.model is not None
+        trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        groups: list[dict[str, Any]] = [
+            {"params": [parameter for parameter in trained if parameter.dim() >= 2]},
+            {"params": [parameter for parameter in trained if parameter.dim() < 2], "weight_decay": 0.0},
+        ]
         self.optimizer = MasterAdamW(
-            [group for group in groups if group["params"]],
+            groups,
             lr=self._config.learning_rate,
             betas=(self._config.beta1, self._config.beta2),
             weight_decay=self._config.weight_decay,
@@ -210,8 +211,8 @@ class StudentTrainer(SFTTrainer):  # type: ignore[misc]
     ) -> Tensor:
         """Mean over the trained tokens of all batches and processes of an update."""
         assert not return_outputs and num_items_in_batch is not None
-        summed: Tensor = model(**inputs)
-        return summed * (self.accelerator.num_processes / num_items_in_batch)
+        loss: Tensor = model(**inputs) * (self.accelerator.num_processes / num_items_in_batch)
+        return loss
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """None in checkpoints: they are removed when the run ends."""
@@ -220,7 +221,7 @@ class StudentTrainer(SFTTrainer):  # type: ignore[misc]
 class _LossForward:
     """The forward of a causal language model in training: a padding-free batch in, the summed loss out."""
 
-    def __init__(self, causal_lm: PreTrainedModel) -> None:
+    def __init__(self, causal_lm: Any) -> None:
         self._base: nn.Module = causal_lm.base_model
         self._head: nn.Linear = causal_lm.get_output_embeddings()
 
@@ -230,7 +231,7 @@ class _LossForward:
         return summed_loss(hidden_1ND[0], self._head.weight, labels[0])
 
 
-class _Journal(TrainerCallback):  # type: ignore[misc]
+class _Journal(TrainerCallback):
     """Writes `loss.jsonl`, shows progress, and asks for a checkpoint now and then and at an interrupt."""
 
     def __init__(self, folder: Path, config: TrainConfig, tokens: int, interrupted: threading.Event) -> None:
@@ -293,6 +294,8 @@ class _Journal(TrainerCallback):  # type: ignore[misc]
 
 def trainer_arguments(config: TrainConfig, folder: Path) -> SFTConfig:
     """Our recipe in the trainer's words."""
+    # transformers 5.23 calls TRL's own default by its old name and warns about it
+    warnings.filterwarnings("ignore", message="`gradient_checkpointing` is deprecated", category=FutureWarning)
     return SFTConfig(
         output_dir=str(folder / CHECKPOINTS),
         num_train_epochs=config.epochs,
@@ -327,11 +330,12 @@ def train(student: Path, examples: Sequence[Example], config: TrainConfig, folde
     Raises `KeyboardInterrupt` after writing a checkpoint where it was interrupted.
     """
     keep_freed_memory()
+    disable_progress_bar()  # type: ignore[no-untyped-call]  # of loading and saving weights, which takes a second
     torch.manual_seed(config.seed)
     chat_format = write_student_format(student, folder)
     dataset = tokenize(examples, chat_format)
     tokens = sum(len(ids) for ids in dataset["input_ids"])
-    model = load_student(student, config)
+    model = load_student(student, config, chat_format.encode(TURN_END)[0])
     with _postponed_interrupt() as interrupted:
         trainer = StudentTrainer(
             model,
@@ -348,18 +352,15 @@ def train(student: Path, examples: Sequence[Example], config: TrainConfig, folde
         seconds = time.monotonic() - begun
     if interrupted.is_set():
         raise KeyboardInterrupt
-    save_student(trainer.model, chat_format, folder)
+    save_student(model, folder)
     shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
     last = json.loads((folder / LOSS).read_text().splitlines()[-1])
     return {"tokens": tokens * config.epochs, "seconds": seconds, "final_loss": last["loss"]}
 
 
-def save_student(model: PreTrainedModel | PeftModel, chat_format: ChatFormat, folder: Path) -> None:
-    """Write a plain bf16 checkpoint: adapters merged, end of turn as end of text."""
-    causal_lm = model.merge_and_unload() if isinstance(model, PeftModel) else model
-    end = chat_format.tokenizer.token_to_id(TURN_END)
-    for settings in (causal_lm.config, causal_lm.generation_config):
-        settings.eos_token_id = settings.pad_token_id = end
+def save_student(model: PreTrainedModel | PeftModel, folder: Path) -> None:
+    """Write a plain bf16 checkpoint, adapters merged."""
+    causal_lm: Any = model.merge_and_unload() if isinstance(model, PeftModel) else model
     causal_lm.to(torch.bfloat16).save_pretrained(folder)
 
 

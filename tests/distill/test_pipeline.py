@@ -1,0 +1,160 @@
+"""The distill stage ends in one run folder, goes on where it stopped, and refuses bad input before it works."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from transformers import AutoModelForCausalLM
+
+from distill.pipeline import DistillConfig, demo, distill
+from distill.problems import split_of
+from toolkit.chat_format import TURN_END, ChatFormat, completion_text
+from toolkit.errors import FolderConflict, InputError
+from toolkit.generate import Decoder, Floats, Ints, Sampling
+from toolkit.records import Example, Problem, Trace, read_records
+from toolkit.runs import read_manifest
+
+
+class Reciter:
+    """A decoder that knows the whole completion of each prompt; breaks off after `patience` prompts."""
+
+    max_length = 512
+
+    def __init__(self, folder: Path, problems: Sequence[Problem], *, patience: int = 1000) -> None:
+        chat_format = ChatFormat.from_folder(folder)
+        self._lines = {
+            tuple(chat_format.question_ids(p.question)): chat_format.encode(
+                completion_text(f"{p.question} is {p.answer}", p.answer) + TURN_END
+            )
+            for p in problems
+        }
+        self._vocab_size = chat_format.tokenizer.get_vocab_size()
+        self._patience = patience
+
+    def start(self, prompts: Sequence[Sequence[int]]) -> Floats:
+        self._patience -= len(prompts)
+        if self._patience < 0:
+            raise KeyboardInterrupt
+        self._rows = [self._lines[tuple(prompt)] for prompt in prompts]
+        self._position = 0
+        return self._logits()
+
+    def step(self, tokens_B: Ints) -> Floats:
+        self._position += 1
+        return self._logits()
+
+    def keep(self, rows: Ints) -> None:
+        self._rows = [self._rows[row] for row in rows]
+
+    def _logits(self) -> Floats:
+        logits_BV = np.zeros((len(self._rows), self._vocab_size), dtype=np.float32)
+        for row, ids in enumerate(self._rows):
+            logits_BV[row, ids[min(self._position, len(ids) - 1)]] = 100.0
+        return logits_BV
+
+
+PROBLEMS = [Problem.create(family="user", question=f"{i}+{i}", answer=str(2 * i)) for i in range(10, 40)]
+TRAINABLE = [problem for problem in PROBLEMS if split_of(problem) != "test"]
+
+
+def write_problems(path: Path, problems: Sequence[Problem] = PROBLEMS) -> Path:
+    path.write_text("".join(json.dumps({"question": p.question, "answer": p.answer}) + "\n" for p in problems))
+    return path
+
+
+def recipe(student: Path, problems: Path | None) -> DistillConfig:
+    config = demo()
+    return replace(
+        config,
+        teacher=str(student),
+        student=str(student),
+        problems=problems,
+        sampling=Sampling(temperature=0.0, max_new_tokens=60),
+        batch_size=8,
+        train=replace(config.train, batch_examples=8, log_every=1),
+    )
+
+
+def no_decoder(folder: Path) -> Decoder:
+    raise AssertionError("the teacher is not needed")
+
+
+def test_a_run_folder_holds_the_student_and_what_it_learned_from(tiny_student: Path, tmp_path: Path) -> None:
+    config = recipe(tiny_student, write_problems(tmp_path / "problems.jsonl"))
+    out = tmp_path / "student"
+    assert distill(config, out, lambda folder: Reciter(folder, PROBLEMS)) == out
+
+    examples = read_records(out / "train.jsonl", Example)
+    assert [example.problem_id for example in examples] == [problem.id for problem in TRAINABLE]
+    assert len(TRAINABLE) < len(PROBLEMS)
+    counts = json.loads((out / "drops.json").read_text())
+    assert counts["problems_in_test_split"] == len(PROBLEMS) - len(TRAINABLE)
+    assert counts["traces"] == counts["kept"] == len(TRAINABLE)
+
+    names = {path.name for path in out.iterdir()}
+    assert names >= {"problems.jsonl", "traces.jsonl", "verdicts.jsonl", "loss.jsonl", "chat_template.jinja"}
+    manifest = read_manifest(out)
+    assert manifest is not None and manifest["measured"]["teacher_correct"] == len(TRAINABLE)
+    assert set(manifest["outputs"]) == names - {"manifest.json"}
+    assert ChatFormat.from_folder(out).opens_reasoning
+    AutoModelForCausalLM.from_pretrained(out)
+
+    distill(config, out, no_decoder)  # complete: nothing to do
+    with pytest.raises(FolderConflict, match=r"config\.samples \(1\) must equal this run's \(2\)"):
+        distill(replace(config, samples=2), out, no_decoder)
+
+
+def test_an_interrupted_run_keeps_its_traces(tiny_student: Path, tmp_path: Path) -> None:
+    config = recipe(tiny_student, write_problems(tmp_path / "problems.jsonl"))
+    out = tmp_path / "student"
+    with pytest.raises(KeyboardInterrupt):
+        distill(config, out, lambda folder: Reciter(folder, PROBLEMS, patience=17))
+    assert not out.exists()
+    assert len(read_records(tmp_path / ".student.partial" / "traces.jsonl", Trace)) == 16
+    distill(config, out, lambda folder: Reciter(folder, PROBLEMS, patience=len(TRAINABLE) - 16))
+    assert len(read_records(out / "traces.jsonl", Trace)) == len(TRAINABLE)
+
+
+def test_traces_from_before_are_learned_from_without_the_teacher(tiny_student: Path, tmp_path: Path) -> None:
+    first = tmp_path / "first"
+    config = recipe(tiny_student, write_problems(tmp_path / "problems.jsonl"))
+    distill(config, first, lambda folder: Reciter(folder, PROBLEMS))
+    second = replace(config, problems=None, traces=first / "traces.jsonl")
+    distill(second, tmp_path / "second", no_decoder)
+    assert (tmp_path / "second" / "train.jsonl").read_text() == (first / "train.jsonl").read_text()
+    assert (tmp_path / "second" / "model.safetensors").read_bytes() == (first / "model.safetensors").read_bytes()
+
+    stranger = replace(second, problems=write_problems(tmp_path / "few.jsonl", TRAINABLE[:1]))
+    with pytest.raises(InputError, match=rf"must answer a given problem; {TRAINABLE[1].id} is none"):
+        distill(stranger, tmp_path / "third", no_decoder)
+
+
+def test_a_teacher_that_is_never_right_is_an_error_and_leaves_no_student(tiny_student: Path, tmp_path: Path) -> None:
+    config = recipe(tiny_student, write_problems(tmp_path / "problems.jsonl", TRAINABLE[:4]))
+    wrong = [replace(problem, answer="1") for problem in TRAINABLE]
+    with pytest.raises(InputError, match="at least 1 of the teacher's 4 traces must be correct"):
+        distill(config, tmp_path / "student", lambda folder: Reciter(folder, wrong))
+    assert not (tmp_path / "student").exists()
+
+
+def test_a_student_that_cannot_be_trained_is_refused_before_the_teacher_works(
+    tiny_student: Path, tmp_path: Path
+) -> None:
+    student = tmp_path / "gpt"
+    student.mkdir()
+    (student / "config.json").write_text('{"model_type": "gpt2"}')
+    config = replace(recipe(tiny_student, write_problems(tmp_path / "problems.jsonl")), student=str(student))
+    with pytest.raises(InputError, match=r"architecture \(gpt2\) must be one of"):
+        distill(config, tmp_path / "student", no_decoder)
+
+
+def test_problems_that_are_all_held_out_are_refused(tiny_student: Path, tmp_path: Path) -> None:
+    held_out = [problem for problem in PROBLEMS if split_of(problem) == "test"]
+    config = recipe(tiny_student, write_problems(tmp_path / "problems.jsonl", held_out))
+    with pytest.raises(InputError, match=f"all {len(held_out)} fall into it"):
+        distill(config, tmp_path / "student", no_decoder)
