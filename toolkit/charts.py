@@ -47,8 +47,10 @@ _STYLE: dict[Any, Any] = {  # matplotlib types its keys as literals
     "ytick.major.size": 0,
     "legend.frameon": False,
 }
+_styled = rc_context(_STYLE)
 
 
+@_styled
 def accuracy_by_stage(ledger: Ledger) -> str:
     """A bar for each row, with its interval and its figure."""
     figure, axes = _figure(0.62 * len(ledger.rows) + 0.5)
@@ -65,6 +67,7 @@ def accuracy_by_stage(ledger: Ledger) -> str:
     return _svg(figure, "Accuracy of each stage on all held-out problems, with 95 % intervals")
 
 
+@_styled
 def accuracy_by_family(ledger: Ledger) -> str:
     """For each family a dot for each row, with its interval."""
     families = list(next(iter(ledger.rows.values())).families)
@@ -89,10 +92,12 @@ def accuracy_by_family(ledger: Ledger) -> str:
     axes.set_yticks(range(len(families)), [family.replace("_", " ") for family in families])
     axes.set_ylim(len(families) - 0.5, -0.5)
     _percent_axis(axes, 101.5)
+    axes.set_xlim(left=-1.5)  # a dot at 0 stays clear of the labels
     _legend_above(figure, axes)
     return _svg(figure, "Accuracy of each stage by family, with 95 % intervals")
 
 
+@_styled
 def loss_curve(steps: Sequence[Mapping[str, Any]]) -> str:
     """Training loss by step: as logged, and smoothed."""
     figure, axes = _figure(2.6)
@@ -116,6 +121,7 @@ def smoothed(values: np.ndarray[Any, np.dtype[np.float64]]) -> np.ndarray[Any, n
     return np.array([window.mean() for window in windows])
 
 
+@_styled
 def thinking_lengths(lengths: Mapping[str, Sequence[int]]) -> str:
     """For each row that thinks, how its thinking tokens are distributed over the held-out problems."""
     figure, axes = _figure(0.75 * len(lengths) + 0.6)
@@ -128,7 +134,7 @@ def thinking_lengths(lengths: Mapping[str, Sequence[int]]) -> str:
         axes.plot([0, longest], [i, i], color=_STANDS_FOR["rule"], linewidth=0.7)
         middle = float(np.median(values))
         axes.plot([middle, middle], [i, i - 0.86], color=_STANDS_FOR["ink"], linewidth=1.4)
-        axes.text(middle + longest / 120, i - 0.8, f"median {middle:.0f}", fontsize=9, va="center")
+        axes.text(longest, i - 0.72, f"median {middle:.0f}", fontsize=9, va="center", ha="right")
     axes.set_yticks([i - 0.3 for i in range(len(lengths))], [title(name) for name in lengths])
     axes.set_ylim(len(lengths) - 0.9, -1)
     axes.set_xlim(0, longest * 1.01)
@@ -136,6 +142,7 @@ def thinking_lengths(lengths: Mapping[str, Sequence[int]]) -> str:
     return _svg(figure, "Distribution of thinking tokens by stage")
 
 
+@_styled
 def curation(kept: int, drops: Mapping[str, int]) -> str:
     """What became of the teacher's traces: kept, and dropped for which reason."""
     named = {"kept": kept} | {name.replace("_", " "): count for name, count in drops.items()}
@@ -144,7 +151,7 @@ def curation(kept: int, drops: Mapping[str, int]) -> str:
     for i, (name, count) in enumerate(named.items()):
         color = _color("student") if name == "kept" else _STANDS_FOR["muted"]
         axes.barh(i, count, height=0.62, color=color, linewidth=0, alpha=1.0 if name == "kept" else 0.6)
-        share = f"  ({100 * count / max(sum(named.values()), 1):.1f} %)" if count else ""
+        share = f" ({100 * count / max(sum(named.values()), 1):.1f} %)" if count else ""
         axes.text(count + widest / 100, i, f"{count:,}{share}", va="center", fontsize=9.5)
     axes.set_yticks(range(len(named)), list(named))
     axes.set_ylim(len(named) - 0.5, -0.5)
@@ -159,9 +166,8 @@ def thinks(row: Evaluation) -> bool:
 
 
 def _figure(height_in: float) -> tuple[Figure, Axes]:
-    with rc_context(_STYLE):
-        figure = Figure(figsize=(WIDTH_IN, height_in), layout="constrained")
-        return figure, figure.add_subplot()
+    figure = Figure(figsize=(WIDTH_IN, height_in), layout="constrained")
+    return figure, figure.add_subplot()
 
 
 def _color(name: str) -> str:
@@ -184,7 +190,7 @@ def _legend_above(figure: Figure, axes: Axes) -> None:
 def _svg(figure: Figure, label: str) -> str:
     """One <svg> element without namespaces, metadata or fixed size; its ids are unlike those of other figures."""
     target = io.StringIO()
-    with rc_context(_STYLE | {"svg.hashsalt": label}):
+    with rc_context({"svg.hashsalt": label}):
         figure.savefig(target, format="svg", transparent=True, metadata={"Date": None})
     svg = target.getvalue()[target.getvalue().index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>", "", svg, flags=re.DOTALL)

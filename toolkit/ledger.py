@@ -209,11 +209,15 @@ def megabytes(size_bytes: int) -> str:
     return f"{size_bytes / 1e6:,.1f} MB" if size_bytes < 1e8 else f"{size_bytes / 1e6:,.0f} MB"
 
 
+def points(difference: float) -> str:
+    return f"{100 * difference:+.1f}".replace("-", "−")
+
+
 def comparison_sentence(comparison: Comparison) -> str:
-    low, high = (100 * bound for bound in comparison.interval)
+    low, high = comparison.interval
     return (
         f"{title(comparison.row)} against {title(comparison.against).lower()}: "
-        f"{100 * comparison.difference:+.1f} points (95 % interval {low:+.1f} to {high:+.1f})"
+        f"{points(comparison.difference)} points (95 % interval {points(low)} to {points(high)})"
     )
 
 

@@ -101,7 +101,7 @@ def write_report(path: Path, ledger: Ledger, evaluations: Mapping[str, Path], st
             _figure(charts.accuracy_by_family(ledger), "The same by family of problems."),
             _gains(ledger),
         ),
-        _section("Every figure", _table(ledger)),
+        _section("All numbers", _table(ledger)),
         _section("Training", *training) if training else "",
         _section("Thinking", thinking) if thinking else "",
         _section("What they said", *_transcripts(ledger, outcomes)),
@@ -173,11 +173,11 @@ def _table(ledger: Ledger) -> str:
         ("Thinking tokens, mean", [f"{row.mean_reasoning_tokens:.1f}" for row in rows]),
         ("Completion tokens, mean", [f"{row.mean_completion_tokens:.1f}" for row in rows]),
         ("Thinking not closed", [percent(row.truncation_rate) for row in rows]),
-        ("Ran into the length limit", [percent(row.limit_rate) for row in rows]),
+        ("Ran into the limit", [percent(row.limit_rate) for row in rows]),
         ("Tokens/s, one stream", [f"{row.tokens_per_s:.1f}" for row in rows]),
-        ("Tokens/s, whole evaluation", [_batch_speed(row) for row in rows]),
+        ("Tokens/s, batched", [_batch_speed(row) for row in rows]),
         ("Weights", [megabytes(row.bytes) for row in rows]),
-        ("Model", [f"{text(row.model)}<br><small>{text(row.model_digest)}</small>" for row in rows]),
+        ("Model", [f"{text(row.model)}<br><small>{text(row.model_digest[:8])}</small>" for row in rows]),
     ]
     head = "".join(f"<th scope=col>{text(title(name))}</th>" for name in ledger.rows)
     body = "".join(
@@ -193,7 +193,7 @@ def _family_lines(rows: Sequence[Evaluation]) -> Iterator[tuple[str, list[str]]]
             f"{percent(score[family]['accuracy'])}<br><small>{interval_text(score[family]['interval'])}</small>"
             for score in scores
         ]
-        yield f'<span class="family">{text(family.replace("_", " "))}</span>', cells
+        yield text(family.replace("_", " ")), cells
 
 
 def _batch_speed(row: Evaluation) -> str:
@@ -216,7 +216,7 @@ def _transcripts(ledger: Ledger, outcomes: Mapping[str, Sequence[Outcome]]) -> I
         problem = said[names[0]][key].problem
         answers = "".join(_said(name, said[name][key]) for name in names)
         yield (
-            f'<article><h3 class="family">{text(family.replace("_", " "))}</h3>'
+            f"<article><h3>{text(family.replace('_', ' '))}</h3>"
             f'<pre class="question">{text(problem.question.strip())}</pre>{answers}</article>'
         )
 
@@ -232,7 +232,7 @@ def _said(name: str, outcome: Outcome) -> str:
     mark = f'<span class="mark {reason}">{MARKS[reason]}</span>'
     who = f'<span class="who" style="--row: var(--{_color_name(name)})">{text(title(name))}</span>'
     answer = trace.answer.strip()
-    short = answer if len(answer) <= 120 and "\n" not in answer else answer.split("\n")[0][:120] + " …"
+    short = answer if len(answer) <= 120 and "\n" not in answer else "… " + answer.split("\n")[-1][-120:]
     rest = f"<pre>{text(answer)}</pre>" if short != answer else ""
     thought = f'<pre class="thought">{text(trace.reasoning.strip())}</pre>' if trace.reasoning.strip() else ""
     tokens = f'<span class="small">{trace.completion_tokens} tokens</span>'
@@ -301,8 +301,6 @@ p { margin: 0 0 .8rem; }
 .lead { font-size: 1.15rem; color: var(--muted); max-width: 40rem; }
 .lead b { color: var(--ink); }
 .small, small, figcaption { color: var(--muted); font-size: .84rem; }
-.family::first-letter { text-transform: uppercase; }
-.family { display: inline-block; }
 .cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(9.5rem, 1fr)); gap: .8rem; margin: 2rem 0 0; }
 .card { background: var(--panel); border: 1px solid var(--rule); border-top: 4px solid var(--row); border-radius: 8px;
   padding: .9rem 1rem .2rem; font-variant-numeric: tabular-nums; }
@@ -316,8 +314,8 @@ figcaption { margin-top: .35rem; }
 .gains { padding-left: 1.1rem; margin: 0 0 .6rem; font-variant-numeric: tabular-nums; }
 table { border-collapse: collapse; width: 100%; font-size: .92rem; font-variant-numeric: tabular-nums; }
 th, td { padding: .42rem .6rem; border-bottom: 1px solid var(--rule); text-align: right; vertical-align: top;
-  line-height: 1.35; }
-th[scope=row] { text-align: left; font-weight: 500; padding-left: 0; }
+  line-height: 1.35; overflow-wrap: anywhere; }
+th[scope=row] { text-align: left; font-weight: 500; padding-left: 0; white-space: nowrap; }
 thead th { color: var(--muted); font-weight: 600; font-size: .84rem; }
 article { border: 1px solid var(--rule); border-radius: 8px; background: var(--panel); margin: 0 0 1rem;
   padding: 1rem 1.1rem .5rem; break-inside: avoid; }
@@ -331,7 +329,7 @@ summary { cursor: pointer; list-style: none; }
 summary::-webkit-details-marker { display: none; }
 .said, .said summary { font-size: .9rem; }
 div.said, summary { display: flex; gap: .7rem; align-items: baseline; }
-.who { flex: 0 0 9.5rem; border-left: 4px solid var(--row); padding-left: .55rem; font-weight: 600; }
+.who { flex: 0 0 11rem; border-left: 4px solid var(--row); padding-left: .55rem; font-weight: 600; }
 .who::after { content: ""; }
 summary .who::after { content: " ▸"; color: var(--muted); }
 details[open] summary .who::after { content: " ▾"; }
@@ -343,8 +341,11 @@ details[open] summary .who::after { content: " ▾"; }
 @media (max-width: 34rem) {
   main { padding-top: 2rem; }
   div.said, summary { flex-wrap: wrap; }
+  .who { flex: 1 1 auto; }
+  .said .small { flex: 0 0 auto; }
   .said code { flex-basis: 100%; order: 3; }
-  .said .small { margin-left: auto; }
+  figure svg { min-width: 30rem; }
+  table { min-width: 38rem; }
 }
 @media print {
   :root { --paper: #fff; --panel: #fff; --ink: #111; --muted: #555; --rule: #ccc; --teacher: #7446c9; --base: #8a8f9c;
