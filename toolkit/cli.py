@@ -1,0 +1,194 @@
+"""The command line: parses, calls one command, prints its result or one line about what is wrong.
+
+stdout     the result: text for a person, or one JSON object with --json (on errors too)
+stderr     progress, and errors in one line (--debug: with their traceback)
+exit       0 done, 1 a measurement out of its bounds, 2 the input or the machine, 130 interrupted
+"""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import json
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+from toolkit.errors import InputError, MissingExtra, ToolkitError
+
+if TYPE_CHECKING:
+    from toolkit.commands import Result
+
+INTERRUPTED = 130
+
+
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong with the arguments in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"{message}; see: {self.prog} --help")
+
+
+def build_parser() -> Parser:
+    parser = Parser(prog="toolkit", description="Distill a reasoning model, quantize it to int4 ONNX, chat offline.")
+    verbs = parser.add_subparsers(metavar="COMMAND", required=True)
+    shared = Parser(add_help=False)
+    shared.add_argument("--json", action="store_true", help="print one JSON object on stdout")
+    shared.add_argument("--debug", action="store_true", help="show the traceback of an error")
+
+    def verb(name: str, extra: str, summary: str) -> Parser:
+        added = verbs.add_parser(name, help=summary, description=summary, parents=[shared], allow_abbrev=False)
+        added.set_defaults(verb=name, extra=extra)
+        return added
+
+    verb("doctor", "all", "say what this machine has and what each command still needs")
+
+    pull = verb("pull", "distill", "download a model once")
+    pull.add_argument("model", help="a known name (smollm2-135m) or a hub id (owner/name)")
+    pull.add_argument("--out", type=Path, help="folder to write; default: the cache")
+
+    teach = verb("teach", "distill", "train the built-in teacher again (MLA and mixture of experts)")
+    teach.add_argument("--preset", choices=("nano", "quick"), default="nano", help="recipe; default: %(default)s")
+    teach.add_argument("--out", type=Path, required=True, help="run folder to write")
+
+    traces = verb("traces", "distill", "let a teacher answer problems, thinking aloud")
+    traces.add_argument("--teacher", default="builtin", help="model that answers; default: %(default)s")
+    _add_problem_options(traces, per_family=100)
+    _add_sampling_options(traces, temperature=0.6)
+    traces.add_argument("--out", type=Path, required=True, help="run folder to write")
+
+    distill = verb("distill", "distill", "teach a small model a teacher's reasoning")
+    distill.add_argument("--teacher", default="builtin", help="model to learn from; default: %(default)s")
+    distill.add_argument("--student", default="smollm2-135m", help="model to train; default: %(default)s")
+    distill.add_argument("--preset", choices=("demo", "full"), default="demo", help="recipe; default: %(default)s")
+    distill.add_argument("--problems", type=Path, help="JSONL file or dataset folder; default: procedural problems")
+    distill.add_argument("--traces", type=Path, help="traces.jsonl to learn from; default: the teacher is asked")
+    distill.add_argument("--per-family", type=_count, help="procedural problems a family; default: the preset's")
+    distill.add_argument("--samples", type=_count, help="answers a problem; default: the preset's")
+    distill.add_argument("--epochs", type=_count, help="passes over the training set; default: the preset's")
+    distill.add_argument("--lora", action="store_true", help="train low-rank adapters, then merge them")
+    distill.add_argument("--seed", type=int, help="default: the preset's")
+    distill.add_argument("--out", type=Path, required=True, help="run folder to write")
+
+    evaluation = verb("eval", "distill", "measure a model on held-out problems")
+    evaluation.add_argument("model", help="model folder (torch or int4), known name or hub id")
+    _add_problem_options(evaluation, per_family=48)
+    _add_sampling_options(evaluation, temperature=0.0)
+    evaluation.add_argument("--out", type=Path, help="run folder to write; default: runs/eval/ and the model's name")
+
+    export = verb("export", "export", "quantize a model and write it as an ONNX folder")
+    export.add_argument("model", help="model folder, known name or hub id")
+    export.add_argument("--int4", action="store_true", required=True, help="four bits a weight")
+    export.add_argument("--calibration", type=Path, help="train.jsonl to calibrate on; default: the model folder's")
+    export.add_argument("--out", type=Path, required=True, help="folder to write")
+
+    bench = verb("bench", "chat", "measure an exported folder: tokens/s, time to first token, memory")
+    bench.add_argument("folder", type=Path, help="exported folder")
+
+    chat = verb("chat", "chat", "open the local chat with an exported folder")
+    chat.add_argument("folder", type=Path, help="exported folder")
+    chat.add_argument("--port", type=int, default=0, help="port on 127.0.0.1; default: a free one")
+    chat.add_argument("--no-browser", action="store_true", help="print the address only")
+
+    report = verb("report", "distill", "print a run's ledger and write its report.html again")
+    report.add_argument("folder", type=Path, nargs="?", default=Path("runs/demo"), help="default: %(default)s")
+
+    demo = verb("demo", "all", "pull, distill, export, evaluate and report, then open the chat")
+    demo.add_argument("--full", action="store_true", help="the long recipe (up to 2 hours on 2 cores)")
+    demo.add_argument("--out", type=Path, help="default: runs/demo, or runs/full with --full")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    as_json, debug = "--json" in words, "--debug" in words
+    extra = "all"
+    try:
+        options = build_parser().parse_args(words)
+        extra = options.extra
+        result = _run(options)
+        if as_json:
+            print(json.dumps(result.facts, ensure_ascii=False), flush=True)
+        elif result.text:
+            print(result.text, flush=True)
+        if result.then and not as_json:
+            result.then()
+        return 0
+    except SystemExit as end:  # argparse after --help
+        return int(end.code or 0)
+    except KeyboardInterrupt:
+        _print_error("interrupted; run the same command again to go on", "Interrupted", INTERRUPTED, as_json)
+        return INTERRUPTED
+    except BrokenPipeError:  # the reader of stdout has left
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except BaseException as error:  # noqa: BLE001 – a panic in a Rust extension is no Exception
+        if debug:
+            traceback.print_exc()
+        shown = explain(error, extra)
+        _print_error(str(shown), type(shown).__name__, shown.exit_code, as_json)
+        return shown.exit_code
+
+
+def explain(error: BaseException, extra: str) -> ToolkitError:
+    """The one-line error for whatever a command raised; `extra` is the one that the command needs."""
+    if isinstance(error, ToolkitError):
+        return error
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        return MissingExtra(error.name.partition(".")[0], extra)
+    if getattr(error, "errno", None) == errno.ENOSPC or "No space left on device" in str(error):
+        place = getattr(error, "filename", None) or "the output folder"
+        return InputError(f"the disk is full while writing {place}; free space and run the same command again")
+    if isinstance(error, OSError) and error.filename:
+        return InputError(f"{error.filename} cannot be used: {error.strerror}")
+    if isinstance(error, MemoryError):
+        return InputError(
+            f"the machine's memory is too small for this step ({error}); close programs or use a smaller model"
+        )
+    lines = str(error).strip().splitlines() or ["no message"]
+    return InputError(f"unexpected {type(error).__name__}: {lines[0]}; run again with --debug to see where")
+
+
+def _run(options: argparse.Namespace) -> Result:
+    from toolkit import commands
+
+    result: Result = getattr(commands, options.verb)(options)
+    return result
+
+
+def _print_error(message: str, kind: str, exit_code: int, as_json: bool) -> None:
+    line = " ".join(message.split())
+    print(f"toolkit: {line}", file=sys.stderr, flush=True)
+    if as_json:
+        print(json.dumps({"error": line, "kind": kind, "exit": exit_code}, ensure_ascii=False), flush=True)
+
+
+def _add_problem_options(parser: Parser, *, per_family: int) -> None:
+    parser.add_argument("--problems", type=Path, help="JSONL file or dataset folder; default: procedural problems")
+    parser.add_argument(
+        "--per-family", type=_count, default=per_family, help="procedural problems a family; default: %(default)s"
+    )
+
+
+def _add_sampling_options(parser: Parser, *, temperature: float) -> None:
+    parser.add_argument("--samples", type=_count, default=1, help="answers a problem; default: %(default)s")
+    parser.add_argument("--temperature", type=float, default=temperature, help="0 is greedy; default: %(default)s")
+    parser.add_argument("--max-new-tokens", type=_count, default=320, help="default: %(default)s")
+    parser.add_argument("--batch-size", type=_count, default=32, help="default: %(default)s")
+    parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
+
+
+def _count(text: str) -> int:
+    """A whole number from 1 on."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value} must be at least 1")
+    return value
+
+
+if __name__ == "__main__":
+    sys.exit(main())

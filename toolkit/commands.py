@@ -1,0 +1,201 @@
+"""What each command of the command line does: it calls one stage and says what came out.
+
+A stage is imported inside its command, so that `toolkit --help` and the light chat load nothing heavy.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from toolkit.errors import InputError
+
+if TYPE_CHECKING:
+    from toolkit.generate import Decoder, Sampling
+    from toolkit.records import Problem
+
+Options = argparse.Namespace
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """What a command hands back: the facts for --json, and the same as text for a person."""
+
+    facts: Mapping[str, Any]
+    text: str
+    then: Callable[[], None] | None = None
+    """What a person at a terminal gets next, after the text."""
+
+
+def doctor(options: Options) -> Result:
+    from toolkit.doctor import examine, to_facts, to_text
+
+    findings = examine()
+    return Result(facts=to_facts(findings), text=to_text(findings))
+
+
+def pull(options: Options) -> Result:
+    from toolkit import models
+    from toolkit.runs import folder_bytes
+
+    folder = models.pull(options.model, options.out)
+    size_bytes = folder_bytes(folder)
+    facts = {"model": options.model, "folder": str(folder), "bytes": size_bytes}
+    return Result(facts=facts, text=f"{options.model} is in {folder} ({size_bytes / 1e6:.0f} MB)")
+
+
+def teach(options: Options) -> Result:
+    from distill import teach as stage
+
+    folder = stage.teach(stage.PRESETS[options.preset](), options.out)
+    return Result(facts={"folder": str(folder)}, text=f"the teacher is in {folder}")
+
+
+def traces(options: Options) -> Result:
+    from distill.evaluate import problems_digest
+    from distill.traces import sample_traces
+    from toolkit.chat_format import ChatFormat
+    from toolkit.ledger import PROBLEMS, TRACES
+    from toolkit.models import resolve
+    from toolkit.records import write_records
+    from toolkit.runs import Stage, finish, folder_digest, is_complete, partial_folder, read_manifest
+
+    teacher, problems, sampling = resolve(options.teacher), _problems(options, "train"), _sampling(options)
+    digest = folder_digest(teacher)
+    stage = Stage(
+        name="traces",
+        config={"samples": options.samples, **asdict(sampling)},
+        inputs={"teacher": digest, "problems": problems_digest(problems)},
+    )
+    if not is_complete(options.out, stage):
+        folder = partial_folder(options.out, stage)
+        write_records(folder / PROBLEMS, problems)
+        written = sample_traces(
+            open_decoder(teacher),
+            ChatFormat.from_folder(teacher),
+            problems,
+            sampling,
+            samples=options.samples,
+            batch_size=options.batch_size,
+            path=folder / TRACES,
+            teacher=f"{options.teacher}@{digest}",
+        )
+        finish(folder, options.out, stage, {"traces": len(written), "closed": sum(t.closed for t in written)})
+    measured = (read_manifest(options.out) or {})["measured"]
+    text = f"{measured['traces']} traces ({measured['closed']} with their thinking closed) are in {options.out}"
+    return Result(facts={"folder": str(options.out), **measured}, text=text)
+
+
+def distill(options: Options) -> Result:
+    from distill import pipeline
+    from toolkit.runs import read_manifest
+
+    given = {name: value for name in ("epochs", "seed") if (value := getattr(options, name)) is not None}
+    recipe = pipeline.full if options.preset == "full" else pipeline.demo
+    config = recipe(lora=options.lora, **given)
+    changes = {name: value for name in ("per_family", "samples") if (value := getattr(options, name)) is not None}
+    changes |= {name: getattr(options, name) for name in ("teacher", "student", "problems", "traces")}
+    folder = pipeline.distill(replace(config, **changes), options.out, open_decoder)
+    measured = (read_manifest(folder) or {})["measured"]
+    return Result(facts={"folder": str(folder), **measured}, text=f"the student is in {folder}")
+
+
+def eval(options: Options) -> Result:
+    from distill.evaluate import EvalConfig, evaluate_model
+    from toolkit.ledger import build_ledger, ledger_table
+    from toolkit.models import resolve
+
+    model = resolve(options.model)
+    out = options.out or Path("runs/eval") / model.resolve().name
+    config = EvalConfig(sampling=_sampling(options), samples=options.samples, batch_size=options.batch_size)
+    evaluation = evaluate_model(model, open_decoder, _problems(options, "test"), config, out)
+    text = f"{ledger_table(build_ledger({model.resolve().name: out}))}\n\ntraces and verdicts are in {out}"
+    return Result(facts={"folder": str(out), **evaluation.to_dict()}, text=text)
+
+
+def export(options: Options) -> Result:
+    from export.pipeline import export_int4, int4_config
+    from toolkit.models import resolve
+
+    manifest = export_int4(int4_config(resolve(options.model), options.out, calibration=options.calibration))
+    measured = manifest["measured"]
+    parity = measured["parity"]
+    text = (
+        f"{options.out}: {measured['bytes'] / 1e6:.1f} MB, {measured['bytes_per_parameter']:.3f} bytes a parameter; "
+        f"against the float model: mean KL {parity['mean_kl']:.4f}, same first choice {100 * parity['top1']:.1f} %"
+    )
+    return Result(facts={"folder": str(options.out), **measured}, text=text)
+
+
+def bench(options: Options) -> Result:
+    from export.benchmark import run_benchmark, table
+
+    benchmark = run_benchmark(options.folder)
+    return Result(facts=benchmark.to_dict(), text=table(benchmark))
+
+
+def chat(options: Options) -> Result:
+    from apps.chat import run_chat
+
+    run_chat(options.folder, port=options.port, open_browser=not options.no_browser)
+    return Result(facts={"folder": str(options.folder)}, text="")
+
+
+def report(options: Options) -> Result:
+    from toolkit.ledger import ledger_table
+    from toolkit.report import REPORT, report_run
+
+    ledger = report_run(options.folder)
+    return Result(facts=ledger.to_dict(), text=f"{ledger_table(ledger)}\n\nreport: {options.folder / REPORT}")
+
+
+def demo(options: Options) -> Result:
+    from distill import pipeline
+    from toolkit import demo as line
+    from toolkit.ledger import ledger_table
+    from toolkit.report import REPORT
+
+    out = options.out or Path("runs/full" if options.full else "runs/demo")
+    ledger = line.demo(pipeline.full() if options.full else pipeline.demo(), line.TEST_PROBLEMS_PER_FAMILY, out)
+    text = f"{ledger_table(ledger)}\n\nreport: {out / REPORT}\nchat:   toolkit chat {out / line.INT4}"
+    return Result(facts=ledger.to_dict(), text=text, then=lambda: _chat_if_someone_is_there(out / line.INT4))
+
+
+def open_decoder(folder: Path) -> Decoder:
+    """Open a model folder for decoding: an exported one through ONNX Runtime, any other through torch."""
+    if (folder / "model.onnx").is_file():
+        from export.session import OnnxDecoder
+
+        return OnnxDecoder(folder)
+    from toolkit.model.decoder import TorchDecoder
+
+    return TorchDecoder(folder)
+
+
+def _chat_if_someone_is_there(folder: Path) -> None:
+    if sys.stdin.isatty():
+        from apps.chat import run_chat
+
+        run_chat(folder, port=0, open_browser=True)
+
+
+def _problems(options: Options, split: str) -> list[Problem]:
+    """The user's problems, or procedural ones of a split."""
+    from distill.problems import make_problems, read_problems
+
+    if options.problems is not None:
+        problems = read_problems(options.problems)
+        if not problems:
+            raise InputError(f"{options.problems} must hold at least 1 problem; it holds none")
+        return problems
+    return make_problems("test" if split == "test" else "train", options.per_family, options.seed)
+
+
+def _sampling(options: Options) -> Sampling:
+    from toolkit.generate import Sampling
+
+    return Sampling(temperature=options.temperature, max_new_tokens=options.max_new_tokens, seed=options.seed)
