@@ -330,7 +330,7 @@ def train(student: Path, examples: Sequence[Example], config: TrainConfig, folde
     Raises `KeyboardInterrupt` after writing a checkpoint where it was interrupted.
     """
     keep_freed_memory()
-    disable_progress_bar()  # type: ignore[no-untyped-call]  # of loading and saving weights, which takes a second
+    disable_progress_bar()  # of loading and saving weights, which takes a second
     torch.manual_seed(config.seed)
     chat_format = write_student_format(student, folder)
     dataset = tokenize(examples, chat_format)
