@@ -19,6 +19,9 @@ Split = Literal["train", "validation", "test"]
 
 TEST_PERCENT = 10
 VALIDATION_PERCENT = 5
+LEDGER_PER_FAMILY = 48
+"""Seven families: 336 problems, so that a 95 % interval is about ten points wide at its widest."""
+LEDGER_SEED = 0
 PATIENCE = 2_000
 """Draws without a new problem after which a family counts as exhausted."""
 
@@ -90,6 +93,11 @@ def make_problems(split: Split, per_family: int, seed: int, families: Sequence[s
     for name in families:
         columns.append(_distinct(draw(name, seed), name, split, per_family))
     return [problem for row in zip(*columns, strict=True) for problem in row]
+
+
+def ledger_problems() -> list[Problem]:
+    """The frozen test problems that every row of a ledger is measured on."""
+    return make_problems("test", LEDGER_PER_FAMILY, LEDGER_SEED)
 
 
 def _distinct(drawn: Iterator[Problem], name: str, split: Split, count: int) -> list[Problem]:

@@ -1,12 +1,15 @@
 """Makes the built-in teacher: a small DeepSeek-V3 model taken from random weights to chains of thought.
 
 Stages, each a run folder of its own below `out`: `pretrain` (next token on task text) → `cold_start` (supervised chains
-of thought in R1's format). The last stage's folder is the teacher. Method: DeepSeek-V3 and DeepSeek-R1 reports.
+of thought in R1's format) → `eval` (the ledger's held-out problems) → `teacher` (the weights with their model card).
+Method: DeepSeek-V3 and DeepSeek-R1 reports.
 """
 
 from __future__ import annotations
 
 import json
+import shutil
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,14 +21,19 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import DeepseekV3Config, DeepseekV3ForCausalLM, Trainer, TrainerCallback, TrainingArguments
 
 from distill.chains import CHAINS
-from distill.problems import FAMILIES, make_problems
+from distill.evaluate import EvalConfig, evaluate_model
+from distill.model_card import teacher_card
+from distill.problems import FAMILIES, ledger_problems, make_problems
 from distill.teacher_tokenizer import END_OF_TEXT, make_tokenizer
 from toolkit.allocator import keep_freed_memory
 from toolkit.chat_format import REASONING_TEMPLATE, TURN_END, ChatFormat, completion_text, write_chat_files
+from toolkit.ledger import Evaluation
 from toolkit.model.balance import ExpertBalance
+from toolkit.model.decoder import TorchDecoder
 from toolkit.records import Problem
-from toolkit.runs import Stage, finish, folder_digest, is_complete, partial_folder
+from toolkit.runs import Stage, finish, folder_digest, is_complete, partial_folder, read_manifest
 
+CHAT_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 IGNORED = -100
 """Label of a token that has no part in the loss."""
 
@@ -109,7 +117,7 @@ def nano() -> TeachConfig:
             warmup_steps=100,
         ),
         cold_start=StageRecipe(
-            problems_per_family=18_000,
+            problems_per_family=10_000,
             epochs=1,
             batch_size=48,
             learning_rate=2e-3,
@@ -135,7 +143,24 @@ def teach(config: TeachConfig, out: Path) -> Path:
     """Run all stages; returns the folder of the teacher. Stages that are complete are not run again."""
     keep_freed_memory()
     base = _run_stage("pretrain", config, config.pretrain, out / "pretrain", None)
-    return _run_stage("cold_start", config, config.cold_start, out / "cold_start", base)
+    cold = _run_stage("cold_start", config, config.cold_start, out / "cold_start", base)
+    evaluation = evaluate_model(cold, TorchDecoder, ledger_problems(), EvalConfig(batch_size=128), out / "eval")
+    return _release(config, [base, cold], evaluation, out / "teacher")
+
+
+def _release(config: TeachConfig, stages: Sequence[Path], evaluation: Evaluation, out: Path) -> Path:
+    """The last stage's model with its card, as it ships."""
+    last = stages[-1]
+    stage = Stage(name="teach.teacher", config={}, inputs={"model": folder_digest(last)})
+    if is_complete(out, stage):
+        return out
+    folder = partial_folder(out, stage)
+    for name in ("config.json", "generation_config.json", "model.safetensors", *CHAT_FILES):
+        shutil.copy2(last / name, folder / name)
+    measured = {path.name: (read_manifest(path) or {})["measured"] for path in stages}
+    (folder / "README.md").write_text(teacher_card(asdict(config.shape), measured, evaluation), encoding="utf-8")
+    finish(folder, out, stage, measured | {"eval": evaluation.to_dict()})
+    return out
 
 
 def _run_stage(name: str, config: TeachConfig, recipe: StageRecipe, out: Path, base: Path | None) -> Path:
@@ -152,15 +177,17 @@ def _run_stage(name: str, config: TeachConfig, recipe: StageRecipe, out: Path, b
         torch.manual_seed(config.seed)
         model = DeepseekV3ForCausalLM(teacher_config(config.shape, ChatFormat.from_folder(folder)))
     else:
-        chat = ChatFormat.from_folder(base)
-        _write_chat(folder, chat)
+        for file in CHAT_FILES:
+            shutil.copy2(base / file, folder / file)
         model = DeepseekV3ForCausalLM.from_pretrained(base, dtype=torch.float32)
     chat = ChatFormat.from_folder(folder)
     examples = (_document(chat, *chain) if base is None else _turn(chat, *chain) for chain in chains)
+    started = time.monotonic()
     losses = _train(model, list(examples), config, recipe, folder)
+    seconds = time.monotonic() - started
     (folder / "loss.jsonl").write_text("".join(json.dumps(row) + "\n" for row in losses))
-    model.to(torch.bfloat16).save_pretrained(folder)
-    finish(folder, out, stage, {"examples": len(chains), "final_loss": losses[-1]["loss"]})
+    model.bfloat16().save_pretrained(folder)
+    finish(folder, out, stage, {"examples": len(chains), "loss": float(losses[-1]["loss"]), "seconds": seconds})
     return out
 
 
@@ -191,10 +218,6 @@ def write_tokenizer(folder: Path, chains: Sequence[tuple[Problem, str, str]]) ->
         texts.setdefault(problem.family, []).append(prompt + completion_text(reasoning, answer))
     tokenizer = make_tokenizer(texts)
     write_chat_files(folder, tokenizer, template=REASONING_TEMPLATE, eos_token=TURN_END, pad_token=END_OF_TEXT)
-
-
-def _write_chat(folder: Path, chat: ChatFormat) -> None:
-    write_chat_files(folder, chat.tokenizer, template=REASONING_TEMPLATE, eos_token=TURN_END, pad_token=END_OF_TEXT)
 
 
 def _chains(problems: Sequence[Problem]) -> Iterator[tuple[Problem, str, str]]:
@@ -251,7 +274,7 @@ def _train(
         seed=config.seed,
         remove_unused_columns=False,
     )
-    pad_id = model.config.pad_token_id
+    pad_id = model.config.pad_token_id or 0
 
     def collate(rows: list[dict[str, list[int]]]) -> dict[str, torch.Tensor]:
         """Pads on the right, where a causal model needs no mask: padding sees the text, never the other way."""

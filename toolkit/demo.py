@@ -13,13 +13,14 @@ goes on where it stopped.
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from distill.evaluate import EvalConfig, evaluate_model
 from distill.pipeline import DistillConfig, distill
 from distill.problems import ledger_problems
 from export.pipeline import export_int4, int4_config
-from toolkit.commands import open_decoder
+from toolkit.generate import Decoder
 from toolkit.ledger import Ledger
 from toolkit.models import resolve
 from toolkit.report import report_run
@@ -27,7 +28,7 @@ from toolkit.report import report_run
 STUDENT, INT4 = "student", "int4"
 
 
-def demo(config: DistillConfig, problems_per_family: int, out: Path) -> Ledger:
+def demo(config: DistillConfig, problems_per_family: int, out: Path, open_decoder: Callable[[Path], Decoder]) -> Ledger:
     """Run every step that `out` does not hold yet; returns the ledger."""
     teacher, base = resolve(config.teacher), resolve(config.student)
     _say(1, f"{config.student} learns from the {config.teacher} teacher")

@@ -52,7 +52,7 @@ class ExpertBalance(TrainerCallback):
             if not load_E.any():
                 continue
             load = load_E.float()
-            router.e_score_correction_bias += self.rate * torch.sign(load.mean() - load)
+            router.e_score_correction_bias.add_(torch.sign(load.mean() - load), alpha=self.rate)
             self.last_violation[index] = float((load.max() - load.mean()) / load.mean())
             load_E.zero_()
 

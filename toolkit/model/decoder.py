@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -27,7 +28,8 @@ class TorchDecoder:
     def __init__(self, folder: Path, dtype: torch.dtype | None = None) -> None:
         """`dtype`: where absent, bf16 on a machine that computes in it, else fp32."""
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.model = load_model(folder, dtype or compute_dtype()).to(self.device).eval()
+        model: torch.nn.Module = load_model(folder, dtype or compute_dtype())
+        self.model = cast(PreTrainedModel, model.to(self.device).eval())
         self.max_length: int = self.model.config.max_position_embeddings
         self._cache: DynamicCache | None = None
         self._mask_BS = torch.empty(0)
@@ -77,11 +79,11 @@ class TorchDecoder:
         return logits_BV
 
 
-class GrowingLayer(DynamicLayer):
+class GrowingLayer(DynamicLayer):  # type: ignore[no-untyped-call]
     """One layer's cache in buffers [rows, heads, capacity, dim] of which the first `length` positions are used."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.length = 0
         self._buffers: tuple[Tensor, Tensor] | None = None
 

@@ -9,8 +9,8 @@ def computes_in_bf16() -> bool:
     """Whether matrix products in bf16 run at least as fast as in fp32 here: a GPU of its time, or a CPU with the
     instructions (AVX512-BF16, AMX)."""
     if torch.cuda.is_available():
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
 def compute_dtype() -> torch.dtype:

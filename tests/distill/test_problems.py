@@ -1,0 +1,70 @@
+"""Problems and their splits."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from distill.problems import FAMILIES, make_problems, read_problems, split_of
+from toolkit.errors import InputError
+from toolkit.records import Problem
+
+
+def test_splits_share_no_question_whatever_the_seed() -> None:
+    ids = {
+        split: {problem.id for seed in (0, 1, 2) for problem in make_problems(split, 40, seed)}
+        for split in ("train", "validation", "test")
+    }
+    assert not ids["train"] & ids["test"]
+    assert not ids["train"] & ids["validation"]
+    assert not ids["validation"] & ids["test"]
+
+
+def test_white_space_and_case_do_not_move_a_question_to_another_split() -> None:
+    first = Problem.create(family="user", question="What is 2 + 2?", answer="4")
+    second = Problem.create(family="user", question="  what is\n2 + 2? ", answer="4")
+    assert first.id == second.id
+    assert split_of(first) == split_of(second)
+
+
+def test_same_seed_draws_the_same_problems_and_another_seed_others() -> None:
+    first, again, other = (make_problems("test", 10, seed) for seed in (3, 3, 4))
+    assert first == again
+    assert {p.id for p in first} != {p.id for p in other}
+
+
+def test_families_are_mixed_and_complete() -> None:
+    problems = make_problems("validation", 3, 0)
+    assert [p.family for p in problems[: len(FAMILIES)]] == list(FAMILIES)
+    assert len(problems) == 3 * len(FAMILIES)
+
+
+def test_unknown_family_is_named_with_the_known_ones() -> None:
+    with pytest.raises(InputError, match="'sudoku' must be one of chain_sum"):
+        make_problems("train", 1, 0, ["sudoku"])
+
+
+def test_users_jsonl_is_read_and_a_line_that_is_no_problem_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "mine.jsonl"
+    path.write_text('{"question": "Capital of France?", "answer": "Paris"}\n{"question": "2 + 2?", "answer": 4}\n')
+    problems = read_problems(path)
+    assert [(p.family, p.answer) for p in problems] == [("user", "Paris"), ("user", "4")]
+    path.write_text(path.read_text() + '{"question": "Why?"}\n')
+    with pytest.raises(InputError, match=r"line 3 is no problem: its 'answer' \(None\)"):
+        read_problems(path)
+    path.write_text("not json\n")
+    with pytest.raises(InputError, match="line 1 must be a JSON object"):
+        read_problems(path)
+
+
+def test_dataset_on_disk_gives_the_same_problems_as_its_jsonl(tmp_path: Path) -> None:
+    from datasets import Dataset
+
+    rows = [{"question": "2 + 2?", "answer": "4"}, {"question": "3 + 3?", "answer": "6"}]
+    Dataset.from_list(rows).save_to_disk(tmp_path / "dataset")
+    (tmp_path / "mine.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert read_problems(tmp_path / "dataset") == read_problems(tmp_path / "mine.jsonl")
+    with pytest.raises(InputError, match="save_to_disk"):
+        read_problems(tmp_path)

@@ -1,0 +1,69 @@
+"""The teacher's stages at their smallest, and the teacher that ships."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from transformers import AutoModelForCausalLM, AutoTokenizer, DeepseekV3ForCausalLM
+
+from distill.problems import FAMILIES, make_problems
+from distill.teach import quick, teach
+from distill.verify import grade
+from toolkit.chat_format import ChatFormat
+from toolkit.errors import FolderConflict
+from toolkit.generate import GREEDY
+from toolkit.model.decoder import TorchDecoder
+from toolkit.models import resolve
+
+BYTES_ALLOWED = 12_000_000
+
+
+@pytest.fixture(scope="module")
+def taught(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("teach")
+    teach(quick(), out)
+    return out
+
+
+def test_stages_leave_whole_folders_and_lower_the_loss(taught: Path) -> None:
+    for stage in ("pretrain", "cold_start"):
+        manifest = json.loads((taught / stage / "manifest.json").read_text())
+        assert manifest["stage"] == f"teach.{stage}"
+        assert not (taught / stage / "checkpoints").exists()
+    losses = [json.loads(line)["loss"] for line in (taught / "pretrain" / "loss.jsonl").read_text().splitlines()]
+    assert float(losses[-1]) < float(losses[0])
+
+
+def test_teacher_is_what_transformers_calls_deepseek_v3(taught: Path) -> None:
+    model = AutoModelForCausalLM.from_pretrained(taught / "cold_start")
+    assert isinstance(model, DeepseekV3ForCausalLM)
+    layers = model.model.layers
+    assert hasattr(layers[0].mlp, "gate_proj") and hasattr(layers[1].mlp, "shared_experts")
+    assert layers[0].self_attn.q_a_proj is not None
+    biases = [layer.mlp.gate.e_score_correction_bias for layer in layers[1:]]
+    assert all(bias.abs().max() > 0 for bias in biases)
+
+
+def test_tokenizer_reads_the_same_through_transformers(taught: Path) -> None:
+    ours = ChatFormat.from_folder(taught / "cold_start")
+    theirs = AutoTokenizer.from_pretrained(taught / "cold_start")
+    for problem in make_problems("test", 5, 0):
+        ids = ours.question_ids(problem.question)
+        messages = [{"role": "user", "content": problem.question}]
+        assert ids == theirs.apply_chat_template(messages, add_generation_prompt=True)["input_ids"]
+        assert ours.tokenizer.decode(ids, skip_special_tokens=False) == ours.render(messages)
+
+
+def test_finished_stages_are_not_run_again_and_other_settings_are_refused(taught: Path) -> None:
+    before = (taught / "cold_start" / "manifest.json").stat().st_mtime_ns
+    teach(quick(), taught)
+    assert (taught / "cold_start" / "manifest.json").stat().st_mtime_ns == before
+    with pytest.raises(FolderConflict, match=r"config.seed \(1\) must equal this run's \(2\)"):
+        teach(replace(quick(), seed=2), taught)
+
+
+def test_shipped_teacher_is_small_enough() -> None:
+    assert (resolve("builtin") / "model.safetensors").stat().st_size <= BYTES_ALLOWED
