@@ -215,7 +215,7 @@ def build_page(model: Model) -> gr.Blocks:
             show_progress="hidden",
             api_visibility="private",
         )
-        question.stop(_stop, conversation, status, queue=False, show_progress="hidden", api_visibility="private")
+        question.stop(_stop, conversation, None, queue=False, show_progress="hidden", api_visibility="private")
         new_chat.click(
             _new_chat,
             None,
@@ -322,10 +322,9 @@ def _picked(event: gr.SelectData) -> str:
     return str(event.value["text"])
 
 
-def _stop(conversation: Conversation) -> str:
+def _stop(conversation: Conversation) -> None:
     if conversation.turns:
         conversation.turns[-1].stop_requested = True
-    return "Stopping"
 
 
 def _new_chat() -> tuple[Any, ...]:

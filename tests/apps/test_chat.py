@@ -1,0 +1,115 @@
+"""What the page shows of a conversation, what the command refuses, and what its import chain holds."""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from apps.chat import EXAMPLES, Model, page_messages, run_chat, seconds, serve, status_line
+from apps.conversation import Conversation, Turn
+from tests.apps.scripted import ScriptedDecoder
+from toolkit.chat_format import ChatFormat
+from toolkit.errors import InputError
+
+
+@pytest.fixture
+def model(tiny_student: Path) -> Model:
+    chat_format = ChatFormat.from_folder(tiny_student)
+    decoder = ScriptedDecoder(chat_format, max_length=512, step_s=0.0)
+    return Model(name="scripted", size_bytes=1, decoder=decoder, chat_format=chat_format)
+
+
+def thought(turn: Turn, now: float = 0.0) -> dict[str, str]:
+    _, reasoning, *_ = page_messages(Conversation(turns=[turn]), now)
+    metadata: dict[str, str] = reasoning["metadata"]
+    return metadata
+
+
+def test_the_reasoning_block_is_titled_with_its_state_and_duration() -> None:
+    turn = Turn(question="?", context_room=100, state="thinking", reasoning="So", token_ids=[1] * 84)
+    assert thought(turn, now=1.26) == {"title": "Thinking… 1.3 s", "status": "pending"}
+    turn.state, turn.answer, turn.answering_at, turn.tokens_before_answer = "answering", "12", 2.1, 84
+    assert thought(turn, now=9.0) == {"title": "Thought for 2.1 s · 84 tokens", "status": "done"}
+
+
+def test_a_stopped_thought_stays_open_and_says_so() -> None:
+    turn = Turn(question="?", context_room=100, state="stopped", reasoning="So", token_ids=[1, 2], ended_at=0.5)
+    assert thought(turn) == {"title": "Stopped thinking after 0.5 s · 2 tokens"}
+    *_, note = page_messages(Conversation(turns=[turn]), 0.0)
+    assert "Stopped" in note["content"][0]["text"]
+
+
+def test_text_reaches_the_page_with_its_white_space() -> None:
+    turn = Turn(question="?", context_room=100, state="done", answer="  a\n\tb\n")
+    *_, answer = page_messages(Conversation(turns=[turn]), 0.0)
+    assert answer["content"] == [{"type": "text", "text": "  a\n\tb\n"}]
+
+
+def test_the_status_line_tells_tokens_and_speed() -> None:
+    turn = Turn(question="?", context_room=100, state="waiting")
+    assert status_line(turn) == "Reading the question"
+    turn.state, turn.reasoning, turn.token_ids, turn.tokens_before_answer = "done", "So", [1] * 1001, 990
+    turn.first_token_at, turn.last_token_at = 1.0, 26.0
+    assert status_line(turn) == "990 reasoning + 11 answer tokens · 40.0 tokens/s"
+
+
+def test_durations_read_as_people_say_them() -> None:
+    assert [seconds(s) for s in (0.04, 2.12, 59.94, 59.96, 72.4, 3600.0)] == [
+        "0.0 s",
+        "2.1 s",
+        "59.9 s",
+        "1 min 0 s",
+        "1 min 12 s",
+        "60 min 0 s",
+    ]
+
+
+def test_the_example_questions_are_worded_like_the_problems() -> None:
+    gcd, chain_sum, letter_counting, spell_backward = EXAMPLES
+    import reasoning_gym
+
+    for family, example in (("gcd", gcd), ("chain_sum", chain_sum), ("letter_counting", letter_counting)):
+        question = reasoning_gym.create_dataset(family, size=1, seed=0)[0]["question"]
+        assert question.split()[:4] == example.split()[:4]
+    assert spell_backward.startswith("Spell this word backward (example: sun -> nus): ")
+
+
+def test_a_folder_that_is_no_export_is_one_line(tmp_path: Path) -> None:
+    for folder in (tmp_path, tmp_path / "missing"):
+        with pytest.raises(InputError, match="toolkit export") as caught:
+            run_chat(folder, port=0, open_browser=False)
+        assert str(folder) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_host_beyond_the_loopback_is_refused(model: Model) -> None:
+    with pytest.raises(InputError, match=r"host \(0\.0\.0\.0\) must be one of 127\.0\.0\.1, localhost"):
+        serve(model, host="0.0.0.0", port=0, open_browser=False)
+
+
+def test_a_port_that_is_taken_is_refused(model: Model) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(InputError, match=rf"port \({port}\) must be free on 127\.0\.0\.1.*another --port"):
+            serve(model, host="127.0.0.1", port=port, open_browser=False)
+
+
+def test_the_import_chain_of_the_chat_holds_no_torch() -> None:
+    script = "import sys, json, apps.chat; print(json.dumps(sorted({name.split('.')[0] for name in sys.modules})))"
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    loaded = set(json.loads(result.stdout))
+    assert {"gradio", "onnxruntime", "tokenizers"} <= loaded
+    assert loaded.isdisjoint({"torch", "transformers", "onnx", "trl", "peft", "distill"})
+
+
+def test_importing_the_chat_switches_every_call_home_off() -> None:
+    script = (
+        "import apps.chat, os, gradio.analytics as a, huggingface_hub.constants as h;"
+        "print(a.analytics_enabled(), h.HF_HUB_OFFLINE, h.HF_HUB_DISABLE_TELEMETRY, os.environ['ORT_DISABLE_TELEMETRY'])"
+    )
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert result.stdout.split() == ["False", "True", "True", "1"]
