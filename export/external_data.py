@@ -46,7 +46,7 @@ def check_external_data(model_path: Path) -> None:
 
 def _check(model_path: Path, entry: dict[str, str]) -> None:
     location = entry.get("location", "")
-    if not location or Path(location).name != location or "\0" in location:
+    if location in ("", ".", "..") or Path(location).name != location or "\0" in location:
         raise InputError(f"external data {location!r} must lie beside {model_path}; the folder is not to be trusted")
     path = model_path.parent / location
     try:

@@ -47,7 +47,7 @@ class CalibrationStream:
         self._layer_class: type[nn.Module] = type(model.model.layers[0])
         self._rotary: nn.Module = type(model.model.rotary_emb)(config=config)
         embedding = checkpoint.tensor("model.embed_tokens.weight")
-        self._batches = [_pad(embedding, batch) for batch in _batches_by_length(texts)]
+        self.batches = [_pad(embedding, batch) for batch in _batches_by_length(texts)]
 
     @torch.no_grad()
     def quantize_layer(self, layer: int, *, block_size: int) -> Iterator[tuple[str, QuantizedWeight]]:
@@ -59,13 +59,13 @@ class CalibrationStream:
         block = self._load_layer(layer)
         attention, mlp = block.self_attn, block.mlp
         output, attention.o_proj = attention.o_proj, nn.Identity()
-        normed = [(block.input_layernorm(hidden_BTD), mask_BT) for hidden_BTD, mask_BT in self._batches]
+        normed = [(block.input_layernorm(hidden_BTD), mask_BT) for hidden_BTD, mask_BT in self.batches]
         qkv = [attention.q_proj, attention.k_proj, attention.v_proj]
         yield f"{prefix}.self_attn.qkv_proj.weight", _quantize_together(qkv, hessian(normed), block_size)
         attended = [(self._attend(attention, normed_BTD), mask_BT) for normed_BTD, mask_BT in normed]
         yield f"{prefix}.self_attn.o_proj.weight", _quantize_together([output], hessian(attended), block_size)
         self._add(output, attended)
-        normed = [(block.post_attention_layernorm(hidden_BTD), mask_BT) for hidden_BTD, mask_BT in self._batches]
+        normed = [(block.post_attention_layernorm(hidden_BTD), mask_BT) for hidden_BTD, mask_BT in self.batches]
         normed_hessian = hessian(normed)
         yield f"{prefix}.mlp.gate_proj.weight", _quantize_together([mlp.gate_proj], normed_hessian, block_size)
         yield f"{prefix}.mlp.up_proj.weight", _quantize_together([mlp.up_proj], normed_hessian, block_size)
@@ -81,12 +81,13 @@ class CalibrationStream:
 
     def _attend(self, attention: Any, normed_BTD: Tensor) -> Tensor:
         positions_1T = torch.arange(normed_BTD.shape[1])[None]
+        mask_TT = _window_mask(normed_BTD.shape[1], self._checkpoint.config.sliding_window)
         embeddings = self._rotary(normed_BTD, positions_1T)
-        attended_BTD: Tensor = attention(normed_BTD, position_embeddings=embeddings, attention_mask=None)[0]
+        attended_BTD: Tensor = attention(normed_BTD, position_embeddings=embeddings, attention_mask=mask_TT)[0]
         return attended_BTD
 
     def _add(self, linear: nn.Module, inputs: Sequence[tuple[Tensor, Tensor]]) -> None:
-        for (hidden_BTD, _), (input_BTK, _) in zip(self._batches, inputs, strict=True):
+        for (hidden_BTD, _), (input_BTK, _) in zip(self.batches, inputs, strict=True):
             hidden_BTD += linear(input_BTK)
 
 
@@ -149,7 +150,8 @@ def _inverse_factor(hessian_KK: Tensor) -> Tensor:
     damped_KK = hessian_KK.double()
     damped_KK.diagonal().add_(DAMPING * float(damped_KK.diagonal().mean()) + torch.finfo(torch.float32).tiny)
     inverse_KK = torch.cholesky_inverse(torch.linalg.cholesky(damped_KK))
-    return torch.linalg.cholesky(inverse_KK, upper=True).float()
+    upper_KK: Tensor = torch.linalg.cholesky(inverse_KK, upper=True)
+    return upper_KK.float()
 
 
 def _quantize_together(linears: Sequence[nn.Linear], hessian_KK: Tensor, block_size: int) -> QuantizedWeight:
@@ -161,6 +163,14 @@ def _quantize_together(linears: Sequence[nn.Linear], hessian_KK: Tensor, block_s
     for linear, rows_NK in zip(linears, torch.split(rounded_NK, sizes), strict=True):
         linear.weight.copy_(rows_NK)
     return quantized
+
+
+def _window_mask(length: int, sliding_window: int) -> Tensor | None:
+    """None where plain causal attention is all that is needed, which sdpa computes without a mask."""
+    if not 0 < sliding_window < length:
+        return None
+    distance_TT = torch.arange(length)[:, None] - torch.arange(length)
+    return (distance_TT >= 0) & (distance_TT < sliding_window)
 
 
 def _batches_by_length(texts: Sequence[Sequence[int]]) -> Iterator[list[Sequence[int]]]:

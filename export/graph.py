@@ -30,6 +30,7 @@ from export.model_config import ModelConfig
 from export.weights_file import FILE_NAME, StoredTensor, StoredWeight, Weights
 
 Floats = NDArray[np.float32]
+Shape = list[str | int | None]
 
 OPSET = 21
 IR_VERSION = 10
@@ -148,8 +149,9 @@ class _Graph:
 
     def norm(self, name: str, input_name: str, config: ModelConfig) -> str:
         weight = self.constant(name, self._vectors[name])
-        attributes = {"axis": -1, "epsilon": config.rms_norm_eps, "stash_type": 1}
-        return self.node("SimplifiedLayerNormalization", [input_name, weight], **attributes)
+        return self.node(
+            "SimplifiedLayerNormalization", [input_name, weight], axis=-1, epsilon=config.rms_norm_eps, stash_type=1
+        )
 
     def skip_norm(self, name: str, update: str, residual: str, config: ModelConfig) -> tuple[str, str]:
         """(norm(update + residual), update + residual)"""
@@ -229,12 +231,12 @@ def _model(graph: _Graph, config: ModelConfig) -> onnx.ModelProto:
         helper.make_tensor_value_info("input_ids", TensorProto.INT64, ["batch_size", "sequence_length"]),
         helper.make_tensor_value_info("attention_mask", TensorProto.INT64, ["batch_size", "total_sequence_length"]),
     ]
-    logits_shape = ["batch_size", "sequence_length", config.vocab_size]
+    logits_shape: Shape = ["batch_size", "sequence_length", config.vocab_size]
     outputs = [helper.make_tensor_value_info("logits", TensorProto.FLOAT, logits_shape)]
     for layer in range(config.num_hidden_layers):
         for kind in ("key", "value"):
-            past_shape = ["batch_size", heads, "past_sequence_length", size]
-            present_shape = ["batch_size", heads, "total_sequence_length", size]
+            past_shape: Shape = ["batch_size", heads, "past_sequence_length", size]
+            present_shape: Shape = ["batch_size", heads, "total_sequence_length", size]
             inputs.append(
                 helper.make_tensor_value_info(f"past_key_values.{layer}.{kind}", TensorProto.FLOAT, past_shape)
             )

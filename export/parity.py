@@ -67,7 +67,7 @@ def measure_parity(source: Path, exported: Path, held_out: Sequence[Text]) -> Pa
     """Compare `exported` with the float model in `source`; without texts, on the float model's answers to `QUESTIONS`."""
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32).eval()
+    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32)
     decoder = OnnxDecoder(exported)
     chat_format = ChatFormat.from_folder(source)
     prompts = [text.prompt for text in held_out] or [chat_format.question_ids(question) for question in QUESTIONS]
@@ -106,7 +106,7 @@ def check_parity(report: ParityReport, bounds: Bounds) -> None:
 
 def _greedy(model: PreTrainedModel, prompt: list[int]) -> list[int]:
     ids_BT = torch.tensor([prompt])
-    output_BT = model.generate(  # type: ignore[operator]
+    output_BT = model.generate(
         ids_BT, attention_mask=torch.ones_like(ids_BT), max_new_tokens=GREEDY_TOKENS, do_sample=False
     )
     completion: list[int] = output_BT[0, len(prompt) :].tolist()

@@ -50,7 +50,11 @@ class ExportConfig:
     calibration_tokens: int
     block_size: int
     head_bits: int
-    """Of the output head, and of the embedding where the two are tied; everything else has 4."""
+    """Of the output head, and of the embedding where the two are tied; everything else has 4.
+
+    8 costs a tied 135M model 14 MB (0.11 bytes a parameter). Rounded to 4 bits, head and embedding alone lost twice as
+    much as all calibrated layers together (mean KL 0.033 against 0.017), at 8 bits next to nothing (0.0001).
+    """
     bounds: Bounds
 
     def __post_init__(self) -> None:

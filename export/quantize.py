@@ -51,8 +51,7 @@ def quantize_nearest(weight_NK: Floats, *, bits: int, block_size: int) -> Quanti
     scales_NJ = np.maximum(((high_NJ - low_NJ) / largest).astype(np.float16), SMALLEST_SCALE)
     steps_NJ = scales_NJ.astype(np.float32)
     zero_points_NJ = np.clip(np.rint(-low_NJ / steps_NJ), 0, largest)
-    codes_NJM = np.rint(blocks_NJM / steps_NJ[..., None]) + zero_points_NJ[..., None]
-    codes_NJM = np.clip(codes_NJM, 0, largest)
+    codes_NJM = np.clip(np.rint(blocks_NJM / steps_NJ[..., None]) + zero_points_NJ[..., None], 0, largest)
     return pack(codes_NJM.astype(np.uint8), scales_NJ, zero_points_NJ.astype(np.uint8), bits=bits)
 
 
@@ -82,8 +81,8 @@ def _pack_nibbles(values: Bytes) -> Bytes:
     """Two along the last axis into one byte, low nibble first; an odd count is padded with 0."""
     if values.shape[-1] % 2:
         values = np.concatenate([values, np.zeros_like(values[..., :1])], axis=-1)
-    packed: Bytes = values[..., 0::2] | (values[..., 1::2] << 4)
-    return packed
+    high_nibbles: Bytes = values[..., 1::2] << np.uint8(4)
+    return values[..., 0::2] | high_nibbles
 
 
 def _unpack_nibbles(packed: Bytes) -> Bytes:

@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 import torch
 
-from export import pipeline
+from export.calibration import Text
 from export.external_data import check_external_data
-from export.parity import Bounds
+from export.parity import Bounds, check_parity, measure_parity
 from export.pipeline import ExportConfig, export_int4, int4_config
 from export.session import OnnxDecoder
+from toolkit.chat_format import ChatFormat
 from toolkit.errors import FolderConflict, GateFailed, InputError
 from toolkit.runs import file_digest, read_manifest
 
@@ -94,22 +95,21 @@ def test_parity_out_of_bounds_leaves_nothing(config: ExportConfig, bounds: Bound
     assert list(tmp_path.iterdir()) == []
 
 
-def test_damaged_weights_fail_the_gate(
-    config: ExportConfig, manifest: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    whole_kl = manifest["measured"]["parity"]["mean_kl"]
-    quantize = pipeline.quantize_nearest
-
-    def damaged(*arguments: Any, **keywords: Any) -> Any:
-        weight = quantize(*arguments, **keywords)
-        weight.codes[:] = weight.codes[::-1].copy()
-        return weight
-
-    monkeypatch.setattr(pipeline, "quantize_nearest", damaged)
-    bounds = Bounds(max_mean_kl=2 * whole_kl, min_top1=0.0)
-    with pytest.raises(GateFailed, match="mean KL"):
-        export_int4(replace(config, out=tmp_path / "int4", bounds=bounds))
-    assert list(tmp_path.iterdir()) == []
+def test_damaged_weights_fail_the_gate(config: ExportConfig, manifest: dict[str, Any], tmp_path: Path) -> None:
+    damaged = tmp_path / "int4"
+    shutil.copytree(config.out, damaged)
+    data = bytearray((damaged / "model.onnx.data").read_bytes())
+    middle = len(data) // 2
+    data[middle : middle + 4096] = bytes(byte ^ 0x88 for byte in data[middle : middle + 4096])
+    (damaged / "model.onnx.data").write_bytes(data)
+    questions = ChatFormat.from_folder(config.source)
+    held_out = [Text(prompt=questions.question_ids(q), completion=questions.encode("The answer is 4.")) for q in "ab"]
+    whole = measure_parity(config.source, config.out, held_out)
+    check_parity(whole, Bounds(max_mean_kl=1.01 * whole.mean_kl, min_top1=0.0))
+    with pytest.raises(GateFailed, match=r"mean KL to the float model \(\d\.\d+\) must be at most"):
+        check_parity(
+            measure_parity(config.source, damaged, held_out), Bounds(max_mean_kl=2 * whole.mean_kl, min_top1=0.0)
+        )
 
 
 def _copy(tiny_student: Path, folder: Path) -> Path:
@@ -181,7 +181,7 @@ def test_every_architecture_decodes_as_its_dequantized_weights_do_in_torch(
 
     out = tmp_path / "int4"
     export_int4(replace(int4_config(checkpoint_folder, out), bounds=Bounds(max_mean_kl=9.0, min_top1=0.0)))
-    model = AutoModelForCausalLM.from_pretrained(checkpoint_folder, dtype=torch.float32).eval()
+    model = AutoModelForCausalLM.from_pretrained(checkpoint_folder, dtype=torch.float32)
     _round_as_exported(model)
     ids = np.random.default_rng(0).integers(0, 320, 40).tolist()
     expected_TV = model(torch.tensor([ids])).logits[0].detach().numpy()

@@ -1,0 +1,62 @@
+"""Packing and rounding against plain loops over the format's definition."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from export.quantize import QuantizedWeight, dequantize, quantize_nearest
+
+
+def unpack_by_loops(weight: QuantizedWeight) -> np.ndarray:
+    """Read each code where MatMulNBits reads it: low nibble first, zero points packed along the blocks."""
+    rows, blocks = weight.scales.shape
+    values = np.zeros((rows, blocks * weight.block_size), dtype=np.float32)
+    per_byte = 8 // weight.bits
+    mask = 2**weight.bits - 1
+    for row in range(rows):
+        for column in range(values.shape[1]):
+            block, place = divmod(column, weight.block_size)
+            byte = int(weight.codes[row, block, place // per_byte])
+            code = byte >> (weight.bits * (place % per_byte)) & mask
+            zero_byte = int(weight.zero_points[row, block // per_byte])
+            zero_point = zero_byte >> (weight.bits * (block % per_byte)) & mask
+            values[row, column] = np.float32(weight.scales[row, block]) * np.float32(code - zero_point)
+    return values
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("blocks", [1, 2, 3])
+def test_dequantize_reads_the_layout_as_loops_do(bits: int, blocks: int) -> None:
+    weight_NK = np.random.default_rng(0).normal(size=(5, 32 * blocks)).astype(np.float32)
+    weight = quantize_nearest(weight_NK, bits=bits, block_size=32)
+    np.testing.assert_array_equal(dequantize(weight), unpack_by_loops(weight))
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_rounding_errs_by_at_most_one_step_and_keeps_zero(bits: int) -> None:
+    weight_NK = np.random.default_rng(1).normal(size=(16, 64)).astype(np.float32)
+    weight_NK[3, 7] = 0.0
+    weight = quantize_nearest(weight_NK, bits=bits, block_size=32)
+    steps_NK = np.repeat(weight.scales.astype(np.float32), 32, axis=1)
+    assert np.all(np.abs(dequantize(weight) - weight_NK) <= steps_NK)
+    assert np.abs(dequantize(weight) - weight_NK).mean() < 0.3 * steps_NK.mean()
+    assert dequantize(weight)[3, 7] == 0.0
+
+
+def test_blocks_of_zeros_of_one_sign_and_of_tiny_values_stay_finite() -> None:
+    weight_NK = np.zeros((4, 32), dtype=np.float32)
+    weight_NK[1] = 3.0
+    weight_NK[2] = -np.linspace(1, 2, 32)
+    weight_NK[3] = 1e-12
+    restored = dequantize(quantize_nearest(weight_NK, bits=4, block_size=32))
+    np.testing.assert_array_equal(restored[0], 0.0)
+    np.testing.assert_allclose(restored[1:3], weight_NK[1:3], atol=0.1)
+    np.testing.assert_allclose(restored[3], 0.0, atol=1e-6)
+
+
+def test_a_weight_costs_what_the_layout_says() -> None:
+    weight_NK = np.ones((8, 128), dtype=np.float32)
+    four, eight = (quantize_nearest(weight_NK, bits=bits, block_size=32).size_bytes for bits in (4, 8))
+    assert four * 8 / weight_NK.size == 4 + 16 / 32 + 4 / 32
+    assert eight * 8 / weight_NK.size == 8 + 16 / 32 + 8 / 32

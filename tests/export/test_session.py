@@ -1,0 +1,169 @@
+"""The runner: batches equal single rows, other loaders agree, and unsafe folders are not opened."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from export.parity import Bounds
+from export.pipeline import export_int4, int4_config
+from export.session import PROMPT_CHUNK, OnnxDecoder, physical_cores
+from toolkit.errors import InputError
+from toolkit.generate import GREEDY, complete
+
+NO_STOP: frozenset[int] = frozenset()
+
+
+@pytest.fixture(scope="module")
+def exported(tiny_student: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("exported") / "int4"
+    export_int4(replace(int4_config(tiny_student, out), bounds=Bounds(max_mean_kl=9.0, min_top1=0.0)))
+    return out
+
+
+@pytest.fixture(scope="module")
+def decoder(exported: Path) -> OnnxDecoder:
+    return OnnxDecoder(exported)
+
+
+def prompts(*lengths: int) -> list[list[int]]:
+    generator = np.random.default_rng(0)
+    return [generator.integers(3, 320, length).tolist() for length in lengths]
+
+
+def test_rows_of_a_batch_say_what_they_say_alone(decoder: OnnxDecoder) -> None:
+    sampling = replace(GREEDY, max_new_tokens=20)
+    rows = prompts(3, 40, 17, 1)
+    together = complete(decoder, rows, sampling, NO_STOP)
+    alone = [complete(decoder, [row], sampling, NO_STOP)[0] for row in rows]
+    assert [row.ids for row in together] == [row.ids for row in alone]
+
+
+def test_kept_rows_go_on_as_if_the_others_had_never_been(decoder: OnnxDecoder) -> None:
+    rows = prompts(5, 30, 12, 8)
+    decoder.start(rows)
+    decoder.step(np.array([10, 20, 30, 40]))
+    decoder.keep(np.array([3, 1]))
+    kept_BV = decoder.step(np.array([50, 60]))
+    for logits_V, row, tokens in zip(kept_BV, (rows[3], rows[1]), ((40, 50), (20, 60)), strict=True):
+        np.testing.assert_allclose(logits_V, decoder.start([[*row, *tokens]])[0], atol=0.02)
+
+
+def test_a_prompt_longer_than_a_chunk_reads_as_if_it_came_token_by_token(decoder: OnnxDecoder) -> None:
+    [prompt] = prompts(2 * PROMPT_CHUNK + 9)
+    at_once_V = decoder.start([prompt])[0]
+    decoder.start([prompt[:1]])
+    for token in prompt[1:]:
+        stepped_BV = decoder.step(np.array([token]))
+    np.testing.assert_allclose(at_once_V, stepped_BV[0], atol=0.02)
+    np.testing.assert_allclose(decoder.score(prompt)[-1], at_once_V, atol=1e-5)
+
+
+def test_start_forgets_what_was_before(decoder: OnnxDecoder) -> None:
+    first, second = prompts(9, 33)
+    expected_BV = decoder.start([first])
+    decoder.start([second])
+    np.testing.assert_array_equal(decoder.start([first]), expected_BV)
+
+
+def test_a_prompt_beyond_the_context_is_refused(decoder: OnnxDecoder) -> None:
+    with pytest.raises(InputError, match=r"the prompt \(513 tokens\) must fit the model's context \(512\)"):
+        decoder.start(prompts(513))
+
+
+def test_onnxruntime_genai_generates_the_same_greedy_tokens(exported: Path, decoder: OnnxDecoder) -> None:
+    import onnxruntime_genai as genai
+
+    [prompt] = prompts(20)
+    model = genai.Model(str(exported))
+    settings = genai.GeneratorParams(model)
+    settings.set_search_options(max_length=60, do_sample=False)
+    generator = genai.Generator(model, settings)
+    generator.append_tokens(np.array([prompt], dtype=np.int32))
+    while not generator.is_done():
+        generator.generate_next_token()
+    theirs = generator.get_sequence(0).tolist()[len(prompt) :]
+    ours = complete(decoder, [prompt], replace(GREEDY, max_new_tokens=40), frozenset({2}))[0].ids
+    assert ours == theirs
+
+
+def test_the_import_chain_of_the_runner_holds_no_training_library(exported: Path) -> None:
+    program = (
+        "import sys; from pathlib import Path; from export.session import OnnxDecoder;"
+        f"OnnxDecoder(Path({str(exported)!r})).start([[3, 4, 5]]);"
+        "print(sorted({'torch', 'transformers', 'onnx', 'safetensors'} & set(sys.modules)))"
+    )
+    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"
+
+
+def test_telemetry_is_off_before_onnxruntime_is_imported() -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "ORT_DISABLE_TELEMETRY"}
+    program = "import os; import export.session; print(os.environ['ORT_DISABLE_TELEMETRY'])"
+    found = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "1"
+
+
+def test_physical_cores_are_at_most_the_allowed_cpus() -> None:
+    assert 1 <= physical_cores() <= len(os.sched_getaffinity(0))
+
+
+@pytest.fixture
+def copied(exported: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(exported, tmp_path / "copy"))
+
+
+def test_a_linked_data_file_is_refused(copied: Path, tmp_path: Path) -> None:
+    data = copied / "model.onnx.data"
+    os.link(data, tmp_path / "second_name")
+    with pytest.raises(InputError, match=r"model\.onnx\.data must be a regular file with one name"):
+        OnnxDecoder(copied)
+    data.unlink()
+    data.symlink_to(tmp_path / "second_name")
+    with pytest.raises(InputError, match=r"model\.onnx\.data must be a regular file with one name"):
+        OnnxDecoder(copied)
+
+
+def test_a_short_or_missing_data_file_is_refused(copied: Path) -> None:
+    data = copied / "model.onnx.data"
+    size = data.stat().st_size
+    data.write_bytes(data.read_bytes()[:-10])
+    with pytest.raises(InputError, match=rf"\({size - 10} bytes\) must hold {size} bytes"):
+        OnnxDecoder(copied)
+    data.unlink()
+    with pytest.raises(InputError, match=r"model\.onnx\.data must exist"):
+        OnnxDecoder(copied)
+
+
+@pytest.mark.parametrize("location", ["../model.onnx.data", "/etc/hostname", "sub/x.data", "..", "model.onnx.data\0x"])
+def test_data_outside_the_folder_is_refused_wherever_the_graph_names_it(copied: Path, location: str) -> None:
+    import onnx
+
+    path = copied / "model.onnx"
+    model = onnx.load(path, load_external_data=False)
+    tensor = model.graph.node[0].attribute.add(name="hidden", type=onnx.AttributeProto.TENSOR).t
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value=location)
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(InputError, match=r"external data .* must lie beside"):
+        OnnxDecoder(copied)
+
+
+def test_a_damaged_graph_and_a_folder_without_one_are_refused(copied: Path, tiny_student: Path) -> None:
+    path = copied / "model.onnx"
+    content = path.read_bytes()
+    path.write_bytes(content[:-100])
+    with pytest.raises(InputError, match=r"model\.onnx must be a whole ONNX file"):
+        OnnxDecoder(copied)
+    path.write_bytes(content.replace(b"MatMulNBits", b"MatMulNBitz"))
+    with pytest.raises(InputError, match=r"model\.onnx must be a model that onnxruntime opens: .*MatMulNBitz"):
+        OnnxDecoder(copied)
+    with pytest.raises(InputError, match=r"model\.onnx must exist; make the folder with: toolkit export"):
+        OnnxDecoder(tiny_student)
