@@ -3,7 +3,8 @@
     traces.jsonl    one line a finished sample, in the order they finish; written the moment a row ends
 
 A sample's seed comes from its problem and its number, and its prompt and limits from itself alone, so what it says does
-not depend on the rows beside it, on the batch size, or on how often the run was broken off. Opening the file again
+not depend on the rows beside it, on the batch size, or on how often the run was broken off (as far as the decoder's
+own arithmetic gives a row the same logits in any batch: in bf16 a near tie may fall otherwise). Opening the file again
 skips what it holds and samples the rest.
 """
 

@@ -96,7 +96,7 @@ def extract_answer(text: str, form: Form) -> str:
         case "expression":
             return _expression(final)
         case "list":
-            return _list(boxed or plain, final)
+            return _list(boxed or plain)
         case "word":
             words = re.findall(r"[^\W\d_]+", final)
             return words[-1] if words else ""
@@ -176,10 +176,10 @@ def _balanced(run: str) -> str:
     return run
 
 
-def _list(text: str, final: str) -> str:
-    """The last list in brackets, which may span lines; else the numbers of the final piece."""
-    brackets = re.findall(r"\[([^\[\]]*)\]", text)
-    items = _NUMBER.findall(brackets[-1] if brackets else final)
+def _list(text: str) -> str:
+    """The last list in brackets, which may span lines; else the last line that lists numbers."""
+    lines = re.findall(r"\[([^\[\]]*)\]", text) or [line for line in text.split("\n") if len(_NUMBER.findall(line)) > 1]
+    items = _NUMBER.findall(lines[-1]) if lines else []
     return json.dumps(items) if items else ""
 
 
@@ -196,7 +196,7 @@ def _is_admissible(problem: Problem, answer: str) -> bool:
     if problem.family == "countdown":
         return bool(_ARITHMETIC.fullmatch(answer)) and "**" not in answer and len(answer) <= LONGEST_EXPRESSION
     if problem.family == "number_sorting":
-        asked = problem.metadata.get("original_numbers") or json.loads(_list(problem.answer, "") or "[]")
+        asked = problem.metadata.get("original_numbers") or json.loads(_list(problem.answer) or "[]")
         return sorted(map(Decimal, asked)) == sorted(map(Decimal, json.loads(answer or "[]")))
     return True
 

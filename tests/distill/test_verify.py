@@ -70,6 +70,7 @@ CASES: list[tuple[Form, str, str]] = [
     ("list", "The answer is:\n```python\n[\n  '1',\n  '2'\n]\n```", '["1", "2"]'),
     ("list", "1, 2, -3", '["1", "2", "-3"]'),
     ("list", "like ['9'] it is ['1', '2']", '["1", "2"]'),
+    ("list", "1, 2, -3\n\nThis is a list of 3 numbers.", '["1", "2", "-3"]'),
     ("list", "no numbers", ""),
     ("word", "olleh", "olleh"),
     ("word", 'The word "hello" spelled backward is "olleh".', "olleh"),
