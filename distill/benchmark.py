@@ -4,8 +4,9 @@
 
 Each variant trains in a process of its own (the allocator's settings are a process's), the variants take turns, and
 the table shows medians over the rounds. A tokens/s counts real tokens, prompts included, padding excluded, over whole
-steps (loading, forward, backward, clipping, optimizer) after the first two. The loss of the first step stands beside
-it, because the variants of one batch size see the same batch: they must agree on it.
+steps (loading, forward, backward, clipping, optimizer) after the first two; tokens a CPU second say the same of the
+process' own computing time. The loss of the first step stands beside them, because the variants of one batch size see
+the same batch: they must agree on it.
 """
 
 from __future__ import annotations
@@ -68,7 +69,7 @@ VARIANTS = {
 
 
 def measure(variant: Variant, student: Path, steps: int) -> dict[str, float]:
-    """Train `steps` timed steps in this process; returns tokens_per_s, peak_bytes and first_loss."""
+    """Train `steps` timed steps in this process; returns the table's figures."""
     from distill.train import write_student_format
     from toolkit.allocator import keep_freed_memory
 
@@ -84,9 +85,15 @@ def measure(variant: Variant, student: Path, steps: int) -> dict[str, float]:
         clock = _timer(trainer)
         trainer.train()
         seconds = clock.ended[-1] - clock.ended[WARM_UP_STEPS - 1]
+        cpu_seconds = clock.cpu[-1] - clock.cpu[WARM_UP_STEPS - 1]
         tokens = statistics.mean(lengths) * variant.batch_examples * steps
         first_loss = next(entry["loss"] for entry in trainer.state.log_history if "loss" in entry)
-    return {"tokens_per_s": tokens / seconds, "peak_bytes": _peak_bytes(), "first_loss": first_loss}
+    return {
+        "tokens_per_s": tokens / seconds,
+        "tokens_per_cpu_s": tokens / cpu_seconds,
+        "peak_bytes": _peak_bytes(),
+        "first_loss": first_loss,
+    }
 
 
 def benchmark(student: Path, rounds: int, steps: int) -> dict[str, dict[str, float]]:
@@ -107,12 +114,15 @@ def benchmark(student: Path, rounds: int, steps: int) -> dict[str, dict[str, flo
 def table(medians: dict[str, dict[str, float]]) -> str:
     """The result in Markdown."""
     base = medians["defaults"]["tokens_per_s"]
-    lines = ["| variant | tokens/s | × defaults | peak memory, GB | first loss |", "|---|---:|---:|---:|---:|"]
+    lines = [
+        "| variant | tokens/s | × defaults | tokens a CPU second | peak memory, GB | first loss |",
+        "|---|---:|---:|---:|---:|---:|",
+    ]
     for name, row in medians.items():
         rate = row["tokens_per_s"]
         lines.append(
-            f"| {VARIANTS[name].title} | {rate:.0f} | {rate / base:.2f} | {row['peak_bytes'] / 1e9:.1f} "
-            f"| {row['first_loss']:.4f} |"
+            f"| {VARIANTS[name].title} | {rate:.0f} | {rate / base:.2f} | {row['tokens_per_cpu_s']:.0f} "
+            f"| {row['peak_bytes'] / 1e9:.1f} | {row['first_loss']:.4f} |"
         )
     return "\n".join(lines)
 
@@ -163,12 +173,14 @@ def _default_trainer(variant: Variant, student: Path, examples: Sequence[Any], f
     """`SFTTrainer` as it comes, told only what it cannot know: the processor, and to report to no one."""
     import torch
     from datasets import Dataset
+    from huggingface_hub import constants
     from transformers import AutoTokenizer
     from trl.trainer.sft_config import SFTConfig
     from trl.trainer.sft_trainer import SFTTrainer
 
     from toolkit.chat_format import ChatFormat
 
+    constants.HF_HUB_DISABLE_TELEMETRY = True
     chat_format = ChatFormat.from_folder(folder)
     pairs = [chat_format.training_ids(e.question, e.reasoning, e.answer) for e in examples]
     dataset = Dataset.from_dict(
@@ -201,9 +213,11 @@ def _timer(trainer: Any) -> Any:
     class Timer(TrainerCallback):
         def __init__(self) -> None:
             self.ended: list[float] = []
+            self.cpu: list[float] = []
 
         def on_step_end(self, *args: Any, **kwargs: Any) -> None:
             self.ended.append(time.monotonic())
+            self.cpu.append(time.process_time())
 
     clock = Timer()
     trainer.remove_callback(PrinterCallback)

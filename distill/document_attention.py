@@ -26,6 +26,8 @@ import torch
 from torch import Tensor
 from transformers import AttentionInterface
 
+from toolkit.errors import InputError
+
 NAME = "documents"
 BUCKET = 32
 """Documents are padded to a multiple of this: small enough to waste little, large enough that few shapes occur."""
@@ -50,6 +52,7 @@ class Documents:
     """Where each token of a batch lies among the rows of the buckets."""
 
     def __init__(self, lengths: Sequence[int]) -> None:
+        self.longest = max(lengths)
         starts = [sum(lengths[:i]) for i in range(len(lengths))]
         order = sorted(range(len(lengths)), key=lambda i: _padded(lengths[i]))
         self.buckets: list[Bucket] = []
@@ -137,10 +140,19 @@ def attend(
     scaling: float,
     documents: Documents,
     dropout: float = 0.0,
+    sliding_window: int | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """Attention under transformers' interface: query 1HNA, key and value 1GNA; returns 1NHA."""
+    """Attention under transformers' interface: query 1HNA, key and value 1GNA; returns 1NHA.
+
+    Raises `InputError` where a document is longer than the model's sliding window.
+    """
     assert attention_mask is None and dropout == 0.0 and query.shape[0] == 1
+    if sliding_window is not None and documents.longest > sliding_window:
+        raise InputError(
+            f"the longest example ({documents.longest} tokens) must be at most the student's sliding window "
+            f"({sliding_window}); lower max_tokens"
+        )
     q_NHA, k_NGA, v_NGA = (states[0].transpose(0, 1) for states in (query, key, value))
     out_NHA: Tensor = _Attention.apply(q_NHA, k_NGA, v_NGA, scaling, documents)  # type: ignore[no-untyped-call]
     return out_NHA[None], None

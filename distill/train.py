@@ -14,7 +14,6 @@ tokenizer and the reasoning template. `checkpoints/` lets an interrupted run go 
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import signal
 import threading
@@ -27,10 +26,9 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"  # TRL reports each trainer that is made, unless this stands before import
-
 import torch
 from datasets import Dataset
+from huggingface_hub import constants
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors import SafetensorError
 from torch import Tensor, nn
@@ -180,6 +178,8 @@ class StudentTrainer(SFTTrainer):
     """`SFTTrainer` whose model computes the loss itself, from completion tokens alone."""
 
     def __init__(self, model: PreTrainedModel | PeftModel, config: TrainConfig, **kwargs: Any) -> None:
+        # TRL reports each trainer that is made; the environment variable of this name is read too early to set it here
+        constants.HF_HUB_DISABLE_TELEMETRY = True
         super().__init__(model=model, data_collator=collate, **kwargs)
         self._config = config
         causal_lm: Any = model.get_base_model() if isinstance(model, PeftModel) else model
@@ -308,6 +308,7 @@ def trainer_arguments(config: TrainConfig, folder: Path) -> SFTConfig:
         seed=config.seed,
         data_seed=config.seed,
         logging_steps=config.log_every,
+        logging_first_step=True,  # a run may be shorter than that
         logging_nan_inf_filter=False,
         save_strategy="no",  # the journal asks for checkpoints, by the clock
         save_total_limit=1,

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from huggingface_hub import constants
 from transformers import AutoModelForCausalLM
 
 from distill import document_attention
@@ -256,8 +257,19 @@ def test_an_architecture_that_is_not_supported_is_refused_by_name(tiny_student: 
         write_student_format(tmp_path, tmp_path)
 
 
-def test_nothing_is_reported_to_anyone(tmp_path: Path) -> None:
+def test_nothing_is_reported_to_anyone(tiny_student: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert trainer_arguments(demo(), tmp_path).report_to == []
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_TELEMETRY", False)  # as where it was imported before us
+    train(tiny_student, examples(4), tiny_recipe(), tmp_path)
+    assert constants.HF_HUB_DISABLE_TELEMETRY
+
+
+def test_a_document_longer_than_the_sliding_window_is_refused() -> None:
+    states = torch.zeros(1, 2, 40, 8)
+    with pytest.raises(InputError, match=r"\(40 tokens\) must be at most the student's sliding window \(32\)"):
+        document_attention.attend(
+            torch.nn.Identity(), states, states, states, None, scaling=1.0, documents=Documents([40]), sliding_window=32
+        )
 
 
 def test_a_saved_student_keeps_its_weights(tiny_student: Path, tmp_path: Path) -> None:
