@@ -56,7 +56,10 @@ def build_parser() -> Parser:
 
     traces = verb("traces", "distill", "let a teacher answer problems, thinking aloud")
     traces.add_argument("--teacher", default="builtin", help="model that answers; default: %(default)s")
-    _add_problem_options(traces, per_family=100)
+    traces.add_argument("--problems", type=Path, help="JSONL file or dataset folder; default: procedural problems")
+    traces.add_argument(
+        "--per-family", type=_count, default=100, help="procedural problems a family; default: %(default)s"
+    )
     _add_sampling_options(traces, temperature=0.6)
     traces.add_argument("--out", type=Path, required=True, help="run folder to write")
 
@@ -75,7 +78,9 @@ def build_parser() -> Parser:
 
     evaluation = verb("eval", "distill", "measure a model on held-out problems")
     evaluation.add_argument("model", help="model folder (torch or int4), known name or hub id")
-    _add_problem_options(evaluation, per_family=48)
+    evaluation.add_argument(
+        "--problems", type=Path, help="JSONL file or dataset folder; default: the ledger's problems"
+    )
     _add_sampling_options(evaluation, temperature=0.0)
     evaluation.add_argument("--out", type=Path, help="run folder to write; default: runs/eval/ and the model's name")
 
@@ -165,13 +170,6 @@ def _print_error(message: str, kind: str, exit_code: int, as_json: bool) -> None
     print(f"toolkit: {line}", file=sys.stderr, flush=True)
     if as_json:
         print(json.dumps({"error": line, "kind": kind, "exit": exit_code}, ensure_ascii=False), flush=True)
-
-
-def _add_problem_options(parser: Parser, *, per_family: int) -> None:
-    parser.add_argument("--problems", type=Path, help="JSONL file or dataset folder; default: procedural problems")
-    parser.add_argument(
-        "--per-family", type=_count, default=per_family, help="procedural problems a family; default: %(default)s"
-    )
 
 
 def _add_sampling_options(parser: Parser, *, temperature: float) -> None:

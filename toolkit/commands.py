@@ -57,6 +57,7 @@ def teach(options: Options) -> Result:
 
 def traces(options: Options) -> Result:
     from distill.evaluate import problems_digest
+    from distill.problems import make_problems
     from distill.traces import sample_traces
     from toolkit.chat_format import ChatFormat
     from toolkit.ledger import PROBLEMS, TRACES
@@ -64,7 +65,11 @@ def traces(options: Options) -> Result:
     from toolkit.records import write_records
     from toolkit.runs import Stage, finish, folder_digest, is_complete, partial_folder, read_manifest
 
-    teacher, problems, sampling = resolve(options.teacher), _problems(options, "train"), _sampling(options)
+    teacher, sampling = resolve(options.teacher), _sampling(options)
+    if options.problems is not None:
+        problems = _given_problems(options.problems)
+    else:
+        problems = make_problems("train", options.per_family, options.seed)
     digest = folder_digest(teacher)
     stage = Stage(
         name="traces",
@@ -106,13 +111,15 @@ def distill(options: Options) -> Result:
 
 def eval(options: Options) -> Result:
     from distill.evaluate import EvalConfig, evaluate_model
+    from distill.problems import ledger_problems
     from toolkit.ledger import build_ledger, ledger_table
     from toolkit.models import resolve
 
     model = resolve(options.model)
     out = options.out or Path("runs/eval") / model.resolve().name
     config = EvalConfig(sampling=_sampling(options), samples=options.samples, batch_size=options.batch_size)
-    evaluation = evaluate_model(model, open_decoder, _problems(options, "test"), config, out)
+    problems = _given_problems(options.problems) if options.problems is not None else ledger_problems()
+    evaluation = evaluate_model(model, open_decoder, problems, config, out)
     text = f"{ledger_table(build_ledger({model.resolve().name: out}))}\n\ntraces and verdicts are in {out}"
     return Result(facts={"folder": str(out), **evaluation.to_dict()}, text=text)
 
@@ -155,12 +162,14 @@ def report(options: Options) -> Result:
 
 def demo(options: Options) -> Result:
     from distill import pipeline
+    from distill.problems import ledger_problems
     from toolkit import demo as line
     from toolkit.ledger import ledger_table
     from toolkit.report import REPORT
 
     out = options.out or Path("runs/full" if options.full else "runs/demo")
-    ledger = line.demo(pipeline.full() if options.full else pipeline.demo(), line.TEST_PROBLEMS_PER_FAMILY, out)
+    config = pipeline.full() if options.full else pipeline.demo()
+    ledger = line.demo(config, ledger_problems(), out, open_decoder)
     text = f"{ledger_table(ledger)}\n\nreport: {out / REPORT}\nchat:   toolkit chat {out / line.INT4}"
     return Result(facts=ledger.to_dict(), text=text, then=lambda: _chat_if_someone_is_there(out / line.INT4))
 
@@ -183,16 +192,13 @@ def _chat_if_someone_is_there(folder: Path) -> None:
         run_chat(folder, port=0, open_browser=True)
 
 
-def _problems(options: Options, split: str) -> list[Problem]:
-    """The user's problems, or procedural ones of a split."""
-    from distill.problems import make_problems, read_problems
+def _given_problems(path: Path) -> list[Problem]:
+    from distill.problems import read_problems
 
-    if options.problems is not None:
-        problems = read_problems(options.problems)
-        if not problems:
-            raise InputError(f"{options.problems} must hold at least 1 problem; it holds none")
-        return problems
-    return make_problems("test" if split == "test" else "train", options.per_family, options.seed)
+    problems = read_problems(path)
+    if not problems:
+        raise InputError(f"{path} must hold at least 1 problem; it holds none")
+    return problems
 
 
 def _sampling(options: Options) -> Sampling:

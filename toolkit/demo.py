@@ -13,29 +13,30 @@ goes on where it stopped.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from distill.evaluate import EvalConfig, evaluate_model
 from distill.pipeline import DistillConfig, distill
-from distill.problems import ledger_problems
 from export.pipeline import export_int4, int4_config
 from toolkit.generate import Decoder
 from toolkit.ledger import Ledger
 from toolkit.models import resolve
+from toolkit.records import Problem
 from toolkit.report import report_run
 
 STUDENT, INT4 = "student", "int4"
 
 
-def demo(config: DistillConfig, problems_per_family: int, out: Path, open_decoder: Callable[[Path], Decoder]) -> Ledger:
-    """Run every step that `out` does not hold yet; returns the ledger."""
+def demo(
+    config: DistillConfig, problems: Sequence[Problem], out: Path, open_decoder: Callable[[Path], Decoder]
+) -> Ledger:
+    """Run every step that `out` does not hold yet; returns the ledger of all stages on these held-out problems."""
     teacher, base = resolve(config.teacher), resolve(config.student)
     _say(1, f"{config.student} learns from the {config.teacher} teacher")
     student = distill(config, out / STUDENT, open_decoder)
     _say(2, "the student becomes an int4 ONNX folder")
     export_int4(int4_config(student, out / INT4))
-    problems = ledger_problems()
     _say(3, f"every stage answers the same {len(problems)} held-out problems")
     for row, folder in (("teacher", teacher), ("base", base), ("student", student), ("int4", out / INT4)):
         evaluate_model(folder, open_decoder, problems, EvalConfig(), out / "eval" / row)
