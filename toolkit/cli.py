@@ -100,6 +100,7 @@ def build_parser() -> Parser:
 
     report = verb("report", "distill", "print a run's ledger and write its report.html again")
     report.add_argument("folder", type=Path, nargs="?", default=Path("runs/demo"), help="default: %(default)s")
+    report.add_argument("--readme", type=Path, help="Markdown file whose marked blocks get this run's figures")
 
     demo = verb("demo", "all", "pull, distill, export, evaluate and report, then open the chat")
     demo.add_argument("--full", action="store_true", help="the long recipe (up to 2 hours on 2 cores)")

@@ -154,9 +154,12 @@ def chat(options: Options) -> Result:
 
 def report(options: Options) -> Result:
     from toolkit.ledger import ledger_table
+    from toolkit.readme import write_figures
     from toolkit.report import REPORT, report_run
 
     ledger = report_run(options.folder)
+    if options.readme is not None:
+        write_figures(options.readme, options.folder, ledger)
     return Result(facts=ledger.to_dict(), text=f"{ledger_table(ledger)}\n\nreport: {options.folder / REPORT}")
 
 
