@@ -15,15 +15,11 @@ from __future__ import annotations
 
 import json
 import shutil
-import signal
-import threading
 import time
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
@@ -37,10 +33,6 @@ from transformers import (
     AutoTokenizer,
     PreTrainedModel,
     PrinterCallback,
-    TrainerCallback,
-    TrainerControl,
-    TrainerState,
-    TrainingArguments,
 )
 from transformers.utils.logging import disable_progress_bar
 from trl.trainer.sft_config import SFTConfig
@@ -49,15 +41,14 @@ from trl.trainer.sft_trainer import SFTTrainer
 from distill import document_attention
 from distill.completion_loss import IGNORED, summed_loss
 from distill.document_attention import Documents
+from distill.journal import LOSS, Journal, postponed_interrupt
 from distill.master_adamw import MasterAdamW
 from toolkit.allocator import keep_freed_memory
 from toolkit.chat_format import REASONING_TEMPLATE, TURN_END, TURN_START, ChatFormat, load_tokenizer, write_chat_files
 from toolkit.errors import InputError
 from toolkit.model.precision import compute_dtype
-from toolkit.progress import Progress
 from toolkit.records import Example
 
-LOSS = "loss.jsonl"
 CHECKPOINTS = "checkpoints"
 STUDENT_TYPES = ("llama", "mistral", "qwen2", "qwen3")
 """`model_type` of the architectures whose forward hands `documents` through to the attention."""
@@ -231,67 +222,6 @@ class _LossForward:
         return summed_loss(hidden_1ND[0], self._head.weight, labels[0])
 
 
-class _Journal(TrainerCallback):
-    """Writes `loss.jsonl`, shows progress, and asks for a checkpoint now and then and at an interrupt."""
-
-    def __init__(self, folder: Path, config: TrainConfig, tokens: int, interrupted: threading.Event) -> None:
-        self._path = folder / LOSS
-        self._config = config
-        self._tokens = tokens
-        self._interrupted = interrupted
-        self._saved_at = time.monotonic()
-
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """Cut the log back to the checkpoint that training goes on from."""
-        lines = self._path.read_text().splitlines() if self._path.exists() else []
-        kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= state.global_step]
-        self._path.write_text("".join(line + "\n" for line in kept))
-        self._tokens_a_step = self._tokens * self._config.epochs / state.max_steps
-        self._begun, self._begun_at = state.global_step, time.monotonic()
-        self._progress = Progress("train", state.max_steps, done=state.global_step)
-
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        self._progress.advance()
-        now = time.monotonic()
-        if self._interrupted.is_set():
-            control.should_save = control.should_training_stop = True
-        elif now - self._saved_at >= self._config.checkpoint_every_s and state.global_step < state.max_steps:
-            control.should_save = True
-            self._saved_at = now
-
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: Mapping[str, float] | None = None,
-        **kwargs: Any,
-    ) -> None:
-        if not logs or "loss" not in logs:
-            return
-        elapsed_s = time.monotonic() - self._begun_at
-        tokens_per_s = (state.global_step - self._begun) * self._tokens_a_step / elapsed_s
-        record = {
-            "step": state.global_step,
-            "epoch": logs["epoch"],
-            "loss": logs["loss"],
-            "grad_norm": logs["grad_norm"],
-            "learning_rate": logs["learning_rate"],
-            "tokens": round(state.global_step * self._tokens_a_step),
-            "tokens_per_s": round(tokens_per_s, 1),
-        }
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
-        self._progress.advance(0, f"loss {logs['loss']:.3f}  {tokens_per_s:.0f} tokens/s")
-
-    def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        self._progress.close()
-
-
 def trainer_arguments(config: TrainConfig, folder: Path) -> SFTConfig:
     """Our recipe in the trainer's words."""
     # transformers 5.23 calls TRL's own default by its old name and warns about it
@@ -337,7 +267,7 @@ def train(student: Path, examples: Sequence[Example], config: TrainConfig, folde
     dataset = tokenize(examples, chat_format)
     tokens = sum(len(ids) for ids in dataset["input_ids"])
     model = load_student(student, config, chat_format.encode(TURN_END)[0])
-    with _postponed_interrupt() as interrupted:
+    with postponed_interrupt() as interrupted:
         trainer = StudentTrainer(
             model,
             config,
@@ -346,7 +276,14 @@ def train(student: Path, examples: Sequence[Example], config: TrainConfig, folde
             processing_class=AutoTokenizer.from_pretrained(folder, local_files_only=True),
         )
         trainer.remove_callback(PrinterCallback)
-        trainer.add_callback(_Journal(folder, config, tokens, interrupted))
+        trainer.add_callback(
+            Journal(
+                folder / LOSS,
+                tokens=tokens * config.epochs,
+                checkpoint_every_s=config.checkpoint_every_s,
+                interrupted=interrupted,
+            )
+        )
         begun = time.monotonic()
         checkpoint = _last_checkpoint(folder / CHECKPOINTS)
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
@@ -369,23 +306,3 @@ def _last_checkpoint(folder: Path) -> Path | None:
     """The newest checkpoint that was written to its end (the trainer writes its state last)."""
     found = [path for path in folder.glob("checkpoint-*") if (path / "trainer_state.json").is_file()]
     return max(found, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
-
-
-@contextmanager
-def _postponed_interrupt() -> Iterator[threading.Event]:
-    """Within, the first Ctrl-C sets the event, so that the step in hand ends whole; a second one interrupts."""
-    interrupted = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield interrupted
-        return
-    before = signal.getsignal(signal.SIGINT)
-
-    def note(number: int, frame: FrameType | None) -> None:
-        interrupted.set()
-        signal.signal(signal.SIGINT, before)
-
-    signal.signal(signal.SIGINT, note)
-    try:
-        yield interrupted
-    finally:
-        signal.signal(signal.SIGINT, before)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import signal
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,10 @@ from transformers import AutoModelForCausalLM
 from distill import document_attention
 from distill.completion_loss import IGNORED, summed_loss
 from distill.document_attention import Documents
+from distill.journal import LOSS, Journal
 from distill.master_adamw import MasterAdamW
 from distill.train import (
     CHECKPOINTS,
-    LOSS,
     TrainConfig,
     collate,
     demo,
@@ -233,17 +234,15 @@ def test_training_goes_on_after_an_interrupt(
     made = examples(24)
     train(tiny_student, made, tiny_recipe(), whole)
 
-    import distill.train
-
-    journal = distill.train._Journal.on_step_end
+    on_step_end = Journal.on_step_end
 
     def interrupt(self: object, args: object, state: object, control: object, **kwargs: object) -> None:
         if state.global_step == 3:  # type: ignore[attr-defined]
-            self._interrupted.set()  # type: ignore[attr-defined]
-        journal(self, args, state, control, **kwargs)  # type: ignore[arg-type]
+            signal.raise_signal(signal.SIGINT)
+        on_step_end(self, args, state, control, **kwargs)  # type: ignore[arg-type]
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(distill.train._Journal, "on_step_end", interrupt)
+        patch.setattr(Journal, "on_step_end", interrupt)
         train(tiny_student, made, tiny_recipe(), broken)
     assert len(losses(broken)) == 3
     train(tiny_student, made, tiny_recipe(), broken)

@@ -1,0 +1,106 @@
+"""What a training run leaves behind while it runs: a loss a line, progress for the person, checkpoints for a kill.
+
+    loss.jsonl    {"step", "epoch", "loss", "grad_norm", "learning_rate", "tokens", "tokens_per_s"}
+
+A run that goes on from a checkpoint first cuts the file back to it, so each step stands there once.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from toolkit.progress import Progress
+
+LOSS = "loss.jsonl"
+
+
+class Journal(TrainerCallback):
+    """Writes the losses, shows progress, and asks for a checkpoint now and then and at an interrupt."""
+
+    def __init__(self, path: Path, *, tokens: int, checkpoint_every_s: float, interrupted: threading.Event) -> None:
+        """`tokens`: of the whole run, all epochs."""
+        self._path = path
+        self._tokens = tokens
+        self._checkpoint_every_s = checkpoint_every_s
+        self._interrupted = interrupted
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Cut the log back to the checkpoint that training goes on from."""
+        lines = self._path.read_text().splitlines() if self._path.exists() else []
+        kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= state.global_step]
+        self._path.write_text("".join(line + "\n" for line in kept))
+        self._tokens_a_step = self._tokens / state.max_steps
+        self._first_step = state.global_step
+        self._begun_at = self._saved_at = time.monotonic()
+        self._progress = Progress("train", state.max_steps, done=state.global_step)
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        self._progress.advance()
+        now = time.monotonic()
+        if self._interrupted.is_set():
+            control.should_save = control.should_training_stop = True
+        elif now - self._saved_at >= self._checkpoint_every_s and state.global_step < state.max_steps:
+            control.should_save = True
+            self._saved_at = now
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: Mapping[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if not logs or "loss" not in logs:
+            return
+        elapsed_s = time.monotonic() - self._begun_at
+        tokens_per_s = (state.global_step - self._first_step) * self._tokens_a_step / elapsed_s
+        record = {
+            "step": state.global_step,
+            "epoch": logs["epoch"],
+            "loss": logs["loss"],
+            "grad_norm": logs["grad_norm"],
+            "learning_rate": logs["learning_rate"],
+            "tokens": round(state.global_step * self._tokens_a_step),
+            "tokens_per_s": round(tokens_per_s, 1),
+        }
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
+        self._progress.advance(0, f"loss {logs['loss']:.3f}  {tokens_per_s:.0f} tokens/s")
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self._progress.close()
+
+
+@contextmanager
+def postponed_interrupt() -> Iterator[threading.Event]:
+    """Within, the first Ctrl-C sets the event, so that the step in hand ends whole; a second one interrupts."""
+    interrupted = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield interrupted
+        return
+    before = signal.getsignal(signal.SIGINT)
+
+    def note(number: int, frame: FrameType | None) -> None:
+        interrupted.set()
+        signal.signal(signal.SIGINT, before)
+
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield interrupted
+    finally:
+        signal.signal(signal.SIGINT, before)
