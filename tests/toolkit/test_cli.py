@@ -1,0 +1,169 @@
+"""The command line: one result on stdout, one line on stderr, and an exit code that says which."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from toolkit import commands
+from toolkit.cli import build_parser, explain, main
+from toolkit.errors import FolderConflict, GateFailed, InputError, MissingExtra
+
+Captured = pytest.CaptureFixture[str]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["distil"], "invalid choice: 'distil'"),
+        (["distill"], "the following arguments are required: --out"),
+        (["pull"], "the following arguments are required: model"),
+        (["export", "x", "--out", "y"], "the following arguments are required: --int4"),
+        (["distill", "--out", "x", "--epochs", "0"], "argument --epochs: '0' must be a whole number from 1 on"),
+        (["distill", "--out", "x", "--epochs", "two"], "argument --epochs: 'two' must be a whole number from 1 on"),
+        (["distill", "--out", "x", "--epoch", "2"], "unrecognized arguments: --epoch 2"),
+        (["eval", "{tmp}"], "{tmp} must be a model folder with a config.json; it has none"),
+        (["export", "{tmp}", "--int4", "--out", "{tmp}/out"], "{tmp} must be a model folder with a config.json"),
+        (["pull", "what"], "'what' must be a model folder, a known name or a hub id (owner/name), and is none"),
+        (["traces", "--teacher", "http://localhost/v1", "--out", "{tmp}/out"], "http://localhost/v1 is an endpoint"),
+        (["chat", "{tmp}"], "{tmp}/"),
+        (["bench", "{tmp}"], "{tmp}/"),
+        (["report", "{tmp}"], "{tmp}/eval must hold at least one evaluation"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_2(words: list[str], message: str, tmp_path: Path, capsys: Captured) -> None:
+    words = [word.replace("{tmp}", str(tmp_path)) for word in words]
+    assert main(words) == 2
+    out, err = capsys.readouterr()
+    last = err.splitlines()[-1]
+    assert last.startswith("toolkit: ")
+    assert message.replace("{tmp}", str(tmp_path)) in last
+    assert "Traceback" not in err
+    assert out == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_jsonl_line_that_is_no_problem_is_named_by_its_number(
+    tmp_path: Path, tiny_student: Path, capsys: Captured
+) -> None:
+    problems = tmp_path / "problems.jsonl"
+    problems.write_text('{"question": "1+1?", "answer": "2"}\n{"question": "2+2?"}\n')
+    out = tmp_path / "out"
+    assert main(["traces", "--teacher", str(tiny_student), "--problems", str(problems), "--out", str(out)]) == 2
+    assert f"{problems} line 2" in capsys.readouterr().err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["problems.jsonl"]
+
+
+def test_json_prints_one_object_on_errors_too(tmp_path: Path, capsys: Captured) -> None:
+    assert main(["eval", str(tmp_path), "--json"]) == 2
+    out, err = capsys.readouterr()
+    error = json.loads(out)
+    assert (error["kind"], error["exit"]) == ("InputError", 2)
+    assert error["error"] in err
+
+
+def test_json_prints_one_object_on_success(capsys: Captured) -> None:
+    assert main(["doctor", "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert {finding["subject"] for finding in facts["findings"]} >= {"python", "memory", "[chat]"}
+
+
+def test_debug_shows_the_traceback(tmp_path: Path, capsys: Captured) -> None:
+    assert main(["eval", str(tmp_path), "--debug"]) == 2
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_help_exits_0_and_names_every_command(capsys: Captured) -> None:
+    assert main(["--help"]) == 0
+    text = capsys.readouterr().out
+    for verb in ("doctor", "pull", "teach", "traces", "distill", "eval", "export", "bench", "chat", "report", "demo"):
+        assert f"\n    {verb} " in text
+
+
+def test_every_command_has_a_function() -> None:
+    verbs = next(action.choices for action in build_parser()._actions if isinstance(action.choices, dict))
+    for verb in verbs:
+        assert callable(getattr(commands, verb))
+
+
+class Panic(BaseException):
+    """As a panic in a Rust extension arrives."""
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "exit_code", "message"),
+    [
+        (GateFailed("mean KL (0.3) must be at most 0.1"), GateFailed, 1, "mean KL (0.3) must be at most 0.1"),
+        (FolderConflict("x holds another run"), FolderConflict, 2, "x holds another run"),
+        (
+            ModuleNotFoundError("No module named 'trl'", name="trl.trainer"),
+            MissingExtra,
+            2,
+            "module 'trl' is not installed; it comes with: pip install 'reasoning-edge[distill]'",
+        ),
+        (
+            OSError(errno.ENOSPC, "No space left on device", "out/model.onnx"),
+            InputError,
+            2,
+            "the disk is full while writing out/model.onnx; free space",
+        ),
+        (
+            RuntimeError("I/O error: No space left on device (os error 28)"),
+            InputError,
+            2,
+            "the disk is full while writing the output folder",
+        ),
+        (
+            PermissionError(errno.EACCES, "Permission denied", "/x"),
+            InputError,
+            2,
+            "/x cannot be used: Permission denied",
+        ),
+        (Panic("index out of bounds\nmore"), InputError, 2, "unexpected Panic: index out of bounds; run again with"),
+    ],
+)
+def test_whatever_is_raised_becomes_one_line_with_its_exit_code(
+    error: BaseException, kind: type, exit_code: int, message: str, monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    def raises(options: object) -> None:
+        raise error
+
+    monkeypatch.setattr(commands, "distill", raises)
+    assert main(["distill", "--out", "x"]) == exit_code
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1
+    assert message in lines[0]
+    assert type(explain(error, "distill")) is kind
+
+
+def test_an_interrupt_ends_with_130_and_says_how_to_go_on(tmp_path: Path) -> None:
+    """A real signal, while the command reads its problems from a pipe that nobody writes."""
+    pipe = tmp_path / "problems.jsonl"
+    os.mkfifo(pipe)
+    command = [sys.executable, "-m", "toolkit.cli", "traces", "--teacher", "builtin", "--problems", str(pipe)]
+    (tmp_path / "config.json").write_text("{}")
+    command[5] = str(tmp_path)
+    with subprocess.Popen(
+        [*command, "--out", str(tmp_path / "out")], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        writer = os.open(pipe, os.O_WRONLY)  # returns when the command has opened it
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate()
+        os.close(writer)
+    assert process.returncode == 130, err
+    assert err.splitlines()[-1] == "toolkit: interrupted; run the same command again to go on"
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_reader_that_leaves_early_is_no_error() -> None:
+    done = subprocess.run(
+        f"{sys.executable} -m toolkit.cli doctor | true", shell=True, stderr=subprocess.PIPE, text=True, check=False
+    )
+    assert done.stderr == ""
