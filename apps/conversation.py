@@ -123,6 +123,8 @@ class Conversation:
     """The turns of one chat, oldest first."""
 
     turns: list[Turn] = field(default_factory=list)
+    busy: bool = False
+    """Whether a page's handler is still showing a turn."""
 
     def messages(self, question: str) -> list[Message]:
         """What the model is sent: questions and answers; no reasoning, and an empty answer where none was written."""

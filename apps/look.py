@@ -71,7 +71,9 @@ main.contain > .column { height: 100%; min-height: 0; gap: 0; flex-wrap: nowrap;
 #chat .thought-group .message-content, #chat .thought-group .message-content * { font-size: 14px; line-height: 1.6; }
 
 #chat .message-content p > em:only-child { font-size: 13.5px; color: var(--body-text-color-subdued); }
-#chat .panel-wrap:has(.placeholder-content) > div, #chat .placeholder-content { min-height: 100%; justify-content: center; }
+#chat .message-wrap:has(.placeholder-content), #chat .placeholder-content { height: 100%; }
+#chat .panel-wrap:has(.placeholder-content), #chat .wrapper { height: 100%; }
+#chat .placeholder-content { justify-content: center; }
 #chat .placeholder { flex-grow: 0; height: auto; text-align: center; }
 #chat .placeholder h2 { font-size: 24px; margin: 0 0 6px; letter-spacing: -0.02em; }
 #chat .placeholder p { margin: 0; color: var(--body-text-color-subdued); }

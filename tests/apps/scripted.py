@@ -64,7 +64,8 @@ class ScriptedDecoder:
 
 
 def main(folder: Path) -> None:
-    from apps.chat import Model, serve
+    from apps.chat import serve
+    from apps.model import Model
 
     chat_format = ChatFormat.from_folder(folder)
     decoder = ScriptedDecoder(chat_format, max_length=4096, step_s=0.03)

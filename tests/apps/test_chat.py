@@ -10,8 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from apps.chat import EXAMPLES, Model, page_messages, run_chat, seconds, serve, status_line
+from apps.chat import run_chat, serve
 from apps.conversation import Conversation, Turn
+from apps.model import Model
+from apps.page import EXAMPLES
+from apps.view import page_messages, seconds, status_line
 from tests.apps.scripted import ScriptedDecoder
 from toolkit.chat_format import ChatFormat
 from toolkit.errors import InputError

@@ -1,0 +1,64 @@
+"""A conversation → what the page shows of it: messages of the chatbot component and one status line. Pure."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from apps.conversation import Conversation, Turn
+from apps.markup import harmless
+
+
+def page_messages(conversation: Conversation, now: float) -> list[dict[str, Any]]:
+    """The conversation as the chatbot component takes it; each reasoning is a block of its own, with a title."""
+    shown: list[dict[str, Any]] = []
+    for turn in conversation.turns:
+        shown.append(_message("user", turn.question))
+        if turn.reasoning or turn.state == "thinking":
+            shown.append(_message("assistant", turn.reasoning) | {"metadata": _thought(turn, now)})
+        if turn.answer:
+            shown.append(_message("assistant", turn.answer))
+        if note := _note(turn):
+            shown.append(_message("assistant", f"*{note}*"))
+    return shown
+
+
+def status_line(turn: Turn) -> str:
+    """Tokens and speed of a turn, in a few words."""
+    if not turn.token_ids:
+        return "Reading the question" if turn.running else ""
+    counts = ((turn.reasoning_tokens, "reasoning"), (turn.answer_tokens, "answer"))
+    text = " + ".join(f"{count:,} {kind}" for count, kind in counts if count) + " tokens"
+    return text if turn.tokens_per_s is None else f"{text} · {turn.tokens_per_s:.1f} tokens/s"
+
+
+def seconds(duration_s: float) -> str:
+    """2.1 s, or 1 min 12 s."""
+    if duration_s < 59.95:
+        return f"{duration_s:.1f} s"
+    return f"{round(duration_s) // 60} min {round(duration_s) % 60} s"
+
+
+def _message(role: str, text: str) -> dict[str, Any]:
+    return {"role": role, "content": [{"type": "text", "text": harmless(text)}]}
+
+
+def _thought(turn: Turn, now: float) -> dict[str, str]:
+    """Title and state of a reasoning block; one without a state stays open, so that a stopped thought is seen."""
+    duration = seconds(turn.thinking_s(now))
+    if turn.state == "thinking":
+        return {"title": f"Thinking… {duration}", "status": "pending"}
+    tokens = f"{turn.reasoning_tokens:,} tokens"
+    if turn.tokens_before_answer is None:
+        return {"title": f"Stopped thinking after {duration} · {tokens}"}
+    return {"title": f"Thought for {duration} · {tokens}", "status": "done"}
+
+
+def _note(turn: Turn) -> str | None:
+    """What a reader must know about how a turn ended; None where the model finished it."""
+    if turn.state == "stopped":
+        return "Stopped. What was written so far is kept."
+    if turn.cut == "limit":
+        return f"Cut at {len(turn.token_ids):,} tokens, the maximum in the settings."
+    if turn.cut == "context":
+        return "Cut: the model's context is full. Start a new chat to go on."
+    return None
