@@ -172,7 +172,7 @@ def _box(*, running: bool) -> dict[str, Any]:
 
 
 def _notice(text: str) -> dict[str, Any]:
-    return gr.update(value=harmless(text), visible=bool(text))
+    return gr.update(value=harmless(text[:1].upper() + text[1:]), visible=bool(text))
 
 
 def _title(model: Model) -> str:

@@ -61,4 +61,6 @@ def _note(turn: Turn) -> str | None:
         return f"Cut at {len(turn.token_ids):,} tokens, the maximum in the settings."
     if turn.cut == "context":
         return "Cut: the model's context is full. Start a new chat to go on."
+    if turn.state == "done" and not turn.answer:
+        return "The model ended its turn without an answer."
     return None

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -45,6 +46,19 @@ def test_a_stopped_thought_stays_open_and_says_so() -> None:
     assert thought(turn) == {"title": "Stopped thinking after 0.5 s · 2 tokens"}
     *_, note = page_messages(Conversation(turns=[turn]), 0.0)
     assert "Stopped" in note["content"][0]["text"]
+
+
+def test_a_turn_without_an_answer_says_why() -> None:
+    def note(**facts: Any) -> str:
+        turn = Turn(
+            question="?", context_room=100, state="done", reasoning="So", token_ids=[1] * 9, ended_at=0.5, **facts
+        )
+        text: str = page_messages(Conversation(turns=[turn]), 0.0)[-1]["content"][0]["text"]
+        return text
+
+    assert "without an answer" in note()
+    assert "9 tokens, the maximum" in note(cut="limit")
+    assert "context is full" in note(cut="context")
 
 
 def test_text_reaches_the_page_with_its_white_space() -> None:
