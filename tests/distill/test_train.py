@@ -132,6 +132,18 @@ def test_padding_and_neighbours_do_not_change_a_document(tiny_student: Path) -> 
         torch.testing.assert_close(states, hidden([i]), rtol=1e-5, atol=1e-5)
 
 
+def test_where_there_is_a_gpu_its_attention_sees_the_same_documents(
+    tiny_student: Path, chat_format: ChatFormat
+) -> None:
+    batch = collate(list(tokenize(examples(3), chat_format)))
+    model = float_model(tiny_student)
+    model.set_attn_implementation(document_attention.NAME)
+    inputs = {"input_ids": batch["input_ids"], "position_ids": batch["position_ids"], "use_cache": False}
+    ours = model.base_model(**inputs, documents=batch["documents"])[0]
+    model.set_attn_implementation("sdpa")  # on a GPU the positions alone tell the documents apart
+    torch.testing.assert_close(ours, model.base_model(**inputs)[0], rtol=1e-5, atol=1e-5)
+
+
 def test_attention_of_documents_equals_a_block_diagonal_mask() -> None:
     lengths, heads, groups, width = [5, 40, 33, 32], 6, 2, 8
     count = sum(lengths)
