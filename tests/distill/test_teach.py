@@ -7,18 +7,17 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from transformers import AutoModelForCausalLM, AutoTokenizer, DeepseekV3ForCausalLM
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, DeepseekV3ForCausalLM, TrainingArguments
 
 from distill.problems import FAMILIES, make_problems
-from distill.teach import quick, teach
-from distill.verify import grade
+from distill.teach import ExpertsTrainer, nano, quick, teach, teacher_config
 from toolkit.chat_format import ChatFormat
 from toolkit.errors import FolderConflict
-from toolkit.generate import GREEDY
-from toolkit.model.decoder import TorchDecoder
 from toolkit.models import resolve
 
 BYTES_ALLOWED = 12_000_000
+MASTERED = 0.9
 
 
 @pytest.fixture(scope="module")
@@ -65,5 +64,30 @@ def test_finished_stages_are_not_run_again_and_other_settings_are_refused(taught
         teach(replace(quick(), seed=2), taught)
 
 
-def test_shipped_teacher_is_small_enough() -> None:
-    assert (resolve("builtin") / "model.safetensors").stat().st_size <= BYTES_ALLOWED
+def test_checkpoint_brings_back_every_weight_experts_too(taught: Path, tmp_path: Path) -> None:
+    saved = DeepseekV3ForCausalLM.from_pretrained(taught / "cold_start", dtype=torch.float32)
+    torch.manual_seed(5)
+    model = DeepseekV3ForCausalLM(saved.config)
+    trainer = ExpertsTrainer(model=model, args=TrainingArguments(output_dir=str(tmp_path), use_cpu=True, report_to=[]))
+    trainer._load_from_checkpoint(str(taught / "cold_start"))
+    for name, tensor in saved.state_dict().items():
+        assert torch.equal(tensor, model.state_dict()[name]), name
+
+
+def test_shipped_teacher_is_of_the_nano_shape_and_small_enough() -> None:
+    folder = resolve("builtin")
+    assert (folder / "model.safetensors").stat().st_size <= BYTES_ALLOWED
+    shape = teacher_config(nano().shape, ChatFormat.from_folder(folder)).to_diff_dict()
+    shipped = json.loads((folder / "config.json").read_text())
+    assert {name: shipped[name] for name in ("hidden_size", "kv_lora_rank", "n_routed_experts", "vocab_size")} == {
+        name: shape[name] for name in ("hidden_size", "kv_lora_rank", "n_routed_experts", "vocab_size")
+    }
+
+
+def test_card_of_the_shipped_teacher_shows_five_mastered_families() -> None:
+    card = (resolve("builtin") / "README.md").read_text()
+    measured = json.loads((resolve("builtin") / "manifest.json").read_text())["measured"]["eval"]
+    mastered = [name for name in FAMILIES if measured["families"][name]["accuracy"] >= MASTERED]
+    assert len(mastered) >= 5
+    for name in mastered:
+        assert f"| {name} | {measured['families'][name]['accuracy']:.1%} |" in card

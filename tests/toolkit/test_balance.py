@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import torch
+from transformers import DeepseekV3Config, DeepseekV3ForCausalLM
 
 from toolkit.model.balance import ExpertBalance
 
 
 def test_bias_moves_towards_the_mean_load_once_a_step() -> None:
-    from transformers import DeepseekV3Config, DeepseekV3ForCausalLM
-
     config = DeepseekV3Config(
         vocab_size=32,
         hidden_size=16,
@@ -34,14 +33,16 @@ def test_bias_moves_towards_the_mean_load_once_a_step() -> None:
     balance = ExpertBalance(model, rate=0.5)
     (router,) = balance.routers
     loads = [0, 0, 0, 0]
+
+    def count(module: torch.nn.Module, inputs: object, outputs: tuple[torch.Tensor, ...]) -> None:
+        for expert in outputs[2].flatten().tolist():
+            loads[expert] += 1
+
+    handle = router.register_forward_hook(count)
     for seed in (1, 2):  # two micro-batches of one step
         ids = torch.randint(0, 32, (3, 7), generator=torch.Generator().manual_seed(seed))
-        hidden: list[torch.Tensor] = []
-        handle = router.register_forward_hook(lambda m, i, o: hidden.append(o[2]))
         model.train()(input_ids=ids)
-        handle.remove()
-        for expert in hidden[0].flatten().tolist():
-            loads[expert] += 1
+    handle.remove()
     mean = sum(loads) / 4
     expected = [0.5 * ((mean > load) - (mean < load)) for load in loads]
     balance.move_biases()

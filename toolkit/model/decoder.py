@@ -79,11 +79,11 @@ class TorchDecoder:
         return logits_BV
 
 
-class GrowingLayer(DynamicLayer):  # type: ignore[no-untyped-call]
+class GrowingLayer(DynamicLayer):
     """One layer's cache in buffers [rows, heads, capacity, dim] of which the first `length` positions are used."""
 
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.length = 0
         self._buffers: tuple[Tensor, Tensor] | None = None
 
