@@ -43,7 +43,7 @@ class EvalConfig:
 
     sampling: Sampling = field(default_factory=lambda: Sampling(temperature=0.0, max_new_tokens=320))
     samples: int = 1
-    batch_size: int = 32
+    batch_size: int = 64
     """Changes the time that an evaluation takes, not what it finds."""
 
     def __post_init__(self) -> None:

@@ -1,6 +1,7 @@
 """What a training run leaves behind while it runs: a loss a line, progress for the person, checkpoints for a kill.
 
     loss.jsonl    {"step", "epoch", "loss", "grad_norm", "learning_rate", "tokens", "tokens_per_s"}
+    checkpoints/  lets an interrupted run go on; removed by whoever saves the run's result
 
 A run that goes on from a checkpoint first cuts the file back to it, so each step stands there once.
 """
@@ -17,11 +18,12 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from toolkit.progress import Progress
 
 LOSS = "loss.jsonl"
+CHECKPOINTS = "checkpoints"
 
 
 class Journal(TrainerCallback):
@@ -76,6 +78,8 @@ class Journal(TrainerCallback):
             "tokens": round(state.global_step * self._tokens_a_step),
             "tokens_per_s": round(tokens_per_s, 1),
         }
+        if "max_violation" in logs:  # of a mixture of experts
+            record["max_violation"] = round(logs["max_violation"], 3)
         with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
         self._progress.advance(0, f"loss {logs['loss']:.3f}  {tokens_per_s:.0f} tokens/s")
@@ -84,6 +88,33 @@ class Journal(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         self._progress.close()
+
+
+def run_trainer(trainer: Trainer, folder: Path, *, tokens: int, checkpoint_every_s: float) -> dict[str, float]:
+    """Train to the end, from the folder's last checkpoint where it holds one.
+
+    Returns the tokens of the whole run, the seconds of this call and the last logged loss.
+    Raises `KeyboardInterrupt` after writing a checkpoint where it was interrupted.
+    """
+    with postponed_interrupt() as interrupted:
+        trainer.remove_callback(PrinterCallback)
+        trainer.add_callback(
+            Journal(folder / LOSS, tokens=tokens, checkpoint_every_s=checkpoint_every_s, interrupted=interrupted)
+        )
+        begun = time.monotonic()
+        checkpoint = _last_checkpoint(folder / CHECKPOINTS)
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        seconds = time.monotonic() - begun
+    if interrupted.is_set():
+        raise KeyboardInterrupt
+    last = json.loads((folder / LOSS).read_text().splitlines()[-1])
+    return {"tokens": tokens, "seconds": seconds, "final_loss": last["loss"]}
+
+
+def _last_checkpoint(folder: Path) -> Path | None:
+    """The newest checkpoint that was written to its end (the trainer writes its state last)."""
+    found = [path for path in folder.glob("checkpoint-*") if (path / "trainer_state.json").is_file()]
+    return max(found, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
 
 
 @contextmanager

@@ -25,8 +25,8 @@ shared one, balanced by a bias without an auxiliary loss. It knows the procedura
 Made by `toolkit teach --preset nano` from random weights, on problems that reasoning-gym draws and chains of thought
 that a program writes; no other data. Test problems are kept out by the hash of their question.
 
-| stage | examples | last loss | minutes |
-|---|--:|--:|--:|
+| stage | examples | tokens | last loss | minutes on 2 cores |
+|---|--:|--:|--:|--:|
 {stages}
 
 ## Evaluation
@@ -53,7 +53,7 @@ def teacher_card(shape: Mapping[str, Any], stages: Mapping[str, Mapping[str, Any
     return CARD.format(
         shape=", ".join(f"{name} {value}" for name, value in shape.items()) + ".",
         stages="\n".join(
-            f"| {name} | {facts['examples']:,} | {facts['loss']:.3f} | {facts['seconds'] / 60:.0f} |"
+            f"| {name} | {facts['examples']:,} | {facts['tokens']:,} | {facts['final_loss']:.3f} | {facts['seconds'] / 60:.0f} |"
             for name, facts in stages.items()
         ),
         problems=evaluation.problems,

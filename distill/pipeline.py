@@ -72,10 +72,10 @@ def demo(*, lora: bool = False, epochs: int = 1, seed: int = 0) -> DistillConfig
         problems=None,
         traces=None,
         families=FAMILIES,
-        per_family=300,
+        per_family=400,
         samples=1,
         sampling=Sampling(temperature=0.6, top_p=0.95, max_new_tokens=320, seed=seed),  # R1's sampling
-        batch_size=64,
+        batch_size=128,
         max_tokens=512,
         per_problem=1,
         seed=seed,

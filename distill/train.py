@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import time
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -32,7 +31,6 @@ from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
     PreTrainedModel,
-    PrinterCallback,
 )
 from transformers.utils.logging import disable_progress_bar
 from trl.trainer.sft_config import SFTConfig
@@ -41,7 +39,7 @@ from trl.trainer.sft_trainer import SFTTrainer
 from distill import document_attention
 from distill.completion_loss import IGNORED, summed_loss
 from distill.document_attention import Documents
-from distill.journal import LOSS, Journal, postponed_interrupt
+from distill.journal import CHECKPOINTS, run_trainer
 from distill.master_adamw import MasterAdamW
 from toolkit.allocator import keep_freed_memory
 from toolkit.chat_format import REASONING_TEMPLATE, TURN_END, TURN_START, ChatFormat, load_tokenizer, write_chat_files
@@ -49,7 +47,6 @@ from toolkit.errors import InputError
 from toolkit.model.precision import compute_dtype
 from toolkit.records import Example
 
-CHECKPOINTS = "checkpoints"
 STUDENT_TYPES = ("llama", "mistral", "qwen2", "qwen3")
 """`model_type` of the architectures whose forward hands `documents` through to the attention."""
 
@@ -267,42 +264,20 @@ def train(student: Path, examples: Sequence[Example], config: TrainConfig, folde
     dataset = tokenize(examples, chat_format)
     tokens = sum(len(ids) for ids in dataset["input_ids"])
     model = load_student(student, config, chat_format.encode(TURN_END)[0])
-    with postponed_interrupt() as interrupted:
-        trainer = StudentTrainer(
-            model,
-            config,
-            args=trainer_arguments(config, folder),
-            train_dataset=dataset,
-            processing_class=AutoTokenizer.from_pretrained(folder, local_files_only=True),
-        )
-        trainer.remove_callback(PrinterCallback)
-        trainer.add_callback(
-            Journal(
-                folder / LOSS,
-                tokens=tokens * config.epochs,
-                checkpoint_every_s=config.checkpoint_every_s,
-                interrupted=interrupted,
-            )
-        )
-        begun = time.monotonic()
-        checkpoint = _last_checkpoint(folder / CHECKPOINTS)
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-        seconds = time.monotonic() - begun
-    if interrupted.is_set():
-        raise KeyboardInterrupt
+    trainer = StudentTrainer(
+        model,
+        config,
+        args=trainer_arguments(config, folder),
+        train_dataset=dataset,
+        processing_class=AutoTokenizer.from_pretrained(folder, local_files_only=True),
+    )
+    measured = run_trainer(trainer, folder, tokens=tokens * config.epochs, checkpoint_every_s=config.checkpoint_every_s)
     save_student(model, folder)
     shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
-    last = json.loads((folder / LOSS).read_text().splitlines()[-1])
-    return {"tokens": tokens * config.epochs, "seconds": seconds, "final_loss": last["loss"]}
+    return measured
 
 
 def save_student(model: PreTrainedModel | PeftModel, folder: Path) -> None:
     """Write a plain bf16 checkpoint, adapters merged."""
     causal_lm: Any = model.merge_and_unload() if isinstance(model, PeftModel) else model
     causal_lm.to(torch.bfloat16).save_pretrained(folder)
-
-
-def _last_checkpoint(folder: Path) -> Path | None:
-    """The newest checkpoint that was written to its end (the trainer writes its state last)."""
-    found = [path for path in folder.glob("checkpoint-*") if (path / "trainer_state.json").is_file()]
-    return max(found, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
