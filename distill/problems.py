@@ -52,7 +52,7 @@ _FAMILIES = (
         name="simple_equations",
         settings={"min_terms": 2, "max_terms": 3, "max_value": 10, "operators_weights": [0.45, 0.45, 0.1]},
     ),
-    Family(name="gcd", settings={"min_value": 2, "max_value": 200}),
+    Family(name="gcd", settings={"min_value": 2, "max_value": 150}),
     Family(
         name="countdown",
         settings={

@@ -135,7 +135,7 @@ def nano() -> TeachConfig:
             warmup_steps=50,
         ),
         cold_start=StageRecipe(
-            problems_per_family=7_000,
+            problems_per_family=13_000,
             epochs=1,
             batch_size=20,
             matrix_learning_rate=1e-2,

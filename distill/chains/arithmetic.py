@@ -48,18 +48,19 @@ def simple_equations(problem: Problem) -> Chain:
 
 
 def gcd(problem: Problem) -> Chain:
-    """Euclid's algorithm; each quotient line shows the product that it takes away."""
+    """Euclid's algorithm; a line shows the multiple that it takes away, then tens, then ones."""
     larger, smaller = sorted(problem.metadata["numbers"], reverse=True)
     lines = []
     while smaller:
         quotient, rest = divmod(larger, smaller)
-        lines.append(f"{larger} - {quotient} * {smaller} = {larger} - {quotient * smaller} = {rest}")
+        difference, _ = _add(larger, -quotient * smaller)
+        lines.append(difference if quotient == 1 else f"{larger} - {quotient} * {smaller} = {difference}")
         larger, smaller = smaller, rest
     return "\n".join(lines), str(larger)
 
 
 def countdown(problem: Problem) -> Chain:
-    """Set one number aside and ask what the other two must make; a complete search over + - * of three numbers."""
+    """Set one number aside: what must the other two make for it, and do they? Searches + - * of three numbers."""
     numbers, target = list(problem.metadata["numbers"]), int(problem.metadata["target"])
     lines = []
     for last, (a, b) in _asides(numbers):
@@ -68,12 +69,13 @@ def countdown(problem: Problem) -> Chain:
             needs.setdefault(target // last, "*")
         made = {a + b: f"{a} + {b}", a * b: f"{a} * {b}"}
         made.setdefault(a - b, f"{a} - {b}")
-        need_text = " or ".join(map(str, needs))
+        need_text = ", ".join(f"{value} {operator} {last}" for value, operator in needs.items())
         made_text = ", ".join(f"{pair} = {value}" for value, pair in made.items())
         hit = next((value for value in needs if value in made), None)
-        lines.append(f"{last} aside: need {need_text}; {made_text}: {'yes' if hit is not None else 'no'}")
+        found = "no" if hit is None else f"{hit} {needs[hit]} {last}"
+        lines.append(f"{need_text}; {made_text}: {found}")
         if hit is not None:
-            return "\n".join(lines), _expression(made[hit], needs[hit], last)
+            return "\n".join(lines), f"({made[hit]}) {needs[hit]} {last}"
     raise ValueError(f"{numbers} cannot make {target} with + - *")
 
 
@@ -87,20 +89,22 @@ def _asides(numbers: list[int]) -> list[tuple[int, tuple[int, int]]]:
     return rows
 
 
-def _expression(pair: str, operator: str, last: int) -> str:
-    return f"({pair}) {operator} {last}"
-
-
 def _add(total: int, change: int) -> tuple[str, int]:
-    """One line for `total + change`: tens, then ones."""
-    sign = "+" if change >= 0 else "-"
-    tens, ones = divmod(abs(change), 10)
+    """One line for `total + change`: turned until a smaller positive number is added to or taken from a larger one,
+    then tens, then ones."""
     result = total + change
-    head = f"{total} {sign} {abs(change)}"
-    if not tens or not ones:
-        return f"{head} = {result}", result
-    middle = total + tens * 10 if change >= 0 else total - tens * 10
-    return f"{head} = {middle} {sign} {ones} = {result}", result
+    head = f"{total} {'+' if change >= 0 else '-'} {abs(change)}"
+    larger, smaller = max(abs(total), abs(change)), min(abs(total), abs(change))
+    is_sum = (total >= 0) == (change >= 0)
+    turned = f"{larger} {'+' if is_sum else '-'} {smaller}"
+    steps = [] if head == turned else [turned]
+    tens, ones = divmod(smaller, 10)
+    if tens and ones:
+        middle = larger + tens * 10 if is_sum else larger - tens * 10
+        steps.append(f"{middle} {'+' if is_sum else '-'} {ones}")
+    if result < 0:
+        steps = [f"-({step})" for step in steps]
+    return " = ".join([head, *steps, str(result)]), result
 
 
 def _linear(left: str, variable: str) -> tuple[int, int]:

@@ -8,7 +8,7 @@ from itertools import islice
 import pytest
 import reasoning_gym
 
-from distill.chains import CHAINS
+from distill.chains import CHAINS, arithmetic
 from distill.problems import FAMILIES, draw
 from toolkit.records import Problem
 
@@ -34,6 +34,22 @@ def test_every_link_of_a_line_has_the_same_value(family: str) -> None:
             assert len({eval(link) for link in line.split(" = ")}) == 1, line
 
 
+@pytest.mark.parametrize(
+    ("total", "change", "line"),
+    [
+        (62, 69, "62 + 69 = 69 + 62 = 129 + 2 = 131"),
+        (97, -35, "97 - 35 = 67 - 5 = 62"),
+        (62, -69, "62 - 69 = -(69 - 62) = -(9 - 2) = -7"),
+        (-38, 90, "-38 + 90 = 90 - 38 = 60 - 8 = 52"),
+        (-38, -45, "-38 - 45 = -(45 + 38) = -(75 + 8) = -83"),
+        (80, -7, "80 - 7 = 73"),
+        (-5, 5, "-5 + 5 = 5 - 5 = 0"),
+    ],
+)
+def test_sums_are_turned_until_a_smaller_number_meets_a_larger(total: int, change: int, line: str) -> None:
+    assert arithmetic._add(total, change) == (line, total + change)
+
+
 def test_equation_lines_hold_for_the_solution() -> None:
     for problem in islice(draw("simple_equations", 9), 200):
         reasoning, answer = CHAINS["simple_equations"](problem)
@@ -46,7 +62,7 @@ def test_countdown_search_misses_no_solution_before_its_hit() -> None:
     for problem in islice(draw("countdown", 9), 200):
         reasoning, _ = CHAINS["countdown"](problem)
         *misses, hit = reasoning.splitlines()
-        assert hit.endswith("yes") and all(line.endswith("no") for line in misses)
+        assert not hit.endswith("no") and all(line.endswith("no") for line in misses)
         for line in reasoning.splitlines():
             for left, right in re.findall(r"(\d+ [-+*] \d+) = (-?\d+)", line):
                 assert eval(left) == int(right)
