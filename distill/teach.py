@@ -211,6 +211,7 @@ def _run_stage(name: str, config: TeachConfig, recipe: StageRecipe, out: Path, b
     chat = ChatFormat.from_folder(folder)
     examples = (_document(chat, *chain) if base is None else _turn(chat, *chain) for chain in chains)
     measured = _train(model, list(examples), config, recipe, folder)
+    model.config.use_cache = True  # the trainer turned it off
     model.bfloat16().save_pretrained(folder)
     finish(folder, out, stage, {"examples": len(chains)} | measured)
     return out
@@ -313,7 +314,7 @@ def _train(
         per_device_train_batch_size=recipe.batch_size,
         max_grad_norm=config.max_grad_norm,
         logging_first_step=True,
-        logging_steps=20,
+        logging_steps=10,
         save_strategy="no",  # the journal asks for checkpoints, by the clock
         save_total_limit=1,
         report_to=[],

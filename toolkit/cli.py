@@ -179,7 +179,7 @@ def _add_sampling_options(parser: Parser, *, temperature: float) -> None:
     parser.add_argument("--samples", type=_count, default=1, help="answers a problem; default: %(default)s")
     parser.add_argument("--temperature", type=float, default=temperature, help="0 is greedy; default: %(default)s")
     parser.add_argument("--max-new-tokens", type=_count, default=320, help="default: %(default)s")
-    parser.add_argument("--batch-size", type=_count, default=32, help="default: %(default)s")
+    parser.add_argument("--batch-size", type=_count, default=64, help="default: %(default)s")
     parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
 
 
