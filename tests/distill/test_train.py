@@ -17,10 +17,9 @@ from transformers import AutoModelForCausalLM
 from distill import document_attention
 from distill.completion_loss import IGNORED, summed_loss
 from distill.document_attention import Documents
-from distill.journal import LOSS, Journal
+from distill.journal import CHECKPOINTS, LOSS, Journal
 from distill.master_adamw import MasterAdamW
 from distill.train import (
-    CHECKPOINTS,
     TrainConfig,
     collate,
     demo,
