@@ -25,7 +25,7 @@ shared one, balanced by a bias without an auxiliary loss. It knows the procedura
 Made by `toolkit teach --preset nano` from random weights, on problems that reasoning-gym draws and chains of thought
 that a program writes; no other data. Test problems are kept out by the hash of their question.
 
-| stage | examples | tokens | last loss | minutes on 2 cores |
+| stage | examples | tokens | last loss | minutes since its last start |
 |---|--:|--:|--:|--:|
 {stages}
 
