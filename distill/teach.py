@@ -18,7 +18,6 @@ from transformers import (
     DeepseekV3Config,
     DeepseekV3ForCausalLM,
     Trainer,
-    TrainerCallback,
     TrainingArguments,
     default_data_collator,
     get_cosine_with_min_lr_schedule_with_warmup,
@@ -26,6 +25,7 @@ from transformers import (
 from transformers.utils.logging import disable_progress_bar
 
 from distill.chains import CHAINS
+from distill.completion_loss import IGNORED
 from distill.evaluate import EvalConfig, evaluate_model
 from distill.journal import CHECKPOINTS, run_trainer
 from distill.model_card import teacher_card
@@ -41,8 +41,6 @@ from toolkit.records import Problem
 from toolkit.runs import Stage, finish, folder_digest, is_complete, partial_folder, read_manifest
 
 CHAT_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
-IGNORED = -100
-"""Label of a token that has no part in the loss."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -336,13 +334,12 @@ def _train(
     schedule = get_cosine_with_min_lr_schedule_with_warmup(
         optimizer, recipe.warmup_steps, steps, min_lr_rate=recipe.final_learning_rate
     )
-    callbacks: list[TrainerCallback] = [ExpertBalance(model)]
     trainer = ExpertsTrainer(
         model=model,
         args=arguments,
         train_dataset=Dataset.from_list(rows),
         data_collator=default_data_collator,
-        callbacks=callbacks,
+        callbacks=[ExpertBalance(model)],
         optimizers=(optimizer, schedule),
     )
     tokens = recipe.epochs * sum(len(example["input_ids"]) for example in examples)
