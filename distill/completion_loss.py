@@ -21,6 +21,11 @@ ROWS = 64
 """Rows of logits in fp32 at once: 64 × 49,152 stay in a CPU's last cache."""
 
 
+def labelled(ids: list[int], trained: list[bool]) -> dict[str, list[int]]:
+    """An example's row for a trainer: `input_ids`, and `labels` that are the ids themselves where they are trained on."""
+    return {"input_ids": ids, "labels": [id if learned else IGNORED for id, learned in zip(ids, trained, strict=True)]}
+
+
 class _SummedLoss(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden_CD: Tensor, weight_VD: Tensor, target_C: Tensor) -> Tensor:

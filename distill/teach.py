@@ -14,6 +14,8 @@ from pathlib import Path
 
 import torch
 from datasets import Dataset
+from tokenizers import Tokenizer
+from tokenizers.models import BPE
 from transformers import (
     DeepseekV3Config,
     DeepseekV3ForCausalLM,
@@ -25,7 +27,7 @@ from transformers import (
 from transformers.utils.logging import disable_progress_bar
 
 from distill.chains import CHAINS
-from distill.completion_loss import IGNORED
+from distill.completion_loss import IGNORED, labelled
 from distill.evaluate import EvalConfig, evaluate_model
 from distill.journal import CHECKPOINTS, run_trainer
 from distill.model_card import teacher_card
@@ -33,14 +35,19 @@ from distill.muon import MuonAdamW, split_parameters
 from distill.problems import FAMILIES, LEDGER_PER_FAMILY, LEDGER_SEED, make_problems
 from distill.teacher_tokenizer import END_OF_TEXT, make_tokenizer
 from toolkit.allocator import keep_freed_memory
-from toolkit.chat_format import REASONING_TEMPLATE, TURN_END, ChatFormat, completion_text, write_chat_files
+from toolkit.chat_format import (
+    CHAT_FILES,
+    REASONING_TEMPLATE,
+    TURN_END,
+    ChatFormat,
+    completion_text,
+    write_chat_files,
+)
 from toolkit.ledger import Evaluation
 from toolkit.model.balance import ExpertBalance
 from toolkit.model.decoder import TorchDecoder
 from toolkit.records import Problem
 from toolkit.runs import Stage, finish, folder_digest, is_complete, partial_folder, read_manifest
-
-CHAT_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -217,7 +224,7 @@ def _run_stage(name: str, config: TeachConfig, recipe: StageRecipe, out: Path, b
 
 def teacher_config(shape: TeacherShape, chat: ChatFormat) -> DeepseekV3Config:
     """The model's `config.json`."""
-    config = DeepseekV3Config(
+    return DeepseekV3Config(
         **asdict(shape),
         vocab_size=chat.tokenizer.get_vocab_size(),
         num_key_value_heads=shape.num_attention_heads,
@@ -230,15 +237,14 @@ def teacher_config(shape: TeacherShape, chat: ChatFormat) -> DeepseekV3Config:
         eos_token_id=chat.tokenizer.token_to_id(TURN_END),
         pad_token_id=chat.tokenizer.token_to_id(END_OF_TEXT),
     )
-    config._experts_implementation = "grouped_mm"  # the fastest on CPU in bf16, and what GPUs use
-    return config
 
 
 def write_tokenizer(folder: Path, chains: Sequence[tuple[Problem, str, str]]) -> None:
     """Make the teacher's tokenizer from the wording of its tasks."""
+    wording = ChatFormat(Tokenizer(BPE()), REASONING_TEMPLATE, frozenset(), {})  # prompts as text need no vocabulary
     texts: dict[str, list[str]] = {}
     for problem, reasoning, answer in chains:
-        prompt = f"<|im_start|>user\n{problem.question}<|im_end|>\n<|im_start|>assistant\n<think>\n"
+        prompt = wording.render([{"role": "user", "content": problem.question}])
         texts.setdefault(problem.family, []).append(prompt + completion_text(reasoning, answer))
     tokenizer = make_tokenizer(texts)
     write_chat_files(folder, tokenizer, template=REASONING_TEMPLATE, eos_token=TURN_END, pad_token=END_OF_TEXT)
@@ -261,8 +267,7 @@ def _document(chat: ChatFormat, problem: Problem, reasoning: str, answer: str) -
 
 def _turn(chat: ChatFormat, problem: Problem, reasoning: str, answer: str) -> dict[str, list[int]]:
     """A question with its chain in R1's format; the loss is on the completion."""
-    ids, mask = chat.training_ids(problem.question, reasoning, answer)
-    return {"input_ids": ids, "labels": [i if learned else IGNORED for i, learned in zip(ids, mask, strict=True)]}
+    return labelled(*chat.training_ids(problem.question, reasoning, answer))
 
 
 def packed(examples: Sequence[dict[str, list[int]]], row_tokens: int, pad_id: int) -> list[dict[str, list[int]]]:

@@ -17,7 +17,7 @@ import json
 import shutil
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,7 @@ from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
 from distill import document_attention
-from distill.completion_loss import IGNORED, summed_loss
+from distill.completion_loss import IGNORED, labelled, summed_loss
 from distill.document_attention import Documents
 from distill.journal import CHECKPOINTS, run_trainer
 from distill.master_adamw import MasterAdamW
@@ -75,7 +75,10 @@ class TrainConfig:
 
 
 def demo(*, lora: bool = False, epochs: int = 1, seed: int = 0) -> TrainConfig:
-    """Some minutes on two cores: one pass, with the learning rate that suits a 135M student (facts: 2e-4 learns)."""
+    """Some minutes on two cores: one pass, with the learning rate that suits a 135M student.
+
+    After 60 of the demo's 160 updates the loss was 0.257; with 1e-3 it was 0.337, and with 2e-4 at most 5 % higher.
+    """
     return TrainConfig(
         learning_rate=2e-3 if lora else 4e-4,  # LoRA: ten times that of full tuning (Schulman et al. 2025)
         epochs=epochs,
@@ -94,9 +97,8 @@ def demo(*, lora: bool = False, epochs: int = 1, seed: int = 0) -> TrainConfig:
 
 
 def full(*, lora: bool = False, epochs: int = 2, seed: int = 0) -> TrainConfig:
-    """The demo's recipe over more examples, with twice the batch."""
-    recipe = demo(lora=lora, epochs=epochs, seed=seed)
-    return TrainConfig(**(vars(recipe) | {"batch_examples": 32, "checkpoint_every_s": 600.0}))
+    """The demo's recipe, for longer."""
+    return replace(demo(lora=lora, epochs=epochs, seed=seed), checkpoint_every_s=600.0)
 
 
 def write_student_format(student: Path, folder: Path) -> ChatFormat:
@@ -119,13 +121,10 @@ def write_student_format(student: Path, folder: Path) -> ChatFormat:
 
 
 def tokenize(examples: Sequence[Example], chat_format: ChatFormat) -> Dataset:
-    """Token ids of each example, and labels: the id itself on the completion, `IGNORED` on the prompt."""
-    rows: dict[str, list[list[int]]] = {"input_ids": [], "labels": []}
-    for example in examples:
-        ids, trained = chat_format.training_ids(example.question, example.reasoning, example.answer)
-        rows["input_ids"].append(ids)
-        rows["labels"].append([id if is_trained else IGNORED for id, is_trained in zip(ids, trained, strict=True)])
-    return Dataset.from_dict(rows)
+    """Token ids of each example, and labels on its completion."""
+    return Dataset.from_list(
+        [labelled(*chat_format.training_ids(each.question, each.reasoning, each.answer)) for each in examples]
+    )
 
 
 def collate(rows: Sequence[Mapping[str, list[int]]]) -> Batch:

@@ -9,19 +9,17 @@ from typing import Any
 
 from export.model_config import ModelConfig
 from export.session import MODEL_FILE, physical_cores
-from toolkit.chat_format import ChatFormat
+from toolkit.chat_format import CHAT_FILES, ChatFormat
 from toolkit.errors import InputError
 
 COPIED = (
     "config.json",
     "generation_config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
+    *CHAT_FILES,
     "special_tokens_map.json",
     "added_tokens.json",
     "vocab.json",
     "merges.txt",
-    "chat_template.jinja",
 )
 
 

@@ -41,6 +41,13 @@ REASONING_TEMPLATE = (
 )
 """Jinja chat template (ChatML with R1's rules) that is written beside every model that we train."""
 
+CHAT_FILES = (TOKENIZER, TOKENIZER_CONFIG, TEMPLATE) = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "chat_template.jinja",
+)
+"""What `ChatFormat.from_folder` and transformers' `AutoTokenizer` read of a model folder."""
+
 Message = dict[str, str]
 """`role` (system, user or assistant) and `content`."""
 
@@ -83,16 +90,16 @@ class ChatFormat:
 
     @classmethod
     def from_folder(cls, folder: Path) -> ChatFormat:
-        """Read `tokenizer.json`, `tokenizer_config.json` and the chat template of a model folder.
+        """Read the tokenizer, its configuration and the chat template of a model folder.
 
         Raises `InputError` where one of them is missing or unreadable.
         """
-        config = _read_object(folder / "tokenizer_config.json")
-        tokenizer = load_tokenizer(folder / "tokenizer.json")
-        template_file = folder / "chat_template.jinja"
+        config = _read_object(folder / TOKENIZER_CONFIG)
+        tokenizer = load_tokenizer(folder / TOKENIZER)
+        template_file = folder / TEMPLATE
         template = template_file.read_text(encoding="utf-8") if template_file.is_file() else config.get("chat_template")
         if not isinstance(template, str):
-            raise InputError(f"{folder} must hold a chat template (chat_template.jinja); it has none")
+            raise InputError(f"{folder} must hold a chat template ({TEMPLATE}); it has none")
         variables = {name: text for name in ("bos_token", "eos_token") if (text := _token_text(config.get(name)))}
         stop_ids = _stop_ids(folder, tokenizer, variables.get("eos_token"))
         if not stop_ids:
@@ -210,16 +217,16 @@ def split_completion(text: str, *, opened: bool) -> Completion:
 
 
 def write_chat_files(folder: Path, tokenizer: Tokenizer, *, template: str, eos_token: str, pad_token: str) -> None:
-    """Write the three files that `ChatFormat.from_folder` and transformers' `AutoTokenizer` read."""
-    tokenizer.save(str(folder / "tokenizer.json"))
+    """Write the `CHAT_FILES`."""
+    tokenizer.save(str(folder / TOKENIZER))
     config = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "eos_token": eos_token,
         "pad_token": pad_token,
         "clean_up_tokenization_spaces": False,
     }
-    (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=1) + "\n")
-    (folder / "chat_template.jinja").write_text(template)
+    (folder / TOKENIZER_CONFIG).write_text(json.dumps(config, indent=1) + "\n")
+    (folder / TEMPLATE).write_text(template)
 
 
 def load_tokenizer(path: Path) -> Tokenizer:

@@ -143,6 +143,4 @@ def load_model(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
         )
     except Exception as error:  # safetensors, JSON and missing tensors each raise their own
         raise InputError(f"{folder} must hold a model that transformers can load: {error}") from error
-    if getattr(model.config, "n_routed_experts", None):
-        model.config._experts_implementation = "grouped_mm"
     return model
