@@ -19,6 +19,7 @@ from tokenizers.models import BPE
 from transformers import (
     DeepseekV3Config,
     DeepseekV3ForCausalLM,
+    PreTrainedModel,
     Trainer,
     TrainingArguments,
     default_data_collator,
@@ -45,7 +46,7 @@ from toolkit.chat_format import (
 )
 from toolkit.ledger import Evaluation
 from toolkit.model.balance import ExpertBalance
-from toolkit.model.decoder import TorchDecoder
+from toolkit.model.decoder import TorchDecoder, load_model
 from toolkit.records import Problem
 from toolkit.runs import Stage, finish, folder_digest, is_complete, partial_folder, read_manifest
 
@@ -208,11 +209,11 @@ def _run_stage(name: str, config: TeachConfig, recipe: StageRecipe, out: Path, b
     if base is None:
         write_tokenizer(folder, chains)
         torch.manual_seed(config.seed)
-        model = DeepseekV3ForCausalLM(teacher_config(config.shape, ChatFormat.from_folder(folder)))
+        model: PreTrainedModel = DeepseekV3ForCausalLM(teacher_config(config.shape, ChatFormat.from_folder(folder)))
     else:
         for file in CHAT_FILES:
             shutil.copy2(base / file, folder / file)
-        model = DeepseekV3ForCausalLM.from_pretrained(base, dtype=torch.float32)
+        model = load_model(base, torch.float32)
     chat = ChatFormat.from_folder(folder)
     examples = (_document(chat, *chain) if base is None else _turn(chat, *chain) for chain in chains)
     measured = _train(model, list(examples), config, recipe, folder)
@@ -297,12 +298,12 @@ class ExpertsTrainer(Trainer):
     it reads the file's names (one a matrix) where the model holds stacks. `from_pretrained` knows both."""
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: torch.nn.Module | None = None) -> None:
-        saved = DeepseekV3ForCausalLM.from_pretrained(resume_from_checkpoint, dtype=torch.float32)
+        saved = load_model(Path(resume_from_checkpoint), torch.float32)
         (model or self.model).load_state_dict(saved.state_dict())
 
 
 def _train(
-    model: DeepseekV3ForCausalLM,
+    model: PreTrainedModel,
     examples: list[dict[str, list[int]]],
     config: TeachConfig,
     recipe: StageRecipe,

@@ -25,14 +25,11 @@ import torch
 from datasets import Dataset
 from huggingface_hub import constants
 from peft import LoraConfig, PeftModel, get_peft_model
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import (
-    AutoModelForCausalLM,
     AutoTokenizer,
     PreTrainedModel,
 )
-from transformers.utils.logging import disable_progress_bar
 from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
@@ -44,6 +41,7 @@ from distill.master_adamw import MasterAdamW
 from toolkit.allocator import keep_freed_memory
 from toolkit.chat_format import REASONING_TEMPLATE, TURN_END, TURN_START, ChatFormat, load_tokenizer, write_chat_files
 from toolkit.errors import InputError
+from toolkit.model.decoder import load_model
 from toolkit.model.precision import compute_dtype
 from toolkit.records import Example
 
@@ -145,10 +143,7 @@ def load_student(folder: Path, config: TrainConfig, end: int) -> PreTrainedModel
 
     Raises `InputError` where its weights cannot be read.
     """
-    try:
-        student = AutoModelForCausalLM.from_pretrained(folder, dtype=compute_dtype(), local_files_only=True)
-    except (OSError, ValueError, SafetensorError) as error:
-        raise InputError(f"{folder} must be a causal language model of transformers: {error}") from error
+    student = load_model(folder, compute_dtype())
     for settings in (student.config, student.generation_config):
         settings.eos_token_id = settings.pad_token_id = end
     if not torch.cuda.is_available():
@@ -257,7 +252,6 @@ def train(student: Path, examples: Sequence[Example], config: TrainConfig, folde
     Raises `KeyboardInterrupt` after writing a checkpoint where it was interrupted.
     """
     keep_freed_memory()
-    disable_progress_bar()  # of loading and saving weights, which takes a second
     torch.manual_seed(config.seed)
     chat_format = write_student_format(student, folder)
     dataset = tokenize(examples, chat_format)

@@ -16,13 +16,14 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers.utils import logging
 
 from export.calibration import Text
 from export.session import OnnxDecoder
 from toolkit.chat_format import ChatFormat
 from toolkit.errors import GateFailed
+from toolkit.model.decoder import load_model
 from toolkit.records import Record
 
 GREEDY_PROMPTS = 8
@@ -66,8 +67,7 @@ class ParityReport(Record):
 def measure_parity(source: Path, exported: Path, held_out: Sequence[Text]) -> ParityReport:
     """Compare `exported` with the float model in `source`; without texts, on the float model's answers to `QUESTIONS`."""
     logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32)
+    model = load_model(source, torch.float32)
     decoder = OnnxDecoder(exported)
     chat_format = ChatFormat.from_folder(source)
     prompts = [text.prompt for text in held_out] or [chat_format.question_ids(question) for question in QUESTIONS]

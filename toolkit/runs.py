@@ -5,7 +5,7 @@
     └── manifest.json      stage, configuration, seed, digests of inputs and outputs, versions, measured numbers
 
 A folder with a manifest is complete. The same inputs again: nothing to do. Other inputs: an error that names the
-difference. Work in progress lives in the sibling `.<name>.partial`, which a stage may resume.
+difference. Work in progress lives in the sibling `.<name>.partial`, which a stage may resume, one process at a time.
 """
 
 from __future__ import annotations
@@ -21,9 +21,16 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from toolkit.errors import FolderConflict, InputError
 
 MANIFEST = "manifest.json"
+MARKER, LOCK = "stage.json", ".lock"
+"""In a partial folder: the run that it is for, and the claim of the process that works on it."""
+
+_claimed: dict[Path, FileLock] = {}
+"""This process' partial folders; the kernel frees the locks of a process that dies."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,13 +70,17 @@ def is_complete(out: Path, stage: Stage) -> bool:
 
 
 def partial_folder(out: Path, stage: Stage) -> Path:
-    """The sibling folder where `out` is being made: kept if an earlier attempt at the same run left it, else new."""
+    """The sibling folder where `out` is being made: kept if an earlier attempt at the same run left it, else new.
+
+    It belongs to this process until it is finished; raises `InputError` where another process is at it.
+    """
     folder = out.absolute().parent / f".{out.name}.partial"
-    marker = folder / "stage.json"
-    if folder.exists() and (not marker.exists() or _read_json(marker) != stage.key()):
-        shutil.rmtree(folder)
+    marker = folder / MARKER
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        _claim(folder, out)
+        if not marker.exists() or _read_json(marker) != stage.key():
+            _clear(folder)
         marker.write_text(json.dumps(stage.key()))
     except OSError as error:
         raise InputError(f"{folder} cannot be written: {error.strerror}") from error
@@ -78,7 +89,8 @@ def partial_folder(out: Path, stage: Stage) -> Path:
 
 def finish(folder: Path, out: Path, stage: Stage, measured: Mapping[str, Any]) -> dict[str, Any]:
     """Sync a partial folder, write its manifest last and give it its final name. Returns the manifest."""
-    (folder / "stage.json").unlink(missing_ok=True)
+    (folder / MARKER).unlink(missing_ok=True)
+    (folder / LOCK).unlink(missing_ok=True)
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     manifest = stage.key() | {
         "outputs": {path.relative_to(folder).as_posix(): file_facts(path) for path in files},
@@ -94,6 +106,7 @@ def finish(folder: Path, out: Path, stage: Stage, measured: Mapping[str, Any]) -
         out.rmdir()
     os.rename(folder, out)
     _sync(out.absolute().parent)
+    _claimed.pop(folder).release(force=True)
     return manifest
 
 
@@ -153,6 +166,27 @@ def versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             continue
     return found
+
+
+def _claim(folder: Path, out: Path) -> None:
+    if folder in _claimed:
+        return
+    lock = FileLock(folder / LOCK, blocking=False)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise InputError(
+            f"{out} must be made by one process at a time, and another is at it; wait for that or choose another --out"
+        ) from None
+    _claimed[folder] = lock
+
+
+def _clear(folder: Path) -> None:
+    for path in folder.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+        elif path.name != LOCK:
+            path.unlink()
 
 
 def _first_difference(where: str, found: Any, expected: Any) -> str | None:

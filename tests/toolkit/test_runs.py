@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -79,6 +81,29 @@ def test_the_same_run_resumes_its_partial_folder_and_another_does_not(tmp_path: 
     other = Stage(name="train", config={"epochs": 9}, inputs={})
     assert not (partial_folder(out, other) / "half.jsonl").exists()
     assert not out.exists()
+
+
+def test_one_process_at_a_time_makes_a_folder_and_a_killed_one_lets_go(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    claim = (
+        "from pathlib import Path; from toolkit.runs import Stage, partial_folder; import sys\n"
+        f"stage = Stage(name={STAGE.name!r}, config={STAGE.config!r}, inputs={STAGE.inputs!r})\n"
+        "print(partial_folder(Path(sys.argv[1]), stage), flush=True); sys.stdin.read()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", claim, str(out)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
+        assert other.stdout
+        held = Path(other.stdout.readline().strip())
+        (held / "half.jsonl").write_text("1\n")
+        for stage in (STAGE, Stage(name="train", config={}, inputs={})):
+            with pytest.raises(InputError, match=r"run must be made by one process at a time"):
+                partial_folder(out, stage)
+        other.kill()
+        other.wait()
+    assert (partial_folder(out, STAGE) / "half.jsonl").read_text() == "1\n"
+    make(out)
+    assert sorted(path.name for path in out.iterdir()) == ["half.jsonl", "manifest.json", "weights.bin"]
 
 
 def test_a_folder_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.cache_utils import DynamicCache, DynamicLayer
+from transformers.utils.logging import disable_progress_bar
 
 from toolkit.errors import InputError
 from toolkit.generate import Floats, Ints
@@ -33,6 +34,7 @@ class TorchDecoder:
         self.max_length: int = self.model.config.max_position_embeddings
         self._cache: DynamicCache | None = None
         self._mask_BS = torch.empty(0)
+        self._padded = False
 
     @torch.inference_mode()
     def start(self, prompts: Sequence[Sequence[int]]) -> Floats:
@@ -42,6 +44,7 @@ class TorchDecoder:
         rows = [[pad] * (longest - len(prompt)) + list(prompt) for prompt in prompts]
         masks = [[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts]
         self._mask_BS = torch.tensor(masks, device=self.device)
+        self._padded = any(len(prompt) < longest for prompt in prompts)
         self._cache = growing_cache(self.model.config.num_hidden_layers)
         positions_BT = (self._mask_BS.cumsum(1) - 1).clamp(min=0)
         return self._forward(torch.tensor(rows, device=self.device), positions_BT)
@@ -61,15 +64,15 @@ class TorchDecoder:
         self._mask_BS = self._mask_BS[index]
         unused = int(self._mask_BS.argmax(1).min())
         self._mask_BS = self._mask_BS[:, unused:]
+        self._padded = not bool(self._mask_BS.all())
         for layer in self._cache.layers:
             assert isinstance(layer, GrowingLayer)
             layer.keep(index, unused)
 
     def _forward(self, ids_BT: Tensor, positions_BT: Tensor) -> Floats:
-        padded = not bool(self._mask_BS.all())
         output = self.model(
             input_ids=ids_BT,
-            attention_mask=self._mask_BS if padded else None,
+            attention_mask=self._mask_BS if self._padded else None,
             position_ids=positions_BT,
             past_key_values=self._cache,
             use_cache=True,
@@ -137,6 +140,7 @@ def load_model(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
     """Load a local causal language model; raises `InputError` where the folder holds none."""
     if not (folder / "config.json").is_file():
         raise InputError(f"{folder} must hold a config.json; it has none")
+    disable_progress_bar()  # of loading weights: local files take a moment
     try:
         model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
             folder, dtype=dtype, attn_implementation="sdpa", local_files_only=True
