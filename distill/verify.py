@@ -5,7 +5,8 @@
 One extraction reads every model alike, whether it was trained on our format or never saw it: a boxed answer, else what
 follows the last "answer is", else the last line. It is generous on purpose, so that an untrained model is graded on
 what it knows and not on how it writes, and it never looks into the reasoning. reasoning-gym's scorer of the family then
-decides; families that it does not know are compared with their reference exactly.
+decides. Families that it does not know are compared with their reference: word by word, and where the reference is
+mathematics, also by what it means.
 
 A verdict is stricter than the scorer in two places. Its countdown evaluates the answer as Python, so only arithmetic
 reaches it; its number_sorting lets each number be off by one and takes NaN for anything, so the list must also consist
@@ -22,13 +23,14 @@ from functools import cache
 from importlib import metadata
 from typing import Any, Literal
 
+from distill.equivalence import equivalent
 from toolkit.errors import MissingExtra
 from toolkit.records import Problem, Trace, Verdict
 
 VERIFIER = "reasoning-gym"
-EXACT = "exact-match"
-"""The verifier of families that reasoning-gym does not know."""
-VERSION = "1"
+EXACT, MATHEMATICS = "exact-match", "math-verify"
+"""The verifiers of families that reasoning-gym does not know."""
+VERSION = "2"
 """Of the rules in this file; goes up whenever the same trace could get another verdict."""
 
 Form = Literal["number", "expression", "list", "word", "text", "lines"]
@@ -39,6 +41,9 @@ _ANSWER_IS = re.compile(r"\banswer(?:\s+\w+){0,8}?\s*(?:\bis\b:?|:|=)", re.IGNOR
 _NUMBER = re.compile(r"(?<![\w.])[-+]?(?:\d+(?:\.\d+)?|\.\d+)")
 _SUM = re.compile(r"\d\s*[-+*/^]\s*\(*\d")
 _ARITHMETIC = re.compile(r"[-(]*\d[\d\s()+*/-]*")
+_FORMULA = re.compile(r"[\d\\^=<>]")
+_COMMAND = re.compile(r"\\[A-Za-z]+")
+_WORD = re.compile(r"[^\W\d_]{2,}")
 _SIGNS = str.maketrans({"−": "-", "–": "-", "×": "*", "·": "*", "÷": "/", "“": '"', "”": '"', "’": "'", "‘": "'"})
 _LATEX = {r"\times": "*", r"\cdot": "*", r"\div": "/", r"\left": "", r"\right": "", r"\(": "", r"\)": "", "$": ""}
 LONGEST_EXPRESSION = 200
@@ -50,6 +55,7 @@ def grade(problem: Problem, trace: Trace) -> Verdict:
     Raises `MissingExtra` where reasoning-gym is not installed.
     """
     scorer = _scorer(problem.family)
+    judge = VERIFIER if scorer else MATHEMATICS if _is_mathematics(_plain(problem.answer)) else EXACT
     score = 0.0
     reason: Literal["correct", "wrong", "truncated", "empty"]
     if not trace.closed:
@@ -58,7 +64,10 @@ def grade(problem: Problem, trace: Trace) -> Verdict:
         reason = "empty"
     else:
         answer = extract_answer(trace.answer, answer_form(problem))
-        score = _score(scorer, problem, answer) if scorer else float(_exact(problem, answer))
+        if scorer:
+            score = _score(scorer, problem, answer)
+        else:
+            score = float(_exact(problem, answer) or (judge == MATHEMATICS and _means(problem, trace.answer)))
         reason = "correct" if score == 1.0 else "wrong"
     return Verdict(
         problem_id=trace.problem_id,
@@ -66,8 +75,8 @@ def grade(problem: Problem, trace: Trace) -> Verdict:
         correct=reason == "correct",
         reason=reason,
         score=score,
-        verifier=f"{VERIFIER}:{problem.family}" if scorer else EXACT,
-        version=f"{VERSION}+{_library_version()}" if scorer else VERSION,
+        verifier=f"{VERIFIER}:{problem.family}" if scorer else judge,
+        version=VERSION if judge == EXACT else f"{VERSION}+{judge}-{metadata.version(judge)}",
     )
 
 
@@ -88,20 +97,24 @@ def extract_answer(text: str, form: Form) -> str:
     plain = _plain(text)
     if form == "lines":
         return plain
-    boxed, said = _boxed(plain), _said(plain)
-    final = next((piece for piece in (boxed, said, _last_line(plain)) if piece), "")
+    final = _final(plain)
     match form:
         case "number":
             return _number(final)
         case "expression":
             return _expression(final)
         case "list":
-            return _list(boxed or plain)
+            return _list(_boxed(plain) or plain)
         case "word":
             words = re.findall(r"[^\W\d_]+", final)
             return words[-1] if words else ""
         case _:
             return _bare(final)
+
+
+def _final(plain: str) -> str:
+    """Where a text says its answer: what is boxed, else what follows "answer is", else the last line."""
+    return next((piece for piece in (_boxed(plain), _said(plain), _last_line(plain)) if piece), "")
 
 
 def _plain(text: str) -> str:
@@ -206,6 +219,16 @@ def _exact(problem: Problem, answer: str) -> bool:
     return " ".join(answer.split()).casefold() == " ".join(reference.split()).casefold()
 
 
+def _is_mathematics(text: str) -> bool:
+    """Digits, operators, LaTeX and letters that stand alone: no words, whose letters an algebra system would multiply."""
+    return bool(_FORMULA.search(text)) and not _WORD.search(_COMMAND.sub(" ", text))
+
+
+def _means(problem: Problem, answer: str) -> bool:
+    reference, final = _plain(problem.answer), _bare(_final(_plain(answer)))
+    return _is_mathematics(final) and equivalent(reference, final)
+
+
 @cache
 def _scorer(family: str) -> Callable[[str, dict[str, Any]], float] | None:
     """The family's own scorer, or None where reasoning-gym has no such family."""
@@ -218,8 +241,3 @@ def _scorer(family: str) -> Callable[[str, dict[str, Any]], float] | None:
         return None
     scorer: Callable[[str, dict[str, Any]], float] = reasoning_gym.get_score_answer_fn(family)
     return scorer
-
-
-@cache
-def _library_version() -> str:
-    return f"reasoning-gym-{metadata.version('reasoning-gym')}"

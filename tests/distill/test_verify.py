@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from distill.problems import FAMILIES, make_problems
-from distill.verify import EXACT, Form, answer_form, extract_answer, grade
+from distill.verify import EXACT, MATHEMATICS, Form, answer_form, extract_answer, grade
 from toolkit.records import Problem, Trace
 
 
@@ -166,3 +166,24 @@ def test_a_family_that_the_library_does_not_know_is_matched_exactly() -> None:
     assert answer_form(apples) == "number"
     assert grade(apples, trace("She has 1200 apples.")).correct
     assert not grade(apples, trace("12000")).correct
+
+
+@pytest.mark.parametrize(
+    ("reference", "answer", "is_correct"),
+    [
+        ("3.5", "So the answer is 7/2.", True),
+        (r"\frac{3}{4}", r"Hence \boxed{0.75}", True),
+        (r"$\frac{3}{4}$", r"\[ \boxed{\dfrac{3}{4}} \]", True),
+        ("x^2 + 2x + 1", "**Answer:** $(x+1)^2$", True),
+        ("3.5", "7/3", False),
+        (r"\frac{3}{4}", "3 out of 4", False),
+        ("2^10", "9**9**9**9", False),
+    ],
+)
+def test_a_users_mathematics_is_compared_by_what_it_means(reference: str, answer: str, is_correct: bool) -> None:
+    verdict = grade(problem("user", reference), trace(answer))
+    assert (verdict.correct, verdict.verifier) == (is_correct, MATHEMATICS)
+
+
+def test_letters_of_a_word_are_not_multiplied() -> None:
+    assert grade(problem("user", "stop1"), trace("tops1")).reason == "wrong"

@@ -2,7 +2,7 @@
 
 The cache of each layer is two buffers that double when they are full, so a step appends without copying what is there.
 For multi-head latent attention the two are the latent and the rotated key (transformers' DeepSeek modules cache these,
-not the expanded heads). Prompts are padded on the left; B rows, T new tokens, S attended tokens, V vocabulary.
+not the expanded heads), and a step attends to them as they are (`toolkit.model.mla`). Prompts are padded on the left; B rows, T new tokens, S attended tokens, V vocabulary.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from toolkit.errors import InputError
 from toolkit.generate import Floats, Ints
+from toolkit.model.mla import absorb
 from toolkit.model.precision import compute_dtype
 
 
@@ -31,6 +32,7 @@ class TorchDecoder:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         model: torch.nn.Module = load_model(folder, dtype or compute_dtype())
         self.model = cast(PreTrainedModel, model.to(self.device).eval())
+        absorb(self.model)
         self.max_length: int = self.model.config.max_position_embeddings
         self._cache: DynamicCache | None = None
         self._mask_BS = torch.empty(0)
