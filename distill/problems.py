@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from distill.unit_tests import TESTS, check_tests
 from toolkit.errors import InputError, MissingExtra
 from toolkit.records import Problem, read_jsonl
 
@@ -144,7 +145,8 @@ def draw(name: str, seed: int) -> Iterator[Problem]:
 def read_problems(path: Path) -> list[Problem]:
     """Read a user's problems: a JSONL file or a Hugging Face dataset saved on disk.
 
-    Each line or row has `question`, `answer` and optionally `family`. Raises `InputError` naming the line that has not.
+    Each line or row has `question`, `answer` and optionally `family` and `metadata`, whose `tests` make it a code
+    problem (`distill.unit_tests`). Raises `InputError` naming the line that has not.
     """
     rows = _dataset_rows(path) if path.is_dir() else read_jsonl(path)
     problems: dict[str, Problem] = {}
@@ -166,6 +168,8 @@ def _problem(path: Path, number: int, row: Mapping[str, Any]) -> Problem:
     family, metadata = row.get("family", "user"), row.get("metadata", {})
     if not isinstance(family, str) or not isinstance(metadata, dict):
         raise InputError(f"{path} line {number} is no problem: its 'family' ({family!r}) must be a text")
+    if TESTS in metadata and (wrong := check_tests(metadata[TESTS])):
+        raise InputError(f"{path} line {number} is no problem: its metadata's 'tests' {wrong}")
     return Problem.create(
         family=family, question=str(row["question"]), answer=str(row["answer"]), metadata=dict(metadata)
     )

@@ -5,8 +5,8 @@
 One extraction reads every model alike, whether it was trained on our format or never saw it: a boxed answer, else what
 follows the last "answer is", else the last line. It is generous on purpose, so that an untrained model is graded on
 what it knows and not on how it writes, and it never looks into the reasoning. reasoning-gym's scorer of the family then
-decides. Families that it does not know are compared with their reference: word by word, and where the reference is
-mathematics, also by what it means.
+decides. A problem with tests is code, and right where its program passes all of them. Any other is compared with its
+reference: word by word, and where the reference is mathematics, also by what it means.
 
 A verdict is stricter than the scorer in two places. Its countdown evaluates the answer as Python, so only arithmetic
 reaches it; its number_sorting lets each number be off by one and takes NaN for anything, so the list must also consist
@@ -24,12 +24,14 @@ from importlib import metadata
 from typing import Any, Literal
 
 from distill.equivalence import equivalent
+from distill.sandbox import strongest_level
+from distill.unit_tests import TESTS, passed
 from toolkit.errors import MissingExtra
 from toolkit.records import Problem, Trace, Verdict
 
 VERIFIER = "reasoning-gym"
-EXACT, MATHEMATICS = "exact-match", "math-verify"
-"""The verifiers of families that reasoning-gym does not know."""
+EXACT, MATHEMATICS, CODE = "exact-match", "math-verify", "unit-tests"
+"""The verifiers of problems that reasoning-gym does not know."""
 VERSION = "2"
 """Of the rules in this file; goes up whenever the same trace could get another verdict."""
 
@@ -52,10 +54,9 @@ LONGEST_EXPRESSION = 200
 def grade(problem: Problem, trace: Trace) -> Verdict:
     """Decide about one trace. Thinking that was never closed is truncated; a scorer that raises costs this trace only.
 
-    Raises `MissingExtra` where reasoning-gym is not installed.
+    Raises `MissingExtra` where reasoning-gym is not installed, `InputError` where code must run and nothing confines it.
     """
-    scorer = _scorer(problem.family)
-    judge = VERIFIER if scorer else MATHEMATICS if _is_mathematics(_plain(problem.answer)) else EXACT
+    judge = _judge(problem)
     score = 0.0
     reason: Literal["correct", "wrong", "truncated", "empty"]
     if not trace.closed:
@@ -63,21 +64,41 @@ def grade(problem: Problem, trace: Trace) -> Verdict:
     elif not trace.answer.strip():
         reason = "empty"
     else:
-        answer = extract_answer(trace.answer, answer_form(problem))
-        if scorer:
-            score = _score(scorer, problem, answer)
-        else:
-            score = float(_exact(problem, answer) or (judge == MATHEMATICS and _means(problem, trace.answer)))
+        score = _score(judge, problem, trace.answer)
         reason = "correct" if score == 1.0 else "wrong"
+    verifier, version = judge, VERSION
+    if judge == VERIFIER:
+        verifier = f"{VERIFIER}:{problem.family}"
+    elif judge == CODE:
+        verifier = f"{CODE}:{strongest_level()}"
+    if judge in (VERIFIER, MATHEMATICS):
+        version = f"{VERSION}+{judge}-{metadata.version(judge)}"
     return Verdict(
         problem_id=trace.problem_id,
         sample=trace.sample,
         correct=reason == "correct",
         reason=reason,
         score=score,
-        verifier=f"{VERIFIER}:{problem.family}" if scorer else judge,
-        version=VERSION if judge == EXACT else f"{VERSION}+{judge}-{metadata.version(judge)}",
+        verifier=verifier,
+        version=version,
     )
+
+
+def _judge(problem: Problem) -> str:
+    if TESTS in problem.metadata:
+        return CODE
+    if _scorer(problem.family):
+        return VERIFIER
+    return MATHEMATICS if _is_mathematics(_plain(problem.answer)) else EXACT
+
+
+def _score(judge: str, problem: Problem, text: str) -> float:
+    if judge == CODE:
+        return passed(text, problem.metadata[TESTS])
+    answer = extract_answer(text, answer_form(problem))
+    if judge == VERIFIER:
+        return _scored(problem, answer)
+    return float(_exact(problem, answer) or (judge == MATHEMATICS and _means(problem, text)))
 
 
 def answer_form(problem: Problem) -> Form:
@@ -196,7 +217,10 @@ def _list(text: str) -> str:
     return json.dumps(items) if items else ""
 
 
-def _score(scorer: Callable[[str, dict[str, Any]], float], problem: Problem, answer: str) -> float:
+def _scored(problem: Problem, answer: str) -> float:
+    """By the family's scorer."""
+    scorer = _scorer(problem.family)
+    assert scorer
     entry = {"question": problem.question, "answer": problem.answer, "metadata": problem.metadata}
     try:
         return float(scorer(answer, entry)) if _is_admissible(problem, answer) else 0.0
