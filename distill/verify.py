@@ -64,7 +64,7 @@ def grade(problem: Problem, trace: Trace) -> Verdict:
     elif not trace.answer.strip():
         reason = "empty"
     else:
-        score = _score(judge, problem, trace.answer)
+        score = score_answer(problem, trace.answer)
         reason = "correct" if score == 1.0 else "wrong"
     verifier, version = judge, VERSION
     if judge == VERIFIER:
@@ -92,7 +92,12 @@ def _judge(problem: Problem) -> str:
     return MATHEMATICS if _is_mathematics(_plain(problem.answer)) else EXACT
 
 
-def _score(judge: str, problem: Problem, text: str) -> float:
+def score_answer(problem: Problem, text: str) -> float:
+    """How right an answer's text is, from 0 to 1; what is between is the scorer's own, or a share of tests.
+
+    Raises as `grade` does.
+    """
+    judge = _judge(problem)
     if judge == CODE:
         return passed(text, problem.metadata[TESTS])
     answer = extract_answer(text, answer_form(problem))
