@@ -1,6 +1,6 @@
 """What a training run leaves behind while it runs: a loss a line, progress for the person, checkpoints for a kill.
 
-    loss.jsonl    {"step", "epoch", "loss", "grad_norm", "learning_rate", "tokens", "tokens_per_s"}
+    loss.jsonl    {"step", "epoch", "loss", "grad_norm", "learning_rate", "tokens", "tokens_per_s"}, and `MORE`
     checkpoints/  lets an interrupted run go on; removed by whoever saves the run's result
 
 A run that goes on from a checkpoint first cuts the file back to it, so each step stands there once.
@@ -24,13 +24,15 @@ from toolkit.progress import Progress
 
 LOSS = "loss.jsonl"
 CHECKPOINTS = "checkpoints"
+MORE = ("max_violation", "reward", "reward_std", "differing", "kl", "entropy", "completions/mean_length")
+"""What some runs log besides: a mixture of experts, reinforcement."""
 
 
 class Journal(TrainerCallback):
     """Writes the losses, shows progress, and asks for a checkpoint now and then and at an interrupt."""
 
     def __init__(self, path: Path, *, tokens: int, checkpoint_every_s: float, interrupted: threading.Event) -> None:
-        """`tokens`: of the whole run, all epochs."""
+        """`tokens`: of the whole run, all epochs; 0 where the trainer counts them as it samples them."""
         self._path = path
         self._tokens = tokens
         self._checkpoint_every_s = checkpoint_every_s
@@ -43,8 +45,7 @@ class Journal(TrainerCallback):
         lines = self._path.read_text().splitlines() if self._path.exists() else []
         kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= state.global_step]
         self._path.write_text("".join(line + "\n" for line in kept))
-        self._tokens_a_step = self._tokens / state.max_steps
-        self._first_step = state.global_step
+        self._first_tokens = self._tokens_so_far(state)
         self._begun_at = self._saved_at = time.monotonic()
         self._progress = Progress("train", state.max_steps, done=state.global_step)
 
@@ -68,21 +69,27 @@ class Journal(TrainerCallback):
         if not logs or "loss" not in logs:
             return
         elapsed_s = time.monotonic() - self._begun_at
-        tokens_per_s = (state.global_step - self._first_step) * self._tokens_a_step / elapsed_s
+        tokens = self._tokens_so_far(state)
+        tokens_per_s = (tokens - self._first_tokens) / elapsed_s
         record = {
             "step": state.global_step,
             "epoch": logs["epoch"],
             "loss": logs["loss"],
             "grad_norm": logs["grad_norm"],
             "learning_rate": logs["learning_rate"],
-            "tokens": round(state.global_step * self._tokens_a_step),
+            "tokens": round(tokens),
             "tokens_per_s": round(tokens_per_s, 1),
         }
-        if "max_violation" in logs:  # of a mixture of experts
-            record["max_violation"] = round(logs["max_violation"], 3)
+        record |= {name: round(logs[name], 4) for name in MORE if name in logs}
         with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
         self._progress.advance(0, f"loss {logs['loss']:.3f}  {tokens_per_s:.0f} tokens/s")
+
+    def _tokens_so_far(self, state: TrainerState) -> float:
+        if not self._tokens:
+            return float(state.num_input_tokens_seen)
+        tokens: float = state.global_step * self._tokens / state.max_steps
+        return tokens
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -93,7 +100,7 @@ class Journal(TrainerCallback):
 def run_trainer(trainer: Trainer, folder: Path, *, tokens: int, checkpoint_every_s: float) -> dict[str, float]:
     """Train to the end, from the folder's last checkpoint where it holds one.
 
-    Returns the tokens of the whole run, the seconds of this call and the last logged loss.
+    `tokens`: see `Journal`. Returns the tokens of the whole run, the seconds of this call and the last logged loss.
     Raises `KeyboardInterrupt` after writing a checkpoint where it was interrupted.
     """
     with postponed_interrupt() as interrupted:
@@ -108,7 +115,7 @@ def run_trainer(trainer: Trainer, folder: Path, *, tokens: int, checkpoint_every
     if interrupted.is_set():
         raise KeyboardInterrupt
     last = json.loads((folder / LOSS).read_text().splitlines()[-1])
-    return {"tokens": tokens, "seconds": seconds, "final_loss": last["loss"]}
+    return {"tokens": last["tokens"], "seconds": seconds, "final_loss": last["loss"]}
 
 
 def _last_checkpoint(folder: Path) -> Path | None:

@@ -2,6 +2,7 @@
 
 Stages, each a run folder of its own below `out`: `pretrain` (next token on task text) → `cold_start` (supervised chains
 of thought in R1's format) → `eval` (the ledger's held-out problems) → `teacher` (the weights with their model card).
+`reason_rl` (GRPO on verified answers) runs by itself, on the cold start or any other model of the kind.
 Method: DeepSeek-V3 and DeepSeek-R1 reports.
 """
 
@@ -9,7 +10,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -30,6 +31,7 @@ from transformers.utils.logging import disable_progress_bar
 from distill.chains import CHAINS
 from distill.completion_loss import IGNORED, labelled
 from distill.evaluate import EvalConfig, evaluate_model
+from distill.grpo import GrpoConfig, make_trainer
 from distill.journal import CHECKPOINTS, run_trainer
 from distill.model_card import teacher_card
 from distill.muon import MuonAdamW, split_parameters
@@ -49,6 +51,9 @@ from toolkit.model.balance import ExpertBalance
 from toolkit.model.decoder import TorchDecoder, load_model
 from toolkit.records import Problem
 from toolkit.runs import Stage, finish, folder_digest, is_complete, partial_folder, read_manifest
+
+RL_SEED = 3
+"""Problems that the supervised stages have not seen."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,6 +104,7 @@ class TeachConfig:
     shape: TeacherShape
     pretrain: StageRecipe
     cold_start: StageRecipe
+    reason_rl: GrpoConfig
     families: tuple[str, ...] = FAMILIES
     row_tokens: int = 320
     weight_decay: float = 0.1  # DeepSeek-V3 report, section 4.2, as are the betas and the clipping
@@ -149,6 +155,21 @@ def nano() -> TeachConfig:
             final_learning_rate=0.0,
             warmup_steps=10,
         ),
+        reason_rl=GrpoConfig(
+            steps=100,
+            groups=16,
+            group_size=8,
+            micro_batch=128,
+            learning_rate=1e-4,
+            warmup_steps=5,
+            kl_coefficient=0.001,  # DeepSeek-R1 report, as is the temperature
+            clip=0.2,
+            temperature=1.0,
+            max_new_tokens=200,
+            attempts=3,
+            weights={"accuracy": 1.0, "well_formed": 0.1, "language_consistency": 0.1},
+            seed=1,
+        ),
     )
 
 
@@ -164,7 +185,10 @@ def quick() -> TeachConfig:
         final_learning_rate=0.1,
         warmup_steps=2,
     )
-    return TeachConfig(shape=TeacherShape(**shape), pretrain=recipe, cold_start=recipe, eval_per_family=1)
+    reason_rl = replace(nano().reason_rl, steps=2, groups=2, group_size=2, micro_batch=4, max_new_tokens=16, attempts=1)
+    return TeachConfig(
+        shape=TeacherShape(**shape), pretrain=recipe, cold_start=recipe, reason_rl=reason_rl, eval_per_family=1
+    )
 
 
 PRESETS = {"nano": nano, "quick": quick}
@@ -177,8 +201,36 @@ def teach(config: TeachConfig, out: Path) -> Path:
     base = _run_stage("pretrain", config, config.pretrain, out / "pretrain", None)
     cold = _run_stage("cold_start", config, config.cold_start, out / "cold_start", base)
     problems = make_problems("test", config.eval_per_family, LEDGER_SEED)
-    evaluation = evaluate_model(cold, TorchDecoder, problems, EvalConfig(batch_size=128), out / "eval")
+    evaluation = evaluate_model(cold, TorchDecoder.open, problems, EvalConfig(batch_size=128), out / "eval")
     return _release(config, [base, cold], evaluation, out / "teacher")
+
+
+def reason_rl(config: TeachConfig, base: Path, out: Path) -> Path:
+    """Reinforce the model in `base` on verified answers, into the run folder `out`.
+
+    Raises `InputError` where its rewards are flat before anything is trained.
+    """
+    stage = Stage(
+        name="teach.reason_rl",
+        config={**asdict(config.reason_rl), "families": config.families},
+        inputs={"base": folder_digest(base)},
+    )
+    if is_complete(out, stage):
+        return out
+    keep_freed_memory()
+    folder = partial_folder(out, stage)
+    for file in CHAT_FILES:
+        shutil.copy2(base / file, folder / file)
+    problems = make_problems("train", config.reason_rl.steps * config.reason_rl.groups, RL_SEED, config.families)
+    model = load_model(base, torch.float32)
+    trainer = make_trainer(model, base, problems, config.reason_rl, folder, callbacks=[ExpertBalance(model)])
+    measured = trainer.preflight()
+    measured |= run_trainer(trainer, folder, tokens=0, checkpoint_every_s=config.checkpoint_every_s)
+    shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
+    model.config.use_cache = True
+    model.bfloat16().save_pretrained(folder)
+    finish(folder, out, stage, measured)
+    return out
 
 
 def _release(config: TeachConfig, stages: Sequence[Path], evaluation: Evaluation, out: Path) -> Path:
@@ -198,7 +250,13 @@ def _release(config: TeachConfig, stages: Sequence[Path], evaluation: Evaluation
 
 def _run_stage(name: str, config: TeachConfig, recipe: StageRecipe, out: Path, base: Path | None) -> Path:
     values = asdict(config)
-    others = ("pretrain", "cold_start", "checkpoint_every_s", "eval_per_family")  # what does not decide the weights
+    others = (
+        "pretrain",
+        "cold_start",
+        "reason_rl",
+        "checkpoint_every_s",
+        "eval_per_family",
+    )  # what does not decide the weights
     settings = {key: values[key] for key in values if key not in others} | {"recipe": values[name]}
     stage = Stage(name=f"teach.{name}", config=settings, inputs={"base": folder_digest(base)} if base else {})
     if is_complete(out, stage):

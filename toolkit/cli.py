@@ -53,6 +53,8 @@ def build_parser() -> Parser:
 
     teach = verb("teach", "distill", "train the built-in teacher again (MLA and mixture of experts)")
     teach.add_argument("--preset", choices=("nano", "quick"), default="nano", help="recipe; default: %(default)s")
+    teach.add_argument("--stage", choices=("reason_rl",), help="run this stage alone: GRPO on verified answers")
+    teach.add_argument("--base", default="builtin", help="model that --stage starts from; default: %(default)s")
     teach.add_argument("--out", type=Path, required=True, help="run folder to write")
 
     traces = verb("traces", "distill", "let a teacher answer problems, thinking aloud")

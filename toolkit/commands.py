@@ -50,8 +50,13 @@ def pull(options: Options) -> Result:
 
 def teach(options: Options) -> Result:
     from distill import teach as stage
+    from toolkit.models import resolve
 
-    folder = stage.teach(stage.PRESETS[options.preset](), options.out)
+    config = stage.PRESETS[options.preset]()
+    if options.stage:
+        folder = stage.reason_rl(config, resolve(options.base), options.out)
+    else:
+        folder = stage.teach(config, options.out)
     return Result(facts={"folder": str(folder)}, text=f"the teacher is in {folder}")
 
 
@@ -185,7 +190,7 @@ def open_decoder(folder: Path) -> Decoder:
         return OnnxDecoder(folder)
     from toolkit.model.decoder import TorchDecoder
 
-    return TorchDecoder(folder)
+    return TorchDecoder.open(folder)
 
 
 def _chat_if_someone_is_there(folder: Path) -> None:

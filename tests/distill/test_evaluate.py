@@ -29,7 +29,7 @@ def open_bigram(folder: Path) -> Decoder:
 
 
 def open_torch(folder: Path) -> Decoder:
-    decoder: Decoder = pytest.importorskip("toolkit.model.decoder").TorchDecoder(folder)
+    decoder: Decoder = pytest.importorskip("toolkit.model.decoder").TorchDecoder.open(folder)
     return decoder
 
 

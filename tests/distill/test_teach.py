@@ -20,13 +20,6 @@ BYTES_ALLOWED = 12_000_000
 MASTERED = 0.9
 
 
-@pytest.fixture(scope="module")
-def taught(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("teach")
-    teach(quick(), out)
-    return out
-
-
 def test_stages_leave_whole_folders_and_lower_the_loss(taught: Path) -> None:
     for stage in ("pretrain", "cold_start"):
         manifest = json.loads((taught / stage / "manifest.json").read_text())

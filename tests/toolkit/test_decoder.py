@@ -35,7 +35,7 @@ def tiny_deepseek(tiny_student: Path, tmp_path_factory: pytest.TempPathFactory) 
 @pytest.mark.parametrize("kind", ["tiny_student", "tiny_deepseek"])
 def test_batched_greedy_decoding_equals_transformers_generate(kind: str, request: pytest.FixtureRequest) -> None:
     folder = request.getfixturevalue(kind)
-    decoder = TorchDecoder(folder, torch.float32)
+    decoder = TorchDecoder.open(folder, torch.float32)
     sampled = complete(decoder, PROMPTS, Sampling(temperature=0.0, max_new_tokens=80), frozenset())
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     for prompt, row in zip(PROMPTS, sampled, strict=True):
@@ -47,7 +47,7 @@ def test_batched_greedy_decoding_equals_transformers_generate(kind: str, request
 
 @pytest.mark.parametrize("kind", ["tiny_student", "tiny_deepseek"])
 def test_rows_that_stay_go_on_as_if_alone(kind: str, request: pytest.FixtureRequest) -> None:
-    decoder = TorchDecoder(request.getfixturevalue(kind), torch.float32)
+    decoder = TorchDecoder.open(request.getfixturevalue(kind), torch.float32)
     decoder.start(PROMPTS)
     decoder.step(np.array([3, 4, 5]))
     decoder.keep(np.array([1, 0]))
@@ -60,4 +60,4 @@ def test_rows_that_stay_go_on_as_if_alone(kind: str, request: pytest.FixtureRequ
 
 def test_folder_without_config_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=f"{tmp_path} must hold a config.json"):
-        TorchDecoder(tmp_path)
+        TorchDecoder.open(tmp_path)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import cast
+from typing import Self, cast
 
 import numpy as np
 import torch
@@ -25,18 +25,23 @@ from toolkit.model.precision import compute_dtype
 
 
 class TorchDecoder:
-    """A model folder open for decoding, on the GPU where there is one."""
+    """Decodes a model, where it is; a model in training must be in its eval mode meanwhile."""
 
-    def __init__(self, folder: Path, dtype: torch.dtype | None = None) -> None:
-        """`dtype`: where absent, bf16 on a machine that computes in it, else fp32."""
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        model: torch.nn.Module = load_model(folder, dtype or compute_dtype())
-        self.model = cast(PreTrainedModel, model.to(self.device).eval())
-        absorb(self.model)
-        self.max_length: int = self.model.config.max_position_embeddings
+    def __init__(self, model: PreTrainedModel) -> None:
+        absorb(model)
+        self.model = model
+        self.device = model.device
+        self.max_length: int = model.config.max_position_embeddings
         self._cache: DynamicCache | None = None
         self._mask_BS = torch.empty(0)
         self._padded = False
+
+    @classmethod
+    def open(cls, folder: Path, dtype: torch.dtype | None = None) -> Self:
+        """Load a model folder, to the GPU where there is one; by default in bf16 on a machine that computes in it."""
+        model: torch.nn.Module = load_model(folder, dtype or compute_dtype())
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return cls(cast(PreTrainedModel, model.to(device).eval()))
 
     @torch.inference_mode()
     def start(self, prompts: Sequence[Sequence[int]]) -> Floats:

@@ -28,7 +28,10 @@ NAME = "absorbed"
 
 
 def absorb(model: PreTrainedModel) -> bool:
-    """Let a model's latent attention decode absorbed, in place; returns whether it has any. For inference only."""
+    """Let a model's latent attention decode absorbed, in place; returns whether it has any.
+
+    Training is not changed: without a cache all tokens are new, and take the stock path.
+    """
     layers = [module for module in model.modules() if isinstance(module, DeepseekV2Attention | DeepseekV3Attention)]
     for layer in layers:
         layer.expand_kv = _keep_latents
@@ -57,13 +60,15 @@ def attend(
     Returns BTHU.
     """
     assert isinstance(module, DeepseekV2Attention | DeepseekV3Attention)
+    keeps_latents = "expand_kv" in vars(module)  # another model may be made from this one's configuration
     new, cached = query.shape[2], key.shape[2]
-    if new == cached or new > _most_absorbed(module):
-        keys_BHSX, values_BHSU = type(module).expand_kv(module, key, value)
-        return sdpa_attention_forward(  # type: ignore[no-any-return]
-            module, query, keys_BHSX, values_BHSU, attention_mask, scaling=scaling, **kwargs
-        )
-    return _absorbed(module, query, key[:, 0], value[:, 0], attention_mask, scaling), None
+    if keeps_latents and new < cached and new <= _most_absorbed(module):
+        return _absorbed(module, query, key[:, 0], value[:, 0], attention_mask, scaling), None
+    if keeps_latents:
+        key, value = type(module).expand_kv(module, key, value)
+    return sdpa_attention_forward(  # type: ignore[no-any-return]
+        module, query, key, value, attention_mask, scaling=scaling, **kwargs
+    )
 
 
 def _most_absorbed(module: Any) -> int:

@@ -1,0 +1,245 @@
+"""Group-relative policy optimization (Shao et al. 2024, as in DeepSeek-R1) by TRL's `GRPOTrainer`, sampled by our decoder.
+
+    problems ─ a group of completions each ─> rewards ─ groups that differ within ─> advantages ─> one update
+
+What the trainer's own sampling lacks:
+
+- The decode loop of `toolkit.generate`: rows that have ended leave the batch, latent caches are read absorbed, and the
+  ids that were sampled are the ids that are trained on.
+- Dynamic sampling (DAPO, Yu et al. 2025): a group of equal rewards has no advantage and teaches nothing, so another
+  problem takes its place, for a few attempts.
+- A completion's seed comes from the run, the step, the problem and its number alone, so a run that was broken off ends
+  with the weights of one that was not.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from huggingface_hub import constants
+from transformers import AutoTokenizer, PreTrainedModel
+from trl.trainer.grpo_config import GRPOConfig
+from trl.trainer.grpo_trainer import GRPOTrainer
+
+from distill.journal import CHECKPOINTS
+from distill.rewards import accuracy, language_consistency, well_formed
+from distill.traces import row_seed
+from toolkit.chat_format import ChatFormat
+from toolkit.errors import InputError
+from toolkit.generate import Sampling, complete
+from toolkit.model.decoder import TorchDecoder
+from toolkit.records import Problem
+
+Reward = Callable[[Problem, str], float]
+REWARDS: Mapping[str, Reward] = {
+    "accuracy": accuracy,
+    "well_formed": well_formed,
+    "language_consistency": language_consistency,
+}
+PREFLIGHT_PROBLEMS = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class GrpoConfig:
+    """How a policy is reinforced."""
+
+    steps: int
+    groups: int
+    """Problems an update."""
+    group_size: int
+    """Completions a problem."""
+    micro_batch: int
+    """Completions in memory at once; a multiple of `group_size` that divides the update's completions."""
+    learning_rate: float
+    warmup_steps: int
+    kl_coefficient: float
+    clip: float
+    temperature: float
+    max_new_tokens: int
+    attempts: int
+    """Rounds of sampling for groups that differ within; the last round's are taken as they are."""
+    weights: Mapping[str, float]
+    """Of each of `REWARDS` in the sum."""
+    seed: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Group:
+    """One problem with its completions."""
+
+    problem: Problem
+    prompt_ids: list[int]
+    completion_ids: list[list[int]]
+    rewards: list[float]
+
+    @property
+    def differs(self) -> bool:
+        return max(self.rewards) - min(self.rewards) > 1e-6
+
+
+class Sampler:
+    """Draws groups of completions from a policy as it stands, and rewards them."""
+
+    def __init__(self, model: PreTrainedModel, chat_format: ChatFormat, config: GrpoConfig) -> None:
+        self._decoder = TorchDecoder(model)
+        self._chat_format = chat_format
+        self._config = config
+
+    def groups(self, problems: Sequence[Problem], salt: int) -> list[Group]:
+        """One group a problem; `salt` tells this draw from others of the run."""
+        config, size = self._config, self._config.group_size
+        prompts = [self._chat_format.question_ids(problem.question) for problem in problems]
+        seeds = [row_seed(config.seed + salt, problem.id, i) for problem in problems for i in range(size)]
+        sampling = Sampling(temperature=config.temperature, top_p=1.0, max_new_tokens=config.max_new_tokens)
+        model = self._decoder.model
+        was_training = model.training
+        model.eval()
+        try:
+            rows = complete(
+                self._decoder,
+                [prompt for prompt in prompts for _ in range(size)],
+                sampling,
+                self._chat_format.stop_ids,
+                seeds,
+            )
+        finally:
+            model.train(was_training)
+        completions = [row.ids for row in rows]
+        return [
+            Group(
+                problem=problem,
+                prompt_ids=prompt,
+                completion_ids=completions[start : start + size],
+                rewards=[self.reward(problem, ids) for ids in completions[start : start + size]],
+            )
+            for start, problem, prompt in zip(range(0, len(rows), size), problems, prompts, strict=True)
+        ]
+
+    def reward(self, problem: Problem, completion_ids: Sequence[int]) -> float:
+        """The weighted sum."""
+        text = self._chat_format.decode(completion_ids)
+        return sum(weight * REWARDS[name](problem, text) for name, weight in self._config.weights.items())
+
+
+class GroupTrainer(GRPOTrainer):
+    """`GRPOTrainer` on groups that the sampler drew."""
+
+    def __init__(
+        self, model: PreTrainedModel, sampler: Sampler, problems: Sequence[Problem], config: GrpoConfig, **kwargs: Any
+    ) -> None:
+        constants.HF_HUB_DISABLE_TELEMETRY = True  # TRL reports each trainer that is made
+        rows = [{"prompt": problem.question, "index": index} for index, problem in enumerate(problems)]
+        super().__init__(model=model, reward_funcs=self._rewards, train_dataset=Dataset.from_list(rows), **kwargs)
+        self._sampler, self._problems, self._config = sampler, problems, config
+        self._drawn: list[Group] = []
+
+    def preflight(self) -> dict[str, float]:
+        """Sample the policy before anything is trained: its mean reward, and the share of groups that differ within.
+
+        Raises `InputError` where none does: such a run can't learn.
+        """
+        with self.compute_loss_context_manager():
+            groups = self._sampler.groups(self._problems[:PREFLIGHT_PROBLEMS], salt=-1)
+        rewards = [reward for group in groups for reward in group.rewards]
+        mean, differing = sum(rewards) / len(rewards), sum(group.differs for group in groups) / len(groups)
+        if differing == 0:
+            raise InputError(
+                f"the {self._config.group_size} completions of some problem must differ in reward; those of all "
+                f"{len(groups)} are equal, {mean:.2f} on average; choose {'easier' if mean < 0.5 else 'harder'} "
+                "problems or a higher temperature"
+            )
+        return {"preflight_reward": mean, "preflight_differing": differing}
+
+    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> Any:
+        size = self._config.group_size
+        asked = [self._problems[row["index"]] for row in inputs[::size]]
+        self._drawn = self._draw(asked)
+        return super()._generate_and_score_completions(
+            [{"prompt": each.problem.question} for each in self._drawn for _ in range(size)]
+        )
+
+    def _draw(self, asked: Sequence[Problem]) -> list[Group]:
+        """As many groups as problems are asked, in their places other problems where a group is flat."""
+        step, process = self.state.global_step, self.accelerator.process_index
+        others = random.Random(f"{self._config.seed}:{step}:{process}")
+        found: list[Group] = []
+        flat: list[Group] = []
+        wanted, sampled = list(asked), 0
+        with self.compute_loss_context_manager():
+            for attempt in range(self._config.attempts):
+                groups = self._sampler.groups(wanted, salt=step * self._config.attempts + attempt)
+                sampled += len(groups)
+                found += [group for group in groups if group.differs]
+                flat = [group for group in groups if not group.differs]
+                if not flat:
+                    break
+                wanted = others.sample(self._problems, len(flat))
+        metrics = self._metrics["train"]
+        metrics["differing"].append(len(found) / sampled)
+        return [*found, *islice(flat, len(asked) - len(found))]
+
+    def _tokenize_prompts(self, prompts: list[Any]) -> tuple[list[list[int]], None, dict[str, Any]]:
+        return [group.prompt_ids for group in self._drawn for _ in group.rewards], None, {}
+
+    def _generate_single_turn(self, *args: Any, **kwargs: Any) -> tuple[list[list[int]], None]:
+        return [ids for group in self._drawn for ids in group.completion_ids], None
+
+    def _rewards(self, **kwargs: Any) -> list[float]:
+        return [reward for group in self._drawn for reward in group.rewards]
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """None in checkpoints."""
+
+
+def trainer_arguments(config: GrpoConfig, folder: Path) -> GRPOConfig:
+    """Our recipe in the trainer's words."""
+    completions = config.groups * config.group_size
+    assert completions % config.micro_batch == 0 and config.micro_batch % config.group_size == 0
+    return GRPOConfig(
+        output_dir=str(folder / CHECKPOINTS),
+        max_steps=config.steps,
+        per_device_train_batch_size=config.micro_batch,
+        gradient_accumulation_steps=completions // config.micro_batch,
+        num_generations=config.group_size,
+        max_completion_length=config.max_new_tokens,
+        temperature=config.temperature,
+        beta=config.kl_coefficient,
+        epsilon=config.clip,
+        learning_rate=config.learning_rate,
+        lr_scheduler_type="constant_with_warmup",
+        warmup_steps=config.warmup_steps,
+        bf16=True,
+        use_cpu=not torch.cuda.is_available(),
+        gradient_checkpointing=False,
+        dataloader_pin_memory=torch.cuda.is_available(),
+        seed=config.seed,
+        data_seed=config.seed,
+        logging_steps=1,
+        save_strategy="no",  # the journal asks for checkpoints, by the clock
+        save_total_limit=1,
+        report_to=[],
+        disable_tqdm=True,
+    )
+
+
+def make_trainer(
+    model: PreTrainedModel, source: Path, problems: Sequence[Problem], config: GrpoConfig, folder: Path, **kwargs: Any
+) -> GroupTrainer:
+    """A trainer of `model`, which came from `source`, with its checkpoints below `folder`."""
+    sampler = Sampler(model, ChatFormat.from_folder(source), config)
+    return GroupTrainer(
+        model,
+        sampler,
+        problems,
+        config,
+        args=trainer_arguments(config, folder),
+        processing_class=AutoTokenizer.from_pretrained(source, local_files_only=True, padding_side="left"),
+        **kwargs,
+    )

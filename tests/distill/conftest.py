@@ -1,0 +1,17 @@
+"""What the tests of distillation share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def taught(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of all stages of the quick teacher."""
+    from distill.teach import quick, teach
+
+    out = tmp_path_factory.mktemp("teach")
+    teach(quick(), out)
+    return out

@@ -1,0 +1,98 @@
+"""GRPO on a tiny mixture of experts: groups, dynamic sampling, and a run that was killed."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from distill import grpo
+from distill.grpo import GroupTrainer, GrpoConfig, make_trainer
+from distill.journal import run_trainer
+from distill.problems import make_problems
+from distill.teach import quick, reason_rl
+from toolkit.errors import InputError
+from toolkit.model.decoder import load_model
+from toolkit.records import Problem
+
+PROBLEMS = make_problems("train", 4, 9)
+
+
+@pytest.fixture(scope="module")
+def cold_start(taught: Path) -> Path:
+    return taught / "cold_start"
+
+
+@pytest.fixture
+def config(monkeypatch: pytest.MonkeyPatch) -> GrpoConfig:
+    """Rewarded for the letter e: a model that knows nothing differs in that."""
+    monkeypatch.setattr(grpo, "REWARDS", {"e": lambda problem, text: text.count("e") / (1 + len(text))})
+    return replace(quick().reason_rl, steps=4, weights={"e": 1.0}, learning_rate=1e-3)
+
+
+def trainer(base: Path, config: GrpoConfig, folder: Path) -> GroupTrainer:
+    torch.manual_seed(0)
+    return make_trainer(load_model(base, torch.float32), base, PROBLEMS, config, folder)
+
+
+def test_the_reward_rises(cold_start: Path, config: GrpoConfig, tmp_path: Path) -> None:
+    longer = replace(config, steps=30, groups=4, group_size=4, micro_batch=16)
+    made = trainer(cold_start, longer, tmp_path)
+    before = made.preflight()["preflight_reward"]
+    made.train()
+    assert made.preflight()["preflight_reward"] > 1.5 * before
+
+
+def test_a_run_that_was_broken_off_ends_with_the_same_weights(
+    cold_start: Path, config: GrpoConfig, tmp_path: Path
+) -> None:
+    whole = trainer(cold_start, config, tmp_path / "whole")
+    run_trainer(whole, tmp_path / "whole", tokens=0, checkpoint_every_s=1e9)
+
+    first = trainer(cold_start, config, tmp_path / "broken")
+    first.args.max_steps = 2
+    first.train()
+    first._save_checkpoint(first.model, None)
+    second = trainer(cold_start, config, tmp_path / "broken")
+    run_trainer(second, tmp_path / "broken", tokens=0, checkpoint_every_s=1e9)
+    assert second.state.global_step == config.steps
+    for (name, found), expected in zip(
+        second.model.state_dict().items(), whole.model.state_dict().values(), strict=True
+    ):
+        assert torch.equal(found, expected), name
+
+
+def test_flat_groups_make_room_for_other_problems(
+    cold_start: Path, config: GrpoConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flat = {problem.id for problem in PROBLEMS[::2]}
+
+    def reward(problem: Problem, text: str) -> float:
+        return 0.5 if problem.id in flat else text.count("e") / (1 + len(text))
+
+    monkeypatch.setattr(grpo, "REWARDS", {"e": reward})
+    made = trainer(cold_start, replace(config, attempts=20), tmp_path)
+    groups = made._draw(PROBLEMS[:2])
+    assert len(groups) == 2
+    assert all(group.differs for group in groups)
+    assert made._draw(PROBLEMS[:2])[0].completion_ids == groups[0].completion_ids, "the same step draws the same"
+    monkeypatch.setattr(grpo, "REWARDS", {"e": lambda problem, text: 0.5})
+    assert len(made._draw(PROBLEMS[:2])) == 2, "after the last attempt flat groups are taken"
+
+
+def test_a_flat_reward_stops_before_training_and_says_why(cold_start: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"must differ in reward; those of all 14 are equal, 0\.\d\d on average"):
+        reason_rl(quick(), cold_start, tmp_path / "rl")
+    assert not (tmp_path / "rl").exists()
+
+
+def test_the_stage_leaves_a_folder_that_decodes(cold_start: Path, config: GrpoConfig, tmp_path: Path) -> None:
+    folder = reason_rl(replace(quick(), reason_rl=config), cold_start, tmp_path / "rl")
+    assert not (folder / "checkpoints").exists()
+    assert "absorbed" not in (folder / "config.json").read_text()
+    model = load_model(folder, torch.float32)
+    assert not torch.equal(
+        model.get_input_embeddings().weight, load_model(cold_start, torch.float32).get_input_embeddings().weight
+    )
