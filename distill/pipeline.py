@@ -72,7 +72,7 @@ def demo(*, lora: bool = False, epochs: int = 1, seed: int = 0) -> DistillConfig
         problems=None,
         traces=None,
         families=FAMILIES,
-        per_family=400,
+        per_family=500,
         samples=1,
         sampling=Sampling(temperature=0.6, top_p=0.95, max_new_tokens=320, seed=seed),  # R1's sampling
         batch_size=128,
@@ -84,7 +84,7 @@ def demo(*, lora: bool = False, epochs: int = 1, seed: int = 0) -> DistillConfig
 
 
 def full(*, lora: bool = False, epochs: int = 2, seed: int = 0) -> DistillConfig:
-    """As the demo, with six times the problems, seen twice: up to two hours on two cores."""
+    """As the demo, with several times the problems, seen twice: up to two hours on two cores."""
     recipe = demo(lora=lora, seed=seed)
     return replace(recipe, per_family=2400, train=training.full(lora=lora, epochs=epochs, seed=seed))
 
