@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -31,11 +31,12 @@ from transformers.utils.logging import disable_progress_bar
 from distill.chains import CHAINS
 from distill.completion_loss import IGNORED, labelled
 from distill.evaluate import EvalConfig, evaluate_model
-from distill.grpo import GrpoConfig, make_trainer
+from distill.grpo import make_trainer
 from distill.journal import CHECKPOINTS, run_trainer
 from distill.model_card import teacher_card
 from distill.muon import MuonAdamW, split_parameters
-from distill.problems import FAMILIES, LEDGER_PER_FAMILY, LEDGER_SEED, make_problems
+from distill.problems import LEDGER_SEED, make_problems
+from distill.teacher_recipe import RL_SEED, StageRecipe, TeachConfig, TeacherShape
 from distill.teacher_tokenizer import END_OF_TEXT, make_tokenizer
 from toolkit.allocator import keep_freed_memory
 from toolkit.chat_format import (
@@ -51,147 +52,6 @@ from toolkit.model.balance import ExpertBalance
 from toolkit.model.decoder import TorchDecoder, load_model
 from toolkit.records import Problem
 from toolkit.runs import Stage, finish, folder_digest, is_complete, partial_folder, read_manifest
-
-RL_SEED = 3
-"""Problems that the supervised stages have not seen."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class TeacherShape:
-    """The model's size, in the names of its `config.json`."""
-
-    hidden_size: int
-    intermediate_size: int
-    moe_intermediate_size: int
-    num_hidden_layers: int
-    num_attention_heads: int
-    n_routed_experts: int
-    num_experts_per_tok: int
-    n_shared_experts: int
-    first_k_dense_replace: int
-    q_lora_rank: int
-    kv_lora_rank: int
-    qk_nope_head_dim: int
-    qk_rope_head_dim: int
-    v_head_dim: int
-    max_position_embeddings: int
-    initializer_range: float
-    """With 0.02, the usual value, a model this narrow attends evenly for a thousand steps before it learns to copy;
-    1/sqrt(hidden_size) starts it at once."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class StageRecipe:
-    """How long and how fast one stage learns."""
-
-    problems_per_family: int
-    epochs: int
-    batch_size: int
-    """Rows of `row_tokens` an update."""
-    matrix_learning_rate: float
-    """Muon's, for hidden weight matrices."""
-    learning_rate: float
-    """AdamW's, for embeddings, routers and norms."""
-    final_learning_rate: float
-    """As a share of both, reached by a cosine."""
-    warmup_steps: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class TeachConfig:
-    """Everything that decides the teacher's weights."""
-
-    shape: TeacherShape
-    pretrain: StageRecipe
-    cold_start: StageRecipe
-    reason_rl: GrpoConfig
-    families: tuple[str, ...] = FAMILIES
-    row_tokens: int = 320
-    weight_decay: float = 0.1  # DeepSeek-V3 report, section 4.2, as are the betas and the clipping
-    adam_betas: tuple[float, float] = (0.9, 0.95)
-    max_grad_norm: float = 1.0
-    checkpoint_every_s: float = 120.0
-    eval_per_family: int = LEDGER_PER_FAMILY
-    seed: int = 1
-
-
-def nano() -> TeachConfig:
-    """The teacher that ships in the package."""
-    return TeachConfig(
-        shape=TeacherShape(
-            hidden_size=192,
-            intermediate_size=512,
-            moe_intermediate_size=96,
-            num_hidden_layers=4,
-            num_attention_heads=6,
-            n_routed_experts=16,
-            num_experts_per_tok=4,
-            n_shared_experts=1,
-            first_k_dense_replace=1,
-            q_lora_rank=96,
-            kv_lora_rank=64,
-            qk_nope_head_dim=32,
-            qk_rope_head_dim=32,
-            v_head_dim=32,
-            max_position_embeddings=512,
-            initializer_range=0.07,
-        ),
-        # learning rates found by trial: 0.11 after 175 steps of spelling, where AdamW alone (3e-3) had 0.48 after 150
-        pretrain=StageRecipe(
-            problems_per_family=3_000,
-            epochs=1,
-            batch_size=20,
-            matrix_learning_rate=1e-2,
-            learning_rate=3e-3,
-            final_learning_rate=1.0,
-            warmup_steps=50,
-        ),
-        cold_start=StageRecipe(
-            problems_per_family=13_000,
-            epochs=1,
-            batch_size=20,
-            matrix_learning_rate=1e-2,
-            learning_rate=3e-3,
-            final_learning_rate=0.0,
-            warmup_steps=10,
-        ),
-        reason_rl=GrpoConfig(
-            steps=100,
-            groups=16,
-            group_size=8,
-            micro_batch=128,
-            learning_rate=1e-4,
-            warmup_steps=5,
-            kl_coefficient=0.001,  # DeepSeek-R1 report, as is the temperature
-            clip=0.2,
-            temperature=1.0,
-            max_new_tokens=200,
-            attempts=3,
-            weights={"accuracy": 1.0, "well_formed": 0.1, "language_consistency": 0.1},
-            seed=1,
-        ),
-    )
-
-
-def quick() -> TeachConfig:
-    """A few steps of a tiny shape: shows that the pipeline runs, learns next to nothing."""
-    shape = asdict(nano().shape) | {"hidden_size": 64, "num_hidden_layers": 2, "intermediate_size": 128}
-    recipe = StageRecipe(
-        problems_per_family=24,
-        epochs=1,
-        batch_size=4,
-        matrix_learning_rate=1e-2,
-        learning_rate=3e-3,
-        final_learning_rate=0.1,
-        warmup_steps=2,
-    )
-    reason_rl = replace(nano().reason_rl, steps=2, groups=2, group_size=2, micro_batch=4, max_new_tokens=16, attempts=1)
-    return TeachConfig(
-        shape=TeacherShape(**shape), pretrain=recipe, cold_start=recipe, reason_rl=reason_rl, eval_per_family=1
-    )
-
-
-PRESETS = {"nano": nano, "quick": quick}
 
 
 def teach(config: TeachConfig, out: Path) -> Path:

@@ -50,9 +50,10 @@ def pull(options: Options) -> Result:
 
 def teach(options: Options) -> Result:
     from distill import teach as stage
+    from distill.teacher_recipe import PRESETS
     from toolkit.models import resolve
 
-    config = stage.PRESETS[options.preset]()
+    config = PRESETS[options.preset]()
     if options.stage:
         folder = stage.reason_rl(config, resolve(options.base), options.out)
     else:

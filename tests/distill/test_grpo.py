@@ -12,7 +12,8 @@ from distill import grpo
 from distill.grpo import GroupTrainer, GrpoConfig, make_trainer
 from distill.journal import run_trainer
 from distill.problems import make_problems
-from distill.teach import quick, reason_rl
+from distill.teach import reason_rl
+from distill.teacher_recipe import quick
 from toolkit.errors import InputError
 from toolkit.model.decoder import load_model
 from toolkit.records import Problem

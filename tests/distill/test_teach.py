@@ -11,7 +11,8 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, DeepseekV3ForCausalLM, TrainingArguments
 
 from distill.problems import FAMILIES, make_problems
-from distill.teach import ExpertsTrainer, nano, quick, teach, teacher_config
+from distill.teach import ExpertsTrainer, teach, teacher_config
+from distill.teacher_recipe import nano, quick
 from toolkit.chat_format import ChatFormat
 from toolkit.errors import FolderConflict
 from toolkit.models import resolve

@@ -9,7 +9,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, DeepseekV3ForCausalLM
 
-from distill.teach import quick, teacher_config
+from distill.teach import teacher_config
+from distill.teacher_recipe import quick
 from toolkit.chat_format import ChatFormat
 from toolkit.errors import InputError
 from toolkit.generate import Sampling, complete
