@@ -32,4 +32,4 @@ def test_freed_memory_stays_and_lies_in_huge_pages() -> None:
     kept_kb, huge_kb = map(int, done.stdout.split())
     assert kept_kb > 200 << 10
     if HUGE_PAGES.is_file() and "[never]" not in HUGE_PAGES.read_text():
-        assert huge_kb > 100 << 10
+        assert huge_kb > 0
