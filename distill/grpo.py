@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from datasets import Dataset
@@ -34,7 +34,7 @@ from distill.traces import row_seed
 from toolkit.chat_format import ChatFormat
 from toolkit.errors import InputError
 from toolkit.generate import Sampling, complete
-from toolkit.model.decoder import TorchDecoder
+from toolkit.model.decoder import TorchDecoder, load_model
 from toolkit.records import Problem
 
 Reward = Callable[[Problem, str], float]
@@ -128,7 +128,17 @@ class Sampler:
         return sum(weight * REWARDS[name](problem, text) for name, weight in self._config.weights.items())
 
 
-class GroupTrainer(GRPOTrainer):
+class RestoresExperts:
+    """For trainers of a mixture of experts. transformers' own way back from a checkpoint leaves the experts as they
+    were, with a mere warning: it reads the file's names (one a matrix) where the model holds stacks. `load_model`
+    knows both."""
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: torch.nn.Module | None = None) -> None:
+        saved = load_model(Path(resume_from_checkpoint), torch.float32)
+        (model or cast(Any, self).model).load_state_dict(saved.state_dict())
+
+
+class GroupTrainer(RestoresExperts, GRPOTrainer):
     """`GRPOTrainer` on groups that the sampler drew."""
 
     def __init__(

@@ -31,7 +31,7 @@ from transformers.utils.logging import disable_progress_bar
 from distill.chains import CHAINS
 from distill.completion_loss import IGNORED, labelled
 from distill.evaluate import EvalConfig, evaluate_model
-from distill.grpo import make_trainer
+from distill.grpo import RestoresExperts, make_trainer
 from distill.journal import CHECKPOINTS, run_trainer
 from distill.model_card import teacher_card
 from distill.muon import MuonAdamW, split_parameters
@@ -211,13 +211,8 @@ def packed(examples: Sequence[dict[str, list[int]]], row_tokens: int, pad_id: in
     return rows
 
 
-class ExpertsTrainer(Trainer):
-    """transformers' trainer, whose own way back from a checkpoint leaves the experts at random with a mere warning:
-    it reads the file's names (one a matrix) where the model holds stacks. `from_pretrained` knows both."""
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: torch.nn.Module | None = None) -> None:
-        saved = load_model(Path(resume_from_checkpoint), torch.float32)
-        (model or self.model).load_state_dict(saved.state_dict())
+class ExpertsTrainer(RestoresExperts, Trainer):
+    """transformers' trainer, for a mixture of experts."""
 
 
 def _train(
