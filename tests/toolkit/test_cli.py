@@ -151,7 +151,11 @@ def test_an_interrupt_ends_with_130_and_says_how_to_go_on(tmp_path: Path) -> Non
     (tmp_path / "config.json").write_text("{}")
     command[5] = str(tmp_path)
     with subprocess.Popen(
-        [*command, "--out", str(tmp_path / "out")], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [*command, "--out", str(tmp_path / "out")],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a job in the background ignores it
     ) as process:
         writer = os.open(pipe, os.O_WRONLY)  # returns when the command has opened it
         process.send_signal(signal.SIGINT)
