@@ -2,7 +2,8 @@
 
 The cache of each layer is two buffers that double when they are full, so a step appends without copying what is there.
 For multi-head latent attention the two are the latent and the rotated key (transformers' DeepSeek modules cache these,
-not the expanded heads), and a step attends to them as they are (`toolkit.model.mla`). Prompts are padded on the left; B rows, T new tokens, S attended tokens, V vocabulary.
+not the expanded heads), and a step attends to them as they are (`toolkit.model.mla`). Prompts are padded on the left;
+B rows, T new tokens, S attended tokens, V vocabulary.
 """
 
 from __future__ import annotations
