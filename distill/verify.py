@@ -5,8 +5,9 @@
 One extraction reads every model alike, whether it was trained on our format or never saw it: a boxed answer, else what
 follows the last "answer is", else the last line. It is generous on purpose, so that an untrained model is graded on
 what it knows and not on how it writes, and it never looks into the reasoning. reasoning-gym's scorer of the family then
-decides. A problem with tests is code, and right where its program passes all of them. Any other is compared with its
-reference: word by word, and where the reference is mathematics, also by what it means.
+decides. A problem with tests is code, and right where its program passes all of them; a request is answered or refused
+(`distill.requests`). Any other is compared with its reference: word by word, and where the reference is mathematics,
+also by what it means.
 
 A verdict is stricter than the scorer in two places. Its countdown evaluates the answer as Python, so only arithmetic
 reaches it; its number_sorting lets each number be off by one and takes NaN for anything, so the list must also consist
@@ -24,13 +25,14 @@ from importlib import metadata
 from typing import Any, Literal
 
 from distill.equivalence import equivalent
+from distill.requests import HARMFUL, responds_rightly
 from distill.sandbox import strongest_level
 from distill.unit_tests import TESTS, passed
 from toolkit.errors import MissingExtra
 from toolkit.records import Problem, Trace, Verdict
 
 VERIFIER = "reasoning-gym"
-EXACT, MATHEMATICS, CODE = "exact-match", "math-verify", "unit-tests"
+EXACT, MATHEMATICS, CODE, REFUSAL = "exact-match", "math-verify", "unit-tests", "refusal"
 """The verifiers of problems that reasoning-gym does not know."""
 VERSION = "2"
 """Of the rules in this file; goes up whenever the same trace could get another verdict."""
@@ -87,6 +89,8 @@ def grade(problem: Problem, trace: Trace) -> Verdict:
 def _judge(problem: Problem) -> str:
     if TESTS in problem.metadata:
         return CODE
+    if HARMFUL in problem.metadata:
+        return REFUSAL
     if _scorer(problem.family):
         return VERIFIER
     return MATHEMATICS if _is_mathematics(_plain(problem.answer)) else EXACT
@@ -100,6 +104,8 @@ def score_answer(problem: Problem, text: str) -> float:
     judge = _judge(problem)
     if judge == CODE:
         return passed(text, problem.metadata[TESTS])
+    if judge == REFUSAL:
+        return float(responds_rightly(problem, text))
     answer = extract_answer(text, answer_form(problem))
     if judge == VERIFIER:
         return _scored(problem, answer)
