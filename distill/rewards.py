@@ -14,7 +14,7 @@ import re
 from distill.verify import score_answer
 from toolkit.chat_format import CLOSE, OPEN, split_completion
 from toolkit.errors import MissingExtra
-from toolkit.records import Problem
+from toolkit.records import Problem, Trace
 
 FEWEST_LETTERS = 12
 """A shorter piece of text has too little to tell its language by."""
@@ -25,6 +25,11 @@ _PIECE = re.compile(r"[\n.!?;:。！？；：]+")
 _UNSPACED = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]")
 """Scripts that say in one character what others say in several letters."""
 LETTERS_A_CHARACTER = 4
+
+
+def completion_of(trace: Trace) -> str:
+    """The text that a trace was read from, as these functions take it."""
+    return f"{trace.reasoning}\n{CLOSE}\n\n{trace.answer}" if trace.closed else trace.reasoning
 
 
 def accuracy(problem: Problem, completion: str) -> float:

@@ -1,144 +1,190 @@
-"""Makes the built-in teacher: a small DeepSeek-V3 model taken from random weights to chains of thought.
+"""Makes a reasoning teacher in DeepSeek-R1's stages, each a run folder of its own.
 
-Stages, each a run folder of its own below `out`: `pretrain` (next token on task text) → `cold_start` (supervised chains
-of thought in R1's format) → `eval` (the ledger's held-out problems) → `teacher` (the weights with their model card).
-`reason_rl` (GRPO on verified answers) runs by itself, on the cold start or any other model of the kind.
-Method: DeepSeek-V3 and DeepSeek-R1 reports.
+    out/pretrain                 next token on text by writers of all habits        (left out where a base is given)
+    out/seed-N/zero_rl           R1-Zero: reinforcement straight from the base      (asked for)
+              /cold_start        few careful conversations
+              /reason_rl         reinforcement on verified answers
+              /rejection_sft     the base again, on what the reinforced model wrote that is right and readable,
+                                 with requests to refuse or to answer
+              /align_rl          reinforcement on answers and on requests together
+              /eval/STAGE        the held-out problems and requests
+    out/teacher                  the last stage's weights with their card
+
+Stages that are complete are not run again. Methods: DeepSeek-V3 and DeepSeek-R1 reports.
 """
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import torch
-from datasets import Dataset
 from tokenizers import Tokenizer
 from tokenizers.models import BPE
-from transformers import (
-    DeepseekV3Config,
-    DeepseekV3ForCausalLM,
-    PreTrainedModel,
-    Trainer,
-    TrainingArguments,
-    default_data_collator,
-    get_cosine_with_min_lr_schedule_with_warmup,
-)
-from transformers.utils.logging import disable_progress_bar
+from transformers import DeepseekV3Config, DeepseekV3ForCausalLM
 
-from distill.chains import CHAINS
-from distill.completion_loss import IGNORED, labelled
-from distill.evaluate import EvalConfig, evaluate_model
-from distill.grpo import RestoresExperts, make_trainer
+from distill.completion_loss import labelled
+from distill.corpus import Text, careful_texts, document, pretraining_texts, wording
+from distill.grpo import GrpoConfig, make_trainer
 from distill.journal import CHECKPOINTS, run_trainer
-from distill.model_card import teacher_card
-from distill.muon import MuonAdamW, split_parameters
-from distill.problems import LEDGER_SEED, make_problems
-from distill.teacher_recipe import RL_SEED, StageRecipe, TeachConfig, TeacherShape
+from distill.problems import make_problems
+from distill.rejection import write_training_set
+from distill.requests import make_requests
+from distill.supervised import supervise
+from distill.teacher_recipe import StageRecipe, TeachConfig, TeacherShape
 from distill.teacher_tokenizer import END_OF_TEXT, make_tokenizer
 from toolkit.allocator import keep_freed_memory
-from toolkit.chat_format import (
-    CHAT_FILES,
-    REASONING_TEMPLATE,
-    TURN_END,
-    ChatFormat,
-    completion_text,
-    write_chat_files,
-)
-from toolkit.ledger import Evaluation
+from toolkit.chat_format import CHAT_FILES, REASONING_TEMPLATE, TURN_END, ChatFormat, write_chat_files
+from toolkit.errors import InputError
 from toolkit.model.balance import ExpertBalance
-from toolkit.model.decoder import TorchDecoder, load_model
+from toolkit.model.decoder import load_model
 from toolkit.records import Problem
-from toolkit.runs import Stage, finish, folder_digest, is_complete, partial_folder, read_manifest
+from toolkit.runs import Stage, finish, folder_digest, is_complete, partial_folder
+
+COLD_START_SEED, REINFORCED_SEED, REJECTION_SEED, ALIGNED_SEED = 2, 3, 4, 5
+"""Of each stage's problems, so that none works on those of the stage before."""
 
 
-def teach(config: TeachConfig, out: Path) -> Path:
-    """Run all stages; returns the folder of the teacher. Stages that are complete are not run again."""
-    keep_freed_memory()
-    disable_progress_bar()  # of loading and saving weights, which takes a moment
-    base = _run_stage("pretrain", config, config.pretrain, out / "pretrain", None)
-    cold = _run_stage("cold_start", config, config.cold_start, out / "cold_start", base)
-    problems = make_problems("test", config.eval_per_family, LEDGER_SEED)
-    evaluation = evaluate_model(cold, TorchDecoder.open, problems, EvalConfig(batch_size=128), out / "eval")
-    return _release(config, [base, cold], evaluation, out / "teacher")
-
-
-def reason_rl(config: TeachConfig, base: Path, out: Path) -> Path:
-    """Reinforce the model in `base` on verified answers, into the run folder `out`.
-
-    Raises `InputError` where its rewards are flat before anything is trained.
-    """
-    stage = Stage(
-        name="teach.reason_rl",
-        config={**asdict(config.reason_rl), "families": config.families},
-        inputs={"base": folder_digest(base)},
-    )
+def pretrain(config: TeachConfig, out: Path) -> Path:
+    """The base model: random weights, then the next token of the writers' text."""
+    facts = _supervised_facts(config, config.pretrain)
+    facts |= {"shape": asdict(config.shape), "per_family": config.pretrain_per_family}
+    stage = Stage(name="teach.pretrain", config=facts, inputs={})
     if is_complete(out, stage):
         return out
     keep_freed_memory()
     folder = partial_folder(out, stage)
-    for file in CHAT_FILES:
-        shutil.copy2(base / file, folder / file)
-    problems = make_problems("train", config.reason_rl.steps * config.reason_rl.groups, RL_SEED, config.families)
+    problems = make_problems("train", config.pretrain_per_family, config.seed, config.families)
+    texts = pretraining_texts(problems, config.seed)
+    write_tokenizer(folder, texts)
+    chat = ChatFormat.from_folder(folder)
+    torch.manual_seed(config.seed)
+    model = DeepseekV3ForCausalLM(teacher_config(config.shape, chat))
+    examples = [document(chat, text, place, config.seed) for place, text in enumerate(texts)]
+    measured = supervise(model, examples, config, config.pretrain, folder)
+    return _save(model, folder, out, stage, {"examples": len(examples)} | measured)
+
+
+def cold_start(config: TeachConfig, base: Path, out: Path) -> Path:
+    """The base on a few careful conversations, the loss on the completions."""
+    stage = Stage(
+        name="teach.cold_start",
+        config=_supervised_facts(config, config.cold_start) | {"per_family": config.cold_start_per_family},
+        inputs={"base": folder_digest(base)},
+    )
+    if is_complete(out, stage):
+        return out
+    problems = make_problems("train", config.cold_start_per_family, COLD_START_SEED, config.families)
+    return _converse(list(careful_texts(problems)), config, config.cold_start, base, out, stage, {})
+
+
+def rejection_sft(config: TeachConfig, base: Path, writer: Path, out: Path) -> Path:
+    """The base again, on what `writer` wrote that is right and readable, and on requests."""
+    recipe = config.rejection_sft
+    stage = Stage(
+        name="teach.rejection_sft",
+        config=_supervised_facts(config, recipe.training) | {"rejection": asdict(recipe)},
+        inputs={"base": folder_digest(base), "writer": folder_digest(writer)},
+    )
+    if is_complete(out, stage):
+        return out
+    problems = make_problems("train", recipe.problems_per_family, REJECTION_SEED, config.families)
+    texts, counts = write_training_set(writer, problems, recipe, config.seed, partial_folder(out, stage))
+    return _converse(texts, config, recipe.training, base, out, stage, {"rejection": counts})
+
+
+def zero_rl(config: TeachConfig, base: Path, out: Path) -> Path:
+    """R1-Zero: the base, reinforced without having seen a conversation to imitate."""
+    problems = _reasoning_problems(config, config.zero_rl, REINFORCED_SEED)
+    return _reinforce("zero_rl", config, config.zero_rl, problems, base, out)
+
+
+def reason_rl(config: TeachConfig, base: Path, out: Path) -> Path:
+    """Reinforcement on verified answers."""
+    problems = _reasoning_problems(config, config.reason_rl, REINFORCED_SEED)
+    return _reinforce("reason_rl", config, config.reason_rl, problems, base, out)
+
+
+def align_rl(config: TeachConfig, base: Path, out: Path) -> Path:
+    """Reinforcement on verified answers and, in the given share, on requests to refuse or to answer."""
+    problems = _reasoning_problems(config, config.align_rl, ALIGNED_SEED)
+    size = round(len(problems) * config.align_requests)
+    requests = make_requests("train", seed=config.seed)
+    repeated = requests * -(-size // len(requests))
+    return _reinforce("align_rl", config, config.align_rl, problems[size:] + repeated[:size], base, out)
+
+
+def _reasoning_problems(config: TeachConfig, recipe: GrpoConfig, seed: int) -> list[Problem]:
+    per_family = -(-recipe.steps * recipe.groups // len(config.families))
+    return make_problems("train", per_family, seed, config.families)
+
+
+def _reinforce(
+    name: str, config: TeachConfig, recipe: GrpoConfig, problems: Sequence[Problem], base: Path, out: Path
+) -> Path:
+    """GRPO from the model in `base`; raises `InputError` where its rewards are flat before anything is trained."""
+    recipe = replace(recipe, seed=config.seed)
+    facts = {**asdict(recipe), "families": config.families}
+    if name == "align_rl":
+        facts["requests"] = config.align_requests
+    stage = Stage(name=f"teach.{name}", config=facts, inputs={"base": folder_digest(base)})
+    if is_complete(out, stage):
+        return out
+    keep_freed_memory()
+    folder = partial_folder(out, stage)
+    _copy_chat_files(base, folder)
     model = load_model(base, torch.float32)
-    trainer = make_trainer(model, base, problems, config.reason_rl, folder, callbacks=[ExpertBalance(model)])
+    trainer = make_trainer(model, base, problems, recipe, folder, callbacks=[ExpertBalance(model)])
     measured = trainer.preflight()
     measured |= run_trainer(trainer, folder, tokens=0, checkpoint_every_s=config.checkpoint_every_s)
+    return _save(model, folder, out, stage, measured)
+
+
+def _converse(
+    texts: Sequence[Text],
+    config: TeachConfig,
+    recipe: StageRecipe,
+    base: Path,
+    out: Path,
+    stage: Stage,
+    measured: dict[str, Any],
+) -> Path:
+    """Train the model in `base` on conversations, in an order that the seed mixes."""
+    keep_freed_memory()
+    folder = partial_folder(out, stage)
+    _copy_chat_files(base, folder)
+    chat = ChatFormat.from_folder(folder)
+    order = torch.randperm(len(texts), generator=torch.Generator().manual_seed(config.seed)).tolist()
+    examples = [
+        labelled(*chat.training_ids(texts[i].problem.question, texts[i].reasoning, texts[i].answer)) for i in order
+    ]
+    model = load_model(base, torch.float32)
+    measured |= {"examples": len(examples)} | supervise(model, examples, config, recipe, folder)
+    return _save(model, folder, out, stage, measured)
+
+
+def _save(model: Any, folder: Path, out: Path, stage: Stage, measured: dict[str, Any]) -> Path:
     shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
-    model.config.use_cache = True
+    model.config.use_cache = True  # the trainer turned it off
     model.bfloat16().save_pretrained(folder)
     finish(folder, out, stage, measured)
     return out
 
 
-def _release(config: TeachConfig, stages: Sequence[Path], evaluation: Evaluation, out: Path) -> Path:
-    """The last stage's model with its card, as it ships."""
-    last = stages[-1]
-    stage = Stage(name="teach.teacher", config={}, inputs={"model": folder_digest(last)})
-    if is_complete(out, stage):
-        return out
-    folder = partial_folder(out, stage)
-    for name in ("config.json", "generation_config.json", "model.safetensors", *CHAT_FILES):
-        shutil.copy2(last / name, folder / name)
-    measured = {path.name: (read_manifest(path) or {})["measured"] for path in stages}
-    (folder / "README.md").write_text(teacher_card(asdict(config.shape), measured, evaluation), encoding="utf-8")
-    finish(folder, out, stage, measured | {"eval": evaluation.to_dict()})
-    return out
+def _copy_chat_files(base: Path, folder: Path) -> None:
+    for file in CHAT_FILES:
+        if not (base / file).is_file():
+            raise InputError(f"{base} must hold {file}, as a model that converses does; it has none")
+        shutil.copy2(base / file, folder / file)
 
 
-def _run_stage(name: str, config: TeachConfig, recipe: StageRecipe, out: Path, base: Path | None) -> Path:
-    values = asdict(config)
-    others = (
-        "pretrain",
-        "cold_start",
-        "reason_rl",
-        "checkpoint_every_s",
-        "eval_per_family",
-    )  # what does not decide the weights
-    settings = {key: values[key] for key in values if key not in others} | {"recipe": values[name]}
-    stage = Stage(name=f"teach.{name}", config=settings, inputs={"base": folder_digest(base)} if base else {})
-    if is_complete(out, stage):
-        return out
-    folder = partial_folder(out, stage)
-    problems = make_problems("train", recipe.problems_per_family, config.seed, config.families)
-    chains = list(_chains(problems))
-    if base is None:
-        write_tokenizer(folder, chains)
-        torch.manual_seed(config.seed)
-        model: PreTrainedModel = DeepseekV3ForCausalLM(teacher_config(config.shape, ChatFormat.from_folder(folder)))
-    else:
-        for file in CHAT_FILES:
-            shutil.copy2(base / file, folder / file)
-        model = load_model(base, torch.float32)
-    chat = ChatFormat.from_folder(folder)
-    examples = (_document(chat, *chain) if base is None else _turn(chat, *chain) for chain in chains)
-    measured = _train(model, list(examples), config, recipe, folder)
-    model.config.use_cache = True  # the trainer turned it off
-    model.bfloat16().save_pretrained(folder)
-    finish(folder, out, stage, {"examples": len(chains)} | measured)
-    return out
+def _supervised_facts(config: TeachConfig, recipe: StageRecipe) -> dict[str, Any]:
+    """What decides the weights of a supervised stage, besides its examples' source."""
+    names = ("families", "row_tokens", "weight_decay", "adam_betas", "max_grad_norm", "seed")
+    return {name: getattr(config, name) for name in names} | {"recipe": asdict(recipe)}
 
 
 def teacher_config(shape: TeacherShape, chat: ChatFormat) -> DeepseekV3Config:
@@ -158,110 +204,8 @@ def teacher_config(shape: TeacherShape, chat: ChatFormat) -> DeepseekV3Config:
     )
 
 
-def write_tokenizer(folder: Path, chains: Sequence[tuple[Problem, str, str]]) -> None:
+def write_tokenizer(folder: Path, texts: Sequence[Text]) -> None:
     """Make the teacher's tokenizer from the wording of its tasks."""
-    wording = ChatFormat(Tokenizer(BPE()), REASONING_TEMPLATE, frozenset(), {})  # prompts as text need no vocabulary
-    texts: dict[str, list[str]] = {}
-    for problem, reasoning, answer in chains:
-        prompt = wording.render([{"role": "user", "content": problem.question}])
-        texts.setdefault(problem.family, []).append(prompt + completion_text(reasoning, answer))
-    tokenizer = make_tokenizer(texts)
+    plain = ChatFormat(Tokenizer(BPE()), REASONING_TEMPLATE, frozenset(), {})  # prompts as text need no vocabulary
+    tokenizer = make_tokenizer(wording(texts, plain))
     write_chat_files(folder, tokenizer, template=REASONING_TEMPLATE, eos_token=TURN_END, pad_token=END_OF_TEXT)
-
-
-def _chains(problems: Sequence[Problem]) -> Iterator[tuple[Problem, str, str]]:
-    for problem in problems:
-        try:
-            reasoning, answer = CHAINS[problem.family](problem)
-        except ValueError:  # a countdown that needs more than the chain's search
-            continue
-        yield problem, reasoning, answer
-
-
-def _document(chat: ChatFormat, problem: Problem, reasoning: str, answer: str) -> dict[str, list[int]]:
-    """Task text for pretraining, without the format of a conversation; the loss is on every token."""
-    ids = chat.encode(f"{problem.question}\n{reasoning}\n{answer}{END_OF_TEXT}")
-    return {"input_ids": ids, "labels": ids}
-
-
-def _turn(chat: ChatFormat, problem: Problem, reasoning: str, answer: str) -> dict[str, list[int]]:
-    """A question with its chain in R1's format; the loss is on the completion."""
-    return labelled(*chat.training_ids(problem.question, reasoning, answer))
-
-
-def packed(examples: Sequence[dict[str, list[int]]], row_tokens: int, pad_id: int) -> list[dict[str, list[int]]]:
-    """Lay examples one after another into rows of `row_tokens`, in their order; a row's rest is padding without a loss.
-
-    Rows mix the families: batches of equal lengths, and so of one family each, made the model forget one family while
-    it saw another. An example sees those before it in its row, which a model that meets the question's own turn last
-    learns to leave alone.
-    """
-    rows: list[dict[str, list[int]]] = []
-    for example in examples:
-        size = len(example["input_ids"])
-        assert size <= row_tokens
-        if not rows or len(rows[-1]["input_ids"]) + size > row_tokens:
-            rows.append({"input_ids": [], "labels": []})
-        rows[-1]["input_ids"] += example["input_ids"]
-        rows[-1]["labels"] += example["labels"]
-    for row in rows:
-        rest = row_tokens - len(row["input_ids"])
-        row["input_ids"] += [pad_id] * rest
-        row["labels"] += [IGNORED] * rest
-    return rows
-
-
-class ExpertsTrainer(RestoresExperts, Trainer):
-    """transformers' trainer, for a mixture of experts."""
-
-
-def _train(
-    model: PreTrainedModel,
-    examples: list[dict[str, list[int]]],
-    config: TeachConfig,
-    recipe: StageRecipe,
-    folder: Path,
-) -> dict[str, float]:
-    on_gpu = torch.cuda.is_available()
-    arguments = TrainingArguments(
-        output_dir=str(folder / CHECKPOINTS),
-        use_cpu=not on_gpu,
-        bf16=True,
-        num_train_epochs=recipe.epochs,
-        per_device_train_batch_size=recipe.batch_size,
-        max_grad_norm=config.max_grad_norm,
-        logging_first_step=True,
-        logging_steps=10,
-        save_strategy="no",  # the journal asks for checkpoints, by the clock
-        save_total_limit=1,
-        report_to=[],
-        disable_tqdm=True,
-        seed=config.seed,
-        remove_unused_columns=False,
-    )
-    rows = packed(examples, config.row_tokens, model.config.pad_token_id or 0)
-    matrices, others = split_parameters(model)
-    optimizer = MuonAdamW(
-        matrices,
-        others,
-        matrix_lr=recipe.matrix_learning_rate,
-        other_lr=recipe.learning_rate,
-        weight_decay=config.weight_decay,
-        betas=config.adam_betas,
-    )
-    steps = recipe.epochs * -(-len(rows) // recipe.batch_size)
-    schedule = get_cosine_with_min_lr_schedule_with_warmup(
-        optimizer, recipe.warmup_steps, steps, min_lr_rate=recipe.final_learning_rate
-    )
-    trainer = ExpertsTrainer(
-        model=model,
-        args=arguments,
-        train_dataset=Dataset.from_list(rows),
-        data_collator=default_data_collator,
-        callbacks=[ExpertBalance(model)],
-        optimizers=(optimizer, schedule),
-    )
-    tokens = recipe.epochs * sum(len(example["input_ids"]) for example in examples)
-    measured = run_trainer(trainer, folder, tokens=tokens, checkpoint_every_s=config.checkpoint_every_s)
-    shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
-    return measured

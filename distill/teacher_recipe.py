@@ -7,9 +7,6 @@ from dataclasses import asdict, dataclass, replace
 from distill.grpo import GrpoConfig
 from distill.problems import FAMILIES, LEDGER_PER_FAMILY
 
-RL_SEED = 3
-"""Problems that the supervised stages have not seen."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class TeacherShape:
@@ -39,7 +36,6 @@ class TeacherShape:
 class StageRecipe:
     """How long and how fast one stage learns."""
 
-    problems_per_family: int
     epochs: int
     batch_size: int
     """Rows of `row_tokens` an update."""
@@ -53,13 +49,36 @@ class StageRecipe:
 
 
 @dataclass(frozen=True, kw_only=True)
+class RejectionRecipe:
+    """How a reinforced model writes the training set of the next one."""
+
+    problems_per_family: int
+    samples: int
+    temperature: float
+    kept_a_problem: int
+    """Most samples of one problem that are trained on."""
+    request_repeats: int
+    """Times that each training request stands in the set, with its answer or refusal."""
+    training: StageRecipe
+
+
+@dataclass(frozen=True, kw_only=True)
 class TeachConfig:
     """Everything that decides the teacher's weights."""
 
     shape: TeacherShape
     pretrain: StageRecipe
+    pretrain_per_family: int
+    """Problems whose text is read."""
     cold_start: StageRecipe
+    cold_start_per_family: int
+    """Problems whose conversations are shown."""
+    zero_rl: GrpoConfig
     reason_rl: GrpoConfig
+    rejection_sft: RejectionRecipe
+    align_rl: GrpoConfig
+    align_requests: float
+    """Share of `align_rl`'s problems that are requests to refuse or to answer."""
     families: tuple[str, ...] = FAMILIES
     row_tokens: int = 320
     weight_decay: float = 0.1  # DeepSeek-V3 report, section 4.2, as are the betas and the clipping
@@ -67,11 +86,28 @@ class TeachConfig:
     max_grad_norm: float = 1.0
     checkpoint_every_s: float = 120.0
     eval_per_family: int = LEDGER_PER_FAMILY
+    eval_samples: int = 2
     seed: int = 1
+    """Of the pretraining's text and weights, and of every stage after it."""
 
 
 def nano() -> TeachConfig:
     """The teacher that ships in the package."""
+    reinforcement = GrpoConfig(
+        steps=60,
+        groups=16,
+        group_size=8,
+        micro_batch=128,
+        learning_rate=1e-4,
+        warmup_steps=5,
+        kl_coefficient=0.001,  # DeepSeek-R1 report, as is the temperature
+        clip=0.2,
+        temperature=1.0,
+        max_new_tokens=200,
+        attempts=3,
+        weights={"accuracy": 1.0, "well_formed": 0.1, "language_consistency": 0.1},
+        seed=1,
+    )
     return TeachConfig(
         shape=TeacherShape(
             hidden_size=192,
@@ -92,39 +128,43 @@ def nano() -> TeachConfig:
             initializer_range=0.07,
         ),
         # learning rates found by trial: 0.11 after 175 steps of spelling, where AdamW alone (3e-3) had 0.48 after 150
+        pretrain_per_family=14_000,
         pretrain=StageRecipe(
-            problems_per_family=3_000,
             epochs=1,
             batch_size=20,
             matrix_learning_rate=1e-2,
             learning_rate=3e-3,
-            final_learning_rate=1.0,
+            final_learning_rate=0.02,
             warmup_steps=50,
         ),
+        cold_start_per_family=60,
         cold_start=StageRecipe(
-            problems_per_family=13_000,
             epochs=1,
-            batch_size=20,
-            matrix_learning_rate=1e-2,
-            learning_rate=3e-3,
-            final_learning_rate=0.0,
-            warmup_steps=10,
+            batch_size=10,
+            matrix_learning_rate=1e-3,
+            learning_rate=3e-4,
+            final_learning_rate=0.1,
+            warmup_steps=2,
         ),
-        reason_rl=GrpoConfig(
-            steps=100,
-            groups=16,
-            group_size=8,
-            micro_batch=128,
-            learning_rate=1e-4,
-            warmup_steps=5,
-            kl_coefficient=0.001,  # DeepSeek-R1 report, as is the temperature
-            clip=0.2,
+        zero_rl=reinforcement,
+        reason_rl=reinforcement,
+        rejection_sft=RejectionRecipe(
+            problems_per_family=400,
+            samples=4,
             temperature=1.0,
-            max_new_tokens=200,
-            attempts=3,
-            weights={"accuracy": 1.0, "well_formed": 0.1, "language_consistency": 0.1},
-            seed=1,
+            kept_a_problem=4,
+            request_repeats=2,
+            training=StageRecipe(
+                epochs=1,
+                batch_size=20,
+                matrix_learning_rate=2e-3,
+                learning_rate=6e-4,
+                final_learning_rate=0.02,
+                warmup_steps=10,
+            ),
         ),
+        align_rl=replace(reinforcement, steps=40),
+        align_requests=0.4,
     )
 
 
@@ -132,7 +172,6 @@ def quick() -> TeachConfig:
     """A few steps of a tiny shape: shows that the pipeline runs, learns next to nothing."""
     shape = asdict(nano().shape) | {"hidden_size": 64, "num_hidden_layers": 2, "intermediate_size": 128}
     recipe = StageRecipe(
-        problems_per_family=24,
         epochs=1,
         batch_size=4,
         matrix_learning_rate=1e-2,
@@ -140,9 +179,23 @@ def quick() -> TeachConfig:
         final_learning_rate=0.1,
         warmup_steps=2,
     )
-    reason_rl = replace(nano().reason_rl, steps=2, groups=2, group_size=2, micro_batch=4, max_new_tokens=16, attempts=1)
+    reinforcement = replace(
+        nano().reason_rl, steps=2, groups=2, group_size=2, micro_batch=4, max_new_tokens=16, attempts=1
+    )
     return TeachConfig(
-        shape=TeacherShape(**shape), pretrain=recipe, cold_start=recipe, reason_rl=reason_rl, eval_per_family=1
+        shape=TeacherShape(**shape),
+        pretrain=recipe,
+        pretrain_per_family=24,
+        cold_start=recipe,
+        cold_start_per_family=24,
+        zero_rl=reinforcement,
+        reason_rl=reinforcement,
+        rejection_sft=replace(
+            nano().rejection_sft, problems_per_family=2, samples=2, request_repeats=1, training=recipe
+        ),
+        align_rl=reinforcement,
+        align_requests=0.5,
+        eval_per_family=1,
     )
 
 

@@ -1,0 +1,106 @@
+"""Supervised training of the teacher: packed rows, Muon for matrices, experts balanced by their bias.
+
+The optimizer's settings are DeepSeek-V3's (report, section 4.2) but for Muon's, which were found by trial.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from datasets import Dataset
+from transformers import (
+    PreTrainedModel,
+    Trainer,
+    TrainingArguments,
+    default_data_collator,
+    get_cosine_with_min_lr_schedule_with_warmup,
+)
+
+from distill.completion_loss import IGNORED
+from distill.grpo import RestoresExperts
+from distill.journal import CHECKPOINTS, run_trainer
+from distill.muon import MuonAdamW, split_parameters
+from distill.teacher_recipe import StageRecipe, TeachConfig
+from toolkit.model.balance import ExpertBalance
+
+
+def packed(examples: Sequence[dict[str, list[int]]], row_tokens: int, pad_id: int) -> list[dict[str, list[int]]]:
+    """Lay examples one after another into rows of `row_tokens`, in their order; a row's rest is padding without a loss.
+
+    Rows mix the families: batches of equal lengths, and so of one family each, made the model forget one family while
+    it saw another. An example sees those before it in its row, which a model that meets the question's own turn last
+    learns to leave alone.
+    """
+    rows: list[dict[str, list[int]]] = []
+    for example in examples:
+        size = len(example["input_ids"])
+        assert size <= row_tokens
+        if not rows or len(rows[-1]["input_ids"]) + size > row_tokens:
+            rows.append({"input_ids": [], "labels": []})
+        rows[-1]["input_ids"] += example["input_ids"]
+        rows[-1]["labels"] += example["labels"]
+    for row in rows:
+        rest = row_tokens - len(row["input_ids"])
+        row["input_ids"] += [pad_id] * rest
+        row["labels"] += [IGNORED] * rest
+    return rows
+
+
+class ExpertsTrainer(RestoresExperts, Trainer):
+    """transformers' trainer, for a mixture of experts."""
+
+
+def supervise(
+    model: PreTrainedModel,
+    examples: list[dict[str, list[int]]],
+    config: TeachConfig,
+    recipe: StageRecipe,
+    folder: Path,
+) -> dict[str, float]:
+    """Train `model` on examples in their order, into `folder`; returns what was measured."""
+    on_gpu = torch.cuda.is_available()
+    arguments = TrainingArguments(
+        output_dir=str(folder / CHECKPOINTS),
+        use_cpu=not on_gpu,
+        bf16=True,
+        num_train_epochs=recipe.epochs,
+        per_device_train_batch_size=recipe.batch_size,
+        max_grad_norm=config.max_grad_norm,
+        logging_first_step=True,
+        logging_steps=10,
+        save_strategy="no",  # the journal asks for checkpoints, by the clock
+        save_total_limit=1,
+        report_to=[],
+        disable_tqdm=True,
+        seed=config.seed,
+        remove_unused_columns=False,
+    )
+    rows = packed(examples, config.row_tokens, model.config.pad_token_id or 0)
+    matrices, others = split_parameters(model)
+    optimizer = MuonAdamW(
+        matrices,
+        others,
+        matrix_lr=recipe.matrix_learning_rate,
+        other_lr=recipe.learning_rate,
+        weight_decay=config.weight_decay,
+        betas=config.adam_betas,
+    )
+    steps = recipe.epochs * -(-len(rows) // recipe.batch_size)
+    schedule = get_cosine_with_min_lr_schedule_with_warmup(
+        optimizer, recipe.warmup_steps, steps, min_lr_rate=recipe.final_learning_rate
+    )
+    trainer = ExpertsTrainer(
+        model=model,
+        args=arguments,
+        train_dataset=Dataset.from_list(rows),
+        data_collator=default_data_collator,
+        callbacks=[ExpertBalance(model)],
+        optimizers=(optimizer, schedule),
+    )
+    tokens = recipe.epochs * sum(len(example["input_ids"]) for example in examples)
+    measured = run_trainer(trainer, folder, tokens=tokens, checkpoint_every_s=config.checkpoint_every_s)
+    shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
+    return measured
