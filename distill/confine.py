@@ -6,6 +6,7 @@ LEVEL, what stands between the program and the machine besides the limits and th
 
     namespaces    a root of its own with the system's libraries read-only, no network, no view of other processes
     landlock      the real root, of which the kernel opens the system's libraries only, read-only
+    none          nothing, and no call is forbidden either: the limits only, and an empty home
 
 Standard library only, and nothing imported after the doors are shut. A step that the kernel refuses ends the process
 with `REFUSED` before the program runs.
@@ -87,21 +88,23 @@ def main() -> None:
             enter_namespaces()
             move_into_own_root()
             drop_capabilities()
-        else:
+        elif level == "landlock":
             drop_capabilities()
             restrict_files()
-        forbid_calls()
+        if level != "none":
+            forbid_calls()
     except OSError as error:
         print(error, file=sys.stderr)
         os._exit(REFUSED)
     os.environ.clear()
+    if level == "none":
+        os.environ["HOME"] = os.getcwd()
     sys.argv = ["program.py"]
     exec(compile(source, "program.py", "exec"), {"__name__": "__main__", "__builtins__": __builtins__})  # noqa: S102
 
 
 def limit(seconds: int) -> None:
-    """Processor time, memory, files; no core dumps, no way to gain privileges, no life without the caller."""
-    _prctl(PR_SET_PDEATHSIG, SIGKILL)
+    """Processor time, memory, files; no core dumps; on Linux no way to gain privileges, no life without the caller."""
     for name, value in (
         (resource.RLIMIT_CPU, seconds),
         (resource.RLIMIT_AS, MEMORY_BYTES),
@@ -110,8 +113,10 @@ def limit(seconds: int) -> None:
         (resource.RLIMIT_CORE, 0),
     ):
         resource.setrlimit(name, (value, value))
-    _prctl(PR_SET_NO_NEW_PRIVS, 1)
-    _prctl(PR_SET_DUMPABLE, 0)
+    if sys.platform == "linux":
+        _prctl(PR_SET_PDEATHSIG, SIGKILL)
+        _prctl(PR_SET_NO_NEW_PRIVS, 1)
+        _prctl(PR_SET_DUMPABLE, 0)
 
 
 def enter_namespaces() -> None:

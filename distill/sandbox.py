@@ -3,7 +3,9 @@
 A program gets its standard input and Python's standard library. It gets no environment, no home, no network, no other
 process, and no file of the machine but the system's libraries; what it may use of time, memory and output is limited.
 The strongest level that the machine allows is found by trying (`distill/confine.py` says what they are); where none
-is allowed, nothing runs.
+is allowed, nothing runs, unless `allow_unsafe` was called: then a program has the user's own rights, and of all this
+only the limits, the empty home and the end at the wall clock are left (which a program that leaves its process group
+escapes).
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -23,9 +26,9 @@ from typing import Literal
 from distill import confine
 from toolkit.errors import InputError
 
-Level = Literal["namespaces", "landlock"]
+Level = Literal["namespaces", "landlock", "none"]
 LEVELS: tuple[Level, ...] = ("namespaces", "landlock")
-"""Strongest first."""
+"""Those that confine, strongest first."""
 WALL_S = 5.0
 START_S = 20.0
 """For the process to begin, on a machine that does much else; the program's own time counts besides."""
@@ -42,18 +45,28 @@ class Outcome:
     stdout: bytes
 
 
+_unsafe: list[Level] = []
+"""What may be tried after `LEVELS`, in this process."""
+
+
+def allow_unsafe() -> None:
+    """From now on, let programs run unconfined where the machine allows no level: `--allow-unsafe-exec`."""
+    _unsafe[:] = ["none"]
+
+
 def run(source: str, stdin: bytes = b"", *, wall_s: float = WALL_S, level: Level | None = None) -> Outcome:
     """Run a program to its end or its limits, at `level` or else at the strongest that the machine allows.
 
     Raises `InputError` where the machine allows none.
     """
     level = level or strongest_level()
-    with tempfile.TemporaryDirectory(prefix="sandbox-") as folder:
-        program = Path(folder, "program.py")
+    with tempfile.TemporaryDirectory(prefix="sandbox-", ignore_cleanup_errors=True) as folder:
+        program, home = Path(folder, "program.py"), Path(folder, "home")
+        home.mkdir()
         program.write_text(source, encoding="utf-8", errors="replace")
         process = subprocess.Popen(
             [sys.executable, "-I", "-S", "-B", confine.__file__, level, str(program), str(int(wall_s) + 1)],
-            cwd=folder,
+            cwd=home,
             env={"PYTHONIOENCODING": "utf-8", "PYTHONHASHSEED": "0"},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -69,14 +82,20 @@ def run(source: str, stdin: bytes = b"", *, wall_s: float = WALL_S, level: Level
 
 @cache
 def strongest_level() -> Level:
-    """The first of `LEVELS` at which a program runs here."""
-    for level in LEVELS:
+    """The first of `LEVELS` at which a program runs here; "none" where none does and `allow_unsafe` was called.
+
+    Raises `InputError` where none does and it was not.
+    """
+    for level in (*LEVELS, *_unsafe):
         outcome = run("print('in')", level=level, wall_s=START_S)
         if outcome.exit_code == 0 and outcome.stdout == b"in\n":
+            if level == "none":
+                print("sandbox: none; programs that a model wrote run with your rights", file=sys.stderr, flush=True)
             return level
     raise InputError(
         "programs that a model wrote must run where the kernel confines them, and this machine allows neither user "
-        "namespaces nor Landlock with seccomp; use Linux 5.13 or newer, or leave out problems with tests"
+        "namespaces nor Landlock with seccomp; use Linux 5.13 or newer, leave out problems with tests, or let them run "
+        "unconfined by --allow-unsafe-exec"
     )
 
 
@@ -118,7 +137,7 @@ def _converse(process: subprocess.Popen[bytes], stdin: bytes, wall_s: float) -> 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:
     """End the whole group; a namespace's processes end with its first."""
-    if process.poll() is None:
+    with suppress(ProcessLookupError):  # none is left
         os.killpg(process.pid, signal.SIGKILL)
     for pipe in (process.stdin, process.stdout):
         if pipe:

@@ -56,7 +56,8 @@ LONGEST_EXPRESSION = 200
 def grade(problem: Problem, trace: Trace) -> Verdict:
     """Decide about one trace. Thinking that was never closed is truncated; a scorer that raises costs this trace only.
 
-    Raises `MissingExtra` where reasoning-gym is not installed, `InputError` where code must run and nothing confines it.
+    Raises `MissingExtra` where reasoning-gym is not installed, `InputError` where code must run, nothing confines it,
+    and nobody allowed that (`distill.sandbox.allow_unsafe`).
     """
     judge = _judge(problem)
     score = 0.0

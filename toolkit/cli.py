@@ -55,6 +55,7 @@ def build_parser() -> Parser:
     teach.add_argument("--preset", choices=("nano", "quick"), default="nano", help="recipe; default: %(default)s")
     teach.add_argument("--stage", choices=("reason_rl",), help="run this stage alone: GRPO on verified answers")
     teach.add_argument("--base", default="builtin", help="model that --stage starts from; default: %(default)s")
+    _add_unsafe_option(teach)
     teach.add_argument("--out", type=Path, required=True, help="run folder to write")
 
     traces = verb("traces", "distill", "let a teacher answer problems, thinking aloud")
@@ -77,6 +78,7 @@ def build_parser() -> Parser:
     distill.add_argument("--epochs", type=_count, help="passes over the training set; default: the preset's")
     distill.add_argument("--lora", action="store_true", help="train low-rank adapters, then merge them")
     distill.add_argument("--seed", type=int, help="default: the preset's")
+    _add_unsafe_option(distill)
     distill.add_argument("--out", type=Path, required=True, help="run folder to write")
 
     evaluation = verb("eval", "distill", "measure a model on held-out problems")
@@ -85,6 +87,7 @@ def build_parser() -> Parser:
         "--problems", type=Path, help="JSONL file or dataset folder; default: the ledger's problems"
     )
     _add_sampling_options(evaluation, temperature=0.0)
+    _add_unsafe_option(evaluation)
     evaluation.add_argument("--out", type=Path, help="run folder to write; default: runs/eval/ and the model's name")
 
     export = verb("export", "export", "quantize a model and write it as an ONNX folder")
@@ -183,6 +186,12 @@ def _add_sampling_options(parser: Parser, *, temperature: float) -> None:
     parser.add_argument("--max-new-tokens", type=_count, default=320, help="default: %(default)s")
     parser.add_argument("--batch-size", type=_count, default=64, help="default: %(default)s")
     parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
+
+
+def _add_unsafe_option(parser: Parser) -> None:
+    parser.add_argument(
+        "--allow-unsafe-exec", action="store_true", help="run a model's programs even where nothing can confine them"
+    )
 
 
 def _count(text: str) -> int:

@@ -53,6 +53,7 @@ def teach(options: Options) -> Result:
     from distill.teacher_recipe import PRESETS
     from toolkit.models import resolve
 
+    _allow_unsafe(options)
     config = PRESETS[options.preset]()
     if options.stage:
         folder = stage.reason_rl(config, resolve(options.base), options.out)
@@ -105,6 +106,7 @@ def distill(options: Options) -> Result:
     from distill import pipeline
     from toolkit.runs import read_manifest
 
+    _allow_unsafe(options)
     given = {name: value for name in ("epochs", "seed") if (value := getattr(options, name)) is not None}
     recipe = pipeline.full if options.preset == "full" else pipeline.demo
     config = recipe(lora=options.lora, **given)
@@ -121,6 +123,7 @@ def eval(options: Options) -> Result:
     from toolkit.ledger import build_ledger, ledger_table
     from toolkit.models import resolve
 
+    _allow_unsafe(options)
     model = resolve(options.model)
     out = options.out or Path("runs/eval") / model.resolve().name
     config = EvalConfig(sampling=_sampling(options), samples=options.samples, batch_size=options.batch_size)
@@ -199,6 +202,14 @@ def _chat_if_someone_is_there(folder: Path) -> None:
         from apps.chat import run_chat
 
         run_chat(folder, port=0, open_browser=True)
+
+
+def _allow_unsafe(options: Options) -> None:
+    """What the user allowed counts for all grading of this process."""
+    from distill.sandbox import allow_unsafe
+
+    if options.allow_unsafe_exec:
+        allow_unsafe()
 
 
 def _given_problems(path: Path) -> list[Problem]:

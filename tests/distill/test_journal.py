@@ -1,4 +1,4 @@
-"""What a run leaves behind lets it go on: a supervised stage that is killed ends with the weights of one that was not."""
+"""What a run leaves behind lets it go on: a stage that is killed ends with the weights of one that was not."""
 
 from __future__ import annotations
 

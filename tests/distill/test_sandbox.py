@@ -1,7 +1,8 @@
-"""What a program in the sandbox can't do, at every level that this machine allows."""
+"""What a program in the sandbox can't do, at every level that this machine allows, and what is left where none is."""
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -13,18 +14,27 @@ import pytest
 
 from distill import sandbox
 from distill.sandbox import LEVELS, Level, run
-from toolkit.errors import InputError
 
+ROOT = Path(__file__).parents[2]
 WALL_S = 20.0
 """For programs that end by themselves: this machine may do much else."""
 
 
 @pytest.fixture(params=LEVELS)
 def level(request: pytest.FixtureRequest) -> Level:
-    allowed: Level = request.param
-    if run("print('in')", level=allowed, wall_s=WALL_S).exit_code != 0:
-        pytest.skip(f"this machine does not allow {allowed}")
-    return allowed
+    return allowed(request.param)
+
+
+@pytest.fixture(params=[*LEVELS, "none"])
+def any_level(request: pytest.FixtureRequest) -> Level:
+    """For what holds where nothing confines a program, too."""
+    return allowed(request.param)
+
+
+def allowed(level: Level) -> Level:
+    if run("print('in')", level=level, wall_s=WALL_S).exit_code != 0:
+        pytest.skip(f"this machine does not allow {level}")
+    return level
 
 
 def succeeds(program: str, level: Level) -> bool:
@@ -32,9 +42,9 @@ def succeeds(program: str, level: Level) -> bool:
     return run(f"{program}\nprint('reached the end')", level=level, wall_s=WALL_S).stdout.endswith(b"reached the end\n")
 
 
-def test_a_plain_program_runs(level: Level) -> None:
+def test_a_plain_program_runs(any_level: Level) -> None:
     program = "import json, sys, threading, fractions, datetime\nthreading.Thread(target=print, args=(1,)).start()\n"
-    outcome = run(program + "print(sys.stdin.read().upper())", b"hi", level=level, wall_s=WALL_S)
+    outcome = run(program + "print(sys.stdin.read().upper())", b"hi", level=any_level, wall_s=WALL_S)
     assert (outcome.exit_code, outcome.stdout) == (0, b"1\nHI\n")
 
 
@@ -89,30 +99,30 @@ def test_no_environment_gets_in(level: Level, monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.mark.parametrize("program", ["while True: pass", "import time; time.sleep(1000)"])
-def test_the_wall_clock_ends_it(program: str, level: Level) -> None:
-    assert run(f"print('on', flush=True)\n{program}", level=level, wall_s=2.0).exit_code is None
+def test_the_wall_clock_ends_it(program: str, any_level: Level) -> None:
+    assert run(f"print('on', flush=True)\n{program}", level=any_level, wall_s=2.0).exit_code is None
 
 
-def test_endless_output_ends_it(level: Level) -> None:
-    outcome = run("while True: print('x' * 1000)", level=level, wall_s=WALL_S)
+def test_endless_output_ends_it(any_level: Level) -> None:
+    outcome = run("while True: print('x' * 1000)", level=any_level, wall_s=WALL_S)
     assert outcome.exit_code is None
     assert len(outcome.stdout) == sandbox.OUTPUT_BYTES
 
 
-def test_input_that_nobody_reads_and_much_input_that_somebody_does(level: Level) -> None:
+def test_input_that_nobody_reads_and_much_input_that_somebody_does(any_level: Level) -> None:
     much = b"x" * 3_000_000
-    assert run("pass", much, level=level, wall_s=WALL_S).exit_code == 0
-    assert run("import sys; print(len(sys.stdin.read()))", much, level=level, wall_s=WALL_S).stdout == b"3000000\n"
+    assert run("pass", much, level=any_level, wall_s=WALL_S).exit_code == 0
+    assert run("import sys; print(len(sys.stdin.read()))", much, level=any_level, wall_s=WALL_S).stdout == b"3000000\n"
 
 
-def test_exit_codes_come_through(level: Level) -> None:
-    assert run("import os; os._exit(7)", level=level, wall_s=WALL_S).exit_code == 7
-    assert run("raise ValueError", level=level, wall_s=WALL_S).exit_code == 1
-    assert run("no python", level=level, wall_s=WALL_S).exit_code == 1
+def test_exit_codes_come_through(any_level: Level) -> None:
+    assert run("import os; os._exit(7)", level=any_level, wall_s=WALL_S).exit_code == 7
+    assert run("raise ValueError", level=any_level, wall_s=WALL_S).exit_code == 1
+    assert run("no python", level=any_level, wall_s=WALL_S).exit_code == 1
 
 
-def test_nothing_runs_on_when_the_caller_is_killed(level: Level) -> None:
-    caller = f"from distill.sandbox import run\nrun('import time; time.sleep(30)', level={level!r}, wall_s=60.0)"
+def test_nothing_runs_on_when_the_caller_is_killed(any_level: Level) -> None:
+    caller = f"from distill.sandbox import run\nrun('import time; time.sleep(30)', level={any_level!r}, wall_s=60.0)"
     with subprocess.Popen([sys.executable, "-c", caller]) as process:
         _wait(lambda: bool(_children(process.pid)))
         inside = _children(process.pid)
@@ -121,10 +131,66 @@ def test_nothing_runs_on_when_the_caller_is_killed(level: Level) -> None:
     _wait(lambda: not any(Path(f"/proc/{pid}").exists() for pid in inside))
 
 
-def test_a_machine_that_allows_nothing_runs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sandbox, "LEVELS", ())
-    with pytest.raises(InputError, match="neither user namespaces nor Landlock"):
-        sandbox.strongest_level.__wrapped__()
+def test_unconfined_a_program_has_an_empty_home_and_no_other_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", "secret")
+    program = "import os, pathlib; print(list(os.environ), list(pathlib.Path.home().iterdir()), end='')"
+    assert run(program, level="none", wall_s=WALL_S).stdout == b"['HOME'] []"
+
+
+def test_unconfined_a_program_is_still_limited() -> None:
+    assert not succeeds(ATTACKS["eat all memory"], "none")
+    assert not succeeds("open('big', 'wb').write(bytes(9 << 20))", "none")
+
+
+@pytest.mark.parametrize("ending", ["", "while True: pass"])
+def test_unconfined_what_a_program_started_ends_with_it(ending: str) -> None:
+    program = f"import os, time\nif not (pid := os.fork()): time.sleep(1000)\nprint(pid, flush=True)\n{ending}"
+    pid = int(run(program, level="none", wall_s=2.0).stdout)
+    _wait(lambda: not _is_alive(pid))
+
+
+REFUSING = """
+import ctypes, struct, sys
+from distill import confine
+from toolkit.cli import main
+
+calls = [(0x15, 0, 1, confine.NUMBERS[confine.platform.machine()]["unshare"]), (0x06, 0, 0, confine.DENY),
+         (0x15, 0, 1, confine.LANDLOCK_CREATE), (0x06, 0, 0, confine.MISSING)]
+code = b"".join(struct.pack("HBBI", *line) for line in [(0x20, 0, 0, 0), *calls, (0x06, 0, 0, confine.ALLOW)])
+buffer = ctypes.create_string_buffer(code)
+confine._prctl(confine.PR_SET_NO_NEW_PRIVS, 1)
+seccomp_filter = struct.pack("HxxxxxxP", len(code) // 8, ctypes.addressof(buffer))
+assert confine.LIBC.prctl(confine.PR_SET_SECCOMP, 2, seccomp_filter, 0, 0) == 0
+words = ["eval", sys.argv[1], "--problems", sys.argv[2], "--max-new-tokens", "1", "--out", sys.argv[3]]
+print(main(words), main([*words, "--allow-unsafe-exec"]), file=sys.stderr)
+"""
+"""The command line where the kernel denies namespaces and Landlock, without and with the flag."""
+
+
+def test_a_machine_that_allows_nothing_runs_nothing_unless_told_to(tiny_student: Path, tmp_path: Path) -> None:
+    tests = [{"stdin": "", "stdout": "3"}]
+    problem = {"question": "Print three.", "answer": "print(3)", "metadata": {"tests": tests}}
+    (tmp_path / "code.jsonl").write_text(json.dumps(problem))
+    arguments = [str(tiny_student), str(tmp_path / "code.jsonl"), str(tmp_path / "out")]
+    command = [sys.executable, "-c", REFUSING, *arguments]
+    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, check=True)
+    (error,) = [line for line in done.stderr.splitlines() if line.startswith("toolkit: ")]
+    assert error == (
+        "toolkit: programs that a model wrote must run where the kernel confines them, and this machine allows neither "
+        "user namespaces nor Landlock with seccomp; use Linux 5.13 or newer, leave out problems with tests, or let "
+        "them run unconfined by --allow-unsafe-exec"
+    )
+    assert done.stderr.splitlines()[-1] == "2 0"
+    assert "sandbox: none; programs that a model wrote run with your rights" in done.stderr
+    assert json.loads((tmp_path / "out" / "verdicts.jsonl").read_text())["verifier"] == "unit-tests:none"
+
+
+def _is_alive(pid: int) -> bool:
+    """Neither gone nor dead and waiting for its parent."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
 
 
 def _children(pid: int) -> list[int]:
