@@ -128,7 +128,7 @@ def nano() -> TeachConfig:
             initializer_range=0.07,
         ),
         # learning rates found by trial: 0.11 after 175 steps of spelling, where AdamW alone (3e-3) had 0.48 after 150
-        pretrain_per_family=14_000,
+        pretrain_per_family=9_000,
         pretrain=StageRecipe(
             epochs=1,
             batch_size=20,
