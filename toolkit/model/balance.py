@@ -2,7 +2,10 @@
 
 After each optimizer step every router's bias moves by a fixed γ towards the mean load:
 b_e += γ · sign(mean load − load_e). The bias takes part in choosing experts only, never in their weights, and has no
-gradient.
+gradient. A load is that of the whole update: of all its micro-batches and of all processes, each token counted once,
+so every process moves its copy of the bias alike.
+
+E experts.
 """
 
 from __future__ import annotations
@@ -10,7 +13,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.models.deepseek_v3.modeling_deepseek_v3 import DeepseekV3TopkRouter
 
@@ -22,6 +25,7 @@ class ExpertBalance(TrainerCallback):
     """Counts each router's load over the micro-batches of a step and moves its bias once at the step's end."""
 
     def __init__(self, model: nn.Module, rate: float = BIAS_UPDATE_RATE) -> None:
+        """A rate of 0 measures the loads and leaves the biases where they are."""
         self.rate = rate
         self.routers = [module for module in model.modules() if isinstance(module, DeepseekV3TopkRouter)]
         self.loads_E = [torch.zeros(router.num_experts, dtype=torch.int64) for router in self.routers]
@@ -40,26 +44,47 @@ class ExpertBalance(TrainerCallback):
         args: TrainingArguments,
         state: TrainerState,
         control: TrainerControl,
-        logs: dict[str, float] | None = None,
+        logs: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
         if logs is not None and "loss" in logs and self.routers:
             logs["max_violation"] = max(self.last_violation)
+            logs["max_violation_by_layer"] = list(self.last_violation)
 
     def move_biases(self) -> None:
-        """Apply one update from the loads counted since the last one, and forget them."""
-        for index, (router, load_E) in enumerate(zip(self.routers, self.loads_E, strict=True)):
-            if not load_E.any():
+        """Apply one update from the loads counted since the last one, and forget them.
+
+        Where processes train together, all of them must call this.
+        """
+        for index, load_E in enumerate(self._summed_loads()):
+            total, experts = int(load_E.sum()), load_E.numel()
+            if not total:
                 continue
-            load = load_E.float()
-            router.e_score_correction_bias.add_(torch.sign(load.mean() - load), alpha=self.rate)
-            self.last_violation[index] = float((load.max() - load.mean()) / load.mean())
-            load_E.zero_()
+            bias_E = self.routers[index].e_score_correction_bias
+            bias_E.add_(torch.sign(total - experts * load_E).to(bias_E), alpha=self.rate)  # in integers: exact
+            self.last_violation[index] = experts * int(load_E.max()) / total - 1
+
+    def _summed_loads(self) -> list[Tensor]:
+        """The counted loads, over all processes; the counters start anew."""
+        biases = [router.e_score_correction_bias for router in self.routers]
+        loads = [load_E.to(bias_E.device) for load_E, bias_E in zip(self.loads_E, biases, strict=True)]
+        self.loads_E = [torch.zeros_like(load_E) for load_E in loads]
+        if loads and distributed.is_initialized():
+            joined = torch.cat(loads)
+            distributed.all_reduce(joined)
+            loads = list(joined.split([load_E.numel() for load_E in loads]))
+        return loads
 
     def _counter(self, index: int) -> Any:
         def count(module: nn.Module, inputs: tuple[Tensor, ...], outputs: tuple[Tensor, Tensor, Tensor]) -> None:
-            if module.training:
+            if module.training and not _in_backward():
                 chosen = outputs[2].flatten()
-                self.loads_E[index] += torch.bincount(chosen, minlength=self.loads_E[index].numel())
+                load_E = self.loads_E[index].to(chosen.device)
+                self.loads_E[index] = load_E + torch.bincount(chosen, minlength=load_E.numel())
 
         return count
+
+
+def _in_backward() -> bool:
+    """Whether this forward pass only recomputes activations for a backward pass (gradient checkpointing)."""
+    return torch._C._current_graph_task_id() != -1
