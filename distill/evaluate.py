@@ -15,26 +15,19 @@ import json
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from statistics import median
 
 import numpy as np
 
-from distill.traces import sample_traces
+from distill.respondent import ModelFolder, Respondent
 from distill.verify import VERIFIER, VERSION, grade
-from toolkit.chat_format import ChatFormat
 from toolkit.errors import InputError
-from toolkit.generate import GREEDY, Decoder, Sampling, decode
+from toolkit.generate import Decoder, Sampling
 from toolkit.intervals import mean_interval
 from toolkit.ledger import PROBLEMS, TRACES, VERDICTS, Evaluation, Score, correct_shares, read_evaluation
 from toolkit.records import Problem, write_records
-from toolkit.runs import Stage, finish, folder_digest, is_complete, partial_folder
-
-SPEED_PROMPTS = 6
-"""The first one warms up and is not counted."""
-SPEED_TOKENS = 48
-WEIGHT_SUFFIXES = (".safetensors", ".onnx", ".data", ".bin", ".gguf")
+from toolkit.runs import Stage, finish, is_complete, partial_folder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,63 +51,53 @@ class EvalConfig:
 def evaluate_model(
     folder: Path, open_decoder: Callable[[Path], Decoder], problems: Sequence[Problem], config: EvalConfig, out: Path
 ) -> Evaluation:
-    """Measure a model folder into the run folder `out`, or read the row where `out` holds it already.
+    """Measure a model folder; see `evaluate`."""
+    return evaluate(ModelFolder(folder, open_decoder, folder.name), problems, config, out)
+
+
+def evaluate(respondent: Respondent, problems: Sequence[Problem], config: EvalConfig, out: Path) -> Evaluation:
+    """Measure a model into the run folder `out`, or read the row where `out` holds it already.
 
     Broken off, it goes on where it stopped. Raises `FolderConflict` where `out` holds another run, `InputError` where
-    the model folder has no tokenizer or template, or no room for the prompts.
+    the model folder has no tokenizer or template, or no room for the prompts, or where an endpoint fails.
     """
     stage = Stage(
         name="eval",
         config={"samples": config.samples, **asdict(config.sampling), "verifier": f"{VERIFIER} {VERSION}"},
-        inputs={"model": folder_digest(folder), "problems": problems_digest(problems)},
+        inputs={"model": respondent.digest, "problems": problems_digest(problems)},
     )
     if is_complete(out, stage):
         return read_evaluation(out)
-    chat_format = ChatFormat.from_folder(folder)
-    decoder = open_decoder(folder)
-    partial = partial_folder(out, stage)
-    write_records(partial / PROBLEMS, list(problems))
-    evaluation = evaluate(decoder, chat_format, problems, config, partial, model=folder)
+    with respondent:
+        partial = partial_folder(out, stage)
+        write_records(partial / PROBLEMS, list(problems))
+        evaluation = _measure(respondent, problems, config, partial)
     finish(partial, out, stage, evaluation.to_dict())
     return evaluation
 
 
-def evaluate(
-    decoder: Decoder,
-    chat_format: ChatFormat,
-    problems: Sequence[Problem],
-    config: EvalConfig,
-    out: Path,
-    *,
-    model: Path,
-) -> Evaluation:
-    """Measure an open decoder; writes traces.jsonl and verdicts.jsonl into the existing folder `out`.
-
-    `model` is the folder that the decoder was opened on: its name, digest and bytes go into the row.
-    """
-    digest = folder_digest(model)
-    resumed = (out / TRACES).exists()
+def _measure(respondent: Respondent, problems: Sequence[Problem], config: EvalConfig, folder: Path) -> Evaluation:
+    """Measure an open model; writes traces.jsonl and verdicts.jsonl into the existing folder."""
+    resumed = (folder / TRACES).exists()
     started = time.perf_counter()
-    traces = sample_traces(
-        decoder,
-        chat_format,
+    traces = respondent.answer(
         problems,
         config.sampling,
         samples=config.samples,
         batch_size=config.batch_size,
-        path=out / TRACES,
-        teacher=f"{model.name}@{digest}",
-        label=f"evaluating {model.name}",
+        path=folder / TRACES,
+        teacher=f"{respondent.name}@{respondent.digest}",
+        label=f"evaluating {respondent.name}",
     )
     sampling_s = time.perf_counter() - started
     by_id = {problem.id: problem for problem in problems}
     verdicts = [grade(by_id[trace.problem_id], trace) for trace in traces]
-    write_records(out / VERDICTS, verdicts)
+    write_records(folder / VERDICTS, verdicts)
     completion_tokens = [trace.completion_tokens for trace in traces]
     shares = correct_shares(verdicts)
     return Evaluation(
-        model=model.name,
-        model_digest=digest,
+        model=respondent.name,
+        model_digest=respondent.digest,
         problems_digest=problems_digest(problems),
         problems=len(by_id),
         protocol={"samples": config.samples, **asdict(config.sampling)},
@@ -125,10 +108,10 @@ def evaluate(
         mean_completion_tokens=float(np.mean(completion_tokens)),
         truncation_rate=float(np.mean([verdict.reason == "truncated" for verdict in verdicts])),
         limit_rate=float(np.mean([trace.finish_reason == "length" for trace in traces])),
-        tokens_per_s=decode_speed(decoder, [chat_format.question_ids(p.question) for p in problems[:SPEED_PROMPTS]]),
+        tokens_per_s=respondent.tokens_per_s(problems),
         batch_tokens_per_s=None if resumed else sum(completion_tokens) / sampling_s,
         batch_size=config.batch_size,
-        bytes=weight_bytes(model),
+        bytes=respondent.weight_bytes,
     )
 
 
@@ -143,22 +126,7 @@ def family_scores(problems: Sequence[Problem], shares: dict[str, float]) -> dict
     }
 
 
-def decode_speed(decoder: Decoder, prompts: Sequence[Sequence[int]]) -> float:
-    """Tokens a second of one greedy stream after its first token; see the module's docstring."""
-    rates = []
-    for prompt in prompts:
-        sampling = replace(GREEDY, max_new_tokens=SPEED_TOKENS)
-        stamps = [time.perf_counter() for _ in decode(decoder, [prompt], sampling, frozenset())]
-        rates.append((len(stamps) - 1) / (stamps[-1] - stamps[0]))
-    return median(rates[1:] or rates)
-
-
 def problems_digest(problems: Sequence[Problem]) -> str:
     """One digest for a test set, whatever the order of its problems."""
     lines = sorted(json.dumps(problem.to_dict(), sort_keys=True) for problem in problems)
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
-
-
-def weight_bytes(folder: Path) -> int:
-    """Bytes of the files that hold a model's weights."""
-    return sum(path.stat().st_size for path in folder.iterdir() if path.name.endswith(WEIGHT_SUFFIXES))

@@ -24,7 +24,7 @@ from typing import Any
 from distill import train as training
 from distill.curate import Curation, curate
 from distill.problems import FAMILIES, make_problems, read_problems, split_of
-from distill.traces import sample_traces
+from distill.respondent import Respondent, find_respondent
 from distill.train import TrainConfig, train, write_student_format
 from distill.verify import grade
 from toolkit.chat_format import ChatFormat
@@ -44,7 +44,7 @@ class DistillConfig:
 
     teacher: str
     student: str
-    """Model folders, known names or hub ids."""
+    """Model folders, known names or hub ids; the teacher may be an endpoint."""
     problems: Path | None
     """A user's problems; None draws procedural ones."""
     traces: Path | None
@@ -95,7 +95,7 @@ def distill(config: DistillConfig, out: Path, open_decoder: Callable[[Path], Dec
     `open_decoder` opens the teacher's folder; it is not called where the configuration names traces.
     Raises `InputError` for what the user gave, before any work that takes long.
     """
-    teacher, student = resolve(config.teacher), resolve(config.student)
+    teacher, student = find_respondent(config.teacher, open_decoder), resolve(config.student)
     stage = _stage(config, teacher, student)
     if is_complete(out, stage):
         return out
@@ -105,7 +105,7 @@ def distill(config: DistillConfig, out: Path, open_decoder: Callable[[Path], Dec
     write_records(folder / PROBLEMS, problems)
 
     begun = time.monotonic()
-    traces = _traces(config, problems, teacher, folder, open_decoder)
+    traces = _traces(config, problems, teacher, folder)
     traces_s = time.monotonic() - begun
     by_id = {problem.id: problem for problem in problems}
     verdicts = [grade(by_id[trace.problem_id], trace) for trace in traces]
@@ -135,10 +135,10 @@ def distill(config: DistillConfig, out: Path, open_decoder: Callable[[Path], Dec
     return out
 
 
-def _stage(config: DistillConfig, teacher: Path, student: Path) -> Stage:
+def _stage(config: DistillConfig, teacher: Respondent, student: Path) -> Stage:
     """Paths are inputs by their content, so that a moved file is still the same run."""
     values: dict[str, Any] = asdict(config)
-    inputs = {"teacher": folder_digest(teacher), "student": folder_digest(student)}
+    inputs = {"teacher": teacher.digest, "student": folder_digest(student)}
     for name in ("problems", "traces"):
         path: Path | None = values.pop(name)
         if path is not None:
@@ -168,24 +168,17 @@ def _problems(config: DistillConfig) -> tuple[list[Problem], int]:
     return problems, len(given) - len(problems)
 
 
-def _traces(
-    config: DistillConfig,
-    problems: Sequence[Problem],
-    teacher: Path,
-    folder: Path,
-    open_decoder: Callable[[Path], Decoder],
-) -> list[Trace]:
+def _traces(config: DistillConfig, problems: Sequence[Problem], teacher: Respondent, folder: Path) -> list[Trace]:
     if config.traces is None:
-        return sample_traces(
-            open_decoder(teacher),
-            ChatFormat.from_folder(teacher),
-            problems,
-            config.sampling,
-            samples=config.samples,
-            batch_size=config.batch_size,
-            path=folder / TRACES,
-            teacher=f"{config.teacher}@{folder_digest(teacher)}",
-        )
+        with teacher:
+            return teacher.answer(
+                problems,
+                config.sampling,
+                samples=config.samples,
+                batch_size=config.batch_size,
+                path=folder / TRACES,
+                teacher=f"{config.teacher}@{teacher.digest}",
+            )
     traces = read_records(config.traces, Trace)
     known = {problem.id for problem in problems}
     for trace in traces:

@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Generic, TypeVar
 
 from tokenizers.decoders import DecodeStream
 
@@ -24,14 +25,16 @@ from toolkit.generate import Decoder, Sampling, decode
 from toolkit.progress import Progress
 from toolkit.records import AppendLog, FinishReason, Problem, Trace, read_records
 
+P = TypeVar("P", list[int], str)
+
 
 @dataclass(frozen=True, kw_only=True)
-class Request:
-    """One sample to draw: everything that shapes it."""
+class Request(Generic[P]):
+    """One sample to draw: everything that shapes it. A decoder is prompted by ids, an endpoint by text."""
 
     problem_id: str
     sample: int
-    prompt: list[int]
+    prompt: P
     seed: int
     hash: str
 
@@ -42,13 +45,13 @@ def row_seed(seed: int, problem_id: str, sample: int) -> int:
 
 
 def plan(
-    chat_format: ChatFormat, problems: Sequence[Problem], sampling: Sampling, *, samples: int, teacher: str
-) -> dict[tuple[str, int], Request]:
+    prompt_of: Callable[[str], P], problems: Sequence[Problem], sampling: Sampling, *, samples: int, teacher: str
+) -> dict[tuple[str, int], Request[P]]:
     """All requests by (problem id, sample), problems in their order; `teacher` names the model and its digest."""
     settings = json.dumps(asdict(sampling) | {"teacher": teacher}, sort_keys=True)
     requests = {}
     for problem in problems:
-        prompt = chat_format.question_ids(problem.question)
+        prompt = prompt_of(problem.question)
         for sample in range(samples):
             seed = row_seed(sampling.seed, problem.id, sample)
             digest = hashlib.sha256(f"{settings}\n{prompt}\n{seed}".encode()).hexdigest()[:16]
@@ -76,23 +79,44 @@ def sample_traces(
     Raises `InputError` where a prompt and the limit do not fit into the context, or where `path` holds a trace of
     another model, prompt, setting or seed.
     """
-    requests = plan(chat_format, problems, sampling, samples=samples, teacher=teacher)
+    requests = plan(chat_format.question_ids, problems, sampling, samples=samples, teacher=teacher)
     _check_room(requests.values(), sampling, decoder.max_length)
+
+    def draw(missing: list[Request[list[int]]], done: Callable[[Trace], None]) -> None:
+        missing.sort(key=lambda request: -len(request.prompt))  # like lengths together: little padding
+        for start in range(0, len(missing), batch_size):
+            for trace in _sample_batch(decoder, chat_format, missing[start : start + batch_size], sampling, teacher):
+                done(trace)
+
+    return collect(requests, draw, path, label)
+
+
+def collect(
+    requests: Mapping[tuple[str, int], Request[P]],
+    draw: Callable[[list[Request[P]], Callable[[Trace], None]], None],
+    path: Path,
+    label: str,
+) -> list[Trace]:
+    """Let `draw` answer the requests that `path` does not hold yet, and return the traces of all, in their order.
+
+    `draw` hands over each trace as soon as it has it. Raises `InputError` where `path` holds a trace of another request.
+    """
     with AppendLog(path) as log:  # opening it mends a torn line, so it comes before reading
         traces = _held(path, requests)
         missing = [request for key, request in requests.items() if key not in traces]
-        missing.sort(key=lambda request: -len(request.prompt))  # like lengths together: little padding
         with Progress(label, len(requests), done=len(traces)) as progress:
-            for start in range(0, len(missing), batch_size):
-                batch = missing[start : start + batch_size]
-                for trace in _sample_batch(decoder, chat_format, batch, sampling, teacher):
-                    log.append(trace)
-                    traces[trace.problem_id, trace.sample] = trace
-                    progress.advance()
+
+            def done(trace: Trace) -> None:
+                log.append(trace)
+                traces[trace.problem_id, trace.sample] = trace
+                progress.advance()
+
+            if missing:
+                draw(missing, done)
     return [traces[key] for key in requests]
 
 
-def _check_room(requests: Iterable[Request], sampling: Sampling, max_length: int) -> None:
+def _check_room(requests: Iterable[Request[list[int]]], sampling: Sampling, max_length: int) -> None:
     """The decode loop cuts a batch at its longest row's room; where all rows have room, none is cut by another."""
     longest = max(requests, key=lambda request: len(request.prompt))
     if len(longest.prompt) + sampling.max_new_tokens > max_length:
@@ -102,7 +126,7 @@ def _check_room(requests: Iterable[Request], sampling: Sampling, max_length: int
         )
 
 
-def _held(path: Path, requests: dict[tuple[str, int], Request]) -> dict[tuple[str, int], Trace]:
+def _held(path: Path, requests: Mapping[tuple[str, int], Request[P]]) -> dict[tuple[str, int], Trace]:
     """The traces of these requests that the file holds already."""
     held = {}
     for trace in read_records(path, Trace):
@@ -120,7 +144,7 @@ def _held(path: Path, requests: dict[tuple[str, int], Request]) -> dict[tuple[st
 
 
 def _sample_batch(
-    decoder: Decoder, chat_format: ChatFormat, batch: Sequence[Request], sampling: Sampling, teacher: str
+    decoder: Decoder, chat_format: ChatFormat, batch: Sequence[Request[list[int]]], sampling: Sampling, teacher: str
 ) -> Iterator[Trace]:
     """Yield each row as soon as it ends."""
     prompts, seeds = [request.prompt for request in batch], [request.seed for request in batch]
@@ -132,7 +156,7 @@ def _sample_batch(
 
 
 def _trace(
-    chat_format: ChatFormat, request: Request, ids: Sequence[int], finish_reason: FinishReason, teacher: str
+    chat_format: ChatFormat, request: Request[list[int]], ids: Sequence[int], finish_reason: FinishReason, teacher: str
 ) -> Trace:
     completion = split_completion(chat_format.decode(ids), opened=chat_format.opens_reasoning)
     return Trace(

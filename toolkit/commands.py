@@ -65,37 +65,33 @@ def teach(options: Options) -> Result:
 def traces(options: Options) -> Result:
     from distill.evaluate import problems_digest
     from distill.problems import make_problems
-    from distill.traces import sample_traces
-    from toolkit.chat_format import ChatFormat
+    from distill.respondent import find_respondent
     from toolkit.ledger import PROBLEMS, TRACES
-    from toolkit.models import resolve
     from toolkit.records import write_records
-    from toolkit.runs import Stage, finish, folder_digest, is_complete, partial_folder, read_manifest
+    from toolkit.runs import Stage, finish, is_complete, partial_folder, read_manifest
 
-    teacher, sampling = resolve(options.teacher), _sampling(options)
+    teacher, sampling = find_respondent(options.teacher, open_decoder), _sampling(options)
     if options.problems is not None:
         problems = _given_problems(options.problems)
     else:
         problems = make_problems("train", options.per_family, options.seed)
-    digest = folder_digest(teacher)
     stage = Stage(
         name="traces",
         config={"samples": options.samples, **asdict(sampling)},
-        inputs={"teacher": digest, "problems": problems_digest(problems)},
+        inputs={"teacher": teacher.digest, "problems": problems_digest(problems)},
     )
     if not is_complete(options.out, stage):
         folder = partial_folder(options.out, stage)
         write_records(folder / PROBLEMS, problems)
-        written = sample_traces(
-            open_decoder(teacher),
-            ChatFormat.from_folder(teacher),
-            problems,
-            sampling,
-            samples=options.samples,
-            batch_size=options.batch_size,
-            path=folder / TRACES,
-            teacher=f"{options.teacher}@{digest}",
-        )
+        with teacher:
+            written = teacher.answer(
+                problems,
+                sampling,
+                samples=options.samples,
+                batch_size=options.batch_size,
+                path=folder / TRACES,
+                teacher=f"{options.teacher}@{teacher.digest}",
+            )
         finish(folder, options.out, stage, {"traces": len(written), "closed": sum(t.closed for t in written)})
     measured = (read_manifest(options.out) or {})["measured"]
     text = f"{measured['traces']} traces ({measured['closed']} with their thinking closed) are in {options.out}"

@@ -59,13 +59,13 @@ class Evaluation(Record):
     """Share of samples whose thinking was never closed; they are wrong."""
     limit_rate: float
     """Share of samples that ran into the length limit, in their thinking or in their answer."""
-    tokens_per_s: float
-    """Decode speed of one stream after its prompt, median over the same few prompts for every row."""
+    tokens_per_s: float | None
+    """Decode speed of one stream after its prompt, median over the same few prompts for every row; None: an endpoint."""
     batch_tokens_per_s: float | None
     """Sampled tokens of the whole evaluation by its time; None where it was broken off and resumed."""
     batch_size: int
     bytes: int
-    """Of the folder's weights."""
+    """Of the folder's weights; 0 where they are elsewhere."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -205,7 +205,13 @@ def interval_text(interval: Sequence[float]) -> str:
     return f"{100 * interval[0]:.1f}–{100 * interval[1]:.1f}"
 
 
+def speed(tokens_per_s: float | None) -> str:
+    return "–" if tokens_per_s is None else f"{tokens_per_s:.1f}"
+
+
 def megabytes(size_bytes: int) -> str:
+    if size_bytes == 0:
+        return "–"
     return f"{size_bytes / 1e6:,.1f} MB" if size_bytes < 1e8 else f"{size_bytes / 1e6:,.0f} MB"
 
 
@@ -246,7 +252,7 @@ def _cells(name: str, row: Evaluation) -> list[str]:
         f"{percent(row.accuracy)} [{interval_text(row.interval)}]",
         f"{row.mean_reasoning_tokens:.0f}",
         percent(row.truncation_rate),
-        f"{row.tokens_per_s:.1f}",
+        speed(row.tokens_per_s),
         megabytes(row.bytes),
     ]
 

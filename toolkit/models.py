@@ -62,10 +62,15 @@ class SourceFailed(Exception):
     """One place could not give the model; the message says why, without the place's name."""
 
 
+def is_endpoint(model: str) -> bool:
+    """Whether a model argument is the address of a server."""
+    return model.startswith(("http://", "https://"))
+
+
 def resolve(model: str) -> Path:
     """The folder of a model argument; downloads it where it is a known name or a hub id that is not here yet."""
-    if model.startswith(("http://", "https://")):
-        raise InputError(f"{model} is an endpoint, and this release reads model folders only; give a folder or a name")
+    if is_endpoint(model):
+        raise InputError(f"{model} is an endpoint, and this command needs a model's files; give a folder or a name")
     folder = Path(model)
     if folder.is_dir():
         if not (folder / "config.json").is_file():

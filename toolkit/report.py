@@ -31,6 +31,7 @@ from toolkit.ledger import (
     percent,
     protocol_line,
     read_outcomes,
+    speed,
     title,
     write_ledger,
 )
@@ -137,7 +138,7 @@ def _headline(ledger: Ledger) -> str:
         )
         sentences.append(
             f"As int4 ONNX it weighs <b>{megabytes(int4.bytes)}</b>, "
-            f"runs at <b>{int4.tokens_per_s:.0f} tokens/s</b>{kept}."
+            f"runs at <b>{speed(int4.tokens_per_s)} tokens/s</b>{kept}."
         )
     lead = " ".join(sentences) or f"{len(rows)} models on {ledger.problems} held-out problems."
     return f'<header><p class="kicker">reasoning-edge</p><h1>What each stage gained</h1><p class="lead">{lead}</p></header>'
@@ -147,7 +148,7 @@ def _cards(ledger: Ledger) -> str:
     cards = [
         f'<div class="card" style="--row: var(--{_color_name(name)})"><h3>{text(title(name))}</h3>'
         f'<p class="big">{percent(row.accuracy)}</p><p class="small">{interval_text(row.interval)}</p>'
-        f"<p>{row.tokens_per_s:.1f} tokens/s<br>{megabytes(row.bytes)}</p></div>"
+        f"<p>{speed(row.tokens_per_s)} tokens/s<br>{megabytes(row.bytes)}</p></div>"
         for name, row in ledger.rows.items()
     ]
     return f'<div class="cards">{"".join(cards)}</div>'
@@ -174,7 +175,7 @@ def _table(ledger: Ledger) -> str:
         ("Completion tokens, mean", [f"{row.mean_completion_tokens:.1f}" for row in rows]),
         ("Thinking not closed", [percent(row.truncation_rate) for row in rows]),
         ("Ran into the limit", [percent(row.limit_rate) for row in rows]),
-        ("Tokens/s, one stream", [f"{row.tokens_per_s:.1f}" for row in rows]),
+        ("Tokens/s, one stream", [speed(row.tokens_per_s) for row in rows]),
         ("Tokens/s, batched", [_batch_speed(row) for row in rows]),
         ("Weights", [megabytes(row.bytes) for row in rows]),
         ("Model", [f"{text(row.model)}<br><small>{text(row.model_digest[:8])}</small>" for row in rows]),

@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from distill.evaluate import EvalConfig, decode_speed, evaluate_model, problems_digest, weight_bytes
+from distill.evaluate import EvalConfig, evaluate_model, problems_digest
 from distill.problems import make_problems
+from distill.respondent import decode_speed, weight_bytes
 from tests.distill.bigram import BigramDecoder
 from toolkit.chat_format import ChatFormat
 from toolkit.errors import FolderConflict, InputError

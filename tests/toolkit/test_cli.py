@@ -32,7 +32,11 @@ Captured = pytest.CaptureFixture[str]
         (["eval", "{tmp}"], "{tmp} must be a model folder with a config.json; it has none"),
         (["export", "{tmp}", "--int4", "--out", "{tmp}/out"], "{tmp} must be a model folder with a config.json"),
         (["pull", "what"], "'what' must be a model folder, a known name or a hub id (owner/name), and is none"),
-        (["traces", "--teacher", "http://localhost/v1", "--out", "{tmp}/out"], "http://localhost/v1 is an endpoint"),
+        (
+            ["traces", "--teacher", "http://127.0.0.1:9/v1", "--out", "{tmp}/out"],
+            "http://127.0.0.1:9/v1 must be a server",
+        ),
+        (["export", "http://127.0.0.1:9/v1", "--int4", "--out", "{tmp}/out"], "http://127.0.0.1:9/v1 is an endpoint"),
         (["chat", "{tmp}"], "{tmp}/"),
         (["bench", "{tmp}"], "{tmp}/"),
         (["report", "{tmp}"], "{tmp}/eval must hold at least one evaluation"),

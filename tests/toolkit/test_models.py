@@ -124,7 +124,7 @@ def test_a_folder_is_its_own_place(tiny_student: Path) -> None:
     [
         ("{tmp}/empty", "{tmp}/empty must be a model folder with a config.json; it has none"),
         ("{tmp}/file", "{tmp}/file must be a model folder; it is a file"),
-        ("http://localhost:8000/v1", "is an endpoint, and this release reads model folders only"),
+        ("http://localhost:8000/v1", "is an endpoint, and this command needs a model's files"),
         ("smollm2-135", "did you mean 'smollm2-135m'?"),
         ("what", "known names are builtin, smollm2-135m"),
         ("empty/student", "'empty/student' must be a model folder, a known name or a hub id"),

@@ -1,0 +1,145 @@
+"""Who answers problems: a model folder through a decoder, or an endpoint.
+
+A model argument is always the same thing: a folder, a known name, a hub id, or an `http(s)://…/v1` endpoint.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from statistics import median
+from types import TracebackType
+from typing import Protocol, Self
+
+from distill.endpoint import connect
+from distill.traces import sample_traces
+from toolkit.chat_format import ChatFormat
+from toolkit.generate import GREEDY, Decoder, Sampling, decode
+from toolkit.models import is_endpoint, resolve
+from toolkit.records import Problem, Trace
+from toolkit.runs import folder_digest
+
+SPEED_PROMPTS = 6
+"""The first one warms up and is not counted."""
+SPEED_TOKENS = 48
+WEIGHT_SUFFIXES = (".safetensors", ".onnx", ".data", ".bin", ".gguf")
+
+
+class Respondent(Protocol):
+    """A model that answers while it is open (`with respondent:`); its name, digest and bytes are known before."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def digest(self) -> str: ...
+
+    @property
+    def weight_bytes(self) -> int:
+        """0 where they are elsewhere."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None: ...
+
+    def answer(
+        self,
+        problems: Sequence[Problem],
+        sampling: Sampling,
+        *,
+        samples: int,
+        batch_size: int,
+        path: Path,
+        teacher: str,
+        label: str = "traces",
+    ) -> list[Trace]:
+        """As `distill.traces.sample_traces`."""
+
+    def tokens_per_s(self, problems: Sequence[Problem]) -> float | None:
+        """Decode speed of one stream over the first few problems; None where this machine is not the one that decodes."""
+
+
+class ModelFolder:
+    """A model folder; opened, it holds the decoder."""
+
+    def __init__(self, folder: Path, open_decoder: Callable[[Path], Decoder], name: str) -> None:
+        self.folder, self.name = folder, name
+        self._open_decoder = open_decoder
+
+    @cached_property
+    def digest(self) -> str:
+        return folder_digest(self.folder)
+
+    @property
+    def weight_bytes(self) -> int:
+        return weight_bytes(self.folder)
+
+    def __enter__(self) -> Self:
+        self._chat_format = ChatFormat.from_folder(self.folder)
+        self._decoder = self._open_decoder(self.folder)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        del self._decoder
+
+    def answer(
+        self,
+        problems: Sequence[Problem],
+        sampling: Sampling,
+        *,
+        samples: int,
+        batch_size: int,
+        path: Path,
+        teacher: str,
+        label: str = "traces",
+    ) -> list[Trace]:
+        """As `distill.traces.sample_traces`."""
+        return sample_traces(
+            self._decoder,
+            self._chat_format,
+            problems,
+            sampling,
+            samples=samples,
+            batch_size=batch_size,
+            path=path,
+            teacher=teacher,
+            label=label,
+        )
+
+    def tokens_per_s(self, problems: Sequence[Problem]) -> float:
+        return decode_speed(
+            self._decoder, [self._chat_format.question_ids(problem.question) for problem in problems[:SPEED_PROMPTS]]
+        )
+
+
+def find_respondent(argument: str, open_decoder: Callable[[Path], Decoder]) -> Respondent:
+    """Who a model argument means; a known name or a hub id that is not here yet is downloaded.
+
+    Raises `InputError` where the argument leads nowhere.
+    """
+    if is_endpoint(argument):
+        return connect(argument)
+    folder = resolve(argument)
+    return ModelFolder(folder, open_decoder, folder.resolve().name)
+
+
+def decode_speed(decoder: Decoder, prompts: Sequence[Sequence[int]]) -> float:
+    """Tokens a second of one greedy stream after its first token, whatever it says; see `distill.evaluate`."""
+    rates = []
+    for prompt in prompts:
+        sampling = replace(GREEDY, max_new_tokens=SPEED_TOKENS)
+        stamps = [time.perf_counter() for _ in decode(decoder, [prompt], sampling, frozenset())]
+        rates.append((len(stamps) - 1) / (stamps[-1] - stamps[0]))
+    return median(rates[1:] or rates)
+
+
+def weight_bytes(folder: Path) -> int:
+    """Bytes of the files that hold a model's weights."""
+    return sum(path.stat().st_size for path in folder.iterdir() if path.name.endswith(WEIGHT_SUFFIXES))
