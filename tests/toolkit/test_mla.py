@@ -17,7 +17,8 @@ from transformers import (
 )
 
 from toolkit.model import mla
-from toolkit.model.decoder import growing_cache, load_model
+from toolkit.model.cache import growing_cache
+from toolkit.model.decoder import load_model
 
 YARN = {
     "rope_type": "yarn",

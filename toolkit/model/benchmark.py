@@ -28,7 +28,7 @@ from transformers import (
 from transformers.cache_utils import DynamicCache
 
 from toolkit.allocator import keep_freed_memory
-from toolkit.model.decoder import growing_cache
+from toolkit.model.cache import growing_cache
 from toolkit.model.mla import absorb
 
 CONTEXTS = (512, 2048, 8192)

@@ -1,14 +1,14 @@
 """Decodes any Hugging Face causal language model through torch: the `Decoder` of teachers and float students.
 
-The cache of each layer is two buffers that double when they are full, so a step appends without copying what is there.
-For multi-head latent attention the two are the latent and the rotated key (transformers' DeepSeek modules cache these,
-not the expanded heads), and a step attends to them as they are (`toolkit.model.mla`). Prompts are padded on the left;
-B rows, T new tokens, S attended tokens, V vocabulary.
+A step appends to the cache without copying what is there (`toolkit.model.cache`), and of latent attention it reads the
+latents as they are (`toolkit.model.mla`). Prompts are padded on the left; B rows, T new tokens, S attended tokens,
+V vocabulary.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Self, cast
 
@@ -16,20 +16,49 @@ import numpy as np
 import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
-from transformers.cache_utils import DynamicCache, DynamicLayer
+from transformers.cache_utils import DynamicCache
 from transformers.utils.logging import disable_progress_bar
 
 from toolkit.errors import InputError
 from toolkit.generate import Floats, Ints
+from toolkit.model.cache import GrowingLayer, LatentLayer, make_cache
+from toolkit.model.latent_basis import Basis, calibrate
 from toolkit.model.mla import absorb
 from toolkit.model.precision import compute_dtype
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatentCache:
+    """What a decoder keeps of latent attention's cache."""
+
+    int8: bool = False
+    """Each token's latent and rotated key as int8, with a step for each."""
+    rank: int = 0
+    """Numbers a latent is projected to; 0 keeps it as it is."""
+    calibration: Sequence[Sequence[int]] = ()
+    """Rows of token ids that the projection is fitted to."""
+
+    def __bool__(self) -> bool:
+        return self.int8 or self.rank != 0
+
+
+EXACT = LatentCache()
 
 
 class TorchDecoder:
     """Decodes a model, where it is; a model in training must be in its eval mode meanwhile."""
 
-    def __init__(self, model: PreTrainedModel) -> None:
-        absorb(model)
+    def __init__(self, model: PreTrainedModel, cache: LatentCache = EXACT) -> None:
+        """Raises `InputError` where the cache is to be smaller and the model has no latent attention, or the rank
+        does not suit it."""
+        has_latents = absorb(model)
+        if cache and not has_latents:
+            raise InputError(
+                f"a cache in int8 or of lower rank needs a model with latent attention (DeepSeek-V2 or V3); "
+                f"this one is {model.config.model_type}; leave the cache as it is"
+            )
+        self._kept = cache
+        self._bases: list[Basis] = calibrate(model, cache.calibration, cache.rank) if cache.rank else []
         self.model = model
         self.device = model.device
         self.max_length: int = model.config.max_position_embeddings
@@ -38,11 +67,11 @@ class TorchDecoder:
         self._padded = False
 
     @classmethod
-    def open(cls, folder: Path, dtype: torch.dtype | None = None) -> Self:
+    def open(cls, folder: Path, dtype: torch.dtype | None = None, cache: LatentCache = EXACT) -> Self:
         """Load a model folder, to the GPU where there is one; by default in bf16 on a machine that computes in it."""
         model: torch.nn.Module = load_model(folder, dtype or compute_dtype())
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        return cls(cast(PreTrainedModel, model.to(device).eval()))
+        return cls(cast(PreTrainedModel, model.to(device).eval()), cache)
 
     @torch.inference_mode()
     def start(self, prompts: Sequence[Sequence[int]]) -> Floats:
@@ -53,7 +82,7 @@ class TorchDecoder:
         masks = [[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts]
         self._mask_BS = torch.tensor(masks, device=self.device)
         self._padded = any(len(prompt) < longest for prompt in prompts)
-        self._cache = growing_cache(self.model.config.num_hidden_layers)
+        self._cache = make_cache(self.model.config.num_hidden_layers, self._make_layer)
         positions_BT = (self._mask_BS.cumsum(1) - 1).clamp(min=0)
         return self._forward(torch.tensor(rows, device=self.device), positions_BT)
 
@@ -77,6 +106,11 @@ class TorchDecoder:
             assert isinstance(layer, GrowingLayer)
             layer.keep(index, unused)
 
+    def _make_layer(self, number: int) -> GrowingLayer:
+        if not self._kept:
+            return GrowingLayer()
+        return LatentLayer(self._bases[number] if self._bases else None, int8=self._kept.int8)
+
     def _forward(self, ids_BT: Tensor, positions_BT: Tensor) -> Floats:
         output = self.model(
             input_ids=ids_BT,
@@ -88,60 +122,6 @@ class TorchDecoder:
         )
         logits_BV: Floats = output.logits[:, -1].float().cpu().numpy()
         return logits_BV
-
-
-class GrowingLayer(DynamicLayer):
-    """One layer's cache in buffers [rows, heads, capacity, dim] of which the first `length` positions are used."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.length = 0
-        self._buffers: tuple[Tensor, Tensor] | None = None
-
-    def update(
-        self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
-    ) -> tuple[Tensor, Tensor]:
-        """Append new positions; returns views of all that are cached."""
-        if not self.is_initialized:
-            self.lazy_initialization(key_states, value_states)
-        end = self.length + key_states.shape[2]
-        if self._buffers is None or end > self._buffers[0].shape[2]:
-            self._grow(key_states, value_states, end)
-        assert self._buffers is not None
-        for buffer, states in zip(self._buffers, (key_states, value_states), strict=True):
-            buffer[:, :, self.length : end] = states
-        return self._use(end)
-
-    def keep(self, rows: Tensor, first: int) -> None:
-        """Keep only these rows, and only positions from `first` on."""
-        assert self._buffers is not None
-        self._buffers = (self._buffers[0][rows, :, first:], self._buffers[1][rows, :, first:])
-        self._use(self.length - first)
-
-    def _use(self, length: int) -> tuple[Tensor, Tensor]:
-        assert self._buffers is not None
-        self.length = length
-        self.keys, self.values = (buffer[:, :, :length] for buffer in self._buffers)
-        return self.keys, self.values
-
-    def _grow(self, key_states: Tensor, value_states: Tensor, end: int) -> None:
-        old = self._buffers
-        capacity = max(2 * end, 64)
-        grown = []
-        for index, states in enumerate((key_states, value_states)):
-            buffer = states.new_empty(*states.shape[:2], capacity, states.shape[3])
-            if old is not None:
-                buffer[:, :, : self.length] = old[index][:, :, : self.length]
-            grown.append(buffer)
-        self._buffers = (grown[0], grown[1])
-
-
-def growing_cache(num_hidden_layers: int) -> DynamicCache:
-    """A cache for `past_key_values` whose layers grow by doubling."""
-    cache = DynamicCache()
-    cache.layer_class_to_replicate = None
-    cache.layers = [GrowingLayer() for _ in range(num_hidden_layers)]
-    return cache
 
 
 def load_model(folder: Path, dtype: torch.dtype) -> PreTrainedModel:

@@ -6,11 +6,12 @@ the latents as they are, the same ones for all heads:
 
     q̃ = q_nope · W_UK        scores = (q̃ · c + q_rot · k_rot) · scaling        out = (softmax(scores) · c) · W_UV
 
-Modules, weights and names stay transformers' own (DeepSeek-V2 and V3); only what stands between the cache and the
+The same step reads latents of lower rank (then W·D stands for W) and of int8: see `toolkit.model.cache`. Modules, weights and names stay transformers' own (DeepSeek-V2 and V3); only what stands between the cache and the
 output projection changes. Many new tokens at once are cheaper expanded, and take the stock path.
 """
 
-# Shapes: B batch, H heads, T new tokens, S attended tokens, N nope, R rope, U value, C kv rank.
+# Shapes: B batch, H heads, T new tokens, S attended tokens, N nope, R rope, U value, C kv rank, P rank kept of it,
+# X nope + rope of a query and nope + value of a weight, Y heads and new tokens.
 
 from __future__ import annotations
 
@@ -21,8 +22,10 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
-from transformers.models.deepseek_v2.modeling_deepseek_v2 import DeepseekV2Attention
-from transformers.models.deepseek_v3.modeling_deepseek_v3 import DeepseekV3Attention
+
+from toolkit.model.cache import LatentLayer
+from toolkit.model.latent_basis import LatentAttention, latent_layers
+from toolkit.model.latents import FloatLatents, Latents
 
 NAME = "absorbed"
 
@@ -32,7 +35,7 @@ def absorb(model: PreTrainedModel) -> bool:
 
     Training is not changed: without a cache all tokens are new, and take the stock path.
     """
-    layers = [module for module in model.modules() if isinstance(module, DeepseekV2Attention | DeepseekV3Attention)]
+    layers = latent_layers(model)
     for layer in layers:
         layer.expand_kv = _keep_latents
     if layers:
@@ -48,22 +51,31 @@ def _keep_latents(latent_B1SC: Tensor, rotated_B1SR: Tensor) -> tuple[Tensor, Te
 def attend(
     module: nn.Module,
     query: Tensor,
-    key: Tensor,
-    value: Tensor,
+    key: Tensor | LatentLayer,
+    value: Tensor | LatentLayer,
     attention_mask: Tensor | None,
     *,
     scaling: float,
     **kwargs: Any,
 ) -> tuple[Tensor, Tensor | None]:
-    """Attention under transformers' interface: query BHT(N+R), key the latents B1SC, value the rotated keys B1SR.
+    """Attention under transformers' interface: query BHT(N+R), key the latents B1SC, value the rotated keys B1SR; or
+    both the layer of the cache that keeps these.
 
     Returns BTHU.
     """
-    assert isinstance(module, DeepseekV2Attention | DeepseekV3Attention)
+    assert isinstance(module, LatentAttention)
     keeps_latents = "expand_kv" in vars(module)  # another model may be made from this one's configuration
-    new, cached = query.shape[2], key.shape[2]
+    new, cached = query.shape[2], key.length if isinstance(key, LatentLayer) else key.shape[2]
     if keeps_latents and new < cached and new <= _most_absorbed(module):
-        return _absorbed(module, query, key[:, 0], value[:, 0], attention_mask, scaling), None
+        if isinstance(key, LatentLayer):
+            latents, folded = key.latents(), key.basis.folded if key.basis else None
+        else:
+            assert isinstance(value, Tensor)
+            latents, folded = FloatLatents(key[:, 0], value[:, 0]), None
+        weight_HXP = _kv_b_proj(module) if folded is None else folded
+        return _absorbed(module, query, latents, weight_HXP, attention_mask, scaling), None
+    if isinstance(key, LatentLayer):
+        key, value = key.restore()
     if keeps_latents:
         key, value = type(module).expand_kv(module, key, value)
     return sdpa_attention_forward(  # type: ignore[no-any-return]
@@ -79,33 +91,36 @@ def _most_absorbed(module: Any) -> int:
     return rank * expanded // saved if saved > 0 else torch.iinfo(torch.long).max
 
 
+def _kv_b_proj(module: Any) -> Tensor:
+    weight_HXC: Tensor = module.kv_b_proj.weight.unflatten(0, (-1, module.qk_nope_head_dim + module.v_head_dim))
+    return weight_HXC
+
+
 def _absorbed(
     module: Any,
     query_BHTX: Tensor,
-    latent_BSC: Tensor,
-    rotated_BSR: Tensor,
+    latents: Latents,
+    weight_HXP: Tensor,
     mask_B1TS: Tensor | None,
     scaling: float,
 ) -> Tensor:
     batch, heads, new, _ = query_BHTX.shape
-    nope, rank = module.qk_nope_head_dim, module.kv_lora_rank
-    weight_HXC = module.kv_b_proj.weight.view(heads, nope + module.v_head_dim, rank)
-    q_nope_BHTN, q_rot_BHTR = query_BHTX.split([nope, module.qk_rope_head_dim], dim=-1)
-    q_latent_BHTC = torch.einsum("bhtn,hnc->bhtc", q_nope_BHTN, weight_HXC[:, :nope])
+    q_nope_BHTN, q_rot_BHTR = query_BHTX.split([module.qk_nope_head_dim, module.qk_rope_head_dim], dim=-1)
+    key_HNP, value_HUP = weight_HXP.split([module.qk_nope_head_dim, module.v_head_dim], dim=1)
+    q_latent_BHTP = torch.einsum("bhtn,hnp->bhtp", q_nope_BHTN, key_HNP)
 
     # rows of all heads together: one product a sequence, which reads each latent once
-    rows_BYC = q_latent_BHTC.reshape(batch, heads * new, rank)
+    rows_BYP = q_latent_BHTP.reshape(batch, heads * new, -1)
     rows_BYR = q_rot_BHTR.reshape(batch, heads * new, -1)
-    scores_BYS = torch.bmm(rows_BYC, latent_BSC.transpose(1, 2))
-    scores_BYS = torch.baddbmm(scores_BYS, rows_BYR, rotated_BSR.transpose(1, 2), beta=scaling, alpha=scaling)
+    scores_BYS = latents.scores(rows_BYP, rows_BYR, scaling)
     scores_BHTS = scores_BYS.view(batch, heads, new, -1)
     if mask_B1TS is not None:
         scores_BHTS = scores_BHTS.masked_fill(~mask_B1TS, float("-inf"))
-    weights_BHTS = torch.softmax(scores_BHTS, dim=-1, dtype=torch.float32).to(query_BHTX.dtype)
+    weights_BHTS = torch.softmax(scores_BHTS, dim=-1, dtype=torch.float32)
 
-    out_BYC = torch.bmm(weights_BHTS.view(batch, heads * new, -1), latent_BSC)
-    out_BHTC = out_BYC.view(batch, heads, new, rank)
-    return torch.einsum("bhtc,huc->bthu", out_BHTC, weight_HXC[:, nope:])
+    out_BYP = latents.mix(weights_BHTS.view(batch, heads * new, -1))
+    out_BHTP = out_BYP.view(batch, heads, new, -1)
+    return torch.einsum("bhtp,hup->bthu", out_BHTP, value_HUP)
 
 
 AttentionInterface.register(NAME, attend)

@@ -1,0 +1,118 @@
+"""Caches for `past_key_values`: buffers that double when they are full, so a step appends without copying.
+
+Of latent attention a layer keeps [latent | rotated key] (transformers' DeepSeek modules cache these, not the expanded
+heads), or less: the latent in a calibrated basis of lower rank (`toolkit.model.latent_basis`), both in int8
+(`toolkit.model.latents`). What is read back is then nearly what was written; a prompt's first pass attends to its
+exact values.
+"""
+
+# Shapes: B batch, S attended tokens, C kv rank, P rank kept of it, R rope. The 1 is transformers' axis of heads.
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import DynamicCache, DynamicLayer
+
+from toolkit.model.latent_basis import Basis
+from toolkit.model.latents import FloatLatents, Int8Latents, Latents, quantize
+
+
+class GrowingLayer(DynamicLayer):
+    """One layer's cache in buffers [rows, heads, capacity, dim] of which the first `length` positions are used."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.length = 0
+        self._buffers: tuple[Tensor, Tensor] | None = None
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object) -> tuple[Any, Any]:
+        """Append new positions; returns views of all that are cached."""
+        self._append(key_states, value_states)
+        return self.keys, self.values
+
+    def keep(self, rows: Tensor, first: int) -> None:
+        """Keep only these rows, and only positions from `first` on."""
+        assert self._buffers is not None
+        self._buffers = (self._buffers[0][rows, :, first:], self._buffers[1][rows, :, first:])
+        self._use(self.length - first)
+
+    def _append(self, key_states: Tensor, value_states: Tensor) -> None:
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        end = self.length + key_states.shape[2]
+        if self._buffers is None or end > self._buffers[0].shape[2]:
+            self._grow(key_states, value_states, end)
+        assert self._buffers is not None
+        for buffer, states in zip(self._buffers, (key_states, value_states), strict=True):
+            buffer[:, :, self.length : end] = states
+        self._use(end)
+
+    def _use(self, length: int) -> None:
+        assert self._buffers is not None
+        self.length = length
+        self.keys, self.values = (buffer[:, :, :length] for buffer in self._buffers)
+
+    def _grow(self, key_states: Tensor, value_states: Tensor, end: int) -> None:
+        old = self._buffers
+        capacity = max(2 * end, 64)
+        grown = []
+        for index, states in enumerate((key_states, value_states)):
+            buffer = states.new_empty(*states.shape[:2], capacity, states.shape[3])
+            if old is not None:
+                buffer[:, :, : self.length] = old[index][:, :, : self.length]
+            grown.append(buffer)
+        self._buffers = (grown[0], grown[1])
+
+
+class LatentLayer(GrowingLayer):
+    """One layer's latents in fewer bytes.
+
+    `update` returns this layer in the place of keys and values: attention reads it through `latents`. Where all tokens
+    are new it returns them as they came.
+    """
+
+    def __init__(self, basis: Basis | None, *, int8: bool) -> None:
+        super().__init__()
+        self.basis = basis
+        self._int8 = int8
+        self._rank = 0
+        self._model_dtype = torch.float32
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object) -> tuple[Any, Any]:
+        """Append new latents (B1SC) and rotated keys (B1SR)."""
+        all_are_new = self.length == 0
+        latent = key_states if self.basis is None else self.basis.project(key_states)
+        if self._int8:
+            self._rank, self._model_dtype = latent.shape[-1], latent.dtype
+            parts = [quantize(latent), quantize(value_states)]
+            self._append(*(torch.cat(pair, dim=-1) for pair in zip(*parts, strict=True)))
+        else:
+            self._append(latent, value_states)
+        return (key_states, value_states) if all_are_new else (self, self)
+
+    def latents(self) -> Latents:
+        keys, values = self.keys[:, 0], self.values[:, 0]
+        return Int8Latents(keys, values, self._rank, self._model_dtype) if self._int8 else FloatLatents(keys, values)
+
+    def restore(self) -> tuple[Tensor, Tensor]:
+        """Latents B1SC and rotated keys B1SR, as far as they can be had back."""
+        latent_BSP, rotated_BSR = self.latents().restore()
+        latent_BSC = latent_BSP if self.basis is None else self.basis.lift(latent_BSP)
+        return latent_BSC[:, None], rotated_BSR[:, None]
+
+
+def make_cache(num_hidden_layers: int, make_layer: Callable[[int], GrowingLayer]) -> DynamicCache:
+    """A cache of growing layers; `make_layer` is given each layer's number."""
+    cache = DynamicCache()
+    cache.layer_class_to_replicate = None
+    cache.layers = [make_layer(number) for number in range(num_hidden_layers)]
+    return cache
+
+
+def growing_cache(num_hidden_layers: int) -> DynamicCache:
+    """A cache of exact layers."""
+    return make_cache(num_hidden_layers, lambda number: GrowingLayer())
