@@ -28,10 +28,11 @@ from transformers import AutoTokenizer, PreTrainedModel
 from trl.trainer.grpo_config import GRPOConfig
 from trl.trainer.grpo_trainer import GRPOTrainer
 
-from distill.journal import CHECKPOINTS
+from distill.journal import CHECKPOINTS, SAMPLED
+from distill.reflection import shares
 from distill.rewards import accuracy, language_consistency, well_formed
 from distill.traces import row_seed
-from toolkit.chat_format import ChatFormat
+from toolkit.chat_format import CLOSE, ChatFormat
 from toolkit.errors import InputError
 from toolkit.generate import Sampling, complete
 from toolkit.model.decoder import TorchDecoder, load_model
@@ -77,7 +78,11 @@ class Group:
     problem: Problem
     prompt_ids: list[int]
     completion_ids: list[list[int]]
+    texts: list[str]
+    parts: list[dict[str, float]]
+    """Of each completion, every reward by its name."""
     rewards: list[float]
+    """Their weighted sums."""
 
     @property
     def differs(self) -> bool:
@@ -111,21 +116,22 @@ class Sampler:
             )
         finally:
             model.train(was_training)
-        completions = [row.ids for row in rows]
         return [
-            Group(
-                problem=problem,
-                prompt_ids=prompt,
-                completion_ids=completions[start : start + size],
-                rewards=[self.reward(problem, ids) for ids in completions[start : start + size]],
-            )
+            self._group(problem, prompt, [row.ids for row in rows[start : start + size]])
             for start, problem, prompt in zip(range(0, len(rows), size), problems, prompts, strict=True)
         ]
 
-    def reward(self, problem: Problem, completion_ids: Sequence[int]) -> float:
-        """The weighted sum."""
-        text = self._chat_format.decode(completion_ids)
-        return sum(weight * REWARDS[name](problem, text) for name, weight in self._config.weights.items())
+    def _group(self, problem: Problem, prompt_ids: list[int], completion_ids: list[list[int]]) -> Group:
+        texts = [self._chat_format.decode(ids) for ids in completion_ids]
+        parts = [{name: REWARDS[name](problem, text) for name in self._config.weights} for text in texts]
+        return Group(
+            problem=problem,
+            prompt_ids=prompt_ids,
+            completion_ids=completion_ids,
+            texts=texts,
+            parts=parts,
+            rewards=[sum(self._config.weights[name] * value for name, value in part.items()) for part in parts],
+        )
 
 
 class RestoresExperts:
@@ -185,15 +191,24 @@ class GroupTrainer(RestoresExperts, GRPOTrainer):
         with self.compute_loss_context_manager():
             for attempt in range(self._config.attempts):
                 groups = self._sampler.groups(wanted, salt=step * self._config.attempts + attempt)
+                if attempt == 0:
+                    self._note(groups)
                 sampled += len(groups)
                 found += [group for group in groups if group.differs]
                 flat = [group for group in groups if not group.differs]
                 if not flat:
                     break
                 wanted = others.sample(self._problems, len(flat))
-        metrics = self._metrics["train"]
-        metrics["differing"].append(len(found) / sampled)
+        self._metrics["train"]["differing"].append(len(found) / sampled)
         return [*found, *islice(flat, len(asked) - len(found))]
+
+    def _note(self, groups: Sequence[Group]) -> None:
+        """Log what the policy does on the problems as they come, before any is drawn for being undecided."""
+        parts = [part for group in groups for part in group.parts]
+        thoughts = [text.partition(CLOSE)[0] for group in groups for text in group.texts]
+        noted = {name: sum(part[name] for part in parts) / len(parts) for name in parts[0]} | shares(thoughts)
+        for name, value in noted.items():
+            self._metrics["train"][SAMPLED + name].append(value)
 
     def _tokenize_prompts(self, prompts: list[Any]) -> tuple[list[list[int]], None, dict[str, Any]]:
         return [group.prompt_ids for group in self._drawn for _ in group.rewards], None, {}

@@ -26,6 +26,8 @@ LOSS = "loss.jsonl"
 CHECKPOINTS = "checkpoints"
 MORE = ("max_violation", "reward", "reward_std", "differing", "kl", "entropy", "completions/mean_length")
 """What some runs log besides: a mixture of experts, reinforcement."""
+SAMPLED = "sampled/"
+"""Begins the names of what reinforcement measures of its samples."""
 
 
 class Journal(TrainerCallback):
@@ -80,7 +82,8 @@ class Journal(TrainerCallback):
             "tokens": round(tokens),
             "tokens_per_s": round(tokens_per_s, 1),
         }
-        record |= {name: round(logs[name], 4) for name in MORE if name in logs}
+        more = [name for name in logs if name in MORE or name.startswith(SAMPLED)]
+        record |= {name: round(logs[name], 4) for name in more}
         with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
         self._progress.advance(0, f"loss {logs['loss']:.3f}  {tokens_per_s:.0f} tokens/s")
