@@ -8,13 +8,12 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from distill.journal import CHECKPOINTS, LOSS, _last_checkpoint
-from distill.teach import _run_stage
+from distill.teach import cold_start, pretrain
 from distill.teacher_recipe import quick
 
 ROOT = Path(__file__).parents[2]
@@ -22,20 +21,20 @@ RUN = """
 import sys
 from dataclasses import replace
 from pathlib import Path
-from distill.teach import _run_stage
+from distill.teach import cold_start
 from distill.teacher_recipe import quick
 
-config = replace(quick(), checkpoint_every_s=0.0)
-_run_stage("cold_start", config, config.cold_start, Path(sys.argv[1]), Path(sys.argv[2]))
+cold_start(replace(quick(), checkpoint_every_s=0.0), Path(sys.argv[1]), Path(sys.argv[2]))
 """
 KILLED_AFTER = 3
 """Steps, at least; a checkpoint may be half written at that moment."""
 
 
-def test_a_stage_that_was_killed_ends_with_the_same_weights(taught: Path, tmp_path: Path) -> None:
-    out, base = tmp_path / "cold_start", taught / "pretrain"
-    checkpoints = tmp_path / ".cold_start.partial" / CHECKPOINTS
-    with subprocess.Popen([sys.executable, "-c", RUN, str(out), str(base)], cwd=ROOT, process_group=0) as process:
+def test_a_stage_that_was_killed_ends_with_the_same_weights(tmp_path: Path) -> None:
+    base = pretrain(quick(), tmp_path / "base")
+    whole = cold_start(quick(), base, tmp_path / "whole")
+    out, checkpoints = tmp_path / "killed", tmp_path / ".killed.partial" / CHECKPOINTS
+    with subprocess.Popen([sys.executable, "-c", RUN, str(base), str(out)], cwd=ROOT, process_group=0) as process:
         while not any(_step(path) >= KILLED_AFTER for path in checkpoints.glob("checkpoint-*/trainer_state.json")):
             assert process.poll() is None, "the run must be alive until it is killed"
             time.sleep(0.01)
@@ -44,15 +43,13 @@ def test_a_stage_that_was_killed_ends_with_the_same_weights(taught: Path, tmp_pa
     assert not out.exists()
     begun = (checkpoints.parent / LOSS).read_text().splitlines()[0]
 
-    config = replace(quick(), checkpoint_every_s=1e9)
-    _run_stage("cold_start", config, config.cold_start, out, base)
+    cold_start(quick(), base, out)
     lines = (out / LOSS).read_text().splitlines()
     assert lines[0] == begun, "it must go on, not begin again, which would measure another speed"
     assert [json.loads(line)["step"] for line in lines] == [
-        json.loads(line)["step"] for line in (taught / "cold_start" / LOSS).read_text().splitlines()
+        json.loads(line)["step"] for line in (whole / LOSS).read_text().splitlines()
     ]
-    whole = taught / "cold_start" / "model.safetensors"
-    assert (out / "model.safetensors").read_bytes() == whole.read_bytes()
+    assert (out / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
 
 
 @pytest.mark.parametrize("torn", ["", '{"epoch": 1.0, "global_st'])

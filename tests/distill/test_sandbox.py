@@ -173,7 +173,7 @@ def test_a_machine_that_allows_nothing_runs_nothing_unless_told_to(tiny_student:
     (tmp_path / "code.jsonl").write_text(json.dumps(problem))
     arguments = [str(tiny_student), str(tmp_path / "code.jsonl"), str(tmp_path / "out")]
     command = [sys.executable, "-c", REFUSING, *arguments]
-    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, check=True)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     (error,) = [line for line in done.stderr.splitlines() if line.startswith("toolkit: ")]
     assert error == (
         "toolkit: programs that a model wrote must run where the kernel confines them, and this machine allows neither "
