@@ -156,20 +156,21 @@ class GroupTrainer(RestoresExperts, GRPOTrainer):
         self._sampler, self._problems, self._config = sampler, problems, config
         self._drawn: list[Group] = []
 
-    def preflight(self) -> dict[str, float]:
-        """Sample the policy before anything is trained: its mean reward, and the share of groups that differ within.
-
-        Raises `InputError` where none does: such a run can't learn.
-        """
+    def survey(self) -> tuple[float, float]:
+        """Sample the policy as it is on the first problems: its mean reward, and the share of groups that differ."""
         with self.compute_loss_context_manager():
             groups = self._sampler.groups(self._problems[:PREFLIGHT_PROBLEMS], salt=-1)
         rewards = [reward for group in groups for reward in group.rewards]
-        mean, differing = sum(rewards) / len(rewards), sum(group.differs for group in groups) / len(groups)
+        return sum(rewards) / len(rewards), sum(group.differs for group in groups) / len(groups)
+
+    def preflight(self) -> dict[str, float]:
+        """The survey before anything is trained; raises `InputError` where no group differs: such a run can't learn."""
+        mean, differing = self.survey()
         if differing == 0:
             raise InputError(
                 f"the {self._config.group_size} completions of some problem must differ in reward; those of all "
-                f"{len(groups)} are equal, {mean:.2f} on average; choose {'easier' if mean < 0.5 else 'harder'} "
-                "problems or a higher temperature"
+                f"{min(PREFLIGHT_PROBLEMS, len(self._problems))} are equal, {mean:.2f} on average; "
+                f"choose {'easier' if mean < 0.5 else 'harder'} problems or a higher temperature"
             )
         return {"preflight_reward": mean, "preflight_differing": differing}
 

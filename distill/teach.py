@@ -1,13 +1,13 @@
 """Makes a reasoning teacher in DeepSeek-R1's stages, each a run folder of its own.
 
     out/pretrain                 next token on text by writers of all habits        (left out where a base is given)
-    out/seed-N/zero_rl           R1-Zero: reinforcement straight from the base      (asked for)
+    out/seed-N/zero_rl           R1-Zero: reinforcement straight from the base      (where it is asked for)
               /cold_start        few careful conversations
               /reason_rl         reinforcement on verified answers
               /rejection_sft     the base again, on what the reinforced model wrote that is right and readable,
                                  with requests to refuse or to answer
               /align_rl          reinforcement on answers and on requests together
-              /eval/STAGE        the held-out problems and requests
+    out/eval/…                   each stage on the held-out problems and requests
     out/teacher                  the last stage's weights with their card
 
 Stages that are complete are not run again. Methods: DeepSeek-V3 and DeepSeek-R1 reports.
@@ -16,7 +16,7 @@ Stages that are complete are not run again. Methods: DeepSeek-V3 and DeepSeek-R1
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -28,24 +28,93 @@ from transformers import DeepseekV3Config, DeepseekV3ForCausalLM
 
 from distill.completion_loss import labelled
 from distill.corpus import Text, careful_texts, document, pretraining_texts, wording
+from distill.evaluate import evaluate_model
 from distill.grpo import GrpoConfig, make_trainer
 from distill.journal import CHECKPOINTS, run_trainer
-from distill.problems import make_problems
+from distill.model_card import teacher_card
+from distill.problems import LEDGER_SEED, make_problems
 from distill.rejection import write_training_set
 from distill.requests import make_requests
+from distill.stage_table import stage_table
+from distill.stages import FOLLOWS, STAGES, WRITER
 from distill.supervised import supervise
 from distill.teacher_recipe import StageRecipe, TeachConfig, TeacherShape
 from distill.teacher_tokenizer import END_OF_TEXT, make_tokenizer
 from toolkit.allocator import keep_freed_memory
 from toolkit.chat_format import CHAT_FILES, REASONING_TEMPLATE, TURN_END, ChatFormat, write_chat_files
 from toolkit.errors import InputError
+from toolkit.ledger import read_evaluation
 from toolkit.model.balance import ExpertBalance
-from toolkit.model.decoder import load_model
+from toolkit.model.decoder import TorchDecoder, load_model
 from toolkit.records import Problem
-from toolkit.runs import Stage, finish, folder_digest, is_complete, partial_folder
+from toolkit.runs import Stage, finish, folder_digest, is_complete, partial_folder, read_manifest
 
 COLD_START_SEED, REINFORCED_SEED, REJECTION_SEED, ALIGNED_SEED = 2, 3, 4, 5
 """Of each stage's problems, so that none works on those of the stage before."""
+
+
+def teach(config: TeachConfig, out: Path, *, base: Path | None = None, seeds: int = 1) -> Path:
+    """Run all stages from random weights, or from `base`; returns the folder of the teacher.
+
+    With several seeds the stages after pretraining are run under each, R1-Zero beside them, and the card compares.
+    """
+    evaluations: dict[str, list[Path]] = {}
+    for seed in range(config.seed, config.seed + seeds):
+        for name in STAGES if seeds > 1 else [stage for stage in STAGES if stage != "zero_rl"]:
+            if name == "pretrain" and seed > config.seed:
+                continue
+            seeded = config if name == "pretrain" else replace(config, seed=seed)
+            model = base if base and name == "pretrain" else run_stage(name, seeded, out, base=base)
+            evaluations.setdefault(name, []).append(_evaluate(config, model, place(name, seeded, out / "eval")))
+    return _release(config, out, base, evaluations)
+
+
+def teach_zero(config: TeachConfig, out: Path, *, base: Path | None = None) -> Path:
+    """R1-Zero alone; returns the folder of its model."""
+    base = base or run_stage("pretrain", config, out)
+    model = run_stage("zero_rl", config, out, base=base)
+    for name, folder in (("pretrain", base), ("zero_rl", model)):
+        _evaluate(config, folder, place(name, config, out / "eval"))
+    return model
+
+
+def run_stage(
+    name: str, config: TeachConfig, out: Path, *, base: Path | None = None, start: Path | None = None
+) -> Path:
+    """Run one stage of the run in `out`; returns its folder.
+
+    `base` stands in for the run's own pretraining; `start` is a model from anywhere to start this stage from.
+    Raises `InputError` where the stage before has not been finished.
+    """
+    if name == "pretrain":
+        return pretrain(config, place(name, config, out))
+
+    def finished(stage: str) -> Path:
+        folder = base if base and stage == "pretrain" else place(stage, config, out)
+        if not folder.is_dir():
+            raise InputError(
+                f"stage {name} must follow {stage}, and {folder} is not there; run --stage {stage} first or give --base"
+            )
+        return folder
+
+    start = start or finished(FOLLOWS[name])
+    target = place(name, config, out)
+    match name:
+        case "zero_rl":
+            return zero_rl(config, start, target)
+        case "cold_start":
+            return cold_start(config, start, target)
+        case "reason_rl":
+            return reason_rl(config, start, target)
+        case "rejection_sft":
+            return rejection_sft(config, start, finished(WRITER), target)
+        case _:
+            return align_rl(config, start, target)
+
+
+def place(name: str, config: TeachConfig, out: Path) -> Path:
+    """Where a stage's folder, or its evaluation, is in the run (or its evaluations) in `out`."""
+    return out / name if name == "pretrain" else out / f"seed-{config.seed}" / name
 
 
 def pretrain(config: TeachConfig, out: Path) -> Path:
@@ -140,6 +209,7 @@ def _reinforce(
     trainer = make_trainer(model, base, problems, recipe, folder, callbacks=[ExpertBalance(model)])
     measured = trainer.preflight()
     measured |= run_trainer(trainer, folder, tokens=0, checkpoint_every_s=config.checkpoint_every_s)
+    measured |= {"updates": recipe.steps, "final_reward": trainer.survey()[0]}
     return _save(model, folder, out, stage, measured)
 
 
@@ -164,6 +234,35 @@ def _converse(
     model = load_model(base, torch.float32)
     measured |= {"examples": len(examples)} | supervise(model, examples, config, recipe, folder)
     return _save(model, folder, out, stage, measured)
+
+
+def _evaluate(config: TeachConfig, model: Path, out: Path) -> Path:
+    """Measure a stage's model on the held-out problems and requests."""
+    problems = make_problems("test", config.eval_per_family, LEDGER_SEED, config.families)
+    problems += make_requests("test", config.eval_requests)
+    evaluate_model(model, TorchDecoder.open, problems, config.evaluation, out)
+    return out
+
+
+def _release(config: TeachConfig, out: Path, base: Path | None, evaluations: Mapping[str, Sequence[Path]]) -> Path:
+    """The last stage's model of the first seed with its card, as it ships; made again from the stages each time."""
+    last = place(STAGES[-1], config, out)
+    stage = Stage(name="teach.teacher", config={}, inputs={"model": folder_digest(last)})
+    target = out / "teacher"
+    if (read_manifest(target) or {}).get("stage") == stage.name:
+        shutil.rmtree(target)
+    is_complete(target, stage)  # raises where something else is there
+    folder = partial_folder(target, stage)
+    for name in ("config.json", "generation_config.json", "model.safetensors", *CHAT_FILES):
+        shutil.copy2(last / name, folder / name)
+    stages = {name: base if base and name == "pretrain" else place(name, config, out) for name in evaluations}
+    measured = {name: (read_manifest(path) or {}).get("measured", {}) for name, path in stages.items()}
+    table = stage_table(evaluations)
+    evaluation = read_evaluation(evaluations[STAGES[-1]][0])
+    card = teacher_card(asdict(config.shape), measured, evaluation, table)
+    (folder / "README.md").write_text(card, encoding="utf-8")
+    finish(folder, target, stage, measured | {"eval": evaluation.to_dict(), "table": table.to_dict()})
+    return target
 
 
 def _save(model: Any, folder: Path, out: Path, stage: Stage, measured: dict[str, Any]) -> Path:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 
+from distill.evaluate import EvalConfig
 from distill.grpo import GrpoConfig
 from distill.problems import FAMILIES, LEDGER_PER_FAMILY
+from toolkit.generate import Sampling
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +88,13 @@ class TeachConfig:
     max_grad_norm: float = 1.0
     checkpoint_every_s: float = 120.0
     eval_per_family: int = LEDGER_PER_FAMILY
-    eval_samples: int = 2
+    eval_requests: int | None = None
+    """Held-out requests that each stage is measured on; None takes all."""
+    evaluation: EvalConfig = field(  # sampled as the DeepSeek-R1 report advises
+        default_factory=lambda: EvalConfig(
+            sampling=Sampling(temperature=0.6, max_new_tokens=320), samples=2, batch_size=128
+        )
+    )
     seed: int = 1
     """Of the pretraining's text and weights, and of every stage after it."""
 
@@ -196,6 +204,8 @@ def quick() -> TeachConfig:
         align_rl=reinforcement,
         align_requests=0.5,
         eval_per_family=1,
+        eval_requests=2,
+        evaluation=EvalConfig(sampling=Sampling(temperature=0.6, max_new_tokens=16), samples=1, batch_size=16),
     )
 
 

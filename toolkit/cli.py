@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
+from distill.stages import STAGES
 from toolkit.errors import InputError, MissingExtra, ToolkitError
 
 if TYPE_CHECKING:
@@ -51,10 +52,17 @@ def build_parser() -> Parser:
     pull.add_argument("model", help="a known name (smollm2-135m) or a hub id (owner/name)")
     pull.add_argument("--out", type=Path, help="folder to write; default: the cache")
 
-    teach = verb("teach", "distill", "train the built-in teacher again (MLA and mixture of experts)")
+    teach = verb("teach", "distill", "make a reasoning teacher in DeepSeek-R1's stages (MLA and mixture of experts)")
     teach.add_argument("--preset", choices=("nano", "quick"), default="nano", help="recipe; default: %(default)s")
-    teach.add_argument("--stage", choices=("reason_rl",), help="run this stage alone: GRPO on verified answers")
-    teach.add_argument("--base", default="builtin", help="model that --stage starts from; default: %(default)s")
+    teach.add_argument("--base", help="pretrained model to start from; default: one is pretrained")
+    only = teach.add_mutually_exclusive_group()
+    only.add_argument("--stage", choices=STAGES, help="run this stage of the run alone")
+    only.add_argument("--zero", action="store_true", help="R1-Zero alone: reinforcement straight from the base")
+    teach.add_argument("--start", help="model that --stage starts from; default: that of the stage before")
+    teach.add_argument("--seed", type=_count, default=1, help="default: %(default)s")
+    teach.add_argument(
+        "--seeds", type=_count, default=1, help="repeat all stages under so many seeds, R1-Zero beside them"
+    )
     _add_unsafe_option(teach)
     teach.add_argument("--out", type=Path, required=True, help="run folder to write")
 

@@ -49,17 +49,25 @@ def pull(options: Options) -> Result:
 
 
 def teach(options: Options) -> Result:
-    from distill import teach as stage
+    from distill import teach as stages
     from distill.teacher_recipe import PRESETS
     from toolkit.models import resolve
 
     _allow_unsafe(options)
-    config = PRESETS[options.preset]()
+    config = replace(PRESETS[options.preset](), seed=options.seed)
+    base, start = (resolve(model) if model else None for model in (options.base, options.start))
+    if start and not options.stage:
+        raise InputError(f"--start ({options.start}) must name the model of one stage; add --stage, or give --base")
+    if options.seeds > 1 and (options.stage or options.zero):
+        raise InputError(f"--seeds ({options.seeds}) must be 1 with --stage or --zero; leave one of them out")
     if options.stage:
-        folder = stage.reason_rl(config, resolve(options.base), options.out)
-    else:
-        folder = stage.teach(config, options.out)
-    return Result(facts={"folder": str(folder)}, text=f"the teacher is in {folder}")
+        folder = stages.run_stage(options.stage, config, options.out, base=base, start=start)
+        return Result(facts={"folder": str(folder)}, text=f"stage {options.stage} is in {folder}")
+    if options.zero:
+        folder = stages.teach_zero(config, options.out, base=base)
+        return Result(facts={"folder": str(folder)}, text=f"R1-Zero is in {folder}")
+    folder = stages.teach(config, options.out, base=base, seeds=options.seeds)
+    return Result(facts={"folder": str(folder)}, text=f"the teacher is in {folder}; its README.md has the figures")
 
 
 def traces(options: Options) -> Result:

@@ -23,7 +23,7 @@ PROBLEMS = make_problems("train", 4, 9)
 
 @pytest.fixture(scope="module")
 def cold_start(taught: Path) -> Path:
-    return taught / "cold_start"
+    return taught / "seed-1" / "cold_start"
 
 
 @pytest.fixture

@@ -11,27 +11,52 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, DeepseekV3ForCausalLM, TrainingArguments
 
 from distill.problems import FAMILIES, make_problems
-from distill.teach import ExpertsTrainer, teach, teacher_config
+from distill.stages import STAGES, TITLES
+from distill.supervised import ExpertsTrainer
+from distill.teach import place, run_stage, teach, teacher_config
 from distill.teacher_recipe import nano, quick
 from toolkit.chat_format import ChatFormat
-from toolkit.errors import FolderConflict
+from toolkit.errors import FolderConflict, InputError
 from toolkit.models import resolve
 
 BYTES_ALLOWED = 12_000_000
 MASTERED = 0.9
 
 
-def test_stages_leave_whole_folders_and_lower_the_loss(taught: Path) -> None:
-    for stage in ("pretrain", "cold_start"):
-        manifest = json.loads((taught / stage / "manifest.json").read_text())
+def test_stages_leave_whole_folders_and_pretraining_lowers_the_loss(taught: Path) -> None:
+    for stage in STAGES:
+        if stage == "zero_rl":
+            continue
+        folder = place(stage, quick(), taught)
+        manifest = json.loads((folder / "manifest.json").read_text())
         assert manifest["stage"] == f"teach.{stage}"
-        assert not (taught / stage / "checkpoints").exists()
+        assert not (folder / "checkpoints").exists()
     losses = [json.loads(line)["loss"] for line in (taught / "pretrain" / "loss.jsonl").read_text().splitlines()]
     assert float(losses[-1]) < float(losses[0])
 
 
+def test_the_teacher_is_the_last_stage_with_a_card_of_all(taught: Path) -> None:
+    last = place("align_rl", quick(), taught)
+    teacher = taught / "teacher"
+    assert (teacher / "model.safetensors").read_bytes() == (last / "model.safetensors").read_bytes()
+    card = (teacher / "README.md").read_text()
+    for stage in ("pretrain", "cold_start", "reason_rl", "rejection_sft", "align_rl"):
+        assert f"| {stage} | " in card
+        assert f"| {TITLES[stage]} | " in card
+
+
+def test_a_stage_starts_from_any_model_and_names_the_one_that_it_lacks(taught: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"cold_start must follow pretrain, and .*pretrain is not there"):
+        run_stage("cold_start", quick(), tmp_path / "run")
+    folder = run_stage("cold_start", quick(), tmp_path / "run", base=taught / "pretrain")
+    assert folder == tmp_path / "run" / "seed-1" / "cold_start"
+    assert (folder / "model.safetensors").read_bytes() == (
+        place("cold_start", quick(), taught) / "model.safetensors"
+    ).read_bytes(), "the same base, recipe and seed give the same bytes"
+
+
 def test_teacher_is_what_transformers_calls_deepseek_v3(taught: Path) -> None:
-    model = AutoModelForCausalLM.from_pretrained(taught / "cold_start")
+    model = AutoModelForCausalLM.from_pretrained(taught / "seed-1" / "cold_start")
     assert isinstance(model, DeepseekV3ForCausalLM)
     layers = model.model.layers
     assert hasattr(layers[0].mlp, "gate_proj") and hasattr(layers[1].mlp, "shared_experts")
@@ -41,8 +66,8 @@ def test_teacher_is_what_transformers_calls_deepseek_v3(taught: Path) -> None:
 
 
 def test_tokenizer_reads_the_same_through_transformers(taught: Path) -> None:
-    ours = ChatFormat.from_folder(taught / "cold_start")
-    theirs = AutoTokenizer.from_pretrained(taught / "cold_start")
+    ours = ChatFormat.from_folder(taught / "seed-1" / "cold_start")
+    theirs = AutoTokenizer.from_pretrained(taught / "seed-1" / "cold_start")
     for problem in make_problems("test", 5, 0):
         ids = ours.question_ids(problem.question)
         messages = [{"role": "user", "content": problem.question}]
@@ -51,19 +76,19 @@ def test_tokenizer_reads_the_same_through_transformers(taught: Path) -> None:
 
 
 def test_finished_stages_are_not_run_again_and_other_settings_are_refused(taught: Path) -> None:
-    before = (taught / "cold_start" / "manifest.json").stat().st_mtime_ns
+    before = (taught / "seed-1" / "cold_start" / "manifest.json").stat().st_mtime_ns
     teach(quick(), taught)
-    assert (taught / "cold_start" / "manifest.json").stat().st_mtime_ns == before
+    assert (taught / "seed-1" / "cold_start" / "manifest.json").stat().st_mtime_ns == before
     with pytest.raises(FolderConflict, match=r"config.seed \(1\) must equal this run's \(2\)"):
-        teach(replace(quick(), seed=2), taught)
+        run_stage("pretrain", replace(quick(), seed=2), taught)
 
 
 def test_checkpoint_brings_back_every_weight_experts_too(taught: Path, tmp_path: Path) -> None:
-    saved = DeepseekV3ForCausalLM.from_pretrained(taught / "cold_start", dtype=torch.float32)
+    saved = DeepseekV3ForCausalLM.from_pretrained(taught / "seed-1" / "cold_start", dtype=torch.float32)
     torch.manual_seed(5)
     model = DeepseekV3ForCausalLM(saved.config)
     trainer = ExpertsTrainer(model=model, args=TrainingArguments(output_dir=str(tmp_path), use_cpu=True, report_to=[]))
-    trainer._load_from_checkpoint(str(taught / "cold_start"))
+    trainer._load_from_checkpoint(str(taught / "seed-1" / "cold_start"))
     for name, tensor in saved.state_dict().items():
         assert torch.equal(tensor, model.state_dict()[name]), name
 
