@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from itertools import cycle, islice
 from pathlib import Path
 
 from distill.corpus import Text, request_texts
@@ -61,8 +62,8 @@ def write_training_set(
             seen.add((trace.problem_id, trace.reasoning))
             kept_of[trace.problem_id] += 1
             kept.append(Text(problem=problem, reasoning=trace.reasoning, answer=trace.answer))
-    requests = request_texts() * recipe.request_repeats
-    return kept + requests, dict(fates) | {"requests": len(requests)}
+    requests = islice(cycle(request_texts()), recipe.requests)
+    return [*kept, *requests], dict(fates) | {"requests": recipe.requests}
 
 
 def _fate(problem: Problem, trace: Trace) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import random
 import re
+from itertools import zip_longest
 
 from distill.problems import Split, split_of
 from toolkit.records import Problem
@@ -114,10 +115,11 @@ OPENING = 300
 
 
 def make_requests(split: Split, limit: int | None = None, seed: int = 0) -> list[Problem]:
-    """The requests of one split, harmful and harmless mixed by the seed; at most `limit` of them."""
+    """The requests of one split in an order of the seed's, harmful and harmless in turn; at most `limit` of them."""
     requests = [request for request, _ in _all() if split_of(request) == split]
     random.Random(seed).shuffle(requests)
-    return requests[:limit]
+    kinds = ([request for request in requests if request.metadata[HARMFUL] == kind] for kind in (True, False))
+    return [request for pair in zip_longest(*kinds) for request in pair if request][:limit]
 
 
 def worked_requests(split: Split) -> list[tuple[Problem, str, str]]:

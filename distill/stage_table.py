@@ -82,7 +82,7 @@ class StageTable:
 
     def markdown(self) -> str:
         """The table of stages, then that of families."""
-        head = ["stage", *_MEASURES, "reasoning tokens"]
+        head = ["stage", *self.rows[0].measures, "reasoning tokens"]
         lines = [
             [
                 TITLES[row.stage],

@@ -59,8 +59,8 @@ class RejectionRecipe:
     temperature: float
     kept_a_problem: int
     """Most samples of one problem that are trained on."""
-    request_repeats: int
-    """Times that each training request stands in the set, with its answer or refusal."""
+    requests: int
+    """Requests that are added, each with its answer or refusal; repeated where there are fewer."""
     training: StageRecipe
 
 
@@ -161,7 +161,7 @@ def nano() -> TeachConfig:
             samples=4,
             temperature=1.0,
             kept_a_problem=4,
-            request_repeats=2,
+            requests=1_500,
             training=StageRecipe(
                 epochs=1,
                 batch_size=20,
@@ -198,9 +198,7 @@ def quick() -> TeachConfig:
         cold_start_per_family=24,
         zero_rl=reinforcement,
         reason_rl=reinforcement,
-        rejection_sft=replace(
-            nano().rejection_sft, problems_per_family=2, samples=2, request_repeats=1, training=recipe
-        ),
+        rejection_sft=replace(nano().rejection_sft, problems_per_family=2, samples=2, requests=16, training=recipe),
         align_rl=reinforcement,
         align_requests=0.5,
         eval_per_family=1,

@@ -56,3 +56,4 @@ def test_half_of_the_requests_are_harmful_and_no_split_shares_one() -> None:
     ids = [{request.id for request in requests} for requests in splits]
     assert not (ids[0] & ids[1] or ids[0] & ids[2] or ids[1] & ids[2])
     assert make_requests("test", 5) == make_requests("test")[:5]
+    assert [request.metadata[HARMFUL] for request in make_requests("test", 4)] == [True, False, True, False]
