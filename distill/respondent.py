@@ -17,6 +17,7 @@ from typing import Protocol, Self
 from distill.endpoint import connect
 from distill.traces import sample_traces
 from toolkit.chat_format import ChatFormat
+from toolkit.errors import InputError
 from toolkit.generate import GREEDY, Decoder, Sampling, decode
 from toolkit.models import is_endpoint, resolve
 from toolkit.records import Problem, Trace
@@ -65,15 +66,19 @@ class Respondent(Protocol):
 
 
 class ModelFolder:
-    """A model folder; opened, it holds the decoder."""
+    """A model folder; opened, it holds the decoder.
 
-    def __init__(self, folder: Path, open_decoder: Callable[[Path], Decoder], name: str) -> None:
+    `cache` names what the decoder keeps where that is not all, and is part of the digest: it changes what is said.
+    """
+
+    def __init__(self, folder: Path, open_decoder: Callable[[Path], Decoder], name: str, cache: str = "") -> None:
         self.folder, self.name = folder, name
-        self._open_decoder = open_decoder
+        self._open_decoder, self._cache = open_decoder, cache
 
     @cached_property
     def digest(self) -> str:
-        return folder_digest(self.folder)
+        digest = folder_digest(self.folder)
+        return f"{digest} (cache: {self._cache})" if self._cache else digest
 
     @property
     def weight_bytes(self) -> int:
@@ -119,15 +124,17 @@ class ModelFolder:
         )
 
 
-def find_respondent(argument: str, open_decoder: Callable[[Path], Decoder]) -> Respondent:
+def find_respondent(argument: str, open_decoder: Callable[[Path], Decoder], cache: str = "") -> Respondent:
     """Who a model argument means; a known name or a hub id that is not here yet is downloaded.
 
-    Raises `InputError` where the argument leads nowhere.
+    `cache` as for `ModelFolder`. Raises `InputError` where the argument leads nowhere, or an endpoint's cache is named.
     """
+    if is_endpoint(argument) and cache:
+        raise InputError(f"the cache ({cache}) is chosen where the model runs, which is {argument}; leave --cache out")
     if is_endpoint(argument):
         return connect(argument)
     folder = resolve(argument)
-    return ModelFolder(folder, open_decoder, folder.resolve().name)
+    return ModelFolder(folder, open_decoder, folder.resolve().name, cache)
 
 
 def decode_speed(decoder: Decoder, prompts: Sequence[Sequence[int]]) -> float:

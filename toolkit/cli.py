@@ -73,6 +73,7 @@ def build_parser() -> Parser:
         "--per-family", type=_count, default=100, help="procedural problems a family; default: %(default)s"
     )
     _add_sampling_options(traces, temperature=0.6)
+    _add_cache_options(traces)
     traces.add_argument("--out", type=Path, required=True, help="run folder to write")
 
     distill = verb("distill", "distill", "teach a small model a teacher's reasoning")
@@ -199,6 +200,16 @@ def _add_sampling_options(parser: Parser, *, temperature: float) -> None:
 def _add_unsafe_option(parser: Parser) -> None:
     parser.add_argument(
         "--allow-unsafe-exec", action="store_true", help="run a model's programs even where nothing can confine them"
+    )
+
+
+def _add_cache_options(parser: Parser) -> None:
+    parser.add_argument(
+        "--cache", choices=("exact", "int8"), default="exact", help="latent attention's cache; default: %(default)s"
+    )
+    parser.add_argument("--cache-rank", type=_count, metavar="R", help="project each latent to R numbers")
+    parser.add_argument(
+        "--cache-calibration", type=Path, metavar="TRACES", help="folder of traces that the projection is fitted to"
     )
 
 

@@ -78,7 +78,7 @@ def traces(options: Options) -> Result:
     from toolkit.records import write_records
     from toolkit.runs import Stage, finish, is_complete, partial_folder, read_manifest
 
-    teacher, sampling = find_respondent(options.teacher, open_decoder), _sampling(options)
+    teacher, sampling = find_respondent(options.teacher, *_decoder_options(options)), _sampling(options)
     if options.problems is not None:
         problems = _given_problems(options.problems)
     else:
@@ -199,6 +199,41 @@ def open_decoder(folder: Path) -> Decoder:
     from toolkit.model.decoder import TorchDecoder
 
     return TorchDecoder.open(folder)
+
+
+def _decoder_options(options: Options) -> tuple[Callable[[Path], Decoder], str]:
+    """What opens a model folder with the cache that is asked for, and that cache's name: empty for the exact one."""
+    from toolkit.runs import file_digest
+
+    rank, traces = options.cache_rank, options.cache_calibration
+    if (rank is None) != (traces is None):
+        raise InputError(
+            f"--cache-rank ({rank}) and --cache-calibration ({traces}) must come together; "
+            "toolkit traces writes a folder to calibrate on"
+        )
+    names = ["int8"] if options.cache == "int8" else []
+    if traces is not None:
+        from toolkit.ledger import TRACES
+
+        if not (traces / TRACES).is_file():
+            raise InputError(f"--cache-calibration ({traces}) must be a folder that toolkit traces wrote")
+        names.append(f"rank {rank} fitted to {file_digest(traces / TRACES)[:16]}")
+    if not names:
+        return open_decoder, ""
+
+    def open_with_cache(folder: Path) -> Decoder:
+        from toolkit.chat_format import ChatFormat
+        from toolkit.model.decoder import LatentCache, TorchDecoder
+        from toolkit.model.latent_basis import trace_rows
+
+        if (folder / "model.onnx").is_file():
+            raise InputError(f"{folder} is an exported model, whose graph keeps its own cache; leave --cache out")
+        rows = trace_rows(traces, ChatFormat.from_folder(folder)) if traces else []
+        return TorchDecoder.open(
+            folder, cache=LatentCache(int8=options.cache == "int8", rank=rank or 0, calibration=rows)
+        )
+
+    return open_with_cache, ", ".join(names)
 
 
 def _chat_if_someone_is_there(folder: Path) -> None:
