@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from toolkit.errors import InputError
-from toolkit.generate import GREEDY, Floats, Ints, Sampling, candidates, complete, decode, sample
+from toolkit.generate import GREEDY, Floats, Ints, Sampling, candidates, complete, decode, sample, token_at
 
 VOCABULARY = 23
 STOP = 0
@@ -72,10 +72,35 @@ def oracle(logits_V: Floats, sampling: Sampling) -> dict[int, float]:
 def test_candidates_equal_the_oracle(sampling: Sampling) -> None:
     for seed in range(20):
         logits_V = np.random.default_rng(seed).normal(size=VOCABULARY).astype(np.float32) * 2
-        ids, probabilities = candidates(logits_V, sampling)
+        sorted_V, probabilities = candidates(logits_V, sampling)
+        ids = [token_at(logits_V, sorted_V, place) for place in range(len(probabilities))]
         expected = oracle(logits_V, sampling)
-        assert set(ids.tolist()) == set(expected)
-        np.testing.assert_allclose(probabilities, [expected[i] for i in ids.tolist()], rtol=1e-9)
+        assert set(ids) == set(expected)
+        np.testing.assert_allclose(probabilities, [expected[i] for i in ids], rtol=1e-9)
+
+
+def drawn_by_a_stable_sort_of_ids(logits_V: Floats, sampling: Sampling, generator: np.random.Generator) -> int:
+    """How tokens were drawn first: runs from then go on with the same seeds."""
+    ids = np.argsort(-logits_V, kind="stable")[: sampling.top_k or None]
+    scaled = logits_V[ids].astype(np.float64) / sampling.temperature
+    probabilities = np.exp(scaled - scaled[0])
+    probabilities = probabilities[probabilities >= sampling.min_p]
+    probabilities /= probabilities.sum()
+    if sampling.top_p < 1.0:
+        probabilities = probabilities[: int(np.searchsorted(probabilities.cumsum(), sampling.top_p)) + 1]
+        probabilities /= probabilities.sum()
+    place = int(np.searchsorted(probabilities.cumsum(), generator.random()))
+    return int(ids[min(place, len(probabilities) - 1)])
+
+
+@pytest.mark.parametrize("step", [1e-6, 0.5, 4.0], ids=["all differ", "many are equal", "most are equal"])
+def test_a_seed_draws_the_tokens_that_it_always_drew(step: float) -> None:
+    for seed in range(300):
+        logits_V = np.random.default_rng(seed).normal(size=211 + seed).astype(np.float32) * 3
+        logits_V = np.round(logits_V / np.float32(step)) * np.float32(step)
+        for sampling in (Sampling(temperature=1.0, top_p=1.0), Sampling(), Sampling(top_k=40, min_p=0.02)):
+            expected = drawn_by_a_stable_sort_of_ids(logits_V, sampling, np.random.default_rng(seed))
+            assert sample(logits_V, sampling, np.random.default_rng(seed), []) == expected
 
 
 def test_samples_follow_the_distribution() -> None:
