@@ -236,7 +236,8 @@ def _completion(message: dict[str, Any]) -> Completion:
         raise TypeError("content is no text")
     for field in REASONING_FIELDS:
         if isinstance(reasoning := message.get(field), str) and reasoning:
-            return Completion(reasoning=reasoning.strip("\n"), answer=content, closed=bool(content.strip()))
+            thought = reasoning.removeprefix("\n").removesuffix("\n")
+            return Completion(reasoning=thought, answer=content, closed=bool(content.strip()))
     return split_completion(content, opened=CLOSE in content)
 
 

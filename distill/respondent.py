@@ -5,6 +5,7 @@ A model argument is always the same thing: a folder, a known name, a hub id, or 
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -135,6 +136,11 @@ def find_respondent(argument: str, open_decoder: Callable[[Path], Decoder], cach
         return connect(argument)
     folder = resolve(argument)
     return ModelFolder(folder, open_decoder, folder.resolve().name, cache)
+
+
+def folder_name(name: str) -> str:
+    """A respondent's name as that of a folder."""
+    return re.sub(r"[^\w.-]+", "-", name).lstrip(".-")
 
 
 def decode_speed(decoder: Decoder, prompts: Sequence[Sequence[int]]) -> float:

@@ -67,7 +67,7 @@ def build_parser() -> Parser:
     teach.add_argument("--out", type=Path, required=True, help="run folder to write")
 
     traces = verb("traces", "distill", "let a teacher answer problems, thinking aloud")
-    traces.add_argument("--teacher", default="builtin", help="model that answers; default: %(default)s")
+    traces.add_argument("--teacher", default="builtin", help="model that answers, or an endpoint; default: %(default)s")
     traces.add_argument("--problems", type=Path, help="JSONL file or dataset folder; default: procedural problems")
     traces.add_argument(
         "--per-family", type=_count, default=100, help="procedural problems a family; default: %(default)s"
@@ -77,7 +77,9 @@ def build_parser() -> Parser:
     traces.add_argument("--out", type=Path, required=True, help="run folder to write")
 
     distill = verb("distill", "distill", "teach a small model a teacher's reasoning")
-    distill.add_argument("--teacher", default="builtin", help="model to learn from; default: %(default)s")
+    distill.add_argument(
+        "--teacher", default="builtin", help="model to learn from, or an endpoint; default: %(default)s"
+    )
     distill.add_argument("--student", default="smollm2-135m", help="model to train; default: %(default)s")
     distill.add_argument("--preset", choices=("demo", "full"), default="demo", help="recipe; default: %(default)s")
     distill.add_argument("--problems", type=Path, help="JSONL file or dataset folder; default: procedural problems")
@@ -91,13 +93,21 @@ def build_parser() -> Parser:
     distill.add_argument("--out", type=Path, required=True, help="run folder to write")
 
     evaluation = verb("eval", "distill", "measure a model on held-out problems")
-    evaluation.add_argument("model", help="model folder (torch or int4), known name or hub id")
+    evaluation.add_argument("model", help="model folder (torch or int4), known name, hub id or http(s)://…/v1 endpoint")
+    evaluation.add_argument(
+        "--against", nargs="+", action="extend", default=[], metavar="OTHER", help="models to measure beside it"
+    )
     evaluation.add_argument(
         "--problems", type=Path, help="JSONL file or dataset folder; default: the ledger's problems"
     )
     _add_sampling_options(evaluation, temperature=0.0)
+    _add_cache_options(evaluation)
     _add_unsafe_option(evaluation)
-    evaluation.add_argument("--out", type=Path, help="run folder to write; default: runs/eval/ and the model's name")
+    evaluation.add_argument(
+        "--out",
+        type=Path,
+        help="run folder to write; default: runs/eval/ and the model's name, with --against runs/compare",
+    )
 
     export = verb("export", "export", "quantize a model and write it as an ONNX folder")
     export.add_argument("model", help="model folder, known name or hub id")
@@ -193,7 +203,9 @@ def _add_sampling_options(parser: Parser, *, temperature: float) -> None:
     parser.add_argument("--samples", type=_count, default=1, help="answers a problem; default: %(default)s")
     parser.add_argument("--temperature", type=float, default=temperature, help="0 is greedy; default: %(default)s")
     parser.add_argument("--max-new-tokens", type=_count, default=320, help="default: %(default)s")
-    parser.add_argument("--batch-size", type=_count, default=64, help="default: %(default)s")
+    parser.add_argument(
+        "--batch-size", type=_count, default=64, help="rows at once, or requests (at most 8); default: %(default)s"
+    )
     parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
 
 

@@ -122,18 +122,26 @@ def distill(options: Options) -> Result:
 
 
 def eval(options: Options) -> Result:
-    from distill.evaluate import EvalConfig, evaluate_model
+    from distill.compare import COMPARISON_MD, compare_models, comparison_table
+    from distill.evaluate import EvalConfig, evaluate
     from distill.problems import ledger_problems
+    from distill.respondent import find_respondent, folder_name
     from toolkit.ledger import build_ledger, ledger_table
-    from toolkit.models import resolve
 
     _allow_unsafe(options)
-    model = resolve(options.model)
-    out = options.out or Path("runs/eval") / model.resolve().name
+    models = [find_respondent(options.model, *_decoder_options(options))]
+    models += [find_respondent(model, open_decoder) for model in options.against]
     config = EvalConfig(sampling=_sampling(options), samples=options.samples, batch_size=options.batch_size)
     problems = _given_problems(options.problems) if options.problems is not None else ledger_problems()
-    evaluation = evaluate_model(model, open_decoder, problems, config, out)
-    text = f"{ledger_table(build_ledger({model.resolve().name: out}))}\n\ntraces and verdicts are in {out}"
+    if options.against:
+        out = options.out or Path("runs/compare")
+        comparison = compare_models(models, problems, config, out)
+        text = f"{comparison_table(comparison)}\n\nthe same as Markdown: {out / COMPARISON_MD}"
+        return Result(facts={"folder": str(out), **comparison.to_dict()}, text=text)
+    (model,) = models
+    out = options.out or Path("runs/eval") / folder_name(model.name)
+    evaluation = evaluate(model, problems, config, out)
+    text = f"{ledger_table(build_ledger({model.name: out}))}\n\ntraces and verdicts are in {out}"
     return Result(facts={"folder": str(out), **evaluation.to_dict()}, text=text)
 
 
@@ -228,7 +236,7 @@ def _decoder_options(options: Options) -> tuple[Callable[[Path], Decoder], str]:
 
         if (folder / "model.onnx").is_file():
             raise InputError(f"{folder} is an exported model, whose graph keeps its own cache; leave --cache out")
-        rows = trace_rows(traces, ChatFormat.from_folder(folder)) if traces else []
+        rows = [ids for ids, _ in trace_rows(traces, ChatFormat.from_folder(folder))] if traces else []
         return TorchDecoder.open(
             folder, cache=LatentCache(int8=options.cache == "int8", rank=rank or 0, calibration=rows)
         )

@@ -32,9 +32,16 @@ def mean_interval(outcomes: Sequence[float], *, seed: int = 0) -> list[float]:
 def difference_interval(outcomes: Sequence[float], others: Sequence[float], *, seed: int = 0) -> list[float]:
     """Interval of mean(outcomes) - mean(others), both measured on the same problems in the same order.
 
-    Paired, so that how hard each problem is cancels: narrower than what two separate intervals allow to say.
+    Paired, so that how hard each problem is cancels: narrower than what two separate intervals allow to say. Where all
+    problems differ by the same there is nothing to resample, and as in `mean_interval` the bound on how many others
+    there could be stands in, these at their worst: one problem that only one model solved proves nothing.
     """
-    return _percentiles(np.subtract(outcomes, others), seed)
+    differences = np.subtract(outcomes, others)
+    first = float(differences[0])
+    if (differences == first).all():
+        tail = ((1 - LEVEL) / 2) ** (1 / len(differences))
+        return [tail * first - (1 - tail), tail * first + (1 - tail)]
+    return _percentiles(differences, seed)
 
 
 def _percentiles(outcomes: Sequence[float] | NDArray[np.float64], seed: int) -> list[float]:

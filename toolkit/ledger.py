@@ -183,14 +183,16 @@ def ledger_table(ledger: Ledger) -> str:
     stages = [_HEADER, *(_cells(name, row) for name, row in ledger.rows.items())]
     families = [["accuracy by family", *map(title, ledger.rows)], *_family_cells(ledger)]
     gains = "\n".join(comparison_sentence(comparison) for comparison in ledger.comparisons)
-    return "\n\n".join(part for part in (_aligned(stages), _aligned(families), gains, protocol_line(ledger)) if part)
+    return "\n\n".join(
+        part for part in (aligned_table(stages), aligned_table(families), gains, protocol_line(ledger)) if part
+    )
 
 
 def ledger_markdown(ledger: Ledger) -> str:
     """The ledger for a README: the same two tables in Markdown, and the protocol."""
     families = [["accuracy by family", *map(title, ledger.rows)], *_family_cells(ledger)]
     stages = [_HEADER, *(_cells(name, row) for name, row in ledger.rows.items())]
-    return f"{_markdown(stages)}\n\n{_markdown(families)}\n\n{protocol_line(ledger)}\n"
+    return f"{markdown_table(stages)}\n\n{markdown_table(families)}\n\n{protocol_line(ledger)}\n"
 
 
 def title(name: str) -> str:
@@ -229,18 +231,21 @@ def comparison_sentence(comparison: Comparison) -> str:
 
 def protocol_line(ledger: Ledger) -> str:
     """One sentence with everything that a figure depends on."""
-    protocol = ledger.protocol
+    return (
+        f"{ledger.problems} held-out problems (digest {ledger.problems_digest}), {sampling_text(ledger.protocol)}; "
+        "brackets hold 95 % bootstrap intervals; tokens/s is the decode speed of one stream."
+    )
+
+
+def sampling_text(protocol: Mapping[str, Any]) -> str:
+    """How often each problem was answered, and within which limits."""
     how = (
         "greedy"
         if protocol["temperature"] == 0
         else f"temperature {protocol['temperature']}, top-p {protocol['top_p']}"
     )
     samples = "1 sample" if protocol["samples"] == 1 else f"{protocol['samples']} samples"
-    return (
-        f"{ledger.problems} held-out problems (digest {ledger.problems_digest}), {samples} a problem, {how}, "
-        f"at most {protocol['max_new_tokens']} new tokens; brackets hold 95 % bootstrap intervals; "
-        "tokens/s is the decode speed of one stream."
-    )
+    return f"{samples} a problem, {how}, at most {protocol['max_new_tokens']} new tokens"
 
 
 _HEADER = ["stage", "accuracy", "thinking tokens", "truncated", "tokens/s", "weights"]
@@ -265,7 +270,8 @@ def _family_cells(ledger: Ledger) -> list[list[str]]:
     ]
 
 
-def _aligned(rows: Sequence[Sequence[str]]) -> str:
+def aligned_table(rows: Sequence[Sequence[str]]) -> str:
+    """Rows of cells for a terminal, the first of them the head."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = [
         "  ".join(_pad(cell, width, i) for i, (cell, width) in enumerate(zip(row, widths, strict=True))) for row in rows
@@ -277,8 +283,9 @@ def _pad(cell: str, width: int, column: int) -> str:
     return cell.rjust(width) if column else cell.ljust(width)
 
 
-def _markdown(rows: Sequence[Sequence[str]]) -> str:
-    lines = ["| " + " | ".join(row) + " |" for row in rows]
+def markdown_table(rows: Sequence[Sequence[str]]) -> str:
+    """The same as Markdown."""
+    lines = ["| " + " | ".join(cell.replace("|", r"\|") for cell in row) + " |" for row in rows]
     return "\n".join([lines[0], "|---|" + "---:|" * (len(rows[0]) - 1), *lines[1:]])
 
 

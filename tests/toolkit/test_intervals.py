@@ -52,6 +52,19 @@ def test_a_paired_difference_agrees_with_a_bootstrap_of_plain_loops() -> None:
     assert difference_interval(ours, theirs)[0] > mean_interval(ours)[0] - mean_interval(theirs)[1]
 
 
+@pytest.mark.parametrize(("count", "decided"), [(1, False), (5, False), (6, True), (43, True)])
+def test_problems_that_all_differ_alike_decide_as_the_sign_test_does(count: int, decided: bool) -> None:
+    assert (2 * 0.5**count < 0.05) == decided, "the chance that all signs agree"
+    low, high = difference_interval([1.0] * count, [0.0] * count)
+    assert (low > 0) == decided and high == 1.0
+    assert difference_interval([0.0] * count, [1.0] * count) == [-high, -low]
+
+
+def test_equal_outcomes_leave_room_for_a_difference_and_more_of_them_less() -> None:
+    few, many = (difference_interval([1.0, 0.5] * count, [1.0, 0.5] * count) for count in (3, 100))
+    assert few[0] < many[0] < 0 < many[1] < few[1]
+
+
 def test_the_same_seed_gives_the_same_interval() -> None:
     outcomes = [1.0, 0.0, 1.0, 1.0, 0.0]
     assert mean_interval(outcomes, seed=4) == mean_interval(outcomes, seed=4)

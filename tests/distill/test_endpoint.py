@@ -1,0 +1,272 @@
+"""Claims about models behind a server: their traces are those of the model, and a server's failures cost none."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from distill.endpoint import KEY_VARIABLE, MOST_IN_FLIGHT, TRIES, Endpoint, connect
+from distill.evaluate import EvalConfig, evaluate, evaluate_model
+from distill.traces import row_seed
+from tests.distill.bigram import BigramDecoder
+from tests.distill.completion_server import CompletionServer, Fault, Style
+from tests.distill.scripted import ScriptedDecoder
+from toolkit.chat_format import ChatFormat, completion_text
+from toolkit.cli import main
+from toolkit.errors import InputError
+from toolkit.generate import Sampling, complete
+from toolkit.records import Problem, Trace, read_records
+
+PROBLEMS = [Problem.create(family="user", question=f"What is {n} plus {n}?", answer=str(2 * n)) for n in range(12)]
+SAMPLING = Sampling(temperature=1.0, top_p=0.9, max_new_tokens=12, seed=5)
+ESCAPE = "\x1b[31m"
+
+
+def ask(server: CompletionServer, path: Path, *, sampling: Sampling = SAMPLING, batch_size: int = 8) -> list[Trace]:
+    endpoint = replace(connect(server.url), first_pause_s=0.001)
+    return endpoint.answer(PROBLEMS, sampling, samples=2, batch_size=batch_size, path=path, teacher="far")
+
+
+def serve_bigram(folder: Path, faults: Sequence[Fault | None] = ()) -> CompletionServer:
+    return CompletionServer(BigramDecoder(320), ChatFormat.from_folder(folder), faults=faults)
+
+
+def test_an_endpoint_says_what_its_model_draws_by_each_samples_seed(tiny_student: Path, tmp_path: Path) -> None:
+    torch_decoder = pytest.importorskip("toolkit.model.decoder").TorchDecoder.open(tiny_student)
+    chat_format = ChatFormat.from_folder(tiny_student)
+    with CompletionServer(torch_decoder, chat_format) as server:
+        traces = ask(server, tmp_path / "traces.jsonl")
+        assert len({body["seed"] for body in server.bodies}) == 24
+    assert [(t.problem_id, t.sample) for t in traces] == [(p.id, sample) for p in PROBLEMS for sample in (0, 1)]
+    for problem, trace in zip([p for p in PROBLEMS for _ in (0, 1)], traces, strict=True):
+        seed = row_seed(SAMPLING.seed, trace.problem_id, trace.sample) & 0x7FFFFFFF
+        prompt = chat_format.question_ids(problem.question)
+        (sampled,) = complete(torch_decoder, [prompt], SAMPLING, chat_format.stop_ids, [seed])
+        text = chat_format.decode(sampled.ids)
+        assert trace.reasoning.strip("\n") == text.strip("\n") and len(text) > 5
+        assert (trace.finish_reason, trace.completion_tokens) == (sampled.finish_reason, len(sampled.ids))
+        assert (trace.prompt_tokens, trace.closed, trace.answer) == (len(prompt), False, "")
+
+
+def test_few_requests_are_open_at_once_and_how_many_changes_nothing(tiny_student: Path, tmp_path: Path) -> None:
+    traces = []
+    for batch_size, most in ((1, 1), (3, 3), (64, MOST_IN_FLIGHT)):
+        with serve_bigram(tiny_student) as server:
+            traces.append(ask(server, tmp_path / f"{batch_size}.jsonl", batch_size=batch_size))
+            assert 1 <= server.most_open <= most
+    assert traces[0] == traces[1] == traces[2]
+
+
+@pytest.mark.parametrize("style", ["reasoning_content", "reasoning", "thinking", "tags", "half"])
+def test_a_thought_is_read_from_wherever_servers_put_it(tiny_student: Path, tmp_path: Path, style: Style) -> None:
+    lines = {p.question: [completion_text(f"twice {p.question}", f"It is {p.answer}.")] for p in PROBLEMS}
+    decoder, chat_format = ScriptedDecoder(tiny_student, lines), ChatFormat.from_folder(tiny_student)
+    with CompletionServer(decoder, chat_format, style=style) as server:
+        traces = ask(server, tmp_path / "traces.jsonl", sampling=replace(SAMPLING, max_new_tokens=99))
+    for problem, trace in zip([p for p in PROBLEMS for _ in (0, 1)], traces, strict=True):
+        assert (trace.reasoning, trace.answer) == (f"twice {problem.question}", f"It is {problem.answer}.")
+        assert (trace.closed, trace.finish_reason) == (True, "stop")
+        assert 0 < trace.reasoning_tokens < trace.completion_tokens
+
+
+@pytest.mark.parametrize("style", ["reasoning_content", "tags"])
+def test_a_thought_that_was_cut_has_no_answer(tiny_student: Path, tmp_path: Path, style: Style) -> None:
+    lines = {p.question: ["one step and another step"] for p in PROBLEMS}
+    decoder, chat_format = ScriptedDecoder(tiny_student, lines), ChatFormat.from_folder(tiny_student)
+    with CompletionServer(decoder, chat_format, style=style) as server:
+        traces = ask(server, tmp_path / "traces.jsonl", sampling=replace(SAMPLING, max_new_tokens=5))
+    assert {(t.closed, t.answer, t.finish_reason) for t in traces} == {(False, "", "length")}
+    assert all(t.reasoning and t.reasoning_tokens == t.completion_tokens for t in traces)
+
+
+@pytest.mark.parametrize(
+    "faults",
+    [
+        [Fault(status=500, body="busy")] * 2,
+        [Fault(status=0)] * 3,
+        [Fault(status=429, headers=(("Retry-After", "0"),)), None, Fault(status=503), Fault(status=0)],
+    ],
+    ids=["500 twice", "cut connections", "a mixture"],
+)
+def test_what_passes_is_tried_again(tiny_student: Path, tmp_path: Path, faults: list[Fault | None]) -> None:
+    with serve_bigram(tiny_student) as server:
+        whole = ask(server, tmp_path / "whole.jsonl")
+    with serve_bigram(tiny_student, faults) as server:
+        assert ask(server, tmp_path / "traces.jsonl") == whole
+        assert len(server.bodies) == 24 + sum(fault is not None for fault in faults)
+
+
+def test_a_server_that_never_recovers_ends_the_run_with_its_address(tiny_student: Path, tmp_path: Path) -> None:
+    with serve_bigram(tiny_student, [Fault(status=502, body=f"no {ESCAPE}upstream")] * 500) as server:
+        with pytest.raises(InputError) as caught:
+            ask(server, tmp_path / "traces.jsonl", batch_size=1)
+        assert len(server.bodies) == TRIES
+    assert server.url in str(caught.value) and f"{TRIES} tries ended with: 502 Bad Gateway" in str(caught.value)
+    assert "upstream" in str(caught.value) and ESCAPE not in str(caught.value)
+
+
+def test_a_refusal_is_not_tried_again_and_its_words_are_shown(tiny_student: Path, tmp_path: Path) -> None:
+    body = '{"error": {"message": "max_tokens is too large"}}'
+    with serve_bigram(tiny_student, [Fault(status=400, body=body)]) as server:
+        with pytest.raises(InputError, match=r"of 'tiny'; it says 400 Bad Request: .*max_tokens is too large"):
+            ask(server, tmp_path / "traces.jsonl", batch_size=1)
+        assert len(server.bodies) == 1
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "<html>hello</html>",
+        "[]",
+        '{"choices": []}',
+        '{"choices": [{"message": {"content": 7}, "finish_reason": "stop"}], "usage": {}}',
+        '{"choices": [{"message": {"content": "a"}, "finish_reason": "stop"}]}',
+        '{"choices": [{"message": "a", "finish_reason": "stop"}], "usage": {"prompt_tokens": 1, "completion_tokens": 1}}',
+    ],
+)
+def test_nonsense_is_one_line_with_its_beginning(tiny_student: Path, tmp_path: Path, body: str) -> None:
+    with (
+        serve_bigram(tiny_student, [None, Fault(status=200, body=body)]) as server,
+        pytest.raises(InputError) as caught,
+    ):
+        ask(server, tmp_path / "traces.jsonl", batch_size=1)
+    assert str(caught.value).startswith(f"{server.url} must answer with a chat completion and its usage; it says ")
+    assert body[:12] in str(caught.value) and "\n" not in str(caught.value)
+    assert len(read_records(tmp_path / "traces.jsonl", Trace)) == 1, "what was answered before is kept"
+
+
+def test_a_broken_run_goes_on_where_it_stopped(tiny_student: Path, tmp_path: Path) -> None:
+    path = tmp_path / "traces.jsonl"
+    with serve_bigram(tiny_student, [None] * 9 + [Fault(status=401)]) as server:
+        with pytest.raises(InputError, match="401"):
+            ask(server, path, batch_size=1)
+        before = path.read_bytes()
+        traces = ask(server, path)
+        assert len(server.bodies) == 10 + 24 - 9
+    assert len(traces) == 24 and path.read_bytes().startswith(before)
+    assert sorted(read_records(path, Trace), key=lambda t: t.request_hash) == sorted(
+        traces, key=lambda t: t.request_hash
+    )
+
+
+def test_a_redirect_is_not_followed(tiny_student: Path, tmp_path: Path) -> None:
+    with serve_bigram(tiny_student) as other:
+        away = Fault(status=307, headers=(("Location", f"{other.url}/chat/completions"),))
+        with serve_bigram(tiny_student, [away]) as server, pytest.raises(InputError, match="307"):
+            ask(server, tmp_path / "traces.jsonl", batch_size=1)
+        assert other.bodies == []
+
+
+def test_the_only_model_is_found_and_one_of_several_must_be_named(tiny_student: Path) -> None:
+    chat_format = ChatFormat.from_folder(tiny_student)
+    with CompletionServer(BigramDecoder(320), chat_format) as server:
+        assert connect(server.url + "/") == connect(server.url) == Endpoint(url=server.url, model="tiny")
+        assert connect(f"{server.url}#other/one").model == "other/one"
+        assert connect(server.url).digest != connect(f"{server.url}#other").digest
+    for models in ([], ["a", "b"], [f"a{ESCAPE}"]):
+        with CompletionServer(BigramDecoder(320), chat_format, models=models) as server:
+            with pytest.raises(
+                InputError, match=rf"{server.url} must list 1 model .* lists {len(models)} .*#MODEL"
+            ) as e:
+                connect(server.url)
+            assert ESCAPE not in str(e.value) and all(name.isprintable() <= (name in str(e.value)) for name in models)
+
+
+@pytest.mark.parametrize(
+    ("address", "message"),
+    [
+        ("http://127.0.0.1:9/v1", "http://127.0.0.1:9/v1 must be a server that answers"),
+        ("http://127.0.0.1:9/v1#model", "http://127.0.0.1:9/v1 must be a server that answers"),
+        ("http:///v1", "must have a host"),
+        ("http://me:secret@127.0.0.1:9/v1", KEY_VARIABLE),
+        ("http://127.0.0.1:9/v1?key=secret", KEY_VARIABLE),
+        ("http://127.0.0.1:port/v1", "must be an address like"),
+    ],
+)
+def test_an_address_that_leads_nowhere_is_one_line(address: str, message: str) -> None:
+    with pytest.raises(InputError) as caught:
+        connect(address)
+    assert message in str(caught.value) and "secret" not in str(caught.value)
+
+
+def test_the_key_of_the_environment_is_sent_and_none_without_it(
+    tiny_student: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with serve_bigram(tiny_student) as server:
+        monkeypatch.delenv(KEY_VARIABLE, raising=False)
+        ask(server, tmp_path / "without.jsonl")
+        assert not any("Authorization" in headers for headers in server.headers)
+        server.headers.clear()
+        monkeypatch.setenv(KEY_VARIABLE, "k-123")
+        ask(server, tmp_path / "with.jsonl")
+        assert {headers["Authorization"] for headers in server.headers} == {"Bearer k-123"}
+    assert "k-123" not in (tmp_path / "with.jsonl").read_text()
+
+
+def test_a_setting_that_endpoints_do_not_know_is_refused(tiny_student: Path, tmp_path: Path) -> None:
+    with serve_bigram(tiny_student) as server:
+        with pytest.raises(InputError, match=r"top_k \(7\) must be 0"):
+            ask(server, tmp_path / "traces.jsonl", sampling=replace(SAMPLING, top_k=7))
+        assert server.bodies == []
+
+
+def test_an_endpoint_is_evaluated_as_its_folder_is(tiny_student: Path, tmp_path: Path) -> None:
+    lines = {p.question: [completion_text("hm", p.answer if n % 3 else "no")] for n, p in enumerate(PROBLEMS)}
+    config = EvalConfig(sampling=Sampling(temperature=0.0, max_new_tokens=40))
+    near = evaluate_model(
+        tiny_student, lambda folder: ScriptedDecoder(folder, lines), PROBLEMS, config, tmp_path / "near"
+    )
+    with CompletionServer(ScriptedDecoder(tiny_student, lines), ChatFormat.from_folder(tiny_student)) as server:
+        far = evaluate(connect(server.url), PROBLEMS, config, tmp_path / "far")
+        asked = len(server.bodies)
+        assert evaluate(connect(server.url), PROBLEMS, config, tmp_path / "far") == far
+        assert len(server.bodies) == asked, "a finished evaluation asks nothing"
+    assert near.accuracy == far.accuracy == 8 / 12
+    assert (near.interval, near.families, near.protocol) == (far.interval, far.families, far.protocol)
+    assert (far.model, far.tokens_per_s, far.bytes) == (f"{server.url}#tiny", None, 0)
+
+
+def test_toolkit_traces_takes_an_endpoint_for_a_teacher(tiny_student: Path, tmp_path: Path) -> None:
+    problems, out = tmp_path / "problems.jsonl", tmp_path / "out"
+    problems.write_text('{"question": "1+1?", "answer": "2"}\n{"question": "2+2?", "answer": "4"}\n')
+    with serve_bigram(tiny_student) as server:
+        words = ["traces", "--teacher", server.url, "--problems", str(problems), "--out", str(out)]
+        assert main([*words, "--max-new-tokens", "5"]) == 0
+        assert main([*words, "--max-new-tokens", "5"]) == 0
+        assert len(server.bodies) == 2
+    traces = read_records(out / "traces.jsonl", Trace)
+    assert {trace.teacher for trace in traces} == {f"{server.url}@{connect_digest(server.url)}"}
+
+
+def connect_digest(url: str) -> str:
+    return Endpoint(url=url, model="tiny").digest
+
+
+def test_an_interrupt_does_not_wait_for_the_server(tiny_student: Path, tmp_path: Path) -> None:
+    problems = tmp_path / "problems.jsonl"
+    problems.write_text('{"question": "1+1?", "answer": "2"}\n')
+    command = [sys.executable, "-m", "toolkit.cli", "traces", "--problems", str(problems), "--out", str(tmp_path / "o")]
+    with serve_bigram(tiny_student) as server:
+        server.hold.clear()
+        with subprocess.Popen(
+            [*command, "--teacher", server.url],
+            stderr=subprocess.PIPE,
+            text=True,
+            env=os.environ,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # noqa: PLW1509
+        ) as process:
+            while not server.open_now and process.poll() is None:
+                time.sleep(0.01)
+            process.send_signal(signal.SIGINT)
+            _, err = process.communicate()
+        assert server.open_now == 1, "the server is still at it"
+    assert process.returncode == 130, err
+    assert err.splitlines()[-1] == "toolkit: interrupted; run the same command again to go on"
