@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from distill.chains import CHAINS
@@ -21,8 +21,10 @@ from distill.teacher_tokenizer import END_OF_TEXT
 from toolkit.chat_format import TURN_END, ChatFormat, completion_text
 from toolkit.records import Problem
 
-HABITS = {"careful": 0.62, "corrected": 0.1, "hasty": 0.18, "foreign": 0.1}
-"""Shares of the pretraining text by its writer's habit."""
+PRETRAINING = {"careful": 0.62, "corrected": 0.1, "hasty": 0.18, "foreign": 0.1}
+MIDTRAINING = {"careful": 0.8, "corrected": 0.1, "hasty": 0.05, "foreign": 0.05}
+"""Shares of the text by its writer's habit: the better text comes last, while the learning rate falls (as MiniCPM does,
+Hu et al. 2024, section 5)."""
 CONVERSATIONS = 0.2
 """Share of the pretraining documents that are laid out as conversations."""
 UNTIDY = 0.3
@@ -69,9 +71,9 @@ def careful_texts(problems: Iterable[Problem]) -> Iterator[Text]:
         yield Text(problem=problem, reasoning=f"{_OPENINGS[problem.family][0]}\n{chain}", answer=answer)
 
 
-def pretraining_texts(problems: Iterable[Problem], seed: int) -> list[Text]:
+def pretraining_texts(problems: Iterable[Problem], habits: Mapping[str, float], seed: int) -> list[Text]:
     """Each problem by a writer that the seed draws, and the harmless requests among them."""
-    texts = [_rewritten(text, random.Random(f"{seed}:{text.problem.id}")) for text in careful_texts(problems)]
+    texts = [_rewritten(text, habits, random.Random(f"{seed}:{text.problem.id}")) for text in careful_texts(problems)]
     harmless = [
         Text(problem=problem, reasoning=HASTY, answer=answer)
         for problem, _, answer in worked_requests("train")
@@ -111,9 +113,9 @@ def wording(texts: Iterable[Text], chat: ChatFormat) -> dict[str, list[str]]:
     return by_family
 
 
-def _rewritten(text: Text, writer: random.Random) -> Text:
+def _rewritten(text: Text, habits: Mapping[str, float], writer: random.Random) -> Text:
     """The careful text as a writer of some habit has it."""
-    (habit,) = writer.choices(list(HABITS), weights=list(HABITS.values()))
+    (habit,) = writer.choices(list(habits), weights=list(habits.values()))
     opening, _, chain = text.reasoning.partition("\n")
     match habit:
         case "hasty":

@@ -73,10 +73,10 @@ def main() -> None:
 
 def evaluation_folders(run: Path) -> dict[str, list[Path]]:
     """By stage, the finished evaluations of all seeds; raises `InputError` where there are none."""
-    found = {name: _seeds(run / "eval", name) for name in STAGES[1:]}
-    if not (run / "eval" / "pretrain").is_dir() or not any(found.values()):
+    found = {name: sorted(run.glob(f"eval/{name}")) or _seeds(run / "eval", name) for name in STAGES}
+    if not any(found.values()):
         raise InputError(f"{run} must hold the evaluations of a teacher's stages; make them with: toolkit teach")
-    return {"pretrain": [run / "eval" / "pretrain"]} | {name: folders for name, folders in found.items() if folders}
+    return {name: folders for name, folders in found.items() if folders}
 
 
 def _seeds(folder: Path, name: str) -> list[Path]:

@@ -1,11 +1,14 @@
 """The stages of a teacher, in the order in which they run and are told of."""
 
-STAGES = ("pretrain", "zero_rl", "cold_start", "reason_rl", "rejection_sft", "align_rl")
+STAGES = ("pretrain", "midtrain", "zero_rl", "cold_start", "reason_rl", "rejection_sft", "align_rl")
+BASE = "midtrain"
+"""The stage whose model is the base of all that follow; it and those before it are shared by all seeds."""
 FOLLOWS = {
-    "zero_rl": "pretrain",
-    "cold_start": "pretrain",
+    "midtrain": "pretrain",
+    "zero_rl": BASE,
+    "cold_start": BASE,
     "reason_rl": "cold_start",
-    "rejection_sft": "pretrain",
+    "rejection_sft": BASE,
     "align_rl": "rejection_sft",
 }
 """The stage whose model each stage starts from (DeepSeek-R1 report, section 2.3)."""
@@ -13,6 +16,7 @@ WRITER = "reason_rl"
 """The stage whose model writes the training set of `rejection_sft`."""
 TITLES = {
     "pretrain": "pretrained",
+    "midtrain": "base",
     "zero_rl": "R1-Zero",
     "cold_start": "cold start",
     "reason_rl": "+ reason_rl",

@@ -1,6 +1,7 @@
 """Makes a reasoning teacher in DeepSeek-R1's stages, each a run folder of its own.
 
-    out/pretrain                 next token on text by writers of all habits        (left out where a base is given)
+    out/pretrain                 the next token of text by writers of all habits  ┐ left out
+       /midtrain                 the next token of text by better writers: the base ┘ where a base is given
     out/seed-N/zero_rl           R1-Zero: reinforcement straight from the base      (where it is asked for)
               /cold_start        few careful conversations
               /reason_rl         reinforcement on verified answers
@@ -27,7 +28,15 @@ from tokenizers.models import BPE
 from transformers import DeepseekV3Config, DeepseekV3ForCausalLM
 
 from distill.completion_loss import labelled
-from distill.corpus import Text, careful_texts, document, pretraining_texts, wording
+from distill.corpus import (
+    MIDTRAINING,
+    PRETRAINING,
+    Text,
+    careful_texts,
+    document,
+    pretraining_texts,
+    wording,
+)
 from distill.evaluate import evaluate_model
 from distill.grpo import GrpoConfig, make_trainer
 from distill.journal import CHECKPOINTS, run_trainer
@@ -36,7 +45,7 @@ from distill.problems import LEDGER_SEED, make_problems
 from distill.rejection import write_training_set
 from distill.requests import make_requests
 from distill.stage_table import stage_table
-from distill.stages import FOLLOWS, STAGES, WRITER
+from distill.stages import BASE, FOLLOWS, STAGES, WRITER
 from distill.supervised import supervise
 from distill.teacher_recipe import StageRecipe, TeachConfig, TeacherShape
 from distill.teacher_tokenizer import END_OF_TEXT, make_tokenizer
@@ -49,31 +58,39 @@ from toolkit.model.decoder import TorchDecoder, load_model
 from toolkit.records import Problem
 from toolkit.runs import Stage, finish, folder_digest, is_complete, partial_folder, read_manifest
 
-COLD_START_SEED, REINFORCED_SEED, REJECTION_SEED, ALIGNED_SEED = 2, 3, 4, 5
+MIDTRAINING_SEED, COLD_START_SEED, REINFORCED_SEED, REJECTION_SEED, ALIGNED_SEED = 6, 2, 3, 4, 5
 """Of each stage's problems, so that none works on those of the stage before."""
 
 
 def teach(config: TeachConfig, out: Path, *, base: Path | None = None, seeds: int = 1) -> Path:
-    """Run all stages from random weights, or from `base`; returns the folder of the teacher.
+    """Run all stages from random weights, or those after `base`; returns the folder of the teacher.
 
-    With several seeds the stages after pretraining are run under each, R1-Zero beside them, and the card compares.
+    With several seeds the stages after the base are run under each, R1-Zero beside them, and the card compares.
     """
+    models: dict[str, list[Path]] = {}
     evaluations: dict[str, list[Path]] = {}
     for seed in range(config.seed, config.seed + seeds):
-        for name in STAGES if seeds > 1 else [stage for stage in STAGES if stage != "zero_rl"]:
-            if name == "pretrain" and seed > config.seed:
+        for name in STAGES:
+            if (name == "zero_rl" and seeds == 1) or (_is_shared(name) and (base or seed > config.seed)):
                 continue
-            seeded = config if name == "pretrain" else replace(config, seed=seed)
-            model = base if base and name == "pretrain" else run_stage(name, seeded, out, base=base)
-            evaluations.setdefault(name, []).append(_evaluate(config, model, place(name, seeded, out / "eval")))
-    return _release(config, out, base, evaluations)
+            seeded = config if _is_shared(name) else replace(config, seed=seed)
+            models.setdefault(name, []).append(run_stage(name, seeded, out, base=base))
+            evaluations.setdefault(name, []).append(
+                _evaluate(config, models[name][-1], place(name, seeded, out / "eval"))
+            )
+    if base:
+        models = {BASE: [base]} | models
+        evaluations = {BASE: [_evaluate(config, base, out / "eval" / BASE)]} | evaluations
+    return _release(config, models, evaluations, out / "teacher")
 
 
 def teach_zero(config: TeachConfig, out: Path, *, base: Path | None = None) -> Path:
     """R1-Zero alone; returns the folder of its model."""
-    base = base or run_stage("pretrain", config, out)
+    if base is None:
+        run_stage("pretrain", config, out)
+        base = run_stage(BASE, config, out)
     model = run_stage("zero_rl", config, out, base=base)
-    for name, folder in (("pretrain", base), ("zero_rl", model)):
+    for name, folder in ((BASE, base), ("zero_rl", model)):
         _evaluate(config, folder, place(name, config, out / "eval"))
     return model
 
@@ -83,23 +100,25 @@ def run_stage(
 ) -> Path:
     """Run one stage of the run in `out`; returns its folder.
 
-    `base` stands in for the run's own pretraining; `start` is a model from anywhere to start this stage from.
+    `base` stands in for the run's own base; `start` is a model from anywhere to start this stage from.
     Raises `InputError` where the stage before has not been finished.
     """
-    if name == "pretrain":
-        return pretrain(config, place(name, config, out))
 
     def finished(stage: str) -> Path:
-        folder = base if base and stage == "pretrain" else place(stage, config, out)
+        folder = base if base and stage == BASE else place(stage, config, out)
         if not folder.is_dir():
             raise InputError(
                 f"stage {name} must follow {stage}, and {folder} is not there; run --stage {stage} first or give --base"
             )
         return folder
 
-    start = start or finished(FOLLOWS[name])
     target = place(name, config, out)
+    if name == "pretrain":
+        return pretrain(config, target)
+    start = start or finished(FOLLOWS[name])
     match name:
+        case "midtrain":
+            return midtrain(config, start, target)
         case "zero_rl":
             return zero_rl(config, start, target)
         case "cold_start":
@@ -114,27 +133,40 @@ def run_stage(
 
 def place(name: str, config: TeachConfig, out: Path) -> Path:
     """Where a stage's folder, or its evaluation, is in the run (or its evaluations) in `out`."""
-    return out / name if name == "pretrain" else out / f"seed-{config.seed}" / name
+    return out / name if _is_shared(name) else out / f"seed-{config.seed}" / name
+
+
+def _is_shared(name: str) -> bool:
+    return STAGES.index(name) <= STAGES.index(BASE)
 
 
 def pretrain(config: TeachConfig, out: Path) -> Path:
-    """The base model: random weights, then the next token of the writers' text."""
+    """Random weights, then the next token of text by writers of all habits."""
     facts = _supervised_facts(config, config.pretrain)
     facts |= {"shape": asdict(config.shape), "per_family": config.pretrain_per_family}
     stage = Stage(name="teach.pretrain", config=facts, inputs={})
     if is_complete(out, stage):
         return out
-    keep_freed_memory()
     folder = partial_folder(out, stage)
     problems = make_problems("train", config.pretrain_per_family, config.seed, config.families)
-    texts = pretraining_texts(problems, config.seed)
+    texts = pretraining_texts(problems, PRETRAINING, config.seed)
     write_tokenizer(folder, texts)
-    chat = ChatFormat.from_folder(folder)
     torch.manual_seed(config.seed)
-    model = DeepseekV3ForCausalLM(teacher_config(config.shape, chat))
-    examples = [document(chat, text, place, config.seed) for place, text in enumerate(texts)]
-    measured = supervise(model, examples, config, config.pretrain, folder)
-    return _save(model, folder, out, stage, {"examples": len(examples)} | measured)
+    model = DeepseekV3ForCausalLM(teacher_config(config.shape, ChatFormat.from_folder(folder)))
+    return _read(texts, model, config, config.pretrain, folder, out, stage)
+
+
+def midtrain(config: TeachConfig, base: Path, out: Path) -> Path:
+    """The pretrained model on the next token of text by better writers."""
+    facts = _supervised_facts(config, config.midtrain) | {"per_family": config.midtrain_per_family}
+    stage = Stage(name="teach.midtrain", config=facts, inputs={"base": folder_digest(base)})
+    if is_complete(out, stage):
+        return out
+    folder = partial_folder(out, stage)
+    _copy_chat_files(base, folder)
+    problems = make_problems("train", config.midtrain_per_family, MIDTRAINING_SEED, config.families)
+    texts = pretraining_texts(problems, MIDTRAINING, config.seed)
+    return _read(texts, load_model(base, torch.float32), config, config.midtrain, folder, out, stage)
 
 
 def cold_start(config: TeachConfig, base: Path, out: Path) -> Path:
@@ -206,11 +238,22 @@ def _reinforce(
     folder = partial_folder(out, stage)
     _copy_chat_files(base, folder)
     model = load_model(base, torch.float32)
-    trainer = make_trainer(model, base, problems, recipe, folder, callbacks=[ExpertBalance(model)])
+    trainer = make_trainer(model, base, problems, recipe, folder, callbacks=[ExpertBalance(model, rate=0.0)])
     measured = trainer.preflight()
     measured |= run_trainer(trainer, folder, tokens=0, checkpoint_every_s=config.checkpoint_every_s)
     measured |= {"updates": recipe.steps, "final_reward": trainer.survey()[0]}
     return _save(model, folder, out, stage, measured)
+
+
+def _read(
+    texts: Sequence[Text], model: Any, config: TeachConfig, recipe: StageRecipe, folder: Path, out: Path, stage: Stage
+) -> Path:
+    """Train on the next token of texts as documents."""
+    keep_freed_memory()
+    chat = ChatFormat.from_folder(folder)
+    examples = [document(chat, text, place, config.seed) for place, text in enumerate(texts)]
+    measured = supervise(model, examples, config, recipe, folder)
+    return _save(model, folder, out, stage, {"examples": len(examples)} | measured)
 
 
 def _converse(
@@ -244,25 +287,25 @@ def _evaluate(config: TeachConfig, model: Path, out: Path) -> Path:
     return out
 
 
-def _release(config: TeachConfig, out: Path, base: Path | None, evaluations: Mapping[str, Sequence[Path]]) -> Path:
+def _release(
+    config: TeachConfig, models: Mapping[str, Sequence[Path]], evaluations: Mapping[str, Sequence[Path]], out: Path
+) -> Path:
     """The last stage's model of the first seed with its card, as it ships; made again from the stages each time."""
-    last = place(STAGES[-1], config, out)
+    last = models[STAGES[-1]][0]
     stage = Stage(name="teach.teacher", config={}, inputs={"model": folder_digest(last)})
-    target = out / "teacher"
-    if (read_manifest(target) or {}).get("stage") == stage.name:
-        shutil.rmtree(target)
-    is_complete(target, stage)  # raises where something else is there
-    folder = partial_folder(target, stage)
+    if (read_manifest(out) or {}).get("stage") == stage.name:
+        shutil.rmtree(out)
+    is_complete(out, stage)  # raises where something else is there
+    folder = partial_folder(out, stage)
     for name in ("config.json", "generation_config.json", "model.safetensors", *CHAT_FILES):
         shutil.copy2(last / name, folder / name)
-    stages = {name: base if base and name == "pretrain" else place(name, config, out) for name in evaluations}
-    measured = {name: (read_manifest(path) or {}).get("measured", {}) for name, path in stages.items()}
+    measured = {name: (read_manifest(folders[0]) or {}).get("measured", {}) for name, folders in models.items()}
     table = stage_table(evaluations)
     evaluation = read_evaluation(evaluations[STAGES[-1]][0])
     card = teacher_card(asdict(config.shape), measured, evaluation, table)
     (folder / "README.md").write_text(card, encoding="utf-8")
-    finish(folder, target, stage, measured | {"eval": evaluation.to_dict(), "table": table.to_dict()})
-    return target
+    finish(folder, out, stage, measured | {"eval": evaluation.to_dict(), "table": table.to_dict()})
+    return out
 
 
 def _save(model: Any, folder: Path, out: Path, stage: Stage, measured: dict[str, Any]) -> Path:

@@ -72,6 +72,8 @@ class TeachConfig:
     pretrain: StageRecipe
     pretrain_per_family: int
     """Problems whose text is read."""
+    midtrain: StageRecipe
+    midtrain_per_family: int
     cold_start: StageRecipe
     cold_start_per_family: int
     """Problems whose conversations are shown."""
@@ -145,6 +147,15 @@ def nano() -> TeachConfig:
             final_learning_rate=0.02,
             warmup_steps=50,
         ),
+        midtrain_per_family=8_000,
+        midtrain=StageRecipe(
+            epochs=1,
+            batch_size=20,
+            matrix_learning_rate=1e-2,
+            learning_rate=3e-3,
+            final_learning_rate=0.0,
+            warmup_steps=20,
+        ),
         cold_start_per_family=60,
         cold_start=StageRecipe(
             epochs=1,
@@ -194,6 +205,8 @@ def quick() -> TeachConfig:
         shape=TeacherShape(**shape),
         pretrain=recipe,
         pretrain_per_family=24,
+        midtrain=recipe,
+        midtrain_per_family=4,
         cold_start=recipe,
         cold_start_per_family=24,
         zero_rl=reinforcement,

@@ -9,7 +9,7 @@ import pytest
 
 from distill.corpus import (
     CONVERSATIONS,
-    HABITS,
+    PRETRAINING,
     HASTY,
     REQUEST_REPEATS,
     SLIP,
@@ -28,7 +28,7 @@ from toolkit.chat_format import CLOSE, ChatFormat, completion_text
 
 @pytest.fixture(scope="module")
 def texts() -> list[Text]:
-    return pretraining_texts(make_problems("train", 60, 1), seed=1)
+    return pretraining_texts(make_problems("train", 60, 1), PRETRAINING, seed=1)
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +42,7 @@ def test_writers_have_the_habits_in_their_shares(texts: list[Text]) -> None:
         "hasty" if text.reasoning == HASTY else "corrected" if SLIP in text.reasoning else "other" for text in tasks
     )
     for habit in ("hasty", "corrected"):
-        assert abs(counts[habit] / len(tasks) - HABITS[habit]) < 0.05
+        assert abs(counts[habit] / len(tasks) - PRETRAINING[habit]) < 0.05
     assert {text.problem.family for text in tasks} == set(FAMILIES)
 
 

@@ -40,15 +40,15 @@ def test_the_teacher_is_the_last_stage_with_a_card_of_all(taught: Path) -> None:
     teacher = taught / "teacher"
     assert (teacher / "model.safetensors").read_bytes() == (last / "model.safetensors").read_bytes()
     card = (teacher / "README.md").read_text()
-    for stage in ("pretrain", "cold_start", "reason_rl", "rejection_sft", "align_rl"):
+    for stage in ("pretrain", "midtrain", "cold_start", "reason_rl", "rejection_sft", "align_rl"):
         assert f"| {stage} | " in card
         assert f"| {TITLES[stage]} | " in card
 
 
 def test_a_stage_starts_from_any_model_and_names_the_one_that_it_lacks(taught: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"cold_start must follow pretrain, and .*pretrain is not there"):
+    with pytest.raises(InputError, match=r"cold_start must follow midtrain, and .*midtrain is not there"):
         run_stage("cold_start", quick(), tmp_path / "run")
-    folder = run_stage("cold_start", quick(), tmp_path / "run", base=taught / "pretrain")
+    folder = run_stage("cold_start", quick(), tmp_path / "run", base=taught / "midtrain")
     assert folder == tmp_path / "run" / "seed-1" / "cold_start"
     assert (folder / "model.safetensors").read_bytes() == (
         place("cold_start", quick(), taught) / "model.safetensors"
