@@ -24,6 +24,8 @@ from typing import Any, cast
 import torch
 from datasets import Dataset
 from huggingface_hub import constants
+from torch import Tensor
+from torch.nn.functional import pad
 from transformers import AutoTokenizer, PreTrainedModel
 from trl.trainer.grpo_config import GRPOConfig
 from trl.trainer.grpo_trainer import GRPOTrainer
@@ -45,6 +47,8 @@ REWARDS: Mapping[str, Reward] = {
     "language_consistency": language_consistency,
 }
 PREFLIGHT_PROBLEMS = 64
+LIKE_ROWS = 32
+"""Completions whose probabilities are computed together."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -216,6 +220,40 @@ class GroupTrainer(RestoresExperts, GRPOTrainer):
 
     def _generate_single_turn(self, *args: Any, **kwargs: Any) -> tuple[list[list[int]], None]:
         return [ids for group in self._drawn for ids in group.completion_ids], None
+
+    def _get_per_token_logps_and_entropies(
+        self,
+        model: Any,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        logits_to_keep: int,
+        batch_size: int | None = None,
+        **kwargs: Any,
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """As TRL's, rows of like lengths together and without the columns in which all of these are padding.
+
+        Lengths differ much: laid out at the longest one's, most of what is computed would be padding.
+        """
+        prompt = input_ids.shape[1] - logits_to_keep
+        order = attention_mask.sum(1).argsort(stable=True)
+        found: list[tuple[Tensor, Tensor | None, Tensor | None]] = []
+        for rows in order.split(min(LIKE_ROWS, batch_size or LIKE_ROWS)):
+            used = attention_mask[rows].any(0).nonzero()
+            begin, end = min(int(used[0]), prompt - 1), max(int(used[-1]) + 1, prompt + 1)
+            logps, entropies, loss = super()._get_per_token_logps_and_entropies(
+                model, input_ids[rows, begin:end], attention_mask[rows, begin:end], end - prompt, **kwargs
+            )
+            rest = (0, input_ids.shape[1] - end)
+            found.append((pad(logps, rest), None if entropies is None else pad(entropies, rest), loss))
+        place = order.argsort()
+        logps = torch.cat([each[0] for each in found])[place]
+        entropies = (
+            torch.cat([each[1] for each in found if each[1] is not None])[place]
+            if kwargs.get("compute_entropy")
+            else None
+        )
+        losses = [each[2] for each in found if each[2] is not None]
+        return logps, entropies, torch.stack(losses).mean() if losses else None
 
     def _rewards(self, **kwargs: Any) -> list[float]:
         return [reward for group in self._drawn for reward in group.rewards]

@@ -53,6 +53,7 @@ from toolkit.allocator import keep_freed_memory
 from toolkit.chat_format import CHAT_FILES, REASONING_TEMPLATE, TURN_END, ChatFormat, write_chat_files
 from toolkit.errors import InputError
 from toolkit.ledger import read_evaluation
+from toolkit.model import experts
 from toolkit.model.balance import ExpertBalance
 from toolkit.model.decoder import TorchDecoder, load_model
 from toolkit.records import Problem
@@ -238,6 +239,8 @@ def _reinforce(
     folder = partial_folder(out, stage)
     _copy_chat_files(base, folder)
     model = load_model(base, torch.float32)
+    if not torch.cuda.is_available():
+        model.set_experts_implementation(experts.NAME)
     trainer = make_trainer(model, base, problems, recipe, folder, callbacks=[ExpertBalance(model, rate=0.0)])
     measured = trainer.preflight()
     measured |= run_trainer(trainer, folder, tokens=0, checkpoint_every_s=config.checkpoint_every_s)

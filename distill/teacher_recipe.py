@@ -104,17 +104,17 @@ class TeachConfig:
 def nano() -> TeachConfig:
     """The teacher that ships in the package."""
     reinforcement = GrpoConfig(
-        steps=60,
+        steps=40,
         groups=16,
         group_size=8,
         micro_batch=128,
-        learning_rate=1e-4,
+        learning_rate=3e-4,  # found by trial: 1e-3 falls apart within ten updates, 1e-4 hardly moves
         warmup_steps=5,
         kl_coefficient=0.001,  # DeepSeek-R1 report, as is the temperature
         clip=0.2,
         temperature=1.0,
         max_new_tokens=200,
-        attempts=3,
+        attempts=2,
         weights={"accuracy": 1.0, "well_formed": 0.1, "language_consistency": 0.1},
         seed=1,
     )
@@ -165,10 +165,10 @@ def nano() -> TeachConfig:
             final_learning_rate=0.1,
             warmup_steps=2,
         ),
-        zero_rl=reinforcement,
+        zero_rl=replace(reinforcement, steps=30),
         reason_rl=reinforcement,
         rejection_sft=RejectionRecipe(
-            problems_per_family=400,
+            problems_per_family=200,
             samples=4,
             temperature=1.0,
             kept_a_problem=4,
@@ -182,7 +182,7 @@ def nano() -> TeachConfig:
                 warmup_steps=10,
             ),
         ),
-        align_rl=replace(reinforcement, steps=40),
+        align_rl=replace(reinforcement, steps=25),
         align_requests=0.4,
     )
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from trl.trainer.grpo_trainer import GRPOTrainer
 
 from distill import grpo
 from distill.grpo import GroupTrainer, GrpoConfig, make_trainer
@@ -98,3 +99,34 @@ def test_the_stage_leaves_a_folder_that_decodes(cold_start: Path, config: GrpoCo
     assert not torch.equal(
         model.get_input_embeddings().weight, load_model(cold_start, torch.float32).get_input_embeddings().weight
     )
+
+
+def test_probabilities_are_those_that_the_stock_trainer_computes(
+    cold_start: Path, config: GrpoConfig, tmp_path: Path
+) -> None:
+    made = trainer(cold_start, config, tmp_path)
+    made.model.eval()
+    generator = torch.Generator().manual_seed(2)
+    prompt, completion = 7, 90
+    ids = torch.randint(5, 100, (70, prompt + completion), generator=generator)
+    mask = torch.zeros_like(ids)
+    for row in range(len(ids)):
+        begin = int(torch.randint(0, prompt - 2, (), generator=generator))
+        end = prompt + int(torch.randint(1, completion + 1, (), generator=generator))
+        mask[row, begin:end] = 1
+    inputs = (made.model, ids, mask, completion)
+    logps, entropies, _ = made._get_per_token_logps_and_entropies(*inputs, compute_entropy=True)
+    expected_logps, expected_entropies, _ = GRPOTrainer._get_per_token_logps_and_entropies(
+        made, *inputs, compute_entropy=True
+    )
+    told = mask[:, prompt:].bool()
+    assert torch.allclose(logps[told], expected_logps[told], atol=2e-2)  # bf16 autocast; rows lie beside others
+    assert (logps[told] - expected_logps[told]).abs().mean() < 2e-3
+    assert torch.allclose(entropies[told], expected_entropies[told], atol=2e-2)
+    weights = torch.rand(logps.shape, generator=generator) * told
+    grads = []
+    for values in (logps, expected_logps):
+        made.model.zero_grad()
+        (values * weights).sum().backward()
+        grads.append(made.model.model.layers[0].self_attn.q_a_proj.weight.grad.clone())
+    assert (grads[0] - grads[1]).norm() < 0.02 * grads[1].norm()
