@@ -75,7 +75,16 @@ class TorchDecoder:
 
     @torch.inference_mode()
     def start(self, prompts: Sequence[Sequence[int]]) -> Floats:
-        """See `Decoder.start`; returns logits_BV."""
+        """See `Decoder.start`; returns logits_BV. A prompt that several rows have is read once."""
+        places: dict[tuple[int, ...], int] = {}
+        rows = np.array([places.setdefault(tuple(prompt), len(places)) for prompt in prompts])
+        logits_BV = self._read(list(places))
+        if len(places) == len(prompts):
+            return logits_BV
+        self.keep(rows)
+        return logits_BV[rows]
+
+    def _read(self, prompts: Sequence[Sequence[int]]) -> Floats:
         longest = max(len(prompt) for prompt in prompts)
         pad = self.model.config.pad_token_id or 0
         rows = [[pad] * (longest - len(prompt)) + list(prompt) for prompt in prompts]
