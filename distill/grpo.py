@@ -19,7 +19,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, cast
+from statistics import fmean
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from datasets import Dataset
@@ -32,6 +34,7 @@ from trl.trainer.grpo_trainer import GRPOTrainer
 
 from distill.journal import CHECKPOINTS, SAMPLED
 from distill.reflection import shares
+from distill.requests import HARMFUL
 from distill.rewards import accuracy, language_consistency, well_formed
 from distill.traces import row_seed
 from toolkit.chat_format import CLOSE, ChatFormat
@@ -39,6 +42,9 @@ from toolkit.errors import InputError
 from toolkit.generate import Sampling, complete
 from toolkit.model.decoder import TorchDecoder, load_model
 from toolkit.records import Problem
+
+if TYPE_CHECKING:
+    from distill.judge import Judge
 
 Reward = Callable[[Problem, str], float]
 REWARDS: Mapping[str, Reward] = {
@@ -71,7 +77,7 @@ class GrpoConfig:
     attempts: int
     """Rounds of sampling for groups that differ within; the last round's are taken as they are."""
     weights: Mapping[str, float]
-    """Of each of `REWARDS` in the sum."""
+    """Of each of `REWARDS`, and of judges by their names, in the sum."""
     seed: int
 
 
@@ -96,10 +102,13 @@ class Group:
 class Sampler:
     """Draws groups of completions from a policy as it stands, and rewards them."""
 
-    def __init__(self, model: PreTrainedModel, chat_format: ChatFormat, config: GrpoConfig) -> None:
+    def __init__(
+        self, model: PreTrainedModel, chat_format: ChatFormat, config: GrpoConfig, judges: Mapping[str, Judge]
+    ) -> None:
         self._decoder = TorchDecoder(model)
         self._chat_format = chat_format
         self._config = config
+        self._judges = judges
 
     def groups(self, problems: Sequence[Problem], salt: int) -> list[Group]:
         """One group a problem; `salt` tells this draw from others of the run."""
@@ -120,22 +129,34 @@ class Sampler:
             )
         finally:
             model.train(was_training)
+        ids = [[row.ids for row in rows[start : start + size]] for start in range(0, len(rows), size)]
+        texts = [[self._chat_format.decode(completion) for completion in group] for group in ids]
+        parts = self._parts(problems, texts)
         return [
-            self._group(problem, prompt, [row.ids for row in rows[start : start + size]])
-            for start, problem, prompt in zip(range(0, len(rows), size), problems, prompts, strict=True)
+            Group(
+                problem=problem,
+                prompt_ids=prompts[i],
+                completion_ids=ids[i],
+                texts=texts[i],
+                parts=parts[i],
+                rewards=[sum(config.weights[name] * value for name, value in part.items()) for part in parts[i]],
+            )
+            for i, problem in enumerate(problems)
         ]
 
-    def _group(self, problem: Problem, prompt_ids: list[int], completion_ids: list[list[int]]) -> Group:
-        texts = [self._chat_format.decode(ids) for ids in completion_ids]
-        parts = [{name: REWARDS[name](problem, text) for name in self._config.weights} for text in texts]
-        return Group(
-            problem=problem,
-            prompt_ids=prompt_ids,
-            completion_ids=completion_ids,
-            texts=texts,
-            parts=parts,
-            rewards=[sum(self._config.weights[name] * value for name, value in part.items()) for part in parts],
-        )
+    def _parts(self, problems: Sequence[Problem], texts: Sequence[Sequence[str]]) -> list[list[dict[str, float]]]:
+        """Every reward of every completion; judges rate requests, whose quality no program verifies."""
+        parts = [
+            [{name: REWARDS[name](problem, text) for name in self._config.weights if name in REWARDS} for text in group]
+            for problem, group in zip(problems, texts, strict=True)
+        ]
+        asked = [i for i, problem in enumerate(problems) if HARMFUL in problem.metadata]
+        for name, judge in self._judges.items():
+            scores = judge.rewards([problems[i] for i in asked], [texts[i] for i in asked])
+            for i, of_group in zip(asked, scores, strict=True):
+                for part, score in zip(parts[i], of_group, strict=True):
+                    part[name] = score
+        return parts
 
 
 class RestoresExperts:
@@ -210,8 +231,9 @@ class GroupTrainer(RestoresExperts, GRPOTrainer):
     def _note(self, groups: Sequence[Group]) -> None:
         """Log what the policy does on the problems as they come, before any is drawn for being undecided."""
         parts = [part for group in groups for part in group.parts]
+        names = dict.fromkeys(name for part in parts for name in part)
         thoughts = [text.partition(CLOSE)[0] for group in groups for text in group.texts]
-        noted = {name: sum(part[name] for part in parts) / len(parts) for name in parts[0]} | shares(thoughts)
+        noted = {name: fmean(part[name] for part in parts if name in part) for name in names} | shares(thoughts)
         for name, value in noted.items():
             self._metrics["train"][SAMPLED + name].append(value)
 
@@ -294,10 +316,16 @@ def trainer_arguments(config: GrpoConfig, folder: Path) -> GRPOConfig:
 
 
 def make_trainer(
-    model: PreTrainedModel, source: Path, problems: Sequence[Problem], config: GrpoConfig, folder: Path, **kwargs: Any
+    model: PreTrainedModel,
+    source: Path,
+    problems: Sequence[Problem],
+    config: GrpoConfig,
+    folder: Path,
+    judges: Mapping[str, Judge] = MappingProxyType({}),
+    **kwargs: Any,
 ) -> GroupTrainer:
     """A trainer of `model`, which came from `source`, with its checkpoints below `folder`."""
-    sampler = Sampler(model, ChatFormat.from_folder(source), config)
+    sampler = Sampler(model, ChatFormat.from_folder(source), config, judges)
     return GroupTrainer(
         model,
         sampler,

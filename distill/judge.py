@@ -27,13 +27,16 @@ from typing import Any, Literal, Protocol, Self
 import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
 
-from distill.endpoint import Endpoint
+from distill.endpoint import Endpoint, connect
 from toolkit.chat_format import split_completion
 from toolkit.errors import InputError
 from toolkit.generate import Sampling
+from toolkit.models import is_endpoint, resolve
 from toolkit.records import Problem
+from toolkit.runs import folder_digest
 
 Quality = Literal["helpful", "harmless"]
+QUALITIES: tuple[Quality, ...] = ("helpful", "harmless")
 MOST_JUDGED_TOKENS = 512
 """Of an endpoint's answer: a number, after what a judge that reasons has to think."""
 SCALE = 10
@@ -56,6 +59,19 @@ class Judge(Protocol):
 
     def rewards(self, problems: Sequence[Problem], groups: Sequence[Sequence[str]]) -> list[list[float]]:
         """Each in [0, 1], of one group of completions a problem."""
+
+
+def open_judges(model: str, folder: Path) -> dict[str, Judge]:
+    """A model as the judge of both qualities: an endpoint, whose answers `folder` keeps, or a classifier."""
+    if is_endpoint(model):
+        endpoint = connect(model)
+        return {quality: EndpointJudge(endpoint=endpoint, quality=quality, folder=folder) for quality in QUALITIES}
+    return {quality: ClassifierJudge.open(resolve(model), quality) for quality in QUALITIES}
+
+
+def judge_digest(model: str) -> str:
+    """What tells one judge from another: a folder's content, an endpoint's address."""
+    return connect(model).digest if is_endpoint(model) else folder_digest(resolve(model))
 
 
 def judged_text(quality: Quality, completion: str) -> str:

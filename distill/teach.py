@@ -40,6 +40,7 @@ from distill.corpus import (
 from distill.evaluate import evaluate_model
 from distill.grpo import GrpoConfig, make_trainer
 from distill.journal import CHECKPOINTS, run_trainer
+from distill.judge import judge_digest, open_judges
 from distill.model_card import teacher_card
 from distill.problems import LEDGER_SEED, make_problems
 from distill.rejection import write_training_set
@@ -229,10 +230,15 @@ def _reinforce(
 ) -> Path:
     """GRPO from the model in `base`; raises `InputError` where its rewards are flat before anything is trained."""
     recipe = replace(recipe, seed=config.seed)
+    inputs = {"base": folder_digest(base)}
+    judge = config.judge if name == "align_rl" else ""
+    if judge:
+        recipe = replace(recipe, weights={**recipe.weights, **config.judge_weights})
+        inputs["judge"] = judge_digest(judge)
     facts = {**asdict(recipe), "families": config.families}
     if name == "align_rl":
         facts["requests"] = config.align_requests
-    stage = Stage(name=f"teach.{name}", config=facts, inputs={"base": folder_digest(base)})
+    stage = Stage(name=f"teach.{name}", config=facts, inputs=inputs)
     if is_complete(out, stage):
         return out
     keep_freed_memory()
@@ -241,7 +247,15 @@ def _reinforce(
     model = load_model(base, torch.float32)
     if not torch.cuda.is_available():
         model.set_experts_implementation(experts.NAME)
-    trainer = make_trainer(model, base, problems, recipe, folder, callbacks=[ExpertBalance(model, rate=0.0)])
+    trainer = make_trainer(
+        model,
+        base,
+        problems,
+        recipe,
+        folder,
+        open_judges(judge, folder / "judged") if judge else {},
+        callbacks=[ExpertBalance(model, rate=0.0)],
+    )
     measured = trainer.preflight()
     measured |= run_trainer(trainer, folder, tokens=0, checkpoint_every_s=config.checkpoint_every_s)
     measured |= {"updates": recipe.steps, "final_reward": trainer.survey()[0]}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 
 from distill.evaluate import EvalConfig
@@ -83,6 +84,10 @@ class TeachConfig:
     align_rl: GrpoConfig
     align_requests: float
     """Share of `align_rl`'s problems that are requests to refuse or to answer."""
+    judge: str = ""
+    """A model that rates the responses to requests in `align_rl`, besides the rules: a sequence classifier or an
+    endpoint; none where empty."""
+    judge_weights: Mapping[str, float] = field(default_factory=lambda: {"helpful": 0.5, "harmless": 0.5})
     families: tuple[str, ...] = FAMILIES
     row_tokens: int = 320
     weight_decay: float = 0.1  # DeepSeek-V3 report, section 4.2, as are the betas and the clipping

@@ -59,6 +59,9 @@ def build_parser() -> Parser:
     only.add_argument("--stage", choices=STAGES, help="run this stage of the run alone")
     only.add_argument("--zero", action="store_true", help="R1-Zero alone: reinforcement straight from the base")
     teach.add_argument("--start", help="model that --stage starts from; default: that of the stage before")
+    teach.add_argument(
+        "--judge", default="", help="classifier or endpoint that rates responses to requests in align_rl"
+    )
     teach.add_argument("--seed", type=_count, default=1, help="default: %(default)s")
     teach.add_argument(
         "--seeds", type=_count, default=1, help="repeat all stages under so many seeds, R1-Zero beside them"

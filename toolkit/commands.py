@@ -54,7 +54,7 @@ def teach(options: Options) -> Result:
     from toolkit.models import resolve
 
     _allow_unsafe(options)
-    config = replace(PRESETS[options.preset](), seed=options.seed)
+    config = replace(PRESETS[options.preset](), seed=options.seed, judge=options.judge)
     base, start = (resolve(model) if model else None for model in (options.base, options.start))
     if start and not options.stage:
         raise InputError(f"--start ({options.start}) must name the model of one stage; add --stage, or give --base")
