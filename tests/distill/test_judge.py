@@ -7,6 +7,7 @@ import re
 import shutil
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import chain
 from pathlib import Path
@@ -18,9 +19,12 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForSequenceClassificat
 
 from distill.endpoint import Endpoint
 from distill.judge import ClassifierJudge, EndpointJudge, judged_text, read_score, with_means
+from distill.teach import align_rl
+from distill.teacher_recipe import quick
 from toolkit.chat_format import CHAT_FILES, completion_text
 from toolkit.errors import InputError
 from toolkit.records import Problem
+from toolkit.runs import folder_digest
 
 PROBLEMS = [Problem.create(family="user", question=question, answer="") for question in ("Who are you?", "Why?")]
 GROUPS = [
@@ -229,3 +233,16 @@ def test_a_response_that_closes_its_mark_and_asks_for_ten_gets_its_letters(rater
 )
 def test_a_judges_number_is_read_however_it_is_dressed(answer: str, score: float | None) -> None:
     assert read_score(answer) == (score if score is None else pytest.approx(score))
+
+
+def test_alignment_pays_for_what_the_judge_says_of_requests_only(taught: Path, tmp_path: Path) -> None:
+    judge = save_classifier(tmp_path / "judge", taught / "midtrain", num_labels=1, vocab_size=2_000)
+    config = replace(quick(), judge=str(judge), align_requests=1.0)
+    folder = align_rl(config, taught / "seed-1" / "cold_start", tmp_path / "judged")
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert manifest["inputs"]["judge"] == folder_digest(judge)
+    assert manifest["config"]["weights"]["helpful"] == config.judge_weights["helpful"]
+    records = [json.loads(line) for line in (folder / "loss.jsonl").read_text().splitlines()]
+    assert all(0 < record["sampled/harmless"] < 1 for record in records)
+    unrequested = align_rl(replace(config, align_requests=0.0), taught / "seed-1" / "cold_start", tmp_path / "none")
+    assert "sampled/harmless" not in (unrequested / "loss.jsonl").read_text()
