@@ -32,8 +32,10 @@ def write_training_set(
 ) -> tuple[list[Text], Mapping[str, int]]:
     """Sample the model in `writer` and keep what may be learnt from; returns the texts and a count for each fate.
 
-    `folder` gets the samples, and those that it holds already are not drawn again.
+    `folder` gets the samples, and whole batches that it holds already are not drawn again: what a row says may hang
+    on the rows beside it by a bit, and a run that was broken off must end as one that was not.
     """
+    _keep_whole_batches(folder / ROLLOUTS)
     traces = sample_traces(
         TorchDecoder.open(writer),
         ChatFormat.from_folder(writer),
@@ -64,6 +66,13 @@ def write_training_set(
             kept.append(Text(problem=problem, reasoning=trace.reasoning, answer=trace.answer))
     requests = islice(cycle(request_texts()), recipe.requests)
     return [*kept, *requests], dict(fates) | {"requests": recipe.requests}
+
+
+def _keep_whole_batches(path: Path) -> None:
+    """Cut a file of samples back to the last batch that ended."""
+    if path.exists():
+        lines = [line for line in path.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")]
+        path.write_bytes(b"".join(lines[: len(lines) // BATCH_SIZE * BATCH_SIZE]))
 
 
 def _fate(problem: Problem, trace: Trace) -> str:

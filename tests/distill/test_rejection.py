@@ -38,6 +38,20 @@ def test_samples_are_kept_once_up_to_so_many_and_each_fate_is_counted(
     assert len({(text.problem.id, text.reasoning) for text in kept}) == len(kept)
 
 
+def test_sampling_that_was_broken_off_writes_the_same_file(
+    taught: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rejection, "BATCH_SIZE", 8)
+    problems, writer = make_problems("train", 2, 8), taught / "seed-1" / "reason_rl"
+    (tmp_path / "broken").mkdir()
+    rejection.write_training_set(writer, problems, RECIPE, 1, tmp_path)
+    whole = (tmp_path / rejection.ROLLOUTS).read_bytes()
+    lines = whole.splitlines(keepends=True)
+    (tmp_path / "broken" / rejection.ROLLOUTS).write_bytes(b"".join(lines[:12]) + lines[12][:20])
+    rejection.write_training_set(writer, problems, RECIPE, 1, tmp_path / "broken")
+    assert (tmp_path / "broken" / rejection.ROLLOUTS).read_bytes() == whole
+
+
 @pytest.mark.parametrize(
     ("reasoning", "answer", "closed", "fate"),
     [
