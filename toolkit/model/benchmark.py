@@ -1,11 +1,13 @@
-"""How much latent attention saves: bytes of cache a token, and time to decode one, absorbed against expanded.
+"""What latent attention's cache costs, kept four ways: bytes, time to decode a token, accuracy; one table.
 
-    python -m toolkit.model.benchmark [--rounds 5]
+    python -m toolkit.model.benchmark [--threads 1] [--rounds 5] [--out docs/latent-attention.md]
 
-For each shape a random model of few layers decodes one token after another behind a cache that is filled at random,
-once with transformers' own attention and once absorbed, on the same weights and the same kind of cache; the two take
-turns, and the table shows medians. Feed-forward layers are dense with the width that a token activates in the mixture,
-so that a layer computes what it would there. In fp32.
+Speed: for each shape (`toolkit.model.shapes`) a random model decodes one token after another behind a cache that is
+filled at random: transformers' own attention on its own cache, and ours, on the same weights. All take turns, and the
+table shows medians, of the whole step and of its attention layers alone. In fp32.
+
+Accuracy: for the nano shape the built-in teacher's traces and its answers to the ledger's problems, calibrated on traces
+of other problems; for the random shapes the attention layer's output error.
 """
 
 from __future__ import annotations
@@ -13,122 +15,88 @@ from __future__ import annotations
 import argparse
 import copy
 import statistics
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
-from transformers import (
-    DeepseekV2Config,
-    DeepseekV2ForCausalLM,
-    DeepseekV3Config,
-    DeepseekV3ForCausalLM,
-    PreTrainedModel,
-)
+from transformers import PreTrainedModel
 from transformers.cache_utils import DynamicCache
 
 from toolkit.allocator import keep_freed_memory
-from toolkit.model.cache import growing_cache
-from toolkit.model.mla import absorb
+from toolkit.chat_format import ChatFormat
+from toolkit.model.cache import make_cache
+from toolkit.model.cache_accuracy import drift, ledger_accuracy, output_error, read_answers, toolkit_json
+from toolkit.model.decoder import LatentCache, TorchDecoder, load_model
+from toolkit.model.latent_basis import latent_layers, trace_rows
+from toolkit.model.shapes import SHAPES, Shape
+from toolkit.models import resolve
+from toolkit.runs import replace_text
 
-CONTEXTS = (512, 2048, 8192)
 STEPS = 4
 """Tokens that are timed together."""
-DENSE = {"n_routed_experts": 1, "n_group": 1, "topk_group": 1, "num_experts_per_tok": 1, "vocab_size": 1024}
-"""No layer has experts (`first_k_dense_replace`), and a small head: the attention is what is compared."""
+CALIBRATION_TOKENS = 2048
+"""Random ones, for random models."""
+EXACT_BYTES = 2
+"""Of a number in bf16."""
+STOCK = "transformers"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Shape:
-    """A model of that shape with `layers` layers."""
+class Kept:
+    """A way to keep the cache: its name in the table, and what it is for a kv_lora_rank."""
 
     name: str
-    layers: int
-    make: Callable[[int], PreTrainedModel]
+    int8: bool = False
+    share: float = 0.0
+    """Of the rank; 0 projects nothing."""
+
+    def rank(self, kv_lora_rank: int) -> int:
+        return int(self.share * kv_lora_rank)
+
+    def cache(self, kv_lora_rank: int, calibration: Sequence[Sequence[int]]) -> LatentCache:
+        return LatentCache(int8=self.int8, rank=self.rank(kv_lora_rank), calibration=calibration)
 
 
-def _v2_lite(layers: int) -> PreTrainedModel:
-    """DeepSeek-V2-Lite (its config.json): no low rank for queries; 6 + 2 experts of 1,408 act for a token."""
-    return DeepseekV2ForCausalLM(
-        DeepseekV2Config(
-            **DENSE,
-            num_hidden_layers=layers,
-            first_k_dense_replace=layers,
-            hidden_size=2048,
-            intermediate_size=8 * 1408,
-            num_attention_heads=16,
-            num_key_value_heads=16,
-            q_lora_rank=None,
-            kv_lora_rank=512,
-            qk_nope_head_dim=128,
-            qk_rope_head_dim=64,
-            v_head_dim=128,
-            max_position_embeddings=2 * CONTEXTS[-1],
-        )
-    )
-
-
-def _v3(layers: int, **changes: int) -> PreTrainedModel:
-    """DeepSeek-V3 (its config.json): 8 + 1 experts of 2,048 act for a token."""
-    shape = {
-        "hidden_size": 7168,
-        "intermediate_size": 9 * 2048,
-        "num_attention_heads": 128,
-        "num_key_value_heads": 128,
-        "q_lora_rank": 1536,
-        "kv_lora_rank": 512,
-        "qk_nope_head_dim": 128,
-        "qk_rope_head_dim": 64,
-        "v_head_dim": 128,
-    }
-    return DeepseekV3ForCausalLM(
-        DeepseekV3Config(
-            **DENSE,
-            **(shape | changes),
-            num_hidden_layers=layers,
-            first_k_dense_replace=layers,
-            max_position_embeddings=2 * CONTEXTS[-1],
-        )
-    )
-
-
-def _nano(layers: int) -> PreTrainedModel:
-    """The built-in teacher: 4 + 1 experts of 96 act for a token."""
-    return _v3(
-        layers,
-        hidden_size=192,
-        intermediate_size=5 * 96,
-        num_attention_heads=6,
-        num_key_value_heads=6,
-        q_lora_rank=96,
-        kv_lora_rank=64,
-        qk_nope_head_dim=32,
-        qk_rope_head_dim=32,
-        v_head_dim=32,
-    )
-
-
-SHAPES = (
-    Shape(name="nano", layers=4, make=_nano),
-    Shape(name="V2-Lite", layers=2, make=_v2_lite),
-    Shape(name="V3", layers=1, make=_v3),
+KEPT = (
+    Kept(name="absorbed"),
+    Kept(name="QMLA", int8=True),
+    Kept(name="CMLA", share=0.75),
+    Kept(name="QMLA + CMLA", int8=True, share=0.75),
 )
 
 
-def filled_cache(model: PreTrainedModel, context: int) -> DynamicCache:
-    """Random latents and rotated keys for `context` tokens of one sequence."""
-    config, cache = model.config, growing_cache(model.config.num_hidden_layers)
-    for layer in range(config.num_hidden_layers):
-        cache.update(
-            torch.randn(1, 1, context, config.kv_lora_rank), torch.randn(1, 1, context, config.qk_rope_head_dim), layer
-        )
-    return cache
+@dataclass(frozen=True, kw_only=True)
+class Took:
+    """Milliseconds a token: of the whole step, of its attention layers."""
+
+    step_ms: float
+    attention_ms: float
+
+
+class AttentionClock:
+    """Sums the time that attention layers take."""
+
+    def __init__(self, models: Iterable[PreTrainedModel]) -> None:
+        self.seconds = 0.0
+        self._begun = 0.0
+        for layer in (layer for model in models for layer in latent_layers(model)):
+            layer.register_forward_pre_hook(self._begin)
+            layer.register_forward_hook(self._end)
+
+    def _begin(self, *_: object) -> None:
+        self._begun = time.perf_counter()
+
+    def _end(self, *_: object) -> None:
+        self.seconds += time.perf_counter() - self._begun
 
 
 @torch.inference_mode()
-def decode_ms(model: PreTrainedModel, cache: DynamicCache, context: int) -> float:
-    """Milliseconds a token, over `STEPS` tokens behind `context` cached ones."""
-    begun = time.perf_counter()
+def decode(model: PreTrainedModel, clock: AttentionClock, cache: DynamicCache, context: int) -> Took:
+    """Over `STEPS` tokens behind `context` cached ones."""
+    begun, clock.seconds = time.perf_counter(), 0.0
     for step in range(STEPS):
         model(
             torch.tensor([[7]]),
@@ -136,50 +104,194 @@ def decode_ms(model: PreTrainedModel, cache: DynamicCache, context: int) -> floa
             past_key_values=cache,
             use_cache=True,
         )
-    return (time.perf_counter() - begun) / STEPS * 1e3
+    seconds = time.perf_counter() - begun
+    return Took(step_ms=seconds / STEPS * 1e3, attention_ms=clock.seconds / STEPS * 1e3)
 
 
-def cached_values(model: PreTrainedModel) -> tuple[int, int]:
-    """Values a token and layer: of latent attention, and of multi-head attention with the same heads."""
+def fill(cache: DynamicCache, model: PreTrainedModel, context: int) -> DynamicCache:
+    """Random latents and rotated keys for `context` tokens of one sequence."""
     config = model.config
-    heads = config.num_attention_heads * (config.qk_nope_head_dim + config.qk_rope_head_dim + config.v_head_dim)
-    return config.kv_lora_rank + config.qk_rope_head_dim, heads
-
-
-def measure(shape: Shape, rounds: int) -> list[str]:
-    """One row of the table for each context."""
-    torch.manual_seed(0)
-    expanded = shape.make(shape.layers).eval()
-    absorbed = copy.deepcopy(expanded, {id(weight): weight for weight in expanded.parameters()})
-    absorb(absorbed)
-    latent, heads = cached_values(expanded)
-    rows = []
-    for context in CONTEXTS:
-        times: dict[str, list[float]] = {"expanded": [], "absorbed": []}
-        caches = {name: filled_cache(expanded, context) for name in times}
-        for turn in range(1 + rounds):  # the first is not timed
-            for name, model in (("expanded", expanded), ("absorbed", absorbed)):
-                took = decode_ms(model, caches[name], context + turn * STEPS)
-                if turn:
-                    times[name].append(took)
-        before, after = (statistics.median(times[name]) for name in ("expanded", "absorbed"))
-        rows.append(
-            f"| {shape.name}, {shape.layers} layers | {2 * latent:,} of {2 * heads:,} ({latent / heads:.1%}) "
-            f"| {context:,} | {before:.1f} | {after:.1f} | {before / after:.1f} |"
+    for layer in range(config.num_hidden_layers):
+        cache.update(
+            torch.randn(1, 1, context, config.kv_lora_rank), torch.randn(1, 1, context, config.qk_rope_head_dim), layer
         )
-    return rows
+    return cache
+
+
+def expanded_bytes(model: PreTrainedModel) -> int:
+    """Bytes a token and layer of multi-head attention with the same heads."""
+    config = model.config
+    dims: int = config.qk_nope_head_dim + config.qk_rope_head_dim + config.v_head_dim
+    heads: int = config.num_attention_heads
+    return EXACT_BYTES * heads * dims
+
+
+def kept_bytes(model: PreTrainedModel, kept: Kept) -> int:
+    """Bytes a token and layer."""
+    config = model.config
+    rank: int = kept.rank(config.kv_lora_rank) or config.kv_lora_rank
+    latent = rank + EXACT_BYTES if kept.int8 else EXACT_BYTES * rank
+    rotated: int = EXACT_BYTES * config.qk_rope_head_dim
+    return latent + rotated
+
+
+def times(
+    models: dict[str, PreTrainedModel],
+    caches: dict[str, DynamicCache],
+    context: int,
+    rounds: int,
+    clock: AttentionClock,
+) -> dict[str, Took]:
+    """Medians over the rounds."""
+    took: dict[str, list[Took]] = {name: [] for name in models}
+    for turn in range(1 + rounds):  # the first is not timed
+        for name, model in models.items():
+            one = decode(model, clock, caches[name], context + turn * STEPS)
+            if turn:
+                took[name].append(one)
+    return {
+        name: Took(
+            step_ms=statistics.median(one.step_ms for one in all_rounds),
+            attention_ms=statistics.median(one.attention_ms for one in all_rounds),
+        )
+        for name, all_rounds in took.items()
+    }
+
+
+def measure(shape: Shape, contexts: Sequence[int], rounds: int, answers: dict[str, str]) -> list[str]:
+    """The table's rows for one shape; `answers` holds the last cells of the names that have any."""
+    torch.manual_seed(0)
+    stock = shape.make(shape.layers).eval()
+    model = copy.deepcopy(stock, {id(weight): weight for weight in stock.parameters()})
+    config = stock.config
+    calibration = torch.randint(config.vocab_size, (CALIBRATION_TOKENS // 256, 256)).tolist()
+    decoders = {kept.name: TorchDecoder(model, kept.cache(config.kv_lora_rank, calibration)) for kept in KEPT}
+    models = {STOCK: stock} | dict.fromkeys(decoders, model)
+    clock = AttentionClock([stock, model])
+    took = []
+    for context in contexts:
+        caches = {STOCK: fill(DynamicCache(config=config), stock, context)}
+        for name, decoder in decoders.items():
+            caches[name] = fill(make_cache(config.num_hidden_layers, decoder.make_layer), stock, context)
+        took.append(times(models, caches, context, rounds, clock))
+    exact = next(iter(decoders.values()))
+    whole = expanded_bytes(stock)
+    title = f"{shape.name}, {shape.layers} layer{'s' if shape.layers > 1 else ''}"
+    lines = []
+    for kept in (Kept(name=STOCK), *KEPT):
+        size = kept_bytes(stock, kept)
+        name = f"{kept.name}, rank {kept.rank(config.kv_lora_rank)}" if kept.share else kept.name
+        speeds = [_speed(one[STOCK], one[kept.name]) for one in took]
+        error = f"{output_error(exact, decoders[kept.name]):.1e}" if kept.int8 or kept.share else "–"
+        lines.append(
+            _row(title, name, f"{size:,} ({size / whole:.1%})", *speeds, error, answers.get(kept.name, "– | –"))
+        )
+        print(lines[-1], file=sys.stderr, flush=True)
+    return lines
+
+
+def measure_answers(model: str, folder: Path, per_family: int) -> dict[str, str]:
+    """Last cells of the table for a model: its next tokens (of traces not calibrated on) and its ledger accuracy."""
+    traces = {}
+    for seed, name in enumerate(("calibration", "held-out")):
+        traces[name] = folder / name
+        options = ("--per-family", str(per_family), "--seed", str(seed), "--out", str(traces[name]))
+        toolkit_json("traces", "--teacher", model, *options)
+    source = resolve(model)
+    chat_format = ChatFormat.from_folder(source)
+    loaded = load_model(source, torch.float32).eval()
+    rows = [ids for ids, _ in trace_rows(traces["calibration"], chat_format)]
+    answers = read_answers(traces["held-out"], chat_format)
+    exact, cells = TorchDecoder(loaded), {}
+    for kept in KEPT:
+        rank = kept.rank(loaded.config.kv_lora_rank)
+        flags = ["--cache", "int8"] if kept.int8 else []
+        if rank:
+            flags += ["--cache-rank", str(rank), "--cache-calibration", str(traces["calibration"])]
+        out = folder / f"eval-{kept.name.replace(' ', '').lower()}"
+        accuracy = ledger_accuracy(model, flags, out)
+        shown = "–"
+        if flags:
+            moved = drift(exact, TorchDecoder(loaded, kept.cache(loaded.config.kv_lora_rank, rows)), answers)
+            shown = f"{moved.same_first:.2%}, {moved.mean_kl:.1e}"
+        cells[kept.name] = f"{shown} | {accuracy:.1%}"
+        print(f"{kept.name}: {cells[kept.name]}", file=sys.stderr, flush=True)
+    return cells
+
+
+def _speed(stock: Took, took: Took) -> str:
+    step, attention = stock.step_ms / took.step_ms, stock.attention_ms / took.attention_ms
+    return f"{took.step_ms:.1f} ms, {step:.1f} × ({attention:.1f} ×)"
+
+
+def _row(*cells: str) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def document(rows: Sequence[str], contexts: Sequence[int], threads: int, rounds: int) -> str:
+    """The page: what was measured, how, and the table."""
+    heads = ["shape", "cache", "bytes a token and layer", *(f"{context:,} tokens" for context in contexts)]
+    heads += ["error of attention", "same next token, KL in nats", "ledger"]
+    table = "\n".join([_row(*heads), _row(*["---"] * 2, *["---:"] * (len(heads) - 2)), *rows])
+    return PAGE.format(table=table, threads=f"{threads} thread{'s' if threads > 1 else ''}", rounds=rounds)
+
+
+PAGE = """\
+# Latent attention
+
+DeepSeek's attention caches one latent and one rotated key a token and layer, shared by all heads. transformers expands the
+whole prefix into every head's keys and values at each step. Here a step reads the cache as it is, in one of four ways:
+
+- **absorbed** (`toolkit/model/mla.py`): the exact cache. Same weights, same logits (`tests/toolkit/test_mla.py`).
+- **QMLA** (`toolkit/model/latents.py`): the latent in int8 with one step a token. The step leaves the sums, and what is left
+  is multiplied in int8 with the query (and the softmax's weights) as two int8 digits: exact to 16 bits.
+- **CMLA** (`toolkit/model/latent_basis.py`): the latent projected to a lower rank. The basis is fitted to traces so that keys
+  and values move least; the projection back is folded into `kv_b_proj`.
+- **QMLA + CMLA**: both.
+
+A prompt's first pass, and training, use exact values. To decode with a smaller cache:
+
+    toolkit traces --out runs/calibration
+    toolkit eval builtin --cache int8
+    toolkit eval builtin --cache int8 --cache-rank 48 --cache-calibration runs/calibration
+
+{table}
+
+Made by `python -m toolkit.model.benchmark`, on {threads}, medians of {rounds} rounds in which all take turns. Cells of time:
+milliseconds a token of the whole model, how many times faster that is than transformers' own module and cache, and in
+brackets the same of the attention layers alone. Models are random, of few layers, in fp32; feed-forward layers are dense
+with the width that a token activates in the mixture, and at short contexts reading them is most of a step. Bytes: numbers
+that are not int8 in bf16; in brackets their share of what multi-head attention with the
+same heads would cache (bf16).
+
+*Error of attention* is that of a layer's output by its size, in the random model. Random weights make latents that fill
+all dimensions alike, so there is nothing that a lower rank could leave out: CMLA's figure there is a worst case. The last
+two columns are of the trained model of the nano shape, the built-in teacher: next tokens along its own traces (not those
+calibrated on, every token read from the smaller cache, against the exact one, fp32), and its accuracy on the ledger's
+problems, greedy.
+"""
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="latent attention, absorbed against expanded")
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--contexts", type=int, nargs="+", default=[512, 2048, 8192])
+    parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=list(SHAPES))
+    parser.add_argument("--per-family", type=int, default=60, help="problems a family, for calibration and for traces")
+    parser.add_argument("--work", type=Path, default=Path("runs/latent-attention"), help="traces and evaluations")
+    parser.add_argument("--out", type=Path, help="Markdown file to write besides")
     options = parser.parse_args()
+    torch.set_num_threads(options.threads)
     keep_freed_memory()
-    print("| shape | bf16 bytes a token and layer | context | expanded, ms a token | absorbed | × |")
-    print("|---|---:|---:|---:|---:|---:|")
-    for shape in SHAPES:
-        for row in measure(shape, options.rounds):
-            print(row, flush=True)
+    answers = measure_answers("builtin", options.work, options.per_family) if "nano" in options.shapes else {}
+    rows = []
+    for name in options.shapes:
+        rows += measure(SHAPES[name], options.contexts, options.rounds, answers if name == "nano" else {})
+    page = document(rows, options.contexts, options.threads, options.rounds)
+    if options.out:
+        replace_text(options.out, page)
+    print(page)
 
 
 if __name__ == "__main__":

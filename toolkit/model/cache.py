@@ -1,8 +1,8 @@
 """Caches for `past_key_values`: buffers that double when they are full, so a step appends without copying.
 
 Of latent attention a layer keeps [latent | rotated key] (transformers' DeepSeek modules cache these, not the expanded
-heads), or less: the latent in a calibrated basis of lower rank (`toolkit.model.latent_basis`), both in int8
-(`toolkit.model.latents`). What is read back is then nearly what was written; a prompt's first pass attends to its
+heads), or less: the latent in a calibrated basis of lower rank (`toolkit.model.latent_basis`), or in int8
+(`toolkit.model.latents`), or both. What is read back is then nearly what was written; a prompt's first pass attends to its
 exact values.
 """
 
@@ -79,24 +79,21 @@ class LatentLayer(GrowingLayer):
         super().__init__()
         self.basis = basis
         self._int8 = int8
-        self._rank = 0
-        self._model_dtype = torch.float32
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object) -> tuple[Any, Any]:
         """Append new latents (B1SC) and rotated keys (B1SR)."""
         all_are_new = self.length == 0
         latent = key_states if self.basis is None else self.basis.project(key_states)
         if self._int8:
-            self._rank, self._model_dtype = latent.shape[-1], latent.dtype
-            parts = [quantize(latent), quantize(value_states)]
-            self._append(*(torch.cat(pair, dim=-1) for pair in zip(*parts, strict=True)))
+            values, step = quantize(latent)
+            self._append(values, torch.cat([step, value_states], dim=-1))
         else:
             self._append(latent, value_states)
         return (key_states, value_states) if all_are_new else (self, self)
 
     def latents(self) -> Latents:
         keys, values = self.keys[:, 0], self.values[:, 0]
-        return Int8Latents(keys, values, self._rank, self._model_dtype) if self._int8 else FloatLatents(keys, values)
+        return Int8Latents(keys, values[..., :1], values[..., 1:]) if self._int8 else FloatLatents(keys, values)
 
     def restore(self) -> tuple[Tensor, Tensor]:
         """Latents B1SC and rotated keys B1SR, as far as they can be had back."""

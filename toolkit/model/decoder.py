@@ -32,7 +32,7 @@ class LatentCache:
     """What a decoder keeps of latent attention's cache."""
 
     int8: bool = False
-    """Each token's latent and rotated key as int8, with a step for each."""
+    """Each token's latent as int8 with one step; the rotated key stays."""
     rank: int = 0
     """Numbers a latent is projected to; 0 keeps it as it is."""
     calibration: Sequence[Sequence[int]] = ()
@@ -73,16 +73,22 @@ class TorchDecoder:
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         return cls(cast(PreTrainedModel, model.to(device).eval()), cache)
 
+    def make_layer(self, number: int) -> GrowingLayer:
+        """An empty cache for one layer."""
+        if not self._kept:
+            return GrowingLayer()
+        return LatentLayer(self._bases[number] if self._bases else None, int8=self._kept.int8)
+
     @torch.inference_mode()
     def start(self, prompts: Sequence[Sequence[int]]) -> Floats:
         """See `Decoder.start`; returns logits_BV. A prompt that several rows have is read once."""
         places: dict[tuple[int, ...], int] = {}
         rows = np.array([places.setdefault(tuple(prompt), len(places)) for prompt in prompts])
         logits_BV = self._read(list(places))
-        if len(places) == len(prompts):
-            return logits_BV
-        self.keep(rows)
-        return logits_BV[rows]
+        if len(places) < len(prompts):
+            self.keep(rows)
+            logits_BV = logits_BV[rows]
+        return logits_BV
 
     def _read(self, prompts: Sequence[Sequence[int]]) -> Floats:
         longest = max(len(prompt) for prompt in prompts)
@@ -91,7 +97,7 @@ class TorchDecoder:
         masks = [[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts]
         self._mask_BS = torch.tensor(masks, device=self.device)
         self._padded = any(len(prompt) < longest for prompt in prompts)
-        self._cache = make_cache(self.model.config.num_hidden_layers, self._make_layer)
+        self._cache = make_cache(self.model.config.num_hidden_layers, self.make_layer)
         positions_BT = (self._mask_BS.cumsum(1) - 1).clamp(min=0)
         return self._forward(torch.tensor(rows, device=self.device), positions_BT)
 
@@ -114,11 +120,6 @@ class TorchDecoder:
         for layer in self._cache.layers:
             assert isinstance(layer, GrowingLayer)
             layer.keep(index, unused)
-
-    def _make_layer(self, number: int) -> GrowingLayer:
-        if not self._kept:
-            return GrowingLayer()
-        return LatentLayer(self._bases[number] if self._bases else None, int8=self._kept.int8)
 
     def _forward(self, ids_BT: Tensor, positions_BT: Tensor) -> Floats:
         output = self.model(

@@ -1,13 +1,16 @@
 """What absorbed attention reads: cached latents in one of two formats, each with its two products.
 
-    float   [latent | rotated key], two tensors of the model's type
-    int8    values int8 [B, S, P + R]   a token's latent, then its rotated key
-            steps  fp32 [B, S, 2]       of the latent, of the rotated key: number = value · step, |value| ≤ 127
+    float   latent [B, S, P], rotated key [B, S, R], in the model's type
+    int8    latent int8 [B, S, P], its step [B, S, 1] and the rotated key [B, S, R] in the model's type;
+            number = int8 · step, -127 to 127
 
 A step belongs to a token, so it leaves both sums: of the scores it is a factor, and of the softmax's weights too.
 What is left is a product with int8 numbers. On a CPU with int8 instructions the other factor becomes two int8 digits,
-18 bits of sign and size, which the processor multiplies exactly: four times faster than fp32, and nothing is written
+16 bits of sign and size, which the processor multiplies exactly: four times faster than fp32, and nothing is written
 back in float. Elsewhere the int8 numbers are cast.
+
+The rotated key stays as it is: in int8 as well, the built-in teacher's next tokens moved three times as far (KL 5.9e-4
+against 1.9e-4, 0.20 % of the first choices changed against 0.04 %), for a tenth of V2-Lite's bytes.
 """
 
 # Shapes: B batch, Y rows of all heads and new tokens, S attended tokens, P rank kept of a latent, R rope, K summed over.
@@ -47,44 +50,40 @@ class FloatLatents:
 
 @dataclass(frozen=True)
 class Int8Latents:
-    """Both as int8 with a step a token; `dtype` is the model's."""
+    """Latents as int8, with a step a token."""
 
-    values: Tensor
-    steps: Tensor
-    rank: int
-    dtype: torch.dtype
+    latent: Tensor
+    step: Tensor
+    rotated: Tensor
 
     def scores(self, rows_BYP: Tensor, rows_BYR: Tensor, scaling: float) -> Tensor:
-        latent_BPS, rotated_BRS = self.values.transpose(1, 2).split([self.rank, rows_BYR.shape[-1]], dim=1)
-        latent_step_BS, rotated_step_BS = self.steps.unbind(-1)
-        scores_BYS = product(rows_BYP, latent_BPS, self.dtype) * (scaling * latent_step_BS)[:, None]
-        return scores_BYS.addcmul_(product(rows_BYR, rotated_BRS, self.dtype), (scaling * rotated_step_BS)[:, None])
+        scores_BYS = product(rows_BYP, self.latent.transpose(1, 2)).mul_(self.step.transpose(1, 2))
+        rotated_BYS = torch.bmm(rows_BYR, self.rotated.transpose(1, 2))
+        return scores_BYS.add_(rotated_BYS).mul_(scaling)
 
     def mix(self, weights_BYS: Tensor) -> Tensor:
         """Weighted sums of the latents, BYP."""
-        mixed_BYP = product(weights_BYS * self.steps[:, None, :, 0], self.values[..., : self.rank], self.dtype)
-        return mixed_BYP.to(self.dtype)
+        return product(weights_BYS * self.step.transpose(1, 2), self.latent).to(self.rotated.dtype)
 
     def restore(self) -> tuple[Tensor, Tensor]:
-        latent_BSP = self.values[..., : self.rank] * self.steps[..., :1]
-        rotated_BSR = self.values[..., self.rank :] * self.steps[..., 1:]
-        return latent_BSP.to(self.dtype), rotated_BSR.to(self.dtype)
+        return self.latent * self.step, self.rotated
 
 
 Latents = FloatLatents | Int8Latents
 
 
 def quantize(numbers: Tensor) -> tuple[Tensor, Tensor]:
-    """Each row (last dimension) to int8 and its fp32 step, by its largest size."""
-    numbers = numbers.float()  # steps of bf16 would move the largest past 127
-    step = numbers.abs().amax(-1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny) / LARGEST
-    return (numbers / step).round().to(torch.int8), step
+    """Each row (last dimension) to int8 and its step, by its largest size; the step is of the numbers' type."""
+    kind = torch.finfo(numbers.dtype)
+    largest = numbers.abs().amax(-1, keepdim=True).float()  # bf16 has too few digits to divide by
+    step = (largest * (1 + kind.eps) / LARGEST).clamp(min=kind.tiny).to(numbers.dtype)  # never rounded to less
+    return (numbers.float() / step.float()).round().to(torch.int8), step
 
 
-def product(rows_BYK: Tensor, values_BKS: Tensor, dtype: torch.dtype) -> Tensor:
-    """Float rows times int8 values, in fp32; where there are no int8 instructions, computed in `dtype`."""
+def product(rows_BYK: Tensor, values_BKS: Tensor) -> Tensor:
+    """Float rows times int8 values, in fp32; where there are no int8 instructions, computed in the rows' type."""
     if values_BKS.device.type != "cpu" or not torch.cpu._is_vnni_supported():
-        return torch.bmm(rows_BYK.to(dtype), values_BKS.to(dtype)).float()
+        return torch.bmm(rows_BYK, values_BKS.to(rows_BYK.dtype)).float()
     rows_BYK = rows_BYK.float()  # to split it into digits
     first_BYK, unit_BY1 = quantize(rows_BYK)
     second_BYK = ((rows_BYK / unit_BY1 - first_BYK) * SECOND_DIGIT).round().to(torch.int8)

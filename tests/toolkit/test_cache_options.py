@@ -1,0 +1,67 @@
+"""The latent cache as a user chooses it: on the command line, and in what a run folder says of its model."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from toolkit.cli import main
+from toolkit.models import BUILTIN_TEACHER
+from toolkit.runs import file_digest, folder_digest, read_manifest
+
+QUICK = ["--per-family", "1", "--max-new-tokens", "3"]
+
+
+def traces(out: Path, *options: str) -> int:
+    return main(["traces", "--teacher", str(BUILTIN_TEACHER), *QUICK, *options, "--out", str(out)])
+
+
+def test_the_manifest_names_the_cache_that_was_used(tmp_path: Path) -> None:
+    digest = folder_digest(BUILTIN_TEACHER)
+    assert traces(tmp_path / "exact") == 0
+    calibration = file_digest(tmp_path / "exact" / "traces.jsonl")[:16]
+    options = ["--cache", "int8", "--cache-rank", "16", "--cache-calibration", str(tmp_path / "exact")]
+    assert traces(tmp_path / "both", *options) == 0
+    teachers = {name: (read_manifest(tmp_path / name) or {})["inputs"]["teacher"] for name in ("exact", "both")}
+    assert teachers == {"exact": digest, "both": f"{digest} (cache: int8, rank 16 fitted to {calibration})"}
+
+
+def test_an_evaluation_with_another_cache_is_another_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert traces(tmp_path / "asked") == 0
+    command = ["eval", str(BUILTIN_TEACHER), "--problems", str(tmp_path / "asked" / "problems.jsonl")]
+    command += ["--max-new-tokens", "3", "--out", str(tmp_path / "eval")]
+    assert main([*command, "--cache", "int8", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["model_digest"].endswith("(cache: int8)")
+    assert main(command) == 2
+    assert "holds another run" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--cache-rank", "8"], "--cache-rank (8) and --cache-calibration (None) must come together"),
+        (["--cache-calibration", "there"], "--cache-rank (None) and --cache-calibration (there) must come together"),
+        (
+            ["--cache-rank", "8", "--cache-calibration", "there"],
+            "--cache-calibration (there) must be a folder that toolkit traces wrote",
+        ),
+        (["--cache", "int8", "--teacher", "http://127.0.0.1:9/v1"], "the cache (int8) is chosen where the model runs"),
+    ],
+)
+def test_options_that_cannot_be_met_are_refused(
+    options: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert traces(tmp_path / "out", *options) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_an_exported_model_keeps_its_own_cache(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    exported = tmp_path / "exported"
+    exported.mkdir()
+    for path in BUILTIN_TEACHER.iterdir():
+        (exported / path.name).write_bytes(path.read_bytes())
+    (exported / "model.onnx").write_bytes(b"")
+    assert traces(tmp_path / "out", "--teacher", str(exported), "--cache", "int8") == 2
+    assert "is an exported model, whose graph keeps its own cache" in capsys.readouterr().err
