@@ -186,30 +186,23 @@ def write(path: Path, text: str) -> None:
 
 
 def _our_trainer(model: Path, problems: Sequence[Problem], config: GrpoConfig, folder: Path, watch: Stopwatch) -> Any:
-    """As `distill.teach` makes it, but for a sampler that no end-of-text stops."""
+    """As `distill.teach` makes it, but that no end-of-text stops its sampler."""
     import torch
-    from transformers import AutoTokenizer
 
-    from distill import grpo
-    from toolkit.chat_format import ChatFormat
+    from distill.grpo import make_trainer
+    from toolkit.model import experts
     from toolkit.model.balance import ExpertBalance
     from toolkit.model.decoder import load_model
 
     loaded = load_model(model, torch.float32)
-    chat_format = ChatFormat.from_folder(model)
-    chat_format.stop_ids = frozenset()
-    sampler = grpo.Sampler(loaded, chat_format, config)
+    if not torch.cuda.is_available():
+        loaded.set_experts_implementation(experts.NAME)
+    trainer = make_trainer(loaded, model, problems, config, folder, callbacks=[ExpertBalance(loaded, rate=0.0)])
+    sampler = trainer._sampler
+    sampler._chat_format.stop_ids = frozenset()
     setattr(sampler, "groups", watch.around("sampling", sampler.groups))  # noqa: B010 - it is a method
-    setattr(sampler, "_group", watch.around("rewards", sampler._group))  # noqa: B010
-    return grpo.GroupTrainer(
-        loaded,
-        sampler,
-        problems,
-        config,
-        args=grpo.trainer_arguments(config, folder),
-        processing_class=AutoTokenizer.from_pretrained(model, local_files_only=True, padding_side="left"),
-        callbacks=[ExpertBalance(loaded)],
-    )
+    setattr(sampler, "_parts", watch.around("rewards", sampler._parts))  # noqa: B010
+    return trainer
 
 
 def _stock_trainer(model: Path, problems: Sequence[Problem], config: GrpoConfig, folder: Path, watch: Stopwatch) -> Any:
