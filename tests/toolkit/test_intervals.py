@@ -35,6 +35,7 @@ def test_all_right_and_all_wrong_get_the_exact_bound(count: int) -> None:
     assert high == 1.0
     assert low**count == pytest.approx(0.025), "so rarely would a model of this accuracy get all right"
     assert mean_interval([0.0] * count) == pytest.approx([0.0, 1 - low])
+    assert mean_interval([0.5] * count) == pytest.approx([low / 2, 1 - low / 2]), "the others would be 0 or 1"
 
 
 def test_a_paired_difference_agrees_with_a_bootstrap_of_plain_loops() -> None:
