@@ -326,9 +326,9 @@ def _release(
 
 
 def _save(model: Any, folder: Path, out: Path, stage: Stage, measured: dict[str, Any]) -> Path:
-    shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
     model.config.use_cache = True  # the trainer turned it off
     model.bfloat16().save_pretrained(folder)
+    shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
     finish(folder, out, stage, measured)
     return out
 

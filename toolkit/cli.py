@@ -18,7 +18,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from distill.stages import STAGES
 from toolkit.errors import InputError, MissingExtra, ToolkitError
 
 if TYPE_CHECKING:
@@ -56,7 +55,9 @@ def build_parser() -> Parser:
     teach.add_argument("--preset", choices=("nano", "quick"), default="nano", help="recipe; default: %(default)s")
     teach.add_argument("--base", help="pretrained model to start from; default: one is pretrained")
     only = teach.add_mutually_exclusive_group()
-    only.add_argument("--stage", choices=STAGES, help="run this stage of the run alone")
+    only.add_argument(
+        "--stage", metavar="NAME", help="run this stage of the run alone: pretrain, midtrain, cold_start …"
+    )
     only.add_argument("--zero", action="store_true", help="R1-Zero alone: reinforcement straight from the base")
     teach.add_argument("--start", help="model that --stage starts from; default: that of the stage before")
     teach.add_argument(

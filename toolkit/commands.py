@@ -50,6 +50,7 @@ def pull(options: Options) -> Result:
 
 def teach(options: Options) -> Result:
     from distill import teach as stages
+    from distill.stages import STAGES
     from distill.teacher_recipe import PRESETS
     from toolkit.models import resolve
 
@@ -58,6 +59,8 @@ def teach(options: Options) -> Result:
     base, start = (resolve(model) if model else None for model in (options.base, options.start))
     if start and not options.stage:
         raise InputError(f"--start ({options.start}) must name the model of one stage; add --stage, or give --base")
+    if options.stage and options.stage not in STAGES:
+        raise InputError(f"--stage ({options.stage}) must be one of {', '.join(STAGES)}")
     if options.seeds > 1 and (options.stage or options.zero):
         raise InputError(f"--seeds ({options.seeds}) must be 1 with --stage or --zero; leave one of them out")
     if options.stage:
