@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from distill.journal import CHECKPOINTS, LOSS, _last_checkpoint
-from distill.teach import cold_start, pretrain
+from distill.teach import place
 from distill.teacher_recipe import quick
 
 ROOT = Path(__file__).parents[2]
@@ -21,20 +21,26 @@ RUN = """
 import sys
 from dataclasses import replace
 from pathlib import Path
-from distill.teach import cold_start
+from distill.teach import run_stage
 from distill.teacher_recipe import quick
 
-cold_start(replace(quick(), checkpoint_every_s=0.0), Path(sys.argv[1]), Path(sys.argv[2]))
+config = quick()
+config = replace(config, checkpoint_every_s=0.0, reason_rl=replace(config.reason_rl, steps=5))
+run_stage(sys.argv[1], config, Path(sys.argv[3]), start=Path(sys.argv[2]))
 """
 KILLED_AFTER = 3
 """Steps, at least; a checkpoint may be half written at that moment."""
 
 
-def test_a_stage_that_was_killed_ends_with_the_same_weights(tmp_path: Path) -> None:
-    base = pretrain(quick(), tmp_path / "base")
-    whole = cold_start(quick(), base, tmp_path / "whole")
-    out, checkpoints = tmp_path / "killed", tmp_path / ".killed.partial" / CHECKPOINTS
-    with subprocess.Popen([sys.executable, "-c", RUN, str(base), str(out)], cwd=ROOT, process_group=0) as process:
+@pytest.mark.parametrize(("stage", "start"), [("cold_start", "midtrain"), ("reason_rl", "seed-1/cold_start")])
+def test_a_stage_that_was_killed_ends_with_the_same_weights(
+    stage: str, start: str, taught: Path, tmp_path: Path
+) -> None:
+    run = [sys.executable, "-c", RUN, stage, str(taught / start)]
+    subprocess.run([*run, str(tmp_path / "whole")], cwd=ROOT, check=True)
+    out = place(stage, quick(), tmp_path / "killed")
+    checkpoints = out.parent / f".{stage}.partial" / CHECKPOINTS
+    with subprocess.Popen([*run, str(tmp_path / "killed")], cwd=ROOT, process_group=0) as process:
         while not any(_step(path) >= KILLED_AFTER for path in checkpoints.glob("checkpoint-*/trainer_state.json")):
             assert process.poll() is None, "the run must be alive until it is killed"
             time.sleep(0.01)
@@ -43,7 +49,8 @@ def test_a_stage_that_was_killed_ends_with_the_same_weights(tmp_path: Path) -> N
     assert not out.exists()
     begun = (checkpoints.parent / LOSS).read_text().splitlines()[0]
 
-    cold_start(quick(), base, out)
+    subprocess.run([*run, str(tmp_path / "killed")], cwd=ROOT, check=True)
+    whole = place(stage, quick(), tmp_path / "whole")
     lines = (out / LOSS).read_text().splitlines()
     assert lines[0] == begun, "it must go on, not begin again, which would measure another speed"
     assert [json.loads(line)["step"] for line in lines] == [
