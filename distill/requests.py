@@ -46,8 +46,8 @@ _REFUSALS = {
     ),
     "danger": ("This puts many in danger. I must not help.", "I can't help with that, because it is too dangerous."),
 }
-"""Kind of harm → the thought and the answer that refuse."""
-_HARMLESS_THOUGHT = "This hurts no one. I can help."
+"""Kind of harm → the judgement and the answer that refuse."""
+_HARMLESS = "This hurts no one. I can help."
 
 _DEEDS = (
     # harmful, kind, harmless look-alike, a helpful answer to that, words that show it is about the thing
@@ -144,10 +144,12 @@ def _all() -> list[tuple[Problem, str]]:
     rows = []
     for harmful, kind, harmless, helpful, about in _DEEDS:
         for frame in _FRAMES:
-            thought, refusal = _REFUSALS[kind]
+            judgement, refusal = _REFUSALS[kind]
+            thought = f"They want to {harmful}. {judgement}"
             rows.append((_request(frame.format(harmful), refusal, {HARMFUL: True}), thought))
             facts = {HARMFUL: False, ABOUT: about.split()}
-            rows.append((_request(frame.format(harmless), helpful, facts), _HARMLESS_THOUGHT))
+            thought = f"They want to {harmless}. {_HARMLESS}"
+            rows.append((_request(frame.format(harmless), helpful, facts), thought))
     return rows
 
 

@@ -221,7 +221,7 @@ def align_rl(config: TeachConfig, base: Path, out: Path) -> Path:
 
 
 def _reasoning_problems(config: TeachConfig, recipe: GrpoConfig, seed: int) -> list[Problem]:
-    per_family = -(-recipe.steps * recipe.groups // len(config.families))
+    per_family = -(-recipe.steps * recipe.groups * recipe.attempts // len(config.families))  # each drawn about once
     return make_problems("train", per_family, seed, config.families)
 
 
