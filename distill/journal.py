@@ -1,9 +1,15 @@
 """What a training run leaves behind while it runs: a loss a line, progress for the person, checkpoints for a kill.
 
-    loss.jsonl    {"step", "epoch", "loss", "grad_norm", "learning_rate", "tokens", "tokens_per_s"}, and `MORE`
+    loss.jsonl    {"step", "epoch", "loss", "grad_norm", "learning_rate", "tokens", "tokens_per_s", "flops_per_s",
+                  "mfu"}, and `MORE`
     checkpoints/  lets an interrupted run go on; removed by whoever saves the run's result
 
-A run that goes on from a checkpoint first cuts the file back to it, so each step stands there once.
+A run that goes on from a checkpoint first cuts the file back to it, so each step stands there once. Of many processes
+the first one writes, and all save or stop together.
+
+Tokens are those of the examples, prompts included and padding not, over all processes; so the operations a second and
+the model FLOP utilization (`toolkit.model.flops`) are what those tokens needed. Of reinforcement they are a lower
+bound: sampling, the reference's pass and attention are not in it.
 """
 
 from __future__ import annotations
@@ -16,16 +22,23 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, TypeVar
 
+import torch
+from torch import distributed, nn
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from toolkit.model.flops import peak_flops, training_flops
 from toolkit.progress import Progress
 
 LOSS = "loss.jsonl"
 CHECKPOINTS = "checkpoints"
 MORE = ("max_violation", "reward", "reward_std", "differing", "kl", "entropy", "completions/mean_length")
 """What some runs log besides: a mixture of experts, reinforcement."""
+MORE_BY_LAYER = ("max_violation_by_layer",)
+COUNTED_ROWS = 1000
+
+Value = TypeVar("Value")
 SAMPLED = "sampled/"
 """Begins the names of what reinforcement measures of its samples."""
 
@@ -39,24 +52,40 @@ class Journal(TrainerCallback):
         self._tokens = tokens
         self._checkpoint_every_s = checkpoint_every_s
         self._interrupted = interrupted
+        self._progress: Progress | None = None
 
     def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        *,
+        model: nn.Module,
+        train_dataloader: Any,
+        **kwargs: Any,
     ) -> None:
         """Cut the log back to the checkpoint that training goes on from."""
-        lines = self._path.read_text().splitlines() if self._path.exists() else []
-        kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= state.global_step]
-        self._path.write_text("".join(line + "\n" for line in kept))
         self._first_tokens = self._tokens_so_far(state)
+        self._flops_per_token = training_flops(model, _context(train_dataloader.dataset))
+        dtype = torch.bfloat16 if args.bf16 else next(model.parameters()).dtype
+        self._peak_flops = peak_flops(args.device, dtype) * args.world_size
         self._begun_at = self._saved_at = time.monotonic()
-        self._progress = Progress("train", state.max_steps, done=state.global_step)
+        if state.is_world_process_zero:
+            lines = self._path.read_text().splitlines() if self._path.exists() else []
+            kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= state.global_step]
+            self._path.write_text("".join(line + "\n" for line in kept))
+            self._progress = Progress("train", state.max_steps, done=state.global_step)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        self._progress.advance()
+        if self._progress:
+            self._progress.advance()
         now = time.monotonic()
-        if self._interrupted.is_set():
+        is_due = now - self._saved_at >= self._checkpoint_every_s
+        is_interrupted, is_due = _anywhere(args.device, self._interrupted.is_set(), is_due)
+        if is_interrupted:
+            self._interrupted.set()
             control.should_save = control.should_training_stop = True
-        elif now - self._saved_at >= self._checkpoint_every_s and state.global_step < state.max_steps:
+        elif is_due and state.global_step < state.max_steps:
             control.should_save = True
             self._saved_at = now
 
@@ -65,14 +94,15 @@ class Journal(TrainerCallback):
         args: TrainingArguments,
         state: TrainerState,
         control: TrainerControl,
-        logs: Mapping[str, float] | None = None,
+        logs: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        if not logs or "loss" not in logs:
+        if not logs or "loss" not in logs or not self._progress:
             return
         elapsed_s = time.monotonic() - self._begun_at
         tokens = self._tokens_so_far(state)
         tokens_per_s = (tokens - self._first_tokens) / elapsed_s
+        flops_per_s = tokens_per_s * self._flops_per_token
         record = {
             "step": state.global_step,
             "epoch": logs["epoch"],
@@ -81,12 +111,20 @@ class Journal(TrainerCallback):
             "learning_rate": logs["learning_rate"],
             "tokens": round(tokens),
             "tokens_per_s": round(tokens_per_s, 1),
+            "flops_per_s": round(flops_per_s),
+            "mfu": round(flops_per_s / self._peak_flops, 4),
         }
         more = [name for name in logs if name in MORE or name.startswith(SAMPLED)]
         record |= {name: round(logs[name], 4) for name in more}
+        record |= {name: [round(value, 4) for value in logs[name]] for name in MORE_BY_LAYER if name in logs}
         with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
-        self._progress.advance(0, f"loss {logs['loss']:.3f}  {tokens_per_s:.0f} tokens/s")
+        self._progress.advance(
+            0, f"loss {logs['loss']:.3f}  {tokens_per_s:.0f} tokens/s  {self._utilization(flops_per_s)}"
+        )
+
+    def _utilization(self, flops_per_s: float) -> str:
+        return f"{flops_per_s / 1e9:.0f} GFLOP/s, {flops_per_s / self._peak_flops:.0%} of the peak"
 
     def _tokens_so_far(self, state: TrainerState) -> float:
         if not self._tokens:
@@ -97,7 +135,23 @@ class Journal(TrainerCallback):
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        self._progress.close()
+        if self._progress:
+            self._progress.close()
+
+
+def _context(dataset: Any) -> float:
+    """Tokens in the sequence of a mean token, by the first rows; 0 where the rows are made as training goes on."""
+    lengths = [len(ids) for ids in dataset[:COUNTED_ROWS].get("input_ids", [])]
+    return sum(length**2 for length in lengths) / max(sum(lengths), 1)
+
+
+def _anywhere(device: torch.device, *claims: bool) -> list[bool]:
+    """Which of the claims hold in any of the processes."""
+    if not distributed.is_initialized():
+        return list(claims)
+    found = torch.tensor(claims, dtype=torch.int32, device=device)
+    distributed.all_reduce(found, distributed.ReduceOp.MAX)
+    return [bool(claim) for claim in found]
 
 
 def run_trainer(trainer: Trainer, folder: Path, *, tokens: int, checkpoint_every_s: float) -> dict[str, float]:
@@ -112,13 +166,23 @@ def run_trainer(trainer: Trainer, folder: Path, *, tokens: int, checkpoint_every
             Journal(folder / LOSS, tokens=tokens, checkpoint_every_s=checkpoint_every_s, interrupted=interrupted)
         )
         begun = time.monotonic()
-        checkpoint = _last_checkpoint(folder / CHECKPOINTS)
+        checkpoint = _of_the_first(_last_checkpoint(folder / CHECKPOINTS))
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         seconds = time.monotonic() - begun
     if interrupted.is_set():
         raise KeyboardInterrupt
-    last = json.loads((folder / LOSS).read_text().splitlines()[-1])
+    is_first = trainer.is_world_process_zero()
+    last = _of_the_first(json.loads((folder / LOSS).read_text().splitlines()[-1]) if is_first else {})
     return {"tokens": last["tokens"], "seconds": seconds, "final_loss": last["loss"]}
+
+
+def _of_the_first(value: Value) -> Value:
+    """The first process' value, in all of them: the folder that all share is its own."""
+    if not distributed.is_initialized():
+        return value
+    values = [value]
+    distributed.broadcast_object_list(values)
+    return values[0]
 
 
 def _last_checkpoint(folder: Path) -> Path | None:

@@ -6,6 +6,8 @@
 
 A folder with a manifest is complete. The same inputs again: nothing to do. Other inputs: an error that names the
 difference. Work in progress lives in the sibling `.<name>.partial`, which a stage may resume, one process at a time.
+Of processes that torchrun started together the first one makes the folder; each other one has a partial folder of its
+own, which it leaves behind for what the first one made.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import json
 import os
 import shutil
 import sys
+import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib import metadata
@@ -28,6 +31,9 @@ from toolkit.errors import FolderConflict, InputError
 MANIFEST = "manifest.json"
 MARKER, LOCK = "stage.json", ".lock"
 """In a partial folder: the run that it is for, and the claim of the process that works on it."""
+
+ASK_EVERY_S = 0.1
+"""Whether the first process has finished."""
 
 _claimed: dict[Path, FileLock] = {}
 """This process' partial folders; the kernel frees the locks of a process that dies."""
@@ -74,7 +80,8 @@ def partial_folder(out: Path, stage: Stage) -> Path:
 
     It belongs to this process until it is finished; raises `InputError` where another process is at it.
     """
-    folder = out.absolute().parent / f".{out.name}.partial"
+    rank = process_rank()
+    folder = out.absolute().parent / (f".{out.name}.partial-{rank}" if rank else f".{out.name}.partial")
     marker = folder / MARKER
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -89,6 +96,8 @@ def partial_folder(out: Path, stage: Stage) -> Path:
 
 def finish(folder: Path, out: Path, stage: Stage, measured: Mapping[str, Any]) -> dict[str, Any]:
     """Sync a partial folder, write its manifest last and give it its final name. Returns the manifest."""
+    if process_rank():
+        return _await_first(folder, out)
     (folder / MARKER).unlink(missing_ok=True)
     (folder / LOCK).unlink(missing_ok=True)
     files = sorted(path for path in folder.rglob("*") if path.is_file())
@@ -107,6 +116,20 @@ def finish(folder: Path, out: Path, stage: Stage, measured: Mapping[str, Any]) -
     os.rename(folder, out)
     _sync(out.absolute().parent)
     _claimed.pop(folder).release(force=True)
+    return manifest
+
+
+def process_rank() -> int:
+    """This process' place among those that torchrun started together; 0 without it."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def _await_first(folder: Path, out: Path) -> dict[str, Any]:
+    """Drop this process' folder; returns the manifest of the first one's, once it is there."""
+    _claimed.pop(folder).release(force=True)
+    shutil.rmtree(folder)
+    while (manifest := read_manifest(out)) is None:
+        time.sleep(ASK_EVERY_S)
     return manifest
 
 

@@ -106,6 +106,23 @@ def test_one_process_at_a_time_makes_a_folder_and_a_killed_one_lets_go(tmp_path:
     assert sorted(path.name for path in out.iterdir()) == ["half.jsonl", "manifest.json", "weights.bin"]
 
 
+def test_of_processes_started_together_the_first_makes_the_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "run"
+    first = partial_folder(out, STAGE)
+    monkeypatch.setenv("RANK", "1")  # as torchrun sets it
+    second = partial_folder(out, STAGE)
+    assert second != first
+    (second / "weights.bin").write_bytes(b"other")
+    monkeypatch.setenv("RANK", "0")
+    make(out)
+    monkeypatch.setenv("RANK", "1")
+    assert finish(second, out, STAGE, {"loss": 0.7})["measured"] == {"loss": 0.5}
+    assert (out / "weights.bin").read_bytes() == b"12345"
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
 def test_a_folder_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="cannot be written"):
