@@ -5,6 +5,7 @@ The optimizer's settings are DeepSeek-V3's (report, section 4.2) but for Muon's,
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,6 +25,8 @@ from distill.grpo import RestoresExperts
 from distill.journal import CHECKPOINTS, run_trainer
 from distill.muon import MuonAdamW, split_parameters
 from distill.teacher_recipe import StageRecipe, TeachConfig
+from toolkit.errors import InputError
+from toolkit.model import experts
 from toolkit.model.balance import ExpertBalance
 
 
@@ -60,14 +63,26 @@ def supervise(
     recipe: StageRecipe,
     folder: Path,
 ) -> dict[str, float]:
-    """Train `model` on examples in their order, into `folder`; returns what was measured."""
+    """Train `model` on examples in their order, into `folder`; returns what was measured.
+
+    Where torchrun started several processes, each takes its part of a batch; the first writes into `folder`.
+    """
     on_gpu = torch.cuda.is_available()
+    if not on_gpu:
+        model.set_experts_implementation(experts.NAME)
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    if recipe.batch_size % processes:
+        raise InputError(
+            f"the rows of an update ({recipe.batch_size}) must be a multiple of the processes ({processes}); "
+            "start another number of them"
+        )
     arguments = TrainingArguments(
         output_dir=str(folder / CHECKPOINTS),
         use_cpu=not on_gpu,
+        ddp_backend="gloo" if processes > 1 and not on_gpu else None,
         bf16=True,
         num_train_epochs=recipe.epochs,
-        per_device_train_batch_size=recipe.batch_size,
+        per_device_train_batch_size=recipe.batch_size // processes,
         max_grad_norm=config.max_grad_norm,
         logging_first_step=True,
         logging_steps=10,
