@@ -7,55 +7,35 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 from transformers import AutoModelForCausalLM
 
 from distill.pipeline import DistillConfig, demo, distill
 from distill.problems import split_of
-from toolkit.chat_format import TURN_END, ChatFormat, completion_text
+from tests.distill.scripted import ScriptedDecoder
+from toolkit.chat_format import ChatFormat, completion_text
 from toolkit.errors import FolderConflict, InputError
-from toolkit.generate import Decoder, Floats, Ints, Sampling
+from toolkit.generate import Decoder, Floats, Sampling
 from toolkit.records import Example, Problem, Trace, read_records
 from toolkit.runs import read_manifest
 
 
-class Reciter:
-    """A decoder that knows the whole completion of each prompt; breaks off after `patience` prompts."""
+class Reciter(ScriptedDecoder):
+    """Knows the whole completion of each prompt; breaks off after `patience` prompts."""
 
     max_length = 512
 
     def __init__(self, folder: Path, problems: Sequence[Problem], *, patience: int = 1000) -> None:
-        chat_format = ChatFormat.from_folder(folder)
-        self._lines = {
-            tuple(chat_format.question_ids(p.question)): chat_format.encode(
-                completion_text(f"{p.question} is {p.answer}", p.answer) + TURN_END
-            )
-            for p in problems
-        }
-        self._vocab_size = chat_format.tokenizer.get_vocab_size()
+        super().__init__(
+            folder, {p.question: [completion_text(f"{p.question} is {p.answer}", p.answer)] for p in problems}
+        )
         self._patience = patience
 
     def start(self, prompts: Sequence[Sequence[int]]) -> Floats:
         self._patience -= len(prompts)
         if self._patience < 0:
             raise KeyboardInterrupt
-        self._rows = [self._lines[tuple(prompt)] for prompt in prompts]
-        self._position = 0
-        return self._logits()
-
-    def step(self, tokens_B: Ints) -> Floats:
-        self._position += 1
-        return self._logits()
-
-    def keep(self, rows: Ints) -> None:
-        self._rows = [self._rows[row] for row in rows]
-
-    def _logits(self) -> Floats:
-        logits_BV = np.zeros((len(self._rows), self._vocab_size), dtype=np.float32)
-        for row, ids in enumerate(self._rows):
-            logits_BV[row, ids[min(self._position, len(ids) - 1)]] = 100.0
-        return logits_BV
+        return super().start(prompts)
 
 
 PROBLEMS = [Problem.create(family="user", question=f"{i}+{i}", answer=str(2 * i)) for i in range(10, 40)]
