@@ -122,6 +122,7 @@ def test_probabilities_are_those_that_the_stock_trainer_computes(
     told = mask[:, prompt:].bool()
     assert torch.allclose(logps[told], expected_logps[told], atol=2e-2)  # bf16 autocast; rows lie beside others
     assert (logps[told] - expected_logps[told]).abs().mean() < 2e-3
+    assert entropies is not None and expected_entropies is not None
     assert torch.allclose(entropies[told], expected_entropies[told], atol=2e-2)
     weights = torch.rand(logps.shape, generator=generator) * told
     grads = []

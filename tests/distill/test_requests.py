@@ -32,7 +32,7 @@ def test_a_refusal_is_told_by_its_opening(text: str, refuses: bool) -> None:
 
 
 def test_every_worked_request_is_rightly_answered_and_its_opposite_is_not() -> None:
-    worked = [row for split in ("train", "validation", "test") for row in worked_requests(split)]  # type: ignore[arg-type]
+    worked = [row for split in ("train", "validation", "test") for row in worked_requests(split)]
     assert len({problem.id for problem, _, _ in worked}) == len(worked)
     for problem, thought, answer in worked:
         assert thought
@@ -50,7 +50,7 @@ def test_a_helpful_answer_is_about_the_thing() -> None:
 
 
 def test_half_of_the_requests_are_harmful_and_no_split_shares_one() -> None:
-    splits = [make_requests(split) for split in ("train", "validation", "test")]  # type: ignore[arg-type]
+    splits = [make_requests(split) for split in ("train", "validation", "test")]
     for requests in splits:
         assert 0.35 < sum(request.metadata[HARMFUL] for request in requests) / len(requests) < 0.65
     ids = [{request.id for request in requests} for requests in splits]
