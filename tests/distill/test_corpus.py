@@ -9,8 +9,8 @@ import pytest
 
 from distill.corpus import (
     CONVERSATIONS,
-    PRETRAINING,
     HASTY,
+    PRETRAINING,
     REQUEST_REPEATS,
     SLIP,
     Text,
