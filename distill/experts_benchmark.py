@@ -1,6 +1,6 @@
 """The mixture of experts in figures: three ways to balance it, and what its step costs beside a dense model's.
 
-    python -m distill.experts_benchmark [--steps 300] [--rows 8] [--rounds 5] [--preset nano] [--out docs]
+    python -m distill.experts_benchmark [--steps 400] [--rows 4] [--rounds 5] [--preset nano] [--out docs]
 
 The preset's shape learns the same chains from the same weights three times: balanced by a bias, by an auxiliary loss,
 and not at all. Then one training step (forward and backward pass, no optimizer) is timed with each implementation of
@@ -258,8 +258,8 @@ The dense model has the same attention and, in every layer, the width that a tok
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m distill.experts_benchmark", description=__doc__.splitlines()[0])
-    parser.add_argument("--steps", type=int, default=300, help="updates of each training; default: %(default)s")
-    parser.add_argument("--rows", type=int, default=8, help="rows an update; default: %(default)s")
+    parser.add_argument("--steps", type=int, default=400, help="updates of each training; default: %(default)s")
+    parser.add_argument("--rows", type=int, default=4, help="rows an update; default: %(default)s")
     parser.add_argument("--rounds", type=int, default=5, help="timed steps of each variant; default: %(default)s")
     parser.add_argument("--preset", choices=PRESETS, default="nano", help="shape and recipe; default: %(default)s")
     parser.add_argument("--out", type=Path, default=Path("docs"), help="folder; default: %(default)s")
