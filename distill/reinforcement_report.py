@@ -30,6 +30,11 @@ DOCUMENT = Path("docs/reinforcement.md")
 CURVES = Path("docs/reinforcement.svg")
 REINFORCED = ("zero_rl", "reason_rl", "align_rl")
 _LENGTH = "completions/mean_length"
+_FIGURE = f"""![Curves of reinforcement]({CURVES.name})
+
+Thin lines are seeds, thick ones their mean, over five updates. "Says wait or wrong" counts words
+(`distill/reflection.py`); "rights a wrong sum" wants an equation that is wrong and, later, the same left side done
+right."""
 _PANELS: Sequence[tuple[str, Mapping[str, str]]] = (
     (
         "share of samples",
@@ -90,7 +95,7 @@ def write_document(path: Path, table: StageTable) -> None:
         f"Over the cold start, `reason_rl` is certainly better on {len(lifted)} of {len(table.lifts)} families"
         f" ({', '.join(lifted) or 'none'}) and certainly worse on {len(lost)} ({', '.join(lost) or 'none'})."
     )
-    text = fill(path.read_text(encoding="utf-8"), "stages", f"{table.markdown()}\n\n{said}")
+    text = fill(path.read_text(encoding="utf-8"), "stages", f"{table.markdown()}\n\n{said}\n\n{_FIGURE}")
     if text is None:
         raise InputError(f"{path} must hold the marks <!-- stages --> and <!-- /stages -->; add them")
     replace_text(path, text)
