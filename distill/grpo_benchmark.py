@@ -190,13 +190,12 @@ def _our_trainer(model: Path, problems: Sequence[Problem], config: GrpoConfig, f
     import torch
 
     from distill.grpo import make_trainer
-    from toolkit.model import experts
     from toolkit.model.balance import ExpertBalance
     from toolkit.model.decoder import load_model
+    from toolkit.model.experts import compute_experts
 
     loaded = load_model(model, torch.float32)
-    if not torch.cuda.is_available():
-        loaded.set_experts_implementation(experts.NAME)
+    compute_experts(loaded)
     trainer = make_trainer(loaded, model, problems, config, folder, callbacks=[ExpertBalance(loaded, rate=0.0)])
     sampler = trainer._sampler
     sampler._chat_format.stop_ids = frozenset()

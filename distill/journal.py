@@ -36,11 +36,11 @@ CHECKPOINTS = "checkpoints"
 MORE = ("max_violation", "reward", "reward_std", "differing", "kl", "entropy", "completions/mean_length")
 """What some runs log besides: a mixture of experts, reinforcement."""
 MORE_BY_LAYER = ("max_violation_by_layer",)
+SAMPLED = "sampled/"
+"""Begins the names of what reinforcement measures of its samples."""
 COUNTED_ROWS = 1000
 
 Value = TypeVar("Value")
-SAMPLED = "sampled/"
-"""Begins the names of what reinforcement measures of its samples."""
 
 
 class Journal(TrainerCallback):

@@ -18,7 +18,7 @@ from distill.requests import HARMFUL, is_refusal
 from distill.rewards import completion_of, language_consistency, well_formed
 from distill.stages import STAGES, TITLES
 from toolkit.intervals import difference_interval, mean_interval
-from toolkit.ledger import Outcome, interval_text, percent, points, read_outcomes
+from toolkit.ledger import Outcome, interval_text, markdown_table, percent, points, read_outcomes
 from toolkit.records import Problem
 
 LIFTED, LIFTED_FROM = "reason_rl", "cold_start"
@@ -102,7 +102,7 @@ class StageTable:
         family_head = ["accuracy", *(TITLES[row.stage] for row in self.rows)]
         if self.lifts:
             family_head.append(f"{TITLES[LIFTED]} − {TITLES[LIFTED_FROM]}")
-        return f"{_table(head, lines)}\n\n{_table(family_head, families + spread)}"
+        return f"{markdown_table([head, *lines])}\n\n{markdown_table([family_head, *families, *spread])}"
 
     def _lift_cells(self, family: str) -> list[str]:
         lifts = [lift for lift in self.lifts if lift.family == family]
@@ -187,8 +187,3 @@ def _lifts(before: Sequence[Sequence[Outcome]], after: Sequence[Sequence[Outcome
             )
         )
     return lifts
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    rule = ["---", *("--:" for _ in head[1:])]
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in (head, rule, *rows))

@@ -6,7 +6,6 @@ The optimizer's settings are DeepSeek-V3's (report, section 4.2) but for Muon's,
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -26,8 +25,8 @@ from distill.journal import CHECKPOINTS, run_trainer
 from distill.muon import MuonAdamW, split_parameters
 from distill.teacher_recipe import StageRecipe, TeachConfig
 from toolkit.errors import InputError
-from toolkit.model import experts
 from toolkit.model.balance import ExpertBalance
+from toolkit.model.experts import compute_experts
 
 
 def packed(examples: Sequence[dict[str, list[int]]], row_tokens: int, pad_id: int) -> list[dict[str, list[int]]]:
@@ -68,8 +67,7 @@ def supervise(
     Where torchrun started several processes, each takes its part of a batch; the first writes into `folder`.
     """
     on_gpu = torch.cuda.is_available()
-    if not on_gpu:
-        model.set_experts_implementation(experts.NAME)
+    compute_experts(model)
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     if recipe.batch_size % processes:
         raise InputError(
@@ -116,6 +114,4 @@ def supervise(
         optimizers=(optimizer, schedule),
     )
     tokens = recipe.epochs * sum(len(example["input_ids"]) for example in examples)
-    measured = run_trainer(trainer, folder, tokens=tokens, checkpoint_every_s=config.checkpoint_every_s)
-    shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
-    return measured
+    return run_trainer(trainer, folder, tokens=tokens, checkpoint_every_s=config.checkpoint_every_s)

@@ -17,9 +17,11 @@ Stages that are complete are not run again. Methods: DeepSeek-V3 and DeepSeek-R1
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -54,9 +56,9 @@ from toolkit.allocator import keep_freed_memory
 from toolkit.chat_format import CHAT_FILES, REASONING_TEMPLATE, TURN_END, ChatFormat, write_chat_files
 from toolkit.errors import InputError
 from toolkit.ledger import read_evaluation
-from toolkit.model import experts
 from toolkit.model.balance import ExpertBalance
 from toolkit.model.decoder import TorchDecoder, load_model
+from toolkit.model.experts import compute_experts
 from toolkit.records import Problem
 from toolkit.runs import Stage, finish, folder_digest, is_complete, partial_folder, read_manifest
 
@@ -201,23 +203,23 @@ def rejection_sft(config: TeachConfig, base: Path, writer: Path, out: Path) -> P
 
 def zero_rl(config: TeachConfig, base: Path, out: Path) -> Path:
     """R1-Zero: the base, reinforced without having seen a conversation to imitate."""
-    problems = _reasoning_problems(config, config.zero_rl, REINFORCED_SEED)
+    problems = partial(_reasoning_problems, config, config.zero_rl, REINFORCED_SEED)
     return _reinforce("zero_rl", config, config.zero_rl, problems, base, out)
 
 
 def reason_rl(config: TeachConfig, base: Path, out: Path) -> Path:
     """Reinforcement on verified answers."""
-    problems = _reasoning_problems(config, config.reason_rl, REINFORCED_SEED)
+    problems = partial(_reasoning_problems, config, config.reason_rl, REINFORCED_SEED)
     return _reinforce("reason_rl", config, config.reason_rl, problems, base, out)
 
 
 def align_rl(config: TeachConfig, base: Path, out: Path) -> Path:
     """Reinforcement on verified answers and, in the given share, on requests to refuse or to answer."""
-    problems = _reasoning_problems(config, config.align_rl, ALIGNED_SEED)
-    size = round(len(problems) * config.align_requests)
-    requests = make_requests("train", seed=config.seed)
-    repeated = requests * -(-size // len(requests))
-    return _reinforce("align_rl", config, config.align_rl, problems[size:] + repeated[:size], base, out)
+    recipe = config.align_rl
+    if config.judge:
+        recipe = replace(recipe, weights={**recipe.weights, **config.judge_weights})
+    facts = {"requests": config.align_requests}
+    return _reinforce("align_rl", config, recipe, partial(_mixed_problems, config), base, out, facts, config.judge)
 
 
 def _reasoning_problems(config: TeachConfig, recipe: GrpoConfig, seed: int) -> list[Problem]:
@@ -225,19 +227,33 @@ def _reasoning_problems(config: TeachConfig, recipe: GrpoConfig, seed: int) -> l
     return make_problems("train", per_family, seed, config.families)
 
 
+def _mixed_problems(config: TeachConfig) -> list[Problem]:
+    problems = _reasoning_problems(config, config.align_rl, ALIGNED_SEED)
+    size = round(len(problems) * config.align_requests)
+    requests = make_requests("train", seed=config.seed)
+    repeated = requests * -(-size // len(requests))
+    return problems[size:] + repeated[:size]
+
+
 def _reinforce(
-    name: str, config: TeachConfig, recipe: GrpoConfig, problems: Sequence[Problem], base: Path, out: Path
+    name: str,
+    config: TeachConfig,
+    recipe: GrpoConfig,
+    make: Callable[[], list[Problem]],
+    base: Path,
+    out: Path,
+    facts: Mapping[str, Any] = MappingProxyType({}),
+    judge: str = "",
 ) -> Path:
-    """GRPO from the model in `base`; raises `InputError` where its rewards are flat before anything is trained."""
+    """GRPO from the model in `base` on the problems of `make`; `facts` decide these besides the recipe.
+
+    Raises `InputError` where its rewards are flat before anything is trained.
+    """
     recipe = replace(recipe, seed=config.seed)
     inputs = {"base": folder_digest(base)}
-    judge = config.judge if name == "align_rl" else ""
     if judge:
-        recipe = replace(recipe, weights={**recipe.weights, **config.judge_weights})
         inputs["judge"] = judge_digest(judge)
-    facts = {**asdict(recipe), "families": config.families}
-    if name == "align_rl":
-        facts["requests"] = config.align_requests
+    facts = {**asdict(recipe), "families": config.families, **facts}
     stage = Stage(name=f"teach.{name}", config=facts, inputs=inputs)
     if is_complete(out, stage):
         return out
@@ -245,12 +261,11 @@ def _reinforce(
     folder = partial_folder(out, stage)
     _copy_chat_files(base, folder)
     model = load_model(base, torch.float32)
-    if not torch.cuda.is_available():
-        model.set_experts_implementation(experts.NAME)
+    compute_experts(model)
     trainer = make_trainer(
         model,
         base,
-        problems,
+        make(),
         recipe,
         folder,
         open_judges(judge, folder / "judged") if judge else {},

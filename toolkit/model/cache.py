@@ -108,8 +108,3 @@ def make_cache(num_hidden_layers: int, make_layer: Callable[[int], GrowingLayer]
     cache.layer_class_to_replicate = None
     cache.layers = [make_layer(number) for number in range(num_hidden_layers)]
     return cache
-
-
-def growing_cache(num_hidden_layers: int) -> DynamicCache:
-    """A cache of exact layers."""
-    return make_cache(num_hidden_layers, lambda number: GrowingLayer())
