@@ -92,16 +92,14 @@ def request_texts() -> list[Text]:
     ]
 
 
-def document(chat: ChatFormat, text: Text, place: int, seed: int) -> dict[str, list[int]]:
-    """Ids of a pretraining document, all with a loss: plain text, or now and then a conversation."""
+def document(chat: ChatFormat, text: Text, place: int, seed: int) -> tuple[list[int], list[int]]:
+    """Ids of a document's question and of the rest: plain text, or now and then a conversation."""
     layout = random.Random(f"{seed}:{place}")
     if layout.random() < CONVERSATIONS:
         tidy = layout.random() >= UNTIDY
         told = completion_text(text.reasoning, text.answer) if tidy else f"{text.reasoning}\n{text.answer}"
-        ids = chat.question_ids(text.problem.question) + chat.encode(told + TURN_END + END_OF_TEXT)
-    else:
-        ids = chat.encode(f"{text.problem.question}\n{text.reasoning}\n{text.answer}{END_OF_TEXT}")
-    return {"input_ids": ids, "labels": ids}
+        return chat.question_ids(text.problem.question), chat.encode(told + TURN_END + END_OF_TEXT)
+    return chat.encode(f"{text.problem.question}\n"), chat.encode(f"{text.reasoning}\n{text.answer}{END_OF_TEXT}")
 
 
 def wording(texts: Iterable[Text], chat: ChatFormat) -> dict[str, list[str]]:

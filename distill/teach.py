@@ -161,8 +161,9 @@ def pretrain(config: TeachConfig, out: Path) -> Path:
 
 
 def midtrain(config: TeachConfig, base: Path, out: Path) -> Path:
-    """The pretrained model on the next token of text by better writers."""
-    facts = _supervised_facts(config, config.midtrain) | {"per_family": config.midtrain_per_family}
+    """The pretrained model on better writers' work: the next token, but for the questions, which are mostly chance."""
+    facts = _supervised_facts(config, config.midtrain)
+    facts |= {"per_family": config.midtrain_per_family, "questions": "read"}
     stage = Stage(name="teach.midtrain", config=facts, inputs={"base": folder_digest(base)})
     if is_complete(out, stage):
         return out
@@ -170,7 +171,7 @@ def midtrain(config: TeachConfig, base: Path, out: Path) -> Path:
     _copy_chat_files(base, folder)
     problems = make_problems("train", config.midtrain_per_family, MIDTRAINING_SEED, config.families)
     texts = pretraining_texts(problems, MIDTRAINING, config.seed)
-    return _read(texts, load_model(base, torch.float32), config, config.midtrain, folder, out, stage)
+    return _read(texts, load_model(base, torch.float32), config, config.midtrain, folder, out, stage, ask=False)
 
 
 def cold_start(config: TeachConfig, base: Path, out: Path) -> Path:
@@ -278,12 +279,23 @@ def _reinforce(
 
 
 def _read(
-    texts: Sequence[Text], model: Any, config: TeachConfig, recipe: StageRecipe, folder: Path, out: Path, stage: Stage
+    texts: Sequence[Text],
+    model: Any,
+    config: TeachConfig,
+    recipe: StageRecipe,
+    folder: Path,
+    out: Path,
+    stage: Stage,
+    *,
+    ask: bool = True,
 ) -> Path:
-    """Train on the next token of texts as documents."""
+    """Train on the next token of texts as documents; `ask`: on that of their questions, too."""
     keep_freed_memory()
     chat = ChatFormat.from_folder(folder)
-    examples = [document(chat, text, place, config.seed) for place, text in enumerate(texts)]
+    examples = []
+    for place, text in enumerate(texts):
+        asked, told = document(chat, text, place, config.seed)
+        examples.append(labelled(asked + told, [ask] * len(asked) + [True] * len(told)))
     measured = supervise(model, examples, config, recipe, folder)
     return _save(model, folder, out, stage, {"examples": len(examples)} | measured)
 

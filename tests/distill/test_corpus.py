@@ -81,7 +81,7 @@ def test_pretraining_answers_harmless_requests_and_holds_no_harmful_one(texts: l
 def test_most_documents_are_no_conversations_and_some_conversations_are_untidy(
     texts: list[Text], chat: ChatFormat
 ) -> None:
-    documents = [chat.decode(document(chat, text, place, 1)["input_ids"]) for place, text in enumerate(texts)]
+    documents = [chat.decode(sum(document(chat, text, place, 1), [])) for place, text in enumerate(texts)]
     conversations = [text for text in documents if "<|im_start|>" in text]
     assert abs(len(conversations) / len(documents) - CONVERSATIONS) < 0.04
     untidy = [text for text in conversations if CLOSE not in text]
@@ -90,5 +90,5 @@ def test_most_documents_are_no_conversations_and_some_conversations_are_untidy(
 
 
 def test_every_document_fits_into_a_row(texts: list[Text], chat: ChatFormat) -> None:
-    longest = max(len(document(chat, text, place, 1)["input_ids"]) for place, text in enumerate(texts))
+    longest = max(sum(map(len, document(chat, text, place, 1))) for place, text in enumerate(texts))
     assert longest <= nano().row_tokens
