@@ -81,7 +81,8 @@ def test_pretraining_answers_harmless_requests_and_holds_no_harmful_one(texts: l
 def test_most_documents_are_no_conversations_and_some_conversations_are_untidy(
     texts: list[Text], chat: ChatFormat
 ) -> None:
-    documents = [chat.decode(sum(document(chat, text, place, 1), [])) for place, text in enumerate(texts)]
+    halves = [document(chat, text, place, 1) for place, text in enumerate(texts)]
+    documents = [chat.decode(asked + told) for asked, told in halves]
     conversations = [text for text in documents if "<|im_start|>" in text]
     assert abs(len(conversations) / len(documents) - CONVERSATIONS) < 0.04
     untidy = [text for text in conversations if CLOSE not in text]
