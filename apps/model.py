@@ -29,6 +29,6 @@ def load_model(folder: Path) -> Model:
     return Model(
         name=folder.resolve().name,
         size_bytes=folder_bytes(folder),
-        decoder=OnnxDecoder(folder),
+        decoder=OnnxDecoder(folder, keeps_prefix=True),
         chat_format=ChatFormat.from_folder(folder),
     )

@@ -22,6 +22,14 @@ from toolkit.errors import InputError
 
 Floats = NDArray[np.float32]
 
+MATRICES = {
+    "self_attn.qkv_proj": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+    "self_attn.o_proj": ("self_attn.o_proj",),
+    "mlp.gate_up_proj": ("mlp.gate_proj", "mlp.up_proj"),
+    "mlp.down_proj": ("mlp.down_proj",),
+}
+"""A layer's matrices as they are stored, from the checkpoint's: those that read the same input are one."""
+
 LARGEST = 65504.0
 """Weights and scales are stored in fp16 somewhere on the way; a larger value could not be."""
 

@@ -66,9 +66,8 @@ class CalibrationStream:
         yield f"{prefix}.self_attn.o_proj.weight", _quantize_together([output], hessian(attended), block_size)
         self._add(output, attended)
         normed = [(block.post_attention_layernorm(hidden_BTD), mask_BT) for hidden_BTD, mask_BT in self.batches]
-        normed_hessian = hessian(normed)
-        yield f"{prefix}.mlp.gate_proj.weight", _quantize_together([mlp.gate_proj], normed_hessian, block_size)
-        yield f"{prefix}.mlp.up_proj.weight", _quantize_together([mlp.up_proj], normed_hessian, block_size)
+        gate_up = [mlp.gate_proj, mlp.up_proj]
+        yield f"{prefix}.mlp.gate_up_proj.weight", _quantize_together(gate_up, hessian(normed), block_size)
         gated = [(mlp.act_fn(mlp.gate_proj(x_BTD)) * mlp.up_proj(x_BTD), mask_BT) for x_BTD, mask_BT in normed]
         yield f"{prefix}.mlp.down_proj.weight", _quantize_together([mlp.down_proj], hessian(gated), block_size)
         self._add(mlp.down_proj, gated)

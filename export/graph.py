@@ -3,14 +3,16 @@
     input_ids ─ GatherBlockQuantized ─┐
       ┌───────────────────────────────┴───────────────────────────────────────────┐
       │ SkipSimplifiedLayerNormalization ─ qkv_proj ─ GroupQueryAttention ─ o_proj │ × num_hidden_layers
-      │ SkipSimplifiedLayerNormalization ─ gate_proj, up_proj ─ SiLU·, ─ down_proj │
+      │ SkipSimplifiedLayerNormalization ─ gate_up_proj ─ SiLU·, ─ down_proj       │
       └───────────────────────────────┬───────────────────────────────────────────┘
-    logits ──────────────── lm_head ──┘
+    logits ── lm_head ── rows from ───┘
+                         `logits_from` on
 
 Every product is MatMulNBits with accuracy_level 4. Attention rotates inside and writes its new keys and values into the
 past it was given where past and present are bound to one buffer. Scales lie in the file as fp16 and are cast to
 float32, and the rotary table is computed from its frequencies: onnxruntime folds both once, when a session starts.
-Input and output names are those that onnxruntime-genai, optimum and transformers.js expect.
+Input and output names are those that onnxruntime-genai, optimum and transformers.js expect. `logits_from` is an
+initializer that a caller may override: 0, its value, computes the logits of every new token, -1 those of the last alone.
 Source: onnxruntime's contrib operators; transformers' modeling_llama, mistral, qwen2, qwen3.
 
 Shapes: B batch, T new tokens, S attended tokens, P positions, D hidden, H query heads, G kv heads, A head dim, V vocabulary.
@@ -27,6 +29,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from export.model_config import ModelConfig
+from export.session import LOGITS_FROM
 from export.weights_file import FILE_NAME, StoredTensor, StoredWeight, Weights
 
 Floats = NDArray[np.float32]
@@ -56,7 +59,7 @@ def build_graph(config: ModelConfig, weights: Weights, vectors: Mapping[str, Flo
         last = layer == config.num_hidden_layers - 1
         following = "model.norm.weight" if last else f"model.layers.{layer + 1}.input_layernorm.weight"
         normed_BTD, residual_BTD = graph.skip_norm(following, update_BTD, residual_BTD, config)
-    graph.linear(head, normed_BTD, output="logits")
+    graph.linear(head, _wanted_rows(graph, normed_BTD), output="logits")
     return _model(graph, config)
 
 
@@ -97,11 +100,20 @@ def _split_and_norm(graph: _Graph, config: ModelConfig, prefix: str, qkv: str) -
 
 
 def _mlp(graph: _Graph, prefix: str, normed_BTD: str) -> str:
-    gate_BTF = graph.linear(f"{prefix}.gate_proj.weight", normed_BTD)
-    up_BTF = graph.linear(f"{prefix}.up_proj.weight", normed_BTD)
+    gate_BTF, up_BTF = f"{prefix}.gate", f"{prefix}.up"
+    gate_up = graph.linear(f"{prefix}.gate_up_proj.weight", normed_BTD)
+    graph.node("Split", [gate_up], outputs=[gate_BTF, up_BTF], axis=-1, num_outputs=2)
     sigmoid_BTF = graph.node("Sigmoid", [gate_BTF])  # onnxruntime fuses the two into its SiLU
     silu_BTF = graph.node("Mul", [gate_BTF, sigmoid_BTF])
     return graph.linear(f"{prefix}.down_proj.weight", graph.node("Mul", [silu_BTF, up_BTF]))
+
+
+def _wanted_rows(graph: _Graph, normed_BTD: str) -> str:
+    """The last norm's rows from `logits_from` on."""
+    begin = graph.constant(LOGITS_FROM, np.array([0], dtype=np.int64))
+    end = graph.constant("logits_to", np.array([np.iinfo(np.int64).max], dtype=np.int64))
+    token_axis = graph.constant("token_axis", np.array([1], dtype=np.int64))
+    return graph.node("Slice", [normed_BTD, begin, end, token_axis])
 
 
 def _positions(graph: _Graph, config: ModelConfig) -> tuple[str, str, str, str]:
@@ -231,7 +243,8 @@ def _model(graph: _Graph, config: ModelConfig) -> onnx.ModelProto:
         helper.make_tensor_value_info("input_ids", TensorProto.INT64, ["batch_size", "sequence_length"]),
         helper.make_tensor_value_info("attention_mask", TensorProto.INT64, ["batch_size", "total_sequence_length"]),
     ]
-    logits_shape: Shape = ["batch_size", "sequence_length", config.vocab_size]
+    inputs.append(helper.make_tensor_value_info(LOGITS_FROM, TensorProto.INT64, [1]))
+    logits_shape: Shape = ["batch_size", "logits_length", config.vocab_size]
     outputs = [helper.make_tensor_value_info("logits", TensorProto.FLOAT, logits_shape)]
     for layer in range(config.num_hidden_layers):
         for kind in ("key", "value"):

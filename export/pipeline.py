@@ -18,7 +18,7 @@ import numpy as np
 import onnx
 
 from export.calibration import CalibrationTexts, read_texts
-from export.checkpoint import Checkpoint, tensor_shapes
+from export.checkpoint import MATRICES, Checkpoint, tensor_shapes
 from export.gptq import CalibrationStream
 from export.graph import build_graph
 from export.package import write_package
@@ -146,11 +146,9 @@ def _layers(
         return
     for layer in range(checkpoint.config.num_hidden_layers):
         prefix = f"model.layers.{layer}"
-        qkv_NK = np.concatenate([checkpoint.array(f"{prefix}.self_attn.{letter}_proj.weight") for letter in "qkv"])
-        yield f"{prefix}.self_attn.qkv_proj.weight", quantize_nearest(qkv_NK, bits=4, block_size=config.block_size)
-        for module in ("self_attn.o_proj", "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"):
-            name = f"{prefix}.{module}.weight"
-            yield name, quantize_nearest(checkpoint.array(name), bits=4, block_size=config.block_size)
+        for name, parts in MATRICES.items():
+            weight_NK = np.concatenate([checkpoint.array(f"{prefix}.{part}.weight") for part in parts])
+            yield f"{prefix}.{name}.weight", quantize_nearest(weight_NK, bits=4, block_size=config.block_size)
 
 
 def _read_texts(checkpoint: Checkpoint, config: ExportConfig) -> CalibrationTexts:

@@ -1,10 +1,10 @@
 """An exported folder as a `toolkit.generate.Decoder`, through onnxruntime and numpy alone.
 
-    cache of a layer   float32 [rows, num_key_value_heads, max_length, head_dim], key and value
+    cache of a layer   float32 [rows, num_key_value_heads, room, head_dim], key and value
                        row b holds lengths_B[b] positions from the left; what lies right of them is stale
 
-One allocation serves as past and as present, so a step writes its new column in place and copies nothing. The operating
-system hands out its pages when they are first written: a long context costs memory only as far as it is used.
+One allocation serves as past and as present, so a step writes its new column in place and copies nothing. Its room
+doubles when it is full: a long context costs memory only as far as it is used.
 Prompts are read row by row, so rows of different lengths need no padding; steps run all rows at once.
 
 Shapes: B rows of the batch, T new tokens, S attended tokens, V vocabulary.
@@ -32,15 +32,23 @@ Ints = NDArray[np.int64]
 
 MODEL_FILE = "model.onnx"
 PROMPT_CHUNK = 128
-"""Tokens of a prompt that run at once: enough for full speed, few enough that their logits stay small."""
+"""Tokens of a prompt that run at once: enough for full speed."""
+SMALLEST_ROOM = 256
+"""Positions that a cache has at first."""
+LOGITS_FROM = "logits_from"
+"""The graph's overridable input: the first new token whose logits are computed, from the end where negative."""
 ERRORS_ONLY = 3
 
 
 class OnnxDecoder:
     """The model of an exported folder with its cache; see `toolkit.generate.Decoder`."""
 
-    def __init__(self, folder: Path) -> None:
-        """Raises `InputError` where the folder is not an exported one, or its files are damaged or unsafe."""
+    def __init__(self, folder: Path, *, keeps_prefix: bool = False) -> None:
+        """`keeps_prefix`: what a single prompt begins with is not computed again where the cache holds it already, as
+        it does from turn to turn of a chat. The kept positions may differ from fresh ones by the rounding of int8.
+
+        Raises `InputError` where the folder is not an exported one, or its files are damaged or unsafe.
+        """
         model_path = folder / MODEL_FILE
         if not model_path.is_file():
             raise InputError(
@@ -51,69 +59,90 @@ class OnnxDecoder:
         check_external_data(model_path)
         self._session = _open_session(model_path)
         names = [f"{layer}.{kind}" for layer in range(self.config.num_hidden_layers) for kind in ("key", "value")]
-        self._cache: dict[str, Floats] = dict.fromkeys(names, np.empty((0,), dtype=np.float32))
-        self._rows_allocated = 0
+        no_rows = np.empty((0, self.config.num_key_value_heads, 0, self.config.head_dim), dtype=np.float32)
+        self._cache: dict[str, Floats] = dict.fromkeys(names, no_rows)
         self._lengths_B: Ints = np.zeros(0, dtype=np.int64)
+        self._keeps_prefix = keeps_prefix
+        self._held: list[int] = []
+        """The tokens whose keys and values the cache's only row holds; empty where it has several rows."""
 
     def start(self, prompts: Sequence[Sequence[int]]) -> Floats:
-        """Forget everything, read the prompts; returns logits_BV after each prompt's last token."""
+        """Forget everything, read the prompts; returns logits_BV after each prompt's last token.
+
+        A decoder that keeps prefixes forgets only what a single prompt doesn't begin with.
+        """
         longest = max(len(prompt) for prompt in prompts)
         if longest > self.max_length:
             raise InputError(
                 f"the prompt ({longest} tokens) must fit the model's context ({self.max_length}); shorten it"
             )
-        self._allocate(len(prompts))
+        kept = _common_prefix(self._held, prompts[0][:-1]) if self._keeps_prefix and len(prompts) == 1 else 0
+        self._make_room(len(prompts), longest, used=kept)
         self._lengths_B = np.array([len(prompt) for prompt in prompts], dtype=np.int64)
+        self._held = list(prompts[0]) if len(prompts) == 1 else []
         logits_BV = np.empty((len(prompts), self.config.vocab_size), dtype=np.float32)
         for row, prompt in enumerate(prompts):
-            for begin in range(0, len(prompt), PROMPT_CHUNK):
+            for begin in range(kept, len(prompt), PROMPT_CHUNK):
                 tokens_T = np.asarray(prompt[begin : begin + PROMPT_CHUNK], dtype=np.int64)
                 lengths = np.array([begin + len(tokens_T)])
-                logits_BV[row] = self._run(tokens_T[None], lengths, row)[0, -1]
+                logits_BV[row] = self._run(tokens_T[None], lengths, row, wanted=1)[0, 0]
         return logits_BV
 
     def step(self, tokens_B: Ints) -> Floats:
         """Append one token to each row; returns logits_BV after it."""
         self._lengths_B = self._lengths_B + 1
-        assert self._lengths_B.max() <= self.max_length
-        logits_BTV = self._run(np.ascontiguousarray(tokens_B, dtype=np.int64)[:, None], self._lengths_B, 0)
+        longest = int(self._lengths_B.max())
+        assert longest <= self.max_length
+        self._make_room(len(tokens_B), longest, used=longest - 1)
+        if self._held:
+            self._held.append(int(tokens_B[0]))
+        logits_BTV = self._run(np.ascontiguousarray(tokens_B, dtype=np.int64)[:, None], self._lengths_B, 0, wanted=1)
         return logits_BTV[:, 0]
 
     def keep(self, rows: Ints) -> None:
         """Keep only these rows of the batch, in this order."""
         self._lengths_B = self._lengths_B[rows]
+        self._held = []
         used = int(self._lengths_B.max())
         for cache in self._cache.values():
             cache[: len(rows), :, :used] = cache[rows, :, :used]
 
     def score(self, tokens_T: Sequence[int]) -> Floats:
         """Read one text; returns logits_TV after each of its tokens."""
-        self._allocate(1)
+        self._make_room(1, len(tokens_T), used=0)
         self._lengths_B = np.array([len(tokens_T)])
+        self._held = []
         pieces = []
         for begin in range(0, len(tokens_T), PROMPT_CHUNK):
             piece_T = np.asarray(tokens_T[begin : begin + PROMPT_CHUNK], dtype=np.int64)
-            pieces.append(self._run(piece_T[None], np.array([begin + len(piece_T)]), 0)[0])
+            lengths = np.array([begin + len(piece_T)])
+            pieces.append(self._run(piece_T[None], lengths, 0, wanted=len(piece_T))[0])
         return np.concatenate(pieces)
 
-    def _allocate(self, rows: int) -> None:
-        if rows <= self._rows_allocated:
+    def _make_room(self, rows: int, length: int, *, used: int) -> None:
+        """Have a cache of so many rows and positions at least; the first `used` positions of each row stay."""
+        has_rows, _, has_length, _ = next(iter(self._cache.values())).shape
+        if rows <= has_rows and length <= has_length:
             return
-        config = self.config
-        shape = (rows, config.num_key_value_heads, self.max_length, config.head_dim)
-        for name in self._cache:
-            self._cache[name] = np.empty((0,), dtype=np.float32)  # free the old one before the new one is made
+        room = has_length if length <= has_length else min(max(2 * length, SMALLEST_ROOM), self.max_length)
+        shape = (max(rows, has_rows), self.config.num_key_value_heads, room, self.config.head_dim)
+        for name, old in self._cache.items():  # one layer exists twice at a time
             self._cache[name] = np.empty(shape, dtype=np.float32)
-        self._rows_allocated = rows
+            self._cache[name][:has_rows, :, :used] = old[:, :, :used]
 
-    def _run(self, tokens_BT: Ints, lengths_B: Ints, first_row: int) -> Floats:
-        """Run new tokens of the rows from `first_row` on, whose lengths include them; returns logits_BTV."""
-        rows, new = tokens_BT.shape
+    def _run(self, tokens_BT: Ints, lengths_B: Ints, first_row: int, *, wanted: int) -> Floats:
+        """Run new tokens of the rows from `first_row` on, whose lengths include them.
+
+        Returns logits_BTV after the last `wanted` tokens.
+        """
+        rows = len(tokens_BT)
+        logits_from = np.array([-wanted])
         mask_BS = (np.arange(lengths_B.max()) < lengths_B[:, None]).astype(np.int64)
-        logits_BTV = np.empty((rows, new, self.config.vocab_size), dtype=np.float32)
+        logits_BTV = np.empty((rows, wanted, self.config.vocab_size), dtype=np.float32)
         binding = self._session.io_binding()
         _bind_input(binding, "input_ids", tokens_BT)
         _bind_input(binding, "attention_mask", mask_BS)
+        _bind_input(binding, LOGITS_FROM, logits_from)
         _bind_output(binding, "logits", logits_BTV)
         for name, cache in self._cache.items():
             view = cache[first_row : first_row + rows]
@@ -121,6 +150,13 @@ class OnnxDecoder:
             _bind_output(binding, f"present.{name}", view)
         self._session.run_with_iobinding(binding)
         return logits_BTV
+
+
+def _common_prefix(first: Sequence[int], second: Sequence[int]) -> int:
+    """How many tokens both begin with."""
+    size = min(len(first), len(second))
+    differs = np.asarray(first[:size]) != np.asarray(second[:size])
+    return int(differs.argmax()) if differs.any() else size
 
 
 def physical_cores() -> int:

@@ -91,4 +91,5 @@ class WeightsFile:
 
 
 Weights = Mapping[str, StoredWeight]
-"""Stored matrices by the name of the checkpoint's tensor; q, k and v are stored as one, named qkv_proj."""
+"""Stored matrices by the name of the checkpoint's tensor; q, k and v are stored as one, named
+qkv_proj, gate and up as gate_up_proj."""

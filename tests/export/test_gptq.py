@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from export.checkpoint import Checkpoint
+from export.checkpoint import MATRICES, Checkpoint
 from export.gptq import DAMPING, CalibrationStream, best_range, hessian, quantize_with_feedback
 from export.quantize import dequantize, quantize_nearest
 
@@ -81,15 +81,11 @@ def test_the_stream_carries_what_the_quantized_layers_say(checkpoint_folder: Pat
         block = model.model.layers[layer]
         for name, quantized in stream.quantize_layer(layer, block_size=32):
             rounded_NK = torch.from_numpy(dequantize(quantized))
-            if "qkv_proj" in name:
-                pieces = torch.split(rounded_NK, list(checkpoint.config.qkv_sizes))
-                attention = block.self_attn
-                for linear, piece in zip((attention.q_proj, attention.k_proj, attention.v_proj), pieces, strict=True):
-                    linear.weight.data = piece
-            else:
-                block.get_submodule(
-                    name.removeprefix(f"model.layers.{layer}.").removesuffix(".weight")
-                ).weight.data = rounded_NK
+            module = name.removeprefix(f"model.layers.{layer}.").removesuffix(".weight")
+            linears = [block.get_submodule(part) for part in MATRICES[module]]
+            sizes = [len(linear.weight) for linear in linears]
+            for linear, piece in zip(linears, torch.split(rounded_NK, sizes), strict=True):
+                linear.weight.data = piece
     (hidden_BTD, mask_BT) = stream.batches[0]
     captured: list[Tensor] = []
     model.model.norm.register_forward_pre_hook(lambda module, arguments: captured.append(arguments[0].detach()))

@@ -14,7 +14,7 @@ import pytest
 
 from export.parity import Bounds
 from export.pipeline import export_int4, int4_config
-from export.session import PROMPT_CHUNK, OnnxDecoder, physical_cores
+from export.session import PROMPT_CHUNK, SMALLEST_ROOM, OnnxDecoder, physical_cores
 from toolkit.errors import InputError
 from toolkit.generate import GREEDY, complete
 
@@ -71,6 +71,31 @@ def test_start_forgets_what_was_before(decoder: OnnxDecoder) -> None:
     expected_BV = decoder.start([first])
     decoder.start([second])
     np.testing.assert_array_equal(decoder.start([first]), expected_BV)
+
+
+def test_kept_prefix_is_not_computed_again_and_says_the_same(exported: Path, decoder: OnnxDecoder) -> None:
+    [first, end, other] = prompts(PROMPT_CHUNK + 40, 30, 25)
+    chat = OnnxDecoder(exported, keeps_prefix=True)
+    for text in (first, first + end, first + other, other, first[:7], first[:7], first + end):
+        np.testing.assert_allclose(chat.start([text])[0], decoder.start([text])[0], atol=0.02)
+        for token in (5, 9):
+            np.testing.assert_allclose(chat.step(np.array([token])), decoder.step(np.array([token])), atol=0.02)
+    read = []
+    run = chat._session.run_with_iobinding
+    chat._session.run_with_iobinding = lambda binding: read.append(run(binding))  # type: ignore[method-assign]
+    chat.start([[*first, *end, 5, 9, *other]])
+    assert len(read) == 1, "what is left of the prompt fits one chunk, the whole takes two"
+
+
+def test_a_cache_that_grows_keeps_what_it_holds(exported: Path, decoder: OnnxDecoder) -> None:
+    growing = OnnxDecoder(exported)
+    rows = prompts(3, SMALLEST_ROOM - 2)
+    growing.start(rows)
+    for token in range(10, 20):
+        grown_BV = growing.step(np.array([token, token]))
+    assert all(cache.shape[2] > SMALLEST_ROOM for cache in growing._cache.values())
+    for logits_V, row in zip(grown_BV, rows, strict=True):
+        np.testing.assert_allclose(logits_V, decoder.start([[*row, *range(10, 20)]])[0], atol=0.02)
 
 
 def test_a_prompt_beyond_the_context_is_refused(decoder: OnnxDecoder) -> None:
