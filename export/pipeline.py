@@ -9,7 +9,7 @@ a time while weights are written.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -18,9 +18,10 @@ import numpy as np
 import onnx
 
 from export.calibration import CalibrationTexts, read_texts
+from export.calibration_stream import CalibrationStream
 from export.checkpoint import MATRICES, Checkpoint, tensor_shapes
-from export.gptq import CalibrationStream
 from export.graph import build_graph
+from export.layout import Layout, layouts
 from export.package import write_package
 from export.parity import Bounds, check_parity, measure_parity
 from export.quantize import QuantizedWeight, quantize_nearest
@@ -49,6 +50,7 @@ class ExportConfig:
     """The traces (`Example` lines) for gptq; None where there are none and the method is nearest."""
     calibration_tokens: int
     block_size: int
+    """Of every matrix whose rows it divides; others get a smaller one."""
     head_bits: int
     """Of the output head, and of the embedding where the two are tied; everything else has 4.
 
@@ -72,7 +74,7 @@ def int4_config(source: Path, out: Path, *, calibration: Path | None = None) -> 
         method="gptq" if traces else "nearest",
         calibration=traces,
         calibration_tokens=12_000,
-        block_size=32,
+        block_size=128,
         head_bits=8,
         bounds=Bounds(max_mean_kl=0.1, min_top1=0.9) if traces else Bounds(max_mean_kl=0.6, min_top1=0.6),
     )
@@ -85,7 +87,7 @@ def export_int4(config: ExportConfig) -> dict[str, Any]:
     `FolderConflict` where `out` holds something else. Whatever is raised, nothing is left under the final name.
     """
     checkpoint = Checkpoint(config.source)
-    _check_block_size(checkpoint, config.block_size)
+    layouts(checkpoint.config, block_size=config.block_size, head_bits=config.head_bits)  # refuses before any work
     stage = _stage(config)
     if runs.is_complete(config.out, stage):
         return runs.read_manifest(config.out) or {}
@@ -118,37 +120,38 @@ def _write_model(checkpoint: Checkpoint, config: ExportConfig, texts: Calibratio
     stored: dict[str, StoredWeight] = {}
     layers = checkpoint.config.num_hidden_layers
     with WeightsFile(folder) as file, Progress(f"export ({config.method}), layers", layers) as progress:
-        for name, weight in _ends(checkpoint, config):
-            stored[name] = file.append(weight)
-        for name, weight in _layers(checkpoint, config, texts):
+        for name, weight in _weights(checkpoint, config, texts):
             stored[name] = file.append(weight)
             if name.endswith("down_proj.weight"):
                 progress.advance()
     onnx.save(build_graph(checkpoint.config, stored, vectors), folder / MODEL_FILE)
 
 
-def _ends(checkpoint: Checkpoint, config: ExportConfig) -> Iterator[tuple[str, QuantizedWeight]]:
-    """Embedding and head, rounded to nearest."""
-    tied = checkpoint.config.tie_word_embeddings
-    embedding_bits = config.head_bits if tied else 4
-    yield EMBEDDING, quantize_nearest(checkpoint.array(EMBEDDING), bits=embedding_bits, block_size=config.block_size)
-    if not tied:
-        yield LM_HEAD, quantize_nearest(checkpoint.array(LM_HEAD), bits=config.head_bits, block_size=config.block_size)
-
-
-def _layers(
+def _weights(
     checkpoint: Checkpoint, config: ExportConfig, texts: CalibrationTexts
 ) -> Iterator[tuple[str, QuantizedWeight]]:
+    """Every matrix that is stored: embedding and head rounded to nearest, the layers by the method."""
+    chosen = layouts(checkpoint.config, block_size=config.block_size, head_bits=config.head_bits)
+    embedding = _nearest(checkpoint, [EMBEDDING], chosen[EMBEDDING])
+    yield EMBEDDING, embedding
+    if not checkpoint.config.tie_word_embeddings:
+        yield LM_HEAD, _nearest(checkpoint, [LM_HEAD], chosen[LM_HEAD])
+    layers = range(checkpoint.config.num_hidden_layers)
     if config.method == "gptq":
-        stream = CalibrationStream(checkpoint, [text.prompt + text.completion for text in texts.calibration])
-        for layer in range(checkpoint.config.num_hidden_layers):
-            yield from stream.quantize_layer(layer, block_size=config.block_size)
+        calibration = [text.prompt + text.completion for text in texts.calibration]
+        stream = CalibrationStream(checkpoint, calibration, embedding)
+        for layer in layers:
+            yield from stream.quantize_layer(layer, chosen)
         return
-    for layer in range(checkpoint.config.num_hidden_layers):
-        prefix = f"model.layers.{layer}"
-        for name, parts in MATRICES.items():
-            weight_NK = np.concatenate([checkpoint.array(f"{prefix}.{part}.weight") for part in parts])
-            yield f"{prefix}.{name}.weight", quantize_nearest(weight_NK, bits=4, block_size=config.block_size)
+    for layer in layers:
+        for module, parts in MATRICES.items():
+            name = f"model.layers.{layer}.{module}.weight"
+            yield name, _nearest(checkpoint, [f"model.layers.{layer}.{part}.weight" for part in parts], chosen[name])
+
+
+def _nearest(checkpoint: Checkpoint, names: Sequence[str], layout: Layout) -> QuantizedWeight:
+    weight_NK = np.concatenate([checkpoint.array(name) for name in names])
+    return quantize_nearest(weight_NK, bits=layout.bits, block_size=layout.block_size)
 
 
 def _read_texts(checkpoint: Checkpoint, config: ExportConfig) -> CalibrationTexts:
@@ -160,19 +163,6 @@ def _read_texts(checkpoint: Checkpoint, config: ExportConfig) -> CalibrationText
         tokens=config.calibration_tokens,
         max_length=checkpoint.config.max_position_embeddings,
     )
-
-
-def _check_block_size(checkpoint: Checkpoint, block_size: int) -> None:
-    facts = checkpoint.config
-    for name, size in (
-        ("hidden_size", facts.hidden_size),
-        ("intermediate_size", facts.intermediate_size),
-        ("num_attention_heads * head_dim", facts.qkv_sizes[0]),
-    ):
-        if size % block_size:
-            raise InputError(
-                f"{name} ({size}) must be a multiple of the block size ({block_size}); choose a smaller one"
-            )
 
 
 def _stage(config: ExportConfig) -> runs.Stage:

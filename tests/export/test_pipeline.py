@@ -202,7 +202,7 @@ def _round_as_exported(model: torch.nn.Module) -> None:
         if parameter.dim() == 2:
             bits = 8 if "lm_head" in name or ("embed" in name and tied) else 4
             rows = [
-                np.concatenate([_round_block(block, 2**bits - 1) for block in row.reshape(-1, 32)])
+                np.concatenate([_round_block(block, 2**bits - 1) for block in row.reshape(-1, min(128, len(row)))])
                 for row in parameter.detach().numpy()
             ]
             parameter.data = torch.tensor(np.stack(rows))

@@ -82,7 +82,7 @@ def test_kept_prefix_is_not_computed_again_and_says_the_same(exported: Path, dec
             np.testing.assert_allclose(chat.step(np.array([token])), decoder.step(np.array([token])), atol=0.02)
     read = []
     run = chat._session.run_with_iobinding
-    chat._session.run_with_iobinding = lambda binding: read.append(run(binding))  # type: ignore[method-assign]
+    chat._session.run_with_iobinding = lambda binding: read.append(run(binding))
     chat.start([[*first, *end, 5, 9, *other]])
     assert len(read) == 1, "what is left of the prompt fits one chunk, the whole takes two"
 

@@ -1,0 +1,188 @@
+"""Quantizing a model layer by layer on what the quantized layers before really hand over.
+
+Beside the quantized model's hidden states run the float model's. A matrix W that gets x where the float one gets x̃ is
+first aimed at the float output: W* = W E[x̃ xᵀ] H⁻¹ makes W* x the best linear guess of W x̃, so that a layer answers for
+what went wrong before it, and only then W* is rounded (the idea of asymmetric calibration: Li et al., "GPTAQ" (2025),
+here in closed form).
+
+Invariant: memory holds two copies of one layer and the calibration text's activations, never the model.
+
+Shapes: B texts of a batch, T tokens, X real tokens of a batch, D hidden, N output features, K input features, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+
+from export.checkpoint import Checkpoint
+from export.gptq import quantize_with_feedback
+from export.layout import Layout
+from export.quantize import QuantizedWeight, dequantize
+
+DRIFT_DAMPING = 0.05
+"""Share of H's mean diagonal that keeps W* near W where the calibration text hardly tells."""
+BATCH_TOKENS = 2048
+
+
+@dataclass(kw_only=True)
+class Batch:
+    """Activations of a batch of texts, padded on the right."""
+
+    quantized_BTK: Tensor
+    float_BTK: Tensor
+    mask_BT: Tensor
+    """True on real tokens."""
+
+
+class CalibrationStream:
+    """The calibration text's hidden states on their way through the layers, batched by length."""
+
+    def __init__(self, checkpoint: Checkpoint, texts: Sequence[Sequence[int]], embedding: QuantizedWeight) -> None:
+        """`embedding` as the exported model looks it up."""
+        config = AutoConfig.from_pretrained(checkpoint.folder)
+        config._attn_implementation = "sdpa"
+        with torch.device("meta"):
+            model: PreTrainedModel = AutoModelForCausalLM.from_config(config)
+        self._config = config
+        self._checkpoint = checkpoint
+        self._layer_class: type[nn.Module] = type(model.model.layers[0])
+        self._rotary: nn.Module = type(model.model.rotary_emb)(config=config)
+        float_VD = checkpoint.tensor("model.embed_tokens.weight")
+        quantized_VD = torch.from_numpy(dequantize(embedding))
+        self.batches = [_embed(quantized_VD, float_VD, batch) for batch in _batches_by_length(texts)]
+
+    @torch.no_grad()
+    def quantize_layer(self, layer: int, layouts: Mapping[str, Layout]) -> Iterator[tuple[str, QuantizedWeight]]:
+        """Quantize one layer's matrices in the order in which data meets them; the stream moves on behind them.
+
+        Right padding never reaches a real token under causal attention, so only the moments must leave it out.
+        """
+        block, reference = self._load_layer(layer), self._load_layer(layer)
+        outputs = [_take_output(block), _take_output(reference)]
+
+        def quantize(module: str, linears: Sequence[nn.Linear], inputs: Sequence[Batch]) -> tuple[str, QuantizedWeight]:
+            name = f"model.layers.{layer}.{module}.weight"
+            return name, _quantize_together(linears, inputs, layouts[name])
+
+        normed = _apply(block.input_layernorm, reference.input_layernorm, self.batches)
+        attention = block.self_attn
+        yield quantize("self_attn.qkv_proj", [attention.q_proj, attention.k_proj, attention.v_proj], normed)
+        attended = _apply(partial(self._attend, attention), partial(self._attend, reference.self_attn), normed)
+        yield quantize("self_attn.o_proj", outputs[:1], attended)
+        self._add(outputs, attended)
+        normed = _apply(block.post_attention_layernorm, reference.post_attention_layernorm, self.batches)
+        yield quantize("mlp.gate_up_proj", [block.mlp.gate_proj, block.mlp.up_proj], normed)
+        gated = _apply(partial(_gate, block.mlp), partial(_gate, reference.mlp), normed)
+        yield quantize("mlp.down_proj", [block.mlp.down_proj], gated)
+        self._add([block.mlp.down_proj, reference.mlp.down_proj], gated)
+
+    def _load_layer(self, layer: int) -> Any:
+        block = self._layer_class(self._config, layer_idx=layer)
+        names = block.state_dict().keys()
+        block.load_state_dict({name: self._checkpoint.tensor(f"model.layers.{layer}.{name}") for name in names})
+        return block.eval()
+
+    def _attend(self, attention: Any, normed_BTD: Tensor) -> Tensor:
+        positions_1T = torch.arange(normed_BTD.shape[1])[None]
+        mask_TT = _window_mask(normed_BTD.shape[1], self._checkpoint.config.sliding_window)
+        embeddings = self._rotary(normed_BTD, positions_1T)
+        attended_BTD: Tensor = attention(normed_BTD, position_embeddings=embeddings, attention_mask=mask_TT)[0]
+        return attended_BTD
+
+    def _add(self, linears: Sequence[nn.Module], inputs: Sequence[Batch]) -> None:
+        """Add what the quantized and the float linear make of their inputs to the hidden states."""
+        quantized, reference = linears
+        for batch, input_batch in zip(self.batches, inputs, strict=True):
+            batch.quantized_BTK += quantized(input_batch.quantized_BTK)
+            batch.float_BTK += reference(input_batch.float_BTK)
+
+
+def moments(inputs: Sequence[Batch]) -> tuple[Tensor, Tensor]:
+    """hessian_KK = E[x xᵀ] and drift_KK = E[(x̃ − x) xᵀ] over the real tokens."""
+    size = inputs[0].quantized_BTK.shape[-1]
+    hessian_KK, drift_KK = torch.zeros(size, size), torch.zeros(size, size)
+    count = 0
+    for batch in inputs:
+        input_XK = batch.quantized_BTK[batch.mask_BT]
+        hessian_KK += input_XK.T @ input_XK
+        drift_KK += (batch.float_BTK[batch.mask_BT] - input_XK).T @ input_XK
+        count += len(input_XK)
+    return hessian_KK / count, drift_KK / count
+
+
+def aimed(weight_NK: Tensor, hessian_KK: Tensor, drift_KK: Tensor) -> Tensor:
+    """weight_NK + weight_NK drift_KK H⁻¹, of the damped H."""
+    damped_KK = hessian_KK.double()
+    damped_KK.diagonal().add_(DRIFT_DAMPING * float(damped_KK.diagonal().mean()) + torch.finfo(torch.float32).tiny)
+    correction_KK: Tensor = torch.linalg.solve(damped_KK, drift_KK.T.double()).T.float()
+    return weight_NK + weight_NK @ correction_KK
+
+
+def _quantize_together(linears: Sequence[nn.Linear], inputs: Sequence[Batch], layout: Layout) -> QuantizedWeight:
+    """Quantize the rows of linears that share an input as one matrix, and put the rounded weights into them."""
+    weight_NK = torch.cat([linear.weight for linear in linears])
+    hessian_KK, drift_KK = moments(inputs)
+    weight_NK = aimed(weight_NK, hessian_KK, drift_KK)
+    quantized = quantize_with_feedback(weight_NK, hessian_KK, bits=layout.bits, block_size=layout.block_size)
+    rounded_NK = torch.from_numpy(dequantize(quantized))
+    sizes = [len(linear.weight) for linear in linears]
+    for linear, rows_NK in zip(linears, torch.split(rounded_NK, sizes), strict=True):
+        linear.weight.copy_(rows_NK)
+    return quantized
+
+
+def _take_output(block: Any) -> nn.Linear:
+    """Take o_proj out of a layer, so that its attention ends before it."""
+    output: nn.Linear = block.self_attn.o_proj
+    block.self_attn.o_proj = nn.Identity()
+    return output
+
+
+def _apply(
+    quantized: Callable[[Tensor], Tensor], reference: Callable[[Tensor], Tensor], batches: Sequence[Batch]
+) -> list[Batch]:
+    return [
+        Batch(quantized_BTK=quantized(batch.quantized_BTK), float_BTK=reference(batch.float_BTK), mask_BT=batch.mask_BT)
+        for batch in batches
+    ]
+
+
+def _gate(mlp: Any, normed_BTD: Tensor) -> Tensor:
+    gated_BTF: Tensor = mlp.act_fn(mlp.gate_proj(normed_BTD)) * mlp.up_proj(normed_BTD)
+    return gated_BTF
+
+
+def _window_mask(length: int, sliding_window: int) -> Tensor | None:
+    """None where plain causal attention is all that is needed, which sdpa computes without a mask."""
+    if not 0 < sliding_window < length:
+        return None
+    distance_TT = torch.arange(length)[:, None] - torch.arange(length)
+    return (distance_TT >= 0) & (distance_TT < sliding_window)
+
+
+def _batches_by_length(texts: Sequence[Sequence[int]]) -> Iterator[list[Sequence[int]]]:
+    batch: list[Sequence[int]] = []
+    for text in sorted(texts, key=len):
+        if batch and len(text) * (len(batch) + 1) > BATCH_TOKENS:
+            yield batch
+            batch = []
+        batch.append(text)
+    if batch:
+        yield batch
+
+
+def _embed(quantized_VD: Tensor, float_VD: Tensor, texts: Sequence[Sequence[int]]) -> Batch:
+    lengths = np.array([len(text) for text in texts])
+    ids_BT = torch.zeros(len(texts), int(lengths.max()), dtype=torch.long)
+    for row, text in enumerate(texts):
+        ids_BT[row, : len(text)] = torch.tensor(text)
+    mask_BT = torch.arange(ids_BT.shape[1]) < torch.from_numpy(lengths)[:, None]
+    return Batch(quantized_BTK=quantized_VD[ids_BT], float_BTK=float_VD[ids_BT], mask_BT=mask_BT)

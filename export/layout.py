@@ -1,0 +1,50 @@
+"""How many bits each matrix gets, and in blocks of which size."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from export.checkpoint import MATRICES
+from export.model_config import ModelConfig
+from toolkit.errors import InputError
+
+BLOCK_SIZES = (128, 64, 32)
+"""What onnxruntime has fast kernels for; larger ones are faster and smaller, and less faithful."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """Of one stored matrix."""
+
+    bits: int
+    block_size: int
+
+
+def layouts(config: ModelConfig, *, block_size: int, head_bits: int) -> dict[str, Layout]:
+    """Each stored matrix by its name: 4 bits, the output head `head_bits`, which a tied embedding shares.
+
+    A matrix whose rows are no multiple of `block_size` gets the next smaller one of `BLOCK_SIZES` that divides them.
+    Raises `InputError` where none does.
+    """
+    hidden, attended = config.hidden_size, config.qkv_sizes[0]
+    columns = {"self_attn.o_proj": attended, "mlp.down_proj": config.intermediate_size}
+    chosen = {
+        f"model.layers.{layer}.{module}.weight": _layout(module, columns.get(module, hidden), 4, block_size)
+        for layer in range(config.num_hidden_layers)
+        for module in MATRICES
+    }
+    tied = config.tie_word_embeddings
+    chosen["model.embed_tokens.weight"] = _layout("embed_tokens", hidden, head_bits if tied else 4, block_size)
+    if not tied:
+        chosen["lm_head.weight"] = _layout("lm_head", hidden, head_bits, block_size)
+    return chosen
+
+
+def _layout(module: str, columns: int, bits: int, block_size: int) -> Layout:
+    for size in BLOCK_SIZES:
+        if size <= block_size and columns % size == 0:
+            return Layout(bits=bits, block_size=size)
+    raise InputError(
+        f"the rows of {module} ({columns} values) must be a multiple of {BLOCK_SIZES[-1]}, the smallest block size; "
+        "a model of this shape cannot be exported"
+    )

@@ -1,0 +1,80 @@
+"""Both streams say what their models say, and a weight is aimed as least squares would have it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from export.calibration_stream import DRIFT_DAMPING, Batch, CalibrationStream, aimed, moments
+from export.checkpoint import MATRICES, Checkpoint
+from export.layout import layouts
+from export.quantize import dequantize, quantize_nearest
+
+
+def test_moments_leave_padding_out() -> None:
+    quantized_BTK, float_BTK = torch.randn(2, 2, 5, 8, generator=torch.Generator().manual_seed(3))
+    mask_BT = torch.tensor([[True] * 5, [True, True, False, False, False]])
+    places = [(b, t) for b in range(2) for t in range(5) if mask_BT[b, t]]
+    inputs, targets = ([values[place] for place in places] for values in (quantized_BTK, float_BTK))
+    hessian_KK, drift_KK = moments([Batch(quantized_BTK=quantized_BTK, float_BTK=float_BTK, mask_BT=mask_BT)])
+    pairs = list(zip(inputs, targets, strict=True))
+    torch.testing.assert_close(hessian_KK, sum(torch.outer(x, x) for x in inputs) / len(inputs))
+    torch.testing.assert_close(drift_KK, sum(torch.outer(y - x, x) for x, y in pairs) / len(pairs))
+
+
+def test_an_aimed_weight_is_the_least_squares_answer_to_the_drift() -> None:
+    """The oracle solves the ridge regression as a stack of rows."""
+    generator = torch.Generator().manual_seed(1)
+    input_XK = torch.randn(300, 12, generator=generator)
+    float_XK = input_XK + 0.2 * torch.randn(300, 12, generator=generator) + 0.3 * input_XK.roll(1, 1)
+    weight_NK = torch.randn(4, 12, generator=generator)
+    batch = Batch(quantized_BTK=input_XK[None], float_BTK=float_XK[None], mask_BT=torch.ones(1, 300, dtype=torch.bool))
+    hessian_KK, drift_KK = moments([batch])
+    pull = (300 * DRIFT_DAMPING * hessian_KK.diagonal().mean()).sqrt()
+    rows = torch.cat([input_XK, pull * torch.eye(12)])
+    wanted = torch.cat([(float_XK - input_XK) @ weight_NK.T, torch.zeros(12, 4)])
+    expected_NK = weight_NK + torch.linalg.lstsq(rows, wanted).solution.T
+    found_NK = aimed(weight_NK, hessian_KK, drift_KK)
+    torch.testing.assert_close(found_NK, expected_NK, rtol=1e-3, atol=1e-4)
+    assert ((float_XK @ weight_NK.T - input_XK @ found_NK.T).square().sum()) < 0.5 * (
+        ((float_XK - input_XK) @ weight_NK.T).square().sum()
+    )
+
+
+def test_the_streams_carry_what_the_quantized_and_the_float_layers_say(checkpoint_folder: Path) -> None:
+    """After both layers they must equal the hidden states of transformers' model, with rounded weights and without."""
+    from transformers import AutoModelForCausalLM
+
+    texts = [[5, 9, 30, 2, 7, 11, 12, 13, 80, 3], [8, 4, 99], [1, 2, 3, 4, 5, 6]]
+    checkpoint = Checkpoint(checkpoint_folder)
+    embedding = quantize_nearest(checkpoint.array("model.embed_tokens.weight"), bits=4, block_size=32)
+    stream = CalibrationStream(checkpoint, texts, embedding)
+    chosen = layouts(checkpoint.config, block_size=64, head_bits=8)
+    model, reference = (AutoModelForCausalLM.from_pretrained(checkpoint_folder, dtype=torch.float32) for _ in range(2))
+    model.model.embed_tokens.weight = torch.nn.Parameter(torch.from_numpy(dequantize(embedding)))
+    for layer in range(checkpoint.config.num_hidden_layers):
+        block = model.model.layers[layer]
+        for name, quantized in stream.quantize_layer(layer, chosen):
+            assert (quantized.bits, quantized.block_size) == (4, chosen[name].block_size)
+            module = name.removeprefix(f"model.layers.{layer}.").removesuffix(".weight")
+            linears = [block.get_submodule(part) for part in MATRICES[module]]
+            sizes = [len(linear.weight) for linear in linears]
+            rounded_NK = torch.from_numpy(dequantize(quantized))
+            for linear, piece in zip(linears, torch.split(rounded_NK, sizes), strict=True):
+                linear.weight.data = piece
+    [batch] = stream.batches
+    for row, text in enumerate(sorted(texts, key=len)):
+        real = batch.mask_BT[row]
+        for hidden_BTD, network in ((batch.quantized_BTK, model), (batch.float_BTK, reference)):
+            torch.testing.assert_close(hidden_BTD[row][real], _last_hidden(network, text), rtol=1e-3, atol=1e-4)
+
+
+def _last_hidden(model: torch.nn.Module, text: list[int]) -> Tensor:
+    """What reaches the last norm."""
+    captured: list[Tensor] = []
+    hook = model.model.norm.register_forward_pre_hook(lambda module, arguments: captured.append(arguments[0].detach()))  # type: ignore[union-attr]
+    model(torch.tensor([text]))
+    hook.remove()
+    return captured[0][0]

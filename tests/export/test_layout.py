@@ -1,0 +1,47 @@
+"""Which bits and block sizes a matrix gets."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from export.layout import Layout, layouts
+from export.model_config import ModelConfig
+from toolkit.errors import InputError
+
+SMOLLM2 = ModelConfig(
+    architecture="LlamaForCausalLM",
+    model_type="llama",
+    vocab_size=49152,
+    hidden_size=576,
+    intermediate_size=1536,
+    num_hidden_layers=30,
+    num_attention_heads=9,
+    num_key_value_heads=3,
+    head_dim=64,
+    max_position_embeddings=8192,
+    rms_norm_eps=1e-5,
+    rope_theta=100000.0,
+    tie_word_embeddings=True,
+    sliding_window=0,
+)
+
+
+def test_rows_that_the_block_size_does_not_divide_get_the_next_smaller_one() -> None:
+    chosen = layouts(SMOLLM2, block_size=128, head_bits=8)
+    assert chosen["model.layers.29.mlp.down_proj.weight"] == Layout(bits=4, block_size=128)
+    assert chosen["model.layers.0.self_attn.qkv_proj.weight"] == Layout(bits=4, block_size=64)
+    assert len(chosen) == 4 * 30 + 1
+
+
+def test_a_tied_embedding_has_the_bits_of_the_head_and_another_four() -> None:
+    assert layouts(SMOLLM2, block_size=32, head_bits=8)["model.embed_tokens.weight"] == Layout(bits=8, block_size=32)
+    untied = layouts(replace(SMOLLM2, tie_word_embeddings=False), block_size=32, head_bits=8)
+    assert untied["model.embed_tokens.weight"].bits == 4
+    assert untied["lm_head.weight"].bits == 8
+
+
+def test_rows_that_no_block_size_divides_are_refused() -> None:
+    with pytest.raises(InputError, match=r"rows of mlp.down_proj \(1500 values\) must be a multiple of 32"):
+        layouts(replace(SMOLLM2, intermediate_size=1500, tie_word_embeddings=False), block_size=128, head_bits=8)
