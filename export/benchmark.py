@@ -1,7 +1,9 @@
-"""`toolkit bench DIR`: how fast the runner is on this machine and how much memory it takes.
+"""`toolkit bench DIR [--vs model.gguf]`: how fast the runner is on this machine and how much memory it takes.
 
-Every round reads one prompt and then decodes greedily, in a fresh process, because peak memory belongs to a process and
-never goes down again. Figures are medians over the rounds after a first one that warms the file cache.
+Every round loads a model in a fresh process, because peak memory belongs to a process and never goes down again; there
+it reads a prompt of each length and decodes greedily after it. Models take turns, so that a machine that slows down
+slows both. Figures are medians over the rounds after a first one that warms the file cache; ratios are medians of the
+rounds' own.
 """
 
 from __future__ import annotations
@@ -9,101 +11,255 @@ from __future__ import annotations
 import multiprocessing
 import resource
 import time
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
 import numpy as np
+import psutil
 
 from export.session import OnnxDecoder, physical_cores
+from toolkit.errors import InputError
 from toolkit.progress import Progress
 from toolkit.records import Record
-from toolkit.runs import folder_bytes
+from toolkit.runs import folder_bytes, read_manifest
+
+CONTEXTS = (128, 512, 2048)
+BANDWIDTH_BYTES = 2**28
+"""Read by each thread, more than any cache holds."""
+IDLE_S = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
-class Round:
-    """One process's measurements."""
+class AtLength(Record):
+    """What one model does with a prompt of `context` tokens. Time to first token starts when the model is loaded."""
 
-    load_s: float
+    context: int
+    prefill_tokens_per_s: float
     time_to_first_token_s: float
-    decode_s: float
+    decode_tokens_per_s: float
+    bandwidth_share: float
+    """Bytes of weights and cache that a step must read, times steps a second, over the machine's bandwidth."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelFigures(Record):
+    """One model's medians."""
+
+    model: str
+    model_bytes: int
+    load_s: float
+    at_lengths: list[AtLength]
     peak_memory_bytes: int
+    idle_memory_bytes: int
+    idle_cpu_share: float
+    """Of one core, while nothing is asked."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Benchmark(Record):
-    """Medians over the rounds. Time to first token starts when the model is loaded."""
+    """All models of one run, the exported folder first."""
 
-    prompt_tokens: int
-    new_tokens: int
     rounds: int
     threads: int
-    folder_bytes: int
+    new_tokens: int
+    bandwidth_bytes_per_s: float
+    models: list[ModelFigures]
+    decode_ratios: dict[str, list[float]]
+    """For each model compared with, the folder's decoding speed over its, one ratio a length; empty for one alone."""
+    prefill_ratios: dict[str, list[float]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Round:
+    """One process's measurements, in seconds and bytes; a value a length."""
+
     load_s: float
-    prefill_tokens_per_s: float
-    time_to_first_token_s: float
-    decode_tokens_per_s: float
+    prefill_s: list[float]
+    decode_s: list[float]
+    step_bytes: list[int]
     peak_memory_bytes: int
+    idle_memory_bytes: int
+    idle_cpu_share: float
 
 
-def run_benchmark(folder: Path, *, prompt_tokens: int = 128, new_tokens: int = 128, rounds: int = 3) -> Benchmark:
-    """Measure an exported folder. Raises `InputError` where it cannot be opened or the lengths don't fit its context."""
-    measured: list[Round] = []
-    with Progress("bench, rounds", rounds + 1) as progress:
+def run_benchmark(
+    folder: Path,
+    *,
+    versus: Sequence[Path] = (),
+    contexts: Sequence[int] = CONTEXTS,
+    new_tokens: int = 64,
+    rounds: int = 3,
+) -> Benchmark:
+    """Measure an exported folder, and GGUF files beside it.
+
+    Raises `InputError` where one of them cannot be opened or a length doesn't fit the model's context.
+    """
+    models = [folder, *versus]
+    for path in versus:
+        if path.suffix != ".gguf" or not path.is_file():
+            raise InputError(f"{path} must be a GGUF file to compare with; give --vs model.gguf")
+    threads = physical_cores()
+    measured: list[list[Round]] = [[] for _ in models]
+    with Progress("bench, rounds", (rounds + 1) * len(models)) as progress:
         for _ in range(rounds + 1):
-            with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as executor:
-                measured.append(executor.submit(measure_round, folder, prompt_tokens, new_tokens).result())
-            progress.advance()
-    warm = measured[1:]
-    first_token_s = median(r.time_to_first_token_s for r in warm)
+            for model, results in zip(models, measured, strict=True):
+                with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as executor:
+                    task = executor.submit(measure_round, model, tuple(contexts), new_tokens, threads)
+                    results.append(task.result())
+                progress.advance()
+    warm = [results[1:] for results in measured]
+    bandwidth = read_bandwidth(threads)
+    ours, others = warm[0], dict(zip((path.stem for path in versus), warm[1:], strict=True))
     return Benchmark(
-        prompt_tokens=prompt_tokens,
-        new_tokens=new_tokens,
         rounds=rounds,
-        threads=physical_cores(),
-        folder_bytes=folder_bytes(folder),
-        load_s=median(r.load_s for r in warm),
-        prefill_tokens_per_s=prompt_tokens / first_token_s,
-        time_to_first_token_s=first_token_s,
-        decode_tokens_per_s=(new_tokens - 1) / median(r.decode_s for r in warm),
-        peak_memory_bytes=int(median(r.peak_memory_bytes for r in warm)),
+        threads=threads,
+        new_tokens=new_tokens,
+        bandwidth_bytes_per_s=bandwidth,
+        models=[
+            _figures(model, results, contexts, new_tokens, bandwidth)
+            for model, results in zip(models, warm, strict=True)
+        ],
+        decode_ratios={name: _ratios(ours, theirs, lambda r: r.decode_s) for name, theirs in others.items()},
+        prefill_ratios={name: _ratios(ours, theirs, lambda r: r.prefill_s) for name, theirs in others.items()},
     )
 
 
-def measure_round(folder: Path, prompt_tokens: int, new_tokens: int) -> Round:
-    """Load, read a prompt of that many tokens, decode that many; runs in a process of its own."""
+def measure_round(model: Path, contexts: Sequence[int], new_tokens: int, threads: int) -> Round:
+    """Load, then for each length read a prompt of it and decode; runs in a process of its own."""
     started = time.perf_counter()
-    decoder = OnnxDecoder(folder)
+    max_length = max(contexts) + new_tokens
+    read, append, vocab_size, step_bytes = _open(model, threads, max_length)
     loaded = time.perf_counter()
-    prompt = np.random.default_rng(0).integers(0, decoder.config.vocab_size, prompt_tokens).tolist()
-    logits_BV = decoder.start([prompt])
-    first_token = time.perf_counter()
-    for _ in range(new_tokens - 1):
-        logits_BV = decoder.step(logits_BV.argmax(-1))
+    generator = np.random.default_rng(0)
+    prefill_s, decode_s = [], []
+    for context in contexts:
+        prompt = generator.integers(0, vocab_size, context).tolist()
+        begun = time.perf_counter()
+        token = read(prompt)
+        first_token = time.perf_counter()
+        for _ in range(new_tokens - 1):
+            token = append(token)
+        decode_s.append(time.perf_counter() - first_token)
+        prefill_s.append(first_token - begun)
+    process = psutil.Process()
+    before = sum(process.cpu_times()[:2])
+    time.sleep(IDLE_S)
     return Round(
         load_s=loaded - started,
-        time_to_first_token_s=first_token - loaded,
-        decode_s=time.perf_counter() - first_token,
+        prefill_s=prefill_s,
+        decode_s=decode_s,
+        step_bytes=[step_bytes(context + new_tokens // 2) for context in contexts],
         peak_memory_bytes=_peak_memory_bytes(),
+        idle_memory_bytes=process.memory_info().rss,
+        idle_cpu_share=(sum(process.cpu_times()[:2]) - before) / IDLE_S,
     )
+
+
+def read_bandwidth(threads: int) -> float:
+    """Bytes a second that so many threads read from memory together; the best of five tries."""
+    arrays = [np.ones(BANDWIDTH_BYTES // 8, dtype=np.uint64) for _ in range(threads)]
+    best = 0.0
+    with ThreadPoolExecutor(threads) as pool:
+        for _ in range(5):
+            begun = time.perf_counter()
+            list(pool.map(np.max, arrays))
+            best = max(best, threads * BANDWIDTH_BYTES / (time.perf_counter() - begun))
+    return best
 
 
 def table(benchmark: Benchmark) -> str:
-    """The figures as lines for a terminal."""
-    rows = (
-        ("load", f"{benchmark.load_s:.2f} s"),
-        ("prefill", f"{benchmark.prefill_tokens_per_s:.0f} tokens/s ({benchmark.prompt_tokens} tokens)"),
-        ("time to first token", f"{benchmark.time_to_first_token_s:.3f} s"),
-        ("decode", f"{benchmark.decode_tokens_per_s:.0f} tokens/s ({benchmark.new_tokens} tokens)"),
-        ("peak memory", f"{benchmark.peak_memory_bytes / 1e6:.0f} MB"),
-        ("folder", f"{benchmark.folder_bytes / 1e6:.0f} MB"),
-        ("threads", str(benchmark.threads)),
-        ("rounds", f"{benchmark.rounds}, medians"),
+    """The figures as lines for a terminal, a column a model."""
+    rows: list[tuple[str, list[str]]] = [
+        ("", [model.model for model in benchmark.models]),
+        ("size", [f"{model.model_bytes / 1e6:.0f} MB" for model in benchmark.models]),
+        ("load", [f"{model.load_s:.2f} s" for model in benchmark.models]),
+    ]
+    for place, first in enumerate(benchmark.models[0].at_lengths):
+        lengths = [model.at_lengths[place] for model in benchmark.models]
+        name = f"{first.context} tokens"
+        rows += [
+            (f"prefill, {name}", [f"{at.prefill_tokens_per_s:.0f} tokens/s" for at in lengths]),
+            (f"first token, {name}", [f"{at.time_to_first_token_s:.3f} s" for at in lengths]),
+            (f"decode, {name}", [f"{at.decode_tokens_per_s:.1f} tokens/s" for at in lengths]),
+            ("  of the bandwidth", [f"{100 * at.bandwidth_share:.0f} %" for at in lengths]),
+        ]
+    rows += [
+        ("peak memory", [f"{model.peak_memory_bytes / 1e6:.0f} MB" for model in benchmark.models]),
+        ("idle memory", [f"{model.idle_memory_bytes / 1e6:.0f} MB" for model in benchmark.models]),
+        ("idle processor", [f"{100 * model.idle_cpu_share:.0f} %" for model in benchmark.models]),
+    ]
+    first_width = max(len(name) for name, _ in rows)
+    width = max(len(cell) for _, cells in rows for cell in cells)
+    lines = [f"{name:{first_width}}  " + "  ".join(f"{cell:>{width}}" for cell in cells) for name, cells in rows]
+    for name in benchmark.decode_ratios:
+        for what, ratios in (("decode", benchmark.decode_ratios[name]), ("prefill", benchmark.prefill_ratios[name])):
+            lines.append(f"{what}, × {name}: " + ", ".join(f"{ratio:.2f}" for ratio in ratios))
+    lines.append(
+        f"{benchmark.threads} threads, {benchmark.new_tokens} new tokens, {benchmark.rounds} rounds, medians; "
+        f"this machine reads {benchmark.bandwidth_bytes_per_s / 1e9:.1f} GB/s"
     )
-    width = max(len(name) for name, _ in rows)
-    return "\n".join(f"{name:{width}}  {value}" for name, value in rows)
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def _open(
+    model: Path, threads: int, max_length: int
+) -> tuple[Callable[[list[int]], int], Callable[[int], int], int, Callable[[int], int]]:
+    """How to read a prompt and to append a token (both answer with the next), the vocabulary, a step's bytes."""
+    if model.suffix == ".gguf":
+        from export.llama_cpp import LlamaCpp
+
+        other = LlamaCpp(model, threads=threads, max_length=max_length)
+        return other.read, other.append, other.vocab_size, other.step_bytes
+    decoder = OnnxDecoder(model)
+    if max_length > decoder.max_length:
+        raise InputError(
+            f"the longest prompt with its new tokens ({max_length}) must fit the model's context "
+            f"({decoder.max_length}); give smaller --contexts"
+        )
+    weights = (read_manifest(model) or {}).get("measured", {}).get("step_bytes", folder_bytes(model))
+    return (
+        lambda prompt: int(decoder.start([prompt])[0].argmax()),
+        lambda token: int(decoder.step(np.array([token]))[0].argmax()),
+        decoder.config.vocab_size,
+        lambda context: int(weights + decoder.position_bytes * context),
+    )
+
+
+def _figures(
+    model: Path, rounds: Sequence[Round], contexts: Sequence[int], new_tokens: int, bandwidth: float
+) -> ModelFigures:
+    at_lengths = []
+    for place, context in enumerate(contexts):
+        prefill_s = median(r.prefill_s[place] for r in rounds)
+        tokens_per_s = (new_tokens - 1) / median(r.decode_s[place] for r in rounds)
+        at_lengths.append(
+            AtLength(
+                context=context,
+                prefill_tokens_per_s=context / prefill_s,
+                time_to_first_token_s=prefill_s,
+                decode_tokens_per_s=tokens_per_s,
+                bandwidth_share=rounds[0].step_bytes[place] * tokens_per_s / bandwidth,
+            )
+        )
+    return ModelFigures(
+        model=model.stem,
+        model_bytes=model.stat().st_size if model.is_file() else folder_bytes(model),
+        load_s=median(r.load_s for r in rounds),
+        at_lengths=at_lengths,
+        peak_memory_bytes=int(median(r.peak_memory_bytes for r in rounds)),
+        idle_memory_bytes=int(median(r.idle_memory_bytes for r in rounds)),
+        idle_cpu_share=median(r.idle_cpu_share for r in rounds),
+    )
+
+
+def _ratios(ours: Sequence[Round], theirs: Sequence[Round], seconds: Callable[[Round], list[float]]) -> list[float]:
+    """How many times faster ours is, a value a length."""
+    pairs = list(zip(ours, theirs, strict=True))
+    lengths = range(len(seconds(ours[0])))
+    return [median(seconds(other)[place] / seconds(our)[place] for our, other in pairs) for place in lengths]
 
 
 def _peak_memory_bytes() -> int:

@@ -95,10 +95,15 @@ def export_int4(config: ExportConfig) -> dict[str, Any]:
     texts = _read_texts(checkpoint, config)
     folder = runs.partial_folder(config.out, stage)
     try:
-        _write_model(checkpoint, config, texts, folder)
+        step_bytes = _write_model(checkpoint, config, texts, folder)
         report = measure_parity(config.source, folder, texts.held_out)
         check_parity(report, config.bounds)
-        return runs.finish(folder, config.out, stage, _measured(checkpoint, folder) | {"parity": report.to_dict()})
+        return runs.finish(
+            folder,
+            config.out,
+            stage,
+            _measured(checkpoint, folder) | {"step_bytes": step_bytes, "parity": report.to_dict()},
+        )
     except OSError as error:
         raise InputError(f"{config.out} cannot be written: {error.strerror or error}") from error
     finally:
@@ -106,7 +111,9 @@ def export_int4(config: ExportConfig) -> dict[str, Any]:
         checkpoint.close()
 
 
-def _write_model(checkpoint: Checkpoint, config: ExportConfig, texts: CalibrationTexts, folder: Path) -> None:
+def _write_model(checkpoint: Checkpoint, config: ExportConfig, texts: CalibrationTexts, folder: Path) -> int:
+    """Write everything but the manifest; returns the bytes of weights that a step reads."""
+    tied = checkpoint.config.tie_word_embeddings
     write_package(config.source, folder, checkpoint.config)
     shapes = tensor_shapes(checkpoint.config)
     vectors = {name: checkpoint.array(name) for name, shape in shapes.items() if len(shape) == 1}
@@ -125,6 +132,7 @@ def _write_model(checkpoint: Checkpoint, config: ExportConfig, texts: Calibratio
             if name.endswith("down_proj.weight"):
                 progress.advance()
     onnx.save(build_graph(checkpoint.config, stored, vectors), folder / MODEL_FILE)
+    return sum(weight.size_bytes for name, weight in stored.items() if name != EMBEDDING or tied)
 
 
 def _weights(

@@ -61,6 +61,8 @@ class OnnxDecoder:
         names = [f"{layer}.{kind}" for layer in range(self.config.num_hidden_layers) for kind in ("key", "value")]
         no_rows = np.empty((0, self.config.num_key_value_heads, 0, self.config.head_dim), dtype=np.float32)
         self._cache: dict[str, Floats] = dict.fromkeys(names, no_rows)
+        self.position_bytes = len(names) * self.config.num_key_value_heads * self.config.head_dim * 4
+        """Of the cache, for one position of one row."""
         self._lengths_B: Ints = np.zeros(0, dtype=np.int64)
         self._keeps_prefix = keeps_prefix
         self._held: list[int] = []

@@ -51,6 +51,10 @@ class StoredWeight:
     scales: StoredTensor
     zero_points: StoredTensor
 
+    @property
+    def size_bytes(self) -> int:
+        return self.codes.size_bytes + self.scales.size_bytes + self.zero_points.size_bytes
+
 
 class WeightsFile:
     """The file while it is being written."""

@@ -121,6 +121,14 @@ def build_parser() -> Parser:
 
     bench = verb("bench", "chat", "measure an exported folder: tokens/s, time to first token, memory")
     bench.add_argument("folder", type=Path, help="exported folder")
+    bench.add_argument(
+        "--vs", type=Path, action="append", default=[], help="GGUF file to measure beside it, repeatable"
+    )
+    bench.add_argument(
+        "--contexts", type=_count, nargs="+", default=[128, 512, 2048], help="prompt lengths; default: %(default)s"
+    )
+    bench.add_argument("--new-tokens", type=_count, default=64, help="decoded after each prompt; default: %(default)s")
+    bench.add_argument("--rounds", type=_count, default=3, help="after one to warm up; default: %(default)s")
 
     chat = verb("chat", "chat", "open the local chat with an exported folder")
     chat.add_argument("folder", type=Path, help="exported folder")

@@ -165,7 +165,13 @@ def export(options: Options) -> Result:
 def bench(options: Options) -> Result:
     from export.benchmark import run_benchmark, table
 
-    benchmark = run_benchmark(options.folder)
+    benchmark = run_benchmark(
+        options.folder,
+        versus=options.vs,
+        contexts=options.contexts,
+        new_tokens=options.new_tokens,
+        rounds=options.rounds,
+    )
     return Result(facts=benchmark.to_dict(), text=table(benchmark))
 
 
