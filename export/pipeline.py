@@ -1,6 +1,7 @@
 """`toolkit export --int4`: a Hugging Face folder in, a checked int4 ONNX folder out.
 
-    check source → quantize layer by layer → model.onnx.data → model.onnx → parity with the float model → manifest.json
+    check source → quantize layer by layer → model.onnx.data → model.onnx → parity with the float model → what
+    `toolkit verify` compares with → manifest.json
 
 Invariant: the folder has its final name only when the parity gate let it through; one tensor or one layer is in memory at
 a time while weights are written.
@@ -19,6 +20,7 @@ import onnx
 
 from export.calibration import CalibrationTexts, read_texts
 from export.checkpoint import MATRICES, Checkpoint, tensor_shapes
+from export.goldens import write_goldens
 from export.gptq import CalibrationStream
 from export.graph import build_graph
 from export.package import write_package
@@ -96,7 +98,9 @@ def export_int4(config: ExportConfig) -> dict[str, Any]:
         _write_model(checkpoint, config, texts, folder)
         report = measure_parity(config.source, folder, texts.held_out)
         check_parity(report, config.bounds)
-        return runs.finish(folder, config.out, stage, _measured(checkpoint, folder) | {"parity": report.to_dict()})
+        goldens = write_goldens(config.source, folder, texts.held_out)
+        measured = _measured(checkpoint, folder) | {"parity": report.to_dict()} | goldens
+        return runs.finish(folder, config.out, stage, measured)
     except OSError as error:
         raise InputError(f"{config.out} cannot be written: {error.strerror or error}") from error
     finally:
