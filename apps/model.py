@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from export.session import OnnxDecoder
+from export.verify import check_start
 from toolkit.chat_format import ChatFormat
 from toolkit.generate import Decoder
 from toolkit.runs import folder_bytes
@@ -25,10 +27,14 @@ class Model:
 
 
 def load_model(folder: Path) -> Model:
-    """Load an exported folder; raises `InputError` where it is none."""
-    return Model(
+    """Load an exported folder; raises `InputError` where it is none, or the fast part of `toolkit verify` fails."""
+    is_verified = check_start(folder)
+    model = Model(
         name=folder.resolve().name,
         size_bytes=folder_bytes(folder),
         decoder=OnnxDecoder(folder, keeps_prefix=True),
         chat_format=ChatFormat.from_folder(folder),
     )
+    if not is_verified:
+        print(f"{folder} cannot be verified: it was exported before there was a record; export again", file=sys.stderr)
+    return model

@@ -1,6 +1,7 @@
 """`toolkit export --int4`: a Hugging Face folder in, a checked int4 ONNX folder out.
 
-    check source → quantize layer by layer → model.onnx.data → model.onnx → parity with the float model → manifest.json
+    check source → quantize layer by layer → model.onnx.data → model.onnx → parity with the float model → what
+    `toolkit verify` compares with → manifest.json
 
 Invariant: the folder has its final name only when the parity gate let it through; one tensor or one layer is in memory at
 a time while weights are written.
@@ -20,6 +21,7 @@ import onnx
 from export.calibration import CalibrationTexts, read_texts
 from export.calibration_stream import CalibrationStream
 from export.checkpoint import MATRICES, Checkpoint, tensor_shapes
+from export.goldens import write_goldens
 from export.graph import build_graph
 from export.layout import Layout, layouts
 from export.package import write_package
@@ -98,12 +100,9 @@ def export_int4(config: ExportConfig) -> dict[str, Any]:
         step_bytes = _write_model(checkpoint, config, texts, folder)
         report = measure_parity(config.source, folder, texts.held_out)
         check_parity(report, config.bounds)
-        return runs.finish(
-            folder,
-            config.out,
-            stage,
-            _measured(checkpoint, folder) | {"step_bytes": step_bytes, "parity": report.to_dict()},
-        )
+        goldens = write_goldens(config.source, folder, texts.held_out)
+        facts = _measured(checkpoint, folder) | {"step_bytes": step_bytes}
+        return runs.finish(folder, config.out, stage, facts | {"parity": report.to_dict()} | goldens)
     except OSError as error:
         raise InputError(f"{config.out} cannot be written: {error.strerror or error}") from error
     finally:

@@ -119,6 +119,12 @@ def build_parser() -> Parser:
     export.add_argument("--calibration", type=Path, help="train.jsonl to calibrate on; default: the model folder's")
     export.add_argument("--out", type=Path, required=True, help="folder to write")
 
+    verify = verb("verify", "chat", "check that an exported folder is whole and says here what it said when exported")
+    verify.add_argument("folder", type=Path, help="exported folder")
+    verify.add_argument(
+        "--fast", action="store_true", help="without large files' digests and without running the model"
+    )
+
     bench = verb("bench", "chat", "measure an exported folder: tokens/s, time to first token, memory")
     bench.add_argument("folder", type=Path, help="exported folder")
     bench.add_argument(
@@ -159,6 +165,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(json.dumps(result.facts, ensure_ascii=False), flush=True)
         elif result.text:
             print(result.text, flush=True)
+        if result.error:
+            _print_error(str(result.error), type(result.error).__name__, result.error.exit_code, as_json=False)
+            return result.error.exit_code
         if result.then and not as_json:
             result.then()
         return 0

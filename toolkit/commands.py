@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from toolkit.errors import InputError
+from toolkit.errors import InputError, ToolkitError
 
 if TYPE_CHECKING:
     from toolkit.generate import Decoder, Sampling
@@ -29,6 +29,8 @@ class Result:
     text: str
     then: Callable[[], None] | None = None
     """What a person at a terminal gets next, after the text."""
+    error: ToolkitError | None = None
+    """Why the command fails although it has a result to show."""
 
 
 def doctor(options: Options) -> Result:
@@ -160,6 +162,18 @@ def export(options: Options) -> Result:
         f"against the float model: mean KL {parity['mean_kl']:.4f}, same first choice {100 * parity['top1']:.1f} %"
     )
     return Result(facts={"folder": str(options.out), **measured}, text=text)
+
+
+def verify(options: Options) -> Result:
+    from export.verify import table, verify
+
+    checks = verify(options.folder, fast=options.fast)
+    failed = [check.line for check in checks if check.outcome == "failed"]
+    facts = {"folder": str(options.folder), "ok": not failed, "checks": [check.to_dict() for check in checks]}
+    error = InputError(failed[0]) if failed else None
+    if error:
+        facts |= {"error": str(error), "kind": "InputError", "exit": error.exit_code}
+    return Result(facts=facts, text=table(checks), error=error)
 
 
 def bench(options: Options) -> Result:

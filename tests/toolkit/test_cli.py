@@ -47,6 +47,7 @@ Captured = pytest.CaptureFixture[str]
         (["teach", "--stage", "reason_rl", "--out", "{tmp}/o"], "stage reason_rl must follow cold_start, and {tmp}/o/"),
         (["chat", "{tmp}"], "{tmp}/"),
         (["bench", "{tmp}"], "{tmp}/"),
+        (["verify", "{tmp}"], "{tmp}/manifest.json must exist to verify {tmp}; export again"),
         (["report", "{tmp}"], "{tmp}/eval must hold at least one evaluation"),
     ],
 )
@@ -95,7 +96,8 @@ def test_debug_shows_the_traceback(tmp_path: Path, capsys: Captured) -> None:
 def test_help_exits_0_and_names_every_command(capsys: Captured) -> None:
     assert main(["--help"]) == 0
     text = capsys.readouterr().out
-    for verb in ("doctor", "pull", "teach", "traces", "distill", "eval", "export", "bench", "chat", "report", "demo"):
+    verbs = "doctor pull teach traces distill eval export verify bench chat report demo"
+    for verb in verbs.split():
         assert f"\n    {verb} " in text
 
 

@@ -1,0 +1,104 @@
+"""The exported model against the float one where the float one cannot be: on the user's machine.
+
+    verify.npz   what the float model expects at some held-out positions, coarsened to its likeliest tokens and a rest
+
+KL(p‖q) over these K + 1 outcomes is a lower bound of the true one, as merging outcomes never adds to it; top-1 is exact.
+Imports neither torch nor transformers nor onnx.
+
+Shapes: T positions, K the likeliest tokens, V vocabulary, N ids of all texts, X texts.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from export.session import OnnxDecoder
+from toolkit.errors import InputError
+from toolkit.records import Record
+
+Doubles = NDArray[np.float64]
+EXPECTED_FILE = "verify.npz"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Expected:
+    """`verify.npz`: texts as ids, and the float model's log probabilities at the ends of them."""
+
+    tokens: NDArray[np.int32]
+    """N: the ids of all texts, one after the other."""
+    lengths: NDArray[np.int32]
+    """X: how many ids each text has."""
+    positions: NDArray[np.int32]
+    """X: how many of the last positions of each text are compared; the position before a token expects it."""
+    ids: NDArray[np.int32]
+    """TK: the likeliest tokens, the likeliest first."""
+    log_probs: NDArray[np.float32]
+    """TK: their log probabilities, in nats."""
+    rest: NDArray[np.float32]
+    """T: the log probability of all other tokens together."""
+
+    def texts(self) -> list[list[int]]:
+        return [text.tolist() for text in np.split(self.tokens, np.cumsum(self.lengths)[:-1])]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CoarseParity(Record):
+    """What was measured on the coarsened distributions."""
+
+    positions: int
+    mean_kl: float
+    """In nats."""
+    top1: float
+
+
+def read_expected(folder: Path) -> Expected:
+    """Raises `InputError` where `verify.npz` is missing or its arrays don't fit each other."""
+    path = folder / EXPECTED_FILE
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            expected = Expected(**{field.name: arrays[field.name] for field in fields(Expected)})
+        ids_TK, rest_T = expected.ids, expected.rest
+        fits = (
+            expected.lengths.shape == expected.positions.shape
+            and expected.lengths.sum() == len(expected.tokens)
+            and expected.positions.sum() == len(ids_TK) == len(rest_T) > 0
+            and ids_TK.shape == expected.log_probs.shape
+            and bool((expected.positions < expected.lengths).all())
+        )
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise InputError(f"{path} must be a record that toolkit export wrote: {error}; export again") from error
+    if not fits:
+        raise InputError(f"{path} must hold arrays that fit each other, and they don't; export again")
+    return expected
+
+
+def write_expected(folder: Path, expected: Expected) -> None:
+    np.savez_compressed(folder / EXPECTED_FILE, **{f.name: getattr(expected, f.name) for f in fields(Expected)})
+
+
+def measure_coarsely(decoder: OnnxDecoder, expected: Expected) -> CoarseParity:
+    """KL and top-1 over the likeliest tokens and one bucket for the rest."""
+    pieces = []
+    for tokens, positions in zip(expected.texts(), expected.positions.tolist(), strict=True):
+        pieces.append(decoder.score(tokens)[-positions - 1 : -1])
+    logits_TV = np.concatenate(pieces).astype(np.float64)
+    log_q_TK, log_rest_q_T = coarsen(logits_TV, expected.ids)
+    log_p_TK, log_rest_p_T = expected.log_probs.astype(np.float64), expected.rest.astype(np.float64)
+    kl_T = (np.exp(log_p_TK) * (log_p_TK - log_q_TK)).sum(-1)
+    kl_T += np.exp(log_rest_p_T) * (log_rest_p_T - log_rest_q_T)
+    agrees_T = logits_TV.argmax(-1) == expected.ids[:, 0]
+    return CoarseParity(positions=len(kl_T), mean_kl=float(kl_T.mean()), top1=float(agrees_T.mean()))
+
+
+def coarsen(logits_TV: Doubles, ids_TK: NDArray[np.int32]) -> tuple[Doubles, Doubles]:
+    """Log probabilities of the named tokens (TK) and of all others together (T)."""
+    log_total_T = np.logaddexp.reduce(logits_TV, axis=-1)
+    others_TV = logits_TV.copy()
+    np.put_along_axis(others_TV, ids_TK, -np.inf, axis=-1)
+    named_TK = np.take_along_axis(logits_TV, ids_TK, axis=-1) - log_total_T[:, None]
+    return named_TK, np.logaddexp.reduce(others_TV, axis=-1) - log_total_T

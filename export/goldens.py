@@ -1,0 +1,171 @@
+"""Writes what `toolkit verify` compares with: the source's ids and renderings, the exported folder's greedy tokens, and
+what the float model expects.
+
+Invariant: ids come from the source's own tokenizer and prompts from transformers, never from the folder that they check;
+a folder that says otherwise on the spot is not exported.
+
+Shapes: T positions, K the likeliest tokens, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jinja2.exceptions import TemplateError
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+from export.calibration import Text
+from export.coarse_parity import Expected, coarsen, measure_coarsely, write_expected
+from export.fuzz_corpus import fuzz_texts
+from export.golden_record import (
+    VERSION,
+    GoldenRecord,
+    GreedyText,
+    RenderedChat,
+    end_of_text_ids,
+    text_digests,
+    vocabulary_digests,
+    write_record,
+)
+from export.parity import QUESTIONS, greedy_completion
+from export.session import OnnxDecoder
+from export.verify import check_end_of_text, check_template, check_tokenizer
+from toolkit.chat_format import ChatFormat, Message, completion_text
+from toolkit.errors import GateFailed, InputError
+from toolkit.model.decoder import load_model
+
+FUZZ_SEED, FUZZ_TEXTS = 0, 300
+GREEDY_PROMPTS, GREEDY_TOKENS = 4, 32
+POSITIONS = 256
+LIKELIEST = 32
+CLOCK = "strftime_now"
+"""The function by which transformers gives a template today's date. The chat has none."""
+
+ASK, ASK_AGAIN = QUESTIONS[:2]
+CHATS: tuple[list[Message], ...] = (
+    [{"role": "user", "content": ASK}],
+    [{"role": "system", "content": "Answer in one word."}, {"role": "user", "content": ASK}],
+    [
+        {"role": "user", "content": ASK},
+        {"role": "assistant", "content": completion_text("<think>\n17 + 25 is 42.", "It is 42.")},
+        {"role": "user", "content": ASK_AGAIN},
+    ],
+    [
+        {"role": "system", "content": " Keep  white space.\n"},
+        {"role": "user", "content": f"  {ASK}\n\n"},
+        {"role": "assistant", "content": "42"},
+        {"role": "user", "content": "\tWhy?\n"},
+        {"role": "assistant", "content": completion_text("Ones first.\nThen tens.", "Because 7 + 5 = 12.\n")},
+        {"role": "user", "content": "<|im_end|>\n<|im_start|>system\n<b>'你好' & {{ 7 * 7 }} {% raw %}"},
+    ],
+)
+
+
+def write_goldens(source: Path, folder: Path, held_out: Sequence[Text]) -> dict[str, Any]:
+    """Write `verify.json` and `verify.npz` into an exported folder; returns what its manifest has to remember.
+
+    Without held-out texts the float model's own greedy answers are measured. Raises `GateFailed` where the folder
+    doesn't say what its source says.
+    """
+    chat_format = ChatFormat.from_folder(source)
+    model = load_model(source, torch.float32)
+    prompts = [text.prompt for text in held_out] or [chat_format.question_ids(question) for question in QUESTIONS]
+    texts = held_out or [Text(prompt=p, completion=greedy_completion(model, p)) for p in prompts[:GREEDY_PROMPTS]]
+    expected = _expected(model, _first_positions(texts))
+    del model
+    write_expected(folder, expected)
+    decoder = OnnxDecoder(folder)
+    record = GoldenRecord(
+        version=VERSION,
+        texts=fuzz_texts(FUZZ_SEED, FUZZ_TEXTS),
+        text_digests=text_digests(chat_format, fuzz_texts(FUZZ_SEED, FUZZ_TEXTS)),
+        vocabulary_digests=vocabulary_digests(chat_format),
+        chats=rendered_chats(source, chat_format),
+        end_of_text=end_of_text_ids(folder, chat_format),
+        greedy=[_greedy_text(decoder, prompt, chat_format.stop_ids) for prompt in prompts[:GREEDY_PROMPTS]],
+    )
+    _check(record, source, folder)
+    write_record(folder, record)
+    return {"coarse_parity": measure_coarsely(decoder, expected).to_dict()}
+
+
+def _first_positions(texts: Sequence[Text]) -> list[Text]:
+    """The texts' beginnings that hold `POSITIONS` completion tokens."""
+    taken: list[Text] = []
+    room = POSITIONS
+    for text in texts:
+        completion = text.completion[:room]
+        if completion:
+            taken.append(Text(prompt=text.prompt, completion=completion))
+            room -= len(completion)
+    return taken
+
+
+@torch.no_grad()
+def _expected(model: PreTrainedModel, texts: Sequence[Text]) -> Expected:
+    """What the float model expects at every token of the completions."""
+    ids, log_probs, rest = [], [], []
+    for text in texts:
+        logits_TV = model(torch.tensor([text.prompt + text.completion])).logits[0].double().numpy()
+        logits_TV = logits_TV[len(text.prompt) - 1 : -1]
+        kept = min(LIKELIEST, logits_TV.shape[-1] - 1)
+        ids_TK = np.argsort(-logits_TV, axis=-1, kind="stable")[:, :kept].astype(np.int32)
+        log_p_TK, log_rest_T = coarsen(logits_TV, ids_TK)
+        ids.append(ids_TK)
+        log_probs.append(log_p_TK.astype(np.float32))
+        rest.append(log_rest_T.astype(np.float32))
+    return Expected(
+        tokens=np.array([token for text in texts for token in text.prompt + text.completion], dtype=np.int32),
+        lengths=np.array([len(text.prompt) + len(text.completion) for text in texts], dtype=np.int32),
+        positions=np.array([len(text.completion) for text in texts], dtype=np.int32),
+        ids=np.concatenate(ids),
+        log_probs=np.concatenate(log_probs),
+        rest=np.concatenate(rest),
+    )
+
+
+def _greedy_text(decoder: OnnxDecoder, prompt: list[int], stop_ids: frozenset[int]) -> GreedyText:
+    tokens: list[int] = []
+    margins: list[float] = []
+    logits_V = decoder.start([prompt])[0]
+    for _ in range(min(GREEDY_TOKENS, decoder.max_length - len(prompt))):
+        second, first = np.partition(logits_V, -2)[-2:]
+        tokens.append(int(logits_V.argmax()))
+        margins.append(round(float(first - second), 4))
+        if tokens[-1] in stop_ids:
+            break
+        logits_V = decoder.step(np.array(tokens[-1:]))[0]
+    return GreedyText(prompt=prompt, tokens=tokens, margins=margins)
+
+
+def rendered_chats(source: Path, chat_format: ChatFormat) -> list[RenderedChat]:
+    """`CHATS` as transformers renders them; where the template reads the clock, as the source does without one."""
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(source)
+    reads_clock = CLOCK in tokenizer.get_chat_template()
+    chats = []
+    for messages in CHATS:
+        try:
+            text = (
+                chat_format.render(messages)
+                if reads_clock
+                else tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+            )
+        except (TemplateError, InputError):
+            text = None
+        chats.append(RenderedChat(messages=messages, text=text))
+    return chats
+
+
+def _check(record: GoldenRecord, source: Path, folder: Path) -> None:
+    chat_format = ChatFormat.from_folder(folder)
+    try:
+        check_tokenizer(record, chat_format, fast=False)
+        check_template(record, chat_format)
+        check_end_of_text(record, folder, chat_format)
+    except InputError as error:
+        what = str(error).rpartition("; ")[0]  # its remedy is for a folder that was good once
+        raise GateFailed(f"{source} must be read by the chat as it was made, and is not: {what}") from error

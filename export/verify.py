@@ -1,0 +1,284 @@
+"""`toolkit verify DIR`: whether a folder is still what was exported, and says here what it said there.
+
+    files ─ external data ─ tokenizer ─ template ─ end of text ─ greedy tokens ─ divergence
+    └──────── fast: without large files' digests and the vocabulary ────────┘
+
+Needs the light installation only: no torch, no transformers, no onnx. It finds damage and drift (a cut file, another
+release of a library, another kind of CPU); it is no signature: who may rewrite a folder may rewrite its record too.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from export.coarse_parity import CoarseParity, measure_coarsely, read_expected
+from export.external_data import check_external_data
+from export.golden_record import (
+    RECORD_FILE,
+    VOCABULARY_RUN,
+    GoldenRecord,
+    end_of_text_ids,
+    read_record,
+    text_digests,
+    vocabulary_digests,
+)
+from export.session import MODEL_FILE, OnnxDecoder
+from toolkit.chat_format import ChatFormat
+from toolkit.errors import InputError
+from toolkit.records import Record
+from toolkit.runs import MANIFEST, file_digest, read_manifest
+
+SMALL_BYTES = 32 * 2**20
+"""Files up to this size are hashed in the fast part: all but the weights of a real model."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Check(Record):
+    """One named check and what it found."""
+
+    name: str
+    outcome: Literal["ok", "failed", "not run"]
+    line: str
+
+
+def verify(folder: Path, *, fast: bool) -> list[Check]:
+    """Run every check, or the fast ones; what needs the weights is not run where their files are not as they were.
+
+    Raises `InputError` where the folder holds nothing to check against.
+    """
+    manifest = read_manifest(folder)
+    if manifest is None:
+        raise InputError(f"{folder / MANIFEST} must exist to verify {folder}; export again")
+    if _is_older(folder, manifest):
+        raise InputError(f"{folder} must hold {RECORD_FILE}, and was exported before there was one; export again")
+    record = cache(lambda: read_record(folder))
+    chat_format = cache(lambda: ChatFormat.from_folder(folder))
+    checks = [
+        _run("files", lambda: check_files(folder, manifest, fast=fast)),
+        _run("external data", lambda: _check_external_data(folder)),
+    ]
+    is_whole = all(check.outcome == "ok" for check in checks)
+    checks += [
+        _run("tokenizer", lambda: check_tokenizer(record(), chat_format(), fast=fast)),
+        _run("template", lambda: check_template(record(), chat_format())),
+        _run("end of text", lambda: check_end_of_text(record(), folder, chat_format())),
+    ]
+    if fast or not is_whole:
+        why = "left out of the fast part" if fast else "the weights are not what was exported"
+        return checks + [Check(name=name, outcome="not run", line=why) for name in ("greedy tokens", "divergence")]
+    decoder = cache(lambda: OnnxDecoder(folder))
+    return [
+        *checks,
+        _run("greedy tokens", lambda: check_greedy(record(), decoder())),
+        _run(
+            "divergence",
+            lambda: check_divergence(_recorded(manifest), measure_coarsely(decoder(), read_expected(folder))),
+        ),
+    ]
+
+
+def check_start(folder: Path) -> bool:
+    """The fast part, before a chat opens a folder.
+
+    Returns False where the folder is older than this check, so nothing says what it should hold. Raises `InputError`
+    with the first line that failed.
+    """
+    manifest = read_manifest(folder)
+    if _is_older(folder, manifest or {}):
+        return False
+    for check in verify(folder, fast=True):
+        if check.outcome == "failed":
+            raise InputError(check.line)
+    return True
+
+
+def check_files(folder: Path, manifest: Mapping[str, Any], *, fast: bool) -> str:
+    """Every file is a regular one with the size and the digest that the manifest names; no other file, none missing."""
+    outputs = manifest.get("outputs")
+    if not isinstance(outputs, dict):
+        raise InputError(f"{folder / MANIFEST} must name the files of the folder, and names none; export again")
+    found = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if _is_file(path)}
+    found.pop(MANIFEST, None)
+    for name in sorted(outputs.keys() - found.keys()):
+        raise InputError(f"{folder / name} must exist, because the manifest names it; export again or copy it again")
+    for name in sorted(found.keys() - outputs.keys()):
+        raise InputError(f"{folder / name} must be named by the manifest, and is not; remove it")
+    hashed = 0
+    for name, path in found.items():
+        size_bytes, expected_bytes = path.stat().st_size, outputs[name]["bytes"]
+        if size_bytes != expected_bytes:
+            raise InputError(f"{path} ({size_bytes} bytes) must have {expected_bytes} bytes; export again")
+        if fast and size_bytes > SMALL_BYTES:
+            continue
+        digest, expected = file_digest(path), outputs[name]["sha256"]
+        if digest != expected:
+            raise InputError(f"{path} has sha256 {digest}, which must equal {expected}; export again or copy it again")
+        hashed += 1
+    return f"{len(found)} files are there, {hashed} of them with the manifest's digest and the others with its size"
+
+
+def check_tokenizer(record: GoldenRecord, chat_format: ChatFormat, *, fast: bool) -> str:
+    """Every text of the corpus gives the ids that the source's tokenizer gave; the full check asks every token too."""
+    for text, found, expected in zip(
+        record.texts, text_digests(chat_format, record.texts), record.text_digests, strict=True
+    ):
+        if found != expected:
+            raise InputError(
+                f"the ids of {text!r} (digest {found}) must equal the original tokenizer's ({expected}); export again"
+            )
+    asked = f"{len(record.texts)} texts"
+    if fast:
+        return f"{asked} give the original's ids"
+    sweep = vocabulary_digests(chat_format)
+    if len(sweep) != len(record.vocabulary_digests):
+        raise InputError(
+            f"the vocabulary ({chat_format.tokenizer.get_vocab_size()} tokens) must have "
+            f"{len(record.vocabulary_digests)} runs of {VOCABULARY_RUN}; export again"
+        )
+    for run, (found, expected) in enumerate(zip(sweep, record.vocabulary_digests, strict=True)):
+        if found != expected:
+            first = run * VOCABULARY_RUN
+            raise InputError(
+                f"the ids of the texts of tokens {first} to {first + VOCABULARY_RUN - 1} (digest {found}) must equal "
+                f"the original tokenizer's ({expected}); export again"
+            )
+    return f"{asked} and {chat_format.tokenizer.get_vocab_size()} tokens give the original's ids"
+
+
+def check_template(record: GoldenRecord, chat_format: ChatFormat) -> str:
+    """Every message list is rendered as transformers rendered it, or refused as it was."""
+    for number, chat in enumerate(record.chats, start=1):
+        try:
+            found: str | None = chat_format.render(chat.messages)
+        except InputError:
+            found = None
+        if found != chat.text:
+            shown = _first_difference(found or "", chat.text or "")
+            raise InputError(
+                f"chat {number} of {RECORD_FILE} must be rendered as by transformers, and differs {shown}; export again"
+            )
+    return f"{len(record.chats)} chats are rendered as transformers does"
+
+
+def check_end_of_text(record: GoldenRecord, folder: Path, chat_format: ChatFormat) -> str:
+    """The files agree where a text ends, with each other and with what they said when they were exported."""
+    found = end_of_text_ids(folder, chat_format)
+    for name, ids in found.items():
+        if ids != record.end_of_text.get(name):
+            raise InputError(
+                f"the end-of-text ids of {name} ({ids}) must equal the exported ones ({record.end_of_text.get(name)}); "
+                "export again"
+            )
+    if found["genai_config.json"] != found["chat"]:
+        raise InputError(
+            f"the end-of-text ids of genai_config.json ({found['genai_config.json']}) must equal those that the other "
+            f"files name ({found['chat']}); export again"
+        )
+    return f"all files end a text with {found['chat']}"
+
+
+MARGIN_TOLERANCE = 0.5
+"""Logits. Below it another CPU's rounding may choose another token."""
+
+
+def check_greedy(record: GoldenRecord, decoder: OnnxDecoder) -> str:
+    """Decoding goes as it went; each step goes on from the golden token, so one divergence hides none behind it.
+
+    A token whose logit led by less than `MARGIN_TOLERANCE` may differ, and the line counts those that do.
+    """
+    accepted, total = [], 0
+    for number, text in enumerate(record.greedy, start=1):
+        logits_V = decoder.start([text.prompt])[0]
+        for index, (token, margin) in enumerate(zip(text.tokens, text.margins, strict=True)):
+            found = int(logits_V.argmax())
+            if found != token and margin >= MARGIN_TOLERANCE:
+                raise InputError(
+                    f"greedy token {index} of prompt {number} ({found}) must equal the exported one ({token}), which "
+                    f"led by {margin:.2f} logits (up to {MARGIN_TOLERANCE} may differ); copy the folder again"
+                )
+            if found != token:
+                accepted.append(margin)
+            logits_V = decoder.step(np.array([token]))[0]
+        total += len(text.tokens)
+    differing = f"; {len(accepted)} differ, which led by at most {max(accepted):.2f} logits" if accepted else ""
+    return f"{total - len(accepted)} of {total} greedy tokens are the exported ones{differing}"
+
+
+KL_FACTOR, KL_SLACK, TOP1_SLACK = 1.25, 0.002, 0.03
+"""How far another CPU may be from the export machine: measured × factor + slack (nats), measured - slack."""
+
+
+def check_divergence(recorded: CoarseParity, found: CoarseParity) -> str:
+    """KL and top-1 to the float model's coarsened distributions are what they were, within the tolerances above."""
+    most_kl = recorded.mean_kl * KL_FACTOR + KL_SLACK
+    least_top1 = recorded.top1 - TOP1_SLACK
+    if not found.mean_kl <= most_kl:  # also where it is NaN
+        raise InputError(
+            f"mean KL to the float model ({found.mean_kl:.4f}) must be at most {most_kl:.4f} "
+            f"({recorded.mean_kl:.4f} when exported); copy the folder again"
+        )
+    if not found.top1 >= least_top1:
+        raise InputError(
+            f"top-1 agreement with the float model ({found.top1:.4f}) must be at least {least_top1:.4f} "
+            f"({recorded.top1:.4f} when exported); copy the folder again"
+        )
+    return (
+        f"mean KL {found.mean_kl:.4f} ({recorded.mean_kl:.4f} when exported), top-1 {found.top1:.1%} "
+        f"({recorded.top1:.1%}) over {found.positions} positions"
+    )
+
+
+def table(checks: list[Check]) -> str:
+    """One line a check, for a terminal."""
+    return "\n".join(f"{check.outcome:7}  {check.name:13}  {check.line}" for check in checks)
+
+
+def _run(name: str, check: Callable[[], str]) -> Check:
+    try:
+        return Check(name=name, outcome="ok", line=check())
+    except InputError as error:
+        return Check(name=name, outcome="failed", line=str(error))
+
+
+def _check_external_data(folder: Path) -> str:
+    if not (folder / MODEL_FILE).is_file():
+        raise InputError(f"{folder / MODEL_FILE} must exist; export again")
+    check_external_data(folder / MODEL_FILE)
+    return "every range lies in a file of the folder that has one name"
+
+
+def _recorded(manifest: Mapping[str, Any]) -> CoarseParity:
+    try:
+        return CoarseParity.from_dict(manifest["measured"]["coarse_parity"])
+    except (KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{MANIFEST} must hold the measured coarse_parity, and does not; export again") from error
+
+
+def _is_older(folder: Path, manifest: Mapping[str, Any]) -> bool:
+    """Whether neither the manifest nor the folder knows a record."""
+    return RECORD_FILE not in manifest.get("outputs", {}) and not os.path.lexists(folder / RECORD_FILE)
+
+
+def _is_file(path: Path) -> bool:
+    """False for a folder. Raises `InputError` for a link, a pipe or a device."""
+    mode = path.lstat().st_mode
+    if stat.S_ISDIR(mode):
+        return False
+    if not stat.S_ISREG(mode):
+        raise InputError(f"{path} must be a regular file, but is a link or a device; copy the folder and try again")
+    return True
+
+
+def _first_difference(found: str, expected: str) -> str:
+    at = next(
+        (i for i, (a, b) in enumerate(zip(found, expected, strict=False)) if a != b), min(len(found), len(expected))
+    )
+    return f"at character {at}: {found[at : at + 40]!r} instead of {expected[at : at + 40]!r}"

@@ -1,0 +1,403 @@
+"""`toolkit verify`: an untouched folder passes, and each kind of damage is found by the check that is meant for it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from apps.model import load_model
+from export.coarse_parity import EXPECTED_FILE, measure_coarsely, read_expected
+from export.external_data import check_external_data
+from export.fuzz_corpus import fuzz_texts
+from export.golden_record import RECORD_FILE, GoldenRecord, read_record
+from export.goldens import CHATS, GREEDY_PROMPTS, GREEDY_TOKENS, LIKELIEST, POSITIONS, rendered_chats
+from export.parity import Bounds
+from export.pipeline import export_int4, int4_config
+from export.session import OnnxDecoder
+from export.verify import MARGIN_TOLERANCE, SMALL_BYTES, check_files, check_greedy, check_start, check_tokenizer, verify
+from toolkit.chat_format import ChatFormat
+from toolkit.cli import main
+from toolkit.errors import GateFailed, InputError
+from toolkit.runs import file_facts, read_manifest
+
+Damage = Callable[[Path], object]
+WIDE = Bounds(max_mean_kl=99.0, min_top1=0.0)
+NAMES = ["files", "external data", "tokenizer", "template", "end of text", "greedy tokens", "divergence"]
+
+
+@pytest.fixture(scope="module")
+def source(tiny_student: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny student with logits that differ widely, as a trained model's do."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    folder = Path(shutil.copytree(tiny_student, tmp_path_factory.mktemp("sharp") / "source"))
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    torch.manual_seed(3)
+    for parameter in model.parameters():
+        if parameter.dim() == 2:
+            torch.nn.init.normal_(parameter, std=1.0 if len(parameter) == model.config.vocab_size else 0.2)
+    model.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def exported(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("exported") / "int4"
+    export_int4(replace(int4_config(source, out), bounds=WIDE))
+    return out
+
+
+@pytest.fixture
+def copied(exported: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(exported, tmp_path / "copy"))
+
+
+def failures(folder: Path, *, fast: bool = False) -> dict[str, str]:
+    return {check.name: check.line for check in verify(folder, fast=fast) if check.outcome == "failed"}
+
+
+def repair_manifest(folder: Path) -> None:
+    """Digests and sizes of what is there now, as someone who replaces a file would write them."""
+    path = folder / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["outputs"] = {p.name: file_facts(p) for p in sorted(folder.iterdir()) if p.name != path.name}
+    path.write_text(json.dumps(manifest))
+
+
+def edit_json(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    value = json.loads(path.read_text())
+    change(value)
+    path.write_text(json.dumps(value))
+
+
+def flip_bits(path: Path, position: int, count: int) -> None:
+    data = bytearray(path.read_bytes())
+    data[position : position + count] = bytes(byte ^ 0x88 for byte in data[position : position + count])
+    path.write_bytes(data)
+
+
+def name_outside_data(folder: Path) -> None:
+    import onnx
+
+    model = onnx.load(folder / "model.onnx", load_external_data=False)
+    entry = next(t for t in model.graph.initializer if t.external_data).external_data[0]
+    assert entry.key == "location"
+    entry.value = "../model.onnx.data"
+    (folder / "model.onnx").write_bytes(model.SerializeToString())
+    shutil.copy(folder / "model.onnx.data", folder.parent)
+
+
+def link_softly(folder: Path) -> None:
+    data = folder / "model.onnx.data"
+    shutil.move(data, folder.parent / "elsewhere")
+    data.symlink_to(folder.parent / "elsewhere")
+
+
+def test_an_untouched_folder_passes_every_check(exported: Path) -> None:
+    checks = verify(exported, fast=False)
+    assert [(check.name, check.outcome) for check in checks] == [(name, "ok") for name in NAMES]
+    assert "differ" not in checks[5].line, "on the machine that exported it no token may differ"
+
+
+def test_the_fast_part_runs_all_but_the_model(exported: Path) -> None:
+    assert [(check.name, check.outcome) for check in verify(exported, fast=True)] == [
+        (name, "ok" if name in NAMES[:5] else "not run") for name in NAMES
+    ]
+
+
+@pytest.mark.parametrize(
+    ("damage", "found_by", "message"),
+    [
+        (lambda f: flip_bits(f / "model.onnx.data", 999, 1), ["files"], r"model\.onnx\.data has sha256 .* must equal"),
+        (lambda f: (f / "notes.txt").write_text("x"), ["files"], r"notes\.txt must be named by the manifest"),
+        (lambda f: (f / "vocab").mkdir() or (f / "vocab" / "a").write_text(""), ["files"], r"vocab/a must be named"),
+        (lambda f: (f / EXPECTED_FILE).unlink(), ["files"], r"verify\.npz must exist, because the manifest names it"),
+        (lambda f: (f / "config.json").open("a").write(" "), ["files"], r"\((\d+) bytes\) must have \d+ bytes"),
+        (link_softly, ["files", "external data"], r"model\.onnx\.data must be a regular file"),
+        (lambda f: os.link(f / "model.onnx.data", f.parent / "b"), ["external data"], r"must be a regular file with one"),
+        (lambda f: (name_outside_data(f), repair_manifest(f)), ["external data"], r"'\.\./model\.onnx\.data' must lie"),
+        (lambda f: (f / RECORD_FILE).write_text("{}"), ["files", "tokenizer", "template", "end of text"], r"verify\.json"),
+    ],
+)  # fmt: skip
+def test_a_damaged_file_is_found(copied: Path, damage: Damage, found_by: list[str], message: str) -> None:
+    damage(copied)
+    found = failures(copied)
+    assert list(found) == found_by
+    for line in found.values():
+        assert "\n" not in line
+    assert re.search(message, found[found_by[0]]), found
+
+
+def drop_merge(folder: Path, index: int) -> None:
+    edit_json(folder / "tokenizer.json", lambda t: t["model"]["merges"].pop(index))
+
+
+def set_eos(name: str) -> Damage:
+    def change(folder: Path) -> None:
+        if name == "tokenizer_config.json":
+            edit_json(folder / name, lambda v: v.update(eos_token="<|endoftext|>"))
+        elif name == "genai_config.json":
+            edit_json(folder / name, lambda v: v["model"].update(eos_token_id=[0]))
+        else:
+            edit_json(folder / name, lambda v: v.update(eos_token_id=[0, 2]))
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("damage", "found_by", "message"),
+    [
+        (lambda f: drop_merge(f, 0), ["tokenizer"], r"the ids of .* must equal the original tokenizer's"),
+        (lambda f: drop_merge(f, -1), ["tokenizer"], r"the ids of .* must equal the original tokenizer's"),
+        (
+            lambda f: (f / "chat_template.jinja").open("a").write("{# #}{{- '\\n' -}}"),
+            ["template"],
+            r"chat 1 of verify\.json .* at character \d+: '\\n' instead of ''",
+        ),
+        (
+            lambda f: (f / "chat_template.jinja").write_text("{{ messages[0].content }}"),
+            ["template"],
+            r"chat 1 of verify\.json .* at character 0: 'What is 17 \+ 25\?' instead of '<\|im_start\|>user",
+        ),
+        (set_eos("config.json"), ["end of text"], r"of config\.json \(\[0, 2\]\) must equal the exported ones \(\[2\]"),
+        (set_eos("generation_config.json"), ["end of text"], r"of generation_config\.json \(\[0, 2\]\) must equal"),
+        (set_eos("genai_config.json"), ["end of text"], r"of genai_config\.json \(\[0\]\) must equal the exported"),
+        (set_eos("tokenizer_config.json"), ["end of text"], r"of tokenizer_config\.json \(\[0\]\) must equal the exp"),
+        (
+            lambda f: flip_bits(f / "model.onnx.data", 2 * (f / "model.onnx.data").stat().st_size // 3, 4096),
+            ["greedy tokens", "divergence"],
+            r"greedy token \d+ of prompt \d \(\d+\) must equal the exported one \(\d+\), which led by \d+\.\d+ logits",
+        ),
+    ],
+)  # fmt: skip
+def test_damage_with_a_repaired_manifest_is_found_by_what_the_folder_says(
+    copied: Path, damage: Damage, found_by: list[str], message: str
+) -> None:
+    damage(copied)
+    repair_manifest(copied)
+    found = failures(copied)
+    assert list(found) == found_by
+    assert re.search(message, found[found_by[0]]), found
+
+
+def test_every_dropped_merge_is_found(copied: Path) -> None:
+    record = read_record(copied)
+    content = (copied / "tokenizer.json").read_text()
+    count = len(json.loads(content)["model"]["merges"])
+    assert count > 10
+    for index in range(count):
+        (copied / "tokenizer.json").write_text(content)
+        drop_merge(copied, index)
+        with pytest.raises(InputError, match="must equal the original tokenizer's"):
+            check_tokenizer(record, ChatFormat.from_folder(copied), fast=False)
+
+
+def test_weights_are_not_run_where_their_files_are_not_what_was_exported(copied: Path) -> None:
+    flip_bits(copied / "model.onnx.data", 999, 1)
+    outcomes = {check.name: check.outcome for check in verify(copied, fast=False)}
+    assert outcomes["greedy tokens"] == outcomes["divergence"] == "not run"
+
+
+def test_the_fast_part_leaves_large_files_digests_out_but_not_their_sizes(copied: Path) -> None:
+    large = copied / "model.onnx.data"
+    with large.open("ab") as file:
+        file.truncate(SMALL_BYTES + 1)
+    repair_manifest(copied)
+    flip_bits(large, 999, 1)
+    assert "files" not in failures(copied, fast=True)
+    assert "sha256" in failures(copied)["files"]
+    with large.open("ab") as file:
+        file.truncate(SMALL_BYTES + 2)
+    assert f"({SMALL_BYTES + 2} bytes) must have {SMALL_BYTES + 1} bytes" in failures(copied, fast=True)["files"]
+
+
+def test_a_manifest_cannot_name_files_outside_the_folder(copied: Path) -> None:
+    manifest = read_manifest(copied) or {}
+    manifest["outputs"]["../elsewhere"] = {"bytes": 1, "sha256": "0"}
+    with pytest.raises(InputError, match=r"\.\./elsewhere must exist"):
+        check_files(copied, manifest, fast=True)
+
+
+def test_the_recorded_ids_are_those_of_transformers(exported: Path, source: Path) -> None:
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(source)
+    record = read_record(exported)
+    for text, digest in zip(record.texts, record.text_digests, strict=True):
+        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+        assert hashlib.sha256(" ".join(str(i) for i in ids).encode()).hexdigest().startswith(digest), text
+
+
+def test_the_corpus_is_the_same_for_a_seed_and_holds_every_kind() -> None:
+    texts = fuzz_texts(0, 300)
+    assert texts == fuzz_texts(0, 300) != fuzz_texts(1, 300)
+    assert len(set(texts)) > 400
+    for piece in ("<|im_end|>", "\t", "\r\n", "👩‍👩‍👧‍👦", "e\u0301", "مرحبا", "你好", "\x00", "def f(x)", "1234567890"):
+        assert sum(piece in text for text in texts) > 1, piece
+    "".join(texts).encode()
+
+
+def test_chats_are_recorded_as_the_format_says(exported: Path) -> None:
+    record = read_record(exported)
+    assert [chat.messages for chat in record.chats] == list(CHATS)
+    assert record.chats[2].text == (
+        "<|im_start|>user\nWhat is 17 + 25?<|im_end|>\n"
+        "<|im_start|>assistant\nIt is 42.<|im_end|>\n"
+        "<|im_start|>user\nWhich is larger, 3/4 or 2/3?<|im_end|>\n"
+        "<|im_start|>assistant\n<think>\n"
+    )
+
+
+def test_golden_tokens_are_what_decoding_alone_gives(exported: Path) -> None:
+    decoder = OnnxDecoder(exported)
+    record = read_record(exported)
+    assert len(record.greedy) == GREEDY_PROMPTS
+    for text in record.greedy:
+        assert len(text.tokens) == GREEDY_TOKENS or text.tokens[-1] == 2
+        logits_TV = decoder.score(text.prompt + text.tokens)[len(text.prompt) - 1 : -1]
+        for token, margin, logits_V in zip(text.tokens, text.margins, logits_TV, strict=True):
+            others_V = np.delete(logits_V, token)
+            assert margin == pytest.approx(
+                logits_V[token] - others_V.max(), abs=0.3
+            )  # prompts are read in one run here
+
+
+def test_a_divergence_is_accepted_only_below_the_margin(exported: Path) -> None:
+    decoder, record = OnnxDecoder(exported), read_record(exported)
+    text = record.greedy[0]
+    wrong = [*text.tokens[:-1], text.tokens[-1] ^ 1]
+
+    def with_margin(margin: float) -> GoldenRecord:
+        return replace(record, greedy=[replace(text, tokens=wrong, margins=[*text.margins[:-1], margin])])
+
+    accepted = check_greedy(with_margin(0.9 * MARGIN_TOLERANCE), decoder)
+    assert accepted == f"{len(wrong) - 1} of {len(wrong)} greedy tokens are the exported ones; 1 differ, " + (
+        f"which led by at most {0.9 * MARGIN_TOLERANCE:.2f} logits"
+    )
+    with pytest.raises(InputError, match=rf"\({text.tokens[-1]}\) must equal the exported one \({wrong[-1]}\)"):
+        check_greedy(with_margin(MARGIN_TOLERANCE), decoder)
+
+
+def test_coarse_divergence_equals_the_sum_over_its_outcomes_and_bounds_the_true_one(
+    exported: Path, source: Path
+) -> None:
+    """The oracle is the float model itself in torch, and plain loops."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32)
+    decoder, expected = OnnxDecoder(exported), read_expected(exported)
+    coarse, whole, agrees = [], [], []
+    for tokens, positions in zip(expected.texts(), expected.positions.tolist(), strict=True):
+        with torch.no_grad():
+            p_TV = model(torch.tensor([tokens])).logits[0].double().softmax(-1).numpy()
+        q_TV = torch.from_numpy(decoder.score(tokens)).double().softmax(-1).numpy()
+        for t in range(len(tokens) - positions - 1, len(tokens) - 1):
+            p, q = p_TV[t], q_TV[t]
+            named = sorted(range(len(p)), key=lambda i, p=p: -p[i])[:LIKELIEST]  # type: ignore[misc]
+            rest_p, rest_q = (1 - sum(float(d[i]) for i in named) for d in (p, q))
+            coarse.append(sum(p[i] * math.log(p[i] / q[i]) for i in named) + rest_p * math.log(rest_p / rest_q))
+            whole.append(sum(p[i] * math.log(p[i] / q[i]) for i in range(len(p))))
+            agrees.append(p.argmax() == q.argmax())
+    found = measure_coarsely(decoder, expected)
+    assert 0 < found.positions == len(coarse) <= POSITIONS
+    assert found.mean_kl == pytest.approx(np.mean(coarse), rel=1e-4)
+    assert 0 < found.mean_kl <= np.mean(whole)
+    assert found.top1 == pytest.approx(np.mean(agrees))
+    assert (read_manifest(exported) or {})["measured"]["coarse_parity"] == found.to_dict()
+
+
+def test_a_template_that_transformers_renders_otherwise_is_not_exported(source: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(source, tmp_path / "source"))
+    (folder / "chat_template.jinja").write_text("{{ messages | map(attribute='content') | list | tojson }}")
+    with pytest.raises(
+        GateFailed,
+        match=r"must be read by the chat as it was made, and is not: chat 3 of verify\.json .* differs at character \d+: .*u003cthink.* instead of .*<think>",
+    ):
+        export_int4(replace(int4_config(folder, tmp_path / "out"), bounds=WIDE))
+    assert [path.name for path in tmp_path.iterdir()] == ["source"]
+
+
+def test_a_template_that_reads_the_clock_is_rendered_without_one(source: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(source, tmp_path / "source"))
+    (folder / "chat_template.jinja").write_text("{% if strftime_now is defined %}{{ strftime_now('%S') }}{% endif %}A")
+    assert {chat.text for chat in rendered_chats(folder, ChatFormat.from_folder(folder))} == {"A"}
+
+
+def make_older(folder: Path) -> None:
+    """As exports were before there was a record."""
+    (folder / RECORD_FILE).unlink()
+    (folder / EXPECTED_FILE).unlink()
+    repair_manifest(folder)
+
+
+def test_an_older_folder_opens_with_a_note_and_is_not_verified(
+    copied: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_older(copied)
+    assert load_model(copied).name == "copy"
+    assert capsys.readouterr().err == (
+        f"{copied} cannot be verified: it was exported before there was a record; export again\n"
+    )
+    with pytest.raises(InputError, match=r"must hold verify\.json, and was exported before .*; export again"):
+        verify(copied, fast=True)
+
+
+def test_the_chat_refuses_a_folder_that_fails_the_fast_part(copied: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert check_start(copied)
+    load_model(copied)
+    assert capsys.readouterr().err == ""
+    (copied / "chat_template.jinja").open("a").write(" ")
+    with pytest.raises(InputError, match=r"chat_template\.jinja \(\d+ bytes\) must have \d+ bytes; export again"):
+        load_model(copied)
+    (copied / RECORD_FILE).unlink()
+    with pytest.raises(InputError, match=r"verify\.json must exist, because the manifest names it"):
+        load_model(copied)
+
+
+def test_the_command_prints_a_line_a_check_and_fails_with_the_first(
+    copied: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["verify", str(copied)]) == 0
+    out, err = capsys.readouterr()
+    assert [line.split("  ")[0].strip() for line in out.splitlines()] == ["ok"] * len(NAMES)
+    assert err == ""
+    set_eos("config.json")(copied)
+    assert main(["verify", str(copied), "--fast"]) == 2
+    out, err = capsys.readouterr()
+    assert [line.split()[0] for line in out.splitlines()] == ["failed", "ok", "ok", "ok", "failed", "not", "not"]
+    assert err.startswith(f"toolkit: {copied}/config.json (") and len(err.splitlines()) == 1
+    assert main(["verify", str(copied), "--json"]) == 2
+    facts = json.loads(capsys.readouterr().out)
+    assert (facts["ok"], facts["exit"], len(facts["checks"])) == (False, 2, len(NAMES))
+
+
+def test_verifying_imports_no_training_library(exported: Path) -> None:
+    program = (
+        "import sys; from toolkit.cli import main;"
+        f"assert main(['verify', {str(exported)!r}]) == 0;"
+        "print(sorted({'torch', 'transformers', 'onnx', 'safetensors', 'gradio'} & set(sys.modules)))"
+    )
+    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert found.stdout.splitlines()[-1] == "[]"
+
+
+def test_the_same_source_gives_the_same_record(exported: Path, source: Path, tmp_path: Path) -> None:
+    export_int4(replace(int4_config(source, tmp_path / "again"), bounds=WIDE))
+    check_external_data(tmp_path / "again" / "model.onnx")
+    for name in (RECORD_FILE, EXPECTED_FILE):
+        assert (tmp_path / "again" / name).read_bytes() == (exported / name).read_bytes()
