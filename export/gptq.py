@@ -80,7 +80,8 @@ class CalibrationStream:
 
     def _attend(self, attention: Any, normed_BTD: Tensor) -> Tensor:
         positions_1T = torch.arange(normed_BTD.shape[1])[None]
-        mask_TT = _window_mask(normed_BTD.shape[1], self._checkpoint.config.sliding_window)
+        window = self._checkpoint.config.sliding_windows[attention.layer_idx]
+        mask_TT = _window_mask(normed_BTD.shape[1], window)
         embeddings = self._rotary(normed_BTD, positions_1T)
         attended_BTD: Tensor = attention(normed_BTD, position_embeddings=embeddings, attention_mask=mask_TT)[0]
         return attended_BTD
