@@ -25,7 +25,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from export.checkpoint import Checkpoint
 from export.gptq import quantize_with_feedback
 from export.layout import Layout
-from export.quantize import QuantizedWeight, dequantize
+from export.quantize import QuantizedWeight, dequantize, quantize_nearest
 
 DRIFT_DAMPING = 0.05
 """Share of H's mean diagonal that keeps W* near W where the calibration text hardly tells."""
@@ -45,8 +45,8 @@ class Batch:
 class CalibrationStream:
     """The calibration text's hidden states on their way through the layers, batched by length."""
 
-    def __init__(self, checkpoint: Checkpoint, texts: Sequence[Sequence[int]], embedding: QuantizedWeight) -> None:
-        """`embedding` as the exported model looks it up."""
+    def __init__(self, checkpoint: Checkpoint, texts: Sequence[Sequence[int]], embedding: Layout) -> None:
+        """`embedding`: how the exported model keeps the one that it looks up, rounded to nearest."""
         config = AutoConfig.from_pretrained(checkpoint.folder)
         config._attn_implementation = "sdpa"
         with torch.device("meta"):
@@ -56,8 +56,7 @@ class CalibrationStream:
         self._layer_class: type[nn.Module] = type(model.model.layers[0])
         self._rotary: nn.Module = type(model.model.rotary_emb)(config=config)
         float_VD = checkpoint.tensor("model.embed_tokens.weight")
-        quantized_VD = torch.from_numpy(dequantize(embedding))
-        self.batches = [_embed(quantized_VD, float_VD, batch) for batch in _batches_by_length(texts)]
+        self.batches = [_embed(float_VD, embedding, batch) for batch in _batches_by_length(texts)]
 
     @torch.no_grad()
     def quantize_layer(self, layer: int, layouts: Mapping[str, Layout]) -> Iterator[tuple[str, QuantizedWeight]]:
@@ -84,6 +83,15 @@ class CalibrationStream:
         yield quantize("mlp.down_proj", [block.mlp.down_proj], gated)
         self._add([block.mlp.down_proj, reference.mlp.down_proj], gated)
 
+    def hidden_states(self) -> list[Tensor]:
+        """Both streams as they are, to go on from."""
+        return [hidden for batch in self.batches for hidden in (batch.quantized_BTK, batch.float_BTK)]
+
+    def restore(self, hidden_states: Sequence[Tensor]) -> None:
+        """Go on from what `hidden_states` returned."""
+        for hidden, kept in zip(self.hidden_states(), hidden_states, strict=True):
+            hidden.copy_(kept)
+
     def _load_layer(self, layer: int) -> Any:
         block = self._layer_class(self._config, layer_idx=layer)
         names = block.state_dict().keys()
@@ -92,7 +100,8 @@ class CalibrationStream:
 
     def _attend(self, attention: Any, normed_BTD: Tensor) -> Tensor:
         positions_1T = torch.arange(normed_BTD.shape[1])[None]
-        mask_TT = _window_mask(normed_BTD.shape[1], self._checkpoint.config.sliding_window)
+        window = self._checkpoint.config.sliding_windows[attention.layer_idx]
+        mask_TT = _window_mask(normed_BTD.shape[1], window)
         embeddings = self._rotary(normed_BTD, positions_1T)
         attended_BTD: Tensor = attention(normed_BTD, position_embeddings=embeddings, attention_mask=mask_TT)[0]
         return attended_BTD
@@ -179,10 +188,13 @@ def _batches_by_length(texts: Sequence[Sequence[int]]) -> Iterator[list[Sequence
         yield batch
 
 
-def _embed(quantized_VD: Tensor, float_VD: Tensor, texts: Sequence[Sequence[int]]) -> Batch:
+def _embed(float_VD: Tensor, layout: Layout, texts: Sequence[Sequence[int]]) -> Batch:
     lengths = np.array([len(text) for text in texts])
     ids_BT = torch.zeros(len(texts), int(lengths.max()), dtype=torch.long)
     for row, text in enumerate(texts):
         ids_BT[row, : len(text)] = torch.tensor(text)
     mask_BT = torch.arange(ids_BT.shape[1]) < torch.from_numpy(lengths)[:, None]
-    return Batch(quantized_BTK=quantized_VD[ids_BT], float_BTK=float_VD[ids_BT], mask_BT=mask_BT)
+    float_BTD = float_VD[ids_BT]
+    rows_XD = quantize_nearest(float_BTD.flatten(0, 1).numpy(), bits=layout.bits, block_size=layout.block_size)
+    quantized_BTD = torch.from_numpy(dequantize(rows_XD)).reshape(float_BTD.shape)
+    return Batch(quantized_BTK=quantized_BTD, float_BTK=float_BTD, mask_BT=mask_BT)

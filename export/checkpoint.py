@@ -1,4 +1,4 @@
-"""A Hugging Face folder's tensors, streamed: one at a time from one or many safetensors files.
+"""A Hugging Face folder's tensors, streamed: some rows at a time from one or many safetensors files.
 
 Invariant: names are the checkpoint's own, and what leaves here is finite float32 of the shape that the configuration
 promises. Source: the safetensors format and Hugging Face's `model.safetensors.index.json`.
@@ -8,20 +8,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
 
+from export.adapter import Adapter
 from export.model_config import ModelConfig, read_model_config
+from export.safetensors_file import StoredRows, open_safetensors
 from toolkit.errors import InputError
 
 Floats = NDArray[np.float32]
 
+EMBEDDING = "model.embed_tokens.weight"
+LM_HEAD = "lm_head.weight"
 MATRICES = {
     "self_attn.qkv_proj": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
     "self_attn.o_proj": ("self_attn.o_proj",),
@@ -34,50 +35,83 @@ LARGEST = 65504.0
 """Weights and scales are stored in fp16 somewhere on the way; a larger value could not be."""
 
 
-class Checkpoint:
-    """An open model folder: its configuration, and its tensors by name."""
+SLICE_WEIGHTS = 1 << 22
+"""Values that are read at once: 16 MB of float32."""
 
-    def __init__(self, folder: Path) -> None:
+
+class Checkpoint:
+    """A model folder: its configuration, and its tensors by name, with an adapter's changes where there is one."""
+
+    def __init__(self, folder: Path, adapter: Path | None = None) -> None:
         """Raises `InputError` where a file is missing, cut short, or lacks a tensor that the configuration needs."""
         self.folder = folder
         self.config = read_model_config(folder)
-        self._files: dict[str, Any] = {}
-        with ExitStack() as stack:
-            for path in _weight_files(folder):
-                file = stack.enter_context(_open(path))
-                self._files.update(dict.fromkeys(file.keys(), file))
-            self._stack = stack.pop_all()
-        for name, shape in tensor_shapes(self.config).items():
-            if name not in self._files:
+        self.shapes = tensor_shapes(self.config)
+        self.adapter = Adapter(adapter) if adapter else None
+        self._stored: dict[str, StoredRows] = {}
+        for path in _weight_files(folder):
+            self._stored |= open_safetensors(path)
+        for name, shape in self.shapes.items():
+            if name not in self._stored:
                 raise InputError(f"{folder} must hold the tensor {name}; its safetensors files do not")
-            found = tuple(self._files[name].get_slice(name).get_shape())
+            self._stored[name].check_type(name)
+            found = self._stored[name].shape
             if found != shape:
                 raise InputError(f"{name} in {folder} has shape {found}, which must equal {shape} of its config.json")
+        for name in sorted(self.adapter.targets) if self.adapter else ():
+            self._check_target(name)
+
+    def slices(self, name: str) -> Iterator[torch.Tensor]:
+        """Read one tensor by some rows at a time, as float32.
+
+        Raises `InputError` where it holds NaN, an infinity or a huge value.
+        """
+        rows = self.shapes[name][0]
+        step = max(1, SLICE_WEIGHTS // self._stored[name].row_size)
+        for begin in range(0, rows, step):
+            values = self._rows(name, begin, min(begin + step, rows))
+            self._check_values(name, values)
+            yield values
 
     def tensor(self, name: str) -> torch.Tensor:
-        """Read one tensor as float32."""
-        tensor: torch.Tensor = self._files[name].get_tensor(name)
-        return tensor.float()
+        """Read one tensor as float32; raises as `slices`."""
+        tensor = torch.empty(self.shapes[name])
+        begin = 0
+        for values in self.slices(name):
+            tensor[begin : begin + len(values)] = values
+            begin += len(values)
+        return tensor
 
     def array(self, name: str) -> Floats:
-        """Read one tensor as a float32 array."""
+        """Read one tensor as a float32 array; raises as `slices`."""
         array: Floats = self.tensor(name).numpy()
         return array
 
-    def check_values(self) -> None:
-        """Read everything once. Raises `InputError` naming the tensor that holds NaN, an infinity or a huge value."""
-        for name in tensor_shapes(self.config):
-            tensor = self.tensor(name)
-            low, high = torch.aminmax(tensor)
-            if not (torch.isfinite(low) and torch.isfinite(high)):
-                count = int((~torch.isfinite(tensor)).sum())
-                raise InputError(f"{name} in {self.folder} must be finite, but holds {count} NaN or infinite values")
-            if max(-float(low), float(high)) > LARGEST:
-                worst = max(-float(low), float(high))
-                raise InputError(f"{name} in {self.folder} holds {worst:g}, which must be at most {LARGEST:g}")
+    def size_bytes(self, name: str) -> int:
+        """Bytes of a tensor in its file."""
+        return self._stored[name].size_bytes(self.shapes[name][0])
 
-    def close(self) -> None:
-        self._stack.close()
+    def _rows(self, name: str, begin: int, end: int) -> torch.Tensor:
+        values = self._stored[name].read(begin, end)
+        if self.adapter and name in self.adapter.targets:
+            values += self.adapter.delta(name, begin, end)
+        return values
+
+    def _check_target(self, name: str) -> None:
+        assert self.adapter
+        shape = self.shapes.get(name, ())
+        if len(shape) != 2 or name == EMBEDDING:
+            raise InputError(f"{name}, which the adapter changes, must be a linear layer of {self.folder}; it has none")
+        self.adapter.check_shape(name, shape)
+
+    def _check_values(self, name: str, values: torch.Tensor) -> None:
+        low, high = torch.aminmax(values)
+        if not (torch.isfinite(low) and torch.isfinite(high)):
+            count = int((~torch.isfinite(values)).sum())
+            raise InputError(f"{name} in {self.folder} must be finite, but holds {count} NaN or infinite values")
+        if max(-float(low), float(high)) > LARGEST:
+            worst = max(-float(low), float(high))
+            raise InputError(f"{name} in {self.folder} holds {worst:g}, which must be at most {LARGEST:g}")
 
 
 def tensor_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
@@ -102,6 +136,8 @@ def _layer_shapes(config: ModelConfig) -> Iterator[tuple[str, tuple[int, ...]]]:
         if config.has_qk_norm and name != "v":
             yield f"self_attn.{name}_norm.weight", (config.head_dim,)
     yield "self_attn.o_proj.weight", (hidden, config.qkv_sizes[0])
+    if config.attention_bias:
+        yield "self_attn.o_proj.bias", (hidden,)
     yield "post_attention_layernorm.weight", (hidden,)
     yield "mlp.gate_proj.weight", (intermediate, hidden)
     yield "mlp.up_proj.weight", (intermediate, hidden)
@@ -119,11 +155,3 @@ def _weight_files(folder: Path) -> list[Path]:
     except (OSError, ValueError, KeyError, AttributeError) as error:
         raise InputError(f"{index} must be an index of safetensors files: {error!r}") from error
     return [folder / Path(str(name)).name for name in names]
-
-
-def _open(path: Path) -> Any:
-    try:
-        return safe_open(path, framework="pt")
-    except (SafetensorError, OSError) as error:
-        size = path.stat().st_size if path.is_file() else 0
-        raise InputError(f"{path} ({size} bytes) must be a whole safetensors file: {error}; fetch it again") from error

@@ -13,7 +13,7 @@ past it was given where past and present are bound to one buffer. Scales lie in 
 float32, and the rotary table is computed from its frequencies: onnxruntime folds both once, when a session starts.
 Input and output names are those that onnxruntime-genai, optimum and transformers.js expect. `logits_from` is an
 initializer that a caller may override: 0, its value, computes the logits of every new token, -1 those of the last alone.
-Source: onnxruntime's contrib operators; transformers' modeling_llama, mistral, qwen2, qwen3.
+Source: onnxruntime's contrib operators; transformers' modeling_llama, mistral, qwen2, qwen3, smollm3.
 
 Shapes: B batch, T new tokens, S attended tokens, P positions, D hidden, H query heads, G kv heads, A head dim, V vocabulary.
 """
@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from export.model_config import ModelConfig
+from export.rotary import inverse_frequencies
 from export.session import LOGITS_FROM
 from export.weights_file import FILE_NAME, StoredTensor, StoredWeight, Weights
 
@@ -70,16 +71,17 @@ def _attention(
     qkv = graph.linear(f"{prefix}.qkv_proj.weight", normed_BTD)
     query, key, value = _split_and_norm(graph, config, prefix, qkv) if config.has_qk_norm else (qkv, "", "")
     past = [f"past_key_values.{layer}.key", f"past_key_values.{layer}.value"]
+    rotates = config.rotates[layer]
     attended = graph.node(
         "GroupQueryAttention",
-        [query, key, value, *past, *positions],
+        [query, key, value, *past, *(positions if rotates else positions[:2])],
         outputs=[f"{prefix}.attended", f"present.{layer}.key", f"present.{layer}.value"],
         domain=MICROSOFT,
         num_heads=config.num_attention_heads,
         kv_num_heads=config.num_key_value_heads,
-        do_rotary=1,
+        do_rotary=int(rotates),
         scale=float(config.head_dim**-0.5),
-        local_window_size=config.sliding_window or -1,
+        local_window_size=config.sliding_windows[layer] or -1,
     )
     return graph.linear(f"{prefix}.o_proj.weight", attended)
 
@@ -125,8 +127,7 @@ def _positions(graph: _Graph, config: ModelConfig) -> tuple[str, str, str, str]:
     total = graph.node("Gather", [mask_shape, graph.constant("axis", np.array(1, dtype=np.int64))], axis=0)
     total = graph.node("Cast", [total], to=TensorProto.INT32)
 
-    exponents = np.arange(0, config.head_dim, 2, dtype=np.float32) / np.float32(config.head_dim)
-    inv_freq = graph.constant("rotary.inv_freq", (1.0 / config.rope_theta**exponents).astype(np.float32)[None])
+    inv_freq = graph.constant("rotary.inv_freq", inverse_frequencies(config)[None])
     bounds = [
         graph.constant(f"rotary.{name}", np.array(value, dtype=np.float32))
         for name, value in (("start", 0), ("limit", config.max_position_embeddings), ("step", 1))

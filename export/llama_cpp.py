@@ -141,7 +141,6 @@ def write_gguf(folder: Path, path: Path) -> None:
             array = permute(array, heads[module])
         writer.write_tensor_data(array.astype(np.float32 if len(shape) == 1 else np.float16))
     writer.close()
-    checkpoint.close()
 
 
 def permute(weight_HAD: Floats, num_heads: int) -> Floats:

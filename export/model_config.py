@@ -14,7 +14,35 @@ from typing import Any
 
 from toolkit.errors import InputError
 
-ARCHITECTURES = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
+ARCHITECTURES = (
+    "LlamaForCausalLM",
+    "MistralForCausalLM",
+    "Qwen2ForCausalLM",
+    "Qwen3ForCausalLM",
+    "SmolLM3ForCausalLM",
+)
+OPTIONAL_ATTENTION_BIAS = ("LlamaForCausalLM", "Qwen3ForCausalLM", "SmolLM3ForCausalLM")
+"""Those whose classes read `attention_bias`; Qwen2 always has biases on q, k and v."""
+LAYER_TYPES = ("Qwen2ForCausalLM", "Qwen3ForCausalLM", "SmolLM3ForCausalLM")
+"""Those whose classes read `layer_types`."""
+SLIDING, FULL = "sliding_attention", "full_attention"
+
+# What transformers takes where a config.json is silent.
+DEFAULT_ROPE_THETA = {"SmolLM3ForCausalLM": 2e6}
+DEFAULT_HEAD_DIM = {"Qwen3ForCausalLM": 128}
+DEFAULT_WINDOW = {"SmolLM3ForCausalLM": None}
+DEFAULT_MAX_WINDOW_LAYERS = 28
+DEFAULT_NO_ROPE_LAYER_INTERVAL = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class Llama3Scaling:
+    """`rope_parameters` of `rope_type` llama3; what they do is in `export.rotary`."""
+
+    factor: float
+    low_freq_factor: float
+    high_freq_factor: float
+    original_max_position_embeddings: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,13 +61,18 @@ class ModelConfig:
     max_position_embeddings: int
     rms_norm_eps: float
     rope_theta: float
+    rope_scaling: Llama3Scaling | None
     tie_word_embeddings: bool
-    sliding_window: int
-    """0 where every layer attends to everything."""
+    attention_bias: bool
+    """On q, k, v and o."""
+    sliding_windows: tuple[int, ...]
+    """Of each layer; 0 where it attends to everything."""
+    rotates: tuple[bool, ...]
+    """Whether each layer turns its queries and keys by their positions."""
 
     @property
     def has_qkv_bias(self) -> bool:
-        return self.architecture == "Qwen2ForCausalLM"
+        return self.attention_bias or self.architecture == "Qwen2ForCausalLM"
 
     @property
     def has_qk_norm(self) -> bool:
@@ -69,7 +102,7 @@ def read_model_config(folder: Path) -> ModelConfig:
     architectures = values.get("architectures") or ["none"]
     if architectures[0] not in ARCHITECTURES:
         raise InputError(f"architecture {architectures[0]} must be one of {', '.join(ARCHITECTURES)}; {path} names it")
-    _refuse_unsupported(path, values)
+    _refuse_unsupported(path, architectures[0], values)
     try:
         return _from_values(architectures[0], values)
     except KeyError as error:
@@ -78,8 +111,7 @@ def read_model_config(folder: Path) -> ModelConfig:
 
 def _from_values(architecture: str, values: Mapping[str, Any]) -> ModelConfig:
     heads = values["num_attention_heads"]
-    rope = values.get("rope_parameters") or {}  # transformers 5; version 4 keeps rope_theta at the top
-    uses_window = architecture == "MistralForCausalLM" or values.get("use_sliding_window", False)
+    rope = _rope(values)
     return ModelConfig(
         architecture=architecture,
         model_type=values["model_type"],
@@ -89,25 +121,93 @@ def _from_values(architecture: str, values: Mapping[str, Any]) -> ModelConfig:
         num_hidden_layers=values["num_hidden_layers"],
         num_attention_heads=heads,
         num_key_value_heads=values.get("num_key_value_heads") or heads,
-        head_dim=values.get("head_dim") or values["hidden_size"] // heads,
+        head_dim=values.get("head_dim", DEFAULT_HEAD_DIM.get(architecture)) or values["hidden_size"] // heads,
         max_position_embeddings=values["max_position_embeddings"],
         rms_norm_eps=values["rms_norm_eps"],
-        rope_theta=rope.get("rope_theta", values.get("rope_theta", 10000.0)),
-        tie_word_embeddings=values.get("tie_word_embeddings", False),
-        sliding_window=(values.get("sliding_window") or 0) if uses_window else 0,
+        rope_theta=rope.get("rope_theta", values.get("rope_theta", DEFAULT_ROPE_THETA.get(architecture, 10000.0))),
+        rope_scaling=_llama3_scaling(rope, values) if _rope_type(rope) == "llama3" else None,
+        tie_word_embeddings=values.get("tie_word_embeddings", architecture == "SmolLM3ForCausalLM"),
+        attention_bias=architecture in OPTIONAL_ATTENTION_BIAS and values.get("attention_bias", False),
+        sliding_windows=_sliding_windows(architecture, values),
+        rotates=_rotates(architecture, values),
     )
 
 
-def _refuse_unsupported(path: Path, values: Mapping[str, Any]) -> None:
-    rope = values.get("rope_parameters") or values.get("rope_scaling") or {}
-    layer_types = set(values.get("layer_types") or [])
+def _rope(values: Mapping[str, Any]) -> Mapping[str, Any]:
+    """transformers 5 keeps everything in rope_parameters; version 4 has rope_scaling, and rope_theta at the top."""
+    rope: Mapping[str, Any] = values.get("rope_scaling") or values.get("rope_parameters") or {}
+    return rope
+
+
+def _rope_type(rope: Mapping[str, Any]) -> str:
+    return str(rope.get("rope_type", rope.get("type", "default")))
+
+
+def _llama3_scaling(rope: Mapping[str, Any], values: Mapping[str, Any]) -> Llama3Scaling:
+    trained = rope.get("original_max_position_embeddings", values["max_position_embeddings"])
+    return Llama3Scaling(
+        factor=rope["factor"],
+        low_freq_factor=rope["low_freq_factor"],
+        high_freq_factor=rope["high_freq_factor"],
+        original_max_position_embeddings=values.get("original_max_position_embeddings", trained),
+    )
+
+
+def _rotates(architecture: str, values: Mapping[str, Any]) -> tuple[bool, ...]:
+    layers: int = values["num_hidden_layers"]
+    if architecture != "SmolLM3ForCausalLM":
+        return (True,) * layers
+    interval = values.get("no_rope_layer_interval", DEFAULT_NO_ROPE_LAYER_INTERVAL)
+    given = values.get("no_rope_layers")
+    if given is None:
+        given = [(layer + 1) % interval for layer in range(layers)]
+    return tuple(bool(value) for value in given[:layers])
+
+
+def _sliding_windows(architecture: str, values: Mapping[str, Any]) -> tuple[int, ...]:
+    layers: int = values["num_hidden_layers"]
+    window: int = values.get("sliding_window", DEFAULT_WINDOW.get(architecture, 4096)) or 0
+    if architecture == "MistralForCausalLM":
+        return (window,) * layers
+    if architecture not in LAYER_TYPES:
+        return (0,) * layers
+    slides = window if values.get("use_sliding_window", False) else 0
+    types = values.get("layer_types")
+    if types is not None:
+        return tuple(window if kind == SLIDING else 0 for kind in types[:layers])
+    if architecture == "SmolLM3ForCausalLM":
+        return tuple(0 if rotates else slides for rotates in _rotates(architecture, values))
+    first = values.get("max_window_layers", DEFAULT_MAX_WINDOW_LAYERS)
+    return tuple(slides if layer >= first else 0 for layer in range(layers))
+
+
+def _refuse_unsupported(path: Path, architecture: str, values: Mapping[str, Any]) -> None:
+    rope, layers = _rope(values), values.get("num_hidden_layers", 0)
+    types = values.get("layer_types") or []
+    window = values.get("sliding_window", DEFAULT_WINDOW.get(architecture, 4096))
+    # Qwen drops its window where it is not in use; its layers could then not slide
+    has_window = bool(window) and (architecture == "SmolLM3ForCausalLM" or values.get("use_sliding_window", False))
+    known_types = {FULL, SLIDING} if has_window else {FULL}
+    one_type = architecture not in LAYER_TYPES and len(set(types)) <= 1
     for name, found, supported in (
-        ("hidden_act", values.get("hidden_act", "silu"), "silu"),
-        ("rope_type", rope.get("rope_type", rope.get("type", "default")), "default"),
-        ("partial_rotary_factor", rope.get("partial_rotary_factor", 1.0), 1.0),
-        ("mlp_bias", values.get("mlp_bias", False), False),
-        ("attention_bias", values.get("attention_bias", False), False),
-        ("number of layer_types", max(1, len(layer_types)), 1),
+        ("hidden_act", values.get("hidden_act", "silu"), ("silu",)),
+        ("rope_type", _rope_type(rope), ("default", "llama3")),
+        ("partial_rotary_factor", rope.get("partial_rotary_factor", values.get("partial_rotary_factor", 1.0)), (1.0,)),
+        ("mlp_bias", values.get("mlp_bias", False), (False,)),
+        ("attention_bias", values.get("attention_bias", False), _attention_biases(architecture)),
+        ("quantization_config", (values.get("quantization_config") or {}).get("quant_method", "none"), ("none",)),
+        *(("each of layer_types", kind, tuple(sorted(known_types))) for kind in types if not one_type),
     ):
-        if found != supported:
-            raise InputError(f"{name} ({found}) must be {supported}; {path} describes a model that cannot be exported")
+        if found not in supported:
+            raise InputError(
+                f"{name} ({found}) must be {' or '.join(map(str, supported))}; "
+                f"{path} describes a model that cannot be exported"
+            )
+    for name in ("layer_types", "no_rope_layers"):
+        given = values.get(name)
+        if architecture in LAYER_TYPES and given is not None and len(given) < layers:
+            raise InputError(f"{name} ({len(given)} entries) must name each of the {layers} layers; {path} holds it")
+
+
+def _attention_biases(architecture: str) -> tuple[bool, ...]:
+    return (False, True) if architecture in OPTIONAL_ATTENTION_BIAS else (False,)

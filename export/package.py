@@ -12,9 +12,8 @@ from export.session import MODEL_FILE, physical_cores
 from toolkit.chat_format import CHAT_FILES, ChatFormat
 from toolkit.errors import InputError
 
-COPIED = (
-    "config.json",
-    "generation_config.json",
+MODEL_FILES = ("config.json", "generation_config.json")
+TEXT_FILES = (
     *CHAT_FILES,
     "special_tokens_map.json",
     "added_tokens.json",
@@ -23,17 +22,17 @@ COPIED = (
 )
 
 
-def write_package(source: Path, folder: Path, config: ModelConfig) -> None:
-    """Copy the source's configuration, tokenizer and template, and write onnxruntime-genai's configuration."""
-    chat_format = ChatFormat.from_folder(source)
+def write_package(source: Path, chat_folder: Path, folder: Path, config: ModelConfig) -> None:
+    """Copy the source's configuration, `chat_folder`'s tokenizer and template, and write onnxruntime-genai's file."""
+    chat_format = ChatFormat.from_folder(chat_folder)
     vocabulary = chat_format.tokenizer.get_vocab_size()
     if vocabulary > config.vocab_size:
         raise InputError(
-            f"the tokenizer of {source} ({vocabulary} tokens) must fit the model's vocab_size ({config.vocab_size})"
+            f"the tokenizer of {chat_folder} ({vocabulary} tokens) must fit the model's vocab_size ({config.vocab_size})"
         )
-    for name in COPIED:
-        if (source / name).is_file():
-            shutil.copyfile(source / name, folder / name)
+    for path in [source / name for name in MODEL_FILES] + [chat_folder / name for name in TEXT_FILES]:
+        if path.is_file():
+            shutil.copyfile(path, folder / path.name)
     eos_token_ids = sorted(chat_format.stop_ids)
     if not (folder / "generation_config.json").is_file():
         _write_json(folder / "generation_config.json", {"eos_token_id": eos_token_ids})

@@ -20,6 +20,7 @@ from transformers import PreTrainedModel
 from transformers.utils import logging
 
 from export.calibration import Text
+from export.checkpoint import Checkpoint
 from export.session import OnnxDecoder
 from toolkit.chat_format import ChatFormat
 from toolkit.errors import GateFailed
@@ -64,12 +65,20 @@ class ParityReport(Record):
 
 
 @torch.no_grad()
-def measure_parity(source: Path, exported: Path, held_out: Sequence[Text]) -> ParityReport:
-    """Compare `exported` with the float model in `source`; without texts, on the float model's answers to `QUESTIONS`."""
+def measure_parity(
+    source: Path, exported: Path, held_out: Sequence[Text], *, merged: Checkpoint | None = None
+) -> ParityReport:
+    """Compare `exported` with the float model in `source`; without texts, on the float model's answers to `QUESTIONS`.
+
+    `merged` holds the source with an adapter's changes, where there is one.
+    """
     logging.set_verbosity_error()
     model = load_model(source, torch.float32)
+    if merged and merged.adapter:
+        for name in sorted(merged.adapter.targets):
+            model.get_parameter(name).copy_(merged.tensor(name))
     decoder = OnnxDecoder(exported)
-    chat_format = ChatFormat.from_folder(source)
+    chat_format = ChatFormat.from_folder(exported)
     prompts = [text.prompt for text in held_out] or [chat_format.question_ids(question) for question in QUESTIONS]
     greedy = [Text(prompt=prompt, completion=greedy_completion(model, prompt)) for prompt in prompts[:GREEDY_PROMPTS]]
     texts = list(held_out) or greedy

@@ -12,7 +12,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 Floats = NDArray[np.float32]
 Halves = NDArray[np.float16]
@@ -20,6 +22,8 @@ Bytes = NDArray[np.uint8]
 
 SMALLEST_SCALE = np.float16(2.0**-24)
 """The smallest positive fp16, for blocks that are all zero or nearly so."""
+CACHED_WEIGHTS = 1 << 17
+"""Weights that are rounded at once: their float32 values stay in a core's second-level cache."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,15 +48,27 @@ class QuantizedWeight:
 
 def quantize_nearest(weight_NK: Floats, *, bits: int, block_size: int) -> QuantizedWeight:
     """Round each weight to the nearest code of its block's whole range."""
-    blocks_NJM = weight_NK.reshape(len(weight_NK), -1, block_size)
-    largest = 2**bits - 1
-    low_NJ = np.minimum(blocks_NJM.min(-1), 0.0)
-    high_NJ = np.maximum(blocks_NJM.max(-1), 0.0)
-    scales_NJ = np.maximum(((high_NJ - low_NJ) / largest).astype(np.float16), SMALLEST_SCALE)
-    steps_NJ = scales_NJ.astype(np.float32)
-    zero_points_NJ = np.clip(np.rint(-low_NJ / steps_NJ), 0, largest)
-    codes_NJM = np.clip(np.rint(blocks_NJM / steps_NJ[..., None]) + zero_points_NJ[..., None], 0, largest)
-    return pack(codes_NJM.astype(np.uint8), scales_NJ, zero_points_NJ.astype(np.uint8), bits=bits)
+    rows, columns = weight_NK.shape
+    codes_NJM = np.empty((rows, columns // block_size, block_size), dtype=np.uint8)
+    scales_NJ = np.empty(codes_NJM.shape[:2], dtype=np.float16)
+    zero_points_NJ = np.empty(codes_NJM.shape[:2], dtype=np.uint8)
+    step = max(1, CACHED_WEIGHTS // columns)
+    for begin in range(0, rows, step):
+        some = slice(begin, begin + step)
+        blocks_NJM = torch.from_numpy(weight_NK[some]).view(-1, columns // block_size, block_size)
+        codes_NJM[some], scales_NJ[some], zero_points_NJ[some] = _nearest(blocks_NJM, 2**bits - 1)
+    return pack(codes_NJM, scales_NJ, zero_points_NJ, bits=bits)
+
+
+def _nearest(blocks_NJM: Tensor, largest: int) -> tuple[Bytes, Halves, Bytes]:
+    """codes_NJM, scales_NJ and zero_points_NJ of blocks that fit the processor's cache."""
+    low_NJ = blocks_NJM.amin(-1).clamp_(max=0.0)
+    high_NJ = blocks_NJM.amax(-1).clamp_(min=0.0)
+    scales_NJ = ((high_NJ - low_NJ) / largest).half().clamp_(min=float(SMALLEST_SCALE))
+    steps_NJ = scales_NJ.float()
+    zero_points_NJ = (-low_NJ / steps_NJ).round_().clamp_(0, largest)
+    codes_NJM = (blocks_NJM / steps_NJ[..., None]).round_().add_(zero_points_NJ[..., None]).clamp_(0, largest)
+    return codes_NJM.byte().numpy(), scales_NJ.numpy(), zero_points_NJ.byte().numpy()
 
 
 def pack(codes_NJM: Bytes, scales_NJ: Halves, zero_points_NJ: Bytes, *, bits: int) -> QuantizedWeight:
@@ -81,8 +97,9 @@ def _pack_nibbles(values: Bytes) -> Bytes:
     """Two along the last axis into one byte, low nibble first; an odd count is padded with 0."""
     if values.shape[-1] % 2:
         values = np.concatenate([values, np.zeros_like(values[..., :1])], axis=-1)
-    high_nibbles: Bytes = values[..., 1::2] << np.uint8(4)
-    return values[..., 0::2] | high_nibbles
+    pairs = np.ascontiguousarray(values).view("<u2")  # low nibble in bits 0 to 3, high nibble in bits 8 to 11
+    packed: Bytes = (pairs | pairs >> 4).astype(np.uint8)  # keeps bits 0 to 7
+    return packed
 
 
 def _unpack_nibbles(packed: Bytes) -> Bytes:

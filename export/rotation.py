@@ -56,7 +56,8 @@ def write_rotated(source: Path, folder: Path, *, hidden_size: int, seed: int = 0
 
     def reading(name: str, norm: str) -> Tensor:
         folded: Tensor = checkpoint.tensor(name).double() * checkpoint.tensor(norm).double()
-        return folded @ turn * shrink
+        turned: Tensor = folded @ turn * shrink
+        return turned
 
     for name in tensor_shapes(facts):
         module = name.split(".")[-2]
@@ -71,7 +72,6 @@ def write_rotated(source: Path, folder: Path, *, hidden_size: int, seed: int = 0
             tensors[name] = torch.ones(hidden_size, dtype=torch.float64)
     head = "model.embed_tokens.weight" if facts.tie_word_embeddings else "lm_head.weight"
     tensors["lm_head.weight"] = reading(head, "model.norm.weight")
-    checkpoint.close()
     folder.mkdir(parents=True, exist_ok=True)
     for path in source.iterdir():
         if path.is_file() and path.suffix in (".json", ".jinja") and path.name not in ("config.json", "manifest.json"):

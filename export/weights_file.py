@@ -2,15 +2,17 @@
 
     ┌───────────┬─────┬───────────┬─────┬──
     │ tensor 0  │ pad │ tensor 1  │ pad │ …     little-endian, row-major; offsets are multiples of ALIGNMENT
-    └───────────┴─────┴───────────┴─────┴──
+    └───────────┴─────┴───────────┴─────┴──     codes, scales and zero points of one matrix, then of the next
 
-Invariant: a `StoredTensor` names bytes that are in the file already, so one tensor is in memory at a time and two
-initializers may name the same bytes.
+Invariant: a `StoredWeight` names bytes that are in the file already, so some rows are in memory at a time and two
+initializers may name the same bytes. Where a matrix lies follows from its offset and sizes alone, so five numbers are
+enough to go on with a file that an earlier run left.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -19,7 +21,8 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from export.quantize import Bytes, Halves, QuantizedWeight
+from export.quantize import QuantizedWeight
+from toolkit.records import Record
 
 FILE_NAME = "model.onnx.data"
 ALIGNMENT = 64
@@ -38,52 +41,94 @@ class StoredTensor:
     def size_bytes(self) -> int:
         return int(np.prod(self.shape)) * self.dtype.itemsize
 
+    @property
+    def end(self) -> int:
+        return self.offset + self.size_bytes
+
 
 @dataclass(frozen=True, kw_only=True)
-class StoredWeight:
-    """Where a quantized matrix of `out_features` × `in_features` lies."""
+class StoredWeight(Record):
+    """Where a quantized matrix of `out_features` × `in_features` lies, from `offset` on."""
 
     bits: int
     block_size: int
     out_features: int
     in_features: int
-    codes: StoredTensor
-    scales: StoredTensor
-    zero_points: StoredTensor
+    offset: int
+
+    @property
+    def codes(self) -> StoredTensor:
+        shape = (self.out_features, self._blocks, self.block_size * self.bits // 8)
+        return StoredTensor(dtype=np.dtype(np.uint8), shape=shape, offset=self.offset)
+
+    @property
+    def scales(self) -> StoredTensor:
+        shape = (self.out_features, self._blocks)
+        return StoredTensor(dtype=np.dtype(np.float16), shape=shape, offset=aligned(self.codes.end))
+
+    @property
+    def zero_points(self) -> StoredTensor:
+        shape = (self.out_features, -(-self._blocks * self.bits // 8))
+        return StoredTensor(dtype=np.dtype(np.uint8), shape=shape, offset=aligned(self.scales.end))
 
     @property
     def size_bytes(self) -> int:
         return self.codes.size_bytes + self.scales.size_bytes + self.zero_points.size_bytes
 
+    @property
+    def _blocks(self) -> int:
+        return self.in_features // self.block_size
+
+
+def aligned(position: int) -> int:
+    return position + -position % ALIGNMENT
+
 
 class WeightsFile:
     """The file while it is being written."""
 
-    def __init__(self, folder: Path) -> None:
-        self._file = (folder / FILE_NAME).open("wb")
-        self._position = 0
+    def __init__(self, folder: Path, *, end: int) -> None:
+        """Go on behind the first `end` bytes of a file that is there; 0 begins it anew."""
+        path = folder / FILE_NAME
+        self._file = path.open("rb+" if end else "wb")
+        self._file.truncate(end)
+        self.end = end
 
-    def append(self, weight: QuantizedWeight) -> StoredWeight:
-        """Write a matrix's three tensors one after the other."""
-        rows, blocks, blob_size = weight.codes.shape
+    def append(self, slices: Iterable[QuantizedWeight], out_features: int) -> StoredWeight:
+        """Write a matrix that comes in slices of its rows, `out_features` in all."""
+        stored: StoredWeight | None = None
+        row = 0
+        for weight in slices:
+            stored = stored or self._place(weight, out_features)
+            for tensor, array in (
+                (stored.codes, weight.codes),
+                (stored.scales, weight.scales),
+                (stored.zero_points, weight.zero_points),
+            ):
+                self._write(array, tensor.offset + row * (tensor.size_bytes // out_features))
+            row += len(weight.codes)
+        assert stored and row == out_features
+        self.end = stored.zero_points.end
+        return stored
+
+    def sync(self) -> None:
+        """Return when everything that was appended is on disk."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+    def _place(self, weight: QuantizedWeight, out_features: int) -> StoredWeight:
+        _, blocks, blob_size = weight.codes.shape
         return StoredWeight(
             bits=weight.bits,
             block_size=weight.block_size,
-            out_features=rows,
+            out_features=out_features,
             in_features=blocks * blob_size * 8 // weight.bits,
-            codes=self._append(weight.codes),
-            scales=self._append(weight.scales),
-            zero_points=self._append(weight.zero_points),
+            offset=aligned(self.end),
         )
 
-    def _append(self, array: Bytes | Halves | NDArray[np.float32]) -> StoredTensor:
-        padding = -self._position % ALIGNMENT
-        data = np.ascontiguousarray(array)
-        self._file.write(b"\0" * padding)
-        self._file.write(data.data)
-        stored = StoredTensor(dtype=data.dtype, shape=data.shape, offset=self._position + padding)
-        self._position = stored.offset + data.nbytes
-        return stored
+    def _write(self, array: NDArray[Any], offset: int) -> None:
+        self._file.seek(offset)  # padding that is never written reads as zeros
+        self._file.write(np.ascontiguousarray(array).data)
 
     def __enter__(self) -> Self:
         return self

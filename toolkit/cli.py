@@ -114,9 +114,13 @@ def build_parser() -> Parser:
     )
 
     export = verb("export", "export", "quantize a model and write it as an ONNX folder")
-    export.add_argument("model", help="model folder, known name or hub id")
+    export.add_argument("model", help="model folder, LoRA adapter folder, GGUF file, known name or hub id")
+    export.add_argument("--base", help="model that the adapter changes; default: the one that it names")
     export.add_argument("--int4", action="store_true", required=True, help="four bits a weight")
     export.add_argument("--calibration", type=Path, help="train.jsonl to calibrate on; default: the model folder's")
+    export.add_argument(
+        "--no-parity", action="store_true", help="don't compare with the float model, which may not fit the memory"
+    )
     export.add_argument("--out", type=Path, required=True, help="folder to write")
 
     verify = verb("verify", "chat", "check that an exported folder is whole and says here what it said when exported")

@@ -151,16 +151,25 @@ def eval(options: Options) -> Result:
 
 
 def export(options: Options) -> Result:
+    from export.adapter import base_model, is_adapter
     from export.pipeline import export_int4, int4_config
     from toolkit.models import resolve
 
-    manifest = export_int4(int4_config(resolve(options.model), options.out, calibration=options.calibration))
-    measured = manifest["measured"]
+    adapter = Path(options.model) if is_adapter(Path(options.model)) else None
+    if options.base and adapter is None:
+        raise InputError(f"--base ({options.base}) must come with an adapter folder, which {options.model} is not")
+    source = resolve(options.base or base_model(adapter)) if adapter else resolve(options.model)
+    config = int4_config(source, options.out, adapter=adapter, calibration=options.calibration)
+    if options.no_parity:
+        config = replace(config, bounds=None)
+    measured = export_int4(config)["measured"]
     parity = measured["parity"]
-    text = (
-        f"{options.out}: {measured['bytes'] / 1e6:.1f} MB, {measured['bytes_per_parameter']:.3f} bytes a parameter; "
-        f"against the float model: mean KL {parity['mean_kl']:.4f}, same first choice {100 * parity['top1']:.1f} %"
-    )
+    text = f"{options.out}: {measured['bytes'] / 1e6:.1f} MB, {measured['bytes_per_parameter']:.3f} bytes a parameter; "
+    if parity is None:
+        text += "not compared with the float model"
+    else:
+        text += f"against the float model: mean KL {parity['mean_kl']:.4f}, "
+        text += f"same first choice {100 * parity['top1']:.1f} %"
     return Result(facts={"folder": str(options.out), **measured}, text=text)
 
 

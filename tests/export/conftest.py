@@ -23,16 +23,46 @@ TINY = {
     "pad_token_id": 0,
     "bos_token_id": 1,
 }
-VARIANTS: dict[str, dict[str, Any]] = {
-    "LlamaForCausalLM": {"tie_word_embeddings": True},
-    "MistralForCausalLM": {"tie_word_embeddings": False, "sliding_window": 7},
-    "Qwen2ForCausalLM": {"tie_word_embeddings": True, "rope_theta": 1e6},
-    "Qwen3ForCausalLM": {"tie_word_embeddings": False, "head_dim": 32},
+LLAMA3 = {
+    "rope_type": "llama3",
+    "rope_theta": 10000.0,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
 }
-assert set(VARIANTS) == set(ARCHITECTURES)
+VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "Llama": ("Llama", {"tie_word_embeddings": True}),
+    "Llama 3": ("Llama", {"tie_word_embeddings": False, "rope_parameters": LLAMA3}),
+    "Llama with biases": ("Llama", {"tie_word_embeddings": True, "attention_bias": True}),
+    "Mistral": ("Mistral", {"tie_word_embeddings": False, "sliding_window": 7}),
+    "Qwen2": ("Qwen2", {"tie_word_embeddings": True, "rope_theta": 1e6}),
+    "Qwen2 with a window from layer 1 on": (
+        "Qwen2",
+        {"tie_word_embeddings": False, "use_sliding_window": True, "sliding_window": 5, "max_window_layers": 1},
+    ),
+    "Qwen3": ("Qwen3", {"tie_word_embeddings": False, "head_dim": 32}),
+    "Qwen3 with a window in layer 0": (
+        "Qwen3",
+        {
+            "tie_word_embeddings": True,
+            "head_dim": 32,
+            "attention_bias": True,
+            "use_sliding_window": True,
+            "sliding_window": 6,
+            "layer_types": ["sliding_attention", "full_attention"],
+        },
+    ),
+    "SmolLM3": ("SmolLM3", {"tie_word_embeddings": True, "no_rope_layers": [1, 0]}),
+    "SmolLM3 with a window": (
+        "SmolLM3",
+        {"tie_word_embeddings": False, "no_rope_layer_interval": 2, "use_sliding_window": True, "sliding_window": 6},
+    ),
+}
+assert {f"{family}ForCausalLM" for family, _ in VARIANTS.values()} == set(ARCHITECTURES)
 
 
-@pytest.fixture(scope="session", params=sorted(VARIANTS))
+@pytest.fixture(scope="session", params=list(VARIANTS))
 def checkpoint_folder(
     request: pytest.FixtureRequest, tiny_student: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
@@ -40,14 +70,14 @@ def checkpoint_folder(
     import torch
     import transformers
 
-    name: str = request.param
-    folder = tmp_path_factory.mktemp(name)
+    family, facts = VARIANTS[request.param]
+    folder = tmp_path_factory.mktemp(family)
     for path in tiny_student.iterdir():
         if "token" in path.name or path.suffix == ".jinja":
             shutil.copy(path, folder)
     torch.manual_seed(1)
-    config_class = getattr(transformers, name.removesuffix("ForCausalLM") + "Config")
-    model = getattr(transformers, name)(config_class(**TINY, **VARIANTS[name]))
+    config = getattr(transformers, f"{family}Config")(**TINY, **facts)
+    model = getattr(transformers, f"{family}ForCausalLM")(config)
     for parameter_name, parameter in model.named_parameters():
         if parameter.dim() == 1:
             torch.nn.init.normal_(parameter, mean=float("norm" in parameter_name), std=0.2)

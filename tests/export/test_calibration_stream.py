@@ -9,7 +9,7 @@ from torch import Tensor
 
 from export.calibration_stream import DRIFT_DAMPING, Batch, CalibrationStream, aimed, moments
 from export.checkpoint import MATRICES, Checkpoint
-from export.layout import layouts
+from export.layout import Layout, layouts
 from export.quantize import dequantize, quantize_nearest
 
 
@@ -50,7 +50,7 @@ def test_the_streams_carry_what_the_quantized_and_the_float_layers_say(checkpoin
     texts = [[5, 9, 30, 2, 7, 11, 12, 13, 80, 3], [8, 4, 99], [1, 2, 3, 4, 5, 6]]
     checkpoint = Checkpoint(checkpoint_folder)
     embedding = quantize_nearest(checkpoint.array("model.embed_tokens.weight"), bits=4, block_size=32)
-    stream = CalibrationStream(checkpoint, texts, embedding)
+    stream = CalibrationStream(checkpoint, texts, Layout(bits=4, block_size=32))
     chosen = layouts(checkpoint.config, block_size=64, head_bits=8)
     model, reference = (AutoModelForCausalLM.from_pretrained(checkpoint_folder, dtype=torch.float32) for _ in range(2))
     model.model.embed_tokens.weight = torch.nn.Parameter(torch.from_numpy(dequantize(embedding)))

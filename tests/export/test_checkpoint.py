@@ -23,7 +23,6 @@ def sharded(tiny_student: Path, tmp_path: Path) -> Path:
 
 def test_a_sharded_bf16_checkpoint_reads_as_the_single_one_rounded(tiny_student: Path, sharded: Path) -> None:
     single, many = Checkpoint(tiny_student), Checkpoint(sharded)
-    many.check_values()
     for name, shape in tensor_shapes(many.config).items():
         assert many.array(name).shape == shape
         assert many.array(name).dtype == np.float32

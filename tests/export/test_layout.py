@@ -23,8 +23,11 @@ SMOLLM2 = ModelConfig(
     max_position_embeddings=8192,
     rms_norm_eps=1e-5,
     rope_theta=100000.0,
+    rope_scaling=None,
     tie_word_embeddings=True,
-    sliding_window=0,
+    attention_bias=False,
+    sliding_windows=(0,) * 30,
+    rotates=(True,) * 30,
 )
 
 

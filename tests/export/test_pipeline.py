@@ -146,7 +146,7 @@ UP_PROJ = "model.layers.1.mlp.up_proj.weight"
         (lambda f: (f / "model.safetensors").unlink(), r"must hold model\.safetensors or"),
         (_cut, r"model\.safetensors \(\d+ bytes\) must be a whole safetensors file"),
         (lambda f: _edit(f, architectures=["GPT2LMHeadModel"]), r"GPT2LMHeadModel must be one of LlamaForCausalLM, .*"),
-        (lambda f: _edit(f, rope_parameters={"rope_type": "yarn"}), r"rope_type \(yarn\) must be default"),
+        (lambda f: _edit(f, rope_parameters={"rope_type": "yarn"}), r"rope_type \(yarn\) must be default or llama3"),
         (lambda f: _edit(f, mlp_bias=True), r"mlp_bias \(True\) must be False"),
         (lambda f: _edit(f, hidden_size=96), r"has shape \(320, 64\), which must equal \(320, 96\)"),
         (lambda f: _edit(f, num_hidden_layers=3), r"must hold the tensor model\.layers\.2\.input_layernorm\.weight"),
@@ -189,8 +189,9 @@ def test_every_architecture_decodes_as_its_dequantized_weights_do_in_torch(
     whole_TV = decoder.score(ids)
     stepped_TV = [decoder.start([ids[:20]])[0], *(decoder.step(np.array([i]))[0] for i in ids[20:])]
     scale = np.abs(expected_TV).max()
-    np.testing.assert_allclose(whole_TV / scale, expected_TV / scale, atol=0.03)  # int8 activations: 0.5 to 2.5 %
-    np.testing.assert_allclose(np.array(stepped_TV) / scale, expected_TV[19:] / scale, atol=0.03)
+    # a layer that wrongly rotates or slides, or forgets to, errs by 0.14 and more in these models
+    np.testing.assert_allclose(whole_TV / scale, expected_TV / scale, atol=0.04)  # int8 activations: up to 3 %
+    np.testing.assert_allclose(np.array(stepped_TV) / scale, expected_TV[19:] / scale, atol=0.04)
     spread = np.abs(expected_TV[1:] - expected_TV[:-1]).max() / scale
     assert spread > 0.3, "the tolerance must be small beside what the model says"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from export.quantize import QuantizedWeight, dequantize, quantize_nearest
+from export.quantize import CACHED_WEIGHTS, QuantizedWeight, dequantize, quantize_nearest
 
 
 def unpack_by_loops(weight: QuantizedWeight) -> np.ndarray:
@@ -60,3 +60,36 @@ def test_a_weight_costs_what_the_layout_says() -> None:
     four, eight = (quantize_nearest(weight_NK, bits=bits, block_size=32).size_bytes for bits in (4, 8))
     assert four * 8 / weight_NK.size == 4 + 16 / 32 + 4 / 32
     assert eight * 8 / weight_NK.size == 8 + 16 / 32 + 8 / 32
+
+
+def by_the_formula(weight_NK: np.ndarray, *, bits: int, block_size: int) -> QuantizedWeight:
+    """The whole matrix at once in numpy; zero points and codes one a byte, then nibbles put together by strides."""
+    blocks_NJM = weight_NK.reshape(len(weight_NK), -1, block_size)
+    largest = 2**bits - 1
+    low_NJ, high_NJ = np.minimum(blocks_NJM.min(-1), 0.0), np.maximum(blocks_NJM.max(-1), 0.0)
+    scales_NJ = np.maximum(((high_NJ - low_NJ) / largest).astype(np.float16), np.float16(2.0**-24))
+    steps_NJ = scales_NJ.astype(np.float32)
+    zero_points_NJ = np.clip(np.rint(-low_NJ / steps_NJ), 0, largest)
+    codes_NJM = np.clip(np.rint(blocks_NJM / steps_NJ[..., None]) + zero_points_NJ[..., None], 0, largest)
+    codes, zero_points = codes_NJM.astype(np.uint8), zero_points_NJ.astype(np.uint8)
+    if bits == 4:
+        zero_points = np.pad(zero_points, ((0, 0), (0, zero_points.shape[1] % 2)))
+        codes, zero_points = (x[..., 0::2] | x[..., 1::2] << 4 for x in (codes, zero_points))
+    return QuantizedWeight(bits=bits, block_size=block_size, codes=codes, scales=scales_NJ, zero_points=zero_points)
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize(("block_size", "columns"), [(32, 32 * 9), (64, 64 * 5), (128, 128 * 4)])
+def test_rounding_in_slices_of_the_cache_gives_the_bits_of_the_formula(
+    bits: int, block_size: int, columns: int
+) -> None:
+    generator = np.random.default_rng(2)
+    weight_NK = generator.normal(size=(CACHED_WEIGHTS // columns * 2 + 3, columns)).astype(np.float32)
+    weight_NK *= np.exp(generator.normal(scale=2.0, size=(len(weight_NK), 1))).astype(np.float32)
+    weight_NK[1] = 0.0
+    weight_NK[2] = np.round(weight_NK[2] * 2) / 2  # halfway cases
+    weight_NK[3] *= np.float32(1e-9)
+    weight_NK[4] = np.abs(weight_NK[4])
+    expected, found = (f(weight_NK, bits=bits, block_size=block_size) for f in (by_the_formula, quantize_nearest))
+    for name in ("codes", "scales", "zero_points"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(expected, name), err_msg=name, strict=True)

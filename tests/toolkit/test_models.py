@@ -123,7 +123,7 @@ def test_a_folder_is_its_own_place(tiny_student: Path) -> None:
     ("model", "message"),
     [
         ("{tmp}/empty", "{tmp}/empty must be a model folder with a config.json; it has none"),
-        ("{tmp}/file", "{tmp}/file must be a model folder; it is a file"),
+        ("{tmp}/file", "{tmp}/file must be a model folder or a .gguf file; it is another file"),
         ("http://localhost:8000/v1", "is an endpoint, and this command needs a model's files"),
         ("smollm2-135", "did you mean 'smollm2-135m'?"),
         ("what", "known names are builtin, smollm2-135m"),

@@ -27,6 +27,17 @@ def test_the_rate_leaves_out_what_an_earlier_run_finished() -> None:
     assert progress.line() == "traces  120/400  30 %  2.0/s  2 min 20 s left"
 
 
+def test_bytes_are_said_in_units_that_fit_their_total() -> None:
+    clock = Clock()
+    large = Progress("export", 16_400_000_000, done=200_000_000, in_bytes=True, stream=io.StringIO(), clock=clock)
+    small = Progress("export", 52_000_000, in_bytes=True, stream=io.StringIO(), clock=clock)
+    clock.now = 10.0
+    large.advance(1_000_000_000, note="layer 3")
+    small.advance(13_000_000)
+    assert large.line() == "export  1.2/16.4 GB  7 %  100 MB/s  2 min 32 s left  layer 3"
+    assert small.line() == "export  13.0/52.0 MB  25 %  1.3 MB/s  30 s left"
+
+
 def test_a_finished_line_says_how_long_it_took() -> None:
     clock = Clock()
     progress = Progress("traces", 4, stream=io.StringIO(), clock=clock)

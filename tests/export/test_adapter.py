@@ -1,0 +1,140 @@
+"""A LoRA folder is exported as the model that PEFT merges it to."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import AutoModelForCausalLM
+
+from export import checkpoint as checkpoint_module
+from export.adapter import base_model
+from export.checkpoint import Checkpoint
+from export.parity import Bounds
+from export.pipeline import export_int4, int4_config
+from toolkit.cli import main
+from toolkit.errors import InputError
+from toolkit.runs import file_digest
+
+WIDE = Bounds(max_mean_kl=9.0, min_top1=0.0)
+EVERYWHERE = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+
+
+def write_adapter(base: Path, folder: Path, **settings: Any) -> Path:
+    """An adapter of rank 4 whose factors are all random."""
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    settings = {"r": 4, "lora_alpha": 24, "target_modules": EVERYWHERE} | settings
+    adapted = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **settings))
+    generator = torch.Generator().manual_seed(5)
+    for name, parameter in adapted.named_parameters():
+        if "lora_" in name:
+            parameter.data = torch.randn(parameter.shape, generator=generator) * 0.05
+    adapted.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def adapter(tiny_student: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_adapter(tiny_student, tmp_path_factory.mktemp("adapter"))
+
+
+def merged_by_peft(base: Path, adapter: Path) -> Any:
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    return PeftModel.from_pretrained(model, adapter).merge_and_unload()
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, {"use_rslora": True}, {"target_modules": ["q_proj", "down_proj"], "r": 3, "lora_alpha": 7}]
+)
+def test_merged_tensors_equal_peft_s(
+    settings: dict[str, Any], tiny_student: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write_adapter(tiny_student, tmp_path, **settings)
+    monkeypatch.setattr(checkpoint_module, "SLICE_WEIGHTS", 64 * 10)  # several slices a matrix, the last one shorter
+    merged = Checkpoint(tiny_student, folder)
+    theirs = merged_by_peft(tiny_student, folder).state_dict()
+    plain = Checkpoint(tiny_student)
+    for name in plain.shapes:
+        torch.testing.assert_close(merged.tensor(name), theirs[name], rtol=1e-5, atol=1e-6)
+    changed = {name for name in plain.shapes if not torch.equal(plain.tensor(name), merged.tensor(name))}
+    assert len(changed) == 2 * len(settings.get("target_modules", EVERYWHERE))
+
+
+def test_an_adapter_exports_as_its_merged_model_does(tiny_student: Path, adapter: Path, tmp_path: Path) -> None:
+    """Parity is measured against the merged float model, so the two reports agree as well."""
+    whole = Path(shutil.copytree(tiny_student, tmp_path / "merged"))
+    merged_by_peft(tiny_student, adapter).save_pretrained(whole)
+    ours = export_int4(replace(int4_config(tiny_student, tmp_path / "a", adapter=adapter), bounds=WIDE))
+    theirs = export_int4(replace(int4_config(whole, tmp_path / "b"), bounds=WIDE))
+    assert ours["inputs"].keys() == {"source", "adapter"}
+    assert ours["measured"]["parity"]["mean_kl"] == pytest.approx(theirs["measured"]["parity"]["mean_kl"], rel=0.2)
+    ours_data, theirs_data = ((tmp_path / name / "model.onnx.data").read_bytes() for name in "ab")
+    same = sum(x == y for x, y in zip(ours_data, theirs_data, strict=True))
+    assert same > 0.999 * len(ours_data)  # a sum in another order may round a weight the other way
+
+
+def test_the_command_takes_the_base_that_the_adapter_names_or_the_one_given(
+    tiny_student: Path, adapter: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert base_model(adapter) == str(tiny_student)
+    moved = Path(shutil.copytree(adapter, tmp_path / "moved"))
+    config = json.loads((moved / "adapter_config.json").read_text())
+    (moved / "adapter_config.json").write_text(json.dumps(config | {"base_model_name_or_path": None}))
+    words = ["--int4", "--no-parity", "--out"]
+    assert main(["export", str(adapter), *words, str(tmp_path / "a")]) == 0
+    assert main(["export", str(moved), *words, str(tmp_path / "b")]) == 2
+    assert "must name the base model, but names none; give it with --base" in capsys.readouterr().err
+    assert main(["export", str(moved), "--base", str(tiny_student), *words, str(tmp_path / "b")]) == 0
+    assert "--no-parity" in capsys.readouterr().err
+    assert file_digest(tmp_path / "a" / "model.onnx.data") == file_digest(tmp_path / "b" / "model.onnx.data")
+    assert json.loads((tmp_path / "a" / "manifest.json").read_text())["measured"]["parity"] is None
+    assert main(["export", str(tiny_student), "--base", "x", *words, str(tmp_path / "c")]) == 2
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"peft_type": "IA3"}, r"peft_type \(IA3\) must be LORA; merge"),
+        ({"use_dora": True}, r"use_dora \(True\) must be off"),
+        ({"bias": "all"}, r"bias \(all\) must be none"),
+        ({"init_lora_weights": "pissa"}, r"init_lora_weights \(pissa\) must be one that keeps"),
+        ({"modules_to_save": ["lm_head"]}, r"modules_to_save \(\['lm_head'\]\) must be off"),
+        ({"rank_pattern": {"q_proj": 2}}, r"rank_pattern .* must be off"),
+        ({"r": 0}, r"r \(0\) must be a number above 0"),
+    ],
+)
+def test_other_adapters_are_refused_by_name(
+    values: dict[str, Any], message: str, tiny_student: Path, adapter: Path, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(adapter, tmp_path / "adapter"))
+    config = json.loads((folder / "adapter_config.json").read_text())
+    (folder / "adapter_config.json").write_text(json.dumps(config | values))
+    with pytest.raises(InputError, match=message):
+        export_int4(int4_config(tiny_student, tmp_path / "out", adapter=folder))
+    assert [path.name for path in tmp_path.iterdir()] == ["adapter"]
+
+
+def test_an_adapter_of_another_base_or_of_the_embedding_is_refused(tiny_student: Path, tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    folder = write_adapter(tiny_student, tmp_path / "a", target_modules=["q_proj"])
+    tensors = load_file(folder / "adapter_model.safetensors")
+    longer = {name: torch.cat([x, x], dim=1) if "lora_A" in name else x for name, x in tensors.items()}
+    save_file(longer, folder / "adapter_model.safetensors")
+    with pytest.raises(InputError, match=r"by \(64, 4\) x \(4, 128\), which must make \(64, 64\)"):
+        Checkpoint(tiny_student, folder)
+    folder = write_adapter(tiny_student, tmp_path / "b", target_modules=["embed_tokens"])
+    with pytest.raises(InputError, match=r"lora_embedding_. in .* must be lora_A or lora_B of a linear layer"):
+        Checkpoint(tiny_student, folder)
+    folder = write_adapter(tiny_student, tmp_path / "c", target_modules=["q_proj"])
+    tensors = load_file(folder / "adapter_model.safetensors")
+    renamed = {name.replace("layers.1.", "layers.7."): x for name, x in tensors.items()}
+    save_file(renamed, folder / "adapter_model.safetensors")
+    with pytest.raises(InputError, match=r"layers\.7\.self_attn\.q_proj\.weight, which the adapter changes, must be"):
+        Checkpoint(tiny_student, folder)
