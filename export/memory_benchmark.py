@@ -60,6 +60,8 @@ class Conversion(Record):
     written_bytes: int
     seconds: float
     """Of everything: digests of source and result, reading, rounding, writing."""
+    cpu_seconds: float
+    """What of it the processor worked, which a busy machine does not stretch."""
     idle_memory_bytes: int
     """Peak before the export starts, with its libraries loaded."""
     peak_memory_bytes: int
@@ -112,6 +114,7 @@ def table(conversion: Conversion) -> str:
         ("written", f"{conversion.written_bytes / 1e9:.2f} GB"),
         ("time", f"{conversion.seconds:.1f} s, digests included"),
         ("rate", f"{conversion.source_bytes / 1e6 / conversion.seconds:.0f} MB/s of bf16"),
+        ("rate a core", f"{conversion.source_bytes / 1e6 / conversion.cpu_seconds:.0f} MB/s of processor time"),
         ("peak memory", f"{conversion.peak_memory_bytes / 1e6:.0f} MB"),
         ("before it starts", f"{conversion.idle_memory_bytes / 1e6:.0f} MB"),
         ("bound", f"{conversion.bound_bytes / 1e6:.0f} MB: 2 GiB and the largest tensor in float32"),
@@ -134,11 +137,12 @@ def _convert(source: Path, out: Path) -> dict[str, Any]:
     from export.pipeline import export_int4, int4_config
 
     idle = _peak_memory_bytes()
-    started = time.perf_counter()
+    started, cpu_started = time.perf_counter(), time.process_time()
     manifest = export_int4(replace(int4_config(source, out), bounds=None))
     return {
         "written_bytes": manifest["measured"]["bytes"],
         "seconds": time.perf_counter() - started,
+        "cpu_seconds": time.process_time() - cpu_started,
         "idle_memory_bytes": idle,
         "peak_memory_bytes": _peak_memory_bytes(),
     }

@@ -125,7 +125,7 @@ def export_int4(config: ExportConfig) -> dict[str, Any]:
         raise
     except OSError as error:
         why = error.strerror or error
-        raise InputError(f"{config.out} cannot be written: {why}; then run the same command again to go on") from error
+        raise InputError(f"{config.out} cannot be written: {why}; mend that and run the same command again") from error
 
 
 def _write_model(
