@@ -6,6 +6,8 @@ Source: the GGUF specification; llama.h for what is called.
 
 from __future__ import annotations
 
+import importlib.util
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -29,6 +31,10 @@ TOP_PARAMETERS = {
 }
 ROTATED_HALVES = ("LlamaForCausalLM", "MistralForCausalLM")
 """Architectures that llama.cpp runs as its `llama`."""
+
+
+def is_installed() -> bool:
+    return importlib.util.find_spec("llama_cpp") is not None
 
 
 class LlamaCpp:
@@ -161,8 +167,6 @@ def _gguf_name(name: str) -> str:
 
 def _add_tokenizer(writer: GGUFWriter, chat_format: ChatFormat, vocab_size: int) -> None:
     """The byte-level BPE of a tokenizer that splits digits, padded to the model's vocabulary."""
-    import json
-
     state: dict[str, Any] = json.loads(chat_format.tokenizer.to_str())
     special = {token["content"] for token in state["added_tokens"] if token["special"]}
     names = {id: token for token, id in chat_format.tokenizer.get_vocab().items()}

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -21,7 +22,7 @@ from transformers.utils import logging
 
 from export.calibration import Text
 from export.checkpoint import Checkpoint
-from export.session import OnnxDecoder
+from export.session import Floats, OnnxDecoder
 from toolkit.chat_format import ChatFormat
 from toolkit.errors import GateFailed
 from toolkit.model.decoder import load_model
@@ -40,6 +41,13 @@ QUESTIONS = (
     "Write the word desert backwards.",
 )
 """Asked where there are no traces; the float model's own greedy answers are then the texts."""
+
+
+class Scorer(Protocol):
+    """A form of the model that reads texts."""
+
+    def score(self, tokens_T: Sequence[int]) -> Floats:
+        """logits_TV after each token of a text."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,14 +85,18 @@ def measure_parity(
     if merged and merged.adapter:
         for name in sorted(merged.adapter.targets):
             model.get_parameter(name).copy_(merged.tensor(name))
-    decoder = OnnxDecoder(exported)
     chat_format = ChatFormat.from_folder(exported)
     prompts = [text.prompt for text in held_out] or [chat_format.question_ids(question) for question in QUESTIONS]
     greedy = [Text(prompt=prompt, completion=greedy_completion(model, prompt)) for prompt in prompts[:GREEDY_PROMPTS]]
-    texts = list(held_out) or greedy
+    return compare(model, OnnxDecoder(exported), list(held_out) or greedy, greedy)
+
+
+@torch.no_grad()
+def compare(model: PreTrainedModel, other: Scorer, texts: Sequence[Text], greedy: Sequence[Text]) -> ParityReport:
+    """Compare another form of a float model with it on texts, and along the float model's own `greedy` ones."""
     kl, agrees, losses = [], [], []
     for text in texts:
-        float_TV, exported_TV = _log_probabilities(model, decoder, text)
+        float_TV, exported_TV = _log_probabilities(model, other, text)
         kl.append(_divergence(float_TV, exported_TV))
         agrees.append(float_TV.argmax(-1) == exported_TV.argmax(-1))
         target_T1 = torch.tensor(text.completion)[:, None]
@@ -94,7 +106,7 @@ def measure_parity(
         mean_kl=float(torch.cat(kl).mean()),
         p99_kl=float(torch.cat(kl).quantile(0.99)),
         top1=float(torch.cat(agrees).float().mean()),
-        first_divergence=[_first_divergence(decoder, text) for text in greedy],
+        first_divergence=[_first_divergence(other, text) for text in greedy],
         perplexity_ratio=float(torch.cat(losses).mean().exp()),
     )
 
@@ -124,12 +136,12 @@ def check_parity(report: ParityReport, bounds: Bounds) -> None:
         )
 
 
-def _log_probabilities(model: PreTrainedModel, decoder: OnnxDecoder, text: Text) -> tuple[Tensor, Tensor]:
+def _log_probabilities(model: PreTrainedModel, other: Scorer, text: Text) -> tuple[Tensor, Tensor]:
     """What each model expects at every token of the completion."""
     ids = text.prompt + text.completion
     expecting = slice(len(text.prompt) - 1, len(ids) - 1)
     float_TV = model(torch.tensor([ids])).logits[0, expecting]
-    exported_TV = torch.from_numpy(decoder.score(ids)[expecting])
+    exported_TV = torch.from_numpy(other.score(ids)[expecting])
     return float_TV.log_softmax(-1), exported_TV.log_softmax(-1)
 
 
@@ -138,8 +150,8 @@ def _divergence(float_TV: Tensor, exported_TV: Tensor) -> Tensor:
     return (float_TV.exp() * (float_TV - exported_TV)).sum(-1)
 
 
-def _first_divergence(decoder: OnnxDecoder, text: Text) -> int:
+def _first_divergence(other: Scorer, text: Text) -> int:
     ids = text.prompt + text.completion
-    chosen_T = decoder.score(ids).argmax(-1)[len(text.prompt) - 1 : -1]
+    chosen_T = other.score(ids).argmax(-1)[len(text.prompt) - 1 : -1]
     differs_T = chosen_T != np.array(text.completion)
     return int(differs_T.argmax()) if differs_T.any() else len(text.completion)

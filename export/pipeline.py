@@ -38,6 +38,9 @@ from toolkit.errors import InputError, ToolkitError
 from toolkit.progress import Progress
 
 Method = Literal["gptq", "nearest"]
+Preset = Literal["balanced", "best", "fast", "quick"]
+"""balanced: large blocks and an int8 head. best: smaller blocks. fast: an int4 head. quick: not calibrated."""
+BLOCK_SIZE: dict[Preset, int] = {"balanced": 128, "best": 64, "fast": 128, "quick": 32}
 TRACES_FILE = "train.jsonl"
 
 Matrix = tuple[str, int, Iterable[QuantizedWeight]]
@@ -79,21 +82,31 @@ class ExportConfig:
 
 
 def int4_config(
-    source: Path, out: Path, *, adapter: Path | None = None, calibration: Path | None = None
+    source: Path,
+    out: Path,
+    *,
+    preset: Preset = "balanced",
+    adapter: Path | None = None,
+    calibration: Path | None = None,
 ) -> ExportConfig:
-    """The default for `--int4`: calibrated where there are traces (given, or the student's own), else to nearest."""
+    """What `--int4` does: calibrated on traces, given or the student's own; without any, `quick` in place of `balanced`.
+
+    Raises `InputError` where another preset has no traces to calibrate on.
+    """
     own_traces = (adapter or source) / TRACES_FILE
     traces = calibration or (own_traces if own_traces.is_file() else None)
+    if preset == "quick" or (preset == "balanced" and traces is None):
+        preset, traces = "quick", None
     return ExportConfig(
         source=source,
         adapter=adapter,
         out=out,
-        method="gptq" if traces else "nearest",
+        method="nearest" if preset == "quick" else "gptq",
         calibration=traces,
         calibration_tokens=12_000,
-        block_size=128,
-        head_bits=8,
-        bounds=Bounds(max_mean_kl=0.1, min_top1=0.9) if traces else Bounds(max_mean_kl=0.6, min_top1=0.6),
+        block_size=BLOCK_SIZE[preset],
+        head_bits=4 if preset == "fast" else 8,
+        bounds=Bounds(max_mean_kl=0.6, min_top1=0.6) if preset == "quick" else Bounds(max_mean_kl=0.15, min_top1=0.85),
     )
 
 

@@ -117,6 +117,15 @@ def build_parser() -> Parser:
     export.add_argument("model", help="model folder, LoRA adapter folder, GGUF file, known name or hub id")
     export.add_argument("--base", help="model that the adapter changes; default: the one that it names")
     export.add_argument("--int4", action="store_true", required=True, help="four bits a weight")
+    preset = export.add_mutually_exclusive_group()
+    for name, help_text in (
+        ("best", "smaller blocks: the most faithful"),
+        ("fast", "a head of four bits: the fastest"),
+        ("quick", "no calibration: made in seconds, the least faithful"),
+    ):
+        preset.add_argument(
+            f"--{name}", dest="preset", action="store_const", const=name, default="balanced", help=help_text
+        )
     export.add_argument("--calibration", type=Path, help="train.jsonl to calibrate on; default: the model folder's")
     export.add_argument(
         "--no-parity", action="store_true", help="don't compare with the float model, which may not fit the memory"

@@ -159,7 +159,7 @@ def export(options: Options) -> Result:
     if options.base and adapter is None:
         raise InputError(f"--base ({options.base}) must come with an adapter folder, which {options.model} is not")
     source = resolve(options.base or base_model(adapter)) if adapter else resolve(options.model)
-    config = int4_config(source, options.out, adapter=adapter, calibration=options.calibration)
+    config = int4_config(source, options.out, preset=options.preset, adapter=adapter, calibration=options.calibration)
     if options.no_parity:
         config = replace(config, bounds=None)
     measured = export_int4(config)["measured"]

@@ -1,0 +1,140 @@
+"""What each preset keeps of a model, and how many bytes it takes, beside llama.cpp's quantizations of the same weights.
+
+    python -m export.quality_benchmark [--model smollm2-135m] [--hidden-size 768] [--out runs/quality]
+
+The model is rotated first (see `export.rotation`), because one that came from a 4-bit file lies on that file's grid; 768
+is a multiple of 256, which llama.cpp's K-quants need. The texts are Python's own documentation, which every Python
+carries: some topics to calibrate on, others to compare on. Every form reads the same held-out tokens through its own
+runtime. Where llama-cpp-python is installed, its quantizations are made and measured in the same run. Writes the block
+`quality` of docs/int4.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import pydoc_data.topics
+import sys
+import time
+from pathlib import Path
+from typing import get_args
+
+import torch
+
+from export import llama_cpp
+from export.calibration import read_texts
+from export.llama_cpp import Quantization
+from export.parity import ParityReport, compare
+from export.pipeline import Preset, export_int4, int4_config
+from export.rotation import write_rotated
+from export.session import physical_cores
+from toolkit.chat_format import ChatFormat
+from toolkit.errors import InputError
+from toolkit.ledger import markdown_table
+from toolkit.model.decoder import load_model
+from toolkit.models import resolve
+from toolkit.readme import fill
+from toolkit.records import Example, write_records
+from toolkit.runs import replace_text
+
+DOCUMENT = Path("docs/int4.md")
+PIECE_CHARACTERS = 1500
+PIECES_A_TOPIC = 4
+QUANTIZATIONS: tuple[Quantization, ...] = ("Q4_0", "Q4_K_M", "Q5_K_M")
+Row = tuple[str, float, int, ParityReport]
+"""Name, seconds to make, bytes, comparison."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m export.quality_benchmark", description=__doc__.splitlines()[0])
+    parser.add_argument("--model", default="smollm2-135m")
+    parser.add_argument("--hidden-size", type=int, default=768)
+    parser.add_argument("--presets", nargs="+", default=list(get_args(Preset)), choices=get_args(Preset))
+    parser.add_argument("--out", type=Path, default=Path("runs/quality"))
+    options = parser.parse_args()
+    rotated, traces = options.out / "rotated", options.out / "topics.jsonl"
+    if not (rotated / "config.json").is_file():
+        write_rotated(resolve(options.model), rotated, hidden_size=options.hidden_size)
+    write_records(traces, documentation())
+    rows = ours(rotated, traces, options.presets, options.out) + theirs(rotated, traces, options.out)
+    text = table(rows)
+    print(text)
+    filled = fill(DOCUMENT.read_text(encoding="utf-8"), "quality", text)
+    if filled is None:
+        raise InputError(f"{DOCUMENT} must hold the marks <!-- quality --> and <!-- /quality -->; add them")
+    replace_text(DOCUMENT, filled)
+
+
+def documentation() -> list[Example]:
+    """Pieces of Python's documentation as conversations of one turn."""
+    examples = []
+    for topic, text in sorted(pydoc_data.topics.topics.items()):
+        for piece in range(min(PIECES_A_TOPIC, len(text) // PIECE_CHARACTERS)):
+            begin = piece * PIECE_CHARACTERS
+            examples.append(
+                Example(
+                    problem_id=f"{topic}-{piece}",
+                    family="documentation",
+                    question=f"What does Python's documentation say about {topic}, part {piece + 1}?",
+                    reasoning="",
+                    answer=text[begin : begin + PIECE_CHARACTERS],
+                    sample=0,
+                    teacher="pydoc",
+                )
+            )
+    return examples
+
+
+def ours(model: Path, traces: Path, presets: list[Preset], out: Path) -> list[Row]:
+    """Export by each preset and read the comparison that each one's gate made."""
+    rows: list[Row] = []
+    for preset in presets:
+        begun = time.perf_counter()
+        config = int4_config(model, out / preset, preset=preset, calibration=traces)
+        measured = export_int4(config)["measured"]
+        seconds = time.perf_counter() - begun
+        size = (config.out / "model.onnx").stat().st_size + (config.out / "model.onnx.data").stat().st_size
+        rows.append((f"`--{preset}`", seconds, size, ParityReport.from_dict(measured["parity"])))
+    return rows
+
+
+def theirs(model: Path, traces: Path, out: Path) -> list[Row]:
+    """llama.cpp's quantizations, compared on the same held-out texts; none where it is not installed."""
+    if not llama_cpp.is_installed():
+        print("llama-cpp-python is not installed: its quantizations are left out", file=sys.stderr)
+        return []
+    texts = read_texts(traces, ChatFormat.from_folder(model), tokens=1, max_length=2048).held_out
+    reference = load_model(model, torch.float32)
+    float_gguf = out / "F16.gguf"
+    llama_cpp.write_gguf(model, float_gguf)
+    rows: list[Row] = []
+    for kind in QUANTIZATIONS:
+        path = out / f"{kind}.gguf"
+        begun = time.perf_counter()
+        llama_cpp.quantize(float_gguf, path, kind, threads=physical_cores())
+        seconds = time.perf_counter() - begun
+        scorer = llama_cpp.LlamaCpp(path, threads=physical_cores(), max_length=2048)
+        rows.append((f"llama.cpp {kind}", seconds, path.stat().st_size, compare(reference, scorer, texts, ())))
+    return rows
+
+
+def table(rows: list[Row]) -> str:
+    """Markdown, the least faithful first."""
+    cells = [["", "MB", "mean KL", "99th percentile", "same first choice", "perplexity ×", "tokens", "made in"]]
+    for name, seconds, size, report in sorted(rows, key=lambda row: -row[3].mean_kl):
+        cells.append(
+            [
+                name,
+                f"{size / 1e6:.1f}",
+                f"{report.mean_kl:.4f}",
+                f"{report.p99_kl:.3f}",
+                f"{100 * report.top1:.1f} %",
+                f"{report.perplexity_ratio:.3f}",
+                str(report.tokens),
+                f"{seconds:.0f} s",
+            ]
+        )
+    return markdown_table(cells)
+
+
+if __name__ == "__main__":
+    main()
