@@ -39,12 +39,22 @@ Shape = list[str | int | None]
 OPSET = 21
 IR_VERSION = 10
 MICROSOFT = "com.microsoft"
+GROUP_QUERY_K_SCALE = 12
+"""Place of GroupQueryAttention's k_scale among its inputs; v_scale follows."""
 INT8_ACTIVATIONS = 4
 """MatMulNBits' accuracy_level that multiplies in int8; the others are several times slower on CPU."""
 
 
-def build_graph(config: ModelConfig, weights: Weights, vectors: Mapping[str, Floats]) -> onnx.ModelProto:
-    """The whole model; `vectors` holds norm weights and biases by name, which are kept inside the graph's own file."""
+def build_graph(
+    config: ModelConfig,
+    weights: Weights,
+    vectors: Mapping[str, Floats],
+    cache_scales: Mapping[str, Floats] | None = None,
+) -> onnx.ModelProto:
+    """The whole model; `vectors` holds norm weights and biases by name, which are kept inside the graph's own file.
+
+    With `cache_scales` the cache is int8: for each layer's `N.key` and `N.value` a step of every channel, [G·A].
+    """
     graph = _Graph(weights, vectors)
     head = "model.embed_tokens.weight" if config.tie_word_embeddings else "lm_head.weight"
     positions = _positions(graph, config)
@@ -52,7 +62,7 @@ def build_graph(config: ModelConfig, weights: Weights, vectors: Mapping[str, Flo
     normed_BTD = graph.norm("model.layers.0.input_layernorm.weight", residual_BTD, config)
     for layer in range(config.num_hidden_layers):
         prefix = f"model.layers.{layer}"
-        update_BTD = _attention(graph, config, layer, normed_BTD, positions)
+        update_BTD = _attention(graph, config, layer, normed_BTD, positions, cache_scales)
         normed_BTD, residual_BTD = graph.skip_norm(
             f"{prefix}.post_attention_layernorm.weight", update_BTD, residual_BTD, config
         )
@@ -61,20 +71,33 @@ def build_graph(config: ModelConfig, weights: Weights, vectors: Mapping[str, Flo
         following = "model.norm.weight" if last else f"model.layers.{layer + 1}.input_layernorm.weight"
         normed_BTD, residual_BTD = graph.skip_norm(following, update_BTD, residual_BTD, config)
     graph.linear(head, _wanted_rows(graph, normed_BTD), output="logits")
-    return _model(graph, config)
+    return _model(graph, config, TensorProto.INT8 if cache_scales else TensorProto.FLOAT)
 
 
 def _attention(
-    graph: _Graph, config: ModelConfig, layer: int, normed_BTD: str, positions: tuple[str, str, str, str]
+    graph: _Graph,
+    config: ModelConfig,
+    layer: int,
+    normed_BTD: str,
+    positions: tuple[str, str, str, str],
+    cache_scales: Mapping[str, Floats] | None,
 ) -> str:
     prefix = f"model.layers.{layer}.self_attn"
     qkv = graph.linear(f"{prefix}.qkv_proj.weight", normed_BTD)
     query, key, value = _split_and_norm(graph, config, prefix, qkv) if config.has_qk_norm else (qkv, "", "")
     past = [f"past_key_values.{layer}.key", f"past_key_values.{layer}.value"]
     rotates = config.rotates[layer]
+    inputs = [query, key, value, *past, *(positions if rotates else positions[:2])]
+    quantization: dict[str, Any] = {}
+    if cache_scales:
+        scales = [
+            graph.constant(f"{prefix}.{kind}_scale", cache_scales[f"{layer}.{kind}"]) for kind in ("key", "value")
+        ]
+        inputs = inputs + [""] * (GROUP_QUERY_K_SCALE - len(inputs)) + scales
+        quantization = {"kv_cache_bit_width": 8, "k_quant_type": "PER_CHANNEL", "v_quant_type": "PER_CHANNEL"}
     attended = graph.node(
         "GroupQueryAttention",
-        [query, key, value, *past, *(positions if rotates else positions[:2])],
+        inputs,
         outputs=[f"{prefix}.attended", f"present.{layer}.key", f"present.{layer}.value"],
         domain=MICROSOFT,
         num_heads=config.num_attention_heads,
@@ -82,6 +105,7 @@ def _attention(
         do_rotary=int(rotates),
         scale=float(config.head_dim**-0.5),
         local_window_size=config.sliding_windows[layer] or -1,
+        **quantization,
     )
     return graph.linear(f"{prefix}.o_proj.weight", attended)
 
@@ -238,7 +262,7 @@ class _Graph:
         return name
 
 
-def _model(graph: _Graph, config: ModelConfig) -> onnx.ModelProto:
+def _model(graph: _Graph, config: ModelConfig, cache_type: int) -> onnx.ModelProto:
     heads, size = config.num_key_value_heads, config.head_dim
     inputs = [
         helper.make_tensor_value_info("input_ids", TensorProto.INT64, ["batch_size", "sequence_length"]),
@@ -251,10 +275,8 @@ def _model(graph: _Graph, config: ModelConfig) -> onnx.ModelProto:
         for kind in ("key", "value"):
             past_shape: Shape = ["batch_size", heads, "past_sequence_length", size]
             present_shape: Shape = ["batch_size", heads, "total_sequence_length", size]
-            inputs.append(
-                helper.make_tensor_value_info(f"past_key_values.{layer}.{kind}", TensorProto.FLOAT, past_shape)
-            )
-            outputs.append(helper.make_tensor_value_info(f"present.{layer}.{kind}", TensorProto.FLOAT, present_shape))
+            inputs.append(helper.make_tensor_value_info(f"past_key_values.{layer}.{kind}", cache_type, past_shape))
+            outputs.append(helper.make_tensor_value_info(f"present.{layer}.{kind}", cache_type, present_shape))
     return helper.make_model(
         helper.make_graph(graph.nodes, "decoder", inputs, outputs, graph.initializers),
         opset_imports=[helper.make_opsetid("", OPSET), helper.make_opsetid(MICROSOFT, 1)],

@@ -20,6 +20,7 @@ import numpy as np
 import onnx
 import psutil
 
+from export.cache_scales import cache_scales
 from export.calibration import CalibrationTexts, read_texts
 from export.calibration_stream import CalibrationStream
 from export.checkpoint import EMBEDDING, LM_HEAD, MATRICES, Checkpoint, Floats, tensor_shapes
@@ -30,7 +31,7 @@ from export.layout import Layout, layouts
 from export.package import write_package
 from export.parity import Bounds, check_parity, measure_parity
 from export.quantize import QuantizedWeight, quantize_nearest
-from export.session import MODEL_FILE
+from export.session import INT8_CACHE_FILE, MODEL_FILE
 from export.weights_file import Weights, WeightsFile
 from toolkit import runs
 from toolkit.chat_format import TOKENIZER, ChatFormat
@@ -165,6 +166,9 @@ def _write_model(
             journal.add(part, stored, file.end)
             progress.advance(sizes[part], note=part.removesuffix(".weight").rpartition("model.")[2])
     onnx.save(build_graph(checkpoint.config, journal.weights, vectors), folder / MODEL_FILE)
+    if texts.calibration:
+        scales = cache_scales(folder, texts.calibration)
+        onnx.save(build_graph(checkpoint.config, journal.weights, vectors, scales), folder / INT8_CACHE_FILE)
 
 
 def _vectors(checkpoint: Checkpoint) -> dict[str, Floats]:

@@ -1,6 +1,6 @@
 """An exported folder as a `toolkit.generate.Decoder`, through onnxruntime and numpy alone.
 
-    cache of a layer   float32 [rows, num_key_value_heads, room, head_dim], key and value
+    cache of a layer   float32 or int8 [rows, num_key_value_heads, room, head_dim], key and value
                        row b holds lengths_B[b] positions from the left; what lies right of them is stale
 
 One allocation serves as past and as present, so a step writes its new column in place and copies nothing. Its room
@@ -18,6 +18,7 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read when onnxruntime is 
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import onnxruntime as ort
@@ -31,6 +32,9 @@ Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
 
 MODEL_FILE = "model.onnx"
+INT8_CACHE_FILE = "model.int8-cache.onnx"
+"""The same weights with a cache of a quarter of the bytes."""
+Cache = Literal["float32", "int8"]
 PROMPT_CHUNK = 128
 """Tokens of a prompt that run at once: enough for full speed."""
 SMALLEST_ROOM = 256
@@ -43,13 +47,19 @@ ERRORS_ONLY = 3
 class OnnxDecoder:
     """The model of an exported folder with its cache; see `toolkit.generate.Decoder`."""
 
-    def __init__(self, folder: Path, *, keeps_prefix: bool = False) -> None:
-        """`keeps_prefix`: what a single prompt begins with is not computed again where the cache holds it already, as
+    def __init__(self, folder: Path, *, cache: Cache = "float32", keeps_prefix: bool = False) -> None:
+        """`cache`: how keys and values are kept; int8 takes a quarter of the memory and rounds them.
+
+        `keeps_prefix`: what a single prompt begins with is not computed again where the cache holds it already, as
         it does from turn to turn of a chat. The kept positions may differ from fresh ones by the rounding of int8.
 
         Raises `InputError` where the folder is not an exported one, or its files are damaged or unsafe.
         """
-        model_path = folder / MODEL_FILE
+        model_path = folder / (INT8_CACHE_FILE if cache == "int8" else MODEL_FILE)
+        if cache == "int8" and (folder / MODEL_FILE).is_file() and not model_path.is_file():
+            raise InputError(
+                f"{model_path} must exist to keep the cache in int8; export again with traces to calibrate it on"
+            )
         if not model_path.is_file():
             raise InputError(
                 f"{model_path} must exist; make the folder with: toolkit export MODEL --int4 --out {folder}"
@@ -59,9 +69,9 @@ class OnnxDecoder:
         check_external_data(model_path)
         self._session = _open_session(model_path)
         names = [f"{layer}.{kind}" for layer in range(self.config.num_hidden_layers) for kind in ("key", "value")]
-        no_rows = np.empty((0, self.config.num_key_value_heads, 0, self.config.head_dim), dtype=np.float32)
-        self._cache: dict[str, Floats] = dict.fromkeys(names, no_rows)
-        self.position_bytes = len(names) * self.config.num_key_value_heads * self.config.head_dim * 4
+        no_rows = np.empty((0, self.config.num_key_value_heads, 0, self.config.head_dim), dtype=cache)
+        self._cache: dict[str, NDArray[Any]] = dict.fromkeys(names, no_rows)
+        self.position_bytes = len(names) * self.config.num_key_value_heads * self.config.head_dim * no_rows.itemsize
         """Of the cache, for one position of one row."""
         self._lengths_B: Ints = np.zeros(0, dtype=np.int64)
         self._keeps_prefix = keeps_prefix
@@ -109,6 +119,11 @@ class OnnxDecoder:
         for cache in self._cache.values():
             cache[: len(rows), :, :used] = cache[rows, :, :used]
 
+    def largest_kept(self) -> dict[str, Floats]:
+        """The largest magnitude that each channel of the only row's cache holds, [num_key_value_heads · head_dim]."""
+        used = int(self._lengths_B[0])
+        return {name: np.abs(cache[0, :, :used]).max(1).reshape(-1) for name, cache in self._cache.items()}
+
     def score(self, tokens_T: Sequence[int]) -> Floats:
         """Read one text; returns logits_TV after each of its tokens."""
         self._make_room(1, len(tokens_T), used=0)
@@ -129,7 +144,7 @@ class OnnxDecoder:
         room = has_length if length <= has_length else min(max(2 * length, SMALLEST_ROOM), self.max_length)
         shape = (max(rows, has_rows), self.config.num_key_value_heads, room, self.config.head_dim)
         for name, old in self._cache.items():  # one layer exists twice at a time
-            self._cache[name] = np.empty(shape, dtype=np.float32)
+            self._cache[name] = np.empty(shape, dtype=old.dtype)
             self._cache[name][:has_rows, :, :used] = old[:, :, :used]
 
     def _run(self, tokens_BT: Ints, lengths_B: Ints, first_row: int, *, wanted: int) -> Floats:
@@ -184,9 +199,9 @@ def _open_session(model_path: Path) -> ort.InferenceSession:
         ) from error
 
 
-def _bind_input(binding: ort.IOBinding, name: str, array: Floats | Ints) -> None:
+def _bind_input(binding: ort.IOBinding, name: str, array: NDArray[Any]) -> None:
     binding.bind_input(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
 
 
-def _bind_output(binding: ort.IOBinding, name: str, array: Floats) -> None:
+def _bind_output(binding: ort.IOBinding, name: str, array: NDArray[Any]) -> None:
     binding.bind_output(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)

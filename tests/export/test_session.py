@@ -98,6 +98,27 @@ def test_a_cache_that_grows_keeps_what_it_holds(exported: Path, decoder: OnnxDec
         np.testing.assert_allclose(logits_V, decoder.start([[*row, *range(10, 20)]])[0], atol=0.02)
 
 
+def test_an_int8_cache_says_nearly_the_same_in_a_quarter_of_the_bytes(
+    tiny_student: Path, traces: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "int4"
+    config = int4_config(tiny_student, out, calibration=traces)
+    export_int4(replace(config, bounds=Bounds(max_mean_kl=9.0, min_top1=0.0)))
+    exact, rounded = OnnxDecoder(out), OnnxDecoder(out, cache="int8")
+    assert rounded.position_bytes * 4 == exact.position_bytes
+    rows = prompts(PROMPT_CHUNK + 30, 40)
+    exact_BV, rounded_BV = exact.start(rows), rounded.start(rows)
+    for token in (5, 9, 7):
+        assert np.corrcoef(exact_BV.ravel(), rounded_BV.ravel())[0, 1] > 0.999
+        exact_BV, rounded_BV = exact.step(np.array([token, token])), rounded.step(np.array([token, token]))
+    assert not np.array_equal(exact_BV, rounded_BV)
+
+
+def test_an_int8_cache_needs_a_folder_that_was_calibrated(exported: Path) -> None:
+    with pytest.raises(InputError, match=r"model\.int8-cache\.onnx must exist to keep the cache in int8"):
+        OnnxDecoder(exported, cache="int8")
+
+
 def test_a_prompt_beyond_the_context_is_refused(decoder: OnnxDecoder) -> None:
     with pytest.raises(InputError, match=r"the prompt \(513 tokens\) must fit the model's context \(512\)"):
         decoder.start(prompts(513))
