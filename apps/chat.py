@@ -27,6 +27,7 @@ from apps.guard import Application, guard
 from apps.look import CSS, HEAD, theme
 from apps.model import Model, load_model
 from apps.page import build_page
+from export.session import Cache
 from toolkit.errors import InputError
 
 LOOPBACK = ("127.0.0.1", "localhost")
@@ -78,9 +79,9 @@ def serve(model: Model, *, host: str, port: int, open_browser: bool) -> None:
         server.run(sockets=[listener])
 
 
-def run_chat(folder: Path, *, host: str = "127.0.0.1", port: int, open_browser: bool) -> None:
+def run_chat(folder: Path, *, cache: Cache = "exact", host: str = "127.0.0.1", port: int, open_browser: bool) -> None:
     """Load an exported folder and serve its chat until interrupted.
 
     Raises `InputError` where the folder is no export, the host no loopback address or the port taken.
     """
-    serve(load_model(folder), host=host, port=port, open_browser=open_browser)
+    serve(load_model(folder, cache), host=host, port=port, open_browser=open_browser)

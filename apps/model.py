@@ -7,7 +7,7 @@ import threading
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from export.session import OnnxDecoder
+from export.session import Cache, OnnxDecoder
 from export.verify import check_start
 from toolkit.chat_format import ChatFormat
 from toolkit.generate import Decoder
@@ -26,13 +26,13 @@ class Model:
     """Held by the turn that the decoder is running."""
 
 
-def load_model(folder: Path) -> Model:
+def load_model(folder: Path, cache: Cache = "exact") -> Model:
     """Load an exported folder; raises `InputError` where it is none, or the fast part of `toolkit verify` fails."""
     is_verified = check_start(folder)
     model = Model(
         name=folder.resolve().name,
         size_bytes=folder_bytes(folder),
-        decoder=OnnxDecoder(folder, keeps_prefix=True),
+        decoder=OnnxDecoder(folder, cache=cache, keeps_prefix=True),
         chat_format=ChatFormat.from_folder(folder),
     )
     if not is_verified:

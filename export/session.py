@@ -34,7 +34,7 @@ Ints = NDArray[np.int64]
 MODEL_FILE = "model.onnx"
 INT8_CACHE_FILE = "model.int8-cache.onnx"
 """The same weights with a cache of a quarter of the bytes."""
-Cache = Literal["float32", "int8"]
+Cache = Literal["exact", "int8"]
 PROMPT_CHUNK = 128
 """Tokens of a prompt that run at once: enough for full speed."""
 SMALLEST_ROOM = 256
@@ -47,7 +47,7 @@ ERRORS_ONLY = 3
 class OnnxDecoder:
     """The model of an exported folder with its cache; see `toolkit.generate.Decoder`."""
 
-    def __init__(self, folder: Path, *, cache: Cache = "float32", keeps_prefix: bool = False) -> None:
+    def __init__(self, folder: Path, *, cache: Cache = "exact", keeps_prefix: bool = False) -> None:
         """`cache`: how keys and values are kept; int8 takes a quarter of the memory and rounds them.
 
         `keeps_prefix`: what a single prompt begins with is not computed again where the cache holds it already, as
@@ -69,7 +69,10 @@ class OnnxDecoder:
         check_external_data(model_path)
         self._session = _open_session(model_path)
         names = [f"{layer}.{kind}" for layer in range(self.config.num_hidden_layers) for kind in ("key", "value")]
-        no_rows = np.empty((0, self.config.num_key_value_heads, 0, self.config.head_dim), dtype=cache)
+        no_rows = np.empty(
+            (0, self.config.num_key_value_heads, 0, self.config.head_dim),
+            dtype=np.int8 if cache == "int8" else np.float32,
+        )
         self._cache: dict[str, NDArray[Any]] = dict.fromkeys(names, no_rows)
         self.position_bytes = len(names) * self.config.num_key_value_heads * self.config.head_dim * no_rows.itemsize
         """Of the cache, for one position of one row."""

@@ -140,6 +140,7 @@ def build_parser() -> Parser:
 
     bench = verb("bench", "chat", "measure an exported folder: tokens/s, time to first token, memory")
     bench.add_argument("folder", type=Path, help="exported folder")
+    _add_cache_option(bench)
     bench.add_argument(
         "--vs", type=Path, action="append", default=[], help="GGUF file to measure beside it, repeatable"
     )
@@ -151,6 +152,7 @@ def build_parser() -> Parser:
 
     chat = verb("chat", "chat", "open the local chat with an exported folder")
     chat.add_argument("folder", type=Path, help="exported folder")
+    _add_cache_option(chat)
     chat.add_argument("--port", type=int, default=0, help="port on 127.0.0.1; default: a free one")
     chat.add_argument("--no-browser", action="store_true", help="print the address only")
 
@@ -249,10 +251,15 @@ def _add_unsafe_option(parser: Parser) -> None:
     )
 
 
-def _add_cache_options(parser: Parser) -> None:
+def _add_cache_option(parser: Parser) -> None:
+    """Of exported folders, and of a teacher's latent attention."""
     parser.add_argument(
-        "--cache", choices=("exact", "int8"), default="exact", help="latent attention's cache; default: %(default)s"
+        "--cache", choices=("exact", "int8"), default="exact", help="how keys and values are kept; default: %(default)s"
     )
+
+
+def _add_cache_options(parser: Parser) -> None:
+    _add_cache_option(parser)
     parser.add_argument("--cache-rank", type=_count, metavar="R", help="project each latent to R numbers")
     parser.add_argument(
         "--cache-calibration", type=Path, metavar="TRACES", help="folder of traces that the projection is fitted to"

@@ -191,6 +191,7 @@ def bench(options: Options) -> Result:
     benchmark = run_benchmark(
         options.folder,
         versus=options.vs,
+        cache=options.cache,
         contexts=options.contexts,
         new_tokens=options.new_tokens,
         rounds=options.rounds,
@@ -201,7 +202,7 @@ def bench(options: Options) -> Result:
 def chat(options: Options) -> Result:
     from apps.chat import run_chat
 
-    run_chat(options.folder, port=options.port, open_browser=not options.no_browser)
+    run_chat(options.folder, cache=options.cache, port=options.port, open_browser=not options.no_browser)
     return Result(facts={"folder": str(options.folder)}, text="")
 
 
@@ -267,7 +268,13 @@ def _decoder_options(options: Options) -> tuple[Callable[[Path], Decoder], str]:
         from toolkit.model.latent_basis import trace_rows
 
         if (folder / "model.onnx").is_file():
-            raise InputError(f"{folder} is an exported model, whose graph keeps its own cache; leave --cache out")
+            from export.session import OnnxDecoder
+
+            if rank is not None:
+                raise InputError(
+                    f"{folder} is an exported model, whose cache cannot be projected; leave --cache-rank out"
+                )
+            return OnnxDecoder(folder, cache=options.cache)
         rows = [ids for ids, _ in trace_rows(traces, ChatFormat.from_folder(folder))] if traces else []
         return TorchDecoder.open(
             folder, cache=LatentCache(int8=options.cache == "int8", rank=rank or 0, calibration=rows)

@@ -57,11 +57,11 @@ def test_options_that_cannot_be_met_are_refused(
     assert message in capsys.readouterr().err
 
 
-def test_an_exported_model_keeps_its_own_cache(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_exported_model_without_an_int8_cache_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     exported = tmp_path / "exported"
     exported.mkdir()
     for path in BUILTIN_TEACHER.iterdir():
         (exported / path.name).write_bytes(path.read_bytes())
     (exported / "model.onnx").write_bytes(b"")
     assert traces(tmp_path / "out", "--teacher", str(exported), "--cache", "int8") == 2
-    assert "is an exported model, whose graph keeps its own cache" in capsys.readouterr().err
+    assert "model.int8-cache.onnx must exist to keep the cache in int8" in capsys.readouterr().err
