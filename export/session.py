@@ -77,6 +77,8 @@ class OnnxDecoder:
         self.position_bytes = len(names) * self.config.num_key_value_heads * self.config.head_dim * no_rows.itemsize
         """Of the cache, for one position of one row."""
         self._lengths_B: Ints = np.zeros(0, dtype=np.int64)
+        self._binding: ort.IOBinding | None = None
+        self._binding_rows = (0, 0)
         self._keeps_prefix = keeps_prefix
         self._held: list[int] = []
         """The tokens whose keys and values the cache's only row holds; empty where it has several rows."""
@@ -145,6 +147,7 @@ class OnnxDecoder:
         if rows <= has_rows and length <= has_length:
             return
         room = has_length if length <= has_length else min(max(2 * length, SMALLEST_ROOM), self.max_length)
+        self._binding = None
         shape = (max(rows, has_rows), self.config.num_key_value_heads, room, self.config.head_dim)
         for name, old in self._cache.items():  # one layer exists twice at a time
             self._cache[name] = np.empty(shape, dtype=old.dtype)
@@ -159,17 +162,23 @@ class OnnxDecoder:
         logits_from = np.array([-wanted])
         mask_BS = (np.arange(lengths_B.max()) < lengths_B[:, None]).astype(np.int64)
         logits_BTV = np.empty((rows, wanted, self.config.vocab_size), dtype=np.float32)
-        binding = self._session.io_binding()
+        binding = self._bound_cache(first_row, rows)
         _bind_input(binding, "input_ids", tokens_BT)
         _bind_input(binding, "attention_mask", mask_BS)
         _bind_input(binding, LOGITS_FROM, logits_from)
         _bind_output(binding, "logits", logits_BTV)
-        for name, cache in self._cache.items():
-            view = cache[first_row : first_row + rows]
-            _bind_input(binding, f"past_key_values.{name}", view)
-            _bind_output(binding, f"present.{name}", view)
         self._session.run_with_iobinding(binding)
         return logits_BTV
+
+    def _bound_cache(self, first_row: int, rows: int) -> ort.IOBinding:
+        """Past and present bound to these rows of the cache; as good as free where the last run had the same."""
+        if self._binding is None or self._binding_rows != (first_row, rows):
+            self._binding, self._binding_rows = self._session.io_binding(), (first_row, rows)
+            for name, cache in self._cache.items():
+                view = cache[first_row : first_row + rows]
+                _bind_input(self._binding, f"past_key_values.{name}", view)
+                _bind_output(self._binding, f"present.{name}", view)
+        return self._binding
 
 
 def _common_prefix(first: Sequence[int], second: Sequence[int]) -> int:

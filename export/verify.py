@@ -251,7 +251,8 @@ def _run(name: str, check: Callable[[], str]) -> Check:
 def _check_external_data(folder: Path) -> str:
     if not (folder / MODEL_FILE).is_file():
         raise InputError(f"{folder / MODEL_FILE} must exist; export again")
-    check_external_data(folder / MODEL_FILE)
+    for graph in sorted(folder.glob("*.onnx")):
+        check_external_data(graph)
     return "every range lies in a file of the folder that has one name"
 
 
