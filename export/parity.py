@@ -71,7 +71,7 @@ def measure_parity(source: Path, exported: Path, held_out: Sequence[Text]) -> Pa
     decoder = OnnxDecoder(exported)
     chat_format = ChatFormat.from_folder(source)
     prompts = [text.prompt for text in held_out] or [chat_format.question_ids(question) for question in QUESTIONS]
-    greedy = [Text(prompt=prompt, completion=greedy_completion(model, prompt)) for prompt in prompts[:GREEDY_PROMPTS]]
+    greedy = [Text(prompt=prompt, completion=_greedy(model, prompt)) for prompt in prompts[:GREEDY_PROMPTS]]
     texts = list(held_out) or greedy
     kl, agrees, losses = [], [], []
     for text in texts:
@@ -90,17 +90,6 @@ def measure_parity(source: Path, exported: Path, held_out: Sequence[Text]) -> Pa
     )
 
 
-@torch.no_grad()
-def greedy_completion(model: PreTrainedModel, prompt: list[int]) -> list[int]:
-    """What the float model says to a prompt."""
-    ids_BT = torch.tensor([prompt])
-    output_BT = model.generate(
-        ids_BT, attention_mask=torch.ones_like(ids_BT), max_new_tokens=GREEDY_TOKENS, do_sample=False
-    )
-    completion: list[int] = output_BT[0, len(prompt) :].tolist()
-    return completion
-
-
 def check_parity(report: ParityReport, bounds: Bounds) -> None:
     """Raises `GateFailed` where the report is out of bounds."""
     if not report.mean_kl <= bounds.max_mean_kl:  # also where it is NaN
@@ -113,6 +102,15 @@ def check_parity(report: ParityReport, bounds: Bounds) -> None:
             f"top-1 agreement with the float model ({report.top1:.4f}) must be at least {bounds.min_top1}; "
             "calibrate on the student's own traces with --calibration"
         )
+
+
+def _greedy(model: PreTrainedModel, prompt: list[int]) -> list[int]:
+    ids_BT = torch.tensor([prompt])
+    output_BT = model.generate(
+        ids_BT, attention_mask=torch.ones_like(ids_BT), max_new_tokens=GREEDY_TOKENS, do_sample=False
+    )
+    completion: list[int] = output_BT[0, len(prompt) :].tolist()
+    return completion
 
 
 def _log_probabilities(model: PreTrainedModel, decoder: OnnxDecoder, text: Text) -> tuple[Tensor, Tensor]:
