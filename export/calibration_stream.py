@@ -5,14 +5,15 @@ first aimed at the float output: W* = W E[x̃ xᵀ] H⁻¹ makes W* x the best l
 what went wrong before it, and only then W* is rounded (the idea of asymmetric calibration: Li et al., "GPTAQ" (2025),
 here in closed form).
 
-Invariant: memory holds two copies of one layer and the calibration text's activations, never the model.
+Invariant: memory holds two copies of one layer, the calibration text's hidden states and the second moments of one
+matrix's inputs, never the model; inputs are computed again, batch by batch, wherever they are needed.
 
 Shapes: B texts of a batch, T tokens, X real tokens of a batch, D hidden, N output features, K input features, V vocabulary.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -23,7 +24,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from export.checkpoint import Checkpoint
-from export.gptq import quantize_with_feedback
+from export.gptq import cholesky, damped, quantize_with_feedback
 from export.layout import Layout
 from export.quantize import QuantizedWeight, dequantize, quantize_nearest
 
@@ -67,19 +68,19 @@ class CalibrationStream:
         block, reference = self._load_layer(layer), self._load_layer(layer)
         outputs = [_take_output(block), _take_output(reference)]
 
-        def quantize(module: str, linears: Sequence[nn.Linear], inputs: Sequence[Batch]) -> tuple[str, QuantizedWeight]:
+        def quantize(module: str, linears: Sequence[nn.Linear], inputs: Iterable[Batch]) -> tuple[str, QuantizedWeight]:
             name = f"model.layers.{layer}.{module}.weight"
             return name, _quantize_together(linears, inputs, layouts[name])
 
-        normed = _apply(block.input_layernorm, reference.input_layernorm, self.batches)
+        normed = _Applied(block.input_layernorm, reference.input_layernorm, self.batches)
         attention = block.self_attn
         yield quantize("self_attn.qkv_proj", [attention.q_proj, attention.k_proj, attention.v_proj], normed)
-        attended = _apply(partial(self._attend, attention), partial(self._attend, reference.self_attn), normed)
+        attended = _Applied(partial(self._attend, attention), partial(self._attend, reference.self_attn), normed)
         yield quantize("self_attn.o_proj", outputs[:1], attended)
         self._add(outputs, attended)
-        normed = _apply(block.post_attention_layernorm, reference.post_attention_layernorm, self.batches)
+        normed = _Applied(block.post_attention_layernorm, reference.post_attention_layernorm, self.batches)
         yield quantize("mlp.gate_up_proj", [block.mlp.gate_proj, block.mlp.up_proj], normed)
-        gated = _apply(partial(_gate, block.mlp), partial(_gate, reference.mlp), normed)
+        gated = _Applied(partial(_gate, block.mlp), partial(_gate, reference.mlp), normed)
         yield quantize("mlp.down_proj", [block.mlp.down_proj], gated)
         self._add([block.mlp.down_proj, reference.mlp.down_proj], gated)
 
@@ -106,7 +107,7 @@ class CalibrationStream:
         attended_BTD: Tensor = attention(normed_BTD, position_embeddings=embeddings, attention_mask=mask_TT)[0]
         return attended_BTD
 
-    def _add(self, linears: Sequence[nn.Module], inputs: Sequence[Batch]) -> None:
+    def _add(self, linears: Sequence[nn.Module], inputs: Iterable[Batch]) -> None:
         """Add what the quantized and the float linear make of their inputs to the hidden states."""
         quantized, reference = linears
         for batch, input_batch in zip(self.batches, inputs, strict=True):
@@ -114,32 +115,32 @@ class CalibrationStream:
             batch.float_BTK += reference(input_batch.float_BTK)
 
 
-def moments(inputs: Sequence[Batch]) -> tuple[Tensor, Tensor]:
+def moments(inputs: Iterable[Batch]) -> tuple[Tensor, Tensor]:
     """hessian_KK = E[x xᵀ] and drift_KK = E[(x̃ − x) xᵀ] over the real tokens."""
-    size = inputs[0].quantized_BTK.shape[-1]
-    hessian_KK, drift_KK = torch.zeros(size, size), torch.zeros(size, size)
-    count = 0
+    hessian_KK, drift_KK, count = torch.zeros(()), torch.zeros(()), 0
     for batch in inputs:
         input_XK = batch.quantized_BTK[batch.mask_BT]
-        hessian_KK += input_XK.T @ input_XK
-        drift_KK += (batch.float_BTK[batch.mask_BT] - input_XK).T @ input_XK
+        if not count:
+            hessian_KK, drift_KK = torch.zeros(2, input_XK.shape[1], input_XK.shape[1])
+        hessian_KK.addmm_(input_XK.T, input_XK)
+        drift_KK.addmm_((batch.float_BTK[batch.mask_BT] - input_XK).T, input_XK)
         count += len(input_XK)
-    return hessian_KK / count, drift_KK / count
+    return hessian_KK.div_(count), drift_KK.div_(count)
 
 
 def aimed(weight_NK: Tensor, hessian_KK: Tensor, drift_KK: Tensor) -> Tensor:
     """weight_NK + weight_NK drift_KK H⁻¹, of the damped H."""
-    damped_KK = hessian_KK.double()
-    damped_KK.diagonal().add_(DRIFT_DAMPING * float(damped_KK.diagonal().mean()) + torch.finfo(torch.float32).tiny)
-    correction_KK: Tensor = torch.linalg.solve(damped_KK, drift_KK.T.double()).T.float()
-    return weight_NK + weight_NK @ correction_KK
+    lower_KK = cholesky(damped(hessian_KK.double(), DRIFT_DAMPING))
+    correction_KN = torch.cholesky_solve((weight_NK @ drift_KK).T.double(), lower_KK)
+    return weight_NK + correction_KN.T.float()
 
 
-def _quantize_together(linears: Sequence[nn.Linear], inputs: Sequence[Batch], layout: Layout) -> QuantizedWeight:
+def _quantize_together(linears: Sequence[nn.Linear], inputs: Iterable[Batch], layout: Layout) -> QuantizedWeight:
     """Quantize the rows of linears that share an input as one matrix, and put the rounded weights into them."""
     weight_NK = torch.cat([linear.weight for linear in linears])
     hessian_KK, drift_KK = moments(inputs)
     weight_NK = aimed(weight_NK, hessian_KK, drift_KK)
+    del drift_KK  # as large as the solver's own matrices
     quantized = quantize_with_feedback(weight_NK, hessian_KK, bits=layout.bits, block_size=layout.block_size)
     rounded_NK = torch.from_numpy(dequantize(quantized))
     sizes = [len(linear.weight) for linear in linears]
@@ -155,13 +156,21 @@ def _take_output(block: Any) -> nn.Linear:
     return output
 
 
-def _apply(
-    quantized: Callable[[Tensor], Tensor], reference: Callable[[Tensor], Tensor], batches: Sequence[Batch]
-) -> list[Batch]:
-    return [
-        Batch(quantized_BTK=quantized(batch.quantized_BTK), float_BTK=reference(batch.float_BTK), mask_BT=batch.mask_BT)
-        for batch in batches
-    ]
+@dataclass(frozen=True)
+class _Applied:
+    """What a quantized and a float function make of batches, computed anew each time that one goes through them."""
+
+    quantized: Callable[[Tensor], Tensor]
+    reference: Callable[[Tensor], Tensor]
+    batches: Iterable[Batch]
+
+    def __iter__(self) -> Iterator[Batch]:
+        for batch in self.batches:
+            yield Batch(
+                quantized_BTK=self.quantized(batch.quantized_BTK),
+                float_BTK=self.reference(batch.float_BTK),
+                mask_BT=batch.mask_BT,
+            )
 
 
 def _gate(mlp: Any, normed_BTD: Tensor) -> Tensor:

@@ -31,7 +31,7 @@ from export.golden_record import (
     vocabulary_digests,
     write_record,
 )
-from export.parity import QUESTIONS, greedy_completion
+from export.parity import QUESTIONS
 from export.session import OnnxDecoder
 from export.verify import check_end_of_text, check_template, check_tokenizer
 from toolkit.chat_format import ChatFormat, Message, completion_text
@@ -68,17 +68,16 @@ CHATS: tuple[list[Message], ...] = (
 def write_goldens(source: Path, folder: Path, held_out: Sequence[Text]) -> dict[str, Any]:
     """Write `verify.json` and `verify.npz` into an exported folder; returns what its manifest has to remember.
 
-    Without held-out texts the float model's own greedy answers are measured. Raises `GateFailed` where the folder
+    Without held-out texts its own greedy tokens are those at which it is measured. Raises `GateFailed` where the folder
     doesn't say what its source says.
     """
     chat_format = ChatFormat.from_folder(source)
-    model = load_model(source, torch.float32)
-    prompts = [text.prompt for text in held_out] or [chat_format.question_ids(question) for question in QUESTIONS]
-    texts = held_out or [Text(prompt=p, completion=greedy_completion(model, p)) for p in prompts[:GREEDY_PROMPTS]]
-    expected = _expected(model, _first_positions(texts))
-    del model
-    write_expected(folder, expected)
     decoder = OnnxDecoder(folder)
+    prompts = [text.prompt for text in held_out] or [chat_format.question_ids(question) for question in QUESTIONS]
+    greedy = [_greedy_text(decoder, prompt, chat_format.stop_ids) for prompt in prompts[:GREEDY_PROMPTS]]
+    texts = held_out or [Text(prompt=text.prompt, completion=text.tokens) for text in greedy]
+    expected = _expected(load_model(source, torch.float32), _first_positions(texts))
+    write_expected(folder, expected)
     record = GoldenRecord(
         version=VERSION,
         texts=fuzz_texts(FUZZ_SEED, FUZZ_TEXTS),
@@ -86,7 +85,7 @@ def write_goldens(source: Path, folder: Path, held_out: Sequence[Text]) -> dict[
         vocabulary_digests=vocabulary_digests(chat_format),
         chats=rendered_chats(source, chat_format),
         end_of_text=end_of_text_ids(folder, chat_format),
-        greedy=[_greedy_text(decoder, prompt, chat_format.stop_ids) for prompt in prompts[:GREEDY_PROMPTS]],
+        greedy=greedy,
     )
     _check(record, source, folder)
     write_record(folder, record)

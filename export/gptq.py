@@ -126,7 +126,7 @@ def improve_codes(weight_NK: Tensor, hessian_KK: Tensor, rounded: Rounded) -> Ro
     """One sweep of coordinate descent: each column's best codes, the others as they are."""
     largest = 2**rounded.bits - 1
     size = rounded.block_size
-    hessian_KK = _damped(hessian_KK)
+    hessian_KK = damped(hessian_KK.clone(), DAMPING)
     curvature_K = hessian_KK.diagonal()
     codes_NK, restored_NK = rounded.codes_NK.clone(), rounded.weight_NK
     gradient_NK = (weight_NK - restored_NK) @ hessian_KK
@@ -161,14 +161,19 @@ def best_range(weight_NM: Tensor, importance_M: Tensor, largest: int) -> tuple[T
     return scales_NP.gather(1, best_N1)[:, 0], zero_points_NP.gather(1, best_N1)[:, 0]
 
 
-def _damped(hessian_KK: Tensor) -> Tensor:
-    damped_KK = hessian_KK.clone()
-    damped_KK.diagonal().add_(DAMPING * float(hessian_KK.diagonal().mean()) + torch.finfo(torch.float32).tiny)
-    return damped_KK
+def damped(hessian_KK: Tensor, share: float) -> Tensor:
+    """The matrix, changed in place, with a share of its mean diagonal on it."""
+    hessian_KK.diagonal().add_(share * float(hessian_KK.diagonal().mean()) + torch.finfo(torch.float32).tiny)
+    return hessian_KK
+
+
+def cholesky(matrix_KK: Tensor, *, upper: bool = False) -> Tensor:
+    """The factor, in the matrix's own memory: at 8,192 columns another would be half a gigabyte."""
+    factor_KK: Tensor = torch.linalg.cholesky(matrix_KK, upper=upper, out=matrix_KK)
+    return factor_KK
 
 
 def _inverse_factor(hessian_KK: Tensor) -> Tensor:
     """U with UᵀU = H⁻¹, of the damped H; in float64, because H of few tokens is nearly singular."""
-    inverse_KK = torch.cholesky_inverse(torch.linalg.cholesky(_damped(hessian_KK.double())))
-    upper_KK: Tensor = torch.linalg.cholesky(inverse_KK, upper=True)
-    return upper_KK.float()
+    lower_KK = cholesky(damped(hessian_KK.double(), DAMPING))
+    return cholesky(torch.cholesky_inverse(lower_KK), upper=True).float()

@@ -68,6 +68,10 @@ class OnnxDecoder:
         self.max_length = self.config.max_position_embeddings
         check_external_data(model_path)
         self._session = _open_session(model_path)
+        if LOGITS_FROM not in {value.name for value in self._session.get_overridable_initializers()}:
+            raise InputError(
+                f"{model_path} must have the input {LOGITS_FROM}, which an older export has not; export again"
+            )
         names = [f"{layer}.{kind}" for layer in range(self.config.num_hidden_layers) for kind in ("key", "value")]
         no_rows = np.empty(
             (0, self.config.num_key_value_heads, 0, self.config.head_dim),

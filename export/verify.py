@@ -185,8 +185,9 @@ def check_end_of_text(record: GoldenRecord, folder: Path, chat_format: ChatForma
     return f"all files end a text with {found['chat']}"
 
 
-MARGIN_TOLERANCE = 0.5
-"""Logits. Below it another CPU's rounding may choose another token."""
+MARGIN_TOLERANCE = 1.0
+"""Logits. Below it another CPU's rounding may choose another token: without any int8 activations (the farthest that a
+CPU can be from this one) the margins of a distilled 135M student moved by 0.1 on average and by 0.57 at most."""
 
 
 def check_greedy(record: GoldenRecord, decoder: OnnxDecoder) -> str:
@@ -212,8 +213,9 @@ def check_greedy(record: GoldenRecord, decoder: OnnxDecoder) -> str:
     return f"{total - len(accepted)} of {total} greedy tokens are the exported ones{differing}"
 
 
-KL_FACTOR, KL_SLACK, TOP1_SLACK = 1.25, 0.002, 0.03
-"""How far another CPU may be from the export machine: measured × factor + slack (nats), measured - slack."""
+KL_FACTOR, KL_SLACK, TOP1_SLACK = 1.5, 0.001, 0.03
+"""How far another CPU may be from the export machine: measured × factor + slack (nats), measured - slack. Without int8
+activations the mean KL of a distilled 135M student changed by a seventh, and its top-1 not at all."""
 
 
 def check_divergence(recorded: CoarseParity, found: CoarseParity) -> str:
