@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from export.verify import check_start
 from toolkit.chat_format import ChatFormat
 from toolkit.generate import Decoder
 from toolkit.runs import folder_bytes
+from toolkit.speculation import SpeculativeDecoder
 
 
 @dataclass(kw_only=True)
@@ -32,7 +34,7 @@ def load_model(folder: Path, cache: Cache = "exact") -> Model:
     model = Model(
         name=folder.resolve().name,
         size_bytes=folder_bytes(folder),
-        decoder=OnnxDecoder(folder, cache=cache, keeps_prefix=True),
+        decoder=SpeculativeDecoder(OnnxDecoder(folder, cache=cache, keeps_prefix=True), time.perf_counter),
         chat_format=ChatFormat.from_folder(folder),
     )
     if not is_verified:

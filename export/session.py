@@ -120,6 +120,22 @@ class OnnxDecoder:
         logits_BTV = self._run(np.ascontiguousarray(tokens_B, dtype=np.int64)[:, None], self._lengths_B, 0, wanted=1)
         return logits_BTV[:, 0]
 
+    def extend(self, tokens_T: Sequence[int]) -> Floats:
+        """Append several tokens to the only row; returns logits_TV after each."""
+        length = int(self._lengths_B[0]) + len(tokens_T)
+        assert len(self._lengths_B) == 1 and length <= self.max_length
+        self._make_room(1, length, used=length - len(tokens_T))
+        self._lengths_B = np.array([length])
+        self._held += tokens_T
+        logits_BTV = self._run(np.array([tokens_T], dtype=np.int64), self._lengths_B, 0, wanted=len(tokens_T))
+        logits_TV: Floats = logits_BTV[0]
+        return logits_TV
+
+    def rewind(self, count: int) -> None:
+        """Forget the only row's last tokens."""
+        self._lengths_B = self._lengths_B - count
+        del self._held[len(self._held) - count :]
+
     def keep(self, rows: Ints) -> None:
         """Keep only these rows of the batch, in this order."""
         self._lengths_B = self._lengths_B[rows]
