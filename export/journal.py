@@ -45,9 +45,9 @@ class Journal:
 
     def __init__(self, partial: Path) -> None:
         """Read what an earlier run left in a partial folder; a journal that the weights don't bear out is dropped."""
-        self._folder = partial / FOLDER
-        self._folder.mkdir(exist_ok=True)
-        path = self._folder / LINES
+        self.folder = partial / FOLDER
+        self.folder.mkdir(exist_ok=True)
+        path = self.folder / LINES
         mend_torn_line(path)
         self._parts = read_records(path, Part) if path.is_file() else []
         data = partial / FILE_NAME
@@ -89,10 +89,10 @@ class Journal:
 
     def remove(self) -> None:
         """The folder needs no second run."""
-        shutil.rmtree(self._folder)
+        shutil.rmtree(self.folder)
 
     def _hidden(self, layer: int) -> Path:
-        return self._folder / f"hidden.{layer % 2}"
+        return self.folder / f"hidden.{layer % 2}"
 
     def __enter__(self) -> Self:
         return self

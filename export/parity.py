@@ -74,17 +74,13 @@ class ParityReport(Record):
 
 @torch.no_grad()
 def measure_parity(
-    source: Path, exported: Path, held_out: Sequence[Text], *, merged: Checkpoint | None = None
+    source: Path, exported: Path, held_out: Sequence[Text], *, checkpoint: Checkpoint | None = None
 ) -> ParityReport:
     """Compare `exported` with the float model in `source`; without texts, on the float model's answers to `QUESTIONS`.
 
-    `merged` holds the source with an adapter's changes, where there is one.
+    `checkpoint` holds the source with an adapter's changes, where there are some.
     """
-    logging.set_verbosity_error()
-    model = load_model(source, torch.float32)
-    if merged and merged.adapter:
-        for name in sorted(merged.adapter.targets):
-            model.get_parameter(name).copy_(merged.tensor(name))
+    model = float_model(source, checkpoint)
     chat_format = ChatFormat.from_folder(exported)
     prompts = [text.prompt for text in held_out] or [chat_format.question_ids(question) for question in QUESTIONS]
     greedy = [Text(prompt=prompt, completion=greedy_completion(model, prompt)) for prompt in prompts[:GREEDY_PROMPTS]]
@@ -109,6 +105,17 @@ def compare(model: PreTrainedModel, other: Scorer, texts: Sequence[Text], greedy
         first_divergence=[_first_divergence(other, text) for text in greedy],
         perplexity_ratio=float(torch.cat(losses).mean().exp()),
     )
+
+
+@torch.no_grad()
+def float_model(source: Path, checkpoint: Checkpoint | None) -> PreTrainedModel:
+    """The model in `source`, with the changes of the checkpoint's adapter where it has one."""
+    logging.set_verbosity_error()
+    model = load_model(source, torch.float32)
+    if checkpoint and checkpoint.adapter:
+        for name in sorted(checkpoint.adapter.targets):
+            model.get_parameter(name).copy_(checkpoint.tensor(name))
+    return model
 
 
 @torch.no_grad()

@@ -10,8 +10,9 @@ whole layer and ends with the same bytes (see `export.journal`).
 
 from __future__ import annotations
 
+import shutil
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -20,32 +21,30 @@ import numpy as np
 import onnx
 import psutil
 
+from export.allocation import Choice, allocate
 from export.cache_scales import cache_scales
 from export.calibration import CalibrationTexts, read_texts
-from export.calibration_stream import CalibrationStream
-from export.checkpoint import EMBEDDING, LM_HEAD, MATRICES, Checkpoint, Floats, tensor_shapes
+from export.checkpoint import EMBEDDING, LM_HEAD, Checkpoint, tensor_shapes
 from export.goldens import write_goldens
 from export.graph import build_graph
 from export.journal import Journal
 from export.layout import Layout, layouts
+from export.matrices import Method, part_bytes, parts, vectors
 from export.package import write_package
 from export.parity import Bounds, check_parity, measure_parity
-from export.quantize import QuantizedWeight, quantize_nearest
 from export.session import INT8_CACHE_FILE, MODEL_FILE
 from export.weights_file import Weights, WeightsFile
 from toolkit import runs
 from toolkit.chat_format import TOKENIZER, ChatFormat
 from toolkit.errors import InputError, ToolkitError
 from toolkit.progress import Progress
+from toolkit.records import read_records, write_records
 
-Method = Literal["gptq", "nearest"]
 Preset = Literal["balanced", "best", "fast", "quick"]
 """balanced: large blocks and an int8 head. best: smaller blocks. fast: an int4 head. quick: not calibrated."""
 BLOCK_SIZE: dict[Preset, int] = {"balanced": 128, "best": 64, "fast": 128, "quick": 32}
 TRACES_FILE = "train.jsonl"
-
-Matrix = tuple[str, int, Iterable[QuantizedWeight]]
-"""Name, rows, and slices of the rows, quantized while they are taken."""
+CHOICES = "choices.jsonl"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,12 +68,22 @@ class ExportConfig:
     8 costs a tied 135M model 14 MB (0.11 bytes a parameter). Rounded to 4 bits, head and embedding alone lost twice as
     much as all calibrated layers together (mean KL 0.033 against 0.017), at 8 bits next to nothing (0.0001).
     """
+    max_bytes: int
+    bits_per_weight: float
+    """What the weights may take at most; each matrix then gets the bits and blocks that serve the whole best (see
+    `export.allocation`). Both 0 where `block_size` and `head_bits` decide."""
     bounds: Bounds | None
     """Of the parity gate; None where parity is not measured, as the float model may not fit the memory."""
 
     def __post_init__(self) -> None:
         if self.method == "gptq" and self.calibration is None:
             raise InputError("method gptq must have traces to calibrate on (none were given); give --calibration")
+        if self.is_sized and self.calibration is None:
+            raise InputError("a size must have traces to measure on (none were given); give --calibration")
+
+    @property
+    def is_sized(self) -> bool:
+        return bool(self.max_bytes or self.bits_per_weight)
 
     @property
     def chat_folder(self) -> Path:
@@ -89,6 +98,8 @@ def int4_config(
     preset: Preset = "balanced",
     adapter: Path | None = None,
     calibration: Path | None = None,
+    max_bytes: int = 0,
+    bits_per_weight: float = 0.0,
 ) -> ExportConfig:
     """What `--int4` does: calibrated on traces, given or the student's own; without any, `quick` in place of `balanced`.
 
@@ -107,6 +118,8 @@ def int4_config(
         calibration_tokens=12_000,
         block_size=BLOCK_SIZE[preset],
         head_bits=4 if preset == "fast" else 8,
+        max_bytes=max_bytes,
+        bits_per_weight=bits_per_weight,
         bounds=Bounds(max_mean_kl=0.6, min_top1=0.6) if preset == "quick" else Bounds(max_mean_kl=0.15, min_top1=0.85),
     )
 
@@ -118,7 +131,7 @@ def export_int4(config: ExportConfig) -> dict[str, Any]:
     `FolderConflict` where `out` holds something else. Whatever is raised, nothing is left under the final name.
     """
     checkpoint = Checkpoint(config.source, config.adapter)
-    chosen = layouts(checkpoint.config, block_size=config.block_size, head_bits=config.head_bits)
+    chosen = layouts(checkpoint.config, block_size=config.block_size, head_bits=config.head_bits)  # or raises
     _check_memory(checkpoint, config)
     stage = _stage(config)
     if runs.is_complete(config.out, stage):
@@ -127,11 +140,15 @@ def export_int4(config: ExportConfig) -> dict[str, Any]:
     folder = runs.partial_folder(config.out, stage)
     try:
         journal = Journal(folder)
+        choices = _allocation(checkpoint, config, texts, journal) if config.is_sized else []
+        chosen |= {choice.name: choice.layout for choice in choices}
         _write_model(checkpoint, config, chosen, texts, folder, journal)
         parity = _parity(checkpoint, config, folder, texts)
         measured = _measured(checkpoint, journal.weights, folder) | {"parity": parity}
         if parity:
             measured |= write_goldens(config.source, folder, texts.held_out)
+        if choices:
+            measured["allocation"] = [choice.to_dict() for choice in choices]
         journal.remove()
         return runs.finish(folder, config.out, stage, measured)
     except ToolkitError:
@@ -151,8 +168,8 @@ def _write_model(
     journal: Journal,
 ) -> None:
     write_package(config.source, config.chat_folder, folder, checkpoint.config)
-    vectors = _vectors(checkpoint)
-    sizes = _part_bytes(checkpoint)
+    norms = vectors(checkpoint)
+    sizes = part_bytes(checkpoint)
     done = sum(sizes[name] for name in journal.finished)
     label = f"export ({config.method})"
     with (
@@ -160,96 +177,31 @@ def _write_model(
         WeightsFile(folder, end=journal.end) as file,
         Progress(label, sum(sizes.values()), done=done, in_bytes=True) as progress,
     ):
-        for part, matrices in _parts(checkpoint, config, chosen, texts, journal):
+        for part, matrices in parts(checkpoint, config.method, chosen, texts, journal):
             stored = {name: file.append(slices, rows) for name, rows, slices in matrices}
             file.sync()
             journal.add(part, stored, file.end)
             progress.advance(sizes[part], note=part.removesuffix(".weight").rpartition("model.")[2])
-    onnx.save(build_graph(checkpoint.config, journal.weights, vectors), folder / MODEL_FILE)
+    onnx.save(build_graph(checkpoint.config, journal.weights, norms), folder / MODEL_FILE)
     if texts.calibration:
         scales = cache_scales(folder, texts.calibration)
-        onnx.save(build_graph(checkpoint.config, journal.weights, vectors, scales), folder / INT8_CACHE_FILE)
+        onnx.save(build_graph(checkpoint.config, journal.weights, norms, scales), folder / INT8_CACHE_FILE)
 
 
-def _vectors(checkpoint: Checkpoint) -> dict[str, Floats]:
-    """Norm weights and biases, those of q, k and v as one."""
-    vectors = {name: checkpoint.array(name) for name, shape in checkpoint.shapes.items() if len(shape) == 1}
-    if checkpoint.config.has_qkv_bias:
-        vectors |= {
-            f"model.layers.{layer}.self_attn.qkv_proj.bias": np.concatenate(
-                [vectors.pop(f"model.layers.{layer}.self_attn.{letter}_proj.bias") for letter in "qkv"]
-            )
-            for layer in range(checkpoint.config.num_hidden_layers)
-        }
-    return vectors
-
-
-def _parts(
-    checkpoint: Checkpoint,
-    config: ExportConfig,
-    chosen: Mapping[str, Layout],
-    texts: CalibrationTexts,
-    journal: Journal,
-) -> Iterator[tuple[str, Iterator[Matrix]]]:
-    """The embedding, the head and each layer, without those that are finished, with their matrices."""
-    finished = set(journal.finished)
-    for name in _ends(checkpoint):
-        if name not in finished:
-            yield name, iter([_nearest(checkpoint, name, [name], chosen[name])])
-    layers = range(checkpoint.config.num_hidden_layers)
-    first = sum(_layer(layer) in finished for layer in layers)
-    if config.method == "gptq" and first < len(layers):
-        calibration = [text.prompt + text.completion for text in texts.calibration]
-        stream = CalibrationStream(checkpoint, calibration, chosen[EMBEDDING])
-        if first:
-            stream.restore(journal.load_hidden(first - 1))
-        for layer in layers[first:]:
-            yield _layer(layer), _calibrated_layer(stream, chosen, layer, journal)
-    else:
-        for layer in layers[first:]:
-            yield _layer(layer), _nearest_layer(checkpoint, chosen, layer)
-
-
-def _ends(checkpoint: Checkpoint) -> tuple[str, ...]:
-    return (EMBEDDING,) if checkpoint.config.tie_word_embeddings else (EMBEDDING, LM_HEAD)
-
-
-def _calibrated_layer(
-    stream: CalibrationStream, chosen: Mapping[str, Layout], layer: int, journal: Journal
-) -> Iterator[Matrix]:
-    for name, weight in stream.quantize_layer(layer, chosen):
-        yield name, len(weight.codes), [weight]
-    journal.save_hidden(layer, stream.hidden_states())
-
-
-def _nearest_layer(checkpoint: Checkpoint, chosen: Mapping[str, Layout], layer: int) -> Iterator[Matrix]:
-    for module, parts in MATRICES.items():
-        name = f"{_layer(layer)}.{module}.weight"
-        yield _nearest(checkpoint, name, [f"{_layer(layer)}.{part}.weight" for part in parts], chosen[name])
-
-
-def _nearest(checkpoint: Checkpoint, name: str, parts: Sequence[str], layout: Layout) -> Matrix:
-    """The checkpoint's matrices one below the other, rounded a slice of rows at a time."""
-    rows = sum(checkpoint.shapes[part][0] for part in parts)
-    slices = (values_NK.numpy() for part in parts for values_NK in checkpoint.slices(part))
-    return (
-        name,
-        rows,
-        (quantize_nearest(slice_NK, bits=layout.bits, block_size=layout.block_size) for slice_NK in slices),
-    )
-
-
-def _layer(layer: int) -> str:
-    return f"model.layers.{layer}"
-
-
-def _part_bytes(checkpoint: Checkpoint) -> dict[str, int]:
-    """Bytes that each part takes in the checkpoint."""
-    sizes = {name: checkpoint.size_bytes(name) for name in _ends(checkpoint)}
-    for layer in range(checkpoint.config.num_hidden_layers):
-        names = [name for name in checkpoint.shapes if name.startswith(f"{_layer(layer)}.")]
-        sizes[_layer(layer)] = sum(map(checkpoint.size_bytes, names))
-    return sizes
+def _allocation(
+    checkpoint: Checkpoint, config: ExportConfig, texts: CalibrationTexts, journal: Journal
+) -> list[Choice]:
+    """Formats for a size; those that an interrupted run had chosen, because the next measurement may fall otherwise."""
+    kept = journal.folder / CHOICES
+    if kept.is_file():
+        return read_records(kept, Choice)
+    trial = journal.folder / "trial"
+    trial.mkdir(exist_ok=True)
+    room = config.max_bytes or int(config.bits_per_weight * _parameters(checkpoint) / 8)
+    choices = allocate(checkpoint, config.source, config.chat_folder, texts.calibration, room, trial)
+    shutil.rmtree(trial)
+    write_records(kept, choices)
+    return choices
 
 
 def _parity(
@@ -259,7 +211,7 @@ def _parity(
     if config.bounds is None:
         print("export: not compared with the float model (--no-parity); its quality is unknown", file=sys.stderr)
         return None
-    report = measure_parity(config.source, folder, texts.held_out, merged=checkpoint if config.adapter else None)
+    report = measure_parity(config.source, folder, texts.held_out, checkpoint=checkpoint)
     check_parity(report, config.bounds)
     return report.to_dict()
 
@@ -300,7 +252,7 @@ def _stage(config: ExportConfig) -> runs.Stage:
 
 
 def _measured(checkpoint: Checkpoint, weights: Weights, folder: Path) -> dict[str, Any]:
-    parameters = sum(int(np.prod(shape)) for shape in tensor_shapes(checkpoint.config).values())
+    parameters = _parameters(checkpoint)
     size_bytes = runs.folder_bytes(folder)
     read_at_each_step = [w.size_bytes for name, w in weights.items() if name != EMBEDDING or LM_HEAD not in weights]
     return {
@@ -309,3 +261,7 @@ def _measured(checkpoint: Checkpoint, weights: Weights, folder: Path) -> dict[st
         "bytes_per_parameter": size_bytes / parameters,
         "step_bytes": sum(read_at_each_step),
     }
+
+
+def _parameters(checkpoint: Checkpoint) -> int:
+    return sum(int(np.prod(shape)) for shape in tensor_shapes(checkpoint.config).values())

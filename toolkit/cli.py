@@ -126,6 +126,9 @@ def build_parser() -> Parser:
         preset.add_argument(
             f"--{name}", dest="preset", action="store_const", const=name, default="balanced", help=help_text
         )
+    size = export.add_mutually_exclusive_group()
+    size.add_argument("--size", type=_size, help="such as 90MB: bits go to the matrices that need them most")
+    size.add_argument("--bits-per-weight", type=float, help="the same, scales included, such as 4.6")
     export.add_argument("--calibration", type=Path, help="train.jsonl to calibrate on; default: the model folder's")
     export.add_argument(
         "--no-parity", action="store_true", help="don't compare with the float model, which may not fit the memory"
@@ -264,6 +267,15 @@ def _add_cache_options(parser: Parser) -> None:
     parser.add_argument(
         "--cache-calibration", type=Path, metavar="TRACES", help="folder of traces that the projection is fitted to"
     )
+
+
+def _size(text: str) -> int:
+    """Bytes of a text such as 90MB or 1.5GB."""
+    number, unit = text[:-2], text[-2:].upper()
+    try:
+        return int(float(number) * {"MB": 1e6, "GB": 1e9}[unit])
+    except (KeyError, ValueError):
+        raise argparse.ArgumentTypeError(f"{text!r} must be a size such as 90MB or 1.5GB") from None
 
 
 def _count(text: str) -> int:

@@ -152,6 +152,7 @@ def eval(options: Options) -> Result:
 
 def export(options: Options) -> Result:
     from export.adapter import base_model, is_adapter
+    from export.allocation import choices_table
     from export.pipeline import export_int4, int4_config
     from toolkit.models import resolve
 
@@ -159,7 +160,15 @@ def export(options: Options) -> Result:
     if options.base and adapter is None:
         raise InputError(f"--base ({options.base}) must come with an adapter folder, which {options.model} is not")
     source = resolve(options.base or base_model(adapter)) if adapter else resolve(options.model)
-    config = int4_config(source, options.out, preset=options.preset, adapter=adapter, calibration=options.calibration)
+    config = int4_config(
+        source,
+        options.out,
+        preset=options.preset,
+        adapter=adapter,
+        calibration=options.calibration,
+        max_bytes=options.size or 0,
+        bits_per_weight=options.bits_per_weight or 0.0,
+    )
     if options.no_parity:
         config = replace(config, bounds=None)
     measured = export_int4(config)["measured"]
@@ -170,6 +179,8 @@ def export(options: Options) -> Result:
     else:
         text += f"against the float model: mean KL {parity['mean_kl']:.4f}, "
         text += f"same first choice {100 * parity['top1']:.1f} %"
+    if "allocation" in measured:
+        text += f"\n{choices_table(measured['allocation'])}"
     return Result(facts={"folder": str(options.out), **measured}, text=text)
 
 

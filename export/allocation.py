@@ -1,0 +1,202 @@
+"""Which matrices get more bits, by what each one's rounding costs in the whole model's answers.
+
+1. All matrices in int8 make a model that says nearly what the float one says.
+2. One matrix at a time is put to four bits in large blocks, and the KL divergence from the float model is measured on
+   calibration texts, through ONNX Runtime, as the exported model will run: that is its cost.
+3. In another format the same matrix costs in proportion to the mean square of its rounding error.
+4. From the smallest formats on, the step that saves the most divergence a byte is taken as long as one fits.
+
+Costs are taken to add up, and nearest rounding to stand for the calibrated one: both hold for the order of the matrices
+better than for the sum, which is measured at the end like any export's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from torch import Tensor
+
+from export.calibration import Text
+from export.checkpoint import Checkpoint
+from export.graph import build_graph
+from export.layout import BLOCK_SIZES, Layout, layouts
+from export.matrices import checkpoint_names, nearest, vectors
+from export.package import write_package
+from export.parity import float_model
+from export.quantize import dequantize
+from export.session import MODEL_FILE, OnnxDecoder
+from export.weights_file import StoredWeight, WeightsFile
+from toolkit.errors import InputError
+from toolkit.progress import Progress
+from toolkit.records import Record
+
+TOKENS = 400
+"""Completion tokens that a cost is measured on."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice(Record):
+    """What one matrix got."""
+
+    name: str
+    bits: int
+    block_size: int
+    size_bytes: int
+    cost: float
+    """KL divergence, in nats a token, that its rounding is taken to cost."""
+
+    @property
+    def layout(self) -> Layout:
+        return Layout(bits=self.bits, block_size=self.block_size)
+
+
+def allocate(
+    checkpoint: Checkpoint, source: Path, chat_folder: Path, texts: Sequence[Text], max_bytes: int, folder: Path
+) -> list[Choice]:
+    """A format for each stored matrix, all together in `max_bytes`; trial files are written into `folder`.
+
+    Raises `InputError` where not even the smallest formats fit.
+    """
+    options = _options(checkpoint)
+    smallest = sum(layout_bytes(checkpoint, name, formats[0]) for name, formats in options.items())
+    if smallest > max_bytes:
+        raise InputError(
+            f"the weights in their smallest format ({smallest:,} bytes) must fit the size that is asked for "
+            f"({max_bytes:,} bytes); ask for more"
+        )
+    measured = _measure(checkpoint, source, chat_folder, texts[: _enough(texts)], options, folder)
+    candidates = {
+        name: [
+            Choice(
+                name=name,
+                bits=layout.bits,
+                block_size=layout.block_size,
+                size_bytes=layout_bytes(checkpoint, name, layout),
+                cost=measured[name] * error,
+            )
+            for layout, error in zip(formats, _relative_errors(checkpoint, name, formats), strict=True)
+        ]
+        for name, formats in options.items()
+    }
+    return choose(candidates, max_bytes)
+
+
+def choose(candidates: Mapping[str, Sequence[Choice]], max_bytes: int) -> list[Choice]:
+    """One choice a matrix: from each one's first (the smallest) on, the most divergence saved a byte while bytes last."""
+    chosen = {name: choices[0] for name, choices in candidates.items()}
+    room = max_bytes - sum(choice.size_bytes for choice in chosen.values())
+    while True:
+        steps = [
+            ((chosen[name].cost - other.cost) / (other.size_bytes - chosen[name].size_bytes), other)
+            for name, choices in candidates.items()
+            for other in choices
+            if 0 < other.size_bytes - chosen[name].size_bytes <= room and other.cost < chosen[name].cost
+        ]
+        if not steps:
+            return list(chosen.values())
+        _, best = max(steps, key=lambda step: step[0])
+        room -= best.size_bytes - chosen[best.name].size_bytes
+        chosen[best.name] = best
+
+
+def choices_table(choices: Sequence[Mapping[str, Any]]) -> str:
+    """What each matrix got and what its rounding is taken to cost, the costliest first, as lines for a terminal."""
+    found = sorted((Choice.from_dict(choice) for choice in choices), key=lambda choice: -choice.cost)
+    width = max(len(choice.name) for choice in found)
+    return "\n".join(
+        f"{choice.name:{width}}  {choice.bits} bits, blocks of {choice.block_size:3}  "
+        f"{choice.size_bytes / 1e6:7.2f} MB  costs {choice.cost:.5f} nats"
+        for choice in found
+    )
+
+
+def layout_bytes(checkpoint: Checkpoint, name: str, layout: Layout) -> int:
+    """Bytes that a stored matrix takes in a format, its scales and zero points included."""
+    rows = sum(checkpoint.shapes[source][0] for source in checkpoint_names(name))
+    columns = checkpoint.shapes[checkpoint_names(name)[0]][1]
+    return StoredWeight(
+        bits=layout.bits, block_size=layout.block_size, out_features=rows, in_features=columns, offset=0
+    ).size_bytes
+
+
+def _options(checkpoint: Checkpoint) -> dict[str, list[Layout]]:
+    """What each stored matrix may get, smallest first: four bits in large to small blocks, then eight bits."""
+    by_size = [layouts(checkpoint.config, block_size=size, head_bits=4) for size in BLOCK_SIZES]
+    options = {}
+    for name, coarsest in by_size[0].items():
+        formats = list(dict.fromkeys(chosen[name] for chosen in by_size))
+        options[name] = [*formats, Layout(bits=8, block_size=coarsest.block_size)]
+    return options
+
+
+def _enough(texts: Sequence[Text]) -> int:
+    totals = np.cumsum([len(text.completion) for text in texts])
+    return int(np.searchsorted(totals, TOKENS)) + 1
+
+
+def _relative_errors(checkpoint: Checkpoint, name: str, formats: Sequence[Layout]) -> list[float]:
+    """Mean square rounding errors over that of the first format."""
+    weight_NK = np.concatenate([checkpoint.array(source) for source in checkpoint_names(name)])
+    errors = []
+    for layout in formats:
+        _, _, slices = nearest(checkpoint, name, layout)
+        restored_NK = np.concatenate([dequantize(piece) for piece in slices])
+        errors.append(float(np.square(restored_NK - weight_NK).mean()))
+    smallest = float(np.finfo(np.float32).tiny)
+    return [error / max(errors[0], smallest) for error in errors]
+
+
+@torch.no_grad()
+def _measure(
+    checkpoint: Checkpoint,
+    source: Path,
+    chat_folder: Path,
+    texts: Sequence[Text],
+    options: Mapping[str, Sequence[Layout]],
+    folder: Path,
+) -> dict[str, float]:
+    """The divergence that each matrix costs alone in its smallest format, the others being in int8."""
+    model = float_model(source, checkpoint)
+    expected = [model(torch.tensor([text.prompt + text.completion])).logits[0].log_softmax(-1) for text in texts]
+    del model
+    write_package(source, chat_folder, folder, checkpoint.config)
+    norms = vectors(checkpoint)
+    with WeightsFile(folder, end=0) as file:
+        stored = [
+            {
+                name: file.append(slices, rows)
+                for name, rows, slices in (nearest(checkpoint, *place) for place in places)
+            }
+            for places in (
+                [(name, formats[0]) for name, formats in options.items()],
+                [(name, formats[-1]) for name, formats in options.items()],
+            )
+        ]
+        file.sync()
+    small, large = stored
+
+    def divergence(weights: Mapping[str, StoredWeight]) -> float:
+        onnx.save(build_graph(checkpoint.config, weights, norms), folder / MODEL_FILE)
+        decoder = OnnxDecoder(folder)
+        pairs = zip(texts, expected, strict=True)
+        return float(torch.cat([_kl(decoder, text, float_TV) for text, float_TV in pairs]).mean())
+
+    floor = divergence(large)
+    costs = {}
+    with Progress("what each matrix costs", len(options)) as progress:
+        for name in options:
+            costs[name] = max(divergence({**large, name: small[name]}) - floor, 0.0)
+            progress.advance()
+    return costs
+
+
+def _kl(decoder: OnnxDecoder, text: Text, float_TV: Tensor) -> Tensor:
+    exported_TV = torch.from_numpy(decoder.score(text.prompt + text.completion)).log_softmax(-1)
+    kl_T: Tensor = (float_TV.exp() * (float_TV - exported_TV)).sum(-1)
+    return kl_T[len(text.prompt) - 1 : -1]

@@ -1,0 +1,112 @@
+"""The matrices that an export stores, one part of the model after the other, and the vectors beside them.
+
+Invariant: some rows of one tensor, or one calibrated layer, are in memory at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Literal
+
+import numpy as np
+
+from export.calibration import CalibrationTexts
+from export.calibration_stream import CalibrationStream
+from export.checkpoint import EMBEDDING, LM_HEAD, MATRICES, Checkpoint, Floats
+from export.journal import Journal
+from export.layout import Layout
+from export.quantize import QuantizedWeight, quantize_nearest
+
+Method = Literal["gptq", "nearest"]
+Matrix = tuple[str, int, Iterable[QuantizedWeight]]
+"""Name, rows, and slices of the rows, quantized while they are taken."""
+
+
+def vectors(checkpoint: Checkpoint) -> dict[str, Floats]:
+    """Norm weights and biases, those of q, k and v as one."""
+    found = {name: checkpoint.array(name) for name, shape in checkpoint.shapes.items() if len(shape) == 1}
+    if checkpoint.config.has_qkv_bias:
+        found |= {
+            f"model.layers.{layer}.self_attn.qkv_proj.bias": np.concatenate(
+                [found.pop(f"model.layers.{layer}.self_attn.{letter}_proj.bias") for letter in "qkv"]
+            )
+            for layer in range(checkpoint.config.num_hidden_layers)
+        }
+    return found
+
+
+def parts(
+    checkpoint: Checkpoint,
+    method: Method,
+    chosen: Mapping[str, Layout],
+    texts: CalibrationTexts,
+    journal: Journal,
+) -> Iterator[tuple[str, Iterator[Matrix]]]:
+    """The embedding, the head and each layer, without those that are finished, with their matrices."""
+    finished = set(journal.finished)
+    for name in _ends(checkpoint):
+        if name not in finished:
+            yield name, iter([nearest(checkpoint, name, chosen[name])])
+    layers = range(checkpoint.config.num_hidden_layers)
+    first = sum(_layer(layer) in finished for layer in layers)
+    if method == "gptq" and first < len(layers):
+        calibration = [text.prompt + text.completion for text in texts.calibration]
+        stream = CalibrationStream(checkpoint, calibration, chosen[EMBEDDING])
+        if first:
+            stream.restore(journal.load_hidden(first - 1))
+        for layer in layers[first:]:
+            yield _layer(layer), _calibrated_layer(stream, chosen, layer, journal)
+    else:
+        for layer in layers[first:]:
+            yield _layer(layer), _nearest_layer(checkpoint, chosen, layer)
+
+
+def _ends(checkpoint: Checkpoint) -> tuple[str, ...]:
+    return (EMBEDDING,) if checkpoint.config.tie_word_embeddings else (EMBEDDING, LM_HEAD)
+
+
+def _calibrated_layer(
+    stream: CalibrationStream, chosen: Mapping[str, Layout], layer: int, journal: Journal
+) -> Iterator[Matrix]:
+    for name, weight in stream.quantize_layer(layer, chosen):
+        yield name, len(weight.codes), [weight]
+    journal.save_hidden(layer, stream.hidden_states())
+
+
+def _nearest_layer(checkpoint: Checkpoint, chosen: Mapping[str, Layout], layer: int) -> Iterator[Matrix]:
+    for module in MATRICES:
+        name = f"{_layer(layer)}.{module}.weight"
+        yield nearest(checkpoint, name, chosen[name])
+
+
+def nearest(checkpoint: Checkpoint, name: str, layout: Layout) -> Matrix:
+    """A stored matrix, rounded a slice of rows at a time."""
+    sources = checkpoint_names(name)
+    rows = sum(checkpoint.shapes[source][0] for source in sources)
+    slices = (values_NK.numpy() for source in sources for values_NK in checkpoint.slices(source))
+    return (
+        name,
+        rows,
+        (quantize_nearest(slice_NK, bits=layout.bits, block_size=layout.block_size) for slice_NK in slices),
+    )
+
+
+def checkpoint_names(name: str) -> list[str]:
+    """The checkpoint's matrices that lie one below the other in a stored one."""
+    for module, sources in MATRICES.items():
+        if name.endswith(f".{module}.weight"):
+            return [name.replace(module, source) for source in sources]
+    return [name]
+
+
+def _layer(layer: int) -> str:
+    return f"model.layers.{layer}"
+
+
+def part_bytes(checkpoint: Checkpoint) -> dict[str, int]:
+    """Bytes that each part takes in the checkpoint."""
+    sizes = {name: checkpoint.size_bytes(name) for name in _ends(checkpoint)}
+    for layer in range(checkpoint.config.num_hidden_layers):
+        names = [name for name in checkpoint.shapes if name.startswith(f"{_layer(layer)}.")]
+        sizes[_layer(layer)] = sum(map(checkpoint.size_bytes, names))
+    return sizes
