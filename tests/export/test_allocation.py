@@ -29,7 +29,7 @@ def config(tiny_student: Path, traces: Path, tmp_path_factory: pytest.TempPathFa
     tensors[FRAGILE] *= 10
     tensors[FRAGILE][:, ::32] *= 10
     save_file(tensors, source / "model.safetensors")
-    return replace(int4_config(source, folder / "int4", calibration=traces), bounds=WIDE, bits_per_weight=5.0)
+    return replace(int4_config(source, folder / "int4", calibration=traces), bounds=WIDE, bits_per_weight=5.6)
 
 
 def test_the_fragile_matrix_gets_eight_bits_and_the_size_holds(config: ExportConfig) -> None:
@@ -37,7 +37,7 @@ def test_the_fragile_matrix_gets_eight_bits_and_the_size_holds(config: ExportCon
     choices = {choice.name: choice for choice in map(Choice.from_dict, measured["allocation"])}
     assert choices[FRAGILE].bits == 8
     assert {choice.bits for choice in choices.values()} == {4, 8}
-    assert sum(choice.size_bytes for choice in choices.values()) <= 5.0 * measured["parameters"] / 8
+    assert sum(choice.size_bytes for choice in choices.values()) <= 5.6 * measured["parameters"] / 8
     stored = (config.out / "model.onnx.data").stat().st_size
     assert abs(stored - sum(choice.size_bytes for choice in choices.values())) < 64 * 3 * len(choices)
 
