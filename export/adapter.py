@@ -13,7 +13,6 @@ Shapes: N output features, K input features, L rank of the adapter.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,6 +22,7 @@ from torch import Tensor
 
 from export.safetensors_file import open_safetensors
 from toolkit.errors import InputError
+from toolkit.records import read_object
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."
@@ -100,14 +100,7 @@ def base_model(folder: Path) -> str:
 
 
 def read_adapter_config(folder: Path) -> Mapping[str, Any]:
-    path = folder / CONFIG
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} must be readable JSON: {error}") from error
-    if not isinstance(config, dict):
-        raise InputError(f"{path} must hold a JSON object, not {type(config).__name__}")
-    return config
+    return read_object(folder / CONFIG)
 
 
 def _refuse_unsupported(folder: Path, config: Mapping[str, Any]) -> None:

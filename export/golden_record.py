@@ -17,7 +17,7 @@ from typing import Any, Self
 
 from toolkit.chat_format import ChatFormat, Message
 from toolkit.errors import InputError
-from toolkit.records import Record
+from toolkit.records import Record, read_object
 
 RECORD_FILE = "verify.json"
 VERSION = 1
@@ -109,12 +109,12 @@ def vocabulary_digests(chat_format: ChatFormat) -> list[str]:
 def end_of_text_ids(folder: Path, chat_format: ChatFormat) -> dict[str, list[int]]:
     """Which ids each file of an exported folder says end a text; `chat` is what the chat stops at."""
     found = {
-        name: _as_list(_read_object(folder / name).get("eos_token_id"))
+        name: _as_list(read_object(folder / name).get("eos_token_id"))
         for name in ("config.json", "generation_config.json")
     }
-    genai = _read_object(folder / "genai_config.json").get("model")
+    genai = read_object(folder / "genai_config.json").get("model")
     found["genai_config.json"] = _as_list(genai.get("eos_token_id") if isinstance(genai, dict) else None)
-    named = _read_object(folder / "tokenizer_config.json").get("eos_token")
+    named = read_object(folder / "tokenizer_config.json").get("eos_token")
     text = named.get("content") if isinstance(named, dict) else named
     found["tokenizer_config.json"] = _as_list(chat_format.tokenizer.token_to_id(text) if text else None)
     found["chat"] = sorted(chat_format.stop_ids)
@@ -123,13 +123,3 @@ def end_of_text_ids(folder: Path, chat_format: ChatFormat) -> dict[str, list[int
 
 def _as_list(value: Any) -> list[int]:
     return sorted(value) if isinstance(value, list) else [] if value is None else [value]
-
-
-def _read_object(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} must be a readable JSON file: {error}; export again") from error
-    if not isinstance(value, dict):
-        raise InputError(f"{path} must hold a JSON object, not {type(value).__name__}; export again")
-    return value

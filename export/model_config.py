@@ -6,13 +6,13 @@ before any work starts. Imports neither torch nor onnx, because the chat reads i
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from toolkit.errors import InputError
+from toolkit.records import read_object
 
 ARCHITECTURES = (
     "LlamaForCausalLM",
@@ -93,12 +93,7 @@ def read_model_config(folder: Path) -> ModelConfig:
     path = folder / "config.json"
     if not path.is_file():
         raise InputError(f"{path} must exist; {folder} is no model folder")
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} must be readable JSON: {error}") from error
-    if not isinstance(values, dict):
-        raise InputError(f"{path} must hold a JSON object, not {type(values).__name__}")
+    values = read_object(path)
     architectures = values.get("architectures") or ["none"]
     if architectures[0] not in ARCHITECTURES:
         raise InputError(f"architecture {architectures[0]} must be one of {', '.join(ARCHITECTURES)}; {path} names it")

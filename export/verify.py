@@ -101,11 +101,15 @@ def check_start(folder: Path) -> bool:
 
 
 def check_files(folder: Path, manifest: Mapping[str, Any], *, fast: bool) -> str:
-    """Every file is a regular one with the size and the digest that the manifest names; no other file, none missing."""
+    """Every file is a regular one with the size and the digest that the manifest names; no other file, none missing.
+
+    Hidden files, as a desktop or a version control leaves them, are passed over.
+    """
     outputs = manifest.get("outputs")
     if not isinstance(outputs, dict):
         raise InputError(f"{folder / MANIFEST} must name the files of the folder, and names none; export again")
     found = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if _is_file(path)}
+    found = {name: path for name, path in found.items() if name in outputs or not path.name.startswith(".")}
     found.pop(MANIFEST, None)
     for name in sorted(outputs.keys() - found.keys()):
         raise InputError(f"{folder / name} must exist, because the manifest names it; export again or copy it again")

@@ -23,6 +23,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from tokenizers import Tokenizer
 
 from toolkit.errors import InputError
+from toolkit.records import read_object
 
 OPEN = "<think>"
 CLOSE = "</think>"
@@ -94,7 +95,7 @@ class ChatFormat:
 
         Raises `InputError` where one of them is missing or unreadable.
         """
-        config = _read_object(folder / TOKENIZER_CONFIG)
+        config = read_object(folder / TOKENIZER_CONFIG)
         tokenizer = load_tokenizer(folder / TOKENIZER)
         template_file = folder / TEMPLATE
         template = template_file.read_text(encoding="utf-8") if template_file.is_file() else config.get("chat_template")
@@ -255,7 +256,7 @@ def _stop_ids(folder: Path, tokenizer: Tokenizer, eos_token: str | None) -> froz
     found = {tokenizer.token_to_id(text) for text in (eos_token, TURN_END) if text}
     for name in ("generation_config.json", "config.json"):
         if (folder / name).is_file():
-            value = _read_object(folder / name).get("eos_token_id")
+            value = read_object(folder / name).get("eos_token_id")
             found.update(value if isinstance(value, list) else [value])
     return frozenset(i for i in found if isinstance(i, int))
 
@@ -266,13 +267,3 @@ def _token_text(value: Any) -> str | None:
 
 def _raise_exception(message: str) -> None:
     raise TemplateError(message)
-
-
-def _read_object(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} must be a readable JSON file: {error}") from error
-    if not isinstance(value, dict):
-        raise InputError(f"{path} must hold a JSON object, not {type(value).__name__}")
-    return value
