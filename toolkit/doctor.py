@@ -22,7 +22,7 @@ from toolkit.models import cache_folder
 
 DISTRIBUTION = "reasoning-edge"
 VERBS_OF_EXTRA = {
-    "chat": "bench, chat",
+    "chat": "verify, bench, chat",
     "distill": "pull, teach, traces, distill, eval, report, demo",
     "export": "export, demo",
     "serve": "serve",
