@@ -22,7 +22,9 @@ import pytest
 import uvicorn
 
 from apps.address import listen
-from apps.serve import MOST_BODY_BYTES, Server, allowed_hosts, build_application, run_server
+from apps.request_body import MOST_BODY_BYTES
+from apps.serve import allowed_hosts, build_application, run_server
+from apps.service import Service
 from apps.turn import StopFilter
 from export.session import OnnxDecoder
 from toolkit.chat_format import ChatFormat
@@ -66,31 +68,31 @@ def folder(tiny_student: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 
 @contextmanager
-def serving(folder: Path, *, parallel: int, queue: int) -> Iterator[tuple[str, Server]]:
-    """The address of a server, `host:port`, and the server."""
+def serving(folder: Path, *, parallel: int, queue: int) -> Iterator[tuple[str, Service]]:
+    """The address of a server, `host:port`, and the service."""
     with listen("127.0.0.1", 0) as listener:
         port = listener.getsockname()[1]
-        server = Server(folder, cache="exact", parallel=parallel, queue=queue, api_key=KEY)
-        application = build_application(server, "127.0.0.1", port)
+        service = Service(folder, cache="exact", parallel=parallel, queue=queue, api_key=KEY)
+        application = build_application(service, "127.0.0.1", port)
         web = uvicorn.Server(uvicorn.Config(application, log_level="error", timeout_graceful_shutdown=1))
         thread = threading.Thread(target=web.run, kwargs={"sockets": [listener]})
         thread.start()
         try:
-            yield f"127.0.0.1:{port}", server
+            yield f"127.0.0.1:{port}", service
         finally:
             web.should_exit = True
             thread.join()
-            server.scheduler.close()
+            service.scheduler.close()
 
 
 @pytest.fixture(scope="module")
-def served(folder: Path) -> Iterator[tuple[str, Server]]:
+def served(folder: Path) -> Iterator[tuple[str, Service]]:
     with serving(folder, parallel=3, queue=1) as started:
         yield started
 
 
 @pytest.fixture(scope="module")
-def address(served: tuple[str, Server]) -> str:
+def address(served: tuple[str, Service]) -> str:
     return served[0]
 
 
@@ -104,8 +106,8 @@ def chat(client: openai.OpenAI, question: str, **options: Any) -> Any:
     return client.chat.completions.create(model="tiny", messages=messages, **{"temperature": 0, **options})
 
 
-def metric(server: Server, name: str) -> float:
-    lines = server.metrics.text().decode().splitlines()
+def metric(service: Service, name: str) -> float:
+    lines = service.metrics.text().decode().splitlines()
     return next(float(line.split()[-1]) for line in lines if line.startswith(name + " "))
 
 
@@ -277,30 +279,30 @@ def test_unknown_fields_are_ignored_and_an_unknown_model_is_not_found(client: op
 
 
 def test_a_full_queue_is_429_and_a_client_that_leaves_frees_its_row(folder: Path) -> None:
-    with serving(folder, parallel=1, queue=1) as (address, server):
+    with serving(folder, parallel=1, queue=1) as (address, service):
         client = openai.OpenAI(base_url=f"http://{address}/v1", api_key=KEY, max_retries=0)
         hold = threading.Event()
-        step = server.scheduler._decoder.step
+        step = service.scheduler._decoder.step
 
         def held_step(tokens_B: Any) -> Any:
-            hold.wait()
+            hold.wait(60)
             return step(tokens_B)
 
-        server.scheduler._decoder.step = held_step  # type: ignore[method-assign]
+        service.scheduler._decoder.step = held_step  # type: ignore[method-assign]
         first = chat(client, SUM[0], stream=True)
-        wait_until(lambda: metric(server, "toolkit_generated_tokens_total") == 1)
+        wait_until(lambda: metric(service, "toolkit_generated_tokens_total") == 1)
         second = chat(client, NAME[0], stream=True)
-        assert (metric(server, "toolkit_rows_running"), metric(server, "toolkit_rows_waiting")) == (1, 1)
+        assert (metric(service, "toolkit_rows_running"), metric(service, "toolkit_rows_waiting")) == (1, 1)
         with pytest.raises(openai.RateLimitError) as caught:
             chat(client, SUM[0])
         assert int(caught.value.response.headers["retry-after"]) > 0
         first.close()
-        wait_until(lambda: server.scheduler._rows[0].turn.is_cancelled)
+        wait_until(lambda: service.scheduler._rows[0].turn.is_cancelled)
         hold.set()
         assert "".join(c.delta.content or "" for chunk in second for c in chunk.choices) == NAME[2]
-        wait_until(lambda: metric(server, "toolkit_rows_running") == 0)
-        assert metric(server, 'toolkit_rows_ended_total{outcome="cancelled"}') == 1
-        assert metric(server, 'toolkit_rows_ended_total{outcome="done"}') == 1
+        wait_until(lambda: metric(service, "toolkit_rows_running") == 0)
+        assert metric(service, 'toolkit_rows_ended_total{outcome="cancelled"}') == 1
+        assert metric(service, 'toolkit_rows_ended_total{outcome="done"}') == 1
 
 
 def test_rows_that_come_and_go_leave_the_others_as_they_are(folder: Path) -> None:
