@@ -36,7 +36,6 @@ class Choice:
     """One answer as far as it is drawn."""
 
     index: int
-    prompt_tokens: int
     reasoning: str = ""
     answer: str = ""
     completion_tokens: int = 0

@@ -153,7 +153,7 @@ class Service:
             model=self.name,
             is_chat=is_chat,
         )
-        choices = [Choice(index=i, prompt_tokens=len(turn.prompt)) for i, turn in enumerate(turns)]
+        choices = [Choice(index=i) for i in range(len(turns))]
         prompt_tokens = sum(map(len, prompts))
         if settings.stream:
             events = self._events(head, choices, turns, pieces, prompt_tokens if settings.include_usage else None)

@@ -122,7 +122,7 @@ class Turn:
 
 
 class StopFilter:
-    """Passes a text on up to the first stop string, and holds back what may begin one."""
+    """Passes a text on up to the first stop string that is whole, and holds back what may begin one."""
 
     def __init__(self, stop: tuple[str, ...]) -> None:
         self.is_done = False

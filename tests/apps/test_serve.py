@@ -23,6 +23,7 @@ import uvicorn
 
 from apps.address import listen
 from apps.request_body import MOST_BODY_BYTES
+from apps.scheduler import PIECE_BETWEEN_STEPS
 from apps.serve import allowed_hosts, build_application, run_server
 from apps.service import Service
 from apps.turn import StopFilter
@@ -163,9 +164,12 @@ def test_a_stream_ends_with_its_usage_where_that_is_asked_for(client: openai.Ope
 
 
 @pytest.mark.parametrize("stop", ["count l", ["zzz", "I count"], ["Ada. I", "My name is Ada. I c"]])
-def test_an_answer_ends_before_its_first_stop_string(client: openai.OpenAI, stop: str | list[str]) -> None:
-    places = [NAME[2].find(text) for text in ([stop] if isinstance(stop, str) else stop)]
-    expected = NAME[2][: min(place for place in places if place >= 0)]
+def test_an_answer_ends_before_the_stop_string_that_is_whole_first(
+    client: openai.OpenAI, stop: str | list[str]
+) -> None:
+    stops = [stop] if isinstance(stop, str) else stop
+    written = next(NAME[2][:i] for i in range(len(NAME[2])) if NAME[2][:i].endswith(tuple(stops)))
+    expected = next(written.removesuffix(text) for text in stops if written.endswith(text))
     assert streamed(client, NAME[0], stop=stop)[:2] == (NAME[1], expected)
     choice = chat(client, NAME[0], stop=stop).choices[0]
     assert (choice.message.content, choice.finish_reason) == (expected, "stop")
@@ -278,17 +282,44 @@ def test_unknown_fields_are_ignored_and_an_unknown_model_is_not_found(client: op
         client.completions.create(model="gpt", prompt="?")
 
 
+def watch(service: Service) -> tuple[list[str], threading.Event]:
+    """The decoder's calls by name as they begin, and what steps wait for."""
+    calls, go_on = [], threading.Event()
+    decoder: Any = service.scheduler._decoder
+    read, step = decoder.read, decoder.step
+
+    def watched_read(row: int, tokens_T: list[int]) -> Any:
+        calls.append("read")
+        return read(row, tokens_T)
+
+    def watched_step(tokens_B: Any) -> Any:
+        calls.append("step")
+        go_on.wait(60)
+        return step(tokens_B)
+
+    decoder.read, decoder.step = watched_read, watched_step
+    return calls, go_on
+
+
+def test_a_long_prompt_is_read_in_pieces_between_the_steps_of_others(folder: Path) -> None:
+    with serving(folder, parallel=2, queue=1) as (address, service):
+        client = openai.OpenAI(base_url=f"http://{address}/v1", api_key=KEY, max_retries=0)
+        calls, go_on = watch(service)
+        first = chat(client, NAME[0], stream=True)
+        wait_until(lambda: calls == ["read", "step"])
+        second = client.completions.create(model="tiny", prompt=[5] * 300, max_tokens=1, stream=True)
+        go_on.set()
+        assert "".join(c.delta.content or "" for chunk in first for c in chunk.choices) == NAME[2]
+        assert len([chunk.choices[0].finish_reason for chunk in second if chunk.choices[0].finish_reason]) == 1
+    reads = [i for i, call in enumerate(calls) if call == "read"]
+    assert len(reads) == 1 + -(-300 // PIECE_BETWEEN_STEPS)
+    assert all(calls[i + 1] == "step" for i in reads)
+
+
 def test_a_full_queue_is_429_and_a_client_that_leaves_frees_its_row(folder: Path) -> None:
     with serving(folder, parallel=1, queue=1) as (address, service):
         client = openai.OpenAI(base_url=f"http://{address}/v1", api_key=KEY, max_retries=0)
-        hold = threading.Event()
-        step = service.scheduler._decoder.step
-
-        def held_step(tokens_B: Any) -> Any:
-            hold.wait(60)
-            return step(tokens_B)
-
-        service.scheduler._decoder.step = held_step  # type: ignore[method-assign]
+        _, go_on = watch(service)
         first = chat(client, SUM[0], stream=True)
         wait_until(lambda: metric(service, "toolkit_generated_tokens_total") == 1)
         second = chat(client, NAME[0], stream=True)
@@ -298,7 +329,7 @@ def test_a_full_queue_is_429_and_a_client_that_leaves_frees_its_row(folder: Path
         assert int(caught.value.response.headers["retry-after"]) > 0
         first.close()
         wait_until(lambda: service.scheduler._rows[0].turn.is_cancelled)
-        hold.set()
+        go_on.set()
         assert "".join(c.delta.content or "" for chunk in second for c in chunk.choices) == NAME[2]
         wait_until(lambda: metric(service, "toolkit_rows_running") == 0)
         assert metric(service, 'toolkit_rows_ended_total{outcome="cancelled"}') == 1
