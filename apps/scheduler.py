@@ -110,7 +110,7 @@ class Scheduler:
             try:
                 self._read()
                 self._step()
-            except Exception as error:  # noqa: BLE001 – whatever it is, these turns end and the next ones are served
+            except BaseException as error:  # noqa: BLE001 – these turns end, and the next ones are served
                 self._fail(error)
 
     def _admit(self) -> bool:
@@ -178,7 +178,7 @@ class Scheduler:
         """Draw one token of a row and hand it on; True where it was the last."""
         try:
             row.token, piece = row.turn.draw(logits_V)
-        except Exception as error:  # noqa: BLE001 – one turn's grammar must not end the others
+        except BaseException as error:  # noqa: BLE001 – a panic of tokenizers or llguidance is no Exception
             row.turn.deliver(error)
             return True
         self._metrics.generated_tokens.inc()
@@ -203,7 +203,7 @@ class Scheduler:
         self._decoder.swap(first, second)
         self._rows[first], self._rows[second] = self._rows[second], self._rows[first]
 
-    def _fail(self, error: Exception) -> None:
+    def _fail(self, error: BaseException) -> None:
         """End all rows in work, because their cache may be half written."""
         with self._changed:
             for row in self._rows:

@@ -59,7 +59,8 @@ def run_server(
     with listen(host, port) as listener:
         port = listener.getsockname()[1]
         service = Service(folder, cache=cache, parallel=parallel, queue=queue, api_key=key)
-        print(f"{service.name} is served at http://{host}:{port}/v1 (Ctrl+C ends it)", flush=True)
+        memory = f"{parallel} answers at once, whose cache takes up to {service.most_cache_bytes / 1e9:.1f} GB"
+        print(f"{service.name} is served at http://{host}:{port}/v1: {memory} (Ctrl+C ends it)", flush=True)
         config = uvicorn.Config(
             build_application(service, host, port),
             log_level="warning",

@@ -41,7 +41,7 @@ from toolkit.errors import InputError
 RETRY_AFTER_S = 5
 """What a client is told when the queue is full; most libraries obey it."""
 
-Pieces = asyncio.Queue[tuple[int, Piece | Exception]]
+Pieces = asyncio.Queue[tuple[int, Piece | BaseException]]
 
 
 class Service:
@@ -53,6 +53,8 @@ class Service:
             print(f"{folder} cannot be verified: it has no record of its export; export again", file=sys.stderr)
         decoder = OnnxDecoder(folder, cache=cache)
         self.name = folder.resolve().name
+        self.most_cache_bytes = decoder.position_bytes * decoder.max_length * parallel
+        """Where all rows are as long as the context."""
         self.metrics = Metrics()
         self.scheduler = Scheduler(decoder, self.metrics, parallel=parallel, queue=queue, clock=time.monotonic)
         self._max_length, self._vocab_size = decoder.max_length, decoder.config.vocab_size
@@ -184,7 +186,7 @@ class Service:
         grammar: Grammar | None,
         parser: ReasoningParser | None,
         index: int,
-        deliver: Callable[[int, Piece | Exception], None],
+        deliver: Callable[[int, Piece | BaseException], None],
     ) -> Turn:
         room = self._max_length - len(prompt)
         if room < 1 or not prompt:
@@ -249,8 +251,8 @@ class Service:
             self.scheduler.cancel(turns)
 
 
-def _deliver_to(loop: asyncio.AbstractEventLoop, pieces: Pieces) -> Callable[[int, Piece | Exception], None]:
-    def deliver(index: int, piece: Piece | Exception) -> None:
+def _deliver_to(loop: asyncio.AbstractEventLoop, pieces: Pieces) -> Callable[[int, Piece | BaseException], None]:
+    def deliver(index: int, piece: Piece | BaseException) -> None:
         with suppress(RuntimeError):  # the server has ended meanwhile
             loop.call_soon_threadsafe(pieces.put_nowait, (index, piece))
 
@@ -260,8 +262,8 @@ def _deliver_to(loop: asyncio.AbstractEventLoop, pieces: Pieces) -> Callable[[in
 async def _until_all_end(pieces: Pieces, count: int) -> AsyncIterator[tuple[int, Piece]]:
     while count:
         index, piece = await pieces.get()
-        if isinstance(piece, Exception):
-            raise piece
+        if isinstance(piece, BaseException):
+            raise RuntimeError(f"{type(piece).__name__}: {piece}") from piece
         count -= piece.finish_reason is not None
         yield index, piece
 

@@ -57,7 +57,7 @@ class Turn:
         stop: tuple[str, ...],
         grammar: Grammar | None,
         top_logprobs: int,
-        deliver: Callable[[Piece | Exception], None],
+        deliver: Callable[[Piece | BaseException], None],
     ) -> None:
         """`sampling`: its max_new_tokens must fit beside the prompt. `parser`: None for plain text, all of it answer.
 
