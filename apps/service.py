@@ -263,7 +263,7 @@ async def _until_all_end(pieces: Pieces, count: int) -> AsyncIterator[tuple[int,
     while count:
         index, piece = await pieces.get()
         if isinstance(piece, BaseException):
-            raise RuntimeError(f"{type(piece).__name__}: {piece}") from piece
+            raise RuntimeError(f"{type(piece).__name__}: {piece}") from piece  # noqa: TRY004 – it is no wrong argument
         count -= piece.finish_reason is not None
         yield index, piece
 
