@@ -106,6 +106,7 @@ class Service:
     async def _chat(self, request: Request) -> Response:
         body = await read_body(request)
         asked = read_chat_request(body, model=self.name, fresh_seed=secrets.randbits(31))
+        self._check_count(asked.settings.n)
         try:
             prompt = await run_in_threadpool(self._format.prompt_ids, asked.messages)
         except InputError as error:
@@ -123,6 +124,7 @@ class Service:
         asked = read_text_request(
             body, model=self.name, fresh_seed=secrets.randbits(31), vocab_size=self._format.tokenizer.get_vocab_size()
         )
+        self._check_count(len(asked.prompts) * asked.settings.n)
         prompts = [
             await run_in_threadpool(self._format.encode, prompt) if isinstance(prompt, str) else list(prompt)
             for prompt in asked.prompts
@@ -148,7 +150,8 @@ class Service:
         try:
             self.scheduler.submit(turns)
         except QueueFull:
-            raise self._full(len(turns)) from None
+            message = f"the queue is full: {self.scheduler.capacity} answers are in work or wait; try again"
+            raise ApiError(message, code="rate_limit_exceeded", status=429) from None
         head = Head(
             id=("chatcmpl-" if is_chat else "cmpl-") + secrets.token_hex(12),
             created=int(time.time()),
@@ -165,19 +168,26 @@ class Service:
                 headers={"cache-control": "no-store"},
                 background=BackgroundTask(self.scheduler.cancel, turns),  # the events may never have been begun
             )
+        if not await self._collected(request, choices, turns, pieces):
+            return Response(status_code=499)  # nobody reads it
+        shown = [whole_choice(head, choice, self._format.tokenizer) for choice in choices]
+        return JSONResponse(head.envelope(is_chunk=False, choices=shown, usage=usage(choices, prompt_tokens)))
+
+    async def _collected(
+        self, request: Request, choices: Sequence[Choice], turns: Sequence[Turn], pieces: Pieces
+    ) -> bool:
+        """Wait until all choices are whole; False where the client leaves before."""
         collected = asyncio.ensure_future(self._collect(choices, turns, pieces))
         gone = asyncio.ensure_future(_disconnected(request))
         try:
             await asyncio.wait({collected, gone}, return_when=asyncio.FIRST_COMPLETED)
-            if not collected.done():
-                return Response(status_code=499)  # nobody reads it
-            await collected
+            if collected.done():
+                await collected
+            return collected.done()
         finally:
             collected.cancel()
             gone.cancel()
             self.scheduler.cancel(turns)
-        shown = [whole_choice(head, choice, self._format.tokenizer) for choice in choices]
-        return JSONResponse(head.envelope(is_chunk=False, choices=shown, usage=usage(choices, prompt_tokens)))
 
     def _turn(
         self,
@@ -208,12 +218,11 @@ class Service:
             deliver=lambda piece: deliver(index, piece),
         )
 
-    def _full(self, count: int) -> ApiError:
+    def _check_count(self, count: int) -> None:
+        """Refuse what could never be admitted, before anything is made for it."""
         capacity = self.scheduler.capacity
         if count > capacity:
-            return ApiError(f"the answers asked for ({count}) must be at most {capacity}; ask for fewer", param="n")
-        message = f"the queue is full: {capacity} answers are in work or wait; try again"
-        return ApiError(message, code="rate_limit_exceeded", status=429)
+            raise ApiError(f"the answers asked for ({count}) must be at most {capacity}; ask for fewer", param="n")
 
     async def _collect(self, choices: Sequence[Choice], turns: Sequence[Turn], pieces: Pieces) -> None:
         try:
