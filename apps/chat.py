@@ -14,7 +14,6 @@ os.environ.update(
     GRADIO_ANALYTICS_ENABLED="False", HF_HUB_OFFLINE="1", HF_HUB_DISABLE_TELEMETRY="1", ORT_DISABLE_TELEMETRY="1"
 )  # before the imports, which read them
 
-import socket
 import webbrowser
 from contextlib import suppress
 from pathlib import Path
@@ -23,14 +22,13 @@ import gradio as gr
 import uvicorn
 from fastapi import FastAPI
 
+from apps.address import LOOPBACK, listen
 from apps.guard import Application, guard
 from apps.look import CSS, HEAD, theme
 from apps.model import Model, load_model
 from apps.page import build_page
 from export.session import Cache
 from toolkit.errors import InputError
-
-LOOPBACK = ("127.0.0.1", "localhost")
 
 
 def build_application(model: Model, hosts: frozenset[str]) -> Application:
@@ -62,10 +60,7 @@ def serve(model: Model, *, host: str, port: int, open_browser: bool) -> None:
     """Serve the page of a loaded model until interrupted; prints its address first. Port 0 is any free port."""
     if host not in LOOPBACK:
         raise InputError(f"host ({host}) must be one of {', '.join(LOOPBACK)}: the chat has no password")
-    try:
-        listener = socket.create_server((host, port))
-    except (OSError, OverflowError) as error:
-        raise InputError(f"port ({port}) must be free on {host}: {error}; choose another --port, or 0") from error
+    listener = listen(host, port)
     port = listener.getsockname()[1]
     application = build_application(model, frozenset(f"{name}:{port}" for name in LOOPBACK))
     address = f"http://{host}:{port}/"

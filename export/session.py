@@ -5,7 +5,8 @@
 
 One allocation serves as past and as present, so a step writes its new column in place and copies nothing. Its room
 doubles when it is full: a long context costs memory only as far as it is used.
-Prompts are read row by row, so rows of different lengths need no padding; steps run all rows at once.
+Prompts are read row by row, so rows of different lengths need no padding; steps run all rows at once. Rows that come
+and go at different times (`read`, `swap`, `drop`) lie so that those which are stepped are the first ones.
 
 Shapes: B rows of the batch, T new tokens, S attended tokens, V vocabulary.
 """
@@ -110,15 +111,49 @@ class OnnxDecoder:
         return logits_BV
 
     def step(self, tokens_B: Ints) -> Floats:
-        """Append one token to each row; returns logits_BV after it."""
-        self._lengths_B = self._lengths_B + 1
-        longest = int(self._lengths_B.max())
-        assert longest <= self.max_length
-        self._make_room(len(tokens_B), longest, used=longest - 1)
+        """Append one token to each of the first rows, which are all rows but where some still read their prompt.
+
+        Returns logits_BV after it.
+        """
+        used = int(self._lengths_B.max())
+        lengths_B = self._lengths_B[: len(tokens_B)] + 1
+        assert lengths_B.max() <= self.max_length
+        self._make_room(len(self._lengths_B), int(lengths_B.max()), used=used)
+        self._lengths_B[: len(tokens_B)] = lengths_B
         if self._held:
             self._held.append(int(tokens_B[0]))
-        logits_BTV = self._run(np.ascontiguousarray(tokens_B, dtype=np.int64)[:, None], self._lengths_B, 0, wanted=1)
+        logits_BTV = self._run(np.ascontiguousarray(tokens_B, dtype=np.int64)[:, None], lengths_B, 0, wanted=1)
         return logits_BTV[:, 0]
+
+    def read(self, row: int, tokens_T: Sequence[int]) -> Floats:
+        """Append a piece of a prompt to one row while the others hold theirs; the row after the last is a new one.
+
+        Returns logits_V after the piece.
+        """
+        used = int(self._lengths_B.max(initial=0))
+        if row == len(self._lengths_B):
+            self._lengths_B = np.append(self._lengths_B, 0)
+        length = int(self._lengths_B[row]) + len(tokens_T)
+        assert length <= self.max_length
+        self._make_room(len(self._lengths_B), length, used=used)
+        self._lengths_B[row] = length
+        self._held = []
+        logits_V: Floats = self._run(np.array([tokens_T], dtype=np.int64), np.array([length]), row, wanted=1)[0, 0]
+        return logits_V
+
+    def swap(self, first: int, second: int) -> None:
+        """Let two rows change places."""
+        if first == second:
+            return
+        there, here = [first, second], [second, first]
+        used = int(self._lengths_B[there].max())
+        for cache in self._cache.values():
+            cache[there, :, :used] = cache[here, :, :used]
+        self._lengths_B[there] = self._lengths_B[here]
+
+    def drop(self) -> None:
+        """Forget the last row; its place in the cache stays for the next one."""
+        self._lengths_B = self._lengths_B[:-1]
 
     def extend(self, tokens_T: Sequence[int]) -> Floats:
         """Append several tokens to the only row; returns logits_TV after each."""

@@ -159,6 +159,17 @@ def build_parser() -> Parser:
     chat.add_argument("--port", type=int, default=0, help="port on 127.0.0.1; default: a free one")
     chat.add_argument("--no-browser", action="store_true", help="print the address only")
 
+    serve = verb("serve", "serve", "serve an exported folder to other programs, as OpenAI's API does")
+    serve.add_argument("folder", type=Path, help="exported folder")
+    _add_cache_option(serve)
+    serve.add_argument("--host", default="127.0.0.1", help="address to listen on; default: %(default)s")
+    serve.add_argument("--port", type=int, default=8000, help="0 is any free one; default: %(default)s")
+    serve.add_argument(
+        "--api-key", help="key that clients must send; default: TOOLKIT_API_KEY, or none on the loopback address"
+    )
+    serve.add_argument("--parallel", type=_count, default=8, help="answers in work at once; default: %(default)s")
+    serve.add_argument("--queue", type=_count, default=32, help="answers that may wait; default: %(default)s")
+
     report = verb("report", "distill", "print a run's ledger and write its report.html again")
     report.add_argument("folder", type=Path, nargs="?", default=Path("runs/demo"), help="default: %(default)s")
     report.add_argument("--readme", type=Path, help="Markdown file whose marked blocks get this run's figures")

@@ -217,6 +217,21 @@ def chat(options: Options) -> Result:
     return Result(facts={"folder": str(options.folder)}, text="")
 
 
+def serve(options: Options) -> Result:
+    from apps.serve import run_server
+
+    run_server(
+        options.folder,
+        cache=options.cache,
+        host=options.host,
+        port=options.port,
+        api_key=options.api_key,
+        parallel=options.parallel,
+        queue=options.queue,
+    )
+    return Result(facts={"folder": str(options.folder)}, text="")
+
+
 def report(options: Options) -> Result:
     from toolkit.ledger import ledger_table
     from toolkit.readme import write_figures

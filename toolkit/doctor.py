@@ -22,9 +22,10 @@ from toolkit.models import cache_folder
 
 DISTRIBUTION = "reasoning-edge"
 VERBS_OF_EXTRA = {
-    "chat": "bench, chat",
+    "chat": "verify, bench, chat",
     "distill": "pull, teach, traces, distill, eval, report, demo",
     "export": "export, demo",
+    "serve": "serve",
 }
 INSTRUCTIONS = ("avx2", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_bf16", "asimddp", "i8mm", "bf16")
 """Linux's names for the instructions that int8 products and bf16 training use (x86-64, then arm64)."""

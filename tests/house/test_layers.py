@@ -43,7 +43,7 @@ def test_imports_point_downwards(module: str) -> None:
 
 
 def test_the_chat_path_loads_without_torch_transformers_or_onnx() -> None:
-    check = "import sys, apps.chat, export.session, export.verify\nprint(*sorted({m.partition('.')[0] for m in sys.modules}))"
+    check = "import sys, apps.chat, apps.serve, export.session, export.verify\nprint(*sorted({m.partition('.')[0] for m in sys.modules}))"
     done = subprocess.run([sys.executable, "-c", check], cwd=ROOT, capture_output=True, text=True, check=True)
     assert not {"torch", "transformers", "onnx", "trl", "optimum"} & set(done.stdout.split())
 

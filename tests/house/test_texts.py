@@ -11,8 +11,6 @@ from tests.house.modules import ROOT
 from toolkit.cli import build_parser
 
 TEXTS = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")]
-LATER = {"serve"}
-"""Commands of later releases, which a text may announce but not show."""
 
 
 def code_lines(text: str) -> list[str]:
@@ -49,4 +47,4 @@ def test_every_command_line_in_a_text_parses(path: str) -> None:
 @pytest.mark.parametrize("path", TEXTS, ids=lambda path: path.name)
 def test_texts_mention_only_commands_that_exist(path: str) -> None:
     mentioned = set(re.findall(r"`toolkit ([a-z]+)", (ROOT / path).read_text()))
-    assert mentioned <= verbs() | LATER
+    assert mentioned <= verbs()

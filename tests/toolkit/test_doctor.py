@@ -16,7 +16,7 @@ def test_every_missing_thing_has_a_remedy_and_every_remedy_an_arrow() -> None:
 
 def test_examine_names_each_extra_with_its_commands() -> None:
     text = to_text(examine())
-    for extra in ("[chat]", "[distill]", "[export]"):
+    for extra in ("[chat]", "[distill]", "[export]", "[serve]"):
         assert extra in text
 
 

@@ -1,0 +1,219 @@
+"""OpenAI's completion requests: a JSON body in, a checked frozen record out, under OpenAI's field names.
+
+Unknown fields are ignored, as OpenAI's server ignores them; a known one with a wrong value, or one whose effect would be
+missing without a word (tools, penalties), is an `ApiError`.
+Source: https://platform.openai.com/docs/api-reference (chat and completions).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from toolkit.chat_format import Message
+from toolkit.generate import Sampling
+
+NO_LIMIT = 2**31
+"""Tokens of an answer that only the context bounds."""
+COMPLETION_TOKENS = 16
+"""OpenAI's limit of a plain completion that names none."""
+MOST_STOPS = 16
+MOST_TOP_LOGPROBS = 20
+ROLES = ("system", "developer", "user", "assistant")
+UNSUPPORTED = (
+    *("tools", "functions", "logit_bias", "presence_penalty", "frequency_penalty", "audio"),
+    *("echo", "suffix", "prediction", "web_search_options"),
+)
+"""Fields that would change the answer and that nothing here obeys; refused unless empty, zero or false."""
+
+
+class ApiError(Exception):
+    """What a client gets in place of an answer, as OpenAI writes it."""
+
+    def __init__(self, message: str, *, param: str | None = None, code: str | None = None, status: int = 400) -> None:
+        super().__init__(message)
+        self.status = status
+        kind = "server_error" if status >= 500 else "invalid_request_error"
+        self.body = {"error": {"message": message, "type": kind, "param": param, "code": code}}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What both kinds of request have in common."""
+
+    sampling: Sampling
+    n: int
+    stop: tuple[str, ...]
+    stream: bool
+    include_usage: bool
+    logprobs: bool
+    top_logprobs: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChatRequest:
+    messages: tuple[Message, ...]
+    schema: str
+    """JSON schema of the answer; empty for free text."""
+    settings: Settings
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextRequest:
+    prompts: tuple[str | tuple[int, ...], ...]
+    settings: Settings
+
+
+def read_chat_request(body: Mapping[str, Any], *, model: str, fresh_seed: int) -> ChatRequest:
+    """Raises `ApiError` where a value is wrong."""
+    _check_served(body, model)
+    messages = body.get("messages")
+    if not isinstance(messages, list) or not messages:
+        raise ApiError("messages must be a list of at least 1 message", param="messages")
+    limit = _integer(body, "max_tokens", 1, NO_LIMIT, _integer(body, "max_completion_tokens", 1, NO_LIMIT, NO_LIMIT))
+    top_logprobs = _integer(body, "top_logprobs", 0, MOST_TOP_LOGPROBS, 0)
+    return ChatRequest(
+        messages=tuple(_message(message, f"messages[{i}]") for i, message in enumerate(messages)),
+        schema=_schema(body.get("response_format")),
+        settings=_settings(body, limit, fresh_seed, _boolean(body, "logprobs"), top_logprobs),
+    )
+
+
+def read_text_request(body: Mapping[str, Any], *, model: str, fresh_seed: int, vocab_size: int) -> TextRequest:
+    """Raises `ApiError` where a value is wrong."""
+    _check_served(body, model)
+    _integer(body, "best_of", 1, 1, 1)
+    limit = _integer(body, "max_tokens", 1, NO_LIMIT, COMPLETION_TOKENS)
+    top_logprobs = _integer(body, "logprobs", 0, MOST_TOP_LOGPROBS, 0)
+    return TextRequest(
+        prompts=_prompts(body.get("prompt"), vocab_size),
+        settings=_settings(body, limit, fresh_seed, body.get("logprobs") is not None, top_logprobs),
+    )
+
+
+def _settings(body: Mapping[str, Any], limit: int, fresh_seed: int, logprobs: bool, top_logprobs: int) -> Settings:
+    defaults = Sampling()
+    stream_options = body.get("stream_options") or {}
+    if not isinstance(stream_options, dict):
+        raise ApiError("stream_options must be an object", param="stream_options")
+    return Settings(
+        sampling=Sampling(
+            temperature=_number(body, "temperature", 0.0, 2.0, defaults.temperature),
+            top_p=_number(body, "top_p", 0.0, 1.0, defaults.top_p),
+            max_new_tokens=limit,
+            seed=_integer(body, "seed", -(2**63), 2**63 - 1, fresh_seed) % 2**63,
+        ),
+        n=_integer(body, "n", 1, 128, 1),
+        stop=_stop(body.get("stop")),
+        stream=_boolean(body, "stream"),
+        include_usage=_boolean(stream_options, "include_usage"),
+        logprobs=logprobs,
+        top_logprobs=top_logprobs,
+    )
+
+
+def _check_served(body: Mapping[str, Any], model: str) -> None:
+    """Refuse another model than the one that is loaded, and fields that nothing here obeys."""
+    asked = body.get("model", model)
+    if asked != model:
+        message = f"model ({asked!r}) must be {model!r}, the one that is served"
+        raise ApiError(message, param="model", code="model_not_found", status=404)
+    for name in UNSUPPORTED:
+        if body.get(name):
+            raise ApiError(f"{name} is not supported; leave it out", param=name, code="unsupported_parameter")
+
+
+def _message(value: Any, place: str) -> Message:
+    """One message with its text in one piece."""
+    if not isinstance(value, dict) or value.get("role") not in ROLES:
+        raise ApiError(f"{place} must be an object with a role of {', '.join(ROLES)}", param=place)
+    content = value.get("content")
+    if isinstance(content, list):
+        texts = [
+            part.get("text") if isinstance(part, dict) and part.get("type") == "text" else None for part in content
+        ]
+        content = (
+            None if None in texts or not all(isinstance(text, str) for text in texts) else "".join(map(str, texts))
+        )
+    if content is None and value["role"] == "assistant" and value.get("content") is None:
+        content = ""
+    if not isinstance(content, str):
+        raise ApiError(f"{place}.content must be a string or a list of text parts", param=place)
+    role = "system" if value["role"] == "developer" else value["role"]
+    return {"role": role, "content": _encodable(content, place)}
+
+
+def _schema(response_format: Any) -> str:
+    """The JSON schema that the answer must follow; empty where it is free."""
+    if response_format is None:
+        return ""
+    kind = response_format.get("type") if isinstance(response_format, dict) else None
+    if kind == "text":
+        return ""
+    if kind == "json_object":
+        return '{"type": "object"}'
+    if kind == "json_schema":
+        described = response_format.get("json_schema")
+        schema = described.get("schema") if isinstance(described, dict) else None
+        if isinstance(schema, dict):
+            return json.dumps(schema)
+        raise ApiError("response_format.json_schema.schema must be an object", param="response_format")
+    raise ApiError("response_format.type must be one of text, json_object, json_schema", param="response_format")
+
+
+def _prompts(value: Any, vocab_size: int) -> tuple[str | tuple[int, ...], ...]:
+    """A text, a list of texts, the ids of one prompt or of several."""
+    several = value if isinstance(value, list) and value and not isinstance(value[0], int) else [value]
+    prompts: list[str | tuple[int, ...]] = []
+    for prompt in several:
+        if isinstance(prompt, str) and prompt:
+            prompts.append(_encodable(prompt, "prompt"))
+        elif isinstance(prompt, list) and prompt and all(type(i) is int and 0 <= i < vocab_size for i in prompt):
+            prompts.append(tuple(prompt))
+        else:
+            message = f"prompt must be a text, a list of texts, or token ids from 0 to {vocab_size - 1}, and not empty"
+            raise ApiError(message, param="prompt")
+    return tuple(prompts)
+
+
+def _stop(value: Any) -> tuple[str, ...]:
+    stops = [] if value is None else [value] if isinstance(value, str) else value
+    if not isinstance(stops, list) or len(stops) > MOST_STOPS or not all(isinstance(s, str) and s for s in stops):
+        raise ApiError(f"stop must be a text or a list of at most {MOST_STOPS} texts, none empty", param="stop")
+    return tuple(stops)
+
+
+def _encodable(text: str, place: str) -> str:
+    """JSON can carry half a surrogate pair, which no tokenizer takes."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ApiError(f"{place} must be Unicode text, without half a surrogate pair", param=place) from None
+    return text
+
+
+def _number(body: Mapping[str, Any], name: str, low: float, high: float, default: float) -> float:
+    value = body.get(name)
+    if value is None:
+        return default
+    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+        raise ApiError(f"{name} ({value!r}) must be a number between {low} and {high}", param=name)
+    return float(value)
+
+
+def _integer(body: Mapping[str, Any], name: str, low: int, high: int, default: int) -> int:
+    value = body.get(name)
+    if value is None:
+        return default
+    if type(value) is not int or not low <= value <= high:
+        raise ApiError(f"{name} ({value!r}) must be a whole number between {low} and {high}", param=name)
+    return value
+
+
+def _boolean(body: Mapping[str, Any], name: str) -> bool:
+    value = body.get(name)
+    if value is not None and not isinstance(value, bool):
+        raise ApiError(f"{name} ({value!r}) must be true or false", param=name)
+    return bool(value)

@@ -1,0 +1,401 @@
+"""The server over a real tiny model that has learned two conversations by heart, asked by OpenAI's own client."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import openai
+import pytest
+import uvicorn
+
+from apps.address import listen
+from apps.request_body import MOST_BODY_BYTES
+from apps.scheduler import PIECE_BETWEEN_STEPS
+from apps.serve import allowed_hosts, build_application, run_server
+from apps.service import Service
+from apps.turn import StopFilter
+from export.session import OnnxDecoder
+from toolkit.chat_format import ChatFormat
+from toolkit.errors import InputError
+
+SUM = ("sum?", "2 and 3 is 5.", "The answer is **5**.")
+NAME = ("name?", "Names are short.", "My name is Ada. I count letters.")
+SCHEMA = {
+    "type": "object",
+    "properties": {"sum": {"type": "integer", "minimum": 0, "maximum": 99}, "sure": {"type": "boolean"}},
+    "required": ["sum", "sure"],
+    "additionalProperties": False,
+}
+KEY = "a key"
+Say = dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def folder(tiny_student: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An exported model that answers both questions in those words."""
+    import torch
+    from transformers import LlamaForCausalLM
+
+    from export.pipeline import export_int4, int4_config
+
+    chat_format = ChatFormat.from_folder(tiny_student)
+    trained = Path(shutil.copytree(tiny_student, tmp_path_factory.mktemp("learned") / "learned"))
+    model = LlamaForCausalLM.from_pretrained(tiny_student)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    for _ in range(120):
+        for example in (SUM, NAME):
+            ids, mask = chat_format.training_ids(*example)
+            labels = [token if learned else -100 for token, learned in zip(ids, mask, strict=True)]
+            model(input_ids=torch.tensor([ids]), labels=torch.tensor([labels])).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    model.save_pretrained(trained)
+    out = tmp_path_factory.mktemp("served") / "tiny"
+    export_int4(replace(int4_config(trained, out), bounds=None))
+    return out
+
+
+@contextmanager
+def serving(folder: Path, *, parallel: int, queue: int) -> Iterator[tuple[str, Service]]:
+    """The address of a server, `host:port`, and the service."""
+    with listen("127.0.0.1", 0) as listener:
+        port = listener.getsockname()[1]
+        service = Service(folder, cache="exact", parallel=parallel, queue=queue, api_key=KEY)
+        application = build_application(service, "127.0.0.1", port)
+        web = uvicorn.Server(uvicorn.Config(application, log_level="error", timeout_graceful_shutdown=1))
+        thread = threading.Thread(target=web.run, kwargs={"sockets": [listener]})
+        thread.start()
+        try:
+            yield f"127.0.0.1:{port}", service
+        finally:
+            web.should_exit = True
+            thread.join()
+            service.scheduler.close()
+
+
+@pytest.fixture(scope="module")
+def served(folder: Path) -> Iterator[tuple[str, Service]]:
+    with serving(folder, parallel=3, queue=1) as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def address(served: tuple[str, Service]) -> str:
+    return served[0]
+
+
+@pytest.fixture(scope="module")
+def client(address: str) -> openai.OpenAI:
+    return openai.OpenAI(base_url=f"http://{address}/v1", api_key=KEY, max_retries=0)
+
+
+def chat(client: openai.OpenAI, question: str, **options: Any) -> Any:
+    messages: Any = [{"role": "user", "content": question}]
+    return client.chat.completions.create(model="tiny", messages=messages, **{"temperature": 0, **options})
+
+
+def metric(service: Service, name: str) -> float:
+    lines = service.metrics.text().decode().splitlines()
+    return next(float(line.split()[-1]) for line in lines if line.startswith(name + " "))
+
+
+def wait_until(is_so: Callable[[], bool]) -> None:
+    for _ in range(6000):
+        if is_so():
+            return
+        time.sleep(0.01)
+    raise AssertionError("what was waited for did not come")
+
+
+def test_a_whole_answer_has_its_reasoning_beside_it_and_counts_both(client: openai.OpenAI, folder: Path) -> None:
+    answer = chat(client, SUM[0])
+    (choice,) = answer.choices
+    assert (choice.message.content, choice.finish_reason) == (SUM[2], "stop")
+    assert choice.message.reasoning_content == choice.message.reasoning == SUM[1]
+    chat_format = ChatFormat.from_folder(folder)
+    ids, mask = chat_format.training_ids(*SUM)
+    assert (answer.usage.prompt_tokens, answer.usage.completion_tokens) == (len(ids) - sum(mask), sum(mask))
+    thought = len(chat_format.encode(SUM[1] + "\n</think>"))
+    assert answer.usage.completion_tokens_details.reasoning_tokens == thought
+    assert [model.id for model in client.models.list()] == ["tiny"]
+
+
+def streamed(client: openai.OpenAI, question: str, **options: Any) -> tuple[str, str, list[Any]]:
+    """Reasoning, answer and all chunks of a stream."""
+    chunks = list(chat(client, question, stream=True, **options))
+    deltas = [choice.delta for chunk in chunks for choice in chunk.choices]
+    reasoning = "".join(getattr(delta, "reasoning_content", None) or "" for delta in deltas)
+    assert reasoning == "".join(getattr(delta, "reasoning", None) or "" for delta in deltas)
+    return reasoning, "".join(delta.content or "" for delta in deltas), chunks
+
+
+def test_streams_beside_each_other_say_what_they_say_alone(client: openai.OpenAI) -> None:
+    found: dict[str, tuple[str, str]] = {}
+
+    def run(question: str) -> None:
+        found[question] = streamed(client, question)[:2]
+
+    threads = [threading.Thread(target=run, args=(question,)) for question in (SUM[0], NAME[0])]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == {SUM[0]: SUM[1:], NAME[0]: NAME[1:]}
+
+
+def test_a_stream_ends_with_its_usage_where_that_is_asked_for(client: openai.OpenAI) -> None:
+    *_, chunks = streamed(client, SUM[0], stream_options={"include_usage": True})
+    assert chunks[-1].choices == [] and chunks[-1].usage == chat(client, SUM[0]).usage
+    assert all(chunk.usage is None for chunk in chunks[:-1])
+    assert [c.finish_reason for chunk in chunks for c in chunk.choices if c.finish_reason] == ["stop"]
+
+
+@pytest.mark.parametrize("stop", ["count l", ["zzz", "I count"], ["Ada. I", "My name is Ada. I c"]])
+def test_an_answer_ends_before_the_stop_string_that_is_whole_first(
+    client: openai.OpenAI, stop: str | list[str]
+) -> None:
+    stops = [stop] if isinstance(stop, str) else stop
+    written = next(NAME[2][:i] for i in range(len(NAME[2])) if NAME[2][:i].endswith(tuple(stops)))
+    expected = next(written.removesuffix(text) for text in stops if written.endswith(text))
+    assert streamed(client, NAME[0], stop=stop)[:2] == (NAME[1], expected)
+    choice = chat(client, NAME[0], stop=stop).choices[0]
+    assert (choice.message.content, choice.finish_reason) == (expected, "stop")
+
+
+def test_a_stop_string_is_found_however_the_text_is_cut() -> None:
+    text, stop = "aabaabaac, and on", ("aabaac", "xyz")
+    for size in range(1, len(text)):
+        stopper = StopFilter(stop)
+        shown = "".join(stopper.feed(text[i : i + size]) for i in range(0, len(text), size)) + stopper.finish()
+        assert shown == text[: text.find("aabaac")] and stopper.is_done
+    stopper = StopFilter(stop)
+    assert stopper.feed("an aaba") + stopper.feed("b") + stopper.finish() == "an aabab" and not stopper.is_done
+
+
+def test_both_names_of_the_limit_cut_an_answer(client: openai.OpenAI) -> None:
+    for name in ("max_tokens", "max_completion_tokens"):
+        answer = chat(client, SUM[0], **{name: 4})
+        assert (answer.choices[0].finish_reason, answer.usage.completion_tokens) == ("length", 4)
+        assert answer.choices[0].message.content == "" and SUM[1].startswith(answer.choices[0].message.reasoning)
+
+
+def test_a_seed_says_the_same_again_and_choices_differ(client: openai.OpenAI) -> None:
+    options: Say = {"temperature": 2.0, "top_p": 1.0, "max_tokens": 20, "n": 2}
+    first, again, other = (chat(client, SUM[0], seed=seed, **options) for seed in (7, 7, 8))
+    texts = [[choice.message.reasoning for choice in answer.choices] for answer in (first, again, other)]
+    assert texts[0] == texts[1] and texts[0] != texts[2] and texts[0][0] != texts[0][1]
+
+
+def test_log_probabilities_are_those_of_the_runner(client: openai.OpenAI, folder: Path) -> None:
+    chat_format, decoder = ChatFormat.from_folder(folder), OnnxDecoder(folder)
+    prompt = chat_format.question_ids(SUM[0])
+    logprobs = chat(client, SUM[0], logprobs=True, top_logprobs=2).choices[0].logprobs
+    tokens = [*logprobs.reasoning_content, *(dict(token) for token in logprobs.content)]
+    ids = [*prompt]
+    for token in tokens[:6]:
+        logits_V = decoder.start([ids])[0].astype(np.float64)
+        logprobs_V = logits_V - np.logaddexp.reduce(logits_V)
+        best, second = np.argsort(-logprobs_V)[:2]
+        assert [other["token"] for other in token["top_logprobs"]] == [
+            chat_format.tokenizer.decode([i], skip_special_tokens=False) for i in (best, second)
+        ]
+        assert token["logprob"] == pytest.approx(logprobs_V[best], abs=0.02)
+        ids.append(int(best))
+    assert "".join(token["token"] for token in tokens) == f"{SUM[1]}\n</think>\n\n{SUM[2]}"
+
+
+def test_an_answer_follows_a_json_schema_and_its_reasoning_does_not(client: openai.OpenAI) -> None:
+    wanted = {"type": "json_schema", "json_schema": {"name": "sum", "schema": SCHEMA}}
+    message = chat(client, SUM[0], response_format=wanted).choices[0].message
+    value = json.loads(message.content)
+    assert value.keys() == {"sum", "sure"} and 0 <= value["sum"] <= 99 and isinstance(value["sure"], bool)
+    assert message.reasoning == SUM[1]
+
+
+def test_a_plain_completion_goes_on_with_text_or_ids(client: openai.OpenAI, folder: Path) -> None:
+    chat_format = ChatFormat.from_folder(folder)
+    prompt = chat_format.render([{"role": "user", "content": SUM[0]}])
+    expected = f"{SUM[1]}\n</think>\n\n{SUM[2]}"
+    for form in (prompt, chat_format.encode(prompt)):
+        answer = client.completions.create(model="tiny", prompt=form, temperature=0, max_tokens=99, logprobs=1)
+        (choice,) = answer.choices
+        assert (choice.text, choice.finish_reason) == (expected, "stop")
+        assert choice.logprobs is not None and "".join(choice.logprobs.tokens or ()) == expected
+    stream = client.completions.create(model="tiny", prompt=[prompt, prompt], temperature=0, stream=True)
+    texts = {0: "", 1: ""}
+    for chunk in stream:
+        for part in chunk.choices:
+            texts[part.index] += part.text
+    assert texts[0] == texts[1] and texts[0] and expected.startswith(texts[0])
+
+
+@pytest.mark.parametrize(
+    ("options", "param", "code"),
+    [
+        ({"temperature": 3}, "temperature", None),
+        ({"extra_body": {"top_p": "high"}}, "top_p", None),
+        ({"n": 0}, "n", None),
+        ({"n": 5}, "n", None),
+        ({"stop": [""]}, "stop", None),
+        ({"extra_body": {"logprobs": 1}}, "logprobs", None),
+        ({"extra_body": {"response_format": {"type": "xml"}}}, "response_format", None),
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "what"}}}},
+            "response_format",
+            None,
+        ),
+        ({"extra_body": {"messages": [{"role": "robot", "content": "?"}]}}, "messages[0]", None),
+        ({"presence_penalty": 1}, "presence_penalty", "unsupported_parameter"),
+    ],
+)
+def test_a_wrong_value_is_a_structured_400(client: openai.OpenAI, options: Say, param: str, code: str | None) -> None:
+    with pytest.raises(openai.BadRequestError) as caught:
+        chat(client, SUM[0], **options)
+    error: Any = caught.value.body
+    assert (error["type"], error["param"], error["code"]) == ("invalid_request_error", param, code)
+
+
+def test_a_prompt_beyond_the_context_is_refused_with_both_counts(client: openai.OpenAI, folder: Path) -> None:
+    question = "long " * 300
+    count = len(ChatFormat.from_folder(folder).question_ids(question))
+    with pytest.raises(openai.BadRequestError, match=rf"\({count} tokens\).*\(512 tokens\)") as caught:
+        chat(client, question)
+    assert caught.value.code == "context_length_exceeded"
+
+
+def test_unknown_fields_are_ignored_and_an_unknown_model_is_not_found(client: openai.OpenAI) -> None:
+    assert chat(client, SUM[0], extra_body={"store": False, "mood": "good"}).choices[0].message.content == SUM[2]
+    with pytest.raises(openai.NotFoundError, match="'tiny', the one that is served"):
+        client.completions.create(model="gpt", prompt="?")
+
+
+def watch(service: Service) -> tuple[list[str], threading.Event]:
+    """The decoder's calls by name as they begin, and what steps wait for."""
+    calls, go_on = [], threading.Event()
+    decoder: Any = service.scheduler._decoder
+    read, step = decoder.read, decoder.step
+
+    def watched_read(row: int, tokens_T: list[int]) -> Any:
+        calls.append("read")
+        return read(row, tokens_T)
+
+    def watched_step(tokens_B: Any) -> Any:
+        calls.append("step")
+        go_on.wait(60)
+        return step(tokens_B)
+
+    decoder.read, decoder.step = watched_read, watched_step
+    return calls, go_on
+
+
+def test_a_long_prompt_is_read_in_pieces_between_the_steps_of_others(folder: Path) -> None:
+    with serving(folder, parallel=2, queue=1) as (address, service):
+        client = openai.OpenAI(base_url=f"http://{address}/v1", api_key=KEY, max_retries=0)
+        calls, go_on = watch(service)
+        first = chat(client, NAME[0], stream=True)
+        wait_until(lambda: calls == ["read", "step"])
+        second = client.completions.create(model="tiny", prompt=[5] * 300, max_tokens=1, stream=True)
+        go_on.set()
+        assert "".join(c.delta.content or "" for chunk in first for c in chunk.choices) == NAME[2]
+        assert len([chunk.choices[0].finish_reason for chunk in second if chunk.choices[0].finish_reason]) == 1
+    reads = [i for i, call in enumerate(calls) if call == "read"]
+    assert len(reads) == 1 + -(-300 // PIECE_BETWEEN_STEPS)
+    assert all(calls[i + 1] == "step" for i in reads)
+
+
+def test_a_full_queue_is_429_and_a_client_that_leaves_frees_its_row(folder: Path) -> None:
+    with serving(folder, parallel=1, queue=1) as (address, service):
+        client = openai.OpenAI(base_url=f"http://{address}/v1", api_key=KEY, max_retries=0)
+        _, go_on = watch(service)
+        first = chat(client, SUM[0], stream=True)
+        wait_until(lambda: metric(service, "toolkit_generated_tokens_total") == 1)
+        second = chat(client, NAME[0], stream=True)
+        assert (metric(service, "toolkit_rows_running"), metric(service, "toolkit_rows_waiting")) == (1, 1)
+        with pytest.raises(openai.RateLimitError) as caught:
+            chat(client, SUM[0])
+        assert int(caught.value.response.headers["retry-after"]) > 0
+        first.close()
+        wait_until(lambda: service.scheduler._rows[0].turn.is_cancelled)
+        go_on.set()
+        assert "".join(c.delta.content or "" for chunk in second for c in chunk.choices) == NAME[2]
+        wait_until(lambda: metric(service, "toolkit_rows_running") == 0)
+        assert metric(service, 'toolkit_rows_ended_total{outcome="cancelled"}') == 1
+        assert metric(service, 'toolkit_rows_ended_total{outcome="done"}') == 1
+
+
+def test_rows_that_come_and_go_leave_the_others_as_they_are(folder: Path) -> None:
+    generator = np.random.default_rng(0)
+    texts = [generator.integers(3, 320, length).tolist() for length in (40, 300, 7)]
+    decoder, alone = OnnxDecoder(folder), OnnxDecoder(folder)
+    decoder.read(0, texts[0])
+    decoder.read(1, texts[1][:200])
+    decoder.step(np.array([5]))
+    decoder.read(2, texts[2])
+    decoder.swap(1, 2)
+    decoder.step(np.array([6, 7]))
+    np.testing.assert_allclose(decoder.read(2, texts[1][200:]), alone.start([texts[1]])[0], atol=0.02)
+    decoder.swap(0, 2)
+    decoder.drop()
+    logits_BV = decoder.step(np.array([8, 9]))
+    np.testing.assert_allclose(logits_BV[0], alone.start([[*texts[1], 8]])[0], atol=0.02)
+    np.testing.assert_allclose(logits_BV[1], alone.start([[*texts[2], 7, 9]])[0], atol=0.02)
+
+
+def post(address: str, body: bytes, **headers: str) -> tuple[int, bytes]:
+    """Status and body of a request that no client library would send."""
+    connection = http.client.HTTPConnection(address, timeout=60)
+    sent = {"Authorization": f"Bearer {KEY}", "Content-Type": "application/json", **headers}
+    connection.request("POST", "/v1/chat/completions", body, sent)
+    answer = connection.getresponse()
+    return answer.status, answer.read()
+
+
+def test_who_has_no_key_or_another_host_or_no_json_is_refused(address: str, client: openai.OpenAI) -> None:
+    with pytest.raises(openai.AuthenticationError):
+        chat(client.with_options(api_key="another"), SUM[0])
+    assert post(address, b"{}", Host="evil.example")[0] == 421
+    assert post(address, b"{}", **{"Content-Type": "text/plain"})[0] == 415
+    for body in (b"{", b"[]", b'{"messages": "\xff"}', b"[" * 100_000):
+        status, answer = post(address, body)
+        assert status == 400 and json.loads(answer)["error"]["type"] == "invalid_request_error"
+
+
+def test_a_body_of_100_megabytes_is_refused_before_it_is_read(address: str) -> None:
+    head = f"POST /v1/completions HTTP/1.1\r\nHost: {address}\r\nAuthorization: Bearer {KEY}\r\n"
+    head += "Content-Type: application/json\r\n"
+    host, port = address.split(":")
+    for rest in ("Content-Length: 100000000\r\n\r\n", "Transfer-Encoding: chunked\r\n\r\n"):
+        with socket.create_connection((host, int(port)), timeout=60) as raw:
+            raw.sendall((head + rest).encode())
+            if "chunked" in rest:
+                piece = b"x" * 65536
+                for _ in range(MOST_BODY_BYTES // len(piece) + 1):
+                    raw.sendall(b"10000\r\n" + piece + b"\r\n")
+            assert raw.recv(100).startswith(b"HTTP/1.1 413 ")
+
+
+def test_an_address_beyond_the_loopback_needs_a_key(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("TOOLKIT_API_KEY", raising=False)
+    with pytest.raises(InputError, match=r"host \(0\.0\.0\.0\) must be one of 127\.0\.0\.1, localhost without a key"):
+        run_server(tmp_path, cache="exact", host="0.0.0.0", port=0, api_key=None, parallel=1, queue=1)
+    assert allowed_hosts("127.0.0.1", 9) == {"127.0.0.1:9", "localhost:9"}
+    assert {"127.0.0.1:9", f"{socket.gethostname().lower()}:9"} <= allowed_hosts("0.0.0.0", 9)
+
+
+def test_the_import_chain_of_the_server_holds_neither_torch_nor_gradio() -> None:
+    script = "import sys, apps.serve; print(*sorted({name.split('.')[0] for name in sys.modules}))"
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert set(result.stdout.split()).isdisjoint({"torch", "transformers", "onnx", "gradio", "distill", "openai"})
