@@ -284,7 +284,8 @@ def test_unknown_fields_are_ignored_and_an_unknown_model_is_not_found(client: op
 
 def watch(service: Service) -> tuple[list[str], threading.Event]:
     """The decoder's calls by name as they begin, and what steps wait for."""
-    calls, go_on = [], threading.Event()
+    calls: list[str] = []
+    go_on = threading.Event()
     decoder: Any = service.scheduler._decoder
     read, step = decoder.read, decoder.step
 
