@@ -34,8 +34,8 @@ kept out by the hash of their question.
 
 ## Evaluation
 
-{problems} held-out problems and requests, {samples} answers each at temperature {temperature} of at most {limit} tokens,
-graded by each task's own scorer; 95 % bootstrap intervals.
+{problems} held-out problems, one greedy answer each of at most {limit} tokens, graded by each task's own scorer; 95 %
+bootstrap intervals.
 
 | family | accuracy | interval |
 |---|--:|--:|
@@ -46,8 +46,8 @@ Mean reasoning {reasoning:.0f} tokens; truncated {truncated:.1%}; {bytes:.1f} MB
 
 ## What each stage does
 
-{seeds} after one pretraining; every figure is a mean over the held-out problems with its 95 % bootstrap
-interval in percent. "Harmful refused" should rise, "harmless refused" stay near 0.
+{seeds} after one pretraining, the first of which is this model; {samples} at temperature {temperature} a problem and a
+request; every figure is a mean with its 95 % bootstrap interval. "Harmful refused" should rise, "harmless refused" stay near 0.
 
 {table}
 
@@ -59,15 +59,25 @@ teacher for the toolkit's demonstration and tests, not an assistant.
 
 
 def teacher_card(
-    shape: Mapping[str, Any], stages: Mapping[str, Mapping[str, Any]], evaluation: Evaluation, table: StageTable
+    shape: Mapping[str, Any],
+    stages: Mapping[str, Mapping[str, Any]],
+    evaluation: Evaluation,
+    table: StageTable,
+    *,
+    samples: int,
+    temperature: float,
 ) -> str:
-    """Render the card; `stages` maps a stage's name to what its manifest measured."""
+    """Render the card.
+
+    `stages` maps a stage's name to what its manifest measured; `samples` at `temperature` are what `table` was made of,
+    `evaluation` is the model's row of a ledger.
+    """
     return CARD.format(
         shape=", ".join(f"{name} {value}" for name, value in shape.items()) + ".",
         stages="\n".join(_stage_line(name, facts) for name, facts in stages.items()),
         problems=evaluation.problems,
-        samples=evaluation.protocol["samples"],
-        temperature=evaluation.protocol["temperature"],
+        samples=f"{samples} answers" if samples > 1 else "one answer",
+        temperature=temperature,
         limit=evaluation.protocol["max_new_tokens"],
         families="\n".join(
             f"| {name} | {score['accuracy']:.1%} | {score['interval'][0]:.1%} – {score['interval'][1]:.1%} |"

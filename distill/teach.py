@@ -85,7 +85,8 @@ def teach(config: TeachConfig, out: Path, *, base: Path | None = None, seeds: in
     if base:
         models = {BASE: [base]} | models
         evaluations = {BASE: [_evaluate(config, base, out / "eval" / BASE)]} | evaluations
-    return _release(config, models, evaluations, out / "teacher")
+    row = _ledger_row(config, models[STAGES[-1]][0], out / "eval" / "ledger")
+    return _release(config, models, evaluations, row, out / "teacher")
 
 
 def teach_zero(config: TeachConfig, out: Path, *, base: Path | None = None) -> Path:
@@ -325,14 +326,29 @@ def _converse(
 
 def _evaluate(config: TeachConfig, model: Path, out: Path) -> Path:
     """Measure a stage's model on the held-out problems and requests."""
-    problems = make_problems("test", config.eval_per_family, LEDGER_SEED, config.families)
-    problems += make_requests("test", config.eval_requests)
+    problems = _held_out(config) + make_requests("test", config.eval_requests)
     evaluate_model(model, TorchDecoder.open, problems, config.evaluation, out)
     return out
 
 
+def _ledger_row(config: TeachConfig, model: Path, out: Path) -> Path:
+    """Measure a model as every row of a ledger is measured: the problems alone, one greedy answer each."""
+    greedy = replace(config.evaluation.sampling, temperature=0.0)
+    protocol = replace(config.evaluation, sampling=greedy, samples=1)
+    evaluate_model(model, TorchDecoder.open, _held_out(config), protocol, out)
+    return out
+
+
+def _held_out(config: TeachConfig) -> list[Problem]:
+    return make_problems("test", config.eval_per_family, LEDGER_SEED, config.families)
+
+
 def _release(
-    config: TeachConfig, models: Mapping[str, Sequence[Path]], evaluations: Mapping[str, Sequence[Path]], out: Path
+    config: TeachConfig,
+    models: Mapping[str, Sequence[Path]],
+    evaluations: Mapping[str, Sequence[Path]],
+    ledger_row: Path,
+    out: Path,
 ) -> Path:
     """The last stage's model of the first seed with its card, as it ships; made again from the stages each time."""
     last = models[STAGES[-1]][0]
@@ -345,8 +361,16 @@ def _release(
         shutil.copy2(last / name, folder / name)
     measured = {name: (read_manifest(folders[0]) or {}).get("measured", {}) for name, folders in models.items()}
     table = stage_table(evaluations)
-    evaluation = read_evaluation(evaluations[STAGES[-1]][0])
-    card = teacher_card(asdict(config.shape), measured, evaluation, table)
+    evaluation = read_evaluation(ledger_row)
+    protocol = config.evaluation
+    card = teacher_card(
+        asdict(config.shape),
+        measured,
+        evaluation,
+        table,
+        samples=protocol.samples,
+        temperature=protocol.sampling.temperature,
+    )
     (folder / "README.md").write_text(card, encoding="utf-8")
     finish(folder, out, stage, measured | {"eval": evaluation.to_dict(), "table": table.to_dict()})
     return out
