@@ -39,15 +39,13 @@ from distill.corpus import (
     pretraining_texts,
     wording,
 )
-from distill.evaluate import evaluate_model
 from distill.grpo import GrpoConfig, make_trainer
 from distill.journal import CHECKPOINTS, run_trainer
 from distill.judge import judge_digest, open_judges
-from distill.model_card import teacher_card
-from distill.problems import LEDGER_SEED, make_problems
+from distill.problems import make_problems
 from distill.rejection import write_training_set
+from distill.release import evaluate_stage, measure_ledger_row, release
 from distill.requests import make_requests
-from distill.stage_table import stage_table
 from distill.stages import BASE, FOLLOWS, STAGES, WRITER
 from distill.supervised import supervise
 from distill.teacher_recipe import StageRecipe, TeachConfig, TeacherShape
@@ -55,12 +53,11 @@ from distill.teacher_tokenizer import END_OF_TEXT, make_tokenizer
 from toolkit.allocator import keep_freed_memory
 from toolkit.chat_format import CHAT_FILES, REASONING_TEMPLATE, TURN_END, ChatFormat, write_chat_files
 from toolkit.errors import InputError
-from toolkit.ledger import read_evaluation
 from toolkit.model.balance import ExpertBalance
-from toolkit.model.decoder import TorchDecoder, load_model
+from toolkit.model.decoder import load_model
 from toolkit.model.experts import compute_experts
 from toolkit.records import Problem
-from toolkit.runs import Stage, finish, folder_digest, is_complete, partial_folder, read_manifest
+from toolkit.runs import Stage, finish, folder_digest, is_complete, partial_folder
 
 MIDTRAINING_SEED, COLD_START_SEED, REINFORCED_SEED, REJECTION_SEED, ALIGNED_SEED = 6, 2, 3, 4, 5
 """Of each stage's problems, so that none works on those of the stage before."""
@@ -80,13 +77,13 @@ def teach(config: TeachConfig, out: Path, *, base: Path | None = None, seeds: in
             seeded = config if _is_shared(name) else replace(config, seed=seed)
             models.setdefault(name, []).append(run_stage(name, seeded, out, base=base))
             evaluations.setdefault(name, []).append(
-                _evaluate(config, models[name][-1], place(name, seeded, out / "eval"))
+                evaluate_stage(config, models[name][-1], place(name, seeded, out / "eval"))
             )
     if base:
         models = {BASE: [base]} | models
-        evaluations = {BASE: [_evaluate(config, base, out / "eval" / BASE)]} | evaluations
-    row = _ledger_row(config, models[STAGES[-1]][0], out / "eval" / "ledger")
-    return _release(config, models, evaluations, row, out / "teacher")
+        evaluations = {BASE: [evaluate_stage(config, base, out / "eval" / BASE)]} | evaluations
+    row = measure_ledger_row(config, models[STAGES[-1]][0], out / "eval" / "ledger")
+    return release(config, models, evaluations, row, out / "teacher")
 
 
 def teach_zero(config: TeachConfig, out: Path, *, base: Path | None = None) -> Path:
@@ -96,7 +93,7 @@ def teach_zero(config: TeachConfig, out: Path, *, base: Path | None = None) -> P
         base = run_stage(BASE, config, out)
     model = run_stage("zero_rl", config, out, base=base)
     for name, folder in ((BASE, base), ("zero_rl", model)):
-        _evaluate(config, folder, place(name, config, out / "eval"))
+        evaluate_stage(config, folder, place(name, config, out / "eval"))
     return model
 
 
@@ -322,58 +319,6 @@ def _converse(
     model = load_model(base, torch.float32)
     measured |= {"examples": len(examples)} | supervise(model, examples, config, recipe, folder)
     return _save(model, folder, out, stage, measured)
-
-
-def _evaluate(config: TeachConfig, model: Path, out: Path) -> Path:
-    """Measure a stage's model on the held-out problems and requests."""
-    problems = _held_out(config) + make_requests("test", config.eval_requests)
-    evaluate_model(model, TorchDecoder.open, problems, config.evaluation, out)
-    return out
-
-
-def _ledger_row(config: TeachConfig, model: Path, out: Path) -> Path:
-    """Measure a model as every row of a ledger is measured: the problems alone, one greedy answer each."""
-    greedy = replace(config.evaluation.sampling, temperature=0.0)
-    protocol = replace(config.evaluation, sampling=greedy, samples=1)
-    evaluate_model(model, TorchDecoder.open, _held_out(config), protocol, out)
-    return out
-
-
-def _held_out(config: TeachConfig) -> list[Problem]:
-    return make_problems("test", config.eval_per_family, LEDGER_SEED, config.families)
-
-
-def _release(
-    config: TeachConfig,
-    models: Mapping[str, Sequence[Path]],
-    evaluations: Mapping[str, Sequence[Path]],
-    ledger_row: Path,
-    out: Path,
-) -> Path:
-    """The last stage's model of the first seed with its card, as it ships; made again from the stages each time."""
-    last = models[STAGES[-1]][0]
-    stage = Stage(name="teach.teacher", config={}, inputs={"model": folder_digest(last)})
-    if (read_manifest(out) or {}).get("stage") == stage.name:
-        shutil.rmtree(out)
-    is_complete(out, stage)  # raises where something else is there
-    folder = partial_folder(out, stage)
-    for name in ("config.json", "generation_config.json", "model.safetensors", *CHAT_FILES):
-        shutil.copy2(last / name, folder / name)
-    measured = {name: (read_manifest(folders[0]) or {}).get("measured", {}) for name, folders in models.items()}
-    table = stage_table(evaluations)
-    evaluation = read_evaluation(ledger_row)
-    protocol = config.evaluation
-    card = teacher_card(
-        asdict(config.shape),
-        measured,
-        evaluation,
-        table,
-        samples=protocol.samples,
-        temperature=protocol.sampling.temperature,
-    )
-    (folder / "README.md").write_text(card, encoding="utf-8")
-    finish(folder, out, stage, measured | {"eval": evaluation.to_dict(), "table": table.to_dict()})
-    return out
 
 
 def _save(model: Any, folder: Path, out: Path, stage: Stage, measured: dict[str, Any]) -> Path:

@@ -244,5 +244,8 @@ def test_alignment_pays_for_what_the_judge_says_of_requests_only(taught: Path, t
     assert manifest["config"]["weights"]["helpful"] == config.judge_weights["helpful"]
     records = [json.loads(line) for line in (folder / "loss.jsonl").read_text().splitlines()]
     assert all(0 < record["sampled/harmless"] < 1 for record in records)
-    unrequested = align_rl(replace(config, align_requests=0.0), taught / "seed-1" / "cold_start", tmp_path / "none")
+    larger = replace(config.align_rl, group_size=8, micro_batch=8)  # of two samples of such a model, no pair may differ
+    unrequested = align_rl(
+        replace(config, align_rl=larger, align_requests=0.0), taught / "seed-1" / "cold_start", tmp_path / "none"
+    )
     assert "sampled/harmless" not in (unrequested / "loss.jsonl").read_text()

@@ -180,7 +180,8 @@ def test_every_architecture_decodes_as_its_dequantized_weights_do_in_torch(
     from transformers import AutoModelForCausalLM
 
     out = tmp_path / "int4"
-    export_int4(replace(int4_config(checkpoint_folder, out), bounds=Bounds(max_mean_kl=9.0, min_top1=0.0)))
+    config = replace(int4_config(checkpoint_folder, out), block_size=128)  # rows of 64 then have blocks of 64
+    export_int4(replace(config, bounds=Bounds(max_mean_kl=9.0, min_top1=0.0)))
     model = AutoModelForCausalLM.from_pretrained(checkpoint_folder, dtype=torch.float32)
     _round_as_exported(model)
     ids = np.random.default_rng(0).integers(0, 320, 40).tolist()
