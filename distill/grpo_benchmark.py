@@ -28,10 +28,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from toolkit.errors import InputError
 from toolkit.models import resolve
-from toolkit.readme import fill
-from toolkit.runs import replace_text
+from toolkit.readme import fill_file
 
 if TYPE_CHECKING:
     from distill.grpo import GrpoConfig
@@ -177,12 +175,7 @@ def caption(size: Size, rounds: int, steps: int) -> str:
 
 def write(path: Path, text: str) -> None:
     """Fill the file's block; raises `InputError` where it has none."""
-    if not path.is_file():
-        raise InputError(f"{path} must exist; it is missing")
-    filled = fill(path.read_text(encoding="utf-8"), BLOCK, text)
-    if filled is None:
-        raise InputError(f"{path} must hold the marks <!-- {BLOCK} --> and <!-- /{BLOCK} -->; add them")
-    replace_text(path, filled)
+    fill_file(path, BLOCK, text)
 
 
 def _our_trainer(model: Path, problems: Sequence[Problem], config: GrpoConfig, folder: Path, watch: Stopwatch) -> Any:

@@ -23,8 +23,7 @@ from distill.journal import LOSS, SAMPLED
 from distill.stage_table import StageTable, stage_table
 from distill.stages import STAGES, TITLES
 from toolkit.errors import InputError
-from toolkit.readme import fill
-from toolkit.runs import replace_text
+from toolkit.readme import fill_file
 
 DOCUMENT = Path("docs/reinforcement.md")
 CURVES = Path("docs/reinforcement.svg")
@@ -95,10 +94,7 @@ def write_document(path: Path, table: StageTable) -> None:
         f"Over the cold start, `reason_rl` is certainly better on {len(lifted)} of {len(table.lifts)} families"
         f" ({', '.join(lifted) or 'none'}) and certainly worse on {len(lost)} ({', '.join(lost) or 'none'})."
     )
-    text = fill(path.read_text(encoding="utf-8"), "stages", f"{table.markdown()}\n\n{said}\n\n{_FIGURE}")
-    if text is None:
-        raise InputError(f"{path} must hold the marks <!-- stages --> and <!-- /stages -->; add them")
-    replace_text(path, text)
+    fill_file(path, "stages", f"{table.markdown()}\n\n{said}\n\n{_FIGURE}")
 
 
 def read_curve(folder: Path) -> list[dict[str, float]]:

@@ -20,7 +20,6 @@ from typing import Any
 import numpy as np
 import onnx
 import torch
-from torch import Tensor
 
 from export.calibration import Text
 from export.checkpoint import Checkpoint
@@ -28,7 +27,7 @@ from export.graph import build_graph
 from export.layout import BLOCK_SIZES, Layout, layouts
 from export.matrices import checkpoint_names, nearest, vectors
 from export.package import write_package
-from export.parity import float_model
+from export.parity import divergence, expectations, float_model, scored_expectations
 from export.quantize import dequantize
 from export.session import MODEL_FILE, OnnxDecoder
 from export.weights_file import StoredWeight, WeightsFile
@@ -163,7 +162,7 @@ def _measure(
 ) -> dict[str, float]:
     """The divergence that each matrix costs alone in its smallest format, the others being in int8."""
     model = float_model(source, checkpoint)
-    expected = [model(torch.tensor([text.prompt + text.completion])).logits[0].log_softmax(-1) for text in texts]
+    expected = [expectations(model, text) for text in texts]
     del model
     write_package(source, chat_folder, folder, checkpoint.config)
     norms = vectors(checkpoint)
@@ -181,22 +180,18 @@ def _measure(
         file.sync()
     small, large = stored
 
-    def divergence(weights: Mapping[str, StoredWeight]) -> float:
+    def total_divergence(weights: Mapping[str, StoredWeight]) -> float:
         onnx.save(build_graph(checkpoint.config, weights, norms), folder / MODEL_FILE)
         decoder = OnnxDecoder(folder)
         pairs = zip(texts, expected, strict=True)
-        return float(torch.cat([_kl(decoder, text, float_TV) for text, float_TV in pairs]).mean())
+        return float(
+            torch.cat([divergence(float_TV, scored_expectations(decoder, text)) for text, float_TV in pairs]).mean()
+        )
 
-    floor = divergence(large)
+    floor = total_divergence(large)
     costs = {}
     with Progress("what each matrix costs", len(options)) as progress:
         for name in options:
-            costs[name] = max(divergence({**large, name: small[name]}) - floor, 0.0)
+            costs[name] = max(total_divergence({**large, name: small[name]}) - floor, 0.0)
             progress.advance()
     return costs
-
-
-def _kl(decoder: OnnxDecoder, text: Text, float_TV: Tensor) -> Tensor:
-    exported_TV = torch.from_numpy(decoder.score(text.prompt + text.completion)).log_softmax(-1)
-    kl_T: Tensor = (float_TV.exp() * (float_TV - exported_TV)).sum(-1)
-    return kl_T[len(text.prompt) - 1 : -1]

@@ -9,7 +9,6 @@ rounds' own.
 from __future__ import annotations
 
 import multiprocessing
-import resource
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
@@ -22,6 +21,7 @@ import psutil
 
 from export.session import Cache, OnnxDecoder, physical_cores
 from toolkit.errors import InputError
+from toolkit.peak_memory import peak_memory_bytes
 from toolkit.progress import Progress
 from toolkit.records import Record
 from toolkit.runs import folder_bytes, read_manifest
@@ -153,7 +153,7 @@ def measure_round(model: Path, contexts: Sequence[int], new_tokens: int, threads
         prefill_s=prefill_s,
         decode_s=decode_s,
         step_bytes=[step_bytes(context + new_tokens // 2) for context in contexts],
-        peak_memory_bytes=_peak_memory_bytes(),
+        peak_memory_bytes=peak_memory_bytes(),
         idle_memory_bytes=process.memory_info().rss,
         idle_cpu_share=(sum(process.cpu_times()[:2]) - before) / IDLE_S,
     )
@@ -261,12 +261,3 @@ def _ratios(ours: Sequence[Round], theirs: Sequence[Round], seconds: Callable[[R
     pairs = list(zip(ours, theirs, strict=True))
     lengths = range(len(seconds(ours[0])))
     return [median(seconds(other)[place] / seconds(our)[place] for our, other in pairs) for place in lengths]
-
-
-def _peak_memory_bytes() -> int:
-    """Linux's getrusage counts what the parent had before exec; /proc starts anew with the program."""
-    status = Path("/proc/self/status")
-    if status.is_file():
-        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
-        return int(line.split()[1]) * 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

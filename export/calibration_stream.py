@@ -14,6 +14,7 @@ Shapes: B texts of a batch, T tokens, X real tokens of a batch, D hidden, N outp
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -65,7 +66,8 @@ class CalibrationStream:
 
         Right padding never reaches a real token under causal attention, so only the moments must leave it out.
         """
-        block, reference = self._load_layer(layer), self._load_layer(layer)
+        block = self._load_layer(layer)
+        reference = deepcopy(block)
         outputs = [_take_output(block), _take_output(reference)]
 
         def quantize(module: str, linears: Sequence[nn.Linear], inputs: Iterable[Batch]) -> tuple[str, QuantizedWeight]:

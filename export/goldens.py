@@ -36,7 +36,6 @@ from export.session import OnnxDecoder
 from export.verify import check_end_of_text, check_template, check_tokenizer
 from toolkit.chat_format import ChatFormat, Message, completion_text
 from toolkit.errors import GateFailed, InputError
-from toolkit.model.decoder import load_model
 
 FUZZ_SEED, FUZZ_TEXTS = 0, 300
 GREEDY_PROMPTS, GREEDY_TOKENS = 4, 32
@@ -65,10 +64,10 @@ CHATS: tuple[list[Message], ...] = (
 )
 
 
-def write_goldens(source: Path, folder: Path, held_out: Sequence[Text]) -> dict[str, Any]:
+def write_goldens(model: PreTrainedModel, source: Path, folder: Path, held_out: Sequence[Text]) -> dict[str, Any]:
     """Write `verify.json` and `verify.npz` into an exported folder; returns what its manifest has to remember.
 
-    Without held-out texts its own greedy tokens are those at which it is measured. Raises `GateFailed` where the folder
+    `model` is the float one, `source` where its tokenizer and template lie. Without held-out texts the folder's own greedy tokens are those at which it is measured. Raises `GateFailed` where the folder
     doesn't say what its source says.
     """
     chat_format = ChatFormat.from_folder(source)
@@ -76,12 +75,13 @@ def write_goldens(source: Path, folder: Path, held_out: Sequence[Text]) -> dict[
     prompts = [text.prompt for text in held_out] or [chat_format.question_ids(question) for question in QUESTIONS]
     greedy = [_greedy_text(decoder, prompt, chat_format.stop_ids) for prompt in prompts[:GREEDY_PROMPTS]]
     texts = held_out or [Text(prompt=text.prompt, completion=text.tokens) for text in greedy]
-    expected = _expected(load_model(source, torch.float32), _first_positions(texts))
+    expected = _expected(model, _first_positions(texts))
     write_expected(folder, expected)
+    fuzz = fuzz_texts(FUZZ_SEED, FUZZ_TEXTS)
     record = GoldenRecord(
         version=VERSION,
-        texts=fuzz_texts(FUZZ_SEED, FUZZ_TEXTS),
-        text_digests=text_digests(chat_format, fuzz_texts(FUZZ_SEED, FUZZ_TEXTS)),
+        texts=fuzz,
+        text_digests=text_digests(chat_format, fuzz),
         vocabulary_digests=vocabulary_digests(chat_format),
         chats=rendered_chats(source, chat_format),
         end_of_text=end_of_text_ids(folder, chat_format),

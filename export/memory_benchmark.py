@@ -29,6 +29,7 @@ from export.checkpoint import tensor_shapes
 from export.model_config import ModelConfig, read_model_config
 from toolkit.chat_format import REASONING_TEMPLATE, TURN_END, TURN_START, write_chat_files
 from toolkit.errors import GateFailed
+from toolkit.peak_memory import peak_memory_bytes
 from toolkit.records import Record
 
 QWEN25_32B = {
@@ -136,7 +137,7 @@ def _convert(source: Path, out: Path) -> dict[str, Any]:
 
     from export.pipeline import export_int4, int4_config
 
-    idle = _peak_memory_bytes()
+    idle = peak_memory_bytes()
     started, cpu_started = time.perf_counter(), time.process_time()
     manifest = export_int4(replace(int4_config(source, out), bounds=None))
     return {
@@ -144,7 +145,7 @@ def _convert(source: Path, out: Path) -> dict[str, Any]:
         "seconds": time.perf_counter() - started,
         "cpu_seconds": time.process_time() - cpu_started,
         "idle_memory_bytes": idle,
-        "peak_memory_bytes": _peak_memory_bytes(),
+        "peak_memory_bytes": peak_memory_bytes(),
     }
 
 
@@ -159,12 +160,6 @@ def _write_sparse(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> None:
     with path.open("wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
         file.truncate(8 + len(text) + end)
-
-
-def _peak_memory_bytes() -> int:
-    """Linux's VmHWM: it starts anew with a program, and counts mapped files as well."""
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM:"))
-    return int(line.split()[1]) * 1024
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -73,14 +73,8 @@ class ParityReport(Record):
 
 
 @torch.no_grad()
-def measure_parity(
-    source: Path, exported: Path, held_out: Sequence[Text], *, checkpoint: Checkpoint | None = None
-) -> ParityReport:
-    """Compare `exported` with the float model in `source`; without texts, on the float model's answers to `QUESTIONS`.
-
-    `checkpoint` holds the source with an adapter's changes, where there are some.
-    """
-    model = float_model(source, checkpoint)
+def measure_parity(model: PreTrainedModel, exported: Path, held_out: Sequence[Text]) -> ParityReport:
+    """Compare `exported` with the float model; without texts, on the float model's answers to `QUESTIONS`."""
     chat_format = ChatFormat.from_folder(exported)
     prompts = [text.prompt for text in held_out] or [chat_format.question_ids(question) for question in QUESTIONS]
     greedy = [Text(prompt=prompt, completion=greedy_completion(model, prompt)) for prompt in prompts[:GREEDY_PROMPTS]]
@@ -92,8 +86,8 @@ def compare(model: PreTrainedModel, other: Scorer, texts: Sequence[Text], greedy
     """Compare another form of a float model with it on texts, and along the float model's own `greedy` ones."""
     kl, agrees, losses = [], [], []
     for text in texts:
-        float_TV, exported_TV = _log_probabilities(model, other, text)
-        kl.append(_divergence(float_TV, exported_TV))
+        float_TV, exported_TV = expectations(model, text), scored_expectations(other, text)
+        kl.append(divergence(float_TV, exported_TV))
         agrees.append(float_TV.argmax(-1) == exported_TV.argmax(-1))
         target_T1 = torch.tensor(text.completion)[:, None]
         losses.append((float_TV - exported_TV).gather(1, target_T1)[:, 0])
@@ -143,18 +137,22 @@ def check_parity(report: ParityReport, bounds: Bounds) -> None:
         )
 
 
-def _log_probabilities(model: PreTrainedModel, other: Scorer, text: Text) -> tuple[Tensor, Tensor]:
-    """What each model expects at every token of the completion."""
-    ids = text.prompt + text.completion
-    expecting = slice(len(text.prompt) - 1, len(ids) - 1)
-    float_TV = model(torch.tensor([ids])).logits[0, expecting]
-    exported_TV = torch.from_numpy(other.score(ids)[expecting])
-    return float_TV.log_softmax(-1), exported_TV.log_softmax(-1)
+def expectations(model: PreTrainedModel, text: Text) -> Tensor:
+    """The float model's log probabilities at every token of the completion."""
+    logits_TV: Tensor = model(torch.tensor([text.prompt + text.completion])).logits[0]
+    return logits_TV[len(text.prompt) - 1 : -1].log_softmax(-1)
 
 
-def _divergence(float_TV: Tensor, exported_TV: Tensor) -> Tensor:
+def scored_expectations(other: Scorer, text: Text) -> Tensor:
+    """Another form's log probabilities at every token of the completion."""
+    logits_TV = torch.from_numpy(other.score(text.prompt + text.completion))
+    return logits_TV[len(text.prompt) - 1 : -1].log_softmax(-1)
+
+
+def divergence(float_TV: Tensor, exported_TV: Tensor) -> Tensor:
     """KL of each token, in nats."""
-    return (float_TV.exp() * (float_TV - exported_TV)).sum(-1)
+    kl_T: Tensor = (float_TV.exp() * (float_TV - exported_TV)).sum(-1)
+    return kl_T
 
 
 def _first_divergence(other: Scorer, text: Text) -> int:

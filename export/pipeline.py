@@ -31,7 +31,7 @@ from export.journal import Journal
 from export.layout import Layout, layouts
 from export.matrices import Method, part_bytes, parts, vectors
 from export.package import write_package
-from export.parity import Bounds, check_parity, measure_parity
+from export.parity import Bounds, check_parity, float_model, measure_parity
 from export.session import INT8_CACHE_FILE, MODEL_FILE
 from export.weights_file import Weights, WeightsFile
 from toolkit import runs
@@ -143,10 +143,7 @@ def export_int4(config: ExportConfig) -> dict[str, Any]:
         choices = _allocation(checkpoint, config, texts, journal) if config.is_sized else []
         chosen |= {choice.name: choice.layout for choice in choices}
         _write_model(checkpoint, config, chosen, texts, folder, journal)
-        parity = _parity(checkpoint, config, folder, texts)
-        measured = _measured(checkpoint, journal.weights, folder) | {"parity": parity}
-        if parity:
-            measured |= write_goldens(config.source, folder, texts.held_out)
+        measured = _measured(checkpoint, journal.weights, folder) | _compared(checkpoint, config, folder, texts)
         if choices:
             measured["allocation"] = [choice.to_dict() for choice in choices]
         journal.remove()
@@ -204,16 +201,15 @@ def _allocation(
     return choices
 
 
-def _parity(
-    checkpoint: Checkpoint, config: ExportConfig, folder: Path, texts: CalibrationTexts
-) -> dict[str, Any] | None:
-    """The report where the gate lets it through, None where there is no gate."""
+def _compared(checkpoint: Checkpoint, config: ExportConfig, folder: Path, texts: CalibrationTexts) -> dict[str, Any]:
+    """The gate's report where it lets the folder through, which then gets its record for `toolkit verify`."""
     if config.bounds is None:
         print("export: not compared with the float model (--no-parity); its quality is unknown", file=sys.stderr)
-        return None
-    report = measure_parity(config.source, folder, texts.held_out, checkpoint=checkpoint)
+        return {"parity": None}
+    model = float_model(config.source, checkpoint)
+    report = measure_parity(model, folder, texts.held_out)
     check_parity(report, config.bounds)
-    return report.to_dict()
+    return {"parity": report.to_dict()} | write_goldens(model, config.chat_folder, folder, texts.held_out)
 
 
 def _read_texts(checkpoint: Checkpoint, config: ExportConfig) -> CalibrationTexts:

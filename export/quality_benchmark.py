@@ -30,13 +30,11 @@ from export.pipeline import ExportConfig, Preset, export_int4, int4_config
 from export.rotation import write_rotated
 from export.session import physical_cores
 from toolkit.chat_format import ChatFormat
-from toolkit.errors import InputError
 from toolkit.ledger import markdown_table
 from toolkit.model.decoder import load_model
 from toolkit.models import resolve
-from toolkit.readme import fill
+from toolkit.readme import fill_file
 from toolkit.records import Example, write_records
-from toolkit.runs import replace_text
 
 DOCUMENT = Path("docs/int4.md")
 PIECE_CHARACTERS = 1500
@@ -73,10 +71,7 @@ def main() -> None:
     rows = ours(configs) + theirs(rotated, traces, options.out)
     text = table(rows)
     print(text)
-    filled = fill(DOCUMENT.read_text(encoding="utf-8"), "quality", text)
-    if filled is None:
-        raise InputError(f"{DOCUMENT} must hold the marks <!-- quality --> and <!-- /quality -->; add them")
-    replace_text(DOCUMENT, filled)
+    fill_file(DOCUMENT, "quality", text)
 
 
 def documentation() -> list[Example]:

@@ -35,6 +35,16 @@ def write_figures(path: Path, run: Path, ledger: Ledger) -> None:
     replace_text(path, fill(filled, f"transcript:{name}", transcript(solved)) or filled)
 
 
+def fill_file(path: Path, block: str, content: str) -> None:
+    """Replace a block of a file; raises `InputError` where the file is missing or has no such block."""
+    if not path.is_file():
+        raise InputError(f"{path} must exist; it is missing")
+    filled = fill(path.read_text(encoding="utf-8"), block, content)
+    if filled is None:
+        raise InputError(f"{path} must hold the marks <!-- {block} --> and <!-- /{block} -->; add them")
+    replace_text(path, filled)
+
+
 def fill(text: str, block: str, content: str) -> str | None:
     """The text with a block's content replaced, or None where it has no such block."""
     pattern = rf"(<!-- {re.escape(block)} -->\n).*?(<!-- /{re.escape(block)} -->)"

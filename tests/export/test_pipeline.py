@@ -14,7 +14,7 @@ import torch
 
 from export.calibration import Text
 from export.external_data import check_external_data
-from export.parity import Bounds, check_parity, measure_parity
+from export.parity import Bounds, check_parity, float_model, measure_parity
 from export.pipeline import ExportConfig, export_int4, int4_config
 from export.session import OnnxDecoder
 from toolkit.chat_format import ChatFormat
@@ -104,12 +104,11 @@ def test_damaged_weights_fail_the_gate(config: ExportConfig, manifest: dict[str,
     (damaged / "model.onnx.data").write_bytes(data)
     questions = ChatFormat.from_folder(config.source)
     held_out = [Text(prompt=questions.question_ids(q), completion=questions.encode("The answer is 4.")) for q in "ab"]
-    whole = measure_parity(config.source, config.out, held_out)
+    model = float_model(config.source, None)
+    whole = measure_parity(model, config.out, held_out)
     check_parity(whole, Bounds(max_mean_kl=1.01 * whole.mean_kl, min_top1=0.0))
     with pytest.raises(GateFailed, match=r"mean KL to the float model \(\d\.\d+\) must be at most"):
-        check_parity(
-            measure_parity(config.source, damaged, held_out), Bounds(max_mean_kl=2 * whole.mean_kl, min_top1=0.0)
-        )
+        check_parity(measure_parity(model, damaged, held_out), Bounds(max_mean_kl=2 * whole.mean_kl, min_top1=0.0))
 
 
 def _copy(tiny_student: Path, folder: Path) -> Path:
