@@ -1,9 +1,9 @@
-"""`toolkit bench DIR [--vs model.gguf]`: how fast the runner is on this machine and how much memory it takes.
+"""`toolkit bench DIR [--vs OTHER]`: how fast the runner is on this machine and how much memory it takes.
 
 Every round loads a model in a fresh process, because peak memory belongs to a process and never goes down again; there
 it reads a prompt of each length and decodes greedily after it. Models take turns, so that a machine that slows down
-slows both. Figures are medians over the rounds after a first one that warms the file cache; ratios are medians of the
-rounds' own.
+slows both. Figures are medians over the rounds after a short first one that warms the file cache; ratios are medians of
+the rounds' own.
 """
 
 from __future__ import annotations
@@ -94,26 +94,26 @@ def run_benchmark(
     new_tokens: int = 64,
     rounds: int = 3,
 ) -> Benchmark:
-    """Measure an exported folder, and GGUF files beside it.
+    """Measure an exported folder, and GGUF files or other exported folders beside it.
 
     Raises `InputError` where one of them cannot be opened or a length doesn't fit the model's context.
     """
     models = [folder, *versus]
     for path in versus:
-        if path.suffix != ".gguf" or not path.is_file():
-            raise InputError(f"{path} must be a GGUF file to compare with; give --vs model.gguf")
+        if not (path.suffix == ".gguf" and path.is_file()) and not path.is_dir():
+            raise InputError(f"{path} must be a GGUF file or an exported folder to compare with; give --vs model.gguf")
     threads = physical_cores()
     measured: list[list[Round]] = [[] for _ in models]
     with Progress("bench, rounds", (rounds + 1) * len(models)) as progress:
-        for _ in range(rounds + 1):
+        for lengths in [[min(contexts)]] + [list(contexts)] * rounds:
             for model, results in zip(models, measured, strict=True):
                 with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as executor:
-                    task = executor.submit(measure_round, model, tuple(contexts), new_tokens, threads, cache)
+                    task = executor.submit(measure_round, model, lengths, new_tokens, threads, cache)
                     results.append(task.result())
                 progress.advance()
     warm = [results[1:] for results in measured]
     bandwidth = read_bandwidth(threads)
-    ours, others = warm[0], dict(zip((path.stem for path in versus), warm[1:], strict=True))
+    ours, others = warm[0], dict(zip((_name(path) for path in versus), warm[1:], strict=True))
     return Benchmark(
         rounds=rounds,
         threads=threads,
@@ -229,6 +229,10 @@ def _open(
     )
 
 
+def _name(model: Path) -> str:
+    return model.stem if model.is_file() else model.resolve().name
+
+
 def _figures(
     model: Path, rounds: Sequence[Round], contexts: Sequence[int], new_tokens: int, bandwidth: float
 ) -> ModelFigures:
@@ -246,7 +250,7 @@ def _figures(
             )
         )
     return ModelFigures(
-        model=model.stem,
+        model=_name(model),
         model_bytes=model.stat().st_size if model.is_file() else folder_bytes(model),
         load_s=median(r.load_s for r in rounds),
         at_lengths=at_lengths,

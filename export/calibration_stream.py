@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
-from export.checkpoint import Checkpoint
+from export.checkpoint import EMBEDDING, Checkpoint
 from export.gptq import cholesky, damped, quantize_with_feedback
 from export.layout import Layout
 from export.quantize import QuantizedWeight, dequantize, quantize_nearest
@@ -57,7 +57,7 @@ class CalibrationStream:
         self._checkpoint = checkpoint
         self._layer_class: type[nn.Module] = type(model.model.layers[0])
         self._rotary: nn.Module = type(model.model.rotary_emb)(config=config)
-        float_VD = checkpoint.tensor("model.embed_tokens.weight")
+        float_VD = checkpoint.tensor(EMBEDDING)
         self.batches = [_embed(float_VD, embedding, batch) for batch in _batches_by_length(texts)]
 
     @torch.no_grad()

@@ -117,12 +117,12 @@ class Checkpoint:
 def tensor_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     """Name and shape of every tensor that the graph is made of, in the order of the model."""
     hidden = config.hidden_size
-    shapes: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (config.vocab_size, hidden)}
+    shapes: dict[str, tuple[int, ...]] = {EMBEDDING: (config.vocab_size, hidden)}
     for layer in range(config.num_hidden_layers):
         shapes.update({f"model.layers.{layer}.{name}": shape for name, shape in _layer_shapes(config)})
     shapes["model.norm.weight"] = (hidden,)
     if not config.tie_word_embeddings:
-        shapes["lm_head.weight"] = (config.vocab_size, hidden)
+        shapes[LM_HEAD] = (config.vocab_size, hidden)
     return shapes
 
 

@@ -28,6 +28,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from export.checkpoint import EMBEDDING, LM_HEAD
 from export.model_config import ModelConfig
 from export.rotary import inverse_frequencies
 from export.session import LOGITS_FROM
@@ -56,9 +57,9 @@ def build_graph(
     With `cache_scales` the cache is int8: for each layer's `N.key` and `N.value` a step of every channel, [G·A].
     """
     graph = _Graph(weights, vectors)
-    head = "model.embed_tokens.weight" if config.tie_word_embeddings else "lm_head.weight"
+    head = EMBEDDING if config.tie_word_embeddings else LM_HEAD
     positions = _positions(graph, config)
-    residual_BTD = graph.gather("model.embed_tokens.weight", "input_ids")
+    residual_BTD = graph.gather(EMBEDDING, "input_ids")
     normed_BTD = graph.norm("model.layers.0.input_layernorm.weight", residual_BTD, config)
     for layer in range(config.num_hidden_layers):
         prefix = f"model.layers.{layer}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from export.checkpoint import MATRICES
+from export.checkpoint import EMBEDDING, LM_HEAD, MATRICES
 from export.model_config import ModelConfig
 from toolkit.errors import InputError
 
@@ -34,9 +34,9 @@ def layouts(config: ModelConfig, *, block_size: int, head_bits: int) -> dict[str
         for module in MATRICES
     }
     tied = config.tie_word_embeddings
-    chosen["model.embed_tokens.weight"] = _layout("embed_tokens", hidden, head_bits if tied else 4, block_size)
+    chosen[EMBEDDING] = _layout("embed_tokens", hidden, head_bits if tied else 4, block_size)
     if not tied:
-        chosen["lm_head.weight"] = _layout("lm_head", hidden, head_bits, block_size)
+        chosen[LM_HEAD] = _layout("lm_head", hidden, head_bits, block_size)
     return chosen
 
 

@@ -19,16 +19,13 @@ from numpy.typing import NDArray
 from export.checkpoint import Checkpoint, tensor_shapes
 from toolkit.chat_format import ChatFormat
 from toolkit.errors import InputError
-from toolkit.gguf_checkpoint import LAYER_PARAMETERS
+from toolkit.gguf_checkpoint import permute, tensor_name
 
 Floats = NDArray[np.float32]
 Quantization = Literal["Q4_0", "Q4_K_S", "Q4_K_M", "Q5_K_M", "Q8_0"]
 
-TOP_PARAMETERS = {
-    "model.embed_tokens.weight": "token_embd.weight",
-    "model.norm.weight": "output_norm.weight",
-    "lm_head.weight": "output.weight",
-}
+BATCH = 512
+"""Tokens that llama.cpp reads at once; its own default."""
 ROTATED_HALVES = ("LlamaForCausalLM", "MistralForCausalLM")
 """Architectures that llama.cpp runs as its `llama`."""
 
@@ -43,16 +40,19 @@ class LlamaCpp:
     def __init__(self, path: Path, *, threads: int, max_length: int) -> None:
         """Raises `InputError` where llama-cpp-python is missing."""
         try:
-            from llama_cpp import Llama
+            import llama_cpp
         except ImportError as error:
             raise InputError(
                 "comparing with a GGUF must have llama-cpp-python (not installed); "
                 'CMAKE_ARGS="-DLLAVA_BUILD=OFF" pip install llama-cpp-python'
             ) from error
-        self._model = Llama(
-            str(path), n_ctx=max_length, n_batch=512, n_threads=threads, n_threads_batch=threads, verbose=False
+        self._api = llama_cpp
+        self._model = llama_cpp.Llama(
+            str(path), n_ctx=max_length, n_batch=BATCH, n_threads=threads, n_threads_batch=threads, verbose=False
         )
         self.vocab_size = self._model.n_vocab()
+        self._batch = llama_cpp.llama_batch_init(BATCH, 0, 1)
+        self._length = 0
         tensors = {tensor.name: tensor for tensor in GGUFReader(path).tensors}
         looked_up = tensors["token_embd.weight"].n_bytes if "output.weight" in tensors else 0
         self._weight_bytes = sum(tensor.n_bytes for tensor in tensors.values()) - int(looked_up)
@@ -65,35 +65,43 @@ class LlamaCpp:
 
     def read(self, tokens_T: Sequence[int]) -> int:
         """Forget everything, read a prompt; returns the most probable next token."""
-        self._model.reset()
-        return self._eval(tokens_T)
+        self._forget()
+        return int(self._decode(tokens_T, every=False)[-1].argmax())
 
     def append(self, token: int) -> int:
         """Read one more token; returns the most probable next one."""
-        return self._eval([token])
-
-    def _eval(self, tokens_T: Sequence[int]) -> int:
-        self._model.eval(list(tokens_T))
-        return int(self._model.sample(temp=0.0))
+        return int(self._decode([token], every=False)[-1].argmax())
 
     def score(self, tokens_T: Sequence[int]) -> Floats:
         """logits_TV after each token of a text."""
-        import llama_cpp
+        self._forget()
+        return self._decode(tokens_T, every=True)
 
-        context, count = self._model.ctx, len(tokens_T)
-        llama_cpp.llama_memory_clear(llama_cpp.llama_get_memory(context), True)
-        batch = llama_cpp.llama_batch_init(count, 0, 1)
-        batch.n_tokens = count
-        for position, token in enumerate(tokens_T):
-            batch.token[position], batch.pos[position] = token, position
-            batch.n_seq_id[position], batch.seq_id[position][0] = 1, 0
-            batch.logits[position] = True
-        assert llama_cpp.llama_decode(context, batch) == 0
-        rows = [
-            np.ctypeslib.as_array(llama_cpp.llama_get_logits_ith(context, position), (self.vocab_size,)).copy()
-            for position in range(count)
-        ]
-        llama_cpp.llama_batch_free(batch)
+    def _forget(self) -> None:
+        self._api.llama_memory_clear(self._api.llama_get_memory(self._model.ctx), True)
+        self._length = 0
+
+    def _decode(self, tokens_T: Sequence[int], *, every: bool) -> Floats:
+        """Read tokens behind those read before, by batches; logits after each of them, or after the last alone."""
+        api, context = self._api, self._model.ctx
+        last = len(tokens_T) - 1
+        rows: list[Floats] = []
+        for begin in range(0, len(tokens_T), BATCH):
+            piece = tokens_T[begin : begin + BATCH]
+            for place, token in enumerate(piece):
+                self._batch.token[place], self._batch.pos[place] = token, self._length + place
+                self._batch.n_seq_id[place], self._batch.seq_id[place][0] = 1, 0
+                self._batch.logits[place] = every or begin + place == last
+            self._batch.n_tokens = len(piece)
+            failed = api.llama_decode(context, self._batch)
+            if failed:
+                raise RuntimeError(f"llama_decode returned {failed} at position {self._length}")
+            self._length += len(piece)
+            rows += [
+                np.ctypeslib.as_array(api.llama_get_logits_ith(context, place), (self.vocab_size,)).copy()
+                for place in range(len(piece))
+                if every or begin + place == last
+            ]
         return np.stack(rows)
 
 
@@ -135,7 +143,7 @@ def write_gguf(folder: Path, path: Path) -> None:
     for name, shape in shapes.items():
         dtype, kind = (np.float32, GGMLQuantizationType.F32) if len(shape) == 1 else (np.float16, None)
         size = int(np.prod(shape)) * np.dtype(dtype).itemsize
-        writer.add_tensor_info(_gguf_name(name), shape, np.dtype(dtype), size, raw_dtype=kind)
+        writer.add_tensor_info(tensor_name(name), shape, np.dtype(dtype), size, raw_dtype=kind)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
@@ -147,22 +155,6 @@ def write_gguf(folder: Path, path: Path) -> None:
             array = permute(array, heads[module])
         writer.write_tensor_data(array.astype(np.float32 if len(shape) == 1 else np.float16))
     writer.close()
-
-
-def permute(weight_HAD: Floats, num_heads: int) -> Floats:
-    """Each head's rotary halves as pairs: the inverse of `toolkit.gguf_checkpoint.unpermute`."""
-    rows, hidden_size = weight_HAD.shape
-    halves = weight_HAD.reshape(num_heads, 2, rows // num_heads // 2, hidden_size)
-    pairs = halves.transpose(0, 2, 1, 3)
-    return np.ascontiguousarray(pairs.reshape(rows, hidden_size))
-
-
-def _gguf_name(name: str) -> str:
-    if name in TOP_PARAMETERS:
-        return TOP_PARAMETERS[name]
-    _, _, layer, module = name.removesuffix(".weight").split(".", 3)
-    kinds = {parameter: kind for kind, parameter in LAYER_PARAMETERS.items()}
-    return f"blk.{layer}.{kinds[module]}.weight"
 
 
 def _add_tokenizer(writer: GGUFWriter, chat_format: ChatFormat, vocab_size: int) -> None:
@@ -184,4 +176,6 @@ def _add_tokenizer(writer: GGUFWriter, chat_format: ChatFormat, vocab_size: int)
     stop_id = min(chat_format.stop_ids)
     writer.add_bos_token_id(stop_id)
     writer.add_eos_token_id(stop_id)
+    writer.add_pad_token_id(stop_id)
     writer.add_add_bos_token(False)
+    writer.add_chat_template(chat_format.template)

@@ -22,7 +22,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from export.checkpoint import Checkpoint, tensor_shapes
+from export.checkpoint import EMBEDDING, LM_HEAD, Checkpoint, tensor_shapes
 from toolkit.errors import InputError
 
 ROTATABLE = ("LlamaForCausalLM", "MistralForCausalLM")
@@ -70,8 +70,8 @@ def write_rotated(source: Path, folder: Path, *, hidden_size: int, seed: int = 0
             tensors[name] = checkpoint.tensor(name).double() @ turn
         elif module.endswith("norm"):
             tensors[name] = torch.ones(hidden_size, dtype=torch.float64)
-    head = "model.embed_tokens.weight" if facts.tie_word_embeddings else "lm_head.weight"
-    tensors["lm_head.weight"] = reading(head, "model.norm.weight")
+    head = EMBEDDING if facts.tie_word_embeddings else LM_HEAD
+    tensors[LM_HEAD] = reading(head, "model.norm.weight")
     folder.mkdir(parents=True, exist_ok=True)
     for path in source.iterdir():
         if path.is_file() and path.suffix in (".json", ".jinja") and path.name not in ("config.json", "manifest.json"):

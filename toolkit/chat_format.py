@@ -78,6 +78,7 @@ class ChatFormat:
         self, tokenizer: Tokenizer, template: str, stop_ids: frozenset[int], variables: dict[str, str]
     ) -> None:
         self.tokenizer = tokenizer
+        self.template = template
         self.stop_ids = stop_ids
         self._variables = variables
         environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)

@@ -145,7 +145,11 @@ def build_parser() -> Parser:
     bench.add_argument("folder", type=Path, help="exported folder")
     _add_cache_option(bench)
     bench.add_argument(
-        "--vs", type=Path, action="append", default=[], help="GGUF file to measure beside it, repeatable"
+        "--vs",
+        type=Path,
+        action="append",
+        default=[],
+        help="GGUF file or exported folder to measure beside it, repeatable",
     )
     bench.add_argument(
         "--contexts", type=_count, nargs="+", default=[128, 512, 2048], help="prompt lengths; default: %(default)s"

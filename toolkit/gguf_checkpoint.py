@@ -1,7 +1,8 @@
 """Turns a GGUF file of a Llama model into a Hugging Face folder: bf16 weights, exact tokenizer, its own template.
 
-Weights are dequantized a slice of a tensor's rows at a time and written once, so memory holds a slice. llama.cpp stores the rows of each query and key head in the order in
-which its rotary kernel reads them (pairs); transformers' order (halves) is restored here.
+Weights are dequantized a slice of a tensor's rows at a time and written once, so memory holds a slice. llama.cpp stores
+the rows of each query and key head in the order in which its rotary kernel reads them (pairs); transformers' order
+(halves) is restored here.
 
     GGUF row order of a head      x0 y0 x1 y1 x2 y2 …      rotary pairs side by side
     transformers' row order       x0 x1 x2 … y0 y1 y2 …    first halves, then second halves
@@ -48,7 +49,8 @@ LAYER_PARAMETERS = {
     "ffn_up": "mlp.up_proj",
     "ffn_down": "mlp.down_proj",
 }
-"""Names of a layer's tensors in the two file formats."""
+TOP_PARAMETERS = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
+"""Names of a layer's tensors, and of the others, in the two file formats."""
 
 
 def write_checkpoint(source: Path, folder: Path) -> None:
@@ -195,13 +197,22 @@ def parameter_rows(tensor: ReaderTensor, config: dict[str, Any]) -> Iterator[NDA
 
 def parameter_name(name: str) -> str:
     """The checkpoint's name of a GGUF tensor."""
-    top = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
     match name.split("."):
         case ["blk", layer, kind, "weight"] if kind in LAYER_PARAMETERS:
             return f"model.layers.{layer}.{LAYER_PARAMETERS[kind]}.weight"
-        case [kind, "weight"] if kind in top:
-            return f"{top[kind]}.weight"
+        case [kind, "weight"] if kind in TOP_PARAMETERS:
+            return f"{TOP_PARAMETERS[kind]}.weight"
     raise InputError(f"the GGUF tensor {name} must be one of a Llama model's; take the model's safetensors instead")
+
+
+def tensor_name(parameter: str) -> str:
+    """The GGUF's name of a checkpoint's parameter."""
+    match parameter.removesuffix(".weight").split(".", 3):
+        case ["model", "layers", layer, module]:
+            kinds = {module: kind for kind, module in LAYER_PARAMETERS.items()}
+            return f"blk.{layer}.{kinds[module]}.weight"
+    kinds = {module: kind for kind, module in TOP_PARAMETERS.items()}
+    return f"{kinds[parameter.removesuffix('.weight')]}.weight"
 
 
 def unpermute(weight_HAD: NDArray[np.float32], num_heads: int) -> NDArray[np.float32]:
@@ -210,3 +221,11 @@ def unpermute(weight_HAD: NDArray[np.float32], num_heads: int) -> NDArray[np.flo
     pairs = weight_HAD.reshape(num_heads, rows // num_heads // 2, 2, hidden_size)
     halves = pairs.transpose(0, 2, 1, 3)
     return np.ascontiguousarray(halves.reshape(rows, hidden_size))
+
+
+def permute(weight_HAD: NDArray[np.float32], num_heads: int) -> NDArray[np.float32]:
+    """The inverse: llama.cpp's row order of a query or key projection."""
+    rows, hidden_size = weight_HAD.shape
+    halves = weight_HAD.reshape(num_heads, 2, rows // num_heads // 2, hidden_size)
+    pairs = halves.transpose(0, 2, 1, 3)
+    return np.ascontiguousarray(pairs.reshape(rows, hidden_size))

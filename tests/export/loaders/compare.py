@@ -1,0 +1,68 @@
+"""`python -m tests.export.loaders.compare DIR`: other programs generate what our runner does from the same folder.
+
+onnxruntime-genai and optimum's `ORTModelForCausalLM` want versions that don't go together, so each gets an environment
+of its own under --environments, made once. Prints a line each; exit code 1 where a token differs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import venv
+from pathlib import Path
+
+from export.session import OnnxDecoder
+from toolkit.chat_format import ChatFormat
+from toolkit.generate import Sampling, complete
+
+REQUIREMENTS = {
+    "genai": ["onnxruntime-genai==0.18.0"],
+    "optimum": ["torch==2.13.0", "transformers==4.57.6", "optimum-onnx[onnxruntime]==0.1.0"],
+}
+"""A loader, by the name of its script beside this file, and what it needs."""
+QUESTIONS = (
+    "State the final answer to the following arithmetic problem: 57 + 87 + 70 =",
+    "Find the Greatest Common Divisor (GCD) of these numbers: 84, 36. Give only the GCD as your final answer.",
+    "Spell this word backward (example: sun -> nus): reason",
+    "What is an aqueduct?",
+)
+NEW_TOKENS = 64
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.export.loaders.compare", description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--environments", type=Path, default=Path("runs/loaders"))
+    options = parser.parse_args()
+    chat_format, decoder = ChatFormat.from_folder(options.folder), OnnxDecoder(options.folder)
+    prompts = [chat_format.prompt_ids([{"role": "user", "content": question}]) for question in QUESTIONS]
+    sampling = Sampling(temperature=0.0, max_new_tokens=NEW_TOKENS, seed=0)
+    ours = [complete(decoder, [prompt], sampling, chat_format.stop_ids)[0].ids for prompt in prompts]
+    differs = False
+    for name in REQUIREMENTS:
+        theirs = run(name, options.folder, prompts, options.environments)
+        kept = [theirs[i][: len(ours[i])] == list(ours[i]) for i in range(len(prompts))]
+        print(f"{name}: {sum(kept)} of {len(kept)} prompts give the same {sum(map(len, ours))} greedy tokens")
+        differs |= not all(kept)
+    return int(differs)
+
+
+def run(name: str, folder: Path, prompts: list[list[int]], environments: Path) -> list[list[int]]:
+    """What a loader generates greedily after each prompt, ids up to `NEW_TOKENS`."""
+    home = environments / name
+    if not (home / "ready").is_file():
+        venv.create(home, with_pip=True, clear=True)
+        subprocess.run([home / "bin/python", "-m", "pip", "install", "--quiet", *REQUIREMENTS[name]], check=True)
+        (home / "ready").touch()
+    script = Path(__file__).with_name(f"{name}.py")
+    request = json.dumps({"prompts": prompts, "new_tokens": NEW_TOKENS})
+    command = [home / "bin/python", script, folder.resolve()]
+    done = subprocess.run(command, input=request, stdout=subprocess.PIPE, text=True, check=True)
+    generated: list[list[int]] = json.loads(done.stdout)
+    return generated
+
+
+if __name__ == "__main__":
+    sys.exit(main())

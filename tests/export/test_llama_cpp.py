@@ -1,0 +1,25 @@
+"""The GGUF that is written to compare with llama.cpp holds the checkpoint's own weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+
+from export import llama_cpp
+from toolkit.gguf_checkpoint import write_checkpoint
+
+
+def test_a_written_gguf_reads_back_as_the_checkpoint(tiny_student: Path, tmp_path: Path) -> None:
+    llama_cpp.write_gguf(tiny_student, tmp_path / "model.gguf")
+    again = tmp_path / "again"
+    again.mkdir()
+    write_checkpoint(tmp_path / "model.gguf", again)
+    written, read = load_file(tiny_student / "model.safetensors"), load_file(again / "model.safetensors")
+    assert written.keys() == read.keys()
+    for name, tensor in written.items():
+        stored = tensor.half() if tensor.dim() > 1 else tensor  # matrices in fp16, norms in fp32; read as bf16
+        assert torch.equal(stored.float().bfloat16(), read[name]), name
+    template = (tiny_student / "chat_template.jinja").read_text()
+    assert (again / "chat_template.jinja").read_text() == template
