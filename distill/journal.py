@@ -26,6 +26,7 @@ from typing import Any, TypeVar
 
 import torch
 from torch import distributed, nn
+from torch.utils import deterministic
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from toolkit.model.flops import peak_flops, training_flops
@@ -160,7 +161,7 @@ def run_trainer(trainer: Trainer, folder: Path, *, tokens: int, checkpoint_every
     `tokens`: see `Journal`. Returns the tokens of the whole run, the seconds of this call and the last logged loss.
     Raises `KeyboardInterrupt` after writing a checkpoint where it was interrupted.
     """
-    with postponed_interrupt() as interrupted:
+    with postponed_interrupt() as interrupted, repeatable():
         trainer.remove_callback(PrinterCallback)
         trainer.add_callback(
             Journal(folder / LOSS, tokens=tokens, checkpoint_every_s=checkpoint_every_s, interrupted=interrupted)
@@ -198,6 +199,24 @@ def _is_whole(checkpoint: Path) -> bool:
     except (OSError, ValueError):
         return False
     return True
+
+
+@contextmanager
+def repeatable() -> Iterator[None]:
+    """Within, a step on a CPU gives the same bits each time.
+
+    Otherwise the gradient of `x[indices]`, which routes tokens to experts, is summed by several threads in the order in
+    which they come (`index_put_` with accumulate). On a GPU nothing changes: a run there is not promised to repeat.
+    """
+    before = torch.are_deterministic_algorithms_enabled()
+    filled = deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
+    torch.use_deterministic_algorithms(not torch.cuda.is_available() or before, warn_only=True)
+    deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # it guards against bugs, and takes time
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
+        deterministic.fill_uninitialized_memory = filled  # type: ignore[attr-defined]
 
 
 @contextmanager

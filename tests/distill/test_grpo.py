@@ -55,7 +55,7 @@ def test_a_run_that_was_broken_off_ends_with_the_same_weights(
 
     first = trainer(cold_start, config, tmp_path / "broken")
     first.args.max_steps = 2
-    first.train()
+    run_trainer(first, tmp_path / "broken", tokens=0, checkpoint_every_s=1e9)
     first._save_checkpoint(first.model, None)
     second = trainer(cold_start, config, tmp_path / "broken")
     run_trainer(second, tmp_path / "broken", tokens=0, checkpoint_every_s=1e9)

@@ -11,8 +11,9 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
-from distill.journal import CHECKPOINTS, LOSS, _last_checkpoint
+from distill.journal import CHECKPOINTS, LOSS, _last_checkpoint, repeatable
 from distill.teach import place
 from distill.teacher_recipe import quick
 
@@ -70,3 +71,23 @@ def test_a_checkpoint_whose_state_is_torn_is_passed_over(torn: str, tmp_path: Pa
 
 def _step(state: Path) -> int:
     return int(state.parent.name.rpartition("-")[2])
+
+
+def test_the_gradient_of_routed_rows_repeats_to_the_bit() -> None:
+    threads = torch.get_num_threads()
+    generator = torch.Generator().manual_seed(0)
+    x_ND = torch.randn(2000, 64, generator=generator, requires_grad=True)
+    token_P = torch.randint(0, 2000, (16_000,), generator=generator)
+    weight_PD = torch.randn(16_000, 64, generator=generator)
+
+    def gradient() -> torch.Tensor:
+        return torch.autograd.grad((x_ND[token_P] * weight_PD).sum(), x_ND)[0]
+
+    try:
+        torch.set_num_threads(2)
+        with repeatable():
+            first = gradient()
+            assert all(torch.equal(gradient(), first) for _ in range(20))
+    finally:
+        torch.set_num_threads(threads)
+    assert not torch.are_deterministic_algorithms_enabled(), "nothing is left behind"
