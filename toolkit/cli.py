@@ -165,6 +165,13 @@ def build_parser() -> Parser:
     chat = verb("chat", "chat", "open the local chat with an exported folder")
     chat.add_argument("folder", type=Path, help="exported folder")
     _add_cache_option(chat)
+    chat.add_argument(
+        "--prefix-cache",
+        type=_size,
+        default=0,
+        metavar="SIZE",
+        help="keep the beginnings of long prompts on disk, such as 1GB at most; default: not kept",
+    )
     chat.add_argument("--port", type=int, default=0, help="port on 127.0.0.1; default: a free one")
     chat.add_argument("--no-browser", action="store_true", help="print the address only")
 

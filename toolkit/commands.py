@@ -227,7 +227,13 @@ def bench(options: Options) -> Result:
 def chat(options: Options) -> Result:
     from apps.chat import run_chat
 
-    run_chat(options.folder, cache=options.cache, port=options.port, open_browser=not options.no_browser)
+    run_chat(
+        options.folder,
+        cache=options.cache,
+        prefix_bytes=options.prefix_cache,
+        port=options.port,
+        open_browser=not options.no_browser,
+    )
     return Result(facts={"folder": str(options.folder)}, text="")
 
 
