@@ -74,9 +74,17 @@ def serve(model: Model, *, host: str, port: int, open_browser: bool) -> None:
         server.run(sockets=[listener])
 
 
-def run_chat(folder: Path, *, cache: Cache = "exact", host: str = "127.0.0.1", port: int, open_browser: bool) -> None:
-    """Load an exported folder and serve its chat until interrupted.
+def run_chat(
+    folder: Path,
+    *,
+    cache: Cache = "exact",
+    prefix_bytes: int = 0,
+    host: str = "127.0.0.1",
+    port: int,
+    open_browser: bool,
+) -> None:
+    """Load an exported folder and serve its chat until interrupted; `cache` and `prefix_bytes` as `OnnxDecoder` has them.
 
     Raises `InputError` where the folder is no export, the host no loopback address or the port taken.
     """
-    serve(load_model(folder, cache), host=host, port=port, open_browser=open_browser)
+    serve(load_model(folder, cache, prefix_bytes), host=host, port=port, open_browser=open_browser)

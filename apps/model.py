@@ -28,13 +28,14 @@ class Model:
     """Held by the turn that the decoder is running."""
 
 
-def load_model(folder: Path, cache: Cache = "exact") -> Model:
+def load_model(folder: Path, cache: Cache = "exact", prefix_bytes: int = 0) -> Model:
     """Load an exported folder; raises `InputError` where it is none, or the fast part of `toolkit verify` fails."""
     is_verified = check_start(folder)
+    decoder = OnnxDecoder(folder, cache=cache, keeps_prefix=True, prefix_bytes=prefix_bytes)
     model = Model(
         name=folder.resolve().name,
         size_bytes=folder_bytes(folder),
-        decoder=SpeculativeDecoder(OnnxDecoder(folder, cache=cache, keeps_prefix=True), time.perf_counter),
+        decoder=SpeculativeDecoder(decoder, time.perf_counter),
         chat_format=ChatFormat.from_folder(folder),
     )
     if not is_verified:

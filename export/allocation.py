@@ -126,7 +126,7 @@ def layout_bytes(checkpoint: Checkpoint, name: str, layout: Layout) -> int:
 
 def _options(checkpoint: Checkpoint) -> dict[str, list[Layout]]:
     """What each stored matrix may get, smallest first: four bits in large to small blocks, then eight bits."""
-    by_size = [layouts(checkpoint.config, block_size=size, head_bits=4) for size in BLOCK_SIZES]
+    by_size = [layouts(checkpoint.config, bits=4, block_size=size, head_bits=4) for size in BLOCK_SIZES]
     options = {}
     for name, coarsest in by_size[0].items():
         formats = list(dict.fromkeys(chosen[name] for chosen in by_size))

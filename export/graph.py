@@ -8,9 +8,9 @@
     logits ── lm_head ── rows from ───┘
                          `logits_from` on
 
-Every product is MatMulNBits with accuracy_level 4. Attention rotates inside and writes its new keys and values into the
-past it was given where past and present are bound to one buffer. Scales lie in the file as fp16 and are cast to
-float32, and the rotary table is computed from its frequencies: onnxruntime folds both once, when a session starts.
+Every product is MatMulNBits with accuracy_level 4, or of floats FusedMatMul, which reads a matrix as the checkpoint has
+it: [N, K], so that a tied embedding shares its bytes. Attention rotates inside and writes its new keys and values into the
+past it was given where past and present are bound to one buffer. What lies in the file as fp16 is cast to float32, and the rotary table is computed from its frequencies: onnxruntime folds both once, when a session starts.
 Input and output names are those that onnxruntime-genai, optimum and transformers.js expect. `logits_from` is an
 initializer that a caller may override: 0, its value, computes the logits of every new token, -1 those of the last alone.
 Source: onnxruntime's contrib operators; transformers' modeling_llama, mistral, qwen2, qwen3, smollm3.
@@ -206,6 +206,8 @@ class _Graph:
 
     def linear(self, name: str, input_name: str, *, output: str | None = None) -> str:
         weight = self._weights[name]
+        if weight.is_float:
+            return self._float_linear(name, weight, input_name, output)
         codes = self._stored(f"{name}.codes", weight.codes, weight.codes.shape)
         inputs = [input_name, codes, self._cast_scales(name, weight), self._zero_points(name, weight)]
         bias = name.removesuffix("weight") + "bias"
@@ -223,9 +225,26 @@ class _Graph:
             accuracy_level=INT8_ACTIVATIONS,
         )
 
+    def _float_linear(self, name: str, weight: StoredWeight, input_name: str, output: str | None) -> str:
+        values = self._stored(f"{name}.values", weight.values, weight.values.shape)
+        matrix_NK = self._as_float32(values, weight)
+        bias = name.removesuffix("weight") + "bias"
+        product = [f"{name}.product"] if bias in self._vectors else [output] if output else None
+        product_BTN = self.node("FusedMatMul", [input_name, matrix_NK], outputs=product, domain=MICROSOFT, transB=1)
+        if bias not in self._vectors:
+            return product_BTN
+        addend_N = self.constant(bias, self._vectors[bias])
+        return self.node("Add", [product_BTN, addend_N], outputs=[output] if output else None)
+
+    def _as_float32(self, values: str, weight: StoredWeight) -> str:
+        return values if weight.bits == 32 else self.node("Cast", [values], to=TensorProto.FLOAT)
+
     def gather(self, name: str, ids: str) -> str:
-        """Rows of a quantized matrix; its codes are the same bytes that `linear` reads, under a flat shape."""
+        """Rows of a matrix, whose bytes are those that `linear` reads; its codes have a flat shape here."""
         weight = self._weights[name]
+        if weight.is_float:
+            values = self._stored(f"{name}.values", weight.values, weight.values.shape)
+            return self._as_float32(self.node("Gather", [values, ids], axis=0), weight)
         rows, blocks, blob_size = weight.codes.shape
         codes = self._stored(f"{name}.rows", weight.codes, (rows, blocks * blob_size))
         return self.node(

@@ -1,4 +1,4 @@
-"""How many bits each matrix gets, and in blocks of which size."""
+"""How many bits each matrix gets, and in blocks of which size: codes of 4 or 8 bits, or floats of 16 or 32."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from export.checkpoint import EMBEDDING, LM_HEAD, MATRICES
 from export.model_config import ModelConfig
+from export.quantize import LARGEST_CODE_BITS
 from toolkit.errors import InputError
 
 BLOCK_SIZES = (128, 64, 32)
@@ -17,30 +18,34 @@ class Layout:
     """Of one stored matrix."""
 
     bits: int
+    """4 or 8 for codes, 16 or 32 for floats."""
     block_size: int
+    """Weights that share a scale; 0 for floats, which have none."""
 
 
-def layouts(config: ModelConfig, *, block_size: int, head_bits: int) -> dict[str, Layout]:
-    """Each stored matrix by its name: 4 bits, the output head `head_bits`, which a tied embedding shares.
+def layouts(config: ModelConfig, *, bits: int, block_size: int, head_bits: int) -> dict[str, Layout]:
+    """Each stored matrix by its name: `bits`, the output head `head_bits`, which a tied embedding shares.
 
-    A matrix whose rows are no multiple of `block_size` gets the next smaller one of `BLOCK_SIZES` that divides them.
-    Raises `InputError` where none does.
+    A matrix of codes whose rows are no multiple of `block_size` gets the next smaller one of `BLOCK_SIZES` that divides
+    them. Raises `InputError` where none does.
     """
     hidden, attended = config.hidden_size, config.qkv_sizes[0]
     columns = {"self_attn.o_proj": attended, "mlp.down_proj": config.intermediate_size}
     chosen = {
-        f"model.layers.{layer}.{module}.weight": _layout(module, columns.get(module, hidden), 4, block_size)
+        f"model.layers.{layer}.{module}.weight": _layout(module, columns.get(module, hidden), bits, block_size)
         for layer in range(config.num_hidden_layers)
         for module in MATRICES
     }
     tied = config.tie_word_embeddings
-    chosen[EMBEDDING] = _layout("embed_tokens", hidden, head_bits if tied else 4, block_size)
+    chosen[EMBEDDING] = _layout("embed_tokens", hidden, head_bits if tied else bits, block_size)
     if not tied:
         chosen[LM_HEAD] = _layout("lm_head", hidden, head_bits, block_size)
     return chosen
 
 
 def _layout(module: str, columns: int, bits: int, block_size: int) -> Layout:
+    if bits > LARGEST_CODE_BITS:
+        return Layout(bits=bits, block_size=0)
     for size in BLOCK_SIZES:
         if size <= block_size and columns % size == 0:
             return Layout(bits=bits, block_size=size)

@@ -15,11 +15,11 @@ from export.calibration_stream import CalibrationStream
 from export.checkpoint import EMBEDDING, LM_HEAD, MATRICES, Checkpoint, Floats
 from export.journal import Journal
 from export.layout import Layout
-from export.quantize import QuantizedWeight, quantize_nearest
+from export.quantize import Weight, round_nearest
 
 Method = Literal["gptq", "nearest"]
-Matrix = tuple[str, int, Iterable[QuantizedWeight]]
-"""Name, rows, and slices of the rows, quantized while they are taken."""
+Matrix = tuple[str, int, Iterable[Weight]]
+"""Name, rows, and slices of the rows, rounded while they are taken."""
 
 
 def vectors(checkpoint: Checkpoint) -> dict[str, Floats]:
@@ -87,7 +87,7 @@ def nearest(checkpoint: Checkpoint, name: str, layout: Layout) -> Matrix:
     return (
         name,
         rows,
-        (quantize_nearest(slice_NK, bits=layout.bits, block_size=layout.block_size) for slice_NK in slices),
+        (round_nearest(slice_NK, bits=layout.bits, block_size=layout.block_size) for slice_NK in slices),
     )
 
 

@@ -1,6 +1,6 @@
-"""`toolkit export --int4`: a Hugging Face folder in, a checked int4 ONNX folder out.
+"""`toolkit export`: a Hugging Face folder in, a checked ONNX folder out, its weights in four bits or more.
 
-    check source → quantize layer by layer → model.onnx.data → model.onnx → parity with the float model → what
+    check source → round layer by layer → model.onnx.data → model.onnx → parity with the float model → what
     `toolkit verify` compares with → manifest.json
 
 Invariant: the folder has its final name only when the parity gate let it through; some rows of one tensor, or one
@@ -43,13 +43,17 @@ from toolkit.records import read_records, write_records
 Preset = Literal["balanced", "best", "fast", "quick"]
 """balanced: large blocks and an int8 head. best: smaller blocks. fast: an int4 head. quick: not calibrated."""
 BLOCK_SIZE: dict[Preset, int] = {"balanced": 128, "best": 64, "fast": 128, "quick": 32}
+WeightType = Literal["int8", "fp16", "fp32"]
+"""What needs no calibration."""
+BITS: dict[WeightType, int] = {"int8": 8, "fp16": 16, "fp32": 32}
 TRACES_FILE = "train.jsonl"
+CALIBRATION_TOKENS = 12_000
 CHOICES = "choices.jsonl"
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExportConfig:
-    """How one folder is made. `int4_config` fills in everything but the paths."""
+    """How one folder is made. `int4_config` and `nearest_config` fill in everything but the paths."""
 
     source: Path
     adapter: Path | None
@@ -58,12 +62,15 @@ class ExportConfig:
     method: Method
     """gptq calibrates on traces; nearest rounds each weight by itself."""
     calibration: Path | None
-    """The traces (`Example` lines) for gptq; None where there are none and the method is nearest."""
+    """The traces (`Example` lines) that gptq and the int8 cache are calibrated on and parity is measured on; None where
+    there are none and the method is nearest."""
     calibration_tokens: int
+    bits: int
+    """Of a weight: 4 or 8 for codes, 16 or 32 for floats."""
     block_size: int
-    """Of every matrix whose rows it divides; others get a smaller one."""
+    """Of every matrix of codes whose rows it divides; others get a smaller one."""
     head_bits: int
-    """Of the output head, and of the embedding where the two are tied; everything else has 4.
+    """Of the output head, and of the embedding where the two are tied; everything else has `bits`.
 
     8 costs a tied 135M model 14 MB (0.11 bytes a parameter). Rounded to 4 bits, head and embedding alone lost twice as
     much as all calibrated layers together (mean KL 0.033 against 0.017), at 8 bits next to nothing (0.0001).
@@ -105,8 +112,7 @@ def int4_config(
 
     Raises `InputError` where another preset has no traces to calibrate on.
     """
-    own_traces = (adapter or source) / TRACES_FILE
-    traces = calibration or (own_traces if own_traces.is_file() else None)
+    traces = calibration or _own_traces(adapter or source)
     if preset == "quick" or (preset == "balanced" and traces is None):
         preset, traces = "quick", None
     return ExportConfig(
@@ -115,13 +121,45 @@ def int4_config(
         out=out,
         method="nearest" if preset == "quick" else "gptq",
         calibration=traces,
-        calibration_tokens=12_000,
+        calibration_tokens=CALIBRATION_TOKENS,
+        bits=4,
         block_size=BLOCK_SIZE[preset],
         head_bits=4 if preset == "fast" else 8,
         max_bytes=max_bytes,
         bits_per_weight=bits_per_weight,
         bounds=Bounds(max_mean_kl=0.6, min_top1=0.6) if preset == "quick" else Bounds(max_mean_kl=0.15, min_top1=0.85),
     )
+
+
+def nearest_config(
+    source: Path,
+    out: Path,
+    weights: WeightType,
+    *,
+    adapter: Path | None = None,
+    calibration: Path | None = None,
+) -> ExportConfig:
+    """What `--int8`, `--fp16` and `--fp32` do: each weight to its nearest. Traces calibrate the int8 cache alone."""
+    bits = BITS[weights]
+    return ExportConfig(
+        source=source,
+        adapter=adapter,
+        out=out,
+        method="nearest",
+        calibration=calibration or _own_traces(adapter or source),
+        calibration_tokens=CALIBRATION_TOKENS,
+        bits=bits,
+        block_size=BLOCK_SIZE["balanced"],
+        head_bits=bits,
+        max_bytes=0,
+        bits_per_weight=0.0,
+        bounds=Bounds(max_mean_kl=0.03, min_top1=0.93) if bits == 8 else Bounds(max_mean_kl=0.001, min_top1=0.98),
+    )
+
+
+def _own_traces(folder: Path) -> Path | None:
+    traces = folder / TRACES_FILE
+    return traces if traces.is_file() else None
 
 
 def export_int4(config: ExportConfig) -> dict[str, Any]:
@@ -131,7 +169,7 @@ def export_int4(config: ExportConfig) -> dict[str, Any]:
     `FolderConflict` where `out` holds something else. Whatever is raised, nothing is left under the final name.
     """
     checkpoint = Checkpoint(config.source, config.adapter)
-    chosen = layouts(checkpoint.config, block_size=config.block_size, head_bits=config.head_bits)  # or raises
+    chosen = layouts(checkpoint.config, bits=config.bits, block_size=config.block_size, head_bits=config.head_bits)
     _check_memory(checkpoint, config)
     stage = _stage(config)
     if runs.is_complete(config.out, stage):
@@ -143,10 +181,11 @@ def export_int4(config: ExportConfig) -> dict[str, Any]:
         choices = _allocation(checkpoint, config, texts, journal) if config.is_sized else []
         chosen |= {choice.name: choice.layout for choice in choices}
         _write_model(checkpoint, config, chosen, texts, folder, journal)
-        measured = _measured(checkpoint, journal.weights, folder) | _compared(checkpoint, config, folder, texts)
+        measured = _compared(checkpoint, config, folder, texts)
         if choices:
             measured["allocation"] = [choice.to_dict() for choice in choices]
-        journal.remove()
+        journal.remove()  # before the folder is weighed
+        measured |= _measured(checkpoint, journal.weights, folder)
         return runs.finish(folder, config.out, stage, measured)
     except ToolkitError:
         runs.discard(folder)

@@ -1,4 +1,4 @@
-"""Float weights into blocks of 4 or 8 bits, in the layout of onnxruntime's MatMulNBits.
+"""Float weights into blocks of 4 or 8 bits, in the layout of onnxruntime's MatMulNBits, or into shorter floats.
 
 Each row is cut into blocks of `block_size` weights with a scale and a zero point: w ≈ scale · (code − zero_point).
 Scales are rounded to fp16 before codes are chosen, because fp16 is what the file keeps; the zero point is an integer
@@ -10,6 +10,7 @@ Shapes: N output features, K input features, J = K / block_size blocks of a row,
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,6 +21,8 @@ Floats = NDArray[np.float32]
 Halves = NDArray[np.float16]
 Bytes = NDArray[np.uint8]
 
+LARGEST_CODE_BITS = 8
+"""Weights of more bits than this are floats."""
 SMALLEST_SCALE = np.float16(2.0**-24)
 """The smallest positive fp16, for blocks that are all zero or nearly so."""
 CACHED_WEIGHTS = 1 << 17
@@ -42,8 +45,53 @@ class QuantizedWeight:
     zero_points: Bytes
 
     @property
+    def in_features(self) -> int:
+        blocks: int = self.scales.shape[1]
+        return blocks * self.block_size
+
+    @property
+    def arrays(self) -> tuple[NDArray[Any], ...]:
+        """In the order of the file."""
+        return self.codes, self.scales, self.zero_points
+
+    @property
     def size_bytes(self) -> int:
-        return self.codes.nbytes + self.scales.nbytes + self.zero_points.nbytes
+        return sum(array.nbytes for array in self.arrays)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FloatWeight:
+    """One matrix that stays as it is, or is rounded to fp16: [N, K]."""
+
+    values: Floats | Halves
+
+    @property
+    def bits(self) -> int:
+        return 8 * self.values.itemsize
+
+    @property
+    def block_size(self) -> int:
+        """Floats share no scales."""
+        return 0
+
+    @property
+    def in_features(self) -> int:
+        columns: int = self.values.shape[1]
+        return columns
+
+    @property
+    def arrays(self) -> tuple[NDArray[Any], ...]:
+        return (self.values,)
+
+
+Weight = QuantizedWeight | FloatWeight
+
+
+def round_nearest(weight_NK: Floats, *, bits: int, block_size: int) -> Weight:
+    """Each weight to the nearest that so many bits can say."""
+    if bits <= LARGEST_CODE_BITS:
+        return quantize_nearest(weight_NK, bits=bits, block_size=block_size)
+    return FloatWeight(values=weight_NK.astype(np.float16) if bits == 16 else weight_NK)
 
 
 def quantize_nearest(weight_NK: Floats, *, bits: int, block_size: int) -> QuantizedWeight:
@@ -83,8 +131,10 @@ def pack(codes_NJM: Bytes, scales_NJ: Halves, zero_points_NJ: Bytes, *, bits: in
     )
 
 
-def dequantize(weight: QuantizedWeight) -> Floats:
+def dequantize(weight: Weight) -> Floats:
     """weight_NK as the kernel sees it."""
+    if isinstance(weight, FloatWeight):
+        return weight.values.astype(np.float32)
     rows, blocks = weight.scales.shape
     codes_NJM = weight.codes if weight.bits == 8 else _unpack_nibbles(weight.codes)
     zero_points_NJ = weight.zero_points if weight.bits == 8 else _unpack_nibbles(weight.zero_points)[:, :blocks]

@@ -26,8 +26,11 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from export.external_data import check_external_data
+from export.machine import machine_key
 from export.model_config import read_model_config
+from export.prefix_cache import CacheShape, PrefixCache, common_prefix
 from toolkit.errors import InputError
+from toolkit.models import cache_folder
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
@@ -40,19 +43,29 @@ PROMPT_CHUNK = 128
 """Tokens of a prompt that run at once: enough for full speed."""
 SMALLEST_ROOM = 256
 """Positions that a cache has at first."""
+LEAST_SAVED = 2 * PROMPT_CHUNK
+"""Tokens of a prompt, beyond what is on disk already, that are worth a file."""
 LOGITS_FROM = "logits_from"
 """The graph's overridable input: the first new token whose logits are computed, from the end where negative."""
+SPIN_US = "200"
+"""How long a thread without work looks for some before it sleeps: longer than the gap between two nodes of a step, shorter
+than that between two steps, through which onnxruntime's own threads spin (docs/int4.md has what each costs)."""
 ERRORS_ONLY = 3
 
 
 class OnnxDecoder:
     """The model of an exported folder with its cache; see `toolkit.generate.Decoder`."""
 
-    def __init__(self, folder: Path, *, cache: Cache = "exact", keeps_prefix: bool = False) -> None:
+    def __init__(
+        self, folder: Path, *, cache: Cache = "exact", keeps_prefix: bool = False, prefix_bytes: int = 0
+    ) -> None:
         """`cache`: how keys and values are kept; int8 takes a quarter of the memory and rounds them.
 
         `keeps_prefix`: what a single prompt begins with is not computed again where the cache holds it already, as
         it does from turn to turn of a chat. The kept positions may differ from fresh ones by the rounding of int8.
+
+        `prefix_bytes`: the same from one process to the next, bit for bit, by files that take so many bytes at most; see
+        `export.prefix_cache`. 0 keeps none.
 
         Raises `InputError` where the folder is not an exported one, or its files are damaged or unsafe.
         """
@@ -74,10 +87,8 @@ class OnnxDecoder:
                 f"{model_path} must have the input {LOGITS_FROM}, which an older export has not; export again"
             )
         names = [f"{layer}.{kind}" for layer in range(self.config.num_hidden_layers) for kind in ("key", "value")]
-        no_rows = np.empty(
-            (0, self.config.num_key_value_heads, 0, self.config.head_dim),
-            dtype=np.int8 if cache == "int8" else np.float32,
-        )
+        self._cache_dtype = np.dtype(np.int8 if cache == "int8" else np.float32)
+        no_rows = np.empty((0, self.config.num_key_value_heads, 0, self.config.head_dim), dtype=self._cache_dtype)
         self._cache: dict[str, NDArray[Any]] = dict.fromkeys(names, no_rows)
         self.position_bytes = len(names) * self.config.num_key_value_heads * self.config.head_dim * no_rows.itemsize
         """Of the cache, for one position of one row."""
@@ -87,6 +98,9 @@ class OnnxDecoder:
         self._keeps_prefix = keeps_prefix
         self._held: list[int] = []
         """The tokens whose keys and values the cache's only row holds; empty where it has several rows."""
+        self._whole = 0
+        """Its first positions that were read by whole chunks from the start on, as any other process reads them."""
+        self._prefixes = self._open_prefixes(folder, cache, prefix_bytes) if prefix_bytes else None
 
     def start(self, prompts: Sequence[Sequence[int]]) -> Floats:
         """Forget everything, read the prompts; returns logits_BV after each prompt's last token.
@@ -98,8 +112,12 @@ class OnnxDecoder:
             raise InputError(
                 f"the prompt ({longest} tokens) must fit the model's context ({self.max_length}); shorten it"
             )
-        kept = _common_prefix(self._held, prompts[0][:-1]) if self._keeps_prefix and len(prompts) == 1 else 0
+        kept = common_prefix(self._held, prompts[0][:-1]) if self._keeps_prefix and len(prompts) == 1 else 0
         self._make_room(len(prompts), longest, used=kept)
+        self._whole = min(self._whole, kept - kept % PROMPT_CHUNK)
+        if self._prefixes and len(prompts) == 1 and self._prefixes.known(prompts[0][:-1]) - kept >= PROMPT_CHUNK:
+            self._whole = self._prefixes.load(prompts[0][:-1], self._first_row(), step=PROMPT_CHUNK)
+            kept = max(kept, self._whole)
         self._lengths_B = np.array([len(prompt) for prompt in prompts], dtype=np.int64)
         self._held = list(prompts[0]) if len(prompts) == 1 else []
         logits_BV = np.empty((len(prompts), self.config.vocab_size), dtype=np.float32)
@@ -108,6 +126,10 @@ class OnnxDecoder:
                 tokens_T = np.asarray(prompt[begin : begin + PROMPT_CHUNK], dtype=np.int64)
                 lengths = np.array([begin + len(tokens_T)])
                 logits_BV[row] = self._run(tokens_T[None], lengths, row, wanted=1)[0, 0]
+                if begin == self._whole and len(tokens_T) == PROMPT_CHUNK:
+                    self._whole += PROMPT_CHUNK
+        if self._prefixes and len(prompts) == 1:
+            self._save_prefix(prompts[0][: self._whole])
         return logits_BV
 
     def step(self, tokens_B: Ints) -> Floats:
@@ -196,6 +218,21 @@ class OnnxDecoder:
             pieces.append(self._run(piece_T[None], lengths, 0, wanted=len(piece_T))[0])
         return np.concatenate(pieces)
 
+    def _open_prefixes(self, folder: Path, cache: Cache, max_bytes: int) -> PrefixCache:
+        heads, head_dim = self.config.num_key_value_heads, self.config.head_dim
+        shape = CacheShape(names=tuple(self._cache), heads=heads, head_dim=head_dim, dtype=self._cache_dtype)
+        key = machine_key(folder, cache, PROMPT_CHUNK)
+        return PrefixCache(cache_folder() / "prefixes", key, shape, max_bytes=max_bytes)
+
+    def _save_prefix(self, tokens: Sequence[int]) -> None:
+        """Keep what was read of a prompt on disk, where it is enough more than what is there."""
+        assert self._prefixes
+        if len(tokens) - self._prefixes.known(tokens) >= LEAST_SAVED:
+            self._prefixes.save(tokens, self._first_row())
+
+    def _first_row(self) -> dict[str, NDArray[Any]]:
+        return {name: cache[0] for name, cache in self._cache.items()}
+
     def _make_room(self, rows: int, length: int, *, used: int) -> None:
         """Have a cache of so many rows and positions at least; the first `used` positions of each row stay."""
         has_rows, _, has_length, _ = next(iter(self._cache.values())).shape
@@ -236,13 +273,6 @@ class OnnxDecoder:
         return self._binding
 
 
-def _common_prefix(first: Sequence[int], second: Sequence[int]) -> int:
-    """How many tokens both begin with."""
-    size = min(len(first), len(second))
-    differs = np.asarray(first[:size]) != np.asarray(second[:size])
-    return int(differs.argmax()) if differs.any() else size
-
-
 def physical_cores() -> int:
     """Cores that this process may use, each counted once however many threads it runs."""
     allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
@@ -257,6 +287,7 @@ def _open_session(model_path: Path) -> ort.InferenceSession:
     options = ort.SessionOptions()
     options.intra_op_num_threads = physical_cores()
     options.inter_op_num_threads = 1
+    options.add_session_config_entry("session.intra_op.spin_duration_us", SPIN_US)
     options.log_severity_level = ERRORS_ONLY
     try:
         return ort.InferenceSession(str(model_path), options, providers=["CPUExecutionProvider"])

@@ -1,8 +1,8 @@
 """`model.onnx.data`: every large initializer at its final offset, written once, in the order that it is made.
 
-    ┌───────────┬─────┬───────────┬─────┬──
-    │ tensor 0  │ pad │ tensor 1  │ pad │ …     little-endian, row-major; offsets are multiples of ALIGNMENT
-    └───────────┴─────┴───────────┴─────┴──     codes, scales and zero points of one matrix, then of the next
+    ┌───────────┬─────┬───────────┬─────┬──     little-endian, row-major; offsets are multiples of ALIGNMENT
+    │ tensor 0  │ pad │ tensor 1  │ pad │ …     codes, scales and zero points of one matrix, then of the next;
+    └───────────┴─────┴───────────┴─────┴──     of a matrix of floats the values alone
 
 Invariant: a `StoredWeight` names bytes that are in the file already, so some rows are in memory at a time and two
 initializers may name the same bytes. Where a matrix lies follows from its offset and sizes alone, so five numbers are
@@ -21,7 +21,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from export.quantize import QuantizedWeight
+from export.quantize import LARGEST_CODE_BITS, Weight
 from toolkit.records import Record
 
 FILE_NAME = "model.onnx.data"
@@ -48,13 +48,22 @@ class StoredTensor:
 
 @dataclass(frozen=True, kw_only=True)
 class StoredWeight(Record):
-    """Where a quantized matrix of `out_features` × `in_features` lies, from `offset` on."""
+    """Where a matrix of `out_features` × `in_features` lies, from `offset` on."""
 
     bits: int
     block_size: int
     out_features: int
     in_features: int
     offset: int
+
+    @property
+    def is_float(self) -> bool:
+        return self.bits > LARGEST_CODE_BITS
+
+    @property
+    def values(self) -> StoredTensor:
+        dtype = np.dtype(np.float16 if self.bits == 16 else np.float32)
+        return StoredTensor(dtype=dtype, shape=(self.out_features, self.in_features), offset=self.offset)
 
     @property
     def codes(self) -> StoredTensor:
@@ -72,8 +81,13 @@ class StoredWeight(Record):
         return StoredTensor(dtype=np.dtype(np.uint8), shape=shape, offset=aligned(self.scales.end))
 
     @property
+    def tensors(self) -> tuple[StoredTensor, ...]:
+        """In the order of the file."""
+        return (self.values,) if self.is_float else (self.codes, self.scales, self.zero_points)
+
+    @property
     def size_bytes(self) -> int:
-        return self.codes.size_bytes + self.scales.size_bytes + self.zero_points.size_bytes
+        return sum(tensor.size_bytes for tensor in self.tensors)
 
     @property
     def _blocks(self) -> int:
@@ -94,21 +108,17 @@ class WeightsFile:
         self._file.truncate(end)
         self.end = end
 
-    def append(self, slices: Iterable[QuantizedWeight], out_features: int) -> StoredWeight:
+    def append(self, slices: Iterable[Weight], out_features: int) -> StoredWeight:
         """Write a matrix that comes in slices of its rows, `out_features` in all."""
         stored: StoredWeight | None = None
         row = 0
         for weight in slices:
             stored = stored or self._place(weight, out_features)
-            for tensor, array in (
-                (stored.codes, weight.codes),
-                (stored.scales, weight.scales),
-                (stored.zero_points, weight.zero_points),
-            ):
+            for tensor, array in zip(stored.tensors, weight.arrays, strict=True):
                 self._write(array, tensor.offset + row * (tensor.size_bytes // out_features))
-            row += len(weight.codes)
+            row += len(weight.arrays[0])
         assert stored and row == out_features
-        self.end = stored.zero_points.end
+        self.end = stored.tensors[-1].end
         return stored
 
     def sync(self) -> None:
@@ -116,13 +126,12 @@ class WeightsFile:
         self._file.flush()
         os.fsync(self._file.fileno())
 
-    def _place(self, weight: QuantizedWeight, out_features: int) -> StoredWeight:
-        _, blocks, blob_size = weight.codes.shape
+    def _place(self, weight: Weight, out_features: int) -> StoredWeight:
         return StoredWeight(
             bits=weight.bits,
             block_size=weight.block_size,
             out_features=out_features,
-            in_features=blocks * blob_size * 8 // weight.bits,
+            in_features=weight.in_features,
             offset=aligned(self.end),
         )
 

@@ -116,7 +116,16 @@ def build_parser() -> Parser:
     export = verb("export", "export", "quantize a model and write it as an ONNX folder")
     export.add_argument("model", help="model folder, LoRA adapter folder, GGUF file, known name or hub id")
     export.add_argument("--base", help="model that the adapter changes; default: the one that it names")
-    export.add_argument("--int4", action="store_true", required=True, help="four bits a weight")
+    weights = export.add_mutually_exclusive_group()
+    for name, help_text in (
+        ("int4", "four bits a weight, the default"),
+        ("int8", "eight bits a weight: nearly the float model, twice the size"),
+        ("fp16", "half the size of fp32 on disk, as large in memory"),
+        ("fp32", "the float model itself"),
+    ):
+        weights.add_argument(
+            f"--{name}", dest="weights", action="store_const", const=name, default="int4", help=help_text
+        )
     preset = export.add_mutually_exclusive_group()
     for name, help_text in (
         ("best", "smaller blocks: the most faithful"),
@@ -160,6 +169,13 @@ def build_parser() -> Parser:
     chat = verb("chat", "chat", "open the local chat with an exported folder")
     chat.add_argument("folder", type=Path, help="exported folder")
     _add_cache_option(chat)
+    chat.add_argument(
+        "--prefix-cache",
+        type=_size,
+        default=0,
+        metavar="SIZE",
+        help="keep the beginnings of long prompts on disk, such as 1GB at most; default: not kept",
+    )
     chat.add_argument("--port", type=int, default=0, help="port on 127.0.0.1; default: a free one")
     chat.add_argument("--no-browser", action="store_true", help="print the address only")
 

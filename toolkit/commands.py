@@ -153,22 +153,27 @@ def eval(options: Options) -> Result:
 def export(options: Options) -> Result:
     from export.adapter import base_model, is_adapter
     from export.allocation import choices_table
-    from export.pipeline import export_int4, int4_config
+    from export.pipeline import export_int4, int4_config, nearest_config
     from toolkit.models import resolve
 
     adapter = Path(options.model) if is_adapter(Path(options.model)) else None
     if options.base and adapter is None:
         raise InputError(f"--base ({options.base}) must come with an adapter folder, which {options.model} is not")
+    if options.weights != "int4":
+        _refuse_int4_options(options)
     source = resolve(options.base or base_model(adapter)) if adapter else resolve(options.model)
-    config = int4_config(
-        source,
-        options.out,
-        preset=options.preset,
-        adapter=adapter,
-        calibration=options.calibration,
-        max_bytes=options.size or 0,
-        bits_per_weight=options.bits_per_weight or 0.0,
-    )
+    if options.weights == "int4":
+        config = int4_config(
+            source,
+            options.out,
+            preset=options.preset,
+            adapter=adapter,
+            calibration=options.calibration,
+            max_bytes=options.size or 0,
+            bits_per_weight=options.bits_per_weight or 0.0,
+        )
+    else:
+        config = nearest_config(source, options.out, options.weights, adapter=adapter, calibration=options.calibration)
     if options.no_parity:
         config = replace(config, bounds=None)
     measured = export_int4(config)["measured"]
@@ -182,6 +187,15 @@ def export(options: Options) -> Result:
     if "allocation" in measured:
         text += f"\n{choices_table(measured['allocation'])}"
     return Result(facts={"folder": str(options.out), **measured}, text=text)
+
+
+def _refuse_int4_options(options: Options) -> None:
+    chosen = {"size": options.size, "bits-per-weight": options.bits_per_weight}
+    names = [name for name, value in chosen.items() if value is not None]
+    if options.preset != "balanced":
+        names.append(options.preset)
+    if names:
+        raise InputError(f"--{names[0]} must come with --int4, and not with --{options.weights}; leave one of them out")
 
 
 def verify(options: Options) -> Result:
@@ -213,7 +227,13 @@ def bench(options: Options) -> Result:
 def chat(options: Options) -> Result:
     from apps.chat import run_chat
 
-    run_chat(options.folder, cache=options.cache, port=options.port, open_browser=not options.no_browser)
+    run_chat(
+        options.folder,
+        cache=options.cache,
+        prefix_bytes=options.prefix_cache,
+        port=options.port,
+        open_browser=not options.no_browser,
+    )
     return Result(facts={"folder": str(options.folder)}, text="")
 
 

@@ -51,7 +51,7 @@ def test_the_streams_carry_what_the_quantized_and_the_float_layers_say(checkpoin
     checkpoint = Checkpoint(checkpoint_folder)
     embedding = quantize_nearest(checkpoint.array("model.embed_tokens.weight"), bits=4, block_size=32)
     stream = CalibrationStream(checkpoint, texts, Layout(bits=4, block_size=32))
-    chosen = layouts(checkpoint.config, block_size=64, head_bits=8)
+    chosen = layouts(checkpoint.config, bits=4, block_size=64, head_bits=8)
     model, reference = (AutoModelForCausalLM.from_pretrained(checkpoint_folder, dtype=torch.float32) for _ in range(2))
     model.model.embed_tokens.weight = torch.nn.Parameter(torch.from_numpy(dequantize(embedding)))
     for layer in range(checkpoint.config.num_hidden_layers):

@@ -32,19 +32,23 @@ SMOLLM2 = ModelConfig(
 
 
 def test_rows_that_the_block_size_does_not_divide_get_the_next_smaller_one() -> None:
-    chosen = layouts(SMOLLM2, block_size=128, head_bits=8)
+    chosen = layouts(SMOLLM2, bits=4, block_size=128, head_bits=8)
     assert chosen["model.layers.29.mlp.down_proj.weight"] == Layout(bits=4, block_size=128)
     assert chosen["model.layers.0.self_attn.qkv_proj.weight"] == Layout(bits=4, block_size=64)
     assert len(chosen) == 4 * 30 + 1
 
 
 def test_a_tied_embedding_has_the_bits_of_the_head_and_another_four() -> None:
-    assert layouts(SMOLLM2, block_size=32, head_bits=8)["model.embed_tokens.weight"] == Layout(bits=8, block_size=32)
-    untied = layouts(replace(SMOLLM2, tie_word_embeddings=False), block_size=32, head_bits=8)
+    assert layouts(SMOLLM2, bits=4, block_size=32, head_bits=8)["model.embed_tokens.weight"] == Layout(
+        bits=8, block_size=32
+    )
+    untied = layouts(replace(SMOLLM2, tie_word_embeddings=False), bits=4, block_size=32, head_bits=8)
     assert untied["model.embed_tokens.weight"].bits == 4
     assert untied["lm_head.weight"].bits == 8
 
 
 def test_rows_that_no_block_size_divides_are_refused() -> None:
     with pytest.raises(InputError, match=r"rows of mlp.down_proj \(1500 values\) must be a multiple of 32"):
-        layouts(replace(SMOLLM2, intermediate_size=1500, tie_word_embeddings=False), block_size=128, head_bits=8)
+        layouts(
+            replace(SMOLLM2, intermediate_size=1500, tie_word_embeddings=False), bits=4, block_size=128, head_bits=8
+        )

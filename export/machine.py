@@ -1,0 +1,33 @@
+"""What decides the bytes that onnxruntime computes and packs: the model's files, the library and the kind of processor.
+
+Invariant: equal keys mean that one process may take over what another has computed. Imports neither torch nor onnx.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+from pathlib import Path
+
+import onnxruntime as ort
+
+from toolkit.runs import folder_digest
+
+CPU_FACTS = Path("/proc/cpuinfo")
+NAMED = ("model name", "flags", "Features", "CPU part")
+"""Lines of `CPU_FACTS` that tell which kernels run, on x86 and on ARM."""
+
+
+def machine_key(folder: Path, *facts: str | int) -> str:
+    """A digest of an exported folder, of this machine and library, and of what else the caller's bytes depend on."""
+    identity = [folder_digest(folder), ort.__version__, platform.machine(), platform.system(), _processor(), *facts]
+    return hashlib.sha256(json.dumps(identity).encode()).hexdigest()
+
+
+def _processor() -> str:
+    """The first core's kind; a system without `CPU_FACTS` says it in fewer words."""
+    if not CPU_FACTS.is_file():
+        return platform.processor()
+    first = CPU_FACTS.read_text().partition("\n\n")[0].splitlines()
+    return "\n".join(line for line in first if line.partition("\t")[0].rstrip() in NAMED)

@@ -1,0 +1,189 @@
+"""Keys and values of what long prompts begin with, on disk: another process goes on from there instead of reading again.
+
+    <folder>/<key>/<digest of the ids>.prefix
+    ┌────────┬──────────────┬─────────┬───────────┬──     header: MAGIC, crc32 of what follows it, positions (T)
+    │ header │ ids_T int32  │ 0.key   │ 0.value   │ …     a layer's keys or values: [num_key_value_heads, T, head_dim],
+    └────────┴──────────────┴─────────┴───────────┴──     as the decoder's cache has them
+
+Invariant: `key` names model, kind of cache, library and processor, so what a file holds is bit for bit what this process
+would compute. A file that is damaged is said to be so in one line, removed, and computed again. All models together keep
+to a size: the files that were not used for longest go first.
+
+The ids are those of the conversation, so folder and files are readable by their owner alone.
+
+Shapes: T positions.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import struct
+import sys
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+MAGIC = b"prefix01"
+HEADER = struct.Struct("<8sIIQ")
+"""MAGIC, crc32, T, and nothing: the ids begin at a multiple of 8."""
+SUFFIX = ".prefix"
+OWNER_ONLY = 0o700
+
+Ids = NDArray[np.int32]
+Content = TypeVar("Content")
+
+
+class Damaged(Exception):
+    """A file is not as it was written; the message says in what."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CacheShape:
+    """Of one row of a decoder's cache."""
+
+    names: tuple[str, ...]
+    heads: int
+    head_dim: int
+    dtype: np.dtype[Any]
+
+    def array_bytes(self, positions: int) -> int:
+        return self.heads * positions * self.head_dim * self.dtype.itemsize
+
+    def file_bytes(self, positions: int) -> int:
+        return HEADER.size + 4 * positions + len(self.names) * self.array_bytes(positions)
+
+
+class PrefixCache:
+    """The files of one model in a folder of many."""
+
+    def __init__(self, folder: Path, key: str, shape: CacheShape, *, max_bytes: int) -> None:
+        """`max_bytes`: of all files in `folder`, other models' too."""
+        self._folder, self._own, self._shape, self._max_bytes = folder, folder / key, shape, max_bytes
+        self._ids: dict[Path, Ids] = {}
+        for path in sorted(self._own.glob(f"*{SUFFIX}")):
+            ids_T = self._guarded(path, self._read_ids)
+            if ids_T is not None:
+                self._ids[path] = ids_T
+
+    def known(self, prompt: Sequence[int]) -> int:
+        """How many tokens of a prompt the best file holds."""
+        return self._best(prompt)[0]
+
+    def load(self, prompt: Sequence[int], cache: Mapping[str, NDArray[Any]], *, step: int) -> int:
+        """Copy into a row's arrays [G, S, A] what a file has of a prompt, in multiples of `step`; returns how many."""
+        known, path = self._best(prompt)
+        count = known - known % step
+        if path is None or not count:
+            return 0
+        return self._guarded(path, lambda file: self._copy(file, cache, count)) or 0
+
+    def save(self, tokens: Sequence[int], cache: Mapping[str, NDArray[Any]]) -> None:
+        """Keep the first positions of a row's arrays [G, S, A] for these tokens; where that fails, say so and go on."""
+        size_bytes = self._shape.file_bytes(len(tokens))
+        if size_bytes > self._max_bytes:
+            return
+        ids_T = np.asarray(tokens, dtype="<i4")
+        path = self._own / f"{hashlib.sha256(ids_T.tobytes()).hexdigest()[:32]}{SUFFIX}"
+        try:
+            self._own.mkdir(parents=True, exist_ok=True, mode=OWNER_ONLY)
+            self._drop_contained(ids_T)
+            self._make_room(size_bytes)
+            self._write(path, ids_T, cache)
+        except OSError as error:
+            print(f"the prefix cache in {self._folder} cannot be written: {error.strerror}", file=sys.stderr)
+            return
+        self._ids[path] = ids_T
+
+    def _best(self, prompt: Sequence[int]) -> tuple[int, Path | None]:
+        prompt_T = np.asarray(prompt, dtype=np.int32)
+        found = [(common_prefix(ids_T, prompt_T), path) for path, ids_T in self._ids.items()]
+        return max(found, default=(0, None))
+
+    def _read_ids(self, path: Path) -> Ids:
+        with path.open("rb") as file:
+            positions = self._check_header(file.read(HEADER.size), path.stat().st_size)
+            return np.frombuffer(file.read(4 * positions), dtype="<i4").astype(np.int32)
+
+    def _check_header(self, header: bytes, size_bytes: int) -> int:
+        """How many positions a file has."""
+        if len(header) < HEADER.size:
+            raise Damaged(f"it has {size_bytes} bytes, fewer than its header")
+        magic, _, positions, _ = HEADER.unpack(header)
+        if magic != MAGIC:
+            raise Damaged("it does not begin as such a file does")
+        if size_bytes != self._shape.file_bytes(positions):
+            raise Damaged(f"it has {size_bytes} bytes, and must have {self._shape.file_bytes(positions)}")
+        return int(positions)
+
+    def _copy(self, path: Path, cache: Mapping[str, NDArray[Any]], count: int) -> int:
+        """Copy the first `count` positions from the mapped file, when the whole of it is as it was written."""
+        content = np.memmap(path, dtype=np.uint8, mode="r")
+        header = content[: HEADER.size].tobytes()
+        positions = self._check_header(header, len(content))
+        if zlib.crc32(content[HEADER.size :].data) != HEADER.unpack(header)[1]:
+            raise Damaged("its checksum is another")
+        shape, begin = self._shape, HEADER.size + 4 * positions
+        for name in shape.names:
+            stored = content[begin : begin + shape.array_bytes(positions)].view(shape.dtype)
+            cache[name][:, :count] = stored.reshape(shape.heads, positions, shape.head_dim)[:, :count]
+            begin += shape.array_bytes(positions)
+        os.utime(path)
+        return count
+
+    def _write(self, path: Path, ids_T: Ids, cache: Mapping[str, NDArray[Any]]) -> None:
+        """The whole file under its name, or none: the header comes last, and the name after it."""
+        fresh = path.with_suffix(f".{os.getpid()}.partial")
+        checksum = 0
+        with open(fresh, "wb", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
+            file.seek(HEADER.size)
+            arrays = (cache[name][:, : len(ids_T)] for name in self._shape.names)
+            for array in (ids_T, *arrays):
+                content = np.ascontiguousarray(array).data.cast("B")
+                checksum = zlib.crc32(content, checksum)
+                file.write(content)
+            file.seek(0)
+            file.write(HEADER.pack(MAGIC, checksum, len(ids_T), 0))
+        os.replace(fresh, path)
+
+    def _drop_contained(self, ids_T: Ids) -> None:
+        """Files of which a new one holds everything."""
+        for path, other_T in list(self._ids.items()):
+            if common_prefix(other_T, ids_T) == len(other_T):
+                self._forget(path)
+
+    def _make_room(self, size_bytes: int) -> None:
+        files = sorted(self._folder.glob("*/*"), key=lambda path: path.stat().st_mtime_ns)
+        total = sum(path.stat().st_size for path in files)
+        for path in files:
+            if total + size_bytes <= self._max_bytes:
+                return
+            total -= path.stat().st_size
+            self._forget(path)
+
+    def _forget(self, path: Path) -> None:
+        self._ids.pop(path, None)
+        path.unlink(missing_ok=True)
+
+    def _guarded(self, path: Path, read: Callable[[Path], Content]) -> Content | None:
+        """What `read` makes of a file; None where it is damaged or another process has removed it."""
+        try:
+            return read(path)
+        except FileNotFoundError:
+            self._ids.pop(path, None)
+        except (Damaged, OSError) as error:
+            print(f"{path} is damaged and will be computed again: {error}", file=sys.stderr)
+            self._forget(path)
+        return None
+
+
+def common_prefix(first: Sequence[int] | Ids, second: Sequence[int] | Ids) -> int:
+    """How many tokens both begin with."""
+    size = min(len(first), len(second))
+    differs_T = np.asarray(first[:size]) != np.asarray(second[:size])
+    return int(differs_T.argmax()) if differs_T.any() else size
