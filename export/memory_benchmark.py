@@ -5,6 +5,9 @@ read like any others. It is rounded to nearest in a process of its own, because 
 written is as large as for real weights.
 
 Bound: 2 GiB and the largest tensor in float32, for any size of the model.
+
+`--calibrated` converts random weights in the shape of SmolLM2-1.7B by the default preset instead, `--layers` of them, and
+tells what a layer takes.
 """
 
 from __future__ import annotations
@@ -27,26 +30,12 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from export.checkpoint import tensor_shapes
 from export.model_config import ModelConfig, read_model_config
+from export.shapes import QWEN25_32B, SMOLLM2_1_7B
 from toolkit.chat_format import REASONING_TEMPLATE, TURN_END, TURN_START, write_chat_files
 from toolkit.errors import GateFailed
 from toolkit.peak_memory import peak_memory_bytes
-from toolkit.records import Record
+from toolkit.records import Record, write_records
 
-QWEN25_32B = {
-    "architectures": ["Qwen2ForCausalLM"],
-    "model_type": "qwen2",
-    "vocab_size": 152064,
-    "hidden_size": 5120,
-    "intermediate_size": 27648,
-    "num_hidden_layers": 64,
-    "num_attention_heads": 40,
-    "num_key_value_heads": 8,
-    "max_position_embeddings": 32768,
-    "rms_norm_eps": 1e-6,
-    "rope_theta": 1e6,
-    "tie_word_embeddings": False,
-}
-"""The config.json of Qwen2.5-32B."""
 SIZES = ("vocab_size", "hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads")
 SHARD_BYTES = 4_000_000_000
 BASE_BYTES = 2 * 2**30
@@ -69,13 +58,22 @@ class Conversion(Record):
     bound_bytes: int
 
 
-def measure_conversion(config_json: Mapping[str, Any], folder: Path) -> Conversion:
+def measure_conversion(config_json: Mapping[str, Any], folder: Path, *, calibrated: bool = False) -> Conversion:
     """Make the checkpoint of a config.json in `folder / "source"` and convert it into `folder / "int4"`."""
-    source = folder / "source"
-    config = write_zeros(config_json, source)
-    sizes = [math.prod(shape) for shape in tensor_shapes(config).values()]
+    source, traces = folder / "source", folder / "topics.jsonl"
+    if calibrated:
+        from export.quality_benchmark import (
+            documentation,  # here, because the process that is measured imports this file
+        )
+        from export.random_model import write_random
+
+        write_random(config_json, source)
+        write_records(traces, documentation())
+    else:
+        write_zeros(config_json, source)
+    sizes = [math.prod(shape) for shape in tensor_shapes(read_model_config(source)).values()]
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as executor:
-        facts = executor.submit(_convert, source, folder / "int4").result()
+        facts = executor.submit(_convert, source, folder / "int4", traces if calibrated else None).result()
     source_bytes = sum(path.stat().st_size for path in source.glob("*.safetensors"))
     bound_bytes = BASE_BYTES + 4 * max(sizes)
     return Conversion(parameters=sum(sizes), source_bytes=source_bytes, bound_bytes=bound_bytes, **facts)
@@ -132,14 +130,14 @@ def check_memory(conversion: Conversion) -> None:
         )
 
 
-def _convert(source: Path, out: Path) -> dict[str, Any]:
+def _convert(source: Path, out: Path, traces: Path | None) -> dict[str, Any]:
     from dataclasses import replace
 
     from export.pipeline import export_int4, int4_config
 
     idle = peak_memory_bytes()
     started, cpu_started = time.perf_counter(), time.process_time()
-    manifest = export_int4(replace(int4_config(source, out), bounds=None))
+    manifest = export_int4(replace(int4_config(source, out, calibration=traces), bounds=None))
     return {
         "written_bytes": manifest["measured"]["bytes"],
         "seconds": time.perf_counter() - started,
@@ -170,13 +168,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     for name in SIZES:
         parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=QWEN25_32B[name], help="%(default)s")
+    parser.add_argument("--calibrated", action="store_true", help="random weights of SmolLM2-1.7B's shape, calibrated")
     parser.add_argument("--folder", type=Path, help="where to work; default: the folder for temporary files")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     options = parser.parse_args(arguments)
     sizes = {name: getattr(options, name) for name in SIZES} | {"num_hidden_layers": options.layers}
     folder = Path(tempfile.mkdtemp(prefix="memory-benchmark-", dir=options.folder))
     try:
-        conversion = measure_conversion(QWEN25_32B | sizes, folder)
+        shape = SMOLLM2_1_7B | {"num_hidden_layers": options.layers} if options.calibrated else QWEN25_32B | sizes
+        conversion = measure_conversion(shape, folder, calibrated=options.calibrated)
         print(json.dumps(conversion.to_dict()) if options.json else table(conversion))
         check_memory(conversion)
     except GateFailed as error:

@@ -10,42 +10,20 @@ the int8 cache. llama.cpp's files are made where llama-cpp-python is installed. 
 from __future__ import annotations
 
 import argparse
-import json
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
-import torch
-from safetensors.torch import save_file
-
 from export import llama_cpp
 from export.benchmark import run_benchmark, table
-from export.checkpoint import tensor_shapes
-from export.model_config import read_model_config
 from export.pipeline import Preset, export_int4, int4_config
 from export.quality_benchmark import documentation
+from export.random_model import write_random
 from export.session import physical_cores
-from toolkit.chat_format import CHAT_FILES
-from toolkit.models import resolve
+from export.shapes import SMOLLM2_1_7B
 from toolkit.readme import fill_file
 from toolkit.records import write_records
 
 DOCUMENT = Path("docs/int4.md")
-SMOLLM2_1_7B = {
-    "architectures": ["LlamaForCausalLM"],
-    "model_type": "llama",
-    "vocab_size": 49152,
-    "hidden_size": 2048,
-    "intermediate_size": 8192,
-    "num_hidden_layers": 24,
-    "num_attention_heads": 32,
-    "num_key_value_heads": 32,
-    "max_position_embeddings": 8192 + 1024,
-    "rms_norm_eps": 1e-5,
-    "rope_theta": 130000.0,
-    "tie_word_embeddings": True,
-}
-"""Its config.json, with a little more room."""
 PRESETS: tuple[Preset, ...] = ("fast", "balanced")
 QUANTIZATIONS: tuple[llama_cpp.Quantization, ...] = ("Q4_0", "Q4_K_M")
 CALIBRATION_TOKENS = 512
@@ -60,7 +38,7 @@ def main() -> None:
     options = parser.parse_args()
     source = options.out / "source"
     if not (source / "config.json").is_file():
-        write_random(source)
+        write_random(SMOLLM2_1_7B, source)
     folders = [export(source, options.out, preset) for preset in PRESETS]
     others = quantized(source, options.out)
     benchmark = run_benchmark(
@@ -73,24 +51,6 @@ def main() -> None:
     text = table(benchmark)
     print(text)
     fill_file(DOCUMENT, "speed-long" if options.long else "speed", f"```text\n{text}\n```")
-
-
-def write_random(folder: Path) -> None:
-    """Write the model in bf16, with the tokenizer of its small sister."""
-    folder.mkdir(parents=True)
-    sister = resolve("smollm2-135m")
-    for name in CHAT_FILES:
-        if (sister / name).is_file():
-            shutil.copyfile(sister / name, folder / name)
-    (folder / "config.json").write_text(json.dumps(SMOLLM2_1_7B))
-    generator = torch.Generator().manual_seed(0)
-    tensors = {
-        name: torch.ones(shape, dtype=torch.bfloat16)
-        if len(shape) == 1
-        else torch.randn(shape, generator=generator).mul_(0.02).bfloat16()
-        for name, shape in tensor_shapes(read_model_config(folder)).items()
-    }
-    save_file(tensors, folder / "model.safetensors")
 
 
 def export(source: Path, out: Path, preset: Preset) -> Path:
