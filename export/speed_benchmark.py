@@ -43,7 +43,7 @@ def main() -> None:
     others = quantized(source, options.out)
     benchmark = run_benchmark(
         folders[0],
-        versus=[*folders[1:], *others],
+        versus=others[:1] if options.long else [*folders[1:], *others],  # reading so long a prompt takes minutes
         cache="int8" if options.long else "exact",
         contexts=(8192,) if options.long else (128, 512, 2048),
         rounds=options.rounds,
