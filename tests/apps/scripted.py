@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from toolkit.chat_format import TURN_END, ChatFormat, completion_text
+from toolkit.chat_format import TURN_END, TURN_START, ChatFormat, completion_text
 from toolkit.generate import Floats, Ints
 
 LONG = " ".join(f"Step {i}: take {i} and keep it." for i in range(1, 400))
@@ -44,10 +44,18 @@ class ScriptedDecoder:
 
     def start(self, prompts: Sequence[Sequence[int]]) -> Floats:
         (prompt,) = prompts
-        question = self._chat_format.tokenizer.decode(list(prompt), skip_special_tokens=False).rsplit("user\n", 1)[1]
+        text = self._chat_format.tokenizer.decode(list(prompt), skip_special_tokens=False).rsplit("user\n", 1)[1]
+        question, _, written = text.partition(TURN_START + "assistant\n<think>\n")
         script = next(text for words, text in SCRIPTS.items() if words in question)
-        self._ids = self._chat_format.encode(script + TURN_END)
+        self._ids = self._rest(script, self._chat_format.encode(written))
         return self._next()
+
+    def _rest(self, script: str, written: list[int]) -> list[int]:
+        """What the script goes on with: after its own ids the next ones, after a closed thought the answer's."""
+        ids = self._chat_format.encode(script + TURN_END)
+        if ids[: len(written)] == written:
+            return ids[len(written) :]
+        return self._chat_format.encode(script.partition("</think>\n\n")[2] + TURN_END)
 
     def step(self, tokens_B: Ints) -> Floats:
         assert len(tokens_B) == 1
