@@ -18,7 +18,7 @@ Turns are a tree, of which a conversation shows one path. Turns after the same t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -191,6 +191,8 @@ class Conversation:
     id: int | None = None
     """Its number in the store; None before it is stored."""
     title: str = ""
+    edited: Turn | None = None
+    """The turn whose question stands in the box; the next question takes its place."""
     busy: bool = False
     """Whether a page's handler is still showing a turn."""
 
@@ -290,7 +292,7 @@ def run_turn(
     clock: Callable[[], float],
     *,
     thinking_budget: int = 0,
-) -> Iterator[None]:
+) -> Generator[None, None, None]:
     """Let the model write into `turn`, after the ids that stand there; yields where there is something new to show.
 
     Closing it early stops the turn. A thought that is to be closed is closed, and the model goes on from there.

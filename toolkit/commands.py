@@ -212,8 +212,15 @@ def bench(options: Options) -> Result:
 
 def chat(options: Options) -> Result:
     from apps.chat import run_chat
+    from apps.store import data_folder
 
-    run_chat(options.folder, cache=options.cache, port=options.port, open_browser=not options.no_browser)
+    run_chat(
+        options.folder,
+        options.data or data_folder(),
+        cache=options.cache,
+        port=options.port,
+        open_browser=not options.no_browser,
+    )
     return Result(facts={"folder": str(options.folder)}, text="")
 
 
@@ -312,8 +319,9 @@ def _decoder_options(options: Options) -> tuple[Callable[[Path], Decoder], str]:
 def _chat_if_someone_is_there(folder: Path) -> None:
     if sys.stdin.isatty():
         from apps.chat import run_chat
+        from apps.store import data_folder
 
-        run_chat(folder, port=0, open_browser=True)
+        run_chat(folder, data_folder(), port=0, open_browser=True)
 
 
 def _allow_unsafe(options: Options) -> None:

@@ -1,6 +1,6 @@
 """A chat server over a scripted decoder: real tokenizer, template, page and network; only the logits are written ahead.
 
-Run as `python -m tests.apps.scripted FOLDER`, FOLDER holding a tokenizer and a template. The script of a turn is chosen
+Run as `python -m tests.apps.scripted FOLDER DATA`, FOLDER holding a tokenizer and a template, DATA the chats. The script of a turn is chosen
 by words of the question, so that a browser test can ask for exact cases.
 """
 
@@ -20,6 +20,7 @@ LONG = " ".join(f"Step {i}: take {i} and keep it." for i in range(1, 400))
 
 SCRIPTS = {
     "long thought": completion_text(LONG, "never reached"),
+    "round in circles": completion_text("Wait, I must look at this number once more. " * 200, "It was **7**."),
     "long answer": completion_text("Short.", LONG),
     "markup": completion_text(
         "Is <b>bold</b> text?",
@@ -71,15 +72,16 @@ class ScriptedDecoder:
         return logits_BV
 
 
-def main(folder: Path) -> None:
+def main(folder: Path, data: Path) -> None:
     from apps.chat import serve
     from apps.model import Model
+    from apps.store import Store
 
     chat_format = ChatFormat.from_folder(folder)
     decoder = ScriptedDecoder(chat_format, max_length=4096, step_s=0.03)
     model = Model(name="scripted", size_bytes=86_000_000, decoder=decoder, chat_format=chat_format)
-    serve(model, host="127.0.0.1", port=0, open_browser=False)
+    serve(model, Store(data, time.time), host="127.0.0.1", port=0, open_browser=False)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), Path(sys.argv[2]))
