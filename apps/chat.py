@@ -55,7 +55,7 @@ def build_application(model: Model, store: Store, hosts: frozenset[str]) -> Appl
         mcp_server=False,
         theme=theme(),
         css=CSS + sidebar.CSS + turn_links.CSS,
-        head=HEAD + sidebar.SCRIPT + turn_links.SCRIPT,
+        head=HEAD + sidebar.HEAD + turn_links.SCRIPT,
     )
     return guard(mounted, hosts)
 

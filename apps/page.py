@@ -178,7 +178,7 @@ def build_page(model: Model, store: Store) -> gr.Blocks:
         chatbot = _chatbot()
         notice = gr.Markdown(elem_id="notice", visible=False)
         question = _question()
-        chosen = gr.Textbox(elem_id=BOX, visible="hidden")
+        chosen = gr.Textbox(elem_id=BOX, container=False)
         with gr.Row(elem_id="below"):
             status = gr.Markdown("Ready", elem_id="status")
             answers = gr.Button("Answer now", elem_id="answer-now", size="sm", scale=0, min_width=96, visible=False)
@@ -194,7 +194,7 @@ def build_page(model: Model, store: Store) -> gr.Blocks:
         question.submit(**ask)
         chatbot.example_select(_picked, None, question, queue=False, **quiet).then(**ask)
         chatbot.retry(partial(ask_again, model, store), here, **asked)
-        chosen.input(partial(act, model, store), [chosen, *here], **asked)
+        chosen.change(partial(act, model, store), [chosen, *here], **asked)
         answers.click(answer_now, conversation, answers, queue=False, **quiet)
         question.stop(stop, conversation, None, queue=False, **quiet)
         over = partial(start_over, store)

@@ -23,9 +23,17 @@ from toolkit.errors import InputError
 
 POLL_S = 0.1
 
+# Own HTML stands in Markdown components: the one for HTML evaluates templates, which the page's policy forbids.
 FILE_INPUT = '<label class="file">Choose a file<input type="file" id="import-file" accept=".json,.md,.txt"></label>'
 
-SCRIPT = """<script>
+HEAD = """<style>
+@media (max-width: 940px) { .gradio-container #top { padding-left: 26px; } }
+@media (min-width: 1100px) { /* the conversation stands in the middle of what the list leaves free */
+  .gradio-container .main.app:has(.sidebar.open) { max-width: none; padding: 0 20px 0 308px; }
+  .gradio-container .main.app:has(.sidebar.open) .sidebar-parent { padding-left: 0 !important; }
+  .gradio-container .main.app:has(.sidebar.open) main.contain { max-width: 820px; margin: 0 auto; }
+}
+</style><script>
 document.addEventListener("change", async (event) => {
   if (event.target.id !== "import-file" || !event.target.files.length) return;
   const box = document.querySelector("#import-text textarea");
@@ -33,14 +41,19 @@ document.addEventListener("change", async (event) => {
   event.target.value = "";
   box.dispatchEvent(new Event("input", { bubbles: true }));
 });
+document.addEventListener("change", (event) => {
+  if (innerWidth <= 768 && event.target.closest("#conversations")) document.querySelector(".sidebar .toggle-button").click();
+});
 const opening = new MutationObserver(() => {
-  const sidebar = document.querySelector(".sidebar");
+  const sidebar = document.querySelector(".sidebar-parent .sidebar");
   if (!sidebar) return;
   opening.disconnect();
-  if (innerWidth >= 1100 && !sidebar.classList.contains("open")) sidebar.querySelector(".toggle-button").click();
+  if (innerWidth >= 1100) requestAnimationFrame(() => sidebar.querySelector(".toggle-button").click());
 });
-opening.observe(document, { subtree: true, childList: true });
+opening.observe(document, { subtree: true, childList: true, attributes: true, attributeFilter: ["class"] });
 </script>"""
+
+"""The component's style sheet would put its own prefix before rules under `@media`."""
 
 CSS = """
 .sidebar { border-right: 1px solid var(--border-color-primary); }
@@ -60,11 +73,18 @@ CSS = """
 #conversations label span { margin: 0; }
 #conversations input { position: absolute; opacity: 0; }
 #conversations label:has(input:focus-visible) { outline: 2px solid var(--color-accent); outline-offset: -2px; }
-#conversation-actions { gap: 6px; flex-wrap: wrap; }
-#conversation-actions button { border-radius: 999px; border: 1px solid var(--border-color-primary); background: transparent; }
+#conversation-actions { gap: 4px; flex-wrap: nowrap; }
+#conversation-actions button { min-width: 0 !important; padding: 4px 2px; font-size: 12.5px; }
+.sidebar .sidebar-content button { border-radius: 999px; border: 1px solid var(--border-color-primary); background: transparent; }
+.sidebar .sidebar-content button:hover { background: var(--background-fill-primary); }
+#really-delete { color: #dc2626; border-color: #dc2626 !important; }
 #no-conversations p, .sidebar .quiet p { font-size: 13px; color: var(--body-text-color-subdued); margin: 4px 0; }
 .sidebar .downloads a, .sidebar .file { font-size: 14px; margin-right: 12px; color: var(--link-text-color); cursor: pointer; }
 .sidebar .file input { position: absolute; width: 1px; height: 1px; opacity: 0; }
+#below { flex: none; flex-wrap: nowrap; align-items: center; gap: 8px; }
+#below > #status { flex: 1; min-width: 0; }
+#answer-now { border: 1px solid var(--color-accent); border-radius: 999px; background: transparent; flex: none; }
+#answer-now:hover { background: var(--color-accent-soft); }
 .sidebar .file:focus-within { outline: 2px solid var(--color-accent); outline-offset: 3px; border-radius: 4px; }
 """
 
@@ -86,7 +106,7 @@ class Sidebar:
     question: gr.Markdown
     really: gr.Button
     keep: gr.Button
-    downloads: gr.HTML
+    downloads: gr.Markdown
     text: gr.Textbox
     read: gr.Button
 
@@ -110,9 +130,9 @@ def lay_out() -> Sidebar:
                 really = gr.Button("Delete", size="sm", variant="stop", min_width=60, elem_id="really-delete")
                 keep = gr.Button("Keep", size="sm", min_width=60, elem_id="keep-chat")
         with gr.Column(visible=False) as exporting:
-            downloads = gr.HTML(padding=False, elem_classes="downloads")
+            downloads = gr.Markdown(elem_classes="downloads", sanitize_html=False)
         with gr.Column(visible=False) as importing:
-            gr.HTML(FILE_INPUT, padding=False)
+            gr.Markdown(FILE_INPUT, sanitize_html=False)
             text = gr.Textbox(label="or paste it", elem_id="import-text", lines=3, max_lines=6)
             read = gr.Button("Import", size="sm", elem_id="read-import")
     panels = {"rename": renaming, "delete": deleting, "export": exporting, "import": importing}
@@ -189,7 +209,7 @@ def connect(sidebar: Sidebar, store: Store, conversation: gr.State, shown: list[
         leave(conversation)
         return found, *at_rest(found, listed(store, words, found)), "", *only(None)
 
-    sidebar.search.input(search, here, sidebar.listing, queue=False, **quiet)
+    sidebar.search.change(search, here, sidebar.listing, queue=False, **quiet)
     sidebar.listing.input(
         open_chat, [sidebar.listing, *here], [conversation, *shown, *panels], concurrency_limit=None, **quiet
     )

@@ -34,7 +34,9 @@ document.addEventListener("click", (event) => {{
 }}, true);
 </script>"""
 
-CSS = """
+CSS = (
+    f"#{BOX} {{ display: none; }}"
+    + """
 #chat a[href*="/go-on/"], #chat a[href*="/answer/"], #chat a[href*="/show/"] {
   display: inline-block; padding: 2px 12px; margin: 2px 2px 2px 0; border-radius: 999px; text-decoration: none;
   border: 1px solid var(--border-color-primary); color: var(--body-text-color); font-size: 13px;
@@ -42,11 +44,12 @@ CSS = """
 #chat a[href*="/go-on/"]:hover, #chat a[href*="/answer/"]:hover, #chat a[href*="/show/"]:hover {
   background: var(--background-fill-secondary);
 }
-#chat .bot-row:has(a[href*="/show/"]) { text-align: right; color: var(--body-text-color-subdued); }
-#chat .bot-row:has(a[href*="/show/"]) p { font-size: 13px; font-variant-numeric: tabular-nums; }
+#chat .bot-row:has(a[href*="/show/"]) [data-testid=bot] { text-align: right !important; padding-bottom: 8px; }
+#chat .bot-row:has(a[href*="/show/"]) p { font-size: 13px; color: var(--body-text-color-subdued); font-variant-numeric: tabular-nums; }
 #chat .bot-row:has(a[href*="/show/"]) .message-buttons { display: none; }
 #chat .message-content p:has(a[href*="/go-on/"]) em { font-size: 13.5px; color: var(--body-text-color-subdued); }
 """
+)
 
 
 def link(label: str, action: Action, number: int | None) -> str:

@@ -1,7 +1,7 @@
 """A chat server over a scripted decoder: real tokenizer, template, page and network; only the logits are written ahead.
 
-Run as `python -m tests.apps.scripted FOLDER DATA`, FOLDER holding a tokenizer and a template, DATA the chats. The script of a turn is chosen
-by words of the question, so that a browser test can ask for exact cases.
+Run as `python -m tests.apps.scripted FOLDER DATA`, FOLDER holding a tokenizer and a template, DATA the chats. The
+script of a turn is chosen by words of the question, so that a browser test can ask for exact cases.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ LONG = " ".join(f"Step {i}: take {i} and keep it." for i in range(1, 400))
 
 SCRIPTS = {
     "long thought": completion_text(LONG, "never reached"),
+    "forty steps": completion_text(" ".join(f"Step {i}." for i in range(1, 41)), "All **forty** are done."),
     "round in circles": completion_text("Wait, I must look at this number once more. " * 200, "It was **7**."),
     "long answer": completion_text("Short.", LONG),
     "markup": completion_text(
