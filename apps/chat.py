@@ -14,6 +14,7 @@ os.environ.update(
     GRADIO_ANALYTICS_ENABLED="False", HF_HUB_OFFLINE="1", HF_HUB_DISABLE_TELEMETRY="1", ORT_DISABLE_TELEMETRY="1"
 )  # before the imports, which read them
 
+import time
 import webbrowser
 from contextlib import suppress
 from pathlib import Path
@@ -22,16 +23,18 @@ import gradio as gr
 import uvicorn
 from fastapi import FastAPI
 
+from apps import sidebar, turn_links
 from apps.address import LOOPBACK, listen
 from apps.guard import Application, guard
 from apps.look import CSS, HEAD, theme
 from apps.model import Model, load_model
 from apps.page import build_page
+from apps.store import Store
 from export.session import Cache
 from toolkit.errors import InputError
 
 
-def build_application(model: Model, hosts: frozenset[str]) -> Application:
+def build_application(model: Model, store: Store, hosts: frozenset[str]) -> Application:
     """The page and `/health`, behind the guard."""
     api = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
 
@@ -39,9 +42,10 @@ def build_application(model: Model, hosts: frozenset[str]) -> Application:
     def health() -> dict[str, str]:
         return {"status": "ok", "model": model.name}
 
+    sidebar.add_downloads(api, store)
     mounted = gr.mount_gradio_app(
         api,
-        build_page(model),
+        build_page(model, store),
         path="/",
         footer_links=[],
         run_history=False,
@@ -50,19 +54,19 @@ def build_application(model: Model, hosts: frozenset[str]) -> Application:
         enable_monitoring=False,
         mcp_server=False,
         theme=theme(),
-        css=CSS,
-        head=HEAD,
+        css=CSS + sidebar.CSS + turn_links.CSS,
+        head=HEAD + sidebar.HEAD + turn_links.SCRIPT,
     )
     return guard(mounted, hosts)
 
 
-def serve(model: Model, *, host: str, port: int, open_browser: bool) -> None:
+def serve(model: Model, store: Store, *, host: str, port: int, open_browser: bool) -> None:
     """Serve the page of a loaded model until interrupted; prints its address first. Port 0 is any free port."""
     if host not in LOOPBACK:
         raise InputError(f"host ({host}) must be one of {', '.join(LOOPBACK)}: the chat has no password")
     listener = listen(host, port)
     port = listener.getsockname()[1]
-    application = build_application(model, frozenset(f"{name}:{port}" for name in LOOPBACK))
+    application = build_application(model, store, frozenset(f"{name}:{port}" for name in LOOPBACK))
     address = f"http://{host}:{port}/"
     print(f"{model.name} is ready at {address} (Ctrl+C ends it)", flush=True)
     if open_browser:
@@ -76,6 +80,7 @@ def serve(model: Model, *, host: str, port: int, open_browser: bool) -> None:
 
 def run_chat(
     folder: Path,
+    data: Path,
     *,
     cache: Cache = "exact",
     prefix_bytes: int = 0,
@@ -83,8 +88,10 @@ def run_chat(
     port: int,
     open_browser: bool,
 ) -> None:
-    """Load an exported folder and serve its chat until interrupted; `cache` and `prefix_bytes` as `OnnxDecoder` has them.
+    """Load an exported folder and serve its chat until interrupted; conversations are kept in the folder `data`.
 
-    Raises `InputError` where the folder is no export, the host no loopback address or the port taken.
+    `cache` and `prefix_bytes` as `OnnxDecoder` has them. Raises `InputError` where the folder is no export, the host no
+    loopback address, the port taken or `data` in use.
     """
-    serve(load_model(folder, cache, prefix_bytes), host=host, port=port, open_browser=open_browser)
+    model = load_model(folder, cache, prefix_bytes)
+    serve(model, Store(data, time.time), host=host, port=port, open_browser=open_browser)

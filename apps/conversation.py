@@ -4,21 +4,27 @@ Deltas of `toolkit.generate.stream` come in; a state, texts, token counts and du
 show. Nothing here knows a page, and the time is told by the caller.
 
     waiting ──► thinking ──► answering ──► done          (a model that does not think skips thinking)
-       └───────────┴─────────────┴───────► stopped       (Stop, a closed tab, an error)
+       └───────────┴─────────────┴───────► stopped       (Stop, a closed tab, an error, a killed process)
 
-Every piece of text that the model wrote stays in its turn, however the turn ends. Earlier reasoning is not sent back
-(DeepSeek-R1's rule), and a conversation that no longer fits is refused as a whole: nothing is cut.
+Every piece of text that the model wrote stays in its turn, however the turn ends; a turn that the model did not end
+itself goes on from the ids that it wrote. Earlier reasoning is not sent back (DeepSeek-R1's rule), and a conversation
+that no longer fits is refused as a whole: nothing is cut.
+
+Turns are a tree, of which a conversation shows one path. Turns after the same turn are versions of one another:
+
+    question 1 ─┬─ question 2 ─── question 3
+                └─ question 2, asked again or in other words
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Literal
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
 from toolkit.chat_format import ChatFormat, Delta, Message, split_completion
 from toolkit.errors import InputError
-from toolkit.generate import Decoder, Sampling, Token, stream
+from toolkit.generate import Decoder, Sampling, Token, TurnReader, stream
 
 State = Literal["waiting", "thinking", "answering", "done", "stopped"]
 
@@ -27,13 +33,20 @@ LEAST_ROOM = 32
 """Tokens that the context must still hold for the model's turn, or the question is refused."""
 
 
-@dataclass(kw_only=True)
+@dataclass(kw_only=True, eq=False)
 class Turn:
     """A question and what the model has written to it so far. Times are readings of the caller's clock, in seconds."""
 
     question: str
     context_room: int
     """Tokens that the model's context holds after the prompt."""
+    parent: Turn | None = None
+    """The turn before; None of a first one."""
+    id: int | None = None
+    """Its number in the store; None before it is stored."""
+    model: str = ""
+    settings: dict[str, Any] = field(default_factory=dict)
+    """What the model wrote it with: the fields of `Sampling`, and others that a page has."""
     state: State = "waiting"
     reasoning: str = ""
     answer: str = ""
@@ -42,6 +55,8 @@ class Turn:
     cut: Literal["limit", "context"] | None = None
     """What ended a turn that the model itself had not finished."""
     stop_requested: bool = False
+    answer_requested: bool = False
+    """Whether the thought is to be closed now."""
     started_at: float = 0.0
     first_token_at: float | None = None
     answering_at: float | None = None
@@ -52,6 +67,18 @@ class Turn:
     @property
     def running(self) -> bool:
         return self.state in ("waiting", "thinking", "answering")
+
+    @property
+    def can_go_on(self) -> bool:
+        """Whether the model did not end this turn itself."""
+        return self.state == "stopped" or self.cut is not None
+
+    @property
+    def is_thinking(self) -> bool:
+        """Whether the thought stands open: in a running turn, or where the turn was interrupted."""
+        return self.state == "thinking" or (
+            self.can_go_on and bool(self.reasoning) and self.tokens_before_answer is None
+        )
 
     @property
     def reasoning_tokens(self) -> int:
@@ -76,14 +103,27 @@ class Turn:
         ends = (at for at in (self.answering_at, self.ended_at) if at is not None)
         return min(ends, default=now) - self.started_at
 
-    def start(self, now: float, *, thinks: bool) -> None:
-        """Begin; a model whose prompt opens the reasoning is thinking from here on."""
-        self.started_at = now
-        if thinks:
-            self.state = "thinking"
+    def start(self, chat_format: ChatFormat, now: float) -> None:
+        """Begin, or go on: the time since the turn ended does not count, and what may begin a tag is held back again.
 
-    def take(self, delta: Delta | None, token: Token, limit: int, now: float) -> None:
-        """Add one piece of `toolkit.generate.stream` (one token may come with several); `limit` as sampled."""
+        A model whose prompt opens the reasoning is thinking from here on.
+        """
+        pause_s = now - (self.started_at if self.ended_at is None else self.ended_at)
+        self.started_at += pause_s
+        self.last_token_at += pause_s
+        if self.first_token_at is not None:
+            self.first_token_at += pause_s
+        if self.answering_at is not None:
+            self.answering_at += pause_s
+        self.ended_at = self.cut = self._last = None
+        self.stop_requested = False
+        self._read_again(chat_format)
+        is_answering = self.tokens_before_answer is not None
+        thinks = chat_format.opens_reasoning or self.reasoning
+        self.state = "answering" if is_answering else "thinking" if thinks else "waiting"
+
+    def take(self, delta: Delta | None, token: Token, now: float) -> None:
+        """Add one piece of `toolkit.generate.stream` (one token may come with several)."""
         if token is not self._last:
             self._last = token
             self.token_ids.append(token.id)
@@ -100,7 +140,23 @@ class Turn:
             self.state = "answering"
             self.answer += delta.text
         if token.finish_reason == "length":
-            self.cut = "limit" if len(self.token_ids) >= limit else "context"
+            self.cut = "context" if len(self.token_ids) >= self.context_room else "limit"
+
+    def must_answer(self, thinking_budget: int) -> bool:
+        """Whether an open thought is to be closed, by the reader's wish or after so many tokens (0: never).
+
+        A context with no room left for an answer lets the thought fill it.
+        """
+        is_due = self.answer_requested or 0 < thinking_budget <= len(self.token_ids)
+        return is_due and self.state == "thinking" and self.context_room - len(self.token_ids) >= LEAST_ROOM
+
+    def close_thought(self, chat_format: ChatFormat, now: float) -> None:
+        """End the thought as if the model had written its closing tag (which it may just have done)."""
+        if not split_completion(chat_format.decode(self.token_ids), opened=chat_format.opens_reasoning).closed:
+            self.token_ids += chat_format.closing_ids(self.token_ids)
+        self._read_again(chat_format)
+        self.tokens_before_answer, self.answering_at = len(self.token_ids), now
+        self.state, self.answer_requested = "answering", False
 
     def end(self, chat_format: ChatFormat, now: float) -> None:
         """Close the turn: done where the model or a limit ended it, otherwise stopped.
@@ -117,29 +173,47 @@ class Turn:
         whole = split_completion(text, opened=chat_format.opens_reasoning)
         self.reasoning, self.answer = whole.reasoning, whole.answer
 
+    def _read_again(self, chat_format: ChatFormat) -> None:
+        """Set the texts to what is certain by the ids."""
+        certain = TurnReader(chat_format, self.token_ids).certain
+        self.reasoning = "".join(delta.text for delta in certain if delta.kind == "reasoning")
+        self.answer = "".join(delta.text for delta in certain if delta.kind == "answer")
+
 
 @dataclass(kw_only=True)
 class Conversation:
-    """The turns of one chat, oldest first."""
+    """A chat: every version of every turn, and the path of turns that is shown."""
 
     turns: list[Turn] = field(default_factory=list)
+    """The path, oldest first; each turn is the next one's parent."""
+    all_turns: list[Turn] = field(default_factory=list)
+    """In the order in which they were asked; the path's turns are among them."""
+    id: int | None = None
+    """Its number in the store; None before it is stored."""
+    title: str = ""
+    edited: Turn | None = None
+    """The turn whose question stands in the box; the next question takes its place."""
     busy: bool = False
     """Whether a page's handler is still showing a turn."""
 
-    def messages(self, question: str) -> list[Message]:
-        """What the model is sent: questions and answers; no reasoning, and an empty answer where none was written."""
+    def messages(self, question: str, before: Turn | None = None) -> list[Message]:
+        """What the model is sent: questions and answers; no reasoning, and an empty answer where none was written.
+
+        `before`: a turn of the path, from which on nothing is sent.
+        """
+        earlier = self.turns if before is None else self.turns[: self.turns.index(before)]
         sent: list[Message] = []
-        for turn in self.turns:
+        for turn in earlier:
             sent += [{"role": "user", "content": turn.question}, {"role": "assistant", "content": turn.answer}]
         return [*sent, {"role": "user", "content": question}]
 
-    def ask(self, question: str, chat_format: ChatFormat, max_length: int) -> Turn:
-        """Append a turn for a question.
+    def ask(self, question: str, chat_format: ChatFormat, max_length: int, *, instead_of: Turn | None = None) -> Turn:
+        """Append a turn for a question, or put it as a new version in the place of a turn of the path.
 
         Raises `InputError`, and changes nothing, where the context (`max_length` tokens) cannot hold the conversation
         with this question and leave room for an answer.
         """
-        prompt_tokens = len(chat_format.prompt_ids(self.messages(question)))
+        prompt_tokens = len(chat_format.prompt_ids(self.messages(question, instead_of)))
         room = max_length - prompt_tokens
         if room < LEAST_ROOM:
             remedy = "start a new chat, or ask a shorter question" if self.turns else "ask a shorter question"
@@ -147,8 +221,52 @@ class Conversation:
                 f"the conversation with this question ({prompt_tokens:,} tokens) must leave {LEAST_ROOM} tokens free "
                 f"in the model's context ({max_length:,} tokens); {remedy}"
             )
-        turn = Turn(question=question, context_room=room)
+        return self._add(Turn(question=question, context_room=room), instead_of)
+
+    def resume(self, turn: Turn, chat_format: ChatFormat, max_length: int) -> Turn:
+        """The turn to go on with: a turn of the path itself, or a new version of it where others follow it.
+
+        Raises `InputError`, and changes nothing, where the turn's ids mean another text to this model, or the context
+        has no room left.
+        """
+        kept = split_completion(chat_format.decode(turn.token_ids), opened=chat_format.opens_reasoning)
+        if not (kept.reasoning.startswith(turn.reasoning) and kept.answer.startswith(turn.answer)):
+            raise InputError(
+                f"the model that goes on must read the tokens that {turn.model or 'another model'} wrote; "
+                "this one reads other words: open that model, or ask the question again"
+            )
+        room = max_length - len(chat_format.prompt_ids(self.messages(turn.question, turn)))
+        written = len(turn.token_ids)
+        if room - written < LEAST_ROOM:
+            raise InputError(
+                f"the conversation up to this answer's end ({max_length - room + written:,} tokens) must leave "
+                f"{LEAST_ROOM} tokens free in the model's context ({max_length:,} tokens); ask in a new chat"
+            )
+        if turn is self.turns[-1]:
+            turn.context_room = room
+            return turn
+        copy = replace(turn, id=None, context_room=room, token_ids=turn.token_ids.copy(), settings=turn.settings.copy())
+        return self._add(copy, instead_of=turn)
+
+    def versions(self, turn: Turn) -> list[Turn]:
+        """The turns that stand in one place, oldest first."""
+        return [other for other in self.all_turns if other.parent is turn.parent]
+
+    def show(self, turn: Turn) -> None:
+        """Lay the path through a turn, and on from it through the newest ones."""
+        path = [turn]
+        while path[0].parent is not None:
+            path.insert(0, path[0].parent)
+        while following := [later for later in self.all_turns if later.parent is path[-1]]:
+            path.append(following[-1])
+        self.turns = path
+
+    def _add(self, turn: Turn, instead_of: Turn | None) -> Turn:
+        if instead_of is not None:
+            self.turns = self.turns[: self.turns.index(instead_of)]
+        turn.parent = self.turns[-1] if self.turns else None
         self.turns.append(turn)
+        self.all_turns.append(turn)
         return turn
 
 
@@ -172,17 +290,31 @@ def run_turn(
     turn: Turn,
     sampling: Sampling,
     clock: Callable[[], float],
-) -> Iterator[None]:
-    """Let the model write into `turn`; yields where there is something new to show. Closing it early stops the turn."""
+    *,
+    thinking_budget: int = 0,
+) -> Generator[None, None, None]:
+    """Let the model write into `turn`, after the ids that stand there; yields where there is something new to show.
+
+    Closing it early stops the turn. A thought that is to be closed is closed, and the model goes on from there.
+    """
     pace = Pace()
+    before = len(turn.token_ids)
     try:
-        turn.start(clock(), thinks=chat_format.opens_reasoning)
-        for delta, token in stream(decoder, chat_format, messages, sampling):
-            now = clock()
-            turn.take(delta, token, sampling.max_new_tokens, now)
-            if turn.stop_requested:
-                break
-            if pace.is_due(now):
-                yield
+        turn.start(chat_format, clock())
+        while not turn.stop_requested:
+            if turn.must_answer(thinking_budget):
+                turn.close_thought(chat_format, clock())
+            left = replace(sampling, max_new_tokens=max(1, sampling.max_new_tokens - len(turn.token_ids) + before))
+            for delta, token in stream(decoder, chat_format, messages, left, tuple(turn.token_ids)):
+                now = clock()
+                turn.take(delta, token, now)
+                if token.finish_reason:
+                    continue
+                if turn.stop_requested or turn.must_answer(thinking_budget):
+                    break
+                if pace.is_due(now):
+                    yield
+            else:
+                return
     finally:
         turn.end(chat_format, clock())

@@ -8,16 +8,21 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import closing, suppress
+from dataclasses import asdict
 from functools import partial
 from typing import Any
 
 import gradio as gr
 
-from apps.conversation import Conversation, run_turn
+from apps.conversation import Conversation, Turn, run_turn
 from apps.markup import harmless
 from apps.model import Model
-from apps.view import page_messages, status_line
+from apps.sidebar import connect, lay_out, leave
+from apps.store import Store
+from apps.turn_links import BOX, action_of
+from apps.updates import NOTHING, Update, at_rest, begun, editing, listed, refused, running, waiting
 from toolkit.errors import InputError
 from toolkit.generate import Sampling
 
@@ -38,44 +43,107 @@ LATEX_DELIMITERS: list[dict[str, str | bool]] = [
     {"left": r"\(", "right": r"\)", "display": False},
 ]
 
-Update = tuple[Any, ...]
-"""New values of the chatbot, the question box, the status line and the notice."""
-
-NOTHING: Update = (gr.skip(), gr.skip(), gr.skip(), gr.skip())
-
 
 def answer(
-    model: Model, question: str, conversation: Conversation, temperature: float, max_new_tokens: float
+    model: Model, store: Store, question: str, words: str, conversation: Conversation, *settings: float
 ) -> Iterator[Update]:
     """Ask the model and show its turn as it is written. A question that does not fit stays in the box."""
+    yield from _ask(model, store, question, words, conversation, conversation.edited, settings)
+
+
+def ask_again(model: Model, store: Store, words: str, conversation: Conversation, *settings: float) -> Iterator[Update]:
+    """Ask the last question once more; the answer is another version."""
+    last = conversation.turns[-1]
+    yield from _ask(model, store, last.question, words, conversation, last, settings)
+
+
+def act(
+    model: Model, store: Store, chosen: str, words: str, conversation: Conversation, *settings: float
+) -> Iterator[Update]:
+    """Do what a link in the conversation says: edit a question, show another version of a turn, or go on with it."""
+    action, number = action_of(chosen) or (None, 0)
+    turn = next((turn for turn in conversation.all_turns if turn.id == number), None)
+    if action == "edit" and not conversation.busy:
+        yield editing(conversation, number)
+    elif turn is None or conversation.busy:
+        yield NOTHING
+    elif action == "show":
+        conversation.show(turn)
+        store.write(conversation)
+        yield at_rest(conversation, listed(store, words, conversation))
+    elif turn in conversation.turns and turn.can_go_on:
+        try:
+            turn = conversation.resume(turn, model.chat_format, model.decoder.max_length)
+        except InputError as error:
+            yield refused(str(error))
+            return
+        turn.answer_requested = action == "answer"
+        yield from _run(model, store, words, conversation, turn, settings)
+
+
+def _ask(
+    model: Model,
+    store: Store,
+    question: str,
+    words: str,
+    conversation: Conversation,
+    instead_of: Turn | None,
+    settings: Sequence[float],
+) -> Iterator[Update]:
     if not question.strip() or conversation.busy:
         yield NOTHING
         return
-    messages = conversation.messages(question)
     try:
-        turn = conversation.ask(question, model.chat_format, model.decoder.max_length)
+        turn = conversation.ask(question, model.chat_format, model.decoder.max_length, instead_of=instead_of)
     except InputError as error:
-        yield gr.skip(), gr.skip(), gr.skip(), _notice(str(error))
+        yield refused(str(error))
         return
-    sampling = Sampling(temperature=temperature, max_new_tokens=int(max_new_tokens), seed=secrets.randbelow(2**31))
-    conversation.busy = True
+    yield from _run(model, store, words, conversation, turn, settings)
+
+
+def _run(
+    model: Model, store: Store, words: str, conversation: Conversation, turn: Turn, settings: Sequence[float]
+) -> Iterator[Update]:
+    """Let the model write; each piece is stored before it is shown, and the turn's end too, however it ends."""
+    temperature, max_new_tokens, budget = settings
+    seed = turn.settings.get("seed", secrets.randbelow(2**31))
+    sampling = Sampling(temperature=temperature, max_new_tokens=int(max_new_tokens), seed=seed)
+    turn.model, turn.settings = model.name, asdict(sampling) | {"thinking_budget": int(budget)}
+    messages = conversation.messages(turn.question, turn)
+    conversation.busy, conversation.edited, trouble = True, None, ""
     try:
-        yield page_messages(conversation, time.monotonic()), _box(running=True), status_line(turn), _notice("")
+        store.write(conversation, turn)
+        yield begun(conversation, turn, listed(store, words, conversation))
         while not model.lock.acquire(timeout=POLL_S):
             if turn.stop_requested:
                 break
-            yield gr.skip(), gr.skip(), "The model is answering another tab; this question is next", gr.skip()
+            yield waiting("The model is answering another tab; this question is next")
         else:
+            pieces = run_turn(
+                model.decoder,
+                model.chat_format,
+                messages,
+                turn,
+                sampling,
+                time.monotonic,
+                thinking_budget=int(budget),
+            )
             try:
-                for _ in run_turn(model.decoder, model.chat_format, messages, turn, sampling, time.monotonic):
-                    yield page_messages(conversation, time.monotonic()), gr.skip(), status_line(turn), gr.skip()
+                with closing(pieces):
+                    for _ in pieces:
+                        store.write(conversation, turn)
+                        yield running(conversation, turn)
             finally:
                 model.lock.release()
+    except InputError as error:
+        trouble = str(error)
+    finally:
         if turn.running:
             turn.end(model.chat_format, time.monotonic())
-        yield page_messages(conversation, time.monotonic()), _box(running=False), status_line(turn), gr.skip()
-    finally:
+        with suppress(InputError):  # told before, or by the next question
+            store.write(conversation, turn)
         conversation.busy = False
+    yield at_rest(conversation, listed(store, words, conversation), trouble)
 
 
 def stop(conversation: Conversation) -> None:
@@ -84,41 +152,55 @@ def stop(conversation: Conversation) -> None:
         conversation.turns[-1].stop_requested = True
 
 
-def start_over(conversation: Conversation) -> tuple[Any, ...]:
+def answer_now(conversation: Conversation) -> dict[str, Any]:
+    """Ask the running turn to close its thought."""
+    if conversation.turns:
+        conversation.turns[-1].answer_requested = True
+    return gr.update(visible=False)
+
+
+def start_over(store: Store, words: str, conversation: Conversation) -> Update:
     """End the running turn, let its handler write its last, and only then show an empty conversation."""
-    stop(conversation)
-    while conversation.busy:
-        time.sleep(POLL_S)
-    return Conversation(), [], _box(running=False), "Ready", _notice("")
+    leave(conversation)
+    fresh = Conversation()
+    return fresh, *at_rest(fresh, listed(store, words, fresh))
 
 
-def build_page(model: Model) -> gr.Blocks:
+def build_page(model: Model, store: Store) -> gr.Blocks:
     """Lay the page out and connect it to the model."""
     page = gr.Blocks(title=f"{model.name} · chat", analytics_enabled=False, fill_height=True)
     with page:
         conversation = gr.State(Conversation())
+        sidebar = lay_out()
         with gr.Row(elem_id="top"):
             gr.Markdown(_title(model), elem_id="title")
             new_chat = gr.Button("New chat", elem_id="new-chat", size="sm", scale=0, min_width=96)
         chatbot = _chatbot()
         notice = gr.Markdown(elem_id="notice", visible=False)
         question = _question()
-        status = gr.Markdown("Ready", elem_id="status")
+        chosen = gr.Textbox(elem_id=BOX, container=False)
+        with gr.Row(elem_id="below"):
+            status = gr.Markdown("Ready", elem_id="status")
+            answers = gr.Button("Answer now", elem_id="answer-now", size="sm", scale=0, min_width=96, visible=False)
         with gr.Accordion("Settings", open=False, elem_id="settings"), gr.Row():
             settings = _settings(min(MOST_TOKENS, model.decoder.max_length))
+            settings.append(_thinking_budget(min(MOST_TOKENS, model.decoder.max_length)))
 
-        shown = [chatbot, question, status, notice]
+        shown = [chatbot, question, status, notice, answers, sidebar.listing]
         quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
-        ask: dict[str, Any] = quiet | {
-            "fn": partial(answer, model),
-            "inputs": [question, conversation, *settings],
-            "outputs": shown,
-            "concurrency_limit": None,
-        }
+        asked: dict[str, Any] = quiet | {"outputs": shown, "concurrency_limit": None}
+        here = [sidebar.search, conversation, *settings]
+        ask: dict[str, Any] = asked | {"fn": partial(answer, model, store), "inputs": [question, *here]}
         question.submit(**ask)
         chatbot.example_select(_picked, None, question, queue=False, **quiet).then(**ask)
+        chatbot.retry(partial(ask_again, model, store), here, **asked)
+        chosen.change(partial(act, model, store), [chosen, *here], **asked)
+        answers.click(answer_now, conversation, answers, queue=False, **quiet)
         question.stop(stop, conversation, None, queue=False, **quiet)
-        new_chat.click(start_over, conversation, [conversation, *shown], concurrency_limit=None, **quiet)
+        over = partial(start_over, store)
+        new_chat.click(over, here[:2], [conversation, *shown], concurrency_limit=None, **quiet)
+        connect(sidebar, store, conversation, shown)
+        page.load(partial(listed, store), here[:2], sidebar.listing, queue=False, **quiet)
     return page
 
 
@@ -131,6 +213,7 @@ def _chatbot() -> gr.Chatbot:
         height="100%",
         layout="panel",
         buttons=["copy"],
+        editable="user",
         group_consecutive_messages=False,
         latex_delimiters=LATEX_DELIMITERS,
         allow_tags=False,
@@ -164,15 +247,10 @@ def _settings(most_tokens: int) -> list[gr.Slider]:
     ]
 
 
-def _box(*, running: bool) -> dict[str, Any]:
-    """The question box: emptied and with Stop while the model answers, with Send otherwise."""
-    if running:
-        return gr.update(value="", submit_btn=False, stop_btn="Stop")
-    return gr.update(submit_btn="Send", stop_btn=False)
-
-
-def _notice(text: str) -> dict[str, Any]:
-    return gr.update(value=harmless(text[:1].upper() + text[1:]), visible=bool(text))
+def _thinking_budget(most_tokens: int) -> gr.Slider:
+    return gr.Slider(
+        0, most_tokens, value=0, step=16, label="Thinking budget", info="Tokens after which it must answer; 0 is none"
+    )
 
 
 def _title(model: Model) -> str:

@@ -6,6 +6,7 @@ from typing import Any
 
 from apps.conversation import Conversation, Turn
 from apps.markup import harmless
+from apps.turn_links import link
 
 
 def page_messages(conversation: Conversation, now: float) -> list[dict[str, Any]]:
@@ -13,12 +14,14 @@ def page_messages(conversation: Conversation, now: float) -> list[dict[str, Any]
     shown: list[dict[str, Any]] = []
     for turn in conversation.turns:
         shown.append(_message("user", turn.question))
+        if versions := _versions(conversation, turn):
+            shown.append(_own_message(versions))
         if turn.reasoning or turn.state == "thinking":
             shown.append(_message("assistant", turn.reasoning) | {"metadata": _thought(turn, now)})
         if turn.answer:
             shown.append(_message("assistant", turn.answer))
         if note := _note(turn):
-            shown.append(_message("assistant", f"*{note}*"))
+            shown.append(_own_message(f"*{note}*{'' if turn.running else _ways_on(turn)}"))
     return shown
 
 
@@ -42,11 +45,40 @@ def _message(role: str, text: str) -> dict[str, Any]:
     return {"role": role, "content": [{"type": "text", "text": harmless(text)}]}
 
 
+def _own_message(markdown: str) -> dict[str, Any]:
+    """What the page itself says."""
+    return {"role": "assistant", "content": [{"type": "text", "text": markdown}]}
+
+
+def _versions(conversation: Conversation, turn: Turn) -> str | None:
+    """Which version of a turn is shown, and the way to the ones beside it; None where there is one."""
+    versions = conversation.versions(turn)
+    if len(versions) < 2:
+        return None
+    place = versions.index(turn)
+    parts = [f"version {place + 1} of {len(versions)}"]
+    if place > 0:
+        parts.insert(0, link("‹ previous", "show", versions[place - 1].id))
+    if place + 1 < len(versions):
+        parts.append(link("next ›", "show", versions[place + 1].id))
+    return " ".join(parts)
+
+
+def _ways_on(turn: Turn) -> str:
+    """Links under a turn that the model did not end itself."""
+    if not turn.can_go_on:
+        return ""
+    go_on = " " + link("Continue", "go-on", turn.id)
+    return f"{go_on} {link('Answer now', 'answer', turn.id)}" if turn.is_thinking else go_on
+
+
 def _thought(turn: Turn, now: float) -> dict[str, str]:
     """Title and state of a reasoning block; one without a state stays open, so that a stopped thought is seen."""
     duration = seconds(turn.thinking_s(now))
     if turn.state == "thinking":
         return {"title": f"Thinking… {duration}", "status": "pending"}
+    if not turn.token_ids:  # read from a text
+        return {"title": "Thought", "status": "done"}
     tokens = f"{turn.reasoning_tokens:,} tokens"
     if turn.tokens_before_answer is None:
         return {"title": f"Stopped thinking after {duration} · {tokens}"}
@@ -60,7 +92,7 @@ def _note(turn: Turn) -> str | None:
     if turn.cut == "limit":
         return f"Cut at {len(turn.token_ids):,} tokens, the maximum in the settings."
     if turn.cut == "context":
-        return "Cut: the model's context is full. Start a new chat to go on."
+        return "Cut: the model's context is full."
     if turn.state == "done" and not turn.answer:
         return "The model ended its turn without an answer."
     return None

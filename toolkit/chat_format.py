@@ -126,6 +126,11 @@ class ChatFormat:
     def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
         return self.encode(self.render(messages))
 
+    def closing_ids(self, written: Sequence[int]) -> list[int]:
+        """What closes a thought that stands open after these ids of the model's turn."""
+        ending = completion_text("", "")
+        return self.encode(ending.removeprefix("\n") if self.decode(written).endswith("\n") else ending)
+
     def question_ids(self, question: str) -> list[int]:
         """Prompt of a conversation's first question, without a system message (R1's advice)."""
         return self.prompt_ids([{"role": "user", "content": question}])

@@ -177,6 +177,7 @@ def build_parser() -> Parser:
         help="keep the beginnings of long prompts on disk, such as 1GB at most; default: not kept",
     )
     chat.add_argument("--port", type=int, default=0, help="port on 127.0.0.1; default: a free one")
+    chat.add_argument("--data", type=Path, help="folder that keeps the conversations; default: the user's data folder")
     chat.add_argument("--no-browser", action="store_true", help="print the address only")
 
     serve = verb("serve", "serve", "serve an exported folder to other programs, as OpenAI's API does")

@@ -226,9 +226,11 @@ def bench(options: Options) -> Result:
 
 def chat(options: Options) -> Result:
     from apps.chat import run_chat
+    from apps.store import data_folder
 
     run_chat(
         options.folder,
+        options.data or data_folder(),
         cache=options.cache,
         prefix_bytes=options.prefix_cache,
         port=options.port,
@@ -332,8 +334,9 @@ def _decoder_options(options: Options) -> tuple[Callable[[Path], Decoder], str]:
 def _chat_if_someone_is_there(folder: Path) -> None:
     if sys.stdin.isatty():
         from apps.chat import run_chat
+        from apps.store import data_folder
 
-        run_chat(folder, port=0, open_browser=True)
+        run_chat(folder, data_folder(), port=0, open_browser=True)
 
 
 def _allow_unsafe(options: Options) -> None:

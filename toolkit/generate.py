@@ -97,10 +97,12 @@ def decode(
     sampling: Sampling,
     stop_ids: frozenset[int],
     seeds: Sequence[int] | None = None,
+    drawn: int = 0,
 ) -> Iterator[Token]:
     """Sample all rows until each has stopped; tokens come in the order they are drawn.
 
-    `seeds`: one for each row; where absent, `sampling.seed` plus the row's number.
+    `seeds`: one for each row; where absent, `sampling.seed` plus the row's number. `drawn`: tokens that each row's
+    generator has drawn before, the last ones of its prompt; what follows is then what would have followed.
     Raises `InputError` where a prompt leaves no room for a token.
     """
     longest = max(len(prompt) for prompt in prompts)
@@ -110,7 +112,7 @@ def decode(
             f"the prompt ({longest} tokens) must be shorter than the model's context ({decoder.max_length}); shorten it"
         )
     limit = min(sampling.max_new_tokens, room)
-    generators = [np.random.default_rng(seeds[i] if seeds else sampling.seed + i) for i in range(len(prompts))]
+    generators = [_generator(seeds[i] if seeds else sampling.seed + i, drawn) for i in range(len(prompts))]
     histories = [list(prompt) for prompt in prompts]
     alive = list(range(len(prompts)))
     batch = alive.copy()  # which row each row of the decoder's batch is
@@ -151,24 +153,57 @@ def complete(
     return rows
 
 
-def stream(
-    decoder: Decoder, chat_format: ChatFormat, messages: Sequence[Message], sampling: Sampling
-) -> Iterator[tuple[Delta | None, Token]]:
-    """Stream one turn: each token with the text that became certain by it (None where none did).
+class TurnReader:
+    """Reads the ids of one turn as text, split into reasoning and answer.
 
     Text comes in whole characters: bytes of an unfinished UTF-8 sequence wait for the rest.
     """
-    text = DecodeStream(skip_special_tokens=False)
-    parser = ReasoningParser(opened=chat_format.opens_reasoning)
-    for token in decode(decoder, [chat_format.prompt_ids(messages)], sampling, chat_format.stop_ids):
-        piece = None if token.finish_reason == "stop" else text.step(chat_format.tokenizer, token.id)
-        deltas = list(parser.feed(piece)) if piece else []
+
+    def __init__(self, chat_format: ChatFormat, written: Sequence[int] = ()) -> None:
+        """`written`: ids that were read before; their text stands in `certain`."""
+        self._tokenizer = chat_format.tokenizer
+        self._text = DecodeStream(skip_special_tokens=False)
+        self._parser = ReasoningParser(opened=chat_format.opens_reasoning)
+        self.certain = [delta for token_id in written for delta in self.read(token_id)]
+
+    def read(self, token_id: int) -> list[Delta]:
+        """The text that became certain by one more id."""
+        piece = self._text.step(self._tokenizer, token_id)
+        return list(self._parser.feed(piece)) if piece else []
+
+    def finish(self) -> list[Delta]:
+        """What was held back as the possible beginning of a tag."""
+        return list(self._parser.finish())
+
+
+def stream(
+    decoder: Decoder,
+    chat_format: ChatFormat,
+    messages: Sequence[Message],
+    sampling: Sampling,
+    written: Sequence[int] = (),
+) -> Iterator[tuple[Delta | None, Token]]:
+    """Stream one turn: each token with the text that became certain by it (None where none did).
+
+    `written`: ids of this turn, without a stop token, after which the model goes on as if it had never paused.
+    """
+    reader = TurnReader(chat_format, written)
+    prompt = [*chat_format.prompt_ids(messages), *written]
+    for token in decode(decoder, [prompt], sampling, chat_format.stop_ids, drawn=len(written)):
+        deltas = [] if token.finish_reason == "stop" else reader.read(token.id)
         if token.finish_reason:
-            deltas += parser.finish()
+            deltas += reader.finish()
         if not deltas:
             yield None, token
         for delta in deltas:
             yield delta, token
+
+
+def _generator(seed: int, drawn: int) -> np.random.Generator:
+    """numpy's default generator after so many draws."""
+    bits = np.random.PCG64(seed)
+    bits.advance(drawn)
+    return np.random.Generator(bits)
 
 
 def sample(logits_V: Floats, sampling: Sampling, generator: np.random.Generator, history: Sequence[int]) -> int:

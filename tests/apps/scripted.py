@@ -1,7 +1,7 @@
 """A chat server over a scripted decoder: real tokenizer, template, page and network; only the logits are written ahead.
 
-Run as `python -m tests.apps.scripted FOLDER`, FOLDER holding a tokenizer and a template. The script of a turn is chosen
-by words of the question, so that a browser test can ask for exact cases.
+Run as `python -m tests.apps.scripted FOLDER DATA`, FOLDER holding a tokenizer and a template, DATA the chats. The
+script of a turn is chosen by words of the question, so that a browser test can ask for exact cases.
 """
 
 from __future__ import annotations
@@ -13,13 +13,15 @@ from pathlib import Path
 
 import numpy as np
 
-from toolkit.chat_format import TURN_END, ChatFormat, completion_text
+from toolkit.chat_format import TURN_END, TURN_START, ChatFormat, completion_text
 from toolkit.generate import Floats, Ints
 
 LONG = " ".join(f"Step {i}: take {i} and keep it." for i in range(1, 400))
 
 SCRIPTS = {
     "long thought": completion_text(LONG, "never reached"),
+    "forty steps": completion_text(" ".join(f"Step {i}." for i in range(1, 41)), "All **forty** are done."),
+    "round in circles": completion_text("Wait, I must look at this number once more. " * 200, "It was **7**."),
     "long answer": completion_text("Short.", LONG),
     "markup": completion_text(
         "Is <b>bold</b> text?",
@@ -44,10 +46,18 @@ class ScriptedDecoder:
 
     def start(self, prompts: Sequence[Sequence[int]]) -> Floats:
         (prompt,) = prompts
-        question = self._chat_format.tokenizer.decode(list(prompt), skip_special_tokens=False).rsplit("user\n", 1)[1]
+        text = self._chat_format.tokenizer.decode(list(prompt), skip_special_tokens=False).rsplit("user\n", 1)[1]
+        question, _, written = text.partition(TURN_START + "assistant\n<think>\n")
         script = next(text for words, text in SCRIPTS.items() if words in question)
-        self._ids = self._chat_format.encode(script + TURN_END)
+        self._ids = self._rest(script, self._chat_format.encode(written))
         return self._next()
+
+    def _rest(self, script: str, written: list[int]) -> list[int]:
+        """What the script goes on with: after its own ids the next ones, after a closed thought the answer's."""
+        ids = self._chat_format.encode(script + TURN_END)
+        if ids[: len(written)] == written:
+            return ids[len(written) :]
+        return self._chat_format.encode(script.partition("</think>\n\n")[2] + TURN_END)
 
     def step(self, tokens_B: Ints) -> Floats:
         assert len(tokens_B) == 1
@@ -63,15 +73,16 @@ class ScriptedDecoder:
         return logits_BV
 
 
-def main(folder: Path) -> None:
+def main(folder: Path, data: Path) -> None:
     from apps.chat import serve
     from apps.model import Model
+    from apps.store import Store
 
     chat_format = ChatFormat.from_folder(folder)
     decoder = ScriptedDecoder(chat_format, max_length=4096, step_s=0.03)
     model = Model(name="scripted", size_bytes=86_000_000, decoder=decoder, chat_format=chat_format)
-    serve(model, host="127.0.0.1", port=0, open_browser=False)
+    serve(model, Store(data, time.time), host="127.0.0.1", port=0, open_browser=False)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), Path(sys.argv[2]))

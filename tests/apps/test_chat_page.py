@@ -48,7 +48,9 @@ ROOT = Path(__file__).parents[2]
 SCREENSHOTS = os.environ.get("CHAT_SCREENSHOTS")
 """A folder for pictures of the main views, where they are wanted."""
 
-RUN_CHAT = "import sys, pathlib, apps.chat; apps.chat.run_chat(pathlib.Path(sys.argv[1]), port=0, open_browser=False)"
+RUN_CHAT = (
+    "import sys, pathlib, apps.chat; apps.chat.run_chat(*map(pathlib.Path, sys.argv[1:]), port=0, open_browser=False)"
+)
 
 
 @contextmanager
@@ -88,8 +90,9 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture(scope="module")
-def scripted_chat(tiny_student: Path) -> Iterator[str]:
-    with server("-m", "tests.apps.scripted", str(tiny_student)) as address:
+def scripted_chat(tiny_student: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    data = tmp_path_factory.mktemp("chats")
+    with server("-m", "tests.apps.scripted", str(tiny_student), str(data)) as address:
         yield address
 
 
@@ -268,7 +271,10 @@ def test_a_real_exported_folder_holds_a_conversation(browser: Browser, tiny_stud
     from export.pipeline import export_int4, int4_config
 
     export_int4(int4_config(tiny_student, tmp_path / "int4"))
-    with server("-c", RUN_CHAT, str(tmp_path / "int4")) as address, opened(browser, address) as page:
+    with (
+        server("-c", RUN_CHAT, str(tmp_path / "int4"), str(tmp_path / "chats")) as address,
+        opened(browser, address) as page,
+    ):
         ask(page, "How many times does the letter appear?")
         expect(page.locator("#chat .thought-group")).to_contain_text("tokens")
         page.wait_for_selector("#question .submit-button")

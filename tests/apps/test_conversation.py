@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from apps.conversation import LEAST_ROOM, UPDATES_PER_S, Conversation, Turn, run_turn
 from tests.apps.scripted import SCRIPTS, ScriptedDecoder
 from toolkit.chat_format import ChatFormat, split_completion
 from toolkit.errors import InputError
-from toolkit.generate import GREEDY, Sampling
+from toolkit.generate import GREEDY, Floats, Ints, Sampling
 
 ANSWERED = SCRIPTS[""]
 STEP_S = 0.01
@@ -136,3 +138,155 @@ def test_a_conversation_that_does_not_fit_is_refused_whole(chat_format: ChatForm
     assert conversation.ask(question, chat_format, needed + LEAST_ROOM).context_room == LEAST_ROOM
     with pytest.raises(InputError, match="start a new chat"):
         conversation.ask(question, chat_format, needed + LEAST_ROOM)
+
+
+class Dice:
+    """A decoder that draws its words from fixed odds, so that a seed decides every token."""
+
+    max_length = 400
+
+    def __init__(self, chat_format: ChatFormat) -> None:
+        generator = np.random.default_rng(7)
+        self.logits_V = generator.normal(size=chat_format.tokenizer.get_vocab_size()).astype(np.float32)
+        self.logits_V[list(chat_format.stop_ids)] = -1e9
+
+    def start(self, prompts: Sequence[Sequence[int]]) -> Floats:
+        self.count = len(prompts[0])
+        return self._next()
+
+    def step(self, tokens_B: Ints) -> Floats:
+        self.count += 1
+        return self._next()
+
+    def keep(self, rows: Ints) -> None:
+        raise AssertionError("a chat has one row")
+
+    def _next(self) -> Floats:
+        return np.roll(self.logits_V, self.count)[None]
+
+
+def stop_after(turn: Turn, tokens: int) -> Callable[[], float]:
+    def clock() -> float:
+        turn.stop_requested = len(turn.token_ids) >= tokens - 1
+        return 0.0
+
+    return clock
+
+
+def test_a_turn_that_was_stopped_and_goes_on_equals_one_that_ran_through(chat_format: ChatFormat) -> None:
+    sampling = Sampling(temperature=1.3, max_new_tokens=60, seed=3)
+
+    def asked() -> tuple[Conversation, Turn]:
+        conversation = Conversation()
+        return conversation, conversation.ask("?", chat_format, Dice.max_length)
+
+    conversation, whole = asked()
+    list(run_turn(Dice(chat_format), chat_format, conversation.messages("?", whole), whole, sampling, Clock()))
+    assert len(set(whole.token_ids)) > 20
+    for length in (1, 2, 17, 59):
+        conversation, turn = asked()
+        messages = conversation.messages("?", turn)
+        list(run_turn(Dice(chat_format), chat_format, messages, turn, sampling, stop_after(turn, length)))
+        assert (turn.state, len(turn.token_ids)) == ("stopped", length)
+        assert conversation.resume(turn, chat_format, Dice.max_length) is turn
+        rest = replace(sampling, max_new_tokens=60 - length)
+        list(run_turn(Dice(chat_format), chat_format, messages, turn, rest, Clock()))
+        assert turn.token_ids == whole.token_ids
+        assert (turn.reasoning, turn.answer, turn.cut) == (whole.reasoning, whole.answer, "limit")
+
+
+def test_a_turn_goes_on_after_any_token_whatever_the_parser_held_back(chat_format: ChatFormat) -> None:
+    """The tag's own characters are cut everywhere, and the text comes out as if there had been no cut."""
+    ids = chat_format.encode(ANSWERED)
+    whole = split_completion(ANSWERED, opened=True)
+    for length in range(1, len(ids)):
+        conversation = Conversation()
+        turn = conversation.ask("?", chat_format, 4096)
+        decoder = ScriptedDecoder(chat_format, max_length=4096, step_s=0.0)
+        messages = conversation.messages("?", turn)
+        list(run_turn(decoder, chat_format, messages, turn, GREEDY, stop_after(turn, length)))
+        assert turn.token_ids == ids[:length]
+        list(run_turn(decoder, chat_format, messages, turn, GREEDY, Clock()))
+        assert (turn.state, turn.reasoning, turn.answer) == ("done", whole.reasoning, whole.answer)
+        assert turn.reasoning_tokens == len(chat_format.encode(ANSWERED.partition("The answer")[0]))
+
+
+def test_the_time_between_stopping_and_going_on_does_not_count(chat_format: ChatFormat) -> None:
+    turn, updates = started(Conversation(), "84 and 36?", chat_format, Sampling(temperature=0, max_new_tokens=10))
+    list(updates)
+    thought_s = turn.thinking_s(0.0)
+    turn.start(chat_format, 1e6)
+    assert turn.thinking_s(1e6 + 2.0) == pytest.approx(thought_s + 2.0)
+
+
+def test_a_thinking_budget_closes_the_thought_and_the_model_answers(chat_format: ChatFormat) -> None:
+    conversation = Conversation()
+    turn = conversation.ask("a long thought", chat_format, 4096)
+    decoder = ScriptedDecoder(chat_format, max_length=4096, step_s=0.0)
+    messages = conversation.messages(turn.question, turn)
+    list(run_turn(decoder, chat_format, messages, turn, GREEDY, Clock(), thinking_budget=30))
+    thought = chat_format.encode(SCRIPTS["long thought"])[:30]
+    closing = chat_format.encode("\n</think>\n\n")
+    assert turn.token_ids[: 30 + len(closing)] == thought + closing
+    assert (turn.state, turn.reasoning) == ("done", chat_format.decode(thought))
+    assert turn.answer == SCRIPTS["long thought"].partition("</think>\n\n")[2]
+    assert turn.reasoning_tokens == 30 + len(closing)
+
+
+def test_answer_now_closes_a_thought_once_wherever_it_comes(chat_format: ChatFormat) -> None:
+    ids = chat_format.encode(ANSWERED)
+    for length in range(1, len(ids)):
+        conversation = Conversation()
+        turn = conversation.ask("?", chat_format, 4096)
+        decoder = ScriptedDecoder(chat_format, max_length=4096, step_s=0.0)
+
+        def clock(turn: Turn = turn, length: int = length) -> float:
+            turn.answer_requested = turn.state == "thinking" and len(turn.token_ids) >= length - 1
+            return 0.0
+
+        list(run_turn(decoder, chat_format, conversation.messages("?", turn), turn, GREEDY, clock))
+        assert chat_format.decode(turn.token_ids).count("</think>") == 1
+        assert (turn.state, turn.answer) == ("done", "The answer is **12**.")
+        assert chat_format.decode(ids).startswith(turn.reasoning)
+
+
+def test_a_turn_of_another_tokenizer_is_not_gone_on_with(chat_format: ChatFormat) -> None:
+    turn = Turn(question="?", context_room=0, model="other", state="stopped", reasoning="So", token_ids=[5, 6])
+    conversation = Conversation(turns=[turn], all_turns=[turn])
+    with pytest.raises(InputError, match=r"the tokens that other wrote.*open that model"):
+        conversation.resume(turn, chat_format, 4096)
+
+
+def test_asking_again_keeps_every_version_and_the_path_can_be_switched() -> None:
+    """The tree: A then B or C; B then D."""
+    conversation = Conversation()
+    a, b = (asked(conversation, question) for question in "AB")
+    d = asked(conversation, "D")
+    c = asked(conversation, "C", instead_of=b)
+    assert conversation.turns == [a, c]
+    assert conversation.versions(b) == conversation.versions(c) == [b, c]
+    assert conversation.versions(d) == [d]
+    conversation.show(b)
+    assert conversation.turns == [a, b, d]
+    assert [m["content"] for m in conversation.messages("D", d)] == ["A", "", "B", "", "D"]
+    other = asked(conversation, "X", instead_of=a)
+    assert conversation.turns == [other] and conversation.versions(a) == [a, other]
+    conversation.show(c)
+    assert conversation.turns == [a, c]
+
+
+def test_going_on_in_the_middle_makes_a_version_and_leaves_what_followed(chat_format: ChatFormat) -> None:
+    conversation = Conversation()
+    first, second = (asked(conversation, question) for question in "AB")
+    first.state, first.token_ids = "stopped", chat_format.encode("So")
+    first.reasoning = "So"
+    resumed = conversation.resume(first, chat_format, 4096)
+    assert resumed is not first and resumed.token_ids == first.token_ids is not resumed.token_ids
+    assert conversation.turns == [resumed] and conversation.versions(first) == [first, resumed]
+    conversation.show(first)
+    assert conversation.turns == [first, second]
+
+
+def asked(conversation: Conversation, question: str, instead_of: Turn | None = None) -> Turn:
+    """A turn without a model."""
+    return conversation._add(Turn(question=question, context_room=100), instead_of)

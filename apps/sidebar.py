@@ -1,0 +1,248 @@
+"""The list of conversations beside the page: search, open, rename, delete, export and import.
+
+Handlers change the `Store` and return what the page shows then. Deleting asks inside the page; an exported file is
+a download from this server, and a file to import is read in the browser and travels as text.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import gradio as gr
+from fastapi import FastAPI, Response
+
+from apps.conversation import Conversation
+from apps.exchange import conversation_of, to_json, to_markdown
+from apps.markup import harmless
+from apps.store import Store
+from apps.updates import NOTHING, at_rest, listed, refused
+from toolkit.errors import InputError
+
+POLL_S = 0.1
+
+# Own HTML stands in Markdown components: the one for HTML evaluates templates, which the page's policy forbids.
+FILE_INPUT = '<label class="file">Choose a file<input type="file" id="import-file" accept=".json,.md,.txt"></label>'
+
+HEAD = """<style>
+@media (max-width: 940px) { .gradio-container #top { padding-left: 26px; } }
+@media (min-width: 1100px) { /* the conversation stands in the middle of what the list leaves free */
+  .gradio-container .main.app:has(.sidebar.open) { max-width: none; padding: 0 20px 0 308px; }
+  .gradio-container .main.app:has(.sidebar.open) .sidebar-parent { padding-left: 0 !important; }
+  .gradio-container .main.app:has(.sidebar.open) main.contain { max-width: 820px; margin: 0 auto; }
+}
+</style><script>
+document.addEventListener("change", async (event) => {
+  if (event.target.id !== "import-file" || !event.target.files.length) return;
+  const box = document.querySelector("#import-text textarea");
+  box.value = await event.target.files[0].text();
+  event.target.value = "";
+  box.dispatchEvent(new Event("input", { bubbles: true }));
+});
+document.addEventListener("change", (event) => {
+  if (innerWidth <= 768 && event.target.closest("#conversations")) document.querySelector(".sidebar .toggle-button").click();
+});
+const opening = new MutationObserver(() => {
+  const sidebar = document.querySelector(".sidebar-parent .sidebar");
+  if (!sidebar) return;
+  opening.disconnect();
+  if (innerWidth >= 1100) requestAnimationFrame(() => sidebar.querySelector(".toggle-button").click());
+});
+opening.observe(document, { subtree: true, childList: true, attributes: true, attributeFilter: ["class"] });
+</script>"""
+
+"""The component's style sheet would put its own prefix before rules under `@media`."""
+
+CSS = """
+.sidebar { border-right: 1px solid var(--border-color-primary); }
+.sidebar .sidebar-content { padding: 16px 14px !important; height: 100%; box-sizing: border-box; }
+.sidebar.open .sidebar-content { padding-right: 40px !important; }
+.sidebar .sidebar-content > .column { gap: 10px; }
+.sidebar .block { border-width: 0; background: transparent; padding: 0; box-shadow: none; }
+.sidebar .form { border-width: 0; }
+#search input, #search textarea { font-size: 14px; border-radius: 999px; padding: 7px 14px; }
+#conversations .wrap { flex-direction: column; flex-wrap: nowrap; gap: 2px; }
+#conversations label {
+  display: block; padding: 8px 12px; border: none; border-radius: 10px; background: transparent; box-shadow: none;
+  overflow: hidden; text-overflow: ellipsis; white-space: nowrap; font-size: 14px; cursor: pointer; width: 100%;
+}
+#conversations label:hover { background: var(--background-fill-primary); }
+#conversations label.selected { background: var(--color-accent-soft); color: var(--body-text-color); }
+#conversations label span { margin: 0; }
+#conversations input { position: absolute; opacity: 0; }
+#conversations label:has(input:focus-visible) { outline: 2px solid var(--color-accent); outline-offset: -2px; }
+#conversation-actions { gap: 4px; flex-wrap: nowrap; }
+#conversation-actions button { min-width: 0 !important; padding: 4px 2px; font-size: 12.5px; }
+.sidebar .sidebar-content button { border-radius: 999px; border: 1px solid var(--border-color-primary); background: transparent; }
+.sidebar .sidebar-content button:hover { background: var(--background-fill-primary); }
+#really-delete { color: #dc2626; border-color: #dc2626 !important; }
+#no-conversations p, .sidebar .quiet p { font-size: 13px; color: var(--body-text-color-subdued); margin: 4px 0; }
+.sidebar .downloads a, .sidebar .file { font-size: 14px; margin-right: 12px; color: var(--link-text-color); cursor: pointer; }
+.sidebar .file input { position: absolute; width: 1px; height: 1px; opacity: 0; }
+#below { flex: none; flex-wrap: nowrap; align-items: center; gap: 8px; }
+#below > #status { flex: 1; min-width: 0; }
+#answer-now { border: 1px solid var(--color-accent); border-radius: 999px; background: transparent; flex: none; }
+#answer-now:hover { background: var(--color-accent-soft); }
+.sidebar .file:focus-within { outline: 2px solid var(--color-accent); outline-offset: 3px; border-radius: 4px; }
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sidebar:
+    """The components that handlers read or write."""
+
+    search: gr.Textbox
+    listing: gr.Radio
+    actions: gr.Row
+    rename: gr.Button
+    delete: gr.Button
+    export: gr.Button
+    bring_in: gr.Button
+    panels: dict[str, gr.Column]
+    title: gr.Textbox
+    save: gr.Button
+    question: gr.Markdown
+    really: gr.Button
+    keep: gr.Button
+    downloads: gr.Markdown
+    text: gr.Textbox
+    read: gr.Button
+
+
+def lay_out() -> Sidebar:
+    """The sidebar, closed; the page's script opens it where there is room."""
+    with gr.Sidebar(open=False, width=288, elem_id="sidebar"):
+        search = gr.Textbox(show_label=False, label="Search", placeholder="Search all chats", elem_id="search", lines=1)
+        listing = gr.Radio(show_label=False, label="Chats", elem_id="conversations", visible=False)
+        with gr.Row(elem_id="conversation-actions") as actions:
+            rename, delete, export, bring_in = (
+                gr.Button(name, size="sm", min_width=60, elem_id=f"{name.lower()}-chat")
+                for name in ("Rename", "Delete", "Export", "Import")
+            )
+        with gr.Column(visible=False) as renaming:
+            title = gr.Textbox(label="Title", elem_id="title-box", lines=1)
+            save = gr.Button("Save", size="sm", elem_id="save-title")
+        with gr.Column(visible=False) as deleting:
+            question = gr.Markdown(elem_id="delete-question")
+            with gr.Row():
+                really = gr.Button("Delete", size="sm", variant="stop", min_width=60, elem_id="really-delete")
+                keep = gr.Button("Keep", size="sm", min_width=60, elem_id="keep-chat")
+        with gr.Column(visible=False) as exporting:
+            downloads = gr.Markdown(elem_classes="downloads", sanitize_html=False)
+        with gr.Column(visible=False) as importing:
+            gr.Markdown(FILE_INPUT, sanitize_html=False)
+            text = gr.Textbox(label="or paste it", elem_id="import-text", lines=3, max_lines=6)
+            read = gr.Button("Import", size="sm", elem_id="read-import")
+    panels = {"rename": renaming, "delete": deleting, "export": exporting, "import": importing}
+    return Sidebar(
+        search=search,
+        listing=listing,
+        actions=actions,
+        rename=rename,
+        delete=delete,
+        export=export,
+        bring_in=bring_in,
+        panels=panels,
+        title=title,
+        save=save,
+        question=question,
+        really=really,
+        keep=keep,
+        downloads=downloads,
+        text=text,
+        read=read,
+    )
+
+
+def connect(sidebar: Sidebar, store: Store, conversation: gr.State, shown: list[Any]) -> None:
+    """Connect its events; `shown` are the components of `Update`."""
+    quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+    panels = list(sidebar.panels.values())
+    names = list(sidebar.panels)
+    here = [sidebar.search, conversation]
+
+    def only(name: str | None) -> list[Any]:
+        return [gr.update(visible=name == panel) for panel in names]
+
+    def search(words: str, conversation: Conversation) -> Any:
+        return listed(store, words, conversation)
+
+    def open_chat(number: int | None, words: str, conversation: Conversation) -> tuple[Any, ...]:
+        found = store.load(number) if number is not None else None
+        if found is None or found is conversation:
+            return conversation, *NOTHING[:-1], listed(store, words, conversation), *only(None)
+        leave(conversation)
+        return found, *at_rest(found, listed(store, words, found)), *only(None)
+
+    def start_rename(conversation: Conversation) -> tuple[Any, ...]:
+        return conversation.title, *only("rename" if conversation.id is not None else None)
+
+    def rename(title: str, words: str, conversation: Conversation) -> tuple[Any, ...]:
+        store.rename(conversation, title)
+        return listed(store, words, conversation), *only(None)
+
+    def start_delete(conversation: Conversation) -> tuple[Any, ...]:
+        text = f"Delete “{harmless(conversation.title)}”? It cannot be brought back."
+        return text, *only("delete" if conversation.id is not None else None)
+
+    def delete(words: str, conversation: Conversation) -> tuple[Any, ...]:
+        leave(conversation)
+        store.delete(conversation)
+        fresh = Conversation()
+        return fresh, *at_rest(fresh, listed(store, words, fresh)), *only(None)
+
+    def start_export(conversation: Conversation) -> tuple[Any, ...]:
+        links = " ".join(
+            f'<a href="/chats/{conversation.id}.{ending}" download>{name}</a>'
+            for ending, name in (("json", "JSON, with every version"), ("md", "Markdown, to read"))
+        )
+        return links, *only("export" if conversation.id is not None else None)
+
+    def bring_in(text: str, words: str, conversation: Conversation) -> tuple[Any, ...]:
+        try:
+            found = conversation_of(text)
+            store.write(found)
+        except InputError as error:
+            return conversation, *refused(str(error)), gr.skip(), *only("import")
+        leave(conversation)
+        return found, *at_rest(found, listed(store, words, found)), "", *only(None)
+
+    sidebar.search.change(search, here, sidebar.listing, queue=False, **quiet)
+    sidebar.listing.input(
+        open_chat, [sidebar.listing, *here], [conversation, *shown, *panels], concurrency_limit=None, **quiet
+    )
+    sidebar.rename.click(start_rename, conversation, [sidebar.title, *panels], queue=False, **quiet)
+    for event in (sidebar.save.click, sidebar.title.submit):
+        event(rename, [sidebar.title, *here], [sidebar.listing, *panels], queue=False, **quiet)
+    sidebar.delete.click(start_delete, conversation, [sidebar.question, *panels], queue=False, **quiet)
+    sidebar.really.click(delete, here, [conversation, *shown, *panels], concurrency_limit=None, **quiet)
+    sidebar.keep.click(lambda: only(None), None, panels, queue=False, **quiet)
+    sidebar.export.click(start_export, conversation, [sidebar.downloads, *panels], queue=False, **quiet)
+    sidebar.bring_in.click(lambda: only("import"), None, panels, queue=False, **quiet)
+    sidebar.read.click(
+        bring_in, [sidebar.text, *here], [conversation, *shown, sidebar.text, *panels], concurrency_limit=None, **quiet
+    )
+
+
+def leave(conversation: Conversation) -> None:
+    """End the running turn, and wait until its handler has written its last."""
+    while conversation.busy:
+        conversation.turns[-1].stop_requested = True
+        time.sleep(POLL_S)
+
+
+def add_downloads(api: FastAPI, store: Store) -> None:
+    """Routes that hand out one conversation as a file."""
+
+    @api.get("/chats/{number}.{ending}")
+    def download(number: int, ending: Literal["json", "md"]) -> Response:
+        conversation = store.load(number)
+        if conversation is None:
+            return Response("This chat is not here any more.\n", status_code=404, media_type="text/plain")
+        text = to_json(conversation) if ending == "json" else to_markdown(conversation)
+        media_type = "application/json" if ending == "json" else "text/markdown; charset=utf-8"
+        name = re.sub(r"[^A-Za-z0-9]+", "-", conversation.title).strip("-")[:50] or "chat"
+        headers = {"content-disposition": f'attachment; filename="{name}.{ending}"', "cache-control": "no-store"}
+        return Response(text, media_type=media_type, headers=headers)

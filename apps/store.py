@@ -1,0 +1,312 @@
+"""Conversations on disk: one SQLite file in the user's data folder, written while the model writes.
+
+    conversation(id, title, created_s, changed_s, shown_id)     shown_id: the last turn of the path that is shown
+         └── turn(id, conversation_id, parent_id, …)            parent_id: NULL for a first question
+
+What `write` has returned from outlives the death of the process (a write-ahead log; SQLite syncs it to the disk when
+the turn has ended, so a loss of power may cost a running turn its last words). A turn that was running when the process
+died is found stopped at the next start, with its text. Times: `created_s` and `changed_s` are seconds since 1970, those
+of a turn are seconds since its start.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from weakref import WeakValueDictionary
+
+from filelock import FileLock, Timeout
+
+from apps.conversation import Conversation, Turn
+from toolkit.errors import InputError
+
+FILE = "conversations.sqlite"
+SCHEMA_VERSION = 1
+SCHEMA = f"""
+BEGIN;
+CREATE TABLE conversation (
+    id INTEGER PRIMARY KEY,
+    title TEXT NOT NULL,
+    created_s REAL NOT NULL,
+    changed_s REAL NOT NULL,
+    shown_id INTEGER
+);
+CREATE TABLE turn (
+    id INTEGER PRIMARY KEY,
+    conversation_id INTEGER NOT NULL REFERENCES conversation ON DELETE CASCADE,
+    parent_id INTEGER REFERENCES turn,
+    question TEXT NOT NULL,
+    state TEXT NOT NULL,
+    cut TEXT,
+    reasoning TEXT NOT NULL,
+    answer TEXT NOT NULL,
+    token_ids TEXT NOT NULL,
+    tokens_before_answer INTEGER,
+    first_token_s REAL,
+    answering_s REAL,
+    last_token_s REAL NOT NULL,
+    ended_s REAL,
+    model TEXT NOT NULL,
+    settings TEXT NOT NULL
+);
+CREATE INDEX turns_of_conversation ON turn (conversation_id);
+PRAGMA user_version = {SCHEMA_VERSION};
+COMMIT;
+"""
+
+COLUMNS = (
+    "question",
+    "state",
+    "cut",
+    "reasoning",
+    "answer",
+    "token_ids",
+    "tokens_before_answer",
+    "first_token_s",
+    "answering_s",
+    "last_token_s",
+    "ended_s",
+    "model",
+    "settings",
+)
+"""Of a turn, beside its place; also the fields of an exported turn."""
+JSON_COLUMNS = ("token_ids", "settings")
+
+TITLE_LENGTH = 60
+"""Characters of a title made from a question, at most."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """A conversation as a list shows it."""
+
+    id: int
+    title: str
+    changed_s: float
+
+
+class Store:
+    """The conversations of one data folder, held by one process at a time."""
+
+    def __init__(self, folder: Path, clock: Callable[[], float]) -> None:
+        """Open or create the folder's file; `clock` gives seconds since 1970.
+
+        Raises `InputError` where another process holds the folder, or the file is of a newer version or none of ours.
+        """
+        self._clock = clock
+        self._guard = threading.RLock()
+        self._open: WeakValueDictionary[int, Conversation] = WeakValueDictionary()
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._lock = FileLock(folder / "lock")
+            self._lock.acquire(timeout=0)
+        except Timeout:
+            raise InputError(
+                f"the folder of conversations ({folder}) must be open in one chat at a time; "
+                "close the other chat, or give this one another folder with --data"
+            ) from None
+        except OSError as error:
+            raise InputError(
+                f"the folder of conversations ({folder}) must be writable: {error}; give another with --data"
+            ) from None
+        try:
+            self._database = _open_file(folder / FILE)
+        except InputError:
+            self._lock.release()
+            raise
+
+    def close(self) -> None:
+        """Let another process open the folder."""
+        self._database.close()
+        self._lock.release()
+
+    def entries(self, words: str = "") -> list[Entry]:
+        """The conversations that hold these words in their title or texts, in any case; the last changed first."""
+        rows = self._database.execute(
+            "SELECT id, title, changed_s FROM conversation AS c WHERE contains(title, :words) OR EXISTS ("
+            "SELECT 1 FROM turn WHERE conversation_id = c.id AND "
+            "(contains(question, :words) OR contains(answer, :words) OR contains(reasoning, :words))) "
+            "ORDER BY changed_s DESC, id DESC",
+            {"words": words.strip().casefold()},
+        )
+        return [Entry(id=row["id"], title=row["title"], changed_s=row["changed_s"]) for row in rows]
+
+    def load(self, conversation_id: int) -> Conversation | None:
+        """The conversation, the same object for all who have it open; None where it was deleted."""
+        with self._guard:
+            if conversation := self._open.get(conversation_id):
+                return conversation
+            where = (conversation_id,)
+            found = self._database.execute("SELECT * FROM conversation WHERE id = ?", where).fetchone()
+            if found is None:
+                return None
+            conversation = Conversation(id=conversation_id, title=found["title"])
+            turns: dict[int | None, Turn] = {}
+            for row in self._database.execute("SELECT * FROM turn WHERE conversation_id = ? ORDER BY id", where):
+                turn = turn_of({name: json.loads(row[name]) if name in JSON_COLUMNS else row[name] for name in COLUMNS})
+                turn.id, turn.parent = row["id"], turns.get(row["parent_id"])
+                turns[turn.id] = turn
+            conversation.all_turns = list(turns.values())
+            if shown := turns.get(found["shown_id"]):
+                conversation.show(shown)
+            self._open[conversation_id] = conversation
+            return conversation
+
+    def write(self, conversation: Conversation, turn: Turn | None = None) -> None:
+        """Store a turn as it is now, and the path; every turn where the conversation is not stored yet.
+
+        Raises `InputError`, and changes nothing, where the disk does not take it.
+        """
+        is_new = conversation.id is None
+        unstored = [each for each in conversation.all_turns if each.id is None or is_new]
+        try:
+            with self._transaction():
+                if is_new:
+                    conversation.id = self._add(conversation)
+                for each in unstored if is_new or turn is None else [turn]:
+                    self._write_turn(conversation, each)
+                shown_id = conversation.turns[-1].id if conversation.turns else None
+                values = (self._clock(), shown_id, conversation.id)
+                self._database.execute("UPDATE conversation SET changed_s = ?, shown_id = ? WHERE id = ?", values)
+        except InputError:
+            for each in unstored:
+                each.id = None
+            conversation.id = None if is_new else conversation.id
+            raise
+        if turn is not None and not turn.running:
+            self._database.execute("PRAGMA wal_checkpoint(PASSIVE)")
+
+    def rename(self, conversation: Conversation, title: str) -> None:
+        """Give a stored conversation another title; one of white space alone changes nothing."""
+        if title := " ".join(title.split()):
+            conversation.title = title
+            self._database.execute("UPDATE conversation SET title = ? WHERE id = ?", (title, conversation.id))
+
+    def delete(self, conversation: Conversation) -> None:
+        """Delete a conversation with all its turns; whoever still has it open and adds to it stores it anew."""
+        with self._transaction():
+            self._database.execute("DELETE FROM turn WHERE conversation_id = ?", (conversation.id,))
+            self._database.execute("DELETE FROM conversation WHERE id = ?", (conversation.id,))
+        if conversation.id is not None:
+            self._open.pop(conversation.id, None)
+        conversation.id = None
+        for turn in conversation.all_turns:
+            turn.id = None
+
+    def _add(self, conversation: Conversation) -> int:
+        conversation.title = conversation.title or title_of(conversation)
+        values = (conversation.title, self._clock(), self._clock())
+        added = self._database.execute(
+            "INSERT INTO conversation (title, created_s, changed_s) VALUES (?, ?, ?)", values
+        )
+        assert added.lastrowid is not None
+        self._open[added.lastrowid] = conversation
+        return added.lastrowid
+
+    def _write_turn(self, conversation: Conversation, turn: Turn) -> None:
+        record = record_of(turn)
+        place = (conversation.id, turn.parent.id if turn.parent else None)
+        values = [*place, *(json.dumps(record[name]) if name in JSON_COLUMNS else record[name] for name in COLUMNS)]
+        names = ("conversation_id", "parent_id", *COLUMNS)
+        if turn.id is None:
+            marks = ", ".join("?" * len(names))
+            added = self._database.execute(f"INSERT INTO turn ({', '.join(names)}) VALUES ({marks})", values)
+            turn.id = added.lastrowid
+        else:
+            changes = ", ".join(f"{name} = ?" for name in names)
+            self._database.execute(f"UPDATE turn SET {changes} WHERE id = ?", [*values, turn.id])
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        try:
+            with self._guard, self._database:
+                self._database.execute("BEGIN IMMEDIATE")
+                yield
+        except sqlite3.Error as error:
+            raise InputError(f"the disk must take the conversation: {error}; free some space on it") from error
+
+
+def record_of(turn: Turn) -> dict[str, Any]:
+    """A turn's `COLUMNS`; `turn_of` is the way back."""
+    times = {
+        "first_token_s": turn.first_token_at,
+        "answering_s": turn.answering_at,
+        "last_token_s": max(turn.last_token_at, turn.started_at),
+        "ended_s": turn.ended_at,
+    }
+    offsets = {name: None if at is None else at - turn.started_at for name, at in times.items()}
+    return {name: offsets[name] if name in offsets else getattr(turn, name) for name in COLUMNS}
+
+
+def turn_of(record: dict[str, Any]) -> Turn:
+    """A turn of a record, without its place."""
+    return Turn(
+        question=record["question"],
+        context_room=0,
+        state=record["state"],
+        cut=record["cut"],
+        reasoning=record["reasoning"],
+        answer=record["answer"],
+        token_ids=record["token_ids"],
+        tokens_before_answer=record["tokens_before_answer"],
+        first_token_at=record["first_token_s"],
+        answering_at=record["answering_s"],
+        last_token_at=record["last_token_s"],
+        ended_at=record["ended_s"],
+        model=record["model"],
+        settings=record["settings"],
+    )
+
+
+def title_of(conversation: Conversation) -> str:
+    """The first question's first words."""
+    words = conversation.all_turns[0].question.split() if conversation.all_turns else []
+    text = " ".join(words)
+    return text if len(text) <= TITLE_LENGTH else text[: TITLE_LENGTH - 1].rsplit(" ", 1)[0] + "…"
+
+
+def data_folder() -> Path:
+    """Where this system keeps a program's data of this user."""
+    home = Path.home()
+    if sys.platform == "win32":
+        base = Path(os.environ.get("LOCALAPPDATA") or home / "AppData" / "Local")
+    elif sys.platform == "darwin":
+        base = home / "Library" / "Application Support"
+    else:
+        base = Path(os.environ.get("XDG_DATA_HOME") or home / ".local" / "share")
+    return base / "reasoning-edge"
+
+
+def _open_file(path: Path) -> sqlite3.Connection:
+    try:
+        database = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+        database.row_factory = sqlite3.Row
+        database.create_function("contains", 2, lambda text, words: words in text.casefold(), deterministic=True)
+        (version,) = database.execute("PRAGMA user_version").fetchone()
+        if version > SCHEMA_VERSION:
+            raise InputError(
+                f"the schema of {path} (version {version}) must be at most {SCHEMA_VERSION}; "
+                "a newer toolkit wrote it: update this one, or give another folder with --data"
+            )
+        database.execute("PRAGMA journal_mode = WAL")
+        database.execute("PRAGMA synchronous = NORMAL")
+        database.execute("PRAGMA foreign_keys = ON")
+        if version == 0:
+            database.executescript(SCHEMA)
+        database.execute(
+            "UPDATE turn SET state = 'stopped', ended_s = last_token_s "
+            "WHERE state IN ('waiting', 'thinking', 'answering')"
+        )
+        return database
+    except sqlite3.Error as error:
+        raise InputError(
+            f"{path} must be a file of conversations: {error}; move it away, or give another folder with --data"
+        ) from None

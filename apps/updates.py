@@ -1,0 +1,86 @@
+"""What the page's handlers return: new values of the components that a turn changes, in one order."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import gradio as gr
+
+from apps.conversation import Conversation, Turn
+from apps.markup import harmless
+from apps.repetition import is_repeating
+from apps.store import Store
+from apps.turn_links import link
+from apps.view import page_messages, status_line
+
+Update = tuple[Any, ...]
+"""New values of the chatbot, the question box, the status line, the notice, *Answer now* and the list of chats."""
+
+NOTHING: Update = (gr.skip(),) * 6
+
+CIRCLES = "The model has begun to repeat itself. *Answer now* ends the thought; *Stop* keeps what is there."
+
+EDITING = "Edit the question below. *Send* asks it as another version of this turn; what stands here is kept."
+
+
+def refused(text: str) -> Update:
+    """Nothing changes but the notice."""
+    return gr.skip(), gr.skip(), gr.skip(), notice(text), gr.skip(), gr.skip()
+
+
+def waiting(text: str) -> Update:
+    """Nothing changes but the status line."""
+    return gr.skip(), gr.skip(), text, gr.skip(), gr.skip(), gr.skip()
+
+
+def editing(conversation: Conversation, place: int) -> Update:
+    """The question of a turn in the box; one beyond the path clears the box and leaves all as it was."""
+    conversation.edited = conversation.turns[place] if place < len(conversation.turns) else None
+    if conversation.edited is None:
+        return gr.skip(), "", gr.skip(), notice(""), gr.skip(), gr.skip()
+    told = f"{EDITING} {link('Leave it as it was', 'edit', len(conversation.turns))}"
+    return gr.skip(), conversation.edited.question, gr.skip(), gr.update(value=told, visible=True), gr.skip(), gr.skip()
+
+
+def begun(conversation: Conversation, turn: Turn, listing: dict[str, Any]) -> Update:
+    """A turn that starts: the box is empty and has Stop."""
+    messages = page_messages(conversation, time.monotonic())
+    box = gr.update(value="", submit_btn=False, stop_btn="Stop")
+    return messages, box, status_line(turn), notice(""), _answer_now(turn), listing
+
+
+def running(conversation: Conversation, turn: Turn) -> Update:
+    """A turn as far as it is written; a thought that goes round in circles is told."""
+    messages = page_messages(conversation, time.monotonic())
+    told = notice(CIRCLES if turn.is_thinking and is_repeating(turn.token_ids) else "")
+    return messages, gr.skip(), status_line(turn), told, _answer_now(turn), gr.skip()
+
+
+def at_rest(conversation: Conversation, listing: dict[str, Any], trouble: str = "") -> Update:
+    """A conversation that no handler is writing to."""
+    messages = page_messages(conversation, time.monotonic())
+    status = status_line(conversation.turns[-1]) if conversation.turns else "Ready"
+    return (
+        messages,
+        gr.update(submit_btn="Send", stop_btn=False),
+        status,
+        notice(trouble),
+        gr.update(visible=False),
+        listing,
+    )
+
+
+def notice(text: str) -> dict[str, Any]:
+    return gr.update(value=harmless(text[:1].upper() + text[1:]), visible=bool(text))
+
+
+def listed(store: Store, words: str, conversation: Conversation) -> dict[str, Any]:
+    """The list: the conversations that hold the words, the open one marked."""
+    choices = [(entry.title, entry.id) for entry in store.entries(words)]
+    is_there = any(number == conversation.id for _, number in choices)
+    return gr.update(choices=choices, value=conversation.id if is_there else None, visible=bool(choices))
+
+
+def _answer_now(turn: Turn) -> dict[str, Any]:
+    return gr.update(visible=turn.state == "thinking" and not turn.answer_requested)
