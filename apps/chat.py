@@ -15,14 +15,12 @@ os.environ.update(
 )  # before the imports, which read them
 
 import webbrowser
-from contextlib import suppress
 from pathlib import Path
 
 import gradio as gr
-import uvicorn
 from fastapi import FastAPI
 
-from apps.address import LOOPBACK, listen
+from apps.address import LOOPBACK, listen, run_until_interrupted
 from apps.guard import Application, guard
 from apps.look import CSS, HEAD, theme
 from apps.model import Model, load_model
@@ -67,11 +65,8 @@ def serve(model: Model, *, host: str, port: int, open_browser: bool) -> None:
     print(f"{model.name} is ready at {address} (Ctrl+C ends it)", flush=True)
     if open_browser:
         webbrowser.open(address)
-    server = uvicorn.Server(
-        uvicorn.Config(application, log_level="warning", server_header=False, timeout_graceful_shutdown=1)
-    )
-    with listener, suppress(KeyboardInterrupt):  # Ctrl+C is how a chat ends
-        server.run(sockets=[listener])
+    with listener:
+        run_until_interrupted(application, listener)
 
 
 def run_chat(folder: Path, *, cache: Cache = "exact", host: str = "127.0.0.1", port: int, open_browser: bool) -> None:

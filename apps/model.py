@@ -28,15 +28,18 @@ class Model:
     """Held by the turn that the decoder is running."""
 
 
+def check_folder(folder: Path) -> None:
+    """The fast part of `toolkit verify`; raises `InputError` where it fails, and says where there is nothing to check."""
+    if not check_start(folder):
+        print(f"{folder} cannot be verified: it was exported before there was a record; export again", file=sys.stderr)
+
+
 def load_model(folder: Path, cache: Cache = "exact") -> Model:
     """Load an exported folder; raises `InputError` where it is none, or the fast part of `toolkit verify` fails."""
-    is_verified = check_start(folder)
-    model = Model(
+    check_folder(folder)
+    return Model(
         name=folder.resolve().name,
         size_bytes=folder_bytes(folder),
         decoder=SpeculativeDecoder(OnnxDecoder(folder, cache=cache, keeps_prefix=True), time.perf_counter),
         chat_format=ChatFormat.from_folder(folder),
     )
-    if not is_verified:
-        print(f"{folder} cannot be verified: it was exported before there was a record; export again", file=sys.stderr)
-    return model
