@@ -1,7 +1,8 @@
 """Serves the chat page of one exported model on the loopback address, and nothing beyond it.
 
-    browser ── guard (host, policy) ── FastAPI ── /health
-                                          └────── / (Gradio page) ── run_turn ── decoder (one, behind a lock)
+    browser ── guard (host, origin, policy) ── door (token, cookie, body) ── FastAPI ── /health
+                                                                                └────── / (Gradio page) ── run_turn
+                                                                                  decoder (one, behind a lock) ┘
 
 No torch is imported, and no request leaves the machine, of the server or of the page.
 """
@@ -14,13 +15,15 @@ os.environ.update(
     GRADIO_ANALYTICS_ENABLED="False", HF_HUB_OFFLINE="1", HF_HUB_DISABLE_TELEMETRY="1", ORT_DISABLE_TELEMETRY="1"
 )  # before the imports, which read them
 
-import webbrowser
+from functools import partial
 from pathlib import Path
 
 import gradio as gr
 from fastapi import FastAPI
 
 from apps.address import LOOPBACK, listen, run_until_interrupted
+from apps.admission import Admission
+from apps.desktop import Window, run_in_window
 from apps.guard import Application, guard
 from apps.look import CSS, HEAD, theme
 from apps.model import Model, load_model
@@ -29,8 +32,8 @@ from export.session import Cache
 from toolkit.errors import InputError
 
 
-def build_application(model: Model, hosts: frozenset[str]) -> Application:
-    """The page and `/health`, behind the guard."""
+def build_application(model: Model, admission: Admission, hosts: frozenset[str]) -> Application:
+    """The page and `/health`, behind the door and the guard."""
     api = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
 
     @api.get("/health")
@@ -51,27 +54,30 @@ def build_application(model: Model, hosts: frozenset[str]) -> Application:
         css=CSS,
         head=HEAD,
     )
-    return guard(mounted, hosts)
+    return guard(admission.wrap(mounted), hosts)
 
 
-def serve(model: Model, *, host: str, port: int, open_browser: bool) -> None:
+def serve(model: Model, *, host: str, port: int, window: Window) -> None:
     """Serve the page of a loaded model until interrupted; prints its address first. Port 0 is any free port."""
     if host not in LOOPBACK:
         raise InputError(f"host ({host}) must be one of {', '.join(LOOPBACK)}: the chat has no password")
-    listener = listen(host, port)
-    port = listener.getsockname()[1]
-    application = build_application(model, frozenset(f"{name}:{port}" for name in LOOPBACK))
-    address = f"http://{host}:{port}/"
-    print(f"{model.name} is ready at {address} (Ctrl+C ends it)", flush=True)
-    if open_browser:
-        webbrowser.open(address)
-    with listener:
-        run_until_interrupted(application, listener)
+    with listen(host, port) as listener:
+        port = listener.getsockname()[1]
+        admission = Admission(f"http://{host}:{port}", "/", _announce)
+        application = build_application(model, admission, frozenset(f"{name}:{port}" for name in LOOPBACK))
+        print(f"{model.name} is ready at {admission.door} (Ctrl+C ends it)", flush=True)
+        run_in_window(partial(run_until_interrupted, application, listener), admission.door, model.name, window)
 
 
-def run_chat(folder: Path, *, cache: Cache = "exact", host: str = "127.0.0.1", port: int, open_browser: bool) -> None:
+def run_chat(
+    folder: Path, *, cache: Cache = "exact", host: str = "127.0.0.1", port: int, window: Window = "auto"
+) -> None:
     """Load an exported folder and serve its chat until interrupted.
 
     Raises `InputError` where the folder is no export, the host no loopback address or the port taken.
     """
-    serve(load_model(folder, cache), host=host, port=port, open_browser=open_browser)
+    serve(load_model(folder, cache), host=host, port=port, window=window)
+
+
+def _announce(door: str) -> None:
+    print(f"opened; for another browser: {door}", flush=True)

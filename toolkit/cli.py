@@ -157,7 +157,13 @@ def build_parser() -> Parser:
     chat.add_argument("folder", type=Path, help="exported folder")
     _add_cache_option(chat)
     chat.add_argument("--port", type=int, default=0, help="port on 127.0.0.1; default: a free one")
-    chat.add_argument("--no-browser", action="store_true", help="print the address only")
+    chat.add_argument(
+        "--window",
+        choices=("auto", "app", "browser", "none"),
+        default="auto",
+        help="a window of its own, a tab, or the address only; default: the first that works",
+    )
+    chat.add_argument("--no-browser", dest="window", action="store_const", const="none", help="as --window none")
 
     serve = verb("serve", "serve", "serve an exported folder to other programs, as OpenAI's API does")
     serve.add_argument("folder", type=Path, help="exported folder")

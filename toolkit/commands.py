@@ -213,7 +213,7 @@ def bench(options: Options) -> Result:
 def chat(options: Options) -> Result:
     from apps.chat import run_chat
 
-    run_chat(options.folder, cache=options.cache, port=options.port, open_browser=not options.no_browser)
+    run_chat(options.folder, cache=options.cache, port=options.port, window=options.window)
     return Result(facts={"folder": str(options.folder)}, text="")
 
 
@@ -313,7 +313,7 @@ def _chat_if_someone_is_there(folder: Path) -> None:
     if sys.stdin.isatty():
         from apps.chat import run_chat
 
-        run_chat(folder, port=0, open_browser=True)
+        run_chat(folder, port=0)
 
 
 def _allow_unsafe(options: Options) -> None:
