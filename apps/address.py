@@ -23,6 +23,8 @@ def listen(host: str, port: int) -> socket.socket:
 
 def run_until_interrupted(application: Application, listener: socket.socket) -> None:
     """Serve on an open socket; Ctrl+C is how a server ends, and no error."""
-    config = uvicorn.Config(application, log_level="warning", server_header=False, timeout_graceful_shutdown=1)
+    config = uvicorn.Config(
+        application, log_level="warning", server_header=False, proxy_headers=False, timeout_graceful_shutdown=1
+    )
     with suppress(KeyboardInterrupt):
         uvicorn.Server(config).run(sockets=[listener])

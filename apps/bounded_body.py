@@ -40,4 +40,4 @@ async def read_bounded(receive: Callable[[], Awaitable[MutableMapping[str, Any]]
                 if not event.get("more_body"):
                     return bytes(content)
     except TimeoutError:
-        raise BodyRefused(f"the body must arrive within {BODY_TIMEOUT_S:.0f} s", 408) from None
+        raise BodyRefused(f"the body must arrive within {BODY_TIMEOUT_S:g} s", 408) from None

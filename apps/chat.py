@@ -1,6 +1,6 @@
 """Serves the chat page of one exported model on the loopback address, and nothing beyond it.
 
-    browser ── guard (host, origin, policy) ── door (token, cookie, body) ── FastAPI ── /health
+    browser ── guard (host, origin, policy) ── door (token, cookie, body) ── FastAPI ── /health, /connections
                                                                                 └────── / (Gradio page) ── run_turn
                                                                                   decoder (one, behind a lock) ┘
 
@@ -21,8 +21,10 @@ from pathlib import Path
 import gradio as gr
 from fastapi import FastAPI
 
+from apps import badge
 from apps.address import LOOPBACK, listen, run_until_interrupted
 from apps.admission import Admission
+from apps.connections import Watch
 from apps.desktop import Window, run_in_window
 from apps.guard import Application, guard
 from apps.look import CSS, HEAD, theme
@@ -32,7 +34,7 @@ from export.session import Cache
 from toolkit.errors import InputError
 
 
-def build_application(model: Model, admission: Admission, hosts: frozenset[str]) -> Application:
+def build_application(model: Model, admission: Admission, watch: Watch, hosts: frozenset[str]) -> Application:
     """The page and `/health`, behind the door and the guard."""
     api = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
 
@@ -40,6 +42,7 @@ def build_application(model: Model, admission: Admission, hosts: frozenset[str])
     def health() -> dict[str, str]:
         return {"status": "ok", "model": model.name}
 
+    badge.add_route(api, watch)
     mounted = gr.mount_gradio_app(
         api,
         build_page(model),
@@ -51,8 +54,8 @@ def build_application(model: Model, admission: Admission, hosts: frozenset[str])
         enable_monitoring=False,
         mcp_server=False,
         theme=theme(),
-        css=CSS,
-        head=HEAD,
+        css=CSS + badge.CSS,
+        head=HEAD + badge.SCRIPT,
     )
     return guard(admission.wrap(mounted), hosts)
 
@@ -64,8 +67,10 @@ def serve(model: Model, *, host: str, port: int, window: Window) -> None:
     with listen(host, port) as listener:
         port = listener.getsockname()[1]
         admission = Admission(f"http://{host}:{port}", "/", _announce)
-        application = build_application(model, admission, frozenset(f"{name}:{port}" for name in LOOPBACK))
+        watch = Watch()
+        application = build_application(model, admission, watch, frozenset(f"{name}:{port}" for name in LOOPBACK))
         print(f"{model.name} is ready at {admission.door} (Ctrl+C ends it)", flush=True)
+        watch.start()
         run_in_window(partial(run_until_interrupted, application, listener), admission.door, model.name, window)
 
 

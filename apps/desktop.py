@@ -98,6 +98,11 @@ def _run_in_pywebview(run: Callable[[], None], address: str, title: str) -> None
     webview.settings["ALLOW_DOWNLOADS"] = True  # an exported conversation is one
     width, height = SIZE
     webview.create_window(title, address, width=width, height=height, text_select=True)
-    Thread(target=run, daemon=True).start()
+    server = Thread(target=run, daemon=True)
+    server.start()
     with suppress(KeyboardInterrupt):
-        webview.start()
+        try:
+            webview.start()
+        except webview.WebViewException as error:  # it is installed, and what draws its windows is not
+            print(f"no window of its own: {error}; open the address in a browser", file=sys.stderr)
+            server.join()

@@ -14,6 +14,7 @@ from typing import Any
 
 import gradio as gr
 
+from apps import badge
 from apps.conversation import Conversation, run_turn
 from apps.markup import harmless
 from apps.model import Model
@@ -99,6 +100,7 @@ def build_page(model: Model) -> gr.Blocks:
         conversation = gr.State(Conversation())
         with gr.Row(elem_id="top"):
             gr.Markdown(_title(model), elem_id="title")
+            gr.Markdown(badge.TEXT, elem_id="badge")
             new_chat = gr.Button("New chat", elem_id="new-chat", size="sm", scale=0, min_width=96)
         chatbot = _chatbot()
         notice = gr.Markdown(elem_id="notice", visible=False)

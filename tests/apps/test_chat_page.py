@@ -291,3 +291,11 @@ def test_a_real_exported_folder_holds_a_conversation(browser: Browser, tiny_stud
         expect(page.locator("#chat .bot-row").last).to_contain_text(re.compile("context is full|without an answer"))
         expect(page.locator("#status")).to_contain_text("tokens/s")
         picture(page, "real")
+
+
+def test_the_badge_says_that_nothing_left_this_machine(browser: Browser, scripted_chat: str) -> None:
+    with opened(browser, scripted_chat) as page:
+        badge = page.locator("#badge [role=status]")
+        expect(badge).to_have_text("No connection has left this machine")
+        expect(badge).to_have_attribute("title", re.compile("sockets"))
+        picture(page, "badge")
