@@ -16,7 +16,7 @@ TEXT = "Checking connections"
 """Of the Markdown component `#badge` until the first answer (a `gr.HTML` would evaluate text as a script)."""
 
 CSS = """
-#badge { flex: none; width: auto; min-width: 0; padding: 0; border: none; background: transparent; }
+#badge { flex: none; width: auto; min-width: 0; padding: 0; border-width: 0; background: transparent; }
 #badge p { margin: 0; display: inline-flex; align-items: center; gap: 7px; font-size: 12.5px; line-height: 1.4; color: var(--body-text-color-subdued); }
 #badge p::before { content: ""; flex: none; width: 8px; height: 8px; border-radius: 50%; background: var(--neutral-400); }
 #badge [data-state=private]::before { background: #0d9488; }

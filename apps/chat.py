@@ -24,14 +24,16 @@ from fastapi import FastAPI
 from apps import badge
 from apps.address import LOOPBACK, listen, run_until_interrupted
 from apps.admission import Admission
-from apps.connections import Watch
+from apps.connections import Watch, addresses_of
 from apps.desktop import Window, run_in_window
+from apps.endpoint import load_endpoint
 from apps.guard import Application, guard
 from apps.look import CSS, HEAD, theme
 from apps.model import Model, load_model
 from apps.page import build_page
 from export.session import Cache
 from toolkit.errors import InputError
+from toolkit.models import is_endpoint
 
 
 def build_application(model: Model, admission: Admission, watch: Watch, hosts: frozenset[str]) -> Application:
@@ -67,7 +69,9 @@ def serve(model: Model, *, host: str, port: int, window: Window) -> None:
     with listen(host, port) as listener:
         port = listener.getsockname()[1]
         admission = Admission(f"http://{host}:{port}", "/", _announce)
-        watch = Watch()
+        watch = Watch(
+            endpoint=model.endpoint, addresses=addresses_of(*model.endpoint) if model.endpoint else frozenset()
+        )
         application = build_application(model, admission, watch, frozenset(f"{name}:{port}" for name in LOOPBACK))
         print(f"{model.name} is ready at {admission.door} (Ctrl+C ends it)", flush=True)
         watch.start()
@@ -75,13 +79,18 @@ def serve(model: Model, *, host: str, port: int, window: Window) -> None:
 
 
 def run_chat(
-    folder: Path, *, cache: Cache = "exact", host: str = "127.0.0.1", port: int, window: Window = "auto"
+    model: str | Path, *, cache: Cache = "exact", host: str = "127.0.0.1", port: int, window: Window = "auto"
 ) -> None:
-    """Load an exported folder and serve its chat until interrupted.
+    """Open an exported folder or an endpoint and serve its chat until interrupted.
 
-    Raises `InputError` where the folder is no export, the host no loopback address or the port taken.
+    Raises `InputError` where neither is there, the host is no loopback address or the port taken.
     """
-    serve(load_model(folder, cache), host=host, port=port, window=window)
+    serve(open_model(model, cache), host=host, port=port, window=window)
+
+
+def open_model(model: str | Path, cache: Cache) -> Model:
+    """The model of a folder, or of an `http(s)://…/v1` address; raises `InputError` where it is none."""
+    return load_endpoint(str(model)) if is_endpoint(str(model)) else load_model(Path(model), cache)
 
 
 def _announce(door: str) -> None:

@@ -18,7 +18,7 @@ from typing import Literal
 
 from toolkit.chat_format import ChatFormat, Delta, Message, split_completion
 from toolkit.errors import InputError
-from toolkit.generate import Decoder, Sampling, Token, stream
+from toolkit.generate import WAITING, Decoder, Sampling, Speaker, Token, stream
 
 State = Literal["waiting", "thinking", "answering", "done", "stopped"]
 
@@ -84,6 +84,8 @@ class Turn:
 
     def take(self, delta: Delta | None, token: Token, limit: int, now: float) -> None:
         """Add one piece of `toolkit.generate.stream` (one token may come with several); `limit` as sampled."""
+        if token is WAITING:
+            return
         if token is not self._last:
             self._last = token
             self.token_ids.append(token.id)
@@ -166,7 +168,7 @@ class Pace:
 
 
 def run_turn(
-    decoder: Decoder,
+    decoder: Decoder | Speaker,
     chat_format: ChatFormat,
     messages: Sequence[Message],
     turn: Turn,

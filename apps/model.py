@@ -11,7 +11,7 @@ from pathlib import Path
 from export.session import Cache, OnnxDecoder
 from export.verify import check_start
 from toolkit.chat_format import ChatFormat
-from toolkit.generate import Decoder
+from toolkit.generate import Decoder, Speaker
 from toolkit.runs import folder_bytes
 from toolkit.speculation import SpeculativeDecoder
 
@@ -22,10 +22,20 @@ class Model:
 
     name: str
     size_bytes: int
-    decoder: Decoder
+    decoder: Decoder | Speaker
     chat_format: ChatFormat
+    endpoint: tuple[str, int] | None = None
+    """Host and port of the server that answers; None where the model runs in this process."""
     lock: threading.Lock = field(default_factory=threading.Lock)
     """Held by the turn that the decoder is running."""
+
+    @property
+    def facts(self) -> str:
+        """What the page says about it, in a few words."""
+        context = f"context {self.decoder.max_length:,} tokens"
+        if self.endpoint:
+            return f"{context} · answers from {self.endpoint[0]}:{self.endpoint[1]}"
+        return f"{self.size_bytes / 1e6:,.0f} MB · {context} · runs on this machine only"
 
 
 def check_folder(folder: Path) -> None:

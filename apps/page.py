@@ -102,7 +102,7 @@ def build_page(model: Model) -> gr.Blocks:
             gr.Markdown(_title(model), elem_id="title")
             gr.Markdown(badge.TEXT, elem_id="badge")
             new_chat = gr.Button("New chat", elem_id="new-chat", size="sm", scale=0, min_width=96)
-        chatbot = _chatbot()
+        chatbot = _chatbot(model)
         notice = gr.Markdown(elem_id="notice", visible=False)
         question = _question()
         status = gr.Markdown("Ready", elem_id="status")
@@ -124,7 +124,7 @@ def build_page(model: Model) -> gr.Blocks:
     return page
 
 
-def _chatbot() -> gr.Chatbot:
+def _chatbot(model: Model) -> gr.Chatbot:
     return gr.Chatbot(
         elem_id="chat",
         show_label=False,
@@ -137,7 +137,8 @@ def _chatbot() -> gr.Chatbot:
         latex_delimiters=LATEX_DELIMITERS,
         allow_tags=False,
         sanitize_html=True,
-        placeholder="## Ask something\nThe model thinks first, then answers. Both stay on this machine.",
+        placeholder="## Ask something\nThe model thinks first, then answers."
+        + ("" if model.endpoint else " Both stay on this machine."),
         examples=[{"text": example} for example in EXAMPLES],
     )
 
@@ -178,10 +179,7 @@ def _notice(text: str) -> dict[str, Any]:
 
 
 def _title(model: Model) -> str:
-    facts = (
-        f"{model.size_bytes / 1e6:,.0f} MB · context {model.decoder.max_length:,} tokens · runs on this machine only"
-    )
-    return f"# {harmless(model.name)}\n{facts}"
+    return f"# {harmless(model.name)}\n{harmless(model.facts)}"
 
 
 def _picked(event: gr.SelectData) -> str:

@@ -98,7 +98,8 @@ class Service:
         return Response(self.metrics.text(), media_type="text/plain; version=0.0.4")
 
     async def _models(self, request: Request) -> Response:
-        model = {"id": self.name, "object": "model", "created": 0, "owned_by": "toolkit"}
+        model: dict[str, Any] = {"id": self.name, "object": "model", "created": 0, "owned_by": "toolkit"}
+        model["max_model_len"] = self._max_length  # vLLM's name for the context
         return JSONResponse({"object": "list", "data": [model]})
 
     async def _chat(self, request: Request) -> Response:

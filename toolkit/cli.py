@@ -154,7 +154,9 @@ def build_parser() -> Parser:
     bench.add_argument("--rounds", type=_count, default=3, help="after one to warm up; default: %(default)s")
 
     chat = verb("chat", "chat", "open the local chat with an exported folder")
-    chat.add_argument("folder", type=Path, help="exported folder")
+    chat.add_argument("folder", nargs="?", help="exported folder")
+    chat.add_argument("--endpoint", metavar="URL", help="let an OpenAI-compatible server answer: http(s)://…/v1")
+    chat.add_argument("--model", metavar="NAME", help="which of the endpoint's models; default: its only one")
     _add_cache_option(chat)
     chat.add_argument("--port", type=int, default=0, help="port on 127.0.0.1; default: a free one")
     chat.add_argument(

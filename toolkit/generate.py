@@ -83,6 +83,20 @@ class Token:
     finish_reason: FinishReason | None
 
 
+WAITING = Token(row=0, id=-1, finish_reason=None)
+"""Comes now and then while a `Speaker` has nothing new to say, so that who reads it may leave."""
+
+
+class Speaker(Protocol):
+    """A model elsewhere: it takes messages, samples by itself and shows no logits."""
+
+    max_length: int
+    """Most tokens of a conversation."""
+
+    def speak(self, messages: Sequence[Message], sampling: Sampling) -> Iterator[Token]:
+        """The tokens of one turn, whose ids its chat format reads; closing the iterator ends the turn there too."""
+
+
 @dataclass(kw_only=True)
 class Sampled:
     """One row's whole completion; `ids` holds the stop token where there was one."""
@@ -152,7 +166,7 @@ def complete(
 
 
 def stream(
-    decoder: Decoder, chat_format: ChatFormat, messages: Sequence[Message], sampling: Sampling
+    decoder: Decoder | Speaker, chat_format: ChatFormat, messages: Sequence[Message], sampling: Sampling
 ) -> Iterator[tuple[Delta | None, Token]]:
     """Stream one turn: each token with the text that became certain by it (None where none did).
 
@@ -160,7 +174,10 @@ def stream(
     """
     text = DecodeStream(skip_special_tokens=False)
     parser = ReasoningParser(opened=chat_format.opens_reasoning)
-    for token in decode(decoder, [chat_format.prompt_ids(messages)], sampling, chat_format.stop_ids):
+    for token in _turn_tokens(decoder, chat_format, messages, sampling):
+        if token is WAITING:
+            yield None, token
+            continue
         piece = None if token.finish_reason == "stop" else text.step(chat_format.tokenizer, token.id)
         deltas = list(parser.feed(piece)) if piece else []
         if token.finish_reason:
@@ -169,6 +186,14 @@ def stream(
             yield None, token
         for delta in deltas:
             yield delta, token
+
+
+def _turn_tokens(
+    decoder: Decoder | Speaker, chat_format: ChatFormat, messages: Sequence[Message], sampling: Sampling
+) -> Iterator[Token]:
+    if hasattr(decoder, "speak"):
+        return decoder.speak(messages, sampling)
+    return decode(decoder, [chat_format.prompt_ids(messages)], sampling, chat_format.stop_ids)
 
 
 def sample(logits_V: Floats, sampling: Sampling, generator: np.random.Generator, history: Sequence[int]) -> int:
