@@ -1,7 +1,7 @@
 """Serves the chat page of one exported model on the loopback address, and nothing beyond it.
 
     browser ── guard (host, origin, policy) ── door (token, cookie, body) ── FastAPI ── /health, /connections
-                                                                                └────── / (Gradio page) ── run_turn
+                                                                                └────── /, /compare (Gradio pages) ── run_turn
                                                                                   decoder (one, behind a lock) ┘
 
 No torch is imported, and no request leaves the machine, of the server or of the page.
@@ -15,16 +15,18 @@ os.environ.update(
     GRADIO_ANALYTICS_ENABLED="False", HF_HUB_OFFLINE="1", HF_HUB_DISABLE_TELEMETRY="1", ORT_DISABLE_TELEMETRY="1"
 )  # before the imports, which read them
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
 import gradio as gr
 from fastapi import FastAPI
+from fastapi.responses import RedirectResponse
 
-from apps import badge
+from apps import badge, compare
 from apps.address import LOOPBACK, listen, run_until_interrupted
 from apps.admission import Admission
-from apps.connections import Watch, addresses_of
+from apps.connections import Watch
 from apps.desktop import Window, run_in_window
 from apps.endpoint import load_endpoint
 from apps.guard import Application, guard
@@ -36,19 +38,65 @@ from toolkit.errors import InputError
 from toolkit.models import is_endpoint
 
 
-def build_application(model: Model, admission: Admission, watch: Watch, hosts: frozenset[str]) -> Application:
-    """The page and `/health`, behind the door and the guard."""
+def build_application(models: Sequence[Model], admission: Admission, hosts: frozenset[str]) -> Application:
+    """The page of the first model, that of a comparison where there is a second one, and `/health`, behind the door."""
     api = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
 
     @api.get("/health")
     def health() -> dict[str, str]:
-        return {"status": "ok", "model": model.name}
+        return {"status": "ok", "model": models[0].name}
 
+    watch = Watch(endpoints=tuple(model.endpoint for model in models if model.endpoint))
+    watch.start()
     badge.add_route(api, watch)
-    mounted = gr.mount_gradio_app(
+    if len(models) > 1:
+        api.get(compare.PATH)(lambda: RedirectResponse(f"{compare.PATH}/"))  # a mount begins behind the slash
+        _mount(api, compare.build_compare(models), compare.PATH, compare.CSS)
+    _mount(api, build_page(models[0]), "/", CSS + badge.CSS)
+    return guard(admission.wrap(api), hosts)
+
+
+def serve(models: Sequence[Model], *, host: str, port: int, window: Window) -> None:
+    """Serve the pages of one or two loaded models until interrupted; prints the address first. Port 0 is any free port."""
+    if host not in LOOPBACK:
+        raise InputError(f"host ({host}) must be one of {', '.join(LOOPBACK)}: the chat has no password")
+    with listen(host, port) as listener:
+        port = listener.getsockname()[1]
+        start = compare.PATH if len(models) > 1 else "/"
+        admission = Admission(f"http://{host}:{port}", start, _announce)
+        application = build_application(models, admission, frozenset(f"{name}:{port}" for name in LOOPBACK))
+        names = " and ".join(model.name for model in models)
+        print(f"{names} can be asked at {admission.door} (Ctrl+C ends it)", flush=True)
+        run_in_window(partial(run_until_interrupted, application, listener), admission.door, names, window)
+
+
+def run_chat(
+    model: str | Path,
+    *,
+    against: str = "",
+    cache: Cache = "exact",
+    host: str = "127.0.0.1",
+    port: int,
+    window: Window = "auto",
+) -> None:
+    """Open an exported folder or an endpoint, and one `against` it where that is given; serve until interrupted.
+
+    Raises `InputError` where a model is not there, the host is no loopback address or the port taken.
+    """
+    models = [open_model(name, cache) for name in (model, against) if name]
+    serve(models, host=host, port=port, window=window)
+
+
+def open_model(model: str | Path, cache: Cache) -> Model:
+    """The model of a folder, or of an `http(s)://…/v1` address; raises `InputError` where it is none."""
+    return load_endpoint(str(model)) if is_endpoint(str(model)) else load_model(Path(model), cache)
+
+
+def _mount(api: FastAPI, page: gr.Blocks, path: str, css: str) -> None:
+    gr.mount_gradio_app(
         api,
-        build_page(model),
-        path="/",
+        page,
+        path=path,
         footer_links=[],
         run_history=False,
         max_file_size=0,
@@ -56,41 +104,9 @@ def build_application(model: Model, admission: Admission, watch: Watch, hosts: f
         enable_monitoring=False,
         mcp_server=False,
         theme=theme(),
-        css=CSS + badge.CSS,
+        css=css,
         head=HEAD + badge.SCRIPT,
     )
-    return guard(admission.wrap(mounted), hosts)
-
-
-def serve(model: Model, *, host: str, port: int, window: Window) -> None:
-    """Serve the page of a loaded model until interrupted; prints its address first. Port 0 is any free port."""
-    if host not in LOOPBACK:
-        raise InputError(f"host ({host}) must be one of {', '.join(LOOPBACK)}: the chat has no password")
-    with listen(host, port) as listener:
-        port = listener.getsockname()[1]
-        admission = Admission(f"http://{host}:{port}", "/", _announce)
-        watch = Watch(
-            endpoint=model.endpoint, addresses=addresses_of(*model.endpoint) if model.endpoint else frozenset()
-        )
-        application = build_application(model, admission, watch, frozenset(f"{name}:{port}" for name in LOOPBACK))
-        print(f"{model.name} is ready at {admission.door} (Ctrl+C ends it)", flush=True)
-        watch.start()
-        run_in_window(partial(run_until_interrupted, application, listener), admission.door, model.name, window)
-
-
-def run_chat(
-    model: str | Path, *, cache: Cache = "exact", host: str = "127.0.0.1", port: int, window: Window = "auto"
-) -> None:
-    """Open an exported folder or an endpoint and serve its chat until interrupted.
-
-    Raises `InputError` where neither is there, the host is no loopback address or the port taken.
-    """
-    serve(open_model(model, cache), host=host, port=port, window=window)
-
-
-def open_model(model: str | Path, cache: Cache) -> Model:
-    """The model of a folder, or of an `http(s)://…/v1` address; raises `InputError` where it is none."""
-    return load_endpoint(str(model)) if is_endpoint(str(model)) else load_model(Path(model), cache)
 
 
 def _announce(door: str) -> None:

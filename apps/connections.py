@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Callable, Iterable
+import time
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from ipaddress import IPv6Address, ip_address
-from threading import Event, Thread
+from threading import Thread
 from typing import Literal
 
 import psutil
@@ -26,14 +27,14 @@ State = Literal["private", "endpoint", "warning", "unknown"]
 class Watch:
     """The peers of this process, as far as they were seen."""
 
-    endpoint: tuple[str, int] | None = None
-    """Host and port to which questions go; None where the model runs here."""
-    addresses: frozenset[str] = frozenset()
-    """What the endpoint's name stands for."""
+    endpoints: tuple[tuple[str, int], ...] = ()
+    """Hosts and ports to which questions go; none where the model runs here."""
     peers: list[str] = field(default_factory=list)
     """Others that were seen, in the order of their first appearance."""
     trouble: str = ""
     """Why the sockets cannot be read; empty where they can."""
+    _addresses: set[tuple[str, int]] = field(default_factory=set)
+    """What the endpoints' names stand for."""
 
     @property
     def state(self) -> State:
@@ -41,14 +42,14 @@ class Watch:
             return "warning"
         if self.trouble:
             return "unknown"
-        return "endpoint" if self.endpoint else "private"
+        return "endpoint" if self.endpoints else "private"
 
     @property
     def text(self) -> str:
         """What the badge says."""
         texts: dict[State, str] = {
             "private": "No connection has left this machine",
-            "endpoint": f"Questions go to {self.endpoint and self.endpoint[0]} and nowhere else",
+            "endpoint": f"Questions go to {' and '.join(host for host, _ in self.endpoints)} and nowhere else",
             "warning": f"Connected to {', '.join(self.peers[:3])}",
             "unknown": "Connections cannot be checked on this system",
         }
@@ -80,24 +81,21 @@ class Watch:
                 self.peers.append(name)
 
     def _belongs_to_endpoint(self, address: str, port: int) -> bool:
-        """Whether a peer is the endpoint, whose name may have got another address, or who tells that name's address."""
-        if self.endpoint is None:
-            return False
-        if address not in self.addresses and port == self.endpoint[1]:
-            self.addresses = addresses_of(*self.endpoint)
-        return address in self.addresses or port == DNS_PORT
+        """Whether a peer is an endpoint, whose name may have got another address, or who tells that name's address."""
+        if (address, port) not in self._addresses and port in (port for _, port in self.endpoints):
+            self._addresses.update((found, port) for host, port in self.endpoints for found in addresses_of(host, port))
+        return (address, port) in self._addresses or (bool(self.endpoints) and port == DNS_PORT)
 
-    def start(self) -> Callable[[], None]:
-        """Look now and at intervals, in a thread; returns what ends it."""
+    def start(self) -> None:
+        """Look now and at intervals, in a thread that ends with the process."""
         self.look()
-        ended = Event()
 
         def go_on() -> None:
-            while not ended.wait(INTERVAL_S):
+            while True:
+                time.sleep(INTERVAL_S)
                 self.look()
 
         Thread(target=go_on, daemon=True).start()
-        return ended.set
 
 
 def addresses_of(host: str, port: int) -> frozenset[str]:

@@ -156,6 +156,7 @@ def build_parser() -> Parser:
     chat = verb("chat", "chat", "open the local chat with an exported folder")
     chat.add_argument("folder", nargs="?", help="exported folder")
     chat.add_argument("--endpoint", metavar="URL", help="let an OpenAI-compatible server answer: http(s)://…/v1")
+    chat.add_argument("--compare", metavar="OTHER", help="folder or endpoint to ask the same beside it")
     chat.add_argument("--model", metavar="NAME", help="which of the endpoint's models; default: its only one")
     _add_cache_option(chat)
     chat.add_argument("--port", type=int, default=0, help="port on 127.0.0.1; default: a free one")

@@ -215,7 +215,7 @@ def chat(options: Options) -> Result:
     from apps.chat import run_chat
 
     model = _chat_model(options)
-    run_chat(model, cache=options.cache, port=options.port, window=options.window)
+    run_chat(model, against=options.compare or "", cache=options.cache, port=options.port, window=options.window)
     return Result(facts={"model": model}, text="")
 
 

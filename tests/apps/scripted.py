@@ -70,7 +70,7 @@ def main(folder: Path) -> None:
     chat_format = ChatFormat.from_folder(folder)
     decoder = ScriptedDecoder(chat_format, max_length=4096, step_s=0.03)
     model = Model(name="scripted", size_bytes=86_000_000, decoder=decoder, chat_format=chat_format)
-    serve(model, host="127.0.0.1", port=0, window="none")
+    serve([model], host="127.0.0.1", port=0, window="none")
 
 
 if __name__ == "__main__":

@@ -18,7 +18,6 @@ from apps.address import listen
 from apps.admission import Admission
 from apps.bounded_body import MOST_BODY_BYTES
 from apps.chat import build_application
-from apps.connections import Watch
 from apps.guard import Event, Receive, Scope, Send
 from apps.model import Model
 from tests.apps.scripted import ScriptedDecoder
@@ -64,7 +63,7 @@ def chat(tiny_student: Path) -> Iterator[Chat]:
         port = listener.getsockname()[1]
         announced: list[str] = []
         admission = Admission(f"http://127.0.0.1:{port}", "/", announced.append)
-        application = build_application(model, admission, Watch(), frozenset({f"127.0.0.1:{port}"}))
+        application = build_application([model], admission, frozenset({f"127.0.0.1:{port}"}))
         server = uvicorn.Server(uvicorn.Config(application, log_level="error", timeout_graceful_shutdown=1))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()

@@ -105,14 +105,14 @@ def test_a_folder_that_is_no_export_is_one_line(tmp_path: Path) -> None:
 
 def test_a_host_beyond_the_loopback_is_refused(model: Model) -> None:
     with pytest.raises(InputError, match=r"host \(0\.0\.0\.0\) must be one of 127\.0\.0\.1, localhost"):
-        serve(model, host="0.0.0.0", port=0, window="none")
+        serve([model], host="0.0.0.0", port=0, window="none")
 
 
 def test_a_port_that_is_taken_is_refused(model: Model) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(InputError, match=rf"port \({port}\) must be free on 127\.0\.0\.1.*another --port"):
-            serve(model, host="127.0.0.1", port=port, window="none")
+            serve([model], host="127.0.0.1", port=port, window="none")
 
 
 def test_the_import_chain_of_the_chat_holds_no_torch() -> None:

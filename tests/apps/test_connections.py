@@ -66,8 +66,8 @@ def test_the_endpoint_may_be_talked_to_and_nobody_else() -> None:
     address = own_address()
     with socket.create_server((address, 0)) as listener, socket.create_connection(listener.getsockname()):
         port = listener.getsockname()[1]
-        endpoint = Watch(endpoint=(address, port))
-        other = Watch(endpoint=("127.0.0.1", 1))
+        endpoint = Watch(endpoints=((address, port),))
+        other = Watch(endpoints=(("127.0.0.1", 1),))
         endpoint.look()
         other.look()
     assert endpoint.state == "endpoint" and address in endpoint.text
