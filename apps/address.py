@@ -1,9 +1,13 @@
-"""Where a server listens."""
+"""Where a server listens, and its run until somebody ends it."""
 
 from __future__ import annotations
 
 import socket
+from contextlib import suppress
 
+import uvicorn
+
+from apps.guard import Application
 from toolkit.errors import InputError
 
 LOOPBACK = ("127.0.0.1", "localhost")
@@ -15,3 +19,12 @@ def listen(host: str, port: int) -> socket.socket:
         return socket.create_server((host, port))
     except (OSError, OverflowError) as error:
         raise InputError(f"port ({port}) must be free on {host}: {error}; choose another --port, or 0") from error
+
+
+def run_until_interrupted(application: Application, listener: socket.socket) -> None:
+    """Serve on an open socket; Ctrl+C is how a server ends, and no error."""
+    config = uvicorn.Config(
+        application, log_level="warning", server_header=False, proxy_headers=False, timeout_graceful_shutdown=1
+    )
+    with suppress(KeyboardInterrupt):
+        uvicorn.Server(config).run(sockets=[listener])

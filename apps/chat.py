@@ -1,7 +1,8 @@
 """Serves the chat page of one exported model on the loopback address, and nothing beyond it.
 
-    browser ── guard (host, policy) ── FastAPI ── /health
-                                          └────── / (Gradio page) ── run_turn ── decoder (one, behind a lock)
+    browser ── guard (host, origin, policy) ── door (token, cookie, body) ── FastAPI ── /health, /connections
+                                                                                └────── /, /compare (Gradio pages) ── run_turn
+                                                                                  decoder (one, behind a lock) ┘
 
 No torch is imported, and no request leaves the machine, of the server or of the page.
 """
@@ -15,16 +16,20 @@ os.environ.update(
 )  # before the imports, which read them
 
 import time
-import webbrowser
-from contextlib import suppress
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import gradio as gr
-import uvicorn
 from fastapi import FastAPI
+from fastapi.responses import RedirectResponse
 
-from apps import sidebar, turn_links
-from apps.address import LOOPBACK, listen
+from apps import badge, compare, sidebar, turn_links
+from apps.address import LOOPBACK, listen, run_until_interrupted
+from apps.admission import Admission
+from apps.connections import Watch
+from apps.desktop import Window, run_in_window
+from apps.endpoint import load_endpoint
 from apps.guard import Application, guard
 from apps.look import CSS, HEAD, theme
 from apps.model import Model, load_model
@@ -32,21 +37,76 @@ from apps.page import build_page
 from apps.store import Store
 from export.session import Cache
 from toolkit.errors import InputError
+from toolkit.models import is_endpoint
 
 
-def build_application(model: Model, store: Store, hosts: frozenset[str]) -> Application:
-    """The page and `/health`, behind the guard."""
+def build_application(
+    models: Sequence[Model], store: Store, admission: Admission, hosts: frozenset[str]
+) -> Application:
+    """The page of the first model, that of a comparison where there is a second one, and `/health`, behind the door."""
     api = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
 
     @api.get("/health")
     def health() -> dict[str, str]:
-        return {"status": "ok", "model": model.name}
+        return {"status": "ok", "model": models[0].name}
 
+    watch = Watch(endpoints=tuple(model.endpoint for model in models if model.endpoint))
+    watch.start()
+    badge.add_route(api, watch)
     sidebar.add_downloads(api, store)
-    mounted = gr.mount_gradio_app(
+    if len(models) > 1:
+        api.get(compare.PATH)(lambda: RedirectResponse(f"{compare.PATH}/"))  # a mount begins behind the slash
+        _mount(api, compare.build_compare(models), compare.PATH, css=compare.CSS)
+    css = CSS + badge.CSS + sidebar.CSS + turn_links.CSS
+    _mount(api, build_page(models[0], store), "/", css=css, head=sidebar.HEAD + turn_links.SCRIPT)
+    return guard(admission.wrap(api), hosts)
+
+
+def serve(models: Sequence[Model], store: Store, *, host: str, port: int, window: Window) -> None:
+    """Serve the pages of one or two loaded models until interrupted; prints the address first. Port 0 is any free port."""
+    if host not in LOOPBACK:
+        raise InputError(f"host ({host}) must be one of {', '.join(LOOPBACK)}: the chat has no password")
+    with listen(host, port) as listener:
+        port = listener.getsockname()[1]
+        start = compare.PATH if len(models) > 1 else "/"
+        admission = Admission(f"http://{host}:{port}", start, _announce)
+        application = build_application(models, store, admission, frozenset(f"{name}:{port}" for name in LOOPBACK))
+        names = " and ".join(model.name for model in models)
+        print(f"{names} can be asked at {admission.door} (Ctrl+C ends it)", flush=True)
+        run_in_window(partial(run_until_interrupted, application, listener), admission.door, names, window)
+
+
+def run_chat(
+    model: str | Path,
+    data: Path,
+    *,
+    against: str = "",
+    cache: Cache = "exact",
+    prefix_bytes: int = 0,
+    host: str = "127.0.0.1",
+    port: int,
+    window: Window = "auto",
+) -> None:
+    """Open an exported folder or an endpoint, and one `against` it where that is given; serve until interrupted.
+
+    `data`: the folder that keeps the conversations. `cache` and `prefix_bytes` as `OnnxDecoder` has them.
+
+    Raises `InputError` where a model is not there, the host is no loopback address, the port taken or `data` in use.
+    """
+    models = [open_model(name, cache, prefix_bytes) for name in (model, against) if name]
+    serve(models, Store(data, time.time), host=host, port=port, window=window)
+
+
+def open_model(model: str | Path, cache: Cache, prefix_bytes: int = 0) -> Model:
+    """The model of a folder, or of an `http(s)://…/v1` address; raises `InputError` where it is none."""
+    return load_endpoint(str(model)) if is_endpoint(str(model)) else load_model(Path(model), cache, prefix_bytes)
+
+
+def _mount(api: FastAPI, page: gr.Blocks, path: str, *, css: str, head: str = "") -> None:
+    gr.mount_gradio_app(
         api,
-        build_page(model, store),
-        path="/",
+        page,
+        path=path,
         footer_links=[],
         run_history=False,
         max_file_size=0,
@@ -54,44 +114,10 @@ def build_application(model: Model, store: Store, hosts: frozenset[str]) -> Appl
         enable_monitoring=False,
         mcp_server=False,
         theme=theme(),
-        css=CSS + sidebar.CSS + turn_links.CSS,
-        head=HEAD + sidebar.HEAD + turn_links.SCRIPT,
+        css=css,
+        head=HEAD + badge.SCRIPT + head,
     )
-    return guard(mounted, hosts)
 
 
-def serve(model: Model, store: Store, *, host: str, port: int, open_browser: bool) -> None:
-    """Serve the page of a loaded model until interrupted; prints its address first. Port 0 is any free port."""
-    if host not in LOOPBACK:
-        raise InputError(f"host ({host}) must be one of {', '.join(LOOPBACK)}: the chat has no password")
-    listener = listen(host, port)
-    port = listener.getsockname()[1]
-    application = build_application(model, store, frozenset(f"{name}:{port}" for name in LOOPBACK))
-    address = f"http://{host}:{port}/"
-    print(f"{model.name} is ready at {address} (Ctrl+C ends it)", flush=True)
-    if open_browser:
-        webbrowser.open(address)
-    server = uvicorn.Server(
-        uvicorn.Config(application, log_level="warning", server_header=False, timeout_graceful_shutdown=1)
-    )
-    with listener, suppress(KeyboardInterrupt):  # Ctrl+C is how a chat ends
-        server.run(sockets=[listener])
-
-
-def run_chat(
-    folder: Path,
-    data: Path,
-    *,
-    cache: Cache = "exact",
-    prefix_bytes: int = 0,
-    host: str = "127.0.0.1",
-    port: int,
-    open_browser: bool,
-) -> None:
-    """Load an exported folder and serve its chat until interrupted; conversations are kept in the folder `data`.
-
-    `cache` and `prefix_bytes` as `OnnxDecoder` has them. Raises `InputError` where the folder is no export, the host no
-    loopback address, the port taken or `data` in use.
-    """
-    model = load_model(folder, cache, prefix_bytes)
-    serve(model, Store(data, time.time), host=host, port=port, open_browser=open_browser)
+def _announce(door: str) -> None:
+    print(f"opened; for another browser: {door}", flush=True)

@@ -24,7 +24,7 @@ from typing import Any, Literal
 
 from toolkit.chat_format import ChatFormat, Delta, Message, split_completion
 from toolkit.errors import InputError
-from toolkit.generate import Decoder, Sampling, Token, TurnReader, stream
+from toolkit.generate import WAITING, Decoder, Sampling, Speaker, Token, TurnReader, stream
 
 State = Literal["waiting", "thinking", "answering", "done", "stopped"]
 
@@ -57,6 +57,8 @@ class Turn:
     stop_requested: bool = False
     answer_requested: bool = False
     """Whether the thought is to be closed now."""
+    is_remote: bool = False
+    """Whether a server writes it, which can be stopped and takes no ids."""
     started_at: float = 0.0
     first_token_at: float | None = None
     answering_at: float | None = None
@@ -70,8 +72,8 @@ class Turn:
 
     @property
     def can_go_on(self) -> bool:
-        """Whether the model did not end this turn itself."""
-        return self.state == "stopped" or self.cut is not None
+        """Whether the model did not end this turn itself, and can be made to go on from its ids."""
+        return not self.is_remote and (self.state == "stopped" or self.cut is not None)
 
     @property
     def is_thinking(self) -> bool:
@@ -79,6 +81,11 @@ class Turn:
         return self.state == "thinking" or (
             self.can_go_on and bool(self.reasoning) and self.tokens_before_answer is None
         )
+
+    @property
+    def can_be_closed(self) -> bool:
+        """Whether its thought is being written and can be ended from here."""
+        return self.state == "thinking" and not self.is_remote
 
     @property
     def reasoning_tokens(self) -> int:
@@ -124,6 +131,8 @@ class Turn:
 
     def take(self, delta: Delta | None, token: Token, now: float) -> None:
         """Add one piece of `toolkit.generate.stream` (one token may come with several)."""
+        if token is WAITING:
+            return
         if token is not self._last:
             self._last = token
             self.token_ids.append(token.id)
@@ -148,7 +157,7 @@ class Turn:
         A context with no room left for an answer lets the thought fill it.
         """
         is_due = self.answer_requested or 0 < thinking_budget <= len(self.token_ids)
-        return is_due and self.state == "thinking" and self.context_room - len(self.token_ids) >= LEAST_ROOM
+        return is_due and self.can_be_closed and self.context_room - len(self.token_ids) >= LEAST_ROOM
 
     def close_thought(self, chat_format: ChatFormat, now: float) -> None:
         """End the thought as if the model had written its closing tag (which it may just have done)."""
@@ -284,7 +293,7 @@ class Pace:
 
 
 def run_turn(
-    decoder: Decoder,
+    decoder: Decoder | Speaker,
     chat_format: ChatFormat,
     messages: Sequence[Message],
     turn: Turn,

@@ -1,8 +1,8 @@
-"""The gate before the page: a pure ASGI wrapper that knows which hosts may be asked and what the page may load.
+"""The gate before every page and route: a pure ASGI wrapper that knows who may ask, and what a page may load.
 
-A page of another site can make the browser send requests to the loopback address, but under its own host name (DNS
-rebinding): such a request gets 421 before it reaches the application. Every answer carries a content security policy
-under which the page can ask nobody but this server.
+Host      one of our own names, or 421    a page of another site reaches the loopback address under its own name
+Origin    absent or our own, or 403       (DNS rebinding); where it uses ours, the browser says where it comes from
+answer    under a policy by which the page asks nobody but this server and stands in no frame
 """
 
 from __future__ import annotations
@@ -23,22 +23,29 @@ CONTENT_SECURITY_POLICY = "; ".join(
         "style-src 'self' 'unsafe-inline'",
         "img-src 'self' data:",
         "font-src 'self' data:",
+        "connect-src 'self'",
+        "frame-src 'none'",
         "object-src 'none'",
         "base-uri 'self'",
         "form-action 'self'",
         "frame-ancestors 'none'",
     )
 )
+UNUSED_FEATURES = ("camera", "display-capture", "geolocation", "hid", "microphone", "midi", "payment", "serial", "usb")
 
 HEADERS = (
     (b"content-security-policy", CONTENT_SECURITY_POLICY.encode()),
-    (b"x-content-type-options", b"nosniff"),
+    (b"cross-origin-opener-policy", b"same-origin"),
+    (b"cross-origin-resource-policy", b"same-origin"),
+    (b"permissions-policy", ", ".join(f"{name}=()" for name in UNUSED_FEATURES).encode()),
     (b"referrer-policy", b"no-referrer"),
+    (b"x-content-type-options", b"nosniff"),
+    (b"x-frame-options", b"DENY"),
 )
 
 
 def guard(application: Application, hosts: frozenset[str]) -> Application:
-    """Wrap an application so that it answers only requests whose Host header is one of `hosts` (`name:port`)."""
+    """Wrap an application so that it answers only under one of `hosts` (`name:port`) and to its own pages."""
 
     async def guarded(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -50,24 +57,34 @@ def guard(application: Application, hosts: frozenset[str]) -> Application:
                 event["headers"] = [*event.get("headers", ()), *HEADERS]
             await send(event)
 
-        if _host(scope) in hosts:
-            await application(scope, receive, send_with_headers)
-        elif scope["type"] == "websocket":
-            await send({"type": "websocket.close", "code": 1008})
+        host = header(scope, b"host")
+        if host not in hosts:
+            remedy = b"Misdirected request: this server answers only under the address that it printed.\n"
+            await refuse(scope, send_with_headers, 421, remedy)
+        elif header(scope, b"origin", absent=f"http://{host}") != f"http://{host}":
+            await refuse(scope, send_with_headers, 403, b"Forbidden: this server answers no page of another origin.\n")
         else:
-            await _refuse(send_with_headers)
+            await application(scope, receive, send_with_headers)
 
     return guarded
 
 
-def _host(scope: Scope) -> str | None:
-    """The one Host header; None where there is none or more than one."""
-    found = [value for name, value in scope["headers"] if name == b"host"]
-    return found[0].decode("latin-1").lower() if len(found) == 1 else None
+def header(scope: Scope, name: bytes, *, absent: str | None = None) -> str | None:
+    """The one header of a name, in lower case; `absent` where there is none, None where there are several."""
+    found = [value for key, value in scope["headers"] if key == name]
+    if not found:
+        return absent
+    value: str = found[0].decode("latin-1").lower()
+    return value if len(found) == 1 else None
 
 
-async def _refuse(send: Send) -> None:
-    body = b"Misdirected request: this server answers only under the address that it printed.\n"
-    headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"content-length", str(len(body)).encode())]
-    await send({"type": "http.response.start", "status": 421, "headers": headers})
+async def refuse(
+    scope: Scope, send: Send, status: int, body: bytes, *headers: tuple[bytes, bytes], kind: bytes = b"text/plain"
+) -> None:
+    """Answer a request without asking the application; a websocket is closed as a breach of policy."""
+    if scope["type"] == "websocket":
+        await send({"type": "websocket.close", "code": 1008})
+        return
+    head = [(b"content-type", kind + b"; charset=utf-8"), (b"content-length", str(len(body)).encode()), *headers]
+    await send({"type": "http.response.start", "status": status, "headers": head})
     await send({"type": "http.response.body", "body": body})

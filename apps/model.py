@@ -11,7 +11,7 @@ from pathlib import Path
 from export.session import Cache, OnnxDecoder
 from export.verify import check_start
 from toolkit.chat_format import ChatFormat
-from toolkit.generate import Decoder
+from toolkit.generate import Decoder, Speaker
 from toolkit.runs import folder_bytes
 from toolkit.speculation import SpeculativeDecoder
 
@@ -22,22 +22,35 @@ class Model:
 
     name: str
     size_bytes: int
-    decoder: Decoder
+    decoder: Decoder | Speaker
     chat_format: ChatFormat
+    endpoint: tuple[str, int] | None = None
+    """Host and port of the server that answers; None where the model runs in this process."""
     lock: threading.Lock = field(default_factory=threading.Lock)
     """Held by the turn that the decoder is running."""
+
+    @property
+    def facts(self) -> str:
+        """What the page says about it, in a few words."""
+        context = f"context {self.decoder.max_length:,} tokens"
+        if self.endpoint:
+            return f"{context} · answers from {self.endpoint[0]}:{self.endpoint[1]}"
+        return f"{self.size_bytes / 1e6:,.0f} MB · {context} · runs on this machine only"
+
+
+def check_folder(folder: Path) -> None:
+    """The fast part of `toolkit verify`; raises `InputError` where it fails, and says where there is nothing to check."""
+    if not check_start(folder):
+        print(f"{folder} cannot be verified: it was exported before there was a record; export again", file=sys.stderr)
 
 
 def load_model(folder: Path, cache: Cache = "exact", prefix_bytes: int = 0) -> Model:
     """Load an exported folder; raises `InputError` where it is none, or the fast part of `toolkit verify` fails."""
-    is_verified = check_start(folder)
+    check_folder(folder)
     decoder = OnnxDecoder(folder, cache=cache, keeps_prefix=True, prefix_bytes=prefix_bytes)
-    model = Model(
+    return Model(
         name=folder.resolve().name,
         size_bytes=folder_bytes(folder),
         decoder=SpeculativeDecoder(decoder, time.perf_counter),
         chat_format=ChatFormat.from_folder(folder),
     )
-    if not is_verified:
-        print(f"{folder} cannot be verified: it was exported before there was a record; export again", file=sys.stderr)
-    return model

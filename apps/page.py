@@ -16,6 +16,7 @@ from typing import Any
 
 import gradio as gr
 
+from apps import badge
 from apps.conversation import Conversation, Turn, run_turn
 from apps.markup import harmless
 from apps.model import Model
@@ -108,6 +109,7 @@ def _run(
     temperature, max_new_tokens, budget = settings
     seed = turn.settings.get("seed", secrets.randbelow(2**31))
     sampling = Sampling(temperature=temperature, max_new_tokens=int(max_new_tokens), seed=seed)
+    turn.is_remote = model.endpoint is not None
     turn.model, turn.settings = model.name, asdict(sampling) | {"thinking_budget": int(budget)}
     messages = conversation.messages(turn.question, turn)
     conversation.busy, conversation.edited, trouble = True, None, ""
@@ -174,8 +176,9 @@ def build_page(model: Model, store: Store) -> gr.Blocks:
         sidebar = lay_out()
         with gr.Row(elem_id="top"):
             gr.Markdown(_title(model), elem_id="title")
+            gr.Markdown(badge.TEXT, elem_id="badge")
             new_chat = gr.Button("New chat", elem_id="new-chat", size="sm", scale=0, min_width=96)
-        chatbot = _chatbot()
+        chatbot = _chatbot(model)
         notice = gr.Markdown(elem_id="notice", visible=False)
         question = _question()
         chosen = gr.Textbox(elem_id=BOX, container=False)
@@ -204,7 +207,7 @@ def build_page(model: Model, store: Store) -> gr.Blocks:
     return page
 
 
-def _chatbot() -> gr.Chatbot:
+def _chatbot(model: Model) -> gr.Chatbot:
     return gr.Chatbot(
         elem_id="chat",
         show_label=False,
@@ -218,7 +221,8 @@ def _chatbot() -> gr.Chatbot:
         latex_delimiters=LATEX_DELIMITERS,
         allow_tags=False,
         sanitize_html=True,
-        placeholder="## Ask something\nThe model thinks first, then answers. Both stay on this machine.",
+        placeholder="## Ask something\nThe model thinks first, then answers."
+        + ("" if model.endpoint else " Both stay on this machine."),
         examples=[{"text": example} for example in EXAMPLES],
     )
 
@@ -254,10 +258,7 @@ def _thinking_budget(most_tokens: int) -> gr.Slider:
 
 
 def _title(model: Model) -> str:
-    facts = (
-        f"{model.size_bytes / 1e6:,.0f} MB · context {model.decoder.max_length:,} tokens · runs on this machine only"
-    )
-    return f"# {harmless(model.name)}\n{facts}"
+    return f"# {harmless(model.name)}\n{harmless(model.facts)}"
 
 
 def _picked(event: gr.SelectData) -> str:

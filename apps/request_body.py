@@ -5,37 +5,23 @@ A body must say that it is JSON: a page of another site cannot send that without
 
 from __future__ import annotations
 
-import asyncio
 import json
 from typing import Any
 
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 
+from apps.bounded_body import BodyRefused, read_bounded
 from apps.completions import ApiError
-
-MOST_BODY_BYTES = 4_000_000
-BODY_TIMEOUT_S = 30.0
 
 
 async def read_body(request: Request) -> dict[str, Any]:
     """The JSON object of a request; raises `ApiError` where it is none, too large or too slow."""
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
         raise ApiError("content-type must be application/json", status=415)
-    too_large = ApiError(f"the body must be at most {MOST_BODY_BYTES} bytes", status=413)
-    declared = request.headers.get("content-length", "0")
-    if not declared.isdigit() or int(declared) > MOST_BODY_BYTES:
-        raise too_large
-    content = bytearray()
     try:
-        async with asyncio.timeout(BODY_TIMEOUT_S):
-            async for chunk in request.stream():
-                content += chunk
-                if len(content) > MOST_BODY_BYTES:
-                    raise too_large
-    except TimeoutError:
-        raise ApiError(f"the body must arrive within {BODY_TIMEOUT_S:.0f} s", status=408) from None
-    except ClientDisconnect:
-        raise ApiError("the client left before its body was whole") from None
+        content = await read_bounded(request.receive, request.headers.get("content-length", "0"))
+    except BodyRefused as refused:
+        raise ApiError(str(refused), status=refused.status) from None
     try:
         body = json.loads(content)
     except (ValueError, RecursionError) as error:

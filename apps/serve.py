@@ -9,13 +9,11 @@ from __future__ import annotations
 
 import os
 import socket
-from contextlib import suppress
 from pathlib import Path
 
 import psutil
-import uvicorn
 
-from apps.address import LOOPBACK, listen
+from apps.address import LOOPBACK, listen, run_until_interrupted
 from apps.guard import Application, guard
 from apps.service import Service
 from export.session import Cache
@@ -61,14 +59,7 @@ def run_server(
         service = Service(folder, cache=cache, parallel=parallel, queue=queue, api_key=key)
         memory = f"{parallel} answers at once, whose cache takes up to {service.most_cache_bytes / 1e9:.1f} GB"
         print(f"{service.name} is served at http://{host}:{port}/v1: {memory} (Ctrl+C ends it)", flush=True)
-        config = uvicorn.Config(
-            build_application(service, host, port),
-            log_level="warning",
-            server_header=False,
-            timeout_graceful_shutdown=1,
-        )
         try:
-            with suppress(KeyboardInterrupt):  # Ctrl+C is how it ends
-                uvicorn.Server(config).run(sockets=[listener])
+            run_until_interrupted(build_application(service, host, port), listener)
         finally:
             service.scheduler.close()

@@ -11,7 +11,6 @@ import asyncio
 import hmac
 import json
 import secrets
-import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import suppress
@@ -30,11 +29,11 @@ from apps.answers import Choice, Head, chunk_choices, usage, whole_choice
 from apps.completions import ApiError, Settings, read_chat_request, read_text_request
 from apps.grammar import Grammar, Vocabulary
 from apps.metrics import Metrics
+from apps.model import check_folder
 from apps.request_body import read_body
 from apps.scheduler import QueueFull, Scheduler
 from apps.turn import Piece, Turn
 from export.session import Cache, OnnxDecoder
-from export.verify import check_start
 from toolkit.chat_format import ChatFormat, ReasoningParser
 from toolkit.errors import InputError
 
@@ -49,8 +48,7 @@ class Service:
 
     def __init__(self, folder: Path, *, cache: Cache, parallel: int, queue: int, api_key: str) -> None:
         """An empty `api_key` lets everybody in. Raises `InputError` where the folder is no sound export."""
-        if not check_start(folder):
-            print(f"{folder} cannot be verified: it has no record of its export; export again", file=sys.stderr)
+        check_folder(folder)
         decoder = OnnxDecoder(folder, cache=cache)
         self.name = folder.resolve().name
         self.most_cache_bytes = decoder.position_bytes * decoder.max_length * parallel
@@ -100,7 +98,8 @@ class Service:
         return Response(self.metrics.text(), media_type="text/plain; version=0.0.4")
 
     async def _models(self, request: Request) -> Response:
-        model = {"id": self.name, "object": "model", "created": 0, "owned_by": "toolkit"}
+        model: dict[str, Any] = {"id": self.name, "object": "model", "created": 0, "owned_by": "toolkit"}
+        model["max_model_len"] = self._max_length  # vLLM's name for the context
         return JSONResponse({"object": "list", "data": [model]})
 
     async def _chat(self, request: Request) -> Response:

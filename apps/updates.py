@@ -53,7 +53,7 @@ def begun(conversation: Conversation, turn: Turn, listing: dict[str, Any]) -> Up
 def running(conversation: Conversation, turn: Turn) -> Update:
     """A turn as far as it is written; a thought that goes round in circles is told."""
     messages = page_messages(conversation, time.monotonic())
-    told = notice(CIRCLES if turn.is_thinking and is_repeating(turn.token_ids) else "")
+    told = notice(CIRCLES if turn.can_be_closed and is_repeating(turn.token_ids) else "")
     return messages, gr.skip(), status_line(turn), told, _answer_now(turn), gr.skip()
 
 
@@ -83,4 +83,4 @@ def listed(store: Store, words: str, conversation: Conversation) -> dict[str, An
 
 
 def _answer_now(turn: Turn) -> dict[str, Any]:
-    return gr.update(visible=turn.state == "thinking" and not turn.answer_requested)
+    return gr.update(visible=turn.can_be_closed and not turn.answer_requested)

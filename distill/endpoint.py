@@ -1,8 +1,5 @@
 """A model behind an OpenAI-compatible server: POST {url}/chat/completions, one request a sample.
 
-    http://host:8000/v1            the only model that {url}/models lists
-    http://host:8000/v1#name       that one of several
-
 The server renders its own template, so a question goes there as text. What the model thought comes back in a field of
 its own (`reasoning_content` from DeepSeek and llama.cpp, `reasoning` from vLLM, `thinking` from Ollama) or inside the
 content's tags, the first of which R1 leaves out. A thought that ran into the limit where a server sends it as content
@@ -17,7 +14,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -25,21 +21,16 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from httpx2 import URL, AsyncClient, HTTPError, InvalidURL, RequestError, Response, Timeout, get
+from httpx2 import AsyncClient, RequestError, Response
 
 from distill.traces import Request, collect, plan
 from toolkit.chat_format import CLOSE, Completion, split_completion
+from toolkit.endpoint import REASONING_FIELDS, TIMEOUT, excerpt, first_line, headers, locate, status
 from toolkit.errors import InputError
 from toolkit.generate import Sampling
 from toolkit.records import Problem, Trace
 
-KEY_VARIABLE = "TOOLKIT_API_KEY"
-"""Environment variable whose value is sent as a bearer token."""
-REASONING_FIELDS = ("reasoning_content", "reasoning", "thinking")
 MOST_IN_FLIGHT = 8
-CONNECT_TIMEOUT_S = 10.0
-ANSWER_TIMEOUT_S = 600.0
-"""A slow server that works through a queue sends nothing for long."""
 TRIES = 7
 FIRST_PAUSE_S = 0.5
 """Doubles with each try: half a minute in all."""
@@ -120,7 +111,6 @@ class Endpoint:
         teacher: str,
         in_flight: int,
     ) -> None:
-        timeout = Timeout(ANSWER_TIMEOUT_S, connect=CONNECT_TIMEOUT_S)
         waiting = iter(requests)  # the workers share it: each takes the next one
 
         async def work(client: AsyncClient) -> None:
@@ -137,7 +127,7 @@ class Endpoint:
                 done(self._trace(request, await self._post(client, body), teacher))
 
         async with (
-            AsyncClient(base_url=self.url, headers=_headers(), timeout=timeout) as client,
+            AsyncClient(base_url=self.url, headers=headers(), timeout=TIMEOUT) as client,
             asyncio.TaskGroup() as group,
         ):
             for _ in range(in_flight):
@@ -151,11 +141,11 @@ class Endpoint:
             try:
                 response = await client.post("chat/completions", json=body)
             except RequestError as error:
-                trouble = _words(error)
+                trouble = first_line(error)
             else:
                 if response.status_code not in (408, 429) and response.status_code < 500:
                     return response
-                trouble = _status(response)
+                trouble = status(response)
                 with suppress(ValueError):  # a date, which nobody sends here
                     pause_s = max(pause_s, min(float(response.headers.get("Retry-After", "0")), LONGEST_PAUSE_S))
             if n + 1 < TRIES:
@@ -166,7 +156,7 @@ class Endpoint:
 
     def _trace(self, request: Request[str], response: Response, teacher: str) -> Trace:
         if response.status_code != 200:
-            raise InputError(f"{self.url} must accept a chat completion of {self.model!r}; it says {_status(response)}")
+            raise InputError(f"{self.url} must accept a chat completion of {self.model!r}; it says {status(response)}")
         try:
             answer = response.json()
             choice, usage = answer["choices"][0], answer["usage"]
@@ -176,7 +166,7 @@ class Endpoint:
             finish_reason = choice["finish_reason"]
         except (ValueError, LookupError, TypeError, AttributeError) as error:
             raise InputError(
-                f"{self.url} must answer with a chat completion and its usage; it says {_start(response)}"
+                f"{self.url} must answer with a chat completion and its usage; it says {excerpt(response)}"
             ) from error
         return Trace(
             problem_id=request.problem_id,
@@ -194,40 +184,9 @@ class Endpoint:
 
 
 def connect(argument: str) -> Endpoint:
-    """The endpoint of an `http(s)://…/v1` argument, `#MODEL` after it where its server has several.
-
-    Raises `InputError` where nobody answers there, or where it is open which model is meant.
-    """
-    try:
-        url = URL(argument)
-    except InvalidURL as error:
-        raise InputError(f"{argument!r} must be an address like http://127.0.0.1:8000/v1: {error}") from error
-    if not url.host or url.userinfo or url.query:
-        raise InputError(
-            f"an endpoint's address must have a host ({url.host!r}) and neither password nor query; "
-            f"a key goes into the environment variable {KEY_VARIABLE}"
-        )
-    address = str(url.copy_with(fragment=None)).rstrip("/")
-    try:
-        listing = get(f"{address}/models", headers=_headers(), timeout=CONNECT_TIMEOUT_S)
-    except HTTPError as error:
-        raise InputError(
-            f"{address} must be a server that answers: {_words(error)}; start it or correct the address"
-        ) from error
-    return Endpoint(url=address, model=url.fragment or _only_model(address, listing))
-
-
-def _only_model(address: str, listing: Response) -> str:
-    try:
-        names = [str(model["id"]) for model in listing.json()["data"]] if listing.status_code == 200 else []
-    except (ValueError, LookupError, TypeError) as error:
-        raise InputError(f"{address}/models must list the server's models; it says {_start(listing)}") from error
-    if len(names) != 1 or not names[0].isprintable():
-        found = ", ".join(ascii(name) for name in names[:5]) or _status(listing)
-        raise InputError(
-            f"{address} must list 1 model where none is named; it lists {len(names)} ({found}): add #MODEL"
-        )
-    return names[0]
+    """The endpoint of a model argument; raises `InputError` as `toolkit.endpoint.locate` does."""
+    place = locate(argument)
+    return Endpoint(url=place.url, model=place.model)
 
 
 def _completion(message: dict[str, Any]) -> Completion:
@@ -245,22 +204,3 @@ def _share_of_tokens(completion: Completion, tokens: int) -> int:
     """An estimate by characters, for servers that don't count the thought's tokens apart."""
     characters = len(completion.reasoning) + len(completion.answer)
     return round(tokens * len(completion.reasoning) / characters) if characters else 0
-
-
-def _headers() -> dict[str, str]:
-    key = os.environ.get(KEY_VARIABLE, "").strip()
-    return {"Authorization": f"Bearer {key}"} if key else {}
-
-
-def _words(error: Exception) -> str:
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[0]
-
-
-def _status(response: Response) -> str:
-    return f"{response.status_code} {response.reason_phrase}: {_start(response)}"
-
-
-def _start(response: Response) -> str:
-    """The beginning of what a server said, safe to print."""
-    return ascii(" ".join(response.text[:2000].split())[:160])

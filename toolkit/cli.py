@@ -167,7 +167,10 @@ def build_parser() -> Parser:
     bench.add_argument("--rounds", type=_count, default=3, help="after one to warm up; default: %(default)s")
 
     chat = verb("chat", "chat", "open the local chat with an exported folder")
-    chat.add_argument("folder", type=Path, help="exported folder")
+    chat.add_argument("folder", nargs="?", help="exported folder")
+    chat.add_argument("--endpoint", metavar="URL", help="let an OpenAI-compatible server answer: http(s)://…/v1")
+    chat.add_argument("--compare", metavar="OTHER", help="folder or endpoint to ask the same beside it")
+    chat.add_argument("--model", metavar="NAME", help="which of the endpoint's models; default: its only one")
     _add_cache_option(chat)
     chat.add_argument(
         "--prefix-cache",
@@ -178,7 +181,13 @@ def build_parser() -> Parser:
     )
     chat.add_argument("--port", type=int, default=0, help="port on 127.0.0.1; default: a free one")
     chat.add_argument("--data", type=Path, help="folder that keeps the conversations; default: the user's data folder")
-    chat.add_argument("--no-browser", action="store_true", help="print the address only")
+    chat.add_argument(
+        "--window",
+        choices=("auto", "app", "browser", "none"),
+        default="auto",
+        help="a window of its own, a tab, or the address only; default: the first that works",
+    )
+    chat.add_argument("--no-browser", dest="window", action="store_const", const="none", help="as --window none")
 
     serve = verb("serve", "serve", "serve an exported folder to other programs, as OpenAI's API does")
     serve.add_argument("folder", type=Path, help="exported folder")

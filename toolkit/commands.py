@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from toolkit.errors import InputError, ToolkitError
 
@@ -228,15 +229,17 @@ def chat(options: Options) -> Result:
     from apps.chat import run_chat
     from apps.store import data_folder
 
+    model = _chat_model(options)
     run_chat(
-        options.folder,
+        model,
         options.data or data_folder(),
+        against=options.compare or "",
         cache=options.cache,
         prefix_bytes=options.prefix_cache,
         port=options.port,
-        open_browser=not options.no_browser,
+        window=options.window,
     )
-    return Result(facts={"folder": str(options.folder)}, text="")
+    return Result(facts={"model": model}, text="")
 
 
 def serve(options: Options) -> Result:
@@ -331,12 +334,24 @@ def _decoder_options(options: Options) -> tuple[Callable[[Path], Decoder], str]:
     return open_with_cache, ", ".join(names)
 
 
+def _chat_model(options: Options) -> str:
+    """The model argument that the chat's options name."""
+    if (options.folder is None) == (options.endpoint is None):
+        raise InputError(
+            f"the folder ({options.folder}) or --endpoint ({options.endpoint}) must be given, and not both"
+        )
+    if options.model and not options.endpoint:
+        raise InputError(f"--model ({options.model}) must come with --endpoint; a folder holds one model only")
+    named = f"{options.endpoint}#{quote(options.model)}" if options.model else options.endpoint
+    return str(options.folder or named)
+
+
 def _chat_if_someone_is_there(folder: Path) -> None:
     if sys.stdin.isatty():
         from apps.chat import run_chat
         from apps.store import data_folder
 
-        run_chat(folder, data_folder(), port=0, open_browser=True)
+        run_chat(folder, data_folder(), port=0)
 
 
 def _allow_unsafe(options: Options) -> None:

@@ -83,6 +83,20 @@ class Token:
     finish_reason: FinishReason | None
 
 
+WAITING = Token(row=0, id=-1, finish_reason=None)
+"""Comes now and then while a `Speaker` has nothing new to say, so that who reads it may leave."""
+
+
+class Speaker(Protocol):
+    """A model elsewhere: it takes messages, samples by itself and shows no logits."""
+
+    max_length: int
+    """Most tokens of a conversation."""
+
+    def speak(self, messages: Sequence[Message], sampling: Sampling) -> Iterator[Token]:
+        """The tokens of one turn, whose ids its chat format reads; closing the iterator ends the turn there too."""
+
+
 @dataclass(kw_only=True)
 class Sampled:
     """One row's whole completion; `ids` holds the stop token where there was one."""
@@ -177,7 +191,7 @@ class TurnReader:
 
 
 def stream(
-    decoder: Decoder,
+    decoder: Decoder | Speaker,
     chat_format: ChatFormat,
     messages: Sequence[Message],
     sampling: Sampling,
@@ -188,8 +202,10 @@ def stream(
     `written`: ids of this turn, without a stop token, after which the model goes on as if it had never paused.
     """
     reader = TurnReader(chat_format, written)
-    prompt = [*chat_format.prompt_ids(messages), *written]
-    for token in decode(decoder, [prompt], sampling, chat_format.stop_ids, drawn=len(written)):
+    for token in _turn_tokens(decoder, chat_format, messages, sampling, written):
+        if token is WAITING:
+            yield None, token
+            continue
         deltas = [] if token.finish_reason == "stop" else reader.read(token.id)
         if token.finish_reason:
             deltas += reader.finish()
@@ -204,6 +220,21 @@ def _generator(seed: int, drawn: int) -> np.random.Generator:
     bits = np.random.PCG64(seed)
     bits.advance(drawn)
     return np.random.Generator(bits)
+
+
+def _turn_tokens(
+    decoder: Decoder | Speaker,
+    chat_format: ChatFormat,
+    messages: Sequence[Message],
+    sampling: Sampling,
+    written: Sequence[int],
+) -> Iterator[Token]:
+    if hasattr(decoder, "speak"):
+        if written:
+            raise InputError("a model behind an endpoint cannot go on with an answer; ask again")
+        return decoder.speak(messages, sampling)
+    prompt = [*chat_format.prompt_ids(messages), *written]
+    return decode(decoder, [prompt], sampling, chat_format.stop_ids, drawn=len(written))
 
 
 def sample(logits_V: Floats, sampling: Sampling, generator: np.random.Generator, history: Sequence[int]) -> int:

@@ -81,7 +81,7 @@ def main(folder: Path, data: Path) -> None:
     chat_format = ChatFormat.from_folder(folder)
     decoder = ScriptedDecoder(chat_format, max_length=4096, step_s=0.03)
     model = Model(name="scripted", size_bytes=86_000_000, decoder=decoder, chat_format=chat_format)
-    serve(model, Store(data, time.time), host="127.0.0.1", port=0, open_browser=False)
+    serve([model], Store(data, time.time), host="127.0.0.1", port=0, window="none")
 
 
 if __name__ == "__main__":

@@ -101,20 +101,20 @@ def test_the_example_questions_are_worded_like_the_problems() -> None:
 def test_a_folder_that_is_no_export_is_one_line(tmp_path: Path) -> None:
     for folder in (tmp_path, tmp_path / "missing"):
         with pytest.raises(InputError, match="toolkit export") as caught:
-            run_chat(folder, tmp_path / "chats", port=0, open_browser=False)
+            run_chat(folder, tmp_path / "chats", port=0, window="none")
         assert str(folder) in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_a_host_beyond_the_loopback_is_refused(model: Model, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"host \(0\.0\.0\.0\) must be one of 127\.0\.0\.1, localhost"):
-        serve(model, Store(tmp_path, time.time), host="0.0.0.0", port=0, open_browser=False)
+        serve([model], Store(tmp_path, time.time), host="0.0.0.0", port=0, window="none")
 
 
 def test_a_port_that_is_taken_is_refused(model: Model, tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(InputError, match=rf"port \({port}\) must be free on 127\.0\.0\.1.*another --port"):
-            serve(model, Store(tmp_path, time.time), host="127.0.0.1", port=port, open_browser=False)
+            serve([model], Store(tmp_path, time.time), host="127.0.0.1", port=port, window="none")
 
 
 def test_the_import_chain_of_the_chat_holds_no_torch() -> None:

@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import json
 import os
+import queue
 import re
 import shutil
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import pytest
@@ -48,9 +50,9 @@ ROOT = Path(__file__).parents[2]
 SCREENSHOTS = os.environ.get("CHAT_SCREENSHOTS")
 """A folder for pictures of the main views, where they are wanted."""
 
-RUN_CHAT = (
-    "import sys, pathlib, apps.chat; apps.chat.run_chat(*map(pathlib.Path, sys.argv[1:]), port=0, open_browser=False)"
-)
+RUN_CHAT = "import sys, pathlib, apps.chat; apps.chat.run_chat(*map(pathlib.Path, sys.argv[1:]), port=0, window='none')"
+DOORS: dict[str, queue.SimpleQueue[str]] = {}
+"""A server's address → addresses that open its chat, each once, as the server prints them."""
 
 
 @contextmanager
@@ -61,12 +63,22 @@ def server(*arguments: str) -> Iterator[str]:
         try:
             assert process.stdout is not None
             printed = process.stdout.readline()
-            found = re.search(r"http://127\.0\.0\.1:\d+/", printed)
+            found = re.search(r"(http://127\.0\.0\.1:\d+/)open/\S+", printed)
             assert found, f"the server printed {printed!r} instead of its address"
-            wait_for_health(found.group())
-            yield found.group()
+            address = found[1]
+            DOORS[address] = queue.SimpleQueue()
+            DOORS[address].put(found[0])
+            threading.Thread(target=_note_doors, args=(process.stdout, DOORS[address]), daemon=True).start()
+            wait_for_health(address)
+            yield address
         finally:
             process.terminate()
+
+
+def _note_doors(printed: IO[str], doors: queue.SimpleQueue[str]) -> None:
+    for line in printed:
+        if found := re.search(r"http://\S+/open/\S+", line):
+            doors.put(found.group())
 
 
 def wait_for_health(address: str) -> None:
@@ -112,7 +124,7 @@ def opened(browser: Browser, address: str, *, width: int = 1280) -> Iterator[Pag
     page.on("pageerror", lambda error: complaints.append(str(error)))
     page.on("dialog", lambda dialog: complaints.append(dialog.message))
     try:
-        page.goto(address)
+        page.goto(DOORS[address].get(timeout=PATIENCE_S))
         page.wait_for_selector("#question textarea")
         yield page
     finally:
@@ -281,3 +293,11 @@ def test_a_real_exported_folder_holds_a_conversation(browser: Browser, tiny_stud
         expect(page.locator("#chat .bot-row").last).to_contain_text(re.compile("context is full|without an answer"))
         expect(page.locator("#status")).to_contain_text("tokens/s")
         picture(page, "real")
+
+
+def test_the_badge_says_that_nothing_left_this_machine(browser: Browser, scripted_chat: str) -> None:
+    with opened(browser, scripted_chat) as page:
+        badge = page.locator("#badge [role=status]")
+        expect(badge).to_have_text("No connection has left this machine")
+        expect(badge).to_have_attribute("title", re.compile("sockets"))
+        picture(page, "badge")

@@ -22,7 +22,7 @@ import pytest
 import uvicorn
 
 from apps.address import listen
-from apps.request_body import MOST_BODY_BYTES
+from apps.bounded_body import MOST_BODY_BYTES
 from apps.scheduler import PIECE_BETWEEN_STEPS
 from apps.serve import allowed_hosts, build_application, run_server
 from apps.service import Service

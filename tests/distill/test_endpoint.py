@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from distill.endpoint import KEY_VARIABLE, MOST_IN_FLIGHT, TRIES, Endpoint, connect
+from distill.endpoint import MOST_IN_FLIGHT, TRIES, Endpoint, connect
 from distill.evaluate import EvalConfig, evaluate, evaluate_model
 from distill.traces import row_seed
 from tests.distill.bigram import BigramDecoder
@@ -21,6 +21,7 @@ from tests.distill.completion_server import CompletionServer, Fault, Style
 from tests.distill.scripted import ScriptedDecoder
 from toolkit.chat_format import ChatFormat, completion_text
 from toolkit.cli import main
+from toolkit.endpoint import KEY_VARIABLE
 from toolkit.errors import InputError
 from toolkit.generate import Sampling, complete
 from toolkit.records import Problem, Trace, read_records

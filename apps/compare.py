@@ -1,0 +1,198 @@
+"""Two models on one question, side by side: what each says, how fast, how large it is, and whether it is right.
+
+They answer one after the other, so that each has the machine to itself and its speed is its own.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import gradio as gr
+
+from apps import badge, look
+from apps.conversation import Conversation, run_turn
+from apps.known_answers import is_right, right_answer
+from apps.markup import harmless
+from apps.model import Model
+from apps.page import EXAMPLES, LATEX_DELIMITERS, POLL_S
+from apps.view import page_messages, status_line
+from toolkit.errors import InputError
+from toolkit.generate import Sampling
+
+PATH = "/compare"
+CSS = (
+    look.CSS.replace("#chat", "#sides .answers")
+    + badge.CSS
+    + """
+.gradio-container .main.app { max-width: 1280px; }
+#sides { flex: 1 1 0; min-height: 0; gap: 20px; padding-top: 14px; }
+#sides > .column { min-height: 0; gap: 0; flex-wrap: nowrap; height: 100%; }
+#sides .name { border-width: 0; flex: none; }
+#sides .name h2 { font-size: 15px; margin: 0; font-weight: 650; }
+#sides .name p, #sides .verdict p { font-size: 12.5px; margin: 2px 0 0; color: var(--body-text-color-subdued); font-variant-numeric: tabular-nums; }
+#sides .verdict { border-width: 0; flex: none; min-height: 26px; }
+#sides .verdict strong { color: var(--body-text-color); }
+#examples { flex: none; gap: 8px; flex-wrap: wrap; padding-top: 8px; }
+#examples button { font-size: 13px; font-weight: 400; border: 1px solid var(--border-color-primary); border-radius: 999px; background: transparent; }
+#title a { color: inherit; }
+@media (max-width: 700px) { #sides { overflow-y: auto; } #sides > .column { height: auto; } }
+"""
+)
+"""The chat's style sheet, for two columns."""
+EXAMPLE_NAMES = ("Greatest common divisor", "A sum", "Count a letter", "Spell backward")
+
+
+@dataclass(kw_only=True)
+class Side:
+    """One model's answer to the question."""
+
+    model: Model
+    conversation: Conversation = field(default_factory=Conversation)
+    trouble: str = ""
+    """Why the model could not be asked or broke off."""
+
+    def messages(self, now: float) -> list[dict[str, Any]]:
+        """What the chatbot component shows: the question stands above both, and not in each."""
+        return [message for message in page_messages(self.conversation, now) if message["role"] != "user"]
+
+    def verdict(self) -> str:
+        """Speed, and whether the answer is right where that is known."""
+        if self.trouble:
+            return harmless(self.trouble)
+        if not self.conversation.turns:
+            return "Waits until the other has answered"
+        (turn,) = self.conversation.turns
+        facts = [status_line(turn)]
+        mark = None if turn.running else is_right(turn.question, turn.answer)
+        if mark is not None:
+            facts.append("**✓ right**" if mark else f"**✗ wrong**, it is {right_answer(turn.question)}")
+        return " · ".join(filter(None, facts))
+
+
+@dataclass(kw_only=True)
+class Comparison:
+    """What a tab shows: the question, and both sides once it is asked."""
+
+    question: str = ""
+    sides: list[Side] = field(default_factory=list)
+    stop_requested: bool = False
+    busy: bool = False
+
+    def shown(self, now: float) -> list[Any]:
+        """New values of the question box, the question above, and each side's messages and verdict."""
+        box = (
+            gr.update(submit_btn=False, stop_btn="Stop") if self.busy else gr.update(submit_btn="Send", stop_btn=False)
+        )
+        values = [value for side in self.sides for value in (side.messages(now), side.verdict())]
+        return [box, f"**{harmless(self.question)}**", *values]
+
+
+def ask(models: Sequence[Model], question: str, comparison: Comparison) -> Iterator[list[Any]]:
+    """Let both models answer, one after the other, and show them as they write."""
+    if not question.strip() or comparison.busy:
+        yield [gr.skip()] * 6
+        return
+    comparison.question, comparison.sides = question, [Side(model=model) for model in models]
+    comparison.stop_requested, comparison.busy = False, True
+    sampling = Sampling(seed=secrets.randbelow(2**31))
+    try:
+        for side in comparison.sides:
+            for _ in _answers(side, comparison, sampling):
+                yield comparison.shown(time.monotonic())
+    finally:
+        comparison.busy = False
+    yield comparison.shown(time.monotonic())
+
+
+def stop(comparison: Comparison) -> None:
+    """Ask the running turn to end, and the one after it not to begin."""
+    comparison.stop_requested = True
+    for side in comparison.sides:
+        for turn in side.conversation.turns:
+            turn.stop_requested = True
+
+
+def build_compare(models: Sequence[Model]) -> gr.Blocks:
+    """Lay the page out and connect it to both models."""
+    page = gr.Blocks(title=f"{models[0].name} and {models[1].name}", analytics_enabled=False, fill_height=True)
+    with page:
+        comparison = gr.State(Comparison())
+        with gr.Row(elem_id="top"):
+            gr.Markdown("# Compare\nTwo models, one question · [back to the chat](/)", elem_id="title")
+            gr.Markdown(badge.TEXT, elem_id="badge")
+        shown: list[gr.components.Component] = []
+        asked = gr.Markdown(elem_id="asked")
+        with gr.Row(elem_id="sides", equal_height=True):
+            for model in models:
+                with gr.Column(min_width=300):
+                    gr.Markdown(f"## {harmless(model.name)}\n{harmless(model.facts)}", elem_classes="name")
+                    shown += [_answers_box(), gr.Markdown(elem_classes="verdict")]
+        with gr.Row(elem_id="examples"):
+            examples = [gr.Button(name, size="sm", min_width=120) for name in EXAMPLE_NAMES]
+        question = gr.Textbox(
+            elem_id="question",
+            label="Your question to both",
+            show_label=False,
+            placeholder="Ask both a question",
+            submit_btn="Send",
+            stop_btn=False,
+            autofocus=True,
+        )
+        quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+        run: dict[str, Any] = quiet | {
+            "fn": partial(ask, models),
+            "inputs": [question, comparison],
+            "outputs": [question, asked, *shown],
+            "concurrency_limit": None,
+        }
+        question.submit(**run)
+        question.stop(stop, comparison, None, queue=False, **quiet)
+        for button, text in zip(examples, EXAMPLES, strict=True):
+            button.click(partial(_same, text), None, question, queue=False, **quiet).then(**run)
+    return page
+
+
+def _answers(side: Side, comparison: Comparison, sampling: Sampling) -> Iterator[None]:
+    """One model's turn; yields where there is something new to show."""
+    model, conversation = side.model, side.conversation
+    messages = conversation.messages(comparison.question)
+    try:
+        while not model.lock.acquire(timeout=POLL_S):
+            yield
+            if comparison.stop_requested:
+                return
+        try:
+            if comparison.stop_requested:
+                return
+            turn = conversation.ask(comparison.question, model.chat_format, model.decoder.max_length)
+            yield
+            yield from run_turn(model.decoder, model.chat_format, messages, turn, sampling, time.monotonic)
+        finally:
+            model.lock.release()
+    except InputError as error:
+        side.trouble = str(error)
+
+
+def _same(text: str) -> str:
+    return text
+
+
+def _answers_box() -> gr.Chatbot:
+    return gr.Chatbot(
+        elem_classes="answers",
+        show_label=False,
+        container=False,
+        scale=1,
+        height="100%",
+        layout="panel",
+        buttons=["copy"],
+        group_consecutive_messages=False,
+        latex_delimiters=LATEX_DELIMITERS,
+        allow_tags=False,
+        sanitize_html=True,
+    )

@@ -1,0 +1,66 @@
+"""A server that streams answers written ahead, as OpenAI-compatible servers do; it notices when its client leaves."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Sequence
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import TracebackType
+from typing import Any, Self
+
+
+class StreamingServer:
+    """Answers each question with the same events; after the last it waits for its client's leaving where it `hangs`."""
+
+    def __init__(self, events: Sequence[dict[str, Any] | str], *, hangs: bool = False, status: int = 200) -> None:
+        self.events, self.hangs, self.status = list(events), hangs, status
+        self.bodies: list[dict[str, Any]] = []
+        self.client_left = threading.Event()
+
+    def __enter__(self) -> Self:
+        self._http = ThreadingHTTPServer(("127.0.0.1", 0), type("Bound", (_Handler,), {"owner": self}))
+        self._http.daemon_threads = True
+        threading.Thread(target=self._http.serve_forever, args=(0.01,), daemon=True).start()
+        self.url = f"http://127.0.0.1:{self._http.server_port}/v1"
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._http.shutdown()
+        self._http.server_close()
+
+
+def delta(finish_reason: str | None = None, **fields: str) -> dict[str, Any]:
+    """One chunk."""
+    return {"choices": [{"index": 0, "delta": fields, "finish_reason": finish_reason}]}
+
+
+def usage(tokens: int) -> dict[str, Any]:
+    return {"choices": [], "usage": {"completion_tokens": tokens}}
+
+
+class _Handler(BaseHTTPRequestHandler):
+    owner: StreamingServer
+
+    def do_GET(self) -> None:
+        content = json.dumps({"data": [{"id": "far", "max_model_len": 2048}]}).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def do_POST(self) -> None:
+        self.owner.bodies.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+        self.send_response(self.owner.status)
+        self.end_headers()
+        for event in self.owner.events:
+            text = event if isinstance(event, str) else f"data: {json.dumps(event)}"
+            self.wfile.write(f"{text}\n\n".encode())
+        if self.owner.hangs:
+            assert self.connection.recv(1) == b""
+            self.owner.client_left.set()
+
+    def log_message(self, *arguments: object) -> None:
+        pass

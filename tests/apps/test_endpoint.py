@@ -1,0 +1,142 @@
+"""A chat whose answers come from a server: the same turns as from the model itself, over real connections."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from apps.conversation import Conversation, Turn, run_turn
+from apps.endpoint import load_endpoint
+from apps.model import Model, load_model
+from tests.apps.streaming_server import StreamingServer, delta, usage
+from tests.house.modules import ROOT
+from toolkit.errors import InputError
+from toolkit.generate import GREEDY, Sampling
+
+PATIENCE_S = 120
+SHORT = Sampling(temperature=0.0, max_new_tokens=40)
+
+
+class Ticks:
+    """A clock on which every reading is a second later."""
+
+    now = 0.0
+
+    def __call__(self) -> float:
+        self.now += 1.0
+        return self.now
+
+
+def ask(model: Model, question: str = "How many?", sampling: Sampling = GREEDY) -> Turn:
+    """One whole turn of a fresh conversation."""
+    conversation = Conversation()
+    messages = conversation.messages(question)
+    turn = conversation.ask(question, model.chat_format, model.decoder.max_length)
+    for _ in run_turn(model.decoder, model.chat_format, messages, turn, sampling, Ticks()):
+        pass
+    return turn
+
+
+@pytest.fixture(scope="module")
+def exported(tiny_student: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from export.pipeline import export_int4, int4_config
+
+    out = tmp_path_factory.mktemp("served") / "tiny"
+    export_int4(replace(int4_config(tiny_student, out), bounds=None))
+    return out
+
+
+@pytest.fixture(scope="module")
+def served(exported: Path) -> Iterator[str]:
+    """The address of `toolkit serve` in a process of its own."""
+    command = [sys.executable, "-m", "toolkit.cli", "serve", str(exported), "--port", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
+        assert process.stdout is not None
+        found = re.search(r"http://\S+/v1", process.stdout.readline())
+        assert found
+        yield found.group()
+        process.terminate()
+
+
+def test_a_served_model_writes_the_turn_that_it_writes_here(served: str, exported: Path) -> None:
+    far, here = load_endpoint(served), load_model(exported)
+    assert (far.name, far.decoder.max_length) == ("tiny", 512)
+    for question in ("How many times?", "The answer é is"):
+        there, expected = ask(far, question, SHORT), ask(here, question, SHORT)
+        assert expected.reasoning and there.reasoning.strip() == expected.reasoning.strip()
+        assert (there.answer, there.state, there.cut) == (expected.answer, expected.state, expected.cut)
+        assert len(there.token_ids) == len(expected.token_ids)
+
+
+def test_a_prompt_that_the_server_finds_too_long_is_one_line_with_its_words(served: str) -> None:
+    with pytest.raises(InputError, match=r"must accept a chat completion.*400.*context") as caught:
+        ask(load_endpoint(served), "e" * 700)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_seed_reaches_the_server(served: str) -> None:
+    sampling = Sampling(temperature=2.0, top_p=1.0, max_new_tokens=30, seed=5)
+    first, again, other = (ask(load_endpoint(served), sampling=replace(sampling, seed=seed)) for seed in (5, 5, 6))
+    assert first.reasoning == again.reasoning != other.reasoning
+
+
+@pytest.mark.parametrize(
+    "pieces",
+    [
+        [{"reasoning_content": "2 and "}, {"reasoning_content": "3 is 5."}, {"content": "It is "}, {"content": "5."}],
+        [{"reasoning": "2 and ", "reasoning_content": "2 and "}, {"reasoning": "3 is 5."}, {"content": "It is 5."}],
+        [{"thinking": "2 and 3 is 5."}, {"thinking": "", "content": "It is 5."}],
+        [
+            {"content": "<thi"},
+            {"content": "nk>\n2 and 3 is"},
+            {"content": " 5.\n</th"},
+            {"content": "ink>\n\nIt is 5."},
+        ],
+    ],
+    ids=["reasoning_content", "reasoning", "thinking", "tags"],
+)
+def test_a_thought_is_read_from_wherever_servers_put_it(pieces: list[dict[str, str]]) -> None:
+    events = [delta(role="assistant", content=""), *(delta(**piece) for piece in pieces), delta("stop"), usage(20)]
+    with StreamingServer([*events, ": a comment", "data: [DONE]"]) as server:
+        turn = ask(load_endpoint(server.url))
+    assert (turn.reasoning, turn.answer, turn.state, turn.cut) == ("2 and 3 is 5.", "It is 5.", "done", None)
+    assert len(turn.token_ids) == 20 and server.bodies[0]["messages"] == [{"role": "user", "content": "How many?"}]
+
+
+@pytest.mark.parametrize("events", [[delta(content="Well,")], []], ids=["between pieces", "before the first"])
+def test_stop_ends_the_request(events: list[dict[str, object]]) -> None:
+    with StreamingServer(events, hangs=True) as server:
+        model = load_endpoint(server.url)
+        conversation = Conversation()
+        turn = conversation.ask("?", model.chat_format, model.decoder.max_length)
+        for _ in run_turn(model.decoder, model.chat_format, conversation.messages("?"), turn, GREEDY, Ticks()):
+            turn.stop_requested = turn.answer == "Well," or not events
+        assert server.client_left.wait(PATIENCE_S)
+    assert (turn.state, turn.answer) == ("stopped", "Well," if events else "")
+
+
+@pytest.mark.parametrize(
+    ("events", "status", "words"),
+    [
+        (["no such model"], 404, "404 Not Found: 'no such model'"),
+        (["data: {"], 200, r"must send chunks of a chat completion; it says ' \{'"),
+        ([{"error": {"message": "out of memory"}}], 200, "broke off: .*out of memory"),
+        ([delta(content="It is")], 200, "must say why its answer ends"),
+    ],
+)
+def test_a_server_that_fails_is_one_line_and_its_words_are_kept(
+    events: list[dict[str, object] | str], status: int, words: str
+) -> None:
+    with StreamingServer(events, status=status) as server:
+        model = load_endpoint(server.url)
+        conversation = Conversation()
+        turn = conversation.ask("?", model.chat_format, model.decoder.max_length)
+        with pytest.raises(InputError, match=words):
+            list(run_turn(model.decoder, model.chat_format, conversation.messages("?"), turn, GREEDY, Ticks()))
+    assert (turn.state, turn.answer) == ("stopped", "It is" if "why" in words else "")
