@@ -175,14 +175,14 @@ class TurnReader:
 
     def __init__(self, chat_format: ChatFormat, written: Sequence[int] = ()) -> None:
         """`written`: ids that were read before; their text stands in `certain`."""
-        self._tokenizer = chat_format.tokenizer
+        self._chat_format = chat_format
         self._text = DecodeStream(skip_special_tokens=False)
         self._parser = ReasoningParser(opened=chat_format.opens_reasoning)
         self.certain = [delta for token_id in written for delta in self.read(token_id)]
 
     def read(self, token_id: int) -> list[Delta]:
         """The text that became certain by one more id."""
-        piece = self._text.step(self._tokenizer, token_id)
+        piece = self._text.step(self._chat_format.tokenizer, token_id)
         return list(self._parser.feed(piece)) if piece else []
 
     def finish(self) -> list[Delta]:
