@@ -70,6 +70,19 @@ main.contain > .column { height: 100%; min-height: 0; gap: 0; flex-wrap: nowrap;
 #chat .thought-group .content-preview { max-height: 13em; }
 #chat .thought-group .message-content, #chat .thought-group .message-content * { font-size: 14px; line-height: 1.6; }
 
+/* What a model wrote to be loaded from elsewhere, and what is too long to be formatted. */
+#chat .remote { padding: 1px 9px; border: 1px dashed var(--border-color-accent); border-radius: 999px; font-size: 13px; cursor: help; white-space: nowrap; }
+#chat .host { font-size: 12px; color: var(--body-text-color-subdued); }
+#chat .host::before { content: "("; } #chat .host::after { content: ")"; }
+#chat code.language-long { white-space: pre-wrap; overflow-wrap: anywhere; font-family: inherit; }
+#chat .code_wrap:has(.language-long)::before {
+  content: "Too long to be formatted. Copying takes all of it."; display: block; padding-bottom: 6px; font-size: 12.5px;
+  color: var(--body-text-color-subdued);
+}
+#chat .message-content { overflow-wrap: anywhere; }
+#chat .message-content table { display: block; overflow-x: auto; }
+#chat .katex-display { overflow: auto hidden; }
+
 #chat .message-content p > em:only-child { font-size: 13.5px; color: var(--body-text-color-subdued); }
 #chat .message-wrap:has(.placeholder-content), #chat .placeholder-content { height: 100%; }
 #chat .panel-wrap:has(.placeholder-content), #chat .wrapper { height: 100%; }

@@ -3,7 +3,8 @@ r"""Model text → Markdown that the page can show: formatting works, and nothin
     <b>                        text: an invisible joiner after the `<` keeps it from being a tag
     ![x](URL), <img src=URL>   a chip that names the host; its title holds the source
     [x](http://host/…)         a link that says its host
-    [x](javascript:…)          text, and so is every link that does not lead to an http address
+    [x](javascript:…)          text, and so is every link that does not lead to an http address,
+                               and http://bank@elsewhere, which looks as if it led to the bank
     ESC, U+202E, …             signs that can be seen, in code and in copies too
 
 The joiner does not rely on telling code from prose: whatever the renderer takes a piece for, no `<` stands before a
@@ -16,16 +17,23 @@ is looked up, so that work grows as the text does.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 
 JOINER = "\u2060"
 LESS_THAN, EXCLAMATION = "&#0060;", "&#0033;"
 """With zeros that nobody else writes, so that copying turns only these back."""
 
+LONGEST_FORMATTED, MOST_LINES = 40_000, 2_000
+"""What the renderer takes well under a second for; its time grows with the square of the marks in a paragraph."""
+LONG_FENCE = "~~~~~ long\n"
+"""Never closed, so that a growing text only grows; `apps.look` says beside it why there is no formatting."""
+
 _SIGNS: dict[int, int | str] = {
     **{code: 0x2400 + code for code in range(0x20) if chr(code) not in "\t\n\r"},
-    **{0x7F: 0x2421},
+    0x7F: 0x2421,
     **{code: f"‹U+{code:04X}›" for code in (*range(0x80, 0xA0), *range(0x202A, 0x202F), *range(0x2066, 0x206A))},
 }
 """Control characters, ANSI's escape among them, and overrides of the direction of text → what is shown of them."""
@@ -34,7 +42,7 @@ _LINE = re.compile(r"[^\n]*+\n|[^\n]++")
 _FENCE = re.compile(r"(?P<before>[ \t>]*+(?:(?:[-*+]|\d{1,9}[.)])[ \t]++)?+)(?P<fence>`{3,}+|~{3,}+)(?P<info>[^\n]*+)")
 _PIECE = re.compile(
     r"(?P<opens>`++|\\[()\[\]]|\$\$)|(?P<blank>\n[ \t]*+(?=\n))|(?P<image>!(?=\[))|(?P<tag><(?=[A-Za-z/!?]))"
-    r"|(?P<link>\](?=[(:]))|\\[^\n]"
+    r"|(?P<link>\](?=[(:]))|(?P<guise>(?i:https?)://(?=[^\s/?#@]*+@))|\\[^\n]"
 )
 _CLOSER = {"\\(": "\\)", "\\[": "\\]"}
 _MARK = re.compile(r"<(?=[A-Za-z/!?])|!(?=\[)|\](?=[(:])")
@@ -47,10 +55,10 @@ _HOST = re.compile(r"(?:https?:)?//(?:[^/?#@]*+@)?+(?P<host>[^/?#@]++)", re.IGNO
 _UNSAFE_IN_TITLE = re.compile(r"[^A-Za-z0-9 :/.,?=-]")
 
 COPY_SCRIPT = rf"""<script>
-const asWritten = (text) => text
+const asWritten = (text) => text.replace({json.dumps(LONG_FENCE)}, "")
   .replace(/<span class="remote" title="([^"]*)">[^<]*<\/span>/g, (_, title) =>
     title.replace(/&#(\d+);/g, (_, code) => String.fromCodePoint(code)))
-  .replace(/ <span class="host">[^<]*<\/span>/g, "").replace(/([<!\]`~ ]){JOINER}/g, "$1")
+  .replace(/ <span class="host">[^<]*<\/span>/g, "").replace(/([<!\]`~ \/]){JOINER}/g, "$1")
   .replaceAll("{LESS_THAN}", "<").replaceAll("{EXCLAMATION}", "!");
 if (navigator.clipboard) {{
   const write = navigator.clipboard.writeText.bind(navigator.clipboard);
@@ -66,10 +74,18 @@ document.addEventListener("copy", (event) => {{
 
 
 def harmless(text: str) -> str:
-    """Markdown of the same look in which no tag, no image and no link but to http addresses is left."""
-    return "".join(
-        _code(block) if is_code else _prose(block) for block, is_code in _blocks(text.translate(_SIGNS))
-    )
+    """Markdown of the same look in which no tag, no image and no link but to http addresses is left.
+
+    A text of more than `LONGEST_FORMATTED` characters or `MOST_LINES` lines is shown whole, but without its formatting.
+    """
+    if len(text) > LONGEST_FORMATTED or text.count("\n") > MOST_LINES:
+        return LONG_FENCE + _code(text.translate(_SIGNS).replace("~~~", f"~~{JOINER}~"))
+    return _formatted(text)
+
+
+@lru_cache(maxsize=1024)  # all earlier messages are shown anew with each update of the last
+def _formatted(text: str) -> str:
+    return "".join(_code(block) if is_code else _prose(block) for block, is_code in _blocks(text.translate(_SIGNS)))
 
 
 def _blocks(text: str) -> Iterator[tuple[str, bool]]:
@@ -141,7 +157,8 @@ def _mark(text: str, piece: re.Match[str]) -> tuple[str, int]:
         return link.group(), link.end()
     if piece["link"] and (target := _TARGET.match(text, start)):
         return f' <span class="host">{target["host"]}</span>]', piece.end()
-    return piece.group() + (JOINER if _MARK.match(text, piece.end() - 1) else ""), piece.end()
+    is_cut = piece["guise"] or _MARK.match(text, piece.end() - 1)
+    return piece.group() + (JOINER if is_cut else ""), piece.end()
 
 
 def _chip(written: str, source: str) -> str:
