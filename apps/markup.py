@@ -40,6 +40,8 @@ _SIGNS: dict[int, int | str] = {
 
 _LINE = re.compile(r"[^\n]*+\n|[^\n]++")
 _FENCE = re.compile(r"(?P<before>[ \t>]*+(?:(?:[-*+]|\d{1,9}[.)])[ \t]++)?+)(?P<fence>`{3,}+|~{3,}+)(?P<info>[^\n]*+)")
+_ITEM = re.compile(r"(?:[-*+]|\d{1,9}[.)])[ \t]")
+_DIAGRAM = re.compile(r"(?<![`~])[`~]{3,}+[ \t]*+(?=mermaid)", re.IGNORECASE)
 _PIECE = re.compile(
     r"(?P<opens>`++|\\[()\[\]]|\$\$)|(?P<blank>\n[ \t]*+(?=\n))|(?P<image>!(?=\[))|(?P<tag><(?=[A-Za-z/!?]))"
     r"|(?P<link>\](?=[(:]))|(?P<guise>(?i:https?)://(?=[^\s/?#@]*+@))|\\[^\n]"
@@ -79,38 +81,44 @@ def harmless(text: str) -> str:
     A text of more than `LONGEST_FORMATTED` characters or `MOST_LINES` lines is shown whole, but without its formatting.
     """
     if len(text) > LONGEST_FORMATTED or text.count("\n") > MOST_LINES:
-        return LONG_FENCE + _code(text.translate(_SIGNS).replace("~~~", f"~~{JOINER}~"))
+        return LONG_FENCE + _code(_readable(text).replace("~~~", f"~~{JOINER}~"))
     return _formatted(text)
 
 
 @lru_cache(maxsize=1024)  # all earlier messages are shown anew with each update of the last
 def _formatted(text: str) -> str:
-    return "".join(_code(block) if is_code else _prose(block) for block, is_code in _blocks(text.translate(_SIGNS)))
+    return "".join(_code(block) if is_code else _prose(block) for block, is_code in _blocks(_readable(text)))
+
+
+def _readable(text: str) -> str:
+    """Control characters are seen, and a diagram's language is one that nobody knows: drawing runs what it says."""
+    return _DIAGRAM.sub(lambda fence: fence.group() + JOINER, text.translate(_SIGNS))
 
 
 def _blocks(text: str) -> Iterator[tuple[str, bool]]:
-    """The text cut into prose and fenced code, the fences with the code; the last block may be open."""
+    """The text cut into prose and code (fences are code's); the last block may be open."""
     held: list[str] = []
     fence = ""
+    indented = may_indent = True  # whether this line may be code by its indentation: not in a list
     for line in _LINE.findall(text):
         found = _FENCE.match(line)
-        if not fence and found and not ("`" in found["fence"] and "`" in found["info"]):
+        if fence:
+            held.append(line)
+            if found and found["fence"].startswith(fence) and not found["info"].strip():
+                yield "".join(held), True
+                held, fence = [], ""
+        elif found and not ("`" in found["fence"] and "`" in found["info"]):
             yield "".join(held), False
-            held, fence = [_undrawn(line, found)], found["fence"]
-            continue
-        held.append(line)
-        if fence and found and found["fence"].startswith(fence) and not found["info"].strip():
-            yield "".join(held), True
-            held, fence = [], ""
+            held, fence = [line], found["fence"]
+        elif line.startswith(("    ", "\t")) and indented and may_indent and line.strip():
+            yield "".join(held), False
+            yield line, True
+            held = []
+        else:
+            held.append(line)
+            indented = not line.strip()
+            may_indent = may_indent if indented or line[0] in " \t" else not _ITEM.match(line)
     yield "".join(held), bool(fence)
-
-
-def _undrawn(line: str, fence: re.Match[str]) -> str:
-    """The fence of a diagram gets a language that nobody knows: drawing a diagram runs what it says."""
-    language = fence["info"].strip()
-    if not language.lower().startswith("mermaid"):
-        return line
-    return line.replace(language, JOINER + language, 1)
 
 
 def _prose(text: str) -> str:

@@ -36,7 +36,10 @@ def test_only_http_links_lead_anywhere_and_they_say_where(browser: Browser, scri
     with opened(browser, scripted_chat) as page:
         answer = answered(page, "Some hostile links, please")
         links = answer.locator("a[href]")
-        assert [link.get_attribute("href") for link in links.all()] == ["http://a.invalid:81/x"]
+        assert [link.get_attribute("href") for link in links.all()] == [
+            "http://a.invalid:81/x",
+            "mailto:a.invalid@b.invalid",
+        ]
         assert links.first.inner_text() == "good a.invalid:81"
         assert set(str(links.first.get_attribute("rel")).split()) >= {"noopener"}
         assert copy_of(page, answer) == LINKS

@@ -29,7 +29,26 @@ FRAGMENTS = [
     ),
     *("![x](http://a.invalid/y.png)", "![x](data:image/png;base64,AA)", "![x][r]", "![", "!", "[r]: http://a.invalid"),
     *("[x](http://a.invalid/z)", "[x](javascript:alert(1))", "](", "]:", "[", "<http://a.invalid>", "http://a.invalid"),
-    *("http://a.invalid@b.invalid", "https://", "@", "`", "``", "```", "~~~", "```html", "\n", "\n\n", "    ", "> ", "- ", "1. ", "| ", "|---|", "# ", "---"),
+    *(
+        "http://a.invalid@b.invalid",
+        "https://",
+        "@",
+        "`",
+        "``",
+        "```",
+        "~~~",
+        "```html",
+        "\n",
+        "\n\n",
+        "    ",
+        "> ",
+        "- ",
+        "1. ",
+        "| ",
+        "|---|",
+        "# ",
+        "---",
+    ),
     *("$$", "\\(", "\\)", "\\[", "\\]", "\\", "\\\\", "a", " ", "x < y", "é", "&lt;", '"', "'", ">", "="),
 ]
 texts = st.lists(st.sampled_from(FRAGMENTS), max_size=40).map("".join)
@@ -122,9 +141,17 @@ def test_text_after_a_closed_fence_is_no_code() -> None:
     assert len(CHIP.findall(harmless(f"```a``` {image}\n{image}"))) == 2  # a fence's language holds no backtick
 
 
-def test_a_diagram_is_shown_as_code_and_not_drawn() -> None:
-    shown = harmless("```mermaid\ngraph TD; a-->b\n```")
-    assert shown.startswith(f"```{JOINER}mermaid\n") and copied(shown) == "```mermaid\ngraph TD; a-->b\n```"
+def test_an_image_in_indented_code_is_no_chip_and_one_in_a_list_is() -> None:
+    image = "![x](http://a.invalid/y)"
+    assert not CHIP.search(harmless(f"Code:\n\n    {image}\n    {image}"))
+    assert CHIP.search(harmless(f"- item\n\n    {image}"))
+    assert CHIP.search(harmless(f"text\n    {image}"))
+
+
+@pytest.mark.parametrize("fence", ["```", "~~~~ ", "> ```\n```", "- ~~~"])
+def test_a_diagram_is_shown_as_code_and_not_drawn(fence: str) -> None:
+    text = f"{fence}Mermaid\ngraph TD; a-->b"
+    assert harmless(text) == f"{fence}{JOINER}Mermaid\ngraph TD; a-->b" and copied(harmless(text)) == text
 
 
 def test_a_less_than_sign_in_mathematics_is_a_reference_and_elsewhere_untouched_before_a_space() -> None:
