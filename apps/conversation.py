@@ -123,13 +123,17 @@ class Conversation:
     """The turns of one chat, oldest first."""
 
     turns: list[Turn] = field(default_factory=list)
+    system: str = ""
+    """Sent before the turns, unless it is empty."""
+    left_out: int = 0
+    """How many of the oldest turns are not sent, because the user said so."""
     busy: bool = False
     """Whether a page's handler is still showing a turn."""
 
     def messages(self, question: str) -> list[Message]:
         """What the model is sent: questions and answers; no reasoning, and an empty answer where none was written."""
-        sent: list[Message] = []
-        for turn in self.turns:
+        sent: list[Message] = [{"role": "system", "content": self.system}] if self.system.strip() else []
+        for turn in self.turns[self.left_out :]:
             sent += [{"role": "user", "content": turn.question}, {"role": "assistant", "content": turn.answer}]
         return [*sent, {"role": "user", "content": question}]
 

@@ -6,7 +6,6 @@ is still writing it to the tab. The model answers one turn at a time: whoever ho
 
 from __future__ import annotations
 
-import secrets
 import time
 from collections.abc import Iterator
 from functools import partial
@@ -17,12 +16,10 @@ import gradio as gr
 from apps.conversation import Conversation, run_turn
 from apps.markup import harmless
 from apps.model import Model
+from apps.settings import Settings, remember, settings_panel
 from apps.view import page_messages, status_line
 from toolkit.errors import InputError
-from toolkit.generate import Sampling
 
-MOST_TOKENS = 8192
-"""The slider's end, where the model's context is not shorter."""
 POLL_S = 0.1
 
 EXAMPLES = (
@@ -44,20 +41,20 @@ Update = tuple[Any, ...]
 NOTHING: Update = (gr.skip(), gr.skip(), gr.skip(), gr.skip())
 
 
-def answer(
-    model: Model, question: str, conversation: Conversation, temperature: float, max_new_tokens: float
-) -> Iterator[Update]:
+def answer(model: Model, question: str, conversation: Conversation, *panel_values: Any) -> Iterator[Update]:
     """Ask the model and show its turn as it is written. A question that does not fit stays in the box."""
     if not question.strip() or conversation.busy:
         yield NOTHING
         return
+    settings = Settings.of_panel(panel_values)
+    conversation.system = settings.system
     messages = conversation.messages(question)
     try:
         turn = conversation.ask(question, model.chat_format, model.decoder.max_length)
     except InputError as error:
         yield gr.skip(), gr.skip(), gr.skip(), _notice(str(error))
         return
-    sampling = Sampling(temperature=temperature, max_new_tokens=int(max_new_tokens), seed=secrets.randbelow(2**31))
+    sampling = settings.sampling()
     conversation.busy = True
     try:
         yield page_messages(conversation, time.monotonic()), _box(running=True), status_line(turn), _notice("")
@@ -104,8 +101,9 @@ def build_page(model: Model) -> gr.Blocks:
         notice = gr.Markdown(elem_id="notice", visible=False)
         question = _question()
         status = gr.Markdown("Ready", elem_id="status")
-        with gr.Accordion("Settings", open=False, elem_id="settings"), gr.Row():
-            settings = _settings(min(MOST_TOKENS, model.decoder.max_length))
+        with gr.Accordion("Settings", open=False, elem_id="settings"):
+            settings = settings_panel(model.decoder.max_length, "FEEDBACK")
+            remember(page, settings, model.decoder.max_length)
 
         shown = [chatbot, question, status, notice]
         quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
@@ -152,16 +150,6 @@ def _question() -> gr.Textbox:
         stop_btn=False,
         autofocus=True,
     )
-
-
-def _settings(most_tokens: int) -> list[gr.Slider]:
-    """Temperature and the maximum of tokens, with DeepSeek-R1's advised temperature to begin with."""
-    return [
-        gr.Slider(0.0, 1.5, value=0.6, step=0.05, label="Temperature", info="0 always takes the likeliest token"),
-        gr.Slider(
-            16, most_tokens, value=min(2048, most_tokens), step=16, label="Maximum tokens", info="Reasoning and answer"
-        ),
-    ]
 
 
 def _box(*, running: bool) -> dict[str, Any]:
