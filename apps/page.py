@@ -14,6 +14,7 @@ from typing import Any
 import gradio as gr
 
 from apps.conversation import Conversation, run_turn
+from apps.ledger_panel import LedgerPanel
 from apps.markup import harmless
 from apps.model import Model
 from apps.settings import Settings, remember, settings_panel
@@ -104,6 +105,7 @@ def build_page(model: Model) -> gr.Blocks:
         with gr.Accordion("Settings", open=False, elem_id="settings"):
             settings = settings_panel(model.decoder.max_length, "FEEDBACK")
             remember(page, settings, model.decoder.max_length)
+        ledger = LedgerPanel(model, conversation, question, settings)
 
         shown = [chatbot, question, status, notice]
         quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
@@ -113,10 +115,13 @@ def build_page(model: Model) -> gr.Blocks:
             "outputs": shown,
             "concurrency_limit": None,
         }
-        question.submit(**ask)
-        chatbot.example_select(_picked, None, question, queue=False, **quiet).then(**ask)
+        page.load(**ledger.recount)
+        question.submit(**ask).then(**ledger.recount)
+        chatbot.example_select(_picked, None, question, queue=False, **quiet).then(**ask).then(**ledger.recount)
         question.stop(stop, conversation, None, queue=False, **quiet)
-        new_chat.click(start_over, conversation, [conversation, *shown], concurrency_limit=None, **quiet)
+        new_chat.click(start_over, conversation, [conversation, *shown], concurrency_limit=None, **quiet).then(
+            **ledger.recount
+        )
     return page
 
 
