@@ -200,6 +200,10 @@ class Conversation:
     id: int | None = None
     """Its number in the store; None before it is stored."""
     title: str = ""
+    system: str = ""
+    """Sent before the turns, unless it is empty."""
+    left_out: int = 0
+    """How many of the path's oldest turns are not sent, because the user said so."""
     edited: Turn | None = None
     """The turn whose question stands in the box; the next question takes its place."""
     busy: bool = False
@@ -211,8 +215,8 @@ class Conversation:
         `before`: a turn of the path, from which on nothing is sent.
         """
         earlier = self.turns if before is None else self.turns[: self.turns.index(before)]
-        sent: list[Message] = []
-        for turn in earlier:
+        sent: list[Message] = [{"role": "system", "content": self.system}] if self.system.strip() else []
+        for turn in earlier[self.left_out :]:
             sent += [{"role": "user", "content": turn.question}, {"role": "assistant", "content": turn.answer}]
         return [*sent, {"role": "user", "content": question}]
 

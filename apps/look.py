@@ -5,6 +5,7 @@ from __future__ import annotations
 import gradio as gr
 
 from apps.markup import COPY_SCRIPT
+from apps.shortcuts import SHORTCUT_SCRIPT
 
 FONT = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "Noto Sans", "sans-serif")
 FONT_MONO = ("ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "DejaVu Sans Mono", "monospace")
@@ -15,7 +16,7 @@ ICON = (
     "%3Cpath d='M9 11h14M9 16h9M9 21h5' stroke='white' stroke-width='2.6' stroke-linecap='round'/%3E%3C/svg%3E"
 )
 
-HEAD = f'<link rel="icon" href="{ICON}">{COPY_SCRIPT}'
+HEAD = f'<link rel="icon" href="{ICON}">{COPY_SCRIPT}{SHORTCUT_SCRIPT}'
 
 CSS = """
 /* One column, as high as the window: only the conversation scrolls. */
@@ -70,6 +71,19 @@ main.contain > .column { height: 100%; min-height: 0; gap: 0; flex-wrap: nowrap;
 #chat .thought-group .content-preview { max-height: 13em; }
 #chat .thought-group .message-content, #chat .thought-group .message-content * { font-size: 14px; line-height: 1.6; }
 
+/* What a model wrote to be loaded from elsewhere, and what is too long to be formatted. */
+#chat .remote { padding: 1px 9px; border: 1px dashed var(--border-color-accent); border-radius: 999px; font-size: 13px; cursor: help; white-space: nowrap; }
+#chat .host { font-size: 12px; color: var(--body-text-color-subdued); }
+#chat .host::before { content: "("; } #chat .host::after { content: ")"; }
+#chat code.language-long { white-space: pre-wrap; overflow-wrap: anywhere; font-family: inherit; }
+#chat .code_wrap:has(.language-long)::before {
+  content: "Too long to be formatted. Copying takes all of it."; display: block; padding-bottom: 6px; font-size: 12.5px;
+  color: var(--body-text-color-subdued);
+}
+#chat .message-content { overflow-wrap: anywhere; }
+#chat .message-content table { display: block; overflow-x: auto; }
+#chat .katex-display { overflow: auto hidden; }
+
 #chat .message-content p > em:only-child { font-size: 13.5px; color: var(--body-text-color-subdued); }
 #chat .message-wrap:has(.placeholder-content), #chat .placeholder-content { height: 100%; }
 #chat .panel-wrap:has(.placeholder-content), #chat .wrapper { height: 100%; }
@@ -95,8 +109,30 @@ main.contain > .column { height: 100%; min-height: 0; gap: 0; flex-wrap: nowrap;
 #question .stop-button { background: var(--body-text-color); color: var(--body-background-fill); }
 #status { flex: none; padding: 6px 12px 0; min-height: 26px; }
 #status p { font-size: 12.5px; margin: 0; color: var(--body-text-color-subdued); font-variant-numeric: tabular-nums; }
-#settings { flex: none; background: transparent; padding: 4px 12px 12px; }
+#ledger { flex: none; order: 1; gap: 6px; padding: 2px 12px 0; }
+#ledger .bar { display: flex; height: 4px; border-radius: 2px; overflow: hidden; background: var(--border-color-primary); }
+#ledger .bar i { --part: var(--neutral-400); background: var(--part); min-width: 0; }
+#ledger .bar .history { --part: var(--primary-400); } #ledger .bar .question { --part: var(--primary-600); }
+#ledger .bar .reserve { background: repeating-linear-gradient(135deg, var(--neutral-400) 0 3px, transparent 3px 6px); }
+#ledger .legend { display: flex; flex-wrap: wrap; gap: 2px 14px; margin-top: 4px; font-size: 12.5px; color: var(--body-text-color-subdued); font-variant-numeric: tabular-nums; }
+#ledger .legend b { font-weight: 600; } #ledger .legend .total { margin-right: auto; }
+#ledger .overflow p { margin: 8px 0 0; padding: 8px 12px; font-size: 13.5px; border-radius: 10px; border: 1px solid #d97706; background: #f59e0b1f; }
+#ledger p { margin: 4px 0 0; font-size: 12.5px; }
+#ways-out { gap: 8px; flex-wrap: wrap; justify-content: flex-start; }
+#ways-out button { border: 1px solid var(--border-color-primary); border-radius: 999px; background: transparent; }
+#ways-out:not(:has(button:not(.hidden))) { display: none; }
+#settings { order: 2; flex: none; background: transparent; padding: 4px 12px 12px; }
 #settings > button { font-size: 13px; color: var(--body-text-color-subdued); }
+#spoken { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); }
+#shortcuts { margin: auto; padding: 22px 26px; border: 1px solid var(--border-color-primary); border-radius: 16px; max-width: min(440px, 92vw);
+  background: var(--body-background-fill); color: var(--body-text-color); font-family: var(--font); }
+#shortcuts::backdrop { background: #0006; }
+#shortcuts h2 { margin: 0 0 12px; font-size: 17px; } #shortcuts table { width: 100%; border-collapse: collapse; font-size: 14px; }
+#shortcuts td { padding: 7px 0; } #shortcuts td:last-child { text-align: right; white-space: nowrap; padding-left: 16px; }
+#shortcuts kbd { padding: 2px 8px; border: 1px solid var(--border-color-primary); border-radius: 6px; font: 12.5px var(--font-mono); }
+#shortcuts button { margin-top: 14px; padding: 7px 18px; border-radius: 999px; border: 0; background: var(--primary-700); color: white; font-weight: 600; cursor: pointer; }
+:focus-visible { outline: 2px solid var(--color-accent); outline-offset: 2px; } #question textarea:focus-visible { outline: none; }
+@media (prefers-reduced-motion: reduce) { * { animation: none !important; transition: none !important; } }
 @media (max-width: 600px) {
   .gradio-container .main.app { padding: 0 12px; }
   #chat .examples { grid-template-columns: 1fr; }

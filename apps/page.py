@@ -6,11 +6,10 @@ is still writing it to the tab. The model answers one turn at a time: whoever ho
 
 from __future__ import annotations
 
-import secrets
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing, suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
 
@@ -18,17 +17,16 @@ import gradio as gr
 
 from apps import badge
 from apps.conversation import Conversation, Turn, run_turn
+from apps.ledger_panel import LedgerPanel
 from apps.markup import harmless
 from apps.model import Model
+from apps.settings import Settings, remember, settings_panel
 from apps.sidebar import connect, lay_out, leave
 from apps.store import Store
 from apps.turn_links import BOX, action_of
 from apps.updates import NOTHING, Update, at_rest, begun, editing, listed, refused, running, waiting
 from toolkit.errors import InputError
-from toolkit.generate import Sampling
 
-MOST_TOKENS = 8192
-"""The slider's end, where the model's context is not shorter."""
 POLL_S = 0.1
 
 EXAMPLES = (
@@ -46,20 +44,22 @@ LATEX_DELIMITERS: list[dict[str, str | bool]] = [
 
 
 def answer(
-    model: Model, store: Store, question: str, words: str, conversation: Conversation, *settings: float
+    model: Model, store: Store, question: str, words: str, conversation: Conversation, *panel_values: Any
 ) -> Iterator[Update]:
     """Ask the model and show its turn as it is written. A question that does not fit stays in the box."""
-    yield from _ask(model, store, question, words, conversation, conversation.edited, settings)
+    yield from _ask(model, store, question, words, conversation, conversation.edited, panel_values)
 
 
-def ask_again(model: Model, store: Store, words: str, conversation: Conversation, *settings: float) -> Iterator[Update]:
+def ask_again(
+    model: Model, store: Store, words: str, conversation: Conversation, *panel_values: Any
+) -> Iterator[Update]:
     """Ask the last question once more; the answer is another version."""
     last = conversation.turns[-1]
-    yield from _ask(model, store, last.question, words, conversation, last, settings)
+    yield from _ask(model, store, last.question, words, conversation, last, panel_values)
 
 
 def act(
-    model: Model, store: Store, chosen: str, words: str, conversation: Conversation, *settings: float
+    model: Model, store: Store, chosen: str, words: str, conversation: Conversation, *panel_values: Any
 ) -> Iterator[Update]:
     """Do what a link in the conversation says: edit a question, show another version of a turn, or go on with it."""
     action, number = action_of(chosen) or (None, 0)
@@ -79,7 +79,7 @@ def act(
             yield refused(str(error))
             return
         turn.answer_requested = action == "answer"
-        yield from _run(model, store, words, conversation, turn, settings)
+        yield from _run(model, store, words, conversation, turn, Settings.of_panel(panel_values))
 
 
 def _ask(
@@ -89,11 +89,13 @@ def _ask(
     words: str,
     conversation: Conversation,
     instead_of: Turn | None,
-    settings: Sequence[float],
+    panel_values: Sequence[Any],
 ) -> Iterator[Update]:
     if not question.strip() or conversation.busy:
         yield NOTHING
         return
+    settings = Settings.of_panel(panel_values)
+    conversation.system = settings.system
     try:
         turn = conversation.ask(question, model.chat_format, model.decoder.max_length, instead_of=instead_of)
     except InputError as error:
@@ -103,14 +105,14 @@ def _ask(
 
 
 def _run(
-    model: Model, store: Store, words: str, conversation: Conversation, turn: Turn, settings: Sequence[float]
+    model: Model, store: Store, words: str, conversation: Conversation, turn: Turn, settings: Settings
 ) -> Iterator[Update]:
     """Let the model write; each piece is stored before it is shown, and the turn's end too, however it ends."""
-    temperature, max_new_tokens, budget = settings
-    seed = turn.settings.get("seed", secrets.randbelow(2**31))
-    sampling = Sampling(temperature=temperature, max_new_tokens=int(max_new_tokens), seed=seed)
+    sampling = settings.sampling()
+    if settings.seed is None and "seed" in turn.settings:
+        sampling = replace(sampling, seed=turn.settings["seed"])  # a turn that goes on draws on
     turn.is_remote = model.endpoint is not None
-    turn.model, turn.settings = model.name, asdict(sampling) | {"thinking_budget": int(budget)}
+    turn.model, turn.settings = model.name, asdict(sampling) | {"thinking_budget": settings.thinking_budget}
     messages = conversation.messages(turn.question, turn)
     conversation.busy, conversation.edited, trouble = True, None, ""
     try:
@@ -128,7 +130,7 @@ def _run(
                 turn,
                 sampling,
                 time.monotonic,
-                thinking_budget=int(budget),
+                thinking_budget=settings.thinking_budget,
             )
             try:
                 with closing(pieces):
@@ -185,25 +187,27 @@ def build_page(model: Model, store: Store) -> gr.Blocks:
         with gr.Row(elem_id="below"):
             status = gr.Markdown("Ready", elem_id="status")
             answers = gr.Button("Answer now", elem_id="answer-now", size="sm", scale=0, min_width=96, visible=False)
-        with gr.Accordion("Settings", open=False, elem_id="settings"), gr.Row():
-            settings = _settings(min(MOST_TOKENS, model.decoder.max_length))
-            settings.append(_thinking_budget(min(MOST_TOKENS, model.decoder.max_length)))
+        with gr.Accordion("Settings", open=False, elem_id="settings"):
+            settings = settings_panel(model.decoder.max_length, "FEEDBACK")
+            remember(page, settings, model.decoder.max_length)
+        ledger = LedgerPanel(model, conversation, question, settings)
 
         shown = [chatbot, question, status, notice, answers, sidebar.listing]
         quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
         asked: dict[str, Any] = quiet | {"outputs": shown, "concurrency_limit": None}
         here = [sidebar.search, conversation, *settings]
         ask: dict[str, Any] = asked | {"fn": partial(answer, model, store), "inputs": [question, *here]}
-        question.submit(**ask)
-        chatbot.example_select(_picked, None, question, queue=False, **quiet).then(**ask)
-        chatbot.retry(partial(ask_again, model, store), here, **asked)
-        chosen.change(partial(act, model, store), [chosen, *here], **asked)
+        question.submit(**ask).then(**ledger.recount)
+        chatbot.example_select(_picked, None, question, queue=False, **quiet).then(**ask).then(**ledger.recount)
+        chatbot.retry(partial(ask_again, model, store), here, **asked).then(**ledger.recount)
+        chosen.change(partial(act, model, store), [chosen, *here], **asked).then(**ledger.recount)
         answers.click(answer_now, conversation, answers, queue=False, **quiet)
         question.stop(stop, conversation, None, queue=False, **quiet)
         over = partial(start_over, store)
-        new_chat.click(over, here[:2], [conversation, *shown], concurrency_limit=None, **quiet)
+        new_chat.click(over, here[:2], [conversation, *shown], concurrency_limit=None, **quiet).then(**ledger.recount)
         connect(sidebar, store, conversation, shown)
         page.load(partial(listed, store), here[:2], sidebar.listing, queue=False, **quiet)
+        page.load(**ledger.recount)
     return page
 
 
@@ -238,22 +242,6 @@ def _question() -> gr.Textbox:
         submit_btn="Send",
         stop_btn=False,
         autofocus=True,
-    )
-
-
-def _settings(most_tokens: int) -> list[gr.Slider]:
-    """Temperature and the maximum of tokens, with DeepSeek-R1's advised temperature to begin with."""
-    return [
-        gr.Slider(0.0, 1.5, value=0.6, step=0.05, label="Temperature", info="0 always takes the likeliest token"),
-        gr.Slider(
-            16, most_tokens, value=min(2048, most_tokens), step=16, label="Maximum tokens", info="Reasoning and answer"
-        ),
-    ]
-
-
-def _thinking_budget(most_tokens: int) -> gr.Slider:
-    return gr.Slider(
-        0, most_tokens, value=0, step=16, label="Thinking budget", info="Tokens after which it must answer; 0 is none"
     )
 
 

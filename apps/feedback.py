@@ -1,0 +1,97 @@
+"""Feedback becomes data: an answer that the user approved or corrected → a problem and a trace for `toolkit distill`.
+
+    folder/problems.jsonl    the question, with the approved or corrected answer as its reference
+    folder/traces.jsonl      what the model thought, and that answer
+
+`toolkit distill --traces folder/traces.jsonl` reads both and grades each trace against its reference again. A question
+whose answer is corrected later gets the new reference, so that the old trace is graded wrong and leaves. Only a chat's
+first question without a system prompt can be a problem: a later one means nothing without the turns before it.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from apps.conversation import Conversation, Turn
+from apps.view import page_messages
+from toolkit.errors import InputError
+from toolkit.records import AppendLog, Problem, Trace, content_hash, mend_torn_line, read_records, write_records
+
+PROBLEMS, TRACES = "problems.jsonl", "traces.jsonl"
+FAMILY = "feedback"
+
+
+def feedback_folder() -> Path:
+    """`reasoning-edge/feedback` in the platform's folder for a user's data."""
+    if sys.platform == "darwin":
+        base = Path.home() / "Library" / "Application Support"
+    elif sys.platform == "win32":
+        base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
+    else:
+        base = Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share")
+    return base / "reasoning-edge" / "feedback"
+
+
+def turn_of_message(conversation: Conversation, index: int) -> int:
+    """Number of the turn that a message of the page belongs to."""
+    messages = 0
+    for number, turn in enumerate(conversation.turns):
+        messages += len(page_messages(Conversation(turns=[turn]), 0.0))
+        if index < messages:
+            return number
+    raise InputError(f"message {index + 1} must be one of the conversation's {messages}; open the chat again")
+
+
+def keep(folder: Path, conversation: Conversation, number: int, *, teacher: str, answer: str, reasoning: str) -> Trace:
+    """Append turn `number` of a conversation with the given answer and reasoning; returns the trace.
+
+    Raises `InputError` where the turn cannot be a problem, or the folder cannot be written.
+    """
+    turn = conversation.turns[number]
+    if number or conversation.system.strip():
+        why = f"question {number + 1} of this chat" if number else "a question under a system prompt"
+        raise InputError(f"feedback must be to the first question of a chat without a system prompt, not to {why}")
+    if not answer.strip():
+        raise InputError("an answer that is kept must not be empty; write the answer that you want")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        problem = Problem.create(family=FAMILY, question=turn.question, answer=answer.strip())
+        _set_problem(folder / PROBLEMS, problem)
+        trace = _trace(turn, problem, _samples(folder / TRACES, problem), teacher, answer.strip(), reasoning.strip())
+        with AppendLog(folder / TRACES) as traces:
+            traces.append(trace)
+    except OSError as error:
+        raise InputError(f"{folder} must be writable for feedback: {error.strerror}") from error
+    return trace
+
+
+def _set_problem(path: Path, problem: Problem) -> None:
+    """Add a problem or give the one with its question the new answer: by one rename, whole or not at all."""
+    known = {kept.id: kept for kept in read_records(path, Problem)} if path.exists() else {}
+    aside = path.with_suffix(".partial")
+    write_records(aside, list((known | {problem.id: problem}).values()))
+    aside.replace(path)
+
+
+def _samples(path: Path, problem: Problem) -> int:
+    """How many traces of a problem there are already."""
+    mend_torn_line(path)
+    return sum(trace.problem_id == problem.id for trace in read_records(path, Trace)) if path.exists() else 0
+
+
+def _trace(turn: Turn, problem: Problem, sample: int, teacher: str, answer: str, reasoning: str) -> Trace:
+    return Trace(
+        problem_id=problem.id,
+        sample=sample,
+        reasoning=reasoning,
+        answer=answer,
+        finish_reason="stop",
+        closed=True,
+        prompt_tokens=0,
+        reasoning_tokens=turn.reasoning_tokens,
+        completion_tokens=len(turn.token_ids),
+        teacher=f"feedback@{teacher}",
+        request_hash=content_hash(f"{teacher}\n{turn.question}\n{reasoning}\n{answer}\n{sample}"),
+    )

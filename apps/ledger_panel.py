@@ -1,0 +1,83 @@
+"""The context ledger on the page: recounted as one types, with the ways out where a question does not fit."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gradio as gr
+
+from apps.context_ledger import ContextLedger, context_ledger, ledger_html
+from apps.conversation import Conversation
+from apps.markup import harmless
+from apps.model import Model
+from apps.settings import Panel, Settings
+from toolkit.errors import InputError
+
+Update = tuple[Any, ...]
+"""New values of the ledger, and of whether its buttons are there: leave out, put back, new chat, shorten."""
+
+
+class LedgerPanel:
+    """The ledger's part of the page; `recount` is what an event of the page does after it changed the conversation."""
+
+    def __init__(self, model: Model, conversation: gr.State, question: gr.Textbox, settings: Panel) -> None:
+        self._model = model
+        with gr.Column(elem_id="ledger"):
+            shown = gr.Markdown(elem_id="ledger-shown")  # gr.HTML evaluates strings, which the policy forbids
+            with gr.Row(elem_id="ways-out"):
+                leave_out = gr.Button("Leave them out", visible=False, **_SMALL)
+                put_back = gr.Button("Send them again", visible=False, **_SMALL)
+                new_chat = gr.Button("Start a new chat", visible=False, elem_id="ask-anew", **_SMALL)
+                shorten = gr.Button("Shorten the question", visible=False, elem_id="shorten", **_SMALL)
+        quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "queue": False}
+        inputs = [question, conversation, *settings]
+        outputs = [shown, leave_out, put_back, new_chat, shorten]
+        self.recount: dict[str, Any] = quiet | {"fn": self._recount, "inputs": inputs, "outputs": outputs}
+        changes = [question.input, question.focus, *(control.change for control in settings)]
+        gr.on(changes, **self.recount, trigger_mode="always_last")
+        leave_out.click(self._leave_out, inputs, outputs, **quiet)
+        put_back.click(self._put_back, inputs, outputs, **quiet)
+
+    def _recount(self, question: str, conversation: Conversation, *panel_values: Any) -> Update:
+        if conversation.busy:
+            return (gr.skip(),) * 5
+        try:
+            return _shown(self._count(question, conversation, panel_values))
+        except InputError as error:  # a template that takes no system prompt
+            return harmless(str(error)), *(_there(False) for _ in range(4))
+
+    def _leave_out(self, question: str, conversation: Conversation, *panel_values: Any) -> Update:
+        conversation.left_out += self._count(question, conversation, panel_values).must_leave
+        return self._recount(question, conversation, *panel_values)
+
+    def _put_back(self, question: str, conversation: Conversation, *panel_values: Any) -> Update:
+        conversation.left_out = 0
+        return self._recount(question, conversation, *panel_values)
+
+    def _count(self, question: str, conversation: Conversation, panel_values: tuple[Any, ...]) -> ContextLedger:
+        settings = Settings.of_panel(panel_values)
+        conversation.system = settings.system
+        return context_ledger(
+            self._model.chat_format,
+            conversation.messages(question, conversation.edited),
+            max_new_tokens=settings.max_new_tokens,
+            context=self._model.decoder.max_length,
+            left_out=conversation.left_out,
+        )
+
+
+_SMALL: dict[str, Any] = {"size": "sm", "scale": 0, "min_width": 120}
+
+
+def _shown(ledger: ContextLedger) -> Update:
+    return (
+        ledger_html(ledger),
+        _there(ledger.leaving_helps),
+        _there(ledger.left_out > 0),
+        _there(not ledger.fits and bool(ledger.turns)),
+        _there(not ledger.fits),
+    )
+
+
+def _there(visible: bool) -> dict[str, Any]:
+    return gr.update(visible=visible)

@@ -1,0 +1,147 @@
+"""What the user sets of the chat: a panel of controls, their values as the model takes them, kept in the browser.
+
+The values lie in the browser's own storage, under this address; a value that this model or version does not allow is
+replaced by the default when the page opens, and the panel shows it.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import gradio as gr
+
+from toolkit.generate import Sampling
+
+MOST_TOKENS = 8192
+"""The slider's end, where the model's context is not shorter."""
+LEAST_TOKENS = 16
+LARGEST_SEED = 2**31 - 1
+RANGES = {"temperature": (0.0, 1.5), "top_p": (0.05, 1.0), "min_p": (0.0, 0.5), "seed": (0, LARGEST_SEED)}
+STORAGE_KEY, STORAGE_SECRET = "reasoning-edge-settings", "no-secret-in-it"  # fixed, or a restart could not read it
+
+Panel = list[Any]
+"""One control for each field of `Settings`, in their order."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """The values of the panel's controls; the defaults are DeepSeek-R1's advice, which is against a system prompt."""
+
+    system: str = ""
+    temperature: float = 0.6
+    top_p: float = 0.95
+    min_p: float = 0.0
+    seed: int | None = None
+    """None draws a fresh one for each answer."""
+    max_new_tokens: int = 2048
+    thinking_budget: int = 0
+    """Tokens after which the model must answer; 0 is none."""
+    keeps_feedback: bool = False
+
+    @classmethod
+    def of_panel(cls, values: Sequence[Any]) -> Settings:
+        """From the controls' values, in the panel's order."""
+        system, temperature, top_p, min_p, seed, max_new_tokens, thinking_budget, keeps_feedback = values
+        return cls(
+            system=system or "",
+            temperature=float(temperature),
+            top_p=float(top_p),
+            min_p=float(min_p),
+            seed=None if seed is None else int(seed),
+            max_new_tokens=int(max_new_tokens),
+            thinking_budget=int(thinking_budget),
+            keeps_feedback=bool(keeps_feedback),
+        )
+
+    def panel_values(self) -> list[Any]:
+        return [getattr(self, field.name) for field in fields(self)]
+
+    def sampling(self) -> Sampling:
+        """How the next answer is drawn; without a seed each call draws another one."""
+        return Sampling(
+            temperature=self.temperature,
+            top_p=self.top_p,
+            min_p=self.min_p,
+            seed=secrets.randbelow(LARGEST_SEED) if self.seed is None else self.seed,
+            max_new_tokens=self.max_new_tokens,
+        )
+
+
+def defaults(context: int) -> Settings:
+    """R1's advice for a model with a context of so many tokens."""
+    return Settings(max_new_tokens=min(Settings.max_new_tokens, context))
+
+
+def restored(stored: Any, context: int) -> list[Any]:
+    """The panel's values from what the browser kept, each one that is missing or out of its range by its default."""
+    values = dict(zip([field.name for field in fields(Settings)], defaults(context).panel_values(), strict=True))
+    for name, value in stored.items() if isinstance(stored, dict) else ():
+        if name in values and _is_allowed(name, value, context):
+            values[name] = value
+    return list(values.values())
+
+
+def settings_panel(context: int, feedback_file: str) -> Panel:
+    """The controls, for a model with a context of so many tokens; `feedback_file` is where consent lets records go."""
+    start = defaults(context)
+
+    def slider(name: str, step: float, info: str) -> gr.Slider:
+        low, high = RANGES[name]
+        label = name.capitalize().replace("_", "-")
+        return gr.Slider(low, high, getattr(start, name), step=step, label=label, info=info)
+
+    system = gr.Textbox(
+        start.system,
+        label="System prompt",
+        info="Sent before the conversation; R1's authors advise to leave it empty",
+        max_lines=6,
+        elem_id="system",
+    )
+    with gr.Row():
+        temperature = slider("temperature", 0.05, "0 always takes the likeliest token")
+        top_p = slider("top_p", 0.05, "Draws among the likeliest, up to this mass")
+        min_p = slider("min_p", 0.01, "Leaves out what is less likely than this share of the likeliest")
+    with gr.Row():
+        low, high = RANGES["seed"]
+        info = "The same answer again; empty for a fresh one each time"
+        seed = gr.Number(start.seed, label="Seed", info=info, precision=0, minimum=low, maximum=high, elem_id="seed")
+        most, info = min(MOST_TOKENS, context), "Thinking and answer"
+        max_new_tokens = gr.Slider(LEAST_TOKENS, most, start.max_new_tokens, step=16, label="Maximum tokens", info=info)
+        info = "Tokens after which it must answer; 0 is none"
+        thinking_budget = gr.Slider(0, most, start.thinking_budget, step=16, label="Thinking budget", info=info)
+    keeps_feedback = gr.Checkbox(
+        start.keeps_feedback,
+        label="Keep my feedback as training data",
+        info=f"A thumb or a corrected answer is then written to {feedback_file}, and goes nowhere else",
+        elem_id="consent",
+    )
+    return [system, temperature, top_p, min_p, seed, max_new_tokens, thinking_budget, keeps_feedback]
+
+
+def remember(page: gr.Blocks, panel: Panel, context: int) -> None:
+    """Keep the panel's values in the browser, and give them back when the page opens."""
+    stored = gr.BrowserState(None, storage_key=STORAGE_KEY, secret=STORAGE_SECRET)
+    quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "queue": False}
+
+    def kept(*values: Any) -> dict[str, Any]:
+        return dict(zip([field.name for field in fields(Settings)], values, strict=True))
+
+    page.load(lambda values: restored(values, context), stored, panel, **quiet)
+    gr.on([control.input for control in panel], kept, panel, stored, trigger_mode="always_last", **quiet)
+    advice = gr.Button("Back to R1's advice", size="sm", elem_id="advice")
+    advice.click(lambda: [*defaults(context).panel_values()[:-1], gr.skip()], None, panel, **quiet).then(
+        kept, panel, stored, **quiet
+    )
+
+
+def _is_allowed(name: str, value: Any, context: int) -> bool:
+    if name in ("system", "keeps_feedback"):
+        return isinstance(value, str if name == "system" else bool)
+    if name == "seed" and value is None:
+        return True
+    most = min(MOST_TOKENS, context)
+    low, high = (RANGES | {"max_new_tokens": (LEAST_TOKENS, most), "thinking_budget": (0, most)})[name]
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and low <= value <= high

@@ -1,0 +1,126 @@
+"""Settings, context ledger, shortcuts and what a screen reader hears, in a real browser."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Literal
+
+import pytest
+
+from apps.shortcuts import SHORTCUTS
+from tests.apps import test_chat_page
+from tests.apps.test_chat_markup_page import answered
+from tests.apps.test_chat_page import expect, opened
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
+
+pytestmark = test_chat_page.pytestmark
+browser, scripted_chat = test_chat_page.browser, test_chat_page.scripted_chat
+
+LONG_QUESTION = "Why? " * 700
+"""Leaves no room for the reserve in the scripted model's context beside an earlier turn."""
+
+
+def test_settings_come_back_when_the_page_is_opened_again(browser: Browser, scripted_chat: str) -> None:
+    with opened(browser, scripted_chat) as page:
+        page.keyboard.press("Alt+s")
+        page.fill("#system textarea", "Be brief.")
+        page.fill("#seed input", "7")
+        page.keyboard.press("Tab")
+        page.wait_for_function("localStorage.getItem('reasoning-edge-settings') !== null")
+        page.wait_for_timeout(1500)
+        page.reload()
+        page.keyboard.press("Alt+s")
+        expect(page.locator("#system textarea")).to_have_value("Be brief.")
+        expect(page.locator("#seed input")).to_have_value("7")
+        page.click("#advice")
+        expect(page.locator("#system textarea")).to_have_value("")
+        expect(page.locator("#seed input")).to_have_value("")
+
+
+def test_the_ledger_counts_as_one_types_and_names_what_must_leave(browser: Browser, scripted_chat: str) -> None:
+    with opened(browser, scripted_chat, width=360) as page:
+        ledger = page.locator("#ledger")
+        expect(ledger).to_contain_text("of 4,096 tokens")
+        answered(page, "84 and 36, please?")
+        history = re.compile(r"[1-9]\d* history")
+        expect(ledger).to_contain_text(history)
+        page.fill("#question textarea", LONG_QUESTION)
+        expect(ledger).to_contain_text("would fit without the oldest question and its answer: “84 and 36, please?”")
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        ledger.get_by_text("Leave them out").click()
+        expect(ledger).to_contain_text("Left out, as you chose: the oldest question")
+        expect(ledger).not_to_contain_text(history)
+        ledger.get_by_text("Send them again").click()
+        expect(ledger).to_contain_text(history)
+        assert page.input_value("#question textarea") == LONG_QUESTION
+
+
+def test_a_question_mark_shows_the_shortcuts_and_each_does_what_it_says(browser: Browser, scripted_chat: str) -> None:
+    with opened(browser, scripted_chat) as page:
+        page.locator("#question textarea").press("?")
+        assert page.input_value("#question textarea") == "?"
+        page.locator("#question textarea").fill("")
+        page.locator("#new-chat").focus()
+        page.keyboard.press("?")
+        shown = page.locator("#shortcuts")
+        for key, does, control in SHORTCUTS:
+            assert control.startswith(".sidebar") or shown.get_by_text(does, exact=True).is_visible()
+        page.keyboard.press("Escape")
+        expect(shown).to_be_hidden()
+        page.keyboard.press("Alt+q")
+        expect(page.locator("#question textarea")).to_be_focused()
+        page.keyboard.type("A long answer,")
+        page.keyboard.press("Shift+Enter")
+        page.keyboard.type("please")
+        page.keyboard.press("Enter")
+        expect(page.locator("#chat .bot-row").last).to_contain_text("Step 5:")
+        page.keyboard.press("Escape")
+        page.wait_for_selector("#question .submit-button")
+        expect(page.locator("#chat .bot-row").last).to_contain_text("Stopped")
+        answered(page, "84 and 36?")
+        page.evaluate("navigator.clipboard.writeText('')")
+        page.keyboard.press("Alt+c")
+        page.wait_for_function("navigator.clipboard.readText().then((text) => text === 'The answer is **12**.')")
+        page.keyboard.press("Alt+n")
+        expect(page.locator("#chat .example")).to_have_count(4)
+
+
+def test_a_screen_reader_hears_the_answer_and_not_the_thought(browser: Browser, scripted_chat: str) -> None:
+    with opened(browser, scripted_chat) as page:
+        answered(page, "Which number divides 84 and 36?")
+        expect(page.locator("#spoken")).to_contain_text("The answer is 12.")
+        assert page.locator("#spoken p").all_inner_texts()[0] == "Thinking"
+        assert "remainder" not in str(page.locator("#spoken").text_content())
+        live = page.evaluate(
+            "[...document.querySelectorAll('[aria-live], [role=log]')].filter(e => e.closest('#chat') && e.innerText.trim()).length"
+        )
+        assert live == 0
+        answered(page, "And 84 and 36 again?")
+        assert str(page.locator("#spoken").text_content()).count("The answer is 12.") == 1
+
+
+def test_every_control_has_a_name(browser: Browser, scripted_chat: str) -> None:
+    with opened(browser, scripted_chat) as page:
+        page.keyboard.press("Alt+s")
+        answered(page, "84 and 36?")
+        nameless = page.evaluate(
+            """[...document.querySelectorAll("button, input, textarea, select, a[href]")].filter((control) =>
+                 control.checkVisibility() && !control.innerText.trim() && !control.getAttribute("aria-label")
+                 && !control.title && !control.labels?.length).map((control) => control.outerHTML.slice(0, 200))"""
+        )
+        assert nameless == []
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_colours_follow_the_system(browser: Browser, scripted_chat: str, scheme: Literal["light", "dark"]) -> None:
+    context = browser.new_context(color_scheme=scheme)
+    page = context.new_page()
+    page.goto(scripted_chat)
+    page.wait_for_selector("#question textarea")
+    page.wait_for_function("getComputedStyle(document.body).backgroundColor !== 'rgba(0, 0, 0, 0)'")
+    background = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    lightness = sum(map(int, re.findall(r"\d+", background)[:3])) / 3
+    assert (lightness > 200) if scheme == "light" else (lightness < 60)
+    context.close()

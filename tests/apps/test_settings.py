@@ -1,0 +1,82 @@
+"""The settings' values: R1's advice to begin with, what the model takes of them, what the browser may give back."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import fields
+from typing import Any
+
+import gradio as gr
+import pytest
+
+from apps.conversation import Conversation, Turn
+from apps.settings import LARGEST_SEED, Settings, defaults, restored, settings_panel
+from toolkit.errors import InputError
+
+NAMES = [field.name for field in fields(Settings)]
+
+
+def test_the_defaults_are_r1s_advice_and_fit_the_context() -> None:
+    settings = defaults(512)
+    assert (settings.system, settings.temperature, settings.top_p, settings.min_p) == ("", 0.6, 0.95, 0.0)
+    assert settings.max_new_tokens == 512 and defaults(1_000_000).max_new_tokens == 2048
+    assert settings.seed is None and not settings.keeps_feedback
+
+
+def test_the_panel_has_a_labelled_control_for_each_setting_in_order() -> None:
+    with gr.Blocks():
+        panel = settings_panel(4096, "feedback.jsonl")
+    assert [control.value for control in panel] == defaults(4096).panel_values()
+    assert all(control.label for control in panel)
+    assert "feedback.jsonl" in panel[NAMES.index("keeps_feedback")].info
+
+
+def test_what_the_panel_says_is_what_is_sampled() -> None:
+    sampling = Settings.of_panel(["Be brief.", 0, 0.9, 0.1, 7, 320, True]).sampling()
+    assert (sampling.temperature, sampling.top_p, sampling.min_p) == (0.0, 0.9, 0.1)
+    assert (sampling.seed, sampling.max_new_tokens) == (7, 320)
+    with pytest.raises(InputError, match=r"top_p \(1\.5\) must be between"):
+        Settings.of_panel(["", 0.6, 1.5, 0, None, 320, False]).sampling()
+
+
+def test_an_empty_seed_is_fresh_each_time_and_a_given_one_stays() -> None:
+    empty, given = Settings(), Settings(seed=0)
+    seeds = {empty.sampling().seed for _ in range(20)}
+    assert len(seeds) > 1 and all(0 <= seed <= LARGEST_SEED for seed in seeds)
+    assert given.sampling().seed == given.sampling().seed == 0
+
+
+def test_what_the_browser_kept_comes_back() -> None:
+    values = ["Be brief.", 0.0, 0.5, 0.25, 3, 64, True]
+    assert restored(json.loads(json.dumps(dict(zip(NAMES, values, strict=True)))), 4096) == values
+    assert restored(None, 4096) == defaults(4096).panel_values()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("temperature", value) for value in (-0.1, 1.6, "hot", None, True, float("nan"))),
+        *(("top_p", value) for value in (0.0, 1.1)),
+        *(("seed", value) for value in (-1, 2**31, "7")),
+        *(("max_new_tokens", value) for value in (0, 513)),
+        *(("system", 3), ("keeps_feedback", "yes"), ("unknown", 1)),
+    ],
+)
+def test_a_kept_value_that_is_not_allowed_is_the_default_and_the_others_stay(name: str, value: Any) -> None:
+    kept = {"temperature": 0.0, "top_p": 0.5, "max_new_tokens": 64} | {name: value}
+    expected = {**dict(zip(NAMES, defaults(512).panel_values(), strict=True)), **kept}
+    expected = {field: expected[field] for field in NAMES}
+    if name in NAMES:
+        expected[name] = getattr(defaults(512), name)
+    assert restored(kept, 512) == list(expected.values())
+
+
+def test_a_system_prompt_stands_first_and_an_empty_one_is_not_sent() -> None:
+    conversation = Conversation(turns=[Turn(question="a", answer="b", context_room=9)])
+    rest = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}, {"role": "user", "content": "c"}]
+    conversation.system = "  "
+    assert conversation.messages("c") == rest
+    conversation.system = "Be brief."
+    assert conversation.messages("c") == [{"role": "system", "content": "Be brief."}, *rest]
+    conversation.left_out = 1
+    assert conversation.messages("c") == [{"role": "system", "content": "Be brief."}, rest[-1]]
