@@ -32,11 +32,11 @@ def test_the_panel_has_a_labelled_control_for_each_setting_in_order() -> None:
 
 
 def test_what_the_panel_says_is_what_is_sampled() -> None:
-    sampling = Settings.of_panel(["Be brief.", 0, 0.9, 0.1, 7, 320, True]).sampling()
+    sampling = Settings.of_panel(["Be brief.", 0, 0.9, 0.1, 7, 320, 64, True]).sampling()
     assert (sampling.temperature, sampling.top_p, sampling.min_p) == (0.0, 0.9, 0.1)
     assert (sampling.seed, sampling.max_new_tokens) == (7, 320)
     with pytest.raises(InputError, match=r"top_p \(1\.5\) must be between"):
-        Settings.of_panel(["", 0.6, 1.5, 0, None, 320, False]).sampling()
+        Settings.of_panel(["", 0.6, 1.5, 0, None, 320, 0, False]).sampling()
 
 
 def test_an_empty_seed_is_fresh_each_time_and_a_given_one_stays() -> None:
@@ -47,7 +47,7 @@ def test_an_empty_seed_is_fresh_each_time_and_a_given_one_stays() -> None:
 
 
 def test_what_the_browser_kept_comes_back() -> None:
-    values = ["Be brief.", 0.0, 0.5, 0.25, 3, 64, True]
+    values = ["Be brief.", 0.0, 0.5, 0.25, 3, 64, 32, True]
     assert restored(json.loads(json.dumps(dict(zip(NAMES, values, strict=True)))), 4096) == values
     assert restored(None, 4096) == defaults(4096).panel_values()
 
@@ -59,6 +59,7 @@ def test_what_the_browser_kept_comes_back() -> None:
         *(("top_p", value) for value in (0.0, 1.1)),
         *(("seed", value) for value in (-1, 2**31, "7")),
         *(("max_new_tokens", value) for value in (0, 513)),
+        *(("thinking_budget", value) for value in (-1, 513)),
         *(("system", 3), ("keeps_feedback", "yes"), ("unknown", 1)),
     ],
 )
