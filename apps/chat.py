@@ -79,12 +79,13 @@ def run_chat(
     *,
     cache: Cache = "exact",
     prefix_bytes: int = 0,
+    prepacked: bool = False,
     host: str = "127.0.0.1",
     port: int,
     open_browser: bool,
 ) -> None:
-    """Load an exported folder and serve its chat until interrupted; `cache` and `prefix_bytes` as `OnnxDecoder` has them.
+    """Load an exported folder and serve its chat until interrupted; `cache`, `prefix_bytes` and `prepacked` are `OnnxDecoder`'s.
 
     Raises `InputError` where the folder is no export, the host no loopback address or the port taken.
     """
-    serve(load_model(folder, cache, prefix_bytes), host=host, port=port, open_browser=open_browser)
+    serve(load_model(folder, cache, prefix_bytes, prepacked), host=host, port=port, open_browser=open_browser)

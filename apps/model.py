@@ -28,10 +28,10 @@ class Model:
     """Held by the turn that the decoder is running."""
 
 
-def load_model(folder: Path, cache: Cache = "exact", prefix_bytes: int = 0) -> Model:
+def load_model(folder: Path, cache: Cache = "exact", prefix_bytes: int = 0, prepacked: bool = False) -> Model:
     """Load an exported folder; raises `InputError` where it is none, or the fast part of `toolkit verify` fails."""
     is_verified = check_start(folder)
-    decoder = OnnxDecoder(folder, cache=cache, keeps_prefix=True, prefix_bytes=prefix_bytes)
+    decoder = OnnxDecoder(folder, cache=cache, keeps_prefix=True, prefix_bytes=prefix_bytes, prepacked=prepacked)
     model = Model(
         name=folder.resolve().name,
         size_bytes=folder_bytes(folder),

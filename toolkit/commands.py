@@ -217,6 +217,7 @@ def bench(options: Options) -> Result:
         options.folder,
         versus=options.vs,
         cache=options.cache,
+        prepacked=options.prepacked,
         contexts=options.contexts,
         new_tokens=options.new_tokens,
         rounds=options.rounds,
@@ -231,6 +232,7 @@ def chat(options: Options) -> Result:
         options.folder,
         cache=options.cache,
         prefix_bytes=options.prefix_cache,
+        prepacked=options.prepacked,
         port=options.port,
         open_browser=not options.no_browser,
     )
@@ -243,6 +245,7 @@ def serve(options: Options) -> Result:
     run_server(
         options.folder,
         cache=options.cache,
+        prepacked=options.prepacked,
         host=options.host,
         port=options.port,
         api_key=options.api_key,
