@@ -83,23 +83,26 @@ def run_chat(
     against: str = "",
     cache: Cache = "exact",
     prefix_bytes: int = 0,
+    prepacked: bool = False,
     host: str = "127.0.0.1",
     port: int,
     window: Window = "auto",
 ) -> None:
     """Open an exported folder or an endpoint, and one `against` it where that is given; serve until interrupted.
 
-    `data`: the folder that keeps the conversations. `cache` and `prefix_bytes` as `OnnxDecoder` has them.
+    `data`: the folder that keeps the conversations. `cache`, `prefix_bytes` and `prepacked` as `OnnxDecoder` has them.
 
     Raises `InputError` where a model is not there, the host is no loopback address, the port taken or `data` in use.
     """
-    models = [open_model(name, cache, prefix_bytes) for name in (model, against) if name]
+    models = [open_model(name, cache, prefix_bytes, prepacked) for name in (model, against) if name]
     serve(models, Store(data, time.time), host=host, port=port, window=window)
 
 
-def open_model(model: str | Path, cache: Cache, prefix_bytes: int = 0) -> Model:
+def open_model(model: str | Path, cache: Cache, prefix_bytes: int, prepacked: bool) -> Model:
     """The model of a folder, or of an `http(s)://…/v1` address; raises `InputError` where it is none."""
-    return load_endpoint(str(model)) if is_endpoint(str(model)) else load_model(Path(model), cache, prefix_bytes)
+    if is_endpoint(str(model)):
+        return load_endpoint(str(model))
+    return load_model(Path(model), cache, prefix_bytes, prepacked)
 
 
 def _mount(api: FastAPI, page: gr.Blocks, path: str, *, css: str, head: str = "") -> None:

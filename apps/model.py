@@ -44,10 +44,10 @@ def check_folder(folder: Path) -> None:
         print(f"{folder} cannot be verified: it was exported before there was a record; export again", file=sys.stderr)
 
 
-def load_model(folder: Path, cache: Cache = "exact", prefix_bytes: int = 0) -> Model:
+def load_model(folder: Path, cache: Cache = "exact", prefix_bytes: int = 0, prepacked: bool = False) -> Model:
     """Load an exported folder; raises `InputError` where it is none, or the fast part of `toolkit verify` fails."""
     check_folder(folder)
-    decoder = OnnxDecoder(folder, cache=cache, keeps_prefix=True, prefix_bytes=prefix_bytes)
+    decoder = OnnxDecoder(folder, cache=cache, keeps_prefix=True, prefix_bytes=prefix_bytes, prepacked=prepacked)
     return Model(
         name=folder.resolve().name,
         size_bytes=folder_bytes(folder),

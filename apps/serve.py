@@ -43,7 +43,15 @@ def build_application(service: Service, host: str, port: int) -> Application:
 
 
 def run_server(
-    folder: Path, *, cache: Cache, host: str, port: int, api_key: str | None, parallel: int, queue: int
+    folder: Path,
+    *,
+    cache: Cache,
+    prepacked: bool = False,
+    host: str,
+    port: int,
+    api_key: str | None,
+    parallel: int,
+    queue: int,
 ) -> None:
     """Load an exported folder and serve it until interrupted; prints the address first. Port 0 is any free port.
 
@@ -56,7 +64,7 @@ def run_server(
         )
     with listen(host, port) as listener:
         port = listener.getsockname()[1]
-        service = Service(folder, cache=cache, parallel=parallel, queue=queue, api_key=key)
+        service = Service(folder, cache=cache, parallel=parallel, queue=queue, api_key=key, prepacked=prepacked)
         memory = f"{parallel} answers at once, whose cache takes up to {service.most_cache_bytes / 1e9:.1f} GB"
         print(f"{service.name} is served at http://{host}:{port}/v1: {memory} (Ctrl+C ends it)", flush=True)
         try:

@@ -46,10 +46,12 @@ Pieces = asyncio.Queue[tuple[int, Piece | BaseException]]
 class Service:
     """One loaded model with its scheduler and routes."""
 
-    def __init__(self, folder: Path, *, cache: Cache, parallel: int, queue: int, api_key: str) -> None:
+    def __init__(
+        self, folder: Path, *, cache: Cache, parallel: int, queue: int, api_key: str, prepacked: bool = False
+    ) -> None:
         """An empty `api_key` lets everybody in. Raises `InputError` where the folder is no sound export."""
         check_folder(folder)
-        decoder = OnnxDecoder(folder, cache=cache)
+        decoder = OnnxDecoder(folder, cache=cache, prepacked=prepacked)
         self.name = folder.resolve().name
         self.most_cache_bytes = decoder.position_bytes * decoder.max_length * parallel
         """Where all rows are as long as the context."""

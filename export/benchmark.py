@@ -90,6 +90,7 @@ def run_benchmark(
     *,
     versus: Sequence[Path] = (),
     cache: Cache = "exact",
+    prepacked: bool = False,
     contexts: Sequence[int] = CONTEXTS,
     new_tokens: int = 64,
     rounds: int = 3,
@@ -108,7 +109,7 @@ def run_benchmark(
         for lengths in [[min(contexts)]] + [list(contexts)] * rounds:
             for model, results in zip(models, measured, strict=True):
                 with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as executor:
-                    task = executor.submit(measure_round, model, lengths, new_tokens, threads, cache)
+                    task = executor.submit(measure_round, model, lengths, new_tokens, threads, cache, prepacked)
                     results.append(task.result())
                 progress.advance()
     warm = [results[1:] for results in measured]
@@ -128,11 +129,13 @@ def run_benchmark(
     )
 
 
-def measure_round(model: Path, contexts: Sequence[int], new_tokens: int, threads: int, cache: Cache) -> Round:
+def measure_round(
+    model: Path, contexts: Sequence[int], new_tokens: int, threads: int, cache: Cache, prepacked: bool = False
+) -> Round:
     """Load, then for each length read a prompt of it and decode; runs in a process of its own."""
     started = time.perf_counter()
     max_length = max(contexts) + new_tokens
-    read, append, vocab_size, step_bytes = _open(model, threads, max_length, cache)
+    read, append, vocab_size, step_bytes = _open(model, threads, max_length, cache, prepacked)
     loaded = time.perf_counter()
     generator = np.random.default_rng(0)
     prefill_s, decode_s = [], []
@@ -206,7 +209,7 @@ def table(benchmark: Benchmark) -> str:
 
 
 def _open(
-    model: Path, threads: int, max_length: int, cache: Cache
+    model: Path, threads: int, max_length: int, cache: Cache, prepacked: bool
 ) -> tuple[Callable[[list[int]], int], Callable[[int], int], int, Callable[[int], int]]:
     """How to read a prompt and to append a token (both answer with the next), the vocabulary, a step's bytes."""
     if model.suffix == ".gguf":
@@ -214,7 +217,7 @@ def _open(
 
         other = LlamaCpp(model, threads=threads, max_length=max_length)
         return other.read, other.append, other.vocab_size, other.step_bytes
-    decoder = OnnxDecoder(model, cache=cache)
+    decoder = OnnxDecoder(model, cache=cache, prepacked=prepacked)
     if max_length > decoder.max_length:
         raise InputError(
             f"the longest prompt with its new tokens ({max_length}) must fit the model's context "

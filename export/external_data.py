@@ -79,12 +79,12 @@ def _fields(message: memoryview) -> Iterator[tuple[int, memoryview]]:
     """Yield the length-delimited fields, skip the others."""
     position = 0
     while position < len(message):
-        key, position = _varint(message, position)
+        key, position = read_varint(message, position)
         wire_type = key & 7
         if wire_type == 0:
-            _, position = _varint(message, position)
+            _, position = read_varint(message, position)
         elif wire_type == 2:
-            length, position = _varint(message, position)
+            length, position = read_varint(message, position)
             if position + length > len(message):
                 raise ValueError("a field is longer than the file")
             yield key >> 3, message[position : position + length]
@@ -95,7 +95,8 @@ def _fields(message: memoryview) -> Iterator[tuple[int, memoryview]]:
             raise ValueError(f"unknown wire type {wire_type}")
 
 
-def _varint(message: memoryview, position: int) -> tuple[int, int]:
+def read_varint(message: memoryview, position: int) -> tuple[int, int]:
+    """A number and the position behind it."""
     value = shift = 0
     while True:
         byte = message[position]

@@ -289,7 +289,7 @@ def _stage(config: ExportConfig) -> runs.Stage:
 def _measured(checkpoint: Checkpoint, weights: Weights, folder: Path) -> dict[str, Any]:
     parameters = _parameters(checkpoint)
     size_bytes = runs.folder_bytes(folder)
-    read_at_each_step = [w.size_bytes for name, w in weights.items() if name != EMBEDDING or LM_HEAD not in weights]
+    read_at_each_step = [w.step_bytes for name, w in weights.items() if name != EMBEDDING or LM_HEAD not in weights]
     return {
         "parameters": parameters,
         "bytes": size_bytes,

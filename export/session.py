@@ -25,9 +25,9 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from export.external_data import check_external_data
 from export.machine import machine_key
 from export.model_config import read_model_config
+from export.onnx_session import open_session
 from export.prefix_cache import CacheShape, PrefixCache, common_prefix
 from toolkit.errors import InputError
 from toolkit.models import cache_folder
@@ -47,17 +47,19 @@ LEAST_SAVED = 2 * PROMPT_CHUNK
 """Tokens of a prompt, beyond what is on disk already, that are worth a file."""
 LOGITS_FROM = "logits_from"
 """The graph's overridable input: the first new token whose logits are computed, from the end where negative."""
-SPIN_US = "200"
-"""How long a thread without work looks for some before it sleeps: longer than the gap between two nodes of a step, shorter
-than that between two steps, through which onnxruntime's own threads spin (docs/int4.md has what each costs)."""
-ERRORS_ONLY = 3
 
 
 class OnnxDecoder:
     """The model of an exported folder with its cache; see `toolkit.generate.Decoder`."""
 
     def __init__(
-        self, folder: Path, *, cache: Cache = "exact", keeps_prefix: bool = False, prefix_bytes: int = 0
+        self,
+        folder: Path,
+        *,
+        cache: Cache = "exact",
+        keeps_prefix: bool = False,
+        prefix_bytes: int = 0,
+        prepacked: bool = False,
     ) -> None:
         """`cache`: how keys and values are kept; int8 takes a quarter of the memory and rounds them.
 
@@ -66,6 +68,8 @@ class OnnxDecoder:
 
         `prefix_bytes`: the same from one process to the next, bit for bit, by files that take so many bytes at most; see
         `export.prefix_cache`. 0 keeps none.
+
+        `prepacked`: weights are mapped from a copy that is made once in the cache folder; see `export.onnx_session`.
 
         Raises `InputError` where the folder is not an exported one, or its files are damaged or unsafe.
         """
@@ -80,8 +84,7 @@ class OnnxDecoder:
             )
         self.config = read_model_config(folder)
         self.max_length = self.config.max_position_embeddings
-        check_external_data(model_path)
-        self._session = _open_session(model_path)
+        self._session = open_session(model_path, threads=physical_cores(), prepacked=prepacked)
         if LOGITS_FROM not in {value.name for value in self._session.get_overridable_initializers()}:
             raise InputError(
                 f"{model_path} must have the input {LOGITS_FROM}, which an older export has not; export again"
@@ -281,20 +284,6 @@ def physical_cores() -> int:
         topology = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list")
         siblings.add(topology.read_text() if topology.is_file() else str(cpu))
     return len(siblings)
-
-
-def _open_session(model_path: Path) -> ort.InferenceSession:
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = physical_cores()
-    options.inter_op_num_threads = 1
-    options.add_session_config_entry("session.intra_op.spin_duration_us", SPIN_US)
-    options.log_severity_level = ERRORS_ONLY
-    try:
-        return ort.InferenceSession(str(model_path), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime's own exceptions share no base class
-        raise InputError(
-            f"{model_path} must be a model that onnxruntime opens: {str(error).splitlines()[0]}"
-        ) from error
 
 
 def _bind_input(binding: ort.IOBinding, name: str, array: NDArray[Any]) -> None:

@@ -90,6 +90,11 @@ class StoredWeight(Record):
         return sum(tensor.size_bytes for tensor in self.tensors)
 
     @property
+    def step_bytes(self) -> int:
+        """What a product reads of memory, where fp16 is float32."""
+        return 2 * self.size_bytes if self.bits == 16 else self.size_bytes
+
+    @property
     def _blocks(self) -> int:
         return self.in_features // self.block_size
 

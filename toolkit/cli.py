@@ -153,6 +153,7 @@ def build_parser() -> Parser:
     bench = verb("bench", "chat", "measure an exported folder: tokens/s, time to first token, memory")
     bench.add_argument("folder", type=Path, help="exported folder")
     _add_cache_option(bench)
+    _add_prepacked_option(bench)
     bench.add_argument(
         "--vs",
         type=Path,
@@ -172,6 +173,7 @@ def build_parser() -> Parser:
     chat.add_argument("--compare", metavar="OTHER", help="folder or endpoint to ask the same beside it")
     chat.add_argument("--model", metavar="NAME", help="which of the endpoint's models; default: its only one")
     _add_cache_option(chat)
+    _add_prepacked_option(chat)
     chat.add_argument(
         "--prefix-cache",
         type=_size,
@@ -192,6 +194,7 @@ def build_parser() -> Parser:
     serve = verb("serve", "serve", "serve an exported folder to other programs, as OpenAI's API does")
     serve.add_argument("folder", type=Path, help="exported folder")
     _add_cache_option(serve)
+    _add_prepacked_option(serve)
     serve.add_argument("--host", default="127.0.0.1", help="address to listen on; default: %(default)s")
     serve.add_argument("--port", type=int, default=8000, help="0 is any free one; default: %(default)s")
     serve.add_argument(
@@ -299,6 +302,14 @@ def _add_cache_option(parser: Parser) -> None:
     """Of exported folders, and of a teacher's latent attention."""
     parser.add_argument(
         "--cache", choices=("exact", "int8"), default="exact", help="how keys and values are kept; default: %(default)s"
+    )
+
+
+def _add_prepacked_option(parser: Parser) -> None:
+    parser.add_argument(
+        "--prepacked",
+        action="store_true",
+        help="map the weights from a copy that is packed once for this processor: starts faster, takes disk",
     )
 
 

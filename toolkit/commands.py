@@ -218,6 +218,7 @@ def bench(options: Options) -> Result:
         options.folder,
         versus=options.vs,
         cache=options.cache,
+        prepacked=options.prepacked,
         contexts=options.contexts,
         new_tokens=options.new_tokens,
         rounds=options.rounds,
@@ -236,6 +237,7 @@ def chat(options: Options) -> Result:
         against=options.compare or "",
         cache=options.cache,
         prefix_bytes=options.prefix_cache,
+        prepacked=options.prepacked,
         port=options.port,
         window=options.window,
     )
@@ -248,6 +250,7 @@ def serve(options: Options) -> Result:
     run_server(
         options.folder,
         cache=options.cache,
+        prepacked=options.prepacked,
         host=options.host,
         port=options.port,
         api_key=options.api_key,

@@ -1,0 +1,137 @@
+"""Opens a graph in onnxruntime, with its weights copied, or mapped as this processor's kernels read them.
+
+Kernels read weights in an order of their own. onnxruntime brings them into it at each load, in memory that belongs to the
+process. `prepacked` does so once and keeps the result:
+
+    <cache folder>/prepacked/<model>/<machine>/     machine: library, processor (`export.machine`)
+    ├── model.onnx            the graph, optimized
+    └── model.onnx.data       weights as they were and as they are read, larger than the exported file
+
+From then on they are mapped: loading copies nothing, and their pages are shared by all processes and given back when
+memory runs short. What cannot be kept or is damaged is said in one line, and the weights are copied as ever.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+from filelock import FileLock
+from numpy.typing import NDArray
+
+from export.aligned_data import align_data
+from export.external_data import check_external_data
+from export.machine import machine_key
+from toolkit.errors import InputError
+from toolkit.models import cache_folder
+from toolkit.runs import folder_digest
+
+SPIN_US = "200"
+"""How long a thread without work looks for some before it sleeps: longer than the gap between two nodes of a step, shorter
+than that between two steps, through which onnxruntime's own threads spin (docs/int4.md has what each costs)."""
+ERRORS_ONLY = 3
+PACKED_FILE, PACKED_DATA = "model.onnx", "model.onnx.data"
+PACKING = {
+    "session.save_external_prepacked_constant_initializers": "1",
+    "session.optimized_model_external_initializers_file_name": PACKED_DATA,
+    "session.optimized_model_external_initializers_min_size_in_bytes": "1024",
+}
+
+
+def open_session(model_path: Path, *, threads: int, prepacked: bool) -> ort.InferenceSession:
+    """Raises `InputError` where onnxruntime does not open the model, or its external data is unsafe."""
+    check_external_data(model_path)
+    return (_open_packed(model_path, threads) if prepacked else None) or _open(model_path, _options(threads))
+
+
+def packed_folder(model_path: Path) -> Path:
+    """Where a graph's packed weights lie on this machine."""
+    model = f"{folder_digest(model_path.parent)}-{model_path.stem}"
+    return cache_folder() / "prepacked" / model / machine_key(model_path.parent)[:16]
+
+
+def _open_packed(model_path: Path, threads: int) -> ort.InferenceSession | None:
+    folder = packed_folder(model_path)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder.parent / ".lock"):
+            if not folder.is_dir():
+                _pack(model_path, folder, threads)
+        check_external_data(folder / PACKED_FILE)
+        return _open(folder / PACKED_FILE, _options(threads))
+    except (InputError, OSError) as error:
+        print(f"packed weights are not used, and are made again by the next start: {error}", file=sys.stderr)
+        shutil.rmtree(folder, ignore_errors=True)
+        return None
+
+
+def _pack(model_path: Path, folder: Path, threads: int) -> None:
+    """Make the folder, whole or not at all; those of another library or processor go."""
+    for older in folder.parent.iterdir():
+        if older.is_dir():
+            shutil.rmtree(older)
+    fresh = folder.with_suffix(".partial")
+    fresh.mkdir()
+    options = _options(threads)
+    options.optimized_model_filepath = str(fresh / PACKED_FILE)
+    for name, value in PACKING.items():
+        options.add_session_config_entry(name, value)
+    unpacked = _open(model_path, options)
+    align_data(fresh / PACKED_FILE, fresh / PACKED_DATA)
+    _check_equal(unpacked, _open(fresh / PACKED_FILE, _options(threads)))
+    for path in fresh.iterdir():
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+    os.rename(fresh, folder)
+    print(f"weights packed for this processor, once: {folder}", file=sys.stderr)
+
+
+def _check_equal(unpacked: ort.InferenceSession, packed: ort.InferenceSession) -> None:
+    """Raises `InputError` unless both say the same, bit for bit, of one token and of several."""
+    for length in (1, 5):
+        found, expected = (_logits(session, length) for session in (packed, unpacked))
+        if not np.array_equal(found, expected):
+            raise InputError(
+                f"packed weights must give the logits of the exported ones, and differ by {np.abs(found - expected).max()} "
+                f"in onnxruntime {ort.__version__} on this processor; start without --prepacked"
+            )
+
+
+def _logits(session: ort.InferenceSession, length: int) -> NDArray[np.float32]:
+    """What a model says to the first ids of its vocabulary."""
+    feeds: dict[str, NDArray[Any]] = {}
+    for value in session.get_inputs():
+        if value.name == "input_ids":
+            feeds[value.name] = np.arange(length)[None]
+        elif value.name == "attention_mask":
+            feeds[value.name] = np.ones((1, length), dtype=np.int64)
+        else:
+            _, heads, _, head_dim = value.shape
+            dtype = np.int8 if value.type == "tensor(int8)" else np.float32
+            feeds[value.name] = np.empty((1, heads, 0, head_dim), dtype=dtype)
+    [logits_BTV] = session.run(["logits"], feeds)
+    floats: NDArray[np.float32] = logits_BTV
+    return floats
+
+
+def _options(threads: int) -> ort.SessionOptions:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.add_session_config_entry("session.intra_op.spin_duration_us", SPIN_US)
+    options.log_severity_level = ERRORS_ONLY
+    return options
+
+
+def _open(model_path: Path, options: ort.SessionOptions) -> ort.InferenceSession:
+    try:
+        return ort.InferenceSession(str(model_path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's own exceptions share no base class
+        raise InputError(
+            f"{model_path} must be a model that onnxruntime opens: {str(error).splitlines()[0]}"
+        ) from error
