@@ -66,7 +66,8 @@ def copied(page: Page, row: Locator) -> str:
 def show_list(page: Page) -> None:
     """Open the sidebar, which is there by itself where the page is wide."""
     sidebar = page.locator(".sidebar")
-    if (page.viewport_size or {})["width"] < 1100:
+    size = page.viewport_size
+    if size and size["width"] < 1100:
         sidebar.locator(".toggle-button").click()
     expect(sidebar).to_have_class(re.compile("open"))
 
