@@ -69,7 +69,9 @@ def act(
         yield NOTHING
     elif action == "show":
         conversation.show(turn)
-        store.write(conversation)
+        conversation.edited = None
+        with suppress(InputError):  # the path alone: the next piece of text tells of a full disk
+            store.write(conversation)
         yield at_rest(conversation, listed(store, words, conversation))
     elif turn in conversation.turns and turn.can_go_on:
         try:
@@ -106,8 +108,7 @@ def _run(
 ) -> Iterator[Update]:
     """Let the model write; each piece is stored before it is shown, and the turn's end too, however it ends."""
     temperature, max_new_tokens, budget = settings
-    seed = turn.settings.get("seed", secrets.randbelow(2**31))
-    sampling = Sampling(temperature=temperature, max_new_tokens=int(max_new_tokens), seed=seed)
+    sampling = Sampling(temperature=temperature, max_new_tokens=int(max_new_tokens), seed=_seed(turn))
     turn.model, turn.settings = model.name, asdict(sampling) | {"thinking_budget": int(budget)}
     messages = conversation.messages(turn.question, turn)
     conversation.busy, conversation.edited, trouble = True, None, ""
@@ -144,6 +145,12 @@ def _run(
             store.write(conversation, turn)
         conversation.busy = False
     yield at_rest(conversation, listed(store, words, conversation), trouble)
+
+
+def _seed(turn: Turn) -> int:
+    """The turn's own, where it goes on; a new one otherwise, and where an imported file says something else."""
+    seed = turn.settings.get("seed")
+    return seed if isinstance(seed, int) and 0 <= seed < 2**63 else secrets.randbelow(2**31)
 
 
 def stop(conversation: Conversation) -> None:

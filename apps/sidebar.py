@@ -58,6 +58,7 @@ opening.observe(document, { subtree: true, childList: true, attributes: true, at
 CSS = """
 .sidebar { border-right: 1px solid var(--border-color-primary); }
 .sidebar .sidebar-content { padding: 16px 14px !important; height: 100%; box-sizing: border-box; }
+.sidebar:not(.open) .sidebar-content { visibility: hidden; } /* out of the keyboard's way too */
 .sidebar.open .sidebar-content { padding-right: 40px !important; }
 .sidebar .sidebar-content > .column { gap: 10px; }
 .sidebar .block { border-width: 0; background: transparent; padding: 0; box-shadow: none; }
@@ -231,6 +232,7 @@ def leave(conversation: Conversation) -> None:
     while conversation.busy:
         conversation.turns[-1].stop_requested = True
         time.sleep(POLL_S)
+    conversation.edited = None
 
 
 def add_downloads(api: FastAPI, store: Store) -> None:

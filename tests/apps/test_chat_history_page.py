@@ -165,6 +165,7 @@ def test_a_question_is_edited_and_both_versions_stay(browser: Browser, chat: str
         expect(page.locator("#chat .user-row")).to_have_count(2)
         expect(page.locator("#chat .user-row").first).to_contain_text("What of 84 & <36>?")
         press(page, "next")
+        expect(page.locator("#chat .user-row")).to_have_count(1)
         expect(page.locator("#chat .user-row")).to_contain_text("Take twenty steps")
 
 
