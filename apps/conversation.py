@@ -255,6 +255,7 @@ class Conversation:
                 f"the conversation up to this answer's end ({max_length - room + written:,} tokens) must leave "
                 f"{LEAST_ROOM} tokens free in the model's context ({max_length:,} tokens); ask in a new chat"
             )
+        turn.stop_requested = False
         if turn is self.turns[-1]:
             turn.context_room = room
             return turn

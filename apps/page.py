@@ -6,6 +6,7 @@ is still writing it to the tab. The model answers one turn at a time: whoever ho
 
 from __future__ import annotations
 
+import secrets
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing, suppress
@@ -70,7 +71,9 @@ def act(
         yield NOTHING
     elif action == "show":
         conversation.show(turn)
-        store.write(conversation)
+        conversation.edited = None
+        with suppress(InputError):  # the path alone: the next piece of text tells of a full disk
+            store.write(conversation)
         yield at_rest(conversation, listed(store, words, conversation))
     elif turn in conversation.turns and turn.can_go_on:
         try:
@@ -109,8 +112,8 @@ def _run(
 ) -> Iterator[Update]:
     """Let the model write; each piece is stored before it is shown, and the turn's end too, however it ends."""
     sampling = settings.sampling()
-    if settings.seed is None and "seed" in turn.settings:
-        sampling = replace(sampling, seed=turn.settings["seed"])  # a turn that goes on draws on
+    if settings.seed is None:
+        sampling = replace(sampling, seed=_seed(turn))
     turn.is_remote = model.endpoint is not None
     turn.model, turn.settings = model.name, asdict(sampling) | {"thinking_budget": settings.thinking_budget}
     messages = conversation.messages(turn.question, turn)
@@ -148,6 +151,12 @@ def _run(
             store.write(conversation, turn)
         conversation.busy = False
     yield at_rest(conversation, listed(store, words, conversation), trouble)
+
+
+def _seed(turn: Turn) -> int:
+    """The turn's own, where it goes on; a new one otherwise, and where an imported file says something else."""
+    seed = turn.settings.get("seed")
+    return seed if isinstance(seed, int) and 0 <= seed < 2**63 else secrets.randbelow(2**31)
 
 
 def stop(conversation: Conversation) -> None:

@@ -28,11 +28,6 @@ FILE_INPUT = '<label class="file">Choose a file<input type="file" id="import-fil
 
 HEAD = """<style>
 @media (max-width: 940px) { .gradio-container #top { padding-left: 26px; } }
-@media (min-width: 1100px) { /* the conversation stands in the middle of what the list leaves free */
-  .gradio-container .main.app:has(.sidebar.open) { max-width: none; padding: 0 20px 0 308px; }
-  .gradio-container .main.app:has(.sidebar.open) .sidebar-parent { padding-left: 0 !important; }
-  .gradio-container .main.app:has(.sidebar.open) main.contain { max-width: 820px; margin: 0 auto; }
-}
 </style><script>
 document.addEventListener("change", async (event) => {
   if (event.target.id !== "import-file" || !event.target.files.length) return;
@@ -58,6 +53,7 @@ opening.observe(document, { subtree: true, childList: true, attributes: true, at
 CSS = """
 .sidebar { border-right: 1px solid var(--border-color-primary); }
 .sidebar .sidebar-content { padding: 16px 14px !important; height: 100%; box-sizing: border-box; }
+.sidebar:not(.open) .sidebar-content { visibility: hidden; } /* out of the keyboard's way too */
 .sidebar.open .sidebar-content { padding-right: 40px !important; }
 .sidebar .sidebar-content > .column { gap: 10px; }
 .sidebar .block { border-width: 0; background: transparent; padding: 0; box-shadow: none; }
@@ -83,7 +79,7 @@ CSS = """
 .sidebar .file input { position: absolute; width: 1px; height: 1px; opacity: 0; }
 #below { flex: none; flex-wrap: nowrap; align-items: center; gap: 8px; }
 #below > #status { flex: 1; min-width: 0; }
-#answer-now { border: 1px solid var(--color-accent); border-radius: 999px; background: transparent; flex: none; }
+#answer-now { margin-top: 4px; border: 1px solid var(--color-accent); border-radius: 999px; background: transparent; flex: none; }
 #answer-now:hover { background: var(--color-accent-soft); }
 .sidebar .file:focus-within { outline: 2px solid var(--color-accent); outline-offset: 3px; border-radius: 4px; }
 """
@@ -231,6 +227,7 @@ def leave(conversation: Conversation) -> None:
     while conversation.busy:
         conversation.turns[-1].stop_requested = True
         time.sleep(POLL_S)
+    conversation.edited = None
 
 
 def add_downloads(api: FastAPI, store: Store) -> None:

@@ -21,7 +21,7 @@ LONG = " ".join(f"Step {i}: take {i} and keep it." for i in range(1, 400))
 
 SCRIPTS = {
     "long thought": completion_text(LONG, "never reached"),
-    "forty steps": completion_text(" ".join(f"Step {i}." for i in range(1, 41)), "All **forty** are done."),
+    "twenty steps": completion_text(" ".join(f"Step {i}." for i in range(1, 21)), "All **twenty** are done."),
     "round in circles": completion_text("Wait, I must look at this number once more. " * 200, "It was **7**."),
     "long answer": completion_text("Short.", LONG),
     "markup": completion_text(

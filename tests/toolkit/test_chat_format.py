@@ -113,6 +113,14 @@ def test_earlier_reasoning_is_left_out_of_later_turns(tiny_student: Path) -> Non
     assert text.endswith("<|im_start|>assistant\n<think>\n")
 
 
+@pytest.mark.parametrize("thought", ["", "So", "So\n", "So\n\n"])
+def test_a_thought_closed_from_outside_reads_as_a_trained_one(tiny_student: Path, thought: str) -> None:
+    chat_format = ChatFormat.from_folder(tiny_student)
+    written = chat_format.encode(thought)
+    text = chat_format.decode(written + chat_format.closing_ids(written))
+    assert text == completion_text(thought.removesuffix("\n"), "")
+
+
 def test_a_folder_without_template_is_refused_by_name(tiny_student: Path, tmp_path: Path) -> None:
     for name in ("tokenizer.json", "tokenizer_config.json"):
         (tmp_path / name).write_bytes((tiny_student / name).read_bytes())

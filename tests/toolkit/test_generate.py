@@ -137,6 +137,14 @@ def test_a_row_does_not_depend_on_the_rows_beside_it() -> None:
     assert decoder.sizes[-1] < 12, "finished rows must have left the batch"
 
 
+def test_a_row_that_goes_on_draws_what_it_would_have_drawn() -> None:
+    sampling = Sampling(temperature=1.0, max_new_tokens=20, seed=5)
+    whole = [token.id for token in decode(Chain(), [[3, 7]], sampling, frozenset())]
+    for length in (1, 7, 19):
+        rest = decode(Chain(), [[3, 7, *whole[:length]]], sampling, frozenset(), drawn=length)
+        assert [token.id for token in rest][: 20 - length] == whole[length:]
+
+
 def test_a_stop_token_ends_its_row_and_is_its_last() -> None:
     prompts = [[i, i + 1] for i in range(1, 9)]
     for row in complete(Chain(), prompts, Sampling(temperature=1.0, max_new_tokens=50), frozenset({STOP, 5})):
