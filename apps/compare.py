@@ -32,6 +32,8 @@ CSS = (
 .gradio-container .main.app { max-width: 1280px; }
 #sides { flex: 1 1 0; min-height: 0; gap: 20px; padding-top: 14px; }
 #sides > .column { min-height: 0; gap: 0; flex-wrap: nowrap; height: 100%; }
+#sides .answers { flex: 1 1 0; height: auto !important; min-height: 0; margin-top: 10px; }
+#asked { border-width: 0; flex: none; padding-top: 12px; }
 #sides .name { border-width: 0; flex: none; }
 #sides .name h2 { font-size: 15px; margin: 0; font-weight: 650; }
 #sides .name p, #sides .verdict p { font-size: 12.5px; margin: 2px 0 0; color: var(--body-text-color-subdued); font-variant-numeric: tabular-nums; }
@@ -40,7 +42,11 @@ CSS = (
 #examples { flex: none; gap: 8px; flex-wrap: wrap; padding-top: 8px; }
 #examples button { font-size: 13px; font-weight: 400; border: 1px solid var(--border-color-primary); border-radius: 999px; background: transparent; }
 #title a { color: inherit; }
-@media (max-width: 700px) { #sides { overflow-y: auto; } #sides > .column { height: auto; } }
+@media (max-width: 700px) {
+  #sides { overflow-y: auto; flex-wrap: wrap; }
+  #sides > .column { height: auto; flex: 1 1 100%; }
+  #sides .answers { flex: none; }
+}
 """
 )
 """The chat's style sheet, for two columns."""
@@ -84,12 +90,9 @@ class Comparison:
     busy: bool = False
 
     def shown(self, now: float) -> list[Any]:
-        """New values of the question box, the question above, and each side's messages and verdict."""
-        box = (
-            gr.update(submit_btn=False, stop_btn="Stop") if self.busy else gr.update(submit_btn="Send", stop_btn=False)
-        )
+        """New values of the question above, and of each side's messages and verdict."""
         values = [value for side in self.sides for value in (side.messages(now), side.verdict())]
-        return [box, f"**{harmless(self.question)}**", *values]
+        return [f"**{harmless(self.question)}**", *values]
 
 
 def ask(models: Sequence[Model], question: str, comparison: Comparison) -> Iterator[list[Any]]:
@@ -101,12 +104,13 @@ def ask(models: Sequence[Model], question: str, comparison: Comparison) -> Itera
     comparison.stop_requested, comparison.busy = False, True
     sampling = Sampling(seed=secrets.randbelow(2**31))
     try:
+        yield [gr.update(value="", submit_btn=False, stop_btn="Stop"), *comparison.shown(time.monotonic())]
         for side in comparison.sides:
             for _ in _answers(side, comparison, sampling):
-                yield comparison.shown(time.monotonic())
+                yield [gr.skip(), *comparison.shown(time.monotonic())]
     finally:
         comparison.busy = False
-    yield comparison.shown(time.monotonic())
+    yield [gr.update(submit_btn="Send", stop_btn=False), *comparison.shown(time.monotonic())]
 
 
 def stop(comparison: Comparison) -> None:
@@ -131,7 +135,8 @@ def build_compare(models: Sequence[Model]) -> gr.Blocks:
             for model in models:
                 with gr.Column(min_width=300):
                     gr.Markdown(f"## {harmless(model.name)}\n{harmless(model.facts)}", elem_classes="name")
-                    shown += [_answers_box(), gr.Markdown(elem_classes="verdict")]
+                    verdict = gr.Markdown(elem_classes="verdict")
+                    shown += [_answers_box(), verdict]
         with gr.Row(elem_id="examples"):
             examples = [gr.Button(name, size="sm", min_width=120) for name in EXAMPLE_NAMES]
         question = gr.Textbox(

@@ -1,0 +1,102 @@
+"""What a browser sees at the door, and what the badge says when the model is elsewhere or a connection leaves."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.apps.streaming_server import StreamingServer, delta, usage
+from tests.apps.test_chat_page import (  # noqa: F401 – browser is a fixture
+    CHROMIUM,
+    DOORS,
+    PATIENCE_S,
+    ask,
+    browser,
+    expect,
+    opened,
+    picture,
+    server,
+)
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
+
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on PATH (Debian: apt-get install chromium)")
+
+CHAT = ("-m", "toolkit.cli", "chat", "--window", "none", "--endpoint")
+THOUGHT = "Both are multiples of 12."
+
+
+@pytest.fixture(scope="module")
+def far() -> Iterator[StreamingServer]:
+    events = [delta(reasoning_content=THOUGHT), delta(content="The answer is "), delta(content="**12**.")]
+    with StreamingServer([*events, delta("stop"), usage(17)]) as endpoint:
+        yield endpoint
+
+
+@pytest.fixture(scope="module")
+def chat(far: StreamingServer) -> Iterator[str]:
+    with server(*CHAT, far.url) as address:
+        yield address
+
+
+def test_an_endpoint_answers_in_the_page_and_the_badge_names_its_host(browser: Browser, chat: str) -> None:  # noqa: F811
+    with opened(browser, chat) as page:
+        expect(page.locator("#title")).to_contain_text("answers from 127.0.0.1:")
+        expect(page.locator("#chat")).not_to_contain_text("stay on this machine")
+        ask(page, "Which number divides 84 and 36?")
+        expect(page.locator("#chat .bot-row").last).to_contain_text("The answer is 12.")
+        expect(page.locator("#status")).to_contain_text(re.compile(r"\d+ reasoning \+ \d+ answer tokens"))
+        expect(page.locator("#badge [role=status]")).to_have_text("Questions go to 127.0.0.1 and nowhere else")
+        page.locator("#chat .thought-group .title").click()
+        expect(page.locator("#chat .thought-group")).to_contain_text(THOUGHT)
+        picture(page, "endpoint")
+
+
+def test_a_second_browser_is_locked_out_until_it_has_an_address_of_its_own(browser: Browser, chat: str) -> None:  # noqa: F811
+    used = DOORS[chat].get(timeout=PATIENCE_S)
+    first, second = browser.new_context(), browser.new_context()
+    page, other = first.new_page(), second.new_page()
+    page.goto(used)
+    page.wait_for_selector("#question textarea")
+    for address in (used, chat):
+        answer = other.goto(address)
+        assert answer and answer.status == 403
+        expect(other.locator("h1")).to_have_text("This chat is locked")
+    picture(other, "locked")
+    page.goto(chat)
+    page.wait_for_selector("#question textarea")
+    assert page.evaluate("document.cookie") == ""
+    other.goto(DOORS[chat].get(timeout=PATIENCE_S))
+    other.wait_for_selector("#question textarea")
+    first.close()
+    second.close()
+
+
+def test_a_page_of_another_port_can_neither_frame_nor_read_nor_ask_the_chat(browser: Browser, chat: str) -> None:  # noqa: F811
+    """A page on another port of the same host is the same site: its requests carry the cookie."""
+    context = browser.new_context()
+    page = context.new_page()
+    page.goto(DOORS[chat].get(timeout=PATIENCE_S))
+    page.wait_for_selector("#question textarea")
+    with StreamingServer([]) as foreign:
+        page.goto(f"{foreign.url}/models")
+        statuses: list[int] = []
+        context.on("response", lambda answer: statuses.append(answer.status) if answer.url.startswith(chat) else None)
+        reached = page.evaluate(
+            """async (chat) => {
+              const asked = [{}, { method: "POST" }].map((how) => fetch(chat + "config", { credentials: "include", ...how }));
+              const frame = document.createElement("iframe");
+              frame.src = chat;
+              const framed = new Promise((done) => (frame.onload = done));
+              document.body.append(frame);
+              await framed;
+              return (await Promise.allSettled(asked)).filter((one) => one.status === "fulfilled").length;
+            }""",
+            chat,
+        )
+    assert reached == 0 and set(statuses) == {403}
+    context.close()
