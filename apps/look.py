@@ -121,6 +121,9 @@ main.contain > .column { height: 100%; min-height: 0; gap: 0; flex-wrap: nowrap;
 #ways-out { gap: 8px; flex-wrap: wrap; justify-content: flex-start; }
 #ways-out button { border: 1px solid var(--border-color-primary); border-radius: 999px; background: transparent; }
 #ways-out:not(:has(button:not(.hidden))) { display: none; }
+#feedback { flex: none; order: 1; gap: 8px; } #feedback-note p { margin: 6px 12px 0; font-size: 13px; }
+#correction { padding: 12px; border: 1px solid var(--border-color-primary); border-radius: 14px; gap: 10px; }
+#chat .bot-row:has(.thought-group) :is([aria-label="Like"], [aria-label="Dislike"]) { display: none; }
 #settings { order: 2; flex: none; background: transparent; padding: 4px 12px 12px; }
 #settings > button { font-size: 13px; color: var(--body-text-color-subdued); }
 #spoken { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); }

@@ -14,6 +14,8 @@ from typing import Any
 import gradio as gr
 
 from apps.conversation import Conversation, run_turn
+from apps.feedback import feedback_folder
+from apps.feedback_panel import FeedbackPanel
 from apps.ledger_panel import LedgerPanel
 from apps.markup import harmless
 from apps.model import Model
@@ -103,9 +105,10 @@ def build_page(model: Model) -> gr.Blocks:
         question = _question()
         status = gr.Markdown("Ready", elem_id="status")
         with gr.Accordion("Settings", open=False, elem_id="settings"):
-            settings = settings_panel(model.decoder.max_length, "FEEDBACK")
+            settings = settings_panel(model.decoder.max_length, str(feedback_folder()))
             remember(page, settings, model.decoder.max_length)
         ledger = LedgerPanel(model, conversation, question, settings)
+        FeedbackPanel(model.name, chatbot, conversation, settings)
 
         shown = [chatbot, question, status, notice]
         quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
