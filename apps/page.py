@@ -19,7 +19,7 @@ from apps.feedback_panel import FeedbackPanel
 from apps.ledger_panel import LedgerPanel
 from apps.markup import harmless
 from apps.model import Model
-from apps.settings import Settings, remember, settings_panel
+from apps.settings import Settings, browser_store, remember, settings_panel
 from apps.view import page_messages, status_line
 from toolkit.errors import InputError
 
@@ -96,7 +96,7 @@ def build_page(model: Model) -> gr.Blocks:
     """Lay the page out and connect it to the model."""
     page = gr.Blocks(title=f"{model.name} · chat", analytics_enabled=False, fill_height=True)
     with page:
-        conversation = gr.State(Conversation())
+        conversation, stored = gr.State(Conversation()), browser_store()
         with gr.Row(elem_id="top"):
             gr.Markdown(_title(model), elem_id="title")
             new_chat = gr.Button("New chat", elem_id="new-chat", size="sm", scale=0, min_width=96)
@@ -106,7 +106,7 @@ def build_page(model: Model) -> gr.Blocks:
         status = gr.Markdown("Ready", elem_id="status")
         with gr.Accordion("Settings", open=False, elem_id="settings"):
             settings = settings_panel(model.decoder.max_length, str(feedback_folder()))
-            remember(page, settings, model.decoder.max_length)
+            remember(page, stored, settings, model.decoder.max_length)
         ledger = LedgerPanel(model, conversation, question, settings)
         FeedbackPanel(model.name, chatbot, conversation, settings)
 

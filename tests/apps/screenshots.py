@@ -49,15 +49,15 @@ def opened(browser: Browser, address: str, width: int, height: int, *, dark: boo
     )
     page = context.new_page()
     page.goto(address)
-    page.wait_for_selector("#question textarea")
+    page.locator("#ledger").get_by_text("of 4,096 tokens").first.wait_for()
     return page
 
 
 def answered(page: Page) -> None:
     ask(page, QUESTION)
-    page.get_by_text("The answer is").wait_for()
+    page.wait_for_selector("#question .stop-button")
     page.wait_for_selector("#question .submit-button")
-    page.locator("#ledger").get_by_text("history").wait_for()
+    page.locator("#ledger").get_by_text("history").first.wait_for()
     page.mouse.move(0, 0)
 
 
