@@ -62,7 +62,7 @@ def answered(page: Page) -> None:
 
 
 def write_tokenizer(folder: Path) -> None:
-    """A byte-level tokenizer that knows the words of the scripts, and the reasoning template."""
+    """A byte-level tokenizer that knows the words of the conversation, and the reasoning template."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -71,7 +71,7 @@ def write_tokenizer(folder: Path) -> None:
         special_tokens=["<|endoftext|>", TURN_START, TURN_END],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
     )
-    tokenizer.train_from_iterator([*SCRIPTS.values(), QUESTION], trainer)
+    tokenizer.train_from_iterator([SCRIPTS[""], QUESTION], trainer)
     write_chat_files(folder, tokenizer, template=REASONING_TEMPLATE, eos_token=TURN_END, pad_token="<|endoftext|>")
 
 
