@@ -66,7 +66,7 @@ class LedgerPanel:
         )
 
 
-_SMALL: dict[str, Any] = {"size": "sm", "scale": 0, "min_width": 120}
+_SMALL: dict[str, Any] = {"size": "sm", "scale": 0, "min_width": 170}
 
 
 def _shown(ledger: ContextLedger) -> Update:

@@ -109,13 +109,13 @@ main.contain > .column { height: 100%; min-height: 0; gap: 0; flex-wrap: nowrap;
 #question .stop-button { background: var(--body-text-color); color: var(--body-background-fill); }
 #status { flex: none; padding: 6px 12px 0; min-height: 26px; }
 #status p { font-size: 12.5px; margin: 0; color: var(--body-text-color-subdued); font-variant-numeric: tabular-nums; }
-#ledger { flex: none; order: 1; gap: 6px; padding: 2px 12px 0; }
+#ledger { flex: none; order: 1; gap: 6px; padding: 6px 12px 0; }
 #ledger .bar { display: flex; height: 4px; border-radius: 2px; overflow: hidden; background: var(--border-color-primary); }
 #ledger .bar i { --part: var(--neutral-400); background: var(--part); min-width: 0; }
 #ledger .bar .history { --part: var(--primary-400); } #ledger .bar .question { --part: var(--primary-600); }
 #ledger .bar .reserve { background: repeating-linear-gradient(135deg, var(--neutral-400) 0 3px, transparent 3px 6px); }
 #ledger .legend { display: flex; flex-wrap: wrap; gap: 2px 14px; margin-top: 4px; font-size: 12.5px; color: var(--body-text-color-subdued); font-variant-numeric: tabular-nums; }
-#ledger .legend b { font-weight: 600; } #ledger .legend .total { margin-right: auto; }
+#ledger .legend * { color: inherit; } #ledger .legend b { font-weight: 600; } #ledger .legend .total { margin-right: auto; }
 #ledger .overflow p { margin: 8px 0 0; padding: 8px 12px; font-size: 13.5px; border-radius: 10px; border: 1px solid #d97706; background: #f59e0b1f; }
 #ledger p { margin: 4px 0 0; font-size: 12.5px; }
 #ways-out { gap: 8px; flex-wrap: wrap; justify-content: flex-start; }

@@ -30,7 +30,7 @@ def main(folder: Path) -> None:
             page.locator("#chat .thought-group .title").click()
             page.wait_for_timeout(600)  # the thought slides open
             page.screenshot(path=folder / "chat.png")
-            page.fill("#question textarea", "And what of a far longer question? " * 120)
+            page.fill("#question textarea", "And what of a far longer question? " * 116)
             page.get_by_text("Leave them out").wait_for()
             page.screenshot(path=folder / "chat-ledger.png")
             page = opened(browser, address, 1000, 640, dark=True)
