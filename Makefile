@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e
 
-.PHONY: demo test check format format-check lint types browser
+.PHONY: demo test check format format-check lint types browser screenshots
 
 demo: $(VENV)/.ready
 	$(BIN)/toolkit demo
@@ -31,6 +31,10 @@ types: $(VENV)/.ready-dev
 # A browser for the page test; where it cannot be had, that one test is skipped and says so.
 browser:
 	@bash .ci/browser
+
+# Pictures of the chat for the README.
+screenshots: $(VENV)/.ready-dev browser
+	$(BIN)/python -m tests.apps.screenshots docs/images
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; set PYTHON=…")'

@@ -125,18 +125,18 @@ def ledger_html(ledger: ContextLedger) -> str:
 
 
 def _warning(ledger: ContextLedger) -> str:
-    """Says what does not fit and which messages would leave; what has left by the user's choice stays named."""
-    if ledger.fits:
-        left = ledger.left_out
-        return f'<p role="status">Left out, as you chose: {_oldest(left)}.</p>' if left else ""
-    room = f"room for {ledger.room:,} of them" if ledger.room >= LEAST_ROOM else "no room for an answer"
-    text = f"{ledger.reserve:,} tokens are kept for thinking and answer, but there is {room}."
+    """What does not fit and which messages would leave; what has left by the user's choice stays named."""
+    text = f"Left out, as you chose: {_oldest(ledger.left_out)}. " if ledger.left_out else ""
+    if not ledger.fits:
+        room = f"room for {ledger.room:,} of them" if ledger.room >= LEAST_ROOM else "no room for an answer"
+        text += f"{ledger.reserve:,} tokens are kept for thinking and answer, but there is {room}. "
     if ledger.leaving_helps:
         names = ", ".join(f"“{_title(question)}”" for question in ledger.questions[: ledger.must_leave])
-        text += f" It would fit without {_oldest(ledger.must_leave)}: {names}."
-    else:
-        text += " Leaving messages out is not enough: shorten the question."
-    return f'<p role="status">{escape(text)}</p>'
+        room = f"{min(ledger.reserve, ledger.room + sum(ledger.turns[: ledger.must_leave])):,}"
+        text += f"Without {_oldest(ledger.must_leave)} there would be room for {room}: {names}."
+    elif not ledger.fits:
+        text += "Leaving messages out is not enough: shorten the question."
+    return f'<p role="status">{escape(text)}</p>' if text else ""
 
 
 def _oldest(number: int) -> str:

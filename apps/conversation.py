@@ -105,6 +105,11 @@ class Turn:
             return None
         return (len(self.token_ids) - 1) / (self.last_token_at - self.first_token_at)
 
+    @property
+    def first_token_s(self) -> float | None:
+        """From the start of the turn to its first token: the reading of the prompt; None until it is there."""
+        return None if self.first_token_at is None else self.first_token_at - self.started_at
+
     def thinking_s(self, now: float) -> float:
         """From the start of the turn, the reading of the prompt included, to the answer, the end or `now`."""
         ends = (at for at in (self.answering_at, self.ended_at) if at is not None)

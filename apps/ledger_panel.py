@@ -33,7 +33,7 @@ class LedgerPanel:
         inputs = [question, conversation, *settings]
         outputs = [shown, leave_out, put_back, new_chat, shorten]
         self.recount: dict[str, Any] = quiet | {"fn": self._recount, "inputs": inputs, "outputs": outputs}
-        changes = [question.input, question.focus, *(control.change for control in settings)]
+        changes = [question.change, question.focus, *(control.change for control in settings)]
         gr.on(changes, **self.recount, trigger_mode="always_last")
         leave_out.click(self._leave_out, inputs, outputs, **quiet)
         put_back.click(self._put_back, inputs, outputs, **quiet)
@@ -66,7 +66,7 @@ class LedgerPanel:
         )
 
 
-_SMALL: dict[str, Any] = {"size": "sm", "scale": 0, "min_width": 120}
+_SMALL: dict[str, Any] = {"size": "sm", "scale": 0, "min_width": 170}
 
 
 def _shown(ledger: ContextLedger) -> Update:

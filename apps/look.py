@@ -109,18 +109,21 @@ main.contain > .column { height: 100%; min-height: 0; gap: 0; flex-wrap: nowrap;
 #question .stop-button { background: var(--body-text-color); color: var(--body-background-fill); }
 #status { flex: none; padding: 6px 12px 0; min-height: 26px; }
 #status p { font-size: 12.5px; margin: 0; color: var(--body-text-color-subdued); font-variant-numeric: tabular-nums; }
-#ledger { flex: none; order: 1; gap: 6px; padding: 2px 12px 0; }
+#ledger { flex: none; order: 1; gap: 6px; padding: 6px 12px 0; }
 #ledger .bar { display: flex; height: 4px; border-radius: 2px; overflow: hidden; background: var(--border-color-primary); }
 #ledger .bar i { --part: var(--neutral-400); background: var(--part); min-width: 0; }
 #ledger .bar .history { --part: var(--primary-400); } #ledger .bar .question { --part: var(--primary-600); }
 #ledger .bar .reserve { background: repeating-linear-gradient(135deg, var(--neutral-400) 0 3px, transparent 3px 6px); }
 #ledger .legend { display: flex; flex-wrap: wrap; gap: 2px 14px; margin-top: 4px; font-size: 12.5px; color: var(--body-text-color-subdued); font-variant-numeric: tabular-nums; }
-#ledger .legend b { font-weight: 600; } #ledger .legend .total { margin-right: auto; }
+#ledger .legend * { color: inherit; } #ledger .legend b { font-weight: 600; } #ledger .legend .total { margin-right: auto; }
 #ledger .overflow p { margin: 8px 0 0; padding: 8px 12px; font-size: 13.5px; border-radius: 10px; border: 1px solid #d97706; background: #f59e0b1f; }
 #ledger p { margin: 4px 0 0; font-size: 12.5px; }
 #ways-out { gap: 8px; flex-wrap: wrap; justify-content: flex-start; }
 #ways-out button { border: 1px solid var(--border-color-primary); border-radius: 999px; background: transparent; }
 #ways-out:not(:has(button:not(.hidden))) { display: none; }
+#feedback { flex: none; order: 1; gap: 8px; } #feedback-note p { margin: 6px 12px 0; font-size: 13px; }
+#correction { padding: 12px; border: 1px solid var(--border-color-primary); border-radius: 14px; gap: 10px; }
+#chat .bot-row:has(.thought-group) :is([aria-label="Like"], [aria-label="Dislike"]) { display: none; }
 #settings { order: 2; flex: none; background: transparent; padding: 4px 12px 12px; }
 #settings > button { font-size: 13px; color: var(--body-text-color-subdued); }
 #spoken { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); }

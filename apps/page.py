@@ -18,10 +18,12 @@ import gradio as gr
 
 from apps import badge
 from apps.conversation import Conversation, Turn, run_turn
+from apps.feedback import feedback_folder
+from apps.feedback_panel import FeedbackPanel
 from apps.ledger_panel import LedgerPanel
 from apps.markup import harmless
 from apps.model import Model
-from apps.settings import Settings, remember, settings_panel
+from apps.settings import Settings, browser_store, remember, settings_panel
 from apps.sidebar import connect, lay_out, leave
 from apps.store import Store
 from apps.turn_links import BOX, action_of
@@ -183,7 +185,7 @@ def build_page(model: Model, store: Store) -> gr.Blocks:
     """Lay the page out and connect it to the model."""
     page = gr.Blocks(title=f"{model.name} · chat", analytics_enabled=False, fill_height=True)
     with page:
-        conversation = gr.State(Conversation())
+        conversation, stored = gr.State(Conversation()), browser_store()
         sidebar = lay_out()
         with gr.Row(elem_id="top"):
             gr.Markdown(_title(model), elem_id="title")
@@ -197,9 +199,10 @@ def build_page(model: Model, store: Store) -> gr.Blocks:
             status = gr.Markdown("Ready", elem_id="status")
             answers = gr.Button("Answer now", elem_id="answer-now", size="sm", scale=0, min_width=96, visible=False)
         with gr.Accordion("Settings", open=False, elem_id="settings"):
-            settings = settings_panel(model.decoder.max_length, "FEEDBACK")
-            remember(page, settings, model.decoder.max_length)
+            settings = settings_panel(model.decoder.max_length, str(feedback_folder()))
+            remember(page, stored, settings, model.decoder.max_length)
         ledger = LedgerPanel(model, conversation, question, settings)
+        FeedbackPanel(model.name, chatbot, conversation, settings)
 
         shown = [chatbot, question, status, notice, answers, sidebar.listing]
         quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}

@@ -121,16 +121,20 @@ def settings_panel(context: int, feedback_file: str) -> Panel:
     return [system, temperature, top_p, min_p, seed, max_new_tokens, thinking_budget, keeps_feedback]
 
 
-def remember(page: gr.Blocks, panel: Panel, context: int) -> None:
+def browser_store() -> gr.BrowserState:
+    """Where the browser keeps the panel's values; it must stand outside the accordion, whose inside is loaded late."""
+    return gr.BrowserState(None, storage_key=STORAGE_KEY, secret=STORAGE_SECRET)
+
+
+def remember(page: gr.Blocks, stored: gr.BrowserState, panel: Panel, context: int) -> None:
     """Keep the panel's values in the browser, and give them back when the page opens."""
-    stored = gr.BrowserState(None, storage_key=STORAGE_KEY, secret=STORAGE_SECRET)
     quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "queue": False}
 
     def kept(*values: Any) -> dict[str, Any]:
         return dict(zip([field.name for field in fields(Settings)], values, strict=True))
 
     page.load(lambda values: restored(values, context), stored, panel, **quiet)
-    gr.on([control.input for control in panel], kept, panel, stored, trigger_mode="always_last", **quiet)
+    gr.on([control.change for control in panel], kept, panel, stored, trigger_mode="always_last", **quiet)
     advice = gr.Button("Back to R1's advice", size="sm", elem_id="advice")
     advice.click(lambda: [*defaults(context).panel_values()[:-1], gr.skip()], None, panel, **quiet).then(
         kept, panel, stored, **quiet

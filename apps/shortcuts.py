@@ -47,10 +47,12 @@ SHORTCUT_SCRIPT = """<script>
   const list = document.createElement("dialog");
   list.id = "shortcuts"; list.setAttribute("aria-label", "Keyboard shortcuts"); list.innerHTML = content;
   list.querySelector("button").onclick = () => list.close();
+  const attach = () => { if (document.body && !list.isConnected) document.body.append(list, spoken); };
   const showList = () => {
     for (const row of list.querySelectorAll("tr"))
       row.hidden = row.dataset.control.startsWith(".sidebar") && !last(row.dataset.control);
-    if (!list.open) list.showModal();
+    attach();
+    list.showModal();
   };
 
   document.addEventListener("keydown", (event) => {
@@ -74,8 +76,11 @@ SHORTCUT_SCRIPT = """<script>
   let rows = 0, said = 0, thinking = false, due = 0;
   const speak = () => {
     due = 0;
+    attach();
     document.querySelectorAll("#chat [role=log][aria-live]").forEach((log) => log.removeAttribute("aria-live"));
     document.querySelectorAll("#chat [role=log]").forEach((log) => log.setAttribute("role", "region"));
+    for (const arrow of document.querySelectorAll("#chat .arrow button:not([aria-label^=Show])"))
+      arrow.setAttribute("aria-label", "Show or hide the thought");
     const running = !!last("#question .stop-button"), asked = document.querySelectorAll("#chat .user-row").length;
     if (asked !== rows) { rows = asked; said = 0; thinking = false; spoken.replaceChildren(); }
     const row = last("#chat .user-row ~ .bot-row");
@@ -85,11 +90,8 @@ SHORTCUT_SCRIPT = """<script>
     const end = running ? Math.max(text.lastIndexOf("\\n"), text.lastIndexOf(". ") + 1) : text.length;
     if ((running || said || thinking) && end > said) { say(text.slice(said, end)); said = end; }
   };
-  document.addEventListener("DOMContentLoaded", () => {
-    document.body.append(list, spoken);
-    const later = () => { due ||= setTimeout(speak, 400); };
-    new MutationObserver(later).observe(document.querySelector("gradio-app") ?? document.body, { subtree: true, childList: true, characterData: true });
-  });
+  const later = () => { due ||= setTimeout(speak, 400); };
+  new MutationObserver(later).observe(document, { subtree: true, childList: true, characterData: true });
 })();
 </script>"""
 for _name, _value in (

@@ -31,7 +31,9 @@ def status_line(turn: Turn) -> str:
         return "Reading the question" if turn.running else ""
     counts = ((turn.reasoning_tokens, "reasoning"), (turn.answer_tokens, "answer"))
     text = " + ".join(f"{count:,} {kind}" for count, kind in counts if count) + " tokens"
-    return text if turn.tokens_per_s is None else f"{text} · {turn.tokens_per_s:.1f} tokens/s"
+    if turn.tokens_per_s is not None:
+        text += f" · {turn.tokens_per_s:.1f} tokens/s"
+    return text if turn.first_token_s is None else f"{text} · first token after {turn.first_token_s:.2f} s"
 
 
 def seconds(duration_s: float) -> str:

@@ -73,8 +73,8 @@ def test_the_status_line_tells_tokens_and_speed() -> None:
     turn = Turn(question="?", context_room=100, state="waiting")
     assert status_line(turn) == "Reading the question"
     turn.state, turn.reasoning, turn.token_ids, turn.tokens_before_answer = "done", "So", [1] * 1001, 990
-    turn.first_token_at, turn.last_token_at = 1.0, 26.0
-    assert status_line(turn) == "990 reasoning + 11 answer tokens · 40.0 tokens/s"
+    turn.started_at, turn.first_token_at, turn.last_token_at = 0.75, 1.0, 26.0
+    assert status_line(turn) == "990 reasoning + 11 answer tokens · 40.0 tokens/s · first token after 0.25 s"
 
 
 def test_durations_read_as_people_say_them() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import pytest
@@ -10,7 +11,8 @@ import pytest
 from apps.shortcuts import SHORTCUTS
 from tests.apps import test_chat_page
 from tests.apps.test_chat_markup_page import answered
-from tests.apps.test_chat_page import expect, opened
+from tests.apps.test_chat_page import expect, opened, server
+from toolkit.records import Trace, read_records
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -18,19 +20,21 @@ if TYPE_CHECKING:
 pytestmark = test_chat_page.pytestmark
 browser, scripted_chat = test_chat_page.browser, test_chat_page.scripted_chat
 
-LONG_QUESTION = "Why? " * 700
+LONG_QUESTION = "Why? " * 605
 """Leaves no room for the reserve in the scripted model's context beside an earlier turn."""
 
 
 def test_settings_come_back_when_the_page_is_opened_again(browser: Browser, scripted_chat: str) -> None:
     with opened(browser, scripted_chat) as page:
+        expect(page.locator("#ledger")).to_contain_text("tokens")
         page.keyboard.press("Alt+s")
         page.fill("#system textarea", "Be brief.")
         page.fill("#seed input", "7")
         page.keyboard.press("Tab")
-        page.wait_for_function("localStorage.getItem('reasoning-edge-settings') !== null")
+        page.wait_for_function("() => localStorage.getItem('reasoning-edge-settings') !== null")
         page.wait_for_timeout(1500)
         page.reload()
+        expect(page.locator("#ledger")).to_contain_text("tokens")
         page.keyboard.press("Alt+s")
         expect(page.locator("#system textarea")).to_have_value("Be brief.")
         expect(page.locator("#seed input")).to_have_value("7")
@@ -47,7 +51,7 @@ def test_the_ledger_counts_as_one_types_and_names_what_must_leave(browser: Brows
         history = re.compile(r"[1-9]\d* history")
         expect(ledger).to_contain_text(history)
         page.fill("#question textarea", LONG_QUESTION)
-        expect(ledger).to_contain_text("would fit without the oldest question and its answer: “84 and 36, please?”")
+        expect(ledger).to_contain_text("“84 and 36, please?”")
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
         ledger.get_by_text("Leave them out").click()
         expect(ledger).to_contain_text("Left out, as you chose: the oldest question")
@@ -82,7 +86,7 @@ def test_a_question_mark_shows_the_shortcuts_and_each_does_what_it_says(browser:
         answered(page, "84 and 36?")
         page.evaluate("navigator.clipboard.writeText('')")
         page.keyboard.press("Alt+c")
-        page.wait_for_function("navigator.clipboard.readText().then((text) => text === 'The answer is **12**.')")
+        page.wait_for_function("() => navigator.clipboard.readText().then((text) => text === 'The answer is **12**.')")
         page.keyboard.press("Alt+n")
         expect(page.locator("#chat .example")).to_have_count(4)
 
@@ -103,14 +107,39 @@ def test_a_screen_reader_hears_the_answer_and_not_the_thought(browser: Browser, 
 
 def test_every_control_has_a_name(browser: Browser, scripted_chat: str) -> None:
     with opened(browser, scripted_chat) as page:
+        expect(page.locator("#ledger")).to_contain_text("tokens")
         page.keyboard.press("Alt+s")
         answered(page, "84 and 36?")
+        page.wait_for_function("() => document.querySelector('#chat .arrow button')?.ariaLabel")
         nameless = page.evaluate(
             """[...document.querySelectorAll("button, input, textarea, select, a[href]")].filter((control) =>
                  control.checkVisibility() && !control.innerText.trim() && !control.getAttribute("aria-label")
-                 && !control.title && !control.labels?.length).map((control) => control.outerHTML.slice(0, 200))"""
+                 && !control.title && !control.labels?.length).map((control) => control.parentElement.parentElement.outerHTML.slice(0, 300))"""
         )
-        assert nameless == []
+        assert nameless == [], nameless
+
+
+def test_feedback_is_kept_with_consent_only(
+    browser: Browser, tiny_student: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    kept = tmp_path / "reasoning-edge" / "feedback" / "traces.jsonl"
+    with server("-m", "tests.apps.scripted", str(tiny_student)) as address, opened(browser, address) as page:
+        answered(page, "84 and 36?")
+        page.locator("#chat .bot-row").last.hover()
+        page.locator("#chat .bot-row").last.get_by_label("Like", exact=True).click()
+        expect(page.locator("#feedback")).to_contain_text("Feedback is not kept")
+        assert not kept.exists()
+        page.keyboard.press("Alt+s")
+        page.locator("#consent input").check()
+        assert str(kept.parent) in page.locator("#consent").inner_text()
+        page.locator("#chat .bot-row").last.hover()
+        page.locator("#chat .bot-row").last.get_by_label("Dislike", exact=True).click()
+        page.fill("#corrected-answer textarea", "12")
+        page.click("#keep-correction")
+        expect(page.locator("#feedback")).to_contain_text("toolkit distill --traces")
+    (trace,) = read_records(kept, Trace)
+    assert trace.answer == "12" and trace.reasoning.startswith("84 = 2 * 36 + 12")
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -119,7 +148,7 @@ def test_colours_follow_the_system(browser: Browser, scripted_chat: str, scheme:
     page = context.new_page()
     page.goto(scripted_chat)
     page.wait_for_selector("#question textarea")
-    page.wait_for_function("getComputedStyle(document.body).backgroundColor !== 'rgba(0, 0, 0, 0)'")
+    page.wait_for_function("() => getComputedStyle(document.body).backgroundColor !== 'rgba(0, 0, 0, 0)'")
     background = page.evaluate("getComputedStyle(document.body).backgroundColor")
     lightness = sum(map(int, re.findall(r"\d+", background)[:3])) / 3
     assert (lightness > 200) if scheme == "light" else (lightness < 60)

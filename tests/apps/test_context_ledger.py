@@ -79,7 +79,7 @@ def test_the_warning_names_the_messages_that_would_leave_and_is_no_markup(chat_f
     whole = counted(chat_format, messages("", turns, QUESTION))
     ledger = counted(chat_format, messages("", turns, QUESTION), context=whole.prompt + LEAST_ROOM)
     shown = ledger_html(ledger)
-    assert "without the oldest question and its answer: “&lt;b&gt;" in shown
+    assert f"Without the oldest question and its answer there would be room for {ledger.reserve}: “&lt;b&gt;" in shown
     assert "“&lt;b&gt;first&lt;/b&gt;”." in shown and "third" not in shown
     assert f"room for {LEAST_ROOM} of them" in shown
 

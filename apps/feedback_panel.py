@@ -1,0 +1,70 @@
+"""Thumbs and corrections on the page; nothing is written unless the settings' checkbox says so."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gradio as gr
+
+from apps.conversation import Conversation
+from apps.feedback import TRACES, feedback_folder, keep, turn_of_message
+from apps.markup import harmless
+from apps.settings import Panel, Settings
+from toolkit.errors import InputError
+
+NO_CONSENT = "Feedback is not kept: open the settings and tick “Keep my feedback as training data” if you want that."
+Update = tuple[Any, ...]
+"""New values of the note, the form, the turn that it corrects, the thought and the answer in it."""
+
+
+class FeedbackPanel:
+    """A note below the question, and the form that a thumb down opens: the thought and the answer as they should be."""
+
+    def __init__(self, teacher: str, chatbot: gr.Chatbot, conversation: gr.State, settings: Panel) -> None:
+        self._teacher = teacher
+        with gr.Column(elem_id="feedback"):
+            note = gr.Markdown(elem_id="feedback-note", visible=False)
+            turn = gr.State(0)
+            with gr.Column(visible=False, elem_id="correction") as form:
+                thought = gr.Textbox(label="The thought as it should be (may be empty)", max_lines=6)
+                answer = gr.Textbox(label="The answer as it should be", max_lines=6, elem_id="corrected-answer")
+                with gr.Row():
+                    save = gr.Button("Keep the correction", size="sm", variant="primary", elem_id="keep-correction")
+                    dismiss = gr.Button("Discard it", size="sm")
+        quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "queue": False}
+        shown = [note, form, turn, thought, answer]
+        chatbot.like(self._rate, [conversation, *settings], shown, **quiet)
+        save.click(self._save, [conversation, turn, thought, answer, *settings], shown, **quiet)
+        dismiss.click(lambda: _noted(""), None, shown, **quiet)
+
+    def _rate(self, event: gr.LikeData, conversation: Conversation, *panel_values: Any) -> Update:
+        index = event.index if isinstance(event.index, int) else event.index[0]
+        if not Settings.of_panel(panel_values).keeps_feedback:
+            return _noted(NO_CONSENT)
+        try:
+            number = turn_of_message(conversation, index)
+            turn = conversation.turns[number]
+            if turn.running:
+                return _noted("The answer is not finished; rate it once it is.")
+            if event.liked is False:
+                return gr.skip(), gr.update(visible=True), number, turn.reasoning, turn.answer
+            return self._keep(conversation, number, turn.answer, turn.reasoning)
+        except InputError as error:
+            return _noted(str(error))
+
+    def _save(self, conversation: Conversation, number: int, thought: str, answer: str, *panel_values: Any) -> Update:
+        if not Settings.of_panel(panel_values).keeps_feedback:
+            return _noted(NO_CONSENT)
+        try:
+            return self._keep(conversation, number, answer, thought)
+        except InputError as error:
+            return gr.update(value=harmless(str(error)), visible=True), *(gr.skip(),) * 4
+
+    def _keep(self, conversation: Conversation, number: int, answer: str, thought: str) -> Update:
+        folder = feedback_folder()
+        keep(folder, conversation, number, teacher=self._teacher, answer=answer, reasoning=thought)
+        return _noted(f"Kept in {folder / TRACES}: `toolkit distill --traces` takes it.")
+
+
+def _noted(text: str) -> Update:
+    return gr.update(value=harmless(text), visible=bool(text)), gr.update(visible=False), 0, "", ""
