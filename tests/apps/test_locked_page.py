@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import socket
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -20,6 +22,7 @@ from tests.apps.test_chat_page import (  # noqa: F401 – browser is a fixture
     picture,
     server,
 )
+from tests.apps.test_connections import own_address
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -27,6 +30,11 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on PATH (Debian: apt-get install chromium)")
 
 CHAT = ("-m", "toolkit.cli", "chat", "--window", "none", "--endpoint")
+CONNECTED = (
+    "import runpy, socket, sys; host, port = sys.argv[1:3]; del sys.argv[1:3];"
+    "kept = socket.create_connection((host, int(port))); runpy.run_module('tests.apps.scripted', run_name='__main__')"
+)
+"""A chat that talks to an address off the loopback."""
 THOUGHT = "Both are multiples of 12."
 
 
@@ -54,6 +62,19 @@ def test_an_endpoint_answers_in_the_page_and_the_badge_names_its_host(browser: B
         page.locator("#chat .thought-group .title").click()
         expect(page.locator("#chat .thought-group")).to_contain_text(THOUGHT)
         picture(page, "endpoint")
+
+
+def test_a_connection_that_leaves_turns_the_badge_to_a_warning(browser: Browser, tiny_student: Path) -> None:  # noqa: F811
+    with socket.create_server((own_address(), 0)) as listener:
+        host, port = listener.getsockname()
+        with (
+            server("-c", CONNECTED, host, str(port), str(tiny_student)) as address,
+            opened(browser, address) as page,
+        ):
+            badge = page.locator("#badge [role=status]")
+            expect(badge).to_have_text(f"Connected to {host}:{port}")
+            expect(badge).to_have_attribute("data-state", "warning")
+            picture(page, "warning")
 
 
 def test_a_second_browser_is_locked_out_until_it_has_an_address_of_its_own(browser: Browser, chat: str) -> None:  # noqa: F811
