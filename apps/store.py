@@ -130,7 +130,7 @@ class Store:
 
     def entries(self, words: str = "") -> list[Entry]:
         """The conversations that hold these words in their title or texts, in any case; the last changed first."""
-        rows = self._database.execute(
+        rows = self._all(
             "SELECT id, title, changed_s FROM conversation AS c WHERE contains(title, :words) OR EXISTS ("
             "SELECT 1 FROM turn WHERE conversation_id = c.id AND "
             "(contains(question, :words) OR contains(answer, :words) OR contains(reasoning, :words))) "
@@ -145,12 +145,13 @@ class Store:
             if conversation := self._open.get(conversation_id):
                 return conversation
             where = (conversation_id,)
-            found = self._database.execute("SELECT * FROM conversation WHERE id = ?", where).fetchone()
-            if found is None:
+            rows = self._all("SELECT * FROM conversation WHERE id = ?", where)
+            if not rows:
                 return None
+            (found,) = rows
             conversation = Conversation(id=conversation_id, title=found["title"])
             turns: dict[int | None, Turn] = {}
-            for row in self._database.execute("SELECT * FROM turn WHERE conversation_id = ? ORDER BY id", where):
+            for row in self._all("SELECT * FROM turn WHERE conversation_id = ? ORDER BY id", where):
                 turn = turn_of({name: json.loads(row[name]) if name in JSON_COLUMNS else row[name] for name in COLUMNS})
                 turn.id, turn.parent = row["id"], turns.get(row["parent_id"])
                 turns[turn.id] = turn
@@ -182,13 +183,14 @@ class Store:
             conversation.id = None if is_new else conversation.id
             raise
         if turn is not None and not turn.running:
-            self._database.execute("PRAGMA wal_checkpoint(PASSIVE)")
+            self._all("PRAGMA wal_checkpoint(PASSIVE)")
 
     def rename(self, conversation: Conversation, title: str) -> None:
         """Give a stored conversation another title; one of white space alone changes nothing."""
         if title := " ".join(title.split()):
             conversation.title = title
-            self._database.execute("UPDATE conversation SET title = ? WHERE id = ?", (title, conversation.id))
+            with self._transaction():
+                self._database.execute("UPDATE conversation SET title = ? WHERE id = ?", (title, conversation.id))
 
     def delete(self, conversation: Conversation) -> None:
         """Delete a conversation with all its turns; whoever still has it open and adds to it stores it anew."""
@@ -223,6 +225,11 @@ class Store:
         else:
             changes = ", ".join(f"{name} = ?" for name in names)
             self._database.execute(f"UPDATE turn SET {changes} WHERE id = ?", [*values, turn.id])
+
+    def _all(self, query: str, values: Any = ()) -> list[sqlite3.Row]:
+        """Every row at once: the threads share one connection, on which an open query would hold up a commit."""
+        with self._guard:
+            return self._database.execute(query, values).fetchall()
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:

@@ -7,6 +7,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -217,3 +218,23 @@ def test_the_data_folder_is_the_users(monkeypatch: pytest.MonkeyPatch, tmp_path:
     monkeypatch.delenv("XDG_DATA_HOME")
     monkeypatch.setenv("HOME", str(tmp_path))
     assert data_folder() == tmp_path / ".local" / "share" / "reasoning-edge"
+
+
+def test_many_threads_write_and_read_at_once(tmp_path: Path) -> None:
+    store = Store(tmp_path, ticking())
+
+    def work(name: int) -> None:
+        conversation = chat(turn(str(name)))
+        for i in range(60):
+            conversation.turns[0].answer = str(i)
+            conversation.turns[0].state = "done" if i % 5 == 0 else "answering"
+            store.write(conversation, conversation.turns[0])
+            assert any(entry.id == conversation.id for entry in store.entries(str(i)))
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(work, range(4)))
+    store.close()
+    kept = Store(tmp_path, ticking())
+    conversations = [kept.load(entry.id) for entry in kept.entries()]
+    assert sorted(c.turns[0].question for c in conversations if c) == list("0123")
+    assert {c.turns[0].answer for c in conversations if c} == {"59"}
