@@ -14,7 +14,7 @@ import pytest
 
 from export.journal import FOLDER, LINES
 from export.parity import Bounds
-from export.pipeline import export_int4, int4_config
+from export.pipeline import WeightType, export_int4, int4_config, nearest_config
 from toolkit.errors import InputError
 from toolkit.runs import file_digest
 
@@ -25,7 +25,7 @@ from pathlib import Path
 from dataclasses import replace
 from export import weights_file
 from export.parity import Bounds
-from export.pipeline import export_int4, int4_config
+from export.pipeline import export_int4, int4_config, nearest_config
 
 class Killed(weights_file.WeightsFile):
     def _write(self, array, offset):
@@ -37,14 +37,18 @@ class Killed(weights_file.WeightsFile):
 import export.pipeline
 export.pipeline.WeightsFile = Killed
 calibration = Path(sys.argv[3]) if sys.argv[3] else None
-config = int4_config(Path(sys.argv[1]), Path(sys.argv[2]), calibration=calibration)
+source, out, weights = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[5]
+if weights == "int4":
+    config = int4_config(source, out, calibration=calibration)
+else:
+    config = nearest_config(source, out, weights, calibration=calibration)
 export_int4(replace(config, bounds=Bounds(max_mean_kl=9.0, min_top1=0.0)))
 """
 """The process that kills itself, as kill -9 does, once it wrote at or beyond an offset of the weights file."""
 
 
-def kill_at(share: float, size: int, source: Path, out: Path, calibration: Path | None) -> None:
-    arguments = [str(source), str(out), str(calibration or ""), str(int(share * size))]
+def kill_at(share: float, size: int, source: Path, out: Path, calibration: Path | None, weights: str = "int4") -> None:
+    arguments = [str(source), str(out), str(calibration or ""), str(int(share * size)), weights]
     done = subprocess.run([sys.executable, "-c", KILLED, *arguments], capture_output=True, text=True, check=False)
     assert done.returncode == -signal.SIGKILL, done.stderr
 
@@ -73,6 +77,17 @@ def test_an_export_killed_twice_ends_with_the_same_bytes(
     assert {path.name for path in out.iterdir()} == {*manifest["outputs"], "manifest.json"}
     for name in ("model.onnx", "model.onnx.data"):
         assert file_digest(out / name) == file_digest(config.out / name), name
+
+
+@pytest.mark.parametrize("weights", ["int8", "fp16"])
+def test_an_export_of_more_bits_goes_on_as_well(weights: WeightType, tiny_student: Path, tmp_path: Path) -> None:
+    config = replace(nearest_config(tiny_student, tmp_path / "whole", weights), bounds=WIDE)
+    export_int4(config)
+    data = config.out / "model.onnx.data"
+    kill_at(0.75, data.stat().st_size, tiny_student, tmp_path / "killed", None, weights)
+    assert finished_parts(tmp_path / "killed") == 2
+    export_int4(replace(config, out=tmp_path / "killed"))
+    assert file_digest(tmp_path / "killed" / "model.onnx.data") == file_digest(data)
 
 
 def test_finished_layers_are_not_made_again(tiny_student: Path, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from apps.model import load_model
 from export.layout import Layout, layouts
 from export.model_config import read_model_config
 from export.parity import Bounds
@@ -18,6 +19,7 @@ from export.quantize import dequantize, round_nearest
 from export.session import OnnxDecoder
 from export.verify import verify
 from toolkit.errors import FolderConflict
+from toolkit.generate import GREEDY, complete
 
 WIDE = Bounds(max_mean_kl=9.0, min_top1=0.0)
 WEIGHT_TYPES: tuple[WeightType, ...] = ("int8", "fp16", "fp32")
@@ -105,6 +107,20 @@ def test_a_float_is_rounded_as_ieee_754_rounds() -> None:
     halves = dequantize(round_nearest(weight_NK, bits=16, block_size=0))
     assert halves.tolist() == [[1.0, 1.0, 1.0 + 2**-9, 65504.0]]
     np.testing.assert_array_equal(dequantize(round_nearest(weight_NK, bits=32, block_size=0)), weight_NK)
+
+
+@pytest.mark.parametrize("name", WEIGHT_TYPES)
+def test_the_chat_opens_every_weight_type(
+    exports: dict[str, dict[str, Any]], name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TOOLKIT_HOME", str(tmp_path))
+    model = load_model(exports[name]["folder"], prefix_bytes=10**6, prepacked=True)
+    prompt = np.random.default_rng(0).integers(3, 320, 300).tolist()
+    sampling = replace(GREEDY, max_new_tokens=30)
+    [found] = complete(model.decoder, [prompt], sampling, frozenset())
+    [expected] = complete(OnnxDecoder(exports[name]["folder"]), [prompt], sampling, frozenset())
+    assert found.ids[:4] == expected.ids[:4], "behind them drafts are verified by several rows at once"
+    assert {path.name for path in tmp_path.iterdir()} == {"prepacked", "prefixes"}
 
 
 def test_a_folder_weighs_what_lies_in_it(exports: dict[str, dict[str, Any]]) -> None:
