@@ -38,7 +38,7 @@ def turn_of_message(conversation: Conversation, index: int) -> int:
     """Number of the turn that a message of the page belongs to."""
     messages = 0
     for number, turn in enumerate(conversation.turns):
-        messages += len(page_messages(Conversation(turns=[turn]), 0.0))
+        messages += len(page_messages(Conversation(turns=[turn], all_turns=conversation.all_turns), 0.0))
         if index < messages:
             return number
     raise InputError(f"message {index + 1} must be one of the conversation's {messages}; open the chat again")
