@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import pydoc_data.topics
 import sys
-import time
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -44,8 +43,8 @@ WIDE = Bounds(max_mean_kl=10.0, min_top1=0.0)
 GRAPH_BYTES = 500_000
 """What the graph's own file takes at most, which counts as part of a size."""
 QUANTIZATIONS: tuple[Quantization, ...] = ("Q4_0", "Q4_K_M", "Q5_K_M")
-Row = tuple[str, float, int, ParityReport]
-"""Name, seconds to make, bytes, comparison."""
+Row = tuple[str, int, ParityReport]
+"""Name, bytes, comparison."""
 
 
 def main() -> None:
@@ -68,7 +67,7 @@ def main() -> None:
         max_bytes = int(megabytes * 1e6) - GRAPH_BYTES
         out = options.out / f"{megabytes}MB"
         configs[f"`--size {megabytes}MB`"] = int4_config(rotated, out, calibration=traces, max_bytes=max_bytes)
-    rows = ours(configs) + theirs(rotated, traces, options.out)
+    rows = ours(configs, traces) + theirs(rotated, traces, options.out)
     text = table(rows)
     print(text)
     fill_file(DOCUMENT, "quality", text)
@@ -94,15 +93,13 @@ def documentation() -> list[Example]:
     return examples
 
 
-def ours(configs: Mapping[str, ExportConfig]) -> list[Row]:
-    """Export by each configuration and read the comparison that each one's gate made."""
+def ours(configs: Mapping[str, ExportConfig], traces: Path) -> list[Row]:
+    """Export by each configuration and read the comparison that each one's gate made, all on the same held-out texts."""
     rows: list[Row] = []
     for name, config in configs.items():
-        begun = time.perf_counter()
-        measured = export_int4(replace(config, bounds=WIDE))["measured"]
-        seconds = time.perf_counter() - begun
+        measured = export_int4(replace(config, calibration=traces, bounds=WIDE))["measured"]
         size = (config.out / "model.onnx").stat().st_size + (config.out / "model.onnx.data").stat().st_size
-        rows.append((name, seconds, size, ParityReport.from_dict(measured["parity"])))
+        rows.append((name, size, ParityReport.from_dict(measured["parity"])))
     return rows
 
 
@@ -118,18 +115,16 @@ def theirs(model: Path, traces: Path, out: Path) -> list[Row]:
     rows: list[Row] = []
     for kind in QUANTIZATIONS:
         path = out / f"{kind}.gguf"
-        begun = time.perf_counter()
         llama_cpp.quantize(float_gguf, path, kind, threads=physical_cores())
-        seconds = time.perf_counter() - begun
         scorer = llama_cpp.LlamaCpp(path, threads=physical_cores(), max_length=2048)
-        rows.append((f"llama.cpp {kind}", seconds, path.stat().st_size, compare(reference, scorer, texts, ())))
+        rows.append((f"llama.cpp {kind}", path.stat().st_size, compare(reference, scorer, texts, ())))
     return rows
 
 
 def table(rows: list[Row]) -> str:
     """Markdown, the least faithful first."""
-    cells = [["", "MB", "mean KL", "99th percentile", "same first choice", "perplexity ×", "tokens", "made in"]]
-    for name, seconds, size, report in sorted(rows, key=lambda row: -row[3].mean_kl):
+    cells = [["", "MB", "mean KL", "99th percentile", "same first choice", "perplexity ×", "tokens"]]
+    for name, size, report in sorted(rows, key=lambda row: -row[2].mean_kl):
         cells.append(
             [
                 name,
@@ -139,7 +134,6 @@ def table(rows: list[Row]) -> str:
                 f"{100 * report.top1:.1f} %",
                 f"{report.perplexity_ratio:.3f}",
                 str(report.tokens),
-                f"{seconds:.0f} s",
             ]
         )
     return markdown_table(cells)

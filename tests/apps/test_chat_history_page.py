@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.apps.scripted import SCRIPTS
-from tests.apps.test_chat_page import ask, browser, expect, opened, picture, server
+from tests.apps.test_chat_page import DOORS, PATIENCE_S, ask, browser, expect, opened, picture, server
 from tests.apps.test_chat_page import pytestmark as needs_a_browser
 
 if TYPE_CHECKING:
@@ -264,7 +264,7 @@ def test_a_killed_server_has_the_partial_answer_when_it_starts_again(
     with server("-c", RUN_AND_TELL, str(tiny_student), str(tmp_path)) as address:
         context = browser.new_context()  # a page that loses its server complains
         page = context.new_page()
-        page.goto(address)
+        page.goto(DOORS[address].get(timeout=PATIENCE_S))
         ask(page, "Take twenty steps")
         expect(thought(page)).to_contain_text("Step 5.")
         os.kill(int((tmp_path / "pid").read_text()), signal.SIGKILL)

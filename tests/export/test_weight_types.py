@@ -20,6 +20,7 @@ from export.session import OnnxDecoder
 from export.verify import verify
 from toolkit.errors import FolderConflict
 from toolkit.generate import GREEDY, complete
+from toolkit.speculation import SpeculativeDecoder
 
 WIDE = Bounds(max_mean_kl=9.0, min_top1=0.0)
 WEIGHT_TYPES: tuple[WeightType, ...] = ("int8", "fp16", "fp32")
@@ -117,6 +118,7 @@ def test_the_chat_opens_every_weight_type(
     model = load_model(exports[name]["folder"], prefix_bytes=10**6, prepacked=True)
     prompt = np.random.default_rng(0).integers(3, 320, 300).tolist()
     sampling = replace(GREEDY, max_new_tokens=30)
+    assert isinstance(model.decoder, SpeculativeDecoder)
     [found] = complete(model.decoder, [prompt], sampling, frozenset())
     [expected] = complete(OnnxDecoder(exports[name]["folder"]), [prompt], sampling, frozenset())
     assert found.ids[:4] == expected.ids[:4], "behind them drafts are verified by several rows at once"
