@@ -13,6 +13,8 @@ Shapes: B rows of the batch, T new tokens, S attended tokens, V vocabulary.
 
 from __future__ import annotations
 
+import math
+import mmap
 import os
 
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read when onnxruntime is imported
@@ -42,7 +44,7 @@ Cache = Literal["exact", "int8"]
 PROMPT_CHUNK = 128
 """Tokens of a prompt that run at once: enough for full speed."""
 SMALLEST_ROOM = 256
-"""Positions that a cache has at first."""
+"""Positions by which a cache grows at least."""
 LEAST_SAVED = 2 * PROMPT_CHUNK
 """Tokens of a prompt, beyond what is on disk already, that are worth a file."""
 LOGITS_FROM = "logits_from"
@@ -241,11 +243,13 @@ class OnnxDecoder:
         has_rows, _, has_length, _ = next(iter(self._cache.values())).shape
         if rows <= has_rows and length <= has_length:
             return
-        room = has_length if length <= has_length else min(max(2 * length, SMALLEST_ROOM), self.max_length)
+        room = has_length
+        if length > has_length:
+            room = min(length + max(length // 8, SMALLEST_ROOM), self.max_length)
         self._binding = None
         shape = (max(rows, has_rows), self.config.num_key_value_heads, room, self.config.head_dim)
         for name, old in self._cache.items():  # one layer exists twice at a time
-            self._cache[name] = np.empty(shape, dtype=old.dtype)
+            self._cache[name] = _own_pages(shape, old.dtype)
             self._cache[name][:has_rows, :, :used] = old[:, :, :used]
 
     def _run(self, tokens_BT: Ints, lengths_B: Ints, first_row: int, *, wanted: int) -> Floats:
@@ -274,6 +278,16 @@ class OnnxDecoder:
                 _bind_input(self._binding, f"past_key_values.{name}", view)
                 _bind_output(self._binding, f"present.{name}", view)
         return self._binding
+
+
+def _own_pages(shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
+    """An array of zeros in pages of its own, which go back to the system with it; a heap would keep what caches leave."""
+    size_bytes = math.prod(shape) * dtype.itemsize
+    private = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_PRIVATE") else {}
+    pages = mmap.mmap(-1, size_bytes, **private)
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        pages.madvise(mmap.MADV_HUGEPAGE)
+    return np.frombuffer(pages, dtype=dtype).reshape(shape)
 
 
 def physical_cores() -> int:
