@@ -27,6 +27,8 @@ from toolkit.records import Record
 from toolkit.runs import folder_bytes, read_manifest
 
 CONTEXTS = (128, 512, 2048)
+SHORT = 128
+"""Tokens of the round that warms up."""
 BANDWIDTH_BYTES = 2**28
 """Read by each thread, more than any cache holds."""
 IDLE_S = 0.5
@@ -106,7 +108,7 @@ def run_benchmark(
     threads = physical_cores()
     measured: list[list[Round]] = [[] for _ in models]
     with Progress("bench, rounds", (rounds + 1) * len(models)) as progress:
-        for lengths in [[min(contexts)]] + [list(contexts)] * rounds:
+        for lengths in [[min(SHORT, *contexts)]] + [list(contexts)] * rounds:
             for model, results in zip(models, measured, strict=True):
                 with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as executor:
                     task = executor.submit(measure_round, model, lengths, new_tokens, threads, cache, prepacked)
