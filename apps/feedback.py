@@ -10,11 +10,10 @@ first question without a system prompt can be a problem: a later one means nothi
 
 from __future__ import annotations
 
-import os
-import sys
 from pathlib import Path
 
 from apps.conversation import Conversation, Turn
+from apps.store import data_folder
 from apps.view import page_messages
 from toolkit.errors import InputError
 from toolkit.records import AppendLog, Problem, Trace, content_hash, mend_torn_line, read_records, write_records
@@ -24,14 +23,8 @@ FAMILY = "feedback"
 
 
 def feedback_folder() -> Path:
-    """`reasoning-edge/feedback` in the platform's folder for a user's data."""
-    if sys.platform == "darwin":
-        base = Path.home() / "Library" / "Application Support"
-    elif sys.platform == "win32":
-        base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
-    else:
-        base = Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share")
-    return base / "reasoning-edge" / "feedback"
+    """Beside the chats, in the user's data folder."""
+    return data_folder() / "feedback"
 
 
 def turn_of_message(conversation: Conversation, index: int) -> int:

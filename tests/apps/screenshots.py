@@ -13,7 +13,7 @@ from playwright.sync_api import Browser, Page, sync_playwright
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from tests.apps.scripted import SCRIPTS
-from tests.apps.test_chat_page import CHROMIUM, FLAGS, ask, server
+from tests.apps.test_chat_page import CHROMIUM, DOORS, FLAGS, PATIENCE_S, ask, server
 from toolkit.chat_format import REASONING_TEMPLATE, TURN_END, TURN_START, write_chat_files
 
 QUESTION = "Find the Greatest Common Divisor (GCD) of these numbers: 84, 36."
@@ -24,7 +24,7 @@ def main(folder: Path) -> None:
     with tempfile.TemporaryDirectory() as made, sync_playwright() as driver:
         write_tokenizer(Path(made))
         browser = driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        with server("-m", "tests.apps.scripted", made) as address:
+        with server("-m", "tests.apps.scripted", made, str(Path(made) / "chats")) as address:
             page = opened(browser, address, 1000, 640)
             answered(page)
             page.locator("#chat .thought-group .title").click()
@@ -48,7 +48,7 @@ def opened(browser: Browser, address: str, width: int, height: int, *, dark: boo
         viewport={"width": width, "height": height}, color_scheme="dark" if dark else "light", reduced_motion="reduce"
     )
     page = context.new_page()
-    page.goto(address)
+    page.goto(DOORS[address].get(timeout=PATIENCE_S))
     page.locator("#ledger").get_by_text("of 4,096 tokens").first.wait_for()
     return page
 

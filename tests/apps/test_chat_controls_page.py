@@ -11,7 +11,7 @@ import pytest
 from apps.shortcuts import SHORTCUTS
 from tests.apps import test_chat_page
 from tests.apps.test_chat_markup_page import answered
-from tests.apps.test_chat_page import expect, opened, server
+from tests.apps.test_chat_page import DOORS, PATIENCE_S, expect, opened, server
 from toolkit.records import Trace, read_records
 
 if TYPE_CHECKING:
@@ -102,6 +102,7 @@ def test_a_screen_reader_hears_the_answer_and_not_the_thought(browser: Browser, 
         )
         assert live == 0
         answered(page, "And 84 and 36 again?")
+        expect(page.locator("#spoken")).to_contain_text("The answer is 12.")
         assert str(page.locator("#spoken").text_content()).count("The answer is 12.") == 1
 
 
@@ -124,7 +125,8 @@ def test_feedback_is_kept_with_consent_only(
 ) -> None:
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
     kept = tmp_path / "reasoning-edge" / "feedback" / "traces.jsonl"
-    with server("-m", "tests.apps.scripted", str(tiny_student)) as address, opened(browser, address) as page:
+    scripted = ("-m", "tests.apps.scripted", str(tiny_student), str(tmp_path / "chats"))
+    with server(*scripted) as address, opened(browser, address) as page:
         answered(page, "84 and 36?")
         page.locator("#chat .bot-row").last.hover()
         page.locator("#chat .bot-row").last.get_by_label("Like", exact=True).click()
@@ -146,7 +148,7 @@ def test_feedback_is_kept_with_consent_only(
 def test_colours_follow_the_system(browser: Browser, scripted_chat: str, scheme: Literal["light", "dark"]) -> None:
     context = browser.new_context(color_scheme=scheme)
     page = context.new_page()
-    page.goto(scripted_chat)
+    page.goto(DOORS[scripted_chat].get(timeout=PATIENCE_S))
     page.wait_for_selector("#question textarea")
     page.wait_for_function("() => getComputedStyle(document.body).backgroundColor !== 'rgba(0, 0, 0, 0)'")
     background = page.evaluate("getComputedStyle(document.body).backgroundColor")
