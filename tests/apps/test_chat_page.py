@@ -43,7 +43,7 @@ FLAGS = [
     "--disable-component-update",
     "--disable-sync",
 ]
-PATIENCE_S = 25
+PATIENCE_S = 60
 """For a slow machine; nothing waits this long on a usual one."""
 expect.set_options(timeout=PATIENCE_S * 1000)
 ROOT = Path(__file__).parents[2]
