@@ -46,8 +46,8 @@ def far() -> Iterator[StreamingServer]:
 
 
 @pytest.fixture(scope="module")
-def chat(far: StreamingServer) -> Iterator[str]:
-    with server(*CHAT, far.url) as address:
+def chat(far: StreamingServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with server(*CHAT, far.url, "--data", str(tmp_path_factory.mktemp("chats"))) as address:
         yield address
 
 
@@ -64,11 +64,15 @@ def test_an_endpoint_answers_in_the_page_and_the_badge_names_its_host(browser: B
         picture(page, "endpoint")
 
 
-def test_a_connection_that_leaves_turns_the_badge_to_a_warning(browser: Browser, tiny_student: Path) -> None:  # noqa: F811
+def test_a_connection_that_leaves_turns_the_badge_to_a_warning(
+    browser: Browser,  # noqa: F811
+    tiny_student: Path,
+    tmp_path: Path,
+) -> None:
     with socket.create_server((own_address(), 0)) as listener:
         host, port = listener.getsockname()
         with (
-            server("-c", CONNECTED, host, str(port), str(tiny_student)) as address,
+            server("-c", CONNECTED, host, str(port), str(tiny_student), str(tmp_path)) as address,
             opened(browser, address) as page,
         ):
             badge = page.locator("#badge [role=status]")
