@@ -27,7 +27,7 @@ POLL_S = 0.1
 FILE_INPUT = '<label class="file">Choose a file<input type="file" id="import-file" accept=".json,.md,.txt"></label>'
 
 HEAD = """<style>
-@media (max-width: 940px) { .gradio-container #top { padding-left: 26px; } }
+@media (max-width: 940px) { .gradio-container #top { padding-left: 26px !important; } }
 </style><script>
 document.addEventListener("change", async (event) => {
   if (event.target.id !== "import-file" || !event.target.files.length) return;
