@@ -19,7 +19,7 @@ from apps.conversation import Conversation, run_turn
 from apps.known_answers import is_right, right_answer
 from apps.markup import harmless
 from apps.model import Model
-from apps.page import EXAMPLES, LATEX_DELIMITERS, POLL_S
+from apps.page import EXAMPLES, MESSAGES, POLL_S
 from apps.view import page_messages, status_line
 from toolkit.errors import InputError
 from toolkit.generate import Sampling
@@ -136,7 +136,7 @@ def build_compare(models: Sequence[Model]) -> gr.Blocks:
                 with gr.Column(min_width=300):
                     gr.Markdown(f"## {harmless(model.name)}\n{harmless(model.facts)}", elem_classes="name")
                     verdict = gr.Markdown(elem_classes="verdict")
-                    shown += [_answers_box(), verdict]
+                    shown += [gr.Chatbot(elem_classes="answers", **MESSAGES), verdict]
         with gr.Row(elem_id="examples"):
             examples = [gr.Button(name, size="sm", min_width=120) for name in EXAMPLE_NAMES]
         question = gr.Textbox(
@@ -185,19 +185,3 @@ def _answers(side: Side, comparison: Comparison, sampling: Sampling) -> Iterator
 
 def _same(text: str) -> str:
     return text
-
-
-def _answers_box() -> gr.Chatbot:
-    return gr.Chatbot(
-        elem_classes="answers",
-        show_label=False,
-        container=False,
-        scale=1,
-        height="100%",
-        layout="panel",
-        buttons=["copy"],
-        group_consecutive_messages=False,
-        latex_delimiters=LATEX_DELIMITERS,
-        allow_tags=False,
-        sanitize_html=True,
-    )

@@ -45,6 +45,20 @@ LATEX_DELIMITERS: list[dict[str, str | bool]] = [
     {"left": r"\(", "right": r"\)", "display": False},
 ]
 
+MESSAGES: dict[str, Any] = {
+    "show_label": False,
+    "container": False,
+    "scale": 1,
+    "height": "100%",
+    "layout": "panel",
+    "buttons": ["copy"],
+    "group_consecutive_messages": False,
+    "latex_delimiters": LATEX_DELIMITERS,
+    "allow_tags": False,
+    "sanitize_html": True,
+}
+"""How a chatbot component shows what a model writes, on this page and in a comparison: copied, and never as HTML."""
+
 
 def answer(
     model: Model, store: Store, question: str, words: str, conversation: Conversation, *panel_values: Any
@@ -226,17 +240,8 @@ def build_page(model: Model, store: Store) -> gr.Blocks:
 def _chatbot(model: Model) -> gr.Chatbot:
     return gr.Chatbot(
         elem_id="chat",
-        show_label=False,
-        container=False,
-        scale=1,
-        height="100%",
-        layout="panel",
-        buttons=["copy"],
         editable="user",
-        group_consecutive_messages=False,
-        latex_delimiters=LATEX_DELIMITERS,
-        allow_tags=False,
-        sanitize_html=True,
+        **MESSAGES,
         placeholder="## Ask something\nThe model thinks first, then answers."
         + ("" if model.endpoint else " Both stay on this machine."),
         examples=[{"text": example} for example in EXAMPLES],
