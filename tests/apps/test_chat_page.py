@@ -166,6 +166,7 @@ def test_reasoning_streams_then_closes_then_the_answer_stands_below(
 ) -> None:
     with opened(browser, scripted_chat, width=width) as page:
         picture(page, f"empty-{width}")
+        page.wait_for_selector("#chat")  # the page builds itself piece by piece
         page.evaluate(WATCH)
         ask(page, "Which number divides 84 and 36?")
         answer = page.locator("#chat .bot-row").filter(has_not=page.locator(".thought-group"))
