@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -17,6 +18,7 @@ import gradio as gr
 from apps import badge, look
 from apps.conversation import Conversation, run_turn
 from apps.known_answers import is_right, right_answer
+from apps.latest import latest
 from apps.markup import harmless
 from apps.model import Model
 from apps.page import EXAMPLES, MESSAGES, POLL_S
@@ -106,8 +108,9 @@ def ask(models: Sequence[Model], question: str, comparison: Comparison) -> Itera
     try:
         yield [gr.update(value="", submit_btn=False, stop_btn="Stop"), *comparison.shown(time.monotonic())]
         for side in comparison.sides:
-            for _ in _answers(side, comparison, sampling):
-                yield [gr.skip(), *comparison.shown(time.monotonic())]
+            with closing(latest(_answers(side, comparison, sampling))) as views:
+                for shown in views:
+                    yield [gr.skip(), *shown]
     finally:
         comparison.busy = False
     yield [gr.update(submit_btn="Send", stop_btn=False), *comparison.shown(time.monotonic())]
@@ -162,21 +165,25 @@ def build_compare(models: Sequence[Model]) -> gr.Blocks:
     return page
 
 
-def _answers(side: Side, comparison: Comparison, sampling: Sampling) -> Iterator[None]:
-    """One model's turn; yields where there is something new to show."""
+def _answers(side: Side, comparison: Comparison, sampling: Sampling) -> Generator[list[Any], None, None]:
+    """One model's turn; what the tab shows, where that is something new."""
     model, conversation = side.model, side.conversation
     messages = conversation.messages(comparison.question)
     try:
         while not model.lock.acquire(timeout=POLL_S):
-            yield
+            yield comparison.shown(time.monotonic())
             if comparison.stop_requested:
                 return
         try:
             if comparison.stop_requested:
                 return
             turn = conversation.ask(comparison.question, model.chat_format, model.decoder.max_length)
-            yield
-            yield from run_turn(model.decoder, model.chat_format, messages, turn, sampling, time.monotonic)
+            yield comparison.shown(time.monotonic())
+            with closing(
+                run_turn(model.decoder, model.chat_format, messages, turn, sampling, time.monotonic)
+            ) as pieces:
+                for _ in pieces:
+                    yield comparison.shown(time.monotonic())
         finally:
             model.lock.release()
     except InputError as error:

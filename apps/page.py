@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing, suppress
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from functools import partial
 from typing import Any
 
@@ -20,6 +20,7 @@ from apps import badge
 from apps.conversation import Conversation, Turn, run_turn
 from apps.feedback import feedback_folder
 from apps.feedback_panel import FeedbackPanel
+from apps.latest import latest
 from apps.ledger_panel import LedgerPanel
 from apps.markup import harmless
 from apps.model import Model
@@ -29,6 +30,7 @@ from apps.store import Store
 from apps.turn_links import BOX, action_of
 from apps.updates import NOTHING, Update, at_rest, begun, editing, listed, refused, running, waiting
 from toolkit.errors import InputError
+from toolkit.generate import Sampling
 
 POLL_S = 0.1
 
@@ -127,12 +129,9 @@ def _run(
     model: Model, store: Store, words: str, conversation: Conversation, turn: Turn, settings: Settings
 ) -> Iterator[Update]:
     """Let the model write; each piece is stored before it is shown, and the turn's end too, however it ends."""
-    sampling = settings.sampling()
-    if settings.seed is None:
-        sampling = replace(sampling, seed=_seed(turn))
+    sampling = settings.sampling(seed_of(turn))
     turn.is_remote = model.endpoint is not None
     turn.model, turn.settings = model.name, asdict(sampling) | {"thinking_budget": settings.thinking_budget}
-    messages = conversation.messages(turn.question, turn)
     conversation.busy, conversation.edited, trouble = True, None, ""
     try:
         store.write(conversation, turn)
@@ -142,20 +141,9 @@ def _run(
                 break
             yield waiting("The model is answering another tab; this question is next")
         else:
-            pieces = run_turn(
-                model.decoder,
-                model.chat_format,
-                messages,
-                turn,
-                sampling,
-                time.monotonic,
-                thinking_budget=settings.thinking_budget,
-            )
             try:
-                with closing(pieces):
-                    for _ in pieces:
-                        store.write(conversation, turn)
-                        yield running(conversation, turn)
+                with closing(latest(_written(model, store, conversation, turn, sampling, settings))) as updates:
+                    yield from updates
             finally:
                 model.lock.release()
     except InputError as error:
@@ -169,7 +157,27 @@ def _run(
     yield at_rest(conversation, listed(store, words, conversation), trouble)
 
 
-def _seed(turn: Turn) -> int:
+def _written(
+    model: Model, store: Store, conversation: Conversation, turn: Turn, sampling: Sampling, settings: Settings
+) -> Generator[Update, None, None]:
+    """What the page shows of a running turn, each time after it is stored."""
+    messages = conversation.messages(turn.question, turn)
+    pieces = run_turn(
+        model.decoder,
+        model.chat_format,
+        messages,
+        turn,
+        sampling,
+        time.monotonic,
+        thinking_budget=settings.thinking_budget,
+    )
+    with closing(pieces):
+        for _ in pieces:
+            store.write(conversation, turn)
+            yield running(conversation, turn)
+
+
+def seed_of(turn: Turn) -> int:
     """The turn's own, where it goes on; a new one otherwise, and where an imported file says something else."""
     seed = turn.settings.get("seed")
     return seed if isinstance(seed, int) and 0 <= seed < 2**63 else secrets.randbelow(2**31)

@@ -6,7 +6,6 @@ replaced by the default when the page opens, and the panel shows it.
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any
@@ -59,13 +58,13 @@ class Settings:
     def panel_values(self) -> list[Any]:
         return [getattr(self, field.name) for field in fields(self)]
 
-    def sampling(self) -> Sampling:
-        """How the next answer is drawn; without a seed each call draws another one."""
+    def sampling(self, seed: int) -> Sampling:
+        """How an answer is drawn, with this seed where the panel has none."""
         return Sampling(
             temperature=self.temperature,
             top_p=self.top_p,
             min_p=self.min_p,
-            seed=secrets.randbelow(LARGEST_SEED) if self.seed is None else self.seed,
+            seed=seed if self.seed is None else self.seed,
             max_new_tokens=self.max_new_tokens,
         )
 

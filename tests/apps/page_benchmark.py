@@ -1,0 +1,183 @@
+"""What the page costs: the same turns of one exported folder with and without it, and how soon a long question is answered.
+
+    python -m tests.apps.page_benchmark DIR [--rounds 5]
+
+The page is `toolkit chat` in a process of its own, shown by a real Chromium on the same machine; without it the same
+turns are written in this process. They take turns, question by question, with the same seed, so they write the same
+tokens. Writes a block of docs/chat.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING
+
+from playwright.sync_api import sync_playwright
+
+from apps.conversation import Conversation, run_turn
+from apps.model import Model, load_model
+from apps.page import EXAMPLES
+from apps.serve_benchmark import PROMPT_TOKENS, long_question
+from apps.settings import defaults
+from export.session import OnnxDecoder
+from tests.apps.test_chat_page import CHROMIUM, DOORS, FLAGS, PATIENCE_S, RUN_CHAT, server
+from toolkit.progress import Progress
+from toolkit.readme import fill_file
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
+
+DOCUMENT = Path("docs/chat.md")
+QUESTIONS = (
+    EXAMPLES[0],
+    EXAMPLES[1],
+    "Sort these numbers in descending order: 12, 99, 41, 7, 56, 23, 88, 64, 35, 71, 18, 93, 46, 5, 80",
+)
+STATUS = r"(?:(\d+) reasoning)?(?: \+ )?(?:(\d+) answer)? tokens · ([\d.]+) tokens/s · first token after ([\d.]+) s"
+FIRST_TEXT = """
+() => new Promise((done) => {
+  const chat = document.getElementById("chat");
+  const asked = performance.now();
+  const rows = chat.querySelectorAll(".bot-row .message-content").length;
+  const look = () => {
+    const shown = [...chat.querySelectorAll(".bot-row .message-content")].slice(rows);
+    if (!shown.some((row) => row.innerText.trim())) return;
+    watch.disconnect();
+    requestAnimationFrame(() => done((performance.now() - asked) / 1000));
+  };
+  const watch = new MutationObserver(look);
+  watch.observe(chat, { subtree: true, childList: true, characterData: true });
+  document.querySelector("#question .submit-button").click();
+})
+"""
+"""Seconds from the click on *Send* to the frame that shows the first text of the answer."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Written:
+    """One turn: its tokens and how long they took after the first one."""
+
+    tokens: int
+    tokens_per_s: float
+
+    @property
+    def seconds(self) -> float:
+        return (self.tokens - 1) / self.tokens_per_s
+
+
+def without_page(model: Model, question: str, seed: int) -> Written:
+    conversation = Conversation()
+    turn = conversation.ask(question, model.chat_format, model.decoder.max_length)
+    sampling = defaults(model.decoder.max_length).sampling(seed)
+    for _ in run_turn(
+        model.decoder, model.chat_format, conversation.messages(question, turn), turn, sampling, time.monotonic
+    ):
+        pass
+    assert turn.tokens_per_s is not None
+    return Written(tokens=len(turn.token_ids), tokens_per_s=turn.tokens_per_s)
+
+
+def on_page(page: Page, question: str, seed: int) -> Written:
+    new_chat(page)
+    page.fill("#seed input", str(seed))
+    page.keyboard.press("Tab")
+    page.fill("#question textarea", question)
+    page.wait_for_timeout(1000)  # the ledger counts, the settings are kept
+    page.click("#question .submit-button")
+    page.wait_for_selector("#question .stop-button")
+    return written(page)[0]
+
+
+def first_text(page: Page, question: str) -> tuple[float, float]:
+    """Seconds to the first text on the page, and to the first token by the server's own clock."""
+    new_chat(page)
+    page.fill("#question textarea", question)
+    page.wait_for_timeout(1000)
+    shown_s: float = page.evaluate(FIRST_TEXT)
+    return shown_s, written(page)[1]
+
+
+def written(page: Page) -> tuple[Written, float]:
+    """What the status line says of the turn when it has ended: the turn, and the seconds to its first token."""
+    page.wait_for_selector("#question .submit-button")
+    found = re.search(STATUS, page.locator("#status").inner_text())
+    assert found, f"the status line says {page.locator('#status').inner_text()!r}"
+    tokens = int(found[1] or 0) + int(found[2] or 0)
+    return Written(tokens=tokens, tokens_per_s=float(found[3])), float(found[4])
+
+
+def new_chat(page: Page) -> None:
+    page.click("#new-chat")
+    page.wait_for_function("!document.querySelector('#chat .user-row')")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m tests.apps.page_benchmark", description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path, metavar="DIR", help="an exported folder")
+    parser.add_argument("--rounds", type=int, default=5)
+    options = parser.parse_args()
+    folder = options.folder.resolve()
+    model, runner = load_model(folder), OnnxDecoder(folder)
+    shares, shown, told, read = [], [], [], []
+    speeds: tuple[list[float], list[float]] = ([], [])
+    with (
+        tempfile.TemporaryDirectory() as data,
+        server("-c", RUN_CHAT, str(folder), data) as address,
+        sync_playwright() as driver,
+        Progress("page, rounds", options.rounds) as progress,
+    ):
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        page = browser.new_page(viewport={"width": 1280, "height": 800})
+        page.set_default_timeout(PATIENCE_S * 1000)
+        page.goto(DOORS[address].get(timeout=PATIENCE_S))
+        page.wait_for_selector("#question textarea")
+        page.click("#settings > button")
+        for number in range(options.rounds + 1):
+            pairs = [(on_page(page, asked, number), without_page(model, asked, number)) for asked in QUESTIONS]
+            assert all(with_page.tokens == alone.tokens for with_page, alone in pairs), "the same seed, other tokens"
+            messages = long_question(model.chat_format, number)
+            shown_s, told_s = first_text(page, messages[0]["content"])
+            begun = time.perf_counter()
+            runner.start([model.chat_format.prompt_ids(messages)])
+            read_s = time.perf_counter() - begun
+            if number == 0:  # the first of each has its buffers to make
+                continue
+            progress.advance()
+            seconds = [sum(turn.seconds for turn in turns) for turns in zip(*pairs, strict=True)]
+            tokens = sum(alone.tokens - 1 for _, alone in pairs)
+            shares.append(seconds[0] / seconds[1] - 1)
+            for speed, total_s in zip(speeds, seconds, strict=True):
+                speed.append(tokens / total_s)
+            shown.append(shown_s)
+            told.append(told_s)
+            read.append(read_s)
+        browser.close()
+    with_page, alone = (median(speed) for speed in speeds)
+    rows = [
+        ("decoding with the page", f"{with_page:.1f} tokens/s"),
+        ("without", f"{alone:.1f} tokens/s"),
+        (
+            "the page's cost: median (least, most)",
+            f"{100 * median(shares):.1f} % ({100 * min(shares):.1f}, {100 * max(shares):.1f})",
+        ),
+        (f"first token of a {PROMPT_TOKENS}-token question", f"{median(told):.2f} s"),
+        ("its first text on the screen", f"{median(shown):.2f} s"),
+        ("the runner's own reading of it", f"{median(read):.2f} s"),
+        (
+            "ratio of the first token, of the text",
+            ", ".join(f"{median(a / b for a, b in zip(times, read, strict=True)):.2f}" for times in (told, shown)),
+        ),
+    ]
+    text = "\n".join(["| what | figure |", "|---|---:|", *(f"| {name} | {value} |" for name, value in rows)])
+    print(text)
+    fill_file(DOCUMENT, "page", text)
+
+
+if __name__ == "__main__":
+    main()
