@@ -126,23 +126,29 @@ def ledger_html(ledger: ContextLedger) -> str:
 
 def _warning(ledger: ContextLedger) -> str:
     """What does not fit and which messages would leave; what has left by the user's choice stays named."""
-    text = f"Left out, as you chose: {_oldest(ledger.left_out)}. " if ledger.left_out else ""
+    text = f"Left out, as you chose: {oldest(ledger.left_out)}. " if ledger.left_out else ""
     if not ledger.fits:
         room = f"room for {ledger.room:,} of them" if ledger.room >= LEAST_ROOM else "no room for an answer"
         text += f"{ledger.reserve:,} tokens are kept for thinking and answer, but there is {room}. "
     if ledger.leaving_helps:
-        names = ", ".join(f"“{_title(question)}”" for question in ledger.questions[: ledger.must_leave])
         room = f"{min(ledger.reserve, ledger.room + sum(ledger.turns[: ledger.must_leave])):,}"
-        text += f"Without {_oldest(ledger.must_leave)} there would be room for {room}: {names}."
+        leaving = names(ledger.questions[: ledger.must_leave])
+        text += f"Without {oldest(ledger.must_leave)} there would be room for {room}: {leaving}."
     elif not ledger.fits:
         text += "Leaving messages out is not enough: shorten the question."
     return f'<p role="status">{escape(text)}</p>' if text else ""
 
 
-def _oldest(number: int) -> str:
+def oldest(number: int) -> str:
+    """So many turns in words."""
     if number == 1:
         return "the oldest question and its answer"
     return f"the {number} oldest questions and their answers"
+
+
+def names(questions: Sequence[str]) -> str:
+    """The beginnings of these questions."""
+    return ", ".join(f"“{_title(question)}”" for question in questions)
 
 
 def _title(question: str) -> str:

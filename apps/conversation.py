@@ -220,8 +220,11 @@ class Conversation:
         `before`: a turn of the path, from which on nothing is sent.
         """
         earlier = self.turns if before is None else self.turns[: self.turns.index(before)]
+        return self._sent(question, earlier[self.left_out :])
+
+    def _sent(self, question: str, turns: Sequence[Turn]) -> list[Message]:
         sent: list[Message] = [{"role": "system", "content": self.system}] if self.system.strip() else []
-        for turn in earlier[self.left_out :]:
+        for turn in turns:
             sent += [{"role": "user", "content": turn.question}, {"role": "assistant", "content": turn.answer}]
         return [*sent, {"role": "user", "content": question}]
 
@@ -240,6 +243,21 @@ class Conversation:
                 f"in the model's context ({max_length:,} tokens); {remedy}"
             )
         return self._add(Turn(question=question, context_room=room), instead_of)
+
+    def must_leave(self, turn: Turn, chat_format: ChatFormat, max_length: int, *, wanted: int) -> int:
+        """How many more of the oldest turns must not be sent so that a turn of the path can go on.
+
+        0 where it can go on with all of them, or without them neither; else as many as make room for `wanted` tokens,
+        or all.
+        """
+        earlier = self.turns[: self.turns.index(turn)][self.left_out :]
+        rooms = []
+        for leaving in range(len(earlier) + 1):
+            prompt = chat_format.prompt_ids(self._sent(turn.question, earlier[leaving:]))
+            rooms.append(max_length - len(prompt) - len(turn.token_ids))
+            if rooms[-1] >= (wanted if leaving else LEAST_ROOM):
+                return leaving
+        return len(earlier) if rooms[-1] >= LEAST_ROOM else 0
 
     def resume(self, turn: Turn, chat_format: ChatFormat, max_length: int) -> Turn:
         """The turn to go on with: a turn of the path itself, or a new version of it where others follow it.

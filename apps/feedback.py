@@ -13,18 +13,14 @@ from __future__ import annotations
 from pathlib import Path
 
 from apps.conversation import Conversation, Turn
-from apps.store import data_folder
 from apps.view import page_messages
 from toolkit.errors import InputError
 from toolkit.records import AppendLog, Problem, Trace, content_hash, mend_torn_line, read_records, write_records
 
+FEEDBACK = "feedback"
+"""The folder's name, beside the chats."""
 PROBLEMS, TRACES = "problems.jsonl", "traces.jsonl"
 FAMILY = "feedback"
-
-
-def feedback_folder() -> Path:
-    """Beside the chats, in the user's data folder."""
-    return data_folder() / "feedback"
 
 
 def turn_of_message(conversation: Conversation, index: int) -> int:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
 from apps.conversation import Conversation
-from apps.feedback import TRACES, feedback_folder, keep, turn_of_message
+from apps.feedback import TRACES, keep, turn_of_message
 from apps.markup import harmless
 from apps.settings import Panel, Settings
 from toolkit.errors import InputError
@@ -20,8 +21,11 @@ Update = tuple[Any, ...]
 class FeedbackPanel:
     """A note below the question, and the form that a thumb down opens: the thought and the answer as they should be."""
 
-    def __init__(self, teacher: str, chatbot: gr.Chatbot, conversation: gr.State, settings: Panel) -> None:
-        self._teacher = teacher
+    def __init__(
+        self, folder: Path, teacher: str, chatbot: gr.Chatbot, conversation: gr.State, settings: Panel
+    ) -> None:
+        """`folder`: where feedback is kept. `teacher`: the name of the model whose answers these are."""
+        self._folder, self._teacher = folder, teacher
         with gr.Column(elem_id="feedback"):
             note = gr.Markdown(elem_id="feedback-note", visible=False)
             turn = gr.State(0)
@@ -61,9 +65,8 @@ class FeedbackPanel:
             return gr.update(value=harmless(str(error)), visible=True), *(gr.skip(),) * 4
 
     def _keep(self, conversation: Conversation, number: int, answer: str, thought: str) -> Update:
-        folder = feedback_folder()
-        keep(folder, conversation, number, teacher=self._teacher, answer=answer, reasoning=thought)
-        return _noted(f"Kept in {folder / TRACES}: `toolkit distill --traces` takes it.")
+        keep(self._folder, conversation, number, teacher=self._teacher, answer=answer, reasoning=thought)
+        return _noted(f"Kept in {self._folder / TRACES}: `toolkit distill --traces` takes it.")
 
 
 def _noted(text: str) -> Update:

@@ -17,18 +17,19 @@ from typing import Any
 import gradio as gr
 
 from apps import badge
+from apps.context_ledger import RESERVE_SHARE
 from apps.conversation import Conversation, Turn, run_turn
-from apps.feedback import feedback_folder
+from apps.feedback import FEEDBACK
 from apps.feedback_panel import FeedbackPanel
 from apps.latest import latest
 from apps.ledger_panel import LedgerPanel
 from apps.markup import harmless
 from apps.model import Model
-from apps.settings import Settings, browser_store, remember, settings_panel
+from apps.settings import Kept, Settings, remember, settings_panel
 from apps.sidebar import connect, lay_out, leave
 from apps.store import Store
 from apps.turn_links import BOX, action_of
-from apps.updates import NOTHING, Update, at_rest, begun, editing, listed, refused, running, waiting
+from apps.updates import NOTHING, Update, at_rest, begun, editing, listed, refused, running, waiting, without
 from toolkit.errors import InputError
 from toolkit.generate import Sampling
 
@@ -81,7 +82,7 @@ def act(
     model: Model, store: Store, chosen: str, words: str, conversation: Conversation, *panel_values: Any
 ) -> Iterator[Update]:
     """Do what a link in the conversation says: edit a question, show another version of a turn, or go on with it."""
-    action, number = action_of(chosen) or (None, 0)
+    action, number = action_of(chosen) or ("", 0)
     turn = next((turn for turn in conversation.all_turns if turn.id == number), None)
     if action == "edit" and not conversation.busy:
         yield editing(conversation, number)
@@ -94,13 +95,33 @@ def act(
             store.write(conversation)
         yield at_rest(conversation, listed(store, words, conversation))
     elif turn in conversation.turns and turn.can_go_on:
-        try:
-            turn = conversation.resume(turn, model.chat_format, model.decoder.max_length)
-        except InputError as error:
-            yield refused(str(error))
-            return
-        turn.answer_requested = action == "answer"
-        yield from _run(model, store, words, conversation, turn, Settings.of_panel(panel_values))
+        yield from _go_on(model, store, words, conversation, turn, action, Settings.of_panel(panel_values))
+
+
+def _go_on(
+    model: Model,
+    store: Store,
+    words: str,
+    conversation: Conversation,
+    turn: Turn,
+    action: str,
+    settings: Settings,
+) -> Iterator[Update]:
+    """Let a turn go on, or its answer begin; where the context is full, say first what must leave it."""
+    context = model.decoder.max_length
+    leaving = conversation.must_leave(turn, model.chat_format, context, wanted=context // RESERVE_SHARE)
+    answers = action.startswith("answer")
+    if leaving and not action.endswith("-without"):
+        yield without(conversation, turn, leaving, "answer-without" if answers else "go-on-without")
+        return
+    conversation.left_out += leaving
+    try:
+        turn = conversation.resume(turn, model.chat_format, context)
+    except InputError as error:
+        yield refused(str(error))
+        return
+    turn.answer_requested = answers
+    yield from _run(model, store, words, conversation, turn, settings)
 
 
 def _ask(
@@ -207,7 +228,7 @@ def build_page(model: Model, store: Store) -> gr.Blocks:
     """Lay the page out and connect it to the model."""
     page = gr.Blocks(title=f"{model.name} · chat", analytics_enabled=False, fill_height=True)
     with page:
-        conversation, stored = gr.State(Conversation()), browser_store()
+        conversation = gr.State(Conversation())
         sidebar = lay_out()
         with gr.Row(elem_id="top"):
             gr.Markdown(_title(model), elem_id="title")
@@ -221,10 +242,10 @@ def build_page(model: Model, store: Store) -> gr.Blocks:
             status = gr.Markdown("Ready", elem_id="status")
             answers = gr.Button("Answer now", elem_id="answer-now", size="sm", scale=0, min_width=96, visible=False)
         with gr.Accordion("Settings", open=False, elem_id="settings"):
-            settings = settings_panel(model.decoder.max_length, str(feedback_folder()))
-            remember(page, stored, settings, model.decoder.max_length)
+            settings = settings_panel(model.decoder.max_length, str(store.folder / FEEDBACK))
+            remember(page, Kept(store.folder), settings, model.decoder.max_length)
         ledger = LedgerPanel(model, conversation, question, settings)
-        FeedbackPanel(model.name, chatbot, conversation, settings)
+        FeedbackPanel(store.folder / FEEDBACK, model.name, chatbot, conversation, settings)
 
         shown = [chatbot, question, status, notice, answers, sidebar.listing]
         quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}

@@ -1,25 +1,32 @@
-"""What the user sets of the chat: a panel of controls, their values as the model takes them, kept in the browser.
+"""What the user sets of the chat: a panel of controls, their values as the model takes them, kept from day to day.
 
-The values lie in the browser's own storage, under this address; a value that this model or version does not allow is
-replaced by the default when the page opens, and the panel shows it.
+The values lie beside the conversations, because a browser forgets them with the address, whose port is another one each
+time; a value that this model or version does not allow is replaced by the default when the page opens, and the panel
+shows it.
 """
 
 from __future__ import annotations
 
+import json
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
+from apps.markup import harmless
+from toolkit.errors import InputError
 from toolkit.generate import Sampling
+from toolkit.runs import replace_text
 
 MOST_TOKENS = 8192
 """The slider's end, where the model's context is not shorter."""
 LEAST_TOKENS = 16
 LARGEST_SEED = 2**31 - 1
 RANGES = {"temperature": (0.0, 1.5), "top_p": (0.05, 1.0), "min_p": (0.0, 0.5), "seed": (0, LARGEST_SEED)}
-STORAGE_KEY, STORAGE_SECRET = "reasoning-edge-settings", "no-secret-in-it"  # fixed, or a restart could not read it
+FILE = "settings.json"
 
 Panel = list[Any]
 """One control for each field of `Settings`, in their order."""
@@ -75,7 +82,7 @@ def defaults(context: int) -> Settings:
 
 
 def restored(stored: Any, context: int) -> list[Any]:
-    """The panel's values from what the browser kept, each one that is missing or out of its range by its default."""
+    """The panel's values from what was kept, each one that is missing or out of its range by its default."""
     values = dict(zip([field.name for field in fields(Settings)], defaults(context).panel_values(), strict=True))
     for name, value in stored.items() if isinstance(stored, dict) else ():
         if name in values and _is_allowed(name, value, context):
@@ -120,23 +127,42 @@ def settings_panel(context: int, feedback_file: str) -> Panel:
     return [system, temperature, top_p, min_p, seed, max_new_tokens, thinking_budget, keeps_feedback]
 
 
-def browser_store() -> gr.BrowserState:
-    """Where the browser keeps the panel's values; it must stand outside the accordion, whose inside is loaded late."""
-    return gr.BrowserState(None, storage_key=STORAGE_KEY, secret=STORAGE_SECRET)
+class Kept:
+    """The panel's values in a file of the data folder, by the names of `Settings`; the last that were set stay."""
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / FILE
+        self._guard = threading.Lock()
+
+    def read(self) -> Any:
+        """What is kept, for `restored`; None where there is nothing that can be read."""
+        try:
+            return json.loads(self._path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+
+    def write(self, values: Sequence[Any]) -> None:
+        """Keep the panel's values; raises `InputError` where the disk does not take them."""
+        kept = dict(zip([field.name for field in fields(Settings)], values, strict=True))
+        with self._guard:
+            replace_text(self._path, json.dumps(kept, indent=2) + "\n")
 
 
-def remember(page: gr.Blocks, stored: gr.BrowserState, panel: Panel, context: int) -> None:
-    """Keep the panel's values in the browser, and give them back when the page opens."""
+def remember(page: gr.Blocks, kept: Kept, panel: Panel, context: int) -> None:
+    """Keep the panel's values, and give them back when the page opens."""
     quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "queue": False}
 
-    def kept(*values: Any) -> dict[str, Any]:
-        return dict(zip([field.name for field in fields(Settings)], values, strict=True))
+    def write(*values: Any) -> None:
+        try:
+            kept.write(values)
+        except InputError as error:
+            gr.Warning(harmless(str(error)))
 
-    page.load(lambda values: restored(values, context), stored, panel, **quiet)
-    gr.on([control.change for control in panel], kept, panel, stored, trigger_mode="always_last", **quiet)
+    page.load(lambda: restored(kept.read(), context), None, panel, **quiet)
+    gr.on([control.change for control in panel], write, panel, None, trigger_mode="always_last", **quiet)
     advice = gr.Button("Back to R1's advice", size="sm", elem_id="advice")
     advice.click(lambda: [*defaults(context).panel_values()[:-1], gr.skip()], None, panel, **quiet).then(
-        kept, panel, stored, **quiet
+        write, panel, None, **quiet
     )
 
 

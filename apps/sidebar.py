@@ -37,8 +37,16 @@ document.addEventListener("change", async (event) => {
   box.dispatchEvent(new Event("input", { bubbles: true }));
 });
 document.addEventListener("change", (event) => {
-  if (innerWidth <= 768 && event.target.closest("#conversations")) document.querySelector(".sidebar .toggle-button").click();
+  if (innerWidth <= 768 && event.target.closest("#conversations")) document.querySelector(".sidebar.open .toggle-button")?.click();
 });
+addEventListener("pagehide", () => { // a tab that is loaded again opens the chat that it had
+  sessionStorage.setItem("chat", document.querySelector("#conversations input:checked")?.value ?? "");
+});
+let tries = sessionStorage.getItem("chat") ? 50 : 0;
+const returning = setInterval(() => { // what is clicked before the page is whole is lost
+  if (tries-- <= 0 || document.querySelector("#chat .user-row")) return clearInterval(returning);
+  document.querySelector(`#conversations input[value="${sessionStorage.getItem("chat")}"]`)?.click();
+}, 200);
 const opening = new MutationObserver(() => {
   const sidebar = document.querySelector(".sidebar-parent .sidebar");
   if (!sidebar) return;

@@ -101,6 +101,7 @@ class Store:
 
         Raises `InputError` where another process holds the folder, or the file is of a newer version or none of ours.
         """
+        self.folder = folder
         self._clock = clock
         self._guard = threading.RLock()
         self._open: WeakValueDictionary[int, Conversation] = WeakValueDictionary()

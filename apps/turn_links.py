@@ -1,4 +1,4 @@
-"""Links inside the conversation that act on a turn: go on, answer now, show another version, edit the question.
+"""Links that act on a turn, inside the conversation or below it: go on, answer now, show another version, edit the question.
 
 The chatbot component shows text alone, so that an action is a link with a fragment; a script of the page turns a click
 into the value of a hidden text box. The fragment begins with a word of this process, which no model can know. The
@@ -10,7 +10,8 @@ from __future__ import annotations
 import secrets
 from typing import Literal, get_args
 
-Action = Literal["go-on", "answer", "show", "edit"]
+Action = Literal["go-on", "answer", "go-on-without", "answer-without", "show", "edit"]
+"""Without: after the oldest turns have left the context."""
 
 BOX = "chosen"
 """Id of the hidden text box."""

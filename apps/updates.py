@@ -7,11 +7,12 @@ from typing import Any
 
 import gradio as gr
 
+from apps.context_ledger import names, oldest
 from apps.conversation import Conversation, Turn
 from apps.markup import harmless
 from apps.repetition import is_repeating
 from apps.store import Store
-from apps.turn_links import link
+from apps.turn_links import Action, link
 from apps.view import page_messages, status_line
 
 Update = tuple[Any, ...]
@@ -41,6 +42,14 @@ def editing(conversation: Conversation, place: int) -> Update:
         return gr.skip(), "", gr.skip(), notice(""), gr.skip(), gr.skip()
     told = f"{EDITING} {link('Leave it as it was', 'edit', len(conversation.turns))}"
     return gr.skip(), conversation.edited.question, gr.skip(), gr.update(value=told, visible=True), gr.skip(), gr.skip()
+
+
+def without(conversation: Conversation, turn: Turn, leaving: int, action: Action) -> Update:
+    """Nothing changes but the notice: a turn that fills the context can go on once the oldest turns have left."""
+    asked = [earlier.question for earlier in conversation.turns[conversation.left_out :][:leaving]]
+    told = f"The context is full. To go on, {oldest(leaving)} must leave it: {names(asked)}. They stay in the chat."
+    text = f"{harmless(told)} {link('Leave them out and go on', action, turn.id)}"
+    return gr.skip(), gr.skip(), gr.skip(), gr.update(value=text, visible=True), gr.skip(), gr.skip()
 
 
 def begun(conversation: Conversation, turn: Turn, listing: dict[str, Any]) -> Update:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 import pytest
 
+from apps.settings import Kept
 from apps.shortcuts import SHORTCUTS
 from tests.apps import test_chat_page
 from tests.apps.test_chat_markup_page import answered
@@ -24,16 +25,21 @@ LONG_QUESTION = "Why? " * 605
 """Leaves no room for the reserve in the scripted model's context beside an earlier turn."""
 
 
-def test_settings_come_back_when_the_page_is_opened_again(browser: Browser, scripted_chat: str) -> None:
-    with opened(browser, scripted_chat) as page:
+def test_settings_come_back_after_a_restart_under_another_address(
+    browser: Browser, tiny_student: Path, tmp_path: Path
+) -> None:
+    scripted = ("-m", "tests.apps.scripted", str(tiny_student), str(tmp_path))
+    with server(*scripted) as address, opened(browser, address) as page:
         expect(page.locator("#ledger")).to_contain_text("tokens")
         page.keyboard.press("Alt+s")
         page.fill("#system textarea", "Be brief.")
         page.fill("#seed input", "7")
         page.keyboard.press("Tab")
-        page.wait_for_function("() => localStorage.getItem('reasoning-edge-settings') !== null")
-        page.wait_for_timeout(1500)
-        page.reload()
+        kept = Kept(tmp_path)
+        while (kept.read() or {}).get("seed") != 7 or kept.read()["system"] != "Be brief.":
+            page.wait_for_timeout(100)
+    with server(*scripted) as other, opened(browser, other) as page:
+        assert other != address
         expect(page.locator("#ledger")).to_contain_text("tokens")
         page.keyboard.press("Alt+s")
         expect(page.locator("#system textarea")).to_have_value("Be brief.")
@@ -120,12 +126,9 @@ def test_every_control_has_a_name(browser: Browser, scripted_chat: str) -> None:
         assert nameless == [], nameless
 
 
-def test_feedback_is_kept_with_consent_only(
-    browser: Browser, tiny_student: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
-    kept = tmp_path / "reasoning-edge" / "feedback" / "traces.jsonl"
-    scripted = ("-m", "tests.apps.scripted", str(tiny_student), str(tmp_path / "chats"))
+def test_feedback_is_kept_with_consent_only(browser: Browser, tiny_student: Path, tmp_path: Path) -> None:
+    kept = tmp_path / "feedback" / "traces.jsonl"
+    scripted = ("-m", "tests.apps.scripted", str(tiny_student), str(tmp_path))
     with server(*scripted) as address, opened(browser, address) as page:
         answered(page, "84 and 36?")
         page.locator("#chat .bot-row").last.hover()

@@ -124,6 +124,28 @@ def test_a_thinking_budget_ends_the_thought(browser: Browser, chat: str) -> None
         assert shown and 48 < int(shown[1]) < 70, "the budget, and the closing tag in a tokenizer of letters"
 
 
+@pytest.mark.parametrize("width", WIDTHS)
+def test_a_reloaded_tab_opens_the_chat_that_it_had(browser: Browser, chat: str, width: int) -> None:
+    aborted = ("AbortError", "Unexpected error Connection")  # Gradio's words on its request that a reload cuts off
+    with opened(browser, chat, width=width, expected=aborted) as page:
+        ask(page, "84 and 36?")
+        expect(last_row(page)).to_contain_text("The answer is 12.")
+        wait_until_done(page)
+        page.reload()
+        expect(last_row(page)).to_contain_text("The answer is 12.")
+        ask(page, "A long thought, please")
+        expect(thought(page)).to_contain_text("Step 3:")
+        page.reload()
+        expect(last_row(page)).to_contain_text("Stopped")
+        expect(thought(page)).to_contain_text("Step 3:")
+        page.click("#new-chat")
+        expect(page.locator("#chat .user-row")).to_have_count(0)
+        page.reload()
+        expect(page.locator("#ledger")).to_contain_text("tokens")
+        page.wait_for_timeout(1000)
+        expect(page.locator("#chat .user-row")).to_have_count(0)
+
+
 def test_a_thought_that_goes_round_in_circles_is_told_and_can_be_ended(browser: Browser, chat: str) -> None:
     with opened(browser, chat) as page:
         ask(page, "Go round in circles")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from apps.conversation import Conversation, Turn
-from apps.feedback import PROBLEMS, TRACES, feedback_folder, keep, turn_of_message
+from apps.feedback import PROBLEMS, TRACES, keep, turn_of_message
 from toolkit.errors import InputError
 from toolkit.records import Example, Trace, read_records
 
@@ -89,9 +89,3 @@ def test_a_message_belongs_to_the_turn_that_it_is_shown_for() -> None:
     assert [turn_of_message(conversation, index) for index in range(5)] == [0, 0, 0, 1, 1]
     with pytest.raises(InputError, match="message 6 must be one of the conversation's 5"):
         turn_of_message(conversation, 5)
-
-
-def test_feedback_lies_in_the_users_data_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("sys.platform", "linux")
-    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
-    assert feedback_folder() == tmp_path / "reasoning-edge" / "feedback"

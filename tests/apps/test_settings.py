@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
 import pytest
 
 from apps.conversation import Conversation, Turn
-from apps.settings import Settings, defaults, restored, settings_panel
+from apps.settings import FILE, Kept, Settings, defaults, restored, settings_panel
 from toolkit.errors import InputError
 
 NAMES = [field.name for field in fields(Settings)]
@@ -44,10 +44,18 @@ def test_an_empty_seed_takes_the_turn_s_own_and_a_given_one_stays() -> None:
     assert [Settings(seed=0).sampling(seed).seed for seed in (5, 6)] == [0, 0]
 
 
-def test_what_the_browser_kept_comes_back() -> None:
+def test_what_was_kept_comes_back_and_what_cannot_be_read_is_the_default(tmp_path: Path) -> None:
     values = ["Be brief.", 0.0, 0.5, 0.25, 3, 64, 32, True]
-    assert restored(json.loads(json.dumps(dict(zip(NAMES, values, strict=True)))), 4096) == values
-    assert restored(None, 4096) == defaults(4096).panel_values()
+    kept = Kept(tmp_path)
+    assert restored(kept.read(), 4096) == defaults(4096).panel_values()
+    kept.write(values)
+    assert restored(Kept(tmp_path).read(), 4096) == values
+    (tmp_path / FILE).write_text('{"seed": 3')
+    assert restored(kept.read(), 4096) == defaults(4096).panel_values()
+    (tmp_path / FILE).unlink()
+    (tmp_path / FILE).mkdir()
+    with pytest.raises(InputError, match=r"settings\.json cannot be written"):
+        kept.write(values)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,89 @@
+"""The page's handlers, called as the page calls them: a scripted decoder, a real store, no browser."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from apps.conversation import Conversation
+from apps.model import Model
+from apps.page import act, answer, seed_of
+from apps.settings import defaults
+from apps.store import Store
+from tests.apps.scripted import SCRIPTS, ScriptedDecoder
+from toolkit.chat_format import ChatFormat, split_completion
+
+CONTEXT = 600
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    store = Store(tmp_path, time.time)
+    yield store
+    store.close()
+
+
+@pytest.fixture
+def model(tiny_student: Path) -> Model:
+    chat_format = ChatFormat.from_folder(tiny_student)
+    decoder = ScriptedDecoder(chat_format, max_length=CONTEXT, step_s=0.0)
+    return Model(name="scripted", size_bytes=1, decoder=decoder, chat_format=chat_format)
+
+
+def ask(model: Model, store: Store, question: str, conversation: Conversation) -> list[tuple[Any, ...]]:
+    return [*answer(model, store, question, "", conversation, *defaults(CONTEXT).panel_values())]
+
+
+def choose(model: Model, store: Store, chosen: str, conversation: Conversation) -> list[tuple[Any, ...]]:
+    return [*act(model, store, f"{chosen}/1", "", conversation, *defaults(CONTEXT).panel_values())]
+
+
+def notice(update: tuple[Any, ...]) -> str:
+    return str(update[3]["value"])
+
+
+def test_a_turn_that_filled_the_context_goes_on_once_the_user_lets_older_ones_leave(model: Model, store: Store) -> None:
+    conversation = Conversation()
+    ask(model, store, "What divides 84 and 36?", conversation)
+    ask(model, store, "A long thought, please", conversation)
+    turn = conversation.turns[1]
+    assert turn.cut == "context" and len(turn.token_ids) == turn.context_room
+    written = turn.reasoning
+
+    (told,) = choose(model, store, f"go-on/{turn.id}", conversation)
+    assert "must leave it: “What divides 84 and 36?”" in notice(told) and turn.reasoning == written
+    link = re.search(r"#\w+/(go-on-without/\d+)\)", notice(told))
+    assert link and link[1] == f"go-on-without/{turn.id}"
+
+    choose(model, store, link[1], conversation)
+    script = split_completion(SCRIPTS["long thought"], opened=True).reasoning
+    assert conversation.turns[1] is turn and conversation.left_out == 1
+    assert len(turn.reasoning) > len(written) and script.startswith(turn.reasoning)
+    assert turn.cut == "context"
+
+    (told,) = choose(model, store, f"go-on/{turn.id}", conversation)
+    assert f"must leave 32 tokens free in the model's context ({CONTEXT} tokens)" in notice(told)
+
+
+def test_an_answer_begins_once_older_turns_have_left(model: Model, store: Store) -> None:
+    conversation = Conversation()
+    ask(model, store, "What divides 84 and 36?", conversation)
+    ask(model, store, "A long thought, please", conversation)
+    turn = conversation.turns[1]
+    (told,) = choose(model, store, f"answer/{turn.id}", conversation)
+    assert f"/answer-without/{turn.id}" in notice(told)
+    choose(model, store, f"answer-without/{turn.id}", conversation)
+    assert (turn.state, turn.answer) == ("done", "never reached")
+
+
+def test_a_turn_without_a_seed_draws_one_and_keeps_it(model: Model, store: Store) -> None:
+    conversation = Conversation()
+    for _ in range(3):
+        ask(model, store, "84 and 36?", conversation)
+    seeds = [seed_of(turn) for turn in conversation.turns]
+    assert len({*seeds}) > 1 and seeds == [turn.settings["seed"] for turn in conversation.turns]
