@@ -123,17 +123,22 @@ def moments(inputs: Iterable[Batch]) -> tuple[Tensor, Tensor]:
     for batch in inputs:
         input_XK = batch.quantized_BTK[batch.mask_BT]
         if not count:
-            hessian_KK, drift_KK = torch.zeros(2, input_XK.shape[1], input_XK.shape[1])
+            size = (input_XK.shape[1],) * 2
+            hessian_KK, drift_KK = torch.zeros(size), torch.zeros(size)  # each can be freed alone
         hessian_KK.addmm_(input_XK.T, input_XK)
         drift_KK.addmm_((batch.float_BTK[batch.mask_BT] - input_XK).T, input_XK)
         count += len(input_XK)
     return hessian_KK.div_(count), drift_KK.div_(count)
 
 
-def aimed(weight_NK: Tensor, hessian_KK: Tensor, drift_KK: Tensor) -> Tensor:
-    """weight_NK + weight_NK drift_KK H⁻¹, of the damped H."""
+def aimed(weight_NK: Tensor, hessian_KK: Tensor, missed_NK: Tensor) -> Tensor:
+    """weight_NK + missed_NK H⁻¹, of the damped H, where missed_NK = weight_NK drift_KK."""
     lower_KK = cholesky(damped(hessian_KK.double(), DRIFT_DAMPING))
-    correction_KN = torch.cholesky_solve((weight_NK @ drift_KK).T.double(), lower_KK)
+    correction_KN = missed_NK.T.double()
+    correction_KN = torch.linalg.solve_triangular(
+        lower_KK, correction_KN, upper=False
+    )  # `cholesky_solve` copies lower_KK
+    correction_KN = torch.linalg.solve_triangular(lower_KK.mT, correction_KN, upper=True)
     return weight_NK + correction_KN.T.float()
 
 
@@ -141,8 +146,9 @@ def _quantize_together(linears: Sequence[nn.Linear], inputs: Iterable[Batch], la
     """Quantize the rows of linears that share an input as one matrix, and put the rounded weights into them."""
     weight_NK = torch.cat([linear.weight for linear in linears])
     hessian_KK, drift_KK = moments(inputs)
-    weight_NK = aimed(weight_NK, hessian_KK, drift_KK)
+    missed_NK = weight_NK @ drift_KK
     del drift_KK  # as large as the solver's own matrices
+    weight_NK = aimed(weight_NK, hessian_KK, missed_NK)
     quantized = quantize_with_feedback(weight_NK, hessian_KK, bits=layout.bits, block_size=layout.block_size)
     rounded_NK = torch.from_numpy(dequantize(quantized))
     sizes = [len(linear.weight) for linear in linears]

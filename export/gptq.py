@@ -23,6 +23,8 @@ from export.quantize import SMALLEST_SCALE, QuantizedWeight, pack
 DAMPING = 0.01
 COLUMNS_AT_ONCE = 128
 """Columns whose errors are paid within a small matrix before the rest of the row pays; a matter of speed only."""
+ROWS_AT_ONCE = 256
+"""Rows whose scales are fitted together: their systems take as many times blocks² numbers, twice."""
 CLIPPING = torch.linspace(1.0, 0.6, 17)
 """Shares of a block's range that are tried. Below 0.6 none was ever best in our trials."""
 REFINEMENTS = 2
@@ -101,13 +103,22 @@ def feed_back(weight_NK: Tensor, hessian_KK: Tensor, *, bits: int, block_size: i
 
 
 def refit_scales(weight_NK: Tensor, hessian_KK: Tensor, rounded: Rounded) -> Rounded:
-    """The best scales for these codes, in fp16: for each row A s = b with A_ij = u_iᵀ H u_j and b_i = u_iᵀ H w.
+    """The best scales for these codes, in fp16; a block whose best scale is not positive keeps its own."""
+    rows = [slice(begin, begin + ROWS_AT_ONCE) for begin in range(0, len(weight_NK), ROWS_AT_ONCE)]
+    steps_NK, kept_NJ = rounded.steps_NK, rounded.scales_NJ
+    fitted = [_fitted_scales(weight_NK[some], hessian_KK, steps_NK[some], kept_NJ[some]) for some in rows]
+    fitted_NJ = torch.cat(fitted).half().float()
+    usable_NJ = torch.isfinite(fitted_NJ) & (fitted_NJ > 0)
+    return replace(rounded, scales_NJ=torch.where(usable_NJ, fitted_NJ, kept_NJ))
 
-    u_j is the row's steps in block j and zero elsewhere. A block whose best scale is not positive keeps its own.
+
+def _fitted_scales(weight_NK: Tensor, hessian_KK: Tensor, steps_NK: Tensor, scales_NJ: Tensor) -> Tensor:
+    """Of each row, A s = b with A_ij = u_iᵀ H u_j and b_i = u_iᵀ H w.
+
+    u_j is the row's steps in block j and zero elsewhere; the present scales decide what the system hardly does.
     """
-    rows, blocks = rounded.scales_NJ.shape
-    size = rounded.block_size
-    steps_NK = rounded.steps_NK
+    rows, blocks = scales_NJ.shape
+    size = steps_NK.shape[1] // blocks
     b_NJ = (steps_NK * (weight_NK @ hessian_KK)).reshape(rows, blocks, size).sum(-1)
     a_NJJ = torch.empty(rows, blocks, blocks)
     for block in range(blocks):
@@ -116,10 +127,8 @@ def refit_scales(weight_NK: Tensor, hessian_KK: Tensor, rounded: Rounded) -> Rou
         a_NJJ[:, block] = products_NK.reshape(rows, blocks, size).sum(-1)
     pull_NJ = SCALE_DAMPING * a_NJJ.diagonal(dim1=1, dim2=2) + torch.finfo(torch.float32).tiny
     a_NJJ.diagonal(dim1=1, dim2=2).add_(pull_NJ)
-    fitted_NJ1 = torch.linalg.solve_ex(a_NJJ, (b_NJ + pull_NJ * rounded.scales_NJ)[..., None]).result
-    fitted_NJ = fitted_NJ1[..., 0].half().float()
-    usable_NJ = torch.isfinite(fitted_NJ) & (fitted_NJ > 0)
-    return replace(rounded, scales_NJ=torch.where(usable_NJ, fitted_NJ, rounded.scales_NJ))
+    fitted_NJ1 = torch.linalg.solve_ex(a_NJJ, (b_NJ + pull_NJ * scales_NJ)[..., None]).result
+    return fitted_NJ1[..., 0]
 
 
 def improve_codes(weight_NK: Tensor, hessian_KK: Tensor, rounded: Rounded) -> Rounded:
@@ -167,13 +176,30 @@ def damped(hessian_KK: Tensor, share: float) -> Tensor:
     return hessian_KK
 
 
-def cholesky(matrix_KK: Tensor, *, upper: bool = False) -> Tensor:
-    """The factor, in the matrix's own memory: at 8,192 columns another would be half a gigabyte."""
-    factor_KK: Tensor = torch.linalg.cholesky(matrix_KK, upper=upper, out=matrix_KK)
+def cholesky(matrix_KK: Tensor) -> Tensor:
+    """The lower factor, in the matrix's own memory: at 8,192 columns another would be half a gigabyte."""
+    factor_KK: Tensor = torch.linalg.cholesky(matrix_KK, out=matrix_KK)
     return factor_KK
 
 
+def invert_lower(lower_KK: Tensor) -> Tensor:
+    """The inverse of a lower triangular matrix, in its own memory: by X[i, :i] = −L[i, i]⁻¹ L[i, :i] X[:i, :i]."""
+    columns = len(lower_KK)
+    for begin in range(0, columns, COLUMNS_AT_ONCE):
+        block = slice(begin, min(begin + COLUMNS_AT_ONCE, columns))
+        unit_CC = torch.eye(block.stop - begin, dtype=lower_KK.dtype)
+        inverse_CC = torch.linalg.solve_triangular(lower_KK[block, block], unit_CC, upper=False)
+        lower_KK[block, :begin] = -inverse_CC @ (lower_KK[block, :begin] @ lower_KK[:begin, :begin])
+        lower_KK[block, block] = inverse_CC
+    return lower_KK
+
+
 def _inverse_factor(hessian_KK: Tensor) -> Tensor:
-    """U with UᵀU = H⁻¹, of the damped H; in float64, because H of few tokens is nearly singular."""
-    lower_KK = cholesky(damped(hessian_KK.double(), DAMPING))
-    return cholesky(torch.cholesky_inverse(lower_KK), upper=True).float()
+    """U with UᵀU = H⁻¹, of the damped H; in float64, because H of few tokens is nearly singular.
+
+    With rows and columns in reverse, H = L Lᵀ, and L⁻¹ is U in reverse: one factor and its inverse, in one matrix.
+    """
+    lower_KK = cholesky(damped(hessian_KK.flip(0, 1).double(), DAMPING))
+    inverse_KK = invert_lower(lower_KK).float()
+    del lower_KK
+    return inverse_KK.flip(0, 1)

@@ -36,7 +36,7 @@ def test_an_aimed_weight_is_the_least_squares_answer_to_the_drift() -> None:
     rows = torch.cat([input_XK, pull * torch.eye(12)])
     wanted = torch.cat([(float_XK - input_XK) @ weight_NK.T, torch.zeros(12, 4)])
     expected_NK = weight_NK + torch.linalg.lstsq(rows, wanted).solution.T
-    found_NK = aimed(weight_NK, hessian_KK, drift_KK)
+    found_NK = aimed(weight_NK, hessian_KK, weight_NK @ drift_KK)
     torch.testing.assert_close(found_NK, expected_NK, rtol=1e-3, atol=1e-4)
     assert ((float_XK @ weight_NK.T - input_XK @ found_NK.T).square().sum()) < 0.5 * (
         ((float_XK - input_XK) @ weight_NK.T).square().sum()
