@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gradio as gr
 
-from apps.markup import COPY_SCRIPT
+from apps.clipboard import CLIPBOARD_SCRIPT
 from apps.shortcuts import SHORTCUT_SCRIPT
 
 FONT = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "Noto Sans", "sans-serif")
@@ -16,7 +16,7 @@ ICON = (
     "%3Cpath d='M9 11h14M9 16h9M9 21h5' stroke='white' stroke-width='2.6' stroke-linecap='round'/%3E%3C/svg%3E"
 )
 
-HEAD = f'<link rel="icon" href="{ICON}">{COPY_SCRIPT}{SHORTCUT_SCRIPT}'
+HEAD = f'<link rel="icon" href="{ICON}">{CLIPBOARD_SCRIPT}{SHORTCUT_SCRIPT}'
 
 CSS = """
 /* One column, as high as the window: only the conversation scrolls. */

@@ -10,14 +10,13 @@ r"""Model text → Markdown that the page can show: formatting works, and nothin
 The joiner does not rely on telling code from prose: whatever the renderer takes a piece for, no `<` stands before a
 letter and no `![` is left, but for the chips and labels that are written here. In mathematics a character reference
 does the same, because KaTeX complains of a joiner. Telling code from prose decides only where chips and labels may be.
-The page's sanitizer and its content security policy stand behind this; `COPY_SCRIPT` takes all of it back where text is
-copied. A text is read in pieces: no pattern runs over a character that another one begins with, and what closes a span
+The page's sanitizer and its content security policy stand behind this; `apps.clipboard` takes all of it back where text
+is copied. A text is read in pieces: no pattern runs over a character that another one begins with, and what closes a span
 is looked up, so that work grows as the text does.
 """
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
@@ -55,24 +54,6 @@ _AUTOLINK = re.compile(r"<https?://[^\s<>`]++>")
 _TARGET = re.compile(r"\]\([ ]*+https?://(?P<host>[A-Za-z0-9.-]++(?::\d++)?)(?=[/?#) ])")
 _HOST = re.compile(r"(?:https?:)?//(?:[^/?#@]*+@)?+(?P<host>[^/?#@]++)", re.IGNORECASE)
 _UNSAFE_IN_TITLE = re.compile(r"[^A-Za-z0-9 :/.,?=-]")
-
-COPY_SCRIPT = rf"""<script>
-const asWritten = (text) => text.replace({json.dumps(LONG_FENCE)}, "")
-  .replace(/<span class="remote" title="([^"]*)">[^<]*<\/span>/g, (_, title) =>
-    title.replace(/&#(\d+);/g, (_, code) => String.fromCodePoint(code)))
-  .replace(/ <span class="host">[^<]*<\/span>/g, "").replace(/([<!\]`~ \/]){JOINER}/g, "$1")
-  .replaceAll("{LESS_THAN}", "<").replaceAll("{EXCLAMATION}", "!");
-if (navigator.clipboard) {{
-  const write = navigator.clipboard.writeText.bind(navigator.clipboard);
-  navigator.clipboard.writeText = (text) => write(asWritten(text));
-}}
-document.addEventListener("copy", (event) => {{
-  const selected = getSelection().toString();
-  if (!selected.includes("{JOINER}")) return;
-  event.clipboardData.setData("text/plain", asWritten(selected));
-  event.preventDefault();
-}});
-</script>"""
 
 
 def harmless(text: str) -> str:

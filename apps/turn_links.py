@@ -33,17 +33,7 @@ document.addEventListener("click", (event) => {{
   box.dispatchEvent(new Event("input", {{ bubbles: true }}));
   if (pencil) document.querySelector("#question textarea").focus();
 }}, true);
-let copiesThought = false;
-document.addEventListener("click", (event) => {{
-  copiesThought = !!event.target.closest("#chat .bot-row:has(.thought-group) .message-buttons button");
-}}, true);
-if (navigator.clipboard) {{
-  const write = navigator.clipboard.writeText.bind(navigator.clipboard);
-  navigator.clipboard.writeText = (text) => write(copiesThought ? text.replace(/^[^\\n]*\\n {{2}}/, "").slice(0, -1) : text);
-}}
 </script>"""
-"""The component copies a thought with its title and an indented first line: both go."""
-
 CSS = (
     f"#{BOX} {{ display: none; }}"
     + """

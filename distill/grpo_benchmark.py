@@ -173,11 +173,6 @@ def caption(size: Size, rounds: int, steps: int) -> str:
     )
 
 
-def write(path: Path, text: str) -> None:
-    """Fill the file's block; raises `InputError` where it has none."""
-    fill_file(path, BLOCK, text)
-
-
 def _our_trainer(model: Path, problems: Sequence[Problem], config: GrpoConfig, folder: Path, watch: Stopwatch) -> Any:
     """As `distill.teach` makes it, but that no end-of-text stops its sampler."""
     import torch
@@ -268,7 +263,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     text = f"{table(medians)}\n\n{caption(size, options.rounds, options.steps)}"
     print(text)
     if options.out is not None:
-        write(options.out, text)
+        fill_file(options.out, BLOCK, text)
     return 0
 
 

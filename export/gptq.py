@@ -127,7 +127,7 @@ def _fitted_scales(weight_NK: Tensor, hessian_KK: Tensor, steps_NK: Tensor, scal
         a_NJJ[:, block] = products_NK.reshape(rows, blocks, size).sum(-1)
     pull_NJ = SCALE_DAMPING * a_NJJ.diagonal(dim1=1, dim2=2) + torch.finfo(torch.float32).tiny
     a_NJJ.diagonal(dim1=1, dim2=2).add_(pull_NJ)
-    fitted_NJ1 = torch.linalg.solve_ex(a_NJJ, (b_NJ + pull_NJ * scales_NJ)[..., None]).result
+    fitted_NJ1: Tensor = torch.linalg.solve_ex(a_NJJ, (b_NJ + pull_NJ * scales_NJ)[..., None]).result
     return fitted_NJ1[..., 0]
 
 

@@ -5,31 +5,18 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Sequence
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
+
+from tests.http_server import HttpServer, QuietHandler
 
 
-class StreamingServer:
+class StreamingServer(HttpServer):
     """Answers each question with the same events; after the last it waits for its client's leaving where it `hangs`."""
 
     def __init__(self, events: Sequence[dict[str, Any] | str], *, hangs: bool = False, status: int = 200) -> None:
         self.events, self.hangs, self.status = list(events), hangs, status
         self.bodies: list[dict[str, Any]] = []
         self.client_left = threading.Event()
-
-    def __enter__(self) -> Self:
-        self._http = ThreadingHTTPServer(("127.0.0.1", 0), type("Bound", (_Handler,), {"owner": self}))
-        self._http.daemon_threads = True
-        threading.Thread(target=self._http.serve_forever, args=(0.01,), daemon=True).start()
-        self.url = f"http://127.0.0.1:{self._http.server_port}/v1"
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._http.shutdown()
-        self._http.server_close()
 
 
 def delta(finish_reason: str | None = None, **fields: str) -> dict[str, Any]:
@@ -41,7 +28,7 @@ def usage(tokens: int) -> dict[str, Any]:
     return {"choices": [], "usage": {"completion_tokens": tokens}}
 
 
-class _Handler(BaseHTTPRequestHandler):
+class _Handler(QuietHandler):
     owner: StreamingServer
 
     def do_GET(self) -> None:
@@ -62,5 +49,5 @@ class _Handler(BaseHTTPRequestHandler):
             assert self.connection.recv(1) == b""
             self.owner.client_left.set()
 
-    def log_message(self, *arguments: object) -> None:
-        pass
+
+StreamingServer.handler = _Handler

@@ -55,7 +55,7 @@ texts = st.lists(st.sampled_from(FRAGMENTS), max_size=40).map("".join)
 
 
 def copied(shown: str) -> str:
-    """What COPY_SCRIPT does."""
+    """What CLIPBOARD_SCRIPT does."""
     shown = CHIP.sub(lambda chip: re.sub(r"&#(\d+);", lambda code: chr(int(code[1])), chip[1]), shown)
     shown = re.sub(rf"([<!\]`~ /]){JOINER}", r"\1", LABEL.sub("", shown))
     shown = shown.replace(markup.LONG_FENCE, "")

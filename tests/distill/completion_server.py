@@ -10,10 +10,10 @@ import threading
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
+from tests.http_server import HttpServer, QuietHandler
 from toolkit.chat_format import OPEN, ChatFormat, split_completion
 from toolkit.generate import Decoder, Sampling, complete
 
@@ -30,7 +30,7 @@ class Fault:
     headers: tuple[tuple[str, str], ...] = ()
 
 
-class CompletionServer:
+class CompletionServer(HttpServer):
     """Serves one decoder on a free port while it is open."""
 
     def __init__(
@@ -52,19 +52,11 @@ class CompletionServer:
         self._decoder, self._chat_format = decoder, chat_format
         self._turn, self._count = threading.Lock(), threading.Lock()
 
-    def __enter__(self) -> Self:
-        self._http = ThreadingHTTPServer(("127.0.0.1", 0), type("Bound", (_Handler,), {"owner": self}))
-        self._http.daemon_threads = True
-        threading.Thread(target=self._http.serve_forever, args=(0.01,), daemon=True).start()
-        self.url = f"http://127.0.0.1:{self._http.server_port}/v1"
-        return self
-
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.hold.set()
-        self._http.shutdown()
-        self._http.server_close()
+        super().__exit__(kind, error, traceback)
 
     def admit(self, body: dict[str, Any], headers: dict[str, str]) -> Fault | None:
         with self._count:
@@ -101,7 +93,7 @@ class CompletionServer:
         }
 
 
-class _Handler(BaseHTTPRequestHandler):
+class _Handler(QuietHandler):
     owner: CompletionServer
     protocol_version = "HTTP/1.1"
 
@@ -133,5 +125,5 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(content)
 
-    def log_message(self, *arguments: object) -> None:
-        pass
+
+CompletionServer.handler = _Handler

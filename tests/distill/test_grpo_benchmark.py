@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
-from distill.grpo_benchmark import BLOCK, VARIANTS, Size, Stopwatch, measure, table, write
-from toolkit.errors import InputError
+from distill.grpo_benchmark import VARIANTS, Size, Stopwatch, measure, table
 from toolkit.models import resolve
 
 SIZE = Size(groups=2, group_size=2, tokens=4)
@@ -36,15 +33,3 @@ def test_the_table_says_how_many_times_as_fast_each_is() -> None:
     lines = table(medians).splitlines()
     assert [line.split("|")[-2].strip() for line in lines[2:]] == ["1.00", "1.50", "2.00"]
     assert lines[-1] == "| **ours** | 3.00 | 1.50 | 0.38 | 1.12 | 2.00 |"
-
-
-def test_figures_replace_those_of_before_and_need_their_marks(tmp_path: Path) -> None:
-    text = f"# A\n\n<!-- {BLOCK} -->\nold\n<!-- /{BLOCK} -->\n\nrest\n"
-    (tmp_path / "a.md").write_text(text)
-    write(tmp_path / "a.md", "new")
-    assert (tmp_path / "a.md").read_text() == text.replace("old", "new")
-    (tmp_path / "b.md").write_text("# B\n")
-    with pytest.raises(InputError, match=rf"b\.md must hold the marks <!-- {BLOCK} -->"):
-        write(tmp_path / "b.md", "new")
-    with pytest.raises(InputError, match=r"c\.md must exist; it is missing"):
-        write(tmp_path / "c.md", "new")

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from toolkit.readme import fill
+from pathlib import Path
+
+import pytest
+
+from toolkit.errors import InputError
+from toolkit.readme import fill, fill_file
 
 
 def test_fill_replaces_only_its_own_block() -> None:
@@ -15,3 +20,15 @@ def test_fill_replaces_only_its_own_block() -> None:
 
 def test_a_text_without_the_block_is_left_alone() -> None:
     assert fill("nothing here\n", "ledger:demo", "x") is None
+
+
+def test_a_file_s_block_is_replaced_and_must_be_there(tmp_path: Path) -> None:
+    text = "# A\n\n<!-- speed -->\nold\n<!-- /speed -->\n\nrest\n"
+    (tmp_path / "a.md").write_text(text)
+    fill_file(tmp_path / "a.md", "speed", "new")
+    assert (tmp_path / "a.md").read_text() == text.replace("old", "new")
+    (tmp_path / "b.md").write_text("# B\n")
+    with pytest.raises(InputError, match=r"b\.md must hold the marks <!-- speed -->"):
+        fill_file(tmp_path / "b.md", "speed", "new")
+    with pytest.raises(InputError, match=r"c\.md must exist; it is missing"):
+        fill_file(tmp_path / "c.md", "speed", "new")
