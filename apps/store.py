@@ -194,10 +194,14 @@ class Store:
                 self._database.execute("UPDATE conversation SET title = ? WHERE id = ?", (title, conversation.id))
 
     def delete(self, conversation: Conversation) -> None:
-        """Delete a conversation with all its turns; whoever still has it open and adds to it stores it anew."""
+        """Delete a conversation with all its turns, from the bytes of the files too.
+
+        Whoever still has it open and adds to it stores it anew.
+        """
         with self._transaction():
             self._database.execute("DELETE FROM turn WHERE conversation_id = ?", (conversation.id,))
             self._database.execute("DELETE FROM conversation WHERE id = ?", (conversation.id,))
+        self._all("PRAGMA wal_checkpoint(TRUNCATE)")  # the log has its words too
         if conversation.id is not None:
             self._open.pop(conversation.id, None)
         conversation.id = None
@@ -307,6 +311,7 @@ def _open_file(path: Path) -> sqlite3.Connection:
         database.execute("PRAGMA journal_mode = WAL")
         database.execute("PRAGMA synchronous = NORMAL")
         database.execute("PRAGMA foreign_keys = ON")
+        database.execute("PRAGMA secure_delete = ON")  # what was deleted is overwritten with zeros
         if version == 0:
             database.executescript(SCHEMA)
         database.execute(

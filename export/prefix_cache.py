@@ -182,6 +182,12 @@ class PrefixCache:
         return None
 
 
+def forget_all(folder: Path) -> None:
+    """Remove the files of all models; who has one of them open computes again what it held."""
+    for path in folder.glob("*/*"):
+        path.unlink(missing_ok=True)
+
+
 def common_prefix(first: Sequence[int] | Ids, second: Sequence[int] | Ids) -> int:
     """How many tokens both begin with."""
     size = min(len(first), len(second))

@@ -227,7 +227,7 @@ class OnnxDecoder:
         heads, head_dim = self.config.num_key_value_heads, self.config.head_dim
         shape = CacheShape(names=tuple(self._cache), heads=heads, head_dim=head_dim, dtype=self._cache_dtype)
         key = machine_key(folder, cache, PROMPT_CHUNK)
-        return PrefixCache(cache_folder() / "prefixes", key, shape, max_bytes=max_bytes)
+        return PrefixCache(prefix_folder(), key, shape, max_bytes=max_bytes)
 
     def _save_prefix(self, tokens: Sequence[int]) -> None:
         """Keep what was read of a prompt on disk, where it is enough more than what is there."""
@@ -278,6 +278,11 @@ class OnnxDecoder:
                 _bind_input(self._binding, f"past_key_values.{name}", view)
                 _bind_output(self._binding, f"present.{name}", view)
         return self._binding
+
+
+def prefix_folder() -> Path:
+    """Where `prefix_bytes` keeps its files, of all models."""
+    return cache_folder() / "prefixes"
 
 
 def _own_pages(shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from export.session import prefix_folder
 from tests.apps.scripted import SCRIPTS
 from tests.apps.test_chat_page import DOORS, PATIENCE_S, ask, browser, expect, opened, picture, server
 from tests.apps.test_chat_page import pytestmark as needs_a_browser
@@ -27,7 +28,17 @@ STEPS = SCRIPTS["twenty steps"].partition("\n</think>")[0]
 
 
 @pytest.fixture
-def chat(tiny_student: Path, tmp_path: Path) -> Iterator[str]:
+def kept_prefix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A file with the beginning of some chat, where `--prefix-cache` keeps it."""
+    monkeypatch.setenv("TOOLKIT_HOME", str(tmp_path / "home"))
+    path = prefix_folder() / "model" / "words.prefix"
+    path.parent.mkdir(parents=True)
+    path.write_text("words")
+    return path
+
+
+@pytest.fixture
+def chat(tiny_student: Path, tmp_path: Path, kept_prefix: Path) -> Iterator[str]:
     with server("-m", "tests.apps.scripted", str(tiny_student), str(tmp_path)) as address:
         yield address
 
@@ -204,7 +215,9 @@ def test_an_answer_is_asked_for_again_and_both_stay(browser: Browser, chat: str)
 
 
 @pytest.mark.parametrize("width", WIDTHS)
-def test_chats_are_listed_searched_opened_renamed_and_deleted(browser: Browser, chat: str, width: int) -> None:
+def test_chats_are_listed_searched_opened_renamed_and_deleted(
+    browser: Browser, chat: str, kept_prefix: Path, width: int
+) -> None:
     with opened(browser, chat, width=width) as page:
         for question in ("Is it <b>84</b>?", "Take twenty steps"):
             ask(page, question)
@@ -233,9 +246,11 @@ def test_chats_are_listed_searched_opened_renamed_and_deleted(browser: Browser, 
         expect(page.locator("#delete-question")).to_contain_text("Delete “Divisors”?")
         page.click("#keep-chat")
         expect(page.locator("#really-delete")).to_be_hidden()
+        assert kept_prefix.exists()
         page.click("#delete-chat")
         page.click("#really-delete")
         expect(titles(page)).to_have_text(["Take twenty steps"])
+        assert not kept_prefix.exists(), "what was read of a chat goes with it"
         expect(page.locator("#chat .user-row")).to_have_count(0)
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
 

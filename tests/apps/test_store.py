@@ -176,6 +176,17 @@ def test_a_deleted_conversation_is_gone_and_comes_back_whole_where_a_tab_goes_on
     assert database.execute("SELECT question FROM turn ORDER BY id").fetchall() == [("A",), ("B",)]
 
 
+def test_nothing_that_was_deleted_is_left_in_the_bytes_of_the_files(tmp_path: Path) -> None:
+    store = Store(tmp_path, ticking())
+    kept, deleted = chat(turn("the kept one")), chat(turn("the secret one"))
+    for conversation in (kept, deleted):
+        store.write(conversation)
+    store.delete(deleted)
+    written = b"".join(path.read_bytes() for path in tmp_path.glob(f"{FILE}*"))
+    assert b"the kept one" in written and b"the secret one" not in written
+    store.close()
+
+
 def test_a_file_of_a_newer_toolkit_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
     Store(tmp_path, ticking()).close()
     database = sqlite3.connect(tmp_path / FILE)

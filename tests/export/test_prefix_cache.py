@@ -11,7 +11,8 @@ import pytest
 
 from export.parity import Bounds
 from export.pipeline import export_int4, int4_config, nearest_config
-from export.session import LEAST_SAVED, PROMPT_CHUNK, Cache, OnnxDecoder
+from export.prefix_cache import forget_all
+from export.session import LEAST_SAVED, PROMPT_CHUNK, Cache, OnnxDecoder, prefix_folder
 
 WIDE = Bounds(max_mean_kl=9.0, min_top1=0.0)
 MEGABYTE = 10**6
@@ -101,6 +102,17 @@ def test_another_model_never_uses_the_file(exported: Path, tiny_student: Path, h
     np.testing.assert_array_equal(OnnxDecoder(other, prefix_bytes=MEGABYTE).start([prompt]), expected_BV)
     ours, theirs = files(home)
     assert ours.parent != theirs.parent
+
+
+def test_forgotten_files_are_computed_again_by_who_had_them_open(exported: Path, home: Path) -> None:
+    [prompt] = prompts(LEAST_SAVED + 9)
+    expected_BV = OnnxDecoder(exported, prefix_bytes=MEGABYTE).start([prompt])
+    decoder = OnnxDecoder(exported, prefix_bytes=MEGABYTE)
+    assert files(home)
+    forget_all(prefix_folder())
+    assert files(home) == []
+    np.testing.assert_array_equal(decoder.start([prompt]), expected_BV)
+    assert len(files(home)) == 1, "what is read again is kept again"
 
 
 def test_another_kind_of_cache_never_uses_the_file(exported: Path, home: Path) -> None:
