@@ -12,7 +12,7 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
-from apps.turn import Drawn, Piece
+from apps.turn import Drawn, Piece, Turn
 
 Json = dict[str, Any]
 
@@ -57,10 +57,13 @@ class Choice:
             self.drawn.append((piece.drawn, piece.is_reasoning))
 
 
-def usage(choices: Sequence[Choice], prompt_tokens: int) -> Json:
+def usage(choices: Sequence[Choice], prompts: Sequence[Turn]) -> Json:
+    """`prompts`: one turn for each prompt, however many choices it has."""
+    prompt_tokens = sum(len(turn.prompt) for turn in prompts)
     completion_tokens = sum(choice.completion_tokens for choice in choices)
     return {
         "prompt_tokens": prompt_tokens,
+        "prompt_tokens_details": {"cached_tokens": sum(turn.cached_tokens for turn in prompts)},
         "completion_tokens": completion_tokens,
         "total_tokens": prompt_tokens + completion_tokens,
         "completion_tokens_details": {"reasoning_tokens": sum(choice.reasoning_tokens for choice in choices)},

@@ -18,6 +18,9 @@ class Metrics:
         self.running = Gauge("toolkit_rows_running", "Answers in work.", registry=self._registry)
         self.waiting = Gauge("toolkit_rows_waiting", "Answers that wait for a row.", registry=self._registry)
         self.prompt_tokens = Counter("toolkit_prompt_tokens", "Prompt tokens read.", registry=self._registry)
+        self.cached_tokens = Counter(
+            "toolkit_cached_tokens", "Prompt tokens that were not read again.", registry=self._registry
+        )
         self.generated_tokens = Counter("toolkit_generated_tokens", "Tokens drawn.", registry=self._registry)
         self.refused = Counter("toolkit_refused", "Requests refused, by status.", ["status"], registry=self._registry)
         self.first_token_s = Histogram(

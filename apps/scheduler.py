@@ -37,14 +37,20 @@ class RowDecoder(Protocol):
     def step(self, tokens_B: Ints) -> Floats:
         """Append one token to each of the first rows; returns logits_BV after it."""
 
+    def open(self, prompt: Sequence[int]) -> int:
+        """Add a last row for a prompt; returns how many of its first tokens it holds already."""
+
     def read(self, row: int, tokens_T: Sequence[int]) -> Floats:
-        """Append a piece of a prompt to one row, or to a new last one; returns logits_V after it."""
+        """Append a piece of a prompt to one row; returns logits_V after it."""
 
     def swap(self, first: int, second: int) -> None:
         """Let two rows change places."""
 
     def drop(self) -> None:
-        """Forget the last row."""
+        """Let the last row go; what it holds may serve another one that begins alike."""
+
+    def forget(self) -> None:
+        """Forget all rows, and what was let go."""
 
 
 class QueueFull(Exception):
@@ -142,9 +148,11 @@ class Scheduler:
         self._next_reader += 1
         row = self._rows[place]
         size = PIECE_BETWEEN_STEPS if self._stepping else PIECE
-        piece = row.turn.prompt[row.read : row.read + size]
         if row.read == 0:
             place = self._open(place)
+            row.read = row.turn.cached_tokens = self._decoder.open(row.turn.prompt)
+            self._metrics.cached_tokens.inc(row.read)
+        piece = row.turn.prompt[row.read : row.read + size]
         logits_V = self._decoder.read(place, piece)
         row.read += len(piece)
         self._metrics.prompt_tokens.inc(len(piece))
@@ -209,8 +217,7 @@ class Scheduler:
             for row in self._rows:
                 row.turn.deliver(error)
                 self._metrics.ended("failed")
-            for _ in range(self._parallel):  # more than it may have; none is left
-                self._decoder.drop()
+            self._decoder.forget()
             self._rows, self._stepping = [], 0
 
     def _show(self) -> None:

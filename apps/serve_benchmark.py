@@ -15,7 +15,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -129,25 +129,46 @@ def metric(address: str, name: str) -> float:
     return next((float(line.split()[-1]) for line in text.splitlines() if line.startswith(f"{name} ")), 0.0)
 
 
-def first_tokens(folder: Path, address: str) -> tuple[list[float], list[float]]:
-    """Seconds to the first token of a long question: the server's, the client's clock, and the runner's own."""
+@dataclass(frozen=True, kw_only=True)
+class FirstTokens:
+    """Seconds to the first token of long questions."""
+
+    served: list[float]
+    """By the client's clock."""
+    runner: list[float]
+    """The runner's own reading of the same tokens."""
+    followed: list[float]
+    """Of a short question after each, in the same chat."""
+
+
+def first_tokens(folder: Path, address: str) -> FirstTokens:
+    """Ask the server and the runner in turns; the first of each has its buffers to make and does not count."""
     chat_format, decoder = ChatFormat.from_folder(folder), OnnxDecoder(folder)
-    theirs, ours = [], []
+    served, runner, followed = [], [], []
     with httpx2.Client(base_url=address, timeout=TIMEOUT_S) as client:
         for number in range(PROMPTS + 1):
             messages = long_question(chat_format, number)
-            body: dict[str, Any] = {"messages": messages, "max_tokens": 16, "temperature": 0.0}
+            served.append(first_token_s(client, messages))
             prompt = chat_format.prompt_ids(messages)
-            asked = time.perf_counter()
-            first = deltas(client, body)
-            next(first)
-            theirs.append(time.perf_counter() - asked)
-            first.close()
-            time.sleep(REST_S)
-            asked = time.perf_counter()
+            begun = time.perf_counter()
             decoder.start([prompt])
-            ours.append(time.perf_counter() - asked)
-    return theirs[1:], ours[1:]  # the first of each has its buffers to make
+            runner.append(time.perf_counter() - begun)
+            more: list[Message] = [
+                {"role": "assistant", "content": "Yes."},
+                {"role": "user", "content": "And 5 + 6 =?"},
+            ]
+            followed.append(first_token_s(client, [*messages, *more]))
+    return FirstTokens(served=served[1:], runner=runner[1:], followed=followed[1:])
+
+
+def first_token_s(client: httpx2.Client, messages: Sequence[Message]) -> float:
+    begun = time.perf_counter()
+    answer = deltas(client, {"messages": list(messages), "max_tokens": 16, "temperature": 0.0})
+    next(answer)
+    seconds = time.perf_counter() - begun
+    answer.close()
+    time.sleep(REST_S)
+    return seconds
 
 
 def long_question(chat_format: ChatFormat, number: int) -> list[Message]:
@@ -179,7 +200,7 @@ def main() -> None:
                 progress.advance()
         ended_bytes = server.memory_info().rss
         failed = metric(address, 'toolkit_rows_ended_total{outcome="failed"}')
-        theirs, ours = first_tokens(options.folder, address)
+        first = first_tokens(options.folder, address)
     errors = [error for load in [*alone, *together] for error in load.errors]
     ratios = [many.tokens_per_s / one.tokens_per_s for one, many in zip(alone, together, strict=True)]
     most_bytes = max(size for load in together for size in load.memory_bytes)
@@ -192,9 +213,10 @@ def main() -> None:
         ("ratio: median (least, most)", f"{median(ratios):.2f} ({min(ratios):.2f}, {max(ratios):.2f})"),
         ("memory once the caches are made", f"{began_bytes / 1e6:.0f} MB"),
         ("memory at the end (most)", f"{ended_bytes / 1e6:.0f} MB ({most_bytes / 1e6:.0f} MB)"),
-        (f"first token of a {PROMPT_TOKENS}-token question", f"{median(theirs):.3f} s"),
-        ("the runner's own reading of it", f"{median(ours):.3f} s"),
-        ("ratio", f"{median(a / b for a, b in zip(theirs, ours, strict=True)):.2f}"),
+        (f"first token of a {PROMPT_TOKENS}-token question", f"{median(first.served):.3f} s"),
+        ("the runner's own reading of it", f"{median(first.runner):.3f} s"),
+        ("ratio", f"{median(a / b for a, b in zip(first.served, first.runner, strict=True)):.2f}"),
+        ("first token of the chat's next question", f"{median(first.followed):.3f} s"),
     ]
     text = "\n".join(["| what | figure |", "|---|---:|", *(f"| {name} | {value} |" for name, value in rows)])
     print(text, *errors[:5], sep="\n")

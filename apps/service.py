@@ -160,9 +160,9 @@ class Service:
             is_chat=is_chat,
         )
         choices = [Choice(index=i) for i in range(len(turns))]
-        prompt_tokens = sum(map(len, prompts))
+        counted = turns[:: settings.n]
         if settings.stream:
-            events = self._events(head, choices, turns, pieces, prompt_tokens if settings.include_usage else None)
+            events = self._events(head, choices, turns, pieces, counted if settings.include_usage else ())
             return StreamingResponse(
                 events,
                 media_type="text/event-stream",
@@ -172,7 +172,7 @@ class Service:
         if not await self._collected(request, choices, turns, pieces):
             return Response(status_code=499)  # nobody reads it
         shown = [whole_choice(head, choice, self._format.tokenizer) for choice in choices]
-        return JSONResponse(head.envelope(is_chunk=False, choices=shown, usage=usage(choices, prompt_tokens)))
+        return JSONResponse(head.envelope(is_chunk=False, choices=shown, usage=usage(choices, counted)))
 
     async def _collected(
         self, request: Request, choices: Sequence[Choice], turns: Sequence[Turn], pieces: Pieces
@@ -238,10 +238,10 @@ class Service:
         choices: Sequence[Choice],
         turns: Sequence[Turn],
         pieces: Pieces,
-        prompt_tokens: int | None,
+        counted: Sequence[Turn],
     ) -> AsyncIterator[str]:
-        """Server-sent events of one request; `prompt_tokens` where the last one is to carry the usage."""
-        shared: dict[str, Any] = {} if prompt_tokens is None else {"usage": None}
+        """Server-sent events of one request; `counted`: a turn for each prompt, where the last is to carry the usage."""
+        shared: dict[str, Any] = {"usage": None} if counted else {}
         try:
             if head.is_chat:
                 for choice in choices:
@@ -252,8 +252,8 @@ class Service:
                 choices[index].add(piece)
                 for part in chunk_choices(head, index, piece, self._format.tokenizer):
                     yield _event(head.envelope(is_chunk=True, choices=[part], **shared))
-            if prompt_tokens is not None:
-                yield _event(head.envelope(is_chunk=True, choices=[], usage=usage(choices, prompt_tokens)))
+            if counted:
+                yield _event(head.envelope(is_chunk=True, choices=[], usage=usage(choices, counted)))
             yield "data: [DONE]\n\n"
         except Exception as error:  # noqa: BLE001 – the status is sent already: a client reads it here
             yield _event(ApiError(f"the model failed: {error}", status=500).body)

@@ -67,6 +67,8 @@ class Turn:
         self.prompt = list(prompt)
         self.deliver = deliver
         self.is_cancelled = False
+        self.cached_tokens = 0
+        """Of the prompt, which the decoder held already."""
         self._tokenizer, self._stop_ids, self._sampling = tokenizer, stop_ids, sampling
         self._text = DecodeStream(skip_special_tokens=False)
         self._parser = parser

@@ -6,7 +6,7 @@
 One allocation serves as past and as present, so a step writes its new column in place and copies nothing. Its room
 doubles when it is full: a long context costs memory only as far as it is used.
 Prompts are read row by row, so rows of different lengths need no padding; steps run all rows at once. Rows that come
-and go at different times (`read`, `swap`, `drop`) lie so that those which are stepped are the first ones.
+and go at different times (`open`, `read`, `swap`, `drop`) lie so that those which are stepped are the first ones.
 
 Shapes: B rows of the batch, T new tokens, S attended tokens, V vocabulary.
 """
@@ -20,6 +20,7 @@ import os
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read when onnxruntime is imported
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -47,8 +48,20 @@ SMALLEST_ROOM = 256
 """Positions by which a cache grows at least."""
 LEAST_SAVED = 2 * PROMPT_CHUNK
 """Tokens of a prompt, beyond what is on disk already, that are worth a file."""
+LEAST_TAKEN_OVER = 32
+"""Tokens that a dropped row must share with a prompt to be worth moving."""
 LOGITS_FROM = "logits_from"
 """The graph's overridable input: the first new token whose logits are computed, from the end where negative."""
+
+
+@dataclass(kw_only=True)
+class _Place:
+    """A row's place in the cache."""
+
+    tokens: list[int] = field(default_factory=list)
+    """Whose keys and values it holds."""
+    changed: int = 0
+    """When its last row was dropped: a count."""
 
 
 class OnnxDecoder:
@@ -106,6 +119,9 @@ class OnnxDecoder:
         self._whole = 0
         """Its first positions that were read by whole chunks from the start on, as any other process reads them."""
         self._prefixes = self._open_prefixes(folder, cache, prefix_bytes) if prefix_bytes else None
+        self._places: list[_Place] = []
+        """Of the rows that come and go, the dropped ones last."""
+        self._changes = 0
 
     def start(self, prompts: Sequence[Sequence[int]]) -> Floats:
         """Forget everything, read the prompts; returns logits_BV after each prompt's last token.
@@ -117,6 +133,7 @@ class OnnxDecoder:
             raise InputError(
                 f"the prompt ({longest} tokens) must fit the model's context ({self.max_length}); shorten it"
             )
+        self._places = []
         kept = common_prefix(self._held, prompts[0][:-1]) if self._keeps_prefix and len(prompts) == 1 else 0
         self._make_room(len(prompts), longest, used=kept)
         self._whole = min(self._whole, kept - kept % PROMPT_CHUNK)
@@ -142,45 +159,61 @@ class OnnxDecoder:
 
         Returns logits_BV after it.
         """
-        used = int(self._lengths_B.max())
         lengths_B = self._lengths_B[: len(tokens_B)] + 1
         assert lengths_B.max() <= self.max_length
-        self._make_room(len(self._lengths_B), int(lengths_B.max()), used=used)
+        self._make_room(len(self._lengths_B), int(lengths_B.max()), used=self._used())
         self._lengths_B[: len(tokens_B)] = lengths_B
+        for place, token in zip(self._places, tokens_B, strict=False):
+            place.tokens.append(int(token))
         if self._held:
             self._held.append(int(tokens_B[0]))
         logits_BTV = self._run(np.ascontiguousarray(tokens_B, dtype=np.int64)[:, None], lengths_B, 0, wanted=1)
         return logits_BTV[:, 0]
 
-    def read(self, row: int, tokens_T: Sequence[int]) -> Floats:
-        """Append a piece of a prompt to one row while the others hold theirs; the row after the last is a new one.
+    def open(self, prompt: Sequence[int]) -> int:
+        """Add a last row for a prompt; returns how many of its tokens it holds already, which a dropped row has left.
 
-        Returns logits_V after the piece.
+        Otherwise it takes the place that was dropped first. Positions that are taken over may differ from fresh ones
+        by the rounding of int8.
         """
-        used = int(self._lengths_B.max(initial=0))
-        if row == len(self._lengths_B):
-            self._lengths_B = np.append(self._lengths_B, 0)
+        row = len(self._lengths_B)
+        self._held = []
+        if row == len(self._places):
+            self._places.append(_Place())
+        dropped = range(row, len(self._places))
+        shared = {i: common_prefix(self._places[i].tokens, prompt[:-1]) for i in dropped}
+        best = max(dropped, key=lambda i: shared[i])
+        kept = shared[best] if shared[best] >= LEAST_TAKEN_OVER else 0
+        self._exchange(row, best if kept else min(dropped, key=lambda i: self._places[i].changed))
+        del self._places[row].tokens[kept:]
+        self._lengths_B = np.append(self._lengths_B, kept)
+        return kept
+
+    def read(self, row: int, tokens_T: Sequence[int]) -> Floats:
+        """Append a piece of a prompt to one row while the others hold theirs; returns logits_V after the piece."""
         length = int(self._lengths_B[row]) + len(tokens_T)
         assert length <= self.max_length
-        self._make_room(len(self._lengths_B), length, used=used)
+        self._make_room(len(self._places), length, used=self._used())
         self._lengths_B[row] = length
-        self._held = []
+        self._places[row].tokens += tokens_T
         logits_V: Floats = self._run(np.array([tokens_T], dtype=np.int64), np.array([length]), row, wanted=1)[0, 0]
         return logits_V
 
     def swap(self, first: int, second: int) -> None:
         """Let two rows change places."""
-        if first == second:
-            return
-        there, here = [first, second], [second, first]
-        used = int(self._lengths_B[there].max())
-        for cache in self._cache.values():
-            cache[there, :, :used] = cache[here, :, :used]
-        self._lengths_B[there] = self._lengths_B[here]
+        self._exchange(first, second)
+        self._lengths_B[[first, second]] = self._lengths_B[[second, first]]
 
     def drop(self) -> None:
-        """Forget the last row; its place in the cache stays for the next one."""
+        """Let the last row go; its place in the cache stays, and its tokens until another row takes it."""
         self._lengths_B = self._lengths_B[:-1]
+        self._changes += 1
+        self._places[len(self._lengths_B)].changed = self._changes
+
+    def forget(self) -> None:
+        """Forget all rows and what dropped ones have left."""
+        self._lengths_B = self._lengths_B[:0]
+        self._places = []
 
     def extend(self, tokens_T: Sequence[int]) -> Floats:
         """Append several tokens to the only row; returns logits_TV after each."""
@@ -237,6 +270,21 @@ class OnnxDecoder:
 
     def _first_row(self) -> dict[str, NDArray[Any]]:
         return {name: cache[0] for name, cache in self._cache.items()}
+
+    def _used(self) -> int:
+        """Positions of the longest row, dropped ones among them."""
+        return max([int(self._lengths_B.max(initial=0)), *(len(place.tokens) for place in self._places)])
+
+    def _exchange(self, first: int, second: int) -> None:
+        """Let two places change what they hold."""
+        if first == second:
+            return
+        there, here = [first, second], [second, first]
+        used = max(len(self._places[place].tokens) for place in there)
+        if used:
+            for cache in self._cache.values():
+                cache[there, :, :used] = cache[here, :, :used]
+        self._places[first], self._places[second] = self._places[second], self._places[first]
 
     def _make_room(self, rows: int, length: int, *, used: int) -> None:
         """Have a cache of so many rows and positions at least; the first `used` positions of each row stay."""

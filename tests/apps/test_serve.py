@@ -341,10 +341,11 @@ def test_rows_that_come_and_go_leave_the_others_as_they_are(folder: Path) -> Non
     generator = np.random.default_rng(0)
     texts = [generator.integers(3, 320, length).tolist() for length in (40, 300, 7)]
     decoder, alone = OnnxDecoder(folder), OnnxDecoder(folder)
-    decoder.read(0, texts[0])
-    decoder.read(1, texts[1][:200])
-    decoder.step(np.array([5]))
-    decoder.read(2, texts[2])
+    for row, text in enumerate(texts):
+        assert decoder.open(text) == 0
+        decoder.read(row, text[:200])
+        if row == 1:
+            decoder.step(np.array([5]))
     decoder.swap(1, 2)
     decoder.step(np.array([6, 7]))
     np.testing.assert_allclose(decoder.read(2, texts[1][200:]), alone.start([texts[1]])[0], atol=0.02)
@@ -353,6 +354,50 @@ def test_rows_that_come_and_go_leave_the_others_as_they_are(folder: Path) -> Non
     logits_BV = decoder.step(np.array([8, 9]))
     np.testing.assert_allclose(logits_BV[0], alone.start([[*texts[1], 8]])[0], atol=0.02)
     np.testing.assert_allclose(logits_BV[1], alone.start([[*texts[2], 7, 9]])[0], atol=0.02)
+
+
+def test_a_row_goes_on_from_what_a_dropped_one_left_and_overwrites_the_oldest(folder: Path) -> None:
+    generator = np.random.default_rng(1)
+    first, second, third = (generator.integers(3, 320, 90).tolist() for _ in range(3))
+    decoder, alone = OnnxDecoder(folder), OnnxDecoder(folder)
+    for row, text in enumerate((first, second)):
+        decoder.open(text)
+        decoder.read(row, text)
+    decoder.step(np.array([5, 6]))
+    decoder.swap(0, 1)
+    for _ in range(2):
+        decoder.drop()  # first the first, then the second
+
+    longer = [*first, 5, *third]
+    assert decoder.open(longer) == 91
+    logits_V = decoder.read(0, longer[91:])
+    np.testing.assert_allclose(logits_V, alone.start([longer])[0], atol=0.02)
+    assert decoder.open(second[:40]) == 39, "a prompt's last token is always read"
+    np.testing.assert_allclose(decoder.read(1, second[39:40]), alone.start([second[:40]])[0], atol=0.02)
+    decoder.drop()
+    decoder.drop()
+    assert decoder.open(third) == 0
+    decoder.read(0, third)
+    assert decoder.open(longer) == 180, "the longer one was dropped last, and stays"
+    decoder.forget()
+    assert decoder.open(longer) == 0
+
+
+def test_a_chat_s_second_question_is_read_from_where_the_first_ended(folder: Path) -> None:
+    with serving(folder, parallel=2, queue=1) as (address, service):
+        client = openai.OpenAI(base_url=f"http://{address}/v1", api_key=KEY, max_retries=0)
+        messages: Any = [{"role": "user", "content": f"{SUM[0]} " * 20}]
+        answers = []
+        for _ in range(2):
+            answers.append(client.chat.completions.create(model="tiny", messages=messages, temperature=0, max_tokens=9))
+            messages += [{"role": "assistant", "content": SUM[2]}, {"role": "user", "content": NAME[0]}]
+        first, second = (answer.usage for answer in answers)
+        assert first and second and first.prompt_tokens_details and second.prompt_tokens_details
+        assert first.prompt_tokens_details.cached_tokens == 0
+        cached = second.prompt_tokens_details.cached_tokens or 0
+        assert first.prompt_tokens - 10 < cached < second.prompt_tokens
+        assert metric(service, "toolkit_cached_tokens_total") == cached
+        assert metric(service, "toolkit_prompt_tokens_total") == first.prompt_tokens + second.prompt_tokens - cached
 
 
 def post(address: str, body: bytes, **headers: str) -> tuple[int, bytes]:
