@@ -32,10 +32,10 @@ from apps.desktop import Window, run_in_window
 from apps.endpoint import load_endpoint
 from apps.guard import Application, guard
 from apps.look import CSS, HEAD, theme
-from apps.model import Model, load_model
+from apps.model import CHAT_DECODER, Model, load_model
 from apps.page import build_page
 from apps.store import Store
-from export.session import Cache
+from export.session import OpenDecoder
 from toolkit.errors import InputError
 from toolkit.models import is_endpoint
 
@@ -81,28 +81,26 @@ def run_chat(
     data: Path,
     *,
     against: str = "",
-    cache: Cache = "exact",
-    prefix_bytes: int = 0,
-    prepacked: bool = False,
+    open_decoder: OpenDecoder = CHAT_DECODER,
     host: str = "127.0.0.1",
     port: int,
     window: Window = "auto",
 ) -> None:
     """Open an exported folder or an endpoint, and one `against` it where that is given; serve until interrupted.
 
-    `data`: the folder that keeps the conversations. `cache`, `prefix_bytes` and `prepacked` as `OnnxDecoder` has them.
+    `data`: the folder that keeps the conversations. `open_decoder`: opens a folder.
 
     Raises `InputError` where a model is not there, the host is no loopback address, the port taken or `data` in use.
     """
-    models = [open_model(name, cache, prefix_bytes, prepacked) for name in (model, against) if name]
+    models = [open_model(name, open_decoder) for name in (model, against) if name]
     serve(models, Store(data, time.time), host=host, port=port, window=window)
 
 
-def open_model(model: str | Path, cache: Cache, prefix_bytes: int, prepacked: bool) -> Model:
+def open_model(model: str | Path, open_decoder: OpenDecoder) -> Model:
     """The model of a folder, or of an `http(s)://…/v1` address; raises `InputError` where it is none."""
     if is_endpoint(str(model)):
         return load_endpoint(str(model))
-    return load_model(Path(model), cache, prefix_bytes, prepacked)
+    return load_model(Path(model), open_decoder)
 
 
 def _mount(api: FastAPI, page: gr.Blocks, path: str, *, css: str, head: str = "") -> None:

@@ -6,14 +6,18 @@ import sys
 import threading
 import time
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
-from export.session import Cache, OnnxDecoder
+from export.session import OnnxDecoder, OpenDecoder
 from export.verify import check_start
 from toolkit.chat_format import ChatFormat
 from toolkit.generate import Decoder, Speaker
 from toolkit.runs import folder_bytes
 from toolkit.speculation import SpeculativeDecoder
+
+CHAT_DECODER = partial(OnnxDecoder, keeps_prefix=True)
+"""A chat goes on from what it has said."""
 
 
 @dataclass(kw_only=True)
@@ -44,13 +48,12 @@ def check_folder(folder: Path) -> None:
         print(f"{folder} cannot be verified: it was exported before there was a record; export again", file=sys.stderr)
 
 
-def load_model(folder: Path, cache: Cache = "exact", prefix_bytes: int = 0, prepacked: bool = False) -> Model:
+def load_model(folder: Path, open_decoder: OpenDecoder = CHAT_DECODER) -> Model:
     """Load an exported folder; raises `InputError` where it is none, or the fast part of `toolkit verify` fails."""
     check_folder(folder)
-    decoder = OnnxDecoder(folder, cache=cache, keeps_prefix=True, prefix_bytes=prefix_bytes, prepacked=prepacked)
     return Model(
         name=folder.resolve().name,
         size_bytes=folder_bytes(folder),
-        decoder=SpeculativeDecoder(decoder, time.perf_counter),
+        decoder=SpeculativeDecoder(open_decoder(folder), time.perf_counter),
         chat_format=ChatFormat.from_folder(folder),
     )

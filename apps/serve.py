@@ -16,7 +16,7 @@ import psutil
 from apps.address import LOOPBACK, listen, run_until_interrupted
 from apps.guard import Application, guard
 from apps.service import Service
-from export.session import Cache
+from export.session import OnnxDecoder, OpenDecoder
 from toolkit.errors import InputError
 
 KEY_VARIABLE = "TOOLKIT_API_KEY"
@@ -45,8 +45,7 @@ def build_application(service: Service, host: str, port: int) -> Application:
 def run_server(
     folder: Path,
     *,
-    cache: Cache,
-    prepacked: bool = False,
+    open_decoder: OpenDecoder = OnnxDecoder,
     host: str,
     port: int,
     api_key: str | None,
@@ -64,7 +63,7 @@ def run_server(
         )
     with listen(host, port) as listener:
         port = listener.getsockname()[1]
-        service = Service(folder, cache=cache, parallel=parallel, queue=queue, api_key=key, prepacked=prepacked)
+        service = Service(folder, open_decoder=open_decoder, parallel=parallel, queue=queue, api_key=key)
         memory = f"{parallel} answers at once, whose cache takes up to {service.most_cache_bytes / 1e9:.1f} GB"
         print(f"{service.name} is served at http://{host}:{port}/v1: {memory} (Ctrl+C ends it)", flush=True)
         try:

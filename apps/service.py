@@ -33,7 +33,7 @@ from apps.model import check_folder
 from apps.request_body import read_body
 from apps.scheduler import QueueFull, Scheduler
 from apps.turn import Piece, Turn
-from export.session import Cache, OnnxDecoder
+from export.session import OnnxDecoder, OpenDecoder
 from toolkit.chat_format import ChatFormat, ReasoningParser
 from toolkit.errors import InputError
 
@@ -47,11 +47,11 @@ class Service:
     """One loaded model with its scheduler and routes."""
 
     def __init__(
-        self, folder: Path, *, cache: Cache, parallel: int, queue: int, api_key: str, prepacked: bool = False
+        self, folder: Path, *, open_decoder: OpenDecoder = OnnxDecoder, parallel: int, queue: int, api_key: str
     ) -> None:
         """An empty `api_key` lets everybody in. Raises `InputError` where the folder is no sound export."""
         check_folder(folder)
-        decoder = OnnxDecoder(folder, cache=cache, prepacked=prepacked)
+        decoder = open_decoder(folder)
         self.name = folder.resolve().name
         self.most_cache_bytes = decoder.position_bytes * decoder.max_length * parallel
         """Where all rows are as long as the context."""

@@ -19,7 +19,7 @@ from statistics import median
 import numpy as np
 import psutil
 
-from export.session import Cache, OnnxDecoder, physical_cores
+from export.session import OnnxDecoder, OpenDecoder, physical_cores
 from toolkit.errors import InputError
 from toolkit.peak_memory import peak_memory_bytes
 from toolkit.progress import Progress
@@ -91,8 +91,7 @@ def run_benchmark(
     folder: Path,
     *,
     versus: Sequence[Path] = (),
-    cache: Cache = "exact",
-    prepacked: bool = False,
+    open_decoder: OpenDecoder = OnnxDecoder,
     contexts: Sequence[int] = CONTEXTS,
     new_tokens: int = 64,
     rounds: int = 3,
@@ -111,7 +110,7 @@ def run_benchmark(
         for lengths in [[min(SHORT, *contexts)]] + [list(contexts)] * rounds:
             for model, results in zip(models, measured, strict=True):
                 with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as executor:
-                    task = executor.submit(measure_round, model, lengths, new_tokens, threads, cache, prepacked)
+                    task = executor.submit(measure_round, model, lengths, new_tokens, threads, open_decoder)
                     results.append(task.result())
                 progress.advance()
     warm = [results[1:] for results in measured]
@@ -132,12 +131,12 @@ def run_benchmark(
 
 
 def measure_round(
-    model: Path, contexts: Sequence[int], new_tokens: int, threads: int, cache: Cache, prepacked: bool = False
+    model: Path, contexts: Sequence[int], new_tokens: int, threads: int, open_decoder: OpenDecoder = OnnxDecoder
 ) -> Round:
     """Load, then for each length read a prompt of it and decode; runs in a process of its own."""
     started = time.perf_counter()
     max_length = max(contexts) + new_tokens
-    read, append, vocab_size, step_bytes = _open(model, threads, max_length, cache, prepacked)
+    read, append, vocab_size, step_bytes = _open(model, threads, max_length, open_decoder)
     loaded = time.perf_counter()
     generator = np.random.default_rng(0)
     prefill_s, decode_s = [], []
@@ -211,7 +210,7 @@ def table(benchmark: Benchmark) -> str:
 
 
 def _open(
-    model: Path, threads: int, max_length: int, cache: Cache, prepacked: bool
+    model: Path, threads: int, max_length: int, open_decoder: OpenDecoder
 ) -> tuple[Callable[[list[int]], int], Callable[[int], int], int, Callable[[int], int]]:
     """How to read a prompt and to append a token (both answer with the next), the vocabulary, a step's bytes."""
     if model.suffix == ".gguf":
@@ -219,7 +218,7 @@ def _open(
 
         other = LlamaCpp(model, threads=threads, max_length=max_length)
         return other.read, other.append, other.vocab_size, other.step_bytes
-    decoder = OnnxDecoder(model, cache=cache, prepacked=prepacked)
+    decoder = open_decoder(model)
     if max_length > decoder.max_length:
         raise InputError(
             f"the longest prompt with its new tokens ({max_length}) must fit the model's context "

@@ -19,7 +19,7 @@ import os
 
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read when onnxruntime is imported
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -326,6 +326,10 @@ class OnnxDecoder:
                 _bind_input(self._binding, f"past_key_values.{name}", view)
                 _bind_output(self._binding, f"present.{name}", view)
         return self._binding
+
+
+OpenDecoder = Callable[[Path], OnnxDecoder]
+"""How a folder is opened: `OnnxDecoder` itself, or with the options that a user gave (`functools.partial`)."""
 
 
 def prefix_folder() -> Path:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from export import llama_cpp
@@ -18,7 +19,7 @@ from export.benchmark import run_benchmark, table
 from export.pipeline import Preset, export_int4, int4_config
 from export.quality_benchmark import documentation
 from export.random_model import write_random
-from export.session import physical_cores
+from export.session import OnnxDecoder, physical_cores
 from export.shapes import SMOLLM2_1_7B
 from toolkit.readme import fill_file
 from toolkit.records import write_records
@@ -44,7 +45,7 @@ def main() -> None:
     benchmark = run_benchmark(
         folders[0],
         versus=others[:1] if options.long else [*folders[1:], *others],  # reading so long a prompt takes minutes
-        cache="int8" if options.long else "exact",
+        open_decoder=partial(OnnxDecoder, cache="int8" if options.long else "exact"),
         contexts=(8192,) if options.long else (128, 512, 2048),
         rounds=options.rounds,
     )

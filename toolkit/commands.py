@@ -9,6 +9,7 @@ import argparse
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -213,12 +214,12 @@ def verify(options: Options) -> Result:
 
 def bench(options: Options) -> Result:
     from export.benchmark import run_benchmark, table
+    from export.session import OnnxDecoder
 
     benchmark = run_benchmark(
         options.folder,
         versus=options.vs,
-        cache=options.cache,
-        prepacked=options.prepacked,
+        open_decoder=partial(OnnxDecoder, cache=options.cache, prepacked=options.prepacked),
         contexts=options.contexts,
         new_tokens=options.new_tokens,
         rounds=options.rounds,
@@ -228,6 +229,7 @@ def bench(options: Options) -> Result:
 
 def chat(options: Options) -> Result:
     from apps.chat import run_chat
+    from apps.model import CHAT_DECODER
     from apps.store import data_folder
 
     model = _chat_model(options)
@@ -235,9 +237,9 @@ def chat(options: Options) -> Result:
         model,
         options.data or data_folder(),
         against=options.compare or "",
-        cache=options.cache,
-        prefix_bytes=options.prefix_cache,
-        prepacked=options.prepacked,
+        open_decoder=partial(
+            CHAT_DECODER, cache=options.cache, prefix_bytes=options.prefix_cache, prepacked=options.prepacked
+        ),
         port=options.port,
         window=options.window,
     )
@@ -246,11 +248,11 @@ def chat(options: Options) -> Result:
 
 def serve(options: Options) -> Result:
     from apps.serve import run_server
+    from export.session import OnnxDecoder
 
     run_server(
         options.folder,
-        cache=options.cache,
-        prepacked=options.prepacked,
+        open_decoder=partial(OnnxDecoder, cache=options.cache, prepacked=options.prepacked),
         host=options.host,
         port=options.port,
         api_key=options.api_key,

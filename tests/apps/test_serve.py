@@ -73,7 +73,7 @@ def serving(folder: Path, *, parallel: int, queue: int) -> Iterator[tuple[str, S
     """The address of a server, `host:port`, and the service."""
     with listen("127.0.0.1", 0) as listener:
         port = listener.getsockname()[1]
-        service = Service(folder, cache="exact", parallel=parallel, queue=queue, api_key=KEY)
+        service = Service(folder, parallel=parallel, queue=queue, api_key=KEY)
         application = build_application(service, "127.0.0.1", port)
         web = uvicorn.Server(uvicorn.Config(application, log_level="error", timeout_graceful_shutdown=1))
         thread = threading.Thread(target=web.run, kwargs={"sockets": [listener]})
@@ -436,7 +436,7 @@ def test_a_body_of_100_megabytes_is_refused_before_it_is_read(address: str) -> N
 def test_an_address_beyond_the_loopback_needs_a_key(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("TOOLKIT_API_KEY", raising=False)
     with pytest.raises(InputError, match=r"host \(0\.0\.0\.0\) must be one of 127\.0\.0\.1, localhost without a key"):
-        run_server(tmp_path, cache="exact", host="0.0.0.0", port=0, api_key=None, parallel=1, queue=1)
+        run_server(tmp_path, host="0.0.0.0", port=0, api_key=None, parallel=1, queue=1)
     assert allowed_hosts("127.0.0.1", 9) == {"127.0.0.1:9", "localhost:9"}
     assert {"127.0.0.1:9", f"{socket.gethostname().lower()}:9"} <= allowed_hosts("0.0.0.0", 9)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from apps.model import load_model
+from apps.model import CHAT_DECODER, load_model
 from export.layout import Layout, layouts
 from export.model_config import read_model_config
 from export.parity import Bounds
@@ -115,7 +116,7 @@ def test_the_chat_opens_every_weight_type(
     exports: dict[str, dict[str, Any]], name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TOOLKIT_HOME", str(tmp_path))
-    model = load_model(exports[name]["folder"], prefix_bytes=10**6, prepacked=True)
+    model = load_model(exports[name]["folder"], partial(CHAT_DECODER, prefix_bytes=10**6, prepacked=True))
     prompt = np.random.default_rng(0).integers(3, 320, 300).tolist()
     sampling = replace(GREEDY, max_new_tokens=30)
     assert isinstance(model.decoder, SpeculativeDecoder)
