@@ -133,11 +133,11 @@ def check_memory(conversion: Conversion) -> None:
 def _convert(source: Path, out: Path, traces: Path | None) -> dict[str, Any]:
     from dataclasses import replace
 
-    from export.pipeline import export_int4, int4_config
+    from export.pipeline import export_model, int4_config
 
     idle = peak_memory_bytes()
     started, cpu_started = time.perf_counter(), time.process_time()
-    manifest = export_int4(replace(int4_config(source, out, calibration=traces), bounds=None))
+    manifest = export_model(replace(int4_config(source, out, calibration=traces), bounds=None))
     return {
         "written_bytes": manifest["measured"]["bytes"],
         "seconds": time.perf_counter() - started,

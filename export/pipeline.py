@@ -162,7 +162,7 @@ def _own_traces(folder: Path) -> Path | None:
     return traces if traces.is_file() else None
 
 
-def export_int4(config: ExportConfig) -> dict[str, Any]:
+def export_model(config: ExportConfig) -> dict[str, Any]:
     """Make `config.out` and return its manifest; a folder that is there already and is this very run is left alone.
 
     Raises `InputError` for a source that cannot be exported, `GateFailed` where parity is out of bounds, and

@@ -25,7 +25,7 @@ from export import llama_cpp
 from export.calibration import read_texts
 from export.llama_cpp import Quantization
 from export.parity import Bounds, ParityReport, compare
-from export.pipeline import ExportConfig, Preset, export_int4, int4_config
+from export.pipeline import ExportConfig, Preset, export_model, int4_config
 from export.rotation import write_rotated
 from export.session import physical_cores
 from toolkit.chat_format import ChatFormat
@@ -97,7 +97,7 @@ def ours(configs: Mapping[str, ExportConfig], traces: Path) -> list[Row]:
     """Export by each configuration and read the comparison that each one's gate made, all on the same held-out texts."""
     rows: list[Row] = []
     for name, config in configs.items():
-        measured = export_int4(replace(config, calibration=traces, bounds=WIDE))["measured"]
+        measured = export_model(replace(config, calibration=traces, bounds=WIDE))["measured"]
         size = (config.out / "model.onnx").stat().st_size + (config.out / "model.onnx.data").stat().st_size
         rows.append((name, size, ParityReport.from_dict(measured["parity"])))
     return rows

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from export import llama_cpp
 from export.benchmark import run_benchmark, table
-from export.pipeline import Preset, export_int4, int4_config
+from export.pipeline import Preset, export_model, int4_config
 from export.quality_benchmark import documentation
 from export.random_model import write_random
 from export.session import OnnxDecoder, physical_cores
@@ -60,7 +60,7 @@ def export(source: Path, out: Path, preset: Preset) -> Path:
     if not texts.is_file():
         write_records(texts, documentation())
     config = int4_config(source, folder, preset=preset, calibration=texts)
-    export_int4(replace(config, method="nearest", calibration_tokens=CALIBRATION_TOKENS, bounds=None))
+    export_model(replace(config, method="nearest", calibration_tokens=CALIBRATION_TOKENS, bounds=None))
     return folder
 
 

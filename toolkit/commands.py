@@ -155,7 +155,7 @@ def eval(options: Options) -> Result:
 def export(options: Options) -> Result:
     from export.adapter import base_model, is_adapter
     from export.allocation import choices_table
-    from export.pipeline import export_int4, int4_config, nearest_config
+    from export.pipeline import export_model, int4_config, nearest_config
     from toolkit.models import resolve
 
     adapter = Path(options.model) if is_adapter(Path(options.model)) else None
@@ -178,7 +178,7 @@ def export(options: Options) -> Result:
         config = nearest_config(source, options.out, options.weights, adapter=adapter, calibration=options.calibration)
     if options.no_parity:
         config = replace(config, bounds=None)
-    measured = export_int4(config)["measured"]
+    measured = export_model(config)["measured"]
     parity = measured["parity"]
     text = f"{options.out}: {measured['bytes'] / 1e6:.1f} MB, {measured['bytes_per_parameter']:.3f} bytes a parameter; "
     if parity is None:

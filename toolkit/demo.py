@@ -18,7 +18,7 @@ from pathlib import Path
 
 from distill.evaluate import EvalConfig, evaluate_model
 from distill.pipeline import DistillConfig, distill
-from export.pipeline import export_int4, int4_config
+from export.pipeline import export_model, int4_config
 from toolkit.generate import Decoder
 from toolkit.ledger import Ledger
 from toolkit.models import resolve
@@ -36,7 +36,7 @@ def demo(
     _say(1, f"{config.student} learns from the {config.teacher} teacher")
     student = distill(config, out / STUDENT, open_decoder)
     _say(2, "the student becomes an int4 ONNX folder")
-    export_int4(int4_config(student, out / INT4))
+    export_model(int4_config(student, out / INT4))
     _say(3, f"every stage answers the same {len(problems)} held-out problems")
     for row, folder in (("teacher", teacher), ("base", base), ("student", student), ("int4", out / INT4)):
         evaluate_model(folder, open_decoder, problems, EvalConfig(), out / "eval" / row)

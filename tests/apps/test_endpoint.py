@@ -45,10 +45,10 @@ def ask(model: Model, question: str = "How many?", sampling: Sampling = GREEDY) 
 
 @pytest.fixture(scope="module")
 def exported(tiny_student: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from export.pipeline import export_int4, int4_config
+    from export.pipeline import export_model, int4_config
 
     out = tmp_path_factory.mktemp("served") / "tiny"
-    export_int4(replace(int4_config(tiny_student, out), bounds=None))
+    export_model(replace(int4_config(tiny_student, out), bounds=None))
     return out
 
 

@@ -49,7 +49,7 @@ def folder(tiny_student: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     import torch
     from transformers import LlamaForCausalLM
 
-    from export.pipeline import export_int4, int4_config
+    from export.pipeline import export_model, int4_config
 
     chat_format = ChatFormat.from_folder(tiny_student)
     trained = Path(shutil.copytree(tiny_student, tmp_path_factory.mktemp("learned") / "learned"))
@@ -64,7 +64,7 @@ def folder(tiny_student: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
         optimizer.zero_grad()
     model.save_pretrained(trained)
     out = tmp_path_factory.mktemp("served") / "tiny"
-    export_int4(replace(int4_config(trained, out), bounds=None))
+    export_model(replace(int4_config(trained, out), bounds=None))
     return out
 
 

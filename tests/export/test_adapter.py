@@ -17,7 +17,7 @@ from export import checkpoint as checkpoint_module
 from export.adapter import base_model
 from export.checkpoint import Checkpoint
 from export.parity import Bounds
-from export.pipeline import export_int4, int4_config
+from export.pipeline import export_model, int4_config
 from toolkit.cli import main
 from toolkit.errors import InputError
 from toolkit.runs import file_digest
@@ -70,8 +70,8 @@ def test_an_adapter_exports_as_its_merged_model_does(tiny_student: Path, adapter
     """Parity is measured against the merged float model, so the two reports agree as well."""
     whole = Path(shutil.copytree(tiny_student, tmp_path / "merged"))
     merged_by_peft(tiny_student, adapter).save_pretrained(whole)
-    ours = export_int4(replace(int4_config(tiny_student, tmp_path / "a", adapter=adapter), bounds=WIDE))
-    theirs = export_int4(replace(int4_config(whole, tmp_path / "b"), bounds=WIDE))
+    ours = export_model(replace(int4_config(tiny_student, tmp_path / "a", adapter=adapter), bounds=WIDE))
+    theirs = export_model(replace(int4_config(whole, tmp_path / "b"), bounds=WIDE))
     assert ours["inputs"].keys() == {"source", "adapter"}
     assert ours["measured"]["parity"]["mean_kl"] == pytest.approx(theirs["measured"]["parity"]["mean_kl"], rel=0.2)
     ours_data, theirs_data = ((tmp_path / name / "model.onnx.data").read_bytes() for name in "ab")
@@ -116,7 +116,7 @@ def test_other_adapters_are_refused_by_name(
     config = json.loads((folder / "adapter_config.json").read_text())
     (folder / "adapter_config.json").write_text(json.dumps(config | values))
     with pytest.raises(InputError, match=message):
-        export_int4(int4_config(tiny_student, tmp_path / "out", adapter=folder))
+        export_model(int4_config(tiny_student, tmp_path / "out", adapter=folder))
     assert [path.name for path in tmp_path.iterdir()] == ["adapter"]
 
 

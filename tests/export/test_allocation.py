@@ -10,7 +10,7 @@ import pytest
 
 from export.allocation import Choice, choose
 from export.parity import Bounds
-from export.pipeline import ExportConfig, export_int4, int4_config
+from export.pipeline import ExportConfig, export_model, int4_config
 from toolkit.errors import InputError
 
 WIDE = Bounds(max_mean_kl=9.0, min_top1=0.0)
@@ -33,7 +33,7 @@ def config(tiny_student: Path, traces: Path, tmp_path_factory: pytest.TempPathFa
 
 
 def test_the_fragile_matrix_gets_eight_bits_and_the_size_holds(config: ExportConfig) -> None:
-    measured = export_int4(config)["measured"]
+    measured = export_model(config)["measured"]
     choices = {choice.name: choice for choice in map(Choice.from_dict, measured["allocation"])}
     assert choices[FRAGILE].bits == 8
     assert {choice.bits for choice in choices.values()} == {4, 8}
@@ -44,7 +44,7 @@ def test_the_fragile_matrix_gets_eight_bits_and_the_size_holds(config: ExportCon
 
 def test_more_bytes_say_more_of_what_the_float_model_says(config: ExportConfig, tmp_path: Path) -> None:
     divergences = [
-        export_int4(replace(config, out=tmp_path / str(bits), bits_per_weight=bits))["measured"]["parity"]["mean_kl"]
+        export_model(replace(config, out=tmp_path / str(bits), bits_per_weight=bits))["measured"]["parity"]["mean_kl"]
         for bits in (4.4, 8.3)
     ]
     assert divergences[1] < 0.2 * divergences[0]
@@ -52,7 +52,7 @@ def test_more_bytes_say_more_of_what_the_float_model_says(config: ExportConfig, 
 
 def test_a_size_below_the_smallest_formats_is_refused(config: ExportConfig, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"smallest format \([\d,]+ bytes\) must fit the size .* \(1,000 bytes\)"):
-        export_int4(replace(config, out=tmp_path / "int4", bits_per_weight=0.0, max_bytes=1000))
+        export_model(replace(config, out=tmp_path / "int4", bits_per_weight=0.0, max_bytes=1000))
     assert list(tmp_path.iterdir()) == []
 
 

@@ -10,14 +10,14 @@ import pytest
 from export.benchmark import run_benchmark, table
 from export.model_config import read_model_config
 from export.parity import Bounds
-from export.pipeline import export_int4, int4_config
+from export.pipeline import export_model, int4_config
 from toolkit.errors import InputError
 from toolkit.runs import folder_bytes
 
 
 def test_a_benchmark_measures_each_figure_and_prints_it(tiny_student: Path, tmp_path: Path) -> None:
     out = tmp_path / "int4"
-    export_int4(replace(int4_config(tiny_student, out), bounds=Bounds(max_mean_kl=9.0, min_top1=0.0)))
+    export_model(replace(int4_config(tiny_student, out), bounds=Bounds(max_mean_kl=9.0, min_top1=0.0)))
     benchmark = run_benchmark(out, contexts=(16, 40), new_tokens=8, rounds=1)
     [model] = benchmark.models
     assert model.model_bytes == folder_bytes(out)
@@ -29,7 +29,7 @@ def test_a_benchmark_measures_each_figure_and_prints_it(tiny_student: Path, tmp_
 
 def test_a_step_reads_all_weights_but_an_untied_embedding(checkpoint_folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "int4"
-    manifest = export_int4(replace(int4_config(checkpoint_folder, out), bounds=Bounds(max_mean_kl=9.0, min_top1=0.0)))
+    manifest = export_model(replace(int4_config(checkpoint_folder, out), bounds=Bounds(max_mean_kl=9.0, min_top1=0.0)))
     config = read_model_config(out)
     embedding_bytes = 0 if config.tie_word_embeddings else config.vocab_size * (64 // 2 + 2 + 1)
     padding = 16 * 64
@@ -39,7 +39,7 @@ def test_a_step_reads_all_weights_but_an_untied_embedding(checkpoint_folder: Pat
 
 def test_a_length_beyond_the_context_and_a_file_that_is_no_gguf_are_refused(tiny_student: Path, tmp_path: Path) -> None:
     out = tmp_path / "int4"
-    export_int4(replace(int4_config(tiny_student, out), bounds=Bounds(max_mean_kl=9.0, min_top1=0.0)))
+    export_model(replace(int4_config(tiny_student, out), bounds=Bounds(max_mean_kl=9.0, min_top1=0.0)))
     with pytest.raises(InputError, match=r"new tokens \(608\) must fit the model's context \(512\)"):
         run_benchmark(out, contexts=(600,), new_tokens=8, rounds=1)
     with pytest.raises(InputError, match=r"model\.onnx must be a GGUF file"):

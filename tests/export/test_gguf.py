@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from export.pipeline import export_int4, int4_config
+from export.pipeline import export_model, int4_config
 from tests.toolkit.test_gguf_checkpoint import write_gguf
 from toolkit import gguf_checkpoint
 from toolkit.cli import main
@@ -34,7 +34,7 @@ def test_a_gguf_exports_to_the_bytes_of_its_model_as_transformers_reads_it(
     model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.bfloat16)
     model.load_state_dict(theirs.state_dict())
     model.save_pretrained(source)
-    export_int4(replace(int4_config(source, tmp_path / "theirs"), bounds=None))
+    export_model(replace(int4_config(source, tmp_path / "theirs"), bounds=None))
     digests = [file_digest(tmp_path / name / "model.onnx.data") for name in ("int4", "again", "theirs")]
     assert digests == digests[:1] * 3
 

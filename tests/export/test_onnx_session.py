@@ -11,7 +11,7 @@ import pytest
 
 from export.onnx_session import packed_folder
 from export.parity import Bounds
-from export.pipeline import WeightType, export_int4, int4_config, nearest_config
+from export.pipeline import WeightType, export_model, int4_config, nearest_config
 from export.session import MODEL_FILE, Cache, OnnxDecoder
 
 Captured = pytest.CaptureFixture[str]
@@ -22,7 +22,7 @@ PROMPT = np.random.default_rng(0).integers(3, 320, 200).tolist()
 def exported(tiny_student: Path, traces: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("exported") / "int4"
     config = int4_config(tiny_student, out, calibration=traces)
-    export_int4(replace(config, bounds=Bounds(max_mean_kl=9.0, min_top1=0.0)))
+    export_model(replace(config, bounds=Bounds(max_mean_kl=9.0, min_top1=0.0)))
     return out
 
 
@@ -56,7 +56,7 @@ def test_packed_weights_say_the_same_and_are_made_once(exported: Path, home: Pat
 
 @pytest.mark.parametrize("weights", ["int8", "fp16", "fp32"])
 def test_every_weight_type_can_be_packed(tiny_student: Path, weights: WeightType, tmp_path: Path) -> None:
-    export_int4(replace(nearest_config(tiny_student, tmp_path / weights, weights), bounds=None))
+    export_model(replace(nearest_config(tiny_student, tmp_path / weights, weights), bounds=None))
     assert_same_logits(OnnxDecoder(tmp_path / weights, prepacked=True), OnnxDecoder(tmp_path / weights))
 
 

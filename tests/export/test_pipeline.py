@@ -15,7 +15,7 @@ import torch
 from export.calibration import Text
 from export.external_data import check_external_data
 from export.parity import Bounds, check_parity, float_model, measure_parity
-from export.pipeline import ExportConfig, export_int4, int4_config
+from export.pipeline import ExportConfig, export_model, int4_config
 from export.session import OnnxDecoder
 from toolkit.chat_format import ChatFormat
 from toolkit.errors import FolderConflict, GateFailed, InputError
@@ -33,7 +33,7 @@ def config(tiny_student: Path, traces: Path, tmp_path_factory: pytest.TempPathFa
 
 @pytest.fixture(scope="module")
 def manifest(config: ExportConfig) -> dict[str, Any]:
-    return export_int4(config)
+    return export_model(config)
 
 
 def test_manifest_names_every_file_with_its_digest_and_the_parity(
@@ -55,16 +55,16 @@ def test_the_same_export_again_changes_nothing_and_another_is_refused(
     config: ExportConfig, manifest: dict[str, Any]
 ) -> None:
     before = (config.out / "model.onnx").stat().st_mtime_ns
-    assert export_int4(config) == manifest
+    assert export_model(config) == manifest
     assert (config.out / "model.onnx").stat().st_mtime_ns == before
     with pytest.raises(FolderConflict, match=r"head_bits \(8\) must equal this run's \(4\)"):
-        export_int4(replace(config, head_bits=4))
+        export_model(replace(config, head_bits=4))
 
 
 def test_exports_of_the_same_inputs_are_equal_bytes(
     config: ExportConfig, manifest: dict[str, Any], tmp_path: Path
 ) -> None:
-    export_int4(replace(config, out=tmp_path / "again"))
+    export_model(replace(config, out=tmp_path / "again"))
     assert file_digest(tmp_path / "again" / "model.onnx.data") == file_digest(config.out / "model.onnx.data")
     assert file_digest(tmp_path / "again" / "model.onnx") == file_digest(config.out / "model.onnx")
 
@@ -72,7 +72,7 @@ def test_exports_of_the_same_inputs_are_equal_bytes(
 def test_without_traces_the_default_rounds_to_nearest(tiny_student: Path, tmp_path: Path) -> None:
     plain = int4_config(tiny_student, tmp_path / "int4")
     assert plain.method == "nearest"
-    manifest = export_int4(replace(plain, bounds=WIDE))
+    manifest = export_model(replace(plain, bounds=WIDE))
     assert manifest["config"]["method"] == "nearest"
     with pytest.raises(InputError, match="gptq must have traces"):
         replace(plain, method="gptq")
@@ -91,7 +91,7 @@ def test_embedding_and_head_share_one_range_of_the_file(config: ExportConfig, ma
 @pytest.mark.parametrize("bounds", [Bounds(max_mean_kl=1e-9, min_top1=0.0), Bounds(max_mean_kl=9.0, min_top1=1.1)])
 def test_parity_out_of_bounds_leaves_nothing(config: ExportConfig, bounds: Bounds, tmp_path: Path) -> None:
     with pytest.raises(GateFailed, match=r"(mean KL|top-1).* (1e-09|1\.1)"):
-        export_int4(replace(config, out=tmp_path / "int4", bounds=bounds))
+        export_model(replace(config, out=tmp_path / "int4", bounds=bounds))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -159,7 +159,7 @@ def test_a_source_that_cannot_be_exported_gets_one_line(
     source = _copy(tiny_student, tmp_path / "source")
     damage(source)
     with pytest.raises(InputError, match=message) as caught:
-        export_int4(int4_config(source, tmp_path / "out"))
+        export_model(int4_config(source, tmp_path / "out"))
     assert "\n" not in str(caught.value)
     assert [path.name for path in tmp_path.iterdir()] == ["source"]
 
@@ -168,7 +168,7 @@ def test_a_traces_file_that_is_none_is_refused_with_its_line(tiny_student: Path,
     traces = tmp_path / "traces.jsonl"
     traces.write_text('{"problem": 1}\n')
     with pytest.raises(InputError, match=r"line 1: Example has no key 'problem'; did you mean 'problem_id'"):
-        export_int4(int4_config(tiny_student, tmp_path / "out", calibration=traces))
+        export_model(int4_config(tiny_student, tmp_path / "out", calibration=traces))
     assert [path.name for path in tmp_path.iterdir()] == ["traces.jsonl"]
 
 
@@ -180,7 +180,7 @@ def test_every_architecture_decodes_as_its_dequantized_weights_do_in_torch(
 
     out = tmp_path / "int4"
     config = replace(int4_config(checkpoint_folder, out), block_size=128)  # rows of 64 then have blocks of 64
-    export_int4(replace(config, bounds=Bounds(max_mean_kl=9.0, min_top1=0.0)))
+    export_model(replace(config, bounds=Bounds(max_mean_kl=9.0, min_top1=0.0)))
     model = AutoModelForCausalLM.from_pretrained(checkpoint_folder, dtype=torch.float32)
     _round_as_exported(model)
     ids = np.random.default_rng(0).integers(0, 320, 40).tolist()

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from export.parity import Bounds
-from export.pipeline import export_int4, int4_config, nearest_config
+from export.pipeline import export_model, int4_config, nearest_config
 from export.prefix_cache import forget_all
 from export.session import LEAST_SAVED, PROMPT_CHUNK, Cache, OnnxDecoder, prefix_folder
 
@@ -22,7 +22,7 @@ Captured = pytest.CaptureFixture[str]
 @pytest.fixture(scope="module")
 def exported(tiny_student: Path, traces: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("exported") / "int4"
-    export_int4(replace(int4_config(tiny_student, out, calibration=traces), bounds=WIDE))
+    export_model(replace(int4_config(tiny_student, out, calibration=traces), bounds=WIDE))
     return out
 
 
@@ -95,7 +95,7 @@ def test_a_longer_prefix_takes_the_place_of_a_shorter_one(exported: Path, home: 
 
 def test_another_model_never_uses_the_file(exported: Path, tiny_student: Path, home: Path, tmp_path: Path) -> None:
     other = tmp_path / "int8"
-    export_int4(replace(nearest_config(tiny_student, other, "int8"), bounds=None))
+    export_model(replace(nearest_config(tiny_student, other, "int8"), bounds=None))
     [prompt] = prompts(LEAST_SAVED + 9)
     OnnxDecoder(exported, prefix_bytes=MEGABYTE).start([prompt])
     expected_BV = OnnxDecoder(other).start([prompt])

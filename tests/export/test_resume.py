@@ -14,7 +14,7 @@ import pytest
 
 from export.journal import FOLDER, LINES
 from export.parity import Bounds
-from export.pipeline import WeightType, export_int4, int4_config, nearest_config
+from export.pipeline import WeightType, export_model, int4_config, nearest_config
 from toolkit.errors import InputError
 from toolkit.runs import file_digest
 
@@ -25,7 +25,7 @@ from pathlib import Path
 from dataclasses import replace
 from export import weights_file
 from export.parity import Bounds
-from export.pipeline import export_int4, int4_config, nearest_config
+from export.pipeline import export_model, int4_config, nearest_config
 
 class Killed(weights_file.WeightsFile):
     def _write(self, array, offset):
@@ -42,7 +42,7 @@ if weights == "int4":
     config = int4_config(source, out, calibration=calibration)
 else:
     config = nearest_config(source, out, weights, calibration=calibration)
-export_int4(replace(config, bounds=Bounds(max_mean_kl=9.0, min_top1=0.0)))
+export_model(replace(config, bounds=Bounds(max_mean_kl=9.0, min_top1=0.0)))
 """
 """The process that kills itself, as kill -9 does, once it wrote at or beyond an offset of the weights file."""
 
@@ -64,7 +64,7 @@ def test_an_export_killed_twice_ends_with_the_same_bytes(
     calibration = traces if method == "gptq" else None
     config = replace(int4_config(tiny_student, tmp_path / "whole", calibration=calibration), bounds=WIDE)
     assert config.method == method
-    export_int4(config)
+    export_model(config)
     size = (config.out / "model.onnx.data").stat().st_size
     out = tmp_path / "killed"
     kill_at(0.75, size, tiny_student, out, calibration)  # in the last layer
@@ -72,7 +72,7 @@ def test_an_export_killed_twice_ends_with_the_same_bytes(
     kill_at(0.95, size, tiny_student, out, calibration)
     assert not out.exists()
     capsys.readouterr()
-    manifest = export_int4(replace(config, out=out))
+    manifest = export_model(replace(config, out=out))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["killed", "whole"]
     assert {path.name for path in out.iterdir()} == {*manifest["outputs"], "manifest.json"}
     for name in ("model.onnx", "model.onnx.data"):
@@ -82,18 +82,18 @@ def test_an_export_killed_twice_ends_with_the_same_bytes(
 @pytest.mark.parametrize("weights", ["int8", "fp16"])
 def test_an_export_of_more_bits_goes_on_as_well(weights: WeightType, tiny_student: Path, tmp_path: Path) -> None:
     config = replace(nearest_config(tiny_student, tmp_path / "whole", weights), bounds=WIDE)
-    export_int4(config)
+    export_model(config)
     data = config.out / "model.onnx.data"
     kill_at(0.75, data.stat().st_size, tiny_student, tmp_path / "killed", None, weights)
     assert finished_parts(tmp_path / "killed") == 2
-    export_int4(replace(config, out=tmp_path / "killed"))
+    export_model(replace(config, out=tmp_path / "killed"))
     assert file_digest(tmp_path / "killed" / "model.onnx.data") == file_digest(data)
 
 
 def test_finished_layers_are_not_made_again(tiny_student: Path, tmp_path: Path) -> None:
     """The first layer's bytes are changed behind the journal's back: they must still be there at the end."""
     config = replace(int4_config(tiny_student, tmp_path / "whole"), bounds=None)
-    export_int4(config)
+    export_model(config)
     size = (config.out / "model.onnx.data").stat().st_size
     kill_at(0.75, size, tiny_student, tmp_path / "killed", None)
     # an export without its gate is another run, so the process that was killed had one
@@ -103,18 +103,18 @@ def test_finished_layers_are_not_made_again(tiny_student: Path, tmp_path: Path) 
         before = file.read(1)
         file.seek(size // 2)
         file.write(bytes([before[0] ^ 1]))
-    export_int4(replace(config, out=tmp_path / "killed", bounds=WIDE))
+    export_model(replace(config, out=tmp_path / "killed", bounds=WIDE))
     found, whole = ((tmp_path / name / "model.onnx.data").read_bytes() for name in ("killed", "whole"))
     assert [i for i in range(size) if found[i] != whole[i]] == [size // 2]
 
 
 def test_weights_shorter_than_the_journal_says_begin_anew(tiny_student: Path, tmp_path: Path) -> None:
     config = replace(int4_config(tiny_student, tmp_path / "whole"), bounds=WIDE)
-    export_int4(config)
+    export_model(config)
     data = config.out / "model.onnx.data"
     kill_at(0.9, data.stat().st_size, tiny_student, tmp_path / "killed", None)
     os.truncate(tmp_path / ".killed.partial" / "model.onnx.data", 1000)
-    export_int4(replace(config, out=tmp_path / "killed"))
+    export_model(replace(config, out=tmp_path / "killed"))
     assert file_digest(tmp_path / "killed" / "model.onnx.data") == file_digest(data)
 
 
@@ -129,8 +129,8 @@ def test_other_weights_in_the_source_begin_anew(tiny_student: Path, tmp_path: Pa
     tensors["model.embed_tokens.weight"] *= -1
     save_file(tensors, source / "model.safetensors")
     config = replace(int4_config(source, tmp_path / "int4"), bounds=WIDE)
-    export_int4(config)
-    export_int4(replace(config, out=tmp_path / "whole"))
+    export_model(config)
+    export_model(replace(config, out=tmp_path / "whole"))
     digests = {file_digest(tmp_path / name / "model.onnx.data") for name in ("int4", "whole")}
     assert len(digests) == 1
 
@@ -144,5 +144,5 @@ def test_a_bad_value_met_halfway_removes_everything(tiny_student: Path, tmp_path
     save_file(tensors, source / "model.safetensors")
     for _ in range(2):
         with pytest.raises(InputError, match=r"layers\.1\.mlp\.down_proj\.weight .* holds 1 NaN or infinite"):
-            export_int4(int4_config(source, tmp_path / "int4"))
+            export_model(int4_config(source, tmp_path / "int4"))
         assert [path.name for path in tmp_path.iterdir()] == ["source"]

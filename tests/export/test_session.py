@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from export.parity import Bounds
-from export.pipeline import export_int4, int4_config
+from export.pipeline import export_model, int4_config
 from export.session import PROMPT_CHUNK, SMALLEST_ROOM, OnnxDecoder, physical_cores
 from toolkit.errors import InputError
 from toolkit.generate import GREEDY, complete
@@ -24,7 +24,7 @@ NO_STOP: frozenset[int] = frozenset()
 @pytest.fixture(scope="module")
 def exported(tiny_student: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("exported") / "int4"
-    export_int4(replace(int4_config(tiny_student, out), bounds=Bounds(max_mean_kl=9.0, min_top1=0.0)))
+    export_model(replace(int4_config(tiny_student, out), bounds=Bounds(max_mean_kl=9.0, min_top1=0.0)))
     return out
 
 
@@ -103,7 +103,7 @@ def test_an_int8_cache_says_nearly_the_same_in_a_quarter_of_the_bytes(
 ) -> None:
     out = tmp_path / "int4"
     config = int4_config(tiny_student, out, calibration=traces)
-    export_int4(replace(config, bounds=Bounds(max_mean_kl=9.0, min_top1=0.0)))
+    export_model(replace(config, bounds=Bounds(max_mean_kl=9.0, min_top1=0.0)))
     exact, rounded = OnnxDecoder(out), OnnxDecoder(out, cache="int8")
     assert rounded.position_bytes * 4 == exact.position_bytes
     rows = prompts(PROMPT_CHUNK + 30, 40)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from export.pipeline import export_int4, int4_config
+from export.pipeline import export_model, int4_config
 from export.session import Floats, OnnxDecoder
 from toolkit.generate import GREEDY, Sampling, complete
 from toolkit.speculation import DRAFT_LENGTHS, Pace, SpeculativeDecoder
@@ -22,7 +22,7 @@ NO_STOP: frozenset[int] = frozenset()
 @pytest.fixture(scope="module")
 def exported(tiny_student: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("exported") / "int4"
-    export_int4(replace(int4_config(tiny_student, out), bounds=None))
+    export_model(replace(int4_config(tiny_student, out), bounds=None))
     return out
 
 

@@ -25,7 +25,7 @@ from export.fuzz_corpus import fuzz_texts
 from export.golden_record import RECORD_FILE, GoldenRecord, read_record
 from export.goldens import CHATS, GREEDY_PROMPTS, GREEDY_TOKENS, LIKELIEST, POSITIONS, rendered_chats
 from export.parity import Bounds
-from export.pipeline import export_int4, int4_config
+from export.pipeline import export_model, int4_config
 from export.session import OnnxDecoder
 from export.verify import MARGIN_TOLERANCE, SMALL_BYTES, check_files, check_greedy, check_start, check_tokenizer, verify
 from toolkit.chat_format import ChatFormat
@@ -57,7 +57,7 @@ def source(tiny_student: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 @pytest.fixture(scope="module")
 def exported(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("exported") / "int4"
-    export_int4(replace(int4_config(source, out), bounds=WIDE))
+    export_model(replace(int4_config(source, out), bounds=WIDE))
     return out
 
 
@@ -329,7 +329,7 @@ def test_a_template_that_transformers_renders_otherwise_is_not_exported(source: 
         GateFailed,
         match=r"must be read by the chat as it was made, and is not: chat 3 of verify\.json .* differs at character \d+: .*u003cthink.* instead of .*<think>",
     ):
-        export_int4(replace(int4_config(folder, tmp_path / "out"), bounds=WIDE))
+        export_model(replace(int4_config(folder, tmp_path / "out"), bounds=WIDE))
     assert [path.name for path in tmp_path.iterdir()] == ["source"]
 
 
@@ -398,7 +398,7 @@ def test_verifying_imports_no_training_library(exported: Path) -> None:
 
 
 def test_the_same_source_gives_the_same_record(exported: Path, source: Path, tmp_path: Path) -> None:
-    export_int4(replace(int4_config(source, tmp_path / "again"), bounds=WIDE))
+    export_model(replace(int4_config(source, tmp_path / "again"), bounds=WIDE))
     check_external_data(tmp_path / "again" / "model.onnx")
     for name in (RECORD_FILE, EXPECTED_FILE):
         assert (tmp_path / "again" / name).read_bytes() == (exported / name).read_bytes()

@@ -15,7 +15,7 @@ from apps.model import CHAT_DECODER, load_model
 from export.layout import Layout, layouts
 from export.model_config import read_model_config
 from export.parity import Bounds
-from export.pipeline import WeightType, export_int4, int4_config, nearest_config
+from export.pipeline import WeightType, export_model, int4_config, nearest_config
 from export.quantize import dequantize, round_nearest
 from export.session import OnnxDecoder
 from export.verify import verify
@@ -34,7 +34,7 @@ def exports(tiny_student: Path, traces: Path, tmp_path_factory: pytest.TempPathF
     int4 = replace(int4_config(tiny_student, folder / "int4", calibration=traces), bounds=WIDE)
     int8 = replace(nearest_config(tiny_student, folder / "int8", "int8", calibration=traces), bounds=WIDE)
     floats = [nearest_config(tiny_student, folder / name, name, calibration=traces) for name in WEIGHT_TYPES[1:]]
-    return {config.out.name: export_int4(config) | {"folder": config.out} for config in (int4, int8, *floats)}
+    return {config.out.name: export_model(config) | {"folder": config.out} for config in (int4, int8, *floats)}
 
 
 def test_more_bits_say_more_nearly_what_the_float_model_says(exports: dict[str, dict[str, Any]]) -> None:
@@ -77,7 +77,7 @@ def test_every_architecture_decodes_as_torch_does_with_the_same_floats(
 ) -> None:
     from transformers import AutoModelForCausalLM
 
-    export_int4(replace(nearest_config(checkpoint_folder, tmp_path / name, name), bounds=None))
+    export_model(replace(nearest_config(checkpoint_folder, tmp_path / name, name), bounds=None))
     model = AutoModelForCausalLM.from_pretrained(checkpoint_folder, dtype=torch.float32)
     if name == "fp16":
         for parameter in model.parameters():
@@ -95,7 +95,7 @@ def test_every_architecture_decodes_as_torch_does_with_the_same_floats(
 def test_one_folder_holds_one_weight_type(exports: dict[str, dict[str, Any]], tiny_student: Path, traces: Path) -> None:
     other = nearest_config(tiny_student, exports["int8"]["folder"], "fp16", calibration=traces)
     with pytest.raises(FolderConflict, match=r"its config\.\w+ \(.*\) must equal this run's"):
-        export_int4(other)
+        export_model(other)
 
 
 def test_floats_need_no_blocks(tiny_student: Path) -> None:
