@@ -18,7 +18,7 @@ import gradio as gr
 from apps import badge, look
 from apps.conversation import Conversation, run_turn
 from apps.known_answers import is_right, right_answer
-from apps.latest import latest
+from apps.latest import Latest
 from apps.markup import harmless
 from apps.model import Model
 from apps.page import EXAMPLES, MESSAGES, POLL_S
@@ -108,7 +108,7 @@ def ask(models: Sequence[Model], question: str, comparison: Comparison) -> Itera
     try:
         yield [gr.update(value="", submit_btn=False, stop_btn="Stop"), *comparison.shown(time.monotonic())]
         for side in comparison.sides:
-            with closing(latest(_answers(side, comparison, sampling))) as views:
+            with closing(Latest(_answers(side, comparison, sampling))) as views:
                 for shown in views:
                     yield [gr.skip(), *shown]
     finally:

@@ -10,53 +10,55 @@ still meanwhile.
 from __future__ import annotations
 
 import threading
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from contextlib import closing
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 Item = TypeVar("Item")
 
 
-def latest(work: Generator[Item, None, None]) -> Generator[Item, None, None]:
-    """Run `work` on a thread of its own; yields its newest item, without those that came while the reader was away.
+class Latest(Iterator[Item], Generic[Item]):
+    """Runs work on a thread of its own from now on; iterating gives its newest item, each once.
 
-    The last item always comes, and what `work` raises is raised here. Closing the generator closes `work` at its next
-    item, and returns when that is done.
+    The last item always comes, and what the work raises is raised after it. Items that came while the reader was away
+    are left out, but for the newest.
     """
-    changed = threading.Condition()
-    newest: list[Item] = []
-    raised: list[BaseException] = []
-    has_ended = reader_left = False
 
-    def run() -> None:
-        nonlocal has_ended
+    def __init__(self, work: Generator[Item, None, None]) -> None:
+        self._work = work
+        self._changed = threading.Condition()
+        self._newest: list[Item] = []
+        self._raised: list[BaseException] = []
+        self._has_ended = self._reader_left = False
+        self._thread = threading.Thread(target=self._run, name="latest", daemon=True)
+        self._thread.start()
+
+    def __next__(self) -> Item:
+        with self._changed:
+            self._changed.wait_for(lambda: self._newest or self._has_ended)
+            if self._newest:
+                return self._newest.pop()
+        if self._raised:
+            raise self._raised.pop()
+        raise StopIteration
+
+    def close(self) -> None:
+        """Close the work at its next item; returns when that is done."""
+        self._reader_left = True
+        self._thread.join()
+
+    def _run(self) -> None:
         try:
-            with closing(work):
-                for item in work:
-                    with changed:
-                        newest[:] = [item]
-                        changed.notify()
-                    if reader_left:
+            with closing(self._work):
+                for item in self._work:
+                    with self._changed:
+                        self._newest[:] = [item]
+                        self._changed.notify()
+                    if self._reader_left:
                         return
         except BaseException as error:  # noqa: BLE001 – a panic of tokenizers is no Exception; the reader raises it
-            raised.append(error)
+            self._raised.append(error)
         finally:
-            with changed:
-                has_ended = True
-                changed.notify()
-
-    worker = threading.Thread(target=run, name="latest", daemon=True)
-    worker.start()
-    try:
-        while True:
-            with changed:
-                changed.wait_for(lambda: newest or has_ended)
-                items, newest[:] = newest.copy(), []
-            if not items:
-                break
-            yield items[0]
-    finally:
-        reader_left = True
-        worker.join()
-    if raised:
-        raise raised[0]
+            with self._changed:
+                self._has_ended = True
+                self._changed.notify()

@@ -21,7 +21,7 @@ from apps.context_ledger import RESERVE_SHARE
 from apps.conversation import Conversation, Turn, run_turn
 from apps.feedback import FEEDBACK
 from apps.feedback_panel import FeedbackPanel
-from apps.latest import latest
+from apps.latest import Latest
 from apps.ledger_panel import LedgerPanel
 from apps.markup import harmless
 from apps.model import Model
@@ -156,17 +156,10 @@ def _run(
     conversation.busy, conversation.edited, trouble = True, None, ""
     try:
         store.write(conversation, turn)
-        yield begun(conversation, turn, listed(store, words, conversation))
-        while not model.lock.acquire(timeout=POLL_S):
-            if turn.stop_requested:
-                break
-            yield waiting("The model is answering another tab; this question is next")
-        else:
-            try:
-                with closing(latest(_written(model, store, conversation, turn, sampling, settings))) as updates:
-                    yield from updates
-            finally:
-                model.lock.release()
+        start = begun(conversation, turn, listed(store, words, conversation))
+        with closing(Latest(_written(model, store, conversation, turn, sampling, settings))) as updates:
+            yield start
+            yield from updates
     except InputError as error:
         trouble = str(error)
     finally:
@@ -181,21 +174,27 @@ def _run(
 def _written(
     model: Model, store: Store, conversation: Conversation, turn: Turn, sampling: Sampling, settings: Settings
 ) -> Generator[Update, None, None]:
-    """What the page shows of a running turn, each time after it is stored."""
-    messages = conversation.messages(turn.question, turn)
+    """What the page shows of a turn until it ends, each time after it is stored; first it waits for the model."""
+    while not model.lock.acquire(timeout=POLL_S):
+        if turn.stop_requested:
+            return
+        yield waiting("The model is answering another tab; this question is next")
     pieces = run_turn(
         model.decoder,
         model.chat_format,
-        messages,
+        conversation.messages(turn.question, turn),
         turn,
         sampling,
         time.monotonic,
         thinking_budget=settings.thinking_budget,
     )
-    with closing(pieces):
-        for _ in pieces:
-            store.write(conversation, turn)
-            yield running(conversation, turn)
+    try:
+        with closing(pieces):
+            for _ in pieces:
+                store.write(conversation, turn)
+                yield running(conversation, turn)
+    finally:
+        model.lock.release()
 
 
 def seed_of(turn: Turn) -> int:

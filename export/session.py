@@ -248,7 +248,7 @@ class OnnxDecoder:
         """Read one text; returns logits_TV after each of its tokens."""
         self._make_room(1, len(tokens_T), used=0)
         self._lengths_B = np.array([len(tokens_T)])
-        self._held = []
+        self._held, self._places = [], []
         pieces = []
         for begin in range(0, len(tokens_T), PROMPT_CHUNK):
             piece_T = np.asarray(tokens_T[begin : begin + PROMPT_CHUNK], dtype=np.int64)
