@@ -39,6 +39,10 @@ from export.session import OpenDecoder
 from toolkit.errors import InputError
 from toolkit.models import is_endpoint
 
+QUEUE_POLL_S = 0.01
+NO_PROGRESS_POLL_S = 1.0
+"""No handler of these pages has a progress bar."""
+
 
 def build_application(
     models: Sequence[Model], store: Store, admission: Admission, hosts: frozenset[str]
@@ -118,6 +122,9 @@ def _mount(api: FastAPI, page: gr.Blocks, path: str, *, css: str, head: str = ""
         css=css,
         head=HEAD + badge.SCRIPT + head,
     )
+    # Gradio's queue looks for work a thousand times a second, for pending progress a hundred times: all day, and while
+    # the model writes. There is no setting for it.
+    page._queue.sleep_when_free, page._queue.progress_update_sleep_when_free = QUEUE_POLL_S, NO_PROGRESS_POLL_S
 
 
 def _announce(door: str) -> None:
