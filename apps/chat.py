@@ -58,11 +58,13 @@ def build_application(
     watch.start()
     badge.add_route(api, watch)
     sidebar.add_downloads(api, store)
-    if len(models) > 1:
+    compare_path = compare.PATH if len(models) > 1 else ""
+    if compare_path:
         api.get(compare.PATH)(lambda: RedirectResponse(f"{compare.PATH}/"))  # a mount begins behind the slash
         _mount(api, compare.build_compare(models), compare.PATH, css=compare.CSS)
     css = CSS + badge.CSS + sidebar.CSS + turn_links.CSS
-    _mount(api, build_page(models[0], store), "/", css=css, head=sidebar.HEAD + turn_links.SCRIPT)
+    page = build_page(models[0], store, compare_path)
+    _mount(api, page, "/", css=css, head=sidebar.HEAD + turn_links.SCRIPT)
     return guard(admission.wrap(api), hosts)
 
 

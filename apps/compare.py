@@ -43,7 +43,6 @@ CSS = (
 #sides .verdict strong { color: var(--body-text-color); }
 #examples { flex: none; gap: 8px; flex-wrap: wrap; padding-top: 8px; }
 #examples button { font-size: 13px; font-weight: 400; border: 1px solid var(--border-color-primary); border-radius: 999px; background: transparent; }
-#title a { color: inherit; }
 @media (max-width: 700px) {
   #sides { overflow-y: auto; flex-wrap: wrap; }
   #sides > .column { height: auto; flex: 1 1 100%; }

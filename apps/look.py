@@ -26,6 +26,7 @@ main.contain > .column { height: 100%; min-height: 0; gap: 0; flex-wrap: nowrap;
 
 #top { align-items: center; padding: 14px 0 12px; border-bottom: 1px solid var(--border-color-primary); flex: none; }
 #title h1 { font-size: 17px; line-height: 1.3; margin: 0; font-weight: 650; letter-spacing: -0.01em; }
+#title a { color: inherit; }
 #title p { font-size: 13px; margin: 2px 0 0; color: var(--body-text-color-subdued); }
 #new-chat { border: 1px solid var(--border-color-primary); background: transparent; border-radius: 999px; }
 #new-chat:hover { background: var(--background-fill-secondary); }

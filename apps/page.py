@@ -223,14 +223,14 @@ def start_over(store: Store, words: str, conversation: Conversation) -> Update:
     return fresh, *at_rest(fresh, listed(store, words, fresh))
 
 
-def build_page(model: Model, store: Store) -> gr.Blocks:
-    """Lay the page out and connect it to the model."""
+def build_page(model: Model, store: Store, compare_path: str = "") -> gr.Blocks:
+    """Lay the page out and connect it to the model; `compare_path` leads to a comparison with another one."""
     page = gr.Blocks(title=f"{model.name} · chat", analytics_enabled=False, fill_height=True)
     with page:
         conversation = gr.State(Conversation())
         sidebar = lay_out()
         with gr.Row(elem_id="top"):
-            gr.Markdown(_title(model), elem_id="title")
+            gr.Markdown(_title(model, compare_path), elem_id="title")
             gr.Markdown(badge.TEXT, elem_id="badge")
             new_chat = gr.Button("New chat", elem_id="new-chat", size="sm", scale=0, min_width=96)
         chatbot = _chatbot(model)
@@ -290,8 +290,9 @@ def _question() -> gr.Textbox:
     )
 
 
-def _title(model: Model) -> str:
-    return f"# {harmless(model.name)}\n{harmless(model.facts)}"
+def _title(model: Model, compare_path: str) -> str:
+    compare = f" · [compare]({compare_path})" if compare_path else ""
+    return f"# {harmless(model.name)}\n{harmless(model.facts)}{compare}"
 
 
 def _picked(event: gr.SelectData) -> str:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urljoin
 
 import pytest
 
@@ -46,6 +47,14 @@ def test_both_models_answer_an_example_and_are_marked(browser: Browser, comparis
         expect(page.locator("#asked")).to_contain_text("these numbers: 84, 36")
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
         picture(page, f"compare-{width}")
+
+
+def test_the_comparison_and_the_chat_lead_to_each_other(browser: Browser, comparison: str) -> None:  # noqa: F811
+    with opened(browser, comparison) as page:
+        for way in ("back to the chat", "compare"):
+            target = page.locator("#title").get_by_role("link", name=way).get_attribute("href")
+            page.goto(urljoin(comparison, target or ""))
+        expect(page.locator("#sides > .column")).to_have_count(2)
 
 
 def test_stop_ends_the_first_and_spares_the_second(browser: Browser, comparison: str) -> None:  # noqa: F811
