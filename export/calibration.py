@@ -1,12 +1,19 @@
 """A student's own traces as token ids: some to calibrate on, the others to check against.
 
 Invariant: no problem is on both sides, and the same file gives the same texts on every run.
+
+Shapes: B texts of a batch, T tokens.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from toolkit.chat_format import ChatFormat
 from toolkit.errors import InputError
@@ -31,6 +38,24 @@ class CalibrationTexts:
 
     calibration: list[Text]
     held_out: list[Text]
+
+
+def batches_by_length(texts: Sequence[Sequence[int]], tokens: int) -> Iterator[list[Sequence[int]]]:
+    """Texts of like lengths together, as many as have so many tokens when they are padded; a longer one is alone."""
+    batch: list[Sequence[int]] = []
+    for text in sorted(texts, key=len):
+        if batch and len(text) * (len(batch) + 1) > tokens:
+            yield batch
+            batch = []
+        batch.append(text)
+    if batch:
+        yield batch
+
+
+def padded(texts: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+    """ids_BT, padded on the right, and mask_BT, true on real tokens, which causal attention keeps from the padding."""
+    ids_BT = pad_sequence([torch.tensor(text) for text in texts], batch_first=True)
+    return ids_BT, torch.arange(ids_BT.shape[1]) < torch.tensor([len(text) for text in texts])[:, None]
 
 
 def read_texts(path: Path, chat_format: ChatFormat, *, tokens: int, max_length: int) -> CalibrationTexts:

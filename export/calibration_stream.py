@@ -19,11 +19,11 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
+from export.calibration import batches_by_length, padded
 from export.checkpoint import EMBEDDING, Checkpoint
 from export.gptq import cholesky, damped, quantize_with_feedback
 from export.layout import Layout
@@ -58,7 +58,7 @@ class CalibrationStream:
         self._layer_class: type[nn.Module] = type(model.model.layers[0])
         self._rotary: nn.Module = type(model.model.rotary_emb)(config=config)
         float_VD = checkpoint.tensor(EMBEDDING)
-        self.batches = [_embed(float_VD, embedding, batch) for batch in _batches_by_length(texts)]
+        self.batches = [_embed(float_VD, embedding, batch) for batch in batches_by_length(texts, BATCH_TOKENS)]
 
     @torch.no_grad()
     def quantize_layer(self, layer: int, layouts: Mapping[str, Layout]) -> Iterator[tuple[str, QuantizedWeight]]:
@@ -194,23 +194,8 @@ def _window_mask(length: int, sliding_window: int) -> Tensor | None:
     return (distance_TT >= 0) & (distance_TT < sliding_window)
 
 
-def _batches_by_length(texts: Sequence[Sequence[int]]) -> Iterator[list[Sequence[int]]]:
-    batch: list[Sequence[int]] = []
-    for text in sorted(texts, key=len):
-        if batch and len(text) * (len(batch) + 1) > BATCH_TOKENS:
-            yield batch
-            batch = []
-        batch.append(text)
-    if batch:
-        yield batch
-
-
 def _embed(float_VD: Tensor, layout: Layout, texts: Sequence[Sequence[int]]) -> Batch:
-    lengths = np.array([len(text) for text in texts])
-    ids_BT = torch.zeros(len(texts), int(lengths.max()), dtype=torch.long)
-    for row, text in enumerate(texts):
-        ids_BT[row, : len(text)] = torch.tensor(text)
-    mask_BT = torch.arange(ids_BT.shape[1]) < torch.from_numpy(lengths)[:, None]
+    ids_BT, mask_BT = padded(texts)
     float_BTD = float_VD[ids_BT]
     rows_XD = quantize_nearest(float_BTD.flatten(0, 1).numpy(), bits=layout.bits, block_size=layout.block_size)
     quantized_BTD = torch.from_numpy(dequantize(rows_XD)).reshape(float_BTD.shape)

@@ -20,11 +20,12 @@ from typing import Any, Literal
 import numpy as np
 import onnx
 import psutil
+from safetensors.numpy import load_file, save_file
 
 from export.allocation import Choice, allocate
 from export.cache_scales import cache_scales
 from export.calibration import CalibrationTexts, read_texts
-from export.checkpoint import EMBEDDING, LM_HEAD, Checkpoint, tensor_shapes
+from export.checkpoint import EMBEDDING, LM_HEAD, Checkpoint, Floats, tensor_shapes
 from export.goldens import write_goldens
 from export.graph import build_graph
 from export.journal import Journal
@@ -33,7 +34,8 @@ from export.matrices import Method, part_bytes, parts, vectors
 from export.package import write_package
 from export.parity import Bounds, check_parity, float_model, measure_parity
 from export.session import INT8_CACHE_FILE, MODEL_FILE
-from export.weights_file import Weights, WeightsFile
+from export.tuning import tune
+from export.weights_file import FILE_NAME, Weights, WeightsFile, read_weight
 from toolkit import runs
 from toolkit.chat_format import TOKENIZER, ChatFormat
 from toolkit.errors import InputError, ToolkitError
@@ -48,7 +50,7 @@ WeightType = Literal["int8", "fp16", "fp32"]
 BITS: dict[WeightType, int] = {"int8": 8, "fp16": 16, "fp32": 32}
 TRACES_FILE = "train.jsonl"
 CALIBRATION_TOKENS = 12_000
-CHOICES = "choices.jsonl"
+CHOICES, TUNED = "choices.jsonl", "tuned.safetensors"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,12 +81,16 @@ class ExportConfig:
     bits_per_weight: float
     """What the weights may take at most; each matrix then gets the bits and blocks that serve the whole best (see
     `export.allocation`). Both 0 where `block_size` and `head_bits` decide."""
+    tune: bool
+    """Whether scales and norms are tuned at the end, which takes both models as floats (see `export.tuning`)."""
     bounds: Bounds | None
     """Of the parity gate; None where parity is not measured, as the float model may not fit the memory."""
 
     def __post_init__(self) -> None:
         if self.method == "gptq" and self.calibration is None:
             raise InputError("method gptq must have traces to calibrate on (none were given); give --calibration")
+        if self.tune and self.calibration is None:
+            raise InputError("tuning must have traces to tune on (none were given); give --calibration")
         if self.is_sized and self.calibration is None:
             raise InputError("a size must have traces to measure on (none were given); give --calibration")
 
@@ -107,6 +113,7 @@ def int4_config(
     calibration: Path | None = None,
     max_bytes: int = 0,
     bits_per_weight: float = 0.0,
+    tune: bool = False,
 ) -> ExportConfig:
     """What `--int4` does: calibrated on traces, given or the student's own; without any, `quick` in place of `balanced`.
 
@@ -127,6 +134,7 @@ def int4_config(
         head_bits=4 if preset == "fast" else 8,
         max_bytes=max_bytes,
         bits_per_weight=bits_per_weight,
+        tune=tune,
         bounds=Bounds(max_mean_kl=0.6, min_top1=0.6) if preset == "quick" else Bounds(max_mean_kl=0.15, min_top1=0.85),
     )
 
@@ -153,6 +161,7 @@ def nearest_config(
         head_bits=bits,
         max_bytes=0,
         bits_per_weight=0.0,
+        tune=False,
         bounds=Bounds(max_mean_kl=0.03, min_top1=0.93) if bits == 8 else Bounds(max_mean_kl=0.001, min_top1=0.98),
     )
 
@@ -218,10 +227,31 @@ def _write_model(
             file.sync()
             journal.add(part, stored, file.end)
             progress.advance(sizes[part], note=part.removesuffix(".weight").rpartition("model.")[2])
+    if config.tune:
+        norms |= _tune(checkpoint, config, texts, folder, journal)
     onnx.save(build_graph(checkpoint.config, journal.weights, norms), folder / MODEL_FILE)
     if texts.calibration:
         scales = cache_scales(folder, texts.calibration)
         onnx.save(build_graph(checkpoint.config, journal.weights, norms, scales), folder / INT8_CACHE_FILE)
+
+
+def _tune(
+    checkpoint: Checkpoint, config: ExportConfig, texts: CalibrationTexts, folder: Path, journal: Journal
+) -> dict[str, Floats]:
+    """Write tuned scales over the first ones; returns the norms. What was found is kept before it is written, because
+    a run that was interrupted here must not tune what is tuned."""
+    kept = journal.folder / TUNED
+    if not kept.is_file():
+        weights = {name: read_weight(folder / FILE_NAME, stored) for name, stored in journal.weights.items()}
+        tuned = tune(float_model(config.source, checkpoint), weights, texts.calibration)
+        save_file({**tuned.scales, **tuned.norms}, kept.with_suffix(".partial"))
+        kept.with_suffix(".partial").replace(kept)
+    found = load_file(kept)
+    with WeightsFile(folder, end=journal.end) as file:
+        for name in found.keys() & journal.weights.keys():
+            file.replace_scales(journal.weights[name], found[name])
+        file.sync()
+    return {name: array for name, array in found.items() if name not in journal.weights}
 
 
 def _allocation(
@@ -263,13 +293,18 @@ def _read_texts(checkpoint: Checkpoint, config: ExportConfig) -> CalibrationText
 
 
 def _check_memory(checkpoint: Checkpoint, config: ExportConfig) -> None:
-    """The parity gate runs the float model, which the export itself never holds."""
-    needed = 4 * sum(int(np.prod(shape)) for shape in checkpoint.shapes.values())
+    """The parity gate runs the float model, and tuning two of them; the export itself never holds one."""
+    model_bytes = 4 * sum(int(np.prod(shape)) for shape in checkpoint.shapes.values())
     available = psutil.virtual_memory().available
-    if config.bounds is not None and needed > available:
+    if config.tune and 2 * model_bytes > available:
         raise InputError(
-            f"the float model ({needed / 1e9:.1f} GB) must fit the free memory ({available / 1e9:.1f} GB) to be compared "
-            "with; close programs, or export without the gate: --no-parity"
+            f"two float models ({2 * model_bytes / 1e9:.1f} GB) must fit the free memory ({available / 1e9:.1f} GB) to be "
+            "tuned; close programs, or leave out --tune"
+        )
+    if config.bounds is not None and model_bytes > available:
+        raise InputError(
+            f"the float model ({model_bytes / 1e9:.1f} GB) must fit the free memory ({available / 1e9:.1f} GB) to be "
+            "compared with; close programs, or export without the gate: --no-parity"
         )
 
 

@@ -52,6 +52,9 @@ def main() -> None:
     parser.add_argument("--model", default="smollm2-135m")
     parser.add_argument("--hidden-size", type=int, default=768)
     parser.add_argument("--presets", nargs="+", default=list(get_args(Preset)), choices=get_args(Preset))
+    parser.add_argument(
+        "--tuned", nargs="*", default=["balanced"], choices=get_args(Preset), help="with --tune as well"
+    )
     parser.add_argument("--sizes", nargs="+", type=float, default=[], help="MB of more exports, with their own bits")
     parser.add_argument("--out", type=Path, default=Path("runs/quality"))
     options = parser.parse_args()
@@ -63,6 +66,9 @@ def main() -> None:
         f"`--{preset}`": int4_config(rotated, options.out / preset, preset=preset, calibration=traces)
         for preset in options.presets
     }
+    for preset in options.tuned:
+        out = options.out / f"{preset}-tuned"
+        configs[f"`--{preset} --tune`"] = int4_config(rotated, out, preset=preset, calibration=traces, tune=True)
     for megabytes in options.sizes:
         max_bytes = int(megabytes * 1e6) - GRAPH_BYTES
         out = options.out / f"{megabytes}MB"

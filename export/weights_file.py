@@ -21,7 +21,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from export.quantize import LARGEST_CODE_BITS, Weight
+from export.quantize import LARGEST_CODE_BITS, FloatWeight, QuantizedWeight, Weight
 from toolkit.records import Record
 
 FILE_NAME = "model.onnx.data"
@@ -126,6 +126,11 @@ class WeightsFile:
         self.end = stored.tensors[-1].end
         return stored
 
+    def replace_scales(self, stored: StoredWeight, scales: NDArray[np.float16]) -> None:
+        """Write other scales over those of a matrix that is in the file."""
+        assert scales.shape == stored.scales.shape
+        self._write(scales, stored.scales.offset)
+
     def sync(self) -> None:
         """Return when everything that was appended is on disk."""
         self._file.flush()
@@ -151,6 +156,17 @@ class WeightsFile:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._file.close()
+
+
+def read_weight(path: Path, stored: StoredWeight) -> Weight:
+    """A matrix of a file, mapped."""
+    arrays = [np.memmap(path, t.dtype, "r", offset=t.offset, shape=t.shape) for t in stored.tensors]
+    if stored.is_float:
+        return FloatWeight(values=arrays[0])
+    codes, scales, zero_points = arrays
+    return QuantizedWeight(
+        bits=stored.bits, block_size=stored.block_size, codes=codes, scales=scales, zero_points=zero_points
+    )
 
 
 Weights = Mapping[str, StoredWeight]

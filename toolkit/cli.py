@@ -138,6 +138,9 @@ def build_parser() -> Parser:
     size = export.add_mutually_exclusive_group()
     size.add_argument("--size", type=_size, help="such as 90MB: bits go to the matrices that need them most")
     size.add_argument("--bits-per-weight", type=float, help="the same, scales included, such as 4.6")
+    export.add_argument(
+        "--tune", action="store_true", help="tune scales and norms on the whole model at the end: slower, more faithful"
+    )
     export.add_argument("--calibration", type=Path, help="train.jsonl to calibrate on; default: the model folder's")
     export.add_argument(
         "--no-parity", action="store_true", help="don't compare with the float model, which may not fit the memory"

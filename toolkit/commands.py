@@ -173,6 +173,7 @@ def export(options: Options) -> Result:
             calibration=options.calibration,
             max_bytes=options.size or 0,
             bits_per_weight=options.bits_per_weight or 0.0,
+            tune=options.tune,
         )
     else:
         config = nearest_config(source, options.out, options.weights, adapter=adapter, calibration=options.calibration)
@@ -196,6 +197,8 @@ def _refuse_int4_options(options: Options) -> None:
     names = [name for name, value in chosen.items() if value is not None]
     if options.preset != "balanced":
         names.append(options.preset)
+    if options.tune:
+        names.append("tune")
     if names:
         raise InputError(f"--{names[0]} must come with --int4, and not with --{options.weights}; leave one of them out")
 

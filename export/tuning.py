@@ -1,0 +1,197 @@
+"""What codes leave open: scales and norms, tuned together until the whole model says more of what its float self says.
+
+Layer by layer each matrix was rounded so that its own output stays; nothing has looked at the end of the model. Here the
+codes stay as they are, and KL(float ‖ quantized) over every token of the calibration texts is brought down by AdamW over
+the share by which each scale and each norm's weight grows (the second phase of Chen et al., "EfficientQAT" (2024), with
+the float model's distribution in the place of the text).
+
+Both models are in memory as floats; the codes' weights are made anew in each product, forward and backward.
+
+Shapes: B texts of a batch, T tokens, X tokens of texts, N output features, K input features, J blocks of a row, V
+vocabulary.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.utils import parametrize
+from transformers import PreTrainedModel
+
+from export.calibration import Text, batches_by_length, padded
+from export.matrices import checkpoint_names
+from export.quantize import Floats, Halves, QuantizedWeight, Weight, dequantize
+from toolkit.progress import Progress
+
+EPOCHS = 3
+BATCH_TOKENS = 512
+LEARNING_RATE = 5e-4
+"""Of a share: what a step changes a scale by, at most; fp16 keeps changes of this size."""
+WARM_UP = 0.1
+"""Share of the steps."""
+LARGEST_NORM = 1.0
+"""Of the gradient."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tuned:
+    """What tuning found, by the names of stored matrices and of vectors."""
+
+    scales: dict[str, Halves]
+    norms: dict[str, Floats]
+
+
+def tune(model: PreTrainedModel, weights: Mapping[str, Weight], texts: Sequence[Text]) -> Tuned:
+    """Tune the scales of all coded matrices within layers, and every norm, on these texts.
+
+    `model`: the float one; it comes back as it was. `weights`: all stored matrices, as they will be read.
+    """
+    student = quantized_model(model, weights)
+    parameters = [parameter for parameter in student.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, lr=LEARNING_RATE, betas=(0.9, 0.95), weight_decay=0.0)
+    ids = [text.prompt + text.completion for text in texts]
+    batches = [padded(batch) for batch in batches_by_length(ids, BATCH_TOKENS)]
+    steps = EPOCHS * len(batches)
+    generator = torch.Generator().manual_seed(0)
+    with Progress("tune", steps) as progress:
+        for step in range(steps):
+            if step % len(batches) == 0:
+                order = torch.randperm(len(batches), generator=generator).tolist()
+            ids_BT, mask_BT = batches[order[step % len(batches)]]
+            for group in optimizer.param_groups:
+                group["lr"] = LEARNING_RATE * _pace(step, steps)
+            loss = _divergence(model, student, ids_BT, mask_BT)
+            loss.backward()
+            nn.utils.clip_grad_norm_(parameters, LARGEST_NORM)
+            optimizer.step()
+            optimizer.zero_grad()
+            progress.advance(note=f"KL {loss.item():.4f}")
+    return _found(student, weights)
+
+
+def quantized_model(model: PreTrainedModel, weights: Mapping[str, Weight]) -> PreTrainedModel:
+    """The same model over the stored weights, whose scales and norms can be trained and nothing else."""
+    student = type(model)(model.config).eval()
+    student.load_state_dict(model.state_dict())
+    student.requires_grad_(False)
+    for name, weight in weights.items():
+        row = 0
+        for source in checkpoint_names(name):
+            module = student.get_submodule(source.removesuffix(".weight"))
+            rows = slice(row, row := row + module.weight.shape[0])
+            if isinstance(weight, QuantizedWeight) and isinstance(module, nn.Linear) and _is_in_layer(name):
+                _replace(student, source.removesuffix(".weight"), CodedLinear(weight, rows, module.bias))
+            else:
+                with torch.no_grad():
+                    module.weight.copy_(torch.from_numpy(dequantize(weight)[rows]))
+    for name, module in list(student.named_modules()):
+        if name.endswith("norm"):
+            module.weight.requires_grad_()
+            parametrize.register_parametrization(module, "weight", Grown(module.weight))
+    return student
+
+
+class Grown(nn.Module):
+    """A tensor times one and a trained share, which begins at 0."""
+
+    start: Tensor
+
+    def __init__(self, start: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("start", start.detach().clone())
+
+    def forward(self, share: Tensor) -> Tensor:
+        grown: Tensor = self.start * (1 + share)
+        return grown
+
+    def right_inverse(self, start: Tensor) -> Tensor:
+        return torch.zeros_like(start)
+
+
+class CodedLinear(nn.Module):
+    """A product with some rows of a coded matrix, whose scales are trained."""
+
+    steps_NK: Tensor
+
+    def __init__(self, weight: QuantizedWeight, rows: slice, bias: Tensor | None) -> None:
+        super().__init__()
+        ones = QuantizedWeight(
+            bits=weight.bits,
+            block_size=weight.block_size,
+            codes=weight.codes[rows],
+            scales=np.ones_like(weight.scales[rows]),
+            zero_points=weight.zero_points[rows],
+        )
+        self.register_buffer("steps_NK", torch.from_numpy(dequantize(ones)).to(torch.int16))
+        self.bias = bias
+        self.scales_NJ = nn.Parameter(torch.tensor(weight.scales[rows], dtype=torch.float32))
+        parametrize.register_parametrization(self, "scales_NJ", Grown(self.scales_NJ))
+
+    def forward(self, input_BTK: Tensor) -> Tensor:
+        output_BTN: Tensor = CodedProduct.apply(input_BTK, self.steps_NK, self.scales_NJ)  # type: ignore[no-untyped-call]
+        return output_BTN if self.bias is None else output_BTN + self.bias
+
+
+class CodedProduct(torch.autograd.Function):
+    """x (s · steps)ᵀ with the gradients of x and s; no matrix of floats is kept between forward and backward."""
+
+    @staticmethod
+    def forward(ctx: Any, input_BTK: Tensor, steps_NK: Tensor, scales_NJ: Tensor) -> Tensor:
+        ctx.save_for_backward(input_BTK, steps_NK, scales_NJ)
+        return functional.linear(input_BTK, _scaled(steps_NK, scales_NJ))
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, Tensor]:
+        (gradient_BTN,) = gradients
+        input_BTK, steps_NK, scales_NJ = ctx.saved_tensors
+        gradient_NK = gradient_BTN.flatten(0, -2).T @ input_BTK.flatten(0, -2)
+        gradient_NJ = (gradient_NK * steps_NK).reshape(*scales_NJ.shape, -1).sum(-1)
+        return gradient_BTN @ _scaled(steps_NK, scales_NJ), None, gradient_NJ
+
+
+def _scaled(steps_NK: Tensor, scales_NJ: Tensor) -> Tensor:
+    steps_NJM = steps_NK.reshape(*scales_NJ.shape, -1)
+    return (steps_NJM * scales_NJ[..., None]).reshape(steps_NK.shape)
+
+
+def _divergence(model: PreTrainedModel, student: PreTrainedModel, ids_BT: Tensor, mask_BT: Tensor) -> Tensor:
+    """Mean KL over the tokens of the texts; padding on the right never reaches them."""
+    with torch.no_grad():
+        float_XV = model(input_ids=ids_BT).logits[mask_BT].log_softmax(-1)
+    student_XV = student(input_ids=ids_BT).logits[mask_BT].log_softmax(-1)
+    return functional.kl_div(student_XV, float_XV, reduction="batchmean", log_target=True)
+
+
+def _pace(step: int, steps: int) -> float:
+    """Share of the learning rate: up to 1, then along a cosine to nearly 0."""
+    rising = (step + 1) / max(1.0, WARM_UP * steps)
+    return min(rising, 0.5 * (1 + math.cos(math.pi * step / steps)))
+
+
+def _found(student: PreTrainedModel, weights: Mapping[str, Weight]) -> Tuned:
+    scales, norms = {}, {}
+    for name in weights:
+        modules = [student.get_submodule(source.removesuffix(".weight")) for source in checkpoint_names(name)]
+        if isinstance(modules[0], CodedLinear):
+            tuned = [module.scales_NJ.detach().half().numpy() for module in modules]
+            scales[name] = np.concatenate(tuned)
+    for name, module in student.named_modules():
+        if name.endswith("norm"):
+            norms[f"{name}.weight"] = module.weight.detach().numpy()
+    return Tuned(scales=scales, norms=norms)
+
+
+def _is_in_layer(name: str) -> bool:
+    return name.startswith("model.layers.")
+
+
+def _replace(model: nn.Module, name: str, module: nn.Module) -> None:
+    parent, _, last = name.rpartition(".")
+    setattr(model.get_submodule(parent), last, module)
