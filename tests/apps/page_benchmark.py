@@ -27,7 +27,7 @@ from apps.page import EXAMPLES
 from apps.serve_benchmark import PROMPT_TOKENS, long_question
 from apps.settings import defaults
 from export.session import OnnxDecoder
-from tests.apps.test_chat_page import CHROMIUM, DOORS, FLAGS, PATIENCE_S, RUN_CHAT, server
+from tests.apps.test_chat_page import CHROMIUM, DOORS, FLAGS, PATIENCE_S, RUN_CHAT, expect, server
 from toolkit.progress import Progress
 from toolkit.readme import fill_file
 
@@ -119,7 +119,7 @@ def tokens_per_s(turns: Sequence[Written]) -> float:
 
 def new_chat(page: Page) -> None:
     page.click("#new-chat")
-    page.wait_for_function("!document.querySelector('#chat .user-row')")
+    expect(page.locator("#chat .user-row")).to_have_count(0)
 
 
 def main() -> None:
