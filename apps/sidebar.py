@@ -19,8 +19,7 @@ from apps.exchange import conversation_of, to_json, to_markdown
 from apps.markup import harmless
 from apps.store import Store
 from apps.updates import NOTHING, at_rest, listed, refused
-from export.prefix_cache import forget_all
-from export.session import prefix_folder
+from export.session import forget_prefixes
 from toolkit.errors import InputError
 
 POLL_S = 0.1
@@ -196,7 +195,7 @@ def connect(sidebar: Sidebar, store: Store, conversation: gr.State, shown: list[
     def delete(words: str, conversation: Conversation) -> tuple[Any, ...]:
         leave(conversation)
         store.delete(conversation)
-        forget_all(prefix_folder())  # which of them hold this chat's words is not worth asking
+        forget_prefixes()  # which of them hold this chat's words is not worth asking
         fresh = Conversation()
         return fresh, *at_rest(fresh, listed(store, words, fresh)), *only(None)
 

@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 from export.machine import machine_key
 from export.model_config import read_model_config
 from export.onnx_session import open_session
-from export.prefix_cache import CacheShape, PrefixCache, common_prefix
+from export.prefix_cache import CacheShape, PrefixCache, common_prefix, forget_all
 from toolkit.errors import InputError
 from toolkit.models import cache_folder
 
@@ -335,6 +335,11 @@ OpenDecoder = Callable[[Path], OnnxDecoder]
 def prefix_folder() -> Path:
     """Where `prefix_bytes` keeps its files, of all models."""
     return cache_folder() / "prefixes"
+
+
+def forget_prefixes() -> None:
+    """Remove what `prefix_bytes` has kept of any prompt; who goes on from it now reads it anew."""
+    forget_all(prefix_folder())
 
 
 def _own_pages(shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:

@@ -11,8 +11,7 @@ import pytest
 
 from export.parity import Bounds
 from export.pipeline import export_model, int4_config, nearest_config
-from export.prefix_cache import forget_all
-from export.session import LEAST_SAVED, PROMPT_CHUNK, Cache, OnnxDecoder, prefix_folder
+from export.session import LEAST_SAVED, PROMPT_CHUNK, Cache, OnnxDecoder, forget_prefixes
 
 WIDE = Bounds(max_mean_kl=9.0, min_top1=0.0)
 MEGABYTE = 10**6
@@ -109,7 +108,7 @@ def test_forgotten_files_are_computed_again_by_who_had_them_open(exported: Path,
     expected_BV = OnnxDecoder(exported, prefix_bytes=MEGABYTE).start([prompt])
     decoder = OnnxDecoder(exported, prefix_bytes=MEGABYTE)
     assert files(home)
-    forget_all(prefix_folder())
+    forget_prefixes()
     assert files(home) == []
     np.testing.assert_array_equal(decoder.start([prompt]), expected_BV)
     assert len(files(home)) == 1, "what is read again is kept again"
