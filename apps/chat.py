@@ -24,7 +24,7 @@ import gradio as gr
 from fastapi import FastAPI
 from fastapi.responses import RedirectResponse
 
-from apps import badge, compare, sidebar, turn_links
+from apps import badge, compare, live, sidebar, turn_links
 from apps.address import LOOPBACK, listen, run_until_interrupted
 from apps.admission import Admission
 from apps.connections import Watch
@@ -58,13 +58,14 @@ def build_application(
     watch.start()
     badge.add_route(api, watch)
     sidebar.add_downloads(api, store)
+    live.add_route(api, store)
     compare_path = compare.PATH if len(models) > 1 else ""
     if compare_path:
         api.get(compare.PATH)(lambda: RedirectResponse(f"{compare.PATH}/"))  # a mount begins behind the slash
         _mount(api, compare.build_compare(models), compare.PATH, css=compare.CSS)
-    css = CSS + badge.CSS + sidebar.CSS + turn_links.CSS
+    css = CSS + badge.CSS + sidebar.CSS + turn_links.CSS + live.CSS
     page = build_page(models[0], store, compare_path)
-    _mount(api, page, "/", css=css, head=sidebar.HEAD + turn_links.SCRIPT)
+    _mount(api, page, "/", css=css, head=sidebar.HEAD + turn_links.SCRIPT + live.SCRIPT)
     return guard(admission.wrap(api), hosts)
 
 

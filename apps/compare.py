@@ -16,9 +16,10 @@ from typing import Any
 import gradio as gr
 
 from apps import badge, look
-from apps.conversation import Conversation, run_turn
+from apps.conversation import Conversation, Pace, run_turn
 from apps.known_answers import is_right, right_answer
 from apps.latest import Latest
+from apps.live import RENDERS_PER_S
 from apps.markup import harmless
 from apps.model import Model
 from apps.page import EXAMPLES, MESSAGES, POLL_S
@@ -176,13 +177,15 @@ def _answers(side: Side, comparison: Comparison, sampling: Sampling) -> Generato
         try:
             if comparison.stop_requested:
                 return
+            pace = Pace(RENDERS_PER_S)
             turn = conversation.ask(comparison.question, model.chat_format, model.decoder.max_length)
             yield comparison.shown(time.monotonic())
             with closing(
                 run_turn(model.decoder, model.chat_format, messages, turn, sampling, time.monotonic)
             ) as pieces:
                 for _ in pieces:
-                    yield comparison.shown(time.monotonic())
+                    if pace.is_due(time.monotonic()):
+                        yield comparison.shown(time.monotonic())
         finally:
             model.lock.release()
     except InputError as error:

@@ -308,13 +308,14 @@ class Conversation:
 
 
 class Pace:
-    """Lets a stream of tokens through to the page at most `UPDATES_PER_S` times a second."""
+    """Lets a stream of tokens through at most `per_s` times a second."""
 
-    def __init__(self) -> None:
+    def __init__(self, per_s: float) -> None:
+        self._per_s = per_s
         self._shown_at = float("-inf")
 
     def is_due(self, now: float) -> bool:
-        if now - self._shown_at < 1.0 / UPDATES_PER_S:
+        if now - self._shown_at < 1.0 / self._per_s:
             return False
         self._shown_at = now
         return True
@@ -334,7 +335,7 @@ def run_turn(
 
     Closing it early stops the turn. A thought that is to be closed is closed, and the model goes on from there.
     """
-    pace = Pace()
+    pace = Pace(UPDATES_PER_S)
     before = len(turn.token_ids)
     try:
         turn.start(chat_format, clock())

@@ -18,11 +18,12 @@ import gradio as gr
 
 from apps import badge
 from apps.context_ledger import RESERVE_SHARE
-from apps.conversation import Conversation, Turn, run_turn
+from apps.conversation import Conversation, Pace, Turn, run_turn
 from apps.feedback import FEEDBACK
 from apps.feedback_panel import FeedbackPanel
 from apps.latest import Latest
 from apps.ledger_panel import LedgerPanel
+from apps.live import RENDERS_PER_S
 from apps.markup import harmless
 from apps.model import Model
 from apps.settings import Kept, Settings, remember, settings_panel
@@ -174,7 +175,10 @@ def _run(
 def _written(
     model: Model, store: Store, conversation: Conversation, turn: Turn, sampling: Sampling, settings: Settings
 ) -> Generator[Update, None, None]:
-    """What the page shows of a turn until it ends, each time after it is stored; first it waits for the model."""
+    """What the page renders of a turn until it ends, each time after it is stored; first it waits for the model.
+
+    A new state is rendered at once, more text in its time: `apps.live` shows it until then.
+    """
     while not model.lock.acquire(timeout=POLL_S):
         if turn.stop_requested:
             return
@@ -188,11 +192,14 @@ def _written(
         time.monotonic,
         thinking_budget=settings.thinking_budget,
     )
+    pace, state = Pace(RENDERS_PER_S), turn.state
     try:
         with closing(pieces):
             for _ in pieces:
                 store.write(conversation, turn)
-                yield running(conversation, turn)
+                if pace.is_due(time.monotonic()) or turn.state != state:
+                    state = turn.state
+                    yield running(conversation, turn)
     finally:
         model.lock.release()
 

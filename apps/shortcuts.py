@@ -86,7 +86,8 @@ SHORTCUT_SCRIPT = """<script>
     const row = last("#chat .user-row ~ .bot-row");
     if (!row || !asked) return;
     if (row.querySelector(".thought-group")) { if (running && !thinking) { thinking = true; say("Thinking"); } return; }
-    const text = row.querySelector(".message-content")?.innerText.trim() ?? "";
+    const written = row.querySelector(".message-content")?.innerText ?? "", tail = row.querySelector(".tail");
+    const text = written.slice(0, written.length - (tail?.innerText.length ?? 0)).trim();
     const end = running ? Math.max(text.lastIndexOf("\\n"), text.lastIndexOf(". ") + 1) : text.length;
     if ((running || said || thinking) && end > said) { say(text.slice(said, end)); said = end; }
   };

@@ -9,6 +9,7 @@ import gradio as gr
 
 from apps.context_ledger import names, oldest
 from apps.conversation import Conversation, Turn
+from apps.live import marked
 from apps.markup import harmless
 from apps.repetition import is_repeating
 from apps.store import Store
@@ -63,7 +64,7 @@ def running(conversation: Conversation, turn: Turn) -> Update:
     """A turn as far as it is written; a thought that goes round in circles is told."""
     messages = page_messages(conversation, time.monotonic())
     told = notice(CIRCLES if turn.can_be_closed and is_repeating(turn.token_ids) else "")
-    return messages, gr.skip(), status_line(turn), told, _answer_now(turn), gr.skip()
+    return messages, gr.skip(), marked(status_line(turn), turn), told, _answer_now(turn), gr.skip()
 
 
 def at_rest(conversation: Conversation, listing: dict[str, Any], trouble: str = "") -> Update:

@@ -198,6 +198,23 @@ def test_reasoning_streams_then_closes_then_the_answer_stands_below(
 
 
 @pytest.mark.parametrize("part", ["thought", "answer"])
+def test_no_letter_is_missing_or_twice_while_a_text_grows(browser: Browser, scripted_chat: str, part: str) -> None:
+    """Whole renderings and the text between them come by two ways."""
+    with opened(browser, scripted_chat) as page:
+        page.wait_for_selector("#chat")
+        page.evaluate(WATCH)
+        ask(page, f"A long {part}, please")
+        expect(page.locator("#chat .bot-row").last).to_contain_text("Step 12:")
+        page.click("#question .stop-button")
+        page.wait_for_selector("#question .submit-button")
+        kind = "reasoning" if part == "thought" else "answer"
+        texts = [view[kind].partition("\n")[0] for view in page.evaluate("views")]
+        grown = [text for text in dict.fromkeys(texts) if text and "Stopped" not in text]
+        assert len(grown) > 20 and all(LONG.startswith(text) for text in grown), grown[-3:]
+        assert page.locator("#chat .tail").count() == 0
+
+
+@pytest.mark.parametrize("part", ["thought", "answer"])
 def test_stop_in_a_second_question_keeps_the_partial_text(browser: Browser, scripted_chat: str, part: str) -> None:
     with opened(browser, scripted_chat) as page:
         ask(page, "Which number divides 84 and 36?")

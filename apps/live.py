@@ -1,0 +1,111 @@
+"""The running turn's newest text, between two renderings of the page: a stream of its own, appended as plain text.
+
+    model ─ piece ─ store ─┬─ RENDERS_PER_S times a second ─ Gradio ─ the conversation as Markdown
+                           └─ UPDATES_PER_S times a second ─ /live/TURN ─ script ─ what is not rendered yet, as text
+
+A rendering costs the browser 20 ms and more of a core that the model needs, appending text a few. The status line
+carries a mark with the turn and how far its texts are rendered, so that no letter stands twice or is missing; positions
+are counted in UTF-16 units, as a browser does. Nothing is shown that is not stored.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+
+from fastapi import FastAPI
+from starlette.responses import StreamingResponse
+
+from apps.conversation import UPDATES_PER_S, Turn
+from apps.store import Store
+
+RENDERS_PER_S = 2.0
+ROUTE = "/live"
+
+CSS = """
+#chat .tail { white-space: pre-wrap; }
+#status .live { display: none; }
+"""
+
+SCRIPT = f"""<script>
+(() => {{
+  let turn = "", source = null, known = ["", ""], tail = null, shownAt = "";
+  const signs = (text) => text.replace(/[\\x00-\\x08\\x0b\\x0c\\x0e-\\x1f\\x7f-\\x9f\\u202a-\\u202e\\u2066-\\u2069]/g, (sign) => {{
+    const code = sign.charCodeAt(0);
+    return code < 32 ? String.fromCharCode(0x2400 + code) : code === 127 ? "\\u2421"
+      : "\\u2039U+" + code.toString(16).toUpperCase().padStart(4, "0") + "\\u203a";
+  }});
+  const follow = (number) => {{
+    source?.close();
+    [turn, source, known] = [number, null, ["", ""]];
+    if (!number) return;
+    source = new EventSource("{ROUTE}/" + number);
+    source.addEventListener("end", () => source?.close());
+    source.onmessage = (event) => {{
+      JSON.parse(event.data).forEach(([at, text], kind) => {{ known[kind] = known[kind].slice(0, at) + text; }});
+      show();
+    }};
+  }};
+  const placeOf = (answers) => {{
+    const kind = answers ? "#chat .bot-row:not(:has(.thought-group)) .message-content" : "#chat .thought-group .message-content";
+    let place = [...document.querySelectorAll(kind)].at(-1);
+    while (place?.lastElementChild?.matches("p, ul, ol, li, pre, code, blockquote, div, .md, .prose")) place = place.lastElementChild;
+    return place;
+  }};
+  const show = () => {{
+    const mark = document.querySelector("#status .live")?.title ?? "";
+    const [number, ...rendered] = mark.split("/");
+    if (number !== turn) follow(number);
+    const answers = rendered[1] > 0, kind = answers ? 1 : 0;
+    const text = turn && rendered[kind] > 0 ? signs(known[kind].slice(rendered[kind])) : "";
+    if (mark !== shownAt || !tail?.isConnected) {{
+      shownAt = mark;
+      tail?.remove();
+      tail = Object.assign(document.createElement("span"), {{ className: "tail" }});
+      if (text) placeOf(answers)?.append(tail);
+    }}
+    if (tail.textContent !== text) tail.textContent = text;
+  }};
+  let due = false;
+  new MutationObserver(() => {{
+    if (due) return;
+    due = true;
+    queueMicrotask(() => {{ due = false; show(); }});
+  }}).observe(document, {{ subtree: true, attributes: true, attributeFilter: ["title"], childList: true }});
+}})();
+</script>"""
+
+
+def marked(status: str, turn: Turn) -> str:
+    """The status line of a running turn, with how far its texts are rendered."""
+    return f'{status} <span class="live" title="{turn.id}/{_units(turn.reasoning)}/{_units(turn.answer)}"></span>'
+
+
+def add_route(api: FastAPI, store: Store) -> None:
+    """What the script listens to: one turn's texts as they are stored, until it ends."""
+
+    @api.get(ROUTE + "/{number}")
+    def live(number: int) -> StreamingResponse:
+        headers = {"cache-control": "no-store"}
+        return StreamingResponse(_events(store, number), media_type="text/event-stream", headers=headers)
+
+
+async def _events(store: Store, number: int) -> AsyncIterator[str]:
+    sent = ("", "")
+    while texts := store.running_texts.get(number):
+        if texts != sent:
+            changes = [_change(old, new) for old, new in zip(sent, texts, strict=True)]
+            yield f"data: {json.dumps(changes)}\n\n"
+            sent = texts
+        await asyncio.sleep(1 / UPDATES_PER_S)
+    yield "event: end\ndata:\n\n"
+
+
+def _change(old: str, new: str) -> tuple[int, str]:
+    """From where on a text is another, and how it goes on there."""
+    return (_units(old), new[len(old) :]) if new.startswith(old) else (0, new)
+
+
+def _units(text: str) -> int:
+    return len(text.encode("utf-16-le")) // 2
