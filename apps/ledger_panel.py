@@ -57,9 +57,12 @@ class LedgerPanel:
     def _count(self, question: str, conversation: Conversation, panel_values: tuple[Any, ...]) -> ContextLedger:
         settings = Settings.of_panel(panel_values)
         conversation.system = settings.system
+        messages = conversation.messages(question, conversation.edited)
+        if self._model.ahead:
+            self._model.ahead.offer(self._model.chat_format.prompt_ids(messages))
         return context_ledger(
             self._model.chat_format,
-            conversation.messages(question, conversation.edited),
+            messages,
             max_new_tokens=settings.max_new_tokens,
             context=self._model.decoder.max_length,
             left_out=conversation.left_out,

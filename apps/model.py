@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
+from apps.read_ahead import ReadAhead
 from export.session import OnnxDecoder, OpenDecoder
 from export.verify import check_start
 from toolkit.chat_format import ChatFormat
@@ -32,6 +33,8 @@ class Model:
     """Host and port of the server that answers; None where the model runs in this process."""
     lock: threading.Lock = field(default_factory=threading.Lock)
     """Held by the turn that the decoder is running."""
+    ahead: ReadAhead | None = None
+    """Reads what is being typed; None where the model runs elsewhere."""
 
     @property
     def facts(self) -> str:
@@ -51,9 +54,12 @@ def check_folder(folder: Path) -> None:
 def load_model(folder: Path, open_decoder: OpenDecoder = CHAT_DECODER) -> Model:
     """Load an exported folder; raises `InputError` where it is none, or the fast part of `toolkit verify` fails."""
     check_folder(folder)
+    decoder, lock = open_decoder(folder), threading.Lock()
     return Model(
         name=folder.resolve().name,
         size_bytes=folder_bytes(folder),
-        decoder=SpeculativeDecoder(open_decoder(folder), time.perf_counter),
+        decoder=SpeculativeDecoder(decoder, time.perf_counter),
         chat_format=ChatFormat.from_folder(folder),
+        lock=lock,
+        ahead=ReadAhead(decoder.read_ahead, lock),
     )

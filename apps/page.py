@@ -183,6 +183,8 @@ def _written(
         if turn.stop_requested:
             return
         yield waiting("The model is answering another tab; this question is next")
+    if model.ahead:
+        model.ahead.forget()
     pieces = run_turn(
         model.decoder,
         model.chat_format,

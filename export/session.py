@@ -154,6 +154,25 @@ class OnnxDecoder:
             self._save_prefix(prompts[0][: self._whole])
         return logits_BV
 
+    def read_ahead(self, prompt: Sequence[int]) -> bool:
+        """Read one more chunk of what a single prompt begins with; False where no whole one is left before its end.
+
+        For a decoder that keeps prefixes: `start` goes on from there, and reads what it would have read.
+        """
+        kept = common_prefix(self._held, prompt)
+        end = kept + PROMPT_CHUNK
+        if not self._keeps_prefix or end >= len(prompt) or len(prompt) > self.max_length:
+            return False
+        self._places = []
+        self._make_room(1, end, used=kept)
+        self._whole = min(self._whole, kept - kept % PROMPT_CHUNK)
+        self._lengths_B = np.array([end])
+        self._held = list(prompt[:end])
+        self._run(np.array([prompt[kept:end]], dtype=np.int64), self._lengths_B, 0, wanted=1)
+        if kept == self._whole:
+            self._whole = end
+        return True
+
     def step(self, tokens_B: Ints) -> Floats:
         """Append one token to each of the first rows, which are all rows but where some still read their prompt.
 

@@ -87,6 +87,20 @@ def test_kept_prefix_is_not_computed_again_and_says_the_same(exported: Path, dec
     assert len(read) == 1, "what is left of the prompt fits one chunk, the whole takes two"
 
 
+def test_what_is_read_ahead_is_not_read_again_and_says_the_same_bit_for_bit(
+    exported: Path, decoder: OnnxDecoder
+) -> None:
+    [prompt] = prompts(2 * PROMPT_CHUNK + 40)
+    chat = OnnxDecoder(exported, keeps_prefix=True)
+    assert [chat.read_ahead(prompt) for _ in range(3)] == [True, True, False]
+    read = []
+    run = chat._session.run_with_iobinding
+    chat._session.run_with_iobinding = lambda binding: read.append(run(binding))
+    np.testing.assert_array_equal(chat.start([prompt]), decoder.start([prompt]))
+    assert len(read) == 1, "what is left of the prompt fits one chunk"
+    assert not decoder.read_ahead(prompt), "a decoder that forgets at each start has no use for it"
+
+
 def test_a_cache_that_grows_keeps_what_it_holds(exported: Path, decoder: OnnxDecoder) -> None:
     growing = OnnxDecoder(exported)
     rows = prompts(3, SMALLEST_ROOM - 2)

@@ -1,0 +1,52 @@
+"""Reads what a question will be sent with while it is typed, so that its first token comes sooner.
+
+    typing ─ context ledger ─ offer(prompt) ─ thread ─ whole chunks of it, whenever no turn needs the model
+
+The newest offer takes the place of those before it. A turn that comes waits for one chunk at most, which it needs
+itself. What is read is kept by the decoder, whose `start` then goes on from there.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+
+GAP_S = 0.002
+"""Between two chunks, in which a turn that waits for the model gets it."""
+
+
+class ReadAhead:
+    """One decoder's reader; its thread lives as long as the process."""
+
+    def __init__(self, read: Callable[[Sequence[int]], bool], lock: threading.Lock) -> None:
+        """`read`: reads one more chunk of a prompt, False where none is left. `lock`: held by who uses the decoder."""
+        self._read, self._lock = read, lock
+        self._offered: list[int] | None = None
+        self._changed = threading.Condition()
+        threading.Thread(target=self._run, name="read-ahead", daemon=True).start()
+
+    def offer(self, prompt: Sequence[int]) -> None:
+        """What would be sent now."""
+        with self._changed:
+            self._offered = list(prompt)
+            self._changed.notify()
+
+    def forget(self) -> None:
+        """A turn reads for itself: nothing is offered any more."""
+        with self._changed:
+            self._offered = None
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._offered is not None)
+                prompt = self._offered
+            with self._lock:
+                if prompt is None or prompt is not self._offered:
+                    continue
+                has_more = self._read(prompt)
+            if not has_more:
+                with self._changed:
+                    self._offered = None if self._offered is prompt else self._offered
+            time.sleep(GAP_S)
