@@ -40,6 +40,8 @@ QUESTIONS = (
     EXAMPLES[1],
     "Sort these numbers in descending order: 12, 99, 41, 7, 56, 23, 88, 64, 35, 71, 18, 93, 46, 5, 80",
 )
+PAUSES_S = (0.0, 1.0)
+"""Between pasting a long question and sending it: while it stands there, the chat reads ahead."""
 STATUS = r"(?:(\d+) reasoning)?(?: \+ )?(?:(\d+) answer)? tokens · ([\d.]+) tokens/s · first token after ([\d.]+) s"
 FIRST_TEXT = """
 () => new Promise((done) => {
@@ -95,13 +97,16 @@ def on_page(page: Page, question: str, seed: int) -> Written:
     return written(page)[0]
 
 
-def first_text(page: Page, question: str) -> tuple[float, float]:
-    """Seconds to the first text on the page, and to the first token by the server's own clock."""
+def first_text(page: Page, question: str, pause_s: float) -> tuple[float, float]:
+    """Seconds from *Send* to the first token by the server's own clock, and to the first text on the page.
+
+    `pause_s`: how long the question stands in the box before.
+    """
     new_chat(page)
     page.fill("#question textarea", question)
-    page.wait_for_timeout(1000)
+    page.wait_for_timeout(1000 * pause_s)
     shown_s: float = page.evaluate(FIRST_TEXT)
-    return shown_s, written(page)[1]
+    return written(page)[1], shown_s
 
 
 def written(page: Page) -> tuple[Written, float]:
@@ -129,7 +134,8 @@ def main() -> None:
     options = parser.parse_args()
     folder = options.folder.resolve()
     model, runner = load_model(folder), OnnxDecoder(folder)
-    shares, shown, told, read = [], [], [], []
+    shares, read = [], []
+    first: dict[float, list[tuple[float, float]]] = {pause_s: [] for pause_s in PAUSES_S}
     speeds: tuple[list[float], list[float]] = ([], [])
     with (
         tempfile.TemporaryDirectory() as data,
@@ -145,21 +151,21 @@ def main() -> None:
         page.click("#settings > button")
         for number in range(options.rounds + 1):
             pairs = [(on_page(page, asked, number), without_page(model, asked, number)) for asked in QUESTIONS]
-            messages = long_question(model.chat_format, number)
-            shown_s, told_s = first_text(page, messages[0]["content"])
+            question = long_question(model.chat_format, number)[0]["content"]
+            firsts = [first_text(page, f"{i} {question}", pause_s) for i, pause_s in enumerate(PAUSES_S)]
             begun = time.perf_counter()
-            runner.start([model.chat_format.prompt_ids(messages)])
+            runner.start([model.chat_format.question_ids(question)])
             read_s = time.perf_counter() - begun
             if number == 0:  # the first of each has its buffers to make
                 continue
             progress.advance()
+            read.append(read_s)
+            for pause_s, times in zip(PAUSES_S, firsts, strict=True):
+                first[pause_s].append(times)
             with_page, alone = (tokens_per_s(turns) for turns in zip(*pairs, strict=True))
             shares.append(1 - with_page / alone)
             speeds[0].append(with_page)
             speeds[1].append(alone)
-            shown.append(shown_s)
-            told.append(told_s)
-            read.append(read_s)
         browser.close()
     rows = [
         ("decoding with the page", f"{median(speeds[0]):.1f} tokens/s"),
@@ -168,14 +174,17 @@ def main() -> None:
             "the page's cost: median (least, most)",
             f"{100 * median(shares):.1f} % ({100 * min(shares):.1f}, {100 * max(shares):.1f})",
         ),
-        (f"first token of a {PROMPT_TOKENS}-token question", f"{median(told):.2f} s"),
-        ("its first text on the screen", f"{median(shown):.2f} s"),
-        ("the runner's own reading of it", f"{median(read):.2f} s"),
-        (
-            "ratio of the first token, of the text",
-            ", ".join(f"{median(a / b for a, b in zip(times, read, strict=True)):.2f}" for times in (told, shown)),
-        ),
+        (f"the runner's reading of a question of {PROMPT_TOKENS} tokens", f"{median(read):.2f} s"),
     ]
+    for pause_s, times in first.items():
+        token_s, text_s = [token for token, _ in times], [text for _, text in times]
+        ratios = [median(a / b for a, b in zip(found, read, strict=True)) for found in (token_s, text_s)]
+        rows.append(
+            (
+                f"first token, first text on the screen, {pause_s:g} s after it was pasted",
+                f"{median(token_s):.2f} s ({ratios[0]:.2f} ×), {median(text_s):.2f} s ({ratios[1]:.2f} ×)",
+            )
+        )
     text = "\n".join(["| what | figure |", "|---|---:|", *(f"| {name} | {value} |" for name, value in rows)])
     print(text)
     fill_file(DOCUMENT, "page", text)
