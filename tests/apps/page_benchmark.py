@@ -127,6 +127,48 @@ def new_chat(page: Page) -> None:
     expect(page.locator("#chat .user-row")).to_have_count(0)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Round:
+    """Every question once with the page and once without, and a long one after each pause."""
+
+    with_page: float
+    alone: float
+    """Both in tokens/s."""
+    first: dict[float, tuple[float, float]]
+    read_s: float
+    """The runner's own reading of the long question."""
+
+
+def measure(page: Page, model: Model, runner: OnnxDecoder, number: int) -> Round:
+    pairs = [(on_page(page, asked, number), without_page(model, asked, number)) for asked in QUESTIONS]
+    with_page, alone = (tokens_per_s(turns) for turns in zip(*pairs, strict=True))
+    question = long_question(model.chat_format, number)[0]["content"]
+    first = {pause_s: first_text(page, f"{i} {question}", pause_s) for i, pause_s in enumerate(PAUSES_S)}
+    begun = time.perf_counter()
+    runner.start([model.chat_format.question_ids(question)])
+    return Round(with_page=with_page, alone=alone, first=first, read_s=time.perf_counter() - begun)
+
+
+def table(rounds: Sequence[Round]) -> str:
+    """Medians as Markdown."""
+    costs = [100 * (1 - each.with_page / each.alone) for each in rounds]
+    rows = [
+        ("decoding with the page", f"{median(each.with_page for each in rounds):.1f} tokens/s"),
+        ("without", f"{median(each.alone for each in rounds):.1f} tokens/s"),
+        ("the page's cost: median (least, most)", f"{median(costs):.1f} % ({min(costs):.1f}, {max(costs):.1f})"),
+        (
+            f"the runner's reading of a question of {PROMPT_TOKENS} tokens",
+            f"{median(each.read_s for each in rounds):.2f} s",
+        ),
+    ]
+    for pause_s in PAUSES_S:
+        for place, name in enumerate(("first token", "first text on the screen")):
+            seconds = [each.first[pause_s][place] for each in rounds]
+            ratio = median(each.first[pause_s][place] / each.read_s for each in rounds)
+            rows.append((f"{name}, sent {pause_s:g} s after it was pasted", f"{median(seconds):.2f} s, {ratio:.2f} ×"))
+    return "\n".join(["| what | figure |", "|---|---:|", *(f"| {name} | {value} |" for name, value in rows)])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.apps.page_benchmark", description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path, metavar="DIR", help="an exported folder")
@@ -134,14 +176,11 @@ def main() -> None:
     options = parser.parse_args()
     folder = options.folder.resolve()
     model, runner = load_model(folder), OnnxDecoder(folder)
-    shares, read = [], []
-    first: dict[float, list[tuple[float, float]]] = {pause_s: [] for pause_s in PAUSES_S}
-    speeds: tuple[list[float], list[float]] = ([], [])
     with (
         tempfile.TemporaryDirectory() as data,
         server("-c", RUN_CHAT, str(folder), data) as address,
         sync_playwright() as driver,
-        Progress("page, rounds", options.rounds) as progress,
+        Progress("page, rounds", options.rounds + 1) as progress,
     ):
         browser = driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         page = browser.new_page(viewport={"width": 1280, "height": 800})
@@ -149,43 +188,12 @@ def main() -> None:
         page.goto(DOORS[address].get(timeout=PATIENCE_S))
         page.wait_for_selector("#question textarea")
         page.click("#settings > button")
+        rounds = []
         for number in range(options.rounds + 1):
-            pairs = [(on_page(page, asked, number), without_page(model, asked, number)) for asked in QUESTIONS]
-            question = long_question(model.chat_format, number)[0]["content"]
-            firsts = [first_text(page, f"{i} {question}", pause_s) for i, pause_s in enumerate(PAUSES_S)]
-            begun = time.perf_counter()
-            runner.start([model.chat_format.question_ids(question)])
-            read_s = time.perf_counter() - begun
-            if number == 0:  # the first of each has its buffers to make
-                continue
+            rounds.append(measure(page, model, runner, number))
             progress.advance()
-            read.append(read_s)
-            for pause_s, times in zip(PAUSES_S, firsts, strict=True):
-                first[pause_s].append(times)
-            with_page, alone = (tokens_per_s(turns) for turns in zip(*pairs, strict=True))
-            shares.append(1 - with_page / alone)
-            speeds[0].append(with_page)
-            speeds[1].append(alone)
         browser.close()
-    rows = [
-        ("decoding with the page", f"{median(speeds[0]):.1f} tokens/s"),
-        ("without", f"{median(speeds[1]):.1f} tokens/s"),
-        (
-            "the page's cost: median (least, most)",
-            f"{100 * median(shares):.1f} % ({100 * min(shares):.1f}, {100 * max(shares):.1f})",
-        ),
-        (f"the runner's reading of a question of {PROMPT_TOKENS} tokens", f"{median(read):.2f} s"),
-    ]
-    for pause_s, times in first.items():
-        token_s, text_s = [token for token, _ in times], [text for _, text in times]
-        ratios = [median(a / b for a, b in zip(found, read, strict=True)) for found in (token_s, text_s)]
-        rows.append(
-            (
-                f"first token, first text on the screen, {pause_s:g} s after it was pasted",
-                f"{median(token_s):.2f} s ({ratios[0]:.2f} ×), {median(text_s):.2f} s ({ratios[1]:.2f} ×)",
-            )
-        )
-    text = "\n".join(["| what | figure |", "|---|---:|", *(f"| {name} | {value} |" for name, value in rows)])
+    text = table(rounds[1:])  # the first has its buffers to make
     print(text)
     fill_file(DOCUMENT, "page", text)
 
