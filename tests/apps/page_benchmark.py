@@ -23,7 +23,6 @@ from playwright.sync_api import sync_playwright
 
 from apps.conversation import Conversation, run_turn
 from apps.model import Model, load_model
-from apps.page import EXAMPLES
 from apps.serve_benchmark import PROMPT_TOKENS, long_question
 from apps.settings import defaults
 from export.session import OnnxDecoder
@@ -36,12 +35,15 @@ if TYPE_CHECKING:
 
 DOCUMENT = Path("docs/chat.md")
 QUESTIONS = (
-    EXAMPLES[0],
-    EXAMPLES[1],
     "Sort these numbers in descending order: 12, 99, 41, 7, 56, 23, 88, 64, 35, 71, 18, 93, 46, 5, 80",
+    "Sort these numbers in ascending order: 31, 8, 77, 52, 19, 66, 94, 3, 45, 28, 83, 60, 17, 39, 72, 11, 58, 90",
+    "Sort these numbers in descending order: 64, 2, 87, 33, 50, 76, 21, 98, 15, 42, 69, 8, 55, 91, 37, 24, 73, 46, 80, 13",
 )
+"""Long to answer, for a small model."""
 PAUSES_S = (0.0, 1.0)
 """Between pasting a long question and sending it: while it stands there, the chat reads ahead."""
+LOOK_S = 2.5
+"""Between two looks at a turn, longer than most: Playwright's own waiting looks at the page in every frame."""
 STATUS = r"(?:(\d+) reasoning)?(?: \+ )?(?:(\d+) answer)? tokens · ([\d.]+) tokens/s · first token after ([\d.]+) s"
 FIRST_TEXT = """
 () => new Promise((done) => {
@@ -93,7 +95,6 @@ def on_page(page: Page, question: str, seed: int) -> Written:
     page.fill("#question textarea", question)
     page.wait_for_timeout(1000)  # the ledger counts, the settings are kept
     page.click("#question .submit-button")
-    page.wait_for_selector("#question .stop-button")
     return written(page)[0]
 
 
@@ -111,7 +112,9 @@ def first_text(page: Page, question: str, pause_s: float) -> tuple[float, float]
 
 def written(page: Page) -> tuple[Written, float]:
     """What the status line says of the turn when it has ended: the turn, and the seconds to its first token."""
-    page.wait_for_selector("#question .submit-button")
+    page.wait_for_timeout(LOOK_S * 1000)
+    while not page.locator("#question .submit-button").is_visible():
+        page.wait_for_timeout(LOOK_S * 1000)
     found = re.search(STATUS, page.locator("#status").inner_text())
     assert found, f"the status line says {page.locator('#status').inner_text()!r}"
     tokens = int(found[1] or 0) + int(found[2] or 0)
