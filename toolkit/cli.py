@@ -139,7 +139,7 @@ def build_parser() -> Parser:
     size.add_argument("--size", type=_size, help="such as 90MB: bits go to the matrices that need them most")
     size.add_argument("--bits-per-weight", type=float, help="the same, scales included, such as 4.6")
     export.add_argument(
-        "--tune", action="store_true", help="tune scales and norms on the whole model at the end: slower, more faithful"
+        "--tune", action="store_true", help="tune scales and norms on the whole model at the end; wants much text"
     )
     export.add_argument("--calibration", type=Path, help="train.jsonl to calibrate on; default: the model folder's")
     export.add_argument(
