@@ -27,6 +27,7 @@ import psutil
 
 from export.session import OnnxDecoder
 from toolkit.chat_format import ChatFormat, Message
+from toolkit.ledger import markdown_table
 from toolkit.progress import Progress
 from toolkit.readme import fill_file
 
@@ -218,7 +219,7 @@ def main() -> None:
         ("ratio", f"{median(a / b for a, b in zip(first.served, first.runner, strict=True)):.2f}"),
         ("first token of the chat's next question", f"{median(first.followed):.3f} s"),
     ]
-    text = "\n".join(["| what | figure |", "|---|---:|", *(f"| {name} | {value} |" for name, value in rows)])
+    text = markdown_table([["what", "figure"], *([name, value] for name, value in rows)])
     print(text, *errors[:5], sep="\n")
     fill_file(DOCUMENT, "serve", text)
 

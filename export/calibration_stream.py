@@ -134,10 +134,8 @@ def moments(inputs: Iterable[Batch]) -> tuple[Tensor, Tensor]:
 def aimed(weight_NK: Tensor, hessian_KK: Tensor, missed_NK: Tensor) -> Tensor:
     """weight_NK + missed_NK H⁻¹, of the damped H, where missed_NK = weight_NK drift_KK."""
     lower_KK = cholesky(damped(hessian_KK.double(), DRIFT_DAMPING))
-    correction_KN: Tensor = missed_NK.T.double()
-    correction_KN = torch.linalg.solve_triangular(
-        lower_KK, correction_KN, upper=False
-    )  # `cholesky_solve` copies lower_KK
+    # not by `cholesky_solve`, which copies lower_KK
+    correction_KN: Tensor = torch.linalg.solve_triangular(lower_KK, missed_NK.T.double(), upper=False)
     correction_KN = torch.linalg.solve_triangular(lower_KK.mT, correction_KN, upper=True)
     return weight_NK + correction_KN.T.float()
 

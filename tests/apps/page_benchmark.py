@@ -27,6 +27,7 @@ from apps.serve_benchmark import PROMPT_TOKENS, long_question
 from apps.settings import defaults
 from export.session import OnnxDecoder
 from tests.apps.test_chat_page import CHROMIUM, DOORS, FLAGS, PATIENCE_S, RUN_CHAT, expect, server
+from toolkit.ledger import markdown_table
 from toolkit.progress import Progress
 from toolkit.readme import fill_file
 
@@ -169,7 +170,7 @@ def table(rounds: Sequence[Round]) -> str:
             seconds = [each.first[pause_s][place] for each in rounds]
             ratio = median(each.first[pause_s][place] / each.read_s for each in rounds)
             rows.append((f"{name}, sent {pause_s:g} s after it was pasted", f"{median(seconds):.2f} s, {ratio:.2f} ×"))
-    return "\n".join(["| what | figure |", "|---|---:|", *(f"| {name} | {value} |" for name, value in rows)])
+    return markdown_table([["what", "figure"], *([name, value] for name, value in rows)])
 
 
 def main() -> None:
