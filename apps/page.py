@@ -26,7 +26,7 @@ from apps.ledger_panel import LedgerPanel
 from apps.live import RENDERS_PER_S
 from apps.markup import harmless
 from apps.model import Model
-from apps.settings import Kept, Settings, remember, settings_panel
+from apps.settings import Kept, Settings, remember, restored, settings_panel
 from apps.sidebar import connect, lay_out, leave
 from apps.store import Store
 from apps.turn_links import BOX, action_of
@@ -119,6 +119,7 @@ def _go_on(
     try:
         turn = conversation.resume(turn, model.chat_format, context)
     except InputError as error:
+        conversation.left_out -= leaving
         yield refused(str(error))
         return
     turn.answer_requested = answers
@@ -250,8 +251,9 @@ def build_page(model: Model, store: Store, compare_path: str = "") -> gr.Blocks:
             status = gr.Markdown("Ready", elem_id="status")
             answers = gr.Button("Answer now", elem_id="answer-now", size="sm", scale=0, min_width=96, visible=False)
         with gr.Accordion("Settings", open=False, elem_id="settings"):
-            settings = settings_panel(model.decoder.max_length, str(store.folder / FEEDBACK))
-            remember(page, Kept(store.folder), settings, model.decoder.max_length)
+            kept, context = Kept(store.folder), model.decoder.max_length
+            settings = settings_panel(restored(kept.read(), context), context, str(store.folder / FEEDBACK))
+            remember(page, kept, settings, context)
         ledger = LedgerPanel(model, conversation, question, settings)
         FeedbackPanel(store.folder / FEEDBACK, model.name, chatbot, conversation, settings)
 

@@ -3,7 +3,8 @@
     typing ─ context ledger ─ offer(prompt) ─ thread ─ whole chunks of it, whenever no turn needs the model
 
 The newest offer takes the place of those before it. A turn that comes waits for one chunk at most, which it needs
-itself. What is read is kept by the decoder, whose `start` then goes on from there.
+itself. What is read is kept by the decoder, whose `start` then goes on from there. A prompt that cannot be read is left
+to its turn, which says why.
 """
 
 from __future__ import annotations
@@ -45,8 +46,14 @@ class ReadAhead:
             with self._lock:
                 if prompt is None or prompt is not self._offered:
                     continue
-                has_more = self._read(prompt)
+                has_more = self._has_more(prompt)
             if not has_more:
                 with self._changed:
                     self._offered = None if self._offered is prompt else self._offered
             time.sleep(GAP_S)
+
+    def _has_more(self, prompt: Sequence[int]) -> bool:
+        try:
+            return self._read(prompt)
+        except Exception:  # noqa: BLE001 – whatever it is, the turn that reads the same meets it and tells the user
+            return False

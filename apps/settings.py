@@ -1,8 +1,8 @@
 """What the user sets of the chat: a panel of controls, their values as the model takes them, kept from day to day.
 
 The values lie beside the conversations, because a browser forgets them with the address, whose port is another one each
-time; a value that this model or version does not allow is replaced by the default when the page opens, and the panel
-shows it.
+time; a value that this model or version does not allow is replaced by the default, and the panel shows it. The page is
+sent with the values in it: what came after it could take back what the user had already set.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -81,18 +81,16 @@ def defaults(context: int) -> Settings:
     return Settings(max_new_tokens=min(Settings.max_new_tokens, context))
 
 
-def restored(stored: Any, context: int) -> list[Any]:
-    """The panel's values from what was kept, each one that is missing or out of its range by its default."""
-    values = dict(zip([field.name for field in fields(Settings)], defaults(context).panel_values(), strict=True))
-    for name, value in stored.items() if isinstance(stored, dict) else ():
-        if name in values and _is_allowed(name, value, context):
-            values[name] = value
-    return list(values.values())
+def restored(stored: Any, context: int) -> Settings:
+    """What was kept, with the default for each value that is missing or out of its range."""
+    kept = stored if isinstance(stored, dict) else {}
+    names = [field.name for field in fields(Settings)]
+    allowed = {name: kept[name] for name in names if name in kept and _is_allowed(name, kept[name], context)}
+    return replace(defaults(context), **allowed)
 
 
-def settings_panel(context: int, feedback_file: str) -> Panel:
+def settings_panel(start: Settings, context: int, feedback_file: str) -> Panel:
     """The controls, for a model with a context of so many tokens; `feedback_file` is where consent lets records go."""
-    start = defaults(context)
 
     def slider(name: str, step: float, info: str) -> gr.Slider:
         low, high = RANGES[name]
@@ -149,16 +147,18 @@ class Kept:
 
 
 def remember(page: gr.Blocks, kept: Kept, panel: Panel, context: int) -> None:
-    """Keep the panel's values, and give them back when the page opens."""
+    """Keep the panel's values, and send them with the page when it is opened again."""
     quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "queue": False}
 
     def write(*values: Any) -> None:
+        for control, value in zip(panel, values, strict=True):
+            control.value = value
+        page.config = page.get_config_file()
         try:
             kept.write(values)
         except InputError as error:
             gr.Warning(harmless(str(error)))
 
-    page.load(lambda: restored(kept.read(), context), None, panel, **quiet)
     gr.on([control.change for control in panel], write, panel, None, trigger_mode="always_last", **quiet)
     advice = gr.Button("Back to R1's advice", size="sm", elem_id="advice")
     advice.click(lambda: [*defaults(context).panel_values()[:-1], gr.skip()], None, panel, **quiet).then(

@@ -25,12 +25,11 @@ LONG_QUESTION = "Why? " * 605
 """Leaves no room for the reserve in the scripted model's context beside an earlier turn."""
 
 
-def test_settings_come_back_after_a_restart_under_another_address(
+def test_settings_come_back_in_a_new_tab_and_after_a_restart_under_another_address(
     browser: Browser, tiny_student: Path, tmp_path: Path
 ) -> None:
     scripted = ("-m", "tests.apps.scripted", str(tiny_student), str(tmp_path))
     with server(*scripted) as address, opened(browser, address) as page:
-        expect(page.locator("#ledger")).to_contain_text("tokens")
         page.keyboard.press("Alt+s")
         page.fill("#system textarea", "Be brief.")
         page.fill("#seed input", "7")
@@ -38,10 +37,12 @@ def test_settings_come_back_after_a_restart_under_another_address(
         kept = Kept(tmp_path)
         while (kept.read() or {}).get("seed") != 7 or kept.read()["system"] != "Be brief.":
             page.wait_for_timeout(100)
+        with opened(browser, address) as tab:
+            tab.click("#settings button")
+            expect(tab.locator("#seed input")).to_have_value("7")
     with server(*scripted) as other, opened(browser, other) as page:
         assert other != address
-        expect(page.locator("#ledger")).to_contain_text("tokens")
-        page.keyboard.press("Alt+s")
+        page.click("#settings button")
         expect(page.locator("#system textarea")).to_have_value("Be brief.")
         expect(page.locator("#seed input")).to_have_value("7")
         page.click("#advice")

@@ -69,6 +69,11 @@ def test_a_turn_that_filled_the_context_goes_on_once_the_user_lets_older_ones_le
     (told,) = choose(model, store, f"go-on/{turn.id}", conversation)
     assert f"must leave 32 tokens free in the model's context ({CONTEXT} tokens)" in notice(told)
 
+    conversation.left_out, turn.answer = 0, "words of another model"
+    told = choose(model, store, link[1], conversation)[-1]
+    assert "the model that goes on must read the tokens" in notice(told).casefold()
+    assert conversation.left_out == 0, "who may not go on keeps what it had"
+
 
 def test_an_answer_begins_once_older_turns_have_left(model: Model, store: Store) -> None:
     conversation = Conversation()

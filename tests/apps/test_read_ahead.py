@@ -62,3 +62,20 @@ def test_a_turn_gets_the_model_between_two_chunks_and_ends_the_reading() -> None
     lock.release()
     time.sleep(0.1)
     assert not lock.locked()
+
+
+def test_a_prompt_that_cannot_be_read_does_not_end_the_reader() -> None:
+    lock = threading.Lock()
+    chunks = Chunks(lock)
+
+    def read(prompt: Sequence[int]) -> bool:
+        chunks(prompt)
+        if prompt[0] == 1:
+            raise RuntimeError("out of memory")
+        return False
+
+    ahead = ReadAhead(read, lock)
+    ahead.offer([1])
+    wait_until_read(chunks, [1])
+    ahead.offer([2])
+    wait_until_read(chunks, [1, 2])
