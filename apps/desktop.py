@@ -1,6 +1,7 @@
 """A window for the chat: one of its own where this machine has what that takes, else a tab, else the printed address.
 
-app       pywebview (the `desktop` extra), else an installed browser of the Chromium family without its bars
+app       pywebview (the `desktop` extra) where it has what draws its windows, else an installed browser of the
+          Chromium family without its bars
 browser   a tab of the default browser
 none      nothing is opened
 auto      the first of these that works
@@ -9,6 +10,7 @@ auto      the first of these that works
 from __future__ import annotations
 
 import importlib.util
+import logging
 import os
 import shutil
 import subprocess
@@ -35,6 +37,10 @@ CHROMIUM_FAMILY = (
     r"C:\Program Files (x86)\Microsoft\Edge\Application\msedge.exe",
 )
 """Programs on the PATH, and where macOS and Windows install them."""
+NO_WINDOW = (
+    "no window of its own: pywebview is installed, and what draws its windows is not (on Linux WebKit for GTK, or Qt: "
+    "pip install 'pywebview[pyside6]'); open the address in a browser"
+)
 SIZE = (1080, 820)
 """Width and height of a new window, in pixels."""
 
@@ -95,6 +101,7 @@ def _run_in_pywebview(run: Callable[[], None], address: str, title: str) -> None
     """Its window needs the main thread. Source: https://pywebview.flowrl.com/api (create_window, start, settings)."""
     import webview
 
+    logging.getLogger("pywebview").setLevel(logging.CRITICAL)  # it logs a traceback for each library it tries
     webview.settings["ALLOW_DOWNLOADS"] = True  # an exported conversation is one
     width, height = SIZE
     webview.create_window(title, address, width=width, height=height, text_select=True)
@@ -103,6 +110,9 @@ def _run_in_pywebview(run: Callable[[], None], address: str, title: str) -> None
     with suppress(KeyboardInterrupt):
         try:
             webview.start()
-        except webview.WebViewException as error:  # it is installed, and what draws its windows is not
-            print(f"no window of its own: {error}; open the address in a browser", file=sys.stderr)
+        except webview.WebViewException:
+            if browser := find_browser():
+                open_as_app(browser, address)
+            else:
+                print(NO_WINDOW, file=sys.stderr)
             server.join()

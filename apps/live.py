@@ -18,6 +18,7 @@ from fastapi import FastAPI
 from starlette.responses import StreamingResponse
 
 from apps.conversation import UPDATES_PER_S, Turn
+from apps.markup import SIGNS
 from apps.store import Store
 
 RENDERS_PER_S = 2.0
@@ -31,11 +32,8 @@ CSS = """
 SCRIPT = f"""<script>
 (() => {{
   let turn = "", source = null, known = ["", ""], tail = null, shownAt = "";
-  const signs = (text) => text.replace(/[\\x00-\\x08\\x0b\\x0c\\x0e-\\x1f\\x7f-\\x9f\\u202a-\\u202e\\u2066-\\u2069]/g, (sign) => {{
-    const code = sign.charCodeAt(0);
-    return code < 32 ? String.fromCharCode(0x2400 + code) : code === 127 ? "\\u2421"
-      : "\\u2039U+" + code.toString(16).toUpperCase().padStart(4, "0") + "\\u203a";
-  }});
+  const shown = {json.dumps({chr(code): text for code, text in SIGNS.items()})};
+  const signs = (text) => [...text].map((sign) => shown[sign] ?? sign).join("");
   const follow = (number) => {{
     source?.close();
     [turn, source, known] = [number, null, ["", ""]];

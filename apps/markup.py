@@ -30,9 +30,9 @@ LONGEST_FORMATTED, MOST_LINES = 40_000, 2_000
 LONG_FENCE = "~~~~~ long\n"
 """Never closed, so that a growing text only grows; `apps.look` says beside it why there is no formatting."""
 
-_SIGNS: dict[int, int | str] = {
-    **{code: 0x2400 + code for code in range(0x20) if chr(code) not in "\t\n\r"},
-    0x7F: 0x2421,
+SIGNS: dict[int, str] = {
+    **{code: chr(0x2400 + code) for code in range(0x20) if chr(code) not in "\t\n\r"},
+    0x7F: "\u2421",
     **{code: f"‹U+{code:04X}›" for code in (*range(0x80, 0xA0), *range(0x202A, 0x202F), *range(0x2066, 0x206A))},
 }
 """Control characters, ANSI's escape among them, and overrides of the direction of text → what is shown of them."""
@@ -73,7 +73,7 @@ def _formatted(text: str) -> str:
 
 def _readable(text: str) -> str:
     """Control characters are seen, and a diagram's language is one that nobody knows: drawing runs what it says."""
-    return _DIAGRAM.sub(lambda fence: fence.group() + JOINER, text.translate(_SIGNS))
+    return _DIAGRAM.sub(lambda fence: fence.group() + JOINER, text.translate(SIGNS))
 
 
 def _blocks(text: str) -> Iterator[tuple[str, bool]]:

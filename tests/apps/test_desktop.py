@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -13,18 +14,21 @@ from toolkit.errors import InputError
 
 ADDRESS = "http://127.0.0.1:1/open/token"
 PATIENCE_S = 60
+ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the screen is told by DISPLAY on Linux")
 
 
 @pytest.fixture
 def desk(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """A machine with a screen and an empty PATH; a cache folder of its own."""
-    monkeypatch.setenv("DISPLAY", ":9")
-    monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setenv("TOOLKIT_HOME", str(tmp_path / "home"))
-    monkeypatch.setitem(sys.modules, "webview", None)  # as where it is not installed
+    """A machine with a screen, an empty PATH and no pywebview; a cache folder of its own."""
+    for name, value in surroundings(tmp_path).items():
+        monkeypatch.setenv(name, value)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     return tmp_path
+
+
+def surroundings(folder: Path) -> dict[str, str]:
+    return {"DISPLAY": ":9", "PATH": str(folder), "TOOLKIT_HOME": str(folder / "home")}
 
 
 def install(folder: Path, name: str) -> Path:
@@ -70,3 +74,20 @@ def test_none_opens_nothing_and_serves(desk: Path) -> None:
     run: list[str] = []
     run_in_window(lambda: run.append("served"), ADDRESS, "title", "none")
     assert run == ["served"] and not written.exists()
+
+
+@pytest.mark.parametrize("has_browser", [True, False])
+def test_pywebview_without_what_draws_its_windows_leaves_the_window_to_a_browser(
+    tmp_path: Path, has_browser: bool
+) -> None:
+    """As pip installs it on Linux; the real one, in a process of its own."""
+    written = install(tmp_path, "chromium") if has_browser else None
+    call = f"from apps.desktop import run_in_window as run; run(lambda: print('served'), {ADDRESS!r}, 'title', 'auto')"
+    ran = subprocess.run(
+        [sys.executable, "-c", call], env=surroundings(tmp_path), capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    assert ran.stdout == "served\n"
+    if written:
+        assert f"--app={ADDRESS}" in arguments(written) and ran.stderr == ""
+    else:
+        assert ran.stderr.startswith("no window of its own: pywebview is installed") and ran.stderr.count("\n") == 1
