@@ -30,6 +30,7 @@ from apps.admission import Admission
 from apps.connections import Watch
 from apps.desktop import Window, run_in_window
 from apps.endpoint import load_endpoint
+from apps.frames import calm
 from apps.guard import Application, guard
 from apps.look import CSS, HEAD, theme
 from apps.model import CHAT_DECODER, Model, load_model
@@ -66,7 +67,7 @@ def build_application(
     css = CSS + badge.CSS + sidebar.CSS + turn_links.CSS + live.CSS
     page = build_page(models[0], store, compare_path)
     _mount(api, page, "/", css=css, head=sidebar.HEAD + turn_links.SCRIPT + live.SCRIPT)
-    return guard(admission.wrap(api), hosts)
+    return guard(admission.wrap(calm(api)), hosts)
 
 
 def serve(models: Sequence[Model], store: Store, *, host: str, port: int, window: Window) -> None:

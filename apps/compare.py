@@ -17,6 +17,7 @@ import gradio as gr
 
 from apps import badge, look
 from apps.conversation import Conversation, Pace, run_turn
+from apps.events import quiet
 from apps.known_answers import is_right, right_answer
 from apps.latest import Latest
 from apps.live import RENDERS_PER_S
@@ -151,17 +152,17 @@ def build_compare(models: Sequence[Model]) -> gr.Blocks:
             stop_btn=False,
             autofocus=True,
         )
-        quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
-        run: dict[str, Any] = quiet | {
+        private = quiet(asked)
+        run: dict[str, Any] = private | {
             "fn": partial(ask, models),
             "inputs": [question, comparison],
             "outputs": [question, asked, *shown],
             "concurrency_limit": None,
         }
         question.submit(**run)
-        question.stop(stop, comparison, None, queue=False, **quiet)
+        question.stop(stop, comparison, None, queue=False, **private)
         for button, text in zip(examples, EXAMPLES, strict=True):
-            button.click(partial(_same, text), None, question, queue=False, **quiet).then(**run)
+            button.click(partial(_same, text), None, question, queue=False, **private).then(**run)
     return page
 
 

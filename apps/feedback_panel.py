@@ -8,6 +8,7 @@ from typing import Any
 import gradio as gr
 
 from apps.conversation import Conversation
+from apps.events import quiet
 from apps.feedback import TRACES, keep, turn_of_message
 from apps.markup import harmless
 from apps.settings import Panel, Settings
@@ -35,11 +36,11 @@ class FeedbackPanel:
                 with gr.Row():
                     save = gr.Button("Keep the correction", size="sm", variant="primary", elem_id="keep-correction")
                     dismiss = gr.Button("Discard it", size="sm")
-        quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "queue": False}
+        private = quiet(note, queue=False)
         shown = [note, form, turn, thought, answer]
-        chatbot.like(self._rate, [conversation, *settings], shown, **quiet)
-        save.click(self._save, [conversation, turn, thought, answer, *settings], shown, **quiet)
-        dismiss.click(lambda: _noted(""), None, shown, **quiet)
+        chatbot.like(self._rate, [conversation, *settings], shown, **private)
+        save.click(self._save, [conversation, turn, thought, answer, *settings], shown, **private)
+        dismiss.click(lambda: _noted(""), None, shown, **private)
 
     def _rate(self, event: gr.LikeData, conversation: Conversation, *panel_values: Any) -> Update:
         index = event.index if isinstance(event.index, int) else event.index[0]

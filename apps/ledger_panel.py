@@ -8,6 +8,7 @@ import gradio as gr
 
 from apps.context_ledger import ContextLedger, context_ledger, ledger_html
 from apps.conversation import Conversation
+from apps.events import quiet
 from apps.markup import harmless
 from apps.model import Model
 from apps.settings import Panel, Settings
@@ -29,14 +30,14 @@ class LedgerPanel:
                 put_back = gr.Button("Send them again", visible=False, **_SMALL)
                 new_chat = gr.Button("Start a new chat", visible=False, elem_id="ask-anew", **_SMALL)
                 shorten = gr.Button("Shorten the question", visible=False, elem_id="shorten", **_SMALL)
-        quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "queue": False}
+        private = quiet(shown, queue=False)
         inputs = [question, conversation, *settings]
         outputs = [shown, leave_out, put_back, new_chat, shorten]
-        self.recount: dict[str, Any] = quiet | {"fn": self._recount, "inputs": inputs, "outputs": outputs}
+        self.recount = private | {"fn": self._recount, "inputs": inputs, "outputs": outputs}
         changes = [question.change, question.focus, *(control.change for control in settings)]
         gr.on(changes, **self.recount, trigger_mode="always_last")
-        leave_out.click(self._leave_out, inputs, outputs, **quiet)
-        put_back.click(self._put_back, inputs, outputs, **quiet)
+        leave_out.click(self._leave_out, inputs, outputs, **private)
+        put_back.click(self._put_back, inputs, outputs, **private)
 
     def _recount(self, question: str, conversation: Conversation, *panel_values: Any) -> Update:
         if conversation.busy:

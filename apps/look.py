@@ -67,6 +67,7 @@ main.contain > .column { height: 100%; min-height: 0; gap: 0; flex-wrap: nowrap;
   background: var(--background-fill-secondary);
 }
 #chat .thought-group .title .md p { font-size: 13.5px; font-weight: 500; font-variant-numeric: tabular-nums; margin: 0; }
+#chat .thought-group .loading-spinner { display: none; } /* the title counts; sixty turns a second cost a model its time */
 #chat .thought-group .arrow { width: 18px; height: 18px; margin: 0 6px 0 -4px; }
 #chat .thought-group .content, #chat .thought-group .content-preview { margin: 8px 0 4px 16px; max-height: none; }
 #chat .thought-group .content-preview { max-height: 13em; }

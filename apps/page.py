@@ -19,6 +19,7 @@ import gradio as gr
 from apps import badge
 from apps.context_ledger import RESERVE_SHARE
 from apps.conversation import Conversation, Pace, Turn, run_turn
+from apps.events import quiet
 from apps.feedback import FEEDBACK
 from apps.feedback_panel import FeedbackPanel
 from apps.latest import Latest
@@ -30,7 +31,20 @@ from apps.settings import Kept, Settings, remember, restored, settings_panel
 from apps.sidebar import connect, lay_out, leave
 from apps.store import Store
 from apps.turn_links import BOX, action_of
-from apps.updates import NOTHING, Update, at_rest, begun, editing, listed, refused, running, waiting, without
+from apps.updates import (
+    NOTHING,
+    SKIP,
+    Update,
+    at_rest,
+    begun,
+    editing,
+    listed,
+    only_news,
+    refused,
+    running,
+    waiting,
+    without,
+)
 from toolkit.errors import InputError
 from toolkit.generate import Sampling
 
@@ -123,7 +137,7 @@ def _go_on(
         yield refused(str(error))
         return
     turn.answer_requested = answers
-    yield from _run(model, store, words, conversation, turn, settings)
+    yield from only_news(_run(model, store, words, conversation, turn, settings))
 
 
 def _ask(
@@ -145,20 +159,21 @@ def _ask(
     except InputError as error:
         yield refused(str(error))
         return
-    yield from _run(model, store, words, conversation, turn, settings)
+    yield from only_news(_run(model, store, words, conversation, turn, settings))
 
 
 def _run(
     model: Model, store: Store, words: str, conversation: Conversation, turn: Turn, settings: Settings
-) -> Iterator[Update]:
+) -> Generator[Update, None, None]:
     """Let the model write; each piece is stored before it is shown, and the turn's end too, however it ends."""
     sampling = settings.sampling(seed_of(turn))
     turn.is_remote = model.endpoint is not None
     turn.model, turn.settings = model.name, asdict(sampling) | {"thinking_budget": settings.thinking_budget}
     conversation.busy, conversation.edited, trouble = True, None, ""
+    is_listed = conversation.id is not None
     try:
         store.write(conversation, turn)
-        start = begun(conversation, turn, listed(store, words, conversation))
+        start = begun(conversation, turn, SKIP if is_listed else listed(store, words, conversation))
         with closing(Latest(_written(model, store, conversation, turn, sampling, settings))) as updates:
             yield start
             yield from updates
@@ -258,20 +273,20 @@ def build_page(model: Model, store: Store, compare_path: str = "") -> gr.Blocks:
         FeedbackPanel(store.folder / FEEDBACK, model.name, chatbot, conversation, settings)
 
         shown = [chatbot, question, status, notice, answers, sidebar.listing]
-        quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
-        asked: dict[str, Any] = quiet | {"outputs": shown, "concurrency_limit": None}
+        private = quiet(status)
+        asked: dict[str, Any] = private | {"outputs": shown, "concurrency_limit": None}
         here = [sidebar.search, conversation, *settings]
         ask: dict[str, Any] = asked | {"fn": partial(answer, model, store), "inputs": [question, *here]}
         question.submit(**ask).then(**ledger.recount)
-        chatbot.example_select(_picked, None, question, queue=False, **quiet).then(**ask).then(**ledger.recount)
+        chatbot.example_select(_picked, None, question, queue=False, **private).then(**ask).then(**ledger.recount)
         chatbot.retry(partial(ask_again, model, store), here, **asked).then(**ledger.recount)
         chosen.change(partial(act, model, store), [chosen, *here], **asked).then(**ledger.recount)
-        answers.click(answer_now, conversation, answers, queue=False, **quiet)
-        question.stop(stop, conversation, None, queue=False, **quiet)
+        answers.click(answer_now, conversation, answers, queue=False, **private)
+        question.stop(stop, conversation, None, queue=False, **private)
         over = partial(start_over, store)
-        new_chat.click(over, here[:2], [conversation, *shown], concurrency_limit=None, **quiet).then(**ledger.recount)
+        new_chat.click(over, here[:2], [conversation, *shown], concurrency_limit=None, **private).then(**ledger.recount)
         connect(sidebar, store, conversation, shown)
-        page.load(partial(listed, store), here[:2], sidebar.listing, queue=False, **quiet)
+        page.load(partial(listed, store), here[:2], sidebar.listing, queue=False, **private)
         page.load(**ledger.recount)
     return page
 

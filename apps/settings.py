@@ -16,6 +16,7 @@ from typing import Any
 
 import gradio as gr
 
+from apps.events import quiet
 from apps.markup import harmless
 from toolkit.errors import InputError
 from toolkit.generate import Sampling
@@ -148,7 +149,8 @@ class Kept:
 
 def remember(page: gr.Blocks, kept: Kept, panel: Panel, context: int) -> None:
     """Keep the panel's values, and send them with the page when it is opened again."""
-    quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "queue": False}
+    advice = gr.Button("Back to R1's advice", size="sm", elem_id="advice")
+    private = quiet(advice, queue=False)
 
     def write(*values: Any) -> None:
         for control, value in zip(panel, values, strict=True):
@@ -159,10 +161,9 @@ def remember(page: gr.Blocks, kept: Kept, panel: Panel, context: int) -> None:
         except InputError as error:
             gr.Warning(harmless(str(error)))
 
-    gr.on([control.change for control in panel], write, panel, None, trigger_mode="always_last", **quiet)
-    advice = gr.Button("Back to R1's advice", size="sm", elem_id="advice")
-    advice.click(lambda: [*defaults(context).panel_values()[:-1], gr.skip()], None, panel, **quiet).then(
-        write, panel, None, **quiet
+    gr.on([control.change for control in panel], write, panel, None, trigger_mode="always_last", **private)
+    advice.click(lambda: [*defaults(context).panel_values()[:-1], gr.skip()], None, panel, **private).then(
+        write, panel, None, **private
     )
 
 

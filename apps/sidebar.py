@@ -15,6 +15,7 @@ import gradio as gr
 from fastapi import FastAPI, Response
 
 from apps.conversation import Conversation
+from apps.events import quiet
 from apps.exchange import conversation_of, to_json, to_markdown
 from apps.markup import harmless
 from apps.store import Store
@@ -163,7 +164,7 @@ def lay_out() -> Sidebar:
 
 def connect(sidebar: Sidebar, store: Store, conversation: gr.State, shown: list[Any]) -> None:
     """Connect its events; `shown` are the components of `Update`."""
-    quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+    private = quiet(sidebar.listing)
     panels = list(sidebar.panels.values())
     names = list(sidebar.panels)
     here = [sidebar.search, conversation]
@@ -215,20 +216,24 @@ def connect(sidebar: Sidebar, store: Store, conversation: gr.State, shown: list[
         leave(conversation)
         return found, *at_rest(found, listed(store, words, found)), "", *only(None)
 
-    sidebar.search.change(search, here, sidebar.listing, queue=False, **quiet)
+    sidebar.search.change(search, here, sidebar.listing, queue=False, **private)
     sidebar.listing.input(
-        open_chat, [sidebar.listing, *here], [conversation, *shown, *panels], concurrency_limit=None, **quiet
+        open_chat, [sidebar.listing, *here], [conversation, *shown, *panels], concurrency_limit=None, **private
     )
-    sidebar.rename.click(start_rename, conversation, [sidebar.title, *panels], queue=False, **quiet)
+    sidebar.rename.click(start_rename, conversation, [sidebar.title, *panels], queue=False, **private)
     for event in (sidebar.save.click, sidebar.title.submit):
-        event(rename, [sidebar.title, *here], [sidebar.listing, *panels], queue=False, **quiet)
-    sidebar.delete.click(start_delete, conversation, [sidebar.question, *panels], queue=False, **quiet)
-    sidebar.really.click(delete, here, [conversation, *shown, *panels], concurrency_limit=None, **quiet)
-    sidebar.keep.click(lambda: only(None), None, panels, queue=False, **quiet)
-    sidebar.export.click(start_export, conversation, [sidebar.downloads, *panels], queue=False, **quiet)
-    sidebar.bring_in.click(lambda: only("import"), None, panels, queue=False, **quiet)
+        event(rename, [sidebar.title, *here], [sidebar.listing, *panels], queue=False, **private)
+    sidebar.delete.click(start_delete, conversation, [sidebar.question, *panels], queue=False, **private)
+    sidebar.really.click(delete, here, [conversation, *shown, *panels], concurrency_limit=None, **private)
+    sidebar.keep.click(lambda: only(None), None, panels, queue=False, **private)
+    sidebar.export.click(start_export, conversation, [sidebar.downloads, *panels], queue=False, **private)
+    sidebar.bring_in.click(lambda: only("import"), None, panels, queue=False, **private)
     sidebar.read.click(
-        bring_in, [sidebar.text, *here], [conversation, *shown, sidebar.text, *panels], concurrency_limit=None, **quiet
+        bring_in,
+        [sidebar.text, *here],
+        [conversation, *shown, sidebar.text, *panels],
+        concurrency_limit=None,
+        **private,
     )
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Generator
+from contextlib import closing
 from typing import Any
 
 import gradio as gr
@@ -19,30 +21,40 @@ from apps.view import page_messages, status_line
 Update = tuple[Any, ...]
 """New values of the chatbot, the question box, the status line, the notice, *Answer now* and the list of chats."""
 
-NOTHING: Update = (gr.skip(),) * 6
+SKIP = gr.skip()
+NOTHING: Update = (SKIP,) * 6
 
 CIRCLES = "The model has begun to repeat itself. *Answer now* ends the thought; *Stop* keeps what is there."
 
 EDITING = "Edit the question below. *Send* asks it as another version of this turn; what stands here is kept."
 
 
+def only_news(updates: Generator[Update, None, None]) -> Generator[Update, None, None]:
+    """The same without what was said before: a component that is told anything is drawn again."""
+    shown = NOTHING
+    with closing(updates):
+        for update in updates:
+            yield tuple(SKIP if now == before else now for before, now in zip(shown, update, strict=True))
+            shown = tuple(before if now == SKIP else now for before, now in zip(shown, update, strict=True))
+
+
 def refused(text: str) -> Update:
     """Nothing changes but the notice."""
-    return gr.skip(), gr.skip(), gr.skip(), notice(text), gr.skip(), gr.skip()
+    return SKIP, SKIP, SKIP, notice(text), SKIP, SKIP
 
 
 def waiting(text: str) -> Update:
     """Nothing changes but the status line."""
-    return gr.skip(), gr.skip(), text, gr.skip(), gr.skip(), gr.skip()
+    return SKIP, SKIP, text, SKIP, SKIP, SKIP
 
 
 def editing(conversation: Conversation, place: int) -> Update:
     """The question of a turn in the box; one beyond the path clears the box and leaves all as it was."""
     conversation.edited = conversation.turns[place] if place < len(conversation.turns) else None
     if conversation.edited is None:
-        return gr.skip(), "", gr.skip(), notice(""), gr.skip(), gr.skip()
+        return SKIP, "", SKIP, notice(""), SKIP, SKIP
     told = f"{EDITING} {link('Leave it as it was', 'edit', len(conversation.turns))}"
-    return gr.skip(), conversation.edited.question, gr.skip(), gr.update(value=told, visible=True), gr.skip(), gr.skip()
+    return SKIP, conversation.edited.question, SKIP, gr.update(value=told, visible=True), SKIP, SKIP
 
 
 def without(conversation: Conversation, turn: Turn, leaving: int, action: Action) -> Update:
@@ -50,7 +62,7 @@ def without(conversation: Conversation, turn: Turn, leaving: int, action: Action
     asked = [earlier.question for earlier in conversation.turns[conversation.left_out :][:leaving]]
     told = f"The context is full. To go on, {oldest(leaving)} must leave it: {names(asked)}. They stay in the chat."
     text = f"{harmless(told)} {link('Leave them out and go on', action, turn.id)}"
-    return gr.skip(), gr.skip(), gr.skip(), gr.update(value=text, visible=True), gr.skip(), gr.skip()
+    return SKIP, SKIP, SKIP, gr.update(value=text, visible=True), SKIP, SKIP
 
 
 def begun(conversation: Conversation, turn: Turn, listing: dict[str, Any]) -> Update:
@@ -64,7 +76,7 @@ def running(conversation: Conversation, turn: Turn) -> Update:
     """A turn as far as it is written; a thought that goes round in circles is told."""
     messages = page_messages(conversation, time.monotonic())
     told = notice(CIRCLES if turn.can_be_closed and is_repeating(turn.token_ids) else "")
-    return messages, gr.skip(), marked(status_line(turn), turn), told, _answer_now(turn), gr.skip()
+    return messages, SKIP, marked(status_line(turn), turn), told, _answer_now(turn), SKIP
 
 
 def at_rest(conversation: Conversation, listing: dict[str, Any], trouble: str = "") -> Update:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from apps.model import Model
 from apps.page import act, answer, seed_of
 from apps.settings import defaults
 from apps.store import Store
+from apps.updates import SKIP, Update, only_news
 from tests.apps.scripted import SCRIPTS, ScriptedDecoder
 from toolkit.chat_format import ChatFormat, split_completion
 
@@ -92,3 +93,12 @@ def test_a_turn_without_a_seed_draws_one_and_keeps_it(model: Model, store: Store
         ask(model, store, "84 and 36?", conversation)
     seeds = [seed_of(turn) for turn in conversation.turns]
     assert len({*seeds}) > 1 and seeds == [turn.settings["seed"] for turn in conversation.turns]
+
+
+def test_a_component_is_told_only_what_is_new() -> None:
+    def updates() -> Generator[Update, None, None]:
+        for status, told in (("1 token", "a"), ("2 tokens", "a"), (SKIP, "a"), ("2 tokens", "b")):
+            yield SKIP, SKIP, status, told, SKIP, SKIP
+
+    news = [update[2:4] for update in only_news(updates())]
+    assert news == [("1 token", "a"), ("2 tokens", SKIP), (SKIP, SKIP), (SKIP, "b")]
