@@ -30,7 +30,7 @@ def test_settings_come_back_in_a_new_tab_and_after_a_restart_under_another_addre
 ) -> None:
     scripted = ("-m", "tests.apps.scripted", str(tiny_student), str(tmp_path))
     with server(*scripted) as address, opened(browser, address) as page:
-        page.keyboard.press("Alt+s")
+        page.click("#settings button")
         page.fill("#system textarea", "Be brief.")
         page.fill("#seed input", "7")
         page.keyboard.press("Tab")
