@@ -28,7 +28,7 @@ from toolkit.generate import WAITING, Decoder, Sampling, Speaker, Token, TurnRea
 
 State = Literal["waiting", "thinking", "answering", "done", "stopped"]
 
-UPDATES_PER_S = 15.0
+UPDATES_PER_S = 12.0
 LEAST_ROOM = 32
 """Tokens that the context must still hold for the model's turn, or the question is refused."""
 

@@ -1,9 +1,9 @@
 """What the page costs: the same turns of one exported folder with and without it, and how soon a long question is answered.
 
-    python -m tests.apps.page_benchmark DIR [--rounds 5]
+    python -m tests.apps.page_benchmark DIR [--rounds 12] [--tokens 2048]
 
 The page is `toolkit chat` in a process of its own, shown by a real Chromium on the same machine; without it the same
-turns are written in this process. They take turns, question by question, with the same seed. Writes a block of
+turns are written in this process. They take turns, question by question, and say the same: greedy. Writes a block of
 docs/chat.md.
 """
 
@@ -24,7 +24,7 @@ from playwright.sync_api import sync_playwright
 from apps.conversation import Conversation, run_turn
 from apps.model import Model, load_model
 from apps.serve_benchmark import PROMPT_TOKENS, long_question
-from apps.settings import defaults
+from apps.settings import Kept, Settings
 from export.session import OnnxDecoder
 from tests.apps.test_chat_page import CHROMIUM, DOORS, FLAGS, PATIENCE_S, RUN_CHAT, expect, server
 from toolkit.ledger import markdown_table
@@ -77,24 +77,20 @@ class Written:
         return (self.tokens - 1) / self.tokens_per_s
 
 
-def without_page(model: Model, question: str, seed: int) -> Written:
+def without_page(model: Model, question: str, settings: Settings) -> Written:
     conversation = Conversation()
     turn = conversation.ask(question, model.chat_format, model.decoder.max_length)
-    sampling = defaults(model.decoder.max_length).sampling(seed)
-    for _ in run_turn(
-        model.decoder, model.chat_format, conversation.messages(question, turn), turn, sampling, time.monotonic
-    ):
+    messages, sampling = conversation.messages(question, turn), settings.sampling(seed=0)
+    for _ in run_turn(model.decoder, model.chat_format, messages, turn, sampling, time.monotonic):
         pass
     assert turn.tokens_per_s is not None
     return Written(tokens=len(turn.token_ids), tokens_per_s=turn.tokens_per_s)
 
 
-def on_page(page: Page, question: str, seed: int) -> Written:
+def on_page(page: Page, question: str) -> Written:
     new_chat(page)
-    page.fill("#seed input", str(seed))
-    page.keyboard.press("Tab")
     page.fill("#question textarea", question)
-    page.wait_for_timeout(1000)  # the ledger counts, the settings are kept
+    page.wait_for_timeout(1000)  # the ledger counts
     page.click("#question .submit-button")
     return written(page)[0]
 
@@ -135,28 +131,33 @@ def new_chat(page: Page) -> None:
 class Round:
     """Every question once with the page and once without, and a long one after each pause."""
 
+    tokens: int
     with_page: float
     alone: float
-    """Both in tokens/s."""
+    """Tokens of all its turns with the page; tokens/s."""
     first: dict[float, tuple[float, float]]
     read_s: float
     """The runner's own reading of the long question."""
 
 
-def measure(page: Page, model: Model, runner: OnnxDecoder, number: int) -> Round:
-    pairs = [(on_page(page, asked, number), without_page(model, asked, number)) for asked in QUESTIONS]
+def measure(page: Page, model: Model, runner: OnnxDecoder, settings: Settings, number: int) -> Round:
+    pairs = [(on_page(page, asked), without_page(model, asked, settings)) for asked in QUESTIONS]
     with_page, alone = (tokens_per_s(turns) for turns in zip(*pairs, strict=True))
     question = long_question(model.chat_format, number)[0]["content"]
     first = {pause_s: first_text(page, f"{i} {question}", pause_s) for i, pause_s in enumerate(PAUSES_S)}
     begun = time.perf_counter()
     runner.start([model.chat_format.question_ids(question)])
-    return Round(with_page=with_page, alone=alone, first=first, read_s=time.perf_counter() - begun)
+    read_s = time.perf_counter() - begun
+    tokens = sum(written.tokens for written, _ in pairs)
+    return Round(tokens=tokens, with_page=with_page, alone=alone, first=first, read_s=read_s)
 
 
 def table(rounds: Sequence[Round]) -> str:
     """Medians as Markdown."""
     costs = [100 * (1 - each.with_page / each.alone) for each in rounds]
+    tokens = sum(each.tokens for each in rounds) / len(rounds) / len(QUESTIONS)
     rows = [
+        ("tokens a turn", f"{tokens:.0f}"),
         ("decoding with the page", f"{median(each.with_page for each in rounds):.1f} tokens/s"),
         ("without", f"{median(each.alone for each in rounds):.1f} tokens/s"),
         ("the page's cost: median (least, most)", f"{median(costs):.1f} % ({min(costs):.1f}, {max(costs):.1f})"),
@@ -176,27 +177,29 @@ def table(rounds: Sequence[Round]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.apps.page_benchmark", description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path, metavar="DIR", help="an exported folder")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=12)
+    parser.add_argument("--tokens", type=int, default=2048, help="at most, of a turn; default: %(default)s")
     options = parser.parse_args()
     folder = options.folder.resolve()
     model, runner = load_model(folder), OnnxDecoder(folder)
-    with (
-        tempfile.TemporaryDirectory() as data,
-        server("-c", RUN_CHAT, str(folder), data) as address,
-        sync_playwright() as driver,
-        Progress("page, rounds", options.rounds + 1) as progress,
-    ):
-        browser = driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        page = browser.new_page(viewport={"width": 1280, "height": 800})
-        page.set_default_timeout(PATIENCE_S * 1000)
-        page.goto(DOORS[address].get(timeout=PATIENCE_S))
-        page.wait_for_selector("#question textarea")
-        page.click("#settings > button")
-        rounds = []
-        for number in range(options.rounds + 1):
-            rounds.append(measure(page, model, runner, number))
-            progress.advance()
-        browser.close()
+    settings = Settings(temperature=0.0, max_new_tokens=min(options.tokens, runner.max_length))
+    with tempfile.TemporaryDirectory() as data:
+        Kept(Path(data)).write(settings.panel_values())
+        with (
+            server("-c", RUN_CHAT, str(folder), data) as address,
+            sync_playwright() as driver,
+            Progress("page, rounds", options.rounds + 1) as progress,
+        ):
+            browser = driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+            page = browser.new_page(viewport={"width": 1280, "height": 800})
+            page.set_default_timeout(PATIENCE_S * 1000)
+            page.goto(DOORS[address].get(timeout=PATIENCE_S))
+            page.wait_for_selector("#question textarea")
+            rounds = []
+            for number in range(options.rounds + 1):
+                rounds.append(measure(page, model, runner, settings, number))
+                progress.advance()
+            browser.close()
     text = table(rounds[1:])  # the first has its buffers to make
     print(text)
     fill_file(DOCUMENT, "page", text)
