@@ -41,6 +41,10 @@ NO_WINDOW = (
     "no window of its own: pywebview is installed, and what draws its windows is not (on Linux WebKit for GTK, or Qt: "
     "pip install 'pywebview[pyside6]'); open the address in a browser"
 )
+QUIET = ("--disable-background-networking", "--disable-component-update", "--disable-sync")
+"""A browser's own errands, of a window that promises to stay on this machine."""
+STARTED_S = 10
+"""A browser that ended by then has not opened."""
 SIZE = (1080, 820)
 """Width and height of a new window, in pixels."""
 
@@ -80,9 +84,9 @@ def find_browser() -> str | None:
 
 def open_as_app(browser: str, address: str) -> None:
     """A window without bars, under a profile of its own: apart from the person's tabs, extensions and history."""
-    subprocess.Popen(
-        app_command(browser, address, cache_folder() / "window"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
+    command = app_command(browser, address, cache_folder() / "window")
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    Thread(target=_tell_if_it_fails, args=(process, browser), daemon=True).start()
 
 
 def app_command(browser: str, address: str, profile: Path) -> list[str]:
@@ -94,7 +98,15 @@ def app_command(browser: str, address: str, profile: Path) -> list[str]:
         f"--window-size={width},{height}",
         "--no-first-run",
         "--no-default-browser-check",
+        *QUIET,
     ]
+
+
+def _tell_if_it_fails(process: subprocess.Popen[bytes], browser: str) -> None:
+    """A browser that does not start says why to nobody: as root without its sandbox, on a screen that is not there."""
+    with suppress(subprocess.TimeoutExpired):
+        if code := process.wait(STARTED_S):
+            print(f"no window: {browser} ended with {code}; open the address in a browser", file=sys.stderr, flush=True)
 
 
 def _run_in_pywebview(run: Callable[[], None], address: str, title: str) -> None:

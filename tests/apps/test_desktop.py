@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from apps.desktop import find_browser, has_screen, run_in_window
+from apps.desktop import QUIET, find_browser, has_screen, open_as_app, run_in_window
 from toolkit.errors import InputError
 
 ADDRESS = "http://127.0.0.1:1/open/token"
@@ -47,12 +47,25 @@ def arguments(written: Path) -> list[str]:
     return written.read_text().splitlines()
 
 
+def test_a_browser_that_does_not_start_is_told(desk: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    program = desk / "chromium"
+    program.write_text("#!/bin/sh\nexit 3\n")
+    program.chmod(0o755)
+    open_as_app(str(program), ADDRESS)
+    said, deadline = "", time.monotonic() + PATIENCE_S
+    while not said.endswith("\n"):
+        assert time.monotonic() < deadline, "the failure must be told"
+        time.sleep(0.01)
+        said += capfd.readouterr().err
+    assert said == f"no window: {program} ended with 3; open the address in a browser\n"
+
+
 @pytest.mark.parametrize("window", ["auto", "app"])
 def test_an_installed_browser_opens_the_address_without_bars_under_its_own_profile(desk: Path, window: str) -> None:
     written = install(desk, "google-chrome")
     run: list[str] = []
     run_in_window(lambda: run.append("served"), ADDRESS, "title", window)  # type: ignore[arg-type]
-    assert f"--app={ADDRESS}" in arguments(written)
+    assert {f"--app={ADDRESS}", *QUIET} < {*arguments(written)}
     assert f"--user-data-dir={desk / 'home' / 'window'}" in arguments(written)
     assert run == ["served"]
 
