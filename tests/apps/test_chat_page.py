@@ -129,6 +129,7 @@ def opened(browser: Browser, address: str, *, width: int = 1280, expected: tuple
     try:
         page.goto(DOORS[address].get(timeout=PATIENCE_S))
         page.wait_for_selector("#question textarea")
+        page.wait_for_selector("#badge p[data-state]")  # the last of the page's own scripts to be heard of
         yield page
     finally:
         context.close()
