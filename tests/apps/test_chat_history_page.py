@@ -131,8 +131,8 @@ def test_a_thinking_budget_ends_the_thought(browser: Browser, chat: str) -> None
         ask(page, "A long thought, please")
         expect(last_row(page)).to_contain_text("never reached")
         wait_until_done(page)
-        shown = re.search(r"(\d+) reasoning", page.locator("#status").inner_text())
-        assert shown and 48 < int(shown[1]) < 70, "the budget, and the closing tag in a tokenizer of letters"
+        within = re.compile(r"\b(49|5\d|6\d) reasoning")  # the budget, and the closing tag in a tokenizer of letters
+        expect(page.locator("#status")).to_contain_text(within)
 
 
 @pytest.mark.parametrize("width", WIDTHS)
