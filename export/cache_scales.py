@@ -23,7 +23,7 @@ SMALLEST_STEP = np.float32(1e-8)
 
 def cache_scales(folder: Path, texts: Sequence[Text]) -> dict[str, Floats]:
     """For each layer's `N.key` and `N.value` the step of every channel, [num_key_value_heads · head_dim]."""
-    decoder = OnnxDecoder(folder)
+    decoder = OnnxDecoder(folder, cache="exact")
     largest: dict[str, Floats] = {}
     room = TOKENS
     for text in texts:

@@ -64,14 +64,15 @@ CHATS: tuple[list[Message], ...] = (
 )
 
 
-def write_goldens(model: PreTrainedModel, source: Path, folder: Path, held_out: Sequence[Text]) -> dict[str, Any]:
+def write_goldens(
+    model: PreTrainedModel, source: Path, folder: Path, decoder: OnnxDecoder, held_out: Sequence[Text]
+) -> dict[str, Any]:
     """Write `verify.json` and `verify.npz` into an exported folder; returns what its manifest has to remember.
 
-    `model` is the float one, `source` where its tokenizer and template lie. Without held-out texts the folder's own greedy tokens are those at which it is measured. Raises `GateFailed` where the folder
+    `model` is the float one, `source` where its tokenizer and template lie, `decoder` runs the folder. Without held-out texts the folder's own greedy tokens are those at which it is measured. Raises `GateFailed` where the folder
     doesn't say what its source says.
     """
     chat_format = ChatFormat.from_folder(source)
-    decoder = OnnxDecoder(folder)
     prompts = [text.prompt for text in held_out] or [chat_format.question_ids(question) for question in QUESTIONS]
     greedy = [_greedy_text(decoder, prompt, chat_format.stop_ids) for prompt in prompts[:GREEDY_PROMPTS]]
     texts = held_out or [Text(prompt=text.prompt, completion=text.tokens) for text in greedy]

@@ -9,7 +9,7 @@ from export.model_config import ModelConfig
 from export.quantize import LARGEST_CODE_BITS
 from toolkit.errors import InputError
 
-BLOCK_SIZES = (128, 64, 32)
+BLOCK_SIZES = (256, 128, 64, 32)
 """What onnxruntime has fast kernels for; larger ones are faster and smaller, and less faithful."""
 
 

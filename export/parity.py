@@ -73,12 +73,13 @@ class ParityReport(Record):
 
 
 @torch.no_grad()
-def measure_parity(model: PreTrainedModel, exported: Path, held_out: Sequence[Text]) -> ParityReport:
-    """Compare `exported` with the float model; without texts, on the float model's answers to `QUESTIONS`."""
-    chat_format = ChatFormat.from_folder(exported)
+def measure_parity(
+    model: PreTrainedModel, chat_format: ChatFormat, decoder: OnnxDecoder, held_out: Sequence[Text]
+) -> ParityReport:
+    """Compare an exported folder with the float model; without texts, on the float model's answers to `QUESTIONS`."""
     prompts = [text.prompt for text in held_out] or [chat_format.question_ids(question) for question in QUESTIONS]
     greedy = [Text(prompt=prompt, completion=greedy_completion(model, prompt)) for prompt in prompts[:GREEDY_PROMPTS]]
-    return compare(model, OnnxDecoder(exported), list(held_out) or greedy, greedy)
+    return compare(model, decoder, list(held_out) or greedy, greedy)
 
 
 @torch.no_grad()

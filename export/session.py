@@ -34,6 +34,7 @@ from export.onnx_session import open_session
 from export.prefix_cache import CacheShape, PrefixCache, common_prefix, forget_all
 from toolkit.errors import InputError
 from toolkit.models import cache_folder
+from toolkit.runs import read_manifest
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
@@ -42,6 +43,7 @@ MODEL_FILE = "model.onnx"
 INT8_CACHE_FILE = "model.int8-cache.onnx"
 """The same weights with a cache of a quarter of the bytes."""
 Cache = Literal["exact", "int8"]
+"""How keys and values are kept: as float32, or rounded to a quarter of the bytes."""
 PROMPT_CHUNK = 128
 """Tokens of a prompt that run at once: enough for full speed."""
 SMALLEST_ROOM = 256
@@ -71,12 +73,12 @@ class OnnxDecoder:
         self,
         folder: Path,
         *,
-        cache: Cache = "exact",
+        cache: Cache | Literal["auto"] = "auto",
         keeps_prefix: bool = False,
         prefix_bytes: int = 0,
         prepacked: bool = False,
     ) -> None:
-        """`cache`: how keys and values are kept; int8 takes a quarter of the memory and rounds them.
+        """`cache`: auto for what the export has chosen for the folder.
 
         `keeps_prefix`: what a single prompt begins with is not computed again where the cache holds it already, as
         it does from turn to turn of a chat. The kept positions may differ from fresh ones by the rounding of int8.
@@ -88,6 +90,7 @@ class OnnxDecoder:
 
         Raises `InputError` where the folder is not an exported one, or its files are damaged or unsafe.
         """
+        cache = chosen_cache(folder) if cache == "auto" else cache
         model_path = folder / (INT8_CACHE_FILE if cache == "int8" else MODEL_FILE)
         if cache == "int8" and (folder / MODEL_FILE).is_file() and not model_path.is_file():
             raise InputError(
@@ -349,6 +352,12 @@ class OnnxDecoder:
 
 OpenDecoder = Callable[[Path], OnnxDecoder]
 """How a folder is opened: `OnnxDecoder` itself, or with the options that a user gave (`functools.partial`)."""
+
+
+def chosen_cache(folder: Path) -> Cache:
+    """The cache that an exported folder was compared with its float model in; exact where it does not say."""
+    config = (read_manifest(folder) or {}).get("config", {})
+    return "int8" if config.get("cache") == "int8" else "exact"
 
 
 def prefix_folder() -> Path:

@@ -304,7 +304,10 @@ def _add_unsafe_option(parser: Parser) -> None:
 def _add_cache_option(parser: Parser) -> None:
     """Of exported folders, and of a teacher's latent attention."""
     parser.add_argument(
-        "--cache", choices=("exact", "int8"), default="exact", help="how keys and values are kept; default: %(default)s"
+        "--cache",
+        choices=("auto", "exact", "int8"),
+        default="auto",
+        help="how keys and values are kept; default: as the folder was exported, a teacher's exactly",
     )
 
 

@@ -311,7 +311,7 @@ def _decoder_options(options: Options) -> tuple[Callable[[Path], Decoder], str]:
             f"--cache-rank ({rank}) and --cache-calibration ({traces}) must come together; "
             "toolkit traces writes a folder to calibrate on"
         )
-    names = ["int8"] if options.cache == "int8" else []
+    names = [] if options.cache == "auto" else [options.cache]
     if traces is not None:
         from toolkit.ledger import TRACES
 

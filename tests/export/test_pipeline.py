@@ -105,10 +105,11 @@ def test_damaged_weights_fail_the_gate(config: ExportConfig, manifest: dict[str,
     questions = ChatFormat.from_folder(config.source)
     held_out = [Text(prompt=questions.question_ids(q), completion=questions.encode("The answer is 4.")) for q in "ab"]
     model = float_model(config.source, None)
-    whole = measure_parity(model, config.out, held_out)
+    whole = measure_parity(model, questions, OnnxDecoder(config.out), held_out)
     check_parity(whole, Bounds(max_mean_kl=1.01 * whole.mean_kl, min_top1=0.0))
     with pytest.raises(GateFailed, match=r"mean KL to the float model \(\d\.\d+\) must be at most"):
-        check_parity(measure_parity(model, damaged, held_out), Bounds(max_mean_kl=2 * whole.mean_kl, min_top1=0.0))
+        harmed = measure_parity(model, questions, OnnxDecoder(damaged), held_out)
+        check_parity(harmed, Bounds(max_mean_kl=2 * whole.mean_kl, min_top1=0.0))
 
 
 def _copy(tiny_student: Path, folder: Path) -> Path:
