@@ -5,8 +5,8 @@ first aimed at the float output: W* = W E[x̃ xᵀ] H⁻¹ makes W* x the best l
 what went wrong before it, and only then W* is rounded (the idea of asymmetric calibration: Li et al., "GPTAQ" (2025),
 here in closed form).
 
-Invariant: memory holds two copies of one layer, the calibration text's hidden states and the second moments of one
-matrix's inputs, never the model; inputs are computed again, batch by batch, wherever they are needed.
+Invariant: memory holds two copies of what is quantized of one layer, the calibration text's hidden states and the second
+moments of one matrix's inputs, never the model; inputs are computed again, batch by batch, wherever they are needed.
 
 Shapes: B texts of a batch, T tokens, X real tokens of a batch, D hidden, N output features, K input features, V vocabulary.
 """
@@ -25,13 +25,13 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from export.calibration import batches_by_length, padded
 from export.checkpoint import EMBEDDING, Checkpoint
-from export.gptq import cholesky, damped, quantize_with_feedback
+from export.gptq import ROWS_AT_ONCE, cholesky, damped, quantize_with_feedback
 from export.layout import Layout
 from export.quantize import QuantizedWeight, dequantize, quantize_nearest
 
 DRIFT_DAMPING = 0.05
 """Share of H's mean diagonal that keeps W* near W where the calibration text hardly tells."""
-BATCH_TOKENS = 2048
+BATCH_TOKENS = 1024
 
 
 @dataclass(kw_only=True)
@@ -67,7 +67,7 @@ class CalibrationStream:
         Right padding never reaches a real token under causal attention, so only the moments must leave it out.
         """
         block = self._load_layer(layer)
-        reference = deepcopy(block)
+        reference = deepcopy(block, {id(parameter): parameter for parameter in block.parameters()})  # it shares them
         outputs = [_take_output(block), _take_output(reference)]
 
         def quantize(module: str, linears: Sequence[nn.Linear], inputs: Iterable[Batch]) -> tuple[str, QuantizedWeight]:
@@ -80,6 +80,7 @@ class CalibrationStream:
         attended = _Applied(partial(self._attend, attention), partial(self._attend, reference.self_attn), normed)
         yield quantize("self_attn.o_proj", outputs[:1], attended)
         self._add(outputs, attended)
+        del block.self_attn, reference.self_attn, attention, attended, outputs
         normed = _Applied(block.post_attention_layernorm, reference.post_attention_layernorm, self.batches)
         yield quantize("mlp.gate_up_proj", [block.mlp.gate_proj, block.mlp.up_proj], normed)
         gated = _Applied(partial(_gate, block.mlp), partial(_gate, reference.mlp), normed)
@@ -134,10 +135,14 @@ def moments(inputs: Iterable[Batch]) -> tuple[Tensor, Tensor]:
 def aimed(weight_NK: Tensor, hessian_KK: Tensor, missed_NK: Tensor) -> Tensor:
     """weight_NK + missed_NK H⁻¹, of the damped H, where missed_NK = weight_NK drift_KK."""
     lower_KK = cholesky(damped(hessian_KK.double(), DRIFT_DAMPING))
-    # not by `cholesky_solve`, which copies lower_KK
-    correction_KN: Tensor = torch.linalg.solve_triangular(lower_KK, missed_NK.T.double(), upper=False)
-    correction_KN = torch.linalg.solve_triangular(lower_KK.mT, correction_KN, upper=True)
-    return weight_NK + correction_KN.T.float()
+    aimed_NK = weight_NK.clone()
+    for begin in range(0, len(weight_NK), ROWS_AT_ONCE):
+        rows = slice(begin, begin + ROWS_AT_ONCE)
+        # not by `cholesky_solve`, which copies lower_KK
+        correction_KN: Tensor = torch.linalg.solve_triangular(lower_KK, missed_NK[rows].T.double(), upper=False)
+        correction_KN = torch.linalg.solve_triangular(lower_KK.mT, correction_KN, upper=True)
+        aimed_NK[rows] += correction_KN.T.float()
+    return aimed_NK
 
 
 def _quantize_together(linears: Sequence[nn.Linear], inputs: Iterable[Batch], layout: Layout) -> QuantizedWeight:
@@ -151,7 +156,7 @@ def _quantize_together(linears: Sequence[nn.Linear], inputs: Iterable[Batch], la
     rounded_NK = torch.from_numpy(dequantize(quantized))
     sizes = [len(linear.weight) for linear in linears]
     for linear, rows_NK in zip(linears, torch.split(rounded_NK, sizes), strict=True):
-        linear.weight.copy_(rows_NK)
+        linear.weight = nn.Parameter(rows_NK, requires_grad=False)  # the float layer keeps the one that they shared
     return quantized
 
 

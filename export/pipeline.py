@@ -44,11 +44,13 @@ from toolkit.records import read_records, write_records
 
 Preset = Literal["balanced", "best", "fast", "quick"]
 """balanced: large blocks and an int8 head. best: smaller blocks. fast: an int4 head. quick: not calibrated."""
+BLOCK_SIZE: dict[Preset, int] = {"balanced": 256, "best": 64, "fast": 256, "quick": 32}
 INT8_CACHED: tuple[Preset, ...] = ("balanced", "fast")
-BLOCK_SIZE: dict[Preset, int] = {"balanced": 128, "best": 64, "fast": 128, "quick": 32}
 WeightType = Literal["int8", "fp16", "fp32"]
 """What needs no calibration."""
 BITS: dict[WeightType, int] = {"int8": 8, "fp16": 16, "fp32": 32}
+INT8_BLOCK_SIZE = 128
+"""Activations are rounded in blocks of the same size: on SmolLM2-135M mean KL is 0.0045 with 128 and 0.0057 with 256."""
 TRACES_FILE = "train.jsonl"
 CALIBRATION_TOKENS = 12_000
 CHOICES, TUNED = "choices.jsonl", "tuned.safetensors"
@@ -167,7 +169,7 @@ def nearest_config(
         calibration=calibration or _own_traces(adapter or source),
         calibration_tokens=CALIBRATION_TOKENS,
         bits=bits,
-        block_size=BLOCK_SIZE["balanced"],
+        block_size=INT8_BLOCK_SIZE,
         head_bits=bits,
         max_bytes=0,
         bits_per_weight=0.0,

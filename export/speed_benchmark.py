@@ -3,15 +3,15 @@
     python -m export.speed_benchmark [--out runs/speed] [--long]
 
 Speed does not depend on what the weights are, so they are random, in the shape of SmolLM2-1.7B, rounded to nearest in
-each preset's layout; half an hour of calibration would change no figure here. `--long` measures after 8,192 tokens with
-the int8 cache. llama.cpp's files are made where llama-cpp-python is installed. Writes a block of docs/int4.md.
+each preset's layout; half an hour of calibration would change no figure here. Keys and values are kept in int8, as the
+presets do. `--long` measures after 8,192 tokens. llama.cpp's files are made where llama-cpp-python is installed. Writes a
+block of docs/int4.md.
 """
 
 from __future__ import annotations
 
 import argparse
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 from export import llama_cpp
@@ -19,7 +19,7 @@ from export.benchmark import run_benchmark, table
 from export.pipeline import Preset, export_model, int4_config
 from export.quality_benchmark import documentation
 from export.random_model import write_random
-from export.session import OnnxDecoder, physical_cores
+from export.session import physical_cores
 from export.shapes import SMOLLM2_1_7B
 from toolkit.readme import fill_file
 from toolkit.records import write_records
@@ -35,7 +35,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m export.speed_benchmark", description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("runs/speed"))
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--long", action="store_true", help="after 8,192 tokens, with the int8 cache")
+    parser.add_argument("--long", action="store_true", help="after 8,192 tokens")
     options = parser.parse_args()
     source = options.out / "source"
     if not (source / "config.json").is_file():
@@ -45,7 +45,6 @@ def main() -> None:
     benchmark = run_benchmark(
         folders[0],
         versus=others[:1] if options.long else [*folders[1:], *others],  # reading so long a prompt takes minutes
-        open_decoder=partial(OnnxDecoder, cache="int8" if options.long else "exact"),
         contexts=(8192,) if options.long else (128, 512, 2048),
         rounds=options.rounds,
     )

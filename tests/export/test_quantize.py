@@ -79,7 +79,7 @@ def by_the_formula(weight_NK: np.ndarray, *, bits: int, block_size: int) -> Quan
 
 
 @pytest.mark.parametrize("bits", [4, 8])
-@pytest.mark.parametrize(("block_size", "columns"), [(32, 32 * 9), (64, 64 * 5), (128, 128 * 4)])
+@pytest.mark.parametrize(("block_size", "columns"), [(32, 32 * 9), (64, 64 * 5), (128, 128 * 4), (256, 256 * 3)])
 def test_rounding_in_slices_of_the_cache_gives_the_bits_of_the_formula(
     bits: int, block_size: int, columns: int
 ) -> None:
