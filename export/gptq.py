@@ -24,8 +24,7 @@ DAMPING = 0.01
 COLUMNS_AT_ONCE = 128
 """Columns whose errors are paid within a small matrix before the rest of the row pays; a matter of speed only."""
 ROWS_AT_ONCE = 256
-"""Rows whose scales are fitted together: their systems take as many times blocks² numbers, twice. Also those that are
-aimed together."""
+"""Rows that are aimed, whose ranges are sought, and whose scales are fitted together: a matter of memory only."""
 CLIPPING = torch.linspace(1.0, 0.6, 17)
 """Shares of a block's range that are tried. Below 0.6 none was ever best in our trials."""
 REFINEMENTS = 2
@@ -160,6 +159,12 @@ def improve_codes(weight_NK: Tensor, hessian_KK: Tensor, rounded: Rounded) -> Ro
 
 def best_range(weight_NM: Tensor, importance_M: Tensor, largest: int) -> tuple[Tensor, Tensor]:
     """Scale (a value of fp16, as float32) and zero point of each row's block, by the weighted squared error."""
+    ranges = [_best_range(rows_NM, importance_M, largest) for rows_NM in weight_NM.split(ROWS_AT_ONCE)]
+    scales, zero_points = zip(*ranges, strict=True)
+    return torch.cat(scales), torch.cat(zero_points)
+
+
+def _best_range(weight_NM: Tensor, importance_M: Tensor, largest: int) -> tuple[Tensor, Tensor]:
     low_N1 = weight_NM.amin(1, keepdim=True).clamp(max=0.0)
     high_N1 = weight_NM.amax(1, keepdim=True).clamp(min=0.0)
     scales_NP = ((high_N1 - low_N1) / largest * CLIPPING).half().float().clamp(min=float(SMALLEST_SCALE))
@@ -178,8 +183,11 @@ def damped(hessian_KK: Tensor, share: float) -> Tensor:
 
 
 def cholesky(matrix_KK: Tensor) -> Tensor:
-    """The lower factor, in the matrix's own memory: at 8,192 columns another would be half a gigabyte."""
-    factor_KK: Tensor = torch.linalg.cholesky(matrix_KK, out=matrix_KK)
+    """The lower factor of a symmetric matrix, in its own memory: at 8,192 columns another would be half a gigabyte.
+
+    LAPACK writes columns, so rows are handed to it as columns.
+    """
+    factor_KK: Tensor = torch.linalg.cholesky(matrix_KK.mT, out=matrix_KK.mT)
     return factor_KK
 
 
