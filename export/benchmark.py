@@ -70,7 +70,7 @@ class Benchmark(Record):
     bandwidth_bytes_per_s: float
     models: list[ModelFigures]
     decode_ratios: dict[str, list[float]]
-    """For each model compared with, the folder's decoding speed over its, one ratio a length; empty for one alone."""
+    """How many times as fast each exported folder decodes as each model after it, one ratio a length."""
     prefill_ratios: dict[str, list[float]]
 
 
@@ -115,7 +115,12 @@ def run_benchmark(
                 progress.advance()
     warm = [results[1:] for results in measured]
     bandwidth = read_bandwidth(threads)
-    ours, others = warm[0], dict(zip((_name(path) for path in versus), warm[1:], strict=True))
+    pairs = {
+        f"{_name(ours)} × {_name(theirs)}": (warm[place], warm[other])
+        for place, ours in enumerate(models)
+        for other, theirs in enumerate(models)
+        if ours.is_dir() and place < other
+    }
     return Benchmark(
         rounds=rounds,
         threads=threads,
@@ -125,8 +130,8 @@ def run_benchmark(
             _figures(model, results, contexts, new_tokens, bandwidth)
             for model, results in zip(models, warm, strict=True)
         ],
-        decode_ratios={name: _ratios(ours, theirs, lambda r: r.decode_s) for name, theirs in others.items()},
-        prefill_ratios={name: _ratios(ours, theirs, lambda r: r.prefill_s) for name, theirs in others.items()},
+        decode_ratios={names: _ratios(*pair, lambda r: r.decode_s) for names, pair in pairs.items()},
+        prefill_ratios={names: _ratios(*pair, lambda r: r.prefill_s) for names, pair in pairs.items()},
     )
 
 
@@ -199,9 +204,9 @@ def table(benchmark: Benchmark) -> str:
     first_width = max(len(name) for name, _ in rows)
     width = max(len(cell) for _, cells in rows for cell in cells)
     lines = [f"{name:{first_width}}  " + "  ".join(f"{cell:>{width}}" for cell in cells) for name, cells in rows]
-    for name in benchmark.decode_ratios:
-        for what, ratios in (("decode", benchmark.decode_ratios[name]), ("prefill", benchmark.prefill_ratios[name])):
-            lines.append(f"{what}, × {name}: " + ", ".join(f"{ratio:.2f}" for ratio in ratios))
+    for names in benchmark.decode_ratios:
+        for what, ratios in (("decode", benchmark.decode_ratios[names]), ("prefill", benchmark.prefill_ratios[names])):
+            lines.append(f"{what}, {names}: " + ", ".join(f"{ratio:.2f}" for ratio in ratios))
     lines.append(
         f"{benchmark.threads} threads, {benchmark.new_tokens} new tokens, {benchmark.rounds} rounds, medians; "
         f"this machine reads {benchmark.bandwidth_bytes_per_s / 1e9:.1f} GB/s"

@@ -12,7 +12,7 @@ import pytest
 from export.onnx_session import packed_folder
 from export.parity import Bounds
 from export.pipeline import WeightType, export_model, int4_config, nearest_config
-from export.session import MODEL_FILE, Cache, OnnxDecoder
+from export.session import INT8_CACHE_FILE, Cache, OnnxDecoder
 
 Captured = pytest.CaptureFixture[str]
 PROMPT = np.random.default_rng(0).integers(3, 320, 200).tolist()
@@ -62,7 +62,7 @@ def test_every_weight_type_can_be_packed(tiny_student: Path, weights: WeightType
 
 def test_packed_weights_are_mapped(exported: Path) -> None:
     decoder = OnnxDecoder(exported, prepacked=True)
-    assert str(packed_folder(exported / MODEL_FILE)) in Path("/proc/self/maps").read_text()
+    assert str(packed_folder(exported / INT8_CACHE_FILE)) in Path("/proc/self/maps").read_text()
     assert decoder.max_length == 512
 
 
@@ -83,7 +83,7 @@ def test_damaged_packed_weights_are_named_in_one_line_and_made_again(
     exported: Path, home: Path, name: str, capsys: Captured
 ) -> None:
     OnnxDecoder(exported, prepacked=True)
-    path = packed_folder(exported / MODEL_FILE) / name
+    path = packed_folder(exported / INT8_CACHE_FILE) / name
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
     capsys.readouterr()

@@ -116,7 +116,7 @@ def test_forgotten_files_are_computed_again_by_who_had_them_open(exported: Path,
 
 def test_another_kind_of_cache_never_uses_the_file(exported: Path, home: Path) -> None:
     [prompt] = prompts(LEAST_SAVED + 9)
-    OnnxDecoder(exported, prefix_bytes=MEGABYTE).start([prompt])
+    OnnxDecoder(exported, cache="exact", prefix_bytes=MEGABYTE).start([prompt])
     assert chunks_read(OnnxDecoder(exported, cache="int8", prefix_bytes=MEGABYTE), prompt) == 3
 
 

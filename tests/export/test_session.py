@@ -118,7 +118,7 @@ def test_an_int8_cache_says_nearly_the_same_in_a_quarter_of_the_bytes(
     out = tmp_path / "int4"
     config = int4_config(tiny_student, out, calibration=traces)
     export_model(replace(config, bounds=Bounds(max_mean_kl=9.0, min_top1=0.0)))
-    exact, rounded = OnnxDecoder(out), OnnxDecoder(out, cache="int8")
+    exact, rounded = OnnxDecoder(out, cache="exact"), OnnxDecoder(out, cache="int8")
     assert rounded.position_bytes * 4 == exact.position_bytes
     rows = prompts(PROMPT_CHUNK + 30, 40)
     exact_BV, rounded_BV = exact.start(rows), rounded.start(rows)

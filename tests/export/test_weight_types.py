@@ -17,7 +17,7 @@ from export.model_config import read_model_config
 from export.parity import Bounds
 from export.pipeline import WeightType, export_model, int4_config, nearest_config
 from export.quantize import dequantize, round_nearest
-from export.session import OnnxDecoder
+from export.session import PROMPT_CHUNK, OnnxDecoder
 from export.verify import verify
 from toolkit.errors import FolderConflict
 from toolkit.generate import GREEDY, complete
@@ -56,7 +56,7 @@ def test_a_folder_of_any_weight_type_is_verified(exports: dict[str, dict[str, An
 @pytest.mark.parametrize("name", WEIGHT_TYPES)
 def test_a_folder_of_any_weight_type_has_an_int8_cache(exports: dict[str, dict[str, Any]], name: str) -> None:
     exact, rounded = (OnnxDecoder(exports[name]["folder"], cache=cache) for cache in ("exact", "int8"))
-    ids = np.random.default_rng(0).integers(0, 320, 90).tolist()
+    ids = np.random.default_rng(0).integers(0, 320, PROMPT_CHUNK + 90).tolist()
     exact_TV, rounded_TV = exact.score(ids), rounded.score(ids)
     assert np.corrcoef(exact_TV.ravel(), rounded_TV.ravel())[0, 1] > 0.999
     assert not np.array_equal(exact_TV, rounded_TV)
