@@ -175,13 +175,14 @@ def _over_floats(
 ) -> None:
     attended_BTD, *present = outputs
     shape = (1, config.num_key_value_heads, 1, config.head_dim)
-    zero = graph.constant(f"{names.prefix}.first", np.array([0], dtype=np.int64))
-    end = graph.constant(f"{names.prefix}.end", np.array([np.iinfo(np.int64).max], dtype=np.int64))
-    axis = graph.constant(f"{names.prefix}.axis", np.array([POSITION_AXIS], dtype=np.int64))
-    range_ = [graph.constant(f"{names.prefix}.{end}", np.array(code, dtype=np.float32)) for end, code in CODES.items()]
+    begin, end, axis = (
+        graph.constant(f"positions.{name}", np.array([value], dtype=np.int64))
+        for name, value in (("begin", 0), ("end", np.iinfo(np.int64).max), ("axis", POSITION_AXIS))
+    )
+    bounds = [graph.constant(f"codes.{name}", np.array(code, dtype=np.float32)) for name, code in CODES.items()]
     floats = []
     for past, step in zip(names.past, steps, strict=True):
-        codes_BGSA = graph.node("Slice", [past, zero, past_1, axis])
+        codes_BGSA = graph.node("Slice", [past, begin, past_1, axis])
         step_G1A = graph.constant(f"{past}.step", step.reshape(shape))
         floats.append(graph.node("Mul", [graph.node("Cast", [codes_BGSA], to=TensorProto.FLOAT), step_G1A]))
     over_floats = [f"{name}.floats" for name in present]
@@ -190,7 +191,7 @@ def _over_floats(
         new_BGTA = graph.node("Slice", [name, past_1, end, axis])
         inverse = graph.constant(f"{past}.inverse_step", 1 / step.reshape(shape))
         rounded = graph.node("Round", [graph.node("Mul", [new_BGTA, inverse])])
-        new_codes = graph.node("Cast", [graph.node("Clip", [rounded, *range_])], to=TensorProto.INT8)
+        new_codes = graph.node("Cast", [graph.node("Clip", [rounded, *bounds])], to=TensorProto.INT8)
         graph.node("TensorScatter", [past, new_codes, past_1], outputs=[codes], axis=POSITION_AXIS)
 
 

@@ -39,6 +39,7 @@ class Nodes:
         self._vectors = vectors
         self._scales: dict[str, str] = {}
         self._stored_names: set[str] = set()
+        self._constants: set[str] = set()
 
     def node(
         self, kind: str, inputs: list[str], *, outputs: list[str] | None = None, domain: str = "", **attributes: Any
@@ -69,7 +70,10 @@ class Nodes:
         self.node("If", [condition], outputs=list(outputs), **branches)
 
     def constant(self, name: str, value: NDArray[Any]) -> str:
-        self.initializers.append(numpy_helper.from_array(value, name))
+        """One that several nodes read is written once."""
+        if name not in self._constants:
+            self._constants.add(name)
+            self.initializers.append(numpy_helper.from_array(value, name))
         return name
 
     def norm(self, name: str, input_name: str, config: ModelConfig) -> str:
