@@ -24,6 +24,7 @@ from export.session import forget_prefixes
 from toolkit.errors import InputError
 
 POLL_S = 0.1
+SETTLE_S = 3.0
 
 # Own HTML stands in Markdown components: the one for HTML evaluates templates, which the page's policy forbids.
 FILE_INPUT = '<label class="file">Choose a file<input type="file" id="import-file" accept=".json,.md,.txt"></label>'
@@ -180,6 +181,7 @@ def connect(sidebar: Sidebar, store: Store, conversation: gr.State, shown: list[
         if found is None or found is conversation:
             return conversation, *NOTHING[:-1], listed(store, words, conversation), *only(None)
         leave(conversation)
+        settle(found)
         return found, *at_rest(found, listed(store, words, found)), *only(None)
 
     def start_rename(conversation: Conversation) -> tuple[Any, ...]:
@@ -243,6 +245,17 @@ def leave(conversation: Conversation) -> None:
         conversation.turns[-1].stop_requested = True
         time.sleep(POLL_S)
     conversation.edited = None
+
+
+def settle(conversation: Conversation) -> None:
+    """Wait a moment for a running turn's end: of a tab that was reloaded, which its handler is told late.
+
+    A chat that another tab goes on writing is shown as far as it is written.
+    """
+    for _ in range(int(SETTLE_S / POLL_S)):
+        if not conversation.busy:
+            return
+        time.sleep(POLL_S)
 
 
 def add_downloads(api: FastAPI, store: Store) -> None:

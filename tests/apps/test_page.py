@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import threading
 import time
 from collections.abc import Generator, Iterator
 from pathlib import Path
@@ -14,6 +15,7 @@ from apps.conversation import Conversation
 from apps.model import Model
 from apps.page import act, answer, seed_of
 from apps.settings import defaults
+from apps.sidebar import settle
 from apps.store import Store
 from apps.updates import SKIP, Update, only_news
 from tests.apps.scripted import SCRIPTS, ScriptedDecoder
@@ -102,3 +104,11 @@ def test_a_component_is_told_only_what_is_new() -> None:
 
     news = [update[2:4] for update in only_news(updates())]
     assert news == [("1 token", "a"), ("2 tokens", SKIP), (SKIP, SKIP), (SKIP, "b")]
+
+
+def test_a_chat_whose_tab_was_reloaded_waits_for_the_turn_that_ends_with_it() -> None:
+    conversation = Conversation()
+    conversation.busy = True
+    threading.Timer(0.3, lambda: setattr(conversation, "busy", False)).start()
+    settle(conversation)
+    assert not conversation.busy
