@@ -12,7 +12,7 @@ from apps.settings import Kept
 from apps.shortcuts import SHORTCUTS
 from tests.apps import test_chat_page
 from tests.apps.test_chat_markup_page import answered
-from tests.apps.test_chat_page import DOORS, PATIENCE_S, expect, opened, server
+from tests.apps.test_chat_page import DOORS, PATIENCE_S, expect, open_settings, opened, server
 from toolkit.records import Trace, read_records
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def test_settings_come_back_in_a_new_tab_and_after_a_restart_under_another_addre
 ) -> None:
     scripted = ("-m", "tests.apps.scripted", str(tiny_student), str(tmp_path))
     with server(*scripted) as address, opened(browser, address) as page:
-        page.click("#settings button")
+        open_settings(page)
         page.fill("#system textarea", "Be brief.")
         page.fill("#seed input", "7")
         page.keyboard.press("Tab")
@@ -38,11 +38,11 @@ def test_settings_come_back_in_a_new_tab_and_after_a_restart_under_another_addre
         while (kept.read() or {}).get("seed") != 7 or kept.read()["system"] != "Be brief.":
             page.wait_for_timeout(100)
         with opened(browser, address) as tab:
-            tab.click("#settings button")
+            open_settings(tab)
             expect(tab.locator("#seed input")).to_have_value("7")
     with server(*scripted) as other, opened(browser, other) as page:
         assert other != address
-        page.click("#settings button")
+        open_settings(page)
         expect(page.locator("#system textarea")).to_have_value("Be brief.")
         expect(page.locator("#seed input")).to_have_value("7")
         page.click("#advice")

@@ -14,7 +14,7 @@ import pytest
 
 from export.session import prefix_folder
 from tests.apps.scripted import SCRIPTS
-from tests.apps.test_chat_page import DOORS, PATIENCE_S, ask, browser, expect, opened, picture, server
+from tests.apps.test_chat_page import DOORS, PATIENCE_S, ask, browser, expect, open_settings, opened, picture, server
 from tests.apps.test_chat_page import pytestmark as needs_a_browser
 
 if TYPE_CHECKING:
@@ -124,7 +124,7 @@ def test_answer_now_ends_a_running_and_a_stopped_thought(browser: Browser, chat:
 
 def test_a_thinking_budget_ends_the_thought(browser: Browser, chat: str) -> None:
     with opened(browser, chat) as page:
-        page.click("#settings button")
+        open_settings(page)
         budget = page.get_by_label("number input for Thinking budget")
         budget.fill("48")
         budget.press("Tab")

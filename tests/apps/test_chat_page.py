@@ -137,6 +137,12 @@ def opened(browser: Browser, address: str, *, width: int = 1280, expected: tuple
     assert asked and {urlsplit(url).hostname for url in asked if not url.startswith("data:")} == {"127.0.0.1"}
 
 
+def open_settings(page: Page) -> None:
+    """Open the panel; in the moment after it is shown it sets its values once more, over what a test types that fast."""
+    page.click("#settings button")
+    page.wait_for_timeout(500)
+
+
 def ask(page: Page, question: str) -> None:
     page.fill("#question textarea", question)
     page.keyboard.press("Enter")

@@ -36,7 +36,7 @@ def main() -> int:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--environments", type=Path, default=Path("runs/loaders"))
     options = parser.parse_args()
-    chat_format, decoder = ChatFormat.from_folder(options.folder), OnnxDecoder(options.folder)
+    chat_format, decoder = ChatFormat.from_folder(options.folder), OnnxDecoder(options.folder, cache="exact")
     prompts = [chat_format.prompt_ids([{"role": "user", "content": question}]) for question in QUESTIONS]
     sampling = Sampling(temperature=0.0, max_new_tokens=NEW_TOKENS, seed=0)
     ours = [complete(decoder, [prompt], sampling, chat_format.stop_ids)[0].ids for prompt in prompts]
