@@ -25,6 +25,7 @@ from toolkit.errors import InputError
 
 POLL_S = 0.1
 SETTLE_S = 3.0
+"""How long a chat that is opened waits for a turn that ends."""
 
 # Own HTML stands in Markdown components: the one for HTML evaluates templates, which the page's policy forbids.
 FILE_INPUT = '<label class="file">Choose a file<input type="file" id="import-file" accept=".json,.md,.txt"></label>'

@@ -133,7 +133,7 @@ def attended_positions(graph: Nodes, config: ModelConfig) -> Positions:
 
 def int8_cache(graph: Nodes, steps: Mapping[str, Floats]) -> Int8Cache:
     """A cache of codes with these steps."""
-    zero, one = (graph.constant(f"cache.{i}", np.array([i], dtype=np.int64)) for i in (0, 1))
+    zero, one = (graph.constant(name, np.array([i], dtype=np.int64)) for i, name in enumerate(("zero", "one")))
     few_tokens = graph.constant("cache.few_tokens", np.array([FEW_TOKENS], dtype=np.int64))
     ids_shape, mask_shape = (graph.node("Shape", [name]) for name in ("input_ids", "attention_mask"))
     rows_1, new_1 = (graph.node("Gather", [ids_shape, axis], axis=0) for axis in (zero, one))
@@ -175,14 +175,14 @@ def _over_floats(
 ) -> None:
     attended_BTD, *present = outputs
     shape = (1, config.num_key_value_heads, 1, config.head_dim)
-    begin, end, axis = (
-        graph.constant(f"positions.{name}", np.array([value], dtype=np.int64))
-        for name, value in (("begin", 0), ("end", np.iinfo(np.int64).max), ("axis", POSITION_AXIS))
+    zero, end, axis = (
+        graph.constant(name, np.array([value], dtype=np.int64))
+        for name, value in (("zero", 0), ("end", np.iinfo(np.int64).max), ("position_axis", POSITION_AXIS))
     )
     bounds = [graph.constant(f"codes.{name}", np.array(code, dtype=np.float32)) for name, code in CODES.items()]
     floats = []
     for past, step in zip(names.past, steps, strict=True):
-        codes_BGSA = graph.node("Slice", [past, begin, past_1, axis])
+        codes_BGSA = graph.node("Slice", [past, zero, past_1, axis])
         step_G1A = graph.constant(f"{past}.step", step.reshape(shape))
         floats.append(graph.node("Mul", [graph.node("Cast", [codes_BGSA], to=TensorProto.FLOAT), step_G1A]))
     over_floats = [f"{name}.floats" for name in present]

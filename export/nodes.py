@@ -38,8 +38,7 @@ class Nodes:
         self._weights = weights
         self._vectors = vectors
         self._scales: dict[str, str] = {}
-        self._stored_names: set[str] = set()
-        self._constants: set[str] = set()
+        self._written: set[str] = set()
 
     def node(
         self, kind: str, inputs: list[str], *, outputs: list[str] | None = None, domain: str = "", **attributes: Any
@@ -71,8 +70,8 @@ class Nodes:
 
     def constant(self, name: str, value: NDArray[Any]) -> str:
         """One that several nodes read is written once."""
-        if name not in self._constants:
-            self._constants.add(name)
+        if name not in self._written:
+            self._written.add(name)
             self.initializers.append(numpy_helper.from_array(value, name))
         return name
 
@@ -158,9 +157,9 @@ class Nodes:
         return self._stored(f"{name}.zero_points", weight.zero_points, weight.zero_points.shape)
 
     def _stored(self, name: str, stored: StoredTensor, shape: tuple[int, ...]) -> str:
-        if name in self._stored_names:
+        if name in self._written:
             return name
-        self._stored_names.add(name)
+        self._written.add(name)
         tensor = onnx.TensorProto(
             name=name,
             data_type=helper.np_dtype_to_tensor_dtype(stored.dtype),

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from export.model_config import ARCHITECTURES
+from export.parity import Bounds
+from export.pipeline import export_model, int4_config
 from toolkit.records import Example, write_records
 
 TINY = {
@@ -107,3 +110,13 @@ def traces(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ],
     )
     return path
+
+
+@pytest.fixture(scope="session")
+def calibrated(tiny_student: Path, traces: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny student, exported by the default recipe; tests only read it."""
+    out = tmp_path_factory.mktemp("calibrated") / "int4"
+    export_model(
+        replace(int4_config(tiny_student, out, calibration=traces), bounds=Bounds(max_mean_kl=9.0, min_top1=0.0))
+    )
+    return out

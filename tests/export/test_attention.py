@@ -18,13 +18,6 @@ CLOSE = 0.99
 """A prompt's tokens see each other before they are rounded: 0.995 at least, where a wrong window gives 0.98 at most."""
 
 
-@pytest.fixture(scope="module")
-def exported(tiny_student: Path, traces: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("exported") / "int4"
-    export_model(replace(int4_config(tiny_student, out, calibration=traces), bounds=WIDE))
-    return out
-
-
 @pytest.mark.parametrize("length", [FEW_TOKENS + 1, PROMPT_CHUNK + 30])
 def test_every_architecture_reads_a_prompt_into_the_codes_that_its_tokens_leave_one_by_one(
     checkpoint_folder: Path, traces: Path, length: int, tmp_path: Path
@@ -46,8 +39,8 @@ def test_every_architecture_reads_a_prompt_into_the_codes_that_its_tokens_leave_
             assert (read != kept).mean() < 0.01
 
 
-def test_rows_that_are_read_together_say_what_they_say_alone(exported: Path) -> None:
-    decoder = OnnxDecoder(exported, cache="int8")
+def test_rows_that_are_read_together_say_what_they_say_alone(calibrated: Path) -> None:
+    decoder = OnnxDecoder(calibrated, cache="int8")
     rows = np.random.default_rng(1).integers(3, 320, (2, FEW_TOKENS + 9))
     alone = [decoder.start([row.tolist()])[0] for row in rows]
     decoder._make_room(2, rows.shape[1], used=0)
@@ -57,12 +50,12 @@ def test_rows_that_are_read_together_say_what_they_say_alone(exported: Path) -> 
 
 
 def test_a_folder_runs_with_the_cache_that_it_was_compared_with(
-    exported: Path, tiny_student: Path, traces: Path, tmp_path: Path
+    calibrated: Path, tiny_student: Path, traces: Path, tmp_path: Path
 ) -> None:
     best = replace(int4_config(tiny_student, tmp_path / "best", preset="best", calibration=traces), bounds=WIDE)
     export_model(best)
-    exact, rounded = (OnnxDecoder(exported, cache=cache).position_bytes for cache in ("exact", "int8"))
+    exact, rounded = (OnnxDecoder(calibrated, cache=cache).position_bytes for cache in ("exact", "int8"))
     assert rounded * 4 == exact
-    assert OnnxDecoder(exported).position_bytes == rounded
+    assert OnnxDecoder(calibrated).position_bytes == rounded
     assert OnnxDecoder(best.out).position_bytes == exact
     assert OnnxDecoder(best.out, cache="int8").position_bytes == rounded

@@ -10,20 +10,11 @@ import onnxruntime as ort
 import pytest
 
 from export.onnx_session import packed_folder
-from export.parity import Bounds
-from export.pipeline import WeightType, export_model, int4_config, nearest_config
+from export.pipeline import WeightType, export_model, nearest_config
 from export.session import INT8_CACHE_FILE, Cache, OnnxDecoder
 
 Captured = pytest.CaptureFixture[str]
 PROMPT = np.random.default_rng(0).integers(3, 320, 200).tolist()
-
-
-@pytest.fixture(scope="module")
-def exported(tiny_student: Path, traces: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("exported") / "int4"
-    config = int4_config(tiny_student, out, calibration=traces)
-    export_model(replace(config, bounds=Bounds(max_mean_kl=9.0, min_top1=0.0)))
-    return out
 
 
 @pytest.fixture(autouse=True)
@@ -44,13 +35,13 @@ def assert_same_logits(decoder: OnnxDecoder, plain: OnnxDecoder) -> None:
 
 
 @pytest.mark.parametrize("cache", ["exact", "int8"])
-def test_packed_weights_say_the_same_and_are_made_once(exported: Path, home: Path, cache: Cache) -> None:
-    plain = OnnxDecoder(exported, cache=cache)
+def test_packed_weights_say_the_same_and_are_made_once(calibrated: Path, home: Path, cache: Cache) -> None:
+    plain = OnnxDecoder(calibrated, cache=cache)
     assert packed_files(home) == {}
-    assert_same_logits(OnnxDecoder(exported, cache=cache, prepacked=True), plain)
+    assert_same_logits(OnnxDecoder(calibrated, cache=cache, prepacked=True), plain)
     made = packed_files(home)
     assert {path.name for path in made} == {"model.onnx", "model.onnx.data"}
-    assert_same_logits(OnnxDecoder(exported, cache=cache, prepacked=True), plain)
+    assert_same_logits(OnnxDecoder(calibrated, cache=cache, prepacked=True), plain)
     assert packed_files(home) == made
 
 
@@ -60,19 +51,19 @@ def test_every_weight_type_can_be_packed(tiny_student: Path, weights: WeightType
     assert_same_logits(OnnxDecoder(tmp_path / weights, prepacked=True), OnnxDecoder(tmp_path / weights))
 
 
-def test_packed_weights_are_mapped(exported: Path) -> None:
-    decoder = OnnxDecoder(exported, prepacked=True)
-    assert str(packed_folder(exported / INT8_CACHE_FILE)) in Path("/proc/self/maps").read_text()
+def test_packed_weights_are_mapped(calibrated: Path) -> None:
+    decoder = OnnxDecoder(calibrated, prepacked=True)
+    assert str(packed_folder(calibrated / INT8_CACHE_FILE)) in Path("/proc/self/maps").read_text()
     assert decoder.max_length == 512
 
 
 def test_another_release_packs_anew_and_drops_what_the_last_one_packed(
-    exported: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+    calibrated: Path, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    OnnxDecoder(exported, prepacked=True)
+    OnnxDecoder(calibrated, prepacked=True)
     before = packed_files(home)
     monkeypatch.setattr(ort, "__version__", "1.99.0")
-    OnnxDecoder(exported, prepacked=True)
+    OnnxDecoder(calibrated, prepacked=True)
     after = packed_files(home)
     assert len(after) == len(before) == 2
     assert not after.keys() & before.keys()
@@ -80,22 +71,22 @@ def test_another_release_packs_anew_and_drops_what_the_last_one_packed(
 
 @pytest.mark.parametrize("name", ["model.onnx", "model.onnx.data"])
 def test_damaged_packed_weights_are_named_in_one_line_and_made_again(
-    exported: Path, home: Path, name: str, capsys: Captured
+    calibrated: Path, home: Path, name: str, capsys: Captured
 ) -> None:
-    OnnxDecoder(exported, prepacked=True)
-    path = packed_folder(exported / INT8_CACHE_FILE) / name
+    OnnxDecoder(calibrated, prepacked=True)
+    path = packed_folder(calibrated / INT8_CACHE_FILE) / name
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
     capsys.readouterr()
-    assert_same_logits(OnnxDecoder(exported, prepacked=True), OnnxDecoder(exported))
+    assert_same_logits(OnnxDecoder(calibrated, prepacked=True), OnnxDecoder(calibrated))
     [line] = capsys.readouterr().err.splitlines()
     assert line.startswith("packed weights are not used, and are made again by the next start: ")
     assert str(path.parent) in line
-    OnnxDecoder(exported, prepacked=True)
+    OnnxDecoder(calibrated, prepacked=True)
     assert path.read_bytes() == whole
 
 
-def test_without_room_for_them_the_weights_are_copied(exported: Path, home: Path, capsys: Captured) -> None:
+def test_without_room_for_them_the_weights_are_copied(calibrated: Path, home: Path, capsys: Captured) -> None:
     home.write_text("a file where the folder should be")
-    assert_same_logits(OnnxDecoder(exported, prepacked=True), OnnxDecoder(exported))
+    assert_same_logits(OnnxDecoder(calibrated, prepacked=True), OnnxDecoder(calibrated))
     assert len(capsys.readouterr().err.splitlines()) == 1
