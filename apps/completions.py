@@ -8,11 +8,12 @@ Source: https://platform.openai.com/docs/api-reference (chat and completions).
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from toolkit.chat_format import Message
+from toolkit.endpoint import REASONING_FIELDS
 from toolkit.generate import Sampling
 
 NO_LIMIT = 2**31
@@ -53,8 +54,19 @@ class Settings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Begun:
+    """What the model's turn is to begin with: the last message of a request, where it says so."""
+
+    reasoning: str
+    answer: str | None
+    """None where the thought is open."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class ChatRequest:
     messages: tuple[Message, ...]
+    begun: Begun | None
+    """None for a turn that begins anew."""
     schema: str
     """JSON schema of the answer; empty for free text."""
     settings: Settings
@@ -74,9 +86,15 @@ def read_chat_request(body: Mapping[str, Any], *, model: str, fresh_seed: int) -
         raise ApiError("messages must be a list of at least 1 message", param="messages")
     limit = _integer(body, "max_tokens", 1, NO_LIMIT, _integer(body, "max_completion_tokens", 1, NO_LIMIT, NO_LIMIT))
     top_logprobs = _integer(body, "top_logprobs", 0, MOST_TOP_LOGPROBS, 0)
+    read = tuple(_message(message, f"messages[{i}]") for i, message in enumerate(messages))
+    schema = _schema(body.get("response_format"))
+    begun = _begun(messages, goes_on=_boolean(body, "continue_final_message"))
+    if begun and begun.answer and schema:
+        raise ApiError("response_format must be free where an answer is to go on", param="response_format")
     return ChatRequest(
-        messages=tuple(_message(message, f"messages[{i}]") for i, message in enumerate(messages)),
-        schema=_schema(body.get("response_format")),
+        messages=read[:-1] if begun else read,
+        begun=begun,
+        schema=schema,
         settings=_settings(body, limit, fresh_seed, _boolean(body, "logprobs"), top_logprobs),
     )
 
@@ -143,6 +161,28 @@ def _message(value: Any, place: str) -> Message:
         raise ApiError(f"{place}.content must be a string or a list of text parts", param=place)
     role = "system" if value["role"] == "developer" else value["role"]
     return {"role": role, "content": _encodable(content, place)}
+
+
+def _begun(messages: Sequence[Any], *, goes_on: bool) -> Begun | None:
+    """What the last message begins; the others have been read as messages.
+
+    DeepSeek's and Mistral's mark is `prefix` in the message, vLLM's `continue_final_message` in the request
+    (https://api-docs.deepseek.com/guides/chat_prefix_completion).
+    """
+    marked = [message for message in messages if _boolean(message, "prefix")]
+    last = messages[-1]
+    if not marked and not goes_on:
+        return None
+    if last["role"] != "assistant" or any(message is not last for message in marked):
+        raise ApiError("the message that is to go on must be the last one, of role assistant", param="messages")
+    thoughts = [last[name] for name in REASONING_FIELDS if last.get(name) is not None]
+    if not all(isinstance(thought, str) for thought in thoughts):
+        raise ApiError(f"{' and '.join(REASONING_FIELDS)} must be strings", param="messages")
+    place = f"messages[{len(messages) - 1}]"
+    return Begun(
+        reasoning=_encodable(thoughts[0] if thoughts else "", place),
+        answer=None if last.get("content") is None else _message(last, place)["content"],
+    )
 
 
 def _schema(response_format: Any) -> str:

@@ -57,8 +57,8 @@ class Turn:
     stop_requested: bool = False
     answer_requested: bool = False
     """Whether the thought is to be closed now."""
-    is_remote: bool = False
-    """Whether a server writes it, which can be stopped and takes no ids."""
+    is_in_one_piece: bool = False
+    """Whether its model can only begin a turn: a server that does not go on with one."""
     started_at: float = 0.0
     first_token_at: float | None = None
     answering_at: float | None = None
@@ -73,7 +73,7 @@ class Turn:
     @property
     def can_go_on(self) -> bool:
         """Whether the model did not end this turn itself, and can be made to go on from its ids."""
-        return not self.is_remote and (self.state == "stopped" or self.cut is not None)
+        return not self.is_in_one_piece and (self.state == "stopped" or self.cut is not None)
 
     @property
     def is_thinking(self) -> bool:
@@ -85,7 +85,7 @@ class Turn:
     @property
     def can_be_closed(self) -> bool:
         """Whether its thought is being written and can be ended from here."""
-        return self.state == "thinking" and not self.is_remote
+        return self.state == "thinking" and not self.is_in_one_piece
 
     @property
     def reasoning_tokens(self) -> int:
@@ -129,6 +129,7 @@ class Turn:
             self.answering_at += pause_s
         self.ended_at = self.cut = self._last = None
         self.stop_requested = False
+        self.token_ids = chat_format.taken_up(self.token_ids, self.tokens_before_answer, self.reasoning, self.answer)
         self._read_again(chat_format)
         is_answering = self.tokens_before_answer is not None
         thinks = chat_format.opens_reasoning or self.reasoning
@@ -265,8 +266,7 @@ class Conversation:
         Raises `InputError`, and changes nothing, where the turn's ids mean another text to this model, or the context
         has no room left.
         """
-        kept = split_completion(chat_format.decode(turn.token_ids), opened=chat_format.opens_reasoning)
-        if not (kept.reasoning.startswith(turn.reasoning) and kept.answer.startswith(turn.answer)):
+        if not chat_format.means(turn.token_ids, turn.reasoning, turn.answer):
             raise InputError(
                 f"the model that goes on must read the tokens that {turn.model or 'another model'} wrote; "
                 "this one reads other words: open that model, or ask the question again"

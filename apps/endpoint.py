@@ -8,13 +8,13 @@ written as R1 writes them, between tags. How many tokens they were is told by th
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from tokenizers import AddedToken, Tokenizer, decoders, models
 
 from apps.model import Model
-from toolkit.chat_format import CLOSE, OPEN, ChatFormat, Message
-from toolkit.endpoint import Chunk, Place, locate, stream_chat
+from toolkit.chat_format import CLOSE, OPEN, ChatFormat, Completion, Message, split_completion
+from toolkit.endpoint import PREFIX, REASONING_FIELDS, Chunk, Place, locate, stream_chat
 from toolkit.errors import InputError
 from toolkit.generate import WAITING, Sampling, Token
 from toolkit.records import FinishReason
@@ -33,10 +33,6 @@ class PieceFormat(ChatFormat):
     def __init__(self) -> None:
         super().__init__(_empty_tokenizer(), TEMPLATE, frozenset(), {})
 
-    def begin(self) -> None:
-        """Forget the pieces of the answer before: a vocabulary grows slowly to add to."""
-        self.tokenizer = _empty_tokenizer()
-
     def number(self, piece: str) -> int:
         """The id of a piece of text."""
         if (known := self.tokenizer.token_to_id(piece)) is not None:
@@ -46,6 +42,22 @@ class PieceFormat(ChatFormat):
 
     def encode(self, text: str) -> list[int]:
         return [self.number(piece) for piece in _pieces(text)]
+
+    def means(self, ids: Sequence[int], reasoning: str, answer: str) -> bool:
+        """The server reads texts: the numbers may be another answer's."""
+        return True
+
+    def taken_up(self, ids: Sequence[int], before_answer: int | None, reasoning: str, answer: str) -> list[int]:
+        """As many numbers of this vocabulary, begun anew: one for the thought's text, one for the answer's."""
+        self.tokenizer = _empty_tokenizer()  # a vocabulary grows slowly to add to
+        is_open = before_answer is None and not answer
+        thought = self.begun_text(reasoning, None if is_open else "") if reasoning else ""
+        of_thought = len(ids) if before_answer is None else before_answer
+        written: list[int] = []
+        for text, count in ((thought, of_thought), (answer, len(ids) - of_thought)):
+            named = [self.number(text)] if text else []
+            written += named + [NO_PIECE] * (count - len(named))
+        return written
 
     def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
         """As many ids as the messages have words and signs: an estimate of their length, and nothing to read."""
@@ -59,13 +71,19 @@ class EndpointModel:
         self.max_length: int = place.max_length or USUAL_CONTEXT
         self._place, self._format = place, chat_format
 
-    def speak(self, messages: Sequence[Message], sampling: Sampling) -> Iterator[Token]:
-        """The pieces of an answer; raises `InputError` where the server fails, and cancels it where it is closed."""
-        self._format.begin()
-        writer = TagWriter()
+    def speak(self, messages: Sequence[Message], sampling: Sampling, written: Sequence[int]) -> Iterator[Token]:
+        """The pieces of an answer, after those that are written.
+
+        Raises `InputError` where the server fails or does not go on; cancels it where the iterator is closed.
+        """
+        if written and not self._place.goes_on:
+            raise InputError(f"{self._place.url} must be a `toolkit serve` to go on with an answer; ask again")
+        begun = split_completion(self._format.decode(written), opened=False) if written else None
+        body = _body(self._place.model, messages, begun, sampling)
+        writer = TagWriter(begun)
         drawn, total = 0, 0
         finish_reason: str | None = None
-        for chunk in stream_chat(self._place.url, _body(self._place.model, messages, sampling), POLL_S):
+        for chunk in stream_chat(self._place.url, body, POLL_S):
             if chunk is None:
                 yield WAITING
                 continue
@@ -85,8 +103,9 @@ class EndpointModel:
 class TagWriter:
     """Thoughts in a field of their own → one text with tags."""
 
-    def __init__(self) -> None:
-        self._thinks: bool | None = None
+    def __init__(self, begun: Completion | None = None) -> None:
+        """`begun`: what stands there already."""
+        self._thinks = None if begun is None else not begun.closed
         """None before the first text."""
 
     def write(self, chunk: Chunk) -> str:
@@ -111,14 +130,22 @@ def load_endpoint(argument: str) -> Model:
         decoder=EndpointModel(place, chat_format),
         chat_format=chat_format,
         endpoint=place.address,
+        goes_on=place.goes_on,
     )
 
 
-def _body(model: str, messages: Sequence[Message], sampling: Sampling) -> dict[str, object]:
-    """A request in OpenAI's names; settings that its API does not know are sent only where they do something."""
+def _body(model: str, messages: Sequence[Message], begun: Completion | None, sampling: Sampling) -> dict[str, object]:
+    """A request in OpenAI's names; settings that its API does not know are sent only where they do something.
+
+    `begun`: what the server is to go on with, a last message; one without content is in its thought.
+    """
+    sent: list[Mapping[str, object]] = [*messages]
+    if begun:
+        content = begun.answer if begun.closed else None
+        sent.append({"role": "assistant", REASONING_FIELDS[0]: begun.reasoning, "content": content, PREFIX: True})
     body: dict[str, object] = {
         "model": model,
-        "messages": list(messages),
+        "messages": sent,
         "max_tokens": sampling.max_new_tokens,
         "temperature": sampling.temperature,
         "top_p": sampling.top_p,

@@ -33,6 +33,8 @@ class Model:
     """Host and port of the server that answers; None where the model runs in this process."""
     lock: threading.Lock = field(default_factory=threading.Lock)
     """Held by the turn that the decoder is running."""
+    goes_on: bool = True
+    """Whether it goes on with a turn that was interrupted."""
     ahead: ReadAhead | None = None
     """Reads what is being typed; None where the model runs elsewhere."""
 

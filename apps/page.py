@@ -167,7 +167,7 @@ def _run(
 ) -> Generator[Update, None, None]:
     """Let the model write; each piece is stored before it is shown, and the turn's end too, however it ends."""
     sampling = settings.sampling(seed_of(turn))
-    turn.is_remote = model.endpoint is not None
+    turn.is_in_one_piece = not model.goes_on
     turn.model, turn.settings = model.name, asdict(sampling) | {"thinking_budget": settings.thinking_budget}
     conversation.busy, conversation.edited, trouble = True, None, ""
     is_listed = conversation.id is not None

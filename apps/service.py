@@ -35,6 +35,7 @@ from apps.scheduler import QueueFull, Scheduler
 from apps.turn import Piece, Turn
 from export.session import OnnxDecoder, OpenDecoder
 from toolkit.chat_format import ChatFormat, ReasoningParser
+from toolkit.endpoint import PREFIX
 from toolkit.errors import InputError
 
 RETRY_AFTER_S = 5
@@ -102,6 +103,7 @@ class Service:
     async def _models(self, request: Request) -> Response:
         model: dict[str, Any] = {"id": self.name, "object": "model", "created": 0, "owned_by": "toolkit"}
         model["max_model_len"] = self._max_length  # vLLM's name for the context
+        model["capabilities"] = {PREFIX: True}
         return JSONResponse({"object": "list", "data": [model]})
 
     async def _chat(self, request: Request) -> Response:
@@ -118,7 +120,9 @@ class Service:
                 grammar = await run_in_threadpool(Grammar.of_schema, self._vocabulary, asked.schema)
             except InputError as error:
                 raise ApiError(str(error), param="response_format") from error
-        return await self._answer(request, [prompt], asked.settings, grammar, is_chat=True)
+        begun = self._format.begun_text(asked.begun.reasoning, asked.begun.answer) if asked.begun else ""
+        written = await run_in_threadpool(self._format.encode, begun)
+        return await self._answer(request, [prompt], asked.settings, grammar, is_chat=True, written=written)
 
     async def _complete(self, request: Request) -> Response:
         body = await read_body(request)
@@ -140,14 +144,16 @@ class Service:
         grammar: Grammar | None,
         *,
         is_chat: bool,
+        written: Sequence[int] = (),
     ) -> Response:
-        """Let the turns of one request run, and answer whole or as a stream."""
+        """Let the turns of one request run, and answer whole or as a stream; `written`: what each of them begins with."""
         pieces: Pieces = asyncio.Queue()
         loop = asyncio.get_running_loop()
         turns = []
         for i in range(len(prompts) * settings.n):
             parser = ReasoningParser(opened=self._format.opens_reasoning) if is_chat else None
-            turns.append(self._turn(prompts[i // settings.n], settings, grammar, parser, i, _deliver_to(loop, pieces)))
+            prompt, deliver = prompts[i // settings.n], _deliver_to(loop, pieces)
+            turns.append(self._turn(prompt, settings, grammar, parser, i, deliver, written))
         try:
             self.scheduler.submit(turns)
         except QueueFull:
@@ -198,10 +204,12 @@ class Service:
         parser: ReasoningParser | None,
         index: int,
         deliver: Callable[[int, Piece | BaseException], None],
+        written: Sequence[int],
     ) -> Turn:
-        room = self._max_length - len(prompt)
+        length = len(prompt) + len(written)
+        room = self._max_length - length
         if room < 1 or not prompt:
-            message = f"the prompt ({len(prompt)} tokens) must be shorter than the model's context "
+            message = f"the prompt ({length} tokens) must be shorter than the model's context "
             message += f"({self._max_length} tokens) and not empty; shorten it"
             raise ApiError(message, param="messages" if parser else "prompt", code="context_length_exceeded")
         sampling = settings.sampling
@@ -217,6 +225,7 @@ class Service:
             grammar=grammar.copy() if grammar else None,
             top_logprobs=settings.top_logprobs if settings.logprobs else -1,
             deliver=lambda piece: deliver(index, piece),
+            written=written,
         )
 
     def _check_count(self, count: int) -> None:

@@ -58,13 +58,14 @@ class Turn:
         grammar: Grammar | None,
         top_logprobs: int,
         deliver: Callable[[Piece | BaseException], None],
+        written: Sequence[int] = (),
     ) -> None:
         """`sampling`: its max_new_tokens must fit beside the prompt. `parser`: None for plain text, all of it answer.
 
         `top_logprobs`: -1 for no log probabilities. `deliver`: gets each piece, or what went wrong, on the
-        scheduler's thread.
+        scheduler's thread. `written`: ids of the turn's beginning, after which the model goes on.
         """
-        self.prompt = list(prompt)
+        self.prompt = [*prompt, *written]
         self.deliver = deliver
         self.is_cancelled = False
         self.cached_tokens = 0
@@ -76,6 +77,8 @@ class Turn:
         self._grammar, self._top_logprobs = grammar, top_logprobs
         self._generator = np.random.default_rng(sampling.seed)
         self._count = 0
+        for token in written:
+            self._read(token)
 
     def draw(self, logits_V: Floats) -> tuple[int, Piece]:
         """Draw the next token from the logits after the last one."""

@@ -123,8 +123,24 @@ class ChatFormat:
         text: str = self.tokenizer.decode([i for i in ids if i not in self.stop_ids], skip_special_tokens=False)
         return text
 
+    def means(self, ids: Sequence[int], reasoning: str, answer: str) -> bool:
+        """Whether this model reads these texts, or more of them, in the ids of a turn."""
+        read = split_completion(self.decode(ids), opened=self.opens_reasoning)
+        return read.reasoning.startswith(reasoning) and read.answer.startswith(answer)
+
+    def taken_up(self, ids: Sequence[int], before_answer: int | None, reasoning: str, answer: str) -> list[int]:
+        """The ids of a turn's texts, `before_answer` of them before the answer, to go on from: the same ones here."""
+        return list(ids)
+
     def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
         return self.encode(self.render(messages))
+
+    def begun_text(self, reasoning: str, answer: str | None) -> str:
+        """What this model's turn begins with where it has written so much; `answer`: None while the thought is open."""
+        opening = f"{OPEN}\n" if (reasoning or answer is None) and not self.opens_reasoning else ""
+        if answer is None:
+            return opening + reasoning
+        return opening + completion_text(reasoning, answer) if opening or self.opens_reasoning else answer
 
     def closing_ids(self, written: Sequence[int]) -> list[int]:
         """What closes a thought that stands open after these ids of the model's turn."""

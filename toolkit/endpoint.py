@@ -28,6 +28,8 @@ REASONING_FIELDS = ("reasoning_content", "reasoning", "thinking")
 """Of a message or a delta: DeepSeek and llama.cpp, vLLM, Ollama."""
 CONTEXT_FIELDS = ("max_model_len", "context_length")
 """Of a listed model: vLLM and `toolkit serve`, others."""
+PREFIX = "prefix"
+"""DeepSeek's mark of a message that is to go on; also, among a listed model's capabilities, that it can: of our servers."""
 LISTING_TIMEOUT_S = 10.0
 TIMEOUT = Timeout(600.0, connect=LISTING_TIMEOUT_S)
 """A slow server that works through a queue sends nothing for long."""
@@ -41,6 +43,8 @@ class Place:
     model: str
     max_length: int | None
     """Tokens of its context; None where the server does not tell."""
+    goes_on: bool = False
+    """Whether it goes on with an answer that it is given the beginning of."""
 
     @property
     def address(self) -> tuple[str, int]:
@@ -82,7 +86,10 @@ def locate(argument: str) -> Place:
             f"{address} must be a server that answers: {first_line(error)}; start it or correct the address"
         ) from error
     model = url.fragment or _only_model(address, listing)
-    return Place(url=address, model=model, max_length=_context(listing, model))
+    described = _described(listing, model)
+    capabilities = described.get("capabilities")
+    goes_on = isinstance(capabilities, dict) and capabilities.get(PREFIX) is True
+    return Place(url=address, model=model, max_length=_context(described), goes_on=goes_on)
 
 
 def stream_chat(url: str, body: Mapping[str, Any], poll_s: float) -> Iterator[Chunk | None]:
@@ -193,9 +200,16 @@ def _only_model(address: str, listing: Response) -> str:
     return names[0]
 
 
-def _context(listing: Response, model: str) -> int | None:
+def _described(listing: Response, model: str) -> dict[str, Any]:
+    """What a server says of its model; nothing where it does not list it."""
     try:
-        described = next(entry for entry in listing.json()["data"] if entry["id"] == model)
+        return next(dict(entry) for entry in listing.json()["data"] if entry["id"] == model)
+    except (ValueError, LookupError, TypeError, StopIteration):
+        return {}
+
+
+def _context(described: Mapping[str, Any]) -> int | None:
+    try:
         return next(int(described[name]) for name in CONTEXT_FIELDS if described.get(name))
-    except (ValueError, LookupError, TypeError, AttributeError, StopIteration):
+    except (ValueError, TypeError, StopIteration):
         return None

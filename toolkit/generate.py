@@ -93,8 +93,11 @@ class Speaker(Protocol):
     max_length: int
     """Most tokens of a conversation."""
 
-    def speak(self, messages: Sequence[Message], sampling: Sampling) -> Iterator[Token]:
-        """The tokens of one turn, whose ids its chat format reads; closing the iterator ends the turn there too."""
+    def speak(self, messages: Sequence[Message], sampling: Sampling, written: Sequence[int]) -> Iterator[Token]:
+        """The tokens of one turn after those that are `written`, whose ids its chat format reads.
+
+        Closing the iterator ends the turn there too. Raises `InputError` where the model cannot go on.
+        """
 
 
 @dataclass(kw_only=True)
@@ -230,9 +233,7 @@ def _turn_tokens(
     written: Sequence[int],
 ) -> Iterator[Token]:
     if hasattr(decoder, "speak"):
-        if written:
-            raise InputError("a model behind an endpoint cannot go on with an answer; ask again")
-        return decoder.speak(messages, sampling)
+        return decoder.speak(messages, sampling, written)
     prompt = [*chat_format.prompt_ids(messages), *written]
     return decode(decoder, [prompt], sampling, chat_format.stop_ids, drawn=len(written))
 

@@ -14,6 +14,7 @@ import pytest
 from apps.conversation import Conversation, Turn, run_turn
 from apps.endpoint import load_endpoint
 from apps.model import Model, load_model
+from tests.apps.conftest import NAME, SUM
 from tests.apps.streaming_server import StreamingServer, delta, usage
 from tests.house.modules import ROOT
 from toolkit.errors import InputError
@@ -44,18 +45,9 @@ def ask(model: Model, question: str = "How many?", sampling: Sampling = GREEDY) 
 
 
 @pytest.fixture(scope="module")
-def exported(tiny_student: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from export.pipeline import export_model, int4_config
-
-    out = tmp_path_factory.mktemp("served") / "tiny"
-    export_model(replace(int4_config(tiny_student, out), bounds=None))
-    return out
-
-
-@pytest.fixture(scope="module")
-def served(exported: Path) -> Iterator[str]:
+def served(learned: Path) -> Iterator[str]:
     """The address of `toolkit serve` in a process of its own."""
-    command = [sys.executable, "-m", "toolkit.cli", "serve", str(exported), "--port", "0"]
+    command = [sys.executable, "-m", "toolkit.cli", "serve", str(learned), "--port", "0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
         assert process.stdout is not None
         found = re.search(r"http://\S+/v1", process.stdout.readline())
@@ -64,14 +56,58 @@ def served(exported: Path) -> Iterator[str]:
         process.terminate()
 
 
-def test_a_served_model_writes_the_turn_that_it_writes_here(served: str, exported: Path) -> None:
-    far, here = load_endpoint(served), load_model(exported)
+def test_a_served_model_writes_the_turn_that_it_writes_here(served: str, learned: Path) -> None:
+    far, here = load_endpoint(served), load_model(learned)
     assert (far.name, far.decoder.max_length) == ("tiny", 512)
     for question in ("How many times?", "The answer é is"):
         there, expected = ask(far, question, SHORT), ask(here, question, SHORT)
         assert expected.reasoning and there.reasoning.strip() == expected.reasoning.strip()
         assert (there.answer, there.state, there.cut) == (expected.answer, expected.state, expected.cut)
         assert len(there.token_ids) == len(expected.token_ids)
+
+
+def go_on(model: Model, conversation: Conversation, turn: Turn, *, until: int | None = None) -> None:
+    """Let the last turn run on to its end, or to so many tokens."""
+    messages = conversation.messages(turn.question, turn)
+    for _ in run_turn(model.decoder, model.chat_format, messages, turn, GREEDY, Ticks()):
+        turn.stop_requested = until is not None and len(turn.token_ids) >= until
+
+
+@pytest.mark.parametrize("at", [3, 9, 16, 24])
+def test_a_stopped_turn_goes_on_as_if_it_had_never_paused(served: str, at: int) -> None:
+    """Also in another process, where the numbers of its pieces mean nothing any more."""
+    whole = ask(load_endpoint(served), NAME[0])
+    model, conversation = load_endpoint(served), Conversation()
+    turn = conversation.ask(NAME[0], model.chat_format, model.decoder.max_length)
+    go_on(model, conversation, turn, until=at)
+    assert turn.state == "stopped" and turn.can_go_on and 0 < len(turn.token_ids) < len(whole.token_ids)
+    assert (turn.tokens_before_answer is None) == (at < 16), "the cases stop in the thought and in the answer"
+    other = load_endpoint(served)
+    ask(other, SUM[0])
+    assert conversation.resume(turn, other.chat_format, other.decoder.max_length) is turn
+    go_on(other, conversation, turn)
+    assert (turn.reasoning, turn.answer, turn.state) == (*NAME[1:], "done") == (whole.reasoning, whole.answer, "done")
+    assert turn.tokens_before_answer == whole.tokens_before_answer
+
+
+def test_a_thought_is_closed_from_here_and_the_server_answers(served: str) -> None:
+    model, conversation = load_endpoint(served), Conversation()
+    turn = conversation.ask(NAME[0], model.chat_format, model.decoder.max_length)
+    messages = conversation.messages(NAME[0], turn)
+    for _ in run_turn(model.decoder, model.chat_format, messages, turn, SHORT, Ticks(), thinking_budget=6):
+        pass
+    assert 0 < len(turn.reasoning) < len(NAME[1]) and NAME[1].startswith(turn.reasoning)
+    assert turn.answer and turn.state == "done"
+
+
+def test_a_server_that_only_begins_answers_is_not_asked_to_go_on() -> None:
+    with StreamingServer([delta(content="Well,"), delta("length")]) as server:
+        model = load_endpoint(server.url)
+        turn = ask(model)
+        assert not model.goes_on
+        with pytest.raises(InputError, match="must be a `toolkit serve` to go on"):
+            list(run_turn(model.decoder, model.chat_format, [], turn, GREEDY, Ticks()))
+        assert len(server.bodies) == 1
 
 
 def test_a_prompt_that_the_server_finds_too_long_is_one_line_with_its_words(served: str) -> None:

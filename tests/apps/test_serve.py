@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import http.client
 import json
-import shutil
 import socket
 import subprocess
 import sys
@@ -12,7 +11,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +26,10 @@ from apps.serve import allowed_hosts, build_application, run_server
 from apps.service import Service
 from apps.turn import StopFilter
 from export.session import OnnxDecoder
+from tests.apps.conftest import NAME, SUM
 from toolkit.chat_format import ChatFormat
 from toolkit.errors import InputError
 
-SUM = ("sum?", "2 and 3 is 5.", "The answer is **5**.")
-NAME = ("name?", "Names are short.", "My name is Ada. I count letters.")
 SCHEMA = {
     "type": "object",
     "properties": {"sum": {"type": "integer", "minimum": 0, "maximum": 99}, "sure": {"type": "boolean"}},
@@ -40,32 +37,8 @@ SCHEMA = {
     "additionalProperties": False,
 }
 KEY = "a key"
+BEGUN = {"role": "assistant", "content": "It", "prefix": True}
 Say = dict[str, Any]
-
-
-@pytest.fixture(scope="module")
-def folder(tiny_student: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An exported model that answers both questions in those words."""
-    import torch
-    from transformers import LlamaForCausalLM
-
-    from export.pipeline import export_model, int4_config
-
-    chat_format = ChatFormat.from_folder(tiny_student)
-    trained = Path(shutil.copytree(tiny_student, tmp_path_factory.mktemp("learned") / "learned"))
-    model = LlamaForCausalLM.from_pretrained(tiny_student)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
-    for _ in range(120):
-        for example in (SUM, NAME):
-            ids, mask = chat_format.training_ids(*example)
-            labels = [token if learned else -100 for token, learned in zip(ids, mask, strict=True)]
-            model(input_ids=torch.tensor([ids]), labels=torch.tensor([labels])).loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-    model.save_pretrained(trained)
-    out = tmp_path_factory.mktemp("served") / "tiny"
-    export_model(replace(int4_config(trained, out), bounds=None))
-    return out
 
 
 @contextmanager
@@ -87,8 +60,8 @@ def serving(folder: Path, *, parallel: int, queue: int) -> Iterator[tuple[str, S
 
 
 @pytest.fixture(scope="module")
-def served(folder: Path) -> Iterator[tuple[str, Service]]:
-    with serving(folder, parallel=3, queue=1) as started:
+def served(learned: Path) -> Iterator[tuple[str, Service]]:
+    with serving(learned, parallel=3, queue=1) as started:
         yield started
 
 
@@ -120,12 +93,12 @@ def wait_until(is_so: Callable[[], bool]) -> None:
     raise AssertionError("what was waited for did not come")
 
 
-def test_a_whole_answer_has_its_reasoning_beside_it_and_counts_both(client: openai.OpenAI, folder: Path) -> None:
+def test_a_whole_answer_has_its_reasoning_beside_it_and_counts_both(client: openai.OpenAI, learned: Path) -> None:
     answer = chat(client, SUM[0])
     (choice,) = answer.choices
     assert (choice.message.content, choice.finish_reason) == (SUM[2], "stop")
     assert choice.message.reasoning_content == choice.message.reasoning == SUM[1]
-    chat_format = ChatFormat.from_folder(folder)
+    chat_format = ChatFormat.from_folder(learned)
     ids, mask = chat_format.training_ids(*SUM)
     assert (answer.usage.prompt_tokens, answer.usage.completion_tokens) == (len(ids) - sum(mask), sum(mask))
     thought = len(chat_format.encode(SUM[1] + "\n</think>"))
@@ -199,8 +172,8 @@ def test_a_seed_says_the_same_again_and_choices_differ(client: openai.OpenAI) ->
     assert texts[0] == texts[1] and texts[0] != texts[2] and texts[0][0] != texts[0][1]
 
 
-def test_log_probabilities_are_those_of_the_runner(client: openai.OpenAI, folder: Path) -> None:
-    chat_format, decoder = ChatFormat.from_folder(folder), OnnxDecoder(folder)
+def test_log_probabilities_are_those_of_the_runner(client: openai.OpenAI, learned: Path) -> None:
+    chat_format, decoder = ChatFormat.from_folder(learned), OnnxDecoder(learned)
     prompt = chat_format.question_ids(SUM[0])
     logprobs = chat(client, SUM[0], logprobs=True, top_logprobs=2).choices[0].logprobs
     tokens = [*logprobs.reasoning_content, *(dict(token) for token in logprobs.content)]
@@ -225,8 +198,40 @@ def test_an_answer_follows_a_json_schema_and_its_reasoning_does_not(client: open
     assert message.reasoning == SUM[1]
 
 
-def test_a_plain_completion_goes_on_with_text_or_ids(client: openai.OpenAI, folder: Path) -> None:
-    chat_format = ChatFormat.from_folder(folder)
+@pytest.mark.parametrize(
+    ("begun", "reasoning", "answer"),
+    [
+        ({"reasoning_content": "Names are"}, " short.", NAME[2]),
+        ({"reasoning_content": "Names are short.", "content": ""}, None, NAME[2]),
+        ({"reasoning": "Names are short.", "content": "My name is"}, None, " Ada. I count letters."),
+    ],
+    ids=["in the thought", "before the answer", "in the answer"],
+)
+@pytest.mark.parametrize("by_message", [True, False], ids=["prefix", "continue_final_message"])
+def test_a_turn_goes_on_with_what_it_is_given(
+    client: openai.OpenAI, begun: Say, reasoning: str | None, answer: str, by_message: bool
+) -> None:
+    mark: Say = {"prefix": True} if by_message else {}
+    messages: Any = [{"role": "user", "content": NAME[0]}, {"role": "assistant", **begun, **mark}]
+    body = None if by_message else {"continue_final_message": True, "add_generation_prompt": False}
+    whole = chat(client, NAME[0])
+    response = client.chat.completions.create(model="tiny", messages=messages, temperature=0, extra_body=body)
+    said: Any = response.choices[0].message
+    assert (said.reasoning_content, said.content, response.choices[0].finish_reason) == (reasoning, answer, "stop")
+    assert response.usage and response.usage.total_tokens == whole.usage.total_tokens
+    stream = client.chat.completions.create(
+        model="tiny", messages=messages, temperature=0, extra_body=body, stream=True
+    )
+    assert "".join(event.choices[0].delta.content or "" for event in stream) == answer
+
+
+def test_a_server_says_that_its_model_goes_on(client: openai.OpenAI) -> None:
+    listed: Any = client.models.list().data[0]
+    assert listed.capabilities == {"prefix": True}
+
+
+def test_a_plain_completion_goes_on_with_text_or_ids(client: openai.OpenAI, learned: Path) -> None:
+    chat_format = ChatFormat.from_folder(learned)
     prompt = chat_format.render([{"role": "user", "content": SUM[0]}])
     expected = f"{SUM[1]}\n</think>\n\n{SUM[2]}"
     for form in (prompt, chat_format.encode(prompt)):
@@ -259,6 +264,14 @@ def test_a_plain_completion_goes_on_with_text_or_ids(client: openai.OpenAI, fold
         ),
         ({"extra_body": {"messages": [{"role": "robot", "content": "?"}]}}, "messages[0]", None),
         ({"presence_penalty": 1}, "presence_penalty", "unsupported_parameter"),
+        ({"extra_body": {"continue_final_message": True}}, "messages", None),
+        ({"extra_body": {"messages": [BEGUN, {"role": "user", "content": "?"}]}}, "messages", None),
+        ({"extra_body": {"messages": [BEGUN | {"reasoning_content": 5}]}}, "messages", None),
+        (
+            {"extra_body": {"messages": [BEGUN]}, "response_format": {"type": "json_object"}},
+            "response_format",
+            None,
+        ),
     ],
 )
 def test_a_wrong_value_is_a_structured_400(client: openai.OpenAI, options: Say, param: str, code: str | None) -> None:
@@ -268,9 +281,9 @@ def test_a_wrong_value_is_a_structured_400(client: openai.OpenAI, options: Say, 
     assert (error["type"], error["param"], error["code"]) == ("invalid_request_error", param, code)
 
 
-def test_a_prompt_beyond_the_context_is_refused_with_both_counts(client: openai.OpenAI, folder: Path) -> None:
+def test_a_prompt_beyond_the_context_is_refused_with_both_counts(client: openai.OpenAI, learned: Path) -> None:
     question = "long " * 300
-    count = len(ChatFormat.from_folder(folder).question_ids(question))
+    count = len(ChatFormat.from_folder(learned).question_ids(question))
     with pytest.raises(openai.BadRequestError, match=rf"\({count} tokens\).*\(512 tokens\)") as caught:
         chat(client, question)
     assert caught.value.code == "context_length_exceeded"
@@ -302,8 +315,8 @@ def watch(service: Service) -> tuple[list[str], threading.Event]:
     return calls, go_on
 
 
-def test_a_long_prompt_is_read_in_pieces_between_the_steps_of_others(folder: Path) -> None:
-    with serving(folder, parallel=2, queue=1) as (address, service):
+def test_a_long_prompt_is_read_in_pieces_between_the_steps_of_others(learned: Path) -> None:
+    with serving(learned, parallel=2, queue=1) as (address, service):
         client = openai.OpenAI(base_url=f"http://{address}/v1", api_key=KEY, max_retries=0)
         calls, go_on = watch(service)
         first = chat(client, NAME[0], stream=True)
@@ -317,8 +330,8 @@ def test_a_long_prompt_is_read_in_pieces_between_the_steps_of_others(folder: Pat
     assert all(calls[i + 1] == "step" for i in reads)
 
 
-def test_a_full_queue_is_429_and_a_client_that_leaves_frees_its_row(folder: Path) -> None:
-    with serving(folder, parallel=1, queue=1) as (address, service):
+def test_a_full_queue_is_429_and_a_client_that_leaves_frees_its_row(learned: Path) -> None:
+    with serving(learned, parallel=1, queue=1) as (address, service):
         client = openai.OpenAI(base_url=f"http://{address}/v1", api_key=KEY, max_retries=0)
         _, go_on = watch(service)
         first = chat(client, SUM[0], stream=True)
@@ -337,10 +350,10 @@ def test_a_full_queue_is_429_and_a_client_that_leaves_frees_its_row(folder: Path
         assert metric(service, 'toolkit_rows_ended_total{outcome="done"}') == 1
 
 
-def test_rows_that_come_and_go_leave_the_others_as_they_are(folder: Path) -> None:
+def test_rows_that_come_and_go_leave_the_others_as_they_are(learned: Path) -> None:
     generator = np.random.default_rng(0)
     texts = [generator.integers(3, 320, length).tolist() for length in (40, 300, 7)]
-    decoder, alone = OnnxDecoder(folder), OnnxDecoder(folder)
+    decoder, alone = OnnxDecoder(learned), OnnxDecoder(learned)
     for row, text in enumerate(texts):
         assert decoder.open(text) == 0
         decoder.read(row, text[:200])
@@ -356,10 +369,10 @@ def test_rows_that_come_and_go_leave_the_others_as_they_are(folder: Path) -> Non
     np.testing.assert_allclose(logits_BV[1], alone.start([[*texts[2], 7, 9]])[0], atol=0.02)
 
 
-def test_a_row_goes_on_from_what_a_dropped_one_left_and_overwrites_the_oldest(folder: Path) -> None:
+def test_a_row_goes_on_from_what_a_dropped_one_left_and_overwrites_the_oldest(learned: Path) -> None:
     generator = np.random.default_rng(1)
     first, second, third = (generator.integers(3, 320, 90).tolist() for _ in range(3))
-    decoder, alone = OnnxDecoder(folder), OnnxDecoder(folder)
+    decoder, alone = OnnxDecoder(learned), OnnxDecoder(learned)
     for row, text in enumerate((first, second)):
         decoder.open(text)
         decoder.read(row, text)
@@ -383,8 +396,8 @@ def test_a_row_goes_on_from_what_a_dropped_one_left_and_overwrites_the_oldest(fo
     assert decoder.open(longer) == 0
 
 
-def test_a_chat_s_second_question_is_read_from_where_the_first_ended(folder: Path) -> None:
-    with serving(folder, parallel=2, queue=1) as (address, service):
+def test_a_chat_s_second_question_is_read_from_where_the_first_ended(learned: Path) -> None:
+    with serving(learned, parallel=2, queue=1) as (address, service):
         client = openai.OpenAI(base_url=f"http://{address}/v1", api_key=KEY, max_retries=0)
         messages: Any = [{"role": "user", "content": f"{SUM[0]} " * 20}]
         answers = []

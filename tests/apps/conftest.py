@@ -1,0 +1,40 @@
+"""A real tiny model that has learned two conversations by heart, for the tests of what serves it."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from toolkit.chat_format import ChatFormat
+
+SUM = ("sum?", "2 and 3 is 5.", "The answer is **5**.")
+NAME = ("name?", "Names are short.", "My name is Ada. I count letters.")
+"""Question, reasoning and answer."""
+
+
+@pytest.fixture(scope="session")
+def learned(tiny_student: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An exported model that answers both questions in those words."""
+    import torch
+    from transformers import LlamaForCausalLM
+
+    from export.pipeline import export_model, int4_config
+
+    chat_format = ChatFormat.from_folder(tiny_student)
+    trained = Path(shutil.copytree(tiny_student, tmp_path_factory.mktemp("learned") / "learned"))
+    model = LlamaForCausalLM.from_pretrained(tiny_student)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    for _ in range(120):
+        for example in (SUM, NAME):
+            ids, mask = chat_format.training_ids(*example)
+            labels = [token if learned else -100 for token, learned in zip(ids, mask, strict=True)]
+            model(input_ids=torch.tensor([ids]), labels=torch.tensor([labels])).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    model.save_pretrained(trained)
+    out = tmp_path_factory.mktemp("served") / "tiny"
+    export_model(replace(int4_config(trained, out), bounds=None))
+    return out
