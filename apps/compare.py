@@ -23,7 +23,8 @@ from apps.latest import Latest
 from apps.live import RENDERS_PER_S
 from apps.markup import harmless
 from apps.model import Model
-from apps.page import EXAMPLES, MESSAGES, POLL_S
+from apps.page import EXAMPLES, MESSAGES
+from apps.tab import POLL_S
 from apps.view import page_messages, status_line
 from toolkit.errors import InputError
 from toolkit.generate import Sampling

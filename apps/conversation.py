@@ -210,10 +210,8 @@ class Conversation:
     """Sent before the turns, unless it is empty."""
     left_out: int = 0
     """How many of the path's oldest turns are not sent, because the user said so."""
-    edited: Turn | None = None
-    """The turn whose question stands in the box; the next question takes its place."""
     busy: bool = False
-    """Whether a page's handler is still showing a turn."""
+    """Whether a tab's handler is writing a turn."""
 
     def messages(self, question: str, before: Turn | None = None) -> list[Message]:
         """What the model is sent: questions and answers; no reasoning, and an empty answer where none was written.

@@ -23,24 +23,23 @@ PROBLEMS, TRACES = "problems.jsonl", "traces.jsonl"
 FAMILY = "feedback"
 
 
-def turn_of_message(conversation: Conversation, index: int) -> int:
-    """Number of the turn that a message of the page belongs to."""
+def turn_of_message(conversation: Conversation, index: int) -> Turn:
+    """The turn that a message of the page belongs to."""
     messages = 0
-    for number, turn in enumerate(conversation.turns):
+    for turn in conversation.turns:
         messages += len(page_messages(Conversation(turns=[turn], all_turns=conversation.all_turns), 0.0))
         if index < messages:
-            return number
+            return turn
     raise InputError(f"message {index + 1} must be one of the conversation's {messages}; open the chat again")
 
 
-def keep(folder: Path, conversation: Conversation, number: int, *, teacher: str, answer: str, reasoning: str) -> Trace:
-    """Append turn `number` of a conversation with the given answer and reasoning; returns the trace.
+def keep(folder: Path, turn: Turn, *, system: str, teacher: str, answer: str, reasoning: str) -> Trace:
+    """Append a turn, asked under a system prompt, with the given answer and reasoning; returns the trace.
 
     Raises `InputError` where the turn cannot be a problem, or the folder cannot be written.
     """
-    turn = conversation.turns[number]
-    if number or conversation.system.strip():
-        why = f"question {number + 1} of this chat" if number else "a question under a system prompt"
+    if turn.parent or system.strip():
+        why = "a later one" if turn.parent else "a question under a system prompt"
         raise InputError(f"feedback must be to the first question of a chat without a system prompt, not to {why}")
     if not answer.strip():
         raise InputError("an answer that is kept must not be empty; write the answer that you want")

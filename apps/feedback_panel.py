@@ -7,29 +7,27 @@ from typing import Any
 
 import gradio as gr
 
-from apps.conversation import Conversation
+from apps.conversation import Turn
 from apps.events import quiet
 from apps.feedback import TRACES, keep, turn_of_message
 from apps.markup import harmless
 from apps.settings import Panel, Settings
+from apps.tab import Tab
 from toolkit.errors import InputError
 
 NO_CONSENT = "Feedback is not kept: open the settings and tick “Keep my feedback as training data” if you want that."
 Update = tuple[Any, ...]
-"""New values of the note, the form, the turn that it corrects, the thought and the answer in it."""
+"""New values of the note, the form, the thought and the answer in it."""
 
 
 class FeedbackPanel:
     """A note below the question, and the form that a thumb down opens: the thought and the answer as they should be."""
 
-    def __init__(
-        self, folder: Path, teacher: str, chatbot: gr.Chatbot, conversation: gr.State, settings: Panel
-    ) -> None:
+    def __init__(self, folder: Path, teacher: str, chatbot: gr.Chatbot, tab: gr.State, settings: Panel) -> None:
         """`folder`: where feedback is kept. `teacher`: the name of the model whose answers these are."""
         self._folder, self._teacher = folder, teacher
         with gr.Column(elem_id="feedback"):
             note = gr.Markdown(elem_id="feedback-note", visible=False)
-            turn = gr.State(0)
             with gr.Column(visible=False, elem_id="correction") as form:
                 thought = gr.Textbox(label="The thought as it should be (may be empty)", max_lines=6)
                 answer = gr.Textbox(label="The answer as it should be", max_lines=6, elem_id="corrected-answer")
@@ -37,38 +35,39 @@ class FeedbackPanel:
                     save = gr.Button("Keep the correction", size="sm", variant="primary", elem_id="keep-correction")
                     dismiss = gr.Button("Discard it", size="sm")
         private = quiet(note, queue=False)
-        shown = [note, form, turn, thought, answer]
-        chatbot.like(self._rate, [conversation, *settings], shown, **private)
-        save.click(self._save, [conversation, turn, thought, answer, *settings], shown, **private)
+        shown = [note, form, thought, answer]
+        chatbot.like(self._rate, [tab, *settings], shown, **private)
+        save.click(self._save, [tab, thought, answer, *settings], shown, **private)
         dismiss.click(lambda: _noted(""), None, shown, **private)
 
-    def _rate(self, event: gr.LikeData, conversation: Conversation, *panel_values: Any) -> Update:
+    def _rate(self, event: gr.LikeData, tab: Tab, *panel_values: Any) -> Update:
         index = event.index if isinstance(event.index, int) else event.index[0]
         if not Settings.of_panel(panel_values).keeps_feedback:
             return _noted(NO_CONSENT)
         try:
-            number = turn_of_message(conversation, index)
-            turn = conversation.turns[number]
+            turn = turn_of_message(tab.conversation, index)
             if turn.running:
                 return _noted("The answer is not finished; rate it once it is.")
             if event.liked is False:
-                return gr.skip(), gr.update(visible=True), number, turn.reasoning, turn.answer
-            return self._keep(conversation, number, turn.answer, turn.reasoning)
+                tab.corrected = turn
+                return gr.skip(), gr.update(visible=True), turn.reasoning, turn.answer
+            return self._keep(tab, turn, turn.answer, turn.reasoning)
         except InputError as error:
             return _noted(str(error))
 
-    def _save(self, conversation: Conversation, number: int, thought: str, answer: str, *panel_values: Any) -> Update:
+    def _save(self, tab: Tab, thought: str, answer: str, *panel_values: Any) -> Update:
         if not Settings.of_panel(panel_values).keeps_feedback:
             return _noted(NO_CONSENT)
         try:
-            return self._keep(conversation, number, answer, thought)
+            return self._keep(tab, tab.corrected, answer, thought) if tab.corrected else _noted("")
         except InputError as error:
-            return gr.update(value=harmless(str(error)), visible=True), *(gr.skip(),) * 4
+            return gr.update(value=harmless(str(error)), visible=True), *(gr.skip(),) * 3
 
-    def _keep(self, conversation: Conversation, number: int, answer: str, thought: str) -> Update:
-        keep(self._folder, conversation, number, teacher=self._teacher, answer=answer, reasoning=thought)
+    def _keep(self, tab: Tab, turn: Turn, answer: str, thought: str) -> Update:
+        system = tab.conversation.system
+        keep(self._folder, turn, system=system, teacher=self._teacher, answer=answer, reasoning=thought)
         return _noted(f"Kept in {self._folder / TRACES}: `toolkit distill --traces` takes it.")
 
 
 def _noted(text: str) -> Update:
-    return gr.update(value=harmless(text), visible=bool(text)), gr.update(visible=False), 0, "", ""
+    return gr.update(value=harmless(text), visible=bool(text)), gr.update(visible=False), "", ""

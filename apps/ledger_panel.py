@@ -7,11 +7,11 @@ from typing import Any
 import gradio as gr
 
 from apps.context_ledger import ContextLedger, context_ledger, ledger_html
-from apps.conversation import Conversation
 from apps.events import quiet
 from apps.markup import harmless
 from apps.model import Model
 from apps.settings import Panel, Settings
+from apps.tab import Tab
 from toolkit.errors import InputError
 
 Update = tuple[Any, ...]
@@ -21,7 +21,7 @@ Update = tuple[Any, ...]
 class LedgerPanel:
     """The ledger's part of the page; `recount` is what an event of the page does after it changed the conversation."""
 
-    def __init__(self, model: Model, conversation: gr.State, question: gr.Textbox, settings: Panel) -> None:
+    def __init__(self, model: Model, tab: gr.State, question: gr.Textbox, settings: Panel) -> None:
         self._model = model
         with gr.Column(elem_id="ledger"):
             shown = gr.Markdown(elem_id="ledger-shown")  # gr.HTML evaluates strings, which the policy forbids
@@ -31,7 +31,7 @@ class LedgerPanel:
                 new_chat = gr.Button("Start a new chat", visible=False, elem_id="ask-anew", **_SMALL)
                 shorten = gr.Button("Shorten the question", visible=False, elem_id="shorten", **_SMALL)
         private = quiet(shown, queue=False)
-        inputs = [question, conversation, *settings]
+        inputs = [question, tab, *settings]
         outputs = [shown, leave_out, put_back, new_chat, shorten]
         self.recount = private | {"fn": self._recount, "inputs": inputs, "outputs": outputs}
         changes = [question.change, question.focus, *(control.change for control in settings)]
@@ -39,26 +39,26 @@ class LedgerPanel:
         leave_out.click(self._leave_out, inputs, outputs, **private)
         put_back.click(self._put_back, inputs, outputs, **private)
 
-    def _recount(self, question: str, conversation: Conversation, *panel_values: Any) -> Update:
-        if conversation.busy:
+    def _recount(self, question: str, tab: Tab, *panel_values: Any) -> Update:
+        if tab.conversation.busy:
             return (gr.skip(),) * 5
         try:
-            return _shown(self._count(question, conversation, panel_values))
+            return _shown(self._count(question, tab, panel_values))
         except InputError as error:  # a template that takes no system prompt
             return harmless(str(error)), *(_there(False) for _ in range(4))
 
-    def _leave_out(self, question: str, conversation: Conversation, *panel_values: Any) -> Update:
-        conversation.left_out += self._count(question, conversation, panel_values).must_leave
-        return self._recount(question, conversation, *panel_values)
+    def _leave_out(self, question: str, tab: Tab, *panel_values: Any) -> Update:
+        tab.conversation.left_out += self._count(question, tab, panel_values).must_leave
+        return self._recount(question, tab, *panel_values)
 
-    def _put_back(self, question: str, conversation: Conversation, *panel_values: Any) -> Update:
-        conversation.left_out = 0
-        return self._recount(question, conversation, *panel_values)
+    def _put_back(self, question: str, tab: Tab, *panel_values: Any) -> Update:
+        tab.conversation.left_out = 0
+        return self._recount(question, tab, *panel_values)
 
-    def _count(self, question: str, conversation: Conversation, panel_values: tuple[Any, ...]) -> ContextLedger:
-        settings = Settings.of_panel(panel_values)
+    def _count(self, question: str, tab: Tab, panel_values: tuple[Any, ...]) -> ContextLedger:
+        settings, conversation = Settings.of_panel(panel_values), tab.conversation
         conversation.system = settings.system
-        messages = conversation.messages(question, conversation.edited)
+        messages = conversation.messages(question, tab.edited)
         if self._model.ahead:
             self._model.ahead.offer(self._model.chat_format.prompt_ids(messages))
         return context_ledger(

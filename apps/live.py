@@ -55,15 +55,16 @@ SCRIPT = f"""<script>
     const mark = document.querySelector("#status .live")?.title ?? "";
     const [number, ...rendered] = mark.split("/");
     if (number !== turn) follow(number);
-    const answers = rendered[1] > 0, kind = answers ? 1 : 0;
-    const text = turn && rendered[kind] > 0 ? signs(known[kind].slice(rendered[kind])) : "";
+    const answers = !!rendered[1], kind = answers ? 1 : 0;
+    const text = turn && rendered[kind] ? signs(known[kind].slice(rendered[kind])) : "";
     if (mark !== shownAt || !tail?.isConnected) {{
       shownAt = mark;
       tail?.remove();
       tail = Object.assign(document.createElement("span"), {{ className: "tail" }});
+      tail.append("");
       if (text) placeOf(answers)?.append(tail);
     }}
-    if (tail.textContent !== text) tail.textContent = text;
+    if (tail.firstChild.data !== text) tail.firstChild.data = text; // no new node, for which styles are looked up again
   }};
   let due = false;
   new MutationObserver(() => {{
@@ -76,8 +77,10 @@ SCRIPT = f"""<script>
 
 
 def marked(status: str, turn: Turn) -> str:
-    """The status line of a running turn, with how far its texts are rendered."""
-    return f'{status} <span class="live" title="{turn.id}/{_units(turn.reasoning)}/{_units(turn.answer)}"></span>'
+    """The status line of a running turn, with how far its thought and its answer are rendered, if they are at all."""
+    thought = _units(turn.reasoning) if turn.reasoning or turn.state == "thinking" else ""
+    answer = _units(turn.answer) or ""
+    return f'{status} <span class="live" title="{turn.id}/{thought}/{answer}"></span>'
 
 
 def add_route(api: FastAPI, store: Store) -> None:

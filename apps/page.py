@@ -1,7 +1,7 @@
 """The Gradio page: its layout, and the handlers between it and the model.
 
-A tab has a `Conversation` of its own, kept by the server and changed in place; `conversation.busy` says that a handler
-is still writing it to the tab. The model answers one turn at a time: whoever holds `model.lock`.
+What a tab shows is its `Tab`, kept by the server and changed in place; `conversation.busy` says that a handler of some tab
+is writing a turn of it. The model answers one turn at a time: whoever holds `model.lock`.
 """
 
 from __future__ import annotations
@@ -28,8 +28,9 @@ from apps.live import RENDERS_PER_S
 from apps.markup import harmless
 from apps.model import Model
 from apps.settings import Kept, Settings, remember, restored, settings_panel
-from apps.sidebar import connect, lay_out, leave
+from apps.sidebar import connect, lay_out
 from apps.store import Store
+from apps.tab import POLL_S, Tab
 from apps.turn_links import BOX, action_of
 from apps.updates import (
     NOTHING,
@@ -47,8 +48,6 @@ from apps.updates import (
 )
 from toolkit.errors import InputError
 from toolkit.generate import Sampling
-
-POLL_S = 0.1
 
 EXAMPLES = (
     "Find the Greatest Common Divisor (GCD) of these numbers: 84, 36. Give only the GCD as your final answer.",
@@ -78,52 +77,41 @@ MESSAGES: dict[str, Any] = {
 """How a chatbot component shows what a model writes, on this page and in a comparison: copied, and never as HTML."""
 
 
-def answer(
-    model: Model, store: Store, question: str, words: str, conversation: Conversation, *panel_values: Any
-) -> Iterator[Update]:
+def answer(model: Model, store: Store, question: str, words: str, tab: Tab, *panel_values: Any) -> Iterator[Update]:
     """Ask the model and show its turn as it is written. A question that does not fit stays in the box."""
-    yield from _ask(model, store, question, words, conversation, conversation.edited, panel_values)
+    yield from _ask(model, store, question, words, tab, tab.edited, panel_values)
 
 
-def ask_again(
-    model: Model, store: Store, words: str, conversation: Conversation, *panel_values: Any
-) -> Iterator[Update]:
+def ask_again(model: Model, store: Store, words: str, tab: Tab, *panel_values: Any) -> Iterator[Update]:
     """Ask the last question once more; the answer is another version."""
-    last = conversation.turns[-1]
-    yield from _ask(model, store, last.question, words, conversation, last, panel_values)
+    last = tab.conversation.turns[-1]
+    yield from _ask(model, store, last.question, words, tab, last, panel_values)
 
 
-def act(
-    model: Model, store: Store, chosen: str, words: str, conversation: Conversation, *panel_values: Any
-) -> Iterator[Update]:
+def act(model: Model, store: Store, chosen: str, words: str, tab: Tab, *panel_values: Any) -> Iterator[Update]:
     """Do what a link in the conversation says: edit a question, show another version of a turn, or go on with it."""
+    conversation = tab.conversation
     action, number = action_of(chosen) or ("", 0)
     turn = next((turn for turn in conversation.all_turns if turn.id == number), None)
     if action == "edit" and not conversation.busy:
-        yield editing(conversation, number)
+        yield editing(tab, number)
     elif turn is None or conversation.busy:
         yield NOTHING
     elif action == "show":
         conversation.show(turn)
-        conversation.edited = None
+        tab.edited = None
         with suppress(InputError):  # the path alone: the next piece of text tells of a full disk
             store.write(conversation)
         yield at_rest(conversation, listed(store, words, conversation))
     elif turn in conversation.turns and turn.can_go_on:
-        yield from _go_on(model, store, words, conversation, turn, action, Settings.of_panel(panel_values))
+        yield from _go_on(model, store, words, tab, turn, action, Settings.of_panel(panel_values))
 
 
 def _go_on(
-    model: Model,
-    store: Store,
-    words: str,
-    conversation: Conversation,
-    turn: Turn,
-    action: str,
-    settings: Settings,
+    model: Model, store: Store, words: str, tab: Tab, turn: Turn, action: str, settings: Settings
 ) -> Iterator[Update]:
     """Let a turn go on, or its answer begin; where the context is full, say first what must leave it."""
-    context = model.decoder.max_length
+    conversation, context = tab.conversation, model.decoder.max_length
     leaving = conversation.must_leave(turn, model.chat_format, context, wanted=context // RESERVE_SHARE)
     answers = action.startswith("answer")
     if leaving and not action.endswith("-without"):
@@ -137,7 +125,7 @@ def _go_on(
         yield refused(str(error))
         return
     turn.answer_requested = answers
-    yield from only_news(_run(model, store, words, conversation, turn, settings))
+    yield from only_news(_run(model, store, words, tab, turn, settings))
 
 
 def _ask(
@@ -145,10 +133,11 @@ def _ask(
     store: Store,
     question: str,
     words: str,
-    conversation: Conversation,
+    tab: Tab,
     instead_of: Turn | None,
     panel_values: Sequence[Any],
 ) -> Iterator[Update]:
+    conversation = tab.conversation
     if not question.strip() or conversation.busy:
         yield NOTHING
         return
@@ -159,18 +148,22 @@ def _ask(
     except InputError as error:
         yield refused(str(error))
         return
-    yield from only_news(_run(model, store, words, conversation, turn, settings))
+    yield from only_news(_run(model, store, words, tab, turn, settings))
 
 
 def _run(
-    model: Model, store: Store, words: str, conversation: Conversation, turn: Turn, settings: Settings
+    model: Model, store: Store, words: str, tab: Tab, turn: Turn, settings: Settings
 ) -> Generator[Update, None, None]:
     """Let the model write; each piece is stored before it is shown, and the turn's end too, however it ends."""
+    conversation = tab.conversation
     sampling = settings.sampling(seed_of(turn))
     turn.is_in_one_piece = not model.goes_on
     turn.model, turn.settings = model.name, asdict(sampling) | {"thinking_budget": settings.thinking_budget}
-    conversation.busy, conversation.edited, trouble = True, None, ""
+    conversation.busy = tab.is_writing = True
+    tab.edited, trouble = None, ""
     is_listed = conversation.id is not None
+    if not turn.token_ids and not model.lock.locked():
+        turn.start(model.chat_format, time.monotonic())  # its thought is on the page from the beginning
     try:
         store.write(conversation, turn)
         start = begun(conversation, turn, SKIP if is_listed else listed(store, words, conversation))
@@ -184,7 +177,7 @@ def _run(
             turn.end(model.chat_format, time.monotonic())
         with suppress(InputError):  # told before, or by the next question
             store.write(conversation, turn)
-        conversation.busy = False
+        conversation.busy = tab.is_writing = False
     yield at_rest(conversation, listed(store, words, conversation), trouble)
 
 
@@ -211,6 +204,7 @@ def _written(
         thinking_budget=settings.thinking_budget,
     )
     pace, state = Pace(RENDERS_PER_S), turn.state
+    pace.is_due(time.monotonic())  # it has just been rendered
     try:
         with closing(pieces):
             for _ in pieces:
@@ -228,31 +222,30 @@ def seed_of(turn: Turn) -> int:
     return seed if isinstance(seed, int) and 0 <= seed < 2**63 else secrets.randbelow(2**31)
 
 
-def stop(conversation: Conversation) -> None:
+def stop(tab: Tab) -> None:
     """Ask the running turn to end after its current token."""
-    if conversation.turns:
-        conversation.turns[-1].stop_requested = True
+    if tab.conversation.turns:
+        tab.conversation.turns[-1].stop_requested = True
 
 
-def answer_now(conversation: Conversation) -> dict[str, Any]:
+def answer_now(tab: Tab) -> dict[str, Any]:
     """Ask the running turn to close its thought."""
-    if conversation.turns:
-        conversation.turns[-1].answer_requested = True
+    if tab.conversation.turns:
+        tab.conversation.turns[-1].answer_requested = True
     return gr.update(visible=False)
 
 
-def start_over(store: Store, words: str, conversation: Conversation) -> Update:
-    """End the running turn, let its handler write its last, and only then show an empty conversation."""
-    leave(conversation)
-    fresh = Conversation()
-    return fresh, *at_rest(fresh, listed(store, words, fresh))
+def start_over(store: Store, words: str, tab: Tab) -> Update:
+    """Show an empty conversation."""
+    tab.open(Conversation())
+    return at_rest(tab.conversation, listed(store, words, tab.conversation))
 
 
 def build_page(model: Model, store: Store, compare_path: str = "") -> gr.Blocks:
     """Lay the page out and connect it to the model; `compare_path` leads to a comparison with another one."""
     page = gr.Blocks(title=f"{model.name} · chat", analytics_enabled=False, fill_height=True)
     with page:
-        conversation = gr.State(Conversation())
+        tab = gr.State(Tab())
         sidebar = lay_out()
         with gr.Row(elem_id="top"):
             gr.Markdown(_title(model, compare_path), elem_id="title")
@@ -269,24 +262,23 @@ def build_page(model: Model, store: Store, compare_path: str = "") -> gr.Blocks:
             kept, context = Kept(store.folder), model.decoder.max_length
             settings = settings_panel(restored(kept.read(), context), context, str(store.folder / FEEDBACK))
             remember(page, kept, settings, context)
-        ledger = LedgerPanel(model, conversation, question, settings)
-        FeedbackPanel(store.folder / FEEDBACK, model.name, chatbot, conversation, settings)
+        ledger = LedgerPanel(model, tab, question, settings)
+        FeedbackPanel(store.folder / FEEDBACK, model.name, chatbot, tab, settings)
 
         shown = [chatbot, question, status, notice, answers, sidebar.listing]
         private = quiet(status)
         asked: dict[str, Any] = private | {"outputs": shown, "concurrency_limit": None}
-        here = [sidebar.search, conversation, *settings]
+        here = [sidebar.search, tab, *settings]
         ask: dict[str, Any] = asked | {"fn": partial(answer, model, store), "inputs": [question, *here]}
         question.submit(**ask).then(**ledger.recount)
         chatbot.example_select(_picked, None, question, queue=False, **private).then(**ask).then(**ledger.recount)
         chatbot.retry(partial(ask_again, model, store), here, **asked).then(**ledger.recount)
         chosen.change(partial(act, model, store), [chosen, *here], **asked).then(**ledger.recount)
-        answers.click(answer_now, conversation, answers, queue=False, **private)
-        question.stop(stop, conversation, None, queue=False, **private)
-        over = partial(start_over, store)
-        new_chat.click(over, here[:2], [conversation, *shown], concurrency_limit=None, **private).then(**ledger.recount)
-        connect(sidebar, store, conversation, shown)
-        page.load(partial(listed, store), here[:2], sidebar.listing, queue=False, **private)
+        answers.click(answer_now, tab, answers, queue=False, **private)
+        question.stop(stop, tab, None, queue=False, **private)
+        new_chat.click(partial(start_over, store), here[:2], **asked).then(**ledger.recount)
+        connect(sidebar, store, tab, shown)
+        page.load(partial(_listing, store), here[:2], sidebar.listing, queue=False, **private)
         page.load(**ledger.recount)
     return page
 
@@ -319,6 +311,10 @@ def _question() -> gr.Textbox:
 def _title(model: Model, compare_path: str) -> str:
     compare = f" · [compare]({compare_path})" if compare_path else ""
     return f"# {harmless(model.name)}\n{harmless(model.facts)}{compare}"
+
+
+def _listing(store: Store, words: str, tab: Tab) -> dict[str, Any]:
+    return listed(store, words, tab.conversation)
 
 
 def _picked(event: gr.SelectData) -> str:

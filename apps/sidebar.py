@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -17,15 +18,13 @@ from fastapi import FastAPI, Response
 from apps.conversation import Conversation
 from apps.events import quiet
 from apps.exchange import conversation_of, to_json, to_markdown
+from apps.live import RENDERS_PER_S
 from apps.markup import harmless
 from apps.store import Store
-from apps.updates import NOTHING, at_rest, listed, refused
+from apps.tab import Tab
+from apps.updates import NOTHING, SKIP, Update, at_rest, followed, listed, refused, running
 from export.session import forget_prefixes
 from toolkit.errors import InputError
-
-POLL_S = 0.1
-SETTLE_S = 3.0
-"""How long a chat that is opened waits for a turn that ends."""
 
 # Own HTML stands in Markdown components: the one for HTML evaluates templates, which the page's policy forbids.
 FILE_INPUT = '<label class="file">Choose a file<input type="file" id="import-file" accept=".json,.md,.txt"></label>'
@@ -164,99 +163,91 @@ def lay_out() -> Sidebar:
     )
 
 
-def connect(sidebar: Sidebar, store: Store, conversation: gr.State, shown: list[Any]) -> None:
+def connect(sidebar: Sidebar, store: Store, tab: gr.State, shown: list[Any]) -> None:
     """Connect its events; `shown` are the components of `Update`."""
     private = quiet(sidebar.listing)
     panels = list(sidebar.panels.values())
     names = list(sidebar.panels)
-    here = [sidebar.search, conversation]
+    here = [sidebar.search, tab]
 
     def only(name: str | None) -> list[Any]:
         return [gr.update(visible=name == panel) for panel in names]
 
-    def search(words: str, conversation: Conversation) -> Any:
-        return listed(store, words, conversation)
+    def search(words: str, tab: Tab) -> Any:
+        return listed(store, words, tab.conversation)
 
-    def open_chat(number: int | None, words: str, conversation: Conversation) -> tuple[Any, ...]:
+    def open_chat(number: int | None, words: str, tab: Tab) -> Iterator[tuple[Any, ...]]:
         found = store.load(number) if number is not None else None
-        if found is None or found is conversation:
-            return conversation, *NOTHING[:-1], listed(store, words, conversation), *only(None)
-        leave(conversation)
-        settle(found)
-        return found, *at_rest(found, listed(store, words, found)), *only(None)
+        if found is None or found is tab.conversation:
+            yield *NOTHING[:-1], listed(store, words, tab.conversation), *only(None)
+            return
+        tab.open(found)
+        for update in follow(tab, listed(store, words, found)):
+            yield *update, *only(None)
 
-    def start_rename(conversation: Conversation) -> tuple[Any, ...]:
-        return conversation.title, *only("rename" if conversation.id is not None else None)
+    def start_rename(tab: Tab) -> tuple[Any, ...]:
+        return tab.conversation.title, *only("rename" if tab.conversation.id is not None else None)
 
-    def rename(title: str, words: str, conversation: Conversation) -> tuple[Any, ...]:
-        store.rename(conversation, title)
-        return listed(store, words, conversation), *only(None)
+    def rename(title: str, words: str, tab: Tab) -> tuple[Any, ...]:
+        store.rename(tab.conversation, title)
+        return listed(store, words, tab.conversation), *only(None)
 
-    def start_delete(conversation: Conversation) -> tuple[Any, ...]:
-        text = f"Delete “{harmless(conversation.title)}”? It cannot be brought back."
-        return text, *only("delete" if conversation.id is not None else None)
+    def start_delete(tab: Tab) -> tuple[Any, ...]:
+        text = f"Delete “{harmless(tab.conversation.title)}”? It cannot be brought back."
+        return text, *only("delete" if tab.conversation.id is not None else None)
 
-    def delete(words: str, conversation: Conversation) -> tuple[Any, ...]:
-        leave(conversation)
-        store.delete(conversation)
+    def delete(words: str, tab: Tab) -> tuple[Any, ...]:
+        left, fresh = tab.conversation, Conversation()
+        tab.open(fresh)
+        store.delete(left)
         forget_prefixes()  # which of them hold this chat's words is not worth asking
-        fresh = Conversation()
-        return fresh, *at_rest(fresh, listed(store, words, fresh)), *only(None)
+        return *at_rest(fresh, listed(store, words, fresh)), *only(None)
 
-    def start_export(conversation: Conversation) -> tuple[Any, ...]:
+    def start_export(tab: Tab) -> tuple[Any, ...]:
+        number = tab.conversation.id
         links = " ".join(
-            f'<a href="/chats/{conversation.id}.{ending}" download>{name}</a>'
+            f'<a href="/chats/{number}.{ending}" download>{name}</a>'
             for ending, name in (("json", "JSON, with every version"), ("md", "Markdown, to read"))
         )
-        return links, *only("export" if conversation.id is not None else None)
+        return links, *only("export" if number is not None else None)
 
-    def bring_in(text: str, words: str, conversation: Conversation) -> tuple[Any, ...]:
+    def bring_in(text: str, words: str, tab: Tab) -> tuple[Any, ...]:
         try:
             found = conversation_of(text)
             store.write(found)
         except InputError as error:
-            return conversation, *refused(str(error)), gr.skip(), *only("import")
-        leave(conversation)
-        return found, *at_rest(found, listed(store, words, found)), "", *only(None)
+            return *refused(str(error)), SKIP, *only("import")
+        tab.open(found)
+        return *at_rest(found, listed(store, words, found)), "", *only(None)
 
+    opens: dict[str, Any] = private | {"concurrency_limit": None}
     sidebar.search.change(search, here, sidebar.listing, queue=False, **private)
     sidebar.listing.input(
-        open_chat, [sidebar.listing, *here], [conversation, *shown, *panels], concurrency_limit=None, **private
-    )
-    sidebar.rename.click(start_rename, conversation, [sidebar.title, *panels], queue=False, **private)
+        open_chat, [sidebar.listing, *here], [*shown, *panels], trigger_mode="multiple", **opens
+    )  # one that is followed would hold up the next
+    sidebar.rename.click(start_rename, tab, [sidebar.title, *panels], queue=False, **private)
     for event in (sidebar.save.click, sidebar.title.submit):
         event(rename, [sidebar.title, *here], [sidebar.listing, *panels], queue=False, **private)
-    sidebar.delete.click(start_delete, conversation, [sidebar.question, *panels], queue=False, **private)
-    sidebar.really.click(delete, here, [conversation, *shown, *panels], concurrency_limit=None, **private)
+    sidebar.delete.click(start_delete, tab, [sidebar.question, *panels], queue=False, **private)
+    sidebar.really.click(delete, here, [*shown, *panels], **opens)
     sidebar.keep.click(lambda: only(None), None, panels, queue=False, **private)
-    sidebar.export.click(start_export, conversation, [sidebar.downloads, *panels], queue=False, **private)
+    sidebar.export.click(start_export, tab, [sidebar.downloads, *panels], queue=False, **private)
     sidebar.bring_in.click(lambda: only("import"), None, panels, queue=False, **private)
-    sidebar.read.click(
-        bring_in,
-        [sidebar.text, *here],
-        [conversation, *shown, sidebar.text, *panels],
-        concurrency_limit=None,
-        **private,
-    )
+    sidebar.read.click(bring_in, [sidebar.text, *here], [*shown, sidebar.text, *panels], **opens)
 
 
-def leave(conversation: Conversation) -> None:
-    """End the running turn, and wait until its handler has written its last."""
+def follow(tab: Tab, listing: dict[str, Any]) -> Generator[Update, None, None]:
+    """A tab's conversation, and on while another tab writes a turn of it: at first with the list, then what is new."""
+    conversation = tab.conversation
+    if conversation.busy:
+        yield followed(conversation, listing)
+        listing = SKIP
     while conversation.busy:
-        conversation.turns[-1].stop_requested = True
-        time.sleep(POLL_S)
-    conversation.edited = None
-
-
-def settle(conversation: Conversation) -> None:
-    """Wait a moment for a running turn's end: of a tab that was reloaded, which its handler is told late.
-
-    A chat that another tab goes on writing is shown as far as it is written.
-    """
-    for _ in range(int(SETTLE_S / POLL_S)):
-        if not conversation.busy:
+        time.sleep(1 / RENDERS_PER_S)
+        if tab.conversation is not conversation:
             return
-        time.sleep(POLL_S)
+        yield running(conversation, conversation.turns[-1])
+    yield at_rest(conversation, listing)
 
 
 def add_downloads(api: FastAPI, store: Store) -> None:

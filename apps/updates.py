@@ -15,12 +15,14 @@ from apps.live import marked
 from apps.markup import harmless
 from apps.repetition import is_repeating
 from apps.store import Store
+from apps.tab import Tab
 from apps.turn_links import Action, link
 from apps.view import page_messages, status_line
 
 Update = tuple[Any, ...]
 """New values of the chatbot, the question box, the status line, the notice, *Answer now* and the list of chats."""
 
+_STOP: dict[str, Any] = {"submit_btn": False, "stop_btn": "Stop"}
 SKIP = gr.skip()
 NOTHING: Update = (SKIP,) * 6
 
@@ -48,13 +50,14 @@ def waiting(text: str) -> Update:
     return SKIP, SKIP, text, SKIP, SKIP, SKIP
 
 
-def editing(conversation: Conversation, place: int) -> Update:
+def editing(tab: Tab, place: int) -> Update:
     """The question of a turn in the box; one beyond the path clears the box and leaves all as it was."""
-    conversation.edited = conversation.turns[place] if place < len(conversation.turns) else None
-    if conversation.edited is None:
+    turns = tab.conversation.turns
+    tab.edited = turns[place] if place < len(turns) else None
+    if tab.edited is None:
         return SKIP, "", SKIP, notice(""), SKIP, SKIP
-    told = f"{EDITING} {link('Leave it as it was', 'edit', len(conversation.turns))}"
-    return SKIP, conversation.edited.question, SKIP, gr.update(value=told, visible=True), SKIP, SKIP
+    told = f"{EDITING} {link('Leave it as it was', 'edit', len(turns))}"
+    return SKIP, tab.edited.question, SKIP, gr.update(value=told, visible=True), SKIP, SKIP
 
 
 def without(conversation: Conversation, turn: Turn, leaving: int, action: Action) -> Update:
@@ -68,8 +71,20 @@ def without(conversation: Conversation, turn: Turn, leaving: int, action: Action
 def begun(conversation: Conversation, turn: Turn, listing: dict[str, Any]) -> Update:
     """A turn that starts: the box is empty and has Stop."""
     messages = page_messages(conversation, time.monotonic())
-    box = gr.update(value="", submit_btn=False, stop_btn="Stop")
-    return messages, box, status_line(turn), notice(""), _answer_now(turn), listing
+    return (
+        messages,
+        gr.update(value="", **_STOP),
+        marked(status_line(turn), turn),
+        notice(""),
+        _answer_now(turn),
+        listing,
+    )
+
+
+def followed(conversation: Conversation, listing: dict[str, Any]) -> Update:
+    """A conversation whose last turn another tab is writing: the box has Stop, and what stands in it stays."""
+    shown, _, *others, _ = running(conversation, conversation.turns[-1])
+    return shown, gr.update(**_STOP), *others, listing
 
 
 def running(conversation: Conversation, turn: Turn) -> Update:

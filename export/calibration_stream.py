@@ -6,7 +6,7 @@ what went wrong before it, and only then W* is rounded (the idea of asymmetric c
 here in closed form).
 
 Invariant: memory holds two copies of what is quantized of one layer, the calibration text's hidden states and the second
-moments of one matrix's inputs, never the model; inputs are computed again, batch by batch, wherever they are needed.
+moments (`searched`: the squares) of one matrix's inputs, never the model; inputs are computed again, batch by batch, wherever they are needed.
 
 Shapes: B texts of a batch, T tokens, X real tokens of a batch, D hidden, N output features, K input features, V vocabulary.
 """
@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -25,13 +25,17 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from export.calibration import batches_by_length, padded
 from export.checkpoint import EMBEDDING, Checkpoint
-from export.gptq import ROWS_AT_ONCE, cholesky, damped, quantize_with_feedback
+from export.gptq import cholesky, damped, quantize_with_feedback
 from export.layout import Layout
 from export.quantize import QuantizedWeight, dequantize, quantize_nearest
+from export.search import ROWS_AT_ONCE, quantize_by_importance
 
 DRIFT_DAMPING = 0.05
 """Share of H's mean diagonal that keeps W* near W where the calibration text hardly tells."""
 BATCH_TOKENS = 1024
+
+Calibrated = Literal["gptq", "searched"]
+"""How a matrix is rounded on the inputs that it gets: with error feedback, or by `export.search`."""
 
 
 @dataclass(kw_only=True)
@@ -47,8 +51,11 @@ class Batch:
 class CalibrationStream:
     """The calibration text's hidden states on their way through the layers, batched by length."""
 
-    def __init__(self, checkpoint: Checkpoint, texts: Sequence[Sequence[int]], embedding: Layout) -> None:
+    def __init__(
+        self, checkpoint: Checkpoint, texts: Sequence[Sequence[int]], embedding: Layout, method: Calibrated
+    ) -> None:
         """`embedding`: how the exported model keeps the one that it looks up, rounded to nearest."""
+        self._method = method
         config = AutoConfig.from_pretrained(checkpoint.folder)
         config._attn_implementation = "sdpa"
         with torch.device("meta"):
@@ -72,7 +79,7 @@ class CalibrationStream:
 
         def quantize(module: str, linears: Sequence[nn.Linear], inputs: Iterable[Batch]) -> tuple[str, QuantizedWeight]:
             name = f"model.layers.{layer}.{module}.weight"
-            return name, _quantize_together(linears, inputs, layouts[name])
+            return name, _quantize_together(linears, inputs, layouts[name], self._method)
 
         normed = _Applied(block.input_layernorm, reference.input_layernorm, self.batches)
         attention = block.self_attn
@@ -145,14 +152,34 @@ def aimed(weight_NK: Tensor, hessian_KK: Tensor, missed_NK: Tensor) -> Tensor:
     return aimed_NK
 
 
-def _quantize_together(linears: Sequence[nn.Linear], inputs: Iterable[Batch], layout: Layout) -> QuantizedWeight:
-    """Quantize the rows of linears that share an input as one matrix, and put the rounded weights into them."""
-    weight_NK = torch.cat([linear.weight for linear in linears])
+def importance(inputs: Iterable[Batch]) -> Tensor:
+    """importance_K = E[x²] over the real tokens."""
+    total_K, count = torch.zeros(()), 0
+    for batch in inputs:
+        input_XK = batch.quantized_BTK[batch.mask_BT]
+        total_K = total_K + input_XK.square().sum(0)
+        count += len(input_XK)
+    return total_K / count
+
+
+def _fed_back(weight_NK: Tensor, inputs: Iterable[Batch], layout: Layout) -> QuantizedWeight:
     hessian_KK, drift_KK = moments(inputs)
     missed_NK = weight_NK @ drift_KK
     del drift_KK  # as large as the solver's own matrices
     weight_NK = aimed(weight_NK, hessian_KK, missed_NK)
-    quantized = quantize_with_feedback(weight_NK, hessian_KK, bits=layout.bits, block_size=layout.block_size)
+    return quantize_with_feedback(weight_NK, hessian_KK, bits=layout.bits, block_size=layout.block_size)
+
+
+def _searched(weight_NK: Tensor, inputs: Iterable[Batch], layout: Layout) -> QuantizedWeight:
+    return quantize_by_importance(weight_NK, importance(inputs), bits=layout.bits, block_size=layout.block_size)
+
+
+def _quantize_together(
+    linears: Sequence[nn.Linear], inputs: Iterable[Batch], layout: Layout, method: Calibrated
+) -> QuantizedWeight:
+    """Quantize the rows of linears that share an input as one matrix, and put the rounded weights into them."""
+    weight_NK = torch.cat([linear.weight for linear in linears])
+    quantized = (_fed_back if method == "gptq" else _searched)(weight_NK, inputs, layout)
     rounded_NK = torch.from_numpy(dequantize(quantized))
     sizes = [len(linear.weight) for linear in linears]
     for linear, rows_NK in zip(linears, torch.split(rounded_NK, sizes), strict=True):

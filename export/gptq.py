@@ -4,11 +4,11 @@ With H = E[x xᵀ] of the calibration inputs, codes c and scales s are sought th
 
 1. Error feedback: one column after another is rounded, and later columns pay for its error through U[k], U the upper
    Cholesky factor of H⁻¹ (Frantar et al., "GPTQ" (2023), algorithm 1; damping 1 % of the mean diagonal as there). A
-   block's range is chosen by a search over how far to clip it, weighted by the diagonal of H.
+   block's range is sought with the diagonal of H for importance (`export.search`).
 2. Refinement: the best scales for given codes solve a small linear system a row; the best code of one column for given
    others is a rounding. The two take turns, and neither can make the output worse.
 
-Shapes: N output features, K input features, M block_size, J blocks of a row, C columns, P shares of a range.
+Shapes: N output features, K input features, M block_size, J blocks of a row, C columns.
 """
 
 from __future__ import annotations
@@ -18,15 +18,12 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from export.quantize import SMALLEST_SCALE, QuantizedWeight, pack
+from export.quantize import QuantizedWeight, pack
+from export.search import ROWS_AT_ONCE, best_range
 
 DAMPING = 0.01
 COLUMNS_AT_ONCE = 128
 """Columns whose errors are paid within a small matrix before the rest of the row pays; a matter of speed only."""
-ROWS_AT_ONCE = 256
-"""Rows that are aimed, whose ranges are sought, and whose scales are fitted together: a matter of memory only."""
-CLIPPING = torch.linspace(1.0, 0.6, 17)
-"""Shares of a block's range that are tried. Below 0.6 none was ever best in our trials."""
 REFINEMENTS = 2
 """Rounds of scales and codes; a third took 1 % more off a layer's error, the first two 11 to 14."""
 SCALE_DAMPING = 1e-3
@@ -155,25 +152,6 @@ def improve_codes(weight_NK: Tensor, hessian_KK: Tensor, rounded: Rounded) -> Ro
             gradient_NC -= moved_N[:, None] * hessian_KK[column, begin:end]
         gradient_NK -= moved_NC @ hessian_KK[begin:end]
     return replace(rounded, codes_NK=codes_NK)
-
-
-def best_range(weight_NM: Tensor, importance_M: Tensor, largest: int) -> tuple[Tensor, Tensor]:
-    """Scale (a value of fp16, as float32) and zero point of each row's block, by the weighted squared error."""
-    ranges = [_best_range(rows_NM, importance_M, largest) for rows_NM in weight_NM.split(ROWS_AT_ONCE)]
-    scales, zero_points = zip(*ranges, strict=True)
-    return torch.cat(scales), torch.cat(zero_points)
-
-
-def _best_range(weight_NM: Tensor, importance_M: Tensor, largest: int) -> tuple[Tensor, Tensor]:
-    low_N1 = weight_NM.amin(1, keepdim=True).clamp(max=0.0)
-    high_N1 = weight_NM.amax(1, keepdim=True).clamp(min=0.0)
-    scales_NP = ((high_N1 - low_N1) / largest * CLIPPING).half().float().clamp(min=float(SMALLEST_SCALE))
-    zero_points_NP = (-low_N1 * CLIPPING / scales_NP).round_().clamp_(0, largest)
-    codes_NPM = (weight_NM[:, None] / scales_NP[..., None]).round_() + zero_points_NP[..., None]
-    rounded_NPM = (codes_NPM.clamp_(0, largest) - zero_points_NP[..., None]) * scales_NP[..., None]
-    errors_NP = (rounded_NPM - weight_NM[:, None]).square_() @ importance_M
-    best_N1 = errors_NP.argmin(1, keepdim=True)
-    return scales_NP.gather(1, best_N1)[:, 0], zero_points_NP.gather(1, best_N1)[:, 0]
 
 
 def damped(hessian_KK: Tensor, share: float) -> Tensor:

@@ -11,13 +11,13 @@ from typing import Literal
 import numpy as np
 
 from export.calibration import CalibrationTexts
-from export.calibration_stream import CalibrationStream
+from export.calibration_stream import Calibrated, CalibrationStream
 from export.checkpoint import EMBEDDING, LM_HEAD, MATRICES, Checkpoint, Floats
 from export.journal import Journal
 from export.layout import Layout
 from export.quantize import Weight, round_nearest
 
-Method = Literal["gptq", "nearest"]
+Method = Literal[Calibrated, "nearest"]
 Matrix = tuple[str, int, Iterable[Weight]]
 """Name, rows, and slices of the rows, rounded while they are taken."""
 
@@ -49,9 +49,9 @@ def parts(
             yield name, iter([nearest(checkpoint, name, chosen[name])])
     layers = range(checkpoint.config.num_hidden_layers)
     first = sum(_layer(layer) in finished for layer in layers)
-    if method == "gptq" and first < len(layers):
+    if method != "nearest" and first < len(layers):
         calibration = [text.prompt + text.completion for text in texts.calibration]
-        stream = CalibrationStream(checkpoint, calibration, chosen[EMBEDDING])
+        stream = CalibrationStream(checkpoint, calibration, chosen[EMBEDDING], method)
         if first:
             stream.restore(journal.load_hidden(first - 1))
         for layer in layers[first:]:

@@ -65,10 +65,10 @@ class ExportConfig:
     """PEFT folder that is merged into the source; None where there is none."""
     out: Path
     method: Method
-    """gptq calibrates on traces; nearest rounds each weight by itself."""
+    """gptq and searched calibrate on traces; nearest rounds each weight by itself."""
     calibration: Path | None
-    """The traces (`Example` lines) that gptq and the int8 cache are calibrated on and parity is measured on; None where
-    there are none and the method is nearest."""
+    """The traces (`Example` lines) that weights and the int8 cache are calibrated on and parity is measured on; None
+    where there are none and the method is nearest."""
     cache: Cache
     """How the runner keeps keys and values unless it is told otherwise; parity is measured with it.
 
@@ -95,8 +95,10 @@ class ExportConfig:
     """Of the parity gate; None where parity is not measured, as the float model may not fit the memory."""
 
     def __post_init__(self) -> None:
-        if self.method == "gptq" and self.calibration is None:
-            raise InputError("method gptq must have traces to calibrate on (none were given); give --calibration")
+        if self.method != "nearest" and self.calibration is None:
+            raise InputError(
+                f"method {self.method} must have traces to calibrate on (none were given); give --calibration"
+            )
         if self.cache == "int8" and self.calibration is None:
             raise InputError("cache int8 must have traces to calibrate on (none were given); give --calibration")
         if self.tune and self.calibration is None:
@@ -124,19 +126,22 @@ def int4_config(
     max_bytes: int = 0,
     bits_per_weight: float = 0.0,
     tune: bool = False,
+    method: Method | None = None,
 ) -> ExportConfig:
     """What `--int4` does: calibrated on traces, given or the student's own; without any, `quick` in place of `balanced`.
 
-    Raises `InputError` where another preset has no traces to calibrate on.
+    `method`: another than the preset's. Raises `InputError` where another preset, or a method that needs them, has no
+    traces to calibrate on.
     """
     traces = calibration or _own_traces(adapter or source)
-    if preset == "quick" or (preset == "balanced" and traces is None):
-        preset, traces = "quick", None
+    if preset == "quick" or (preset == "balanced" and traces is None and method is None):
+        preset, traces = "quick", None if method is None else traces
+    method = method or ("nearest" if preset == "quick" else "gptq")
     return ExportConfig(
         source=source,
         adapter=adapter,
         out=out,
-        method="nearest" if preset == "quick" else "gptq",
+        method=method,
         cache="int8" if preset in INT8_CACHED else "exact",
         calibration=traces,
         calibration_tokens=CALIBRATION_TOKENS,
@@ -146,7 +151,7 @@ def int4_config(
         max_bytes=max_bytes,
         bits_per_weight=bits_per_weight,
         tune=tune,
-        bounds=Bounds(max_mean_kl=0.6, min_top1=0.6) if preset == "quick" else Bounds(max_mean_kl=0.15, min_top1=0.85),
+        bounds=Bounds(max_mean_kl=0.15, min_top1=0.85) if method == "gptq" else Bounds(max_mean_kl=0.6, min_top1=0.6),
     )
 
 

@@ -135,6 +135,12 @@ def build_parser() -> Parser:
         preset.add_argument(
             f"--{name}", dest="preset", action="store_const", const=name, default="balanced", help=help_text
         )
+    export.add_argument(
+        "--method",
+        choices=("gptq", "searched", "nearest"),
+        help="how weights become codes: error feedback; search by the inputs' squares alone, which takes less memory and "
+        "time; nearest. Default: gptq, and nearest with --quick",
+    )
     size = export.add_mutually_exclusive_group()
     size.add_argument("--size", type=_size, help="such as 90MB: bits go to the matrices that need them most")
     size.add_argument("--bits-per-weight", type=float, help="the same, scales included, such as 4.6")

@@ -174,6 +174,7 @@ def export(options: Options) -> Result:
             max_bytes=options.size or 0,
             bits_per_weight=options.bits_per_weight or 0.0,
             tune=options.tune,
+            method=options.method,
         )
     else:
         config = nearest_config(source, options.out, options.weights, adapter=adapter, calibration=options.calibration)
@@ -199,6 +200,8 @@ def _refuse_int4_options(options: Options) -> None:
         names.append(options.preset)
     if options.tune:
         names.append("tune")
+    if options.method:
+        names.append("method")
     if names:
         raise InputError(f"--{names[0]} must come with --int4, and not with --{options.weights}; leave one of them out")
 

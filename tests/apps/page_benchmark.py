@@ -2,9 +2,9 @@
 
     python -m tests.apps.page_benchmark DIR [--rounds 12] [--tokens 2048]
 
-The page is `toolkit chat` in a process of its own, shown by a real Chromium on the same machine; without it the same
-turns are written in this process. They take turns, question by question, and say the same: greedy. Writes a block of
-docs/chat.md.
+The page is that of `toolkit chat`, shown by a real Chromium on the same machine. One loaded model writes both, turn by turn:
+a process gets its memory where the machine has some, and the same weights are a fifth faster in one than in another.
+Writes a block of docs/chat.md.
 """
 
 from __future__ import annotations
@@ -12,24 +12,31 @@ from __future__ import annotations
 import argparse
 import re
 import tempfile
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING
 
+import uvicorn
 from playwright.sync_api import sync_playwright
 
+from apps.address import listen
+from apps.admission import Admission
+from apps.chat import build_application
 from apps.conversation import Conversation, run_turn
 from apps.model import Model, load_model
 from apps.serve_benchmark import PROMPT_TOKENS, long_question
 from apps.settings import Kept, Settings
-from export.session import OnnxDecoder
-from tests.apps.test_chat_page import CHROMIUM, DOORS, FLAGS, PATIENCE_S, RUN_CHAT, expect, server
+from apps.store import Store
+from tests.apps.test_chat_page import CHROMIUM, FLAGS, PATIENCE_S, expect
 from toolkit.ledger import markdown_table
 from toolkit.progress import Progress
 from toolkit.readme import fill_file
+from toolkit.speculation import SpeculativeDecoder
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -71,10 +78,6 @@ class Written:
 
     tokens: int
     tokens_per_s: float
-
-    @property
-    def seconds(self) -> float:
-        return (self.tokens - 1) / self.tokens_per_s
 
 
 def without_page(model: Model, question: str, settings: Settings) -> Written:
@@ -118,10 +121,6 @@ def written(page: Page) -> tuple[Written, float]:
     return Written(tokens=tokens, tokens_per_s=float(found[3])), float(found[4])
 
 
-def tokens_per_s(turns: Sequence[Written]) -> float:
-    return sum(turn.tokens - 1 for turn in turns) / sum(turn.seconds for turn in turns)
-
-
 def new_chat(page: Page) -> None:
     page.click("#new-chat")
     expect(page.locator("#chat .user-row")).to_have_count(0)
@@ -131,36 +130,52 @@ def new_chat(page: Page) -> None:
 class Round:
     """Every question once with the page and once without, and a long one after each pause."""
 
-    tokens: int
-    with_page: float
-    alone: float
-    """Tokens of all its turns with the page; tokens/s."""
+    pairs: list[tuple[Written, Written]]
+    """Of each question: with the page and without."""
     first: dict[float, tuple[float, float]]
     read_s: float
     """The runner's own reading of the long question."""
 
 
-def measure(page: Page, model: Model, runner: OnnxDecoder, settings: Settings, number: int) -> Round:
+@contextmanager
+def served(model: Model, data: Path) -> Iterator[str]:
+    """The address that opens the chat of a loaded model, served by a thread."""
+    with listen("127.0.0.1", 0) as listener:
+        address = f"127.0.0.1:{listener.getsockname()[1]}"
+        admission = Admission(f"http://{address}", "/", lambda door: None)
+        application = build_application([model], Store(data, time.time), admission, frozenset({address}))
+        web = uvicorn.Server(uvicorn.Config(application, log_level="error", timeout_graceful_shutdown=1))
+        thread = threading.Thread(target=web.run, kwargs={"sockets": [listener]})
+        thread.start()
+        try:
+            yield admission.door
+        finally:
+            web.should_exit = True
+            thread.join()
+
+
+def measure(page: Page, model: Model, settings: Settings, number: int) -> Round:
     pairs = [(on_page(page, asked), without_page(model, asked, settings)) for asked in QUESTIONS]
-    with_page, alone = (tokens_per_s(turns) for turns in zip(*pairs, strict=True))
     question = long_question(model.chat_format, number)[0]["content"]
     first = {pause_s: first_text(page, f"{i} {question}", pause_s) for i, pause_s in enumerate(PAUSES_S)}
+    assert isinstance(model.decoder, SpeculativeDecoder)
     begun = time.perf_counter()
-    runner.start([model.chat_format.question_ids(question)])
+    model.decoder.start([model.chat_format.question_ids(question)])
     read_s = time.perf_counter() - begun
-    tokens = sum(written.tokens for written, _ in pairs)
-    return Round(tokens=tokens, with_page=with_page, alone=alone, first=first, read_s=read_s)
+    return Round(pairs=pairs, first=first, read_s=read_s)
 
 
 def table(rounds: Sequence[Round]) -> str:
     """Medians as Markdown."""
-    costs = [100 * (1 - each.with_page / each.alone) for each in rounds]
-    tokens = sum(each.tokens for each in rounds) / len(rounds) / len(QUESTIONS)
+    pairs = [pair for each in rounds for pair in each.pairs]
+    tokens, shown, alone = _medians(pairs)
+    by_question = zip(*(each.pairs for each in rounds), strict=True)  # rounds differ in their words, and so in speed
+    costs = ", ".join(f"{100 * (1 - shown / alone):.1f}" for _, shown, alone in map(_medians, by_question))
     rows = [
         ("tokens a turn", f"{tokens:.0f}"),
-        ("decoding with the page", f"{median(each.with_page for each in rounds):.1f} tokens/s"),
-        ("without", f"{median(each.alone for each in rounds):.1f} tokens/s"),
-        ("the page's cost: median (least, most)", f"{median(costs):.1f} % ({min(costs):.1f}, {max(costs):.1f})"),
+        ("decoding with the page", f"{shown:.1f} tokens/s"),
+        ("without", f"{alone:.1f} tokens/s"),
+        ("the page's cost (of each question)", f"{100 * (1 - shown / alone):.1f} % ({costs})"),
         (
             f"the runner's reading of a question of {PROMPT_TOKENS} tokens",
             f"{median(each.read_s for each in rounds):.2f} s",
@@ -174,6 +189,16 @@ def table(rounds: Sequence[Round]) -> str:
     return markdown_table([["what", "figure"], *([name, value] for name, value in rows)])
 
 
+def _figures(pair: tuple[Written, Written]) -> tuple[float, float, float]:
+    """Tokens; tokens/s with the page and without."""
+    shown, alone = pair
+    return shown.tokens, shown.tokens_per_s, alone.tokens_per_s
+
+
+def _medians(pairs: Sequence[tuple[Written, Written]]) -> list[float]:
+    return [median(values) for values in zip(*map(_figures, pairs), strict=True)]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.apps.page_benchmark", description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path, metavar="DIR", help="an exported folder")
@@ -181,23 +206,23 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=2048, help="at most, of a turn; default: %(default)s")
     options = parser.parse_args()
     folder = options.folder.resolve()
-    model, runner = load_model(folder), OnnxDecoder(folder)
-    settings = Settings(temperature=0.0, max_new_tokens=min(options.tokens, runner.max_length))
+    model = load_model(folder)
+    settings = Settings(temperature=0.0, max_new_tokens=min(options.tokens, model.decoder.max_length))
     with tempfile.TemporaryDirectory() as data:
         Kept(Path(data)).write(settings.panel_values())
         with (
-            server("-c", RUN_CHAT, str(folder), data) as address,
+            served(model, Path(data)) as door,
             sync_playwright() as driver,
             Progress("page, rounds", options.rounds + 1) as progress,
         ):
             browser = driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
             page = browser.new_page(viewport={"width": 1280, "height": 800})
             page.set_default_timeout(PATIENCE_S * 1000)
-            page.goto(DOORS[address].get(timeout=PATIENCE_S))
+            page.goto(door)
             page.wait_for_selector("#question textarea")
             rounds = []
             for number in range(options.rounds + 1):
-                rounds.append(measure(page, model, runner, settings, number))
+                rounds.append(measure(page, model, settings, number))
                 progress.advance()
             browser.close()
     text = table(rounds[1:])  # the first has its buffers to make

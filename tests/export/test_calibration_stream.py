@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import get_args
 
+import pytest
 import torch
 from torch import Tensor
 
-from export.calibration_stream import DRIFT_DAMPING, Batch, CalibrationStream, aimed, moments
+from export.calibration_stream import DRIFT_DAMPING, Batch, Calibrated, CalibrationStream, aimed, importance, moments
 from export.checkpoint import MATRICES, Checkpoint
 from export.layout import Layout, layouts
 from export.quantize import dequantize, quantize_nearest
@@ -43,14 +45,27 @@ def test_an_aimed_weight_is_the_least_squares_answer_to_the_drift() -> None:
     )
 
 
-def test_the_streams_carry_what_the_quantized_and_the_float_layers_say(checkpoint_folder: Path) -> None:
+def test_importance_is_the_diagonal_of_the_second_moment() -> None:
+    quantized_BTK = torch.randn(2, 5, 8, generator=torch.Generator().manual_seed(3))
+    mask_BT = torch.tensor([[True] * 5, [True, True, False, False, False]])
+    batches = [
+        Batch(quantized_BTK=quantized_BTK[some], float_BTK=quantized_BTK[some], mask_BT=mask_BT[some])
+        for some in (slice(0, 1), slice(1, 2))
+    ]
+    torch.testing.assert_close(importance(batches), moments(batches)[0].diagonal())
+
+
+@pytest.mark.parametrize("method", get_args(Calibrated))
+def test_the_streams_carry_what_the_quantized_and_the_float_layers_say(
+    checkpoint_folder: Path, method: Calibrated
+) -> None:
     """After both layers they must equal the hidden states of transformers' model, with rounded weights and without."""
     from transformers import AutoModelForCausalLM
 
     texts = [[5, 9, 30, 2, 7, 11, 12, 13, 80, 3], [8, 4, 99], [1, 2, 3, 4, 5, 6]]
     checkpoint = Checkpoint(checkpoint_folder)
     embedding = quantize_nearest(checkpoint.array("model.embed_tokens.weight"), bits=4, block_size=32)
-    stream = CalibrationStream(checkpoint, texts, Layout(bits=4, block_size=32))
+    stream = CalibrationStream(checkpoint, texts, Layout(bits=4, block_size=32), method)
     chosen = layouts(checkpoint.config, bits=4, block_size=64, head_bits=8)
     model, reference = (AutoModelForCausalLM.from_pretrained(checkpoint_folder, dtype=torch.float32) for _ in range(2))
     model.model.embed_tokens.weight = torch.nn.Parameter(torch.from_numpy(dequantize(embedding)))

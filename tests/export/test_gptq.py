@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from export.gptq import DAMPING, best_range, feed_back, improve_codes, quantize_with_feedback, refit_scales
+from export.gptq import DAMPING, feed_back, improve_codes, quantize_with_feedback, refit_scales
 from export.quantize import dequantize, quantize_nearest
+from export.search import best_range
 
 
 def correlated_inputs(count: int, size: int) -> Tensor:
