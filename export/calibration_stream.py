@@ -5,8 +5,9 @@ first aimed at the float output: W* = W E[x̃ xᵀ] H⁻¹ makes W* x the best l
 what went wrong before it, and only then W* is rounded (the idea of asymmetric calibration: Li et al., "GPTAQ" (2025),
 here in closed form).
 
-Invariant: memory holds two copies of what is quantized of one layer, the calibration text's hidden states and the second
-moments (`searched`: the squares) of one matrix's inputs, never the model; inputs are computed again, batch by batch, wherever they are needed.
+Invariant: memory holds two copies of what is quantized of one layer, one batch of the text and the second moments
+(`searched`: the squares) of one matrix's inputs, never the model; inputs are computed again, batch by batch, wherever
+they are needed.
 
 Shapes: B texts of a batch, T tokens, X real tokens of a batch, D hidden, N output features, K input features, V vocabulary.
 """
@@ -17,6 +18,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -26,6 +28,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from export.calibration import batches_by_length, padded
 from export.checkpoint import EMBEDDING, Checkpoint
 from export.gptq import cholesky, damped, quantize_with_feedback
+from export.hidden_states import Batch, HiddenStates
 from export.layout import Layout
 from export.quantize import QuantizedWeight, dequantize, quantize_nearest
 from export.search import ROWS_AT_ONCE, quantize_by_importance
@@ -38,23 +41,22 @@ Calibrated = Literal["gptq", "searched"]
 """How a matrix is rounded on the inputs that it gets: with error feedback, or by `export.search`."""
 
 
-@dataclass(kw_only=True)
-class Batch:
-    """Activations of a batch of texts, padded on the right."""
-
-    quantized_BTK: Tensor
-    float_BTK: Tensor
-    mask_BT: Tensor
-    """True on real tokens."""
-
-
 class CalibrationStream:
-    """The calibration text's hidden states on their way through the layers, batched by length."""
+    """The calibration text on its way through the layers, batched by length."""
 
     def __init__(
-        self, checkpoint: Checkpoint, texts: Sequence[Sequence[int]], embedding: Layout, method: Calibrated
+        self,
+        checkpoint: Checkpoint,
+        texts: Sequence[Sequence[int]],
+        embedding: Layout,
+        method: Calibrated,
+        folder: Path,
+        *,
+        layers: int = 0,
     ) -> None:
-        """`embedding`: how the exported model keeps the one that it looks up, rounded to nearest."""
+        """`embedding`: how the exported model keeps the one that it looks up, rounded to nearest. `folder`: where the
+        hidden states lie. `layers`: so many are quantized already, by a run that left the states behind them there.
+        """
         self._method = method
         config = AutoConfig.from_pretrained(checkpoint.folder)
         config._attn_implementation = "sdpa"
@@ -64,8 +66,11 @@ class CalibrationStream:
         self._checkpoint = checkpoint
         self._layer_class: type[nn.Module] = type(model.model.layers[0])
         self._rotary: nn.Module = type(model.model.rotary_emb)(config=config)
-        float_VD = checkpoint.tensor(EMBEDDING)
-        self.batches = [_embed(float_VD, embedding, batch) for batch in batches_by_length(texts, BATCH_TOKENS)]
+        padded_texts = [padded(batch) for batch in batches_by_length(texts, BATCH_TOKENS)]
+        self.states = HiddenStates(folder, [mask_BT for _, mask_BT in padded_texts], layers=layers)
+        if not layers:
+            float_VD = checkpoint.tensor(EMBEDDING)
+            self.states.begin(_embed(float_VD, embedding, *batch) for batch in padded_texts)
 
     @torch.no_grad()
     def quantize_layer(self, layer: int, layouts: Mapping[str, Layout]) -> Iterator[tuple[str, QuantizedWeight]]:
@@ -81,27 +86,18 @@ class CalibrationStream:
             name = f"model.layers.{layer}.{module}.weight"
             return name, _quantize_together(linears, inputs, layouts[name], self._method)
 
-        normed = _Applied(block.input_layernorm, reference.input_layernorm, self.batches)
+        normed = _Applied(block.input_layernorm, reference.input_layernorm, self.states)
         attention = block.self_attn
         yield quantize("self_attn.qkv_proj", [attention.q_proj, attention.k_proj, attention.v_proj], normed)
         attended = _Applied(partial(self._attend, attention), partial(self._attend, reference.self_attn), normed)
         yield quantize("self_attn.o_proj", outputs[:1], attended)
         self._add(outputs, attended)
         del block.self_attn, reference.self_attn, attention, attended, outputs
-        normed = _Applied(block.post_attention_layernorm, reference.post_attention_layernorm, self.batches)
+        normed = _Applied(block.post_attention_layernorm, reference.post_attention_layernorm, self.states)
         yield quantize("mlp.gate_up_proj", [block.mlp.gate_proj, block.mlp.up_proj], normed)
         gated = _Applied(partial(_gate, block.mlp), partial(_gate, reference.mlp), normed)
         yield quantize("mlp.down_proj", [block.mlp.down_proj], gated)
         self._add([block.mlp.down_proj, reference.mlp.down_proj], gated)
-
-    def hidden_states(self) -> list[Tensor]:
-        """Both streams as they are, to go on from."""
-        return [hidden for batch in self.batches for hidden in (batch.quantized_BTK, batch.float_BTK)]
-
-    def restore(self, hidden_states: Sequence[Tensor]) -> None:
-        """Go on from what `hidden_states` returned."""
-        for hidden, kept in zip(self.hidden_states(), hidden_states, strict=True):
-            hidden.copy_(kept)
 
     def _load_layer(self, layer: int) -> Any:
         block = self._layer_class(self._config, layer_idx=layer)
@@ -120,9 +116,14 @@ class CalibrationStream:
     def _add(self, linears: Sequence[nn.Module], inputs: Iterable[Batch]) -> None:
         """Add what the quantized and the float linear make of their inputs to the hidden states."""
         quantized, reference = linears
-        for batch, input_batch in zip(self.batches, inputs, strict=True):
-            batch.quantized_BTK += quantized(input_batch.quantized_BTK)
-            batch.float_BTK += reference(input_batch.float_BTK)
+        self.states.advance(
+            Batch(
+                quantized_BTK=batch.quantized_BTK + quantized(input_batch.quantized_BTK),
+                float_BTK=batch.float_BTK + reference(input_batch.float_BTK),
+                mask_BT=batch.mask_BT,
+            )
+            for batch, input_batch in zip(self.states, inputs, strict=True)
+        )
 
 
 def moments(inputs: Iterable[Batch]) -> tuple[Tensor, Tensor]:
@@ -224,8 +225,7 @@ def _window_mask(length: int, sliding_window: int) -> Tensor | None:
     return (distance_TT >= 0) & (distance_TT < sliding_window)
 
 
-def _embed(float_VD: Tensor, layout: Layout, texts: Sequence[Sequence[int]]) -> Batch:
-    ids_BT, mask_BT = padded(texts)
+def _embed(float_VD: Tensor, layout: Layout, ids_BT: Tensor, mask_BT: Tensor) -> Batch:
     float_BTD = float_VD[ids_BT]
     rows_XD = quantize_nearest(float_BTD.flatten(0, 1).numpy(), bits=layout.bits, block_size=layout.block_size)
     quantized_BTD = torch.from_numpy(dequantize(rows_XD)).reshape(float_BTD.shape)

@@ -4,7 +4,7 @@
     ├── model.onnx.data        whole up to `end` of the journal's last line; what follows is written again
     └── resume/                gone when the folder gets its name
         ├── journal.jsonl      one line a finished part: the embedding, the head, each layer
-        └── hidden.0, .1       calibrated methods: hidden states behind the last two layers, in turn
+        └── hidden.*           calibrated methods: the states behind the last layer, and the next one's own (`export.hidden_states`)
 
 Invariant: a line is appended when everything that it names is synced to disk, so a kill at any moment costs at most the
 layer at work.
@@ -12,16 +12,11 @@ layer at work.
 
 from __future__ import annotations
 
-import os
 import shutil
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
-
-from safetensors.torch import load_file, save_file
-from torch import Tensor
 
 from export.weights_file import FILE_NAME, StoredWeight
 from toolkit.records import AppendLog, Record, mend_torn_line, read_records
@@ -75,24 +70,9 @@ class Journal:
         self._log.append(part)
         self._parts.append(part)
 
-    def save_hidden(self, layer: int, batches: Sequence[Tensor]) -> None:
-        """Keep the hidden states behind a layer, on disk when this returns; those of the layer before stay."""
-        path = self._hidden(layer)
-        save_file({str(i): hidden_BTD for i, hidden_BTD in enumerate(batches)}, path)
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
-
-    def load_hidden(self, layer: int) -> list[Tensor]:
-        """What `save_hidden` kept of this layer."""
-        tensors = load_file(self._hidden(layer))
-        return [tensors[str(i)] for i in range(len(tensors))]
-
     def remove(self) -> None:
         """The folder needs no second run."""
         shutil.rmtree(self.folder)
-
-    def _hidden(self, layer: int) -> Path:
-        return self.folder / f"hidden.{layer % 2}"
 
     def __enter__(self) -> Self:
         return self

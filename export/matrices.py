@@ -51,11 +51,9 @@ def parts(
     first = sum(_layer(layer) in finished for layer in layers)
     if method != "nearest" and first < len(layers):
         calibration = [text.prompt + text.completion for text in texts.calibration]
-        stream = CalibrationStream(checkpoint, calibration, chosen[EMBEDDING], method)
-        if first:
-            stream.restore(journal.load_hidden(first - 1))
+        stream = CalibrationStream(checkpoint, calibration, chosen[EMBEDDING], method, journal.folder, layers=first)
         for layer in layers[first:]:
-            yield _layer(layer), _calibrated_layer(stream, chosen, layer, journal)
+            yield _layer(layer), _calibrated_layer(stream, chosen, layer)
     else:
         for layer in layers[first:]:
             yield _layer(layer), _nearest_layer(checkpoint, chosen, layer)
@@ -65,12 +63,10 @@ def _ends(checkpoint: Checkpoint) -> tuple[str, ...]:
     return (EMBEDDING,) if checkpoint.config.tie_word_embeddings else (EMBEDDING, LM_HEAD)
 
 
-def _calibrated_layer(
-    stream: CalibrationStream, chosen: Mapping[str, Layout], layer: int, journal: Journal
-) -> Iterator[Matrix]:
+def _calibrated_layer(stream: CalibrationStream, chosen: Mapping[str, Layout], layer: int) -> Iterator[Matrix]:
     for name, weight in stream.quantize_layer(layer, chosen):
         yield name, len(weight.codes), [weight]
-    journal.save_hidden(layer, stream.hidden_states())
+    stream.states.sync()
 
 
 def _nearest_layer(checkpoint: Checkpoint, chosen: Mapping[str, Layout], layer: int) -> Iterator[Matrix]:

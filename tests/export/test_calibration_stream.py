@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from export.calibration_stream import DRIFT_DAMPING, Batch, Calibrated, CalibrationStream, aimed, importance, moments
+from export.calibration_stream import DRIFT_DAMPING, Calibrated, CalibrationStream, aimed, importance, moments
 from export.checkpoint import MATRICES, Checkpoint
+from export.hidden_states import Batch
 from export.layout import Layout, layouts
 from export.quantize import dequantize, quantize_nearest
 
@@ -57,7 +58,7 @@ def test_importance_is_the_diagonal_of_the_second_moment() -> None:
 
 @pytest.mark.parametrize("method", get_args(Calibrated))
 def test_the_streams_carry_what_the_quantized_and_the_float_layers_say(
-    checkpoint_folder: Path, method: Calibrated
+    checkpoint_folder: Path, method: Calibrated, tmp_path: Path
 ) -> None:
     """After both layers they must equal the hidden states of transformers' model, with rounded weights and without."""
     from transformers import AutoModelForCausalLM
@@ -65,7 +66,7 @@ def test_the_streams_carry_what_the_quantized_and_the_float_layers_say(
     texts = [[5, 9, 30, 2, 7, 11, 12, 13, 80, 3], [8, 4, 99], [1, 2, 3, 4, 5, 6]]
     checkpoint = Checkpoint(checkpoint_folder)
     embedding = quantize_nearest(checkpoint.array("model.embed_tokens.weight"), bits=4, block_size=32)
-    stream = CalibrationStream(checkpoint, texts, Layout(bits=4, block_size=32), method)
+    stream = CalibrationStream(checkpoint, texts, Layout(bits=4, block_size=32), method, tmp_path)
     chosen = layouts(checkpoint.config, bits=4, block_size=64, head_bits=8)
     model, reference = (AutoModelForCausalLM.from_pretrained(checkpoint_folder, dtype=torch.float32) for _ in range(2))
     model.model.embed_tokens.weight = torch.nn.Parameter(torch.from_numpy(dequantize(embedding)))
@@ -79,7 +80,7 @@ def test_the_streams_carry_what_the_quantized_and_the_float_layers_say(
             rounded_NK = torch.from_numpy(dequantize(quantized))
             for linear, piece in zip(linears, torch.split(rounded_NK, sizes), strict=True):
                 linear.weight.data = piece
-    [batch] = stream.batches
+    [batch] = stream.states
     for row, text in enumerate(sorted(texts, key=len)):
         real = batch.mask_BT[row]
         for hidden_BTD, network in ((batch.quantized_BTK, model), (batch.float_BTK, reference)):
