@@ -24,6 +24,7 @@ import torch
 from export import llama_cpp
 from export.calibration import read_texts
 from export.llama_cpp import Quantization
+from export.matrices import Method
 from export.parity import Bounds, ParityReport, compare
 from export.pipeline import ExportConfig, Preset, export_model, int4_config
 from export.rotation import write_rotated
@@ -55,6 +56,9 @@ def main() -> None:
     parser.add_argument(
         "--tuned", nargs="*", default=["balanced"], choices=get_args(Preset), help="with --tune as well"
     )
+    parser.add_argument(
+        "--methods", nargs="*", default=["searched"], choices=get_args(Method), help="in place of the default's"
+    )
     parser.add_argument("--sizes", nargs="+", type=float, default=[], help="MB of more exports, with their own bits")
     parser.add_argument("--out", type=Path, default=Path("runs/quality"))
     options = parser.parse_args()
@@ -69,6 +73,9 @@ def main() -> None:
     for preset in options.tuned:
         out = options.out / f"{preset}-tuned"
         configs[f"`--{preset} --tune`"] = int4_config(rotated, out, preset=preset, calibration=traces, tune=True)
+    for method in options.methods:
+        out = options.out / method
+        configs[f"`--method {method}`"] = int4_config(rotated, out, calibration=traces, method=method)
     for megabytes in options.sizes:
         max_bytes = int(megabytes * 1e6) - GRAPH_BYTES
         out = options.out / f"{megabytes}MB"
