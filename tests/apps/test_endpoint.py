@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,10 @@ import pytest
 from apps.conversation import Conversation, Turn, run_turn
 from apps.endpoint import load_endpoint
 from apps.model import Model, load_model
+from apps.page import act, answer
+from apps.settings import defaults
+from apps.store import Store
+from apps.tab import Tab
 from tests.apps.conftest import NAME, SUM
 from tests.apps.streaming_server import StreamingServer, delta, usage
 from tests.house.modules import ROOT
@@ -100,6 +105,24 @@ def test_a_thought_is_closed_from_here_and_the_server_answers(served: str) -> No
     assert turn.answer and turn.state == "done"
 
 
+def test_a_chat_of_yesterday_is_continued_by_its_link(served: str, tmp_path: Path) -> None:
+    model, tab = load_endpoint(served), Tab()
+    panel_values = replace(defaults(model.decoder.max_length), temperature=0.0).panel_values()
+    store = Store(tmp_path, time.time)
+    writing = answer(model, store, NAME[0], "", tab, *panel_values)
+    next(writing)
+    tab.conversation.turns[-1].stop_requested = True
+    assert [*writing]
+    store.close()
+    store = Store(tmp_path, time.time)
+    found = store.load(1)
+    assert found and found.turns[-1].state == "stopped"
+    tab.open(found)
+    assert [*act(load_endpoint(served), store, f"go-on/{found.turns[-1].id}/1", "", tab, *panel_values)]
+    store.close()
+    assert (found.turns[-1].reasoning, found.turns[-1].answer, found.turns[-1].state) == (*NAME[1:], "done")
+
+
 def test_a_server_that_only_begins_answers_is_not_asked_to_go_on() -> None:
     with StreamingServer([delta(content="Well,"), delta("length")]) as server:
         model = load_endpoint(server.url)
@@ -152,7 +175,7 @@ def test_stop_ends_the_request(events: list[dict[str, object]]) -> None:
         conversation = Conversation()
         turn = conversation.ask("?", model.chat_format, model.decoder.max_length)
         for _ in run_turn(model.decoder, model.chat_format, conversation.messages("?"), turn, GREEDY, Ticks()):
-            turn.stop_requested = turn.answer == "Well," or not events
+            turn.stop_requested = turn.answer == "Well," or (not events and bool(server.bodies))
         assert server.client_left.wait(PATIENCE_S)
     assert (turn.state, turn.answer) == ("stopped", "Well," if events else "")
 
