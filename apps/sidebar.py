@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -18,13 +17,15 @@ from fastapi import FastAPI, Response
 from apps.conversation import Conversation
 from apps.events import quiet
 from apps.exchange import conversation_of, to_json, to_markdown
-from apps.live import RENDERS_PER_S
 from apps.markup import harmless
 from apps.store import Store
-from apps.tab import Tab
-from apps.updates import NOTHING, SKIP, Update, at_rest, followed, listed, refused, running
+from apps.tab import POLL_S, Tab
+from apps.updates import NOTHING, SKIP, at_rest, listed, refused
 from export.session import forget_prefixes
 from toolkit.errors import InputError
+
+SETTLE_S = 3.0
+"""How long a chat that is opened waits for a turn that ends."""
 
 # Own HTML stands in Markdown components: the one for HTML evaluates templates, which the page's policy forbids.
 FILE_INPUT = '<label class="file">Choose a file<input type="file" id="import-file" accept=".json,.md,.txt"></label>'
@@ -176,14 +177,13 @@ def connect(sidebar: Sidebar, store: Store, tab: gr.State, shown: list[Any]) -> 
     def search(words: str, tab: Tab) -> Any:
         return listed(store, words, tab.conversation)
 
-    def open_chat(number: int | None, words: str, tab: Tab) -> Iterator[tuple[Any, ...]]:
+    def open_chat(number: int | None, words: str, tab: Tab) -> tuple[Any, ...]:
         found = store.load(number) if number is not None else None
         if found is None or found is tab.conversation:
-            yield *NOTHING[:-1], listed(store, words, tab.conversation), *only(None)
-            return
+            return *NOTHING[:-1], listed(store, words, tab.conversation), *only(None)
         tab.open(found)
-        for update in follow(tab, listed(store, words, found)):
-            yield *update, *only(None)
+        settle(found)
+        return *at_rest(found, listed(store, words, found)), *only(None)
 
     def start_rename(tab: Tab) -> tuple[Any, ...]:
         return tab.conversation.title, *only("rename" if tab.conversation.id is not None else None)
@@ -222,9 +222,7 @@ def connect(sidebar: Sidebar, store: Store, tab: gr.State, shown: list[Any]) -> 
 
     opens: dict[str, Any] = private | {"concurrency_limit": None}
     sidebar.search.change(search, here, sidebar.listing, queue=False, **private)
-    sidebar.listing.input(
-        open_chat, [sidebar.listing, *here], [*shown, *panels], trigger_mode="multiple", **opens
-    )  # one that is followed would hold up the next
+    sidebar.listing.input(open_chat, [sidebar.listing, *here], [*shown, *panels], **opens)
     sidebar.rename.click(start_rename, tab, [sidebar.title, *panels], queue=False, **private)
     for event in (sidebar.save.click, sidebar.title.submit):
         event(rename, [sidebar.title, *here], [sidebar.listing, *panels], queue=False, **private)
@@ -236,18 +234,15 @@ def connect(sidebar: Sidebar, store: Store, tab: gr.State, shown: list[Any]) -> 
     sidebar.read.click(bring_in, [sidebar.text, *here], [*shown, sidebar.text, *panels], **opens)
 
 
-def follow(tab: Tab, listing: dict[str, Any]) -> Generator[Update, None, None]:
-    """A tab's conversation, and on while another tab writes a turn of it: at first with the list, then what is new."""
-    conversation = tab.conversation
-    if conversation.busy:
-        yield followed(conversation, listing)
-        listing = SKIP
-    while conversation.busy:
-        time.sleep(1 / RENDERS_PER_S)
-        if tab.conversation is not conversation:
+def settle(conversation: Conversation) -> None:
+    """Wait a moment for a running turn's end: of a tab that was reloaded, which its handler is told late.
+
+    A chat that another tab goes on writing is shown as far as it is written.
+    """
+    for _ in range(int(SETTLE_S / POLL_S)):
+        if not conversation.busy:
             return
-        yield running(conversation, conversation.turns[-1])
-    yield at_rest(conversation, listing)
+        time.sleep(POLL_S)
 
 
 def add_downloads(api: FastAPI, store: Store) -> None:

@@ -22,7 +22,6 @@ from apps.view import page_messages, status_line
 Update = tuple[Any, ...]
 """New values of the chatbot, the question box, the status line, the notice, *Answer now* and the list of chats."""
 
-_STOP: dict[str, Any] = {"submit_btn": False, "stop_btn": "Stop"}
 SKIP = gr.skip()
 NOTHING: Update = (SKIP,) * 6
 
@@ -73,18 +72,12 @@ def begun(conversation: Conversation, turn: Turn, listing: dict[str, Any]) -> Up
     messages = page_messages(conversation, time.monotonic())
     return (
         messages,
-        gr.update(value="", **_STOP),
+        gr.update(value="", submit_btn=False, stop_btn="Stop"),
         marked(status_line(turn), turn),
         notice(""),
         _answer_now(turn),
         listing,
     )
-
-
-def followed(conversation: Conversation, listing: dict[str, Any]) -> Update:
-    """A conversation whose last turn another tab is writing: the box has Stop, and what stands in it stays."""
-    shown, _, *others, _ = running(conversation, conversation.turns[-1])
-    return shown, gr.update(**_STOP), *others, listing
 
 
 def running(conversation: Conversation, turn: Turn) -> Update:

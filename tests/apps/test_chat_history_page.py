@@ -157,27 +157,6 @@ def test_a_reloaded_tab_opens_the_chat_that_it_had(browser: Browser, chat: str, 
         expect(page.locator("#chat .user-row")).to_have_count(0)
 
 
-def test_two_tabs_show_one_answer_while_it_is_written(browser: Browser, chat: str) -> None:
-    with opened(browser, chat) as page:
-        ask(page, "A long thought, please")
-        expect(thought(page)).to_contain_text("Step 2:")
-        other = page.context.new_page()
-        other.goto(page.url)
-        titles(other).first.click()
-        expect(thought(other)).to_contain_text("Step 4:")
-        expect(other.locator("#question .stop-button")).to_be_visible()
-        other.click("#new-chat")
-        expect(other.locator("#chat .user-row")).to_have_count(0)
-        expect(thought(page)).to_contain_text("Step 9:")
-        titles(other).first.click()
-        expect(thought(other)).to_contain_text("Step 11:")
-        other.click("#question .stop-button")
-        for tab in (page, other):
-            expect(last_row(tab)).to_contain_text("Stopped")
-            wait_until_done(tab)
-            expect(tab.locator("#chat .user-row")).to_have_count(1)
-
-
 def test_a_thought_that_goes_round_in_circles_is_told_and_can_be_ended(browser: Browser, chat: str) -> None:
     with opened(browser, chat) as page:
         ask(page, "Go round in circles")
