@@ -88,7 +88,7 @@ def read_chat_request(body: Mapping[str, Any], *, model: str, fresh_seed: int) -
     top_logprobs = _integer(body, "top_logprobs", 0, MOST_TOP_LOGPROBS, 0)
     read = tuple(_message(message, f"messages[{i}]") for i, message in enumerate(messages))
     schema = _schema(body.get("response_format"))
-    begun = _begun(messages, goes_on=_boolean(body, "continue_final_message"))
+    begun = _begun(messages, read[-1]["content"], goes_on=_boolean(body, "continue_final_message"))
     if begun and begun.answer and schema:
         raise ApiError("response_format must be free where an answer is to go on", param="response_format")
     return ChatRequest(
@@ -163,8 +163,8 @@ def _message(value: Any, place: str) -> Message:
     return {"role": role, "content": _encodable(content, place)}
 
 
-def _begun(messages: Sequence[Any], *, goes_on: bool) -> Begun | None:
-    """What the last message begins; the others have been read as messages.
+def _begun(messages: Sequence[Any], content: str, *, goes_on: bool) -> Begun | None:
+    """What the last message begins, whose content has been read.
 
     DeepSeek's and Mistral's mark is `prefix` in the message, vLLM's `continue_final_message` in the request
     (https://api-docs.deepseek.com/guides/chat_prefix_completion).
@@ -178,10 +178,9 @@ def _begun(messages: Sequence[Any], *, goes_on: bool) -> Begun | None:
     thoughts = [last[name] for name in REASONING_FIELDS if last.get(name) is not None]
     if not all(isinstance(thought, str) for thought in thoughts):
         raise ApiError(f"{' and '.join(REASONING_FIELDS)} must be strings", param="messages")
-    place = f"messages[{len(messages) - 1}]"
     return Begun(
-        reasoning=_encodable(thoughts[0] if thoughts else "", place),
-        answer=None if last.get("content") is None else _message(last, place)["content"],
+        reasoning=_encodable(thoughts[0] if thoughts else "", f"messages[{len(messages) - 1}]"),
+        answer=None if last.get("content") is None else content,
     )
 
 

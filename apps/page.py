@@ -162,7 +162,7 @@ def _run(
     conversation.busy = tab.is_writing = True
     tab.edited, trouble = None, ""
     is_listed = conversation.id is not None
-    if not turn.token_ids and not model.lock.locked():
+    if model.chat_format.opens_reasoning and not turn.token_ids and not model.lock.locked():
         turn.start(model.chat_format, time.monotonic())  # its thought is on the page from the beginning
     try:
         store.write(conversation, turn)
