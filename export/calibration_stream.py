@@ -66,6 +66,7 @@ class CalibrationStream:
         self._checkpoint = checkpoint
         self._layer_class: type[nn.Module] = type(model.model.layers[0])
         self._rotary: nn.Module = type(model.model.rotary_emb)(config=config)
+        self._norm: nn.Module = model.model.norm.to_empty(device="cpu")
         padded_texts = [padded(batch) for batch in batches_by_length(texts, BATCH_TOKENS)]
         self.states = HiddenStates(folder, [mask_BT for _, mask_BT in padded_texts], layers=layers)
         if not layers:
@@ -98,6 +99,19 @@ class CalibrationStream:
         gated = _Applied(partial(_gate, block.mlp), partial(_gate, reference.mlp), normed)
         yield quantize("mlp.down_proj", [block.mlp.down_proj], gated)
         self._add([block.mlp.down_proj, reference.mlp.down_proj], gated)
+
+    @torch.no_grad()
+    def quantize_head(self, layout: Layout) -> Iterator[QuantizedWeight]:
+        """Quantize the rows of the output head, some at a time, on what the last layer hands over."""
+        self._norm.load_state_dict({"weight": self._checkpoint.tensor("model.norm.weight")})
+        normed = _Applied(self._norm, self._norm, self.states)
+        slices = self._checkpoint.slices(self._checkpoint.head)
+        if self._method == "searched":
+            importance_K = importance(normed)
+            yield from (_searched(weight_NK, importance_K, layout) for weight_NK in slices)
+        else:
+            hessian_KK, drift_KK = moments(normed)
+            yield from (_fed_back(weight_NK, hessian_KK, weight_NK @ drift_KK, layout) for weight_NK in slices)
 
     def _load_layer(self, layer: int) -> Any:
         block = self._layer_class(self._config, layer_idx=layer)
@@ -163,16 +177,13 @@ def importance(inputs: Iterable[Batch]) -> Tensor:
     return total_K / count
 
 
-def _fed_back(weight_NK: Tensor, inputs: Iterable[Batch], layout: Layout) -> QuantizedWeight:
-    hessian_KK, drift_KK = moments(inputs)
-    missed_NK = weight_NK @ drift_KK
-    del drift_KK  # as large as the solver's own matrices
+def _fed_back(weight_NK: Tensor, hessian_KK: Tensor, missed_NK: Tensor, layout: Layout) -> QuantizedWeight:
     weight_NK = aimed(weight_NK, hessian_KK, missed_NK)
     return quantize_with_feedback(weight_NK, hessian_KK, bits=layout.bits, block_size=layout.block_size)
 
 
-def _searched(weight_NK: Tensor, inputs: Iterable[Batch], layout: Layout) -> QuantizedWeight:
-    return quantize_by_importance(weight_NK, importance(inputs), bits=layout.bits, block_size=layout.block_size)
+def _searched(weight_NK: Tensor, importance_K: Tensor, layout: Layout) -> QuantizedWeight:
+    return quantize_by_importance(weight_NK, importance_K, bits=layout.bits, block_size=layout.block_size)
 
 
 def _quantize_together(
@@ -180,7 +191,14 @@ def _quantize_together(
 ) -> QuantizedWeight:
     """Quantize the rows of linears that share an input as one matrix, and put the rounded weights into them."""
     weight_NK = torch.cat([linear.weight for linear in linears])
-    quantized = (_fed_back if method == "gptq" else _searched)(weight_NK, inputs, layout)
+    if method == "searched":
+        quantized = _searched(weight_NK, importance(inputs), layout)
+    else:
+        hessian_KK, drift_KK = moments(inputs)
+        missed_NK = weight_NK @ drift_KK
+        del drift_KK  # as large as the solver's own matrices
+        quantized = _fed_back(weight_NK, hessian_KK, missed_NK, layout)
+        del hessian_KK
     rounded_NK = torch.from_numpy(dequantize(quantized))
     sizes = [len(linear.weight) for linear in linears]
     for linear, rows_NK in zip(linears, torch.split(rounded_NK, sizes), strict=True):

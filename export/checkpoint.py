@@ -61,6 +61,11 @@ class Checkpoint:
         for name in sorted(self.adapter.targets) if self.adapter else ():
             self._check_target(name)
 
+    @property
+    def head(self) -> str:
+        """The tensor that the output head is."""
+        return EMBEDDING if self.config.tie_word_embeddings else LM_HEAD
+
     def slices(self, name: str) -> Iterator[torch.Tensor]:
         """Read one tensor by some rows at a time, as float32.
 

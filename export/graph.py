@@ -50,7 +50,7 @@ def build_graph(
     With `cache_scales` the cache is int8: for each layer's `N.key` and `N.value` a step of every channel, [G·A].
     """
     graph = Nodes(weights, vectors)
-    head = EMBEDDING if config.tie_word_embeddings else LM_HEAD
+    head = LM_HEAD if LM_HEAD in weights else EMBEDDING
     positions = attended_positions(graph, config)
     cache = int8_cache(graph, cache_scales) if cache_scales else None
     residual_BTD = graph.gather(EMBEDDING, "input_ids")

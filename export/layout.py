@@ -23,8 +23,12 @@ class Layout:
     """Weights that share a scale; 0 for floats, which have none."""
 
 
-def layouts(config: ModelConfig, *, bits: int, block_size: int, head_bits: int) -> dict[str, Layout]:
-    """Each stored matrix by its name: `bits`, the output head `head_bits`, which a tied embedding shares.
+def layouts(
+    config: ModelConfig, *, bits: int, block_size: int, head_bits: int, has_own_head: bool = False
+) -> dict[str, Layout]:
+    """Each stored matrix by its name: `bits`, the output head `head_bits`.
+
+    A tied embedding and head are one matrix, unless `has_own_head` stores them apart.
 
     A matrix of codes whose rows are no multiple of `block_size` gets the next smaller one of `BLOCK_SIZES` that divides
     them. Raises `InputError` where none does.
@@ -36,9 +40,9 @@ def layouts(config: ModelConfig, *, bits: int, block_size: int, head_bits: int) 
         for layer in range(config.num_hidden_layers)
         for module in MATRICES
     }
-    tied = config.tie_word_embeddings
-    chosen[EMBEDDING] = _layout("embed_tokens", hidden, head_bits if tied else bits, block_size)
-    if not tied:
+    shared = config.tie_word_embeddings and not has_own_head
+    chosen[EMBEDDING] = _layout("embed_tokens", hidden, head_bits if shared else bits, block_size)
+    if not shared:
         chosen[LM_HEAD] = _layout("lm_head", hidden, head_bits, block_size)
     return chosen
 

@@ -42,25 +42,26 @@ def parts(
     texts: CalibrationTexts,
     journal: Journal,
 ) -> Iterator[tuple[str, Iterator[Matrix]]]:
-    """The embedding, the head and each layer, without those that are finished, with their matrices."""
-    finished = set(journal.finished)
-    for name in _ends(checkpoint):
-        if name not in finished:
-            yield name, iter([nearest(checkpoint, name, chosen[name])])
+    """The embedding, each layer and the head, without those that are finished, with their matrices."""
     layers = range(checkpoint.config.num_hidden_layers)
-    first = sum(_layer(layer) in finished for layer in layers)
-    if method != "nearest" and first < len(layers):
+    whole = [EMBEDDING, *map(_layer, layers), *([LM_HEAD] if LM_HEAD in chosen else [])]
+    left = whole[len(journal.finished) :]
+    if left[:1] == [EMBEDDING]:
+        yield EMBEDDING, iter([nearest(checkpoint, EMBEDDING, chosen[EMBEDDING])])
+    first = sum(_layer(layer) not in left for layer in layers)
+    if method == "nearest":
+        for layer in layers[first:]:
+            yield _layer(layer), _nearest_layer(checkpoint, chosen, layer)
+        if LM_HEAD in left:
+            yield LM_HEAD, iter([nearest(checkpoint, LM_HEAD, chosen[LM_HEAD])])
+    elif left:
         calibration = [text.prompt + text.completion for text in texts.calibration]
         stream = CalibrationStream(checkpoint, calibration, chosen[EMBEDDING], method, journal.folder, layers=first)
         for layer in layers[first:]:
             yield _layer(layer), _calibrated_layer(stream, chosen, layer)
-    else:
-        for layer in layers[first:]:
-            yield _layer(layer), _nearest_layer(checkpoint, chosen, layer)
-
-
-def _ends(checkpoint: Checkpoint) -> tuple[str, ...]:
-    return (EMBEDDING,) if checkpoint.config.tie_word_embeddings else (EMBEDDING, LM_HEAD)
+        if LM_HEAD in left:
+            rows, _ = checkpoint.shapes[checkpoint.head]
+            yield LM_HEAD, iter([(LM_HEAD, rows, stream.quantize_head(chosen[LM_HEAD]))])
 
 
 def _calibrated_layer(stream: CalibrationStream, chosen: Mapping[str, Layout], layer: int) -> Iterator[Matrix]:
@@ -77,7 +78,7 @@ def _nearest_layer(checkpoint: Checkpoint, chosen: Mapping[str, Layout], layer: 
 
 def nearest(checkpoint: Checkpoint, name: str, layout: Layout) -> Matrix:
     """A stored matrix, rounded a slice of rows at a time."""
-    sources = checkpoint_names(name)
+    sources = [checkpoint.head] if name == LM_HEAD else checkpoint_names(name)
     rows = sum(checkpoint.shapes[source][0] for source in sources)
     slices = (values_NK.numpy() for source in sources for values_NK in checkpoint.slices(source))
     return (
@@ -99,9 +100,11 @@ def _layer(layer: int) -> str:
     return f"model.layers.{layer}"
 
 
-def part_bytes(checkpoint: Checkpoint) -> dict[str, int]:
-    """Bytes that each part takes in the checkpoint."""
-    sizes = {name: checkpoint.size_bytes(name) for name in _ends(checkpoint)}
+def part_bytes(checkpoint: Checkpoint, chosen: Mapping[str, Layout]) -> dict[str, int]:
+    """Bytes of the checkpoint that each part is made of."""
+    sizes = {EMBEDDING: checkpoint.size_bytes(EMBEDDING)}
+    if LM_HEAD in chosen:
+        sizes[LM_HEAD] = checkpoint.size_bytes(checkpoint.head)
     for layer in range(checkpoint.config.num_hidden_layers):
         names = [name for name in checkpoint.shapes if name.startswith(f"{_layer(layer)}.")]
         sizes[_layer(layer)] = sum(map(checkpoint.size_bytes, names))

@@ -43,7 +43,8 @@ from toolkit.progress import Progress
 from toolkit.records import read_records, write_records
 
 Preset = Literal["balanced", "best", "fast", "quick"]
-"""balanced: large blocks and an int8 head. best: smaller blocks. fast: an int4 head. quick: not calibrated."""
+"""balanced: large blocks. best: smaller ones and an int8 head. fast: balanced with the bytes of a tied head once. quick:
+not calibrated."""
 BLOCK_SIZE: dict[Preset, int] = {"balanced": 256, "best": 64, "fast": 256, "quick": 32}
 INT8_CACHED: tuple[Preset, ...] = ("balanced", "fast")
 WeightType = Literal["int8", "fp16", "fp32"]
@@ -80,10 +81,15 @@ class ExportConfig:
     block_size: int
     """Of every matrix of codes whose rows it divides; others get a smaller one."""
     head_bits: int
-    """Of the output head, and of the embedding where the two are tied; everything else has `bits`.
+    """Of the output head, and of the embedding where the two are one matrix; everything else has `bits`.
 
-    8 costs a tied 135M model 14 MB (0.11 bytes a parameter). Rounded to 4 bits, head and embedding alone lost twice as
-    much as all calibrated layers together (mean KL 0.033 against 0.017), at 8 bits next to nothing (0.0001).
+    Rounded to nearest, 8 bits lose next to nothing and 4 more than all calibrated layers together; with error feedback 4
+    bits lose a tenth of what the layers do (docs/int4.md).
+    """
+    has_own_head: bool
+    """Whether a tied head is stored beside the embedding, so that it can be calibrated: an embedding's rows are looked
+    up and cannot be aimed at the head's inputs. Two matrices of 4 bits take the bytes of a shared one of 8, of which a
+    step reads half. Not where a size is asked for.
     """
     max_bytes: int
     bits_per_weight: float
@@ -137,6 +143,7 @@ def int4_config(
     if preset == "quick" or (preset == "balanced" and traces is None and method is None):
         preset, traces = "quick", None if method is None else traces
     method = method or ("nearest" if preset == "quick" else "gptq")
+    has_own_head = preset == "balanced" and method == "gptq"
     return ExportConfig(
         source=source,
         adapter=adapter,
@@ -147,7 +154,8 @@ def int4_config(
         calibration_tokens=CALIBRATION_TOKENS,
         bits=4,
         block_size=BLOCK_SIZE[preset],
-        head_bits=4 if preset == "fast" else 8,
+        head_bits=4 if preset == "fast" or has_own_head else 8,
+        has_own_head=has_own_head,
         max_bytes=max_bytes,
         bits_per_weight=bits_per_weight,
         tune=tune,
@@ -176,6 +184,7 @@ def nearest_config(
         bits=bits,
         block_size=INT8_BLOCK_SIZE,
         head_bits=bits,
+        has_own_head=False,
         max_bytes=0,
         bits_per_weight=0.0,
         tune=False,
@@ -195,7 +204,13 @@ def export_model(config: ExportConfig) -> dict[str, Any]:
     `FolderConflict` where `out` holds something else. Whatever is raised, nothing is left under the final name.
     """
     checkpoint = Checkpoint(config.source, config.adapter)
-    chosen = layouts(checkpoint.config, bits=config.bits, block_size=config.block_size, head_bits=config.head_bits)
+    chosen = layouts(
+        checkpoint.config,
+        bits=config.bits,
+        block_size=config.block_size,
+        head_bits=config.head_bits,
+        has_own_head=config.has_own_head and not config.is_sized,
+    )
     _check_memory(checkpoint, config)
     stage = _stage(config)
     if runs.is_complete(config.out, stage):
@@ -231,7 +246,7 @@ def _write_model(
 ) -> None:
     write_package(config.source, config.chat_folder, folder, checkpoint.config)
     norms = vectors(checkpoint)
-    sizes = part_bytes(checkpoint)
+    sizes = part_bytes(checkpoint, chosen)
     done = sum(sizes[name] for name in journal.finished)
     label = f"export ({config.method})"
     with (

@@ -26,6 +26,7 @@ from torch.nn.utils import parametrize
 from transformers import PreTrainedModel
 
 from export.calibration import Text, batches_by_length, padded
+from export.checkpoint import LM_HEAD
 from export.matrices import checkpoint_names
 from export.quantize import Floats, Halves, QuantizedWeight, Weight, dequantize
 from toolkit.progress import Progress
@@ -81,6 +82,8 @@ def quantized_model(model: PreTrainedModel, weights: Mapping[str, Weight]) -> Pr
     student = type(model)(model.config).eval()
     student.load_state_dict(model.state_dict())
     student.requires_grad_(False)
+    if LM_HEAD in weights:
+        student.lm_head.weight = nn.Parameter(student.lm_head.weight.clone(), requires_grad=False)
     for name, weight in weights.items():
         row = 0
         for source in checkpoint_names(name):

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from export.calibration_stream import DRIFT_DAMPING, Calibrated, CalibrationStream, aimed, importance, moments
 from export.checkpoint import MATRICES, Checkpoint
+from export.gptq import quantize_with_feedback
 from export.hidden_states import Batch
 from export.layout import Layout, layouts
 from export.quantize import dequantize, quantize_nearest
+from export.search import quantize_by_importance
 
 
 def test_moments_leave_padding_out() -> None:
@@ -58,7 +61,7 @@ def test_importance_is_the_diagonal_of_the_second_moment() -> None:
 
 @pytest.mark.parametrize("method", get_args(Calibrated))
 def test_the_streams_carry_what_the_quantized_and_the_float_layers_say(
-    checkpoint_folder: Path, method: Calibrated, tmp_path: Path
+    checkpoint_folder: Path, method: Calibrated, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After both layers they must equal the hidden states of transformers' model, with rounded weights and without."""
     from transformers import AutoModelForCausalLM
@@ -85,12 +88,48 @@ def test_the_streams_carry_what_the_quantized_and_the_float_layers_say(
         real = batch.mask_BT[row]
         for hidden_BTD, network in ((batch.quantized_BTK, model), (batch.float_BTK, reference)):
             torch.testing.assert_close(hidden_BTD[row][real], _last_hidden(network, text), rtol=1e-3, atol=1e-4)
+    assert_head_is_fitted_to_what_the_norm_says(stream, method, model, reference, texts, monkeypatch)
 
 
-def _last_hidden(model: torch.nn.Module, text: list[int]) -> Tensor:
+def assert_head_is_fitted_to_what_the_norm_says(
+    stream: CalibrationStream,
+    method: Calibrated,
+    model: Any,
+    reference: Any,
+    texts: list[list[int]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its rows come in pieces, and are those of the whole matrix on what transformers' models hand to it."""
+    layout = Layout(bits=4, block_size=32)
+    float_VD = reference.lm_head.weight.detach()
+    monkeypatch.setattr("export.checkpoint.SLICE_WEIGHTS", 40 * float_VD.shape[1])
+    pieces = list(stream.quantize_head(layout))
+    assert len(pieces) == -(-len(float_VD) // 40)
+    batch = Batch(
+        quantized_BTK=torch.cat([_normed(model, text) for text in texts])[None],
+        float_BTK=torch.cat([_normed(reference, text) for text in texts])[None],
+        mask_BT=torch.ones(1, sum(map(len, texts)), dtype=torch.bool),
+    )
+    hessian_KK, drift_KK = moments([batch])
+    if method == "searched":
+        whole = quantize_by_importance(float_VD, importance([batch]), bits=4, block_size=32)
+    else:
+        target_VD = aimed(float_VD, hessian_KK, float_VD @ drift_KK)
+        whole = quantize_with_feedback(target_VD, hessian_KK, bits=4, block_size=32)
+    same = np.concatenate([piece.codes for piece in pieces]) == whole.codes
+    assert same.mean() > 0.98, "but for the order of sums"
+
+
+def _normed(model: Any, text: list[int]) -> Tensor:
+    """What the head gets."""
+    normed_TD: Tensor = model.model.norm(_last_hidden(model, text)).detach()
+    return normed_TD
+
+
+def _last_hidden(model: Any, text: list[int]) -> Tensor:
     """What reaches the last norm."""
     captured: list[Tensor] = []
-    hook = model.model.norm.register_forward_pre_hook(lambda module, arguments: captured.append(arguments[0].detach()))  # type: ignore[union-attr]
+    hook = model.model.norm.register_forward_pre_hook(lambda module, arguments: captured.append(arguments[0].detach()))
     model(torch.tensor([text]))
     hook.remove()
     return captured[0][0]

@@ -57,8 +57,8 @@ def test_the_same_export_again_changes_nothing_and_another_is_refused(
     before = (config.out / "model.onnx").stat().st_mtime_ns
     assert export_model(config) == manifest
     assert (config.out / "model.onnx").stat().st_mtime_ns == before
-    with pytest.raises(FolderConflict, match=r"head_bits \(8\) must equal this run's \(4\)"):
-        export_model(replace(config, head_bits=4))
+    with pytest.raises(FolderConflict, match=r"head_bits \(4\) must equal this run's \(8\)"):
+        export_model(replace(config, head_bits=8))
 
 
 def test_exports_of_the_same_inputs_are_equal_bytes(
@@ -78,14 +78,32 @@ def test_without_traces_the_default_rounds_to_nearest(tiny_student: Path, tmp_pa
         replace(plain, method="gptq")
 
 
-def test_embedding_and_head_share_one_range_of_the_file(config: ExportConfig, manifest: dict[str, Any]) -> None:
+def test_a_calibrated_head_lies_beside_the_embedding_that_it_is_tied_to(
+    config: ExportConfig, manifest: dict[str, Any]
+) -> None:
+    entries = _external(config.out)
+    assert config.has_own_head
+    rows, codes = entries["model.embed_tokens.weight.rows"], entries["lm_head.weight.codes"]
+    assert rows["length"] == codes["length"] and rows["offset"] != codes["offset"]
+    assert "model.embed_tokens.weight.codes" not in entries
+    size = manifest["measured"]["bytes"]
+    assert manifest["measured"]["step_bytes"] < size - int(rows["length"]), "a step does not read the embedding"
+
+
+def test_a_head_that_is_not_calibrated_shares_the_range_of_its_embedding(config: ExportConfig, tmp_path: Path) -> None:
+    fast = int4_config(config.source, tmp_path / "fast", preset="fast", calibration=config.calibration)
+    export_model(replace(fast, bounds=None))
+    entries = _external(fast.out)
+    assert entries["model.embed_tokens.weight.rows"] == entries["model.embed_tokens.weight.codes"]
+    assert {entry["location"] for entry in entries.values()} == {"model.onnx.data"}
+
+
+def _external(folder: Path) -> dict[str, dict[str, str]]:
+    """Where each large initializer lies."""
     import onnx
 
-    graph = onnx.load(config.out / "model.onnx", load_external_data=False).graph
-    entries = {t.name: {e.key: e.value for e in t.external_data} for t in graph.initializer if t.external_data}
-    rows, codes = entries["model.embed_tokens.weight.rows"], entries["model.embed_tokens.weight.codes"]
-    assert rows == codes
-    assert {entry["location"] for entry in entries.values()} == {"model.onnx.data"}
+    graph = onnx.load(folder / "model.onnx", load_external_data=False).graph
+    return {t.name: {e.key: e.value for e in t.external_data} for t in graph.initializer if t.external_data}
 
 
 @pytest.mark.parametrize("bounds", [Bounds(max_mean_kl=1e-9, min_top1=0.0), Bounds(max_mean_kl=9.0, min_top1=1.1)])
