@@ -17,7 +17,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from export.calibration import read_texts
-from export.checkpoint import Checkpoint
+from export.checkpoint import LM_HEAD, Checkpoint
 from export.journal import FOLDER
 from export.layout import layouts
 from export.matrices import checkpoint_names
@@ -84,10 +84,12 @@ def test_before_its_first_step_a_model_says_what_its_weights_say(checkpoint_fold
     model = AutoModelForCausalLM.from_pretrained(checkpoint_folder, dtype=torch.float32)
     checkpoint = Checkpoint(checkpoint_folder, None)
     weights: dict[str, Weight] = {}
-    for name, layout in layouts(checkpoint.config, bits=4, block_size=32, head_bits=8).items():
-        values_NK = np.concatenate([checkpoint.array(source) for source in checkpoint_names(name)])
+    for name, layout in layouts(checkpoint.config, bits=4, block_size=32, head_bits=8, has_own_head=True).items():
+        sources = [checkpoint.head] if name == LM_HEAD else checkpoint_names(name)
+        values_NK = np.concatenate([checkpoint.array(source) for source in sources])
         weights[name] = quantize_nearest(values_NK, bits=layout.bits, block_size=layout.block_size)
     student = quantized_model(model, weights)
+    model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.clone())
     with torch.no_grad():
         for name, weight in weights.items():
             targets = [model.get_parameter(source) for source in checkpoint_names(name)]
