@@ -35,6 +35,7 @@ SPIN_US = "200"
 """How long a thread without work looks for some before it sleeps: longer than the gap between two nodes of a step, shorter
 than that between two steps, through which onnxruntime's own threads spin (docs/int4.md has what each costs)."""
 ERRORS_ONLY = 3
+RELEASE = {"memory.enable_memory_arena_shrinkage": "cpu:0"}
 PACKED_FILE, PACKED_DATA = "model.onnx", "model.onnx.data"
 PACKING = {
     "session.save_external_prepacked_constant_initializers": "1",
@@ -47,6 +48,14 @@ def open_session(model_path: Path, *, threads: int, prepacked: bool) -> ort.Infe
     """Raises `InputError` where onnxruntime does not open the model, or its external data is unsafe."""
     check_external_data(model_path)
     return (_open_packed(model_path, threads) if prepacked else None) or _open(model_path, _options(threads))
+
+
+def releasing() -> ort.RunOptions:
+    """Options of a run that gives back what earlier ones worked in and it does not need."""
+    options = ort.RunOptions()
+    for name, value in RELEASE.items():
+        options.add_run_config_entry(name, value)
+    return options
 
 
 def packed_folder(model_path: Path) -> Path:

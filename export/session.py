@@ -4,7 +4,8 @@
                        row b holds lengths_B[b] positions from the left; what lies right of them is stale
 
 One allocation serves as past and as present, so a step writes its new column in place and copies nothing. Its room
-doubles when it is full: a long context costs memory only as far as it is used.
+grows by an eighth when it is full: a long context costs memory only as far as it is used.
+What onnxruntime works in while it reads prompts, many tokens at once, goes back to the system with the first step behind.
 Prompts are read row by row, so rows of different lengths need no padding; steps run all rows at once. Rows that come
 and go at different times (`open`, `read`, `swap`, `drop`) lie so that those which are stepped are the first ones.
 
@@ -30,7 +31,7 @@ from numpy.typing import NDArray
 
 from export.machine import machine_key
 from export.model_config import read_model_config
-from export.onnx_session import open_session
+from export.onnx_session import open_session, releasing
 from export.prefix_cache import CacheShape, PrefixCache, common_prefix, forget_all
 from toolkit.errors import InputError
 from toolkit.models import cache_folder
@@ -116,6 +117,9 @@ class OnnxDecoder:
         self._lengths_B: Ints = np.zeros(0, dtype=np.int64)
         self._binding: ort.IOBinding | None = None
         self._binding_rows = (0, 0)
+        self._releasing = releasing()
+        self._has_read = False
+        """Whether a prompt was read since memory was given back."""
         self._keeps_prefix = keeps_prefix
         self._held: list[int] = []
         """The tokens whose keys and values the cache's only row holds; empty where it has several rows."""
@@ -136,7 +140,7 @@ class OnnxDecoder:
             raise InputError(
                 f"the prompt ({longest} tokens) must fit the model's context ({self.max_length}); shorten it"
             )
-        self._places = []
+        self._places, self._has_read = [], True
         kept = common_prefix(self._held, prompts[0][:-1]) if self._keeps_prefix and len(prompts) == 1 else 0
         self._make_room(len(prompts), longest, used=kept)
         self._whole = min(self._whole, kept - kept % PROMPT_CHUNK)
@@ -166,7 +170,7 @@ class OnnxDecoder:
         end = kept + PROMPT_CHUNK
         if not self._keeps_prefix or end >= len(prompt) or len(prompt) > self.max_length:
             return False
-        self._places = []
+        self._places, self._has_read = [], True
         self._make_room(1, end, used=kept)
         self._whole = min(self._whole, kept - kept % PROMPT_CHUNK)
         self._lengths_B = np.array([end])
@@ -189,8 +193,10 @@ class OnnxDecoder:
             place.tokens.append(int(token))
         if self._held:
             self._held.append(int(tokens_B[0]))
-        logits_BTV = self._run(np.ascontiguousarray(tokens_B, dtype=np.int64)[:, None], lengths_B, 0, wanted=1)
-        return logits_BTV[:, 0]
+        tokens_B1 = np.ascontiguousarray(tokens_B, dtype=np.int64)[:, None]
+        releases = self._has_read and len(tokens_B) == len(self._lengths_B)
+        self._has_read = self._has_read and not releases
+        return self._run(tokens_B1, lengths_B, 0, wanted=1, releases=releases)[:, 0]
 
     def open(self, prompt: Sequence[int]) -> int:
         """Add a last row for a prompt; returns how many of its tokens it holds already, which a dropped row has left.
@@ -218,6 +224,7 @@ class OnnxDecoder:
         self._make_room(len(self._places), length, used=self._used())
         self._lengths_B[row] = length
         self._places[row].tokens += tokens_T
+        self._has_read = True
         logits_V: Floats = self._run(np.array([tokens_T], dtype=np.int64), np.array([length]), row, wanted=1)[0, 0]
         return logits_V
 
@@ -322,10 +329,10 @@ class OnnxDecoder:
             self._cache[name] = _own_pages(shape, old.dtype)
             self._cache[name][:has_rows, :, :used] = old[:, :, :used]
 
-    def _run(self, tokens_BT: Ints, lengths_B: Ints, first_row: int, *, wanted: int) -> Floats:
+    def _run(self, tokens_BT: Ints, lengths_B: Ints, first_row: int, *, wanted: int, releases: bool = False) -> Floats:
         """Run new tokens of the rows from `first_row` on, whose lengths include them.
 
-        Returns logits_BTV after the last `wanted` tokens.
+        `releases`: memory goes back to the system. Returns logits_BTV after the last `wanted` tokens.
         """
         rows = len(tokens_BT)
         logits_from = np.array([-wanted])
@@ -336,7 +343,7 @@ class OnnxDecoder:
         _bind_input(binding, "attention_mask", mask_BS)
         _bind_input(binding, LOGITS_FROM, logits_from)
         _bind_output(binding, "logits", logits_BTV)
-        self._session.run_with_iobinding(binding)
+        self._session.run_with_iobinding(binding, self._releasing if releases else None)
         return logits_BTV
 
     def _bound_cache(self, first_row: int, rows: int) -> ort.IOBinding:

@@ -37,7 +37,7 @@ def chunks_read(decoder: OnnxDecoder, prompt: list[int]) -> int:
     """How many runs of the model it takes to start with a prompt."""
     runs = []
     run = decoder._session.run_with_iobinding
-    decoder._session.run_with_iobinding = lambda binding: runs.append(run(binding))
+    decoder._session.run_with_iobinding = lambda *given: runs.append(run(*given))
     decoder.start([prompt])
     decoder._session.run_with_iobinding = run
     return len(runs)

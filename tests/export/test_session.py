@@ -10,11 +10,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 
 from export.parity import Bounds
 from export.pipeline import export_model, int4_config
+from export.random_model import write_random
 from export.session import PROMPT_CHUNK, SMALLEST_ROOM, OnnxDecoder, physical_cores
+from export.shapes import SMOLLM2_1_7B
 from toolkit.errors import InputError
 from toolkit.generate import GREEDY, complete
 
@@ -82,7 +85,7 @@ def test_kept_prefix_is_not_computed_again_and_says_the_same(exported: Path, dec
             np.testing.assert_allclose(chat.step(np.array([token])), decoder.step(np.array([token])), atol=0.02)
     read = []
     run = chat._session.run_with_iobinding
-    chat._session.run_with_iobinding = lambda binding: read.append(run(binding))
+    chat._session.run_with_iobinding = lambda *given: read.append(run(*given))
     chat.start([[*first, *end, 5, 9, *other]])
     assert len(read) == 1, "what is left of the prompt fits one chunk, the whole takes two"
 
@@ -95,7 +98,7 @@ def test_what_is_read_ahead_is_not_read_again_and_says_the_same_bit_for_bit(
     assert [chat.read_ahead(prompt) for _ in range(3)] == [True, True, False]
     read = []
     run = chat._session.run_with_iobinding
-    chat._session.run_with_iobinding = lambda binding: read.append(run(binding))
+    chat._session.run_with_iobinding = lambda *given: read.append(run(*given))
     np.testing.assert_array_equal(chat.start([prompt]), decoder.start([prompt]))
     assert len(read) == 1, "what is left of the prompt fits one chunk"
     assert not decoder.read_ahead(prompt), "a decoder that forgets at each start has no use for it"
@@ -227,3 +230,17 @@ def test_a_damaged_graph_and_a_folder_without_one_are_refused(copied: Path, tiny
         OnnxDecoder(copied)
     with pytest.raises(InputError, match=r"model\.onnx must exist; make the folder with: toolkit export"):
         OnnxDecoder(tiny_student)
+
+
+def test_the_first_step_gives_back_what_a_prompt_was_read_in(tmp_path: Path) -> None:
+    wide = SMOLLM2_1_7B | {"hidden_size": 256, "num_attention_heads": 4, "num_key_value_heads": 4}
+    wide |= {"intermediate_size": 32768, "num_hidden_layers": 1}
+    write_random(wide, tmp_path / "source")
+    config = int4_config(tmp_path / "source", tmp_path / "int4", preset="quick")
+    export_model(replace(config, bounds=None))
+    decoder = OnnxDecoder(tmp_path / "int4")
+    decoder.start(prompts(PROMPT_CHUNK))
+    read = psutil.Process().memory_info().rss
+    decoder.step(np.array([5]))
+    gate_and_up = 4 * PROMPT_CHUNK * 2 * 32768
+    assert read - psutil.Process().memory_info().rss > gate_and_up
