@@ -12,9 +12,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from toolkit.chat_format import Message
 from toolkit.endpoint import REASONING_FIELDS
 from toolkit.generate import Sampling
+from toolkit.records import Message
 
 NO_LIMIT = 2**31
 """Tokens of an answer that only the context bounds."""

@@ -15,7 +15,8 @@ from functools import lru_cache
 from html import escape
 
 from apps.conversation import LEAST_ROOM
-from toolkit.chat_format import ChatFormat, Message
+from toolkit.chat_format import ChatFormat
+from toolkit.records import Message
 
 RESERVE_SHARE = 4
 """A model's turn is promised a quarter of the context, or the maximum of tokens where that is less."""

@@ -22,9 +22,10 @@ from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from toolkit.chat_format import ChatFormat, Delta, Message, split_completion
+from toolkit.chat_format import ChatFormat, Delta, split_completion
 from toolkit.errors import InputError
 from toolkit.generate import WAITING, Decoder, Sampling, Speaker, Token, TurnReader, stream
+from toolkit.records import Message
 
 State = Literal["waiting", "thinking", "answering", "done", "stopped"]
 
@@ -221,6 +222,10 @@ class Conversation:
         earlier = self.turns if before is None else self.turns[: self.turns.index(before)]
         return self._sent(question, earlier[self.left_out :])
 
+    def history(self, turn: Turn) -> list[Message]:
+        """What was said before a turn's question, on the path or off it, as far as the model was sent it."""
+        return self._sent("", _path_to(turn)[self.left_out : -1])[:-1]
+
     def _sent(self, question: str, turns: Sequence[Turn]) -> list[Message]:
         sent: list[Message] = [{"role": "system", "content": self.system}] if self.system.strip() else []
         for turn in turns:
@@ -289,9 +294,7 @@ class Conversation:
 
     def show(self, turn: Turn) -> None:
         """Lay the path through a turn, and on from it through the newest ones."""
-        path = [turn]
-        while path[0].parent is not None:
-            path.insert(0, path[0].parent)
+        path = _path_to(turn)
         while following := [later for later in self.all_turns if later.parent is path[-1]]:
             path.append(following[-1])
         self.turns = path
@@ -303,6 +306,14 @@ class Conversation:
         self.turns.append(turn)
         self.all_turns.append(turn)
         return turn
+
+
+def _path_to(turn: Turn) -> list[Turn]:
+    """The turn below those that it follows, oldest first."""
+    path = [turn]
+    while path[0].parent is not None:
+        path.insert(0, path[0].parent)
+    return path
 
 
 class Pace:

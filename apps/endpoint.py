@@ -13,11 +13,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from tokenizers import AddedToken, Tokenizer, decoders, models
 
 from apps.model import Model
-from toolkit.chat_format import CLOSE, OPEN, ChatFormat, Completion, Message, split_completion
+from toolkit.chat_format import CLOSE, OPEN, ChatFormat, Completion, split_completion
 from toolkit.endpoint import PREFIX, REASONING_FIELDS, Chunk, Place, locate, stream_chat
 from toolkit.errors import InputError
 from toolkit.generate import WAITING, Sampling, Token
-from toolkit.records import FinishReason
+from toolkit.records import FinishReason, Message
 
 POLL_S = 0.1
 USUAL_CONTEXT = 131_072

@@ -4,8 +4,8 @@
     folder/traces.jsonl      what the model thought, and that answer
 
 `toolkit distill --traces folder/traces.jsonl` reads both and grades each trace against its reference again. A question
-whose answer is corrected later gets the new reference, so that the old trace is graded wrong and leaves. Only a chat's
-first question without a system prompt can be a problem: a later one means nothing without the turns before it.
+whose answer is corrected later gets the new reference, so that the old trace is graded wrong and leaves. A later question
+keeps what was said before it, and the system prompt: the student is trained on the conversation as it was.
 """
 
 from __future__ import annotations
@@ -33,19 +33,17 @@ def turn_of_message(conversation: Conversation, index: int) -> Turn:
     raise InputError(f"message {index + 1} must be one of the conversation's {messages}; open the chat again")
 
 
-def keep(folder: Path, turn: Turn, *, system: str, teacher: str, answer: str, reasoning: str) -> Trace:
-    """Append a turn, asked under a system prompt, with the given answer and reasoning; returns the trace.
+def keep(folder: Path, conversation: Conversation, turn: Turn, *, teacher: str, answer: str, reasoning: str) -> Trace:
+    """Append a turn of the conversation with the given answer and reasoning; returns the trace.
 
-    Raises `InputError` where the turn cannot be a problem, or the folder cannot be written.
+    Raises `InputError` where the answer is empty, or the folder cannot be written.
     """
-    if turn.parent or system.strip():
-        why = "a later one" if turn.parent else "a question under a system prompt"
-        raise InputError(f"feedback must be to the first question of a chat without a system prompt, not to {why}")
     if not answer.strip():
         raise InputError("an answer that is kept must not be empty; write the answer that you want")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        problem = Problem.create(family=FAMILY, question=turn.question, answer=answer.strip())
+        history = conversation.history(turn)
+        problem = Problem.create(family=FAMILY, question=turn.question, answer=answer.strip(), history=history)
         _set_problem(folder / PROBLEMS, problem)
         trace = _trace(turn, problem, _samples(folder / TRACES, problem), teacher, answer.strip(), reasoning.strip())
         with AppendLog(folder / TRACES) as traces:
@@ -81,5 +79,5 @@ def _trace(turn: Turn, problem: Problem, sample: int, teacher: str, answer: str,
         reasoning_tokens=turn.reasoning_tokens,
         completion_tokens=len(turn.token_ids),
         teacher=f"feedback@{teacher}",
-        request_hash=content_hash(f"{teacher}\n{turn.question}\n{reasoning}\n{answer}\n{sample}"),
+        request_hash=content_hash(f"{teacher}\n{problem.transcript}\n{reasoning}\n{answer}\n{sample}"),
     )

@@ -64,8 +64,7 @@ class FeedbackPanel:
             return gr.update(value=harmless(str(error)), visible=True), *(gr.skip(),) * 3
 
     def _keep(self, tab: Tab, turn: Turn, answer: str, thought: str) -> Update:
-        system = tab.conversation.system
-        keep(self._folder, turn, system=system, teacher=self._teacher, answer=answer, reasoning=thought)
+        keep(self._folder, tab.conversation, turn, teacher=self._teacher, answer=answer, reasoning=thought)
         return _noted(f"Kept in {self._folder / TRACES}: `toolkit distill --traces` takes it.")
 
 

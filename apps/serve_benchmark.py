@@ -26,10 +26,11 @@ import httpx2
 import psutil
 
 from export.session import OnnxDecoder
-from toolkit.chat_format import ChatFormat, Message
+from toolkit.chat_format import ChatFormat
 from toolkit.ledger import markdown_table
 from toolkit.progress import Progress
 from toolkit.readme import fill_file
+from toolkit.records import Message
 
 DOCUMENT = Path("docs/server.md")
 ANSWER_TOKENS = 200

@@ -79,7 +79,7 @@ def measure(variant: Variant, student: Path, steps: int) -> dict[str, float]:
         folder = Path(scratch)
         chat_format = write_student_format(student, folder)
         examples = _examples(variant.batch_examples * (WARM_UP_STEPS + steps))
-        lengths = [len(chat_format.training_ids(e.question, e.reasoning, e.answer)[0]) for e in examples]
+        lengths = [len(chat_format.training_ids(e.messages, e.reasoning, e.answer)[0]) for e in examples]
         make = _our_trainer if variant.is_ours else _default_trainer
         trainer = make(variant, student, examples, folder)
         clock = _timer(trainer)
@@ -182,7 +182,7 @@ def _default_trainer(variant: Variant, student: Path, examples: Sequence[Any], f
 
     constants.HF_HUB_DISABLE_TELEMETRY = True
     chat_format = ChatFormat.from_folder(folder)
-    pairs = [chat_format.training_ids(e.question, e.reasoning, e.answer) for e in examples]
+    pairs = [chat_format.training_ids(e.messages, e.reasoning, e.answer) for e in examples]
     dataset = Dataset.from_dict(
         {"input_ids": [ids for ids, _ in pairs], "completion_mask": [[int(m) for m in mask] for _, mask in pairs]}
     )

@@ -98,7 +98,7 @@ def document(chat: ChatFormat, text: Text, place: int, seed: int) -> tuple[list[
     if layout.random() < CONVERSATIONS:
         tidy = layout.random() >= UNTIDY
         told = completion_text(text.reasoning, text.answer) if tidy else f"{text.reasoning}\n{text.answer}"
-        return chat.question_ids(text.problem.question), chat.encode(told + TURN_END + END_OF_TEXT)
+        return chat.prompt_ids(text.problem.messages), chat.encode(told + TURN_END + END_OF_TEXT)
     return chat.encode(f"{text.problem.question}\n"), chat.encode(f"{text.reasoning}\n{text.answer}{END_OF_TEXT}")
 
 
@@ -106,7 +106,7 @@ def wording(texts: Iterable[Text], chat: ChatFormat) -> dict[str, list[str]]:
     """What a tokenizer is made from: conversations, by family."""
     by_family: dict[str, list[str]] = {}
     for text in texts:
-        prompt = chat.render([{"role": "user", "content": text.problem.question}])
+        prompt = chat.render(text.problem.messages)
         by_family.setdefault(text.problem.family, []).append(prompt + completion_text(text.reasoning, text.answer))
     return by_family
 

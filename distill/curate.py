@@ -83,6 +83,7 @@ def _example(problem: Problem, trace: Trace) -> Example:
         problem_id=problem.id,
         family=problem.family,
         question=problem.question,
+        history=problem.history,
         reasoning=trace.reasoning,
         answer=trace.answer,
         sample=trace.sample,

@@ -1,6 +1,6 @@
 """A model behind an OpenAI-compatible server: POST {url}/chat/completions, one request a sample.
 
-The server renders its own template, so a question goes there as text. What the model thought comes back in a field of
+The server renders its own template, so a question goes there as messages. What the model thought comes back in a field of
 its own (`reasoning_content` from DeepSeek and llama.cpp, `reasoning` from vLLM, `thinking` from Ollama) or inside the
 content's tags, the first of which R1 leaves out. A thought that ran into the limit where a server sends it as content
 without any tag can't be told from an answer.
@@ -28,7 +28,7 @@ from toolkit.chat_format import CLOSE, Completion, split_completion
 from toolkit.endpoint import REASONING_FIELDS, TIMEOUT, excerpt, first_line, headers, locate, status
 from toolkit.errors import InputError
 from toolkit.generate import Sampling
-from toolkit.records import Problem, Trace
+from toolkit.records import Message, Problem, Trace
 
 MOST_IN_FLIGHT = 8
 TRIES = 7
@@ -89,10 +89,10 @@ class Endpoint:
         ):
             if value != default:
                 raise InputError(f"{name} ({value}) must be {default} for {self.url}: an endpoint knows no {name}")
-        requests = plan(str, problems, sampling, samples=samples, teacher=teacher)
+        requests = plan(list, problems, sampling, samples=samples, teacher=teacher)
         in_flight = min(batch_size, MOST_IN_FLIGHT)
 
-        def draw(missing: list[Request[str]], done: Callable[[Trace], None]) -> None:
+        def draw(missing: list[Request[list[Message]]], done: Callable[[Trace], None]) -> None:
             try:
                 asyncio.run(self._draw(missing, done, sampling, teacher, in_flight))
             except ExceptionGroup as group:  # of the workers that failed together, the first one's
@@ -105,7 +105,7 @@ class Endpoint:
 
     async def _draw(
         self,
-        requests: Sequence[Request[str]],
+        requests: Sequence[Request[list[Message]]],
         done: Callable[[Trace], None],
         sampling: Sampling,
         teacher: str,
@@ -117,7 +117,7 @@ class Endpoint:
             for request in waiting:
                 body = {
                     "model": self.model,
-                    "messages": [{"role": "user", "content": request.prompt}],
+                    "messages": request.prompt,
                     "max_tokens": sampling.max_new_tokens,
                     "temperature": sampling.temperature,
                     "top_p": sampling.top_p,
@@ -154,7 +154,7 @@ class Endpoint:
             f"{self.url} must answer; {TRIES} tries ended with: {trouble}; when it is back, the same command goes on"
         )
 
-    def _trace(self, request: Request[str], response: Response, teacher: str) -> Trace:
+    def _trace(self, request: Request[list[Message]], response: Response, teacher: str) -> Trace:
         if response.status_code != 200:
             raise InputError(f"{self.url} must accept a chat completion of {self.model!r}; it says {status(response)}")
         try:

@@ -102,7 +102,7 @@ def batches(config: TeachConfig, chat: ChatFormat, steps: int, rows: int) -> lis
     while len(found) < needed:
         per_family *= 2
         texts = careful_texts(make_problems("train", per_family, SEED, config.families))
-        turns = (labelled(*chat.training_ids(t.problem.question, t.reasoning, t.answer)) for t in texts)
+        turns = (labelled(*chat.training_ids(t.problem.messages, t.reasoning, t.answer)) for t in texts)
         fitting = [turn for turn in turns if len(turn["input_ids"]) <= config.row_tokens]
         found = packed(fitting, config.row_tokens, 0)
     tensors = [{name: torch.tensor(values) for name, values in row.items()} for row in found[:needed]]

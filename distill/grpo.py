@@ -113,7 +113,7 @@ class Sampler:
     def groups(self, problems: Sequence[Problem], salt: int) -> list[Group]:
         """One group a problem; `salt` tells this draw from others of the run."""
         config, size = self._config, self._config.group_size
-        prompts = [self._chat_format.question_ids(problem.question) for problem in problems]
+        prompts = [self._chat_format.prompt_ids(problem.messages) for problem in problems]
         seeds = [row_seed(config.seed + salt, problem.id, i) for problem in problems for i in range(size)]
         sampling = Sampling(temperature=config.temperature, top_p=1.0, max_new_tokens=config.max_new_tokens)
         model = self._decoder.model
@@ -176,7 +176,7 @@ class GroupTrainer(RestoresExperts, GRPOTrainer):
         self, model: PreTrainedModel, sampler: Sampler, problems: Sequence[Problem], config: GrpoConfig, **kwargs: Any
     ) -> None:
         constants.HF_HUB_DISABLE_TELEMETRY = True  # TRL reports each trainer that is made
-        rows = [{"prompt": problem.question, "index": index} for index, problem in enumerate(problems)]
+        rows = [{"prompt": problem.transcript, "index": index} for index, problem in enumerate(problems)]
         super().__init__(model=model, reward_funcs=self._rewards, train_dataset=Dataset.from_list(rows), **kwargs)
         self._sampler, self._problems, self._config = sampler, problems, config
         self._drawn: list[Group] = []
@@ -204,7 +204,7 @@ class GroupTrainer(RestoresExperts, GRPOTrainer):
         asked = [self._problems[row["index"]] for row in inputs[::size]]
         self._drawn = self._draw(asked)
         return super()._generate_and_score_completions(
-            [{"prompt": each.problem.question} for each in self._drawn for _ in range(size)]
+            [{"prompt": each.problem.transcript} for each in self._drawn for _ in range(size)]
         )
 
     def _draw(self, asked: Sequence[Problem]) -> list[Group]:

@@ -134,7 +134,7 @@ class ClassifierJudge:
     def rewards(self, problems: Sequence[Problem], groups: Sequence[Sequence[str]]) -> list[list[float]]:
         """See `Judge`; 0 where nothing is there to judge."""
         texts = [judged_text(self.quality, completion) for group in groups for completion in group]
-        questions = [problem.question for problem, group in zip(problems, groups, strict=True) for _ in group]
+        questions = [problem.transcript for problem, group in zip(problems, groups, strict=True) for _ in group]
         asked = [i for i, text in enumerate(texts) if text]
         asked.sort(key=lambda i: len(questions[i]) + len(texts[i]))  # like lengths together: little padding
         scores = [0.0] * len(texts)
@@ -190,7 +190,7 @@ class EndpointJudge:
         Raises `InputError` where the server does not answer, try after try.
         """
         prompts = [
-            judge_prompt(self.quality, problem.question, text)
+            judge_prompt(self.quality, problem.transcript, text)
             if (text := judged_text(self.quality, completion))
             else ""
             for problem, group in zip(problems, groups, strict=True)

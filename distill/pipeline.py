@@ -196,7 +196,7 @@ def _curate(
     student_format: ChatFormat,
 ) -> Curation:
     def count_tokens(example: Example) -> int:
-        return len(student_format.training_ids(example.question, example.reasoning, example.answer)[0])
+        return len(student_format.training_ids(example.messages, example.reasoning, example.answer)[0])
 
     return curate(
         problems,

@@ -145,8 +145,8 @@ def draw(name: str, seed: int) -> Iterator[Problem]:
 def read_problems(path: Path) -> list[Problem]:
     """Read a user's problems: a JSONL file or a Hugging Face dataset saved on disk.
 
-    Each line or row has `question`, `answer` and optionally `family` and `metadata`, whose `tests` make it a code
-    problem (`distill.unit_tests`). Raises `InputError` naming the line that has not.
+    Each line or row has `question`, `answer` and optionally `history` (what was said before: messages of `role` and
+    `content`), `family` and `metadata`, whose `tests` make it a code problem (`distill.unit_tests`). Raises `InputError` naming the line that has not.
     """
     rows = _dataset_rows(path) if path.is_dir() else read_jsonl(path)
     problems: dict[str, Problem] = {}
@@ -165,14 +165,23 @@ def _problem(path: Path, number: int, row: Mapping[str, Any]) -> Problem:
             raise InputError(
                 f"{path} line {number} is no problem: its {key!r} ({value!r}) must be a text that is not empty"
             )
-    family, metadata = row.get("family", "user"), row.get("metadata", {})
+    family, metadata, history = row.get("family", "user"), row.get("metadata", {}), row.get("history", [])
     if not isinstance(family, str) or not isinstance(metadata, dict):
         raise InputError(f"{path} line {number} is no problem: its 'family' ({family!r}) must be a text")
     if TESTS in metadata and (wrong := check_tests(metadata[TESTS])):
         raise InputError(f"{path} line {number} is no problem: its metadata's 'tests' {wrong}")
-    return Problem.create(
-        family=family, question=str(row["question"]), answer=str(row["answer"]), metadata=dict(metadata)
-    )
+    if not isinstance(history, list) or not all(isinstance(said, dict) for said in history):
+        raise InputError(f"{path} line {number} is no problem: its 'history' ({history!r}) must be a list of messages")
+    try:
+        return Problem.create(
+            family=family,
+            question=str(row["question"]),
+            answer=str(row["answer"]),
+            metadata=dict(metadata),
+            history=history,
+        )
+    except InputError as error:
+        raise InputError(f"{path} line {number} is no problem: its {error}") from error
 
 
 def _dataset_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:

@@ -121,7 +121,7 @@ class ModelFolder:
 
     def tokens_per_s(self, problems: Sequence[Problem]) -> float:
         return decode_speed(
-            self._decoder, [self._chat_format.question_ids(problem.question) for problem in problems[:SPEED_PROMPTS]]
+            self._decoder, [self._chat_format.prompt_ids(problem.messages) for problem in problems[:SPEED_PROMPTS]]
         )
 
 

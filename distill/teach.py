@@ -314,7 +314,7 @@ def _converse(
     chat = ChatFormat.from_folder(folder)
     order = torch.randperm(len(texts), generator=torch.Generator().manual_seed(config.seed)).tolist()
     examples = [
-        labelled(*chat.training_ids(texts[i].problem.question, texts[i].reasoning, texts[i].answer)) for i in order
+        labelled(*chat.training_ids(texts[i].problem.messages, texts[i].reasoning, texts[i].answer)) for i in order
     ]
     model = load_model(base, torch.float32)
     measured |= {"examples": len(examples)} | supervise(model, examples, config, recipe, folder)

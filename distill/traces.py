@@ -23,14 +23,14 @@ from toolkit.chat_format import ChatFormat, ReasoningParser, split_completion
 from toolkit.errors import InputError
 from toolkit.generate import Decoder, Sampling, decode
 from toolkit.progress import Progress
-from toolkit.records import AppendLog, FinishReason, Problem, Trace, read_records
+from toolkit.records import AppendLog, FinishReason, Message, Problem, Trace, read_records
 
-P = TypeVar("P", list[int], str)
+P = TypeVar("P", list[int], list[Message])
 
 
 @dataclass(frozen=True, kw_only=True)
 class Request(Generic[P]):
-    """One sample to draw: everything that shapes it. A decoder is prompted by ids, an endpoint by text."""
+    """One sample to draw: everything that shapes it. A decoder is prompted by ids, an endpoint by messages."""
 
     problem_id: str
     sample: int
@@ -45,13 +45,18 @@ def row_seed(seed: int, problem_id: str, sample: int) -> int:
 
 
 def plan(
-    prompt_of: Callable[[str], P], problems: Sequence[Problem], sampling: Sampling, *, samples: int, teacher: str
+    prompt_of: Callable[[list[Message]], P],
+    problems: Sequence[Problem],
+    sampling: Sampling,
+    *,
+    samples: int,
+    teacher: str,
 ) -> dict[tuple[str, int], Request[P]]:
     """All requests by (problem id, sample), problems in their order; `teacher` names the model and its digest."""
     settings = json.dumps(asdict(sampling) | {"teacher": teacher}, sort_keys=True)
     requests = {}
     for problem in problems:
-        prompt = prompt_of(problem.question)
+        prompt = prompt_of(problem.messages)
         for sample in range(samples):
             seed = row_seed(sampling.seed, problem.id, sample)
             digest = hashlib.sha256(f"{settings}\n{prompt}\n{seed}".encode()).hexdigest()[:16]
@@ -79,7 +84,7 @@ def sample_traces(
     Raises `InputError` where a prompt and the limit do not fit into the context, or where `path` holds a trace of
     another model, prompt, setting or seed.
     """
-    requests = plan(chat_format.question_ids, problems, sampling, samples=samples, teacher=teacher)
+    requests = plan(chat_format.prompt_ids, problems, sampling, samples=samples, teacher=teacher)
     _check_room(requests.values(), sampling, decoder.max_length)
 
     def draw(missing: list[Request[list[int]]], done: Callable[[Trace], None]) -> None:

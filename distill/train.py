@@ -121,7 +121,7 @@ def write_student_format(student: Path, folder: Path) -> ChatFormat:
 def tokenize(examples: Sequence[Example], chat_format: ChatFormat) -> Dataset:
     """Token ids of each example, and labels on its completion."""
     return Dataset.from_list(
-        [labelled(*chat_format.training_ids(each.question, each.reasoning, each.answer)) for each in examples]
+        [labelled(*chat_format.training_ids(each.messages, each.reasoning, each.answer)) for each in examples]
     )
 
 

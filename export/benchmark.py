@@ -19,7 +19,8 @@ from statistics import median
 import numpy as np
 import psutil
 
-from export.session import OnnxDecoder, OpenDecoder, physical_cores
+from export.machine import physical_cores
+from export.session import OnnxDecoder, OpenDecoder
 from toolkit.errors import InputError
 from toolkit.peak_memory import peak_memory_bytes
 from toolkit.progress import Progress

@@ -68,7 +68,7 @@ def read_texts(path: Path, chat_format: ChatFormat, *, tokens: int, max_length: 
     room, held_out_room = tokens, HELD_OUT_TOKENS
     examples = read_records(path, Example)
     for example in sorted(examples, key=lambda e: (content_hash(e.problem_id + e.question), e.sample)):
-        ids, is_completion = chat_format.training_ids(example.question, example.reasoning, example.answer)
+        ids, is_completion = chat_format.training_ids(example.messages, example.reasoning, example.answer)
         if len(ids) > max_length:
             continue
         start = is_completion.index(True)

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from toolkit.chat_format import ChatFormat, Message
+from toolkit.chat_format import ChatFormat
 from toolkit.errors import InputError
-from toolkit.records import Record, read_object
+from toolkit.records import Message, Record, read_object
 
 RECORD_FILE = "verify.json"
 VERSION = 1

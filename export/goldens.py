@@ -34,8 +34,9 @@ from export.golden_record import (
 from export.parity import QUESTIONS
 from export.session import OnnxDecoder
 from export.verify import check_end_of_text, check_template, check_tokenizer
-from toolkit.chat_format import ChatFormat, Message, completion_text
+from toolkit.chat_format import ChatFormat, completion_text
 from toolkit.errors import GateFailed, InputError
+from toolkit.records import Message
 
 FUZZ_SEED, FUZZ_TEXTS = 0, 300
 GREEDY_PROMPTS, GREEDY_TOKENS = 4, 32

@@ -1,4 +1,4 @@
-"""What decides the bytes that onnxruntime computes and packs: the model's files, the library and the kind of processor.
+"""The machine that a model runs on: its cores, and what of it decides the bytes that onnxruntime computes and packs.
 
 Invariant: equal keys mean that one process may take over what another has computed. Imports neither torch nor onnx.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import platform
 from pathlib import Path
 
@@ -23,6 +24,16 @@ def machine_key(folder: Path, *facts: str | int) -> str:
     """A digest of an exported folder, of this machine and library, and of what else the caller's bytes depend on."""
     identity = [folder_digest(folder), ort.__version__, platform.machine(), platform.system(), _processor(), *facts]
     return hashlib.sha256(json.dumps(identity).encode()).hexdigest()
+
+
+def physical_cores() -> int:
+    """Cores that this process may use, each counted once however many threads it runs."""
+    allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
+    siblings = set()
+    for cpu in allowed:
+        topology = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list")
+        siblings.add(topology.read_text() if topology.is_file() else str(cpu))
+    return len(siblings)
 
 
 def _processor() -> str:

@@ -7,8 +7,9 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from export.machine import physical_cores
 from export.model_config import ModelConfig
-from export.session import MODEL_FILE, physical_cores
+from export.session import MODEL_FILE
 from toolkit.chat_format import CHAT_FILES, ChatFormat
 from toolkit.errors import InputError
 

@@ -24,11 +24,11 @@ import torch
 from export import llama_cpp
 from export.calibration import read_texts
 from export.llama_cpp import Quantization
+from export.machine import physical_cores
 from export.matrices import Method
 from export.parity import Bounds, ParityReport, compare
 from export.pipeline import ExportConfig, Preset, export_model, int4_config
 from export.rotation import write_rotated
-from export.session import physical_cores
 from toolkit.chat_format import ChatFormat
 from toolkit.ledger import markdown_table
 from toolkit.model.decoder import load_model

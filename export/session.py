@@ -29,7 +29,7 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from export.machine import machine_key
+from export.machine import machine_key, physical_cores
 from export.model_config import read_model_config
 from export.onnx_session import open_session, releasing
 from export.prefix_cache import CacheShape, PrefixCache, common_prefix, forget_all
@@ -385,16 +385,6 @@ def _own_pages(shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
     if hasattr(mmap, "MADV_HUGEPAGE"):
         pages.madvise(mmap.MADV_HUGEPAGE)
     return np.frombuffer(pages, dtype=dtype).reshape(shape)
-
-
-def physical_cores() -> int:
-    """Cores that this process may use, each counted once however many threads it runs."""
-    allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
-    siblings = set()
-    for cpu in allowed:
-        topology = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list")
-        siblings.add(topology.read_text() if topology.is_file() else str(cpu))
-    return len(siblings)
 
 
 def _bind_input(binding: ort.IOBinding, name: str, array: NDArray[Any]) -> None:

@@ -16,10 +16,10 @@ from pathlib import Path
 
 from export import llama_cpp
 from export.benchmark import run_benchmark, table
+from export.machine import physical_cores
 from export.pipeline import Preset, export_model, int4_config
 from export.quality_benchmark import documentation
 from export.random_model import write_random
-from export.session import physical_cores
 from export.shapes import SMOLLM2_1_7B
 from toolkit.readme import fill_file
 from toolkit.records import write_records

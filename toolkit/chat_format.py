@@ -23,7 +23,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from tokenizers import Tokenizer
 
 from toolkit.errors import InputError
-from toolkit.records import read_object
+from toolkit.records import Message, read_object
 
 OPEN = "<think>"
 CLOSE = "</think>"
@@ -48,9 +48,6 @@ CHAT_FILES = (TOKENIZER, TOKENIZER_CONFIG, TEMPLATE) = (
     "chat_template.jinja",
 )
 """What `ChatFormat.from_folder` and transformers' `AutoTokenizer` read of a model folder."""
-
-Message = dict[str, str]
-"""`role` (system, user or assistant) and `content`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,9 +148,9 @@ class ChatFormat:
         """Prompt of a conversation's first question, without a system message (R1's advice)."""
         return self.prompt_ids([{"role": "user", "content": question}])
 
-    def training_ids(self, question: str, reasoning: str, answer: str) -> tuple[list[int], list[bool]]:
+    def training_ids(self, messages: Sequence[Message], reasoning: str, answer: str) -> tuple[list[int], list[bool]]:
         """Ids of one example, and the loss mask: True on the completion, its end-of-turn token included."""
-        prompt = self.question_ids(question)
+        prompt = self.prompt_ids(messages)
         completion = self.encode(completion_text(reasoning, answer) + TURN_END)
         return prompt + completion, [False] * len(prompt) + [True] * len(completion)
 

@@ -17,9 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers.decoders import DecodeStream
 
-from toolkit.chat_format import ChatFormat, Delta, Message, ReasoningParser
+from toolkit.chat_format import ChatFormat, Delta, ReasoningParser
 from toolkit.errors import InputError
-from toolkit.records import FinishReason
+from toolkit.records import FinishReason, Message
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]

@@ -54,5 +54,5 @@ def fill(text: str, block: str, content: str) -> str | None:
 
 def transcript(outcome: Outcome) -> str:
     """One turn as a text block: the question, the reasoning inside its tags, the answer."""
-    question, trace = outcome.problem.question, outcome.trace
+    question, trace = outcome.problem.transcript, outcome.trace
     return f"```text\n> {question}\n\n<think>\n{trace.reasoning}\n</think>\n\n{trace.answer}\n```"

@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from difflib import get_close_matches
 from pathlib import Path
@@ -21,6 +21,9 @@ from typing import Any, Literal, Self, TypeVar
 from toolkit.errors import InputError
 
 FinishReason = Literal["stop", "length"]
+Message = dict[str, str]
+"""`role` and `content`."""
+ROLES = ("system", "user", "assistant")
 
 
 class Record:
@@ -48,19 +51,55 @@ R = TypeVar("R", bound=Record)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Problem(Record):
+class Asked(Record):
+    """A question, and what was said before it."""
+
+    question: str
+    history: list[Message] = field(default_factory=list)
+    """A system prompt, and earlier questions with their answers."""
+
+    def __post_init__(self) -> None:
+        for said in self.history:
+            if said.keys() != {"role", "content"} or said["role"] not in ROLES or not isinstance(said["content"], str):
+                raise InputError(
+                    f"history must be messages of a role ({', '.join(ROLES)}) and a text as content, not {said}"
+                )
+
+    @property
+    def messages(self) -> list[Message]:
+        """The conversation up to where the model's turn begins."""
+        return [*self.history, {"role": "user", "content": self.question}]
+
+    @property
+    def transcript(self) -> str:
+        """The question as text, below what was said before it."""
+        return "\n\n".join([*(f"{said['role']}: {said['content']}" for said in self.history), self.question])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Problem(Asked):
     """A question with its reference answer; `metadata` holds what the family's scorer needs besides."""
 
     id: str
     family: str
-    question: str
     answer: str
     metadata: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def create(cls, *, family: str, question: str, answer: str, metadata: dict[str, Any] | None = None) -> Self:
-        """Make a problem whose id is the hash of its question's content."""
-        return cls(id=content_hash(question), family=family, question=question, answer=answer, metadata=metadata or {})
+    def create(
+        cls,
+        *,
+        family: str,
+        question: str,
+        answer: str,
+        metadata: dict[str, Any] | None = None,
+        history: Sequence[Message] = (),
+    ) -> Self:
+        """Make a problem whose id is the hash of its question's content, with what was said before it."""
+        asked = Asked(question=question, history=list(history))
+        return cls(
+            **vars(asked), id=content_hash(asked.transcript), family=family, answer=answer, metadata=metadata or {}
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,12 +135,11 @@ class Verdict(Record):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Example(Record):
+class Example(Asked):
     """One line of a training set: a curated trace with its question, and where it came from."""
 
     problem_id: str
     family: str
-    question: str
     reasoning: str
     answer: str
     sample: int

@@ -218,7 +218,7 @@ def _transcripts(ledger: Ledger, outcomes: Mapping[str, Sequence[Outcome]]) -> I
         answers = "".join(_said(name, said[name][key]) for name in names)
         yield (
             f"<article><h3>{text(family.replace('_', ' '))}</h3>"
-            f'<pre class="question">{text(problem.question.strip())}</pre>{answers}</article>'
+            f'<pre class="question">{text(problem.transcript.strip())}</pre>{answers}</article>'
         )
 
 

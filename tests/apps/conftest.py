@@ -28,8 +28,8 @@ def learned(tiny_student: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     model = LlamaForCausalLM.from_pretrained(tiny_student)
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     for _ in range(120):
-        for example in (SUM, NAME):
-            ids, mask = chat_format.training_ids(*example)
+        for question, *said in (SUM, NAME):
+            ids, mask = chat_format.training_ids([{"role": "user", "content": question}], *said)
             labels = [token if learned else -100 for token, learned in zip(ids, mask, strict=True)]
             model(input_ids=torch.tensor([ids]), labels=torch.tensor([labels])).loss.backward()
         optimizer.step()

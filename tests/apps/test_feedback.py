@@ -23,6 +23,11 @@ def asked(*pairs: tuple[str, str]) -> Conversation:
     return Conversation(turns=turns, all_turns=turns)
 
 
+def kept(folder: Path, conversation: Conversation, *, turn: int = 0, answer: str, reasoning: str) -> None:
+    rated = conversation.all_turns[turn]
+    keep(folder, conversation, rated, teacher="int4", answer=answer, reasoning=reasoning)
+
+
 def curated(folder: Path) -> tuple[list[Example], dict[str, int]]:
     """What `toolkit distill --traces` makes of the folder."""
     from distill.curate import curate
@@ -45,7 +50,7 @@ def curated(folder: Path) -> tuple[list[Example], dict[str, int]]:
 
 
 def test_an_approved_answer_is_an_example_with_its_reasoning(tmp_path: Path) -> None:
-    keep(tmp_path, asked(("2 + 2?", " 4\n")).turns[0], system="", teacher="int4", answer=" 4\n", reasoning="So 4.")
+    kept(tmp_path, asked(("2 + 2?", " 4\n")), answer=" 4\n", reasoning="So 4.")
     examples, drops = curated(tmp_path)
     assert [(e.question, e.reasoning, e.answer, e.teacher) for e in examples] == [
         ("2 + 2?", "So 4.", "4", "feedback@int4")
@@ -55,9 +60,9 @@ def test_an_approved_answer_is_an_example_with_its_reasoning(tmp_path: Path) -> 
 
 def test_a_correction_takes_the_place_of_what_was_approved_before(tmp_path: Path) -> None:
     conversation = asked(("2 + 2?", "5"))
-    keep(tmp_path, conversation.turns[0], system="", teacher="int4", answer="5", reasoning="So 4.")
-    keep(tmp_path, conversation.turns[0], system="", teacher="int4", answer="4", reasoning="2 + 2 = 4")
-    keep(tmp_path, asked(("3 + 3?", "6")).turns[0], system="", teacher="int4", answer="6", reasoning="")
+    kept(tmp_path, conversation, answer="5", reasoning="So 4.")
+    kept(tmp_path, conversation, answer="4", reasoning="2 + 2 = 4")
+    kept(tmp_path, asked(("3 + 3?", "6")), answer="6", reasoning="")
     examples, drops = curated(tmp_path)
     assert {(e.question, e.reasoning, e.answer) for e in examples} == {
         ("2 + 2?", "2 + 2 = 4", "4"),
@@ -67,21 +72,37 @@ def test_a_correction_takes_the_place_of_what_was_approved_before(tmp_path: Path
 
 
 def test_a_torn_last_line_costs_that_line_only(tmp_path: Path) -> None:
-    keep(tmp_path, asked(("2 + 2?", "4")).turns[0], system="", teacher="int4", answer="4", reasoning="a")
+    kept(tmp_path, asked(("2 + 2?", "4")), answer="4", reasoning="a")
     with (tmp_path / TRACES).open("a") as file:
         file.write('{"problem_id": "to')
-    keep(tmp_path, asked(("2 + 2?", "4")).turns[0], system="", teacher="int4", answer="4", reasoning="b")
+    kept(tmp_path, asked(("2 + 2?", "4")), answer="4", reasoning="b")
     assert [(trace.sample, trace.reasoning) for trace in read_records(tmp_path / TRACES, Trace)] == [(0, "a"), (1, "b")]
 
 
-def test_what_cannot_stand_alone_is_refused_and_nothing_is_written(tmp_path: Path) -> None:
-    conversation = asked(("2 + 2?", "4"), ("And twice that?", "8"))
-    with pytest.raises(InputError, match="not to a later one"):
-        keep(tmp_path, conversation.turns[1], system="", teacher="int4", answer="8", reasoning="")
-    with pytest.raises(InputError, match="not to a question under a system prompt"):
-        keep(tmp_path, conversation.turns[0], system="Be brief.", teacher="int4", answer="4", reasoning="")
+def test_a_later_answer_is_an_example_below_what_was_said_before_it(tmp_path: Path) -> None:
+    conversation = asked(("2 + 2?", "4"), ("And twice that?", "8"), ("And half?", "4"))
+    conversation.system = "Be brief."
+    said = [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "2 + 2?"},
+        {"role": "assistant", "content": "4"},
+    ]
+    kept(tmp_path, conversation, turn=1, answer="8", reasoning="2 times 4.")
+    kept(tmp_path, asked(("And twice that?", "8")), answer="what?", reasoning="")
+    conversation.turns = conversation.turns[:1]  # another version of the second question is shown
+    kept(tmp_path, conversation, turn=1, answer="8.", reasoning="Twice 4.")
+    examples, drops = curated(tmp_path)
+    assert [(e.history, e.question, e.answer) for e in examples] == [
+        (said, "And twice that?", "8"),
+        ([], "And twice that?", "what?"),
+        (said, "And twice that?", "8."),
+    ]
+    assert drops == {}
+
+
+def test_an_empty_answer_is_refused_and_nothing_is_written(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="must not be empty"):
-        keep(tmp_path, asked(("2 + 2?", "")).turns[0], system="", teacher="int4", answer=" ", reasoning="")
+        kept(tmp_path, asked(("2 + 2?", "")), answer=" ", reasoning="")
     assert list(tmp_path.iterdir()) == []
 
 

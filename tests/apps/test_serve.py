@@ -99,7 +99,7 @@ def test_a_whole_answer_has_its_reasoning_beside_it_and_counts_both(client: open
     assert (choice.message.content, choice.finish_reason) == (SUM[2], "stop")
     assert choice.message.reasoning_content == choice.message.reasoning == SUM[1]
     chat_format = ChatFormat.from_folder(learned)
-    ids, mask = chat_format.training_ids(*SUM)
+    ids, mask = chat_format.training_ids([{"role": "user", "content": SUM[0]}], *SUM[1:])
     assert (answer.usage.prompt_tokens, answer.usage.completion_tokens) == (len(ids) - sum(mask), sum(mask))
     thought = len(chat_format.encode(SUM[1] + "\n</think>"))
     assert answer.usage.completion_tokens_details.reasoning_tokens == thought

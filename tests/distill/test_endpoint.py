@@ -57,6 +57,15 @@ def test_an_endpoint_says_what_its_model_draws_by_each_samples_seed(tiny_student
         assert (trace.prompt_tokens, trace.closed, trace.answer) == (len(prompt), False, "")
 
 
+def test_an_endpoint_is_sent_what_was_said_before_a_question(tiny_student: Path, tmp_path: Path) -> None:
+    said = [{"role": "user", "content": "What is 2 plus 2?"}, {"role": "assistant", "content": "4"}]
+    problem = Problem.create(family="user", question="And twice that?", answer="8", history=said)
+    with serve_bigram(tiny_student) as server:
+        path = tmp_path / "traces.jsonl"
+        connect(server.url).answer([problem], SAMPLING, samples=1, batch_size=1, path=path, teacher="far")
+        assert [body["messages"] for body in server.bodies] == [problem.messages]
+
+
 def test_few_requests_are_open_at_once_and_how_many_changes_nothing(tiny_student: Path, tmp_path: Path) -> None:
     traces = []
     for batch_size, most in ((1, 1), (3, 3), (64, MOST_IN_FLIGHT)):

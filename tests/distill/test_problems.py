@@ -46,6 +46,20 @@ def test_unknown_family_is_named_with_the_known_ones() -> None:
         make_problems("train", 1, 0, ["sudoku"])
 
 
+def test_a_problem_may_follow_what_was_said_before_it(tmp_path: Path) -> None:
+    path = tmp_path / "mine.jsonl"
+    said = [{"role": "user", "content": "2 + 2?"}, {"role": "assistant", "content": "4"}]
+    rows = [{"question": "And twice that?", "answer": "8", "history": history} for history in (said, [])]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    after, alone = read_problems(path)
+    assert after.messages == [*said, *alone.messages]
+    assert after.id != alone.id == Problem.create(family="user", question="And twice that?", answer="8").id
+    for history in ("2 + 2?", ["2 + 2?"], [{"role": "tool", "content": "4"}], [{"content": "4"}]):
+        path.write_text(json.dumps(rows[0] | {"history": history}))
+        with pytest.raises(InputError, match=r"line 1 is no problem: its '?history"):
+            read_problems(path)
+
+
 def test_users_jsonl_is_read_and_a_line_that_is_no_problem_is_named(tmp_path: Path) -> None:
     path = tmp_path / "mine.jsonl"
     path.write_text('{"question": "Capital of France?", "answer": "Paris"}\n{"question": "2 + 2?", "answer": 4}\n')

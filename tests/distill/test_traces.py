@@ -118,7 +118,7 @@ def test_a_file_of_another_seed_is_refused_and_left_alone(tiny_student: Path, tm
     before = path.read_bytes()
     other = Sampling(temperature=1.0, top_p=1.0, max_new_tokens=40, seed=4)
     chat_format = ChatFormat.from_folder(tiny_student)
-    wanted = plan(chat_format.question_ids, PROBLEMS, other, samples=2, teacher="bigram")
+    wanted = plan(chat_format.prompt_ids, PROBLEMS, other, samples=2, teacher="bigram")
     held = read_records(path, Trace)[0]
     with pytest.raises(InputError) as caught:
         sample_traces(

@@ -13,10 +13,11 @@ import numpy as np
 import psutil
 import pytest
 
+from export.machine import physical_cores
 from export.parity import Bounds
 from export.pipeline import export_model, int4_config
 from export.random_model import write_random
-from export.session import PROMPT_CHUNK, SMALLEST_ROOM, OnnxDecoder, physical_cores
+from export.session import PROMPT_CHUNK, SMALLEST_ROOM, OnnxDecoder
 from export.shapes import SMOLLM2_1_7B
 from toolkit.errors import InputError
 from toolkit.generate import GREEDY, complete

@@ -77,9 +77,14 @@ def test_an_unclosed_thought_has_no_answer() -> None:
 def test_ids_trained_on_are_the_ids_that_inference_renders(tiny_student: Path) -> None:
     chat_format = ChatFormat.from_folder(tiny_student)
     theirs = AutoTokenizer.from_pretrained(tiny_student)
-    question, reasoning, answer = "How many r in strawberry?\n<think>", "s t r a w\nr: 3 é", "3"
-    ids, mask = chat_format.training_ids(question, reasoning, answer)
-    messages = [{"role": "user", "content": question}]
+    reasoning, answer = "s t r a w\nr: 3 é", "3"
+    messages = [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "What is red and sweet?"},
+        {"role": "assistant", "content": "A strawberry."},
+        {"role": "user", "content": "How many r in it?\n<think>"},
+    ]
+    ids, mask = chat_format.training_ids(messages, reasoning, answer)
     served: Any = theirs.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
     assert ids[: len(served)] == served
     assert mask == [False] * len(served) + [True] * (len(ids) - len(served))

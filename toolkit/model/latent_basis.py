@@ -98,12 +98,12 @@ def trace_rows(folder: Path, chat_format: ChatFormat) -> list[tuple[list[int], l
 
     Raises `InputError` where a trace's problem is not there.
     """
-    questions = {problem.id: problem.question for problem in read_records(folder / PROBLEMS, Problem)}
+    asked = {problem.id: problem.messages for problem in read_records(folder / PROBLEMS, Problem)}
     rows = []
     for trace in read_records(folder / TRACES, Trace):
-        if trace.problem_id not in questions:
+        if trace.problem_id not in asked:
             raise InputError(f"problem {trace.problem_id} of {folder / TRACES} must be in {folder / PROBLEMS}")
-        rows.append(chat_format.training_ids(questions[trace.problem_id], trace.reasoning, trace.answer))
+        rows.append(chat_format.training_ids(asked[trace.problem_id], trace.reasoning, trace.answer))
     return rows
 
 
