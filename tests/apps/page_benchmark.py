@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import re
 import tempfile
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -21,7 +20,6 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING
 
-import uvicorn
 from playwright.sync_api import sync_playwright
 
 from apps.address import listen
@@ -32,6 +30,7 @@ from apps.model import Model, load_model
 from apps.serve_benchmark import PROMPT_TOKENS, long_question
 from apps.settings import Kept, Settings
 from apps.store import Store
+from tests.apps.in_thread import serving
 from tests.apps.test_chat_page import CHROMIUM, FLAGS, PATIENCE_S, expect
 from toolkit.ledger import markdown_table
 from toolkit.progress import Progress
@@ -144,14 +143,8 @@ def served(model: Model, data: Path) -> Iterator[str]:
         address = f"127.0.0.1:{listener.getsockname()[1]}"
         admission = Admission(f"http://{address}", "/", lambda door: None)
         application = build_application([model], Store(data, time.time), admission, frozenset({address}))
-        web = uvicorn.Server(uvicorn.Config(application, log_level="error", timeout_graceful_shutdown=1))
-        thread = threading.Thread(target=web.run, kwargs={"sockets": [listener]})
-        thread.start()
-        try:
+        with serving(application, listener):
             yield admission.door
-        finally:
-            web.should_exit = True
-            thread.join()
 
 
 def measure(page: Page, model: Model, settings: Settings, number: int) -> Round:

@@ -5,14 +5,12 @@ from __future__ import annotations
 import asyncio
 import re
 import socket
-import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-import uvicorn
 
 from apps import bounded_body
 from apps.address import listen
@@ -22,6 +20,7 @@ from apps.chat import build_application
 from apps.guard import Event, Receive, Scope, Send
 from apps.model import Model
 from apps.store import Store
+from tests.apps.in_thread import serving
 from tests.apps.scripted import ScriptedDecoder
 from toolkit.chat_format import ChatFormat
 
@@ -67,12 +66,8 @@ def chat(tiny_student: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         announced: list[str] = []
         admission = Admission(f"http://127.0.0.1:{port}", "/", announced.append)
         application = build_application([model], store, admission, frozenset({f"127.0.0.1:{port}"}))
-        server = uvicorn.Server(uvicorn.Config(application, log_level="error", timeout_graceful_shutdown=1))
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-        thread.start()
-        yield Chat(port=port, admission=admission, announced=announced)
-        server.should_exit = True
-        thread.join()
+        with serving(application, listener):
+            yield Chat(port=port, admission=admission, announced=announced)
 
 
 def status(answer: str) -> int:

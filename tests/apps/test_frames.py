@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import http.client
-import socket
-import threading
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import pytest
-import uvicorn
 from fastapi import FastAPI
 from fastapi.responses import HTMLResponse, PlainTextResponse
 from starlette.middleware.gzip import GZipMiddleware
 
+from apps.address import listen
 from apps.frames import SCRIPT, calm
 from tests.apps import test_chat_page
+from tests.apps.in_thread import serving
 from tests.apps.test_chat_page import DOORS, PATIENCE_S, expect
 
 if TYPE_CHECKING:
@@ -36,13 +35,8 @@ def port() -> Iterator[int]:
     api.add_middleware(GZipMiddleware, minimum_size=10)
     api.get("/", response_class=HTMLResponse)(lambda: PAGE)
     api.get("/text", response_class=PlainTextResponse)(lambda: PAGE)
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        server = uvicorn.Server(uvicorn.Config(calm(api), log_level="error"))
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-        thread.start()
+    with listen("127.0.0.1", 0) as listener, serving(calm(api), listener):
         yield listener.getsockname()[1]
-        server.should_exit = True
-        thread.join()
 
 
 def ask(port: int, path: str) -> bytes:

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import http.client
-import socket
-import threading
 from collections.abc import Iterator
 
 import pytest
-import uvicorn
 from fastapi import FastAPI
 
+from apps.address import listen
 from apps.guard import CONTENT_SECURITY_POLICY, Event, Receive, Scope, Send, guard
+from tests.apps.in_thread import serving
 
 OURS = "http://127.0.0.1:{port}"
 
@@ -25,14 +24,10 @@ def port() -> Iterator[int]:
     def read() -> dict[str, str]:
         return {"said": "hello"}
 
-    with socket.create_server(("127.0.0.1", 0)) as listener:
+    with listen("127.0.0.1", 0) as listener:
         port = listener.getsockname()[1]
-        server = uvicorn.Server(uvicorn.Config(guard(api, frozenset({f"127.0.0.1:{port}"})), log_level="error"))
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-        thread.start()
-        yield port
-        server.should_exit = True
-        thread.join()
+        with serving(guard(api, frozenset({f"127.0.0.1:{port}"})), listener):
+            yield port
 
 
 def ask(port: int, *hosts: str, path: str = "/", **headers: str) -> http.client.HTTPResponse:

@@ -10,14 +10,13 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import openai
 import pytest
-import uvicorn
 
 from apps.address import listen
 from apps.bounded_body import MOST_BODY_BYTES
@@ -27,6 +26,7 @@ from apps.service import Service
 from apps.turn import StopFilter
 from export.session import OnnxDecoder
 from tests.apps.conftest import NAME, SUM
+from tests.apps.in_thread import serving
 from toolkit.chat_format import ChatFormat
 from toolkit.errors import InputError
 
@@ -42,26 +42,19 @@ Say = dict[str, Any]
 
 
 @contextmanager
-def serving(folder: Path, *, parallel: int, queue: int) -> Iterator[tuple[str, Service]]:
+def serving_model(folder: Path, *, parallel: int, queue: int) -> Iterator[tuple[str, Service]]:
     """The address of a server, `host:port`, and the service."""
     with listen("127.0.0.1", 0) as listener:
         port = listener.getsockname()[1]
         service = Service(folder, parallel=parallel, queue=queue, api_key=KEY)
         application = build_application(service, "127.0.0.1", port)
-        web = uvicorn.Server(uvicorn.Config(application, log_level="error", timeout_graceful_shutdown=1))
-        thread = threading.Thread(target=web.run, kwargs={"sockets": [listener]})
-        thread.start()
-        try:
+        with closing(service.scheduler), serving(application, listener):
             yield f"127.0.0.1:{port}", service
-        finally:
-            web.should_exit = True
-            thread.join()
-            service.scheduler.close()
 
 
 @pytest.fixture(scope="module")
 def served(learned: Path) -> Iterator[tuple[str, Service]]:
-    with serving(learned, parallel=3, queue=1) as started:
+    with serving_model(learned, parallel=3, queue=1) as started:
         yield started
 
 
@@ -316,7 +309,7 @@ def watch(service: Service) -> tuple[list[str], threading.Event]:
 
 
 def test_a_long_prompt_is_read_in_pieces_between_the_steps_of_others(learned: Path) -> None:
-    with serving(learned, parallel=2, queue=1) as (address, service):
+    with serving_model(learned, parallel=2, queue=1) as (address, service):
         client = openai.OpenAI(base_url=f"http://{address}/v1", api_key=KEY, max_retries=0)
         calls, go_on = watch(service)
         first = chat(client, NAME[0], stream=True)
@@ -331,7 +324,7 @@ def test_a_long_prompt_is_read_in_pieces_between_the_steps_of_others(learned: Pa
 
 
 def test_a_full_queue_is_429_and_a_client_that_leaves_frees_its_row(learned: Path) -> None:
-    with serving(learned, parallel=1, queue=1) as (address, service):
+    with serving_model(learned, parallel=1, queue=1) as (address, service):
         client = openai.OpenAI(base_url=f"http://{address}/v1", api_key=KEY, max_retries=0)
         _, go_on = watch(service)
         first = chat(client, SUM[0], stream=True)
@@ -397,7 +390,7 @@ def test_a_row_goes_on_from_what_a_dropped_one_left_and_overwrites_the_oldest(le
 
 
 def test_a_chat_s_second_question_is_read_from_where_the_first_ended(learned: Path) -> None:
-    with serving(learned, parallel=2, queue=1) as (address, service):
+    with serving_model(learned, parallel=2, queue=1) as (address, service):
         client = openai.OpenAI(base_url=f"http://{address}/v1", api_key=KEY, max_retries=0)
         messages: Any = [{"role": "user", "content": f"{SUM[0]} " * 20}]
         answers = []
