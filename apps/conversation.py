@@ -223,14 +223,11 @@ class Conversation:
         return self._sent(question, earlier[self.left_out :])
 
     def history(self, turn: Turn) -> list[Message]:
-        """What was said before a turn's question, on the path or off it, as far as the model was sent it."""
-        return self._sent("", _path_to(turn)[self.left_out : -1])[:-1]
+        """What was said before a turn's question, on the path or off it, as far as its model was sent it."""
+        return _said(turn.settings.get("system", self.system), _path_to(turn)[self.left_out : -1])
 
     def _sent(self, question: str, turns: Sequence[Turn]) -> list[Message]:
-        sent: list[Message] = [{"role": "system", "content": self.system}] if self.system.strip() else []
-        for turn in turns:
-            sent += [{"role": "user", "content": turn.question}, {"role": "assistant", "content": turn.answer}]
-        return [*sent, {"role": "user", "content": question}]
+        return [*_said(self.system, turns), {"role": "user", "content": question}]
 
     def ask(self, question: str, chat_format: ChatFormat, max_length: int, *, instead_of: Turn | None = None) -> Turn:
         """Append a turn for a question, or put it as a new version in the place of a turn of the path.
@@ -306,6 +303,13 @@ class Conversation:
         self.turns.append(turn)
         self.all_turns.append(turn)
         return turn
+
+
+def _said(system: str, turns: Sequence[Turn]) -> list[Message]:
+    said: list[Message] = [{"role": "system", "content": system}] if system.strip() else []
+    for turn in turns:
+        said += [{"role": "user", "content": turn.question}, {"role": "assistant", "content": turn.answer}]
+    return said
 
 
 def _path_to(turn: Turn) -> list[Turn]:

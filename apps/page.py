@@ -158,7 +158,8 @@ def _run(
     conversation = tab.conversation
     sampling = settings.sampling(seed_of(turn))
     turn.is_in_one_piece = not model.goes_on
-    turn.model, turn.settings = model.name, asdict(sampling) | {"thinking_budget": settings.thinking_budget}
+    turn.model = model.name
+    turn.settings = asdict(sampling) | {"thinking_budget": settings.thinking_budget, "system": settings.system}
     conversation.busy = tab.is_writing = True
     tab.edited, trouble = None, ""
     is_listed = conversation.id is not None

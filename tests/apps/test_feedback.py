@@ -81,7 +81,9 @@ def test_a_torn_last_line_costs_that_line_only(tmp_path: Path) -> None:
 
 def test_a_later_answer_is_an_example_below_what_was_said_before_it(tmp_path: Path) -> None:
     conversation = asked(("2 + 2?", "4"), ("And twice that?", "8"), ("And half?", "4"))
-    conversation.system = "Be brief."
+    for turn in conversation.all_turns:
+        turn.settings = {"system": "Be brief."}
+    conversation.system = "Be long."  # of the next question
     said = [
         {"role": "system", "content": "Be brief."},
         {"role": "user", "content": "2 + 2?"},
