@@ -13,7 +13,7 @@ from apps.shortcuts import SHORTCUTS
 from tests.apps import test_chat_page
 from tests.apps.test_chat_markup_page import answered
 from tests.apps.test_chat_page import DOORS, PATIENCE_S, expect, open_settings, opened, server
-from toolkit.records import Trace, read_records
+from toolkit.records import Problem, Trace, read_records
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -136,6 +136,7 @@ def test_feedback_is_kept_with_consent_only(browser: Browser, tiny_student: Path
         page.locator("#chat .bot-row").last.get_by_label("Like", exact=True).click()
         expect(page.locator("#feedback")).to_contain_text("Feedback is not kept")
         assert not kept.exists()
+        answered(page, "And twice that?")
         page.keyboard.press("Alt+s")
         page.locator("#consent input").check()
         assert str(kept.parent) in page.locator("#consent").inner_text()
@@ -146,6 +147,10 @@ def test_feedback_is_kept_with_consent_only(browser: Browser, tiny_student: Path
         expect(page.locator("#feedback")).to_contain_text("toolkit distill --traces")
     (trace,) = read_records(kept, Trace)
     assert trace.answer == "12" and trace.reasoning.startswith("84 = 2 * 36 + 12")
+    (problem,) = read_records(kept.with_name("problems.jsonl"), Problem)
+    said = problem.messages
+    assert [message["role"] for message in said] == ["user", "assistant", "user"]
+    assert (said[0]["content"], said[2]["content"]) == ("84 and 36?", "And twice that?")
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
