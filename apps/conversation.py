@@ -211,8 +211,12 @@ class Conversation:
     """Sent before the turns, unless it is empty."""
     left_out: int = 0
     """How many of the path's oldest turns are not sent, because the user said so."""
-    busy: bool = False
-    """Whether a tab's handler is writing a turn."""
+    writer: object | None = None
+    """The tab whose handler is writing a turn; None where none is."""
+
+    @property
+    def busy(self) -> bool:
+        return self.writer is not None
 
     def messages(self, question: str, before: Turn | None = None) -> list[Message]:
         """What the model is sent: questions and answers; no reasoning, and an empty answer where none was written.

@@ -1,6 +1,6 @@
 """The Gradio page: its layout, and the handlers between it and the model.
 
-What a tab shows is its `Tab`, kept by the server and changed in place; `conversation.busy` says that a handler of some tab
+What a tab shows is its `Tab`, kept by the server and changed in place; `conversation.writer` is the tab whose handler
 is writing a turn of it. The model answers one turn at a time: whoever holds `model.lock`.
 """
 
@@ -160,7 +160,7 @@ def _run(
     turn.is_in_one_piece = not model.goes_on
     turn.model = model.name
     turn.settings = asdict(sampling) | {"thinking_budget": settings.thinking_budget, "system": settings.system}
-    conversation.busy = tab.is_writing = True
+    conversation.writer = tab
     tab.edited, trouble = None, ""
     is_listed = conversation.id is not None
     if model.chat_format.opens_reasoning and not turn.token_ids and not model.lock.locked():
@@ -178,7 +178,7 @@ def _run(
             turn.end(model.chat_format, time.monotonic())
         with suppress(InputError):  # told before, or by the next question
             store.write(conversation, turn)
-        conversation.busy = tab.is_writing = False
+        conversation.writer = None
     yield at_rest(conversation, listed(store, words, conversation), trouble)
 
 

@@ -22,8 +22,11 @@ class Tab:
     """The turn whose question stands in the box; the next question takes its place."""
     corrected: Turn | None = None
     """The turn whose correction stands in the form."""
-    is_writing: bool = False
-    """Whether a turn that was asked or continued here is running."""
+
+    @property
+    def is_writing(self) -> bool:
+        """Whether a turn that was asked or continued here is running."""
+        return self.conversation.writer is self
 
     def open(self, conversation: Conversation) -> None:
         """Show another conversation; a turn that runs from here is ended before, one that runs from elsewhere is not."""

@@ -120,9 +120,8 @@ def test_a_tab_that_leaves_what_another_one_writes_stops_nothing(model: Model, s
 
 
 def test_a_chat_whose_tab_was_reloaded_waits_for_the_turn_that_ends_with_it() -> None:
-    conversation = Conversation()
-    conversation.busy = True
-    threading.Timer(0.3, lambda: setattr(conversation, "busy", False)).start()
+    conversation = Conversation(writer=Tab())
+    threading.Timer(0.3, lambda: setattr(conversation, "writer", None)).start()
     settle(conversation)
     assert not conversation.busy
 
