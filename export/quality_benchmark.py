@@ -1,6 +1,6 @@
 """What each preset keeps of a model, and how many bytes it takes, beside llama.cpp's quantizations of the same weights.
 
-    python -m export.quality_benchmark [--model smollm2-135m] [--hidden-size 768] [--out runs/quality]
+    python -m export.quality_benchmark [--model smollm2-135m] [--hidden-size 768] [--olive] [--out runs/quality]
 
 The model is rotated first (see `export.rotation`), because one that came from a 4-bit file lies on that file's grid; 768
 is a multiple of 256, which llama.cpp's K-quants need. The texts are Python's own documentation, which every Python
