@@ -1,12 +1,12 @@
 """What each preset keeps of a model, and how many bytes it takes, beside llama.cpp's quantizations of the same weights.
 
-    python -m export.quality_benchmark [--model smollm2-135m] [--hidden-size 768] [--out runs/quality]
+    python -m export.quality_benchmark [--model smollm2-135m] [--hidden-size 768] [--olive] [--out runs/quality]
 
 The model is rotated first (see `export.rotation`), because one that came from a 4-bit file lies on that file's grid; 768
 is a multiple of 256, which llama.cpp's K-quants need. The texts are Python's own documentation, which every Python
 carries: some topics to calibrate on, others to compare on. Every form reads the same held-out tokens through its own
-runtime. Where llama-cpp-python is installed, its quantizations are made and measured in the same run. Writes the block
-`quality` of docs/int4.md.
+runtime. Where llama-cpp-python is installed, its quantizations are made and measured in the same run; with --olive those of
+Olive and of onnxruntime-genai's model builder as well. Writes the block `quality` of docs/int4.md.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from typing import get_args
 
 import torch
 
-from export import llama_cpp
+from export import llama_cpp, olive
 from export.calibration import read_texts
 from export.llama_cpp import Quantization
 from export.machine import physical_cores
 from export.matrices import Method
 from export.parity import Bounds, ParityReport, compare
-from export.pipeline import ExportConfig, Preset, export_model, int4_config
+from export.pipeline import CALIBRATION_TOKENS, ExportConfig, Preset, export_model, int4_config
 from export.rotation import write_rotated
 from toolkit.chat_format import ChatFormat
 from toolkit.ledger import markdown_table
@@ -60,6 +60,9 @@ def main() -> None:
         "--methods", nargs="*", default=["searched"], choices=get_args(Method), help="in place of the default's"
     )
     parser.add_argument("--sizes", nargs="+", type=float, default=[], help="MB of more exports, with their own bits")
+    parser.add_argument(
+        "--olive", action="store_true", help="and Olive's, from environments made once beside the folders"
+    )
     parser.add_argument("--out", type=Path, default=Path("runs/quality"))
     options = parser.parse_args()
     rotated, traces = options.out / "rotated", options.out / "topics.jsonl"
@@ -81,6 +84,7 @@ def main() -> None:
         out = options.out / f"{megabytes}MB"
         configs[f"`--size {megabytes}MB`"] = int4_config(rotated, out, calibration=traces, max_bytes=max_bytes)
     rows = ours(configs, traces) + theirs(rotated, traces, options.out)
+    rows += olives(rotated, traces, options.out) if options.olive else []
     text = table(rows)
     print(text)
     fill_file(DOCUMENT, "quality", text)
@@ -111,9 +115,13 @@ def ours(configs: Mapping[str, ExportConfig], traces: Path) -> list[Row]:
     rows: list[Row] = []
     for name, config in configs.items():
         measured = export_model(replace(config, calibration=traces, bounds=WIDE))["measured"]
-        size = (config.out / "model.onnx").stat().st_size + (config.out / "model.onnx.data").stat().st_size
-        rows.append((name, size, ParityReport.from_dict(measured["parity"])))
+        rows.append((name, model_bytes(config.out), ParityReport.from_dict(measured["parity"])))
     return rows
+
+
+def model_bytes(folder: Path) -> int:
+    """Of the graph and its weights."""
+    return (folder / "model.onnx").stat().st_size + (folder / "model.onnx.data").stat().st_size
 
 
 def theirs(model: Path, traces: Path, out: Path) -> list[Row]:
@@ -131,6 +139,20 @@ def theirs(model: Path, traces: Path, out: Path) -> list[Row]:
         llama_cpp.quantize(float_gguf, path, kind, threads=physical_cores())
         scorer = llama_cpp.LlamaCpp(path, threads=physical_cores(), max_length=2048)
         rows.append((f"llama.cpp {kind}", path.stat().st_size, compare(reference, scorer, texts, ())))
+    return rows
+
+
+def olives(model: Path, traces: Path, out: Path) -> list[Row]:
+    """What Olive and the model builder write, calibrated and compared on the texts that ours is."""
+    chat_format = ChatFormat.from_folder(model)
+    texts = read_texts(traces, chat_format, tokens=CALIBRATION_TOKENS, max_length=2048)
+    ids = [text.prompt + text.completion for text in texts.calibration]
+    folders = olive.write_folders(model, chat_format.tokenizer.decode_batch(ids, skip_special_tokens=False), out)
+    reference = load_model(model, torch.float32)
+    rows: list[Row] = []
+    for name, folder in folders.items():
+        scorer = olive.BuiltModel(folder, threads=physical_cores())
+        rows.append((name, model_bytes(folder), compare(reference, scorer, texts.held_out, ())))
     return rows
 
 

@@ -10,9 +10,9 @@ import argparse
 import json
 import subprocess
 import sys
-import venv
 from pathlib import Path
 
+from export.environment import interpreter
 from export.session import OnnxDecoder
 from toolkit.chat_format import ChatFormat
 from toolkit.generate import Sampling, complete
@@ -56,14 +56,9 @@ def main() -> int:
 
 def run(name: str, folder: Path, prompts: list[list[int]], environments: Path) -> list[list[int]]:
     """What a loader generates greedily after each prompt, ids up to `NEW_TOKENS`."""
-    home = environments / name
-    if not (home / "ready").is_file():
-        venv.create(home, with_pip=True, clear=True)
-        subprocess.run([home / "bin/python", "-m", "pip", "install", "--quiet", *REQUIREMENTS[name]], check=True)
-        (home / "ready").touch()
     script = Path(__file__).with_name(f"{name}.py")
     request = json.dumps({"prompts": prompts, "new_tokens": NEW_TOKENS})
-    command = [home / "bin/python", script, folder.resolve()]
+    command = [interpreter(environments / name, REQUIREMENTS[name]), script, folder.resolve()]
     done = subprocess.run(command, input=request, stdout=subprocess.PIPE, text=True, check=True)
     generated: list[list[int]] = json.loads(done.stdout)
     return generated
