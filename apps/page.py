@@ -159,7 +159,7 @@ def _run(
     sampling = settings.sampling(seed_of(turn))
     turn.is_in_one_piece = not model.goes_on
     turn.model = model.name
-    turn.settings = asdict(sampling) | {"thinking_budget": settings.thinking_budget, "system": settings.system}
+    turn.settings = asdict(sampling) | {"thinking_budget": settings.thinking_budget, "system": conversation.system}
     conversation.writer = tab
     tab.edited, trouble = None, ""
     is_listed = conversation.id is not None

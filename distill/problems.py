@@ -165,13 +165,11 @@ def _problem(path: Path, number: int, row: Mapping[str, Any]) -> Problem:
             raise InputError(
                 f"{path} line {number} is no problem: its {key!r} ({value!r}) must be a text that is not empty"
             )
-    family, metadata, history = row.get("family", "user"), row.get("metadata", {}), row.get("history", [])
+    family, metadata, history = row.get("family", "user"), row.get("metadata", {}), row.get("history")
     if not isinstance(family, str) or not isinstance(metadata, dict):
         raise InputError(f"{path} line {number} is no problem: its 'family' ({family!r}) must be a text")
     if TESTS in metadata and (wrong := check_tests(metadata[TESTS])):
         raise InputError(f"{path} line {number} is no problem: its metadata's 'tests' {wrong}")
-    if not isinstance(history, list) or not all(isinstance(said, dict) for said in history):
-        raise InputError(f"{path} line {number} is no problem: its 'history' ({history!r}) must be a list of messages")
     try:
         return Problem.create(
             family=family,

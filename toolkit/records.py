@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from difflib import get_close_matches
 from pathlib import Path
@@ -59,11 +59,11 @@ class Asked(Record):
     """A system prompt, and earlier questions with their answers."""
 
     def __post_init__(self) -> None:
-        for said in self.history:
-            if said.keys() != {"role", "content"} or said["role"] not in ROLES or not isinstance(said["content"], str):
-                raise InputError(
-                    f"history must be messages of a role ({', '.join(ROLES)}) and a text as content, not {said}"
-                )
+        if not isinstance(self.history, list) or not all(map(_is_message, self.history)):
+            raise InputError(
+                f"history ({self.history!r}) must be a list of messages, each with a role ({', '.join(ROLES)}) and a text "
+                "as content"
+            )
 
     @property
     def messages(self) -> list[Message]:
@@ -93,10 +93,10 @@ class Problem(Asked):
         question: str,
         answer: str,
         metadata: dict[str, Any] | None = None,
-        history: Sequence[Message] = (),
+        history: list[Message] | None = None,
     ) -> Self:
         """Make a problem whose id is the hash of its question's content, with what was said before it."""
-        asked = Asked(question=question, history=list(history))
+        asked = Asked(question=question, history=history or [])
         return cls(
             **vars(asked), id=content_hash(asked.transcript), family=family, answer=answer, metadata=metadata or {}
         )
@@ -144,6 +144,15 @@ class Example(Asked):
     answer: str
     sample: int
     teacher: str
+
+
+def _is_message(said: Any) -> bool:
+    return (
+        isinstance(said, dict)
+        and said.keys() == {"role", "content"}
+        and said["role"] in ROLES
+        and isinstance(said["content"], str)
+    )
 
 
 def content_hash(text: str) -> str:

@@ -9,7 +9,7 @@ import pytest
 
 from distill.problems import FAMILIES, make_problems, read_problems, split_of
 from toolkit.errors import InputError
-from toolkit.records import Problem
+from toolkit.records import Problem, read_records
 
 
 def test_splits_share_no_question_whatever_the_seed() -> None:
@@ -54,10 +54,13 @@ def test_a_problem_may_follow_what_was_said_before_it(tmp_path: Path) -> None:
     after, alone = read_problems(path)
     assert after.messages == [*said, *alone.messages]
     assert after.id != alone.id == Problem.create(family="user", question="And twice that?", answer="8").id
-    for history in ("2 + 2?", ["2 + 2?"], [{"role": "tool", "content": "4"}], [{"content": "4"}]):
+    for history in (5, "2 + 2?", ["2 + 2?"], [{"role": "tool", "content": "4"}], [{"content": "4"}]):
         path.write_text(json.dumps(rows[0] | {"history": history}))
-        with pytest.raises(InputError, match=r"line 1 is no problem: its '?history"):
+        with pytest.raises(InputError, match="line 1 is no problem: its history"):
             read_problems(path)
+        path.write_text(json.dumps({"id": "a", "family": "user"} | rows[0] | {"history": history}))
+        with pytest.raises(InputError, match="line 1: history"):
+            read_records(path, Problem)
 
 
 def test_users_jsonl_is_read_and_a_line_that_is_no_problem_is_named(tmp_path: Path) -> None:
