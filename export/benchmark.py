@@ -2,8 +2,9 @@
 
 Every round loads a model in a fresh process, because peak memory belongs to a process and never goes down again; there
 it reads a prompt of each length and decodes greedily after it. Models take turns, so that a machine that slows down
-slows both. Figures are medians over the rounds after a short first one that warms the file cache; ratios are medians of
-the rounds' own.
+slows both, and each round begins with another one, so that none always gets the memory that the same one has left.
+Figures are medians over the rounds after a short first one that warms the file cache; ratios are medians of the rounds'
+own.
 """
 
 from __future__ import annotations
@@ -108,11 +109,12 @@ def run_benchmark(
     threads = physical_cores()
     measured: list[list[Round]] = [[] for _ in models]
     with Progress("bench, rounds", (rounds + 1) * len(models)) as progress:
-        for lengths in [[min(SHORT, *contexts)]] + [list(contexts)] * rounds:
-            for model, results in zip(models, measured, strict=True):
+        for number, lengths in enumerate([[min(SHORT, *contexts)]] + [list(contexts)] * rounds):
+            first = number % len(models)
+            for place in [*range(first, len(models)), *range(first)]:
                 with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as executor:
-                    task = executor.submit(measure_round, model, lengths, new_tokens, threads, open_decoder)
-                    results.append(task.result())
+                    task = executor.submit(measure_round, models[place], lengths, new_tokens, threads, open_decoder)
+                    measured[place].append(task.result())
                 progress.advance()
     warm = [results[1:] for results in measured]
     bandwidth = read_bandwidth(threads)
