@@ -29,6 +29,7 @@ from typing import Any
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from export.checkpoint import tensor_shapes
+from export.documentation import documentation
 from export.model_config import ModelConfig, read_model_config
 from export.shapes import QWEN25_32B, SMOLLM2_1_7B
 from toolkit.chat_format import REASONING_TEMPLATE, TURN_END, TURN_START, write_chat_files
@@ -62,10 +63,7 @@ def measure_conversion(config_json: Mapping[str, Any], folder: Path, *, calibrat
     """Make the checkpoint of a config.json in `folder / "source"` and convert it into `folder / "int4"`."""
     source, traces = folder / "source", folder / "topics.jsonl"
     if calibrated:
-        from export.quality_benchmark import (
-            documentation,  # here, because the process that is measured imports this file
-        )
-        from export.random_model import write_random
+        from export.random_model import write_random  # here, because the process that is measured imports this file
 
         write_random(config_json, source)
         write_records(traces, documentation())

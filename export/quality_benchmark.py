@@ -12,7 +12,6 @@ Olive and of onnxruntime-genai's model builder as well. Writes the block `qualit
 from __future__ import annotations
 
 import argparse
-import pydoc_data.topics
 import sys
 from collections.abc import Mapping
 from dataclasses import replace
@@ -23,6 +22,7 @@ import torch
 
 from export import llama_cpp, olive
 from export.calibration import read_texts
+from export.documentation import documentation
 from export.llama_cpp import Quantization
 from export.machine import physical_cores
 from export.matrices import Method
@@ -34,11 +34,9 @@ from toolkit.ledger import markdown_table
 from toolkit.model.decoder import load_model
 from toolkit.models import resolve
 from toolkit.readme import fill_file
-from toolkit.records import Example, write_records
+from toolkit.records import write_records
 
 DOCUMENT = Path("docs/int4.md")
-PIECE_CHARACTERS = 1500
-PIECES_A_TOPIC = 4
 WIDE = Bounds(max_mean_kl=10.0, min_top1=0.0)
 """What falls short is shown, not refused."""
 GRAPH_BYTES = 500_000
@@ -88,26 +86,6 @@ def main() -> None:
     text = table(rows)
     print(text)
     fill_file(DOCUMENT, "quality", text)
-
-
-def documentation() -> list[Example]:
-    """Pieces of Python's documentation as conversations of one turn."""
-    examples = []
-    for topic, text in sorted(pydoc_data.topics.topics.items()):
-        for piece in range(min(PIECES_A_TOPIC, len(text) // PIECE_CHARACTERS)):
-            begin = piece * PIECE_CHARACTERS
-            examples.append(
-                Example(
-                    problem_id=f"{topic}-{piece}",
-                    family="documentation",
-                    question=f"What does Python's documentation say about {topic}, part {piece + 1}?",
-                    reasoning="",
-                    answer=text[begin : begin + PIECE_CHARACTERS],
-                    sample=0,
-                    teacher="pydoc",
-                )
-            )
-    return examples
 
 
 def ours(configs: Mapping[str, ExportConfig], traces: Path) -> list[Row]:

@@ -130,6 +130,11 @@ class OnnxDecoder:
         """Of the rows that come and go, the dropped ones last."""
         self._changes = 0
 
+    @property
+    def cache_bytes(self) -> int:
+        """Of all rows and positions that there is room for."""
+        return sum(cache.nbytes for cache in self._cache.values())
+
     def start(self, prompts: Sequence[Sequence[int]]) -> Floats:
         """Forget everything, read the prompts; returns logits_BV after each prompt's last token.
 

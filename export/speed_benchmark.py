@@ -16,9 +16,9 @@ from pathlib import Path
 
 from export import llama_cpp
 from export.benchmark import run_benchmark, table
+from export.documentation import documentation
 from export.machine import physical_cores
 from export.pipeline import Preset, export_model, int4_config
-from export.quality_benchmark import documentation
 from export.random_model import write_random
 from export.shapes import SMOLLM2_1_7B
 from toolkit.readme import fill_file
