@@ -17,7 +17,7 @@ import gradio as gr
 
 from apps import badge, look
 from apps.conversation import Conversation, Pace, run_turn
-from apps.events import quiet
+from apps.events import quiet, spaced
 from apps.known_answers import is_right, right_answer
 from apps.latest import Latest
 from apps.live import RENDERS_PER_S
@@ -101,6 +101,10 @@ class Comparison:
 
 def ask(models: Sequence[Model], question: str, comparison: Comparison) -> Iterator[list[Any]]:
     """Let both models answer, one after the other, and show them as they write."""
+    yield from spaced(_asked(models, question, comparison))
+
+
+def _asked(models: Sequence[Model], question: str, comparison: Comparison) -> Generator[list[Any], None, None]:
     if not question.strip() or comparison.busy:
         yield [gr.skip()] * 6
         return
@@ -110,7 +114,7 @@ def ask(models: Sequence[Model], question: str, comparison: Comparison) -> Itera
     try:
         yield [gr.update(value="", submit_btn=False, stop_btn="Stop"), *comparison.shown(time.monotonic())]
         for side in comparison.sides:
-            with closing(Latest(_answers(side, comparison, sampling))) as views:
+            with closing(Latest(_answers(side, comparison, sampling)).start()) as views:
                 for shown in views:
                     yield [gr.skip(), *shown]
     finally:

@@ -4,7 +4,7 @@ Deltas of `toolkit.generate.stream` come in; a state, texts, token counts and du
 show. Nothing here knows a page, and the time is told by the caller.
 
     waiting ──► thinking ──► answering ──► done          (a model that does not think skips thinking)
-       └───────────┴─────────────┴───────► stopped       (Stop, a closed tab, an error, a killed process)
+       └───────────┴─────────────┴───────► stopped       (Stop, closed tabs, an error, a killed process)
 
 Every piece of text that the model wrote stays in its turn, however the turn ends; a turn that the model did not end
 itself goes on from the ids that it wrote. Earlier reasoning is not sent back (DeepSeek-R1's rule), and a conversation
@@ -22,6 +22,7 @@ from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+from apps.writing import Writing
 from toolkit.chat_format import ChatFormat, Delta, split_completion
 from toolkit.errors import InputError
 from toolkit.generate import WAITING, Decoder, Sampling, Speaker, Token, TurnReader, stream
@@ -211,12 +212,12 @@ class Conversation:
     """Sent before the turns, unless it is empty."""
     left_out: int = 0
     """How many of the path's oldest turns are not sent, because the user said so."""
-    writer: object | None = None
-    """The tab whose handler is writing a turn; None where none is."""
+    writing: Writing[Any] | None = None
+    """The last turn, while it is being written."""
 
     @property
     def busy(self) -> bool:
-        return self.writer is not None
+        return self.writing is not None
 
     def messages(self, question: str, before: Turn | None = None) -> list[Message]:
         """What the model is sent: questions and answers; no reasoning, and an empty answer where none was written.

@@ -1,7 +1,7 @@
-"""Lets work go on at its own speed while a slower reader looks at it.
+"""Lets work go on at its own speed while slower readers look at it.
 
-    work    ── item 1 ── item 2 ── item 3 ── item 4 ──►     its own thread, held up by nobody
-    reader  ────── item 1 ──────────── item 3 ── item 4 ►   what was newest each time
+    work      ── item 1 ── item 2 ── item 3 ── item 4 ──►     its own thread, held up by nobody
+    a reader  ────── item 1 ──────────── item 3 ── item 4 ►   what was newest each time
 
 A page takes longer to send than a model to write a few tokens; a model whose generator is the page's own would stand
 still meanwhile.
@@ -10,17 +10,17 @@ still meanwhile.
 from __future__ import annotations
 
 import threading
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing
 from typing import Generic, TypeVar
 
 Item = TypeVar("Item")
 
 
-class Latest(Iterator[Item], Generic[Item]):
-    """Runs work on a thread of its own from now on; iterating gives its newest item, each once.
+class Latest(Iterable[Item], Generic[Item]):
+    """Runs work on a thread of its own, once started; each iterator gives its newest item, each once.
 
-    The last item always comes, and what the work raises is raised after it. Items that came while the reader was away
+    The last item always comes, and what the work raises is raised after it. Items that came while a reader was away
     are left out, but for the newest.
     """
 
@@ -28,23 +28,33 @@ class Latest(Iterator[Item], Generic[Item]):
         self._work = work
         self._changed = threading.Condition()
         self._newest: list[Item] = []
-        self._raised: list[BaseException] = []
-        self._has_ended = self._reader_left = False
+        self._count = 0
+        self._raised: BaseException | None = None
+        self._has_ended = self._is_closed = False
         self._thread = threading.Thread(target=self._run, name="latest", daemon=True)
-        self._thread.start()
 
-    def __next__(self) -> Item:
-        with self._changed:
-            self._changed.wait_for(lambda: self._newest or self._has_ended)
-            if self._newest:
-                return self._newest.pop()
+    def start(self) -> Latest[Item]:
+        self._thread.start()
+        return self
+
+    def __iter__(self) -> Iterator[Item]:
+        seen = 0
+        while self._waited(seen) > seen:
+            with self._changed:
+                seen, (item,) = self._count, self._newest
+            yield item
         if self._raised:
-            raise self._raised.pop()
-        raise StopIteration
+            raise self._raised
+
+    def _waited(self, seen: int) -> int:
+        """How many items there are once there are more than those `seen`, or the work has ended."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._count > seen or self._has_ended)
+            return self._count
 
     def close(self) -> None:
         """Close the work at its next item; returns when that is done."""
-        self._reader_left = True
+        self._is_closed = True
         self._thread.join()
 
     def _run(self) -> None:
@@ -53,12 +63,13 @@ class Latest(Iterator[Item], Generic[Item]):
                 for item in self._work:
                     with self._changed:
                         self._newest[:] = [item]
-                        self._changed.notify()
-                    if self._reader_left:
+                        self._count += 1
+                        self._changed.notify_all()
+                    if self._is_closed:
                         return
-        except BaseException as error:  # noqa: BLE001 – a panic of tokenizers is no Exception; the reader raises it
-            self._raised.append(error)
+        except BaseException as error:  # noqa: BLE001 – a panic of tokenizers is no Exception; the readers raise it
+            self._raised = error
         finally:
             with self._changed:
                 self._has_ended = True
-                self._changed.notify()
+                self._changed.notify_all()

@@ -7,7 +7,7 @@ a download from this server, and a file to import is read in the browser and tra
 from __future__ import annotations
 
 import re
-import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -15,17 +15,15 @@ import gradio as gr
 from fastapi import FastAPI, Response
 
 from apps.conversation import Conversation
+from apps.dialogue import follow
 from apps.events import quiet
 from apps.exchange import conversation_of, to_json, to_markdown
 from apps.markup import harmless
 from apps.store import Store
-from apps.tab import POLL_S, Tab
+from apps.tab import Tab
 from apps.updates import NOTHING, SKIP, at_rest, listed, refused
 from export.session import forget_prefixes
 from toolkit.errors import InputError
-
-SETTLE_S = 3.0
-"""How long a chat that is opened waits for a turn that ends."""
 
 # Own HTML stands in Markdown components: the one for HTML evaluates templates, which the page's policy forbids.
 FILE_INPUT = '<label class="file">Choose a file<input type="file" id="import-file" accept=".json,.md,.txt"></label>'
@@ -47,6 +45,7 @@ addEventListener("pagehide", () => { // a tab that is loaded again opens the cha
   sessionStorage.setItem("chat", document.querySelector("#conversations input:checked")?.value ?? "");
 });
 let tries = sessionStorage.getItem("chat") ? 50 : 0;
+for (const done of ["pointerdown", "keydown"]) addEventListener(done, () => { tries = 0; }, { once: true }); // the user first
 const returning = setInterval(() => { // what is clicked before the page is whole is lost
   if (tries-- <= 0 || document.querySelector("#chat .user-row")) return clearInterval(returning);
   document.querySelector(`#conversations input[value="${sessionStorage.getItem("chat")}"]`)?.click();
@@ -177,13 +176,16 @@ def connect(sidebar: Sidebar, store: Store, tab: gr.State, shown: list[Any]) -> 
     def search(words: str, tab: Tab) -> Any:
         return listed(store, words, tab.conversation)
 
-    def open_chat(number: int | None, words: str, tab: Tab) -> tuple[Any, ...]:
+    def open_chat(number: int | None, words: str, tab: Tab) -> Iterator[tuple[Any, ...]]:
         found = store.load(number) if number is not None else None
         if found is None or found is tab.conversation:
-            return *NOTHING[:-1], listed(store, words, tab.conversation), *only(None)
+            yield *NOTHING[:-1], listed(store, words, tab.conversation), *only(None)
+            return
         tab.open(found)
-        settle(found)
-        return *at_rest(found, listed(store, words, found)), *only(None)
+        told = only(None)
+        for update in follow(store, words, tab):
+            yield *update, *told
+            told = [SKIP] * len(panels)
 
     def start_rename(tab: Tab) -> tuple[Any, ...]:
         return tab.conversation.title, *only("rename" if tab.conversation.id is not None else None)
@@ -198,6 +200,7 @@ def connect(sidebar: Sidebar, store: Store, tab: gr.State, shown: list[Any]) -> 
 
     def delete(words: str, tab: Tab) -> tuple[Any, ...]:
         left, fresh = tab.conversation, Conversation()
+        tab.end_turn()
         tab.open(fresh)
         store.delete(left)
         forget_prefixes()  # which of them hold this chat's words is not worth asking
@@ -222,7 +225,10 @@ def connect(sidebar: Sidebar, store: Store, tab: gr.State, shown: list[Any]) -> 
 
     opens: dict[str, Any] = private | {"concurrency_limit": None}
     sidebar.search.change(search, here, sidebar.listing, queue=False, **private)
-    sidebar.listing.input(open_chat, [sidebar.listing, *here], [*shown, *panels], **opens)
+    opening: dict[str, Any] = opens | {
+        "trigger_mode": "multiple"
+    }  # a chat that is written is followed until it is left
+    sidebar.listing.input(open_chat, [sidebar.listing, *here], [*shown, *panels], **opening)
     sidebar.rename.click(start_rename, tab, [sidebar.title, *panels], queue=False, **private)
     for event in (sidebar.save.click, sidebar.title.submit):
         event(rename, [sidebar.title, *here], [sidebar.listing, *panels], queue=False, **private)
@@ -232,17 +238,6 @@ def connect(sidebar: Sidebar, store: Store, tab: gr.State, shown: list[Any]) -> 
     sidebar.export.click(start_export, tab, [sidebar.downloads, *panels], queue=False, **private)
     sidebar.bring_in.click(lambda: only("import"), None, panels, queue=False, **private)
     sidebar.read.click(bring_in, [sidebar.text, *here], [*shown, sidebar.text, *panels], **opens)
-
-
-def settle(conversation: Conversation) -> None:
-    """Wait a moment for a running turn's end: of a tab that was reloaded, which its handler is told late.
-
-    A chat that another tab goes on writing is shown as far as it is written.
-    """
-    for _ in range(int(SETTLE_S / POLL_S)):
-        if not conversation.busy:
-            return
-        time.sleep(POLL_S)
 
 
 def add_downloads(api: FastAPI, store: Store) -> None:

@@ -23,14 +23,19 @@ class Tab:
     corrected: Turn | None = None
     """The turn whose correction stands in the form."""
 
-    @property
-    def is_writing(self) -> bool:
-        """Whether a turn that was asked or continued here is running."""
-        return self.conversation.writer is self
+    opened: int = 0
+    """How many conversations were shown here before this one."""
 
     def open(self, conversation: Conversation) -> None:
-        """Show another conversation; a turn that runs from here is ended before, one that runs from elsewhere is not."""
-        while self.is_writing:
+        """Show another conversation; a turn that only this tab follows is ended before."""
+        writing = self.conversation.writing
+        if writing and all(tab is self for tab in writing.followers):
+            self.end_turn()
+        self.conversation, self.edited = conversation, None
+        self.opened += 1
+
+    def end_turn(self) -> None:
+        """End a turn that is being written, whoever follows it."""
+        while self.conversation.busy:
             self.conversation.turns[-1].stop_requested = True
             time.sleep(POLL_S)
-        self.conversation, self.edited = conversation, None

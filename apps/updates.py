@@ -11,6 +11,7 @@ import gradio as gr
 
 from apps.context_ledger import names, oldest
 from apps.conversation import Conversation, Turn
+from apps.events import spaced
 from apps.live import marked
 from apps.markup import harmless
 from apps.repetition import is_repeating
@@ -33,8 +34,8 @@ EDITING = "Edit the question below. *Send* asks it as another version of this tu
 def only_news(updates: Generator[Update, None, None]) -> Generator[Update, None, None]:
     """The same without what was said before: a component that is told anything is drawn again."""
     shown = NOTHING
-    with closing(updates):
-        for update in updates:
+    with closing(spaced(updates)) as spaced_updates:
+        for update in spaced_updates:
             yield tuple(SKIP if now == before else now for before, now in zip(shown, update, strict=True))
             shown = tuple(before if now == SKIP else now for before, now in zip(shown, update, strict=True))
 
@@ -69,15 +70,14 @@ def without(conversation: Conversation, turn: Turn, leaving: int, action: Action
 
 def begun(conversation: Conversation, turn: Turn, listing: dict[str, Any]) -> Update:
     """A turn that starts: the box is empty and has Stop."""
-    messages = page_messages(conversation, time.monotonic())
-    return (
-        messages,
-        gr.update(value="", submit_btn=False, stop_btn="Stop"),
-        marked(status_line(turn), turn),
-        notice(""),
-        _answer_now(turn),
-        listing,
-    )
+    messages, _, *rest = running(conversation, turn)
+    return messages, gr.update(value="", submit_btn=False, stop_btn="Stop"), *rest[:-1], listing
+
+
+def joined(conversation: Conversation, turn: Turn, listing: dict[str, Any]) -> Update:
+    """A turn that runs already: the box has Stop, and keeps what stands there."""
+    messages, _, *rest = running(conversation, turn)
+    return messages, gr.update(submit_btn=False, stop_btn="Stop"), *rest[:-1], listing
 
 
 def running(conversation: Conversation, turn: Turn) -> Update:
@@ -88,7 +88,7 @@ def running(conversation: Conversation, turn: Turn) -> Update:
 
 
 def at_rest(conversation: Conversation, listing: dict[str, Any], trouble: str = "") -> Update:
-    """A conversation that no handler is writing to."""
+    """A conversation to which nothing is being written."""
     messages = page_messages(conversation, time.monotonic())
     status = status_line(conversation.turns[-1]) if conversation.turns else "Ready"
     return (

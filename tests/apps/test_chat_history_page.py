@@ -24,6 +24,8 @@ __all__ = ["browser"]  # the fixture
 pytestmark = needs_a_browser
 
 WIDTHS = [1280, 390]
+ABORTED = ("AbortError", "Unexpected error Connection")
+"""Gradio's words on its request that a reload cuts off."""
 STEPS = SCRIPTS["twenty steps"].partition("\n</think>")[0]
 
 
@@ -137,24 +139,59 @@ def test_a_thinking_budget_ends_the_thought(browser: Browser, chat: str) -> None
 
 @pytest.mark.parametrize("width", WIDTHS)
 def test_a_reloaded_tab_opens_the_chat_that_it_had(browser: Browser, chat: str, width: int) -> None:
-    aborted = ("AbortError", "Unexpected error Connection")  # Gradio's words on its request that a reload cuts off
-    with opened(browser, chat, width=width, expected=aborted) as page:
+    with opened(browser, chat, width=width, expected=ABORTED) as page:
         ask(page, "84 and 36?")
         expect(last_row(page)).to_contain_text("The answer is 12.")
         wait_until_done(page)
         page.reload()
         expect(last_row(page)).to_contain_text("The answer is 12.")
-        ask(page, "A long thought, please")
-        expect(thought(page)).to_contain_text("Step 3:")
-        page.reload()
-        expect(last_row(page)).to_contain_text("Stopped")
-        expect(thought(page)).to_contain_text("Step 3:")
         page.click("#new-chat")
         expect(page.locator("#chat .user-row")).to_have_count(0)
         page.reload()
         expect(page.locator("#ledger")).to_contain_text("tokens")
         page.wait_for_timeout(1000)
         expect(page.locator("#chat .user-row")).to_have_count(0)
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_a_turn_goes_on_while_its_tab_is_loaded_again(browser: Browser, chat: str, width: int) -> None:
+    with opened(browser, chat, width=width, expected=ABORTED) as page:
+        ask(page, "Take twenty steps")
+        expect(thought(page)).to_contain_text("Step 3.")
+        page.reload()
+        expect(last_row(page)).to_contain_text("All twenty are done.")
+        wait_until_done(page)
+        expect(page.locator("#status")).to_contain_text("reasoning")
+        ask(page, "A long thought, please")
+        expect(thought(page)).to_contain_text("Step 3:")
+        page.reload()
+        page.click("#question .stop-button")
+        expect(last_row(page)).to_contain_text("Stopped")
+        wait_until_done(page)
+        press(page, "Continue")
+        page.click("#answer-now")
+        expect(last_row(page)).to_contain_text("never reached")
+
+
+def test_a_second_tab_follows_what_the_first_one_asked(browser: Browser, chat: str) -> None:
+    with opened(browser, chat) as first, opened(browser, chat) as second:
+        ask(first, "Take twenty steps")
+        expect(thought(first)).to_contain_text("Step 3.")
+        second.reload()
+        titles(second).click()
+        expect(second.locator("#answer-now")).to_be_visible()
+        expect(last_row(second)).to_contain_text("All twenty are done.")
+        wait_until_done(second)
+        wait_until_done(first)
+        ask(first, "A long thought, please")
+        expect(thought(first)).to_contain_text("Step 3:")
+        second.fill("#question textarea", "84 and 36?")
+        second.keyboard.press("Enter")
+        expect(thought(second)).to_contain_text("Step 4:")
+        assert second.input_value("#question textarea") == "84 and 36?"
+        second.click("#question .stop-button")
+        for page in (first, second):
+            expect(last_row(page)).to_contain_text("Stopped")
 
 
 def test_a_thought_that_goes_round_in_circles_is_told_and_can_be_ended(browser: Browser, chat: str) -> None:

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from apps.conversation import Conversation, Turn, run_turn
+from apps.dialogue import act, answer
 from apps.endpoint import load_endpoint
 from apps.model import Model, load_model
-from apps.page import act, answer
 from apps.settings import defaults
 from apps.store import Store
 from apps.tab import Tab

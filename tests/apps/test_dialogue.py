@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import threading
 import time
 from collections.abc import Generator, Iterator
 from pathlib import Path
@@ -12,10 +11,9 @@ from typing import Any
 import pytest
 
 from apps.conversation import Conversation
+from apps.dialogue import act, answer, follow, seed_of
 from apps.model import Model
-from apps.page import act, answer, seed_of
 from apps.settings import defaults
-from apps.sidebar import settle
 from apps.store import Store
 from apps.tab import Tab
 from apps.updates import NOTHING, SKIP, Update, only_news
@@ -37,6 +35,13 @@ def model(tiny_student: Path) -> Model:
     chat_format = ChatFormat.from_folder(tiny_student)
     decoder = ScriptedDecoder(chat_format, max_length=CONTEXT, step_s=0.0)
     return Model(name="scripted", size_bytes=1, decoder=decoder, chat_format=chat_format)
+
+
+@pytest.fixture
+def slow(model: Model) -> Model:
+    assert isinstance(model.decoder, ScriptedDecoder)
+    model.decoder.step_s = 0.01
+    return model
 
 
 def ask(model: Model, store: Store, question: str, conversation: Conversation) -> list[tuple[Any, ...]]:
@@ -107,30 +112,53 @@ def test_a_component_is_told_only_what_is_new() -> None:
     assert news == [("1 token", "a"), ("2 tokens", SKIP), (SKIP, SKIP), (SKIP, "b")]
 
 
-def test_a_tab_that_leaves_what_another_one_writes_stops_nothing(model: Model, store: Store) -> None:
+def test_a_tab_that_leaves_what_another_one_follows_stops_nothing(slow: Model, store: Store) -> None:
     writer, reader = Tab(), Tab()
     panel_values = defaults(CONTEXT).panel_values()
-    writing = answer(model, store, "84 and 36?", "", writer, *panel_values)
+    writing = answer(slow, store, "84 and 36?", "", writer, *panel_values)
     next(writing)
     reader.open(writer.conversation)
-    assert [*answer(model, store, "And 7?", "", reader, *panel_values)] == [NOTHING], "one turn at a time"
+    asking = answer(slow, store, "And 7?", "", reader, *panel_values)
+    assert next(asking) == NOTHING
+    assert next(asking)[1]["stop_btn"] == "Stop", "one turn at a time: who asks sees the one that runs"
+    assert [*answer(slow, store, "And 7?", "", reader, *panel_values)] == [NOTHING], "it follows already"
     reader.open(Conversation())
-    assert writer.is_writing and not writer.conversation.turns[-1].stop_requested
+    assert [*asking] == [], "it shows another chat now"
+    assert writer.conversation.busy and not writer.conversation.turns[-1].stop_requested
     assert [*writing][-1][1]["submit_btn"] == "Send"
 
 
-def test_a_chat_whose_tab_was_reloaded_waits_for_the_turn_that_ends_with_it() -> None:
-    conversation = Conversation(writer=Tab())
-    threading.Timer(0.3, lambda: setattr(conversation, "writer", None)).start()
-    settle(conversation)
-    assert not conversation.busy
-
-
-def test_a_tab_ends_its_own_turn_before_it_shows_another_chat(model: Model, store: Store) -> None:
+def test_a_turn_goes_on_while_its_tab_is_loaded_again(slow: Model, store: Store) -> None:
     tab = Tab()
-    writing = answer(model, store, "84 and 36?", "", tab, *defaults(CONTEXT).panel_values())
+    writing = answer(slow, store, "84 and 36?", "", tab, *defaults(CONTEXT).panel_values())
+    next(writing)
+    writing.close()
+    again = Tab(conversation=tab.conversation)
+    updates = [*follow(store, "", again)]
+    assert updates[0][1] == {"submit_btn": False, "stop_btn": "Stop", "__type__": "update"}, "the box keeps its text"
+    assert updates[-1][1]["submit_btn"] == "Send"
+    (turn,) = tab.conversation.turns
+    script = split_completion(SCRIPTS[""], opened=True)
+    assert (turn.state, turn.reasoning, turn.answer) == ("done", script.reasoning, script.answer)
+    (resting,) = follow(store, "", again)
+    assert resting[1]["submit_btn"] == "Send"
+
+
+def test_a_tab_ends_the_turn_that_it_alone_follows_before_it_shows_another_chat(slow: Model, store: Store) -> None:
+    tab = Tab()
+    writing = answer(slow, store, "A long thought, please", "", tab, *defaults(CONTEXT).panel_values())
     next(writing)
     left = tab.conversation
-    threading.Timer(0.3, lambda: [*writing]).start()
     tab.open(Conversation())
-    assert not left.busy and not left.turns[-1].running and tab.conversation is not left
+    assert not left.busy and left.turns[-1].state == "stopped" and tab.conversation is not left
+    assert [*writing] == []
+
+
+def test_a_chat_is_told_where_the_disk_does_not_take_its_turn(model: Model, tmp_path: Path) -> None:
+    store = Store(tmp_path / "full", time.time)
+    store._database.execute("PRAGMA query_only = ON")
+    conversation = Conversation()
+    (told,) = ask(model, store, "84 and 36?", conversation)
+    assert "the disk must take the conversation" in notice(told).casefold()
+    assert not conversation.busy and conversation.turns[-1].state == "stopped"
+    store.close()
