@@ -23,8 +23,6 @@ from apps.store import Store
 
 RENDERS_PER_S = 2.0
 ROUTE = "/live"
-LOOK_S = 0.01
-"""Between two looks at whether something new is stored."""
 
 CSS = """
 #chat .tail { white-space: pre-wrap; }
@@ -97,12 +95,10 @@ def add_route(api: FastAPI, store: Store) -> None:
 async def _events(store: Store, number: int) -> AsyncIterator[str]:
     sent = ("", "")
     while texts := store.running_texts.get(number):
-        if texts == sent:
-            await asyncio.sleep(LOOK_S)
-            continue
-        changes = [_change(old, new) for old, new in zip(sent, texts, strict=True)]
-        yield f"data: {json.dumps(changes)}\n\n"
-        sent = texts
+        if texts != sent:
+            changes = [_change(old, new) for old, new in zip(sent, texts, strict=True)]
+            yield f"data: {json.dumps(changes)}\n\n"
+            sent = texts
         await asyncio.sleep(1 / UPDATES_PER_S)
     yield "event: end\ndata:\n\n"
 
