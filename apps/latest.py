@@ -39,18 +39,17 @@ class Latest(Iterable[Item], Generic[Item]):
 
     def __iter__(self) -> Iterator[Item]:
         seen = 0
-        while self._waited(seen) > seen:
-            with self._changed:
-                seen, (item,) = self._count, self._newest
+        while news := self._after(seen):
+            seen, item = news
             yield item
         if self._raised:
             raise self._raised
 
-    def _waited(self, seen: int) -> int:
-        """How many items there are once there are more than those `seen`, or the work has ended."""
+    def _after(self, seen: int) -> tuple[int, Item] | None:
+        """How many items there are and the newest, once there are more than those `seen`; None where the work ends before."""
         with self._changed:
             self._changed.wait_for(lambda: self._count > seen or self._has_ended)
-            return self._count
+            return (self._count, self._newest[0]) if self._count > seen else None
 
     def close(self) -> None:
         """Close the work at its next item; returns when that is done."""

@@ -225,10 +225,8 @@ def connect(sidebar: Sidebar, store: Store, tab: gr.State, shown: list[Any]) -> 
 
     opens: dict[str, Any] = private | {"concurrency_limit": None}
     sidebar.search.change(search, here, sidebar.listing, queue=False, **private)
-    opening: dict[str, Any] = opens | {
-        "trigger_mode": "multiple"
-    }  # a chat that is written is followed until it is left
-    sidebar.listing.input(open_chat, [sidebar.listing, *here], [*shown, *panels], **opening)
+    several = {"trigger_mode": "multiple"}  # a chat that is being written is followed, and another one can be opened
+    sidebar.listing.input(open_chat, [sidebar.listing, *here], [*shown, *panels], **opens | several)
     sidebar.rename.click(start_rename, tab, [sidebar.title, *panels], queue=False, **private)
     for event in (sidebar.save.click, sidebar.title.submit):
         event(rename, [sidebar.title, *here], [sidebar.listing, *panels], queue=False, **private)

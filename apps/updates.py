@@ -32,10 +32,10 @@ EDITING = "Edit the question below. *Send* asks it as another version of this tu
 
 
 def only_news(updates: Generator[Update, None, None]) -> Generator[Update, None, None]:
-    """The same without what was said before: a component that is told anything is drawn again."""
+    """The same, spaced, without what was said before: a component that is told anything is drawn again."""
     shown = NOTHING
-    with closing(spaced(updates)) as spaced_updates:
-        for update in spaced_updates:
+    with closing(spaced(updates)) as told:
+        for update in told:
             yield tuple(SKIP if now == before else now for before, now in zip(shown, update, strict=True))
             shown = tuple(before if now == SKIP else now for before, now in zip(shown, update, strict=True))
 
@@ -70,8 +70,8 @@ def without(conversation: Conversation, turn: Turn, leaving: int, action: Action
 
 def begun(conversation: Conversation, turn: Turn, listing: dict[str, Any]) -> Update:
     """A turn that starts: the box is empty and has Stop."""
-    messages, _, *rest = running(conversation, turn)
-    return messages, gr.update(value="", submit_btn=False, stop_btn="Stop"), *rest[:-1], listing
+    messages, box, *rest = joined(conversation, turn, listing)
+    return messages, box | {"value": ""}, *rest
 
 
 def joined(conversation: Conversation, turn: Turn, listing: dict[str, Any]) -> Update:
