@@ -2,7 +2,7 @@
 
     floats   qkv ─ GroupQueryAttention(past) ─ attended, present
 
-    int8     a few new tokens   qkv ─ GroupQueryAttention(past codes) ─ attended, present codes
+    int8     a few new tokens   qkv ─ AttentionOverCodes(past codes) ─ attended, present codes
              a longer prompt    past codes ─ × steps ─ past
                                 qkv ─ GroupQueryAttention(past) ─ attended, present
                                 present's new positions ─ ÷ steps ─ TensorScatter ─ present codes
@@ -11,6 +11,9 @@ GroupQueryAttention rotates queries and keys, and writes into the past it was gi
 buffer, as TensorScatter does. Over codes it is the faster one for a single token, and takes four times as long for a
 hundred. So a prompt is read over floats, of which one layer has them at a time. Its tokens see each other exactly then,
 and in either branch see what came before them as the cache holds it.
+
+AttentionOverCodes is our own operator (`export.kernels`), and at the same time a function of the graph: a session that
+does not know the operator runs the function's body, which is GroupQueryAttention over codes.
 Source: onnxruntime's GroupQueryAttention; ONNX' TensorScatter.
 
 Shapes: B batch, T new tokens, S attended tokens, P positions, D hidden, H query heads, G kv heads, A head dim, R rotated pairs.
@@ -23,12 +26,18 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from onnx import TensorProto
+import onnx
+from onnx import TensorProto, helper
 
 from export.model_config import ModelConfig
 from export.nodes import MICROSOFT, Floats, Nodes
 from export.rotary import inverse_frequencies
 
+OURS = "reasoning.edge"
+"""The domain of our own operators."""
+OVER_CODES = "AttentionOverCodes"
+ATTENTION_INPUTS = 9
+"""Of GroupQueryAttention up to the rotary table, which OVER_CODES has too; the steps of keys and values follow there."""
 K_SCALE = 12
 """Place of GroupQueryAttention's k_scale among its inputs; v_scale follows."""
 FEW_TOKENS = 16
@@ -147,21 +156,35 @@ def int8_cache(graph: Nodes, steps: Mapping[str, Floats]) -> Int8Cache:
     )
 
 
-def _over_codes(
-    graph: Nodes, config: ModelConfig, names: _Layer, positions: Positions, steps: list[Floats], outputs: list[str]
-) -> None:
-    scales = [graph.constant(f"{past}.steps", step) for past, step in zip(names.past, steps, strict=True)]
-    _group_query_attention(
-        graph,
-        config,
-        names,
-        positions,
+def over_codes_function(opset: int) -> onnx.FunctionProto:
+    """What AttentionOverCodes is where onnxruntime has no operator of this name."""
+    inputs = ["query", "key", "value", "past_key", "past_value", "seqlens_k", "total", "cos", "sin"]
+    steps = ["key_steps", "value_steps"]
+    outputs = ["attended", "present_key", "present_value"]
+    attributes = ["num_heads", "kv_num_heads", "do_rotary", "scale", "local_window_size"]
+    node = helper.make_node(
+        "GroupQueryAttention",
+        [*inputs, *[""] * (K_SCALE - ATTENTION_INPUTS), *steps],
         outputs,
-        scales=scales,
+        domain=MICROSOFT,
         kv_cache_bit_width=8,
         k_quant_type="PER_CHANNEL",
         v_quant_type="PER_CHANNEL",
     )
+    for name in attributes:
+        kind = onnx.AttributeProto.FLOAT if name == "scale" else onnx.AttributeProto.INT
+        node.attribute.append(onnx.AttributeProto(name=name, ref_attr_name=name, type=kind))
+    opsets = [helper.make_opsetid("", opset), helper.make_opsetid(MICROSOFT, 1)]
+    return helper.make_function(OURS, OVER_CODES, [*inputs, *steps], outputs, [node], opsets, attributes)
+
+
+def _over_codes(
+    graph: Nodes, config: ModelConfig, names: _Layer, positions: Positions, steps: list[Floats], outputs: list[str]
+) -> None:
+    scales = [graph.constant(f"{past}.steps", step) for past, step in zip(names.past, steps, strict=True)]
+    inputs = _attention_inputs(names, positions)
+    inputs += [""] * (ATTENTION_INPUTS - len(inputs)) + scales
+    graph.node(OVER_CODES, inputs, outputs=outputs, domain=OURS, **_attention_attributes(config, names))
 
 
 def _over_floats(
@@ -196,32 +219,25 @@ def _over_floats(
 
 
 def _group_query_attention(
-    graph: Nodes,
-    config: ModelConfig,
-    names: _Layer,
-    positions: Positions,
-    outputs: list[str],
-    *,
-    scales: list[str] | None = None,
-    **attributes: Any,
+    graph: Nodes, config: ModelConfig, names: _Layer, positions: Positions, outputs: list[str]
 ) -> None:
-    inputs = [names.query, names.key, names.value, *names.past, positions.seqlens_k_B, positions.total]
-    if names.rotates:
-        inputs += [positions.cos_PR, positions.sin_PR]
-    if scales:
-        inputs += [""] * (K_SCALE - len(inputs)) + scales
-    graph.node(
-        "GroupQueryAttention",
-        inputs,
-        outputs=outputs,
-        domain=MICROSOFT,
-        num_heads=config.num_attention_heads,
-        kv_num_heads=config.num_key_value_heads,
-        do_rotary=int(names.rotates),
-        scale=float(config.head_dim**-0.5),
-        local_window_size=names.local_window_size,
-        **attributes,
-    )
+    inputs, attributes = _attention_inputs(names, positions), _attention_attributes(config, names)
+    graph.node("GroupQueryAttention", inputs, outputs=outputs, domain=MICROSOFT, **attributes)
+
+
+def _attention_inputs(names: _Layer, positions: Positions) -> list[str]:
+    rotary_table = [positions.cos_PR, positions.sin_PR] if names.rotates else []
+    return [names.query, names.key, names.value, *names.past, positions.seqlens_k_B, positions.total, *rotary_table]
+
+
+def _attention_attributes(config: ModelConfig, names: _Layer) -> dict[str, Any]:
+    return {
+        "num_heads": config.num_attention_heads,
+        "kv_num_heads": config.num_key_value_heads,
+        "do_rotary": int(names.rotates),
+        "scale": float(config.head_dim**-0.5),
+        "local_window_size": names.local_window_size,
+    }
 
 
 def _split_and_norm(graph: Nodes, config: ModelConfig, prefix: str, qkv: str) -> tuple[str, str, str]:

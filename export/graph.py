@@ -24,7 +24,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from export.attention import attended_positions, attention, int8_cache
+from export.attention import OURS, attended_positions, attention, int8_cache, over_codes_function
 from export.checkpoint import EMBEDDING, LM_HEAD
 from export.model_config import ModelConfig
 from export.nodes import MICROSOFT, Floats, Nodes
@@ -103,9 +103,11 @@ def _model(graph: Nodes, config: ModelConfig, *, has_int8_cache: bool) -> onnx.M
             present_shape: Shape = ["batch_size", heads, "total_sequence_length", size]
             inputs.append(helper.make_tensor_value_info(f"past_key_values.{layer}.{kind}", cache_type, past_shape))
             outputs.append(helper.make_tensor_value_info(f"present.{layer}.{kind}", cache_type, present_shape))
+    opsets = [helper.make_opsetid("", opset), helper.make_opsetid(MICROSOFT, 1)]
     return helper.make_model(
         helper.make_graph(graph.nodes, "decoder", inputs, outputs, graph.initializers),
-        opset_imports=[helper.make_opsetid("", opset), helper.make_opsetid(MICROSOFT, 1)],
+        opset_imports=[*opsets, helper.make_opsetid(OURS, 1)] if has_int8_cache else opsets,
+        functions=[over_codes_function(opset)] if has_int8_cache else [],
         ir_version=IR_VERSION,
         producer_name="reasoning-edge",
     )

@@ -1,13 +1,13 @@
-"""Opens a graph in onnxruntime, with its weights copied, or mapped as this processor's kernels read them.
+"""Opens a graph in onnxruntime, with our own kernels where this processor runs them (`export.kernels`).
 
-Kernels read weights in an order of their own. onnxruntime brings them into it at each load, in memory that belongs to the
-process. `prepacked` does so once and keeps the result:
+Those read codes as they are in the file, which stays mapped. onnxruntime's kernels read weights in an order of their own,
+and bring them into it at each load, in memory that belongs to the process. `prepacked` does so once and keeps the result:
 
     <cache folder>/prepacked/<model>/<machine>/     machine: library, processor (`export.machine`)
     ├── model.onnx            the graph, optimized
     └── model.onnx.data       weights as they were and as they are read, larger than the exported file
 
-From then on they are mapped: loading copies nothing, and their pages are shared by all processes and given back when
+From then on these are mapped too: loading copies nothing, and their pages are shared by all processes and given back when
 memory runs short. What cannot be kept or is damaged is said in one line, and the weights are copied as ever.
 """
 
@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 
 from export.aligned_data import align_data
 from export.external_data import check_external_data
+from export.kernels import kernels_digest, kernels_library
 from export.machine import machine_key
 from toolkit.errors import InputError
 from toolkit.models import cache_folder
@@ -44,10 +45,16 @@ PACKING = {
 }
 
 
-def open_session(model_path: Path, *, threads: int, prepacked: bool) -> ort.InferenceSession:
-    """Raises `InputError` where onnxruntime does not open the model, or its external data is unsafe."""
+def open_session(
+    model_path: Path, *, threads: int, prepacked: bool = False, own_kernels: bool = True
+) -> ort.InferenceSession:
+    """`own_kernels`: False for those of onnxruntime, whatever the processor.
+
+    Raises `InputError` where onnxruntime does not open the model, or its external data is unsafe.
+    """
     check_external_data(model_path)
-    return (_open_packed(model_path, threads) if prepacked else None) or _open(model_path, _options(threads))
+    packed = _open_packed(model_path, threads, own_kernels) if prepacked else None
+    return packed or _open(model_path, _options(threads, own_kernels))
 
 
 def releasing() -> ort.RunOptions:
@@ -58,41 +65,42 @@ def releasing() -> ort.RunOptions:
     return options
 
 
-def packed_folder(model_path: Path) -> Path:
+def packed_folder(model_path: Path, *, own_kernels: bool = True) -> Path:
     """Where a graph's packed weights lie on this machine."""
     model = f"{folder_digest(model_path.parent)}-{model_path.stem}"
-    return cache_folder() / "prepacked" / model / machine_key(model_path.parent)[:16]
+    kernels = kernels_digest() if own_kernels else ""
+    return cache_folder() / "prepacked" / model / machine_key(model_path.parent, kernels)[:16]
 
 
-def _open_packed(model_path: Path, threads: int) -> ort.InferenceSession | None:
-    folder = packed_folder(model_path)
+def _open_packed(model_path: Path, threads: int, own_kernels: bool) -> ort.InferenceSession | None:
+    folder = packed_folder(model_path, own_kernels=own_kernels)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(folder.parent / ".lock"):
             if not folder.is_dir():
-                _pack(model_path, folder, threads)
+                _pack(model_path, folder, threads, own_kernels)
         check_external_data(folder / PACKED_FILE)
-        return _open(folder / PACKED_FILE, _options(threads))
+        return _open(folder / PACKED_FILE, _options(threads, own_kernels))
     except (InputError, OSError) as error:
         print(f"packed weights are not used, and are made again by the next start: {error}", file=sys.stderr)
         shutil.rmtree(folder, ignore_errors=True)
         return None
 
 
-def _pack(model_path: Path, folder: Path, threads: int) -> None:
+def _pack(model_path: Path, folder: Path, threads: int, own_kernels: bool) -> None:
     """Make the folder, whole or not at all; those of another library or processor go."""
     for older in folder.parent.iterdir():
         if older.is_dir():
             shutil.rmtree(older)
     fresh = folder.with_suffix(".partial")
     fresh.mkdir()
-    options = _options(threads)
+    options = _options(threads, own_kernels)
     options.optimized_model_filepath = str(fresh / PACKED_FILE)
     for name, value in PACKING.items():
         options.add_session_config_entry(name, value)
     unpacked = _open(model_path, options)
     align_data(fresh / PACKED_FILE, fresh / PACKED_DATA)
-    _check_equal(unpacked, _open(fresh / PACKED_FILE, _options(threads)))
+    _check_equal(unpacked, _open(fresh / PACKED_FILE, _options(threads, own_kernels)))
     for path in fresh.iterdir():
         with path.open("rb") as file:
             os.fsync(file.fileno())
@@ -128,12 +136,15 @@ def _logits(session: ort.InferenceSession, length: int) -> NDArray[np.float32]:
     return floats
 
 
-def _options(threads: int) -> ort.SessionOptions:
+def _options(threads: int, own_kernels: bool) -> ort.SessionOptions:
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.add_session_config_entry("session.intra_op.spin_duration_us", SPIN_US)
     options.log_severity_level = ERRORS_ONLY
+    library = kernels_library()
+    if own_kernels and library:
+        options.register_custom_ops_library(str(library))
     return options
 
 

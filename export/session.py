@@ -29,6 +29,7 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
+from export.kernels import kernels_digest
 from export.machine import machine_key, physical_cores
 from export.model_config import read_model_config
 from export.onnx_session import open_session, releasing
@@ -78,6 +79,7 @@ class OnnxDecoder:
         keeps_prefix: bool = False,
         prefix_bytes: int = 0,
         prepacked: bool = False,
+        own_kernels: bool = True,
     ) -> None:
         """`cache`: auto for what the export has chosen for the folder.
 
@@ -87,7 +89,8 @@ class OnnxDecoder:
         `prefix_bytes`: the same from one process to the next, bit for bit, by files that take so many bytes at most; see
         `export.prefix_cache`. 0 keeps none.
 
-        `prepacked`: weights are mapped from a copy that is made once in the cache folder; see `export.onnx_session`.
+        `prepacked`: weights are mapped from a copy that is made once in the cache folder; `own_kernels`: False for those of
+        onnxruntime, whatever the processor; see `export.onnx_session`.
 
         Raises `InputError` where the folder is not an exported one, or its files are damaged or unsafe.
         """
@@ -103,7 +106,10 @@ class OnnxDecoder:
             )
         self.config = read_model_config(folder)
         self.max_length = self.config.max_position_embeddings
-        self._session = open_session(model_path, threads=physical_cores(), prepacked=prepacked)
+        self._session = open_session(
+            model_path, threads=physical_cores(), prepacked=prepacked, own_kernels=own_kernels
+        )
+        self._kernels = kernels_digest() if own_kernels else ""
         if LOGITS_FROM not in {value.name for value in self._session.get_overridable_initializers()}:
             raise InputError(
                 f"{model_path} must have the input {LOGITS_FROM}, which an older export has not; export again"
@@ -293,7 +299,7 @@ class OnnxDecoder:
     def _open_prefixes(self, folder: Path, cache: Cache, max_bytes: int) -> PrefixCache:
         heads, head_dim = self.config.num_key_value_heads, self.config.head_dim
         shape = CacheShape(names=tuple(self._cache), heads=heads, head_dim=head_dim, dtype=self._cache_dtype)
-        key = machine_key(folder, cache, PROMPT_CHUNK)
+        key = machine_key(folder, cache, PROMPT_CHUNK, self._kernels)
         return PrefixCache(prefix_folder(), key, shape, max_bytes=max_bytes)
 
     def _save_prefix(self, tokens: Sequence[int]) -> None:

@@ -1,0 +1,38 @@
+/* Attention of a few new tokens over a cache of codes.
+
+   cache     int8 [B, G, room, A], keys and values: value = code * step of its channel
+   queries   float, for each new token [H, A]; keys and values beside them [G, A]
+
+   New keys are rotated, rounded and written behind what each row of the batch holds, new values likewise; then every query
+   sees what its row holds up to its own position, or the last `window` positions of that. Queries are rounded to 16 bits,
+   which is far finer than the codes they meet.
+
+   Shapes: B rows, T new tokens, H query heads, G kv heads, A head dim, R rotated pairs. */
+
+#ifndef ATTENTION_H
+#define ATTENTION_H
+
+#include <stdint.h>
+
+enum { MOST_CHANNELS = 256 };       /* of a head: more could overflow a sum */
+
+typedef struct {
+    int64_t B, T, H, G, A, R, room;
+    int64_t window;                 /* positions that a query sees; 0 or less for all */
+    float scale;
+    const float *query, *key, *value;
+    int64_t query_step, key_step;   /* from one token to the next */
+    const int32_t *last_B;          /* each row's last position, new tokens included */
+    const float *cos, *sin;         /* [positions, R]; NULL where nothing is rotated */
+    const float *key_steps, *value_steps;   /* [G, A] */
+    int8_t *keys, *values;
+    float *attended;                /* [B, T, H, A] */
+} Attention;
+
+/* Write the new tokens' keys and values into the cache. */
+void remember(const Attention *attention);
+
+/* What heads [begin, end) of one row see. */
+void attend(const Attention *attention, int64_t row, int64_t begin, int64_t end);
+
+#endif

@@ -1,0 +1,54 @@
+/* The library that a session of onnxruntime registers: which operators it brings, and in which domains. */
+
+#include <stdlib.h>
+
+#include "operators.h"
+#include "products.h"
+
+Status *read_input(Api api, const KernelContext *context, size_t index, Tensor *tensor) {
+    const Value *value = NULL;
+    *tensor = (Tensor){0};
+    TRY(KernelContext_GetInput(api)(context, index, &value));
+    if (!value) return NULL;
+    Shape *shape;
+    TRY(GetTensorTypeAndShape(api)(value, &shape));
+    Status *status = GetDimensionsCount(api)(shape, &tensor->rank);
+    if (!status && tensor->rank > MOST_RANK) status = CreateStatus(api)(INVALID_GRAPH, "a tensor has more than 8 dimensions");
+    if (!status) status = GetDimensions(api)(shape, tensor->dims, tensor->rank);
+    ReleaseTensorTypeAndShapeInfo(api)(shape);
+    TRY(status);
+    return GetTensorMutableData(api)(value, &tensor->data);
+}
+
+Status *make_output(Api api, KernelContext *context, size_t index, const int64_t *dims, size_t rank, void *data) {
+    Value *value;
+    TRY(KernelContext_GetOutput(api)(context, index, dims, rank, &value));
+    return GetTensorMutableData(api)(value, data);
+}
+
+void destroy_kernel(void *kernel) { free(kernel); }
+
+const char *cpu_provider(const Operator *op) { (void)op; return "CPUExecutionProvider"; }
+int any_memory(const Operator *op, size_t index) { (void)op; (void)index; return 0; }
+int always_there(const Operator *op, size_t index) { (void)op; (void)index; return REQUIRED; }
+int one(const Operator *op) { (void)op; return 1; }
+int newest(const Operator *op) { (void)op; return 0x7fffffff; }
+
+/* Whether this processor has what the kernels need. */
+int kernels_supported(void) { return products_supported(); }
+
+/* What onnxruntime calls for a session that registers this library. */
+Status *RegisterCustomOps(SessionOptions *options, const ApiBase *base) {
+    static const struct { const char *domain; const Operator *op; } operators[] = {
+        {"com.microsoft", &MATMUL_NBITS},
+        {"reasoning.edge", &ATTENTION_OVER_CODES},
+    };
+    Api api = base->get(ABI_VERSION);
+    for (size_t i = 0; i < COUNT(operators); i++) {
+        Domain *domain;
+        TRY(CreateCustomOpDomain(api)(operators[i].domain, &domain));
+        TRY(CustomOpDomain_Add(api)(domain, operators[i].op));
+        TRY(AddCustomOpDomain(api)(options, domain));
+    }
+    return NULL;
+}

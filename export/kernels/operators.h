@@ -1,0 +1,45 @@
+/* What our operators share: errors handed on, tensors read, and the parts of an `Operator` that are alike. */
+
+#ifndef OPERATORS_H
+#define OPERATORS_H
+
+#include "onnxruntime_abi.h"
+
+extern const Operator MATMUL_NBITS, ATTENTION_OVER_CODES;
+
+enum { MOST_RANK = 8 };
+
+typedef struct {
+    void *data;                     /* NULL where an input was left out */
+    size_t rank;
+    int64_t dims[MOST_RANK];
+} Tensor;
+
+/* Return what went wrong to onnxruntime. */
+#define TRY(call)                             \
+    do {                                      \
+        Status *status_ = (call);             \
+        if (status_) return status_;          \
+    } while (0)
+
+#define COUNT(array) (sizeof(array) / sizeof(*(array)))
+
+Status *read_input(Api api, const KernelContext *context, size_t index, Tensor *tensor);
+
+Status *make_output(Api api, KernelContext *context, size_t index, const int64_t *dims, size_t rank, void *data);
+
+void destroy_kernel(void *kernel);
+
+/* Parts of an `Operator`. */
+const char *cpu_provider(const Operator *op);
+int any_memory(const Operator *op, size_t index);
+int always_there(const Operator *op, size_t index);
+int one(const Operator *op);
+int newest(const Operator *op);
+
+#define COMMON_PARTS                                                                                                    \
+    .version = ABI_VERSION, .provider = cpu_provider, .destroy = destroy_kernel, .input_memory = any_memory,            \
+    .output_characteristic = always_there, .variadic_input_least = one, .variadic_input_alike = one,                    \
+    .variadic_output_least = one, .variadic_output_alike = one, .first_version = one, .last_version = newest
+
+#endif

@@ -1,0 +1,279 @@
+#include "products.h"
+
+#include <string.h>
+
+#include "vectors.h"
+
+/* Few rows of A: each row of W is read once, from one end to the other, and multiplied with all of them; that is as fast as
+   the memory. Many: panels of W are brought into the processor's order, once for SLAB rows of A.
+
+   A's codes lie so that they meet W's as these are unpacked: with 8 bits as they are; with 4 bits by groups of columns, the
+   even ones before the odd ones, since those are the low and these the high halves of W's bytes. Few rows lie one after
+   another. Of many, each TILE lies together: [width / 4][row][4]; the last has as many rows as are left, and zeros up to a
+   multiple of ROWS. */
+
+enum { FEW = 8, SLAB = 11 * TILE, GROUP = 128, MOST_BLOCK = 256, AHEAD = 4096 };
+
+int products_supported(void) {
+    __builtin_cpu_init();
+    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
+           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vnni");
+}
+
+int64_t width_of(const Weight *weight) {
+    return (weight->blocks * weight->block_size + GROUP - 1) / GROUP * GROUP;
+}
+
+/* One row: its codes one after another. */
+INLINE void round_row(const Weight *weight, const float *row, int8_t *codes, float *scales, float *sums, const int64_t group) {
+    const __m512i evens = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+    const __m512i odds = _mm512_add_epi32(evens, _mm512_set1_epi32(1));
+    for (int64_t block = 0; block < weight->blocks; block++) {
+        int64_t from = block * weight->block_size, to = from + weight->block_size;
+        __m512 most = _mm512_setzero_ps();
+        for (int64_t k = from; k < to; k += VECTOR)
+            most = _mm512_max_ps(most, _mm512_abs_ps(_mm512_maskz_loadu_ps(first(weight->K - k), row + k)));
+        float largest = _mm512_reduce_max_ps(most);
+        __m512 inverse = _mm512_set1_ps(largest > 0 ? 127.0f / largest : 0.0f);
+        __m512i sum = _mm512_setzero_si512();
+        for (int64_t k = from; k < to; k += 2 * VECTOR) {
+            __m512i low = _mm512_cvtps_epi32(
+                _mm512_mul_ps(_mm512_maskz_loadu_ps(first(weight->K - k), row + k), inverse));
+            __m512i high = _mm512_cvtps_epi32(
+                _mm512_mul_ps(_mm512_maskz_loadu_ps(first(weight->K - k - VECTOR), row + k + VECTOR), inverse));
+            sum = _mm512_add_epi32(sum, _mm512_add_epi32(low, high));
+            int8_t *one = codes + k, *other = one + VECTOR;
+            if (weight->bits == 4) {
+                __m512i even = _mm512_permutex2var_epi32(low, evens, high);
+                high = _mm512_permutex2var_epi32(low, odds, high);
+                low = even;
+                one = codes + k / group * group + k % group / 2;
+                other = one + group / 2;
+            }
+            _mm_storeu_si128((__m128i *)one, _mm512_cvtsepi32_epi8(low));
+            _mm_storeu_si128((__m128i *)other, _mm512_cvtsepi32_epi8(high));
+        }
+        scales[block] = largest / 127.0f;
+        sums[block] = scales[block] * (float)_mm512_reduce_add_epi32(sum);
+    }
+}
+
+static int64_t padded_rows(int64_t rows) { return (rows + ROWS - 1) / ROWS * ROWS; }
+
+KERNEL void round_rows(const Weight *weight, const float *a, Rounded *rounded, int64_t begin, int64_t end) {
+    const int64_t width = rounded->width, padded = rounded->padded_blocks, count = padded_rows(end - begin);
+    const int few = rounded->M <= FEW;
+    const int64_t group = few || weight->block_size > GROUP ? GROUP : weight->block_size;
+    int8_t *tile = rounded->codes + begin * width, one[width];
+    memset(rounded->scales + begin * padded, 0, sizeof(float) * (size_t)(count * padded));
+    memset(rounded->sums + begin * padded, 0, sizeof(float) * (size_t)(count * padded));
+    memset(tile, 0, (size_t)(count * width));
+    for (int64_t m = begin; m < end; m++) {
+        int8_t *codes = few ? tile + (m - begin) * width : one;
+        round_row(weight, a + m * weight->K, codes, rounded->scales + m * padded, rounded->sums + m * padded, group);
+        if (!few)
+            for (int64_t k = 0; k < width; k += 4) memcpy(tile + k * count + (m - begin) * 4, one + k, 4);
+    }
+}
+
+/* Zero points of 16 blocks of a row, from `block` on. */
+INLINE __m512 zero_points(const Weight *weight, int64_t n, int64_t block) {
+    if (!weight->zero_points) return _mm512_set1_ps((float)(1 << (weight->bits - 1)));
+    int64_t count = least(weight->blocks - block, VECTOR);
+    if (weight->bits == 8)
+        return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(
+            _mm_maskz_loadu_epi8(first(count), weight->zero_points + n * weight->blocks + block)));
+    __m128i packed = _mm_maskz_loadu_epi8(
+        first((count + 1) / 2), weight->zero_points + n * ((weight->blocks + 1) / 2) + block / 2);
+    __m128i low = _mm_and_si128(packed, _mm_set1_epi8(15)), high = _mm_and_si128(_mm_srli_epi16(packed, 4), _mm_set1_epi8(15));
+    return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_unpacklo_epi8(low, high)));
+}
+
+/* acc += W's codes (64 bytes at `codes`) * A's: low halves meet x, high ones x + 64. */
+INLINE __m512i dot(__m512i acc, __m512i low, __m512i high, const int8_t *x, const int bits) {
+    __m512i even = _mm512_loadu_si512(x), odd = _mm512_loadu_si512(x + GROUP / 2);
+    DOT(acc, low, even)
+    if (bits == 4) DOT(acc, high, odd)
+    return acc;
+}
+
+INLINE void few_rows(const Weight *weight, const Rounded *rounded, float *y, int64_t begin, int64_t end, const int bits,
+                     const int M) {
+    const __m512i nibble = _mm512_set1_epi8(15);
+    const int columns = bits == 4 ? 128 : 64;      /* of W in 64 bytes */
+    const int64_t padded = rounded->padded_blocks, bytes = weight->blocks * weight->block_size * bits / 8;
+    const int vectors = weight->block_size / columns;      /* of a block; 0 where several blocks share one */
+    const int shared = vectors ? 1 : columns / weight->block_size;
+    const __m512i lanes = _mm512_srlv_epi32(
+        _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15),
+        _mm512_set1_epi32(shared == 1 ? 4 : shared == 2 ? 3 : 2));
+    float scales[M][padded + VECTOR];
+    for (int64_t n = begin; n < end; n++) {
+        const uint8_t *codes = weight->codes + n * bytes;
+        __m512 total[FEW];
+        for (int m = 0; m < M; m++) total[m] = _mm512_setzero_ps();
+        for (int64_t block = 0; block < weight->blocks; block += VECTOR) {
+            __m512 scale = _mm512_maskz_loadu_ps(first(weight->blocks - block), weight->scales + n * weight->blocks + block);
+            __m512 zero = _mm512_mul_ps(scale, zero_points(weight, n, block));
+            for (int m = 0; m < M; m++) {
+                _mm512_storeu_ps(scales[m] + block,
+                                 _mm512_mul_ps(scale, _mm512_loadu_ps(rounded->scales + m * padded + block)));
+                total[m] = _mm512_fnmadd_ps(zero, _mm512_loadu_ps(rounded->sums + m * padded + block), total[m]);
+            }
+        }
+        const int8_t *x = rounded->codes;
+        int64_t left = bytes;
+        if (vectors)
+            for (int64_t block = 0; block < weight->blocks; block++) {
+                __m512i acc[FEW];
+                for (int m = 0; m < M; m++) acc[m] = _mm512_setzero_si512();
+                for (int v = 0; v < vectors; v++, codes += 64, x += columns) {
+                    _mm_prefetch((const char *)codes + AHEAD, _MM_HINT_T0);
+                    __m512i low = _mm512_loadu_si512(codes), high = _mm512_srli_epi16(low, 4);
+                    if (bits == 4) low = _mm512_and_si512(low, nibble), high = _mm512_and_si512(high, nibble);
+                    for (int m = 0; m < M; m++) acc[m] = dot(acc[m], low, high, x + m * rounded->width, bits);
+                }
+                for (int m = 0; m < M; m++)
+                    total[m] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(acc[m]), _mm512_set1_ps(scales[m][block]), total[m]);
+            }
+        else
+            for (int64_t block = 0; block < weight->blocks; block += shared, codes += 64, x += columns, left -= 64) {
+                _mm_prefetch((const char *)codes + AHEAD, _MM_HINT_T0);
+                __m512i low = left >= 64 ? _mm512_loadu_si512(codes)
+                                         : _mm512_maskz_loadu_epi8(((__mmask64)1 << left) - 1, codes);
+                __m512i high = _mm512_srli_epi16(low, 4);
+                if (bits == 4) low = _mm512_and_si512(low, nibble), high = _mm512_and_si512(high, nibble);
+                for (int m = 0; m < M; m++) {
+                    __m512i acc = dot(_mm512_setzero_si512(), low, high, x + m * rounded->width, bits);
+                    total[m] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(acc),
+                                               _mm512_permutexvar_ps(lanes, _mm512_loadu_ps(scales[m] + block)), total[m]);
+                }
+            }
+        for (int m = 0; m < M; m++)
+            y[m * weight->N + n] = _mm512_reduce_add_ps(total[m]) + (weight->bias ? weight->bias[n] : 0.0f);
+    }
+}
+
+/* A panel: COLUMNS rows of W in one block, as the processor multiplies them: [k / 4][row][4]. */
+typedef struct {
+    uint8_t codes[MOST_BLOCK * COLUMNS];
+    float scales[COLUMNS], zeros[COLUMNS];     /* zeros: scale * zero point */
+} __attribute__((aligned(64))) Panel;
+
+INLINE void fill(Panel *panel, const Weight *weight, int64_t n, int64_t block) {
+    const __m512i nibble = _mm512_set1_epi8(15);
+    const int bytes = weight->block_size * weight->bits / 8;
+    for (int column = 0; column < COLUMNS; column++) {
+        int64_t row = least(n + column, weight->N - 1);
+        panel->scales[column] = weight->scales[row * weight->blocks + block];
+        int zero = 1 << (weight->bits - 1);
+        if (weight->zero_points && weight->bits == 8) zero = weight->zero_points[row * weight->blocks + block];
+        if (weight->zero_points && weight->bits == 4)
+            zero = weight->zero_points[row * ((weight->blocks + 1) / 2) + block / 2] >> (block % 2 * 4) & 15;
+        panel->zeros[column] = panel->scales[column] * (float)zero;
+    }
+    for (int half = 0; half < COLUMNS; half += VECTOR)
+        for (int from = 0; from < bytes; from += 64) {
+            __m512i r[VECTOR];
+            __mmask64 mask = bytes - from >= 64 ? ~(__mmask64)0 : ((__mmask64)1 << (bytes - from)) - 1;
+            int count = (bytes - from >= 64 ? 64 : bytes - from) / 4;
+            for (int i = 0; i < VECTOR; i++) {
+                int64_t row = least(n + half + i, weight->N - 1);
+                const uint8_t *codes = weight->codes + (row * weight->blocks + block) * bytes + from;
+                _mm_prefetch((const char *)codes + COLUMNS * weight->blocks * bytes, _MM_HINT_T1);     /* the next panel's */
+                r[i] = _mm512_maskz_loadu_epi8(mask, codes);
+            }
+            transpose(r);
+            uint8_t *to = panel->codes + (int64_t)from * (8 / weight->bits) * COLUMNS;
+            for (int i = 0; i < count; i++) {
+                uint8_t *low = to + (i * COLUMNS + half) * 4;
+                if (weight->bits == 8) {
+                    _mm512_store_si512(low, r[i]);
+                } else {
+                    _mm512_store_si512(low, _mm512_and_si512(r[i], nibble));
+                    _mm512_store_si512(low + (int64_t)count * COLUMNS * 4, _mm512_and_si512(_mm512_srli_epi16(r[i], 4), nibble));
+                }
+            }
+        }
+}
+
+#define ROWS_4(DO) DO(0) DO(1) DO(2) DO(3)
+#define ROWS_8(DO) ROWS_4(DO) DO(4) DO(5) DO(6) DO(7)
+#define ROWS_12(DO) ROWS_8(DO) DO(8) DO(9) DO(10) DO(11)
+
+#define BEGIN_ROW(i) __m512i left_##i = _mm512_setzero_si512(), right_##i = left_##i;
+#define STEP_ROW(i)                                              \
+    all = _mm512_set1_epi32(x[i]);                               \
+    DOT(left_##i, left, all) DOT(right_##i, right, all)
+#define END_ROW(i)                                                                                      \
+    scale = _mm512_set1_ps(scales[i * padded]), sum = _mm512_set1_ps(sums[i * padded]);                 \
+    add(totals + i * COLUMNS, left_##i, scale, sum, panel->scales, panel->zeros);                       \
+    add(totals + i * COLUMNS + VECTOR, right_##i, scale, sum, panel->scales + VECTOR, panel->zeros + VECTOR);
+
+/* total += scale (w_scale * dot) - sum * w_scale * zero */
+INLINE void add(float *total, __m512i dot, __m512 scale, __m512 sum, const float *w_scales, const float *zeros) {
+    __m512 before = _mm512_fnmadd_ps(sum, _mm512_load_ps(zeros), _mm512_load_ps(total));
+    __m512 product = _mm512_mul_ps(_mm512_cvtepi32_ps(dot), _mm512_load_ps(w_scales));
+    _mm512_store_ps(total, _mm512_fmadd_ps(product, scale, before));
+}
+
+/* totals[row][column] += what a panel adds, for 4, 8 or 12 rows of A, x: [steps][rows]. */
+#define TILE_KERNEL(rows)                                                                                            \
+    KERNEL static void tile_##rows(const Panel *panel, int64_t steps, const int32_t *x, const float *scales,         \
+                                   const float *sums, int64_t padded, float *totals) {                               \
+        ROWS_##rows(BEGIN_ROW) __m512i all, left, right;                                                             \
+        const uint8_t *codes = panel->codes, *end = codes + steps * 4 * COLUMNS;                                     \
+        for (; codes < end; codes += 4 * COLUMNS, x += rows) {                                                       \
+            left = _mm512_load_si512(codes), right = _mm512_load_si512(codes + 64);                                  \
+            ROWS_##rows(STEP_ROW)                                                                                    \
+        }                                                                                                            \
+        __m512 scale, sum;                                                                                           \
+        ROWS_##rows(END_ROW)                                                                                         \
+    }
+
+TILE_KERNEL(4)
+TILE_KERNEL(8)
+TILE_KERNEL(12)
+
+KERNEL static void many_rows(const Weight *weight, const Rounded *rounded, float *y, int64_t begin, int64_t end) {
+    static _Thread_local float totals[SLAB * COLUMNS] __attribute__((aligned(64)));
+    static _Thread_local Panel panel;
+    const int64_t steps = weight->block_size / 4, padded = rounded->padded_blocks;
+    for (int64_t n = begin; n < end; n += COLUMNS)
+        for (int64_t slab = 0; slab < rounded->M; slab += SLAB) {
+            int64_t rows = least(rounded->M - slab, SLAB);
+            memset(totals, 0, sizeof totals);
+            for (int64_t block = 0; block < weight->blocks; block++) {
+                fill(&panel, weight, n, block);
+                for (int64_t m = 0; m < rows; m += TILE) {
+                    int64_t count = padded_rows(least(rows - m, TILE)), at = slab + m;
+                    const int32_t *x = (const int32_t *)(rounded->codes + at * rounded->width) + block * steps * count;
+                    (count == 12 ? tile_12 : count == 8 ? tile_8 : tile_4)(
+                        &panel, steps, x, rounded->scales + at * padded + block, rounded->sums + at * padded + block, padded,
+                        totals + m * COLUMNS);
+                }
+            }
+            for (int64_t m = 0; m < rows; m++)
+                for (int64_t column = n; column < least(n + COLUMNS, end); column += VECTOR) {
+                    __mmask16 mask = first(least(n + COLUMNS, end) - column);
+                    __m512 sum = _mm512_load_ps(totals + m * COLUMNS + column - n);
+                    if (weight->bias) sum = _mm512_add_ps(sum, _mm512_maskz_loadu_ps(mask, weight->bias + column));
+                    _mm512_mask_storeu_ps(y + (slab + m) * weight->N + column, mask, sum);
+                }
+        }
+}
+
+#define FEW_ROWS(M)                                                                                                        \
+    case M:                                                                                                                \
+        if (weight->bits == 4)                                                                                             \
+            few_rows(weight, rounded, y, begin, end, 4, M);                                                                \
+        else                                                                                                               \
+            few_rows(weight, rounded, y, begin, end, 8, M);                                                                \
+        break;
+
+KERNEL void multiply(const Weight *weight, const Rounded *rounded, float *y, int64_t begin, int64_t end) {
+    switch (rounded->M) {
+        FEW_ROWS(1) FEW_ROWS(2) FEW_ROWS(3) FEW_ROWS(4) FEW_ROWS(5) FEW_ROWS(6) FEW_ROWS(7) FEW_ROWS(8)
+        default: many_rows(weight, rounded, y, begin, end);
+    }
+}
