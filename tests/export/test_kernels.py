@@ -1,0 +1,231 @@
+"""Our own kernels against onnxruntime's, which compute the same from the same files."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from export.attention import OURS, OVER_CODES, over_codes_function
+from export.graph import INT8_CACHE_OPSET, IR_VERSION, OPSET
+from export.kernels import kernels_library
+from export.nodes import MICROSOFT
+from export.onnx_session import open_session
+from export.session import OnnxDecoder
+from toolkit.errors import InputError
+
+FEATURES = {"avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512_vnni"}
+CPU_FACTS = Path("/proc/cpuinfo")
+CLOSE = 2e-5
+"""Of the largest value: the sums are the same, in another order."""
+
+
+def has_features() -> bool:
+    return CPU_FACTS.is_file() and set(CPU_FACTS.read_text().split()) >= FEATURES
+
+
+pytestmark = pytest.mark.skipif(not has_features(), reason="this processor has no AVX-512 VNNI")
+
+
+def test_the_library_is_there_where_the_processor_can_run_it():
+    assert kernels_library()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Product:
+    N: int
+    K: int
+    bits: int = 4
+    block_size: int = 256
+    zero_points: bool = True
+    bias: bool = False
+
+
+def write_product(product: Product, path: Path, accuracy_level: int = 4) -> None:
+    rng = np.random.default_rng(0)
+    N, K, bits = product.N, product.K, product.bits
+    blocks = -(-K // product.block_size)
+    tensors = {
+        "codes": rng.integers(0, 256, (N, blocks, product.block_size * bits // 8), dtype=np.uint8),
+        "scales": rng.uniform(0.001, 0.02, (N, blocks)).astype(np.float32),
+        "zero_points": rng.integers(0, 256, (N, -(-blocks * bits // 8)), dtype=np.uint8),
+        "bias": rng.standard_normal(N, dtype=np.float32),
+    }
+    inputs = ["a", "codes", "scales", "zero_points" if product.zero_points else "", "", "bias" if product.bias else ""]
+    node = helper.make_node(
+        "MatMulNBits",
+        inputs,
+        ["y"],
+        domain=MICROSOFT,
+        K=K,
+        N=N,
+        bits=bits,
+        block_size=product.block_size,
+        accuracy_level=accuracy_level,
+    )
+    graph = helper.make_graph(
+        [node],
+        "product",
+        [helper.make_tensor_value_info("a", TensorProto.FLOAT, [None, None, K])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [None, None, N])],
+        [numpy_helper.from_array(value, name) for name, value in tensors.items() if name in inputs],
+    )
+    opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(MICROSOFT, 1)]
+    onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION), path)
+
+
+PRODUCTS = [
+    Product(N=2048, K=2048),
+    Product(N=33, K=1536, bias=True),
+    Product(N=100, K=2048, block_size=128),
+    Product(N=77, K=576, block_size=64),
+    Product(N=48, K=576, block_size=32, bias=True),
+    Product(N=31, K=600, block_size=32, zero_points=False),
+    Product(N=1, K=40, block_size=64),
+    Product(N=64, K=512, bits=8),
+    Product(N=96, K=576, bits=8, block_size=64),
+    Product(N=65, K=580, bits=8, block_size=128, zero_points=False, bias=True),
+    Product(N=32, K=320, bits=8, block_size=32),
+]
+
+
+@pytest.mark.parametrize("product", PRODUCTS, ids=str)
+def test_products_are_those_of_onnxruntime(product: Product, tmp_path: Path):
+    write_product(product, tmp_path / "model.onnx")
+    ours, theirs = (open_session(tmp_path / "model.onnx", threads=2, own_kernels=own) for own in (True, False))
+    rng = np.random.default_rng(1)
+    for shape in ((1, 1), (2, 1), (1, 3), (4, 2), (1, 9), (1, 12), (1, 23), (2, 67), (1, 300)):
+        a = rng.standard_normal((*shape, product.K), dtype=np.float32)
+        a[..., :2] *= 50  # a block with outliers
+        found, expected = (session.run(["y"], {"a": a})[0] for session in (ours, theirs))
+        np.testing.assert_allclose(found, expected, atol=CLOSE * np.abs(expected).max(), rtol=0)
+
+
+def test_a_row_is_the_same_beside_others(tmp_path: Path):
+    product = Product(N=100, K=576, block_size=64)
+    write_product(product, tmp_path / "model.onnx")
+    session = open_session(tmp_path / "model.onnx", threads=2)
+    a = np.random.default_rng(1).standard_normal((8, 1, product.K), dtype=np.float32)
+    [together] = session.run(["y"], {"a": a})
+    for row in range(8):
+        np.testing.assert_array_equal(session.run(["y"], {"a": a[row : row + 1]})[0], together[row : row + 1])
+
+
+def test_rows_of_zeros_give_the_bias_and_no_rows_nothing(tmp_path: Path):
+    product = Product(N=33, K=256, bias=True)
+    write_product(product, tmp_path / "model.onnx")
+    session = open_session(tmp_path / "model.onnx", threads=2)
+    [bias] = [numpy_helper.to_array(t) for t in onnx.load(tmp_path / "model.onnx").graph.initializer if t.name == "bias"]
+    for rows in (1, 20):
+        [y] = session.run(["y"], {"a": np.zeros((1, rows, 256), dtype=np.float32)})
+        np.testing.assert_array_equal(y[0], np.broadcast_to(bias, (rows, 33)))
+    assert session.run(["y"], {"a": np.zeros((1, 0, 256), dtype=np.float32)})[0].shape == (1, 0, 33)
+
+
+def test_a_product_that_is_not_ours_is_refused_when_it_is_opened(tmp_path: Path):
+    write_product(Product(N=32, K=256), tmp_path / "model.onnx", accuracy_level=0)
+    with pytest.raises(InputError, match="accuracy_level 4"):
+        open_session(tmp_path / "model.onnx", threads=2)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Heads:
+    H: int
+    G: int
+    A: int
+    window: int = -1
+    rotates: bool = True
+    packed: bool = True
+
+
+POSITIONS = 700
+INPUTS = ["query", "key", "value", "past_key", "past_value", "seqlens_k", "total", "cos", "sin", "key_steps", "value_steps"]
+
+
+def write_attention(heads: Heads, path: Path) -> None:
+    rng = np.random.default_rng(0)
+    steps = {name: rng.uniform(0.005, 0.05, heads.G * heads.A).astype(np.float32) for name in INPUTS[-2:]}
+    angles = np.arange(POSITIONS)[:, None] * 10000.0 ** (-np.arange(heads.A // 2) / (heads.A / 2))
+    table = {"cos": np.cos(angles).astype(np.float32), "sin": np.sin(angles).astype(np.float32)}
+    left_out = [*(() if heads.rotates else ("cos", "sin")), *(("key", "value") if heads.packed else ())]
+    node = helper.make_node(
+        OVER_CODES,
+        ["" if name in left_out else name for name in INPUTS],
+        ["attended", "present_key", "present_value"],
+        domain=OURS,
+        num_heads=heads.H,
+        kv_num_heads=heads.G,
+        do_rotary=int(heads.rotates),
+        scale=heads.A**-0.5,
+        local_window_size=heads.window,
+    )
+    floats = [name for name in ("query", "key", "value") if name not in left_out]
+    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [None, None, None]) for name in floats]
+    values += [helper.make_tensor_value_info(name, TensorProto.INT8, [None] * 4) for name in INPUTS[3:5]]
+    values += [helper.make_tensor_value_info("seqlens_k", TensorProto.INT32, [None])]
+    values += [helper.make_tensor_value_info("total", TensorProto.INT32, [])]
+    outputs = [helper.make_tensor_value_info("attended", TensorProto.FLOAT, [None, None, None])]
+    outputs += [helper.make_tensor_value_info(name, TensorProto.INT8, [None] * 4) for name in node.output[1:]]
+    constants = steps | (table if heads.rotates else {})
+    initializers = [numpy_helper.from_array(value, name) for name, value in constants.items()]
+    domains = {"": INT8_CACHE_OPSET, MICROSOFT: 1, OURS: 1}
+    model = helper.make_model(
+        helper.make_graph([node], "attention", values, outputs, initializers),
+        opset_imports=[helper.make_opsetid(*domain) for domain in domains.items()],
+        functions=[over_codes_function(INT8_CACHE_OPSET)],
+        ir_version=IR_VERSION,
+    )
+    onnx.save(model, path)
+
+
+ATTENTIONS = [
+    Heads(H=4, G=4, A=64),
+    Heads(H=9, G=3, A=64),
+    Heads(H=8, G=1, A=128),
+    Heads(H=2, G=2, A=16, rotates=False),
+    Heads(H=4, G=2, A=80),
+    Heads(H=2, G=1, A=256, packed=False),
+    Heads(H=16, G=8, A=32, window=40),
+]
+
+
+@pytest.mark.parametrize("heads", ATTENTIONS, ids=str)
+@pytest.mark.parametrize("new", [1, 5, 16])
+def test_attention_over_codes_is_that_of_onnxruntime(heads: Heads, new: int, tmp_path: Path):
+    write_attention(heads, tmp_path / "model.onnx")
+    ours, theirs = (open_session(tmp_path / "model.onnx", threads=2, own_kernels=own) for own in (True, False))
+    rng = np.random.default_rng(1)
+    for lengths in ([0], [3], [31], [300], [640], [20, 20, 20], [7, 300]):
+        if len(lengths) > 1 and new > 1:
+            continue  # onnxruntime takes several rows for single tokens alone
+        B, past = len(lengths), max(lengths)
+        sizes = {"query": heads.H * heads.A, "key": heads.G * heads.A, "value": heads.G * heads.A}
+        tokens = {name: rng.standard_normal((B, new, size), dtype=np.float32) for name, size in sizes.items()}
+        shape = (B, heads.G, past, heads.A)
+        feeds = {name: rng.integers(-127, 128, shape).astype(np.int8) for name in ("past_key", "past_value")}
+        feeds["seqlens_k"] = np.array(lengths, dtype=np.int32) + new - 1
+        feeds["total"] = np.array(past + new, dtype=np.int32)
+        packed = {"query": np.concatenate(list(tokens.values()), axis=-1)}
+        feeds |= packed if heads.packed else tokens
+        found, expected = (session.run(None, feeds) for session in (ours, theirs))
+        np.testing.assert_allclose(found[0], expected[0], atol=2e-3 * np.abs(expected[0]).max(), rtol=0)
+        for cache, other in zip(found[1:], expected[1:], strict=True):
+            for row, length in enumerate(lengths):
+                known = cache[row, :, : length + new].astype(int) - other[row, :, : length + new]
+                assert np.abs(known).max() <= 1 and np.mean(known != 0) < 1e-3  # a value halfway between two codes
+
+
+@pytest.mark.parametrize("cache", ["exact", "int8"])
+def test_a_model_says_the_same_with_either_kernels(calibrated: Path, cache: str):
+    ours, theirs = (OnnxDecoder(calibrated, cache=cache, own_kernels=own) for own in (True, False))  # type: ignore[arg-type]
+    ids = list(range(5, 70))
+    for decoder in (ours, theirs):
+        decoder.start([ids])
+    for token in (7, 8, 9):
+        found, expected = (decoder.step(np.array([token])) for decoder in (ours, theirs))
+        assert found.argmax() == expected.argmax()
+        np.testing.assert_allclose(found, expected, atol=0.1 * np.abs(expected).max(), rtol=0)
