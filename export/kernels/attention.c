@@ -8,7 +8,7 @@
 /* Positions are taken piece by piece, so that a piece's codes are read from the memory once; what was summed before is
    scaled down where a piece holds a larger score (online softmax: Milakov and Gimelshein, arXiv 1805.02867). */
 
-enum { PIECE = 256, WORDS = 32 };
+enum { PIECE = 256, WORDS = 32, LINE = 64, AHEAD = 2048 };
 
 /* One head of one token at its position, halves rotated against each other; without a table as it is. */
 KERNEL static void rotate(const Attention *attention, const float *x, int64_t position, float *out) {
@@ -85,8 +85,9 @@ INLINE __m256i load_32(const int8_t *codes, int64_t count) {
     return _mm256_maskz_loadu_epi8(((__mmask32)1 << count) - 1, codes);
 }
 
-/* scores[i] = unit * words . keys[i]; returns the largest. */
-INLINE float score(const int16_t *words, float unit, const int8_t *keys, int64_t A, int64_t count, float scores[PIECE]) {
+/* scores[i] = unit * words . keys[i], while the values are fetched; returns the largest. */
+INLINE float score(const int16_t *words, float unit, const int8_t *keys, const int8_t *values, int64_t A, int64_t count,
+                   float scores[PIECE]) {
     __m512 most = _mm512_set1_ps(-INFINITY);
     for (int64_t i = 0; i < count; i += VECTOR) {
         __m512i r[VECTOR];
@@ -94,6 +95,10 @@ INLINE float score(const int16_t *words, float unit, const int8_t *keys, int64_t
         for (int64_t j = 0; j < VECTOR; j++) {
             const int8_t *key = keys + (i + (j < positions ? j : 0)) * A;
             __m512i sum = _mm512_setzero_si512();
+            for (int64_t a = 0; a < A; a += LINE) {
+                _mm_prefetch((const char *)key + AHEAD + a, _MM_HINT_T0);
+                _mm_prefetch((const char *)values + (i + j) * A + a, _MM_HINT_T0);
+            }
             for (int64_t a = 0; a < A; a += WORDS) {
                 __m512i wide = _mm512_cvtepi8_epi16(load_32(key + a, A - a)), query = _mm512_loadu_si512(words + a);
                 DOT_16(sum, wide, query)
@@ -141,7 +146,7 @@ INLINE void attend_head(const Attention *attention, int64_t b, int64_t t, int64_
     float most = -INFINITY, sum = 0.0f;
     for (int64_t from = 0; from < seen; from += PIECE) {
         const int64_t count = least(seen - from, PIECE);
-        const float largest = score(words, unit, attention->keys + at + from * A, A, count, scores);
+        const float largest = score(words, unit, attention->keys + at + from * A, attention->values + at + from * A, A, count, scores);
         const float before = most, fade = largest > most ? expf(before - largest) : 1.0f;
         most = largest > most ? largest : most;
         __m512 added = _mm512_setzero_ps();
