@@ -24,7 +24,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from export.attention import OURS, attended_positions, attention, int8_cache, over_codes_function
+from export.attention import attended_positions, attention
+from export.attention_over_codes import OURS, attention_over_codes
 from export.checkpoint import EMBEDDING, LM_HEAD
 from export.model_config import ModelConfig
 from export.nodes import MICROSOFT, Floats, Nodes
@@ -52,12 +53,11 @@ def build_graph(
     graph = Nodes(weights, vectors)
     head = LM_HEAD if LM_HEAD in weights else EMBEDDING
     positions = attended_positions(graph, config)
-    cache = int8_cache(graph, cache_scales) if cache_scales else None
     residual_BTD = graph.gather(EMBEDDING, "input_ids")
     normed_BTD = graph.norm("model.layers.0.input_layernorm.weight", residual_BTD, config)
     for layer in range(config.num_hidden_layers):
         prefix = f"model.layers.{layer}"
-        update_BTD = attention(graph, config, layer, normed_BTD, positions, cache)
+        update_BTD = attention(graph, config, layer, normed_BTD, positions, cache_scales)
         normed_BTD, residual_BTD = graph.skip_norm(
             f"{prefix}.post_attention_layernorm.weight", update_BTD, residual_BTD, config
         )
@@ -66,7 +66,7 @@ def build_graph(
         following = "model.norm.weight" if last else f"model.layers.{layer + 1}.input_layernorm.weight"
         normed_BTD, residual_BTD = graph.skip_norm(following, update_BTD, residual_BTD, config)
     graph.linear(head, _wanted_rows(graph, normed_BTD), output="logits")
-    return _model(graph, config, has_int8_cache=bool(cache))
+    return _model(graph, config, has_int8_cache=bool(cache_scales))
 
 
 def _mlp(graph: Nodes, prefix: str, normed_BTD: str) -> str:
@@ -107,7 +107,7 @@ def _model(graph: Nodes, config: ModelConfig, *, has_int8_cache: bool) -> onnx.M
     return helper.make_model(
         helper.make_graph(graph.nodes, "decoder", inputs, outputs, graph.initializers),
         opset_imports=[*opsets, helper.make_opsetid(OURS, 1)] if has_int8_cache else opsets,
-        functions=[over_codes_function(opset)] if has_int8_cache else [],
+        functions=[attention_over_codes(opset)] if has_int8_cache else [],
         ir_version=IR_VERSION,
         producer_name="reasoning-edge",
     )

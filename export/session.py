@@ -106,9 +106,7 @@ class OnnxDecoder:
             )
         self.config = read_model_config(folder)
         self.max_length = self.config.max_position_embeddings
-        self._session = open_session(
-            model_path, threads=physical_cores(), prepacked=prepacked, own_kernels=own_kernels
-        )
+        self._session = open_session(model_path, threads=physical_cores(), prepacked=prepacked, own_kernels=own_kernels)
         self._kernels = kernels_digest() if own_kernels else ""
         if LOGITS_FROM not in {value.name for value in self._session.get_overridable_initializers()}:
             raise InputError(

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from export.attention import FEW_TOKENS
+from export.attention_over_codes import FEW_TOKENS
 from export.parity import Bounds
 from export.pipeline import export_model, int4_config, nearest_config
 from export.session import PROMPT_CHUNK, OnnxDecoder

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import pytest
+from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from export.attention import OURS, OVER_CODES, over_codes_function
+from export.attention_over_codes import FEW_TOKENS, INPUTS, NAME, OURS, STEPS, attention_over_codes
 from export.graph import INT8_CACHE_OPSET, IR_VERSION, OPSET
 from export.kernels import kernels_library
 from export.nodes import MICROSOFT
 from export.onnx_session import open_session
-from export.session import OnnxDecoder
+from export.session import Cache, OnnxDecoder
 from toolkit.errors import InputError
 
 FEATURES = {"avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512_vnni"}
@@ -31,7 +33,7 @@ def has_features() -> bool:
 pytestmark = pytest.mark.skipif(not has_features(), reason="this processor has no AVX-512 VNNI")
 
 
-def test_the_library_is_there_where_the_processor_can_run_it():
+def test_the_library_is_there_where_the_processor_can_run_it() -> None:
     assert kernels_library()
 
 
@@ -49,7 +51,7 @@ def write_product(product: Product, path: Path, accuracy_level: int = 4) -> None
     rng = np.random.default_rng(0)
     N, K, bits = product.N, product.K, product.bits
     blocks = -(-K // product.block_size)
-    tensors = {
+    tensors: dict[str, NDArray[Any]] = {
         "codes": rng.integers(0, 256, (N, blocks, product.block_size * bits // 8), dtype=np.uint8),
         "scales": rng.uniform(0.001, 0.02, (N, blocks)).astype(np.float32),
         "zero_points": rng.integers(0, 256, (N, -(-blocks * bits // 8)), dtype=np.uint8),
@@ -94,7 +96,7 @@ PRODUCTS = [
 
 
 @pytest.mark.parametrize("product", PRODUCTS, ids=str)
-def test_products_are_those_of_onnxruntime(product: Product, tmp_path: Path):
+def test_products_are_those_of_onnxruntime(product: Product, tmp_path: Path) -> None:
     write_product(product, tmp_path / "model.onnx")
     ours, theirs = (open_session(tmp_path / "model.onnx", threads=2, own_kernels=own) for own in (True, False))
     rng = np.random.default_rng(1)
@@ -105,7 +107,7 @@ def test_products_are_those_of_onnxruntime(product: Product, tmp_path: Path):
         np.testing.assert_allclose(found, expected, atol=CLOSE * np.abs(expected).max(), rtol=0)
 
 
-def test_a_row_is_the_same_beside_others(tmp_path: Path):
+def test_a_row_is_the_same_beside_others(tmp_path: Path) -> None:
     product = Product(N=100, K=576, block_size=64)
     write_product(product, tmp_path / "model.onnx")
     session = open_session(tmp_path / "model.onnx", threads=2)
@@ -115,18 +117,20 @@ def test_a_row_is_the_same_beside_others(tmp_path: Path):
         np.testing.assert_array_equal(session.run(["y"], {"a": a[row : row + 1]})[0], together[row : row + 1])
 
 
-def test_rows_of_zeros_give_the_bias_and_no_rows_nothing(tmp_path: Path):
+def test_rows_of_zeros_give_the_bias_and_no_rows_nothing(tmp_path: Path) -> None:
     product = Product(N=33, K=256, bias=True)
     write_product(product, tmp_path / "model.onnx")
     session = open_session(tmp_path / "model.onnx", threads=2)
-    [bias] = [numpy_helper.to_array(t) for t in onnx.load(tmp_path / "model.onnx").graph.initializer if t.name == "bias"]
+    [bias] = [
+        numpy_helper.to_array(t) for t in onnx.load(tmp_path / "model.onnx").graph.initializer if t.name == "bias"
+    ]
     for rows in (1, 20):
         [y] = session.run(["y"], {"a": np.zeros((1, rows, 256), dtype=np.float32)})
         np.testing.assert_array_equal(y[0], np.broadcast_to(bias, (rows, 33)))
     assert session.run(["y"], {"a": np.zeros((1, 0, 256), dtype=np.float32)})[0].shape == (1, 0, 33)
 
 
-def test_a_product_that_is_not_ours_is_refused_when_it_is_opened(tmp_path: Path):
+def test_a_product_that_is_not_ours_is_refused_when_it_is_opened(tmp_path: Path) -> None:
     write_product(Product(N=32, K=256), tmp_path / "model.onnx", accuracy_level=0)
     with pytest.raises(InputError, match="accuracy_level 4"):
         open_session(tmp_path / "model.onnx", threads=2)
@@ -142,19 +146,18 @@ class Heads:
     packed: bool = True
 
 
-POSITIONS = 700
-INPUTS = ["query", "key", "value", "past_key", "past_value", "seqlens_k", "total", "cos", "sin", "key_steps", "value_steps"]
+POSITIONS = 1000
 
 
 def write_attention(heads: Heads, path: Path) -> None:
     rng = np.random.default_rng(0)
-    steps = {name: rng.uniform(0.005, 0.05, heads.G * heads.A).astype(np.float32) for name in INPUTS[-2:]}
+    steps = {name: rng.uniform(0.03, 0.05, heads.G * heads.A).astype(np.float32) for name in STEPS}
     angles = np.arange(POSITIONS)[:, None] * 10000.0 ** (-np.arange(heads.A // 2) / (heads.A / 2))
     table = {"cos": np.cos(angles).astype(np.float32), "sin": np.sin(angles).astype(np.float32)}
     left_out = [*(() if heads.rotates else ("cos", "sin")), *(("key", "value") if heads.packed else ())]
     node = helper.make_node(
-        OVER_CODES,
-        ["" if name in left_out else name for name in INPUTS],
+        NAME,
+        ["" if name in left_out else name for name in (*INPUTS, *STEPS)],
         ["attended", "present_key", "present_value"],
         domain=OURS,
         num_heads=heads.H,
@@ -176,7 +179,7 @@ def write_attention(heads: Heads, path: Path) -> None:
     model = helper.make_model(
         helper.make_graph([node], "attention", values, outputs, initializers),
         opset_imports=[helper.make_opsetid(*domain) for domain in domains.items()],
-        functions=[over_codes_function(INT8_CACHE_OPSET)],
+        functions=[attention_over_codes(INT8_CACHE_OPSET)],
         ir_version=IR_VERSION,
     )
     onnx.save(model, path)
@@ -194,8 +197,8 @@ ATTENTIONS = [
 
 
 @pytest.mark.parametrize("heads", ATTENTIONS, ids=str)
-@pytest.mark.parametrize("new", [1, 5, 16])
-def test_attention_over_codes_is_that_of_onnxruntime(heads: Heads, new: int, tmp_path: Path):
+@pytest.mark.parametrize("new", [1, 5, FEW_TOKENS, 130])
+def test_attention_over_codes_is_that_of_onnxruntime(heads: Heads, new: int, tmp_path: Path) -> None:
     write_attention(heads, tmp_path / "model.onnx")
     ours, theirs = (open_session(tmp_path / "model.onnx", threads=2, own_kernels=own) for own in (True, False))
     rng = np.random.default_rng(1)
@@ -204,15 +207,21 @@ def test_attention_over_codes_is_that_of_onnxruntime(heads: Heads, new: int, tmp
             continue  # onnxruntime takes several rows for single tokens alone
         B, past = len(lengths), max(lengths)
         sizes = {"query": heads.H * heads.A, "key": heads.G * heads.A, "value": heads.G * heads.A}
-        tokens = {name: rng.standard_normal((B, new, size), dtype=np.float32) for name, size in sizes.items()}
-        shape = (B, heads.G, past, heads.A)
-        feeds = {name: rng.integers(-127, 128, shape).astype(np.int8) for name in ("past_key", "past_value")}
+        tokens: dict[str, NDArray[Any]] = {
+            name: rng.standard_normal((B, new, size), dtype=np.float32) for name, size in sizes.items()
+        }
+        room = past + new if new > FEW_TOKENS else past  # where prompts are written must be there
+        shape = (B, heads.G, room, heads.A)
+        feeds: dict[str, NDArray[Any]] = {
+            name: rng.integers(-127, 128, shape).astype(np.int8) for name in ("past_key", "past_value")
+        }
         feeds["seqlens_k"] = np.array(lengths, dtype=np.int32) + new - 1
         feeds["total"] = np.array(past + new, dtype=np.int32)
         packed = {"query": np.concatenate(list(tokens.values()), axis=-1)}
-        feeds |= packed if heads.packed else tokens
+        feeds.update(packed if heads.packed else tokens)
         found, expected = (session.run(None, feeds) for session in (ours, theirs))
-        np.testing.assert_allclose(found[0], expected[0], atol=2e-3 * np.abs(expected[0]).max(), rtol=0)
+        rounding = 2e-3 if new <= FEW_TOKENS else 4e-2  # of a prompt, which onnxruntime's kernels read over floats
+        np.testing.assert_allclose(found[0], expected[0], atol=rounding * np.abs(expected[0]).max(), rtol=0)
         for cache, other in zip(found[1:], expected[1:], strict=True):
             for row, length in enumerate(lengths):
                 known = cache[row, :, : length + new].astype(int) - other[row, :, : length + new]
@@ -220,8 +229,8 @@ def test_attention_over_codes_is_that_of_onnxruntime(heads: Heads, new: int, tmp
 
 
 @pytest.mark.parametrize("cache", ["exact", "int8"])
-def test_a_model_says_the_same_with_either_kernels(calibrated: Path, cache: str):
-    ours, theirs = (OnnxDecoder(calibrated, cache=cache, own_kernels=own) for own in (True, False))  # type: ignore[arg-type]
+def test_a_model_says_the_same_with_either_kernels(calibrated: Path, cache: Cache) -> None:
+    ours, theirs = (OnnxDecoder(calibrated, cache=cache, own_kernels=own) for own in (True, False))
     ids = list(range(5, 70))
     for decoder in (ours, theirs):
         decoder.start([ids])
