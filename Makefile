@@ -3,6 +3,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+KERNELS := $(wildcard export/kernels/*.[ch])
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e
 
 .PHONY: demo test check format format-check lint types browser screenshots
@@ -40,12 +41,12 @@ $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; set PYTHON=…")'
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.ready: pyproject.toml constraints.txt | $(BIN)/python
+$(VENV)/.ready: pyproject.toml constraints.txt $(KERNELS) | $(BIN)/python
 	@echo "Installing pinned dependencies into $(VENV) (a few minutes, once)"
 	$(PIP_INSTALL) '.[all]'
 	@touch $@
 
-$(VENV)/.ready-dev: pyproject.toml constraints.txt | $(BIN)/python
+$(VENV)/.ready-dev: pyproject.toml constraints.txt $(KERNELS) | $(BIN)/python
 	@echo "Installing pinned dependencies and test tools into $(VENV) (a few minutes, once)"
 	$(PIP_INSTALL) '.[all,dev]'
 	@touch $@ $(VENV)/.ready

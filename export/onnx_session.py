@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from export.aligned_data import align_data
 from export.external_data import check_external_data
-from export.kernels import kernels_digest, kernels_library
+from export.kernels.library import kernels_digest, kernels_library
 from export.machine import machine_key
 from toolkit.errors import InputError
 from toolkit.models import cache_folder
@@ -46,7 +46,7 @@ PACKING = {
 
 
 def open_session(
-    model_path: Path, *, threads: int, prepacked: bool = False, own_kernels: bool = True
+    model_path: Path, threads: int, *, prepacked: bool = False, own_kernels: bool = True
 ) -> ort.InferenceSession:
     """`own_kernels`: False for those of onnxruntime, whatever the processor.
 
@@ -63,6 +63,16 @@ def releasing() -> ort.RunOptions:
     for name, value in RELEASE.items():
         options.add_run_config_entry(name, value)
     return options
+
+
+def bind_input(binding: ort.IOBinding, name: str, array: NDArray[Any]) -> None:
+    """The run reads the array where it lies."""
+    binding.bind_input(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
+
+
+def bind_output(binding: ort.IOBinding, name: str, array: NDArray[Any]) -> None:
+    """The run writes into the array."""
+    binding.bind_output(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
 
 
 def packed_folder(model_path: Path, *, own_kernels: bool = True) -> Path:

@@ -29,10 +29,10 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from export.kernels import kernels_digest
+from export.kernels.library import kernels_digest
 from export.machine import machine_key, physical_cores
 from export.model_config import read_model_config
-from export.onnx_session import open_session, releasing
+from export.onnx_session import bind_input, bind_output, open_session, releasing
 from export.prefix_cache import CacheShape, PrefixCache, common_prefix, forget_all
 from toolkit.errors import InputError
 from toolkit.models import cache_folder
@@ -89,8 +89,8 @@ class OnnxDecoder:
         `prefix_bytes`: the same from one process to the next, bit for bit, by files that take so many bytes at most; see
         `export.prefix_cache`. 0 keeps none.
 
-        `prepacked`: weights are mapped from a copy that is made once in the cache folder; `own_kernels`: False for those of
-        onnxruntime, whatever the processor; see `export.onnx_session`.
+        `prepacked`: weights are mapped from a copy that is made once in the cache folder. `own_kernels`: False for
+        onnxruntime's, whatever the processor. See `export.onnx_session`.
 
         Raises `InputError` where the folder is not an exported one, or its files are damaged or unsafe.
         """
@@ -348,10 +348,10 @@ class OnnxDecoder:
         mask_BS = (np.arange(lengths_B.max()) < lengths_B[:, None]).astype(np.int64)
         logits_BTV = np.empty((rows, wanted, self.config.vocab_size), dtype=np.float32)
         binding = self._bound_cache(first_row, rows)
-        _bind_input(binding, "input_ids", tokens_BT)
-        _bind_input(binding, "attention_mask", mask_BS)
-        _bind_input(binding, LOGITS_FROM, logits_from)
-        _bind_output(binding, "logits", logits_BTV)
+        bind_input(binding, "input_ids", tokens_BT)
+        bind_input(binding, "attention_mask", mask_BS)
+        bind_input(binding, LOGITS_FROM, logits_from)
+        bind_output(binding, "logits", logits_BTV)
         self._session.run_with_iobinding(binding, self._releasing if releases else None)
         return logits_BTV
 
@@ -361,8 +361,8 @@ class OnnxDecoder:
             self._binding, self._binding_rows = self._session.io_binding(), (first_row, rows)
             for name, cache in self._cache.items():
                 view = cache[first_row : first_row + rows]
-                _bind_input(self._binding, f"past_key_values.{name}", view)
-                _bind_output(self._binding, f"present.{name}", view)
+                bind_input(self._binding, f"past_key_values.{name}", view)
+                bind_output(self._binding, f"present.{name}", view)
         return self._binding
 
 
@@ -394,11 +394,3 @@ def _own_pages(shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
     if hasattr(mmap, "MADV_HUGEPAGE"):
         pages.madvise(mmap.MADV_HUGEPAGE)
     return np.frombuffer(pages, dtype=dtype).reshape(shape)
-
-
-def _bind_input(binding: ort.IOBinding, name: str, array: NDArray[Any]) -> None:
-    binding.bind_input(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
-
-
-def _bind_output(binding: ort.IOBinding, name: str, array: NDArray[Any]) -> None:
-    binding.bind_output(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)

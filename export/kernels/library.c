@@ -43,12 +43,16 @@ Status *RegisterCustomOps(SessionOptions *options, const ApiBase *base) {
         {"com.microsoft", &MATMUL_NBITS},
         {"reasoning.edge", &ATTENTION_OVER_CODES},
     };
+    static Domain *kept[COUNT(operators)];      /* a domain must outlive its sessions */
     Api api = base->get(ABI_VERSION);
     for (size_t i = 0; i < COUNT(operators); i++) {
-        Domain *domain;
-        TRY(CreateCustomOpDomain(api)(operators[i].domain, &domain));
-        TRY(CustomOpDomain_Add(api)(domain, operators[i].op));
-        TRY(AddCustomOpDomain(api)(options, domain));
+        if (!kept[i]) {
+            Domain *domain;
+            TRY(CreateCustomOpDomain(api)(operators[i].domain, &domain));
+            TRY(CustomOpDomain_Add(api)(domain, operators[i].op));
+            kept[i] = domain;
+        }
+        TRY(AddCustomOpDomain(api)(options, kept[i]));
     }
     return NULL;
 }

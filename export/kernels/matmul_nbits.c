@@ -9,7 +9,7 @@
 #include "products.h"
 
 enum { A, CODES, SCALES, ZERO_POINTS, GROUP_INDEX, BIAS, INPUTS };
-enum { MOST_TASKS = 16 };
+enum { MOST_TASKS = 64 };
 
 typedef struct {
     Api api;

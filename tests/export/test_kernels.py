@@ -14,7 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from export.attention_over_codes import FEW_TOKENS, INPUTS, NAME, OURS, STEPS, attention_over_codes
 from export.graph import INT8_CACHE_OPSET, IR_VERSION, OPSET
-from export.kernels import kernels_library
+from export.kernels.library import kernels_library
 from export.nodes import MICROSOFT
 from export.onnx_session import open_session
 from export.session import Cache, OnnxDecoder
