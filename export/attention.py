@@ -14,9 +14,8 @@ import numpy as np
 from onnx import TensorProto
 
 from export.attention_over_codes import NAME as OVER_CODES
-from export.attention_over_codes import OURS
 from export.model_config import ModelConfig
-from export.nodes import MICROSOFT, Floats, Nodes
+from export.nodes import MICROSOFT, OURS, Floats, Nodes
 from export.rotary import inverse_frequencies
 
 

@@ -21,13 +21,10 @@ from typing import Any
 
 import numpy as np
 import onnx
-from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 
-from export.nodes import MICROSOFT, Nodes
+from export.nodes import MICROSOFT, OURS, Nodes
 
-OURS = "reasoning.edge"
-"""The domain of our own operators."""
 NAME = "AttentionOverCodes"
 INPUTS = ["query", "key", "value", "past_key", "past_value", "seqlens_k", "total", "cos", "sin"]
 """Those of GroupQueryAttention; STEPS follow."""
@@ -48,11 +45,11 @@ POSITION_AXIS = 2
 
 def attention_over_codes(opset: int) -> onnx.FunctionProto:
     graph = Nodes({}, {})
-    shape, one = graph.node("Shape", ["query"]), _constant(graph, [1])
-    rows_1, new_1 = (graph.node("Gather", [shape, _constant(graph, [axis])], axis=0) for axis in (0, 1))
+    shape, one = graph.node("Shape", ["query"]), graph.value([1])
+    rows_1, new_1 = (graph.node("Gather", [shape, graph.value([axis])], axis=0) for axis in (0, 1))
     total_1 = graph.node("Reshape", [graph.node("Cast", ["total"], to=TensorProto.INT64), one])
     is_one_row = graph.node("Equal", [rows_1, one])
-    is_longer = graph.node("Greater", [new_1, _constant(graph, [FEW_TOKENS])])
+    is_longer = graph.node("Greater", [new_1, graph.value([FEW_TOKENS])])
     past_1 = graph.node("Sub", [total_1, new_1])
     graph.either(
         graph.node("And", [is_one_row, is_longer]),
@@ -72,12 +69,12 @@ def _over_codes(graph: Nodes, outputs: list[str]) -> None:
 
 def _over_floats(graph: Nodes, past_1: str, outputs: list[str]) -> None:
     attended_BTD, *present = outputs
-    zero, one, end, axis = (_constant(graph, [value]) for value in (0, 1, np.iinfo(np.int64).max, POSITION_AXIS))
-    smallest, largest = (_constant(graph, code, np.float32) for code in CODES)
+    zero, one, end, axis = (graph.value([value]) for value in (0, 1, np.iinfo(np.int64).max, POSITION_AXIS))
+    smallest, largest = (graph.value(code, np.float32) for code in CODES)
     heads = graph.node("Constant", [])
-    _refer(graph.nodes[-1], "value_int", "kv_num_heads", onnx.AttributeProto.INT)
+    graph.refer("value_int", "kv_num_heads", onnx.AttributeProto.INT)
     heads_1 = graph.node("Reshape", [heads, one])
-    shape_1G1A = graph.node("Concat", [one, heads_1, one, _constant(graph, [-1])], axis=0)
+    shape_1G1A = graph.node("Concat", [one, heads_1, one, graph.value([-1])], axis=0)
     steps = [graph.node("Reshape", [step, shape_1G1A]) for step in STEPS]
     pasts = INPUTS[3:5]
     floats = []
@@ -96,14 +93,4 @@ def _over_floats(graph: Nodes, past_1: str, outputs: list[str]) -> None:
 def _group_query_attention(graph: Nodes, inputs: list[str], outputs: list[str], **attributes: Any) -> None:
     graph.node("GroupQueryAttention", inputs, outputs=outputs, domain=MICROSOFT, **attributes)
     for name, kind in ATTRIBUTES.items():
-        _refer(graph.nodes[-1], name, name, kind)
-
-
-def _refer(node: onnx.NodeProto, name: str, to: str, kind: onnx.AttributeProto.AttributeType) -> None:
-    """Give a node the function's attribute."""
-    node.attribute.append(onnx.AttributeProto(name=name, ref_attr_name=to, type=kind))
-
-
-def _constant(graph: Nodes, value: Any, dtype: type[np.generic] = np.int64) -> str:
-    array: NDArray[Any] = np.array(value, dtype=dtype)
-    return graph.node("Constant", [], value=numpy_helper.from_array(array))
+        graph.refer(name, name, kind)

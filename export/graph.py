@@ -25,10 +25,11 @@ import onnx
 from onnx import TensorProto, helper
 
 from export.attention import attended_positions, attention
-from export.attention_over_codes import OURS, attention_over_codes
+from export.attention_over_codes import attention_over_codes
 from export.checkpoint import EMBEDDING, LM_HEAD
+from export.matmul_3bits import matmul_3bits
 from export.model_config import ModelConfig
-from export.nodes import MICROSOFT, Floats, Nodes
+from export.nodes import MICROSOFT, OURS, Floats, Nodes
 from export.session import LOGITS_FROM
 from export.weights_file import Weights
 
@@ -66,7 +67,8 @@ def build_graph(
         following = "model.norm.weight" if last else f"model.layers.{layer + 1}.input_layernorm.weight"
         normed_BTD, residual_BTD = graph.skip_norm(following, update_BTD, residual_BTD, config)
     graph.linear(head, _wanted_rows(graph, normed_BTD), output="logits")
-    return _model(graph, config, has_int8_cache=bool(cache_scales))
+    has_3bits = any(weight.bits == 3 for weight in weights.values())
+    return _model(graph, config, has_int8_cache=bool(cache_scales), has_3bits=has_3bits)
 
 
 def _mlp(graph: Nodes, prefix: str, normed_BTD: str) -> str:
@@ -86,7 +88,7 @@ def _wanted_rows(graph: Nodes, normed_BTD: str) -> str:
     return graph.node("Slice", [normed_BTD, begin, end, token_axis])
 
 
-def _model(graph: Nodes, config: ModelConfig, *, has_int8_cache: bool) -> onnx.ModelProto:
+def _model(graph: Nodes, config: ModelConfig, *, has_int8_cache: bool, has_3bits: bool) -> onnx.ModelProto:
     cache_type = TensorProto.INT8 if has_int8_cache else TensorProto.FLOAT
     opset = INT8_CACHE_OPSET if has_int8_cache else OPSET
     heads, size = config.num_key_value_heads, config.head_dim
@@ -103,11 +105,13 @@ def _model(graph: Nodes, config: ModelConfig, *, has_int8_cache: bool) -> onnx.M
             present_shape: Shape = ["batch_size", heads, "total_sequence_length", size]
             inputs.append(helper.make_tensor_value_info(f"past_key_values.{layer}.{kind}", cache_type, past_shape))
             outputs.append(helper.make_tensor_value_info(f"present.{layer}.{kind}", cache_type, present_shape))
-    opsets = [helper.make_opsetid("", opset), helper.make_opsetid(MICROSOFT, 1)]
+    functions = [attention_over_codes(opset)] if has_int8_cache else []
+    functions += [matmul_3bits(opset)] if has_3bits else []
+    domains = {"": opset, MICROSOFT: 1} | ({OURS: 1} if functions else {})
     return helper.make_model(
         helper.make_graph(graph.nodes, "decoder", inputs, outputs, graph.initializers),
-        opset_imports=[*opsets, helper.make_opsetid(OURS, 1)] if has_int8_cache else opsets,
-        functions=[attention_over_codes(opset)] if has_int8_cache else [],
+        opset_imports=[helper.make_opsetid(*domain) for domain in domains.items()],
+        functions=functions,
         ir_version=IR_VERSION,
         producer_name="reasoning-edge",
     )

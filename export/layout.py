@@ -1,12 +1,13 @@
-"""How many bits each matrix gets, and in blocks of which size: codes of 4 or 8 bits, or floats of 16 or 32."""
+"""How many bits each matrix gets, and in blocks of which size: codes of 3, 4 or 8 bits, or floats of 16 or 32."""
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from export.checkpoint import EMBEDDING, LM_HEAD, MATRICES
 from export.model_config import ModelConfig
-from export.quantize import LARGEST_CODE_BITS
+from export.quantize import LARGEST_CODE_BITS, THREE_BITS_BLOCK
 from toolkit.errors import InputError
 
 BLOCK_SIZES = (256, 128, 64, 32)
@@ -18,15 +19,23 @@ class Layout:
     """Of one stored matrix."""
 
     bits: int
-    """4 or 8 for codes, 16 or 32 for floats."""
+    """3, 4 or 8 for codes, 16 or 32 for floats."""
     block_size: int
     """Weights that share a scale; 0 for floats, which have none."""
 
 
 def layouts(
-    config: ModelConfig, *, bits: int, block_size: int, head_bits: int, has_own_head: bool = False
+    config: ModelConfig,
+    *,
+    bits: int,
+    block_size: int,
+    head_bits: int,
+    has_own_head: bool = False,
+    narrow: Collection[str] = (),
 ) -> dict[str, Layout]:
     """Each stored matrix by its name: `bits`, the output head `head_bits`.
+
+    The layers' modules in `narrow` get 3 bits, where their rows are whole blocks of 256.
 
     A tied embedding and head are one matrix, unless `has_own_head` stores them apart.
 
@@ -40,6 +49,9 @@ def layouts(
         for layer in range(config.num_hidden_layers)
         for module in MATRICES
     }
+    for name, layout in chosen.items():
+        if name.split(".", 3)[3].removesuffix(".weight") in narrow and layout.block_size == THREE_BITS_BLOCK:
+            chosen[name] = Layout(bits=3, block_size=THREE_BITS_BLOCK)
     shared = config.tie_word_embeddings and not has_own_head
     chosen[EMBEDDING] = _layout("embed_tokens", hidden, head_bits if shared else bits, block_size)
     if not shared:

@@ -1,7 +1,7 @@
 """The nodes and initializers of an ONNX graph while they are being written.
 
-Every method returns the name of what it computes. Products of codes are MatMulNBits with accuracy_level 4; those of floats
-FusedMatMul, which reads a matrix as the checkpoint has it: [N, K], so that a tied embedding shares its bytes. What lies in
+Every method returns the name of what it computes. Products of codes are MatMulNBits with accuracy_level 4, or our
+MatMul3Bits; those of floats FusedMatMul, which reads a matrix as the checkpoint has it: [N, K], so that a tied embedding shares its bytes. What lies in
 the file as fp16 is cast to float32, which onnxruntime folds once, when a session starts.
 Source: onnxruntime's contrib operators.
 
@@ -24,8 +24,12 @@ from export.weights_file import FILE_NAME, StoredTensor, StoredWeight, Weights
 Floats = NDArray[np.float32]
 
 MICROSOFT = "com.microsoft"
+OURS = "reasoning.edge"
+"""The domain of our own operators, each of which is a function of the graph as well."""
 INT8_ACTIVATIONS = 4
 """MatMulNBits' accuracy_level that multiplies in int8; the others are several times slower on CPU."""
+THREE_BITS = "MatMul3Bits"
+"""Our operator of that domain (`export.matmul_3bits`)."""
 
 
 class Nodes:
@@ -75,6 +79,15 @@ class Nodes:
             self.initializers.append(numpy_helper.from_array(value, name))
         return name
 
+    def value(self, value: Any, dtype: type[np.generic] = np.int64) -> str:
+        """One within a function, which has no initializers."""
+        array: NDArray[Any] = np.array(value, dtype=dtype)
+        return self.node("Constant", [], value=numpy_helper.from_array(array))
+
+    def refer(self, name: str, to: str, kind: onnx.AttributeProto.AttributeType) -> None:
+        """Give the last node an attribute of the function that it is in."""
+        self.nodes[-1].attribute.append(onnx.AttributeProto(name=name, ref_attr_name=to, type=kind))
+
     def norm(self, name: str, input_name: str, config: ModelConfig) -> str:
         weight = self.constant(name, self._vectors[name])
         return self.node(
@@ -103,16 +116,18 @@ class Nodes:
         bias = name.removesuffix("weight") + "bias"
         if bias in self._vectors:
             inputs += ["", self.constant(bias, self._vectors[bias])]
+        outputs, sizes = [output] if output else None, {"K": weight.in_features, "N": weight.out_features}
+        if weight.bits == 3:
+            return self.node(THREE_BITS, inputs, outputs=outputs, domain=OURS, **sizes)
         return self.node(
             "MatMulNBits",
             inputs,
-            outputs=[output] if output else None,
+            outputs=outputs,
             domain=MICROSOFT,
-            K=weight.in_features,
-            N=weight.out_features,
             bits=weight.bits,
             block_size=weight.block_size,
             accuracy_level=INT8_ACTIVATIONS,
+            **sizes,
         )
 
     def _float_linear(self, name: str, weight: StoredWeight, input_name: str, output: str | None) -> str:

@@ -43,10 +43,12 @@ from toolkit.progress import Progress
 from toolkit.records import read_records, write_records
 
 Preset = Literal["balanced", "best", "fast", "quick"]
-"""balanced: large blocks. best: smaller ones and an int8 head. fast: balanced with the bytes of a tied head once. quick:
-not calibrated."""
+"""balanced: large blocks. best: smaller ones and an int8 head. fast: balanced with three bits for most weights. quick: not
+calibrated."""
 BLOCK_SIZE: dict[Preset, int] = {"balanced": 256, "best": 64, "fast": 256, "quick": 32}
 INT8_CACHED: tuple[Preset, ...] = ("balanced", "fast")
+NARROW: dict[Preset, tuple[str, ...]] = {"fast": ("mlp.gate_up_proj", "mlp.down_proj")}
+"""Modules with three bits a weight."""
 WeightType = Literal["int8", "fp16", "fp32"]
 """What needs no calibration."""
 BITS: dict[WeightType, int] = {"int8": 8, "fp16": 16, "fp32": 32}
@@ -90,6 +92,10 @@ class ExportConfig:
     """Whether a tied head is stored beside the embedding, so that it can be calibrated: an embedding's rows are looked
     up and cannot be aimed at the head's inputs. Two matrices of 4 bits take the bytes of a shared one of 8, of which a
     step reads half. Not where a size is asked for.
+    """
+    narrow: tuple[str, ...]
+    """The layers' modules that have 3 bits in place of `bits`, where their rows are whole blocks of 256. Not where a size
+    is asked for.
     """
     max_bytes: int
     bits_per_weight: float
@@ -143,7 +149,7 @@ def int4_config(
     if preset == "quick" or (preset == "balanced" and traces is None and method is None):
         preset, traces = "quick", None if method is None else traces
     method = method or ("nearest" if preset == "quick" else "gptq")
-    has_own_head = preset == "balanced" and method == "gptq"
+    has_own_head = preset in ("balanced", "fast") and method == "gptq"
     return ExportConfig(
         source=source,
         adapter=adapter,
@@ -154,8 +160,9 @@ def int4_config(
         calibration_tokens=CALIBRATION_TOKENS,
         bits=4,
         block_size=BLOCK_SIZE[preset],
-        head_bits=4 if preset == "fast" or has_own_head else 8,
+        head_bits=4 if has_own_head else 8,
         has_own_head=has_own_head,
+        narrow=NARROW.get(preset, ()),
         max_bytes=max_bytes,
         bits_per_weight=bits_per_weight,
         tune=tune,
@@ -185,6 +192,7 @@ def nearest_config(
         block_size=INT8_BLOCK_SIZE,
         head_bits=bits,
         has_own_head=False,
+        narrow=(),
         max_bytes=0,
         bits_per_weight=0.0,
         tune=False,
@@ -210,6 +218,7 @@ def export_model(config: ExportConfig) -> dict[str, Any]:
         block_size=config.block_size,
         head_bits=config.head_bits,
         has_own_head=config.has_own_head and not config.is_sized,
+        narrow=() if config.is_sized else config.narrow,
     )
     _check_memory(checkpoint, config)
     stage = _stage(config)

@@ -1,8 +1,9 @@
-"""Float weights into blocks of 4 or 8 bits, in the layout of onnxruntime's MatMulNBits, or into shorter floats.
+"""Float weights into blocks of 3, 4 or 8 bits, in the layout of onnxruntime's MatMulNBits, or into shorter floats.
 
 Each row is cut into blocks of `block_size` weights with a scale and a zero point: w ≈ scale · (code − zero_point).
 Scales are rounded to fp16 before codes are chosen, because fp16 is what the file keeps; the zero point is an integer
-code, so that zero stays zero. Source: onnxruntime's contrib operators MatMulNBits and GatherBlockQuantized.
+code, so that zero stays zero. onnxruntime has no 3 bits: MatMul3Bits is ours (`export.matmul_3bits`), and its codes are
+those of 4 bits, narrowed. Source: onnxruntime's contrib operators MatMulNBits and GatherBlockQuantized.
 
 Shapes: N output features, K input features, J = K / block_size blocks of a row, M = block_size.
 """
@@ -25,6 +26,8 @@ LARGEST_CODE_BITS = 8
 """Weights of more bits than this are floats."""
 SMALLEST_SCALE = np.float16(2.0**-24)
 """The smallest positive fp16, for blocks that are all zero or nearly so."""
+THREE_BITS_BLOCK = 256
+"""The only block size of 3 bits."""
 CACHED_WEIGHTS = 1 << 17
 """Weights that are rounded at once: their float32 values stay in a core's second-level cache."""
 
@@ -34,8 +37,12 @@ class QuantizedWeight:
     """One packed matrix.
 
     codes        uint8 [N, J, M·bits/8]     4 bits: byte b of a block holds code 2b in its low, 2b+1 in its high nibble
+                                            3 bits: made of the bytes p that 4 bits would take
+                                                byte b < 64 of a block   0x33 of p[b] and, two bits higher, of p[b+64]
+                                                byte 64 + b              0x44 of p[b], p[b+32], p[b+64] and p[b+96],
+                                                                         moved by −2, −1, 0 and 1 bits
     scales       fp16  [N, J]
-    zero_points  uint8 [N, ⌈J·bits/8⌉]      packed the same way along J; an unused last high nibble is 0
+    zero_points  uint8 [N, J] of 8 bits, else [N, ⌈J/2⌉], two in a byte as codes of 4 bits; an unused high nibble is 0
     """
 
     bits: int
@@ -121,11 +128,12 @@ def _nearest(blocks_NJM: Tensor, largest: int) -> tuple[Bytes, Halves, Bytes]:
 
 def pack(codes_NJM: Bytes, scales_NJ: Halves, zero_points_NJ: Bytes, *, bits: int) -> QuantizedWeight:
     """Pack one code a byte into the layout of `QuantizedWeight`."""
-    assert bits in (4, 8)
+    assert bits in (4, 8) or (bits == 3 and codes_NJM.shape[-1] == THREE_BITS_BLOCK)
+    codes = codes_NJM if bits == 8 else _pack_nibbles(codes_NJM)
     return QuantizedWeight(
         bits=bits,
         block_size=codes_NJM.shape[-1],
-        codes=codes_NJM if bits == 8 else _pack_nibbles(codes_NJM),
+        codes=_narrow(codes) if bits == 3 else codes,
         scales=scales_NJ,
         zero_points=zero_points_NJ if bits == 8 else _pack_nibbles(zero_points_NJ),
     )
@@ -136,11 +144,26 @@ def dequantize(weight: Weight) -> Floats:
     if isinstance(weight, FloatWeight):
         return weight.values.astype(np.float32)
     rows, blocks = weight.scales.shape
-    codes_NJM = weight.codes if weight.bits == 8 else _unpack_nibbles(weight.codes)
+    codes = _widen(weight.codes) if weight.bits == 3 else weight.codes
+    codes_NJM = codes if weight.bits == 8 else _unpack_nibbles(codes)
     zero_points_NJ = weight.zero_points if weight.bits == 8 else _unpack_nibbles(weight.zero_points)[:, :blocks]
     steps_NJM = codes_NJM.astype(np.float32) - zero_points_NJ[..., None].astype(np.float32)
     weight_NJM: Floats = steps_NJM * weight.scales[..., None].astype(np.float32)
     return weight_NJM.reshape(rows, -1)
+
+
+def _narrow(nibbles: Bytes) -> Bytes:
+    """Blocks of 128 bytes, whose nibbles are below 8, into blocks of 96."""
+    low, high = np.split(nibbles & 0x33, 2, axis=-1)
+    first, second, third, fourth = np.split(nibbles & 0x44, 4, axis=-1)
+    return np.concatenate([low | high << 2, first >> 2 | second >> 1 | third | fourth << 1], axis=-1)
+
+
+def _widen(codes: Bytes) -> Bytes:
+    """The inverse of `_narrow`."""
+    low, high = np.split(codes, [THREE_BITS_BLOCK // 4], axis=-1)
+    lows = np.concatenate([low, low >> 2], axis=-1) & 0x33
+    return lows | np.concatenate([high << 2, high << 1, high, high >> 1], axis=-1) & 0x44
 
 
 def _pack_nibbles(values: Bytes) -> Bytes:

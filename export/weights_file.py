@@ -77,7 +77,7 @@ class StoredWeight(Record):
 
     @property
     def zero_points(self) -> StoredTensor:
-        shape = (self.out_features, -(-self._blocks * self.bits // 8))
+        shape = (self.out_features, self._blocks if self.bits == 8 else -(-self._blocks // 2))
         return StoredTensor(dtype=np.dtype(np.uint8), shape=shape, offset=aligned(self.scales.end))
 
     @property

@@ -61,18 +61,22 @@ static Status *present(Api api, KernelContext *context, size_t output, const Ten
 static Status *compute(void *kernel, KernelContext *context) {
     const Node *node = kernel;
     Api api = node->api;
-    Tensor inputs[INPUTS];
-    for (size_t i = 0; i < INPUTS; i++) TRY(read_input(api, context, i, &inputs[i]));
-    const Tensor *query = &inputs[QUERY], *past = &inputs[PAST_KEY];
-    const int64_t B = query->dims[0], T = query->dims[1], H = node->H, G = node->G, A = past->dims[3];
+    void *inputs[INPUTS];
+    Tensor query, keys, values, cos;
+    for (size_t i = 0; i < INPUTS; i++) TRY(read_data(api, context, i, &inputs[i]));
+    TRY(read_tensor(api, context, QUERY, &query));
+    TRY(read_tensor(api, context, PAST_KEY, &keys));
+    TRY(read_tensor(api, context, PAST_VALUE, &values));
+    TRY(read_tensor(api, context, COS, &cos));
+    const int64_t B = query.dims[0], T = query.dims[1], H = node->H, G = node->G, A = keys.dims[3];
     if (A > MOST_CHANNELS) return CreateStatus(api)(INVALID_GRAPH, "a head must have 256 channels at most");
-    const int64_t total = *(const int32_t *)inputs[TOTAL].data;
+    const int64_t total = *(const int32_t *)inputs[TOTAL];
     Run run = {.attention = {
-        .B = B, .T = T, .H = H, .G = G, .A = A, .R = inputs[COS].data ? inputs[COS].dims[1] : 0,
-        .room = past->dims[2] < total ? total : past->dims[2], .window = node->window, .scale = node->scale,
-        .query = query->data, .query_step = query->dims[2], .key_step = G * A, .last_B = inputs[LAST].data,
-        .cos = inputs[COS].data, .sin = inputs[SIN].data, .key_steps = inputs[KEY_STEPS].data,
-        .value_steps = inputs[VALUE_STEPS].data, .key = inputs[KEY].data, .value = inputs[VALUE].data,
+        .B = B, .T = T, .H = H, .G = G, .A = A, .R = cos.data ? cos.dims[1] : 0,
+        .room = keys.dims[2] < total ? total : keys.dims[2], .window = node->window, .scale = node->scale,
+        .query = query.data, .query_step = query.dims[2], .key_step = G * A, .last_B = inputs[LAST],
+        .cos = cos.data, .sin = inputs[SIN], .key_steps = inputs[KEY_STEPS], .value_steps = inputs[VALUE_STEPS],
+        .key = inputs[KEY], .value = inputs[VALUE],
     }};
     Attention *attention = &run.attention;
     if (!attention->key) {          /* packed: a token's queries, keys and values lie together */
@@ -82,8 +86,8 @@ static Status *compute(void *kernel, KernelContext *context) {
     }
     const int64_t dims[] = {B, T, H * A};
     TRY(make_output(api, context, ATTENDED, dims, 3, &attention->attended));
-    TRY(present(api, context, PRESENT_KEY, past, total, &attention->keys));
-    TRY(present(api, context, PRESENT_VALUE, &inputs[PAST_VALUE], total, &attention->values));
+    TRY(present(api, context, PRESENT_KEY, &keys, total, &attention->keys));
+    TRY(present(api, context, PRESENT_VALUE, &values, total, &attention->values));
     remember(attention);
     run.heads = B * G >= ENOUGH_TASKS ? H / G : 1;
     return KernelContext_ParallelFor(api)(context, attend_task, (size_t)(B * H / run.heads), 0, &run);

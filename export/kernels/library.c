@@ -5,7 +5,18 @@
 #include "operators.h"
 #include "products.h"
 
-Status *read_input(Api api, const KernelContext *context, size_t index, Tensor *tensor) {
+static Status *read_value(Api api, const Value *value, void **data) {
+    *data = NULL;
+    return value ? GetTensorMutableData(api)(value, data) : NULL;
+}
+
+Status *read_data(Api api, const KernelContext *context, size_t index, void **data) {
+    const Value *value = NULL;
+    TRY(KernelContext_GetInput(api)(context, index, &value));
+    return read_value(api, value, data);
+}
+
+Status *read_tensor(Api api, const KernelContext *context, size_t index, Tensor *tensor) {
     const Value *value = NULL;
     *tensor = (Tensor){0};
     TRY(KernelContext_GetInput(api)(context, index, &value));
@@ -17,7 +28,7 @@ Status *read_input(Api api, const KernelContext *context, size_t index, Tensor *
     if (!status) status = GetDimensions(api)(shape, tensor->dims, tensor->rank);
     ReleaseTensorTypeAndShapeInfo(api)(shape);
     TRY(status);
-    return GetTensorMutableData(api)(value, &tensor->data);
+    return read_value(api, value, &tensor->data);
 }
 
 Status *make_output(Api api, KernelContext *context, size_t index, const int64_t *dims, size_t rank, void *data) {
@@ -39,17 +50,18 @@ int kernels_supported(void) { return products_supported(); }
 
 /* What onnxruntime calls for a session that registers this library. */
 Status *RegisterCustomOps(SessionOptions *options, const ApiBase *base) {
-    static const struct { const char *domain; const Operator *op; } operators[] = {
-        {"com.microsoft", &MATMUL_NBITS},
-        {"reasoning.edge", &ATTENTION_OVER_CODES},
+    static const struct { const char *name; const Operator *ops[2]; } domains[] = {
+        {"com.microsoft", {&MATMUL_NBITS}},
+        {"reasoning.edge", {&MATMUL_3BITS, &ATTENTION_OVER_CODES}},
     };
-    static Domain *kept[COUNT(operators)];      /* a domain must outlive its sessions */
+    static Domain *kept[COUNT(domains)];        /* a domain must outlive its sessions */
     Api api = base->get(ABI_VERSION);
-    for (size_t i = 0; i < COUNT(operators); i++) {
+    for (size_t i = 0; i < COUNT(domains); i++) {
         if (!kept[i]) {
             Domain *domain;
-            TRY(CreateCustomOpDomain(api)(operators[i].domain, &domain));
-            TRY(CustomOpDomain_Add(api)(domain, operators[i].op));
+            TRY(CreateCustomOpDomain(api)(domains[i].name, &domain));
+            for (size_t j = 0; j < COUNT(domains[i].ops) && domains[i].ops[j]; j++)
+                TRY(CustomOpDomain_Add(api)(domain, domains[i].ops[j]));
             kept[i] = domain;
         }
         TRY(AddCustomOpDomain(api)(options, kept[i]));

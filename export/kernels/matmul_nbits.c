@@ -1,10 +1,12 @@
-/* onnxruntime's MatMulNBits, computed by `products.c`.
+/* onnxruntime's MatMulNBits and MatMul3Bits, computed by `products.c`.
 
-   A session that registers our library has this operator in place of the built-in one of the same name and domain, so the
-   exported graph stays what every runtime reads. Attributes that are not ours are refused when a session opens. */
+   A session that registers our library has the first in place of the built-in one of the same name and domain, so the
+   exported graph stays what every runtime reads; the second, of the same inputs, is a function of the graph that widens
+   codes for the first (`export/three_bits.py`). Attributes that are not ours are refused when a session opens. */
 
 #include <stdlib.h>
 
+#include "numbers.h"
 #include "operators.h"
 #include "products.h"
 
@@ -24,9 +26,13 @@ typedef struct {
     int64_t columns;                /* of one task */
 } Run;
 
-static int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
-
-static int64_t pieces(int64_t whole, int64_t piece) { return (whole + piece - 1) / piece; }
+static Status *keep(Node node, void **kernel) {
+    Node *kept = malloc(sizeof node);
+    if (!kept) return CreateStatus(node.api)(FAILED, "out of memory");
+    *kept = node;
+    *kernel = kept;
+    return NULL;
+}
 
 static Status *create(const Operator *op, Api api, const KernelInfo *info, void **kernel) {
     (void)op;
@@ -41,34 +47,40 @@ static Status *create(const Operator *op, Api api, const KernelInfo *info, void 
     int64_t size = node.block_size;
     if ((node.bits != 4 && node.bits != 8) || size < 32 || size > 256 || (size & (size - 1)) || accuracy != 4)
         return CreateStatus(api)(INVALID_GRAPH, "bits must be 4 or 8, block_size 32 to 256, accuracy_level 4");
-    Node *kept = malloc(sizeof node);
-    if (!kept) return CreateStatus(api)(FAILED, "out of memory");
-    *kept = node;
-    *kernel = kept;
-    return NULL;
+    return keep(node, kernel);
+}
+
+static Status *create_3(const Operator *op, Api api, const KernelInfo *info, void **kernel) {
+    (void)op;
+    Node node = {.api = api, .bits = 3, .block_size = THREE_BITS_BLOCK};
+    TRY(KernelInfoGetAttribute_int64(api)(info, "N", &node.N));
+    TRY(KernelInfoGetAttribute_int64(api)(info, "K", &node.K));
+    if (node.K % THREE_BITS_BLOCK) return CreateStatus(api)(INVALID_GRAPH, "K must be a multiple of 256");
+    return keep(node, kernel);
 }
 
 static void round_task(void *data, size_t task) {
     Run *run = data;
     int64_t begin = (int64_t)task * TILE;
-    round_rows(&run->weight, run->a, &run->rounded, begin, smaller(begin + TILE, run->rounded.M));
+    round_rows(&run->weight, run->a, &run->rounded, begin, least(begin + TILE, run->rounded.M));
 }
 
 static void multiply_task(void *data, size_t task) {
     Run *run = data;
     int64_t begin = (int64_t)task * run->columns;
-    multiply(&run->weight, &run->rounded, run->y, begin, smaller(begin + run->columns, run->weight.N));
+    multiply(&run->weight, &run->rounded, run->y, begin, least(begin + run->columns, run->weight.N));
 }
 
 static Status *compute(void *kernel, KernelContext *context) {
     const Node *node = kernel;
     Api api = node->api;
-    Tensor inputs[INPUTS] = {0};
+    Tensor tensor, *a = &tensor;
+    void *inputs[INPUTS] = {0};
     size_t count;
     TRY(KernelContext_GetInputCount(api)(context, &count));
-    for (size_t i = 0; i < count && i < INPUTS; i++) TRY(read_input(api, context, i, &inputs[i]));
-    if (inputs[GROUP_INDEX].data) return CreateStatus(api)(INVALID_GRAPH, "g_idx is not supported");
-    Tensor *a = &inputs[A];
+    TRY(read_tensor(api, context, A, a));
+    for (size_t i = A + 1; i < count && i < INPUTS; i++) TRY(read_data(api, context, i, &inputs[i]));
+    if (inputs[GROUP_INDEX]) return CreateStatus(api)(INVALID_GRAPH, "g_idx is not supported");
     if (a->rank < 1 || a->dims[a->rank - 1] != node->K)
         return CreateStatus(api)(INVALID_GRAPH, "A's last dimension must be K");
     int64_t M = 1;
@@ -81,12 +93,11 @@ static Status *compute(void *kernel, KernelContext *context) {
     int64_t blocks = pieces(node->K, node->block_size);
     run.weight = (Weight){
         .N = node->N, .K = node->K, .blocks = blocks, .bits = (int)node->bits, .block_size = (int)node->block_size,
-        .codes = inputs[CODES].data, .scales = inputs[SCALES].data, .zero_points = inputs[ZERO_POINTS].data,
-        .bias = inputs[BIAS].data,
+        .codes = inputs[CODES], .scales = inputs[SCALES], .zero_points = inputs[ZERO_POINTS], .bias = inputs[BIAS],
     };
-    int64_t width = width_of(&run.weight), padded = pieces(blocks, 16) * 16, rows = pieces(M, ROWS) * ROWS;
+    int64_t width = width_of(&run.weight), padded = padded_to(16, blocks), rows = padded_to(ROWS, M);
     size_t size = (size_t)(rows * (width + 2 * padded * (int64_t)sizeof(float)));
-    char *buffer = aligned_alloc(64, (size + 63) / 64 * 64);
+    char *buffer = aligned_alloc(64, (size_t)padded_to(64, (int64_t)size));
     if (!buffer) return CreateStatus(api)(FAILED, "out of memory");
     float *floats = (float *)(buffer + rows * width);
     run.rounded = (Rounded){
@@ -98,7 +109,7 @@ static Status *compute(void *kernel, KernelContext *context) {
         round_task(&run, 0);
     else
         status = KernelContext_ParallelFor(api)(context, round_task, (size_t)pieces(M, TILE), 0, &run);
-    run.columns = pieces(pieces(node->N, smaller(pieces(node->N, COLUMNS), MOST_TASKS)), COLUMNS) * COLUMNS;
+    run.columns = padded_to(COLUMNS, pieces(node->N, least(pieces(node->N, COLUMNS), MOST_TASKS)));
     if (!status)
         status = KernelContext_ParallelFor(api)(context, multiply_task, (size_t)pieces(node->N, run.columns), 0, &run);
     free(buffer);
@@ -106,6 +117,7 @@ static Status *compute(void *kernel, KernelContext *context) {
 }
 
 static const char *name(const Operator *op) { (void)op; return "MatMulNBits"; }
+static const char *name_3(const Operator *op) { (void)op; return "MatMul3Bits"; }
 
 static int input_type(const Operator *op, size_t index) {
     (void)op;
@@ -114,12 +126,18 @@ static int input_type(const Operator *op, size_t index) {
 }
 
 static int input_characteristic(const Operator *op, size_t index) { (void)op; return index < ZERO_POINTS ? REQUIRED : OPTIONAL; }
+static int input_characteristic_3(const Operator *op, size_t index) { (void)op; return index <= ZERO_POINTS ? REQUIRED : OPTIONAL; }
 static size_t input_count(const Operator *op) { (void)op; return INPUTS; }
 static int output_type(const Operator *op, size_t index) { (void)op; (void)index; return FLOAT; }
 static size_t output_count(const Operator *op) { (void)op; return 1; }
 
+#define PARTS                                                                                                           \
+    COMMON_PARTS, .input_type = input_type, .input_count = input_count, .output_type = output_type,                     \
+    .output_count = output_count, .compute_v2 = compute
+
 const Operator MATMUL_NBITS = {
-    COMMON_PARTS, .name = name, .input_type = input_type, .input_count = input_count, .output_type = output_type,
-    .output_count = output_count, .input_characteristic = input_characteristic, .create_kernel_v2 = create,
-    .compute_v2 = compute,
+    PARTS, .name = name, .create_kernel_v2 = create, .input_characteristic = input_characteristic,
+};
+const Operator MATMUL_3BITS = {
+    PARTS, .name = name_3, .create_kernel_v2 = create_3, .input_characteristic = input_characteristic_3,
 };

@@ -5,7 +5,7 @@
 
 #include "onnxruntime_abi.h"
 
-extern const Operator MATMUL_NBITS, ATTENTION_OVER_CODES;
+extern const Operator MATMUL_NBITS, MATMUL_3BITS, ATTENTION_OVER_CODES;
 
 enum { MOST_RANK = 8 };
 
@@ -24,7 +24,11 @@ typedef struct {
 
 #define COUNT(array) (sizeof(array) / sizeof(*(array)))
 
-Status *read_input(Api api, const KernelContext *context, size_t index, Tensor *tensor);
+/* An input's values; NULL where it was left out. */
+Status *read_data(Api api, const KernelContext *context, size_t index, void **data);
+
+/* The same with its dimensions, which cost onnxruntime an allocation. */
+Status *read_tensor(Api api, const KernelContext *context, size_t index, Tensor *tensor);
 
 Status *make_output(Api api, KernelContext *context, size_t index, const int64_t *dims, size_t rank, void *data);
 

@@ -8,7 +8,8 @@
    the memory. Many: panels of W are brought into the processor's order, once for SLAB rows of A.
 
    A's codes lie so that they meet W's as these are unpacked: with 8 bits as they are; with 4 bits by groups of columns, the
-   even ones before the odd ones, since those are the low and these the high halves of W's bytes. Few rows lie one after
+   even ones before the odd ones, since those are the low and these the high halves of W's bytes. 3 bits become the bytes of
+   4 bits on the way. Few rows lie one after
    another. Of many, each TILE lies together: [width / 4][row][4]; the last has as many rows as are left, and zeros up to a
    multiple of ROWS. */
 
@@ -21,7 +22,7 @@ int products_supported(void) {
 }
 
 int64_t width_of(const Weight *weight) {
-    return (weight->blocks * weight->block_size + GROUP - 1) / GROUP * GROUP;
+    return padded_to(GROUP, weight->blocks * weight->block_size);
 }
 
 /* One row: its codes one after another. */
@@ -43,7 +44,7 @@ INLINE void round_row(const Weight *weight, const float *row, int8_t *codes, flo
                 _mm512_mul_ps(_mm512_maskz_loadu_ps(first(weight->K - k - VECTOR), row + k + VECTOR), inverse));
             sum = _mm512_add_epi32(sum, _mm512_add_epi32(low, high));
             int8_t *one = codes + k, *other = one + VECTOR;
-            if (weight->bits == 4) {
+            if (weight->bits < 8) {
                 __m512i even = _mm512_permutex2var_epi32(low, evens, high);
                 high = _mm512_permutex2var_epi32(low, odds, high);
                 low = even;
@@ -58,10 +59,8 @@ INLINE void round_row(const Weight *weight, const float *row, int8_t *codes, flo
     }
 }
 
-static int64_t padded_rows(int64_t rows) { return (rows + ROWS - 1) / ROWS * ROWS; }
-
 KERNEL void round_rows(const Weight *weight, const float *a, Rounded *rounded, int64_t begin, int64_t end) {
-    const int64_t width = rounded->width, padded = rounded->padded_blocks, count = padded_rows(end - begin);
+    const int64_t width = rounded->width, padded = rounded->padded_blocks, count = padded_to(ROWS, end - begin);
     const int few = rounded->M <= FEW;
     const int64_t group = few || weight->block_size > GROUP ? GROUP : weight->block_size;
     int8_t *tile = rounded->codes + begin * width, one[width];
@@ -89,20 +88,35 @@ INLINE __m512 zero_points(const Weight *weight, int64_t n, int64_t block) {
     return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_unpacklo_epi8(low, high)));
 }
 
+/* Half a block of 3 bits as 4 bits have it, 64 bytes: low and next bits of all codes, then the third ones, of each quarter of
+   the block in another place. */
+INLINE __m512i widen(const uint8_t *block, int half) {
+    const __m512i lows = _mm512_set1_epi8(0x33), thirds = _mm512_set1_epi8(0x44);
+    __m512i low = _mm512_loadu_si512(block);
+    __m512i third = _mm512_broadcast_i64x4(_mm256_loadu_si256((const __m256i *)(block + THREE_BITS_BLOCK / 4)));
+    if (half == 0) {
+        third = _mm512_sllv_epi16(third, _mm512_inserti64x4(_mm512_set1_epi16(1), _mm256_set1_epi16(2), 0));
+    } else {
+        low = _mm512_srli_epi16(low, 2);
+        third = _mm512_srlv_epi16(third, _mm512_inserti64x4(_mm512_set1_epi16(1), _mm256_setzero_si256(), 0));
+    }
+    return _mm512_ternarylogic_epi32(_mm512_and_si512(low, lows), third, thirds, 0xf8);     /* low | (third & thirds) */
+}
+
 /* acc += W's codes (64 bytes at `codes`) * A's: low halves meet x, high ones x + 64. */
 INLINE __m512i dot(__m512i acc, __m512i low, __m512i high, const int8_t *x, const int bits) {
     __m512i even = _mm512_loadu_si512(x), odd = _mm512_loadu_si512(x + GROUP / 2);
     DOT(acc, low, even)
-    if (bits == 4) DOT(acc, high, odd)
+    if (bits < 8) DOT(acc, high, odd)
     return acc;
 }
 
 INLINE void few_rows(const Weight *weight, const Rounded *rounded, float *y, int64_t begin, int64_t end, const int bits,
                      const int M) {
     const __m512i nibble = _mm512_set1_epi8(15);
-    const int columns = bits == 4 ? 128 : 64;      /* of W in 64 bytes */
+    const int columns = bits < 8 ? 128 : 64;       /* of W in 64 bytes, those of 3 bits widened */
     const int64_t padded = rounded->padded_blocks, bytes = weight->blocks * weight->block_size * bits / 8;
-    const int vectors = weight->block_size / columns;      /* of a block; 0 where several blocks share one */
+    const int vectors = (bits == 3 ? THREE_BITS_BLOCK : weight->block_size) / columns;     /* 0 where several blocks share one */
     const int shared = vectors ? 1 : columns / weight->block_size;
     const __m512i lanes = _mm512_srlv_epi32(
         _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15),
@@ -127,10 +141,11 @@ INLINE void few_rows(const Weight *weight, const Rounded *rounded, float *y, int
             for (int64_t block = 0; block < weight->blocks; block++) {
                 __m512i acc[FEW];
                 for (int m = 0; m < M; m++) acc[m] = _mm512_setzero_si512();
-                for (int v = 0; v < vectors; v++, codes += 64, x += columns) {
+                for (int v = 0; v < vectors; v++, codes += bits == 3 ? 48 : 64, x += columns) {
                     _mm_prefetch((const char *)codes + AHEAD, _MM_HINT_T0);
-                    __m512i low = _mm512_loadu_si512(codes), high = _mm512_srli_epi16(low, 4);
-                    if (bits == 4) low = _mm512_and_si512(low, nibble), high = _mm512_and_si512(high, nibble);
+                    __m512i low = bits == 3 ? widen(codes - 48 * v, v) : _mm512_loadu_si512(codes);
+                    __m512i high = _mm512_srli_epi16(low, 4);
+                    if (bits < 8) low = _mm512_and_si512(low, nibble), high = _mm512_and_si512(high, nibble);
                     for (int m = 0; m < M; m++) acc[m] = dot(acc[m], low, high, x + m * rounded->width, bits);
                 }
                 for (int m = 0; m < M; m++)
@@ -142,7 +157,7 @@ INLINE void few_rows(const Weight *weight, const Rounded *rounded, float *y, int
                 __m512i low = left >= 64 ? _mm512_loadu_si512(codes)
                                          : _mm512_maskz_loadu_epi8(((__mmask64)1 << left) - 1, codes);
                 __m512i high = _mm512_srli_epi16(low, 4);
-                if (bits == 4) low = _mm512_and_si512(low, nibble), high = _mm512_and_si512(high, nibble);
+                if (bits < 8) low = _mm512_and_si512(low, nibble), high = _mm512_and_si512(high, nibble);
                 for (int m = 0; m < M; m++) {
                     __m512i acc = dot(_mm512_setzero_si512(), low, high, x + m * rounded->width, bits);
                     total[m] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(acc),
@@ -163,28 +178,30 @@ typedef struct {
 INLINE void fill(Panel *panel, const Weight *weight, int64_t n, int64_t block) {
     const __m512i nibble = _mm512_set1_epi8(15);
     const int bytes = weight->block_size * weight->bits / 8;
+    const int widened = weight->bits == 3 ? THREE_BITS_BLOCK / 2 : bytes;
     for (int column = 0; column < COLUMNS; column++) {
         int64_t row = least(n + column, weight->N - 1);
         panel->scales[column] = weight->scales[row * weight->blocks + block];
         int zero = 1 << (weight->bits - 1);
         if (weight->zero_points && weight->bits == 8) zero = weight->zero_points[row * weight->blocks + block];
-        if (weight->zero_points && weight->bits == 4)
+        if (weight->zero_points && weight->bits < 8)
             zero = weight->zero_points[row * ((weight->blocks + 1) / 2) + block / 2] >> (block % 2 * 4) & 15;
         panel->zeros[column] = panel->scales[column] * (float)zero;
     }
     for (int half = 0; half < COLUMNS; half += VECTOR)
-        for (int from = 0; from < bytes; from += 64) {
+        for (int from = 0; from < widened; from += 64) {
             __m512i r[VECTOR];
-            __mmask64 mask = bytes - from >= 64 ? ~(__mmask64)0 : ((__mmask64)1 << (bytes - from)) - 1;
-            int count = (bytes - from >= 64 ? 64 : bytes - from) / 4;
+            __mmask64 mask = widened - from >= 64 ? ~(__mmask64)0 : ((__mmask64)1 << (widened - from)) - 1;
+            int count = (widened - from >= 64 ? 64 : widened - from) / 4;
             for (int i = 0; i < VECTOR; i++) {
                 int64_t row = least(n + half + i, weight->N - 1);
-                const uint8_t *codes = weight->codes + (row * weight->blocks + block) * bytes + from;
-                _mm_prefetch((const char *)codes + COLUMNS * weight->blocks * bytes, _MM_HINT_T1);     /* the next panel's */
-                r[i] = _mm512_maskz_loadu_epi8(mask, codes);
+                const uint8_t *codes = weight->codes + (row * weight->blocks + block) * bytes;
+                const int at = weight->bits == 3 ? from * 3 / 4 : from;
+                _mm_prefetch((const char *)codes + at + COLUMNS * weight->blocks * bytes, _MM_HINT_T1);    /* the next panel's */
+                r[i] = weight->bits == 3 ? widen(codes, from / 64) : _mm512_maskz_loadu_epi8(mask, codes + at);
             }
             transpose(r);
-            uint8_t *to = panel->codes + (int64_t)from * (8 / weight->bits) * COLUMNS;
+            uint8_t *to = panel->codes + (int64_t)from * (weight->bits < 8 ? 2 : 1) * COLUMNS;
             for (int i = 0; i < count; i++) {
                 uint8_t *low = to + (i * COLUMNS + half) * 4;
                 if (weight->bits == 8) {
@@ -246,7 +263,7 @@ KERNEL static void many_rows(const Weight *weight, const Rounded *rounded, float
             for (int64_t block = 0; block < weight->blocks; block++) {
                 fill(&panel, weight, n, block);
                 for (int64_t m = 0; m < rows; m += TILE) {
-                    int64_t count = padded_rows(least(rows - m, TILE)), at = slab + m;
+                    int64_t count = padded_to(ROWS, least(rows - m, TILE)), at = slab + m;
                     const int32_t *x = (const int32_t *)(rounded->codes + at * rounded->width) + block * steps * count;
                     (count == 12 ? tile_12 : count == 8 ? tile_8 : tile_4)(
                         &panel, steps, x, rounded->scales + at * padded + block, rounded->sums + at * padded + block, padded,
@@ -265,7 +282,9 @@ KERNEL static void many_rows(const Weight *weight, const Rounded *rounded, float
 
 #define FEW_ROWS(M)                                                                                                        \
     case M:                                                                                                                \
-        if (weight->bits == 4)                                                                                             \
+        if (weight->bits == 3)                                                                                             \
+            few_rows(weight, rounded, y, begin, end, 3, M);                                                                \
+        else if (weight->bits == 4)                                                                                        \
             few_rows(weight, rounded, y, begin, end, 4, M);                                                                \
         else                                                                                                               \
             few_rows(weight, rounded, y, begin, end, 8, M);                                                                \

@@ -1,13 +1,15 @@
-/* Y = A W^T + bias, where W is kept in codes of 4 or 8 bits and A is rounded to 8 bits on the way.
+/* Y = A W^T + bias, where W is kept in codes of 3, 4 or 8 bits and A is rounded to 8 bits on the way.
 
    A   float [M, K]
    W   N rows of K columns, in blocks of block_size columns: weight = scale * (code - zero point)
-       codes        uint8 [N, blocks, block_size * bits / 8], the first of two in the low four bits
+       codes        uint8 [N, blocks, block_size * bits / 8]; with 4 bits the first of two in a byte's low half, with 3 as
+                    `export/quantize.py` draws them
        scales       float [N, blocks]
-       zero_points  uint8 [N, ceil(blocks * bits / 8)], packed as the codes are; NULL for the middle, 2^(bits - 1)
+       zero_points  uint8, [N, blocks] with 8 bits, else [N, ceil(blocks / 2)], the first of two in a byte's low half; with
+                    4 and 8 bits NULL for the middle, 2^(bits - 1)
    Y   float [M, N]
 
-   This is MatMulNBits with accuracy_level 4 on the file's own bytes: nothing is brought into another order when a model
+   With 4 and 8 bits this is MatMulNBits with accuracy_level 4, on the file's own bytes: nothing is brought into another order when a model
    is loaded, so codes stay mapped. A is rounded block by block: scale = max |a| / 127, code = round(a / scale). */
 
 #ifndef PRODUCTS_H
@@ -32,6 +34,8 @@ typedef struct {
                                     /* M here: padded to a multiple of ROWS */
     int64_t M, width, padded_blocks;
 } Rounded;
+
+enum { THREE_BITS_BLOCK = 256 };    /* the only block_size of 3 bits */
 
 /* Whether this processor has what the kernels below need. */
 int products_supported(void);

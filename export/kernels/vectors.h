@@ -6,6 +6,8 @@
 #include <immintrin.h>
 #include <stdint.h>
 
+#include "numbers.h"
+
 enum { VECTOR = 16 };
 
 #define KERNEL __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,fma,f16c")))
@@ -14,8 +16,6 @@ enum { VECTOR = 16 };
 /* acc += codes * x in place: with the intrinsics, gcc 12 copies each sum at each step, at half the speed. */
 #define DOT(acc, codes, x) __asm__("vpdpbusd %2, %1, %0" : "+v"(acc) : "v"(codes), "v"(x));
 #define DOT_16(acc, codes, x) __asm__("vpdpwssd %2, %1, %0" : "+v"(acc) : "v"(codes), "v"(x));
-
-static inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 
 /* The first lanes. */
 INLINE __mmask16 first(int64_t count) { return count >= VECTOR ? 0xffff : count <= 0 ? 0 : (__mmask16)((1u << count) - 1); }

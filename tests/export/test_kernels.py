@@ -12,10 +12,11 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from export.attention_over_codes import FEW_TOKENS, INPUTS, NAME, OURS, STEPS, attention_over_codes
+from export.attention_over_codes import FEW_TOKENS, INPUTS, NAME, STEPS, attention_over_codes
 from export.graph import INT8_CACHE_OPSET, IR_VERSION, OPSET
 from export.kernels.library import kernels_library
-from export.nodes import MICROSOFT
+from export.matmul_3bits import matmul_3bits
+from export.nodes import MICROSOFT, OURS, THREE_BITS
 from export.onnx_session import open_session
 from export.session import Cache, OnnxDecoder
 from toolkit.errors import InputError
@@ -54,20 +55,15 @@ def write_product(product: Product, path: Path, accuracy_level: int = 4) -> None
     tensors: dict[str, NDArray[Any]] = {
         "codes": rng.integers(0, 256, (N, blocks, product.block_size * bits // 8), dtype=np.uint8),
         "scales": rng.uniform(0.001, 0.02, (N, blocks)).astype(np.float32),
-        "zero_points": rng.integers(0, 256, (N, -(-blocks * bits // 8)), dtype=np.uint8),
+        "zero_points": rng.integers(0, 256, (N, -(-blocks * max(bits, 4) // 8)), dtype=np.uint8),
         "bias": rng.standard_normal(N, dtype=np.float32),
     }
     inputs = ["a", "codes", "scales", "zero_points" if product.zero_points else "", "", "bias" if product.bias else ""]
-    node = helper.make_node(
-        "MatMulNBits",
-        inputs,
-        ["y"],
-        domain=MICROSOFT,
-        K=K,
-        N=N,
-        bits=bits,
-        block_size=product.block_size,
-        accuracy_level=accuracy_level,
+    form = {"bits": bits, "block_size": product.block_size, "accuracy_level": accuracy_level}
+    node = (
+        helper.make_node(THREE_BITS, inputs, ["y"], domain=OURS, K=K, N=N)
+        if bits == 3
+        else helper.make_node("MatMulNBits", inputs, ["y"], domain=MICROSOFT, K=K, N=N, **form)
     )
     graph = helper.make_graph(
         [node],
@@ -76,8 +72,9 @@ def write_product(product: Product, path: Path, accuracy_level: int = 4) -> None
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, [None, None, N])],
         [numpy_helper.from_array(value, name) for name, value in tensors.items() if name in inputs],
     )
-    opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(MICROSOFT, 1)]
-    onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION), path)
+    opsets = [helper.make_opsetid(*domain) for domain in {"": OPSET, MICROSOFT: 1, OURS: 1}.items()]
+    functions = [matmul_3bits(OPSET)]
+    onnx.save(helper.make_model(graph, opset_imports=opsets, functions=functions, ir_version=IR_VERSION), path)
 
 
 PRODUCTS = [
@@ -92,6 +89,9 @@ PRODUCTS = [
     Product(N=96, K=576, bits=8, block_size=64),
     Product(N=65, K=580, bits=8, block_size=128, zero_points=False, bias=True),
     Product(N=32, K=320, bits=8, block_size=32),
+    Product(N=2048, K=2048, bits=3),
+    Product(N=33, K=768, bits=3, bias=True),
+    Product(N=65, K=256, bits=3),
 ]
 
 

@@ -38,6 +38,13 @@ def test_rows_that_the_block_size_does_not_divide_get_the_next_smaller_one() -> 
     assert len(chosen) == 4 * 30 + 1
 
 
+def test_narrow_modules_have_three_bits_where_their_rows_are_whole_blocks_of_256() -> None:
+    chosen = layouts(SMOLLM2, bits=4, block_size=256, head_bits=4, narrow=("mlp.gate_up_proj", "mlp.down_proj"))
+    assert chosen["model.layers.7.mlp.down_proj.weight"] == Layout(bits=3, block_size=256)
+    assert chosen["model.layers.7.mlp.gate_up_proj.weight"] == Layout(bits=4, block_size=64)
+    assert chosen["model.layers.7.self_attn.qkv_proj.weight"] == Layout(bits=4, block_size=64)
+
+
 def test_a_tied_embedding_has_the_bits_of_the_head_and_another_four() -> None:
     assert layouts(SMOLLM2, bits=4, block_size=32, head_bits=8)["model.embed_tokens.weight"] == Layout(
         bits=8, block_size=32

@@ -91,9 +91,9 @@ def test_a_calibrated_head_lies_beside_the_embedding_that_it_is_tied_to(
 
 
 def test_a_head_that_is_not_calibrated_shares_the_range_of_its_embedding(config: ExportConfig, tmp_path: Path) -> None:
-    fast = int4_config(config.source, tmp_path / "fast", preset="fast", calibration=config.calibration)
-    export_model(replace(fast, bounds=None))
-    entries = _external(fast.out)
+    best = int4_config(config.source, tmp_path / "best", preset="best", calibration=config.calibration)
+    export_model(replace(best, bounds=None))
+    entries = _external(best.out)
     assert entries["model.embed_tokens.weight.rows"] == entries["model.embed_tokens.weight.codes"]
     assert {entry["location"] for entry in entries.values()} == {"model.onnx.data"}
 

@@ -12,33 +12,45 @@ def unpack_by_loops(weight: QuantizedWeight) -> np.ndarray:
     """Read each code where MatMulNBits reads it: low nibble first, zero points packed along the blocks."""
     rows, blocks = weight.scales.shape
     values = np.zeros((rows, blocks * weight.block_size), dtype=np.float32)
-    per_byte = 8 // weight.bits
-    mask = 2**weight.bits - 1
+    bits = max(weight.bits, 4)
+    per_byte = 8 // bits
+    mask = 2**bits - 1
     for row in range(rows):
         for column in range(values.shape[1]):
             block, place = divmod(column, weight.block_size)
-            byte = int(weight.codes[row, block, place // per_byte])
-            code = byte >> (weight.bits * (place % per_byte)) & mask
+            if weight.bits == 3:
+                code = three_bits(weight.codes[row, block].tolist(), place)
+            else:
+                code = int(weight.codes[row, block, place // per_byte]) >> (bits * (place % per_byte)) & mask
             zero_byte = int(weight.zero_points[row, block // per_byte])
-            zero_point = zero_byte >> (weight.bits * (block % per_byte)) & mask
+            zero_point = zero_byte >> (bits * (block % per_byte)) & mask
             values[row, column] = np.float32(weight.scales[row, block]) * np.float32(code - zero_point)
     return values
 
 
-@pytest.mark.parametrize("bits", [4, 8])
+def three_bits(block: list[int], place: int) -> int:
+    """One code of a block's 96 bytes: two bits among the first 64, the third among the rest."""
+    half, byte = divmod(place // 2, 64)
+    low = block[byte] >> (4 * (place % 2) + 2 * half) & 3
+    quarter, byte = divmod(place // 2, 32)
+    return low | (block[64 + byte] >> (4 * (place % 2) + quarter) & 1) << 2
+
+
+@pytest.mark.parametrize(("bits", "block_size"), [(3, 256), (4, 32), (8, 32)])
 @pytest.mark.parametrize("blocks", [1, 2, 3])
-def test_dequantize_reads_the_layout_as_loops_do(bits: int, blocks: int) -> None:
-    weight_NK = np.random.default_rng(0).normal(size=(5, 32 * blocks)).astype(np.float32)
-    weight = quantize_nearest(weight_NK, bits=bits, block_size=32)
+def test_dequantize_reads_the_layout_as_loops_do(bits: int, block_size: int, blocks: int) -> None:
+    weight_NK = np.random.default_rng(0).normal(size=(5, block_size * blocks)).astype(np.float32)
+    weight = quantize_nearest(weight_NK, bits=bits, block_size=block_size)
     np.testing.assert_array_equal(dequantize(weight), unpack_by_loops(weight))
+    assert len(np.unique(dequantize(weight)[0, :block_size])) >= min(2 ** (bits - 1), block_size // 2)
 
 
-@pytest.mark.parametrize("bits", [4, 8])
-def test_rounding_errs_by_at_most_one_step_and_keeps_zero(bits: int) -> None:
-    weight_NK = np.random.default_rng(1).normal(size=(16, 64)).astype(np.float32)
+@pytest.mark.parametrize(("bits", "block_size"), [(3, 256), (4, 32), (8, 32)])
+def test_rounding_errs_by_at_most_one_step_and_keeps_zero(bits: int, block_size: int) -> None:
+    weight_NK = np.random.default_rng(1).normal(size=(16, 2 * block_size)).astype(np.float32)
     weight_NK[3, 7] = 0.0
-    weight = quantize_nearest(weight_NK, bits=bits, block_size=32)
-    steps_NK = np.repeat(weight.scales.astype(np.float32), 32, axis=1)
+    weight = quantize_nearest(weight_NK, bits=bits, block_size=block_size)
+    steps_NK = np.repeat(weight.scales.astype(np.float32), block_size, axis=1)
     assert np.all(np.abs(dequantize(weight) - weight_NK) <= steps_NK)
     assert np.abs(dequantize(weight) - weight_NK).mean() < 0.3 * steps_NK.mean()
     assert dequantize(weight)[3, 7] == 0.0
@@ -60,6 +72,8 @@ def test_a_weight_costs_what_the_layout_says() -> None:
     four, eight = (quantize_nearest(weight_NK, bits=bits, block_size=32).size_bytes for bits in (4, 8))
     assert four * 8 / weight_NK.size == 4 + 16 / 32 + 4 / 32
     assert eight * 8 / weight_NK.size == 8 + 16 / 32 + 8 / 32
+    three = quantize_nearest(np.ones((8, 512), dtype=np.float32), bits=3, block_size=256).size_bytes
+    assert three * 8 / (8 * 512) == 3 + 16 / 256 + 4 / 256
 
 
 def by_the_formula(weight_NK: np.ndarray, *, bits: int, block_size: int) -> QuantizedWeight:

@@ -1,0 +1,16 @@
+/* Whole numbers of the C library. */
+
+#ifndef NUMBERS_H
+#define NUMBERS_H
+
+#include <stdint.h>
+
+static inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+
+/* How many pieces cover the whole. */
+static inline int64_t pieces(int64_t whole, int64_t piece) { return (whole + piece - 1) / piece; }
+
+/* The next multiple. */
+static inline int64_t padded_to(int64_t piece, int64_t whole) { return pieces(whole, piece) * piece; }
+
+#endif

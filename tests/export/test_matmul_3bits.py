@@ -1,0 +1,90 @@
+"""Three bits a weight: what our kernels and onnxruntime's make of them is what the codes say."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from export.graph import IR_VERSION, OPSET
+from export.kernels.library import kernels_library
+from export.matmul_3bits import INPUTS, matmul_3bits
+from export.nodes import MICROSOFT, OURS, THREE_BITS
+from export.onnx_session import open_session
+from export.parity import Bounds
+from export.pipeline import export_model, int4_config
+from export.quantize import dequantize, quantize_nearest
+from export.session import OnnxDecoder
+
+own_kernels = pytest.mark.parametrize(
+    "own", [pytest.param(True, marks=pytest.mark.skipif(not kernels_library(), reason="none run here")), False]
+)
+K = 768
+
+
+def write_product(path: Path) -> np.ndarray:
+    """A product with three bits; returns weight_NK as its codes say."""
+    weight_NK = np.random.default_rng(0).normal(size=(50, K)).astype(np.float32)
+    weight = quantize_nearest(weight_NK, bits=3, block_size=256)
+    tensors = {"codes": weight.codes, "scales": weight.scales.astype(np.float32), "zero_points": weight.zero_points}
+    node = helper.make_node(
+        THREE_BITS, [name if name in ("x", *tensors) else "" for name in INPUTS], ["y"], domain=OURS, K=K, N=50
+    )
+    floats = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, None, size]) for name, size in (("x", K), ("y", 50))
+    ]
+    constants = [numpy_helper.from_array(array, name) for name, array in tensors.items()]
+    graph = helper.make_graph([node], "product", floats[:1], floats[1:], constants)
+    opsets = [helper.make_opsetid(*domain) for domain in {"": OPSET, MICROSOFT: 1, OURS: 1}.items()]
+    functions = [matmul_3bits(OPSET)]
+    onnx.save(helper.make_model(graph, opset_imports=opsets, functions=functions, ir_version=IR_VERSION), path)
+    return dequantize(weight)
+
+
+@own_kernels
+@pytest.mark.parametrize("rows", [1, 5, 40])
+def test_a_product_is_that_of_the_weights_that_the_codes_say(own: bool, rows: int, tmp_path: Path) -> None:
+    weight_NK = write_product(tmp_path / "model.onnx")
+    x_TK = np.random.default_rng(1).integers(-127, 128, (rows, K)).astype(np.float32)
+    x_TK[:, ::256] = 127  # so that rounding them to eight bits changes nothing
+    [found] = open_session(tmp_path / "model.onnx", threads=2, own_kernels=own).run(["y"], {"x": x_TK[None]})
+    expected_TN = x_TK @ weight_NK.T
+    np.testing.assert_allclose(found[0], expected_TN, atol=1e-5 * np.abs(expected_TN).max(), rtol=0)
+
+
+@pytest.fixture(scope="module")
+def fast(tiny_student: Path, traces: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A student whose rows are whole blocks of 256, exported by `--fast`."""
+    import torch
+    from transformers import AutoConfig, LlamaForCausalLM
+
+    folder = tmp_path_factory.mktemp("fast")
+    source = Path(shutil.copytree(tiny_student, folder / "source"))
+    facts = AutoConfig.from_pretrained(tiny_student)
+    facts.update({"hidden_size": 256, "intermediate_size": 512, "head_dim": 64})
+    torch.manual_seed(0)
+    LlamaForCausalLM(facts).save_pretrained(source)
+    config = int4_config(source, folder / "int4", preset="fast", calibration=traces)
+    export_model(replace(config, bounds=Bounds(max_mean_kl=9.0, min_top1=0.0)))
+    return config.out
+
+
+def test_fast_has_three_bits_in_its_mlps_alone(fast: Path) -> None:
+    nodes = onnx.load(fast / "model.onnx", load_external_data=False).graph.node
+    weights = {kind: [n.input[1] for n in nodes if n.op_type == kind] for kind in (THREE_BITS, "MatMulNBits")}
+    assert len(weights[THREE_BITS]) == 2 * 2
+    assert all(".mlp." in name for name in weights[THREE_BITS])
+    assert not any(".mlp." in name for name in weights["MatMulNBits"])
+
+
+@pytest.mark.skipif(not kernels_library(), reason="none run here")
+def test_a_model_of_three_bits_says_the_same_with_either_kernels(fast: Path) -> None:
+    ours, theirs = (OnnxDecoder(fast, cache="exact", own_kernels=own) for own in (True, False))
+    prompt = np.random.default_rng(2).integers(3, 320, 50).tolist()
+    found_V, expected_V = (decoder.start([prompt])[0] for decoder in (ours, theirs))
+    np.testing.assert_allclose(found_V, expected_V, atol=0.02 * np.abs(expected_V).max())
