@@ -3,6 +3,7 @@
     library.py               finds what was compiled
     library.c                what onnxruntime loads: the operators and their domains
     ├── matmul_nbits.c           MatMulNBits, in place of the built-in one          → products.c
+    │                            MatMul3Bits, else a function of the graph
     ├── attention_over_codes.c   AttentionOverCodes, else a function of the graph   → attention.c
     └── onnxruntime_abi.h        the part of onnxruntime's C interface that they call
 

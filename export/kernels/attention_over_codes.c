@@ -3,7 +3,6 @@
    The exported graph defines it as a function, whose body is onnxruntime's GroupQueryAttention: a session that does not
    register our library runs that (`export/attention.py`). */
 
-#include <stdlib.h>
 #include <string.h>
 
 #include "attention.h"
@@ -31,11 +30,7 @@ static Status *create(const Operator *op, Api api, const KernelInfo *info, void 
     TRY(KernelInfoGetAttribute_int64(api)(info, "kv_num_heads", &node.G));
     TRY(KernelInfoGetAttribute_int64(api)(info, "local_window_size", &node.window));
     TRY(KernelInfoGetAttribute_float(api)(info, "scale", &node.scale));
-    Node *kept = malloc(sizeof node);
-    if (!kept) return CreateStatus(api)(FAILED, "out of memory");
-    *kept = node;
-    *kernel = kept;
-    return NULL;
+    return keep_kernel(api, &node, sizeof node, kernel);
 }
 
 static void attend_task(void *data, size_t task) {

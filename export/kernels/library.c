@@ -1,6 +1,7 @@
 /* The library that a session of onnxruntime registers: which operators it brings, and in which domains. */
 
 #include <stdlib.h>
+#include <string.h>
 
 #include "operators.h"
 #include "products.h"
@@ -35,6 +36,13 @@ Status *make_output(Api api, KernelContext *context, size_t index, const int64_t
     Value *value;
     TRY(KernelContext_GetOutput(api)(context, index, dims, rank, &value));
     return GetTensorMutableData(api)(value, data);
+}
+
+Status *keep_kernel(Api api, const void *node, size_t size, void **kernel) {
+    *kernel = malloc(size);
+    if (!*kernel) return CreateStatus(api)(FAILED, "out of memory");
+    memcpy(*kernel, node, size);
+    return NULL;
 }
 
 void destroy_kernel(void *kernel) { free(kernel); }

@@ -26,14 +26,6 @@ typedef struct {
     int64_t columns;                /* of one task */
 } Run;
 
-static Status *keep(Node node, void **kernel) {
-    Node *kept = malloc(sizeof node);
-    if (!kept) return CreateStatus(node.api)(FAILED, "out of memory");
-    *kept = node;
-    *kernel = kept;
-    return NULL;
-}
-
 static Status *create(const Operator *op, Api api, const KernelInfo *info, void **kernel) {
     (void)op;
     Node node = {.api = api};
@@ -47,7 +39,7 @@ static Status *create(const Operator *op, Api api, const KernelInfo *info, void 
     int64_t size = node.block_size;
     if ((node.bits != 4 && node.bits != 8) || size < 32 || size > 256 || (size & (size - 1)) || accuracy != 4)
         return CreateStatus(api)(INVALID_GRAPH, "bits must be 4 or 8, block_size 32 to 256, accuracy_level 4");
-    return keep(node, kernel);
+    return keep_kernel(api, &node, sizeof node, kernel);
 }
 
 static Status *create_3(const Operator *op, Api api, const KernelInfo *info, void **kernel) {
@@ -56,7 +48,7 @@ static Status *create_3(const Operator *op, Api api, const KernelInfo *info, voi
     TRY(KernelInfoGetAttribute_int64(api)(info, "N", &node.N));
     TRY(KernelInfoGetAttribute_int64(api)(info, "K", &node.K));
     if (node.K % THREE_BITS_BLOCK) return CreateStatus(api)(INVALID_GRAPH, "K must be a multiple of 256");
-    return keep(node, kernel);
+    return keep_kernel(api, &node, sizeof node, kernel);
 }
 
 static void round_task(void *data, size_t task) {

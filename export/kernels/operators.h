@@ -32,6 +32,9 @@ Status *read_tensor(Api api, const KernelContext *context, size_t index, Tensor 
 
 Status *make_output(Api api, KernelContext *context, size_t index, const int64_t *dims, size_t rank, void *data);
 
+/* Keep what a node of the graph is told when a session opens, until it is destroyed. */
+Status *keep_kernel(Api api, const void *node, size_t size, void **kernel);
+
 void destroy_kernel(void *kernel);
 
 /* Parts of an `Operator`. */

@@ -228,6 +228,24 @@ def test_attention_over_codes_is_that_of_onnxruntime(heads: Heads, new: int, tmp
                 assert np.abs(known).max() <= 1 and np.mean(known != 0) < 1e-3  # a value halfway between two codes
 
 
+def test_a_session_runs_our_attention_and_not_the_function(tmp_path: Path) -> None:
+    """Several new tokens of several rows are more than onnxruntime's attention over codes takes."""
+    heads = Heads(H=4, G=2, A=32)
+    write_attention(heads, tmp_path / "model.onnx")
+    ours, theirs = (open_session(tmp_path / "model.onnx", threads=2, own_kernels=own) for own in (True, False))
+    rng = np.random.default_rng(1)
+    feeds: dict[str, NDArray[Any]] = {"query": rng.standard_normal((2, 3, 8 * heads.A), dtype=np.float32)}
+    feeds |= {name: np.zeros((2, heads.G, 9, heads.A), dtype=np.int8) for name in ("past_key", "past_value")}
+    feeds |= {"seqlens_k": np.array([8, 5], dtype=np.int32), "total": np.array(9, dtype=np.int32)}
+    together = ours.run(["attended"], feeds)[0]
+    for row, last in enumerate(feeds["seqlens_k"]):
+        alone = {name: value[row : row + 1] for name, value in feeds.items() if name not in ("total", "seqlens_k")}
+        alone |= {"seqlens_k": np.array([last]), "total": np.array(last + 1, dtype=np.int32)}
+        np.testing.assert_array_equal(together[row], ours.run(["attended"], alone)[0][0])
+    with pytest.raises(Exception, match="GroupQueryAttention"):
+        theirs.run(["attended"], feeds)
+
+
 @pytest.mark.parametrize("cache", ["exact", "int8"])
 def test_a_model_says_the_same_with_either_kernels(calibrated: Path, cache: Cache) -> None:
     ours, theirs = (OnnxDecoder(calibrated, cache=cache, own_kernels=own) for own in (True, False))
