@@ -1,9 +1,10 @@
 """MatMul3Bits, as a function of the graph: what it is where onnxruntime does not know our operator of this name.
 
     codes of 3 bits ─ widened ─ codes of 4 bits ─┐
-    x, scales, zero points, bias ────────────────┴─ MatMulNBits
+    scales of fp16 ─ Cast ───────────────────────┤
+    x, zero points, bias ────────────────────────┴─ MatMulNBits
 
-The widened codes depend on constants alone, so onnxruntime computes them once, when a session starts, and then runs as it
+Codes and scales depend on constants alone, so onnxruntime computes them once, when a session starts, and then runs as it
 does with 4 bits. Our own operator multiplies the codes as they lie in the file (`export/kernels/products.h`). How they lie is
 drawn at `export.quantize.QuantizedWeight`.
 
@@ -20,7 +21,7 @@ from export.nodes import INT8_ACTIVATIONS, MICROSOFT, OURS, THREE_BITS, Nodes
 from export.quantize import THREE_BITS_BLOCK
 
 INPUTS = ["x", "codes", "scales", "zero_points", "group_index", "bias"]
-"""Those of MatMulNBits."""
+"""Those of MatMulNBits, but for scales as the file has them."""
 ATTRIBUTES = ["K", "N"]
 LOW_BYTES = THREE_BITS_BLOCK // 4
 """Of a block: the low and next bits of its codes."""
@@ -44,9 +45,10 @@ def matmul_3bits(opset: int) -> onnx.FunctionProto:
     lows = graph.node("BitwiseAnd", [lows, graph.value(LOWS, np.uint8)])
     thirds = graph.node("BitwiseAnd", [thirds, graph.value(THIRDS, np.uint8)])
     codes = graph.node("BitwiseOr", [lows, thirds])
+    scales = graph.node("Cast", ["scales"], to=onnx.TensorProto.FLOAT)
     graph.node(
         "MatMulNBits",
-        [INPUTS[0], codes, *INPUTS[2:]],
+        ["x", codes, scales, *INPUTS[3:]],
         outputs=["y"],
         domain=MICROSOFT,
         bits=4,

@@ -112,7 +112,8 @@ class Nodes:
         if weight.is_float:
             return self._float_linear(name, weight, input_name, output)
         codes = self._stored(f"{name}.codes", weight.codes, weight.codes.shape)
-        inputs = [input_name, codes, self._cast_scales(name, weight), self._zero_points(name, weight)]
+        scales = self._stored_scales(name, weight) if weight.bits == 3 else self._cast_scales(name, weight)
+        inputs = [input_name, codes, scales, self._zero_points(name, weight)]
         bias = name.removesuffix("weight") + "bias"
         if bias in self._vectors:
             inputs += ["", self.constant(bias, self._vectors[bias])]
@@ -164,9 +165,11 @@ class Nodes:
 
     def _cast_scales(self, name: str, weight: StoredWeight) -> str:
         if name not in self._scales:
-            scales = self._stored(f"{name}.scales", weight.scales, weight.scales.shape)
-            self._scales[name] = self.node("Cast", [scales], to=TensorProto.FLOAT)
+            self._scales[name] = self.node("Cast", [self._stored_scales(name, weight)], to=TensorProto.FLOAT)
         return self._scales[name]
+
+    def _stored_scales(self, name: str, weight: StoredWeight) -> str:
+        return self._stored(f"{name}.scales", weight.scales, weight.scales.shape)
 
     def _zero_points(self, name: str, weight: StoredWeight) -> str:
         return self._stored(f"{name}.zero_points", weight.zero_points, weight.zero_points.shape)

@@ -1,8 +1,8 @@
 /* onnxruntime's MatMulNBits and MatMul3Bits, computed by `products.c`.
 
    A session that registers our library has the first in place of the built-in one of the same name and domain, so the
-   exported graph stays what every runtime reads; the second, of the same inputs, is a function of the graph that widens
-   codes for the first (`export/three_bits.py`). Attributes that are not ours are refused when a session opens. */
+   exported graph stays what every runtime reads; the second, of the same inputs but for scales in fp16, is a function of
+   the graph that widens codes for the first (`export/matmul_3bits.py`). Attributes that are not ours are refused when a session opens. */
 
 #include <stdlib.h>
 
@@ -117,6 +117,8 @@ static int input_type(const Operator *op, size_t index) {
     return types[index];
 }
 
+static int input_type_3(const Operator *op, size_t index) { return index == SCALES ? FLOAT16 : input_type(op, index); }
+
 static int input_characteristic(const Operator *op, size_t index) { (void)op; return index < ZERO_POINTS ? REQUIRED : OPTIONAL; }
 static int input_characteristic_3(const Operator *op, size_t index) { (void)op; return index <= ZERO_POINTS ? REQUIRED : OPTIONAL; }
 static size_t input_count(const Operator *op) { (void)op; return INPUTS; }
@@ -124,12 +126,12 @@ static int output_type(const Operator *op, size_t index) { (void)op; (void)index
 static size_t output_count(const Operator *op) { (void)op; return 1; }
 
 #define PARTS                                                                                                           \
-    COMMON_PARTS, .input_type = input_type, .input_count = input_count, .output_type = output_type,                     \
-    .output_count = output_count, .compute_v2 = compute
+    COMMON_PARTS, .input_count = input_count, .output_type = output_type, .output_count = output_count, .compute_v2 = compute
 
 const Operator MATMUL_NBITS = {
-    PARTS, .name = name, .create_kernel_v2 = create, .input_characteristic = input_characteristic,
+    PARTS, .name = name, .create_kernel_v2 = create, .input_type = input_type, .input_characteristic = input_characteristic,
 };
 const Operator MATMUL_3BITS = {
-    PARTS, .name = name_3, .create_kernel_v2 = create_3, .input_characteristic = input_characteristic_3,
+    PARTS, .name = name_3, .create_kernel_v2 = create_3, .input_type = input_type_3,
+    .input_characteristic = input_characteristic_3,
 };

@@ -13,7 +13,7 @@
    another. Of many, each TILE lies together: [width / 4][row][4]; the last has as many rows as are left, and zeros up to a
    multiple of ROWS. */
 
-enum { FEW = 8, SLAB = 11 * TILE, GROUP = 128, MOST_BLOCK = 256, AHEAD = 4096 };
+enum { FEW = 8, SLAB = 11 * TILE, GROUP = 128, MOST_BLOCK = 256, AHEAD = 4096, ROWS_AHEAD = 16 };
 
 int products_supported(void) {
     __builtin_cpu_init();
@@ -75,6 +75,20 @@ KERNEL void round_rows(const Weight *weight, const float *a, Rounded *rounded, i
     }
 }
 
+/* Scales of 16 blocks of a row, from `block` on; those of a later row are fetched. */
+INLINE __m512 load_scales(const Weight *weight, int64_t n, int64_t block) {
+    const __mmask16 mask = first(weight->blocks - block);
+    const int64_t at = n * weight->blocks + block, later = at + ROWS_AHEAD * weight->blocks;
+    if (weight->bits == 3) {
+        const uint16_t *scales = weight->scales;
+        _mm_prefetch((const char *)(scales + later), _MM_HINT_T0);
+        return _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(mask, scales + at));
+    }
+    const float *scales = weight->scales;
+    _mm_prefetch((const char *)(scales + later), _MM_HINT_T0);
+    return _mm512_maskz_loadu_ps(mask, scales + at);
+}
+
 /* Zero points of 16 blocks of a row, from `block` on. */
 INLINE __m512 zero_points(const Weight *weight, int64_t n, int64_t block) {
     if (!weight->zero_points) return _mm512_set1_ps((float)(1 << (weight->bits - 1)));
@@ -82,8 +96,10 @@ INLINE __m512 zero_points(const Weight *weight, int64_t n, int64_t block) {
     if (weight->bits == 8)
         return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(
             _mm_maskz_loadu_epi8(first(count), weight->zero_points + n * weight->blocks + block)));
-    __m128i packed = _mm_maskz_loadu_epi8(
-        first((count + 1) / 2), weight->zero_points + n * ((weight->blocks + 1) / 2) + block / 2);
+    const int64_t row = (weight->blocks + 1) / 2;
+    const uint8_t *at = weight->zero_points + n * row + block / 2;
+    _mm_prefetch((const char *)(at + ROWS_AHEAD * row), _MM_HINT_T0);
+    __m128i packed = _mm_maskz_loadu_epi8(first((count + 1) / 2), at);
     __m128i low = _mm_and_si128(packed, _mm_set1_epi8(15)), high = _mm_and_si128(_mm_srli_epi16(packed, 4), _mm_set1_epi8(15));
     return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_unpacklo_epi8(low, high)));
 }
@@ -127,7 +143,7 @@ INLINE void few_rows(const Weight *weight, const Rounded *rounded, float *y, int
         __m512 total[FEW];
         for (int m = 0; m < M; m++) total[m] = _mm512_setzero_ps();
         for (int64_t block = 0; block < weight->blocks; block += VECTOR) {
-            __m512 scale = _mm512_maskz_loadu_ps(first(weight->blocks - block), weight->scales + n * weight->blocks + block);
+            __m512 scale = load_scales(weight, n, block);
             __m512 zero = _mm512_mul_ps(scale, zero_points(weight, n, block));
             for (int m = 0; m < M; m++) {
                 _mm512_storeu_ps(scales[m] + block,
@@ -181,7 +197,9 @@ INLINE void fill(Panel *panel, const Weight *weight, int64_t n, int64_t block) {
     const int widened = weight->bits == 3 ? THREE_BITS_BLOCK / 2 : bytes;
     for (int column = 0; column < COLUMNS; column++) {
         int64_t row = least(n + column, weight->N - 1);
-        panel->scales[column] = weight->scales[row * weight->blocks + block];
+        const int64_t at = row * weight->blocks + block;
+        panel->scales[column] = weight->bits == 3 ? _cvtsh_ss(((const uint16_t *)weight->scales)[at])
+                                                  : ((const float *)weight->scales)[at];
         int zero = 1 << (weight->bits - 1);
         if (weight->zero_points && weight->bits == 8) zero = weight->zero_points[row * weight->blocks + block];
         if (weight->zero_points && weight->bits < 8)

@@ -4,7 +4,7 @@
    W   N rows of K columns, in blocks of block_size columns: weight = scale * (code - zero point)
        codes        uint8 [N, blocks, block_size * bits / 8]; with 4 bits the first of two in a byte's low half, with 3 as
                     `export/quantize.py` draws them
-       scales       float [N, blocks]
+       scales       [N, blocks], fp16 with 3 bits, else float
        zero_points  uint8, [N, blocks] with 8 bits, else [N, ceil(blocks / 2)], the first of two in a byte's low half; with
                     4 and 8 bits NULL for the middle, 2^(bits - 1)
    Y   float [M, N]
@@ -22,7 +22,7 @@ typedef struct {
     int64_t N, K, blocks;
     int bits, block_size;
     const uint8_t *codes;
-    const float *scales;
+    const void *scales;
     const uint8_t *zero_points;
     const float *bias;              /* float [N], or NULL */
 } Weight;

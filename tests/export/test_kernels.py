@@ -54,7 +54,7 @@ def write_product(product: Product, path: Path, accuracy_level: int = 4) -> None
     blocks = -(-K // product.block_size)
     tensors: dict[str, NDArray[Any]] = {
         "codes": rng.integers(0, 256, (N, blocks, product.block_size * bits // 8), dtype=np.uint8),
-        "scales": rng.uniform(0.001, 0.02, (N, blocks)).astype(np.float32),
+        "scales": rng.uniform(0.001, 0.02, (N, blocks)).astype(np.float16 if bits == 3 else np.float32),
         "zero_points": rng.integers(0, 256, (N, -(-blocks * max(bits, 4) // 8)), dtype=np.uint8),
         "bias": rng.standard_normal(N, dtype=np.float32),
     }

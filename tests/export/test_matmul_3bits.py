@@ -31,7 +31,7 @@ def write_product(path: Path) -> np.ndarray:
     """A product with three bits; returns weight_NK as its codes say."""
     weight_NK = np.random.default_rng(0).normal(size=(50, K)).astype(np.float32)
     weight = quantize_nearest(weight_NK, bits=3, block_size=256)
-    tensors = {"codes": weight.codes, "scales": weight.scales.astype(np.float32), "zero_points": weight.zero_points}
+    tensors = {"codes": weight.codes, "scales": weight.scales, "zero_points": weight.zero_points}
     node = helper.make_node(
         THREE_BITS, [name if name in ("x", *tensors) else "" for name in INPUTS], ["y"], domain=OURS, K=K, N=50
     )
