@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from export.quantize import QuantizedWeight, pack
+from export.quantize import QuantizedWeight, nearest_codes, pack
 from export.search import ROWS_AT_ONCE, best_range
 
 DAMPING = 0.01
@@ -34,7 +34,7 @@ SCALE_DAMPING = 1e-3
 class Rounded:
     """A matrix on its way to `QuantizedWeight`, everything in float32.
 
-    codes_NK        whole numbers from 0 to 2^bits − 1
+    codes_NK        whole numbers, of 3 bits the even ones below 16
     scales_NJ       values of fp16
     zero_points_NJ  whole numbers
     """
@@ -73,7 +73,6 @@ def quantize_with_feedback(weight_NK: Tensor, hessian_KK: Tensor, *, bits: int, 
 def feed_back(weight_NK: Tensor, hessian_KK: Tensor, *, bits: int, block_size: int) -> Rounded:
     """Round one column after another, each paying for those before it."""
     rows, columns = weight_NK.shape
-    largest = 2**bits - 1
     weight_NK = weight_NK.clone()
     importance_K = hessian_KK.diagonal().clone()
     upper_KK = _inverse_factor(hessian_KK)
@@ -87,10 +86,10 @@ def feed_back(weight_NK: Tensor, hessian_KK: Tensor, *, bits: int, block_size: i
         for column in range(begin, end):
             if column % block_size == 0:
                 block = slice(column, column + block_size)
-                scale_N, zero_point_N = best_range(weight_NK[:, block], importance_K[block], largest)
+                scale_N, zero_point_N = best_range(weight_NK[:, block], importance_K[block], bits)
                 scales_NJ[:, column // block_size] = scale_N
                 zero_points_NJ[:, column // block_size] = zero_point_N
-            code_N = ((weight_NK[:, column] / scale_N).round_() + zero_point_N).clamp_(0, largest)
+            code_N = nearest_codes(weight_NK[:, column] / scale_N, zero_point_N, bits)
             codes_NK[:, column] = code_N
             error_N = (weight_NK[:, column] - (code_N - zero_point_N) * scale_N) / upper_KK[column, column]
             weight_NK[:, column + 1 : end] -= error_N[:, None] * upper_KK[column, column + 1 : end]
@@ -130,7 +129,6 @@ def _fitted_scales(weight_NK: Tensor, hessian_KK: Tensor, steps_NK: Tensor, scal
 
 def improve_codes(weight_NK: Tensor, hessian_KK: Tensor, rounded: Rounded) -> Rounded:
     """One sweep of coordinate descent: each column's best codes, the others as they are."""
-    largest = 2**rounded.bits - 1
     size = rounded.block_size
     hessian_KK = damped(hessian_KK.clone(), DAMPING)
     curvature_K = hessian_KK.diagonal()
@@ -145,7 +143,7 @@ def improve_codes(weight_NK: Tensor, hessian_KK: Tensor, rounded: Rounded) -> Ro
             scale_N = rounded.scales_NJ[:, column // size]
             zero_point_N = rounded.zero_points_NJ[:, column // size]
             wanted_N = restored_NK[:, column] + gradient_NC[:, column - begin] / curvature_K[column]
-            code_N = ((wanted_N / scale_N).round_() + zero_point_N).clamp_(0, largest)
+            code_N = nearest_codes(wanted_N / scale_N, zero_point_N, rounded.bits)
             moved_N = (code_N - zero_point_N) * scale_N - restored_NK[:, column]
             codes_NK[:, column] = code_N
             moved_NC[:, column - begin] = moved_N

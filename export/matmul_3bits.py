@@ -24,9 +24,9 @@ INPUTS = ["x", "codes", "scales", "zero_points", "group_index", "bias"]
 """Those of MatMulNBits, but for scales as the file has them."""
 ATTRIBUTES = ["K", "N"]
 LOW_BYTES = THREE_BITS_BLOCK // 4
-"""Of a block: the low and next bits of its codes."""
-LOWS, THIRDS = 0x33, 0x44
-"""Of two codes in a byte."""
+"""Of a block: two bits of each code; the rest are the third bits."""
+LOWS, THIRDS = 0x66, 0x88
+"""Of two codes in a byte, which are even."""
 
 
 def matmul_3bits(opset: int) -> onnx.FunctionProto:
@@ -40,8 +40,8 @@ def matmul_3bits(opset: int) -> onnx.FunctionProto:
 
     sizes = graph.node("Constant", [], value_ints=[LOW_BYTES, LOW_BYTES // 2])
     graph.node("Split", ["codes", sizes], outputs=["low", "high"], axis=-1)
-    lows = graph.node("Concat", ["low", shifted("low", -2)], axis=-1)
-    thirds = graph.node("Concat", [shifted("high", bits) for bits in (2, 1, 0, -1)], axis=-1)
+    lows = graph.node("Concat", [shifted("low", bits) for bits in (1, -1)], axis=-1)
+    thirds = graph.node("Concat", [shifted("high", bits) for bits in (3, 2, 1, 0)], axis=-1)
     lows = graph.node("BitwiseAnd", [lows, graph.value(LOWS, np.uint8)])
     thirds = graph.node("BitwiseAnd", [thirds, graph.value(THIRDS, np.uint8)])
     codes = graph.node("BitwiseOr", [lows, thirds])

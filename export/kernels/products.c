@@ -104,19 +104,14 @@ INLINE __m512 zero_points(const Weight *weight, int64_t n, int64_t block) {
     return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_unpacklo_epi8(low, high)));
 }
 
-/* Half a block of 3 bits as 4 bits have it, 64 bytes: low and next bits of all codes, then the third ones, of each quarter of
+/* Half a block of 3 bits as 4 bits have it, 64 bytes of even codes: two bits of each, then the third ones, of each quarter of
    the block in another place. */
 INLINE __m512i widen(const uint8_t *block, int half) {
-    const __m512i lows = _mm512_set1_epi8(0x33), thirds = _mm512_set1_epi8(0x44);
     __m512i low = _mm512_loadu_si512(block);
     __m512i third = _mm512_broadcast_i64x4(_mm256_loadu_si256((const __m256i *)(block + THREE_BITS_BLOCK / 4)));
-    if (half == 0) {
-        third = _mm512_sllv_epi16(third, _mm512_inserti64x4(_mm512_set1_epi16(1), _mm256_set1_epi16(2), 0));
-    } else {
-        low = _mm512_srli_epi16(low, 2);
-        third = _mm512_srlv_epi16(third, _mm512_inserti64x4(_mm512_set1_epi16(1), _mm256_setzero_si256(), 0));
-    }
-    return _mm512_ternarylogic_epi32(_mm512_and_si512(low, lows), third, thirds, 0xf8);     /* low | (third & thirds) */
+    const __m512i moves = _mm512_inserti64x4(_mm512_set1_epi16(half ? 0 : 2), _mm256_set1_epi16(half ? 1 : 3), 0);
+    low = _mm512_and_si512(half ? _mm512_srli_epi16(low, 1) : _mm512_slli_epi16(low, 1), _mm512_set1_epi8(0x66));
+    return _mm512_ternarylogic_epi32(low, _mm512_sllv_epi16(third, moves), _mm512_set1_epi8((char)0x88), 0xf8);    /* a | b & c */
 }
 
 /* acc += W's codes (64 bytes at `codes`) * A's: low halves meet x, high ones x + 64. */

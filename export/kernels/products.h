@@ -35,7 +35,7 @@ typedef struct {
     int64_t M, width, padded_blocks;
 } Rounded;
 
-enum { THREE_BITS_BLOCK = 256 };    /* the only block_size of 3 bits */
+enum { THREE_BITS_BLOCK = 256 };    /* the only block_size of 3 bits, whose codes are the even ones of 4 */
 
 /* Whether this processor has what the kernels below need. */
 int products_supported(void);

@@ -33,7 +33,8 @@ def test_outputs_err_less_than_half_of_rounding_to_nearest() -> None:
     assert output_error(weight_NK, fed_back, inputs_XK) < 0.5 * output_error(weight_NK, nearest, inputs_XK)
 
 
-def test_codes_equal_those_of_optimal_brain_quantization_solved_column_by_column() -> None:
+@pytest.mark.parametrize("bits", [3, 4])
+def test_codes_equal_those_of_optimal_brain_quantization_solved_column_by_column(bits: int) -> None:
     """The oracle updates all remaining columns by H⁻¹ of the columns still free, inverted anew for each column."""
     inputs_XK = correlated_inputs(500, 64)
     second_moment_KK = inputs_XK.T @ inputs_XK / len(inputs_XK)
@@ -44,13 +45,16 @@ def test_codes_equal_those_of_optimal_brain_quantization_solved_column_by_column
     for column in range(64):
         if column % 32 == 0:
             block = slice(column, column + 32)
-            scale_N, zero_N = best_range(work_NK[:, block].float(), second_moment_KK.diagonal()[block], 15)
-        codes_N = (torch.round(work_NK[:, column].float() / scale_N) + zero_N).clamp(0, 15)
+            scale_N, zero_N = best_range(work_NK[:, block].float(), second_moment_KK.diagonal()[block], bits)
+        if bits == 3:  # even codes
+            codes_N = 2 * torch.round((work_NK[:, column].float() / scale_N + zero_N) / 2).clamp(0, 7)
+        else:
+            codes_N = (torch.round(work_NK[:, column].float() / scale_N) + zero_N).clamp(0, 15)
         expected[:, column] = (codes_N - zero_N) * scale_N
         inverse_KK = torch.linalg.inv(damped_KK[column:, column:])
         error_N = (work_NK[:, column] - expected[:, column]) / inverse_KK[0, 0]
         work_NK[:, column:] -= error_N[:, None] * inverse_KK[0]
-    found = feed_back(weight_NK, second_moment_KK, bits=4, block_size=32).weight_NK.numpy()
+    found = feed_back(weight_NK, second_moment_KK, bits=bits, block_size=32).weight_NK.numpy()
     assert np.isclose(found, expected.numpy(), atol=1e-6).mean() > 0.98  # a value on the edge may fall either way
 
 
