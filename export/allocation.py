@@ -1,8 +1,8 @@
 """Which matrices get more bits, by what each one's rounding costs in the whole model's answers.
 
 1. All matrices in int8 make a model that says nearly what the float one says.
-2. One matrix at a time is put to four bits in large blocks, and the KL divergence from the float model is measured on
-   calibration texts, through ONNX Runtime, as the exported model will run: that is its cost.
+2. One matrix at a time is put to its smallest format, three bits or four in large blocks, and the KL divergence from the
+   float model is measured on calibration texts, through ONNX Runtime, as the exported model will run: that is its cost.
 3. In another format the same matrix costs in proportion to the mean square of its rounding error.
 4. From the smallest formats on, the step that saves the most divergence a byte is taken as long as one fits.
 
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +23,13 @@ import onnx
 import torch
 
 from export.calibration import Text
-from export.checkpoint import Checkpoint
+from export.checkpoint import MATRICES, Checkpoint
 from export.graph import build_graph
 from export.layout import BLOCK_SIZES, Layout, layouts
 from export.matrices import checkpoint_names, nearest, vectors
 from export.package import write_package
 from export.parity import divergence, expectations, float_model, scored_expectations
-from export.quantize import dequantize
+from export.quantize import THREE_BITS_BLOCK, dequantize
 from export.session import MODEL_FILE, OnnxDecoder
 from export.weights_file import StoredWeight, WeightsFile
 from toolkit.errors import InputError
@@ -125,8 +126,10 @@ def layout_bytes(checkpoint: Checkpoint, name: str, layout: Layout) -> int:
 
 
 def _options(checkpoint: Checkpoint) -> dict[str, list[Layout]]:
-    """What each stored matrix may get, smallest first: four bits in large to small blocks, then eight bits."""
-    by_size = [layouts(checkpoint.config, bits=4, block_size=size, head_bits=4) for size in BLOCK_SIZES]
+    """What each stored matrix may get, smallest first: three bits in a layer whose rows are whole blocks of 256, four in large
+    to small blocks, then eight."""
+    coded = partial(layouts, checkpoint.config, bits=4, head_bits=4)
+    by_size = [coded(block_size=THREE_BITS_BLOCK, narrow=MATRICES), *(coded(block_size=size) for size in BLOCK_SIZES)]
     options = {}
     for name, coarsest in by_size[0].items():
         formats = list(dict.fromkeys(chosen[name] for chosen in by_size))

@@ -177,8 +177,9 @@ def _narrow(nibbles: Bytes) -> Bytes:
 def _widen(codes: Bytes) -> Bytes:
     """The inverse of `_narrow`."""
     low, high = np.split(codes, [THREE_BITS_BLOCK // 4], axis=-1)
-    lows = np.concatenate([low << 1, low >> 1], axis=-1) & 0x66
-    return lows | np.concatenate([high << 3, high << 2, high << 1, high], axis=-1) & 0x88
+    lows: Bytes = np.concatenate([low << 1, low >> 1], axis=-1)
+    thirds: Bytes = np.concatenate([high << 3, high << 2, high << 1, high], axis=-1)
+    return lows & 0x66 | thirds & 0x88
 
 
 def _pack_nibbles(values: Bytes) -> Bytes:

@@ -129,7 +129,7 @@ def build_parser() -> Parser:
     preset = export.add_mutually_exclusive_group()
     for name, help_text in (
         ("best", "smaller blocks: the most faithful"),
-        ("fast", "as the default, but a tied head shares its embedding's four bits: the smallest, and as fast"),
+        ("fast", "as the default, with three bits in each layer's MLP: the fastest and smallest"),
         ("quick", "no calibration: made in seconds, the least faithful"),
     ):
         preset.add_argument(

@@ -91,6 +91,20 @@ def checkpoint_folder(
 
 
 @pytest.fixture(scope="session")
+def wide_student(tiny_student: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny student with rows that are whole blocks of 256, which three bits need."""
+    import torch
+    from transformers import AutoConfig, LlamaForCausalLM
+
+    folder = Path(shutil.copytree(tiny_student, tmp_path_factory.mktemp("models") / "wide_student"))
+    facts = AutoConfig.from_pretrained(tiny_student)
+    facts.update({"hidden_size": 256, "intermediate_size": 512, "head_dim": 64})
+    torch.manual_seed(0)
+    LlamaForCausalLM(facts).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def traces(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A traces file of short examples."""
     path = tmp_path_factory.mktemp("traces") / "train.jsonl"

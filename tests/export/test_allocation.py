@@ -50,6 +50,17 @@ def test_more_bytes_say_more_of_what_the_float_model_says(config: ExportConfig, 
     assert divergences[1] < 0.2 * divergences[0]
 
 
+def test_a_size_below_four_bits_has_three_in_some_matrices_of_the_layers(
+    wide_student: Path, traces: Path, tmp_path: Path
+) -> None:
+    config = int4_config(wide_student, tmp_path / "int4", calibration=traces, bits_per_weight=3.6)
+    measured = export_model(replace(config, bounds=WIDE))["measured"]
+    choices = list(map(Choice.from_dict, measured["allocation"]))
+    assert {choice.bits for choice in choices} >= {3, 4}
+    assert all("layers" in choice.name for choice in choices if choice.bits == 3)
+    assert sum(choice.size_bytes for choice in choices) <= 3.6 * measured["parameters"] / 8
+
+
 def test_a_size_below_the_smallest_formats_is_refused(config: ExportConfig, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"smallest format \([\d,]+ bytes\) must fit the size .* \(1,000 bytes\)"):
         export_model(replace(config, out=tmp_path / "int4", bits_per_weight=0.0, max_bytes=1000))

@@ -59,7 +59,7 @@ def write_product(product: Product, path: Path, accuracy_level: int = 4) -> None
         "bias": rng.standard_normal(N, dtype=np.float32),
     }
     inputs = ["a", "codes", "scales", "zero_points" if product.zero_points else "", "", "bias" if product.bias else ""]
-    form = {"bits": bits, "block_size": product.block_size, "accuracy_level": accuracy_level}
+    form: dict[str, Any] = {"bits": bits, "block_size": product.block_size, "accuracy_level": accuracy_level}
     node = (
         helper.make_node(THREE_BITS, inputs, ["y"], domain=OURS, K=K, N=N)
         if bits == 3

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import pytest
+from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from export.graph import IR_VERSION, OPSET
@@ -27,11 +28,15 @@ own_kernels = pytest.mark.parametrize(
 K = 768
 
 
-def write_product(path: Path) -> np.ndarray:
+def write_product(path: Path) -> NDArray[np.float32]:
     """A product with three bits; returns weight_NK as its codes say."""
     weight_NK = np.random.default_rng(0).normal(size=(50, K)).astype(np.float32)
     weight = quantize_nearest(weight_NK, bits=3, block_size=256)
-    tensors = {"codes": weight.codes, "scales": weight.scales, "zero_points": weight.zero_points}
+    tensors: dict[str, NDArray[Any]] = {
+        "codes": weight.codes,
+        "scales": weight.scales,
+        "zero_points": weight.zero_points,
+    }
     node = helper.make_node(
         THREE_BITS, [name if name in ("x", *tensors) else "" for name in INPUTS], ["y"], domain=OURS, K=K, N=50
     )
@@ -58,18 +63,8 @@ def test_a_product_is_that_of_the_weights_that_the_codes_say(own: bool, rows: in
 
 
 @pytest.fixture(scope="module")
-def fast(tiny_student: Path, traces: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A student whose rows are whole blocks of 256, exported by `--fast`."""
-    import torch
-    from transformers import AutoConfig, LlamaForCausalLM
-
-    folder = tmp_path_factory.mktemp("fast")
-    source = Path(shutil.copytree(tiny_student, folder / "source"))
-    facts = AutoConfig.from_pretrained(tiny_student)
-    facts.update({"hidden_size": 256, "intermediate_size": 512, "head_dim": 64})
-    torch.manual_seed(0)
-    LlamaForCausalLM(facts).save_pretrained(source)
-    config = int4_config(source, folder / "int4", preset="fast", calibration=traces)
+def fast(wide_student: Path, traces: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    config = int4_config(wide_student, tmp_path_factory.mktemp("fast") / "int4", preset="fast", calibration=traces)
     export_model(replace(config, bounds=Bounds(max_mean_kl=9.0, min_top1=0.0)))
     return config.out
 
