@@ -18,15 +18,13 @@ import onnx
 from onnx import helper
 
 from export.nodes import INT8_ACTIVATIONS, MICROSOFT, OURS, THREE_BITS, Nodes
-from export.quantize import THREE_BITS_BLOCK
+from export.quantize import LOWS, THIRDS, THREE_BITS_BLOCK
 
 INPUTS = ["x", "codes", "scales", "zero_points", "group_index", "bias"]
 """Those of MatMulNBits, but for scales as the file has them."""
 ATTRIBUTES = ["K", "N"]
 LOW_BYTES = THREE_BITS_BLOCK // 4
 """Of a block: two bits of each code; the rest are the third bits."""
-LOWS, THIRDS = 0x66, 0x88
-"""Of two codes in a byte, which are even."""
 
 
 def matmul_3bits(opset: int) -> onnx.FunctionProto:

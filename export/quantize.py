@@ -29,6 +29,8 @@ SMALLEST_SCALE = np.float16(2.0**-24)
 """The smallest positive fp16, for blocks that are all zero or nearly so."""
 THREE_BITS_BLOCK = 256
 """The only block size of 3 bits."""
+LOWS, THIRDS = np.uint8(0x66), np.uint8(0x88)
+"""Of two codes of 3 bits in a byte of 4: two bits of each, and the third ones."""
 CACHED_WEIGHTS = 1 << 17
 """Weights that are rounded at once: their float32 values stay in a core's second-level cache."""
 
@@ -169,8 +171,8 @@ def dequantize(weight: Weight) -> Floats:
 
 def _narrow(nibbles: Bytes) -> Bytes:
     """Blocks of 128 bytes, whose nibbles are even, into blocks of 96."""
-    low, high = np.split(nibbles & 0x66, 2, axis=-1)
-    first, second, third, fourth = np.split(nibbles & 0x88, 4, axis=-1)
+    low, high = np.split(nibbles & LOWS, 2, axis=-1)
+    first, second, third, fourth = np.split(nibbles & THIRDS, 4, axis=-1)
     return np.concatenate([low >> 1 | high << 1, first >> 3 | second >> 2 | third >> 1 | fourth], axis=-1)
 
 
@@ -179,7 +181,7 @@ def _widen(codes: Bytes) -> Bytes:
     low, high = np.split(codes, [THREE_BITS_BLOCK // 4], axis=-1)
     lows: Bytes = np.concatenate([low << 1, low >> 1], axis=-1)
     thirds: Bytes = np.concatenate([high << 3, high << 2, high << 1, high], axis=-1)
-    return lows & 0x66 | thirds & 0x88
+    return lows & LOWS | thirds & THIRDS
 
 
 def _pack_nibbles(values: Bytes) -> Bytes:
