@@ -134,3 +134,11 @@ def calibrated(tiny_student: Path, traces: Path, tmp_path_factory: pytest.TempPa
         replace(int4_config(tiny_student, out, calibration=traces), bounds=Bounds(max_mean_kl=9.0, min_top1=0.0))
     )
     return out
+
+
+@pytest.fixture(scope="session")
+def fast(wide_student: Path, traces: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wide student by `--fast`, with three bits in its MLPs; tests only read it."""
+    config = int4_config(wide_student, tmp_path_factory.mktemp("fast") / "int4", preset="fast", calibration=traces)
+    export_model(replace(config, bounds=Bounds(max_mean_kl=9.0, min_top1=0.0)))
+    return config.out

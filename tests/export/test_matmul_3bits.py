@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +16,6 @@ from export.kernels.library import kernels_library
 from export.matmul_3bits import INPUTS, matmul_3bits
 from export.nodes import MICROSOFT, OURS, THREE_BITS
 from export.onnx_session import open_session
-from export.parity import Bounds
-from export.pipeline import export_model, int4_config
 from export.quantize import dequantize, quantize_nearest
 from export.session import OnnxDecoder
 
@@ -60,13 +57,6 @@ def test_a_product_is_that_of_the_weights_that_the_codes_say(own: bool, rows: in
     [found] = open_session(tmp_path / "model.onnx", threads=2, own_kernels=own).run(["y"], {"x": x_TK[None]})
     expected_TN = x_TK @ weight_NK.T
     np.testing.assert_allclose(found[0], expected_TN, atol=1e-5 * np.abs(expected_TN).max(), rtol=0)
-
-
-@pytest.fixture(scope="module")
-def fast(wide_student: Path, traces: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    config = int4_config(wide_student, tmp_path_factory.mktemp("fast") / "int4", preset="fast", calibration=traces)
-    export_model(replace(config, bounds=Bounds(max_mean_kl=9.0, min_top1=0.0)))
-    return config.out
 
 
 def test_fast_has_three_bits_in_its_mlps_alone(fast: Path) -> None:

@@ -51,6 +51,11 @@ def test_every_weight_type_can_be_packed(tiny_student: Path, weights: WeightType
     assert_same_logits(OnnxDecoder(tmp_path / weights, prepacked=True), OnnxDecoder(tmp_path / weights))
 
 
+@pytest.mark.parametrize("own", [True, False])
+def test_three_bits_can_be_packed_for_either_kernels(fast: Path, own: bool) -> None:
+    assert_same_logits(OnnxDecoder(fast, prepacked=True, own_kernels=own), OnnxDecoder(fast, own_kernels=own))
+
+
 def test_packed_weights_are_mapped(calibrated: Path) -> None:
     decoder = OnnxDecoder(calibrated, prepacked=True)
     assert str(packed_folder(calibrated / INT8_CACHE_FILE)) in Path("/proc/self/maps").read_text()
