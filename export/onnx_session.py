@@ -28,6 +28,7 @@ from export.aligned_data import align_data
 from export.external_data import check_external_data
 from export.kernels.library import kernels_digest, kernels_library
 from export.machine import machine_key
+from toolkit.allocator import give_freed_memory_back
 from toolkit.errors import InputError
 from toolkit.models import cache_folder
 from toolkit.runs import folder_digest
@@ -160,8 +161,10 @@ def _options(threads: int, own_kernels: bool) -> ort.SessionOptions:
 
 def _open(model_path: Path, options: ort.SessionOptions) -> ort.InferenceSession:
     try:
-        return ort.InferenceSession(str(model_path), options, providers=["CPUExecutionProvider"])
+        session = ort.InferenceSession(str(model_path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's own exceptions share no base class
         raise InputError(
             f"{model_path} must be a model that onnxruntime opens: {str(error).splitlines()[0]}"
         ) from error
+    give_freed_memory_back()  # where onnxruntime has widened three bits for its own kernels, seven times what it keeps
+    return session

@@ -93,14 +93,26 @@ def checkpoint_folder(
 @pytest.fixture(scope="session")
 def wide_student(tiny_student: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny student with rows that are whole blocks of 256, which three bits need."""
+    facts = {"hidden_size": 256, "intermediate_size": 512, "head_dim": 64}
+    return _reshaped(tiny_student, tmp_path_factory.mktemp("models") / "wide_student", facts)
+
+
+@pytest.fixture(scope="session")
+def deep_student(tiny_student: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One whose MLPs are 50 million weights."""
+    facts = {"hidden_size": 512, "intermediate_size": 2048, "head_dim": 128, "num_hidden_layers": 16}
+    return _reshaped(tiny_student, tmp_path_factory.mktemp("models") / "deep_student", facts)
+
+
+def _reshaped(student: Path, folder: Path, facts: dict[str, int]) -> Path:
     import torch
     from transformers import AutoConfig, LlamaForCausalLM
 
-    folder = Path(shutil.copytree(tiny_student, tmp_path_factory.mktemp("models") / "wide_student"))
-    facts = AutoConfig.from_pretrained(tiny_student)
-    facts.update({"hidden_size": 256, "intermediate_size": 512, "head_dim": 64})
+    shutil.copytree(student, folder)
+    config = AutoConfig.from_pretrained(student)
+    config.update(facts)
     torch.manual_seed(0)
-    LlamaForCausalLM(facts).save_pretrained(folder)
+    LlamaForCausalLM(config).save_pretrained(folder)
     return folder
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,7 @@ from export.kernels.library import kernels_library
 from export.matmul_3bits import INPUTS, matmul_3bits
 from export.nodes import MICROSOFT, OURS, THREE_BITS
 from export.onnx_session import open_session
+from export.pipeline import export_model, int4_config
 from export.quantize import dequantize, quantize_nearest
 from export.session import OnnxDecoder
 
@@ -73,3 +77,27 @@ def test_a_model_of_three_bits_says_the_same_with_either_kernels(fast: Path) -> 
     prompt = np.random.default_rng(2).integers(3, 320, 50).tolist()
     found_V, expected_V = (decoder.start([prompt])[0] for decoder in (ours, theirs))
     np.testing.assert_allclose(found_V, expected_V, atol=0.02 * np.abs(expected_V).max())
+
+
+MEMORY = """
+import sys
+from pathlib import Path
+import psutil
+from export.session import OnnxDecoder
+before = psutil.Process().memory_info().rss
+decoder = OnnxDecoder(Path(sys.argv[1]), own_kernels=False)
+print(psutil.Process().memory_info().rss - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the heap of glibc is meant")
+def test_what_widening_for_onnxruntime_s_kernels_took_is_given_back(
+    deep_student: Path, traces: Path, tmp_path: Path
+) -> None:
+    """In a process of its own, whose heap nothing else has grown."""
+    config = int4_config(deep_student, tmp_path / "int4", preset="fast", calibration=traces, method="nearest")
+    export_model(replace(config, bounds=None))
+    widened_bytes = 16 * 3 * 512 * 2048 // 2
+    command = [sys.executable, "-c", MEMORY, str(config.out)]
+    used = int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    assert used < 3 * widened_bytes
