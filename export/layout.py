@@ -45,13 +45,12 @@ def layouts(
     hidden, attended = config.hidden_size, config.qkv_sizes[0]
     columns = {"self_attn.o_proj": attended, "mlp.down_proj": config.intermediate_size}
     chosen = {
-        f"model.layers.{layer}.{module}.weight": _layout(module, columns.get(module, hidden), bits, block_size)
+        f"model.layers.{layer}.{module}.weight": _layout(
+            module, columns.get(module, hidden), bits, block_size, is_narrow=module in narrow
+        )
         for layer in range(config.num_hidden_layers)
         for module in MATRICES
     }
-    for name, layout in chosen.items():
-        if name.split(".", 3)[3].removesuffix(".weight") in narrow and layout.block_size == THREE_BITS_BLOCK:
-            chosen[name] = Layout(bits=3, block_size=THREE_BITS_BLOCK)
     shared = config.tie_word_embeddings and not has_own_head
     chosen[EMBEDDING] = _layout("embed_tokens", hidden, head_bits if shared else bits, block_size)
     if not shared:
@@ -59,12 +58,12 @@ def layouts(
     return chosen
 
 
-def _layout(module: str, columns: int, bits: int, block_size: int) -> Layout:
+def _layout(module: str, columns: int, bits: int, block_size: int, *, is_narrow: bool = False) -> Layout:
     if bits > LARGEST_CODE_BITS:
         return Layout(bits=bits, block_size=0)
     for size in BLOCK_SIZES:
         if size <= block_size and columns % size == 0:
-            return Layout(bits=bits, block_size=size)
+            return Layout(bits=3 if is_narrow and size == THREE_BITS_BLOCK else bits, block_size=size)
     raise InputError(
         f"the rows of {module} ({columns} values) must be a multiple of {BLOCK_SIZES[-1]}, the smallest block size; "
         "a model of this shape cannot be exported"

@@ -166,15 +166,15 @@ def int4_config(
         max_bytes=max_bytes,
         bits_per_weight=bits_per_weight,
         tune=tune,
-        bounds=_int4_bounds(method, has_3bits=preset == "fast" or bool(max_bytes or bits_per_weight)),
+        bounds=_int4_bounds(method, preset),
     )
 
 
-def _int4_bounds(method: Method, *, has_3bits: bool) -> Bounds:
-    """About twice the divergence of the rotated SmolLM2-135M (docs/int4.md), whose weights are hard to round."""
+def _int4_bounds(method: Method, preset: Preset) -> Bounds:
+    """Two to three times the divergence of the rotated SmolLM2-135M (docs/int4.md), whose weights are hard to round."""
     if method != "gptq":
         return Bounds(max_mean_kl=0.6, min_top1=0.6)
-    return Bounds(max_mean_kl=0.25, min_top1=0.75) if has_3bits else Bounds(max_mean_kl=0.15, min_top1=0.85)
+    return Bounds(max_mean_kl=0.25, min_top1=0.75) if preset == "fast" else Bounds(max_mean_kl=0.15, min_top1=0.85)
 
 
 def nearest_config(

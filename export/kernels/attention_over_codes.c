@@ -1,7 +1,7 @@
 /* AttentionOverCodes: GroupQueryAttention of a few new tokens over a cache of int8, computed by `attention.c`.
 
    The exported graph defines it as a function, whose body is onnxruntime's GroupQueryAttention: a session that does not
-   register our library runs that (`export/attention.py`). */
+   register our library runs that (`export/attention_over_codes.py`). */
 
 #include <string.h>
 
@@ -58,7 +58,8 @@ static Status *compute(void *kernel, KernelContext *context) {
     Api api = node->api;
     void *inputs[INPUTS];
     Tensor query, keys, values, cos;
-    for (size_t i = 0; i < INPUTS; i++) TRY(read_data(api, context, i, &inputs[i]));
+    static const size_t without_dims[] = {KEY, VALUE, LAST, TOTAL, SIN, KEY_STEPS, VALUE_STEPS};
+    for (size_t i = 0; i < COUNT(without_dims); i++) TRY(read_data(api, context, without_dims[i], &inputs[without_dims[i]]));
     TRY(read_tensor(api, context, QUERY, &query));
     TRY(read_tensor(api, context, PAST_KEY, &keys));
     TRY(read_tensor(api, context, PAST_VALUE, &values));

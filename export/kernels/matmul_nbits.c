@@ -2,7 +2,8 @@
 
    A session that registers our library has the first in place of the built-in one of the same name and domain, so the
    exported graph stays what every runtime reads; the second, of the same inputs but for scales in fp16, is a function of
-   the graph that widens codes for the first (`export/matmul_3bits.py`). Attributes that are not ours are refused when a session opens. */
+   the graph that widens codes for the first (`export/matmul_3bits.py`). Attributes that are not ours are refused when a
+   session opens. */
 
 #include <stdlib.h>
 

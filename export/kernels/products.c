@@ -8,8 +8,8 @@
    the memory. Many: panels of W are brought into the processor's order, once for SLAB rows of A.
 
    A's codes lie so that they meet W's as these are unpacked: with 8 bits as they are; with 4 bits by groups of columns, the
-   even ones before the odd ones, since those are the low and these the high halves of W's bytes. 3 bits become the bytes of
-   4 bits on the way. Few rows lie one after
+   even ones before the odd ones, since those are the low and these the high halves of W's bytes. 3 bits become the bytes
+   of 4 bits on the way. Few rows lie one after
    another. Of many, each TILE lies together: [width / 4][row][4]; the last has as many rows as are left, and zeros up to a
    multiple of ROWS. */
 

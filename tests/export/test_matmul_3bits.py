@@ -22,10 +22,10 @@ from export.onnx_session import open_session
 from export.pipeline import export_model, int4_config
 from export.quantize import dequantize, quantize_nearest
 from export.session import OnnxDecoder
+from toolkit.errors import InputError
 
-own_kernels = pytest.mark.parametrize(
-    "own", [pytest.param(True, marks=pytest.mark.skipif(not kernels_library(), reason="none run here")), False]
-)
+needs_kernels = pytest.mark.skipif(not kernels_library(), reason="none run here")
+own_kernels = pytest.mark.parametrize("own", [pytest.param(True, marks=needs_kernels), False])
 K = 768
 
 
@@ -63,6 +63,18 @@ def test_a_product_is_that_of_the_weights_that_the_codes_say(own: bool, rows: in
     np.testing.assert_allclose(found[0], expected_TN, atol=1e-5 * np.abs(expected_TN).max(), rtol=0)
 
 
+@needs_kernels
+def test_a_session_takes_our_operator_which_refuses_rows_that_are_no_whole_blocks(tmp_path: Path) -> None:
+    """onnxruntime's own kernels, behind the function, would not say so."""
+    write_product(tmp_path / "model.onnx")
+    model = onnx.load(tmp_path / "model.onnx")
+    for attribute in model.graph.node[0].attribute:
+        attribute.i = 700 if attribute.name == "K" else attribute.i
+    onnx.save(model, tmp_path / "model.onnx")
+    with pytest.raises(InputError, match="K must be a multiple of 256"):
+        open_session(tmp_path / "model.onnx", threads=2)
+
+
 def test_fast_has_three_bits_in_its_mlps_alone(fast: Path) -> None:
     nodes = onnx.load(fast / "model.onnx", load_external_data=False).graph.node
     weights = {kind: [n.input[1] for n in nodes if n.op_type == kind] for kind in (THREE_BITS, "MatMulNBits")}
@@ -71,7 +83,7 @@ def test_fast_has_three_bits_in_its_mlps_alone(fast: Path) -> None:
     assert not any(".mlp." in name for name in weights["MatMulNBits"])
 
 
-@pytest.mark.skipif(not kernels_library(), reason="none run here")
+@needs_kernels
 def test_a_model_of_three_bits_says_the_same_with_either_kernels(fast: Path) -> None:
     ours, theirs = (OnnxDecoder(fast, cache="exact", own_kernels=own) for own in (True, False))
     prompt = np.random.default_rng(2).integers(3, 320, 50).tolist()
@@ -84,6 +96,7 @@ import sys
 from pathlib import Path
 import psutil
 from export.session import OnnxDecoder
+from toolkit.errors import InputError
 before = psutil.Process().memory_info().rss
 decoder = OnnxDecoder(Path(sys.argv[1]), own_kernels=False)
 print(psutil.Process().memory_info().rss - before)
