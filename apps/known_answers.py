@@ -1,7 +1,7 @@
 """Questions whose answer a line of program knows, and whether a model gave it.
 
-They are worded as the problems that students of this project learn from (reasoning-gym's families, `distill.problems`).
-The graders of training and evaluation are in `distill.verify`; this is as much of them as a page needs beside an answer.
+They are worded as the problems that students of this project learn from (reasoning-gym's families, `distill.problems.families`).
+The graders of training and evaluation are in `distill.verification.verdicts`; this is as much of them as a page needs beside an answer.
 """
 
 from __future__ import annotations

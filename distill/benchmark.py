@@ -129,8 +129,8 @@ def table(medians: dict[str, dict[str, float]]) -> str:
 
 def _examples(count: int) -> list[Any]:
     """Chains of thought that the program writes, of all families."""
-    from distill.chains import CHAINS
-    from distill.problems import FAMILIES, make_problems
+    from distill.problems.chains import CHAINS
+    from distill.problems.families import FAMILIES, make_problems
     from toolkit.records import Example
 
     examples = []

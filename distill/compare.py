@@ -12,7 +12,7 @@ problems can tell.
     cons@k                whether the answer that most of a problem's k samples give is right (DeepSeek-R1 report, 2.2.4)
     agreement             share of the samples that give it
     language consistency  share of the thinking (of the answer, where nobody thought) in the question's language
-    refusals              of the requests of `distill.requests`, the harmful and the harmless apart
+    refusals              of the requests of `distill.problems.requests`, the harmful and the harmless apart
     not closed, limit     share of samples whose thinking was never closed, or that ran into the length limit
 
 Nothing is graded twice: a majority is as right as the verdict of a sample that gave its answer.
@@ -31,11 +31,11 @@ from typing import Any
 import numpy as np
 
 from distill.evaluate import EvalConfig, evaluate
-from distill.requests import HARMFUL, is_refusal, make_requests
-from distill.respondent import Respondent, folder_name
-from distill.rewards import language_consistency
-from distill.unit_tests import TESTS
-from distill.verify import answer_form, extract_answer
+from distill.problems.requests import HARMFUL, is_refusal, make_requests
+from distill.teachers.respondent import Respondent, folder_name
+from distill.verification.rewards import language_consistency
+from distill.verification.unit_tests import TESTS
+from distill.verification.verdicts import answer_form, extract_answer
 from toolkit.errors import FolderConflict, InputError
 from toolkit.intervals import difference_interval, mean_interval
 from toolkit.ledger import (

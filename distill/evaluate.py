@@ -20,8 +20,8 @@ from pathlib import Path
 
 import numpy as np
 
-from distill.respondent import ModelFolder, Respondent
-from distill.verify import VERIFIER, VERSION, grade
+from distill.teachers.respondent import ModelFolder, Respondent
+from distill.verification.verdicts import VERIFIER, VERSION, grade
 from toolkit.errors import InputError
 from toolkit.generate import Decoder, Sampling
 from toolkit.intervals import mean_interval

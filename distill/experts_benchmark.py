@@ -31,7 +31,7 @@ from transformers import DeepseekV3ForCausalLM
 from distill.completion_loss import labelled
 from distill.corpus import careful_texts
 from distill.muon import MuonAdamW, split_parameters
-from distill.problems import make_problems
+from distill.problems.families import make_problems
 from distill.supervised import packed
 from distill.teach import teacher_config
 from distill.teacher_recipe import PRESETS, TeachConfig, TeacherShape

@@ -33,10 +33,10 @@ from trl.trainer.grpo_config import GRPOConfig
 from trl.trainer.grpo_trainer import GRPOTrainer
 
 from distill.journal import CHECKPOINTS, SAMPLED
+from distill.problems.requests import HARMFUL
 from distill.reflection import shares
-from distill.requests import HARMFUL
-from distill.rewards import accuracy, language_consistency, well_formed
-from distill.traces import row_seed
+from distill.teachers.traces import row_seed
+from distill.verification.rewards import accuracy, language_consistency, well_formed
 from toolkit.chat_format import CLOSE, ChatFormat
 from toolkit.errors import InputError
 from toolkit.generate import Sampling, complete

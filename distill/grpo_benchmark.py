@@ -100,7 +100,7 @@ class Stopwatch:
 
 def measure(variant: Variant, model: Path, size: Size, steps: int) -> list[dict[str, float]]:
     """Train `steps` timed steps in this process."""
-    from distill.problems import FAMILIES, make_problems
+    from distill.problems.families import FAMILIES, make_problems
     from distill.teacher_recipe import nano
     from toolkit.allocator import keep_freed_memory
 

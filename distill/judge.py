@@ -27,7 +27,7 @@ from typing import Any, Literal, Protocol, Self
 import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
 
-from distill.endpoint import Endpoint, connect
+from distill.teachers.remote_teacher import Endpoint, connect
 from toolkit.chat_format import split_completion
 from toolkit.errors import InputError
 from toolkit.generate import Sampling

@@ -23,10 +23,10 @@ from typing import Any
 
 from distill import train as training
 from distill.curate import Curation, curate
-from distill.problems import FAMILIES, make_problems, read_problems, split_of
-from distill.respondent import Respondent, find_respondent
+from distill.problems.families import FAMILIES, make_problems, read_problems, split_of
+from distill.teachers.respondent import Respondent, find_respondent
 from distill.train import TrainConfig, train, write_student_format
-from distill.verify import grade
+from distill.verification.verdicts import grade
 from toolkit.chat_format import ChatFormat
 from toolkit.errors import InputError
 from toolkit.generate import Decoder, Sampling

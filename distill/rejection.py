@@ -12,10 +12,10 @@ from itertools import cycle, islice
 from pathlib import Path
 
 from distill.corpus import Text, request_texts
-from distill.rewards import completion_of, language_consistency, well_formed
 from distill.teacher_recipe import RejectionRecipe
-from distill.traces import sample_traces
-from distill.verify import grade
+from distill.teachers.traces import sample_traces
+from distill.verification.rewards import completion_of, language_consistency, well_formed
+from distill.verification.verdicts import grade
 from toolkit.chat_format import ChatFormat
 from toolkit.generate import Sampling
 from toolkit.model.decoder import TorchDecoder

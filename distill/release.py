@@ -14,8 +14,8 @@ from pathlib import Path
 
 from distill.evaluate import evaluate_model
 from distill.model_card import teacher_card
-from distill.problems import LEDGER_SEED, make_problems
-from distill.requests import make_requests
+from distill.problems.families import LEDGER_SEED, make_problems
+from distill.problems.requests import make_requests
 from distill.stage_table import stage_table
 from distill.stages import STAGES
 from distill.teacher_recipe import TeachConfig

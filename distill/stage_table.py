@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from distill.requests import HARMFUL, is_refusal
-from distill.rewards import completion_of, language_consistency, well_formed
+from distill.problems.requests import HARMFUL, is_refusal
 from distill.stages import STAGES, TITLES
+from distill.verification.rewards import completion_of, language_consistency, well_formed
 from toolkit.intervals import difference_interval, mean_interval
 from toolkit.ledger import Outcome, interval_text, markdown_table, percent, points, read_outcomes
 from toolkit.records import Problem

@@ -42,10 +42,10 @@ from distill.corpus import (
 from distill.grpo import GrpoConfig, make_trainer
 from distill.journal import CHECKPOINTS, run_trainer
 from distill.judge import judge_digest, open_judges
-from distill.problems import make_problems
+from distill.problems.families import make_problems
+from distill.problems.requests import make_requests
 from distill.rejection import write_training_set
 from distill.release import evaluate_stage, measure_ledger_row, release
-from distill.requests import make_requests
 from distill.stages import BASE, FOLLOWS, STAGES, WRITER
 from distill.supervised import supervise
 from distill.teacher_recipe import StageRecipe, TeachConfig, TeacherShape

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field, replace
 
 from distill.evaluate import EvalConfig
 from distill.grpo import GrpoConfig
-from distill.problems import FAMILIES, LEDGER_PER_FAMILY
+from distill.problems.families import FAMILIES, LEDGER_PER_FAMILY
 from toolkit.generate import Sampling
 
 

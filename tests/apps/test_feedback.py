@@ -31,8 +31,8 @@ def kept(folder: Path, conversation: Conversation, *, turn: int = 0, answer: str
 def curated(folder: Path) -> tuple[list[Example], dict[str, int]]:
     """What `toolkit distill --traces` makes of the folder."""
     from distill.curate import curate
-    from distill.problems import read_problems, split_of
-    from distill.verify import grade
+    from distill.problems.families import read_problems, split_of
+    from distill.verification.verdicts import grade
 
     problems, traces = read_problems(folder / PROBLEMS), read_records(folder / TRACES, Trace)
     by_id = {problem.id: problem for problem in problems}

@@ -25,7 +25,7 @@ def test_a_right_answer_is_the_problems_own(family: str) -> None:
 def test_marks_agree_with_the_grader(family: str, form: str) -> None:
     import reasoning_gym
 
-    from distill.verify import score_answer
+    from distill.verification.verdicts import score_answer
     from toolkit.records import Problem
 
     entries = list(reasoning_gym.create_dataset(family, size=8, seed=5))

@@ -21,9 +21,9 @@ from distill.compare import (
     problem_measures,
 )
 from distill.evaluate import EvalConfig, evaluate
-from distill.problems import make_problems
-from distill.requests import make_requests
-from distill.respondent import ModelFolder
+from distill.problems.families import make_problems
+from distill.problems.requests import make_requests
+from distill.teachers.respondent import ModelFolder
 from tests.distill.completion_server import CompletionServer
 from tests.distill.scripted import ScriptedDecoder
 from toolkit.chat_format import ChatFormat, completion_text

@@ -18,11 +18,11 @@ from distill.corpus import (
     document,
     pretraining_texts,
 )
-from distill.problems import FAMILIES, make_problems, split_of
-from distill.requests import FAMILY, HARMFUL, make_requests
-from distill.rewards import language_consistency
+from distill.problems.families import FAMILIES, make_problems, split_of
+from distill.problems.requests import FAMILY, HARMFUL, make_requests
 from distill.teacher_recipe import nano
-from distill.verify import score_answer
+from distill.verification.rewards import language_consistency
+from distill.verification.verdicts import score_answer
 from toolkit.chat_format import CLOSE, ChatFormat, completion_text
 
 

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from distill.evaluate import EvalConfig, evaluate_model, problems_digest
-from distill.problems import make_problems
-from distill.respondent import decode_speed, weight_bytes
+from distill.problems.families import make_problems
+from distill.teachers.respondent import decode_speed, weight_bytes
 from tests.distill.bigram import BigramDecoder
 from toolkit.chat_format import ChatFormat
 from toolkit.errors import FolderConflict, InputError

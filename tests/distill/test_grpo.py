@@ -12,7 +12,7 @@ from trl.trainer.grpo_trainer import GRPOTrainer
 from distill import grpo
 from distill.grpo import GroupTrainer, GrpoConfig, make_trainer
 from distill.journal import run_trainer
-from distill.problems import make_problems
+from distill.problems.families import make_problems
 from distill.teach import reason_rl
 from distill.teacher_recipe import quick
 from toolkit.errors import InputError

@@ -17,10 +17,10 @@ import pytest
 import torch
 from transformers import AutoTokenizer, LlamaConfig, LlamaForSequenceClassification
 
-from distill.endpoint import Endpoint
 from distill.judge import ClassifierJudge, EndpointJudge, judged_text, read_score, with_means
 from distill.teach import align_rl
 from distill.teacher_recipe import quick
+from distill.teachers.remote_teacher import Endpoint
 from toolkit.chat_format import CHAT_FILES, completion_text
 from toolkit.errors import InputError
 from toolkit.records import Problem

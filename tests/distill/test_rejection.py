@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from distill import rejection
-from distill.problems import make_problems
-from distill.requests import FAMILY
+from distill.problems.families import make_problems
+from distill.problems.requests import FAMILY
 from distill.teacher_recipe import quick
 from toolkit.records import Problem, Trace, read_records
 

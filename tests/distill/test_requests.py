@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from distill.requests import ABOUT, HARMFUL, is_refusal, make_requests, responds_rightly, worked_requests
-from distill.verify import score_answer
+from distill.problems.requests import ABOUT, HARMFUL, is_refusal, make_requests, responds_rightly, worked_requests
+from distill.verification.verdicts import score_answer
 from toolkit.records import Problem
 
 

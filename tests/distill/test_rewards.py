@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from distill.rewards import accuracy, language_consistency, well_formed
+from distill.verification.rewards import accuracy, language_consistency, well_formed
 from toolkit.records import Problem
 
 GCD = Problem.create(family="gcd", question="What is the greatest common divisor of 12 and 18?", answer="6")

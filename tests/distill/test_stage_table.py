@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from distill.problems.requests import HARMFUL
 from distill.reinforcement_report import draw, evaluation_folders, write_document
-from distill.requests import HARMFUL
 from distill.stage_table import stage_table
 from distill.stages import TITLES
 from toolkit.errors import InputError

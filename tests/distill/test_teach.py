@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, DeepseekV3ForCausalLM, TrainingArguments
 
-from distill.problems import FAMILIES, make_problems
+from distill.problems.families import FAMILIES, make_problems
 from distill.stages import STAGES, TITLES
 from distill.supervised import ExpertsTrainer
 from distill.teach import place, run_stage, teach, teacher_config

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from distill.traces import count_reasoning, plan, row_seed, sample_traces
+from distill.teachers.traces import count_reasoning, plan, row_seed, sample_traces
 from tests.distill.bigram import BigramDecoder
 from toolkit.chat_format import ChatFormat
 from toolkit.errors import InputError
@@ -26,7 +26,7 @@ PROBLEMS = [
 CHILD = """
 import sys
 from pathlib import Path
-from distill.traces import sample_traces
+from distill.teachers.traces import sample_traces
 from tests.distill.bigram import BigramDecoder
 from tests.distill.test_traces import PROBLEMS, SAMPLING
 from toolkit.chat_format import ChatFormat

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from distill.problems import read_problems
-from distill.unit_tests import find_program, passed
-from distill.verify import CODE, grade
-from tests.distill.test_verify import trace
+from distill.problems.families import read_problems
+from distill.verification.unit_tests import find_program, passed
+from distill.verification.verdicts import CODE, grade
+from tests.distill.test_verdicts import trace
 from toolkit.errors import InputError
 from toolkit.records import Problem
 

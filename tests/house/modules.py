@@ -6,7 +6,14 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("toolkit", "distill", "export", "apps")
-ROOF = ("toolkit.cli", "toolkit.commands", "toolkit.demo")
+ROOF = (
+    "toolkit.cli",
+    "toolkit.commands",
+    "toolkit.decoders",
+    "toolkit.demo",
+    "toolkit.distill_commands",
+    "toolkit.parser",
+)
 """Modules that call all stages, and that nothing below imports."""
 
 

@@ -6,8 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from distill import pipeline
-from distill.problems import make_problems
-from toolkit.commands import open_decoder
+from distill.problems.families import make_problems
+from toolkit.decoders import open_decoder
 from toolkit.demo import demo
 from toolkit.ledger import read_ledger
 from toolkit.records import Problem, Trace, write_records

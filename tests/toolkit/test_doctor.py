@@ -29,7 +29,7 @@ def test_an_absent_dependency_is_named_with_its_extra(monkeypatch: pytest.Monkey
 
 
 def test_the_verbs_of_the_extras_are_the_commands() -> None:
-    from toolkit.cli import build_parser
+    from toolkit.parser import build_parser
 
     verbs = next(set(a.choices) for a in build_parser()._actions if isinstance(a.choices, dict))
     named = {verb for verbs_of in doctor.VERBS_OF_EXTRA.values() for verb in verbs_of.split(", ")}

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from distill.problems import FAMILIES, make_problems, read_problems, split_of
+from distill.problems.families import FAMILIES, make_problems, read_problems, split_of
 from toolkit.errors import InputError
 from toolkit.records import Problem, read_records
 

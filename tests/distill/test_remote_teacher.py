@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from distill.endpoint import MOST_IN_FLIGHT, TRIES, Endpoint, connect
 from distill.evaluate import EvalConfig, evaluate, evaluate_model
-from distill.traces import row_seed
+from distill.teachers.remote_teacher import MOST_IN_FLIGHT, TRIES, Endpoint, connect
+from distill.teachers.traces import row_seed
 from tests.distill.bigram import BigramDecoder
 from tests.distill.completion_server import CompletionServer, Fault, Style
 from tests.distill.scripted import ScriptedDecoder

@@ -1,6 +1,6 @@
 """What reinforcement pays for: pure functions of a problem and a completion, each in [0, 1] (DeepSeek-R1 report, 2.2.2).
 
-accuracy              the verdict about the answer (`distill.verify`), 0 where the thinking was never closed
+accuracy              the verdict about the answer (`distill.verification.verdicts`), 0 where the thinking was never closed
 well_formed           the reasoning inside its tags: closed once, by tags in order, something on both sides
 language_consistency  the share of the reasoning that is in the question's language (section 2.3.2)
 
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 
-from distill.verify import score_answer
+from distill.verification.verdicts import score_answer
 from toolkit.chat_format import CLOSE, OPEN, split_completion
 from toolkit.errors import MissingExtra
 from toolkit.records import Problem, Trace

@@ -16,7 +16,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from distill.sandbox import run
+from distill.verification.sandbox import run
 
 TESTS = "tests"
 """Key of a problem's metadata."""

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from distill.problems import FAMILIES, make_problems
-from distill.verify import EXACT, MATHEMATICS, Form, answer_form, extract_answer, grade
+from distill.problems.families import FAMILIES, make_problems
+from distill.verification.verdicts import EXACT, MATHEMATICS, Form, answer_form, extract_answer, grade
 from toolkit.records import Problem, Trace
 
 

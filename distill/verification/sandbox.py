@@ -2,7 +2,7 @@
 
 A program gets its standard input and Python's standard library. It gets no environment, no home, no network, no other
 process, and no file of the machine but the system's libraries; what it may use of time, memory and output is limited.
-The strongest level that the machine allows is found by trying (`distill/confine.py` says what they are); where none
+The strongest level that the machine allows is found by trying (`distill/verification/confine.py` says what they are); where none
 is allowed, nothing runs, unless `allow_unsafe` was called: then a program has the user's own rights, and of all this
 only the limits, the empty home and the end at the wall clock are left (which a program that leaves its process group
 escapes).
@@ -23,7 +23,7 @@ from functools import cache
 from pathlib import Path
 from typing import Literal
 
-from distill import confine
+from distill.verification import confine
 from toolkit.errors import InputError
 
 Level = Literal["namespaces", "landlock", "none"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from distill.chains import arithmetic, letters
+from distill.problems.chains import arithmetic, letters
 from toolkit.records import Problem
 
 CHAINS: dict[str, Callable[[Problem], tuple[str, str]]] = {

@@ -12,7 +12,7 @@ import random
 import re
 from itertools import zip_longest
 
-from distill.problems import Split, split_of
+from distill.problems.families import Split, split_of
 from toolkit.records import Problem
 
 FAMILY = "requests"

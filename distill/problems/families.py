@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from distill.unit_tests import TESTS, check_tests
+from distill.verification.unit_tests import TESTS, check_tests
 from toolkit.errors import InputError, MissingExtra
 from toolkit.records import Problem, read_jsonl
 
@@ -146,7 +146,7 @@ def read_problems(path: Path) -> list[Problem]:
     """Read a user's problems: a JSONL file or a Hugging Face dataset saved on disk.
 
     Each line or row has `question`, `answer` and optionally `history` (what was said before: messages of `role` and
-    `content`), `family` and `metadata`, whose `tests` make it a code problem (`distill.unit_tests`). Raises `InputError` naming the line that has not.
+    `content`), `family` and `metadata`, whose `tests` make it a code problem (`distill.verification.unit_tests`). Raises `InputError` naming the line that has not.
     """
     rows = _dataset_rows(path) if path.is_dir() else read_jsonl(path)
     problems: dict[str, Problem] = {}

@@ -1,6 +1,6 @@
 """Runs a foreign program in this very process, after giving up everything it could do harm with.
 
-    python -I -S distill/confine.py LEVEL PROGRAM SECONDS          (distill/sandbox.py starts it so)
+    python -I -S distill/verification/confine.py LEVEL PROGRAM SECONDS          (distill/verification/sandbox.py starts it so)
 
 LEVEL, what stands between the program and the machine besides the limits and the list of forbidden system calls:
 

@@ -6,7 +6,7 @@ One extraction reads every model alike, whether it was trained on our format or 
 follows the last "answer is", else the last line. It is generous on purpose, so that an untrained model is graded on
 what it knows and not on how it writes, and it never looks into the reasoning. reasoning-gym's scorer of the family then
 decides. A problem with tests is code, and right where its program passes all of them; a request is answered or refused
-(`distill.requests`). Any other is compared with its reference: word by word, and where the reference is mathematics,
+(`distill.problems.requests`). Any other is compared with its reference: word by word, and where the reference is mathematics,
 also by what it means.
 
 A verdict is stricter than the scorer in two places. Its countdown evaluates the answer as Python, so only arithmetic
@@ -24,10 +24,10 @@ from functools import cache
 from importlib import metadata
 from typing import Any, Literal
 
-from distill.equivalence import equivalent
-from distill.requests import HARMFUL, responds_rightly
-from distill.sandbox import strongest_level
-from distill.unit_tests import TESTS, passed
+from distill.problems.requests import HARMFUL, responds_rightly
+from distill.verification.equivalence import equivalent
+from distill.verification.sandbox import strongest_level
+from distill.verification.unit_tests import TESTS, passed
 from toolkit.errors import MissingExtra
 from toolkit.records import Problem, Trace, Verdict
 
@@ -57,7 +57,7 @@ def grade(problem: Problem, trace: Trace) -> Verdict:
     """Decide about one trace. Thinking that was never closed is truncated; a scorer that raises costs this trace only.
 
     Raises `MissingExtra` where reasoning-gym is not installed, `InputError` where code must run, nothing confines it,
-    and nobody allowed that (`distill.sandbox.allow_unsafe`).
+    and nobody allowed that (`distill.verification.sandbox.allow_unsafe`).
     """
     judge = _judge(problem)
     score = 0.0

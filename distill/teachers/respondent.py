@@ -15,8 +15,8 @@ from statistics import median
 from types import TracebackType
 from typing import Protocol, Self
 
-from distill.endpoint import connect
-from distill.traces import sample_traces
+from distill.teachers.remote_teacher import connect
+from distill.teachers.traces import sample_traces
 from toolkit.chat_format import ChatFormat
 from toolkit.errors import InputError
 from toolkit.generate import GREEDY, Decoder, Sampling, decode
@@ -60,7 +60,7 @@ class Respondent(Protocol):
         teacher: str,
         label: str = "traces",
     ) -> list[Trace]:
-        """As `distill.traces.sample_traces`."""
+        """As `distill.teachers.traces.sample_traces`."""
 
     def tokens_per_s(self, problems: Sequence[Problem]) -> float | None:
         """Decode speed of one stream over the first few problems; None where this machine is not the one that decodes."""
@@ -106,7 +106,7 @@ class ModelFolder:
         teacher: str,
         label: str = "traces",
     ) -> list[Trace]:
-        """As `distill.traces.sample_traces`."""
+        """As `distill.teachers.traces.sample_traces`."""
         return sample_traces(
             self._decoder,
             self._chat_format,

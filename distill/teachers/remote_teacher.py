@@ -23,7 +23,7 @@ from typing import Any, Self
 
 from httpx2 import AsyncClient, RequestError, Response
 
-from distill.traces import Request, collect, plan
+from distill.teachers.traces import Request, collect, plan
 from toolkit.chat_format import CLOSE, Completion, split_completion
 from toolkit.endpoint import REASONING_FIELDS, TIMEOUT, excerpt, first_line, headers, locate, status
 from toolkit.errors import InputError
@@ -78,7 +78,7 @@ class Endpoint:
         teacher: str,
         label: str = "traces",
     ) -> list[Trace]:
-        """As `distill.traces.sample_traces`; of `batch_size` requests at most `MOST_IN_FLIGHT` are open at once.
+        """As `distill.teachers.traces.sample_traces`; of `batch_size` requests at most `MOST_IN_FLIGHT` are open at once.
 
         Raises `InputError` where the server is away, refuses, or answers something else than a chat completion.
         """

@@ -1,0 +1,1 @@
+"""Who answers problems, here or behind a server, and what was answered: traces."""

@@ -1,0 +1,180 @@
+"""What the commands from problems to students do: teach, traces, distill, eval. The others are `toolkit.commands`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from toolkit.commands import Options, Result
+from toolkit.decoders import open_decoder
+from toolkit.errors import InputError
+
+if TYPE_CHECKING:
+    from toolkit.generate import Decoder, Sampling
+    from toolkit.records import Problem
+
+
+def teach(options: Options) -> Result:
+    from distill import teach as stages
+    from distill.stages import STAGES
+    from distill.teacher_recipe import PRESETS
+    from toolkit.models import resolve
+
+    _allow_unsafe(options)
+    config = replace(PRESETS[options.preset](), seed=options.seed, judge=options.judge)
+    base, start = (resolve(model) if model else None for model in (options.base, options.start))
+    if start and not options.stage:
+        raise InputError(f"--start ({options.start}) must name the model of one stage; add --stage, or give --base")
+    if options.stage and options.stage not in STAGES:
+        raise InputError(f"--stage ({options.stage}) must be one of {', '.join(STAGES)}")
+    if options.seeds > 1 and (options.stage or options.zero):
+        raise InputError(f"--seeds ({options.seeds}) must be 1 with --stage or --zero; leave one of them out")
+    if options.stage:
+        folder = stages.run_stage(options.stage, config, options.out, base=base, start=start)
+        return Result(facts={"folder": str(folder)}, text=f"stage {options.stage} is in {folder}")
+    if options.zero:
+        folder = stages.teach_zero(config, options.out, base=base)
+        return Result(facts={"folder": str(folder)}, text=f"R1-Zero is in {folder}")
+    folder = stages.teach(config, options.out, base=base, seeds=options.seeds)
+    return Result(facts={"folder": str(folder)}, text=f"the teacher is in {folder}; its README.md has the figures")
+
+
+def traces(options: Options) -> Result:
+    from distill.evaluate import problems_digest
+    from distill.problems.families import make_problems
+    from distill.teachers.respondent import find_respondent
+    from toolkit.ledger import PROBLEMS, TRACES
+    from toolkit.records import write_records
+    from toolkit.runs import Stage, finish, is_complete, partial_folder, read_manifest
+
+    teacher, sampling = find_respondent(options.teacher, *_decoder_options(options)), _sampling(options)
+    if options.problems is not None:
+        problems = _given_problems(options.problems)
+    else:
+        problems = make_problems("train", options.per_family, options.seed)
+    stage = Stage(
+        name="traces",
+        config={"samples": options.samples, **asdict(sampling)},
+        inputs={"teacher": teacher.digest, "problems": problems_digest(problems)},
+    )
+    if not is_complete(options.out, stage):
+        folder = partial_folder(options.out, stage)
+        write_records(folder / PROBLEMS, problems)
+        with teacher:
+            written = teacher.answer(
+                problems,
+                sampling,
+                samples=options.samples,
+                batch_size=options.batch_size,
+                path=folder / TRACES,
+                teacher=f"{options.teacher}@{teacher.digest}",
+            )
+        finish(folder, options.out, stage, {"traces": len(written), "closed": sum(t.closed for t in written)})
+    measured = (read_manifest(options.out) or {})["measured"]
+    text = f"{measured['traces']} traces ({measured['closed']} with their thinking closed) are in {options.out}"
+    return Result(facts={"folder": str(options.out), **measured}, text=text)
+
+
+def distill(options: Options) -> Result:
+    from distill import pipeline
+    from toolkit.runs import read_manifest
+
+    _allow_unsafe(options)
+    given = {name: value for name in ("epochs", "seed") if (value := getattr(options, name)) is not None}
+    recipe = pipeline.full if options.preset == "full" else pipeline.demo
+    config = recipe(lora=options.lora, **given)
+    changes = {name: value for name in ("per_family", "samples") if (value := getattr(options, name)) is not None}
+    changes |= {name: getattr(options, name) for name in ("teacher", "student", "problems", "traces")}
+    folder = pipeline.distill(replace(config, **changes), options.out, open_decoder)
+    measured = (read_manifest(folder) or {})["measured"]
+    return Result(facts={"folder": str(folder), **measured}, text=f"the student is in {folder}")
+
+
+def eval(options: Options) -> Result:
+    from distill.compare import COMPARISON_MD, compare_models, comparison_table
+    from distill.evaluate import EvalConfig, evaluate
+    from distill.problems.families import ledger_problems
+    from distill.teachers.respondent import find_respondent, folder_name
+    from toolkit.ledger import build_ledger, ledger_table
+
+    _allow_unsafe(options)
+    models = [find_respondent(options.model, *_decoder_options(options))]
+    models += [find_respondent(model, open_decoder) for model in options.against]
+    config = EvalConfig(sampling=_sampling(options), samples=options.samples, batch_size=options.batch_size)
+    problems = _given_problems(options.problems) if options.problems is not None else ledger_problems()
+    if options.against:
+        out = options.out or Path("runs/compare")
+        comparison = compare_models(models, problems, config, out)
+        text = f"{comparison_table(comparison)}\n\nthe same as Markdown: {out / COMPARISON_MD}"
+        return Result(facts={"folder": str(out), **comparison.to_dict()}, text=text)
+    (model,) = models
+    out = options.out or Path("runs/eval") / folder_name(model.name)
+    evaluation = evaluate(model, problems, config, out)
+    text = f"{ledger_table(build_ledger({model.name: out}))}\n\ntraces and verdicts are in {out}"
+    return Result(facts={"folder": str(out), **evaluation.to_dict()}, text=text)
+
+
+def _decoder_options(options: Options) -> tuple[Callable[[Path], Decoder], str]:
+    """What opens a model folder with the cache that is asked for, and that cache's name: empty for the exact one."""
+    from toolkit.runs import file_digest
+
+    rank, traces = options.cache_rank, options.cache_calibration
+    if (rank is None) != (traces is None):
+        raise InputError(
+            f"--cache-rank ({rank}) and --cache-calibration ({traces}) must come together; "
+            "toolkit traces writes a folder to calibrate on"
+        )
+    names = [] if options.cache == "auto" else [options.cache]
+    if traces is not None:
+        from toolkit.ledger import TRACES
+
+        if not (traces / TRACES).is_file():
+            raise InputError(f"--cache-calibration ({traces}) must be a folder that toolkit traces wrote")
+        names.append(f"rank {rank} fitted to {file_digest(traces / TRACES)[:16]}")
+    if not names:
+        return open_decoder, ""
+
+    def open_with_cache(folder: Path) -> Decoder:
+        from toolkit.chat_format import ChatFormat
+        from toolkit.model.decoder import LatentCache, TorchDecoder
+        from toolkit.model.latent_basis import trace_rows
+
+        if (folder / "model.onnx").is_file():
+            from export.session import OnnxDecoder
+
+            if rank is not None:
+                raise InputError(
+                    f"{folder} is an exported model, whose cache cannot be projected; leave --cache-rank out"
+                )
+            return OnnxDecoder(folder, cache=options.cache)
+        rows = [ids for ids, _ in trace_rows(traces, ChatFormat.from_folder(folder))] if traces else []
+        return TorchDecoder.open(
+            folder, cache=LatentCache(int8=options.cache == "int8", rank=rank or 0, calibration=rows)
+        )
+
+    return open_with_cache, ", ".join(names)
+
+
+def _allow_unsafe(options: Options) -> None:
+    """What the user allowed counts for all grading of this process."""
+    from distill.verification.sandbox import allow_unsafe
+
+    if options.allow_unsafe_exec:
+        allow_unsafe()
+
+
+def _given_problems(path: Path) -> list[Problem]:
+    from distill.problems.families import read_problems
+
+    problems = read_problems(path)
+    if not problems:
+        raise InputError(f"{path} must hold at least 1 problem; it holds none")
+    return problems
+
+
+def _sampling(options: Options) -> Sampling:
+    from toolkit.generate import Sampling
+
+    return Sampling(temperature=options.temperature, max_new_tokens=options.max_new_tokens, seed=options.seed)
