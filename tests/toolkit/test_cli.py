@@ -154,7 +154,7 @@ def test_whatever_is_raised_becomes_one_line_with_its_exit_code(
     def raises(options: object) -> None:
         raise error
 
-    monkeypatch.setattr(commands, "distill", raises)
+    monkeypatch.setattr(distill_commands, "distill", raises)
     assert main(["distill", "--out", "x"]) == exit_code
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1
