@@ -23,7 +23,8 @@ from typing import Any
 
 from distill import train as training
 from distill.curate import Curation, curate
-from distill.problems.families import FAMILIES, make_problems, read_problems, split_of
+from distill.problems.families import FAMILIES, make_problems, read_problems
+from distill.problems.splits import split_of
 from distill.teachers.respondent import Respondent, find_respondent
 from distill.train import TrainConfig, train, write_student_format
 from distill.verification.verdicts import grade

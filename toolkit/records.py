@@ -21,6 +21,8 @@ from typing import Any, Literal, Self, TypeVar
 from toolkit.errors import InputError
 
 FinishReason = Literal["stop", "length"]
+Split = Literal["train", "validation", "test"]
+SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 Message = dict[str, str]
 """`role` and `content`."""
 ROLES = ("system", "user", "assistant")
@@ -84,6 +86,20 @@ class Problem(Asked):
     family: str
     answer: str
     metadata: dict[str, Any] = field(default_factory=dict)
+    split: Split | None = None
+    """Where a data set brings its own splits, the one that it puts the problem into."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.split not in (None, *SPLITS):
+            raise InputError(f"split ({self.split!r}) must be one of {', '.join(SPLITS)}, or left out")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Leaves out an absent split, so that problems without one are written, and have the digest, as ever."""
+        values = super().to_dict()
+        if self.split is None:
+            del values["split"]
+        return values
 
     @classmethod
     def create(
@@ -94,11 +110,17 @@ class Problem(Asked):
         answer: str,
         metadata: dict[str, Any] | None = None,
         history: list[Message] | None = None,
+        split: Split | None = None,
     ) -> Self:
         """Make a problem whose id is the hash of its question's content, with what was said before it."""
         asked = Asked(question=question, history=history or [])
         return cls(
-            **vars(asked), id=content_hash(asked.transcript), family=family, answer=answer, metadata=metadata or {}
+            **vars(asked),
+            id=content_hash(asked.transcript),
+            family=family,
+            answer=answer,
+            metadata=metadata or {},
+            split=split,
         )
 
 

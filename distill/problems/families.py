@@ -1,7 +1,6 @@
 """Where questions come from: reasoning-gym's procedural tasks, a user's JSONL, a Hugging Face dataset on disk.
 
-The split of a problem is decided by the hash of its question, so train, validation and test are disjoint whatever the
-source, the seed or the size. Sources: reasoning-gym (Stojanovski et al. 2025) for tasks and scorers.
+Sources: reasoning-gym (Stojanovski et al. 2025) for tasks and scorers.
 """
 
 from __future__ import annotations
@@ -10,16 +9,13 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
+from distill.problems.splits import split_of
 from distill.verification.unit_tests import TESTS, check_tests
 from toolkit.errors import InputError, MissingExtra
-from toolkit.records import Problem, read_jsonl
+from toolkit.records import Problem, Split, read_jsonl
 
-Split = Literal["train", "validation", "test"]
-
-TEST_PERCENT = 10
-VALIDATION_PERCENT = 5
 LEDGER_PER_FAMILY = 48
 """Seven families: 336 problems, so that a 95 % interval is about ten points wide at its widest."""
 LEDGER_SEED = 0
@@ -75,14 +71,6 @@ _FAMILIES = (
     Family(name="spell_backward", settings={"min_word_len": 4, "max_word_len": 9}),
 )
 FAMILIES = tuple(family.name for family in _FAMILIES)
-
-
-def split_of(problem: Problem) -> Split:
-    """The split that a problem belongs to, by the hash of its question."""
-    percent = int(problem.id, 16) % 100
-    if percent < TEST_PERCENT:
-        return "test"
-    return "validation" if percent < TEST_PERCENT + VALIDATION_PERCENT else "train"
 
 
 def make_problems(split: Split, per_family: int, seed: int, families: Sequence[str] = FAMILIES) -> list[Problem]:

@@ -12,8 +12,8 @@ import random
 import re
 from itertools import zip_longest
 
-from distill.problems.families import Split, split_of
-from toolkit.records import Problem
+from distill.problems.splits import split_of
+from toolkit.records import Problem, Split
 
 FAMILY = "requests"
 HARMFUL = "harmful"

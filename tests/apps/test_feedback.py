@@ -31,7 +31,8 @@ def kept(folder: Path, conversation: Conversation, *, turn: int = 0, answer: str
 def curated(folder: Path) -> tuple[list[Example], dict[str, int]]:
     """What `toolkit distill --traces` makes of the folder."""
     from distill.curate import curate
-    from distill.problems.families import read_problems, split_of
+    from distill.problems.families import read_problems
+    from distill.problems.splits import split_of
     from distill.verification.verdicts import grade
 
     problems, traces = read_problems(folder / PROBLEMS), read_records(folder / TRACES, Trace)

@@ -18,8 +18,9 @@ from distill.corpus import (
     document,
     pretraining_texts,
 )
-from distill.problems.families import FAMILIES, make_problems, split_of
+from distill.problems.families import FAMILIES, make_problems
 from distill.problems.requests import FAMILY, HARMFUL, make_requests
+from distill.problems.splits import split_of
 from distill.teacher_recipe import nano
 from distill.verification.rewards import language_consistency
 from distill.verification.verdicts import score_answer

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from distill.problems.families import FAMILIES, make_problems, read_problems, split_of
+from distill.evaluate import problems_digest
+from distill.problems.families import FAMILIES, ledger_problems, make_problems, read_problems
+from distill.problems.splits import of_split, split_of
 from toolkit.errors import InputError
-from toolkit.records import Problem, read_records
+from toolkit.records import SPLITS, Problem, read_records
 
 
 def test_splits_share_no_question_whatever_the_seed() -> None:
@@ -27,6 +29,21 @@ def test_white_space_and_case_do_not_move_a_question_to_another_split() -> None:
     second = Problem.create(family="user", question="  what is\n2 + 2? ", answer="4")
     assert first.id == second.id
     assert split_of(first) == split_of(second)
+
+
+def test_a_problem_keeps_the_split_that_its_data_set_gave_it() -> None:
+    problem = Problem.create(family="user", question="What is 2 + 2?", answer="4")
+    told = [Problem.create(family="user", question="What is 2 + 2?", answer="4", split=split) for split in SPLITS]
+    assert [split_of(one) for one in told] == list(SPLITS)
+    assert [of_split(told, split) for split in SPLITS] == [[one] for one in told]
+    assert [Problem.from_dict(one.to_dict()) for one in (problem, *told)] == [problem, *told]
+    assert "split" not in problem.to_dict()
+    with pytest.raises(InputError, match=r"split \('dev'\) must be one of train, validation, test"):
+        Problem.from_dict(problem.to_dict() | {"split": "dev"})
+
+
+def test_problems_of_the_demo_ledger_have_the_digest_that_the_readme_prints() -> None:
+    assert problems_digest(ledger_problems()) == "5f0d52e3c845a861"
 
 
 def test_same_seed_draws_the_same_problems_and_another_seed_others() -> None:

@@ -11,7 +11,7 @@ import pytest
 from transformers import AutoModelForCausalLM
 
 from distill.pipeline import DistillConfig, demo, distill
-from distill.problems.families import split_of
+from distill.problems.splits import split_of
 from tests.distill.scripted import ScriptedDecoder
 from toolkit.chat_format import ChatFormat, completion_text
 from toolkit.errors import FolderConflict, InputError
