@@ -23,7 +23,10 @@ from typing import Any
 
 from distill import train as training
 from distill.curate import Curation, curate
-from distill.problems.families import FAMILIES, make_problems, read_problems
+from distill.evaluate import problems_digest
+from distill.problems.families import FAMILIES, make_problems
+from distill.problems.own_form import Reading
+from distill.problems.problem_set import read_problems
 from distill.problems.splits import split_of
 from distill.teachers.respondent import Respondent, find_respondent
 from distill.train import TrainConfig, train, write_student_format
@@ -48,6 +51,8 @@ class DistillConfig:
     """Model folders, known names or hub ids; the teacher may be an endpoint."""
     problems: Path | None
     """A user's problems; None draws procedural ones."""
+    reading: Reading
+    """How those are read."""
     traces: Path | None
     """A teacher's traces from before, with `problems.jsonl` beside them unless `problems` is given; None samples."""
     families: tuple[str, ...]
@@ -71,6 +76,7 @@ def demo(*, lora: bool = False, epochs: int = 1, seed: int = 0) -> DistillConfig
         teacher="builtin",
         student="smollm2-135m",
         problems=None,
+        reading=Reading(),
         traces=None,
         families=FAMILIES,
         per_family=500,
@@ -97,10 +103,11 @@ def distill(config: DistillConfig, out: Path, open_decoder: Callable[[Path], Dec
     Raises `InputError` for what the user gave, before any work that takes long.
     """
     teacher, student = find_respondent(config.teacher, open_decoder), resolve(config.student)
-    stage = _stage(config, teacher, student)
+    given = None if config.problems is None else read_problems(config.problems, config.reading)
+    stage = _stage(config, teacher, student, given)
     if is_complete(out, stage):
         return out
-    problems, test_problems = _problems(config)
+    problems, test_problems = _problems(config, given)
     folder = partial_folder(out, stage)
     student_format = write_student_format(student, folder)
     write_records(folder / PROBLEMS, problems)
@@ -136,14 +143,16 @@ def distill(config: DistillConfig, out: Path, open_decoder: Callable[[Path], Dec
     return out
 
 
-def _stage(config: DistillConfig, teacher: Respondent, student: Path) -> Stage:
-    """Paths are inputs by their content, so that a moved file is still the same run."""
+def _stage(config: DistillConfig, teacher: Respondent, student: Path, given: Sequence[Problem] | None) -> Stage:
+    """Paths are inputs by their content, so that a moved file, or the same problems in another form, is the same run."""
     values: dict[str, Any] = asdict(config)
+    for name in ("problems", "reading", "traces"):
+        del values[name]
     inputs = {"teacher": teacher.digest, "student": folder_digest(student)}
-    for name in ("problems", "traces"):
-        path: Path | None = values.pop(name)
-        if path is not None:
-            inputs[name] = _digest(path)
+    if given is not None:
+        inputs["problems"] = problems_digest(given)
+    if config.traces is not None:
+        inputs["traces"] = _digest(config.traces)
     return Stage(name="distill", config=values, inputs=inputs)
 
 
@@ -153,19 +162,19 @@ def _digest(path: Path) -> str:
     return folder_digest(path) if path.is_dir() else file_digest(path)
 
 
-def _problems(config: DistillConfig) -> tuple[list[Problem], int]:
+def _problems(config: DistillConfig, given: list[Problem] | None) -> tuple[list[Problem], int]:
     """The problems to train on, and how many of the given ones the test split keeps from it."""
-    path = config.problems
-    if path is None and config.traces is not None:
-        path = config.traces.with_name(PROBLEMS)
-    if path is None:
+    if given is None and config.traces is not None:
+        given = read_problems(config.traces.with_name(PROBLEMS))
+    if given is None:
         return make_problems("train", config.per_family, config.seed, config.families), 0
-    given = read_problems(path)
     if config.traces is not None:
         return given, sum(split_of(problem) == "test" for problem in given)  # curation drops their traces
     problems = [problem for problem in given if split_of(problem) != "test"]
     if not problems:
-        raise InputError(f"{path} must hold a problem outside the test split; all {len(given)} fall into it, add more")
+        raise InputError(
+            f"{config.problems} must hold a problem outside the test split; all {len(given)} fall into it, add more"
+        )
     return problems, len(given) - len(problems)
 
 

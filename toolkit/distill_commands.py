@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -12,6 +13,7 @@ from toolkit.decoders import open_decoder
 from toolkit.errors import InputError
 
 if TYPE_CHECKING:
+    from distill.problems.own_form import Reading
     from toolkit.generate import Decoder, Sampling
     from toolkit.records import Problem
 
@@ -51,7 +53,7 @@ def traces(options: Options) -> Result:
 
     teacher, sampling = find_respondent(options.teacher, *_decoder_options(options)), _sampling(options)
     if options.problems is not None:
-        problems = _given_problems(options.problems)
+        problems = _without_own_test(_given_problems(options))
     else:
         problems = make_problems("train", options.per_family, options.seed)
     stage = Stage(
@@ -87,6 +89,7 @@ def distill(options: Options) -> Result:
     config = recipe(lora=options.lora, **given)
     changes = {name: value for name in ("per_family", "samples") if (value := getattr(options, name)) is not None}
     changes |= {name: getattr(options, name) for name in ("teacher", "student", "problems", "traces")}
+    changes |= {"reading": _reading(options)}
     folder = pipeline.distill(replace(config, **changes), options.out, open_decoder)
     measured = (read_manifest(folder) or {})["measured"]
     return Result(facts={"folder": str(folder), **measured}, text=f"the student is in {folder}")
@@ -103,7 +106,7 @@ def eval(options: Options) -> Result:
     models = [find_respondent(options.model, *_decoder_options(options))]
     models += [find_respondent(model, open_decoder) for model in options.against]
     config = EvalConfig(sampling=_sampling(options), samples=options.samples, batch_size=options.batch_size)
-    problems = _given_problems(options.problems) if options.problems is not None else ledger_problems()
+    problems = _given_problems(options) if options.problems is not None else ledger_problems()
     if options.against:
         out = options.out or Path("runs/compare")
         comparison = compare_models(models, problems, config, out)
@@ -165,13 +168,30 @@ def _allow_unsafe(options: Options) -> None:
         allow_unsafe()
 
 
-def _given_problems(path: Path) -> list[Problem]:
-    from distill.problems.families import read_problems
+def _given_problems(options: Options) -> list[Problem]:
+    from distill.problems.problem_set import read_problems
 
-    problems = read_problems(path)
-    if not problems:
-        raise InputError(f"{path} must hold at least 1 problem; it holds none")
-    return problems
+    return read_problems(options.problems, _reading(options))
+
+
+def _reading(options: Options) -> Reading:
+    from distill.problems.own_form import Reading
+
+    return Reading(
+        question_field=options.question_field, answer_field=options.answer_field, conflicts=options.conflicts
+    )
+
+
+def _without_own_test(problems: list[Problem]) -> list[Problem]:
+    """Problems to learn from: without those that their data set keeps for testing."""
+    chosen = [problem for problem in problems if problem.split != "test"]
+    if len(chosen) < len(problems):
+        print(f"problems: the {len(problems) - len(chosen)} of the data set's test part are not asked", file=sys.stderr)
+    if not chosen:
+        raise InputError(
+            f"some of the {len(problems)} problems must be outside the data set's test part; all are in it"
+        )
+    return chosen
 
 
 def _sampling(options: Options) -> Sampling:

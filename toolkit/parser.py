@@ -68,7 +68,7 @@ def _add_distilling(verb: AddVerb) -> None:
 
     traces = verb("traces", "distill", "let a teacher answer problems, thinking aloud")
     traces.add_argument("--teacher", default="builtin", help="model that answers, or an endpoint; default: %(default)s")
-    traces.add_argument("--problems", type=Path, help="JSONL file or dataset folder; default: procedural problems")
+    _add_problem_options(traces, "procedural problems")
     traces.add_argument(
         "--per-family", type=_count, default=100, help="procedural problems a family; default: %(default)s"
     )
@@ -82,7 +82,7 @@ def _add_distilling(verb: AddVerb) -> None:
     )
     distill.add_argument("--student", default="smollm2-135m", help="model to train; default: %(default)s")
     distill.add_argument("--preset", choices=("demo", "full"), default="demo", help="recipe; default: %(default)s")
-    distill.add_argument("--problems", type=Path, help="JSONL file or dataset folder; default: procedural problems")
+    _add_problem_options(distill, "procedural problems")
     distill.add_argument("--traces", type=Path, help="traces.jsonl to learn from; default: the teacher is asked")
     distill.add_argument("--per-family", type=_count, help="procedural problems a family; default: the preset's")
     distill.add_argument("--samples", type=_count, help="answers a problem; default: the preset's")
@@ -97,9 +97,7 @@ def _add_distilling(verb: AddVerb) -> None:
     evaluation.add_argument(
         "--against", nargs="+", action="extend", default=[], metavar="OTHER", help="models to measure beside it"
     )
-    evaluation.add_argument(
-        "--problems", type=Path, help="JSONL file or dataset folder; default: the ledger's problems"
-    )
+    _add_problem_options(evaluation, "the ledger's problems")
     _add_sampling_options(evaluation, temperature=0.0)
     _add_cache_options(evaluation)
     _add_unsafe_option(evaluation)
@@ -107,6 +105,31 @@ def _add_distilling(verb: AddVerb) -> None:
         "--out",
         type=Path,
         help="run folder to write; default: runs/eval/ and the model's name, with --against runs/compare",
+    )
+
+
+def _add_problem_options(verb: Parser, default: str) -> None:
+    verb.add_argument(
+        "--problems",
+        type=Path,
+        metavar="DATA",
+        help="JSONL, JSON, CSV, TSV or parquet file, folder of them, dataset folder, or a data set's hub id "
+        f"(owner/name, owner/name:config); default: {default}",
+    )
+    verb.add_argument(
+        "--question-field",
+        default="",
+        metavar="COLUMN",
+        help="column of the questions; default: its form is recognized",
+    )
+    verb.add_argument(
+        "--answer-field", default="", metavar="COLUMN", help="column of the answers; default: its form is recognized"
+    )
+    verb.add_argument(
+        "--conflicts",
+        choices=("refuse", "leave-out"),
+        default="refuse",
+        help="what becomes of questions with several answers; default: %(default)s",
     )
 
 

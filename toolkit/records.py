@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import time
+import unicodedata
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from difflib import get_close_matches
@@ -178,8 +179,8 @@ def _is_message(said: Any) -> bool:
 
 
 def content_hash(text: str) -> str:
-    """16 hex digits of the SHA-256 of the text, case and white space folded, so that trivial variants collide."""
-    return hashlib.sha256(" ".join(text.split()).casefold().encode()).hexdigest()[:16]
+    """16 hex digits of the SHA-256 of the text; case, white space and Unicode's forms are folded: variants collide."""
+    return hashlib.sha256(" ".join(unicodedata.normalize("NFC", text).split()).casefold().encode()).hexdigest()[:16]
 
 
 def read_object(path: Path) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Where questions come from: reasoning-gym's procedural tasks, a user's JSONL, a Hugging Face dataset on disk.
+"""The procedural families: reasoning-gym's tasks, at difficulties that a small teacher can learn.
 
 Sources: reasoning-gym (Stojanovski et al. 2025) for tasks and scorers.
 """
@@ -8,13 +8,11 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from distill.problems.splits import split_of
-from distill.verification.unit_tests import TESTS, check_tests
 from toolkit.errors import InputError, MissingExtra
-from toolkit.records import Problem, Split, read_jsonl
+from toolkit.records import Problem, Split
 
 LEDGER_PER_FAMILY = 48
 """Seven families: 336 problems, so that a 95 % interval is about ten points wide at its widest."""
@@ -128,56 +126,3 @@ def draw(name: str, seed: int) -> Iterator[Problem]:
         yield Problem.create(
             family=name, question=family.reword(entry["question"]), answer=entry["answer"], metadata=metadata
         )
-
-
-def read_problems(path: Path) -> list[Problem]:
-    """Read a user's problems: a JSONL file or a Hugging Face dataset saved on disk.
-
-    Each line or row has `question`, `answer` and optionally `history` (what was said before: messages of `role` and
-    `content`), `family` and `metadata`, whose `tests` make it a code problem (`distill.verification.unit_tests`). Raises `InputError` naming the line that has not.
-    """
-    rows = _dataset_rows(path) if path.is_dir() else read_jsonl(path)
-    problems: dict[str, Problem] = {}
-    for number, row in rows:
-        problem = _problem(path, number, row)
-        problems.setdefault(problem.id, problem)
-    if not problems:
-        raise InputError(f"{path} must hold at least one problem; it holds none")
-    return list(problems.values())
-
-
-def _problem(path: Path, number: int, row: Mapping[str, Any]) -> Problem:
-    for key in ("question", "answer"):
-        value = row.get(key)
-        if isinstance(value, bool) or not isinstance(value, (str, int, float)) or not str(value).strip():
-            raise InputError(
-                f"{path} line {number} is no problem: its {key!r} ({value!r}) must be a text that is not empty"
-            )
-    family, metadata, history = row.get("family", "user"), row.get("metadata", {}), row.get("history")
-    if not isinstance(family, str) or not isinstance(metadata, dict):
-        raise InputError(f"{path} line {number} is no problem: its 'family' ({family!r}) must be a text")
-    if TESTS in metadata and (wrong := check_tests(metadata[TESTS])):
-        raise InputError(f"{path} line {number} is no problem: its metadata's 'tests' {wrong}")
-    try:
-        return Problem.create(
-            family=family,
-            question=str(row["question"]),
-            answer=str(row["answer"]),
-            metadata=dict(metadata),
-            history=history,
-        )
-    except InputError as error:
-        raise InputError(f"{path} line {number} is no problem: its {error}") from error
-
-
-def _dataset_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    try:
-        from datasets import DatasetDict, load_from_disk
-    except ImportError as error:
-        raise MissingExtra("datasets", "distill") from error
-    try:
-        dataset = load_from_disk(str(path))
-    except Exception as error:
-        raise InputError(f"{path} must be a dataset that `save_to_disk` wrote: {error}") from error
-    parts = dataset.values() if isinstance(dataset, DatasetDict) else [dataset]
-    yield from enumerate((dict(row) for part in parts for row in part), start=1)

@@ -7,12 +7,19 @@ trivial variants of one question fall into one split.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 
 from toolkit.records import Problem, Split, content_hash
 
 TEST_PERCENT = 10
 VALIDATION_PERCENT = 5
+SPLIT_WORDS: dict[str, Split] = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("validation", "valid", "val", "dev", "development"), "validation"),
+    **dict.fromkeys(("test", "testing", "eval", "evaluation", "heldout", "holdout"), "test"),
+}
+"""Words that name a split. As in the `datasets` library, "dev" is for validation and "eval" for testing."""
 
 
 def split_of(problem: Problem) -> Split:
@@ -28,3 +35,10 @@ def split_of(problem: Problem) -> Split:
 def of_split(problems: Iterable[Problem], split: Split) -> list[Problem]:
     """The problems of one split, in their order."""
     return [problem for problem in problems if split_of(problem) == split]
+
+
+def split_named(name: str) -> Split | None:
+    """The split that a name such as `dev`, `train_sft` or `test-00000-of-00001` says; None for none or several."""
+    words = re.split(r"[^a-z]+", name.lower().replace("held_out", "heldout").replace("held-out", "heldout"))
+    found = {SPLIT_WORDS[word] for word in words if word in SPLIT_WORDS}
+    return found.pop() if len(found) == 1 else None

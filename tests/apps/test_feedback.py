@@ -31,7 +31,7 @@ def kept(folder: Path, conversation: Conversation, *, turn: int = 0, answer: str
 def curated(folder: Path) -> tuple[list[Example], dict[str, int]]:
     """What `toolkit distill --traces` makes of the folder."""
     from distill.curate import curate
-    from distill.problems.families import read_problems
+    from distill.problems.problem_set import read_problems
     from distill.problems.splits import split_of
     from distill.verification.verdicts import grade
 

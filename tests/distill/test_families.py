@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from distill.evaluate import problems_digest
-from distill.problems.families import FAMILIES, ledger_problems, make_problems, read_problems
+from distill.problems.families import FAMILIES, ledger_problems, make_problems
+from distill.problems.problem_set import read_problems
 from distill.problems.splits import of_split, split_of
 from toolkit.errors import InputError
 from toolkit.records import SPLITS, Problem, read_records
@@ -89,16 +90,5 @@ def test_users_jsonl_is_read_and_a_line_that_is_no_problem_is_named(tmp_path: Pa
     with pytest.raises(InputError, match=r"line 3 is no problem: its 'answer' \(None\)"):
         read_problems(path)
     path.write_text("not json\n")
-    with pytest.raises(InputError, match="line 1 must be a JSON object"):
+    with pytest.raises(InputError, match="line 1 must be JSON"):
         read_problems(path)
-
-
-def test_dataset_on_disk_gives_the_same_problems_as_its_jsonl(tmp_path: Path) -> None:
-    from datasets import Dataset
-
-    rows = [{"question": "2 + 2?", "answer": "4"}, {"question": "3 + 3?", "answer": "6"}]
-    Dataset.from_list(rows).save_to_disk(tmp_path / "dataset")
-    (tmp_path / "mine.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    assert read_problems(tmp_path / "dataset") == read_problems(tmp_path / "mine.jsonl")
-    with pytest.raises(InputError, match="save_to_disk"):
-        read_problems(tmp_path)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from distill.problems.families import read_problems
+from distill.problems.problem_set import read_problems
 from distill.verification.unit_tests import find_program, passed
 from distill.verification.verdicts import CODE, grade
 from tests.distill.test_verdicts import trace

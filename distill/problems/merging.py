@@ -1,0 +1,152 @@
+"""What becomes of rows that share a question: one problem, problems of their own, or an error.
+
+Two rows with one question are one problem if their answers mean the same, and a conflict otherwise. Questions that differ
+in case or in white space inside are problems of their own: the first has the plain id, which is the hash of the folded
+question, each later one that id, a dash and a hash of its exact text. Problems without such variants keep their ids.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+
+from distill.problems.splits import split_of
+from distill.verification.unit_tests import TESTS
+from distill.verification.verdicts import score_answer
+from toolkit.errors import InputError
+from toolkit.records import Problem
+
+_PRECEDENCE = ("train", "validation", "test")
+"""A question that stands in two splits stays in the later one of these."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """A problem, the place of its row, and the id that the row carries, if any."""
+
+    problem: Problem
+    where: str
+    id: str
+
+
+@dataclass(kw_only=True)
+class Merged:
+    """What is left, and what became of the rest, counted by reason."""
+
+    problems: list[Problem]
+    merged: Counter[str]
+    left_out: Counter[str]
+    variants: int
+    """Problems that differ from another one in case or white space alone."""
+
+
+def merge(found: Sequence[Found], *, leave_conflicts_out: bool) -> Merged:
+    """One problem for each question, in the order of the rows.
+
+    Raises `InputError` naming two rows with one question whose answers differ, unless such questions are to be left out.
+    """
+    merged: Counter[str] = Counter()
+    left_out: Counter[str] = Counter()
+    kept: dict[str, Found] = {}
+    conflicts: set[str] = set()
+    for new in found:
+        exact = exact_text(new.problem)
+        old = kept.setdefault(exact, new)
+        if old is new:
+            continue
+        if not _mean_the_same(old.problem, new.problem):
+            if not leave_conflicts_out:
+                raise _conflict(old, new)
+            conflicts.add(exact)
+            left_out["another answer to the same question"] += 1
+            continue
+        first, second = sorted((old, new), key=lambda one: -_PRECEDENCE.index(split_of(one.problem)))
+        kept[exact] = first
+        if split_of(first.problem) != split_of(second.problem):
+            left_out[_leak(second.problem, first.problem)] += 1
+        else:
+            same = first.problem.answer.strip() == second.problem.answer.strip()
+            merged["equal to another row" if same else "equal by meaning"] += 1
+    for exact in conflicts:
+        del kept[exact]
+        left_out["another answer to the same question"] += 1
+    problems = _with_ids(_without_leaks(kept.values(), left_out))
+    variants = sum("-" in problem.id for problem in problems)
+    return Merged(problems=problems, merged=merged, left_out=left_out, variants=variants)
+
+
+def exact_text(problem: Problem) -> str:
+    """The conversation up to the answer, apart from white space around it, ends of lines and Unicode's own variants."""
+    texts = [part for message in problem.messages for part in (message["role"], message["content"])]
+    lines = [[line.rstrip() for line in text.strip().splitlines()] for text in texts]
+    return unicodedata.normalize("NFC", json.dumps(lines, ensure_ascii=False))
+
+
+def _mean_the_same(old: Problem, new: Problem) -> bool:
+    """Whether an answer that is right for one is right for the other."""
+    if old.metadata.get(TESTS) != new.metadata.get(TESTS):
+        return False
+    if TESTS in old.metadata or old.answer.strip() == new.answer.strip():
+        return True
+    return score_answer(old, new.answer) == score_answer(new, old.answer) == 1.0
+
+
+def _conflict(old: Found, new: Found) -> InputError:
+    if old.problem.metadata.get(TESTS) != new.problem.metadata.get(TESTS):
+        what = "different tests"
+    else:
+        what = f"different answers ({old.problem.answer[:80]!r} and {new.problem.answer[:80]!r})"
+    return InputError(
+        f"{old.where} and {new.where} must not give one question {what}: {new.problem.question.strip()[:60]!r}; mend one of "
+        "them, or leave all such questions out with --conflicts leave-out"
+    )
+
+
+def _leak(dropped: Problem, kept: Problem) -> str:
+    return f"in {split_of(dropped)} and in {split_of(kept)} too, where it stays"
+
+
+def _without_leaks(kept: Collection[Found], left_out: Counter[str]) -> list[Found]:
+    """Without training problems that a held-out one repeats but for case and white space, with the same answer."""
+    by_id = defaultdict(list)
+    for one in kept:
+        by_id[one.problem.id].append(one)
+    left = []
+    for one in kept:
+        same = [other for other in by_id[one.problem.id] if _same_answer(one, other)]
+        last = max(same, key=lambda other: _PRECEDENCE.index(split_of(other.problem)))
+        if _PRECEDENCE.index(split_of(last.problem)) > _PRECEDENCE.index(split_of(one.problem)):
+            left_out[_leak(one.problem, last.problem)] += 1
+        else:
+            left.append(one)
+    return left
+
+
+def _same_answer(one: Found, other: Found) -> bool:
+    return one.problem.answer.strip() == other.problem.answer.strip()
+
+
+def _with_ids(found: list[Found]) -> list[Problem]:
+    """Problems whose ids differ: an id that a row carries is kept where it is one that its question may have."""
+    given: dict[str, str] = {}
+    for one in found:
+        if one.id in (one.problem.id, _own_id(one.problem)):
+            given.setdefault(one.id, exact_text(one.problem))
+    problems = []
+    for one in found:
+        exact, plain, own = exact_text(one.problem), one.problem.id, _own_id(one.problem)
+        chosen = own if given.get(own) == exact else plain
+        if given.setdefault(chosen, exact) != exact:
+            chosen = own
+            given[own] = exact
+        problems.append(replace(one.problem, id=chosen))
+    return problems
+
+
+def _own_id(problem: Problem) -> str:
+    """The id of a question that shares its folded text with another one."""
+    return f"{problem.id}-{hashlib.sha256(exact_text(problem).encode()).hexdigest()[:8]}"

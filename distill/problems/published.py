@@ -1,0 +1,262 @@
+"""Published forms of problems: what makes a row one of them, and the problem that is read from it.
+
+Each form turns a row's columns into `question`, `answer` and, where it has them, `history`, `family` and `split`. A
+reference is the final answer alone, because that is what is compared: of a GSM8K solution what follows `####`, of a
+worked solution what its one box holds. A row whose answer nobody could compare, such as a proof, raises `LeftOut`.
+
+Sources, as their cards on the hub give the columns: GSM8K (Cobbe et al. 2021), MATH (Hendrycks et al. 2021) and MATH-500
+(Lightman et al. 2023), AIME 2024 and 2025, NuminaMath (Li et al. 2024), OpenR1-Math-220k, s1K (Muennighoff et al. 2025),
+ARC (Clark et al. 2018), MMLU (Hendrycks et al. 2020) and MMLU-Pro, Alpaca, ShareGPT.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from distill.problems.conversations import LeftOut, from_messages, without_thought
+from distill.problems.own_form import OWN_COLUMNS
+from toolkit.errors import InputError
+
+Row = Mapping[str, Any]
+
+_HASHES = re.compile(r"^####[ \t]*(\S.*?)\s*$", re.MULTILINE)
+_BOX = re.compile(r"\\(?:boxed|fbox)\s*(?:\{|(\w))")
+_AIME_ID = re.compile(r"(?:19|20)\d\d-I{1,2}-\d{1,2}")
+_NO_ANSWER = ("", "notfound", "not found")
+_LONGEST_ANSWER = 200
+"""Characters of a text without a box that may be an answer; a longer one is a worked solution."""
+_LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Form:
+    """One published form: the columns that it is known by, and how a row of it is read."""
+
+    name: str
+    known_by: tuple[str, ...]
+    """Columns in lower case, all of which a row of this form has."""
+    uses: tuple[str, ...]
+    read: Callable[[Row], dict[str, Any]]
+    fits: Callable[[Row], bool] = lambda row: True
+    """What its values must show besides."""
+
+
+def form_of(row: Row) -> Form | None:
+    """The form of a row whose columns are in lower case and without empty cells; None for an unknown one."""
+    for form in FORMS:
+        if all(column in row for column in form.known_by) and form.fits(row):
+            return form
+    return None
+
+
+def boxed_answer(solution: str) -> str:
+    """What the box of a worked solution holds. Raises `LeftOut` where it has none, or several that differ."""
+    boxes = {_box_at(solution, match) for match in _BOX.finditer(solution)} - {""}
+    if not boxes:
+        raise LeftOut("no boxed answer")
+    if len(boxes) > 1:
+        raise LeftOut("several boxed answers")
+    return boxes.pop()
+
+
+def _box_at(text: str, match: re.Match[str]) -> str:
+    if match[1]:
+        return match[1]
+    depth = 1
+    for end in range(match.end(), len(text)):
+        depth += {"{": 1, "}": -1}.get(text[end], 0) if text[end - 1] != "\\" else 0
+        if depth == 0:
+            return text[match.end() : end].strip()
+    return ""
+
+
+def _ends_in_hashes(row: Row) -> bool:
+    return isinstance(row["answer"], str) and bool(_HASHES.search(row["answer"]))
+
+
+def _is_aime(row: Row) -> bool:
+    """Whether it carries a year, a number in the contest, or an id such as 2024-I-4."""
+    return "year" in row or "problem_idx" in row or bool(_AIME_ID.fullmatch(str(row.get("id", ""))))
+
+
+def _own(row: Row) -> dict[str, Any]:
+    return {key: row[key] for key in OWN_COLUMNS if key in row}
+
+
+def _gsm8k(row: Row) -> dict[str, Any]:
+    final = _HASHES.findall(row["answer"])[-1]
+    return {"family": "gsm8k"} | _own(row) | {"answer": final}
+
+
+def _worked(family: str, *columns: str) -> Callable[[Row], dict[str, Any]]:
+    """Reads `problem` with `answer`, or with a `solution` that ends in a box; the first of the columns is the family."""
+
+    def read(row: Row) -> dict[str, Any]:
+        named = next((row[column] for column in columns if isinstance(row.get(column), str)), family)
+        return {"question": row["problem"], "answer": _worked_answer(row), "family": named} | _given(row)
+
+    return read
+
+
+def _given(row: Row) -> dict[str, Any]:
+    """What a published row may carry besides, as our own form has it."""
+    return {"split": row["split"]} if "split" in row else {}
+
+
+def _worked_answer(row: Row) -> Any:
+    answer = row.get("answer", "")
+    text = answer.strip() if isinstance(answer, str) else str(answer)
+    if row.get("question_type") == "proof" or text.lower() == "proof":
+        raise LeftOut("proof")
+    if row.get("problem_is_valid", "Yes") != "Yes":
+        raise LeftOut("marked as not valid")
+    if text.lower() in _NO_ANSWER:
+        return boxed_answer(_text(row, "solution"))
+    return answer
+
+
+def _aime(row: Row) -> dict[str, Any]:
+    """An answer of AIME is a number from 0 to 999; its leading zeros are those of the answer sheet."""
+    values = _worked("aime")(row)
+    text = str(values["answer"]).strip()
+    return values | {"answer": str(int(text)) if re.fullmatch(r"\d{1,3}", text) else values["answer"]}
+
+
+def _s1k(row: Row) -> dict[str, Any]:
+    solution = _text(row, "solution").strip()
+    if _BOX.search(solution):
+        solution = boxed_answer(solution)
+    elif "\n" in solution or len(solution) > _LONGEST_ANSWER:
+        raise LeftOut("no boxed answer")
+    if not solution:
+        raise LeftOut("no answer")
+    return {"question": row["question"], "answer": solution, "family": str(row["cot_type"])} | _given(row)
+
+
+def _choice(row: Row) -> dict[str, Any]:
+    """The question with its choices below, one a line behind its letter; the answer is the letter."""
+    choices = row.get("choices", row.get("options"))
+    labels, texts = _choices(choices)
+    key = next((row[name] for name in ("answerkey", "answer", "answer_index") if name in row), None)
+    lines = [f"{label}) {text}" for label, text in zip(labels, texts, strict=True)]
+    question = (
+        f"{_text(row, 'question').rstrip()}\n\n" + "\n".join(lines) + "\n\nAnswer with the letter of the right choice."
+    )
+    family = next((row[name] for name in ("family", "subject", "category") if row.get(name)), "choice")
+    return _own(row) | {"question": question, "answer": _label(key, labels, texts), "family": family}
+
+
+def _choices(choices: Any) -> tuple[list[str], list[str]]:
+    if isinstance(choices, dict) and {"text", "label"} <= choices.keys():
+        labels, texts = choices["label"], choices["text"]
+    else:
+        texts = choices
+        labels = list(_LETTERS[: len(texts)]) if isinstance(texts, list) else None
+    if not isinstance(texts, list) or not isinstance(labels, list) or not 2 <= len(texts) == len(labels):
+        raise InputError(
+            f"choices ({choices!r}) must be a list of at least 2 texts, or hold a 'text' and a 'label' for each"
+        )
+    return [str(label) for label in labels], [str(text) for text in texts]
+
+
+def _label(key: Any, labels: list[str], texts: list[str]) -> str:
+    """A key is a label, a position from 0, or the text of a choice."""
+    if isinstance(key, str) and key.strip().strip("()") in labels:
+        return key.strip().strip("()")
+    if isinstance(key, (int, str)) and not isinstance(key, bool) and str(key).isdigit() and int(key) < len(labels):
+        return labels[int(key)]
+    if texts.count(str(key)) == 1:
+        return labels[texts.index(str(key))]
+    raise InputError(
+        f"answer ({key!r}) must be the label, the position from 0 or the text of one of the choices {labels}"
+    )
+
+
+def _alpaca(row: Row) -> dict[str, Any]:
+    instruction, given, output = (_text(row, name).strip() for name in ("instruction", "input", "output"))
+    answer = without_thought(output)
+    if not answer:
+        raise LeftOut("no answer")
+    history = [{"role": "system", "content": row["system"]}] if row.get("system") else []
+    return {"question": f"{instruction}\n\n{given}".strip(), "answer": answer, "history": history} | _given(row)
+
+
+def _messages(column: str) -> Callable[[Row], dict[str, Any]]:
+    def read(row: Row) -> dict[str, Any]:
+        return from_messages(row[column], row.get("system")) | _given(row)
+
+    return read
+
+
+def _text(row: Row, column: str) -> str:
+    value = row.get(column, "")
+    if not isinstance(value, str):
+        raise InputError(f"{column} ({value!r}) must be a text")
+    return value
+
+
+_WORKED = ("problem", "answer", "solution", "split")
+_MARKS = ("question_type", "problem_is_valid")
+_CHOICE = ("question", "answer", "family", "subject", "category", "split", "id")
+
+FORMS = (
+    Form(
+        name="multiple choice",
+        known_by=("question", "choices", "answerkey"),
+        uses=(*_CHOICE, "choices", "answerkey"),
+        read=_choice,
+    ),
+    Form(name="multiple choice", known_by=("question", "choices", "answer"), uses=(*_CHOICE, "choices"), read=_choice),
+    Form(
+        name="multiple choice",
+        known_by=("question", "options", "answer"),
+        uses=(*_CHOICE, "options"),
+        read=_choice,
+    ),
+    Form(
+        name="s1K",
+        known_by=("question", "solution", "cot_type"),
+        uses=("question", "solution", "cot_type", "split"),
+        read=_s1k,
+    ),
+    Form(name="GSM8K", known_by=("question", "answer"), uses=OWN_COLUMNS, read=_gsm8k, fits=_ends_in_hashes),
+    Form(name="question and answer", known_by=("question", "answer"), uses=OWN_COLUMNS, read=_own),
+    Form(
+        name="OpenR1-Math",
+        known_by=("problem", "solution", "generations"),
+        uses=(*_WORKED, *_MARKS, "problem_type", "source"),
+        read=_worked("openr1-math", "problem_type", "source"),
+    ),
+    Form(
+        name="MATH",
+        known_by=("problem", "solution", "level"),
+        uses=(*_WORKED, "subject", "type"),
+        read=_worked("math", "subject", "type"),
+    ),
+    Form(
+        name="NuminaMath",
+        known_by=("problem", "solution", "source"),
+        uses=(*_WORKED, *_MARKS, "source"),
+        read=_worked("numina-math", "source"),
+    ),
+    Form(name="AIME", known_by=("problem", "answer"), uses=_WORKED, read=_aime, fits=_is_aime),
+    Form(name="problem and answer", known_by=("problem", "answer"), uses=(*_WORKED, *_MARKS), read=_worked("user")),
+    Form(name="problem and solution", known_by=("problem", "solution"), uses=(*_WORKED, *_MARKS), read=_worked("user")),
+    Form(
+        name="Alpaca",
+        known_by=("instruction", "output"),
+        uses=("instruction", "input", "output", "system", "split"),
+        read=_alpaca,
+    ),
+    Form(
+        name="ShareGPT",
+        known_by=("conversations",),
+        uses=("conversations", "system", "split"),
+        read=_messages("conversations"),
+    ),
+    Form(name="messages", known_by=("messages",), uses=("messages", "system", "split"), read=_messages("messages")),
+)
+"""Tried in this order: what has more telling columns stands before what shares them."""

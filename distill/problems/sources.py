@@ -1,0 +1,135 @@
+"""Where a user's problems lie: a file, a folder of files, a folder that `save_to_disk` wrote, or a data set of the hub.
+
+A folder of files is read as the hub reads a repository: a file belongs to the split that its name, or else the folder
+around it, says. Data sets of the hub are loaded by `datasets`, which runs no code of theirs.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from distill.problems.files import SUFFIXES, Part, Row, file_parts
+from distill.problems.splits import split_named
+from toolkit.errors import InputError, MissingExtra
+from toolkit.ledger import PROBLEMS
+from toolkit.runs import MANIFEST
+
+if TYPE_CHECKING:
+    from datasets import Dataset, DatasetDict
+
+HUB_ID = re.compile(r"(?P<name>[\w.-]+/[\w.-]+)(?::(?P<config>[\w.-]+))?")
+HUB_TIMEOUT_S = 10
+ABOUT_DATA = ("dataset_info.json", "dataset_infos.json", "state.json", MANIFEST)
+"""Files beside data files that describe them."""
+
+
+def parts_of(place: Path) -> tuple[list[Part], list[str]]:
+    """The parts of a user's problems, and what must be said about the choice of them.
+
+    `place` is a file, a folder, or as a hub id `owner/name` or `owner/name:config`. Raises `InputError` where it is
+    none of them or cannot be read.
+    """
+    if place.is_dir():
+        return _folder_parts(place)
+    if place.exists() or place.suffix.lower() in (*SUFFIXES, ".gz"):
+        return file_parts(place)
+    hub_id = HUB_ID.fullmatch(place.as_posix())
+    if not hub_id:
+        raise InputError(f"{place} must be a file, a folder, or a data set's id (owner/name); it is missing")
+    return _dataset_parts(_from_hub(hub_id["name"], hub_id["config"]), place.as_posix()), []
+
+
+def _folder_parts(folder: Path) -> tuple[list[Part], list[str]]:
+    if (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file():
+        return _dataset_parts(_from_disk(folder), str(folder)), []
+    if (folder / PROBLEMS).is_file() and (folder / MANIFEST).is_file():
+        parts, notes = file_parts(folder / PROBLEMS)
+        return parts, [*notes, f"{folder} is a run's folder: taken is its {PROBLEMS}"]
+    every = sorted(path for path in folder.rglob("*") if path.is_file() and not _describes(path, folder))
+    files = [path for path in every if _holds_rows(path)]
+    if not files:
+        raise InputError(
+            f"{folder} must hold data files ({', '.join(SUFFIXES)}) or what `save_to_disk` wrote; it holds neither"
+        )
+    found: list[Part] = []
+    said = []
+    if others := [path.relative_to(folder).as_posix() for path in every if path not in files]:
+        said.append(f"files of other kinds in {folder}, not read: {len(others)}, such as {others[0]}")
+    for path in files:
+        parts, notes = file_parts(path)
+        said += notes
+        found += [Part(name=part.name or _split_in(path, folder), rows=part.rows) for part in parts]
+    if any(split_named(part.name) for part in found):
+        return found, said
+    return [Part(name="", rows=part.rows) for part in found], said
+
+
+def _describes(path: Path, folder: Path) -> bool:
+    """Whether a file is hidden, or about the data and not of it."""
+    hidden = any(name.startswith((".", "_")) for name in path.relative_to(folder).parts)
+    return hidden or path.name in ABOUT_DATA or path.suffix.lower() in ("", ".md")
+
+
+def _holds_rows(path: Path) -> bool:
+    suffix = Path(path.stem).suffix if path.suffix.lower() == ".gz" else path.suffix
+    return suffix.lower() in SUFFIXES
+
+
+def _split_in(path: Path, folder: Path) -> str:
+    """The name that says the split of a file: its own, or that of the nearest folder that says one."""
+    relative = path.relative_to(folder)
+    names = [relative.name.split(".")[0], *(parent.name for parent in relative.parents)]
+    return next((name for name in names if split_named(name)), relative.as_posix())
+
+
+def _from_disk(folder: Path) -> Dataset | DatasetDict:
+    try:
+        from datasets import load_from_disk
+    except ImportError as error:
+        raise MissingExtra("datasets", "distill") from error
+    try:
+        return load_from_disk(str(folder))
+    except Exception as error:  # pyarrow, json and datasets each raise their own
+        raise InputError(f"{folder} must be a dataset that `save_to_disk` wrote: {_line(error)}") from error
+
+
+def _from_hub(name: str, config: str | None) -> Dataset | DatasetDict:
+    os.environ.setdefault("HF_HUB_ETAG_TIMEOUT", str(HUB_TIMEOUT_S))
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    try:
+        from datasets import load_dataset
+        from huggingface_hub import HfApi
+        from huggingface_hub.errors import OfflineModeIsEnabled
+    except ImportError as error:
+        raise MissingExtra("datasets", "distill") from error
+    try:
+        with suppress(OfflineModeIsEnabled):  # then what was downloaded before is read
+            HfApi().dataset_info(name, timeout=HUB_TIMEOUT_S)  # one try, where load_dataset would make many
+        return load_dataset(name, config)
+    except Exception as error:  # datasets, huggingface_hub and the HTTP client each raise their own
+        raise InputError(
+            f"{name} is no file or folder here, and cannot be loaded from the Hugging Face hub: {_line(error)}; give a file, "
+            "a folder or the id of a data set (owner/name, or owner/name:config)"
+        ) from error
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _dataset_parts(dataset: Dataset | DatasetDict, name: str) -> list[Part]:
+    from datasets import DatasetDict
+
+    if isinstance(dataset, DatasetDict):
+        return [Part(name=split, rows=_rows(part, f"{name} {split}")) for split, part in dataset.items()]
+    return [Part(name="", rows=_rows(dataset, name))]
+
+
+def _rows(dataset: Any, where: str) -> Iterator[Row]:
+    for number, values in enumerate(dataset, start=1):
+        yield Row(where=f"{where} row {number}", values=dict(values))
