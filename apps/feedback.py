@@ -44,7 +44,7 @@ def keep(folder: Path, conversation: Conversation, turn: Turn, *, teacher: str, 
         folder.mkdir(parents=True, exist_ok=True)
         history = conversation.history(turn)
         problem = Problem.create(family=FAMILY, question=turn.question, answer=answer.strip(), history=history)
-        _set_problem(folder / PROBLEMS, problem)
+        problem = _set_problem(folder / PROBLEMS, problem)
         trace = _trace(turn, problem, _samples(folder / TRACES, problem), teacher, answer.strip(), reasoning.strip())
         with AppendLog(folder / TRACES) as traces:
             traces.append(trace)
@@ -53,12 +53,18 @@ def keep(folder: Path, conversation: Conversation, turn: Turn, *, teacher: str, 
     return trace
 
 
-def _set_problem(path: Path, problem: Problem) -> None:
-    """Add a problem or give the one with its question the new answer: by one rename, whole or not at all."""
+def _set_problem(path: Path, problem: Problem) -> Problem:
+    """Add a problem or give the one with its question the new answer: by one rename, whole or not at all.
+
+    Returns it, with an id of its own where another question differs in case or white space alone.
+    """
     known = {kept.id: kept for kept in read_records(path, Problem)} if path.exists() else {}
+    if problem.id in known and known[problem.id].exact_text != problem.exact_text:
+        problem = problem.set_apart()
     aside = path.with_suffix(".partial")
     write_records(aside, list((known | {problem.id: problem}).values()))
     aside.replace(path)
+    return problem
 
 
 def _samples(path: Path, problem: Problem) -> int:

@@ -13,7 +13,7 @@ import os
 import time
 import unicodedata
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from difflib import get_close_matches
 from pathlib import Path
 from types import TracebackType
@@ -78,6 +78,13 @@ class Asked(Record):
         """The question as text, below what was said before it."""
         return "\n\n".join([*(f"{said['role']}: {said['content']}" for said in self.history), self.question])
 
+    @property
+    def exact_text(self) -> str:
+        """What tells one question from another: the messages without white space around them and at the ends of lines."""
+        texts = [text for message in self.messages for text in (message["role"], message["content"])]
+        lines = [[line.rstrip() for line in text.strip().splitlines()] for text in texts]
+        return unicodedata.normalize("NFC", json.dumps(lines, ensure_ascii=False))
+
 
 @dataclass(frozen=True, kw_only=True)
 class Problem(Asked):
@@ -123,6 +130,11 @@ class Problem(Asked):
             metadata=metadata or {},
             split=split,
         )
+
+    def set_apart(self) -> Self:
+        """The same with the id that it has beside another question that differs in case or white space alone."""
+        exact = hashlib.sha256(self.exact_text.encode()).hexdigest()[:8]
+        return replace(self, id=f"{content_hash(self.transcript)}-{exact}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -71,8 +71,10 @@ def _content(content: Any) -> str:
         if any(chunk.get("type", "text") != "text" for chunk in content):
             raise LeftOut("images or sound")
         return "".join(str(chunk.get("text", "")) for chunk in content)
+    if content is None:
+        return ""
     if not isinstance(content, str):
-        raise InputError(f"a message's content ({content!r:.80}) must be a text")
+        raise InputError(f"message's content ({content!r:.80}) must be a text")
     return content
 
 

@@ -25,6 +25,8 @@ from toolkit.errors import InputError, MissingExtra
 TEXT_SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv")
 SUFFIXES = (*TEXT_SUFFIXES, ".parquet")
 BOM = "\ufeff"
+NO_VALUES = ("", "nan", "NaN", "<NA>", "#N/A", "null", "NULL")
+"""Cells of a table that stand for no value, as programs write them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -206,7 +208,7 @@ def _table_rows(path: Path, kind: str) -> Iterator[Row]:
 
 def _cells(names: list[str], cells: list[str], where: str) -> dict[str, Any]:
     """Cells by column; those of `history` and `metadata`, and lists or objects of `choices`, are JSON."""
-    values: dict[str, Any] = {name: cell for name, cell in zip(names, cells, strict=True) if cell}
+    values: dict[str, Any] = {name: cell for name, cell in zip(names, cells, strict=True) if cell not in NO_VALUES}
     for name in ("history", "metadata", "choices", "options", "messages", "conversations"):
         if name in values and values[name].lstrip()[:1] in ("[", "{"):
             values[name] = parse_json(values[name], f"{where}: its {name!r}")
@@ -214,7 +216,7 @@ def _cells(names: list[str], cells: list[str], where: str) -> dict[str, Any]:
 
 
 def _check_columns(names: Iterable[str], path: Path) -> None:
-    twice = [name for name, count in Counter(names).items() if count > 1]
+    twice = [name for name, count in Counter(names).items() if name and count > 1]
     if twice:
         raise InputError(f"{path} must have one column of each name, and has several named {twice[0]!r}; rename them")
 

@@ -7,12 +7,9 @@ question, each later one that id, a dash and a hash of its exact text. Problems 
 
 from __future__ import annotations
 
-import hashlib
-import json
-import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from distill.problems.splits import split_of
 from distill.verification.unit_tests import TESTS
@@ -54,7 +51,7 @@ def merge(found: Sequence[Found], *, leave_conflicts_out: bool) -> Merged:
     kept: dict[str, Found] = {}
     conflicts: set[str] = set()
     for new in found:
-        exact = exact_text(new.problem)
+        exact = new.problem.exact_text
         old = kept.setdefault(exact, new)
         if old is new:
             continue
@@ -77,13 +74,6 @@ def merge(found: Sequence[Found], *, leave_conflicts_out: bool) -> Merged:
     problems = _with_ids(_without_leaks(kept.values(), left_out))
     variants = sum("-" in problem.id for problem in problems)
     return Merged(problems=problems, merged=merged, left_out=left_out, variants=variants)
-
-
-def exact_text(problem: Problem) -> str:
-    """The conversation up to the answer, apart from white space around it, ends of lines and Unicode's own variants."""
-    texts = [part for message in problem.messages for part in (message["role"], message["content"])]
-    lines = [[line.rstrip() for line in text.strip().splitlines()] for text in texts]
-    return unicodedata.normalize("NFC", json.dumps(lines, ensure_ascii=False))
 
 
 def _mean_the_same(old: Problem, new: Problem) -> bool:
@@ -134,19 +124,11 @@ def _with_ids(found: list[Found]) -> list[Problem]:
     """Problems whose ids differ: an id that a row carries is kept where it is one that its question may have."""
     given: dict[str, str] = {}
     for one in found:
-        if one.id in (one.problem.id, _own_id(one.problem)):
-            given.setdefault(one.id, exact_text(one.problem))
+        if one.id in (one.problem.id, one.problem.set_apart().id):
+            given.setdefault(one.id, one.problem.exact_text)
     problems = []
     for one in found:
-        exact, plain, own = exact_text(one.problem), one.problem.id, _own_id(one.problem)
-        chosen = own if given.get(own) == exact else plain
-        if given.setdefault(chosen, exact) != exact:
-            chosen = own
-            given[own] = exact
-        problems.append(replace(one.problem, id=chosen))
+        exact, apart = one.problem.exact_text, one.problem.set_apart()
+        is_first = given.get(apart.id) != exact and given.setdefault(one.problem.id, exact) == exact
+        problems.append(one.problem if is_first else apart)
     return problems
-
-
-def _own_id(problem: Problem) -> str:
-    """The id of a question that shares its folded text with another one."""
-    return f"{problem.id}-{hashlib.sha256(exact_text(problem).encode()).hexdigest()[:8]}"

@@ -78,6 +78,10 @@ def problem_of(own: Mapping[str, Any], part_split: Split | None, where: str) -> 
     if not isinstance(family, str):
         raise InputError(f"{where} is no problem: its 'family' ({family!r:.200}) must be a text")
     metadata = _metadata(own.get("metadata"), where)
+    if TESTS in own and check_tests(own[TESTS]) is None:
+        raise InputError(
+            f"{where} is no problem: its 'tests' must stand in its 'metadata', where code problems have them"
+        )
     try:
         history = _without_nulls(own.get("history") or [])
         split = _split(own.get("split"), part_split)

@@ -104,14 +104,16 @@ def _own_values(row: Row, reading: Reading) -> tuple[str, tuple[str, ...], Mappi
         used = (*OWN_COLUMNS, *(name if name in values else name.split(".")[0] for name in named))
         return f"{named[0]} and {named[1]}", used, named_columns(row.values, reading, row.where)
     lower = {column.lower(): column for column in values}
-    plain = {name: values[column] for name, column in lower.items()} if len(lower) == len(values) else values
+    if len(lower) < len(values):
+        lower = {column: column for column in values}
+    plain = {name: values[column] for name, column in lower.items()}
     form = form_of(plain)
     if form is None:
         if "question" in plain or "answer" in plain:  # one of our own fields is missing, which its check names
             _refuse_misspelt(row)
             return "question and answer", OWN_COLUMNS, plain
         raise InputError(
-            f"{row.where} is no problem: its columns ({', '.join(row.values)}) must be those of a known form "
+            f"{row.where} is no problem: its columns with a value ({', '.join(values)}) must be those of a known form "
             f"({', '.join(dict.fromkeys(form.name for form in FORMS))}); name them with --question-field and --answer-field"
         )
     try:
@@ -140,7 +142,9 @@ def _summary(place: Path, seen: _Seen, merged: Merged) -> str:
     if 0 < own < len(problems):
         whose = f"{own} by the data set's own splits, the others by the hash of the question"
     splits = ", ".join(f"{counts[split]} {split}" for split in SPLITS if counts[split])
-    text = f"{len(problems)} of {seen.rows} rows in {place}, read as {forms or 'no form'}; {splits or 'none'} ({whose})"
+    text = f"{len(problems)} of {seen.rows} rows in {place}"
+    if problems:
+        text += f", read as {forms}; {splits} ({whose})"
     return text + _reasons(seen, merged)
 
 

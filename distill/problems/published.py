@@ -18,6 +18,7 @@ from typing import Any
 
 from distill.problems.conversations import LeftOut, from_messages, without_thought
 from distill.problems.own_form import OWN_COLUMNS
+from distill.verification.unit_tests import TESTS
 from toolkit.errors import InputError
 
 Row = Mapping[str, Any]
@@ -83,7 +84,7 @@ def _is_aime(row: Row) -> bool:
 
 
 def _own(row: Row) -> dict[str, Any]:
-    return {key: row[key] for key in OWN_COLUMNS if key in row}
+    return {key: row[key] for key in (*OWN_COLUMNS, TESTS) if key in row}
 
 
 def _gsm8k(row: Row) -> dict[str, Any]:
@@ -150,28 +151,39 @@ def _choice(row: Row) -> dict[str, Any]:
 
 
 def _choices(choices: Any) -> tuple[list[str], list[str]]:
+    """Labels and texts: of a list of texts the letters, of an object its two lists or its keys and values."""
+    labels, texts = list(_LETTERS), choices
     if isinstance(choices, dict) and {"text", "label"} <= choices.keys():
         labels, texts = choices["label"], choices["text"]
-    else:
-        texts = choices
-        labels = list(_LETTERS[: len(texts)]) if isinstance(texts, list) else None
+    elif isinstance(choices, dict):
+        given = {label: text for label, text in choices.items() if text is not None}
+        labels, texts = list(given), list(given.values())
+    if isinstance(choices, list):
+        labels = labels[: len(choices)]
     if not isinstance(texts, list) or not isinstance(labels, list) or not 2 <= len(texts) == len(labels):
-        raise InputError(
-            f"choices ({choices!r}) must be a list of at least 2 texts, or hold a 'text' and a 'label' for each"
-        )
+        raise InputError(f"choices ({choices!r}) must be a list of at least 2 texts, or give a label for each of them")
     return [str(label) for label in labels], [str(text) for text in texts]
 
 
 def _label(key: Any, labels: list[str], texts: list[str]) -> str:
-    """A key is a label, a position from 0, or the text of a choice."""
-    if isinstance(key, str) and key.strip().strip("()") in labels:
-        return key.strip().strip("()")
-    if isinstance(key, (int, str)) and not isinstance(key, bool) and str(key).isdigit() and int(key) < len(labels):
-        return labels[int(key)]
-    if texts.count(str(key)) == 1:
-        return labels[texts.index(str(key))]
+    """A number is a position from 0; a text is a label, as `B`, `(B)`, `B.` or `B) Paris`, or the text of a choice."""
+    if isinstance(key, int) and not isinstance(key, bool) and 0 <= key < len(labels):
+        return labels[key]
+    told = str(key).strip().casefold()
+    by_label, by_text, by_position = set(), set(), set()
+    for position, (label, text) in enumerate(zip(labels, texts, strict=True)):
+        shapes = {f"{before}{label}{after}" for before in ("", "(") for after in ("", ")", ".", ":")}
+        if told in {shape.casefold() for shape in shapes | {f"{shape} {text}" for shape in shapes}}:
+            by_label.add(label)
+        if told == text.strip().casefold():
+            by_text.add(label)
+        if told == str(position):
+            by_position.add(label)
+    for found in (by_label, by_text | by_position):
+        if len(found) == 1:
+            return found.pop()
     raise InputError(
-        f"answer ({key!r}) must be the label, the position from 0 or the text of one of the choices {labels}"
+        f"answer ({key!r}) must say one of the choices ({', '.join(labels)}) by its label, its position from 0 or its text"
     )
 
 

@@ -47,6 +47,9 @@ def parts_of(place: Path) -> tuple[list[Part], list[str]]:
 def _folder_parts(folder: Path) -> tuple[list[Part], list[str]]:
     if (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file():
         return _dataset_parts(_from_disk(folder), str(folder)), []
+    saved = sorted(path.parent for path in folder.glob("*/state.json"))
+    if saved:
+        return [Part(name=path.name, rows=_rows(_from_disk(path), str(path))) for path in saved], []
     if (folder / PROBLEMS).is_file() and (folder / MANIFEST).is_file():
         parts, notes = file_parts(folder / PROBLEMS)
         return parts, [*notes, f"{folder} is a run's folder: taken is its {PROBLEMS}"]

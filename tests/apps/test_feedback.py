@@ -10,7 +10,7 @@ import pytest
 from apps.conversation import Conversation, Turn
 from apps.feedback import PROBLEMS, TRACES, keep, turn_of_message
 from toolkit.errors import InputError
-from toolkit.records import Example, Trace, read_records
+from toolkit.records import Example, Problem, Trace, read_records
 
 
 def asked(*pairs: tuple[str, str]) -> Conversation:
@@ -116,3 +116,13 @@ def test_a_message_belongs_to_the_turn_that_it_is_shown_for() -> None:
     assert [turn_of_message(conversation, index) for index in range(5)] == [first, first, first, second, second]
     with pytest.raises(InputError, match="message 6 must be one of the conversation's 5"):
         turn_of_message(conversation, 5)
+
+
+def test_questions_that_differ_in_case_are_kept_beside_each_other(tmp_path: Path) -> None:
+    for question, answer in (("First letter of Polish?", "P"), ("First letter of polish?", "p")) * 2:
+        kept(tmp_path, asked((question, answer)), answer=answer, reasoning="Look.")
+    problems, traces = read_records(tmp_path / PROBLEMS, Problem), read_records(tmp_path / TRACES, Trace)
+    assert [problem.answer for problem in problems] == ["P", "p"]
+    assert [(trace.problem_id, trace.sample) for trace in traces] == [
+        (problem.id, sample) for sample in (0, 1) for problem in problems
+    ]

@@ -22,6 +22,7 @@ from toolkit.errors import InputError
 from toolkit.records import Problem
 
 ROWS = [{"question": f"What is {i} + {i}?", "answer": str(2 * i)} for i in range(10, 16)]
+QUESTIONS = [row["question"] for row in ROWS]
 PAIRS = [(row["question"], row["answer"]) for row in ROWS]
 
 
@@ -63,6 +64,7 @@ WRITERS: dict[str, Callable[[Path], Any]] = {
     "list.json.gz": lambda path: path.write_bytes(gzip.compress(json.dumps(ROWS).encode())),
     "mine.csv": lambda path: path.write_text(table(ROWS, ",")),
     "excel.csv": lambda path: path.write_bytes(b"\xef\xbb\xbf" + table(ROWS, ";").replace("\n", "\r\n").encode()),
+    "padded.csv": lambda path: path.write_text(table(ROWS, ",").replace("\n", ",,\n")),
     "mine.tsv": lambda path: path.write_text(table(ROWS, "\t")),
     "mine.csv.gz": lambda path: path.write_bytes(gzip.compress(table(ROWS, ",").encode())),
     "mine.parquet": write_parquet,
@@ -129,6 +131,11 @@ BROKEN = {
     "long.csv": (b"question,answer\na,b\nWhat, then?,b\n", r"long.csv line 3 must have as many cells \(3\)"),
     "quote.csv": (b'question,answer\na,b\n"a,b\n', "quote.csv line 3 must be a row of a CSV file"),
     "columns.csv": (b"question,answer,answer\na,b,c\n", "one column of each name, and has several named 'answer'"),
+    "nan.csv": (b"question,answer\na,NaN\n", r"line 2 is no problem: its 'answer' \(None\)"),
+    "tests.jsonl": (
+        b'{"question": "a", "answer": "b", "tests": [{"stdin": "1", "stdout": "1"}]}',
+        "line 1 is no problem: its 'tests' must stand in its 'metadata'",
+    ),
     "cell.csv": (b"question,answer\na,\n", r"line 2 is no problem: its 'answer' \(None\)"),
     "torn.parquet": (b"PAR1" + b"\0" * 40, "must be a whole parquet file"),
     "empty.parquet": (b"", "must be a whole parquet file"),
@@ -177,7 +184,7 @@ def test_a_folder_of_files_has_the_splits_that_their_names_say(
     (tmp_path / "README.md").write_text("# Data\n")
     (tmp_path / "notes.txt").write_text("See README.\n")
     problems = {problem.question: split_of(problem) for problem in read_problems(tmp_path)}
-    assert list(map(problems.get, (row["question"] for row in ROWS))) == ["train"] * 3 + ["validation"] + ["test"] * 2
+    assert list(map(problems.get, QUESTIONS)) == ["train"] * 3 + ["validation"] + ["test"] * 2
     said = capsys.readouterr().err
     assert "3 train, 1 validation, 2 test (by the data set's own splits)" in said
     assert "not read: 1, such as notes.txt" in said
@@ -187,9 +194,12 @@ def test_splits_of_a_json_object_and_of_a_dataset_are_kept(tmp_path: Path) -> No
     splits = {"train": ROWS[:3], "valid": ROWS[3:4], "test": ROWS[4:]}
     (tmp_path / "mine.json").write_text(json.dumps(splits))
     save(tmp_path / "dataset", splits)
-    for name in ("mine.json", "dataset"):
+    save(tmp_path / "parts", splits)
+    (tmp_path / "parts" / "dataset_dict.json").unlink()
+    for name in ("mine.json", "dataset", "parts"):
         problems = read_problems(tmp_path / name)
-        assert [problem.split for problem in problems] == ["train"] * 3 + ["validation"] + ["test"] * 2
+        split_of_question = {problem.question: problem.split for problem in problems}
+        assert list(map(split_of_question.get, QUESTIONS)) == ["train"] * 3 + ["validation"] + ["test"] * 2
 
 
 def test_a_part_that_names_no_split_beside_others_is_refused(

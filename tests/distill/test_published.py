@@ -175,10 +175,39 @@ def test_choices_stand_below_their_question(tmp_path: Path) -> None:
         "Capital of France?\n\nA) Rome\nB) Paris\nC) Bonn\nD) Oslo\n\nAnswer with the letter of the right choice."
     )
     assert problem.family == "geography"
-    with pytest.raises(InputError, match=r"line 1 is no problem: its answer \(7\) must be the label, the position"):
+    with pytest.raises(InputError, match=r"line 1 is no problem: its answer \(7\) must say one of the choices"):
         problem_in([MMLU[0] | {"answer": 7}], tmp_path)
     with pytest.raises(InputError, match=r"its choices \('Rome'\) must be a list of at least 2 texts"):
         problem_in([MMLU[0] | {"choices": "Rome"}], tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("choices", "key", "label"),
+    [
+        (["Rome", "Paris"], "b", "B"),
+        (["Rome", "Paris"], "(B)", "B"),
+        (["Rome", "Paris"], "B. Paris", "B"),
+        (["Rome", "Paris"], "paris", "B"),
+        (["Rome", "Paris"], "1", "B"),
+        (["1", "2", "3"], "3", "C"),
+        (["1", "2", "3"], 1, "B"),
+        ({"A": "Rome", "B": "Paris", "C": None}, "Paris", "B"),
+        (["1", "2", "3"], "2", None),
+        (["Rome", "Rome"], "Rome", None),
+        (["Rome", "Paris"], True, None),
+        (["Rome", "Paris"], 2, None),
+        (["Rome"], 0, None),
+    ],
+)
+def test_the_right_choice_is_found_however_it_is_named(
+    choices: Any, key: Any, label: str | None, tmp_path: Path
+) -> None:
+    rows = [{"question": "Which?", "choices": choices, "answer": key}]
+    if label is not None:
+        assert problem_in(rows, tmp_path).answer == label
+    else:
+        with pytest.raises(InputError, match=r"line 1 is no problem: its (answer|choices)"):
+            problem_in(rows, tmp_path)
 
 
 def test_the_last_question_of_a_conversation_follows_what_was_said(tmp_path: Path) -> None:
