@@ -52,8 +52,9 @@ def traces(options: Options) -> Result:
     from toolkit.runs import Stage, finish, is_complete, partial_folder, read_manifest
 
     teacher, sampling = find_respondent(options.teacher, *_decoder_options(options)), _sampling(options)
+    reading = _reading(options)
     if options.problems is not None:
-        problems = _without_own_test(_given_problems(options))
+        problems = _without_own_test(_given_problems(options.problems, reading))
     else:
         problems = make_problems("train", options.per_family, options.seed)
     stage = Stage(
@@ -106,7 +107,8 @@ def eval(options: Options) -> Result:
     models = [find_respondent(options.model, *_decoder_options(options))]
     models += [find_respondent(model, open_decoder) for model in options.against]
     config = EvalConfig(sampling=_sampling(options), samples=options.samples, batch_size=options.batch_size)
-    problems = _given_problems(options) if options.problems is not None else ledger_problems()
+    reading = _reading(options)
+    problems = _given_problems(options.problems, reading) if options.problems is not None else ledger_problems()
     if options.against:
         out = options.out or Path("runs/compare")
         comparison = compare_models(models, problems, config, out)
@@ -168,18 +170,21 @@ def _allow_unsafe(options: Options) -> None:
         allow_unsafe()
 
 
-def _given_problems(options: Options) -> list[Problem]:
+def _given_problems(place: Path, reading: Reading) -> list[Problem]:
     from distill.problems.problem_set import read_problems
 
-    return read_problems(options.problems, _reading(options))
+    return read_problems(place, reading)
 
 
 def _reading(options: Options) -> Reading:
     from distill.problems.own_form import Reading
 
-    return Reading(
+    reading = Reading(
         question_field=options.question_field, answer_field=options.answer_field, conflicts=options.conflicts
     )
+    if options.problems is None and reading != Reading():
+        raise InputError("--question-field, --answer-field and --conflicts say how --problems is read; give --problems")
+    return reading
 
 
 def _without_own_test(problems: list[Problem]) -> list[Problem]:

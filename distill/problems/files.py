@@ -10,7 +10,6 @@ from __future__ import annotations
 import csv
 import gzip
 import json
-import sys
 import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -185,7 +184,7 @@ def _table_rows(path: Path, kind: str) -> Iterator[Row]:
     lines = _lines(path)
     *empty, header = list(_until_text(lines)) or [""]
     delimiter = "\t" if kind == ".tsv" else max(",;\t", key=header.count)
-    csv.field_size_limit(sys.maxsize)
+    csv.field_size_limit(2**31 - 1)
     reader = csv.reader(chain(empty, [header], lines), delimiter=delimiter, strict=True)
     number = 0
     try:

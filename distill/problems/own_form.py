@@ -115,7 +115,8 @@ def _metadata(value: Any, where: str) -> dict[str, Any]:
         metadata[TESTS] = _tests(metadata[TESTS])
         if wrong := check_tests(metadata[TESTS]):
             raise InputError(f"{where} is no problem: its metadata's 'tests' {wrong}")
-    return metadata
+    texts: dict[str, Any] = json.loads(json.dumps(metadata, default=str))  # a date of a parquet file is its text
+    return texts
 
 
 def _tests(tests: Any) -> Any:

@@ -142,6 +142,8 @@ def _choice(row: Row) -> dict[str, Any]:
     choices = row.get("choices", row.get("options"))
     labels, texts = _choices(choices)
     key = next((row[name] for name in ("answerkey", "answer", "answer_index") if name in row), None)
+    if key is None or key == -1 or not str(key).strip():
+        raise LeftOut("no answer")  # as in the test parts of data sets that keep their answers back
     lines = [f"{label}) {text}" for label, text in zip(labels, texts, strict=True)]
     question = (
         f"{_text(row, 'question').rstrip()}\n\n" + "\n".join(lines) + "\n\nAnswer with the letter of the right choice."
@@ -212,21 +214,16 @@ def _text(row: Row, column: str) -> str:
 
 _WORKED = ("problem", "answer", "solution", "split")
 _MARKS = ("question_type", "problem_is_valid")
-_CHOICE = ("question", "answer", "family", "subject", "category", "split", "id")
 
 FORMS = (
-    Form(
-        name="multiple choice",
-        known_by=("question", "choices", "answerkey"),
-        uses=(*_CHOICE, "choices", "answerkey"),
-        read=_choice,
-    ),
-    Form(name="multiple choice", known_by=("question", "choices", "answer"), uses=(*_CHOICE, "choices"), read=_choice),
-    Form(
-        name="multiple choice",
-        known_by=("question", "options", "answer"),
-        uses=(*_CHOICE, "options"),
-        read=_choice,
+    *(
+        Form(
+            name="multiple choice",
+            known_by=("question", choices),
+            uses=(*OWN_COLUMNS, "subject", "category", "answerkey", "answer_index", choices),
+            read=_choice,
+        )
+        for choices in ("choices", "options")
     ),
     Form(
         name="s1K",

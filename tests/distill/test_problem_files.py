@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -159,6 +160,13 @@ def test_missing_cells_of_a_parquet_file_are_named(tmp_path: Path) -> None:
     write_parquet(tmp_path / "null.parquet", [{"question": "a", "answer": "b"}, {"question": None, "answer": "b"}])
     with pytest.raises(InputError, match=r"null.parquet row 2 is no problem: its 'question' \(None\)"):
         read_problems(tmp_path / "null.parquet")
+
+
+def test_a_date_in_the_metadata_is_its_text(tmp_path: Path) -> None:
+    rows = [{"question": "When?", "answer": date(2024, 2, 29), "metadata": {"asked": date(2025, 1, 1)}}]
+    write_parquet(tmp_path / "dates.parquet", rows)
+    (problem,) = read_problems(tmp_path / "dates.parquet")
+    assert (problem.answer, problem.metadata) == ("2024-02-29", {"asked": "2025-01-01"})
 
 
 def test_columns_of_one_name_in_a_parquet_file_are_refused(tmp_path: Path) -> None:

@@ -177,6 +177,14 @@ def test_choices_stand_below_their_question(tmp_path: Path) -> None:
     assert problem.family == "geography"
     with pytest.raises(InputError, match=r"line 1 is no problem: its answer \(7\) must say one of the choices"):
         problem_in([MMLU[0] | {"answer": 7}], tmp_path)
+    unlabelled: list[dict[str, Any]] = [
+        ARC[0],
+        ARC[0] | {"question": "Which?", "answerKey": ""},
+        ARC[1] | {"answerKey": None},
+    ]
+    for suffix in ("jsonl", "parquet"):
+        assert len(read_problems(written(tmp_path, unlabelled, suffix))) == 1
+    assert len(read_problems(written(tmp_path, [MMLU[0], MMLU[1] | {"answer": -1}], "jsonl"))) == 1
     with pytest.raises(InputError, match=r"its choices \('Rome'\) must be a list of at least 2 texts"):
         problem_in([MMLU[0] | {"choices": "Rome"}], tmp_path)
 
