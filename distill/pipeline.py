@@ -170,7 +170,9 @@ def _problems(config: DistillConfig, given: list[Problem] | None) -> tuple[list[
         return make_problems("train", config.per_family, config.seed, config.families), 0
     if config.traces is not None:
         return given, sum(split_of(problem) == "test" for problem in given)  # curation drops their traces
-    problems = [problem for problem in given if split_of(problem) != "test"]
+    problems = [  # a data set's own validation part is not trained on, and nothing measures a loss on it yet
+        problem for problem in given if split_of(problem) != "test" and problem.split != "validation"
+    ]
     if not problems:
         raise InputError(
             f"{config.problems} must hold a problem outside the test split; all {len(given)} fall into it, add more"

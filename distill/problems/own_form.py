@@ -74,7 +74,7 @@ def problem_of(own: Mapping[str, Any], part_split: Split | None, where: str) -> 
                 f"{where} is no problem: its {key!r} ({own.get(key)!r:.200}) must be a text that is not empty"
             )
         texts[key] = text
-    family = "user" if own.get("family") is None else own["family"]
+    family = "user" if own.get("family") in (None, "") else own["family"]
     if not isinstance(family, str):
         raise InputError(f"{where} is no problem: its 'family' ({family!r:.200}) must be a text")
     metadata = _metadata(own.get("metadata"), where)

@@ -23,7 +23,8 @@ from toolkit.errors import InputError
 
 Row = Mapping[str, Any]
 
-_HASHES = re.compile(r"^####[ \t]*(\S.*?)\s*$", re.MULTILINE)
+_HASHES = re.compile(r"(?:^|\n)####[ \t]*(\S[^\n]*?)\s*\Z")
+"""The last line of a GSM8K solution; a heading of a Markdown text has lines below it."""
 _BOX = re.compile(r"\\(?:boxed|fbox)\s*(?:\{|(\w))")
 _AIME_ID = re.compile(r"(?:19|20)\d\d-I{1,2}-\d{1,2}")
 _NO_ANSWER = ("", "notfound", "not found")
@@ -88,7 +89,7 @@ def _own(row: Row) -> dict[str, Any]:
 
 
 def _gsm8k(row: Row) -> dict[str, Any]:
-    final = _HASHES.findall(row["answer"])[-1]
+    (final,) = _HASHES.findall(row["answer"])
     return {"family": "gsm8k"} | _own(row) | {"answer": final}
 
 

@@ -135,5 +135,9 @@ def _dataset_parts(dataset: Dataset | DatasetDict, name: str) -> list[Part]:
 
 
 def _rows(dataset: Any, where: str) -> Iterator[Row]:
-    for number, values in enumerate(dataset, start=1):
-        yield Row(where=f"{where} row {number}", values=dict(values))
+    for number in range(len(dataset)):
+        try:
+            values = dict(dataset[number])
+        except Exception as error:  # a damaged file, or a picture whose decoder is not installed
+            raise InputError(f"{where} row {number + 1} cannot be read: {_line(error)}") from error
+        yield Row(where=f"{where} row {number + 1}", values=values)

@@ -10,6 +10,7 @@ import pytest
 from datasets import Dataset
 
 from distill.problems.problem_set import read_problems
+from distill.problems.published import FORMS
 from distill.verification.verdicts import score_answer
 from toolkit.errors import InputError
 from toolkit.records import Problem
@@ -253,6 +254,19 @@ def test_a_file_may_hold_rows_of_several_forms(tmp_path: Path, capsys: pytest.Ca
     rows = [GSM8K[0], {"question": "2 + 2?", "answer": "4"}, MATH[0]]
     assert [problem.answer for problem in read_problems(written(tmp_path, rows, "jsonl"))] == ["72", "4", "2"]
     assert "read as GSM8K (1), question and answer (1), MATH (1);" in capsys.readouterr().err
+
+
+def test_a_heading_is_no_final_answer(tmp_path: Path) -> None:
+    answer = "#### Plan\nAsk.\n#### Conclusion\nIt depends."
+    assert problem_in([{"question": "What now?", "answer": answer}], tmp_path).answer == answer
+    assert problem_in([{"question": "What now?", "answer": "Ask.\r\n#### 7 \r\n"}], tmp_path).answer == "7"
+
+
+def test_each_form_stands_in_the_documents_table() -> None:
+    table = (Path(__file__).parents[2] / "docs" / "problems.md").read_text()
+    named_otherwise = {"multiple choice", "question and answer", "problem and answer", "problem and solution"}
+    assert [form.name for form in FORMS if form.name not in named_otherwise and f"| {form.name}" not in table] == []
+    assert "| others | `problem` with `answer` or `solution` |" in table
 
 
 def test_an_own_id_with_leading_zeros_is_no_answer_sheet(tmp_path: Path) -> None:

@@ -1,0 +1,32 @@
+"""A student is trained on the train part of a data set that brings splits, and on nothing else of it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from datasets import Dataset, DatasetDict
+
+from distill.pipeline import distill
+from tests.distill.test_pipeline import Reciter, no_decoder, recipe
+from toolkit.records import Example, Problem, read_records
+
+
+def test_the_parts_that_a_data_set_holds_out_are_not_trained_on(tiny_student: Path, tmp_path: Path) -> None:
+    rows = {
+        "train": [{"question": f"{i}+{i}", "answer": str(2 * i)} for i in range(10, 22)],
+        "validation": [{"question": f"{i}+{i}", "answer": str(2 * i)} for i in range(30, 34)],
+        "test": [{"question": f"{i}+{i}", "answer": str(2 * i)} for i in range(40, 50)],
+    }
+    DatasetDict({split: Dataset.from_list(part) for split, part in rows.items()}).save_to_disk(tmp_path / "dataset")
+    asked = [Problem.create(family="user", **row) for part in rows.values() for row in part]
+    out = tmp_path / "student"
+    distill(recipe(tiny_student, tmp_path / "dataset"), out, lambda folder: Reciter(folder, asked))
+    trained = {example.question for example in read_records(out / "train.jsonl", Example)}
+    assert trained == {row["question"] for row in rows["train"]}
+    kept = read_records(out / "problems.jsonl", Problem)
+    assert not {problem.question for problem in kept} & {row["question"] for row in rows["test"]}
+
+    same = [row | {"split": split} for split, part in rows.items() for row in part]
+    (tmp_path / "same.json").write_text(json.dumps(same))
+    assert distill(recipe(tiny_student, tmp_path / "same.json"), out, no_decoder) == out
