@@ -19,7 +19,11 @@ def test_the_parts_that_a_data_set_holds_out_are_not_trained_on(tiny_student: Pa
         "test": [{"question": f"{i}+{i}", "answer": str(2 * i)} for i in range(40, 50)],
     }
     DatasetDict({split: Dataset.from_list(part) for split, part in rows.items()}).save_to_disk(tmp_path / "dataset")
-    asked = [Problem.create(family="user", **row) for part in rows.values() for row in part]
+    asked = [
+        Problem.create(family="user", question=row["question"], answer=row["answer"])
+        for part in rows.values()
+        for row in part
+    ]
     out = tmp_path / "student"
     distill(recipe(tiny_student, tmp_path / "dataset"), out, lambda folder: Reciter(folder, asked))
     trained = {example.question for example in read_records(out / "train.jsonl", Example)}
