@@ -109,9 +109,10 @@ def _own_values(row: Row, reading: Reading) -> tuple[str, tuple[str, ...], Mappi
     plain = {name: values[column] for name, column in lower.items()}
     form = form_of(plain)
     if form is None:
-        if "question" in plain or "answer" in plain:  # one of our own fields is missing, which its check names
-            _refuse_misspelt(row)
-            return "question and answer", OWN_COLUMNS, plain
+        _refuse_misspelt(row)
+        columns = {column.lower() for column in row.values}
+        if {"question", "answer"} <= columns or (columns & {"question", "answer"} and columns <= {*OWN_COLUMNS}):
+            return "question and answer", OWN_COLUMNS, plain  # a field is missing, which its check names
         raise InputError(
             f"{row.where} is no problem: its columns with a value ({', '.join(values)}) must be those of a known form "
             f"({', '.join(dict.fromkeys(form.name for form in FORMS))}); name them with --question-field and --answer-field"

@@ -249,6 +249,12 @@ def test_columns_can_be_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert "not used: 'ability' (rows: 6)" in said
     with pytest.raises(InputError, match=r"line 1 .*must be those of a known form .*name them with --question-field"):
         read_problems(path)
+    path.write_text(lines([row | {"solution": "7"} for row in ROWS[:1]]).replace('"answer"', '"level"'))
+    with pytest.raises(
+        InputError, match=r"columns with a value \(question, level, solution\) must be .*--answer-field"
+    ):
+        read_problems(path)
+    path.write_text(lines(rows))
     wrong = Reading(question_field="promt", answer_field="reward.truth")
     with pytest.raises(InputError, match=r"--question-field \(promt\) must be one of .*line 1: prompt.*mean 'prompt'"):
         read_problems(path, wrong)
