@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
+import random
 import unicodedata
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from distill.problems.merging import Found, merge
 from distill.problems.own_form import Reading
 from distill.problems.problem_set import read_problems
 from distill.problems.splits import of_split, split_of
 from toolkit.cli import main
 from toolkit.errors import InputError
-from toolkit.records import Problem, content_hash, read_records, write_records
+from toolkit.records import SPLITS, Problem, content_hash, read_records, write_records
 
 
 def row(question: str, answer: Any, **others: Any) -> dict[str, Any]:
@@ -99,6 +101,25 @@ def test_a_question_in_train_and_test_stays_in_test(tmp_path: Path, capsys: pyte
     said = capsys.readouterr().err
     assert "left out: in train and in test too, where it stays (1), in train and in validation too, where it" in said
     assert [problem.question for problem in of_split(problems, "train")] == ["3 + 3?"]
+
+
+@pytest.mark.parametrize("seed", range(100))
+def test_every_row_is_kept_merged_or_left_out_and_no_question_is_trained_on_and_tested(seed: int) -> None:
+    rng = random.Random(seed)
+    texts = ["Polish?", "polish?", "POLISH?", " Polish? ", "a\n  b", "a\nb", "a  b", "Zürich?", "Zu\u0308rich?"]
+    found = []
+    for _ in range(rng.randint(1, 25)):
+        question, split = rng.choice(texts), rng.choice((None, *SPLITS))
+        answer = rng.choice("xy") if question.strip() in ("a\nb", "POLISH?") else "x"
+        problem = Problem.create(family="user", question=question, answer=answer, split=split)
+        found.append(Found(problem=problem, where="", id=""))
+    merged = merge(found, leave_conflicts_out=True)
+    assert len(found) == len(merged.problems) + merged.merged.total() + merged.left_out.total()
+    assert len({problem.id for problem in merged.problems}) == len(merged.problems)
+    for one in merged.problems:
+        for other in merged.problems:
+            if content_hash(one.question) == content_hash(other.question) and one.answer == other.answer:
+                assert split_of(one) == split_of(other)
 
 
 def test_variants_with_other_answers_stay_where_their_data_set_put_them(tmp_path: Path) -> None:
