@@ -108,7 +108,8 @@ def eval(options: Options) -> Result:
     models += [find_respondent(model, open_decoder) for model in options.against]
     config = EvalConfig(sampling=_sampling(options), samples=options.samples, batch_size=options.batch_size)
     reading = _reading(options)
-    problems = _given_problems(options.problems, reading) if options.problems is not None else ledger_problems()
+    given = None if options.problems is None else _given_problems(options.problems, reading)
+    problems = ledger_problems() if given is None else _own_test(given)
     if options.against:
         out = options.out or Path("runs/compare")
         comparison = compare_models(models, problems, config, out)
@@ -196,6 +197,15 @@ def _without_own_test(problems: list[Problem]) -> list[Problem]:
         raise InputError(
             f"some of the {len(problems)} problems must be outside the data set's test part; all are in it"
         )
+    return chosen
+
+
+def _own_test(problems: list[Problem]) -> list[Problem]:
+    """Problems to measure on: those that their data set keeps for testing, or all where it keeps none."""
+    chosen = [problem for problem in problems if problem.split == "test"]
+    if not chosen:
+        return problems
+    print(f"problems: the {len(chosen)} of the data set's test part are asked", file=sys.stderr)
     return chosen
 
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
 from datasets import Dataset, DatasetDict
 
 from distill.pipeline import distill
 from tests.distill.test_pipeline import Reciter, no_decoder, recipe
+from tests.distill.test_remote_teacher import serve_bigram
+from toolkit.cli import main
 from toolkit.records import Example, Problem, read_records
 
 
@@ -34,3 +37,21 @@ def test_the_parts_that_a_data_set_holds_out_are_not_trained_on(tiny_student: Pa
     same = [row | {"split": split} for split, part in rows.items() for row in part]
     (tmp_path / "same.json").write_text(json.dumps(same))
     assert distill(recipe(tiny_student, tmp_path / "same.json"), out, no_decoder) == out
+
+
+def test_an_evaluation_asks_the_test_part_of_a_data_set_that_has_one(
+    tiny_student: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [
+        {"question": f"{i}+{i}", "answer": str(2 * i), "split": "test" if i < 12 else "train"} for i in range(10, 15)
+    ]
+    for name, asked in (("split", ["10+10", "11+11"]), ("whole", [row["question"] for row in rows])):
+        if name == "whole":
+            rows = [{"question": row["question"], "answer": row["answer"]} for row in rows]
+        (tmp_path / "mine.json").write_text(json.dumps(rows))
+        with serve_bigram(tiny_student) as server:
+            words = ["eval", server.url, "--max-new-tokens", "2", "--problems", str(tmp_path / "mine.json")]
+            assert main([*words, "--out", str(tmp_path / name)]) == 0
+        assert ("the 2 of the data set's test part are asked" in capsys.readouterr().err) == (name == "split")
+        problems = read_records(tmp_path / name / "problems.jsonl", Problem)
+        assert [problem.question for problem in problems] == asked
