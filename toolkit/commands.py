@@ -180,14 +180,13 @@ def report(options: Options) -> Result:
 
 def demo(options: Options) -> Result:
     from distill import pipeline
-    from distill.problems.families import ledger_problems
     from toolkit import demo as line
     from toolkit.ledger import ledger_table
     from toolkit.report import REPORT
 
     out = options.out or Path("runs/full" if options.full else "runs/demo")
-    config = pipeline.full() if options.full else pipeline.demo()
-    ledger = line.demo(config, ledger_problems(), out, open_decoder)
+    minutes = line.FULL_MINUTES if options.full else options.minutes
+    ledger = line.demo(pipeline.demo(), out, open_decoder, minutes=minutes)
     text = f"{ledger_table(ledger)}\n\nreport: {out / REPORT}\nchat:   toolkit chat {out / line.INT4}"
     return Result(facts=ledger.to_dict(), text=text, then=lambda: _chat_if_someone_is_there(out / line.INT4))
 

@@ -4,7 +4,8 @@
     ├── problems.jsonl                what was asked
     ├── traces.jsonl verdicts.jsonl   what was said, and whether it was right
     └── manifest.json                 `measured` is the row: an Evaluation
-    ledger.json                       {problems_digest, problems, protocol, rows: {name: Evaluation}, comparisons, versions}
+    ledger.json                       {problems_digest, problems, protocol, rows: {name: Evaluation}, comparisons, versions,
+                                  recipe}
 
 Rows that were measured on other problems or by another protocol are refused: such figures do not compare.
 """
@@ -22,6 +23,7 @@ import numpy as np
 
 from toolkit.errors import InputError
 from toolkit.intervals import difference_interval
+from toolkit.recipe import Recipe, recipe_line
 from toolkit.records import Problem, Record, Trace, Verdict, read_records
 from toolkit.runs import read_manifest, replace_text, versions
 
@@ -88,13 +90,16 @@ class Ledger(Record):
     rows: dict[str, Evaluation]
     comparisons: list[Comparison]
     versions: dict[str, str]
+    recipe: Recipe | None = None
+    """Of a run of the demo: how it was sized to its machine."""
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
         ledger = super().from_dict(values)
         rows = {name: Evaluation.from_dict(row) for name, row in values["rows"].items()}
         comparisons = [Comparison.from_dict(comparison) for comparison in values["comparisons"]]
-        return cls(**(vars(ledger) | {"rows": rows, "comparisons": comparisons}))
+        recipe = Recipe.from_dict(values["recipe"]) if values.get("recipe") else None
+        return cls(**(vars(ledger) | {"rows": rows, "comparisons": comparisons, "recipe": recipe}))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,7 +111,7 @@ class Outcome:
     verdict: Verdict
 
 
-def build_ledger(folders: Mapping[str, Path]) -> Ledger:
+def build_ledger(folders: Mapping[str, Path], recipe: Recipe | None = None) -> Ledger:
     """Lay finished evaluation folders side by side, by row name.
 
     Raises `InputError` where one is no finished evaluation, or where two were measured on other problems or by
@@ -137,6 +142,7 @@ def build_ledger(folders: Mapping[str, Path]) -> Ledger:
         rows=rows,
         comparisons=comparisons,
         versions=versions(),
+        recipe=recipe,
     )
 
 
@@ -184,7 +190,7 @@ def ledger_table(ledger: Ledger) -> str:
     families = [["accuracy by family", *map(title, ledger.rows)], *_family_cells(ledger)]
     gains = "\n".join(comparison_sentence(comparison) for comparison in ledger.comparisons)
     return "\n\n".join(
-        part for part in (aligned_table(stages), aligned_table(families), gains, protocol_line(ledger)) if part
+        part for part in (aligned_table(stages), aligned_table(families), gains, _lines_below(ledger)) if part
     )
 
 
@@ -192,7 +198,7 @@ def ledger_markdown(ledger: Ledger) -> str:
     """The ledger for a README: the same two tables in Markdown, and the protocol."""
     families = [["accuracy by family", *map(title, ledger.rows)], *_family_cells(ledger)]
     stages = [_HEADER, *(_cells(name, row) for name, row in ledger.rows.items())]
-    return f"{markdown_table(stages)}\n\n{markdown_table(families)}\n\n{protocol_line(ledger)}\n"
+    return f"{markdown_table(stages)}\n\n{markdown_table(families)}\n\n{_lines_below(ledger)}\n"
 
 
 def title(name: str) -> str:
@@ -235,6 +241,11 @@ def protocol_line(ledger: Ledger) -> str:
         f"{ledger.problems} held-out problems (digest {ledger.problems_digest}), {sampling_text(ledger.protocol)}; "
         "brackets hold 95 % bootstrap intervals; tokens/s is the decode speed of one stream."
     )
+
+
+def _lines_below(ledger: Ledger) -> str:
+    """What a person reads below the tables: the protocol, and how the run was sized."""
+    return "\n\n".join([protocol_line(ledger), *([recipe_line(ledger.recipe)] if ledger.recipe else [])])
 
 
 def sampling_text(protocol: Mapping[str, Any]) -> str:

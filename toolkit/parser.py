@@ -242,7 +242,11 @@ def _add_reporting(verb: AddVerb) -> None:
     report.add_argument("--readme", type=Path, help="Markdown file whose marked blocks get this run's figures")
 
     demo = verb("demo", "all", "pull, distill, export, evaluate and report, then open the chat")
-    demo.add_argument("--full", action="store_true", help="the long recipe (up to 2 hours on 2 cores)")
+    long = demo.add_mutually_exclusive_group()
+    long.add_argument(
+        "--minutes", type=_count, help="size the recipe to so many, by what is measured on this machine; default: 20"
+    )
+    long.add_argument("--full", action="store_true", help="as --minutes 120, in a folder of its own")
     demo.add_argument("--out", type=Path, help="default: runs/demo, or runs/full with --full")
 
 

@@ -1,7 +1,9 @@
 """Progress on stderr: a live line on a terminal, a plain line now and then elsewhere.
 
-traces  120/400  30 %  3.1/s  1 min 30 s left  loss 0.53
+traces  120/400  30 %  3.1/s  1 min 30 s left, 14 min 2 s of the whole  loss 0.53
 export  1.2/16.4 GB  7 %  118 MB/s  2 min 9 s left  layer 3
+
+The whole is a `toolkit.timetable`, where one is followed.
 """
 
 from __future__ import annotations
@@ -11,6 +13,8 @@ import time
 from collections.abc import Callable
 from types import TracebackType
 from typing import Self, TextIO
+
+from toolkit import timetable
 
 REDRAW_EVERY_S = 0.1
 """On a terminal."""
@@ -40,6 +44,9 @@ class Progress:
         self._clock = clock
         self._started = self._shown = clock()
         self._note = ""
+        self._whole = timetable.current()
+        if self._whole and label in self._whole.planned_s:
+            self._whole.begin(label)
 
     def advance(self, count: int = 1, note: str = "") -> None:
         """Count finished items; `note` is shown until another one comes."""
@@ -56,7 +63,7 @@ class Progress:
         if rate > 0:
             parts.append(self._rate(rate))
             if self.done < self._total:
-                parts.append(f"{duration((self._total - self.done) / rate)} left")
+                parts.append(self._left((self._total - self.done) / rate))
             else:
                 parts.append(f"in {duration(elapsed_s)}")
         return "  ".join([*parts, self._note] if self._note else parts)
@@ -72,6 +79,10 @@ class Progress:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
+
+    def _left(self, seconds: float) -> str:
+        whole_s = self._whole.left_s(seconds) if self._whole else 0.0
+        return f"{duration(seconds)} left" + (f", {duration(whole_s)} of the whole" if whole_s else "")
 
     def _amount(self) -> str:
         if not self._in_bytes:

@@ -3,6 +3,7 @@
     run/
     ├── eval/<row>/     finished evaluations: the rows of the ledger
     ├── student/        the distillation run: loss.jsonl, drops.json
+    ├── recipe.json     how the demo was sized to its machine
     ├── ledger.json     ┐ written here
     └── report.html     ┘ self-contained: no script, no request (a content security policy in the page forbids both)
 
@@ -35,6 +36,7 @@ from toolkit.ledger import (
     title,
     write_ledger,
 )
+from toolkit.recipe import read_recipe, recipe_line
 from toolkit.records import read_jsonl
 from toolkit.runs import replace_text
 
@@ -49,7 +51,7 @@ def report_run(run: Path) -> Ledger:
     Raises `InputError` where it holds no finished evaluation.
     """
     folders = evaluation_folders(run / "eval")
-    ledger = build_ledger(folders)
+    ledger = build_ledger(folders, read_recipe(run))
     write_ledger(run / LEDGER, ledger)
     write_report(run / REPORT, ledger, folders, run / "student")
     return ledger
@@ -244,9 +246,10 @@ def _said(name: str, outcome: Outcome) -> str:
 
 def _protocol(ledger: Ledger) -> str:
     settings = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in ledger.protocol.items())
+    sized = f"<p>{text(recipe_line(ledger.recipe))}</p>" if ledger.recipe else ""
     versions = ", ".join(f"{name} {version}" for name, version in ledger.versions.items())
     return (
-        f"<p>{text(protocol_line(ledger))}</p>"
+        f"<p>{text(protocol_line(ledger))}</p>{sized}"
         "<p>Every model gets the question in its own chat template, and one rule reads every answer: a boxed answer, "
         "else what follows the last “answer is”, else the last line; never the thinking. The family's own scorer "
         "decides. Thinking that was not closed within the limit is wrong and counted apart.</p>"

@@ -13,6 +13,8 @@ ROOF = (
     "toolkit.demo",
     "toolkit.distill_commands",
     "toolkit.parser",
+    "toolkit.rehearsal",
+    "toolkit.sizing",
 )
 """Modules that call all stages, and that nothing below imports."""
 

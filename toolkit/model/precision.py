@@ -7,10 +7,11 @@ import torch
 
 def computes_in_bf16() -> bool:
     """Whether matrix products in bf16 run at least as fast as in fp32 here: a GPU of its time, or a CPU with the
-    instructions (AVX512-BF16, AMX)."""
+    instructions (AVX512-BF16, AMX) and is not told to leave them alone (`ATEN_CPU_CAPABILITY`)."""
     if torch.cuda.is_available():
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+    has_products = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return bool(has_products) and torch.backends.cpu.get_cpu_capability().startswith("AVX512")
 
 
 def compute_dtype() -> torch.dtype:
