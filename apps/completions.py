@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from toolkit.endpoint import REASONING_FIELDS
 from toolkit.generate import Sampling
+from toolkit.message_fields import REASONING_FIELDS
 from toolkit.records import Message
 
 NO_LIMIT = 2**31

@@ -14,9 +14,10 @@ from tokenizers import AddedToken, Tokenizer, decoders, models
 
 from apps.model import Model
 from toolkit.chat_format import CLOSE, OPEN, ChatFormat, Completion, split_completion
-from toolkit.endpoint import PREFIX, REASONING_FIELDS, Chunk, Place, locate, stream_chat
+from toolkit.endpoint import PREFIX, Chunk, Place, locate, stream_chat
 from toolkit.errors import InputError
 from toolkit.generate import WAITING, Sampling, Token
+from toolkit.message_fields import REASONING_FIELDS
 from toolkit.records import FinishReason, Message
 
 POLL_S = 0.1

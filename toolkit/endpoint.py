@@ -21,11 +21,10 @@ from typing import Any
 from httpx2 import URL, AsyncClient, HTTPError, InvalidURL, Response, Timeout, get
 
 from toolkit.errors import InputError
+from toolkit.message_fields import content_parts, reasoning_of
 
 KEY_VARIABLE = "TOOLKIT_API_KEY"
 """Environment variable whose value is sent as a bearer token."""
-REASONING_FIELDS = ("reasoning_content", "reasoning", "thinking")
-"""Of a message or a delta: DeepSeek and llama.cpp, vLLM, Ollama."""
 CONTEXT_FIELDS = ("max_model_len", "context_length")
 """Of a listed model: vLLM and `toolkit serve`, others."""
 PREFIX = "prefix"
@@ -176,10 +175,10 @@ def _chunk(url: str, data: str) -> Chunk:
         choice = (event.get("choices") or [{}])[0]
         delta = choice.get("delta") or {}
         usage = event.get("usage") or {}
-        thoughts = [delta[name] for name in REASONING_FIELDS if isinstance(delta.get(name), str)]
+        parts = content_parts(delta)
         return Chunk(
-            reasoning=next(filter(None, thoughts), ""),
-            content=str(delta.get("content") or ""),
+            reasoning=reasoning_of(delta) or "".join(text for is_thought, text in parts if is_thought),
+            content="".join(text for is_thought, text in parts if not is_thought),
             finish_reason=choice.get("finish_reason"),
             completion_tokens=usage.get("completion_tokens"),
         )

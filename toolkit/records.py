@@ -21,7 +21,8 @@ from typing import Any, Literal, Self, TypeVar
 
 from toolkit.errors import InputError
 
-FinishReason = Literal["stop", "length"]
+FinishReason = Literal["stop", "length", "content_filter", "tool_calls", "error"]
+"""Why a turn ended: only one that ended by "stop" is whole. A decoder here knows the first two, a server all."""
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 Message = dict[str, str]

@@ -1,9 +1,8 @@
 """A model behind an OpenAI-compatible server: POST {url}/chat/completions, one request a sample.
 
-The server renders its own template, so a question goes there as messages. What the model thought comes back in a field of
-its own (`reasoning_content` from DeepSeek and llama.cpp, `reasoning` from vLLM, `thinking` from Ollama) or inside the
-content's tags, the first of which R1 leaves out. A thought that ran into the limit where a server sends it as content
-without any tag can't be told from an answer.
+The server renders its own template, so a question goes there as messages. Where in a message the thought stands, and
+whether it is whole, is read by `distill.teachers.messages`. A thought that ran into the limit where a server sends it as
+content without any tag can't be told from an answer that did; neither is whole.
 
 The server is asked for few samples at once. What may pass (too many requests, a server's error, a cut connection, a
 timeout) is tried again after growing pauses; everything else ends the run with one line, and the same command goes on
@@ -23,9 +22,10 @@ from typing import Any, Self
 
 from httpx2 import AsyncClient, RequestError, Response
 
+from distill.teachers.messages import read_message
 from distill.teachers.traces import Request, collect, plan
-from toolkit.chat_format import CLOSE, Completion, split_completion
-from toolkit.endpoint import REASONING_FIELDS, TIMEOUT, excerpt, first_line, headers, locate, status
+from toolkit.chat_format import Completion
+from toolkit.endpoint import TIMEOUT, excerpt, first_line, headers, locate, status
 from toolkit.errors import InputError
 from toolkit.generate import Sampling
 from toolkit.records import Message, Problem, Trace
@@ -124,7 +124,7 @@ class Endpoint:
                     "seed": request.seed % 2**SEED_BITS,
                     "stream": False,
                 }
-                done(self._trace(request, await self._post(client, body), teacher))
+                done(self._trace(request, await self._post(client, body), sampling, teacher))
 
         async with (
             AsyncClient(base_url=self.url, headers=headers(), timeout=TIMEOUT) as client,
@@ -154,16 +154,16 @@ class Endpoint:
             f"{self.url} must answer; {TRIES} tries ended with: {trouble}; when it is back, the same command goes on"
         )
 
-    def _trace(self, request: Request[list[Message]], response: Response, teacher: str) -> Trace:
+    def _trace(self, request: Request[list[Message]], response: Response, sampling: Sampling, teacher: str) -> Trace:
         if response.status_code != 200:
             raise InputError(f"{self.url} must accept a chat completion of {self.model!r}; it says {status(response)}")
         try:
             answer = response.json()
             choice, usage = answer["choices"][0], answer["usage"]
-            completion = _completion(choice["message"])
             tokens, prompt_tokens = int(usage["completion_tokens"]), int(usage["prompt_tokens"])
+            reached_limit = tokens >= sampling.max_new_tokens
+            read = read_message(choice["message"], choice.get("finish_reason"), reached_limit=reached_limit)
             thought = (usage.get("completion_tokens_details") or {}).get("reasoning_tokens")
-            finish_reason = choice["finish_reason"]
         except (ValueError, LookupError, TypeError, AttributeError) as error:
             raise InputError(
                 f"{self.url} must answer with a chat completion and its usage; it says {excerpt(response)}"
@@ -171,12 +171,12 @@ class Endpoint:
         return Trace(
             problem_id=request.problem_id,
             sample=request.sample,
-            reasoning=completion.reasoning,
-            answer=completion.answer,
-            finish_reason="length" if finish_reason == "length" else "stop",
-            closed=completion.closed,
+            reasoning=read.reasoning,
+            answer=read.answer,
+            finish_reason=read.finish_reason,
+            closed=read.closed,
             prompt_tokens=prompt_tokens,
-            reasoning_tokens=int(thought) if thought else _share_of_tokens(completion, tokens),
+            reasoning_tokens=int(thought) if thought else _share_of_tokens(read, tokens),
             completion_tokens=tokens,
             teacher=teacher,
             request_hash=request.hash,
@@ -187,17 +187,6 @@ def connect(argument: str) -> Endpoint:
     """The endpoint of a model argument; raises `InputError` as `toolkit.endpoint.locate` does."""
     place = locate(argument)
     return Endpoint(url=place.url, model=place.model)
-
-
-def _completion(message: dict[str, Any]) -> Completion:
-    content = message.get("content") or ""
-    if not isinstance(content, str):
-        raise TypeError("content is no text")
-    for field in REASONING_FIELDS:
-        if isinstance(reasoning := message.get(field), str) and reasoning:
-            thought = reasoning.removeprefix("\n").removesuffix("\n")
-            return Completion(reasoning=thought, answer=content, closed=bool(content.strip()))
-    return split_completion(content, opened=CLOSE in content)
 
 
 def _share_of_tokens(completion: Completion, tokens: int) -> int:

@@ -19,7 +19,8 @@ from typing import Generic, TypeVar
 
 from tokenizers.decoders import DecodeStream
 
-from toolkit.chat_format import ChatFormat, ReasoningParser, split_completion
+from distill.teachers.thought_forms import read_text
+from toolkit.chat_format import ChatFormat, ReasoningParser
 from toolkit.errors import InputError
 from toolkit.generate import Decoder, Sampling, decode
 from toolkit.progress import Progress
@@ -163,7 +164,7 @@ def _sample_batch(
 def _trace(
     chat_format: ChatFormat, request: Request[list[int]], ids: Sequence[int], finish_reason: FinishReason, teacher: str
 ) -> Trace:
-    completion = split_completion(chat_format.decode(ids), opened=chat_format.opens_reasoning)
+    completion = read_text(chat_format.decode(ids), opened=chat_format.opens_reasoning)
     return Trace(
         problem_id=request.problem_id,
         sample=request.sample,

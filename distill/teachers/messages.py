@@ -1,0 +1,106 @@
+"""From a server's message and why it ended to a thought, an answer, and whether both are whole.
+
+    message ─ fields and parts (`toolkit.message_fields`) ─ forms of thoughts in its text (`thought_forms`) ─> Reading
+
+The reasons for an end, by the words of OpenAI, Anthropic, Google, Cohere, Mistral, DeepSeek, Zhipu, vLLM, SGLang and
+Hugging Face. One that is missing counts as the model's own end where there is an answer and the limit was not reached; a
+word that nobody here knows counts as an error, since nothing says that the answer is whole.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from distill.teachers.thought_forms import has_thought_tags, read_text, tagged
+from toolkit.chat_format import Completion
+from toolkit.message_fields import content_parts, reasoning_of
+from toolkit.records import FinishReason
+
+ENDS: Mapping[FinishReason, tuple[str, ...]] = {
+    "stop": ("stop", "end_turn", "stop_sequence", "eos", "eos_token", "complete", "completed", "finished"),
+    "length": ("length", "max_tokens", "model_length", "max_output_tokens", "max_length", "incomplete"),
+    "content_filter": (
+        *("content_filter", "content_filtered", "safety", "recitation", "blocklist", "prohibited_content", "spii"),
+        *("refusal", "sensitive", "error_toxic", "guardrail_intervened"),
+    ),
+    "tool_calls": ("tool_calls", "tool_call", "tool_use", "function_call"),
+    "error": ("error", "abort", "cancelled", "insufficient_system_resource", "network_error", "error_limit", "timeout"),
+}
+"""The words for each reason, in lower case."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading(Completion):
+    """What was read of a message."""
+
+    finish_reason: FinishReason
+
+
+def read_message(message: Mapping[str, Any], finish_reason: Any, *, reached_limit: bool = False) -> Reading:
+    """Read one message of a chat completion.
+
+    `finish_reason`: as the server sent it, or None. `reached_limit`: whether it has as many tokens as were allowed.
+    Raises `TypeError` where the message holds no text.
+    """
+    completion = _completion(message)
+    return Reading(**vars(completion), finish_reason=_finish_reason(message, finish_reason, completion, reached_limit))
+
+
+def _completion(message: Mapping[str, Any]) -> Completion:
+    field, parts = reasoning_of(message), content_parts(message)
+    content = _one_text(parts) if parts else str(message.get("refusal") or "")
+    if not field.strip():
+        return read_text(content)
+    if not content.strip():
+        return _only_field(field)
+    inline = read_text(content)
+    thought = _without_tags(field)
+    if not inline.reasoning.strip() and not has_thought_tags(inline.answer):
+        return replace(inline, reasoning=thought)
+    if _words(inline.reasoning) == _words(thought):
+        return inline
+    return Completion(reasoning=thought, answer=content, closed=True)  # two thoughts: the second keeps its tags
+
+
+def _one_text(parts: list[tuple[bool, str]]) -> str:
+    """A content's parts as one text, thoughts among them in tags."""
+    joined: list[tuple[bool, str]] = []
+    for is_thought, text in parts:
+        if joined and joined[-1][0] == is_thought:
+            joined[-1] = (is_thought, joined[-1][1] + text)
+        else:
+            joined.append((is_thought, text))
+    return "".join(tagged(text, "") if is_thought else text for is_thought, text in joined)
+
+
+def _only_field(field: str) -> Completion:
+    """A message without content: its thought was cut, or a server put all that was said into the thought's field."""
+    read = read_text(field)
+    if read.closed and read.reasoning and read.answer.strip():
+        return read
+    return Completion(reasoning=_without_tags(field), answer="", closed=False)
+
+
+def _without_tags(field: str) -> str:
+    """A thought's field without the tags around all of it."""
+    read = read_text(field)
+    is_whole = read.reasoning and not (read.closed and read.answer.strip())
+    return read.reasoning if is_whole else field.removeprefix("\n").removesuffix("\n")
+
+
+def _finish_reason(message: Mapping[str, Any], given: Any, completion: Completion, reached_limit: bool) -> FinishReason:
+    if message.get("tool_calls") or message.get("function_call"):
+        return "tool_calls"
+    if given is None or given == "":
+        if reached_limit:
+            return "length"
+        return "stop" if completion.closed and completion.answer.strip() else "error"
+    word = re.sub(r"[\W_]+", "_", str(given)).strip("_").lower()
+    return next((reason for reason, words in ENDS.items() if word in words), "error")
+
+
+def _words(text: str) -> list[str]:
+    return text.split()
