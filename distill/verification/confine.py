@@ -1,6 +1,6 @@
 """Runs a foreign program in this very process, after giving up everything it could do harm with.
 
-    python -I -S distill/verification/confine.py LEVEL PROGRAM SECONDS          (distill/verification/sandbox.py starts it so)
+    python -I -S confine.py LEVEL PROGRAM SECONDS CALLER [NUMPY …]   (`distill.verification.sandbox` starts it so)
 
 LEVEL, what stands between the program and the machine besides the limits and the list of forbidden system calls:
 
@@ -8,17 +8,23 @@ LEVEL, what stands between the program and the machine besides the limits and th
     landlock      the real root, of which the kernel opens the system's libraries only, read-only
     none          nothing, and no call is forbidden either: the limits only, and an empty home
 
+CALLER is the process that starts it, and dies with it. NUMPY names the folders of numpy and of its libraries, which the program may read besides.
+
 Standard library only, and nothing imported after the doors are shut. A step that the kernel refuses ends the process
 with `REFUSED` before the program runs.
 """
 
 from __future__ import annotations
 
+import builtins
 import ctypes
 import errno
+import importlib.machinery
+import importlib.util
 import os
 import platform
 import resource
+import select
 import struct
 import sys
 
@@ -79,31 +85,48 @@ ALLOW, KILL, DENY, MISSING = 0x7FFF0000, 0x80000000, 0x00050000 | errno.EPERM, 0
 
 
 def main() -> None:
-    level, program, seconds = sys.argv[1], sys.argv[2], int(sys.argv[3])
+    level, program, seconds, caller, *packages = sys.argv[1:]
     with open(program, encoding="utf-8") as file:
         source = file.read()
-    limit(seconds)
+    limit(int(seconds), int(caller))
     try:
         if level == "namespaces":
             enter_namespaces()
-            move_into_own_root()
+            move_into_own_root(packages)
             drop_capabilities()
         elif level == "landlock":
             drop_capabilities()
-            restrict_files()
+            restrict_files(packages)
         if level != "none":
             forbid_calls()
     except OSError as error:
         print(error, file=sys.stderr)
         os._exit(REFUSED)
     os.environ.clear()
+    if packages:
+        sys.meta_path.append(Numpy(packages[0]))
     if level == "none":
         os.environ["HOME"] = os.getcwd()
     sys.argv = ["program.py"]
-    exec(compile(source, "program.py", "exec"), {"__name__": "__main__", "__builtins__": __builtins__})  # noqa: S102
+    vars(builtins).update(exit=sys.exit, quit=sys.exit)  # as Python's `site` gives them to every program
+    exec(compile(source, "program.py", "exec"), {"__name__": "__main__", "__builtins__": builtins})  # noqa: S102
 
 
-def limit(seconds: int) -> None:
+class Numpy:
+    """Finds numpy in its folder, which is all that may be read of the folder around it."""
+
+    def __init__(self, folder: str) -> None:
+        self._folder = folder
+
+    def find_spec(self, name: str, path: object = None, target: object = None) -> importlib.machinery.ModuleSpec | None:
+        if name != "numpy":
+            return None
+        os.environ["OPENBLAS_NUM_THREADS"] = "1"  # each of its threads would take memory of its own
+        init = os.path.join(self._folder, "__init__.py")
+        return importlib.util.spec_from_file_location(name, init, submodule_search_locations=[self._folder])
+
+
+def limit(seconds: int, caller: int) -> None:
     """Processor time, memory, files; no core dumps; on Linux no way to gain privileges, no life without the caller."""
     for name, value in (
         (resource.RLIMIT_CPU, seconds),
@@ -115,6 +138,8 @@ def limit(seconds: int) -> None:
         resource.setrlimit(name, (value, value))
     if sys.platform == "linux":
         _prctl(PR_SET_PDEATHSIG, SIGKILL)
+        if os.getppid() != caller:  # it died before it could be said that its death is ours
+            os._exit(REFUSED)
         _prctl(PR_SET_NO_NEW_PRIVS, 1)
         _prctl(PR_SET_DUMPABLE, 0)
 
@@ -135,20 +160,25 @@ def enter_namespaces() -> None:
     ):
         with open(f"/proc/self/{name}", "w") as file:
             file.write(text)
+    alive, lifeline = os.pipe()
     child = os.fork()
     if child:
         _, status = os.waitpid(child, 0)
         code = os.waitstatus_to_exitcode(status)
         os._exit(code if code >= 0 else 128 - code)
     _prctl(PR_SET_PDEATHSIG, SIGKILL)
+    os.close(lifeline)
+    if select.select([alive], [], [], 0)[0]:  # the outer process died before that: nobody holds the other end
+        os._exit(REFUSED)
+    os.close(alive)
     _prctl(PR_SET_DUMPABLE, 0)
 
 
-def move_into_own_root() -> None:
+def move_into_own_root(packages: list[str]) -> None:
     """A small file system in memory: the system's libraries and this Python, read-only, and an empty home."""
     _mount("none", "/", None, MS_REC | MS_PRIVATE)
     root = "/tmp"  # every machine has it; the new root covers it in this namespace only
-    outside = {path: os.path.realpath(path) for path in _readable()}
+    outside = {path: os.path.realpath(path) for path in _readable(packages)}
     sources = {path: os.open(path, os.O_PATH) for path in outside}  # a source below /tmp is covered, too
     null = os.open("/dev/null", os.O_PATH)
     _mount("none", root, "tmpfs", MS_NOSUID | MS_NODEV, f"size={FILE_BYTES},mode=755")
@@ -173,9 +203,9 @@ def move_into_own_root() -> None:
         os.close(descriptor)
 
 
-def _readable() -> list[str]:
-    """The folders that a Python program without packages reads."""
-    candidates = ["/usr/lib", "/usr/lib64", "/usr/share/zoneinfo", "/lib", "/lib64", sys.base_prefix]
+def _readable(packages: list[str]) -> list[str]:
+    """The folders that a Python program with these packages reads."""
+    candidates = ["/usr/lib", "/usr/lib64", "/usr/share/zoneinfo", "/lib", "/lib64", sys.base_prefix, *packages]
     found = [path for path in candidates if os.path.isdir(path)]
     return [path for path in found if not any(path.startswith(other + "/") for other in found)]
 
@@ -189,7 +219,7 @@ def drop_capabilities() -> None:
     _call("capset", header, none)
 
 
-def restrict_files() -> None:
+def restrict_files(packages: list[str]) -> None:
     """Landlock: of all files, only `_readable` may be read, nothing written, no TCP port used."""
     version = LIBC.syscall(LANDLOCK_CREATE, None, 0, 1)
     if version < 1:
@@ -200,7 +230,7 @@ def restrict_files() -> None:
     ruleset_bytes = struct.pack("QQ", everything, network)[: 16 if version >= 4 else 8]
     ruleset = LIBC.syscall(LANDLOCK_CREATE, ruleset_bytes, len(ruleset_bytes), 0)
     _checked(ruleset, "landlock_create_ruleset")
-    for path in _readable():
+    for path in _readable(packages):
         descriptor = os.open(path, os.O_PATH)
         rule = struct.pack("=Qi", read_only, descriptor)
         _checked(LIBC.syscall(LANDLOCK_ADD, ruleset, 1, rule, 0), "landlock_add_rule")

@@ -1,6 +1,6 @@
 """Foreign Python in, what it printed out: confined by the kernel, limited in everything, killed at the wall clock.
 
-A program gets its standard input and Python's standard library. It gets no environment, no home, no network, no other
+A program gets its standard input, Python's standard library, and numpy where that is installed. It gets no environment, no home, no network, no other
 process, and no file of the machine but the system's libraries; what it may use of time, memory and output is limited.
 The strongest level that the machine allows is found by trying (`distill/verification/confine.py` says what they are); where none
 is allowed, nothing runs, unless `allow_unsafe` was called: then a program has the user's own rights, and of all this
@@ -17,9 +17,11 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
@@ -43,6 +45,8 @@ class Outcome:
     exit_code: int | None
     """None: killed, for its time or its output."""
     stdout: bytes
+    late: bool
+    """Whether its time ran out."""
 
 
 _unsafe: list[Level] = []
@@ -54,18 +58,30 @@ def allow_unsafe() -> None:
     _unsafe[:] = ["none"]
 
 
-def run(source: str, stdin: bytes = b"", *, wall_s: float = WALL_S, level: Level | None = None) -> Outcome:
+def run(
+    source: str,
+    stdin: bytes = b"",
+    *,
+    wall_s: float = WALL_S,
+    line_limits_s: Sequence[float] = (),
+    level: Level | None = None,
+) -> Outcome:
     """Run a program to its end or its limits, at `level` or else at the strongest that the machine allows.
 
-    Raises `InputError` where the machine allows none.
+    `wall_s` limits it whole, or up to its first line of output where `line_limits_s` says how long each further one
+    may take. Raises `InputError` where the machine allows no level.
     """
     level = level or strongest_level()
+    cpu_s = int(wall_s + sum(line_limits_s)) + 1
     with tempfile.TemporaryDirectory(prefix="sandbox-", ignore_cleanup_errors=True) as folder:
         program, home = Path(folder, "program.py"), Path(folder, "home")
         home.mkdir()
         program.write_text(source, encoding="utf-8", errors="replace")
         process = subprocess.Popen(
-            [sys.executable, "-I", "-S", "-B", confine.__file__, level, str(program), str(int(wall_s) + 1)],
+            [
+                *(sys.executable, "-I", "-S", "-B", confine.__file__),
+                *(level, str(program), str(cpu_s), str(os.getpid()), *numpy_folders()),
+            ],
             cwd=home,
             env={"PYTHONIOENCODING": "utf-8", "PYTHONHASHSEED": "0"},
             stdin=subprocess.PIPE,
@@ -74,10 +90,21 @@ def run(source: str, stdin: bytes = b"", *, wall_s: float = WALL_S, level: Level
             start_new_session=True,
         )
         try:
-            stdout, ended = _converse(process, stdin, wall_s)
+            stdout, end = _converse(process, stdin, [wall_s, *line_limits_s])
         finally:
             _kill(process)
-    return Outcome(level=level, exit_code=process.returncode if ended else None, stdout=stdout)
+    exit_code = process.returncode if end == "ended" else None
+    return Outcome(level=level, exit_code=exit_code, stdout=stdout, late=end == "late")
+
+
+@cache
+def numpy_folders() -> list[str]:
+    """The folders of this Python's numpy, its libraries behind it; empty where it is not installed."""
+    found = find_spec("numpy")
+    if found is None or not found.submodule_search_locations:
+        return []
+    (folder,) = found.submodule_search_locations
+    return [folder, *(path for path in (f"{folder}.libs",) if Path(path).is_dir())]
 
 
 @cache
@@ -99,10 +126,15 @@ def strongest_level() -> Level:
     )
 
 
-def _converse(process: subprocess.Popen[bytes], stdin: bytes, wall_s: float) -> tuple[bytes, bool]:
-    """Feed the input, collect the output; returns it, and whether the process ended within its limits."""
+def _converse(
+    process: subprocess.Popen[bytes], stdin: bytes, limits_s: Sequence[float]
+) -> tuple[bytes, Literal["ended", "late", "flooded"]]:
+    """Feed the input, collect the output; returns it, and how that ended.
+
+    Each line of output begins the next one's limit; the last limit goes on to the end of the process.
+    """
     assert process.stdin and process.stdout
-    end, written, stdout = time.monotonic() + wall_s, 0, bytearray()
+    lines, end, written, stdout = 0, time.monotonic() + limits_s[0], 0, bytearray()
     os.set_blocking(process.stdin.fileno(), False)
     with selectors.DefaultSelector() as waiting:
         waiting.register(process.stdout, selectors.EVENT_READ)
@@ -111,7 +143,7 @@ def _converse(process: subprocess.Popen[bytes], stdin: bytes, wall_s: float) -> 
             left = end - time.monotonic()
             ready = waiting.select(left) if left > 0 else []
             if not ready:
-                return bytes(stdout), False
+                return bytes(stdout), "late"
             for key, _ in ready:
                 if key.fileobj is process.stdin:
                     try:
@@ -126,13 +158,16 @@ def _converse(process: subprocess.Popen[bytes], stdin: bytes, wall_s: float) -> 
                     if not piece:
                         waiting.unregister(process.stdout)
                     stdout += piece
+                    if b"\n" in piece and lines + 1 < len(limits_s):
+                        lines = min(lines + piece.count(b"\n"), len(limits_s) - 1)
+                        end = time.monotonic() + limits_s[lines]
             if len(stdout) > OUTPUT_BYTES:
-                return bytes(stdout[:OUTPUT_BYTES]), False
+                return bytes(stdout[:OUTPUT_BYTES]), "flooded"
     try:
         process.wait(max(0.0, end - time.monotonic()))
     except subprocess.TimeoutExpired:
-        return bytes(stdout), False
-    return bytes(stdout), True
+        return bytes(stdout), "late"
+    return bytes(stdout), "ended"
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:
