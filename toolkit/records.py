@@ -207,12 +207,15 @@ def read_object(path: Path) -> dict[str, Any]:
     return value
 
 
-def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield (line number from 1, object); raises `InputError` naming the line that is not a JSON object."""
+def read_jsonl(path: Path, *, torn_end: bool = False) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield (line number from 1, object); raises `InputError` naming the line that is not a JSON object.
+
+    With `torn_end` a last line without its `\\n` is left out: a process may be writing it, or was killed while it did.
+    """
     try:
         with path.open("rb") as file:
             for number, line in enumerate(file, start=1):
-                if not line.strip():
+                if not line.strip() or (torn_end and not line.endswith(b"\n")):
                     continue
                 try:
                     value = json.loads(line)
@@ -225,10 +228,10 @@ def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         raise InputError(f"{path} cannot be read: {error.strerror}") from error
 
 
-def read_records(path: Path, kind: type[R]) -> list[R]:
-    """Read a whole jsonl file as records of one kind."""
+def read_records(path: Path, kind: type[R], *, torn_end: bool = False) -> list[R]:
+    """Read a whole jsonl file as records of one kind; `torn_end` as for `read_jsonl`."""
     records = []
-    for number, values in read_jsonl(path):
+    for number, values in read_jsonl(path, torn_end=torn_end):
         try:
             records.append(kind.from_dict(values))
         except InputError as error:
@@ -238,9 +241,18 @@ def read_records(path: Path, kind: type[R]) -> list[R]:
 
 def write_records(path: Path, records: Iterator[Record] | list[Any]) -> None:
     """Write a whole jsonl file at once (inside a stage's temporary folder)."""
-    with path.open("w", encoding="utf-8") as file:
+    with path.open("wb") as file:
         for record in records:
-            file.write(json.dumps(record.to_dict(), ensure_ascii=False) + "\n")
+            file.write(record_line(record))
+
+
+def record_line(record: Record) -> bytes:
+    """One line of a jsonl file. Half a surrogate pair, which UTF-8 has no bytes for, stands in it as JSON's escape."""
+    values = record.to_dict()
+    try:
+        return (json.dumps(values, ensure_ascii=False) + "\n").encode()
+    except UnicodeEncodeError:
+        return (json.dumps(values) + "\n").encode()
 
 
 class AppendLog:
@@ -254,7 +266,7 @@ class AppendLog:
 
     def append(self, record: Record) -> None:
         """Write one record whole, by one system call."""
-        line = (json.dumps(record.to_dict(), ensure_ascii=False) + "\n").encode()
+        line = record_line(record)
         written = os.write(self._descriptor, line)
         if written != len(line):
             raise InputError(f"wrote {written} of {len(line)} bytes of a record; free disk space and run again")

@@ -6,6 +6,8 @@
 
 A folder with a manifest is complete. The same inputs again: nothing to do. Other inputs: an error that names the
 difference. Work in progress lives in the sibling `.<name>.partial`, which a stage may resume, one process at a time.
+Where that folder holds the unfinished work of another run, it is renamed to `.<name>.partial.<key>` and not removed;
+the run that it belongs to takes it up again.
 Of processes that torchrun started together the first one makes the folder; each other one has a partial folder of its
 own, which it leaves behind for what the first one made.
 """
@@ -13,12 +15,13 @@ own, which it leaves behind for what the first one made.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 import shutil
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -68,27 +71,32 @@ def is_complete(out: Path, stage: Stage) -> bool:
         if out.is_dir() and not any(out.iterdir()):
             return False
         raise FolderConflict(f"{out} must be empty or a finished run, but holds other files; choose another --out")
-    for field, expected in stage.key().items():
-        difference = _first_difference(field, manifest.get(field), expected)
-        if difference:
-            raise FolderConflict(f"{out} holds another run: {difference}; choose another --out or remove the folder")
+    if difference := _difference(manifest, stage.key()):
+        raise FolderConflict(f"{out} holds another run: {difference}; choose another --out or remove the folder")
     return True
 
 
-def partial_folder(out: Path, stage: Stage) -> Path:
+def partial_folder(out: Path, stage: Stage, *, cheap: Collection[str] = ()) -> Path:
     """The sibling folder where `out` is being made: kept if an earlier attempt at the same run left it, else new.
 
-    It belongs to this process until it is finished; raises `InputError` where another process is at it.
+    Unfinished work of another run is set aside, which a line on stderr says, unless it consists of files and folders
+    whose names are `cheap`: those are made again in no time. The folder belongs to this process until it is finished;
+    raises `InputError` where another process is at it.
     """
     rank = process_rank()
     folder = out.absolute().parent / (f".{out.name}.partial-{rank}" if rank else f".{out.name}.partial")
-    marker = folder / MARKER
+    key = stage.key()
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        _claim(folder, out)
-        if not marker.exists() or _read_json(marker) != stage.key():
-            _clear(folder)
-        marker.write_text(json.dumps(stage.key()))
+        _make_and_claim(folder, out)
+        found = _read_marker(folder)
+        if found != key:
+            if not rank and {path.name for path in folder.iterdir()} - {MARKER, LOCK, *cheap}:
+                _set_aside(folder, found, key)
+            else:
+                _clear(folder)
+            _take_up(folder, key)
+            _make_and_claim(folder, out)
+        replace_text(folder / MARKER, json.dumps(key))
     except OSError as error:
         raise InputError(f"{folder} cannot be written: {error.strerror}") from error
     return folder
@@ -211,12 +219,67 @@ def _claim(folder: Path, out: Path) -> None:
     _claimed[folder] = lock
 
 
+def _make_and_claim(folder: Path, out: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    _claim(folder, out)
+
+
+def _read_marker(folder: Path) -> Any:
+    """The key of the run that a partial folder is for; None where it names none that can be read."""
+    try:
+        return json.loads((folder / MARKER).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def _set_aside(folder: Path, found: Any, key: Mapping[str, Any]) -> None:
+    """Give a claimed partial folder the name that its own run finds it by."""
+    aside = _aside(folder, found)
+    for number in itertools.count(2):
+        if not aside.exists():
+            break
+        aside = aside.with_suffix(f".{_digest(found)}-{number}")
+    os.rename(folder, aside)
+    _claimed.pop(folder).release(force=True)
+    print(
+        f"{aside} keeps an unfinished run: {_difference(found, key) or 'it does not say of what'}; with its own options "
+        "it goes on, and if nobody wants it any more, remove it",
+        file=sys.stderr,
+        flush=True,
+    )
+
+
+def _take_up(folder: Path, key: Mapping[str, Any]) -> None:
+    """Put what this run left before it was set aside back into its place, which holds nothing."""
+    before = _aside(folder, key)
+    if before.exists():
+        if folder in _claimed:
+            _claimed.pop(folder).release(force=True)
+        shutil.rmtree(folder, ignore_errors=True)
+        os.rename(before, folder)
+
+
+def _aside(folder: Path, key: Any) -> Path:
+    return folder.with_name(f"{folder.name}.{_digest(key)}")
+
+
+def _digest(key: Any) -> str:
+    return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:8]
+
+
 def _clear(folder: Path) -> None:
     for path in folder.iterdir():
         if path.is_dir():
             shutil.rmtree(path)
         elif path.name != LOCK:
             path.unlink()
+
+
+def _difference(found: Any, key: Mapping[str, Any]) -> str | None:
+    """The first fact in which a manifest or a marker differs from a run's key, with both values."""
+    facts = found if isinstance(found, dict) else {}
+    differences = (_first_difference(field, facts.get(field), expected) for field, expected in key.items())
+    return next(filter(None, differences), None)
 
 
 def _first_difference(where: str, found: Any, expected: Any) -> str | None:

@@ -74,13 +74,51 @@ def test_an_empty_folder_may_be_filled(tmp_path: Path) -> None:
     assert is_complete(tmp_path / "run", STAGE)
 
 
-def test_the_same_run_resumes_its_partial_folder_and_another_does_not(tmp_path: Path) -> None:
+def test_the_same_run_resumes_its_partial_folder(tmp_path: Path) -> None:
     out = tmp_path / "run"
     (partial_folder(out, STAGE) / "half.jsonl").write_text("1\n")
     assert (partial_folder(out, STAGE) / "half.jsonl").read_text() == "1\n"
-    other = Stage(name="train", config={"epochs": 9}, inputs={})
-    assert not (partial_folder(out, other) / "half.jsonl").exists()
     assert not out.exists()
+
+
+def test_unfinished_work_of_other_options_is_kept_said_and_taken_up_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    other = Stage(name="train", config={"epochs": 9, "seed": 1}, inputs={"student": "aa"})
+    for stage, text in ((STAGE, "1\n"), (other, "9\n")):
+        folder = partial_folder(out, stage)
+        (folder / "checkpoints").mkdir()
+        (folder / "checkpoints" / "half").write_text(text)
+    said = capsys.readouterr().err
+    assert "its config.epochs (2) must equal this run's (9)" in said and len(said.splitlines()) == 1
+    for stage, text in ((STAGE, "1\n"), (other, "9\n"), (STAGE, "1\n")):
+        assert (partial_folder(out, stage) / "checkpoints" / "half").read_text() == text
+    make(out)
+    assert (out / "checkpoints" / "half").read_text() == "1\n"
+    (kept,) = (path for path in tmp_path.iterdir() if path != out)
+    assert (kept / "checkpoints" / "half").read_text() == "9\n" and str(kept) in capsys.readouterr().err
+    out.rename(tmp_path / "elsewhere")
+    assert (partial_folder(out, other) / "checkpoints" / "half").read_text() == "9\n"
+
+
+@pytest.mark.parametrize("marker", ["", "[]", '{"stage"', '"train"'])
+def test_a_partial_folder_that_names_no_run_is_kept(tmp_path: Path, marker: str) -> None:
+    folder = tmp_path / ".run.partial"
+    folder.mkdir()
+    (folder / "stage.json").write_text(marker)
+    (folder / "traces.jsonl").write_text("1\n")
+    assert {path.name for path in partial_folder(tmp_path / "run", STAGE).iterdir()} == {".lock", "stage.json"}
+    assert [path.read_text() for path in tmp_path.glob(".run.partial.*/traces.jsonl")] == ["1\n"]
+
+
+def test_what_is_cheap_gives_way_to_other_options(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "run"
+    other = Stage(name="train", config={"epochs": 9}, inputs={})
+    (partial_folder(out, STAGE) / "problems.jsonl").write_text("1\n")
+    assert not (partial_folder(out, other, cheap=("problems.jsonl",)) / "problems.jsonl").exists()
+    assert [path.name for path in tmp_path.iterdir()] == [".run.partial"]
+    assert capsys.readouterr().err == ""
 
 
 def test_one_process_at_a_time_makes_a_folder_and_a_killed_one_lets_go(tmp_path: Path) -> None:

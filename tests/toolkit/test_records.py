@@ -1,0 +1,65 @@
+"""Records come back from a file as they went into it, whatever their text is."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from toolkit.errors import InputError
+from toolkit.records import AppendLog, Trace, read_records, write_records
+
+TRACE = Trace(
+    problem_id="p",
+    sample=0,
+    reasoning="",
+    answer="",
+    finish_reason="stop",
+    closed=True,
+    prompt_tokens=1,
+    reasoning_tokens=1,
+    completion_tokens=2,
+    teacher="t",
+    request_hash="h",
+)
+
+
+@pytest.mark.parametrize(
+    "text", ["half \ud83d of a pair", "\udc00", "NUL \x00", "\u2028\u2029\x85\x0b\x0c\x1c", "🙂 ﷽", '"\\\n\r', "\ufeff"]
+)
+def test_a_record_of_any_text_is_one_line_and_reads_back_as_it_was(tmp_path: Path, text: str) -> None:
+    records = [TRACE, replace(TRACE, reasoning=text, answer=text), TRACE]
+    with AppendLog(tmp_path / "appended.jsonl") as log:
+        for record in records:
+            log.append(record)
+    write_records(tmp_path / "written.jsonl", records)
+    for name in ("appended.jsonl", "written.jsonl"):
+        assert read_records(tmp_path / name, Trace) == records
+        assert (tmp_path / name).read_bytes().count(b"\n") == 3
+
+
+@given(text=st.text(st.characters(codec=None)).filter(lambda text: text == _paired(text)))
+def test_every_text_reads_back_as_it_was(tmp_path_factory: pytest.TempPathFactory, text: str) -> None:
+    path = tmp_path_factory.mktemp("records") / "written.jsonl"
+    write_records(path, [replace(TRACE, answer=text)])
+    assert read_records(path, Trace)[0].answer == text
+
+
+def test_a_torn_end_is_left_out_where_that_is_asked_for_and_a_torn_middle_never(tmp_path: Path) -> None:
+    path = tmp_path / "records.jsonl"
+    write_records(path, [TRACE, TRACE])
+    whole = path.read_bytes()
+    for cut in (1, 20):
+        path.write_bytes(whole[:-cut])
+        assert read_records(path, Trace, torn_end=True) == [TRACE]
+    path.write_bytes(whole[5:])
+    with pytest.raises(InputError, match="line 1 must be a JSON object"):
+        read_records(path, Trace, torn_end=True)
+
+
+def _paired(text: str) -> str:
+    """The text with two halves of a pair that stand side by side as the character that they mean."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "surrogatepass")
