@@ -15,6 +15,7 @@ What the trainer's own sampling lacks:
 from __future__ import annotations
 
 import random
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -79,6 +80,8 @@ class GrpoConfig:
     weights: Mapping[str, float]
     """Of each of `REWARDS`, and of judges by their names, in the sum."""
     seed: int
+    needs_signal: bool = True
+    """Whether a policy none of whose first groups differ in reward is refused before it is trained, or that is said."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,14 +192,20 @@ class GroupTrainer(RestoresExperts, GRPOTrainer):
         return sum(rewards) / len(rewards), sum(group.differs for group in groups) / len(groups)
 
     def preflight(self) -> dict[str, float]:
-        """The survey before anything is trained; raises `InputError` where no group differs: such a run can't learn."""
+        """The survey before anything is trained.
+
+        Raises `InputError` where no group differs, since such a run can't learn, unless the recipe needs no signal.
+        """
         mean, differing = self.survey()
         if differing == 0:
-            raise InputError(
+            flat = (
                 f"the {self._config.group_size} completions of some problem must differ in reward; those of all "
                 f"{min(PREFLIGHT_PROBLEMS, len(self._problems))} are equal, {mean:.2f} on average; "
                 f"choose {'easier' if mean < 0.5 else 'harder'} problems or a higher temperature"
             )
+            if self._config.needs_signal:
+                raise InputError(flat)
+            print(f"this stage learns nothing: {flat}", file=sys.stderr, flush=True)
         return {"preflight_reward": mean, "preflight_differing": differing}
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> Any:

@@ -34,6 +34,7 @@ from toolkit.model.balance import ExpertBalance
 from toolkit.model.sharding import shard
 
 GLOBAL_ROWS, ROW_TOKENS, STEPS = 4, 24, 4
+N_ROUTED_EXPERTS, EXPERTS_PER_TOKEN = 8, 2
 OPTIMIZERS = ("adamw", "muon")
 
 
@@ -48,8 +49,8 @@ def make_model() -> DeepseekV3ForCausalLM:
             num_hidden_layers=3,
             num_attention_heads=2,
             num_key_value_heads=2,
-            n_routed_experts=8,
-            num_experts_per_tok=2,
+            n_routed_experts=N_ROUTED_EXPERTS,
+            num_experts_per_tok=EXPERTS_PER_TOKEN,
             n_shared_experts=1,
             n_group=1,
             topk_group=1,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -86,9 +87,18 @@ def test_flat_groups_make_room_for_other_problems(
 
 def test_a_flat_reward_stops_before_training_and_says_why(cold_start: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"must differ in reward; those of all 7 are equal, 0\.\d\d on average"):
-        flat = replace(quick().reason_rl, weights={"accuracy": 1.0})
+        flat = replace(quick().reason_rl, weights={"accuracy": 1.0}, needs_signal=True)
         reason_rl(replace(quick(), reason_rl=flat), cold_start, tmp_path / "rl")
     assert not (tmp_path / "rl").exists()
+
+
+def test_the_quick_preset_ends_whatever_a_processors_rounding_makes_of_its_rewards(
+    cold_start: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flat = replace(quick().reason_rl, weights={"accuracy": 1.0})
+    folder = reason_rl(replace(quick(), reason_rl=flat), cold_start, tmp_path / "rl")
+    assert json.loads((folder / "manifest.json").read_text())["measured"]["preflight_differing"] == 0
+    assert "this stage learns nothing: the 2 completions of some problem must differ" in capsys.readouterr().err
 
 
 def test_the_stage_leaves_a_folder_that_decodes(cold_start: Path, config: GrpoConfig, tmp_path: Path) -> None:

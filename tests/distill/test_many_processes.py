@@ -12,7 +12,14 @@ from typing import Any
 import pytest
 
 from tests.distill import many_processes
-from tests.distill.many_processes import OPTIMIZERS, STEPS
+from tests.distill.many_processes import (
+    EXPERTS_PER_TOKEN,
+    GLOBAL_ROWS,
+    N_ROUTED_EXPERTS,
+    OPTIMIZERS,
+    ROW_TOKENS,
+    STEPS,
+)
 
 ROOT = Path(__file__).parents[2]
 
@@ -58,8 +65,11 @@ def test_every_process_moves_the_biases_by_the_loads_of_all(one: dict[str, Any],
 
 def test_violations_of_each_layer_are_those_of_the_global_batch(one: dict[str, Any], two: dict[str, Any]) -> None:
     mine, theirs = ([line["max_violation_by_layer"] for line in each["trained"]["log"]] for each in (one, two))
-    assert theirs == mine
+    # sums of another order may decide a near tie of the router otherwise: each token so moved changes a load by one
+    a_token = N_ROUTED_EXPERTS / (GLOBAL_ROWS * ROW_TOKENS * EXPERTS_PER_TOKEN)
+    assert len(theirs) == len(mine)
     assert all(len(layers) == 2 for layers in mine)
+    assert theirs == [pytest.approx(layers, abs=2.5 * a_token) for layers in mine]
 
 
 def test_a_log_line_says_how_fast_and_how_well_used(one: dict[str, Any]) -> None:

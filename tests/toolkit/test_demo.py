@@ -11,6 +11,7 @@ from distill import pipeline
 from distill.pipeline import DistillConfig
 from distill.problems.families import FAMILIES, make_problems
 from tests.toolkit.test_sizing import FAST
+from toolkit import sizing
 from toolkit.decoders import open_decoder
 from toolkit.demo import demo
 from toolkit.errors import FolderConflict
@@ -80,13 +81,14 @@ def test_the_line_runs_from_problems_to_report_and_a_second_time_does_nothing(
 
 
 def test_a_new_run_measures_the_machine_and_keeps_the_recipe_and_the_time_taken(
-    config: DistillConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    config: DistillConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(sizing, "LEVELS", sizing.LEVELS[-1:])  # few problems are asked, however fast the machine is
     out = tmp_path / "run"
-    ledger = demo(config, out, open_decoder, minutes=2)
+    ledger = demo(config, out, open_decoder, minutes=30)  # enough for a slow machine that is busy besides
     recipe = read_recipe(out)
     assert recipe is not None and recipe == ledger.recipe
-    assert recipe.minutes == 2 and recipe.rates.training_token_s > 0
+    assert recipe.minutes == 30 and recipe.rates.training_token_s > 0
     assert recipe.taken_s is not None and recipe.taken_s.keys() == recipe.planned_s.keys()
     assert recipe.training_tokens == read_manifest(out / "student")["measured"]["train_tokens"]  # type: ignore[index]
     said = capsys.readouterr().err
