@@ -15,7 +15,16 @@ from pathlib import Path
 from apps.conversation import Conversation, Turn
 from apps.view import page_messages
 from toolkit.errors import InputError
-from toolkit.records import AppendLog, Problem, Trace, content_hash, mend_torn_line, read_records, write_records
+from toolkit.records import (
+    BY_A_PERSON,
+    AppendLog,
+    Problem,
+    Trace,
+    content_hash,
+    mend_torn_line,
+    read_records,
+    write_records,
+)
 
 FEEDBACK = "feedback"
 """The folder's name, beside the chats."""
@@ -36,10 +45,13 @@ def turn_of_message(conversation: Conversation, index: int) -> Turn:
 def keep(folder: Path, conversation: Conversation, turn: Turn, *, teacher: str, answer: str, reasoning: str) -> Trace:
     """Append a turn of the conversation with the given answer and reasoning; returns the trace.
 
-    Raises `InputError` where the answer is empty, or the folder cannot be written.
+    Raises `InputError` where the answer is empty or was cut, or the folder cannot be written.
     """
     if not answer.strip():
         raise InputError("an answer that is kept must not be empty; write the answer that you want")
+    is_cut = turn.state == "stopped" or turn.cut is not None
+    if is_cut and answer.strip() == turn.answer.strip():
+        raise InputError("an answer that is kept must not have been cut; let the model go on with it, or correct it")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         history = conversation.history(turn)
@@ -84,6 +96,6 @@ def _trace(turn: Turn, problem: Problem, sample: int, teacher: str, answer: str,
         prompt_tokens=0,
         reasoning_tokens=turn.reasoning_tokens,
         completion_tokens=len(turn.token_ids),
-        teacher=f"feedback@{teacher}",
+        teacher=f"{BY_A_PERSON}{teacher}",
         request_hash=content_hash(f"{teacher}\n{problem.transcript}\n{reasoning}\n{answer}\n{sample}"),
     )

@@ -227,7 +227,7 @@ def comparison_markdown(comparison: ModelComparison) -> str:
 
 def _canonical(sample: Outcome) -> str:
     """The answer as verdicts read it; empty where there is none."""
-    if sample.verdict.reason in ("truncated", "empty"):
+    if sample.verdict.reason not in ("correct", "wrong"):
         return ""
     answer = extract_answer(sample.trace.answer, answer_form(sample.problem))
     return " ".join(answer.split()).casefold()

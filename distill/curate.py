@@ -1,8 +1,11 @@
-"""From traces and verdicts to a training set: what is kept, and a count for each reason that something was not.
+"""From traces and verdicts to a training set: what is kept, and why each of the rest was not.
 
-    traces ── correct? ── outside the test split? ── new? ── short enough? ── among the first k? ──> examples
+    traces ── outside the test split? ── complete? ── fit to learn from? ── correct? ── new? ── short enough? ── among the
+    first k? ──> examples
 
-Each trace leaves by the first filter that it fails, so the counts and the kept ones sum up to the traces.
+Each trace leaves by the first filter that it fails, so the counts and the kept ones sum up to the traces. What is
+complete and fit is said by `distill.verification.wholeness`; it is asked before what is correct, since a thought that
+was read as an answer is often graded wrong, and the teacher is not to blame for that.
 """
 
 from __future__ import annotations
@@ -12,28 +15,77 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from toolkit.records import Example, Problem, Trace, Verdict
+from distill.verification.wholeness import incomplete, unfit
+from toolkit.records import Example, Problem, Record, Trace, Verdict
 
-DROPS = ("test_split", "truncated", "empty", "wrong", "duplicate", "too_long", "surplus")
-"""Reasons in the order of the filters: `surplus` is more correct traces of one problem than asked for."""
+DROPS: Mapping[str, tuple[str, str]] = {
+    "test_split": ("of the test split", "give problems whose hash falls into the other splits, which more problems do"),
+    "truncated": ("cut by the limit", "raise --max-new-tokens"),
+    "filtered": ("held back by the server's content filter", "ask other problems, or a server without a filter"),
+    "tool_call": ("calls of a tool", "ask a model or a server that offers no tools"),
+    "broken_off": ("ended by an error of the server", "ask again when the server is well"),
+    "empty": ("without an answer", "raise --max-new-tokens, or choose a teacher that answers"),
+    "thought_tags": (
+        "with a thought's tags left in the text",
+        "let the server separate the thoughts (its reasoning parser)",
+    ),
+    "no_thought": ("without a thought", "choose a teacher that thinks, or a server that hands its thoughts out"),
+    "control_tokens": ("with control tokens in the text", "give the server the model's own chat template"),
+    "broken_text": ("with characters that are no text", "look at what the server sends"),
+    "copied": ("whose thought, answer and question are not three texts", "choose a teacher that thinks"),
+    "looping": ("going round in circles", "raise --temperature, or choose an abler teacher"),
+    "wrong": ("wrong", "choose an abler teacher or easier problems"),
+    "duplicate": ("duplicate", "raise --temperature"),
+    "too_long": ("too long", "raise --max-tokens, or let the teacher think less"),
+    "surplus": ("more than are kept of a problem", "keep more of a problem"),
+}
+"""Reasons in the order of the filters, what such traces are, and what helps where nothing else is left."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dropped(Record):
+    """A trace that is not learned from: a line of `dropped.jsonl`."""
+
+    problem_id: str
+    sample: int
+    reason: str
 
 
 @dataclass(frozen=True, kw_only=True)
 class Curation:
-    """The kept examples, in the traces' order, and what became of the rest."""
+    """The kept examples and the dropped traces, both in the traces' order."""
 
     examples: list[Example]
-    traces: int
-    drops: Mapping[str, int]
+    dropped: list[Dropped]
+
+    @property
+    def drops(self) -> dict[str, int]:
+        """How many left for each reason, those included that are none."""
+        return dict.fromkeys(DROPS, 0) | Counter(each.reason for each in self.dropped)
+
+    @property
+    def traces(self) -> int:
+        return len(self.examples) + len(self.dropped)
 
     def counts(self) -> dict[str, Any]:
         """What `drops.json` holds."""
-        return {"traces": self.traces, "kept": len(self.examples), "drops": dict(self.drops)}
+        return {"traces": self.traces, "kept": len(self.examples), "drops": self.drops}
 
     def summary(self) -> str:
         """One line for the terminal."""
-        dropped = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in self.drops.items() if count)
-        return f"curation: {len(self.examples)} of {self.traces} traces kept; dropped: {dropped or 'none'}"
+        return f"curation: {len(self.examples)} of {self.traces} traces kept; dropped: {self._reasons() or 'none'}"
+
+    def nothing_left(self) -> str:
+        """Why no trace was kept, and what helps against the most frequent reason."""
+        counts = self.drops
+        most = max(counts, key=lambda reason: (reason != "test_split") * counts[reason])
+        return (
+            f"at least 1 of the teacher's {self.traces} traces must be correct and fit to train on, and none is "
+            f"({self._reasons()}); {DROPS[most][1]}"
+        )
+
+    def _reasons(self) -> str:
+        return ", ".join(f"{count} {DROPS[reason][0]}" for reason, count in self.drops.items() if count)
 
 
 def curate(
@@ -53,29 +105,33 @@ def curate(
     """
     by_id = {problem.id: problem for problem in problems}
     judged = {(verdict.problem_id, verdict.sample): verdict for verdict in verdicts}
-    drops = Counter(dict.fromkeys(DROPS, 0))
     kept_of: Counter[str] = Counter()
     seen: set[tuple[str, str]] = set()
     examples: list[Example] = []
+    dropped: list[Dropped] = []
     for trace in traces:
-        verdict = judged[trace.problem_id, trace.sample]
-        example = _example(by_id[trace.problem_id], trace)
+        problem, verdict = by_id[trace.problem_id], judged[trace.problem_id, trace.sample]
+        example = _example(problem, trace)
         thought = (trace.problem_id, " ".join(trace.reasoning.split()))
         if trace.problem_id in test_ids:
-            drops["test_split"] += 1
+            reason = "test_split"
+        elif fault := incomplete(trace) or unfit(trace, problem):
+            reason = fault
         elif not verdict.correct:
-            drops[verdict.reason] += 1
+            reason = verdict.reason
         elif thought in seen:
-            drops["duplicate"] += 1
+            reason = "duplicate"
         elif count_tokens(example) > max_tokens:
-            drops["too_long"] += 1
+            reason = "too_long"
         elif kept_of[trace.problem_id] == per_problem:
-            drops["surplus"] += 1
+            reason = "surplus"
         else:
             seen.add(thought)
             kept_of[trace.problem_id] += 1
             examples.append(example)
-    return Curation(examples=examples, traces=len(traces), drops=dict(drops))
+            continue
+        dropped.append(Dropped(problem_id=trace.problem_id, sample=trace.sample, reason=reason))
+    return Curation(examples=examples, dropped=dropped)
 
 
 def _example(problem: Problem, trace: Trace) -> Example:

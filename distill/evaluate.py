@@ -106,7 +106,7 @@ def _measure(respondent: Respondent, problems: Sequence[Problem], config: EvalCo
         families=family_scores(problems, shares),
         mean_reasoning_tokens=float(np.mean([trace.reasoning_tokens for trace in traces])),
         mean_completion_tokens=float(np.mean(completion_tokens)),
-        truncation_rate=float(np.mean([verdict.reason == "truncated" for verdict in verdicts])),
+        truncation_rate=float(np.mean([not trace.closed for trace in traces])),
         limit_rate=float(np.mean([trace.finish_reason == "length" for trace in traces])),
         tokens_per_s=respondent.tokens_per_s(problems),
         batch_tokens_per_s=None if resumed else sum(completion_tokens) / sampling_s,

@@ -48,8 +48,9 @@ if TYPE_CHECKING:
     from distill.judge import Judge
 
 Reward = Callable[[Problem, str], float]
+ACCURACY = "accuracy"
 REWARDS: Mapping[str, Reward] = {
-    "accuracy": accuracy,
+    ACCURACY: accuracy,
     "well_formed": well_formed,
     "language_consistency": language_consistency,
 }
@@ -134,7 +135,10 @@ class Sampler:
             model.train(was_training)
         ids = [[row.ids for row in rows[start : start + size]] for start in range(0, len(rows), size)]
         texts = [[self._chat_format.decode(completion) for completion in group] for group in ids]
-        parts = self._parts(problems, texts)
+        whole = [
+            [row.finish_reason == "stop" for row in rows[start : start + size]] for start in range(0, len(rows), size)
+        ]
+        parts = self._parts(problems, texts, whole)
         return [
             Group(
                 problem=problem,
@@ -147,11 +151,23 @@ class Sampler:
             for i, problem in enumerate(problems)
         ]
 
-    def _parts(self, problems: Sequence[Problem], texts: Sequence[Sequence[str]]) -> list[list[dict[str, float]]]:
-        """Every reward of every completion; judges rate requests, whose quality no program verifies."""
+    def _parts(
+        self, problems: Sequence[Problem], texts: Sequence[Sequence[str]], whole: Sequence[Sequence[bool]]
+    ) -> list[list[dict[str, float]]]:
+        """Every reward of every completion; judges rate requests, whose quality no program verifies.
+
+        `whole`: which ones ended by themselves; the answer of another is not right, as in grading.
+        """
         parts = [
-            [{name: REWARDS[name](problem, text) for name in self._config.weights if name in REWARDS} for text in group]
-            for problem, group in zip(problems, texts, strict=True)
+            [
+                {
+                    name: REWARDS[name](problem, text) if is_whole or name != ACCURACY else 0.0
+                    for name in self._config.weights
+                    if name in REWARDS
+                }
+                for text, is_whole in zip(group, of_group, strict=True)
+            ]
+            for problem, group, of_group in zip(problems, texts, whole, strict=True)
         ]
         asked = [i for i, problem in enumerate(problems) if HARMFUL in problem.metadata]
         for name, judge in self._judges.items():

@@ -2,7 +2,8 @@
 
     out/
     ├── problems.jsonl  traces.jsonl  verdicts.jsonl     what the teacher was asked, said, and was right about
-    ├── train.jsonl  drops.json                          what the student learned from, and why the rest was left
+    ├── train.jsonl                                      what the student learned from
+    ├── dropped.jsonl  drops.json                        why each other trace was left, and how many for each reason
     ├── loss.jsonl                                       how it went
     ├── config.json  model.safetensors  tokenizer.json … the student
     └── manifest.json
@@ -39,7 +40,7 @@ from toolkit.models import resolve
 from toolkit.records import Example, Problem, Trace, Verdict, read_records, write_records
 from toolkit.runs import Stage, file_digest, finish, folder_digest, is_complete, partial_folder
 
-TRAIN, DROPS = "train.jsonl", "drops.json"
+TRAIN, DROPPED, DROPS = "train.jsonl", "dropped.jsonl", "drops.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,12 +124,10 @@ def distill(config: DistillConfig, out: Path, open_decoder: Callable[[Path], Dec
     write_records(folder / TRAIN, curation.examples)
     counts = {"problems_in_test_split": test_problems} | curation.counts()
     (folder / DROPS).write_text(json.dumps(counts, indent=1) + "\n")
+    write_records(folder / DROPPED, curation.dropped)
     print(curation.summary(), file=sys.stderr)
     if not curation.examples:
-        raise InputError(
-            f"at least 1 of the teacher's {len(traces)} traces must be correct and at most {config.max_tokens} tokens "
-            "long; choose an abler teacher or easier problems"
-        )
+        raise InputError(curation.nothing_left())
 
     measured = train(student, curation.examples, config.train, folder)
     correct = sum(verdict.correct for verdict in verdicts)

@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -149,10 +150,21 @@ class ChatFormat:
         return self.prompt_ids([{"role": "user", "content": question}])
 
     def training_ids(self, messages: Sequence[Message], reasoning: str, answer: str) -> tuple[list[int], list[bool]]:
-        """Ids of one example, and the loss mask: True on the completion, its end-of-turn token included."""
+        """Ids of one example, and the loss mask: True on the completion, its end-of-turn token included.
+
+        A special token's name in the completion is text there, so that only its last id ends the turn.
+        """
         prompt = self.prompt_ids(messages)
-        completion = self.encode(completion_text(reasoning, answer) + TURN_END)
+        text: list[int] = self._text_tokenizer.encode(completion_text(reasoning, answer), add_special_tokens=False).ids
+        completion = [*text, *self.encode(TURN_END)]
         return prompt + completion, [False] * len(prompt) + [True] * len(completion)
+
+    @cached_property
+    def _text_tokenizer(self) -> Tokenizer:
+        """A tokenizer of its own, since threads share the other, that takes special tokens' names for text."""
+        tokenizer = Tokenizer.from_str(self.tokenizer.to_str())
+        tokenizer.encode_special_tokens = True
+        return tokenizer
 
 
 class ReasoningParser:

@@ -157,6 +157,10 @@ class Trace(Record):
     """Hash of everything that shaped this sample: teacher digest, prompt, sampling settings, seed."""
 
 
+BY_A_PERSON = "feedback@"
+"""What the teacher of a trace begins with whose answer and thought a person approved or wrote."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Verdict(Record):
     """Whether a trace's answer is right, and who said so."""
@@ -164,7 +168,8 @@ class Verdict(Record):
     problem_id: str
     sample: int
     correct: bool
-    reason: Literal["correct", "wrong", "truncated", "empty"]
+    reason: Literal["correct", "wrong", "truncated", "filtered", "tool_call", "broken_off", "empty"]
+    """The last five are of traces that are no whole answer: see `distill.verification.wholeness`."""
     score: float
     verifier: str
     version: str

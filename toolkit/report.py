@@ -42,7 +42,15 @@ from toolkit.runs import replace_text
 
 LEDGER, REPORT = "ledger.json", "report.html"
 POLICY = "default-src 'none'; style-src 'unsafe-inline'"
-MARKS = {"correct": "right", "wrong": "wrong", "truncated": "truncated", "empty": "no answer"}
+MARKS = {
+    "correct": "right",
+    "wrong": "wrong",
+    "truncated": "truncated",
+    "filtered": "filtered",
+    "tool_call": "called a tool",
+    "broken_off": "broken off",
+    "empty": "no answer",
+}
 
 
 def report_run(run: Path) -> Ledger:

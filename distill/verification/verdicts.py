@@ -28,6 +28,7 @@ from distill.problems.requests import HARMFUL, responds_rightly
 from distill.verification.equivalence import equivalent
 from distill.verification.sandbox import strongest_level
 from distill.verification.unit_tests import TESTS, passed
+from distill.verification.wholeness import incomplete
 from toolkit.errors import MissingExtra
 from toolkit.records import Problem, Trace, Verdict
 
@@ -54,21 +55,15 @@ LONGEST_EXPRESSION = 200
 
 
 def grade(problem: Problem, trace: Trace) -> Verdict:
-    """Decide about one trace. Thinking that was never closed is truncated; a scorer that raises costs this trace only.
+    """Decide about one trace. One that is not whole is wrong, whatever its answer; a scorer that raises costs it only.
 
     Raises `MissingExtra` where reasoning-gym is not installed, `InputError` where code must run, nothing confines it,
     and nobody allowed that (`distill.verification.sandbox.allow_unsafe`).
     """
     judge = _judge(problem)
-    score = 0.0
-    reason: Literal["correct", "wrong", "truncated", "empty"]
-    if not trace.closed:
-        reason = "truncated"
-    elif not trace.answer.strip():
-        reason = "empty"
-    else:
-        score = score_answer(problem, trace.answer)
-        reason = "correct" if score == 1.0 else "wrong"
+    fault = incomplete(trace)
+    score = 0.0 if fault else score_answer(problem, trace.answer)
+    reason = fault or ("correct" if score == 1.0 else "wrong")
     verifier, version = judge, VERSION
     if judge == VERIFIER:
         verifier = f"{VERIFIER}:{problem.family}"

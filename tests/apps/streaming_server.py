@@ -19,7 +19,7 @@ class StreamingServer(HttpServer):
         self.client_left = threading.Event()
 
 
-def delta(finish_reason: str | None = None, **fields: str) -> dict[str, Any]:
+def delta(finish_reason: str | None = None, **fields: Any) -> dict[str, Any]:
     """One chunk."""
     return {"choices": [{"index": 0, "delta": fields, "finish_reason": finish_reason}]}
 

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -157,10 +158,17 @@ def test_a_seed_reaches_the_server(served: str) -> None:
             {"content": " 5.\n</th"},
             {"content": "ink>\n\nIt is 5."},
         ],
+        [
+            {"content": [{"type": "thinking", "thinking": [{"type": "text", "text": "2 and"}]}]},
+            {"content": [{"type": "thinking", "thinking": [{"type": "text", "text": " "}]}]},
+            {"content": [{"type": "thinking", "thinking": [{"type": "text", "text": "3 is 5."}]}]},
+            {"content": [{"type": "text", "text": "It is 5."}]},
+        ],
+        [{"reasoning_details": [{"type": "reasoning.text", "text": "2 and 3 is 5."}]}, {"content": "It is 5."}],
     ],
-    ids=["reasoning_content", "reasoning", "thinking", "tags"],
+    ids=["reasoning_content", "reasoning", "thinking", "tags", "parts", "reasoning_details"],
 )
-def test_a_thought_is_read_from_wherever_servers_put_it(pieces: list[dict[str, str]]) -> None:
+def test_a_thought_is_read_from_wherever_servers_put_it(pieces: list[dict[str, Any]]) -> None:
     events = [delta(role="assistant", content=""), *(delta(**piece) for piece in pieces), delta("stop"), usage(20)]
     with StreamingServer([*events, ": a comment", "data: [DONE]"]) as server:
         turn = ask(load_endpoint(server.url))

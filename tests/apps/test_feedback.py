@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -126,3 +127,15 @@ def test_questions_that_differ_in_case_are_kept_beside_each_other(tmp_path: Path
     assert [(trace.problem_id, trace.sample) for trace in traces] == [
         (problem.id, sample) for sample in (0, 1) for problem in problems
     ]
+
+
+@pytest.mark.parametrize("how", [{"state": "stopped"}, {"cut": "limit"}, {"cut": "context"}])
+def test_an_answer_that_was_cut_is_kept_only_once_it_is_corrected(tmp_path: Path, how: dict[str, Any]) -> None:
+    conversation = asked(("2 + 2?", "The answer is"))
+    for name, value in how.items():
+        setattr(conversation.turns[0], name, value)
+    with pytest.raises(InputError, match="must not have been cut"):
+        kept(tmp_path, conversation, answer=" The answer is ", reasoning="So 4.")
+    assert list(tmp_path.iterdir()) == []
+    kept(tmp_path, conversation, answer="The answer is 4.", reasoning="So 4.")
+    assert [example.answer for example in curated(tmp_path)[0]] == ["The answer is 4."]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from distill.curate import DROPS, Curation, curate
 from toolkit.records import Example, Problem, Trace, Verdict
@@ -67,13 +68,16 @@ def curated(
 def test_every_trace_is_kept_or_counted_once() -> None:
     traces = [
         *(trace(PROBLEMS[0], i, f"way {i % 3}") for i in range(5)),
-        *(trace(PROBLEMS[1], i, f"way {i}") for i in range(4)),
-        trace(PROBLEMS[2], 0, "word " * 200),
+        replace(trace(PROBLEMS[1], 0, "way 0"), finish_reason="length"),
+        replace(trace(PROBLEMS[1], 1, "way 1"), answer=" \n"),
+        trace(PROBLEMS[1], 2, "way 2"),
+        trace(PROBLEMS[1], 3, "way 3"),
+        trace(PROBLEMS[2], 0, "a long way"),
         trace(PROBLEMS[3], 0),
     ]
     reasons = ["correct"] * 5 + ["truncated", "empty", "wrong", "correct"] + ["correct"] * 2
-    result = curated(traces, reasons, per_problem=2, test_ids=[PROBLEMS[3].id])
-    assert dict(result.drops) == {
+    result = curated(traces, reasons, per_problem=2, test_ids=[PROBLEMS[3].id], max_tokens=6)
+    assert {reason: count for reason, count in result.drops.items() if count} == {
         "test_split": 1,
         "truncated": 1,
         "empty": 1,
@@ -83,6 +87,10 @@ def test_every_trace_is_kept_or_counted_once() -> None:
         "surplus": 1,
     }
     assert len(result.examples) + sum(result.drops.values()) == len(traces) == result.traces
+    assert [(each.problem_id, each.sample) for each in result.dropped if each.reason == "duplicate"] == [
+        (PROBLEMS[0].id, 3),
+        (PROBLEMS[0].id, 4),
+    ]
     assert result.counts()["kept"] == 3
     assert set(result.drops) == set(DROPS)
 
@@ -111,3 +119,29 @@ def test_the_summary_names_only_what_was_dropped() -> None:
     made = [trace(PROBLEMS[0], i) for i in range(3)]
     assert curated(made).summary() == "curation: 1 of 3 traces kept; dropped: 2 duplicate"
     assert curated(made[:1]).summary() == "curation: 1 of 1 traces kept; dropped: none"
+
+
+def test_the_remedy_is_that_of_the_most_frequent_reason() -> None:
+    unthought = [trace(problem, 0, "") for problem in PROBLEMS[:3]]
+    cut = [replace(trace(problem, 0), finish_reason="length") for problem in PROBLEMS[:3]]
+    for traces, count, remedy in (
+        ([*unthought, cut[0]], "3 without a thought", "choose a teacher that thinks"),
+        ([*cut, unthought[0]], "3 cut by the limit", "raise --max-new-tokens"),
+    ):
+        message = curated(traces).nothing_left()
+        assert "at least 1 of the teacher's 4 traces must be correct and fit to train on" in message
+        assert count in message and remedy in message.rsplit("; ", 1)[1]
+    long = [trace(problem, 0, "word after other word " * 3) for problem in PROBLEMS]
+    assert "(4 too long); raise --max-tokens" in curated(long, max_tokens=9).nothing_left()
+    assert "(4 wrong); choose an abler teacher" in curated(long, ["wrong"] * 4).nothing_left()
+
+
+def test_a_fault_that_makes_an_answer_wrong_is_named_in_its_place() -> None:
+    left = replace(trace(PROBLEMS[0], 0, ""), answer="It is 3. <think> No, 2.")
+    assert curated([left], ["wrong"]).drops["thought_tags"] == 1
+
+
+def test_a_person_may_want_an_answer_without_a_thought() -> None:
+    wanted = replace(trace(PROBLEMS[0], 0, ""), teacher="feedback@int4")
+    assert len(curated([wanted]).examples) == 1
+    assert curated([trace(PROBLEMS[0], 0, "")]).drops["no_thought"] == 1

@@ -16,6 +16,7 @@ from distill.journal import run_trainer
 from distill.problems.families import make_problems
 from distill.teach import reason_rl
 from distill.teacher_recipe import quick
+from toolkit.chat_format import ChatFormat
 from toolkit.errors import InputError
 from toolkit.model.decoder import load_model
 from toolkit.records import Problem
@@ -141,3 +142,15 @@ def test_probabilities_are_those_that_the_stock_trainer_computes(
         (values * weights).sum().backward()
         grads.append(made.model.model.layers[0].self_attn.q_a_proj.weight.grad.clone())
     assert (grads[0] - grads[1]).norm() < 0.02 * grads[1].norm()
+
+
+def test_an_answer_that_ran_into_the_limit_is_not_rewarded_as_right(
+    cold_start: Path, config: GrpoConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(grpo, "REWARDS", {"accuracy": lambda problem, text: 1.0, "e": lambda problem, text: 1.0})
+    rewarded = replace(config, weights={"accuracy": 1.0, "e": 1.0}, group_size=8, micro_batch=16)
+    made = trainer(cold_start, rewarded, tmp_path)
+    stop_ids = ChatFormat.from_folder(cold_start).stop_ids
+    for group in made._sampler.groups(PROBLEMS, salt=0):
+        for ids, part in zip(group.completion_ids, group.parts, strict=True):
+            assert part == {"accuracy": float(ids[-1] in stop_ids), "e": 1.0}

@@ -14,6 +14,7 @@ from toolkit.chat_format import (
     CLOSE,
     OPEN,
     REASONING_TEMPLATE,
+    TURN_END,
     ChatFormat,
     Completion,
     Delta,
@@ -145,3 +146,17 @@ def test_a_hostile_template_cannot_reach_python(tmp_path: Path) -> None:
 
     with pytest.raises(InputError, match="cannot render"):
         ChatFormat(Tokenizer(models.BPE()), "{{ ''.__class__.__mro__[1].__subclasses__() }}", frozenset({0}), {})
+
+
+def test_the_name_of_a_special_token_in_a_completion_is_text(tiny_student: Path) -> None:
+    chat_format = ChatFormat.from_folder(tiny_student)
+    special = {id for id, token in chat_format.tokenizer.get_added_tokens_decoder().items() if token.special}
+    names = "".join(token.content for token in chat_format.tokenizer.get_added_tokens_decoder().values())
+    ids, mask = chat_format.training_ids([{"role": "user", "content": "?"}], f"a{names}", f"{names}b")
+    completion = [id for id, is_trained in zip(ids, mask, strict=True) if is_trained]
+    assert special and special.isdisjoint(completion[:-1]) and completion[-1] in special
+    assert chat_format.tokenizer.decode(completion[:-1]) == completion_text(f"a{names}", f"{names}b")
+    plain, _ = chat_format.training_ids([{"role": "user", "content": "?"}], "a 12\n", "**é**")
+    assert plain[-len(chat_format.encode(completion_text("a 12\n", "**é**") + TURN_END)) :] == chat_format.encode(
+        completion_text("a 12\n", "**é**") + TURN_END
+    )

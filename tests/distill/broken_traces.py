@@ -1,0 +1,157 @@
+"""What servers and models send when something is odd, and what it must end as; the table of docs/traces.md.
+
+`python -m tests.distill.broken_traces` writes the table anew.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from tests.house.modules import ROOT
+from toolkit.ledger import markdown_table
+from toolkit.records import Problem
+
+PAGE = ROOT / "docs" / "traces.md"
+BEGIN, END = "<!-- broken traces -->\n", "<!-- end of broken traces -->\n"
+PROBLEM = Problem.create(family="user", question="Which is the greatest number that divides 12 and 18?", answer="6")
+THOUGHT, ANSWER = "18 is 12 and 6 more, and 6 divides 12.", "The answer is 6."
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One message, and what becomes of it. `None` as thought or answer: that of the problem."""
+
+    name: str
+    message: dict[str, Any]
+    verdict: str
+    """A reason of verdicts, or "graded": right or wrong, as the odd answer reads."""
+    fate: str
+    """A reason of curation, or "kept"."""
+    finish_reason: Any = "stop"
+    thought: str | None = None
+    answer: str | None = None
+
+
+def kept(name: str, message: dict[str, Any] | str, **kwargs: Any) -> Row:
+    return Row(name=name, message=_message(message), verdict="correct", fate="kept", **kwargs)
+
+
+def dropped(name: str, message: dict[str, Any] | str, verdict: str, fate: str, **kwargs: Any) -> Row:
+    return Row(name=name, message=_message(message), verdict=verdict, fate=fate, **kwargs)
+
+
+def _message(message: dict[str, Any] | str) -> dict[str, Any]:
+    return {"content": message} if isinstance(message, str) else message
+
+
+def parts(*texts: tuple[str, str]) -> dict[str, Any]:
+    """A content of parts, as Mistral and Anthropic send it."""
+    return {"content": [{"type": kind, {"text": "text"}.get(kind, kind): text} for kind, text in texts]}
+
+
+FIELD = {"reasoning_content": THOUGHT, "content": ANSWER}
+LOOP = "Wait, let me check that once more. "
+TURN = "<|im_end|>\n<|im_start|>user\nAnd 20?"
+# fmt: off
+ROWS = [
+    # read
+    kept("thought in `reasoning_content`", FIELD),
+    kept("thought in `reasoning`, an object with a summary", {"reasoning": {"summary": [THOUGHT]}, "content": ANSWER}),
+    kept("thought in `reasoning_details`", {"reasoning_details": [{"type": "reasoning.text", "text": THOUGHT}], "content": ANSWER}),
+    kept("content in parts, one a thought", parts(("thinking", THOUGHT), ("text", ANSWER))),
+    kept("blank `reasoning_content`, thought inline", {"reasoning_content": " \n", "content": f"<think>{THOUGHT}</think>{ANSWER}"}),
+    kept("thought in a field and inline, the same", {"reasoning": THOUGHT, "content": f"<think>{THOUGHT}</think>{ANSWER}"}),
+    kept("thought in a field, closing tag left in the content", {"reasoning": THOUGHT, "content": f"</think>{ANSWER}"}),
+    kept("thought and answer both in the field", {"reasoning_content": f"{THOUGHT}</think>{ANSWER}", "content": None}),
+    kept("no opening tag", f"{THOUGHT}</think>{ANSWER}"),
+    kept("opening tag twice", f"<think>\n<think>\n{THOUGHT}</think>{ANSWER}"),
+    kept("`[THINK]` tags", f"[THINK]{THOUGHT}[/THINK]{ANSWER}"),
+    kept("`<thinking>` tags", f"<thinking>{THOUGHT}</thinking>\n{ANSWER}"),
+    kept("`<seed:think>` tags", f"<seed:think>{THOUGHT}</seed:think>{ANSWER}"),
+    kept("`◁think▷` tags", f"◁think▷{THOUGHT}◁/think▷{ANSWER}"),
+    kept("gpt-oss channels", f"<|channel|>analysis<|message|>{THOUGHT}<|end|><|start|>assistant<|channel|>final<|message|>{ANSWER}<|return|>"),
+    kept("turn-end token left at the end", f"<think>{THOUGHT}</think>{ANSWER}<|eot_id|>"),
+    kept("`finish_reason` missing, a whole answer", FIELD, finish_reason=None),
+    # not whole
+    dropped("limit in the thought, in a field", {"reasoning_content": THOUGHT, "content": ""}, "truncated", "truncated", finish_reason="length", answer=""),
+    dropped("limit in the thought, in tags", f"<think>{THOUGHT}", "truncated", "truncated", finish_reason="length", answer=""),
+    dropped("limit in the thought, no tag", THOUGHT, "truncated", "truncated", finish_reason="length", thought="", answer=THOUGHT),
+    dropped("limit in the answer", {"reasoning": THOUGHT, "content": "The answer is 6, si"}, "truncated", "truncated", finish_reason="length", answer="The answer is 6, si"),
+    dropped("the limit by another word", FIELD, "truncated", "truncated", finish_reason="MAX_TOKENS"),
+    dropped("turn ended within the thought", f"<think>{THOUGHT}", "truncated", "truncated", answer=""),
+    dropped("content filter", FIELD, "filtered", "filtered", finish_reason="content_filter"),
+    dropped("call of a tool", {"reasoning": THOUGHT, "content": None, "tool_calls": [{"id": "1"}]}, "tool_call", "tool_call", finish_reason="tool_calls", answer=""),
+    dropped("call of a tool as text", {"reasoning": THOUGHT, "content": '<tool_call>{"name": "gcd"}</tool_call> It is 6.'}, "graded", "tool_call", answer='<tool_call>{"name": "gcd"}</tool_call> It is 6.'),
+    dropped("server's error or abort", FIELD, "broken_off", "broken_off", finish_reason="abort"),
+    dropped("`finish_reason` that nobody knows", FIELD, "broken_off", "broken_off", finish_reason="seven"),
+    dropped("`finish_reason` missing, no answer", f"<think>{THOUGHT}", "broken_off", "broken_off", finish_reason=None, answer=""),
+    dropped("empty answer", f"<think>{THOUGHT}</think>\n \u200b", "empty", "empty", answer=" \u200b"),
+    # whole, but not to learn from
+    dropped("no thought", ANSWER, "correct", "no_thought", thought=""),
+    dropped("empty tags", f"<think>\n\n</think>{ANSWER}", "correct", "no_thought", thought=""),
+    dropped("a thought of dots", f"<think>…</think>{ANSWER}", "correct", "no_thought", thought="…"),
+    dropped("encrypted thought", {"reasoning_details": [{"type": "reasoning.encrypted", "data": "x"}], "content": ANSWER}, "correct", "no_thought", thought=""),
+    dropped("text before the thought", f"Sure. <think>{THOUGHT}</think>{ANSWER}", "graded", "thought_tags", thought="", answer=f"Sure. <think>{THOUGHT}</think>{ANSWER}"),
+    dropped("two thoughts", f"<think>a</think>b<think>{THOUGHT}</think>{ANSWER}", "graded", "thought_tags", thought="", answer=f"<think>a</think>b<think>{THOUGHT}</think>{ANSWER}"),
+    dropped("tags within tags", f"<think><thought>a</thought></think>{ANSWER}", "graded", "thought_tags", thought="", answer=f"<think><thought>a</thought></think>{ANSWER}"),
+    dropped("two closing tags", f"<think>a</think>b</think>{ANSWER}", "graded", "thought_tags", thought="", answer=f"<think>a</think>b</think>{ANSWER}"),
+    dropped("thoughts in a field and inline, not the same", {"reasoning": THOUGHT, "content": f"<think>a</think>{ANSWER}"}, "graded", "thought_tags", answer=f"<think>a</think>{ANSWER}"),
+    dropped("parts in another order", parts(("text", ANSWER), ("thinking", THOUGHT)), "graded", "thought_tags", thought="", answer=f"{ANSWER}<think>\n{THOUGHT}\n</think>\n\n"),
+    dropped("gpt-oss channel of tools", f"<|channel|>commentary<|message|>{ANSWER}", "graded", "thought_tags", thought="", answer=f"<|channel|>commentary<|message|>{ANSWER}"),
+    dropped("next turn in the answer", {"reasoning": THOUGHT, "content": f"{ANSWER}{TURN}"}, "graded", "control_tokens", answer=f"{ANSWER}{TURN}"),
+    dropped("another family's token in the thought", {"reasoning": f"{THOUGHT}<|eot_id|>", "content": ANSWER}, "correct", "control_tokens", thought=f"{THOUGHT}<|eot_id|>"),
+    dropped("replacement character", {"reasoning": f"\ufffd {THOUGHT}", "content": ANSWER}, "correct", "broken_text", thought=f"\ufffd {THOUGHT}"),
+    dropped("NUL", {"reasoning": f"\0{THOUGHT}", "content": ANSWER}, "correct", "broken_text", thought=f"\0{THOUGHT}"),
+    dropped("answer copied into the thought's field", {"reasoning": ANSWER, "content": ANSWER}, "correct", "copied", thought=ANSWER),
+    dropped("thought that goes round in circles", {"reasoning": LOOP * 20, "content": ANSWER}, "correct", "looping", thought=LOOP * 20),
+    dropped("answer that goes round in circles", {"reasoning": THOUGHT, "content": f"{ANSWER} " * 20}, "graded", "looping", answer=f"{ANSWER} " * 20),
+    dropped("whole, and wrong", {"reasoning": THOUGHT, "content": "The answer is 7."}, "wrong", "wrong", answer="The answer is 7."),
+]
+# fmt: on
+
+
+def response(row: Row) -> str:
+    """The server's answer."""
+    return json.dumps(
+        {
+            "choices": [
+                {"index": 0, "message": {"role": "assistant"} | row.message, "finish_reason": row.finish_reason}
+            ],
+            "usage": {"prompt_tokens": 9, "completion_tokens": 9},
+        }
+    )
+
+
+def table() -> str:
+    """The rows as Markdown."""
+    lines = [
+        [
+            row.name,
+            _said(row.thought, "thought"),
+            _said(row.answer, "answer"),
+            row.verdict.replace("_", " "),
+            row.fate if row.fate == "kept" else f"`{row.fate}`",
+        ]
+        for row in ROWS
+    ]
+    return markdown_table([["what arrives", "stored thought", "stored answer", "verdict", "training"], *lines])
+
+
+def _said(text: str | None, name: str) -> str:
+    """What of a row is stored, in a word."""
+    if text is None:
+        return f"the {name}"
+    return "as it came" if text.strip(" \u200b") else "none"
+
+
+def main() -> None:
+    page = PAGE.read_text(encoding="utf-8")
+    before, _, rest = page.partition(BEGIN)
+    after = rest.partition(END)[2]
+    PAGE.write_text(f"{before}{BEGIN}\n{table()}\n\n{END}{after}", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
