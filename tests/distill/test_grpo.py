@@ -151,6 +151,8 @@ def test_an_answer_that_ran_into_the_limit_is_not_rewarded_as_right(
     rewarded = replace(config, weights={"accuracy": 1.0, "e": 1.0}, group_size=8, micro_batch=16)
     made = trainer(cold_start, rewarded, tmp_path)
     stop_ids = ChatFormat.from_folder(cold_start).stop_ids
-    for group in made._sampler.groups(PROBLEMS, salt=0):
+    groups = made._sampler.groups(PROBLEMS, salt=0)
+    assert any(ids[-1] not in stop_ids for group in groups for ids in group.completion_ids)
+    for group in groups:
         for ids, part in zip(group.completion_ids, group.parts, strict=True):
             assert part == {"accuracy": float(ids[-1] in stop_ids), "e": 1.0}
