@@ -21,7 +21,7 @@ THOUGHT_TYPES = ("thinking", "reasoning", "thought")
 """What the type of a part that is a thought begins with: `thinking`, `reasoning.text`, `reasoning_content` …"""
 BLOCK_TYPES = (*THOUGHT_TYPES, "summary")
 """Parts that are paragraphs of their own; others go on where the last one ended."""
-TEXT_KEYS = ("text", "thinking", "reasoning", "content", "summary")
+TEXT_KEYS = ("text", "thinking", "reasoning", "content", "summary", "refusal")
 """Where a part has its text, or its own parts; the first that holds one counts."""
 
 

@@ -27,15 +27,19 @@ _NAME = (
 """What a thought's tags are called: `<think>`, `<seed:think>`, `<longcat_think>`, `<scratchpad>` …"""
 _BRACKETED = "THINK|THINKING|THOUGHT|REASONING"
 _OPENING = re.compile(
-    rf"<(?:{_NAME})(?:\s[^<>]*)?>|(?-i:\[(?:{_BRACKETED})\])|◁think▷|"
+    rf"<\s*(?:{_NAME})(?:\s[^<>/]*)?>|(?-i:\[(?:{_BRACKETED})\])|◁think▷|"
     r"<\|(?:begin_of_thought|START_THINKING|inner_prefix|think)\|>",
     re.IGNORECASE,
 )
 _CLOSING = re.compile(
-    rf"</\s*(?:{_NAME})\s*>|(?-i:\[/(?:{_BRACKETED})\])|◁/think▷|<\|(?:end_of_thought|END_THINKING|inner_suffix|/think)\|>",
+    rf"<\s*/\s*(?:{_NAME})\s*>|(?-i:\[/(?:{_BRACKETED})\])|◁/think▷|<\|(?:end_of_thought|END_THINKING|inner_suffix|/think)\|>",
     re.IGNORECASE,
 )
 _CHANNEL = re.compile(r"<\|channel\|?>|<channel\|>")
+_BROKEN_TAG = re.compile(
+    rf"</?(?:think(?:ing)?|thought|reasoning)\b(?!-)|&lt;\s*/?\s*(?:{_NAME})\s*&gt;", re.IGNORECASE
+)
+"""Half a tag, an empty one, or one that a server made HTML of."""
 
 _SPOKEN = tuple(
     re.compile(rf"\A\s*(?:{opening})(?P<thought>.*?)(?:{closing})(?P<answer>.*)\Z", re.DOTALL)
@@ -70,7 +74,7 @@ _TURN_ENDS = re.compile(
 
 def has_thought_tags(text: str) -> bool:
     """Whether a tag is left in a text that some model opens or closes its thoughts with."""
-    return any(pattern.search(text) for pattern in (_OPENING, _CLOSING, _CHANNEL))
+    return any(pattern.search(text) for pattern in (_OPENING, _CLOSING, _CHANNEL, _BROKEN_TAG))
 
 
 def read_text(text: str, *, opened: bool = False) -> Completion:
@@ -82,6 +86,22 @@ def read_text(text: str, *, opened: bool = False) -> Completion:
     if opened:
         return split_completion(text, opened=True)
     return _read_spoken(text) or _read_tags(text)
+
+
+def without_thoughts(text: str) -> str:
+    """What a text says outside of its thoughts: those between tags, before a closing tag alone, or behind an opening one."""
+    said, depth, end = "", 0, 0
+    tags = sorted([*_OPENING.finditer(text), *_CLOSING.finditer(text)], key=lambda tag: tag.start())
+    for tag in tags:
+        said += "" if depth else text[end : tag.start()]
+        end = tag.end()
+        if _OPENING.fullmatch(tag.group()):
+            depth += 1
+        elif depth:
+            depth -= 1
+        else:
+            said = ""
+    return said if depth else said + text[end:]
 
 
 def tagged(thought: str, answer: str) -> str:

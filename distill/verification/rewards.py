@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 
+from distill.teachers.thought_forms import without_thoughts
 from distill.verification.verdicts import score_answer
 from toolkit.chat_format import CLOSE, OPEN, split_completion
 from toolkit.errors import MissingExtra
@@ -35,7 +36,7 @@ def completion_of(trace: Trace) -> str:
 def accuracy(problem: Problem, completion: str) -> float:
     """The verifier's score of the answer."""
     parts = split_completion(completion, opened=True)
-    return score_answer(problem, parts.answer) if parts.closed and parts.answer.strip() else 0.0
+    return score_answer(problem, without_thoughts(parts.answer)) if parts.closed and parts.answer.strip() else 0.0
 
 
 def well_formed(problem: Problem, completion: str) -> float:

@@ -25,6 +25,7 @@ from importlib import metadata
 from typing import Any, Literal
 
 from distill.problems.requests import HARMFUL, responds_rightly
+from distill.teachers.thought_forms import without_thoughts
 from distill.verification.equivalence import equivalent
 from distill.verification.sandbox import strongest_level
 from distill.verification.unit_tests import TESTS, passed
@@ -62,7 +63,7 @@ def grade(problem: Problem, trace: Trace) -> Verdict:
     """
     judge = _judge(problem)
     fault = incomplete(trace)
-    score = 0.0 if fault else score_answer(problem, trace.answer)
+    score = 0.0 if fault else score_answer(problem, without_thoughts(trace.answer))
     reason = fault or ("correct" if score == 1.0 else "wrong")
     verifier, version = judge, VERSION
     if judge == VERIFIER:

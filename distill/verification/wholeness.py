@@ -20,7 +20,7 @@ Incomplete = Literal["truncated", "filtered", "tool_call", "broken_off", "empty"
 Unfit = Literal["tool_call", "thought_tags", "no_thought", "control_tokens", "broken_text", "copied", "looping"]
 
 LEAST_COPIED = 80
-"""Characters of a thought that its answer begins with as a whole; less may be said twice for good reason."""
+"""Characters of a thought or question that an answer begins with; less may be said twice for good reason."""
 
 _TOOL_CALL = re.compile(
     r"<tool_call>|<\|tool_call|\[TOOL_CALLS\]|<function_calls>|<function=|<\|python_tag\|>|<\|tool▁|<｜tool▁|<\|START_ACTION\|>"
@@ -30,6 +30,13 @@ _CONTROL = re.compile(
     r"<(?:bos|eos|pad|unk)>|</s>\s*\Z|\A\s*<s>|</s>\s*<s>"
 )
 """Tokens that end or begin a turn or a text: of ChatML, Llama, Gemma, Mistral, DeepSeek, Phi, Command …"""
+_NEXT_TURN = re.compile(
+    r"^(?:Human|User|### ?(?:Instruction|Human|User)):.*?^(?:Assistant|AI|### ?(?:Response|Assistant)):",
+    re.DOTALL | re.MULTILINE,
+)
+"""A turn in plain words: what a model writes that was prompted without its template."""
+_NO_THOUGHTS = ("none", "null", "nan", "n/a", "undefined")
+"""What programs write where there is nothing."""
 _BROKEN = re.compile(r"[\x00-\x08\x0b\x0e-\x1f\x7f-\x84\x86-\x9f\ufffd\ufffe\uffff\ud800-\udfff]")
 """Characters that no text has: control codes, halves of characters, and what stands for bytes that were no text."""
 
@@ -63,9 +70,10 @@ def unfit(trace: Trace, asked: Asked) -> Unfit | None:
         return "tool_call"
     if has_thought_tags(thought) or has_thought_tags(answer):
         return "thought_tags"
-    if not any(map(str.isalnum, thought)) and not trace.teacher.startswith(BY_A_PERSON):
+    has_thought = any(map(str.isalnum, thought)) and thought.strip().casefold() not in _NO_THOUGHTS
+    if not has_thought and not trace.teacher.startswith(BY_A_PERSON):
         return "no_thought"
-    if any(map(_CONTROL.search, (thought, answer, asked.transcript))):
+    if any(map(_CONTROL.search, (thought, answer, asked.transcript))) or _NEXT_TURN.search(answer):
         return "control_tokens"
     if _BROKEN.search(thought) or _BROKEN.search(answer):
         return "broken_text"
@@ -75,9 +83,9 @@ def unfit(trace: Trace, asked: Asked) -> Unfit | None:
 
 
 def _is_copied(thought: str, answer: str, question: str) -> bool:
-    """Whether two of the three are one text, or the answer begins with the whole thought."""
+    """Whether two of the three are one text, or the answer begins with one of the others as a whole."""
     asked, thought, answer = (" ".join(text.split()).casefold() for text in (question, thought, answer))
-    begins = len(thought) >= LEAST_COPIED and answer.startswith(thought)
+    begins = any(len(text) >= LEAST_COPIED and answer.startswith(text) for text in (asked, thought))
     return begins or len({asked, thought, answer}) < 3
 
 

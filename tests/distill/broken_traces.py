@@ -103,10 +103,15 @@ ROWS = [
     dropped("next turn in the answer", {"reasoning": THOUGHT, "content": f"{ANSWER}{TURN}"}, "graded", "control_tokens", answer=f"{ANSWER}{TURN}"),
     dropped("another family's token in the thought", {"reasoning": f"{THOUGHT}<|eot_id|>", "content": ANSWER}, "correct", "control_tokens", thought=f"{THOUGHT}<|eot_id|>"),
     dropped("replacement character", {"reasoning": f"\ufffd {THOUGHT}", "content": ANSWER}, "correct", "broken_text", thought=f"\ufffd {THOUGHT}"),
+    dropped("half a character", {"reasoning": f"\ud83d {THOUGHT}", "content": ANSWER}, "correct", "broken_text", thought=f"\ud83d {THOUGHT}"),
     dropped("NUL", {"reasoning": f"\0{THOUGHT}", "content": ANSWER}, "correct", "broken_text", thought=f"\0{THOUGHT}"),
     dropped("answer copied into the thought's field", {"reasoning": ANSWER, "content": ANSWER}, "correct", "copied", thought=ANSWER),
     dropped("thought that goes round in circles", {"reasoning": LOOP * 20, "content": ANSWER}, "correct", "looping", thought=LOOP * 20),
     dropped("answer that goes round in circles", {"reasoning": THOUGHT, "content": f"{ANSWER} " * 20}, "graded", "looping", answer=f"{ANSWER} " * 20),
+    dropped("thought that is the word `None`", {"reasoning": "None", "content": ANSWER}, "correct", "no_thought", thought="None"),
+    dropped("half a tag in the answer", {"reasoning": THOUGHT, "content": f"{ANSWER}</think"}, "graded", "thought_tags", answer=f"{ANSWER}</think"),
+    dropped("next turn in plain words", {"reasoning": THOUGHT, "content": f"{ANSWER}\nUser: And 20?\nAssistant: 4."}, "graded", "control_tokens", answer=f"{ANSWER}\nUser: And 20?\nAssistant: 4."),
+    dropped("answer right in its thought alone", "Sure. <think>It is \\boxed{6}.</think>I do not know.", "wrong", "thought_tags", thought="", answer="Sure. <think>It is \\boxed{6}.</think>I do not know."),
     dropped("whole, and wrong", {"reasoning": THOUGHT, "content": "The answer is 7."}, "wrong", "wrong", answer="The answer is 7."),
 ]
 # fmt: on

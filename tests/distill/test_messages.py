@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from distill.teachers.messages import ENDS, read_message
-from distill.teachers.thought_forms import has_thought_tags, read_text
+from distill.teachers.thought_forms import has_thought_tags, read_text, without_thoughts
 
 THOUGHT, ANSWER = "6 divides 12, and it divides 18.", "The answer is 6."
 TEXTS = [
@@ -78,6 +78,32 @@ def test_a_text_that_cannot_be_split_keeps_its_tags_in_the_answer(form: str) -> 
     text = form.format(THOUGHT, ANSWER)
     read = read_text(text)
     assert (read.reasoning, read.answer, has_thought_tags(read.answer)) == ("", text, True)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("Sure. <think>a</think>b", "Sure. b"),
+        ("<think>a</think>b<think>c</think>d", "bd"),
+        ("<think>a<think>b</think>c</think>d", "d"),
+        ("<think>a</think>b</think>c", "c"),
+        ("a<think>b", "a"),
+        ("a [/THINK] b", " b"),
+        ("a < b", "a < b"),
+    ],
+)
+def test_what_is_said_outside_of_thoughts(text: str, said: str) -> None:
+    assert without_thoughts(text) == said
+
+
+@pytest.mark.parametrize("text", ["6 </think", "<think/> 6", "&lt;think&gt; 6", "< think > 6", "6 </ Thinking >"])
+def test_half_and_escaped_tags_are_seen(text: str) -> None:
+    assert has_thought_tags(text)
+
+
+@pytest.mark.parametrize("text", ["I think > you", "<thinkpad>", "a<b and reasoning>c", "[thinking](a.html)"])
+def test_words_are_no_tags(text: str) -> None:
+    assert not has_thought_tags(text)
 
 
 def test_two_thoughts_that_differ_are_not_made_one() -> None:
