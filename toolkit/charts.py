@@ -144,8 +144,8 @@ def thinking_lengths(lengths: Mapping[str, Sequence[int]]) -> str:
 
 @_styled
 def curation(kept: int, drops: Mapping[str, int]) -> str:
-    """What became of the teacher's traces: kept, and dropped for which reason."""
-    named = {"kept": kept} | {name.replace("_", " "): count for name, count in drops.items()}
+    """What became of the teacher's traces: kept, and dropped for which reason; a reason of none is not shown."""
+    named = {"kept": kept} | {name.replace("_", " "): count for name, count in drops.items() if count}
     figure, axes = _figure(0.3 * len(named) + 0.2)
     widest = max(*named.values(), 1)
     for i, (name, count) in enumerate(named.items()):
