@@ -88,7 +88,10 @@ def distill(options: Options) -> Result:
     given = {name: value for name in ("epochs", "seed") if (value := getattr(options, name)) is not None}
     recipe = pipeline.full if options.preset == "full" else pipeline.demo
     config = recipe(lora=options.lora, **given)
-    changes = {name: value for name in ("per_family", "samples") if (value := getattr(options, name)) is not None}
+    wanted = ("per_family", "samples", "max_tokens")
+    changes = {name: value for name in wanted if (value := getattr(options, name)) is not None}
+    drawn = {name: v for name in ("temperature", "max_new_tokens") if (v := getattr(options, name)) is not None}
+    changes |= {"sampling": replace(config.sampling, **drawn)}
     changes |= {name: getattr(options, name) for name in ("teacher", "student", "problems", "traces")}
     changes |= {"reading": _reading(options)}
     folder = pipeline.distill(replace(config, **changes), options.out, open_decoder)

@@ -32,6 +32,7 @@ Captured = pytest.CaptureFixture[str]
         (["distill", "--out", "x", "--epochs", "0"], "argument --epochs: '0' must be a whole number from 1 on"),
         (["distill", "--out", "x", "--epochs", "two"], "argument --epochs: 'two' must be a whole number from 1 on"),
         (["distill", "--out", "x", "--epoch", "2"], "unrecognized arguments: --epoch 2"),
+        (["distill", "--out", "x", "--temperature", "99"], "temperature (99.0) must be between 0.0 and 10.0"),
         (["eval", "{tmp}"], "{tmp} must be a model folder with a config.json; it has none"),
         (["export", "{tmp}", "--int4", "--out", "{tmp}/out"], "{tmp} must be a model folder with a config.json"),
         (["pull", "what"], "'what' must be a model folder, a known name or a hub id (owner/name), and is none"),
