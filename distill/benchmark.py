@@ -129,25 +129,11 @@ def table(medians: dict[str, dict[str, float]]) -> str:
 
 def _examples(count: int) -> list[Any]:
     """Chains of thought that the program writes, of all families."""
-    from distill.problems.chains import CHAINS
+    from distill.problems.chains import worked_example
     from distill.problems.families import FAMILIES, make_problems
-    from toolkit.records import Example
 
-    examples = []
-    for problem in make_problems("train", -(-count // len(FAMILIES)), 0):
-        reasoning, answer = CHAINS[problem.family](problem)
-        examples.append(
-            Example(
-                problem_id=problem.id,
-                family=problem.family,
-                question=problem.question,
-                reasoning=reasoning,
-                answer=answer,
-                sample=0,
-                teacher="program",
-            )
-        )
-    return examples[:count]
+    problems = make_problems("train", -(-count // len(FAMILIES)), 0)
+    return [worked_example(problem) for problem in problems[:count]]
 
 
 def _our_trainer(variant: Variant, student: Path, examples: Sequence[Any], folder: Path) -> Any:

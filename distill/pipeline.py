@@ -28,7 +28,7 @@ from distill.evaluate import problems_digest
 from distill.problems.families import FAMILIES, make_problems
 from distill.problems.own_form import Reading
 from distill.problems.problem_set import read_problems
-from distill.problems.splits import split_of
+from distill.problems.splits import of_split, split_of
 from distill.teachers.respondent import Respondent, find_respondent
 from distill.train import TrainConfig, train, write_student_format
 from distill.verification.verdicts import grade
@@ -168,7 +168,7 @@ def _problems(config: DistillConfig, given: list[Problem] | None) -> tuple[list[
     if given is None:
         return make_problems("train", config.per_family, config.seed, config.families), 0
     if config.traces is not None:
-        return given, sum(split_of(problem) == "test" for problem in given)  # curation drops their traces
+        return given, len(of_split(given, "test"))  # curation drops their traces
     problems = [  # a data set's own validation part is not trained on, and nothing measures a loss on it yet
         problem for problem in given if split_of(problem) != "test" and problem.split != "validation"
     ]
@@ -216,5 +216,5 @@ def _curate(
         count_tokens=count_tokens,
         max_tokens=config.max_tokens,
         per_problem=config.per_problem,
-        test_ids={problem.id for problem in problems if split_of(problem) == "test"},
+        test_ids={problem.id for problem in of_split(problems, "test")},
     )

@@ -46,6 +46,7 @@ def teach(options: Options) -> Result:
 def traces(options: Options) -> Result:
     from distill.evaluate import problems_digest
     from distill.problems.families import make_problems
+    from distill.problems.problem_set import read_problems
     from distill.teachers.respondent import find_respondent
     from toolkit.ledger import PROBLEMS, TRACES
     from toolkit.records import write_records
@@ -54,7 +55,7 @@ def traces(options: Options) -> Result:
     teacher, sampling = find_respondent(options.teacher, *_decoder_options(options)), _sampling(options)
     reading = _reading(options)
     if options.problems is not None:
-        problems = _without_own_test(_given_problems(options.problems, reading))
+        problems = _without_own_test(read_problems(options.problems, reading))
     else:
         problems = make_problems("train", options.per_family, options.seed)
     stage = Stage(
@@ -103,6 +104,7 @@ def eval(options: Options) -> Result:
     from distill.compare import COMPARISON_MD, compare_models, comparison_table
     from distill.evaluate import EvalConfig, evaluate
     from distill.problems.families import ledger_problems
+    from distill.problems.problem_set import read_problems
     from distill.teachers.respondent import find_respondent, folder_name
     from toolkit.ledger import build_ledger, ledger_table
 
@@ -111,7 +113,7 @@ def eval(options: Options) -> Result:
     models += [find_respondent(model, open_decoder) for model in options.against]
     config = EvalConfig(sampling=_sampling(options), samples=options.samples, batch_size=options.batch_size)
     reading = _reading(options)
-    given = None if options.problems is None else _given_problems(options.problems, reading)
+    given = None if options.problems is None else read_problems(options.problems, reading)
     problems = ledger_problems() if given is None else _own_test(given)
     if options.against:
         out = options.out or Path("runs/compare")
@@ -172,12 +174,6 @@ def _allow_unsafe(options: Options) -> None:
 
     if options.allow_unsafe_exec:
         allow_unsafe()
-
-
-def _given_problems(place: Path, reading: Reading) -> list[Problem]:
-    from distill.problems.problem_set import read_problems
-
-    return read_problems(place, reading)
 
 
 def _reading(options: Options) -> Reading:

@@ -20,7 +20,7 @@ from datasets import Dataset
 from transformers import AutoTokenizer
 
 from distill.pipeline import DistillConfig
-from distill.problems.chains import CHAINS
+from distill.problems.chains import worked_example
 from distill.problems.families import make_problems
 from distill.teachers.respondent import find_respondent
 from distill.train import StudentTrainer, collate, load_student, tokenize, trainer_arguments, write_student_format
@@ -38,7 +38,7 @@ from toolkit.ledger import TRACES
 from toolkit.model.precision import compute_dtype, computes_in_bf16
 from toolkit.models import resolve
 from toolkit.recipe import Rates
-from toolkit.records import Example, Problem
+from toolkit.records import Problem
 
 PER_FAMILY = 16
 TRAINED_EXAMPLES, TRAINING_STEPS = 8, 2
@@ -56,7 +56,7 @@ def rehearse(config: DistillConfig, open_decoder: Callable[[Path], Decoder]) -> 
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         chat_format = write_student_format(student, folder)
-        rows = list(tokenize([_program_example(problem) for problem in problems], chat_format))
+        rows = list(tokenize([worked_example(problem) for problem in problems], chat_format))
         lengths = [len(row["input_ids"]) for row in rows]
         teaching = _teach(config, problems, open_decoder, folder)
         measured = {
@@ -102,20 +102,6 @@ def _teach(
         seconds = time.perf_counter() - begun
     right = sum(grade(problem, trace).correct for problem, trace in zip(problems, traces, strict=True))
     return {"traces_per_s": len(traces) / seconds, "kept_share": right / len(traces)}
-
-
-def _program_example(problem: Problem) -> Example:
-    """A chain of thought as the teacher learned to write it."""
-    reasoning, answer = CHAINS[problem.family](problem)
-    return Example(
-        problem_id=problem.id,
-        family=problem.family,
-        question=problem.question,
-        reasoning=reasoning,
-        answer=answer,
-        sample=0,
-        teacher="program",
-    )
 
 
 def _decode(

@@ -60,7 +60,7 @@ def _completion(message: Mapping[str, Any]) -> Completion:
     thought = _without_tags(field)
     if not inline.reasoning.strip() and not has_thought_tags(inline.answer):
         return replace(inline, reasoning=thought)
-    if _words(inline.reasoning) == _words(thought):
+    if inline.reasoning.split() == thought.split():
         return inline
     return Completion(reasoning=thought, answer=content, closed=True)  # two thoughts: the second keeps its tags
 
@@ -100,7 +100,3 @@ def _finish_reason(message: Mapping[str, Any], given: Any, completion: Completio
         return "stop" if completion.closed and completion.answer.strip() else "error"
     word = re.sub(r"[\W_]+", "_", str(given)).strip("_").lower()
     return next((reason for reason, words in ENDS.items() if word in words), "error")
-
-
-def _words(text: str) -> list[str]:
-    return text.split()

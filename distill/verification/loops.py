@@ -29,8 +29,9 @@ LONGEST_CHARACTER_RUN = 1000
 
 _TABLE_ROW = re.compile(r"^[ \t]*\|.*\|[ \t]*$", re.MULTILINE)
 _FENCED = re.compile(r"```.*?(?:```|\Z)", re.DOTALL)
-_TOKEN = re.compile(r"[^\W_]+|[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]|[^\w\s]|_")
-_UNSPACED = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]")
+UNSPACED = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]")
+"""Scripts that say in one character what others say in several letters, and put no spaces between words."""
+_TOKEN = re.compile(rf"[^\W_]+|{UNSPACED.pattern}|[^\w\s]|_")
 _SENTENCE_ENDS = frozenset(".!?。！？…")
 _SHORT_CYCLE = re.compile(rf"(\S{{1,8}}?)\1{{{LONGEST_CHARACTER_RUN // 8},}}")
 
@@ -40,7 +41,7 @@ def is_looping(text: str) -> bool:
     prose = _TABLE_ROW.sub(" ", _FENCED.sub(" ", text))
     if any(len(found.group()) > LONGEST_CHARACTER_RUN for found in _SHORT_CYCLE.finditer(prose)):
         return True
-    tokens = _TOKEN.findall(_UNSPACED.sub(r"\g<0> ", prose).casefold())
+    tokens = _TOKEN.findall(UNSPACED.sub(r"\g<0> ", prose).casefold())
     if len(tokens) < SENTENCE_TOKENS:
         return False
     numbers = {token: number for number, token in enumerate(dict.fromkeys(tokens))}
@@ -55,7 +56,7 @@ def is_looping(text: str) -> bool:
 
 def _is_loop(piece: list[str], repeated: int) -> bool:
     """Whether a piece that stands in `repeated` tokens in a row is a loop."""
-    words = {token for token in piece if token.isalpha() and (len(token) > 1 or _UNSPACED.match(token))}
+    words = {token for token in piece if token.isalpha() and (len(token) > 1 or UNSPACED.match(token))}
     times = repeated // len(piece)
     if len(words) >= SENTENCE_WORDS or (words and not _SENTENCE_ENDS.isdisjoint(piece)):
         least = SENTENCE_TIMES if len(words) >= SENTENCE_WORDS else SHORT_TIMES

@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 
 from distill.teachers.thought_forms import without_thoughts
+from distill.verification.loops import UNSPACED
 from distill.verification.verdicts import score_answer
 from toolkit.chat_format import CLOSE, OPEN, split_completion
 from toolkit.errors import MissingExtra
@@ -23,9 +24,8 @@ FEWEST_LETTERS = 12
 _CODE = re.compile(r"```.*?```|`[^`\n]*`|\$[^$\n]*\$|\\\(.*?\\\)|\\\[.*?\\\]", re.DOTALL)
 _NO_WORD = re.compile(r"\\[A-Za-z]+|\S*[\d_=+*/^<>{}\[\]()|\\]\S*|\b[^\W\d_]\b")
 _PIECE = re.compile(r"[\n.!?;:。！？；：]+")
-_UNSPACED = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]")
-"""Scripts that say in one character what others say in several letters."""
 LETTERS_A_CHARACTER = 4
+"""Of scripts that say in one character what others say in several letters."""
 
 
 def completion_of(trace: Trace) -> str:
@@ -70,7 +70,7 @@ def _words(text: str) -> str:
 
 
 def _letters(text: str) -> int:
-    return sum(LETTERS_A_CHARACTER if _UNSPACED.match(c) else c.isalpha() for c in text)
+    return sum(LETTERS_A_CHARACTER if UNSPACED.match(c) else c.isalpha() for c in text)
 
 
 def _language(text: str) -> str:

@@ -36,8 +36,8 @@ from toolkit.records import Problem, Trace, Verdict
 VERIFIER = "reasoning-gym"
 EXACT, MATHEMATICS, CODE, REFUSAL = "exact-match", "math-verify", "unit-tests", "refusal"
 """The verifiers of problems that reasoning-gym does not know."""
-VERSION = "2"
-"""Of the rules in this file; goes up whenever the same trace could get another verdict."""
+VERSION = "3"
+"""Of the rules in this folder; goes up whenever the same trace could get another verdict."""
 
 Form = Literal["number", "expression", "list", "word", "text", "lines"]
 """What an answer of a family looks like, which decides how it is read."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from distill.problems.chains import arithmetic, letters
-from toolkit.records import Problem
+from toolkit.records import Example, Problem
 
 CHAINS: dict[str, Callable[[Problem], tuple[str, str]]] = {
     "chain_sum": arithmetic.chain_sum,
@@ -17,3 +17,17 @@ CHAINS: dict[str, Callable[[Problem], tuple[str, str]]] = {
     "spell_backward": letters.spell_backward,
 }
 """Family → the program that returns (reasoning, answer) for one of its problems."""
+
+
+def worked_example(problem: Problem) -> Example:
+    """A problem of one of these families with its program's chain of thought."""
+    reasoning, answer = CHAINS[problem.family](problem)
+    return Example(
+        problem_id=problem.id,
+        family=problem.family,
+        question=problem.question,
+        reasoning=reasoning,
+        answer=answer,
+        sample=0,
+        teacher="program",
+    )
