@@ -173,6 +173,9 @@ class Verdict(Record):
     score: float
     verifier: str
     version: str
+    reference_read: str = ""
+    """How the reference was read, so that a person can see why; empty where nothing was compared with one."""
+    answer_read: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,339 @@
+r"""The smallest parts of mathematics, and what LaTeX's commands take: `12`, `3\frac{1}{2}`, `\sqrt[3]{x}`, `x_1`, matrices, units.
+
+Leaves of the tree are ("number", Fraction, decimals or None), ("constant", name), ("symbol", name) and ("text", words).
+"""
+
+from __future__ import annotations
+
+import re
+from abc import ABC, abstractmethod
+from fractions import Fraction
+from typing import Any
+
+from distill.verification.mathematics.tokens import Cursor, NeedsLibrary, Unreadable
+from distill.verification.mathematics.units import SINGLE, Unit, is_unit, read_unit
+from toolkit.answers.number_notation import read_numeral
+
+Tree = tuple[Any, ...]
+
+FUNCTIONS = frozenset(
+    "sin cos tan cot sec csc arcsin arccos arctan sinh cosh tanh log ln lg exp sqrt cbrt abs floor ceil max min gcd lcm det".split()
+)
+_GREEK = frozenset(
+    "alpha beta gamma delta epsilon varepsilon zeta eta theta vartheta iota kappa lambda mu nu xi rho sigma tau upsilon phi "
+    "varphi chi psi omega Gamma Delta Theta Lambda Xi Pi Sigma Phi Psi Omega hbar ell".split()
+)
+_CONSTANTS = {"pi": "pi", "infty": "infinity", "infinity": "infinity", "inf": "infinity", "oo": "infinity"}
+_SYMBOLS = {"emptyset": "emptyset", "varnothing": "emptyset", "angle": "angle", "triangle": "triangle"}
+_LIBRARY = frozenset("sum int prod lim iint oint partial nabla vec hat bar overrightarrow".split())
+_NO_FACTORS = frozenset("is of to in if no we it as at by he so be do go my up us me an on am or and mod und oder".split())
+_ALTERNATIVES = frozenset(("or", "and", "und", "oder", "et", "ou", "или", "и"))
+_SCALES = {"thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
+_MATRICES = frozenset("matrix pmatrix bmatrix vmatrix smallmatrix array Bmatrix Vmatrix".split())
+
+
+class Atoms(Cursor, ABC):
+    """Reads one part at a time; the grammar around it is `distill.verification.mathematics.grammar`."""
+
+    @abstractmethod
+    def items(self) -> Tree:
+        """All up to a closing bracket or the end."""
+
+    @abstractmethod
+    def sum(self) -> Tree:
+        """Terms up to a relation or a separator."""
+
+    @abstractmethod
+    def power(self) -> Tree:
+        """One atom with what is written at its shoulder and behind it."""
+
+    def atom(self) -> Tree:
+        kind, piece = self.kind(), self.peek()
+        if kind == "number":
+            return self.number()
+        if kind == "word":
+            return self.word()
+        if kind == "text":
+            self.at += 1
+            return self.styled(piece.strip("\x02\x03 "))
+        if piece in ("(", "[", "{", "\\{"):
+            return self.bracketed()
+        if kind == "command":
+            return self.command(self.take()[1:])
+        if piece == "|":
+            return self.bars()
+        if piece in ("$", "€", "£", "₹", "¥") and self.kind(1) in ("number", "sign"):
+            self.at += 1
+            unit = read_unit(piece)
+            sign = self.skip("-")
+            amount = self.number()
+            assert unit, "the signs above are units"
+            return ("quantity", ("negative", amount) if sign else amount, unit)
+        raise Unreadable(f"what {piece!r} means here" if piece else "an expression that ends too soon")
+
+    def bars(self) -> Tree:
+        self.take("|")
+        inner = self.sum()
+        self.take("|")
+        return ("call", "abs", (inner,))
+
+    # Numbers
+
+    def number(self) -> Tree:
+        text = self.take()
+        if self.peek() == "_":
+            return self.of_base(text)
+        numeral = read_numeral(text)
+        if numeral is None:
+            raise Unreadable(f"the number {text[:20]}")
+        if re.fullmatch(r"0\d{3,}", text):
+            raise Unreadable(f"{text}, a string of digits")
+        if numeral.value.denominator == 1 and numeral.decimals is None and (part := self.proper_fraction()) is not None:
+            return ("number", numeral.value + part, None)
+        if scale := _SCALES.get(self.token().word):
+            self.at += 1
+            return ("number", numeral.value * scale, None)
+        return ("number", numeral.value, numeral.decimals)
+
+    def proper_fraction(self) -> Fraction | None:
+        r"""The fraction of a mixed number, `3 1/2` or `3\frac{1}{2}`; taken only where it is one."""
+        pieces = [self.peek(i) for i in range(7)]
+        if self.kind() == "number" and self.token().spaced and pieces[1] == "/" and self.kind(2) == "number":
+            top, bottom, length = pieces[0], pieces[2], 3
+        elif pieces[:2] == ["\\frac", "{"] and pieces[3:5] == ["}", "{"] and pieces[6] == "}":
+            top, bottom, length = pieces[2], pieces[5], 7
+        elif pieces[0] == "\\frac" and re.fullmatch(r"[1-9]{2}", pieces[1]):
+            top, bottom, length = pieces[1][0], pieces[1][1], 2
+        else:
+            return None
+        if not (top.isdigit() and bottom.isdigit()) or len(bottom) > 6 or not 0 < int(top) < int(bottom):
+            return None
+        self.at += length
+        return Fraction(int(top), int(bottom))
+
+    def of_base(self, digits: str) -> Tree:
+        self.take("_")
+        base = self.group()
+        if base[0] != "number" or base[1].denominator != 1 or not 2 <= base[1] <= 36 or not digits.isdigit():
+            raise Unreadable("a number with a foot that is no base")
+        return ("digits", digits, int(base[1]))
+
+    # Words and names
+
+    def word(self) -> Tree:
+        word = self.take()
+        folded = word.casefold()
+        if folded in FUNCTIONS:
+            return self.call(folded)
+        if folded in _CONSTANTS:
+            return ("constant", _CONSTANTS[folded])
+        if word in _GREEK:
+            return self.subscripted(word)
+        if len(word) > 1 and (folded in _NO_FACTORS or len(word) > 3 or not word.isascii()):
+            raise Unreadable(f"the word {word[:40]!r}")
+        tree = self.letter(word[0], is_last=len(word) == 1)
+        for position, letter in enumerate(word[1:], start=2):
+            tree = ("*", tree, self.letter(letter, is_last=position == len(word)))
+        return tree
+
+    def letter(self, letter: str, *, is_last: bool) -> Tree:
+        if not is_last:
+            return ("symbol", letter)
+        if letter in "fghFGP":
+            inverse = [self.peek(i) for i in range(5)] == ["^", "{", "-", "1", "}"]
+            if self.peek(5 if inverse else 0) == "(":
+                self.at += 5 if inverse else 0
+                return ("call", f"function {letter}{'^-1' if inverse else ''}", (self.bracketed(),))
+        if letter in "ie" and self.peek() != "_":
+            return ("constant", letter)
+        return self.subscripted(letter)
+
+    def subscripted(self, name: str) -> Tree:
+        if not self.skip("_"):
+            return ("symbol", name)
+        if not self.skip("{"):
+            return ("symbol", f"{name}_{self.take()}")
+        foot = ""
+        while self.peek() != "}":
+            foot += self.take()
+        self.take("}")
+        return ("symbol", f"{name}_{foot}")
+
+    def styled(self, words: str) -> Tree:
+        """Text within mathematics: a name of one letter, a number, else words."""
+        if len(words) == 1 and words.isalpha():
+            return self.subscripted(words)
+        if words.casefold() in FUNCTIONS:
+            return self.call(words.casefold())
+        if numeral := read_numeral(words.removeprefix("-")):
+            tree = ("number", numeral.value, numeral.decimals)
+            return ("negative", tree) if words.startswith("-") else tree
+        return ("text", words)
+
+    # Brackets and commands
+
+    def group(self) -> Tree:
+        """An argument of a command: in braces, else one sign."""
+        if self.skip("{"):
+            tree = self.items()
+            self.take("}")
+            return tree
+        if self.kind() == "number":
+            digits = self.peek()
+            if digits.isdigit() and len(digits) > 1:  # \\frac12 takes one digit
+                self.tokens[self.at] = type(self.token())("number", digits[1:], False)
+                return ("number", Fraction(int(digits[0])), None)
+            self.at += 1
+            numeral = read_numeral(digits)
+            if numeral is None:
+                raise Unreadable(f"the number {digits[:20]}")
+            return ("number", numeral.value, numeral.decimals)
+        return self.atom()
+
+    def bracketed(self) -> Tree:
+        """One value in brackets, or a sequence: ("sequence", opening, closing, items, separator)."""
+        opening, first = self.take().lstrip("\\"), self.at - 1
+        escaped = self.tokens[first].text == "\\{"
+        if self.peek() in (")", "]", "}", "\\}"):
+            return ("sequence", opening, self.take().lstrip("\\"), (), ",")
+        tree = self.items()
+        closings = {"(": (")", "]"), "[": ("]", ")"), "{": ("\\}",) if escaped else ("}",)}
+        closing = self.take(*closings[opening]).lstrip("\\")
+        if tree[0] == "sequence" and tree[1] == "":
+            return ("sequence", opening, closing, *tree[3:])
+        stands_alone = first == 0 or self.tokens[first - 1].text in ("[", ",")
+        if escaped or (opening + closing == "[]" and stands_alone and self.peek() in ("", "]", ",")):
+            return ("sequence", opening, closing, (tree,), ",")
+        if opening + closing not in ("()", "[]", "{}"):
+            raise Unreadable(f"one value between {opening} and {closing}")
+        return tree
+
+    def command(self, name: str) -> Tree:
+        match name:
+            case "frac":
+                return ("/", self.group(), self.group())
+            case "sqrt":
+                return self.root()
+            case "binom" | "dbinom" | "tbinom":
+                return ("call", "binomial", (self.group(), self.group()))
+            case "lfloor" | "lceil":
+                inner = self.items()
+                self.take("\\rfloor" if name == "lfloor" else "\\rceil")
+                return ("call", name[1:], (inner,))
+            case "begin":
+                return self.environment()
+            case "overline":
+                return ("call", "overline", (self.group(),))
+            case "mathbb" | "mathcal":
+                self.skip("{")
+                tree = ("symbol", f"{name}_{self.take()}")
+                self.skip("}")
+                return tree
+            case _ if name in FUNCTIONS:
+                return self.call(name)
+            case _ if name in _CONSTANTS:
+                return ("constant", _CONSTANTS[name])
+            case _ if name in _GREEK:
+                return self.subscripted(name)
+            case _ if name in _SYMBOLS:
+                return ("symbol", _SYMBOLS[name])
+            case _ if name in _LIBRARY:
+                raise NeedsLibrary(f"\\{name}")
+        raise Unreadable(f"\\{name}")
+
+    def root(self) -> Tree:
+        degree: Tree = ("number", Fraction(2), None)
+        if self.skip("["):
+            degree = self.sum()
+            self.take("]")
+        return ("call", "root", (self.group(), degree))
+
+    def call(self, name: str) -> Tree:
+        r"""`\sin^2 x`, `\log_2 8`, `sqrt(3)`, `\gcd(4, 6)`."""
+        if name == "sqrt":
+            return self.root()
+        foot = shoulder = None
+        if self.skip("_"):
+            foot = self.group()
+        if self.skip("^", "**"):
+            shoulder = self.group() if self.peek() == "{" else self.exponent_sign()
+        if self.peek() in ("(", "\\{", "["):
+            inner = self.bracketed()
+        else:
+            inner = self.argument()
+        arguments = inner[3] if inner[0] == "sequence" else (inner,)
+        if foot is not None:
+            arguments = (*arguments, ("foot", foot))
+        tree: Tree = ("call", name, tuple(arguments))
+        return tree if shoulder is None else ("^", tree, shoulder)
+
+    def exponent_sign(self) -> Tree:
+        if self.skip("-"):
+            return ("negative", self.group())
+        return self.group()
+
+    def argument(self) -> Tree:
+        """What a function without brackets takes: factors beside each other, up to a sign."""
+        tree = self.power()
+        while self.kind() in ("number", "word", "command") and self.peek()[1:] in {*_GREEK, "pi", "sqrt", "frac"} | {""}:
+            tree = ("*", tree, self.power())
+        return tree
+
+    def environment(self) -> Tree:
+        """A matrix: ("matrix", rows of trees)."""
+        self.take("{")
+        name = self.take()
+        self.take("}")
+        if name not in _MATRICES:
+            raise NeedsLibrary(f"\\begin{{{name}}}")
+        if name == "array" and self.skip("{"):
+            while not self.skip("}"):
+                self.take()
+        rows: list[list[Tree]] = [[]]
+        while self.peek() != "\\end":
+            rows[-1].append(self.sum())
+            if self.skip("\\\\"):
+                rows.append([])
+            elif not self.skip("&"):
+                break
+        self.take("\\end")
+        for piece in ("{", name, "}"):
+            self.take(piece)
+        return ("matrix", tuple(tuple(row) for row in rows if row))
+
+    # Units
+
+    def unit(self) -> tuple[Unit | None] | None:
+        """A unit that stands here behind a number: (it,), or (None,) where it measures nothing; None where none stands."""
+        start, pieces = self.at, []
+        while True:
+            kind, piece = self.kind(), self.peek()
+            if kind == "text" and self.token().word not in _ALTERNATIVES:
+                pieces.append(piece.strip("\x02\x03"))
+            elif (kind == "word" or piece in ("$", "€", "£", "¥", "₹")) and self.names_unit(after_unit=bool(pieces)):
+                pieces.append(piece)
+            elif pieces and piece == "/" and (self.kind(1) == "text" or is_unit(self.peek(1))):
+                pieces.append("/")
+            elif pieces and piece in ("^", "**") and (power := self.unit_power()):
+                pieces.append(f"^{power[0]}")
+                self.at += power[1]
+            else:
+                break
+            self.at += 1
+        if self.at == start:
+            return None
+        name = " ".join(pieces)
+        if re.search(r"\b(?:mod|base|or|and)\b", name, re.IGNORECASE):
+            raise Unreadable(f"{name.strip()} behind a number")
+        return (read_unit(name),)
+
+    def unit_power(self) -> tuple[str, int] | None:
+        """The power of a unit, and how many tokens it takes."""
+        found = re.match(r"\{(-?[123])\}|(-?[123])", "".join(self.peek(i) for i in range(1, 5)))
+        return (found[1] or found[2], len(found[0])) if found else None
+
+    def names_unit(self, *, after_unit: bool) -> bool:
+        word = self.peek()
+        if len(word) == 1 and word.isalpha():
+            return after_unit or (word in SINGLE and self.token().spaced and self.kind(1) in ("end", "sign", "text") and self.peek(1) != "(")
+        return is_unit(word) or word.casefold() in ("per", "square", "cubic", "sq", "squared", "cubed", "units", "unit")

@@ -1,0 +1,365 @@
+r"""Whether one tree means another: the whole of an answer against the whole of a reference.
+
+Numbers are compared exactly. Only a reference that is written with decimals and `ROUNDED_DIGITS` digits or more leaves
+room, half a unit of its last place, for what was rounded to it (`0.333333` for 1/3): whoever wrote fewer meant that
+number. A formula with letters is worked out at points; an equation may be multiplied by a number; sets have no order,
+lists have; one side may leave out a unit, a per cent sign, or the name before an equals sign.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from fractions import Fraction
+
+from distill.verification.mathematics.atoms import Tree
+from distill.verification.mathematics.regions import are_same_region, is_region, letter_of
+from distill.verification.mathematics.units import Unit
+from distill.verification.mathematics.values import NoValue, Value, are_same, letters_of, value_of
+
+ROUNDED_DIGITS = 4
+_POINTS = tuple(
+    tuple(Fraction(number, 1009) for number in row)
+    for row in (
+        (1733, 2411, 619, 3167, 887, 1453, 2903, 541),
+        (409, 1213, 3511, 773, 2671, 1907, 331, 2297),
+        (-1571, 2083, -757, 1361, -2437, 463, 3041, -991),
+        (2857, -683, 1901, -2213, 347, -1129, -3331, 1787),
+    )
+)
+"""Values for letters; at the last two, where some are negative, only real values count."""
+
+
+def means(reference: Tree, answer: Tree) -> bool:
+    """Whether the answer means the reference; `answer` may leave out what a person would leave out, and nothing else."""
+    if reference == answer:
+        return True
+    reference, answer = _without_names(reference, answer)
+    kinds = {reference[0], answer[0]}
+    if is_region(reference) or is_region(answer):
+        return _regions(reference, answer)
+    if "relation" in kinds:
+        return reference[0] == answer[0] and _relations(reference, answer)
+    if "plusminus" in kinds or _holds_plusminus(reference) or _holds_plusminus(answer):
+        return _alternatives(reference, answer)
+    if "matrix" in kinds:
+        return _matrices(reference, answer)
+    if "sequence" in kinds:
+        return _sequences(reference, answer)
+    if "text" in kinds:
+        return reference[0] == answer[0] and reference[1].casefold().split() == answer[1].casefold().split()
+    if "quantity" in kinds or "compound" in kinds:
+        return _quantities(reference, answer)
+    return _numbers(reference, answer)
+
+
+def is_undone(tree: Tree) -> bool:
+    """Whether arithmetic is left to do in it: a sum, a difference or a product of plain numbers, not `3 * 10^8`."""
+    if tree[0] in ("+", "*") and all(map(_is_rational, tree[1:])):
+        return not _is_scientific(tree)
+    return tree[0] in ("+", "*", "/", "negative", "about") and any(is_undone(part) for part in tree[1:])
+
+
+def _is_rational(tree: Tree) -> bool:
+    if tree[0] == "number":
+        return True
+    return tree[0] in ("+", "*", "/", "negative", "^") and all(map(_is_rational, tree[1:]))
+
+
+def _is_scientific(tree: Tree) -> bool:
+    if tree[0] != "*":
+        return False
+    factor, power = tree[1:]
+    factor = factor[1] if factor[0] == "negative" else factor
+    return factor[0] == "number" and power[0] == "^" and power[1][:2] == ("number", 10)
+
+
+def _is_plain(tree: Tree) -> bool:
+    """A number with nothing left to do in it."""
+    return _is_rational(tree) and not is_undone(tree)
+
+
+# Names: x = 5 for 5
+
+
+def _without_names(reference: Tree, answer: Tree) -> tuple[Tree, Tree]:
+    """Both without the name before their equals signs, where only one of them has one, or both have the same."""
+    named, called = _named(reference), _named(answer)
+    if named and called:
+        if named[0] == called[0] or (named[0][0] == "call" and called[0] == ("symbol", "y")):
+            return named[1], called[1]
+        return reference, answer
+    if named and answer[0] != "relation":
+        return named[1], answer
+    if called and reference[0] != "relation" and not _own_letters(called[0]) & letters_of(reference):
+        return reference, called[1]
+    if answer[0] == "modulo" and reference[0] != "modulo":
+        return reference, answer[1]
+    return reference, answer
+
+
+def _named(tree: Tree) -> tuple[Tree, Tree] | None:
+    """(a name, what it is said to be); of a chain of equations the last."""
+    if tree[0] != "relation" or not set(tree[1]) <= {"=", "~"}:
+        return None
+    first, last = tree[2][0], tree[2][-1]
+    return (first, last) if _is_name(first) and not _own_letters(first) & letters_of(last) else None
+
+
+def _own_letters(name: Tree) -> frozenset[str]:
+    """Of `f(x)` only the f, since x may stand on the other side."""
+    return frozenset({name[1]}) if name[0] == "call" else letters_of(name)
+
+
+def _is_name(tree: Tree) -> bool:
+    r"""A letter, `f(x)`, `m + n`, `AB`, `\angle ABC`, or arithmetic that the other side does; not `x^2` or `|x|`."""
+    if tree[0] == "symbol" or (tree[0] == "call" and tree[1].startswith("function")) or _is_rational(tree):
+        return True
+    if tree[0] == "text":
+        return True
+    return tree[0] in ("+", "*") and not any(part[0] == "number" for part in tree[1:]) and all(map(_is_name, tree[1:]))
+
+
+# Parts of the real numbers, equations
+
+
+def _regions(reference: Tree, answer: Tree) -> bool:
+    letters = {letter_of(reference), letter_of(answer)} - {None}
+    if len(letters) > 1:
+        return False
+    if are_same_region(reference, answer):
+        return True
+    if reference[0] == answer[0] == "relation":
+        return _relations(reference, answer)
+    if reference[0] == answer[0] == "sequence":
+        return _sequences(reference, answer)
+    return False
+
+
+def _relations(reference: Tree, answer: Tree) -> bool:
+    """Equations up to a factor, inequalities up to a positive one."""
+    (signs, sides), (signs_said, sides_said) = reference[1:], answer[1:]
+    if len(signs) != 1 or len(signs_said) != 1:
+        return signs == signs_said and all(map(means, sides, sides_said))
+    sign, difference = _difference(signs[0], sides)
+    sign_said, difference_said = _difference(signs_said[0], sides_said)
+    if sign != sign_said:
+        return False
+    if sign not in ("=", "<", "<=", "!="):
+        return all(map(means, sides, sides_said))
+    factors = list(_factors(difference, difference_said))
+    if not factors or not all(are_same(factors[0], factor) for factor in factors):
+        return False
+    return sign in ("=", "!=") or factors[0] > 0
+
+
+def _difference(sign: str, sides: tuple[Tree, ...]) -> tuple[str, Tree]:
+    """`a > b` as ("<", b - a)."""
+    left, right = sides
+    if sign in (">", ">="):
+        sign, left, right = {">": "<", ">=": "<="}[sign], right, left
+    return sign, ("+", left, ("negative", right))
+
+
+def _factors(one: Tree, other: Tree) -> Iterator[Value]:
+    """What one must be multiplied by to be the other, at each point where that can be told; empty where it cannot."""
+    pairs = list(_values(one, other))
+    if any(first == 0 or second == 0 for first, second in pairs):
+        return
+    for first, second in pairs:
+        yield second / first
+
+
+# Several values
+
+
+def _holds_plusminus(tree: Tree) -> bool:
+    return tree[0] == "plusminus" or (tree[0] in ("+", "*", "/", "negative") and any(map(_holds_plusminus, tree[1:])))
+
+
+def _both_signs(tree: Tree) -> tuple[Tree, ...]:
+    """What a plus or minus stands for; the items of a list; else the tree alone."""
+    if tree[0] == "sequence":
+        return tuple(tree[3])
+    if not _holds_plusminus(tree):
+        return (tree,)
+    return _signed(tree, positive=True), _signed(tree, positive=False)
+
+
+def _signed(tree: Tree, *, positive: bool) -> Tree:
+    if tree[0] == "plusminus":
+        right = tree[2] if positive else ("negative", tree[2])
+        return right if tree[1] is None else ("+", tree[1], right)
+    if tree[0] in ("+", "*", "/", "negative"):
+        return (tree[0], *(_signed(part, positive=positive) for part in tree[1:]))
+    return tree
+
+
+def _alternatives(reference: Tree, answer: Tree) -> bool:
+    return _unordered(_both_signs(reference), _both_signs(answer))
+
+
+def _unordered(items: tuple[Tree, ...], said: tuple[Tree, ...]) -> bool:
+    """Each has its equal in the other."""
+    if len(items) > 60 or len(said) > 60:
+        return False
+    return all(any(means(item, other) for other in said) for item in items) and all(
+        any(means(item, other) for item in items) for other in said
+    )
+
+
+def _sequences(reference: Tree, answer: Tree) -> bool:
+    if reference[0] != answer[0]:
+        single, several = (reference, answer) if answer[0] == "sequence" else (answer, reference)
+        is_one = several[1] == "{" and len(several[3]) == 1
+        return is_one and (means(several[3][0], single) if several is reference else means(single, several[3][0]))
+    brackets, brackets_said = reference[1] + reference[2], answer[1] + answer[2]
+    items, said = reference[3], answer[3]
+    if brackets != brackets_said and brackets and brackets_said:
+        return False
+    if "{" in brackets or ("{" in brackets_said and not brackets and reference[4] == "or") or reference[4] == "or":
+        return _unordered(items, said)
+    if len(items) != len(said):
+        return False
+    if (names := _names(items)) and (names_said := _names(said)):
+        said = tuple(item for _, item in sorted(zip(names_said, said, strict=True), key=lambda pair: pair[0]))
+        items = tuple(item for _, item in sorted(zip(names, items, strict=True), key=lambda pair: pair[0]))
+    return all(map(means, items, said))
+
+
+def _names(items: tuple[Tree, ...]) -> list[str] | None:
+    """What each item names, where all name something else."""
+    named = [_named(item) for item in items]
+    names = [name[0][1] for name in named if name and name[0][0] == "symbol"]
+    return names if len(set(names)) == len(items) else None
+
+
+def _matrices(reference: Tree, answer: Tree) -> bool:
+    rows, said = _rows(reference), _rows(answer)
+    if rows is None or said is None or list(map(len, rows)) != list(map(len, said)):
+        return False
+    return all(means(item, other) for row, row_said in zip(rows, said, strict=True) for item, other in zip(row, row_said, strict=True))
+
+
+def _rows(tree: Tree) -> tuple[tuple[Tree, ...], ...] | None:
+    """Of a matrix; a list of lists is one, and a column may be written as a tuple."""
+    if tree[0] == "matrix":
+        rows: tuple[tuple[Tree, ...], ...] = tree[1]
+        return rows
+    if tree[0] != "sequence" or not tree[3]:
+        return None
+    if all(item[0] == "sequence" for item in tree[3]):
+        return tuple(tuple(item[3]) for item in tree[3])
+    return tuple((item,) for item in tree[3]) if tree[1] == "(" else None
+
+
+# Single values
+
+
+def _quantities(reference: Tree, answer: Tree) -> bool:
+    (number, units), (number_said, units_said) = _measured(reference), _measured(answer)
+    if not units or not units_said:
+        return any(_numbers(one, other) for one in _without_unit(number, units) for other in _without_unit(number_said, units_said))
+    unit, unit_said = units[-1], units_said[-1]
+    if unit.dimensions == unit_said.dimensions:
+        if unit.factor == unit_said.factor:
+            return _numbers(number, number_said)
+        factor = ("number", unit_said.factor / unit.factor, None)
+        return _numbers(number, ("/", number_said, ("number", 1 / factor[1], None)), is_converted=True)
+    if {name for name, _ in unit.dimensions} & {name for name, _ in unit_said.dimensions} and unit.is_noun and unit_said.is_noun:
+        return _numbers(number, number_said)
+    return False
+
+
+def _measured(tree: Tree) -> tuple[Tree, tuple[Unit, ...]]:
+    if tree[0] == "quantity":
+        return tree[1], (tree[2],)
+    if tree[0] == "compound":
+        return tree[1][1], tree[2]
+    if tree[0] == "negative" and tree[1][0] in ("quantity", "compound"):
+        number, units = _measured(tree[1])
+        return ("negative", number), units
+    return tree, ()
+
+
+def _without_unit(number: Tree, units: tuple[Unit, ...]) -> Iterator[Tree]:
+    """What a quantity may be called where nobody says the unit: its number, of 50 % also 0.5, of 1 h 30 min both."""
+    if len(units) > 1:
+        for unit in units:
+            yield ("number", value_of(number) * units[-1].factor / unit.factor, None)
+        return
+    yield number
+    if units and units[0].is_percent:
+        yield ("/", number, ("number", Fraction(100), None))
+
+
+def _numbers(reference: Tree, answer: Tree, *, is_converted: bool = False) -> bool:
+    if "ratio" in (reference[0], answer[0]) and (terms := _terms(reference)) and (said := _terms(answer)):
+        return len(terms) == len(said) and _proportional(terms, said)
+    if reference[0] == "modulo" or answer[0] == "modulo":
+        return reference[0] == answer[0] and all(map(means, reference[1:], answer[1:]))
+    if reference[0] == "digits":
+        bare = answer[0] == "number" and str(answer[1]) == reference[1].lstrip("0")
+        return bare or (answer[0] == "digits" and answer[2] == reference[2] and _same(reference, answer))
+    if _is_plain(reference) and is_undone(answer) and not is_converted:
+        return False
+    return _same(reference, answer) or _rounds_to(reference, answer)
+
+
+def _same(one: Tree, other: Tree) -> bool:
+    pairs = list(_values(one, other))
+    return bool(pairs) and all(are_same(*pair) for pair in pairs)
+
+
+def _values(one: Tree, other: Tree) -> Iterator[tuple[Value, Value]]:
+    """Both values at each point where both have one; empty where they have none at a point of positive values."""
+    letters = sorted(letters_of(one) | letters_of(other))
+    if not letters:
+        try:
+            yield value_of(one), value_of(other)
+        except NoValue:
+            return
+        return
+    if len(letters) > len(_POINTS[0]):
+        return
+    pairs = []
+    for number, point in enumerate(_POINTS):
+        values = dict(zip(letters, point, strict=False))
+        try:
+            pair = value_of(one, values), value_of(other, values)
+        except NoValue:
+            if number < 2:
+                return
+            continue
+        if number < 2 or all(not getattr(value, "imag", 0) for value in pair):
+            pairs.append(pair)
+    yield from pairs
+
+
+def _rounds_to(reference: Tree, answer: Tree) -> bool:
+    """Whether the reference is the answer rounded, and was written with enough digits to be known as that."""
+    number = reference[1] if reference[0] == "negative" else reference
+    if number[0] != "number" or number[2] is None or number[2] < 1:
+        return False
+    unit = Fraction(1, 10 ** number[2])
+    if number[1] / unit < 10 ** (ROUNDED_DIGITS - 1):
+        return False
+    try:
+        value, said = value_of(reference), value_of(answer)
+    except NoValue:
+        return False
+    return not getattr(said, "imag", 0) and bool(abs(float(said - float(value) if not isinstance(said, Fraction) else said - value)) <= unit / 2)
+
+
+def _terms(tree: Tree) -> tuple[Tree, ...] | None:
+    """Of a ratio, `1:2:3`."""
+    if tree[0] != "ratio":
+        return None
+    return (*(_terms(tree[1]) or (tree[1],)), tree[2])
+
+
+def _proportional(terms: tuple[Tree, ...], said: tuple[Tree, ...]) -> bool:
+    return all(
+        means(("/", terms[0], term), ("/", said[0], other)) for term, other in zip(terms[1:], said[1:], strict=True)
+    )
+
+

@@ -1,0 +1,47 @@
+"""Whether an answer, as it was read, means what a reference means; each kind has one rule."""
+
+from __future__ import annotations
+
+from distill.verification import strings
+from distill.verification.mathematics.comparison import means as tree_means
+from distill.verification.mathematics.equivalence import equivalent
+from distill.verification.readings import Reading, read_answer
+
+
+def means(reference: Reading, answer: Reading) -> bool:
+    """Whether they mean the same; both were read by `distill.verification.readings`.
+
+    Raises `MissingExtra` where only the algebra system could tell, and it is not installed.
+    """
+    if answer.kind == "nothing":
+        return False
+    match reference.kind:
+        case "number" | "mathematics" | "library":
+            if reference.kind == "library" or answer.kind == "library":
+                return reference.said == answer.said or equivalent(reference.said, answer.said)
+            return tree_means(reference.meaning, answer.meaning)
+        case "choice":
+            return _same_choice(reference, answer)
+        case "date":
+            return _same_date(reference.meaning, answer.meaning)
+        case "words":
+            return reference.meaning in answer.others
+        case "list":
+            return any(tuple(strings.list_of(said) or ()) == reference.meaning for said in answer.others)
+    return reference.meaning == answer.meaning or reference.meaning in answer.others
+
+
+def _same_choice(reference: Reading, answer: Reading) -> bool:
+    """By the letter; where the answer names none, by what stands behind the reference's."""
+    letter, content = reference.meaning
+    said_letter, said = answer.meaning
+    if said_letter:
+        return bool(letter == said_letter)
+    if not isinstance(content, Reading):
+        return False
+    return means(content, said if isinstance(said, Reading) else read_answer(said, content))
+
+
+def _same_date(reference: tuple[int | None, int, int], answer: tuple[int | None, int, int]) -> bool:
+    """A reference without a year asks for none."""
+    return reference[1:] == answer[1:] and (reference[0] is None or reference[0] == answer[0])

@@ -1,0 +1,274 @@
+r"""A reference or an answer as it is read: of what kind it is, and what it says.
+
+    "#### 1,200"            ──read_reference──>  number 1200
+    "It costs $1,200.00."   ──read_answer────>   number $1,200.00 (a number is looked for, since the reference is one)
+
+The reference's kind decides how an answer is read; its value never does, so a reading is the same whatever would be right.
+What cannot be read in that way is "nothing", with a reason for people.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import lru_cache
+from typing import Any, Literal
+
+from distill.verification import strings
+from distill.verification.mathematics.atoms import Tree
+from distill.verification.mathematics.grammar import read_notation
+from distill.verification.mathematics.tokens import NeedsLibrary, Unreadable
+from distill.verification.mathematics.units import read_unit
+from distill.verification.mathematics.values import letters_of
+from toolkit.answers.final_answer import FinalAnswer, find_final_answer
+from toolkit.answers.number_notation import number_in_words
+from toolkit.answers.plain_text import plain_text, without_emphasis
+from toolkit.answers.sentences import Unclear, number_in, without_delimiters
+
+Kind = Literal[
+    "number", "mathematics", "library", "choice", "date", "time", "code", "words", "list", "lines", "nothing"
+]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a text says, as `kind` is compared."""
+
+    kind: Kind
+    said: str
+    """For people; of "nothing" the reason."""
+    meaning: Any = None
+    """A tree of mathematics, a date, a letter with what it stands for …"""
+    others: tuple[Any, ...] = ()
+    """Of an answer in words, the shorter texts within its sentence that may be all it says."""
+
+    def __str__(self) -> str:
+        return f"{self.kind}: {' '.join(self.said.split())[:200]}"
+
+
+@lru_cache(maxsize=4_096)
+def read_reference(text: str) -> Reading:
+    """Read what a right answer must mean, in whatever published form it comes."""
+    found = find_final_answer(text)
+    if found.place in ("tag", "box", "####"):
+        text = found.text
+    plain = plain_text(text).strip()
+    if len(plain) > 2 and plain[0] == plain[-1] == "`":
+        plain = plain.strip("`")
+    if "\n" in plain and r"\begin" not in plain:
+        return Reading("lines", plain, _lines(plain))
+    bare = strings.without_style(plain) if re.fullmatch(r"\$?\\(?:text|mathrm|mbox)\w*\{[^{}]*\}\$?", plain) else plain
+    return _string(bare) or _mathematics(bare) or _words(bare)
+
+
+@lru_cache(maxsize=4_096)
+def read_answer(text: str, reference: Reading, question: str = "") -> Reading:
+    """Read an answer as the reference's kind asks for; by that kind alone, whatever the reference says."""
+    found = find_final_answer(text)
+    if reference.kind == "lines":
+        whole = found.rest if found.is_stated else plain_text(text)
+        return Reading("lines", found.text, _lines(without_emphasis(whole)), tuple(_last_lines(text, len(reference.meaning))))
+    if not found.text:
+        return Reading("nothing", "no final answer")
+    match reference.kind:
+        case "number":
+            return _number_said(found, question)
+        case "mathematics" | "library":
+            return _mathematics_said(found)
+        case "choice":
+            return _choice_said(found, question)
+        case "date" | "time":
+            finder = strings.dates_in if reference.kind == "date" else strings.times_in
+            named = set() if strings.says_otherwise(found.text) else finder(found.text)
+            if len(named) != 1 or re.search(r"\b(?:between|or)\b", found.text):
+                return Reading("nothing", f"{len(named)} {reference.kind}s in {found.text!r}")
+            return Reading(reference.kind, found.text, named.pop())
+        case "code":
+            return _code_said(found)
+    others = tuple(strings.said_in(found.text))
+    return Reading(reference.kind, found.text, others[0], others if reference.kind == "list" else tuple(map(_normal, others)))
+
+
+# References
+
+
+def _string(text: str) -> Reading | None:
+    """What must not be read as mathematics, though it may look like it."""
+    if choice := strings.choice_of(text):
+        letter, content = choice
+        if text.strip("$ ").startswith(("(", "\\", *strings.CHOICES)) and (text.strip(" .)($\\").isupper() or content):
+            return Reading("choice", text, (letter, _content(content)))
+    if day := strings.date_of(text):
+        return Reading("date", text, day)
+    if moment := strings.time_of(text):
+        return Reading("time", text, moment)
+    if _is_code(text):
+        return Reading("code", text, text)
+    if re.search(r"[\"']", text) and (items := strings.list_of(text)):
+        return Reading("list", text, tuple(items))
+    return None
+
+
+def _is_code(text: str) -> bool:
+    """Digits joined by hyphens, digits that begin with 0, and capital letters with digits: nobody calculates with them."""
+    if re.fullmatch(r"\d+(?:-\d+)+|0\d{3,}|\+?\d[\d ]*-[\d -]+", text):
+        return True
+    return bool(re.fullmatch(r"(?=.*[A-Z])(?=.*\d)[A-Za-z0-9]+(?:[-._/:#][A-Za-z0-9]+)*", text)) and not re.fullmatch(
+        r"\d+(?:\.\d+)?[eE][-+]?\d+|\d+ ?[A-Z]+[A-Z]?/?h?|\d+[eE]", text
+    ) or bool(re.fullmatch(r"\d+[A-Z]{1,2}", text))
+
+
+def _mathematics(text: str) -> Reading | None:
+    bare = re.sub(r"(?<!\d)\.$", "", without_delimiters(text)).strip()
+    if parts := _numbered_parts(bare):
+        return Reading("mathematics", bare, ("sequence", "", "", parts, ","))
+    if (value := number_in_words(bare)) is not None:
+        return Reading("number", bare, ("number", Fraction(value), None))
+    if re.fullmatch(r"[^\W\d_]{2,}(?:[ -][^\W\d_]+)*", bare) and not _is_product(bare):
+        return None
+    try:
+        tree = _tree(bare)
+    except NeedsLibrary:
+        return Reading("library", bare, bare)
+    except Unreadable:
+        return None
+    return None if tree is None else Reading("number" if _is_number(tree) else "mathematics", bare, tree)
+
+
+def _is_product(text: str) -> bool:
+    """Letters that stand for numbers beside each other, `xy`: from an alphabetical run, unlike a word."""
+    letters = [ord(letter) for letter in text]
+    return text.isascii() and 2 <= len(text) <= 3 and all(later - one == 1 for one, later in zip(letters, letters[1:], strict=False))
+
+
+def _tree(text: str) -> Tree | None:
+    """The whole text as mathematics, or as a number of things; None where a text within it is all there is."""
+    try:
+        tree = read_notation(text)
+    except NeedsLibrary:
+        raise
+    except Unreadable:
+        counted = re.fullmatch(r"(-?[\d.,' /]*\d)\s+([a-z]+(?: [a-z]+)?)", text)
+        if not counted or not (unit := read_unit(counted[2])):
+            raise
+        return ("quantity", read_notation(counted[1]), unit)
+    return None if tree[0] == "text" else tree
+
+
+def _is_number(tree: Tree) -> bool:
+    """Whether a tree is one value without letters, which may stand in a sentence."""
+    if tree[0] == "relation" and set(tree[1]) <= {"=", "~"}:
+        return tree[2][0][0] == "symbol" and _is_number(tree[2][-1])
+    return tree[0] in ("number", "quantity", "compound", "negative", "/", "^", "*", "+", "call", "constant", "digits", "ratio") and not letters_of(tree) and "infinity" not in str(tree)
+
+
+def _numbered_parts(text: str) -> tuple[Tree, ...] | None:
+    r"""Of `(1) \frac{1}{2}; (2) 5` both."""
+    if not re.match(r"\(1\)", text) or "(2)" not in text:
+        return None
+    parts = [part.strip(" ;,.\n") for part in re.split(r"\(\d\)", text)[1:]]
+    try:
+        return tuple(read_notation(part, commas=False) for part in parts)
+    except Unreadable:
+        return None
+
+
+def _content(text: str) -> Reading | None:
+    """Of a choice with what it stands for, that."""
+    return (_string(text) or _mathematics(text) or _words(text)) if text else None
+
+
+def _words(text: str) -> Reading:
+    if items := strings.list_of(text):
+        return Reading("list", text, tuple(items))
+    if not re.search(r"\s", text) and re.search(r"\d|[^\w\s'.-]", text) and text.isascii():
+        return Reading("code", text, text)
+    return Reading("words", text, _normal(text))
+
+
+def _normal(text: str) -> str:
+    return strings.plain_words(text)
+
+
+def _lines(text: str) -> tuple[str, ...]:
+    text = re.sub(r"^[ \t]*(?:```|~~~).*$", "", text, flags=re.MULTILINE)
+    lines = [" ".join(line.split()) for line in text.split("\n")]
+    return tuple(line for line in lines if line)
+
+
+def _last_lines(text: str, count: int) -> list[tuple[str, ...]]:
+    """The last fenced block of a text, and its last lines."""
+    blocks = re.findall(r"^[ \t]*(?:```|~~~)[^\n]*\n(.*?)^[ \t]*(?:```|~~~)", plain_text(text), re.MULTILINE | re.DOTALL)
+    lines = _lines(plain_text(text))
+    return [*(_lines(block) for block in blocks[-1:]), lines[-count:]]
+
+
+# Answers
+
+
+def _number_said(found: FinalAnswer, question: str) -> Reading:
+    bare = _bare(found.text)
+    try:
+        if (tree := _tree(bare)) is not None:
+            return Reading("number", bare, tree)
+    except Unreadable:
+        pass
+    if (value := number_in_words(bare)) is not None:
+        return Reading("number", bare, ("number", Fraction(value), None))
+    said = number_in(found.text, question, stated=found.is_stated)
+    if isinstance(said, Unclear):
+        return Reading("nothing", f"{said.why} in {found.text!r}")
+    try:
+        tree = read_notation(said.text)
+        if tree[0] == "relation" and tree[1][-1] in ("=", "~"):
+            tree = tree[2][-1]
+    except Unreadable as error:
+        return Reading("nothing", f"{error} in {said.text!r}")
+    unit = read_unit(said.after) if said.after.strip() and tree[0] != "quantity" else None
+    return Reading("number", f"{said.text}{said.after}".strip(), ("quantity", tree, unit) if unit else tree)
+
+
+def _mathematics_said(found: FinalAnswer) -> Reading:
+    bare = _bare(found.text)
+    if parts := _numbered_parts(bare):
+        return Reading("mathematics", bare, ("sequence", "", "", parts, ","))
+    reasons = []
+    for text in (bare, *strings.said_in(found.text)):
+        text = _bare(text)
+        try:
+            if (tree := _tree(text)) is not None:
+                return Reading("mathematics", text, tree)
+        except NeedsLibrary:
+            return Reading("library", text, text)
+        except Unreadable as error:
+            reasons.append(str(error))
+    return Reading("nothing", f"{reasons[0] if reasons else 'no mathematics'} in {found.text!r}")
+
+
+def _bare(text: str) -> str:
+    """Without the sentence's point and what opens it."""
+    text = re.sub(r"^(?:so|thus|hence|therefore|then|and|we (?:get|have|find))\b[\s,:]*", "", text.strip(), flags=re.IGNORECASE)
+    return re.sub(r"(?:\s*[.。!,;])+$", "", without_delimiters(text)).strip()
+
+
+def _choice_said(found: FinalAnswer, question: str) -> Reading:
+    """The one letter that is chosen; where none is, ("", the text), for what stands behind the reference's letter."""
+    options = strings.options_in(question)
+    for text in strings.said_in(found.text):
+        if choice := strings.choice_of(text):
+            letter, content = choice
+            several = re.match(r"\W*(?:or|and|,)\b", content) or (strings.letters_in(content) - {letter} and content.startswith(("or", "and")))
+            return Reading("nothing", f"several letters in {text!r}") if several else Reading("choice", text, (letter, text))
+        named = [letter for letter, said in options.items() if said and said == strings.plain_words(text)]
+        if len(named) == 1:
+            return Reading("choice", text, (named[0], text))
+    return Reading("choice", found.text, ("", found.text))
+
+
+def _code_said(found: FinalAnswer) -> Reading:
+    text = without_delimiters(found.text)
+    shorter = tuple(piece.strip(" `\"'").rstrip(".!?") if len(piece) > 1 else piece for piece in strings.said_in(text))
+    named = set() if strings.says_otherwise(text) else strings.codes_in(text)
+    alone = tuple(named) if len(named) == 1 else ()
+    return Reading("code", text, text, (*shorter, *alone))

@@ -1,0 +1,267 @@
+r"""Where a text says its final answer; the page and the verdicts look here, and nowhere else.
+
+    <answer>…</answer>  >  the last \boxed{…} that is not empty  >  #### …  >  "the answer is …"  >  the last sentence
+
+What stands higher counts, wherever it stands, so a check or a doubt behind a stated answer does not take its place; of
+equals the last one counts. A box that holds nothing (`\boxed{}`, an instruction repeated) and a statement that only
+points ("see above") or denies ("is not 5") are passed over. Boxes side by side are one list. Marks of mathematics stay
+in what is returned; emphasis of Markdown does not. Source of the places: the prompts and graders of GSM8K (####), MATH
+(\boxed), open-r1 (<answer>), and what models write who know none of them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Literal
+
+from toolkit.answers.plain_text import plain_text, without_emphasis
+
+Place = Literal["tag", "box", "####", "statement", "end"]
+
+
+@dataclass(frozen=True)
+class FinalAnswer:
+    """What a text answers, and where it says so."""
+
+    text: str
+    """One line, or as many as a bracket or a display that begins in it spans; empty where the text says nothing."""
+    place: Place
+    rest: str
+    """From there to the end of the text (of the tag, of the box), for answers of several lines."""
+
+    @property
+    def is_stated(self) -> bool:
+        """Whether the text itself calls this its answer."""
+        return self.place != "end"
+
+
+_TAG = re.compile(r"<answer>(.*?)(?:</answer>|\Z)", re.IGNORECASE | re.DOTALL)
+_BOX = re.compile(r"\\(?:boxed|fbox|framebox)\b\s*|\\boxed(?=\d)")
+_PLACEHOLDER = re.compile(
+    r"(?:\\text(?:bf|it|rm)?\s*\{)?\s*[<\[(]?(?:\.{2,}|\\[lc]?dots|\?+|_+|(?:your|the|final|insert)?[ _]*(?:final[ _]*)?answer"
+    r"(?: here)?|your[ _]result|result|\\cdots?|\\ldots)[>\])]?\s*\}?\s*",
+    re.IGNORECASE,
+)
+_BETWEEN_BOXES = re.compile(
+    r"(?:[\s$,;&()\[\].:]|\\[(),;:!\]\[ ]|\\q?quad|\\\\|\\text\{\s*(?:and|or)\s*\}|(?:and|or|und|oder|et|ou|y|e|и|или|和|或|与)\b"
+    r"|[a-zA-Z](?:_\{?\w+\}?)?\s*=)*"
+)
+_HASHES = re.compile(r"^[ \t]*####[ \t]+(\S.*)$", re.MULTILINE)
+
+_NOUNS = (
+    r"\b(?:final |correct |right |best )?answers?\b|\b(?:correct|right|best) (?:option|choice|statement)\b"
+    r"|\b(?:antwort|ergebnis|l[öo]sung lautet|r[ée]ponse|r[ée]sultat|respuesta|resultado|resposta|risposta|risultato)\b"
+    r"|\b(?:ответ\w*|результат)\b|(?:最终|正确)?(?:答案|结果|結果)|答え|解答|正解|回答|(?:최종 ?)?(?:정답|답)"
+    r"|(?:الإجابة|الاجابة|الجواب|الناتج|النتيجة)|(?:उत्तर|जवाब)"
+)
+_COPULA = (
+    r":|=|\b(?:is|are|was|would be|will be|should be|must be|equals|comes to|lautet|ist|sind|w[äa]re|beträgt|est|sont|es"
+    r"|son|sería|é|são|è|sono|является|равен|равно|составляет)\b(?!-)|是|为|為|即|は|が|은|는|이|هو|هي|है| (?:—|-) "
+)
+_STATEMENT = re.compile(
+    rf"(?:{_NOUNS})(?:\s+(?!(?:is|are|ist|est|es|é|è|was)\b)[\w'()\"-]+){{0,8}}?\s*(?:{_COPULA})(?:\s*(?::|=))?",
+    re.IGNORECASE,
+)
+_HINDI = re.compile(r"(?:उत्तर|जवाब)\s+(?=\d)")
+_NO_COPULA = re.compile(r"答\s*[:：]|답\s*[:：]|\bA\s*:(?=\s)")
+_HEADING = re.compile(
+    r"^[ \t>#*_\d.)-]*(?:the |my |our |die |la |le |il |o |a )?(?:final |correct |short |endgültige |respuesta )?"
+    rf"(?:{_NOUNS}|final result)(?: finale?| correcta?)?[ \t]*[:：]?[ \t#*_]*$",
+    re.IGNORECASE | re.MULTILINE,
+)
+_BACKWARD = re.compile(
+    r"^(?P<answer>[^\n]*?\S)\s+(?:is|are)\s+(?:the|my|our)\s+(?:final\s+|correct\s+|right\s+|best\s+)?"
+    r"(?:answer|option|choice)\b(?!\s+(?:to|of|for)\s+\w+\s+(?:is|are)\b)",
+    re.IGNORECASE | re.MULTILINE,
+)
+_POINTER = re.compile(
+    r"(?:(?:as\s+)?(?:see|seen|shown|given|stated|written|boxed|found|derived|calculated|computed|noted|above|below|mentioned)\b"
+    r"|(?:in|inside)\s+the\s+box|the\s+same\b|what\s+(?:we|i|was|is)\b|correct\b|right\b(?!\s+angle)|incorrect\b|wrong\b"
+    r"|clear(?:ly)?\b|obvious\b|therefore\b\W*$|indeed\b\W*$|thus\b\W*$)[^\d\\]*$",
+    re.IGNORECASE,
+)
+_FOLLOWS = re.compile(r"(?:as follows|the following|below|given by|therefore|thus)\s*[:.]?\s*$", re.IGNORECASE)
+_DENIAL = re.compile(r"(?:not|n't|never|unlikely|no longer|nicht|pas|no es|не)\b", re.IGNORECASE)
+_COURTESY = re.compile(
+    r"\W*(?:(?:i )?hope\b|let me know|please (?:let|note|feel|ask)|feel free|if you (?:have|need|want|would)|is there anything|"
+    r"(?:let me|let's|let us|to|we can|you can|i(?:'ll| will| can)?|i should) (?:double[- ]?check|check|verify|re-?check|confirm)|"
+    r"(?:double[- ]?check|check|verification|verify|checking|note|explanation|proof|qed|done)\s*[:.!]|"
+    r"(?:done|great|good luck|have a|thank|happy to|wait|hmm|so yes|that's it|that is it|q\.?e\.?d)\b|this (?:is|can be) (?:verified|checked))",
+    re.IGNORECASE,
+)
+_LIST_MARK = re.compile(r"^\s*(?:[-*•>]\s+|\d{1,2}[.)]\s+(?=[^\d\s]))")
+_SENTENCE_END = re.compile(
+    r"(?:(?<=[.!?])|(?<=[.!?][\"')\]$]))\s+(?=\S)|(?<=[。！？])\s*(?=\S)|(?<=[.!?])(?=[A-ZÀ-Þ][a-zß-ÿ])"
+)
+_ABBREVIATION = re.compile(
+    r"(?:^|[\s(])(?:st|dr|mr|mrs|ms|prof|no|nr|vs|e\.g|i\.e|approx|ca|mt|ft|jr|sr|eq|fig|cf|etc|u\.s|[a-z])\.$|^\W*\d{1,2}\.$", re.IGNORECASE
+)
+_MOST_LINES = 40
+
+
+@lru_cache(maxsize=4_096)
+def find_final_answer(text: str) -> FinalAnswer:
+    """Find the answer that a text ends in; the reasoning before it must have been taken away."""
+    return _find(plain_text(text))
+
+
+def sentences(line: str, *, keeps_initials: bool = False) -> list[str]:
+    """The sentences of a line; a decimal point, an abbreviation and (where asked for) an initial end none."""
+    found: list[str] = []
+    for piece in _SENTENCE_END.split(line):
+        end = found[-1] if found else ""
+        abbreviated = _ABBREVIATION.search(end[-12:])
+        single = re.search(r"(?:^|\s)[A-Za-z]\.$", end)
+        if abbreviated and (not single or (keeps_initials and re.search(r"[^\s.]\s+[A-Z]\.$|^[A-Z]\.$", end))):
+            found[-1] += " " + piece
+        else:
+            found.append(piece)
+    return [sentence for sentence in found if has_content(sentence)]
+
+
+def has_content(text: str) -> bool:
+    """Whether anything but punctuation stands there."""
+    return any(character.isalnum() for character in text) or "\\" in text.strip("\\[]() \n")
+
+
+def _find(text: str) -> FinalAnswer:
+    for tagged in reversed(_TAG.findall(text)):
+        if has_content(tagged) and not _PLACEHOLDER.fullmatch(tagged):
+            inner = _find_marked(tagged) or FinalAnswer(_whole(without_emphasis(tagged)), "tag", tagged.strip("\n"))
+            return FinalAnswer(inner.text, "tag", inner.rest)
+    return _find_marked(text) or _end(without_emphasis(text))
+
+
+def _find_marked(text: str) -> FinalAnswer | None:
+    """What a box, hashes or a statement says."""
+    if "\\" in text and (boxed := _boxed(text)):
+        return FinalAnswer(boxed, "box", boxed)
+    if found := list(_HASHES.finditer(text)):
+        last = found[-1]
+        if not has_content(text[last.end() :]) and not _HEADING.match(last[0]):
+            return FinalAnswer(without_emphasis(last[1]).strip(), "####", without_emphasis(last[1]))
+    return _stated(without_emphasis(text))
+
+
+def _boxed(text: str) -> str:
+    """What the last box holds; boxes beside each other are joined by commas."""
+    boxes = [(start, end, held) for start, end, held in _boxes(text) if has_content(held)]
+    real = [box for box in boxes if not _PLACEHOLDER.fullmatch(box[2])] or boxes
+    if not real:
+        return ""
+    group = [real[-1]]
+    for box in reversed(real[:-1]):
+        between = text[box[1] : group[0][0]]
+        if "\n\n" in between or len(between) > 60 or not _BETWEEN_BOXES.fullmatch(between):
+            break
+        group.insert(0, box)
+    held = [box[2] for box in group]
+    return held[-1] if len(set(held)) == 1 else ", ".join(held)
+
+
+def _boxes(text: str) -> Iterator[tuple[int, int, str]]:
+    """(start, end, what it holds) of each outermost box whose braces are balanced."""
+    reached = 0
+    for found in _BOX.finditer(text):
+        if found.start() < reached:
+            continue
+        start, end = found.end(), found.end()
+        if text[start : start + 1] == "{":
+            end = _closing(text, start)
+            held = text[start + 1 : end - 1] if end else ""
+        else:
+            bare = re.compile(r"[^\s$\\{}]+?(?=[.,;]?(?:[\s$\\]|$))").match(text, start)
+            held, end = (bare[0], bare.end()) if bare else ("", start)
+        if end:
+            reached = end
+            inner = [box[2] for box in _boxes(held)] if _BOX.search(held) else []
+            yield found.start(), end, inner[-1] if inner else held.strip()
+
+
+def _closing(text: str, start: int) -> int:
+    """The end of the group in braces that begins at `start`; 0 where it has none."""
+    depth = 0
+    for found in re.compile(r"\\.|[{}]", re.DOTALL).finditer(text, start):
+        depth += (found[0] == "{") - (found[0] == "}")
+        if depth == 0:
+            return found.end()
+    return 0
+
+
+def _stated(text: str) -> FinalAnswer | None:
+    """The last statement that says something; one that denies or asks only where there is no other."""
+    matches = [(found.end(), found.end()) for found in _STATEMENT.finditer(text)]
+    for pattern in (_HEADING, _HINDI, _NO_COPULA):
+        matches += [(found.end(), found.end()) for found in pattern.finditer(text)]
+    matches += [(found.start("answer"), found.end("answer")) for found in _BACKWARD.finditer(text)]
+    doubtful = None
+    for start, end in sorted(set(matches), reverse=True):
+        said = text[start:end] if end > start else _content(text[start:])
+        if end > start:
+            said = sentences(said)[-1] if sentences(said) else ""
+            said = re.sub(r"^\W*(?:so|thus|hence|therefore|then|and)\b,?\s*", "", said, flags=re.IGNORECASE)
+        said = said.strip()
+        if not has_content(said) or _POINTER.match(said):
+            continue
+        answer = FinalAnswer(said, "statement", text[start:].strip("\n") if end == start else said)
+        if _DENIAL.match(said) or "?" in said[-2:]:
+            doubtful = doubtful or answer
+            continue
+        return answer
+    return doubtful
+
+
+def _content(text: str) -> str:
+    """The first line with something in it, whole to where its brackets close."""
+    lines = text.split("\n")
+    for number, line in enumerate(lines):
+        if has_content(line) and not (_FOLLOWS.fullmatch(line.strip()) and any(map(has_content, lines[number + 1 :]))):
+            return _closed(lines[number : number + _MOST_LINES])
+    return ""
+
+
+def _closed(lines: list[str]) -> str:
+    """The first line, with those after it as long as a bracket or an environment is open."""
+    said = _LIST_MARK.sub("", lines[0])
+    for line in lines[1:]:
+        opened = said.count("[") - said.count("]") + said.count("{") - said.count("}")
+        if opened <= 0 and said.count(r"\begin{") <= said.count(r"\end{"):
+            break
+        said += " " + line.strip()
+    return said.strip()
+
+
+def _whole(text: str) -> str:
+    """One line of a text that is all answer; of several lines the last."""
+    lines = [line for line in text.split("\n") if has_content(line)]
+    return lines[0].strip() if len(lines) == 1 else _end(text).text
+
+
+def _end(text: str) -> FinalAnswer:
+    """The last sentence that is neither courtesy nor check."""
+    lines = text.split("\n")
+    kept = [i for i, line in enumerate(lines) if has_content(line)]
+    told = [i for i in kept if not all(map(_COURTESY.match, sentences(line_of(lines[i]))))] or kept
+    if not told:
+        return FinalAnswer("", "end", "")
+    last = told[-1]
+    while last > 0 and _is_inside(lines[: last + 1]):
+        last -= 1
+    said = _closed(lines[last : told[-1] + 1])
+    kept_sentences = [sentence for sentence in sentences(said) if not _COURTESY.match(sentence)] or [said]
+    return FinalAnswer(" ".join(kept_sentences), "end", text.strip("\n"))
+
+
+def line_of(line: str) -> str:
+    """A line without the mark of a list item."""
+    return _LIST_MARK.sub("", line).strip()
+
+
+def _is_inside(lines: list[str]) -> bool:
+    """Whether the last of these lines closes a bracket or an environment that an earlier one opened."""
+    last = lines[-1]
+    closes = last.count("]") > last.count("[") or last.count(r"\end{") > last.count(r"\begin{")
+    return closes and len(lines) > 1 and len(lines[-1]) < 2_000

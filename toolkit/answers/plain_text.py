@@ -1,0 +1,75 @@
+"""Foreign text → text in which one sign has one code point, so that readers know one minus, one digit 4, one é.
+
+Nothing that a person would see is lost: a superscript becomes `^{2}`, a vulgar fraction ` 1/2`, digits of any script
+ASCII digits. What a person cannot see (control characters, bidirectional marks, zero width, lone surrogates) goes.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from functools import lru_cache
+
+LONGEST = 60_000
+"""Characters; of a longer text the end is read, since there the answer stands."""
+
+_SIGNS = {
+    "−": "-", "–": "-", "‐": "-", "‑": "-", "‒": "-", "—": " — ", "﹣": "-", "“": '"', "”": '"', "„": '"', "«": '"',
+    "»": '"', "‘": "'", "’": "'", "′": "'", "×": "*", "∙": "*", "⋅": "*", "·": "*", "✕": "*", "÷": "/", "⁄": "/",
+    "∕": "/", "…": "...", "≤": r"\le ", "≥": r"\ge ", "≠": r"\ne ", "≈": r"\approx ", "≃": r"\approx ",
+    "≅": r"\approx ", "±": r"\pm ", "√": r"\sqrt ", "π": r"\pi ", "∞": r"\infty ", "∪": r"\cup ", "∩": r"\cap ",
+    "∈": r"\in ", "∅": r"\emptyset ", "ℝ": r"\mathbb{R}", "ℤ": r"\mathbb{Z}", "ℕ": r"\mathbb{N}", "°": r"^\circ ",
+    "º": r"^\circ ", "∘": r"^\circ ", "℃": r"^\circ C", "℉": r"^\circ F", "θ": r"\theta ", "٫": ".", "٬": ",", "،": ",",
+    "、": ", ", "。": "。 ", "；": "; ", "：": ": ", "，": ", ", "！": "! ", "？": "? ", "（": "(", "）": ")", "％": "%",
+    "［": "[", "］": "]", "｛": "{", "｝": "}", "\u00a0": " ", "\u202f": " ", "\u2009": " ", "\u2007": " ", "\u3000": " ",
+    "\u2028": "\n", "\u2029": "\n", "\x0b": "\n", "\x0c": "\n", "\x85": "\n", "【": "[", "】": "]",
+}  # fmt: skip
+_SMALL = re.compile(r"[⁰¹²³⁴-⁹⁺⁻ⁿ]+|[₀-₉₊₋]+")
+_NOT_ASCII = re.compile(r"[^\x00-\x7f]")
+_UNSEEN = re.compile(r"[\x00-\x08\x0e-\x1f\x7f]")
+_EMPHASIS = (
+    re.compile(r"(?<![0-9A-Za-z)*])\*\*(?=[^\s*])(.+?)(?<=[^\s*])\*\*(?![0-9A-Za-z(*])", re.DOTALL),
+    re.compile(r"(?<![0-9A-Za-z_])__(?=[^\s_])(.+?)(?<=[^\s_])__(?![0-9A-Za-z_])"),
+    re.compile(r"(?<![0-9A-Za-z)*])\*(?=[^\s*])([^*\n]+?)(?<=[^\s*])\*(?![0-9A-Za-z(*])"),
+)
+
+
+@lru_cache(maxsize=4_096)
+def plain_text(text: str) -> str:
+    """The last `LONGEST` characters of the text in plain signs, as NFC."""
+    text = text[-LONGEST:]
+    if "\r" in text:
+        text = text.replace("\r\n", "\n").replace("\r", "\n")
+    if text.isascii():
+        return _UNSEEN.sub("", text)
+    text = unicodedata.normalize("NFC", text.encode("utf-8", "ignore").decode())
+    text = _SMALL.sub(_small, text)
+    return _UNSEEN.sub("", _NOT_ASCII.sub(lambda found: _sign(found[0]), text))
+
+
+def without_emphasis(text: str) -> str:
+    """Without the marks of Markdown that make letters bold, italic or code."""
+    text = re.sub(r"^[ \t]*(?:```|~~~).*$", "", text, flags=re.MULTILINE).replace("`", "")
+    for pattern in _EMPHASIS if "*" in text or "__" in text else ():
+        text = pattern.sub(r"\1", text)
+    return text
+
+
+def _small(found: re.Match[str]) -> str:
+    """Superscripts and subscripts as LaTeX writes them."""
+    mark = "^" if found[0][0] in "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ" else "_"
+    return f"{mark}{{{unicodedata.normalize('NFKC', found[0]).replace('−', '-')}}}"
+
+
+@lru_cache(maxsize=4_096)
+def _sign(character: str) -> str:
+    if character in _SIGNS:
+        return _SIGNS[character]
+    if unicodedata.category(character) in ("Cf", "Cc", "Cs", "Co", "Cn"):
+        return ""
+    if (digit := unicodedata.decimal(character, None)) is not None:
+        return str(digit)
+    folded = unicodedata.normalize("NFKC", character)
+    if "⁄" in folded:  # a vulgar fraction
+        return " " + folded.replace("⁄", "/")
+    return folded

@@ -1,0 +1,283 @@
+"""Which number, or which word, a sentence gives as its answer.
+
+A sentence may hold other numbers: "The greatest common divisor of 12 and 18 is 6." What decides is never a reference, but
+where a number stands (right behind "the answer is", behind the last "is", before the first), and the question: a number
+that it already holds is context, as often as it holds it. Where nothing decides, the sentence has no answer, and says so.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from dataclasses import dataclass
+
+from toolkit.answers.number_notation import NUMBER_WORDS, WITH_COMMAS, number_in_words, read_numeral
+
+FUNCTIONS = frozenset(
+    "sin cos tan cot sec csc arcsin arccos arctan sinh cosh tanh log ln lg exp sqrt cbrt pi max min gcd lcm mod abs floor "
+    "ceil inf infinity root choose".split()
+)
+"""Words that belong to mathematics and not to the sentence around it."""
+_WORD = re.compile(r"(?<![\\\w])[^\W\d_]{2,}(?:['-][^\W\d_]+)*\d{0,2}(?![\w{])|\b[aAI]\b(?=\s+[^\W\d_]{2})|[^\x00-\x7f]+")
+_MEANING = re.compile(r"\d|\\(?:pi|infty|sqrt|frac)")
+_REFERENCES = re.compile(
+    r"\b(?:steps?|questions?|problems?|figures?|fig\.|equations?|eq\.|parts?|cases?|examples?|sections?|chapters?|lines?|tables?|"
+    r"options?|exercises?)\s+\(?\d+\)?(?:\s*(?:and|,|-)\s*\d+)*(?![\w%])",
+    re.IGNORECASE,
+)
+_PRECISION = re.compile(
+    r",?\s*\(?(?:rounded |correct |accurate )?(?:to|up to) (?:\d+|one|two|three|four|five|six) (?:decimal places?|decimals|significant (?:figures|digits)|"
+    r"digits?|d\.?p\.?|s\.?f\.?)\)?",
+    re.IGNORECASE,
+)
+_QUOTED = re.compile(r'"([^"\n]*)"')
+_BRACKET = re.compile(r"\s*\(([^()]*[^\W\d_]{2,}[^()]*)\)")
+_ASIDE = re.compile(
+    r",?\s+(?:which|because|since|where|as (?:it|they|we|there|the)|given that|after|if)\b.*$|\s+— .*$|;.*$", re.IGNORECASE | re.DOTALL
+)
+_COMPOUND = (
+    r"(?:hours?|hrs?|h|minutes?|mins?|days?|weeks?|years?|months?|feet|foot|ft|yards?|pounds?|lbs?|kg|kilograms?|km|kilometers?|"
+    r"m|meters?|metres?|dollars?|degrees?|gallons?|quarts?)"
+)
+_COMPOUND_RUN = re.compile(
+    rf"\b(?:one|an?|\d[\d,.]*)\s*{_COMPOUND},?(?:\s+and)?\s+(?:\d[\d,.]*|{NUMBER_WORDS.pattern})\s*[a-zA-Z]+\b", re.IGNORECASE
+)
+_ALTERNATIVE = re.compile(
+    r"(?:\b(?:or|and|oder|und|ou|et|o|y|e|или|и|either|plus|minus|times|over|versus|vs)|或|和|、|또는|와)\s*\W*$", re.IGNORECASE
+)
+_RANGE = re.compile(r"^\s*(?:to|through|until|bis|a|à|~|-)\s*$", re.IGNORECASE)
+_OPENING = re.compile(
+    r"^\W*(?:(?:exactly|precisely|simply|just|only|therefore|thus|so|equal to|approximately|about|around|roughly|nearly|a total of|"
+    r"the number|the integer|the value|the sum of|that|there (?:are|is)|it is|we have|an?|the|in total|clearly)\b[\s,:]*)*\W*$",
+    re.IGNORECASE,
+)
+_COPULA_BEFORE = re.compile(
+    r"(?:\b(?:is|are|was|were|be|equals?|makes?|made|gets?|gives?|leaves?|leaving|has|have|had|becomes?|yields?|costs?|total(?:s|ling)?|"
+    r"to|ist|sind|est|sont|es|son|é|são|è|sono|get|obtain|left with|totals|pays?|earns?|spends?|needs?|takes?)\b|[:=]|是|为|有|は|равно|равен)"
+    r"\W*(?:(?:exactly|only|just|now|then|therefore|thus|also|a total of|equal to|about|approximately|the number)\b\W*)*$",
+    re.IGNORECASE,
+)
+_COPULA_AFTER = re.compile(
+    r"^\W*(?:is|are|was|would be|will be|must be|ist|est|es|é|è)\s+(?:therefore |thus |indeed |also )?"
+    r"(?:the|my|our|a|an|its|their|how|what|that|equal|greatest|largest|der|die|das|le|la|el|o|il)\b",
+    re.IGNORECASE,
+)
+_END = re.compile(r"^\W*(?:[^\W\d_]+\W*){0,4}$")
+
+
+@dataclass(frozen=True)
+class Said:
+    """A number in a sentence: the mathematics that it stands in, and the words behind it."""
+
+    text: str
+    after: str = ""
+
+
+@dataclass(frozen=True)
+class Unclear:
+    """Why a sentence gives no answer, for people."""
+
+    why: str
+
+
+def without_delimiters(text: str) -> str:
+    r"""Without the marks around mathematics, `$…$`, `\(…\)`, `\[…\]`; a `$` before an amount stays."""
+    if "\\" in text:
+        text = re.sub(r"\\[()]|\\[\[\]]", " ", text.replace("\\\\[", "\\\\ [")).replace(r"\$", "\ue000")
+    if "$" in text:
+        text = text.replace("$$", "$")
+        position, pieces = 0, []
+        while (start := text.find("$", position)) >= 0:
+            end = text.find("$", start + 1)
+            if end < 0 or _is_amount(text[start + 1 : end]):
+                pieces.append(text[position : start + 1])
+                position = start + 1
+            else:
+                pieces += [text[position:start], " ", text[start + 1 : end], " "]
+                position = end + 1
+        text = "".join(pieces) + text[position:]
+        text = re.sub(r"\$(?![\s]*[-\d.])", "", text)
+    return text.replace("\ue000", "$").strip()
+
+
+def number_in(text: str, question: str = "", *, stated: bool = False) -> Said | Unclear:
+    """The number that a sentence gives; `stated` says that it stands behind "the answer is" or the like."""
+    for prepared in _preparations(without_delimiters(text)):
+        runs = _runs(prepared)
+        if runs:
+            return _chosen(prepared, runs, question, stated=stated)
+    return Unclear("no number")
+
+
+def plain_number(text: str) -> str:
+    """One number as reasoning-gym writes it, without a plus, thousands marks or zeros at its end.
+
+    Empty where the text is anything else; of an equation (`x = 5`, `43 + 14 = 57`) the right side is read.
+    """
+    side = text.rsplit("=", 1)[-1].strip().strip("$€£ ").rstrip("%").strip(" .,!\"'")
+    found = re.fullmatch(r"(?P<sign>[-+]?)\s*[$€£]?(?P<number>.+)", side, re.DOTALL)
+    numeral = read_numeral(found["number"]) if found else None
+    if numeral is None or found is None:
+        return ""
+    if numeral.decimals is None and numeral.value.denominator != 1:
+        return ""
+    places = max(numeral.decimals or 0, 0)
+    digits = str(int(numeral.value * 10**places)).rjust(places + 1, "0")
+    plain = (digits[:-places] + "." + digits[-places:]).rstrip("0").rstrip(".") if places else digits
+    return "-" + plain if found["sign"] == "-" and plain != "0" else plain
+
+
+def word_in(text: str, question: str = "") -> str:
+    """The word that a sentence gives: the quoted one that the question doesn't hold, the one before "is the", else the last.
+
+    Letters with hyphens or spaces between them are joined.
+    """
+    text = re.sub(r"\b[^\W\d_](?:\s*[- ,]\s*[^\W\d_]\b){2,}", lambda found: re.sub(r"[\W]", "", found[0]), text)
+    known = Counter(word.casefold() for word in re.findall(r"[^\W\d_]+", question))
+    words = re.findall(r"[^\W\d_]+", text)
+    for candidates in (re.findall(r"[\"'*`]\s*([^\W\d_]{2,})\s*[.,]?[\"'*`]", text), words):
+        left, counts = [], known.copy()
+        for word in candidates:
+            if counts[word.casefold()] > 0:
+                counts[word.casefold()] -= 1
+            elif candidates is not words or word.casefold() not in _AROUND_A_WORD:
+                left.append(word)
+        if len({word.casefold() for word in left}) == 1:
+            return left[-1]
+    return words[-1] if words else ""
+
+
+_AROUND_A_WORD = frozenset(
+    "the a an is are it so thus therefore word spelled spelt written reads read becomes backward backwards reverse reversed in of "
+    "answer letters when you get we gives that this would be from to end start result final as and here its order by right left which "
+    "your our my i think hence correct spelling reversing yields has have been was like".split()
+)
+
+
+def _is_amount(between: str) -> bool:
+    """Whether what stands between two `$` follows an amount of money and is no mathematics."""
+    if not re.match(r"\s*[-\d.]", between):
+        return not between.strip()
+    words = re.sub(r"\\[A-Za-z]+(?:\{[^{}]*\})?", "", between)
+    return bool(re.search(r"[^\W\d_]{2,}", words)) or between[-1:].isspace()
+
+
+def _preparations(text: str) -> list[str]:
+    """The sentence without what explains it, step by step back to the whole where nothing would be left."""
+    text = re.sub(r"\\(?:text|mbox|textbf|mathrm)\s*\{([^{}]*)\}", r" \1 ", text)
+    text = re.sub(r"^\s*\(?(?:[a-j]|i{1,3}|\d{1,2})[.)]\s+(?=\S)", "", text) if re.search(r"\d", text[3:]) else text
+    without = _PRECISION.sub("", _REFERENCES.sub(" ", text))
+    unquoted = _QUOTED.sub(lambda found: f" {found[1]} " if re.fullmatch(r"[-+]?[\d.,]+", found[1]) else " ", without)
+    without_brackets = _BRACKET.sub(" ", unquoted)
+    return [_ASIDE.sub("", without_brackets), without_brackets, unquoted, without, text]
+
+
+@dataclass(frozen=True)
+class _Run:
+    text: str
+    start: int
+    end: int
+
+
+def _runs(text: str) -> list[_Run]:
+    """The stretches of mathematics between the words of a sentence."""
+    compounds = [found.span() for found in _COMPOUND_RUN.finditer(text)]
+    borders = [(0, 0)]
+    for found in _WORD.finditer(text):
+        inside = any(start <= found.start() < end for start, end in compounds)
+        if not inside and found[0].casefold() not in FUNCTIONS:
+            borders.append(found.span())
+    borders.append((len(text), len(text)))
+    runs = []
+    for (begin, start), (end, finish) in zip(borders, borders[1:], strict=False):
+        if finish > end and (value := number_in_words(text[end:finish])) is not None and _is_count(text, end, finish):
+            runs.append(_Run(str(value), end, finish))
+        piece = text[start:end]
+        if begin is not None and _MEANING.search(piece):
+            trimmed = _trimmed(piece)
+            if trimmed and _MEANING.search(trimmed):
+                at = start + piece.index(trimmed)
+                runs.append(_Run(trimmed, at, at + len(trimmed)))
+    return _merged_words(text, sorted(runs, key=lambda run: run.start))
+
+
+def _is_count(text: str, start: int, end: int) -> bool:
+    """Whether a number word counts: "one" often only points ("the one that", "one of")."""
+    if text[start:end].casefold() != "one":
+        return True
+    return not re.match(r"\s*(?:of|that|who|which|can|way|has|must)\b", text[end:]) and not re.search(
+        r"\b(?:the|this|that|no|any|each|every|which)\s*$", text[:start], re.IGNORECASE
+    )
+
+
+def _merged_words(text: str, runs: list[_Run]) -> list[_Run]:
+    """Number words that follow each other are one number: "one hundred and five"."""
+    merged: list[_Run] = []
+    for run in runs:
+        if merged and not re.match(r"[\d\\(]", text[run.start]) and merged[-1].end <= run.start:
+            both = text[merged[-1].start : run.end]
+            if (value := number_in_words(both)) is not None:
+                merged[-1] = _Run(str(value), merged[-1].start, run.end)
+                continue
+        merged.append(run)
+    return merged
+
+
+def _trimmed(piece: str) -> str:
+    """Without the sentence's own punctuation around it."""
+    piece = piece.strip().lstrip(",;:.?!'\"&#").strip()
+    if re.match(r"-\s", piece) or piece.startswith("- "):
+        piece = piece[1:].strip()
+    piece = re.sub(r"(?:[\s,;:?'\"&#=]|(?<![\d])!|\.(?:\s|$)|(?<=\D)\.)+$", "", piece.rstrip("!") if piece.endswith(" !") else piece)
+    for opening, closing in ("()", "[]", "{}"):
+        if piece.startswith(closing) or (piece.count(closing) > piece.count(opening) and piece.endswith(closing)):
+            piece = piece.strip(closing).strip()
+        if piece.endswith(opening) or (piece.count(opening) > piece.count(closing) and piece.startswith(opening)):
+            piece = piece.strip(opening).strip()
+    return piece.strip(" ,;")
+
+
+def _chosen(text: str, runs: list[_Run], question: str, *, stated: bool) -> Said | Unclear:
+    """Of the runs in a sentence the one that is its answer."""
+    unclear = Unclear(f"{len(runs)} numbers, {', '.join(run.text for run in runs[:6])}")
+    for left, right in zip(runs, runs[1:], strict=False):
+        between = text[left.end : right.start]
+        if _RANGE.match(between):
+            return unclear
+    if len({_key(run) for run in runs}) == 1:
+        return _said(text, runs[0] if stated else runs[-1])
+    first, last = runs[0], runs[-1]
+    if stated and _OPENING.match(text[: first.start]):
+        return unclear if _ALTERNATIVE.search(text[first.end : runs[1].start]) else _said(text, first)
+    at_end = _COPULA_BEFORE.search(text[: last.start]) and _END.match(text[last.end :])
+    at_start = _OPENING.match(text[: first.start]) and _COPULA_AFTER.match(text[first.end :])
+    if bool(at_end) != bool(at_start):
+        return _said(text, last if at_end else first)
+    left_over = _not_in(question, runs)
+    if len({_key(run) for run in left_over}) == 1:
+        return _said(text, left_over[-1])
+    return unclear
+
+
+def _not_in(question: str, runs: list[_Run]) -> list[_Run]:
+    """The runs whose numbers the question does not hold already, as often as it holds them."""
+    known = Counter(_digits(found[0]) for found in WITH_COMMAS.finditer(without_delimiters(question)))
+    left = []
+    for run in runs:
+        if known[_key(run)] > 0:
+            known[_key(run)] -= 1
+        else:
+            left.append(run)
+    return left
+
+
+def _key(run: _Run) -> str:
+    return plain_number(run.text).lstrip("-") or run.text
+
+
+def _digits(text: str) -> str:
+    return plain_number(text) or text
+
+
+def _said(text: str, run: _Run) -> Said:
+    return Said(run.text, re.split(r"[\n,;:]|\.(?:\s|$)", text[run.end :])[0])
