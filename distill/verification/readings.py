@@ -21,7 +21,7 @@ from distill.verification.mathematics.grammar import read_notation
 from distill.verification.mathematics.tokens import NeedsLibrary, Unreadable
 from distill.verification.mathematics.units import read_unit
 from distill.verification.mathematics.values import letters_of
-from toolkit.answers.final_answer import FinalAnswer, find_final_answer
+from toolkit.answers.final_answer import FinalAnswer, find_final_answer, sentences
 from toolkit.answers.number_notation import number_in_words
 from toolkit.answers.plain_text import plain_text, without_emphasis
 from toolkit.answers.sentences import Unclear, number_in, without_delimiters
@@ -208,6 +208,7 @@ def _last_lines(text: str, count: int) -> list[tuple[str, ...]]:
 
 
 def _number_said(found: FinalAnswer, question: str) -> Reading:
+    """The whole as one number; else the number that the sentence which states it gives."""
     bare = _bare(found.text)
     try:
         if (tree := _tree(bare)) is not None:
@@ -216,17 +217,37 @@ def _number_said(found: FinalAnswer, question: str) -> Reading:
         pass
     if (value := number_in_words(bare)) is not None:
         return Reading("number", bare, ("number", Fraction(value), None))
-    said = number_in(found.text, question, stated=found.is_stated)
+    told = sentences(found.text) or [found.text]
+    sentence = told[0] if found.is_stated else told[-1]
+    said = number_in(sentence, question, stated=found.is_stated)
+    if isinstance(said, Unclear) and len(told) > 1:
+        sentence, said = found.text, number_in(found.text, question, stated=found.is_stated)
     if isinstance(said, Unclear):
         return Reading("nothing", f"{said.why} in {found.text!r}")
+    if _NOT_THAT.search(sentence[: max(sentence.rfind(said.text), 0)]):
+        return Reading("nothing", f"{sentence!r} does not say that it is {said.text}")
     try:
         tree = read_notation(said.text)
         if tree[0] == "relation" and tree[1][-1] in ("=", "~"):
             tree = tree[2][-1]
     except Unreadable as error:
         return Reading("nothing", f"{error} in {said.text!r}")
+    if _NEGATIVE.search(sentence[: max(sentence.rfind(said.text), 0)]):
+        tree = ("negative", tree)
     unit = read_unit(said.after) if said.after.strip() and tree[0] != "quantity" else None
     return Reading("number", f"{said.text}{said.after}".strip(), ("quantity", tree, unit) if unit else tree)
+
+
+_NOT_THAT = re.compile(
+    r"(?:\b(?:not|never|cannot|nicht|no longer|hardly|unequal|different from)|n't)\s+(?:(?:be|equal|to|exactly|the|number|simply|just|always)\s+)*\W*$"
+    r"|\b(?:may|might|could|perhaps|possibly|maybe)(?:\s+(?:also|well|be|have|been))*\s+\W*$"
+    r"|\b(?:more|less|fewer|greater|larger|smaller|bigger|higher|lower|other|rather)\s+than(?:\s+or\s+equal\s+to)?\s+\W*$"
+    r"|\b(?:at\s+(?:least|most)|over|under|above|below|up\s+to|between|exceeds?|beyond|minimum\s+of|maximum\s+of)\s+\W*$"
+    r"|(?:不是|至少|至多|超过|大于|小于|少于|多于)\s*$",
+    re.IGNORECASE,
+)
+"""What right before a number says that it is another."""
+_NEGATIVE = re.compile(r"\b(?:negative|minus)\s+$", re.IGNORECASE)
 
 
 def _mathematics_said(found: FinalAnswer) -> Reading:
@@ -249,7 +270,7 @@ def _mathematics_said(found: FinalAnswer) -> Reading:
 def _bare(text: str) -> str:
     """Without the sentence's point and what opens it."""
     text = re.sub(r"^(?:so|thus|hence|therefore|then|and|we (?:get|have|find))\b[\s,:]*", "", text.strip(), flags=re.IGNORECASE)
-    return re.sub(r"(?:\s*[.。!,;])+$", "", without_delimiters(text)).strip()
+    return re.sub(r"(?:\s*[.。,;])+$", "", without_delimiters(text)).strip()
 
 
 def _choice_said(found: FinalAnswer, question: str) -> Reading:

@@ -98,9 +98,9 @@ def _shorter(text: str) -> Iterator[str]:
     yield _TRAILING.sub("", text.rstrip(" .。"))
     if (aside := _ASIDE.search(text)) and aside.start():
         yield text[: aside.start()]
-    copulas = list(_COPULA.finditer(text))
-    if copulas and text[copulas[-1].end() :].strip(" .!?"):
-        yield text[copulas[-1].end() :]
+    for copula in _COPULA.finditer(text):
+        if text[copula.end() :].strip(" .!?"):
+            yield text[copula.end() :]
     if back := _BACK.match(text):
         yield back[1]
 

@@ -40,6 +40,7 @@ class FinalAnswer:
 
 _TAG = re.compile(r"<answer>(.*?)(?:</answer>|\Z)", re.IGNORECASE | re.DOTALL)
 _BOX = re.compile(r"\\(?:boxed|fbox|framebox)\b\s*|\\boxed(?=\d)")
+_EMPTY_BOX = re.compile(r"\\boxed\s*\{\s*\}")
 _PLACEHOLDER = re.compile(
     r"(?:\\text(?:bf|it|rm)?\s*\{)?\s*[<\[(]?(?:\.{2,}|\\[lc]?dots|\?+|_+|(?:your|the|final|insert)?[ _]*(?:final[ _]*)?answer"
     r"(?: here)?|your[ _]result|result|\\cdots?|\\ldots)[>\])]?\s*\}?\s*",
@@ -66,7 +67,7 @@ _STATEMENT = re.compile(
     re.IGNORECASE,
 )
 _HINDI = re.compile(r"(?:उत्तर|जवाब)\s+(?=\d)")
-_NO_COPULA = re.compile(r"答\s*[:：]|답\s*[:：]|\bA\s*:(?=\s)")
+_NO_COPULA = re.compile(r"答\s*[:：]|답\s*[:：]|^[ \t]*A\s*:(?=\s)", re.MULTILINE)
 _HEADING = re.compile(
     r"^[ \t>#*_\d.)-]*(?:the |my |our |die |la |le |il |o |a )?(?:final |correct |short |endgültige |respuesta )?"
     rf"(?:{_NOUNS}|final result)(?: finale?| correcta?)?[ \t]*[:：]?[ \t#*_]*$",
@@ -97,7 +98,7 @@ _SENTENCE_END = re.compile(
     r"(?:(?<=[.!?])|(?<=[.!?][\"')\]$]))\s+(?=\S)|(?<=[。！？])\s*(?=\S)|(?<=[.!?])(?=[A-ZÀ-Þ][a-zß-ÿ])"
 )
 _ABBREVIATION = re.compile(
-    r"(?:^|[\s(])(?:st|dr|mr|mrs|ms|prof|no|nr|vs|e\.g|i\.e|approx|ca|mt|ft|jr|sr|eq|fig|cf|etc|u\.s|[a-z])\.$|^\W*\d{1,2}\.$", re.IGNORECASE
+    r"(?:^|[\s(])(?:st|dr|mr|mrs|ms|prof|no|nr|vs|e\.g|i\.e|approx|ca|mt|ft|jr|sr|eq|fig|cf|etc|u\.s|[a-z])\.$", re.IGNORECASE
 )
 _MOST_LINES = 40
 
@@ -132,7 +133,11 @@ def _find(text: str) -> FinalAnswer:
         if has_content(tagged) and not _PLACEHOLDER.fullmatch(tagged):
             inner = _find_marked(tagged) or FinalAnswer(_whole(without_emphasis(tagged)), "tag", tagged.strip("\n"))
             return FinalAnswer(inner.text, "tag", inner.rest)
-    return _find_marked(text) or _end(without_emphasis(text))
+    if (marked := _find_marked(text)) is not None:
+        return marked
+    if _EMPTY_BOX.search(text):
+        return FinalAnswer("", "box", "")
+    return _end(without_emphasis(text))
 
 
 def _find_marked(text: str) -> FinalAnswer | None:

@@ -43,7 +43,7 @@ def plain_text(text: str) -> str:
     if text.isascii():
         return _UNSEEN.sub("", text)
     text = unicodedata.normalize("NFC", text.encode("utf-8", "ignore").decode())
-    text = _SMALL.sub(_small, text)
+    text = _SMALL.sub(_small, re.sub(r"(?<=\d)，(?=\d{3})", ",", text))
     return _UNSEEN.sub("", _NOT_ASCII.sub(lambda found: _sign(found[0]), text))
 
 

@@ -244,11 +244,13 @@ def _chosen(text: str, runs: list[_Run], question: str, *, stated: bool) -> Said
         between = text[left.end : right.start]
         if _RANGE.match(between):
             return unclear
-    if len({_key(run) for run in runs}) == 1:
+    if len({plain_number(run.text) or run.text for run in runs}) == 1:
         return _said(text, runs[0] if stated else runs[-1])
     first, last = runs[0], runs[-1]
     if stated and _OPENING.match(text[: first.start]):
         return unclear if _ALTERNATIVE.search(text[first.end : runs[1].start]) else _said(text, first)
+    if re.search(r"\d\s*[-+*/].*=", last.text) and _END.match(text[last.end :]):
+        return _said(text, last)  # what a sum comes to at the sentence's end
     at_end = _COPULA_BEFORE.search(text[: last.start]) and _END.match(text[last.end :])
     at_start = _OPENING.match(text[: first.start]) and _COPULA_AFTER.match(text[first.end :])
     if bool(at_end) != bool(at_start):

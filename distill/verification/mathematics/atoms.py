@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from fractions import Fraction
 from typing import Any
 
-from distill.verification.mathematics.tokens import Cursor, NeedsLibrary, Unreadable
+from distill.verification.mathematics.tokens import Cursor, NeedsLibrary, Token, Unreadable
 from distill.verification.mathematics.units import SINGLE, Unit, is_unit, read_unit
 from toolkit.answers.number_notation import read_numeral
 
@@ -131,14 +131,13 @@ class Atoms(Cursor, ABC):
             return self.subscripted(word)
         if len(word) > 1 and (folded in _NO_FACTORS or len(word) > 3 or not word.isascii()):
             raise Unreadable(f"the word {word[:40]!r}")
-        tree = self.letter(word[0], is_last=len(word) == 1)
-        for position, letter in enumerate(word[1:], start=2):
-            tree = ("*", tree, self.letter(letter, is_last=position == len(word)))
-        return tree
+        if len(word) > 1:  # letters beside each other are factors, and a power belongs to the last
+            self.at -= 1
+            self.tokens[self.at : self.at + 1] = [Token("word", letter, False) for letter in word]
+            self.at += 1
+        return self.letter(word[0])
 
-    def letter(self, letter: str, *, is_last: bool) -> Tree:
-        if not is_last:
-            return ("symbol", letter)
+    def letter(self, letter: str) -> Tree:
         if letter in "fghFGP":
             inverse = [self.peek(i) for i in range(5)] == ["^", "{", "-", "1", "}"]
             if self.peek(5 if inverse else 0) == "(":
@@ -181,7 +180,7 @@ class Atoms(Cursor, ABC):
         if self.kind() == "number":
             digits = self.peek()
             if digits.isdigit() and len(digits) > 1:  # \\frac12 takes one digit
-                self.tokens[self.at] = type(self.token())("number", digits[1:], False)
+                self.tokens[self.at] = Token("number", digits[1:], False)
                 return ("number", Fraction(int(digits[0])), None)
             self.at += 1
             numeral = read_numeral(digits)
@@ -336,4 +335,6 @@ class Atoms(Cursor, ABC):
         word = self.peek()
         if len(word) == 1 and word.isalpha():
             return after_unit or (word in SINGLE and self.token().spaced and self.kind(1) in ("end", "sign", "text") and self.peek(1) != "(")
+        if re.fullmatch(r"[A-Z]{3}", word) and self.token().spaced and word not in ("ABC", "DEF", "XYZ"):
+            return True  # a currency
         return is_unit(word) or word.casefold() in ("per", "square", "cubic", "sq", "squared", "cubed", "units", "unit")

@@ -275,9 +275,6 @@ def _measured(tree: Tree) -> tuple[Tree, tuple[Unit, ...]]:
         return tree[1], (tree[2],)
     if tree[0] == "compound":
         return tree[1][1], tree[2]
-    if tree[0] == "negative" and tree[1][0] in ("quantity", "compound"):
-        number, units = _measured(tree[1])
-        return ("negative", number), units
     return tree, ()
 
 

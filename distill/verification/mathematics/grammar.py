@@ -168,6 +168,8 @@ class _Reader(Atoms):
             is_negative = self.take() == "-"
             inner = self.unary()
             self.depth -= 1
+            if is_negative and inner[0] == "quantity":
+                return ("quantity", ("negative", inner[1]), inner[2])
             return ("negative", inner) if is_negative else inner
         if self.skip("\\approx", "\\sim"):
             return ("about", self.unary())
