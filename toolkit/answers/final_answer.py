@@ -224,13 +224,13 @@ def _content(text: str) -> str:
     lines = text.split("\n")
     for number, line in enumerate(lines):
         if has_content(line) and not (_FOLLOWS.fullmatch(line.strip()) and any(map(has_content, lines[number + 1 :]))):
-            return _closed(lines[number : number + _MOST_LINES])
+            return _closed(lines[number : number + _MOST_LINES], is_item=number > 0)
     return ""
 
 
-def _closed(lines: list[str]) -> str:
+def _closed(lines: list[str], *, is_item: bool = True) -> str:
     """The first line, with those after it as long as a bracket or an environment is open."""
-    said = _LIST_MARK.sub("", lines[0])
+    said = _LIST_MARK.sub("", lines[0]) if is_item else lines[0]
     for line in lines[1:]:
         opened = said.count("[") - said.count("]") + said.count("{") - said.count("}")
         if opened <= 0 and said.count(r"\begin{") <= said.count(r"\end{"):

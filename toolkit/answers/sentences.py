@@ -256,7 +256,7 @@ def _chosen(text: str, runs: list[_Run], question: str, *, stated: bool) -> Said
     if bool(at_end) != bool(at_start):
         return _said(text, last if at_end else first)
     left_over = _not_in(question, runs)
-    if len({_key(run) for run in left_over}) == 1:
+    if len({plain_number(run.text) or run.text for run in left_over}) == 1:
         return _said(text, left_over[-1])
     return unclear
 
