@@ -1,7 +1,7 @@
 """Questions whose answer a line of program knows, and whether a model gave it.
 
 They are worded as the problems that students of this project learn from (reasoning-gym's families, `distill.problems.families`).
-The graders of training and evaluation are in `distill.verification.verdicts`; this is as much of them as a page needs beside an answer.
+The final answer is found where training and evaluation find it (`toolkit.answers`), so a mark here is a verdict there.
 """
 
 from __future__ import annotations
@@ -10,8 +10,9 @@ import math
 import re
 from collections.abc import Callable
 
-_ANSWER_IS = re.compile(r"\banswer\b[^:=\n]{0,60}?(?:\bis\b:?|:|=)", re.IGNORECASE)
-_NUMBER = re.compile(r"(?<![\w.])-?\d+")
+from toolkit.answers.final_answer import find_final_answer
+from toolkit.answers.sentences import plain_number_said, word_in
+
 
 
 def right_answer(question: str) -> str | None:
@@ -27,15 +28,10 @@ def is_right(question: str, text: str) -> bool | None:
     expected = right_answer(question)
     if expected is None:
         return None
-    plain = re.sub(r"(?<=\d),(?=\d{3}\b)", "", text.replace("**", "").replace("`", "").replace("−", "-"))
-    said = _ANSWER_IS.split(plain)[-1].strip()
-    lines = [line for line in said.split("\n") if re.search(r"\w", line)]
-    if not lines:
-        return False
-    final = lines[0] if said != plain.strip() else lines[-1]
-    pattern = _NUMBER if _NUMBER.fullmatch(expected) else re.compile(r"[^\W\d_]+")
-    given = pattern.findall(final.rsplit("=", 1)[-1])
-    return bool(given) and given[-1].casefold() == expected.casefold()
+    found = find_final_answer(text)
+    if re.fullmatch(r"-?\d+", expected):
+        return plain_number_said(found, question) == expected
+    return word_in(found.text, question).casefold() == expected.casefold()
 
 
 def _gcd(found: re.Match[str]) -> str:

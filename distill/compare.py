@@ -33,9 +33,10 @@ import numpy as np
 from distill.evaluate import EvalConfig, evaluate
 from distill.problems.requests import HARMFUL, is_refusal, make_requests
 from distill.teachers.respondent import Respondent, folder_name
+from distill.teachers.thought_forms import without_thoughts
 from distill.verification.rewards import language_consistency
 from distill.verification.unit_tests import TESTS
-from distill.verification.verdicts import answer_form, extract_answer
+from distill.verification.verdicts import same_answer
 from toolkit.errors import FolderConflict, InputError
 from toolkit.intervals import difference_interval, mean_interval
 from toolkit.ledger import (
@@ -201,15 +202,22 @@ def request_measures(by_request: Sequence[Samples]) -> dict[str, dict[str, float
 def consensus(samples: Samples) -> tuple[float, float]:
     """Whether the answer that most samples of a problem give is right, and the share of all samples that give it.
 
-    A sample without an answer has no vote; of answers with equally many votes the first one counts; where no sample has
-    an answer, nothing is right and nobody agrees.
+    Answers are the same where they mean the same. A sample without an answer has no vote; of answers with equally many
+    votes the first one counts; where no sample has an answer, nothing is right and nobody agrees.
     """
-    answers = [_canonical(sample) for sample in samples]
-    votes = Counter(answer for answer in answers if answer)
+    votes: list[list[Outcome]] = []
+    for sample in samples:
+        if sample.verdict.reason not in ("correct", "wrong"):
+            continue
+        same = (vote for vote in votes if _agree(vote[0], sample))
+        if (vote := next(same, None)) is not None:
+            vote.append(sample)
+        elif _agree(sample, sample):
+            votes.append([sample])
     if not votes:
         return 0.0, 0.0
-    majority, count = votes.most_common(1)[0]  # of equal counts the one that was met first
-    return float(samples[answers.index(majority)].verdict.correct), count / len(samples)
+    majority = max(votes, key=len)  # of equal counts the one that was met first
+    return float(majority[0].verdict.correct), len(majority) / len(samples)
 
 
 def comparison_table(comparison: ModelComparison) -> str:
@@ -225,12 +233,8 @@ def comparison_markdown(comparison: ModelComparison) -> str:
     return "\n\n".join([*tables, *_notes(comparison)]) + "\n"
 
 
-def _canonical(sample: Outcome) -> str:
-    """The answer as verdicts read it; empty where there is none."""
-    if sample.verdict.reason not in ("correct", "wrong"):
-        return ""
-    answer = extract_answer(sample.trace.answer, answer_form(sample.problem))
-    return " ".join(answer.split()).casefold()
+def _agree(one: Outcome, other: Outcome) -> bool:
+    return same_answer(one.problem, without_thoughts(one.trace.answer), without_thoughts(other.trace.answer))
 
 
 def _names(respondents: Sequence[Respondent]) -> list[str]:

@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from toolkit.answers.final_answer import find_final_answer
 from toolkit.answers.plain_text import plain_text, without_emphasis
-from toolkit.answers.sentences import Unclear, number_in, plain_number, without_delimiters, word_in
+from toolkit.answers.sentences import plain_number, plain_number_said, without_delimiters, word_in
 from toolkit.errors import MissingExtra
 from toolkit.records import Problem
 
@@ -59,8 +59,7 @@ def family_answer(problem: Problem, text: str) -> str:
     found = find_final_answer(text)
     match _form(problem):
         case "number":
-            said = plain_number(without_delimiters(found.text))
-            return said or _number(number_in(found.text, problem.question, stated=found.is_stated))
+            return plain_number_said(found, problem.question)
         case "expression":
             return _expression(_as_python(found.text))
         case "list":
@@ -78,10 +77,6 @@ def _form(problem: Problem) -> Form:
     if "\n" in problem.answer.strip():
         return "lines"
     return "number" if plain_number(problem.answer) else "text"
-
-
-def _number(said: Any) -> str:
-    return "" if isinstance(said, Unclear) else plain_number(said.text)
 
 
 def _as_python(text: str) -> str:

@@ -16,6 +16,8 @@ def means(reference: Reading, answer: Reading) -> bool:
     if answer.kind == "nothing":
         return False
     match reference.kind:
+        case "number" if answer.kind == "library":
+            return False  # a sum or an integral that was not worked out
         case "number" | "mathematics" | "library":
             if reference.kind == "library" or answer.kind == "library":
                 return reference.said == answer.said or equivalent(reference.said, answer.said)
@@ -27,7 +29,8 @@ def means(reference: Reading, answer: Reading) -> bool:
         case "words":
             return reference.meaning in answer.others
         case "list":
-            return any(tuple(strings.list_of(said) or ()) == reference.meaning for said in answer.others)
+            items = reference.meaning if isinstance(reference.meaning, tuple) else _items(reference)
+            return bool(items) and any(tuple(strings.list_of(said) or ()) == items for said in answer.others)
     return reference.meaning == answer.meaning or reference.meaning in answer.others
 
 
@@ -40,6 +43,11 @@ def _same_choice(reference: Reading, answer: Reading) -> bool:
     if not isinstance(content, Reading):
         return False
     return means(content, said if isinstance(said, Reading) else read_answer(said, content))
+
+
+def _items(answer: Reading) -> tuple[str, ...]:
+    """Of an answer that is compared with another, the first list that it gives."""
+    return next((tuple(items) for said in answer.others if (items := strings.list_of(said))), ())
 
 
 def _same_date(reference: tuple[int | None, int, int], answer: tuple[int | None, int, int]) -> bool:

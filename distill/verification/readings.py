@@ -21,10 +21,10 @@ from distill.verification.mathematics.grammar import read_notation
 from distill.verification.mathematics.tokens import NeedsLibrary, Unreadable
 from distill.verification.mathematics.units import read_unit
 from distill.verification.mathematics.values import letters_of
-from toolkit.answers.final_answer import FinalAnswer, find_final_answer, sentences
+from toolkit.answers.final_answer import FinalAnswer, find_final_answer
 from toolkit.answers.number_notation import number_in_words
 from toolkit.answers.plain_text import plain_text, without_emphasis
-from toolkit.answers.sentences import Unclear, number_in, without_delimiters
+from toolkit.answers.sentences import Unclear, number_said, without_delimiters
 
 Kind = Literal[
     "number", "mathematics", "library", "choice", "date", "time", "code", "words", "list", "lines", "nothing"
@@ -87,7 +87,10 @@ def read_answer(text: str, reference: Reading, question: str = "") -> Reading:
         case "code":
             return _code_said(found)
     others = tuple(strings.said_in(found.text))
-    return Reading(reference.kind, found.text, others[0], others if reference.kind == "list" else tuple(map(_normal, others)))
+    if reference.kind == "list":
+        return Reading("list", found.text, others[0], others)
+    shorter = tuple(filter(None, map(_normal, others)))
+    return Reading("words", found.text, min(shorter, key=len, default=""), shorter)
 
 
 # References
@@ -120,7 +123,7 @@ def _is_code(text: str) -> bool:
 
 
 def _mathematics(text: str) -> Reading | None:
-    bare = re.sub(r"(?<!\d)\.$", "", without_delimiters(text)).strip()
+    bare = re.sub(r"\.\s*$", "", without_delimiters(text)).strip()
     if parts := _numbered_parts(bare):
         return Reading("mathematics", bare, ("sequence", "", "", parts, ","))
     if (value := number_in_words(bare)) is not None:
@@ -217,11 +220,7 @@ def _number_said(found: FinalAnswer, question: str) -> Reading:
         pass
     if (value := number_in_words(bare)) is not None:
         return Reading("number", bare, ("number", Fraction(value), None))
-    told = sentences(found.text) or [found.text]
-    sentence = told[0] if found.is_stated else told[-1]
-    said = number_in(sentence, question, stated=found.is_stated)
-    if isinstance(said, Unclear) and len(told) > 1:
-        sentence, said = found.text, number_in(found.text, question, stated=found.is_stated)
+    sentence, said = number_said(found, question)
     if isinstance(said, Unclear):
         return Reading("nothing", f"{said.why} in {found.text!r}")
     if _NOT_THAT.search(sentence[: max(sentence.rfind(said.text), 0)]):

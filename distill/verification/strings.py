@@ -51,6 +51,8 @@ _DATES = (
 _SLASHED = re.compile(r"(?<![\d/.])(\d{1,2})([/.-])(\d{1,2})\2(\d{4}|\d{2})(?![\d/])")
 _TIME = re.compile(r"(?<![\d:.])(?P<h>\d{1,2}):(?P<m>[0-5]\d)(?::(?P<s>[0-5]\d))?(?:\s*(?P<half>[ap])\.?m\b\.?)?(?![\d:])", re.IGNORECASE)
 _CODE = re.compile(r"[^\s\"'`,;()]*\d[^\s\"'`,;()]*")
+LONGEST = 1_000
+"""Characters of a sentence whose parts are looked at."""
 CHOICES = "ABCDEFGHIJ"
 
 
@@ -76,7 +78,7 @@ def said_in(text: str) -> Iterator[str]:
     """What a final answer may say, from the whole of it to the shortest, without the sentence around it."""
     text = _STYLE.sub(r" \1 ", without_delimiters(text)).strip()
     yield text
-    if DENIALS.search(re.sub(r",\s*(?:and |but )?not\b.*$|;.*$", "", text)) or _DOUBTS.search(text):
+    if len(text) > LONGEST or DENIALS.search(re.sub(r",\s*(?:and |but )?not\b.*$|;.*$", "", text)) or _DOUBTS.search(text):
         return
     seen = {text}
     queue = [text]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-PACKAGES = ("toolkit", "distill", "export", "apps")
+PACKAGES = ("toolkit", "distill", "export", "apps", "benchmarks")
 ROOF = (
     "toolkit.cli",
     "toolkit.commands",

@@ -1,4 +1,4 @@
-"""Imports point one way: roof → apps, distill, export → toolkit; and the chat path is light."""
+"""Imports point one way: benchmarks, roof → apps, distill, export → toolkit; and the chat path is light."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ MAY_IMPORT = {
     "distill": ("toolkit", "distill"),
     "export": ("toolkit", "export"),
     "apps": ("toolkit", "apps", "export.session", "export.verify"),
+    "benchmarks": ("toolkit", "distill", "export", "apps", "benchmarks"),
 }
 
 

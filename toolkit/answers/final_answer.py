@@ -40,6 +40,7 @@ class FinalAnswer:
 
 _TAG = re.compile(r"<answer>(.*?)(?:</answer>|\Z)", re.IGNORECASE | re.DOTALL)
 _BOX = re.compile(r"\\(?:boxed|fbox|framebox)\b\s*|\\boxed(?=\d)")
+_BARE_BOX = re.compile(r"[^\s$\\{}]+?(?=[.,;]?(?:[\s$\\]|$))")
 _EMPTY_BOX = re.compile(r"\\boxed\s*\{\s*\}")
 _PLACEHOLDER = re.compile(
     r"(?:\\text(?:bf|it|rm)?\s*\{)?\s*[<\[(]?(?:\.{2,}|\\[lc]?dots|\?+|_+|(?:your|the|final|insert)?[ _]*(?:final[ _]*)?answer"
@@ -168,32 +169,38 @@ def _boxed(text: str) -> str:
 
 
 def _boxes(text: str) -> Iterator[tuple[int, int, str]]:
-    """(start, end, what it holds) of each outermost box whose braces are balanced."""
-    reached = 0
+    """(start, end, what it holds) of each outermost box whose braces are balanced; of boxes in it the last innermost."""
+    closings = _closings(text)
+    outermost = (-1, -1, "")
     for found in _BOX.finditer(text):
-        if found.start() < reached:
-            continue
         start, end = found.end(), found.end()
         if text[start : start + 1] == "{":
-            end = _closing(text, start)
-            held = text[start + 1 : end - 1] if end else ""
+            end = closings.get(start, 0)
+            held = text[start + 1 : end - 1]
         else:
-            bare = re.compile(r"[^\s$\\{}]+?(?=[.,;]?(?:[\s$\\]|$))").match(text, start)
-            held, end = (bare[0], bare.end()) if bare else ("", start)
-        if end:
-            reached = end
-            inner = [box[2] for box in _boxes(held)] if _BOX.search(held) else []
-            yield found.start(), end, inner[-1] if inner else held.strip()
+            bare = _BARE_BOX.match(text, start)
+            held, end = (bare[0], bare.end()) if bare else ("", 0)
+        if not end:
+            continue
+        if found.start() < outermost[1]:
+            outermost = (*outermost[:2], held.strip())
+            continue
+        if outermost[1] > 0:
+            yield outermost
+        outermost = (found.start(), end, held.strip())
+    if outermost[1] > 0:
+        yield outermost
 
 
-def _closing(text: str, start: int) -> int:
-    """The end of the group in braces that begins at `start`; 0 where it has none."""
-    depth = 0
-    for found in re.compile(r"\\.|[{}]", re.DOTALL).finditer(text, start):
-        depth += (found[0] == "{") - (found[0] == "}")
-        if depth == 0:
-            return found.end()
-    return 0
+def _closings(text: str) -> dict[int, int]:
+    """Where each brace opens, and behind where it closes."""
+    closings, opened = {}, []
+    for found in re.finditer(r"\\.|[{}]", text, re.DOTALL):
+        if found[0] == "{":
+            opened.append(found.start())
+        elif found[0] == "}" and opened:
+            closings[opened.pop()] = found.end()
+    return closings
 
 
 def _stated(text: str) -> FinalAnswer | None:

@@ -26,6 +26,7 @@ _SIGNS = {
 }  # fmt: skip
 _SMALL = re.compile(r"[⁰¹²³⁴-⁹⁺⁻ⁿ]+|[₀-₉₊₋]+")
 _NOT_ASCII = re.compile(r"[^\x00-\x7f]")
+_SPACES = re.compile(r"[ \t]{5,}")
 _UNSEEN = re.compile(r"[\x00-\x08\x0e-\x1f\x7f]")
 _EMPHASIS = (
     re.compile(r"(?<![0-9A-Za-z)*])\*\*(?=[^\s*])(.+?)(?<=[^\s*])\*\*(?![0-9A-Za-z(*])", re.DOTALL),
@@ -40,6 +41,7 @@ def plain_text(text: str) -> str:
     text = text[-LONGEST:]
     if "\r" in text:
         text = text.replace("\r\n", "\n").replace("\r", "\n")
+    text = _SPACES.sub("    ", text)
     if text.isascii():
         return _UNSEEN.sub("", text)
     text = unicodedata.normalize("NFC", text.encode("utf-8", "ignore").decode())

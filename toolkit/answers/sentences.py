@@ -11,6 +11,7 @@ import re
 from collections import Counter
 from dataclasses import dataclass
 
+from toolkit.answers.final_answer import FinalAnswer, sentences
 from toolkit.answers.number_notation import NUMBER_WORDS, WITH_COMMAS, number_in_words, read_numeral
 
 FUNCTIONS = frozenset(
@@ -18,6 +19,8 @@ FUNCTIONS = frozenset(
     "ceil inf infinity root choose".split()
 )
 """Words that belong to mathematics and not to the sentence around it."""
+LONGEST = 2_000
+"""Characters of a sentence with an answer in it; nobody's is longer."""
 _WORD = re.compile(r"(?<![\\\w])[^\W\d_]{2,}(?:['-][^\W\d_]+)*\d{0,2}(?![\w{])|\b[aAI]\b(?=\s+[^\W\d_]{2})|[^\x00-\x7f]+")
 _MEANING = re.compile(r"\d|\\(?:pi|infty|sqrt|frac)")
 _REFERENCES = re.compile(
@@ -102,11 +105,31 @@ def without_delimiters(text: str) -> str:
 
 def number_in(text: str, question: str = "", *, stated: bool = False) -> Said | Unclear:
     """The number that a sentence gives; `stated` says that it stands behind "the answer is" or the like."""
+    if len(text) > LONGEST:
+        return Unclear(f"a sentence of {len(text)} characters, more than {LONGEST}")
     for prepared in _preparations(without_delimiters(text)):
         runs = _runs(prepared)
         if runs:
             return _chosen(prepared, runs, question, stated=stated)
     return Unclear("no number")
+
+
+def number_said(found: FinalAnswer, question: str = "") -> tuple[str, Said | Unclear]:
+    """(the sentence that was read, the number in it): of a statement the first sentence, else the last; then all of it."""
+    told = sentences(found.text) or [found.text]
+    sentence = told[0] if found.is_stated else told[-1]
+    said = number_in(sentence, question, stated=found.is_stated)
+    if isinstance(said, Unclear) and len(told) > 1:
+        return found.text, number_in(found.text, question, stated=found.is_stated)
+    return sentence, said
+
+
+def plain_number_said(found: FinalAnswer, question: str = "") -> str:
+    """The number that a final answer says, as `plain_number` writes it; empty where it says none."""
+    if whole := plain_number(without_delimiters(found.text)):
+        return whole
+    _, said = number_said(found, question)
+    return "" if isinstance(said, Unclear) else plain_number(said.text)
 
 
 def plain_number(text: str) -> str:
