@@ -14,7 +14,6 @@ from toolkit.answers.final_answer import find_final_answer
 from toolkit.answers.sentences import plain_number_said, word_in
 
 
-
 def right_answer(question: str) -> str | None:
     """The answer to a question of a known family; None for any other."""
     for pattern, answer in _FAMILIES:

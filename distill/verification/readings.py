@@ -68,7 +68,9 @@ def read_answer(text: str, reference: Reading, question: str = "") -> Reading:
     found = find_final_answer(text)
     if reference.kind == "lines":
         whole = found.rest if found.is_stated else plain_text(text)
-        return Reading("lines", found.text, _lines(without_emphasis(whole)), tuple(_last_lines(text, len(reference.meaning))))
+        return Reading(
+            "lines", found.text, _lines(without_emphasis(whole)), tuple(_last_lines(text, len(reference.meaning)))
+        )
     if not found.text:
         return Reading("nothing", "no final answer")
     match reference.kind:
@@ -117,9 +119,11 @@ def _is_code(text: str) -> bool:
     """Digits joined by hyphens, digits that begin with 0, and capital letters with digits: nobody calculates with them."""
     if re.fullmatch(r"\d+(?:-\d+)+|0\d{3,}|\+?\d[\d ]*-[\d -]+", text):
         return True
-    return bool(re.fullmatch(r"(?=.*[A-Z])(?=.*\d)[A-Za-z0-9]+(?:[-._/:#][A-Za-z0-9]+)*", text)) and not re.fullmatch(
-        r"\d+(?:\.\d+)?[eE][-+]?\d+|\d+ ?[A-Z]+[A-Z]?/?h?|\d+[eE]", text
-    ) or bool(re.fullmatch(r"\d+[A-Z]{1,2}", text))
+    return (
+        bool(re.fullmatch(r"(?=.*[A-Z])(?=.*\d)[A-Za-z0-9]+(?:[-._/:#][A-Za-z0-9]+)*", text))
+        and not re.fullmatch(r"\d+(?:\.\d+)?[eE][-+]?\d+|\d+ ?[A-Z]+[A-Z]?/?h?|\d+[eE]", text)
+        or bool(re.fullmatch(r"\d+[A-Z]{1,2}", text))
+    )
 
 
 def _mathematics(text: str) -> Reading | None:
@@ -142,7 +146,11 @@ def _mathematics(text: str) -> Reading | None:
 def _is_product(text: str) -> bool:
     """Letters that stand for numbers beside each other, `xy`: from an alphabetical run, unlike a word."""
     letters = [ord(letter) for letter in text]
-    return text.isascii() and 2 <= len(text) <= 3 and all(later - one == 1 for one, later in zip(letters, letters[1:], strict=False))
+    return (
+        text.isascii()
+        and 2 <= len(text) <= 3
+        and all(later - one == 1 for one, later in zip(letters, letters[1:], strict=False))
+    )
 
 
 def _tree(text: str) -> Tree | None:
@@ -163,7 +171,12 @@ def _is_number(tree: Tree) -> bool:
     """Whether a tree is one value without letters, which may stand in a sentence."""
     if tree[0] == "relation" and set(tree[1]) <= {"=", "~"}:
         return tree[2][0][0] == "symbol" and _is_number(tree[2][-1])
-    return tree[0] in ("number", "quantity", "compound", "negative", "/", "^", "*", "+", "call", "constant", "digits", "ratio") and not letters_of(tree) and "infinity" not in str(tree)
+    return (
+        tree[0]
+        in ("number", "quantity", "compound", "negative", "/", "^", "*", "+", "call", "constant", "digits", "ratio")
+        and not letters_of(tree)
+        and "infinity" not in str(tree)
+    )
 
 
 def _numbered_parts(text: str) -> tuple[Tree, ...] | None:
@@ -202,7 +215,9 @@ def _lines(text: str) -> tuple[str, ...]:
 
 def _last_lines(text: str, count: int) -> list[tuple[str, ...]]:
     """The last fenced block of a text, and its last lines."""
-    blocks = re.findall(r"^[ \t]*(?:```|~~~)[^\n]*\n(.*?)^[ \t]*(?:```|~~~)", plain_text(text), re.MULTILINE | re.DOTALL)
+    blocks = re.findall(
+        r"^[ \t]*(?:```|~~~)[^\n]*\n(.*?)^[ \t]*(?:```|~~~)", plain_text(text), re.MULTILINE | re.DOTALL
+    )
     lines = _lines(plain_text(text))
     return [*(_lines(block) for block in blocks[-1:]), lines[-count:]]
 
@@ -223,7 +238,7 @@ def _number_said(found: FinalAnswer, question: str) -> Reading:
     sentence, said = number_said(found, question)
     if isinstance(said, Unclear):
         return Reading("nothing", f"{said.why} in {found.text!r}")
-    if _NOT_THAT.search(sentence[: max(sentence.rfind(said.text), 0)]):
+    if _NOT_THAT.search(said.before):
         return Reading("nothing", f"{sentence!r} does not say that it is {said.text}")
     try:
         tree = read_notation(said.text)
@@ -231,7 +246,7 @@ def _number_said(found: FinalAnswer, question: str) -> Reading:
             tree = tree[2][-1]
     except Unreadable as error:
         return Reading("nothing", f"{error} in {said.text!r}")
-    if _NEGATIVE.search(sentence[: max(sentence.rfind(said.text), 0)]):
+    if _NEGATIVE.search(said.before):
         tree = ("negative", tree)
     unit = read_unit(said.after) if said.after.strip() and tree[0] != "quantity" else None
     return Reading("number", f"{said.text}{said.after}".strip(), ("quantity", tree, unit) if unit else tree)
@@ -268,7 +283,9 @@ def _mathematics_said(found: FinalAnswer) -> Reading:
 
 def _bare(text: str) -> str:
     """Without the sentence's point and what opens it."""
-    text = re.sub(r"^(?:so|thus|hence|therefore|then|and|we (?:get|have|find))\b[\s,:]*", "", text.strip(), flags=re.IGNORECASE)
+    text = re.sub(
+        r"^(?:so|thus|hence|therefore|then|and|we (?:get|have|find))\b[\s,:]*", "", text.strip(), flags=re.IGNORECASE
+    )
     return re.sub(r"(?:\s*[.。,;])+$", "", without_delimiters(text)).strip()
 
 
@@ -278,8 +295,14 @@ def _choice_said(found: FinalAnswer, question: str) -> Reading:
     for text in strings.said_in(found.text):
         if choice := strings.choice_of(text):
             letter, content = choice
-            several = re.match(r"\W*(?:or|and|,)\b", content) or (strings.letters_in(content) - {letter} and content.startswith(("or", "and")))
-            return Reading("nothing", f"several letters in {text!r}") if several else Reading("choice", text, (letter, text))
+            several = re.match(r"\W*(?:or|and|,)\b", content) or (
+                strings.letters_in(content) - {letter} and content.startswith(("or", "and"))
+            )
+            return (
+                Reading("nothing", f"several letters in {text!r}")
+                if several
+                else Reading("choice", text, (letter, text))
+            )
         named = [letter for letter, said in options.items() if said and said == strings.plain_words(text)]
         if len(named) == 1:
             return Reading("choice", text, (named[0], text))

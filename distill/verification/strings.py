@@ -21,8 +21,12 @@ DENIALS = re.compile(
     r"|不是|不|ではない|아니|ليس|नहीं",
     re.IGNORECASE,
 )
-_DOUBTS = re.compile(r"\b(?:may|might|could|perhaps|possibly|maybe|either|cannot be determined|unclear|unknown)\b", re.IGNORECASE)
-_STYLE = re.compile(r"\\(?:text(?:bf|it|rm|sf|tt|normal|up)?|mbox|mathrm|mathbf|mathit|mathsf|mathtt|operatorname)\s*\{([^{}]*)\}")
+_DOUBTS = re.compile(
+    r"\b(?:may|might|could|perhaps|possibly|maybe|either|cannot be determined|unclear|unknown)\b", re.IGNORECASE
+)
+_STYLE = re.compile(
+    r"\\(?:text(?:bf|it|rm|sf|tt|normal|up)?|mbox|mathrm|mathbf|mathit|mathsf|mathtt|operatorname)\s*\{([^{}]*)\}"
+)
 _ASIDE = re.compile(
     r"(?:,|;|:| -| —)?\s+(?:because|since|as|for|which|who|where|whose|so that|given|by|according to|after|due to)\b.*$"
     r"|,\s+(?:the|a|an|not|and not|but|it|this|that|they|we|7|\d|i)\b.*$|\s*\([^()]*\)\s*$|\s+—\s.*$|;.*$",
@@ -33,7 +37,10 @@ _COPULA = re.compile(
     r"|son|é|è|это|являются?|namely|therefore|pick|choose|select|call)\b(?!-)|[:=]|是|为|為|は|은|는|هو|هي|है)\s*",
     re.IGNORECASE,
 )
-_BACK = re.compile(r"^(.{1,200}?)\s+(?:is|are|was|were)\s+(?:the|my|our|a|an|his|her|its|their|what|who|where|right|correct)\b.*$", re.DOTALL | re.IGNORECASE)
+_BACK = re.compile(
+    r"^(.{1,200}?)\s+(?:is|are|was|were)\s+(?:the|my|our|a|an|his|her|its|their|what|who|where|right|correct)\b.*$",
+    re.DOTALL | re.IGNORECASE,
+)
 _LEADING = re.compile(
     r"^(?:so|thus|hence|therefore|then|and|well|ok|okay|there (?:is|are|was)|it(?:'s| is| was)|this is|that is|these are|they are|he is|she is|"
     r"i (?:think|say|choose|pick|guess)|the|an?|exactly|simply|option|choice|answer|letter)\b[\s,:]*",
@@ -45,11 +52,19 @@ _MONTH = "|".join(f"{name}|{name[:3]}" for name in _MONTHS) + "|sept"
 _DATES = (
     re.compile(r"(?<![\d/.-])(?P<year>\d{4})[-/.](?P<month>\d{1,2})[-/.](?P<day>\d{1,2})(?![\d/-])"),
     re.compile(r"(?P<year>\d{4})年(?P<month>\d{1,2})月(?P<day>\d{1,2})日"),
-    re.compile(rf"\b(?P<name>{_MONTH})\.?\s+(?P<day>\d{{1,2}})(?:st|nd|rd|th)?\b(?:,?\s+(?P<year>\d{{4}})\b)?", re.IGNORECASE),
-    re.compile(rf"\b(?P<day>\d{{1,2}})(?:st|nd|rd|th)?\.?\s+(?:of\s+)?(?P<name>{_MONTH})\b\.?(?:,?\s+(?P<year>\d{{4}})\b)?", re.IGNORECASE),
+    re.compile(
+        rf"\b(?P<name>{_MONTH})\.?\s+(?P<day>\d{{1,2}})(?:st|nd|rd|th)?\b(?:,?\s+(?P<year>\d{{4}})\b)?", re.IGNORECASE
+    ),
+    re.compile(
+        rf"\b(?P<day>\d{{1,2}})(?:st|nd|rd|th)?\.?\s+(?:of\s+)?(?P<name>{_MONTH})\b\.?(?:,?\s+(?P<year>\d{{4}})\b)?",
+        re.IGNORECASE,
+    ),
 )
 _SLASHED = re.compile(r"(?<![\d/.])(\d{1,2})([/.-])(\d{1,2})\2(\d{4}|\d{2})(?![\d/])")
-_TIME = re.compile(r"(?<![\d:.])(?P<h>\d{1,2}):(?P<m>[0-5]\d)(?::(?P<s>[0-5]\d))?(?:\s*(?P<half>[ap])\.?m\b\.?)?(?![\d:])", re.IGNORECASE)
+_TIME = re.compile(
+    r"(?<![\d:.])(?P<h>\d{1,2}):(?P<m>[0-5]\d)(?::(?P<s>[0-5]\d))?(?:\s*(?P<half>[ap])\.?m\b\.?)?(?![\d:])",
+    re.IGNORECASE,
+)
 _CODE = re.compile(r"[^\s\"'`,;()]*\d[^\s\"'`,;()]*")
 LONGEST = 1_000
 """Characters of a sentence whose parts are looked at."""
@@ -78,7 +93,11 @@ def said_in(text: str) -> Iterator[str]:
     """What a final answer may say, from the whole of it to the shortest, without the sentence around it."""
     text = _STYLE.sub(r" \1 ", without_delimiters(text)).strip()
     yield text
-    if len(text) > LONGEST or DENIALS.search(re.sub(r",\s*(?:and |but )?not\b.*$|;.*$", "", text)) or _DOUBTS.search(text):
+    if (
+        len(text) > LONGEST
+        or DENIALS.search(re.sub(r",\s*(?:and |but )?not\b.*$|;.*$", "", text))
+        or _DOUBTS.search(text)
+    ):
         return
     seen = {text}
     queue = [text]
@@ -126,7 +145,11 @@ def dates_in(text: str) -> set[tuple[int | None, int, int]]:
         for match in pattern.finditer(text):
             parts = match.groupdict()
             name = (parts.get("name") or "").casefold()
-            month = next((i for i, long in enumerate(_MONTHS, 1) if long.startswith(name[:3])), 0) if name else int(parts["month"])
+            month = (
+                next((i for i, long in enumerate(_MONTHS, 1) if long.startswith(name[:3])), 0)
+                if name
+                else int(parts["month"])
+            )
             found |= _valid(int(parts["year"]) if parts.get("year") else None, month, int(parts["day"]))
     for match in _SLASHED.finditer(text):
         first, second = int(match[1]), int(match[3])
@@ -186,7 +209,10 @@ def choice_of(text: str) -> tuple[str, str] | None:
 
 def letters_in(text: str) -> set[str]:
     """The letters of choices that a text names: alone, in brackets or after "option"."""
-    found = re.findall(rf"\(([{CHOICES}])\)|\b(?:options?|choices?)\s+([{CHOICES}])\b|(?<![\w'])([{CHOICES}])(?![\w'])(?!\s+[a-z]{{2}})", text)
+    found = re.findall(
+        rf"\(([{CHOICES}])\)|\b(?:options?|choices?)\s+([{CHOICES}])\b|(?<![\w'])([{CHOICES}])(?![\w'])(?!\s+[a-z]{{2}})",
+        text,
+    )
     return {letter for letters in found for letter in letters if letter}
 
 
@@ -211,5 +237,3 @@ def list_of(text: str) -> list[str] | None:
     if len(items) < 2 or not all(re.fullmatch(r"[^\W_](?:[\w'.-]| (?! )){0,40}", item) for item in items):
         return None
     return [plain_words(item) for item in items]
-
-

@@ -155,7 +155,13 @@ def test_a_countdown_answer_that_is_no_arithmetic_is_never_evaluated(
 
 @pytest.mark.parametrize("hostile", [["NaN"] * 3, ["nan"] * 3, ["2", "6", "9"], ["1", "5"], ["inf"] * 3])
 def test_a_sorted_list_of_other_numbers_is_wrong(hostile: list[str]) -> None:
-    item = problem("number_sorting", "['1', '5', '9']", source_dataset="number_sorting", original_numbers=["5", "1", "9"], direction="ascending")
+    item = problem(
+        "number_sorting",
+        "['1', '5', '9']",
+        source_dataset="number_sorting",
+        original_numbers=["5", "1", "9"],
+        direction="ascending",
+    )
     assert grade(item, trace("['1', '5', '9']")).correct
     assert not grade(item, trace(json.dumps(hostile))).correct
 

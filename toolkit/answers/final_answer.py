@@ -99,7 +99,8 @@ _SENTENCE_END = re.compile(
     r"(?:(?<=[.!?])|(?<=[.!?][\"')\]$]))\s+(?=\S)|(?<=[。！？])\s*(?=\S)|(?<=[.!?])(?=[A-ZÀ-Þ][a-zß-ÿ])"
 )
 _ABBREVIATION = re.compile(
-    r"(?:^|[\s(])(?:st|dr|mr|mrs|ms|prof|no|nr|vs|e\.g|i\.e|approx|ca|mt|ft|jr|sr|eq|fig|cf|etc|u\.s|[a-z])\.$", re.IGNORECASE
+    r"(?:^|[\s(])(?:st|dr|mr|mrs|ms|prof|no|nr|vs|e\.g|i\.e|approx|ca|mt|ft|jr|sr|eq|fig|cf|etc|u\.s|[a-z])\.$",
+    re.IGNORECASE,
 )
 _MOST_LINES = 40
 

@@ -21,7 +21,9 @@ FUNCTIONS = frozenset(
 """Words that belong to mathematics and not to the sentence around it."""
 LONGEST = 2_000
 """Characters of a sentence with an answer in it; nobody's is longer."""
-_WORD = re.compile(r"(?<![\\\w])[^\W\d_]{2,}(?:['-][^\W\d_]+)*\d{0,2}(?![\w{])|\b[aAI]\b(?=\s+[^\W\d_]{2})|[^\x00-\x7f]+")
+_WORD = re.compile(
+    r"(?<![\\\w])[^\W\d_]{2,}(?:['-][^\W\d_]+)*\d{0,2}(?![\w{])|\b[aAI]\b(?=\s+[^\W\d_]{2})|[^\x00-\x7f]+"
+)
 _MEANING = re.compile(r"\d|\\(?:pi|infty|sqrt|frac)")
 _REFERENCES = re.compile(
     r"\b(?:steps?|questions?|problems?|figures?|fig\.|equations?|eq\.|parts?|cases?|examples?|sections?|chapters?|lines?|tables?|"
@@ -36,17 +38,20 @@ _PRECISION = re.compile(
 _QUOTED = re.compile(r'"([^"\n]*)"')
 _BRACKET = re.compile(r"\s*\(([^()]*[^\W\d_]{2,}[^()]*)\)")
 _ASIDE = re.compile(
-    r",?\s+(?:which|because|since|where|as (?:it|they|we|there|the)|given that|after|if)\b.*$|\s+— .*$|;.*$", re.IGNORECASE | re.DOTALL
+    r",?\s+(?:which|because|since|where|as (?:it|they|we|there|the)|given that|after|if)\b.*$|\s+— .*$|;.*$",
+    re.IGNORECASE | re.DOTALL,
 )
 _COMPOUND = (
     r"(?:hours?|hrs?|h|minutes?|mins?|days?|weeks?|years?|months?|feet|foot|ft|yards?|pounds?|lbs?|kg|kilograms?|km|kilometers?|"
     r"m|meters?|metres?|dollars?|degrees?|gallons?|quarts?)"
 )
 _COMPOUND_RUN = re.compile(
-    rf"\b(?:one|an?|\d[\d,.]*)\s*{_COMPOUND},?(?:\s+and)?\s+(?:\d[\d,.]*|{NUMBER_WORDS.pattern})\s*[a-zA-Z]+\b", re.IGNORECASE
+    rf"\b(?:one|an?|\d[\d,.]*)\s*{_COMPOUND},?(?:\s+and)?\s+(?:\d[\d,.]*|{NUMBER_WORDS.pattern})\s*[a-zA-Z]+\b",
+    re.IGNORECASE,
 )
 _ALTERNATIVE = re.compile(
-    r"(?:\b(?:or|and|oder|und|ou|et|o|y|e|или|и|either|plus|minus|times|over|versus|vs)|或|和|、|또는|와)\s*\W*$", re.IGNORECASE
+    r"(?:\b(?:or|and|oder|und|ou|et|o|y|e|или|и|either|plus|minus|times|over|versus|vs)|或|和|、|또는|와)\s*\W*$",
+    re.IGNORECASE,
 )
 _RANGE = re.compile(r"^\s*(?:to|through|until|bis|a|à|~|-)\s*$", re.IGNORECASE)
 _OPENING = re.compile(
@@ -70,10 +75,11 @@ _END = re.compile(r"^\W*(?:[^\W\d_]+\W*){0,4}$")
 
 @dataclass(frozen=True)
 class Said:
-    """A number in a sentence: the mathematics that it stands in, and the words behind it."""
+    """A number in a sentence: the mathematics that it stands in, and the words before and behind it."""
 
     text: str
-    after: str = ""
+    before: str
+    after: str
 
 
 @dataclass(frozen=True)
@@ -251,7 +257,11 @@ def _trimmed(piece: str) -> str:
     piece = piece.strip().lstrip(",;:.?!'\"&#").strip()
     if re.match(r"-\s", piece) or piece.startswith("- "):
         piece = piece[1:].strip()
-    piece = re.sub(r"(?:[\s,;:?'\"&#=]|(?<![\d])!|\.(?:\s|$)|(?<=\D)\.)+$", "", piece.rstrip("!") if piece.endswith(" !") else piece)
+    piece = re.sub(
+        r"(?:[\s,;:?'\"&#=]|(?<![\d])!|\.(?:\s|$)|(?<=\D)\.)+$",
+        "",
+        piece.rstrip("!") if piece.endswith(" !") else piece,
+    )
     for opening, closing in ("()", "[]", "{}"):
         if piece.startswith(closing) or (piece.count(closing) > piece.count(opening) and piece.endswith(closing)):
             piece = piece.strip(closing).strip()
@@ -305,4 +315,4 @@ def _digits(text: str) -> str:
 
 
 def _said(text: str, run: _Run) -> Said:
-    return Said(run.text, re.split(r"[\n,;:]|\.(?:\s|$)", text[run.end :])[0])
+    return Said(run.text, text[: run.start], re.split(r"[\n,;:]|\.(?:\s|$)", text[run.end :])[0])

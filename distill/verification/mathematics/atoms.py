@@ -26,7 +26,9 @@ _GREEK = frozenset(
 _CONSTANTS = {"pi": "pi", "infty": "infinity", "infinity": "infinity", "inf": "infinity", "oo": "infinity"}
 _SYMBOLS = {"emptyset": "emptyset", "varnothing": "emptyset", "angle": "angle", "triangle": "triangle"}
 _LIBRARY = frozenset("sum int prod lim iint oint partial nabla vec hat bar overrightarrow".split())
-_NO_FACTORS = frozenset("is of to in if no we it as at by he so be do go my up us me an on am or and mod und oder".split())
+_NO_FACTORS = frozenset(
+    "is of to in if no we it as at by he so be do go my up us me an on am or and mod und oder".split()
+)
 _ALTERNATIVES = frozenset(("or", "and", "und", "oder", "et", "ou", "или", "и"))
 _SCALES = {"thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
 _MATRICES = frozenset("matrix pmatrix bmatrix vmatrix smallmatrix array Bmatrix Vmatrix".split())
@@ -274,7 +276,9 @@ class Atoms(Cursor, ABC):
     def argument(self) -> Tree:
         """What a function without brackets takes: factors beside each other, up to a sign."""
         tree = self.power()
-        while self.kind() in ("number", "word", "command") and self.peek()[1:] in {*_GREEK, "pi", "sqrt", "frac"} | {""}:
+        while self.kind() in ("number", "word", "command") and self.peek()[1:] in {*_GREEK, "pi", "sqrt", "frac"} | {
+            ""
+        }:
             tree = ("*", tree, self.power())
         return tree
 
@@ -334,7 +338,12 @@ class Atoms(Cursor, ABC):
     def names_unit(self, *, after_unit: bool) -> bool:
         word = self.peek()
         if len(word) == 1 and word.isalpha():
-            return after_unit or (word in SINGLE and self.token().spaced and self.kind(1) in ("end", "sign", "text") and self.peek(1) != "(")
+            return after_unit or (
+                word in SINGLE
+                and self.token().spaced
+                and self.kind(1) in ("end", "sign", "text")
+                and self.peek(1) != "("
+            )
         if re.fullmatch(r"[A-Z]{3}", word) and self.token().spaced and word not in ("ABC", "DEF", "XYZ"):
             return True  # a currency
         return is_unit(word) or word.casefold() in ("per", "square", "cubic", "sq", "squared", "cubed", "units", "unit")

@@ -237,7 +237,11 @@ def _matrices(reference: Tree, answer: Tree) -> bool:
     rows, said = _rows(reference), _rows(answer)
     if rows is None or said is None or list(map(len, rows)) != list(map(len, said)):
         return False
-    return all(means(item, other) for row, row_said in zip(rows, said, strict=True) for item, other in zip(row, row_said, strict=True))
+    return all(
+        means(item, other)
+        for row, row_said in zip(rows, said, strict=True)
+        for item, other in zip(row, row_said, strict=True)
+    )
 
 
 def _rows(tree: Tree) -> tuple[tuple[Tree, ...], ...] | None:
@@ -258,14 +262,22 @@ def _rows(tree: Tree) -> tuple[tuple[Tree, ...], ...] | None:
 def _quantities(reference: Tree, answer: Tree) -> bool:
     (number, units), (number_said, units_said) = _measured(reference), _measured(answer)
     if not units or not units_said:
-        return any(_numbers(one, other) for one in _without_unit(number, units) for other in _without_unit(number_said, units_said))
+        return any(
+            _numbers(one, other)
+            for one in _without_unit(number, units)
+            for other in _without_unit(number_said, units_said)
+        )
     unit, unit_said = units[-1], units_said[-1]
     if unit.dimensions == unit_said.dimensions:
         if unit.factor == unit_said.factor:
             return _numbers(number, number_said)
         factor = ("number", unit_said.factor / unit.factor, None)
         return _numbers(number, ("/", number_said, ("number", 1 / factor[1], None)), is_converted=True)
-    if {name for name, _ in unit.dimensions} & {name for name, _ in unit_said.dimensions} and unit.is_noun and unit_said.is_noun:
+    if (
+        {name for name, _ in unit.dimensions} & {name for name, _ in unit_said.dimensions}
+        and unit.is_noun
+        and unit_said.is_noun
+    ):
         return _numbers(number, number_said)
     return False
 
@@ -344,7 +356,9 @@ def _rounds_to(reference: Tree, answer: Tree) -> bool:
         value, said = value_of(reference), value_of(answer)
     except NoValue:
         return False
-    return not getattr(said, "imag", 0) and bool(abs(float(said - float(value) if not isinstance(said, Fraction) else said - value)) <= unit / 2)
+    return not getattr(said, "imag", 0) and bool(
+        abs(float(said - float(value) if not isinstance(said, Fraction) else said - value)) <= unit / 2
+    )
 
 
 def _terms(tree: Tree) -> tuple[Tree, ...] | None:
@@ -358,5 +372,3 @@ def _proportional(terms: tuple[Tree, ...], said: tuple[Tree, ...]) -> bool:
     return all(
         means(("/", terms[0], term), ("/", said[0], other)) for term, other in zip(terms[1:], said[1:], strict=True)
     )
-
-

@@ -156,7 +156,33 @@ class _Reader(Atoms):
             return self.token().word not in _OR | _AND | {"mod"}
         if kind == "command":
             name = piece[1:]
-            return name in _OPENING_COMMANDS or name in FUNCTIONS or (len(name) > 1 and name.isalpha() and piece not in _RELATIONS and piece not in _SETS and name not in ("pm", "mp", "end", "rfloor", "rceil", "lor", "land", "vee", "wedge", "circ", "degree", "cdots", "ldots", "dots"))
+            return (
+                name in _OPENING_COMMANDS
+                or name in FUNCTIONS
+                or (
+                    len(name) > 1
+                    and name.isalpha()
+                    and piece not in _RELATIONS
+                    and piece not in _SETS
+                    and name
+                    not in (
+                        "pm",
+                        "mp",
+                        "end",
+                        "rfloor",
+                        "rceil",
+                        "lor",
+                        "land",
+                        "vee",
+                        "wedge",
+                        "circ",
+                        "degree",
+                        "cdots",
+                        "ldots",
+                        "dots",
+                    )
+                )
+            )
         return piece in ("(", "[", "{") or (piece == "|" and self.bars_closed())
 
     def bars_closed(self) -> bool:
@@ -224,7 +250,8 @@ def _is_measurable(tree: Tree) -> bool:
     if tree[0] == "constant":
         return tree[1] == "pi"
     return tree[0] in ("/", "*", "+", "^", "negative", "call", "sequence") and all(
-        not isinstance(part, tuple) or not part or not isinstance(part[0], str) or _is_measurable(part) for part in _parts(tree)
+        not isinstance(part, tuple) or not part or not isinstance(part[0], str) or _is_measurable(part)
+        for part in _parts(tree)
     )
 
 

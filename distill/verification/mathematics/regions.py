@@ -1,6 +1,6 @@
 r"""Intervals, their unions and inequalities of one letter, as one thing: the real numbers that they hold.
 
-    [2, 5)    2 \le x < 5    x \in [2, 5)    ──>  ((2, closed, 5, open),)
+[2, 5)    2 \le x < 5    x \in [2, 5)    ──>  ((2, closed, 5, open),)
 """
 
 from __future__ import annotations
@@ -135,5 +135,3 @@ def _same_end(one: Value | Infinite, other: Value | Infinite) -> bool:
     if isinstance(one, Infinite) or isinstance(other, Infinite):
         return one == other
     return are_same(one, other)
-
-

@@ -75,7 +75,9 @@ SINGLE = frozenset("m s g h l L".split())
 """Letters that are units behind a number and a space."""
 
 
-def _rows(text: str, dimensions: tuple[tuple[str, int], ...]) -> dict[str, tuple[tuple[tuple[str, int], ...], Fraction]]:
+def _rows(
+    text: str, dimensions: tuple[tuple[str, int], ...]
+) -> dict[str, tuple[tuple[tuple[str, int], ...], Fraction]]:
     rows = {}
     for row in text.split(";"):
         names, _, factor = row.rpartition("=")
