@@ -28,9 +28,9 @@ def means(reference: Reading, answer: Reading) -> bool:
             return _same_date(reference.meaning, answer.meaning)
         case "words":
             return reference.meaning in answer.others
-        case "list":
-            items = reference.meaning if isinstance(reference.meaning, tuple) else _items(reference)
-            return bool(items) and any(tuple(strings.list_of(said) or ()) == items for said in answer.others)
+        case "data" if answer.kind == "list":
+            flat = [str(item) for item in reference.meaning] if isinstance(reference.meaning, list) else None
+            return bool(flat) and any(strings.list_of(said) == flat for said in answer.others)
     return reference.meaning == answer.meaning or reference.meaning in answer.others
 
 
@@ -43,11 +43,6 @@ def _same_choice(reference: Reading, answer: Reading) -> bool:
     if not isinstance(content, Reading):
         return False
     return means(content, said if isinstance(said, Reading) else read_answer(said, content))
-
-
-def _items(answer: Reading) -> tuple[str, ...]:
-    """Of an answer that is compared with another, the first list that it gives."""
-    return next((tuple(items) for said in answer.others if (items := strings.list_of(said))), ())
 
 
 def _same_date(reference: tuple[int | None, int, int], answer: tuple[int | None, int, int]) -> bool:

@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from fractions import Fraction
 from functools import lru_cache
 from typing import Any, Literal
 
-from distill.verification import strings
+from distill.verification import calendar_strings, strings
+from distill.verification.choices import LETTERS, choice_in, choice_of
 from distill.verification.mathematics.atoms import Tree
 from distill.verification.mathematics.grammar import read_notation
 from distill.verification.mathematics.tokens import NeedsLibrary, Unreadable
@@ -24,10 +24,11 @@ from distill.verification.mathematics.values import letters_of
 from toolkit.answers.final_answer import FinalAnswer, find_final_answer
 from toolkit.answers.number_notation import number_in_words
 from toolkit.answers.plain_text import plain_text, without_emphasis
+from toolkit.answers.qualifiers import says_another
 from toolkit.answers.sentences import Unclear, number_said, without_delimiters
 
 Kind = Literal[
-    "number", "mathematics", "library", "choice", "date", "time", "code", "words", "list", "lines", "nothing"
+    "number", "mathematics", "library", "choice", "date", "time", "truth", "code", "words", "list", "data", "lines", "nothing"
 ]
 
 
@@ -51,7 +52,7 @@ class Reading:
 def read_reference(text: str) -> Reading:
     """Read what a right answer must mean, in whatever published form it comes."""
     found = find_final_answer(text)
-    if found.place in ("tag", "box", "####"):
+    if found.place in ("tag", "box", "####") or _STATED.match(text):
         text = found.text
     plain = plain_text(text).strip()
     if len(plain) > 2 and plain[0] == plain[-1] == "`":
@@ -71,7 +72,7 @@ def read_answer(text: str, reference: Reading, question: str = "") -> Reading:
         return Reading(
             "lines", found.text, _lines(without_emphasis(whole)), tuple(_last_lines(text, len(reference.meaning)))
         )
-    if not found.text:
+    if not found.text and reference.kind != "data":
         return Reading("nothing", "no final answer")
     match reference.kind:
         case "number":
@@ -79,20 +80,34 @@ def read_answer(text: str, reference: Reading, question: str = "") -> Reading:
         case "mathematics" | "library":
             return _mathematics_said(found)
         case "choice":
-            return _choice_said(found, question)
+            letter = choice_in(found.text, question)
+            if letter == "":
+                return Reading("nothing", f"more than one letter in {found.text!r}")
+            return Reading("choice", found.text, (letter, found.text))
         case "date" | "time":
-            finder = strings.dates_in if reference.kind == "date" else strings.times_in
+            finder = calendar_strings.dates_in if reference.kind == "date" else calendar_strings.times_in
             named = set() if strings.says_otherwise(found.text) else finder(found.text)
             if len(named) != 1 or re.search(r"\b(?:between|or)\b", found.text):
                 return Reading("nothing", f"{len(named)} {reference.kind}s in {found.text!r}")
             return Reading(reference.kind, found.text, named.pop())
+        case "truth":
+            truth = strings.truth_in(found.text)
+            return Reading("nothing", f"neither yes nor no in {found.text!r}") if truth is None else Reading("truth", found.text, truth)
         case "code":
             return _code_said(found)
-    others = tuple(strings.said_in(found.text))
-    if reference.kind == "list":
-        return Reading("list", found.text, others[0], others)
-    shorter = tuple(filter(None, map(_normal, others)))
+        case "data":
+            value = strings.data_in(found.rest if found.is_stated else text)
+            return Reading("data" if value is not None else "list", found.text, value, tuple(strings.said_in(found.text)))
+        case "list":
+            listed = strings.listed_lines(found.rest if found.is_stated else text)
+            items = listed or next(filter(None, map(strings.list_of, strings.said_in(found.text))), None)
+            return Reading("list", found.text, tuple(items)) if items else Reading("nothing", f"no list in {found.text!r}")
+    shorter = tuple(filter(None, map(strings.plain_words, strings.said_in(found.text))))
     return Reading("words", found.text, min(shorter, key=len, default=""), shorter)
+
+
+_STATED = re.compile(r"\s*(?:(?:so|thus|hence|therefore),?\s+)?(?:the\s+)?(?:final\s+|correct\s+)?answer(?:\s+is|:)[^\n]*\Z", re.IGNORECASE)
+"""A reference that is the sentence that states it."""
 
 
 # References
@@ -100,18 +115,20 @@ def read_answer(text: str, reference: Reading, question: str = "") -> Reading:
 
 def _string(text: str) -> Reading | None:
     """What must not be read as mathematics, though it may look like it."""
-    if choice := strings.choice_of(text):
+    if choice := choice_of(text):
         letter, content = choice
-        if text.strip("$ ").startswith(("(", "\\", *strings.CHOICES)) and (text.strip(" .)($\\").isupper() or content):
+        if text.strip("$ ").startswith(("(", "\\", *LETTERS)) and (text.strip(" .)($\\").isupper() or content):
             return Reading("choice", text, (letter, _content(content)))
-    if day := strings.date_of(text):
+    if day := calendar_strings.date_of(text):
         return Reading("date", text, day)
-    if moment := strings.time_of(text):
+    if moment := calendar_strings.time_of(text):
         return Reading("time", text, moment)
+    if (truth := strings.truth_of(text)) is not None:
+        return Reading("truth", text, truth)
     if _is_code(text):
-        return Reading("code", text, text)
-    if re.search(r"[\"']", text) and (items := strings.list_of(text)):
-        return Reading("list", text, tuple(items))
+        return Reading("code", text, strings.plain_code(text))
+    if (data := strings.data_of(text)) is not None:
+        return Reading("data", text, data)
     return None
 
 
@@ -131,7 +148,7 @@ def _mathematics(text: str) -> Reading | None:
     if parts := _numbered_parts(bare):
         return Reading("mathematics", bare, ("sequence", "", "", parts, ","))
     if (value := number_in_words(bare)) is not None:
-        return Reading("number", bare, ("number", Fraction(value), None))
+        return Reading("number", bare, ("number", value, None))
     if re.fullmatch(r"[^\W\d_]{2,}(?:[ -][^\W\d_]+)*", bare) and not _is_product(bare):
         return None
     try:
@@ -161,7 +178,7 @@ def _tree(text: str) -> Tree | None:
         raise
     except Unreadable:
         counted = re.fullmatch(r"(-?[\d.,' /]*\d)\s+([a-z]+(?: [a-z]+)?)", text)
-        if not counted or not (unit := read_unit(counted[2])):
+        if not counted or says_another("", f" {counted[2]}") or not (unit := read_unit(counted[2])):
             raise
         return ("quantity", read_notation(counted[1]), unit)
     return None if tree[0] == "text" else tree
@@ -199,12 +216,8 @@ def _words(text: str) -> Reading:
     if items := strings.list_of(text):
         return Reading("list", text, tuple(items))
     if not re.search(r"\s", text) and re.search(r"\d|[^\w\s'.-]", text) and text.isascii():
-        return Reading("code", text, text)
-    return Reading("words", text, _normal(text))
-
-
-def _normal(text: str) -> str:
-    return strings.plain_words(text)
+        return Reading("code", text, strings.plain_code(text))
+    return Reading("words", text, strings.plain_words(text))
 
 
 def _lines(text: str) -> tuple[str, ...]:
@@ -227,41 +240,25 @@ def _last_lines(text: str, count: int) -> list[tuple[str, ...]]:
 
 def _number_said(found: FinalAnswer, question: str) -> Reading:
     """The whole as one number; else the number that the sentence which states it gives."""
-    bare = _bare(found.text)
-    try:
-        if (tree := _tree(bare)) is not None:
-            return Reading("number", bare, tree)
-    except Unreadable:
-        pass
-    if (value := number_in_words(bare)) is not None:
-        return Reading("number", bare, ("number", Fraction(value), None))
-    sentence, said = number_said(found, question)
+    for bare in dict.fromkeys((_bare(found.text), _LABEL.sub("", _bare(found.text)))):
+        if (value := number_in_words(bare)) is not None:
+            return Reading("number", bare, ("number", value, None))
+        try:
+            if (tree := _tree(bare)) is not None and (found.place == "box" or not letters_of(tree) or tree[0] == "relation"):
+                return Reading("number", bare, tree)
+        except Unreadable:
+            pass
+    _, said = number_said(found, question)
     if isinstance(said, Unclear):
         return Reading("nothing", f"{said.why} in {found.text!r}")
-    if _NOT_THAT.search(said.before):
-        return Reading("nothing", f"{sentence!r} does not say that it is {said.text}")
     try:
         tree = read_notation(said.text)
         if tree[0] == "relation" and tree[1][-1] in ("=", "~"):
             tree = tree[2][-1]
     except Unreadable as error:
         return Reading("nothing", f"{error} in {said.text!r}")
-    if _NEGATIVE.search(said.before):
-        tree = ("negative", tree)
-    unit = read_unit(said.after) if said.after.strip() and tree[0] != "quantity" else None
-    return Reading("number", f"{said.text}{said.after}".strip(), ("quantity", tree, unit) if unit else tree)
-
-
-_NOT_THAT = re.compile(
-    r"(?:\b(?:not|never|cannot|nicht|no longer|hardly|unequal|different from)|n't)\s+(?:(?:be|equal|to|exactly|the|number|simply|just|always)\s+)*\W*$"
-    r"|\b(?:may|might|could|perhaps|possibly|maybe)(?:\s+(?:also|well|be|have|been))*\s+\W*$"
-    r"|\b(?:more|less|fewer|greater|larger|smaller|bigger|higher|lower|other|rather)\s+than(?:\s+or\s+equal\s+to)?\s+\W*$"
-    r"|\b(?:at\s+(?:least|most)|over|under|above|below|up\s+to|between|exceeds?|beyond|minimum\s+of|maximum\s+of)\s+\W*$"
-    r"|(?:不是|至少|至多|超过|大于|小于|少于|多于)\s*$",
-    re.IGNORECASE,
-)
-"""What right before a number says that it is another."""
-_NEGATIVE = re.compile(r"\b(?:negative|minus)\s+$", re.IGNORECASE)
+    unit = read_unit(said.behind) if said.behind.strip() and tree[0] != "quantity" else None
+    return Reading("number", f"{said.text}{said.behind}".strip(), ("quantity", tree, unit) if unit else tree)
 
 
 def _mathematics_said(found: FinalAnswer) -> Reading:
@@ -282,36 +279,19 @@ def _mathematics_said(found: FinalAnswer) -> Reading:
 
 
 def _bare(text: str) -> str:
-    """Without the sentence's point and what opens it."""
-    text = re.sub(
-        r"^(?:so|thus|hence|therefore|then|and|we (?:get|have|find))\b[\s,:]*", "", text.strip(), flags=re.IGNORECASE
-    )
-    return re.sub(r"(?:\s*[.。,;])+$", "", without_delimiters(text)).strip()
+    """Without the sentence's point, what opens it, arrows before it and a remark in brackets behind a number."""
+    text = _OPENING.sub("", re.sub(r"\b(?:R|US|A|AU|CA|C|NZ|HK|S)\$", "$", text.strip()))
+    text = re.sub(r"(?:\s*[.。,;])+$", "", without_delimiters(text)).strip()
+    return re.sub(r"(?<=[\d%}])\s+\((?!\s*mod)[^()]*\)$", "", re.sub(r"^(?:=|->|=>|≈|:)\s*", "", text))
 
 
-def _choice_said(found: FinalAnswer, question: str) -> Reading:
-    """The one letter that is chosen; where none is, ("", the text), for what stands behind the reference's letter."""
-    options = strings.options_in(question)
-    for text in strings.said_in(found.text):
-        if choice := strings.choice_of(text):
-            letter, content = choice
-            several = re.match(r"\W*(?:or|and|,)\b", content) or (
-                strings.letters_in(content) - {letter} and content.startswith(("or", "and"))
-            )
-            return (
-                Reading("nothing", f"several letters in {text!r}")
-                if several
-                else Reading("choice", text, (letter, text))
-            )
-        named = [letter for letter, said in options.items() if said and said == strings.plain_words(text)]
-        if len(named) == 1:
-            return Reading("choice", text, (named[0], text))
-    return Reading("choice", found.text, ("", found.text))
+_OPENING = re.compile(r"^(?:so|thus|hence|therefore|then|and|we (?:get|have|find|obtain))\b[\s,:]*", re.IGNORECASE)
+_LABEL = re.compile(r"^[A-Za-z][A-Za-z' ]*=\s*(?=\S)")
+"""Words before an equals sign, `total = 42`."""
 
 
 def _code_said(found: FinalAnswer) -> Reading:
     text = without_delimiters(found.text)
-    shorter = tuple(piece.strip(" `\"'").rstrip(".!?") if len(piece) > 1 else piece for piece in strings.said_in(text))
+    shorter = tuple(strings.plain_code(piece.strip().rstrip("!?").removesuffix(".")) for piece in strings.said_in(text))
     named = set() if strings.says_otherwise(text) else strings.codes_in(text)
-    alone = tuple(named) if len(named) == 1 else ()
-    return Reading("code", text, text, (*shorter, *alone))
+    return Reading("code", text, min(shorter, key=len), (*shorter, *(named if len(named) == 1 else ())))

@@ -54,7 +54,7 @@ _BETWEEN_BOXES = re.compile(
 _HASHES = re.compile(r"^[ \t]*####[ \t]+(\S.*)$", re.MULTILINE)
 
 _NOUNS = (
-    r"\b(?:final |correct |right |best )?answers?\b|\b(?:correct|right|best) (?:option|choice|statement)\b"
+    r"\b(?:final |correct |right |best )?(?:answers?|ans)\b|\b(?:correct|right|best) (?:option|choice|statement)\b"
     r"|\b(?:antwort|ergebnis|l[öo]sung lautet|r[ée]ponse|r[ée]sultat|respuesta|resultado|resposta|risposta|risultato)\b"
     r"|\b(?:ответ\w*|результат)\b|(?:最终|正确)?(?:答案|结果|結果)|答え|解答|正解|回答|(?:최종 ?)?(?:정답|답)"
     r"|(?:الإجابة|الاجابة|الجواب|الناتج|النتيجة)|(?:उत्तर|जवाब)"
@@ -91,7 +91,7 @@ _COURTESY = re.compile(
     r"\W*(?:(?:i )?hope\b|let me know|please (?:let|note|feel|ask)|feel free|if you (?:have|need|want|would)|is there anything|"
     r"(?:let me|let's|let us|to|we can|you can|i(?:'ll| will| can)?|i should) (?:double[- ]?check|check|verify|re-?check|confirm)|"
     r"(?:double[- ]?check|check|verification|verify|checking|note|explanation|proof|qed|done)\s*[:.!]|"
-    r"(?:done|great|good luck|have a|thank|happy to|wait|hmm|so yes|that's it|that is it|q\.?e\.?d)\b|this (?:is|can be) (?:verified|checked))",
+    r"(?:done|great|good luck|have a|thank|happy to|so yes|that's it|that is it|q\.?e\.?d)\b|this (?:is|can be) (?:verified|checked))",
     re.IGNORECASE,
 )
 _LIST_MARK = re.compile(r"^\s*(?:[-*•>]\s+|\d{1,2}[.)]\s+(?=[^\d\s]))")

@@ -37,6 +37,12 @@ _SMALL = {name: value for value, name in enumerate(_ONES)} | {name: 10 * (i + 2)
 _WORD = "|".join(sorted([*_SMALL, *_SCALES], key=len, reverse=True))
 NUMBER_WORDS = re.compile(rf"\b(?:{_WORD})(?:(?:[\s-]+(?:and\s+)?|-)(?:{_WORD}))*\b", re.IGNORECASE)
 
+_PARTS = {"half": 2, "halve": 2, "third": 3, "quarter": 4, "fourth": 4, "fifth": 5, "sixth": 6, "seventh": 7, "eighth": 8, "ninth": 9, "tenth": 10}
+_PART = re.compile(
+    rf"(?:(?P<whole>\d+|(?:{_WORD})(?:[\s-]+(?:{_WORD}))*)\s+and\s+)?(?:(?P<top>an?|{_WORD})[\s-]+)?(?P<part>(?:{'|'.join(_PARTS)})s?)"
+)
+"""`two thirds`, `7 and a half`."""
+
 
 @dataclass(frozen=True)
 class Numeral:
@@ -71,10 +77,22 @@ def read_numeral(text: str) -> Numeral | None:
     return Numeral(value, places if decimals or places > 0 else None)
 
 
-def number_in_words(text: str) -> int | None:
-    """Read English number words, "forty-two" as 42; None where the text is something else."""
-    words = re.findall(r"[a-z]+", text.casefold())
-    if not words or len(words) > 20 or not NUMBER_WORDS.fullmatch(text.strip()):
+def number_in_words(text: str) -> Fraction | None:
+    """Read English number words, "forty-two", "two thirds", "seven and a half"; None where the text is something else."""
+    text = text.strip().casefold()
+    if found := _PART.fullmatch(text):
+        whole = number_in_words(found["whole"]) if found["whole"] and not found["whole"].isdigit() else Fraction(found["whole"] or 0)
+        top = Fraction(1) if found["top"] in ("a", "an", None) else number_in_words(found["top"])
+        if whole is None or top is None:
+            return None
+        return whole + top / _PARTS[found["part"].removesuffix("s")]
+    value = _whole_in_words(text)
+    return None if value is None else Fraction(value)
+
+
+def _whole_in_words(text: str) -> int | None:
+    words = re.findall(r"[a-z]+", text)
+    if not words or len(words) > 20 or not NUMBER_WORDS.fullmatch(text):
         return None
     total = group = 0
     before = ""

@@ -52,6 +52,8 @@ def plain_text(text: str) -> str:
 def without_emphasis(text: str) -> str:
     """Without the marks of Markdown that make letters bold, italic or code."""
     text = re.sub(r"^[ \t]*(?:```|~~~).*$", "", text, flags=re.MULTILINE).replace("`", "")
+    if "~~" in text:
+        text = re.sub(r"~~[^~\n]+~~", "", text)  # struck out
     for pattern in _EMPHASIS if "*" in text or "__" in text else ():
         text = pattern.sub(r"\1", text)
     return text

@@ -10,9 +10,11 @@ from __future__ import annotations
 import re
 from collections import Counter
 from dataclasses import dataclass
+from itertools import pairwise
 
 from toolkit.answers.final_answer import FinalAnswer, sentences
 from toolkit.answers.number_notation import NUMBER_WORDS, WITH_COMMAS, number_in_words, read_numeral
+from toolkit.answers.qualifiers import says_another
 
 FUNCTIONS = frozenset(
     "sin cos tan cot sec csc arcsin arccos arctan sinh cosh tanh log ln lg exp sqrt cbrt pi max min gcd lcm mod abs floor "
@@ -38,7 +40,10 @@ _PRECISION = re.compile(
 _QUOTED = re.compile(r'"([^"\n]*)"')
 _BRACKET = re.compile(r"\s*\(([^()]*[^\W\d_]{2,}[^()]*)\)")
 _ASIDE = re.compile(
-    r",?\s+(?:which|because|since|where|as (?:it|they|we|there|the)|given that|after|if)\b.*$|\s+— .*$|;.*$",
+    r",?\s+(?:which|because|since|where|as (?:it|they|we|there|the)|given that|after|if|da|weil|denn|car|parce que|puisque|porque|ya que|"
+    r"perché|poiché|so dass|так как|потому что|поскольку)\b.*$"
+    r"|\s+by\s+\w+ing\b.*$|,?\s+of (?:whom|which|them)\b.*$|\s+for (?:the|each|every|all)\b.*$|\s+in (?:the )?\d+ words\b.*$"
+    r"|,\s*(?:and )?not\b.*$|, (?:其中|因为).*$|\s+— .*$|;.*$",
     re.IGNORECASE | re.DOTALL,
 )
 _COMPOUND = (
@@ -71,6 +76,19 @@ _COPULA_AFTER = re.compile(
     re.IGNORECASE,
 )
 _END = re.compile(r"^\W*(?:[^\W\d_]+\W*){0,4}$")
+_NAME_OR_SUM = re.compile(r"\W*(?:[^\W\d_]+(?:\s+[^\W\d_]+)*\W*|[\d\s+\-*/().,^=$]*)")
+"""Left of an equals sign: words, or what was worked out; not `2a` or `a^2`."""
+_NEGATIVE = re.compile(r"\b(?:negative|minus|menos|moins)\s+$", re.IGNORECASE)
+_JOINED = re.compile(r"\W*(?:and|or|und|oder|et|ou|y|o|e|и|или|&)\W*", re.IGNORECASE)
+_ASSIGNED = re.compile(r"[A-Za-z]\s*=\s*-?[\d.,/]+")
+_TIMES_WORDS = {"once": 1, "twice": 2, "thrice": 3}
+_TIMES_WORD = re.compile(r"\b(?:once|twice|thrice)\b", re.IGNORECASE)
+_FRACTION_WORDS = re.compile(
+    r"\b(?:(?:\d+|[a-z]+(?:-[a-z]+)?) and )?(?:an?|one|two|three|four|five|seven|nine)[\s-](?:hal(?:f|ves)|thirds?|quarters?|fourths?|fifths?|"
+    r"sixths?|sevenths?|eighths?|ninths?|tenths?)\b(?! of an?\b)", re.IGNORECASE
+)
+_LETTERS = re.compile(r"(?<=\d)\s+(?:[\"'][A-Za-z][\"']|[A-Za-z])(?:'s|s)\b")
+"""`3 r's`: what is counted, and no prime."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +97,7 @@ class Said:
 
     text: str
     before: str
-    after: str
+    behind: str
 
 
 @dataclass(frozen=True)
@@ -116,17 +134,25 @@ def number_in(text: str, question: str = "", *, stated: bool = False) -> Said | 
     for prepared in _preparations(without_delimiters(text)):
         runs = _runs(prepared)
         if runs:
-            return _chosen(prepared, runs, question, stated=stated)
+            said = _chosen(prepared, runs, question, stated=stated)
+            if isinstance(said, Said) and says_another(said.before, said.behind):
+                return Unclear(f"{prepared.strip()!r} does not say that it is {said.text}")
+            return said
+    if times := _TIMES_WORD.search(text):
+        return Said(str(_TIMES_WORDS[times[0].casefold()]), text[: times.start()], "")
     return Unclear("no number")
 
 
 def number_said(found: FinalAnswer, question: str = "") -> tuple[str, Said | Unclear]:
     """(the sentence that was read, the number in it): of a statement the first sentence, else the last; then all of it."""
-    told = sentences(found.text) or [found.text]
+    told = [sentence for sentence in sentences(found.text) if not sentence.rstrip().endswith("?")]
+    if not told:
+        return found.text, Unclear("a question") if "?" in found.text else number_in(found.text, question)
     sentence = told[0] if found.is_stated else told[-1]
     said = number_in(sentence, question, stated=found.is_stated)
     if isinstance(said, Unclear) and len(told) > 1:
-        return found.text, number_in(found.text, question, stated=found.is_stated)
+        whole = " ".join(told)
+        return whole, number_in(whole, question, stated=found.is_stated)
     return sentence, said
 
 
@@ -143,7 +169,10 @@ def plain_number(text: str) -> str:
 
     Empty where the text is anything else; of an equation (`x = 5`, `43 + 14 = 57`) the right side is read.
     """
-    side = text.rsplit("=", 1)[-1].strip().strip("$€£ ").rstrip("%").strip(" .,!\"'")
+    left, is_equation, side = text.rpartition("=")
+    if is_equation and not _NAME_OR_SUM.fullmatch(left):
+        return ""
+    side = side.strip().strip("$€£ ").rstrip("%").strip(" .,!\"'")
     found = re.fullmatch(r"(?P<sign>[-+]?)\s*[$€£]?(?P<number>.+)", side, re.DOTALL)
     numeral = read_numeral(found["number"]) if found else None
     if numeral is None or found is None:
@@ -157,11 +186,14 @@ def plain_number(text: str) -> str:
 
 
 def word_in(text: str, question: str = "") -> str:
-    """The word that a sentence gives: the quoted one that the question doesn't hold, the one before "is the", else the last.
-
-    Letters with hyphens or spaces between them are joined.
+    """The word that a sentence gives: the one behind its last "is" or ":", the quoted one or the one that the question
+    doesn't hold, else the last; empty where the sentence denies it. Letters with hyphens or spaces between them are joined.
     """
     text = re.sub(r"\b[^\W\d_](?:\s*[- ,]\s*[^\W\d_]\b){2,}", lambda found: re.sub(r"[\W]", "", found[0]), text)
+    if re.search(r"\b(?:not|never|isn't|cannot)\b", text, re.IGNORECASE):
+        return ""
+    if at_end := re.search(r"(?:\b(?:is|becomes|reads)\b|:|=|->)[\s\"'*`]*([^\W\d_]+)\W*$", text):
+        return at_end[1]
     known = Counter(word.casefold() for word in re.findall(r"[^\W\d_]+", question))
     words = re.findall(r"[^\W\d_]+", text)
     for candidates in (re.findall(r"[\"'*`]\s*([^\W\d_]{2,})\s*[.,]?[\"'*`]", text), words):
@@ -193,12 +225,22 @@ def _is_amount(between: str) -> bool:
 
 def _preparations(text: str) -> list[str]:
     """The sentence without what explains it, step by step back to the whole where nothing would be left."""
+    text = _FRACTION_WORDS.sub(_fraction, text)
     text = re.sub(r"\\(?:text|mbox|textbf|mathrm)\s*\{([^{}]*)\}", r" \1 ", text)
+    text = _LETTERS.sub(" letters", text)
     text = re.sub(r"^\s*\(?(?:[a-j]|i{1,3}|\d{1,2})[.)]\s+(?=\S)", "", text) if re.search(r"\d", text[3:]) else text
     without = _PRECISION.sub("", _REFERENCES.sub(" ", text))
     unquoted = _QUOTED.sub(lambda found: f" {found[1]} " if re.fullmatch(r"[-+]?[\d.,]+", found[1]) else " ", without)
     without_brackets = _BRACKET.sub(" ", unquoted)
     return [_ASIDE.sub("", without_brackets), without_brackets, unquoted, without, text]
+
+
+def _fraction(found: re.Match[str]) -> str:
+    """Words of a fraction in digits; the words before it stay where they are no number."""
+    text = found[0]
+    while (value := number_in_words(text)) is None and " and " in text:
+        text = text.split(" and ", 1)[1]
+    return found[0] if value is None else f"{found[0].removesuffix(text)}{value.numerator}/{value.denominator}"
 
 
 @dataclass(frozen=True)
@@ -218,7 +260,7 @@ def _runs(text: str) -> list[_Run]:
             borders.append(found.span())
     borders.append((len(text), len(text)))
     runs = []
-    for (begin, start), (end, finish) in zip(borders, borders[1:], strict=False):
+    for (begin, start), (end, finish) in pairwise(borders):
         if finish > end and (value := number_in_words(text[end:finish])) is not None and _is_count(text, end, finish):
             runs.append(_Run(str(value), end, finish))
         piece = text[start:end]
@@ -273,15 +315,21 @@ def _trimmed(piece: str) -> str:
 def _chosen(text: str, runs: list[_Run], question: str, *, stated: bool) -> Said | Unclear:
     """Of the runs in a sentence the one that is its answer."""
     unclear = Unclear(f"{len(runs)} numbers, {', '.join(run.text for run in runs[:6])}")
-    for left, right in zip(runs, runs[1:], strict=False):
+    for left, right in pairwise(runs):
         between = text[left.end : right.start]
-        if _RANGE.match(between):
+        if _RANGE.match(between) or (_JOINED.fullmatch(between) and _is_range(text[: left.start])):
             return unclear
     if len({plain_number(run.text) or run.text for run in runs}) == 1:
         return _said(text, runs[0] if stated else runs[-1])
     first, last = runs[0], runs[-1]
     if stated and _OPENING.match(text[: first.start]):
         return unclear if _ALTERNATIVE.search(text[first.end : runs[1].start]) else _said(text, first)
+    assigned = [run for run in runs if _ASSIGNED.fullmatch(run.text)]
+    if len(assigned) == 1:
+        return _said(text, assigned[0])
+    counted = [run for run in runs if re.match(r"\s*times?\b(?!\s*(?:\d|as|more|less))", text[run.end :])]
+    if len(counted) == 1:
+        return _said(text, counted[0])
     if re.search(r"\d\s*[-+*/].*=", last.text) and _END.match(text[last.end :]):
         return _said(text, last)  # what a sum comes to at the sentence's end
     at_end = _COPULA_BEFORE.search(text[: last.start]) and _END.match(text[last.end :])
@@ -289,9 +337,19 @@ def _chosen(text: str, runs: list[_Run], question: str, *, stated: bool) -> Said
     if bool(at_end) != bool(at_start):
         return _said(text, last if at_end else first)
     left_over = _not_in(question, runs)
-    if len({plain_number(run.text) or run.text for run in left_over}) == 1:
+    if len({plain_number(run.text) or run.text for run in left_over}) == 1 and not _is_joined(text, runs, left_over[-1]):
         return _said(text, left_over[-1])
     return unclear
+
+
+def _is_range(before: str) -> bool:
+    return bool(re.search(r"\b(?:between|from|zwischen|von|entre|de|tra|fra|между|от)\s+[$€£]?$", before, re.IGNORECASE))
+
+
+def _is_joined(text: str, runs: list[_Run], run: _Run) -> bool:
+    """Whether "and" or "or" alone stands between a number and another one."""
+    neighbours = [(one, other) for one, other in pairwise(runs) if run in (one, other)]
+    return any(_JOINED.fullmatch(text[one.end : other.start]) for one, other in neighbours)
 
 
 def _not_in(question: str, runs: list[_Run]) -> list[_Run]:
@@ -315,4 +373,7 @@ def _digits(text: str) -> str:
 
 
 def _said(text: str, run: _Run) -> Said:
-    return Said(run.text, text[: run.start], re.split(r"[\n,;:]|\.(?:\s|$)", text[run.end :])[0])
+    before = text[: run.start]
+    if negative := _NEGATIVE.search(before):
+        return Said(f"-{run.text}", before[: negative.start()], re.split(r"[\n,;:]|\.(?:\s|$)", text[run.end :])[0])
+    return Said(run.text, before, re.split(r"[\n,;:]|\.(?:\s|$)", text[run.end :])[0])

@@ -25,13 +25,23 @@ _GREEK = frozenset(
 )
 _CONSTANTS = {"pi": "pi", "infty": "infinity", "infinity": "infinity", "inf": "infinity", "oo": "infinity"}
 _SYMBOLS = {"emptyset": "emptyset", "varnothing": "emptyset", "angle": "angle", "triangle": "triangle"}
+_WORDS = frozenset("by cm mm km kg mg ml hr hrs ft lb lbs pm mph kmh vs".split())
+_FACTORS = re.compile(r"[^\W\d_]|[^aeiouyAEIOUY\W\d_]{2,3}|[abcxyz]{2,3}|[a-dkmnpqt-z]i|[A-Z]{2,3}", re.ASCII)
+"""Letters that may be factors beside each other; English words of two and three letters have other vowels."""
 _LIBRARY = frozenset("sum int prod lim iint oint partial nabla vec hat bar overrightarrow".split())
-_NO_FACTORS = frozenset(
-    "is of to in if no we it as at by he so be do go my up us me an on am or and mod und oder".split()
-)
 _ALTERNATIVES = frozenset(("or", "and", "und", "oder", "et", "ou", "или", "и"))
-_SCALES = {"thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
+_SCALES = {
+    "dozen": 12, "dozens": 12, "hundred": 100, "thousand": 10**3, "k": 10**3, "million": 10**6, "millions": 10**6, "billion": 10**9,
+    "trillion": 10**12, "tausend": 10**3, "millionen": 10**6, "milliarden": 10**9, "mille": 10**3, "millones": 10**6, "mil": 10**3,
+    "milhões": 10**6, "milioni": 10**6, "тыс": 10**3, "млн": 10**6, "млрд": 10**9, "万": 10**4, "萬": 10**4, "亿": 10**8, "億": 10**8,
+    "만": 10**4, "억": 10**8, "लाख": 10**5, "करोड़": 10**7, "lakh": 10**5, "crore": 10**7,
+}  # fmt: skip
 _MATRICES = frozenset("matrix pmatrix bmatrix vmatrix smallmatrix array Bmatrix Vmatrix".split())
+
+
+def _is_factors(word: str) -> bool:
+    """Whether letters beside each other may stand for numbers that are multiplied."""
+    return word.casefold() not in _WORDS and bool(_FACTORS.fullmatch(word))
 
 
 class Atoms(Cursor, ABC):
@@ -92,8 +102,9 @@ class Atoms(Cursor, ABC):
             raise Unreadable(f"{text}, a string of digits")
         if numeral.value.denominator == 1 and numeral.decimals is None and (part := self.proper_fraction()) is not None:
             return ("number", numeral.value + part, None)
-        if scale := _SCALES.get(self.token().word):
+        if (scale := _SCALES.get(self.token().word)) and (self.token().word != "k" or not self.token().spaced):
             self.at += 1
+            self.skip(".")
             return ("number", numeral.value * scale, None)
         return ("number", numeral.value, numeral.decimals)
 
@@ -131,7 +142,7 @@ class Atoms(Cursor, ABC):
             return ("constant", _CONSTANTS[folded])
         if word in _GREEK:
             return self.subscripted(word)
-        if len(word) > 1 and (folded in _NO_FACTORS or len(word) > 3 or not word.isascii()):
+        if not _is_factors(word) and not (len(word) == 2 and word[1] == "e" and self.peek() in ("^", "**")):
             raise Unreadable(f"the word {word[:40]!r}")
         if len(word) > 1:  # letters beside each other are factors, and a power belongs to the last
             self.at -= 1
@@ -345,5 +356,5 @@ class Atoms(Cursor, ABC):
                 and self.peek(1) != "("
             )
         if re.fullmatch(r"[A-Z]{3}", word) and self.token().spaced and word not in ("ABC", "DEF", "XYZ"):
-            return True  # a currency
+            return True  # a currency, or a unit of one's own
         return is_unit(word) or word.casefold() in ("per", "square", "cubic", "sq", "squared", "cubed", "units", "unit")

@@ -1,0 +1,91 @@
+"""Dates and times of day in a text, in the usual orders and languages, as numbers that can be compared."""
+
+from __future__ import annotations
+
+import re
+from datetime import date
+
+Day = tuple[int | None, int, int]
+"""(year, or None where none is given; month; day)."""
+Moment = tuple[int, int, int]
+"""(hour of 24, minute, second)."""
+
+_MONTHS = (
+    "january jan januar janvier enero janeiro gennaio января январь",
+    "february feb februar février fevrier febrero fevereiro febbraio февраля февраль",
+    "march mar märz mars marzo março марта март",
+    "april apr avril abril aprile апреля апрель",
+    "may mai mayo maio maggio мая май",
+    "june jun juni juin junio junho giugno июня июнь",
+    "july jul juli juillet julio julho luglio июля июль",
+    "august aug août aout agosto августа август",
+    "september sep sept septembre septiembre setembro settembre сентября сентябрь",
+    "october oct oktober okt octobre octubre outubro ottobre октября октябрь",
+    "november nov novembre noviembre novembro ноября ноябрь",
+    "december dec dezember dez décembre diciembre dezembro dicembre декабря декабрь",
+)
+_NUMBER_OF = {name: number for number, names in enumerate(_MONTHS, 1) for name in names.split()}
+_MONTH = "|".join(sorted(_NUMBER_OF, key=len, reverse=True))
+_YEAR = r"(?:,?\s+(?:de\s+|del\s+)?(?P<year>\d{4})\b)?"
+_DATES = (
+    re.compile(r"(?<![\d/.-])(?P<year>\d{4})[-/.](?P<month>\d{1,2})[-/.](?P<day>\d{1,2})(?![\d/-])"),
+    re.compile(r"(?P<year>\d{4})\s*年\s*(?P<month>\d{1,2})\s*月\s*(?P<day>\d{1,2})\s*日"),
+    re.compile(rf"\b(?P<name>{_MONTH})\.?\s+(?P<day>\d{{1,2}})(?:st|nd|rd|th)?\b{_YEAR}", re.IGNORECASE),
+    re.compile(
+        rf"\b(?P<day>\d{{1,2}})(?:st|nd|rd|th|er|º)?\.?\s+(?:of\s+|de\s+)?(?P<name>{_MONTH})\b\.?{_YEAR}(?:\s+года)?", re.IGNORECASE
+    ),
+)
+_SLASHED = re.compile(r"(?<![\d/.])(\d{1,2})([/.-])(\d{1,2})\2(\d{4}|\d{2})(?![\d/])")
+_TIME = re.compile(
+    r"(?<![\d:.])(?P<h>\d{1,2}):(?P<m>[0-5]\d)(?::(?P<s>[0-5]\d))?(?:\s*(?P<half>[ap])\.?m\b\.?)?(?![\d:])", re.IGNORECASE
+)
+
+
+def date_of(text: str) -> Day | None:
+    """The date that a whole text is; of `15/01/2024` the day first, where both could be."""
+    whole = re.sub(r"^(?:the|on|le|el|am|il)\s+", "", text.strip(" .,"), flags=re.IGNORECASE)
+    if not any(pattern.fullmatch(whole) for pattern in (*_DATES, _SLASHED)):
+        return None
+    found = dates_in(whole)
+    return found.pop() if len(found) == 1 else None
+
+
+def dates_in(text: str) -> set[Day]:
+    """All dates that a text names."""
+    found: set[Day] = set()
+    for pattern in _DATES:
+        for match in pattern.finditer(text):
+            parts = match.groupdict()
+            month = _NUMBER_OF[parts["name"].casefold()] if parts.get("name") else int(parts["month"])
+            found |= _valid(int(parts["year"]) if parts.get("year") else None, month, int(parts["day"]))
+    for match in _SLASHED.finditer(text):
+        year = int(match[4]) + (2000 if len(match[4]) == 2 else 0)
+        found |= _valid(year, int(match[3]), int(match[1])) or _valid(year, int(match[1]), int(match[3]))
+    with_year = {(month, day) for year, month, day in found if year is not None}
+    return {(year, month, day) for year, month, day in found if year is not None or (month, day) not in with_year}
+
+
+def _valid(year: int | None, month: int, day: int) -> set[Day]:
+    try:
+        date(year or 2024, month, day)
+    except ValueError:
+        return set()
+    return {(year, month, day)}
+
+
+def time_of(text: str) -> Moment | None:
+    """The time of day that a whole text is, `10:30` or `6:05 pm`."""
+    whole = _TIME.fullmatch(text.strip(" ,").removesuffix("."))
+    return _moment(whole) if whole else None
+
+
+def times_in(text: str) -> set[Moment]:
+    """All times of day that a text names."""
+    return {_moment(found) for found in _TIME.finditer(text)}
+
+
+def _moment(found: re.Match[str]) -> Moment:
+    hour = int(found["h"])
+    if half := (found["half"] or "").casefold():
+        hour = hour % 12 + (12 if half == "p" else 0)
+    return hour, int(found["m"]), int(found["s"] or 0)

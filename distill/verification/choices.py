@@ -1,0 +1,45 @@
+r"""The letter of a multiple choice that a text chooses: `(B)`, `B) Paris`, `\textbf{(B)}\ 16`, "Option B", `选B`."""
+
+from __future__ import annotations
+
+import re
+
+from distill.verification.strings import main_clauses, plain_words, said_in, without_style
+
+LETTERS = "ABCDEFGHIJ"
+_JOINED = r"\s*(?:,|&|/|;|\band\b|\bor\b|\bund\b|\boder\b|\bet\b|\bou\b|或|和|、|,\s*(?:and|or))\s*"
+_SEVERAL = re.compile(rf"(?<![\w'])\(?[{LETTERS}]\)?{_JOINED}\(?[{LETTERS}]\)?(?![\w'])")
+_CHOICE = re.compile(
+    rf"(?:(?:the\s+)?(?:correct\s+|right\s+|best\s+)?(?:option|choice|answer|letter)s?\s+)?(?:选项?|選)?\s*"
+    rf"(?:\(([{LETTERS}])\)|([{LETTERS}])(?=\s*$|[.):,;]|\s+[-—]|\s*[项項])|\[([{LETTERS}])\])[.):,;项項]*\s*(?:[-—]\s+)?(.*)",
+    re.IGNORECASE | re.DOTALL,
+)
+
+
+def choice_of(text: str) -> tuple[str, str] | None:
+    """(letter, what stands behind it); None where the text begins with no letter of a choice."""
+    text = re.sub(r"[*`\"]", "", without_style(text)).strip().rstrip(".。")
+    found = _CHOICE.fullmatch(text)
+    return None if not found else ((found[1] or found[2] or found[3]).upper(), found[4].strip())
+
+
+def choice_in(text: str, question: str = "") -> str | None:
+    """The one letter that a final answer chooses, by name or by what the question's options say; "" where it names two."""
+    options = options_in(question)
+    if any(_SEVERAL.search(without_style(clause)) for clause in main_clauses(text)):
+        return ""
+    for said in said_in(text):
+        if choice := choice_of(said):
+            letter, content = choice
+            others = [other for other, option in options.items() if option and option == plain_words(content)]
+            return "" if others and letter not in others else letter
+        named = [letter for letter, option in options.items() if option and option == plain_words(said)]
+        if len(named) == 1:
+            return named[0]
+    return None
+
+
+def options_in(question: str) -> dict[str, str]:
+    """Letter → what it stands for, of a question that lists its choices, one a line."""
+    found = re.findall(rf"^\s*\(?([{LETTERS}])[.):]\s+(\S.*?)\s*$", question, re.MULTILINE)
+    return {letter: plain_words(said) for letter, said in found}
