@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from distill.verification.strings import main_clauses, plain_words, said_in, without_style
+from distill.verification.strings import main_clauses, plain_words, said_in, without_aside, without_style
 
 LETTERS = "ABCDEFGHIJ"
 _JOINED = r"\s*(?:,|&|/|;|\band\b|\bor\b|\bund\b|\boder\b|\bet\b|\bou\b|或|和|、|,\s*(?:and|or))\s*"
@@ -26,7 +26,7 @@ def choice_of(text: str) -> tuple[str, str] | None:
 def choice_in(text: str, question: str = "") -> str | None:
     """The one letter that a final answer chooses, by name or by what the question's options say; "" where it names two."""
     options = options_in(question)
-    if any(_SEVERAL.search(without_style(clause)) for clause in main_clauses(text)):
+    if any(_SEVERAL.search(without_aside(without_style(clause))) for clause in main_clauses(text)):
         return ""
     for said in said_in(text):
         if choice := choice_of(said):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import re
+
 from distill.verification import strings
 from distill.verification.mathematics.comparison import means as tree_means
 from distill.verification.mathematics.equivalence import equivalent
@@ -20,7 +23,7 @@ def means(reference: Reading, answer: Reading) -> bool:
             return False  # a sum or an integral that was not worked out
         case "number" | "mathematics" | "library":
             if reference.kind == "library" or answer.kind == "library":
-                return reference.said == answer.said or equivalent(reference.said, answer.said)
+                return _same_source(reference.said, answer.said) or not _is_ordered(reference.said) and equivalent(reference.said, answer.said)
             return tree_means(reference.meaning, answer.meaning)
         case "choice":
             return _same_choice(reference, answer)
@@ -29,9 +32,20 @@ def means(reference: Reading, answer: Reading) -> bool:
         case "words":
             return reference.meaning in answer.others
         case "data" if answer.kind == "list":
-            flat = [str(item) for item in reference.meaning] if isinstance(reference.meaning, list) else None
+            data = json.loads(reference.meaning)
+            flat = [str(item) for item in data] if isinstance(data, list) else None
             return bool(flat) and any(strings.list_of(said) == flat for said in answer.others)
     return reference.meaning == answer.meaning or reference.meaning in answer.others
+
+
+def _same_source(one: str, other: str) -> bool:
+    """Whether two texts of LaTeX differ in white space alone."""
+    return "".join(one.split()) == "".join(other.split())
+
+
+def _is_ordered(text: str) -> bool:
+    """What the algebra system takes for a set, though it is none: cases, and products of vectors."""
+    return bool(re.search(r"\\begin\{|\\vec|\\overrightarrow|\\to\b(?!.*\\lim)", text)) and "\\lim" not in text
 
 
 def _same_choice(reference: Reading, answer: Reading) -> bool:

@@ -9,18 +9,20 @@ What cannot be read in that way is "nothing", with a reason for people.
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import lru_cache
 from typing import Any, Literal
 
 from distill.verification import calendar_strings, strings
 from distill.verification.choices import LETTERS, choice_in, choice_of
-from distill.verification.mathematics.atoms import Tree
+from distill.verification.mathematics.atoms import SCALES, Tree
 from distill.verification.mathematics.grammar import read_notation
 from distill.verification.mathematics.tokens import NeedsLibrary, Unreadable
 from distill.verification.mathematics.units import read_unit
-from distill.verification.mathematics.values import letters_of
+from distill.verification.mathematics.values import letters_of, value_of
 from toolkit.answers.final_answer import FinalAnswer, find_final_answer
 from toolkit.answers.number_notation import number_in_words
 from toolkit.answers.plain_text import plain_text, without_emphasis
@@ -97,7 +99,9 @@ def read_answer(text: str, reference: Reading, question: str = "") -> Reading:
             return _code_said(found)
         case "data":
             value = strings.data_in(found.rest if found.is_stated else text)
-            return Reading("data" if value is not None else "list", found.text, value, tuple(strings.said_in(found.text)))
+            if value is not None:
+                return Reading("data", found.text, _written(value))
+            return Reading("list", found.text, None, tuple(strings.said_in(found.text)))
         case "list":
             listed = strings.listed_lines(found.rest if found.is_stated else text)
             items = listed or next(filter(None, map(strings.list_of, strings.said_in(found.text))), None)
@@ -128,8 +132,13 @@ def _string(text: str) -> Reading | None:
     if _is_code(text):
         return Reading("code", text, strings.plain_code(text))
     if (data := strings.data_of(text)) is not None:
-        return Reading("data", text, data)
+        return Reading("data", text, _written(data))
     return None
+
+
+def _written(data: Any) -> str:
+    """Equal for equal data."""
+    return json.dumps(data, sort_keys=True, ensure_ascii=False)
 
 
 def _is_code(text: str) -> bool:
@@ -178,7 +187,7 @@ def _tree(text: str) -> Tree | None:
         raise
     except Unreadable:
         counted = re.fullmatch(r"(-?[\d.,' /]*\d)\s+([a-z]+(?: [a-z]+)?)", text)
-        if not counted or says_another("", f" {counted[2]}") or not (unit := read_unit(counted[2])):
+        if not counted or counted[2].split()[0] in SCALES or says_another("", f" {counted[2]}") or not (unit := read_unit(counted[2])):
             raise
         return ("quantity", read_notation(counted[1]), unit)
     return None if tree[0] == "text" else tree
@@ -240,7 +249,8 @@ def _last_lines(text: str, count: int) -> list[tuple[str, ...]]:
 
 def _number_said(found: FinalAnswer, question: str) -> Reading:
     """The whole as one number; else the number that the sentence which states it gives."""
-    for bare in dict.fromkeys((_bare(found.text), _LABEL.sub("", _bare(found.text)))):
+    whole = _bare(found.text)
+    for bare in dict.fromkeys((whole, _LABEL.sub("", whole))):
         if (value := number_in_words(bare)) is not None:
             return Reading("number", bare, ("number", value, None))
         try:
@@ -257,7 +267,13 @@ def _number_said(found: FinalAnswer, question: str) -> Reading:
             tree = tree[2][-1]
     except Unreadable as error:
         return Reading("nothing", f"{error} in {said.text!r}")
-    unit = read_unit(said.behind) if said.behind.strip() and tree[0] != "quantity" else None
+    behind = said.behind
+    if scale := re.match(r"\s*([^\W\d_]+)", behind):
+        factor = SCALES.get(scale[1].casefold()) or next((SCALES[sign] for sign in "万萬亿億만억" if scale[1].startswith(sign)), None)
+        if factor:
+            tree, behind = ("*", tree, ("number", Fraction(factor), None)), behind[scale.end() :]
+            tree = ("number", value_of(tree), None) if tree[1][0] == "number" else tree
+    unit = read_unit(behind) if behind.strip() and tree[0] != "quantity" else None
     return Reading("number", f"{said.text}{said.behind}".strip(), ("quantity", tree, unit) if unit else tree)
 
 
@@ -266,7 +282,7 @@ def _mathematics_said(found: FinalAnswer) -> Reading:
     if parts := _numbered_parts(bare):
         return Reading("mathematics", bare, ("sequence", "", "", parts, ","))
     reasons = []
-    for text in (bare, *strings.said_in(found.text)):
+    for text in (bare, _LABEL.sub("", bare), *strings.said_in(found.text)):
         text = _bare(text)
         try:
             if (tree := _tree(text)) is not None:
@@ -280,13 +296,23 @@ def _mathematics_said(found: FinalAnswer) -> Reading:
 
 def _bare(text: str) -> str:
     """Without the sentence's point, what opens it, arrows before it and a remark in brackets behind a number."""
+    text = _last_of_aligned(text)
     text = _OPENING.sub("", re.sub(r"\b(?:R|US|A|AU|CA|C|NZ|HK|S)\$", "$", text.strip()))
     text = re.sub(r"(?:\s*[.。,;])+$", "", without_delimiters(text)).strip()
     return re.sub(r"(?<=[\d%}])\s+\((?!\s*mod)[^()]*\)$", "", re.sub(r"^(?:=|->|=>|≈|:)\s*", "", text))
 
 
+def _last_of_aligned(text: str) -> str:
+    r"""Of `\begin{aligned} x &= 3 + 4 \\ &= 7 \end{aligned}` the last line."""
+    found = re.search(r"\\begin\{(?:align|aligned|gather|gathered|split|eqnarray)\*?\}(.*)\\end\{", text, re.DOTALL)
+    if not found:
+        return text
+    lines = [line.replace("&", " ").strip() for line in found[1].split("\\\\") if line.strip()]
+    return lines[-1] if lines else ""
+
+
 _OPENING = re.compile(r"^(?:so|thus|hence|therefore|then|and|we (?:get|have|find|obtain))\b[\s,:]*", re.IGNORECASE)
-_LABEL = re.compile(r"^[A-Za-z][A-Za-z' ]*=\s*(?=\S)")
+_LABEL = re.compile(r"^(?:[A-Za-z][A-Za-z' ]*|\\?[A-Za-z]+\([^()=]*\)|[A-Za-z]'+|\\frac\{d[a-zA-Z]?\}\{d[a-zA-Z]\}[^=]*|\\(?:lim|int|sum|prod|gcd|text|operatorname)\b[^=]*)=\s*(?=\S)")
 """Words before an equals sign, `total = 42`."""
 
 

@@ -86,6 +86,11 @@ def without_style(text: str) -> str:
     return _STYLE.sub(r"\1", without_delimiters(text)).replace("\\ ", " ").strip()
 
 
+def without_aside(text: str) -> str:
+    """A clause without the reason or the remark behind it."""
+    return _ASIDE.sub("", text) or text
+
+
 def says_otherwise(text: str) -> bool:
     """Whether a clause denies or doubts what it names."""
     return bool(_DENIAL.search(text) or _DOUBT.search(text))
@@ -101,7 +106,7 @@ def main_clauses(text: str) -> list[str]:
         return []
     results = _RESULT.split(clause)
     clauses = [results[-1], re.sub(r",\s*(?:and |but )?not\b.*$", "", clause)]
-    return [clause for clause in dict.fromkeys(clauses) if clause.strip() and not says_otherwise(_ASIDE.sub("", clause) or clause)]
+    return [clause for clause in dict.fromkeys(clauses) if clause.strip() and not says_otherwise(without_aside(clause))]
 
 
 def said_in(text: str) -> Iterator[str]:
@@ -147,7 +152,7 @@ def truth_in(text: str) -> bool | None:
         taken_back = re.search(rf"\b(?:wait|actually|rather|correction|hmm)\b.*\b({_TRUTH_WORD})\b", rest, re.IGNORECASE)
         return None if taken_back else _TRUTHS[first[1].casefold()]
     clause = _SUBORDINATE.sub("", (sentences(text) or [text])[-1])
-    clause = _ASIDE.sub("", clause) or clause
+    clause = without_aside(clause)
     if (last := _TRUTH_LAST.search(clause)) and not _DOUBT.search(clause):
         denied = bool(last[1]) or bool(_DENIAL.search(clause[: last.start()]))
         return _TRUTHS[last[2].casefold()] != denied

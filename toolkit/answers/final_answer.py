@@ -18,6 +18,7 @@ from functools import lru_cache
 from typing import Literal
 
 from toolkit.answers.plain_text import plain_text, without_emphasis
+from toolkit.answers.qualifiers import says_another
 
 Place = Literal["tag", "box", "####", "statement", "end"]
 
@@ -64,7 +65,7 @@ _COPULA = (
     r"|son|sería|é|são|è|sono|является|равен|равно|составляет)\b(?!-)|是|为|為|即|は|が|은|는|이|هو|هي|है| (?:—|-) "
 )
 _STATEMENT = re.compile(
-    rf"(?:{_NOUNS})(?:\s+(?!(?:is|are|ist|est|es|é|è|was)\b)[\w'()\"-]+){{0,8}}?\s*(?:{_COPULA})(?:\s*(?::|=))?",
+    rf"(?:{_NOUNS})(?:\s+(?!(?:is|are|ist|est|es|é|è|was|no|não|non|not|nicht|pas|ne|n'est|không|не)\b)[\w'()\"-]+){{0,8}}?\s*(?:{_COPULA})(?:\s*(?::|=))?",
     re.IGNORECASE,
 )
 _HINDI = re.compile(r"(?:उत्तर|जवाब)\s+(?=\d)")
@@ -96,7 +97,7 @@ _COURTESY = re.compile(
 )
 _LIST_MARK = re.compile(r"^\s*(?:[-*•>]\s+|\d{1,2}[.)]\s+(?=[^\d\s]))")
 _SENTENCE_END = re.compile(
-    r"(?:(?<=[.!?])|(?<=[.!?][\"')\]$]))\s+(?=\S)|(?<=[。！？])\s*(?=\S)|(?<=[.!?])(?=[A-ZÀ-Þ][a-zß-ÿ])"
+    r"(?:(?<=[.!?])|(?<=[.!?][\"')\]$]))\s+(?=[^\s=+*/^<>])|(?<=[。！？])\s*(?=\S)|(?<=[.!?])(?=[A-ZÀ-Þ][a-zß-ÿ])"
 )
 _ABBREVIATION = re.compile(
     r"(?:^|[\s(])(?:st|dr|mr|mrs|ms|prof|no|nr|vs|e\.g|i\.e|approx|ca|mt|ft|jr|sr|eq|fig|cf|etc|u\.s|[a-z])\.$",
@@ -144,7 +145,7 @@ def _find(text: str) -> FinalAnswer:
 
 def _find_marked(text: str) -> FinalAnswer | None:
     """What a box, hashes or a statement says."""
-    if "\\" in text and (boxed := _boxed(text)):
+    if "\\" in text and (boxed := _boxed(text)) is not None:
         return FinalAnswer(boxed, "box", boxed)
     if found := list(_HASHES.finditer(text)):
         last = found[-1]
@@ -153,12 +154,12 @@ def _find_marked(text: str) -> FinalAnswer | None:
     return _stated(without_emphasis(text))
 
 
-def _boxed(text: str) -> str:
-    """What the last box holds; boxes beside each other are joined by commas."""
+def _boxed(text: str) -> str | None:
+    """What the last box holds, with the formula that it is a part of; boxes beside each other are joined by commas."""
     boxes = [(start, end, held) for start, end, held in _boxes(text) if has_content(held)]
     real = [box for box in boxes if not _PLACEHOLDER.fullmatch(box[2])] or boxes
     if not real:
-        return ""
+        return None
     group = [real[-1]]
     for box in reversed(real[:-1]):
         between = text[box[1] : group[0][0]]
@@ -166,7 +167,35 @@ def _boxed(text: str) -> str:
             break
         group.insert(0, box)
     held = [box[2] for box in group]
+    if len(group) == 1 and (around := _formula_around(text, *group[0])) is not None:
+        return around
     return held[-1] if len(set(held)) == 1 else ", ".join(held)
+
+
+def _formula_around(text: str, start: int, end: int, held: str) -> str | None:
+    r"""The formula that a box is only a part of, `1 + \boxed{42}` or `\boxed{42}^2`; empty where words deny the box.
+
+    None where the box is all there is, but for a name and an equals sign before it.
+    """
+    line_start = max(text.rfind("\n", 0, start), text.rfind(r"\[", 0, start) + 1) + 1
+    line_end = text.find("\n", end)
+    before = _MARKS.sub("", text[line_start:start])
+    behind = _MARKS.sub("", text[end : line_end if line_end >= 0 else len(text)])
+    if says_another(before[-60:], "") or says_another("", behind[:60]):
+        return ""
+    opens = before.count("{") > before.count("}") and re.search(r"\\(?:d?frac|sqrt|t?binom)\b[^$]*$", before)
+    if not (opens or _OPERATOR_BEFORE.search(before) or _OPERATOR_BEHIND.match(behind)):
+        return None
+    left = re.split(r"[=,;:]|\\Rightarrow|\\implies|\. |[^\W\d_\\]{2,} (?!.*[{])", before)[-1] if not opens else before[before.rfind("\\frac") if "\\frac" in before else before.rfind("\\sqrt") :]
+    right = re.split(r"[,;.:](?:\s|$)|\s[^\W\d_\\]{2,}(?<!thousand)(?<!million)(?<!billion)(?<!dozen)", behind)[0]
+    return f"{left}({held}){right}".strip()
+
+
+_MARKS = re.compile(r"\\[()\[\]]|(?<!\\)\$|\\[,;:! ]|\\q?quad|\*\*")
+_OPERATOR_BEFORE = re.compile(r"(?:[-+*/^<>]|\\(?:cdot|times|div|pm|mp|neq?|l[et]q?|g[et]q?|geqslant|leqslant|sqrt|frac)|[^\W\d_\\]\^)\s*\{?\s*$")
+_OPERATOR_BEHIND = re.compile(
+    r"\s*(?:[-+*/^!](?![-\s]*[A-Z])|\\(?:cdot|times|div|pm|pi|sqrt|frac|text\{\s*(?!\s*(?:or|and)\b)|circ|%|pmod|bmod)|%|thousand\b|million\b|billion\b|dozen\b)"
+)
 
 
 def _boxes(text: str) -> Iterator[tuple[int, int, str]]:

@@ -39,7 +39,7 @@ NUMBER_WORDS = re.compile(rf"\b(?:{_WORD})(?:(?:[\s-]+(?:and\s+)?|-)(?:{_WORD}))
 
 _PARTS = {"half": 2, "halve": 2, "third": 3, "quarter": 4, "fourth": 4, "fifth": 5, "sixth": 6, "seventh": 7, "eighth": 8, "ninth": 9, "tenth": 10}
 _PART = re.compile(
-    rf"(?:(?P<whole>\d+|(?:{_WORD})(?:[\s-]+(?:{_WORD}))*)\s+and\s+)?(?:(?P<top>an?|{_WORD})[\s-]+)?(?P<part>(?:{'|'.join(_PARTS)})s?)"
+    rf"(?:(?P<whole>\d+|(?:{_WORD})(?:[\s-]+(?:{_WORD}))*)\s+and\s+)?(?:(?P<top>an?|\d+|{_WORD})[\s-]+)?(?P<part>(?:{'|'.join(_PARTS)})s?)"
 )
 """`two thirds`, `7 and a half`."""
 
@@ -82,7 +82,7 @@ def number_in_words(text: str) -> Fraction | None:
     text = text.strip().casefold()
     if found := _PART.fullmatch(text):
         whole = number_in_words(found["whole"]) if found["whole"] and not found["whole"].isdigit() else Fraction(found["whole"] or 0)
-        top = Fraction(1) if found["top"] in ("a", "an", None) else number_in_words(found["top"])
+        top = Fraction(1) if found["top"] in ("a", "an", None) else Fraction(found["top"]) if found["top"].isdigit() else number_in_words(found["top"])
         if whole is None or top is None:
             return None
         return whole + top / _PARTS[found["part"].removesuffix("s")]

@@ -19,13 +19,16 @@ _SIGNS = {
     "∕": "/", "…": "...", "≤": r"\le ", "≥": r"\ge ", "≠": r"\ne ", "≈": r"\approx ", "≃": r"\approx ",
     "≅": r"\approx ", "±": r"\pm ", "√": r"\sqrt ", "π": r"\pi ", "∞": r"\infty ", "∪": r"\cup ", "∩": r"\cap ",
     "∈": r"\in ", "∅": r"\emptyset ", "ℝ": r"\mathbb{R}", "ℤ": r"\mathbb{Z}", "ℕ": r"\mathbb{N}", "°": r"^\circ ",
-    "º": r"^\circ ", "∘": r"^\circ ", "℃": r"^\circ C", "℉": r"^\circ F", "θ": r"\theta ", "٫": ".", "٬": ",", "،": ",",
+    "∠": r"\angle ", "△": r"\triangle ", "º": r"^\circ ", "∘": r"^\circ ", "℃": r"^\circ C", "℉": r"^\circ F", "θ": r"\theta ", "٫": ".", "٬": ",", "،": ",",
     "、": ", ", "。": "。 ", "；": "; ", "：": ": ", "，": ", ", "！": "! ", "？": "? ", "（": "(", "）": ")", "％": "%",
     "［": "[", "］": "]", "｛": "{", "｝": "}", "\u00a0": " ", "\u202f": " ", "\u2009": " ", "\u2007": " ", "\u3000": " ",
     "\u2028": "\n", "\u2029": "\n", "\x0b": "\n", "\x0c": "\n", "\x85": "\n", "【": "[", "】": "]",
 }  # fmt: skip
 _SMALL = re.compile(r"[⁰¹²³⁴-⁹⁺⁻ⁿ]+|[₀-₉₊₋]+")
 _NOT_ASCII = re.compile(r"[^\x00-\x7f]")
+_GREEK_LETTER = re.compile(r"(?<![\u0370-\u03ff])[α-ρσ-ω](?![\u0370-\u03ff])")
+"""A letter of a formula, and none of a Greek word."""
+_TAGS = re.compile(r"</?(?:b|i|u|em|strong|span|p|sub|center)(?: [^<>]{0,80})?>|<br ?/?>", re.IGNORECASE)
 _SPACES = re.compile(r"[ \t]{5,}")
 _UNSEEN = re.compile(r"[\x00-\x08\x0e-\x1f\x7f]")
 _EMPHASIS = (
@@ -42,9 +45,14 @@ def plain_text(text: str) -> str:
     if "\r" in text:
         text = text.replace("\r\n", "\n").replace("\r", "\n")
     text = _SPACES.sub("    ", text)
+    if "<" in text:
+        text = _TAGS.sub("", text)
+    text = re.sub(r"(?<=\d)\s*x\s*(?=10\s*\^)", "*", text)
     if text.isascii():
         return _UNSEEN.sub("", text)
     text = unicodedata.normalize("NFC", text.encode("utf-8", "ignore").decode())
+    text = re.sub(r"√\s*(\d+(?:\.\d+)?)", r"\\sqrt{\1}", text)
+    text = _GREEK_LETTER.sub(lambda found: rf"\{unicodedata.name(found[0]).rpartition(' ')[2].lower()} ", text)
     text = _SMALL.sub(_small, re.sub(r"(?<=\d)，(?=\d{3})", ",", text))
     return _UNSEEN.sub("", _NOT_ASCII.sub(lambda found: _sign(found[0]), text))
 

@@ -78,13 +78,15 @@ _COPULA_AFTER = re.compile(
 _END = re.compile(r"^\W*(?:[^\W\d_]+\W*){0,4}$")
 _NAME_OR_SUM = re.compile(r"\W*(?:[^\W\d_]+(?:\s+[^\W\d_]+)*\W*|[\d\s+\-*/().,^=$]*)")
 """Left of an equals sign: words, or what was worked out; not `2a` or `a^2`."""
-_NEGATIVE = re.compile(r"\b(?:negative|minus|menos|moins)\s+$", re.IGNORECASE)
+_NEGATIVE = re.compile(r"(?:\b(?:negative|minus|menos|moins|минус)\s+|负|負|マイナス)\s*$", re.IGNORECASE)
+_CONDITIONAL = re.compile(r"\b(?:otherwise|unless|else)\b|\bif\b.*\bif\b|\bwhen\b.*\bwhen\b", re.IGNORECASE)
+_RESULT = re.compile(r"[,;.]\s+(?:so|thus|hence|therefore|which (?:means|makes|leaves|gives))\s+(?=\S)", re.IGNORECASE)
 _JOINED = re.compile(r"\W*(?:and|or|und|oder|et|ou|y|o|e|и|или|&)\W*", re.IGNORECASE)
 _ASSIGNED = re.compile(r"[A-Za-z]\s*=\s*-?[\d.,/]+")
 _TIMES_WORDS = {"once": 1, "twice": 2, "thrice": 3}
 _TIMES_WORD = re.compile(r"\b(?:once|twice|thrice)\b", re.IGNORECASE)
 _FRACTION_WORDS = re.compile(
-    r"\b(?:(?:\d+|[a-z]+(?:-[a-z]+)?) and )?(?:an?|one|two|three|four|five|seven|nine)[\s-](?:hal(?:f|ves)|thirds?|quarters?|fourths?|fifths?|"
+    r"\b(?:(?:\d+|[a-z]+(?:-[a-z]+)?) and )?(?:an?|\d+|one|two|three|four|five|seven|nine)[\s-](?:hal(?:f|ves)|thirds?|quarters?|fourths?|fifths?|"
     r"sixths?|sevenths?|eighths?|ninths?|tenths?)\b(?! of an?\b)", re.IGNORECASE
 )
 _LETTERS = re.compile(r"(?<=\d)\s+(?:[\"'][A-Za-z][\"']|[A-Za-z])(?:'s|s)\b")
@@ -131,6 +133,8 @@ def number_in(text: str, question: str = "", *, stated: bool = False) -> Said | 
     """The number that a sentence gives; `stated` says that it stands behind "the answer is" or the like."""
     if len(text) > LONGEST:
         return Unclear(f"a sentence of {len(text)} characters, more than {LONGEST}")
+    if _CONDITIONAL.search(text):
+        return Unclear("it depends on something")
     for prepared in _preparations(without_delimiters(text)):
         runs = _runs(prepared)
         if runs:
@@ -148,7 +152,7 @@ def number_said(found: FinalAnswer, question: str = "") -> tuple[str, Said | Unc
     told = [sentence for sentence in sentences(found.text) if not sentence.rstrip().endswith("?")]
     if not told:
         return found.text, Unclear("a question") if "?" in found.text else number_in(found.text, question)
-    sentence = told[0] if found.is_stated else told[-1]
+    sentence = told[0] if found.is_stated else _RESULT.split(told[-1])[-1]
     said = number_in(sentence, question, stated=found.is_stated)
     if isinstance(said, Unclear) and len(told) > 1:
         whole = " ".join(told)
@@ -266,7 +270,7 @@ def _runs(text: str) -> list[_Run]:
         piece = text[start:end]
         if begin is not None and _MEANING.search(piece):
             trimmed = _trimmed(piece)
-            if trimmed and _MEANING.search(trimmed):
+            if trimmed and trimmed[0] not in "^_" and _MEANING.search(trimmed):
                 at = start + piece.index(trimmed)
                 runs.append(_Run(trimmed, at, at + len(trimmed)))
     return _merged_words(text, sorted(runs, key=lambda run: run.start))
@@ -285,6 +289,9 @@ def _merged_words(text: str, runs: list[_Run]) -> list[_Run]:
     """Number words that follow each other are one number: "one hundred and five"."""
     merged: list[_Run] = []
     for run in runs:
+        if merged and re.fullmatch(r"[\d.,]+\s+(?:hundred|thousand|million|billion|trillion)", text[merged[-1].start : run.end], re.IGNORECASE):
+            merged[-1] = _Run(text[merged[-1].start : run.end], merged[-1].start, run.end)
+            continue
         if merged and not re.match(r"[\d\\(]", text[run.start]) and merged[-1].end <= run.start:
             both = text[merged[-1].start : run.end]
             if (value := number_in_words(both)) is not None:

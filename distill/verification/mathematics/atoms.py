@@ -13,6 +13,7 @@ from typing import Any
 from distill.verification.mathematics.tokens import Cursor, NeedsLibrary, Token, Unreadable
 from distill.verification.mathematics.units import SINGLE, Unit, is_unit, read_unit
 from toolkit.answers.number_notation import read_numeral
+from toolkit.answers.qualifiers import says_another
 
 Tree = tuple[Any, ...]
 
@@ -30,10 +31,10 @@ _FACTORS = re.compile(r"[^\W\d_]|[^aeiouyAEIOUY\W\d_]{2,3}|[abcxyz]{2,3}|[a-dkmn
 """Letters that may be factors beside each other; English words of two and three letters have other vowels."""
 _LIBRARY = frozenset("sum int prod lim iint oint partial nabla vec hat bar overrightarrow".split())
 _ALTERNATIVES = frozenset(("or", "and", "und", "oder", "et", "ou", "или", "и"))
-_SCALES = {
+SCALES = {
     "dozen": 12, "dozens": 12, "hundred": 100, "thousand": 10**3, "k": 10**3, "million": 10**6, "millions": 10**6, "billion": 10**9,
     "trillion": 10**12, "tausend": 10**3, "millionen": 10**6, "milliarden": 10**9, "mille": 10**3, "millones": 10**6, "mil": 10**3,
-    "milhões": 10**6, "milioni": 10**6, "тыс": 10**3, "млн": 10**6, "млрд": 10**9, "万": 10**4, "萬": 10**4, "亿": 10**8, "億": 10**8,
+    "milhões": 10**6, "milioni": 10**6, "тыс": 10**3, "тысяч": 10**3, "тысячи": 10**3, "тысяча": 10**3, "миллион": 10**6, "миллиона": 10**6, "миллионов": 10**6, "bn": 10**9, "mn": 10**6, "млн": 10**6, "млрд": 10**9, "万": 10**4, "萬": 10**4, "亿": 10**8, "億": 10**8,
     "만": 10**4, "억": 10**8, "लाख": 10**5, "करोड़": 10**7, "lakh": 10**5, "crore": 10**7,
 }  # fmt: skip
 _MATRICES = frozenset("matrix pmatrix bmatrix vmatrix smallmatrix array Bmatrix Vmatrix".split())
@@ -60,6 +61,12 @@ class Atoms(Cursor, ABC):
         """One atom with what is written at its shoulder and behind it."""
 
     def atom(self) -> Tree:
+        self.deeper()
+        tree = self.part()
+        self.depth -= 1
+        return tree
+
+    def part(self) -> Tree:
         kind, piece = self.kind(), self.peek()
         if kind == "number":
             return self.number()
@@ -78,7 +85,7 @@ class Atoms(Cursor, ABC):
             self.at += 1
             unit = read_unit(piece)
             sign = self.skip("-")
-            amount = self.number()
+            amount = self.number() if self.kind() == "number" else self.bracketed()
             assert unit, "the signs above are units"
             return ("quantity", ("negative", amount) if sign else amount, unit)
         raise Unreadable(f"what {piece!r} means here" if piece else "an expression that ends too soon")
@@ -102,7 +109,7 @@ class Atoms(Cursor, ABC):
             raise Unreadable(f"{text}, a string of digits")
         if numeral.value.denominator == 1 and numeral.decimals is None and (part := self.proper_fraction()) is not None:
             return ("number", numeral.value + part, None)
-        if (scale := _SCALES.get(self.token().word)) and (self.token().word != "k" or not self.token().spaced):
+        if (scale := SCALES.get(self.token().word)) and (self.token().word != "k" or not self.token().spaced):
             self.at += 1
             self.skip(".")
             return ("number", numeral.value * scale, None)
@@ -152,10 +159,11 @@ class Atoms(Cursor, ABC):
 
     def letter(self, letter: str) -> Tree:
         if letter in "fghFGP":
-            inverse = [self.peek(i) for i in range(5)] == ["^", "{", "-", "1", "}"]
-            if self.peek(5 if inverse else 0) == "(":
-                self.at += 5 if inverse else 0
-                return ("call", f"function {letter}{'^-1' if inverse else ''}", (self.bracketed(),))
+            mark = "^-1" if [self.peek(i) for i in range(5)] == ["^", "{", "-", "1", "}"] else "'" if self.peek() == "'" else ""
+            behind = {"^-1": 5, "'": 1, "": 0}[mark]
+            if self.peek(behind) == "(":
+                self.at += behind
+                return ("call", f"function {letter}{mark}", (self.bracketed(),))
         if letter in "ie" and self.peek() != "_":
             return ("constant", letter)
         return self.subscripted(letter)
@@ -247,6 +255,8 @@ class Atoms(Cursor, ABC):
                 return ("constant", _CONSTANTS[name])
             case _ if name in _GREEK:
                 return self.subscripted(name)
+            case "angle" | "triangle" | "measuredangle" if self.kind() == "word":
+                return ("symbol", f"{name} {self.take()}")
             case _ if name in _SYMBOLS:
                 return ("symbol", _SYMBOLS[name])
             case _ if name in _LIBRARY:
@@ -276,6 +286,8 @@ class Atoms(Cursor, ABC):
         arguments = inner[3] if inner[0] == "sequence" else (inner,)
         if foot is not None:
             arguments = (*arguments, ("foot", foot))
+        if shoulder == ("negative", ("number", Fraction(1), None)) and f"arc{name}" in FUNCTIONS:
+            return ("call", f"arc{name}", tuple(arguments))
         tree: Tree = ("call", name, tuple(arguments))
         return tree if shoulder is None else ("^", tree, shoulder)
 
@@ -313,7 +325,8 @@ class Atoms(Cursor, ABC):
         self.take("\\end")
         for piece in ("{", name, "}"):
             self.take(piece)
-        return ("matrix", tuple(tuple(row) for row in rows if row))
+        matrix: Tree = ("matrix", tuple(tuple(row) for row in rows if row))
+        return ("call", "determinant", (matrix,)) if name == "vmatrix" else matrix
 
     # Units
 
@@ -337,7 +350,7 @@ class Atoms(Cursor, ABC):
         if self.at == start:
             return None
         name = " ".join(pieces)
-        if re.search(r"\b(?:mod|base|or|and)\b", name, re.IGNORECASE):
+        if re.search(r"\b(?:mod|base|or|and|if|when)\b", name, re.IGNORECASE) or says_another("", f" {name.strip()} "):
             raise Unreadable(f"{name.strip()} behind a number")
         return (read_unit(name),)
 

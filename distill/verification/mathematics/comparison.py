@@ -33,6 +33,8 @@ def means(reference: Tree, answer: Tree) -> bool:
     """Whether the answer means the reference; `answer` may leave out what a person would leave out, and nothing else."""
     if reference == answer:
         return True
+    if answer[0] == "relation" and reference[0] != "relation" and "~" in answer[1]:
+        return any(means(reference, side) for side in _around_about(answer))
     reference, answer = _without_names(reference, answer)
     kinds = {reference[0], answer[0]}
     if is_region(reference) or is_region(answer):
@@ -78,6 +80,13 @@ def _is_plain(tree: Tree) -> bool:
     return _is_rational(tree) and not is_undone(tree)
 
 
+def _around_about(tree: Tree) -> tuple[Tree, Tree]:
+    r"""Of `x = 36\pi \approx 113.1` the exact side and the rounded one."""
+    at = tree[1].index("~")
+    left = tree[2][at] if at == 0 else ("relation", tree[1][:at], tree[2][: at + 1])
+    return left, tree[2][at + 1]
+
+
 # Names: x = 5 for 5
 
 
@@ -90,6 +99,8 @@ def _without_names(reference: Tree, answer: Tree) -> tuple[Tree, Tree]:
         return reference, answer
     if named and answer[0] != "relation":
         return named[1], answer
+    if answer[0] == "relation" and not called and reference[0] != "relation" and _is_identity(answer):
+        return reference, answer[2][-1]
     if called and reference[0] != "relation" and not _own_letters(called[0]) & letters_of(reference):
         return reference, called[1]
     if answer[0] == "modulo" and reference[0] != "modulo":
@@ -97,11 +108,18 @@ def _without_names(reference: Tree, answer: Tree) -> tuple[Tree, Tree]:
     return reference, answer
 
 
+def _is_identity(tree: Tree) -> bool:
+    """Whether all sides of an equation are the same whatever its letters are: `x^2 - 4 = (x - 2)(x + 2)`."""
+    return set(tree[1]) == {"="} and all(_same(tree[2][0], side) for side in tree[2][1:])
+
+
 def _named(tree: Tree) -> tuple[Tree, Tree] | None:
     """(a name, what it is said to be); of a chain of equations the last."""
-    if tree[0] != "relation" or not set(tree[1]) <= {"=", "~"}:
+    if tree[0] != "relation" or not set(tree[1]) <= {"=", "~", "=="}:
         return None
     first, last = tree[2][0], tree[2][-1]
+    if last[0] == "symbol" and not letters_of(first):  # 42 = n
+        first, last = last, first
     return (first, last) if _is_name(first) and not _own_letters(first) & letters_of(last) else None
 
 
@@ -114,7 +132,7 @@ def _is_name(tree: Tree) -> bool:
     r"""A letter, `f(x)`, `m + n`, `AB`, `\angle ABC`, or arithmetic that the other side does; not `x^2` or `|x|`."""
     if tree[0] == "symbol" or (tree[0] == "call" and tree[1].startswith("function")) or _is_rational(tree):
         return True
-    if tree[0] == "text":
+    if tree[0] == "text" or (not letters_of(tree) and tree[0] != "sequence"):
         return True
     return tree[0] in ("+", "*") and not any(part[0] == "number" for part in tree[1:]) and all(map(_is_name, tree[1:]))
 
@@ -286,8 +304,13 @@ def _measured(tree: Tree) -> tuple[Tree, tuple[Unit, ...]]:
     if tree[0] == "quantity":
         return tree[1], (tree[2],)
     if tree[0] == "compound":
-        return tree[1][1], tree[2]
+        return ("number", value_of(tree[1][1]), None), tree[2]
     return tree, ()
+
+
+def _in_radians(units: tuple[Unit, ...], units_said: tuple[Unit, ...], said: Tree) -> bool:
+    """Whether degrees stand against a multiple of pi."""
+    return bool(units) and not units_said and units[-1].dimensions == (("angle", 1),) and "'pi'" in str(said)
 
 
 def _without_unit(number: Tree, units: tuple[Unit, ...]) -> Iterator[Tree]:

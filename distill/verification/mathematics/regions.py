@@ -63,6 +63,10 @@ def region_of(tree: Tree) -> tuple[Interval, ...]:
     if tree[0] == "union":
         parts = [*region_of(tree[1]), *region_of(tree[2])]
         return tuple(sorted(parts, key=lambda part: _order(part.low)))
+    if tree[0] == "without" and tree[1] == ("symbol", "mathbb_R") and tree[2][0] == "sequence" and tree[2][1] == "{":
+        ends = sorted((_end(item) for item in tree[2][3]), key=_order)
+        lows, highs = [Infinite(-1), *ends], [*ends, Infinite(1)]
+        return tuple(Interval(low, False, high, False) for low, high in zip(lows, highs, strict=True))
     if tree[0] == "sequence" and _is_interval(tree):
         return (Interval(_end(tree[3][0]), tree[1] == "[", _end(tree[3][1]), tree[2] == "]"),)
     if tree[0] == "sequence" and tree[4] == "or" and tree[1] == "":

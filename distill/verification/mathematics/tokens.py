@@ -12,8 +12,8 @@ from toolkit.answers.number_notation import WITH_COMMAS, WITHOUT_COMMAS
 
 LONGEST = 2_000
 """Characters of an expression; nobody's result is longer."""
-DEEPEST = 60
-"""Brackets within brackets."""
+DEEPEST = 50
+"""Parts within parts."""
 
 _LAYOUT = re.compile(
     r"\\(?:left|right)\s*\.(?!\d)|\\(?:left|right|[bB]igg?[lrm]?|displaystyle|textstyle|limits|nolimits|strut|rm|bf|it)(?![A-Za-z])\s*"
@@ -72,6 +72,7 @@ def tokens_of(text: str, *, commas: bool) -> list[Token]:
         found = _TOKEN.match(text, position)
         assert found, "the last alternative takes any character"
         kind, piece = str(found.lastgroup), found[0]
+        commas = commas and not (piece == "," and depth == 0)  # from the first on they separate items
         if kind == "number":
             number = (WITH_COMMAS if commas and depth == 0 else WITHOUT_COMMAS).match(text, position)
             piece = number[0] if number else piece
@@ -87,7 +88,7 @@ def tokens_of(text: str, *, commas: bool) -> list[Token]:
 
 def _prepared(text: str) -> str:
     """One command for each meaning; texts between \\x02 and \\x03."""
-    text = re.sub(r"(?<=\d)\{,\}(?=\d{3})", ",", text.replace("\x02", "").replace("\x03", ""))
+    text = re.sub(r"(?<=\d)(?:\{,\}|,\\!)(?=\d{3})", ",", text.replace("\x02", "").replace("\x03", ""))
     text = re.sub(r"(?<=\d)\\[,;:! ](?=\d{3}(?!\d))", " ", text)
     text = re.sub(r"(?<=\d)\s*([万萬亿億만억])(?!\w*[万萬亿億])", r" \1 ", text)
     if "\\" in text:
@@ -98,6 +99,7 @@ def _prepared(text: str) -> str:
         text = re.sub(r"\\div(?![A-Za-z])", "/", text)
         text = re.sub(r"\\(?:[lr]?vert|mid)(?![A-Za-z])", "|", text)
         text = re.sub(r"\\lbrace(?![A-Za-z])", r"\\{", re.sub(r"\\rbrace(?![A-Za-z])", r"\\}", text))
+        text = re.sub(r"\\langle(?![A-Za-z])", "(", re.sub(r"\\rangle(?![A-Za-z])", ")", text))
         text = re.sub(r"\\pi(?=[A-Za-z])", r"\\pi ", text)
     return _FRENCH.sub(lambda found: "[("[found[1] == "]"] + found[2] + "])"[found[3] == "["], text.strip())
 

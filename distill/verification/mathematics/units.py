@@ -95,6 +95,11 @@ def _table() -> dict[str, tuple[tuple[tuple[str, int], ...], Fraction]]:
 
 
 _UNITS = _table()
+_PROPER = {
+    name.casefold(): (name, *others)
+    for name, *others in (["mV"], ["kJ", "KJ"], ["kW", "KW"], ["MW"], ["Pa"], ["kPa"], ["Hz"], ["kHz"], ["MHz"], ["MB"], ["GB"], ["KB", "kB"])
+}
+"""Names of two letters that are units in this case only: mv is a product."""
 _DIMENSIONS = frozenset(dimension for dimensions, _ in _UNITS.values() for dimension, _ in dimensions)
 
 
@@ -138,6 +143,8 @@ def _known(word: str) -> tuple[tuple[tuple[str, int], ...], Fraction] | None:
     if len(word) == 1 and word.isupper() and word not in "LJNWVAK":
         return None
     folded = word.casefold()
+    if folded in _PROPER and word not in _PROPER[folded]:
+        return None
     return _UNITS.get(folded) or (_UNITS.get(_singular(folded)) if len(folded) > 2 else None)
 
 

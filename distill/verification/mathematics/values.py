@@ -190,6 +190,8 @@ def _call(name: str, arguments: tuple[Tree, ...], letters: Mapping[str, Value]) 
             return _logarithm(values[0], base)
         case "exp":
             return _power(+_CONTEXT.e, values[0])
+        case "factorial" | "binomial" if not all(isinstance(value, Fraction) and value.denominator == 1 for value in values):
+            return _between_whole(name, values)
         case "factorial" | "double factorial" | "binomial" | "gcd" | "lcm":
             return Fraction(_whole(name, values))
         case "max" | "min" if values:
@@ -213,6 +215,13 @@ def _logarithm(value: Value, base: Value | None) -> Value:
         if abs(near) < LARGEST_EXPONENT and base**near.numerator == value**near.denominator:
             return near
     return result
+
+
+def _between_whole(name: str, values: list[Value]) -> Value:
+    """Factorials of what is no whole number, so that formulas with letters can be compared at points between them."""
+    if any(abs(value) > 1_000 for value in values):
+        raise NoValue(f"{name} of {values[0]}")
+    return {"factorial": _CONTEXT.factorial, "binomial": _CONTEXT.binomial}[name](*map(_real, values))
 
 
 def _whole(name: str, values: list[Value]) -> int:
