@@ -85,10 +85,12 @@ def _as_python(text: str) -> str:
 
 
 def _expression(text: str) -> str:
-    """The last run of arithmetic that holds an operation, so "3 * 4 = 12" is read as "3 * 4"."""
+    """The run of arithmetic with most numbers, of equals the last: of "3 * 4 + 2 = 12 + 2 = 14" the "3 * 4 + 2"."""
     runs = [run.strip() for run in _ARITHMETIC.findall(text)]
     runs = [_balanced(run) for run in runs if _SUM.search(run.replace(")", ""))]
-    return runs[-1] if runs else ""
+    if len(runs) > 1 and re.search(r"\bor\b", text):
+        return ""
+    return max(reversed(runs), key=lambda run: len(_NUMBER.findall(run)), default="")
 
 
 def _balanced(run: str) -> str:
@@ -102,9 +104,10 @@ def _balanced(run: str) -> str:
 
 
 def _list(text: str) -> str:
-    """The last list in brackets, which may span lines; else the last line that lists numbers."""
+    """The last list in brackets, which may span lines; else the last line that lists numbers, or lines of one each."""
     lines = re.findall(r"\[([^\[\]]*)\]", text) or [line for line in text.split("\n") if len(_NUMBER.findall(line)) > 1]
-    items = _NUMBER.findall(lines[-1]) if lines else []
+    lines = lines or [" ".join(re.findall(rf"^\s*(?:[-*•]\s+|\d+[.)]\s+)?['\"]?({_NUMBER.pattern})['\"]?,?\s*$", text, re.MULTILINE))]
+    items = _NUMBER.findall(lines[-1])
     return json.dumps(items) if items else ""
 
 

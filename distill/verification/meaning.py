@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import re
 
-from distill.verification import strings
 from distill.verification.mathematics.comparison import means as tree_means
 from distill.verification.mathematics.equivalence import equivalent
 from distill.verification.readings import Reading, read_answer
@@ -31,10 +29,6 @@ def means(reference: Reading, answer: Reading) -> bool:
             return _same_date(reference.meaning, answer.meaning)
         case "words":
             return reference.meaning in answer.others
-        case "data" if answer.kind == "list":
-            data = json.loads(reference.meaning)
-            flat = [str(item) for item in data] if isinstance(data, list) else None
-            return bool(flat) and any(strings.list_of(said) == flat for said in answer.others)
     return reference.meaning == answer.meaning or reference.meaning in answer.others
 
 

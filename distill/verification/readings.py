@@ -99,9 +99,11 @@ def read_answer(text: str, reference: Reading, question: str = "") -> Reading:
             return _code_said(found)
         case "data":
             value = strings.data_in(found.rest if found.is_stated else text)
-            if value is not None:
-                return Reading("data", found.text, _written(value))
-            return Reading("list", found.text, None, tuple(strings.said_in(found.text)))
+            if value is None:
+                value = next(filter(None, map(strings.list_of, strings.said_in(found.text))), None)
+            if value is None or strings.says_otherwise(re.split(r"[\[{(]", found.text)[0]):
+                return Reading("nothing", f"no data in {found.text!r}")
+            return Reading("data", found.text, _written(value))
         case "list":
             listed = strings.listed_lines(found.rest if found.is_stated else text)
             items = listed or next(filter(None, map(strings.list_of, strings.said_in(found.text))), None)
@@ -250,7 +252,7 @@ def _last_lines(text: str, count: int) -> list[tuple[str, ...]]:
 def _number_said(found: FinalAnswer, question: str) -> Reading:
     """The whole as one number; else the number that the sentence which states it gives."""
     whole = _bare(found.text)
-    for bare in dict.fromkeys((whole, _LABEL.sub("", whole))):
+    for bare in dict.fromkeys((whole, _without_label(whole))):
         if (value := number_in_words(bare)) is not None:
             return Reading("number", bare, ("number", value, None))
         try:
@@ -282,7 +284,7 @@ def _mathematics_said(found: FinalAnswer) -> Reading:
     if parts := _numbered_parts(bare):
         return Reading("mathematics", bare, ("sequence", "", "", parts, ","))
     reasons = []
-    for text in (bare, _LABEL.sub("", bare), *strings.said_in(found.text)):
+    for text in (bare, _without_label(bare), *strings.said_in(found.text)):
         text = _bare(text)
         try:
             if (tree := _tree(text)) is not None:
@@ -300,6 +302,12 @@ def _bare(text: str) -> str:
     text = _OPENING.sub("", re.sub(r"\b(?:R|US|A|AU|CA|C|NZ|HK|S)\$", "$", text.strip()))
     text = re.sub(r"(?:\s*[.。,;])+$", "", without_delimiters(text)).strip()
     return re.sub(r"(?<=[\d%}])\s+\((?!\s*mod)[^()]*\)$", "", re.sub(r"^(?:=|->|=>|≈|:)\s*", "", text))
+
+
+def _without_label(text: str) -> str:
+    """Without what an equals sign says to be the rest; a denial is no label."""
+    label = _LABEL.match(text)
+    return text[label.end() :] if label and not strings.says_otherwise(label[0]) else text
 
 
 def _last_of_aligned(text: str) -> str:

@@ -62,12 +62,13 @@ _NOUNS = (
 )
 _COPULA = (
     r":|=|\b(?:is|are|was|would be|will be|should be|must be|equals|comes to|lautet|ist|sind|w[äa]re|beträgt|est|sont|es"
-    r"|son|sería|é|são|è|sono|является|равен|равно|составляет)\b(?!-)|是|为|為|即|は|が|은|는|이|هو|هي|है| (?:—|-) "
+    r"|son|sería|é|são|è|sono|является|равен|равно|составляет)\b(?!-)|是|为|為|即|は|が|은|는|이|هو|هي|है"
 )
 _STATEMENT = re.compile(
     rf"(?:{_NOUNS})(?:\s+(?!(?:is|are|ist|est|es|é|è|was|no|não|non|not|nicht|pas|ne|n'est|không|не)\b)[\w'()\"-]+){{0,8}}?\s*(?:{_COPULA})(?:\s*(?::|=))?",
     re.IGNORECASE,
 )
+_DASHED = re.compile(rf"(?:{_NOUNS})\s+(?:—|-)\s+(?=\S)", re.IGNORECASE)
 _HINDI = re.compile(r"(?:उत्तर|जवाब)\s+(?=\d)")
 _NO_COPULA = re.compile(r"答\s*[:：]|답\s*[:：]|^[ \t]*A\s*:(?=\s)", re.MULTILINE)
 _HEADING = re.compile(
@@ -236,7 +237,7 @@ def _closings(text: str) -> dict[int, int]:
 def _stated(text: str) -> FinalAnswer | None:
     """The last statement that says something; one that denies or asks only where there is no other."""
     matches = [(found.end(), found.end()) for found in _STATEMENT.finditer(text)]
-    for pattern in (_HEADING, _HINDI, _NO_COPULA):
+    for pattern in (_HEADING, _HINDI, _NO_COPULA, _DASHED):
         matches += [(found.end(), found.end()) for found in pattern.finditer(text)]
     matches += [(found.start("answer"), found.end("answer")) for found in _BACKWARD.finditer(text)]
     doubtful = None

@@ -28,7 +28,8 @@ _TIMES = (
     r"|percent\s+of|multiple\s+of|factors?\s+of|divisors?\s+of|doppelt|die\s+hälfte\s+von"
 )
 _BEFORE = re.compile(
-    rf"(?:(?:\b(?:{_NOT})|(?<=n)'t)\s+{_FILLERS}|\b(?:{_DOUBT})(?:\s+(?:also|well|be|have|been|sein|être|ser))*\s+|\b(?:{_BOUND})\s+|\b(?:{_TIMES})\s+"
+    r"(?:(?:\b(?:not|never)|n't)\s+(?:appear|occur|contain|have|include|equal|exceed|show up|add up to|come to|make)\w*\s+"
+    rf"|(?:\b(?:{_NOT})|(?<=n)'t)\s+{_FILLERS}|\b(?:{_DOUBT})(?:\s+(?:also|well|be|have|been|sein|être|ser))*\s+|\b(?:{_BOUND})\s+|\b(?:{_TIMES})\s+"
     r"|(?:不是|不等于|并非|至少|至多|超过|不到|لي?س|ليس)\s*)[$€£¥]?\s*$",
     re.IGNORECASE,
 )

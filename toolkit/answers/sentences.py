@@ -76,8 +76,8 @@ _COPULA_AFTER = re.compile(
     re.IGNORECASE,
 )
 _END = re.compile(r"^\W*(?:[^\W\d_]+\W*){0,4}$")
-_NAME_OR_SUM = re.compile(r"\W*(?:[^\W\d_]+(?:\s+[^\W\d_]+)*\W*|[\d\s+\-*/().,^=$]*)")
-"""Left of an equals sign: words, or what was worked out; not `2a` or `a^2`."""
+_NAME_OR_SUM = re.compile(r"\W*(?:[^\W\d_]+(?:\s+[^\W\d_]+)*\W*|\s*[^\W\d_]+\s*\([^()]*\)\s*|[\d\s+\-*/().,^$]*)")
+"""Left of an equals sign: words, `gcd(4, 6)`, or what was worked out; not `2a` or `a^2`."""
 _NEGATIVE = re.compile(r"(?:\b(?:negative|minus|menos|moins|минус)\s+|负|負|マイナス)\s*$", re.IGNORECASE)
 _CONDITIONAL = re.compile(r"\b(?:otherwise|unless|else)\b|\bif\b.*\bif\b|\bwhen\b.*\bwhen\b", re.IGNORECASE)
 _RESULT = re.compile(r"[,;.]\s+(?:so|thus|hence|therefore|which (?:means|makes|leaves|gives))\s+(?=\S)", re.IGNORECASE)
@@ -89,7 +89,7 @@ _FRACTION_WORDS = re.compile(
     r"\b(?:(?:\d+|[a-z]+(?:-[a-z]+)?) and )?(?:an?|\d+|one|two|three|four|five|seven|nine)[\s-](?:hal(?:f|ves)|thirds?|quarters?|fourths?|fifths?|"
     r"sixths?|sevenths?|eighths?|ninths?|tenths?)\b(?! of an?\b)", re.IGNORECASE
 )
-_LETTERS = re.compile(r"(?<=\d)\s+(?:[\"'][A-Za-z][\"']|[A-Za-z])(?:'s|s)\b")
+_LETTERS = re.compile(r"(?<=\d)\s+(?:[\"'][A-Za-z][\"']s?|[A-Za-z]'s)(?!\w)")
 """`3 r's`: what is counted, and no prime."""
 
 
@@ -142,7 +142,7 @@ def number_in(text: str, question: str = "", *, stated: bool = False) -> Said | 
             if isinstance(said, Said) and says_another(said.before, said.behind):
                 return Unclear(f"{prepared.strip()!r} does not say that it is {said.text}")
             return said
-    if times := _TIMES_WORD.search(text):
+    if (times := _TIMES_WORD.search(text)) and not says_another(text[: times.start()], ""):
         return Said(str(_TIMES_WORDS[times[0].casefold()]), text[: times.start()], "")
     return Unclear("no number")
 
@@ -174,7 +174,7 @@ def plain_number(text: str) -> str:
     Empty where the text is anything else; of an equation (`x = 5`, `43 + 14 = 57`) the right side is read.
     """
     left, is_equation, side = text.rpartition("=")
-    if is_equation and not _NAME_OR_SUM.fullmatch(left):
+    if is_equation and not all(map(_NAME_OR_SUM.fullmatch, left.split("="))):
         return ""
     side = side.strip().strip("$€£ ").rstrip("%").strip(" .,!\"'")
     found = re.fullmatch(r"(?P<sign>[-+]?)\s*[$€£]?(?P<number>.+)", side, re.DOTALL)

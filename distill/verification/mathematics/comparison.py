@@ -280,6 +280,10 @@ def _rows(tree: Tree) -> tuple[tuple[Tree, ...], ...] | None:
 def _quantities(reference: Tree, answer: Tree) -> bool:
     (number, units), (number_said, units_said) = _measured(reference), _measured(answer)
     if not units or not units_said:
+        if _in_radians(units, units_said, number_said):
+            return _numbers(_radians(number), number_said)
+        if _in_radians(units_said, units, number):
+            return _numbers(number, _radians(number_said))
         return any(
             _numbers(one, other)
             for one in _without_unit(number, units)
@@ -311,6 +315,10 @@ def _measured(tree: Tree) -> tuple[Tree, tuple[Unit, ...]]:
 def _in_radians(units: tuple[Unit, ...], units_said: tuple[Unit, ...], said: Tree) -> bool:
     """Whether degrees stand against a multiple of pi."""
     return bool(units) and not units_said and units[-1].dimensions == (("angle", 1),) and "'pi'" in str(said)
+
+
+def _radians(degrees: Tree) -> Tree:
+    return ("/", ("*", degrees, ("constant", "pi")), ("number", Fraction(180), None))
 
 
 def _without_unit(number: Tree, units: tuple[Unit, ...]) -> Iterator[Tree]:
