@@ -49,20 +49,20 @@ class Counts:
 
 
 def read_rows() -> list[Row]:
-    """The reported cases, then those in published forms."""
+    """The reported cases, those in published forms, and those that were written to find faults."""
     rows = []
-    for name in ("verify.jsonl", "published.jsonl"):
+    for name in ("verify.jsonl", "published.jsonl", "probing.jsonl"):
         rows += [{"form": REPORTED} | json.loads(line) for line in (CASES / name).read_text("utf-8").splitlines()]
     return rows
 
 
 def our_verdicts(rows: Sequence[Row]) -> Verdicts:
-    return [grade(*graded_pair(row["reference"], row["answer"], row.get("family", "user"))).correct for row in rows]
+    return [grade(*graded_pair(**_graded(row))).correct for row in rows]
 
 
-def graded_pair(reference: str, answer: str, family: str = "user") -> tuple[Problem, Trace]:
+def graded_pair(reference: str, answer: str, family: str = "user", question: str = "?") -> tuple[Problem, Trace]:
     """A problem with this reference, and a whole trace with this answer."""
-    problem = Problem.create(family=family, question="?", answer=reference, metadata={})
+    problem = Problem.create(family=family, question=question, answer=reference, metadata={})
     trace = Trace(
         problem_id=problem.id,
         sample=0,
@@ -77,6 +77,10 @@ def graded_pair(reference: str, answer: str, family: str = "user") -> tuple[Prob
         request_hash="none",
     )
     return problem, trace
+
+
+def _graded(row: Row) -> dict[str, str]:
+    return {key: row[key] for key in ("reference", "answer", "family", "question") if key in row}
 
 
 def rival_verdicts(name: str, rows: Sequence[Row], environments: Path) -> tuple[str, Verdicts]:

@@ -7,8 +7,8 @@ from datetime import date
 
 Day = tuple[int | None, int, int]
 """(year, or None where none is given; month; day)."""
-Moment = tuple[int, int, int]
-"""(hour of 24, minute, second)."""
+Moment = tuple[int, int, int, bool]
+"""(hour of 24, minute, second, whether the half of the day was said)."""
 
 _MONTHS = (
     "january jan januar janvier enero janeiro gennaio января январь",
@@ -32,12 +32,14 @@ _DATES = (
     re.compile(r"(?P<year>\d{4})\s*年\s*(?P<month>\d{1,2})\s*月\s*(?P<day>\d{1,2})\s*日"),
     re.compile(rf"\b(?P<name>{_MONTH})\.?\s+(?P<day>\d{{1,2}})(?:st|nd|rd|th)?\b{_YEAR}", re.IGNORECASE),
     re.compile(
-        rf"\b(?P<day>\d{{1,2}})(?:st|nd|rd|th|er|º)?\.?\s+(?:of\s+|de\s+)?(?P<name>{_MONTH})\b\.?{_YEAR}(?:\s+года)?", re.IGNORECASE
+        rf"\b(?P<day>\d{{1,2}})(?:st|nd|rd|th|er|º)?\.?\s+(?:of\s+|de\s+)?(?P<name>{_MONTH})\b\.?{_YEAR}(?:\s+года)?",
+        re.IGNORECASE,
     ),
 )
 _SLASHED = re.compile(r"(?<![\d/.])(\d{1,2})([/.-])(\d{1,2})\2(\d{4}|\d{2})(?![\d/])")
 _TIME = re.compile(
-    r"(?<![\d:.])(?P<h>\d{1,2}):(?P<m>[0-5]\d)(?::(?P<s>[0-5]\d))?(?:\s*(?P<half>[ap])\.?m\b\.?)?(?![\d:])", re.IGNORECASE
+    r"(?<![\d:.])(?P<h>\d{1,2})(?::(?P<m>[0-5]\d)(?::(?P<s>[0-5]\d))?(?:\s*(?P<half>[ap])\.?m\b\.?)?(?![\d:])|\s*(?P<alone>[ap])\.?m\b\.?)",
+    re.IGNORECASE,
 )
 
 
@@ -84,8 +86,17 @@ def times_in(text: str) -> set[Moment]:
     return {_moment(found) for found in _TIME.finditer(text)}
 
 
+def same_moment(one: Moment, other: Moment) -> bool:
+    """Whether two times are one; where one side leaves the half of the day out, by the clock's face."""
+    if one[:3] == other[:3]:
+        return True
+    return (
+        one[3] != other[3] and min(one[0], other[0]) < 12 and (one[0] % 12, *one[1:3]) == (other[0] % 12, *other[1:3])
+    )
+
+
 def _moment(found: re.Match[str]) -> Moment:
-    hour = int(found["h"])
-    if half := (found["half"] or "").casefold():
+    hour, half = int(found["h"]), (found["half"] or found["alone"] or "").casefold()
+    if half:
         hour = hour % 12 + (12 if half == "p" else 0)
-    return hour, int(found["m"]), int(found["s"] or 0)
+    return hour, int(found["m"] or 0), int(found["s"] or 0), bool(half)

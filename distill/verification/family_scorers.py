@@ -106,7 +106,9 @@ def _balanced(run: str) -> str:
 def _list(text: str) -> str:
     """The last list in brackets, which may span lines; else the last line that lists numbers, or lines of one each."""
     lines = re.findall(r"\[([^\[\]]*)\]", text) or [line for line in text.split("\n") if len(_NUMBER.findall(line)) > 1]
-    lines = lines or [" ".join(re.findall(rf"^\s*(?:[-*•]\s+|\d+[.)]\s+)?['\"]?({_NUMBER.pattern})['\"]?,?\s*$", text, re.MULTILINE))]
+    lines = lines or [
+        " ".join(re.findall(rf"^\s*(?:[-*•]\s+|\d+[.)]\s+)?['\"]?({_NUMBER.pattern})['\"]?,?\s*$", text, re.MULTILINE))
+    ]
     items = _NUMBER.findall(lines[-1])
     return json.dumps(items) if items else ""
 

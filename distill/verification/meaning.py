@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from distill.verification.calendar_strings import same_moment
 from distill.verification.mathematics.comparison import means as tree_means
 from distill.verification.mathematics.equivalence import equivalent
 from distill.verification.readings import Reading, read_answer
@@ -21,15 +22,26 @@ def means(reference: Reading, answer: Reading) -> bool:
             return False  # a sum or an integral that was not worked out
         case "number" | "mathematics" | "library":
             if reference.kind == "library" or answer.kind == "library":
-                return _same_source(reference.said, answer.said) or not _is_ordered(reference.said) and equivalent(reference.said, answer.said)
+                return _same_for_library(reference, answer)
             return tree_means(reference.meaning, answer.meaning)
         case "choice":
             return _same_choice(reference, answer)
         case "date":
             return _same_date(reference.meaning, answer.meaning)
+        case "time":
+            return same_moment(reference.meaning, answer.meaning)
         case "words":
             return reference.meaning in answer.others
     return reference.meaning == answer.meaning or reference.meaning in answer.others
+
+
+def _same_for_library(reference: Reading, answer: Reading) -> bool:
+    """By the algebra system, where one side is a sum, an integral or a limit, and the other may be one too."""
+    if reference.kind == "mathematics" and reference.meaning[0] in ("sequence", "relation", "matrix"):
+        return False
+    if _same_source(reference.said, answer.said):
+        return True
+    return not _is_ordered(reference.said) and equivalent(reference.said, answer.said)
 
 
 def _same_source(one: str, other: str) -> bool:

@@ -9,6 +9,7 @@ What cannot be read in that way is "nothing", with a reason for people.
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from dataclasses import dataclass
@@ -30,7 +31,19 @@ from toolkit.answers.qualifiers import says_another
 from toolkit.answers.sentences import Unclear, number_said, without_delimiters
 
 Kind = Literal[
-    "number", "mathematics", "library", "choice", "date", "time", "truth", "code", "words", "list", "data", "lines", "nothing"
+    "number",
+    "mathematics",
+    "library",
+    "choice",
+    "date",
+    "time",
+    "truth",
+    "code",
+    "words",
+    "list",
+    "data",
+    "lines",
+    "nothing",
 ]
 
 
@@ -94,7 +107,11 @@ def read_answer(text: str, reference: Reading, question: str = "") -> Reading:
             return Reading(reference.kind, found.text, named.pop())
         case "truth":
             truth = strings.truth_in(found.text)
-            return Reading("nothing", f"neither yes nor no in {found.text!r}") if truth is None else Reading("truth", found.text, truth)
+            return (
+                Reading("nothing", f"neither yes nor no in {found.text!r}")
+                if truth is None
+                else Reading("truth", found.text, truth)
+            )
         case "code":
             return _code_said(found)
         case "data":
@@ -107,12 +124,17 @@ def read_answer(text: str, reference: Reading, question: str = "") -> Reading:
         case "list":
             listed = strings.listed_lines(found.rest if found.is_stated else text)
             items = listed or next(filter(None, map(strings.list_of, strings.said_in(found.text))), None)
-            return Reading("list", found.text, tuple(items)) if items else Reading("nothing", f"no list in {found.text!r}")
+            return (
+                Reading("list", found.text, tuple(items)) if items else Reading("nothing", f"no list in {found.text!r}")
+            )
     shorter = tuple(filter(None, map(strings.plain_words, strings.said_in(found.text))))
     return Reading("words", found.text, min(shorter, key=len, default=""), shorter)
 
 
-_STATED = re.compile(r"\s*(?:(?:so|thus|hence|therefore),?\s+)?(?:the\s+)?(?:final\s+|correct\s+)?answer(?:\s+is|:)[^\n]*\Z", re.IGNORECASE)
+_STATED = re.compile(
+    r"\s*(?:(?:so|thus|hence|therefore),?\s+)?(?:the\s+)?(?:final\s+|correct\s+)?answer(?:\s+is|:)[^\n]*\Z",
+    re.IGNORECASE,
+)
 """A reference that is the sentence that states it."""
 
 
@@ -150,8 +172,7 @@ def _is_code(text: str) -> bool:
     return (
         bool(re.fullmatch(r"(?=.*[A-Z])(?=.*\d)[A-Za-z0-9]+(?:[-._/:#][A-Za-z0-9]+)*", text))
         and not re.fullmatch(r"\d+(?:\.\d+)?[eE][-+]?\d+|\d+ ?[A-Z]+[A-Z]?/?h?|\d+[eE]", text)
-        or bool(re.fullmatch(r"\d+[A-Z]{1,2}", text))
-    )
+    ) or bool(re.fullmatch(r"\d+[A-Z]{1,2}", text))
 
 
 def _mathematics(text: str) -> Reading | None:
@@ -175,9 +196,7 @@ def _is_product(text: str) -> bool:
     """Letters that stand for numbers beside each other, `xy`: from an alphabetical run, unlike a word."""
     letters = [ord(letter) for letter in text]
     return (
-        text.isascii()
-        and 2 <= len(text) <= 3
-        and all(later - one == 1 for one, later in zip(letters, letters[1:], strict=False))
+        text.isascii() and 2 <= len(text) <= 3 and all(later - one == 1 for one, later in itertools.pairwise(letters))
     )
 
 
@@ -189,7 +208,12 @@ def _tree(text: str) -> Tree | None:
         raise
     except Unreadable:
         counted = re.fullmatch(r"(-?[\d.,' /]*\d)\s+([a-z]+(?: [a-z]+)?)", text)
-        if not counted or counted[2].split()[0] in SCALES or says_another("", f" {counted[2]}") or not (unit := read_unit(counted[2])):
+        if (
+            not counted
+            or counted[2].split()[0] in SCALES
+            or says_another("", f" {counted[2]}")
+            or not (unit := read_unit(counted[2]))
+        ):
             raise
         return ("quantity", read_notation(counted[1]), unit)
     return None if tree[0] == "text" else tree
@@ -256,7 +280,9 @@ def _number_said(found: FinalAnswer, question: str) -> Reading:
         if (value := number_in_words(bare)) is not None:
             return Reading("number", bare, ("number", value, None))
         try:
-            if (tree := _tree(bare)) is not None and (found.place == "box" or not letters_of(tree) or tree[0] == "relation"):
+            if (tree := _tree(bare)) is not None and (
+                found.place == "box" or not letters_of(tree) or tree[0] == "relation"
+            ):
                 return Reading("number", bare, tree)
         except Unreadable:
             pass
@@ -265,13 +291,15 @@ def _number_said(found: FinalAnswer, question: str) -> Reading:
         return Reading("nothing", f"{said.why} in {found.text!r}")
     try:
         tree = read_notation(said.text)
-        if tree[0] == "relation" and tree[1][-1] in ("=", "~"):
+        if tree[0] == "relation" and tree[1][-1] == "=":
             tree = tree[2][-1]
     except Unreadable as error:
         return Reading("nothing", f"{error} in {said.text!r}")
     behind = said.behind
     if scale := re.match(r"\s*([^\W\d_]+)", behind):
-        factor = SCALES.get(scale[1].casefold()) or next((SCALES[sign] for sign in "万萬亿億만억" if scale[1].startswith(sign)), None)
+        factor = SCALES.get(scale[1].casefold()) or next(
+            (SCALES[sign] for sign in "万萬亿億만억" if scale[1].startswith(sign)), None
+        )
         if factor:
             tree, behind = ("*", tree, ("number", Fraction(factor), None)), behind[scale.end() :]
             tree = ("number", value_of(tree), None) if tree[1][0] == "number" else tree
@@ -284,7 +312,11 @@ def _mathematics_said(found: FinalAnswer) -> Reading:
     if parts := _numbered_parts(bare):
         return Reading("mathematics", bare, ("sequence", "", "", parts, ","))
     reasons = []
-    for text in (bare, _without_label(bare), *strings.said_in(found.text)):
+    unlabelled = _without_label(bare)
+    first = (
+        (unlabelled, bare) if re.match(r"\\|\w'", bare) else (bare, unlabelled)
+    )  # what stands for a derivative, a limit
+    for text in (*first, *strings.said_in(found.text)):
         text = _bare(text)
         try:
             if (tree := _tree(text)) is not None:
@@ -312,15 +344,17 @@ def _without_label(text: str) -> str:
 
 def _last_of_aligned(text: str) -> str:
     r"""Of `\begin{aligned} x &= 3 + 4 \\ &= 7 \end{aligned}` the last line."""
-    found = re.search(r"\\begin\{(?:align|aligned|gather|gathered|split|eqnarray)\*?\}(.*)\\end\{", text, re.DOTALL)
-    if not found:
-        return text
-    lines = [line.replace("&", " ").strip() for line in found[1].split("\\\\") if line.strip()]
-    return lines[-1] if lines else ""
+    start = max(text.rfind(rf"\begin{{{name}") for name in ("align", "gather", "split", "eqnarray"))
+    if start >= 0 and (end := text.find(r"\end{", start)) >= 0:
+        lines = [line for line in text[text.find("}", start) + 1 : end].split(r"\\") if line.strip()]
+        text = lines[-1] if lines else ""
+    return text.replace("&=", "=")
 
 
 _OPENING = re.compile(r"^(?:so|thus|hence|therefore|then|and|we (?:get|have|find|obtain))\b[\s,:]*", re.IGNORECASE)
-_LABEL = re.compile(r"^(?:[A-Za-z][A-Za-z' ]*|\\?[A-Za-z]+\([^()=]*\)|[A-Za-z]'+|\\frac\{d[a-zA-Z]?\}\{d[a-zA-Z]\}[^=]*|\\(?:lim|int|sum|prod|gcd|text|operatorname)\b[^=]*)=\s*(?=\S)")
+_LABEL = re.compile(
+    r"^(?:[A-Za-z][A-Za-z' ]*|\\?[A-Za-z]+\([^()=]*\)|[A-Za-z]'+|\\frac\{d[a-zA-Z]?\}\{d[a-zA-Z]\}[^=]*|\\(?:lim|int|sum|prod|gcd|text|operatorname)(?![A-Za-z])[^=]*)=\s*(?=\S)"
+)
 """Words before an equals sign, `total = 42`."""
 
 

@@ -32,7 +32,9 @@ _DOUBT = re.compile(
     re.IGNORECASE,
 )
 _OVERTAKEN = re.compile(r"\b(?:but|yet)\b.*\b(?:now|later|then|today|actually|no longer)\b", re.IGNORECASE)
-_STYLE = re.compile(r"\\(?:text(?:bf|it|rm|sf|tt|normal|up)?|mbox|mathrm|mathbf|mathit|mathsf|mathtt|operatorname)\s*\{([^{}]*)\}")
+_STYLE = re.compile(
+    r"\\(?:text(?:bf|it|rm|sf|tt|normal|up)?|mbox|mathrm|mathbf|mathit|mathsf|mathtt|operatorname)\s*\{([^{}]*)\}"
+)
 _SUBORDINATE = re.compile(
     r"[,;]?\s+(?:although|though|even though|while|whereas|however|some (?:people )?(?:would |might )?(?:say|think|argue|believe)|"
     r"many (?:people )?(?:say|believe|think))\b.*$|;.*$",
@@ -59,18 +61,24 @@ _BACK = re.compile(
 _LEADING = re.compile(
     r"^(?:so|thus|hence|therefore|then|and|well|ok|okay|there (?:is|are|was)|it(?:'s| is| was)|this is|that is|these are|they are|he is|she is|"
     r"(?:he|she|it|they|we) (?:has|have|had|gets?|got|needs?)|i (?:think|say|choose|pick|guess)|exactly|simply|option|choice|answer|letter"
-    r"|(?:the|a|an) (?:city|town|country|state|river|element|number|word|planet|colou?r|letter|year) (?:of|is)|it|they|he|she|the|an?(?=\s+\w{2}))\b[\s,:]*",
+    r"|(?:the|a|an) (?:city|town|country|state|river|element|number|word|planet|colou?r|letter|year) (?:of|is)|at|it|they|he|she|the|an?(?=\s+\w{2}))\b[\s,:]*",
     re.IGNORECASE,
 )
 _TRAILING = re.compile(r"(?:です|でした|だ|입니다|이다|است|है)\s*$")
 _FOLLOWING = re.compile(r"(?:it|they|this|that|he|she|its|there)\b(?!\s+(?:is|are|was|were)\b)", re.IGNORECASE)
-_TRUTHS = {word: True for word in "yes true ja oui sí si sim да 是 对 是的 はい 예 네 نعم हाँ".split()} | {
-    word: False for word in "no false nein non não нет 否 不是 错 いいえ 아니요 لا नहीं".split()
-}
+_TRUTHS = dict.fromkeys(
+    ["yes", "true", "ja", "oui", "sí", "si", "sim", "да", "是", "对", "是的", "はい", "예", "네", "نعم", "हाँ"], True
+) | dict.fromkeys(
+    ["no", "false", "nein", "non", "não", "нет", "否", "不是", "错", "いいえ", "아니요", "لا", "नहीं"], False
+)
 _TRUTH_WORD = "|".join(sorted(_TRUTHS, key=len, reverse=True))
-_TRUTH_FIRST = re.compile(rf"\W*(?:(?:indeed|certainly|well|actually|of course),?\s+)?({_TRUTH_WORD})(?=\W*$|\s*[.,;:!—-])", re.IGNORECASE)
-_TRUTH_LAST = re.compile(rf"(?:\b(?:is|are|was|be|ist|est|es|é|è)|'s|[:=])\s+(not\s+)?({_TRUTH_WORD})\W*$", re.IGNORECASE)
-_CODE = re.compile(r"[^\s\"'`,;()]*\d[^\s\"'`,;()]*")
+_TRUTH_FIRST = re.compile(
+    rf"\W*(?:(?:indeed|certainly|well|actually|of course),?\s+)?({_TRUTH_WORD})(?=\W*$|\s*[.,;:!—-])", re.IGNORECASE
+)
+_TRUTH_LAST = re.compile(
+    rf"(?:\b(?:is|are|was|be|ist|est|es|é|è)|'s|[:=])\s+(not\s+)?({_TRUTH_WORD})\W*$", re.IGNORECASE
+)
+_CODE = re.compile(r"(?<![^\s\"'`,;()])[^\s\"'`,;()\d]*\d[^\s\"'`,;()]*")
 
 
 def plain_words(text: str) -> str:
@@ -122,7 +130,9 @@ def said_in(text: str) -> Iterator[str]:
             yield clause
         seen.add(clause)
         if len(seen) < 40:
-            queue += [shorter for shorter in _shorter(clause) if shorter.strip(" \t,;") and shorter.strip(" \t,;") not in seen]
+            queue += [
+                shorter for shorter in _shorter(clause) if shorter.strip(" \t,;") and shorter.strip(" \t,;") not in seen
+            ]
 
 
 def _shorter(text: str) -> Iterator[str]:
@@ -149,7 +159,9 @@ def truth_in(text: str) -> bool | None:
         return whole
     if first := _TRUTH_FIRST.match(text):
         rest = text[first.end() :]
-        taken_back = re.search(rf"\b(?:wait|actually|rather|correction|hmm)\b.*\b({_TRUTH_WORD})\b", rest, re.IGNORECASE)
+        taken_back = re.search(
+            rf"\b(?:wait|actually|rather|correction|hmm)\b.*\b({_TRUTH_WORD})\b", rest, re.IGNORECASE
+        )
         return None if taken_back else _TRUTHS[first[1].casefold()]
     clause = _SUBORDINATE.sub("", (sentences(text) or [text])[-1])
     clause = without_aside(clause)
@@ -170,7 +182,7 @@ def plain_code(text: str) -> str:
 
 def codes_in(text: str) -> set[str]:
     """All strings with a digit in them that stand alone between white space or quotes."""
-    return {plain_code(found.rstrip(".!?:")) for found in _CODE.findall(without_style(text))}
+    return {plain_code(found.rstrip(".!?:")) for found in _CODE.findall(without_style(text[:LONGEST]))}
 
 
 def data_of(text: str) -> Any:

@@ -42,6 +42,9 @@ class FinalAnswer:
 _TAG = re.compile(r"<answer>(.*?)(?:</answer>|\Z)", re.IGNORECASE | re.DOTALL)
 _BOX = re.compile(r"\\(?:boxed|fbox|framebox)\b\s*|\\boxed(?=\d)")
 _BARE_BOX = re.compile(r"[^\s$\\{}]+?(?=[.,;]?(?:[\s$\\]|$))")
+_IN_JSON = re.compile(
+    r'^\s*(?:```\w*\s*)?\{[^{}]*"(?:final_?)?answer"\s*:\s*("(?:[^"\\\n]|\\.)*"|[^,{}\n]+)', re.IGNORECASE
+)
 _EMPTY_BOX = re.compile(r"\\boxed\s*\{\s*\}")
 _PLACEHOLDER = re.compile(
     r"(?:\\text(?:bf|it|rm)?\s*\{)?\s*[<\[(]?(?:\.{2,}|\\[lc]?dots|\?+|_+|(?:your|the|final|insert)?[ _]*(?:final[ _]*)?answer"
@@ -139,6 +142,8 @@ def _find(text: str) -> FinalAnswer:
             return FinalAnswer(inner.text, "tag", inner.rest)
     if (marked := _find_marked(text)) is not None:
         return marked
+    if said := _IN_JSON.search(text):
+        return FinalAnswer(said[1].strip('"'), "tag", said[1].strip('"'))
     if _EMPTY_BOX.search(text):
         return FinalAnswer("", "box", "")
     return _end(without_emphasis(text))
@@ -178,22 +183,29 @@ def _formula_around(text: str, start: int, end: int, held: str) -> str | None:
 
     None where the box is all there is, but for a name and an equals sign before it.
     """
-    line_start = max(text.rfind("\n", 0, start), text.rfind(r"\[", 0, start) + 1) + 1
+    line_start = max(text.rfind("\n", 0, start) + 1, text.rfind(r"\[", 0, start))
     line_end = text.find("\n", end)
-    before = _MARKS.sub("", text[line_start:start])
-    behind = _MARKS.sub("", text[end : line_end if line_end >= 0 else len(text)])
+    before = _MARKS.sub("", text[max(line_start, start - 400, 0) : start])
+    behind = _MARKS.sub("", text[end : line_end if line_end >= 0 else len(text)][:400])
     if says_another(before[-60:], "") or says_another("", behind[:60]):
         return ""
-    opens = before.count("{") > before.count("}") and re.search(r"\\(?:d?frac|sqrt|t?binom)\b[^$]*$", before)
-    if not (opens or _OPERATOR_BEFORE.search(before) or _OPERATOR_BEHIND.match(behind)):
+    opened = before.rfind("{") > before.rfind("}") and _COMMAND_OPEN.search(before)
+    if opened:
+        left = before[opened.start() :]
+    elif _OPERATOR_BEFORE.search(before) or _OPERATOR_BEHIND.match(behind):
+        left = _BEGINNING.split(before)[-1]
+    else:
         return None
-    left = re.split(r"[=,;:]|\\Rightarrow|\\implies|\. |[^\W\d_\\]{2,} (?!.*[{])", before)[-1] if not opens else before[before.rfind("\\frac") if "\\frac" in before else before.rfind("\\sqrt") :]
-    right = re.split(r"[,;.:](?:\s|$)|\s[^\W\d_\\]{2,}(?<!thousand)(?<!million)(?<!billion)(?<!dozen)", behind)[0]
-    return f"{left}({held}){right}".strip()
+    return f"{left}({held}){_ENDING.split(behind)[0]}".strip()
 
 
+_COMMAND_OPEN = re.compile(r"\\(?:[dt]?frac|sqrt|[dt]?binom)\b[^=\n]*$")
+_BEGINNING = re.compile(r"[=,;:]|\\(?:Rightarrow|implies)\b|\. |(?<![\\\w])[^\W\d_]{2,} ")
+_ENDING = re.compile(r"[,;.:](?:\s|$)|\s(?!(?:thousand|million|billion|dozen)\b)[^\W\d_]{2,}")
 _MARKS = re.compile(r"\\[()\[\]]|(?<!\\)\$|\\[,;:! ]|\\q?quad|\*\*")
-_OPERATOR_BEFORE = re.compile(r"(?:[-+*/^<>]|\\(?:cdot|times|div|pm|mp|neq?|l[et]q?|g[et]q?|geqslant|leqslant|sqrt|frac)|[^\W\d_\\]\^)\s*\{?\s*$")
+_OPERATOR_BEFORE = re.compile(
+    r"(?:[-+*/^<>]|\\(?:cdot|times|div|pm|mp|neq?|l[et]q?|g[et]q?|geqslant|leqslant|sqrt|frac)|[^\W\d_\\]\^)\s*\{?\s*$"
+)
 _OPERATOR_BEHIND = re.compile(
     r"\s*(?:[-+*/^!](?![-\s]*[A-Z])|\\(?:cdot|times|div|pm|pi|sqrt|frac|text\{\s*(?!\s*(?:or|and)\b)|circ|%|pmod|bmod)|%|thousand\b|million\b|billion\b|dozen\b)"
 )

@@ -27,17 +27,47 @@ WITH_COMMAS = re.compile(f"(?:{_REPEATING}|{_COMMAS}|{_SPACED}|{_POINTED})")
 WITHOUT_COMMAS = re.compile(f"(?:{_REPEATING}|{_SPACED}|{_POINTED})")
 """A number where commas separate items."""
 
-_ONES = (
-    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
-    "eighteen nineteen"
-).split()
-_TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split()
+_ONES = [
+    "zero",
+    "one",
+    "two",
+    "three",
+    "four",
+    "five",
+    "six",
+    "seven",
+    "eight",
+    "nine",
+    "ten",
+    "eleven",
+    "twelve",
+    "thirteen",
+    "fourteen",
+    "fifteen",
+    "sixteen",
+    "seventeen",
+    "eighteen",
+    "nineteen",
+]
+_TENS = ["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"]
 _SCALES = {"hundred": 100, "thousand": 1_000, "million": 10**6, "billion": 10**9, "trillion": 10**12}
 _SMALL = {name: value for value, name in enumerate(_ONES)} | {name: 10 * (i + 2) for i, name in enumerate(_TENS)}
 _WORD = "|".join(sorted([*_SMALL, *_SCALES], key=len, reverse=True))
 NUMBER_WORDS = re.compile(rf"\b(?:{_WORD})(?:(?:[\s-]+(?:and\s+)?|-)(?:{_WORD}))*\b", re.IGNORECASE)
 
-_PARTS = {"half": 2, "halve": 2, "third": 3, "quarter": 4, "fourth": 4, "fifth": 5, "sixth": 6, "seventh": 7, "eighth": 8, "ninth": 9, "tenth": 10}
+_PARTS = {
+    "half": 2,
+    "halve": 2,
+    "third": 3,
+    "quarter": 4,
+    "fourth": 4,
+    "fifth": 5,
+    "sixth": 6,
+    "seventh": 7,
+    "eighth": 8,
+    "ninth": 9,
+    "tenth": 10,
+}
 _PART = re.compile(
     rf"(?:(?P<whole>\d+|(?:{_WORD})(?:[\s-]+(?:{_WORD}))*)\s+and\s+)?(?:(?P<top>an?|\d+|{_WORD})[\s-]+)?(?P<part>(?:{'|'.join(_PARTS)})s?)"
 )
@@ -81,8 +111,18 @@ def number_in_words(text: str) -> Fraction | None:
     """Read English number words, "forty-two", "two thirds", "seven and a half"; None where the text is something else."""
     text = text.strip().casefold()
     if found := _PART.fullmatch(text):
-        whole = number_in_words(found["whole"]) if found["whole"] and not found["whole"].isdigit() else Fraction(found["whole"] or 0)
-        top = Fraction(1) if found["top"] in ("a", "an", None) else Fraction(found["top"]) if found["top"].isdigit() else number_in_words(found["top"])
+        whole = (
+            number_in_words(found["whole"])
+            if found["whole"] and not found["whole"].isdigit()
+            else Fraction(found["whole"] or 0)
+        )
+        top = (
+            Fraction(1)
+            if found["top"] in ("a", "an", None)
+            else Fraction(found["top"])
+            if found["top"].isdigit()
+            else number_in_words(found["top"])
+        )
         if whole is None or top is None:
             return None
         return whole + top / _PARTS[found["part"].removesuffix("s")]

@@ -20,7 +20,7 @@ _BOUND = (
     r"|just\s+(?:under|over|short\s+of)|between|from|(?:\w+er|mehr|weniger)\s+als|mindestens|höchstens|wenigstens|über|unter|bis\s+zu|fast|"
     r"beinahe|knapp|zwischen|au\s+(?:moins|plus)|plus\s+de|moins\s+de|presque|près\s+de|entre|jusqu'à|al\s+menos|(?:como|a\s+lo)\s+(?:máximo|mucho|sumo)"
     r"|más\s+de|menos\s+de|casi|hasta|pelo\s+menos|no\s+(?:máximo|mínimo)|mais\s+de|quase|até|almeno|al\s+(?:massimo|minimo)|più\s+di|meno\s+di|quasi|"
-    r"не\s+(?:менее|более|меньше|больше)|более|менее|больше|меньше|почти|около|до|между|至少|至多|最多|最少|超过|超過|大于|小于|少于|多于|不到|将近|接近"
+    r"не\s+(?:менее|более|меньше|больше)|более|менее|больше|меньше|почти|около|до|между"
     r"|أكثر\s+من|أقل\s+من|على\s+الأقل|بیش\s+از|کمتر\s+از|حداقل"
 )
 _TIMES = (
@@ -30,7 +30,7 @@ _TIMES = (
 _BEFORE = re.compile(
     r"(?:(?:\b(?:not|never)|n't)\s+(?:appear|occur|contain|have|include|equal|exceed|show up|add up to|come to|make)\w*\s+"
     rf"|(?:\b(?:{_NOT})|(?<=n)'t)\s+{_FILLERS}|\b(?:{_DOUBT})(?:\s+(?:also|well|be|have|been|sein|être|ser))*\s+|\b(?:{_BOUND})\s+|\b(?:{_TIMES})\s+"
-    r"|(?:不是|不等于|并非|至少|至多|超过|不到|لي?س|ليس)\s*)[$€£¥]?\s*$",
+    r"|(?:不是|不等于|并非|至少|至多|最多|最少|超过|超過|大于|小于|少于|多于|不到|将近|接近|百分之|ليس)\s*)[$€£¥]?\s*$",
     re.IGNORECASE,
 )
 _BEHIND = re.compile(

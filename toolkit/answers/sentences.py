@@ -17,14 +17,45 @@ from toolkit.answers.number_notation import NUMBER_WORDS, WITH_COMMAS, number_in
 from toolkit.answers.qualifiers import says_another
 
 FUNCTIONS = frozenset(
-    "sin cos tan cot sec csc arcsin arccos arctan sinh cosh tanh log ln lg exp sqrt cbrt pi max min gcd lcm mod abs floor "
-    "ceil inf infinity root choose".split()
+    [
+        "sin",
+        "cos",
+        "tan",
+        "cot",
+        "sec",
+        "csc",
+        "arcsin",
+        "arccos",
+        "arctan",
+        "sinh",
+        "cosh",
+        "tanh",
+        "log",
+        "ln",
+        "lg",
+        "exp",
+        "sqrt",
+        "cbrt",
+        "pi",
+        "max",
+        "min",
+        "gcd",
+        "lcm",
+        "mod",
+        "abs",
+        "floor",
+        "ceil",
+        "inf",
+        "infinity",
+        "root",
+        "choose",
+    ]
 )
 """Words that belong to mathematics and not to the sentence around it."""
 LONGEST = 2_000
 """Characters of a sentence with an answer in it; nobody's is longer."""
 _WORD = re.compile(
-    r"(?<![\\\w])[^\W\d_]{2,}(?:['-][^\W\d_]+)*\d{0,2}(?![\w{])|\b[aAI]\b(?=\s+[^\W\d_]{2})|[^\x00-\x7f]+"
+    r"(?<![\\\w])[A-Za-z\u00c0-\u024f]{2,}(?:['-][^\W\d_]+)*\d{0,2}(?![\w{])|\b[aAI]\b(?=\s+[^\W\d_]{2})|[^\x00-\x7f]+"
 )
 _MEANING = re.compile(r"\d|\\(?:pi|infty|sqrt|frac)")
 _REFERENCES = re.compile(
@@ -87,7 +118,8 @@ _TIMES_WORDS = {"once": 1, "twice": 2, "thrice": 3}
 _TIMES_WORD = re.compile(r"\b(?:once|twice|thrice)\b", re.IGNORECASE)
 _FRACTION_WORDS = re.compile(
     r"\b(?:(?:\d+|[a-z]+(?:-[a-z]+)?) and )?(?:an?|\d+|one|two|three|four|five|seven|nine)[\s-](?:hal(?:f|ves)|thirds?|quarters?|fourths?|fifths?|"
-    r"sixths?|sevenths?|eighths?|ninths?|tenths?)\b(?! of an?\b)", re.IGNORECASE
+    r"sixths?|sevenths?|eighths?|ninths?|tenths?)\b(?! of an?\b)",
+    re.IGNORECASE,
 )
 _LETTERS = re.compile(r"(?<=\d)\s+(?:[\"'][A-Za-z][\"']s?|[A-Za-z]'s)(?!\w)")
 """`3 r's`: what is counted, and no prime."""
@@ -208,14 +240,76 @@ def word_in(text: str, question: str = "") -> str:
             elif candidates is not words or word.casefold() not in _AROUND_A_WORD:
                 left.append(word)
         if len({word.casefold() for word in left}) == 1:
-            return left[-1]
+            return str(left[-1])
     return words[-1] if words else ""
 
 
 _AROUND_A_WORD = frozenset(
-    "the a an is are it so thus therefore word spelled spelt written reads read becomes backward backwards reverse reversed in of "
-    "answer letters when you get we gives that this would be from to end start result final as and here its order by right left which "
-    "your our my i think hence correct spelling reversing yields has have been was like".split()
+    [
+        "the",
+        "a",
+        "an",
+        "is",
+        "are",
+        "it",
+        "so",
+        "thus",
+        "therefore",
+        "word",
+        "spelled",
+        "spelt",
+        "written",
+        "reads",
+        "read",
+        "becomes",
+        "backward",
+        "backwards",
+        "reverse",
+        "reversed",
+        "in",
+        "of",
+        "answer",
+        "letters",
+        "when",
+        "you",
+        "get",
+        "we",
+        "gives",
+        "that",
+        "this",
+        "would",
+        "be",
+        "from",
+        "to",
+        "end",
+        "start",
+        "result",
+        "final",
+        "as",
+        "and",
+        "here",
+        "its",
+        "order",
+        "by",
+        "right",
+        "left",
+        "which",
+        "your",
+        "our",
+        "my",
+        "i",
+        "think",
+        "hence",
+        "correct",
+        "spelling",
+        "reversing",
+        "yields",
+        "has",
+        "have",
+        "been",
+        "was",
+        "like",
+    ]
 )
 
 
@@ -289,7 +383,9 @@ def _merged_words(text: str, runs: list[_Run]) -> list[_Run]:
     """Number words that follow each other are one number: "one hundred and five"."""
     merged: list[_Run] = []
     for run in runs:
-        if merged and re.fullmatch(r"[\d.,]+\s+(?:hundred|thousand|million|billion|trillion)", text[merged[-1].start : run.end], re.IGNORECASE):
+        if merged and re.fullmatch(
+            r"[\d.,]+\s+(?:hundred|thousand|million|billion|trillion)", text[merged[-1].start : run.end], re.IGNORECASE
+        ):
             merged[-1] = _Run(text[merged[-1].start : run.end], merged[-1].start, run.end)
             continue
         if merged and not re.match(r"[\d\\(]", text[run.start]) and merged[-1].end <= run.start:
@@ -344,13 +440,17 @@ def _chosen(text: str, runs: list[_Run], question: str, *, stated: bool) -> Said
     if bool(at_end) != bool(at_start):
         return _said(text, last if at_end else first)
     left_over = _not_in(question, runs)
-    if len({plain_number(run.text) or run.text for run in left_over}) == 1 and not _is_joined(text, runs, left_over[-1]):
+    if len({plain_number(run.text) or run.text for run in left_over}) == 1 and not _is_joined(
+        text, runs, left_over[-1]
+    ):
         return _said(text, left_over[-1])
     return unclear
 
 
 def _is_range(before: str) -> bool:
-    return bool(re.search(r"\b(?:between|from|zwischen|von|entre|de|tra|fra|между|от)\s+[$€£]?$", before, re.IGNORECASE))
+    return bool(
+        re.search(r"\b(?:between|from|zwischen|von|entre|de|tra|fra|между|от)\s+[$€£]?$", before, re.IGNORECASE)
+    )
 
 
 def _is_joined(text: str, runs: list[_Run], run: _Run) -> bool:

@@ -18,26 +18,92 @@ from toolkit.answers.qualifiers import says_another
 Tree = tuple[Any, ...]
 
 FUNCTIONS = frozenset(
-    "sin cos tan cot sec csc arcsin arccos arctan sinh cosh tanh log ln lg exp sqrt cbrt abs floor ceil max min gcd lcm det".split()
+    [
+        "sin",
+        "cos",
+        "tan",
+        "cot",
+        "sec",
+        "csc",
+        "arcsin",
+        "arccos",
+        "arctan",
+        "sinh",
+        "cosh",
+        "tanh",
+        "log",
+        "ln",
+        "lg",
+        "exp",
+        "sqrt",
+        "cbrt",
+        "abs",
+        "floor",
+        "ceil",
+        "max",
+        "min",
+        "gcd",
+        "lcm",
+        "det",
+    ]
 )
 _GREEK = frozenset(
-    "alpha beta gamma delta epsilon varepsilon zeta eta theta vartheta iota kappa lambda mu nu xi rho sigma tau upsilon phi "
-    "varphi chi psi omega Gamma Delta Theta Lambda Xi Pi Sigma Phi Psi Omega hbar ell".split()
+    [
+        "alpha",
+        "beta",
+        "gamma",
+        "delta",
+        "epsilon",
+        "varepsilon",
+        "zeta",
+        "eta",
+        "theta",
+        "vartheta",
+        "iota",
+        "kappa",
+        "lambda",
+        "mu",
+        "nu",
+        "xi",
+        "rho",
+        "sigma",
+        "tau",
+        "upsilon",
+        "phi",
+        "varphi",
+        "chi",
+        "psi",
+        "omega",
+        "Gamma",
+        "Delta",
+        "Theta",
+        "Lambda",
+        "Xi",
+        "Pi",
+        "Sigma",
+        "Phi",
+        "Psi",
+        "Omega",
+        "hbar",
+        "ell",
+    ]
 )
 _CONSTANTS = {"pi": "pi", "infty": "infinity", "infinity": "infinity", "inf": "infinity", "oo": "infinity"}
 _SYMBOLS = {"emptyset": "emptyset", "varnothing": "emptyset", "angle": "angle", "triangle": "triangle"}
-_WORDS = frozenset("by cm mm km kg mg ml hr hrs ft lb lbs pm mph kmh vs".split())
+_WORDS = frozenset(["by", "cm", "mm", "km", "kg", "mg", "ml", "hr", "hrs", "ft", "lb", "lbs", "pm", "mph", "kmh", "vs"])
 _FACTORS = re.compile(r"[^\W\d_]|[^aeiouyAEIOUY\W\d_]{2,3}|[abcxyz]{2,3}|[a-dkmnpqt-z]i|[A-Z]{2,3}", re.ASCII)
 """Letters that may be factors beside each other; English words of two and three letters have other vowels."""
-_LIBRARY = frozenset("sum int prod lim iint oint partial nabla vec hat bar overrightarrow".split())
+_LIBRARY = frozenset(
+    ["sum", "int", "prod", "lim", "iint", "oint", "partial", "nabla", "vec", "hat", "bar", "overrightarrow"]
+)
 _ALTERNATIVES = frozenset(("or", "and", "und", "oder", "et", "ou", "или", "и"))
 SCALES = {
     "dozen": 12, "dozens": 12, "hundred": 100, "thousand": 10**3, "k": 10**3, "million": 10**6, "millions": 10**6, "billion": 10**9,
     "trillion": 10**12, "tausend": 10**3, "millionen": 10**6, "milliarden": 10**9, "mille": 10**3, "millones": 10**6, "mil": 10**3,
-    "milhões": 10**6, "milioni": 10**6, "тыс": 10**3, "тысяч": 10**3, "тысячи": 10**3, "тысяча": 10**3, "миллион": 10**6, "миллиона": 10**6, "миллионов": 10**6, "bn": 10**9, "mn": 10**6, "млн": 10**6, "млрд": 10**9, "万": 10**4, "萬": 10**4, "亿": 10**8, "億": 10**8,
+    "milhões": 10**6, "milioni": 10**6, "тыс": 10**3, "тысяч": 10**3, "тысячи": 10**3, "тысяча": 10**3, "миллион": 10**6, "миллиона": 10**6, "миллионов": 10**6, "bn": 10**9, "mln": 10**6, "mrd": 10**9, "mn": 10**6, "млн": 10**6, "млрд": 10**9, "万": 10**4, "萬": 10**4, "亿": 10**8, "億": 10**8,
     "만": 10**4, "억": 10**8, "लाख": 10**5, "करोड़": 10**7, "lakh": 10**5, "crore": 10**7,
 }  # fmt: skip
-_MATRICES = frozenset("matrix pmatrix bmatrix vmatrix smallmatrix array Bmatrix Vmatrix".split())
+_MATRICES = frozenset(["matrix", "pmatrix", "bmatrix", "vmatrix", "smallmatrix", "array", "Bmatrix", "Vmatrix"])
 
 
 def _is_factors(word: str) -> bool:
@@ -159,7 +225,13 @@ class Atoms(Cursor, ABC):
 
     def letter(self, letter: str) -> Tree:
         if letter in "fghFGP":
-            mark = "^-1" if [self.peek(i) for i in range(5)] == ["^", "{", "-", "1", "}"] else "'" if self.peek() == "'" else ""
+            mark = (
+                "^-1"
+                if [self.peek(i) for i in range(5)] == ["^", "{", "-", "1", "}"]
+                else "'"
+                if self.peek() == "'"
+                else ""
+            )
             behind = {"^-1": 5, "'": 1, "": 0}[mark]
             if self.peek(behind) == "(":
                 self.at += behind
@@ -279,10 +351,7 @@ class Atoms(Cursor, ABC):
             foot = self.group()
         if self.skip("^", "**"):
             shoulder = self.group() if self.peek() == "{" else self.exponent_sign()
-        if self.peek() in ("(", "\\{", "["):
-            inner = self.bracketed()
-        else:
-            inner = self.argument()
+        inner = self.bracketed() if self.peek() in ("(", "\\{", "[") else self.argument()
         arguments = inner[3] if inner[0] == "sequence" else (inner,)
         if foot is not None:
             arguments = (*arguments, ("foot", foot))

@@ -13,20 +13,16 @@ from fractions import Fraction
 
 from distill.verification.mathematics.atoms import Tree
 from distill.verification.mathematics.regions import are_same_region, is_region, letter_of
-from distill.verification.mathematics.units import Unit
-from distill.verification.mathematics.values import NoValue, Value, are_same, letters_of, value_of
-
-ROUNDED_DIGITS = 4
-_POINTS = tuple(
-    tuple(Fraction(number, 1009) for number in row)
-    for row in (
-        (1733, 2411, 619, 3167, 887, 1453, 2903, 541),
-        (409, 1213, 3511, 773, 2671, 1907, 331, 2297),
-        (-1571, 2083, -757, 1361, -2437, 463, 3041, -991),
-        (2857, -683, 1901, -2213, 347, -1129, -3331, 1787),
-    )
+from distill.verification.mathematics.same_value import (
+    is_plain,
+    is_rational,
+    is_undone,
+    paired_values,
+    rounds_to,
+    same_value,
 )
-"""Values for letters; at the last two, where some are negative, only real values count."""
+from distill.verification.mathematics.units import Unit
+from distill.verification.mathematics.values import Value, are_same, letters_of, value_of
 
 
 def means(reference: Tree, answer: Tree) -> bool:
@@ -48,36 +44,10 @@ def means(reference: Tree, answer: Tree) -> bool:
     if "sequence" in kinds:
         return _sequences(reference, answer)
     if "text" in kinds:
-        return reference[0] == answer[0] and reference[1].casefold().split() == answer[1].casefold().split()
+        return bool(reference[0] == answer[0] and reference[1].casefold().split() == answer[1].casefold().split())
     if "quantity" in kinds or "compound" in kinds:
         return _quantities(reference, answer)
     return _numbers(reference, answer)
-
-
-def is_undone(tree: Tree) -> bool:
-    """Whether arithmetic is left to do in it: a sum, a difference or a product of plain numbers, not `3 * 10^8`."""
-    if tree[0] in ("+", "*") and all(map(_is_rational, tree[1:])):
-        return not _is_scientific(tree)
-    return tree[0] in ("+", "*", "/", "negative", "about") and any(is_undone(part) for part in tree[1:])
-
-
-def _is_rational(tree: Tree) -> bool:
-    if tree[0] == "number":
-        return True
-    return tree[0] in ("+", "*", "/", "negative", "^") and all(map(_is_rational, tree[1:]))
-
-
-def _is_scientific(tree: Tree) -> bool:
-    if tree[0] != "*":
-        return False
-    factor, power = tree[1:]
-    factor = factor[1] if factor[0] == "negative" else factor
-    return factor[0] == "number" and power[0] == "^" and power[1][:2] == ("number", 10)
-
-
-def _is_plain(tree: Tree) -> bool:
-    """A number with nothing left to do in it."""
-    return _is_rational(tree) and not is_undone(tree)
 
 
 def _around_about(tree: Tree) -> tuple[Tree, Tree]:
@@ -110,7 +80,7 @@ def _without_names(reference: Tree, answer: Tree) -> tuple[Tree, Tree]:
 
 def _is_identity(tree: Tree) -> bool:
     """Whether all sides of an equation are the same whatever its letters are: `x^2 - 4 = (x - 2)(x + 2)`."""
-    return set(tree[1]) == {"="} and all(_same(tree[2][0], side) for side in tree[2][1:])
+    return set(tree[1]) == {"="} and all(same_value(tree[2][0], side) for side in tree[2][1:])
 
 
 def _named(tree: Tree) -> tuple[Tree, Tree] | None:
@@ -130,7 +100,7 @@ def _own_letters(name: Tree) -> frozenset[str]:
 
 def _is_name(tree: Tree) -> bool:
     r"""A letter, `f(x)`, `m + n`, `AB`, `\angle ABC`, or arithmetic that the other side does; not `x^2` or `|x|`."""
-    if tree[0] == "symbol" or (tree[0] == "call" and tree[1].startswith("function")) or _is_rational(tree):
+    if tree[0] == "symbol" or (tree[0] == "call" and tree[1].startswith("function")) or is_rational(tree):
         return True
     if tree[0] == "text" or (not letters_of(tree) and tree[0] != "sequence"):
         return True
@@ -180,7 +150,7 @@ def _difference(sign: str, sides: tuple[Tree, ...]) -> tuple[str, Tree]:
 
 def _factors(one: Tree, other: Tree) -> Iterator[Value]:
     """What one must be multiplied by to be the other, at each point where that can be told; empty where it cannot."""
-    pairs = list(_values(one, other))
+    pairs = list(paired_values(one, other))
     if any(first == 0 or second == 0 for first, second in pairs):
         return
     for first, second in pairs:
@@ -339,57 +309,10 @@ def _numbers(reference: Tree, answer: Tree, *, is_converted: bool = False) -> bo
         return reference[0] == answer[0] and all(map(means, reference[1:], answer[1:]))
     if reference[0] == "digits":
         bare = answer[0] == "number" and str(answer[1]) == reference[1].lstrip("0")
-        return bare or (answer[0] == "digits" and answer[2] == reference[2] and _same(reference, answer))
-    if _is_plain(reference) and is_undone(answer) and not is_converted:
+        return bare or (answer[0] == "digits" and answer[2] == reference[2] and same_value(reference, answer))
+    if is_plain(reference) and is_undone(answer) and not is_converted:
         return False
-    return _same(reference, answer) or _rounds_to(reference, answer)
-
-
-def _same(one: Tree, other: Tree) -> bool:
-    pairs = list(_values(one, other))
-    return bool(pairs) and all(are_same(*pair) for pair in pairs)
-
-
-def _values(one: Tree, other: Tree) -> Iterator[tuple[Value, Value]]:
-    """Both values at each point where both have one; empty where they have none at a point of positive values."""
-    letters = sorted(letters_of(one) | letters_of(other))
-    if not letters:
-        try:
-            yield value_of(one), value_of(other)
-        except NoValue:
-            return
-        return
-    if len(letters) > len(_POINTS[0]):
-        return
-    pairs = []
-    for number, point in enumerate(_POINTS):
-        values = dict(zip(letters, point, strict=False))
-        try:
-            pair = value_of(one, values), value_of(other, values)
-        except NoValue:
-            if number < 2:
-                return
-            continue
-        if number < 2 or all(not getattr(value, "imag", 0) for value in pair):
-            pairs.append(pair)
-    yield from pairs
-
-
-def _rounds_to(reference: Tree, answer: Tree) -> bool:
-    """Whether the reference is the answer rounded, and was written with enough digits to be known as that."""
-    number = reference[1] if reference[0] == "negative" else reference
-    if number[0] != "number" or number[2] is None or number[2] < 1:
-        return False
-    unit = Fraction(1, 10 ** number[2])
-    if number[1] / unit < 10 ** (ROUNDED_DIGITS - 1):
-        return False
-    try:
-        value, said = value_of(reference), value_of(answer)
-    except NoValue:
-        return False
-    return not getattr(said, "imag", 0) and bool(
-        abs(float(said - float(value) if not isinstance(said, Fraction) else said - value)) <= unit / 2
-    )
+    return same_value(reference, answer) or rounds_to(reference, answer)
 
 
 def _terms(tree: Tree) -> tuple[Tree, ...] | None:

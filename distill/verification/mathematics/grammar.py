@@ -9,9 +9,10 @@ becomes a right one. Nothing is evaluated here, so foreign text costs time in pr
 
 from __future__ import annotations
 
+from fractions import Fraction
 from functools import lru_cache
 
-from distill.verification.mathematics.atoms import FUNCTIONS, Atoms, Tree
+from distill.verification.mathematics.atoms import FUNCTIONS, SCALES, Atoms, Tree
 from distill.verification.mathematics.tokens import Unreadable, tokens_of
 from distill.verification.mathematics.units import DEGREE, PERCENT, Unit, read_unit
 
@@ -24,7 +25,25 @@ _RELATIONS = {
 _SETS = {"\\cup": "union", "\\cap": "intersection", "\\setminus": "without"}
 _OR, _AND = frozenset(("or", "oder", "ou", "или")), frozenset(("and", "und", "et", "и"))
 _OPENING_COMMANDS = frozenset(
-    "{ frac sqrt binom pi infty lfloor lceil begin emptyset varnothing overline mathbb sum int prod lim".split()
+    [
+        "{",
+        "frac",
+        "sqrt",
+        "binom",
+        "pi",
+        "infty",
+        "lfloor",
+        "lceil",
+        "begin",
+        "emptyset",
+        "varnothing",
+        "overline",
+        "mathbb",
+        "sum",
+        "int",
+        "prod",
+        "lim",
+    ]
 )
 
 
@@ -103,10 +122,13 @@ class _Reader(Atoms):
                 tree = ("ratio" if piece == ":" else piece, tree, self.unary())
             elif piece in ("\\pmod", "\\bmod", "\\mod", "mod") or (piece == "(" and self.peek(1) == "mod"):
                 tree = ("modulo", tree, self.modulus())
+            elif (scale := SCALES.get(self.token().word)) and scale > 12 and _is_measurable(tree):
+                self.at += 1
+                tree = ("*", tree, ("number", Fraction(scale), None))
             elif _is_measurable(tree) and (unit := self.unit()) is not None:
                 tree = self.compound(tree, unit[0])
             elif self.starts_factor():
-                if self.kind() == "number":
+                if self.kind() == "number" and self.peek(-1) != "!":
                     raise Unreadable(f"{piece} beside what stands before it")
                 tree = ("*", tree, self.power())
             else:
@@ -248,7 +270,7 @@ def _is_measurable(tree: Tree) -> bool:
     if tree[0] in ("number", "digits"):
         return True
     if tree[0] == "constant":
-        return tree[1] == "pi"
+        return bool(tree[1] == "pi")
     return tree[0] in ("/", "*", "+", "^", "negative", "call", "sequence") and all(
         not isinstance(part, tuple) or not part or not isinstance(part[0], str) or _is_measurable(part)
         for part in _parts(tree)

@@ -69,16 +69,35 @@ data: byte =8; bit =1; kb kilobyte =8000; mb megabyte =8000000; gb gigabyte =800
 """
 _VOLUMES = "l liter litre =1/1000; ml milliliter millilitre =1/1000000; dl deciliter =1/10000; gal gallon =473176473/125000000000; quart qt =473176473/500000000000; pint pt =473176473/1000000000000; cup =473176473/2000000000000; cc =1/1000000"
 _SPEEDS = "mph =1397/3125; kph kmh =5/18"
-_NOTHING = frozenset("unit in total altogether left each per only more of the a an all together exactly".split())
+_NOTHING = frozenset(
+    [
+        "unit",
+        "in",
+        "total",
+        "altogether",
+        "left",
+        "each",
+        "per",
+        "only",
+        "more",
+        "of",
+        "the",
+        "a",
+        "an",
+        "all",
+        "together",
+        "exactly",
+    ]
+)
 _ANY = re.compile(r"(?:square |cubic |sq\.? |cu\.? )?units?(?:\s*\^\{?[23]\}?|squared|cubed)?", re.IGNORECASE)
-SINGLE = frozenset("m s g h l L".split())
+SINGLE = frozenset(["m", "s", "g", "h", "l", "L"])
 """Letters that are units behind a number and a space."""
 
 
 def _rows(
     text: str, dimensions: tuple[tuple[str, int], ...]
 ) -> dict[str, tuple[tuple[tuple[str, int], ...], Fraction]]:
-    rows = {}
+    rows: dict[str, tuple[tuple[tuple[str, int], ...], Fraction]] = {}
     for row in text.split(";"):
         names, _, factor = row.rpartition("=")
         rows |= {name: (dimensions, Fraction(factor.strip())) for name in names.split()}
@@ -86,7 +105,7 @@ def _rows(
 
 
 def _table() -> dict[str, tuple[tuple[tuple[str, int], ...], Fraction]]:
-    table = {}
+    table: dict[str, tuple[tuple[tuple[str, int], ...], Fraction]] = {}
     for line in _TABLE.strip().replace("\n ", " ").split("\n"):
         dimension, _, rows = line.partition(":")
         table |= _rows(rows, ((dimension, 1),))
@@ -97,7 +116,20 @@ def _table() -> dict[str, tuple[tuple[tuple[str, int], ...], Fraction]]:
 _UNITS = _table()
 _PROPER = {
     name.casefold(): (name, *others)
-    for name, *others in (["mV"], ["kJ", "KJ"], ["kW", "KW"], ["MW"], ["Pa"], ["kPa"], ["Hz"], ["kHz"], ["MHz"], ["MB"], ["GB"], ["KB", "kB"])
+    for name, *others in (
+        ["mV"],
+        ["kJ", "KJ"],
+        ["kW", "KW"],
+        ["MW"],
+        ["Pa"],
+        ["kPa"],
+        ["Hz"],
+        ["kHz"],
+        ["MHz"],
+        ["MB"],
+        ["GB"],
+        ["KB", "kB"],
+    )
 }
 """Names of two letters that are units in this case only: mv is a product."""
 _DIMENSIONS = frozenset(dimension for dimensions, _ in _UNITS.values() for dimension, _ in dimensions)

@@ -51,9 +51,7 @@ def letters_of(tree: Tree) -> frozenset[str]:
     """The names of all symbols, and of functions that only have a name."""
     found = set()
     for part in _walk(tree):
-        if part[0] == "symbol":
-            found.add(part[1])
-        elif part[0] == "call" and part[1].startswith("function"):
+        if part[0] == "symbol" or (part[0] == "call" and part[1].startswith("function")):
             found.add(part[1])
     return frozenset(found)
 
@@ -126,7 +124,8 @@ def _power(base: Value, exponent: Value) -> Value:
             raise NoValue("a division by 0")
         if exponent.denominator == 1:
             return base ** int(exponent)
-        if (root := _exact_root(base, exponent.denominator)) is not None:
+        is_real = base >= 0 or exponent.denominator < 10  # (-8)^{1/3} is -2; (-1)^n between whole numbers is complex
+        if is_real and (root := _exact_root(base, exponent.denominator)) is not None:
             return root**exponent.numerator
     return _CONTEXT.power(_real(base), _real(exponent))
 
@@ -190,7 +189,9 @@ def _call(name: str, arguments: tuple[Tree, ...], letters: Mapping[str, Value]) 
             return _logarithm(values[0], base)
         case "exp":
             return _power(+_CONTEXT.e, values[0])
-        case "factorial" | "binomial" if not all(isinstance(value, Fraction) and value.denominator == 1 for value in values):
+        case "factorial" | "binomial" if not all(
+            isinstance(value, Fraction) and value.denominator == 1 for value in values
+        ):
             return _between_whole(name, values)
         case "factorial" | "double factorial" | "binomial" | "gcd" | "lcm":
             return Fraction(_whole(name, values))
