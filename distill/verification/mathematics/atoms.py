@@ -98,10 +98,11 @@ _LIBRARY = frozenset(
 )
 _ALTERNATIVES = frozenset(("or", "and", "und", "oder", "et", "ou", "или", "и"))
 SCALES = {
-    "dozen": 12, "dozens": 12, "hundred": 100, "thousand": 10**3, "k": 10**3, "million": 10**6, "millions": 10**6, "billion": 10**9,
-    "trillion": 10**12, "tausend": 10**3, "millionen": 10**6, "milliarden": 10**9, "mille": 10**3, "millones": 10**6, "mil": 10**3,
-    "milhões": 10**6, "milioni": 10**6, "тыс": 10**3, "тысяч": 10**3, "тысячи": 10**3, "тысяча": 10**3, "миллион": 10**6, "миллиона": 10**6, "миллионов": 10**6, "bn": 10**9, "mln": 10**6, "mrd": 10**9, "mn": 10**6, "млн": 10**6, "млрд": 10**9, "万": 10**4, "萬": 10**4, "亿": 10**8, "億": 10**8,
-    "만": 10**4, "억": 10**8, "लाख": 10**5, "करोड़": 10**7, "lakh": 10**5, "crore": 10**7,
+    **dict.fromkeys(("dozen", "dozens"), 12), "hundred": 100, **dict.fromkeys("thousand k tausend mille mil тыс тысяч тысячи тысяча".split(), 10**3),
+    **dict.fromkeys("万 萬 만".split(), 10**4), **dict.fromkeys("लाख lakh".split(), 10**5),
+    **dict.fromkeys("million millions mn mln millionen millones milhões milioni млн миллион миллиона миллионов".split(), 10**6),
+    **dict.fromkeys("करोड़ crore".split(), 10**7), **dict.fromkeys("亿 億 억".split(), 10**8),
+    **dict.fromkeys("billion bn mrd milliarden млрд".split(), 10**9), "trillion": 10**12,
 }  # fmt: skip
 _MATRICES = frozenset(["matrix", "pmatrix", "bmatrix", "vmatrix", "smallmatrix", "array", "Bmatrix", "Vmatrix"])
 
