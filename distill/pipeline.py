@@ -3,6 +3,8 @@
     out/
     ├── problems.jsonl  traces.jsonl  verdicts.jsonl     what the teacher was asked, said, and was right about
     ├── train.jsonl                                      what the student learned from
+    ├── validation.jsonl                                 examples whose loss is measured while it learns
+    ├── trained_on.json                                  by which `eval` knows what it learned from
     ├── dropped.jsonl  drops.json                        why each other trace was left, and how many for each reason
     ├── loss.jsonl                                       how it went
     ├── config.json  model.safetensors  tokenizer.json … the student
@@ -17,7 +19,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -28,9 +30,12 @@ from distill.evaluate import problems_digest
 from distill.problems.families import FAMILIES, make_problems
 from distill.problems.own_form import Reading
 from distill.problems.problem_set import read_problems
-from distill.problems.splits import of_split, split_of
+from distill.problems.splits import of_split
+from distill.student import StudentFacts, check_room, check_student, write_student_format
 from distill.teachers.respondent import Respondent, find_respondent
-from distill.train import TrainConfig, train, write_student_format
+from distill.train import TrainConfig, train
+from distill.trained_on import TRAIN, write_trained_on
+from distill.validation import spread
 from distill.verification.verdicts import grade
 from toolkit.chat_format import ChatFormat
 from toolkit.errors import InputError
@@ -40,7 +45,9 @@ from toolkit.models import resolve
 from toolkit.records import Example, Problem, Trace, Verdict, read_records, write_records
 from toolkit.runs import Stage, file_digest, finish, folder_digest, is_complete, partial_folder
 
-TRAIN, DROPPED, DROPS = "train.jsonl", "dropped.jsonl", "drops.json"
+VALIDATION, DROPPED, DROPS = "validation.jsonl", "dropped.jsonl", "drops.json"
+VALIDATION_SHARE, VALIDATION_PROBLEMS = 100, 64
+"""Of the validation split no more is asked than its loss needs: a hundredth, or so many of a user's problems."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +65,7 @@ class DistillConfig:
     """A teacher's traces from before, with `problems.jsonl` beside them unless `problems` is given; None samples."""
     families: tuple[str, ...]
     per_family: int
-    """Procedural problems a family."""
+    """Procedural problems a family to train on."""
     samples: int
     """Traces a problem."""
     sampling: Sampling
@@ -109,8 +116,11 @@ def distill(config: DistillConfig, out: Path, open_decoder: Callable[[Path], Dec
     if is_complete(out, stage):
         return out
     problems, test_problems = _problems(config, given)
+    facts = check_student(student)
     folder = partial_folder(out, stage)
+    check_room(facts, folder, lora_rank=config.train.lora_rank)
     student_format = write_student_format(student, folder)
+    _check_lengths(config, problems, student_format, facts)
     write_records(folder / PROBLEMS, problems)
 
     begun = time.monotonic()
@@ -121,25 +131,43 @@ def distill(config: DistillConfig, out: Path, open_decoder: Callable[[Path], Dec
     write_records(folder / VERDICTS, verdicts)
 
     curation = _curate(config, problems, traces, verdicts, student_format)
-    write_records(folder / TRAIN, curation.examples)
+    held_out = {problem.id for problem in of_split(problems, "validation")}
+    examples = [example for example in curation.examples if example.problem_id not in held_out]
+    validation = [example for example in curation.examples if example.problem_id in held_out]
+    write_records(folder / TRAIN, examples)
+    write_records(folder / VALIDATION, validation)
+    write_trained_on(folder, examples, student)
     counts = {"problems_in_test_split": test_problems} | curation.counts()
     (folder / DROPS).write_text(json.dumps(counts, indent=1) + "\n")
     write_records(folder / DROPPED, curation.dropped)
     print(curation.summary(), file=sys.stderr)
-    if not curation.examples:
+    if not examples:
         raise InputError(curation.nothing_left())
 
-    measured = train(student, curation.examples, config.train, folder)
+    measured = train(student, examples, config.train, folder, validation)
     correct = sum(verdict.correct for verdict in verdicts)
     finish(
         folder,
         out,
         stage,
         counts
+        | {"trained_on": len(examples), "validation": len(validation)}
         | {"teacher_correct": correct, "traces_seconds": traces_s}
         | {f"train_{name}": value for name, value in measured.items()},
     )
     return out
+
+
+def learned(measured: Mapping[str, Any]) -> str:
+    """What a student learned, in one line, from its run's measured numbers."""
+    text = (
+        f"it learned from {measured['trained_on']} traces in {measured['train_updates']} updates "
+        f"({measured['train_tokens']:,} tokens): loss {measured['train_first_loss']:.3f} → "
+        f"{measured['train_final_loss']:.3f}"
+    )
+    if "train_validation_loss" in measured:
+        text += f", {measured['train_validation_loss']:.3f} on {measured['validation']} held-out traces"
+    return f"{text}; {measured['train_changed_tensors']} of its {measured['train_tensors']} tensors changed"
 
 
 def _stage(config: DistillConfig, teacher: Respondent, student: Path, given: Sequence[Problem] | None) -> Stage:
@@ -162,21 +190,41 @@ def _digest(path: Path) -> str:
 
 
 def _problems(config: DistillConfig, given: list[Problem] | None) -> tuple[list[Problem], int]:
-    """The problems to train on, and how many of the given ones the test split keeps from it."""
+    """The problems to ask, some of the validation split among them, and how many of the given ones the test split keeps
+    from it."""
     if given is None and config.traces is not None:
         given = read_problems(config.traces.with_name(PROBLEMS))
     if given is None:
-        return make_problems("train", config.per_family, config.seed, config.families), 0
+        held_out = -(-config.per_family // VALIDATION_SHARE)
+        drawn = make_problems("train", config.per_family, config.seed, config.families)
+        return drawn + make_problems("validation", held_out, config.seed, config.families), 0
     if config.traces is not None:
         return given, len(of_split(given, "test"))  # curation drops their traces
-    problems = [  # a data set's own validation part is not trained on, and nothing measures a loss on it yet
-        problem for problem in given if split_of(problem) != "test" and problem.split != "validation"
-    ]
-    if not problems:
+    to_train = of_split(given, "train")
+    if not to_train:
         raise InputError(
-            f"{config.problems} must hold a problem outside the test split; all {len(given)} fall into it, add more"
+            f"{config.problems} must hold a problem outside the test and validation splits; all {len(given)} fall into "
+            "them, add more"
         )
-    return problems, len(given) - len(problems)
+    held_out = of_split(given, "validation")
+    return to_train + [held_out[i] for i in spread(len(held_out), VALIDATION_PROBLEMS)], len(of_split(given, "test"))
+
+
+def _check_lengths(
+    config: DistillConfig, problems: Sequence[Problem], student_format: ChatFormat, facts: StudentFacts
+) -> None:
+    """Raise `InputError` where the examples asked for are longer than the student can read, or no question fits."""
+    if config.max_tokens > facts.max_tokens:
+        raise InputError(
+            f"the longest example ({config.max_tokens} tokens) must be at most what the student reads at once "
+            f"({facts.max_tokens}); lower --max-tokens"
+        )
+    shortest = min(len(student_format.prompt_ids(problem.messages)) for problem in problems)
+    if shortest >= config.max_tokens:
+        raise InputError(
+            f"the shortest question ({shortest} tokens) must leave room in the longest example ({config.max_tokens}); "
+            "raise --max-tokens"
+        )
 
 
 def _traces(config: DistillConfig, problems: Sequence[Problem], teacher: Respondent, folder: Path) -> list[Trace]:

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from toolkit.commands import Options, Result
 from toolkit.decoders import open_decoder
@@ -86,18 +86,26 @@ def distill(options: Options) -> Result:
     from toolkit.runs import read_manifest
 
     _allow_unsafe(options)
-    given = {name: value for name in ("epochs", "seed") if (value := getattr(options, name)) is not None}
     recipe = pipeline.full if options.preset == "full" else pipeline.demo
-    config = recipe(lora=options.lora, **given)
-    wanted = ("per_family", "samples", "max_tokens")
-    changes = {name: value for name in wanted if (value := getattr(options, name)) is not None}
-    drawn = {name: v for name in ("temperature", "max_new_tokens") if (v := getattr(options, name)) is not None}
-    changes |= {"sampling": replace(config.sampling, **drawn)}
-    changes |= {name: getattr(options, name) for name in ("teacher", "student", "problems", "traces")}
-    changes |= {"reading": _reading(options)}
-    folder = pipeline.distill(replace(config, **changes), options.out, open_decoder)
+    config = recipe(lora=options.lora, **_given(options, "epochs", "seed"))
+    config = replace(
+        config,
+        sampling=replace(config.sampling, **_given(options, "temperature", "max_new_tokens")),
+        train=replace(config.train, **_given(options, "learning_rate")),
+        **_given(options, "per_family", "samples", "max_tokens", "per_problem"),
+        **{name: getattr(options, name) for name in ("teacher", "student", "problems", "traces")},
+        reading=_reading(options),
+    )
+    folder = pipeline.distill(config, options.out, open_decoder)
     measured = (read_manifest(folder) or {})["measured"]
-    return Result(facts={"folder": str(folder), **measured}, text=f"the student is in {folder}")
+    return Result(
+        facts={"folder": str(folder), **measured}, text=f"the student is in {folder}; {pipeline.learned(measured)}"
+    )
+
+
+def _given(options: Options, *names: str) -> dict[str, Any]:
+    """The options that were given, by name; the others stay the preset's."""
+    return {name: value for name in names if (value := getattr(options, name)) is not None}
 
 
 def eval(options: Options) -> Result:
@@ -105,7 +113,8 @@ def eval(options: Options) -> Result:
     from distill.evaluate import EvalConfig, evaluate
     from distill.problems.families import ledger_problems
     from distill.problems.problem_set import read_problems
-    from distill.teachers.respondent import find_respondent, folder_name
+    from distill.teachers.respondent import ModelFolder, find_respondent, folder_name
+    from distill.trained_on import choose, trained_questions
     from toolkit.ledger import build_ledger, ledger_table
 
     _allow_unsafe(options)
@@ -113,16 +122,29 @@ def eval(options: Options) -> Result:
     models += [find_respondent(model, open_decoder) for model in options.against]
     config = EvalConfig(sampling=_sampling(options), samples=options.samples, batch_size=options.batch_size)
     reading = _reading(options)
-    given = None if options.problems is None else read_problems(options.problems, reading)
-    problems = ledger_problems() if given is None else _own_test(given)
+    problems, asked = ledger_problems(), {}
+    if options.problems is not None:
+        trained = set[str]().union(
+            *(trained_questions(model.folder) for model in models if isinstance(model, ModelFolder))
+        )
+        asking = choose(
+            read_problems(options.problems, reading), options.split, trained, include_trained=options.include_trained
+        )
+        print(asking.note(), file=sys.stderr)
+        problems, asked = asking.problems, asking.facts()
+    elif options.split or options.include_trained:
+        raise InputError(
+            "--split and --include-trained choose among your own problems; give --problems (the ledger's are of the test "
+            "split, and no student is trained on that)"
+        )
     if options.against:
         out = options.out or Path("runs/compare")
-        comparison = compare_models(models, problems, config, out)
+        comparison = compare_models(models, problems, config, out, asked)
         text = f"{comparison_table(comparison)}\n\nthe same as Markdown: {out / COMPARISON_MD}"
         return Result(facts={"folder": str(out), **comparison.to_dict()}, text=text)
     (model,) = models
     out = options.out or Path("runs/eval") / folder_name(model.name)
-    evaluation = evaluate(model, problems, config, out)
+    evaluation = evaluate(model, problems, config, out, asked)
     text = f"{ledger_table(build_ledger({model.name: out}))}\n\ntraces and verdicts are in {out}"
     return Result(facts={"folder": str(out), **evaluation.to_dict()}, text=text)
 
@@ -196,15 +218,6 @@ def _without_own_test(problems: list[Problem]) -> list[Problem]:
         raise InputError(
             f"some of the {len(problems)} problems must be outside the data set's test part; all are in it"
         )
-    return chosen
-
-
-def _own_test(problems: list[Problem]) -> list[Problem]:
-    """Problems to measure on: those that their data set keeps for testing, or all where it keeps none."""
-    chosen = [problem for problem in problems if problem.split == "test"]
-    if not chosen:
-        return problems
-    print(f"problems: the {len(chosen)} of the data set's test part are asked", file=sys.stderr)
     return chosen
 
 

@@ -40,6 +40,8 @@ class Reciter(ScriptedDecoder):
 
 PROBLEMS = [Problem.create(family="user", question=f"{i}+{i}", answer=str(2 * i)) for i in range(10, 40)]
 TRAINABLE = [problem for problem in PROBLEMS if split_of(problem) != "test"]
+"""Asked; what the teacher says to those of the validation split is not trained on."""
+TRAINED = [problem for problem in PROBLEMS if split_of(problem) == "train"]
 
 
 def write_problems(path: Path, problems: Sequence[Problem] = PROBLEMS) -> Path:
@@ -70,7 +72,9 @@ def test_a_run_folder_holds_the_student_and_what_it_learned_from(tiny_student: P
     assert distill(config, out, lambda folder: Reciter(folder, PROBLEMS)) == out
 
     examples = read_records(out / "train.jsonl", Example)
-    assert [example.problem_id for example in examples] == [problem.id for problem in TRAINABLE]
+    assert [example.problem_id for example in examples] == [problem.id for problem in TRAINED]
+    held_out = read_records(out / "validation.jsonl", Example)
+    assert {example.problem_id for example in held_out} == {p.id for p in TRAINABLE} - {p.id for p in TRAINED} != set()
     assert len(TRAINABLE) < len(PROBLEMS)
     counts = json.loads((out / "drops.json").read_text())
     assert counts["problems_in_test_split"] == len(PROBLEMS) - len(TRAINABLE)
@@ -136,5 +140,5 @@ def test_a_student_that_cannot_be_trained_is_refused_before_the_teacher_works(
 def test_problems_that_are_all_held_out_are_refused(tiny_student: Path, tmp_path: Path) -> None:
     held_out = [problem for problem in PROBLEMS if split_of(problem) == "test"]
     config = recipe(tiny_student, write_problems(tmp_path / "problems.jsonl", held_out))
-    with pytest.raises(InputError, match=f"all {len(held_out)} fall into it"):
+    with pytest.raises(InputError, match=f"all {len(held_out)} fall into them"):
         distill(config, tmp_path / "student", no_decoder)
