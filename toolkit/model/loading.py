@@ -119,10 +119,13 @@ def _named(names: Sequence[str]) -> str:
 @contextmanager
 def _reports_silenced() -> Iterator[None]:
     """Within, transformers prints no table of missing tensors: the error says it in one line."""
-    logger = logging.getLogger("transformers.modeling_utils")
-    before = logger.level
-    logger.setLevel(logging.CRITICAL)
+    logger = logging.getLogger("transformers.modeling_utils")  # with its level raised, it would say other things
+    logger.addFilter(_nothing)
     try:
         yield
     finally:
-        logger.setLevel(before)
+        logger.removeFilter(_nothing)
+
+
+def _nothing(record: logging.LogRecord) -> bool:
+    return False
