@@ -67,6 +67,7 @@ class Journal(TrainerCallback):
         self._checkpoint_every_s = checkpoint_every_s
         self._interrupted = interrupted
         self._progress: Progress | None = None
+        self._validation = ""
 
     def on_train_begin(
         self,
@@ -158,8 +159,11 @@ class Journal(TrainerCallback):
         record |= {name: [round(value, 4) for value in logs[name]] for name in MORE_BY_LAYER if name in logs}
         with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
+        if VALIDATION_LOSS in logs:
+            self._validation = f" (validation {logs[VALIDATION_LOSS]:.3f})"
         self._progress.advance(
-            0, f"loss {logs['loss']:.3f}  {tokens_per_s:.0f} tokens/s  {self._utilization(flops_per_s)}"
+            0,
+            f"loss {logs['loss']:.3f}{self._validation}  {tokens_per_s:.0f} tokens/s  {self._utilization(flops_per_s)}",
         )
 
     def _utilization(self, flops_per_s: float) -> str:
@@ -196,7 +200,8 @@ def _anywhere(device: torch.device, *claims: bool) -> list[bool]:
 def run_trainer(trainer: Trainer, folder: Path, *, tokens: int, checkpoint_every_s: float) -> dict[str, float]:
     """Train to the end, from the folder's last checkpoint where it holds one.
 
-    `tokens`: see `Journal`. Returns the updates and tokens of the whole run, the seconds of this call, and the first and the last logged loss.
+    `tokens`: see `Journal`. Returns the updates and tokens of the whole run, the seconds of this call, and the first and
+    the last logged loss.
     Raises `KeyboardInterrupt` after writing a checkpoint where it was interrupted.
     """
     with postponed_interrupt() as interrupted, repeatable():

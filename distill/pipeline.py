@@ -160,14 +160,19 @@ def distill(config: DistillConfig, out: Path, open_decoder: Callable[[Path], Dec
 
 def learned(measured: Mapping[str, Any]) -> str:
     """What a student learned, in one line, from its run's measured numbers."""
+    if "train_updates" not in measured:
+        return "an earlier version trained it, and counted less"
     text = (
         f"it learned from {measured['trained_on']} traces in {measured['train_updates']} updates "
         f"({measured['train_tokens']:,} tokens): loss {measured['train_first_loss']:.3f} → "
         f"{measured['train_final_loss']:.3f}"
     )
     if "train_validation_loss" in measured:
-        text += f", {measured['train_validation_loss']:.3f} on {measured['validation']} held-out traces"
-    return f"{text}; {measured['train_changed_tensors']} of its {measured['train_tensors']} tensors changed"
+        text += f", {measured['train_validation_loss']:.3f} on {measured['validation']} traces of the validation split"
+    return (
+        f"{text}; {measured['train_changed_tensors']} of its {measured['train_tensors']} tensors changed; it is the one "
+        f"after update {measured['train_chosen_update']}, for {measured['train_chosen_by']}"
+    )
 
 
 def _stage(config: DistillConfig, teacher: Respondent, student: Path, given: Sequence[Problem] | None) -> Stage:
@@ -218,6 +223,12 @@ def _check_lengths(
         raise InputError(
             f"the longest example ({config.max_tokens} tokens) must be at most what the student reads at once "
             f"({facts.max_tokens}); lower --max-tokens"
+        )
+    if config.traces is None and config.sampling.max_new_tokens > config.max_tokens:
+        print(
+            f"the teacher may write {config.sampling.max_new_tokens} tokens, and examples longer than {config.max_tokens} "
+            "are not trained on; --max-tokens raises that",
+            file=sys.stderr,
         )
     shortest = min(len(student_format.prompt_ids(problem.messages)) for problem in problems)
     if shortest >= config.max_tokens:

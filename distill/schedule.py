@@ -1,4 +1,4 @@
-"""The learning rate of each update, as a share of the peak: up in a straight line, then down by a cosine.
+"""The learning rate of each update, as a share of the peak: up in a straight line, then down by a cosine, or constant.
 
     share(i) = (i + 1) / w                                             for i < w
                f + (1 − f) · (1 + cos(π · (i − w + 1) / (n − w + 1))) / 2   after that
@@ -22,6 +22,11 @@ def rate_share(update: int, updates: int, warmup: int, final: float = 0.0) -> fl
     falling = updates - warmup + 1
     turn = min(update - warmup + 1, falling) / falling  # a scheduler asks for the rate behind the last update too
     return final + (1 - final) * (1 + math.cos(math.pi * turn)) / 2
+
+
+def constant_schedule(optimizer: torch.optim.Optimizer, *, warmup: int) -> LambdaLR:
+    """The schedule that stays at the optimizer's own rates once they are reached."""
+    return LambdaLR(optimizer, lambda update: min(1.0, (update + 1) / max(1, warmup)))
 
 
 def cosine_schedule(optimizer: torch.optim.Optimizer, *, updates: int, warmup: int, final: float = 0.0) -> LambdaLR:

@@ -81,7 +81,8 @@ def check_room(facts: StudentFacts, folder: Path, *, lora_rank: int) -> None:
     Of adapters, which are small, no checkpoint is counted.
     """
     checkpoint = 0 if lora_rank else CHECKPOINTS_AT_ONCE * (compute_dtype().itemsize + OPTIMIZER_BYTES)
-    needed = facts.parameters * (torch.bfloat16.itemsize + checkpoint)
+    best = 0 if lora_rank else compute_dtype().itemsize
+    needed = facts.parameters * (torch.bfloat16.itemsize + checkpoint + best)
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise InputError(

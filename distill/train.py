@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import math
 import shutil
-import sys
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -45,8 +44,8 @@ from distill.student import (
     saved_digests,
     write_student_format,
 )
+from distill.validation import ENOUGH, Validation, spread
 from distill.validation import EXAMPLES as VALIDATION_EXAMPLES
-from distill.validation import Validation, spread
 from toolkit.allocator import keep_freed_memory
 from toolkit.chat_format import TURN_END, ChatFormat
 from toolkit.records import Example
@@ -270,12 +269,12 @@ def train(
     config: TrainConfig,
     folder: Path,
     validation: Sequence[Example] = (),
-) -> dict[str, float]:
+) -> dict[str, Any]:
     """Train the student on the examples and leave it in `folder`; goes on from the folder's last checkpoint.
 
     `validation`: examples to measure a loss on, not trained on (`distill.validation`).
-    Returns the tokens of all epochs, the seconds of this call, the first and the last logged loss, and how many of the
-    student's tensors changed.
+    Returns the tokens of all epochs, the seconds of this call, the first and the last logged loss, after which update the
+    student was chosen and by what, and how many of its tensors changed.
     Raises `KeyboardInterrupt` after writing a checkpoint where it was interrupted, and `InputError` where the loss or
     a weight is no finite number, or where nothing changed; checkpoints stay then.
     """
@@ -298,12 +297,11 @@ def train(
         trainer.validation = _validation(validation, chat_format, folder)
         trainer.add_callback(trainer.validation)
     measured = run_trainer(trainer, folder, tokens=tokens * config.epochs, checkpoint_every_s=config.checkpoint_every_s)
-    if trainer.validation:
-        measured |= _choose_best(trainer.validation, model)
+    measured |= _choose_best(trainer.validation, model, trainer.args.device, len(validation))
     saved = save_student(model, folder)
     changed = count_changed(before, saved_digests(saved))
     shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
-    return measured | {"tensors": len(before), "changed_tensors": changed}
+    return {"chosen_update": measured["updates"]} | measured | {"tensors": len(before), "changed_tensors": changed}
 
 
 def _validation(examples: Sequence[Example], chat_format: ChatFormat, folder: Path) -> Validation:
@@ -312,17 +310,20 @@ def _validation(examples: Sequence[Example], chat_format: ChatFormat, folder: Pa
     return Validation(lambda: within(rows, ROW_TOKENS), len(rows), folder / CHECKPOINTS)
 
 
-def _choose_best(validation: Validation, model: PreTrainedModel | PeftModel) -> dict[str, float]:
-    """Leave the model as it was when its validation loss was least."""
+def _choose_best(
+    validation: Validation | None, model: PreTrainedModel | PeftModel, device: torch.device, examples: int
+) -> dict[str, Any]:
+    """Leave the model as it was when its validation loss was least, and say which one that is and why."""
+    if validation is None:
+        return {"chosen_by": "being the last: no trace of the validation split is there to tell"}
     if validation.loss is None:  # the last update was made before an interrupt
-        return {}
+        validation.loss = validation.measure(model, device)
     best = validation.restore_best(model)
     if best is None:
-        return {VALIDATION_LOSS: validation.loss}
-    loss, step = best
-    print(
-        f"the student is the one after update {step}: its validation loss ({loss:.3f}) is less than the last one "
-        f"({validation.loss:.3f})",
-        file=sys.stderr,
-    )
-    return {VALIDATION_LOSS: loss, "chosen_update": step}
+        few = f"being the last: {examples} validation traces are too few to tell, of {ENOUGH}"
+        return {
+            VALIDATION_LOSS: validation.loss,
+            "chosen_by": "the least validation loss, which is the last" if examples >= ENOUGH else few,
+        }
+    loss, update = best
+    return {VALIDATION_LOSS: loss, "chosen_update": update, "chosen_by": "the least validation loss"}

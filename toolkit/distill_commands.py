@@ -122,16 +122,16 @@ def eval(options: Options) -> Result:
     models += [find_respondent(model, open_decoder) for model in options.against]
     config = EvalConfig(sampling=_sampling(options), samples=options.samples, batch_size=options.batch_size)
     reading = _reading(options)
-    problems, asked = ledger_problems(), {}
+    problems, asked, note = ledger_problems(), {}, ""
     if options.problems is not None:
-        trained = set[str]().union(
-            *(trained_questions(model.folder) for model in models if isinstance(model, ModelFolder))
-        )
+        known = {
+            model.name: trained_questions(model.folder) if isinstance(model, ModelFolder) else None for model in models
+        }
         asking = choose(
-            read_problems(options.problems, reading), options.split, trained, include_trained=options.include_trained
+            read_problems(options.problems, reading), options.split, known, include_trained=options.include_trained
         )
         print(asking.note(), file=sys.stderr)
-        problems, asked = asking.problems, asking.facts()
+        problems, asked, note = asking.problems, asking.facts(), f"\n\n{asking.note()}"
     elif options.split or options.include_trained:
         raise InputError(
             "--split and --include-trained choose among your own problems; give --problems (the ledger's are of the test "
@@ -140,12 +140,12 @@ def eval(options: Options) -> Result:
     if options.against:
         out = options.out or Path("runs/compare")
         comparison = compare_models(models, problems, config, out, asked)
-        text = f"{comparison_table(comparison)}\n\nthe same as Markdown: {out / COMPARISON_MD}"
+        text = f"{comparison_table(comparison)}{note}\n\nthe same as Markdown: {out / COMPARISON_MD}"
         return Result(facts={"folder": str(out), **comparison.to_dict()}, text=text)
     (model,) = models
     out = options.out or Path("runs/eval") / folder_name(model.name)
     evaluation = evaluate(model, problems, config, out, asked)
-    text = f"{ledger_table(build_ledger({model.name: out}))}\n\ntraces and verdicts are in {out}"
+    text = f"{ledger_table(build_ledger({model.name: out}))}{note}\n\ntraces and verdicts are in {out}"
     return Result(facts={"folder": str(out), **evaluation.to_dict()}, text=text)
 
 
