@@ -19,7 +19,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ from distill.problems.families import FAMILIES, make_problems
 from distill.problems.own_form import Reading
 from distill.problems.problem_set import read_problems
 from distill.problems.splits import of_split
-from distill.student import StudentFacts, check_room, check_student, write_student_format
+from distill.student import check_lengths, check_room, check_student, write_student_format
 from distill.teachers.respondent import Respondent, find_respondent
 from distill.train import TrainConfig, train
 from distill.trained_on import TRAIN, write_trained_on
@@ -120,7 +120,8 @@ def distill(config: DistillConfig, out: Path, open_decoder: Callable[[Path], Dec
     folder = partial_folder(out, stage)
     check_room(facts, folder, lora_rank=config.train.lora_rank)
     student_format = write_student_format(student, folder)
-    _check_lengths(config, problems, student_format, facts)
+    asked_tokens = config.sampling.max_new_tokens if config.traces is None else 0
+    check_lengths(facts, student_format, problems, max_tokens=config.max_tokens, asked_tokens=asked_tokens)
     write_records(folder / PROBLEMS, problems)
 
     begun = time.monotonic()
@@ -141,8 +142,13 @@ def distill(config: DistillConfig, out: Path, open_decoder: Callable[[Path], Dec
     (folder / DROPS).write_text(json.dumps(counts, indent=1) + "\n")
     write_records(folder / DROPPED, curation.dropped)
     print(curation.summary(), file=sys.stderr)
-    if not examples:
+    if not curation.examples:
         raise InputError(curation.nothing_left())
+    if not examples:
+        raise InputError(
+            f"at least 1 of the {len(validation)} traces that were kept must be outside the validation split, but all "
+            "are in it; give more problems"
+        )
 
     measured = train(student, examples, config.train, folder, validation)
     correct = sum(verdict.correct for verdict in verdicts)
@@ -156,23 +162,6 @@ def distill(config: DistillConfig, out: Path, open_decoder: Callable[[Path], Dec
         | {f"train_{name}": value for name, value in measured.items()},
     )
     return out
-
-
-def learned(measured: Mapping[str, Any]) -> str:
-    """What a student learned, in one line, from its run's measured numbers."""
-    if "train_updates" not in measured:
-        return "an earlier version trained it, and counted less"
-    text = (
-        f"it learned from {measured['trained_on']} traces in {measured['train_updates']} updates "
-        f"({measured['train_tokens']:,} tokens): loss {measured['train_first_loss']:.3f} → "
-        f"{measured['train_final_loss']:.3f}"
-    )
-    if "train_validation_loss" in measured:
-        text += f", {measured['train_validation_loss']:.3f} on {measured['validation']} traces of the validation split"
-    return (
-        f"{text}; {measured['train_changed_tensors']} of its {measured['train_tensors']} tensors changed; it is the one "
-        f"after update {measured['train_chosen_update']}, for {measured['train_chosen_by']}"
-    )
 
 
 def _stage(config: DistillConfig, teacher: Respondent, student: Path, given: Sequence[Problem] | None) -> Stage:
@@ -200,42 +189,19 @@ def _problems(config: DistillConfig, given: list[Problem] | None) -> tuple[list[
     if given is None and config.traces is not None:
         given = read_problems(config.traces.with_name(PROBLEMS))
     if given is None:
-        held_out = -(-config.per_family // VALIDATION_SHARE)
         drawn = make_problems("train", config.per_family, config.seed, config.families)
-        return drawn + make_problems("validation", held_out, config.seed, config.families), 0
+        watching = -(-config.per_family // VALIDATION_SHARE)
+        return drawn + make_problems("validation", watching, config.seed, config.families), 0
+    test_problems = len(of_split(given, "test"))
     if config.traces is not None:
-        return given, len(of_split(given, "test"))  # curation drops their traces
-    to_train = of_split(given, "train")
+        return given, test_problems  # curation drops their traces
+    to_train, held_out = of_split(given, "train"), of_split(given, "validation")
     if not to_train:
         raise InputError(
             f"{config.problems} must hold a problem outside the test and validation splits; all {len(given)} fall into "
             "them, add more"
         )
-    held_out = of_split(given, "validation")
-    return to_train + [held_out[i] for i in spread(len(held_out), VALIDATION_PROBLEMS)], len(of_split(given, "test"))
-
-
-def _check_lengths(
-    config: DistillConfig, problems: Sequence[Problem], student_format: ChatFormat, facts: StudentFacts
-) -> None:
-    """Raise `InputError` where the examples asked for are longer than the student can read, or no question fits."""
-    if config.max_tokens > facts.max_tokens:
-        raise InputError(
-            f"the longest example ({config.max_tokens} tokens) must be at most what the student reads at once "
-            f"({facts.max_tokens}); lower --max-tokens"
-        )
-    if config.traces is None and config.sampling.max_new_tokens > config.max_tokens:
-        print(
-            f"the teacher may write {config.sampling.max_new_tokens} tokens, and examples longer than {config.max_tokens} "
-            "are not trained on; --max-tokens raises that",
-            file=sys.stderr,
-        )
-    shortest = min(len(student_format.prompt_ids(problem.messages)) for problem in problems)
-    if shortest >= config.max_tokens:
-        raise InputError(
-            f"the shortest question ({shortest} tokens) must leave room in the longest example ({config.max_tokens}); "
-            "raise --max-tokens"
-        )
+    return to_train + [held_out[i] for i in spread(len(held_out), VALIDATION_PROBLEMS)], test_problems
 
 
 def _traces(config: DistillConfig, problems: Sequence[Problem], teacher: Respondent, folder: Path) -> list[Trace]:

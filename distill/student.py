@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Mapping
+import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from toolkit.errors import InputError
 from toolkit.model.decoder import load_model
 from toolkit.model.loading import not_finite, quantization
 from toolkit.model.precision import compute_dtype
-from toolkit.records import read_object
+from toolkit.records import Problem, read_object
 
 STUDENT_TYPES = ("llama", "mistral", "qwen2", "qwen3")
 """`model_type` of the architectures whose forward hands `documents` through to the attention."""
@@ -88,6 +89,32 @@ def check_room(facts: StudentFacts, folder: Path, *, lora_rank: int) -> None:
         raise InputError(
             f"the disk of {folder} must have {needed / 1e9:.1f} GB free for the student and its checkpoints; it has "
             f"{free / 1e9:.1f} GB; free some, choose another --out, or train adapters (--lora)"
+        )
+
+
+def check_lengths(
+    facts: StudentFacts, chat_format: ChatFormat, problems: Sequence[Problem], *, max_tokens: int, asked_tokens: int
+) -> None:
+    """Check how long examples may be (`max_tokens`), and say so where the teacher may write more (`asked_tokens`).
+
+    Raises `InputError` where they are longer than the student can read, or where no question fits.
+    """
+    if max_tokens > facts.max_tokens:
+        raise InputError(
+            f"the longest example ({max_tokens} tokens) must be at most what the student reads at once "
+            f"({facts.max_tokens}); lower --max-tokens"
+        )
+    shortest = min(len(chat_format.prompt_ids(problem.messages)) for problem in problems)
+    if shortest >= max_tokens:
+        raise InputError(
+            f"the shortest question ({shortest} tokens) must leave room in the longest example ({max_tokens}); "
+            "raise --max-tokens"
+        )
+    if asked_tokens > max_tokens:
+        print(
+            f"the teacher may write {asked_tokens} tokens, and examples longer than {max_tokens} are not trained on; "
+            "--max-tokens raises that",
+            file=sys.stderr,
         )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -98,8 +98,23 @@ def distill(options: Options) -> Result:
     )
     folder = pipeline.distill(config, options.out, open_decoder)
     measured = (read_manifest(folder) or {})["measured"]
-    return Result(
-        facts={"folder": str(folder), **measured}, text=f"the student is in {folder}; {pipeline.learned(measured)}"
+    return Result(facts={"folder": str(folder), **measured}, text=f"the student is in {folder}; {_learned(measured)}")
+
+
+def _learned(measured: Mapping[str, Any]) -> str:
+    """What a student learned, in one line, from its run's measured numbers."""
+    if "train_updates" not in measured:
+        return "an earlier version trained it, and counted less"
+    text = (
+        f"it learned from {measured['trained_on']} traces in {measured['train_updates']} updates "
+        f"({measured['train_tokens']:,} tokens): loss {measured['train_first_loss']:.3f} → "
+        f"{measured['train_final_loss']:.3f}"
+    )
+    if "train_validation_loss" in measured:
+        text += f", {measured['train_validation_loss']:.3f} on {measured['validation']} traces of the validation split"
+    return (
+        f"{text}; {measured['train_changed_tensors']} of its {measured['train_tensors']} tensors changed; it is the one "
+        f"after update {measured['train_chosen_update']}, for {measured['train_chosen_by']}"
     )
 
 
@@ -122,8 +137,14 @@ def eval(options: Options) -> Result:
     models += [find_respondent(model, open_decoder) for model in options.against]
     config = EvalConfig(sampling=_sampling(options), samples=options.samples, batch_size=options.batch_size)
     reading = _reading(options)
-    problems, asked, note = ledger_problems(), {}, ""
-    if options.problems is not None:
+    if options.problems is None and (options.split or options.include_trained):
+        raise InputError(
+            "--split and --include-trained choose among your own problems; give --problems (the ledger's are of the test "
+            "split, and no student is trained on that)"
+        )
+    if options.problems is None:
+        problems, asked, note = ledger_problems(), {}, ""
+    else:
         known = {
             model.name: trained_questions(model.folder) if isinstance(model, ModelFolder) else None for model in models
         }
@@ -132,11 +153,6 @@ def eval(options: Options) -> Result:
         )
         print(asking.note(), file=sys.stderr)
         problems, asked, note = asking.problems, asking.facts(), f"\n\n{asking.note()}"
-    elif options.split or options.include_trained:
-        raise InputError(
-            "--split and --include-trained choose among your own problems; give --problems (the ledger's are of the test "
-            "split, and no student is trained on that)"
-        )
     if options.against:
         out = options.out or Path("runs/compare")
         comparison = compare_models(models, problems, config, out, asked)

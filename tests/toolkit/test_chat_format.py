@@ -141,6 +141,17 @@ def test_a_broken_tokenizer_file_is_one_line(tiny_student: Path, tmp_path: Path)
         ChatFormat.from_folder(tmp_path)
 
 
+def test_truncation_and_padding_that_a_tokenizer_file_stores_are_off(tiny_student: Path, tmp_path: Path) -> None:
+    tokenizer = load_tokenizer(tiny_student / "tokenizer.json")
+    text = "How many times does the letter appear in the text?"
+    expected = tokenizer.encode(text).ids
+    tokenizer.enable_truncation(4)
+    tokenizer.enable_padding(length=1000)
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    assert len(Tokenizer.from_file(str(tmp_path / "tokenizer.json")).encode(text).ids) == 1000
+    assert load_tokenizer(tmp_path / "tokenizer.json").encode(text).ids == expected
+
+
 def test_a_hostile_template_cannot_reach_python(tmp_path: Path) -> None:
     from tokenizers import Tokenizer, models
 

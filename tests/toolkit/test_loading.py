@@ -87,6 +87,41 @@ def test_what_only_looks_different_is_loaded(tiny_student: Path, tmp_path: Path)
     assert all(torch.equal(found[name], expected[name]) for name in expected)
 
 
+def test_of_two_tied_tensors_one_is_enough_and_none_is_refused(tiny_student: Path, tmp_path: Path) -> None:
+    def only_head(tensors: Tensors) -> None:
+        tensors["lm_head.weight"] = tensors.pop(EMBEDDING)
+
+    expected = load_model(tiny_student, torch.float32).state_dict()
+    found = load_model(edited(tiny_student, tmp_path / "head", only_head), torch.float32).state_dict()
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    with pytest.raises(InputError, match=rf"but lacks .*{EMBEDDING}"):
+        load_model(edited(tiny_student, tmp_path / "none", lambda t: t.pop(EMBEDDING)), torch.float32)
+
+
+def test_a_part_of_a_split_checkpoint_that_is_missing_or_lacks_a_tensor_is_refused(
+    tiny_student: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "student"
+    shutil.copytree(tiny_student, folder)
+    tensors = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    names = sorted(tensors)
+    parts = {"model-00001-of-00002.safetensors": names[:9], "model-00002-of-00002.safetensors": names[9:]}
+    for part, held in parts.items():
+        save_file({name: tensors[name] for name in held}, folder / part, metadata={"format": "pt"})
+    index = {name: part for part, held in parts.items() for name in held}
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": index}))
+    load_model(folder, torch.float32)
+
+    part = "model-00002-of-00002.safetensors"
+    save_file({name: tensors[name] for name in names[9:] if name != UP}, folder / part, metadata={"format": "pt"})
+    with pytest.raises(InputError, match=UP):
+        load_model(folder, torch.float32)
+    (folder / part).unlink()
+    with pytest.raises(InputError, match=part):
+        load_model(folder, torch.float32)
+
+
 def test_a_cut_file_and_none_are_refused(tiny_student: Path, tmp_path: Path) -> None:
     folder = tmp_path / "student"
     shutil.copytree(tiny_student, folder)
