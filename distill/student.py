@@ -57,6 +57,11 @@ def check_student(student: Path) -> StudentFacts:
         raise InputError(
             f"the student {student} must hold floats, but is quantized by {method}; choose the model that it was made from"
         )
+    if (student / "model.onnx").is_file():
+        raise InputError(
+            f"the student {student} must hold weights to train, but is an exported model; choose the one that it was made "
+            "from"
+        )
     tokenizer = load_tokenizer(student / "tokenizer.json")
     for token in (TURN_START, TURN_END):
         if tokenizer.token_to_id(token) is None:

@@ -64,6 +64,7 @@ BROKEN: dict[str, tuple[Callable[[Path], Any], str]] = {
         lambda f: set_config(f, quantization_config={"quant_method": "bitsandbytes", "load_in_4bit": True}),
         "must hold floats, but is quantized by bitsandbytes",
     ),
+    "exported": (lambda f: (f / "model.onnx").touch(), "must hold weights to train, but is an exported model"),
     "missing tensor": (drop_tensor, r"lacks model\.norm\.weight"),
     "NaN": (not_a_number, r"must be finite, but model\.layers\.0\.mlp\.up_proj\.weight is not"),
     "more ids than rows": (more_tokens, r"have a row of its embedding \(320\), but '<\|more\|>' is 400"),

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers import Tokenizer
 from transformers import AutoTokenizer
 
 from toolkit.chat_format import (
@@ -20,6 +21,7 @@ from toolkit.chat_format import (
     Delta,
     ReasoningParser,
     completion_text,
+    load_tokenizer,
     split_completion,
 )
 from toolkit.errors import InputError
