@@ -157,6 +157,11 @@ def test_a_student_of_a_student_knows_both_sets(student: Path, tmp_path: Path) -
     assert known == {question_digest(problem) for problem in [PLAIN, *TRAINED]}
 
 
+def test_an_export_knows_what_its_student_was_trained_on(student: Path, tmp_path: Path) -> None:
+    assert main(["export", str(student), "--out", str(tmp_path / "int4")]) == 0
+    assert trained_questions(tmp_path / "int4") == trained_questions(student)
+
+
 def test_a_student_from_before_the_record_is_known_by_its_training_set(student: Path, tiny_student: Path) -> None:
     known = trained_questions(student)
     (student / TRAINED_ON).unlink()
