@@ -91,21 +91,6 @@ class Journal(TrainerCallback):
             self._path.write_text("".join(line + "\n" for line in kept))
             self._progress = Progress("train", state.max_steps, done=state.global_step)
 
-    def on_pre_optimizer_step(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        *,
-        model: nn.Module,
-        **kwargs: Any,
-    ) -> None:
-        """Stop before a gradient that is no finite number becomes weights, or a checkpoint."""
-        gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
-        norm = float(nn.utils.get_total_norm(gradients))
-        if not math.isfinite(norm):
-            raise diverged("gradient's norm", state.global_step + 1, norm)
-
     def on_step_end(
         self,
         args: TrainingArguments,
@@ -137,7 +122,11 @@ class Journal(TrainerCallback):
         logs: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        if not logs or "loss" not in logs or not self._progress:
+        if not logs or "loss" not in logs:
+            return
+        if not math.isfinite(logs["grad_norm"]):  # the trainer logs a loss without those that are none
+            raise diverged("gradient's norm", state.global_step, logs["grad_norm"])
+        if not self._progress:
             return
         elapsed_s = time.monotonic() - self._begun_at
         tokens = self._tokens_so_far(state)

@@ -66,7 +66,7 @@ class TrainConfig:
     accumulation_steps: int
     """Batches whose gradients make one update."""
     warmup_share: float
-    """Share of the updates during which the learning rate rises; then it falls by a cosine, to zero."""
+    """Share of the updates during which the learning rate rises; then it falls by a cosine, towards zero."""
     weight_decay: float
     beta1: float
     beta2: float
