@@ -229,27 +229,33 @@ def test_adapters_are_merged_into_a_plain_checkpoint(tiny_student: Path, tmp_pat
     assert changed and all(name.endswith("proj.weight") for name in changed)
 
 
+@pytest.mark.parametrize(("stop", "rate"), [(3, 3e-3), (3, 10.0), (6, 10.0)])
 def test_training_goes_on_after_an_interrupt(
-    tiny_student: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    stop: int, rate: float, tiny_student: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """A rate that rises to 10 tears the student apart: its validation loss is least early, and it is the one from there."""
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     whole.mkdir()
     broken.mkdir()
-    made = examples(24)
-    train(tiny_student, made, tiny_recipe(), whole)
+    made = examples(40)
+    made, held_out = made[:24], made[24:]
+    recipe = replace(tiny_recipe(), learning_rate=rate, warmup_share=1.0)
+    expected = train(tiny_student, made, recipe, whole, held_out)
+    assert (expected["chosen_update"] <= 3) is (rate == 10.0)
 
     on_step_end = Journal.on_step_end
 
     def interrupt(self: object, args: object, state: object, control: object, **kwargs: object) -> None:
-        if state.global_step == 3:  # type: ignore[attr-defined]
+        if state.global_step == stop:  # type: ignore[attr-defined]
             signal.raise_signal(signal.SIGINT)
         on_step_end(self, args, state, control, **kwargs)  # type: ignore[arg-type]
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(Journal, "on_step_end", interrupt)
-        train(tiny_student, made, tiny_recipe(), broken)
-    assert len(losses(broken)) == 3
-    train(tiny_student, made, tiny_recipe(), broken)
+        train(tiny_student, made, recipe, broken, held_out)
+    assert len(losses(broken)) == stop
+    found = train(tiny_student, made, recipe, broken, held_out)
+    assert found | {"seconds": 0} == expected | {"seconds": 0}
     assert losses(broken) == losses(whole)
     assert rates(broken) == rates(whole)
     assert (broken / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
