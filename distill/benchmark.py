@@ -70,7 +70,7 @@ VARIANTS = {
 
 def measure(variant: Variant, student: Path, steps: int) -> dict[str, float]:
     """Train `steps` timed steps in this process; returns the table's figures."""
-    from distill.train import write_student_format
+    from distill.student import write_student_format
     from toolkit.allocator import keep_freed_memory
 
     if variant.keeps_freed_memory:
@@ -139,12 +139,13 @@ def _examples(count: int) -> list[Any]:
 def _our_trainer(variant: Variant, student: Path, examples: Sequence[Any], folder: Path) -> Any:
     from transformers import AutoTokenizer
 
-    from distill.train import StudentTrainer, demo, load_student, tokenize, trainer_arguments
+    from distill.student import load_student
+    from distill.train import StudentTrainer, demo, tokenize, trainer_arguments
     from toolkit.chat_format import TURN_END, ChatFormat
 
     config = replace(demo(), batch_examples=variant.batch_examples, log_every=1)
     chat_format = ChatFormat.from_folder(folder)
-    model = load_student(student, config, chat_format.encode(TURN_END)[0])
+    model = load_student(student, chat_format.encode(TURN_END)[0])
     model.set_attn_implementation(variant.attention)
     return StudentTrainer(
         model,

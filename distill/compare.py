@@ -26,6 +26,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -107,9 +108,15 @@ class ModelComparison(Record):
 
 
 def compare_models(
-    respondents: Sequence[Respondent], problems: Sequence[Problem], config: EvalConfig, out: Path
+    respondents: Sequence[Respondent],
+    problems: Sequence[Problem],
+    config: EvalConfig,
+    out: Path,
+    asked: Mapping[str, Any] = MappingProxyType({}),
 ) -> ModelComparison:
     """Measure each model into a run folder below `out` and write what the comparison finds beside them.
+
+    `asked`: how the problems were chosen, for the record.
 
     Evaluations that `out` holds already are read, one that was broken off goes on. Raises `InputError` where a model is
     named twice, `FolderConflict` where `out` holds evaluations on other problems or by another protocol.
@@ -119,9 +126,9 @@ def compare_models(
         raise FolderConflict(f"{out} must be new or hold a comparison, but is another run's; choose another --out")
     folders: dict[str, dict[str, Path]] = {part: {} for part in ASKED}
     for name, respondent in zip(names, respondents, strict=True):
-        for part, asked in ((PROBLEMS, problems), (REQUESTS, make_requests("test"))):
+        for part, questions, chosen in ((PROBLEMS, problems, asked), (REQUESTS, make_requests("test"), {})):
             folders[part][name] = out / part / folder_name(f"{respondent.name}-{respondent.digest[:8]}")
-            evaluate(respondent, asked, config, folders[part][name])
+            evaluate(respondent, questions, config, folders[part][name], chosen)
     comparison = compare(folders[PROBLEMS], folders[REQUESTS])
     replace_text(out / COMPARISON_JSON, json.dumps(comparison.to_dict(), indent=1, ensure_ascii=False) + "\n")
     replace_text(out / COMPARISON_MD, comparison_markdown(comparison))

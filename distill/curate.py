@@ -37,9 +37,11 @@ DROPS: Mapping[str, tuple[str, str]] = {
     "wrong": ("wrong", "choose an abler teacher or easier problems"),
     "duplicate": ("duplicate", "raise --temperature"),
     "too_long": ("too long", "raise --max-tokens, or let the teacher think less"),
-    "surplus": ("more than are kept of a problem", "keep more of a problem"),
+    "surplus": ("more than are kept of a problem", "raise --per-problem"),
 }
 """Reasons in the order of the filters, what such traces are, and what helps where nothing else is left."""
+
+LENGTH_DROPS = ("truncated", "too_long")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,8 +74,11 @@ class Curation:
         return {"traces": self.traces, "kept": len(self.examples), "drops": self.drops}
 
     def summary(self) -> str:
-        """One line for the terminal."""
-        return f"curation: {len(self.examples)} of {self.traces} traces kept; dropped: {self._reasons() or 'none'}"
+        """One line for the terminal, with what helps where many were too long."""
+        text = f"curation: {len(self.examples)} of {self.traces} traces kept; dropped: {self._reasons() or 'none'}"
+        drops = self.drops
+        long = [DROPS[reason] for reason in LENGTH_DROPS if drops[reason] > self.traces // 10]
+        return text + "".join(f"; fewer are {what} where you {remedy}" for what, remedy in long)
 
     def nothing_left(self) -> str:
         """Why no trace was kept, and what helps against the most frequent reason."""

@@ -14,9 +14,11 @@ import hashlib
 import json
 import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 
@@ -55,9 +57,16 @@ def evaluate_model(
     return evaluate(ModelFolder(folder, open_decoder, folder.name), problems, config, out)
 
 
-def evaluate(respondent: Respondent, problems: Sequence[Problem], config: EvalConfig, out: Path) -> Evaluation:
+def evaluate(
+    respondent: Respondent,
+    problems: Sequence[Problem],
+    config: EvalConfig,
+    out: Path,
+    asked: Mapping[str, Any] = MappingProxyType({}),
+) -> Evaluation:
     """Measure a model into the run folder `out`, or read the row where `out` holds it already.
 
+    `asked`: how the problems were chosen, for the record (`distill.trained_on.Asking.facts`).
     Broken off, it goes on where it stopped. Raises `FolderConflict` where `out` holds another run, `InputError` where
     the model folder has no tokenizer or template, or no room for the prompts, or where an endpoint fails.
     """
@@ -71,7 +80,7 @@ def evaluate(respondent: Respondent, problems: Sequence[Problem], config: EvalCo
     with respondent:
         partial = partial_folder(out, stage)
         write_records(partial / PROBLEMS, list(problems))
-        evaluation = _measure(respondent, problems, config, partial)
+        evaluation = replace(_measure(respondent, problems, config, partial), asked=dict(asked))
     finish(partial, out, stage, evaluation.to_dict())
     return evaluation
 

@@ -29,6 +29,7 @@ from datasets import Dataset
 from huggingface_hub import constants
 from torch import Tensor
 from torch.nn.functional import pad
+from torch.optim.lr_scheduler import LRScheduler
 from transformers import AutoTokenizer, PreTrainedModel
 from trl.trainer.grpo_config import GRPOConfig
 from trl.trainer.grpo_trainer import GRPOTrainer
@@ -36,6 +37,7 @@ from trl.trainer.grpo_trainer import GRPOTrainer
 from distill.journal import CHECKPOINTS, SAMPLED
 from distill.problems.requests import HARMFUL
 from distill.reflection import shares
+from distill.schedule import constant_schedule
 from distill.teachers.traces import row_seed
 from distill.verification.rewards import accuracy, language_consistency, well_formed
 from toolkit.chat_format import CLOSE, ChatFormat
@@ -302,6 +304,13 @@ class GroupTrainer(RestoresExperts, GRPOTrainer):
         losses = [each[2] for each in found if each[2] is not None]
         return logps, entropies, torch.stack(losses).mean() if losses else None
 
+    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> LRScheduler:
+        """Ours, whose first rate is above 0."""
+        assert self.optimizer is not None
+        schedule = constant_schedule(optimizer or self.optimizer, warmup=self._config.warmup_steps)
+        self.lr_scheduler: LRScheduler | None = schedule
+        return schedule
+
     def _rewards(self, **kwargs: Any) -> list[float]:
         return [reward for group in self._drawn for reward in group.rewards]
 
@@ -324,8 +333,6 @@ def trainer_arguments(config: GrpoConfig, folder: Path) -> GRPOConfig:
         beta=config.kl_coefficient,
         epsilon=config.clip,
         learning_rate=config.learning_rate,
-        lr_scheduler_type="constant_with_warmup",
-        warmup_steps=config.warmup_steps,
         bf16=True,
         use_cpu=not torch.cuda.is_available(),
         gradient_checkpointing=False,

@@ -15,6 +15,7 @@ bound: sampling, the reference's pass and attention are not in it.
 from __future__ import annotations
 
 import json
+import math
 import signal
 import threading
 import time
@@ -29,13 +30,25 @@ from torch import distributed, nn
 from torch.utils import deterministic
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from toolkit.errors import InputError
 from toolkit.model.flops import peak_flops, training_flops
+from toolkit.model.loading import not_finite
 from toolkit.progress import Progress
 
 LOSS = "loss.jsonl"
 CHECKPOINTS = "checkpoints"
-MORE = ("max_violation", "reward", "reward_std", "differing", "kl", "entropy", "completions/mean_length")
-"""What some runs log besides: a mixture of experts, reinforcement."""
+VALIDATION_LOSS = "validation_loss"
+MORE = (
+    VALIDATION_LOSS,
+    "max_violation",
+    "reward",
+    "reward_std",
+    "differing",
+    "kl",
+    "entropy",
+    "completions/mean_length",
+)
+"""What some runs log besides: students, a mixture of experts, reinforcement."""
 MORE_BY_LAYER = ("max_violation_by_layer",)
 SAMPLED = "sampled/"
 """Begins the names of what reinforcement measures of its samples."""
@@ -54,6 +67,7 @@ class Journal(TrainerCallback):
         self._checkpoint_every_s = checkpoint_every_s
         self._interrupted = interrupted
         self._progress: Progress | None = None
+        self._validation = ""
 
     def on_train_begin(
         self,
@@ -77,12 +91,22 @@ class Journal(TrainerCallback):
             self._path.write_text("".join(line + "\n" for line in kept))
             self._progress = Progress("train", state.max_steps, done=state.global_step)
 
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+    def on_step_end(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        *,
+        model: nn.Module,
+        **kwargs: Any,
+    ) -> None:
         if self._progress:
             self._progress.advance()
         now = time.monotonic()
         is_due = now - self._saved_at >= self._checkpoint_every_s
         is_interrupted, is_due = _anywhere(args.device, self._interrupted.is_set(), is_due)
+        if is_interrupted or is_due or state.global_step == state.max_steps:
+            refuse_diverged(model, state.global_step)
         if is_interrupted:
             self._interrupted.set()
             control.should_save = control.should_training_stop = True
@@ -98,7 +122,11 @@ class Journal(TrainerCallback):
         logs: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        if not logs or "loss" not in logs or not self._progress:
+        if not logs or "loss" not in logs:
+            return
+        if not math.isfinite(logs["grad_norm"]):  # the trainer logs a loss without those that are none
+            raise diverged("gradient's norm", state.global_step, logs["grad_norm"])
+        if not self._progress:
             return
         elapsed_s = time.monotonic() - self._begun_at
         tokens = self._tokens_so_far(state)
@@ -120,8 +148,11 @@ class Journal(TrainerCallback):
         record |= {name: [round(value, 4) for value in logs[name]] for name in MORE_BY_LAYER if name in logs}
         with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
+        if VALIDATION_LOSS in logs:
+            self._validation = f" (validation {logs[VALIDATION_LOSS]:.3f})"
         self._progress.advance(
-            0, f"loss {logs['loss']:.3f}  {tokens_per_s:.0f} tokens/s  {self._utilization(flops_per_s)}"
+            0,
+            f"loss {logs['loss']:.3f}{self._validation}  {tokens_per_s:.0f} tokens/s  {self._utilization(flops_per_s)}",
         )
 
     def _utilization(self, flops_per_s: float) -> str:
@@ -158,7 +189,8 @@ def _anywhere(device: torch.device, *claims: bool) -> list[bool]:
 def run_trainer(trainer: Trainer, folder: Path, *, tokens: int, checkpoint_every_s: float) -> dict[str, float]:
     """Train to the end, from the folder's last checkpoint where it holds one.
 
-    `tokens`: see `Journal`. Returns the tokens of the whole run, the seconds of this call and the last logged loss.
+    `tokens`: see `Journal`. Returns the updates and tokens of the whole run, the seconds of this call, and the first and
+    the last logged loss.
     Raises `KeyboardInterrupt` after writing a checkpoint where it was interrupted.
     """
     with postponed_interrupt() as interrupted, repeatable():
@@ -172,9 +204,29 @@ def run_trainer(trainer: Trainer, folder: Path, *, tokens: int, checkpoint_every
         seconds = time.monotonic() - begun
     if interrupted.is_set():
         raise KeyboardInterrupt
-    is_first = trainer.is_world_process_zero()
-    last = _of_the_first(json.loads((folder / LOSS).read_text().splitlines()[-1]) if is_first else {})
-    return {"tokens": last["tokens"], "seconds": seconds, "final_loss": last["loss"]}
+    lines = (folder / LOSS).read_text().splitlines() if trainer.is_world_process_zero() else []
+    first, last = _of_the_first([json.loads(line) for line in (lines[0], lines[-1])] if lines else [{}, {}])
+    return {
+        "updates": last["step"],
+        "tokens": last["tokens"],
+        "seconds": seconds,
+        "first_loss": first["loss"],
+        "final_loss": last["loss"],
+    }
+
+
+def diverged(what: str, step: int, value: float) -> InputError:
+    """The error of a run whose numbers ended."""
+    return InputError(
+        f"the {what} of update {step} must be a finite number, but is {value}; lower the learning rate, or look at the "
+        "training set; the last checkpoint stays in the run's partial folder"
+    )
+
+
+def refuse_diverged(model: nn.Module, step: int) -> None:
+    """Raise `InputError` where a weight is no finite number."""
+    if name := not_finite(model):
+        raise diverged(f"weights ({name})", step, math.nan)
 
 
 def _of_the_first(value: Value) -> Value:

@@ -31,6 +31,7 @@ from distill.teachers.remote_teacher import Endpoint, connect
 from toolkit.chat_format import split_completion
 from toolkit.errors import InputError
 from toolkit.generate import Sampling
+from toolkit.model.loading import load_whole
 from toolkit.models import is_endpoint, resolve
 from toolkit.records import Problem
 from toolkit.runs import folder_digest
@@ -116,13 +117,13 @@ class ClassifierJudge:
                 "reward model, or a classifier of a single choice"
             )
         chosen = _label(folder, config, label)
+        model: Any = load_whole(
+            AutoModelForSequenceClassification, folder, extra_allowed=True, dtype=torch.float32, use_safetensors=True
+        )
         try:
-            model = AutoModelForSequenceClassification.from_pretrained(
-                folder, dtype=torch.float32, local_files_only=True, use_safetensors=True
-            )
             tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        except Exception as error:  # safetensors, JSON and missing tensors each raise their own
-            raise InputError(f"{folder} must hold a model that transformers can load: {error}") from error
+        except Exception as error:  # JSON and the tokenizers library each raise their own
+            raise InputError(f"{folder} must hold a tokenizer that transformers can load: {error}") from error
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         if tokenizer.pad_token_id is None:
             batch_size = 1  # a decoder's classifier finds the last token by its padding

@@ -3,6 +3,8 @@
     out/
     ├── problems.jsonl  traces.jsonl  verdicts.jsonl     what the teacher was asked, said, and was right about
     ├── train.jsonl                                      what the student learned from
+    ├── validation.jsonl                                 examples whose loss is measured while it learns
+    ├── trained_on.json                                  by which `eval` knows what it learned from
     ├── dropped.jsonl  drops.json                        why each other trace was left, and how many for each reason
     ├── loss.jsonl                                       how it went
     ├── config.json  model.safetensors  tokenizer.json … the student
@@ -28,9 +30,12 @@ from distill.evaluate import problems_digest
 from distill.problems.families import FAMILIES, make_problems
 from distill.problems.own_form import Reading
 from distill.problems.problem_set import read_problems
-from distill.problems.splits import of_split, split_of
+from distill.problems.splits import of_split
+from distill.student import check_lengths, check_room, check_student, write_student_format
 from distill.teachers.respondent import Respondent, find_respondent
-from distill.train import TrainConfig, train, write_student_format
+from distill.train import TrainConfig, train
+from distill.trained_on import TRAIN, write_trained_on
+from distill.validation import spread
 from distill.verification.verdicts import grade
 from toolkit.chat_format import ChatFormat
 from toolkit.errors import InputError
@@ -40,7 +45,9 @@ from toolkit.models import resolve
 from toolkit.records import Example, Problem, Trace, Verdict, read_records, write_records
 from toolkit.runs import Stage, file_digest, finish, folder_digest, is_complete, partial_folder
 
-TRAIN, DROPPED, DROPS = "train.jsonl", "dropped.jsonl", "drops.json"
+VALIDATION, DROPPED, DROPS = "validation.jsonl", "dropped.jsonl", "drops.json"
+VALIDATION_SHARE, VALIDATION_PROBLEMS = 100, 64
+"""Of the validation split no more is asked than its loss needs: a hundredth, or so many of a user's problems."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +65,7 @@ class DistillConfig:
     """A teacher's traces from before, with `problems.jsonl` beside them unless `problems` is given; None samples."""
     families: tuple[str, ...]
     per_family: int
-    """Procedural problems a family."""
+    """Procedural problems a family to train on."""
     samples: int
     """Traces a problem."""
     sampling: Sampling
@@ -109,8 +116,12 @@ def distill(config: DistillConfig, out: Path, open_decoder: Callable[[Path], Dec
     if is_complete(out, stage):
         return out
     problems, test_problems = _problems(config, given)
+    facts = check_student(student)
     folder = partial_folder(out, stage)
+    check_room(facts, folder, lora_rank=config.train.lora_rank)
     student_format = write_student_format(student, folder)
+    asked_tokens = config.sampling.max_new_tokens if config.traces is None else 0
+    check_lengths(facts, student_format, problems, max_tokens=config.max_tokens, asked_tokens=asked_tokens)
     write_records(folder / PROBLEMS, problems)
 
     begun = time.monotonic()
@@ -121,21 +132,32 @@ def distill(config: DistillConfig, out: Path, open_decoder: Callable[[Path], Dec
     write_records(folder / VERDICTS, verdicts)
 
     curation = _curate(config, problems, traces, verdicts, student_format)
-    write_records(folder / TRAIN, curation.examples)
+    held_out = {problem.id for problem in of_split(problems, "validation")}
+    examples = [example for example in curation.examples if example.problem_id not in held_out]
+    validation = [example for example in curation.examples if example.problem_id in held_out]
+    write_records(folder / TRAIN, examples)
+    write_records(folder / VALIDATION, validation)
+    write_trained_on(folder, examples, student)
     counts = {"problems_in_test_split": test_problems} | curation.counts()
     (folder / DROPS).write_text(json.dumps(counts, indent=1) + "\n")
     write_records(folder / DROPPED, curation.dropped)
     print(curation.summary(), file=sys.stderr)
     if not curation.examples:
         raise InputError(curation.nothing_left())
+    if not examples:
+        raise InputError(
+            f"at least 1 of the {len(validation)} traces that were kept must be outside the validation split, but all "
+            "are in it; give more problems"
+        )
 
-    measured = train(student, curation.examples, config.train, folder)
+    measured = train(student, examples, config.train, folder, validation)
     correct = sum(verdict.correct for verdict in verdicts)
     finish(
         folder,
         out,
         stage,
         counts
+        | {"trained_on": len(examples), "validation": len(validation)}
         | {"teacher_correct": correct, "traces_seconds": traces_s}
         | {f"train_{name}": value for name, value in measured.items()},
     )
@@ -162,21 +184,24 @@ def _digest(path: Path) -> str:
 
 
 def _problems(config: DistillConfig, given: list[Problem] | None) -> tuple[list[Problem], int]:
-    """The problems to train on, and how many of the given ones the test split keeps from it."""
+    """The problems to ask, some of the validation split among them, and how many of the given ones the test split keeps
+    from it."""
     if given is None and config.traces is not None:
         given = read_problems(config.traces.with_name(PROBLEMS))
     if given is None:
-        return make_problems("train", config.per_family, config.seed, config.families), 0
+        drawn = make_problems("train", config.per_family, config.seed, config.families)
+        watching = -(-config.per_family // VALIDATION_SHARE)
+        return drawn + make_problems("validation", watching, config.seed, config.families), 0
+    test_problems = len(of_split(given, "test"))
     if config.traces is not None:
-        return given, len(of_split(given, "test"))  # curation drops their traces
-    problems = [  # a data set's own validation part is not trained on, and nothing measures a loss on it yet
-        problem for problem in given if split_of(problem) != "test" and problem.split != "validation"
-    ]
-    if not problems:
+        return given, test_problems  # curation drops their traces
+    to_train, held_out = of_split(given, "train"), of_split(given, "validation")
+    if not to_train:
         raise InputError(
-            f"{config.problems} must hold a problem outside the test split; all {len(given)} fall into it, add more"
+            f"{config.problems} must hold a problem outside the test and validation splits; all {len(given)} fall into "
+            "them, add more"
         )
-    return problems, len(given) - len(problems)
+    return to_train + [held_out[i] for i in spread(len(held_out), VALIDATION_PROBLEMS)], test_problems
 
 
 def _traces(config: DistillConfig, problems: Sequence[Problem], teacher: Respondent, folder: Path) -> list[Trace]:

@@ -11,18 +11,13 @@ from pathlib import Path
 
 import torch
 from datasets import Dataset
-from transformers import (
-    PreTrainedModel,
-    Trainer,
-    TrainingArguments,
-    default_data_collator,
-    get_cosine_with_min_lr_schedule_with_warmup,
-)
+from transformers import PreTrainedModel, Trainer, TrainingArguments, default_data_collator
 
 from distill.completion_loss import IGNORED
 from distill.grpo import RestoresExperts
 from distill.journal import CHECKPOINTS, run_trainer
 from distill.muon import MuonAdamW, split_parameters
+from distill.schedule import cosine_schedule
 from distill.teacher_recipe import StageRecipe, TeachConfig
 from toolkit.errors import InputError
 from toolkit.model.balance import ExpertBalance
@@ -101,10 +96,8 @@ def supervise(
         weight_decay=config.weight_decay,
         betas=config.adam_betas,
     )
-    steps = recipe.epochs * -(-len(rows) // recipe.batch_size)
-    schedule = get_cosine_with_min_lr_schedule_with_warmup(
-        optimizer, recipe.warmup_steps, steps, min_lr_rate=recipe.final_learning_rate
-    )
+    updates = recipe.epochs * -(-len(rows) // recipe.batch_size)
+    schedule = cosine_schedule(optimizer, updates=updates, warmup=recipe.warmup_steps, final=recipe.final_learning_rate)
     trainer = ExpertsTrainer(
         model=model,
         args=arguments,

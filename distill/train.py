@@ -13,7 +13,7 @@ tokenizer and the reasoning template. `checkpoints/` lets an interrupted run go 
 
 from __future__ import annotations
 
-import json
+import math
 import shutil
 import warnings
 from collections.abc import Mapping, Sequence
@@ -24,29 +24,34 @@ from typing import Any
 import torch
 from datasets import Dataset
 from huggingface_hub import constants
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import PeftModel
 from torch import Tensor, nn
-from transformers import (
-    AutoTokenizer,
-    PreTrainedModel,
-)
+from torch.optim.lr_scheduler import LRScheduler
+from transformers import AutoTokenizer, PreTrainedModel
 from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
-from distill import document_attention
 from distill.completion_loss import IGNORED, labelled, summed_loss
 from distill.document_attention import Documents
-from distill.journal import CHECKPOINTS, run_trainer
+from distill.journal import CHECKPOINTS, VALIDATION_LOSS, diverged, run_trainer
 from distill.master_adamw import MasterAdamW
+from distill.schedule import cosine_schedule
+from distill.student import (
+    add_adapters,
+    count_changed,
+    load_student,
+    save_student,
+    saved_digests,
+    write_student_format,
+)
+from distill.validation import ENOUGH, Validation, spread
+from distill.validation import EXAMPLES as VALIDATION_EXAMPLES
 from toolkit.allocator import keep_freed_memory
-from toolkit.chat_format import REASONING_TEMPLATE, TURN_END, TURN_START, ChatFormat, load_tokenizer, write_chat_files
-from toolkit.errors import InputError
-from toolkit.model.decoder import load_model
-from toolkit.model.precision import compute_dtype
+from toolkit.chat_format import TURN_END, ChatFormat
 from toolkit.records import Example
 
-STUDENT_TYPES = ("llama", "mistral", "qwen2", "qwen3")
-"""`model_type` of the architectures whose forward hands `documents` through to the attention."""
+ROW_TOKENS = 8192
+"""Of a batch, so many tokens at once go through the student: sixteen examples of 512."""
 
 Batch = dict[str, Any]
 
@@ -61,7 +66,7 @@ class TrainConfig:
     accumulation_steps: int
     """Batches whose gradients make one update."""
     warmup_share: float
-    """Share of the updates during which the learning rate rises; then it falls by a cosine, to zero."""
+    """Share of the updates during which the learning rate rises; then it falls by a cosine, towards zero."""
     weight_decay: float
     beta1: float
     beta2: float
@@ -99,25 +104,6 @@ def full(*, lora: bool = False, epochs: int = 2, seed: int = 0) -> TrainConfig:
     return replace(demo(lora=lora, epochs=epochs, seed=seed), checkpoint_every_s=600.0)
 
 
-def write_student_format(student: Path, folder: Path) -> ChatFormat:
-    """Write the student's tokenizer with the reasoning template into `folder`, and read the format from there.
-
-    Raises `InputError` where its architecture cannot be trained here, or its vocabulary has no turn tokens.
-    """
-    try:
-        model_type = json.loads((student / "config.json").read_text(encoding="utf-8"))["model_type"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{student}/config.json must be a model's configuration: {error}") from error
-    if model_type not in STUDENT_TYPES:
-        raise InputError(f"the student's architecture ({model_type}) must be one of {', '.join(STUDENT_TYPES)}")
-    tokenizer = load_tokenizer(student / "tokenizer.json")
-    for token in (TURN_START, TURN_END):
-        if tokenizer.token_to_id(token) is None:
-            raise InputError(f"the vocabulary of {student} must hold {token} (ChatML); choose another student")
-    write_chat_files(folder, tokenizer, template=REASONING_TEMPLATE, eos_token=TURN_END, pad_token=TURN_END)
-    return ChatFormat.from_folder(folder)
-
-
 def tokenize(examples: Sequence[Example], chat_format: ChatFormat) -> Dataset:
     """Token ids of each example, and labels on its completion."""
     return Dataset.from_list(
@@ -138,22 +124,24 @@ def collate(rows: Sequence[Mapping[str, list[int]]]) -> Batch:
     }
 
 
-def load_student(folder: Path, config: TrainConfig, end: int) -> PreTrainedModel | PeftModel:
-    """The model that is trained, in the dtype that its steps compute in; `end` becomes its end-of-text token.
+def within(examples: Sequence[Mapping[str, list[int]]], tokens: int) -> list[Batch]:
+    """Padding-free rows of at most so many tokens, or of one example that is longer."""
+    rows: list[list[Mapping[str, list[int]]]] = []
+    used = tokens
+    for example in examples:
+        length = len(example["input_ids"])
+        if used + length > tokens:
+            rows.append([])
+            used = 0
+        rows[-1].append(example)
+        used += length
+    return [collate(row) for row in rows]
 
-    Raises `InputError` where its weights cannot be read.
-    """
-    student = load_model(folder, compute_dtype())
-    for settings in (student.config, student.generation_config):
-        settings.eos_token_id = settings.pad_token_id = end
-    if not torch.cuda.is_available():
-        student.set_attn_implementation(document_attention.NAME)
-    if config.lora_rank:
-        torch.manual_seed(config.seed)
-        adapters = LoraConfig(r=config.lora_rank, lora_alpha=2 * config.lora_rank, target_modules="all-linear")
-        # adapters stay in the base's dtype, as masters keep their precision: fp32 ones would turn every product fp32
-        return get_peft_model(student, adapters, autocast_adapter_dtype=False)
-    return student
+
+def batch_of(examples: Sequence[Mapping[str, list[int]]]) -> Batch:
+    """What an update sees: its rows, and all labels in one, by which the trainer counts what is trained on."""
+    rows = within(examples, ROW_TOKENS)
+    return {"rows": rows, "labels": torch.cat([row["labels"] for row in rows], dim=1)}
 
 
 class StudentTrainer(SFTTrainer):
@@ -162,8 +150,9 @@ class StudentTrainer(SFTTrainer):
     def __init__(self, model: PreTrainedModel | PeftModel, config: TrainConfig, **kwargs: Any) -> None:
         # TRL reports each trainer that is made; the environment variable of this name is read too early to set it here
         constants.HF_HUB_DISABLE_TELEMETRY = True
-        super().__init__(model=model, data_collator=collate, **kwargs)
+        super().__init__(model=model, data_collator=batch_of, **kwargs)
         self._config = config
+        self.validation: Validation | None = None
         causal_lm: Any = model.get_base_model() if isinstance(model, PeftModel) else model
         # in place of the causal model's forward, so that wrappers (DistributedDataParallel) still see the call
         causal_lm.forward = _LossForward(causal_lm)
@@ -183,6 +172,37 @@ class StudentTrainer(SFTTrainer):
             weight_decay=self._config.weight_decay,
         )
         return self.optimizer
+
+    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> LRScheduler:
+        """Ours, whose first and last rates are above 0."""
+        assert self.optimizer is not None
+        warmup = math.ceil(self._config.warmup_share * num_training_steps)
+        schedule = cosine_schedule(optimizer or self.optimizer, updates=num_training_steps, warmup=warmup)
+        self.lr_scheduler: LRScheduler | None = schedule
+        return schedule
+
+    def training_step(self, model: nn.Module, inputs: Batch, num_items_in_batch: Tensor | int | None = None) -> Tensor:
+        """A batch row by row, so that memory is that of one row; returns the batch's loss.
+
+        Raises `InputError` where it is no finite number.
+        """
+        loss = torch.stack(
+            [super(StudentTrainer, self).training_step(model, row, num_items_in_batch) for row in inputs["rows"]]
+        )
+        total = loss.sum()
+        if not torch.isfinite(total):
+            raise diverged("loss", self.state.global_step + 1, float(total))
+        return total
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """With the validation loss, where it was measured after this very update."""
+        if (
+            self.validation
+            and self.validation.loss is not None
+            and self.validation.measured_at == self.state.global_step
+        ):
+            logs = logs | {VALIDATION_LOSS: self.validation.loss}
+        super().log(logs, start_time)
 
     def compute_loss(
         self,
@@ -223,8 +243,6 @@ def trainer_arguments(config: TrainConfig, folder: Path) -> SFTConfig:
         per_device_train_batch_size=config.batch_examples,
         gradient_accumulation_steps=config.accumulation_steps,
         learning_rate=config.learning_rate,
-        lr_scheduler_type="cosine",
-        warmup_steps=config.warmup_share,  # below 1: a share
         max_grad_norm=config.max_grad_norm,
         seed=config.seed,
         data_seed=config.seed,
@@ -245,18 +263,29 @@ def trainer_arguments(config: TrainConfig, folder: Path) -> SFTConfig:
     )
 
 
-def train(student: Path, examples: Sequence[Example], config: TrainConfig, folder: Path) -> dict[str, float]:
+def train(
+    student: Path,
+    examples: Sequence[Example],
+    config: TrainConfig,
+    folder: Path,
+    validation: Sequence[Example] = (),
+) -> dict[str, Any]:
     """Train the student on the examples and leave it in `folder`; goes on from the folder's last checkpoint.
 
-    Returns the tokens of all epochs, the seconds of this call and the last logged loss.
-    Raises `KeyboardInterrupt` after writing a checkpoint where it was interrupted.
+    `validation`: examples to measure a loss on, not trained on (`distill.validation`).
+    Returns the tokens of all epochs, the seconds of this call, the first and the last logged loss, after which update the
+    student was chosen and by what, and how many of its tensors changed.
+    Raises `KeyboardInterrupt` after writing a checkpoint where it was interrupted, and `InputError` where the loss or
+    a weight is no finite number, or where nothing changed; checkpoints stay then.
     """
     keep_freed_memory()
     torch.manual_seed(config.seed)
     chat_format = write_student_format(student, folder)
     dataset = tokenize(examples, chat_format)
     tokens = sum(len(ids) for ids in dataset["input_ids"])
-    model = load_student(student, config, chat_format.encode(TURN_END)[0])
+    plain = load_student(student, chat_format.encode(TURN_END)[0])
+    before = saved_digests(plain)
+    model = add_adapters(plain, config.lora_rank, config.seed) if config.lora_rank else plain
     trainer = StudentTrainer(
         model,
         config,
@@ -264,13 +293,37 @@ def train(student: Path, examples: Sequence[Example], config: TrainConfig, folde
         train_dataset=dataset,
         processing_class=AutoTokenizer.from_pretrained(folder, local_files_only=True),
     )
+    if validation:
+        trainer.validation = _validation(validation, chat_format, folder)
+        trainer.add_callback(trainer.validation)
     measured = run_trainer(trainer, folder, tokens=tokens * config.epochs, checkpoint_every_s=config.checkpoint_every_s)
-    save_student(model, folder)
+    measured |= _choose_best(trainer.validation, model, trainer.args.device, len(validation))
+    saved = save_student(model, folder)
+    changed = count_changed(before, saved_digests(saved))
     shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
-    return measured
+    return {"chosen_update": measured["updates"]} | measured | {"tensors": len(before), "changed_tensors": changed}
 
 
-def save_student(model: PreTrainedModel | PeftModel, folder: Path) -> None:
-    """Write a plain bf16 checkpoint, adapters merged."""
-    causal_lm: Any = model.merge_and_unload() if isinstance(model, PeftModel) else model
-    causal_lm.to(torch.bfloat16).save_pretrained(folder)
+def _validation(examples: Sequence[Example], chat_format: ChatFormat, folder: Path) -> Validation:
+    chosen = [examples[i] for i in spread(len(examples), VALIDATION_EXAMPLES)]
+    rows = list(tokenize(chosen, chat_format))
+    return Validation(lambda: within(rows, ROW_TOKENS), len(rows), folder / CHECKPOINTS)
+
+
+def _choose_best(
+    validation: Validation | None, model: PreTrainedModel | PeftModel, device: torch.device, examples: int
+) -> dict[str, Any]:
+    """Leave the model as it was when its validation loss was least, and say which one that is and why."""
+    if validation is None:
+        return {"chosen_by": "being the last: no trace of the validation split is there to tell"}
+    if validation.loss is None:  # the last update was made before an interrupt
+        validation.loss = validation.measure(model, device)
+    best = validation.restore_best(model)
+    if best is None:
+        few = f"being the last: {examples} validation traces are too few to tell, of {ENOUGH}"
+        return {
+            VALIDATION_LOSS: validation.loss,
+            "chosen_by": "the least validation loss, which is the last" if examples >= ENOUGH else few,
+        }
+    loss, update = best
+    return {VALIDATION_LOSS: loss, "chosen_update": update, "chosen_by": "the least validation loss"}

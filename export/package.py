@@ -13,7 +13,7 @@ from export.session import MODEL_FILE
 from toolkit.chat_format import CHAT_FILES, ChatFormat
 from toolkit.errors import InputError
 
-MODEL_FILES = ("config.json", "generation_config.json")
+MODEL_FILES = ("config.json", "generation_config.json", "trained_on.json")
 TEXT_FILES = (
     *CHAT_FILES,
     "special_tokens_map.json",

@@ -266,11 +266,14 @@ def load_tokenizer(path: Path) -> Tokenizer:
     if not path.is_file():
         raise InputError(f"{path} must exist; it is missing")
     try:
-        return Tokenizer.from_file(str(path))
+        tokenizer = Tokenizer.from_file(str(path))
     except (KeyboardInterrupt, SystemExit):
         raise
     except BaseException as error:  # noqa: BLE001 – a panic is no Exception
         raise InputError(f"{path} must be a tokenizer of the tokenizers library: {error}") from None
+    tokenizer.no_truncation()  # a file may store both, and would cut or fill up prompts and examples
+    tokenizer.no_padding()
+    return tokenizer
 
 
 def _split_held(text: str) -> tuple[str, str]:

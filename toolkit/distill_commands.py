@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from toolkit.commands import Options, Result
 from toolkit.decoders import open_decoder
@@ -86,18 +86,41 @@ def distill(options: Options) -> Result:
     from toolkit.runs import read_manifest
 
     _allow_unsafe(options)
-    given = {name: value for name in ("epochs", "seed") if (value := getattr(options, name)) is not None}
     recipe = pipeline.full if options.preset == "full" else pipeline.demo
-    config = recipe(lora=options.lora, **given)
-    wanted = ("per_family", "samples", "max_tokens")
-    changes = {name: value for name in wanted if (value := getattr(options, name)) is not None}
-    drawn = {name: v for name in ("temperature", "max_new_tokens") if (v := getattr(options, name)) is not None}
-    changes |= {"sampling": replace(config.sampling, **drawn)}
-    changes |= {name: getattr(options, name) for name in ("teacher", "student", "problems", "traces")}
-    changes |= {"reading": _reading(options)}
-    folder = pipeline.distill(replace(config, **changes), options.out, open_decoder)
+    config = recipe(lora=options.lora, **_given(options, "epochs", "seed"))
+    config = replace(
+        config,
+        sampling=replace(config.sampling, **_given(options, "temperature", "max_new_tokens")),
+        train=replace(config.train, **_given(options, "learning_rate")),
+        **_given(options, "per_family", "samples", "max_tokens", "per_problem"),
+        **{name: getattr(options, name) for name in ("teacher", "student", "problems", "traces")},
+        reading=_reading(options),
+    )
+    folder = pipeline.distill(config, options.out, open_decoder)
     measured = (read_manifest(folder) or {})["measured"]
-    return Result(facts={"folder": str(folder), **measured}, text=f"the student is in {folder}")
+    return Result(facts={"folder": str(folder), **measured}, text=f"the student is in {folder}; {_learned(measured)}")
+
+
+def _learned(measured: Mapping[str, Any]) -> str:
+    """What a student learned, in one line, from its run's measured numbers."""
+    if "train_updates" not in measured:
+        return "an earlier version trained it, and counted less"
+    text = (
+        f"it learned from {measured['trained_on']} traces in {measured['train_updates']} updates "
+        f"({measured['train_tokens']:,} tokens): loss {measured['train_first_loss']:.3f} → "
+        f"{measured['train_final_loss']:.3f}"
+    )
+    if "train_validation_loss" in measured:
+        text += f", {measured['train_validation_loss']:.3f} on {measured['validation']} traces of the validation split"
+    return (
+        f"{text}; {measured['train_changed_tensors']} of its {measured['train_tensors']} tensors changed; it is the one "
+        f"after update {measured['train_chosen_update']}, for {measured['train_chosen_by']}"
+    )
+
+
+def _given(options: Options, *names: str) -> dict[str, Any]:
+    """The options that were given, by name; the others stay the preset's."""
+    return {name: value for name in names if (value := getattr(options, name)) is not None}
 
 
 def eval(options: Options) -> Result:
@@ -105,7 +128,8 @@ def eval(options: Options) -> Result:
     from distill.evaluate import EvalConfig, evaluate
     from distill.problems.families import ledger_problems
     from distill.problems.problem_set import read_problems
-    from distill.teachers.respondent import find_respondent, folder_name
+    from distill.teachers.respondent import ModelFolder, find_respondent, folder_name
+    from distill.trained_on import choose, trained_questions
     from toolkit.ledger import build_ledger, ledger_table
 
     _allow_unsafe(options)
@@ -113,17 +137,31 @@ def eval(options: Options) -> Result:
     models += [find_respondent(model, open_decoder) for model in options.against]
     config = EvalConfig(sampling=_sampling(options), samples=options.samples, batch_size=options.batch_size)
     reading = _reading(options)
-    given = None if options.problems is None else read_problems(options.problems, reading)
-    problems = ledger_problems() if given is None else _own_test(given)
+    if options.problems is None and (options.split or options.include_trained):
+        raise InputError(
+            "--split and --include-trained choose among your own problems; give --problems (the ledger's are of the test "
+            "split, and no student is trained on that)"
+        )
+    if options.problems is None:
+        problems, asked, note = ledger_problems(), {}, ""
+    else:
+        known = {
+            model.name: trained_questions(model.folder) if isinstance(model, ModelFolder) else None for model in models
+        }
+        asking = choose(
+            read_problems(options.problems, reading), options.split, known, include_trained=options.include_trained
+        )
+        print(asking.note(), file=sys.stderr)
+        problems, asked, note = asking.problems, asking.facts(), f"\n\n{asking.note()}"
     if options.against:
         out = options.out or Path("runs/compare")
-        comparison = compare_models(models, problems, config, out)
-        text = f"{comparison_table(comparison)}\n\nthe same as Markdown: {out / COMPARISON_MD}"
+        comparison = compare_models(models, problems, config, out, asked)
+        text = f"{comparison_table(comparison)}{note}\n\nthe same as Markdown: {out / COMPARISON_MD}"
         return Result(facts={"folder": str(out), **comparison.to_dict()}, text=text)
     (model,) = models
     out = options.out or Path("runs/eval") / folder_name(model.name)
-    evaluation = evaluate(model, problems, config, out)
-    text = f"{ledger_table(build_ledger({model.name: out}))}\n\ntraces and verdicts are in {out}"
+    evaluation = evaluate(model, problems, config, out, asked)
+    text = f"{ledger_table(build_ledger({model.name: out}))}{note}\n\ntraces and verdicts are in {out}"
     return Result(facts={"folder": str(out), **evaluation.to_dict()}, text=text)
 
 
@@ -196,15 +234,6 @@ def _without_own_test(problems: list[Problem]) -> list[Problem]:
         raise InputError(
             f"some of the {len(problems)} problems must be outside the data set's test part; all are in it"
         )
-    return chosen
-
-
-def _own_test(problems: list[Problem]) -> list[Problem]:
-    """Problems to measure on: those that their data set keeps for testing, or all where it keeps none."""
-    chosen = [problem for problem in problems if problem.split == "test"]
-    if not chosen:
-        return problems
-    print(f"problems: the {len(chosen)} of the data set's test part are asked", file=sys.stderr)
     return chosen
 
 

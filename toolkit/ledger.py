@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self, TypedDict
 
@@ -68,6 +68,9 @@ class Evaluation(Record):
     batch_size: int
     bytes: int
     """Of the folder's weights; 0 where they are elsewhere."""
+    asked: dict[str, Any] = field(default_factory=dict)
+    """How the problems were chosen: `split`, how many were `given`, how many of those were `trained` on, and whether
+    these were `left_out`; empty for the frozen ones."""
 
 
 @dataclass(frozen=True, kw_only=True)

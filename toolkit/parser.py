@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
@@ -89,7 +90,9 @@ def _add_distilling(verb: AddVerb) -> None:
     distill.add_argument("--temperature", type=float, help="of the teacher's sampling; default: the preset's")
     distill.add_argument("--max-new-tokens", type=_count, help="of the teacher's answers; default: the preset's")
     distill.add_argument("--max-tokens", type=_count, help="of the longest example; default: the preset's")
+    distill.add_argument("--per-problem", type=_count, help="most examples of one problem; default: the preset's")
     distill.add_argument("--epochs", type=_count, help="passes over the training set; default: the preset's")
+    distill.add_argument("--learning-rate", type=_rate, help="the highest one; default: the preset's")
     distill.add_argument("--lora", action="store_true", help="train low-rank adapters, then merge them")
     distill.add_argument("--seed", type=int, help="default: the preset's")
     _add_unsafe_option(distill)
@@ -101,6 +104,16 @@ def _add_distilling(verb: AddVerb) -> None:
         "--against", nargs="+", action="extend", default=[], metavar="OTHER", help="models to measure beside it"
     )
     _add_problem_options(evaluation, "the ledger's problems")
+    evaluation.add_argument(
+        "--split",
+        choices=("test", "validation", "train", "all"),
+        help="part of --problems to ask; default: the data set's own test part, else all",
+    )
+    evaluation.add_argument(
+        "--include-trained",
+        action="store_true",
+        help="ask problems that the model was trained on too; default: left out, and said",
+    )
     _add_sampling_options(evaluation, temperature=0.0)
     _add_cache_options(evaluation)
     _add_unsafe_option(evaluation)
@@ -302,6 +315,16 @@ def _size(text: str) -> int:
         return int(float(number) * {"MB": 1e6, "GB": 1e9}[unit])
     except (KeyError, ValueError):
         raise argparse.ArgumentTypeError(f"{text!r} must be a size such as 90MB or 1.5GB") from None
+
+
+def _rate(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not (value > 0 and math.isfinite(value)):
+        raise argparse.ArgumentTypeError(f"{text!r} must be a number above 0, such as 4e-4")
+    return value
 
 
 def _count(text: str) -> int:

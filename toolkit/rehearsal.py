@@ -22,8 +22,9 @@ from transformers import AutoTokenizer
 from distill.pipeline import DistillConfig
 from distill.problems.chains import worked_example
 from distill.problems.families import make_problems
+from distill.student import add_adapters, load_student, write_student_format
 from distill.teachers.respondent import find_respondent
-from distill.train import StudentTrainer, collate, load_student, tokenize, trainer_arguments, write_student_format
+from distill.train import StudentTrainer, collate, tokenize, trainer_arguments
 from distill.verification.verdicts import grade
 from export.calibration_stream import CalibrationStream
 from export.checkpoint import EMBEDDING, LM_HEAD, Checkpoint
@@ -141,7 +142,9 @@ def _train(
     config: DistillConfig, student: Path, rows: Sequence[Mapping[str, Any]], chat_format: ChatFormat, folder: Path
 ) -> dict[str, float]:
     """Training steps on few examples: what their tokens take, and what an update takes whatever their number."""
-    model = load_student(student, config.train, chat_format.encode(TURN_END)[0])
+    plain = load_student(student, chat_format.encode(TURN_END)[0])
+    rank = config.train.lora_rank
+    model = add_adapters(plain, rank, config.train.seed) if rank else plain
     trainer = StudentTrainer(
         model,
         config.train,

@@ -121,6 +121,19 @@ def test_the_summary_names_only_what_was_dropped() -> None:
     assert curated(made[:1]).summary() == "curation: 1 of 1 traces kept; dropped: none"
 
 
+def test_the_summary_says_what_helps_where_many_were_too_long() -> None:
+    whole = [trace(problem, 0) for problem in PROBLEMS[:2]]
+    cut = [replace(trace(PROBLEMS[2], 0), finish_reason="length")]
+    assert curated([*whole, *cut]).summary() == (
+        "curation: 2 of 3 traces kept; dropped: 1 cut by the limit; fewer are cut by the limit where you raise "
+        "--max-new-tokens"
+    )
+    assert curated(whole, max_tokens=1).summary() == (
+        "curation: 0 of 2 traces kept; dropped: 2 too long; fewer are too long where you raise --max-tokens, or let the "
+        "teacher think less"
+    )
+
+
 def test_the_remedy_is_that_of_the_most_frequent_reason() -> None:
     unthought = [trace(problem, 0, "") for problem in PROBLEMS[:3]]
     cut = [replace(trace(problem, 0), finish_reason="length") for problem in PROBLEMS[:3]]

@@ -12,11 +12,12 @@ from transformers import AutoModelForCausalLM
 
 from distill.pipeline import DistillConfig, demo, distill
 from distill.problems.splits import split_of
+from distill.trained_on import question_digest, trained_questions
 from tests.distill.scripted import ScriptedDecoder
 from toolkit.chat_format import ChatFormat, completion_text
 from toolkit.errors import FolderConflict, InputError
 from toolkit.generate import Decoder, Floats, Sampling
-from toolkit.records import Example, Problem, Trace, read_records
+from toolkit.records import Example, Problem, Split, Trace, read_records, write_records
 from toolkit.runs import read_manifest
 
 
@@ -40,6 +41,8 @@ class Reciter(ScriptedDecoder):
 
 PROBLEMS = [Problem.create(family="user", question=f"{i}+{i}", answer=str(2 * i)) for i in range(10, 40)]
 TRAINABLE = [problem for problem in PROBLEMS if split_of(problem) != "test"]
+"""Asked; what the teacher says to those of the validation split is not trained on."""
+TRAINED = [problem for problem in PROBLEMS if split_of(problem) == "train"]
 
 
 def write_problems(path: Path, problems: Sequence[Problem] = PROBLEMS) -> Path:
@@ -70,7 +73,9 @@ def test_a_run_folder_holds_the_student_and_what_it_learned_from(tiny_student: P
     assert distill(config, out, lambda folder: Reciter(folder, PROBLEMS)) == out
 
     examples = read_records(out / "train.jsonl", Example)
-    assert [example.problem_id for example in examples] == [problem.id for problem in TRAINABLE]
+    assert [example.problem_id for example in examples] == [problem.id for problem in TRAINED]
+    held_out = read_records(out / "validation.jsonl", Example)
+    assert {example.problem_id for example in held_out} == {p.id for p in TRAINABLE} - {p.id for p in TRAINED} != set()
     assert len(TRAINABLE) < len(PROBLEMS)
     counts = json.loads((out / "drops.json").read_text())
     assert counts["problems_in_test_split"] == len(PROBLEMS) - len(TRAINABLE)
@@ -79,7 +84,17 @@ def test_a_run_folder_holds_the_student_and_what_it_learned_from(tiny_student: P
     names = {path.name for path in out.iterdir()}
     assert names >= {"problems.jsonl", "traces.jsonl", "verdicts.jsonl", "loss.jsonl", "chat_template.jinja"}
     manifest = read_manifest(out)
-    assert manifest is not None and manifest["measured"]["teacher_correct"] == len(TRAINABLE)
+    assert manifest is not None
+    measured = manifest["measured"]
+    assert measured["teacher_correct"] == len(TRAINABLE)
+    assert (measured["trained_on"], measured["validation"]) == (len(TRAINED), len(held_out))
+    assert measured["train_validation_loss"] > 0
+    assert measured["train_chosen_update"] == measured["train_updates"] == -(-len(TRAINED) // 8)
+    assert (
+        measured["train_chosen_by"] == f"being the last: {len(held_out)} validation traces are too few to tell, of 16"
+    )
+    assert measured["train_changed_tensors"] > 10
+    assert trained_questions(out) == {question_digest(problem) for problem in TRAINED}
     assert set(manifest["outputs"]) == names - {"manifest.json"}
     assert ChatFormat.from_folder(out).opens_reasoning
     AutoModelForCausalLM.from_pretrained(out)
@@ -122,6 +137,46 @@ def test_a_teacher_that_is_never_right_is_an_error_and_leaves_no_student(tiny_st
     assert not (tmp_path / "student").exists()
 
 
+def test_a_run_without_validation_problems_says_so(tiny_student: Path, tmp_path: Path) -> None:
+    config = recipe(tiny_student, write_problems(tmp_path / "problems.jsonl", TRAINED[:4]))
+    out = distill(config, tmp_path / "student", lambda folder: Reciter(folder, PROBLEMS))
+    measured = (read_manifest(out) or {})["measured"]
+    assert measured["validation"] == 0
+    assert measured["train_chosen_by"] == "being the last: no trace of the validation split is there to tell"
+    assert "train_validation_loss" not in measured
+    assert measured["train_changed_tensors"] > 10  # one update, and it counts
+
+
+def test_a_run_that_changes_no_weight_is_an_error_and_leaves_no_student(tiny_student: Path, tmp_path: Path) -> None:
+    config = recipe(tiny_student, write_problems(tmp_path / "problems.jsonl"))
+    still = replace(config, train=replace(config.train, learning_rate=1e-12))
+    with pytest.raises(InputError, match="at least 1 of the student's 20 tensors must differ"):
+        distill(still, tmp_path / "student", lambda folder: Reciter(folder, PROBLEMS))
+    assert not (tmp_path / "student").exists()
+
+
+@pytest.mark.parametrize("part", ["test", "validation"])
+def test_problems_of_a_held_out_part_are_never_trained_on(part: Split, tiny_student: Path, tmp_path: Path) -> None:
+    own = [replace(problem, split=part if i % 3 == 0 else "train") for i, problem in enumerate(PROBLEMS)]
+    problems = tmp_path / "problems.jsonl"
+    write_records(problems, own)
+    first, second = tmp_path / "first", tmp_path / "second"
+    teacher = tmp_path / "teacher"
+    teacher.mkdir()
+    write_records(teacher / "problems.jsonl", own)
+    distill(recipe(tiny_student, problems), first, lambda folder: Reciter(folder, PROBLEMS))
+
+    made = read_records(first / "traces.jsonl", Trace)
+    asked = {trace.problem_id for trace in made}
+    more = [replace(made[0], problem_id=problem.id) for problem in own if problem.id not in asked]
+    write_records(teacher / "traces.jsonl", [*made, *more])  # traces from elsewhere know no splits
+    given = replace(recipe(tiny_student, None), traces=teacher / "traces.jsonl")
+    distill(given, second, no_decoder)
+    for out in (first, second):
+        learned = {example.problem_id for example in read_records(out / "train.jsonl", Example)}
+        assert learned == {problem.id for problem in own if problem.split == "train"}
+
+
 def test_a_student_that_cannot_be_trained_is_refused_before_the_teacher_works(
     tiny_student: Path, tmp_path: Path
 ) -> None:
@@ -133,8 +188,28 @@ def test_a_student_that_cannot_be_trained_is_refused_before_the_teacher_works(
         distill(config, tmp_path / "student", no_decoder)
 
 
+def test_lengths_that_cannot_be_are_refused_before_the_teacher_works(
+    tiny_student: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = recipe(tiny_student, write_problems(tmp_path / "problems.jsonl"))
+    with pytest.raises(
+        InputError, match=r"the longest example \(513 tokens\) must be at most .* \(512\); lower --max-tok"
+    ):
+        distill(replace(config, max_tokens=513), tmp_path / "student", no_decoder)
+    with pytest.raises(
+        InputError, match=r"the shortest question \(\d+ tokens\) must leave room .* \(5\); raise --max-tok"
+    ):
+        distill(replace(config, max_tokens=5), tmp_path / "student", no_decoder)
+
+    talkative = replace(config, sampling=replace(config.sampling, max_new_tokens=60), max_tokens=50)
+    with pytest.raises(InputError, match=rf"{len(TRAINABLE)} too long\); raise --max-tokens"):
+        distill(talkative, tmp_path / "student", lambda folder: Reciter(folder, PROBLEMS))
+    warned = "the teacher may write 60 tokens, and examples longer than 50 are not trained on; --max-tokens raises that"
+    assert warned in capsys.readouterr().err
+
+
 def test_problems_that_are_all_held_out_are_refused(tiny_student: Path, tmp_path: Path) -> None:
     held_out = [problem for problem in PROBLEMS if split_of(problem) == "test"]
     config = recipe(tiny_student, write_problems(tmp_path / "problems.jsonl", held_out))
-    with pytest.raises(InputError, match=f"all {len(held_out)} fall into it"):
+    with pytest.raises(InputError, match=f"all {len(held_out)} fall into them"):
         distill(config, tmp_path / "student", no_decoder)

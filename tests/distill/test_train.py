@@ -15,20 +15,13 @@ from huggingface_hub import constants
 from transformers import AutoModelForCausalLM
 
 from distill import document_attention
+from distill import train as training
 from distill.completion_loss import IGNORED, summed_loss
 from distill.document_attention import Documents
 from distill.journal import CHECKPOINTS, LOSS, Journal
 from distill.master_adamw import MasterAdamW
-from distill.train import (
-    TrainConfig,
-    collate,
-    demo,
-    save_student,
-    tokenize,
-    train,
-    trainer_arguments,
-    write_student_format,
-)
+from distill.student import save_student, write_student_format
+from distill.train import TrainConfig, _LossForward, collate, demo, tokenize, train, trainer_arguments, within
 from toolkit.chat_format import ChatFormat, completion_text
 from toolkit.errors import InputError
 from toolkit.records import Example
@@ -213,7 +206,7 @@ def test_training_lowers_the_loss_and_leaves_a_plain_checkpoint(tiny_student: Pa
 
 def test_the_first_logged_loss_is_the_mean_over_completion_tokens(tiny_student: Path, tmp_path: Path) -> None:
     made = examples(4)
-    train(tiny_student, made, replace(tiny_recipe(), learning_rate=0.0), tmp_path)
+    train(tiny_student, made, tiny_recipe(), tmp_path)  # logged before the first update
     total, count = 0.0, 0
     oracle = float_model(tiny_student)
     for row in tokenize(made, ChatFormat.from_folder(tmp_path)):
@@ -236,35 +229,36 @@ def test_adapters_are_merged_into_a_plain_checkpoint(tiny_student: Path, tmp_pat
     assert changed and all(name.endswith("proj.weight") for name in changed)
 
 
+@pytest.mark.parametrize(("stop", "rate"), [(3, 3e-3), (3, 10.0), (6, 10.0)])
 def test_training_goes_on_after_an_interrupt(
-    tiny_student: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    stop: int, rate: float, tiny_student: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """A rate that rises to 10 tears the student apart: its validation loss is least early, and it is the one from there."""
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     whole.mkdir()
     broken.mkdir()
-    made = examples(24)
-    train(tiny_student, made, tiny_recipe(), whole)
+    made = examples(40)
+    made, held_out = made[:24], made[24:]
+    recipe = replace(tiny_recipe(), learning_rate=rate, warmup_share=1.0)
+    expected = train(tiny_student, made, recipe, whole, held_out)
+    assert (expected["chosen_update"] <= 3) is (rate == 10.0)
 
     on_step_end = Journal.on_step_end
 
     def interrupt(self: object, args: object, state: object, control: object, **kwargs: object) -> None:
-        if state.global_step == 3:  # type: ignore[attr-defined]
+        if state.global_step == stop:  # type: ignore[attr-defined]
             signal.raise_signal(signal.SIGINT)
         on_step_end(self, args, state, control, **kwargs)  # type: ignore[arg-type]
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(Journal, "on_step_end", interrupt)
-        train(tiny_student, made, tiny_recipe(), broken)
-    assert len(losses(broken)) == 3
-    train(tiny_student, made, tiny_recipe(), broken)
+        train(tiny_student, made, recipe, broken, held_out)
+    assert len(losses(broken)) == stop
+    found = train(tiny_student, made, recipe, broken, held_out)
+    assert found | {"seconds": 0} == expected | {"seconds": 0}
     assert losses(broken) == losses(whole)
+    assert rates(broken) == rates(whole)
     assert (broken / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
-
-
-def test_an_architecture_that_is_not_supported_is_refused_by_name(tiny_student: Path, tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text('{"model_type": "gpt2"}')
-    with pytest.raises(InputError, match=r"\(gpt2\) must be one of llama, mistral, qwen2, qwen3"):
-        write_student_format(tmp_path, tmp_path)
 
 
 def test_nothing_is_reported_to_anyone(tiny_student: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -288,3 +282,88 @@ def test_a_saved_student_keeps_its_weights(tiny_student: Path, tmp_path: Path) -
     before, after = float_model(tiny_student).state_dict(), float_model(tmp_path).state_dict()
     for name in before:
         torch.testing.assert_close(after[name], before[name].bfloat16().float())
+
+
+def rates(folder: Path) -> list[float]:
+    return [json.loads(line)["learning_rate"] for line in (folder / LOSS).read_text().splitlines()]
+
+
+@pytest.mark.parametrize(
+    ("count", "changes", "expected"),
+    [
+        (3, {}, [1.0]),
+        (8, {}, [1.0, 0.5]),
+        (6, {"batch_examples": 2, "accumulation_steps": 2, "epochs": 2}, [1.0, 0.8536, 0.5, 0.1464]),
+    ],
+)
+def test_no_update_has_the_rate_zero_however_few_there_are(
+    count: int, changes: dict[str, Any], expected: list[float], tiny_student: Path, tmp_path: Path
+) -> None:
+    recipe = replace(tiny_recipe(), **changes)
+    measured = train(tiny_student, examples(count), recipe, tmp_path)
+    assert rates(tmp_path) == pytest.approx([recipe.learning_rate * share for share in expected], rel=1e-3)
+    assert measured["updates"] == len(expected)
+    before, after = float_model(tiny_student).state_dict(), float_model(tmp_path).state_dict()
+    changed = sum(not torch.equal(before[name].bfloat16().float(), after[name]) for name in before)
+    assert changed >= measured["changed_tensors"] > 10  # the tied head counts once more in a state dict
+
+
+@pytest.mark.parametrize("lora", [False, True])
+def test_a_run_that_changes_nothing_is_an_error_and_leaves_no_student(
+    lora: bool, tiny_student: Path, tmp_path: Path
+) -> None:
+    recipe = replace(tiny_recipe(), learning_rate=1e-12, lora_rank=4 if lora else 0)
+    with pytest.raises(InputError, match=r"tensors must differ from before training.* raise --learning-rate"):
+        train(tiny_student, examples(4), recipe, tmp_path)
+
+
+def test_a_run_whose_numbers_end_stops_there_and_keeps_its_checkpoint(
+    tiny_student: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forward = _LossForward.__call__
+    calls = 0
+
+    def poisoned(self: Any, **kwargs: Any) -> torch.Tensor:
+        nonlocal calls
+        calls += 1
+        return forward(self, **kwargs) * (math.nan if calls == 4 else 1.0)
+
+    monkeypatch.setattr(_LossForward, "__call__", poisoned)
+    with pytest.raises(InputError, match=r"the loss of update 4 must be a finite number, but is nan"):
+        train(tiny_student, examples(24), replace(tiny_recipe(), checkpoint_every_s=0.0), tmp_path)
+    assert len(losses(tmp_path)) == 3
+    assert not (tmp_path / "model.safetensors").exists()
+    kept = tmp_path / CHECKPOINTS / "checkpoint-3"
+    assert all(torch.isfinite(tensor).all() for tensor in float_model(kept).state_dict().values())
+
+    monkeypatch.setattr(_LossForward, "__call__", forward)
+    train(tiny_student, examples(24), tiny_recipe(), tmp_path)  # goes on from there
+    assert len(losses(tmp_path)) == 6
+
+
+def test_a_rate_that_tears_the_weights_apart_is_an_error(tiny_student: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"update \d must be a finite number"):
+        train(tiny_student, examples(8), replace(tiny_recipe(), learning_rate=1e38), tmp_path)
+    assert not (tmp_path / "model.safetensors").exists()
+
+
+def test_long_examples_go_through_the_student_in_rows_of_bounded_length(chat_format: ChatFormat) -> None:
+    made = list(tokenize(examples(7), chat_format))
+    lengths = [len(row["input_ids"]) for row in made]
+    rows = within(made, max(lengths) * 2)
+    assert 1 < len(rows) < 7
+    assert all(row["input_ids"].numel() <= max(lengths) * 2 for row in rows)
+    assert torch.cat([row["labels"] for row in rows], dim=1).tolist() == collate(made)["labels"].tolist()
+    assert [row["input_ids"].numel() for row in within(made, 1)] == lengths  # one that is longer goes alone
+
+
+def test_an_update_is_the_same_however_its_batch_is_cut(
+    tiny_student: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    whole.mkdir()
+    cut.mkdir()
+    train(tiny_student, examples(8), tiny_recipe(), whole)
+    monkeypatch.setattr(training, "ROW_TOKENS", 1)
+    train(tiny_student, examples(8), tiny_recipe(), cut)
+    assert losses(cut) == pytest.approx(losses(whole), rel=5e-3)

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers import Tokenizer
 from transformers import AutoTokenizer
 
 from toolkit.chat_format import (
@@ -20,6 +21,7 @@ from toolkit.chat_format import (
     Delta,
     ReasoningParser,
     completion_text,
+    load_tokenizer,
     split_completion,
 )
 from toolkit.errors import InputError
@@ -139,6 +141,17 @@ def test_a_broken_tokenizer_file_is_one_line(tiny_student: Path, tmp_path: Path)
     (tmp_path / "tokenizer.json").write_text('{"model": {"type": "BPE"}}')
     with pytest.raises(InputError, match=r"tokenizer\.json must be a tokenizer"):
         ChatFormat.from_folder(tmp_path)
+
+
+def test_truncation_and_padding_that_a_tokenizer_file_stores_are_off(tiny_student: Path, tmp_path: Path) -> None:
+    tokenizer = load_tokenizer(tiny_student / "tokenizer.json")
+    text = "How many times does the letter appear in the text?"
+    expected = tokenizer.encode(text).ids
+    tokenizer.enable_truncation(4)
+    tokenizer.enable_padding(length=1000)
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    assert len(Tokenizer.from_file(str(tmp_path / "tokenizer.json")).encode(text).ids) == 1000
+    assert load_tokenizer(tmp_path / "tokenizer.json").encode(text).ids == expected
 
 
 def test_a_hostile_template_cannot_reach_python(tmp_path: Path) -> None:

@@ -17,12 +17,12 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.cache_utils import DynamicCache
-from transformers.utils.logging import disable_progress_bar
 
 from toolkit.errors import InputError
 from toolkit.generate import Floats, Ints
 from toolkit.model.cache import GrowingLayer, LatentLayer, make_cache
 from toolkit.model.latent_basis import Basis, calibrate
+from toolkit.model.loading import load_whole
 from toolkit.model.mla import absorb
 from toolkit.model.precision import compute_dtype
 
@@ -135,14 +135,5 @@ class TorchDecoder:
 
 
 def load_model(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
-    """Load a local causal language model; raises `InputError` where the folder holds none."""
-    if not (folder / "config.json").is_file():
-        raise InputError(f"{folder} must hold a config.json; it has none")
-    disable_progress_bar()  # of loading weights: local files take a moment
-    try:
-        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=dtype, attn_implementation="sdpa", local_files_only=True
-        )
-    except Exception as error:  # safetensors, JSON and missing tensors each raise their own
-        raise InputError(f"{folder} must hold a model that transformers can load: {error}") from error
-    return model
+    """Load a local causal language model whole, as `toolkit.model.loading.load_whole`."""
+    return load_whole(AutoModelForCausalLM, folder, dtype=dtype, attn_implementation="sdpa")

@@ -1,0 +1,127 @@
+"""What a student was trained on, kept beside it, so that an evaluation can leave it out.
+
+    trained_on.json    {"questions": [digest, …]}    in the student's folder, and in every export of it
+
+A question's digest is the hash that problems have as their id: of the question and of what was said before it, without
+system prompts, with case, white space and Unicode's forms folded. So neither another id nor another layout hides a
+question that was trained on. Who learned as a student before brings the questions of that time along.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from distill.problems.splits import of_split
+from toolkit.errors import InputError
+from toolkit.records import Asked, Example, Problem, content_hash, read_object, read_records
+
+TRAINED_ON = "trained_on.json"
+TRAIN = "train.jsonl"
+QUESTIONS = "questions"
+Part = Literal["train", "validation", "test", "all"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asking:
+    """The problems that an evaluation asks, and how they were chosen."""
+
+    problems: list[Problem]
+    split: Part
+    given: int
+    """In that split."""
+    trained: int
+    """Of the given ones, those that a model was trained on, whether they are asked or not."""
+    unrecorded: list[str]
+    """Models of which nothing says what they were trained on."""
+
+    @property
+    def left_out(self) -> bool:
+        """Whether the trained ones are not asked."""
+        return len(self.problems) < self.given
+
+    def facts(self) -> dict[str, Any]:
+        """For the record of the evaluation."""
+        return {
+            "split": self.split,
+            "given": self.given,
+            "trained": self.trained,
+            "left_out": self.left_out,
+            "unrecorded": self.unrecorded,
+        }
+
+    def note(self) -> str:
+        """One line for the person."""
+        of = "" if self.split == "all" else f" of the {self.split} split"
+        text = f"asked: {len(self.problems)} of {self.given} problems{of}"
+        if self.trained:
+            text += f"; {self.trained} of them were trained on and are "
+            text += "left out (--include-trained asks them)" if self.left_out else "asked all the same"
+        if self.unrecorded:
+            text += f"; what {', '.join(self.unrecorded)} learned from is not recorded"
+        return text
+
+
+def choose(
+    problems: Sequence[Problem],
+    split: Part | None,
+    trained_on: Mapping[str, set[str] | None],
+    *,
+    include_trained: bool = False,
+) -> Asking:
+    """The problems of a split, without those that a model was trained on unless these are included.
+
+    `split` None: the data set's own test part where it has one, else all. `trained_on`: by the models' names, what
+    `trained_questions` read. Raises `InputError` where no problem is left.
+    """
+    if split is None:
+        split = "test" if any(problem.split == "test" for problem in problems) else "all"
+    given = list(problems) if split == "all" else of_split(problems, split)
+    if not given:
+        raise InputError(
+            f"at least 1 of {len(problems)} problems must be of the {split} split, but none is; choose another --split"
+        )
+    trained = set[str]().union(*(questions for questions in trained_on.values() if questions))
+    fresh = [problem for problem in given if question_digest(problem) not in trained]
+    if not fresh and not include_trained:
+        raise InputError(
+            f"at least 1 of {len(given)} problems must be new to the model, but it was trained on all; give others, or "
+            "ask them all the same with --include-trained"
+        )
+    return Asking(
+        problems=given if include_trained else fresh,
+        split=split,
+        given=len(given),
+        trained=len(given) - len(fresh),
+        unrecorded=[name for name, questions in trained_on.items() if questions is None],
+    )
+
+
+def question_digest(asked: Asked) -> str:
+    """See the module."""
+    said = [message for message in asked.history if message["role"] != "system"]
+    return content_hash(Asked(question=asked.question, history=said).transcript)
+
+
+def write_trained_on(folder: Path, examples: Iterable[Example], student: Path) -> None:
+    """Write the questions of the examples, and those that the student was trained on before."""
+    questions = {question_digest(example) for example in examples} | (trained_questions(student) or set())
+    (folder / TRAINED_ON).write_text(json.dumps({QUESTIONS: sorted(questions)}, indent=0) + "\n")
+
+
+def trained_questions(folder: Path) -> set[str] | None:
+    """Digests of the questions that the model of a folder was trained on; None where the folder does not say.
+
+    Raises `InputError` where a file that says so cannot be read.
+    """
+    if (folder / TRAINED_ON).is_file():
+        found = read_object(folder / TRAINED_ON).get(QUESTIONS)
+        if not isinstance(found, list):
+            raise InputError(f"{folder / TRAINED_ON} must hold a list of {QUESTIONS!r}; make the student again")
+        return set(found)
+    if (folder / TRAIN).is_file():  # a student from before this file was written
+        return {question_digest(example) for example in read_records(folder / TRAIN, Example)}
+    return None

@@ -1,0 +1,108 @@
+"""The loss on examples that are not trained on, some times while a student trains, and the weights where it was least.
+
+    checkpoints/best/   model.safetensors  validation.json    trained weights at the least validation loss so far
+
+Examples of the validation split are held out from training. A few of them are enough to see a run go wrong, and cost
+little: a forward pass of `EXAMPLES` at `TIMES` points of the run. Where there are at least `ENOUGH` of them to tell one
+state of the student from another, the student that is saved is the one with the least validation loss.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+EXAMPLES = 32
+TIMES = 4
+ENOUGH = 16
+BEST, BEST_WEIGHTS, BEST_LOSS = "best", "model.safetensors", "validation.json"
+
+Batch = dict[str, Any]
+
+
+def spread(count: int, wanted: int) -> list[int]:
+    """`wanted` places, or all, evenly over `count`: rows that are in the order of their families mix them."""
+    chosen = min(count, wanted)
+    return [i * count // chosen for i in range(chosen)]
+
+
+class Validation(TrainerCallback):
+    """Measures the validation loss at even distances, the last time behind the last update."""
+
+    def __init__(self, batches: Callable[[], Sequence[Batch]], examples: int, folder: Path) -> None:
+        """`batches`: what the model's forward takes; `examples`: how many are in them; `folder`: of the checkpoints."""
+        self._batches, self._folder = batches, folder / BEST
+        self._keeps_best = examples >= ENOUGH
+        self.loss: float | None = None
+        """The last one; None where nothing was measured, as without examples."""
+        self.measured_at = -1
+        """The update after which that was."""
+
+    def on_step_end(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        *,
+        model: nn.Module,
+        **kwargs: Any,
+    ) -> None:
+        points = {math.ceil(state.max_steps * (i + 1) / TIMES) for i in range(TIMES)}
+        if state.global_step not in points:
+            return
+        self.loss, self.measured_at = self.measure(model, args.device), state.global_step
+        control.should_log = True
+        is_last = state.global_step == state.max_steps
+        if self._keeps_best and not is_last and state.is_world_process_zero and self.loss < self._best()[0]:
+            self._keep(model, state.global_step)
+
+    @torch.no_grad()
+    def measure(self, model: nn.Module, device: torch.device) -> float:
+        """Mean loss over the trained tokens of all validation examples."""
+        was_training = model.training
+        model.eval()
+        total, count = 0.0, 0
+        for batch in self._batches():
+            inputs = {name: value.to(device) if torch.is_tensor(value) else value for name, value in batch.items()}
+            total += float(model(**inputs))
+            count += int((batch["labels"] >= 0).sum())
+        model.train(was_training)
+        return total / count
+
+    def restore_best(self, model: nn.Module) -> tuple[float, int] | None:
+        """Put back the weights of the least loss where they are not the last ones; returns its loss and update."""
+        least, step = self._best()
+        if self.loss is None or not self._keeps_best or least >= self.loss:
+            return None
+        trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+        with torch.no_grad():
+            for name, value in load_file(self._folder / BEST_WEIGHTS).items():
+                trained[name].copy_(value)
+        return least, step
+
+    def _keep(self, model: nn.Module, step: int) -> None:
+        """The loss is written last, so that it stands only beside whole weights."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        (self._folder / BEST_LOSS).unlink(missing_ok=True)
+        weights = {
+            name: parameter.detach().to("cpu").contiguous()
+            for name, parameter in model.named_parameters()
+            if parameter.requires_grad
+        }
+        save_file(weights, self._folder / BEST_WEIGHTS)
+        (self._folder / BEST_LOSS).write_text(json.dumps({"loss": self.loss, "step": step}))
+
+    def _best(self) -> tuple[float, int]:
+        try:
+            kept = json.loads((self._folder / BEST_LOSS).read_text())
+        except (OSError, ValueError):
+            return math.inf, -1
+        return float(kept["loss"]), int(kept["step"])

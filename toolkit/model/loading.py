@@ -1,0 +1,131 @@
+"""Reads a checkpoint whole or not at all.
+
+transformers fills each tensor that a checkpoint lacks with random numbers, leaves out the ones that its architecture has
+no place for, and reports both without failing. Here each of them is an error that names the tensor.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from transformers import PreTrainedModel
+from transformers.utils.logging import disable_progress_bar
+
+from toolkit.errors import InputError
+from toolkit.records import read_object
+
+FLOATS = ("BF16", "F16", "F32", "F64")
+"""Types that weights may be stored in, by the names of safetensors."""
+NAMED = 3
+"""Tensors that an error names before it counts the rest."""
+
+
+def load_whole(auto_class: Any, folder: Path, *, extra_allowed: bool = False, **settings: Any) -> PreTrainedModel:
+    """Load the model of a local folder by one of transformers' auto classes.
+
+    `extra_allowed`: the checkpoint may hold more, such as the head of the model that a classifier was made from.
+    Raises `InputError` where the folder holds no model, or where its tensors are not those of the architecture that
+    its `config.json` describes, or are integers of a quantized model.
+    """
+    if not (folder / "config.json").is_file():
+        raise InputError(f"{folder} must hold a config.json; it has none")
+    method = quantization(folder)
+    disable_progress_bar()  # of loading weights: local files take a moment
+    try:
+        with _reports_silenced():
+            model: PreTrainedModel
+            model, found = auto_class.from_pretrained(
+                folder,
+                local_files_only=True,
+                ignore_mismatched_sizes=True,  # so that they are named below
+                output_loading_info=True,
+                **settings,
+            )
+        stored = {} if method else _stored_types(folder)
+    except Exception as error:  # safetensors, JSON and quantizers each raise their own
+        quantized = f" (it is quantized by {method}: choose the model that it was made from)" if method else ""
+        raise InputError(f"{folder} must hold a model that transformers can load{quantized}: {error}") from error
+    _refuse_other_tensors(folder, found, extra_allowed)
+    _refuse_codes(folder, stored)
+    return model
+
+
+def quantization(folder: Path) -> str | None:
+    """How the model of a folder is quantized, by its `config.json`; None where it is not."""
+    settings = read_object(folder / "config.json").get("quantization_config")
+    if not settings:
+        return None
+    return str(settings.get("quant_method", "an unknown method")) if isinstance(settings, dict) else str(settings)
+
+
+def not_finite(model: torch.nn.Module) -> str | None:
+    """The name of the first weight that holds a number that is none (NaN) or has no end; None where all are finite."""
+    for name, parameter in model.named_parameters():
+        if not torch.isfinite(parameter.detach().sum(dtype=torch.float64)):
+            return name
+    return None
+
+
+def _refuse_other_tensors(folder: Path, found: dict[str, Any], extra_allowed: bool) -> None:
+    """Raise where a tensor of the architecture has another shape, is missing, or has no place in it."""
+    if mismatched := sorted(found["mismatched_keys"]):
+        name, shape, expected = mismatched[0]
+        raise InputError(
+            f"the shape of {name} in the checkpoint {folder} ({list(shape)}) must equal that of its config.json "
+            f"({list(expected)}); {len(mismatched)} in all differ; get weights and config.json of one model"
+        )
+    if missing := sorted(found["missing_keys"]):
+        raise InputError(
+            f"the checkpoint {folder} must hold every tensor of its architecture, but lacks {_named(missing)}; "
+            "get the whole checkpoint again"
+        )
+    if (unexpected := sorted(found["unexpected_keys"])) and not extra_allowed:
+        raise InputError(
+            f"the checkpoint {folder} must hold only tensors of its architecture, which has no place for "
+            f"{_named(unexpected)}; get weights and config.json of one model"
+        )
+
+
+def _refuse_codes(folder: Path, stored: dict[str, str]) -> None:
+    """Raise where weights are stored as integers: read as floats, codes of a quantized model mean nothing."""
+    for name, dtype in sorted(stored.items()):
+        if dtype not in FLOATS and name.endswith(".weight"):
+            raise InputError(
+                f"the weights in {folder} must be floats ({', '.join(FLOATS)}), but {name} is {dtype}, as in a "
+                "quantized model; choose the model that it was made from"
+            )
+
+
+def _stored_types(folder: Path) -> dict[str, str]:
+    """Tensor → dtype, by the headers of the folder's safetensors files."""
+    found: dict[str, str] = {}
+    for path in sorted(folder.glob("model*.safetensors")):
+        with safe_open(path, framework="pt") as file:
+            found |= {name: file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118 – no mapping
+    return found
+
+
+def _named(names: Sequence[str]) -> str:
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return ", ".join(names[:NAMED]) + more
+
+
+@contextmanager
+def _reports_silenced() -> Iterator[None]:
+    """Within, transformers prints no table of missing tensors: the error says it in one line."""
+    logger = logging.getLogger("transformers.modeling_utils")  # with its level raised, it would say other things
+    logger.addFilter(_nothing)
+    try:
+        yield
+    finally:
+        logger.removeFilter(_nothing)
+
+
+def _nothing(record: logging.LogRecord) -> bool:
+    return False
