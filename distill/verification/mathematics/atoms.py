@@ -98,11 +98,11 @@ _LIBRARY = frozenset(
 )
 _ALTERNATIVES = frozenset(("or", "and", "und", "oder", "et", "ou", "или", "и"))
 SCALES = {
-    **dict.fromkeys(("dozen", "dozens"), 12), "hundred": 100, **dict.fromkeys("thousand k tausend mille mil тыс тысяч тысячи тысяча".split(), 10**3),
-    **dict.fromkeys("万 萬 만".split(), 10**4), **dict.fromkeys("लाख lakh".split(), 10**5),
-    **dict.fromkeys("million millions mn mln millionen millones milhões milioni млн миллион миллиона миллионов".split(), 10**6),
-    **dict.fromkeys("करोड़ crore".split(), 10**7), **dict.fromkeys("亿 億 억".split(), 10**8),
-    **dict.fromkeys("billion bn mrd milliarden млрд".split(), 10**9), "trillion": 10**12,
+    **dict.fromkeys(("dozen", "dozens"), 12), "hundred": 100, **dict.fromkeys(["thousand", "k", "tausend", "mille", "mil", "тыс", "тысяч", "тысячи", "тысяча"], 10**3),
+    **dict.fromkeys(["万", "萬", "만"], 10**4), **dict.fromkeys(["लाख", "lakh"], 10**5),
+    **dict.fromkeys(["million", "millions", "mn", "mln", "millionen", "millones", "milhões", "milioni", "млн", "миллион", "миллиона", "миллионов"], 10**6),
+    **dict.fromkeys(["करोड़", "crore"], 10**7), **dict.fromkeys(["亿", "億", "억"], 10**8),
+    **dict.fromkeys(["billion", "bn", "mrd", "milliarden", "млрд"], 10**9), "trillion": 10**12,
 }  # fmt: skip
 _MATRICES = frozenset(["matrix", "pmatrix", "bmatrix", "vmatrix", "smallmatrix", "array", "Bmatrix", "Vmatrix"])
 
