@@ -39,7 +39,8 @@ def test_a_verdict_is_that_of_a_careful_person(row: dict[str, Any]) -> None:
 
 
 def test_no_more_probing_rows_than_before_are_judged_wrongly() -> None:
-    accepted, refused = [], []
+    accepted: list[tuple[str, str, str]] = []
+    refused: list[tuple[str, str, str]] = []
     for parameter in rows("probing.jsonl"):
         row = parameter.values[0]
         item = Problem.create(
