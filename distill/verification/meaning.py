@@ -7,6 +7,7 @@ import re
 from distill.verification.calendar_strings import same_moment
 from distill.verification.mathematics.comparison import means as tree_means
 from distill.verification.mathematics.equivalence import equivalent
+from distill.verification.mathematics.values import NoValue
 from distill.verification.readings import Reading, read_answer
 
 
@@ -23,7 +24,10 @@ def means(reference: Reading, answer: Reading) -> bool:
         case "number" | "mathematics" | "library":
             if reference.kind == "library" or answer.kind == "library":
                 return _same_for_library(reference, answer)
-            return tree_means(reference.meaning, answer.meaning)
+            try:
+                return tree_means(reference.meaning, answer.meaning)
+            except (NoValue, ArithmeticError, RecursionError):  # what cannot be worked out means nothing
+                return False
         case "choice":
             return _same_choice(reference, answer)
         case "date":
