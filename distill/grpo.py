@@ -42,6 +42,7 @@ from toolkit.chat_format import CLOSE, ChatFormat
 from toolkit.errors import InputError
 from toolkit.generate import Sampling, complete
 from toolkit.model.decoder import TorchDecoder, load_model
+from toolkit.model.precision import computes_in_bf16
 from toolkit.records import Problem
 
 if TYPE_CHECKING:
@@ -326,7 +327,7 @@ def trainer_arguments(config: GrpoConfig, folder: Path) -> GRPOConfig:
         learning_rate=config.learning_rate,
         lr_scheduler_type="constant_with_warmup",
         warmup_steps=config.warmup_steps,
-        bf16=True,
+        bf16=computes_in_bf16(),
         use_cpu=not torch.cuda.is_available(),
         gradient_checkpointing=False,
         dataloader_pin_memory=torch.cuda.is_available(),
