@@ -42,7 +42,7 @@ def trainer(base: Path, config: GrpoConfig, folder: Path) -> GroupTrainer:
 
 
 def test_the_reward_rises(cold_start: Path, config: GrpoConfig, tmp_path: Path) -> None:
-    longer = replace(config, steps=30, groups=4, group_size=4, micro_batch=16)
+    longer = replace(config, steps=30, groups=4, group_size=4, micro_batch=16, learning_rate=3e-3)
     made = trainer(cold_start, longer, tmp_path)
     before = made.preflight()["preflight_reward"]
     made.train()
