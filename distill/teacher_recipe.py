@@ -207,7 +207,7 @@ def quick() -> TeachConfig:
     )
     reinforcement = replace(
         nano().reason_rl,
-        steps=2,
+        steps=5,
         groups=2,
         group_size=2,
         micro_batch=4,
