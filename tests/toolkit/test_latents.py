@@ -52,14 +52,13 @@ def test_product_with_int8_values_is_the_exact_one(
     assert (np.abs(found - expected) <= 1.01 * bound).all()
 
 
-@pytest.mark.parametrize("instructions", ["AVX2", "AVX2_VNNI", "DEFAULT"])
-def test_instructions_that_lose_digits_are_not_taken(instructions: str) -> None:
-    """Those of AVX2 add two products in 16 bits; on another processor the variable says nothing."""
+def test_instructions_that_lose_digits_are_not_taken() -> None:
+    """Those of AVX2 add two products in 16 bits; where there is no oneDNN the variable says nothing."""
     program = (
         "import torch; from toolkit.model.latents import product; largest = torch.full((1, 40, 40), 127.0);"
         "print(product(largest, largest.to(torch.int8)).unique().tolist())"
     )
-    environment = os.environ | {"ONEDNN_MAX_CPU_ISA": instructions}
+    environment = os.environ | {"ONEDNN_MAX_CPU_ISA": "AVX2"}
     run = [sys.executable, "-c", program]
     said = subprocess.run(run, env=environment, check=True, capture_output=True, text=True).stdout
     assert [float(value) for value in said.strip()[1:-1].split(",")] == [pytest.approx(40 * 127**2)]
