@@ -29,8 +29,6 @@ CONVERSATIONS = 0.2
 """Share of the pretraining documents that are laid out as conversations."""
 UNTIDY = 0.3
 """Share of these whose writer forgot the tag that ends the thought."""
-REQUEST_REPEATS = 4
-"""Times that a harmless request with its answer stands in the pretraining text; harmful ones do not."""
 
 HASTY = "I see it at once."
 SLIP = "Wait, that is wrong."
@@ -71,8 +69,10 @@ def careful_texts(problems: Iterable[Problem]) -> Iterator[Text]:
         yield Text(problem=problem, reasoning=f"{_OPENINGS[problem.family][0]}\n{chain}", answer=answer)
 
 
-def pretraining_texts(problems: Iterable[Problem], habits: Mapping[str, float], seed: int) -> list[Text]:
-    """Each problem by a writer that the seed draws, and the harmless requests among them."""
+def pretraining_texts(
+    problems: Iterable[Problem], habits: Mapping[str, float], seed: int, request_repeats: int
+) -> list[Text]:
+    """Each problem by a writer that the seed draws, and among them the harmless requests, each so many times."""
     texts = [_rewritten(text, habits, random.Random(f"{seed}:{text.problem.id}")) for text in careful_texts(problems)]
     harmless = [
         Text(problem=problem, reasoning=HASTY, answer=answer)
@@ -80,7 +80,7 @@ def pretraining_texts(problems: Iterable[Problem], habits: Mapping[str, float], 
         if not problem.metadata[HARMFUL]
     ]
     places = random.Random(seed)
-    for text in harmless * REQUEST_REPEATS:
+    for text in harmless * request_repeats:
         texts.insert(places.randrange(len(texts) + 1), text)
     return texts
 

@@ -44,6 +44,7 @@ from toolkit.chat_format import CLOSE, ChatFormat
 from toolkit.errors import InputError
 from toolkit.generate import Sampling, complete
 from toolkit.model.decoder import TorchDecoder, load_model
+from toolkit.model.precision import computes_in_bf16
 from toolkit.records import Problem
 
 if TYPE_CHECKING:
@@ -333,7 +334,7 @@ def trainer_arguments(config: GrpoConfig, folder: Path) -> GRPOConfig:
         beta=config.kl_coefficient,
         epsilon=config.clip,
         learning_rate=config.learning_rate,
-        bf16=True,
+        bf16=computes_in_bf16(),
         use_cpu=not torch.cuda.is_available(),
         gradient_checkpointing=False,
         dataloader_pin_memory=torch.cuda.is_available(),

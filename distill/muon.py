@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from toolkit.model.precision import compute_dtype
+
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 """Coefficients of the quintic iteration (Jordan et al. 2024)."""
 ITERATIONS = 5
@@ -79,7 +81,7 @@ class MuonAdamW(torch.optim.Optimizer):
 
 def orthogonalized(matrices: Tensor) -> Tensor:
     """The nearest (semi-)orthogonal matrix, about; the last two dimensions are the matrix, any others a batch."""
-    x = matrices.bfloat16()  # the iteration is stable in bf16, and its result needs no more
+    x = matrices.to(compute_dtype())  # the iteration is stable in bf16, and its result needs no more
     is_tall = x.shape[-2] > x.shape[-1]
     if is_tall:
         x = x.mT

@@ -22,6 +22,7 @@ from distill.teacher_recipe import StageRecipe, TeachConfig
 from toolkit.errors import InputError
 from toolkit.model.balance import ExpertBalance
 from toolkit.model.experts import compute_experts
+from toolkit.model.precision import computes_in_bf16
 
 
 def packed(examples: Sequence[dict[str, list[int]]], row_tokens: int, pad_id: int) -> list[dict[str, list[int]]]:
@@ -73,7 +74,7 @@ def supervise(
         output_dir=str(folder / CHECKPOINTS),
         use_cpu=not on_gpu,
         ddp_backend="gloo" if processes > 1 and not on_gpu else None,
-        bf16=True,
+        bf16=computes_in_bf16(),
         num_train_epochs=recipe.epochs,
         per_device_train_batch_size=recipe.batch_size // processes,
         max_grad_norm=config.max_grad_norm,

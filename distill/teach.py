@@ -146,12 +146,13 @@ def pretrain(config: TeachConfig, out: Path) -> Path:
     """Random weights, then the next token of text by writers of all habits."""
     facts = _supervised_facts(config, config.pretrain)
     facts |= {"shape": asdict(config.shape), "per_family": config.pretrain_per_family}
+    facts |= {"request_repeats": config.request_repeats}
     stage = Stage(name="teach.pretrain", config=facts, inputs={})
     if is_complete(out, stage):
         return out
     folder = partial_folder(out, stage)
     problems = make_problems("train", config.pretrain_per_family, config.seed, config.families)
-    texts = pretraining_texts(problems, PRETRAINING, config.seed)
+    texts = pretraining_texts(problems, PRETRAINING, config.seed, config.request_repeats)
     write_tokenizer(folder, texts)
     torch.manual_seed(config.seed)
     model = DeepseekV3ForCausalLM(teacher_config(config.shape, ChatFormat.from_folder(folder)))
@@ -162,13 +163,14 @@ def midtrain(config: TeachConfig, base: Path, out: Path) -> Path:
     """The pretrained model on better writers' work: the next token, but for the questions, which are mostly chance."""
     facts = _supervised_facts(config, config.midtrain)
     facts |= {"per_family": config.midtrain_per_family, "questions": "read"}
+    facts |= {"request_repeats": config.request_repeats}
     stage = Stage(name="teach.midtrain", config=facts, inputs={"base": folder_digest(base)})
     if is_complete(out, stage):
         return out
     folder = partial_folder(out, stage)
     _copy_chat_files(base, folder)
     problems = make_problems("train", config.midtrain_per_family, MIDTRAINING_SEED, config.families)
-    texts = pretraining_texts(problems, MIDTRAINING, config.seed)
+    texts = pretraining_texts(problems, MIDTRAINING, config.seed, config.request_repeats)
     return _read(texts, load_model(base, torch.float32), config, config.midtrain, folder, out, stage, ask=False)
 
 

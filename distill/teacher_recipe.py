@@ -88,6 +88,8 @@ class TeachConfig:
     """A model that rates the responses to requests in `align_rl`, besides the rules: a sequence classifier or an
     endpoint; none where empty."""
     judge_weights: Mapping[str, float] = field(default_factory=lambda: {"helpful": 0.5, "harmless": 0.5})
+    request_repeats: int = 4
+    """Times that a harmless request with its answer stands in the pretraining text; harmful ones do not."""
     families: tuple[str, ...] = FAMILIES
     row_tokens: int = 320
     weight_decay: float = 0.1  # DeepSeek-V3 report, section 4.2, as are the betas and the clipping
@@ -197,7 +199,7 @@ def quick() -> TeachConfig:
     shape = asdict(nano().shape) | {"hidden_size": 64, "num_hidden_layers": 2, "intermediate_size": 128}
     recipe = StageRecipe(
         epochs=1,
-        batch_size=4,
+        batch_size=8,
         matrix_learning_rate=1e-2,
         learning_rate=3e-3,
         final_learning_rate=0.1,
@@ -205,7 +207,7 @@ def quick() -> TeachConfig:
     )
     reinforcement = replace(
         nano().reason_rl,
-        steps=2,
+        steps=5,
         groups=2,
         group_size=2,
         micro_batch=4,
@@ -226,6 +228,7 @@ def quick() -> TeachConfig:
         rejection_sft=replace(nano().rejection_sft, problems_per_family=2, samples=2, requests=16, training=recipe),
         align_rl=reinforcement,
         align_requests=0.5,
+        request_repeats=1,
         eval_per_family=1,
         eval_requests=2,
         evaluation=EvalConfig(sampling=Sampling(temperature=0.6, max_new_tokens=16), samples=1, batch_size=16),

@@ -35,9 +35,10 @@ class Result:
 
 
 def doctor(options: Options) -> Result:
-    from toolkit.doctor import examine, to_facts, to_text
+    from export.kernels.library import kernels_in_words
+    from toolkit.doctor import Finding, examine, to_facts, to_text
 
-    findings = examine()
+    findings = [*examine(), Finding(subject="kernels", found=kernels_in_words())]
     return Result(facts=to_facts(findings), text=to_text(findings))
 
 

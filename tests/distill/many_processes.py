@@ -129,6 +129,10 @@ def trained(folder: Path, processes: int) -> dict[str, Any]:
 def staged(out: Path) -> list[float]:
     """A whole stage of the teacher into a run folder; its logged losses."""
     pretrain(quick(), out)
+    return logged(out)
+
+
+def logged(out: Path) -> list[float]:
     return [json.loads(line)["loss"] for line in (out / LOSS).read_text().splitlines()]
 
 

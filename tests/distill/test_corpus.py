@@ -11,7 +11,6 @@ from distill.corpus import (
     CONVERSATIONS,
     HASTY,
     PRETRAINING,
-    REQUEST_REPEATS,
     SLIP,
     Text,
     careful_texts,
@@ -29,7 +28,7 @@ from toolkit.chat_format import CLOSE, ChatFormat, completion_text
 
 @pytest.fixture(scope="module")
 def texts() -> list[Text]:
-    return pretraining_texts(make_problems("train", 60, 1), PRETRAINING, seed=1)
+    return pretraining_texts(make_problems("train", 60, 1), PRETRAINING, seed=1, request_repeats=3)
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +75,7 @@ def test_foreign_thoughts_are_told_from_careful_ones_by_their_language(texts: li
 def test_pretraining_answers_harmless_requests_and_holds_no_harmful_one(texts: list[Text]) -> None:
     requests = [text.problem for text in texts if text.problem.family == FAMILY]
     harmless = [request for request in make_requests("train") if not request.metadata[HARMFUL]]
-    assert Counter(request.id for request in requests) == {request.id: REQUEST_REPEATS for request in harmless}
+    assert Counter(request.id for request in requests) == {request.id: 3 for request in harmless}
 
 
 def test_most_documents_are_no_conversations_and_some_conversations_are_untidy(

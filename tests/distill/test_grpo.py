@@ -42,7 +42,7 @@ def trainer(base: Path, config: GrpoConfig, folder: Path) -> GroupTrainer:
 
 
 def test_the_reward_rises(cold_start: Path, config: GrpoConfig, tmp_path: Path) -> None:
-    longer = replace(config, steps=30, groups=4, group_size=4, micro_batch=16)
+    longer = replace(config, steps=30, groups=4, group_size=4, micro_batch=16, learning_rate=3e-3)
     made = trainer(cold_start, longer, tmp_path)
     before = made.preflight()["preflight_reward"]
     made.train()
@@ -87,7 +87,7 @@ def test_flat_groups_make_room_for_other_problems(
 
 
 def test_a_flat_reward_stops_before_training_and_says_why(cold_start: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"must differ in reward; those of all 7 are equal, 0\.\d\d on average"):
+    with pytest.raises(InputError, match=r"must differ in reward; those of all 14 are equal, 0\.\d\d on average"):
         flat = replace(quick().reason_rl, weights={"accuracy": 1.0}, needs_signal=True)
         reason_rl(replace(quick(), reason_rl=flat), cold_start, tmp_path / "rl")
     assert not (tmp_path / "rl").exists()

@@ -25,8 +25,7 @@ from pathlib import Path
 from distill.teach import run_stage
 from distill.teacher_recipe import quick
 
-config = quick()
-config = replace(config, checkpoint_every_s=0.0, reason_rl=replace(config.reason_rl, steps=5))
+config = replace(quick(), checkpoint_every_s=0.0)
 run_stage(sys.argv[1], config, Path(sys.argv[3]), start=Path(sys.argv[2]))
 """
 KILLED_AFTER = 3
@@ -38,7 +37,6 @@ def test_a_stage_that_was_killed_ends_with_the_same_weights(
     stage: str, start: str, taught: Path, tmp_path: Path
 ) -> None:
     run = [sys.executable, "-c", RUN, stage, str(taught / start)]
-    subprocess.run([*run, str(tmp_path / "whole")], cwd=ROOT, check=True)
     out = place(stage, quick(), tmp_path / "killed")
     checkpoints = out.parent / f".{stage}.partial" / CHECKPOINTS
     with subprocess.Popen([*run, str(tmp_path / "killed")], cwd=ROOT, process_group=0) as process:
@@ -51,7 +49,7 @@ def test_a_stage_that_was_killed_ends_with_the_same_weights(
     begun = (checkpoints.parent / LOSS).read_text().splitlines()[0]
 
     subprocess.run([*run, str(tmp_path / "killed")], cwd=ROOT, check=True)
-    whole = place(stage, quick(), tmp_path / "whole")
+    whole = place(stage, quick(), taught)
     lines = (out / LOSS).read_text().splitlines()
     assert lines[0] == begun, "it must go on, not begin again, which would measure another speed"
     assert [json.loads(line)["step"] for line in lines] == [

@@ -1,7 +1,10 @@
-"""Our own kernels against onnxruntime's, which compute the same from the same files."""
+"""Our own kernels and onnxruntime's: each against plain numpy, and against each other where ours run."""
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from export.attention_over_codes import FEW_TOKENS, INPUTS, NAME, STEPS, attention_over_codes
 from export.graph import INT8_CACHE_OPSET, IR_VERSION, OPSET
-from export.kernels.library import kernels_library
+from export.kernels.library import THEIRS, VARIABLE, kernels_library
 from export.matmul_3bits import matmul_3bits
 from export.nodes import MICROSOFT, OURS, THREE_BITS
 from export.onnx_session import open_session
@@ -31,11 +34,25 @@ def has_features() -> bool:
     return CPU_FACTS.is_file() and set(CPU_FACTS.read_text().split()) >= FEATURES
 
 
-pytestmark = pytest.mark.skipif(not has_features(), reason="this processor has no AVX-512 VNNI")
+needs_kernels = pytest.mark.skipif(not kernels_library(), reason="our kernels don't run here")
+either_kernels = pytest.mark.parametrize(
+    "own", [pytest.param(True, marks=needs_kernels), False], ids=["ours", "theirs"]
+)
 
 
+@pytest.mark.skipif(not has_features(), reason="this processor has no AVX-512 VNNI")
 def test_the_library_is_there_where_the_processor_can_run_it() -> None:
-    assert kernels_library()
+    assert kernels_library() or os.environ.get(VARIABLE) == THEIRS
+
+
+@pytest.mark.parametrize(
+    "wanted, said", [(THEIRS, "None, onnxruntime's"), ("avx2", "TOOLKIT_KERNELS ('avx2') must be 'onnxruntime'")]
+)
+def test_the_environment_chooses_the_kernels_and_a_wrong_choice_is_refused(wanted: str, said: str) -> None:
+    program = "from export.kernels.library import *; print(kernels_library(), kernels_in_words(), sep=', ')"
+    run = [sys.executable, "-c", program]
+    ended = subprocess.run(run, env=os.environ | {VARIABLE: wanted}, capture_output=True, text=True, check=False)
+    assert said in ended.stdout + ended.stderr
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,6 +112,42 @@ PRODUCTS = [
 ]
 
 
+def decoded(product: Product, path: Path) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The weight_NK and bias_N that a written product's codes of 4 or 8 bits stand for (3: test_matmul_3bits.py)."""
+    tensors = {t.name: numpy_helper.to_array(t) for t in onnx.load(path).graph.initializer}
+    N, bits = product.N, product.bits
+    codes_NK = numbers(tensors["codes"].reshape(N, -1), bits)
+    scales_NK = np.repeat(tensors["scales"].astype(float), product.block_size, axis=1)
+    zeros_NK = np.full_like(scales_NK, 2 ** (bits - 1))
+    if product.zero_points:
+        blocks = tensors["scales"].shape[1]
+        zeros_NK = np.repeat(numbers(tensors["zero_points"], bits)[:, :blocks], product.block_size, axis=1)
+    weight_NK = (codes_NK - zeros_NK) * scales_NK
+    return weight_NK[:, : product.K], tensors.get("bias", np.zeros(N)).astype(float)
+
+
+def numbers(packed: NDArray[np.uint8], bits: int) -> NDArray[np.float64]:
+    """Rows of numbers of so many bits, the lowest bit first."""
+    digits = np.unpackbits(packed, axis=1, bitorder="little")
+    return digits.reshape(len(packed), -1, bits) @ (2.0 ** np.arange(bits))
+
+
+@either_kernels
+@pytest.mark.parametrize("product", [product for product in PRODUCTS if product.bits != 3], ids=str)
+def test_products_are_those_of_the_weights_that_the_codes_say(product: Product, own: bool, tmp_path: Path) -> None:
+    write_product(product, tmp_path / "model.onnx")
+    weight_NK, bias_N = decoded(product, tmp_path / "model.onnx")
+    session = open_session(tmp_path / "model.onnx", threads=2, own_kernels=own)
+    for shape in ((1, 1), (4, 2), (1, 9), (2, 67)):
+        a = np.random.default_rng(1).integers(-127, 128, (*shape, product.K)).astype(np.float32)
+        a[..., :: product.block_size] = 127  # so that rounding a block to eight bits changes nothing
+        expected = a @ weight_NK.T + bias_N
+        np.testing.assert_allclose(
+            session.run(["y"], {"a": a})[0], expected, atol=CLOSE * np.abs(expected).max(), rtol=0
+        )
+
+
+@needs_kernels
 @pytest.mark.parametrize("product", PRODUCTS, ids=str)
 def test_products_are_those_of_onnxruntime(product: Product, tmp_path: Path) -> None:
     write_product(product, tmp_path / "model.onnx")
@@ -107,7 +160,9 @@ def test_products_are_those_of_onnxruntime(product: Product, tmp_path: Path) -> 
         np.testing.assert_allclose(found, expected, atol=CLOSE * np.abs(expected).max(), rtol=0)
 
 
+@needs_kernels
 def test_a_row_is_the_same_beside_others(tmp_path: Path) -> None:
+    """To the bit, which onnxruntime's kernels do not promise."""
     product = Product(N=100, K=576, block_size=64)
     write_product(product, tmp_path / "model.onnx")
     session = open_session(tmp_path / "model.onnx", threads=2)
@@ -117,10 +172,11 @@ def test_a_row_is_the_same_beside_others(tmp_path: Path) -> None:
         np.testing.assert_array_equal(session.run(["y"], {"a": a[row : row + 1]})[0], together[row : row + 1])
 
 
-def test_rows_of_zeros_give_the_bias_and_no_rows_nothing(tmp_path: Path) -> None:
+@either_kernels
+def test_rows_of_zeros_give_the_bias_and_no_rows_nothing(own: bool, tmp_path: Path) -> None:
     product = Product(N=33, K=256, bias=True)
     write_product(product, tmp_path / "model.onnx")
-    session = open_session(tmp_path / "model.onnx", threads=2)
+    session = open_session(tmp_path / "model.onnx", threads=2, own_kernels=own)
     [bias] = [
         numpy_helper.to_array(t) for t in onnx.load(tmp_path / "model.onnx").graph.initializer if t.name == "bias"
     ]
@@ -130,6 +186,7 @@ def test_rows_of_zeros_give_the_bias_and_no_rows_nothing(tmp_path: Path) -> None
     assert session.run(["y"], {"a": np.zeros((1, 0, 256), dtype=np.float32)})[0].shape == (1, 0, 33)
 
 
+@needs_kernels
 def test_a_product_that_is_not_ours_is_refused_when_it_is_opened(tmp_path: Path) -> None:
     write_product(Product(N=32, K=256), tmp_path / "model.onnx", accuracy_level=0)
     with pytest.raises(InputError, match="accuracy_level 4"):
@@ -196,38 +253,105 @@ ATTENTIONS = [
 ]
 
 
+def rotated(heads: Heads, vectors_BTHA: NDArray[Any], positions_BT: NDArray[np.int64]) -> NDArray[Any]:
+    """Halves turned against each other, by the table that `write_attention` writes."""
+    if not heads.rotates:
+        return vectors_BTHA
+    half = heads.A // 2
+    angles = positions_BT[:, :, None, None] * 10000.0 ** (-np.arange(half) / half)
+    left, right = vectors_BTHA[..., :half], vectors_BTHA[..., half:]
+    turned = (left * np.cos(angles) - right * np.sin(angles), right * np.cos(angles) + left * np.sin(angles))
+    return np.concatenate(turned, axis=-1)
+
+
+def attended_by_loops(
+    heads: Heads, feeds: dict[str, NDArray[Any]], tokens: dict[str, NDArray[Any]], lengths: list[int]
+) -> NDArray[Any]:
+    """attended_BTD, one query of one head at a time; each sees the codes of its row up to its own position."""
+    rng = np.random.default_rng(0)  # as in `write_attention`
+    key_steps, value_steps = (rng.uniform(0.03, 0.05, heads.G * heads.A).reshape(heads.G, heads.A) for _ in STEPS)
+    B, new, _ = tokens["query"].shape
+    positions_BT = np.array(lengths)[:, None] + np.arange(new)
+    query, key, value = (tokens[name].astype(float).reshape(B, new, -1, heads.A) for name in ("query", "key", "value"))
+    query, key = (rotated(heads, vectors, positions_BT) for vectors in (query, key))
+    key, value = (np.rint(new_codes / steps) for new_codes, steps in ((key, key_steps), (value, value_steps)))
+    attended = np.empty_like(query)
+    for row, past in enumerate(lengths):
+        for h in range(heads.H):
+            g = h * heads.G // heads.H
+            key_SA, value_SA = (
+                np.concatenate([feeds[name][row, g, :past], new_codes[row, :, g]]).clip(-128, 127) * steps[g]
+                for name, new_codes, steps in (("past_key", key, key_steps), ("past_value", value, value_steps))
+            )
+            for t in range(new):
+                end = past + t + 1
+                begin = max(end - heads.window, 0) if heads.window > 0 else 0
+                weights_S = np.exp(key_SA[begin:end] @ query[row, t, h] * heads.A**-0.5)
+                attended[row, t, h] = weights_S / weights_S.sum() @ value_SA[begin:end]
+    return attended.reshape(B, new, -1)
+
+
+@either_kernels
+@pytest.mark.parametrize("heads", ATTENTIONS, ids=str)
+@pytest.mark.parametrize("new", [1, 5, FEW_TOKENS + 1])
+def test_attention_over_codes_is_that_of_numpy(heads: Heads, new: int, own: bool, tmp_path: Path) -> None:
+    write_attention(heads, tmp_path / "model.onnx")
+    session = open_session(tmp_path / "model.onnx", threads=2, own_kernels=own)
+    for lengths in ([0], [3], [90], [7, 90]):
+        if len(lengths) > 1 and new > 1:
+            continue
+        tokens, feeds = attention_feeds(heads, new, lengths)
+        expected = attended_by_loops(heads, feeds, tokens, lengths)
+        np.testing.assert_allclose(
+            session.run(None, feeds)[0], expected, atol=rounding(new) * np.abs(expected).max(), rtol=0
+        )
+
+
+def rounding(new: int) -> float:
+    """Of the largest value; prompts are read by onnxruntime's kernels over floats."""
+    return 2e-3 if new <= FEW_TOKENS else 4e-2
+
+
+def attention_feeds(
+    heads: Heads, new: int, lengths: list[int]
+) -> tuple[dict[str, NDArray[Any]], dict[str, NDArray[Any]]]:
+    """New tokens of rows that hold so many, and the feeds that hold them."""
+    rng = np.random.default_rng(1)
+    B, past = len(lengths), max(lengths)
+    sizes = {"query": heads.H * heads.A, "key": heads.G * heads.A, "value": heads.G * heads.A}
+    tokens: dict[str, NDArray[Any]] = {
+        name: rng.standard_normal((B, new, size), dtype=np.float32) for name, size in sizes.items()
+    }
+    room = past + new if new > FEW_TOKENS else past  # where prompts are written must be there
+    shape = (B, heads.G, room, heads.A)
+    feeds: dict[str, NDArray[Any]] = {
+        name: rng.integers(-127, 128, shape).astype(np.int8) for name in ("past_key", "past_value")
+    }
+    feeds["seqlens_k"] = np.array(lengths, dtype=np.int32) + new - 1
+    feeds["total"] = np.array(past + new, dtype=np.int32)
+    packed = {"query": np.concatenate(list(tokens.values()), axis=-1)}
+    return tokens, feeds | (packed if heads.packed else tokens)
+
+
+@needs_kernels
 @pytest.mark.parametrize("heads", ATTENTIONS, ids=str)
 @pytest.mark.parametrize("new", [1, 5, FEW_TOKENS, 130])
 def test_attention_over_codes_is_that_of_onnxruntime(heads: Heads, new: int, tmp_path: Path) -> None:
     write_attention(heads, tmp_path / "model.onnx")
     ours, theirs = (open_session(tmp_path / "model.onnx", threads=2, own_kernels=own) for own in (True, False))
-    rng = np.random.default_rng(1)
     for lengths in ([0], [3], [31], [300], [640], [20, 20, 20], [7, 300]):
         if len(lengths) > 1 and new > 1:
             continue  # onnxruntime takes several rows for single tokens alone
-        B, past = len(lengths), max(lengths)
-        sizes = {"query": heads.H * heads.A, "key": heads.G * heads.A, "value": heads.G * heads.A}
-        tokens: dict[str, NDArray[Any]] = {
-            name: rng.standard_normal((B, new, size), dtype=np.float32) for name, size in sizes.items()
-        }
-        room = past + new if new > FEW_TOKENS else past  # where prompts are written must be there
-        shape = (B, heads.G, room, heads.A)
-        feeds: dict[str, NDArray[Any]] = {
-            name: rng.integers(-127, 128, shape).astype(np.int8) for name in ("past_key", "past_value")
-        }
-        feeds["seqlens_k"] = np.array(lengths, dtype=np.int32) + new - 1
-        feeds["total"] = np.array(past + new, dtype=np.int32)
-        packed = {"query": np.concatenate(list(tokens.values()), axis=-1)}
-        feeds.update(packed if heads.packed else tokens)
+        _, feeds = attention_feeds(heads, new, lengths)
         found, expected = (session.run(None, feeds) for session in (ours, theirs))
-        rounding = 2e-3 if new <= FEW_TOKENS else 4e-2  # of a prompt, which onnxruntime's kernels read over floats
-        np.testing.assert_allclose(found[0], expected[0], atol=rounding * np.abs(expected[0]).max(), rtol=0)
+        np.testing.assert_allclose(found[0], expected[0], atol=rounding(new) * np.abs(expected[0]).max(), rtol=0)
         for cache, other in zip(found[1:], expected[1:], strict=True):
             for row, length in enumerate(lengths):
                 known = cache[row, :, : length + new].astype(int) - other[row, :, : length + new]
                 assert np.abs(known).max() <= 1 and np.mean(known != 0) < 1e-3  # a value halfway between two codes
 
 
+@needs_kernels
 def test_a_session_runs_our_attention_and_not_the_function(tmp_path: Path) -> None:
     """Several new tokens of several rows are more than onnxruntime's attention over codes takes."""
     heads = Heads(H=4, G=2, A=32)
@@ -246,6 +370,7 @@ def test_a_session_runs_our_attention_and_not_the_function(tmp_path: Path) -> No
         theirs.run(["attended"], feeds)
 
 
+@needs_kernels
 @pytest.mark.parametrize("cache", ["exact", "int8"])
 def test_a_model_says_the_same_with_either_kernels(calibrated: Path, cache: Cache) -> None:
     ours, theirs = (OnnxDecoder(calibrated, cache=cache, own_kernels=own) for own in (True, False))

@@ -91,7 +91,7 @@ def test_json_prints_one_object_on_errors_too(tmp_path: Path, capsys: Captured) 
 def test_json_prints_one_object_on_success(capsys: Captured) -> None:
     assert main(["doctor", "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)
-    assert {finding["subject"] for finding in facts["findings"]} >= {"python", "memory", "[chat]"}
+    assert {finding["subject"] for finding in facts["findings"]} >= {"python", "memory", "[chat]", "kernels"}
 
 
 def test_debug_shows_the_traceback(tmp_path: Path, capsys: Captured) -> None:

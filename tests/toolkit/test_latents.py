@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+from toolkit.model import latents
 from toolkit.model.latents import FloatLatents, Int8Latents, product, quantize
 
 
@@ -35,7 +40,7 @@ def test_product_with_int8_values_is_the_exact_one(
     shape: tuple[int, int, int, int], with_instructions: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if not with_instructions:
-        monkeypatch.setattr(torch.cpu, "_is_vnni_supported", lambda: False)
+        monkeypatch.setattr(latents, "multiplies_int8", lambda: False)
     batch, rows, summed, columns = shape
     rows_BYK = random(batch, rows, summed)
     values_BKS = torch.randint(-127, 128, (batch, summed, columns), dtype=torch.int8)
@@ -45,6 +50,18 @@ def test_product_with_int8_values_is_the_exact_one(
     largest = rows_BYK.abs().amax(-1, keepdim=True).double().numpy()
     bound = largest / 64516 * np.abs(values_BKS.double().numpy()).sum(1, keepdims=True)
     assert (np.abs(found - expected) <= 1.01 * bound).all()
+
+
+def test_instructions_that_lose_digits_are_not_taken() -> None:
+    """Those of AVX2 add two products in 16 bits; where there is no oneDNN the variable says nothing."""
+    program = (
+        "import torch; from toolkit.model.latents import product; largest = torch.full((1, 40, 40), 127.0);"
+        "print(product(largest, largest.to(torch.int8)).unique().tolist())"
+    )
+    environment = os.environ | {"ONEDNN_MAX_CPU_ISA": "AVX2"}
+    run = [sys.executable, "-c", program]
+    said = subprocess.run(run, env=environment, check=True, capture_output=True, text=True).stdout
+    assert [float(value) for value in said.strip()[1:-1].split(",")] == [pytest.approx(40 * 127**2)]
 
 
 def test_sums_that_could_pass_an_int32_are_made_in_parts() -> None:

@@ -171,7 +171,7 @@ def test_full_rank_attends_as_the_exact_cache(model: PreTrainedModel) -> None:
     mla.absorb(model)
     chunks, mask_BS = list(ids_BS[:, :50].split([40, 1, 9], dim=1)), torch.ones(2, 50, dtype=torch.long)
     found = logits(model, chunks, mask_BS, lambda number: LatentLayer(bases[number], int8=False))
-    torch.testing.assert_close(found, logits(model, chunks, mask_BS), atol=1e-5, rtol=0)
+    torch.testing.assert_close(found, logits(model, chunks, mask_BS), atol=1e-4, rtol=0)  # 1.1e-5 with AVX2's sums
 
 
 def test_rows_that_stay_in_an_int8_cache_keep_their_tokens() -> None:

@@ -18,6 +18,7 @@ against 1.9e-4, 0.20 % of the first choices changed against 0.04 %), for a tenth
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -82,7 +83,7 @@ def quantize(numbers: Tensor) -> tuple[Tensor, Tensor]:
 
 def product(rows_BYK: Tensor, values_BKS: Tensor) -> Tensor:
     """Float rows times int8 values, in fp32; where there are no int8 instructions, computed in the rows' type."""
-    if values_BKS.device.type != "cpu" or not torch.cpu._is_vnni_supported():
+    if values_BKS.device.type != "cpu" or not multiplies_int8():
         return torch.bmm(rows_BYK, values_BKS.to(rows_BYK.dtype)).float()
     rows_BYK = rows_BYK.float()  # to split it into digits
     first_BYK, unit_BY1 = quantize(rows_BYK)
@@ -91,6 +92,18 @@ def product(rows_BYK: Tensor, values_BKS: Tensor) -> Tensor:
     sums_BZS = torch.stack([_int8_product(*pair) for pair in zip(digits_BZK, values_BKS, strict=True)])
     first_BYS, second_BYS = sums_BZS.chunk(2, dim=1)
     return torch.add(first_BYS, second_BYS, alpha=1 / SECOND_DIGIT).mul_(unit_BY1)
+
+
+@cache
+def multiplies_int8() -> bool:
+    """Whether int8 products are fast and exact here.
+
+    The instructions before VNNI lose what passes 16 bits, and oneDNN takes them where `ONEDNN_MAX_CPU_ISA` says so.
+    """
+    if not torch.cpu._is_vnni_supported():
+        return False
+    largest = torch.full((64, 64), LARGEST, dtype=torch.int8)
+    return bool((torch._int_mm(largest, largest) == 64 * LARGEST**2).all())
 
 
 def _int8_product(digits_ZK: Tensor, values_KS: Tensor) -> Tensor:
