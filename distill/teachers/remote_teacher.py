@@ -25,7 +25,7 @@ from httpx2 import AsyncClient, RequestError, Response
 from distill.teachers.messages import read_message
 from distill.teachers.traces import Request, collect, plan
 from toolkit.chat_format import Completion
-from toolkit.endpoint import TIMEOUT, excerpt, first_line, headers, locate, status
+from toolkit.endpoint import excerpt, first_line, locate, open_client, status
 from toolkit.errors import InputError
 from toolkit.generate import Sampling
 from toolkit.records import Message, Problem, Trace
@@ -127,7 +127,7 @@ class Endpoint:
                 done(self._trace(request, await self._post(client, body), sampling, teacher))
 
         async with (
-            AsyncClient(base_url=self.url, headers=headers(), timeout=TIMEOUT) as client,
+            open_client(self.url) as client,
             asyncio.TaskGroup() as group,
         ):
             for _ in range(in_flight):
