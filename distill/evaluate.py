@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from distill.teachers.respondent import ModelFolder, Respondent
+from distill.teachers.traces import Job
 from distill.verification.verdicts import VERIFIER, VERSION, grade
 from toolkit.errors import InputError
 from toolkit.generate import Decoder, Sampling
@@ -69,6 +70,7 @@ def evaluate(respondent: Respondent, problems: Sequence[Problem], config: EvalCo
     if is_complete(out, stage):
         return read_evaluation(out)
     with respondent:
+        respondent.load()
         partial = partial_folder(out, stage)
         write_records(partial / PROBLEMS, list(problems))
         evaluation = _measure(respondent, problems, config, partial)
@@ -81,13 +83,14 @@ def _measure(respondent: Respondent, problems: Sequence[Problem], config: EvalCo
     resumed = (folder / TRACES).exists()
     started = time.perf_counter()
     traces = respondent.answer(
-        problems,
-        config.sampling,
-        samples=config.samples,
-        batch_size=config.batch_size,
-        path=folder / TRACES,
-        teacher=f"{respondent.name}@{respondent.digest}",
-        label=f"evaluating {respondent.name}",
+        Job(
+            problems=problems,
+            sampling=config.sampling,
+            samples=config.samples,
+            batch_size=config.batch_size,
+            path=folder / TRACES,
+            label=f"evaluating {respondent.name}",
+        )
     )
     sampling_s = time.perf_counter() - started
     by_id = {problem.id: problem for problem in problems}

@@ -149,10 +149,12 @@ class Trace(Record):
     finish_reason: FinishReason
     closed: bool
     """Whether the thinking was closed; where it was not, the trace is truncated and `answer` is empty."""
-    prompt_tokens: int
-    reasoning_tokens: int
-    completion_tokens: int
+    prompt_tokens: int | None
+    reasoning_tokens: int | None
+    completion_tokens: int | None
+    """None where a server does not count."""
     teacher: str
+    """name@digest."""
     request_hash: str
     """Hash of everything that shaped this sample: teacher digest, prompt, sampling settings, seed."""
 
