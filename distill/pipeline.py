@@ -29,7 +29,10 @@ from distill.problems.families import FAMILIES, make_problems
 from distill.problems.own_form import Reading
 from distill.problems.problem_set import read_problems
 from distill.problems.splits import of_split, split_of
-from distill.teachers.respondent import Respondent, find_respondent
+from distill.teachers.outcomes import FAILED
+from distill.teachers.respondent import Respondent
+from distill.teachers.trace_store import find_teacher, gather
+from distill.teachers.traces import check_samples
 from distill.train import TrainConfig, train, write_student_format
 from distill.verification.verdicts import grade
 from toolkit.chat_format import ChatFormat
@@ -97,16 +100,24 @@ def full(*, lora: bool = False, epochs: int = 2, seed: int = 0) -> DistillConfig
     return replace(recipe, per_family=2400, train=training.full(lora=lora, epochs=epochs, seed=seed))
 
 
-def distill(config: DistillConfig, out: Path, open_decoder: Callable[[Path], Decoder]) -> Path:
+def distill(
+    config: DistillConfig, out: Path, open_decoder: Callable[[Path], Decoder], *, retry_failed: bool = False
+) -> Path:
     """Run the stage into `out`, or do nothing where `out` holds this run; returns `out`.
 
-    `open_decoder` opens the teacher's folder; it is not called where the configuration names traces.
+    `open_decoder` opens the teacher's folder; it is not called where nothing is missing, as with traces from before.
+    `retry_failed`: whether requests that failed before are asked again.
     Raises `InputError` for what the user gave, before any work that takes long.
     """
-    teacher, student = find_respondent(config.teacher, open_decoder), resolve(config.student)
+    check_samples(config.samples, config.sampling)
+    teacher, student = find_teacher(config.teacher, out, open_decoder), resolve(config.student)
     given = None if config.problems is None else read_problems(config.problems, config.reading)
     stage = _stage(config, teacher, student, given)
     if is_complete(out, stage):
+        if retry_failed and (out / FAILED).is_file() and (out / FAILED).stat().st_size:
+            raise InputError(
+                f"{out} is finished, and --retry-failed must come with another --out: traces are reused there"
+            )
         return out
     problems, test_problems = _problems(config, given)
     folder = partial_folder(out, stage)
@@ -114,7 +125,7 @@ def distill(config: DistillConfig, out: Path, open_decoder: Callable[[Path], Dec
     write_records(folder / PROBLEMS, problems)
 
     begun = time.monotonic()
-    traces = _traces(config, problems, teacher, folder)
+    traces = _traces(config, problems, teacher, out, folder, retry_failed)
     traces_s = time.monotonic() - begun
     by_id = {problem.id: problem for problem in problems}
     verdicts = [grade(by_id[trace.problem_id], trace) for trace in traces]
@@ -179,17 +190,26 @@ def _problems(config: DistillConfig, given: list[Problem] | None) -> tuple[list[
     return problems, len(given) - len(problems)
 
 
-def _traces(config: DistillConfig, problems: Sequence[Problem], teacher: Respondent, folder: Path) -> list[Trace]:
+def _traces(
+    config: DistillConfig,
+    problems: Sequence[Problem],
+    teacher: Respondent,
+    out: Path,
+    folder: Path,
+    retry_failed: bool,
+) -> list[Trace]:
     if config.traces is None:
-        with teacher:
-            return teacher.answer(
-                problems,
-                config.sampling,
-                samples=config.samples,
-                batch_size=config.batch_size,
-                path=folder / TRACES,
-                teacher=f"{config.teacher}@{teacher.digest}",
-            )
+        gathered = gather(
+            teacher,
+            problems,
+            config.sampling,
+            samples=config.samples,
+            batch_size=config.batch_size,
+            out=out,
+            folder=folder,
+            retry_failed=retry_failed,
+        )
+        return gathered.traces
     traces = read_records(config.traces, Trace)
     known = {problem.id for problem in problems}
     for trace in traces:

@@ -25,7 +25,7 @@ from typing import Any, TypeVar
 
 from httpx2 import URL, AsyncClient, Client, HTTPError, InvalidURL, Response, Timeout
 
-from toolkit.errors import InputError
+from toolkit.errors import InputError, Unreachable
 from toolkit.message_fields import content_parts, reasoning_of
 
 KEY_VARIABLE = "TOOLKIT_API_KEY"
@@ -100,12 +100,12 @@ def locate(argument: str) -> Place:
 
 
 def ask_listing(address: str) -> Response:
-    """Whatever a server says of its models; raises `InputError` where nobody answers there."""
+    """Whatever a server says of its models; raises `Unreachable` where nobody answers there."""
     try:
         with _open(Client, address, Timeout(LISTING_TIMEOUT_S)) as client:
             return client.get(f"{address}/models")
     except HTTPError as error:
-        raise InputError(
+        raise Unreachable(
             f"{address} must be a server that answers: {first_line(error)}; start it or correct the address"
         ) from error
 

@@ -160,9 +160,7 @@ class Endpoint:
                     pause_s = max(pause_s, min(float(response.headers.get("Retry-After", "0")), LONGEST_PAUSE_S))
             tries += 1
             if tries == TRIES:
-                message = (
-                    f"{self.url} must answer; {TRIES} tries ended with: {trouble}; when it is back, the same command goes on"
-                )
+                message = f"{self.url} must answer; {TRIES} tries ended with: {trouble}; when it is back, the same command goes on"
                 raise Refusal(message, reason=reason, cause=cause, said=trouble)
             await asyncio.sleep(pause_s)
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
@@ -147,6 +148,10 @@ def collect(
             if not job.retry_failed:
                 known = {failure.request_hash for failure in read_records(job.path.with_name(FAILED), Failure)}
                 missing = [request for request in missing if request.hash not in known]
+        if job.shared and len(missing) < len(requests):
+            print(
+                f"{job.label}: {len(traces)} of {len(requests)} are in {job.path} already", file=sys.stderr, flush=True
+            )
         progress = stack.enter_context(Progress(job.label, len(requests), done=len(requests) - len(missing)))
 
         def done(trace: Trace) -> None:
