@@ -14,7 +14,7 @@ import hashlib
 import json
 import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -96,7 +96,7 @@ def _measure(respondent: Respondent, problems: Sequence[Problem], config: EvalCo
     by_id = {problem.id: problem for problem in problems}
     verdicts = [grade(by_id[trace.problem_id], trace) for trace in traces]
     write_records(folder / VERDICTS, verdicts)
-    completion_tokens = [trace.completion_tokens for trace in traces]
+    tokens = [trace.completion_tokens for trace in traces if trace.completion_tokens is not None]
     shares = correct_shares(verdicts)
     return Evaluation(
         model=respondent.name,
@@ -107,15 +107,20 @@ def _measure(respondent: Respondent, problems: Sequence[Problem], config: EvalCo
         accuracy=float(np.mean(list(shares.values()))),
         interval=mean_interval(list(shares.values())),
         families=family_scores(problems, shares),
-        mean_reasoning_tokens=float(np.mean([trace.reasoning_tokens for trace in traces])),
-        mean_completion_tokens=float(np.mean(completion_tokens)),
+        mean_reasoning_tokens=_mean_known(trace.reasoning_tokens for trace in traces),
+        mean_completion_tokens=_mean_known(tokens),
         truncation_rate=float(np.mean([not trace.closed for trace in traces])),
         limit_rate=float(np.mean([trace.finish_reason == "length" for trace in traces])),
         tokens_per_s=respondent.tokens_per_s(problems),
-        batch_tokens_per_s=None if resumed else sum(completion_tokens) / sampling_s,
+        batch_tokens_per_s=None if resumed or len(tokens) < len(traces) else sum(tokens) / sampling_s,
         batch_size=config.batch_size,
         bytes=respondent.weight_bytes,
     )
+
+
+def _mean_known(counts: Iterable[int | None]) -> float | None:
+    known = [count for count in counts if count is not None]
+    return float(np.mean(known)) if known else None
 
 
 def family_scores(problems: Sequence[Problem], shares: dict[str, float]) -> dict[str, Score]:

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from distill import train as training
-from distill.curate import Curation, curate
+from distill.curate import DROPPED, Curation, curate
 from distill.evaluate import problems_digest
 from distill.problems.families import FAMILIES, make_problems
 from distill.problems.own_form import Reading
@@ -43,7 +43,7 @@ from toolkit.models import resolve
 from toolkit.records import Example, Problem, Trace, Verdict, read_records, write_records
 from toolkit.runs import Stage, file_digest, finish, folder_digest, is_complete, partial_folder
 
-TRAIN, DROPPED, DROPS = "train.jsonl", "dropped.jsonl", "drops.json"
+TRAIN, DROPS = "train.jsonl", "drops.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,7 +109,6 @@ def distill(
     `retry_failed`: whether requests that failed before are asked again.
     Raises `InputError` for what the user gave, before any work that takes long.
     """
-    check_samples(config.samples, config.sampling)
     teacher, student = find_teacher(config.teacher, out, open_decoder), resolve(config.student)
     given = None if config.problems is None else read_problems(config.problems, config.reading)
     stage = _stage(config, teacher, student, given)
@@ -119,6 +118,7 @@ def distill(
                 f"{out} is finished, and --retry-failed must come with another --out: traces are reused there"
             )
         return out
+    check_samples(config.samples, config.sampling)
     problems, test_problems = _problems(config, given)
     folder = partial_folder(out, stage)
     student_format = write_student_format(student, folder)

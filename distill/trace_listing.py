@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeVar
 
-from distill.curate import Dropped
-from distill.pipeline import DROPPED
+from distill.curate import DROPPED, Dropped
 from distill.teachers.outcomes import FAILED, Failure
 from distill.teachers.trace_store import store_of
 from distill.verification.wholeness import incomplete, unfit

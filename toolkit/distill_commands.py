@@ -57,7 +57,6 @@ def traces(options: Options) -> Result:
     if options.out is None:
         raise InputError("--out must name the run folder to write; add it")
     out, sampling, reading = options.out, _sampling(options), _reading(options)
-    check_samples(options.samples, sampling)
     teacher = find_teacher(options.teacher, out, *_decoder_options(options))
     if options.problems is not None:
         problems = _without_own_test(read_problems(options.problems, reading))
@@ -70,6 +69,7 @@ def traces(options: Options) -> Result:
     )
     complete = is_complete(out, stage)
     if not complete or (options.retry_failed and (read_manifest(out) or {})["measured"].get("failed")):
+        check_samples(options.samples, sampling)
         folder = partial_folder(out, stage, cheap=(PROBLEMS, ASKED, FAILED))
         write_records(folder / PROBLEMS, problems)
         gathered = gather(
@@ -122,10 +122,11 @@ def eval(options: Options) -> Result:
     from distill.problems.families import ledger_problems
     from distill.problems.problem_set import read_problems
     from distill.teachers.respondent import find_respondent, folder_name
+    from distill.teachers.trace_store import find_teacher
     from toolkit.ledger import build_ledger, ledger_table
 
     _allow_unsafe(options)
-    models = [find_respondent(options.model, *_decoder_options(options))]
+    models = [find_teacher(options.model, options.out or Path("runs/eval/model"), *_decoder_options(options))]
     models += [find_respondent(model, open_decoder) for model in options.against]
     config = EvalConfig(sampling=_sampling(options), samples=options.samples, batch_size=options.batch_size)
     reading = _reading(options)

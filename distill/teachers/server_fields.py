@@ -16,6 +16,8 @@ from httpx2 import Response
 RENAMED = {"max_tokens": "max_completion_tokens"}
 DISPENSABLE = ("seed", "top_p", "temperature")
 """In the order in which they go where a server refuses two together."""
+NEAR = 100
+"""Characters between a field's name and these words."""
 _UNKNOWN = re.compile(
     r"unsupported|not (?:be )?(?:supported|permitted|allowed|recogni[sz]ed|available|implemented)|unrecogni[sz]ed|unknown|"
     r"n[o']t support|unexpected|extra_forbidden|extra (?:inputs|fields)|only the default|deprecated|mutually exclusive|"
@@ -41,12 +43,11 @@ class ServerFields:
         """Whether the server refused the request for a field that can be spared: then the next one is without it."""
         if response.status_code not in (400, 404, 422, 501):
             return False
-        said = response.text[:4000]
-        if not _UNKNOWN.search(said):
-            return False
+        text = response.text[:4000]
+        said = " ".join(text[max(0, found.start() - NEAR) : found.end() + NEAR] for found in _UNKNOWN.finditer(text))
         named = _named_field(response)
         for field in (*RENAMED, *DISPENSABLE):
-            if field in sent and (field == named or (not named and re.search(rf"\b{field}\b", said))):
+            if field in sent and said and (field == named or (not named and re.search(rf"\b{field}\b", said))):
                 self._instead_of(field)
                 return True
         return False

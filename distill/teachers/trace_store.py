@@ -35,7 +35,7 @@ from toolkit.generate import Decoder, Sampling
 from toolkit.ledger import TRACES
 from toolkit.models import is_endpoint
 from toolkit.records import Problem, Trace, read_object, read_records, write_records
-from toolkit.runs import partial_of, replace_text
+from toolkit.runs import partial_of, read_manifest, replace_text
 
 STORES, ASKED = ".traces", "asked.json"
 LOCK = ".lock"
@@ -155,7 +155,7 @@ def _claim(store: Path) -> Iterator[None]:
 
 def _say_what_is_new(store: Path, asked: Mapping[str, Any]) -> None:
     """Name the store beside a new one that differs least, and the first thing in which it does."""
-    others = [(found, path) for path in _stores(store.parent) if path != store and (found := _asked(path))]
+    others = [(_asked(path), path) for path in _stores(store.parent) if path != store]
     if not others:
         return
     nearest, path = min(others, key=lambda other: len(_differences(other[0], asked)))
@@ -179,7 +179,9 @@ def _stores(folder: Path) -> list[Path]:
 
 def _asked(folder: Path) -> dict[str, Any]:
     """What a run folder or a store says of whom it asked; empty where it says nothing."""
-    return read_object(folder / ASKED) if (folder / ASKED).is_file() else {}
+    if (folder / ASKED).is_file():
+        return read_object(folder / ASKED)
+    return {"teacher": ((read_manifest(folder) or {}).get("measured") or {}).get("model", "")}  # of toolkit eval
 
 
 def _models(address: str, folders: Iterable[Path]) -> list[str]:

@@ -36,6 +36,11 @@ def ask(server: CompletionServer, path: Path, *, sampling: Sampling = SAMPLING, 
     return endpoint.answer(Job(problems=PROBLEMS, sampling=sampling, samples=2, batch_size=batch_size, path=path))
 
 
+def said(traces: Sequence[Trace]) -> list[Trace]:
+    """Without what a server's address changes."""
+    return [replace(trace, teacher="", request_hash="") for trace in traces]
+
+
 def serve_bigram(folder: Path, faults: Sequence[Fault | None] = ()) -> CompletionServer:
     return CompletionServer(BigramDecoder(320), ChatFormat.from_folder(folder), faults=faults)
 
@@ -70,7 +75,7 @@ def test_few_requests_are_open_at_once_and_how_many_changes_nothing(tiny_student
     traces = []
     for batch_size, most in ((1, 1), (3, 3), (64, MOST_IN_FLIGHT)):
         with serve_bigram(tiny_student) as server:
-            traces.append(ask(server, tmp_path / f"{batch_size}.jsonl", batch_size=batch_size))
+            traces.append(said(ask(server, tmp_path / f"{batch_size}.jsonl", batch_size=batch_size)))
             assert 1 <= server.most_open <= most
     assert traces[0] == traces[1] == traces[2]
 
@@ -84,7 +89,8 @@ def test_a_thought_is_read_from_wherever_servers_put_it(tiny_student: Path, tmp_
     for problem, trace in zip([p for p in PROBLEMS for _ in (0, 1)], traces, strict=True):
         assert (trace.reasoning, trace.answer) == (f"twice {problem.question}", f"It is {problem.answer}.")
         assert (trace.closed, trace.finish_reason) == (True, "stop")
-        assert 0 < trace.reasoning_tokens < trace.completion_tokens
+        assert trace.reasoning_tokens and trace.completion_tokens
+        assert trace.reasoning_tokens < trace.completion_tokens
 
 
 @pytest.mark.parametrize("style", ["reasoning_content", "tags"])
@@ -110,7 +116,7 @@ def test_what_passes_is_tried_again(tiny_student: Path, tmp_path: Path, faults: 
     with serve_bigram(tiny_student) as server:
         whole = ask(server, tmp_path / "whole.jsonl")
     with serve_bigram(tiny_student, faults) as server:
-        assert ask(server, tmp_path / "traces.jsonl") == whole
+        assert said(ask(server, tmp_path / "traces.jsonl")) == said(whole)
         assert len(server.bodies) == 24 + sum(fault is not None for fault in faults)
 
 
