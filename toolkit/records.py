@@ -158,6 +158,9 @@ class Trace(Record):
     request_hash: str
     """Hash of everything that shaped this sample: teacher digest, prompt, sampling settings, seed."""
 
+    def to_dict(self) -> dict[str, Any]:
+        return dict(vars(self))  # nothing in it can be changed, so nothing is copied: many a second are written
+
 
 BY_A_PERSON = "feedback@"
 """What the teacher of a trace begins with whose answer and thought a person approved or wrote."""

@@ -14,20 +14,20 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
-from httpx2 import AsyncClient, ConnectError, ConnectTimeout, ProxyError, RequestError, Response, UnsupportedProtocol
+from httpx2 import ConnectError, ConnectTimeout, ProxyError, RequestError, Response, UnsupportedProtocol
 
 from distill.teachers.messages import read_message
 from distill.teachers.outcomes import Cause, Refusal
 from distill.teachers.server_fields import ServerFields
 from distill.teachers.traces import Done, Failed, Job, Request, collect, plan
 from toolkit.chat_format import Completion
-from toolkit.endpoint import ask_listing, excerpt, first_line, locate, open_client, status
+from toolkit.endpoint import ask_listing, chat_sender, excerpt, first_line, locate, open_client, status
 from toolkit.errors import InputError
 from toolkit.records import Message, Problem, Trace
 
@@ -37,9 +37,9 @@ FIRST_PAUSE_S = 0.5
 """Doubles with each try: half a minute in all."""
 LONGEST_PAUSE_S = 60.0
 """Most that a server's Retry-After is obeyed."""
-JSON = {"Content-Type": "application/json"}
 SEED_BITS = 31
 """llama.cpp takes 32 bits, most others a signed 64."""
+Send = Callable[[bytes], Coroutine[Any, Any, Response]]
 NO_ACCESS = (401, 402, 403, 404, 405, 407)
 """What a wrong address, key or account gets, whatever it asks; so does a redirect."""
 
@@ -112,7 +112,7 @@ class Endpoint:
         waiting = iter(requests)  # the workers share it: each takes the next one
         fields = ServerFields(self.url)
 
-        async def work(client: AsyncClient) -> None:
+        async def work(send: Send) -> None:
             for request in waiting:
                 body = {
                     "model": self.model,
@@ -124,7 +124,7 @@ class Endpoint:
                     "stream": False,
                 }
                 try:
-                    trace = self._trace(request, await self._post(client, fields, body), job.sampling.max_new_tokens)
+                    trace = self._trace(request, await self._post(send, fields, body), job.sampling.max_new_tokens)
                 except Refusal as refusal:
                     failed(request, refusal)
                 else:
@@ -132,16 +132,16 @@ class Endpoint:
 
         async with open_client(self.url) as client, asyncio.TaskGroup() as group:
             for _ in range(min(job.batch_size, MOST_IN_FLIGHT)):
-                group.create_task(work(client))
+                group.create_task(work(chat_sender(client, self.url)))
 
-    async def _post(self, client: AsyncClient, fields: ServerFields, body: Mapping[str, Any]) -> Response:
+    async def _post(self, send: Send, fields: ServerFields, body: Mapping[str, Any]) -> Response:
         """The server's answer, after as many tries as it takes and is worth."""
         tries = 0
         while True:
             sent = fields.taken(body)
             pause_s = self.first_pause_s * 2**tries
             try:
-                response = await client.post("chat/completions", content=json.dumps(sent), headers=JSON)
+                response = await send(json.dumps(sent).encode())
             except RequestError as error:
                 away = isinstance(error, ConnectError | ConnectTimeout | ProxyError | UnsupportedProtocol)
                 reason, trouble = "no connection" if away else "connection lost", first_line(error)
