@@ -17,6 +17,7 @@ import json
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from types import TracebackType
 from typing import Any, Self
 
@@ -50,7 +51,6 @@ class Endpoint:
 
     url: str
     model: str
-    first_pause_s: float = FIRST_PAUSE_S
     weight_bytes: int = 0
     """They are elsewhere."""
 
@@ -58,7 +58,7 @@ class Endpoint:
     def name(self) -> str:
         return f"{self.url}#{self.model}"
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """Of the address: what is behind it can't be known."""
         return hashlib.sha256(self.name.encode()).hexdigest()[:16]
@@ -139,7 +139,7 @@ class Endpoint:
         tries = 0
         while True:
             sent = fields.taken(body)
-            pause_s = self.first_pause_s * 2**tries
+            pause_s = FIRST_PAUSE_S * 2**tries
             try:
                 response = await send(json.dumps(sent).encode())
             except RequestError as error:

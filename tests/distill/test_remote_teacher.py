@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from distill.evaluate import EvalConfig, evaluate, evaluate_model
+from distill.teachers import remote_teacher
 from distill.teachers.remote_teacher import MOST_IN_FLIGHT, TRIES, Endpoint, connect
 from distill.teachers.traces import Job, row_seed
 from tests.distill.bigram import BigramDecoder
@@ -32,8 +33,14 @@ ESCAPE = "\x1b[31m"
 
 
 def ask(server: CompletionServer, path: Path, *, sampling: Sampling = SAMPLING, batch_size: int = 8) -> list[Trace]:
-    endpoint = replace(connect(server.url), first_pause_s=0.001)
-    return endpoint.answer(Job(problems=PROBLEMS, sampling=sampling, samples=2, batch_size=batch_size, path=path))
+    return connect(server.url).answer(
+        Job(problems=PROBLEMS, sampling=sampling, samples=2, batch_size=batch_size, path=path)
+    )
+
+
+@pytest.fixture(autouse=True)
+def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remote_teacher, "FIRST_PAUSE_S", 0.001)
 
 
 def said(traces: Sequence[Trace]) -> list[Trace]:
