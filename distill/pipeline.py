@@ -109,7 +109,10 @@ def distill(
     `retry_failed`: whether requests that failed before are asked again.
     Raises `InputError` for what the user gave, before any work that takes long.
     """
-    teacher, student = find_teacher(config.teacher, out, open_decoder), resolve(config.student)
+    teacher, student = (
+        find_teacher(config.teacher, out, open_decoder, answers=config.traces is None),
+        resolve(config.student),
+    )
     given = None if config.problems is None else read_problems(config.problems, config.reading)
     stage = _stage(config, teacher, student, given)
     if is_complete(out, stage):

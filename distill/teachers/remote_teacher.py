@@ -92,6 +92,9 @@ class Endpoint:
         def draw(missing: list[Request[list[Message]]], done: Done, failed: Failed[list[Message]]) -> None:
             if job.shared:
                 ask_listing(self.url)
+                missing.sort(
+                    key=lambda request: request.hash
+                )  # what a server refuses, as all long ones, is seldom in a row
             try:
                 asyncio.run(self._draw(missing, done, failed, job))
             except ExceptionGroup as group:  # of the workers that failed together, the first one's

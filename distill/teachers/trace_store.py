@@ -53,17 +53,20 @@ class Gathered:
         return {"traces": len(self.traces), "closed": closed, "failed": len(self.failures)}
 
 
-def find_teacher(argument: str, out: Path, open_decoder: Callable[[Path], Decoder], cache: str = "") -> Respondent:
+def find_teacher(
+    argument: str, out: Path, open_decoder: Callable[[Path], Decoder], cache: str = "", *, answers: bool = True
+) -> Respondent:
     """Who a model argument means, as `find_respondent`; an endpoint's model is what the run `out` says where it does.
 
-    Nobody is asked where the argument or the run names the model. Where the server is away, runs beside it are believed.
+    Nobody is asked where the argument or the run names the model, or where the teacher never `answers` in this run.
+    Where the server is away, runs beside it are believed.
     """
     if not is_endpoint(argument) or cache:
         return find_respondent(argument, open_decoder, cache)
     address, named = parse_address(argument)
     known = [named] if named else _models(address, [out, partial_of(out)])
-    if known:
-        return Endpoint(url=address, model=known[0])
+    if known or not answers:
+        return Endpoint(url=address, model=known[0] if known else "")
     try:
         return connect(argument)
     except Unreachable:

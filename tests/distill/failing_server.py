@@ -13,13 +13,12 @@ import threading
 import time
 from collections.abc import Mapping
 from contextlib import suppress
-from typing import Any, Literal
+from typing import Any
 
 from tests.http_server import HttpServer, QuietHandler
 
-Fate = Literal[
-    "answer", "surrogate", "no usage", "400", "413", "500", "429", "error", "html", "empty", "torn", "cut", "silent"
-]
+Fate = str
+"""A status, or one of: answer, surrogate, no usage, error, html, empty, torn, cut, silent."""
 LASTING: Mapping[Fate, str] = {
     "400": "HTTP 400",
     "413": "HTTP 413",
@@ -41,26 +40,36 @@ THOUGHT = "Twice the number is the number and itself."
 class FailingServer(HttpServer):
     """Answers "What is N plus N?"; of 20 questions 4 always fail, and of 8 requests one."""
 
-    def __init__(self, seed: int, *, slowest_s: float = 0.004) -> None:
-        self._seed, self._slowest_s = seed, slowest_s
+    def __init__(self, seed: int, *, slowest_s: float = 0.004, fates: Mapping[str, Fate] | None = None) -> None:
+        """With `fates` nothing is left to chance: each question's, and an answer for all others."""
+        self._seed, self._slowest_s, self.fates = seed, slowest_s, fates
+        self.bodies: list[dict[str, Any]] = []
         self._chance, self._lock = random.Random(seed), threading.Lock()
         self.asked: list[str] = []
         self.answered: list[str] = []
 
     def fate(self, question: str) -> Fate:
+        if self.fates is not None:
+            return self.fates.get(question, "answer")
         chance = random.Random(f"{self._seed}:{question}")
         if chance.random() < 0.2:
             return chance.choice(list(LASTING))
-        return chance.choices(["answer", "surrogate", "no usage"], [8, 1, 1])[0]  # type: ignore[return-value]
+        return chance.choices(["answer", "surrogate", "no usage"], [8, 1, 1])[0]
 
-    def take(self, question: str) -> tuple[Fate, float]:
+    def take(self, body: dict[str, Any]) -> tuple[Fate, float]:
         """What happens to one request, and how long it takes."""
+        question: str = body["messages"][-1]["content"]
         with self._lock:
+            self.bodies.append(body)
             self.asked.append(question)
             wait_s = self._chance.random() * self._slowest_s
-            passing = self._chance.choice(PASSING) if self._chance.random() < 1 / 8 else None
+            passing = self._chance.choice(PASSING) if self._chance.random() < 1 / 8 and self.fates is None else None
         lasting = self.fate(question)
         return (lasting if lasting in LASTING or passing is None else passing), wait_s
+
+    def refuses(self, body: dict[str, Any]) -> tuple[int, str] | None:
+        """A status and a body for requests that hold what the server does not take; a test's own server says which."""
+        return None
 
     def said(self, question: str) -> str:
         return f"It is {2 * int(question.split()[2])}." + ("\ud800" if self.fate(question) == "surrogate" else "")
@@ -80,13 +89,17 @@ class _Handler(QuietHandler):
 
     def do_POST(self) -> None:
         with suppress(BrokenPipeError, ConnectionResetError):  # who asked was killed
-            question = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["messages"][-1]["content"]
-            fate, wait_s = self.owner.take(question)
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            question = body["messages"][-1]["content"]
+            fate, wait_s = self.owner.take(body)
             time.sleep(wait_s)
+            if refusal := self.owner.refuses(body):
+                self._send(*refusal)
+                return
             whole = json.dumps(self.owner.completion(question, fate))
             match fate:
-                case "400" | "413" | "500" | "429":
-                    self._send(int(fate), '{"error": {"message": "not this one"}}')
+                case status if status.isdigit():
+                    self._send(int(status), '{"error": {"message": "not this one"}}')
                 case "error":
                     self._send(200, '{"error": {"message": "upstream is gone", "code": 502}}')
                 case "html":
