@@ -99,6 +99,8 @@ def traces_show(options: Options) -> Result:
 
 def distill(options: Options) -> Result:
     from distill import pipeline
+    from distill.teachers.outcomes import FAILED
+    from toolkit.records import read_jsonl
     from toolkit.runs import read_manifest
 
     _allow_unsafe(options)
@@ -113,7 +115,10 @@ def distill(options: Options) -> Result:
     changes |= {"reading": _reading(options)}
     folder = pipeline.distill(replace(config, **changes), options.out, open_decoder, retry_failed=options.retry_failed)
     measured = (read_manifest(folder) or {})["measured"]
-    return Result(facts={"folder": str(folder), **measured}, text=f"the student is in {folder}")
+    text = f"the student is in {folder}"
+    if failed := sum(1 for _ in read_jsonl(folder / FAILED)) if (folder / FAILED).is_file() else 0:
+        text += f"; {failed} requests failed: toolkit traces show {folder} --failed"
+    return Result(facts={"folder": str(folder), "failed": failed, **measured}, text=text)
 
 
 def eval(options: Options) -> Result:

@@ -157,7 +157,10 @@ def open_client(url: str, timeout: Timeout = TIMEOUT) -> AsyncClient:
 
 def chat_sender(client: AsyncClient, url: str) -> Callable[[bytes], Coroutine[Any, Any, Response]]:
     """What posts one body after another to a server's chat completions; what is the same in all is made once."""
-    address, sent = URL(f"{url}/chat/completions"), Headers([*client.headers.raw, (b"Content-Type", b"application/json")])
+    address, sent = (
+        URL(f"{url}/chat/completions"),
+        Headers([*client.headers.raw, (b"Content-Type", b"application/json")]),
+    )
     extensions = {"timeout": client.timeout.as_dict()}
 
     def send(body: bytes) -> Coroutine[Any, Any, Response]:

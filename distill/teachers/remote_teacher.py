@@ -72,7 +72,8 @@ class Endpoint:
         pass
 
     def load(self) -> None:
-        pass
+        """Nothing is here to load; raises `Unreachable` where nobody answers."""
+        ask_listing(self.url)
 
     def answer(self, job: Job) -> list[Trace]:
         """As `distill.teachers.traces.sample_traces`; of `batch_size` requests at most `MOST_IN_FLIGHT` are open at once.
@@ -91,7 +92,7 @@ class Endpoint:
 
         def draw(missing: list[Request[list[Message]]], done: Done, failed: Failed[list[Message]]) -> None:
             if job.shared:
-                ask_listing(self.url)
+                self.load()
                 missing.sort(
                     key=lambda request: request.hash
                 )  # what a server refuses, as all long ones, is seldom in a row

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ import pytest
 from distill.teachers import remote_teacher
 from distill.teachers.outcomes import MOST_AT_FIRST, MOST_IN_A_ROW
 from tests.distill.failing_server import FailingServer
+from tests.house.modules import ROOT
 from toolkit.cli import main
 from toolkit.endpoint import KEY_VARIABLE
 from toolkit.records import Trace, read_records
@@ -134,6 +137,23 @@ def test_runs_beside_each_other_share_what_was_asked_alike_and_another_sampling_
         assert code == 2 and "config.temperature (0.6) must equal this run's (0.7)" in said
         assert run(*collecting(server, tmp_path, "fourth"), "--samples", "2")[0] == 0
         assert len(server.asked) == 72, "the first sample of each is there"
+
+
+def test_two_processes_that_ask_the_same_at_the_same_time_buy_it_once(tmp_path: Path) -> None:
+    with FailingServer(seed=0, fates={}, slowest_s=0.1) as server:
+        processes = [
+            subprocess.Popen(
+                [sys.executable, "-m", "toolkit.cli", *map(str, collecting(server, tmp_path, out))],
+                stderr=subprocess.PIPE,
+                text=True,
+                cwd=ROOT,
+            )
+            for out in ("one", "two")
+        ]
+        said = "".join(process.communicate()[1] for process in processes)
+        assert [process.returncode for process in processes] == [0, 0], said
+        assert sorted(server.asked) == sorted(QUESTIONS) and "24 of 24 are in" in said
+    assert (tmp_path / "one" / "traces.jsonl").read_text() == (tmp_path / "two" / "traces.jsonl").read_text()
 
 
 def test_training_goes_on_from_complete_traces_with_other_options_and_without_the_server(
