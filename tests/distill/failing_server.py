@@ -84,37 +84,43 @@ class _Handler(QuietHandler):
     owner: FailingServer
     protocol_version = "HTTP/1.1"
 
+    def handle(self) -> None:
+        with suppress(BrokenPipeError, ConnectionResetError):  # who asked was killed
+            super().handle()
+
     def do_GET(self) -> None:
         self._send(200, json.dumps({"object": "list", "data": [{"id": "failing"}]}))
 
     def do_POST(self) -> None:
-        with suppress(BrokenPipeError, ConnectionResetError):  # who asked was killed
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            question = body["messages"][-1]["content"]
-            fate, wait_s = self.owner.take(body)
-            time.sleep(wait_s)
-            if refusal := self.owner.refuses(body):
-                self._send(*refusal)
-                return
-            whole = json.dumps(self.owner.completion(question, fate))
-            match fate:
-                case status if status.isdigit():
-                    self._send(int(status), '{"error": {"message": "not this one"}}')
-                case "error":
-                    self._send(200, '{"error": {"message": "upstream is gone", "code": 502}}')
-                case "html":
-                    self._send(200, "<html><title>Sign in</title></html>")
-                case "empty":
-                    self._send(200, "")
-                case "torn":
-                    self._send(200, whole[:-20])
-                case "cut":
-                    self._send(200, whole, left_out=20)
-                case "silent":
-                    self._hang_up()
-                case _:
-                    self._send(200, whole)
-                    self.owner.answered.append(question)
+        content = self.rfile.read(length := int(self.headers["Content-Length"]))
+        if len(content) < length:
+            raise ConnectionResetError
+        body = json.loads(content)
+        question = body["messages"][-1]["content"]
+        fate, wait_s = self.owner.take(body)
+        time.sleep(wait_s)
+        if refusal := self.owner.refuses(body):
+            self._send(*refusal)
+            return
+        whole = json.dumps(self.owner.completion(question, fate))
+        match fate:
+            case status if status.isdigit():
+                self._send(int(status), '{"error": {"message": "not this one"}}')
+            case "error":
+                self._send(200, '{"error": {"message": "upstream is gone", "code": 502}}')
+            case "html":
+                self._send(200, "<html><title>Sign in</title></html>")
+            case "empty":
+                self._send(200, "")
+            case "torn":
+                self._send(200, whole[:-20])
+            case "cut":
+                self._send(200, whole, left_out=20)
+            case "silent":
+                self._hang_up()
+            case _:
+                self._send(200, whole)
+                self.owner.answered.append(question)
 
     def _send(self, status: int, body: str, *, left_out: int = 0) -> None:
         content = body.encode()

@@ -102,7 +102,7 @@ def test_every_answer_is_there_once_after_kills_and_failures_and_another_option_
             if killed == kills:
                 break
             enough = begun + chance.randrange(1, max(2, 2 * problems // kills))
-            patience = time.monotonic() + 2 * chance.random()  # some fall before the first request, or after the last
+            patience = time.monotonic() + chance.random()  # some fall before the first request, or after the last
             while len(server.asked) < enough and time.monotonic() < patience:
                 time.sleep(0.0005)
             time.sleep(0.005 * chance.random())
@@ -124,7 +124,7 @@ def test_every_answer_is_there_once_after_kills_and_failures_and_another_option_
         assert (trace.reasoning, trace.answer) == (THOUGHT, server.said(questions[trace.problem_id]))
     bought = Counter(server.answered)
     assert sum(bought.values()) - len(bought) <= MOST_IN_FLIGHT * kills
-    said = [line for line in running.output.read_text().splitlines() if "requests failed" in line][-1]
+    said = [line for line in running.output.read_text().splitlines() if "requests failed (" in line][-1]
     assert said.startswith(f"{len(failed)} of {len(asked)} requests failed (")
     assert all(f"{count} × {reason}" in said for reason, count in Counter(failed.values()).items())
     (store,) = tmp_path.glob(".traces/*/traces.jsonl")
