@@ -80,7 +80,7 @@ def settled(folder: Path, questions: dict[str, str]) -> set[str]:
 @pytest.mark.parametrize(
     ("problems", "kills"),
     [
-        (80, 10),
+        (50, 10),
         pytest.param(560, 100, marks=pytest.mark.skipif(not NIGHTLY, reason="takes a minute: TOOLKIT_NIGHTLY=1")),
     ],
 )
