@@ -4,8 +4,8 @@
 
 One question that a server refuses must not end a run, and a server that is gone, or that refuses the key, must not be
 recorded as the failure of each question. So a failure is believed where the server answered others: at once where it
-is of a kind that a question causes, else when the next answer arrives. Too many in a row, with no answer between them,
-end the run, and nothing is recorded of them.
+is of a kind that a question causes, else when the next answer arrives. Where nobody was there to ask, the request waits for its
+next turn. Too many in a row, with no answer between them, end the run, and nothing is recorded of them.
 """
 
 from __future__ import annotations
@@ -57,23 +57,27 @@ class Outcomes:
     def answered(self) -> None:
         """The server has just answered, so what failed before was not for its sake."""
         self._proven = self._answered = True
-        self._record(failure for failure, _ in self._doubtful)
+        self._record(failure for failure, refusal in self._doubtful if refusal.cause != "connection")
         self._doubtful.clear()
 
-    def failed(self, failure: Failure, refusal: Refusal) -> None:
-        """Raises `InputError` where too many requests in a row failed."""
+    def failed(self, failure: Failure, refusal: Refusal) -> bool:
+        """Whether the request must be asked later on, which is so where nobody was there to ask.
+
+        Raises `InputError` where too many requests in a row failed.
+        """
         if refusal.cause == "request" and self._proven:
             self._record([failure])
-            return
+            return False
         self._doubtful.append((failure, refusal))
         if len(self._doubtful) >= (MOST_IN_A_ROW if self._proven else MOST_AT_FIRST):
             self._give_up()
+        return refusal.cause == "connection"
 
     def end(self) -> None:
         """All were asked. Raises `InputError` where some failed that may be the server's failure."""
         doubtful = []
         for failure, refusal in self._doubtful:
-            if refusal.cause != "connection" and (self._answered if refusal.cause == "access" else self._proven):
+            if self._answered if refusal.cause == "access" else self._proven:
                 self._record([failure])
             else:
                 doubtful.append((failure, refusal))

@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+from collections import deque
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -93,9 +94,7 @@ class Endpoint:
         def draw(missing: list[Request[list[Message]]], done: Done, failed: Failed[list[Message]]) -> None:
             if job.shared:
                 self.load()
-                missing.sort(
-                    key=lambda request: request.hash
-                )  # what a server refuses, as all long ones, is seldom in a row
+                missing.sort(key=lambda request: request.hash)  # so that what is refused, as long ones, is spread
             try:
                 asyncio.run(self._draw(missing, done, failed, job))
             except ExceptionGroup as group:  # of the workers that failed together, the first one's
@@ -113,11 +112,12 @@ class Endpoint:
         failed: Failed[list[Message]],
         job: Job,
     ) -> None:
-        waiting = iter(requests)  # the workers share it: each takes the next one
+        waiting = deque(requests)  # the workers share it: each takes the next one
         fields = ServerFields(self.url)
 
         async def work(send: Send) -> None:
-            for request in waiting:
+            while waiting:
+                request = waiting.popleft()
                 body = {
                     "model": self.model,
                     "messages": request.prompt,
@@ -130,7 +130,8 @@ class Endpoint:
                 try:
                     trace = self._trace(request, await self._post(send, fields, body), job.sampling.max_new_tokens)
                 except Refusal as refusal:
-                    failed(request, refusal)
+                    if failed(request, refusal):
+                        waiting.append(request)
                 else:
                     done(trace)
 

@@ -65,8 +65,8 @@ class Job:
 
 
 Done = Callable[[Trace], None]
-Failed = Callable[["Request[P]", Refusal], None]
-"""Takes a request that was not answered; raises where the job ends by that."""
+Failed = Callable[["Request[P]", Refusal], bool]
+"""Takes a request that was not answered; whether it must be asked later on. Raises where the job ends by it."""
 
 
 def row_seed(seed: int, problem_id: str, sample: int) -> int:
@@ -161,11 +161,12 @@ def collect(
                 outcomes.answered()
             progress.advance()
 
-        def failed(request: Request[P], refusal: Refusal) -> None:
+        def failed(request: Request[P], refusal: Refusal) -> bool:
             if not outcomes:
                 raise refusal
-            outcomes.failed(_failure(request, refusal), refusal)
-            progress.advance()
+            again = outcomes.failed(_failure(request, refusal), refusal)
+            progress.advance(0 if again else 1)
+            return again
 
         if missing:
             draw(missing, done, failed)
