@@ -18,6 +18,9 @@ from typing import Any
 from distill.verification.wholeness import incomplete, unfit
 from toolkit.records import Example, Problem, Record, Trace, Verdict
 
+DROPPED = "dropped.jsonl"
+"""A run folder's file of what is not learned from."""
+
 DROPS: Mapping[str, tuple[str, str]] = {
     "test_split": ("of the test split", "give problems whose hash falls into the other splits, which more problems do"),
     "truncated": ("cut by the limit", "raise --max-new-tokens"),

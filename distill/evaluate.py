@@ -14,7 +14,7 @@ import hashlib
 import json
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from distill.teachers.respondent import ModelFolder, Respondent
+from distill.teachers.traces import Job
 from distill.verification.verdicts import VERIFIER, VERSION, grade
 from toolkit.errors import InputError
 from toolkit.generate import Decoder, Sampling
@@ -78,6 +79,7 @@ def evaluate(
     if is_complete(out, stage):
         return read_evaluation(out)
     with respondent:
+        respondent.load()
         partial = partial_folder(out, stage)
         write_records(partial / PROBLEMS, list(problems))
         evaluation = replace(_measure(respondent, problems, config, partial), asked=dict(asked))
@@ -90,19 +92,20 @@ def _measure(respondent: Respondent, problems: Sequence[Problem], config: EvalCo
     resumed = (folder / TRACES).exists()
     started = time.perf_counter()
     traces = respondent.answer(
-        problems,
-        config.sampling,
-        samples=config.samples,
-        batch_size=config.batch_size,
-        path=folder / TRACES,
-        teacher=f"{respondent.name}@{respondent.digest}",
-        label=f"evaluating {respondent.name}",
+        Job(
+            problems=problems,
+            sampling=config.sampling,
+            samples=config.samples,
+            batch_size=config.batch_size,
+            path=folder / TRACES,
+            label=f"evaluating {respondent.name}",
+        )
     )
     sampling_s = time.perf_counter() - started
     by_id = {problem.id: problem for problem in problems}
     verdicts = [grade(by_id[trace.problem_id], trace) for trace in traces]
     write_records(folder / VERDICTS, verdicts)
-    completion_tokens = [trace.completion_tokens for trace in traces]
+    tokens = [trace.completion_tokens for trace in traces if trace.completion_tokens is not None]
     shares = correct_shares(verdicts)
     return Evaluation(
         model=respondent.name,
@@ -113,15 +116,20 @@ def _measure(respondent: Respondent, problems: Sequence[Problem], config: EvalCo
         accuracy=float(np.mean(list(shares.values()))),
         interval=mean_interval(list(shares.values())),
         families=family_scores(problems, shares),
-        mean_reasoning_tokens=float(np.mean([trace.reasoning_tokens for trace in traces])),
-        mean_completion_tokens=float(np.mean(completion_tokens)),
+        mean_reasoning_tokens=_mean_known(trace.reasoning_tokens for trace in traces),
+        mean_completion_tokens=_mean_known(tokens),
         truncation_rate=float(np.mean([not trace.closed for trace in traces])),
         limit_rate=float(np.mean([trace.finish_reason == "length" for trace in traces])),
         tokens_per_s=respondent.tokens_per_s(problems),
-        batch_tokens_per_s=None if resumed else sum(completion_tokens) / sampling_s,
+        batch_tokens_per_s=None if resumed or len(tokens) < len(traces) else sum(tokens) / sampling_s,
         batch_size=config.batch_size,
         bytes=respondent.weight_bytes,
     )
+
+
+def _mean_known(counts: Iterable[int | None]) -> float | None:
+    known = [count for count in counts if count is not None]
+    return float(np.mean(known)) if known else None
 
 
 def family_scores(problems: Sequence[Problem], shares: dict[str, float]) -> dict[str, Score]:

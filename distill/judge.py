@@ -28,6 +28,7 @@ import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
 
 from distill.teachers.remote_teacher import Endpoint, connect
+from distill.teachers.traces import Job
 from toolkit.chat_format import split_completion
 from toolkit.errors import InputError
 from toolkit.generate import Sampling
@@ -207,13 +208,14 @@ class EndpointJudge:
         name = _digest("\n".join([self.endpoint.name, *(question.id for question in questions)]))
         self.folder.mkdir(parents=True, exist_ok=True)
         traces = self.endpoint.answer(
-            questions,
-            Sampling(temperature=0.0, max_new_tokens=MOST_JUDGED_TOKENS),
-            samples=1,
-            batch_size=len(questions),
-            path=self.folder / f"{name}.jsonl",
-            teacher=self.endpoint.name,
-            label="judge",
+            Job(
+                problems=questions,
+                sampling=Sampling(temperature=0.0, max_new_tokens=MOST_JUDGED_TOKENS),
+                samples=1,
+                batch_size=len(questions),
+                path=self.folder / f"{name}.jsonl",
+                label="judge",
+            )
         )
         return {prompt: read_score(trace.answer) for prompt, trace in zip(prompts, traces, strict=True)}
 

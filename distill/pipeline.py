@@ -25,14 +25,17 @@ from pathlib import Path
 from typing import Any
 
 from distill import train as training
-from distill.curate import Curation, curate
+from distill.curate import DROPPED, Curation, curate
 from distill.evaluate import problems_digest
 from distill.problems.families import FAMILIES, make_problems
 from distill.problems.own_form import Reading
 from distill.problems.problem_set import read_problems
 from distill.problems.splits import of_split
 from distill.student import check_lengths, check_room, check_student, write_student_format
-from distill.teachers.respondent import Respondent, find_respondent
+from distill.teachers.outcomes import FAILED
+from distill.teachers.respondent import Respondent
+from distill.teachers.trace_store import find_teacher, gather
+from distill.teachers.traces import check_samples
 from distill.train import TrainConfig, train
 from distill.trained_on import TRAIN, write_trained_on
 from distill.validation import spread
@@ -45,7 +48,7 @@ from toolkit.models import resolve
 from toolkit.records import Example, Problem, Trace, Verdict, read_records, write_records
 from toolkit.runs import Stage, file_digest, finish, folder_digest, is_complete, partial_folder
 
-VALIDATION, DROPPED, DROPS = "validation.jsonl", "dropped.jsonl", "drops.json"
+VALIDATION, DROPS = "validation.jsonl", "drops.json"
 VALIDATION_SHARE, VALIDATION_PROBLEMS = 100, 64
 """Of the validation split no more is asked than its loss needs: a hundredth, or so many of a user's problems."""
 
@@ -104,17 +107,28 @@ def full(*, lora: bool = False, epochs: int = 2, seed: int = 0) -> DistillConfig
     return replace(recipe, per_family=2400, train=training.full(lora=lora, epochs=epochs, seed=seed))
 
 
-def distill(config: DistillConfig, out: Path, open_decoder: Callable[[Path], Decoder]) -> Path:
+def distill(
+    config: DistillConfig, out: Path, open_decoder: Callable[[Path], Decoder], *, retry_failed: bool = False
+) -> Path:
     """Run the stage into `out`, or do nothing where `out` holds this run; returns `out`.
 
-    `open_decoder` opens the teacher's folder; it is not called where the configuration names traces.
+    `open_decoder` opens the teacher's folder; it is not called where nothing is missing, as with traces from before.
+    `retry_failed`: whether requests that failed before are asked again.
     Raises `InputError` for what the user gave, before any work that takes long.
     """
-    teacher, student = find_respondent(config.teacher, open_decoder), resolve(config.student)
+    teacher, student = (
+        find_teacher(config.teacher, out, open_decoder, answers=config.traces is None),
+        resolve(config.student),
+    )
     given = None if config.problems is None else read_problems(config.problems, config.reading)
     stage = _stage(config, teacher, student, given)
     if is_complete(out, stage):
+        if retry_failed and (out / FAILED).is_file() and (out / FAILED).stat().st_size:
+            raise InputError(
+                f"{out} is finished, and --retry-failed must come with another --out: traces are reused there"
+            )
         return out
+    check_samples(config.samples, config.sampling)
     problems, test_problems = _problems(config, given)
     facts = check_student(student)
     folder = partial_folder(out, stage)
@@ -125,7 +139,7 @@ def distill(config: DistillConfig, out: Path, open_decoder: Callable[[Path], Dec
     write_records(folder / PROBLEMS, problems)
 
     begun = time.monotonic()
-    traces = _traces(config, problems, teacher, folder)
+    traces = _traces(config, problems, teacher, out, folder, retry_failed)
     traces_s = time.monotonic() - begun
     by_id = {problem.id: problem for problem in problems}
     verdicts = [grade(by_id[trace.problem_id], trace) for trace in traces]
@@ -204,17 +218,26 @@ def _problems(config: DistillConfig, given: list[Problem] | None) -> tuple[list[
     return to_train + [held_out[i] for i in spread(len(held_out), VALIDATION_PROBLEMS)], test_problems
 
 
-def _traces(config: DistillConfig, problems: Sequence[Problem], teacher: Respondent, folder: Path) -> list[Trace]:
+def _traces(
+    config: DistillConfig,
+    problems: Sequence[Problem],
+    teacher: Respondent,
+    out: Path,
+    folder: Path,
+    retry_failed: bool,
+) -> list[Trace]:
     if config.traces is None:
-        with teacher:
-            return teacher.answer(
-                problems,
-                config.sampling,
-                samples=config.samples,
-                batch_size=config.batch_size,
-                path=folder / TRACES,
-                teacher=f"{config.teacher}@{teacher.digest}",
-            )
+        gathered = gather(
+            teacher,
+            problems,
+            config.sampling,
+            samples=config.samples,
+            batch_size=config.batch_size,
+            out=out,
+            folder=folder,
+            retry_failed=retry_failed,
+        )
+        return gathered.traces
     traces = read_records(config.traces, Trace)
     known = {problem.id for problem in problems}
     for trace in traces:

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from functools import partial
 from itertools import cycle, islice
 from pathlib import Path
 
 from distill.corpus import Text, request_texts
 from distill.teacher_recipe import RejectionRecipe
-from distill.teachers.traces import sample_traces
+from distill.teachers.traces import Job, sample_traces
 from distill.verification.rewards import completion_of, language_consistency, well_formed
 from distill.verification.verdicts import grade
 from toolkit.chat_format import ChatFormat
@@ -36,16 +37,19 @@ def write_training_set(
     on the rows beside it by a bit, and a run that was broken off must end as one that was not.
     """
     _keep_whole_batches(folder / ROLLOUTS)
-    traces = sample_traces(
-        TorchDecoder.open(writer),
-        ChatFormat.from_folder(writer),
-        problems,
-        Sampling(temperature=recipe.temperature, top_p=1.0, max_new_tokens=MAX_NEW_TOKENS, seed=seed),
+    job = Job(
+        problems=problems,
+        sampling=Sampling(temperature=recipe.temperature, top_p=1.0, max_new_tokens=MAX_NEW_TOKENS, seed=seed),
         samples=recipe.samples,
         batch_size=BATCH_SIZE,
         path=folder / ROLLOUTS,
-        teacher=f"{writer.name}@{folder_digest(writer)}",
         label="rejection sampling",
+    )
+    traces = sample_traces(
+        partial(TorchDecoder.open, writer),
+        ChatFormat.from_folder(writer),
+        job,
+        teacher=f"{writer.name}@{folder_digest(writer)}",
     )
     by_id = {problem.id: problem for problem in problems}
     kept: list[Text] = []

@@ -162,7 +162,7 @@ def curation(kept: int, drops: Mapping[str, int]) -> str:
 
 
 def thinks(row: Evaluation) -> bool:
-    return row.mean_reasoning_tokens > 0
+    return (row.mean_reasoning_tokens or 0.0) > 0
 
 
 def _figure(height_in: float) -> tuple[Figure, Axes]:

@@ -47,13 +47,17 @@ def traces(options: Options) -> Result:
     from distill.evaluate import problems_digest
     from distill.problems.families import make_problems
     from distill.problems.problem_set import read_problems
-    from distill.teachers.respondent import find_respondent
-    from toolkit.ledger import PROBLEMS, TRACES
+    from distill.teachers.outcomes import FAILED
+    from distill.teachers.trace_store import ASKED, find_teacher, gather
+    from distill.teachers.traces import check_samples
+    from toolkit.ledger import PROBLEMS
     from toolkit.records import write_records
     from toolkit.runs import Stage, finish, is_complete, partial_folder, read_manifest
 
-    teacher, sampling = find_respondent(options.teacher, *_decoder_options(options)), _sampling(options)
-    reading = _reading(options)
+    if options.out is None:
+        raise InputError("--out must name the run folder to write; add it")
+    out, sampling, reading = options.out, _sampling(options), _reading(options)
+    teacher = find_teacher(options.teacher, out, *_decoder_options(options))
     if options.problems is not None:
         problems = _without_own_test(read_problems(options.problems, reading))
     else:
@@ -63,26 +67,40 @@ def traces(options: Options) -> Result:
         config={"samples": options.samples, **asdict(sampling)},
         inputs={"teacher": teacher.digest, "problems": problems_digest(problems)},
     )
-    if not is_complete(options.out, stage):
-        folder = partial_folder(options.out, stage)
+    complete = is_complete(out, stage)
+    if not complete or (options.retry_failed and (read_manifest(out) or {})["measured"].get("failed")):
+        check_samples(options.samples, sampling)
+        folder = partial_folder(out, stage, cheap=(PROBLEMS, ASKED, FAILED))
         write_records(folder / PROBLEMS, problems)
-        with teacher:
-            written = teacher.answer(
-                problems,
-                sampling,
-                samples=options.samples,
-                batch_size=options.batch_size,
-                path=folder / TRACES,
-                teacher=f"{options.teacher}@{teacher.digest}",
-            )
-        finish(folder, options.out, stage, {"traces": len(written), "closed": sum(t.closed for t in written)})
-    measured = (read_manifest(options.out) or {})["measured"]
-    text = f"{measured['traces']} traces ({measured['closed']} with their thinking closed) are in {options.out}"
-    return Result(facts={"folder": str(options.out), **measured}, text=text)
+        gathered = gather(
+            teacher,
+            problems,
+            sampling,
+            samples=options.samples,
+            batch_size=options.batch_size,
+            out=out,
+            folder=folder,
+            retry_failed=options.retry_failed,
+        )
+        finish(folder, out, stage, gathered.counts(), anew=complete)
+    measured = (read_manifest(out) or {})["measured"]
+    text = f"{measured['traces']} traces ({measured['closed']} with their thinking closed) are in {out}"
+    if measured.get("failed"):
+        text += f"; {measured['failed']} requests failed: toolkit traces show {out} --failed"
+    return Result(facts={"folder": str(out), **measured}, text=text)
+
+
+def traces_show(options: Options) -> Result:
+    from distill.trace_listing import listing, table
+
+    rows = listing(options.run, options.what)
+    return Result(facts={"run": str(options.run), "traces": [row.to_dict() for row in rows]}, text=table(rows))
 
 
 def distill(options: Options) -> Result:
     from distill import pipeline
+    from distill.teachers.outcomes import FAILED
+    from toolkit.records import read_jsonl
     from toolkit.runs import read_manifest
 
     _allow_unsafe(options)
@@ -96,9 +114,12 @@ def distill(options: Options) -> Result:
         **{name: getattr(options, name) for name in ("teacher", "student", "problems", "traces")},
         reading=_reading(options),
     )
-    folder = pipeline.distill(config, options.out, open_decoder)
+    folder = pipeline.distill(config, options.out, open_decoder, retry_failed=options.retry_failed)
     measured = (read_manifest(folder) or {})["measured"]
-    return Result(facts={"folder": str(folder), **measured}, text=f"the student is in {folder}; {_learned(measured)}")
+    text = f"the student is in {folder}; {_learned(measured)}"
+    if failed := sum(1 for _ in read_jsonl(folder / FAILED)) if (folder / FAILED).is_file() else 0:
+        text += f"; {failed} requests failed: toolkit traces show {folder} --failed"
+    return Result(facts={"folder": str(folder), "failed": failed, **measured}, text=text)
 
 
 def _learned(measured: Mapping[str, Any]) -> str:
@@ -129,11 +150,12 @@ def eval(options: Options) -> Result:
     from distill.problems.families import ledger_problems
     from distill.problems.problem_set import read_problems
     from distill.teachers.respondent import ModelFolder, find_respondent, folder_name
+    from distill.teachers.trace_store import find_teacher
     from distill.trained_on import choose, trained_questions
     from toolkit.ledger import build_ledger, ledger_table
 
     _allow_unsafe(options)
-    models = [find_respondent(options.model, *_decoder_options(options))]
+    models = [find_teacher(options.model, options.out or Path("runs/eval/model"), *_decoder_options(options))]
     models += [find_respondent(model, open_decoder) for model in options.against]
     config = EvalConfig(sampling=_sampling(options), samples=options.samples, batch_size=options.batch_size)
     reading = _reading(options)

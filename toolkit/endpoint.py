@@ -3,24 +3,29 @@
     http://host:8000/v1            the only model that {url}/models lists
     http://host:8000/v1#name       that one of several
 
-Redirects are not followed, so the key of `TOOLKIT_API_KEY` reaches nobody else.
+Redirects are not followed, so the key of `TOOLKIT_API_KEY` reaches nobody else, and no message shows it, not even one
+that quotes a server that does. A server of this machine is asked directly; others through the proxy that the environment
+names (HTTP_PROXY, HTTPS_PROXY, ALL_PROXY, NO_PROXY).
 """
 
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import json
 import os
 import queue
-from collections.abc import Iterator, Mapping
+import socket
+import ssl
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from threading import Thread
-from typing import Any
+from typing import Any, TypeVar
 
-from httpx2 import URL, AsyncClient, HTTPError, InvalidURL, Response, Timeout, get
+from httpx2 import URL, AsyncClient, Client, Headers, HTTPError, InvalidURL, Request, Response, Timeout
 
-from toolkit.errors import InputError
+from toolkit.errors import InputError, Unreachable
 from toolkit.message_fields import content_parts, reasoning_of
 
 KEY_VARIABLE = "TOOLKIT_API_KEY"
@@ -32,6 +37,8 @@ PREFIX = "prefix"
 LISTING_TIMEOUT_S = 10.0
 TIMEOUT = Timeout(600.0, connect=LISTING_TIMEOUT_S)
 """A slow server that works through a queue sends nothing for long."""
+
+C = TypeVar("C", Client, AsyncClient)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,32 +70,44 @@ class Chunk:
     """Of the whole answer, where this event tells."""
 
 
-def locate(argument: str) -> Place:
-    """The endpoint of an `http(s)://…/v1` argument, `#MODEL` after it where its server has several.
-
-    Raises `InputError` where nobody answers there, or where it is open which model is meant.
-    """
+def parse_address(argument: str) -> tuple[str, str]:
+    """The address and the named model, empty where none is, of an `http(s)://…/v1#MODEL` argument; asks nobody."""
     try:
         url = URL(argument)
     except InvalidURL as error:
-        raise InputError(f"{argument!r} must be an address like http://127.0.0.1:8000/v1: {error}") from error
+        shown = "an endpoint" if "@" in argument or "?" in argument else repr(argument)  # they may hold a secret
+        raise InputError(f"{shown} must be an address like http://127.0.0.1:8000/v1: {error}") from error
     if not url.host or url.userinfo or url.query:
         raise InputError(
             f"an endpoint's address must have a host ({url.host!r}) and neither password nor query; "
             f"a key goes into the environment variable {KEY_VARIABLE}"
         )
-    address = str(url.copy_with(fragment=None)).rstrip("/")
-    try:
-        listing = get(f"{address}/models", headers=headers(), timeout=LISTING_TIMEOUT_S)
-    except HTTPError as error:
-        raise InputError(
-            f"{address} must be a server that answers: {first_line(error)}; start it or correct the address"
-        ) from error
-    model = url.fragment or _only_model(address, listing)
+    return str(url.copy_with(fragment=None)).rstrip("/"), url.fragment
+
+
+def locate(argument: str) -> Place:
+    """The endpoint of an `http(s)://…/v1` argument, `#MODEL` after it where its server has several.
+
+    Raises `InputError` where nobody answers there, or where it is open which model is meant.
+    """
+    address, named = parse_address(argument)
+    listing = ask_listing(address)
+    model = named or _only_model(address, listing)
     described = _described(listing, model)
     capabilities = described.get("capabilities")
     goes_on = isinstance(capabilities, dict) and capabilities.get(PREFIX) is True
     return Place(url=address, model=model, max_length=_context(described), goes_on=goes_on)
+
+
+def ask_listing(address: str) -> Response:
+    """Whatever a server says of its models; raises `Unreachable` where nobody answers there."""
+    try:
+        with _open(Client, address, Timeout(LISTING_TIMEOUT_S)) as client:
+            return client.get(f"{address}/models")
+    except HTTPError as error:
+        raise Unreachable(
+            f"{address} must be a server that answers: {first_line(error)}; start it or correct the address"
+        ) from error
 
 
 def stream_chat(url: str, body: Mapping[str, Any], poll_s: float) -> Iterator[Chunk | None]:
@@ -101,7 +120,7 @@ def stream_chat(url: str, body: Mapping[str, Any], poll_s: float) -> Iterator[Ch
 
     async def read() -> None:
         async with (
-            AsyncClient(base_url=url, headers=headers(), timeout=TIMEOUT) as client,
+            open_client(url) as client,
             client.stream("POST", "chat/completions", json={**body, "stream": True}) as response,
         ):
             if response.status_code != 200:
@@ -131,13 +150,53 @@ def stream_chat(url: str, body: Mapping[str, Any], poll_s: float) -> Iterator[Ch
             loop.call_soon_threadsafe(reading.cancel)
 
 
+def open_client(url: str, timeout: Timeout = TIMEOUT) -> AsyncClient:
+    """A client whose requests go to one server; raises `InputError` where the key or the proxy cannot be used."""
+    return _open(AsyncClient, url, timeout)
+
+
+def chat_sender(client: AsyncClient, url: str) -> Callable[[bytes], Coroutine[Any, Any, Response]]:
+    """What posts one body after another to a server's chat completions; what is the same in all is made once."""
+    address, sent = (
+        URL(f"{url}/chat/completions"),
+        Headers([*client.headers.raw, (b"Content-Type", b"application/json")]),
+    )
+    extensions = {"timeout": client.timeout.as_dict()}
+
+    def send(body: bytes) -> Coroutine[Any, Any, Response]:
+        return client.send(Request("POST", address, headers=sent, content=body, extensions=extensions))
+
+    return send
+
+
 def headers() -> dict[str, str]:
-    key = os.environ.get(KEY_VARIABLE, "").strip()
+    """The key's header; raises `InputError` where the key holds what no header can, without showing the key."""
+    key = _key()
+    strange = [place for place, sign in enumerate(key, start=1) if not sign.isascii() or not sign.isprintable()]
+    if strange:
+        raise InputError(
+            f"each of the {len(key)} characters of {KEY_VARIABLE} must be a printable ASCII character, and number "
+            f"{strange[0]} is none (a line break, perhaps); set it to the key alone"
+        )
     return {"Authorization": f"Bearer {key}"} if key else {}
 
 
+def is_loopback(url: str) -> bool:
+    """Whether an address is one of this machine's own."""
+    host = URL(url).host.rstrip(".").lower()
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    with suppress(ValueError):
+        found = ipaddress.ip_address(host.strip("[]"))
+        mapped = getattr(found, "ipv4_mapped", None) or found
+        return bool(mapped.is_loopback or mapped.is_unspecified)
+    with suppress(OSError):  # short forms such as 127.1
+        return ipaddress.ip_address(socket.inet_aton(host)).is_loopback
+    return False
+
+
 def first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines() or [type(error).__name__]
+    lines = _redacted(str(error)).strip().splitlines() or [type(error).__name__]
     return lines[0]
 
 
@@ -147,7 +206,35 @@ def status(response: Response) -> str:
 
 def excerpt(response: Response) -> str:
     """The beginning of what a server said, safe to print."""
-    return ascii(" ".join(response.text[:2000].split())[:160])
+    return printable(response.text)
+
+
+def printable(text: str) -> str:
+    """The beginning of a text by others, in one line of ASCII and without the key."""
+    return ascii(" ".join(_redacted(text)[:2000].split())[:160])
+
+
+def _redacted(text: str) -> str:
+    key = _key()
+    return text.replace(key, f"[{KEY_VARIABLE}]") if key else text
+
+
+def _key() -> str:
+    return os.environ.get(KEY_VARIABLE, "").strip()
+
+
+def _open(kind: type[C], url: str, timeout: Timeout) -> C:
+    sent = headers()
+    if is_loopback(url):
+        verify = ssl.create_default_context() if URL(url).scheme == "https" else False  # made for nothing else
+        return kind(base_url=url, headers=sent, timeout=timeout, trust_env=False, verify=verify)
+    try:
+        return kind(base_url=url, headers=sent, timeout=timeout)
+    except (ValueError, ImportError, InvalidURL) as error:
+        raise InputError(
+            "HTTP_PROXY, HTTPS_PROXY and ALL_PROXY must be addresses of HTTP proxies, or of SOCKS proxies where socksio is "
+            f"installed, to reach {url}; correct them, or name its host in NO_PROXY"
+        ) from error
 
 
 def _arrivals(url: str, arrived: queue.SimpleQueue[Chunk | Exception | None], poll_s: float) -> Iterator[Chunk | None]:
@@ -171,7 +258,7 @@ def _chunk(url: str, data: str) -> Chunk:
     try:
         event = json.loads(data)
         if event.get("error"):
-            raise InputError(f"{url} broke off: {str(event['error'])[:160]!a}")
+            raise InputError(f"{url} broke off: {printable(str(event['error']))}")
         choice = (event.get("choices") or [{}])[0]
         delta = choice.get("delta") or {}
         usage = event.get("usage") or {}
@@ -183,7 +270,7 @@ def _chunk(url: str, data: str) -> Chunk:
             completion_tokens=usage.get("completion_tokens"),
         )
     except (ValueError, LookupError, TypeError, AttributeError) as error:
-        raise InputError(f"{url} must send chunks of a chat completion; it says {data[:160]!a}") from error
+        raise InputError(f"{url} must send chunks of a chat completion; it says {printable(data)}") from error
 
 
 def _only_model(address: str, listing: Response) -> str:

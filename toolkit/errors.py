@@ -3,6 +3,7 @@
     ToolkitError              one line for the reader
     ├── InputError            exit 2: the user's input, a file, the machine
     │   ├── MissingExtra      exit 2: a dependency that an extra brings
+    │   ├── Unreachable       exit 2: a server that nobody answers at
     │   └── FolderConflict    exit 2: an output folder that holds another run
     └── GateFailed            exit 1: a measurement is out of its bounds
 
@@ -26,6 +27,10 @@ class MissingExtra(InputError):
 
     def __init__(self, module: str, extra: str) -> None:
         super().__init__(f"module {module!r} is not installed; it comes with: pip install 'reasoning-edge[{extra}]'")
+
+
+class Unreachable(InputError):
+    """Nobody answers at a server's address."""
 
 
 class FolderConflict(InputError):

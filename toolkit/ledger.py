@@ -54,9 +54,9 @@ class Evaluation(Record):
     accuracy: float
     interval: list[float]
     families: dict[str, Score]
-    mean_reasoning_tokens: float
-    """Of all samples, truncated ones too."""
-    mean_completion_tokens: float
+    mean_reasoning_tokens: float | None
+    """Of all samples, truncated ones too; None where a server does not count."""
+    mean_completion_tokens: float | None
     truncation_rate: float
     """Share of samples whose thinking was never closed; they are wrong."""
     limit_rate: float
@@ -64,7 +64,7 @@ class Evaluation(Record):
     tokens_per_s: float | None
     """Decode speed of one stream after its prompt, median over the same few prompts for every row; None: an endpoint."""
     batch_tokens_per_s: float | None
-    """Sampled tokens of the whole evaluation by its time; None where it was broken off and resumed."""
+    """Sampled tokens of the whole evaluation by its time; None where it was broken off and resumed, or not counted."""
     batch_size: int
     bytes: int
     """Of the folder's weights; 0 where they are elsewhere."""
@@ -269,7 +269,7 @@ def _cells(name: str, row: Evaluation) -> list[str]:
     return [
         title(name),
         f"{percent(row.accuracy)} [{interval_text(row.interval)}]",
-        f"{row.mean_reasoning_tokens:.0f}",
+        "–" if row.mean_reasoning_tokens is None else f"{row.mean_reasoning_tokens:.0f}",
         percent(row.truncation_rate),
         speed(row.tokens_per_s),
         megabytes(row.bytes),

@@ -34,14 +34,14 @@ def build_parser() -> Parser:
         added.set_defaults(verb=name, extra=extra)
         return added
 
-    _add_distilling(verb)
+    _add_distilling(verb, shared)
     _add_exporting(verb)
     _add_chatting(verb)
     _add_reporting(verb)
     return parser
 
 
-def _add_distilling(verb: AddVerb) -> None:
+def _add_distilling(verb: AddVerb, shared: Parser) -> None:
     verb("doctor", "all", "say what this machine has and what each command still needs")
 
     pull = verb("pull", "distill", "download a model once")
@@ -75,7 +75,20 @@ def _add_distilling(verb: AddVerb) -> None:
     )
     _add_sampling_options(traces, temperature=0.6)
     _add_cache_options(traces)
-    traces.add_argument("--out", type=Path, required=True, help="run folder to write")
+    _add_retry_option(traces)
+    traces.add_argument("--out", type=Path, help="run folder to write")
+    show = traces.add_subparsers(metavar="show").add_parser(
+        "show",
+        help="list a run's traces, or the requests that failed",
+        description="list what a run of toolkit traces or toolkit distill has, finished or not; changes nothing",
+        parents=[shared],
+        allow_abbrev=False,
+    )
+    show.set_defaults(verb="traces_show", what="all")
+    show.add_argument("run", type=Path, help="run folder")
+    what = show.add_mutually_exclusive_group()
+    what.add_argument("--failed", dest="what", action="store_const", const="failed", help="requests without an answer")
+    what.add_argument("--dropped", dest="what", action="store_const", const="dropped", help="traces not learned from")
 
     distill = verb("distill", "distill", "teach a small model a teacher's reasoning")
     distill.add_argument(
@@ -95,6 +108,7 @@ def _add_distilling(verb: AddVerb) -> None:
     distill.add_argument("--learning-rate", type=_rate, help="the highest one; default: the preset's")
     distill.add_argument("--lora", action="store_true", help="train low-rank adapters, then merge them")
     distill.add_argument("--seed", type=int, help="default: the preset's")
+    _add_retry_option(distill)
     _add_unsafe_option(distill)
     distill.add_argument("--out", type=Path, required=True, help="run folder to write")
 
@@ -274,6 +288,12 @@ def _add_sampling_options(parser: Parser, *, temperature: float) -> None:
         "--batch-size", type=_count, default=64, help="rows at once, or requests (at most 8); default: %(default)s"
     )
     parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
+
+
+def _add_retry_option(parser: Parser) -> None:
+    parser.add_argument(
+        "--retry-failed", action="store_true", help="ask again what failed before; default: it stays as it is"
+    )
 
 
 def _add_unsafe_option(parser: Parser) -> None:

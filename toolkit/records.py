@@ -149,12 +149,17 @@ class Trace(Record):
     finish_reason: FinishReason
     closed: bool
     """Whether the thinking was closed; where it was not, the trace is truncated and `answer` is empty."""
-    prompt_tokens: int
-    reasoning_tokens: int
-    completion_tokens: int
+    prompt_tokens: int | None
+    reasoning_tokens: int | None
+    completion_tokens: int | None
+    """None where a server does not count."""
     teacher: str
+    """name@digest."""
     request_hash: str
     """Hash of everything that shaped this sample: teacher digest, prompt, sampling settings, seed."""
+
+    def to_dict(self) -> dict[str, Any]:
+        return dict(vars(self))  # nothing in it can be changed, so nothing is copied: many a second are written
 
 
 BY_A_PERSON = "feedback@"

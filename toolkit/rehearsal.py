@@ -24,6 +24,7 @@ from distill.problems.chains import worked_example
 from distill.problems.families import make_problems
 from distill.student import add_adapters, load_student, write_student_format
 from distill.teachers.respondent import find_respondent
+from distill.teachers.traces import Job
 from distill.train import StudentTrainer, collate, tokenize, trainer_arguments
 from distill.verification.verdicts import grade
 from export.calibration_stream import CalibrationStream
@@ -90,15 +91,17 @@ def _teach(
     """The teacher's traces of these problems in one batch, and the share of them that is right."""
     teacher = find_respondent(config.teacher, open_decoder)
     with teacher:
+        teacher.load()
         begun = time.perf_counter()
         traces = teacher.answer(
-            problems,
-            config.sampling,
-            samples=1,
-            batch_size=config.batch_size,
-            path=folder / TRACES,
-            teacher=config.teacher,
-            label="measuring the teacher",
+            Job(
+                problems=problems,
+                sampling=config.sampling,
+                samples=1,
+                batch_size=config.batch_size,
+                path=folder / TRACES,
+                label="measuring the teacher",
+            )
         )
         seconds = time.perf_counter() - begun
     right = sum(grade(problem, trace).correct for problem, trace in zip(problems, traces, strict=True))

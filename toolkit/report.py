@@ -85,7 +85,7 @@ def write_report(path: Path, ledger: Ledger, evaluations: Mapping[str, Path], st
         raise MissingExtra("matplotlib", "distill") from error
     outcomes = {name: read_outcomes(folder) for name, folder in evaluations.items()}
     lengths = {
-        name: [outcome.trace.reasoning_tokens for outcome in outcomes[name]]
+        name: [o.trace.reasoning_tokens for o in outcomes[name] if o.trace.reasoning_tokens is not None]
         for name, row in ledger.rows.items()
         if charts.thinks(row)
     }
@@ -181,8 +181,8 @@ def _table(ledger: Ledger) -> str:
             [f"<b>{percent(row.accuracy)}</b><br><small>{interval_text(row.interval)}</small>" for row in rows],
         ),
         *_family_lines(rows),
-        ("Thinking tokens, mean", [f"{row.mean_reasoning_tokens:.1f}" for row in rows]),
-        ("Completion tokens, mean", [f"{row.mean_completion_tokens:.1f}" for row in rows]),
+        ("Thinking tokens, mean", [_mean(row.mean_reasoning_tokens) for row in rows]),
+        ("Completion tokens, mean", [_mean(row.mean_completion_tokens) for row in rows]),
         ("Thinking not closed", [percent(row.truncation_rate) for row in rows]),
         ("Ran into the limit", [percent(row.limit_rate) for row in rows]),
         ("Tokens/s, one stream", [speed(row.tokens_per_s) for row in rows]),
@@ -238,6 +238,10 @@ def _tells(correct: Mapping[str, bool]) -> int:
     return 2 * last + (not correct.get("base", False))
 
 
+def _mean(tokens: float | None) -> str:
+    return "–" if tokens is None else f"{tokens:.1f}"
+
+
 def _said(name: str, outcome: Outcome) -> str:
     trace, reason = outcome.trace, outcome.verdict.reason
     mark = f'<span class="mark {reason}">{MARKS[reason]}</span>'
@@ -246,7 +250,8 @@ def _said(name: str, outcome: Outcome) -> str:
     short = answer if len(answer) <= 120 and "\n" not in answer else "… " + answer.split("\n")[-1][-120:]
     rest = f"<pre>{text(answer)}</pre>" if short != answer else ""
     thought = f'<pre class="thought">{text(trace.reasoning.strip())}</pre>' if trace.reasoning.strip() else ""
-    tokens = f'<span class="small">{trace.completion_tokens} tokens</span>'
+    count = trace.completion_tokens
+    tokens = "" if count is None else f'<span class="small">{count} tokens</span>'
     if not thought and not rest:
         return f'<div class="said">{who}<code>{text(short)}</code>{mark}{tokens}</div>'
     return f'<details class="said"><summary>{who}<code>{text(short)}</code>{mark}{tokens}</summary>{thought}{rest}</details>'

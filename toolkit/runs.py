@@ -83,8 +83,7 @@ def partial_folder(out: Path, stage: Stage, *, cheap: Collection[str] = ()) -> P
     whose names are `cheap`: those are made again in no time. The folder belongs to this process until it is finished;
     raises `InputError` where another process is at it.
     """
-    rank = process_rank()
-    folder = out.absolute().parent / (f".{out.name}.partial-{rank}" if rank else f".{out.name}.partial")
+    folder, rank = partial_of(out), process_rank()
     key = stage.key()
     try:
         _make_and_claim(folder, out)
@@ -102,8 +101,17 @@ def partial_folder(out: Path, stage: Stage, *, cheap: Collection[str] = ()) -> P
     return folder
 
 
-def finish(folder: Path, out: Path, stage: Stage, measured: Mapping[str, Any]) -> dict[str, Any]:
-    """Sync a partial folder, write its manifest last and give it its final name. Returns the manifest."""
+def partial_of(out: Path) -> Path:
+    """Where this process makes `out`."""
+    rank = process_rank()
+    return out.absolute().parent / (f".{out.name}.partial-{rank}" if rank else f".{out.name}.partial")
+
+
+def finish(folder: Path, out: Path, stage: Stage, measured: Mapping[str, Any], *, anew: bool = False) -> dict[str, Any]:
+    """Sync a partial folder, write its manifest last and give it its final name. Returns the manifest.
+
+    `anew`: `out` is a finished run of the stage, whose files are replaced one by one, the manifest last.
+    """
     if process_rank():
         return _await_first(folder, out)
     (folder / MARKER).unlink(missing_ok=True)
@@ -119,9 +127,15 @@ def finish(folder: Path, out: Path, stage: Stage, measured: Mapping[str, Any]) -
     target = folder / MANIFEST
     target.write_text(json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
     _sync(target)
-    if out.exists():  # an empty folder that the user made
-        out.rmdir()
-    os.rename(folder, out)
+    if anew:
+        for path in (*files, target):
+            os.replace(path, out / path.relative_to(folder))
+        shutil.rmtree(folder)
+        _sync(out)
+    else:
+        if out.exists():  # an empty folder that the user made
+            out.rmdir()
+        os.rename(folder, out)
     _sync(out.absolute().parent)
     _claimed.pop(folder).release(force=True)
     return manifest

@@ -5,29 +5,32 @@ whether it is whole, is read by `distill.teachers.messages`. A thought that ran 
 content without any tag can't be told from an answer that did; neither is whole.
 
 The server is asked for few samples at once. What may pass (too many requests, a server's error, a cut connection, a
-timeout) is tried again after growing pauses; everything else ends the run with one line, and the same command goes on
-where it stopped. Redirects are not followed, so the key reaches nobody else.
+timeout) is tried again after growing pauses. What becomes of a request that fails all the same is for
+`distill.teachers.outcomes` to say. Redirects are not followed, so the key reaches nobody else.
 """
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Callable, Sequence
+import json
+from collections import deque
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
+from functools import cached_property
 from types import TracebackType
 from typing import Any, Self
 
-from httpx2 import AsyncClient, RequestError, Response
+from httpx2 import ConnectError, ConnectTimeout, ProxyError, RequestError, Response, UnsupportedProtocol
 
 from distill.teachers.messages import read_message
-from distill.teachers.traces import Request, collect, plan
+from distill.teachers.outcomes import Cause, Refusal
+from distill.teachers.server_fields import ServerFields
+from distill.teachers.traces import Done, Failed, Job, Request, collect, plan
 from toolkit.chat_format import Completion
-from toolkit.endpoint import TIMEOUT, excerpt, first_line, headers, locate, status
+from toolkit.endpoint import ask_listing, chat_sender, excerpt, first_line, locate, open_client, status
 from toolkit.errors import InputError
-from toolkit.generate import Sampling
 from toolkit.records import Message, Problem, Trace
 
 MOST_IN_FLIGHT = 8
@@ -38,6 +41,9 @@ LONGEST_PAUSE_S = 60.0
 """Most that a server's Retry-After is obeyed."""
 SEED_BITS = 31
 """llama.cpp takes 32 bits, most others a signed 64."""
+Send = Callable[[bytes], Coroutine[Any, Any, Response]]
+NO_ACCESS = (401, 402, 403, 404, 405, 407)
+"""What a wrong address, key or account gets, whatever it asks; so does a redirect."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +52,6 @@ class Endpoint:
 
     url: str
     model: str
-    first_pause_s: float = FIRST_PAUSE_S
     weight_bytes: int = 0
     """They are elsewhere."""
 
@@ -54,7 +59,7 @@ class Endpoint:
     def name(self) -> str:
         return f"{self.url}#{self.model}"
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """Of the address: what is behind it can't be known."""
         return hashlib.sha256(self.name.encode()).hexdigest()[:16]
@@ -67,21 +72,17 @@ class Endpoint:
     ) -> None:
         pass
 
-    def answer(
-        self,
-        problems: Sequence[Problem],
-        sampling: Sampling,
-        *,
-        samples: int,
-        batch_size: int,
-        path: Path,
-        teacher: str,
-        label: str = "traces",
-    ) -> list[Trace]:
+    def load(self) -> None:
+        """Nothing is here to load; raises `Unreachable` where nobody answers."""
+        ask_listing(self.url)
+
+    def answer(self, job: Job) -> list[Trace]:
         """As `distill.teachers.traces.sample_traces`; of `batch_size` requests at most `MOST_IN_FLIGHT` are open at once.
 
-        Raises `InputError` where the server is away, refuses, or answers something else than a chat completion.
+        Nobody is asked before something is missing. Raises `InputError` where the server is away, refuses, or answers
+        something else than a chat completion; where the job is shared, only if that is no single request's failure.
         """
+        sampling = job.sampling
         for name, value, default in (
             ("top_k", sampling.top_k, 0),
             ("min_p", sampling.min_p, 0.0),
@@ -89,16 +90,17 @@ class Endpoint:
         ):
             if value != default:
                 raise InputError(f"{name} ({value}) must be {default} for {self.url}: an endpoint knows no {name}")
-        requests = plan(list, problems, sampling, samples=samples, teacher=teacher)
-        in_flight = min(batch_size, MOST_IN_FLIGHT)
 
-        def draw(missing: list[Request[list[Message]]], done: Callable[[Trace], None]) -> None:
+        def draw(missing: list[Request[list[Message]]], done: Done, failed: Failed[list[Message]]) -> None:
+            if job.shared:
+                self.load()
+                missing.sort(key=lambda request: request.hash)  # so that what is refused, as long ones, is spread
             try:
-                asyncio.run(self._draw(missing, done, sampling, teacher, in_flight))
+                asyncio.run(self._draw(missing, done, failed, job))
             except ExceptionGroup as group:  # of the workers that failed together, the first one's
                 raise group.exceptions[0] from group
 
-        return collect(requests, draw, path, label)
+        return collect(plan(list, job, f"{self.name}@{self.digest}"), draw, job)
 
     def tokens_per_s(self, problems: Sequence[Problem]) -> None:
         """Another machine's speed, its queue and the network's belong into no ledger of this one."""
@@ -106,68 +108,84 @@ class Endpoint:
     async def _draw(
         self,
         requests: Sequence[Request[list[Message]]],
-        done: Callable[[Trace], None],
-        sampling: Sampling,
-        teacher: str,
-        in_flight: int,
+        done: Done,
+        failed: Failed[list[Message]],
+        job: Job,
     ) -> None:
-        waiting = iter(requests)  # the workers share it: each takes the next one
+        waiting = deque(requests)  # the workers share it: each takes the next one
+        fields = ServerFields(self.url)
 
-        async def work(client: AsyncClient) -> None:
-            for request in waiting:
+        async def work(send: Send) -> None:
+            while waiting:
+                request = waiting.popleft()
                 body = {
                     "model": self.model,
                     "messages": request.prompt,
-                    "max_tokens": sampling.max_new_tokens,
-                    "temperature": sampling.temperature,
-                    "top_p": sampling.top_p,
+                    "max_tokens": job.sampling.max_new_tokens,
+                    "temperature": job.sampling.temperature,
+                    "top_p": job.sampling.top_p,
                     "seed": request.seed % 2**SEED_BITS,
                     "stream": False,
                 }
-                done(self._trace(request, await self._post(client, body), sampling, teacher))
+                try:
+                    trace = self._trace(request, await self._post(send, fields, body), job.sampling.max_new_tokens)
+                except Refusal as refusal:
+                    if failed(request, refusal):
+                        waiting.append(request)
+                else:
+                    done(trace)
 
-        async with (
-            AsyncClient(base_url=self.url, headers=headers(), timeout=TIMEOUT) as client,
-            asyncio.TaskGroup() as group,
-        ):
-            for _ in range(in_flight):
-                group.create_task(work(client))
+        async with open_client(self.url) as client, asyncio.TaskGroup() as group:
+            for _ in range(min(job.batch_size, MOST_IN_FLIGHT)):
+                group.create_task(work(chat_sender(client, self.url)))
 
-    async def _post(self, client: AsyncClient, body: dict[str, Any]) -> Response:
+    async def _post(self, send: Send, fields: ServerFields, body: Mapping[str, Any]) -> Response:
         """The server's answer, after as many tries as it takes and is worth."""
-        trouble = ""
-        for n in range(TRIES):
-            pause_s = self.first_pause_s * 2**n
+        tries = 0
+        while True:
+            sent = fields.taken(body)
+            pause_s = FIRST_PAUSE_S * 2**tries
             try:
-                response = await client.post("chat/completions", json=body)
+                response = await send(json.dumps(sent).encode())
             except RequestError as error:
-                trouble = first_line(error)
+                away = isinstance(error, ConnectError | ConnectTimeout | ProxyError | UnsupportedProtocol)
+                reason, trouble = "no connection" if away else "connection lost", first_line(error)
+                cause: Cause = "connection" if away else "server"
             else:
-                if response.status_code not in (408, 429) and response.status_code < 500:
+                if response.status_code == 200:
                     return response
-                trouble = status(response)
+                if fields.refused(sent, response):
+                    continue
+                reason, trouble, cause = f"HTTP {response.status_code}", status(response), "server"
+                if response.status_code not in (408, 429) and response.status_code < 500:
+                    no_access = response.status_code in NO_ACCESS or 300 <= response.status_code < 400
+                    message = f"{self.url} must accept a chat completion of {self.model!r}; it says {trouble}"
+                    raise Refusal(message, reason=reason, cause="access" if no_access else "request", said=trouble)
                 with suppress(ValueError):  # a date, which nobody sends here
                     pause_s = max(pause_s, min(float(response.headers.get("Retry-After", "0")), LONGEST_PAUSE_S))
-            if n + 1 < TRIES:
-                await asyncio.sleep(pause_s)
-        raise InputError(
-            f"{self.url} must answer; {TRIES} tries ended with: {trouble}; when it is back, the same command goes on"
-        )
+            tries += 1
+            if tries == TRIES:
+                message = f"{self.url} must answer; {TRIES} tries ended with: {trouble}; when it is back, the same command goes on"
+                raise Refusal(message, reason=reason, cause=cause, said=trouble)
+            await asyncio.sleep(pause_s)
 
-    def _trace(self, request: Request[list[Message]], response: Response, sampling: Sampling, teacher: str) -> Trace:
-        if response.status_code != 200:
-            raise InputError(f"{self.url} must accept a chat completion of {self.model!r}; it says {status(response)}")
+    def _trace(self, request: Request[list[Message]], response: Response, max_new_tokens: int) -> Trace:
         try:
             answer = response.json()
-            choice, usage = answer["choices"][0], answer["usage"]
-            tokens, prompt_tokens = int(usage["completion_tokens"]), int(usage["prompt_tokens"])
-            reached_limit = tokens >= sampling.max_new_tokens
+            choice = answer["choices"][0]
+            usage = answer.get("usage") if isinstance(answer.get("usage"), dict) else {}
+            tokens = _count(usage.get("completion_tokens"))
+            reached_limit = tokens is not None and tokens >= max_new_tokens
             read = read_message(choice["message"], choice.get("finish_reason"), reached_limit=reached_limit)
-            thought = (usage.get("completion_tokens_details") or {}).get("reasoning_tokens")
-        except (ValueError, LookupError, TypeError, AttributeError) as error:
-            raise InputError(
-                f"{self.url} must answer with a chat completion and its usage; it says {excerpt(response)}"
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+            raise Refusal(
+                f"{self.url} must answer with a chat completion; it says {excerpt(response)}",
+                reason="no chat completion",
+                cause="request",
+                said=excerpt(response),
             ) from error
+        details = usage.get("completion_tokens_details")
+        thought = _count(details.get("reasoning_tokens")) if isinstance(details, dict) else None
         return Trace(
             problem_id=request.problem_id,
             sample=request.sample,
@@ -175,10 +193,10 @@ class Endpoint:
             answer=read.answer,
             finish_reason=read.finish_reason,
             closed=read.closed,
-            prompt_tokens=prompt_tokens,
-            reasoning_tokens=int(thought) if thought else _share_of_tokens(read, tokens),
+            prompt_tokens=_count(usage.get("prompt_tokens")),
+            reasoning_tokens=thought or (None if tokens is None else _share_of_tokens(read, tokens)),
             completion_tokens=tokens,
-            teacher=teacher,
+            teacher=f"{self.name}@{self.digest}",
             request_hash=request.hash,
         )
 
@@ -187,6 +205,11 @@ def connect(argument: str) -> Endpoint:
     """The endpoint of a model argument; raises `InputError` as `toolkit.endpoint.locate` does."""
     place = locate(argument)
     return Endpoint(url=place.url, model=place.model)
+
+
+def _count(value: Any) -> int | None:
+    """A count of tokens; None where it is none."""
+    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
 
 
 def _share_of_tokens(completion: Completion, tokens: int) -> int:

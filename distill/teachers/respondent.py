@@ -16,10 +16,10 @@ from types import TracebackType
 from typing import Protocol, Self
 
 from distill.teachers.remote_teacher import connect
-from distill.teachers.traces import sample_traces
+from distill.teachers.traces import Job, sample_traces
 from toolkit.chat_format import ChatFormat
 from toolkit.errors import InputError
-from toolkit.generate import GREEDY, Decoder, Sampling, decode
+from toolkit.generate import GREEDY, Decoder, decode
 from toolkit.models import is_endpoint, resolve
 from toolkit.records import Problem, Trace
 from toolkit.runs import folder_digest
@@ -49,17 +49,10 @@ class Respondent(Protocol):
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None: ...
 
-    def answer(
-        self,
-        problems: Sequence[Problem],
-        sampling: Sampling,
-        *,
-        samples: int,
-        batch_size: int,
-        path: Path,
-        teacher: str,
-        label: str = "traces",
-    ) -> list[Trace]:
+    def load(self) -> None:
+        """Do now what an answer would do first, so that it does not count as time of answering."""
+
+    def answer(self, job: Job) -> list[Trace]:
         """As `distill.teachers.traces.sample_traces`."""
 
     def tokens_per_s(self, problems: Sequence[Problem]) -> float | None:
@@ -67,7 +60,7 @@ class Respondent(Protocol):
 
 
 class ModelFolder:
-    """A model folder; opened, it holds the decoder.
+    """A model folder; while it is open, it holds the decoder.
 
     `cache` names what the decoder keeps where that is not all, and is part of the digest: it changes what is said.
     """
@@ -87,42 +80,29 @@ class ModelFolder:
 
     def __enter__(self) -> Self:
         self._chat_format = ChatFormat.from_folder(self.folder)
-        self._decoder = self._open_decoder(self.folder)
+        self._opened: Decoder | None = None
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        del self._decoder
+        self._opened = None
 
-    def answer(
-        self,
-        problems: Sequence[Problem],
-        sampling: Sampling,
-        *,
-        samples: int,
-        batch_size: int,
-        path: Path,
-        teacher: str,
-        label: str = "traces",
-    ) -> list[Trace]:
+    def load(self) -> None:
+        self._decoder()
+
+    def answer(self, job: Job) -> list[Trace]:
         """As `distill.teachers.traces.sample_traces`."""
-        return sample_traces(
-            self._decoder,
-            self._chat_format,
-            problems,
-            sampling,
-            samples=samples,
-            batch_size=batch_size,
-            path=path,
-            teacher=teacher,
-            label=label,
-        )
+        return sample_traces(self._decoder, self._chat_format, job, teacher=f"{self.name}@{self.digest}")
 
     def tokens_per_s(self, problems: Sequence[Problem]) -> float:
-        return decode_speed(
-            self._decoder, [self._chat_format.prompt_ids(problem.messages) for problem in problems[:SPEED_PROMPTS]]
-        )
+        prompts = [self._chat_format.prompt_ids(problem.messages) for problem in problems[:SPEED_PROMPTS]]
+        return decode_speed(self._decoder(), prompts)
+
+    def _decoder(self) -> Decoder:
+        """Opened when it is first needed: what is all there needs none."""
+        self._opened = self._opened or self._open_decoder(self.folder)
+        return self._opened
 
 
 def find_respondent(argument: str, open_decoder: Callable[[Path], Decoder], cache: str = "") -> Respondent:

@@ -12,13 +12,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Generic, TypeVar
 
 from tokenizers.decoders import DecodeStream
 
+from distill.teachers.outcomes import FAILED, Failure, Outcomes, Refusal
 from distill.teachers.thought_forms import read_text
 from toolkit.chat_format import ChatFormat, ReasoningParser
 from toolkit.errors import InputError
@@ -40,26 +43,56 @@ class Request(Generic[P]):
     hash: str
 
 
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """Problems to be answered, how, and the file that keeps the traces."""
+
+    problems: Sequence[Problem]
+    sampling: Sampling
+    samples: int
+    batch_size: int
+    """Rows at once, or requests; changes no trace."""
+    path: Path
+    label: str = "traces"
+    """Stands before the progress."""
+    shared: bool = False
+    """The file keeps what other jobs asked too, and requests without an answer are recorded beside it; else the first
+    one ends the job, and a trace of another job is an error."""
+    retry_failed: bool = False
+    """Whether recorded failures are asked again."""
+    before: Path | None = None
+    """The traces of this very job by an earlier version, which kept them in the run folder."""
+
+
+Done = Callable[[Trace], None]
+Failed = Callable[["Request[P]", Refusal], bool]
+"""Takes a request that was not answered; whether it must be asked later on. Raises where the job ends by it."""
+
+
 def row_seed(seed: int, problem_id: str, sample: int) -> int:
     """The seed of one sample of one problem, independent of all others."""
     return int.from_bytes(hashlib.sha256(f"{seed}:{problem_id}:{sample}".encode()).digest()[:8])
 
 
-def plan(
-    prompt_of: Callable[[list[Message]], P],
-    problems: Sequence[Problem],
-    sampling: Sampling,
-    *,
-    samples: int,
-    teacher: str,
-) -> dict[tuple[str, int], Request[P]]:
-    """All requests by (problem id, sample), problems in their order; `teacher` names the model and its digest."""
-    settings = json.dumps(asdict(sampling) | {"teacher": teacher}, sort_keys=True)
+def check_samples(samples: int, sampling: Sampling) -> None:
+    """Raises `InputError` where several samples are asked of a problem that would all be the same one."""
+    if samples > 1 and sampling.temperature == 0.0:
+        raise InputError(
+            f"samples ({samples}) must be 1 where temperature is 0, since all would be equal; raise temperature"
+        )
+
+
+def plan(prompt_of: Callable[[list[Message]], P], job: Job, teacher: str) -> dict[tuple[str, int], Request[P]]:
+    """All requests by (problem id, sample), problems in their order.
+
+    `teacher`: name@digest. A request's hash is of what is asked, so of the digest alone: the same model may move.
+    """
+    settings = json.dumps(asdict(job.sampling) | {"teacher": teacher.rpartition("@")[2]}, sort_keys=True)
     requests = {}
-    for problem in problems:
+    for problem in job.problems:
         prompt = prompt_of(problem.messages)
-        for sample in range(samples):
-            seed = row_seed(sampling.seed, problem.id, sample)
+        for sample in range(job.samples):
+            seed = row_seed(job.sampling.seed, problem.id, sample)
             digest = hashlib.sha256(f"{settings}\n{prompt}\n{seed}".encode()).hexdigest()[:16]
             requests[problem.id, sample] = Request(
                 problem_id=problem.id, sample=sample, prompt=prompt, seed=seed, hash=digest
@@ -68,58 +101,78 @@ def plan(
 
 
 def sample_traces(
-    decoder: Decoder,
-    chat_format: ChatFormat,
-    problems: Sequence[Problem],
-    sampling: Sampling,
-    *,
-    samples: int,
-    batch_size: int,
-    path: Path,
-    teacher: str,
-    label: str = "traces",
+    open_decoder: Callable[[], Decoder], chat_format: ChatFormat, job: Job, *, teacher: str
 ) -> list[Trace]:
-    """Sample what `path` does not hold yet, and return all traces: problem by problem, sample by sample.
+    """Sample what the job's file does not hold yet, and return all traces: problem by problem, sample by sample.
 
-    `teacher` names the model and its digest; `label` stands before the progress.
-    Raises `InputError` where a prompt and the limit do not fit into the context, or where `path` holds a trace of
+    `open_decoder` is called where something is missing; `teacher` names the model and its digest: name@digest.
+    Raises `InputError` where a prompt and the limit do not fit into the context, or where the file holds a trace of
     another model, prompt, setting or seed.
     """
-    requests = plan(chat_format.prompt_ids, problems, sampling, samples=samples, teacher=teacher)
-    _check_room(requests.values(), sampling, decoder.max_length)
+    requests = plan(chat_format.prompt_ids, job, teacher)
 
-    def draw(missing: list[Request[list[int]]], done: Callable[[Trace], None]) -> None:
+    def draw(missing: list[Request[list[int]]], done: Done, _: Failed[list[int]]) -> None:
+        decoder = open_decoder()
+        _check_room(requests.values(), job.sampling, decoder.max_length)
         missing.sort(key=lambda request: -len(request.prompt))  # like lengths together: little padding
-        for start in range(0, len(missing), batch_size):
-            for trace in _sample_batch(decoder, chat_format, missing[start : start + batch_size], sampling, teacher):
+        for start in range(0, len(missing), job.batch_size):
+            batch = missing[start : start + job.batch_size]
+            for trace in _sample_batch(decoder, chat_format, batch, job.sampling, teacher):
                 done(trace)
 
-    return collect(requests, draw, path, label)
+    return collect(requests, draw, job)
 
 
 def collect(
     requests: Mapping[tuple[str, int], Request[P]],
-    draw: Callable[[list[Request[P]], Callable[[Trace], None]], None],
-    path: Path,
-    label: str,
+    draw: Callable[[list[Request[P]], Done, Failed[P]], None],
+    job: Job,
 ) -> list[Trace]:
-    """Let `draw` answer the requests that `path` does not hold yet, and return the traces of all, in their order.
+    """Let `draw` answer the requests that the job's file does not hold yet, and return the traces, in their order.
 
-    `draw` hands over each trace as soon as it has it. Raises `InputError` where `path` holds a trace of another request.
+    `draw` hands over each trace, or failure, as soon as it has it. A request that failed has no trace. Raises
+    `InputError` where the file holds a trace of another request, unless it is shared.
     """
-    with AppendLog(path) as log:  # opening it mends a torn line, so it comes before reading
-        traces = _held(path, requests)
-        missing = [request for key, request in requests.items() if key not in traces]
-        with Progress(label, len(requests), done=len(traces)) as progress:
-
-            def done(trace: Trace) -> None:
+    with ExitStack() as stack:
+        log = stack.enter_context(AppendLog(job.path))  # opening it mends a torn line, so it comes before reading
+        traces = _held(requests, job)
+        for trace in _from_before(requests, job):
+            if (trace.problem_id, trace.sample) not in traces:
                 log.append(trace)
                 traces[trace.problem_id, trace.sample] = trace
-                progress.advance()
+        missing = [request for key, request in requests.items() if key not in traces]
+        outcomes = None
+        if job.shared:
+            failures = stack.enter_context(AppendLog(job.path.with_name(FAILED)))
+            outcomes = Outcomes(failures, proven=bool(traces))
+            if not job.retry_failed:
+                known = {failure.request_hash for failure in read_records(job.path.with_name(FAILED), Failure)}
+                missing = [request for request in missing if request.hash not in known]
+        if job.shared and len(missing) < len(requests):
+            print(
+                f"{job.label}: {len(traces)} of {len(requests)} are in {job.path} already", file=sys.stderr, flush=True
+            )
+        progress = stack.enter_context(Progress(job.label, len(requests), done=len(requests) - len(missing)))
 
-            if missing:
-                draw(missing, done)
-    return [traces[key] for key in requests]
+        def done(trace: Trace) -> None:
+            log.append(trace)
+            traces[trace.problem_id, trace.sample] = trace
+            if outcomes:
+                outcomes.answered()
+            progress.advance()
+
+        def failed(request: Request[P], refusal: Refusal) -> bool:
+            if not outcomes:
+                raise refusal
+            again = outcomes.failed(_failure(request, refusal), refusal)
+            progress.advance(0 if again else 1)
+            return again
+
+        if missing:
+            draw(missing, done, failed)
+        if outcomes:
+            outcomes.end()
+    return [traces[key] for key in requests if key in traces]
 
 
 def _check_room(requests: Iterable[Request[list[int]]], sampling: Sampling, max_length: int) -> None:
@@ -132,21 +185,39 @@ def _check_room(requests: Iterable[Request[list[int]]], sampling: Sampling, max_
         )
 
 
-def _held(path: Path, requests: Mapping[tuple[str, int], Request[P]]) -> dict[tuple[str, int], Trace]:
+def _held(requests: Mapping[tuple[str, int], Request[P]], job: Job) -> dict[tuple[str, int], Trace]:
     """The traces of these requests that the file holds already."""
     held = {}
-    for trace in read_records(path, Trace):
+    for trace in read_records(job.path, Trace):
         key = (trace.problem_id, trace.sample)
-        if key not in requests:
+        if key not in requests or (job.shared and trace.request_hash != requests[key].hash):
             continue
         if trace.request_hash != requests[key].hash:
             raise InputError(
-                f"{path} holds a trace of another request ({trace.request_hash}, by {trace.teacher}) where problem "
+                f"{job.path} holds a trace of another request ({trace.request_hash}, by {trace.teacher}) where problem "
                 f"{trace.problem_id} sample {trace.sample} must be of this one ({requests[key].hash}); "
                 "choose another folder or remove the file"
             )
         held[key] = trace
     return held
+
+
+def _from_before(requests: Mapping[tuple[str, int], Request[P]], job: Job) -> Iterator[Trace]:
+    if job.before is None or not job.before.exists():
+        return
+    for trace in read_records(job.before, Trace, torn_end=True):
+        if request := requests.get((trace.problem_id, trace.sample)):
+            yield replace(trace, request_hash=request.hash)
+
+
+def _failure(request: Request[P], refusal: Refusal) -> Failure:
+    return Failure(
+        problem_id=request.problem_id,
+        sample=request.sample,
+        reason=refusal.reason,
+        message=refusal.said,
+        request_hash=request.hash,
+    )
 
 
 def _sample_batch(

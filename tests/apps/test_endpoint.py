@@ -192,7 +192,7 @@ def test_stop_ends_the_request(events: list[dict[str, object]]) -> None:
     ("events", "status", "words"),
     [
         (["no such model"], 404, "404 Not Found: 'no such model'"),
-        (["data: {"], 200, r"must send chunks of a chat completion; it says ' \{'"),
+        (["data: {"], 200, r"must send chunks of a chat completion; it says '\{'"),
         ([{"error": {"message": "out of memory"}}], 200, "broke off: .*out of memory"),
         ([delta(content="It is")], 200, "must say why its answer ends"),
     ],

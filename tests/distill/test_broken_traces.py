@@ -12,7 +12,7 @@ import pytest
 from distill.curate import Curation, curate
 from distill.pipeline import demo, distill
 from distill.teachers.remote_teacher import connect
-from distill.teachers.traces import sample_traces
+from distill.teachers.traces import Job, sample_traces
 from distill.verification.verdicts import grade
 from tests.distill.bigram import BigramDecoder
 from tests.distill.broken_traces import ANSWER, BEGIN, END, LOOP, PAGE, PROBLEM, ROWS, THOUGHT, Row, response, table
@@ -31,9 +31,8 @@ def asked(rows: Sequence[Row], folder: Path, tmp_path: Path) -> list[Trace]:
     faults = [Fault(status=200, body=response(row)) for row in rows]
     with CompletionServer(BigramDecoder(320), ChatFormat.from_folder(folder), faults=faults) as server:
         path = tmp_path / "traces.jsonl"
-        return connect(server.url).answer(
-            [PROBLEM], SAMPLING, samples=len(rows), batch_size=1, path=path, teacher="far"
-        )
+        job = Job(problems=[PROBLEM], sampling=SAMPLING, samples=len(rows), batch_size=1, path=path)
+        return connect(server.url).answer(job)
 
 
 def judged(traces: Sequence[Trace]) -> tuple[list[Verdict], Curation]:
@@ -91,9 +90,8 @@ def test_a_decoders_text_is_judged_by_the_same_rules(
     chat_format = ChatFormat.from_folder(tiny_student)
     path = tmp_path / "traces.jsonl"
     sampling = replace(SAMPLING, max_new_tokens=1200)
-    (trace,) = sample_traces(
-        decoder, chat_format, [PROBLEM], sampling, samples=1, batch_size=1, path=path, teacher="near"
-    )
+    job = Job(problems=[PROBLEM], sampling=sampling, samples=1, batch_size=1, path=path)
+    (trace,) = sample_traces(lambda: decoder, chat_format, job, teacher="near")
     assert (grade(PROBLEM, trace).reason, fate(trace)) == (verdict, reason)
 
 

@@ -20,6 +20,7 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForSequenceClassificat
 from distill.judge import ClassifierJudge, EndpointJudge, judged_text, read_score, with_means
 from distill.teach import align_rl
 from distill.teacher_recipe import quick
+from distill.teachers import remote_teacher
 from distill.teachers.remote_teacher import Endpoint
 from toolkit.chat_format import CHAT_FILES, completion_text
 from toolkit.errors import InputError
@@ -153,8 +154,13 @@ def rater() -> Iterator[type[Rater]]:
         server.shutdown()
 
 
+@pytest.fixture(autouse=True)
+def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remote_teacher, "FIRST_PAUSE_S", 0.001)
+
+
 def judge_at(rater: type[Rater], folder: Path, quality: str = "helpful") -> EndpointJudge:
-    endpoint = Endpoint(url=rater.url, model="judge", first_pause_s=0.001)  # type: ignore[attr-defined]
+    endpoint = Endpoint(url=rater.url, model="judge")  # type: ignore[attr-defined]
     return EndpointJudge(endpoint=endpoint, quality=quality, folder=folder)  # type: ignore[arg-type]
 
 

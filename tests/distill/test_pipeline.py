@@ -110,7 +110,8 @@ def test_an_interrupted_run_keeps_its_traces(tiny_student: Path, tmp_path: Path)
     with pytest.raises(KeyboardInterrupt):
         distill(config, out, lambda folder: Reciter(folder, PROBLEMS, patience=17))
     assert not out.exists()
-    assert len(read_records(tmp_path / ".student.partial" / "traces.jsonl", Trace)) == 16
+    (kept,) = tmp_path.glob(".traces/*/traces.jsonl")
+    assert len(read_records(kept, Trace)) == 16
     distill(config, out, lambda folder: Reciter(folder, PROBLEMS, patience=len(TRAINABLE) - 16))
     assert len(read_records(out / "traces.jsonl", Trace)) == len(TRAINABLE)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from distill.teachers.traces import count_reasoning, plan, row_seed, sample_traces
+from distill.teachers.traces import Job, count_reasoning, plan, row_seed, sample_traces
 from tests.distill.bigram import BigramDecoder
 from toolkit.chat_format import ChatFormat
 from toolkit.errors import InputError
@@ -26,26 +26,23 @@ PROBLEMS = [
 CHILD = """
 import sys
 from pathlib import Path
-from distill.teachers.traces import sample_traces
 from tests.distill.bigram import BigramDecoder
-from tests.distill.test_traces import PROBLEMS, SAMPLING
-from toolkit.chat_format import ChatFormat
-sample_traces(BigramDecoder(320, step_s=0.001), ChatFormat.from_folder(Path(sys.argv[1])), PROBLEMS, SAMPLING,
-              samples=2, batch_size=4, path=Path(sys.argv[2]), teacher="bigram")
+from tests.distill.test_traces import sample_all
+sample_all(Path(sys.argv[1]), Path(sys.argv[2]), decoder=BigramDecoder(320, step_s=0.001))
 """
 
 
-def sample_all(folder: Path, path: Path, *, batch_size: int = 4, samples: int = 2) -> list[Trace]:
-    return sample_traces(
-        BigramDecoder(320),
-        ChatFormat.from_folder(folder),
-        PROBLEMS,
-        SAMPLING,
-        samples=samples,
-        batch_size=batch_size,
-        path=path,
-        teacher="bigram",
-    )
+def sample_all(
+    folder: Path,
+    path: Path,
+    *,
+    batch_size: int = 4,
+    samples: int = 2,
+    sampling: Sampling = SAMPLING,
+    decoder: BigramDecoder | None = None,
+) -> list[Trace]:
+    job = Job(problems=PROBLEMS, sampling=sampling, samples=samples, batch_size=batch_size, path=path)
+    return sample_traces(lambda: decoder or BigramDecoder(320), ChatFormat.from_folder(folder), job, teacher="bigram")
 
 
 @pytest.fixture(scope="module")
@@ -118,12 +115,11 @@ def test_a_file_of_another_seed_is_refused_and_left_alone(tiny_student: Path, tm
     before = path.read_bytes()
     other = Sampling(temperature=1.0, top_p=1.0, max_new_tokens=40, seed=4)
     chat_format = ChatFormat.from_folder(tiny_student)
-    wanted = plan(chat_format.prompt_ids, PROBLEMS, other, samples=2, teacher="bigram")
+    job = Job(problems=PROBLEMS, sampling=other, samples=2, batch_size=4, path=path)
+    wanted = plan(chat_format.prompt_ids, job, "bigram")
     held = read_records(path, Trace)[0]
     with pytest.raises(InputError) as caught:
-        sample_traces(
-            BigramDecoder(320), chat_format, PROBLEMS, other, samples=2, batch_size=4, path=path, teacher="bigram"
-        )
+        sample_all(tiny_student, path, sampling=other)
     assert held.request_hash in str(caught.value)
     assert wanted[held.problem_id, held.sample].hash in str(caught.value)
     assert path.read_bytes() == before
@@ -133,17 +129,10 @@ def test_a_prompt_without_room_for_the_limit_is_refused_by_its_length(tiny_stude
     chat_format = ChatFormat.from_folder(tiny_student)
     longest = max(len(chat_format.question_ids(p.question)) for p in PROBLEMS)
     with pytest.raises(InputError, match=rf"\({longest} tokens.*\(40\) must be at most .*\({longest + 39}\)"):
-        sample_traces(
-            BigramDecoder(320, max_length=longest + 39),
-            chat_format,
-            PROBLEMS,
-            SAMPLING,
-            samples=1,
-            batch_size=4,
-            path=tmp_path / "traces.jsonl",
-            teacher="bigram",
+        sample_all(
+            tiny_student, tmp_path / "traces.jsonl", samples=1, decoder=BigramDecoder(320, max_length=longest + 39)
         )
-    assert not (tmp_path / "traces.jsonl").exists()
+    assert (tmp_path / "traces.jsonl").read_bytes() == b""
 
 
 def test_seeds_differ_by_problem_sample_and_seed() -> None:

@@ -1,0 +1,193 @@
+"""Where traces are kept: beside the run folders, by what was asked, and never by what a run does with them afterwards.
+
+    runs/
+    ├── .traces/<key>/       of one teacher under one sampling; what is in it is only ever added to
+    │   ├── asked.json       which teacher and which sampling, with the model's name that its server gave
+    │   ├── traces.jsonl     one whole answer a line, whichever run asked for it
+    │   └── failed.jsonl     requests that got none; see `distill.teachers.outcomes`
+    ├── first/               run folders, each with a copy of what it asked for
+    └── second/
+
+So a run with another learning rate, another student or more problems buys only what no run beside it has bought. A run
+with another sampling or teacher begins another folder, which a line on stderr says.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from distill.teachers.outcomes import FAILED, Failure, reasons
+from distill.teachers.remote_teacher import Endpoint, connect
+from distill.teachers.respondent import Respondent, find_respondent
+from distill.teachers.traces import Job
+from toolkit.endpoint import parse_address
+from toolkit.errors import Unreachable
+from toolkit.generate import Decoder, Sampling
+from toolkit.ledger import TRACES
+from toolkit.models import is_endpoint
+from toolkit.records import Problem, Trace, read_object, read_records, write_records
+from toolkit.runs import partial_of, read_manifest, replace_text
+
+STORES, ASKED = ".traces", "asked.json"
+LOCK = ".lock"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gathered:
+    """What became of all requests of a run."""
+
+    traces: list[Trace]
+    failures: list[Failure]
+
+    def counts(self) -> dict[str, int]:
+        closed = sum(trace.closed for trace in self.traces)
+        return {"traces": len(self.traces), "closed": closed, "failed": len(self.failures)}
+
+
+def find_teacher(
+    argument: str, out: Path, open_decoder: Callable[[Path], Decoder], cache: str = "", *, answers: bool = True
+) -> Respondent:
+    """Who a model argument means, as `find_respondent`; an endpoint's model is what the run `out` says where it does.
+
+    Nobody is asked where the argument or the run names the model, or where the teacher never `answers` in this run.
+    Where the server is away, runs beside it are believed.
+    """
+    if not is_endpoint(argument) or cache:
+        return find_respondent(argument, open_decoder, cache)
+    address, named = parse_address(argument)
+    known = [named] if named else _models(address, [out, partial_of(out)])
+    if known or not answers:
+        return Endpoint(url=address, model=known[0] if known else "")
+    try:
+        return connect(argument)
+    except Unreachable:
+        known = _models(address, _stores(out.parent / STORES))
+        if len(set(known)) != 1:
+            raise
+        print(f"{address} does not answer; its model was {known[0]!r} when traces were made here", file=sys.stderr)
+        return Endpoint(url=address, model=known[0])
+
+
+def gather(
+    teacher: Respondent,
+    problems: Sequence[Problem],
+    sampling: Sampling,
+    *,
+    samples: int,
+    batch_size: int,
+    out: Path,
+    folder: Path,
+    retry_failed: bool = False,
+) -> Gathered:
+    """Get the traces of a run `out`, those in the store first, and copy them into `folder`, where it is made.
+
+    Recorded failures are asked again with `retry_failed` alone. Raises `InputError` as `Respondent.answer` does.
+    """
+    asked = {"teacher": teacher.name, "digest": teacher.digest, "sampling": asdict(sampling)}
+    kept = ("digest", "sampling")
+    key = hashlib.sha256(json.dumps({name: asked[name] for name in kept}, sort_keys=True).encode()).hexdigest()[:12]
+    store = out.parent / STORES / key
+    store.mkdir(parents=True, exist_ok=True)
+    replace_text(folder / ASKED, json.dumps({"store": key} | asked) + "\n")
+    with _claim(store):
+        if not (store / ASKED).exists():
+            _say_what_is_new(store, asked)
+            replace_text(store / ASKED, json.dumps(asked) + "\n")
+        finished, before = out / TRACES, folder / TRACES
+        job = Job(
+            problems=problems,
+            sampling=sampling,
+            samples=samples,
+            batch_size=batch_size,
+            path=store / TRACES,
+            shared=True,
+            retry_failed=retry_failed,
+            before=finished if finished.exists() else before,
+        )
+        with teacher:
+            traces = teacher.answer(job)
+        failures = _failures(store, problems, samples, traces)
+    write_records(before, traces)
+    write_records(folder / FAILED, failures)
+    if failures:
+        print(f"{failed_line(len(traces), failures)}; --retry-failed asks those again", file=sys.stderr)
+    return Gathered(traces=traces, failures=failures)
+
+
+def store_of(folder: Path, out: Path) -> Path:
+    """Where the traces of an unfinished run `out` are kept, which is made in `folder`."""
+    return out.absolute().parent / STORES / str(_asked(folder).get("store", ""))
+
+
+def failed_line(answered: int, failures: Sequence[Failure]) -> str:
+    """How many requests failed, and of what."""
+    return f"{len(failures)} of {answered + len(failures)} requests failed ({reasons(failures)})"
+
+
+def _failures(store: Path, problems: Sequence[Problem], samples: int, traces: Sequence[Trace]) -> list[Failure]:
+    """The last failure of each request that has no trace."""
+    last = {(f.problem_id, f.sample): f for f in read_records(store / FAILED, Failure)}
+    answered = {(trace.problem_id, trace.sample) for trace in traces}
+    wanted = ((problem.id, sample) for problem in problems for sample in range(samples))
+    return [last[key] for key in wanted if key not in answered]
+
+
+@contextmanager
+def _claim(store: Path) -> Iterator[None]:
+    """Hold a store alone; whoever waits finds what the other one has bought."""
+    lock = FileLock(store / LOCK)
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        print(f"traces: waiting for the process that adds to {store}", file=sys.stderr, flush=True)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _say_what_is_new(store: Path, asked: Mapping[str, Any]) -> None:
+    """Name the store beside a new one that differs least, and the first thing in which it does."""
+    others = [(_asked(path), path) for path in _stores(store.parent) if path != store]
+    if not others:
+        return
+    nearest, path = min(others, key=lambda other: len(_differences(other[0], asked)))
+    name, was, now = _differences(nearest, asked)[0]
+    print(
+        f"traces: {store} is begun, since {name} is {now!r} and was {was!r} in {path}, which is kept",
+        file=sys.stderr,
+        flush=True,
+    )
+
+
+def _differences(found: Mapping[str, Any], asked: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
+    """Name, value in a store, value now."""
+    was, now = ({"teacher": a["teacher"], "digest": a["digest"], **a["sampling"]} for a in (found, asked))
+    return [(name, was.get(name), value) for name, value in now.items() if was.get(name) != value]
+
+
+def _stores(folder: Path) -> list[Path]:
+    return sorted(path.parent for path in folder.glob(f"*/{ASKED}"))
+
+
+def _asked(folder: Path) -> dict[str, Any]:
+    """What a run folder or a store says of whom it asked; empty where it says nothing."""
+    if (folder / ASKED).is_file():
+        return read_object(folder / ASKED)
+    return {"teacher": ((read_manifest(folder) or {}).get("measured") or {}).get("model", "")}  # of toolkit eval
+
+
+def _models(address: str, folders: Iterable[Path]) -> list[str]:
+    """The models of a server that folders name."""
+    names = (str(_asked(folder).get("teacher", "")) for folder in folders)
+    return [name.removeprefix(f"{address}#") for name in names if name.startswith(f"{address}#")]
