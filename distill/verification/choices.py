@@ -16,6 +16,9 @@ _CHOICE = re.compile(
 )
 
 
+_REFUSED = re.compile(r"(?:is |are )?(?:wrong|incorrect|false|not)\b|错误|不对|不正确", re.IGNORECASE)
+
+
 def choice_of(text: str) -> tuple[str, str] | None:
     """(letter, what stands behind it); None where the text begins with no letter of a choice."""
     text = re.sub(r"[*`\"]", "", without_style(text)).strip().rstrip(".。")
@@ -31,6 +34,8 @@ def choice_in(text: str, question: str = "") -> str | None:
     for said in said_in(text):
         if choice := choice_of(said):
             letter, content = choice
+            if _REFUSED.match(content):
+                continue
             others = [other for other, option in options.items() if option and option == plain_words(content)]
             return "" if others and letter not in others else letter
         named = [letter for letter, option in options.items() if option and option == plain_words(said)]

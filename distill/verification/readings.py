@@ -101,7 +101,9 @@ def read_answer(text: str, reference: Reading, question: str = "") -> Reading:
             return Reading("choice", found.text, (letter, found.text))
         case "date" | "time":
             finder = calendar_strings.dates_in if reference.kind == "date" else calendar_strings.times_in
-            named = set() if strings.says_otherwise(found.text) else finder(found.text)
+            named = finder(found.text) or finder(found.rest.strip().split("\n")[-1])  # "4. Juli" begins like a list
+            if strings.says_otherwise(found.text):
+                named = set()
             if len(named) != 1 or re.search(r"\b(?:between|or)\b", found.text):
                 return Reading("nothing", f"{len(named)} {reference.kind}s in {found.text!r}")
             return Reading(reference.kind, found.text, named.pop())
@@ -123,10 +125,10 @@ def read_answer(text: str, reference: Reading, question: str = "") -> Reading:
             return Reading("data", found.text, _written(value))
         case "list":
             listed = strings.listed_lines(found.rest if found.is_stated else text)
-            items = listed or next(filter(None, map(strings.list_of, strings.said_in(found.text))), None)
-            return (
-                Reading("list", found.text, tuple(items)) if items else Reading("nothing", f"no list in {found.text!r}")
-            )
+            lists = [tuple(items) for items in (listed, *map(strings.list_of, strings.said_in(found.text))) if items]
+            if not lists:
+                return Reading("nothing", f"no list in {found.text!r}")
+            return Reading("list", found.text, lists[0 if listed else -1], tuple(lists))
     shorter = tuple(filter(None, map(strings.plain_words, strings.said_in(found.text))))
     return Reading("words", found.text, min(shorter, key=len, default=""), shorter)
 
@@ -330,7 +332,7 @@ def _mathematics_said(found: FinalAnswer) -> Reading:
 
 def _bare(text: str) -> str:
     """Without the sentence's point, what opens it, arrows before it and a remark in brackets behind a number."""
-    text = _last_of_aligned(text)
+    text = _last_of_aligned(text).strip("~ ")
     text = _OPENING.sub("", re.sub(r"\b(?:R|US|A|AU|CA|C|NZ|HK|S)\$", "$", text.strip()))
     text = re.sub(r"(?:\s*[.。,;])+$", "", without_delimiters(text)).strip()
     return re.sub(r"(?<=[\d%}])\s+\((?!\s*mod)[^()]*\)$", "", re.sub(r"^(?:=|->|=>|≈|:)\s*", "", text))
@@ -353,7 +355,7 @@ def _last_of_aligned(text: str) -> str:
 
 _OPENING = re.compile(r"^(?:so|thus|hence|therefore|then|and|we (?:get|have|find|obtain))\b[\s,:]*", re.IGNORECASE)
 _LABEL = re.compile(
-    r"^(?:[A-Za-z][A-Za-z' ]*|\\?[A-Za-z]+\([^()=]*\)|[A-Za-z]'+|\\frac\{d[a-zA-Z]?\}\{d[a-zA-Z]\}[^=]*|\\(?:lim|int|sum|prod|gcd|text|operatorname)(?![A-Za-z])[^=]*)=\s*(?=\S)"
+    r"^(?:[A-Za-z][A-Za-z' ]*|[A-Z]\^\{-1\}\s*|\\?[A-Za-z]+\([^()=]*\)|[A-Za-z]'+|\\frac\{d[a-zA-Z]?\}\{d[a-zA-Z]\}[^=]*|\\(?:lim|int|sum|prod|gcd|text|operatorname)(?![A-Za-z])[^=]*)=\s*(?=\S)"
 )
 """Words before an equals sign, `total = 42`."""
 

@@ -201,7 +201,7 @@ def _formula_around(text: str, start: int, end: int, held: str) -> str | None:
 
 _COMMAND_OPEN = re.compile(r"\\(?:[dt]?frac|sqrt|[dt]?binom)\b[^=\n]*$")
 _BEGINNING = re.compile(r"[=,;:]|\\(?:Rightarrow|implies)\b|\. |(?<![\\\w])[^\W\d_]{2,} ")
-_ENDING = re.compile(r"[,;.:](?:\s|$)|\s(?!(?:thousand|million|billion|dozen)\b)[^\W\d_]{2,}")
+_ENDING = re.compile(r"[,;.:](?:\s|$)|(?<!\{)\s(?!(?:thousand|million|billion|dozen)\b)[^\W\d_]{2,}")
 _MARKS = re.compile(r"\\[()\[\]]|(?<!\\)\$|\\[,;:! ]|\\q?quad|\*\*")
 _OPERATOR_BEFORE = re.compile(
     r"(?:[-+*/^<>]|\\(?:cdot|times|div|pm|mp|neq?|l[et]q?|g[et]q?|geqslant|leqslant|sqrt|frac)|[^\W\d_\\]\^)\s*\{?\s*$"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 
-_FILLERS = r"(?:(?:be|been|equal|to|exactly|the|number|simply|just|always|answer|value|of|is|das|die|der|la|le|el|il|een|de)\s+)*"
+_FILLERS = r"(?:(?:be|been|equal|to|exactly|the|number|simply|just|always|answer|value|of|is|das|die|der|la|le|el|il|een|de|là)\s+)*"
 _NOT = (
     r"not|never|cannot|no|nor|neither|hardly|unequal|different from|instead of|rather than|nicht|kein\w*|niemals|pas|jamais|no es|"
     r"não(?: é)?|non(?: è)?|nunca|не|ни|nie|niet|geen|inte|ikke|bukan|tidak|không(?: phải)?|değil|wrongly|incorrectly|falsely|n't"

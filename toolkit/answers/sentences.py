@@ -55,7 +55,7 @@ FUNCTIONS = frozenset(
 LONGEST = 2_000
 """Characters of a sentence with an answer in it; nobody's is longer."""
 _WORD = re.compile(
-    r"(?<![\\\w])[A-Za-z\u00c0-\u024f]{2,}(?:['-][^\W\d_]+)*\d{0,2}(?![\w{])|\b[aAI]\b(?=\s+[^\W\d_]{2})|[^\x00-\x7f]+"
+    r"(?<![\\\w])[A-Za-z\u00c0-\u024f]{2,}(?:['-][^\W\d_]+)*\d{0,2}(?![\w{])|\b[aAI]\b(?=\s+[^\W\d_]{2})|\by (?:en )?a\b|[^\x00-\x7f]+"
 )
 _MEANING = re.compile(r"\d|\\(?:pi|infty|sqrt|frac)")
 _REFERENCES = re.compile(

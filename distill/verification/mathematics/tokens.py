@@ -90,6 +90,7 @@ def _prepared(text: str) -> str:
     """One command for each meaning; texts between \\x02 and \\x03."""
     text = re.sub(r"(?<=\d)(?:\{,\}|,\\!)(?=\d{3})", ",", text.replace("\x02", "").replace("\x03", ""))
     text = re.sub(r"(?<=\d)\\[,;:! ](?=\d{3}(?!\d))", " ", text)
+    text = text.replace("लाख", "lakh").replace("करोड़", "crore")
     text = re.sub(r"(?<=\d)\s*([万萬亿億만억])(?!\w*[万萬亿億])", r" \1 ", text)
     if "\\" in text:
         text = _TEXT.sub(lambda found: f"\x02{found[1]}\x03", text)
