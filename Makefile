@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 KERNELS := $(wildcard export/kernels/*.[ch])
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e
 
-.PHONY: demo test test-lesser check format format-check lint types browser screenshots
+.PHONY: demo test test-lesser nightly check format format-check lint types browser screenshots
 
 demo: $(VENV)/.ready
 	$(BIN)/toolkit demo
@@ -17,6 +17,10 @@ test: $(VENV)/.ready-dev browser
 # The tests as a processor with AVX2 alone sees them: sums in another order, no int8 instructions, onnxruntime's kernels.
 test-lesser: $(VENV)/.ready-dev browser
 	ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 TOOLKIT_KERNELS=onnxruntime $(BIN)/python -m pytest
+
+# The tests with the dearest ones, which every change need not wait for.
+nightly: $(VENV)/.ready-dev browser
+	TOOLKIT_NIGHTLY=1 $(BIN)/python -m pytest
 
 check: format-check lint types
 
