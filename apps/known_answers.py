@@ -11,7 +11,8 @@ import re
 from collections.abc import Callable
 
 from toolkit.answers.final_answer import find_final_answer
-from toolkit.answers.sentences import plain_number_said, word_in
+from toolkit.answers.sentences import plain_number_said
+from toolkit.answers.words import word_in
 
 
 def right_answer(question: str) -> str | None:

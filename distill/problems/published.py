@@ -19,13 +19,13 @@ from typing import Any
 from distill.problems.conversations import LeftOut, from_messages, without_thought
 from distill.problems.own_form import OWN_COLUMNS
 from distill.verification.unit_tests import TESTS
+from toolkit.answers.boxes import boxes
 from toolkit.errors import InputError
 
 Row = Mapping[str, Any]
 
 _HASHES = re.compile(r"(?:^|\n)####[ \t]*(\S[^\n]*?)\s*\Z")
 """The last line of a GSM8K solution; a heading of a Markdown text has lines below it."""
-_BOX = re.compile(r"\\(?:boxed|fbox)\s*(?:\{|(\w))")
 _AIME_ID = re.compile(r"(?:19|20)\d\d-I{1,2}-\d{1,2}")
 _NO_ANSWER = ("", "notfound", "not found")
 _LONGEST_ANSWER = 200
@@ -56,23 +56,12 @@ def form_of(row: Row) -> Form | None:
 
 def boxed_answer(solution: str) -> str:
     """What the box of a worked solution holds. Raises `LeftOut` where it has none, or several that differ."""
-    boxes = {_box_at(solution, match) for match in _BOX.finditer(solution)} - {""}
-    if not boxes:
+    held = {held for _, _, held in boxes(solution)} - {""}
+    if not held:
         raise LeftOut("no boxed answer")
-    if len(boxes) > 1:
+    if len(held) > 1:
         raise LeftOut("several boxed answers")
-    return boxes.pop()
-
-
-def _box_at(text: str, match: re.Match[str]) -> str:
-    if match[1]:
-        return match[1]
-    depth = 1
-    for end in range(match.end(), len(text)):
-        depth += {"{": 1, "}": -1}.get(text[end], 0) if text[end - 1] != "\\" else 0
-        if depth == 0:
-            return text[match.end() : end].strip()
-    return ""
+    return held.pop()
 
 
 def _ends_in_hashes(row: Row) -> bool:
@@ -129,7 +118,7 @@ def _aime(row: Row) -> dict[str, Any]:
 
 def _s1k(row: Row) -> dict[str, Any]:
     solution = _text(row, "solution").strip()
-    if _BOX.search(solution):
+    if any(boxes(solution)):
         solution = boxed_answer(solution)
     elif "\n" in solution or len(solution) > _LONGEST_ANSWER:
         raise LeftOut("no boxed answer")

@@ -16,8 +16,10 @@ from functools import cache
 from typing import Any, Literal
 
 from toolkit.answers.final_answer import find_final_answer
+from toolkit.answers.plain_numbers import plain_number
 from toolkit.answers.plain_text import plain_text, without_emphasis
-from toolkit.answers.sentences import plain_number, plain_number_said, without_delimiters, word_in
+from toolkit.answers.sentences import plain_number_said, without_delimiters
+from toolkit.answers.words import word_in
 from toolkit.errors import MissingExtra
 from toolkit.records import Problem
 

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from toolkit.answers.final_answer import sentences
-from toolkit.answers.plain_text import plain_text
+from toolkit.answers.plain_text import STYLED, plain_text
 from toolkit.answers.sentences import without_delimiters
 
 LONGEST = 1_000
@@ -32,9 +32,6 @@ _DOUBT = re.compile(
     re.IGNORECASE,
 )
 _OVERTAKEN = re.compile(r"\b(?:but|yet)\b.*\b(?:now|later|then|today|actually|no longer)\b", re.IGNORECASE)
-_STYLE = re.compile(
-    r"\\(?:text(?:bf|it|rm|sf|tt|normal|up)?|mbox|mathrm|mathbf|mathit|mathsf|mathtt|operatorname)\s*\{([^{}]*)\}"
-)
 _SUBORDINATE = re.compile(
     r"[,;]?\s+(?:although|though|even though|while|whereas|however|some (?:people )?(?:would |might )?(?:say|think|argue|believe)|"
     r"many (?:people )?(?:say|believe|think))\b.*$|;.*$",
@@ -83,7 +80,7 @@ _CODE = re.compile(r"(?<![^\s\"'`,;()])[^\s\"'`,;()\d]*\d[^\s\"'`,;()]*")
 
 def plain_words(text: str) -> str:
     """Small letters without styles, quotes, articles and the punctuation around them."""
-    text = _STYLE.sub(r" \1 ", without_delimiters(text)).replace("\\ ", " ").replace("~", " ")
+    text = STYLED.sub(r" \1 ", without_delimiters(text)).replace("\\ ", " ").replace("~", " ")
     text = unicodedata.normalize("NFKC", text).casefold()
     text = re.sub(r"[\"`*“”‘《》「」]+|(?<!\w)_|_(?!\w)", "", text).strip(" \t\n.,;:!?。'…")
     return " ".join(re.sub(r"^(?:the|an?)\s+", "", text).split())
@@ -91,7 +88,7 @@ def plain_words(text: str) -> str:
 
 def without_style(text: str) -> str:
     r"""What stands within `\text{…}`, `\textbf{…}` and the like, without them; without marks of mathematics around it."""
-    return _STYLE.sub(r"\1", without_delimiters(text)).replace("\\ ", " ").strip()
+    return STYLED.sub(r"\1", without_delimiters(text)).replace("\\ ", " ").strip()
 
 
 def without_aside(text: str) -> str:
@@ -119,7 +116,7 @@ def main_clauses(text: str) -> list[str]:
 
 def said_in(text: str) -> Iterator[str]:
     """What a final answer may say, from the whole of it to the shortest, without the sentence around it."""
-    text = _STYLE.sub(r" \1 ", without_delimiters(text)).strip()
+    text = STYLED.sub(r" \1 ", without_delimiters(text)).strip()
     yield text
     if len(text) > LONGEST:
         return

@@ -12,13 +12,12 @@ in what is returned; emphasis of Markdown does not. Source of the places: the pr
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
 
+from toolkit.answers.boxes import boxes, formula_around
 from toolkit.answers.plain_text import plain_text, without_emphasis
-from toolkit.answers.qualifiers import says_another
 
 Place = Literal["tag", "box", "####", "statement", "end"]
 
@@ -40,8 +39,6 @@ class FinalAnswer:
 
 
 _TAG = re.compile(r"<answer>(.*?)(?:</answer>|\Z)", re.IGNORECASE | re.DOTALL)
-_BOX = re.compile(r"\\(?:boxed|fbox|framebox)\b\s*|\\boxed(?=\d)")
-_BARE_BOX = re.compile(r"[^\s$\\{}]+?(?=[.,;]?(?:[\s$\\]|$))")
 _IN_JSON = re.compile(
     r'^\s*(?:```\w*\s*)?\{[^{}]*"(?:final_?)?answer"\s*:\s*("(?:[^"\\\n]|\\.)*"|[^,{}\n]+)', re.IGNORECASE
 )
@@ -162,8 +159,8 @@ def _find_marked(text: str) -> FinalAnswer | None:
 
 def _boxed(text: str) -> str | None:
     """What the last box holds, with the formula that it is a part of; boxes beside each other are joined by commas."""
-    boxes = [(start, end, held) for start, end, held in _boxes(text) if has_content(held)]
-    real = [box for box in boxes if not _PLACEHOLDER.fullmatch(box[2])] or boxes
+    filled = [box for box in boxes(text) if has_content(box[2])]
+    real = [box for box in filled if not _PLACEHOLDER.fullmatch(box[2])] or filled
     if not real:
         return None
     group = [real[-1]]
@@ -173,77 +170,9 @@ def _boxed(text: str) -> str | None:
             break
         group.insert(0, box)
     held = [box[2] for box in group]
-    if len(group) == 1 and (around := _formula_around(text, *group[0])) is not None:
+    if len(group) == 1 and (around := formula_around(text, *group[0])) is not None:
         return around
     return held[-1] if len(set(held)) == 1 else ", ".join(held)
-
-
-def _formula_around(text: str, start: int, end: int, held: str) -> str | None:
-    r"""The formula that a box is only a part of, `1 + \boxed{42}` or `\boxed{42}^2`; empty where words deny the box.
-
-    None where the box is all there is, but for a name and an equals sign before it.
-    """
-    line_start = max(text.rfind("\n", 0, start) + 1, text.rfind(r"\[", 0, start))
-    line_end = text.find("\n", end)
-    before = _MARKS.sub("", text[max(line_start, start - 400, 0) : start])
-    behind = _MARKS.sub("", text[end : line_end if line_end >= 0 else len(text)][:400])
-    if says_another(before[-60:], "") or says_another("", behind[:60]):
-        return ""
-    opened = before.rfind("{") > before.rfind("}") and _COMMAND_OPEN.search(before)
-    if opened:
-        left = before[opened.start() :]
-    elif _OPERATOR_BEFORE.search(before) or _OPERATOR_BEHIND.match(behind):
-        left = _BEGINNING.split(before)[-1]
-    else:
-        return None
-    return f"{left}({held}){_ENDING.split(behind)[0]}".strip()
-
-
-_COMMAND_OPEN = re.compile(r"\\(?:[dt]?frac|sqrt|[dt]?binom)\b[^=\n]*$")
-_BEGINNING = re.compile(r"[=,;:]|\\(?:Rightarrow|implies)\b|\. |(?<![\\\w])[^\W\d_]{2,} ")
-_ENDING = re.compile(r"[,;.:](?:\s|$)|(?<!\{)\s(?!(?:thousand|million|billion|dozen)\b)[^\W\d_]{2,}")
-_MARKS = re.compile(r"\\[()\[\]]|(?<!\\)\$|\\[,;:! ]|\\q?quad|\*\*")
-_OPERATOR_BEFORE = re.compile(
-    r"(?:[-+*/^<>]|\\(?:cdot|times|div|pm|mp|neq?|l[et]q?|g[et]q?|geqslant|leqslant|sqrt|frac)|[^\W\d_\\]\^)\s*\{?\s*$"
-)
-_OPERATOR_BEHIND = re.compile(
-    r"\s*(?:[-+*/^!](?![-\s]*[A-Z])|\\(?:cdot|times|div|pm|pi|sqrt|frac|text\{\s*(?!\s*(?:or|and)\b)|circ|%|pmod|bmod)|%|thousand\b|million\b|billion\b|dozen\b)"
-)
-
-
-def _boxes(text: str) -> Iterator[tuple[int, int, str]]:
-    """(start, end, what it holds) of each outermost box whose braces are balanced; of boxes in it the last innermost."""
-    closings = _closings(text)
-    outermost = (-1, -1, "")
-    for found in _BOX.finditer(text):
-        start, end = found.end(), found.end()
-        if text[start : start + 1] == "{":
-            end = closings.get(start, 0)
-            held = text[start + 1 : end - 1]
-        else:
-            bare = _BARE_BOX.match(text, start)
-            held, end = (bare[0], bare.end()) if bare else ("", 0)
-        if not end:
-            continue
-        if found.start() < outermost[1]:
-            outermost = (*outermost[:2], held.strip())
-            continue
-        if outermost[1] > 0:
-            yield outermost
-        outermost = (found.start(), end, held.strip())
-    if outermost[1] > 0:
-        yield outermost
-
-
-def _closings(text: str) -> dict[int, int]:
-    """Where each brace opens, and behind where it closes."""
-    closings, opened = {}, []
-    for found in re.finditer(r"\\.|[{}]", text, re.DOTALL):
-        if found[0] == "{":
-            opened.append(found.start())
-        elif found[0] == "}" and opened:
-            closings[opened.pop()] = found.end()
-    return closings
 
 
 def _stated(text: str) -> FinalAnswer | None:

@@ -13,6 +13,11 @@ import re
 from dataclasses import dataclass
 from fractions import Fraction
 
+FUNCTIONS = frozenset((
+    "sin", "cos", "tan", "cot", "sec", "csc", "arcsin", "arccos", "arctan", "sinh", "cosh", "tanh", "log", "ln", "lg",
+    "exp", "sqrt", "cbrt", "abs", "floor", "ceil", "max", "min", "gcd", "lcm", "det",
+))  # fmt: skip
+"""Words that are functions of numbers."""
 MOST_DIGITS = 1_000
 """Of a number that is read; nobody's result is longer."""
 _EXPONENT = r"(?:[eE][-+]?\d{1,7}(?![\w.]))?"

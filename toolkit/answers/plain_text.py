@@ -24,6 +24,10 @@ _SIGNS = {
     "［": "[", "］": "]", "｛": "{", "｝": "}", "\u00a0": " ", "\u202f": " ", "\u2009": " ", "\u2007": " ", "\u3000": " ",
     "\u2028": "\n", "\u2029": "\n", "\x0b": "\n", "\x0c": "\n", "\x85": "\n", "【": "[", "】": "]",
 }  # fmt: skip
+STYLED = re.compile(
+    r"\\(?:text(?:bf|it|rm|sf|tt|normal|up)?|mbox|hbox|mathrm|mathbf|mathit|mathsf|mathtt|operatorname\*?)\s*\{([^{}]*)\}"
+)
+"""Text within mathematics, `\\text{ cm}`."""
 _SMALL = re.compile(r"[⁰¹²³⁴-⁹⁺⁻ⁿ]+|[₀-₉₊₋]+")
 _NOT_ASCII = re.compile(r"[^\x00-\x7f]")
 _GREEK_LETTER = re.compile(r"(?<![\u0370-\u03ff])[α-ρσ-ω](?![\u0370-\u03ff])")

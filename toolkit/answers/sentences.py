@@ -13,44 +13,11 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from toolkit.answers.final_answer import FinalAnswer, sentences
-from toolkit.answers.number_notation import NUMBER_WORDS, WITH_COMMAS, number_in_words, read_numeral
+from toolkit.answers.number_notation import FUNCTIONS, NUMBER_WORDS, WITH_COMMAS, number_in_words
+from toolkit.answers.plain_numbers import plain_number
 from toolkit.answers.qualifiers import says_another
 
-FUNCTIONS = frozenset(
-    [
-        "sin",
-        "cos",
-        "tan",
-        "cot",
-        "sec",
-        "csc",
-        "arcsin",
-        "arccos",
-        "arctan",
-        "sinh",
-        "cosh",
-        "tanh",
-        "log",
-        "ln",
-        "lg",
-        "exp",
-        "sqrt",
-        "cbrt",
-        "pi",
-        "max",
-        "min",
-        "gcd",
-        "lcm",
-        "mod",
-        "abs",
-        "floor",
-        "ceil",
-        "inf",
-        "infinity",
-        "root",
-        "choose",
-    ]
-)
+_NO_WORDS = FUNCTIONS | frozenset(["pi", "mod", "inf", "infinity", "root", "choose"])
 """Words that belong to mathematics and not to the sentence around it."""
 LONGEST = 2_000
 """Characters of a sentence with an answer in it; nobody's is longer."""
@@ -107,8 +74,6 @@ _COPULA_AFTER = re.compile(
     re.IGNORECASE,
 )
 _END = re.compile(r"^\W*(?:[^\W\d_]+\W*){0,4}$")
-_NAME_OR_SUM = re.compile(r"\W*(?:[^\W\d_]+(?:\s+[^\W\d_]+)*\W*|\s*[^\W\d_]+\s*\([^()]*\)\s*|[\d\s+\-*/().,^$]*)")
-"""Left of an equals sign: words, `gcd(4, 6)`, or what was worked out; not `2a` or `a^2`."""
 _NEGATIVE = re.compile(r"(?:\b(?:negative|minus|menos|moins|минус)\s+|负|負|マイナス)\s*$", re.IGNORECASE)
 _CONDITIONAL = re.compile(r"\b(?:otherwise|unless|else)\b|\bif\b.*\bif\b|\bwhen\b.*\bwhen\b", re.IGNORECASE)
 _RESULT = re.compile(r"[,;.]\s+(?:so|thus|hence|therefore|which (?:means|makes|leaves|gives))\s+(?=\S)", re.IGNORECASE)
@@ -200,119 +165,6 @@ def plain_number_said(found: FinalAnswer, question: str = "") -> str:
     return "" if isinstance(said, Unclear) else plain_number(said.text)
 
 
-def plain_number(text: str) -> str:
-    """One number as reasoning-gym writes it, without a plus, thousands marks or zeros at its end.
-
-    Empty where the text is anything else; of an equation (`x = 5`, `43 + 14 = 57`) the right side is read.
-    """
-    left, is_equation, side = text.rpartition("=")
-    if is_equation and not all(map(_NAME_OR_SUM.fullmatch, left.split("="))):
-        return ""
-    side = side.strip().strip("$€£ ").rstrip("%").strip(" .,!\"'")
-    found = re.fullmatch(r"(?P<sign>[-+]?)\s*[$€£]?(?P<number>.+)", side, re.DOTALL)
-    numeral = read_numeral(found["number"]) if found else None
-    if numeral is None or found is None:
-        return ""
-    if numeral.decimals is None and numeral.value.denominator != 1:
-        return ""
-    places = max(numeral.decimals or 0, 0)
-    digits = str(int(numeral.value * 10**places)).rjust(places + 1, "0")
-    plain = (digits[:-places] + "." + digits[-places:]).rstrip("0").rstrip(".") if places else digits
-    return "-" + plain if found["sign"] == "-" and plain != "0" else plain
-
-
-def word_in(text: str, question: str = "") -> str:
-    """The word that a sentence gives: the one behind its last "is" or ":", the quoted one or the one that the question
-    doesn't hold, else the last; empty where the sentence denies it. Letters with hyphens or spaces between them are joined.
-    """
-    text = re.sub(r"\b[^\W\d_](?:\s*[- ,]\s*[^\W\d_]\b){2,}", lambda found: re.sub(r"[\W]", "", found[0]), text)
-    if re.search(r"\b(?:not|never|isn't|cannot)\b", text, re.IGNORECASE):
-        return ""
-    if at_end := re.search(r"(?:\b(?:is|becomes|reads)\b|:|=|->)[\s\"'*`]*([^\W\d_]+)\W*$", text):
-        return at_end[1]
-    known = Counter(word.casefold() for word in re.findall(r"[^\W\d_]+", question))
-    words = re.findall(r"[^\W\d_]+", text)
-    for candidates in (re.findall(r"[\"'*`]\s*([^\W\d_]{2,})\s*[.,]?[\"'*`]", text), words):
-        left, counts = [], known.copy()
-        for word in candidates:
-            if counts[word.casefold()] > 0:
-                counts[word.casefold()] -= 1
-            elif candidates is not words or word.casefold() not in _AROUND_A_WORD:
-                left.append(word)
-        if len({word.casefold() for word in left}) == 1:
-            return str(left[-1])
-    return words[-1] if words else ""
-
-
-_AROUND_A_WORD = frozenset(
-    [
-        "the",
-        "a",
-        "an",
-        "is",
-        "are",
-        "it",
-        "so",
-        "thus",
-        "therefore",
-        "word",
-        "spelled",
-        "spelt",
-        "written",
-        "reads",
-        "read",
-        "becomes",
-        "backward",
-        "backwards",
-        "reverse",
-        "reversed",
-        "in",
-        "of",
-        "answer",
-        "letters",
-        "when",
-        "you",
-        "get",
-        "we",
-        "gives",
-        "that",
-        "this",
-        "would",
-        "be",
-        "from",
-        "to",
-        "end",
-        "start",
-        "result",
-        "final",
-        "as",
-        "and",
-        "here",
-        "its",
-        "order",
-        "by",
-        "right",
-        "left",
-        "which",
-        "your",
-        "our",
-        "my",
-        "i",
-        "think",
-        "hence",
-        "correct",
-        "spelling",
-        "reversing",
-        "yields",
-        "has",
-        "have",
-        "been",
-        "was",
-        "like",
-    ]
-)
-
-
 def _is_amount(between: str) -> bool:
     """Whether what stands between two `$` follows an amount of money and is no mathematics."""
     if not re.match(r"\s*[-\d.]", between):
@@ -354,7 +206,7 @@ def _runs(text: str) -> list[_Run]:
     borders = [(0, 0)]
     for found in _WORD.finditer(text):
         inside = any(start <= found.start() < end for start, end in compounds)
-        if not inside and found[0].casefold() not in FUNCTIONS:
+        if not inside and found[0].casefold() not in _NO_WORDS:
             borders.append(found.span())
     borders.append((len(text), len(text)))
     runs = []

@@ -12,9 +12,10 @@ from __future__ import annotations
 from fractions import Fraction
 from functools import lru_cache
 
-from distill.verification.mathematics.atoms import FUNCTIONS, SCALES, Atoms, Tree
+from distill.verification.mathematics.atoms import SCALES, Atoms, Tree
 from distill.verification.mathematics.tokens import Unreadable, tokens_of
 from distill.verification.mathematics.units import DEGREE, PERCENT, Unit, read_unit
+from toolkit.answers.number_notation import FUNCTIONS
 
 _RELATIONS = {
     "=": "=", "<": "<", ">": ">", "<=": "<=", ">=": ">=", "\\le": "<=", "\\leq": "<=", "\\ge": ">=", "\\geq": ">=",
@@ -24,27 +25,10 @@ _RELATIONS = {
 }  # fmt: skip
 _SETS = {"\\cup": "union", "\\cap": "intersection", "\\setminus": "without"}
 _OR, _AND = frozenset(("or", "oder", "ou", "или")), frozenset(("and", "und", "et", "и"))
-_OPENING_COMMANDS = frozenset(
-    [
-        "{",
-        "frac",
-        "sqrt",
-        "binom",
-        "pi",
-        "infty",
-        "lfloor",
-        "lceil",
-        "begin",
-        "emptyset",
-        "varnothing",
-        "overline",
-        "mathbb",
-        "sum",
-        "int",
-        "prod",
-        "lim",
-    ]
-)
+_OPENING_COMMANDS = frozenset((
+    "{", "frac", "sqrt", "binom", "pi", "infty", "lfloor", "lceil", "begin", "emptyset", "varnothing", "overline",
+    "mathbb", "sum", "int", "prod", "lim",
+))  # fmt: skip
 
 
 @lru_cache(maxsize=4_096)

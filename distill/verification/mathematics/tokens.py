@@ -9,6 +9,7 @@ import re
 from dataclasses import dataclass
 
 from toolkit.answers.number_notation import WITH_COMMAS, WITHOUT_COMMAS
+from toolkit.answers.plain_text import STYLED
 
 LONGEST = 2_000
 """Characters of an expression; nobody's result is longer."""
@@ -18,9 +19,6 @@ DEEPEST = 50
 _LAYOUT = re.compile(
     r"\\(?:left|right)\s*\.(?!\d)|\\(?:left|right|[bB]igg?[lrm]?|displaystyle|textstyle|limits|nolimits|strut|rm|bf|it)(?![A-Za-z])\s*"
     r"|(?<!\\)\\[,;:! ]|\\q?quad(?![A-Za-z])|~|\\(?:phantom|hspace|vspace|label|tag)\*?\{[^{}]*\}"
-)
-_TEXT = re.compile(
-    r"\\(?:text(?:bf|it|rm|sf|tt|normal|up)?|mbox|hbox|mathrm|mathbf|mathit|mathsf|mathtt|operatorname\*?)\s*\{([^{}]*)\}"
 )
 _TOKEN = re.compile(
     r"(?P<space>\s+)|(?P<text>\x02[^\x03]*\x03)|(?P<number>\.?\d)|(?P<command>\\[A-Za-z]+|\\[^A-Za-z])|(?P<word>[^\W\d_]+)"
@@ -93,7 +91,7 @@ def _prepared(text: str) -> str:
     text = text.replace("लाख", "lakh").replace("करोड़", "crore")
     text = re.sub(r"(?<=\d)\s*([万萬亿億만억])(?!\w*[万萬亿億])", r" \1 ", text)
     if "\\" in text:
-        text = _TEXT.sub(lambda found: f"\x02{found[1]}\x03", text)
+        text = STYLED.sub(lambda found: f"\x02{found[1]}\x03", text)
         text = _LAYOUT.sub(" ", text).replace(r"\%", "%").replace(r"\$", "$").replace(r"\#", "#").replace(r"\&", "&")
         text = re.sub(r"\\[dtc]frac(?![A-Za-z])", r"\\frac", text)
         text = re.sub(r"\\(?:cdot|times|ast)(?![A-Za-z])", "*", text)
