@@ -16,7 +16,11 @@ _CHOICE = re.compile(
 )
 
 
-_REFUSED = re.compile(r"(?:is |are )?(?:wrong|incorrect|false|not)\b|错误|不对|不正确", re.IGNORECASE)
+_ALONE = re.compile(rf"(?<![\w'])\(?([{LETTERS}])\)?(?![\w'])(?!\s+(?!(?:are|is|and|or)\b)[a-z]{{2,}})")
+_REFUSED = re.compile(
+    r"(?:is |are )?(?:wrong|incorrect|false|not)\b|(?:can|could|must) be (?:ruled out|eliminated|excluded)|cannot|错误|不对|不正确",
+    re.IGNORECASE,
+)
 
 
 def choice_of(text: str) -> tuple[str, str] | None:
@@ -36,12 +40,36 @@ def choice_in(text: str, question: str = "") -> str | None:
             letter, content = choice
             if _REFUSED.match(content):
                 continue
+            if re.search(r"\b(?:wait|actually|should be|correction)\b", content, re.IGNORECASE):
+                return ""
             others = [other for other, option in options.items() if option and option == plain_words(content)]
             return "" if others and letter not in others else letter
         named = [letter for letter, option in options.items() if option and option == plain_words(said)]
         if len(named) == 1:
             return named[0]
     return None
+
+
+def choices_of(text: str) -> frozenset[str] | None:
+    """The letters of a text that is two or more of them, `A, C` or `(B) and (D)`."""
+    bare = without_style(text).strip(" .")
+    if not re.fullmatch(rf"(?:both\s+)?\(?[{LETTERS}]\)?(?:{_JOINED}\(?[{LETTERS}]\)?)+", bare):
+        return None
+    return frozenset(re.findall(rf"(?<![A-Za-z])[{LETTERS}](?![A-Za-z])", bare))
+
+
+def choices_in(text: str) -> frozenset[str]:
+    """All letters that a final answer chooses; of `BD` both."""
+    for said in said_in(text):
+        bare = without_style(said).strip(" .")
+        if letters := choices_of(bare):
+            return letters
+        if re.fullmatch(rf"[{LETTERS}]{{1,6}}", bare):
+            return frozenset(bare)
+    for clause in main_clauses(text):
+        if found := _ALONE.findall(without_aside(without_style(clause))):
+            return frozenset(found)
+    return frozenset()
 
 
 def options_in(question: str) -> dict[str, str]:

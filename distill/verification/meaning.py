@@ -8,7 +8,7 @@ from distill.verification.calendar_strings import same_moment
 from distill.verification.mathematics.comparison import means as tree_means
 from distill.verification.mathematics.equivalence import equivalent
 from distill.verification.mathematics.values import NoValue
-from distill.verification.readings import Reading, read_answer
+from distill.verification.readings import Reading, read_answer, read_reference
 
 
 def means(reference: Reading, answer: Reading) -> bool:
@@ -30,6 +30,8 @@ def means(reference: Reading, answer: Reading) -> bool:
                 return False
         case "choice":
             return _same_choice(reference, answer)
+        case "parts":
+            return _same_parts(reference, answer)
         case "date":
             return _same_date(reference.meaning, answer.meaning)
         case "time":
@@ -56,6 +58,17 @@ def _same_source(one: str, other: str) -> bool:
 def _is_ordered(text: str) -> bool:
     """What the algebra system takes for a set, though it is none: cases, and products of vectors."""
     return bool(re.search(r"\\begin\{|\\vec|\\overrightarrow|\\to\b(?!.*\\lim)", text)) and "\\lim" not in text
+
+
+def _same_parts(reference: Reading, answer: Reading) -> bool:
+    """Part by part, each by its own kind."""
+    if len(reference.meaning) != len(answer.meaning):
+        return False
+    for part, said in zip(reference.meaning, answer.meaning, strict=True):
+        one = part if isinstance(part, Reading) else read_reference(part)
+        if not means(one, read_answer(said, one)):
+            return False
+    return True
 
 
 def _same_choice(reference: Reading, answer: Reading) -> bool:

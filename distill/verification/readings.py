@@ -18,7 +18,7 @@ from functools import lru_cache
 from typing import Any, Literal
 
 from distill.verification import calendar_strings, strings
-from distill.verification.choices import LETTERS, choice_in, choice_of
+from distill.verification.choices import LETTERS, choice_in, choice_of, choices_in, choices_of
 from distill.verification.mathematics.atoms import SCALES, Tree
 from distill.verification.mathematics.grammar import read_notation
 from distill.verification.mathematics.tokens import NeedsLibrary, Unreadable
@@ -38,6 +38,8 @@ Kind = Literal[
     "date",
     "time",
     "truth",
+    "choices",
+    "parts",
     "code",
     "words",
     "list",
@@ -72,6 +74,8 @@ def read_reference(text: str) -> Reading:
     plain = plain_text(text).strip()
     if len(plain) > 2 and plain[0] == plain[-1] == "`":
         plain = plain.strip("`")
+    if parts := parts_of(plain):
+        return Reading("parts", plain, tuple(map(read_reference, parts)))
     if "\n" in plain and r"\begin" not in plain:
         return Reading("lines", plain, _lines(plain))
     bare = strings.without_style(plain) if re.fullmatch(r"\$?\\(?:text|mathrm|mbox)\w*\{[^{}]*\}\$?", plain) else plain
@@ -82,6 +86,9 @@ def read_reference(text: str) -> Reading:
 def read_answer(text: str, reference: Reading, question: str = "") -> Reading:
     """Read an answer as the reference's kind asks for; by that kind alone, whatever the reference says."""
     found = find_final_answer(text)
+    if reference.kind == "parts":
+        parts = parts_of(found.rest if found.is_stated else plain_text(text)) or parts_of(plain_text(text))
+        return Reading("parts", found.text, parts) if parts else Reading("nothing", f"no parts in {found.text!r}")
     if reference.kind == "lines":
         whole = found.rest if found.is_stated else plain_text(text)
         return Reading(
@@ -96,13 +103,17 @@ def read_answer(text: str, reference: Reading, question: str = "") -> Reading:
             return _mathematics_said(found)
         case "choice":
             letter = choice_in(found.text, question)
+            if letter is None:
+                letter = choice_in((text.strip().split("\n") or [""])[-1], question)
             if letter == "":
                 return Reading("nothing", f"more than one letter in {found.text!r}")
             return Reading("choice", found.text, (letter, found.text))
+        case "choices":
+            return Reading("choices", found.text, choices_in(found.text))
         case "date" | "time":
             finder = calendar_strings.dates_in if reference.kind == "date" else calendar_strings.times_in
             named = finder(found.text) or finder(found.rest.strip().split("\n")[-1])  # "4. Juli" begins like a list
-            if strings.says_otherwise(found.text):
+            if strings.says_otherwise(found.text) or _BESIDE_A_DAY.search(found.text):
                 named = set()
             if len(named) != 1 or re.search(r"\b(?:between|or)\b", found.text):
                 return Reading("nothing", f"{len(named)} {reference.kind}s in {found.text!r}")
@@ -133,6 +144,10 @@ def read_answer(text: str, reference: Reading, question: str = "") -> Reading:
     return Reading("words", found.text, min(shorter, key=len, default=""), shorter)
 
 
+_BESIDE_A_DAY = re.compile(
+    r"\b(?:before|after|by|until|since|no (?:later|earlier) than|earlier than|later than|plus|minus)\b", re.IGNORECASE
+)
+"""What makes a date or a time another one."""
 _STATED = re.compile(
     r"\s*(?:(?:so|thus|hence|therefore),?\s+)?(?:the\s+)?(?:final\s+|correct\s+)?answer(?:\s+is|:)[^\n]*\Z",
     re.IGNORECASE,
@@ -145,6 +160,8 @@ _STATED = re.compile(
 
 def _string(text: str) -> Reading | None:
     """What must not be read as mathematics, though it may look like it."""
+    if letters := choices_of(text):
+        return Reading("choices", text, letters)
     if choice := choice_of(text):
         letter, content = choice
         if text.strip("$ ").startswith(("(", "\\", *LETTERS)) and (text.strip(" .)($\\").isupper() or content):
@@ -179,8 +196,6 @@ def _is_code(text: str) -> bool:
 
 def _mathematics(text: str) -> Reading | None:
     bare = re.sub(r"\.\s*$", "", without_delimiters(text)).strip()
-    if parts := _numbered_parts(bare):
-        return Reading("mathematics", bare, ("sequence", "", "", parts, ","))
     if (value := number_in_words(bare)) is not None:
         return Reading("number", bare, ("number", value, None))
     if re.fullmatch(r"[^\W\d_]{2,}(?:[ -][^\W\d_]+)*", bare) and not _is_product(bare):
@@ -204,6 +219,8 @@ def _is_product(text: str) -> bool:
 
 def _tree(text: str) -> Tree | None:
     """The whole text as mathematics, or as a number of things; None where a text within it is all there is."""
+    if builder := re.fullmatch(r"\\?\{\s*[a-zA-Z]\s*(?:\\mid|\||:)\s*(.+?)\s*\\?\}", text):
+        text = builder[1]  # {x | x > 2}
     try:
         tree = read_notation(text)
     except NeedsLibrary:
@@ -233,15 +250,20 @@ def _is_number(tree: Tree) -> bool:
     )
 
 
-def _numbered_parts(text: str) -> tuple[Tree, ...] | None:
-    r"""Of `(1) \frac{1}{2}; (2) 5` both."""
-    if not re.match(r"\(1\)", text) or "(2)" not in text:
-        return None
-    parts = [part.strip(" ;,.\n") for part in re.split(r"\(\d\)", text)[1:]]
-    try:
-        return tuple(read_notation(part, commas=False) for part in parts)
-    except Unreadable:
-        return None
+def parts_of(text: str) -> tuple[str, ...]:
+    r"""The answers to the parts of a question, `(1) \frac{1}{2}; (2) 5` or `Part A: 3, Part B: 5`, without their labels."""
+    for first, second, label in (
+        (r"\(1\)", r"\(2\)", r"\(\d\)"),
+        (r"\(?a\)", r"\(?b\)", r"(?<!\w)\(?[a-h]\)"),
+        (r"\(?A\)", r"\(?B\)", r"(?<!\w)\(?[A-H]\)"),
+        (r"Part A:", r"Part B:", r"Part [A-H]:"),
+    ):
+        text = re.sub(r"\*\*", "", text)
+        start = re.search(rf"(?:^|\n)\s*{first}", text)
+        if start and re.search(rf"(?<!\w){second}", text):
+            parts = [part.strip(" ;,.\n") for part in re.split(label, text[start.start() :])[1:]]
+            return tuple(parts) if all(parts) and len(parts) > 1 else ()
+    return ()
 
 
 def _content(text: str) -> Reading | None:
@@ -288,6 +310,8 @@ def _number_said(found: FinalAnswer, question: str) -> Reading:
                 return Reading("number", bare, tree)
         except Unreadable:
             pass
+    if ratio := re.search(r"\bratio\b.*?(\d+(?:\.\d+)?) to (\d+(?:\.\d+)?)\s*\.?$", found.text):
+        return Reading("number", found.text, ("ratio", *(read_notation(term) for term in ratio.groups())))
     _, said = number_said(found, question)
     if isinstance(said, Unclear):
         return Reading("nothing", f"{said.why} in {found.text!r}")
@@ -297,22 +321,20 @@ def _number_said(found: FinalAnswer, question: str) -> Reading:
             tree = tree[2][-1]
     except Unreadable as error:
         return Reading("nothing", f"{error} in {said.text!r}")
-    behind = said.behind
+    behind = re.split(r"[\n,;:]|\.(?:\s|$)", said.behind)[0]
     if scale := re.match(r"\s*([^\W\d_]+)", behind):
-        factor = SCALES.get(scale[1].casefold()) or next(
+        factor = SCALES.get(scale[1].casefold() if len(scale[1]) > 1 else scale[1]) or next(
             (SCALES[sign] for sign in "万萬亿億만억" if scale[1].startswith(sign)), None
         )
         if factor:
             tree, behind = ("*", tree, ("number", Fraction(factor), None)), behind[scale.end() :]
             tree = ("number", value_of(tree), None) if tree[1][0] == "number" else tree
     unit = read_unit(behind) if behind.strip() and tree[0] != "quantity" else None
-    return Reading("number", f"{said.text}{said.behind}".strip(), ("quantity", tree, unit) if unit else tree)
+    return Reading("number", f"{said.text}{behind}".strip(), ("quantity", tree, unit) if unit else tree)
 
 
 def _mathematics_said(found: FinalAnswer) -> Reading:
     bare = _bare(found.text)
-    if parts := _numbered_parts(bare):
-        return Reading("mathematics", bare, ("sequence", "", "", parts, ","))
     reasons = []
     unlabelled = _without_label(bare)
     first = (
@@ -335,7 +357,7 @@ def _bare(text: str) -> str:
     text = _last_of_aligned(text).strip("~ ")
     text = _OPENING.sub("", re.sub(r"\b(?:R|US|A|AU|CA|C|NZ|HK|S)\$", "$", text.strip()))
     text = re.sub(r"(?:\s*[.。,;])+$", "", without_delimiters(text)).strip()
-    return re.sub(r"(?<=[\d%}])\s+\((?!\s*mod)[^()]*\)$", "", re.sub(r"^(?:=|->|=>|≈|:)\s*", "", text))
+    return re.sub(r"(?<=[\d%}])\s+\((?!\s*(?:mod|base))[^()]*\)$", "", re.sub(r"^(?:=|->|=>|≈|:)\s*", "", text))
 
 
 def _without_label(text: str) -> str:

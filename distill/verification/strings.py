@@ -21,14 +21,14 @@ from toolkit.answers.sentences import without_delimiters
 LONGEST = 1_000
 """Characters of a sentence whose parts are looked at."""
 _DENIAL = re.compile(
-    r"\b(?:not|never|neither|nor|cannot|isn't|aren't|wasn't|don't|doesn't|can't|won't|nicht|kein\w*|pas|no es|não|non è|не)\b|n't\b"
-    r"|不是|不|ではない|ではありません|아니|ليس|नहीं|نیست|değil|không phải",
+    r"\b(?:is|was|are) (?:wrong|incorrect|too (?:early|late))\b|\b(?:not|never|neither|nor|cannot|isn't|aren't|wasn't|don't|doesn't|can't|won't|nicht|kein\w*|pas|no es|não|non è|не)\b|n't\b"
+    r"|不是|不(?!等|同|定|变|妨)|ではない|ではありません|아니|ليس|नहीं|نیست|değil|không phải",
     re.IGNORECASE,
 )
 _DOUBT = re.compile(
     r"\b(?:may|might|could|perhaps|possibly|maybe|either|cannot be determined|unclear|unknown|used to|once was|formerly|previously|"
     r"originally|until recently|yesterday|(?:some|many|most|people)\b(?: \w+){0,2} (?:say|think|believe|argue)|opposite|converse|inverse|"
-    r"contrary)\b|\b(?:before|until|prior to)\s+\d|\bif\b.*\bwould\b",
+    r"contrary)\b|\b(?:before|until|prior to)\s+\d|\bif\b.*\bwould\b|\bfor\b.*,.*\bfor\b|\bdepends\b",
     re.IGNORECASE,
 )
 _OVERTAKEN = re.compile(r"\b(?:but|yet)\b.*\b(?:now|later|then|today|actually|no longer)\b", re.IGNORECASE)
@@ -52,7 +52,7 @@ _COPULA = re.compile(
 )
 _BACK = re.compile(
     r"^(.{1,200}?)\s+(?:(?:is|are|was|were)\s+(?:the|my|our|a|an|his|her|its|their|what|who|where|right|correct)"
-    r"|wrote|painted|discovered|invented|composed|directed|founded|created|built|won)\b.*$",
+    r"|has|had|travel+ed|r[au]n|runs|g[eo]ts?|ma(?:kes?|de)|scored|earns?|earned|sells?|sold|received|wins?|finished|came|comes|wrote|painted|discovered|invented|composed|directed|founded|created|built|won)\b.*$",
     re.DOTALL | re.IGNORECASE,
 )
 _LEADING = re.compile(
@@ -81,7 +81,7 @@ _CODE = re.compile(r"(?<![^\s\"'`,;()])[^\s\"'`,;()\d]*\d[^\s\"'`,;()]*")
 def plain_words(text: str) -> str:
     """Small letters without styles, quotes, articles and the punctuation around them."""
     text = STYLED.sub(r" \1 ", without_delimiters(text)).replace("\\ ", " ").replace("~", " ")
-    text = unicodedata.normalize("NFKC", text).casefold()
+    text = re.sub(r"\s*(\\[A-Za-z]+)\s*", r" \1 ", unicodedata.normalize("NFKC", text).casefold())
     text = re.sub(r"[\"`*“”‘《》「」]+|(?<!\w)_|_(?!\w)", "", text).strip(" \t\n.,;:!?。'…")
     return " ".join(re.sub(r"^(?:the|an?)\s+", "", text).split())
 
@@ -103,6 +103,8 @@ def says_otherwise(text: str) -> bool:
 
 def main_clauses(text: str) -> list[str]:
     """What a final answer itself says, without what others believe, what was once so and why it is; the last result first."""
+    if len(text) > LONGEST:
+        return []
     told = sentences(text) or [text]
     if len(told) > 1 and all(map(_FOLLOWING.match, told[1:])):
         told = told[:1]
@@ -154,6 +156,8 @@ def truth_in(text: str) -> bool | None:
     whole = truth_of(text)
     if whole is not None:
         return whole
+    if _DOUBT.search(text) and "depends" in text:
+        return None
     if first := _TRUTH_FIRST.match(text):
         rest = text[first.end() :]
         taken_back = re.search(

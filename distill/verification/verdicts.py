@@ -74,6 +74,8 @@ def score_answer(problem: Problem, text: str) -> float:
         return float(responds_rightly(problem, text))
     if judge == VERIFIER:
         return family_score(problem, text)
+    if text.strip() and text.strip() == problem.answer.strip():
+        return 1.0
     reference = read_reference(problem.answer)
     return float(means(reference, read_answer(text, reference, problem.question)))
 

@@ -52,6 +52,6 @@ def test_an_evaluation_asks_the_test_part_of_a_data_set_that_has_one(
         with serve_bigram(tiny_student) as server:
             words = ["eval", server.url, "--max-new-tokens", "2", "--problems", str(tmp_path / "mine.json")]
             assert main([*words, "--out", str(tmp_path / name)]) == 0
-        assert ("the 2 of the data set's test part are asked" in capsys.readouterr().err) == (name == "split")
+        assert ("asked: 2 of 2 problems of the test split" in capsys.readouterr().err) == (name == "split")
         problems = read_records(tmp_path / name / "problems.jsonl", Problem)
         assert [problem.question for problem in problems] == asked

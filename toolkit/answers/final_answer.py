@@ -96,6 +96,12 @@ _COURTESY = re.compile(
     r"(?:done|great|good luck|have a|thank|happy to|so yes|that's it|that is it|q\.?e\.?d)\b|this (?:is|can be) (?:verified|checked))",
     re.IGNORECASE,
 )
+_TAKEN_BACK = re.compile(
+    r"\b(?:that|this|which|it)(?:'s|\s+is|\s+was|\s+isn't|\s+wasn't)?\s+(?:actually\s+|also\s+)?(?:(?:wrong|incorrect)\b|not (?:right|correct|it)\b|(?:is|was) "
+    r"(?:wrong|incorrect)\b)|\bi made an? (?:error|mistake)|\bfails the check\b|\bthe correct (?:value|answer|result) is\b|\bactually,? no\b",
+    re.IGNORECASE,
+)
+"""Behind an answer, what takes it back."""
 _LIST_MARK = re.compile(r"^\s*(?:[-*•>]\s+|\d{1,2}[.)]\s+(?=[^\d\s]))")
 _SENTENCE_END = re.compile(
     r"(?:(?<=[.!?])|(?<=[.!?][\"')\]$]))\s+(?=[^\s=+*/^<>])|(?<=[。！？])\s*(?=\S)|(?<=[.!?])(?=[A-ZÀ-Þ][a-zß-ÿ])"
@@ -110,7 +116,12 @@ _MOST_LINES = 40
 @lru_cache(maxsize=4_096)
 def find_final_answer(text: str) -> FinalAnswer:
     """Find the answer that a text ends in; the reasoning before it must have been taken away."""
-    return _find(plain_text(text))
+    plain = plain_text(text)
+    found = _find(plain)
+    tail = plain[plain.rfind(found.text) :] if found.text in plain else plain[-400:] if found.place == "box" else ""
+    if found.text and found.place != "tag" and _TAKEN_BACK.search(tail):
+        return FinalAnswer("", found.place, "")
+    return found
 
 
 def sentences(line: str, *, keeps_initials: bool = False) -> list[str]:

@@ -49,6 +49,7 @@ def plain_text(text: str) -> str:
     if "\r" in text:
         text = text.replace("\r\n", "\n").replace("\r", "\n")
     text = _SPACES.sub("    ", text)
+    text = re.sub(r"(?<=\d)~(?=[A-Za-z\\])", " ", text)
     if "<" in text:
         text = _TAGS.sub("", text)
     text = re.sub(r"(?<=\d)\s*x\s*(?=10\s*\^)", "*", text)

@@ -28,7 +28,9 @@ _TIMES = (
     r"|percent\s+of|multiple\s+of|factors?\s+of|divisors?\s+of|doppelt|die\s+hälfte\s+von"
 )
 _BEFORE = re.compile(
-    r"(?:(?:\b(?:not|never)|n't)\s+(?:appear|occur|contain|have|include|equal|exceed|show up|add up to|come to|make)\w*\s+"
+    r"(?:(?:^|\b(?:was|is|were|started|ended|came|happened|occurred)\s+)(?:before|after|until|since|by)\s+"
+    r"|\b(?:but|except(?: for)?|other than|besides|excluding|log(?:arithm)?(?: (?:to the )?base)?|base|so far)\s+"
+    r"|(?:\b(?:not|never)|n't)\s+(?:appear|occur|contain|have|include|equal|exceed|show up|add up to|come to|make)\w*\s+"
     rf"|(?:\b(?:{_NOT})|(?<=n)'t)\s+{_FILLERS}|\b(?:{_DOUBT})(?:\s+(?:also|well|be|have|been|sein|être|ser))*\s+|\b(?:{_BOUND})\s+|\b(?:{_TIMES})\s+"
     r"|(?:不是|不等于|并非|至少|至多|最多|最少|超过|超過|大于|小于|少于|多于|不到|将近|接近|百分之|ليس)\s*)[$€£¥]?\s*$",
     re.IGNORECASE,
@@ -37,7 +39,8 @@ _BEHIND = re.compile(
     r"\s*(?:\w+\s+)??(?:at\s+(?:most|least)|or\s+(?:more|less|fewer|greater|so\s+more|above|below|higher)|and\s+(?:above|up)|minimum|maximum|plus\b"
     r"|oder\s+(?:mehr|weniger)|ou\s+(?:plus|moins)|o\s+(?:más|menos)|au\s+(?:moins|plus)|или\s+(?:более|менее|больше))\b"
     r"|\s*(?:\w+\s+)??(?:less|more|fewer|greater|larger|smaller|higher|lower)\s+than\b"
-    r"|\s*(?:\w+\s+)?(?:is|was|are|would be)\s*(?:n't|not\b|never\b|wrong\b|incorrect\b|false\b|impossible\b|too\b|neither\b)"
+    r"|\s*(?:doesn't|does not|didn't|can't|cannot|can not|fails|不对|不正确|错|est (?:faux|incorrect)|es (?:falso|incorrecto)|so far)"
+    r"|[\s,]*(?:\w+\s+)?(?:is|was|are|would be)\s*(?:n't|not\b|never\b|wrong\b|incorrect\b|false\b|impossible\b|too\b|neither\b)"
     r"|\s*(?:\w+\s+)??(?:divided by|multiplied by|to the power|remainder\b|times (?:as|the|\d)|out of\b|of\s+\$?\d|mod(?:ulo)?\b|choose\b|over \d"
     r"|short of|off\b|way from|if\b|unless\b|when\b)"
     r"|\s*(?:squared|cubed|factorial|below zero|times (?:as|more|less)|n'est\b|no es\b|não é\b|non è\b|ist (?:nicht|falsch)\b|nicht\b)"

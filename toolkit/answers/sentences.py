@@ -75,7 +75,18 @@ _COPULA_AFTER = re.compile(
 )
 _END = re.compile(r"^\W*(?:[^\W\d_]+\W*){0,4}$")
 _NEGATIVE = re.compile(r"(?:\b(?:negative|minus|menos|moins|минус)\s+|负|負|マイナス)\s*$", re.IGNORECASE)
-_CONDITIONAL = re.compile(r"\b(?:otherwise|unless|else)\b|\bif\b.*\bif\b|\bwhen\b.*\bwhen\b", re.IGNORECASE)
+_UNFINISHED = re.compile(
+    r"\b(?:so far|partial (?:count|sum|result)|(?:not|n't) finish|remaining cases|up to now|still need|more cases)\b",
+    re.IGNORECASE,
+)
+_CONDITION = re.compile(
+    r",?\s+(?:attained|achieved|reached|when|with equality|with|for|at|if|as)\b[^.=]{0,24}?(?<![^\W\d_])[A-Za-z]\s*(?:=|is|\\to|->|approaches)\s*[^,.;]*(?=[.,;]|$)"
+    r"|^(?:At|When|For|If|With)\s+\$?[A-Za-z]\s*(?:=|is)\s*[^,]+,\s*"
+)
+"""Where a value is taken, "attained at x = 2": the value is not the answer."""
+_WORKED_OUT = re.compile(r"[-+*/].*=\s*(?P<number>[$€£]?\s*-?\d[\d.,]*)(?P<behind>\s*(?:[^\W\d_]+\W*){0,3})$")
+"""`9 eggs * $2 = $18`."""
+_CONDITIONAL = re.compile(r"\b(?:otherwise|unless|else|if not)\b|\bif\b.*\bif\b|\bwhen\b.*\bwhen\b", re.IGNORECASE)
 _RESULT = re.compile(r"[,;.]\s+(?:so|thus|hence|therefore|which (?:means|makes|leaves|gives))\s+(?=\S)", re.IGNORECASE)
 _JOINED = re.compile(r"\W*(?:and|or|und|oder|et|ou|y|o|e|и|или|&)\W*", re.IGNORECASE)
 _ASSIGNED = re.compile(r"[A-Za-z]\s*=\s*-?[\d.,/]+")
@@ -132,10 +143,14 @@ def number_in(text: str, question: str = "", *, stated: bool = False) -> Said | 
         return Unclear(f"a sentence of {len(text)} characters, more than {LONGEST}")
     if _CONDITIONAL.search(text):
         return Unclear("it depends on something")
+    if _UNFINISHED.search(text):
+        return Unclear("it is not finished")
     for prepared in _preparations(without_delimiters(text)):
         runs = _runs(prepared)
         if runs:
             said = _chosen(prepared, runs, question, stated=stated)
+            if isinstance(said, Unclear) and (result := _WORKED_OUT.search(prepared)):
+                said = Said(result["number"].strip(" .,"), "", result["behind"])
             if isinstance(said, Said) and says_another(said.before, said.behind):
                 return Unclear(f"{prepared.strip()!r} does not say that it is {said.text}")
             return said
@@ -151,6 +166,8 @@ def number_said(found: FinalAnswer, question: str = "") -> tuple[str, Said | Unc
         return found.text, Unclear("a question") if "?" in found.text else number_in(found.text, question)
     sentence = told[0] if found.is_stated else _RESULT.split(told[-1])[-1]
     said = number_in(sentence, question, stated=found.is_stated)
+    if isinstance(said, Unclear) and len(parts := _RESULT.split(sentence)) > 1:
+        said = number_in(parts[-1], question)
     if isinstance(said, Unclear) and len(told) > 1:
         whole = " ".join(told)
         return whole, number_in(whole, question, stated=found.is_stated)
@@ -178,6 +195,7 @@ def _preparations(text: str) -> list[str]:
     text = _FRACTION_WORDS.sub(_fraction, text)
     text = re.sub(r"\\(?:text|mbox|textbf|mathrm)\s*\{([^{}]*)\}", r" \1 ", text)
     text = _LETTERS.sub(" letters", text)
+    text = _CONDITION.sub("", text) if re.search(r"\d", _CONDITION.sub("", text)) else text
     text = re.sub(r"^\s*\(?(?:[a-j]|i{1,3}|\d{1,2})[.)]\s+(?=\S)", "", text) if re.search(r"\d", text[3:]) else text
     without = _PRECISION.sub("", _REFERENCES.sub(" ", text))
     unquoted = _QUOTED.sub(lambda found: f" {found[1]} " if re.fullmatch(r"[-+]?[\d.,]+", found[1]) else " ", without)
@@ -334,5 +352,5 @@ def _digits(text: str) -> str:
 def _said(text: str, run: _Run) -> Said:
     before = text[: run.start]
     if negative := _NEGATIVE.search(before):
-        return Said(f"-{run.text}", before[: negative.start()], re.split(r"[\n,;:]|\.(?:\s|$)", text[run.end :])[0])
-    return Said(run.text, before, re.split(r"[\n,;:]|\.(?:\s|$)", text[run.end :])[0])
+        return Said(f"-{run.text}", before[: negative.start()], text[run.end :])
+    return Said(run.text, before, text[run.end :])

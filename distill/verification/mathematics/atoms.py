@@ -110,7 +110,7 @@ class Atoms(Cursor, ABC):
             raise Unreadable(f"{text}, a string of digits")
         if numeral.value.denominator == 1 and numeral.decimals is None and (part := self.proper_fraction()) is not None:
             return ("number", numeral.value + part, None)
-        if (scale := SCALES.get(self.token().word)) and (self.token().word != "k" or not self.token().spaced):
+        if (scale := SCALES.get(self.token().word)) and (self.token().word != "k" or self.peek(-2) in ("$", "€", "£")):
             self.at += 1
             self.skip(".")
             return ("number", numeral.value * scale, None)
@@ -171,6 +171,8 @@ class Atoms(Cursor, ABC):
             if self.peek(behind) == "(":
                 self.at += behind
                 return ("call", f"function {letter}{mark}", (self.bracketed(),))
+        if [self.peek(i) for i in (0, 2, 3)] == ["(", ")", "="]:  # p(x) = …
+            return ("call", f"function {letter}", (self.bracketed(),))
         if letter in "ie" and self.peek() != "_":
             return ("constant", letter)
         return self.subscripted(letter)

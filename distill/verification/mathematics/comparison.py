@@ -22,7 +22,7 @@ from distill.verification.mathematics.same_value import (
     same_value,
 )
 from distill.verification.mathematics.units import Unit
-from distill.verification.mathematics.values import Value, are_same, letters_of, value_of
+from distill.verification.mathematics.values import NoValue, Value, are_same, letters_of, value_of
 
 
 def means(reference: Tree, answer: Tree) -> bool:
@@ -71,7 +71,10 @@ def _without_names(reference: Tree, answer: Tree) -> tuple[Tree, Tree]:
         return named[1], answer
     if answer[0] == "relation" and not called and reference[0] != "relation" and _is_identity(answer):
         return reference, answer[2][-1]
-    if called and reference[0] != "relation" and not _own_letters(called[0]) & letters_of(reference):
+    if called and (
+        reference[0] == "sequence"
+        or (reference[0] != "relation" and not _own_letters(called[0]) & letters_of(reference))
+    ):
         return reference, called[1]
     if answer[0] == "modulo" and reference[0] != "modulo":
         return reference, answer[1]
@@ -85,9 +88,13 @@ def _is_identity(tree: Tree) -> bool:
 
 def _named(tree: Tree) -> tuple[Tree, Tree] | None:
     """(a name, what it is said to be); of a chain of equations the last."""
-    if tree[0] != "relation" or not set(tree[1]) <= {"=", "~", "=="}:
+    if tree[0] != "relation" or not set(tree[1]) <= {"=", "~", "==", "in"}:
         return None
     first, last = tree[2][0], tree[2][-1]
+    if tree[1] == ("in",) and first[0] == "symbol" and last[0] == "sequence" and last[1] == "{":
+        return first, last
+    if first[0] == last[0] == "sequence" and all(item[0] == "symbol" for item in first[3]):
+        return first, last
     if last[0] == "symbol" and not letters_of(first):  # 42 = n
         first, last = last, first
     return (first, last) if _is_name(first) and not _own_letters(first) & letters_of(last) else None
@@ -204,7 +211,12 @@ def _sequences(reference: Tree, answer: Tree) -> bool:
     items, said = reference[3], answer[3]
     if brackets != brackets_said and brackets and brackets_said:
         return False
-    if "{" in brackets or ("{" in brackets_said and not brackets and reference[4] == "or") or reference[4] == "or":
+    if (
+        "{" in brackets
+        or ("{" in brackets_said and not brackets and reference[4] == "or")
+        or "or" in (reference[4], answer[4])
+        or _is_solutions(items)
+    ):
         return _unordered(items, said)
     if len(items) != len(said):
         return False
@@ -212,6 +224,14 @@ def _sequences(reference: Tree, answer: Tree) -> bool:
         said = tuple(item for _, item in sorted(zip(names_said, said, strict=True), key=lambda pair: pair[0]))
         items = tuple(item for _, item in sorted(zip(names, items, strict=True), key=lambda pair: pair[0]))
     return all(map(means, items, said))
+
+
+def _is_solutions(items: tuple[Tree, ...]) -> bool:
+    """`x = 1, -2` or `x = 1, x = -2`: values of one letter, which have no order."""
+    named = [_named(item) for item in items]
+    if not named or named[0] is None or named[0][0][0] != "symbol":
+        return False
+    return all(name is None or name[0] == named[0][0] for name in named)
 
 
 def _names(items: tuple[Tree, ...]) -> list[str] | None:
@@ -256,8 +276,8 @@ def _quantities(reference: Tree, answer: Tree) -> bool:
             return _numbers(number, _radians(number_said))
         return any(
             _numbers(one, other)
-            for one in _without_unit(number, units)
-            for other in _without_unit(number_said, units_said)
+            for one in _without_unit(number, units, number_said)
+            for other in _without_unit(number_said, units_said, number)
         )
     unit, unit_said = units[-1], units_said[-1]
     if unit.dimensions == unit_said.dimensions:
@@ -291,13 +311,21 @@ def _radians(degrees: Tree) -> Tree:
     return ("/", ("*", degrees, ("constant", "pi")), ("number", Fraction(180), None))
 
 
-def _without_unit(number: Tree, units: tuple[Unit, ...]) -> Iterator[Tree]:
-    """What a quantity may be called where nobody says the unit: its number, of 50 % also 0.5, of 1 h 30 min both."""
+def _without_unit(number: Tree, units: tuple[Unit, ...], other: Tree) -> Iterator[Tree]:
+    """What a quantity may be called where nobody says the unit: its number, of 50 % also 0.5, of 1 h 30 min both.
+
+    Beside a number below 1 a percentage is a share: 0.25 is 25 %, and not 0.25 %.
+    """
+    try:
+        is_share = abs(value_of(other)) < 1
+    except NoValue:
+        is_share = False
     if len(units) > 1:
         for unit in units:
             yield ("number", value_of(number) * units[-1].factor / unit.factor, None)
         return
-    yield number
+    if not (units and units[0].is_percent and is_share):
+        yield number
     if units and units[0].is_percent:
         yield ("/", number, ("number", Fraction(100), None))
 

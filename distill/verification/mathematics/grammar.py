@@ -106,7 +106,9 @@ class _Reader(Atoms):
                 tree = ("ratio" if piece == ":" else piece, tree, self.unary())
             elif piece in ("\\pmod", "\\bmod", "\\mod", "mod") or (piece == "(" and self.peek(1) == "mod"):
                 tree = ("modulo", tree, self.modulus())
-            elif (scale := SCALES.get(self.token().word)) and scale > 12 and _is_measurable(tree):
+            elif (
+                (scale := SCALES.get(self.token().word)) and scale > 12 and self.peek() != "k" and _is_measurable(tree)
+            ):
                 self.at += 1
                 tree = ("*", tree, ("number", Fraction(scale), None))
             elif _is_measurable(tree) and (unit := self.unit()) is not None:

@@ -43,7 +43,9 @@ def is_region(tree: Tree) -> bool:
                 tree[1] + tree[2] in ("[)", "(]") or any(_infinite(item) is not None for item in tree[3])
             )
         case "relation":
-            return any(sign in ("<", ">", "<=", ">=", "!=", "in") for sign in tree[1])
+            if tree[1] == ("in",):
+                return is_region(tree[2][1]) or _is_pair(tree[2][1])
+            return any(sign in ("<", ">", "<=", ">=", "!=") for sign in tree[1])
     return tree == ("symbol", "mathbb_R")
 
 
@@ -109,6 +111,10 @@ def _of_relation(signs: tuple[str, ...], sides: tuple[Tree, ...]) -> tuple[Inter
 def _sorted(one: Tree, other: Tree) -> tuple[Tree, Tree]:
     """The bound, and the letter."""
     return (other, one) if one[0] == "symbol" else (one, other)
+
+
+def _is_pair(tree: Tree) -> bool:
+    return tree[0] == "sequence" and _is_interval(tree)
 
 
 def _is_interval(tree: Tree) -> bool:
