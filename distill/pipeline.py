@@ -151,7 +151,7 @@ def distill(
     validation = [example for example in curation.examples if example.problem_id in held_out]
     write_records(folder / TRAIN, examples)
     write_records(folder / VALIDATION, validation)
-    write_trained_on(folder, examples, student)
+    write_trained_on(folder, [*examples, *validation], student)
     counts = {"problems_in_test_split": test_problems} | curation.counts()
     (folder / DROPS).write_text(json.dumps(counts, indent=1) + "\n")
     write_records(folder / DROPPED, curation.dropped)
@@ -201,7 +201,12 @@ def _problems(config: DistillConfig, given: list[Problem] | None) -> tuple[list[
     """The problems to ask, some of the validation split among them, and how many of the given ones the test split keeps
     from it."""
     if given is None and config.traces is not None:
-        given = read_problems(config.traces.with_name(PROBLEMS))
+        beside = config.traces.with_name(PROBLEMS)
+        if not beside.is_file():
+            raise InputError(
+                f"{config.traces} must lie beside its {PROBLEMS}, which is missing; name them with --problems"
+            )
+        given = read_problems(beside)
     if given is None:
         drawn = make_problems("train", config.per_family, config.seed, config.families)
         watching = -(-config.per_family // VALIDATION_SHARE)

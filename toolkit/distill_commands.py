@@ -84,7 +84,8 @@ def traces(options: Options) -> Result:
         )
         finish(folder, out, stage, gathered.counts(), anew=complete)
     measured = (read_manifest(out) or {})["measured"]
-    text = f"{measured['traces']} traces ({measured['closed']} with their thinking closed) are in {out}"
+    whole = f" ({measured['whole']} of them whole)" if "whole" in measured else ""
+    text = f"{measured['traces']} traces{whole} are in {out}"
     if measured.get("failed"):
         text += f"; {measured['failed']} requests failed: toolkit traces show {out} --failed"
     return Result(facts={"folder": str(out), **measured}, text=text)

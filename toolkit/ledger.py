@@ -240,8 +240,16 @@ def comparison_sentence(comparison: Comparison) -> str:
 
 def protocol_line(ledger: Ledger) -> str:
     """One sentence with everything that a figure depends on."""
+    trained = max(
+        (row.asked.get("trained", 0) for row in ledger.rows.values() if not row.asked.get("left_out")), default=0
+    )
+    problems = (
+        f"{ledger.problems} problems, {trained} of which were trained on"
+        if trained
+        else f"{ledger.problems} held-out problems"
+    )
     return (
-        f"{ledger.problems} held-out problems (digest {ledger.problems_digest}), {sampling_text(ledger.protocol)}; "
+        f"{problems} (digest {ledger.problems_digest}), {sampling_text(ledger.protocol)}; "
         "brackets hold 95 % bootstrap intervals; tokens/s is the decode speed of one stream."
     )
 

@@ -3,9 +3,10 @@
     failed.jsonl    one line a failed request: whose, why, and the beginning of what the server said
 
 One question that a server refuses must not end a run, and a server that is gone, or that refuses the key, must not be
-recorded as the failure of each question. So a failure is believed where the server answered others: at once where it
-is of a kind that a question causes, else when the next answer arrives. Where nobody was there to ask, the request waits for its
-next turn. Too many in a row, with no answer between them, end the run, and nothing is recorded of them.
+recorded as the failure of each question. So a failure is believed where the server answered others: when the next answer
+arrives, or at the end where it is of a kind that a question causes. Where nobody was there to ask, the request waits for its
+next turn. Too many in a row, with no answer between them, end the run, and nothing is recorded of them: a login that
+has expired answers each question with the same page.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ FAILED = "failed.jsonl"
 MOST_IN_A_ROW = 16
 MOST_AT_FIRST = 8
 """The same where nothing was answered yet."""
+MOST_REFUSED = 32
+"""The same where each failure may be its question's own, as one that is too long."""
 
 Cause = Literal["request", "server", "access", "connection"]
 """What a failure seems to hang on: what was asked; how the server is; whether we may ask; whether anybody is there."""
@@ -65,13 +68,16 @@ class Outcomes:
 
         Raises `InputError` where too many requests in a row failed.
         """
-        if refusal.cause == "request" and self._proven:
-            self._record([failure])
-            return False
         self._doubtful.append((failure, refusal))
-        if len(self._doubtful) >= (MOST_IN_A_ROW if self._proven else MOST_AT_FIRST):
+        if len(self._doubtful) >= self._most():
             self._give_up()
         return refusal.cause == "connection"
+
+    def _most(self) -> int:
+        """How many in a row end the run."""
+        if not self._proven:
+            return MOST_AT_FIRST
+        return MOST_REFUSED if all(refusal.cause == "request" for _, refusal in self._doubtful) else MOST_IN_A_ROW
 
     def end(self) -> None:
         """All were asked. Raises `InputError` where some failed that may be the server's failure."""

@@ -64,6 +64,16 @@ class Endpoint:
         """Of the address: what is behind it can't be known."""
         return hashlib.sha256(self.name.encode()).hexdigest()[:16]
 
+    @cached_property
+    def fields(self) -> ServerFields:
+        """What the server takes of a request, as far as it is known."""
+        return ServerFields(self.url)
+
+    @property
+    def left_out(self) -> list[str]:
+        """Fields that were asked for and that the server has refused."""
+        return self.fields.left_out
+
     def __enter__(self) -> Self:
         return self
 
@@ -113,7 +123,6 @@ class Endpoint:
         job: Job,
     ) -> None:
         waiting = deque(requests)  # the workers share it: each takes the next one
-        fields = ServerFields(self.url)
 
         async def work(send: Send) -> None:
             while waiting:
@@ -128,7 +137,7 @@ class Endpoint:
                     "stream": False,
                 }
                 try:
-                    trace = self._trace(request, await self._post(send, fields, body), job.sampling.max_new_tokens)
+                    trace = self._trace(request, await self._post(send, self.fields, body), job.sampling.max_new_tokens)
                 except Refusal as refusal:
                     if failed(request, refusal):
                         waiting.append(request)
@@ -160,6 +169,8 @@ class Endpoint:
                 if response.status_code not in (408, 429) and response.status_code < 500:
                     no_access = response.status_code in NO_ACCESS or 300 <= response.status_code < 400
                     message = f"{self.url} must accept a chat completion of {self.model!r}; it says {trouble}"
+                    if response.status_code in (401, 403):
+                        message += "; the key is taken from TOOLKIT_API_KEY"
                     raise Refusal(message, reason=reason, cause="access" if no_access else "request", said=trouble)
                 with suppress(ValueError):  # a date, which nobody sends here
                     pause_s = max(pause_s, min(float(response.headers.get("Retry-After", "0")), LONGEST_PAUSE_S))

@@ -13,7 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from statistics import median
 from types import TracebackType
-from typing import Protocol, Self
+from typing import ClassVar, Protocol, Self
 
 from distill.teachers.remote_teacher import connect
 from distill.teachers.traces import Job, sample_traces
@@ -42,6 +42,10 @@ class Respondent(Protocol):
     @property
     def weight_bytes(self) -> int:
         """0 where they are elsewhere."""
+
+    @property
+    def left_out(self) -> list[str]:
+        """Fields of the sampling that were asked for and did not count, since a server refuses them."""
 
     def __enter__(self) -> Self: ...
 
@@ -77,6 +81,8 @@ class ModelFolder:
     @property
     def weight_bytes(self) -> int:
         return weight_bytes(self.folder)
+
+    left_out: ClassVar[list[str]] = []
 
     def __enter__(self) -> Self:
         self._chat_format = ChatFormat.from_folder(self.folder)

@@ -35,6 +35,11 @@ class ServerFields:
         self._instead: dict[str, str] = {}
         """The new name of each refused field, empty for those that are left out."""
 
+    @property
+    def left_out(self) -> list[str]:
+        """The fields that the server refused and that have no other name."""
+        return sorted(field for field, instead in self._instead.items() if not instead)
+
     def taken(self, body: Mapping[str, Any]) -> dict[str, Any]:
         """The body without what was refused so far."""
         return {name: value for old, value in body.items() if (name := self._instead.get(old, old))}

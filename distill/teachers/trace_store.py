@@ -29,6 +29,7 @@ from distill.teachers.outcomes import FAILED, Failure, reasons
 from distill.teachers.remote_teacher import Endpoint, connect
 from distill.teachers.respondent import Respondent, find_respondent
 from distill.teachers.traces import Job
+from distill.verification.wholeness import incomplete, unfit
 from toolkit.endpoint import parse_address
 from toolkit.errors import Unreachable
 from toolkit.generate import Decoder, Sampling
@@ -47,10 +48,14 @@ class Gathered:
 
     traces: list[Trace]
     failures: list[Failure]
+    whole: int
+    """Traces with a whole thought and a whole answer."""
+    left_out: list[str]
+    """Fields of the sampling that the server refused."""
 
-    def counts(self) -> dict[str, int]:
-        closed = sum(trace.closed for trace in self.traces)
-        return {"traces": len(self.traces), "closed": closed, "failed": len(self.failures)}
+    def counts(self) -> dict[str, Any]:
+        counts = {"traces": len(self.traces), "whole": self.whole, "failed": len(self.failures)}
+        return counts | ({"left_out": self.left_out} if self.left_out else {})
 
 
 def find_teacher(
@@ -120,7 +125,9 @@ def gather(
     write_records(folder / FAILED, failures)
     if failures:
         print(f"{failed_line(len(traces), failures)}; --retry-failed asks those again", file=sys.stderr)
-    return Gathered(traces=traces, failures=failures)
+    by_id = {problem.id: problem for problem in problems}
+    whole = sum(not (incomplete(trace) or unfit(trace, by_id[trace.problem_id])) for trace in traces)
+    return Gathered(traces=traces, failures=failures, whole=whole, left_out=teacher.left_out)
 
 
 def store_of(folder: Path, out: Path) -> Path:

@@ -163,7 +163,7 @@ def collect(
 
         def failed(request: Request[P], refusal: Refusal) -> bool:
             if not outcomes:
-                raise refusal
+                raise InputError(f"{refusal}; problem {request.problem_id} was asked") from refusal
             again = outcomes.failed(_failure(request, refusal), refusal)
             progress.advance(0 if again else 1)
             return again

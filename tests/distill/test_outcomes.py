@@ -7,7 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from distill.teachers.outcomes import FAILED, MOST_AT_FIRST, MOST_IN_A_ROW, Cause, Failure, Outcomes, Refusal, reasons
+from distill.teachers.outcomes import (
+    FAILED,
+    MOST_AT_FIRST,
+    MOST_IN_A_ROW,
+    MOST_REFUSED,
+    Cause,
+    Failure,
+    Outcomes,
+    Refusal,
+    reasons,
+)
 from toolkit.errors import InputError
 from toolkit.records import AppendLog, read_records
 
@@ -41,7 +51,8 @@ ALL = ["request", "server", "access"]
         (["connection", "connection", "answer"], True, []),
         (["answer", "connection", "server", "answer", "answer"], False, ["server"]),
         ((["server"] * (MOST_AT_FIRST - 1) + ["answer"]) * 3, False, ["server"] * 3 * (MOST_AT_FIRST - 1)),
-        (["request"] * 100, True, ["request"] * 100),
+        (["request"] * (MOST_REFUSED - 1), True, ["request"] * (MOST_REFUSED - 1)),
+        ((["request"] * 20 + ["answer"]) * 5, True, ["request"] * 100),
     ],
 )
 def test_a_failure_is_recorded_where_the_server_answered_others(
@@ -60,6 +71,7 @@ def test_a_failure_is_recorded_where_the_server_answered_others(
         (["connection"] * MOST_IN_A_ROW, True, 0),
         (["answer", "server", "answer", *["server"] * MOST_IN_A_ROW], False, 1),
         (["answer", *["access"] * MOST_IN_A_ROW], False, 0),
+        (["answer", *["request"] * MOST_REFUSED], False, 0),
     ],
 )
 def test_a_server_that_is_gone_or_refuses_everybody_ends_the_run_and_is_recorded_for_nobody(
