@@ -94,7 +94,7 @@ def test_a_run_folder_holds_the_student_and_what_it_learned_from(tiny_student: P
         measured["train_chosen_by"] == f"being the last: {len(held_out)} validation traces are too few to tell, of 16"
     )
     assert measured["train_changed_tensors"] > 10
-    assert trained_questions(out) == {question_digest(problem) for problem in TRAINED}
+    assert trained_questions(out) == {question_digest(problem) for problem in (*TRAINED, *held_out)}
     assert set(manifest["outputs"]) == names - {"manifest.json"}
     assert ChatFormat.from_folder(out).opens_reasoning
     AutoModelForCausalLM.from_pretrained(out)
