@@ -42,13 +42,16 @@ document.addEventListener("change", (event) => {
   if (innerWidth <= 768 && event.target.closest("#conversations")) document.querySelector(".sidebar.open .toggle-button")?.click();
 });
 addEventListener("pagehide", () => { // a tab that is loaded again opens the chat that it had
-  sessionStorage.setItem("chat", document.querySelector("#conversations input:checked")?.value ?? "");
+  const unlisted = document.querySelector("#chat .user-row") ? "newest" : ""; // a chat that began a moment ago
+  sessionStorage.setItem("chat", document.querySelector("#conversations input:checked")?.value ?? unlisted);
 });
-let tries = sessionStorage.getItem("chat") ? 50 : 0;
+const returningTo = sessionStorage.getItem("chat");
+const itsRow = returningTo === "newest" ? "#conversations input" : `#conversations input[value="${returningTo}"]`;
+let tries = returningTo ? 300 : 0; // a minute: a slow machine takes long to make the page whole
 for (const done of ["pointerdown", "keydown"]) addEventListener(done, () => { tries = 0; }, { once: true }); // the user first
 const returning = setInterval(() => { // what is clicked before the page is whole is lost
   if (tries-- <= 0 || document.querySelector("#chat .user-row")) return clearInterval(returning);
-  document.querySelector(`#conversations input[value="${sessionStorage.getItem("chat")}"]`)?.click();
+  document.querySelector(itsRow)?.click();
 }, 200);
 const opening = new MutationObserver(() => {
   const sidebar = document.querySelector(".sidebar-parent .sidebar");
