@@ -82,9 +82,9 @@ def evaluate(
         respondent.load()
         partial = partial_folder(out, stage)
         write_records(partial / PROBLEMS, list(problems))
-        evaluation = replace(_measure(respondent, problems, config, partial), asked=dict(asked))
-        if respondent.left_out:
-            evaluation = replace(evaluation, asked=evaluation.asked | {"left_out_of_requests": respondent.left_out})
+        measured = _measure(respondent, problems, config, partial)
+        left_out = {"left_out_of_requests": respondent.left_out} if respondent.left_out else {}
+        evaluation = replace(measured, asked={**asked, **left_out})
     finish(partial, out, stage, evaluation.to_dict())
     return evaluation
 

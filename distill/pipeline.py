@@ -116,10 +116,8 @@ def distill(
     `retry_failed`: whether requests that failed before are asked again.
     Raises `InputError` for what the user gave, before any work that takes long.
     """
-    teacher, student = (
-        find_teacher(config.teacher, out, open_decoder, answers=config.traces is None),
-        resolve(config.student),
-    )
+    teacher = find_teacher(config.teacher, out, open_decoder, answers=config.traces is None)
+    student = resolve(config.student)
     given = None if config.problems is None else read_problems(config.problems, config.reading)
     stage = _stage(config, teacher, student, given)
     if is_complete(out, stage):

@@ -41,11 +41,10 @@ def has_scorer(problem: Problem) -> bool:
     return problem.metadata.get("source_dataset") == problem.family and _scorer(problem.family) is not None
 
 
-def family_score(problem: Problem, text: str) -> float:
-    """The scorer's word about an answer's text, from 0 to 1; 0 where it raises, since it is foreign code on foreign text."""
+def family_score(problem: Problem, answer: str) -> float:
+    """The scorer's word about a `family_answer`, from 0 to 1; 0 where it raises, since it is foreign code on foreign text."""
     scorer = _scorer(problem.family)
     assert scorer, "asked only where `has_scorer`"
-    answer = family_answer(problem, text)
     entry = {"question": problem.question, "answer": problem.answer, "metadata": problem.metadata}
     try:
         return float(scorer(answer, entry)) if _is_admissible(problem, answer) else 0.0

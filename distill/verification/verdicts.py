@@ -41,14 +41,13 @@ def grade(problem: Problem, trace: Trace) -> Verdict:
     judge = _judge(problem)
     fault = incomplete(trace)
     answer = without_thoughts(trace.answer)
-    score = 0.0 if fault else score_answer(problem, answer)
+    score, reference_read, answer_read = (0.0, "", "") if fault else _judged(problem, answer)
     reason = fault or ("correct" if score == 1.0 else "wrong")
     verifier, version = judge, VERSION
     if judge == VERIFIER:
         verifier, version = f"{VERIFIER}:{problem.family}", f"{VERSION}+{VERIFIER}-{metadata.version(VERIFIER)}"
     elif judge == CODE:
         verifier = f"{CODE}:{strongest_level()}"
-    reference_read, answer_read = ("", "") if fault else how_read(problem, answer)
     return Verdict(
         problem_id=trace.problem_id,
         sample=trace.sample,
@@ -67,28 +66,23 @@ def score_answer(problem: Problem, text: str) -> float:
 
     Raises as `grade` does.
     """
+    return _judged(problem, text)[0]
+
+
+def _judged(problem: Problem, text: str) -> tuple[float, str, str]:
+    """The score of an answer's text, and what was read of the reference and of the text; empty where none is compared."""
     judge = _judge(problem)
     if judge == CODE:
-        return passed(text, problem.metadata[TESTS])
+        return passed(text, problem.metadata[TESTS]), "", ""
     if judge == REFUSAL:
-        return float(responds_rightly(problem, text))
+        return float(responds_rightly(problem, text)), "", ""
     if judge == VERIFIER:
-        return family_score(problem, text)
-    if text.strip() and text.strip() == problem.answer.strip():
-        return 1.0
+        said = family_answer(problem, text)
+        return family_score(problem, said), f"{problem.family}: {problem.answer}", f"{problem.family}: {said}"
     reference = read_reference(problem.answer)
-    return float(means(reference, read_answer(text, reference, problem.question)))
-
-
-def how_read(problem: Problem, text: str) -> tuple[str, str]:
-    """What was read of a problem's reference and of an answer's text, for people; empty where no reading is compared."""
-    judge = _judge(problem)
-    if judge == VERIFIER:
-        return f"{problem.family}: {problem.answer}", f"{problem.family}: {family_answer(problem, text)}"
-    if judge != REFERENCE:
-        return "", ""
-    reference = read_reference(problem.answer)
-    return str(reference), str(read_answer(text, reference, problem.question))
+    answer = read_answer(text, reference, problem.question)
+    is_reference_itself = bool(text.strip()) and text.strip() == problem.answer.strip()
+    return float(is_reference_itself or means(reference, answer)), str(reference), str(answer)
 
 
 def same_answer(problem: Problem, one: str, other: str) -> bool:

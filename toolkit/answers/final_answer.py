@@ -124,14 +124,14 @@ def find_final_answer(text: str) -> FinalAnswer:
     return found
 
 
-def sentences(line: str, *, keeps_initials: bool = False) -> list[str]:
-    """The sentences of a line; a decimal point, an abbreviation and (where asked for) an initial end none."""
+def sentences(line: str) -> list[str]:
+    """The sentences of a line; a decimal point and an abbreviation end none."""
     found: list[str] = []
     for piece in _SENTENCE_END.split(line):
         end = found[-1] if found else ""
         abbreviated = _ABBREVIATION.search(end[-12:])
         single = re.search(r"(?:^|\s)[A-Za-z]\.$", end)
-        if abbreviated and (not single or (keeps_initials and re.search(r"[^\s.]\s+[A-Z]\.$|^[A-Z]\.$", end))):
+        if abbreviated and not single:
             found[-1] += " " + piece
         else:
             found.append(piece)

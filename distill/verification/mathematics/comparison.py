@@ -211,12 +211,7 @@ def _sequences(reference: Tree, answer: Tree) -> bool:
     items, said = reference[3], answer[3]
     if brackets != brackets_said and brackets and brackets_said:
         return False
-    if (
-        "{" in brackets
-        or ("{" in brackets_said and not brackets and reference[4] == "or")
-        or "or" in (reference[4], answer[4])
-        or _is_solutions(items)
-    ):
+    if "{" in brackets or "or" in (reference[4], answer[4]) or _is_solutions(items):
         return _unordered(items, said)
     if len(items) != len(said):
         return False
@@ -283,8 +278,8 @@ def _quantities(reference: Tree, answer: Tree) -> bool:
     if unit.dimensions == unit_said.dimensions:
         if unit.factor == unit_said.factor:
             return _numbers(number, number_said)
-        factor = ("number", unit_said.factor / unit.factor, None)
-        return _numbers(number, ("/", number_said, ("number", 1 / factor[1], None)), is_converted=True)
+        factor = ("number", unit.factor / unit_said.factor, None)
+        return _numbers(number, ("/", number_said, factor), is_converted=True)
     if (
         {name for name, _ in unit.dimensions} & {name for name, _ in unit_said.dimensions}
         and unit.is_noun
