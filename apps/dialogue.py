@@ -157,26 +157,39 @@ def follow(store: Store, words: str, tab: Tab) -> Generator[Update, None, None]:
     """Show the tab's conversation, and a turn that is being written already: since before the tab was loaded again, or
     by another one's wish.
     """
-    conversation, writing = tab.conversation, tab.conversation.writing
-    listing = listed(store, words, conversation)
+    writing, now = tab.conversation.writing, _now(store, words, tab)
     if writing:
-        yield from only_news(_shown(store, words, tab, writing, joined(conversation, conversation.turns[-1], listing)))
+        yield from only_news(_shown(store, words, tab, writing, now))
     else:
-        yield at_rest(conversation, listing)
+        yield now
 
 
 def _shown(
     store: Store, words: str, tab: Tab, writing: Writing[Update], start: Update
 ) -> Generator[Update, None, None]:
-    """What the tab shows of a turn until it ends, or the tab shows another conversation."""
+    """What the tab shows of a turn until it ends, or the tab shows another conversation.
+
+    What was on its way while the tab opened that one may reach the page after it, so the page is told once more.
+    """
     conversation, opened = tab.conversation, tab.opened
     with closing(writing.follow(tab, start)) as updates:
         for update in updates:
             if tab.opened != opened:
-                return
+                break
             yield update
     if tab.opened == opened:
         yield at_rest(conversation, listed(store, words, conversation), writing.trouble)
+    if tab.opened != opened:
+        yield _now(store, words, tab)
+
+
+def _now(store: Store, words: str, tab: Tab) -> Update:
+    """What the tab shows now, all of it."""
+    conversation = tab.conversation
+    listing = listed(store, words, conversation)
+    if conversation.writing:
+        return joined(conversation, conversation.turns[-1], listing)
+    return at_rest(conversation, listing)
 
 
 def _written(
