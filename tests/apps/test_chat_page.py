@@ -131,6 +131,9 @@ def opened(browser: Browser, address: str, *, width: int = 1280, expected: tuple
         page.wait_for_selector("#question textarea")
         page.wait_for_selector("#badge p[data-state]")  # the last of the page's own scripts to be heard of
         yield page
+    except BaseException as error:
+        error.add_note(f"the page showed: {page.inner_text('body')!r}")
+        raise
     finally:
         context.close()
     assert [said for said in complaints if not said.startswith(expected)] == []
