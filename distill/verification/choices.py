@@ -51,8 +51,10 @@ def choice_in(text: str, question: str = "") -> str | None:
 
 
 def choices_of(text: str) -> frozenset[str] | None:
-    """The letters of a text that is two or more of them, `A, C` or `(B) and (D)`."""
+    """The letters of a text that is two or more of them, `A, C`, `(B) and (D)` or, in their order, `BD`."""
     bare = without_style(text).strip(" .")
+    if re.fullmatch(rf"[{LETTERS}]{{2,5}}", bare) and list(bare) == sorted(set(bare)):
+        return frozenset(bare)
     if not re.fullmatch(rf"(?:both\s+)?\(?[{LETTERS}]\)?(?:{_JOINED}\(?[{LETTERS}]\)?)+", bare):
         return None
     return frozenset(re.findall(rf"(?<![A-Za-z])[{LETTERS}](?![A-Za-z])", bare))

@@ -24,6 +24,7 @@ from distill.verification.mathematics.grammar import read_notation
 from distill.verification.mathematics.tokens import NeedsLibrary, Unreadable
 from distill.verification.mathematics.units import read_unit
 from distill.verification.mathematics.values import letters_of, value_of
+from distill.verification.parts import parts_of
 from toolkit.answers.final_answer import FinalAnswer, find_final_answer
 from toolkit.answers.number_notation import number_in_words
 from toolkit.answers.plain_text import plain_text, without_emphasis
@@ -250,22 +251,6 @@ def _is_number(tree: Tree) -> bool:
     )
 
 
-def parts_of(text: str) -> tuple[str, ...]:
-    r"""The answers to the parts of a question, `(1) \frac{1}{2}; (2) 5` or `Part A: 3, Part B: 5`, without their labels."""
-    for first, second, label in (
-        (r"\(1\)", r"\(2\)", r"\(\d\)"),
-        (r"\(?a\)", r"\(?b\)", r"(?<!\w)\(?[a-h]\)"),
-        (r"\(?A\)", r"\(?B\)", r"(?<!\w)\(?[A-H]\)"),
-        (r"Part A:", r"Part B:", r"Part [A-H]:"),
-    ):
-        text = re.sub(r"\*\*", "", text)
-        start = re.search(rf"(?:^|\n)\s*{first}", text)
-        if start and re.search(rf"(?<!\w){second}", text):
-            parts = [part.strip(" ;,.\n") for part in re.split(label, text[start.start() :])[1:]]
-            return tuple(parts) if all(parts) and len(parts) > 1 else ()
-    return ()
-
-
 def _content(text: str) -> Reading | None:
     """Of a choice with what it stands for, that."""
     return (_string(text) or _mathematics(text) or _words(text)) if text else None
@@ -310,7 +295,7 @@ def _number_said(found: FinalAnswer, question: str) -> Reading:
                 return Reading("number", bare, tree)
         except Unreadable:
             pass
-    if ratio := re.search(r"\bratio\b.*?(\d+(?:\.\d+)?) to (\d+(?:\.\d+)?)\s*\.?$", found.text):
+    if ratio := re.search(r"(?:\bratio\b.*?|^)(\d+(?:\.\d+)?) to (\d+(?:\.\d+)?)\s*\.?$", found.text):
         return Reading("number", found.text, ("ratio", *(read_notation(term) for term in ratio.groups())))
     _, said = number_said(found, question)
     if isinstance(said, Unclear):

@@ -75,6 +75,13 @@ _TRUTH_FIRST = re.compile(
 _TRUTH_LAST = re.compile(
     rf"(?:\b(?:is|are|was|be|ist|est|es|é|è)|'s|[:=])\s+(not\s+)?({_TRUTH_WORD})\W*$", re.IGNORECASE
 )
+_EXCEPT = re.compile(r"\W*(?:but\s+|and\s+)?(?:unless|except)\b", re.IGNORECASE)
+_ON_CONDITION = re.compile(
+    r"\W*(?:but\s+|and\s+|provided\s+)?(?:only (?:if|for|when|in|with|where)\b|unless\b|except\b|if\b|not (?:always|necessarily|for all)\b|sometimes\b"
+    r"|part(?:ly|ially)\b|in (?:some|certain) cases\b|nur (?:wenn|für)\b|seulement si\b|solo si\b|但只|只有)",
+    re.IGNORECASE,
+)
+"""Right behind a yes, what makes it one of some cases alone."""
 _CODE = re.compile(r"(?<![^\s\"'`,;()])[^\s\"'`,;()\d]*\d[^\s\"'`,;()]*")
 
 
@@ -163,7 +170,8 @@ def truth_in(text: str) -> bool | None:
         taken_back = re.search(
             rf"\b(?:wait|actually|rather|correction|hmm)\b.*\b({_TRUTH_WORD})\b", rest, re.IGNORECASE
         )
-        return None if taken_back else _TRUTHS[first[1].casefold()]
+        truth = _TRUTHS[first[1].casefold()]
+        return None if taken_back or (_ON_CONDITION if truth else _EXCEPT).match(rest) else truth
     clause = _SUBORDINATE.sub("", (sentences(text) or [text])[-1])
     clause = without_aside(clause)
     if (last := _TRUTH_LAST.search(clause)) and not _DOUBT.search(clause):
