@@ -27,6 +27,7 @@ from typing import Any
 from distill import train as training
 from distill.curate import DROPPED, Curation, curate
 from distill.evaluate import problems_digest
+from distill.journal import CHECKPOINTS
 from distill.problems.families import FAMILIES, make_problems
 from distill.problems.own_form import Reading
 from distill.problems.problem_set import read_problems
@@ -46,7 +47,7 @@ from toolkit.generate import Decoder, Sampling
 from toolkit.ledger import PROBLEMS, TRACES, VERDICTS
 from toolkit.models import resolve
 from toolkit.records import Example, Problem, Trace, Verdict, read_records, write_records
-from toolkit.runs import Stage, file_digest, finish, folder_digest, is_complete, partial_folder
+from toolkit.runs import Stage, file_digest, finish, folder_digest, is_complete, partial_folder, replace_text
 
 VALIDATION, DROPS = "validation.jsonl", "drops.json"
 VALIDATION_SHARE, VALIDATION_PROBLEMS = 100, 64
@@ -151,7 +152,7 @@ def distill(
     write_records(folder / VALIDATION, validation)
     write_trained_on(folder, [*examples, *validation], student)
     counts = {"problems_in_test_split": test_problems} | curation.counts()
-    (folder / DROPS).write_text(json.dumps(counts, indent=1) + "\n")
+    replace_text(folder / DROPS, json.dumps(counts, indent=1) + "\n")
     write_records(folder / DROPPED, curation.dropped)
     print(curation.summary(), file=sys.stderr)
     if not curation.examples:
@@ -172,6 +173,7 @@ def distill(
         | {"trained_on": len(examples), "validation": len(validation)}
         | {"teacher_correct": correct, "traces_seconds": traces_s}
         | {f"train_{name}": value for name, value in measured.items()},
+        scratch=(CHECKPOINTS,),
     )
     return out
 

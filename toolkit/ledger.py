@@ -24,7 +24,7 @@ import numpy as np
 from toolkit.errors import InputError
 from toolkit.intervals import difference_interval
 from toolkit.recipe import Recipe, recipe_line
-from toolkit.records import Problem, Record, Trace, Verdict, read_records
+from toolkit.records import Problem, Record, Trace, Verdict, read_object, read_records
 from toolkit.runs import read_manifest, replace_text, versions
 
 PROBLEMS, TRACES, VERDICTS = "problems.jsonl", "traces.jsonl", "verdicts.jsonl"
@@ -182,8 +182,8 @@ def write_ledger(path: Path, ledger: Ledger) -> None:
 def read_ledger(path: Path) -> Ledger:
     """Raises `InputError` where the file is no ledger."""
     try:
-        return Ledger.from_dict(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        return Ledger.from_dict(read_object(path))
+    except (InputError, LookupError, TypeError, AttributeError) as error:
         raise InputError(f"{path} must be a ledger that `toolkit demo` or `toolkit report` wrote: {error}") from error
 
 
