@@ -26,6 +26,7 @@ from toolkit.intervals import difference_interval
 from toolkit.recipe import Recipe, recipe_line
 from toolkit.records import Problem, Record, Trace, Verdict, read_object, read_records
 from toolkit.runs import read_manifest, replace_text, versions
+from toolkit.terminal import visible
 
 PROBLEMS, TRACES, VERDICTS = "problems.jsonl", "traces.jsonl", "verdicts.jsonl"
 TITLES = {"teacher": "Teacher", "base": "Base student", "student": "Distilled student", "int4": "int4 student"}
@@ -294,6 +295,7 @@ def _family_cells(ledger: Ledger) -> list[list[str]]:
 
 def aligned_table(rows: Sequence[Sequence[str]]) -> str:
     """Rows of cells for a terminal, the first of them the head."""
+    rows = [list(map(visible, row)) for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = [
         "  ".join(_pad(cell, width, i) for i, (cell, width) in enumerate(zip(row, widths, strict=True))) for row in rows

@@ -63,16 +63,21 @@ class Stage:
         return value
 
 
+def check_out(out: Path) -> None:
+    """Raise `FolderConflict` where `out` holds what no run made: before anything is fetched, or read for long."""
+    if out.exists() and not _is_empty(out) and read_manifest(out) is None:
+        raise FolderConflict(f"{out} must be empty or a finished run, but holds other files; choose another --out")
+
+
 def is_complete(out: Path, stage: Stage) -> bool:
     """True where `out` holds exactly this run, False where nothing is there yet.
 
     Raises `FolderConflict` where `out` holds anything else, naming the first difference.
     """
-    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
-        return _was_finished(out, stage)
+    check_out(out)
     manifest = read_manifest(out)
     if manifest is None:
-        raise FolderConflict(f"{out} must be empty or a finished run, but holds other files; choose another --out")
+        return _was_finished(out, stage)
     if difference := _difference(manifest, stage.key()):
         raise FolderConflict(f"{out} holds another run: {difference}; choose another --out")
     return True
@@ -169,6 +174,10 @@ def _give_name(folder: Path, out: Path, manifest: Mapping[str, Any]) -> None:
     if out.exists():  # an empty folder that the user made
         out.rmdir()
     os.rename(folder, out)
+
+
+def _is_empty(path: Path) -> bool:
+    return path.is_dir() and not any(path.iterdir())
 
 
 def _was_finished(out: Path, stage: Stage) -> bool:
