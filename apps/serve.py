@@ -58,6 +58,8 @@ def run_server(
     Raises `InputError` where the folder is no export, the address cannot be had, or lacks the key that it needs.
     """
     key = os.environ.get(KEY_VARIABLE, "") if api_key is None else api_key
+    if not (key.isascii() and key.isprintable()):
+        raise InputError("the key must be of printable ASCII characters, which a header can carry; choose another")
     if host not in LOOPBACK and not key:
         raise InputError(
             f"host ({host}) must be one of {', '.join(LOOPBACK)} without a key; give --api-key or set {KEY_VARIABLE}"

@@ -21,6 +21,7 @@ from apps.markup import harmless
 from toolkit.errors import InputError
 from toolkit.generate import Sampling
 from toolkit.json_files import read_json
+from toolkit.message_fields import whole
 from toolkit.runs import replace_text
 
 MOST_TOKENS = 8192
@@ -56,7 +57,7 @@ class Settings:
         """From the controls' values, in the panel's order."""
         system, temperature, top_p, min_p, seed, max_new_tokens, thinking_budget, keeps_feedback = values
         return cls(
-            system=system or "",
+            system=whole(system or ""),
             temperature=float(temperature),
             top_p=float(top_p),
             min_p=float(min_p),

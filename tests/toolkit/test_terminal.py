@@ -9,7 +9,6 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -82,7 +81,7 @@ def test_a_servers_names_and_messages_are_escaped(tiny_student: Path, tmp_path: 
     problems = tmp_path / "problems.jsonl"
     problems.write_text('{"question": "1+1?", "answer": "2"}\n')
     words = ["traces", "--problems", str(problems), "--out", str(tmp_path / "out"), "--teacher"]
-    body: Any = {"error": {"message": EVIL}}
+    body = json.dumps({"error": {"message": EVIL}})
     for faults, models in (([Fault(status=400, body=body)] * 9, ["tiny"]), ([], [EVIL]), ([], [EVIL, "b"])):
         with CompletionServer(BigramDecoder(320), chat_format, faults=faults, models=models) as server:
             assert main([*words, server.url]) == 2
