@@ -39,6 +39,7 @@ from apps.store import Store
 from export.session import OpenDecoder
 from toolkit.errors import InputError
 from toolkit.models import is_endpoint
+from toolkit.terminal import show
 
 QUEUE_POLL_S = 0.01
 NO_PROGRESS_POLL_S = 1.0
@@ -80,7 +81,7 @@ def serve(models: Sequence[Model], store: Store, *, host: str, port: int, window
         admission = Admission(f"http://{host}:{port}", start, _announce)
         application = build_application(models, store, admission, frozenset(f"{name}:{port}" for name in LOOPBACK))
         names = " and ".join(model.name for model in models)
-        print(f"{names} can be asked at {admission.door} (Ctrl+C ends it)", flush=True)
+        show(f"{names} can be asked at {admission.door} (Ctrl+C ends it)")
         run_in_window(partial(run_until_interrupted, application, listener), admission.door, names, window)
 
 
@@ -132,4 +133,4 @@ def _mount(api: FastAPI, page: gr.Blocks, path: str, *, css: str, head: str = ""
 
 
 def _announce(door: str) -> None:
-    print(f"opened; for another browser: {door}", flush=True)
+    show(f"opened; for another browser: {door}")

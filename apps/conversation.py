@@ -26,6 +26,7 @@ from apps.writing import Writing
 from toolkit.chat_format import ChatFormat, Delta, split_completion
 from toolkit.errors import InputError
 from toolkit.generate import WAITING, Decoder, Sampling, Speaker, Token, TurnReader, stream
+from toolkit.message_fields import whole
 from toolkit.records import Message
 
 State = Literal["waiting", "thinking", "answering", "done", "stopped"]
@@ -240,6 +241,7 @@ class Conversation:
         Raises `InputError`, and changes nothing, where the context (`max_length` tokens) cannot hold the conversation
         with this question and leave room for an answer.
         """
+        question = whole(question)
         prompt_tokens = len(chat_format.prompt_ids(self.messages(question, instead_of)))
         room = max_length - prompt_tokens
         if room < LEAST_ROOM:

@@ -24,6 +24,7 @@ from typing import Literal
 
 from toolkit.errors import InputError
 from toolkit.models import cache_folder
+from toolkit.terminal import say
 
 Window = Literal["auto", "app", "browser", "none"]
 
@@ -106,7 +107,7 @@ def _tell_if_it_fails(process: subprocess.Popen[bytes], browser: str) -> None:
     """A browser that does not start says why to nobody: as root without its sandbox, on a screen that is not there."""
     with suppress(subprocess.TimeoutExpired):
         if code := process.wait(STARTED_S):
-            print(f"no window: {browser} ended with {code}; open the address in a browser", file=sys.stderr, flush=True)
+            say(f"no window: {browser} ended with {code}; open the address in a browser")
 
 
 def _run_in_pywebview(run: Callable[[], None], address: str, title: str) -> None:
@@ -126,5 +127,5 @@ def _run_in_pywebview(run: Callable[[], None], address: str, title: str) -> None
             if browser := find_browser():
                 open_as_app(browser, address)
             else:
-                print(NO_WINDOW, file=sys.stderr)
+                say(NO_WINDOW)
             server.join()

@@ -18,6 +18,7 @@ from typing import Any, get_args
 from apps.conversation import Conversation, State, Turn
 from apps.store import COLUMNS, record_of, turn_of
 from toolkit.errors import InputError
+from toolkit.json_files import parse_json
 
 FORMAT = "reasoning-edge conversation"
 VERSION = 1
@@ -77,10 +78,12 @@ def conversation_of(text: str) -> Conversation:
 
 def _of_json(text: str) -> Conversation:
     try:
-        document = json.loads(text, parse_constant=_refuse)
+        document = parse_json(text, "the conversation")
         json.dumps(document, ensure_ascii=False).encode()  # an escaped half of a character cannot be stored
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"the conversation must be JSON: {error}; paste the whole file") from None
+    except UnicodeEncodeError as error:
+        raise InputError(f"the conversation must be JSON of whole characters: {error}; export it again") from None
+    except InputError as error:
+        raise InputError(f"{error}; paste the whole file") from None
     if document.get("format") != FORMAT or document.get("version") != VERSION:
         raise InputError(
             f"the file (format {document.get('format')!r}, version {document.get('version')!r}) must be of format "
@@ -113,10 +116,6 @@ def _checked(record: Any, place: int) -> dict[str, Any]:
     if record["state"] not in get_args(State) or not all(isinstance(i, int) and 0 <= i < 2**31 for i in ids):
         raise InputError(f"turn {place} must hold a known state and token ids; export the conversation again")
     return record if record["state"] in ("done", "stopped") else record | {"state": "stopped"}
-
-
-def _refuse(constant: str) -> float:
-    raise ValueError(f"{constant} is no number")
 
 
 def _turn_at(conversation: Conversation, place: Any, what: str) -> Turn | None:

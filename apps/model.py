@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import threading
 import time
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from toolkit.chat_format import ChatFormat
 from toolkit.generate import Decoder, Speaker
 from toolkit.runs import folder_bytes
 from toolkit.speculation import SpeculativeDecoder
+from toolkit.terminal import say
 
 CHAT_DECODER = partial(OnnxDecoder, keeps_prefix=True)
 """A chat goes on from what it has said."""
@@ -50,7 +50,7 @@ class Model:
 def check_folder(folder: Path) -> None:
     """The fast part of `toolkit verify`; raises `InputError` where it fails, and says where there is nothing to check."""
     if not check_start(folder):
-        print(f"{folder} cannot be verified: it was exported before there was a record; export again", file=sys.stderr)
+        say(f"{folder} cannot be verified: it was exported before there was a record; export again")
 
 
 def load_model(folder: Path, open_decoder: OpenDecoder = CHAT_DECODER) -> Model:

@@ -5,13 +5,14 @@ A body must say that it is JSON: a page of another site cannot send that without
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from starlette.requests import Request
 
 from apps.bounded_body import BodyRefused, read_bounded
 from apps.completions import ApiError
+from toolkit.errors import InputError
+from toolkit.json_files import parse_json
 
 
 async def read_body(request: Request) -> dict[str, Any]:
@@ -23,9 +24,9 @@ async def read_body(request: Request) -> dict[str, Any]:
     except BodyRefused as refused:
         raise ApiError(str(refused), status=refused.status) from None
     try:
-        body = json.loads(content)
-    except (ValueError, RecursionError) as error:
-        raise ApiError(f"the body must be JSON: {error}") from None
+        body = parse_json(content, "the body")
+    except InputError as error:
+        raise ApiError(str(error)) from None
     if not isinstance(body, dict):
         raise ApiError(f"the body must be a JSON object, not {type(body).__name__}")
     return body

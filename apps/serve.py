@@ -18,6 +18,7 @@ from apps.guard import Application, guard
 from apps.service import Service
 from export.session import OnnxDecoder, OpenDecoder
 from toolkit.errors import InputError
+from toolkit.terminal import show
 
 KEY_VARIABLE = "TOOLKIT_API_KEY"
 """Environment variable with the key, for those who don't want it in a command line."""
@@ -57,6 +58,8 @@ def run_server(
     Raises `InputError` where the folder is no export, the address cannot be had, or lacks the key that it needs.
     """
     key = os.environ.get(KEY_VARIABLE, "") if api_key is None else api_key
+    if not (key.isascii() and key.isprintable()):
+        raise InputError("the key must be of printable ASCII characters, which a header can carry; choose another")
     if host not in LOOPBACK and not key:
         raise InputError(
             f"host ({host}) must be one of {', '.join(LOOPBACK)} without a key; give --api-key or set {KEY_VARIABLE}"
@@ -65,7 +68,7 @@ def run_server(
         port = listener.getsockname()[1]
         service = Service(folder, open_decoder=open_decoder, parallel=parallel, queue=queue, api_key=key)
         memory = f"{parallel} answers at once, whose cache takes up to {service.most_cache_bytes / 1e9:.1f} GB"
-        print(f"{service.name} is served at http://{host}:{port}/v1: {memory} (Ctrl+C ends it)", flush=True)
+        show(f"{service.name} is served at http://{host}:{port}/v1: {memory} (Ctrl+C ends it)")
         try:
             run_until_interrupted(build_application(service, host, port), listener)
         finally:

@@ -20,6 +20,8 @@ from apps.events import quiet
 from apps.markup import harmless
 from toolkit.errors import InputError
 from toolkit.generate import Sampling
+from toolkit.json_files import read_json
+from toolkit.message_fields import whole
 from toolkit.runs import replace_text
 
 MOST_TOKENS = 8192
@@ -28,6 +30,8 @@ LEAST_TOKENS = 16
 LARGEST_SEED = 2**31 - 1
 RANGES = {"temperature": (0.0, 1.5), "top_p": (0.05, 1.0), "min_p": (0.0, 0.5), "seed": (0, LARGEST_SEED)}
 FILE = "settings.json"
+MOST_BYTES = 2**24
+"""Of that file; the system prompt is the only text in it."""
 
 Panel = list[Any]
 """One control for each field of `Settings`, in their order."""
@@ -53,7 +57,7 @@ class Settings:
         """From the controls' values, in the panel's order."""
         system, temperature, top_p, min_p, seed, max_new_tokens, thinking_budget, keeps_feedback = values
         return cls(
-            system=system or "",
+            system=whole(system or ""),
             temperature=float(temperature),
             top_p=float(top_p),
             min_p=float(min_p),
@@ -136,8 +140,8 @@ class Kept:
     def read(self) -> Any:
         """What is kept, for `restored`; None where there is nothing that can be read."""
         try:
-            return json.loads(self._path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            return read_json(self._path, limit_bytes=MOST_BYTES)
+        except InputError:
             return None
 
     def write(self, values: Sequence[Any]) -> None:

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.models import resolve
+from toolkit.terminal import say
 
 WARM_UP_STEPS = 2
 """Not timed: first pages, first shapes, the optimizer's state."""
@@ -105,7 +106,7 @@ def benchmark(student: Path, rounds: int, steps: int) -> dict[str, dict[str, flo
             done = subprocess.run([*command, "--variant", name], stdout=subprocess.PIPE, text=True, check=True)
             measured[name].append(json.loads(done.stdout.splitlines()[-1]))
             rate = measured[name][-1]["tokens_per_s"]
-            print(f"round {number + 1}: {name}: {rate:.0f} tokens/s", file=sys.stderr, flush=True)
+            say(f"round {number + 1}: {name}: {rate:.0f} tokens/s")
     return {
         name: {key: statistics.median(run[key] for run in runs) for key in runs[0]} for name, runs in measured.items()
     }

@@ -15,7 +15,6 @@ What the trainer's own sampling lacks:
 from __future__ import annotations
 
 import random
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -46,6 +45,7 @@ from toolkit.generate import Sampling, complete
 from toolkit.model.decoder import TorchDecoder, load_model
 from toolkit.model.precision import computes_in_bf16
 from toolkit.records import Problem
+from toolkit.terminal import say
 
 if TYPE_CHECKING:
     from distill.judge import Judge
@@ -224,7 +224,7 @@ class GroupTrainer(RestoresExperts, GRPOTrainer):
             )
             if self._config.needs_signal:
                 raise InputError(flat)
-            print(f"this stage learns nothing: {flat}", file=sys.stderr, flush=True)
+            say(f"this stage learns nothing: {flat}")
         return {"preflight_reward": mean, "preflight_differing": differing}
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> Any:

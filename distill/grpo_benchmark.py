@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, Any
 
 from toolkit.models import resolve
 from toolkit.readme import fill_file
+from toolkit.terminal import say
 
 if TYPE_CHECKING:
     from distill.grpo import GrpoConfig
@@ -139,7 +140,7 @@ def benchmark(model: Path, size: Size, rounds: int, steps: int) -> dict[str, dic
             done = subprocess.run([*command, "--variant", name], stdout=subprocess.PIPE, text=True, check=True)
             measured[name] += json.loads(done.stdout.splitlines()[-1])
             last = " ".join(f"{step['step']:.1f}" for step in measured[name][-steps:])
-            print(f"round {number + 1}: {name}: {last} s a step", file=sys.stderr, flush=True)
+            say(f"round {number + 1}: {name}: {last} s a step")
     return {
         name: {key: statistics.median(step[key] for step in found) for key in found[0]}
         for name, found in measured.items()

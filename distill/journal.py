@@ -34,6 +34,7 @@ from toolkit.errors import InputError
 from toolkit.model.flops import peak_flops, training_flops
 from toolkit.model.loading import not_finite
 from toolkit.progress import Progress
+from toolkit.runs import replace_text
 
 LOSS = "loss.jsonl"
 CHECKPOINTS = "checkpoints"
@@ -88,7 +89,7 @@ class Journal(TrainerCallback):
         if state.is_world_process_zero:
             lines = self._path.read_text().splitlines() if self._path.exists() else []
             kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= state.global_step]
-            self._path.write_text("".join(line + "\n" for line in kept))
+            replace_text(self._path, "".join(line + "\n" for line in kept))
             self._progress = Progress("train", state.max_steps, done=state.global_step)
 
     def on_step_end(

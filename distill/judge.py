@@ -71,6 +71,14 @@ def open_judges(model: str, folder: Path) -> dict[str, Judge]:
     return {quality: ClassifierJudge.open(resolve(model), quality) for quality in QUALITIES}
 
 
+def check_judge(model: str) -> None:
+    """Raise `InputError` where a model is no judge; of an endpoint where nobody answers there."""
+    if is_endpoint(model):
+        connect(model)
+    else:
+        ClassifierJudge.open(resolve(model), "helpful")
+
+
 def judge_digest(model: str) -> str:
     """What tells one judge from another: a folder's content, an endpoint's address."""
     return connect(model).digest if is_endpoint(model) else folder_digest(resolve(model))

@@ -17,7 +17,6 @@ between them again.
 from __future__ import annotations
 
 import json
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -27,6 +26,7 @@ from typing import Any
 from distill import train as training
 from distill.curate import DROPPED, Curation, curate
 from distill.evaluate import problems_digest
+from distill.journal import CHECKPOINTS
 from distill.problems.families import FAMILIES, make_problems
 from distill.problems.own_form import Reading
 from distill.problems.problem_set import read_problems
@@ -46,7 +46,8 @@ from toolkit.generate import Decoder, Sampling
 from toolkit.ledger import PROBLEMS, TRACES, VERDICTS
 from toolkit.models import resolve
 from toolkit.records import Example, Problem, Trace, Verdict, read_records, write_records
-from toolkit.runs import Stage, file_digest, finish, folder_digest, is_complete, partial_folder
+from toolkit.runs import Stage, check_out, file_digest, finish, folder_digest, is_complete, partial_folder, replace_text
+from toolkit.terminal import say
 
 VALIDATION, DROPS = "validation.jsonl", "drops.json"
 VALIDATION_SHARE, VALIDATION_PROBLEMS = 100, 64
@@ -116,9 +117,12 @@ def distill(
     `retry_failed`: whether requests that failed before are asked again.
     Raises `InputError` for what the user gave, before any work that takes long.
     """
+    check_samples(config.samples, config.sampling)
+    check_out(out)
+    known = _traces_from_before(config)
+    given = None if config.problems is None else read_problems(config.problems, config.reading)
     teacher = find_teacher(config.teacher, out, open_decoder, answers=config.traces is None)
     student = resolve(config.student)
-    given = None if config.problems is None else read_problems(config.problems, config.reading)
     stage = _stage(config, teacher, student, given)
     if is_complete(out, stage):
         if retry_failed and (out / FAILED).is_file() and (out / FAILED).stat().st_size:
@@ -126,7 +130,6 @@ def distill(
                 f"{out} is finished, and --retry-failed must come with another --out: traces are reused there"
             )
         return out
-    check_samples(config.samples, config.sampling)
     problems, test_problems = _problems(config, given)
     facts = check_student(student)
     folder = partial_folder(out, stage)
@@ -137,7 +140,11 @@ def distill(
     write_records(folder / PROBLEMS, problems)
 
     begun = time.monotonic()
-    traces = _traces(config, problems, teacher, out, folder, retry_failed)
+    if known is None:
+        traces = _ask(config, problems, teacher, out, folder, retry_failed)
+    else:
+        traces = _answers(known, problems, config)
+        write_records(folder / TRACES, traces)
     traces_s = time.monotonic() - begun
     by_id = {problem.id: problem for problem in problems}
     verdicts = [grade(by_id[trace.problem_id], trace) for trace in traces]
@@ -151,9 +158,9 @@ def distill(
     write_records(folder / VALIDATION, validation)
     write_trained_on(folder, [*examples, *validation], student)
     counts = {"problems_in_test_split": test_problems} | curation.counts()
-    (folder / DROPS).write_text(json.dumps(counts, indent=1) + "\n")
+    replace_text(folder / DROPS, json.dumps(counts, indent=1) + "\n")
     write_records(folder / DROPPED, curation.dropped)
-    print(curation.summary(), file=sys.stderr)
+    say(curation.summary())
     if not curation.examples:
         raise InputError(curation.nothing_left())
     if not examples:
@@ -172,6 +179,7 @@ def distill(
         | {"trained_on": len(examples), "validation": len(validation)}
         | {"teacher_correct": correct, "traces_seconds": traces_s}
         | {f"train_{name}": value for name, value in measured.items()},
+        scratch=(CHECKPOINTS,),
     )
     return out
 
@@ -185,26 +193,27 @@ def _stage(config: DistillConfig, teacher: Respondent, student: Path, given: Seq
     if given is not None:
         inputs["problems"] = problems_digest(given)
     if config.traces is not None:
-        inputs["traces"] = _digest(config.traces)
+        inputs["traces"] = file_digest(config.traces)
     return Stage(name="distill", config=values, inputs=inputs)
 
 
-def _digest(path: Path) -> str:
-    if not path.exists():
-        raise InputError(f"{path} must exist; it is missing")
-    return folder_digest(path) if path.is_dir() else file_digest(path)
+def _traces_from_before(config: DistillConfig) -> list[Trace] | None:
+    """What the traces file holds; None where none is named. Raises `InputError` where it cannot be learned from."""
+    if config.traces is None:
+        return None
+    if not config.traces.is_file():
+        kind = "a folder, which may hold one" if config.traces.is_dir() else "missing"
+        raise InputError(f"--traces ({config.traces}) must be a file of traces; it is {kind}")
+    if config.problems is None and not config.traces.with_name(PROBLEMS).is_file():
+        raise InputError(f"{config.traces} must lie beside its {PROBLEMS}, which is missing; name them with --problems")
+    return read_records(config.traces, Trace)
 
 
 def _problems(config: DistillConfig, given: list[Problem] | None) -> tuple[list[Problem], int]:
     """The problems to ask, some of the validation split among them, and how many of the given ones the test split keeps
     from it."""
     if given is None and config.traces is not None:
-        beside = config.traces.with_name(PROBLEMS)
-        if not beside.is_file():
-            raise InputError(
-                f"{config.traces} must lie beside its {PROBLEMS}, which is missing; name them with --problems"
-            )
-        given = read_problems(beside)
+        given = read_problems(config.traces.with_name(PROBLEMS))
     if given is None:
         drawn = make_problems("train", config.per_family, config.seed, config.families)
         watching = -(-config.per_family // VALIDATION_SHARE)
@@ -221,7 +230,7 @@ def _problems(config: DistillConfig, given: list[Problem] | None) -> tuple[list[
     return to_train + [held_out[i] for i in spread(len(held_out), VALIDATION_PROBLEMS)], test_problems
 
 
-def _traces(
+def _ask(
     config: DistillConfig,
     problems: Sequence[Problem],
     teacher: Respondent,
@@ -229,8 +238,7 @@ def _traces(
     folder: Path,
     retry_failed: bool,
 ) -> list[Trace]:
-    if config.traces is None:
-        gathered = gather(
+    gathered = gather(
             teacher,
             problems,
             config.sampling,
@@ -240,13 +248,15 @@ def _traces(
             folder=folder,
             retry_failed=retry_failed,
         )
-        return gathered.traces
-    traces = read_records(config.traces, Trace)
+    return gathered.traces
+
+
+def _answers(traces: list[Trace], problems: Sequence[Problem], config: DistillConfig) -> list[Trace]:
+    """The traces, where each of them answers a problem."""
     known = {problem.id for problem in problems}
     for trace in traces:
         if trace.problem_id not in known:
             raise InputError(f"each trace in {config.traces} must answer a given problem; {trace.problem_id} is none")
-    write_records(folder / TRACES, traces)
     return traces
 
 

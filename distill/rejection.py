@@ -6,6 +6,7 @@ right and readable, and what it should know besides.
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -75,8 +76,9 @@ def write_training_set(
 def _keep_whole_batches(path: Path) -> None:
     """Cut a file of samples back to the last batch that ended."""
     if path.exists():
-        lines = [line for line in path.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")]
-        path.write_bytes(b"".join(lines[: len(lines) // BATCH_SIZE * BATCH_SIZE]))
+        with path.open("rb") as file:
+            lengths = [len(line) for line in file if line.endswith(b"\n")]
+        os.truncate(path, sum(lengths[: len(lengths) // BATCH_SIZE * BATCH_SIZE]))
 
 
 def _fate(problem: Problem, trace: Trace) -> str:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +25,7 @@ from toolkit.model.decoder import load_model
 from toolkit.model.loading import not_finite, quantization
 from toolkit.model.precision import compute_dtype
 from toolkit.records import Problem, read_object
+from toolkit.terminal import say
 
 STUDENT_TYPES = ("llama", "mistral", "qwen2", "qwen3")
 """`model_type` of the architectures whose forward hands `documents` through to the attention."""
@@ -116,10 +116,9 @@ def check_lengths(
             "raise --max-tokens"
         )
     if asked_tokens > max_tokens:
-        print(
+        say(
             f"the teacher may write {asked_tokens} tokens, and examples longer than {max_tokens} are not trained on; "
-            "--max-tokens raises that",
-            file=sys.stderr,
+            "--max-tokens raises that"
         )
 
 

@@ -326,8 +326,7 @@ def _converse(
 def _save(model: Any, folder: Path, out: Path, stage: Stage, measured: dict[str, Any]) -> Path:
     model.config.use_cache = True  # the trainer turned it off
     model.bfloat16().save_pretrained(folder)
-    shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
-    finish(folder, out, stage, measured)
+    finish(folder, out, stage, measured, scratch=(CHECKPOINTS,))
     return out
 
 

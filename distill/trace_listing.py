@@ -19,6 +19,7 @@ from toolkit.errors import InputError
 from toolkit.ledger import PROBLEMS, TRACES
 from toolkit.records import Problem, Record, Trace, read_records
 from toolkit.runs import partial_of
+from toolkit.terminal import visible
 
 What = Literal["all", "failed", "dropped"]
 R = TypeVar("R", bound=Record)
@@ -74,7 +75,7 @@ def table(rows: list[Row]) -> str:
     if not rows:
         return "none"
     width = max(len(row.reason) for row in rows)
-    lines = (f"{r.problem_id}  {r.sample}  {r.reason:{width}}  {r.question}  ->  {r.said}" for r in rows)
+    lines = (visible(f"{r.problem_id}  {r.sample}  {r.reason:{width}}  {r.question}  ->  {r.said}") for r in rows)
     return "\n".join(lines)
 
 
@@ -99,7 +100,6 @@ def _said(trace: Trace) -> str:
 
 
 def _first_line(text: str) -> str:
-    """Without what a terminal would take for a command."""
     line = next((line.strip() for line in text.splitlines() if line.strip()), "")
-    shown = "".join(sign if sign.isprintable() else "?" for sign in line[: LONGEST + 1])
-    return shown if len(line) <= LONGEST else f"{shown[: LONGEST - 1]}…"
+    shown = visible(line[: LONGEST + 1])
+    return shown if len(shown) <= LONGEST else f"{shown[: LONGEST - 1]}…"

@@ -8,13 +8,13 @@ stays in the process, batches have no padding, attention runs document by docume
 only, no entropy and accuracy over the vocabulary, no autocast, no gradient checkpointing. The loss is the same.
 
 The folder gets `loss.jsonl` (step, loss, learning_rate, tokens …) while training, and at the end the weights, the
-tokenizer and the reasoning template. `checkpoints/` lets an interrupted run go on and is removed at the end.
+tokenizer and the reasoning template. `checkpoints/` lets an interrupted run go on, and is for whoever saves the
+folder to remove (`toolkit.runs.finish`).
 """
 
 from __future__ import annotations
 
 import math
-import shutil
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -300,7 +300,6 @@ def train(
     measured |= _choose_best(trainer.validation, model, trainer.args.device, len(validation))
     saved = save_student(model, folder)
     changed = count_changed(before, saved_digests(saved))
-    shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
     return {"chosen_update": measured["updates"]} | measured | {"tensors": len(before), "changed_tensors": changed}
 
 

@@ -18,6 +18,7 @@ from typing import Any, Literal
 from distill.problems.splits import of_split
 from toolkit.errors import InputError
 from toolkit.records import Asked, Example, Problem, content_hash, read_object, read_records
+from toolkit.runs import replace_text
 
 TRAINED_ON = "trained_on.json"
 TRAIN = "train.jsonl"
@@ -109,7 +110,7 @@ def question_digest(asked: Asked) -> str:
 def write_trained_on(folder: Path, examples: Iterable[Example], student: Path) -> None:
     """Write the questions of the examples, and those that the student was trained on before."""
     questions = {question_digest(example) for example in examples} | (trained_questions(student) or set())
-    (folder / TRAINED_ON).write_text(json.dumps({QUESTIONS: sorted(questions)}, indent=0) + "\n")
+    replace_text(folder / TRAINED_ON, json.dumps({QUESTIONS: sorted(questions)}, indent=0) + "\n")
 
 
 def trained_questions(folder: Path) -> set[str] | None:

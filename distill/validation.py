@@ -20,6 +20,10 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from toolkit.errors import InputError
+from toolkit.records import read_object
+from toolkit.runs import replace_text
+
 EXAMPLES = 32
 TIMES = 4
 ENOUGH = 16
@@ -98,11 +102,11 @@ class Validation(TrainerCallback):
             if parameter.requires_grad
         }
         save_file(weights, self._folder / BEST_WEIGHTS)
-        (self._folder / BEST_LOSS).write_text(json.dumps({"loss": self.loss, "step": step}))
+        replace_text(self._folder / BEST_LOSS, json.dumps({"loss": self.loss, "step": step}))
 
     def _best(self) -> tuple[float, int]:
         try:
-            kept = json.loads((self._folder / BEST_LOSS).read_text())
-        except (OSError, ValueError):
+            kept = read_object(self._folder / BEST_LOSS)
+        except InputError:
             return math.inf, -1
         return float(kept["loss"]), int(kept["step"])

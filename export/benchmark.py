@@ -27,6 +27,7 @@ from toolkit.peak_memory import peak_memory_bytes
 from toolkit.progress import Progress
 from toolkit.records import Record
 from toolkit.runs import folder_bytes, read_manifest
+from toolkit.terminal import visible
 
 CONTEXTS = (128, 512, 2048)
 SHORT = 128
@@ -186,7 +187,7 @@ def read_bandwidth(threads: int) -> float:
 def table(benchmark: Benchmark) -> str:
     """The figures as lines for a terminal, a column a model."""
     rows: list[tuple[str, list[str]]] = [
-        ("", [model.model for model in benchmark.models]),
+        ("", [visible(model.model) for model in benchmark.models]),
         ("size", [f"{model.model_bytes / 1e6:.0f} MB" for model in benchmark.models]),
         ("load", [f"{model.load_s:.2f} s" for model in benchmark.models]),
     ]

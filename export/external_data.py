@@ -28,6 +28,9 @@ CHILDREN: dict[str, dict[int, str]] = {
 }
 EXTERNAL_DATA = 13
 """TensorProto.external_data, a list of (key = 1, value = 2)."""
+LONGEST_VARINT = 10
+MOST_NESTED = 100
+"""Messages within messages, as protocol buffers' own parsers allow."""
 
 
 def check_external_data(model_path: Path) -> None:
@@ -37,7 +40,7 @@ def check_external_data(model_path: Path) -> None:
     except OSError as error:
         raise InputError(f"{model_path} cannot be read: {error.strerror}") from error
     try:
-        entries = {tuple(sorted(entry.items())) for entry in _external_data(memoryview(content), "model")}
+        entries = {tuple(sorted(entry.items())) for entry in _external_data(memoryview(content), "model", MOST_NESTED)}
     except (ValueError, IndexError) as error:
         raise InputError(f"{model_path} must be a whole ONNX file; export again") from error
     for entry in sorted(entries):
@@ -63,14 +66,17 @@ def _check(model_path: Path, entry: dict[str, str]) -> None:
         raise InputError(f"{path} ({facts.st_size} bytes) must hold {offset + length} bytes; it was cut short")
 
 
-def _external_data(message: memoryview, kind: str) -> Iterator[dict[str, str]]:
+def _external_data(message: memoryview, kind: str, levels: int) -> Iterator[dict[str, str]]:
+    """The entries of all tensors in a message, however deep; raises `ValueError` below so many levels."""
+    if not levels:
+        raise ValueError(f"messages are nested deeper than {MOST_NESTED}")
     entry: dict[str, str] = {}
     for number, value in _fields(message):
         if kind == "tensor" and number == EXTERNAL_DATA:
             pair = {key: bytes(text).decode() for key, text in _fields(value)}
             entry[pair.get(1, "")] = pair.get(2, "")
         elif number in CHILDREN[kind]:
-            yield from _external_data(value, CHILDREN[kind][number])
+            yield from _external_data(value, CHILDREN[kind][number], levels - 1)
     if entry:
         yield entry
 
@@ -96,12 +102,12 @@ def _fields(message: memoryview) -> Iterator[tuple[int, memoryview]]:
 
 
 def read_varint(message: memoryview, position: int) -> tuple[int, int]:
-    """A number and the position behind it."""
-    value = shift = 0
-    while True:
+    """A number and the position behind it; raises `ValueError` where it has more bytes than 64 bits need."""
+    value = 0
+    for shift in range(0, 7 * LONGEST_VARINT, 7):
         byte = message[position]
         position += 1
         value |= (byte & 127) << shift
-        shift += 7
         if byte < 128:
             return value, position
+    raise ValueError(f"a number has more than {LONGEST_VARINT} bytes")

@@ -74,10 +74,8 @@ def read_record(folder: Path) -> GoldenRecord:
     """Raises `InputError` where `verify.json` is missing or is none."""
     path = folder / RECORD_FILE
     try:
-        return GoldenRecord.from_dict(json.loads(path.read_text(encoding="utf-8")))
-    except InputError:
-        raise
-    except (OSError, ValueError, TypeError, AttributeError) as error:
+        return GoldenRecord.from_dict(read_object(path))
+    except (TypeError, AttributeError) as error:
         raise InputError(f"{path} must be a record that toolkit export wrote: {error}; export again") from error
 
 

@@ -36,6 +36,7 @@ from toolkit.chat_format import REASONING_TEMPLATE, TURN_END, TURN_START, write_
 from toolkit.errors import GateFailed
 from toolkit.peak_memory import peak_memory_bytes
 from toolkit.records import Record, write_records
+from toolkit.terminal import say
 
 SIZES = ("vocab_size", "hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads")
 SHARD_BYTES = 4_000_000_000
@@ -178,7 +179,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(json.dumps(conversion.to_dict()) if options.json else table(conversion))
         check_memory(conversion)
     except GateFailed as error:
-        print(error, file=sys.stderr)
+        say(str(error))
         return error.exit_code
     finally:
         shutil.rmtree(folder)

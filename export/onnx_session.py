@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +31,7 @@ from toolkit.allocator import give_freed_memory_back
 from toolkit.errors import InputError
 from toolkit.models import cache_folder
 from toolkit.runs import folder_digest
+from toolkit.terminal import say
 
 SPIN_US = "200"
 """How long a thread without work looks for some before it sleeps: longer than the gap between two nodes of a step, shorter
@@ -93,7 +93,7 @@ def _open_packed(model_path: Path, threads: int, own_kernels: bool) -> ort.Infer
         check_external_data(folder / PACKED_FILE)
         return _open(folder / PACKED_FILE, _options(threads, own_kernels))
     except (InputError, OSError) as error:
-        print(f"packed weights are not used, and are made again by the next start: {error}", file=sys.stderr)
+        say(f"packed weights are not used, and are made again by the next start: {error}")
         shutil.rmtree(folder, ignore_errors=True)
         return None
 
@@ -116,7 +116,7 @@ def _pack(model_path: Path, folder: Path, threads: int, own_kernels: bool) -> No
         with path.open("rb") as file:
             os.fsync(file.fileno())
     os.rename(fresh, folder)
-    print(f"weights packed for this processor, once: {folder}", file=sys.stderr)
+    say(f"weights packed for this processor, once: {folder}")
 
 
 def _check_equal(unpacked: ort.InferenceSession, packed: ort.InferenceSession) -> None:

@@ -11,7 +11,6 @@ whole layer and ends with the same bytes (see `export.journal`).
 from __future__ import annotations
 
 import shutil
-import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -41,6 +40,7 @@ from toolkit.chat_format import TOKENIZER, ChatFormat
 from toolkit.errors import InputError, ToolkitError
 from toolkit.progress import Progress
 from toolkit.records import read_records, write_records
+from toolkit.terminal import say
 
 Preset = Literal["balanced", "best", "fast", "quick"]
 """balanced: large blocks. best: smaller ones and an int8 head. fast: balanced with three bits for most weights. quick: not
@@ -321,7 +321,7 @@ def _allocation(
 def _compared(checkpoint: Checkpoint, config: ExportConfig, folder: Path, texts: CalibrationTexts) -> dict[str, Any]:
     """The gate's report where it lets the folder through, which then gets its record for `toolkit verify`."""
     if config.bounds is None:
-        print("export: not compared with the float model (--no-parity); its quality is unknown", file=sys.stderr)
+        say("export: not compared with the float model (--no-parity); its quality is unknown")
         return {"parity": None}
     model = float_model(config.source, checkpoint)
     decoder, chat_format = OnnxDecoder(folder, cache=config.cache), ChatFormat.from_folder(folder)

@@ -19,7 +19,6 @@ from __future__ import annotations
 import hashlib
 import os
 import struct
-import sys
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -28,6 +27,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+
+from toolkit.terminal import say
 
 MAGIC = b"prefix01"
 HEADER = struct.Struct("<8sIIQ")
@@ -96,7 +97,7 @@ class PrefixCache:
             self._make_room(size_bytes)
             self._write(path, ids_T, cache)
         except OSError as error:
-            print(f"the prefix cache in {self._folder} cannot be written: {error.strerror}", file=sys.stderr)
+            say(f"the prefix cache in {self._folder} cannot be written: {error.strerror}")
             return
         self._ids[path] = ids_T
 
@@ -177,7 +178,7 @@ class PrefixCache:
         except FileNotFoundError:
             self._ids.pop(path, None)
         except (Damaged, OSError) as error:
-            print(f"{path} is damaged and will be computed again: {error}", file=sys.stderr)
+            say(f"{path} is damaged and will be computed again: {error}")
             self._forget(path)
         return None
 

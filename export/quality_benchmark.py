@@ -12,7 +12,6 @@ Olive and of onnxruntime-genai's model builder as well. Writes the block `qualit
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -35,6 +34,7 @@ from toolkit.model.decoder import load_model
 from toolkit.models import resolve
 from toolkit.readme import fill_file
 from toolkit.records import write_records
+from toolkit.terminal import say
 
 DOCUMENT = Path("docs/int4.md")
 WIDE = Bounds(max_mean_kl=10.0, min_top1=0.0)
@@ -105,7 +105,7 @@ def model_bytes(folder: Path) -> int:
 def theirs(model: Path, traces: Path, out: Path) -> list[Row]:
     """llama.cpp's quantizations, compared on the same held-out texts; none where it is not installed."""
     if not llama_cpp.is_installed():
-        print("llama-cpp-python is not installed: its quantizations are left out", file=sys.stderr)
+        say("llama-cpp-python is not installed: its quantizations are left out")
         return []
     texts = read_texts(traces, ChatFormat.from_folder(model), tokens=1, max_length=2048).held_out
     reference = load_model(model, torch.float32)

@@ -35,6 +35,7 @@ from toolkit.chat_format import ChatFormat
 from toolkit.errors import InputError
 from toolkit.records import Record
 from toolkit.runs import MANIFEST, file_digest, read_manifest
+from toolkit.terminal import visible
 
 SMALL_BYTES = 32 * 2**20
 """Files up to this size are hashed in the fast part: all but the weights of a real model."""
@@ -244,7 +245,7 @@ def check_divergence(recorded: CoarseParity, found: CoarseParity) -> str:
 
 def table(checks: list[Check]) -> str:
     """One line a check, for a terminal."""
-    return "\n".join(f"{check.outcome:7}  {check.name:13}  {check.line}" for check in checks)
+    return "\n".join(f"{check.outcome:7}  {check.name:13}  {visible(check.line)}" for check in checks)
 
 
 def _run(name: str, check: Callable[[], str]) -> Check:

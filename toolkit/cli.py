@@ -1,6 +1,6 @@
 """The command line: parses, calls one command, prints its result or one line about what is wrong.
 
-stdout     the result: text for a person, or one JSON object with --json (on errors too)
+stdout     the result: text for a person, or one JSON object in ASCII with --json (on errors too)
 stderr     progress, and errors in one line (--debug: with their traceback)
 exit       0 done, 1 a measurement out of its bounds, 2 the input or the machine, 130 interrupted
 """
@@ -19,11 +19,14 @@ from typing import TYPE_CHECKING
 
 from toolkit.errors import InputError, MissingExtra, ToolkitError
 from toolkit.parser import build_parser
+from toolkit.terminal import say, show, visible_lines
 
 if TYPE_CHECKING:
     from toolkit.commands import Result
 
 INTERRUPTED = 130
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""A disk, what of it the user may take, what one file may take."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -37,9 +40,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         extra = options.extra
         result = _run(options)
         if as_json:
-            print(json.dumps(result.facts, ensure_ascii=False), flush=True)
+            print(json.dumps(result.facts), flush=True)
         elif result.text:
-            print(result.text, flush=True)
+            show(result.text)
         if result.error:
             _print_error(str(result.error), type(result.error).__name__, result.error.exit_code, as_json=False)
             return result.error.exit_code
@@ -56,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     except BaseException as error:  # noqa: BLE001 – a panic in a Rust extension is no Exception
         if debug:
-            traceback.print_exc()
+            print(visible_lines(traceback.format_exc()), file=sys.stderr)
         shown = explain(error, extra)
         _print_error(str(shown), type(shown).__name__, shown.exit_code, as_json)
         return shown.exit_code
@@ -68,7 +71,7 @@ def explain(error: BaseException, extra: str) -> ToolkitError:
         return error
     if isinstance(error, ModuleNotFoundError) and error.name:
         return MissingExtra(error.name.partition(".")[0], extra)
-    if getattr(error, "errno", None) == errno.ENOSPC or "No space left on device" in str(error):
+    if getattr(error, "errno", None) in FULL or "No space left on device" in str(error):
         place = getattr(error, "filename", None) or "the output folder"
         return InputError(f"the disk is full while writing {place}; free space and run the same command again")
     if isinstance(error, OSError) and error.filename:
@@ -91,9 +94,9 @@ def _run(options: argparse.Namespace) -> Result:
 
 def _print_error(message: str, kind: str, exit_code: int, as_json: bool) -> None:
     line = " ".join(message.split())
-    print(f"toolkit: {line}", file=sys.stderr, flush=True)
+    say(f"toolkit: {line}")
     if as_json:
-        print(json.dumps({"error": line, "kind": kind, "exit": exit_code}, ensure_ascii=False), flush=True)
+        print(json.dumps({"error": line, "kind": kind, "exit": exit_code}), flush=True)
 
 
 if __name__ == "__main__":

@@ -57,12 +57,16 @@ def export(options: Options) -> Result:
     from export.allocation import choices_table
     from export.pipeline import export_model, int4_config, nearest_config
     from toolkit.models import resolve
+    from toolkit.runs import check_out
 
     adapter = Path(options.model) if is_adapter(Path(options.model)) else None
     if options.base and adapter is None:
         raise InputError(f"--base ({options.base}) must come with an adapter folder, which {options.model} is not")
     if options.weights != "int4":
         _refuse_int4_options(options)
+    if options.calibration and not options.calibration.is_file():
+        raise InputError(f"--calibration ({options.calibration}) must be a file of traces, such as a student's train.jsonl")
+    check_out(options.out)
     source = resolve(options.base or base_model(adapter)) if adapter else resolve(options.model)
     if options.weights == "int4":
         config = int4_config(

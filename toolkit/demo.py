@@ -13,7 +13,6 @@ goes on where it stopped, with the recipe that it began with.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -33,6 +32,7 @@ from toolkit.report import report_run
 from toolkit.runs import read_manifest
 from toolkit.sizing import ANSWERED_AT_ONCE, choose_recipe
 from toolkit.timetable import Timetable, followed
+from toolkit.terminal import say
 
 STUDENT, INT4 = "student", "int4"
 MINUTES, FULL_MINUTES = 20, 120
@@ -52,7 +52,9 @@ def demo(
         recipe = _new_recipe(config, open_decoder, minutes or MINUTES)
         write_recipe(out, recipe)
     if recipe.taken_s is None:
-        _say(f"the plan, by the clock of this machine ({recipe.rates.processor}):\n{plan_text(recipe)}")
+        say(f"the plan, by the clock of this machine ({recipe.rates.processor}):")
+        for line in plan_text(recipe).splitlines():
+            say(line)
     timetable = Timetable(recipe.planned_s)
     timetable.taken_s["measure"] = recipe.rates.measuring_s
     with followed(timetable):
@@ -80,9 +82,9 @@ def _stored_recipe(out: Path, minutes: int | None) -> Recipe | None:
 def _new_recipe(config: DistillConfig, open_decoder: Callable[[Path], Decoder], minutes: int) -> Recipe:
     for model in (config.teacher, config.student):
         if download := missing_download(model):
-            _say(f"{model} is downloaded once: {download}")
+            say(f"{model} is downloaded once: {download}")
             resolve(model)
-    _say("measuring this machine, some seconds of each part")
+    say("measuring this machine, some seconds of each part")
     return choose_recipe(rehearse(config, open_decoder), minutes)
 
 
@@ -90,14 +92,14 @@ def _run(
     config: DistillConfig, recipe: Recipe, out: Path, open_decoder: Callable[[Path], Decoder], timetable: Timetable
 ) -> None:
     teacher, base = resolve(config.teacher), resolve(config.student)
-    _say(f"[1/3] {config.student} learns from the {config.teacher} teacher")
+    say(f"[1/3] {config.student} learns from the {config.teacher} teacher")
     timetable.begin("traces")  # until training's progress begins
     student = distill(sized(config, recipe), out / STUDENT, open_decoder)
-    _say("[2/3] the student becomes an int4 ONNX folder")
+    say("[2/3] the student becomes an int4 ONNX folder")
     timetable.begin("export")
     export_model(replace(int4_config(student, out / INT4), calibration_tokens=recipe.calibration_tokens))
     problems = make_problems("test", recipe.ledger_per_family, LEDGER_SEED)
-    _say(f"[3/3] every stage answers the same {len(problems)} held-out problems")
+    say(f"[3/3] every stage answers the same {len(problems)} held-out problems")
     for row, folder in zip(ROWS, (teacher, base, student, out / INT4), strict=True):
         timetable.begin(row)
         evaluate_model(folder, open_decoder, problems, EvalConfig(batch_size=ANSWERED_AT_ONCE), out / "eval" / row)
@@ -117,9 +119,6 @@ def _finished(recipe: Recipe, out: Path, timetable: Timetable | None) -> Recipe:
         return recipe
     taken_s = {part: round(seconds, 1) for part, seconds in timetable.taken_s.items()}
     planned, taken = (duration(sum(times.values())) for times in (recipe.planned_s, taken_s))
-    _say(f"planned {planned}, taken {taken}")
+    say(f"planned {planned}, taken {taken}")
     return replace(recipe, taken_s=taken_s)
 
-
-def _say(what: str) -> None:
-    print(what, file=sys.stderr, flush=True)

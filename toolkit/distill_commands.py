@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from toolkit.commands import Options, Result
 from toolkit.decoders import open_decoder
 from toolkit.errors import InputError
+from toolkit.terminal import say
 
 if TYPE_CHECKING:
     from distill.problems.own_form import Reading
@@ -20,19 +20,22 @@ if TYPE_CHECKING:
 
 def teach(options: Options) -> Result:
     from distill import teach as stages
+    from distill.judge import check_judge
     from distill.stages import STAGES
     from distill.teacher_recipe import PRESETS
     from toolkit.models import resolve
 
     _allow_unsafe(options)
     config = replace(PRESETS[options.preset](), seed=options.seed, judge=options.judge)
-    base, start = (resolve(model) if model else None for model in (options.base, options.start))
-    if start and not options.stage:
+    if options.start and not options.stage:
         raise InputError(f"--start ({options.start}) must name the model of one stage; add --stage, or give --base")
     if options.stage and options.stage not in STAGES:
         raise InputError(f"--stage ({options.stage}) must be one of {', '.join(STAGES)}")
     if options.seeds > 1 and (options.stage or options.zero):
         raise InputError(f"--seeds ({options.seeds}) must be 1 with --stage or --zero; leave one of them out")
+    if options.judge and not options.zero and options.stage in (None, "align_rl"):
+        check_judge(options.judge)
+    base, start = (resolve(model) if model else None for model in (options.base, options.start))
     if options.stage:
         folder = stages.run_stage(options.stage, config, options.out, base=base, start=start)
         return Result(facts={"folder": str(folder)}, text=f"stage {options.stage} is in {folder}")
@@ -52,15 +55,17 @@ def traces(options: Options) -> Result:
     from distill.teachers.traces import check_samples
     from toolkit.ledger import PROBLEMS
     from toolkit.records import write_records
-    from toolkit.runs import Stage, finish, is_complete, partial_folder, read_manifest
+    from toolkit.runs import Stage, check_out, finish, is_complete, partial_folder, read_manifest
 
     if options.out is None:
         raise InputError("--out must name the run folder to write; add it")
     out, sampling, reading = options.out, _sampling(options), _reading(options)
-    teacher = find_teacher(options.teacher, out, *_decoder_options(options))
-    if options.problems is not None:
-        problems = _without_own_test(read_problems(options.problems, reading))
-    else:
+    decoder_options = _decoder_options(options)
+    check_samples(options.samples, sampling)
+    check_out(out)
+    problems = _without_own_test(read_problems(options.problems, reading)) if options.problems else []
+    teacher = find_teacher(options.teacher, out, *decoder_options)
+    if options.problems is None:
         problems = make_problems("train", options.per_family, options.seed)
     stage = Stage(
         name="traces",
@@ -69,7 +74,6 @@ def traces(options: Options) -> Result:
     )
     complete = is_complete(out, stage)
     if not complete or (options.retry_failed and (read_manifest(out) or {})["measured"].get("failed")):
-        check_samples(options.samples, sampling)
         folder = partial_folder(out, stage, cheap=(PROBLEMS, ASKED, FAILED))
         write_records(folder / PROBLEMS, problems)
         gathered = gather(
@@ -154,10 +158,10 @@ def eval(options: Options) -> Result:
     from distill.teachers.trace_store import find_teacher
     from distill.trained_on import choose, trained_questions
     from toolkit.ledger import build_ledger, ledger_table
+    from toolkit.runs import check_out
 
     _allow_unsafe(options)
-    models = [find_teacher(options.model, options.out or Path("runs/eval/model"), *_decoder_options(options))]
-    models += [find_respondent(model, open_decoder) for model in options.against]
+    decoder_options = _decoder_options(options)
     config = EvalConfig(sampling=_sampling(options), samples=options.samples, batch_size=options.batch_size)
     reading = _reading(options)
     if options.problems is None and (options.split or options.include_trained):
@@ -165,16 +169,19 @@ def eval(options: Options) -> Result:
             "--split and --include-trained choose among your own problems; give --problems (the ledger's are of the test "
             "split, and no student is trained on that)"
         )
+    if options.out and not options.against:
+        check_out(options.out)
+    given = read_problems(options.problems, reading) if options.problems else []
+    models = [find_teacher(options.model, options.out or Path("runs/eval/model"), *decoder_options)]
+    models += [find_respondent(model, open_decoder) for model in options.against]
     if options.problems is None:
         problems, asked, note = ledger_problems(), {}, ""
     else:
         known = {
             model.name: trained_questions(model.folder) if isinstance(model, ModelFolder) else None for model in models
         }
-        asking = choose(
-            read_problems(options.problems, reading), options.split, known, include_trained=options.include_trained
-        )
-        print(asking.note(), file=sys.stderr)
+        asking = choose(given, options.split, known, include_trained=options.include_trained)
+        say(asking.note())
         problems, asked, note = asking.problems, asking.facts(), f"\n\n{asking.note()}"
     if options.against:
         out = options.out or Path("runs/compare")
@@ -252,7 +259,7 @@ def _without_own_test(problems: list[Problem]) -> list[Problem]:
     """Problems to learn from: without those that their data set keeps for testing."""
     chosen = [problem for problem in problems if problem.split != "test"]
     if len(chosen) < len(problems):
-        print(f"problems: the {len(problems) - len(chosen)} of the data set's test part are not asked", file=sys.stderr)
+        say(f"problems: the {len(problems) - len(chosen)} of the data set's test part are not asked")
     if not chosen:
         raise InputError(
             f"some of the {len(problems)} problems must be outside the data set's test part; all are in it"

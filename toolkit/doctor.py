@@ -19,6 +19,7 @@ from typing import Any
 import psutil
 
 from toolkit.models import cache_folder
+from toolkit.terminal import visible
 
 DISTRIBUTION = "reasoning-edge"
 VERBS_OF_EXTRA = {
@@ -56,7 +57,7 @@ def to_text(findings: list[Finding]) -> str:
     """One line a finding: a sign, the subject, what was found, the remedy."""
     width = max(len(finding.subject) for finding in findings)
     return "\n".join(
-        f"{'✓' if f.is_good else '✗'} {f.subject:{width}}  {f.found}{'  →  ' + f.remedy if f.remedy else ''}"
+        visible(f"{'✓' if f.is_good else '✗'} {f.subject:{width}}  {f.found}{'  →  ' + f.remedy if f.remedy else ''}")
         for f in findings
     )
 

@@ -26,7 +26,7 @@ from typing import Any, TypeVar
 from httpx2 import URL, AsyncClient, Client, Headers, HTTPError, InvalidURL, Request, Response, Timeout
 
 from toolkit.errors import InputError, Unreachable
-from toolkit.message_fields import content_parts, reasoning_of
+from toolkit.message_fields import content_parts, reasoning_of, whole
 
 KEY_VARIABLE = "TOOLKIT_API_KEY"
 """Environment variable whose value is sent as a bearer token."""
@@ -264,19 +264,19 @@ def _chunk(url: str, data: str) -> Chunk:
         usage = event.get("usage") or {}
         parts = content_parts(delta)
         return Chunk(
-            reasoning=reasoning_of(delta) or "".join(text for is_thought, text in parts if is_thought),
-            content="".join(text for is_thought, text in parts if not is_thought),
+            reasoning=whole(reasoning_of(delta) or "".join(text for is_thought, text in parts if is_thought)),
+            content=whole("".join(text for is_thought, text in parts if not is_thought)),
             finish_reason=choice.get("finish_reason"),
             completion_tokens=usage.get("completion_tokens"),
         )
-    except (ValueError, LookupError, TypeError, AttributeError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(f"{url} must send chunks of a chat completion; it says {printable(data)}") from error
 
 
 def _only_model(address: str, listing: Response) -> str:
     try:
         names = [str(model["id"]) for model in listing.json()["data"]] if listing.status_code == 200 else []
-    except (ValueError, LookupError, TypeError) as error:
+    except (ValueError, LookupError, TypeError, RecursionError) as error:
         raise InputError(f"{address}/models must list the server's models; it says {excerpt(listing)}") from error
     if len(names) != 1 or not names[0].isprintable():
         found = ", ".join(ascii(name) for name in names[:5]) or status(listing)
@@ -290,12 +290,12 @@ def _described(listing: Response, model: str) -> dict[str, Any]:
     """What a server says of its model; nothing where it does not list it."""
     try:
         return next(dict(entry) for entry in listing.json()["data"] if entry["id"] == model)
-    except (ValueError, LookupError, TypeError, StopIteration):
+    except (ValueError, LookupError, TypeError, StopIteration, RecursionError):
         return {}
 
 
 def _context(described: Mapping[str, Any]) -> int | None:
     try:
         return next(int(described[name]) for name in CONTEXT_FIELDS if described.get(name))
-    except (ValueError, TypeError, StopIteration):
+    except (ValueError, TypeError, StopIteration, OverflowError):  # Infinity is no number of tokens
         return None

@@ -24,8 +24,9 @@ import numpy as np
 from toolkit.errors import InputError
 from toolkit.intervals import difference_interval
 from toolkit.recipe import Recipe, recipe_line
-from toolkit.records import Problem, Record, Trace, Verdict, read_records
+from toolkit.records import Problem, Record, Trace, Verdict, read_object, read_records
 from toolkit.runs import read_manifest, replace_text, versions
+from toolkit.terminal import visible
 
 PROBLEMS, TRACES, VERDICTS = "problems.jsonl", "traces.jsonl", "verdicts.jsonl"
 TITLES = {"teacher": "Teacher", "base": "Base student", "student": "Distilled student", "int4": "int4 student"}
@@ -182,8 +183,8 @@ def write_ledger(path: Path, ledger: Ledger) -> None:
 def read_ledger(path: Path) -> Ledger:
     """Raises `InputError` where the file is no ledger."""
     try:
-        return Ledger.from_dict(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        return Ledger.from_dict(read_object(path))
+    except (InputError, LookupError, TypeError, AttributeError) as error:
         raise InputError(f"{path} must be a ledger that `toolkit demo` or `toolkit report` wrote: {error}") from error
 
 
@@ -294,6 +295,7 @@ def _family_cells(ledger: Ledger) -> list[list[str]]:
 
 def aligned_table(rows: Sequence[Sequence[str]]) -> str:
     """Rows of cells for a terminal, the first of them the head."""
+    rows = [list(map(visible, row)) for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = [
         "  ".join(_pad(cell, width, i) for i, (cell, width) in enumerate(zip(row, widths, strict=True))) for row in rows

@@ -41,6 +41,11 @@ def content_parts(message: Mapping[str, Any]) -> list[tuple[bool, str]]:
     return [(_is_thought(part), text) for part in parts if (text := _text(part))]
 
 
+def whole(text: str) -> str:
+    """A text that UTF-8 and every tokenizer can hold: U+FFFD stands for each half of a surrogate pair."""
+    return text if text.isascii() else text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
 def _is_thought(part: str | dict[str, Any]) -> bool:
     if isinstance(part, str):
         return False

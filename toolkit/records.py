@@ -7,6 +7,7 @@ line aside and keeps the rest.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -20,6 +21,8 @@ from types import TracebackType
 from typing import Any, Literal, Self, TypeVar
 
 from toolkit.errors import InputError
+from toolkit.field_types import field_checks
+from toolkit.json_files import parse_json, read_json
 
 FinishReason = Literal["stop", "length", "content_filter", "tool_calls", "error"]
 """Why a turn ended: only one that ended by "stop" is whole. A decoder here knows the first two, a server all."""
@@ -28,6 +31,8 @@ SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 Message = dict[str, str]
 """`role` and `content`."""
 ROLES = ("system", "user", "assistant")
+MOST_BYTES = 2**28
+"""Of a file that is one JSON object, and of a line that is one: a million digests fit."""
 
 
 class Record:
@@ -35,7 +40,8 @@ class Record:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Raises `InputError` where a key is unknown (names the nearest) or a required one is missing."""
+        """Raises `InputError` where a key is unknown (names the nearest), a required one is missing, or a value is of
+        another type than the field."""
         names = [f.name for f in fields(cls)]  # type: ignore[arg-type]
         for key in values:
             if key not in names:
@@ -43,9 +49,15 @@ class Record:
                 hint = f"; did you mean {nearest[0]!r}?" if nearest else f"; known keys are {', '.join(names)}"
                 raise InputError(f"{cls.__name__} has no key {key!r}{hint}")
         try:
-            return cls(**values)
+            record = cls(**values)
         except TypeError as error:
             raise InputError(f"{cls.__name__} is incomplete: {error}") from error
+        checks = field_checks(cls)
+        for key, value in values.items():
+            if not checks[key](value):
+                kind = next(f.type for f in fields(cls) if f.name == key)  # type: ignore[arg-type]
+                raise InputError(f"{key} ({value!r:.60}) of a {cls.__name__} must be of the type {kind}")
+        return record
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)  # type: ignore[call-overload, no-any-return]
@@ -211,10 +223,7 @@ def content_hash(text: str) -> str:
 
 def read_object(path: Path) -> dict[str, Any]:
     """Read a file of one JSON object. Raises `InputError` where it holds anything else."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} must be readable JSON: {error}") from error
+    value = read_json(path, limit_bytes=MOST_BYTES)
     if not isinstance(value, dict):
         raise InputError(f"{path} must hold a JSON object, not {type(value).__name__}")
     return value
@@ -227,13 +236,13 @@ def read_jsonl(path: Path, *, torn_end: bool = False) -> Iterator[tuple[int, dic
     """
     try:
         with path.open("rb") as file:
-            for number, line in enumerate(file, start=1):
+            lines = iter(lambda: file.readline(MOST_BYTES), b"")
+            for number, line in enumerate(lines, start=1):
                 if not line.strip() or (torn_end and not line.endswith(b"\n")):
                     continue
-                try:
-                    value = json.loads(line)
-                except ValueError as error:
-                    raise InputError(f"{path} line {number} must be a JSON object: {error}") from error
+                if len(line) == MOST_BYTES:
+                    raise InputError(f"{path} line {number} must have less than {MOST_BYTES} bytes; it is no record")
+                value = parse_json(line, f"{path} line {number}", constants=True)
                 if not isinstance(value, dict):
                     raise InputError(f"{path} line {number} must be a JSON object, not {type(value).__name__}")
                 yield number, value
@@ -261,11 +270,7 @@ def write_records(path: Path, records: Iterator[Record] | list[Any]) -> None:
 
 def record_line(record: Record) -> bytes:
     """One line of a jsonl file. Half a surrogate pair, which UTF-8 has no bytes for, stands in it as JSON's escape."""
-    values = record.to_dict()
-    try:
-        return (json.dumps(values, ensure_ascii=False) + "\n").encode()
-    except UnicodeEncodeError:
-        return (json.dumps(values) + "\n").encode()
+    return (json.dumps(record.to_dict(), ensure_ascii=False) + "\n").encode(errors="backslashreplace")
 
 
 class AppendLog:
@@ -273,16 +278,22 @@ class AppendLog:
 
     def __init__(self, path: Path, *, sync_every_s: float = 1.0) -> None:
         mend_torn_line(path)
+        self._path = path
         self._descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
         self._sync_every_s = sync_every_s
         self._synced_at = time.monotonic()
 
     def append(self, record: Record) -> None:
-        """Write one record whole, by one system call."""
+        """Write one record whole, by one system call; what a full disk took of it is taken back, so that none is torn."""
         line = record_line(record)
-        written = os.write(self._descriptor, line)
-        if written != len(line):
-            raise InputError(f"wrote {written} of {len(line)} bytes of a record; free disk space and run again")
+        try:
+            written = os.write(self._descriptor, line)
+            if written != len(line):
+                os.ftruncate(self._descriptor, os.fstat(self._descriptor).st_size - written)
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError as error:
+            error.filename = str(self._path)
+            raise
         if time.monotonic() - self._synced_at >= self._sync_every_s:
             os.fsync(self._descriptor)
             self._synced_at = time.monotonic()

@@ -13,7 +13,6 @@ direction overrides) are shown by their code.
 
 from __future__ import annotations
 
-import json
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from html import escape
@@ -37,7 +36,7 @@ from toolkit.ledger import (
     write_ledger,
 )
 from toolkit.recipe import read_recipe, recipe_line
-from toolkit.records import read_jsonl
+from toolkit.records import read_jsonl, read_object
 from toolkit.runs import replace_text
 
 LEDGER, REPORT = "ledger.json", "report.html"
@@ -95,7 +94,7 @@ def write_report(path: Path, ledger: Ledger, evaluations: Mapping[str, Path], st
     if steps:
         training.append(_figure(charts.loss_curve(steps), "Loss of the student's completion tokens while it learns."))
     if drops.is_file():
-        counts = json.loads(drops.read_text(encoding="utf-8"))
+        counts = read_object(drops)
         caption = f"What became of the teacher's {counts['traces']:,} traces before training."
         training.append(_figure(charts.curation(counts["kept"], counts["drops"]), caption))
     thinking = (

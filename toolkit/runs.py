@@ -30,11 +30,15 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from toolkit.errors import FolderConflict, InputError
+from toolkit.json_files import read_json
+from toolkit.terminal import say
 
 MANIFEST = "manifest.json"
 MARKER, LOCK = "stage.json", ".lock"
 """In a partial folder: the run that it is for, and the claim of the process that works on it."""
 
+MOST_BYTES = 2**28
+"""Of a manifest, which has a line or two for each file."""
 ASK_EVERY_S = 0.1
 """Whether the first process has finished."""
 
@@ -59,20 +63,23 @@ class Stage:
         return value
 
 
+def check_out(out: Path) -> None:
+    """Raise `FolderConflict` where `out` holds what no run made: before anything is fetched, or read for long."""
+    if out.exists() and not _is_empty(out) and read_manifest(out) is None:
+        raise FolderConflict(f"{out} must be empty or a finished run, but holds other files; choose another --out")
+
+
 def is_complete(out: Path, stage: Stage) -> bool:
     """True where `out` holds exactly this run, False where nothing is there yet.
 
     Raises `FolderConflict` where `out` holds anything else, naming the first difference.
     """
-    if not out.exists():
-        return False
+    check_out(out)
     manifest = read_manifest(out)
     if manifest is None:
-        if out.is_dir() and not any(out.iterdir()):
-            return False
-        raise FolderConflict(f"{out} must be empty or a finished run, but holds other files; choose another --out")
+        return _was_finished(out, stage)
     if difference := _difference(manifest, stage.key()):
-        raise FolderConflict(f"{out} holds another run: {difference}; choose another --out or remove the folder")
+        raise FolderConflict(f"{out} holds another run: {difference}; choose another --out")
     return True
 
 
@@ -95,7 +102,7 @@ def partial_folder(out: Path, stage: Stage, *, cheap: Collection[str] = ()) -> P
                 _clear(folder)
             _take_up(folder, key)
             _make_and_claim(folder, out)
-        replace_text(folder / MARKER, json.dumps(key))
+            replace_text(folder / MARKER, json.dumps(key))
     except OSError as error:
         raise InputError(f"{folder} cannot be written: {error.strerror}") from error
     return folder
@@ -107,16 +114,24 @@ def partial_of(out: Path) -> Path:
     return out.absolute().parent / (f".{out.name}.partial-{rank}" if rank else f".{out.name}.partial")
 
 
-def finish(folder: Path, out: Path, stage: Stage, measured: Mapping[str, Any], *, anew: bool = False) -> dict[str, Any]:
+def finish(
+    folder: Path,
+    out: Path,
+    stage: Stage,
+    measured: Mapping[str, Any],
+    *,
+    anew: bool = False,
+    scratch: Collection[str] = (),
+) -> dict[str, Any]:
     """Sync a partial folder, write its manifest last and give it its final name. Returns the manifest.
 
     `anew`: `out` is a finished run of the stage, whose files are replaced one by one, the manifest last.
+    `scratch`: names in the folder that an unfinished run needs alone; they go when everything else is on disk.
     """
     if process_rank():
         return _await_first(folder, out)
-    (folder / MARKER).unlink(missing_ok=True)
-    (folder / LOCK).unlink(missing_ok=True)
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    passing = {MARKER, LOCK, MANIFEST, *scratch}
+    files = sorted(p for p in folder.rglob("*") if p.is_file() and p.relative_to(folder).parts[0] not in passing)
     manifest = stage.key() | {
         "outputs": {path.relative_to(folder).as_posix(): file_facts(path) for path in files},
         "versions": versions(),
@@ -125,17 +140,14 @@ def finish(folder: Path, out: Path, stage: Stage, measured: Mapping[str, Any], *
     for path in files:
         _sync(path)
     target = folder / MANIFEST
-    target.write_text(json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
-    _sync(target)
+    _replace(target, json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
     if anew:
         for path in (*files, target):
             os.replace(path, out / path.relative_to(folder))
         shutil.rmtree(folder)
         _sync(out)
     else:
-        if out.exists():  # an empty folder that the user made
-            out.rmdir()
-        os.rename(folder, out)
+        _give_name(folder, out, manifest)
     _sync(out.absolute().parent)
     _claimed.pop(folder).release(force=True)
     return manifest
@@ -153,6 +165,35 @@ def process_rank() -> int:
     return int(os.environ.get("RANK", "0"))
 
 
+def _give_name(folder: Path, out: Path, manifest: Mapping[str, Any]) -> None:
+    """Give a folder that its manifest makes whole its final name, without what the manifest does not name."""
+    named = {MANIFEST, *(Path(name).parts[0] for name in manifest["outputs"])}
+    for path in sorted(folder.iterdir(), key=lambda path: path.name == MARKER):  # says last whose the folder is
+        if path.name not in named:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    if out.exists():  # an empty folder that the user made
+        out.rmdir()
+    os.rename(folder, out)
+
+
+def _is_empty(path: Path) -> bool:
+    return path.is_dir() and not any(path.iterdir())
+
+
+def _was_finished(out: Path, stage: Stage) -> bool:
+    """Whether a process that was killed had made the run whole, all but for its name, which it gets now."""
+    folder = partial_of(out)
+    if process_rank() or not (folder / MANIFEST).is_file():
+        return False
+    manifest = read_manifest(folder) or {}
+    if _difference(manifest, stage.key()):
+        return False
+    _make_and_claim(folder, out)
+    _give_name(folder, out, manifest)
+    _claimed.pop(folder).release(force=True)
+    return True
+
+
 def _await_first(folder: Path, out: Path) -> dict[str, Any]:
     """Drop this process' folder; returns the manifest of the first one's, once it is there."""
     _claimed.pop(folder).release(force=True)
@@ -167,20 +208,20 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
     path = folder / MANIFEST
     if not path.is_file():
         return None
-    value = _read_json(path)
+    value = read_json(path, limit_bytes=MOST_BYTES, constants=True)  # a measured number may be none
     if not isinstance(value, dict):
-        raise InputError(f"{path} must be a JSON object; remove the folder and run again")
+        raise InputError(f"{path} must be a JSON object; copy its folder again, or choose another one")
     return value
 
 
 def replace_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all: a reader sees the old content or the new."""
-    fresh = path.with_name(f".{path.name}.partial")
+    """Write a file whole or not at all: a reader sees the old content or the new.
+
+    Half a surrogate pair, which UTF-8 has no bytes for, stands there as its escape, which JSON reads back.
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        fresh.write_text(text, encoding="utf-8")
-        _sync(fresh)
-        os.replace(fresh, path)
+        _replace(path, text)
     except OSError as error:
         raise InputError(f"{path} cannot be written: {error.strerror}") from error
 
@@ -241,8 +282,8 @@ def _make_and_claim(folder: Path, out: Path) -> None:
 def _read_marker(folder: Path) -> Any:
     """The key of the run that a partial folder is for; None where it names none that can be read."""
     try:
-        return json.loads((folder / MARKER).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return read_json(folder / MARKER, limit_bytes=MOST_BYTES)
+    except InputError:
         return None
 
 
@@ -255,12 +296,10 @@ def _set_aside(folder: Path, found: Any, key: Mapping[str, Any]) -> None:
         aside = aside.with_suffix(f".{_digest(found)}-{number}")
     os.rename(folder, aside)
     _claimed.pop(folder).release(force=True)
-    print(
-        f"{aside} keeps an unfinished run: {_difference(found, key) or 'it does not say of what'}; with its own options "
-        "it goes on, and if nobody wants it any more, remove it",
-        file=sys.stderr,
-        flush=True,
-    )
+    if isinstance(found, dict):
+        say(f"{aside} keeps an unfinished run: {_difference(found, key) or "of another version"}; with its own options it goes on")
+    else:
+        say(f"{aside} keeps what a run left whose {MARKER} cannot be read; nothing goes on from there by itself")
 
 
 def _take_up(folder: Path, key: Mapping[str, Any]) -> None:
@@ -306,11 +345,15 @@ def _first_difference(where: str, found: Any, expected: Any) -> str | None:
     return None if found == expected else f"its {where} ({found!r}) must equal this run's ({expected!r})"
 
 
-def _read_json(path: Path) -> Any:
+def _replace(path: Path, text: str) -> None:
+    fresh = path.with_name(f".{path.name}.partial")
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} must be a readable JSON file: {error}") from error
+        fresh.write_bytes(text.encode(errors="backslashreplace"))
+        _sync(fresh)
+        os.replace(fresh, path)
+    except OSError:
+        fresh.unlink(missing_ok=True)
+        raise
 
 
 def _sync(path: Path) -> None:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from distill.problems.splits import split_named
+from toolkit import json_files
 from toolkit.errors import InputError, MissingExtra
 
 TEXT_SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv")
@@ -70,15 +71,13 @@ def file_parts(path: Path) -> tuple[list[Part], list[str]]:
 
 def parse_json(text: str, where: str) -> Any:
     """The value of a JSON text. Raises `InputError` for a text that is none and for a key that stands there twice."""
+    value = json_files.parse_json(text, where, constants=True, object_of=_object)
     try:
-        value = json.loads(text, object_pairs_hook=_object)
         json.dumps(value, ensure_ascii=False).encode()
     except UnicodeEncodeError as error:
         raise InputError(
             f"{where} must hold whole characters; it holds half of one ({error.object[error.start]!a})"
         ) from error
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{where} must be JSON: {error}") from error
     return value
 
 

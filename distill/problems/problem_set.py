@@ -5,7 +5,6 @@ rows ── of a known form? ── an answer to compare? ── a question of i
 
 from __future__ import annotations
 
-import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,6 +21,7 @@ from distill.problems.sources import parts_of
 from distill.problems.splits import SPLIT_WORDS, split_named, split_of
 from toolkit.errors import InputError
 from toolkit.records import SPLITS, Problem, Split
+from toolkit.terminal import say
 
 _MISSING_WORDS = ("nan", "none", "null", "n/a", "na", "<na>", "undefined")
 """Texts that programs write where an answer is missing."""
@@ -54,7 +54,7 @@ def read_problems(place: Path, reading: Reading | None = None) -> list[Problem]:
     merged = merge(found, leave_conflicts_out=reading.conflicts == "leave-out")
     lines = [*notes, *said, _summary(place, seen, merged), *_remarks(seen, merged)]
     for line in lines:
-        print(f"problems: {line}", file=sys.stderr)
+        say(f"problems: {line}")
     if not merged.problems:
         raise InputError(f"{place} must hold at least one problem; it holds none{_reasons(seen, merged)}")
     return merged.problems

@@ -39,6 +39,8 @@ FIRST_PAUSE_S = 0.5
 """Doubles with each try: half a minute in all."""
 LONGEST_PAUSE_S = 60.0
 """Most that a server's Retry-After is obeyed."""
+MOST_TOKENS = 2**48
+"""More than any answer has: a larger count is none."""
 SEED_BITS = 31
 """llama.cpp takes 32 bits, most others a signed 64."""
 Send = Callable[[bytes], Coroutine[Any, Any, Response]]
@@ -220,7 +222,7 @@ def connect(argument: str) -> Endpoint:
 
 def _count(value: Any) -> int | None:
     """A count of tokens; None where it is none."""
-    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
+    return value if type(value) is int and 0 <= value <= MOST_TOKENS else None
 
 
 def _share_of_tokens(completion: Completion, tokens: int) -> int:

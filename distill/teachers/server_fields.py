@@ -7,11 +7,12 @@ forms of a refusal: `error.param` (OpenAI), `detail[].loc` (FastAPI), or the fie
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Mapping
 from typing import Any
 
 from httpx2 import Response
+
+from toolkit.terminal import say
 
 RENAMED = {"max_tokens": "max_completion_tokens"}
 DISPENSABLE = ("seed", "top_p", "temperature")
@@ -62,7 +63,7 @@ class ServerFields:
             return
         self._instead[field] = RENAMED.get(field, "")
         fate = f"sent as {self._instead[field]}" if self._instead[field] else "left out"
-        print(f"{self._url} refuses {field}; it is {fate} from here on", file=sys.stderr, flush=True)
+        say(f"{self._url} refuses {field}; it is {fate} from here on")
 
 
 def _named_field(response: Response) -> str:

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -37,6 +36,7 @@ from toolkit.ledger import TRACES
 from toolkit.models import is_endpoint
 from toolkit.records import Problem, Trace, read_object, read_records, write_records
 from toolkit.runs import partial_of, read_manifest, replace_text
+from toolkit.terminal import say
 
 STORES, ASKED = ".traces", "asked.json"
 LOCK = ".lock"
@@ -78,7 +78,7 @@ def find_teacher(
         known = _models(address, _stores(out.parent / STORES))
         if len(set(known)) != 1:
             raise
-        print(f"{address} does not answer; its model was {known[0]!r} when traces were made here", file=sys.stderr)
+        say(f"{address} does not answer; its model was {known[0]!r} when traces were made here")
         return Endpoint(url=address, model=known[0])
 
 
@@ -124,7 +124,7 @@ def gather(
     write_records(before, traces)
     write_records(folder / FAILED, failures)
     if failures:
-        print(f"{failed_line(len(traces), failures)}; --retry-failed asks those again", file=sys.stderr)
+        say(f"{failed_line(len(traces), failures)}; --retry-failed asks those again")
     by_id = {problem.id: problem for problem in problems}
     whole = sum(not (incomplete(trace) or unfit(trace, by_id[trace.problem_id])) for trace in traces)
     return Gathered(traces=traces, failures=failures, whole=whole, left_out=teacher.left_out)
@@ -155,7 +155,7 @@ def _claim(store: Path) -> Iterator[None]:
     try:
         lock.acquire(blocking=False)
     except Timeout:
-        print(f"traces: waiting for the process that adds to {store}", file=sys.stderr, flush=True)
+        say(f"traces: waiting for the process that adds to {store}")
         lock.acquire()
     try:
         yield
@@ -170,11 +170,7 @@ def _say_what_is_new(store: Path, asked: Mapping[str, Any]) -> None:
         return
     nearest, path = min(others, key=lambda other: len(_differences(other[0], asked)))
     name, was, now = _differences(nearest, asked)[0]
-    print(
-        f"traces: {store} is begun, since {name} is {now!r} and was {was!r} in {path}, which is kept",
-        file=sys.stderr,
-        flush=True,
-    )
+    say(f"traces: {store} is begun, since {name} is {now!r} and was {was!r} in {path}, which is kept")
 
 
 def _differences(found: Mapping[str, Any], asked: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:

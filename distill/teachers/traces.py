@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
@@ -28,6 +27,7 @@ from toolkit.errors import InputError
 from toolkit.generate import Decoder, Sampling, decode
 from toolkit.progress import Progress
 from toolkit.records import AppendLog, FinishReason, Message, Problem, Trace, read_records
+from toolkit.terminal import say
 
 P = TypeVar("P", list[int], list[Message])
 
@@ -149,9 +149,7 @@ def collect(
                 known = {failure.request_hash for failure in read_records(job.path.with_name(FAILED), Failure)}
                 missing = [request for request in missing if request.hash not in known]
         if job.shared and len(missing) < len(requests):
-            print(
-                f"{job.label}: {len(traces)} of {len(requests)} are in {job.path} already", file=sys.stderr, flush=True
-            )
+            say(f"{job.label}: {len(traces)} of {len(requests)} are in {job.path} already")
         progress = stack.enter_context(Progress(job.label, len(requests), done=len(requests) - len(missing)))
 
         def done(trace: Trace) -> None:

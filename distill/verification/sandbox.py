@@ -27,6 +27,7 @@ from typing import Literal
 
 from distill.verification import confine
 from toolkit.errors import InputError
+from toolkit.terminal import say
 
 Level = Literal["namespaces", "landlock", "none"]
 LEVELS: tuple[Level, ...] = ("namespaces", "landlock")
@@ -117,7 +118,7 @@ def strongest_level() -> Level:
         outcome = run("print('in')", level=level, wall_s=START_S)
         if outcome.exit_code == 0 and outcome.stdout == b"in\n":
             if level == "none":
-                print("sandbox: none; programs that a model wrote run with your rights", file=sys.stderr, flush=True)
+                say("sandbox: none; programs that a model wrote run with your rights")
             return level
     raise InputError(
         "programs that a model wrote must run where the kernel confines them, and this machine allows neither user "

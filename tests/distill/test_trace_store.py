@@ -17,6 +17,7 @@ from distill.teachers.outcomes import MOST_AT_FIRST, MOST_IN_A_ROW
 from distill.teachers.remote_teacher import MOST_IN_FLIGHT
 from tests.distill.failing_server import FailingServer
 from tests.house.modules import ROOT
+from tests.toolkit.full_disk import full_disk
 from toolkit.cli import main
 from toolkit.endpoint import KEY_VARIABLE
 from toolkit.records import Trace, read_records
@@ -98,6 +99,19 @@ def test_where_all_requests_fail_the_run_ends_early_with_one_line_and_nothing_is
         server.fates = {}
         assert run(*words)[0] == 0
     assert len(read_records(tmp_path / "run" / "traces.jsonl", Trace)) == len(QUESTIONS)
+
+
+def test_a_full_disk_is_one_line_and_what_was_bought_before_is_kept(tmp_path: Path, run: Command) -> None:
+    with FailingServer(seed=0, fates={}) as server:
+        words = collecting(server, tmp_path)
+        with full_disk(3000):
+            code, _, said = run(*words)
+        assert code == 2 and "the disk is full while writing" in said.splitlines()[-1]
+        assert "traces.jsonl; free space and run the same command again" in said
+        (path,) = tmp_path.glob(".traces/*/traces.jsonl")
+        kept, answered = len(read_records(path, Trace)), len(server.answered)
+        assert kept > 0
+        assert run(*words)[0] == 0 and len(server.answered) - answered == len(QUESTIONS) - kept
 
 
 class Dying(FailingServer):

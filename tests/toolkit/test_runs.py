@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from tests.house.modules import ROOT, module_files
+from tests.toolkit.full_disk import full_disk
 from toolkit.errors import FolderConflict, InputError
 from toolkit.runs import (
     Stage,
@@ -19,6 +22,7 @@ from toolkit.runs import (
     is_complete,
     partial_folder,
     read_manifest,
+    replace_text,
 )
 
 STAGE = Stage(name="train", config={"epochs": 2, "seed": 1}, inputs={"student": "aa"})
@@ -185,3 +189,49 @@ def test_a_manifest_that_is_no_object_is_refused(tmp_path: Path) -> None:
     (tmp_path / "manifest.json").write_text(json.dumps([1]))
     with pytest.raises(InputError, match=r"manifest\.json must be a JSON object"):
         read_manifest(tmp_path)
+
+
+def test_whatever_line_a_run_is_killed_at_it_ends_whole_and_nothing_is_bought_twice(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "tests.toolkit.stages_killed", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True)
+    found = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len(found) > 100
+    for number, end in enumerate(found):
+        assert end["ended"] == 0, (number, done.stderr)
+        assert end["names"] == ["bill", "run", "run/bought.jsonl", "run/manifest.json"], number
+        assert end["bill"] == 1 or not end["bought"], number
+
+
+def test_a_full_disk_at_the_start_leaves_what_was_there(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    (partial_folder(out, STAGE) / "half.jsonl").write_text("1\n")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    other = Stage(name="train", config={"epochs": 9}, inputs={})
+    with full_disk():
+        assert (partial_folder(out, STAGE) / "half.jsonl").read_text() == "1\n"
+        with pytest.raises(InputError, match="cannot be written"):
+            partial_folder(out, other)
+        with pytest.raises(InputError, match="cannot be written"):
+            replace_text(tmp_path / "recipe.json", "{}")
+    assert not list(tmp_path.glob("*recipe*")), "nothing half-written is left"
+    assert (partial_folder(out, STAGE) / "half.jsonl").read_text() == "1\n"
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path in before} == before
+
+
+def test_a_marker_is_written_when_the_run_changes_and_not_at_each_start(tmp_path: Path) -> None:
+    marker = partial_folder(tmp_path / "run", STAGE) / "stage.json"
+    facts = marker.stat()
+    partial_folder(tmp_path / "run", STAGE)
+    assert (marker.stat().st_ino, marker.stat().st_mtime_ns) == (facts.st_ino, facts.st_mtime_ns)
+
+
+def test_no_remedy_tells_to_delete_what_holds_work() -> None:
+    for module, path in module_files().items():
+        told = re.findall(r"[^.;\"]*\b(?:remove|delete) (?:the (?:folder|file)|it)\b[^\"]*\"", path.read_text())
+        assert not told, f"{module} tells: {told}"
+
+
+def test_names_that_no_encoding_has_are_kept_in_manifests(tmp_path: Path) -> None:
+    stage = Stage(name="eval", config={"model": "half \ud83d, byte \udcff"}, inputs={})
+    make(tmp_path / "run", stage)
+    assert is_complete(tmp_path / "run", stage)

@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import copy
 import statistics
-import sys
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -34,6 +33,7 @@ from toolkit.model.latent_basis import latent_layers, trace_rows
 from toolkit.model.shapes import SHAPES, Shape
 from toolkit.models import resolve
 from toolkit.runs import replace_text
+from toolkit.terminal import say
 
 STEPS = 4
 """Tokens that are timed together."""
@@ -186,7 +186,7 @@ def measure(shape: Shape, contexts: Sequence[int], rounds: int, answers: dict[st
         lines.append(
             _row(title, name, f"{size:,} ({size / whole:.1%})", *speeds, error, answers.get(kept.name, "– | –"))
         )
-        print(lines[-1], file=sys.stderr, flush=True)
+        say(lines[-1])
     return lines
 
 
@@ -215,7 +215,7 @@ def measure_answers(model: str, folder: Path, per_family: int) -> dict[str, str]
             moved = drift(exact, TorchDecoder(loaded, kept.cache(loaded.config.kv_lora_rank, rows)), answers)
             shown = f"{moved.same_first:.2%}, {moved.mean_kl:.1e}"
         cells[kept.name] = f"{shown} | {accuracy:.1%}"
-        print(f"{kept.name}: {cells[kept.name]}", file=sys.stderr, flush=True)
+        say(f"{kept.name}: {cells[kept.name]}")
     return cells
 
 

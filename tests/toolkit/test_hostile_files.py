@@ -1,0 +1,171 @@
+"""JSON, ONNX files and texts that are made to harm end as one line, at once, whoever reads them."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from apps.exchange import conversation_of
+from apps.settings import Kept, restored
+from distill.problems.problem_set import read_problems
+from export.external_data import check_external_data
+from toolkit.errors import InputError
+from toolkit.json_files import MOST_NESTED, parse_json, read_json
+from toolkit.ledger import read_ledger
+from toolkit.message_fields import whole
+from toolkit.recipe import read_recipe
+from toolkit.records import Trace, read_object, read_records
+from toolkit.runs import Stage, partial_folder, read_manifest
+
+DEEP = {"lists": "[" * 100_000, "objects": '{"a":' * 100_000, "closed": "[" * 5000 + "]" * 5000}
+LONG = "1" * 5000
+WRONG = {
+    **DEEP,
+    "deeper than its parser minds": "[" * (MOST_NESTED + 1) + "]" * (MOST_NESTED + 1),
+    "digits": f'{{"a": {LONG}}}',
+    "nothing": "",
+    "a byte that is no UTF-8": "\udcff",
+    "the bytes of half a character": '"\ud800"',
+}
+
+
+def test_what_is_json_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    text = '{"a": [1, 2.5, null, true, "\\ud83d", "é🙂"], "b": {}}'
+    path.write_text(text)
+    assert read_json(path, limit_bytes=1000) == json.loads(text)
+    nested: Any = json.loads("[" * MOST_NESTED + "]" * MOST_NESTED)
+    assert parse_json(json.dumps(nested), "it") == nested
+    wide = [[n] for n in range(1000)]
+    assert parse_json(json.dumps(wide), "it") == wide
+    assert parse_json(b"\xef\xbb\xbf[1]", "it") == [1], "a byte order mark is no sign of the text"
+
+
+@pytest.mark.parametrize("text", WRONG.values(), ids=WRONG)
+def test_what_is_no_json_is_one_line_that_names_the_file(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "a.json"
+    path.write_text(text, encoding="utf-8", errors="surrogatepass" if "\ud800" in text else "surrogateescape")
+    with pytest.raises(InputError, match=r"a\.json must be JSON") as caught:
+        read_json(path, limit_bytes=10**6)
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 400 + len(str(path))
+
+
+@pytest.mark.parametrize("constant", ["NaN", "Infinity", "-Infinity"])
+def test_what_is_no_number_is_read_only_where_it_is_asked_for(constant: str) -> None:
+    with pytest.raises(InputError, match=f"it must be JSON: {constant} is no number"):
+        parse_json(f"[{constant}]", "it")
+    assert len(parse_json(f"[{constant}]", "it", constants=True)) == 1
+
+
+def test_a_file_beyond_its_bound_and_what_is_no_file_are_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    path.write_text("[" + " " * 1000 + "]")
+    assert read_json(path, limit_bytes=1002) == []
+    with pytest.raises(InputError, match=r"a\.json \(1002 bytes\) must have at most 1001 bytes"):
+        read_json(path, limit_bytes=1001)
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "endless").symlink_to("/dev/zero")
+    for name in ("pipe", "endless", "."):
+        with pytest.raises(InputError, match="must be a regular file"):
+            read_json(tmp_path / name, limit_bytes=1000)
+    with pytest.raises(InputError, match=r"none\.json cannot be read: No such file"):
+        read_json(tmp_path / "none.json", limit_bytes=1000)
+
+
+def _settings(path: Path) -> None:
+    path.rename(path.with_name("settings.json"))
+    assert restored(Kept(path.parent).read(), 4096).seed is None
+    raise InputError("the defaults are shown")
+
+
+def _manifest(path: Path) -> None:
+    path.rename(path.with_name("manifest.json"))
+    read_manifest(path.parent)
+
+
+def _recipe(path: Path) -> None:
+    path.rename(path.with_name("recipe.json"))
+    read_recipe(path.parent)
+
+
+READERS: dict[str, Callable[[Path], Any]] = {
+    "an object": read_object,
+    "traces": lambda path: read_records(path, Trace),
+    "problems": lambda path: read_problems(path.rename(path.with_suffix(".jsonl"))),
+    "one list of problems": read_problems,
+    "a ledger": read_ledger,
+    "a recipe": _recipe,
+    "a manifest": _manifest,
+    "the chat's settings": _settings,
+    "a conversation": lambda path: conversation_of(path.read_text()),
+}
+
+
+@pytest.mark.parametrize("read", READERS.values(), ids=READERS)
+@pytest.mark.parametrize("text", [*DEEP.values(), f'{{"a": {LONG}}}'], ids=[*DEEP, "digits"])
+def test_every_json_that_is_read_has_bounds(tmp_path: Path, read: Callable[[Path], Any], text: str) -> None:
+    path = tmp_path / "a.json"
+    path.write_text(text)
+    with pytest.raises(InputError):
+        read(path)
+
+
+@pytest.mark.parametrize("text", [*DEEP.values(), "", "5"])
+def test_work_beside_a_marker_that_cannot_be_read_is_set_aside_and_kept(tmp_path: Path, text: str) -> None:
+    stage = Stage(name="train", config={}, inputs={})
+    folder = partial_folder(tmp_path / "run", stage)
+    (folder / "traces.jsonl").write_text("1\n")
+    (folder / "stage.json").write_text(text)
+    assert not (partial_folder(tmp_path / "run", stage) / "traces.jsonl").exists()
+    assert [path.read_text() for path in tmp_path.glob(".run.partial.*/traces.jsonl")] == ["1\n"]
+
+
+def nested(levels: int) -> bytes:
+    """A graph in an attribute of a node of a graph …"""
+    content = b""
+    for field in (6, 5, 1) * levels:
+        content = bytes([field << 3 | 2]) + _varint(len(content)) + content
+    return bytes([7 << 3 | 2]) + _varint(len(content)) + content
+
+
+def _varint(value: int) -> bytes:
+    encoded = bytearray()
+    while value > 127:
+        encoded.append(value & 127 | 128)
+        value >>= 7
+    return bytes([*encoded, value])
+
+
+ONNX = {
+    "one endless number": b"\xff" * 2_000_000,
+    "an endless length": b"\x3a" + b"\xff" * 2_000_000,
+    "a number of eleven bytes": b"\x08" + b"\x80" * 10 + b"\x01",
+    "many levels": nested(20_000),
+    "a length beyond the end": b"\x3a\xff\xff\xff\xff\x7f",
+    "a cut number": b"\x08\xff",
+}
+
+
+@pytest.mark.parametrize("content", ONNX.values(), ids=ONNX)
+def test_a_graph_that_is_made_to_keep_its_reader_busy_is_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "model.onnx").write_bytes(content)
+    with pytest.raises(InputError, match=r"model\.onnx must be a whole ONNX file"):
+        check_external_data(tmp_path / "model.onnx")
+
+
+def test_a_graph_of_some_levels_is_read(tmp_path: Path) -> None:
+    (tmp_path / "model.onnx").write_bytes(nested(20))
+    check_external_data(tmp_path / "model.onnx")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("plain", "plain"), ("é🙂", "é🙂"), ("\ud83d\ude42", "🙂"), ("a\ud83d b\ude42", "a\ufffd b\ufffd"), ("\x00", "\x00")],
+)
+def test_half_characters_are_marked_and_all_others_kept(text: str, expected: str) -> None:
+    assert whole(text) == expected
