@@ -39,7 +39,7 @@ from distill.teachers.traces import check_samples
 from distill.train import TrainConfig, train
 from distill.trained_on import TRAIN, write_trained_on
 from distill.validation import spread
-from distill.verification.verdicts import grade
+from distill.verification.verdicts import check_gradable, grade
 from toolkit.chat_format import ChatFormat
 from toolkit.errors import InputError
 from toolkit.generate import Decoder, Sampling
@@ -128,6 +128,7 @@ def distill(
         return out
     check_samples(config.samples, config.sampling)
     problems, test_problems = _problems(config, given)
+    check_gradable(problems)
     facts = check_student(student)
     folder = partial_folder(out, stage)
     check_room(facts, folder, lora_rank=config.train.lora_rank)
@@ -151,7 +152,7 @@ def distill(
     write_records(folder / VALIDATION, validation)
     write_trained_on(folder, [*examples, *validation], student)
     counts = {"problems_in_test_split": test_problems} | curation.counts()
-    (folder / DROPS).write_text(json.dumps(counts, indent=1) + "\n")
+    (folder / DROPS).write_text(json.dumps(counts, indent=1) + "\n", encoding="utf-8")
     write_records(folder / DROPPED, curation.dropped)
     print(curation.summary(), file=sys.stderr)
     if not curation.examples:

@@ -109,7 +109,7 @@ def question_digest(asked: Asked) -> str:
 def write_trained_on(folder: Path, examples: Iterable[Example], student: Path) -> None:
     """Write the questions of the examples, and those that the student was trained on before."""
     questions = {question_digest(example) for example in examples} | (trained_questions(student) or set())
-    (folder / TRAINED_ON).write_text(json.dumps({QUESTIONS: sorted(questions)}, indent=0) + "\n")
+    (folder / TRAINED_ON).write_text(json.dumps({QUESTIONS: sorted(questions)}, indent=0) + "\n", encoding="utf-8")
 
 
 def trained_questions(folder: Path) -> set[str] | None:

@@ -98,11 +98,11 @@ class Validation(TrainerCallback):
             if parameter.requires_grad
         }
         save_file(weights, self._folder / BEST_WEIGHTS)
-        (self._folder / BEST_LOSS).write_text(json.dumps({"loss": self.loss, "step": step}))
+        (self._folder / BEST_LOSS).write_text(json.dumps({"loss": self.loss, "step": step}), encoding="utf-8")
 
     def _best(self) -> tuple[float, int]:
         try:
-            kept = json.loads((self._folder / BEST_LOSS).read_text())
+            kept = json.loads((self._folder / BEST_LOSS).read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return math.inf, -1
         return float(kept["loss"]), int(kept["step"])

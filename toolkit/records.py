@@ -19,6 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar
 
+from toolkit.disk import BINARY
 from toolkit.errors import InputError
 
 FinishReason = Literal["stop", "length", "content_filter", "tool_calls", "error"]
@@ -273,7 +274,7 @@ class AppendLog:
 
     def __init__(self, path: Path, *, sync_every_s: float = 1.0) -> None:
         mend_torn_line(path)
-        self._descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        self._descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | BINARY, 0o644)
         self._sync_every_s = sync_every_s
         self._synced_at = time.monotonic()
 

@@ -29,6 +29,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from toolkit.disk import sync
 from toolkit.errors import FolderConflict, InputError
 
 MANIFEST = "manifest.json"
@@ -114,38 +115,38 @@ def finish(folder: Path, out: Path, stage: Stage, measured: Mapping[str, Any], *
     """
     if process_rank():
         return _await_first(folder, out)
-    (folder / MARKER).unlink(missing_ok=True)
-    (folder / LOCK).unlink(missing_ok=True)
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    own = [folder / name for name in (MARKER, LOCK, MANIFEST)]
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path not in own)
     manifest = stage.key() | {
         "outputs": {path.relative_to(folder).as_posix(): file_facts(path) for path in files},
         "versions": versions(),
         "measured": dict(measured),
     }
     for path in files:
-        _sync(path)
+        sync(path)
     target = folder / MANIFEST
-    target.write_text(json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
-    _sync(target)
+    target.write_text(json.dumps(manifest, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    sync(target)
+    _let_go(folder)  # only now: who takes up a folder that is killed before finds the run that it is for
+    for path in own[:2]:
+        path.unlink(missing_ok=True)
     if anew:
         for path in (*files, target):
             os.replace(path, out / path.relative_to(folder))
         shutil.rmtree(folder)
-        _sync(out)
+        sync(out)
     else:
         if out.exists():  # an empty folder that the user made
             out.rmdir()
         os.rename(folder, out)
-    _sync(out.absolute().parent)
-    _claimed.pop(folder).release(force=True)
+    sync(out.absolute().parent)
     return manifest
 
 
 def discard(folder: Path) -> None:
     """Remove a partial folder that must not be gone on with."""
+    _let_go(folder)
     shutil.rmtree(folder, ignore_errors=True)
-    if folder in _claimed:
-        _claimed.pop(folder).release(force=True)
 
 
 def process_rank() -> int:
@@ -155,7 +156,7 @@ def process_rank() -> int:
 
 def _await_first(folder: Path, out: Path) -> dict[str, Any]:
     """Drop this process' folder; returns the manifest of the first one's, once it is there."""
-    _claimed.pop(folder).release(force=True)
+    _let_go(folder)
     shutil.rmtree(folder)
     while (manifest := read_manifest(out)) is None:
         time.sleep(ASK_EVERY_S)
@@ -179,7 +180,7 @@ def replace_text(path: Path, text: str) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         fresh.write_text(text, encoding="utf-8")
-        _sync(fresh)
+        sync(fresh)
         os.replace(fresh, path)
     except OSError as error:
         raise InputError(f"{path} cannot be written: {error.strerror}") from error
@@ -233,6 +234,12 @@ def _claim(folder: Path, out: Path) -> None:
     _claimed[folder] = lock
 
 
+def _let_go(folder: Path) -> None:
+    """Give up the claim, which comes first: Windows neither removes nor renames a folder with an open file in it."""
+    if folder in _claimed:
+        _claimed.pop(folder).release(force=True)
+
+
 def _make_and_claim(folder: Path, out: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     _claim(folder, out)
@@ -253,8 +260,8 @@ def _set_aside(folder: Path, found: Any, key: Mapping[str, Any]) -> None:
         if not aside.exists():
             break
         aside = aside.with_suffix(f".{_digest(found)}-{number}")
+    _let_go(folder)
     os.rename(folder, aside)
-    _claimed.pop(folder).release(force=True)
     print(
         f"{aside} keeps an unfinished run: {_difference(found, key) or 'it does not say of what'}; with its own options "
         "it goes on, and if nobody wants it any more, remove it",
@@ -267,8 +274,7 @@ def _take_up(folder: Path, key: Mapping[str, Any]) -> None:
     """Put what this run left before it was set aside back into its place, which holds nothing."""
     before = _aside(folder, key)
     if before.exists():
-        if folder in _claimed:
-            _claimed.pop(folder).release(force=True)
+        _let_go(folder)
         shutil.rmtree(folder, ignore_errors=True)
         os.rename(before, folder)
 
@@ -311,11 +317,3 @@ def _read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise InputError(f"{path} must be a readable JSON file: {error}") from error
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
