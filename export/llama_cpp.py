@@ -6,10 +6,12 @@ Source: the GGUF specification; llama.h for what is called.
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Literal
 
 import numpy as np
@@ -34,34 +36,39 @@ def is_installed() -> bool:
     return importlib.util.find_spec("llama_cpp") is not None
 
 
+def library() -> ModuleType:
+    """Raises `InputError` where llama-cpp-python is missing."""
+    try:
+        return importlib.import_module("llama_cpp")
+    except ImportError as error:
+        raise InputError(
+            "comparing with a GGUF must have llama-cpp-python (not installed); "
+            'CMAKE_ARGS="-DLLAVA_BUILD=OFF" pip install llama-cpp-python'
+        ) from error
+
+
 class LlamaCpp:
     """A GGUF file, loaded; a `Decoder` of one row as far as comparisons need it."""
 
     def __init__(self, path: Path, *, threads: int, max_length: int) -> None:
         """Raises `InputError` where llama-cpp-python is missing."""
-        try:
-            import llama_cpp
-        except ImportError as error:
-            raise InputError(
-                "comparing with a GGUF must have llama-cpp-python (not installed); "
-                'CMAKE_ARGS="-DLLAVA_BUILD=OFF" pip install llama-cpp-python'
-            ) from error
-        self._api = llama_cpp
-        self._model = llama_cpp.Llama(
+        self._api: Any = library()
+        self._path = path
+        self._model = self._api.Llama(
             str(path), n_ctx=max_length, n_batch=BATCH, n_threads=threads, n_threads_batch=threads, verbose=False
         )
         self.vocab_size = self._model.n_vocab()
-        self._batch = llama_cpp.llama_batch_init(BATCH, 0, 1)
+        self._batch = self._api.llama_batch_init(BATCH, 0, 1)
         self._length = 0
-        tensors = {tensor.name: tensor for tensor in GGUFReader(path).tensors}
-        looked_up = tensors["token_embd.weight"].n_bytes if "output.weight" in tensors else 0
-        self._weight_bytes = sum(tensor.n_bytes for tensor in tensors.values()) - int(looked_up)
-        layers, kv_width = int(self._model.metadata["llama.block_count"]), tensors["blk.0.attn_k.weight"].shape[1]
-        self._position_bytes = int(2 * 2 * layers * kv_width)  # key and value, in fp16
 
     def step_bytes(self, context: int) -> int:
-        """Bytes of weights and cache that a step reads."""
-        return self._weight_bytes + self._position_bytes * context
+        """Bytes of weights and cache that a step reads; our reader of the file takes its time and memory for it."""
+        tensors = {tensor.name: tensor for tensor in GGUFReader(self._path).tensors}
+        looked_up = tensors["token_embd.weight"].n_bytes if "output.weight" in tensors else 0
+        weight_bytes = sum(tensor.n_bytes for tensor in tensors.values()) - int(looked_up)
+        layers, kv_width = int(self._model.metadata["llama.block_count"]), tensors["blk.0.attn_k.weight"].shape[1]
+        position_bytes = int(2 * 2 * layers * kv_width)  # key and value, in fp16
+        return int(weight_bytes + position_bytes * context)
 
     def read(self, tokens_T: Sequence[int]) -> int:
         """Forget everything, read a prompt; returns the most probable next token."""
