@@ -100,7 +100,7 @@ def _speak_utf8() -> None:
     """Windows gives a pipe the encoding of its code page, which has no sign for much of what we say."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            is_chosen = stream.isatty() or "PYTHONIOENCODING" in os.environ
+            is_chosen = stream.isatty() or os.environ.get("PYTHONIOENCODING")
             stream.reconfigure(encoding=stream.encoding if is_chosen else "utf-8", errors="backslashreplace")
 
 

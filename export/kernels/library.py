@@ -6,13 +6,13 @@ import ctypes
 import hashlib
 import os
 from functools import cache
-from importlib.util import find_spec
 from pathlib import Path
 
 from toolkit.doctor import instructions
 from toolkit.errors import InputError
 
-MODULE = "export.kernels._library"
+FILES = ("_library.so", "_library.dll")
+"""Beside this file, one of them where it was compiled; no Python's name is in it, since it uses nothing of Python's."""
 VARIABLE = "TOOLKIT_KERNELS"
 """In the environment: `THEIRS` lets onnxruntime's kernels compute everything, as on a processor that ours don't know."""
 THEIRS = "onnxruntime"
@@ -75,8 +75,8 @@ def _why_not() -> str:
 
 
 def _compiled() -> Path | None:
-    spec = find_spec(MODULE)
-    return Path(spec.origin) if spec and spec.origin else None
+    paths = (Path(__file__).with_name(name) for name in FILES)
+    return next((path for path in paths if path.is_file()), None)
 
 
 def _runs_here(library: Path) -> bool:

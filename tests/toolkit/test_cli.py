@@ -163,8 +163,13 @@ def test_whatever_is_raised_becomes_one_line_with_its_exit_code(
     assert type(explain(error, "distill")) is kind
 
 
-def test_an_interrupt_ends_with_130_and_says_how_to_go_on(tmp_path: Path) -> None:
-    """A real signal, while the command reads its problems from a pipe that nobody writes."""
+@pytest.mark.parametrize(
+    ("sent", "interrupts", "code"), [(signal.SIGINT, signal.SIG_DFL, 130), (signal.SIGTERM, signal.SIG_IGN, 143)]
+)
+def test_an_interrupt_and_a_termination_end_with_their_codes_and_say_how_to_go_on(
+    sent: signal.Signals, interrupts: signal.Handlers, code: int, tmp_path: Path
+) -> None:
+    """A real signal, while the command reads its problems from a pipe that nobody writes; a background job ignores SIGINT."""
     pipe = tmp_path / "problems.jsonl"
     os.mkfifo(pipe)
     command = [sys.executable, "-m", "toolkit.cli", "traces", "--teacher", "builtin", "--problems", str(pipe)]
@@ -175,13 +180,13 @@ def test_an_interrupt_ends_with_130_and_says_how_to_go_on(tmp_path: Path) -> Non
         stderr=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509 - a background job ignores it
+        preexec_fn=lambda: signal.signal(signal.SIGINT, interrupts),  # noqa: PLW1509
     ) as process:
         writer = os.open(pipe, os.O_WRONLY)  # returns when the command has opened it
-        process.send_signal(signal.SIGINT)
+        process.send_signal(sent)
         _, err = process.communicate()
         os.close(writer)
-    assert process.returncode == 130, err
+    assert process.returncode == code, err
     assert err.splitlines()[-1] == "toolkit: interrupted; run the same command again to go on"
     assert not (tmp_path / "out").exists()
 
