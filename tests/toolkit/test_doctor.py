@@ -28,7 +28,18 @@ def test_an_absent_dependency_is_named_with_its_extra(monkeypatch: pytest.Monkey
     assert finding.remedy == "pip install 'reasoning-edge[chat]'"
 
 
-LIGHT = {"filelock", "httpx2", "huggingface_hub", "jinja2", "numpy", "psutil", "tokenizers", "onnxruntime", "uvicorn"}
+LIGHT = {
+    "reasoning-edge",
+    "filelock",
+    "httpx2",
+    "huggingface_hub",
+    "jinja2",
+    "numpy",
+    "psutil",
+    "tokenizers",
+    "onnxruntime",
+    "uvicorn",
+}
 EDGE = {"chat": LIGHT | {"gradio", "starlette"}, "serve": LIGHT | {"llguidance", "prometheus-client", "starlette"}}
 
 

@@ -72,7 +72,9 @@ def write_inputs(folder: Path) -> None:
             for problem in problems
         ],
     )
-    code = Problem.create(family="user", question="Write add(a, b).", answer="", metadata={"tests": CODE})
+    code = Problem.create(
+        family="user", question="Write add(a, b).", answer="def add(a, b): return a + b", metadata={"tests": CODE}
+    )
     write_records(folder / "code.jsonl", [code])
 
 
@@ -132,8 +134,12 @@ def test_servers_start_where_windows_would_refuse(words: list[str], health: str,
             process.terminate()
 
 
-MATHEMATICS = "from distill.verification.mathematics.equivalence import equivalent; print(equivalent('(x+1)^2', 'x^2+2x+1'))"
-LIMIT = "import os, sys; from distill.verification import confine; confine.limit(sys.argv[1], 9, os.getppid()); print('on')"
+MATHEMATICS = (
+    "from distill.verification.mathematics.equivalence import equivalent; print(equivalent('(x+1)^2', 'x^2+2x+1'))"
+)
+LIMIT = (
+    "import os, sys; from distill.verification import confine; confine.limit(sys.argv[1], 9, os.getppid()); print('on')"
+)
 
 
 def test_mathematics_and_what_is_not_confined_run_where_macos_refuses_a_limit_of_memory(tmp_path: Path) -> None:
@@ -150,7 +156,9 @@ def test_a_worker_whose_system_limits_no_memory_is_watched(tmp_path: Path) -> No
 def test_code_is_refused_before_anybody_is_asked_where_nothing_can_end_it(monkeypatch: pytest.MonkeyPatch) -> None:
     strongest_level.cache_clear()
     monkeypatch.delattr(os, "killpg")
-    with pytest.raises(InputError, match=r"must run where the kernel confines them, and \w+ has no way to limit and end"):
+    with pytest.raises(
+        InputError, match=r"must run where the kernel confines them, and \w+ has no way to limit and end"
+    ):
         strongest_level()
 
 
