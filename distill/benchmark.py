@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.models import resolve
+from toolkit.peak_memory import peak_memory_bytes
 from toolkit.terminal import say
 
 WARM_UP_STEPS = 2
@@ -92,7 +93,7 @@ def measure(variant: Variant, student: Path, steps: int) -> dict[str, float]:
     return {
         "tokens_per_s": tokens / seconds,
         "tokens_per_cpu_s": tokens / cpu_seconds,
-        "peak_bytes": _peak_bytes(),
+        "peak_bytes": peak_memory_bytes(),
         "first_loss": first_loss,
     }
 
@@ -211,13 +212,6 @@ def _timer(trainer: Any) -> Any:
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(clock)
     return clock
-
-
-def _peak_bytes() -> float:
-    """Most resident memory that this process ever had."""
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024.0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

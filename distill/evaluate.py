@@ -24,7 +24,7 @@ import numpy as np
 
 from distill.teachers.respondent import ModelFolder, Respondent
 from distill.teachers.traces import Job
-from distill.verification.verdicts import VERIFIER, VERSION, grade
+from distill.verification.verdicts import VERIFIER, VERSION, check_gradable, grade
 from toolkit.errors import InputError
 from toolkit.generate import Decoder, Sampling
 from toolkit.intervals import mean_interval
@@ -69,7 +69,7 @@ def evaluate(
 
     `asked`: how the problems were chosen, for the record (`distill.trained_on.Asking.facts`).
     Broken off, it goes on where it stopped. Raises `FolderConflict` where `out` holds another run, `InputError` where
-    the model folder has no tokenizer or template, or no room for the prompts, or where an endpoint fails.
+    the model folder has no tokenizer or template, or no room for the prompts, where an endpoint fails, or code may not run.
     """
     stage = Stage(
         name="eval",
@@ -78,6 +78,7 @@ def evaluate(
     )
     if is_complete(out, stage):
         return read_evaluation(out)
+    check_gradable(problems)
     with respondent:
         respondent.load()
         partial = partial_folder(out, stage)

@@ -87,7 +87,7 @@ class Journal(TrainerCallback):
         self._peak_flops = peak_flops(args.device, dtype) * args.world_size
         self._begun_at = self._saved_at = time.monotonic()
         if state.is_world_process_zero:
-            lines = self._path.read_text().splitlines() if self._path.exists() else []
+            lines = self._path.read_text(encoding="utf-8").splitlines() if self._path.exists() else []
             kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= state.global_step]
             replace_text(self._path, "".join(line + "\n" for line in kept))
             self._progress = Progress("train", state.max_steps, done=state.global_step)
@@ -205,7 +205,7 @@ def run_trainer(trainer: Trainer, folder: Path, *, tokens: int, checkpoint_every
         seconds = time.monotonic() - begun
     if interrupted.is_set():
         raise KeyboardInterrupt
-    lines = (folder / LOSS).read_text().splitlines() if trainer.is_world_process_zero() else []
+    lines = (folder / LOSS).read_text(encoding="utf-8").splitlines() if trainer.is_world_process_zero() else []
     first, last = _of_the_first([json.loads(line) for line in (lines[0], lines[-1])] if lines else [{}, {}])
     return {
         "updates": last["step"],

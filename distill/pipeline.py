@@ -39,7 +39,7 @@ from distill.teachers.traces import check_samples
 from distill.train import TrainConfig, train
 from distill.trained_on import TRAIN, write_trained_on
 from distill.validation import spread
-from distill.verification.verdicts import grade
+from distill.verification.verdicts import check_gradable, grade
 from toolkit.chat_format import ChatFormat
 from toolkit.errors import InputError
 from toolkit.generate import Decoder, Sampling
@@ -131,6 +131,7 @@ def distill(
             )
         return out
     problems, test_problems = _problems(config, given)
+    check_gradable(problems)
     facts = check_student(student)
     folder = partial_folder(out, stage)
     check_room(facts, folder, lora_rank=config.train.lora_rank)
@@ -239,15 +240,15 @@ def _ask(
     retry_failed: bool,
 ) -> list[Trace]:
     gathered = gather(
-            teacher,
-            problems,
-            config.sampling,
-            samples=config.samples,
-            batch_size=config.batch_size,
-            out=out,
-            folder=folder,
-            retry_failed=retry_failed,
-        )
+        teacher,
+        problems,
+        config.sampling,
+        samples=config.samples,
+        batch_size=config.batch_size,
+        out=out,
+        folder=folder,
+        retry_failed=retry_failed,
+    )
     return gathered.traces
 
 

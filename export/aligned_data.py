@@ -12,9 +12,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
-
-import numpy as np
 
 from export.external_data import CHILDREN, EXTERNAL_DATA, read_varint
 
@@ -27,17 +26,18 @@ Move = Callable[[int, int], int]
 def align_data(model_path: Path, data_path: Path) -> None:
     """Rewrite a model whose external data lies in one file, and that file."""
     fresh = data_path.with_suffix(".aligned")
-    source = np.memmap(data_path, dtype=np.uint8, mode="r")
-    with fresh.open("wb") as target:
+    with data_path.open("rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as source, fresh.open("wb") as target:
+        content = memoryview(source)
 
         def move(offset: int, length: int) -> int:
             begin = target.tell() + -target.tell() % ALIGNMENT
             target.seek(begin)
-            target.write(source[offset : offset + length].data)
+            target.write(content[offset : offset + length])
             return begin
 
-        content = _with_moved_ranges(memoryview(model_path.read_bytes()), "model", move)
-    model_path.write_bytes(content)
+        moved = _with_moved_ranges(memoryview(model_path.read_bytes()), "model", move)
+        content.release()
+    model_path.write_bytes(moved)
     os.replace(fresh, data_path)
 
 

@@ -15,8 +15,8 @@ from pathlib import Path
 def interpreter(home: Path, requirements: Sequence[str]) -> Path:
     """The Python of an environment that holds these packages: made once, and anew where others are asked for."""
     ready, python, wanted = home / "ready", home / "bin/python", "\n".join(requirements)
-    if not ready.is_file() or ready.read_text() != wanted:
+    if not ready.is_file() or ready.read_text(encoding="utf-8") != wanted:
         venv.create(home, with_pip=True, clear=True)
         subprocess.run([python, "-m", "pip", "install", "--quiet", *requirements], check=True)
-        ready.write_text(wanted)
+        ready.write_text(wanted, encoding="utf-8")
     return python

@@ -80,7 +80,7 @@ def read_record(folder: Path) -> GoldenRecord:
 
 
 def write_record(folder: Path, record: GoldenRecord) -> None:
-    (folder / RECORD_FILE).write_text(json.dumps(record.to_dict(), ensure_ascii=True) + "\n")
+    (folder / RECORD_FILE).write_text(json.dumps(record.to_dict(), ensure_ascii=True) + "\n", encoding="utf-8")
 
 
 def ids_digest(ids: Sequence[int]) -> str:

@@ -10,7 +10,6 @@ Shapes: B texts of a batch, T tokens, D hidden, K any features.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
+
+from toolkit.disk import sync
 
 GENERATIONS_A_LAYER = 2
 KEPT = 3
@@ -59,8 +60,7 @@ class HiddenStates(Iterable[Batch]):
     def sync(self) -> None:
         """The newest generation outlives a loss of power from here on."""
         for i in range(len(self._masks)):
-            with self._path(self._generation, i).open("rb") as file:
-                os.fsync(file.fileno())
+            sync(self._path(self._generation, i))
 
     def _write(self, generation: int, batches: Iterable[Batch]) -> None:
         for i, batch in enumerate(batches):

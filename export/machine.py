@@ -12,6 +12,7 @@ import platform
 from pathlib import Path
 
 import onnxruntime as ort
+import psutil
 
 from toolkit.runs import folder_digest
 
@@ -28,17 +29,20 @@ def machine_key(folder: Path, *facts: str | int) -> str:
 
 def physical_cores() -> int:
     """Cores that this process may use, each counted once however many threads it runs."""
-    allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
+    known: int | None = psutil.cpu_count(logical=False)
+    if not hasattr(os, "sched_getaffinity"):
+        return known or os.cpu_count() or 1
+    allowed = os.sched_getaffinity(0)
     siblings = set()
     for cpu in allowed:
         topology = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list")
-        siblings.add(topology.read_text() if topology.is_file() else str(cpu))
-    return len(siblings)
+        siblings.add(topology.read_text(encoding="utf-8") if topology.is_file() else str(cpu))
+    return min(len(siblings), known or len(siblings))
 
 
 def _processor() -> str:
     """The first core's kind; a system without `CPU_FACTS` says it in fewer words."""
     if not CPU_FACTS.is_file():
         return platform.processor()
-    first = CPU_FACTS.read_text().partition("\n\n")[0].splitlines()
+    first = CPU_FACTS.read_text(encoding="utf-8").partition("\n\n")[0].splitlines()
     return "\n".join(line for line in first if line.partition("\t")[0].rstrip() in NAMED)

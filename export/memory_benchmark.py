@@ -81,7 +81,7 @@ def measure_conversion(config_json: Mapping[str, Any], folder: Path, *, calibrat
 def write_zeros(config_json: Mapping[str, Any], folder: Path) -> ModelConfig:
     """Write a model folder of zeros whose shards are sparse files of about `SHARD_BYTES`."""
     folder.mkdir(parents=True)
-    (folder / "config.json").write_text(json.dumps(config_json))
+    (folder / "config.json").write_text(json.dumps(config_json), encoding="utf-8")
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocab = {token: i for i, token in enumerate(["<|endoftext|>", TURN_START, TURN_END, *alphabet])}
     tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=[]))
@@ -100,7 +100,7 @@ def write_zeros(config_json: Mapping[str, Any], folder: Path) -> ModelConfig:
         path = folder / f"model-{index:05}.safetensors"
         _write_sparse(path, shard)
         weight_map |= dict.fromkeys(shard, path.name)
-    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}), encoding="utf-8")
     return config
 
 

@@ -99,7 +99,7 @@ class BuiltModel:
 
     def __init__(self, folder: Path, *, threads: int) -> None:
         """Raises `InputError` where onnxruntime does not open its graph."""
-        decoder = json.loads((folder / "genai_config.json").read_text())["model"]["decoder"]
+        decoder = json.loads((folder / "genai_config.json").read_text(encoding="utf-8"))["model"]["decoder"]
         self._session = open_session(folder / decoder["filename"], threads=threads, prepacked=False)
         nothing = np.empty((1, decoder["num_key_value_heads"], 0, decoder["head_size"]), dtype=np.float32)
         names = [value.name for value in self._session.get_inputs()]
@@ -123,11 +123,11 @@ def write_folders(model: Path, texts: Sequence[str], out: Path) -> dict[str, Pat
         arguments += ["--extra_options", f"algo_config={algorithm}"]
         _run(interpreter(out / "environments/builder", BUILDER), "onnxruntime_genai.models.builder", arguments, folder)
     text_file = out / "olive-texts.jsonl"
-    text_file.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    text_file.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts), encoding="utf-8")
     for name, passes in RECIPES.items():
         folders[f"Olive {name}"] = folder = out / f"olive-{name.replace(' ', '-')}"
         recipe = Path(f"{folder}.json")
-        recipe.write_text(json.dumps(_recipe(model, folder, passes(), text_file), indent=1))
+        recipe.write_text(json.dumps(_recipe(model, folder, passes(), text_file), indent=1), encoding="utf-8")
         _run(interpreter(out / "environments/olive", OLIVE), "olive", ["run", "--config", str(recipe)], folder)
     return folders
 
@@ -174,7 +174,7 @@ def _run(python: Path, module: str, arguments: Sequence[str], out: Path) -> None
     """
     shutil.rmtree(out, ignore_errors=True)
     log = Path(f"{out}.log")
-    with log.open("w") as file:
+    with log.open("w", encoding="utf-8") as file:
         command = [str(python), "-m", module, *arguments]
         subprocess.run(command, env=os.environ | OFFLINE, stdout=file, stderr=subprocess.STDOUT, check=True)
     if not (out / "model.onnx").is_file():

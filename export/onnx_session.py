@@ -28,6 +28,7 @@ from export.external_data import check_external_data
 from export.kernels.library import kernels_digest, kernels_library
 from export.machine import machine_key
 from toolkit.allocator import give_freed_memory_back
+from toolkit.disk import sync
 from toolkit.errors import InputError
 from toolkit.models import cache_folder
 from toolkit.runs import folder_digest
@@ -113,8 +114,7 @@ def _pack(model_path: Path, folder: Path, threads: int, own_kernels: bool) -> No
     align_data(fresh / PACKED_FILE, fresh / PACKED_DATA)
     _check_equal(unpacked, _open(fresh / PACKED_FILE, _options(threads, own_kernels)))
     for path in fresh.iterdir():
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
+        sync(path)
     os.rename(fresh, folder)
     say(f"weights packed for this processor, once: {folder}")
 

@@ -80,4 +80,4 @@ def genai_config(config: ModelConfig, eos_token_ids: list[int]) -> dict[str, Any
 
 
 def _write_json(path: Path, value: dict[str, Any]) -> None:
-    path.write_text(json.dumps(value, indent=1) + "\n")
+    path.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")

@@ -21,6 +21,7 @@ import os
 import struct
 import zlib
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -134,7 +135,8 @@ class PrefixCache:
             stored = content[begin : begin + shape.array_bytes(positions)].view(shape.dtype)
             cache[name][:, :count] = stored.reshape(shape.heads, positions, shape.head_dim)[:, :count]
             begin += shape.array_bytes(positions)
-        os.utime(path)
+        with suppress(OSError):  # when it was used decides only which file goes first
+            os.utime(path)
         return count
 
     def _write(self, path: Path, ids_T: Ids, cache: Mapping[str, NDArray[Any]]) -> None:
@@ -177,8 +179,10 @@ class PrefixCache:
             return read(path)
         except FileNotFoundError:
             self._ids.pop(path, None)
+            return None
         except (Damaged, OSError) as error:
             say(f"{path} is damaged and will be computed again: {error}")
+        with suppress(OSError):  # where the error is gone, which kept the file mapped; others may have it open still
             self._forget(path)
         return None
 

@@ -22,6 +22,7 @@ import torch
 from export import llama_cpp, olive
 from export.calibration import read_texts
 from export.documentation import documentation
+from export.gguf_writer import write_gguf
 from export.llama_cpp import Quantization
 from export.machine import physical_cores
 from export.matrices import Method
@@ -110,7 +111,7 @@ def theirs(model: Path, traces: Path, out: Path) -> list[Row]:
     texts = read_texts(traces, ChatFormat.from_folder(model), tokens=1, max_length=2048).held_out
     reference = load_model(model, torch.float32)
     float_gguf = out / "F16.gguf"
-    llama_cpp.write_gguf(model, float_gguf)
+    write_gguf(model, float_gguf)
     rows: list[Row] = []
     for kind in QUANTIZATIONS:
         path = out / f"{kind}.gguf"

@@ -24,7 +24,7 @@ def write_random(config_json: Mapping[str, Any], folder: Path) -> None:
     for name in CHAT_FILES:
         if (donor / name).is_file():
             shutil.copyfile(donor / name, folder / name)
-    (folder / "config.json").write_text(json.dumps(config_json))
+    (folder / "config.json").write_text(json.dumps(config_json), encoding="utf-8")
     generator = torch.Generator().manual_seed(0)
     tensors = {
         name: torch.ones(shape, dtype=torch.bfloat16)

@@ -34,6 +34,7 @@ from export.machine import machine_key, physical_cores
 from export.model_config import read_model_config
 from export.onnx_session import bind_input, bind_output, open_session, releasing
 from export.prefix_cache import CacheShape, PrefixCache, common_prefix, forget_all
+from toolkit.advice import advise
 from toolkit.errors import InputError
 from toolkit.models import cache_folder
 from toolkit.runs import read_manifest
@@ -391,6 +392,5 @@ def _own_pages(shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
     size_bytes = math.prod(shape) * dtype.itemsize
     private = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_PRIVATE") else {}
     pages = mmap.mmap(-1, size_bytes, **private)
-    if hasattr(mmap, "MADV_HUGEPAGE"):
-        pages.madvise(mmap.MADV_HUGEPAGE)
+    advise(pages, "MADV_HUGEPAGE")
     return np.frombuffer(pages, dtype=dtype).reshape(shape)

@@ -17,6 +17,7 @@ from pathlib import Path
 from export import llama_cpp
 from export.benchmark import run_benchmark, table
 from export.documentation import documentation
+from export.gguf_writer import write_gguf
 from export.machine import physical_cores
 from export.pipeline import Preset, export_model, int4_config
 from export.random_model import write_random
@@ -71,7 +72,7 @@ def quantized(source: Path, out: Path) -> list[Path]:
     if all(path.is_file() for path in paths.values()):
         return list(paths.values())
     float_gguf = out / "F16.gguf"
-    llama_cpp.write_gguf(source, float_gguf)
+    write_gguf(source, float_gguf)
     for kind, path in paths.items():
         llama_cpp.quantize(float_gguf, path, kind, threads=physical_cores())
     float_gguf.unlink()

@@ -257,8 +257,8 @@ def write_chat_files(folder: Path, tokenizer: Tokenizer, *, template: str, eos_t
         "pad_token": pad_token,
         "clean_up_tokenization_spaces": False,
     }
-    (folder / TOKENIZER_CONFIG).write_text(json.dumps(config, indent=1) + "\n")
-    (folder / TEMPLATE).write_text(template)
+    (folder / TOKENIZER_CONFIG).write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
+    (folder / TEMPLATE).write_text(template, encoding="utf-8", newline="\n")
 
 
 def load_tokenizer(path: Path) -> Tokenizer:

@@ -2,19 +2,24 @@
 
 stdout     the result: text for a person, or one JSON object in ASCII with --json (on errors too)
 stderr     progress, and errors in one line (--debug: with their traceback)
-exit       0 done, 1 a measurement out of its bounds, 2 the input or the machine, 130 interrupted
+exit       0 done, 1 a measurement out of its bounds, 2 the input or the machine, 130 interrupted, 143 ended by SIGTERM
 """
 
 from __future__ import annotations
 
 import argparse
 import errno
+import io
 import json
 import logging
 import os
+import signal
 import sys
+import threading
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
 from typing import TYPE_CHECKING
 
 from toolkit.errors import InputError, MissingExtra, ToolkitError
@@ -24,13 +29,20 @@ from toolkit.terminal import say, show, visible_lines
 if TYPE_CHECKING:
     from toolkit.commands import Result
 
-INTERRUPTED = 130
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """A disk, what of it the user may take, what one file may take."""
+INTERRUPTED, TERMINATED = 130, 143
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
+    _speak_utf8()
+    with _terminable() as terminated:
+        code = _main(arguments)
+    return TERMINATED if terminated.is_set() and code == INTERRUPTED else code
+
+
+def _main(arguments: Sequence[str] | None) -> int:
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it warns at import that it may not fetch code
     words = list(sys.argv[1:] if arguments is None else arguments)
     as_json, debug = "--json" in words, "--debug" in words
@@ -63,6 +75,36 @@ def main(arguments: Sequence[str] | None = None) -> int:
         shown = explain(error, extra)
         _print_error(str(shown), type(shown).__name__, shown.exit_code, as_json)
         return shown.exit_code
+
+
+@contextmanager
+def _terminable() -> Iterator[threading.Event]:
+    """Within, SIGTERM does what Ctrl+C does, so that what is done is kept and a word is said; it sets the event."""
+    terminated = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield terminated
+        return
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        terminated.set()
+        on_interrupt = signal.getsignal(signal.SIGINT)
+        if not callable(on_interrupt):  # a background job ignores Ctrl+C
+            raise KeyboardInterrupt
+        on_interrupt(number, frame)
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield terminated
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _speak_utf8() -> None:
+    """Windows gives a pipe the encoding of its code page, which has no sign for much of what we say."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            is_chosen = stream.isatty() or os.environ.get("PYTHONIOENCODING")
+            stream.reconfigure(encoding=stream.encoding if is_chosen else "utf-8", errors="backslashreplace")
 
 
 def explain(error: BaseException, extra: str) -> ToolkitError:

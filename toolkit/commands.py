@@ -13,11 +13,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from toolkit.decoders import open_decoder
 from toolkit.errors import InputError, ToolkitError
+
+if TYPE_CHECKING:
+    from toolkit.doctor import Finding
 
 Options = argparse.Namespace
 
@@ -35,11 +38,22 @@ class Result:
 
 
 def doctor(options: Options) -> Result:
-    from export.kernels.library import kernels_in_words
-    from toolkit.doctor import Finding, examine, to_facts, to_text
+    from toolkit.doctor import examine, to_facts, to_text
 
-    findings = [*examine(), Finding(subject="kernels", found=kernels_in_words())]
+    findings = [*examine(), _kernels()]
     return Result(facts=to_facts(findings), text=to_text(findings))
+
+
+def _kernels() -> Finding:
+    """Which kernels run an exported folder here, and why."""
+    from toolkit.doctor import Finding
+
+    try:
+        from export.kernels.library import VARIABLE, kernels_in_words
+
+        return Finding(subject="kernels", found=kernels_in_words())
+    except InputError as error:
+        return Finding(subject="kernels", found=str(error), remedy=f"unset {VARIABLE}")
 
 
 def pull(options: Options) -> Result:
@@ -55,6 +69,7 @@ def pull(options: Options) -> Result:
 def export(options: Options) -> Result:
     from export.adapter import base_model, is_adapter
     from export.allocation import choices_table
+    from export.kernels.library import WIDENED, kernels_library
     from export.pipeline import export_model, int4_config, nearest_config
     from toolkit.models import resolve
     from toolkit.runs import check_out
@@ -65,7 +80,9 @@ def export(options: Options) -> Result:
     if options.weights != "int4":
         _refuse_int4_options(options)
     if options.calibration and not options.calibration.is_file():
-        raise InputError(f"--calibration ({options.calibration}) must be a file of traces, such as a student's train.jsonl")
+        raise InputError(
+            f"--calibration ({options.calibration}) must be a file of traces, such as a student's train.jsonl"
+        )
     check_out(options.out)
     source = resolve(options.base or base_model(adapter)) if adapter else resolve(options.model)
     if options.weights == "int4":
@@ -84,6 +101,8 @@ def export(options: Options) -> Result:
         config = nearest_config(source, options.out, options.weights, adapter=adapter, calibration=options.calibration)
     if options.no_parity:
         config = replace(config, bounds=None)
+    if config.narrow and kernels_library() is None:
+        print(f"export: where our kernels don't run, as here, the three bits of --fast {WIDENED}", file=sys.stderr)
     measured = export_model(config)["measured"]
     parity = measured["parity"]
     text = f"{options.out}: {measured['bytes'] / 1e6:.1f} MB, {measured['bytes_per_parameter']:.3f} bytes a parameter; "
@@ -126,6 +145,7 @@ def bench(options: Options) -> Result:
     from export.benchmark import run_benchmark, table
     from export.session import OnnxDecoder
 
+    _say_what_is_slower(options.folder, *options.vs)
     benchmark = run_benchmark(
         options.folder,
         versus=options.vs,
@@ -143,6 +163,7 @@ def chat(options: Options) -> Result:
     from apps.store import data_folder
 
     model = _chat_model(options)
+    _say_what_is_slower(model, options.compare or "")
     run_chat(
         model,
         options.data or data_folder(),
@@ -160,6 +181,7 @@ def serve(options: Options) -> Result:
     from apps.serve import run_server
     from export.session import OnnxDecoder
 
+    _say_what_is_slower(options.folder)
     run_server(
         options.folder,
         open_decoder=partial(OnnxDecoder, cache=options.cache, prepacked=options.prepacked),
@@ -194,6 +216,16 @@ def demo(options: Options) -> Result:
     ledger = line.demo(pipeline.demo(), out, open_decoder, minutes=minutes)
     text = f"{ledger_table(ledger)}\n\nreport: {out / REPORT}\nchat:   toolkit chat {out / line.INT4}"
     return Result(facts=ledger.to_dict(), text=text, then=lambda: _chat_if_someone_is_there(out / line.INT4))
+
+
+def _say_what_is_slower(*models: str | Path) -> None:
+    """A line on stderr for each exported folder whose products our kernels don't compute."""
+    from export.kernels.library import what_is_slower
+    from export.session import MODEL_FILE
+
+    lines = (what_is_slower(Path(model) / MODEL_FILE) for model in models if model and Path(model).is_dir())
+    for line in filter(None, lines):
+        print(line, file=sys.stderr)
 
 
 def _chat_model(options: Options) -> str:

@@ -31,8 +31,8 @@ from toolkit.rehearsal import rehearse
 from toolkit.report import report_run
 from toolkit.runs import read_manifest
 from toolkit.sizing import ANSWERED_AT_ONCE, choose_recipe
-from toolkit.timetable import Timetable, followed
 from toolkit.terminal import say
+from toolkit.timetable import Timetable, followed
 
 STUDENT, INT4 = "student", "int4"
 MINUTES, FULL_MINUTES = 20, 120
@@ -121,4 +121,3 @@ def _finished(recipe: Recipe, out: Path, timetable: Timetable | None) -> Recipe:
     planned, taken = (duration(sum(times.values())) for times in (recipe.planned_s, taken_s))
     say(f"planned {planned}, taken {taken}")
     return replace(recipe, taken_s=taken_s)
-

@@ -1,6 +1,10 @@
-"""Looks at this machine: what it has, and what each command still needs, with the remedy.
+"""Looks at this machine: what it has and is good for, and what each command still needs, with the remedy.
 
-Nothing heavy is imported: versions come from package metadata, instructions from the operating system.
+    ✓ is there      ✗ is missing, with the remedy      – is not installed, and what is installed does not need it
+
+An extra is installed where the package is that it is for; so a machine that only chats lacks nothing of training. Where
+no extra is whole, all are missing. Nothing heavy is imported: versions come from package metadata, instructions from the
+operating system.
 """
 
 from __future__ import annotations
@@ -26,12 +30,20 @@ VERBS_OF_EXTRA = {
     "chat": "verify, bench, chat",
     "distill": "pull, teach, traces, distill, eval, report, demo",
     "export": "export, demo",
-    "serve": "serve",
+    "serve": "verify, bench, serve",
 }
+KEY_PACKAGE = {"chat": "gradio", "distill": "trl", "export": "onnx", "serve": "llguidance"}
+"""What each extra is for."""
 INSTRUCTIONS = ("avx2", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_bf16", "asimddp", "i8mm", "bf16")
 """Linux's names for the instructions that int8 products and bf16 training use (x86-64, then arm64)."""
 DEMO_DISK_BYTES = 5e9
 DEMO_MEMORY_BYTES = 8e9
+BYTES_A_PARAMETER = 0.65
+"""Resident, of an int4 model with a cache of some hundred positions: 1.1 GB of a 1.7B (docs/int4.md)."""
+BESIDE_MODEL_BYTES = 0.5e9
+"""Of the process that runs it."""
+MODEL_SIZES = (135e6, 360e6, 600e6, 1.7e9, 4e9, 8e9, 14e9, 32e9, 70e9)
+"""Parameters of usual models."""
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
 
@@ -42,23 +54,38 @@ class Finding:
     subject: str
     found: str
     remedy: str = ""
+    is_needed: bool = True
+    """Whether what is installed needs what the remedy brings."""
 
     @property
     def is_good(self) -> bool:
-        return not self.remedy
+        return not (self.remedy and self.is_needed)
+
+    @property
+    def sign(self) -> str:
+        if not self.remedy:
+            return "✓"
+        return "✗" if self.is_needed else "–"
 
 
 def examine() -> list[Finding]:
     """All findings about this machine and this installation."""
-    return [*_machine(), *(_extra(name) for name in VERBS_OF_EXTRA), _accelerator(), _browser(), *_missing_tools()]
+    missing = {name: missing_requirements(name) for name in VERBS_OF_EXTRA}
+    needed = {name for name in missing if all(missing.values()) or _version(KEY_PACKAGE[name])}
+    return [
+        *_machine(trains="distill" in needed),
+        *(_extra(name, missing[name], is_needed=name in needed) for name in missing),
+        _accelerator(),
+        _browser(),
+        *_missing_tools(is_needed="distill" in needed),
+    ]
 
 
 def to_text(findings: list[Finding]) -> str:
     """One line a finding: a sign, the subject, what was found, the remedy."""
     width = max(len(finding.subject) for finding in findings)
     return "\n".join(
-        visible(f"{'✓' if f.is_good else '✗'} {f.subject:{width}}  {f.found}{'  →  ' + f.remedy if f.remedy else ''}")
-        for f in findings
+        visible(f"{f.sign} {f.subject:{width}}  {f.found}{'  →  ' + f.remedy if f.remedy else ''}") for f in findings
     )
 
 
@@ -87,7 +114,14 @@ def missing_requirements(extra: str) -> list[str]:
     return missing
 
 
-def _machine() -> Iterator[Finding]:
+def largest_model(memory_bytes: float) -> float:
+    """Parameters of the largest usual model whose int4 export runs in so much memory; 0 where none does."""
+    room = memory_bytes - BESIDE_MODEL_BYTES
+    return max((size for size in MODEL_SIZES if size * BYTES_A_PARAMETER <= room), default=0.0)
+
+
+def _machine(*, trains: bool) -> Iterator[Finding]:
+    """`trains`: whether the demo is meant to run here."""
     python = platform.python_version()
     yield Finding(
         subject="python",
@@ -101,25 +135,30 @@ def _machine() -> Iterator[Finding]:
         found=f"{platform.machine()}, {cores} cores, {', '.join(known) or 'instructions unknown'}",
     )
     memory = psutil.virtual_memory()
+    largest = largest_model(memory.available)
+    runs = f"runs int4 models of up to {largest / 1e9:g} billion parameters" if largest else "too little for a model"
+    lacks_memory = trains and memory.available < DEMO_MEMORY_BYTES
     yield Finding(
         subject="memory",
-        found=f"{_gigabytes(memory.total)}, {_gigabytes(memory.available)} free",
-        remedy="" if memory.available >= DEMO_MEMORY_BYTES else f"demo takes up to {_gigabytes(DEMO_MEMORY_BYTES)}",
+        found=f"{_gigabytes(memory.total)}, {_gigabytes(memory.available)} free: {runs}",
+        remedy=f"demo takes up to {_gigabytes(DEMO_MEMORY_BYTES)}" if lacks_memory else "",
     )
     free_bytes = shutil.disk_usage(Path.cwd()).free
+    lacks_disk = trains and free_bytes < DEMO_DISK_BYTES
     yield Finding(
         subject="disk",
         found=f"{_gigabytes(free_bytes)} free here; cache in {cache_folder()}",
-        remedy="" if free_bytes >= DEMO_DISK_BYTES else f"demo takes up to {_gigabytes(DEMO_DISK_BYTES)}",
+        remedy=f"demo takes up to {_gigabytes(DEMO_DISK_BYTES)}" if lacks_disk else "",
     )
 
 
-def _extra(name: str) -> Finding:
-    missing = missing_requirements(name)
+def _extra(name: str, missing: list[str], *, is_needed: bool) -> Finding:
+    state = "all installed" if not missing else f"lacks {', '.join(missing)}" if is_needed else "not installed"
     return Finding(
         subject=f"[{name}]",
-        found=f"for {VERBS_OF_EXTRA[name]}: {'lacks ' + ', '.join(missing) if missing else 'all installed'}",
+        found=f"for {VERBS_OF_EXTRA[name]}: {state}",
         remedy=f"pip install '{DISTRIBUTION}[{name}]'" if missing else "",
+        is_needed=is_needed,
     )
 
 
@@ -134,8 +173,8 @@ def _browser() -> Finding:
     return Finding(subject="browser", found=found or "no chromium (only the page test needs one)")
 
 
-def _missing_tools() -> Iterator[Finding]:
-    if not _version("reasoning-gym") and not shutil.which("cc"):
+def _missing_tools(*, is_needed: bool) -> Iterator[Finding]:
+    if is_needed and not _version("reasoning-gym") and not shutil.which("cc"):
         yield Finding(
             subject="compiler",
             found="no cc, which a dependency of [distill] needs",

@@ -26,6 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
+from toolkit.advice import advise
 from toolkit.chat_format import write_chat_files
 from toolkit.errors import InputError, MissingExtra
 
@@ -79,8 +80,8 @@ def write_checkpoint(source: Path, folder: Path) -> None:
         pad_token=tokens[config["pad_token_id"]],
     )
     special_ids = {name: config[name] for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
-    (folder / "config.json").write_text(json.dumps(config, indent=1) + "\n")
-    (folder / "generation_config.json").write_text(json.dumps(special_ids, indent=1) + "\n")
+    (folder / "config.json").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
+    (folder / "generation_config.json").write_text(json.dumps(special_ids, indent=1) + "\n", encoding="utf-8")
     write_parameters(reader, config, folder / "model.safetensors")
 
 
@@ -173,8 +174,7 @@ def write_parameters(reader: GGUFReader, config: dict[str, Any], path: Path) -> 
         for tensor in reader.tensors:
             for rows in parameter_rows(tensor, config):
                 file.write(np.ascontiguousarray(rows).data.cast("B"))
-            if hasattr(mmap, "MADV_DONTNEED"):  # pages that were read count as this process' memory
-                pages.madvise(mmap.MADV_DONTNEED)
+            advise(pages, "MADV_DONTNEED")  # pages that were read count as this process' memory
 
 
 def parameter_rows(tensor: ReaderTensor, config: dict[str, Any]) -> Iterator[NDArray[Any]]:

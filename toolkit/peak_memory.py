@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-import resource
+import sys
 from pathlib import Path
+
+import psutil
 
 
 def peak_memory_bytes() -> int:
     """Linux's getrusage counts what the parent had before exec; /proc starts anew with the program, mapped files included."""
     status = Path("/proc/self/status")
     if status.is_file():
-        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
+        text = status.read_text(encoding="utf-8", errors="replace")  # the program's name may be in any encoding
+        line = next(line for line in text.splitlines() if line.startswith("VmHWM:"))
         return int(line.split()[1]) * 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    if sys.platform == "win32":
+        return int(psutil.Process().memory_info().peak_wset)
+    import resource  # of Unix alone
+
+    unit = 1 if sys.platform == "darwin" else 1024
+    return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

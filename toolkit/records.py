@@ -20,6 +20,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar
 
+from toolkit.disk import BINARY
 from toolkit.errors import InputError
 from toolkit.field_types import field_checks
 from toolkit.json_files import parse_json, read_json
@@ -280,6 +281,7 @@ class AppendLog:
         mend_torn_line(path)
         self._path = path
         self._descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        self._descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | BINARY, 0o644)
         self._sync_every_s = sync_every_s
         self._synced_at = time.monotonic()
 

@@ -29,6 +29,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from toolkit.disk import sync
 from toolkit.errors import FolderConflict, InputError
 from toolkit.json_files import read_json
 from toolkit.terminal import say
@@ -138,26 +139,25 @@ def finish(
         "measured": dict(measured),
     }
     for path in files:
-        _sync(path)
+        sync(path)
     target = folder / MANIFEST
     _replace(target, json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
+    _let_go(folder)
     if anew:
         for path in (*files, target):
             os.replace(path, out / path.relative_to(folder))
         shutil.rmtree(folder)
-        _sync(out)
+        sync(out)
     else:
         _give_name(folder, out, manifest)
-    _sync(out.absolute().parent)
-    _claimed.pop(folder).release(force=True)
+    sync(out.absolute().parent)
     return manifest
 
 
 def discard(folder: Path) -> None:
     """Remove a partial folder that must not be gone on with."""
+    _let_go(folder)
     shutil.rmtree(folder, ignore_errors=True)
-    if folder in _claimed:
-        _claimed.pop(folder).release(force=True)
 
 
 def process_rank() -> int:
@@ -189,14 +189,14 @@ def _was_finished(out: Path, stage: Stage) -> bool:
     if _difference(manifest, stage.key()):
         return False
     _make_and_claim(folder, out)
+    _let_go(folder)
     _give_name(folder, out, manifest)
-    _claimed.pop(folder).release(force=True)
     return True
 
 
 def _await_first(folder: Path, out: Path) -> dict[str, Any]:
     """Drop this process' folder; returns the manifest of the first one's, once it is there."""
-    _claimed.pop(folder).release(force=True)
+    _let_go(folder)
     shutil.rmtree(folder)
     while (manifest := read_manifest(out)) is None:
         time.sleep(ASK_EVERY_S)
@@ -274,6 +274,12 @@ def _claim(folder: Path, out: Path) -> None:
     _claimed[folder] = lock
 
 
+def _let_go(folder: Path) -> None:
+    """Give up the claim, which comes first: Windows neither removes nor renames a folder with an open file in it."""
+    if folder in _claimed:
+        _claimed.pop(folder).release(force=True)
+
+
 def _make_and_claim(folder: Path, out: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     _claim(folder, out)
@@ -294,10 +300,12 @@ def _set_aside(folder: Path, found: Any, key: Mapping[str, Any]) -> None:
         if not aside.exists():
             break
         aside = aside.with_suffix(f".{_digest(found)}-{number}")
+    _let_go(folder)
     os.rename(folder, aside)
-    _claimed.pop(folder).release(force=True)
     if isinstance(found, dict):
-        say(f"{aside} keeps an unfinished run: {_difference(found, key) or "of another version"}; with its own options it goes on")
+        say(
+            f"{aside} keeps an unfinished run: {_difference(found, key) or 'of another version'}; with its own options it goes on"
+        )
     else:
         say(f"{aside} keeps what a run left whose {MARKER} cannot be read; nothing goes on from there by itself")
 
@@ -306,8 +314,7 @@ def _take_up(folder: Path, key: Mapping[str, Any]) -> None:
     """Put what this run left before it was set aside back into its place, which holds nothing."""
     before = _aside(folder, key)
     if before.exists():
-        if folder in _claimed:
-            _claimed.pop(folder).release(force=True)
+        _let_go(folder)
         shutil.rmtree(folder, ignore_errors=True)
         os.rename(before, folder)
 
@@ -349,16 +356,8 @@ def _replace(path: Path, text: str) -> None:
     fresh = path.with_name(f".{path.name}.partial")
     try:
         fresh.write_bytes(text.encode(errors="backslashreplace"))
-        _sync(fresh)
+        sync(fresh)
         os.replace(fresh, path)
     except OSError:
         fresh.unlink(missing_ok=True)
         raise
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

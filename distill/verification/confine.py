@@ -88,7 +88,7 @@ def main() -> None:
     level, program, seconds, caller, *packages = sys.argv[1:]
     with open(program, encoding="utf-8") as file:
         source = file.read()
-    limit(int(seconds), int(caller))
+    limit(level, int(seconds), int(caller))
     try:
         if level == "namespaces":
             enter_namespaces()
@@ -126,7 +126,7 @@ class Numpy:
         return importlib.util.spec_from_file_location(name, init, submodule_search_locations=[self._folder])
 
 
-def limit(seconds: int, caller: int) -> None:
+def limit(level: str, seconds: int, caller: int) -> None:
     """Processor time, memory, files; no core dumps; on Linux no way to gain privileges, no life without the caller."""
     for name, value in (
         (resource.RLIMIT_CPU, seconds),
@@ -135,7 +135,11 @@ def limit(seconds: int, caller: int) -> None:
         (resource.RLIMIT_NOFILE, OPEN_FILES),
         (resource.RLIMIT_CORE, 0),
     ):
-        resource.setrlimit(name, (value, value))
+        try:
+            resource.setrlimit(name, (value, value))
+        except (OSError, ValueError):  # macOS refuses a limit of memory, which no confining level may go without
+            if level != "none":
+                os._exit(REFUSED)
     if sys.platform == "linux":
         _prctl(PR_SET_PDEATHSIG, SIGKILL)
         if os.getppid() != caller:  # it died before it could be said that its death is ours
@@ -158,7 +162,7 @@ def enter_namespaces() -> None:
         ("uid_map", f"{NOBODY} {user} 1"),
         ("gid_map", f"{NOBODY} {group} 1"),
     ):
-        with open(f"/proc/self/{name}", "w") as file:
+        with open(f"/proc/self/{name}", "w", encoding="ascii") as file:
             file.write(text)
     alive, lifeline = os.pipe()
     child = os.fork()

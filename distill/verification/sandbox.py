@@ -11,6 +11,7 @@ escapes).
 from __future__ import annotations
 
 import os
+import platform
 import selectors
 import signal
 import subprocess
@@ -25,10 +26,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
-from distill.verification import confine
 from toolkit.errors import InputError
 from toolkit.terminal import say
 
+CONFINE = Path(__file__).with_name("confine.py")
+"""The program that confines; its imports are Unix's."""
 Level = Literal["namespaces", "landlock", "none"]
 LEVELS: tuple[Level, ...] = ("namespaces", "landlock")
 """Those that confine, strongest first."""
@@ -80,7 +82,7 @@ def run(
         program.write_text(source, encoding="utf-8", errors="replace")
         process = subprocess.Popen(
             [
-                *(sys.executable, "-I", "-S", "-B", confine.__file__),
+                *(sys.executable, "-I", "-S", "-B", str(CONFINE)),
                 *(level, str(program), str(cpu_s), str(os.getpid()), *numpy_folders()),
             ],
             cwd=home,
@@ -112,13 +114,19 @@ def numpy_folders() -> list[str]:
 def strongest_level() -> Level:
     """The first of `LEVELS` at which a program runs here; "none" where none does and `allow_unsafe` was called.
 
-    Raises `InputError` where none does and it was not.
+    Raises `InputError` where none does and it was not, and on Windows.
     """
+    if not hasattr(os, "killpg"):
+        raise InputError(
+            f"programs that a model wrote must run where the kernel confines them, and {platform.system()} has no way to "
+            "limit and end one with all that it started; leave out problems with tests, or run this on Linux 5.13 or newer"
+        )
     for level in (*LEVELS, *_unsafe):
         outcome = run("print('in')", level=level, wall_s=START_S)
         if outcome.exit_code == 0 and outcome.stdout == b"in\n":
             if level == "none":
-                say("sandbox: none; programs that a model wrote run with your rights")
+                unlimited = ", and take what memory they want" if sys.platform == "darwin" else ""
+                say(f"sandbox: none; programs that a model wrote run with your rights{unlimited}")
             return level
     raise InputError(
         "programs that a model wrote must run where the kernel confines them, and this machine allows neither user "

@@ -13,6 +13,7 @@ it was trained on our format or never saw it, and never in the reasoning.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from importlib import metadata
 
 from distill.problems.requests import HARMFUL, responds_rightly
@@ -30,6 +31,12 @@ REFERENCE, CODE, REFUSAL = "reference", "unit-tests", "refusal"
 """The verifiers of problems that reasoning-gym does not know."""
 VERSION = "4"
 """Of the rules in this folder; goes up whenever the same trace could get another verdict."""
+
+
+def check_gradable(problems: Iterable[Problem]) -> None:
+    """Raises `InputError` where a problem is code and this machine runs none, before somebody pays for an answer."""
+    if any(_judge(problem) == CODE for problem in problems):
+        strongest_level()
 
 
 def grade(problem: Problem, trace: Trace) -> Verdict:

@@ -6,15 +6,20 @@ import ctypes
 import hashlib
 import os
 from functools import cache
-from importlib.util import find_spec
 from pathlib import Path
 
+from toolkit.doctor import instructions
 from toolkit.errors import InputError
 
-MODULE = "export.kernels._library"
+FILES = ("_library.so", "_library.dll")
+"""Beside this file, one of them where it was compiled; no Python's name is in it, since it uses nothing of Python's."""
 VARIABLE = "TOOLKIT_KERNELS"
 """In the environment: `THEIRS` lets onnxruntime's kernels compute everything, as on a processor that ours don't know."""
 THEIRS = "onnxruntime"
+INSTRUCTIONS = "avx512_vnni"
+"""Linux's name for what ours are written for."""
+THREE_BITS = b"MatMul3Bits"
+"""In a graph: the operator that only ours compute as it is."""
 
 
 @cache
@@ -39,17 +44,39 @@ def kernels_digest() -> str:
 
 def kernels_in_words() -> str:
     """Which kernels compute, and why where they are not our own."""
+    return f"onnxruntime's: {_why_not()}" if kernels_library() is None else "our own, for AVX-512 VNNI"
+
+
+def what_is_slower(model_path: Path) -> str:
+    """One line for who opens a graph: why our kernels don't compute it, and what that costs; empty where they do."""
     if kernels_library():
-        return "our own, for AVX-512 VNNI"
-    compiled = _compiled()
-    if not compiled:
-        return "onnxruntime's: ours were not compiled here"
-    return f"onnxruntime's: {'ours need AVX-512 VNNI' if not _runs_here(compiled) else f'{VARIABLE}={THEIRS}'}"
+        return ""
+    line = f"{model_path.parent}: onnxruntime's kernels compute, which is slower ({_why_not()})"
+    if model_path.is_file() and THREE_BITS in model_path.read_bytes():
+        line += f"; its weights of three bits {WIDENED}; export it again without --fast for this machine"
+    return line
+
+
+WIDENED = "are widened at each start, which takes seconds and several times the memory, and is no faster than four bits"
+"""What onnxruntime's kernels do with three bits."""
+
+
+def _why_not() -> str:
+    """Why onnxruntime's kernels compute everything."""
+    if os.environ.get(VARIABLE):
+        return f"{VARIABLE}={THEIRS} switches ours off"
+    known = instructions()
+    if known and INSTRUCTIONS not in known:
+        return "ours need AVX-512 VNNI, which this processor lacks"
+    if _compiled() is None:
+        remedy = "; install a C compiler, then the package again" if known else ""
+        return f"ours were not compiled when this was installed{remedy}"
+    return "ours were compiled for another system or processor; install the package again"
 
 
 def _compiled() -> Path | None:
-    spec = find_spec(MODULE)
-    return Path(spec.origin) if spec and spec.origin else None
+    paths = (Path(__file__).with_name(name) for name in FILES)
+    return next((path for path in paths if path.is_file()), None)
 
 
 def _runs_here(library: Path) -> bool:

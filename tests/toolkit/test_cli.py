@@ -32,7 +32,10 @@ Captured = pytest.CaptureFixture[str]
         (["distill", "--out", "x", "--epochs", "0"], "argument --epochs: '0' must be a whole number from 1 on"),
         (["distill", "--out", "x", "--epochs", "two"], "argument --epochs: 'two' must be a whole number from 1 on"),
         (["distill", "--out", "x", "--epochs", "9" * 5000], "must be a whole number from 1 on"),
-        (["distill", "--out", "x", "--seed", "-1"], "argument --seed: '-1' must be a whole number from 0 to 4294967295"),
+        (
+            ["distill", "--out", "x", "--seed", "-1"],
+            "argument --seed: '-1' must be a whole number from 0 to 4294967295",
+        ),
         (["serve", "x", "--port", "65536"], "argument --port: '65536' must be a whole number from 0 to 65535"),
         (["export", "x", "--size", "0MB", "--out", "y"], "argument --size: '0MB' must be a size above 0, such as 90MB"),
         (["export", "x", "--size", "-9GB", "--out", "y"], "argument --size: expected one argument"),
@@ -40,7 +43,10 @@ Captured = pytest.CaptureFixture[str]
         (["export", "x", "--size", "1e999GB", "--out", "y"], "argument --size: '1e999GB' must be a size above 0"),
         (["export", "x", "--size", "nanMB", "--out", "y"], "argument --size: 'nanMB' must be a size above 0"),
         (["chat", "x", "--prefix-cache", "0GB"], "argument --prefix-cache: '0GB' must be a size above 0"),
-        (["export", "x", "--bits-per-weight", "nan", "--out", "y"], "--bits-per-weight: 'nan' must be a number above 0"),
+        (
+            ["export", "x", "--bits-per-weight", "nan", "--out", "y"],
+            "--bits-per-weight: 'nan' must be a number above 0",
+        ),
         (["export", "x", "--bits-per-weight", "0", "--out", "y"], "--bits-per-weight: '0' must be a number above 0"),
         (["distill", "--out", "x", "--epoch", "2"], "unrecognized arguments: --epoch 2"),
         (["distill", "--out", "x", "--temperature", "99"], "temperature (99.0) must be between 0.0 and 10.0"),
@@ -69,7 +75,10 @@ Captured = pytest.CaptureFixture[str]
         (["eval", "owner/none", "--problems", "{tmp}/none.jsonl"], "{tmp}/none.jsonl cannot be read: No such file"),
         (["eval", "owner/none", "--split", "test"], "--split and --include-trained choose among your own problems"),
         (["teach", "--judge", "none", "--base", "owner/none", "--out", "{tmp}/o"], "'none' must be a model folder"),
-        (["teach", "--start", "owner/none", "--out", "{tmp}/o"], "--start (owner/none) must name the model of one stage"),
+        (
+            ["teach", "--start", "owner/none", "--out", "{tmp}/o"],
+            "--start (owner/none) must name the model of one stage",
+        ),
         (["pull", "what"], "'what' must be a model folder, a known name or a hub id (owner/name), and is none"),
         (
             ["traces", "--teacher", "http://127.0.0.1:9/v1", "--out", "{tmp}/out"],
@@ -216,8 +225,13 @@ def test_whatever_is_raised_becomes_one_line_with_its_exit_code(
     assert type(explain(error, "distill")) is kind
 
 
-def test_an_interrupt_ends_with_130_and_says_how_to_go_on(tmp_path: Path) -> None:
-    """A real signal, while the command reads its problems from a pipe that nobody writes."""
+@pytest.mark.parametrize(
+    ("sent", "interrupts", "code"), [(signal.SIGINT, signal.SIG_DFL, 130), (signal.SIGTERM, signal.SIG_IGN, 143)]
+)
+def test_an_interrupt_and_a_termination_end_with_their_codes_and_say_how_to_go_on(
+    sent: signal.Signals, interrupts: signal.Handlers, code: int, tmp_path: Path
+) -> None:
+    """A real signal, while the command reads its problems from a pipe that nobody writes; a background job ignores SIGINT."""
     pipe = tmp_path / "problems.jsonl"
     os.mkfifo(pipe)
     command = [sys.executable, "-m", "toolkit.cli", "traces", "--teacher", "builtin", "--problems", str(pipe)]
@@ -228,13 +242,13 @@ def test_an_interrupt_ends_with_130_and_says_how_to_go_on(tmp_path: Path) -> Non
         stderr=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509 - a background job ignores it
+        preexec_fn=lambda: signal.signal(signal.SIGINT, interrupts),  # noqa: PLW1509
     ) as process:
         writer = os.open(pipe, os.O_WRONLY)  # returns when the command has opened it
-        process.send_signal(signal.SIGINT)
+        process.send_signal(sent)
         _, err = process.communicate()
         os.close(writer)
-    assert process.returncode == 130, err
+    assert process.returncode == code, err
     assert err.splitlines()[-1] == "toolkit: interrupted; run the same command again to go on"
     assert not (tmp_path / "out").exists()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from toolkit import doctor
-from toolkit.doctor import Finding, examine, missing_requirements, to_facts, to_text
+from toolkit.doctor import Finding, examine, largest_model, missing_requirements, to_facts, to_text
 
 
 def test_every_missing_thing_has_a_remedy_and_every_remedy_an_arrow() -> None:
@@ -26,6 +26,48 @@ def test_an_absent_dependency_is_named_with_its_extra(monkeypatch: pytest.Monkey
     assert missing_requirements("chat") == ["gradio"]
     finding = next(f for f in examine() if f.subject == "[chat]")
     assert finding.remedy == "pip install 'reasoning-edge[chat]'"
+
+
+LIGHT = {
+    "reasoning-edge",
+    "filelock",
+    "httpx2",
+    "huggingface_hub",
+    "jinja2",
+    "numpy",
+    "psutil",
+    "tokenizers",
+    "onnxruntime",
+    "uvicorn",
+}
+EDGE = {"chat": LIGHT | {"gradio", "starlette"}, "serve": LIGHT | {"llguidance", "prometheus-client", "starlette"}}
+
+
+@pytest.mark.parametrize("installed", EDGE)
+def test_an_edge_install_lacks_nothing_and_hears_how_to_get_more(
+    installed: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doctor, "_version", lambda name: "1" if name in EDGE[installed] else None)
+    monkeypatch.setattr(doctor, "DEMO_MEMORY_BYTES", 1e18)
+    findings = examine()
+    assert all(finding.is_good for finding in findings)
+    signs = {finding.subject: finding.sign for finding in findings}
+    extras = ("[chat]", "[distill]", "[export]", "[serve]")
+    assert [signs[extra] for extra in extras] == ["✓" if extra == f"[{installed}]" else "–" for extra in extras]
+    assert "– [distill]  for pull, teach" in to_text(findings)
+
+
+def test_what_is_installed_in_part_or_not_at_all_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    for names in ({"trl"}, set()):
+        monkeypatch.setattr(doctor, "_version", lambda name, names=names: "1" if name in names else None)
+        finding = next(finding for finding in examine() if finding.subject == "[distill]")
+        assert finding.sign == "✗" and "lacks accelerate, bitsandbytes" in finding.found
+
+
+@pytest.mark.parametrize(("free_bytes", "largest"), [(0.4e9, 0.0), (3.5e9, 4e9), (7.5e9, 8e9), (24e9, 32e9)])
+def test_a_memory_is_good_for_a_size_of_model(free_bytes: float, largest: float) -> None:
+    """The middle two: what a Raspberry Pi of 4 or 8 GB has free."""
+    assert largest_model(free_bytes) == largest
 
 
 def test_the_verbs_of_the_extras_are_the_commands() -> None:

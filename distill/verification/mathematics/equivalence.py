@@ -2,7 +2,8 @@
 
 A model's answer is foreign text that a computer algebra system evaluates: `9**9**9**9` never ends, deep brackets
 overflow the stack, and math-verify's own time limits work in a main thread only. So one worker process compares, one
-pair at a time; a pair that takes too long or too much memory costs that worker, the next pair gets a new one.
+pair at a time; a pair that takes too long or too much memory costs that worker, the next pair gets a new one. The worker
+limits its own memory where the system lets it (Linux does, macOS and Windows don't), and is watched besides.
 
     us ── {"reference": …, "answer": …} ──> worker          one JSON text a line
        <── true / false ───────────────────
@@ -15,13 +16,16 @@ from __future__ import annotations
 import atexit
 import json
 import os
-import select
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
+from threading import Event, Thread
+
+import psutil
 
 from toolkit.errors import MissingExtra
 
@@ -29,6 +33,7 @@ LIMIT_S = 5.0
 START_LIMIT_S = 120.0
 """For importing the algebra system, on a machine that does much else."""
 MEMORY_BYTES = 2 << 30
+WATCH_EVERY_S = 0.1
 LONGEST = 4_000
 """Characters of an answer; nobody's result is longer."""
 
@@ -80,22 +85,30 @@ class _Worker:
 
     @staticmethod
     def _ask(process: subprocess.Popen[bytes], pair: dict[str, str], limit_s: float) -> bool | None:
-        """The worker's verdict, None where it gave none in time."""
+        """The worker's verdict, None where it gave none within the limits."""
         assert process.stdin and process.stdout
-        end, line = time.monotonic() + limit_s, b""
+        answered = Event()
+        Thread(target=_watch, args=(process, limit_s, answered), daemon=True).start()
         try:
             process.stdin.write(json.dumps(pair).encode() + b"\n")
             process.stdin.flush()
-        except BrokenPipeError:
+            line = process.stdout.readline()
+        except OSError:  # it has ended
             return None
-        while not line.endswith(b"\n"):
-            if not select.select([process.stdout], [], [], max(0.0, end - time.monotonic()))[0]:
-                return None
-            piece = os.read(process.stdout.fileno(), 64)
-            if not piece:
-                return None
-            line += piece
-        return bool(json.loads(line))
+        finally:
+            answered.set()
+        return bool(json.loads(line)) if line.endswith(b"\n") else None
+
+
+def _watch(process: subprocess.Popen[bytes], limit_s: float, answered: Event) -> None:
+    """Kill the worker where it takes longer or more memory than it may."""
+    end = time.monotonic() + limit_s
+    with suppress(psutil.Error):  # it has ended
+        worker = psutil.Process(process.pid)
+        while not answered.wait(min(WATCH_EVERY_S, max(0.0, end - time.monotonic()))):
+            if time.monotonic() >= end or worker.memory_info().rss > MEMORY_BYTES:
+                process.kill()
+                return
 
 
 @cache
@@ -106,13 +119,15 @@ def _worker() -> _Worker:
 def _serve() -> None:
     """The worker's whole life."""
     import logging
-    import resource
 
     from math_verify import parse, verify
 
     logging.disable()  # it warns that nobody limits its time
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
-    verdicts = os.fdopen(os.dup(sys.stdout.fileno()), "w")
+    with suppress(ImportError, ValueError, OSError):  # where there is no such limit, the other process watches
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
+    verdicts = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for whatever a library prints
     for line in sys.stdin:
         pair = json.loads(line)

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
 
-from export import llama_cpp
+from export.gguf_writer import write_gguf
 from toolkit.gguf_checkpoint import write_checkpoint
 
 
 def test_a_written_gguf_reads_back_as_the_checkpoint(tiny_student: Path, tmp_path: Path) -> None:
-    llama_cpp.write_gguf(tiny_student, tmp_path / "model.gguf")
+    write_gguf(tiny_student, tmp_path / "model.gguf")
     again = tmp_path / "again"
     again.mkdir()
     write_checkpoint(tmp_path / "model.gguf", again)
@@ -23,3 +25,11 @@ def test_a_written_gguf_reads_back_as_the_checkpoint(tiny_student: Path, tmp_pat
         assert torch.equal(stored.float().bfloat16(), read[name]), name
     template = (tiny_student / "chat_template.jinja").read_text()
     assert (again / "chat_template.jinja").read_text() == template
+
+
+def test_llama_cpp_is_measured_in_a_process_without_torch_and_without_our_reader_of_its_file() -> None:
+    check = (
+        "import sys, export.benchmark, export.llama_cpp\nprint({'torch', 'gguf', 'transformers'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
