@@ -20,6 +20,7 @@ from types import TracebackType
 from typing import Any, Literal, Self, TypeVar
 
 from toolkit.errors import InputError
+from toolkit.json_files import read_json
 
 FinishReason = Literal["stop", "length", "content_filter", "tool_calls", "error"]
 """Why a turn ended: only one that ended by "stop" is whole. A decoder here knows the first two, a server all."""
@@ -211,10 +212,7 @@ def content_hash(text: str) -> str:
 
 def read_object(path: Path) -> dict[str, Any]:
     """Read a file of one JSON object. Raises `InputError` where it holds anything else."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} must be readable JSON: {error}") from error
+    value = read_json(path)
     if not isinstance(value, dict):
         raise InputError(f"{path} must hold a JSON object, not {type(value).__name__}")
     return value

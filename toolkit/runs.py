@@ -30,10 +30,18 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from toolkit.errors import FolderConflict, InputError
+from toolkit.json_files import check_type, read_json
 
 MANIFEST = "manifest.json"
 MARKER, LOCK = "stage.json", ".lock"
 """In a partial folder: the run that it is for, and the claim of the process that works on it."""
+MANIFEST_TYPES = {
+    "stage": str,
+    "config": dict[str, Any],
+    "inputs": dict[str, str],
+    "outputs": dict[str, dict[str, Any]],
+    "measured": dict[str, Any],
+}
 
 ASK_EVERY_S = 0.1
 """Whether the first process has finished."""
@@ -163,13 +171,22 @@ def _await_first(folder: Path, out: Path) -> dict[str, Any]:
 
 
 def read_manifest(folder: Path) -> dict[str, Any] | None:
-    """The folder's manifest, or None where it has none; raises `InputError` where it is no JSON object."""
+    """The folder's manifest, or None where it has none.
+
+    Raises `InputError` where it is no JSON object, or holds another type than its readers count on.
+    """
     path = folder / MANIFEST
-    if not path.is_file():
+    if not os.path.lexists(path):
         return None
-    value = _read_json(path)
+    value = read_json(path)
     if not isinstance(value, dict):
         raise InputError(f"{path} must be a JSON object; remove the folder and run again")
+    for name, kind in MANIFEST_TYPES.items():
+        if name in value:
+            check_type(value[name], kind, f"{name} in {path}")
+    for name, facts in value.get("outputs", {}).items():
+        for fact, kind in (("bytes", int), ("sha256", str)):
+            check_type(facts.get(fact), kind, f"{fact} of {name} in {path}")
     return value
 
 
@@ -188,9 +205,9 @@ def replace_text(path: Path, text: str) -> None:
 def folder_digest(folder: Path) -> str:
     """One digest for a model folder: of its manifest's output digests where it has one, else of all its files."""
     manifest = read_manifest(folder)
-    facts = (
-        manifest["outputs"] if manifest else {p.name: file_facts(p) for p in sorted(folder.iterdir()) if p.is_file()}
-    )
+    facts = (manifest or {}).get("outputs")
+    if facts is None:
+        facts = {p.name: file_facts(p) for p in sorted(folder.iterdir()) if p.is_file()}
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -304,13 +321,6 @@ def _first_difference(where: str, found: Any, expected: Any) -> str | None:
                 return difference
         return None
     return None if found == expected else f"its {where} ({found!r}) must equal this run's ({expected!r})"
-
-
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} must be a readable JSON file: {error}") from error
 
 
 def _sync(path: Path) -> None:
