@@ -145,7 +145,13 @@ def _check_shapes(reader: GGUFReader, config: Mapping[str, Any]) -> None:
             f"llama.block_count ({config['num_hidden_layers']}) of the GGUF file must be the layers that its {len(found)} "
             "tensors make; get it again"
         )
-    for name, shape in _shapes(config):
+    expected = dict(_shapes(config))
+    for name in sorted(found.keys() - expected.keys()):
+        raise InputError(
+            f"the GGUF tensor {name} must be one of a Llama model's of {config['num_hidden_layers']} layers; "
+            "take the model's safetensors instead"
+        )
+    for name, shape in expected.items():
         if found.get(name, shape if name == "output.weight" else None) != shape:
             raise InputError(f"{name} of the GGUF file has shape {found.get(name)}, which must equal {shape}; get it again")
 
