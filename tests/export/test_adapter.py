@@ -26,6 +26,7 @@ from toolkit.runs import file_digest
 
 WIDE = Bounds(max_mean_kl=9.0, min_top1=0.0)
 EVERYWHERE = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+TRAINED = ("lora_", "modules_to_save", "trainable_tokens")
 
 
 def write_adapter(base: Path, folder: Path, **settings: Any) -> Path:
@@ -35,7 +36,7 @@ def write_adapter(base: Path, folder: Path, **settings: Any) -> Path:
     adapted = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **settings))
     generator = torch.Generator().manual_seed(5)
     for name, parameter in adapted.named_parameters():
-        if "lora_" in name:
+        if any(part in name for part in TRAINED):
             parameter.data = torch.randn(parameter.shape, generator=generator) * 0.05
     adapted.save_pretrained(folder)
     return folder
