@@ -90,7 +90,9 @@ class Adapter:
         down_LK, up_NL = down.read(0, down.shape[0]), up.read(begin, end)
         change_NK = (up_NL @ down_LK).mul_(self.scale)
         if not torch.isfinite(change_NK).all():
-            raise InputError(f"the adapter {self._folder} must change {name} by finite values, and has NaN or infinite ones")
+            raise InputError(
+                f"the adapter {self._folder} must change {name} by finite values, and has NaN or infinite ones"
+            )
         return change_NK
 
     def _part(self, name: str, letter: str) -> str:
@@ -105,8 +107,7 @@ def is_adapter(folder: Path) -> bool:
     if not (folder / CONFIG).is_file():
         return False
     model, adapter = (
-        [name for name in names if (folder / name).is_file()]
-        for names in ((SINGLE, INDEX), (WEIGHTS, PICKLED))
+        [name for name in names if (folder / name).is_file()] for names in ((SINGLE, INDEX), (WEIGHTS, PICKLED))
     )
     if model and adapter:
         raise InputError(
@@ -137,11 +138,13 @@ def _leave_to_peft(folder: Path, config: Mapping[str, Any]) -> None:
         *((name, config.get(name), not config.get(name), "off") for name in MUST_BE_OFF),
     ):
         if not is_supported:
-            raise NeedsPeft(f"{name} ({found}) of {folder} must be {supported} for an adapter to be merged without PEFT")
+            raise NeedsPeft(
+                f"{name} ({found}) of {folder} must be {supported} for an adapter to be merged without PEFT"
+            )
     if not (folder / WEIGHTS).is_file() and (folder / PICKLED).is_file():
         raise NeedsPeft(f"{folder / PICKLED} must be {WEIGHTS} for an adapter to be merged without PEFT")
     for name in ("r", "lora_alpha"):
-        value = config.get(name)
+        value: Any = config.get(name)
         if not fits(value, float) or value <= 0:
             raise InputError(f"{name} ({value}) must be a number above 0; {folder / CONFIG} holds it")
 
@@ -149,5 +152,7 @@ def _leave_to_peft(folder: Path, config: Mapping[str, Any]) -> None:
 def _target(folder: Path, name: str) -> str:
     module, found, _ = name.removeprefix(PREFIX).rpartition(".lora_")
     if not found or not name.startswith(PREFIX) or not name.endswith((".lora_A.weight", ".lora_B.weight")):
-        raise NeedsPeft(f"{name} in {folder / WEIGHTS} must be lora_A or lora_B of a linear layer to be merged without PEFT")
+        raise NeedsPeft(
+            f"{name} in {folder / WEIGHTS} must be lora_A or lora_B of a linear layer to be merged without PEFT"
+        )
     return f"{module}.weight"

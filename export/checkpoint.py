@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -176,7 +177,7 @@ def _read_headers(folder: Path) -> tuple[dict[str, StoredRows], frozenset[str]]:
         return open_safetensors(folder / SINGLE), frozenset()
     if not index.is_file():
         raise InputError(f"{folder} must hold {SINGLE} or {INDEX}; it holds neither")
-    weight_map = read_object(index).get("weight_map")
+    weight_map: Any = read_object(index).get("weight_map")
     check_type(weight_map, dict[str, str], f"weight_map in {index}")
     named = {name: Path(file).name for name, file in weight_map.items()}
     stored: dict[str, StoredRows] = {}
@@ -188,5 +189,7 @@ def _read_headers(folder: Path) -> tuple[dict[str, StoredRows], frozenset[str]]:
                 stored[name] = rows
     for name, file in named.items():
         if name not in stored or stored[name].path.name != file:
-            raise InputError(f"{folder / file} must hold {name}, as {INDEX} says, and does not; get the checkpoint again")
+            raise InputError(
+                f"{folder / file} must hold {name}, as {INDEX} says, and does not; get the checkpoint again"
+            )
     return stored, frozenset(repeated)

@@ -72,7 +72,7 @@ def read_expected(folder: Path) -> Expected:
             and expected.lengths.sum() == len(expected.tokens)
             and expected.positions.sum() == len(ids_TK) == len(rest_T) > 0
             and ids_TK.shape == expected.log_probs.shape
-            and bool((0 <= expected.positions).all() and (expected.positions < expected.lengths).all())
+            and bool((expected.positions >= 0).all() and (expected.positions < expected.lengths).all())
         )
     except (OSError, ValueError, KeyError, TypeError, IndexError, EOFError, zipfile.BadZipFile) as error:
         raise InputError(f"{path} must be a record that toolkit export wrote: {error}; export again") from error

@@ -192,7 +192,9 @@ def _check_types(path: Path, architecture: str, values: Mapping[str, Any]) -> No
         if not fits(value, float) or not 0 < value < math.inf:
             raise InputError(f"{name} in {path} ({value!r}) must be a number above 0; write it down or leave it out")
     if any(isinstance(value, dict) for value in rope.values()):
-        raise InputError(f"rope_parameters in {path} must be the same for all layers, and differ; it cannot be exported")
+        raise InputError(
+            f"rope_parameters in {path} must be the same for all layers, and differ; it cannot be exported"
+        )
 
 
 def _check_shape(path: Path, config: ModelConfig) -> None:

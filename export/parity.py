@@ -107,8 +107,9 @@ def float_model(source: Path, checkpoint: Checkpoint | None) -> PreTrainedModel:
     """The model in `source`, with those of the checkpoint's tensors that transformers would not read so."""
     logging.set_verbosity_error()
     model = load_model(source, torch.float32)
-    for name in checkpoint.read_here_only if checkpoint else ():
-        model.get_parameter(name).copy_(checkpoint.tensor(name))
+    if checkpoint:
+        for name in checkpoint.read_here_only:
+            model.get_parameter(name).copy_(checkpoint.tensor(name))
     return model
 
 

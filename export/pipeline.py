@@ -220,7 +220,10 @@ def export_model(config: ExportConfig) -> dict[str, Any]:
     `FolderConflict` where `out` holds something else. Whatever is raised, nothing is left under the final name.
     """
     checkpoint = open_merged(config.source, config.adapter, config.chat_folder)
-    asked, config = config, replace(config, source=checkpoint.folder, adapter=config.adapter if checkpoint.adapter else None)
+    asked, config = (
+        config,
+        replace(config, source=checkpoint.folder, adapter=config.adapter if checkpoint.adapter else None),
+    )
     if config.bounds:
         check_context(ChatFormat.from_folder(config.chat_folder), checkpoint.config.max_position_embeddings)
     chosen = layouts(

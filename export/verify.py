@@ -251,7 +251,9 @@ def check_greedy(record: GoldenRecord, decoder: OnnxDecoder) -> str:
     for number, text in enumerate(record.greedy, start=1):
         ids = text.prompt + text.tokens
         if min(ids) < 0 or max(ids) >= decoder.config.vocab_size or len(ids) > decoder.max_length:
-            raise InputError(f"prompt {number} of {RECORD_FILE} must be ids that fit the model, and is not; export again")
+            raise InputError(
+                f"prompt {number} of {RECORD_FILE} must be ids that fit the model, and is not; export again"
+            )
         logits_V = decoder.start([text.prompt])[0]
         for index, (token, margin) in enumerate(zip(text.tokens, text.margins, strict=True)):
             found = int(logits_V.argmax())

@@ -101,7 +101,9 @@ class Facts(dict[str, Any]):
         return list(self._checked(name, self[name], fits, "a list of texts"))
 
     def count(self, name: str) -> int:
-        return int(self._checked(name, self[name], type(self[name]) is int and self[name] > 0, "a whole number above 0"))
+        return int(
+            self._checked(name, self[name], type(self[name]) is int and self[name] > 0, "a whole number above 0")
+        )
 
     def positive(self, name: str) -> float:
         fits = isinstance(self[name], float) and 0 < self[name] < math.inf
@@ -125,7 +127,9 @@ def _refuse_unsupported(facts: Facts) -> None:
     heads, size = (facts.count(f"llama.{name}") for name in ("attention.head_count", "embedding_length"))
     whole_head = size // heads
     if size % (2 * heads):
-        raise InputError(f"llama.embedding_length ({size}) must be whole heads ({heads}) of an even size; get the file again")
+        raise InputError(
+            f"llama.embedding_length ({size}) must be whole heads ({heads}) of an even size; get the file again"
+        )
     for name, supported in (
         ("llama.rope.scaling.type", "none"),
         ("llama.expert_count", 0),
@@ -153,7 +157,9 @@ def _check_shapes(reader: GGUFReader, config: Mapping[str, Any]) -> None:
         )
     for name, shape in expected.items():
         if found.get(name, shape if name == "output.weight" else None) != shape:
-            raise InputError(f"{name} of the GGUF file has shape {found.get(name)}, which must equal {shape}; get it again")
+            raise InputError(
+                f"{name} of the GGUF file has shape {found.get(name)}, which must equal {shape}; get it again"
+            )
 
 
 def _shapes(config: Mapping[str, Any]) -> Iterator[tuple[str, tuple[int, ...]]]:
@@ -234,7 +240,9 @@ def _merging(tokens: list[str], merges: Any) -> models.BPE:
     except (KeyboardInterrupt, SystemExit):
         raise
     except BaseException as error:  # noqa: BLE001 – the library raises Exception itself, and panics
-        raise InputError(f"the merges of the GGUF file must be of two of its tokens each: {error}; get it again") from None
+        raise InputError(
+            f"the merges of the GGUF file must be of two of its tokens each: {error}; get it again"
+        ) from None
 
 
 def write_parameters(reader: GGUFReader, config: dict[str, Any], path: Path) -> None:
@@ -272,9 +280,13 @@ def parameter_rows(tensor: ReaderTensor, config: dict[str, Any]) -> Iterator[NDA
         try:
             rows = dequantize(tensor.data[begin : begin + step], tensor.tensor_type)
         except NotImplementedError as error:
-            raise InputError(f"{tensor.name} of the GGUF file: {error}; take the model's safetensors instead") from error
+            raise InputError(
+                f"{tensor.name} of the GGUF file: {error}; take the model's safetensors instead"
+            ) from error
         if not np.isfinite(rows).all():
-            raise InputError(f"{tensor.name} of the GGUF file must be finite, and holds NaN or infinite values; get it again")
+            raise InputError(
+                f"{tensor.name} of the GGUF file must be finite, and holds NaN or infinite values; get it again"
+            )
         if kind in heads:
             rows = unpermute(rows, len(rows) // head_dim)
         yield rows.astype(bfloat16).view(np.uint16)

@@ -21,7 +21,14 @@ MOST_BYTES = 64 * 2**20
 
 MOST_SHOWN = 40
 """Characters of a value in a message."""
-WORDS = {str: "a text", int: "a whole number", float: "a number", bool: "true or false", type(None): "null", Any: "anything"}
+WORDS = {
+    str: "a text",
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    type(None): "null",
+    Any: "anything",
+}
 
 
 def check_regular(path: Path) -> os.stat_result:
@@ -95,4 +102,4 @@ def _in_words(kind: Any) -> str:
         return f"a list, each entry {_in_words(parts[0])}"
     if origin in (dict, Mapping):
         return "an object" + (f", each entry {_in_words(parts[1])}" if parts[1] is not Any else "")
-    return WORDS.get(kind, kind.__name__)
+    return WORDS.get(kind) or str(kind.__name__)

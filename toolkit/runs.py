@@ -185,8 +185,8 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
         if name in value:
             check_type(value[name], kind, f"{name} in {path}")
     for name, facts in value.get("outputs", {}).items():
-        for fact, kind in (("bytes", int), ("sha256", str)):
-            check_type(facts.get(fact), kind, f"{fact} of {name} in {path}")
+        check_type(facts.get("bytes"), int, f"bytes of {name} in {path}")
+        check_type(facts.get("sha256"), str, f"sha256 of {name} in {path}")
     return value
 
 

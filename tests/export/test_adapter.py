@@ -225,7 +225,10 @@ def test_a_configuration_left_beside_a_whole_model_makes_no_adapter_of_it(
     shutil.copy(adapter / "adapter_model.safetensors", whole)
     capsys.readouterr()
     assert main(["export", str(whole), *words, str(tmp_path / "c")]) == 2
-    assert "must hold a whole model or an adapter, and holds both (model.safetensors, adapter_mode" in capsys.readouterr().err
+    assert (
+        "must hold a whole model or an adapter, and holds both (model.safetensors, adapter_mode"
+        in capsys.readouterr().err
+    )
 
 
 def test_an_adapter_of_another_base_is_refused(tiny_student: Path, tmp_path: Path) -> None:

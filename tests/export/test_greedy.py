@@ -50,7 +50,9 @@ def test_greedy_tokens_are_the_likeliest_of_every_architecture(checkpoint_folder
 def test_no_setting_of_generation_steers_them(settings: dict[str, Any], tiny_student: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(tiny_student, tmp_path / "model"))
     (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [2]} | settings))
-    assert greedy_completion(float_model(folder, None), PROMPT) == greedy_completion(float_model(tiny_student, None), PROMPT)
+    assert greedy_completion(float_model(folder, None), PROMPT) == greedy_completion(
+        float_model(tiny_student, None), PROMPT
+    )
 
 
 def test_a_folder_that_asks_for_beams_and_stop_strings_is_exported(tiny_student: Path, tmp_path: Path) -> None:

@@ -379,7 +379,9 @@ def test_what_nobody_runs_may_lie_beside(name: str, copied: Path) -> None:
     assert load_model(copied).name == "copy"
 
 
-@pytest.mark.parametrize("name", ["modeling.py", "README.py", "vocab.json", "other.onnx", "pytorch_model.bin", "LICENSE.json"])
+@pytest.mark.parametrize(
+    "name", ["modeling.py", "README.py", "vocab.json", "other.onnx", "pytorch_model.bin", "LICENSE.json"]
+)
 def test_what_a_loader_might_read_may_not_lie_beside(name: str, copied: Path) -> None:
     (copied / name).write_text("x")
     assert re.search(rf"{name} must be named by the manifest, and is not; remove it", failures(copied)["files"])
@@ -467,7 +469,9 @@ def test_without_a_record_the_manifest_s_digests_are_checked(copied: Path) -> No
         verify(copied, fast=False)
 
 
-def test_a_folder_that_was_not_compared_is_told_so(source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_folder_that_was_not_compared_is_told_so(
+    source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     export_model(replace(int4_config(source, tmp_path / "out"), bounds=None))
     capsys.readouterr()
     with pytest.raises(InputError, match=r"must hold verify\.json, and was exported with --no-parity, so it has none"):

@@ -48,6 +48,15 @@ def with_count(at: int, count: int) -> Callable[[bytes], bytes]:
     return lambda content: content[:at] + struct.pack("<Q", count) + content[at + 8 :]
 
 
+def with_first_merge(start: bytes) -> Callable[[bytes], bytes]:
+    def change(content: bytes) -> bytes:
+        key = b"tokenizer.ggml.merges"
+        at = content.index(key) + len(key) + 4 + 4 + 8 + 8
+        return content[:at] + start + content[at + len(start) :]
+
+    return change
+
+
 HEADS = "llama.attention.head_count"
 
 
@@ -61,15 +70,30 @@ HEADS = "llama.attention.head_count"
         (with_count(16, 2**40), r"facts \(1099511627776\) do not fit"),
         (with_bytes(b"llama.block_count\x04", b"llama.block_count\x63"), r"the type of a fact \(99\) is none"),
         (with_number(f"{HEADS}", 0), rf"{HEADS} of the GGUF file \(0\) must be a whole number above 0"),
-        (with_number(f"{HEADS}_kv", 3), r"attn_k\.weight of the GGUF file has shape \(32, 64\), which must equal \(48, 64\)"),
+        (
+            with_number(f"{HEADS}_kv", 3),
+            r"attn_k\.weight of the GGUF file has shape \(32, 64\), which must equal \(48, 64\)",
+        ),
         (with_number(HEADS, 5), r"llama\.embedding_length \(64\) must be whole heads \(5\)"),
         (with_number("llama.block_count", 2**31), r"llama\.block_count \(2147483648\) .* must be the layers that"),
-        (with_number("llama.block_count", 1), r"the GGUF tensor blk\.1\.attn_k\.weight must be one of a Llama model's of 1 layers"),
-        (with_number("llama.feed_forward_length", 96), r"ffn_gate\.weight .* has shape \(128, 64\), which must equal \(96"),
-        (with_number("llama.rope.freq_base", 0), r"llama\.rope\.freq_base of the GGUF file \(0\.0\) must be a number above"),
-        (with_number("tokenizer.ggml.eos_token_id", 10**6), r"eos_token_id .* \(1000000\) must be the id of one of its 320"),
-        (with_bytes("a t".encode(), b"\x01 t"), r"merges of the GGUF file must be of two of its tokens each"),
-        (with_bytes(b"<|im_end|>", b"<|im_\xff\xfe|>"), r"must be a whole GGUF file: .*utf-8"),
+        (
+            with_number("llama.block_count", 1),
+            r"the GGUF tensor blk\.1\.attn_k\.weight must be one of a Llama model's of 1 layers",
+        ),
+        (
+            with_number("llama.feed_forward_length", 96),
+            r"ffn_gate\.weight .* has shape \(128, 64\), which must equal \(96",
+        ),
+        (
+            with_number("llama.rope.freq_base", 0),
+            r"llama\.rope\.freq_base of the GGUF file \(0\.0\) must be a number above",
+        ),
+        (
+            with_number("tokenizer.ggml.eos_token_id", 10**6),
+            r"eos_token_id .* \(1000000\) must be the id of one of its 320",
+        ),
+        (with_first_merge(b"\x01"), r"merges of the GGUF file must be of two of its tokens each"),
+        (with_bytes(b"<|im_end|>", b"<|im_\xff\xfed|>"), r"must be a whole GGUF file: .*utf-8"),
     ],
 )
 def test_a_lie_is_one_line_and_leaves_nothing(

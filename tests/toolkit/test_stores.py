@@ -39,10 +39,14 @@ def test_a_link_within_the_folder_is_followed(tmp_path: Path) -> None:
 
 def test_a_link_that_leaves_is_refused(snapshot: Path, tmp_path: Path) -> None:
     (tmp_path / "secret").write_text("x")
-    for number, target in enumerate(["../../../secret", str(tmp_path / "secret"), "../../../models--me--other/blobs/1"]):
+    for number, target in enumerate(
+        ["../../../secret", str(tmp_path / "secret"), "../../../models--me--other/blobs/1"]
+    ):
         link = snapshot / f"link{number}"
         link.symlink_to(target)
-        with pytest.raises(InputError, match=rf"link{number} must be a regular file of the folder or of its store, but"):
+        with pytest.raises(
+            InputError, match=rf"link{number} must be a regular file of the folder or of its store, but"
+        ):
             check_inside(link, snapshot)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from toolkit import tokenizer_trial
 from toolkit.chat_format import ChatFormat, load_tokenizer
 from toolkit.errors import InputError
 
@@ -30,12 +31,15 @@ def crafted(student: Path, folder: Path, change: Callable[[dict[str, Any]], obje
 
 
 def exploding(value: dict[str, Any]) -> None:
-    """Each character becomes two, forty times."""
-    double = {"type": "Replace", "pattern": {"String": "a"}, "content": "aa"}
-    value["normalizer"] = {"type": "Sequence", "normalizers": [double] * 40}
+    """Each a becomes a thousand, five times."""
+    replacement = {"type": "Replace", "pattern": {"String": "a"}, "content": "a" * 1000}
+    value["normalizer"] = {"type": "Sequence", "normalizers": [replacement] * 5}
 
 
-def test_replacements_that_explode_are_refused_and_end_nothing_here(tiny_student: Path, tmp_path: Path) -> None:
+def test_replacements_that_explode_are_refused_and_end_nothing_here(
+    tiny_student: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tokenizer_trial, "MOST_BYTES", 2**28)
     path = crafted(tiny_student, tmp_path / "crafted", exploding)
     with pytest.raises(InputError, match=r"tokenizer\.json must be a tokenizer of the tokenizers library") as caught:
         load_tokenizer(path)
