@@ -32,7 +32,6 @@ MODEL_TYPES = {name.removesuffix("ForCausalLM").lower(): name for name in ARCHIT
 """transformers chooses a class by `model_type`."""
 READ_BY = {
     "mlp_bias": ("LlamaForCausalLM", "SmolLM3ForCausalLM"),
-    "layer_types": LAYER_TYPES,
     "use_sliding_window": LAYER_TYPES,
     "sliding_window": (*LAYER_TYPES, "MistralForCausalLM"),
     "max_window_layers": ("Qwen2ForCausalLM", "Qwen3ForCausalLM"),
@@ -177,6 +176,10 @@ def _check_types(path: Path, architecture: str, values: Mapping[str, Any]) -> No
     for name, kind in (TYPES | ({"attention_bias": bool} if architecture in OPTIONAL_ATTENTION_BIAS else {})).items():
         if name in values:
             check_type(values[name], kind, f"{name} in {path}")
+    if isinstance(values.get("rms_norm_eps"), int):
+        raise InputError(
+            f"rms_norm_eps in {path} ({values['rms_norm_eps']}) must be written with a point, as transformers needs it"
+        )
     for name in WHOLE_NUMBERS:
         value = values.get(name)
         if value is None and name in values and architecture not in NULL_IS_DEFAULT.get(name, ARCHITECTURES):
