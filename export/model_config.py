@@ -169,6 +169,10 @@ def _architecture(path: Path, values: Mapping[str, Any]) -> str:
         raise InputError(f"architecture {architecture} must be one of {', '.join(ARCHITECTURES)}; {path} names it")
     if MODEL_TYPES.get(str(model_type)) != architecture:
         raise InputError(f"model_type ({model_type}) must be that of {architecture}; {path} names both")
+    if architecture == "MistralForCausalLM" and "layer_types" in values:
+        raise InputError(
+            f"layer_types in {path} make Ministral of {architecture}, which cannot be exported; choose another model"
+        )
     return architecture
 
 
