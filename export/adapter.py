@@ -6,7 +6,8 @@
 W + scale · B A with scale = lora_alpha / r, or lora_alpha / √r where use_rslora. Source: Hu et al., "LoRA" (2021);
 Kalajdzievski, "rsLoRA" (2023); peft.tuners.lora.
 
-Invariant: every tensor of the file is merged, or the folder is refused by the name of what would be lost.
+Invariant: every tensor of the file is merged, or the folder is left to PEFT (`export.merged_model`) by the name of what this
+formula would lose.
 
 Shapes: N output features, K input features, L rank of the adapter.
 """
@@ -18,13 +19,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from export.safetensors_file import open_safetensors
+from export.safetensors_file import INDEX, SINGLE, open_safetensors
 from toolkit.errors import InputError
+from toolkit.field_types import fits
 from toolkit.records import read_object
 
-CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+CONFIG, WEIGHTS, PICKLED = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
 PREFIX = "base_model.model."
 PLAIN_STARTS = (True, False, "gaussian", "orthogonal", "eva")
 """`init_lora_weights` that leave the base model's weights alone."""
@@ -49,13 +52,17 @@ MUST_BE_OFF = (
 """What LoraConfig offers beyond the formula."""
 
 
+class NeedsPeft(InputError):
+    """An adapter is not of the plain kind that is merged while the base is read."""
+
+
 class Adapter:
     """An open adapter folder."""
 
     def __init__(self, folder: Path) -> None:
-        """Raises `InputError` where the folder is no adapter of the plain kind, or is damaged."""
+        """Raises `NeedsPeft` where the adapter is none of the plain kind, and `InputError` where it is damaged."""
         config = read_adapter_config(folder)
-        _refuse_unsupported(folder, config)
+        _leave_to_peft(folder, config)
         rank = config["r"]
         self.scale = config["lora_alpha"] / (math.sqrt(rank) if config.get("use_rslora") else rank)
         self._tensors = open_safetensors(folder / WEIGHTS)
@@ -78,17 +85,36 @@ class Adapter:
             )
 
     def delta(self, name: str, begin: int, end: int) -> Tensor:
-        """What rows from `begin` up to `end` of a target gain."""
+        """What rows from `begin` up to `end` of a target gain. Raises `InputError` where that is not finite."""
         down, up = (self._tensors[self._part(name, letter)] for letter in "AB")
         down_LK, up_NL = down.read(0, down.shape[0]), up.read(begin, end)
-        return (up_NL @ down_LK).mul_(self.scale)
+        change_NK = (up_NL @ down_LK).mul_(self.scale)
+        if not torch.isfinite(change_NK).all():
+            raise InputError(
+                f"the adapter {self._folder} must change {name} by finite values, and has NaN or infinite ones"
+            )
+        return change_NK
 
     def _part(self, name: str, letter: str) -> str:
         return f"{PREFIX}{name.removesuffix('.weight')}.lora_{letter}.weight"
 
 
 def is_adapter(folder: Path) -> bool:
-    return (folder / CONFIG).is_file()
+    """Whether a folder is an adapter; a configuration that was left beside a whole model makes none of it.
+
+    Raises `InputError` where it holds the weights of both.
+    """
+    if not (folder / CONFIG).is_file():
+        return False
+    model, adapter = (
+        [name for name in names if (folder / name).is_file()] for names in ((SINGLE, INDEX), (WEIGHTS, PICKLED))
+    )
+    if model and adapter:
+        raise InputError(
+            f"{folder} must hold a whole model or an adapter, and holds both ({model[0]}, {adapter[0]}); "
+            "move the one that is not meant elsewhere"
+        )
+    return not model
 
 
 def base_model(folder: Path) -> str:
@@ -103,7 +129,7 @@ def read_adapter_config(folder: Path) -> Mapping[str, Any]:
     return read_object(folder / CONFIG)
 
 
-def _refuse_unsupported(folder: Path, config: Mapping[str, Any]) -> None:
+def _leave_to_peft(folder: Path, config: Mapping[str, Any]) -> None:
     start = config.get("init_lora_weights", True)
     for name, found, is_supported, supported in (
         ("peft_type", config.get("peft_type"), config.get("peft_type") == "LORA", "LORA"),
@@ -112,15 +138,21 @@ def _refuse_unsupported(folder: Path, config: Mapping[str, Any]) -> None:
         *((name, config.get(name), not config.get(name), "off") for name in MUST_BE_OFF),
     ):
         if not is_supported:
-            raise InputError(f"{name} ({found}) must be {supported}; merge {folder} with peft and export the result")
+            raise NeedsPeft(
+                f"{name} ({found}) of {folder} must be {supported} for an adapter to be merged without PEFT"
+            )
+    if not (folder / WEIGHTS).is_file() and (folder / PICKLED).is_file():
+        raise NeedsPeft(f"{folder / PICKLED} must be {WEIGHTS} for an adapter to be merged without PEFT")
     for name in ("r", "lora_alpha"):
-        value = config.get(name)
-        if not isinstance(value, int | float) or value <= 0:
+        value: Any = config.get(name)
+        if not fits(value, float) or value <= 0:
             raise InputError(f"{name} ({value}) must be a number above 0; {folder / CONFIG} holds it")
 
 
 def _target(folder: Path, name: str) -> str:
     module, found, _ = name.removeprefix(PREFIX).rpartition(".lora_")
     if not found or not name.startswith(PREFIX) or not name.endswith((".lora_A.weight", ".lora_B.weight")):
-        raise InputError(f"{name} in {folder / WEIGHTS} must be lora_A or lora_B of a linear layer; merge it with peft")
+        raise NeedsPeft(
+            f"{name} in {folder / WEIGHTS} must be lora_A or lora_B of a linear layer to be merged without PEFT"
+        )
     return f"{module}.weight"

@@ -6,18 +6,21 @@ promises. Source: the safetensors format and Hugging Face's `model.safetensors.i
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from export.adapter import Adapter
+from export.adapter import Adapter, NeedsPeft
 from export.model_config import ModelConfig, read_model_config
-from export.safetensors_file import StoredRows, open_safetensors
+from export.safetensors_file import INDEX, SINGLE, StoredRows, open_safetensors
 from toolkit.errors import InputError
+from toolkit.field_types import check_type
+from toolkit.records import read_object
 
 Floats = NDArray[np.float32]
 
@@ -43,14 +46,14 @@ class Checkpoint:
     """A model folder: its configuration, and its tensors by name, with an adapter's changes where there is one."""
 
     def __init__(self, folder: Path, adapter: Path | None = None) -> None:
-        """Raises `InputError` where a file is missing, cut short, or lacks a tensor that the configuration needs."""
+        """Raises `InputError` where a file is missing, cut short, or lacks a tensor that the configuration needs, and
+        `NeedsPeft` where the adapter is none that can be streamed."""
         self.folder = folder
-        self.config = read_model_config(folder)
-        self.shapes = tensor_shapes(self.config)
+        config = read_model_config(folder)
         self.adapter = Adapter(adapter) if adapter else None
-        self._stored: dict[str, StoredRows] = {}
-        for path in _weight_files(folder):
-            self._stored |= open_safetensors(path)
+        self._stored, self._repeated = _read_headers(folder)
+        self.config = self._as_tied_as_stored(config)
+        self.shapes = tensor_shapes(self.config)
         for name, shape in self.shapes.items():
             if name not in self._stored:
                 raise InputError(f"{folder} must hold the tensor {name}; its safetensors files do not")
@@ -60,6 +63,12 @@ class Checkpoint:
                 raise InputError(f"{name} in {folder} has shape {found}, which must equal {shape} of its config.json")
         for name in sorted(self.adapter.targets) if self.adapter else ():
             self._check_target(name)
+
+    @property
+    def read_here_only(self) -> list[str]:
+        """The tensors that transformers, which reads the last file of several, does not read from this folder as we do."""
+        changed = self.adapter.targets if self.adapter else set()
+        return sorted(changed | (self._repeated & self.shapes.keys()))
 
     @property
     def head(self) -> str:
@@ -96,6 +105,16 @@ class Checkpoint:
         """Bytes of a tensor in its file."""
         return self._stored[name].size_bytes(self.shapes[name][0])
 
+    def _as_tied_as_stored(self, config: ModelConfig) -> ModelConfig:
+        """As transformers 5 takes the flag: one matrix that is stored is both, and two that differ are two."""
+        embedding, head = (self._stored.get(name) for name in (EMBEDDING, LM_HEAD))
+        if not config.tie_word_embeddings or head is None:
+            return config
+        if embedding is None:
+            self._stored[EMBEDDING] = head
+            return config
+        return config if embedding.equals(head) else replace(config, tie_word_embeddings=False)
+
     def _rows(self, name: str, begin: int, end: int) -> torch.Tensor:
         values = self._stored[name].read(begin, end)
         if self.adapter and name in self.adapter.targets:
@@ -105,7 +124,9 @@ class Checkpoint:
     def _check_target(self, name: str) -> None:
         assert self.adapter
         shape = self.shapes.get(name, ())
-        if len(shape) != 2 or name == EMBEDDING:
+        if name == EMBEDDING or (name == LM_HEAD and not shape):
+            raise NeedsPeft(f"{name} must be a matrix of its own for an adapter to be merged without PEFT")
+        if len(shape) != 2:
             raise InputError(f"{name}, which the adapter changes, must be a linear layer of {self.folder}; it has none")
         self.adapter.check_shape(name, shape)
 
@@ -149,14 +170,26 @@ def _layer_shapes(config: ModelConfig) -> Iterator[tuple[str, tuple[int, ...]]]:
     yield "mlp.down_proj.weight", (hidden, intermediate)
 
 
-def _weight_files(folder: Path) -> list[Path]:
-    single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
-    if single.is_file():
-        return [single]
+def _read_headers(folder: Path) -> tuple[dict[str, StoredRows], frozenset[str]]:
+    """Every tensor by its name, out of the file that the index names; and the names that other files hold as well."""
+    index = folder / INDEX
+    if (folder / SINGLE).is_file():
+        return open_safetensors(folder / SINGLE), frozenset()
     if not index.is_file():
-        raise InputError(f"{folder} must hold model.safetensors or model.safetensors.index.json; it holds neither")
-    try:
-        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-    except (OSError, ValueError, KeyError, AttributeError) as error:
-        raise InputError(f"{index} must be an index of safetensors files: {error!r}") from error
-    return [folder / Path(str(name)).name for name in names]
+        raise InputError(f"{folder} must hold {SINGLE} or {INDEX}; it holds neither")
+    weight_map: Any = read_object(index).get("weight_map")
+    check_type(weight_map, dict[str, str], f"weight_map in {index}")
+    named = {name: Path(file).name for name, file in weight_map.items()}
+    stored: dict[str, StoredRows] = {}
+    repeated = set()
+    for file in sorted(set(named.values())):
+        for name, rows in open_safetensors(folder / file).items():
+            repeated |= {name} & stored.keys()
+            if name not in stored or named.get(name) == file:
+                stored[name] = rows
+    for name, file in named.items():
+        if name not in stored or stored[name].path.name != file:
+            raise InputError(
+                f"{folder / file} must hold {name}, as {INDEX} says, and does not; get the checkpoint again"
+            )
+    return stored, frozenset(repeated)

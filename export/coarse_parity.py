@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from export.session import OnnxDecoder
 from toolkit.errors import InputError
+from toolkit.json_files import check_regular
 from toolkit.records import Record
 
 Doubles = NDArray[np.float64]
@@ -59,18 +60,21 @@ class CoarseParity(Record):
 def read_expected(folder: Path) -> Expected:
     """Raises `InputError` where `verify.npz` is missing or its arrays don't fit each other."""
     path = folder / EXPECTED_FILE
+    check_regular(path)
     try:
         with np.load(path, allow_pickle=False) as arrays:
             expected = Expected(**{field.name: arrays[field.name] for field in fields(Expected)})
         ids_TK, rest_T = expected.ids, expected.rest
         fits = (
-            expected.lengths.shape == expected.positions.shape
+            all(getattr(expected, name).dtype.kind == "i" for name in ("tokens", "lengths", "positions", "ids"))
+            and all(getattr(expected, name).dtype.kind == "f" for name in ("log_probs", "rest"))
+            and expected.lengths.shape == expected.positions.shape
             and expected.lengths.sum() == len(expected.tokens)
             and expected.positions.sum() == len(ids_TK) == len(rest_T) > 0
             and ids_TK.shape == expected.log_probs.shape
-            and bool((expected.positions < expected.lengths).all())
+            and bool((expected.positions >= 0).all() and (expected.positions < expected.lengths).all())
         )
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, KeyError, TypeError, IndexError, EOFError, zipfile.BadZipFile) as error:
         raise InputError(f"{path} must be a record that toolkit export wrote: {error}; export again") from error
     if not fits:
         raise InputError(f"{path} must hold arrays that fit each other, and they don't; export again")
@@ -82,7 +86,18 @@ def write_expected(folder: Path, expected: Expected) -> None:
 
 
 def measure_coarsely(decoder: OnnxDecoder, expected: Expected) -> CoarseParity:
-    """KL and top-1 over the likeliest tokens and one bucket for the rest."""
+    """KL and top-1 over the likeliest tokens and one bucket for the rest.
+
+    Raises `InputError` where a text is none that the model can read.
+    """
+    vocab_size, longest = decoder.config.vocab_size, int(expected.lengths.max())
+    for ids in (expected.tokens, expected.ids):
+        if ids.min() < 0 or ids.max() >= vocab_size:
+            raise InputError(f"the ids in {EXPECTED_FILE} must be below {vocab_size}, and are not; export again")
+    if longest > decoder.max_length:
+        raise InputError(
+            f"the texts in {EXPECTED_FILE} ({longest} ids) must fit the model's context ({decoder.max_length}); export again"
+        )
     pieces = []
     for tokens, positions in zip(expected.texts(), expected.positions.tolist(), strict=True):
         pieces.append(decoder.score(tokens)[-positions - 1 : -1])

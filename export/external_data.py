@@ -10,11 +10,14 @@ bytes. Source: protocol buffers' encoding; the field numbers are those of onnx.p
 from __future__ import annotations
 
 import os
-import stat
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 from toolkit.errors import InputError
+from toolkit.json_files import check_regular, read_bytes
+from toolkit.runs import file_digest, read_manifest
+from toolkit.stores import check_inside
 
 CHILDREN: dict[str, dict[int, str]] = {
     "model": {7: "graph", 20: "training", 25: "function"},
@@ -31,14 +34,18 @@ EXTERNAL_DATA = 13
 LONGEST_VARINT = 10
 MOST_NESTED = 100
 """Messages within messages, as protocol buffers' own parsers allow."""
+MOST_GRAPH_BYTES = 256 * 2**20
+"""Of the graph itself, whose weights lie beside it: norms and biases of the largest model are a few MB."""
 
 
 def check_external_data(model_path: Path) -> None:
-    """Raises `InputError` unless every location is a plain file of one name, inside the folder, long enough."""
-    try:
-        content = model_path.read_bytes()
-    except OSError as error:
-        raise InputError(f"{model_path} cannot be read: {error.strerror}") from error
+    """Raises `InputError` unless every location is a plain file of the folder, long enough.
+
+    A link is followed inside the folder's own store (`toolkit.stores`). A file with several names may be anybody's: it
+    is let through where it is what the manifest says, byte for byte.
+    """
+    check_inside(model_path, model_path.parent)
+    content = read_bytes(model_path, MOST_GRAPH_BYTES)
     try:
         entries = {tuple(sorted(entry.items())) for entry in _external_data(memoryview(content), "model", MOST_NESTED)}
     except (ValueError, IndexError) as error:
@@ -52,18 +59,35 @@ def _check(model_path: Path, entry: dict[str, str]) -> None:
     if location in ("", ".", "..") or Path(location).name != location or "\0" in location:
         raise InputError(f"external data {location!r} must lie beside {model_path}; the folder is not to be trusted")
     path = model_path.parent / location
-    try:
-        facts = os.lstat(path)
-    except OSError as error:
-        raise InputError(f"{path} must exist, because {model_path.name} reads it: {error.strerror}") from error
-    if not stat.S_ISREG(facts.st_mode) or facts.st_nlink != 1:
-        raise InputError(f"{path} must be a regular file with one name, but is a link; copy the folder and try again")
+    if not os.path.lexists(path):
+        raise InputError(f"{path} must exist, because {model_path.name} reads it; copy the folder again")
+    check_inside(path, model_path.parent)
+    facts = check_regular(path)
+    if facts.st_nlink != 1:
+        _check_digest(path, facts)
     try:
         offset, length = int(entry.get("offset", "0")), int(entry.get("length", "0"))
     except ValueError as error:
         raise InputError(f"{model_path} must be a whole ONNX file: {error}") from error
     if offset < 0 or length < 0 or offset + length > facts.st_size:
         raise InputError(f"{path} ({facts.st_size} bytes) must hold {offset + length} bytes; it was cut short")
+
+
+def _check_digest(path: Path, facts: os.stat_result) -> None:
+    """A file with several names (a backup's, or a trap's) holds nothing that the manifest's writer did not know."""
+    outputs = (read_manifest(path.parent) or {}).get("outputs", {})
+    expected = outputs.get(path.name, {}).get("sha256")
+    if expected is None or _digest(path, facts.st_ino, facts.st_size, facts.st_mtime_ns) != expected:
+        raise InputError(
+            f"{path} must be a regular file with one name, or what the manifest says, and has {facts.st_nlink} names; "
+            "copy the folder and try again"
+        )
+
+
+@cache
+def _digest(path: Path, inode: int, size_bytes: int, changed_ns: int) -> str:
+    """Of a file as it is; computed once for both graphs that read it."""
+    return file_digest(path)
 
 
 def _external_data(message: memoryview, kind: str, levels: int) -> Iterator[dict[str, str]]:

@@ -13,10 +13,11 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, get_type_hints
 
 from toolkit.chat_format import ChatFormat
 from toolkit.errors import InputError
+from toolkit.field_types import check_type
 from toolkit.records import Message, Record, read_object
 
 RECORD_FILE = "verify.json"
@@ -25,8 +26,20 @@ VOCABULARY_RUN = 512
 """Ids of the vocabulary that share one digest."""
 
 
+class Typed(Record):
+    """A record whose values have the types of its fields."""
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Raises `InputError` also where a value has another type."""
+        record = super().from_dict(values)
+        for name, kind in get_type_hints(cls).items():
+            check_type(getattr(record, name), kind, f"{name} of {RECORD_FILE}")
+        return record
+
+
 @dataclass(frozen=True, kw_only=True)
-class RenderedChat(Record):
+class RenderedChat(Typed):
     """A message list and the prompt that its template makes of it."""
 
     messages: list[Message]
@@ -35,7 +48,7 @@ class RenderedChat(Record):
 
 
 @dataclass(frozen=True, kw_only=True)
-class GreedyText(Record):
+class GreedyText(Typed):
     """A prompt and what the exported folder said to it, on the machine that exported it."""
 
     prompt: list[int]
@@ -43,9 +56,16 @@ class GreedyText(Record):
     margins: list[float]
     """By how much each token's logit led the second one's."""
 
+    def __post_init__(self) -> None:
+        if len(self.tokens) != len(self.margins) or not self.prompt:
+            raise InputError(
+                f"a greedy text of {RECORD_FILE} must have a prompt ({len(self.prompt)} ids) and a margin "
+                f"({len(self.margins)}) for each token ({len(self.tokens)}); export again"
+            )
+
 
 @dataclass(frozen=True, kw_only=True)
-class GoldenRecord(Record):
+class GoldenRecord(Typed):
     """`verify.json`."""
 
     version: int
@@ -67,7 +87,13 @@ class GoldenRecord(Record):
             )
         chats = [RenderedChat.from_dict(chat) for chat in values.get("chats", [])]
         greedy = [GreedyText.from_dict(text) for text in values.get("greedy", [])]
-        return super().from_dict({**values, "chats": chats, "greedy": greedy})
+        record = super().from_dict({**values, "chats": chats, "greedy": greedy})
+        if len(record.texts) != len(record.text_digests):
+            raise InputError(
+                f"{RECORD_FILE} must have a digest ({len(record.text_digests)}) for each text ({len(record.texts)}); "
+                "export again"
+            )
+        return record
 
 
 def read_record(folder: Path) -> GoldenRecord:

@@ -30,7 +30,7 @@ from export.checkpoint import EMBEDDING, LM_HEAD
 from export.matmul_3bits import matmul_3bits
 from export.model_config import ModelConfig
 from export.nodes import MICROSOFT, OURS, Floats, Nodes
-from export.session import LOGITS_FROM
+from export.onnx_session import LOGITS_FROM
 from export.weights_file import Weights
 
 Shape = list[str | int | None]

@@ -66,5 +66,5 @@ def _layout(module: str, columns: int, bits: int, block_size: int, *, is_narrow:
             return Layout(bits=3 if is_narrow and size == THREE_BITS_BLOCK else bits, block_size=size)
     raise InputError(
         f"the rows of {module} ({columns} values) must be a multiple of {BLOCK_SIZES[-1]}, the smallest block size; "
-        "a model of this shape cannot be exported"
+        "export with --fp16 or --fp32, which have no blocks"
     )

@@ -6,12 +6,14 @@ before any work starts. Imports neither torch nor onnx, because the chat reads i
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from toolkit.errors import InputError
+from toolkit.field_types import check_type, fits
 from toolkit.records import read_object
 
 ARCHITECTURES = (
@@ -26,10 +28,60 @@ OPTIONAL_ATTENTION_BIAS = ("LlamaForCausalLM", "Qwen3ForCausalLM", "SmolLM3ForCa
 LAYER_TYPES = ("Qwen2ForCausalLM", "Qwen3ForCausalLM", "SmolLM3ForCausalLM")
 """Those whose classes read `layer_types`."""
 SLIDING, FULL = "sliding_attention", "full_attention"
+MODEL_TYPES = {name.removesuffix("ForCausalLM").lower(): name for name in ARCHITECTURES}
+"""transformers chooses a class by `model_type`."""
+READ_BY = {
+    "mlp_bias": ("LlamaForCausalLM", "SmolLM3ForCausalLM"),
+    "use_sliding_window": LAYER_TYPES,
+    "sliding_window": (*LAYER_TYPES, "MistralForCausalLM"),
+    "max_window_layers": ("Qwen2ForCausalLM", "Qwen3ForCausalLM"),
+    "no_rope_layers": ("SmolLM3ForCausalLM",),
+    "no_rope_layer_interval": ("SmolLM3ForCausalLM",),
+}
+"""Names that other classes pass over."""
+WHOLE_NUMBERS = (
+    "vocab_size",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
+    "max_position_embeddings",
+    "sliding_window",
+    "no_rope_layer_interval",
+)
+TYPES = dict.fromkeys(WHOLE_NUMBERS, int) | {
+    "num_key_value_heads": int | None,
+    "head_dim": int | None,
+    "sliding_window": int | None,
+    "max_window_layers": int,
+    "rms_norm_eps": float,
+    "hidden_act": str,
+    "tie_word_embeddings": bool,
+    "mlp_bias": bool,
+    "use_sliding_window": bool,
+    "layer_types": list[str] | None,
+    "no_rope_layers": list[int] | None,
+    "rope_parameters": dict[str, Any] | None,
+    "rope_scaling": dict[str, Any] | None,
+    "quantization_config": dict[str, Any] | None,
+}
+NULL_IS_DEFAULT = {
+    "num_key_value_heads": ("LlamaForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM", "SmolLM3ForCausalLM"),
+    "head_dim": ("LlamaForCausalLM", "MistralForCausalLM"),
+}
+"""Whose classes take null for the value that follows from others."""
+MOST = {"num_hidden_layers": 4096}
+LARGEST_NUMBER = 2**31 - 1
+SCALING = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
+HEAD_DIM_STEP = 16
+"""Of onnxruntime's GroupQueryAttention where it rotates."""
 
 # What transformers takes where a config.json is silent.
 DEFAULT_ROPE_THETA = {"SmolLM3ForCausalLM": 2e6}
 DEFAULT_HEAD_DIM = {"Qwen3ForCausalLM": 128}
+DEFAULT_KV_HEADS = {"MistralForCausalLM": 8, "Qwen2ForCausalLM": 32, "Qwen3ForCausalLM": 32, "SmolLM3ForCausalLM": 4}
 DEFAULT_WINDOW = {"SmolLM3ForCausalLM": None}
 DEFAULT_MAX_WINDOW_LAYERS = 28
 DEFAULT_NO_ROPE_LAYER_INTERVAL = 4
@@ -88,20 +140,87 @@ class ModelConfig:
 def read_model_config(folder: Path) -> ModelConfig:
     """Read and check `folder/config.json`.
 
-    Raises `InputError` where it is missing, or names an architecture or a feature that the graph does not compute.
+    Raises `InputError` where it is missing, says what transformers would not take, or names an architecture or a feature
+    that the graph does not compute.
     """
     path = folder / "config.json"
-    if not path.is_file():
+    if not path.exists():
         raise InputError(f"{path} must exist; {folder} is no model folder")
     values = read_object(path)
-    architectures = values.get("architectures") or ["none"]
-    if architectures[0] not in ARCHITECTURES:
-        raise InputError(f"architecture {architectures[0]} must be one of {', '.join(ARCHITECTURES)}; {path} names it")
-    _refuse_unsupported(path, architectures[0], values)
+    architecture = _architecture(path, values)
+    values = {name: value for name, value in values.items() if architecture in READ_BY.get(name, ARCHITECTURES)}
+    _check_types(path, architecture, values)
+    _refuse_unsupported(path, architecture, values)
     try:
-        return _from_values(architectures[0], values)
+        config = _from_values(architecture, values)
     except KeyError as error:
         raise InputError(f"{path} must hold {error}; it is missing") from error
+    _check_shape(path, config)
+    return config
+
+
+def _architecture(path: Path, values: Mapping[str, Any]) -> str:
+    """The class that transformers chooses, by `model_type`; `architectures` must not say otherwise."""
+    names, model_type = values.get("architectures"), values.get("model_type")
+    check_type(names, list[str] | None, f"architectures in {path}")
+    check_type(model_type, str, f"model_type in {path}")
+    architecture = names[0] if names else MODEL_TYPES.get(str(model_type), "none")
+    if architecture not in ARCHITECTURES:
+        raise InputError(f"architecture {architecture} must be one of {', '.join(ARCHITECTURES)}; {path} names it")
+    if MODEL_TYPES.get(str(model_type)) != architecture:
+        raise InputError(f"model_type ({model_type}) must be that of {architecture}; {path} names both")
+    if architecture == "MistralForCausalLM" and "layer_types" in values:
+        raise InputError(
+            f"layer_types in {path} make Ministral of {architecture}, which cannot be exported; choose another model"
+        )
+    return architecture
+
+
+def _check_types(path: Path, architecture: str, values: Mapping[str, Any]) -> None:
+    for name, kind in (TYPES | ({"attention_bias": bool} if architecture in OPTIONAL_ATTENTION_BIAS else {})).items():
+        if name in values:
+            check_type(values[name], kind, f"{name} in {path}")
+    if isinstance(values.get("rms_norm_eps"), int):
+        raise InputError(
+            f"rms_norm_eps in {path} ({values['rms_norm_eps']}) must be written with a point, as transformers needs it"
+        )
+    for name in WHOLE_NUMBERS:
+        value = values.get(name)
+        if value is None and name in values and architecture not in NULL_IS_DEFAULT.get(name, ARCHITECTURES):
+            raise InputError(f"{name} in {path} (null) must be a whole number; write it down or leave it out")
+        if value is not None and not 0 < value <= MOST.get(name, LARGEST_NUMBER):
+            raise InputError(
+                f"{name} in {path} ({value}) must be from 1 to {MOST.get(name, LARGEST_NUMBER)}; get the file again"
+            )
+    rope = _rope(values)
+    theta = rope.get("rope_theta", values.get("rope_theta", 1.0))
+    scaling = {name: values.get(name, rope.get(name, 1.0)) for name in SCALING} if _rope_type(rope) == "llama3" else {}
+    for name, value in ({"rope_theta": theta} | scaling).items():
+        if not fits(value, float) or not 0 < value < math.inf:
+            raise InputError(f"{name} in {path} ({value!r}) must be a number above 0; write it down or leave it out")
+    if any(isinstance(value, dict) for value in rope.values()):
+        raise InputError(
+            f"rope_parameters in {path} must be the same for all layers, and differ; it cannot be exported"
+        )
+
+
+def _check_shape(path: Path, config: ModelConfig) -> None:
+    """What attention's kernels take."""
+    heads, kv_heads, head_dim = config.num_attention_heads, config.num_key_value_heads, config.head_dim
+    if heads % kv_heads:
+        raise InputError(
+            f"num_attention_heads ({heads}) must be a multiple of num_key_value_heads ({kv_heads}); {path} holds both"
+        )
+    if head_dim % HEAD_DIM_STEP:
+        raise InputError(
+            f"head_dim ({head_dim}) must be a multiple of {HEAD_DIM_STEP}, as onnxruntime's attention needs it; "
+            f"{path} describes a model that cannot be exported"
+        )
+    if config.architecture == "LlamaForCausalLM" and config.hidden_size % heads:
+        raise InputError(
+            f"hidden_size ({config.hidden_size}) must be a multiple of num_attention_heads ({heads}), as transformers "
+            f"needs it; {path} holds both"
+        )
 
 
 def _from_values(architecture: str, values: Mapping[str, Any]) -> ModelConfig:
@@ -115,7 +234,7 @@ def _from_values(architecture: str, values: Mapping[str, Any]) -> ModelConfig:
         intermediate_size=values["intermediate_size"],
         num_hidden_layers=values["num_hidden_layers"],
         num_attention_heads=heads,
-        num_key_value_heads=values.get("num_key_value_heads") or heads,
+        num_key_value_heads=values.get("num_key_value_heads", DEFAULT_KV_HEADS.get(architecture)) or heads,
         head_dim=values.get("head_dim", DEFAULT_HEAD_DIM.get(architecture)) or values["hidden_size"] // heads,
         max_position_embeddings=values["max_position_embeddings"],
         rms_norm_eps=values["rms_norm_eps"],
@@ -185,9 +304,9 @@ def _refuse_unsupported(path: Path, architecture: str, values: Mapping[str, Any]
     known_types = {FULL, SLIDING} if has_window else {FULL}
     one_type = architecture not in LAYER_TYPES and len(set(types)) <= 1
     for name, found, supported in (
-        ("hidden_act", values.get("hidden_act", "silu"), ("silu",)),
+        ("hidden_act", values.get("hidden_act", "silu"), ("silu", "swish")),
         ("rope_type", _rope_type(rope), ("default", "llama3")),
-        ("partial_rotary_factor", rope.get("partial_rotary_factor", values.get("partial_rotary_factor", 1.0)), (1.0,)),
+        ("partial_rotary_factor", _partial_rotary_factor(rope, values), (1.0,)),
         ("mlp_bias", values.get("mlp_bias", False), (False,)),
         ("attention_bias", values.get("attention_bias", False), _attention_biases(architecture)),
         ("quantization_config", (values.get("quantization_config") or {}).get("quant_method", "none"), ("none",)),
@@ -200,9 +319,14 @@ def _refuse_unsupported(path: Path, architecture: str, values: Mapping[str, Any]
             )
     for name in ("layer_types", "no_rope_layers"):
         given = values.get(name)
-        if architecture in LAYER_TYPES and given is not None and len(given) < layers:
+        if given is not None and (len(given) < layers or (name == "layer_types" and len(given) > layers)):
             raise InputError(f"{name} ({len(given)} entries) must name each of the {layers} layers; {path} holds it")
 
 
-def _attention_biases(architecture: str) -> tuple[bool, ...]:
-    return (False, True) if architecture in OPTIONAL_ATTENTION_BIAS else (False,)
+def _attention_biases(architecture: str) -> tuple[bool | None, ...]:
+    return (False, True) if architecture in OPTIONAL_ATTENTION_BIAS else (False, None)
+
+
+def _partial_rotary_factor(rope: Mapping[str, Any], values: Mapping[str, Any]) -> Any:
+    given = rope.get("partial_rotary_factor", values.get("partial_rotary_factor"))
+    return 1.0 if given is None else given

@@ -27,6 +27,7 @@ from export.aligned_data import align_data
 from export.external_data import check_external_data
 from export.kernels.library import kernels_digest, kernels_library
 from export.machine import machine_key
+from export.model_config import ModelConfig
 from toolkit.allocator import give_freed_memory_back
 from toolkit.disk import sync
 from toolkit.errors import InputError
@@ -38,6 +39,8 @@ SPIN_US = "200"
 """How long a thread without work looks for some before it sleeps: longer than the gap between two nodes of a step, shorter
 than that between two steps, through which onnxruntime's own threads spin (docs/int4.md has what each costs)."""
 ERRORS_ONLY = 3
+LOGITS_FROM = "logits_from"
+"""The graph's overridable input: the first new token whose logits are computed, from the end where negative."""
 RELEASE = {"memory.enable_memory_arena_shrinkage": "cpu:0"}
 PACKED_FILE, PACKED_DATA = "model.onnx", "model.onnx.data"
 PACKING = {
@@ -57,6 +60,28 @@ def open_session(
     check_external_data(model_path)
     packed = _open_packed(model_path, threads, own_kernels) if prepacked else None
     return packed or _open(model_path, _options(threads, own_kernels))
+
+
+def check_graph(session: ort.InferenceSession, config: ModelConfig, path: Path, *, has_int8_cache: bool) -> None:
+    """Raises `InputError` where the graph is older than its runner, or another model's than `config` describes."""
+    if LOGITS_FROM not in {value.name for value in session.get_overridable_initializers()}:
+        raise InputError(f"{path} must have the input {LOGITS_FROM}, which an older export has not; export again")
+    found = {value.name: value for value in (*session.get_inputs(), *session.get_outputs())}
+    pasts = [value for name, value in found.items() if name.startswith("past_key_values.")]
+    kinds = {value.type for value in pasts}
+    if kinds != {"tensor(int8)" if has_int8_cache else "tensor(float)"} or "logits" not in found:
+        raise InputError(f"{path} must keep its cache as its name says, and has {sorted(kinds)}; export again")
+    for name, in_config, in_graph in (
+        ("num_hidden_layers", config.num_hidden_layers, {len(pasts) // 2}),
+        ("num_key_value_heads", config.num_key_value_heads, {value.shape[1] for value in pasts}),
+        ("head_dim", config.head_dim, {value.shape[3] for value in pasts}),
+        ("vocab_size", config.vocab_size, {found["logits"].shape[2]}),
+    ):
+        if in_graph != {in_config}:
+            raise InputError(
+                f"{name} in {path.with_name('config.json')} ({in_config}) must be that of {path.name} "
+                f"({', '.join(map(str, in_graph))}); export again or copy the folder again"
+            )
 
 
 def releasing() -> ort.RunOptions:

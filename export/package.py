@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from export.machine import physical_cores
-from export.model_config import ModelConfig
+from export.model_config import ModelConfig, read_model_config
 from export.session import MODEL_FILE
 from toolkit.chat_format import CHAT_FILES, ChatFormat
 from toolkit.errors import InputError
+from toolkit.records import read_object
 
 MODEL_FILES = ("config.json", "generation_config.json", "trained_on.json")
 TEXT_FILES = (
@@ -34,6 +35,9 @@ def write_package(source: Path, chat_folder: Path, folder: Path, config: ModelCo
     for path in [source / name for name in MODEL_FILES] + [chat_folder / name for name in TEXT_FILES]:
         if path.is_file():
             shutil.copyfile(path, folder / path.name)
+    if read_model_config(source).tie_word_embeddings != config.tie_word_embeddings:  # the weights said otherwise
+        facts = {"tie_word_embeddings": config.tie_word_embeddings}
+        _write_json(folder / "config.json", read_object(source / "config.json") | facts)
     eos_token_ids = sorted(chat_format.stop_ids)
     if not (folder / "generation_config.json").is_file():
         _write_json(folder / "generation_config.json", {"eos_token_id": eos_token_ids})

@@ -24,7 +24,7 @@ from export.calibration import Text
 from export.checkpoint import Checkpoint
 from export.session import Floats, OnnxDecoder
 from toolkit.chat_format import ChatFormat
-from toolkit.errors import GateFailed
+from toolkit.errors import GateFailed, InputError
 from toolkit.model.decoder import load_model
 from toolkit.records import Record
 
@@ -104,23 +104,28 @@ def compare(model: PreTrainedModel, other: Scorer, texts: Sequence[Text], greedy
 
 @torch.no_grad()
 def float_model(source: Path, checkpoint: Checkpoint | None) -> PreTrainedModel:
-    """The model in `source`, with the changes of the checkpoint's adapter where it has one."""
+    """The model in `source`, with those of the checkpoint's tensors that transformers would not read so."""
     logging.set_verbosity_error()
     model = load_model(source, torch.float32)
-    if checkpoint and checkpoint.adapter:
-        for name in sorted(checkpoint.adapter.targets):
+    if checkpoint:
+        for name in checkpoint.read_here_only:
             model.get_parameter(name).copy_(checkpoint.tensor(name))
     return model
 
 
 @torch.no_grad()
 def greedy_completion(model: PreTrainedModel, prompt: list[int]) -> list[int]:
-    """What the float model says to a prompt."""
-    ids_BT = torch.tensor([prompt])
-    output_BT = model.generate(
-        ids_BT, attention_mask=torch.ones_like(ids_BT), max_new_tokens=GREEDY_TOKENS, do_sample=False
-    )
-    completion: list[int] = output_BT[0, len(prompt) :].tolist()
+    """What the float model says to a prompt, its likeliest token at each step, whatever its `generation_config.json` asks for."""
+    ends = model.generation_config.eos_token_id if model.generation_config else None
+    stop_ids = {*ends} if isinstance(ends, list) else {ends}
+    completion: list[int] = []
+    new_BT, cache = torch.tensor([prompt]), None
+    for _ in range(min(GREEDY_TOKENS, model.config.max_position_embeddings - len(prompt))):
+        output = model(new_BT, past_key_values=cache, use_cache=True, logits_to_keep=1)
+        completion.append(int(output.logits[0, -1].argmax()))
+        if completion[-1] in stop_ids:
+            break
+        new_BT, cache = torch.tensor([completion[-1:]]), output.past_key_values
     return completion
 
 
@@ -161,3 +166,13 @@ def _first_divergence(other: Scorer, text: Text) -> int:
     chosen_T = other.score(ids).argmax(-1)[len(text.prompt) - 1 : -1]
     differs_T = chosen_T != np.array(text.completion)
     return int(differs_T.argmax()) if differs_T.any() else len(text.completion)
+
+
+def check_context(chat_format: ChatFormat, max_position_embeddings: int) -> None:
+    """Raises `InputError` where what the gate asks leaves no room for an answer."""
+    longest = max(len(chat_format.question_ids(question)) for question in QUESTIONS)
+    if longest >= max_position_embeddings:
+        raise InputError(
+            f"max_position_embeddings ({max_position_embeddings}) must be above {longest}, the tokens of a question that the "
+            "gate asks; export without the gate: --no-parity"
+        )

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,8 +30,9 @@ from export.graph import build_graph
 from export.journal import Journal
 from export.layout import Layout, layouts
 from export.matrices import Method, part_bytes, parts, vectors
+from export.merged_model import open_merged
 from export.package import write_package
-from export.parity import Bounds, check_parity, float_model, measure_parity
+from export.parity import Bounds, check_context, check_parity, float_model, measure_parity
 from export.session import INT8_CACHE_FILE, MODEL_FILE, Cache, OnnxDecoder
 from export.tuning import tune
 from export.weights_file import FILE_NAME, Weights, WeightsFile, read_weight
@@ -218,7 +219,13 @@ def export_model(config: ExportConfig) -> dict[str, Any]:
     Raises `InputError` for a source that cannot be exported, `GateFailed` where parity is out of bounds, and
     `FolderConflict` where `out` holds something else. Whatever is raised, nothing is left under the final name.
     """
-    checkpoint = Checkpoint(config.source, config.adapter)
+    checkpoint = open_merged(config.source, config.adapter, config.chat_folder)
+    asked, config = (
+        config,
+        replace(config, source=checkpoint.folder, adapter=config.adapter if checkpoint.adapter else None),
+    )
+    if config.bounds:
+        check_context(ChatFormat.from_folder(config.chat_folder), checkpoint.config.max_position_embeddings)
     chosen = layouts(
         checkpoint.config,
         bits=config.bits,
@@ -228,7 +235,7 @@ def export_model(config: ExportConfig) -> dict[str, Any]:
         narrow=() if config.is_sized else config.narrow,
     )
     _check_memory(checkpoint, config)
-    stage = _stage(config)
+    stage = _stage(asked)
     if runs.is_complete(config.out, stage):
         return runs.read_manifest(config.out) or {}
     texts = _read_texts(checkpoint, config)

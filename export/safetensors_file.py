@@ -23,7 +23,12 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from toolkit.errors import InputError
+from toolkit.json_files import check_regular
 
+SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+"""Where a checkpoint's tensors lie: in one file, or in those that the index names."""
+COMPARED_BYTES = 1 << 24
+"""Of each of two tensors, at once."""
 DTYPES: Mapping[str, tuple[type[np.generic], torch.dtype]] = {
     "F32": (np.float32, torch.float32),
     "F16": (np.float16, torch.float16),
@@ -54,6 +59,14 @@ class StoredRows:
         if self.dtype not in DTYPES:
             raise InputError(f"{name} in {self.path} has type {self.dtype}, which must be one of {', '.join(DTYPES)}")
 
+    def equals(self, other: StoredRows) -> bool:
+        """Whether two tensors hold the same values; raises `InputError` as `read`, and none of `DTYPES` equals nothing."""
+        if self.shape != other.shape or not self.shape or not {self.dtype, other.dtype} <= DTYPES.keys():
+            return False
+        step = max(1, COMPARED_BYTES // max(1, self.size_bytes(1)))
+        pairs = ((begin, min(begin + step, self.shape[0])) for begin in range(0, self.shape[0], step))
+        return all(torch.equal(self.read(*rows), other.read(*rows)) for rows in pairs)
+
     def read(self, begin: int, end: int) -> Tensor:
         """Rows from `begin` up to `end` as float32."""
         bits, dtype = DTYPES[self.dtype]
@@ -69,6 +82,8 @@ def open_safetensors(path: Path) -> dict[str, StoredRows]:
 
     Raises `InputError` where the file is damaged.
     """
+    if path.exists():
+        check_regular(path)
     try:
         with safe_open(path, framework="pt"), path.open("rb") as file:
             header_size = int.from_bytes(file.read(8), "little")

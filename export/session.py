@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 from export.kernels.library import kernels_digest
 from export.machine import machine_key, physical_cores
 from export.model_config import read_model_config
-from export.onnx_session import bind_input, bind_output, open_session, releasing
+from export.onnx_session import LOGITS_FROM, bind_input, bind_output, check_graph, open_session, releasing
 from export.prefix_cache import CacheShape, PrefixCache, common_prefix, forget_all
 from toolkit.advice import advise
 from toolkit.errors import InputError
@@ -55,8 +55,6 @@ LEAST_SAVED = 2 * PROMPT_CHUNK
 """Tokens of a prompt, beyond what is on disk already, that are worth a file."""
 LEAST_TAKEN_OVER = 32
 """Tokens that a dropped row must share with a prompt to be worth moving."""
-LOGITS_FROM = "logits_from"
-"""The graph's overridable input: the first new token whose logits are computed, from the end where negative."""
 
 
 @dataclass(kw_only=True)
@@ -109,10 +107,7 @@ class OnnxDecoder:
         self.max_length = self.config.max_position_embeddings
         self._session = open_session(model_path, threads=physical_cores(), prepacked=prepacked, own_kernels=own_kernels)
         self._kernels = kernels_digest() if own_kernels else ""
-        if LOGITS_FROM not in {value.name for value in self._session.get_overridable_initializers()}:
-            raise InputError(
-                f"{model_path} must have the input {LOGITS_FROM}, which an older export has not; export again"
-            )
+        check_graph(self._session, self.config, model_path, has_int8_cache=cache == "int8")
         names = [f"{layer}.{kind}" for layer in range(self.config.num_hidden_layers) for kind in ("key", "value")]
         self._cache_dtype = np.dtype(np.int8 if cache == "int8" else np.float32)
         no_rows = np.empty((0, self.config.num_key_value_heads, 0, self.config.head_dim), dtype=self._cache_dtype)

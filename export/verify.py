@@ -9,9 +9,10 @@ release of a library, another kind of CPU); it is no signature: who may rewrite 
 
 from __future__ import annotations
 
+import hashlib
 import os
-import stat
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -33,12 +34,20 @@ from export.golden_record import (
 from export.session import MODEL_FILE, OnnxDecoder
 from toolkit.chat_format import ChatFormat
 from toolkit.errors import InputError
+from toolkit.json_files import check_regular
 from toolkit.records import Record
 from toolkit.runs import MANIFEST, file_digest, read_manifest
+from toolkit.stores import check_inside
 from toolkit.terminal import visible
 
 SMALL_BYTES = 32 * 2**20
 """Files up to this size are hashed in the fast part: all but the weights of a real model."""
+CARDS = ("readme", "license", "licence", "copying", "notice", "authors", "changelog", "citation")
+TEXT_SUFFIXES = (".txt", ".rst", ".cff", ".pdf", ".html")
+CARD_SUFFIXES = (".md", ".png", ".jpg", ".jpeg", ".gif", ".svg", ".webp")
+"""A card with its pictures, a licence and the like."""
+LEFT_BY_DESKTOPS = ("desktop.ini", "thumbs.db", "icon\r")
+LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,8 +67,9 @@ def verify(folder: Path, *, fast: bool) -> list[Check]:
     manifest = read_manifest(folder)
     if manifest is None:
         raise InputError(f"{folder / MANIFEST} must exist to verify {folder}; export again")
-    if _is_older(folder, manifest):
-        raise InputError(f"{folder} must hold {RECORD_FILE}, and was exported before there was one; export again")
+    if not _has_record(folder, manifest):
+        check_files(folder, manifest, fast=fast)
+        raise InputError(f"{folder} must hold {RECORD_FILE}, and {why_no_record(folder)}")
     record = cache(lambda: read_record(folder))
     chat_format = cache(lambda: ChatFormat.from_folder(folder))
     checks = [
@@ -89,11 +99,13 @@ def verify(folder: Path, *, fast: bool) -> list[Check]:
 def check_start(folder: Path) -> bool:
     """The fast part, before a chat opens a folder.
 
-    Returns False where the folder is older than this check, so nothing says what it should hold. Raises `InputError`
-    with the first line that failed.
+    Returns False where nothing says what the folder should say (`why_no_record`), and then only the files were checked
+    that its manifest names. Raises `InputError` with the first line that failed.
     """
     manifest = read_manifest(folder)
-    if _is_older(folder, manifest or {}):
+    if not _has_record(folder, manifest or {}):
+        if manifest is not None:
+            check_files(folder, manifest, fast=True)
         return False
     for check in verify(folder, fast=True):
         if check.outcome == "failed":
@@ -104,30 +116,66 @@ def check_start(folder: Path) -> bool:
 def check_files(folder: Path, manifest: Mapping[str, Any], *, fast: bool) -> str:
     """Every file is a regular one with the size and the digest that the manifest names; no other file, none missing.
 
-    Hidden files, as a desktop or a version control leaves them, are passed over.
+    A link is followed inside the folder's own store (`toolkit.stores`). What nobody reads or runs may lie beside: cards
+    and licences, and what a desktop or a version control leaves.
     """
     outputs = manifest.get("outputs")
     if not isinstance(outputs, dict):
         raise InputError(f"{folder / MANIFEST} must name the files of the folder, and names none; export again")
-    found = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if _is_file(path)}
-    found = {name: path for name, path in found.items() if name in outputs or not path.name.startswith(".")}
-    found.pop(MANIFEST, None)
+    found = _files(folder, outputs)
     for name in sorted(outputs.keys() - found.keys()):
         raise InputError(f"{folder / name} must exist, because the manifest names it; export again or copy it again")
     for name in sorted(found.keys() - outputs.keys()):
         raise InputError(f"{folder / name} must be named by the manifest, and is not; remove it")
     hashed = 0
     for name, path in found.items():
-        size_bytes, expected_bytes = path.stat().st_size, outputs[name]["bytes"]
+        size_bytes, expected_bytes, expected = path.stat().st_size, outputs[name]["bytes"], outputs[name]["sha256"]
         if size_bytes != expected_bytes:
-            raise InputError(f"{path} ({size_bytes} bytes) must have {expected_bytes} bytes; export again")
+            remedy = _remedy(path, expected)
+            raise InputError(f"{path} ({size_bytes} bytes) must have {expected_bytes} bytes; {remedy}")
         if fast and size_bytes > SMALL_BYTES:
             continue
-        digest, expected = file_digest(path), outputs[name]["sha256"]
+        digest = file_digest(path)
         if digest != expected:
             raise InputError(f"{path} has sha256 {digest}, which must equal {expected}; export again or copy it again")
         hashed += 1
     return f"{len(found)} files are there, {hashed} of them with the manifest's digest and the others with its size"
+
+
+def _files(folder: Path, outputs: Collection[str]) -> dict[str, Path]:
+    """The folder's files by their names, without its manifest and what may lie beside."""
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if name == MANIFEST or (name not in outputs and _may_lie_beside(path.relative_to(folder))):
+            continue
+        if path.is_dir() and not path.is_symlink():
+            continue
+        check_inside(path, folder)
+        check_regular(path)
+        found[name] = path
+    return found
+
+
+def _may_lie_beside(name: Path) -> bool:
+    """Whether no program looks for a file of this name: no loader of models, and not we."""
+    if any(part.startswith(".") for part in name.parts) or name.name.lower() in LEFT_BY_DESKTOPS:
+        return True
+    suffix = name.suffix.lower()
+    first_word = re.split(r"[^a-z]", name.name.lower())[0]
+    return suffix in CARD_SUFFIXES or (first_word in CARDS and suffix in ("", *TEXT_SUFFIXES))
+
+
+def _remedy(path: Path, expected: str) -> str:
+    """What mends a file of another size than the manifest's."""
+    if path.stat().st_size > SMALL_BYTES:
+        return "export again or copy it again"
+    content = path.read_bytes()
+    if content.startswith(LFS_POINTER):
+        return "it is a pointer of Git LFS: run git lfs pull in the folder"
+    if hashlib.sha256(content.replace(b"\r\n", b"\n")).hexdigest() == expected:
+        return "git changed its line ends: run git config core.autocrlf false there, and check the files out again"
+    return "export again or copy it again"
 
 
 def check_tokenizer(record: GoldenRecord, chat_format: ChatFormat, *, fast: bool) -> str:
@@ -202,6 +250,11 @@ def check_greedy(record: GoldenRecord, decoder: OnnxDecoder) -> str:
     """
     accepted, total = [], 0
     for number, text in enumerate(record.greedy, start=1):
+        ids = text.prompt + text.tokens
+        if min(ids) < 0 or max(ids) >= decoder.config.vocab_size or len(ids) > decoder.max_length:
+            raise InputError(
+                f"prompt {number} of {RECORD_FILE} must be ids that fit the model, and is not; export again"
+            )
         logits_V = decoder.start([text.prompt])[0]
         for index, (token, margin) in enumerate(zip(text.tokens, text.margins, strict=True)):
             found = int(logits_V.argmax())
@@ -270,19 +323,17 @@ def _recorded(manifest: Mapping[str, Any]) -> CoarseParity:
         raise InputError(f"{MANIFEST} must hold the measured coarse_parity, and does not; export again") from error
 
 
-def _is_older(folder: Path, manifest: Mapping[str, Any]) -> bool:
-    """Whether neither the manifest nor the folder knows a record."""
-    return RECORD_FILE not in manifest.get("outputs", {}) and not os.path.lexists(folder / RECORD_FILE)
+def _has_record(folder: Path, manifest: Mapping[str, Any]) -> bool:
+    """Whether the manifest or the folder knows a record."""
+    return RECORD_FILE in manifest.get("outputs", {}) or os.path.lexists(folder / RECORD_FILE)
 
 
-def _is_file(path: Path) -> bool:
-    """False for a folder. Raises `InputError` for a link, a pipe or a device."""
-    mode = path.lstat().st_mode
-    if stat.S_ISDIR(mode):
-        return False
-    if not stat.S_ISREG(mode):
-        raise InputError(f"{path} must be a regular file, but is a link or a device; copy the folder and try again")
-    return True
+def why_no_record(folder: Path) -> str:
+    """Why an exported folder holds no record, and what helps."""
+    manifest = read_manifest(folder) or {}
+    if manifest.get("measured", {}).get("parity", manifest) is None:
+        return "was exported with --no-parity, so it has none; export again without that"
+    return "was exported before there was a record; export again"
 
 
 def _first_difference(found: str, expected: str) -> str:

@@ -25,6 +25,7 @@ from tokenizers import Tokenizer
 
 from toolkit.errors import InputError
 from toolkit.records import Message, read_object
+from toolkit.tokenizer_trial import try_tokenizer
 
 OPEN = "<think>"
 CLOSE = "</think>"
@@ -262,9 +263,10 @@ def write_chat_files(folder: Path, tokenizer: Tokenizer, *, template: str, eos_t
 
 
 def load_tokenizer(path: Path) -> Tokenizer:
-    """Read a `tokenizer.json`; a crafted file can panic in Rust, which is a BaseException."""
-    if not path.is_file():
+    """Read a `tokenizer.json`; a crafted file can panic in Rust, which is a BaseException, or abort (`try_tokenizer`)."""
+    if not path.exists():
         raise InputError(f"{path} must exist; it is missing")
+    try_tokenizer(path)
     try:
         tokenizer = Tokenizer.from_file(str(path))
     except (KeyboardInterrupt, SystemExit):

@@ -14,9 +14,21 @@ from functools import cache
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints, is_typeddict
 
+from toolkit.errors import InputError
+
 Check = Callable[[Any], bool]
 END = 2**63
 """Behind the largest number of eight bytes."""
+MOST_SHOWN = 40
+"""Characters of a value in a message."""
+WORDS = {
+    str: "a text",
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    type(None): "null",
+    Any: "anything",
+}
 
 
 @cache
@@ -25,6 +37,31 @@ def field_checks(kind: type) -> dict[str, Check]:
     return {name: _check(annotation) for name, annotation in get_type_hints(kind).items()}
 
 
+def fits(value: Any, kind: Any) -> bool:
+    """Whether a value is of a type such as `dict[str, list[int]]`. A whole number is a measure too, and true is none."""
+    return _check(kind)(value)
+
+
+def check_type(value: Any, kind: Any, name: str) -> None:
+    """Raises `InputError` where the value that a file gives `name` doesn't fit."""
+    if not fits(value, kind):
+        shown = repr(value)
+        shown = shown if len(shown) <= MOST_SHOWN else f"{shown[:MOST_SHOWN]}…"
+        raise InputError(f"{name} ({shown}) must be {_in_words(kind)}; get the file again")
+
+
+def _in_words(kind: Any) -> str:
+    origin, parts = get_origin(kind), get_args(kind)
+    if origin in (Union, UnionType):
+        return " or ".join(map(_in_words, parts))
+    if origin is list:
+        return f"a list, each entry {_in_words(parts[0])}"
+    if origin is dict:
+        return "an object" + (f", each entry {_in_words(parts[1])}" if parts[1] is not Any else "")
+    return WORDS.get(kind) or str(kind.__name__)
+
+
+@cache
 def _check(annotation: Any) -> Check:
     arguments = get_args(annotation)
     match get_origin(annotation) or annotation:
@@ -54,7 +91,7 @@ def _check(annotation: Any) -> Check:
         case kind if is_typeddict(kind):
             return lambda value: isinstance(value, dict)
         case kind if is_dataclass(kind):
-            return lambda value: isinstance(value, (dict, kind))  # type: ignore[arg-type]
+            return lambda value: isinstance(value, (dict, kind))
         case kind:
             assert kind in (str, bool), f"{kind} is a type of no record so far"
             return lambda value: isinstance(value, kind)

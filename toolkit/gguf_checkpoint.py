@@ -29,6 +29,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from toolkit.advice import advise
 from toolkit.chat_format import write_chat_files
 from toolkit.errors import InputError, MissingExtra
+from toolkit.gguf_header import check_header
 
 if TYPE_CHECKING:
     from gguf import GGUFReader, ReaderTensor
@@ -63,19 +64,21 @@ def write_checkpoint(source: Path, folder: Path) -> None:
         from gguf import GGUFReader
     except ImportError as error:
         raise MissingExtra(error.name or "gguf", "distill") from error
+    check_header(source)
     try:
         reader = GGUFReader(source)
-    except (ValueError, IndexError, OSError) as error:
+        facts = Facts({name: field.contents() for name, field in reader.fields.items()})
+    except (ValueError, IndexError, KeyError, TypeError, OverflowError, OSError) as error:
         raise InputError(f"{source.name} must be a whole GGUF file: {error}") from error
-    facts = Facts({name: field.contents() for name, field in reader.fields.items()})
     _refuse_unsupported(facts)
     config = model_config(facts, tied=all(tensor.name != "output.weight" for tensor in reader.tensors))
+    _check_shapes(reader, config)
     tokenizer = build_tokenizer(facts)
     tokens = facts["tokenizer.ggml.tokens"]
     write_chat_files(
         folder,
         tokenizer,
-        template=facts["tokenizer.chat_template"],
+        template=facts.text("tokenizer.chat_template"),
         eos_token=tokens[config["eos_token_id"]],
         pad_token=tokens[config["pad_token_id"]],
     )
@@ -91,10 +94,43 @@ class Facts(dict[str, Any]):
     def __missing__(self, name: str) -> Any:
         raise InputError(f"the GGUF file must name {name}, but does not; take the model's safetensors instead")
 
+    def text(self, name: str) -> str:
+        return str(self._checked(name, self[name], isinstance(self[name], str), "a text"))
 
-def _refuse_unsupported(facts: Mapping[str, Any]) -> None:
-    heads, size = (facts.get(f"llama.{name}", 0) for name in ("attention.head_count", "embedding_length"))
-    whole_head = size // heads if heads else 0
+    def texts(self, name: str) -> list[str]:
+        fits = isinstance(self[name], list) and all(isinstance(value, str) for value in self[name])
+        return list(self._checked(name, self[name], fits, "a list of texts"))
+
+    def count(self, name: str) -> int:
+        return int(
+            self._checked(name, self[name], type(self[name]) is int and self[name] > 0, "a whole number above 0")
+        )
+
+    def positive(self, name: str) -> float:
+        fits = isinstance(self[name], float) and 0 < self[name] < math.inf
+        return float(self._checked(name, self[name], fits, "a number above 0"))
+
+    def token_id(self, name: str) -> int:
+        size = len(self["tokenizer.ggml.tokens"])
+        fits = type(self[name]) is int and 0 <= self[name] < size
+        return int(self._checked(name, self[name], fits, f"the id of one of its {size} tokens"))
+
+    def _checked(self, name: str, value: Any, fits: bool, words: str) -> Any:
+        if not fits:
+            raise InputError(f"{name} of the GGUF file ({str(value)[:40]}) must be {words}; get it again")
+        return value
+
+
+def _refuse_unsupported(facts: Facts) -> None:
+    architecture = facts.get("general.architecture")
+    if architecture != "llama":
+        raise InputError(f"the GGUF architecture ({architecture}) must be llama; take the model's safetensors instead")
+    heads, size = (facts.count(f"llama.{name}") for name in ("attention.head_count", "embedding_length"))
+    whole_head = size // heads
+    if size % (2 * heads):
+        raise InputError(
+            f"llama.embedding_length ({size}) must be whole heads ({heads}) of an even size; get the file again"
+        )
     for name, supported in (
         ("llama.rope.scaling.type", "none"),
         ("llama.expert_count", 0),
@@ -106,31 +142,69 @@ def _refuse_unsupported(facts: Mapping[str, Any]) -> None:
             raise InputError(f"{name} ({found}) must be {supported}; take the model's safetensors instead")
 
 
-def model_config(facts: dict[str, Any], *, tied: bool) -> dict[str, Any]:
+def _check_shapes(reader: GGUFReader, config: Mapping[str, Any]) -> None:
+    """Every tensor of the model is there, in the shape that the metadata promises."""
+    found = {tensor.name: tuple(map(int, reversed(tensor.shape))) for tensor in reader.tensors}
+    if config["num_hidden_layers"] * len(LAYER_PARAMETERS) > len(found):
+        raise InputError(
+            f"llama.block_count ({config['num_hidden_layers']}) of the GGUF file must be the layers that its {len(found)} "
+            "tensors make; get it again"
+        )
+    expected = dict(_shapes(config))
+    for name in sorted(found.keys() - expected.keys()):
+        raise InputError(
+            f"the GGUF tensor {name} must be one of a Llama model's of {config['num_hidden_layers']} layers; "
+            "take the model's safetensors instead"
+        )
+    for name, shape in expected.items():
+        if found.get(name, shape if name == "output.weight" else None) != shape:
+            raise InputError(
+                f"{name} of the GGUF file has shape {found.get(name)}, which must equal {shape}; get it again"
+            )
+
+
+def _shapes(config: Mapping[str, Any]) -> Iterator[tuple[str, tuple[int, ...]]]:
+    hidden, feed_forward, vocabulary = (config[f"{name}_size"] for name in ("hidden", "intermediate", "vocab"))
+    attended = hidden // config["num_attention_heads"] * config["num_key_value_heads"]
+    yield from {"token_embd.weight": (vocabulary, hidden), "output_norm.weight": (hidden,)}.items()
+    yield "output.weight", (vocabulary, hidden)
+    shapes: dict[str, tuple[int, ...]] = {
+        "attn_norm": (hidden,),
+        "attn_q": (hidden, hidden),
+        "attn_k": (attended, hidden),
+        "attn_v": (attended, hidden),
+        "attn_output": (hidden, hidden),
+        "ffn_norm": (hidden,),
+        "ffn_gate": (feed_forward, hidden),
+        "ffn_up": (feed_forward, hidden),
+        "ffn_down": (hidden, feed_forward),
+    }
+    for layer in range(config["num_hidden_layers"]):
+        yield from ((f"blk.{layer}.{kind}.weight", shape) for kind, shape in shapes.items())
+
+
+def model_config(facts: Facts, *, tied: bool) -> dict[str, Any]:
     """The `config.json` that a GGUF's metadata describes."""
-    architecture = facts.get("general.architecture")
-    if architecture != "llama":
-        raise InputError(f"the GGUF architecture ({architecture}) must be llama; take the model's safetensors instead")
-    eps = np.float32(facts["llama.attention.layer_norm_rms_epsilon"])
+    eps = np.float32(facts.positive("llama.attention.layer_norm_rms_epsilon"))
     return {
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",
-        "hidden_size": facts["llama.embedding_length"],
-        "intermediate_size": facts["llama.feed_forward_length"],
-        "num_hidden_layers": facts["llama.block_count"],
-        "num_attention_heads": facts["llama.attention.head_count"],
-        "num_key_value_heads": facts["llama.attention.head_count_kv"],
-        "max_position_embeddings": facts["llama.context_length"],
-        "vocab_size": len(facts["tokenizer.ggml.tokens"]),
+        "hidden_size": facts.count("llama.embedding_length"),
+        "intermediate_size": facts.count("llama.feed_forward_length"),
+        "num_hidden_layers": facts.count("llama.block_count"),
+        "num_attention_heads": facts.count("llama.attention.head_count"),
+        "num_key_value_heads": facts.count("llama.attention.head_count_kv"),
+        "max_position_embeddings": facts.count("llama.context_length"),
+        "vocab_size": len(facts.texts("tokenizer.ggml.tokens")),
         "hidden_act": "silu",
         "attention_bias": False,
         "mlp_bias": False,
         "rms_norm_eps": float(str(eps)),  # shortest decimal of the stored float32
-        "rope_theta": facts["llama.rope.freq_base"],
+        "rope_theta": facts.positive("llama.rope.freq_base"),
         "tie_word_embeddings": tied,
-        "bos_token_id": facts["tokenizer.ggml.bos_token_id"],
-        "eos_token_id": facts["tokenizer.ggml.eos_token_id"],
-        "pad_token_id": facts["tokenizer.ggml.padding_token_id"],
+        "bos_token_id": facts.token_id("tokenizer.ggml.bos_token_id"),
+        "eos_token_id": facts.token_id("tokenizer.ggml.eos_token_id"),
+        "pad_token_id": facts.token_id("tokenizer.ggml.padding_token_id"),
         "torch_dtype": "bfloat16",
     }
 
@@ -141,8 +215,10 @@ def build_tokenizer(facts: dict[str, Any]) -> Tokenizer:
     if kind != ("gpt2", "smollm"):
         raise InputError(f"the GGUF tokenizer {kind} must be ('gpt2', 'smollm'); take the model's safetensors instead")
     tokens = facts["tokenizer.ggml.tokens"]
-    merges = [tuple(merge.split(" ")) for merge in facts["tokenizer.ggml.merges"]]
-    tokenizer = Tokenizer(models.BPE(vocab={token: i for i, token in enumerate(tokens)}, merges=merges))
+    kinds = facts["tokenizer.ggml.token_type"]
+    if len(set(tokens)) != len(tokens) or not isinstance(kinds, list) or len(kinds) != len(tokens):
+        raise InputError(f"the {len(tokens)} tokens of the GGUF file must be distinct, each of one type; get it again")
+    tokenizer = Tokenizer(_merging(tokens, facts["tokenizer.ggml.merges"]))
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
             pre_tokenizers.Digits(individual_digits=True),
@@ -150,12 +226,24 @@ def build_tokenizer(facts: dict[str, Any]) -> Tokenizer:
         ]
     )
     tokenizer.decoder = decoders.ByteLevel()
-    types = list(zip(tokens, facts["tokenizer.ggml.token_type"], strict=True))
+    types = list(zip(tokens, kinds, strict=True))
     tokenizer.add_special_tokens(
         [AddedToken(t, special=True, normalized=False) for t, kind in types if kind == CONTROL]
     )
     tokenizer.add_tokens([AddedToken(t, normalized=False) for t, kind in types if kind == USER_DEFINED])
     return tokenizer
+
+
+def _merging(tokens: list[str], merges: Any) -> models.BPE:
+    try:
+        pairs = [tuple(merge.split(" ")) for merge in merges]
+        return models.BPE(vocab={token: i for i, token in enumerate(tokens)}, merges=pairs)
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # noqa: BLE001 – the library raises Exception itself, and panics
+        raise InputError(
+            f"the merges of the GGUF file must be of two of its tokens each: {error}; get it again"
+        ) from None
 
 
 def write_parameters(reader: GGUFReader, config: dict[str, Any], path: Path) -> None:
@@ -189,7 +277,16 @@ def parameter_rows(tensor: ReaderTensor, config: dict[str, Any]) -> Iterator[NDA
         head_dim = len(tensor.data) // heads[kind]
         step = max(1, step // head_dim) * head_dim
     for begin in range(0, len(tensor.data), step):
-        rows = dequantize(tensor.data[begin : begin + step], tensor.tensor_type)
+        try:
+            rows = dequantize(tensor.data[begin : begin + step], tensor.tensor_type)
+        except NotImplementedError as error:
+            raise InputError(
+                f"{tensor.name} of the GGUF file: {error}; take the model's safetensors instead"
+            ) from error
+        if not np.isfinite(rows).all():
+            raise InputError(
+                f"{tensor.name} of the GGUF file must be finite, and holds NaN or infinite values; get it again"
+            )
         if kind in heads:
             rows = unpermute(rows, len(rows) // head_dim)
         yield rows.astype(bfloat16).view(np.uint16)

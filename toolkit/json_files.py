@@ -9,6 +9,7 @@ legal JSON and comes through: whoever needs whole text looks for it.
 from __future__ import annotations
 
 import json
+import os
 import stat
 from collections.abc import Callable
 from pathlib import Path
@@ -19,25 +20,43 @@ from toolkit.errors import InputError
 MOST_NESTED = 100
 """Levels of lists and objects. Protocol buffers allow as many, and what walks a value recursively has room for them."""
 
+MOST_BYTES = 2**28
+"""Of a file of JSON. The index of a checkpoint of 671 billion parameters has 9 million, the questions of a large run more."""
+
 BOM = "\ufeff"
 
 Pairs = Callable[[list[tuple[str, Any]]], Any]
 
 
-def read_json(path: Path, *, limit_bytes: int, constants: bool = False) -> Any:
-    """The value of a JSON file of at most so many bytes. Raises `InputError` as the module says."""
+def check_regular(path: Path) -> os.stat_result:
+    """Facts of a regular file, or of the one that a link leads to. Raises `InputError` where there is none."""
     try:
-        if not stat.S_ISREG(path.stat().st_mode):
-            raise InputError(f"{path} must be a regular file; it is a folder, a pipe or a device")
+        facts = path.stat()
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
+    if not stat.S_ISREG(facts.st_mode):
+        raise InputError(f"{path} must be a regular file, and is a folder, a pipe or a device; copy it again")
+    return facts
+
+
+def read_bytes(path: Path, most_bytes: int) -> bytes:
+    """A whole regular file. Raises `InputError` where it is none, or larger than `most_bytes`."""
+    size_bytes = check_regular(path).st_size
+    if size_bytes > most_bytes:
+        raise InputError(f"{path} ({size_bytes} bytes) must have at most {most_bytes} bytes; get it again")
+    try:
         with path.open("rb") as file:
-            content = file.read(limit_bytes + 1)
+            content = file.read(most_bytes + 1)
     except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
-    if len(content) > limit_bytes:
-        raise InputError(
-            f"{path} ({path.stat().st_size} bytes) must have at most {limit_bytes} bytes to be read as JSON"
-        )
-    return parse_json(content, str(path), constants=constants)
+        raise InputError(f"{path} cannot be read: {error.strerror}") from error
+    if len(content) > most_bytes:
+        raise InputError(f"{path} must have at most {most_bytes} bytes, and grows; get it again")
+    return content
+
+
+def read_json(path: Path, *, limit_bytes: int = MOST_BYTES, constants: bool = False) -> Any:
+    """The value of a JSON file of at most so many bytes. Raises `InputError` as the module says."""
+    return parse_json(read_bytes(path, limit_bytes), str(path), constants=constants)
 
 
 def parse_json(text: str | bytes, where: str, *, constants: bool = False, object_of: Pairs | None = None) -> Any:

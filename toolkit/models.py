@@ -160,7 +160,7 @@ def unpack_gguf(path: Path) -> Path:
         say(f"dequantizing {path} into {out}")
         try:
             write_checkpoint(path, folder)
-        except InputError:
+        except BaseException:  # nothing of it could be gone on with
             discard(folder)
             raise
         finish(folder, out, stage, {"source": path.name})

@@ -224,7 +224,7 @@ def content_hash(text: str) -> str:
 
 def read_object(path: Path) -> dict[str, Any]:
     """Read a file of one JSON object. Raises `InputError` where it holds anything else."""
-    value = read_json(path, limit_bytes=MOST_BYTES)
+    value = read_json(path)
     if not isinstance(value, dict):
         raise InputError(f"{path} must hold a JSON object, not {type(value).__name__}")
     return value

@@ -31,15 +31,21 @@ from filelock import FileLock, Timeout
 
 from toolkit.disk import sync
 from toolkit.errors import FolderConflict, InputError
+from toolkit.field_types import check_type
 from toolkit.json_files import read_json
 from toolkit.terminal import say
 
 MANIFEST = "manifest.json"
 MARKER, LOCK = "stage.json", ".lock"
 """In a partial folder: the run that it is for, and the claim of the process that works on it."""
+MANIFEST_TYPES = {
+    "stage": str,
+    "config": dict[str, Any],
+    "inputs": dict[str, str],
+    "outputs": dict[str, dict[str, Any]],
+    "measured": dict[str, Any],
+}
 
-MOST_BYTES = 2**28
-"""Of a manifest, which has a line or two for each file."""
 ASK_EVERY_S = 0.1
 """Whether the first process has finished."""
 
@@ -204,13 +210,22 @@ def _await_first(folder: Path, out: Path) -> dict[str, Any]:
 
 
 def read_manifest(folder: Path) -> dict[str, Any] | None:
-    """The folder's manifest, or None where it has none; raises `InputError` where it is no JSON object."""
+    """The folder's manifest, or None where it has none.
+
+    Raises `InputError` where it is no JSON object, or holds another type than its readers count on.
+    """
     path = folder / MANIFEST
-    if not path.is_file():
+    if not os.path.lexists(path):
         return None
-    value = read_json(path, limit_bytes=MOST_BYTES, constants=True)  # a measured number may be none
+    value = read_json(path, constants=True)  # a measured number may be none
     if not isinstance(value, dict):
         raise InputError(f"{path} must be a JSON object; copy its folder again, or choose another one")
+    for name, kind in MANIFEST_TYPES.items():
+        if name in value:
+            check_type(value[name], kind, f"{name} in {path}")
+    for name, facts in value.get("outputs", {}).items():
+        check_type(facts.get("bytes"), int, f"bytes of {name} in {path}")
+        check_type(facts.get("sha256"), str, f"sha256 of {name} in {path}")
     return value
 
 
@@ -229,9 +244,9 @@ def replace_text(path: Path, text: str) -> None:
 def folder_digest(folder: Path) -> str:
     """One digest for a model folder: of its manifest's output digests where it has one, else of all its files."""
     manifest = read_manifest(folder)
-    facts = (
-        manifest["outputs"] if manifest else {p.name: file_facts(p) for p in sorted(folder.iterdir()) if p.is_file()}
-    )
+    facts = (manifest or {}).get("outputs")
+    if facts is None:
+        facts = {p.name: file_facts(p) for p in sorted(folder.iterdir()) if p.is_file()}
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -288,7 +303,7 @@ def _make_and_claim(folder: Path, out: Path) -> None:
 def _read_marker(folder: Path) -> Any:
     """The key of the run that a partial folder is for; None where it names none that can be read."""
     try:
-        return read_json(folder / MARKER, limit_bytes=MOST_BYTES)
+        return read_json(folder / MARKER)
     except InputError:
         return None
 

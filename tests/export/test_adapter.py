@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
@@ -16,7 +17,8 @@ from transformers import AutoModelForCausalLM
 from export import checkpoint as checkpoint_module
 from export.adapter import base_model
 from export.checkpoint import Checkpoint
-from export.parity import Bounds
+from export.merged_model import open_merged
+from export.parity import Bounds, float_model
 from export.pipeline import export_model, int4_config
 from toolkit.cli import main
 from toolkit.errors import InputError
@@ -24,6 +26,7 @@ from toolkit.runs import file_digest
 
 WIDE = Bounds(max_mean_kl=9.0, min_top1=0.0)
 EVERYWHERE = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+TRAINED = ("lora_", "modules_to_save", "trainable_tokens")
 
 
 def write_adapter(base: Path, folder: Path, **settings: Any) -> Path:
@@ -33,7 +36,7 @@ def write_adapter(base: Path, folder: Path, **settings: Any) -> Path:
     adapted = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **settings))
     generator = torch.Generator().manual_seed(5)
     for name, parameter in adapted.named_parameters():
-        if "lora_" in name:
+        if any(part in name for part in TRAINED):
             parameter.data = torch.randn(parameter.shape, generator=generator) * 0.05
     adapted.save_pretrained(folder)
     return folder
@@ -100,27 +103,135 @@ def test_the_command_takes_the_base_that_the_adapter_names_or_the_one_given(
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"peft_type": "IA3"}, r"peft_type \(IA3\) must be LORA; merge"),
-        ({"use_dora": True}, r"use_dora \(True\) must be off"),
-        ({"bias": "all"}, r"bias \(all\) must be none"),
-        ({"init_lora_weights": "pissa"}, r"init_lora_weights \(pissa\) must be one that keeps"),
-        ({"modules_to_save": ["lm_head"]}, r"modules_to_save \(\['lm_head'\]\) must be off"),
-        ({"rank_pattern": {"q_proj": 2}}, r"rank_pattern .* must be off"),
+        ({"peft_type": "PROMPT_TUNING", "num_virtual_tokens": 4}, r"must be an adapter that PEFT merges into"),
+        ({"peft_type": "NONSENSE"}, r"must be an adapter that PEFT merges into .*NONSENSE"),
+        ({"use_dora": True}, r"PEFT merges into .*missing adapter keys.*magnitude"),
+        ({"rank_pattern": {"q_proj": 2}}, r"PEFT merges into .* RuntimeError"),
         ({"r": 0}, r"r \(0\) must be a number above 0"),
     ],
 )
-def test_other_adapters_are_refused_by_name(
-    values: dict[str, Any], message: str, tiny_student: Path, adapter: Path, tmp_path: Path
+def test_what_peft_does_not_merge_whole_is_refused_and_leaves_nothing(
+    values: dict[str, Any], message: str, tiny_student: Path, adapter: Path, tmp_path: Path, home: Path
 ) -> None:
     folder = Path(shutil.copytree(adapter, tmp_path / "adapter"))
     config = json.loads((folder / "adapter_config.json").read_text())
     (folder / "adapter_config.json").write_text(json.dumps(config | values))
-    with pytest.raises(InputError, match=message):
+    with pytest.raises(InputError, match=message) as caught:
         export_model(int4_config(tiny_student, tmp_path / "out", adapter=folder))
-    assert [path.name for path in tmp_path.iterdir()] == ["adapter"]
+    assert "\n" not in str(caught.value)
+    assert sorted(path.name for path in tmp_path.iterdir() if path != home) == ["adapter"]
+    assert not list((home / "models").iterdir()) if (home / "models").exists() else True
 
 
-def test_an_adapter_of_another_base_or_of_the_embedding_is_refused(tiny_student: Path, tmp_path: Path) -> None:
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("TOOLKIT_HOME", str(tmp_path / "home"))
+    return tmp_path / "home"
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"use_dora": True},
+        {"rank_pattern": {"q_proj": 2}, "alpha_pattern": {"layers.1.mlp.up_proj": 3}},
+        {"modules_to_save": ["lm_head"]},
+        {"modules_to_save": ["embed_tokens"]},
+        {"target_modules": ["q_proj", "embed_tokens"]},
+        {"target_modules": ["q_proj", "lm_head"]},
+        {"trainable_token_indices": [3, 7]},
+        {"init_lora_weights": "pissa"},
+        {"layers_to_transform": [1]},
+    ],
+    ids=lambda settings: " ".join(settings),
+)
+def test_other_adapters_are_merged_as_by_peft(
+    settings: dict[str, Any], tiny_student: Path, tmp_path: Path, home: Path
+) -> None:
+    folder = write_adapter(tiny_student, tmp_path / "adapter", **settings)
+    merged = open_merged(tiny_student, folder, tiny_student)
+    theirs = merged_by_peft(tiny_student, folder)
+    tensors = theirs.state_dict()
+    for name in merged.shapes:
+        torch.testing.assert_close(merged.tensor(name), tensors[name], rtol=1e-5, atol=1e-6)
+    own = theirs.get_output_embeddings().weight.data_ptr() != theirs.get_input_embeddings().weight.data_ptr()
+    assert merged.config.tie_word_embeddings != own
+    ids_BT = torch.arange(3, 40)[None]
+    reloaded = float_model(merged.folder, merged)
+    torch.testing.assert_close(reloaded(ids_BT).logits, theirs(ids_BT).logits, rtol=0, atol=1e-4)
+
+
+def test_a_pickled_adapter_is_merged_as_by_peft(tiny_student: Path, adapter: Path, tmp_path: Path, home: Path) -> None:
+    from safetensors.torch import load_file
+
+    folder = Path(shutil.copytree(adapter, tmp_path / "adapter"))
+    torch.save(load_file(folder / "adapter_model.safetensors"), folder / "adapter_model.bin")
+    (folder / "adapter_model.safetensors").unlink()
+    export_model(replace(int4_config(tiny_student, tmp_path / "out", adapter=folder), bounds=None))
+    export_model(replace(int4_config(tiny_student, tmp_path / "same", adapter=adapter), bounds=None))
+    ours, same = (np.fromfile(tmp_path / name / "model.onnx.data", np.uint8) for name in ("out", "same"))
+    assert np.mean(ours == same) > 0.999
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    assert manifest["inputs"].keys() == {"source", "adapter"}
+
+
+def test_a_vocabulary_that_grew_with_its_adapter_is_merged(tiny_student: Path, tmp_path: Path, home: Path) -> None:
+    base = AutoModelForCausalLM.from_pretrained(tiny_student, dtype=torch.float32)
+    base.resize_token_embeddings(328)
+    adapted = get_peft_model(base, LoraConfig(task_type="CAUSAL_LM", r=4, target_modules=["q_proj"]))
+    with torch.no_grad():
+        adapted.get_input_embeddings().weight[320:] += 1.0
+    adapted.save_pretrained(tmp_path / "adapter", save_embedding_layers=True)
+    merged = open_merged(tiny_student, tmp_path / "adapter", tiny_student)
+    assert merged.config.vocab_size == 328
+    theirs = adapted.merge_and_unload().state_dict()
+    torch.testing.assert_close(merged.tensor("model.embed_tokens.weight"), theirs["model.embed_tokens.weight"])
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+@pytest.mark.parametrize("settings", [{}, {"use_dora": True}], ids=["streamed", "by PEFT"])
+def test_an_adapter_that_is_not_finite_is_named_and_not_its_base(
+    settings: dict[str, Any], bad: float, tiny_student: Path, tmp_path: Path, home: Path
+) -> None:
+    from safetensors.torch import load_file, save_file
+
+    folder = write_adapter(tiny_student, tmp_path / "adapter", **settings)
+    tensors = load_file(folder / "adapter_model.safetensors")
+    name = next(name for name in sorted(tensors) if name.endswith("up_proj.lora_B.weight"))
+    tensors[name][0, 0] = bad
+    save_file(tensors, folder / "adapter_model.safetensors")
+    with pytest.raises(InputError, match=rf"the adapter {folder}.*(must|finite).*NaN or infinite"):
+        export_model(replace(int4_config(tiny_student, tmp_path / "out", adapter=folder), bounds=None))
+
+
+def test_a_tensor_that_has_no_place_is_named(tiny_student: Path, adapter: Path, tmp_path: Path, home: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    folder = Path(shutil.copytree(adapter, tmp_path / "adapter"))
+    tensors = load_file(folder / "adapter_model.safetensors")
+    save_file(tensors | {"base_model.model.value_head.weight": torch.ones(1, 64)}, folder / "adapter_model.safetensors")
+    with pytest.raises(InputError, match=r"no place for base_model\.model\.value_head\.weight"):
+        export_model(int4_config(tiny_student, tmp_path / "out", adapter=folder))
+
+
+def test_a_configuration_left_beside_a_whole_model_makes_no_adapter_of_it(
+    tiny_student: Path, adapter: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = Path(shutil.copytree(tiny_student, tmp_path / "whole"))
+    shutil.copy(adapter / "adapter_config.json", whole)
+    words = ["--int8", "--out"]
+    assert main(["export", str(whole), *words, str(tmp_path / "a")]) == 0
+    assert main(["export", str(tiny_student), *words, str(tmp_path / "b")]) == 0
+    assert file_digest(tmp_path / "a" / "model.onnx.data") == file_digest(tmp_path / "b" / "model.onnx.data")
+    shutil.copy(adapter / "adapter_model.safetensors", whole)
+    capsys.readouterr()
+    assert main(["export", str(whole), *words, str(tmp_path / "c")]) == 2
+    assert (
+        "must hold a whole model or an adapter, and holds both (model.safetensors, adapter_mode"
+        in capsys.readouterr().err
+    )
+
+
+def test_an_adapter_of_another_base_is_refused(tiny_student: Path, tmp_path: Path) -> None:
     from safetensors.torch import load_file, save_file
 
     folder = write_adapter(tiny_student, tmp_path / "a", target_modules=["q_proj"])
@@ -128,9 +239,6 @@ def test_an_adapter_of_another_base_or_of_the_embedding_is_refused(tiny_student:
     longer = {name: torch.cat([x, x], dim=1) if "lora_A" in name else x for name, x in tensors.items()}
     save_file(longer, folder / "adapter_model.safetensors")
     with pytest.raises(InputError, match=r"by \(64, 4\) x \(4, 128\), which must make \(64, 64\)"):
-        Checkpoint(tiny_student, folder)
-    folder = write_adapter(tiny_student, tmp_path / "b", target_modules=["embed_tokens"])
-    with pytest.raises(InputError, match=r"embed_tokens\..* in .* must be lora_A or lora_B of a linear layer"):
         Checkpoint(tiny_student, folder)
     folder = write_adapter(tiny_student, tmp_path / "c", target_modules=["q_proj"])
     tensors = load_file(folder / "adapter_model.safetensors")

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from export.checkpoint import Checkpoint, tensor_shapes
+from export.checkpoint import EMBEDDING, LM_HEAD, Checkpoint, tensor_shapes
+from export.parity import float_model
+from export.pipeline import export_model, nearest_config
+from export.session import OnnxDecoder
 from toolkit.errors import InputError
 
 
@@ -39,4 +46,77 @@ def test_a_missing_shard_is_named(sharded: Path) -> None:
     shard = max(sharded.glob("*.safetensors"))
     shard.unlink()
     with pytest.raises(InputError, match=rf"{shard.name} \(0 bytes\) must be a whole safetensors file"):
+        Checkpoint(sharded)
+
+
+def with_head(student: Path, folder: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> Path:
+    """The tied student with its tensors changed."""
+    shutil.copytree(student, folder)
+    tensors = load_file(folder / "model.safetensors")
+    change(tensors)
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    return folder
+
+
+def own_head(tensors: dict[str, torch.Tensor]) -> None:
+    tensors[LM_HEAD] = torch.randn(tensors[EMBEDDING].shape, generator=torch.Generator().manual_seed(2))
+
+
+@pytest.mark.parametrize(
+    ("change", "is_tied"),
+    [
+        (own_head, False),
+        (lambda tensors: tensors.update({LM_HEAD: tensors[EMBEDDING].clone()}), True),
+        (lambda tensors: tensors.update({LM_HEAD: tensors.pop(EMBEDDING)}), True),
+    ],
+    ids=["differs", "is the same", "is the only one"],
+)
+def test_a_head_beside_the_tied_flag_is_read_as_transformers_reads_it(
+    change: Callable[[dict[str, torch.Tensor]], object], is_tied: bool, tiny_student: Path, tmp_path: Path
+) -> None:
+    folder = with_head(tiny_student, tmp_path / "model", change)
+    checkpoint = Checkpoint(folder)
+    theirs = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    assert checkpoint.config.tie_word_embeddings == is_tied
+    assert torch.equal(checkpoint.tensor(EMBEDDING), theirs.get_input_embeddings().weight)
+    assert torch.equal(checkpoint.tensor(checkpoint.head), theirs.get_output_embeddings().weight)
+
+
+def test_a_head_of_its_own_is_exported_whatever_the_flag_says(tiny_student: Path, tmp_path: Path) -> None:
+    folder = with_head(tiny_student, tmp_path / "model", own_head)
+    export_model(nearest_config(folder, tmp_path / "out", "fp32"))
+    logits_TV = OnnxDecoder(tmp_path / "out").score(list(range(3, 40)))
+    theirs_TV = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)(torch.arange(3, 40)[None]).logits[0]
+    torch.testing.assert_close(torch.from_numpy(logits_TV), theirs_TV, rtol=0, atol=1e-4 * float(theirs_TV.abs().max()))
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["tie_word_embeddings"] is False
+
+
+def test_a_tensor_in_two_shards_is_the_index_s(sharded: Path, tiny_student: Path, tmp_path: Path) -> None:
+    """Also for the float model that the gate compares with."""
+    index = json.loads((sharded / "model.safetensors.index.json").read_text())["weight_map"]
+    name = "model.layers.0.mlp.up_proj.weight"
+    whole = Checkpoint(sharded).tensor(name)
+    for file in {*index.values()} - {index[name]}:
+        tensors = load_file(sharded / file)
+        save_file(tensors | {name: torch.full_like(whole, 9.0)}, sharded / file, {"format": "pt"})
+    checkpoint = Checkpoint(sharded)
+    assert torch.equal(checkpoint.tensor(name), whole)
+    assert torch.equal(float_model(sharded, checkpoint).get_parameter(name), whole)
+
+
+def test_a_tensor_that_its_shard_lacks_is_named(sharded: Path) -> None:
+    path = sharded / "model.safetensors.index.json"
+    index = json.loads(path.read_text())
+    name = "model.norm.weight"
+    [other, *_] = sorted({*index["weight_map"].values()} - {index["weight_map"][name]})
+    index["weight_map"][name] = other
+    path.write_text(json.dumps(index))
+    with pytest.raises(InputError, match=rf"{other} must hold {name}, as model\.safetensors\.index\.json says"):
+        Checkpoint(sharded)
+
+
+@pytest.mark.parametrize("weight_map", [None, [], {"a": 1}])
+def test_an_index_of_another_form_is_refused(weight_map: object, sharded: Path) -> None:
+    (sharded / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    with pytest.raises(InputError, match=r"weight_map in .*index\.json .* must be an object"):
         Checkpoint(sharded)

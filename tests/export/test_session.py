@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -199,14 +200,57 @@ def copied(exported: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(exported, tmp_path / "copy"))
 
 
-def test_a_linked_data_file_is_refused(copied: Path, tmp_path: Path) -> None:
+def test_a_data_file_that_is_a_link_elsewhere_is_refused(copied: Path, tmp_path: Path) -> None:
     data = copied / "model.onnx.data"
-    os.link(data, tmp_path / "second_name")
-    with pytest.raises(InputError, match=r"model\.onnx\.data must be a regular file with one name"):
+    shutil.move(data, tmp_path / "elsewhere")
+    data.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(InputError, match=r"model\.onnx\.data must be a regular file of the folder or of its store"):
         OnnxDecoder(copied)
-    data.unlink()
-    data.symlink_to(tmp_path / "second_name")
-    with pytest.raises(InputError, match=r"model\.onnx\.data must be a regular file with one name"):
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"num_hidden_layers": 1}, r"num_hidden_layers in .*config\.json \(1\) must be that of model\.onnx \(2\)"),
+        ({"num_key_value_heads": 1}, r"num_key_value_heads in .* \(1\) must be that of model\.onnx \(2\)"),
+        ({"head_dim": 32}, r"head_dim in .* \(32\) must be that of model\.onnx \(16\)"),
+        ({"vocab_size": 319}, r"vocab_size in .* \(319\) must be that of model\.onnx \(320\)"),
+        ({"num_hidden_layers": 0}, r"num_hidden_layers in .* \(0\) must be from 1 to"),
+        ({"num_hidden_layers": [2]}, r"num_hidden_layers in .* \(\[2\]\) must be a whole number"),
+    ],
+)
+def test_a_configuration_that_contradicts_the_graph_is_refused_when_it_is_opened(
+    values: dict[str, object], message: str, copied: Path
+) -> None:
+    path = copied / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+    with pytest.raises(InputError, match=message):
+        OnnxDecoder(copied)
+
+
+def test_numbers_without_end_in_a_graph_are_refused_at_once(copied: Path) -> None:
+    (copied / "model.onnx").write_bytes(b"\xff" * 4_000_000)
+    with pytest.raises(InputError, match=r"model\.onnx must be a whole ONNX file"):
+        OnnxDecoder(copied)
+
+
+def field(number: int, content: bytes) -> bytes:
+    """Of a protobuf message."""
+    length, size = len(content), bytearray()
+    while length > 127:
+        size.append(length & 127 | 128)
+        length >>= 7
+    return bytes([number << 3 | 2, *size, length]) + content
+
+
+def test_messages_in_messages_without_end_are_refused(copied: Path) -> None:
+    """A graph in an attribute of a node of a graph, and so on."""
+    message = b""
+    for _ in range(1500):
+        for number in (6, 5, 1):
+            message = field(number, message)
+    (copied / "model.onnx").write_bytes(field(7, message))
+    with pytest.raises(InputError, match=r"model\.onnx must be a whole ONNX file"):
         OnnxDecoder(copied)
 
 

@@ -129,7 +129,6 @@ def test_the_fast_part_runs_all_but_the_model(exported: Path) -> None:
         (lambda f: (f / EXPECTED_FILE).unlink(), ["files"], r"verify\.npz must exist, because the manifest names it"),
         (lambda f: (f / "config.json").open("a").write(" "), ["files"], r"\((\d+) bytes\) must have \d+ bytes"),
         (link_softly, ["files", "external data"], r"model\.onnx\.data must be a regular file"),
-        (lambda f: os.link(f / "model.onnx.data", f.parent / "b"), ["external data"], r"must be a regular file with one"),
         (name_outside_data, ["external data"], r"'\.\./model\.onnx\.data' must lie"),
         (lambda f: (f / RECORD_FILE).write_text("{}"), ["files", "tokenizer", "template", "end of text"], r"verify\.json"),
     ],
@@ -356,6 +355,129 @@ def test_an_older_folder_opens_with_a_note_and_is_not_verified(
     )
     with pytest.raises(InputError, match=r"must hold verify\.json, and was exported before .*; export again"):
         verify(copied, fast=True)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "README.md",
+        "LICENSE",
+        "LICENSE.txt",
+        "NOTICE",
+        ".gitattributes",
+        ".git/config",
+        ".cache/huggingface/download/config.json.metadata",
+        "desktop.ini",
+        "Thumbs.db",
+        "assets/chart.png",
+    ],
+)
+def test_what_nobody_runs_may_lie_beside(name: str, copied: Path) -> None:
+    (copied / name).parent.mkdir(parents=True, exist_ok=True)
+    (copied / name).write_text("x")
+    assert failures(copied) == {}
+    assert load_model(copied).name == "copy"
+
+
+@pytest.mark.parametrize(
+    "name", ["modeling.py", "README.py", "vocab.json", "other.onnx", "pytorch_model.bin", "LICENSE.json"]
+)
+def test_what_a_loader_might_read_may_not_lie_beside(name: str, copied: Path) -> None:
+    (copied / name).write_text("x")
+    assert re.search(rf"{name} must be named by the manifest, and is not; remove it", failures(copied)["files"])
+
+
+def test_line_ends_that_git_changed_have_their_own_remedy(copied: Path) -> None:
+    path = copied / "genai_config.json"
+    path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))
+    assert failures(copied)["files"].endswith(
+        "git changed its line ends: run git config core.autocrlf false there, and check the files out again"
+    )
+
+
+def test_a_pointer_of_git_lfs_is_told_so(copied: Path) -> None:
+    (copied / "model.onnx.data").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 5\n")
+    assert failures(copied)["files"].endswith("it is a pointer of Git LFS: run git lfs pull in the folder")
+
+
+@pytest.mark.parametrize("name", ["config.json", "verify.json", "tokenizer.json", "model.onnx", "verify.npz", "x.onnx"])
+def test_a_pipe_in_the_place_of_a_file_is_found_and_not_waited_for(name: str, copied: Path) -> None:
+    (copied / name).unlink(missing_ok=True)
+    os.mkfifo(copied / name)
+    assert re.search(rf"{name} must be a regular file", failures(copied)["files"])
+    with pytest.raises(InputError, match=rf"{name} must be a regular file"):
+        load_model(copied)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda r: r.update(texts="abc"), r"texts of verify\.json \('abc'\) must be a list, each entry a text"),
+        (lambda r: r.update(texts=[1, 2]), r"texts of verify\.json .* must be a list, each entry a text"),
+        (lambda r: r.update(chats=[[1]]), r"verify\.json must be a record"),
+        (lambda r: r.update(chats=5), r"verify\.json must be a record"),
+        (lambda r: r.update(chats=[{"messages": ["hi"], "text": None}]), r"messages of verify\.json .* must be a list"),
+        (lambda r: r.update(end_of_text={"chat": "2"}), r"end_of_text of verify\.json .* must be an object, each entry a li"),
+        (lambda r: r["greedy"][0].update(margins=[0.5]), r"must have a prompt \(\d+ ids\) and a margin \(1\) for each tok"),
+        (lambda r: r["greedy"][0].update(tokens="ab", margins=[1, 1]), r"tokens of verify\.json \('ab'\) must be a list"),
+        (lambda r: r["greedy"][0].update(prompt=[10**9]), r"prompt 1 of verify\.json must be ids that fit the model"),
+        (lambda r: r["text_digests"].pop(), r"verify\.json must have a digest \(\d+\) for each text \(\d+\)"),
+        (lambda r: r.update(version=[1]), r"the version of verify\.json \(\[1\]\) must be 1"),
+    ],
+)  # fmt: skip
+def test_a_record_of_other_types_is_one_line(
+    change: Callable[[dict[str, Any]], object], message: str, copied: Path
+) -> None:
+    edit_json(copied / RECORD_FILE, change)
+    repair_manifest(copied)
+    found = failures(copied)
+    assert "files" not in found
+    assert any(re.search(message, line) for line in found.values()), found
+    assert not any("\n" in line for line in found.values())
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"tokens": np.array([10**8], np.int32)}, r"must hold arrays that fit each other|must be below"),
+        ({"ids": np.array([[1.5]])}, r"must hold arrays that fit each other"),
+        ({"lengths": np.array([["a"]])}, r"must hold arrays that fit each other|must be a record"),
+    ],
+)
+def test_expected_arrays_of_other_types_are_one_line(arrays: dict[str, Any], message: str, copied: Path) -> None:
+    with np.load(copied / EXPECTED_FILE) as old:
+        np.savez_compressed(copied / EXPECTED_FILE, **{name: old[name] for name in old.files} | arrays)
+    repair_manifest(copied)
+    assert re.search(message, failures(copied)["divergence"])
+
+
+def test_expected_ids_beyond_the_vocabulary_are_one_line(copied: Path) -> None:
+    with np.load(copied / EXPECTED_FILE) as old:
+        values = {name: old[name] for name in old.files}
+    values["tokens"][3] = 320
+    np.savez_compressed(copied / EXPECTED_FILE, **values)
+    repair_manifest(copied)
+    assert "the ids in verify.npz must be below 320" in failures(copied)["divergence"]
+
+
+def test_without_a_record_the_manifest_s_digests_are_checked(copied: Path) -> None:
+    make_older(copied)
+    (copied / "chat_template.jinja").write_text("{{ messages }}")
+    with pytest.raises(InputError, match=r"chat_template\.jinja \(\d+ bytes\) must have \d+ bytes"):
+        load_model(copied)
+    with pytest.raises(InputError, match=r"chat_template\.jinja \(\d+ bytes\) must have \d+ bytes"):
+        verify(copied, fast=False)
+
+
+def test_a_folder_that_was_not_compared_is_told_so(
+    source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    export_model(replace(int4_config(source, tmp_path / "out"), bounds=None))
+    capsys.readouterr()
+    with pytest.raises(InputError, match=r"must hold verify\.json, and was exported with --no-parity, so it has none"):
+        verify(tmp_path / "out", fast=False)
+    load_model(tmp_path / "out")
+    assert "cannot be verified: it was exported with --no-parity" in capsys.readouterr().err
 
 
 def test_the_chat_refuses_a_folder_that_fails_the_fast_part(copied: Path, capsys: pytest.CaptureFixture[str]) -> None:

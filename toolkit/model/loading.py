@@ -24,6 +24,8 @@ FLOATS = ("BF16", "F16", "F32", "F64")
 """Types that weights may be stored in, by the names of safetensors."""
 NAMED = 3
 """Tensors that an error names before it counts the rest."""
+NO_ADAPTERS = "no-adapters"
+"""A folder that is not there: where transformers then looks for an adapter, which it would else take out of the model's."""
 
 
 def load_whole(auto_class: Any, folder: Path, *, extra_allowed: bool = False, **settings: Any) -> PreTrainedModel:
@@ -45,6 +47,7 @@ def load_whole(auto_class: Any, folder: Path, *, extra_allowed: bool = False, **
                 local_files_only=True,
                 ignore_mismatched_sizes=True,  # so that they are named below
                 output_loading_info=True,
+                adapter_kwargs={"subfolder": NO_ADAPTERS},
                 **settings,
             )
         stored = {} if method else _stored_types(folder)

@@ -1,0 +1,143 @@
+"""An adapter that is not merged while the base is read (see `export.adapter`), merged by PEFT into a folder of the cache.
+
+    base + adapter ─ PEFT's merge_and_unload ─ <cache folder>/models/<adapter>-<digest>/
+
+What PEFT merges is what the adapter means: patterns of ranks and scales, DoRA, modules and embeddings that were trained
+whole, vocabularies that grew, pickled weights. Invariant: every tensor of the adapter's file finds its place, and is
+finite, or nothing is left. The whole model is in memory as float32 meanwhile, and takes as much on the disk.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from export.adapter import CONFIG, NeedsPeft
+from export.checkpoint import EMBEDDING, LM_HEAD, Checkpoint, tensor_shapes
+from export.model_config import read_model_config
+from export.package import MODEL_FILES, TEXT_FILES
+from export.safetensors_file import SINGLE
+from toolkit.errors import InputError, MissingExtra
+from toolkit.model.decoder import load_model
+from toolkit.models import cache_folder
+from toolkit.records import read_object
+from toolkit.runs import Stage, discard, finish, folder_digest, is_complete, partial_folder
+
+NAMED = 3
+"""Tensors that an error names."""
+RESIZED = {f"base_model.model.{name}" for name in (EMBEDDING, LM_HEAD)}
+"""Where an adapter keeps the matrices of a vocabulary that grew."""
+
+
+def open_merged(base: Path, adapter: Path | None, chat_folder: Path) -> Checkpoint:
+    """A base with its adapter's changes: while it is read where that can be, else merged by PEFT before."""
+    try:
+        return Checkpoint(base, adapter)
+    except NeedsPeft as error:
+        assert adapter
+        print(f"export: {error}", file=sys.stderr)
+        return Checkpoint(merged_folder(base, adapter, chat_folder))
+
+
+def merged_folder(base: Path, adapter: Path, chat_folder: Path) -> Path:
+    """The folder in the cache that holds the merged model; made where these very folders have none yet.
+
+    `chat_folder`: where its tokenizer and template lie. Raises `InputError` where PEFT does not merge the adapter whole,
+    or the memory is too small.
+    """
+    inputs = {"base": folder_digest(base), "adapter": folder_digest(adapter)}
+    key = hashlib.sha256(json.dumps(inputs).encode()).hexdigest()[:16]
+    out = cache_folder() / "models" / f"{adapter.resolve().name}-{key}"
+    stage = Stage(name="merge", config={}, inputs=inputs)
+    if is_complete(out, stage):
+        return out
+    folder = partial_folder(out, stage)
+    print(f"merging {adapter} by PEFT into {out}", file=sys.stderr, flush=True)
+    try:
+        _write_model(base, _merge(base, adapter), folder)
+        for path in [base / name for name in MODEL_FILES] + [chat_folder / name for name in TEXT_FILES]:
+            if path.is_file() and path.name != "config.json":
+                shutil.copyfile(path, folder / path.name)
+    except BaseException:
+        discard(folder)
+        raise
+    finish(folder, out, stage, {"base": str(base), "adapter": str(adapter)})
+    return out
+
+
+def _merge(base: Path, adapter: Path) -> dict[str, Tensor]:
+    """The merged model's tensors, a shared one once."""
+    try:
+        from peft import PeftModel
+        from peft.utils import load_peft_weights, set_peft_model_state_dict
+    except ImportError as error:
+        raise MissingExtra(error.name or "peft", "distill") from error
+    kind = read_object(adapter / CONFIG).get("peft_type")
+    try:
+        weights = load_peft_weights(str(adapter), device="cpu")
+        _check_finite(adapter, weights)
+        model: Any = _loaded(base, weights)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", message="Found missing adapter keys")
+            adapted: Any = PeftModel.from_pretrained(model, str(adapter))
+        placed = set_peft_model_state_dict(adapted, weights)
+        if placed.unexpected_keys:
+            raise InputError(f"its model has no place for {', '.join(placed.unexpected_keys[:NAMED])}")
+        if not hasattr(adapted, "merge_and_unload"):
+            raise InputError(f"one of peft_type {kind} is no change of weights")
+        merged = adapted.merge_and_unload(safe_merge=True)
+    except InputError as error:
+        raise InputError(f"{adapter} must be an adapter that PEFT merges into {base}: {error}") from error
+    except Exception as error:  # PEFT's kinds of adapters each raise their own
+        line = (str(error).splitlines() or [""])[0]
+        raise InputError(
+            f"{adapter} must be an adapter that PEFT merges into {base}, and it says {type(error).__name__}: {line}; "
+            "merge it where it was trained, and export the result"
+        ) from error
+    tensors: dict[str, Tensor] = merged.state_dict()
+    if LM_HEAD in tensors and tensors[LM_HEAD].data_ptr() == tensors[EMBEDDING].data_ptr():
+        del tensors[LM_HEAD]
+    return tensors
+
+
+def _loaded(base: Path, weights: dict[str, Tensor]) -> torch.nn.Module:
+    """The base, with rows for the tokens that the adapter's own embedding or head has more."""
+    _check_memory(base)
+    model: Any = load_model(base, torch.float32)
+    rows = {len(weights[name]) for name in RESIZED & weights.keys()}
+    if rows and rows != {model.config.vocab_size}:
+        model.resize_token_embeddings(max(rows), mean_resizing=False)
+    loaded: torch.nn.Module = model
+    return loaded
+
+
+def _write_model(base: Path, tensors: dict[str, Tensor], folder: Path) -> None:
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / SINGLE, {"format": "pt"})
+    facts = {"vocab_size": len(tensors[EMBEDDING]), "tie_word_embeddings": LM_HEAD not in tensors}
+    (folder / "config.json").write_text(json.dumps(read_object(base / "config.json") | facts, indent=1) + "\n")
+
+
+def _check_finite(adapter: Path, weights: dict[str, Tensor]) -> None:
+    for name, tensor in sorted(weights.items()):
+        if not torch.isfinite(tensor).all():
+            raise InputError(f"{name} in the adapter {adapter} must be finite, and holds NaN or infinite values")
+
+
+def _check_memory(base: Path) -> None:
+    shapes = tensor_shapes(read_model_config(base)).values()
+    needed, available = 4 * sum(torch.Size(shape).numel() for shape in shapes), psutil.virtual_memory().available
+    if needed > available:
+        raise InputError(
+            f"the float model ({needed / 1e9:.1f} GB) must fit the free memory ({available / 1e9:.1f} GB) to be merged; "
+            "close programs, or merge it on another machine and export the result"
+        )

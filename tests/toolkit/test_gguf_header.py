@@ -1,0 +1,110 @@
+"""A GGUF file that lies about itself is one line, and leaves nothing in the cache."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.toolkit.test_gguf_checkpoint import write_gguf
+from toolkit.errors import InputError
+from toolkit.models import unpack_gguf
+
+
+@pytest.fixture(scope="module")
+def content(tiny_student: Path, tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    path = tmp_path_factory.mktemp("gguf") / "model.gguf"
+    write_gguf(path, tiny_student)
+    return path.read_bytes()
+
+
+def with_number(key: str, number: int) -> Callable[[bytes], bytes]:
+    """The same with another number of 32 bits."""
+
+    def change(content: bytes) -> bytes:
+        at = content.index(key.encode()) + len(key) + 4
+        return content[:at] + struct.pack("<I", number) + content[at + 4 :]
+
+    return change
+
+
+def with_length(key: str, length: int) -> Callable[[bytes], bytes]:
+    """The same with an array that says it has so many entries."""
+
+    def change(content: bytes) -> bytes:
+        at = content.index(key.encode()) + len(key) + 8
+        return content[:at] + struct.pack("<Q", length) + content[at + 8 :]
+
+    return change
+
+
+def with_bytes(old: bytes, new: bytes) -> Callable[[bytes], bytes]:
+    return lambda content: content.replace(old, new, 1)
+
+
+def with_count(at: int, count: int) -> Callable[[bytes], bytes]:
+    return lambda content: content[:at] + struct.pack("<Q", count) + content[at + 8 :]
+
+
+def with_first_merge(start: bytes) -> Callable[[bytes], bytes]:
+    def change(content: bytes) -> bytes:
+        key = b"tokenizer.ggml.merges"
+        at = content.index(key) + len(key) + 4 + 4 + 8 + 8
+        return content[:at] + start + content[at + len(start) :]
+
+    return change
+
+
+HEADS = "llama.attention.head_count"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (with_length("tokenizer.ggml.tokens", 2**60), r"an array's entries \(1152921504606846976\) do not fit"),
+        (with_length("tokenizer.ggml.token_type", 2**60), r"an array's entries .* do not fit"),
+        (with_length("tokenizer.ggml.merges", 3), r"must be a whole GGUF file"),
+        (with_count(8, 2**62), r"tensors \(4611686018427387904\) do not fit"),
+        (with_count(16, 2**40), r"facts \(1099511627776\) do not fit"),
+        (with_bytes(b"llama.block_count\x04", b"llama.block_count\x63"), r"the type of a fact \(99\) is none"),
+        (with_number(f"{HEADS}", 0), rf"{HEADS} of the GGUF file \(0\) must be a whole number above 0"),
+        (
+            with_number(f"{HEADS}_kv", 3),
+            r"attn_k\.weight of the GGUF file has shape \(32, 64\), which must equal \(48, 64\)",
+        ),
+        (with_number(HEADS, 5), r"llama\.embedding_length \(64\) must be whole heads \(5\)"),
+        (with_number("llama.block_count", 2**31), r"llama\.block_count \(2147483648\) .* must be the layers that"),
+        (
+            with_number("llama.block_count", 1),
+            r"the GGUF tensor blk\.1\.attn_k\.weight must be one of a Llama model's of 1 layers",
+        ),
+        (
+            with_number("llama.feed_forward_length", 96),
+            r"ffn_gate\.weight .* has shape \(128, 64\), which must equal \(96",
+        ),
+        (
+            with_number("llama.rope.freq_base", 0),
+            r"llama\.rope\.freq_base of the GGUF file \(0\.0\) must be a number above",
+        ),
+        (
+            with_number("tokenizer.ggml.eos_token_id", 10**6),
+            r"eos_token_id .* \(1000000\) must be the id of one of its 320",
+        ),
+        (with_first_merge(b"QQ"), r"merges of the GGUF file must be of two of its tokens each"),
+        (with_bytes(b"<|im_end|>", b"<|im_\xff\xfed|>"), r"must be a whole GGUF file: .*utf-8"),
+    ],
+)
+def test_a_lie_is_one_line_and_leaves_nothing(
+    change: Callable[[bytes], bytes], message: str, content: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TOOLKIT_HOME", str(tmp_path / "home"))
+    lying = change(content)
+    assert lying != content
+    (tmp_path / "model.gguf").write_bytes(lying)
+    with pytest.raises(InputError, match=message) as caught:
+        unpack_gguf(tmp_path / "model.gguf")
+    assert "\n" not in str(caught.value)
+    models = tmp_path / "home" / "models"
+    assert not models.exists() or not list(models.iterdir())
