@@ -239,15 +239,15 @@ def _ask(
     retry_failed: bool,
 ) -> list[Trace]:
     gathered = gather(
-            teacher,
-            problems,
-            config.sampling,
-            samples=config.samples,
-            batch_size=config.batch_size,
-            out=out,
-            folder=folder,
-            retry_failed=retry_failed,
-        )
+        teacher,
+        problems,
+        config.sampling,
+        samples=config.samples,
+        batch_size=config.batch_size,
+        out=out,
+        folder=folder,
+        retry_failed=retry_failed,
+    )
     return gathered.traces
 
 

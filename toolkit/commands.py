@@ -65,7 +65,9 @@ def export(options: Options) -> Result:
     if options.weights != "int4":
         _refuse_int4_options(options)
     if options.calibration and not options.calibration.is_file():
-        raise InputError(f"--calibration ({options.calibration}) must be a file of traces, such as a student's train.jsonl")
+        raise InputError(
+            f"--calibration ({options.calibration}) must be a file of traces, such as a student's train.jsonl"
+        )
     check_out(options.out)
     source = resolve(options.base or base_model(adapter)) if adapter else resolve(options.model)
     if options.weights == "int4":

@@ -31,8 +31,8 @@ from toolkit.rehearsal import rehearse
 from toolkit.report import report_run
 from toolkit.runs import read_manifest
 from toolkit.sizing import ANSWERED_AT_ONCE, choose_recipe
-from toolkit.timetable import Timetable, followed
 from toolkit.terminal import say
+from toolkit.timetable import Timetable, followed
 
 STUDENT, INT4 = "student", "int4"
 MINUTES, FULL_MINUTES = 20, 120
@@ -69,7 +69,7 @@ def _stored_recipe(out: Path, minutes: int | None) -> Recipe | None:
     recipe = read_recipe(out)
     if recipe is None and (out / STUDENT).exists():
         raise FolderConflict(
-            f"{out} holds a run without a recipe, which cannot be gone on with; choose another --out or remove the folder"
+            f"{out} holds a run without a recipe, which cannot be gone on with; choose another --out"
         )
     if recipe and minutes not in (None, recipe.minutes):
         raise FolderConflict(
@@ -121,4 +121,3 @@ def _finished(recipe: Recipe, out: Path, timetable: Timetable | None) -> Recipe:
     planned, taken = (duration(sum(times.values())) for times in (recipe.planned_s, taken_s))
     say(f"planned {planned}, taken {taken}")
     return replace(recipe, taken_s=taken_s)
-

@@ -54,7 +54,7 @@ def _check(annotation: Any) -> Check:
         case kind if is_typeddict(kind):
             return lambda value: isinstance(value, dict)
         case kind if is_dataclass(kind):
-            return lambda value: isinstance(value, (dict, kind))  # type: ignore[arg-type]
+            return lambda value: isinstance(value, (dict, kind))
         case kind:
             assert kind in (str, bool), f"{kind} is a type of no record so far"
             return lambda value: isinstance(value, kind)

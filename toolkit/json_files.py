@@ -34,7 +34,9 @@ def read_json(path: Path, *, limit_bytes: int, constants: bool = False) -> Any:
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
     if len(content) > limit_bytes:
-        raise InputError(f"{path} ({path.stat().st_size} bytes) must have at most {limit_bytes} bytes to be read as JSON")
+        raise InputError(
+            f"{path} ({path.stat().st_size} bytes) must have at most {limit_bytes} bytes to be read as JSON"
+        )
     return parse_json(content, str(path), constants=constants)
 
 

@@ -52,7 +52,7 @@ class Record:
             record = cls(**values)
         except TypeError as error:
             raise InputError(f"{cls.__name__} is incomplete: {error}") from error
-        checks = field_checks(cls)
+        checks = field_checks(cls)  # type: ignore[arg-type]
         for key, value in values.items():
             if not checks[key](value):
                 kind = next(f.type for f in fields(cls) if f.name == key)  # type: ignore[arg-type]

@@ -96,7 +96,7 @@ def partial_folder(out: Path, stage: Stage, *, cheap: Collection[str] = ()) -> P
         _make_and_claim(folder, out)
         found = _read_marker(folder)
         if found != key:
-            if not rank and {path.name for path in folder.iterdir()} - {MARKER, LOCK, *cheap}:
+            if not rank and {path.name for path in folder.iterdir()} - {MARKER, LOCK, f".{MARKER}.partial", *cheap}:
                 _set_aside(folder, found, key)
             else:
                 _clear(folder)
@@ -297,7 +297,9 @@ def _set_aside(folder: Path, found: Any, key: Mapping[str, Any]) -> None:
     os.rename(folder, aside)
     _claimed.pop(folder).release(force=True)
     if isinstance(found, dict):
-        say(f"{aside} keeps an unfinished run: {_difference(found, key) or "of another version"}; with its own options it goes on")
+        say(
+            f"{aside} keeps an unfinished run: {_difference(found, key) or 'of another version'}; with its own options it goes on"
+        )
     else:
         say(f"{aside} keeps what a run left whose {MARKER} cannot be read; nothing goes on from there by itself")
 

@@ -32,7 +32,10 @@ Captured = pytest.CaptureFixture[str]
         (["distill", "--out", "x", "--epochs", "0"], "argument --epochs: '0' must be a whole number from 1 on"),
         (["distill", "--out", "x", "--epochs", "two"], "argument --epochs: 'two' must be a whole number from 1 on"),
         (["distill", "--out", "x", "--epochs", "9" * 5000], "must be a whole number from 1 on"),
-        (["distill", "--out", "x", "--seed", "-1"], "argument --seed: '-1' must be a whole number from 0 to 4294967295"),
+        (
+            ["distill", "--out", "x", "--seed", "-1"],
+            "argument --seed: '-1' must be a whole number from 0 to 4294967295",
+        ),
         (["serve", "x", "--port", "65536"], "argument --port: '65536' must be a whole number from 0 to 65535"),
         (["export", "x", "--size", "0MB", "--out", "y"], "argument --size: '0MB' must be a size above 0, such as 90MB"),
         (["export", "x", "--size", "-9GB", "--out", "y"], "argument --size: expected one argument"),
@@ -40,7 +43,10 @@ Captured = pytest.CaptureFixture[str]
         (["export", "x", "--size", "1e999GB", "--out", "y"], "argument --size: '1e999GB' must be a size above 0"),
         (["export", "x", "--size", "nanMB", "--out", "y"], "argument --size: 'nanMB' must be a size above 0"),
         (["chat", "x", "--prefix-cache", "0GB"], "argument --prefix-cache: '0GB' must be a size above 0"),
-        (["export", "x", "--bits-per-weight", "nan", "--out", "y"], "--bits-per-weight: 'nan' must be a number above 0"),
+        (
+            ["export", "x", "--bits-per-weight", "nan", "--out", "y"],
+            "--bits-per-weight: 'nan' must be a number above 0",
+        ),
         (["export", "x", "--bits-per-weight", "0", "--out", "y"], "--bits-per-weight: '0' must be a number above 0"),
         (["distill", "--out", "x", "--epoch", "2"], "unrecognized arguments: --epoch 2"),
         (["distill", "--out", "x", "--temperature", "99"], "temperature (99.0) must be between 0.0 and 10.0"),
@@ -69,7 +75,10 @@ Captured = pytest.CaptureFixture[str]
         (["eval", "owner/none", "--problems", "{tmp}/none.jsonl"], "{tmp}/none.jsonl cannot be read: No such file"),
         (["eval", "owner/none", "--split", "test"], "--split and --include-trained choose among your own problems"),
         (["teach", "--judge", "none", "--base", "owner/none", "--out", "{tmp}/o"], "'none' must be a model folder"),
-        (["teach", "--start", "owner/none", "--out", "{tmp}/o"], "--start (owner/none) must name the model of one stage"),
+        (
+            ["teach", "--start", "owner/none", "--out", "{tmp}/o"],
+            "--start (owner/none) must name the model of one stage",
+        ),
         (["pull", "what"], "'what' must be a model folder, a known name or a hub id (owner/name), and is none"),
         (
             ["traces", "--teacher", "http://127.0.0.1:9/v1", "--out", "{tmp}/out"],

@@ -165,7 +165,13 @@ def test_a_graph_of_some_levels_is_read(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("text", "expected"),
-    [("plain", "plain"), ("é🙂", "é🙂"), ("\ud83d\ude42", "🙂"), ("a\ud83d b\ude42", "a\ufffd b\ufffd"), ("\x00", "\x00")],
+    [
+        ("plain", "plain"),
+        ("é🙂", "é🙂"),
+        ("\ud83d\ude42", "🙂"),
+        ("a\ud83d b\ude42", "a\ufffd b\ufffd"),
+        ("\x00", "\x00"),
+    ],
 )
 def test_half_characters_are_marked_and_all_others_kept(text: str, expected: str) -> None:
     assert whole(text) == expected

@@ -105,7 +105,10 @@ def test_a_models_answers_are_listed_escaped(tmp_path: Path, capsys: Captured) -
 
 @pytest.mark.parametrize("encoding", ["ascii", "cp1252", "utf-8"])
 def test_no_encoding_of_the_terminal_ends_a_command(encoding: str) -> None:
-    environment = os.environ | {"PYTHONIOENCODING": f"{encoding}:strict", "TOOLKIT_HOME": "/tmp/caf\u00e9 \u2713 \udcff"}
+    environment = os.environ | {
+        "PYTHONIOENCODING": f"{encoding}:strict",
+        "TOOLKIT_HOME": "/tmp/caf\u00e9 \u2713 \udcff",
+    }
     for more in ([], ["--json"]):
         command = [sys.executable, "-m", "toolkit.cli", "doctor", *more]
         done = subprocess.run(command, capture_output=True, env=environment, check=False)
