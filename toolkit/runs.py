@@ -103,7 +103,7 @@ def partial_folder(out: Path, stage: Stage, *, cheap: Collection[str] = ()) -> P
         _make_and_claim(folder, out)
         found = _read_marker(folder)
         if found != key:
-            if not rank and {path.name for path in folder.iterdir()} - {MARKER, LOCK, *cheap}:
+            if not rank and {path.name for path in folder.iterdir()} - {MARKER, LOCK, f".{MARKER}.partial", *cheap}:
                 _set_aside(folder, found, key)
             else:
                 _clear(folder)

@@ -194,7 +194,7 @@ def _held(requests: Mapping[tuple[str, int], Request[P]], job: Job) -> dict[tupl
             raise InputError(
                 f"{job.path} holds a trace of another request ({trace.request_hash}, by {trace.teacher}) where problem "
                 f"{trace.problem_id} sample {trace.sample} must be of this one ({requests[key].hash}); "
-                "choose another folder or remove the file"
+                "choose another folder"
             )
         held[key] = trace
     return held

@@ -8,6 +8,8 @@ import importlib
 import pytest
 
 from tests.house.modules import module_files
+from toolkit.field_types import field_checks
+from toolkit.records import Record
 
 MOST_LINES = 400
 NAMES_THAT_SAY_NOTHING = {"utils", "util", "common", "helpers", "helper", "base", "manager", "factory", "misc"}
@@ -33,3 +35,14 @@ def test_package_files_hold_a_docstring_only() -> None:
     for module, path in module_files().items():
         if path.name == "__init__.py" and module != "distill.problems.chains":
             assert len(ast.parse(path.read_text()).body) == 1, f"{path} holds more than a docstring"
+
+
+def test_the_values_of_every_kind_of_record_can_be_checked() -> None:
+    for module in module_files():
+        importlib.import_module(module)
+    kinds: list[type] = [Record]
+    for kind in kinds:
+        kinds += kind.__subclasses__()
+    assert len(kinds) > 15
+    for kind in kinds[1:]:
+        assert field_checks(kind)
