@@ -101,7 +101,7 @@ def export(options: Options) -> Result:
         config = nearest_config(source, options.out, options.weights, adapter=adapter, calibration=options.calibration)
     if options.no_parity:
         config = replace(config, bounds=None)
-    if config.narrow and kernels_library() is None:
+    if config.narrow and not config.is_sized and kernels_library() is None:
         print(f"export: where our kernels don't run, as here, the three bits of --fast {WIDENED}", file=sys.stderr)
     measured = export_model(config)["measured"]
     parity = measured["parity"]

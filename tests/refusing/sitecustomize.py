@@ -10,9 +10,12 @@ What a library asks of the system is its own affair, since it asks otherwise the
 the first frame outside Python's own library is in its folders.
 """
 
+from __future__ import annotations
+
 import builtins
 import errno
 import fcntl
+import io
 import mmap
 import os
 import re
@@ -22,6 +25,9 @@ import stat
 import sys
 import sysconfig
 import warnings
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 OURS = tuple(os.path.join(ROOT, name, "") for name in ("toolkit", "distill", "export", "apps"))
@@ -30,13 +36,13 @@ PACKAGES = os.path.join(LIBRARY, "site-packages", "")
 OF_UNIX = ("fcntl", "grp", "pwd", "resource", "termios")
 BINARY = 0x8000
 
-text_mode = set()
+text_mode: set[int] = set()
 """Descriptors that were opened without O_BINARY."""
 
 
-def is_ours():
+def is_ours() -> bool:
     """Whether the project's own code makes the call that led here."""
-    frame = sys._getframe(2)
+    frame: FrameType | None = sys._getframe(2)
     while frame is not None:
         path = frame.f_code.co_filename
         is_python = path.startswith("<frozen") or (path.startswith(LIBRARY) and not path.startswith(PACKAGES))
@@ -46,24 +52,23 @@ def is_ours():
     return False
 
 
-def refuse(code, *paths):
-    raise OSError(code, f"{os.strerror(code)} (as on {SYSTEM})", *(os.fspath(path) for path in paths[:1]))
+def refuse(code: int, path: Any = None) -> None:
+    raise OSError(code, f"{os.strerror(code)} (as on {SYSTEM})", path)
 
 
-def refusing(module, name, check):
+def refusing(module: Any, name: str, check: Callable[..., None]) -> None:
     """Put a check before a function, for our calls of it."""
     allowed = getattr(module, name)
 
-    def checked(*given, **named):
+    def checked(*given: Any, **named: Any) -> Any:
         if is_ours():
             check(*given, **named)
         return allowed(*given, **named)
 
     setattr(module, name, checked)
-    return allowed
 
 
-def is_in_use(path):
+def is_in_use(path: Any) -> bool:
     """Whether a file, or one in a folder, is open or mapped in this process."""
     path = os.path.realpath(path)
     with open("/proc/self/maps", encoding="utf-8", errors="replace") as file:
@@ -76,25 +81,25 @@ def is_in_use(path):
     return any(other == path or other.startswith(os.path.join(path, "")) for other in used)
 
 
-def check_unused(*paths, **named):
+def check_unused(*paths: Any, **named: Any) -> None:
     for path in paths:
         if isinstance(path, (str, os.PathLike)) and is_in_use(path):
             refuse(errno.EACCES, path)
 
 
-def check_synced(descriptor):
+def check_synced(descriptor: int) -> None:
     mode = fcntl.fcntl(descriptor, fcntl.F_GETFL)
     if mode & os.O_ACCMODE == os.O_RDONLY:
         refuse(errno.EBADF)
 
 
-def check_waited(*given, **named):
+def check_waited(*given: Any) -> None:
     waited = [each if isinstance(each, int) else each.fileno() for list_ in given[:3] for each in list_]
     if not all(stat.S_ISSOCK(os.fstat(descriptor).st_mode) for descriptor in waited):
         refuse(errno.ENOTSOCK)
 
 
-def check_limit(kind, limits):
+def check_limit(kind: int, limits: tuple[int, int]) -> None:
     import resource
 
     if kind == resource.RLIMIT_AS:
@@ -102,17 +107,17 @@ def check_limit(kind, limits):
 
 
 class Map(mmap.mmap):
-    def madvise(self, *given):
+    def madvise(self, *given: int) -> None:
         if is_ours():
             refuse(errno.EINVAL)
-        return super().madvise(*given)
+        super().madvise(*given)
 
 
-def refuse_as_windows():
-    os.O_BINARY = BINARY
+def refuse_as_windows() -> None:
+    vars(os)["O_BINARY"] = BINARY
     opened, written, closed, imported = os.open, os.write, os.close, builtins.__import__
 
-    def open_(path, flags, *given, **named):
+    def open_(path: Any, flags: int, *given: Any, **named: Any) -> int:
         ours = is_ours()
         if ours and os.path.isdir(path):
             refuse(errno.EACCES, path)
@@ -121,23 +126,24 @@ def refuse_as_windows():
             text_mode.add(descriptor)
         return descriptor
 
-    def write(descriptor, content):
+    def write(descriptor: int, content: Any) -> int:
         if descriptor in text_mode:
             written(descriptor, bytes(content).replace(b"\n", b"\r\n"))
             return len(content)
         return written(descriptor, content)
 
-    def close(descriptor):
+    def close(descriptor: int) -> None:
         text_mode.discard(descriptor)
         closed(descriptor)
 
-    def import_(name, *given, **named):
+    def import_(name: str, *given: Any, **named: Any) -> Any:
         if name in OF_UNIX and is_ours():
             raise ModuleNotFoundError(f"No module named {name!r} (as on {SYSTEM})", name=name)
         return imported(name, *given, **named)
 
-    os.open, os.write, os.close, builtins.__import__ = open_, write, close, import_
-    shutil._use_fd_functions = False
+    vars(os).update(open=open_, write=write, close=close)
+    vars(builtins)["__import__"] = import_
+    vars(shutil)["_use_fd_functions"] = False
     for name in ("rename", "replace", "unlink", "remove", "rmdir"):
         refusing(os, name, check_unused)
     refusing(os, "fsync", check_synced)
@@ -147,11 +153,11 @@ def refuse_as_windows():
     ours = "|".join(re.escape(os.path.basename(os.path.dirname(path))) for path in OURS)
     warnings.filterwarnings("error", category=EncodingWarning, module=rf"({ours})\b")
     for stream in (sys.stdout, sys.stderr):
-        if not stream.isatty():
+        if isinstance(stream, io.TextIOWrapper) and not stream.isatty():
             stream.reconfigure(encoding="cp1252")
 
 
-def refuse_as_macos():
+def refuse_as_macos() -> None:
     import resource
 
     refusing(resource, "setrlimit", check_limit)
@@ -159,5 +165,5 @@ def refuse_as_macos():
 
 SYSTEM = os.environ.get("REFUSING", "")
 if SYSTEM:
-    mmap.mmap = Map
+    vars(mmap)["mmap"] = Map
     {"windows": refuse_as_windows, "macos": refuse_as_macos}[SYSTEM]()
