@@ -1,6 +1,6 @@
 """`toolkit serve`: one exported model for other programs, on this machine or with a key.
 
-    client ── guard (host) ── service (key, routes) ── scheduler (one thread, one decoder)
+    client ── guard (host, origin) ── service (key, routes) ── scheduler (one thread, one decoder)
 
 No torch is imported, and no request leaves the machine.
 """
@@ -8,38 +8,75 @@ No torch is imported, and no request leaves the machine.
 from __future__ import annotations
 
 import os
+import re
 import socket
+from collections.abc import Collection
 from pathlib import Path
 
 import psutil
+from starlette.middleware.cors import CORSMiddleware
 
-from apps.address import LOOPBACK, listen, run_until_interrupted
-from apps.guard import Application, guard
+from apps import address
+from apps.address import in_url, listen, run_until_interrupted
+from apps.guard import ANY_ORIGIN, Application, guard
 from apps.service import Service
 from export.session import OnnxDecoder, OpenDecoder
 from toolkit.errors import InputError
 
 KEY_VARIABLE = "TOOLKIT_API_KEY"
 """Environment variable with the key, for those who don't want it in a command line."""
-ANY_ADDRESS = "0.0.0.0"
+LOOPBACK = (*address.LOOPBACK, "::1")
+ANY_ADDRESS = {"0.0.0.0": (socket.AF_INET,), "::": (socket.AF_INET, socket.AF_INET6)}
+"""The kinds of addresses that each listens to."""
+ADVICE = "; --allow-host and --allow-origin name others"
+_HOST = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(:[0-9]{1,5})?")
+_ORIGIN = re.compile(rf"[a-z][a-z0-9+.-]*://{_HOST.pattern}|null|\*")
 
 
 def allowed_hosts(host: str, port: int) -> frozenset[str]:
     """Host headers under which a server on this address is asked: its own names and addresses."""
     names = {host, *LOOPBACK} if host in LOOPBACK else {host}
-    if host == ANY_ADDRESS:
+    if host in ANY_ADDRESS:
         names |= {*LOOPBACK, socket.gethostname().lower()}
         names |= {
-            address.address
+            address.address.partition("%")[0]  # its network device
             for addresses in psutil.net_if_addrs().values()
             for address in addresses
-            if address.family == socket.AF_INET
+            if address.family in ANY_ADDRESS[host]
         }
-    return frozenset({f"{name}:{port}" for name in names} | (names if port == 80 else set()))
+    shown = {in_url(name) for name in names}
+    return frozenset({f"{name}:{port}" for name in shown} | (shown if port == 80 else set()))
 
 
-def build_application(service: Service, host: str, port: int) -> Application:
-    return guard(service.application(), allowed_hosts(host, port))
+def build_application(
+    service: Service, host: str, port: int, *, origins: Collection[str] = (), hosts: Collection[str] = ()
+) -> Application:
+    """The service behind the guard, which lets these further origins and hosts in.
+
+    Raises `InputError` where one of them can never be what a browser or client sends.
+    """
+    named_origins = _checked(origins, "--allow-origin", _ORIGIN, "an origin like https://example.org, null or *")
+    named_hosts = _checked(hosts, "--allow-host", _HOST, "a name like example.org or example.org:8000")
+    application: Application = service.application()
+    if named_origins:
+        application = CORSMiddleware(
+            application,
+            allow_origins=[ANY_ORIGIN] if ANY_ORIGIN in named_origins else sorted(named_origins),
+            allow_methods=("GET", "POST"),
+            allow_headers=("*",),
+            allow_private_network=True,
+            expose_headers=("retry-after",),
+        )
+    return guard(application, allowed_hosts(host, port) | named_hosts, named_origins, ADVICE)
+
+
+def _checked(values: Collection[str], option: str, form: re.Pattern[str], wanted: str) -> frozenset[str]:
+    """The values of an option as headers have them: in small letters."""
+    lowered = [value.lower().removesuffix("/") for value in values]
+    for value, plain in zip(values, lowered, strict=True):
+        if not form.fullmatch(plain):
+            raise InputError(f"{option} ({value!r}) must be {wanted}")
+    return frozenset(lowered)
 
 
 def run_server(
@@ -51,10 +88,13 @@ def run_server(
     api_key: str | None,
     parallel: int,
     queue: int,
+    name: str = "",
+    origins: Collection[str] = (),
+    hosts: Collection[str] = (),
 ) -> None:
     """Load an exported folder and serve it until interrupted; prints the address first. Port 0 is any free port.
 
-    Raises `InputError` where the folder is no export, the address cannot be had, or lacks the key that it needs.
+    `name`: the model's, in place of its folder's. `origins`, `hosts`: as `build_application` takes them. Raises `InputError` where the folder is no export, the address cannot be had, or lacks the key that it needs.
     """
     key = os.environ.get(KEY_VARIABLE, "") if api_key is None else api_key
     if host not in LOOPBACK and not key:
@@ -63,10 +103,13 @@ def run_server(
         )
     with listen(host, port) as listener:
         port = listener.getsockname()[1]
-        service = Service(folder, open_decoder=open_decoder, parallel=parallel, queue=queue, api_key=key)
+        service = Service(
+            folder, open_decoder=open_decoder, parallel=parallel, queue=queue, api_key=key, name=name
+        )
+        application = build_application(service, host, port, origins=origins, hosts=hosts)
         memory = f"{parallel} answers at once, whose cache takes up to {service.most_cache_bytes / 1e9:.1f} GB"
-        print(f"{service.name} is served at http://{host}:{port}/v1: {memory} (Ctrl+C ends it)", flush=True)
+        print(f"{service.name} is served at http://{in_url(host)}:{port}/v1: {memory} (Ctrl+C ends it)", flush=True)
         try:
-            run_until_interrupted(build_application(service, host, port), listener)
+            run_until_interrupted(application, listener)
         finally:
             service.scheduler.close()
