@@ -102,7 +102,9 @@ def run_server(
         raise InputError(f"--name ({name!r}) must be printable text")
     named_origins = _checked(origins, "--allow-origin", _ORIGIN, "an origin like https://example.org, null or *")
     named_hosts = _checked(hosts, "--allow-host", _HOST, "a name like example.org or example.org:8000")
-    key = os.environ.get(KEY_VARIABLE, "") if api_key is None else api_key
+    key = (os.environ.get(KEY_VARIABLE, "") if api_key is None else api_key).strip()
+    if not (key.isascii() and key.isprintable()):
+        raise InputError(f"the key ({len(key)} characters) must be printable ASCII, as a header is; choose another one")
     if host not in (*LOOPBACK, LOOPBACK_6) and not key:
         raise InputError(
             f"host ({host}) must be one of {', '.join(LOOPBACK)}, {LOOPBACK_6} without a key; "
