@@ -13,10 +13,17 @@ from toolkit.errors import InputError
 LOOPBACK = ("127.0.0.1", "localhost")
 
 
+def in_url(host: str) -> str:
+    """A host as it stands in an address: one of IPv6 in brackets."""
+    return f"[{host}]" if ":" in host else host
+
+
 def listen(host: str, port: int) -> socket.socket:
-    """Port 0 is any free port; raises `InputError` where the address cannot be had."""
+    """Port 0 is any free port; `::` listens to IPv4 as well. Raises `InputError` where the address cannot be had."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    both = host == "::" and socket.has_dualstack_ipv6()
     try:
-        return socket.create_server((host, port))
+        return socket.create_server((host, port), family=family, dualstack_ipv6=both)
     except (OSError, OverflowError) as error:
         raise InputError(f"port ({port}) must be free on {host}: {error}; choose another --port, or 0") from error
 

@@ -1,7 +1,6 @@
 """OpenAI's completion requests: a JSON body in, a checked frozen record out, under OpenAI's field names.
 
-Unknown fields are ignored, as OpenAI's server ignores them; a known one with a wrong value, or one whose effect would be
-missing without a word (tools, penalties), is an `ApiError`.
+A wrong value is an `ApiError`, and so is a field whose effect would be missing without a word; see `apps.request_fields`.
 Source: https://platform.openai.com/docs/api-reference (chat and completions).
 """
 
@@ -12,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from apps.request_fields import CHAT, IN_MESSAGES, STREAM_OPTIONS, TEXT, FieldRefused, check_fields
 from toolkit.generate import Sampling
 from toolkit.message_fields import REASONING_FIELDS
 from toolkit.records import Message
@@ -23,11 +23,10 @@ COMPLETION_TOKENS = 16
 MOST_STOPS = 16
 MOST_TOP_LOGPROBS = 20
 ROLES = ("system", "developer", "user", "assistant")
-UNSUPPORTED = (
-    *("tools", "functions", "logit_bias", "presence_penalty", "frequency_penalty", "audio"),
-    *("echo", "suffix", "prediction", "web_search_options"),
-)
-"""Fields that would change the answer and that nothing here obeys; refused unless empty, zero or false."""
+LIMITS = ("max_tokens", "max_completion_tokens")
+"""Names of an answer's limit; where both are there, the last counts, which is the newer."""
+FORMATS = {"text": {"type"}, "json_object": {"type", "schema"}, "json_schema": {"type", "json_schema"}}
+"""Types of a response format, and their fields; a json_object with a schema is llama-server's."""
 
 
 class ApiError(Exception):
@@ -78,36 +77,42 @@ class TextRequest:
     settings: Settings
 
 
-def read_chat_request(body: Mapping[str, Any], *, model: str, fresh_seed: int) -> ChatRequest:
-    """Raises `ApiError` where a value is wrong."""
-    _check_served(body, model)
+def read_chat_request(body: Mapping[str, Any], *, model: str, fresh_seed: int, thinks: bool) -> ChatRequest:
+    """`thinks`: whether the model thinks in each turn. Raises `ApiError` where a value is wrong."""
+    _check_served(body, model, CHAT, thinks=thinks)
     messages = body.get("messages")
     if not isinstance(messages, list) or not messages:
         raise ApiError("messages must be a list of at least 1 message", param="messages")
-    limit = _integer(body, "max_tokens", 1, NO_LIMIT, _integer(body, "max_completion_tokens", 1, NO_LIMIT, NO_LIMIT))
-    top_logprobs = _integer(body, "top_logprobs", 0, MOST_TOP_LOGPROBS, 0)
+    logprobs, top_logprobs = _boolean(body, "logprobs"), _integer(body, "top_logprobs", 0, MOST_TOP_LOGPROBS, 0)
+    if top_logprobs and not logprobs:
+        raise ApiError(f"top_logprobs ({top_logprobs}) must come with logprobs (true)", param="top_logprobs")
     read = tuple(_message(message, f"messages[{i}]") for i, message in enumerate(messages))
     schema = _schema(body.get("response_format"))
     begun = _begun(messages, read[-1]["content"], goes_on=_boolean(body, "continue_final_message"))
+    if body.get("add_generation_prompt") is not None and _boolean(body, "add_generation_prompt") == bool(begun):
+        message = (
+            f"add_generation_prompt must be {str(not begun).lower()} where a turn {'goes on' if begun else 'begins'}"
+        )
+        raise ApiError(message, param="add_generation_prompt")
     if begun and begun.answer and schema:
         raise ApiError("response_format must be free where an answer is to go on", param="response_format")
     return ChatRequest(
         messages=read[:-1] if begun else read,
         begun=begun,
         schema=schema,
-        settings=_settings(body, limit, fresh_seed, _boolean(body, "logprobs"), top_logprobs),
+        settings=_settings(body, _limit(body, NO_LIMIT), fresh_seed, logprobs, top_logprobs),
     )
 
 
 def read_text_request(body: Mapping[str, Any], *, model: str, fresh_seed: int, vocab_size: int) -> TextRequest:
     """Raises `ApiError` where a value is wrong."""
-    _check_served(body, model)
-    _integer(body, "best_of", 1, 1, 1)
-    limit = _integer(body, "max_tokens", 1, NO_LIMIT, COMPLETION_TOKENS)
+    _check_served(body, model, TEXT, thinks=False)
     top_logprobs = _integer(body, "logprobs", 0, MOST_TOP_LOGPROBS, 0)
     return TextRequest(
         prompts=_prompts(body.get("prompt"), vocab_size),
-        settings=_settings(body, limit, fresh_seed, body.get("logprobs") is not None, top_logprobs),
+        settings=_settings(
+            body, _limit(body, COMPLETION_TOKENS), fresh_seed, body.get("logprobs") is not None, top_logprobs
+        ),
     )
 
 
@@ -116,10 +121,18 @@ def _settings(body: Mapping[str, Any], limit: int, fresh_seed: int, logprobs: bo
     stream_options = body.get("stream_options") or {}
     if not isinstance(stream_options, dict):
         raise ApiError("stream_options must be an object", param="stream_options")
+    for name in stream_options.keys() - set(STREAM_OPTIONS):
+        if stream_options[name]:
+            raise ApiError(f"stream_options.{name!r} is not supported; leave it out", param="stream_options")
+    top_k = _integer(body, "top_k", -1, 2**31, defaults.top_k)
+    penalty = _number(body, "repeat_penalty", 0.1, 10.0, defaults.repetition_penalty)
     return Settings(
         sampling=Sampling(
             temperature=_number(body, "temperature", 0.0, 2.0, defaults.temperature),
             top_p=_number(body, "top_p", 0.0, 1.0, defaults.top_p),
+            top_k=max(top_k, 0),  # vLLM's -1 keeps all, as 0 does
+            min_p=_number(body, "min_p", 0.0, 1.0, defaults.min_p),
+            repetition_penalty=_number(body, "repetition_penalty", 0.1, 10.0, penalty),
             max_new_tokens=limit,
             seed=_integer(body, "seed", -(2**63), 2**63 - 1, fresh_seed) % 2**63,
         ),
@@ -132,21 +145,37 @@ def _settings(body: Mapping[str, Any], limit: int, fresh_seed: int, logprobs: bo
     )
 
 
-def _check_served(body: Mapping[str, Any], model: str) -> None:
-    """Refuse another model than the one that is loaded, and fields that nothing here obeys."""
-    asked = body.get("model", model)
-    if asked != model:
+def check_model(asked: Any, model: str) -> None:
+    """Refuse another model than the one that is served; null is that one."""
+    if asked is not None and asked != model:
         message = f"model ({asked!r}) must be {model!r}, the one that is served"
         raise ApiError(message, param="model", code="model_not_found", status=404)
-    for name in UNSUPPORTED:
-        if body.get(name):
-            raise ApiError(f"{name} is not supported; leave it out", param=name, code="unsupported_parameter")
+
+
+def _check_served(body: Mapping[str, Any], model: str, obeyed: tuple[str, ...], *, thinks: bool) -> None:
+    """Refuse another model than the one that is loaded, and fields that nothing here obeys."""
+    check_model(body.get("model"), model)
+    try:
+        check_fields(body, obeyed, thinks=thinks)
+    except FieldRefused as refused:
+        code = "unknown_parameter" if refused.unknown else "unsupported_parameter"
+        raise ApiError(str(refused), param=refused.name, code=code) from None
+
+
+def _limit(body: Mapping[str, Any], limit: int) -> int:
+    """Tokens that the answer may have, -1 for no limit; `limit` where the request names none."""
+    for name in LIMITS:
+        limit = NO_LIMIT if body.get(name) == -1 else _integer(body, name, 1, NO_LIMIT, limit)
+    return limit
 
 
 def _message(value: Any, place: str) -> Message:
     """One message with its text in one piece."""
     if not isinstance(value, dict) or value.get("role") not in ROLES:
         raise ApiError(f"{place} must be an object with a role of {', '.join(ROLES)}", param=place)
+    for name in IN_MESSAGES:
+        if value.get(name):
+            raise ApiError(f"{place}.{name} is not supported; leave it out", param=f"{place}.{name}")
     content = value.get("content")
     if isinstance(content, list):
         texts = [
@@ -189,17 +218,24 @@ def _schema(response_format: Any) -> str:
     if response_format is None:
         return ""
     kind = response_format.get("type") if isinstance(response_format, dict) else None
+    if not isinstance(kind, str) or kind not in FORMATS:
+        raise ApiError(f"response_format.type must be one of {', '.join(FORMATS)}", param="response_format")
+    for name in response_format.keys() - FORMATS[kind]:
+        if response_format[name] is not None:
+            raise ApiError(
+                f"response_format of type {kind} has no field {name!r}; leave it out", param="response_format"
+            )
     if kind == "text":
         return ""
     if kind == "json_object":
-        return '{"type": "object"}'
-    if kind == "json_schema":
+        schema = {"type": "object"} if response_format.get("schema") is None else response_format["schema"]
+    else:
         described = response_format.get("json_schema")
         schema = described.get("schema") if isinstance(described, dict) else None
-        if isinstance(schema, dict):
-            return json.dumps(schema)
-        raise ApiError("response_format.json_schema.schema must be an object", param="response_format")
-    raise ApiError("response_format.type must be one of text, json_object, json_schema", param="response_format")
+    if not isinstance(schema, dict):
+        place = "schema" if kind == "json_object" else "json_schema.schema"
+        raise ApiError(f"response_format.{place} must be an object", param="response_format")
+    return json.dumps(schema)
 
 
 def _prompts(value: Any, vocab_size: int) -> tuple[str | tuple[int, ...], ...]:

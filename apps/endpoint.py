@@ -96,7 +96,8 @@ class EndpointModel:
         if finish_reason is None:
             raise InputError(f"{self._place.url} must say why its answer ends; it broke off: ask again")
         reason: FinishReason = "length" if finish_reason == "length" else "stop"
-        for _ in range(total - drawn - 1):  # several tokens came as one piece, or brought none
+        count = min(total, sampling.max_new_tokens)  # several tokens came as one piece, or brought none
+        for _ in range(count - drawn - 1):
             yield Token(0, NO_PIECE, None)
         yield Token(0, NO_PIECE, reason)
 

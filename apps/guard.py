@@ -1,7 +1,8 @@
 """The gate before every page and route: a pure ASGI wrapper that knows who may ask, and what a page may load.
 
 Host      one of our own names, or 421    a page of another site reaches the loopback address under its own name
-Origin    absent or our own, or 403       (DNS rebinding); where it uses ours, the browser says where it comes from
+Origin    absent or our own, or 403       (DNS rebinding); where it uses ours, the browser says where it comes from;
+                                          others only where the user has named them
 answer    under a policy by which the page asks nobody but this server and stands in no frame
 """
 
@@ -44,8 +45,17 @@ HEADERS = (
 )
 
 
-def guard(application: Application, hosts: frozenset[str]) -> Application:
-    """Wrap an application so that it answers only under one of `hosts` (`name:port`) and to its own pages."""
+ANY_ORIGIN = "*"
+
+
+def guard(
+    application: Application, hosts: frozenset[str], origins: frozenset[str] = frozenset(), advice: str = ""
+) -> Application:
+    """Wrap an application so that it answers only under one of `hosts`, and to its own pages and those of `origins`.
+
+    `hosts`: `name:port`, or a bare `name` for any port. `origins`: as browsers write them, or `ANY_ORIGIN`. `advice`: what
+    a refusal says beside the reason.
+    """
 
     async def guarded(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -58,15 +68,23 @@ def guard(application: Application, hosts: frozenset[str]) -> Application:
             await send(event)
 
         host = header(scope, b"host")
-        if host not in hosts:
-            remedy = b"Misdirected request: this server answers only under the address that it printed.\n"
-            await refuse(scope, send_with_headers, 421, remedy)
-        elif header(scope, b"origin", absent=f"http://{host}") != f"http://{host}":
-            await refuse(scope, send_with_headers, 403, b"Forbidden: this server answers no page of another origin.\n")
+        origin = header(scope, b"origin", absent=f"http://{host}")
+        if host is None or hosts.isdisjoint({host, _without_port(host)}):
+            remedy = f"Misdirected request: this server answers only under the address that it printed{advice}.\n"
+            await refuse(scope, send_with_headers, 421, remedy.encode())
+        elif origin != f"http://{host}" and origins.isdisjoint({origin or "", ANY_ORIGIN}):
+            reason = f"Forbidden: this server answers no page of another origin{advice}.\n"
+            await refuse(scope, send_with_headers, 403, reason.encode())
         else:
             await application(scope, receive, send_with_headers)
 
     return guarded
+
+
+def _without_port(host: str) -> str:
+    """The name in a Host header; an address of IPv6 stays in its brackets."""
+    name, _, port = host.rpartition(":")
+    return name if port.isdigit() else host
 
 
 def header(scope: Scope, name: bytes, *, absent: str | None = None) -> str | None:

@@ -21,12 +21,13 @@ from typing import Any
 from starlette.applications import Starlette
 from starlette.background import BackgroundTask
 from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from apps.answers import Choice, Head, chunk_choices, usage, whole_choice
-from apps.completions import ApiError, Settings, read_chat_request, read_text_request
+from apps.completions import ApiError, Settings, check_model, read_chat_request, read_text_request
 from apps.grammar import Grammar, Vocabulary
 from apps.metrics import Metrics
 from apps.model import check_folder
@@ -48,12 +49,24 @@ class Service:
     """One loaded model with its scheduler and routes."""
 
     def __init__(
-        self, folder: Path, *, open_decoder: OpenDecoder = OnnxDecoder, parallel: int, queue: int, api_key: str
+        self,
+        folder: Path,
+        *,
+        open_decoder: OpenDecoder = OnnxDecoder,
+        parallel: int,
+        queue: int,
+        api_key: str,
+        name: str = "",
     ) -> None:
-        """An empty `api_key` lets everybody in. Raises `InputError` where the folder is no sound export."""
+        """An empty `api_key` lets everybody in; an empty `name` is the folder's.
+
+        Raises `InputError` where the folder is no sound export.
+        """
         check_folder(folder)
         decoder = open_decoder(folder)
-        self.name = folder.resolve().name
+        self.name = name or folder.resolve().name
+        self._created = int((folder / "config.json").stat().st_mtime)
+        """When the folder was exported."""
         self.most_cache_bytes = decoder.position_bytes * decoder.max_length * parallel
         """Where all rows are as long as the context."""
         self.metrics = Metrics()
@@ -68,10 +81,11 @@ class Service:
             Route("/health", self._health),
             Route("/metrics", self._guarded(self._metrics)),
             Route("/v1/models", self._guarded(self._models)),
+            Route("/v1/models/{name:path}", self._guarded(self._model)),
             Route("/v1/chat/completions", self._guarded(self._chat), methods=["POST"]),
             Route("/v1/completions", self._guarded(self._complete), methods=["POST"]),
         ]
-        return Starlette(routes=routes)
+        return Starlette(routes=routes, exception_handlers={HTTPException: _no_route, Exception: _unforeseen})
 
     def _guarded(self, endpoint: Callable[[Request], Awaitable[Response]]) -> Callable[[Request], Awaitable[Response]]:
         """The endpoint behind the key, its errors as OpenAI writes them."""
@@ -90,8 +104,9 @@ class Service:
         return answer
 
     def _check_key(self, request: Request) -> None:
-        given = request.headers.get("authorization", "").removeprefix("Bearer ")
-        if self._api_key and not hmac.compare_digest(given.encode(), self._api_key.encode()):
+        scheme, _, given = request.headers.get("authorization", "").partition(" ")
+        fits = hmac.compare_digest(given.strip().encode(), self._api_key.encode()) and scheme.lower() == "bearer"
+        if self._api_key and not fits:
             raise ApiError("the API key must be the one that the server has", code="invalid_api_key", status=401)
 
     async def _health(self, request: Request) -> Response:
@@ -101,14 +116,21 @@ class Service:
         return Response(self.metrics.text(), media_type="text/plain; version=0.0.4")
 
     async def _models(self, request: Request) -> Response:
-        model: dict[str, Any] = {"id": self.name, "object": "model", "created": 0, "owned_by": "toolkit"}
+        return JSONResponse({"object": "list", "data": [self._described()]})
+
+    async def _model(self, request: Request) -> Response:
+        check_model(request.path_params["name"], self.name)
+        return JSONResponse(self._described())
+
+    def _described(self) -> dict[str, Any]:
+        model = {"id": self.name, "object": "model", "created": self._created, "owned_by": "toolkit"}
         model["max_model_len"] = self._max_length  # vLLM's name for the context
-        model["capabilities"] = {PREFIX: True}
-        return JSONResponse({"object": "list", "data": [model]})
+        return model | {"capabilities": {PREFIX: True}}
 
     async def _chat(self, request: Request) -> Response:
         body = await read_body(request)
-        asked = read_chat_request(body, model=self.name, fresh_seed=secrets.randbits(31))
+        thinks = self._format.opens_reasoning
+        asked = read_chat_request(body, model=self.name, fresh_seed=secrets.randbits(31), thinks=thinks)
         self._check_count(asked.settings.n)
         try:
             prompt = await run_in_threadpool(self._format.prompt_ids, asked.messages)
@@ -285,6 +307,19 @@ async def _until_all_end(pieces: Pieces, count: int) -> AsyncIterator[tuple[int,
             raise RuntimeError(f"{type(piece).__name__}: {piece}") from piece  # noqa: TRY004 – it is no wrong argument
         count -= piece.finish_reason is not None
         yield index, piece
+
+
+async def _no_route(request: Request, error: Exception) -> Response:
+    """What is asked of a path, or in a way, that is not served, as OpenAI answers it."""
+    assert isinstance(error, HTTPException)
+    message = f"{request.method} {request.url.path!r} is not served: {error.detail}"
+    refused = ApiError(message, code="unknown_url" if error.status_code == 404 else None, status=error.status_code)
+    return JSONResponse(refused.body, status_code=error.status_code, headers=error.headers)
+
+
+async def _unforeseen(request: Request, error: Exception) -> Response:
+    """Our own fault; its traceback is in the terminal."""
+    return JSONResponse(ApiError(f"the server failed: {type(error).__name__}", status=500).body, status_code=500)
 
 
 async def _disconnected(request: Request) -> None:

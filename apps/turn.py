@@ -77,6 +77,8 @@ class Turn:
         self._grammar, self._top_logprobs = grammar, top_logprobs
         self._generator = np.random.default_rng(sampling.seed)
         self._count = 0
+        self._history = list(self.prompt)
+        """All tokens before the next one."""
         for token in written:
             self._read(token)
 
@@ -84,7 +86,8 @@ class Turn:
         """Draw the next token from the logits after the last one."""
         was_thinking = self._is_thinking()
         masked_V = self._grammar.masked(logits_V) if self._grammar and not was_thinking else logits_V
-        token = sample(masked_V, self._sampling, self._generator, ())
+        token = sample(masked_V, self._sampling, self._generator, self._history)
+        self._history.append(token)
         self._count += 1
         is_end = token in self._stop_ids
         deltas = [] if is_end else self._read(token)

@@ -20,13 +20,17 @@ settings.load_profile("house")
 @pytest.fixture(scope="session")
 def tiny_student(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random two-layer Llama with tied embeddings, its own byte-level tokenizer and the reasoning template."""
+    return write_tiny_student(tmp_path_factory.mktemp("models") / "tiny_student", context=512)
+
+
+def write_tiny_student(folder: Path, *, context: int) -> Path:
+    """The model of `tiny_student` with a context of so many positions."""
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import LlamaConfig, LlamaForCausalLM
 
     from toolkit.chat_format import REASONING_TEMPLATE, TURN_END, TURN_START, write_chat_files
 
-    folder = tmp_path_factory.mktemp("models") / "tiny_student"
     folder.mkdir()
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
@@ -48,7 +52,7 @@ def tiny_student(tmp_path_factory: pytest.TempPathFactory) -> Path:
         num_hidden_layers=2,
         num_attention_heads=4,
         num_key_value_heads=2,
-        max_position_embeddings=512,
+        max_position_embeddings=context,
         tie_word_embeddings=True,
         eos_token_id=2,
         pad_token_id=0,

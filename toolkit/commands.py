@@ -190,6 +190,9 @@ def serve(options: Options) -> Result:
         api_key=options.api_key,
         parallel=options.parallel,
         queue=options.queue,
+        name=options.name,
+        origins=options.allow_origin,
+        hosts=options.allow_host,
     )
     return Result(facts={"folder": str(options.folder)}, text="")
 

@@ -5,7 +5,7 @@
 
 Redirects are not followed, so the key of `TOOLKIT_API_KEY` reaches nobody else, and no message shows it, not even one
 that quotes a server that does. A server of this machine is asked directly; others through the proxy that the environment
-names (HTTP_PROXY, HTTPS_PROXY, ALL_PROXY, NO_PROXY).
+names (HTTP_PROXY, HTTPS_PROXY, ALL_PROXY, NO_PROXY). What a server sends has bounds: see `toolkit.bounded_response`.
 """
 
 from __future__ import annotations
@@ -21,24 +21,26 @@ from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from threading import Thread
-from typing import Any, TypeVar
+from typing import Any
+from urllib.parse import quote
 
-from httpx2 import URL, AsyncClient, Client, Headers, HTTPError, InvalidURL, Request, Response, Timeout
+from httpx2 import URL, AsyncClient, Headers, HTTPError, InvalidURL, Request, Response, Timeout
 
+from toolkit.bounded_response import WHOLE, read_events, read_whole, send_bounded, silence_s
 from toolkit.errors import InputError, Unreachable
 from toolkit.message_fields import content_parts, reasoning_of, whole
 
 KEY_VARIABLE = "TOOLKIT_API_KEY"
 """Environment variable whose value is sent as a bearer token."""
-CONTEXT_FIELDS = ("max_model_len", "context_length")
-"""Of a listed model: vLLM and `toolkit serve`, others."""
+CONTEXT_FIELDS = ("max_model_len", "context_length", "context_window", "max_context_length")
+"""Of a listed model: vLLM and `toolkit serve`, OpenRouter and Together, Groq, Mistral."""
+LLAMA_SERVER = "llamacpp"
+"""Who owns a model that llama-server lists."""
 PREFIX = "prefix"
 """DeepSeek's mark of a message that is to go on; also, among a listed model's capabilities, that it can: of our servers."""
 LISTING_TIMEOUT_S = 10.0
-TIMEOUT = Timeout(600.0, connect=LISTING_TIMEOUT_S)
-"""A slow server that works through a queue sends nothing for long."""
-
-C = TypeVar("C", Client, AsyncClient)
+MOST_TOKENS = 100_000_000
+"""No context is longer, and no answer."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,16 +96,18 @@ def locate(argument: str) -> Place:
     listing = ask_listing(address)
     model = named or _only_model(address, listing)
     described = _described(listing, model)
+    max_length = _context(described)
+    if max_length is None and described.get("owned_by") == LLAMA_SERVER:
+        max_length = _llama_server_context(address)
     capabilities = described.get("capabilities")
     goes_on = isinstance(capabilities, dict) and capabilities.get(PREFIX) is True
-    return Place(url=address, model=model, max_length=_context(described), goes_on=goes_on)
+    return Place(url=address, model=model, max_length=max_length, goes_on=goes_on)
 
 
 def ask_listing(address: str) -> Response:
     """Whatever a server says of its models; raises `Unreachable` where nobody answers there."""
     try:
-        with _open(Client, address, Timeout(LISTING_TIMEOUT_S)) as client:
-            return client.get(f"{address}/models")
+        return _get(address, f"{address}/models")
     except HTTPError as error:
         raise Unreachable(
             f"{address} must be a server that answers: {first_line(error)}; start it or correct the address"
@@ -116,7 +120,7 @@ def stream_chat(url: str, body: Mapping[str, Any], poll_s: float) -> Iterator[Ch
     Closing the iterator ends the request at once. Raises `InputError` where the server is away, refuses, breaks off or
     sends something else.
     """
-    arrived: queue.SimpleQueue[Chunk | Exception | None] = queue.SimpleQueue()
+    arrived: queue.SimpleQueue[Chunk | BaseException | None] = queue.SimpleQueue()
 
     async def read() -> None:
         async with (
@@ -124,18 +128,15 @@ def stream_chat(url: str, body: Mapping[str, Any], poll_s: float) -> Iterator[Ch
             client.stream("POST", "chat/completions", json={**body, "stream": True}) as response,
         ):
             if response.status_code != 200:
-                await response.aread()
-                raise InputError(f"{url} must accept a chat completion; it says {status(response)}")
-            async for line in response.aiter_lines():
-                if line.startswith("data:") and line[5:].strip() != "[DONE]":
-                    arrived.put(_chunk(url, line[5:]))
-        arrived.put(None)
+                refusal = await read_whole(response)
+                raise InputError(f"{url} must accept a chat completion; it says {status(refusal)}")
+            await read_events(response, lambda data: arrived.put(_chunk(url, data)))
 
     def run() -> None:
         try:
-            with suppress(asyncio.CancelledError):
-                loop.run_until_complete(reading)
-        except (InputError, HTTPError) as error:
+            loop.run_until_complete(reading)
+            arrived.put(None)
+        except BaseException as error:  # noqa: BLE001 – whatever it is, the reader waits for it
             arrived.put(error)
         finally:
             loop.close()
@@ -150,13 +151,34 @@ def stream_chat(url: str, body: Mapping[str, Any], poll_s: float) -> Iterator[Ch
             loop.call_soon_threadsafe(reading.cancel)
 
 
-def open_client(url: str, timeout: Timeout = TIMEOUT) -> AsyncClient:
+def _get(address: str, url: str) -> Response:
+    """What a server has at one of its addresses."""
+
+    async def get() -> Response:
+        async with open_client(address, Timeout(LISTING_TIMEOUT_S)) as client:
+            return await send_bounded(client, client.build_request("GET", url), WHOLE * LISTING_TIMEOUT_S)
+
+    return asyncio.run(get())
+
+
+def open_client(url: str, timeout: Timeout | None = None) -> AsyncClient:
     """A client whose requests go to one server; raises `InputError` where the key or the proxy cannot be used."""
-    return _open(AsyncClient, url, timeout)
+    sent, timeout = headers(), timeout or Timeout(silence_s(), connect=LISTING_TIMEOUT_S)
+    if is_loopback(url):
+        verify = ssl.create_default_context() if URL(url).scheme == "https" else False  # made for nothing else
+        return AsyncClient(base_url=url, headers=sent, timeout=timeout, trust_env=False, verify=verify)
+    try:
+        return AsyncClient(base_url=url, headers=sent, timeout=timeout)
+    except (ValueError, ImportError, InvalidURL) as error:
+        raise InputError(
+            "HTTP_PROXY, HTTPS_PROXY and ALL_PROXY must be addresses of HTTP proxies, or of SOCKS proxies where socksio is "
+            f"installed, to reach {url}; correct them, or name its host in NO_PROXY"
+        ) from error
 
 
 def chat_sender(client: AsyncClient, url: str) -> Callable[[bytes], Coroutine[Any, Any, Response]]:
     """What posts one body after another to a server's chat completions; what is the same in all is made once."""
+    seconds = WHOLE * silence_s()
     address, sent = (
         URL(f"{url}/chat/completions"),
         Headers([*client.headers.raw, (b"Content-Type", b"application/json")]),
@@ -164,7 +186,9 @@ def chat_sender(client: AsyncClient, url: str) -> Callable[[bytes], Coroutine[An
     extensions = {"timeout": client.timeout.as_dict()}
 
     def send(body: bytes) -> Coroutine[Any, Any, Response]:
-        return client.send(Request("POST", address, headers=sent, content=body, extensions=extensions))
+        return send_bounded(
+            client, Request("POST", address, headers=sent, content=body, extensions=extensions), seconds
+        )
 
     return send
 
@@ -195,13 +219,18 @@ def is_loopback(url: str) -> bool:
     return False
 
 
-def first_line(error: Exception) -> str:
+def count_of(value: Any) -> int | None:
+    """A number of tokens that a server tells; None where it is none, or more than any model has."""
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MOST_TOKENS else None
+
+
+def first_line(error: BaseException) -> str:
     lines = _redacted(str(error)).strip().splitlines() or [type(error).__name__]
-    return lines[0]
+    return lines[0] if lines[0].isprintable() else ascii(lines[0])
 
 
 def status(response: Response) -> str:
-    return f"{response.status_code} {response.reason_phrase}: {excerpt(response)}"
+    return f"{response.status_code} {printable(response.reason_phrase)[1:-1]}: {excerpt(response)}"
 
 
 def excerpt(response: Response) -> str:
@@ -215,29 +244,21 @@ def printable(text: str) -> str:
 
 
 def _redacted(text: str) -> str:
+    """The text without the key, also as JSON, Python or an address would write it."""
     key = _key()
-    return text.replace(key, f"[{KEY_VARIABLE}]") if key else text
+    forms = {key, json.dumps(key)[1:-1], repr(key)[1:-1], quote(key, safe="")} if key else set()
+    for form in sorted(forms, key=len, reverse=True):
+        text = text.replace(form, f"[{KEY_VARIABLE}]")
+    return text
 
 
 def _key() -> str:
     return os.environ.get(KEY_VARIABLE, "").strip()
 
 
-def _open(kind: type[C], url: str, timeout: Timeout) -> C:
-    sent = headers()
-    if is_loopback(url):
-        verify = ssl.create_default_context() if URL(url).scheme == "https" else False  # made for nothing else
-        return kind(base_url=url, headers=sent, timeout=timeout, trust_env=False, verify=verify)
-    try:
-        return kind(base_url=url, headers=sent, timeout=timeout)
-    except (ValueError, ImportError, InvalidURL) as error:
-        raise InputError(
-            "HTTP_PROXY, HTTPS_PROXY and ALL_PROXY must be addresses of HTTP proxies, or of SOCKS proxies where socksio is "
-            f"installed, to reach {url}; correct them, or name its host in NO_PROXY"
-        ) from error
-
-
-def _arrivals(url: str, arrived: queue.SimpleQueue[Chunk | Exception | None], poll_s: float) -> Iterator[Chunk | None]:
+def _arrivals(
+    url: str, arrived: queue.SimpleQueue[Chunk | BaseException | None], poll_s: float
+) -> Iterator[Chunk | None]:
     while True:
         try:
             found = arrived.get(timeout=poll_s)
@@ -248,7 +269,7 @@ def _arrivals(url: str, arrived: queue.SimpleQueue[Chunk | Exception | None], po
             return
         if isinstance(found, InputError):
             raise found
-        if isinstance(found, Exception):
+        if isinstance(found, BaseException):
             raise InputError(f"{url} must answer to the end: {first_line(found)}; ask again") from found
         yield found
 
@@ -267,7 +288,7 @@ def _chunk(url: str, data: str) -> Chunk:
             reasoning=whole(reasoning_of(delta) or "".join(text for is_thought, text in parts if is_thought)),
             content=whole("".join(text for is_thought, text in parts if not is_thought)),
             finish_reason=choice.get("finish_reason"),
-            completion_tokens=usage.get("completion_tokens"),
+            completion_tokens=count_of(usage.get("completion_tokens")),
         )
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(f"{url} must send chunks of a chat completion; it says {printable(data)}") from error
@@ -279,7 +300,7 @@ def _only_model(address: str, listing: Response) -> str:
     except (ValueError, LookupError, TypeError, RecursionError) as error:
         raise InputError(f"{address}/models must list the server's models; it says {excerpt(listing)}") from error
     if len(names) != 1 or not names[0].isprintable():
-        found = ", ".join(ascii(name) for name in names[:5]) or status(listing)
+        found = ", ".join(printable(name) for name in names[:5]) or status(listing)
         raise InputError(
             f"{address} must list 1 model where none is named; it lists {len(names)} ({found}): add #MODEL"
         )
@@ -295,7 +316,15 @@ def _described(listing: Response, model: str) -> dict[str, Any]:
 
 
 def _context(described: Mapping[str, Any]) -> int | None:
-    try:
-        return next(int(described[name]) for name in CONTEXT_FIELDS if described.get(name))
-    except (ValueError, TypeError, StopIteration, OverflowError):  # Infinity is no number of tokens
-        return None
+    """Tokens of a listed model's context, of whichever server; llama-server's is among what it says of the file."""
+    meta = described.get("meta")
+    told = [described.get(name) for name in CONTEXT_FIELDS] + [meta.get("n_ctx") if isinstance(meta, dict) else None]
+    return next((count for value in told if (count := count_of(value))), None)
+
+
+def _llama_server_context(address: str) -> int | None:
+    """What `llama-server` was started with, which older ones say beside the API; None where this one does not."""
+    with suppress(HTTPError, ValueError, LookupError, TypeError, RecursionError):
+        properties = _get(address, f"{address.removesuffix('/v1')}/props").json()
+        return count_of(properties["default_generation_settings"]["n_ctx"])
+    return None

@@ -26,6 +26,8 @@ Ints = NDArray[np.int64]
 
 COMPACT_BELOW = 0.75
 """Finished rows leave the decoder's batch when fewer than this share of its rows is alive."""
+GREEDY_BELOW = 1e-6
+"""Temperatures below this are 0: a logit divided by one overflows, and the likeliest token would be drawn anyway."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -247,7 +249,7 @@ def sample(logits_V: Floats, sampling: Sampling, generator: np.random.Generator,
         logits_V[seen] = np.where(
             scores > 0, scores / sampling.repetition_penalty, scores * sampling.repetition_penalty
         )
-    if sampling.temperature == 0.0:
+    if sampling.temperature < GREEDY_BELOW:
         return int(logits_V.argmax())
     sorted_V, probabilities = candidates(logits_V, sampling)
     place = int(np.searchsorted(probabilities.cumsum(), generator.random()))

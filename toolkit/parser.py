@@ -265,6 +265,21 @@ def _add_chatting(verb: AddVerb) -> None:
     serve.add_argument(
         "--api-key", help="key that clients must send; default: TOOLKIT_API_KEY, or none on the loopback address"
     )
+    serve.add_argument("--name", default="", help="the model's name in requests; default: its folder's")
+    serve.add_argument(
+        "--allow-origin",
+        action="append",
+        default=[],
+        metavar="ORIGIN",
+        help="let a web page of this origin ask, such as https://example.org, or * for any; repeatable; default: none",
+    )
+    serve.add_argument(
+        "--allow-host",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="answer under this name too (a proxy's, a container's), NAME:PORT for one port; repeatable; default: none",
+    )
     serve.add_argument("--parallel", type=_count, default=8, help="answers in work at once; default: %(default)s")
     serve.add_argument("--queue", type=_count, default=32, help="answers that may wait; default: %(default)s")
 

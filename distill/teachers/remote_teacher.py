@@ -22,25 +22,26 @@ from functools import cached_property
 from types import TracebackType
 from typing import Any, Self
 
-from httpx2 import ConnectError, ConnectTimeout, ProxyError, RequestError, Response, UnsupportedProtocol
+from httpx2 import ConnectError, ConnectTimeout, ProxyError, ReadTimeout, RequestError, Response, UnsupportedProtocol
 
 from distill.teachers.messages import read_message
 from distill.teachers.outcomes import Cause, Refusal
 from distill.teachers.server_fields import ServerFields
 from distill.teachers.traces import Done, Failed, Job, Request, collect, plan
+from toolkit.bounded_response import TIMEOUT_VARIABLE, TooLarge
 from toolkit.chat_format import Completion
-from toolkit.endpoint import ask_listing, chat_sender, excerpt, first_line, locate, open_client, status
+from toolkit.endpoint import ask_listing, chat_sender, count_of, excerpt, first_line, locate, open_client, status
 from toolkit.errors import InputError
 from toolkit.records import Message, Problem, Trace
 
 MOST_IN_FLIGHT = 8
 TRIES = 7
+SILENT_TRIES = 2
+"""Of a server that sends nothing in time: each costs minutes, and what it may have written meanwhile."""
 FIRST_PAUSE_S = 0.5
 """Doubles with each try: half a minute in all."""
 LONGEST_PAUSE_S = 60.0
 """Most that a server's Retry-After is obeyed."""
-MOST_TOKENS = 2**48
-"""More than any answer has: a larger count is none."""
 SEED_BITS = 31
 """llama.cpp takes 32 bits, most others a signed 64."""
 Send = Callable[[bytes], Coroutine[Any, Any, Response]]
@@ -155,13 +156,18 @@ class Endpoint:
         tries = 0
         while True:
             sent = fields.taken(body)
-            pause_s = FIRST_PAUSE_S * 2**tries
+            pause_s, most = FIRST_PAUSE_S * 2**tries, TRIES
             try:
                 response = await send(json.dumps(sent).encode())
+            except TooLarge as error:
+                raise Refusal(str(error), reason="answer too large", cause="request", said=str(error)) from error
             except RequestError as error:
                 away = isinstance(error, ConnectError | ConnectTimeout | ProxyError | UnsupportedProtocol)
                 reason, trouble = "no connection" if away else "connection lost", first_line(error)
                 cause: Cause = "connection" if away else "server"
+                if isinstance(error, ReadTimeout):
+                    reason, most = "no answer in time", SILENT_TRIES
+                    trouble += f" (more time: {TIMEOUT_VARIABLE})"
             else:
                 if response.status_code == 200:
                     return response
@@ -177,8 +183,8 @@ class Endpoint:
                 with suppress(ValueError):  # a date, which nobody sends here
                     pause_s = max(pause_s, min(float(response.headers.get("Retry-After", "0")), LONGEST_PAUSE_S))
             tries += 1
-            if tries == TRIES:
-                message = f"{self.url} must answer; {TRIES} tries ended with: {trouble}; when it is back, the same command goes on"
+            if tries >= most:
+                message = f"{self.url} must answer; {tries} tries ended with: {trouble}; when it is back, the same command goes on"
                 raise Refusal(message, reason=reason, cause=cause, said=trouble)
             await asyncio.sleep(pause_s)
 
@@ -187,7 +193,7 @@ class Endpoint:
             answer = response.json()
             choice = answer["choices"][0]
             usage = answer.get("usage") if isinstance(answer.get("usage"), dict) else {}
-            tokens = _count(usage.get("completion_tokens"))
+            tokens = count_of(usage.get("completion_tokens"))
             reached_limit = tokens is not None and tokens >= max_new_tokens
             read = read_message(choice["message"], choice.get("finish_reason"), reached_limit=reached_limit)
         except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
@@ -198,7 +204,7 @@ class Endpoint:
                 said=excerpt(response),
             ) from error
         details = usage.get("completion_tokens_details")
-        thought = _count(details.get("reasoning_tokens")) if isinstance(details, dict) else None
+        thought = count_of(details.get("reasoning_tokens")) if isinstance(details, dict) else None
         return Trace(
             problem_id=request.problem_id,
             sample=request.sample,
@@ -206,7 +212,7 @@ class Endpoint:
             answer=read.answer,
             finish_reason=read.finish_reason,
             closed=read.closed,
-            prompt_tokens=_count(usage.get("prompt_tokens")),
+            prompt_tokens=count_of(usage.get("prompt_tokens")),
             reasoning_tokens=thought or (None if tokens is None else _share_of_tokens(read, tokens)),
             completion_tokens=tokens,
             teacher=f"{self.name}@{self.digest}",
@@ -218,11 +224,6 @@ def connect(argument: str) -> Endpoint:
     """The endpoint of a model argument; raises `InputError` as `toolkit.endpoint.locate` does."""
     place = locate(argument)
     return Endpoint(url=place.url, model=place.model)
-
-
-def _count(value: Any) -> int | None:
-    """A count of tokens; None where it is none."""
-    return value if type(value) is int and 0 <= value <= MOST_TOKENS else None
 
 
 def _share_of_tokens(completion: Completion, tokens: int) -> int:

@@ -27,8 +27,9 @@ from apps.turn import StopFilter
 from export.session import OnnxDecoder
 from tests.apps.conftest import NAME, SUM
 from tests.apps.in_thread import serving
-from toolkit.chat_format import ChatFormat
+from toolkit.chat_format import ChatFormat, split_completion
 from toolkit.errors import InputError
+from toolkit.generate import Sampling, complete
 
 SCHEMA = {
     "type": "object",
@@ -282,10 +283,45 @@ def test_a_prompt_beyond_the_context_is_refused_with_both_counts(client: openai.
     assert caught.value.code == "context_length_exceeded"
 
 
-def test_unknown_fields_are_ignored_and_an_unknown_model_is_not_found(client: openai.OpenAI) -> None:
-    assert chat(client, SUM[0], extra_body={"store": False, "mood": "good"}).choices[0].message.content == SUM[2]
+def test_an_unknown_field_is_refused_and_an_unknown_model_is_not_found(client: openai.OpenAI) -> None:
+    taken: Say = {"store": False, "user": "me", "logit_bias": {}, "presence_penalty": 0}
+    assert chat(client, SUM[0], extra_body=taken).choices[0].message.content == SUM[2]
+    with pytest.raises(openai.BadRequestError, match="mood is no field of this request") as caught:
+        chat(client, SUM[0], extra_body={"mood": "good"})
+    assert caught.value.code == "unknown_parameter"
     with pytest.raises(openai.NotFoundError, match="'tiny', the one that is served"):
         client.completions.create(model="gpt", prompt="?")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"temperature": 2, "extra_body": {"top_k": 1}},
+        {"temperature": 2, "extra_body": {"min_p": 1}},
+        {"temperature": 1e-308},
+        {"temperature": 5e-324, "top_p": 0},
+    ],
+)
+def test_what_leaves_only_the_likeliest_token_is_greedy(client: openai.OpenAI, options: Say) -> None:
+    assert chat(client, SUM[0], **options).choices[0].message.content == SUM[2]
+
+
+def test_a_repetition_penalty_counts_the_prompt_and_what_was_drawn(client: openai.OpenAI, learned: Path) -> None:
+    chat_format = ChatFormat.from_folder(learned)
+    sampling = Sampling(temperature=0, repetition_penalty=1.5, max_new_tokens=20)
+    prompt = chat_format.question_ids(SUM[0])
+    (sampled,) = complete(OnnxDecoder(learned), [prompt], sampling, chat_format.stop_ids)
+    expected = split_completion(chat_format.decode(sampled.ids), opened=True)
+    for name in ("repetition_penalty", "repeat_penalty"):
+        message = chat(client, SUM[0], max_tokens=20, extra_body={name: 1.5}).choices[0].message
+        assert (message.reasoning or "", message.content) == (expected.reasoning, expected.answer)
+    assert expected.reasoning != SUM[1]
+
+
+def test_a_json_object_follows_the_schema_that_comes_with_it(client: openai.OpenAI) -> None:
+    wanted = {"response_format": {"type": "json_object", "schema": SCHEMA}}
+    value = json.loads(chat(client, SUM[0], extra_body=wanted).choices[0].message.content)
+    assert value.keys() == {"sum", "sure"} and 0 <= value["sum"] <= 99
 
 
 def watch(service: Service) -> tuple[list[str], threading.Event]:
@@ -441,7 +477,9 @@ def test_a_body_of_100_megabytes_is_refused_before_it_is_read(address: str) -> N
 
 def test_an_address_beyond_the_loopback_needs_a_key(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("TOOLKIT_API_KEY", raising=False)
-    with pytest.raises(InputError, match=r"host \(0\.0\.0\.0\) must be one of 127\.0\.0\.1, localhost without a key"):
+    with pytest.raises(
+        InputError, match=r"host \(0\.0\.0\.0\) must be one of 127\.0\.0\.1, localhost, ::1 without a key"
+    ):
         run_server(tmp_path, host="0.0.0.0", port=0, api_key=None, parallel=1, queue=1)
     assert allowed_hosts("127.0.0.1", 9) == {"127.0.0.1:9", "localhost:9"}
     assert {"127.0.0.1:9", f"{socket.gethostname().lower()}:9"} <= allowed_hosts("0.0.0.0", 9)

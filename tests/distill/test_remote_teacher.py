@@ -20,6 +20,8 @@ from distill.teachers.traces import Job, row_seed
 from tests.distill.bigram import BigramDecoder
 from tests.distill.completion_server import CompletionServer, Fault, Style
 from tests.distill.scripted import ScriptedDecoder
+from toolkit import bounded_response
+from toolkit.bounded_response import TIMEOUT_VARIABLE
 from toolkit.chat_format import ChatFormat, completion_text
 from toolkit.cli import main
 from toolkit.endpoint import KEY_VARIABLE
@@ -292,3 +294,22 @@ def test_an_interrupt_does_not_wait_for_the_server(tiny_student: Path, tmp_path:
         assert server.open_now == 1, "the server is still at it"
     assert process.returncode == 130, err
     assert err.splitlines()[-1] == "toolkit: interrupted; run the same command again to go on"
+
+
+def test_a_server_that_stays_silent_is_asked_twice_and_an_answer_has_a_largest_size(
+    tiny_student: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = Job(problems=PROBLEMS[:1], sampling=SAMPLING, samples=1, batch_size=1, path=tmp_path / "traces.jsonl")
+    with serve_bigram(tiny_student) as server:
+        teacher = connect(server.url)
+        monkeypatch.setenv(TIMEOUT_VARIABLE, "0.2")
+        server.hold.clear()
+        with pytest.raises(InputError, match=rf"must answer; 2 tries ended with: .*more time: {TIMEOUT_VARIABLE}"):
+            teacher.answer(job)
+        assert len(server.bodies) == 2
+        server.hold.set()
+        monkeypatch.delenv(TIMEOUT_VARIABLE)
+        monkeypatch.setattr(bounded_response, "MOST_BODY_BYTES", 20)
+        with pytest.raises(InputError, match="must answer with at most 20 bytes; it sends more"):
+            teacher.answer(job)
+        assert len(server.bodies) == 3, "what is too large once is not asked for again"

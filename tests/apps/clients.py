@@ -1,0 +1,141 @@
+"""Unmodified clients of OpenAI's API against a tiny served model, each in an environment of its own; writes their table.
+
+python -m tests.apps.clients [--environments runs/environments] [--page docs/server.md]
+
+Tokenizer, template, server and network are real, and so is the decoder, but for its logits: they say what a script says, so
+that what each client must read is known.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from apps.address import listen
+from apps.serve import build_application
+from apps.service import Service
+from export.environment import interpreter
+from export.session import OnnxDecoder
+from tests.apps.in_thread import serving
+from toolkit.chat_format import OPEN, TURN_END, ChatFormat, completion_text
+from toolkit.generate import Floats, Ints
+from toolkit.ledger import markdown_table
+from toolkit.readme import fill_file
+
+KEY = "a key"
+QUESTION, ANSWER = "What is 2 and 3?", "It is **5**."
+JSON_QUESTION, OBJECT = "What is 2 and 3? Say it as an object.", {"sum": 5, "sure": True}
+SCRIPTS = {
+    "schema": f"```json\n{json.dumps(OBJECT)}\n```",  # a client's own words for what it wants
+    "as an object": json.dumps(OBJECT),
+    "": ANSWER,
+}
+"""Words of the prompt → the answer; the first that occurs counts."""
+CLIENTS: dict[str, tuple[str, ...]] = {
+    "openai": ("openai",),
+    "litellm": ("litellm",),
+    "langchain-openai": ("langchain-openai",),
+    "instructor": ("instructor",),
+    "pydantic-ai-slim": ("pydantic-ai-slim[openai]",),
+    "llm": ("llm",),
+}
+"""What each client's environment holds, the client first."""
+
+
+class ScriptedRows(OnnxDecoder):
+    """Reads and steps as the model does, and then says the script of each row's prompt."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self._format = ChatFormat.from_folder(folder)
+
+    def read(self, row: int, tokens_T: Sequence[int]) -> Floats:
+        return self._scripted(row, super().read(row, tokens_T))
+
+    def step(self, tokens_B: Ints) -> Floats:
+        logits_BV = super().step(tokens_B)
+        return np.stack([self._scripted(row, logits_V) for row, logits_V in enumerate(logits_BV)])
+
+    def _scripted(self, row: int, logits_V: Floats) -> Floats:
+        text = self._format.tokenizer.decode(self._places[row].tokens, skip_special_tokens=False)
+        prompt, opened, written = text.rpartition(f"{OPEN}\n")
+        if not opened:
+            return logits_V
+        answer = next(answer for words, answer in SCRIPTS.items() if words in prompt)
+        ids = self._format.encode(completion_text("Simple.", answer) + TURN_END)
+        scripted_V = np.full_like(logits_V, -100.0)
+        scripted_V[ids[len(self._format.encode(written))]] = 0.0
+        return scripted_V
+
+
+@contextmanager
+def served_scripts(folder: Path) -> Iterator[str]:
+    """The address of a server that answers by script, over a tiny model that is made in the folder."""
+    from export.pipeline import export_model, int4_config
+    from tests.conftest import write_tiny_student
+
+    exported = folder / "tiny"
+    export_model(replace(int4_config(write_tiny_student(folder / "student", context=4096), exported), bounds=None))
+    with listen("127.0.0.1", 0) as listener:
+        port = listener.getsockname()[1]
+        service = Service(exported, open_decoder=ScriptedRows, parallel=2, queue=8, api_key=KEY)
+        with closing(service.scheduler), serving(build_application(service, "127.0.0.1", port), listener):
+            yield f"http://127.0.0.1:{port}/v1"
+
+
+def ask(python: str | Path, client: str, url: str) -> dict[str, Any]:
+    """What a client's program got, by the ways in which it asked; raises `CalledProcessError` where it failed."""
+    program = Path(__file__).with_name("client_programs.py")
+    command = [python, program, client, url, KEY, "tiny", QUESTION, JSON_QUESTION]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    said: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return said
+
+
+def wrong(said: dict[str, Any]) -> dict[str, Any]:
+    """The ways of asking that got something else than the script says."""
+    expected: dict[str, Any] = {"whole": ANSWER, "streamed": ANSWER, "parsed": OBJECT, "model": "tiny"}
+    expected |= {"tokens of a text": 3}
+    return {way: got for way, got in said.items() if got != expected[way]}
+
+
+def main() -> None:
+    assert __doc__
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--environments", type=Path, default=Path("runs/environments"), help="where clients are installed"
+    )
+    parser.add_argument("--page", type=Path, default=Path("docs/server.md"), help="the page to write the table into")
+    options = parser.parse_args()
+    table, failed = [["client", "version", "what it read as the script says"]], False
+    with tempfile.TemporaryDirectory() as folder, served_scripts(Path(folder)) as url:
+        for client, requirements in CLIENTS.items():
+            python = interpreter(options.environments / client, requirements)
+            version = f"import importlib.metadata; print(importlib.metadata.version({client!r}))"
+            shown = subprocess.run(
+                [python, "-c", version], stdout=subprocess.PIPE, text=True, check=True
+            ).stdout.strip()
+            try:
+                said = ask(python, client, url)
+                trouble = wrong(said)
+            except subprocess.CalledProcessError as error:
+                said, trouble = {}, {"exit code": error.returncode}
+            failed |= bool(trouble)
+            table.append([client, shown, f"**failed**: {trouble}" if trouble else ", ".join(said)])
+            print(*table[-1], sep=": ", flush=True)
+    fill_file(options.page, "clients", markdown_table(table) + "\n")
+    sys.exit(int(failed))
+
+
+if __name__ == "__main__":
+    main()
