@@ -18,7 +18,7 @@ from typing import Any
 
 import gradio as gr
 
-from apps.context_ledger import RESERVE_SHARE
+from apps.context_ledger import RESERVE_SHARE, context_ledger
 from apps.conversation import Conversation, Pace, Turn, run_turn
 from apps.live import RENDERS_PER_S
 from apps.model import Model
@@ -147,6 +147,13 @@ def _run(
             turn.end(model.chat_format, time.monotonic())
         yield at_rest(conversation, listed(store, words, conversation), str(error))
         return
+    conversation.ledger = context_ledger(
+        model.chat_format,
+        conversation.messages(turn.question, turn),
+        max_new_tokens=settings.max_new_tokens,
+        context=model.decoder.max_length,
+        left_out=conversation.left_out,
+    )
     conversation.writing = writing = Writing(_written(model, store, conversation, turn, sampling, settings))
     writing.start()
     start = begun(conversation, turn, SKIP if is_listed else listed(store, words, conversation))

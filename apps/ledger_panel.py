@@ -19,12 +19,15 @@ Update = tuple[Any, ...]
 
 
 class LedgerPanel:
-    """The ledger's part of the page; `recount` is what an event of the page does after it changed the conversation."""
+    """The ledger's part of the page; `recount` is what an event of the page does after it changed the conversation.
+
+    While a turn is written, what tells of the turn tells `shown` too.
+    """
 
     def __init__(self, model: Model, tab: gr.State, question: gr.Textbox, settings: Panel) -> None:
         self._model = model
         with gr.Column(elem_id="ledger"):
-            shown = gr.Markdown(elem_id="ledger-shown")  # gr.HTML evaluates strings, which the policy forbids
+            self.shown = shown = gr.Markdown(elem_id="ledger-shown")  # gr.HTML evaluates strings, which the policy forbids
             with gr.Row(elem_id="ways-out"):
                 leave_out = gr.Button("Leave them out", visible=False, **_SMALL)
                 put_back = gr.Button("Send them again", visible=False, **_SMALL)

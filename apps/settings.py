@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,22 @@ FILE = "settings.json"
 
 Panel = list[Any]
 """One control for each field of `Settings`, in their order."""
+
+
+class SeedBox(gr.Textbox):
+    """A number, or nothing: the component for numbers (Gradio 6.31) makes 0 of nothing as soon as it is shown."""
+
+    is_template = True
+
+    def preprocess(self, payload: str | None) -> int | None:  # type: ignore[override]
+        """Raises `gr.Error`, which the page shows, where the text is no seed."""
+        text = (payload or "").strip()
+        if not text:
+            return None
+        if not text.isdecimal() or int(text) > LARGEST_SEED:
+            told = f"the seed ({text[:40]!r}) must be a whole number from 0 to {LARGEST_SEED}, or empty; type another"
+            raise gr.Error(harmless(told), print_exception=False)
+        return int(text)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,9 +127,8 @@ def settings_panel(start: Settings, context: int, feedback_file: str) -> Panel:
         top_p = slider("top_p", 0.05, "Draws among the likeliest, up to this mass")
         min_p = slider("min_p", 0.01, "Leaves out what is less likely than this share of the likeliest")
     with gr.Row():
-        low, high = RANGES["seed"]
         info = "The same answer again; empty for a fresh one each time"
-        seed = gr.Number(start.seed, label="Seed", info=info, precision=0, minimum=low, maximum=high, elem_id="seed")
+        seed = SeedBox(start.seed, label="Seed", info=info, placeholder="fresh", max_lines=1, elem_id="seed")
         most, info = min(MOST_TOKENS, context), "Thinking and answer"
         max_new_tokens = gr.Slider(LEAST_TOKENS, most, start.max_new_tokens, step=16, label="Maximum tokens", info=info)
         info = "Tokens after which it must answer; 0 is none"
@@ -145,6 +161,8 @@ class Kept:
         kept = dict(zip([field.name for field in fields(Settings)], values, strict=True))
         with self._guard:
             replace_text(self._path, json.dumps(kept, indent=2) + "\n")
+            with suppress(OSError):  # a disk without owners
+                self._path.chmod(0o600)
 
 
 def remember(page: gr.Blocks, kept: Kept, panel: Panel, context: int) -> None:
@@ -154,7 +172,7 @@ def remember(page: gr.Blocks, kept: Kept, panel: Panel, context: int) -> None:
 
     def write(*values: Any) -> None:
         for control, value in zip(panel, values, strict=True):
-            control.value = value
+            control.value = control.postprocess(value)
         page.config = page.get_config_file()
         try:
             kept.write(values)
