@@ -75,7 +75,12 @@ def act(model: Model, store: Store, chosen: str, words: str, tab: Tab, *panel_va
             store.write(conversation)
         yield at_rest(conversation, listed(store, words, conversation))
     elif turn in conversation.turns and turn.can_go_on:
-        yield from _go_on(model, store, words, tab, turn, action, Settings.of_panel(panel_values))
+        try:
+            settings = Settings.of_panel(panel_values)
+        except InputError as error:
+            yield refused(str(error))
+            return
+        yield from _go_on(model, store, words, tab, turn, action, settings)
 
 
 def _go_on(
@@ -117,9 +122,9 @@ def _ask(
     if not question.strip():
         yield NOTHING
         return
-    settings = Settings.of_panel(panel_values)
-    conversation.system = settings.system
     try:
+        settings = Settings.of_panel(panel_values)
+        conversation.system = settings.system
         turn = conversation.ask(question, model.chat_format, model.decoder.max_length, instead_of=instead_of)
     except InputError as error:
         yield refused(str(error))

@@ -49,7 +49,7 @@ _ITEM = re.compile(r"(?:[-*+]|\d{1,9}[.)])[ \t]")
 _DIAGRAM = re.compile(r"(?<![`~])[`~]{3,}+[ \t]*+(?=mermaid)", re.IGNORECASE)
 _PIECE = re.compile(
     r"(?P<opens>`++|\\[()\[\]]|\$\$)|(?P<dollar>(?<![A-Za-z0-9$])\$)|(?P<blank>\n[ \t]*+(?=\n))|(?P<image>!(?=\[))"
-    r"|(?P<tag><(?=[A-Za-z/!?]))|(?P<link>\](?=[(:]))|(?P<guise>(?i:ftp://|(?:https?://|www\.)"
+    r"|(?P<tag><(?=[A-Za-z/!?]))|(?P<link>\](?=[(:]))|(?P<guise>(?:(?i:ftp://)|(?i:https?://|www\.)"
     r"(?=[^\s/?#<>@&%\\\x80-\U0010ffff]*+[@&%\\\x80-\U0010ffff])))|\\[^\n]"
 )
 """`guise`: what the renderer would make a link of, though it may lead elsewhere than it reads."""
@@ -65,18 +65,24 @@ _AUTOLINK = re.compile(r"<https?://[A-Za-z0-9.-]++(?::\d++)?+(?:[/?#][^\s<>`]*+)
 _TARGET = re.compile(r"\]\([ ]*+https?://(?P<host>[A-Za-z0-9.-]++(?::\d++)?)(?=[/?#) ])")
 _HOST = re.compile(r"(?:https?:)?//(?:[^/?#@]*+@)?+(?P<host>[^/?#@]++)", re.IGNORECASE)
 _UNSAFE_IN_TITLE = re.compile(r"[^A-Za-z0-9 :/.,?=-]")
-_NOT_PLAIN = re.compile(r"[\t\n\r!-/:-@\[-`{-~]")
+_PUNCTUATION = re.compile(r"[\t\n\r!-/:-@\[-`{-~]")
+_MEANT_BY_HTML = re.compile(r"[\t\n\r&<>$%\\]")
+"""And by the renderer, which looks for mathematics everywhere."""
 
 
 def plain(text: str) -> str:
     """Markdown and HTML in which nothing of the text means anything but itself; on one line."""
-    return _NOT_PLAIN.sub(lambda found: f"&#{ord(found.group())};", text.translate(SIGNS))
+    return _PUNCTUATION.sub(_reference, text.translate(SIGNS))
 
 
 @lru_cache(maxsize=1024)
 def as_typed(text: str) -> str:
     """What a person typed, sign by sign, as a block; `apps.look` keeps its lines and spaces."""
-    return f'<div class="typed" dir="auto">{plain(text)}</div>'
+    return f'<div class="typed" dir="auto">{_MEANT_BY_HTML.sub(_reference, text.translate(SIGNS))}</div>'
+
+
+def _reference(found: re.Match[str]) -> str:
+    return f"&#{ord(found.group())};"
 
 
 def harmless(text: str) -> str:
@@ -179,7 +185,7 @@ def _chip(written: str, source: str) -> str:
     """An image that is not loaded: where it would come from, and in the title how it was written."""
     host = _HOST.match(source)
     name = host["host"] if host else source.partition(":")[0] + ":" if ":" in source else "this page"
-    title = _UNSAFE_IN_TITLE.sub(lambda found: f"&#{ord(found.group())};", written)
+    title = _UNSAFE_IN_TITLE.sub(_reference, written)
     return f'<span class="remote" title="{title}">image · {_UNSAFE_IN_TITLE.sub("", name)[:60]}</span>'
 
 

@@ -34,22 +34,6 @@ Panel = list[Any]
 """One control for each field of `Settings`, in their order."""
 
 
-class SeedBox(gr.Textbox):
-    """A number, or nothing: the component for numbers (Gradio 6.31) makes 0 of nothing as soon as it is shown."""
-
-    is_template = True
-
-    def preprocess(self, payload: str | None) -> int | None:  # type: ignore[override]
-        """Raises `gr.Error`, which the page shows, where the text is no seed."""
-        text = (payload or "").strip()
-        if not text:
-            return None
-        if not text.isdecimal() or int(text) > LARGEST_SEED:
-            told = f"the seed ({text[:40]!r}) must be a whole number from 0 to {LARGEST_SEED}, or empty; type another"
-            raise gr.Error(harmless(told), print_exception=False)
-        return int(text)
-
-
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     """The values of the panel's controls; the defaults are DeepSeek-R1's advice, which is against a system prompt."""
@@ -67,14 +51,14 @@ class Settings:
 
     @classmethod
     def of_panel(cls, values: Sequence[Any]) -> Settings:
-        """From the controls' values, in the panel's order."""
+        """From the controls' values, in the panel's order; raises `InputError` where a seed is no number."""
         system, temperature, top_p, min_p, seed, max_new_tokens, thinking_budget, keeps_feedback = values
         return cls(
             system=system or "",
             temperature=float(temperature),
             top_p=float(top_p),
             min_p=float(min_p),
-            seed=None if seed is None else int(seed),
+            seed=_seed_of(seed),
             max_new_tokens=int(max_new_tokens),
             thinking_budget=int(thinking_budget),
             keeps_feedback=bool(keeps_feedback),
@@ -128,7 +112,7 @@ def settings_panel(start: Settings, context: int, feedback_file: str) -> Panel:
         min_p = slider("min_p", 0.01, "Leaves out what is less likely than this share of the likeliest")
     with gr.Row():
         info = "The same answer again; empty for a fresh one each time"
-        seed = SeedBox(start.seed, label="Seed", info=info, placeholder="fresh", max_lines=1, elem_id="seed")
+        seed = gr.Textbox(start.seed, label="Seed", info=info, placeholder="fresh", max_lines=1, elem_id="seed")
         most, info = min(MOST_TOKENS, context), "Thinking and answer"
         max_new_tokens = gr.Slider(LEAST_TOKENS, most, start.max_new_tokens, step=16, label="Maximum tokens", info=info)
         info = "Tokens after which it must answer; 0 is none"
@@ -171,11 +155,12 @@ def remember(page: gr.Blocks, kept: Kept, panel: Panel, context: int) -> None:
     private = quiet(advice, queue=False)
 
     def write(*values: Any) -> None:
-        for control, value in zip(panel, values, strict=True):
-            control.value = control.postprocess(value)
-        page.config = page.get_config_file()
         try:
-            kept.write(values)
+            known = Settings.of_panel(values).panel_values()
+            for control, value in zip(panel, known, strict=True):
+                control.value = control.postprocess(value)
+            page.config = page.get_config_file()
+            kept.write(known)
         except InputError as error:
             gr.Warning(harmless(str(error)))
 
@@ -183,6 +168,16 @@ def remember(page: gr.Blocks, kept: Kept, panel: Panel, context: int) -> None:
     advice.click(lambda: [*defaults(context).panel_values()[:-1], gr.skip()], None, panel, **private).then(
         write, panel, None, **private
     )
+
+
+def _seed_of(typed: str | int | None) -> int | None:
+    """A seed's box holds text: the component for numbers (Gradio 6.31) makes 0 of nothing as soon as it is shown."""
+    text = "" if typed is None else str(typed).strip()
+    if not text:
+        return None
+    if not text.isdecimal() or int(text) > LARGEST_SEED:
+        raise InputError(f"the seed ({text[:40]!r}) must be a whole number from 0 to {LARGEST_SEED:,}; or leave it empty")
+    return int(text)
 
 
 def _is_allowed(name: str, value: Any, context: int) -> bool:

@@ -257,7 +257,9 @@ class Store:
                 yield
         except sqlite3.Error as error:
             refusal = _refusal(error, self.folder / FILE)
-            raise refusal or InputError(f"{self.folder / FILE} must take the conversation: {error}; open the chat again") from error
+            raise refusal or InputError(
+                f"{self.folder / FILE} must take the conversation: {error}; open the chat again"
+            ) from error
 
 
 def record_of(turn: Turn) -> dict[str, Any]:
@@ -372,9 +374,13 @@ def _refusal(error: sqlite3.Error, path: Path) -> InputError | None:
     """What is wrong where the file itself is not, and what helps."""
     match getattr(error, "sqlite_errorcode", 0) & 0xFF:
         case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
-            return InputError(f"{path} must be free, but another program holds it: {error}; close that one, and try again")
+            return InputError(
+                f"{path} must be free, but another program holds it: {error}; close that one, and try again"
+            )
         case sqlite3.SQLITE_FULL | sqlite3.SQLITE_IOERR:
             return InputError(f"the disk must take the conversation: {error}; free some space on it ({path})")
         case sqlite3.SQLITE_READONLY | sqlite3.SQLITE_CANTOPEN | sqlite3.SQLITE_PERM:
-            return InputError(f"{path} must be writable: {error}; allow it, or give another folder with --data")
+            return InputError(
+                f"the disk must take the conversation: {error}; allow writing to {path}, or give another folder with --data"
+            )
     return None
