@@ -193,7 +193,7 @@ class Turn:
         if not is_done:
             self.reasoning, self.answer = whole.reasoning, whole.answer
         if whole.closed and self.reasoning and self.tokens_before_answer is None:
-            self.tokens_before_answer, self.answering_at = len(self.token_ids), self.last_token_at
+            self.tokens_before_answer = len(self.token_ids)
 
     def _read_again(self, chat_format: ChatFormat) -> None:
         """Set the texts to what is certain by the ids."""

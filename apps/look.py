@@ -38,7 +38,7 @@ main.contain > .column { height: 100%; min-height: 0; gap: 0; flex-wrap: nowrap;
 #chat, #settings, #status, #title, main.contain > .column > .form { border-width: 0; }
 main.contain > .column > .form { flex: none; overflow: visible; background: transparent; box-shadow: none; } /* around the question alone */
 
-#chat { background: transparent; min-height: 0; border-radius: 0; }
+#chat { background: transparent; min-height: min(140px, 20dvh); border-radius: 0; }
 #chat .top-panel { display: none; }
 #chat .panel-wrap { background: transparent; }
 #chat .message-row { padding: 0; margin: 0; background: transparent; }
@@ -92,6 +92,8 @@ main.contain > .column > .form { flex: none; overflow: visible; background: tran
 #chat .message-content [align=left] { text-align: left; }
 #chat .message-content [align=center] { text-align: center; }
 #chat .message-content [align=right] { text-align: right; }
+#chat .message-content li:has(> input[type=checkbox]) { list-style: none; }
+#chat .message-content input:checked { background-color: var(--primary-600); border-color: var(--primary-600); } /* its tick is white */
 #chat .katex-display { overflow: auto hidden; }
 
 #chat .message-content p > em:only-child { font-size: 13.5px; color: var(--body-text-color-subdued); }
@@ -137,7 +139,7 @@ main.contain > .column > .form { flex: none; overflow: visible; background: tran
 #feedback { flex: none; order: 1; gap: 8px; } #feedback-note p { margin: 6px 12px 0; font-size: 13px; }
 #correction { padding: 12px; border: 1px solid var(--border-color-primary); border-radius: 14px; gap: 10px; }
 #chat .bot-row:has(.thought-group) :is([aria-label="Like"], [aria-label="Dislike"]) { display: none; }
-#settings { order: 2; flex: none; background: transparent; padding: 4px 12px 12px; }
+#settings { order: 2; flex: 0 1 auto; min-height: 40px; overflow: hidden auto !important; background: transparent; padding: 4px 12px 12px; } /* scrolls where it is higher than what the others leave */
 #settings > button { font-size: 13px; color: var(--body-text-color-subdued); }
 #spoken { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); }
 #shortcuts { margin: auto; padding: 22px 26px; border: 1px solid var(--border-color-primary); border-radius: 16px; max-width: min(440px, 92vw);

@@ -65,14 +65,15 @@ _AUTOLINK = re.compile(r"<https?://[A-Za-z0-9.-]++(?::\d++)?+(?:[/?#][^\s<>`]*+)
 _TARGET = re.compile(r"\]\([ ]*+https?://(?P<host>[A-Za-z0-9.-]++(?::\d++)?)(?=[/?#) ])")
 _HOST = re.compile(r"(?:https?:)?//(?:[^/?#@]*+@)?+(?P<host>[^/?#@]++)", re.IGNORECASE)
 _UNSAFE_IN_TITLE = re.compile(r"[^A-Za-z0-9 :/.,?=-]")
-_PUNCTUATION = re.compile(r"[\t\n\r!-/:-@\[-`{-~]")
+_MEANT_BY_MARKDOWN = re.compile(r"[\t\n\r#$%&()*/<>@\[\\\]^_`{|}~]|(?<=www)\.")
+"""Within a line."""
 _MEANT_BY_HTML = re.compile(r"[\t\n\r&<>$%\\]")
 """And by the renderer, which looks for mathematics everywhere."""
 
 
 def plain(text: str) -> str:
-    """Markdown and HTML in which nothing of the text means anything but itself; on one line."""
-    return _PUNCTUATION.sub(_reference, text.translate(SIGNS))
+    """Text within a line of Markdown, in which nothing means anything but itself."""
+    return _MEANT_BY_MARKDOWN.sub(_reference, text.translate(SIGNS))
 
 
 @lru_cache(maxsize=1024)

@@ -71,12 +71,13 @@ CSS = """
 .sidebar.open .sidebar-content { padding-right: 40px !important; }
 .sidebar .sidebar-content > .column { gap: 10px; }
 .sidebar .block { border-width: 0; background: transparent; padding: 0; box-shadow: none; }
-.sidebar .form { border-width: 0; }
+.sidebar .form { border-width: 0; background: transparent; box-shadow: none; }
 #search input, #search textarea { font-size: 14px; border-radius: 999px; padding: 7px 14px; }
 /* Only the list scrolls: what is done with a chat stays below it. */
 .sidebar .sidebar-content > .column { height: 100%; min-height: 0; flex-wrap: nowrap; }
 .sidebar .sidebar-content > .column > * { flex: none; }
-.sidebar .sidebar-content > .column > #conversations { flex: 0 1 auto; min-height: 6em; overflow-y: auto; }
+.sidebar .sidebar-content > .column > .form:has(#conversations) { flex: 0 1 auto; flex-wrap: nowrap; gap: 8px; min-height: 9em; }
+#search { flex: none; } #conversations { flex: 0 1 auto; min-height: 0; overflow: hidden auto !important; scrollbar-width: thin; }
 #conversations .wrap { flex-direction: column; flex-wrap: nowrap; gap: 2px; }
 #conversations label {
   display: block; padding: 8px 12px; border: none; border-radius: 10px; background: transparent; box-shadow: none;
