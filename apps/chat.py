@@ -15,6 +15,7 @@ os.environ.update(
     GRADIO_ANALYTICS_ENABLED="False", HF_HUB_OFFLINE="1", HF_HUB_DISABLE_TELEMETRY="1", ORT_DISABLE_TELEMETRY="1"
 )  # before the imports, which read them
 
+import sys
 import time
 from collections.abc import Sequence
 from functools import partial
@@ -102,7 +103,10 @@ def run_chat(
     Raises `InputError` where a model is not there, the host is no loopback address, the port taken or `data` in use.
     """
     models = [open_model(name, open_decoder) for name in (model, against) if name]
-    serve(models, Store(data, time.time), host=host, port=port, window=window)
+    store = Store(data, time.time)
+    if store.damage:
+        print(store.damage, file=sys.stderr)
+    serve(models, store, host=host, port=port, window=window)
 
 
 def open_model(model: str | Path, open_decoder: OpenDecoder) -> Model:

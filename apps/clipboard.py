@@ -11,10 +11,10 @@ import json
 from apps.markup import EXCLAMATION, JOINER, LESS_THAN, LONG_FENCE
 
 CLIPBOARD_SCRIPT = rf"""<script>
-const asWritten = (text) => text.replace({json.dumps(LONG_FENCE)}, "")
-  .replace(/<span class="remote" title="([^"]*)">[^<]*<\/span>/g, (_, title) =>
-    title.replace(/&#(\d+);/g, (_, code) => String.fromCodePoint(code)))
-  .replace(/ <span class="host">[^<]*<\/span>/g, "").replace(/([<!\]`~ \/]){JOINER}/g, "$1")
+const named = (text) => text.replace(/&#(\d+);/g, (_, code) => String.fromCodePoint(code));
+const asWritten = (text) => text.startsWith('<div class="typed"') ? named(text.replace(/^<div[^>]*>|<\/div>$/g, "")) : text.replace({json.dumps(LONG_FENCE)}, "")
+  .replace(/<span class="remote" title="([^"]*)">[^<]*<\/span>/g, (_, title) => named(title))
+  .replace(/ <span class="host">[^<]*<\/span>/g, "").replace(/([<!\]`~ \/.$]){JOINER}/g, "$1").replace(/{JOINER}(?=\$)/g, "")
   .replaceAll("{LESS_THAN}", "<").replaceAll("{EXCLAMATION}", "!");
 const withoutTitle = (thought) => thought.replace(/^[^\n]*\n {{2}}/, "").slice(0, -1);
 let copiesThought = false;

@@ -21,7 +21,7 @@ from apps.events import quiet, spaced
 from apps.known_answers import is_right, right_answer
 from apps.latest import Latest
 from apps.live import RENDERS_PER_S
-from apps.markup import harmless
+from apps.markup import as_typed, harmless
 from apps.model import Model
 from apps.page import EXAMPLES, MESSAGES
 from apps.tab import POLL_S
@@ -38,7 +38,7 @@ CSS = (
 #sides { flex: 1 1 0; min-height: 0; gap: 20px; padding-top: 14px; }
 #sides > .column { min-height: 0; gap: 0; flex-wrap: nowrap; height: 100%; }
 #sides .answers { flex: 1 1 0; height: auto !important; min-height: 0; margin-top: 10px; }
-#asked { border-width: 0; flex: none; padding-top: 12px; }
+#asked { border-width: 0; flex: none; padding-top: 12px; font-weight: 600; max-height: 30dvh; overflow-y: auto; }
 #sides .name { border-width: 0; flex: none; }
 #sides .name h2 { font-size: 15px; margin: 0; font-weight: 650; }
 #sides .name p, #sides .verdict p { font-size: 12.5px; margin: 2px 0 0; color: var(--body-text-color-subdued); font-variant-numeric: tabular-nums; }
@@ -96,7 +96,7 @@ class Comparison:
     def shown(self, now: float) -> list[Any]:
         """New values of the question above, and of each side's messages and verdict."""
         values = [value for side in self.sides for value in (side.messages(now), side.verdict())]
-        return [f"**{harmless(self.question)}**", *values]
+        return [as_typed(self.question), *values]
 
 
 def ask(models: Sequence[Model], question: str, comparison: Comparison) -> Iterator[list[Any]]:

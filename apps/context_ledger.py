@@ -3,8 +3,9 @@
     |< system >|< history >|< question >|< reserve: thinking and answer >|  free  |
     |<------------------------ the model's context ------------------------------>|
 
-The prompt is counted whole, as the model reads it; a part is what the prompt grows by with it, and the question has
-what remains, so the parts always sum up to the prompt. Nothing here decides: it names the messages that would leave.
+The prompt is counted whole, as the model reads it; a part is what a short prompt grows by with it, and the question has
+what remains, so the parts always sum up to the prompt. Where nothing is asked yet, a question takes nothing. While a turn
+is written, what is written stands in the place of the reserve. Nothing here decides: it names the messages that would leave.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from html import escape
+from itertools import pairwise
 
 from apps.conversation import LEAST_ROOM
 from toolkit.chat_format import ChatFormat
@@ -21,6 +23,8 @@ from toolkit.records import Message
 RESERVE_SHARE = 4
 """A model's turn is promised a quarter of the context, or the maximum of tokens where that is less."""
 TITLE_LENGTH = 48
+MOST_NAMED, MOST_LISTED = 3, 100
+"""Titles in a sentence, and in the list that scrolls."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +85,7 @@ def context_ledger(
         system=system_tokens,
         turns=turns,
         questions=tuple(content for role, content in before if role == "user"),
-        question=prompt - system_tokens - sum(turns),
+        question=prompt - system_tokens - sum(turns) if messages[-1]["content"].strip() else 0,
         reserve=min(max_new_tokens, context // RESERVE_SHARE),
         left_out=left_out,
     )
@@ -92,8 +96,9 @@ def _before_question(chat_format: ChatFormat, before: tuple[tuple[str, str], ...
     """Tokens of the system prompt and of each turn: what a short prompt grows by with them."""
     system = tuple(message for message in before if message[0] == "system")
     starts = [i for i, (role, _) in enumerate(before) if role == "user"] + [len(before)]
-    sizes = [_prompt_size(chat_format, (*system, *before[start:])) for start in starts]
-    return sizes[-1] - _prompt_size(chat_format, ()), tuple(sizes[i] - sizes[i + 1] for i in range(len(sizes) - 1))
+    empty = _prompt_size(chat_format, system)
+    sizes = [_prompt_size(chat_format, (*system, *before[start:end])) for start, end in pairwise(starts)]
+    return empty - _prompt_size(chat_format, ()), tuple(size - empty for size in sizes)
 
 
 def _prompt_size(chat_format: ChatFormat, before: Sequence[tuple[str, str]]) -> int:
@@ -102,42 +107,42 @@ def _prompt_size(chat_format: ChatFormat, before: Sequence[tuple[str, str]]) -> 
     )
 
 
-def ledger_html(ledger: ContextLedger) -> str:
-    """The bar and its legend; a warning where the reserve does not fit."""
+def ledger_html(ledger: ContextLedger, written: int | None = None) -> str:
+    """The bar and its legend; a warning where the reserve does not fit. `written`: tokens of a turn that is being written."""
+    last = ("reserve", ledger.reserve, "kept for the answer") if written is None else ("written", written, "written")
     parts = [
-        ("system", ledger.system),
-        ("history", ledger.history),
-        ("question", ledger.question),
-        ("reserve", ledger.reserve),
+        ("system", ledger.system, "system"),
+        ("history", ledger.history, "history"),
+        ("question", ledger.question, "question"),
+        last,
     ]
-    whole = max(ledger.context, ledger.prompt + ledger.reserve)
-    bar = "".join(f'<i class="{name}" style="width:{100 * tokens / whole:.2f}%"></i>' for name, tokens in parts)
+    whole = max(ledger.context, sum(tokens for _, tokens, _ in parts))
+    bar = "".join(f'<i class="{name}" style="width:{100 * tokens / whole:.2f}%"></i>' for name, tokens, _ in parts)
     legend = " ".join(
-        f'<span class="{name}"><b>{tokens:,}</b> {"for the answer" if name == "reserve" else name}</span>'
-        for name, tokens in parts
-        if tokens
+        f'<span class="{name}"><b>{tokens:,}</b> {words}</span>' for name, tokens, words in parts if tokens
     )
-    total = f"{ledger.prompt + ledger.reserve:,} of {ledger.context:,} tokens"
-    state = "" if ledger.fits else " overflow"
+    total = f"{ledger.prompt + (written or 0):,} of {ledger.context:,} tokens"
+    state = " writing" if written is not None else "" if ledger.fits else " overflow"
+    warning = _warning(ledger) if written is None else ""
     return (
         f'<div class="ledger{state}" role="group" aria-label="Context: {total}"><div class="bar" aria-hidden="true">{bar}'
-        f'</div><div class="legend"><span class="total">{total}</span> {legend}</div>{_warning(ledger)}</div>'
+        f'</div><div class="legend"><span class="total">{total}</span> {legend}</div>{warning}</div>'
     )
 
 
 def _warning(ledger: ContextLedger) -> str:
     """What does not fit and which messages would leave; what has left by the user's choice stays named."""
+    leaving = ledger.questions[: ledger.must_leave]
     text = f"Left out, as you chose: {oldest(ledger.left_out)}. " if ledger.left_out else ""
     if not ledger.fits:
         room = f"room for {ledger.room:,} of them" if ledger.room >= LEAST_ROOM else "no room for an answer"
         text += f"{ledger.reserve:,} tokens are kept for thinking and answer, but there is {room}. "
     if ledger.leaving_helps:
         room = f"{min(ledger.reserve, ledger.room + sum(ledger.turns[: ledger.must_leave])):,}"
-        leaving = names(ledger.questions[: ledger.must_leave])
-        text += f"Without {oldest(ledger.must_leave)} there would be room for {room}: {leaving}."
+        text += f"Without {oldest(ledger.must_leave)} there would be room for {room}: {names(leaving)}."
     elif not ledger.fits:
         text += "Leaving messages out is not enough: shorten the question."
-    return f'<p role="status">{escape(text)}</p>' if text else ""
+    return f'<p role="status">{_text(text)}</p>{listing(leaving) if ledger.leaving_helps else ""}' if text else ""
 
 
 def oldest(number: int) -> str:
@@ -148,8 +153,23 @@ def oldest(number: int) -> str:
 
 
 def names(questions: Sequence[str]) -> str:
-    """The beginnings of these questions."""
-    return ", ".join(f"“{_title(question)}”" for question in questions)
+    """The beginnings of these questions; of many, the first and the last, and `listing` has them all."""
+    titles = [f"“{_title(question)}”" for question in questions]
+    return ", ".join(titles) if len(titles) <= MOST_NAMED else f"from {titles[0]} to {titles[-1]}"
+
+
+def listing(questions: Sequence[str]) -> str:
+    """The beginnings of many questions as a list of its own, which the page lets scroll; nothing of a few."""
+    if len(questions) <= MOST_NAMED:
+        return ""
+    titles = [_title(question) for question in questions]
+    if hidden := max(0, len(titles) - MOST_LISTED):
+        titles[MOST_LISTED // 2 : -MOST_LISTED // 2] = [f"… {hidden:,} more …"]
+    return f'<ul class="leaving" tabindex="0">{"".join(f"<li>{_text(title)}</li>" for title in titles)}</ul>'
+
+
+def _text(text: str) -> str:
+    return escape(text).replace("$", "&#36;")  # the renderer looks for mathematics everywhere
 
 
 def _title(question: str) -> str:

@@ -18,9 +18,10 @@ Turns are a tree, of which a conversation shows one path. Turns after the same t
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from apps.writing import Writing
 from toolkit.chat_format import ChatFormat, Delta, split_completion
@@ -28,6 +29,9 @@ from toolkit.errors import InputError
 from toolkit.generate import WAITING, Decoder, Sampling, Speaker, Token, TurnReader, stream
 from toolkit.message_fields import whole
 from toolkit.records import Message
+
+if TYPE_CHECKING:
+    from apps.context_ledger import ContextLedger
 
 State = Literal["waiting", "thinking", "answering", "done", "stopped"]
 
@@ -180,16 +184,17 @@ class Turn:
         """Close the turn: done where the model or a limit ended it, otherwise stopped.
 
         A stopped turn is split anew from its ids, so that what the parser still held back is kept too; only the bytes
-        of an unfinished character go.
+        of an unfinished character go. A thought that was closed is over, whether an answer followed it or not.
         """
         self.ended_at = now
-        if self._last and self._last.finish_reason:
-            self.state = "done"
-            return
-        self.state = "stopped"
+        is_done = self._last and self._last.finish_reason
+        self.state = "done" if is_done else "stopped"
         text = chat_format.decode(self.token_ids).rstrip("\N{REPLACEMENT CHARACTER}")
         whole = split_completion(text, opened=chat_format.opens_reasoning)
-        self.reasoning, self.answer = whole.reasoning, whole.answer
+        if not is_done:
+            self.reasoning, self.answer = whole.reasoning, whole.answer
+        if whole.closed and self.reasoning and self.tokens_before_answer is None:
+            self.tokens_before_answer = len(self.token_ids)
 
     def _read_again(self, chat_format: ChatFormat) -> None:
         """Set the texts to what is certain by the ids."""
@@ -215,6 +220,8 @@ class Conversation:
     """How many of the path's oldest turns are not sent, because the user said so."""
     writing: Writing[Any] | None = None
     """The last turn, while it is being written."""
+    ledger: ContextLedger | None = None
+    """What the prompt of the turn that was written last takes of the context."""
 
     @property
     def busy(self) -> bool:
@@ -294,12 +301,19 @@ class Conversation:
 
     def versions(self, turn: Turn) -> list[Turn]:
         """The turns that stand in one place, oldest first."""
-        return [other for other in self.all_turns if other.parent is turn.parent]
+        return self.places()[turn.parent]
+
+    def places(self) -> dict[Turn | None, list[Turn]]:
+        """Turn → the turns after it, oldest first, which are versions of one another; None → the first ones."""
+        places: dict[Turn | None, list[Turn]] = defaultdict(list)
+        for turn in self.all_turns:
+            places[turn.parent].append(turn)
+        return places
 
     def show(self, turn: Turn) -> None:
         """Lay the path through a turn, and on from it through the newest ones."""
-        path = _path_to(turn)
-        while following := [later for later in self.all_turns if later.parent is path[-1]]:
+        path, places = _path_to(turn), self.places()
+        while following := places[path[-1]]:
             path.append(following[-1])
         self.turns = path
 
@@ -322,9 +336,9 @@ def _said(system: str, turns: Sequence[Turn]) -> list[Message]:
 def _path_to(turn: Turn) -> list[Turn]:
     """The turn below those that it follows, oldest first."""
     path = [turn]
-    while path[0].parent is not None:
-        path.insert(0, path[0].parent)
-    return path
+    while path[-1].parent is not None:
+        path.append(path[-1].parent)
+    return path[::-1]
 
 
 class Pace:

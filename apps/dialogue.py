@@ -18,7 +18,7 @@ from typing import Any
 
 import gradio as gr
 
-from apps.context_ledger import RESERVE_SHARE
+from apps.context_ledger import RESERVE_SHARE, context_ledger
 from apps.conversation import Conversation, Pace, Turn, run_turn
 from apps.live import RENDERS_PER_S
 from apps.model import Model
@@ -75,7 +75,12 @@ def act(model: Model, store: Store, chosen: str, words: str, tab: Tab, *panel_va
             store.write(conversation)
         yield at_rest(conversation, listed(store, words, conversation))
     elif turn in conversation.turns and turn.can_go_on:
-        yield from _go_on(model, store, words, tab, turn, action, Settings.of_panel(panel_values))
+        try:
+            settings = Settings.of_panel(panel_values)
+        except InputError as error:
+            yield refused(str(error))
+            return
+        yield from _go_on(model, store, words, tab, turn, action, settings)
 
 
 def _go_on(
@@ -117,9 +122,9 @@ def _ask(
     if not question.strip():
         yield NOTHING
         return
-    settings = Settings.of_panel(panel_values)
-    conversation.system = settings.system
     try:
+        settings = Settings.of_panel(panel_values)
+        conversation.system = settings.system
         turn = conversation.ask(question, model.chat_format, model.decoder.max_length, instead_of=instead_of)
     except InputError as error:
         yield refused(str(error))
@@ -147,6 +152,13 @@ def _run(
             turn.end(model.chat_format, time.monotonic())
         yield at_rest(conversation, listed(store, words, conversation), str(error))
         return
+    conversation.ledger = context_ledger(
+        model.chat_format,
+        conversation.messages(turn.question, turn),
+        max_new_tokens=settings.max_new_tokens,
+        context=model.decoder.max_length,
+        left_out=conversation.left_out,
+    )
     conversation.writing = writing = Writing(_written(model, store, conversation, turn, sampling, settings))
     writing.start()
     start = begun(conversation, turn, SKIP if is_listed else listed(store, words, conversation))

@@ -24,6 +24,8 @@ FORMAT = "reasoning-edge conversation"
 VERSION = 1
 MOST = 2**48
 """Tokens or seconds: what a database column and a float hold exactly."""
+MOST_TURNS = 10_000
+"""Of an import: what is stored and shown in seconds."""
 
 HEADINGS = {"question": "## Question", "reasoning": "### Reasoning", "answer": "### Answer"}
 _HEADING = re.compile(r"^(## Question|### Reasoning|### Answer)$", re.MULTILINE)
@@ -91,6 +93,7 @@ def _of_json(text: str) -> Conversation:
         )
     if not isinstance(document.get("title"), str) or not isinstance(document.get("turns"), list):
         raise InputError("the file must hold a title and a list of turns; export it again")
+    _refuse_too_many(len(document["turns"]))
     conversation = Conversation(title=document["title"])
     for i, record in enumerate(document["turns"]):
         turn = turn_of(_checked(record, i))
@@ -118,6 +121,11 @@ def _checked(record: Any, place: int) -> dict[str, Any]:
     return record if record["state"] in ("done", "stopped") else record | {"state": "stopped"}
 
 
+def _refuse_too_many(turns: int) -> None:
+    if turns > MOST_TURNS:
+        raise InputError(f"a conversation of {turns:,} questions must have at most {MOST_TURNS:,}; import a part of it")
+
+
 def _turn_at(conversation: Conversation, place: Any, what: str) -> Turn | None:
     if place is None:
         return None
@@ -131,6 +139,7 @@ def _turn_at(conversation: Conversation, place: Any, what: str) -> Turn | None:
 
 def _of_markdown(text: str) -> Conversation:
     """A chain of turns without token ids, each of them done."""
+    _refuse_too_many(sum(heading == HEADINGS["question"] for heading in _HEADING.findall(text)))
     head, *parts = _HEADING.split(text + "\n")
     bodies = [body.removeprefix("\n\n").removesuffix("\n\n") for body in parts[1::2]]
     pairs = list(zip(parts[::2], bodies, strict=True))

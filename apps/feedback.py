@@ -13,7 +13,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from apps.conversation import Conversation, Turn
-from apps.view import page_messages
+from apps.view import turn_messages
 from toolkit.errors import InputError
 from toolkit.records import (
     BY_A_PERSON,
@@ -34,9 +34,9 @@ FAMILY = "feedback"
 
 def turn_of_message(conversation: Conversation, index: int) -> Turn:
     """The turn that a message of the page belongs to."""
-    messages = 0
+    messages, places = 0, conversation.places()
     for turn in conversation.turns:
-        messages += len(page_messages(Conversation(turns=[turn], all_turns=conversation.all_turns), 0.0))
+        messages += len(turn_messages(turn, places[turn.parent], 0.0))
         if index < messages:
             return turn
     raise InputError(f"message {index + 1} must be one of the conversation's {messages}; open the chat again")
@@ -53,7 +53,7 @@ def keep(folder: Path, conversation: Conversation, turn: Turn, *, teacher: str, 
     if is_cut and answer.strip() == turn.answer.strip():
         raise InputError("an answer that is kept must not have been cut; let the model go on with it, or correct it")
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         history = conversation.history(turn)
         problem = Problem.create(family=FAMILY, question=turn.question, answer=answer.strip(), history=history)
         problem = _set_problem(folder / PROBLEMS, problem)

@@ -42,9 +42,9 @@ class FeedbackPanel:
 
     def _rate(self, event: gr.LikeData, tab: Tab, *panel_values: Any) -> Update:
         index = event.index if isinstance(event.index, int) else event.index[0]
-        if not Settings.of_panel(panel_values).keeps_feedback:
-            return _noted(NO_CONSENT)
         try:
+            if not Settings.of_panel(panel_values).keeps_feedback:
+                return _noted(NO_CONSENT)
             turn = turn_of_message(tab.conversation, index)
             if turn.running:
                 return _noted("The answer is not finished; rate it once it is.")
@@ -56,9 +56,9 @@ class FeedbackPanel:
             return _noted(str(error))
 
     def _save(self, tab: Tab, thought: str, answer: str, *panel_values: Any) -> Update:
-        if not Settings.of_panel(panel_values).keeps_feedback:
-            return _noted(NO_CONSENT)
         try:
+            if not Settings.of_panel(panel_values).keeps_feedback:
+                return _noted(NO_CONSENT)
             return self._keep(tab, tab.corrected, answer, thought) if tab.corrected else _noted("")
         except InputError as error:
             return gr.update(value=harmless(str(error)), visible=True), *(gr.skip(),) * 3

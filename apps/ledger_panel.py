@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 import gradio as gr
@@ -19,20 +20,23 @@ Update = tuple[Any, ...]
 
 
 class LedgerPanel:
-    """The ledger's part of the page; `recount` is what an event of the page does after it changed the conversation."""
+    """The ledger's part of the page; `recount` is what an event of the page does after it changed the conversation.
+
+    While a turn is written, what tells of the turn tells `shown` too.
+    """
 
     def __init__(self, model: Model, tab: gr.State, question: gr.Textbox, settings: Panel) -> None:
         self._model = model
         with gr.Column(elem_id="ledger"):
-            shown = gr.Markdown(elem_id="ledger-shown")  # gr.HTML evaluates strings, which the policy forbids
+            self.shown = gr.Markdown(elem_id="ledger-shown")  # gr.HTML evaluates strings, which the policy forbids
             with gr.Row(elem_id="ways-out"):
                 leave_out = gr.Button("Leave them out", visible=False, **_SMALL)
                 put_back = gr.Button("Send them again", visible=False, **_SMALL)
                 new_chat = gr.Button("Start a new chat", visible=False, elem_id="ask-anew", **_SMALL)
                 shorten = gr.Button("Shorten the question", visible=False, elem_id="shorten", **_SMALL)
-        private = quiet(shown, queue=False)
+        private = quiet(self.shown, queue=False)
         inputs = [question, tab, *settings]
-        outputs = [shown, leave_out, put_back, new_chat, shorten]
+        outputs = [self.shown, leave_out, put_back, new_chat, shorten]
         self.recount = private | {"fn": self._recount, "inputs": inputs, "outputs": outputs}
         changes = [question.change, question.focus, *(control.change for control in settings)]
         gr.on(changes, **self.recount, trigger_mode="always_last")
@@ -48,7 +52,8 @@ class LedgerPanel:
             return harmless(str(error)), *(_there(False) for _ in range(4))
 
     def _leave_out(self, question: str, tab: Tab, *panel_values: Any) -> Update:
-        tab.conversation.left_out += self._count(question, tab, panel_values).must_leave
+        with suppress(InputError):  # which the recount tells
+            tab.conversation.left_out += self._count(question, tab, panel_values).must_leave
         return self._recount(question, tab, *panel_values)
 
     def _put_back(self, question: str, tab: Tab, *panel_values: Any) -> Update:

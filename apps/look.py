@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gradio as gr
 
+from apps import reading
 from apps.clipboard import CLIPBOARD_SCRIPT
 from apps.shortcuts import SHORTCUT_SCRIPT
 
@@ -16,9 +17,11 @@ ICON = (
     "%3Cpath d='M9 11h14M9 16h9M9 21h5' stroke='white' stroke-width='2.6' stroke-linecap='round'/%3E%3C/svg%3E"
 )
 
-HEAD = f'<link rel="icon" href="{ICON}">{CLIPBOARD_SCRIPT}{SHORTCUT_SCRIPT}'
+HEAD = f'<link rel="icon" href="{ICON}">{CLIPBOARD_SCRIPT}{SHORTCUT_SCRIPT}{reading.SCRIPT}'
 
-CSS = """
+CSS = (
+    reading.CSS
+    + """
 /* One column, as high as the window: only the conversation scrolls. */
 .gradio-container .main.app { box-sizing: border-box; height: 100dvh; max-width: 860px; margin: 0 auto; padding: 0 20px; }
 .gradio-container .main.app .wrap, .gradio-container main.contain { height: 100%; min-height: 0; }
@@ -32,10 +35,10 @@ main.contain > .column { height: 100%; min-height: 0; gap: 0; flex-wrap: nowrap;
 #new-chat:hover { background: var(--background-fill-secondary); }
 
 /* Gradio writes border-style into the elements: a border goes by its width. */
-#chat, #settings, #status, #title, .gradio-container .form { border-width: 0; }
-.gradio-container .form { flex: none; overflow: visible; background: transparent; box-shadow: none; }
+#chat, #settings, #status, #title, main.contain > .column > .form { border-width: 0; }
+main.contain > .column > .form { flex: none; overflow: visible; background: transparent; box-shadow: none; } /* around the question alone */
 
-#chat { background: transparent; min-height: 0; border-radius: 0; }
+#chat { background: transparent; min-height: min(140px, 20dvh); border-radius: 0; }
 #chat .top-panel { display: none; }
 #chat .panel-wrap { background: transparent; }
 #chat .message-row { padding: 0; margin: 0; background: transparent; }
@@ -83,7 +86,14 @@ main.contain > .column { height: 100%; min-height: 0; gap: 0; flex-wrap: nowrap;
   color: var(--body-text-color-subdued);
 }
 #chat .message-content { overflow-wrap: anywhere; }
-#chat .message-content table { display: block; overflow-x: auto; }
+#chat .message-content table { display: block; width: fit-content; max-width: 100%; overflow-x: auto; border-width: 0; }
+#chat .message-content :is(th, td) { overflow-wrap: normal; word-break: normal; }
+#chat .message-content :is(th, td):not([align]) { text-align: start; }
+#chat .message-content [align=left] { text-align: left; }
+#chat .message-content [align=center] { text-align: center; }
+#chat .message-content [align=right] { text-align: right; }
+#chat .message-content li:has(> input[type=checkbox]) { list-style: none; }
+#chat .message-content input:checked { background-color: var(--primary-600); border-color: var(--primary-600); } /* its tick is white */
 #chat .katex-display { overflow: auto hidden; }
 
 #chat .message-content p > em:only-child { font-size: 13.5px; color: var(--body-text-color-subdued); }
@@ -120,13 +130,16 @@ main.contain > .column { height: 100%; min-height: 0; gap: 0; flex-wrap: nowrap;
 #ledger .legend * { color: inherit; } #ledger .legend b { font-weight: 600; } #ledger .legend .total { margin-right: auto; }
 #ledger .overflow p { margin: 8px 0 0; padding: 8px 12px; font-size: 13.5px; border-radius: 10px; border: 1px solid #d97706; background: #f59e0b1f; }
 #ledger p { margin: 4px 0 0; font-size: 12.5px; }
+#ledger .bar .written { --part: var(--primary-400); }
+#ledger:has(.writing) #ways-out { display: none; }
+.leaving { max-height: 7.5em; overflow-y: auto; margin: 6px 0 0; padding: 4px 12px 4px 28px; font-size: 12.5px; overflow-wrap: anywhere; }
 #ways-out { gap: 8px; flex-wrap: wrap; justify-content: flex-start; }
 #ways-out button { border: 1px solid var(--border-color-primary); border-radius: 999px; background: transparent; }
 #ways-out:not(:has(button:not(.hidden))) { display: none; }
 #feedback { flex: none; order: 1; gap: 8px; } #feedback-note p { margin: 6px 12px 0; font-size: 13px; }
 #correction { padding: 12px; border: 1px solid var(--border-color-primary); border-radius: 14px; gap: 10px; }
 #chat .bot-row:has(.thought-group) :is([aria-label="Like"], [aria-label="Dislike"]) { display: none; }
-#settings { order: 2; flex: none; background: transparent; padding: 4px 12px 12px; }
+#settings { order: 2; flex: 0 1 auto; min-height: 40px; overflow: hidden auto !important; background: transparent; padding: 4px 12px 12px; } /* scrolls where it is higher than what the others leave */
 #settings > button { font-size: 13px; color: var(--body-text-color-subdued); }
 #spoken { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); }
 #shortcuts { margin: auto; padding: 22px 26px; border: 1px solid var(--border-color-primary); border-radius: 16px; max-width: min(440px, 92vw);
@@ -144,6 +157,7 @@ main.contain > .column { height: 100%; min-height: 0; gap: 0; flex-wrap: nowrap;
   #chat .user-row .message { max-width: 92%; }
 }
 """
+)
 
 
 def theme() -> gr.themes.Base:

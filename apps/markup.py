@@ -4,7 +4,9 @@ r"""Model text → Markdown that the page can show: formatting works, and nothin
     ![x](URL), <img src=URL>   a chip that names the host; its title holds the source
     [x](http://host/…)         a link that says its host
     [x](javascript:…)          text, and so is every link that does not lead to an http address,
-                               and http://bank@elsewhere, which looks as if it led to the bank
+                               and every address whose host is not plain: http://bank@elsewhere looks as if it led to the bank
+    $x$                        mathematics; $5 and $10 are amounts, which stay text
+    - [x] done                 a box that is ticked
     ESC, U+202E, …             signs that can be seen, in code and in copies too
 
 The joiner does not rely on telling code from prose: whatever the renderer takes a piece for, no `<` stands before a
@@ -13,6 +15,8 @@ does the same, because KaTeX complains of a joiner. Telling code from prose deci
 The page's sanitizer and its content security policy stand behind this; `apps.clipboard` takes all of it back where text
 is copied. A text is read in pieces: no pattern runs over a character that another one begins with, and what closes a span
 is looked up, so that work grows as the text does.
+
+What a person typed is no Markdown: `as_typed` and `plain` write it as character references, which mean nothing else.
 """
 
 from __future__ import annotations
@@ -24,6 +28,8 @@ from functools import lru_cache
 JOINER = "\u2060"
 LESS_THAN, EXCLAMATION = "&#0060;", "&#0033;"
 """With zeros that nobody else writes, so that copying turns only these back."""
+DOLLAR = (f"${JOINER}", f"{JOINER}$")
+"""What stands around mathematics that was written between single dollar signs."""
 
 LONGEST_FORMATTED, MOST_LINES = 40_000, 2_000
 """What the renderer takes well under a second for; its time grows with the square of the marks in a paragraph."""
@@ -42,18 +48,42 @@ _FENCE = re.compile(r"(?P<before>[ \t>]*+(?:(?:[-*+]|\d{1,9}[.)])[ \t]++)?+)(?P<
 _ITEM = re.compile(r"(?:[-*+]|\d{1,9}[.)])[ \t]")
 _DIAGRAM = re.compile(r"(?<![`~])[`~]{3,}+[ \t]*+(?=mermaid)", re.IGNORECASE)
 _PIECE = re.compile(
-    r"(?P<opens>`++|\\[()\[\]]|\$\$)|(?P<blank>\n[ \t]*+(?=\n))|(?P<image>!(?=\[))|(?P<tag><(?=[A-Za-z/!?]))"
-    r"|(?P<link>\](?=[(:]))|(?P<guise>(?i:https?)://(?=[^\s/?#@]*+@))|\\[^\n]"
+    r"(?P<opens>`++|\\[()\[\]]|\$\$)|(?P<dollar>(?<![A-Za-z0-9$])\$)|(?P<blank>\n[ \t]*+(?=\n))|(?P<image>!(?=\[))"
+    r"|(?P<tag><(?=[A-Za-z/!?]))|(?P<link>\](?=[(:]))|(?P<guise>(?:(?i:ftp://)|(?i:https?://|www\.)"
+    r"(?=[^\s/?#<>@&%\\\x80-\U0010ffff]*+[@&%\\\x80-\U0010ffff])))|\\[^\n]"
 )
+"""`guise`: what the renderer would make a link of, though it may lead elsewhere than it reads."""
 _CLOSER = {"\\(": "\\)", "\\[": "\\]"}
 _MARK = re.compile(r"<(?=[A-Za-z/!?])|!(?=\[)|\](?=[(:])")
+_DOLLARS = re.compile(r"\$(?P<inner>(?=[^\s$])(?:[^\\$`\n]|\\[^\n()\[\]])++(?<!\s))\$(?![A-Za-z0-9$])")
+_NO_MATHEMATICS = re.compile(r"\][(:]|!\[|\A\d.*\s[A-Za-z]{2,}(?:\s|$)")
+"""In what stands between dollars: links and images, and amounts of money with a word between them."""
 _IMAGE = re.compile(r"!\[[^\[\]\n]*+\]\([ ]*+(?P<source>[^()\s]*+)[^()\n]*+\)")
 _IMAGE_TAG = re.compile(r"<img\b[^<>\n]*+>", re.IGNORECASE)
 _SOURCE = re.compile(r"\ssrc[ ]?=[ ]?[\"']?(?P<source>[^\"'\s<>]++)", re.IGNORECASE)
-_AUTOLINK = re.compile(r"<https?://[^\s<>`]++>")
+_AUTOLINK = re.compile(r"<https?://[A-Za-z0-9.-]++(?::\d++)?+(?:[/?#][^\s<>`]*+)?+>")
 _TARGET = re.compile(r"\]\([ ]*+https?://(?P<host>[A-Za-z0-9.-]++(?::\d++)?)(?=[/?#) ])")
 _HOST = re.compile(r"(?:https?:)?//(?:[^/?#@]*+@)?+(?P<host>[^/?#@]++)", re.IGNORECASE)
 _UNSAFE_IN_TITLE = re.compile(r"[^A-Za-z0-9 :/.,?=-]")
+_MEANT_BY_MARKDOWN = re.compile(r"[\t\n\r#$%&()*/<>@\[\\\]^_`{|}~]|(?<=www)\.")
+"""Within a line."""
+_MEANT_BY_HTML = re.compile(r"[\t\n\r&<>$%\\]")
+"""And by the renderer, which looks for mathematics everywhere."""
+
+
+def plain(text: str) -> str:
+    """Text within a line of Markdown, in which nothing means anything but itself."""
+    return _MEANT_BY_MARKDOWN.sub(_reference, text.translate(SIGNS))
+
+
+@lru_cache(maxsize=1024)
+def as_typed(text: str) -> str:
+    """What a person typed, sign by sign, as a block; `apps.look` keeps its lines and spaces."""
+    return f'<div class="typed" dir="auto">{_MEANT_BY_HTML.sub(_reference, text.translate(SIGNS))}</div>'
+
+
+def _reference(found: re.Match[str]) -> str:
+    return f"&#{ord(found.group())};"
 
 
 def harmless(text: str) -> str:
@@ -144,6 +174,8 @@ def _mark(text: str, piece: re.Match[str]) -> tuple[str, int]:
         return _chip(image.group(), source["source"]), image.end()
     if piece["tag"] and (link := _AUTOLINK.match(text, start)):
         return link.group(), link.end()
+    if piece["dollar"] and (found := _DOLLARS.match(text, start)) and not _NO_MATHEMATICS.search(found["inner"]):
+        return DOLLAR[0] + _mathematics(found["inner"]) + DOLLAR[1], found.end()
     if piece["link"] and (target := _TARGET.match(text, start)):
         return f' <span class="host">{target["host"]}</span>]', piece.end()
     is_cut = piece["guise"] or _MARK.match(text, piece.end() - 1)
@@ -154,7 +186,7 @@ def _chip(written: str, source: str) -> str:
     """An image that is not loaded: where it would come from, and in the title how it was written."""
     host = _HOST.match(source)
     name = host["host"] if host else source.partition(":")[0] + ":" if ":" in source else "this page"
-    title = _UNSAFE_IN_TITLE.sub(lambda found: f"&#{ord(found.group())};", written)
+    title = _UNSAFE_IN_TITLE.sub(_reference, written)
     return f'<span class="remote" title="{title}">image · {_UNSAFE_IN_TITLE.sub("", name)[:60]}</span>'
 
 

@@ -13,7 +13,7 @@ from apps.events import quiet
 from apps.feedback import FEEDBACK
 from apps.feedback_panel import FeedbackPanel
 from apps.ledger_panel import LedgerPanel
-from apps.markup import harmless
+from apps.markup import DOLLAR, harmless
 from apps.model import Model
 from apps.settings import Kept, remember, restored, settings_panel
 from apps.sidebar import connect, lay_out
@@ -33,6 +33,7 @@ LATEX_DELIMITERS: list[dict[str, str | bool]] = [
     {"left": "$$", "right": "$$", "display": True},
     {"left": r"\[", "right": r"\]", "display": True},
     {"left": r"\(", "right": r"\)", "display": False},
+    {"left": DOLLAR[0], "right": DOLLAR[1], "display": False},
 ]
 
 MESSAGES: dict[str, Any] = {
@@ -42,6 +43,7 @@ MESSAGES: dict[str, Any] = {
     "height": "100%",
     "layout": "panel",
     "buttons": ["copy"],
+    "autoscroll": False,  # `apps.reading` does it: this one takes readers to the end who have left it
     "group_consecutive_messages": False,
     "latex_delimiters": LATEX_DELIMITERS,
     "allow_tags": False,
@@ -61,7 +63,7 @@ def build_page(model: Model, store: Store, compare_path: str = "") -> gr.Blocks:
             gr.Markdown(badge.TEXT, elem_id="badge")
             new_chat = gr.Button("New chat", elem_id="new-chat", size="sm", scale=0, min_width=96)
         chatbot = _chatbot(model)
-        notice = gr.Markdown(elem_id="notice", visible=False)
+        notice = gr.Markdown(harmless(store.damage), elem_id="notice", visible=bool(store.damage))
         question = _question()
         chosen = gr.Textbox(elem_id=BOX, container=False)
         with gr.Row(elem_id="below"):
@@ -74,7 +76,7 @@ def build_page(model: Model, store: Store, compare_path: str = "") -> gr.Blocks:
         ledger = LedgerPanel(model, tab, question, settings)
         FeedbackPanel(store.folder / FEEDBACK, model.name, chatbot, tab, settings)
 
-        shown = [chatbot, question, status, notice, answers, sidebar.listing]
+        shown = [chatbot, question, status, notice, answers, ledger.shown, sidebar.listing]
         private = quiet(status)
         asked: dict[str, Any] = private | {"outputs": shown, "concurrency_limit": None}
         here = [sidebar.search, tab, *settings]
@@ -86,7 +88,7 @@ def build_page(model: Model, store: Store, compare_path: str = "") -> gr.Blocks:
         answers.click(answer_now, tab, answers, queue=False, **private)
         question.stop(stop, tab, None, queue=False, **private)
         new_chat.click(partial(start_over, store), here[:2], **asked).then(**ledger.recount)
-        connect(sidebar, store, tab, shown)
+        connect(sidebar, store, tab, shown, ledger.recount)
         page.load(partial(_listing, store), here[:2], sidebar.listing, queue=False, **private)
         page.load(**ledger.recount)
     return page

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -54,14 +55,14 @@ class Settings:
 
     @classmethod
     def of_panel(cls, values: Sequence[Any]) -> Settings:
-        """From the controls' values, in the panel's order."""
+        """From the controls' values, in the panel's order; raises `InputError` where a seed is no number."""
         system, temperature, top_p, min_p, seed, max_new_tokens, thinking_budget, keeps_feedback = values
         return cls(
             system=whole(system or ""),
             temperature=float(temperature),
             top_p=float(top_p),
             min_p=float(min_p),
-            seed=None if seed is None else int(seed),
+            seed=_seed_of(seed),
             max_new_tokens=int(max_new_tokens),
             thinking_budget=int(thinking_budget),
             keeps_feedback=bool(keeps_feedback),
@@ -114,9 +115,8 @@ def settings_panel(start: Settings, context: int, feedback_file: str) -> Panel:
         top_p = slider("top_p", 0.05, "Draws among the likeliest, up to this mass")
         min_p = slider("min_p", 0.01, "Leaves out what is less likely than this share of the likeliest")
     with gr.Row():
-        low, high = RANGES["seed"]
         info = "The same answer again; empty for a fresh one each time"
-        seed = gr.Number(start.seed, label="Seed", info=info, precision=0, minimum=low, maximum=high, elem_id="seed")
+        seed = gr.Textbox(start.seed, label="Seed", info=info, placeholder="fresh", max_lines=1, elem_id="seed")
         most, info = min(MOST_TOKENS, context), "Thinking and answer"
         max_new_tokens = gr.Slider(LEAST_TOKENS, most, start.max_new_tokens, step=16, label="Maximum tokens", info=info)
         info = "Tokens after which it must answer; 0 is none"
@@ -149,6 +149,8 @@ class Kept:
         kept = dict(zip([field.name for field in fields(Settings)], values, strict=True))
         with self._guard:
             replace_text(self._path, json.dumps(kept, indent=2) + "\n")
+            with suppress(OSError):  # a disk without owners
+                self._path.chmod(0o600)
 
 
 def remember(page: gr.Blocks, kept: Kept, panel: Panel, context: int) -> None:
@@ -157,11 +159,12 @@ def remember(page: gr.Blocks, kept: Kept, panel: Panel, context: int) -> None:
     private = quiet(advice, queue=False)
 
     def write(*values: Any) -> None:
-        for control, value in zip(panel, values, strict=True):
-            control.value = value
-        page.config = page.get_config_file()
         try:
-            kept.write(values)
+            known = Settings.of_panel(values).panel_values()
+            for control, value in zip(panel, known, strict=True):
+                control.value = control.postprocess(value)
+            page.config = page.get_config_file()
+            kept.write(known)
         except InputError as error:
             gr.Warning(harmless(str(error)))
 
@@ -169,6 +172,16 @@ def remember(page: gr.Blocks, kept: Kept, panel: Panel, context: int) -> None:
     advice.click(lambda: [*defaults(context).panel_values()[:-1], gr.skip()], None, panel, **private).then(
         write, panel, None, **private
     )
+
+
+def _seed_of(typed: str | int | None) -> int | None:
+    """A seed's box holds text: the component for numbers (Gradio 6.31) makes 0 of nothing as soon as it is shown."""
+    text = "" if typed is None else str(typed).strip()
+    if not text:
+        return None
+    if not text.isdecimal() or int(text) > LARGEST_SEED:
+        raise InputError(f"the seed ({text[:40]!r}) must be a whole number from 0 to {LARGEST_SEED:,}; or leave it empty")
+    return int(text)
 
 
 def _is_allowed(name: str, value: Any, context: int) -> bool:

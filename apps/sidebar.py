@@ -18,7 +18,7 @@ from apps.conversation import Conversation
 from apps.dialogue import follow
 from apps.events import quiet
 from apps.exchange import conversation_of, to_json, to_markdown
-from apps.markup import harmless
+from apps.markup import harmless, plain
 from apps.store import Store
 from apps.tab import Tab
 from apps.updates import NOTHING, SKIP, at_rest, listed, refused
@@ -71,8 +71,13 @@ CSS = """
 .sidebar.open .sidebar-content { padding-right: 40px !important; }
 .sidebar .sidebar-content > .column { gap: 10px; }
 .sidebar .block { border-width: 0; background: transparent; padding: 0; box-shadow: none; }
-.sidebar .form { border-width: 0; }
+.sidebar .form { border-width: 0; background: transparent; box-shadow: none; }
 #search input, #search textarea { font-size: 14px; border-radius: 999px; padding: 7px 14px; }
+/* Only the list scrolls: what is done with a chat stays below it. */
+.sidebar .sidebar-content > .column { height: 100%; min-height: 0; flex-wrap: nowrap; }
+.sidebar .sidebar-content > .column > * { flex: none; }
+.sidebar .sidebar-content > .column > .form:has(#conversations) { flex: 0 1 auto; flex-wrap: nowrap; gap: 8px; min-height: 9em; }
+#search { flex: none; } #conversations { flex: 0 1 auto; min-height: 0; overflow: hidden auto !important; scrollbar-width: thin; }
 #conversations .wrap { flex-direction: column; flex-wrap: nowrap; gap: 2px; }
 #conversations label {
   display: block; padding: 8px 12px; border: none; border-radius: 10px; background: transparent; box-shadow: none;
@@ -166,8 +171,8 @@ def lay_out() -> Sidebar:
     )
 
 
-def connect(sidebar: Sidebar, store: Store, tab: gr.State, shown: list[Any]) -> None:
-    """Connect its events; `shown` are the components of `Update`."""
+def connect(sidebar: Sidebar, store: Store, tab: gr.State, shown: list[Any], recount: dict[str, Any]) -> None:
+    """Connect its events; `shown` are the components of `Update`, `recount` what follows another conversation."""
     private = quiet(sidebar.listing)
     panels = list(sidebar.panels.values())
     names = list(sidebar.panels)
@@ -194,18 +199,25 @@ def connect(sidebar: Sidebar, store: Store, tab: gr.State, shown: list[Any]) -> 
         return tab.conversation.title, *only("rename" if tab.conversation.id is not None else None)
 
     def rename(title: str, words: str, tab: Tab) -> tuple[Any, ...]:
-        store.rename(tab.conversation, title)
+        try:
+            store.rename(tab.conversation, title)
+        except InputError as error:
+            gr.Warning(harmless(str(error)))
         return listed(store, words, tab.conversation), *only(None)
 
     def start_delete(tab: Tab) -> tuple[Any, ...]:
-        text = f"Delete “{harmless(tab.conversation.title)}”? It cannot be brought back."
+        text = f"Delete “{plain(tab.conversation.title)}”? It cannot be brought back."
         return text, *only("delete" if tab.conversation.id is not None else None)
 
     def delete(words: str, tab: Tab) -> tuple[Any, ...]:
         left, fresh = tab.conversation, Conversation()
         tab.end_turn()
         tab.open(fresh)
-        store.delete(left)
+        try:
+            store.delete(left)
+        except InputError as error:
+            tab.open(left)
+            return *at_rest(left, listed(store, words, left), str(error)), *only(None)
         forget_prefixes()  # which of them hold this chat's words is not worth asking
         return *at_rest(fresh, listed(store, words, fresh)), *only(None)
 
@@ -229,16 +241,16 @@ def connect(sidebar: Sidebar, store: Store, tab: gr.State, shown: list[Any]) -> 
     opens: dict[str, Any] = private | {"concurrency_limit": None}
     sidebar.search.change(search, here, sidebar.listing, queue=False, **private)
     several = {"trigger_mode": "multiple"}  # a chat that is being written is followed, and another one can be opened
-    sidebar.listing.input(open_chat, [sidebar.listing, *here], [*shown, *panels], **opens | several)
+    sidebar.listing.input(open_chat, [sidebar.listing, *here], [*shown, *panels], **opens | several).then(**recount)
     sidebar.rename.click(start_rename, tab, [sidebar.title, *panels], queue=False, **private)
     for event in (sidebar.save.click, sidebar.title.submit):
         event(rename, [sidebar.title, *here], [sidebar.listing, *panels], queue=False, **private)
     sidebar.delete.click(start_delete, tab, [sidebar.question, *panels], queue=False, **private)
-    sidebar.really.click(delete, here, [*shown, *panels], **opens)
+    sidebar.really.click(delete, here, [*shown, *panels], **opens).then(**recount)
     sidebar.keep.click(lambda: only(None), None, panels, queue=False, **private)
     sidebar.export.click(start_export, tab, [sidebar.downloads, *panels], queue=False, **private)
     sidebar.bring_in.click(lambda: only("import"), None, panels, queue=False, **private)
-    sidebar.read.click(bring_in, [sidebar.text, *here], [*shown, sidebar.text, *panels], **opens)
+    sidebar.read.click(bring_in, [sidebar.text, *here], [*shown, sidebar.text, *panels], **opens).then(**recount)
 
 
 def add_downloads(api: FastAPI, store: Store) -> None:

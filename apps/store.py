@@ -17,7 +17,7 @@ import sqlite3
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from weakref import WeakValueDictionary
 from filelock import FileLock, Timeout
 
 from apps.conversation import Conversation, Turn
+from apps.salvage import is_sound, mend
 from toolkit.errors import InputError
 
 FILE = "conversations.sqlite"
@@ -80,6 +81,8 @@ COLUMNS = (
 """Of a turn, beside its place; also the fields of an exported turn."""
 JSON_COLUMNS = ("token_ids", "settings")
 
+PATIENCE_S = 5.0
+"""For another program that holds the file, a backup say."""
 TITLE_LENGTH = 60
 """Characters of a title made from a question, at most."""
 
@@ -107,6 +110,8 @@ class Store:
         self._clock = clock
         self._guard = threading.RLock()
         self._open: WeakValueDictionary[int, Conversation] = WeakValueDictionary()
+        self.damage: str
+        """What of the file was damaged, in a sentence; empty where nothing was."""
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._lock = FileLock(folder / "lock")
@@ -121,7 +126,7 @@ class Store:
                 f"the folder of conversations ({folder}) must be writable: {error}; give another with --data"
             ) from None
         try:
-            self._database = _open_file(folder / FILE)
+            self._database, self.damage = _open_file(folder / FILE)
         except InputError:
             self._lock.release()
             raise
@@ -134,9 +139,10 @@ class Store:
     def entries(self, words: str = "") -> list[Entry]:
         """The conversations that hold these words in their title or texts, in any case; the last changed first."""
         rows = self._all(
-            "SELECT id, title, changed_s FROM conversation AS c WHERE contains(title, :words) OR EXISTS ("
-            "SELECT 1 FROM turn WHERE conversation_id = c.id AND "
-            "(contains(question, :words) OR contains(answer, :words) OR contains(reasoning, :words))) "
+            "SELECT id, title, changed_s FROM conversation AS c WHERE contains(CAST(title AS BLOB), :words) OR EXISTS ("
+            "SELECT 1 FROM turn WHERE conversation_id = c.id AND ("
+            + " OR ".join(f"contains(CAST({name} AS BLOB), :words)" for name in ("question", "answer", "reasoning"))
+            + ")) "
             "ORDER BY changed_s DESC, id DESC",
             {"words": words.strip().casefold()},
         )
@@ -196,9 +202,9 @@ class Store:
     def rename(self, conversation: Conversation, title: str) -> None:
         """Give a stored conversation another title; one of white space alone changes nothing."""
         if title := " ".join(title.split()):
-            conversation.title = title
             with self._transaction():
                 self._database.execute("UPDATE conversation SET title = ? WHERE id = ?", (title, conversation.id))
+            conversation.title = title
 
     def delete(self, conversation: Conversation) -> None:
         """Delete a conversation with all its turns, from the bytes of the files too.
@@ -250,7 +256,10 @@ class Store:
                 self._database.execute("BEGIN IMMEDIATE")
                 yield
         except sqlite3.Error as error:
-            raise InputError(f"the disk must take the conversation: {error}; free some space on it") from error
+            refusal = _refusal(error, self.folder / FILE)
+            raise refusal or InputError(
+                f"{self.folder / FILE} must take the conversation: {error}; open the chat again"
+            ) from error
 
 
 def record_of(turn: Turn) -> dict[str, Any]:
@@ -304,17 +313,21 @@ def data_folder() -> Path:
     return base / "reasoning-edge"
 
 
-def _open_file(path: Path) -> sqlite3.Connection:
+def _open_file(path: Path) -> tuple[sqlite3.Connection, str]:
+    """The file, made where it is not there and mended where it is damaged; and what is to be told of the damage."""
+    damage = ""
     try:
-        database = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-        database.row_factory = sqlite3.Row
-        database.create_function("contains", 2, lambda text, words: words in text.casefold(), deterministic=True)
+        _keep_private(path)
+        database = _connected(path)
         (version,) = database.execute("PRAGMA user_version").fetchone()
         if version > SCHEMA_VERSION:
             raise InputError(
                 f"the schema of {path} (version {version}) must be at most {SCHEMA_VERSION}; "
                 "a newer toolkit wrote it: update this one, or give another folder with --data"
             )
+        if version == SCHEMA_VERSION and not is_sound(database):
+            damage = mend(path, database, SCHEMA)
+            database = _connected(path)
         database.execute("PRAGMA journal_mode = WAL")
         database.execute("PRAGMA synchronous = NORMAL")
         database.execute("PRAGMA foreign_keys = ON")
@@ -325,8 +338,49 @@ def _open_file(path: Path) -> sqlite3.Connection:
             "UPDATE turn SET state = 'stopped', ended_s = last_token_s "
             "WHERE state IN ('waiting', 'thinking', 'answering')"
         )
-        return database
+        return database, damage
     except sqlite3.Error as error:
-        raise InputError(
+        raise _refusal(error, path) or InputError(
             f"{path} must be a file of conversations: {error}; move it away, or give another folder with --data"
         ) from None
+    except OSError as error:
+        raise InputError(f"{path} must be writable: {error}; give another folder with --data") from None
+
+
+def _keep_private(path: Path) -> None:
+    """Nobody but its owner reads the file, in a folder that others may read too."""
+    if path.exists() and not path.is_file():
+        raise InputError(f"{path} must be a file of conversations, and is none; move it away, or give another --data")
+    path.touch(mode=0o600)
+    for ending in ("", "-wal", "-shm"):
+        with suppress(FileNotFoundError, PermissionError):  # another user's file, or a disk without owners
+            path.with_name(path.name + ending).chmod(0o600)
+
+
+def _connected(path: Path) -> sqlite3.Connection:
+    database = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=PATIENCE_S)
+    database.row_factory = sqlite3.Row
+    database.text_factory = _text
+    database.create_function("contains", 2, lambda raw, words: words in _text(raw).casefold(), deterministic=True)
+    return database
+
+
+def _text(raw: bytes) -> str:
+    """A text of the file; one broken sign in it must not hide all others."""
+    return raw.decode("utf-8", "replace")
+
+
+def _refusal(error: sqlite3.Error, path: Path) -> InputError | None:
+    """What is wrong where the file itself is not, and what helps."""
+    match getattr(error, "sqlite_errorcode", 0) & 0xFF:
+        case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
+            return InputError(
+                f"{path} must be free, but another program holds it: {error}; close that one, and try again"
+            )
+        case sqlite3.SQLITE_FULL | sqlite3.SQLITE_IOERR:
+            return InputError(f"the disk must take the conversation: {error}; free some space on it ({path})")
+        case sqlite3.SQLITE_READONLY | sqlite3.SQLITE_CANTOPEN | sqlite3.SQLITE_PERM:
+            return InputError(
+                f"the disk must take the conversation: {error}; allow writing to {path}, or give another folder with --data"
+            )
+    return None

@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from apps.conversation import Conversation, Turn
-from apps.markup import harmless
+from apps.markup import as_typed, harmless
 from apps.turn_links import link
 
 
 def page_messages(conversation: Conversation, now: float) -> list[dict[str, Any]]:
     """The conversation as the chatbot component takes it; each reasoning is a block of its own, with a title."""
-    shown: list[dict[str, Any]] = []
-    for turn in conversation.turns:
-        shown.append(_message("user", turn.question))
-        if versions := _versions(conversation, turn):
-            shown.append(_own_message(versions))
-        if turn.reasoning or turn.state == "thinking":
-            shown.append(_message("assistant", turn.reasoning) | {"metadata": _thought(turn, now)})
-        if turn.answer:
-            shown.append(_message("assistant", turn.answer))
-        if note := _note(turn):
-            shown.append(_own_message(f"*{note}*{'' if turn.running else _ways_on(turn)}"))
+    places = conversation.places()
+    return [message for turn in conversation.turns for message in turn_messages(turn, places[turn.parent], now)]
+
+
+def turn_messages(turn: Turn, versions: Sequence[Turn], now: float) -> list[dict[str, Any]]:
+    """One turn's messages; `versions`: the turns that stand in its place, itself among them."""
+    shown = [_message("user", as_typed(turn.question))]
+    if len(versions) > 1:
+        shown.append(_message("assistant", _versions(versions, turn)))
+    if turn.reasoning or turn.state == "thinking":
+        shown.append(_message("assistant", harmless(turn.reasoning)) | {"metadata": _thought(turn, now)})
+    if turn.answer:
+        shown.append(_message("assistant", harmless(turn.answer)))
+    if note := _note(turn):
+        shown.append(_message("assistant", f"*{note}*{'' if turn.running else _ways_on(turn)}"))
     return shown
 
 
@@ -43,20 +48,12 @@ def seconds(duration_s: float) -> str:
     return f"{round(duration_s) // 60} min {round(duration_s) % 60} s"
 
 
-def _message(role: str, text: str) -> dict[str, Any]:
-    return {"role": role, "content": [{"type": "text", "text": harmless(text)}]}
+def _message(role: str, markdown: str) -> dict[str, Any]:
+    return {"role": role, "content": [{"type": "text", "text": markdown}]}
 
 
-def _own_message(markdown: str) -> dict[str, Any]:
-    """What the page itself says."""
-    return {"role": "assistant", "content": [{"type": "text", "text": markdown}]}
-
-
-def _versions(conversation: Conversation, turn: Turn) -> str | None:
-    """Which version of a turn is shown, and the way to the ones beside it; None where there is one."""
-    versions = conversation.versions(turn)
-    if len(versions) < 2:
-        return None
+def _versions(versions: Sequence[Turn], turn: Turn) -> str:
+    """Which version of a turn is shown, and the way to the ones beside it."""
     place = versions.index(turn)
     parts = [f"version {place + 1} of {len(versions)}"]
     if place > 0:
@@ -82,7 +79,7 @@ def _thought(turn: Turn, now: float) -> dict[str, str]:
     if not turn.token_ids:  # read from a text
         return {"title": "Thought", "status": "done"}
     tokens = f"{turn.reasoning_tokens:,} tokens"
-    if turn.tokens_before_answer is None:
+    if turn.tokens_before_answer is None and (turn.state == "stopped" or turn.cut):
         return {"title": f"Stopped thinking after {duration} · {tokens}"}
     return {"title": f"Thought for {duration} · {tokens}", "status": "done"}
 
@@ -90,7 +87,8 @@ def _thought(turn: Turn, now: float) -> dict[str, str]:
 def _note(turn: Turn) -> str | None:
     """What a reader must know about how a turn ended; None where the model finished it."""
     if turn.state == "stopped":
-        return "Stopped. What was written so far is kept."
+        is_empty = not (turn.reasoning or turn.answer)
+        return "Stopped before anything was written." if is_empty else "Stopped. What was written so far is kept."
     if turn.cut == "limit":
         return f"Cut at {len(turn.token_ids):,} tokens, the maximum in the settings."
     if turn.cut == "context":

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from tests.apps.formatted import AT_ONCE, FORMATTED
 from tests.apps.hostile import ENORMOUS, HOSTILE
 from toolkit.chat_format import TURN_END, TURN_START, ChatFormat, completion_text
 from toolkit.generate import Floats, Ints
@@ -30,6 +31,7 @@ SCRIPTS = {
         "1 < 2, `a<b>c`, \\(x<y\\) and $$\\frac{a<b}{2}$$\n\n```html\n<p>code</p>\n```",
     ),
     **HOSTILE,
+    **FORMATTED,
     "": completion_text(
         "84 = 2 * 36 + 12\n36 = 3 * 12 + 0\nThe last remainder that is not zero is 12.", "The answer is **12**."
     ),
@@ -81,7 +83,7 @@ def main(folder: Path, data: Path) -> None:
     from apps.store import Store
 
     chat_format = ChatFormat.from_folder(folder)
-    chat_format.tokenizer.add_tokens(list(ENORMOUS))
+    chat_format.tokenizer.add_tokens([*ENORMOUS, *AT_ONCE])
     decoder = ScriptedDecoder(chat_format, max_length=4096, step_s=0.03)
     model = Model(name="scripted", size_bytes=86_000_000, decoder=decoder, chat_format=chat_format)
     serve([model], Store(data, time.time), host="127.0.0.1", port=0, window="none")

@@ -95,4 +95,39 @@ def test_the_bar_shows_each_parts_share_and_the_legend_its_tokens(chat_format: C
     shown = ledger_html(ledger)
     assert f'class="history" style="width:{ledger.history / 10:.2f}%"' in shown
     assert f"<b>{ledger.history:,}</b> history" in shown and "system</span>" not in shown
-    assert f"{ledger.prompt + ledger.reserve:,} of 1,000 tokens" in shown
+    assert f"{ledger.prompt:,} of 1,000 tokens" in shown
+    assert f"<b>{ledger.reserve:,}</b> kept for the answer" in shown
+
+
+def test_while_a_turn_is_written_its_tokens_stand_in_the_reserve_s_place(chat_format: ChatFormat) -> None:
+    ledger = counted(chat_format, messages("", TURNS, QUESTION), context=1000)
+    shown = ledger_html(ledger, 37)
+    assert f"{ledger.prompt + 37:,} of 1,000 tokens" in shown and "<b>37</b> written" in shown
+    assert "kept for the answer" not in shown and 'role="status"' not in shown
+
+
+def test_nothing_is_counted_for_a_question_that_nobody_asked(chat_format: ChatFormat) -> None:
+    empty = counted(chat_format, messages("", [], "  "))
+    assert empty.prompt == 0 and "0 of 4,096 tokens" in ledger_html(empty)
+    assert counted(chat_format, messages("", TURNS, "")).prompt == counted(chat_format, messages("", TURNS, "?")).history
+
+
+def test_of_many_that_must_leave_the_first_and_last_are_named_and_all_are_listed() -> None:
+    def ledger(turns: int) -> ContextLedger:
+        questions = tuple(f"question {i} of $x$" for i in range(turns))
+        return ContextLedger(
+            context=100, system=0, turns=(40,) * turns, questions=questions, question=40, reserve=50, left_out=0
+        )
+
+    few, many, most = (ledger_html(ledger(turns)) for turns in (3, 95, 5000))
+    assert "<ul" not in few and "“question 0 of &#36;x&#36;”, “question 1" in few
+    assert "the 95 oldest questions" in many and ": from “question 0 of &#36;x&#36;” to “question 94 of" in many
+    assert many.count("<li>") == 95 and most.count("<li>") == 101 and "… 4,900 more …" in most
+    assert len(many.partition("<ul")[0]) < 1200, "what stands above the buttons does not grow"
+
+
+def test_counting_a_long_chat_reads_each_turn_once(chat_format: ChatFormat) -> None:
+    asked = [(f"Question {i}?", "So.") for i in range(60)]
+    ledger = counted(chat_format, messages("Be brief.", asked, QUESTION), context=100_000)
+    assert ledger.prompt == len(chat_format.prompt_ids(messages("Be brief.", asked, QUESTION)))
+    assert len(ledger.turns) == 60 and len({*ledger.turns}) == 2, "one digit more is one token more"

@@ -106,7 +106,7 @@ def test_a_turn_without_a_seed_draws_one_and_keeps_it(model: Model, store: Store
 def test_a_component_is_told_only_what_is_new() -> None:
     def updates() -> Generator[Update, None, None]:
         for status, told in (("1 token", "a"), ("2 tokens", "a"), (SKIP, "a"), ("2 tokens", "b")):
-            yield SKIP, SKIP, status, told, SKIP, SKIP
+            yield SKIP, SKIP, status, told, SKIP, SKIP, SKIP
 
     news = [update[2:4] for update in only_news(updates())]
     assert news == [("1 token", "a"), ("2 tokens", SKIP), (SKIP, SKIP), (SKIP, "b")]

@@ -1,0 +1,70 @@
+"""How a conversation is read while it grows: the page stays at its end until the reader leaves it, and each block of text
+runs in the direction of its own letters. One script in the page's head.
+
+    at the end ── the reader scrolls up, or opens something ──► where they are, whatever is written below
+         ▲                                                                      │
+         └────────── they come back to the end, ask or open a chat ─────────────┘
+
+The chatbot component goes to the end 300 ms after it has looked where the reader is, who may have left by then; its own
+following is off. Sizes are looked at when the browser has laid the page out, so that nothing is laid out twice.
+"""
+
+from __future__ import annotations
+
+NEAR_PX = 32
+"""So near to the end, a reader who scrolls down has come back to it."""
+OPENED_PX = 100
+"""So far from the end after a click, its reader has opened something, and reads that."""
+STILL_MS = 300
+"""So long after a hand moved, the page does not scroll by itself: what the hand did shows by then."""
+
+SCRIPT = f"""<script>
+(() => {{
+  const boxes = new Map(), seen = new WeakSet();
+  const follow = (box) => {{
+    let follows = true, top = 0, stillUntil = 0;
+    const below = () => box.scrollHeight - box.clientHeight - box.scrollTop;
+    const look = () => {{
+      const now = box.scrollTop;
+      if (Math.abs(now - top) <= 0.5) return;
+      if (now < top ? below() > 1 : below() < {NEAR_PX}) follows = now > top; // what moved up to the end became shorter
+      top = now;
+    }};
+    const settle = () => {{
+      look();
+      if (!follows || performance.now() < stillUntil) return;
+      box.scrollTop = box.scrollHeight;
+      top = box.scrollTop;
+    }};
+    const hold = () => {{ stillUntil = performance.now() + {STILL_MS}; setTimeout(settle, {STILL_MS} + 1); }};
+    box.addEventListener("scroll", look, {{ passive: true }});
+    for (const hand of ["wheel", "touchstart", "touchmove", "pointerdown"]) box.addEventListener(hand, hold, {{ passive: true }});
+    for (const hand of ["click", "keydown"]) box.addEventListener(hand, () => {{
+      setTimeout(() => {{ if (below() > {OPENED_PX}) follows = false; }}, {STILL_MS});
+      hold();
+    }}, true);
+    return {{ again: () => {{ follows = true; settle(); }}, sizes: new ResizeObserver(settle) }};
+  }};
+  const again = () => {{ for (const box of boxes.values()) box.again(); }};
+  let ran = false;
+  new MutationObserver(() => {{
+    for (const box of document.querySelectorAll(".panel-wrap")) {{
+      if (!boxes.has(box)) boxes.set(box, follow(box));
+      for (const part of [box, ...box.children]) if (!seen.has(part)) {{ seen.add(part); boxes.get(box).sizes.observe(part); }}
+    }}
+    const runs = !!document.querySelector("#question .stop-button");
+    if (runs && !ran) again();
+    ran = runs;
+    for (const block of document.querySelectorAll(".message-content .md > :not([dir], .code_wrap)")) block.dir = "auto";
+    const question = document.querySelector("#question textarea");
+    if (question) question.dir = "auto";
+  }}).observe(document, {{ subtree: true, childList: true }});
+  document.addEventListener("change", (event) => {{ if (event.target.closest("#conversations")) again(); }});
+}})();
+</script>"""
+
+CSS = """
+.message-content .md > [dir], .message-content .md > [dir] :is(p, li, td, th, summary), .typed, #conversations label span { unicode-bidi: plaintext; }
+.message-content .md > [dir], .message-content .md > [dir] :is(p, li, summary), #question textarea { text-align: start !important; }
+.typed { white-space: pre-wrap; overflow-wrap: anywhere; }
+"""
