@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
-from tokenizers import AddedToken, Encoding, Tokenizer
+from tokenizers import AddedToken, Encoding, Tokenizer, models
 
 from toolkit.errors import InputError
 from toolkit.records import Message
@@ -61,7 +61,7 @@ class LiteralText:
         }
         self._keys = {id: _key(text) for id, text in self.control.items()}
         self.keys = "".join(sorted({"<", *self._keys.values()}))
-        self._unknown = tokenizer.token_to_id(getattr(tokenizer.model, "unk_token", None) or "")
+        self._unknown = _unknown_id(tokenizer)
 
     def rendered(self, messages: Sequence[Message], render: Render) -> tuple[str, list[int]]:
         """The prompt, and the places of keys in it that come from a content.
@@ -95,7 +95,7 @@ class LiteralText:
         others: list[int] = []
         for place in [place for place, id in enumerate(ids) if id in self.control]:
             begin, end = _span(encoding, place)
-            if ids[place] == self._unknown and text[begin:end] != self.control[self._unknown]:
+            if ids[place] == self._unknown and text[begin:end] != self.control[ids[place]]:
                 continue  # no name: a character that the vocabulary has no token for
             written = self._keys[ids[place]] in text[begin:end]  # else a look-alike that the normalizer made one
             (own if written and is_own(begin, end) else others).append(place)
@@ -165,6 +165,18 @@ def _span(encoding: Encoding, place: int) -> tuple[int, int]:
     """Where a token that stands in the text stands in it."""
     span: tuple[int, int] = encoding.token_to_chars(place) or (0, 0)
     return span
+
+
+def _unknown_id(tokenizer: Tokenizer) -> int | None:
+    """The token of what a vocabulary has no other for."""
+    model = tokenizer.model
+    if not isinstance(model, models.Unigram):  # which does not tell its name
+        return tokenizer.token_to_id(model.unk_token) if getattr(model, "unk_token", None) else None
+    try:
+        found = model.tokenize(chr(_PRIVATE.stop))
+    except Exception:  # noqa: BLE001 – the library has no other for a vocabulary without one
+        return None
+    return found[0].id if len(found) == 1 else None
 
 
 def _is_name(text: str, *, whole: bool) -> bool:
