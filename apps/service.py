@@ -142,8 +142,8 @@ class Service:
                 grammar = await run_in_threadpool(Grammar.of_schema, self._vocabulary, asked.schema)
             except InputError as error:
                 raise ApiError(str(error), param="response_format") from error
-        begun = self._format.begun_text(asked.begun.reasoning, asked.begun.answer) if asked.begun else ""
-        written = await run_in_threadpool(self._format.encode, begun)
+        begun = asked.begun
+        written = await run_in_threadpool(self._format.begun_ids, begun.reasoning, begun.answer) if begun else []
         return await self._answer(request, [prompt], asked.settings, grammar, is_chat=True, written=written)
 
     async def _complete(self, request: Request) -> Response:

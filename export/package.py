@@ -10,13 +10,14 @@ from typing import Any
 from export.machine import physical_cores
 from export.model_config import ModelConfig, read_model_config
 from export.session import MODEL_FILE
-from toolkit.chat_format import CHAT_FILES, ChatFormat
+from toolkit.chat_format import TEMPLATE, TOKENIZER, TOKENIZER_CONFIG, ChatFormat
 from toolkit.errors import InputError
 from toolkit.records import read_object
 
+LAST_USE = ("truncation", "padding")
 MODEL_FILES = ("config.json", "generation_config.json", "trained_on.json")
 TEXT_FILES = (
-    *CHAT_FILES,
+    TOKENIZER_CONFIG,
     "special_tokens_map.json",
     "added_tokens.json",
     "vocab.json",
@@ -25,7 +26,9 @@ TEXT_FILES = (
 
 
 def write_package(source: Path, chat_folder: Path, folder: Path, config: ModelConfig) -> None:
-    """Copy the source's configuration, `chat_folder`'s tokenizer and template, and write onnxruntime-genai's file."""
+    """Copy the source's configuration and `chat_folder`'s tokenizer, and write the template that its chats have, wherever
+    it stood there, and onnxruntime-genai's file.
+    """
     chat_format = ChatFormat.from_folder(chat_folder)
     vocabulary = chat_format.tokenizer.get_vocab_size()
     if vocabulary > config.vocab_size:
@@ -38,10 +41,21 @@ def write_package(source: Path, chat_folder: Path, folder: Path, config: ModelCo
     if read_model_config(source).tie_word_embeddings != config.tie_word_embeddings:  # the weights said otherwise
         facts = {"tie_word_embeddings": config.tie_word_embeddings}
         _write_json(folder / "config.json", read_object(source / "config.json") | facts)
+    _write_tokenizer(chat_folder / TOKENIZER, folder / TOKENIZER)
+    (folder / TEMPLATE).write_bytes(chat_format.template.encode())
     eos_token_ids = sorted(chat_format.stop_ids)
     if not (folder / "generation_config.json").is_file():
         _write_json(folder / "generation_config.json", {"eos_token_id": eos_token_ids})
     _write_json(folder / "genai_config.json", genai_config(config, eos_token_ids))
+
+
+def _write_tokenizer(source: Path, copy: Path) -> None:
+    """Copy a tokenizer without the truncation and padding of its last use, which other loaders would repeat."""
+    content = read_object(source)
+    if not any(content.get(name) for name in LAST_USE):
+        shutil.copyfile(source, copy)
+        return
+    copy.write_text(json.dumps(content | dict.fromkeys(LAST_USE), ensure_ascii=False), encoding="utf-8")
 
 
 def genai_config(config: ModelConfig, eos_token_ids: list[int]) -> dict[str, Any]:

@@ -13,42 +13,50 @@ Prompt and completion are tokenized apart, in training as in inference, so the i
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from jinja2.exceptions import TemplateError
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 from tokenizers import Tokenizer
 
 from toolkit.errors import InputError
+from toolkit.literal_text import THOUGHT_TAGS, LiteralText, own_outside
 from toolkit.records import Message, read_object
+from toolkit.special_tokens import NAMES, add_configured, special_tokens
+from toolkit.templates import TEMPLATE_FILE, ChatTemplate, read_template
 from toolkit.tokenizer_trial import try_tokenizer
 
-OPEN = "<think>"
-CLOSE = "</think>"
+OPEN, CLOSE = THOUGHT_TAGS
 TURN_START = "<|im_start|>"
 TURN_END = "<|im_end|>"
+CLOSING = f"\n{CLOSE}\n\n"
+"""What stands between a thought and its answer."""
+_TAGS = re.compile(rf"{OPEN}|(?:\r?\n)?{CLOSE}")
 
 REASONING_TEMPLATE = (
     "{%- for message in messages -%}"
     "{%- set content = message['content'] -%}"
     "{%- if message['role'] == 'assistant' and '</think>' in content -%}"
-    "{%- set content = content.split('</think>')[-1].lstrip() -%}"
+    "{%- if content.lstrip().startswith('<think>') -%}"
+    "{%- set content = content.split('</think>', 1)[1].lstrip() -%}"
+    "{%- elif '\\n</think>\\n\\n' in '\\n' + content -%}"
+    "{%- set content = ('\\n' + content).split('\\n</think>\\n\\n', 1)[1].lstrip() -%}"
+    "{%- endif -%}"
     "{%- endif -%}"
     "{{- '<|im_start|>' + message['role'] + '\\n' + content + '<|im_end|>\\n' -}}"
     "{%- endfor -%}"
     "{%- if add_generation_prompt -%}{{- '<|im_start|>assistant\\n<think>\\n' -}}{%- endif -%}"
 )
-"""Jinja chat template (ChatML with R1's rules) that is written beside every model that we train."""
+"""Jinja chat template (ChatML with R1's rules) that is written beside every model that we train.
 
-CHAT_FILES = (TOKENIZER, TOKENIZER_CONFIG, TEMPLATE) = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "chat_template.jinja",
-)
+Of an earlier answer its leading thought is left out, and what it says of the tags stays.
+"""
+
+CHAT_FILES = (TOKENIZER, TOKENIZER_CONFIG, TEMPLATE) = ("tokenizer.json", "tokenizer_config.json", TEMPLATE_FILE)
 """What `ChatFormat.from_folder` and transformers' `AutoTokenizer` read of a model folder."""
 
 
@@ -74,47 +82,45 @@ class ChatFormat:
     """A model folder's tokenizer and template: text to ids and back."""
 
     def __init__(
-        self, tokenizer: Tokenizer, template: str, stop_ids: frozenset[int], variables: dict[str, str]
+        self,
+        tokenizer: Tokenizer,
+        template: str,
+        stop_ids: frozenset[int],
+        variables: dict[str, str],
+        clock: Callable[[], datetime] = datetime.now,
     ) -> None:
+        """`clock`: tells the day to a template that writes it."""
         self.tokenizer = tokenizer
         self.template = template
         self.stop_ids = stop_ids
         self._variables = variables
-        environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
-        environment.globals["raise_exception"] = _raise_exception
-        try:
-            self._template = environment.from_string(template)
-        except TemplateError as error:
-            raise InputError(f"the chat template must be valid Jinja: {error}") from error
-        self.opens_reasoning = self.render([{"role": "user", "content": "?"}]).endswith(OPEN + "\n")
+        self._template = ChatTemplate(template, clock)
+        self.opens_reasoning = self.render([{"role": "user", "content": "?"}]).rstrip().endswith(OPEN)
         """Whether every turn of this model starts inside its reasoning."""
 
     @classmethod
-    def from_folder(cls, folder: Path) -> ChatFormat:
-        """Read the tokenizer, its configuration and the chat template of a model folder.
+    def from_folder(cls, folder: Path, clock: Callable[[], datetime] = datetime.now) -> ChatFormat:
+        """Read the tokenizer, its configuration and the chat template of a model folder, as transformers reads them.
 
         Raises `InputError` where one of them is missing or unreadable.
         """
         config = read_object(folder / TOKENIZER_CONFIG)
         tokenizer = load_tokenizer(folder / TOKENIZER)
-        template_file = folder / TEMPLATE
-        template = template_file.read_text(encoding="utf-8") if template_file.is_file() else config.get("chat_template")
-        if not isinstance(template, str):
-            raise InputError(f"{folder} must hold a chat template ({TEMPLATE}); it has none")
-        variables = {name: text for name in ("bos_token", "eos_token") if (text := _token_text(config.get(name)))}
+        template = read_template(folder, config)
+        special = special_tokens(folder, config)
+        add_configured(tokenizer, config, special)
+        variables = {name: token.content for name, token in special.items() if name in NAMES}
         stop_ids = _stop_ids(folder, tokenizer, variables.get("eos_token"))
         if not stop_ids:
             raise InputError(f"{folder} must name an end-of-text token that its vocabulary holds; it names none")
-        return cls(tokenizer, template, stop_ids, variables)
+        return cls(tokenizer, template, stop_ids, variables, clock)
 
     def render(self, messages: Sequence[Message]) -> str:
-        """The prompt text that ends where the model's turn begins."""
-        try:
-            return self._template.render(messages=list(messages), add_generation_prompt=True, **self._variables)
-        except TemplateError as error:
-            raise InputError(f"the chat template cannot render {len(messages)} messages: {error}") from error
+        """The prompt text that ends where the model's turn begins, as transformers renders it."""
+        return self._template.render(messages, self._variables)
 
     def encode(self, text: str) -> list[int]:
+        """Ids of a text in which names of control tokens are those tokens: the format's own text."""
         ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False).ids
         return ids
 
@@ -132,14 +138,24 @@ class ChatFormat:
         return list(ids)
 
     def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
-        return self.encode(self.render(messages))
+        """The prompt's ids; what a message says is text, whatever it names."""
+        text, contents = self._literal.rendered(messages, self.render)
+        return self._literal.ids(text, own_outside(contents))
 
     def begun_text(self, reasoning: str, answer: str | None) -> str:
         """What this model's turn begins with where it has written so much; `answer`: None while the thought is open."""
+        return "".join(self._begun(reasoning, answer))
+
+    def begun_ids(self, reasoning: str, answer: str | None) -> list[int]:
+        """Ids of `begun_text`; what was thought and said is text, whatever it names."""
+        return self._ids_around(*self._begun(reasoning, answer))
+
+    def _begun(self, reasoning: str, answer: str | None) -> tuple[str, str, str, str]:
+        """The opening tag, the thought, the closing tag and the answer, as far as they are there."""
         opening = f"{OPEN}\n" if (reasoning or answer is None) and not self.opens_reasoning else ""
         if answer is None:
-            return opening + reasoning
-        return opening + completion_text(reasoning, answer) if opening or self.opens_reasoning else answer
+            return opening, reasoning, "", ""
+        return (opening, reasoning, CLOSING, answer) if opening or self.opens_reasoning else ("", "", "", answer)
 
     def closing_ids(self, written: Sequence[int]) -> list[int]:
         """What closes a thought that stands open after these ids of the model's turn."""
@@ -153,47 +169,59 @@ class ChatFormat:
     def training_ids(self, messages: Sequence[Message], reasoning: str, answer: str) -> tuple[list[int], list[bool]]:
         """Ids of one example, and the loss mask: True on the completion, its end-of-turn token included.
 
-        A special token's name in the completion is text there, so that only its last id ends the turn.
+        A control token's name in the completion is text there, so that only its last id ends the turn.
         """
         prompt = self.prompt_ids(messages)
-        text: list[int] = self._text_tokenizer.encode(completion_text(reasoning, answer), add_special_tokens=False).ids
-        completion = [*text, *self.encode(TURN_END)]
+        completion = [*self._ids_around("", reasoning, CLOSING, answer), *self.encode(TURN_END)]
         return prompt + completion, [False] * len(prompt) + [True] * len(completion)
 
+    def _ids_around(self, opening: str, reasoning: str, closing: str, answer: str) -> list[int]:
+        """Ids of a turn whose tags are the format's."""
+        end = len(opening) + len(reasoning)
+        return self._literal.ids(
+            opening + reasoning + closing + answer,
+            lambda begin, until: until <= len(opening) or (end <= begin and until <= end + len(closing)),
+        )
+
     @cached_property
-    def _text_tokenizer(self) -> Tokenizer:
-        """A tokenizer of its own, since threads share the other, that takes special tokens' names for text."""
-        tokenizer = Tokenizer.from_str(self.tokenizer.to_str())
-        tokenizer.encode_special_tokens = True
-        return tokenizer
+    def _literal(self) -> LiteralText:
+        return LiteralText(self.tokenizer, self.template)
 
 
 class ReasoningParser:
     """Splits a stream of text into reasoning and answer, whatever the chunks.
 
     Opening tag: may be absent (`opened=True`, as R1's template writes it in the prompt) or stand first in the text.
-    Only the first closing tag ends the reasoning; any later tag is text of the answer.
+    The first closing tag ends the reasoning, unless others were opened within it and are all closed later: where tags
+    stand in each other, what follows the first closing one is held back until that is known. White space behind it is
+    left out, and later tags are text of the answer.
     """
 
     def __init__(self, *, opened: bool) -> None:
-        self._state: Literal["start", "reasoning", "gap", "answer"] = "start"
+        self._state: Literal["start", "opened", "reasoning", "doubt", "gap", "answer"] = "start"
         self._opened = opened
         self._held = ""
+        self._depth = 1
+        """How many tags stand open, the first one included."""
+        self._place = 0
+        """Where the next tag is looked for in what is held."""
 
     @property
     def closed(self) -> bool:
         """False while the reasoning is open."""
-        return self._state in ("gap", "answer") or (self._state == "start" and not self._opened)
+        return self._state in ("doubt", "gap", "answer") or (self._state == "start" and not self._opened)
 
     def feed(self, text: str) -> Iterator[Delta]:
         """Yield what is certain by now; the rest (a possible tag) is held back."""
         self._held += text
-        if self._state == "start" and not self._leave_start():
-            return
-        if self._state == "reasoning":
+        if self._state == "start":
+            self._leave_start()
+        if self._state == "opened":
+            self._leave_opening()
+        if self._state in ("reasoning", "doubt"):
             yield from self._reasoning()
         if self._state == "gap":
-            self._held = self._held.lstrip("\n")
+            self._held = self._held.lstrip()
             if self._held:
                 self._state = "answer"
         if self._state == "answer" and self._held:
@@ -203,39 +231,49 @@ class ReasoningParser:
     def finish(self) -> Iterator[Delta]:
         """Yield what was held back at the end of the text."""
         held, self._held = self._held, ""
-        if self._state == "start" and held.lstrip() == OPEN:
-            held, self._state = "", "reasoning"
-        elif self._state == "start":
-            self._state = "reasoning" if self._opened else "answer"
+        match self._state:
+            case "start":
+                self._state = "reasoning" if self._opened else "answer"
+            case "opened":
+                held, self._state = "", "reasoning"
+            case "doubt":  # what was opened within the reasoning was only spoken of
+                held, self._state = held.partition(CLOSE)[2].lstrip(), "answer"
         if held and self._state != "gap":
             yield Delta(kind="reasoning" if self._state == "reasoning" else "answer", text=held)
 
-    def _leave_start(self) -> bool:
+    def _leave_start(self) -> None:
         head = self._held.lstrip()
-        opening = OPEN + "\n"
-        if opening.startswith(head) and head != opening:
-            return False
         if head.startswith(OPEN):
-            self._held = head.removeprefix(OPEN).removeprefix("\n")
-            self._state = "reasoning"
-        else:
+            self._held, self._state = head.removeprefix(OPEN), "opened"
+        elif not OPEN.startswith(head):
             self._state = "reasoning" if self._opened else "answer"
-        return True
+
+    def _leave_opening(self) -> None:
+        rest = self._held.lstrip(" \t")
+        if rest not in ("", "\r"):
+            self._held, self._state = rest.removeprefix("\r").removeprefix("\n"), "reasoning"
 
     def _reasoning(self) -> Iterator[Delta]:
-        before, tag, after = self._held.partition(CLOSE)
-        if tag:
-            self._state, self._held = "gap", after
-            text = before.removesuffix("\n")
-        else:
-            text, self._held = _split_held(before)
+        """Yield what stands before the tag that ends the reasoning, or may end it."""
+        text = ""
+        while self._depth and (found := _TAGS.search(self._held, self._place)):
+            self._depth += 1 if found[0] == OPEN else -1
+            self._place = found.end()
+            if self._depth == 0 or (found[0] != OPEN and self._state == "reasoning"):
+                text += self._held[: found.start()]
+                begin = found.start() if self._depth else found.end()
+                self._held, self._place = self._held[begin:], len(found[0])
+                self._state = "doubt" if self._depth else "gap"
+        if self._state == "reasoning":
+            text, self._held = _split_held(self._held)
+            self._place = 0
         if text:
             yield Delta(kind="reasoning", text=text)
 
 
 def completion_text(reasoning: str, answer: str) -> str:
     """What a model writes after a prompt that opened its reasoning."""
-    return f"{reasoning}\n{CLOSE}\n\n{answer}"
+    return reasoning + CLOSING + answer
 
 
 def split_completion(text: str, *, opened: bool) -> Completion:
@@ -279,11 +317,11 @@ def load_tokenizer(path: Path) -> Tokenizer:
 
 
 def _split_held(text: str) -> tuple[str, str]:
-    """Hold back the longest tail that may begin `\\n</think>`."""
-    ending = "\n" + CLOSE
-    for length in range(min(len(ending) - 1, len(text)), 0, -1):
+    """Hold back the longest tail that may begin a tag, or the end of the line before it."""
+    longest = f"\r\n{CLOSE}"
+    for length in range(min(len(longest) - 1, len(text)), 0, -1):
         tail = text[-length:]
-        if ending.startswith(tail) or CLOSE.startswith(tail):
+        if any(tag.startswith(tail) for tag in (longest, longest[1:], CLOSE, OPEN)):
             return text[:-length], tail
     return text, ""
 
@@ -295,11 +333,3 @@ def _stop_ids(folder: Path, tokenizer: Tokenizer, eos_token: str | None) -> froz
             value = read_object(folder / name).get("eos_token_id")
             found.update(value if isinstance(value, list) else [value])
     return frozenset(i for i in found if isinstance(i, int))
-
-
-def _token_text(value: Any) -> str | None:
-    return value.get("content") if isinstance(value, dict) else value
-
-
-def _raise_exception(message: str) -> None:
-    raise TemplateError(message)
