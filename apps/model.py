@@ -11,7 +11,7 @@ from pathlib import Path
 
 from apps.read_ahead import ReadAhead
 from export.session import OnnxDecoder, OpenDecoder
-from export.verify import check_start
+from export.verify import check_start, outgrown
 from toolkit.chat_format import ChatFormat
 from toolkit.generate import Decoder, Speaker
 from toolkit.runs import folder_bytes
@@ -48,9 +48,12 @@ class Model:
 
 
 def check_folder(folder: Path) -> None:
-    """The fast part of `toolkit verify`; raises `InputError` where it fails, and says where there is nothing to check."""
+    """The fast part of `toolkit verify`; raises `InputError` where it fails, and says where there is nothing to check, or
+    where long chats will go astray."""
     if not check_start(folder):
         print(f"{folder} cannot be verified: it was exported before there was a record; export again", file=sys.stderr)
+    elif line := outgrown(folder):
+        print(line, file=sys.stderr)
 
 
 def load_model(folder: Path, open_decoder: OpenDecoder = CHAT_DECODER) -> Model:
