@@ -10,7 +10,7 @@ from pathlib import Path
 
 from apps.read_ahead import ReadAhead
 from export.session import OnnxDecoder, OpenDecoder
-from export.verify import check_start, why_no_record
+from export.verify import check_start, outgrown, why_no_record
 from toolkit.chat_format import ChatFormat
 from toolkit.generate import Decoder, Speaker
 from toolkit.runs import folder_bytes
@@ -48,9 +48,12 @@ class Model:
 
 
 def check_folder(folder: Path) -> None:
-    """The fast part of `toolkit verify`; raises `InputError` where it fails, and says where there is nothing to check."""
+    """The fast part of `toolkit verify`; raises `InputError` where it fails, and says where there is nothing to check, or
+    where long chats will go astray."""
     if not check_start(folder):
         say(f"{folder} cannot be verified: it {why_no_record(folder)}")
+    elif line := outgrown(folder):
+        say(line)
 
 
 def load_model(folder: Path, open_decoder: OpenDecoder = CHAT_DECODER) -> Model:

@@ -1,20 +1,33 @@
 """Steps of an int8 cache: how large each channel of keys and values becomes on the calibration texts.
 
 Measured on the exported model itself, whose float cache holds keys as they are after the rotation.
+
+Invariant: a step holds at every position. A position turns a pair of key channels, (r, r + head_dim / 2), but leaves its
+length; so both have the step of the largest length, which no turn outgrows. Taken channel by channel, a pair that has
+hardly turned by the end of a short text would have a second step that a longer text clips by far.
+
+Shapes: G kv heads, S positions, A head dim, R rotated pairs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import accumulate
 from pathlib import Path
 
 import numpy as np
 
 from export.calibration import Text
+from export.odd_tokens import odd_texts
 from export.session import Floats, OnnxDecoder
+from toolkit.chat_format import ChatFormat
 
 TOKENS = 4000
-"""More change the largest values little."""
+"""Of the texts one by one; more change the largest values little."""
+LONG_TOKENS = 2000
+"""Of the texts one after the other."""
+ODD_TOKENS = 1000
+"""From all over the vocabulary: what traces don't say, a user may."""
 LARGEST_CODE = 127
 MARGIN = 1.1
 """Room for values that the calibration texts don't show; what is larger still is clipped."""
@@ -24,14 +37,28 @@ SMALLEST_STEP = np.float32(1e-8)
 def cache_scales(folder: Path, texts: Sequence[Text]) -> dict[str, Floats]:
     """For each layer's `N.key` and `N.value` the step of every channel, [num_key_value_heads · head_dim]."""
     decoder = OnnxDecoder(folder, cache="exact")
+    turned = {f"{layer}.key" for layer, rotates in enumerate(decoder.config.rotates) if rotates}
     largest: dict[str, Floats] = {}
-    room = TOKENS
-    for text in texts:
-        if room <= 0:
-            break
-        ids = text.prompt + text.completion
+    for ids in _calibration_ids(decoder, ChatFormat.from_folder(folder), texts):
         decoder.start([ids])
-        for name, seen in decoder.largest_kept().items():
+        for name, kept_GSA in decoder.kept().items():
+            seen = (_pair_lengths(kept_GSA) if name in turned else np.abs(kept_GSA)).max(1).reshape(-1)
             largest[name] = np.maximum(largest.get(name, seen), seen)
-        room -= len(ids)
     return {name: np.maximum(seen * MARGIN / LARGEST_CODE, SMALLEST_STEP) for name, seen in largest.items()}
+
+
+def _calibration_ids(decoder: OnnxDecoder, chat_format: ChatFormat, texts: Sequence[Text]) -> Iterator[list[int]]:
+    """The texts one by one, one after the other as one long text, and odd tokens."""
+    each = [text.prompt + text.completion for text in texts]
+    before = accumulate((len(ids) for ids in each), initial=0)
+    yield from (ids for ids, tokens in zip(each, before, strict=False) if tokens < TOKENS)
+    yield [token for ids in each for token in ids][: min(LONG_TOKENS, decoder.max_length)]
+    yield from odd_texts(chat_format, decoder.config.vocab_size, ODD_TOKENS)
+
+
+def _pair_lengths(keys_GSA: Floats) -> Floats:
+    """Of both channels of each pair its length."""
+    first_GSR, second_GSR = np.split(keys_GSA, 2, axis=-1)
+    lengths_GSR = np.hypot(first_GSR, second_GSR)
+    lengths_GSA: Floats = np.concatenate([lengths_GSR, lengths_GSR], axis=-1)
+    return lengths_GSA

@@ -1,6 +1,7 @@
 """The exported model against the float one where the float one cannot be: on the user's machine.
 
-    verify.npz   what the float model expects at some held-out positions, coarsened to its likeliest tokens and a rest
+    verify.npz   what the float model expects at some held-out positions, coarsened to its likeliest tokens and a rest;
+                 the same at each place where faults hide (`export.places`), its arrays named place/array
 
 KL(p‖q) over these K + 1 outcomes is a lower bound of the true one, as merging outcomes never adds to it; top-1 is exact.
 Imports neither torch nor transformers nor onnx.
@@ -11,18 +12,21 @@ Shapes: T positions, K the likeliest tokens, V vocabulary, N ids of all texts, X
 from __future__ import annotations
 
 import zipfile
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from export.session import OnnxDecoder
+from export.session import Floats, OnnxDecoder
 from toolkit.errors import InputError
 from toolkit.json_files import check_regular
 from toolkit.records import Record
 
 Doubles = NDArray[np.float64]
+Passage = tuple[list[int], int]
+"""A text as ids, and how many of its last are compared."""
 EXPECTED_FILE = "verify.npz"
 
 
@@ -43,6 +47,9 @@ class Expected:
     rest: NDArray[np.float32]
     """T: the log probability of all other tokens together."""
 
+    def passages(self) -> list[Passage]:
+        return list(zip(self.texts(), self.positions.tolist(), strict=True))
+
     def texts(self) -> list[list[int]]:
         return [text.tolist() for text in np.split(self.tokens, np.cumsum(self.lengths)[:-1])]
 
@@ -57,13 +64,14 @@ class CoarseParity(Record):
     top1: float
 
 
-def read_expected(folder: Path) -> Expected:
-    """Raises `InputError` where `verify.npz` is missing or its arrays don't fit each other."""
+def read_expected(folder: Path, place: str = "") -> Expected:
+    """What the float model expects of the traces, or at a place; raises `InputError` where `verify.npz` is missing or its
+    arrays don't fit each other."""
     path = folder / EXPECTED_FILE
     check_regular(path)
     try:
         with np.load(path, allow_pickle=False) as arrays:
-            expected = Expected(**{field.name: arrays[field.name] for field in fields(Expected)})
+            expected = Expected(**{field.name: arrays[_array(place, field.name)] for field in fields(Expected)})
         ids_TK, rest_T = expected.ids, expected.rest
         fits = (
             all(getattr(expected, name).dtype.kind == "i" for name in ("tokens", "lengths", "positions", "ids"))
@@ -81,8 +89,13 @@ def read_expected(folder: Path) -> Expected:
     return expected
 
 
-def write_expected(folder: Path, expected: Expected) -> None:
-    np.savez_compressed(folder / EXPECTED_FILE, **{f.name: getattr(expected, f.name) for f in fields(Expected)})
+def write_expected(folder: Path, expected: Expected, places: Mapping[str, Expected]) -> None:
+    arrays = {
+        _array(place, field.name): getattr(there, field.name)
+        for place, there in {"": expected, **places}.items()
+        for field in fields(Expected)
+    }
+    np.savez_compressed(folder / EXPECTED_FILE, **arrays)
 
 
 def measure_coarsely(decoder: OnnxDecoder, expected: Expected) -> CoarseParity:
@@ -90,6 +103,12 @@ def measure_coarsely(decoder: OnnxDecoder, expected: Expected) -> CoarseParity:
 
     Raises `InputError` where a text is none that the model can read.
     """
+    check_readable(decoder, expected)
+    return agreement(score_passages(decoder, expected.passages()), expected)
+
+
+def check_readable(decoder: OnnxDecoder, expected: Expected) -> None:
+    """Raises `InputError` where a text is none that the model can read."""
     vocab_size, longest = decoder.config.vocab_size, int(expected.lengths.max())
     for ids in (expected.tokens, expected.ids):
         if ids.min() < 0 or ids.max() >= vocab_size:
@@ -98,10 +117,16 @@ def measure_coarsely(decoder: OnnxDecoder, expected: Expected) -> CoarseParity:
         raise InputError(
             f"the texts in {EXPECTED_FILE} ({longest} ids) must fit the model's context ({decoder.max_length}); export again"
         )
-    pieces = []
-    for tokens, positions in zip(expected.texts(), expected.positions.tolist(), strict=True):
-        pieces.append(decoder.score(tokens)[-positions - 1 : -1])
-    logits_TV = np.concatenate(pieces).astype(np.float64)
+
+
+def score_passages(decoder: OnnxDecoder, passages: Sequence[Passage]) -> list[Floats]:
+    """logits_TV by which a decoder expects what is compared of each text."""
+    return [decoder.score(tokens, first=len(tokens) - count - 1)[:-1] for tokens, count in passages]
+
+
+def agreement(logits: Sequence[Floats], expected: Expected) -> CoarseParity:
+    """Compare logits_TV of each text with what the float model expects."""
+    logits_TV = np.concatenate(logits).astype(np.float64)
     log_q_TK, log_rest_q_T = coarsen(logits_TV, expected.ids)
     log_p_TK, log_rest_p_T = expected.log_probs.astype(np.float64), expected.rest.astype(np.float64)
     kl_T = (np.exp(log_p_TK) * (log_p_TK - log_q_TK)).sum(-1)
@@ -117,3 +142,7 @@ def coarsen(logits_TV: Doubles, ids_TK: NDArray[np.int32]) -> tuple[Doubles, Dou
     np.put_along_axis(others_TV, ids_TK, -np.inf, axis=-1)
     named_TK = np.take_along_axis(logits_TV, ids_TK, axis=-1) - log_total_T[:, None]
     return named_TK, np.logaddexp.reduce(others_TV, axis=-1) - log_total_T
+
+
+def _array(place: str, name: str) -> str:
+    return f"{place}/{name}" if place else name

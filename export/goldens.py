@@ -9,7 +9,7 @@ Shapes: T positions, K the likeliest tokens, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -66,19 +66,23 @@ CHATS: tuple[list[Message], ...] = (
 
 
 def write_goldens(
-    model: PreTrainedModel, source: Path, folder: Path, decoder: OnnxDecoder, held_out: Sequence[Text]
+    model: PreTrainedModel,
+    source: Path,
+    folder: Path,
+    decoder: OnnxDecoder,
+    held_out: Sequence[Text],
+    places: Mapping[str, Expected],
 ) -> dict[str, Any]:
     """Write `verify.json` and `verify.npz` into an exported folder; returns what its manifest has to remember.
 
-    `model` is the float one, `source` where its tokenizer and template lie, `decoder` runs the folder. Without held-out texts the folder's own greedy tokens are those at which it is measured. Raises `GateFailed` where the folder
+    `model` is the float one, `source` where its tokenizer and template lie, `decoder` runs the folder, and `places` is what the float model
+    expects at each (`export.places`). Without held-out texts the folder's own greedy tokens are those at which it is measured. Raises `GateFailed` where the folder
     doesn't say what its source says.
     """
     chat_format = ChatFormat.from_folder(source)
-    prompts = [text.prompt for text in held_out] or [chat_format.question_ids(question) for question in QUESTIONS]
-    greedy = [_greedy_text(decoder, prompt, chat_format.stop_ids) for prompt in prompts[:GREEDY_PROMPTS]]
-    texts = held_out or [Text(prompt=text.prompt, completion=text.tokens) for text in greedy]
-    expected = _expected(model, _first_positions(texts))
-    write_expected(folder, expected)
+    greedy = greedy_texts(decoder, chat_format, held_out)
+    expected = expect(model, _first_positions(held_out or answered(greedy)))
+    write_expected(folder, expected, places)
     fuzz = fuzz_texts(FUZZ_SEED, FUZZ_TEXTS)
     record = GoldenRecord(
         version=VERSION,
@@ -107,12 +111,12 @@ def _first_positions(texts: Sequence[Text]) -> list[Text]:
 
 
 @torch.no_grad()
-def _expected(model: PreTrainedModel, texts: Sequence[Text]) -> Expected:
+def expect(model: PreTrainedModel, texts: Sequence[Text]) -> Expected:
     """What the float model expects at every token of the completions."""
     ids, log_probs, rest = [], [], []
     for text in texts:
-        logits_TV = model(torch.tensor([text.prompt + text.completion])).logits[0].double().numpy()
-        logits_TV = logits_TV[len(text.prompt) - 1 : -1]
+        ids_BT, compared = torch.tensor([text.prompt + text.completion]), len(text.completion) + 1
+        logits_TV = model(ids_BT, logits_to_keep=compared).logits[0, :-1].double().numpy()
         kept = min(LIKELIEST, logits_TV.shape[-1] - 1)
         ids_TK = np.argsort(-logits_TV, axis=-1, kind="stable")[:, :kept].astype(np.int32)
         log_p_TK, log_rest_T = coarsen(logits_TV, ids_TK)
@@ -127,6 +131,16 @@ def _expected(model: PreTrainedModel, texts: Sequence[Text]) -> Expected:
         log_probs=np.concatenate(log_probs),
         rest=np.concatenate(rest),
     )
+
+
+def greedy_texts(decoder: OnnxDecoder, chat_format: ChatFormat, held_out: Sequence[Text]) -> list[GreedyText]:
+    """What a folder says to the held-out prompts, or to `QUESTIONS`."""
+    prompts = [text.prompt for text in held_out] or [chat_format.question_ids(question) for question in QUESTIONS]
+    return [_greedy_text(decoder, prompt, chat_format.stop_ids) for prompt in prompts[:GREEDY_PROMPTS]]
+
+
+def answered(greedy: Sequence[GreedyText]) -> list[Text]:
+    return [Text(prompt=text.prompt, completion=text.tokens) for text in greedy]
 
 
 def _greedy_text(decoder: OnnxDecoder, prompt: list[int], stop_ids: frozenset[int]) -> GreedyText:

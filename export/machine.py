@@ -19,6 +19,7 @@ from toolkit.runs import folder_digest
 CPU_FACTS = Path("/proc/cpuinfo")
 NAMED = ("model name", "flags", "Features", "CPU part")
 """Lines of `CPU_FACTS` that tell which kernels run, on x86 and on ARM."""
+TELLING_FLAGS = ("avx2", "avx512_vnni", "avx512_bf16", "amx_int8")
 
 
 def machine_key(folder: Path, *facts: str | int) -> str:
@@ -38,6 +39,16 @@ def physical_cores() -> int:
         topology = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list")
         siblings.add(topology.read_text(encoding="utf-8") if topology.is_file() else str(cpu))
     return min(len(siblings), known or len(siblings))
+
+
+def processor_name() -> str:
+    """What a table names it by, with those of its instructions that decide which kernels run."""
+    facts = {
+        name.strip(): value.strip() for name, _, value in (line.partition(":") for line in _processor().splitlines())
+    }
+    flags = facts.get("flags", "").split()
+    known = [flag for flag in TELLING_FLAGS if flag in flags]
+    return f"{facts.get('model name') or platform.processor() or platform.machine()} ({', '.join(known) or 'no AVX2'})"
 
 
 def _processor() -> str:

@@ -96,9 +96,9 @@ class OnnxDecoder:
         cache = chosen_cache(folder) if cache == "auto" else cache
         model_path = folder / (INT8_CACHE_FILE if cache == "int8" else MODEL_FILE)
         if cache == "int8" and (folder / MODEL_FILE).is_file() and not model_path.is_file():
-            raise InputError(
-                f"{model_path} must exist to keep the cache in int8; export again with traces to calibrate it on"
-            )
+            fault = (read_manifest(folder) or {}).get("measured", {}).get("int8_cache_fault")
+            why = f"keep it exact, because {fault}" if fault else "export again with traces to calibrate it on"
+            raise InputError(f"{model_path} must exist to keep the cache in int8; {why}")
         if not model_path.is_file():
             raise InputError(
                 f"{model_path} must exist; make the folder with: toolkit export MODEL --int4 --out {folder}"
@@ -273,13 +273,12 @@ class OnnxDecoder:
         for cache in self._cache.values():
             cache[: len(rows), :, :used] = cache[rows, :, :used]
 
-    def largest_kept(self) -> dict[str, Floats]:
-        """The largest magnitude that each channel of the only row's cache holds, [num_key_value_heads · head_dim]."""
-        used = int(self._lengths_B[0])
-        return {name: np.abs(cache[0, :, :used]).max(1).reshape(-1) for name, cache in self._cache.items()}
+    def kept(self) -> dict[str, NDArray[Any]]:
+        """What the only row's cache holds, [num_key_value_heads, positions, head_dim]."""
+        return {name: cache[0, :, : self._lengths_B[0]] for name, cache in self._cache.items()}
 
-    def score(self, tokens_T: Sequence[int]) -> Floats:
-        """Read one text; returns logits_TV after each of its tokens."""
+    def score(self, tokens_T: Sequence[int], *, first: int = 0) -> Floats:
+        """Read one text; returns logits_TV after each of its tokens from `first` on."""
         self._make_room(1, len(tokens_T), used=0)
         self._lengths_B = np.array([len(tokens_T)])
         self._held, self._places = [], []
@@ -287,7 +286,9 @@ class OnnxDecoder:
         for begin in range(0, len(tokens_T), PROMPT_CHUNK):
             piece_T = np.asarray(tokens_T[begin : begin + PROMPT_CHUNK], dtype=np.int64)
             lengths = np.array([begin + len(piece_T)])
-            pieces.append(self._run(piece_T[None], lengths, 0, wanted=len(piece_T))[0])
+            wanted = min(int(lengths[0]) - first, len(piece_T))
+            logits_TV = self._run(piece_T[None], lengths, 0, wanted=max(wanted, 1))[0]
+            pieces.append(logits_TV[: max(wanted, 0)])
         return np.concatenate(pieces)
 
     def _open_prefixes(self, folder: Path, cache: Cache, max_bytes: int) -> PrefixCache:
@@ -368,8 +369,9 @@ OpenDecoder = Callable[[Path], OnnxDecoder]
 
 def chosen_cache(folder: Path) -> Cache:
     """The cache that an exported folder was compared with its float model in; exact where it does not say."""
-    config = (read_manifest(folder) or {}).get("config", {})
-    return "int8" if config.get("cache") == "int8" else "exact"
+    manifest = read_manifest(folder) or {}
+    asked = manifest.get("config", {}).get("cache")  # of a folder that was compared before, or never
+    return "int8" if manifest.get("measured", {}).get("cache", asked) == "int8" else "exact"
 
 
 def prefix_folder() -> Path:

@@ -20,7 +20,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from export.coarse_parity import CoarseParity, measure_coarsely, read_expected
+from export.coarse_parity import CoarseParity, Expected, measure_coarsely, read_expected
 from export.external_data import check_external_data
 from export.golden_record import (
     RECORD_FILE,
@@ -31,7 +31,8 @@ from export.golden_record import (
     text_digests,
     vocabulary_digests,
 )
-from export.session import MODEL_FILE, OnnxDecoder
+from export.places import LONG, int8_fault, measure_places
+from export.session import INT8_CACHE_FILE, MODEL_FILE, Cache, OnnxDecoder, chosen_cache
 from toolkit.chat_format import ChatFormat
 from toolkit.errors import InputError
 from toolkit.json_files import check_regular
@@ -84,33 +85,45 @@ def verify(folder: Path, *, fast: bool) -> list[Check]:
     ]
     if fast or not is_whole:
         why = "left out of the fast part" if fast else "the weights are not what was exported"
-        return checks + [Check(name=name, outcome="not run", line=why) for name in ("greedy tokens", "divergence")]
-    decoder = cache(lambda: OnnxDecoder(folder))
-    return [
-        *checks,
-        _run("greedy tokens", lambda: check_greedy(record(), decoder())),
-        _run(
-            "divergence",
-            lambda: check_divergence(_recorded(manifest), measure_coarsely(decoder(), read_expected(folder))),
-        ),
-    ]
+        checks += [Check(name=name, outcome="not run", line=why) for name in ("greedy tokens", "divergence")]
+    else:
+        decoder = cache(lambda: OnnxDecoder(folder))
+        checks += [
+            _run("greedy tokens", lambda: check_greedy(record(), decoder())),
+            _run("divergence", lambda: check_everywhere(folder, decoder())),
+        ]
+    if line := outgrown(folder):
+        checks[-1] = Check(name="divergence", outcome="failed", line=line)
+    return checks
 
 
 def check_start(folder: Path) -> bool:
     """The fast part, before a chat opens a folder.
 
     Returns False where nothing says what the folder should say (`why_no_record`), and then only the files were checked
-    that its manifest names. Raises `InputError` with the first line that failed.
-    """
+    that its manifest names. Raises `InputError` with the first line that failed."""
     manifest = read_manifest(folder)
     if not _has_record(folder, manifest or {}):
         if manifest is not None:
             check_files(folder, manifest, fast=True)
         return False
     for check in verify(folder, fast=True):
-        if check.outcome == "failed":
+        if check.outcome == "failed" and check.line != outgrown(folder):
             raise InputError(check.line)
     return True
+
+
+def outgrown(folder: Path) -> str:
+    """One line where a folder keeps keys and values in int8 by steps that long texts outgrow, as it was exported before
+    the gate looked at long positions; else empty."""
+    manifest = read_manifest(folder) or {}
+    if (
+        RECORD_FILE not in manifest.get("outputs", {})
+        or "places" in manifest.get("measured", {})
+        or chosen_cache(folder) == "exact"
+    ):
+        return ""
+    return f"{folder} keeps keys and values in int8 by steps that long texts outgrow; export again, or run it with --cache exact"
 
 
 def check_files(folder: Path, manifest: Mapping[str, Any], *, fast: bool) -> str:
@@ -276,18 +289,37 @@ KL_FACTOR, KL_SLACK, TOP1_SLACK = 1.5, 0.001, 0.03
 activations the mean KL of a distilled 135M student changed by a seventh, and its top-1 not at all."""
 
 
-def check_divergence(recorded: CoarseParity, found: CoarseParity) -> str:
+def check_everywhere(folder: Path, decoder: OnnxDecoder) -> str:
+    """KL and top-1 to the float model's coarsened distributions are what they were, on the traces and at each place; and an
+    int8 cache, chosen or not, says nearly what the exact one says."""
+    on_traces, *at_places = _recorded(read_manifest(folder) or {})
+    line = check_divergence(on_traces[1], measure_coarsely(decoder, read_expected(folder)))
+    expected = {place: read_expected(folder, place) for place, _ in at_places}
+    chosen = chosen_cache(folder)
+    found = {chosen: _measure_places(folder, chosen, expected)}
+    for place, recorded in at_places:
+        check_divergence(recorded, found[chosen][place], f" at {place}")
+    if (folder / INT8_CACHE_FILE).is_file() and LONG in expected:
+        other: Cache = "exact" if chosen == "int8" else "int8"
+        found[other] = _measure_places(folder, other, {LONG: expected[LONG]})
+        at_long = {cache: {LONG: there[LONG]} for cache, there in found.items()}
+        if fault := int8_fault(at_long["exact"], at_long["int8"]):
+            raise InputError(f"{fault}; export again, or run it with --cache exact")
+    return f"{line}; as when exported at {', '.join(expected)}" if expected else line
+
+
+def check_divergence(recorded: CoarseParity, found: CoarseParity, where: str = "") -> str:
     """KL and top-1 to the float model's coarsened distributions are what they were, within the tolerances above."""
     most_kl = recorded.mean_kl * KL_FACTOR + KL_SLACK
     least_top1 = recorded.top1 - TOP1_SLACK
     if not found.mean_kl <= most_kl:  # also where it is NaN
         raise InputError(
-            f"mean KL to the float model ({found.mean_kl:.4f}) must be at most {most_kl:.4f} "
+            f"mean KL to the float model{where} ({found.mean_kl:.4f}) must be at most {most_kl:.4f} "
             f"({recorded.mean_kl:.4f} when exported); copy the folder again"
         )
     if not found.top1 >= least_top1:
         raise InputError(
-            f"top-1 agreement with the float model ({found.top1:.4f}) must be at least {least_top1:.4f} "
+            f"top-1 agreement with the float model{where} ({found.top1:.4f}) must be at least {least_top1:.4f} "
             f"({recorded.top1:.4f} when exported); copy the folder again"
         )
     return (
@@ -316,9 +348,12 @@ def _check_external_data(folder: Path) -> str:
     return "every range lies in a file of the folder that has one name"
 
 
-def _recorded(manifest: Mapping[str, Any]) -> CoarseParity:
+def _recorded(manifest: Mapping[str, Any]) -> list[tuple[str, CoarseParity]]:
+    """What was measured on the traces, and then at each place; folders of before have none."""
     try:
-        return CoarseParity.from_dict(manifest["measured"]["coarse_parity"])
+        measured = manifest["measured"]
+        named = {"": measured["coarse_parity"], **measured.get("places", {})}
+        return [(place, CoarseParity.from_dict(there)) for place, there in named.items()]
     except (KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{MANIFEST} must hold the measured coarse_parity, and does not; export again") from error
 
@@ -326,6 +361,10 @@ def _recorded(manifest: Mapping[str, Any]) -> CoarseParity:
 def _has_record(folder: Path, manifest: Mapping[str, Any]) -> bool:
     """Whether the manifest or the folder knows a record."""
     return RECORD_FILE in manifest.get("outputs", {}) or os.path.lexists(folder / RECORD_FILE)
+
+
+def _measure_places(folder: Path, cache: Cache, expected: Mapping[str, Expected]) -> dict[str, CoarseParity]:
+    return measure_places(OnnxDecoder(folder, cache=cache, keeps_prefix=True), expected)
 
 
 def why_no_record(folder: Path) -> str:

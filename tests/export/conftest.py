@@ -34,6 +34,7 @@ LLAMA3 = {
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 64,
 }
+BIASED_CONTEXT = 1400
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "Llama": ("Llama", {"tie_word_embeddings": True}),
     "Llama 3": ("Llama", {"tie_word_embeddings": False, "rope_parameters": LLAMA3}),
@@ -154,3 +155,34 @@ def fast(wide_student: Path, traces: Path, tmp_path_factory: pytest.TempPathFact
     config = int4_config(wide_student, tmp_path_factory.mktemp("fast") / "int4", preset="fast", calibration=traces)
     export_model(replace(config, bounds=Bounds(max_mean_kl=9.0, min_top1=0.0)))
     return config.out
+
+
+@pytest.fixture(scope="session")
+def biased_student(tiny_student: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Qwen2 with the key biases and the slow rotation that published ones have, and logits that differ widely."""
+    import torch
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+
+    folder = tmp_path_factory.mktemp("models") / "biased_student"
+    folder.mkdir()
+    for path in tiny_student.iterdir():
+        if "token" in path.name or path.suffix == ".jinja":
+            shutil.copy(path, folder)
+    shape = TINY | {"hidden_size": 256, "intermediate_size": 256, "max_position_embeddings": BIASED_CONTEXT}
+    torch.manual_seed(1)
+    model = Qwen2ForCausalLM(Qwen2Config(**shape, rope_theta=1e6, tie_word_embeddings=True))
+    for name, parameter in model.named_parameters():
+        if name.endswith("k_proj.bias"):
+            torch.nn.init.normal_(parameter, std=30.0)
+        elif parameter.dim() == 2:
+            torch.nn.init.normal_(parameter, std=0.08)
+    model.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def biased(biased_student: Path, traces: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same, exported by the default recipe within its own bounds; tests only read it."""
+    out = tmp_path_factory.mktemp("biased") / "int4"
+    export_model(int4_config(biased_student, out, calibration=traces))
+    return out

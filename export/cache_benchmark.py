@@ -1,0 +1,184 @@
+"""What keys and values in int8 lose, by position, beside exact ones.
+
+    python -m export.cache_benchmark [--model runs/demo/student] [--out runs/cache]
+
+Qwen2's layers with random weights, small ones and two of them, whose keys have biases as large as those of Qwen2.5 (several
+hundred in all over a head), and a rotation as slow as there; and models of the reader's. Each is exported by the default
+recipe, calibrated on pieces of Python's documentation; then it reads other pieces, one after the other, as one text of
+`POSITIONS`. What is compared at each position is the float model in torch with the exported one, which reads a few tokens
+at a time, so that nearly all that it attends to is what its cache holds. Writes the block `cache` of docs/int4.md, or with
+TOOLKIT_KERNELS=onnxruntime the block `cache-onnxruntime`.
+
+Shapes: T positions, D hidden, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from torch import Tensor
+from transformers import PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
+
+from export.documentation import documentation
+from export.machine import processor_name
+from export.parity import Bounds, divergence
+from export.pipeline import export_model, int4_config
+from export.session import Cache, OnnxDecoder
+from toolkit.chat_format import REASONING_TEMPLATE, TURN_END, TURN_START, ChatFormat, write_chat_files
+from toolkit.ledger import markdown_table
+from toolkit.model.decoder import load_model
+from toolkit.readme import fill_file
+from toolkit.records import write_records
+
+DOCUMENT = Path("docs/int4.md")
+BLOCK = {"": "cache", "onnxruntime": "cache-onnxruntime"}
+"""By TOOLKIT_KERNELS."""
+WIDE = Bounds(max_mean_kl=10.0, min_top1=0.0)
+"""What falls short is shown, not refused."""
+POSITIONS = (0, 100, 300, 700, 2048, 8192)
+BIASES, THETAS, HEAD_DIMS = (0.0, 3.0, 10.0, 30.0), (1e4, 1e6), (64, 128)
+FEW_TOKENS = 16
+"""Read at a time; of more, onnxruntime's kernels would see each other's keys exactly."""
+PIECE = 512
+"""Positions whose distributions are in memory at a time."""
+Cell = tuple[float, float]
+"""Mean KL and same first choice."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m export.cache_benchmark", description=__doc__.splitlines()[0])
+    parser.add_argument("--model", type=Path, nargs="*", default=[], help="more models to measure")
+    parser.add_argument("--out", type=Path, default=Path("runs/cache"))
+    options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+    traces = options.out / "topics.jsonl"
+    write_records(traces, documentation())
+    sources = {path.resolve().name: path for path in options.model}
+    for head_dim in HEAD_DIMS:
+        for theta in THETAS:
+            for bias in BIASES:
+                folder = options.out / f"qwen2-{head_dim}-{theta:g}-{bias:g}"
+                if not folder.is_dir():
+                    write_qwen2(folder, head_dim=head_dim, rope_theta=theta, key_bias=bias)
+                sources[f"heads of {head_dim}, theta {theta:g}, key biases {bias:g}"] = folder
+    rows = {}
+    for name, source in sources.items():
+        config = int4_config(source, options.out / f"{source.name}-int4", calibration=traces)
+        export_model(replace(config, bounds=WIDE))
+        rows[name] = measure(source, config.out)
+    text = table(rows)
+    print(text)
+    fill_file(DOCUMENT, BLOCK[os.environ.get("TOOLKIT_KERNELS", "")], text)
+
+
+def write_qwen2(folder: Path, *, head_dim: int, rope_theta: float, key_bias: float) -> None:
+    """A Qwen2 of random weights; `key_bias` is the standard deviation of its keys' biases."""
+    texts = [example.answer for example in documentation()]
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    special = ["<|endoftext|>", TURN_START, TURN_END]
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    tokenizer.train_from_iterator(
+        texts, trainers.BpeTrainer(vocab_size=512, special_tokens=special, initial_alphabet=alphabet)
+    )
+    folder.mkdir(parents=True)
+    write_chat_files(folder, tokenizer, template=REASONING_TEMPLATE, eos_token=TURN_END, pad_token=special[0])
+    config = Qwen2Config(
+        vocab_size=tokenizer.get_vocab_size(),
+        hidden_size=256,
+        intermediate_size=512,
+        num_hidden_layers=2,
+        num_attention_heads=256 // head_dim,
+        num_key_value_heads=1,
+        max_position_embeddings=POSITIONS[-1],
+        rope_theta=rope_theta,
+        tie_word_embeddings=True,
+        eos_token_id=2,
+        pad_token_id=0,
+        bos_token_id=None,
+    )
+    torch.manual_seed(0)
+    model = Qwen2ForCausalLM(config)
+    for name, parameter in model.named_parameters():
+        if name.endswith("k_proj.bias"):
+            torch.nn.init.normal_(parameter, std=key_bias)
+        elif parameter.dim() == 2:
+            torch.nn.init.normal_(parameter, std=0.08)
+    model.save_pretrained(folder)
+
+
+@torch.no_grad()
+def measure(source: Path, exported: Path) -> dict[Cache, list[Cell]]:
+    """For each cache a cell for each range of positions."""
+    model = load_model(source, torch.float32)
+    decoders: dict[Cache, OnnxDecoder] = {"exact": OnnxDecoder(exported, cache="exact")}
+    decoders["int8"] = OnnxDecoder(exported, cache="int8")
+    length = min(POSITIONS[-1], decoders["exact"].max_length)
+    ids = long_text(ChatFormat.from_folder(source), length)
+    kl: dict[Cache, list[Tensor]] = {cache: [] for cache in decoders}
+    agrees: dict[Cache, list[Tensor]] = {cache: [] for cache in decoders}
+    read = {cache: log_probs(decoder, ids) for cache, decoder in decoders.items()}
+    for float_TV in float_log_probs(model, ids):
+        for cache, pieces in read.items():
+            found_TV = next(pieces)
+            kl[cache].append(divergence(float_TV, found_TV))
+            agrees[cache].append(float_TV.argmax(-1) == found_TV.argmax(-1))
+    return {cache: cells(torch.cat(kl[cache]), torch.cat(agrees[cache])) for cache in decoders}
+
+
+def cells(kl_T: Tensor, agrees_T: Tensor) -> list[Cell]:
+    """Means over each range that the text reaches into."""
+    ranges = [(begin, end) for begin, end in pairwise(POSITIONS) if begin < len(kl_T)]
+    return [(float(kl_T[begin:end].mean()), float(agrees_T[begin:end].float().mean())) for begin, end in ranges]
+
+
+def long_text(chat_format: ChatFormat, length: int) -> list[int]:
+    """What the calibration has not: the documentation from its end."""
+    ids: list[int] = []
+    for example in reversed(documentation()):
+        ids += chat_format.encode(example.answer)
+        if len(ids) >= length:
+            break
+    return ids[:length]
+
+
+def float_log_probs(model: PreTrainedModel, ids: list[int]) -> Iterator[Tensor]:
+    """log probabilities after each token, [T, V], piece by piece."""
+    hidden_TD = model.base_model(torch.tensor([ids])).last_hidden_state[0]
+    for piece_TD in hidden_TD.split(PIECE):
+        yield model.get_output_embeddings()(piece_TD).log_softmax(-1)
+
+
+def log_probs(decoder: OnnxDecoder, ids: list[int]) -> Iterator[Tensor]:
+    """The same of an exported folder, a few tokens at a time."""
+    rows = [decoder.start([ids[:1]])]
+    for begin in range(1, len(ids), FEW_TOKENS):
+        rows.append(decoder.extend(ids[begin : begin + FEW_TOKENS]))
+        read_TV = np.concatenate(rows) if sum(map(len, rows)) >= PIECE else None
+        if read_TV is not None:
+            yield torch.from_numpy(read_TV[:PIECE]).log_softmax(-1)
+            rows = [read_TV[PIECE:]]
+    yield torch.from_numpy(np.concatenate(rows)).log_softmax(-1)
+
+
+def table(rows: dict[str, dict[Cache, list[Cell]]]) -> str:
+    """Markdown: KL and same first choice of both caches for each range."""
+    cells = [["", "cache", *(f"{begin:,}–{end:,}" for begin, end in pairwise(POSITIONS))]]
+    for name, measured in rows.items():
+        for cache, found in measured.items():
+            shown = [f"{kl:.4f}, {100 * same:.1f} %" for kl, same in found]
+            cells.append([name, cache, *shown, *["–"] * (len(POSITIONS) - 1 - len(shown))])
+    return f"{markdown_table(cells)}\n\n{processor_name()}; {torch.get_num_threads()} threads."
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,123 @@
+"""What an exported folder must say before it ships: on the traces, and where faults hide (`export.places`).
+
+    traces, places ─ float model ─ what it expects ─┐
+              model.onnx ─ exact keys and values ───┼─ int8 is kept where it falls little short of exact ─┐
+              model.int8-cache.onnx ────────────────┘                                                     │
+                                         within the bounds ─ what `toolkit verify` compares with ─────────┘
+
+An int8 cache that falls short is left out in words, and the folder keeps keys and values exactly: the weights, which took
+the time, are none the worse.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain, cycle, islice
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedModel
+
+from export.calibration import Text
+from export.coarse_parity import CoarseParity, Expected
+from export.goldens import answered, expect, greedy_texts, write_goldens
+from export.model_config import ModelConfig, read_model_config
+from export.odd_tokens import odd_texts
+from export.parity import Bounds, check_parity, measure_parity
+from export.places import BATCH, LONG, LONG_POSITIONS, ODD, TURNS, int8_fault, measure_places
+from export.session import INT8_CACHE_FILE, Cache, OnnxDecoder
+from toolkit.chat_format import ChatFormat
+from toolkit.errors import GateFailed
+
+COMPARED = 256
+"""Last positions of the long text."""
+ROWS, TURN_COUNT, ANSWER_TOKENS = 4, 3, 32
+FIRST_ROW_TOKENS = 500
+"""What the batch's first row holds before its text begins, so that rows are far apart."""
+ODD_TOKENS = 256
+PLACE_FACTOR = 4.0
+"""How much farther from the float model than on the traces an export may be at a place that nothing is calibrated on."""
+
+
+def pass_gate(
+    model: PreTrainedModel, source: Path, folder: Path, cache: Cache, bounds: Bounds, held_out: Sequence[Text]
+) -> dict[str, Any]:
+    """Compare an exported folder with the float model and write its record; returns what its manifest has to remember.
+
+    `source`: where tokenizer and template lie. `cache`: the one that was asked for. Raises `GateFailed` where the
+    folder is out of bounds.
+    """
+    chat_format = ChatFormat.from_folder(folder)
+    texts = held_out or answered(greedy_texts(OnnxDecoder(folder, cache="exact"), chat_format, ()))
+    asked = place_texts(texts, chat_format, read_model_config(folder))
+    places = {place: expect(model, there) for place, there in asked.items()}
+    found = _measured(folder, "exact", places)
+    measured: dict[str, Any] = {}
+    if (folder / INT8_CACHE_FILE).is_file():
+        found_int8 = _measured(folder, "int8", places)
+        if fault := int8_fault(found, found_int8):
+            (folder / INT8_CACHE_FILE).unlink()
+            cache = "exact"
+            measured["int8_cache_fault"] = fault
+            print(f"export: keys and values are kept exactly: {fault}", file=sys.stderr)
+        elif cache == "int8":
+            found = found_int8
+    decoder = OnnxDecoder(folder, cache=cache)
+    report = measure_parity(model, chat_format, decoder, held_out)
+    check_parity(report, bounds)
+    check_places(found, bounds)
+    measured |= {"cache": cache, "parity": report.to_dict()}
+    measured["places"] = {place: there.to_dict() for place, there in found.items()}
+    return measured | write_goldens(model, source, folder, decoder, held_out, places)
+
+
+def check_places(found: Mapping[str, CoarseParity], bounds: Bounds) -> None:
+    """Raises `GateFailed` where a place is out of what bounds allow it."""
+    for place, there in found.items():
+        if not there.mean_kl <= PLACE_FACTOR * bounds.max_mean_kl:  # also where it is NaN
+            raise GateFailed(
+                f"mean KL to the float model at {place} ({there.mean_kl:.4f}) must be at most "
+                f"{PLACE_FACTOR * bounds.max_mean_kl}; calibrate on longer traces with --calibration, or export with --best"
+            )
+
+
+def place_texts(texts: Sequence[Text], chat_format: ChatFormat, config: ModelConfig) -> dict[str, list[Text]]:
+    """What is read at each place, made of texts of one turn."""
+    room = min(LONG_POSITIONS, config.max_position_embeddings)
+    endless = cycle(chain.from_iterable(text.prompt + text.completion for text in texts))
+    long_ids = list(islice(endless, room))
+    compared = min(COMPARED, room // 2)
+    chosen = {
+        LONG: [Text(prompt=long_ids[:-compared], completion=long_ids[-compared:])],
+        TURNS: list(_turns(texts, room)),
+        BATCH: _rows(texts, long_ids[: min(FIRST_ROW_TOKENS, room // 2)], room),
+        ODD: [
+            Text(prompt=ids[:1], completion=ids[1:]) for ids in odd_texts(chat_format, config.vocab_size, ODD_TOKENS)
+        ],
+    }
+    return {place: there for place, there in chosen.items() if there}
+
+
+def _turns(texts: Sequence[Text], room: int) -> Iterator[Text]:
+    """Texts as turns of one conversation, as far as the context goes."""
+    said: list[int] = []
+    for text in islice(cycle(texts), TURN_COUNT):
+        prompt, completion = said + text.prompt, text.completion[:ANSWER_TOKENS]
+        said = prompt + completion
+        if len(said) > room:
+            return
+        yield Text(prompt=prompt, completion=completion)
+
+
+def _rows(texts: Sequence[Text], before: list[int], room: int) -> list[Text]:
+    """Rows of different lengths, the longest completions first; the first text stands behind others."""
+    chosen = [Text(prompt=text.prompt, completion=text.completion[:ANSWER_TOKENS]) for text in texts[:ROWS]]
+    first = Text(prompt=before + chosen[0].prompt, completion=chosen[0].completion)
+    if len(first.prompt) + len(first.completion) <= room:
+        chosen.append(first)
+    return sorted(chosen, key=lambda text: -len(text.completion))
+
+
+def _measured(folder: Path, cache: Cache, places: Mapping[str, Expected]) -> dict[str, CoarseParity]:
+    return measure_places(OnnxDecoder(folder, cache=cache, keeps_prefix=True), places)

@@ -1,0 +1,126 @@
+"""The gate and `toolkit verify` look where short traces don't: long positions, turns, batches, odd tokens."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from export.calibration import Text, read_texts
+from export.coarse_parity import CoarseParity, read_expected, score_passages
+from export.gate import ANSWER_TOKENS, ROWS, TURN_COUNT, check_places, place_texts
+from export.model_config import read_model_config
+from export.odd_tokens import LAST, odd_texts
+from export.parity import Bounds
+from export.places import BATCH, LONG, ODD, PLACES, TURNS, int8_fault, measure_places
+from export.session import OnnxDecoder
+from export.verify import verify
+from tests.export.conftest import BIASED_CONTEXT
+from toolkit.chat_format import ChatFormat
+from toolkit.errors import GateFailed
+from toolkit.runs import file_facts, read_manifest
+
+
+@pytest.fixture
+def copied(biased: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(biased, tmp_path / "copy"))
+
+
+@pytest.fixture(scope="module")
+def places(biased: Path, traces: Path) -> dict[str, list[Text]]:
+    chat_format = ChatFormat.from_folder(biased)
+    held_out = read_texts(traces, chat_format, tokens=4000, max_length=BIASED_CONTEXT).held_out
+    return place_texts(held_out, chat_format, read_model_config(biased))
+
+
+def found(*, mean_kl: float) -> dict[str, CoarseParity]:
+    return {LONG: CoarseParity(positions=9, mean_kl=mean_kl, top1=1.0)}
+
+
+def test_each_place_is_one_that_traces_are_not(biased: Path, places: dict[str, list[Text]]) -> None:
+    assert tuple(places) == PLACES
+    assert [len(text.prompt) + len(text.completion) for text in places[LONG]] == [BIASED_CONTEXT], (
+        "the context ends there"
+    )
+    first, *others = places[TURNS]
+    assert len(others) == TURN_COUNT - 1
+    for before, turn in zip(places[TURNS], others, strict=False):
+        assert turn.prompt[: len(before.prompt + before.completion)] == before.prompt + before.completion
+    lengths = [len(text.prompt) for text in places[BATCH]]
+    assert len(lengths) == ROWS + 1 and max(lengths) > 3 * min(lengths)
+    tokenizer = ChatFormat.from_folder(biased).tokenizer
+    odd = {token for text in places[ODD] for token in text.prompt + text.completion}
+    assert odd >= {319, 318, *tokenizer.get_added_tokens_decoder()}
+    assert len({text.prompt[0] for text in places[ODD]}) == len(places[ODD]), "each begins with another token"
+
+
+def test_odd_texts_hold_ids_that_the_tokenizer_does_not_know(biased: Path) -> None:
+    texts = odd_texts(ChatFormat.from_folder(biased), 152_064, 256)
+    ids = {token for text in texts for token in text}
+    assert ids >= set(range(152_064 - LAST, 152_064)) and max(ids) < 152_064
+    assert 200 < sum(map(len, texts)) < 300
+    assert np.histogram(sorted(ids), bins=4)[0].min() > 30, "from all over the vocabulary"
+
+
+def test_turns_and_rows_expect_what_a_text_alone_does(biased: Path) -> None:
+    """The oracle reads each text at once."""
+    manifest = read_manifest(biased) or {}
+    for cache in ("exact", "int8"):
+        decoder = OnnxDecoder(biased, cache=cache, keeps_prefix=True)
+        for place in (TURNS, BATCH):
+            there = read_expected(biased, place)
+            whole = score_passages(decoder, there.passages())
+            assert [len(logits_TV) for logits_TV in whole] == there.positions.tolist()
+            assert max(there.positions) == ANSWER_TOKENS
+            read = measure_places(decoder, {place: there})[place]
+            assert read.mean_kl == pytest.approx(
+                measure_places(decoder, {LONG: there})[LONG].mean_kl, rel=0.2, abs=1e-4
+            )
+            if cache == manifest["measured"]["cache"]:
+                assert read.to_dict() == manifest["measured"]["places"][place]
+
+
+def test_int8_may_fall_short_by_half_of_what_exact_does() -> None:
+    assert int8_fault(found(mean_kl=0.1), found(mean_kl=0.15)) == ""
+    fault = int8_fault(found(mean_kl=0.1), found(mean_kl=0.17))
+    assert fault == (
+        "the int8 cache's mean KL to the float model at long positions (0.1700) must be at most 0.1600 "
+        "(the exact cache's is 0.1000)"
+    )
+    assert "(nan)" in int8_fault(found(mean_kl=0.1), found(mean_kl=float("nan")))
+
+
+def test_a_place_out_of_bounds_is_named() -> None:
+    bounds = Bounds(max_mean_kl=0.1, min_top1=0.9)
+    check_places(found(mean_kl=0.39), bounds)
+    for mean_kl in (0.41, float("nan")):
+        with pytest.raises(
+            GateFailed, match=rf"mean KL to the float model at long positions \({mean_kl:.4f}\) must be"
+        ):
+            check_places(found(mean_kl=mean_kl), bounds)
+
+
+def flip_last_rows(folder: Path) -> None:
+    graph = onnx.load(folder / "model.onnx", load_external_data=False).graph
+    [rows] = [tensor for tensor in graph.initializer if tensor.name == "model.embed_tokens.weight.rows"]
+    where = {entry.key: entry.value for entry in rows.external_data}
+    data = bytearray((folder / "model.onnx.data").read_bytes())
+    row_bytes = int(where["length"]) // 320
+    end = int(where["offset"]) + int(where["length"])
+    data[end - 4 * row_bytes : end] = bytes(byte ^ 0x88 for byte in data[end - 4 * row_bytes : end])
+    (folder / "model.onnx.data").write_bytes(data)
+
+
+def test_damage_to_the_last_tokens_is_found(copied: Path) -> None:
+    flip_last_rows(copied)
+    path = copied / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["outputs"] = {p.name: file_facts(p) for p in sorted(copied.iterdir()) if p.name != path.name}
+    path.write_text(json.dumps(manifest))
+    failed = {check.name: check.line for check in verify(copied, fast=False) if check.outcome == "failed"}
+    assert list(failed) == ["divergence"]
+    assert f" at {ODD} (" in failed["divergence"]
