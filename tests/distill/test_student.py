@@ -59,7 +59,7 @@ BROKEN: dict[str, tuple[Callable[[Path], Any], str]] = {
         r"\(gpt2\) must be one of llama, mistral, qwen2, qwen3",
     ),
     "no architecture": (lambda f: (f / "config.json").write_text("{}"), r"\(None\) must be one of"),
-    "configuration": (lambda f: (f / "config.json").write_text("{"), "must be readable JSON"),
+    "configuration": (lambda f: (f / "config.json").write_text("{"), "must be JSON"),
     "quantized": (
         lambda f: set_config(f, quantization_config={"quant_method": "bitsandbytes", "load_in_4bit": True}),
         "must hold floats, but is quantized by bitsandbytes",

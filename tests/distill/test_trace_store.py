@@ -104,7 +104,7 @@ def test_where_all_requests_fail_the_run_ends_early_with_one_line_and_nothing_is
 def test_a_full_disk_is_one_line_and_what_was_bought_before_is_kept(tmp_path: Path, run: Command) -> None:
     with FailingServer(seed=0, fates={}) as server:
         words = collecting(server, tmp_path)
-        with full_disk(3000):
+        with full_disk(5000):
             code, _, said = run(*words)
         assert code == 2 and "the disk is full while writing" in said.splitlines()[-1]
         assert "traces.jsonl; free space and run the same command again" in said

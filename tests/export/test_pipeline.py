@@ -160,7 +160,7 @@ UP_PROJ = "model.layers.1.mlp.up_proj.weight"
     ("damage", "message"),
     [
         (lambda f: (f / "config.json").unlink(), r"config\.json must exist"),
-        (lambda f: (f / "config.json").write_text("{"), r"config\.json must be readable JSON"),
+        (lambda f: (f / "config.json").write_text("{"), r"config\.json must be JSON"),
         (lambda f: (f / "model.safetensors").unlink(), r"must hold model\.safetensors or"),
         (_cut, r"model\.safetensors \(\d+ bytes\) must be a whole safetensors file"),
         (lambda f: _edit(f, architectures=["GPT2LMHeadModel"]), r"GPT2LMHeadModel must be one of LlamaForCausalLM, .*"),
