@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import os
+import platform
 from functools import cache
 from pathlib import Path
 
@@ -16,6 +17,7 @@ FILES = ("_library.so", "_library.dll")
 VARIABLE = "TOOLKIT_KERNELS"
 """In the environment: `THEIRS` lets onnxruntime's kernels compute everything, as on a processor that ours don't know."""
 THEIRS = "onnxruntime"
+X86 = ("x86_64", "AMD64")
 INSTRUCTIONS = "avx512_vnni"
 """Linux's name for what ours are written for."""
 THREE_BITS = b"MatMul3Bits"
@@ -66,7 +68,7 @@ def _why_not() -> str:
     if os.environ.get(VARIABLE):
         return f"{VARIABLE}={THEIRS} switches ours off"
     known = instructions()
-    if known and INSTRUCTIONS not in known:
+    if platform.machine() not in X86 or (known and INSTRUCTIONS not in known):
         return "ours need AVX-512 VNNI, which this processor lacks"
     if _compiled() is None:
         remedy = "; install a C compiler, then the package again" if known else ""

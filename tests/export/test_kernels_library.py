@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -34,19 +35,21 @@ def test_where_ours_compute_nothing_is_said(fast: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("processor", "compiled", "why"),
+    ("machine", "processor", "compiled", "why"),
     [
-        (["avx2"], "kernels.so", "ours need AVX-512 VNNI, which this processor lacks"),
-        (["avx2"], "", "ours need AVX-512 VNNI, which this processor lacks"),
-        (["avx2", "avx512_vnni"], "", "ours were not compiled when this was installed; install a C compiler"),
-        ([], "", "ours were not compiled when this was installed"),
-        (["avx512_vnni"], "kernels.so", "ours were compiled for another system or processor"),
+        ("x86_64", ["avx2"], "kernels.so", "ours need AVX-512 VNNI, which this processor lacks"),
+        ("x86_64", ["avx2"], "", "ours need AVX-512 VNNI, which this processor lacks"),
+        ("aarch64", [], "", "ours need AVX-512 VNNI, which this processor lacks"),
+        ("x86_64", ["avx2", "avx512_vnni"], "", "ours were not compiled when this was installed; install a C compiler"),
+        ("AMD64", [], "", "ours were not compiled when this was installed"),
+        ("x86_64", ["avx512_vnni"], "kernels.so", "ours were compiled for another system or processor"),
     ],
 )
 def test_each_reason_has_its_own_words(
-    processor: list[str], compiled: str, why: str, monkeypatch: pytest.MonkeyPatch
+    machine: str, processor: list[str], compiled: str, why: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv(VARIABLE, raising=False)
+    monkeypatch.setattr(platform, "machine", lambda: machine)
     monkeypatch.setattr(library, "instructions", lambda: processor)
     monkeypatch.setattr(library, "_compiled", lambda: Path(compiled) if compiled else None)
     monkeypatch.setattr(library, "kernels_library", lambda: None)
