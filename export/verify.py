@@ -34,7 +34,7 @@ from export.golden_record import (
 from export.session import MODEL_FILE, OnnxDecoder
 from toolkit.chat_format import ChatFormat
 from toolkit.errors import InputError
-from toolkit.json_files import check_regular
+from toolkit.json_files import check_regular, check_type
 from toolkit.records import Record
 from toolkit.runs import MANIFEST, file_digest, read_manifest
 from toolkit.stores import check_inside
@@ -317,7 +317,9 @@ def _check_external_data(folder: Path) -> str:
 
 def _recorded(manifest: Mapping[str, Any]) -> CoarseParity:
     try:
-        return CoarseParity.from_dict(manifest["measured"]["coarse_parity"])
+        recorded = manifest["measured"]["coarse_parity"]
+        check_type(recorded, dict[str, float], f"coarse_parity in {MANIFEST}")
+        return CoarseParity.from_dict(recorded)
     except (KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{MANIFEST} must hold the measured coarse_parity, and does not; export again") from error
 

@@ -24,6 +24,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from tokenizers import Tokenizer
 
 from toolkit.errors import InputError
+from toolkit.json_files import check_type
 from toolkit.records import Message, read_object
 from toolkit.tokenizer_trial import try_tokenizer
 
@@ -102,6 +103,7 @@ class ChatFormat:
         if not isinstance(template, str):
             raise InputError(f"{folder} must hold a chat template ({TEMPLATE}); it has none")
         variables = {name: text for name in ("bos_token", "eos_token") if (text := _token_text(config.get(name)))}
+        check_type(variables, dict[str, str], f"the special tokens of {folder / TOKENIZER_CONFIG}")
         stop_ids = _stop_ids(folder, tokenizer, variables.get("eos_token"))
         if not stop_ids:
             raise InputError(f"{folder} must name an end-of-text token that its vocabulary holds; it names none")
@@ -293,6 +295,7 @@ def _stop_ids(folder: Path, tokenizer: Tokenizer, eos_token: str | None) -> froz
     for name in ("generation_config.json", "config.json"):
         if (folder / name).is_file():
             value = read_object(folder / name).get("eos_token_id")
+            check_type(value, int | list[int] | None, f"eos_token_id in {folder / name}")
             found.update(value if isinstance(value, list) else [value])
     return frozenset(i for i in found if isinstance(i, int))
 

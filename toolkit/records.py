@@ -230,7 +230,7 @@ def read_jsonl(path: Path, *, torn_end: bool = False) -> Iterator[tuple[int, dic
                     continue
                 try:
                     value = json.loads(line)
-                except ValueError as error:
+                except (ValueError, RecursionError) as error:
                     raise InputError(f"{path} line {number} must be a JSON object: {error}") from error
                 if not isinstance(value, dict):
                     raise InputError(f"{path} line {number} must be a JSON object, not {type(value).__name__}")

@@ -259,7 +259,7 @@ def _read_marker(folder: Path) -> Any:
     """The key of the run that a partial folder is for; None where it names none that can be read."""
     try:
         return json.loads((folder / MARKER).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
 
 
