@@ -133,17 +133,20 @@ def vocabulary_digests(chat_format: ChatFormat) -> list[str]:
 def end_of_text_ids(folder: Path, chat_format: ChatFormat) -> dict[str, list[int]]:
     """Which ids each file of an exported folder says end a text; `chat` is what the chat stops at."""
     found = {
-        name: _as_list(read_object(folder / name).get("eos_token_id"))
+        name: _as_list(read_object(folder / name).get("eos_token_id"), folder / name)
         for name in ("config.json", "generation_config.json")
     }
     genai = read_object(folder / "genai_config.json").get("model")
-    found["genai_config.json"] = _as_list(genai.get("eos_token_id") if isinstance(genai, dict) else None)
+    genai_ids = genai.get("eos_token_id") if isinstance(genai, dict) else None
+    found["genai_config.json"] = _as_list(genai_ids, folder / "genai_config.json")
     named = read_object(folder / "tokenizer_config.json").get("eos_token")
     text = named.get("content") if isinstance(named, dict) else named
-    found["tokenizer_config.json"] = _as_list(chat_format.tokenizer.token_to_id(text) if text else None)
+    check_type(text, str | None, f"eos_token in {folder / 'tokenizer_config.json'}")
+    found["tokenizer_config.json"] = _as_list(chat_format.tokenizer.token_to_id(text) if text else None, folder)
     found["chat"] = sorted(chat_format.stop_ids)
     return found
 
 
-def _as_list(value: Any) -> list[int]:
+def _as_list(value: Any, path: Path) -> list[int]:
+    check_type(value, int | list[int] | None, f"eos_token_id in {path}")
     return sorted(value) if isinstance(value, list) else [] if value is None else [value]

@@ -77,6 +77,8 @@ LARGEST_NUMBER = 2**31 - 1
 SCALING = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
 HEAD_DIM_STEP = 16
 """Of onnxruntime's GroupQueryAttention where it rotates."""
+MOST_HEAD_DIM = 256
+"""Of our own attention (export/kernels/attention.h)."""
 
 # What transformers takes where a config.json is silent.
 DEFAULT_ROPE_THETA = {"SmolLM3ForCausalLM": 2e6}
@@ -211,10 +213,10 @@ def _check_shape(path: Path, config: ModelConfig) -> None:
         raise InputError(
             f"num_attention_heads ({heads}) must be a multiple of num_key_value_heads ({kv_heads}); {path} holds both"
         )
-    if head_dim % HEAD_DIM_STEP:
+    if head_dim % HEAD_DIM_STEP or not 0 < head_dim <= MOST_HEAD_DIM:
         raise InputError(
-            f"head_dim ({head_dim}) must be a multiple of {HEAD_DIM_STEP}, as onnxruntime's attention needs it; "
-            f"{path} describes a model that cannot be exported"
+            f"head_dim ({head_dim}) must be a multiple of {HEAD_DIM_STEP} up to {MOST_HEAD_DIM}, as attention's kernels "
+            f"need it; {path} describes a model that cannot be exported"
         )
     if config.architecture == "LlamaForCausalLM" and config.hidden_size % heads:
         raise InputError(

@@ -35,6 +35,7 @@ from export.places import LONG, int8_fault, measure_places
 from export.session import INT8_CACHE_FILE, MODEL_FILE, Cache, OnnxDecoder, chosen_cache
 from toolkit.chat_format import ChatFormat
 from toolkit.errors import InputError
+from toolkit.field_types import check_type
 from toolkit.json_files import check_regular
 from toolkit.records import Record
 from toolkit.runs import MANIFEST, file_digest, read_manifest
@@ -353,6 +354,7 @@ def _recorded(manifest: Mapping[str, Any]) -> list[tuple[str, CoarseParity]]:
     try:
         measured = manifest["measured"]
         named = {"": measured["coarse_parity"], **measured.get("places", {})}
+        check_type(named, dict[str, dict[str, float]], f"coarse_parity and places in {MANIFEST}")
         return [(place, CoarseParity.from_dict(there)) for place, there in named.items()]
     except (KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{MANIFEST} must hold the measured coarse_parity, and does not; export again") from error

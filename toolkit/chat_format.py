@@ -24,6 +24,7 @@ from typing import Literal
 from tokenizers import Tokenizer
 
 from toolkit.errors import InputError
+from toolkit.field_types import check_type
 from toolkit.literal_text import THOUGHT_TAGS, LiteralText, own_outside
 from toolkit.records import Message, read_object
 from toolkit.special_tokens import NAMES, add_configured, special_tokens
@@ -110,6 +111,7 @@ class ChatFormat:
         special = special_tokens(folder, config)
         add_configured(tokenizer, config, special)
         variables = {name: token.content for name, token in special.items() if name in NAMES}
+        check_type(variables, dict[str, str], f"the special tokens of {folder / TOKENIZER_CONFIG}")
         stop_ids = _stop_ids(folder, tokenizer, variables.get("eos_token"))
         if not stop_ids:
             raise InputError(f"{folder} must name an end-of-text token that its vocabulary holds; it names none")
@@ -331,5 +333,6 @@ def _stop_ids(folder: Path, tokenizer: Tokenizer, eos_token: str | None) -> froz
     for name in ("generation_config.json", "config.json"):
         if (folder / name).is_file():
             value = read_object(folder / name).get("eos_token_id")
+            check_type(value, int | list[int] | None, f"eos_token_id in {folder / name}")
             found.update(value if isinstance(value, list) else [value])
     return frozenset(i for i in found if isinstance(i, int))

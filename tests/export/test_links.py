@@ -37,13 +37,19 @@ def outcomes(folder: Path) -> set[str]:
 
 @pytest.mark.parametrize("prepacked", [False, True])
 def test_a_snapshot_of_the_hub_s_cache_is_verified_and_runs(
-    prepacked: bool, snapshot: Path, calibrated: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    prepacked: bool,
+    snapshot: Path,
+    calibrated: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setenv("TOOLKIT_HOME", str(tmp_path / "home"))
     assert outcomes(snapshot) == {"ok"}
     load_model(snapshot)
     decoder = OnnxDecoder(snapshot, prepacked=prepacked)
     assert (decoder.start([PROMPT]) == OnnxDecoder(calibrated).start([PROMPT])).all()
+    assert "not used" not in capsys.readouterr().err
 
 
 def test_a_backup_by_hard_links_is_the_folder_and_so_is_the_original(calibrated: Path, tmp_path: Path) -> None:

@@ -71,6 +71,12 @@ def test_layers_slide_and_rotate_as_in_transformers(family: str, values: dict[st
 @pytest.mark.parametrize(
     ("family", "values", "message"),
     [
+        ("Llama", {"head_dim": 120}, r"head_dim \(120\) must be a multiple of 16 up to 256"),
+        ("Qwen3", {"head_dim": 512}, r"head_dim \(512\) must be a multiple of 16 up to 256"),
+        ("Llama", {"hidden_size": 400}, r"head_dim \(100\) must be a multiple of 16"),
+        ("Llama", {"num_hidden_layers": 10**9}, r"num_hidden_layers in .* must be from 1 to 4096"),
+        ("Mistral", {"layer_types": ["full_attention"] * 2}, r"layer_types in .* make Ministral of MistralForCausalLM"),
+        ("Llama", {"model_type": "mistral"}, r"model_type \(mistral\) must be that of LlamaForCausalLM"),
         ("Mistral", {"attention_bias": True}, r"attention_bias \(True\) must be False"),
         ("Llama", {"rope_scaling": {"type": "linear"}}, r"rope_type \(linear\) must be default or llama3"),
         ("Llama", {"rope_scaling": {"rope_type": "llama3"}}, r"must hold 'factor'; it is missing"),

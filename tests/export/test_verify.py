@@ -451,6 +451,25 @@ def test_expected_arrays_of_other_types_are_one_line(arrays: dict[str, Any], mes
     assert re.search(message, failures(copied)["divergence"])
 
 
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("config.json", {"eos_token_id": [[2]]}, r"eos_token_id in .*/config\.json \(\[\[2\]\]\) must be a whole number or"),
+        ("generation_config.json", {"eos_token_id": "2"}, r"eos_token_id in .*/generation_config\.json \('2'\) must be"),
+        ("genai_config.json", {"model": {"eos_token_id": {}}}, r"eos_token_id in .*/genai_config\.json \(\{\}\) must be"),
+        ("tokenizer_config.json", {"eos_token": ["a"]}, r"the special tokens of .*/tokenizer_config\.json .* must be an ob"),
+        ("manifest.json", {"measured": {"coarse_parity": {"mean_kl": "0"}}}, r"coarse_parity in manifest\.json .* must be an"),
+    ],
+)  # fmt: skip
+def test_values_of_other_types_are_one_line(name: str, change: dict[str, Any], message: str, copied: Path) -> None:
+    edit_json(copied / name, lambda values: values.update(change))
+    if name != "manifest.json":
+        repair_manifest(copied)
+    found = failures(copied)
+    assert any(re.search(message, line) for line in found.values()), found
+    assert not any("\n" in line for line in found.values())
+
+
 def test_expected_ids_beyond_the_vocabulary_are_one_line(copied: Path) -> None:
     with np.load(copied / EXPECTED_FILE) as old:
         values = {name: old[name] for name in old.files}

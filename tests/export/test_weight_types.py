@@ -123,7 +123,7 @@ def test_the_chat_opens_every_weight_type(
     [found] = complete(model.decoder, [prompt], sampling, frozenset())
     [expected] = complete(OnnxDecoder(exports[name]["folder"]), [prompt], sampling, frozenset())
     assert found.ids[:4] == expected.ids[:4], "behind them drafts are verified by several rows at once"
-    assert {path.name for path in tmp_path.iterdir()} == {"prepacked", "prefixes"}
+    assert {path.name for path in tmp_path.iterdir()} == {"prepacked", "prefixes", "tokenizers"}
 
 
 def test_a_folder_weighs_what_lies_in_it(exports: dict[str, dict[str, Any]]) -> None:
