@@ -90,7 +90,9 @@ def read_chat_request(body: Mapping[str, Any], *, model: str, fresh_seed: int, t
     schema = _schema(body.get("response_format"))
     begun = _begun(messages, read[-1]["content"], goes_on=_boolean(body, "continue_final_message"))
     if body.get("add_generation_prompt") is not None and _boolean(body, "add_generation_prompt") == bool(begun):
-        message = f"add_generation_prompt must be {str(not begun).lower()} where a turn {'goes on' if begun else 'begins'}"
+        message = (
+            f"add_generation_prompt must be {str(not begun).lower()} where a turn {'goes on' if begun else 'begins'}"
+        )
         raise ApiError(message, param="add_generation_prompt")
     if begun and begun.answer and schema:
         raise ApiError("response_format must be free where an answer is to go on", param="response_format")
@@ -220,7 +222,9 @@ def _schema(response_format: Any) -> str:
         raise ApiError(f"response_format.type must be one of {', '.join(FORMATS)}", param="response_format")
     for name in response_format.keys() - FORMATS[kind]:
         if response_format[name] is not None:
-            raise ApiError(f"response_format of type {kind} has no field {name!r}; leave it out", param="response_format")
+            raise ApiError(
+                f"response_format of type {kind} has no field {name!r}; leave it out", param="response_format"
+            )
     if kind == "text":
         return ""
     if kind == "json_object":

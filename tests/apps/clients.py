@@ -112,7 +112,9 @@ def wrong(said: dict[str, Any]) -> dict[str, Any]:
 def main() -> None:
     assert __doc__
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--environments", type=Path, default=Path("runs/environments"), help="where clients are installed")
+    parser.add_argument(
+        "--environments", type=Path, default=Path("runs/environments"), help="where clients are installed"
+    )
     parser.add_argument("--page", type=Path, default=Path("docs/server.md"), help="the page to write the table into")
     options = parser.parse_args()
     table, failed = [["client", "version", "what it read as the script says"]], False
@@ -120,7 +122,9 @@ def main() -> None:
         for client, requirements in CLIENTS.items():
             python = interpreter(options.environments / client, requirements)
             version = f"import importlib.metadata; print(importlib.metadata.version({client!r}))"
-            shown = subprocess.run([python, "-c", version], stdout=subprocess.PIPE, text=True, check=True).stdout.strip()
+            shown = subprocess.run(
+                [python, "-c", version], stdout=subprocess.PIPE, text=True, check=True
+            ).stdout.strip()
             try:
                 said = ask(python, client, url)
                 trouble = wrong(said)

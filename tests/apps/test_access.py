@@ -67,7 +67,12 @@ def ask(port: int, method: str = "GET", path: str = "/v1/models", body: Any = No
 
 
 def test_a_page_of_another_origin_is_refused_unless_it_is_named(closed: int, opened: int) -> None:
-    for port, origin in ((closed, PAGE), (opened, "https://other.example"), (opened, "null"), (opened, "http://page.example")):
+    for port, origin in (
+        (closed, PAGE),
+        (opened, "https://other.example"),
+        (opened, "null"),
+        (opened, "http://page.example"),
+    ):
         for method in ("GET", "OPTIONS"):
             status, headers, _ = ask(port, method, Origin=origin, **(PREFLIGHT if method == "OPTIONS" else {}))
             assert status == 403 and "access-control-allow-origin" not in headers
@@ -149,7 +154,12 @@ def test_a_null_model_is_the_one_that_is_served(closed: int, model: str | None) 
 
 @pytest.mark.parametrize(
     ("method", "path", "status"),
-    [("GET", "/v1/nothing", 404), ("POST", "/", 404), ("GET", "/v1/chat/completions", 405), ("DELETE", "/v1/models", 405)],
+    [
+        ("GET", "/v1/nothing", 404),
+        ("POST", "/", 404),
+        ("GET", "/v1/chat/completions", 405),
+        ("DELETE", "/v1/models", 405),
+    ],
 )
 def test_what_is_not_served_is_refused_as_openai_refuses_it(closed: int, method: str, path: str, status: int) -> None:
     found, headers, body = ask(closed, method, path)

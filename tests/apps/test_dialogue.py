@@ -153,7 +153,9 @@ def test_a_tab_ends_the_turn_that_it_alone_follows_before_it_shows_another_chat(
     tab.open(Conversation())
     assert not left.busy and left.turns[-1].state == "stopped" and tab.conversation is not left
     (last,) = writing
-    assert (last[0], last[1]["submit_btn"]) == ([], "Send"), "what was on its way may come after the chat that it opened"
+    assert (last[0], last[1]["submit_btn"]) == ([], "Send"), (
+        "what was on its way may come after the chat that it opened"
+    )
 
 
 def test_a_tab_that_goes_to_a_chat_that_is_being_written_is_not_told_the_one_it_left(slow: Model, store: Store) -> None:

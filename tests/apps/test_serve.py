@@ -411,16 +411,16 @@ def test_a_row_goes_on_from_what_a_dropped_one_left_and_overwrites_the_oldest(le
         decoder.drop()  # first the first, then the second
 
     longer = [*first, 5, *third]
-    assert decoder.open(longer) == 91
-    logits_V = decoder.read(0, longer[91:])
+    assert decoder.open(longer) == 90, "what was stepped is read again, as a prompt is"
+    logits_V = decoder.read(0, longer[90:])
     np.testing.assert_allclose(logits_V, alone.start([longer])[0], atol=0.02)
-    assert decoder.open(second[:40]) == 39, "a prompt's last token is always read"
-    np.testing.assert_allclose(decoder.read(1, second[39:40]), alone.start([second[:40]])[0], atol=0.02)
+    assert decoder.open(second[:50]) == 41, "a prompt's last tokens are always read, more than a few at once"
+    np.testing.assert_allclose(decoder.read(1, second[41:50]), alone.start([second[:50]])[0], atol=0.02)
     decoder.drop()
     decoder.drop()
     assert decoder.open(third) == 0
     decoder.read(0, third)
-    assert decoder.open(longer) == 180, "the longer one was dropped last, and stays"
+    assert decoder.open(longer) == 172, "the longer one was dropped last, and stays"
     decoder.forget()
     assert decoder.open(longer) == 0
 
@@ -477,7 +477,9 @@ def test_a_body_of_100_megabytes_is_refused_before_it_is_read(address: str) -> N
 
 def test_an_address_beyond_the_loopback_needs_a_key(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("TOOLKIT_API_KEY", raising=False)
-    with pytest.raises(InputError, match=r"host \(0\.0\.0\.0\) must be one of 127\.0\.0\.1, localhost, ::1 without a key"):
+    with pytest.raises(
+        InputError, match=r"host \(0\.0\.0\.0\) must be one of 127\.0\.0\.1, localhost, ::1 without a key"
+    ):
         run_server(tmp_path, host="0.0.0.0", port=0, api_key=None, parallel=1, queue=1)
     assert allowed_hosts("127.0.0.1", 9) == {"127.0.0.1:9", "localhost:9"}
     assert {"127.0.0.1:9", f"{socket.gethostname().lower()}:9"} <= allowed_hosts("0.0.0.0", 9)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import json
-import queue
 import threading
 import time
 from collections.abc import Callable
@@ -32,7 +31,7 @@ class RawServer(HttpServer):
         self.paths: list[str] = []
         self.over = threading.Event()
 
-    def __exit__(self, *raised: Any) -> None:
+    def __exit__(self, *raised: object) -> None:
         self.over.set()
         super().__exit__(*raised)
 
@@ -122,7 +121,10 @@ def test_what_is_no_chunk_is_one_line(data: str) -> None:
 def test_whatever_goes_wrong_while_reading_reaches_the_reader() -> None:
     with streaming() as server, pytest.raises(InputError, match="not JSON serializable"):
         next(stream_chat(server.url, {"messages": object()}, TROUBLE_S))
-    with streaming(event(content="one"), Content_Encoding="gzip") as server, pytest.raises(InputError, match="to the end"):
+    with (
+        streaming(event(content="one"), Content_Encoding="gzip") as server,
+        pytest.raises(InputError, match="to the end"),
+    ):
         next(stream_chat(server.url, {}, TROUBLE_S))
 
 
@@ -160,9 +162,9 @@ def test_a_server_that_drips_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None
         monkeypatch.setenv(TIMEOUT_VARIABLE, "0.2")
         with pytest.raises(InputError, match=rf"must send an event within 0\.2 s; set {TIMEOUT_VARIABLE}"):
             chunks(server)
-    with RawServer(lambda handler: drip(handler, b": still here\n\n", 0.02)) as server:
-        with pytest.raises(InputError, match="must send an event within"):
-            chunks(server)
+    comments = RawServer(lambda handler: drip(handler, b": still here\n\n", 0.02))
+    with comments as server, pytest.raises(InputError, match="must send an event within"):
+        chunks(server)
 
 
 def test_a_slow_stream_that_goes_on_is_read_to_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -217,36 +219,35 @@ def test_the_context_is_read_from_wherever_servers_tell_it(
 @pytest.mark.parametrize("key", ["sk-123", 'sk-"quoted"', "sk-\\back/slash+%"])
 def test_a_key_that_a_server_says_is_in_no_message(monkeypatch: pytest.MonkeyPatch, key: str) -> None:
     monkeypatch.setenv(KEY_VARIABLE, key)
-    events: queue.SimpleQueue[str] = queue.SimpleQueue()
+    sent: list[str] = []
 
-    def say(handler: _Handler) -> None:
-        sent = handler.headers["Authorization"].removeprefix("Bearer ")
-        events.put(sent)
-        handler.send_response(401, f"No {sent}")
+    def refuse(handler: _Handler) -> None:
+        sent.append(handler.headers["Authorization"])
+        handler.send_response(401, f"No {key}")
         handler.end_headers()
-        handler.wfile.write(json.dumps({"error": {"message": f"{sent} is wrong", "data": [{"id": sent}] * 2}}).encode())
+        handler.wfile.write(json.dumps({"error": {"message": f"{key} is wrong", "data": [{"id": key}] * 2}}).encode())
 
-    with RawServer(say) as server:
-        for fail in (lambda: chunks(server), lambda: locate(server.url)):
-            with pytest.raises(InputError) as caught:
-                fail()
-            assert f"[{KEY_VARIABLE}]" in str(caught.value) and "123" not in str(caught.value)
-            assert "quoted" not in str(caught.value) and "slash" not in str(caught.value)
-    assert events.get() == key
-    with streaming(f"data: {json.dumps({'error': {'message': f'no {key}'}})}") as server:
-        with pytest.raises(InputError, match=KEY_VARIABLE) as caught:
-            chunks(server)
-    assert "quoted" not in str(caught.value) and "slash" not in str(caught.value) and "123" not in str(caught.value)
-    names = {"data": [{"id": key}, {"id": "other"}]}
-    with RawServer(lambda handler: handler.send(json.dumps(names).encode())) as server:
-        with pytest.raises(InputError, match="it lists 2") as caught:
-            locate(server.url)
-    assert "quoted" not in str(caught.value) and "slash" not in str(caught.value) and "123" not in str(caught.value)
+    names = json.dumps({"data": [{"id": key}, {"id": "other"}]}).encode()
+    broken = streaming(f"data: {json.dumps({'error': {'message': f'no {key}'}})}")
+    for server, fails in (
+        (RawServer(refuse), chunks),
+        (RawServer(refuse), lambda server: locate(server.url)),
+        (RawServer(lambda handler: handler.send(names)), lambda server: locate(server.url)),
+        (broken, chunks),
+    ):
+        with server, pytest.raises(InputError) as caught:
+            fails(server)
+        assert f"[{KEY_VARIABLE}]" in str(caught.value)
+        assert not any(part in str(caught.value) for part in ("123", "quoted", "slash"))
+    assert sent == [f"Bearer {key}"] * 2
 
 
 def test_a_key_with_a_line_break_inside_is_refused_and_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(KEY_VARIABLE, "secret\nmore")
-    with streaming() as server, pytest.raises(InputError, match=r"number 7 is none \(a line break, perhaps\)") as caught:
+    with (
+        streaming() as server,
+        pytest.raises(InputError, match=r"number 7 is none \(a line break, perhaps\)") as caught,
+    ):
         chunks(server)
     assert "secret" not in str(caught.value) and server.paths == []
     monkeypatch.setenv(KEY_VARIABLE, "secret\n")
