@@ -137,7 +137,7 @@ def check_fields(body: Mapping[str, Any], obeyed: tuple[str, ...], *, thinks: bo
             continue
         if name in neutral:
             raise FieldRefused(f"{name} ({reprlib.repr(value)}) is not supported; leave it out", name)
-        near = get_close_matches(name, [*obeyed, *HARMLESS, *neutral], 1)
+        near = get_close_matches(name, [*obeyed, *HARMLESS, *neutral], 1, 0.75)
         advice = f"is it {near[0]}?" if near else "leave it out"
         shown = name[:80].encode(errors="backslashreplace").decode()
         raise FieldRefused(f"{shown} is no field of this request; {advice}", shown, unknown=True)

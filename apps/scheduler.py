@@ -9,6 +9,11 @@ Every round reads one piece of one prompt (the readers take turns, so a long pro
 whose prompt is read. A row that ended changes places with the last stepping one, and that place with the last row: so
 stepping rows are always the first. A free place goes to the request with the fewest rows in work, then to the oldest.
 
+What a turn says must hang on nothing but its prompt and seed. Our own kernels round a few rows one by one, and many in one
+way however many they are, so a prompt is read by many tokens at once, to its last piece, and up to a few turns are stepped
+together as if each were alone. With other kernels every cut counts: a repeatable scheduler cuts always alike, and steps one
+row after another.
+
 One thread owns the decoder; everything else is behind one lock.
 """
 
@@ -23,6 +28,7 @@ import numpy as np
 
 from apps.metrics import Metrics, Outcome
 from apps.turn import Turn
+from export.session import FEW_ROWS
 from toolkit.generate import Floats, Ints
 
 PIECE = 128
@@ -37,7 +43,7 @@ class RowDecoder(Protocol):
     def step(self, tokens_B: Ints) -> Floats:
         """Append one token to each of the first rows; returns logits_BV after it."""
 
-    def open(self, prompt: Sequence[int]) -> int:
+    def open(self, prompt: Sequence[int], *, by_chunks: bool) -> int:
         """Add a last row for a prompt; returns how many of its first tokens it holds already."""
 
     def read(self, row: int, tokens_T: Sequence[int]) -> Floats:
@@ -72,10 +78,21 @@ class Scheduler:
     """Runs turns on a thread of its own until it is closed."""
 
     def __init__(
-        self, decoder: RowDecoder, metrics: Metrics, *, parallel: int, queue: int, clock: Callable[[], float]
+        self,
+        decoder: RowDecoder,
+        metrics: Metrics,
+        *,
+        parallel: int,
+        queue: int,
+        clock: Callable[[], float],
+        repeatable: bool = False,
     ) -> None:
-        """`parallel`: rows in work at once. `queue`: turns that may wait beside them. `clock` reads seconds."""
+        """`parallel`: rows in work at once. `queue`: turns that may wait beside them. `clock` reads seconds.
+
+        `repeatable`: a turn says the same whatever the kernels, for what the batch would have saved.
+        """
         self.capacity = parallel + queue
+        self._repeatable = repeatable
         self._decoder, self._metrics, self._parallel, self._clock = decoder, metrics, parallel, clock
         self._waiting: list[_Row] = []
         self._rows: list[_Row] = []
@@ -147,11 +164,15 @@ class Scheduler:
         place = self._stepping + self._next_reader % readers
         self._next_reader += 1
         row = self._rows[place]
-        size = PIECE_BETWEEN_STEPS if self._stepping else PIECE
+        size = PIECE_BETWEEN_STEPS if self._stepping and not self._repeatable else PIECE
         if row.read == 0:
             place = self._open(place)
-            row.read = row.turn.cached_tokens = self._decoder.open(row.turn.prompt)
+            row.read = self._decoder.open(row.turn.prompt, by_chunks=self._repeatable)
+            row.turn.cached_tokens = row.read
             self._metrics.cached_tokens.inc(row.read)
+        left = len(row.turn.prompt) - row.read
+        if left <= size + FEW_ROWS and not self._repeatable:
+            size = left  # no last piece of a few
         piece = row.turn.prompt[row.read : row.read + size]
         logits_V = self._decoder.read(place, piece)
         row.read += len(piece)
@@ -176,7 +197,10 @@ class Scheduler:
         if not self._stepping:
             return
         tokens_B = np.array([row.token for row in self._rows[: self._stepping]])
-        logits_BV = self._decoder.step(tokens_B)
+        if self._repeatable:
+            logits_BV = np.stack([self._decoder.read(i, [int(token)]) for i, token in enumerate(tokens_B)])
+        else:
+            logits_BV = self._decoder.step(tokens_B)
         ended = [i for i in range(self._stepping) if self._draw(self._rows[i], logits_BV[i])]
         with self._changed:
             for i in reversed(ended):

@@ -89,13 +89,14 @@ def run_server(
     parallel: int,
     queue: int,
     name: str = "",
+    repeatable: bool = False,
     origins: Collection[str] = (),
     hosts: Collection[str] = (),
 ) -> None:
     """Load an exported folder and serve it until interrupted; prints the address first. Port 0 is any free port.
 
     `name`: the model's, in place of its folder's. `origins`: of web pages that may ask. `hosts`: further names of this
-    machine, with any port or a certain one.
+    machine, with any port or a certain one. `repeatable`: a turn says the same whatever the kernels, for the batch's gain.
 
     Raises `InputError` where the folder is no export, the address cannot be had, or lacks the key that it needs.
     """
@@ -113,7 +114,15 @@ def run_server(
         )
     with listen(host, port) as listener:
         port = listener.getsockname()[1]
-        service = Service(folder, open_decoder=open_decoder, parallel=parallel, queue=queue, api_key=key, name=name)
+        service = Service(
+            folder,
+            open_decoder=open_decoder,
+            parallel=parallel,
+            queue=queue,
+            api_key=key,
+            name=name,
+            repeatable=repeatable,
+        )
         application = build_application(service, host, port, origins=named_origins, hosts=named_hosts)
         memory = f"{parallel} answers at once, whose cache takes up to {service.most_cache_bytes / 1e9:.1f} GB"
         show(f"{service.name} is served at http://{in_url(host)}:{port}/v1: {memory} (Ctrl+C ends it)")

@@ -57,8 +57,9 @@ class Service:
         queue: int,
         api_key: str,
         name: str = "",
+        repeatable: bool = False,
     ) -> None:
-        """An empty `api_key` lets everybody in; an empty `name` is the folder's.
+        """An empty `api_key` lets everybody in; an empty `name` is the folder's. `repeatable`: as of `Scheduler`.
 
         Raises `InputError` where the folder is no sound export.
         """
@@ -70,7 +71,9 @@ class Service:
         self.most_cache_bytes = decoder.position_bytes * decoder.max_length * parallel
         """Where all rows are as long as the context."""
         self.metrics = Metrics()
-        self.scheduler = Scheduler(decoder, self.metrics, parallel=parallel, queue=queue, clock=time.monotonic)
+        self.scheduler = Scheduler(
+            decoder, self.metrics, parallel=parallel, queue=queue, clock=time.monotonic, repeatable=repeatable
+        )
         self._max_length, self._vocab_size = decoder.max_length, decoder.config.vocab_size
         self._format = ChatFormat.from_folder(folder)
         self._vocabulary = Vocabulary(self._format.tokenizer, self._vocab_size, self._format.stop_ids)

@@ -53,6 +53,8 @@ SMALLEST_ROOM = 256
 """Positions by which a cache grows at least."""
 LEAST_SAVED = 2 * PROMPT_CHUNK
 """Tokens of a prompt, beyond what is on disk already, that are worth a file."""
+FEW_ROWS = 8
+"""Up to so many rows at once, our own kernels round each as if it were alone; more rows as any greater number of them."""
 LEAST_TAKEN_OVER = 32
 """Tokens that a dropped row must share with a prompt to be worth moving."""
 
@@ -63,6 +65,10 @@ class _Place:
 
     tokens: list[int] = field(default_factory=list)
     """Whose keys and values it holds."""
+    read: int = 0
+    """Its first positions that were read as prompts are, more than `FEW_ROWS` at once; the others were stepped."""
+    whole: int = 0
+    """Its first positions that were read by whole chunks from the start on."""
     changed: int = 0
     """When its last row was dropped: a count."""
 
@@ -203,22 +209,26 @@ class OnnxDecoder:
         self._has_read = self._has_read and not releases
         return self._run(tokens_B1, lengths_B, 0, wanted=1, releases=releases)[:, 0]
 
-    def open(self, prompt: Sequence[int]) -> int:
+    def open(self, prompt: Sequence[int], *, by_chunks: bool = False) -> int:
         """Add a last row for a prompt; returns how many of its tokens it holds already, which a dropped row has left.
 
-        Otherwise it takes the place that was dropped first. Positions that are taken over may differ from fresh ones
-        by the rounding of int8.
+        Otherwise it takes the place that was dropped first. Positions that are taken over are those that our own
+        kernels would make again, where prompts are read by more than `FEW_ROWS` tokens at once: more are left to be read,
+        and none that was stepped is taken. `by_chunks`: those that any kernels make again, which are read by whole
+        `PROMPT_CHUNK`s.
         """
         row = len(self._lengths_B)
         self._held = []
         if row == len(self._places):
             self._places.append(_Place())
         dropped = range(row, len(self._places))
-        shared = {i: common_prefix(self._places[i].tokens, prompt[:-1]) for i in dropped}
+        shared = {i: self._again(self._places[i], prompt, by_chunks=by_chunks) for i in dropped}
         best = max(dropped, key=lambda i: shared[i])
         kept = shared[best] if shared[best] >= LEAST_TAKEN_OVER else 0
         self._exchange(row, best if kept else min(dropped, key=lambda i: self._places[i].changed))
-        del self._places[row].tokens[kept:]
+        place = self._places[row]
+        del place.tokens[kept:]
+        place.read, place.whole = kept, min(place.whole, kept - kept % PROMPT_CHUNK)
         self._lengths_B = np.append(self._lengths_B, kept)
         return kept
 
@@ -228,7 +238,12 @@ class OnnxDecoder:
         assert length <= self.max_length
         self._make_room(len(self._places), length, used=self._used())
         self._lengths_B[row] = length
-        self._places[row].tokens += tokens_T
+        place = self._places[row]
+        if place.read == len(place.tokens) and len(tokens_T) > FEW_ROWS:
+            place.read = length
+        if place.whole == len(place.tokens) and len(tokens_T) == PROMPT_CHUNK:
+            place.whole = length
+        place.tokens += tokens_T
         self._has_read = True
         logits_V: Floats = self._run(np.array([tokens_T], dtype=np.int64), np.array([length]), row, wanted=1)[0, 0]
         return logits_V
@@ -309,6 +324,13 @@ class OnnxDecoder:
     def _used(self) -> int:
         """Positions of the longest row, dropped ones among them."""
         return max([int(self._lengths_B.max(initial=0)), *(len(place.tokens) for place in self._places)])
+
+    def _again(self, place: _Place, prompt: Sequence[int], *, by_chunks: bool) -> int:
+        """Positions of a place that a prompt would have again."""
+        if by_chunks:
+            shared = min(common_prefix(place.tokens, prompt[:-1]), place.whole)
+            return shared - shared % PROMPT_CHUNK
+        return min(common_prefix(place.tokens, prompt[: -FEW_ROWS - 1]), place.read)
 
     def _exchange(self, first: int, second: int) -> None:
         """Let two places change what they hold."""

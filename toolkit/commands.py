@@ -191,6 +191,7 @@ def serve(options: Options) -> Result:
         parallel=options.parallel,
         queue=options.queue,
         name=options.name,
+        repeatable=options.repeatable,
         origins=options.allow_origin,
         hosts=options.allow_host,
     )

@@ -163,12 +163,12 @@ def _get(address: str, url: str) -> Response:
 
 def open_client(url: str, timeout: Timeout | None = None) -> AsyncClient:
     """A client whose requests go to one server; raises `InputError` where the key or the proxy cannot be used."""
-    sent, timeout = headers(), timeout or Timeout(silence_s(), connect=LISTING_TIMEOUT_S)
+    sent, waits = headers(), timeout or Timeout(silence_s(), connect=LISTING_TIMEOUT_S)
     if is_loopback(url):
         verify = ssl.create_default_context() if URL(url).scheme == "https" else False  # made for nothing else
-        return AsyncClient(base_url=url, headers=sent, timeout=timeout, trust_env=False, verify=verify)
+        return AsyncClient(base_url=url, headers=sent, timeout=waits, trust_env=False, verify=verify)
     try:
-        return AsyncClient(base_url=url, headers=sent, timeout=timeout)
+        return AsyncClient(base_url=url, headers=sent, timeout=waits)
     except (ValueError, ImportError, InvalidURL) as error:
         raise InputError(
             "HTTP_PROXY, HTTPS_PROXY and ALL_PROXY must be addresses of HTTP proxies, or of SOCKS proxies where socksio is "

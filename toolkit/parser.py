@@ -282,6 +282,11 @@ def _add_chatting(verb: AddVerb) -> None:
     )
     serve.add_argument("--parallel", type=_count, default=8, help="answers in work at once; default: %(default)s")
     serve.add_argument("--queue", type=_count, default=32, help="answers that may wait; default: %(default)s")
+    serve.add_argument(
+        "--repeatable",
+        action="store_true",
+        help="let no other answer or cache change a word, whatever the kernels, for what the batch gains; see docs/server.md",
+    )
 
 
 def _add_reporting(verb: AddVerb) -> None:

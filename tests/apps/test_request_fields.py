@@ -16,7 +16,7 @@ WRONG = {"banana": 1}
 """What no field means anything by."""
 
 
-def read(*, thinks: bool = False, **fields: Any) -> Any:
+def read(thinks: bool = False, /, **fields: Any) -> Any:
     return read_chat_request({"messages": QUESTION, **fields}, model="tiny", fresh_seed=1, thinks=thinks)
 
 
@@ -24,9 +24,9 @@ def read_text(**fields: Any) -> Any:
     return read_text_request({"prompt": "?", **fields}, model="tiny", fresh_seed=1, vocab_size=9)
 
 
-def refusal(**fields: Any) -> dict[str, Any]:
+def refusal(thinks: bool = False, /, **fields: Any) -> dict[str, Any]:
     with pytest.raises(ApiError) as caught:
-        read(**fields)
+        read(thinks, **fields)
     assert caught.value.status in (400, 404)
     return dict(caught.value.body["error"])
 
@@ -70,13 +70,13 @@ def test_a_field_that_nothing_obeys_is_refused_by_name_and_passes_where_it_asks_
 )
 @pytest.mark.parametrize("thinks", [False, True])
 def test_what_would_change_the_answer_is_refused(fields: dict[str, Any], thinks: bool) -> None:
-    assert refusal(**fields, thinks=thinks)["param"] == next(iter(fields))
+    assert refusal(thinks, **fields)["param"] == next(iter(fields))
 
 
 @pytest.mark.parametrize("name", THINKS)
 def test_a_model_that_thinks_may_be_asked_to(name: str) -> None:
     for value in THINKS[name]:
-        read(**{name: value}, thinks=True)
+        read(True, **{name: value})
     assert refusal(**{name: THINKS[name][-1]})["param"] == name
 
 
@@ -156,7 +156,8 @@ def test_a_json_object_may_come_with_its_schema() -> None:
 def test_what_a_message_holds_beside_its_text_is_refused_unless_it_is_empty(name: str) -> None:
     message = {"role": "assistant", "content": "!", name: [{"id": "1"}]}
     assert refusal(messages=[*QUESTION, message, *QUESTION])["param"] == f"messages[1].{name}"
-    for empty in (None, [], ""):
+    empties: list[Any] = [None, [], ""]
+    for empty in empties:
         read(messages=[*QUESTION, message | {name: empty}, *QUESTION])
 
 

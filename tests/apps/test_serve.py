@@ -24,7 +24,7 @@ from apps.scheduler import PIECE_BETWEEN_STEPS
 from apps.serve import allowed_hosts, build_application, run_server
 from apps.service import Service
 from apps.turn import StopFilter
-from export.session import OnnxDecoder
+from export.session import FEW_ROWS, OnnxDecoder
 from tests.apps.conftest import NAME, SUM
 from tests.apps.in_thread import serving
 from toolkit.chat_format import ChatFormat, split_completion
@@ -308,12 +308,12 @@ def test_what_leaves_only_the_likeliest_token_is_greedy(client: openai.OpenAI, o
 
 def test_a_repetition_penalty_counts_the_prompt_and_what_was_drawn(client: openai.OpenAI, learned: Path) -> None:
     chat_format = ChatFormat.from_folder(learned)
-    sampling = Sampling(temperature=0, repetition_penalty=1.5, max_new_tokens=20)
+    sampling = Sampling(temperature=0, repetition_penalty=5.0, max_new_tokens=20)
     prompt = chat_format.question_ids(SUM[0])
     (sampled,) = complete(OnnxDecoder(learned), [prompt], sampling, chat_format.stop_ids)
     expected = split_completion(chat_format.decode(sampled.ids), opened=True)
     for name in ("repetition_penalty", "repeat_penalty"):
-        message = chat(client, SUM[0], max_tokens=20, extra_body={name: 1.5}).choices[0].message
+        message = chat(client, SUM[0], max_tokens=20, extra_body={name: 5}).choices[0].message
         assert (message.reasoning or "", message.content) == (expected.reasoning, expected.answer)
     assert expected.reasoning != SUM[1]
 
@@ -357,6 +357,68 @@ def test_a_long_prompt_is_read_in_pieces_between_the_steps_of_others(learned: Pa
     reads = [i for i, call in enumerate(calls) if call == "read"]
     assert len(reads) == 1 + -(-300 // PIECE_BETWEEN_STEPS)
     assert all(calls[i + 1] == "step" for i in reads)
+
+
+@pytest.mark.parametrize("length", [33, 40, 41, 72, 73, 136, 137, 300])
+def test_a_prompt_s_last_piece_is_no_few_tokens_which_kernels_round_in_another_way(learned: Path, length: int) -> None:
+    """Beside another row, alone, and from a cache: what a prompt is read as hangs on the prompt alone."""
+    with serving_model(learned, parallel=2, queue=1) as (address, service):
+        client = openai.OpenAI(base_url=f"http://{address}/v1", api_key=KEY, max_retries=0)
+        pieces: list[int] = []
+        decoder: Any = service.scheduler._decoder
+        read = decoder.read
+
+        def noted_read(row: int, tokens_T: list[int]) -> Any:
+            pieces.append(len(tokens_T))
+            return read(row, tokens_T)
+
+        decoder.read = noted_read
+        _, go_on = watch(service)
+        first = chat(client, NAME[0], stream=True)
+        wait_until(lambda: metric(service, "toolkit_generated_tokens_total") == 1)
+        prompt = [5 + i % 7 for i in range(length)]
+        counts = [sum(pieces)]
+        other = client.completions.create(model="tiny", prompt=prompt, max_tokens=1, stream=True)
+        go_on.set()
+        assert list(other) and list(first)
+        counts.append(sum(pieces))
+        assert counts[1] - counts[0] == length
+        again = client.completions.create(model="tiny", prompt=prompt, max_tokens=1)
+        assert again.usage and again.usage.prompt_tokens_details
+        cached = again.usage.prompt_tokens_details.cached_tokens or 0
+        assert sum(pieces) - counts[1] + cached == length and cached == (length - FEW_ROWS - 1 if length > 40 else 0)
+        assert min(pieces) > FEW_ROWS
+
+
+def test_a_repeatable_server_cuts_always_alike_and_steps_each_row_alone(learned: Path) -> None:
+    service = Service(learned, parallel=3, queue=3, api_key=KEY, repeatable=True)
+    with listen("127.0.0.1", 0) as listener, closing(service.scheduler):
+        port = listener.getsockname()[1]
+        decoder: Any = service.scheduler._decoder
+        calls: list[tuple[int, int]] = []
+        read = decoder.read
+
+        def noted_read(row: int, tokens_T: list[int]) -> Any:
+            calls.append((int(decoder._lengths_B[row]), len(tokens_T)))
+            return read(row, tokens_T)
+
+        decoder.read, decoder.step = noted_read, None  # rows are not stepped together
+        with serving(build_application(service, "127.0.0.1", port), listener):
+            client = openai.OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key=KEY, max_retries=0)
+            prompts = [[5 + i % 7 for i in range(300)], [6 + i % 7 for i in range(200)]]
+            answer = client.completions.create(model="tiny", prompt=prompts, max_tokens=4, temperature=0)
+            assert {(begin, count) for begin, count in calls if count > 1} == {
+                (0, 128),
+                (128, 128),
+                (256, 44),
+                (128, 72),
+            }
+            assert {count for begin, count in calls if begin >= 300} == {1}
+            again = client.completions.create(model="tiny", prompt=[*prompts[0], 7, 8], max_tokens=1)
+            assert again.usage and again.usage.prompt_tokens_details
+            assert again.usage.prompt_tokens_details.cached_tokens == 256, "whole pieces are taken from the cache"
+            alone = [client.completions.create(model="tiny", prompt=p, max_tokens=4, temperature=0) for p in prompts]
+    assert [choice.text for choice in answer.choices] == [one.choices[0].text for one in alone]
 
 
 def test_a_full_queue_is_429_and_a_client_that_leaves_frees_its_row(learned: Path) -> None:
@@ -411,16 +473,16 @@ def test_a_row_goes_on_from_what_a_dropped_one_left_and_overwrites_the_oldest(le
         decoder.drop()  # first the first, then the second
 
     longer = [*first, 5, *third]
-    assert decoder.open(longer) == 91
-    logits_V = decoder.read(0, longer[91:])
+    assert decoder.open(longer) == 90, "what was stepped is read again, as a prompt is"
+    logits_V = decoder.read(0, longer[90:])
     np.testing.assert_allclose(logits_V, alone.start([longer])[0], atol=0.02)
-    assert decoder.open(second[:40]) == 39, "a prompt's last token is always read"
-    np.testing.assert_allclose(decoder.read(1, second[39:40]), alone.start([second[:40]])[0], atol=0.02)
+    assert decoder.open(second[:50]) == 41, "a prompt's last tokens are always read, more than a few at once"
+    np.testing.assert_allclose(decoder.read(1, second[41:50]), alone.start([second[:50]])[0], atol=0.02)
     decoder.drop()
     decoder.drop()
     assert decoder.open(third) == 0
     decoder.read(0, third)
-    assert decoder.open(longer) == 180, "the longer one was dropped last, and stays"
+    assert decoder.open(longer) == 172, "the longer one was dropped last, and stays"
     decoder.forget()
     assert decoder.open(longer) == 0
 
