@@ -176,7 +176,9 @@ def _seed_of(typed: str | int | None) -> int | None:
     if not text:
         return None
     if not text.isdecimal() or int(text) > LARGEST_SEED:
-        raise InputError(f"the seed ({text[:40]!r}) must be a whole number from 0 to {LARGEST_SEED:,}; or leave it empty")
+        raise InputError(
+            f"the seed ({text[:40]!r}) must be a whole number from 0 to {LARGEST_SEED:,}; or leave it empty"
+        )
     return int(text)
 
 

@@ -109,7 +109,9 @@ def test_while_a_turn_is_written_its_tokens_stand_in_the_reserve_s_place(chat_fo
 def test_nothing_is_counted_for_a_question_that_nobody_asked(chat_format: ChatFormat) -> None:
     empty = counted(chat_format, messages("", [], "  "))
     assert empty.prompt == 0 and "0 of 4,096 tokens" in ledger_html(empty)
-    assert counted(chat_format, messages("", TURNS, "")).prompt == counted(chat_format, messages("", TURNS, "?")).history
+    assert (
+        counted(chat_format, messages("", TURNS, "")).prompt == counted(chat_format, messages("", TURNS, "?")).history
+    )
 
 
 def test_of_many_that_must_leave_the_first_and_last_are_named_and_all_are_listed() -> None:
