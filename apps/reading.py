@@ -27,14 +27,20 @@ SCRIPT = f"""<script>
     const look = () => {{
       const now = box.scrollTop;
       if (Math.abs(now - top) <= 0.5) return;
-      if (now < top ? below() > 1 : below() < {NEAR_PX}) follows = now > top; // what moved up to the end became shorter
+      if (now < top && below() <= 1) {{ // what is written became shorter; the reader's place comes back with it
+        if (follows) top = now;
+        return;
+      }}
+      follows = now > top && (follows || below() < {NEAR_PX});
       top = now;
     }};
     const settle = () => {{
       look();
-      if (!follows || performance.now() < stillUntil) return;
-      box.scrollTop = box.scrollHeight;
-      top = box.scrollTop;
+      if (performance.now() < stillUntil) return;
+      if (follows) {{
+        box.scrollTop = box.scrollHeight;
+        top = box.scrollTop;
+      }} else if (box.scrollTop < top) box.scrollTop = top;
     }};
     const hold = () => {{ stillUntil = performance.now() + {STILL_MS}; setTimeout(settle, {STILL_MS} + 1); }};
     box.addEventListener("scroll", look, {{ passive: true }});

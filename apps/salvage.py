@@ -27,14 +27,16 @@ SOUND = {
     + "AND CASE WHEN json_valid(settings) THEN json_type(settings) = 'object' ELSE 0 END",
 }
 """Table → what is true of each row that `apps.store` has written."""
+LEADS_TO_A_TURN = (("conversation", "shown_id"), ("turn", "parent_id"))
 
 
 def is_sound(database: sqlite3.Connection) -> bool:
     """Whether the file's structure and every row are as they were written."""
-    bad_row = " OR ".join(f"EXISTS (SELECT 1 FROM {table} WHERE ({sound}) IS NOT 1)" for table, sound in SOUND.items())
+    bad = [f"SELECT 1 FROM {table} WHERE ({sound}) IS NOT 1" for table, sound in SOUND.items()]
+    bad += [f"SELECT 1 FROM {table} WHERE {name} NOT IN (SELECT id FROM turn)" for table, name in LEADS_TO_A_TURN]
     try:
         (said,) = database.execute("PRAGMA quick_check(1)").fetchone()
-        return said == "ok" and database.execute(f"SELECT {bad_row}").fetchone()[0] == 0
+        return said == "ok" and database.execute(" UNION ALL ".join(bad)).fetchone() is None
     except sqlite3.DatabaseError as error:
         if not is_damage(error):
             raise

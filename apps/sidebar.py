@@ -76,8 +76,9 @@ CSS = """
 /* Only the list scrolls: what is done with a chat stays below it. */
 .sidebar .sidebar-content > .column { height: 100%; min-height: 0; flex-wrap: nowrap; }
 .sidebar .sidebar-content > .column > * { flex: none; }
-.sidebar .sidebar-content > .column > .form:has(#conversations) { flex: 0 1 auto; flex-wrap: nowrap; gap: 8px; min-height: 9em; }
+.sidebar .sidebar-content > .column > .form:has(#conversations) { flex: 0 1 auto; flex-wrap: nowrap; gap: 8px; min-height: 80px; }
 #search { flex: none; } #conversations { flex: 0 1 auto; min-height: 0; overflow: hidden auto !important; scrollbar-width: thin; }
+#conversations > .wrap, #conversations label { flex: none; }
 #conversations .wrap { flex-direction: column; flex-wrap: nowrap; gap: 2px; }
 #conversations label {
   display: block; padding: 8px 12px; border: none; border-radius: 10px; background: transparent; box-shadow: none;

@@ -25,13 +25,14 @@ HEBREW, ARABIC = "\u05e9\u05dc\u05d5\u05dd \u05e2\u05d5\u05dc\u05dd, 12!", "\u06
 DIRECTIONS = f"{HEBREW}\n\nEnglish {HEBREW}\n\n- {ARABIC}\n- {HEBREW}\n\n1. one\n2. {HEBREW}"
 
 PARAGRAPH = "One more line that is here.\n\n"
+"""Few enough of them that the text is formatted (`apps.markup.MOST_LINES`)."""
 
 FORMATTED = {
     "a table": completion_text("Table.", TABLE),
     "a task list": completion_text("Tasks.", TASKS),
     "dollars": completion_text("Dollars.", MATHEMATICS),
     "right to left": completion_text("Directions.", DIRECTIONS),
-    "paragraphs": completion_text("Many.", PARAGRAPH * 1200),
+    "paragraphs": completion_text("Many.", PARAGRAPH * 950),
 }
 AT_ONCE = (TABLE, TASKS, MATHEMATICS, DIRECTIONS, PARAGRAPH)
 """Tokens of their own, so that no test waits for letters."""

@@ -21,6 +21,7 @@ from apps.view import page_messages, seconds, status_line
 from tests.apps.scripted import ScriptedDecoder
 from toolkit.chat_format import ChatFormat
 from toolkit.errors import InputError
+from toolkit.generate import Token, TurnReader
 
 
 @pytest.fixture
@@ -132,3 +133,21 @@ def test_importing_the_chat_switches_every_call_home_off() -> None:
     )
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert result.stdout.split() == ["False", "True", "True", "1"]
+
+
+def test_a_thought_that_the_model_closed_was_not_stopped_though_no_answer_followed(model: Model) -> None:
+    for ending, reason in (("\n</think>\n\n", "stop"), ("\n</think>\n", "length"), ("", "stop")):
+        conversation = Conversation()
+        turn = conversation.ask("?", model.chat_format, 512)
+        turn.start(model.chat_format, 0.0)
+        reader = TurnReader(model.chat_format)
+        ids = model.chat_format.encode(f"So.{ending}")
+        for i, token_id in enumerate(ids):
+            is_last = i + 1 == len(ids)
+            deltas = reader.read(token_id) + (reader.finish() if is_last else [])
+            token = Token(row=0, id=token_id, finish_reason=reason if is_last else None)  # type: ignore[arg-type]
+            for delta in deltas or [None]:
+                turn.take(delta, token, 0.1)
+        turn.end(model.chat_format, 0.2)
+        assert (turn.state, turn.reasoning, turn.answer) == ("done", "So.", "")
+        assert thought(turn)["title"] == f"Thought for 0.2 s · {len(ids)} tokens", ending

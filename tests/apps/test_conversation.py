@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
 import numpy as np
 import pytest
 
 from apps.conversation import LEAST_ROOM, UPDATES_PER_S, Conversation, Turn, run_turn
+from apps.view import page_messages
 from tests.apps.scripted import SCRIPTS, ScriptedDecoder
 from toolkit.chat_format import ChatFormat, split_completion
 from toolkit.errors import InputError
@@ -290,3 +294,30 @@ def test_going_on_in_the_middle_makes_a_version_and_leaves_what_followed(chat_fo
 def asked(conversation: Conversation, question: str, instead_of: Turn | None = None) -> Turn:
     """A turn without a model."""
     return conversation._add(Turn(question=question, context_room=100), instead_of)
+
+
+def test_a_long_chain_and_many_versions_are_shown_with_work_that_grows_as_they_do() -> None:
+    def lines_run(turns: int, is_chain: bool) -> int:
+        conversation = Conversation()
+        for i in range(turns):
+            parent = conversation.all_turns[-1] if is_chain and i else None
+            conversation.all_turns.append(Turn(question="?", context_room=9, parent=parent, state="done", id=i))
+        count = 0
+
+        def trace(frame: FrameType, event: str, argument: Any) -> Any:
+            nonlocal count
+            count += event == "line" and "/apps/" in frame.f_code.co_filename
+            return trace
+
+        before = sys.gettrace()
+        sys.settrace(trace)
+        try:
+            conversation.show(conversation.all_turns[0])
+            shown = page_messages(conversation, 0.0)
+        finally:
+            sys.settrace(before)
+        assert len(conversation.turns) == (turns if is_chain else 1) and shown
+        return count
+
+    for is_chain in (True, False):
+        assert lines_run(800, is_chain) <= 2 * lines_run(400, is_chain) + 50

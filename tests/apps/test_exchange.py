@@ -113,3 +113,14 @@ def test_a_turn_that_was_running_when_it_was_exported_comes_in_as_stopped() -> N
     conversation = branched()
     conversation.all_turns[1].state = "thinking"
     assert conversation_of(to_json(conversation)).all_turns[1].state == "stopped"
+
+
+def test_an_import_of_more_questions_than_a_page_can_show_is_refused_at_once() -> None:
+    with pytest.raises(
+        InputError, match=r"a conversation of 200,000 questions must have at most 10,000; import a part"
+    ):
+        conversation_of("## Question\n" * 200_000)
+    document = json.loads(to_json(branched()))
+    document["turns"] *= 4000
+    with pytest.raises(InputError, match=r"of 12,000 questions must have at most 10,000"):
+        conversation_of(json.dumps(document))

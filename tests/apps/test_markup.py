@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from apps import markup
-from apps.markup import JOINER, LESS_THAN, harmless
+from apps.markup import DOLLAR, JOINER, LESS_THAN, as_typed, harmless, plain
 
 CHIP = re.compile(r'<span class="remote" title="([^"<>]*)">image · [^<>]*</span>')
 LABEL = re.compile(r' <span class="host">[^<>]*</span>')
@@ -49,6 +49,7 @@ FRAGMENTS = [
         "# ",
         "---",
     ),
+    *("$", "$x$", "5", "www.a.invalid@b.invalid", "ftp://a.invalid", "http://a.invalid&#64;b.invalid"),
     *("$$", "\\(", "\\)", "\\[", "\\]", "\\", "\\\\", "a", " ", "x < y", "é", "&lt;", '"', "'", ">", "="),
 ]
 texts = st.lists(st.sampled_from(FRAGMENTS), max_size=40).map("".join)
@@ -57,7 +58,8 @@ texts = st.lists(st.sampled_from(FRAGMENTS), max_size=40).map("".join)
 def copied(shown: str) -> str:
     """What CLIPBOARD_SCRIPT does."""
     shown = CHIP.sub(lambda chip: re.sub(r"&#(\d+);", lambda code: chr(int(code[1])), chip[1]), shown)
-    shown = re.sub(rf"([<!\]`~ /]){JOINER}", r"\1", LABEL.sub("", shown))
+    shown = re.sub(rf"([<!\]`~ /.$]){JOINER}", r"\1", LABEL.sub("", shown))
+    shown = re.sub(rf"{JOINER}(?=\$)", "", shown)
     shown = shown.replace(markup.LONG_FENCE, "")
     return shown.replace(markup.LESS_THAN, "<").replace(markup.EXCLAMATION, "!")
 
@@ -244,3 +246,82 @@ def test_runs_of_backticks_of_every_length_are_paired_in_one_reading() -> None:
         return " ".join("`" * length for length in range(1, longest))
 
     assert steps(runs(400)) <= 2 * steps(runs(200)) + 20
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "http://bank.invalid@evil.invalid/",
+        "http://bank.invalid:80@evil.invalid/x",
+        "https://bank.invalid&#64;evil.invalid/",
+        "https://bank.invalid&commat;evil.invalid/",
+        "https://bank.invalid\\@evil.invalid/",
+        "https://bank.invalid%5C@evil.invalid/",
+        "https://b\u0430nk.invalid/",
+        "https://bank.invalid\u2044x.evil.invalid/",
+        "https://bank.invalid\u200b.evil.invalid/",
+    ],
+)
+def test_an_address_whose_host_is_not_plain_is_no_link_in_any_form(address: str) -> None:
+    scheme, rest = address.split("://")
+    cut = f"{scheme}://{JOINER}{rest}"
+    assert harmless(f"see {address}") == f"see {cut}"
+    assert harmless(f"<{address}>") == f"<{JOINER}{cut}>"
+    assert harmless(f"[bank]({address})") == f"[bank]{JOINER}({cut})"
+    assert copied(harmless(f"<{address}>")) == f"<{address}>"
+
+
+def test_an_address_without_a_scheme_or_of_another_one_does_not_deceive_either() -> None:
+    assert harmless("www.bank.invalid@evil.invalid") == f"www.{JOINER}bank.invalid@evil.invalid"
+    assert harmless("ftp://bank.invalid/x") == f"ftp://{JOINER}bank.invalid/x"
+
+
+@pytest.mark.parametrize(
+    "text", ["<https://a.invalid:81/x?y@z#b&c>", "http://a.invalid/@x", "www.a.invalid", "a@b.invalid"]
+)
+def test_a_plain_address_stays_a_link(text: str) -> None:
+    assert harmless(text) == text
+
+
+@pytest.mark.parametrize(
+    "inner", ["x", "x^2 + y_1", "\\frac{1}{2}", "5", "5 + 6", "2x", "\\$5", "a<b", "5 \\text{ apples}", "|x|"]
+)
+def test_what_stands_between_dollars_is_mathematics(inner: str) -> None:
+    shown = inner.replace("<", LESS_THAN)
+    assert harmless(f"so ${inner}$, then") == f"so {DOLLAR[0]}{shown}{DOLLAR[1]}, then"
+    assert copied(harmless(f"${inner}$")) == f"${inner}$"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "$5 and $10",
+        "$5-$10, US$20 to US$30",
+        "$5, or 6$ more",
+        "$HOME:$PATH and $A$B",
+        "a$b$c",
+        "$ x$, $x $",
+        "\\$x$",
+        "`$x$`",
+        "$a\n$b",
+        "$`x`$",
+        "    $x$",
+        "```\n$x$",
+    ],
+)
+def test_amounts_names_and_code_are_no_mathematics(text: str) -> None:
+    assert harmless(text) == text
+
+
+def test_no_link_hides_between_dollars() -> None:
+    assert f"]{JOINER}(javascript" in harmless("$[x](javascript:alert(1))$")
+    assert '<span class="host">a.invalid</span>' in harmless("$[x](http://a.invalid/)$")
+
+
+@given(st.text() | texts)
+def test_what_a_person_typed_means_nothing_but_itself(text: str) -> None:
+    typed = as_typed(text).removeprefix('<div class="typed" dir="auto">').removesuffix("</div>")
+    for shown in (typed, plain(text)):
+        assert not re.search(r"[<>$\\\n\t]|&(?!#\d+;)", shown)
+        assert re.sub(r"&#(\d+);", lambda code: chr(int(code[1])), shown) == text.translate(markup.SIGNS)
+    assert not re.search(r"[*_\[\]`~]|://|www\.", plain(text))
