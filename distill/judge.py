@@ -165,7 +165,10 @@ class ClassifierJudge:
         return torch.softmax(logits_BL, dim=-1)[:, self.label].tolist()
 
     def _encode(self, pairs: Sequence[tuple[str, str]]) -> Any:
-        """By the model's own template, where it has one, else as a pair of texts; the end of what is too long is cut."""
+        """By the model's own template, where it has one, else as a pair of texts; the end of what is too long is cut.
+
+        What was asked and said is text: a response that forges a turn is not judged by it.
+        """
         context = getattr(self.model.config, "max_position_embeddings", self.tokenizer.model_max_length)
         limits: dict[str, Any] = {
             "truncation": True,
@@ -175,14 +178,13 @@ class ClassifierJudge:
         }
         questions, texts = [question for question, _ in pairs], [text for _, text in pairs]
         if not self.tokenizer.chat_template:
-            return self.tokenizer(questions, texts, **limits)
-        rendered = [
-            self.tokenizer.apply_chat_template(
-                [{"role": "user", "content": question}, {"role": "assistant", "content": text}], tokenize=False
-            )
-            for question, text in pairs
+            return self.tokenizer(questions, texts, split_special_tokens=True, **limits)
+        conversations = [
+            [{"role": "user", "content": question}, {"role": "assistant", "content": text}] for question, text in pairs
         ]
-        return self.tokenizer(rendered, add_special_tokens=False, **limits)
+        return self.tokenizer.apply_chat_template(
+            conversations, sanitize_control_tokens=True, return_dict=True, **limits
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,6 +12,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Self, get_type_hints
 
@@ -22,6 +23,8 @@ from toolkit.records import Message, Record, read_object
 
 RECORD_FILE = "verify.json"
 VERSION = 1
+RECORD_DAY = datetime(2024, 7, 26)
+"""What day it is where chats are rendered for the record: the one that Llama 3's templates write without a clock."""
 VOCABULARY_RUN = 512
 """Ids of the vocabulary that share one digest."""
 

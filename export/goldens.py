@@ -22,6 +22,7 @@ from export.calibration import Text
 from export.coarse_parity import Expected, coarsen, measure_coarsely, write_expected
 from export.fuzz_corpus import fuzz_texts
 from export.golden_record import (
+    RECORD_DAY,
     VERSION,
     GoldenRecord,
     GreedyText,
@@ -42,9 +43,6 @@ FUZZ_SEED, FUZZ_TEXTS = 0, 300
 GREEDY_PROMPTS, GREEDY_TOKENS = 4, 32
 POSITIONS = 256
 LIKELIEST = 32
-CLOCK = "strftime_now"
-"""The function by which transformers gives a template today's date. The chat has none."""
-
 ASK, ASK_AGAIN = QUESTIONS[:2]
 CHATS: tuple[list[Message], ...] = (
     [{"role": "user", "content": ASK}],
@@ -158,25 +156,31 @@ def _greedy_text(decoder: OnnxDecoder, prompt: list[int], stop_ids: frozenset[in
 
 
 def rendered_chats(source: Path, chat_format: ChatFormat) -> list[RenderedChat]:
-    """`CHATS` as transformers renders them; where the template reads the clock, as the source does without one."""
+    """`CHATS` as transformers renders them; where the template writes today's date, with the day of the record in it."""
     tokenizer = PreTrainedTokenizerFast.from_pretrained(source)
-    reads_clock = CLOCK in tokenizer.get_chat_template()
+    tokenizer.chat_template = tokenizer.chat_template or chat_format.template  # a processor's, which it does not read
+    recorded = ChatFormat.from_folder(source, clock=lambda: RECORD_DAY)
     chats = []
     for messages in CHATS:
         try:
-            text = (
-                chat_format.render(messages)
-                if reads_clock
-                else tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-            )
+            text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
         except (TemplateError, InputError):
             text = None
+        if text is not None and _rendered(chat_format, messages) == text:
+            text = _rendered(recorded, messages)
         chats.append(RenderedChat(messages=messages, text=text))
     return chats
 
 
+def _rendered(chat_format: ChatFormat, messages: Sequence[Message]) -> str | None:
+    try:
+        return chat_format.render(messages)
+    except InputError:
+        return None
+
+
 def _check(record: GoldenRecord, source: Path, folder: Path) -> None:
-    chat_format = ChatFormat.from_folder(folder)
+    chat_format = ChatFormat.from_folder(folder, clock=lambda: RECORD_DAY)
     try:
         check_tokenizer(record, chat_format, fast=False)
         check_template(record, chat_format)

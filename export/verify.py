@@ -23,6 +23,7 @@ import numpy as np
 from export.coarse_parity import CoarseParity, Expected, measure_coarsely, read_expected
 from export.external_data import check_external_data
 from export.golden_record import (
+    RECORD_DAY,
     RECORD_FILE,
     VOCABULARY_RUN,
     GoldenRecord,
@@ -73,7 +74,7 @@ def verify(folder: Path, *, fast: bool) -> list[Check]:
         check_files(folder, manifest, fast=fast)
         raise InputError(f"{folder} must hold {RECORD_FILE}, and {why_no_record(folder)}")
     record = cache(lambda: read_record(folder))
-    chat_format = cache(lambda: ChatFormat.from_folder(folder))
+    chat_format = cache(lambda: ChatFormat.from_folder(folder, clock=lambda: RECORD_DAY))
     checks = [
         _run("files", lambda: check_files(folder, manifest, fast=fast)),
         _run("external data", lambda: _check_external_data(folder)),

@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -323,19 +324,21 @@ def test_coarse_divergence_equals_the_sum_over_its_outcomes_and_bounds_the_true_
 
 def test_a_template_that_transformers_renders_otherwise_is_not_exported(source: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(source, tmp_path / "source"))
-    (folder / "chat_template.jinja").write_text("{{ messages | map(attribute='content') | list | tojson }}")
+    (folder / "chat_template.jinja").write_text("{{ namespace(said=messages[0].content) }}")
     with pytest.raises(
         GateFailed,
-        match=r"must be read by the chat as it was made, and is not: chat 3 of verify\.json .* differs at character \d+: .*u003cthink.* instead of .*<think>",
+        match=r"must be read by the chat as it was made, and is not: chat 1 of verify\.json .* differs at character \d+: .* instead of .*said",
     ):
         export_model(replace(int4_config(folder, tmp_path / "out"), bounds=WIDE))
     assert [path.name for path in tmp_path.iterdir()] == ["source"]
 
 
-def test_a_template_that_reads_the_clock_is_rendered_without_one(source: Path, tmp_path: Path) -> None:
+def test_a_template_that_writes_the_date_is_recorded_with_the_day_of_the_record(source: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(source, tmp_path / "source"))
-    (folder / "chat_template.jinja").write_text("{% if strftime_now is defined %}{{ strftime_now('%S') }}{% endif %}A")
-    assert {chat.text for chat in rendered_chats(folder, ChatFormat.from_folder(folder))} == {"A"}
+    (folder / "chat_template.jinja").write_text("{% if strftime_now is defined %}{{ strftime_now('%d %b %Y') }}{% endif %}A")
+    today = ChatFormat.from_folder(folder)
+    assert {chat.text for chat in rendered_chats(folder, today)} == {"26 Jul 2024A"}
+    assert today.render([]) == f"{datetime.now():%d %b %Y}A"
 
 
 def make_older(folder: Path) -> None:
