@@ -92,7 +92,9 @@ def place_texts(texts: Sequence[Text], chat_format: ChatFormat, config: ModelCon
         LONG: [Text(prompt=long_ids[:-compared], completion=long_ids[-compared:])],
         TURNS: list(_turns(texts, room)),
         BATCH: _rows(texts, long_ids[: min(FIRST_ROW_TOKENS, room // 2)], room),
-        ODD: [Text(prompt=ids[:1], completion=ids[1:]) for ids in odd_texts(chat_format, config.vocab_size, ODD_TOKENS)],
+        ODD: [
+            Text(prompt=ids[:1], completion=ids[1:]) for ids in odd_texts(chat_format, config.vocab_size, ODD_TOKENS)
+        ],
     }
     return {place: there for place, there in chosen.items() if there}
 
@@ -116,6 +118,6 @@ def _rows(texts: Sequence[Text], before: list[int], room: int) -> list[Text]:
         chosen.append(first)
     return sorted(chosen, key=lambda text: -len(text.completion))
 
+
 def _measured(folder: Path, cache: Cache, places: Mapping[str, Expected]) -> dict[str, CoarseParity]:
     return measure_places(OnnxDecoder(folder, cache=cache, keeps_prefix=True), places)
-

@@ -39,7 +39,9 @@ def physical_cores() -> int:
 
 def processor_name() -> str:
     """What a table names it by, with those of its instructions that decide which kernels run."""
-    facts = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in _processor().splitlines())}
+    facts = {
+        name.strip(): value.strip() for name, _, value in (line.partition(":") for line in _processor().splitlines())
+    }
     flags = facts.get("flags", "").split()
     known = [flag for flag in TELLING_FLAGS if flag in flags]
     return f"{facts.get('model name') or platform.processor() or platform.machine()} ({', '.join(known) or 'no AVX2'})"

@@ -106,11 +106,13 @@ def outgrown(folder: Path) -> str:
     """One line where a folder keeps keys and values in int8 by steps that long texts outgrow, as it was exported before
     the gate looked at long positions; else empty."""
     manifest = read_manifest(folder) or {}
-    if RECORD_FILE not in manifest.get("outputs", {}) or "places" in manifest.get("measured", {}) or chosen_cache(folder) == "exact":
+    if (
+        RECORD_FILE not in manifest.get("outputs", {})
+        or "places" in manifest.get("measured", {})
+        or chosen_cache(folder) == "exact"
+    ):
         return ""
-    return (
-        f"{folder} keeps keys and values in int8 by steps that long texts outgrow; export again, or run it with --cache exact"
-    )
+    return f"{folder} keeps keys and values in int8 by steps that long texts outgrow; export again, or run it with --cache exact"
 
 
 def check_files(folder: Path, manifest: Mapping[str, Any], *, fast: bool) -> str:

@@ -14,7 +14,7 @@ import torch
 from onnx import numpy_helper
 
 from apps.model import check_folder
-from export.cache_scales import LARGEST_CODE, MARGIN
+from export.cache_scales import LARGEST_CODE
 from export.calibration import Text, read_texts
 from export.coarse_parity import EXPECTED_FILE, read_expected, write_expected
 from export.gate import pass_gate
@@ -56,11 +56,13 @@ def give_old_steps(folder: Path, texts: list[Text]) -> None:
         decoder.start([text.prompt + text.completion])
         for name, kept in decoder.kept().items():
             seen = np.abs(kept).max(1).reshape(-1)
-            largest[f"past_key_values.{name}.steps"] = np.maximum(largest.get(f"past_key_values.{name}.steps", seen), seen)
+            largest[f"past_key_values.{name}.steps"] = np.maximum(
+                largest.get(f"past_key_values.{name}.steps", seen), seen
+            )
     model = onnx.load(folder / INT8_CACHE_FILE, load_external_data=False)
     for tensor in model.graph.initializer:
         if tensor.name in largest:
-            tensor.CopyFrom(numpy_helper.from_array(largest[tensor.name] * np.float32(MARGIN / LARGEST_CODE), tensor.name))
+            tensor.CopyFrom(numpy_helper.from_array(largest[tensor.name] * np.float32(1.1 / LARGEST_CODE), tensor.name))
     onnx.save(model, folder / INT8_CACHE_FILE)
     repair_manifest(folder)
 
@@ -95,7 +97,8 @@ def test_no_position_outgrows_a_step(biased: Path) -> None:
     decoder.start([np.random.default_rng(1).integers(3, 320, BIASED_CONTEXT).tolist()])
     for name, kept_GSA in decoder.kept().items():
         steps_G1A = steps(biased)[f"past_key_values.{name}.steps"].reshape(len(kept_GSA), 1, -1)
-        assert (np.abs(kept_GSA) / steps_G1A).max() < LARGEST_CODE * 1.1, name
+        if name.endswith("key"):
+            assert (np.abs(kept_GSA) / steps_G1A).max() <= LARGEST_CODE, name
         first_G1R, second_G1R = steps_G1A[..., :HALF], steps_G1A[..., HALF:]
         assert np.array_equal(first_G1R, second_G1R) == name.endswith("key")
 
@@ -130,7 +133,9 @@ def test_the_gate_leaves_an_int8_cache_out_that_long_texts_outgrow(
     (copied / "manifest.json").write_text(json.dumps(manifest | {"measured": manifest["measured"] | measured}))
     assert manifest["config"]["cache"] == "int8"
     assert chosen_cache(copied) == "exact"
-    with pytest.raises(InputError, match=r"int8-cache\.onnx must exist to keep the cache in int8; keep it exact, because"):
+    with pytest.raises(
+        InputError, match=r"int8-cache\.onnx must exist to keep the cache in int8; keep it exact, because"
+    ):
         OnnxDecoder(copied, cache="int8")
     repair_manifest(copied)
     assert failures(copied) == {}
@@ -167,9 +172,7 @@ def test_a_folder_with_steps_of_before_is_told_to_be_exported_again(
     assert capsys.readouterr().err == f"{line}\n"
 
 
-def test_an_older_folder_with_exact_keys_is_as_good_as_ever(
-    copied: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_older_folder_with_exact_keys_is_as_good_as_ever(copied: Path, capsys: pytest.CaptureFixture[str]) -> None:
     make_older(copied)
     path = copied / "manifest.json"
     manifest = json.loads(path.read_text())
