@@ -18,7 +18,7 @@ import argparse
 import os
 from collections.abc import Iterator
 from dataclasses import replace
-from itertools import pairwise
+from itertools import pairwise, product
 from pathlib import Path
 
 import numpy as np
@@ -44,7 +44,13 @@ BLOCK = {"": "cache", "onnxruntime": "cache-onnxruntime"}
 WIDE = Bounds(max_mean_kl=10.0, min_top1=0.0)
 """What falls short is shown, not refused."""
 POSITIONS = (0, 100, 300, 700, 2048, 8192)
-BIASES, THETAS, HEAD_DIMS = (0.0, 3.0, 10.0, 30.0), (1e4, 1e6), (64, 128)
+BIASES, THETAS = (0.0, 3.0, 10.0, 30.0), (1e4, 1e6)
+HEAD_DIM = 128
+QUERY_BIAS = 1.0
+TOLD = 0.1
+"""Standard deviation of what tells the stream of what is attended to: five times that of the other weights, so that the
+logits hang by it."""
+CALIBRATION_TOKENS = 6000
 FEW_TOKENS = 16
 """Read at a time; of more, onnxruntime's kernels would see each other's keys exactly."""
 PIECE = 512
@@ -62,24 +68,22 @@ def main() -> None:
     traces = options.out / "topics.jsonl"
     write_records(traces, documentation())
     sources = {path.resolve().name: path for path in options.model}
-    for head_dim in HEAD_DIMS:
-        for theta in THETAS:
-            for bias in BIASES:
-                folder = options.out / f"qwen2-{head_dim}-{theta:g}-{bias:g}"
-                if not folder.is_dir():
-                    write_qwen2(folder, head_dim=head_dim, rope_theta=theta, key_bias=bias)
-                sources[f"heads of {head_dim}, theta {theta:g}, key biases {bias:g}"] = folder
+    for theta, bias in product(THETAS, BIASES):
+        folder = options.out / f"qwen2-theta-{theta:.0e}-biases-{bias:g}"
+        if not folder.is_dir():
+            write_qwen2(folder, rope_theta=theta, key_bias=bias)
+        sources[f"theta {theta:.0e}, key biases {bias:g}"] = folder
     rows = {}
     for name, source in sources.items():
         config = int4_config(source, options.out / f"{source.name}-int4", calibration=traces)
-        export_model(replace(config, bounds=WIDE))
+        export_model(replace(config, bounds=WIDE, calibration_tokens=CALIBRATION_TOKENS))
         rows[name] = measure(source, config.out)
     text = table(rows)
     print(text)
     fill_file(DOCUMENT, BLOCK[os.environ.get("TOOLKIT_KERNELS", "")], text)
 
 
-def write_qwen2(folder: Path, *, head_dim: int, rope_theta: float, key_bias: float) -> None:
+def write_qwen2(folder: Path, *, rope_theta: float, key_bias: float) -> None:
     """A Qwen2 of random weights; `key_bias` is the standard deviation of its keys' biases."""
     texts = [example.answer for example in documentation()]
     tokenizer = Tokenizer(models.BPE())
@@ -94,10 +98,10 @@ def write_qwen2(folder: Path, *, head_dim: int, rope_theta: float, key_bias: flo
     write_chat_files(folder, tokenizer, template=REASONING_TEMPLATE, eos_token=TURN_END, pad_token=special[0])
     config = Qwen2Config(
         vocab_size=tokenizer.get_vocab_size(),
-        hidden_size=256,
-        intermediate_size=512,
+        hidden_size=2 * HEAD_DIM,
+        intermediate_size=4 * HEAD_DIM,
         num_hidden_layers=2,
-        num_attention_heads=256 // head_dim,
+        num_attention_heads=2,
         num_key_value_heads=1,
         max_position_embeddings=POSITIONS[-1],
         rope_theta=rope_theta,
@@ -111,8 +115,10 @@ def write_qwen2(folder: Path, *, head_dim: int, rope_theta: float, key_bias: flo
     for name, parameter in model.named_parameters():
         if name.endswith("k_proj.bias"):
             torch.nn.init.normal_(parameter, std=key_bias)
-        elif parameter.dim() == 2:
-            torch.nn.init.normal_(parameter, std=0.08)
+        elif name.endswith("q_proj.bias"):
+            torch.nn.init.normal_(parameter, std=QUERY_BIAS)
+        elif name.endswith(("v_proj.weight", "o_proj.weight", "embed_tokens.weight")):
+            torch.nn.init.normal_(parameter, std=TOLD)
     model.save_pretrained(folder)
 
 

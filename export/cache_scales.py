@@ -29,8 +29,9 @@ LONG_TOKENS = 2000
 ODD_TOKENS = 1000
 """From all over the vocabulary: what traces don't say, a user may."""
 LARGEST_CODE = 127
-MARGIN = 1.1
-"""Room for values that the calibration texts don't show; what is larger still is clipped."""
+MARGIN = 0.1
+"""Room for values that the calibration texts don't show, as a share of how far they lie apart: a bias that all keys share
+needs none. What is larger still is clipped."""
 SMALLEST_STEP = np.float32(1e-8)
 
 
@@ -38,13 +39,17 @@ def cache_scales(folder: Path, texts: Sequence[Text]) -> dict[str, Floats]:
     """For each layer's `N.key` and `N.value` the step of every channel, [num_key_value_heads · head_dim]."""
     decoder = OnnxDecoder(folder, cache="exact")
     turned = {f"{layer}.key" for layer, rotates in enumerate(decoder.config.rotates) if rotates}
+    smallest: dict[str, Floats] = {}
     largest: dict[str, Floats] = {}
     for ids in _calibration_ids(decoder, ChatFormat.from_folder(folder), texts):
         decoder.start([ids])
         for name, kept_GSA in decoder.kept().items():
-            seen = (_pair_lengths(kept_GSA) if name in turned else np.abs(kept_GSA)).max(1).reshape(-1)
-            largest[name] = np.maximum(largest.get(name, seen), seen)
-    return {name: np.maximum(seen * MARGIN / LARGEST_CODE, SMALLEST_STEP) for name, seen in largest.items()}
+            sizes_GSA = _pair_lengths(kept_GSA) if name in turned else np.abs(kept_GSA)
+            low, high = (extreme(sizes_GSA, 1).reshape(-1) for extreme in (np.min, np.max))
+            smallest[name] = np.minimum(smallest.get(name, low), low)
+            largest[name] = np.maximum(largest.get(name, high), high)
+    reach = {name: high + MARGIN * (high - smallest[name]) for name, high in largest.items()}
+    return {name: np.maximum(size / LARGEST_CODE, SMALLEST_STEP) for name, size in reach.items()}
 
 
 def _calibration_ids(decoder: OnnxDecoder, chat_format: ChatFormat, texts: Sequence[Text]) -> Iterator[list[int]]:

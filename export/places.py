@@ -23,7 +23,7 @@ LONG, TURNS, BATCH, ODD = PLACES = ("long positions", "several turns", "a batch"
 LONG_POSITIONS = 2048
 """A text of so many takes a 1.7B some ten seconds; steps that a position outgrows are long outgrown by then."""
 
-INT8_FACTOR, INT8_SLACK = 1.5, 0.01
+INT8_FACTOR, INT8_SLACK = 1.5, 0.005
 """What an int8 cache may make of the exact one's KL: measured × factor + slack (nats). The slack is for models that are
 hardly rounded, whose KL is next to nothing."""
 

@@ -14,7 +14,7 @@ import torch
 from onnx import numpy_helper
 
 from apps.model import check_folder
-from export.cache_scales import LARGEST_CODE, MARGIN
+from export.cache_scales import LARGEST_CODE
 from export.calibration import Text, read_texts
 from export.coarse_parity import EXPECTED_FILE, read_expected, write_expected
 from export.gate import pass_gate
@@ -62,9 +62,7 @@ def give_old_steps(folder: Path, texts: list[Text]) -> None:
     model = onnx.load(folder / INT8_CACHE_FILE, load_external_data=False)
     for tensor in model.graph.initializer:
         if tensor.name in largest:
-            tensor.CopyFrom(
-                numpy_helper.from_array(largest[tensor.name] * np.float32(MARGIN / LARGEST_CODE), tensor.name)
-            )
+            tensor.CopyFrom(numpy_helper.from_array(largest[tensor.name] * np.float32(1.1 / LARGEST_CODE), tensor.name))
     onnx.save(model, folder / INT8_CACHE_FILE)
     repair_manifest(folder)
 
@@ -99,7 +97,8 @@ def test_no_position_outgrows_a_step(biased: Path) -> None:
     decoder.start([np.random.default_rng(1).integers(3, 320, BIASED_CONTEXT).tolist()])
     for name, kept_GSA in decoder.kept().items():
         steps_G1A = steps(biased)[f"past_key_values.{name}.steps"].reshape(len(kept_GSA), 1, -1)
-        assert (np.abs(kept_GSA) / steps_G1A).max() < LARGEST_CODE * 1.1, name
+        if name.endswith("key"):
+            assert (np.abs(kept_GSA) / steps_G1A).max() <= LARGEST_CODE, name
         first_G1R, second_G1R = steps_G1A[..., :HALF], steps_G1A[..., HALF:]
         assert np.array_equal(first_G1R, second_G1R) == name.endswith("key")
 
