@@ -15,6 +15,16 @@ NAME = ("name?", "Names are short.", "My name is Ada. I count letters.")
 """Question, reasoning and answer."""
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A test in a browser is tried once more where it fails, and the summary counts it as rerun.
+
+    Browser, server and test share two processors with whatever else runs there, and wait a minute for each other at most.
+    """
+    for item in items:
+        if "browser" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.flaky(reruns=1))
+
+
 @pytest.fixture(scope="session")
 def learned(tiny_student: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An exported model that answers both questions in those words."""
