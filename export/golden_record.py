@@ -34,11 +34,11 @@ class Typed(Record):
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Raises `InputError` also where a value has another type."""
-        record = super().from_dict(values)
+        """As the base class, whose errors then name the file."""
         for name, kind in get_type_hints(cls).items():
-            check_type(getattr(record, name), kind, f"{name} of {RECORD_FILE}")
-        return record
+            if name in values:
+                check_type(values[name], kind, f"{name} of {RECORD_FILE}")
+        return super().from_dict(values)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -32,9 +32,9 @@ WORDS = {
 
 
 @cache
-def field_checks(kind: type) -> dict[str, Check]:
-    """By its fields' names, what tells whether a value is of the field's type."""
-    return {name: _check(annotation) for name, annotation in get_type_hints(kind).items()}
+def field_types(kind: type) -> dict[str, Any]:
+    """By its fields' names, the types that a class names for them."""
+    return get_type_hints(kind)
 
 
 def fits(value: Any, kind: Any) -> bool:
@@ -47,18 +47,21 @@ def check_type(value: Any, kind: Any, name: str) -> None:
     if not fits(value, kind):
         shown = repr(value)
         shown = shown if len(shown) <= MOST_SHOWN else f"{shown[:MOST_SHOWN]}…"
-        raise InputError(f"{name} ({shown}) must be {_in_words(kind)}; get the file again")
+        raise InputError(f"{name} ({shown}) must be {in_words(kind)}; get the file again")
 
 
-def _in_words(kind: Any) -> str:
+def in_words(kind: Any) -> str:
+    """A type as a message names it: `dict[str, list[int]]` is an object, each entry a list, each entry a whole number."""
     origin, parts = get_origin(kind), get_args(kind)
     if origin in (Union, UnionType):
-        return " or ".join(map(_in_words, parts))
+        return " or ".join(map(in_words, parts))
+    if origin is Literal:
+        return f"one of {', '.join(map(str, parts))}"
     if origin is list:
-        return f"a list, each entry {_in_words(parts[0])}"
+        return f"a list, each entry {in_words(parts[0])}"
     if origin is dict:
-        return "an object" + (f", each entry {_in_words(parts[1])}" if parts[1] is not Any else "")
-    return WORDS.get(kind) or str(kind.__name__)
+        return "an object" + (f", each entry {in_words(parts[1])}" if parts[1] is not Any else "")
+    return WORDS.get(kind) or f"an object ({kind.__name__})"
 
 
 @cache

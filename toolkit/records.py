@@ -22,7 +22,7 @@ from typing import Any, Literal, Self, TypeVar
 
 from toolkit.disk import BINARY
 from toolkit.errors import InputError
-from toolkit.field_types import field_checks
+from toolkit.field_types import field_types, fits, in_words
 from toolkit.json_files import parse_json, read_json
 
 FinishReason = Literal["stop", "length", "content_filter", "tool_calls", "error"]
@@ -53,11 +53,10 @@ class Record:
             record = cls(**values)
         except TypeError as error:
             raise InputError(f"{cls.__name__} is incomplete: {error}") from error
-        checks = field_checks(cls)  # type: ignore[arg-type]
+        kinds = field_types(cls)  # type: ignore[arg-type]
         for key, value in values.items():
-            if not checks[key](value):
-                kind = next(f.type for f in fields(cls) if f.name == key)  # type: ignore[arg-type]
-                raise InputError(f"{key} ({value!r:.60}) of a {cls.__name__} must be of the type {kind}")
+            if not fits(value, kinds[key]):
+                raise InputError(f"{key} ({value!r:.60}) of a {cls.__name__} must be {in_words(kinds[key])}")
         return record
 
     def to_dict(self) -> dict[str, Any]:
