@@ -68,9 +68,7 @@ def demo(
 def _stored_recipe(out: Path, minutes: int | None) -> Recipe | None:
     recipe = read_recipe(out)
     if recipe is None and (out / STUDENT).exists():
-        raise FolderConflict(
-            f"{out} holds a run without a recipe, which cannot be gone on with; choose another --out"
-        )
+        raise FolderConflict(f"{out} holds a run without a recipe, which cannot be gone on with; choose another --out")
     if recipe and minutes not in (None, recipe.minutes):
         raise FolderConflict(
             f"{out} holds a run that was sized to {recipe.minutes} minutes, which must equal --minutes ({minutes}); "
