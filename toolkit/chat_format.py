@@ -24,6 +24,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from tokenizers import Tokenizer
 
 from toolkit.errors import InputError
+from toolkit.message_fields import whole
 from toolkit.records import Message, read_object
 
 OPEN = "<think>"
@@ -114,7 +115,7 @@ class ChatFormat:
             raise InputError(f"the chat template cannot render {len(messages)} messages: {error}") from error
 
     def encode(self, text: str) -> list[int]:
-        ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False).ids
+        ids: list[int] = self.tokenizer.encode(whole(text), add_special_tokens=False).ids
         return ids
 
     def decode(self, ids: Sequence[int]) -> str:
