@@ -141,7 +141,7 @@ def check_files(folder: Path, manifest: Mapping[str, Any], *, fast: bool) -> str
     for name in sorted(outputs.keys() - found.keys()):
         raise InputError(f"{folder / name} must exist, because the manifest names it; export again or copy it again")
     for name in sorted(found.keys() - outputs.keys()):
-        raise InputError(f"{folder / name} must be named by the manifest, and is not; take it out of the folder")
+        raise InputError(f"{folder / name} must be named by the manifest, and is not; move it away")
     hashed = 0
     for name, path in found.items():
         size_bytes, expected_bytes, expected = path.stat().st_size, outputs[name]["bytes"], outputs[name]["sha256"]

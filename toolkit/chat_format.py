@@ -25,6 +25,7 @@ from tokenizers import Tokenizer
 
 from toolkit.errors import InputError
 from toolkit.field_types import check_type
+from toolkit.message_fields import whole
 from toolkit.literal_text import THOUGHT_TAGS, LiteralText, own_outside
 from toolkit.records import Message, read_object
 from toolkit.special_tokens import NAMES, add_configured, special_tokens
@@ -123,7 +124,7 @@ class ChatFormat:
 
     def encode(self, text: str) -> list[int]:
         """Ids of a text in which names of control tokens are those tokens: the format's own text."""
-        ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False).ids
+        ids: list[int] = self.tokenizer.encode(whole(text), add_special_tokens=False).ids
         return ids
 
     def decode(self, ids: Sequence[int]) -> str:

@@ -76,7 +76,7 @@ def parse_address(argument: str) -> tuple[str, str]:
     """The address and the named model, empty where none is, of an `http(s)://…/v1#MODEL` argument; asks nobody."""
     try:
         url = URL(argument)
-    except InvalidURL as error:
+    except (InvalidURL, UnicodeEncodeError) as error:
         shown = "an endpoint" if "@" in argument or "?" in argument else repr(argument)  # they may hold a secret
         raise InputError(f"{shown} must be an address like http://127.0.0.1:8000/v1: {error}") from error
     if not url.host or url.userinfo or url.query:

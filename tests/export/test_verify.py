@@ -387,7 +387,7 @@ def test_what_nobody_runs_may_lie_beside(name: str, copied: Path) -> None:
 )
 def test_what_a_loader_might_read_may_not_lie_beside(name: str, copied: Path) -> None:
     (copied / name).write_text("x")
-    assert re.search(rf"{name} must be named by the manifest, and is not; take it out of the folder", failures(copied)["files"])
+    assert re.search(rf"{name} must be named by the manifest, and is not; move it away", failures(copied)["files"])
 
 
 def test_line_ends_that_git_changed_have_their_own_remedy(copied: Path) -> None:

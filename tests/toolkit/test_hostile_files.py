@@ -14,6 +14,8 @@ from apps.exchange import conversation_of
 from apps.settings import Kept, restored
 from distill.problems.problem_set import read_problems
 from export.external_data import check_external_data
+from toolkit.chat_format import ChatFormat
+from toolkit.endpoint import parse_address
 from toolkit.errors import InputError
 from toolkit.json_files import MOST_NESTED, parse_json, read_json
 from toolkit.ledger import read_ledger
@@ -175,3 +177,11 @@ def test_a_graph_of_some_levels_is_read(tmp_path: Path) -> None:
 )
 def test_half_characters_are_marked_and_all_others_kept(text: str, expected: str) -> None:
     assert whole(text) == expected
+
+
+def test_half_characters_end_no_tokenizer_and_no_address(tiny_student: Path) -> None:
+    chat_format = ChatFormat.from_folder(tiny_student)
+    assert chat_format.encode("a\ud83db") == chat_format.encode("a\ufffdb")
+    for address in ("http://127.0.0.1:9/v1#\udcff", "http://127.0.0.1:9/\udcff", "http://\udcff/v1"):
+        with pytest.raises(InputError, match="must be an address like"):
+            parse_address(address)
