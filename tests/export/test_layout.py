@@ -55,7 +55,10 @@ def test_a_tied_embedding_has_the_bits_of_the_head_and_another_four() -> None:
 
 
 def test_rows_that_no_block_size_divides_are_refused() -> None:
-    with pytest.raises(InputError, match=r"rows of mlp.down_proj \(1500 values\) must be a multiple of 32, .*; export with --fp16 or --fp32"):
+    with pytest.raises(
+        InputError,
+        match=r"rows of mlp.down_proj \(1500 values\) must be a multiple of 32, .*; export with --fp16 or --fp32",
+    ):
         layouts(
             replace(SMOLLM2, intermediate_size=1500, tie_word_embeddings=False), bits=4, block_size=128, head_bits=8
         )
