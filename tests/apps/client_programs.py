@@ -89,7 +89,7 @@ def with_pydantic_ai(url: str, key: str, model: str, question: str, json_questio
 
 def with_llm(url: str, key: str, model: str, question: str, json_question: str) -> Said:
     with tempfile.TemporaryDirectory() as folder:
-        entry = f"- model_id: ours\n  model_name: {model}\n  api_base: {url}\n"
+        entry = f"- model_id: ours\n  model_name: {model}\n  api_base: {url}\n  api_key_name: ours\n"
         Path(folder, "extra-openai-models.yaml").write_text(entry)
         command = [sys.executable, "-m", "llm", "prompt", "-m", "ours", "--key", key, question]
         environment = {**os.environ, "LLM_USER_PATH": folder}

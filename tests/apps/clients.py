@@ -27,7 +27,7 @@ from apps.service import Service
 from export.environment import interpreter
 from export.session import OnnxDecoder
 from tests.apps.in_thread import serving
-from toolkit.chat_format import OPEN, TURN_END, ChatFormat, completion_text
+from toolkit.chat_format import CLOSE, OPEN, TURN_END, ChatFormat
 from toolkit.generate import Floats, Ints
 from toolkit.ledger import markdown_table
 from toolkit.readme import fill_file
@@ -58,6 +58,7 @@ class ScriptedRows(OnnxDecoder):
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
         self._format = ChatFormat.from_folder(folder)
+        self._opening = self._format.encode(f"{OPEN}\n")
 
     def read(self, row: int, tokens_T: Sequence[int]) -> Floats:
         return self._scripted(row, super().read(row, tokens_T))
@@ -67,14 +68,16 @@ class ScriptedRows(OnnxDecoder):
         return np.stack([self._scripted(row, logits_V) for row, logits_V in enumerate(logits_BV)])
 
     def _scripted(self, row: int, logits_V: Floats) -> Floats:
-        text = self._format.tokenizer.decode(self._places[row].tokens, skip_special_tokens=False)
-        prompt, opened, written = text.rpartition(f"{OPEN}\n")
-        if not opened:
+        tokens, size = self._places[row].tokens, len(self._opening)
+        begins = (i for i in range(len(tokens), 0, -1) if tokens[max(0, i - size) : i] == self._opening)
+        begin = next(begins, None)  # of the model's turn, behind the tag that opens its thought
+        if begin is None:
             return logits_V
+        prompt = self._format.decode(tokens[:begin])
         answer = next(answer for words, answer in SCRIPTS.items() if words in prompt)
-        ids = self._format.encode(completion_text("Simple.", answer) + TURN_END)
+        ids = self._format.encode(f"Simple.\n{CLOSE}") + self._format.encode(answer + TURN_END)
         scripted_V = np.full_like(logits_V, -100.0)
-        scripted_V[ids[len(self._format.encode(written))]] = 0.0
+        scripted_V[ids[len(tokens) - begin]] = 0.0
         return scripted_V
 
 

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from types import TracebackType
 from typing import Any
 
 import pytest
@@ -31,9 +32,11 @@ class RawServer(HttpServer):
         self.paths: list[str] = []
         self.over = threading.Event()
 
-    def __exit__(self, *raised: object) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
         self.over.set()
-        super().__exit__(*raised)
+        super().__exit__(kind, error, traceback)
 
 
 class _Handler(QuietHandler):
@@ -64,7 +67,7 @@ def event(**fields: Any) -> str:
 
 
 def streaming(*events: str, end: str = "\n\n", **headers: str) -> RawServer:
-    return RawServer(lambda handler: handler.send("".join(f"{text}{end}" for text in events).encode(), **headers))
+    return RawServer(lambda handler: handler.send("".join(f"{text}{end}" for text in events).encode(), 200, **headers))
 
 
 def chunks(server: RawServer) -> list[Chunk]:

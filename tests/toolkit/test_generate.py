@@ -116,6 +116,13 @@ def test_temperature_zero_takes_the_most_probable() -> None:
     assert sample(logits_V, GREEDY, np.random.default_rng(0), []) == 1
 
 
+@pytest.mark.parametrize("temperature", [1e-308, 5e-324, 1e-7])
+def test_a_temperature_that_no_logit_can_be_divided_by_is_greedy(temperature: float) -> None:
+    logits_V = np.array([3.0, 30.0, 30.0, -np.inf], dtype=np.float32)
+    generator = np.random.default_rng(0)
+    assert {sample(logits_V, Sampling(temperature=temperature), generator, ()) for _ in range(20)} == {1}
+
+
 def test_repetition_penalty_lowers_what_was_seen_whatever_its_sign() -> None:
     logits_V = np.array([2.0, 1.5, -0.1, -0.15], dtype=np.float32)
     penalty = Sampling(temperature=0.0, repetition_penalty=2.0)
