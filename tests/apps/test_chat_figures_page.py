@@ -46,7 +46,7 @@ def test_every_setting_is_in_reach_at_each_width(browser: Browser, scripted_chat
         for width in (320, 768, 1280, 1920):
             page.set_viewport_size({"width": width, "height": 800})
             expect(page.locator("#system textarea")).to_be_visible()
-            lost = [control.evaluate("e => e.outerHTML") for control in controls.all() if not control.evaluate(REACHED)]
+            lost = controls.evaluate_all(f"(all) => all.filter((one) => !({REACHED})(one)).map((one) => one.outerHTML)")
             assert lost == [] and controls.count() >= 8 + 5, f"at {width} pixels"
             assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
             picture(page, f"settings-{width}")
