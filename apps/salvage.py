@@ -76,9 +76,9 @@ def mend(path: Path, database: sqlite3.Connection, schema: str) -> str:
     with closing(sqlite3.connect(mended)) as new:
         new.executescript(schema)
         for table, rows in (("conversation", kept), ("turn", turns.values())):
-            for row in map(dict, rows):
-                marks = ", ".join("?" * len(row))
-                new.execute(f"INSERT INTO {table} ({', '.join(row)}) VALUES ({marks})", list(row.values()))
+            for record in map(dict, rows):
+                marks = ", ".join("?" * len(record))
+                new.execute(f"INSERT INTO {table} ({', '.join(record)}) VALUES ({marks})", list(record.values()))
         new.commit()
     database.close()
     for ending in ("-wal", "-shm"):
