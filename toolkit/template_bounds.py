@@ -24,7 +24,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment, safe_range
 from jinja2.utils import Namespace
 from jinja2.visitor import NodeTransformer
 
-MOST_STEPS = 2_000_000
+MOST_STEPS = 1_000_000
 """Of one rendering, and one more for each character that it is given."""
 CHARACTERS_A_STEP = 64
 CALL_STEPS = 8
