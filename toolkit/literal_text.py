@@ -60,7 +60,8 @@ class LiteralText:
             and (token.special or _TAG.fullmatch(token.content) or token.content in template)
         }
         self._keys = {id: _key(text) for id, text in self.control.items()}
-        self.keys = "".join(sorted({"<", *self._keys.values()}))
+        keys = "<" + "".join(self._keys.values())
+        self.keys = "".join(sorted({*keys, *keys.lower(), *keys.upper()}))
         self._unknown = _unknown_id(tokenizer)
 
     def rendered(self, messages: Sequence[Message], render: Render) -> tuple[str, list[int]]:

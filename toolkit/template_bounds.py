@@ -24,8 +24,8 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment, safe_range
 from jinja2.utils import Namespace
 from jinja2.visitor import NodeTransformer
 
-MOST_STEPS = 2_000_000
-"""Of one rendering, and one more for each character that it is given."""
+MOST_STEPS = 1_000_000
+"""Of one rendering; one more for each character that it is given, and for each message and message, as some look back."""
 CHARACTERS_A_STEP = 64
 CALL_STEPS = 8
 MOST_CHARACTERS = 32_000_000
@@ -54,9 +54,9 @@ _ROUNDS, _BUILT, _READ, _JOINED = "_rounds", "_built", "_read", "_joined"
 class Work:
     """What one rendering may still do."""
 
-    def __init__(self, given: Any) -> None:
+    def __init__(self, given: Sequence[Any]) -> None:
         self._known: dict[int, tuple[Any, int, int]] = {}
-        self._left = MOST_STEPS
+        self._left = MOST_STEPS + len(given) ** 2
         self._left += self.size(given)
 
     def charge(self, characters: int, steps: int = 1) -> None:
@@ -114,7 +114,7 @@ _WORK: ContextVar[Work] = ContextVar("work")
 
 
 @contextmanager
-def bounded(given: Any) -> Iterator[None]:
+def bounded(given: Sequence[Any]) -> Iterator[None]:
     """What is rendered in here may do what one rendering of `given` may."""
     before = _WORK.set(Work(given))
     try:

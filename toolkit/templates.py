@@ -39,7 +39,7 @@ class ChatTemplate:
         environment = BoundedEnvironment(extensions=[_GenerationTag, loopcontrols])
         environment.globals["strftime_now"] = lambda form: clock().strftime(form)
         try:
-            with bounded(source):  # constants are worked out here
+            with bounded(()):  # constants are worked out here
                 self._template = environment.from_string(source)
         except Exception as error:  # whatever a program does
             raise InputError(f"the chat template must be valid Jinja: {_one_line(error)}") from error

@@ -335,7 +335,9 @@ def test_a_template_that_transformers_renders_otherwise_is_not_exported(source: 
 
 def test_a_template_that_writes_the_date_is_recorded_with_the_day_of_the_record(source: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(source, tmp_path / "source"))
-    (folder / "chat_template.jinja").write_text("{% if strftime_now is defined %}{{ strftime_now('%d %b %Y') }}{% endif %}A")
+    (folder / "chat_template.jinja").write_text(
+        "{% if strftime_now is defined %}{{ strftime_now('%d %b %Y') }}{% endif %}A"
+    )
     today = ChatFormat.from_folder(folder)
     assert {chat.text for chat in rendered_chats(folder, today)} == {"26 Jul 2024A"}
     assert today.render([]) == f"{datetime.now():%d %b %Y}A"

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, models
 from transformers import AutoTokenizer
 
 from toolkit.chat_format import (
@@ -26,20 +27,26 @@ from toolkit.chat_format import (
 )
 from toolkit.errors import InputError
 
-PIECES = st.lists(st.sampled_from([OPEN, CLOSE, "\n", "<", "</", "think", ">", "a", "7 ", "é", "</th", "<think"]))
+PIECES = st.lists(
+    st.sampled_from(
+        [OPEN, CLOSE, "\n", "\r\n", " ", "<", "</", "think", ">", "a", "7 ", "é", "</th", "<think", OPEN, CLOSE]
+    )
+)
 
 
 def oracle(text: str, *, opened: bool) -> Completion:
     """The split written as string operations on the whole text."""
     head = text.lstrip()
     if head.startswith(OPEN):
-        text, opened = head.removeprefix(OPEN).removeprefix("\n"), True
+        text, opened = re.sub(r"\A[ \t]*\r?\n?", "", head.removeprefix(OPEN)), True
     if not opened:
         return Completion(reasoning="", answer=text, closed=True)
-    reasoning, tag, answer = text.partition(CLOSE)
-    if not tag:
-        return Completion(reasoning=reasoning, answer="", closed=False)
-    return Completion(reasoning=reasoning.removesuffix("\n"), answer=answer.lstrip("\n"), closed=True)
+    ends = list(re.finditer(rf"(\r\n|\n)?{CLOSE}", text))
+    if not ends:
+        return Completion(reasoning=text, answer="", closed=False)
+    closing = [end for end in ends if text[: end.start()].count(OPEN) + 1 == text[: end.end()].count(CLOSE)]
+    end = (closing or ends)[0]
+    return Completion(reasoning=text[: end.start()], answer=text[end.end() :].lstrip(), closed=True)
 
 
 @given(pieces=PIECES, opened=st.booleans(), cuts=st.lists(st.integers(1, 9), max_size=40))
@@ -66,6 +73,22 @@ def test_parser_holds_back_only_a_possible_tag() -> None:
     parser = ReasoningParser(opened=True)
     assert [delta.text for delta in parser.feed("6 < 7</thin")] == ["6 < 7"]
     assert [delta.text for delta in parser.feed("gs")] == ["</things"]
+
+
+@pytest.mark.parametrize(
+    ("text", "reasoning", "answer"),
+    [
+        ("<think>\nouter <think>inner</think> more\n</think>\n\nDone.", "outer <think>inner</think> more", "Done."),
+        ("<think>\n<think>\nhm\n</think>\n</think>\n\nDone.", "<think>\nhm\n</think>", "Done."),
+        ("<think>\n<think>\nhm\n</think>\n\nDone.", "<think>\nhm", "Done."),
+        ("I write <think> first.\n</think>\n\nDone.", "I write <think> first.", "Done."),
+        ("<think> \r\nhm\r\n</think> \r\n\r\n Done.\r\n", "hm", "Done.\r\n"),
+        ("hm</think>\tUse `</think>`.", "hm", "Use `</think>`."),
+    ],
+)
+def test_nested_tags_and_blanks_do_not_leak_into_the_answer(text: str, reasoning: str, answer: str) -> None:
+    expected = Completion(reasoning=reasoning, answer=answer, closed=True)
+    assert split_completion(text, opened=not text.startswith(OPEN)) == split_completion(text, opened=True) == expected
 
 
 def test_a_written_completion_splits_into_what_was_written() -> None:
@@ -119,6 +142,30 @@ def test_earlier_reasoning_is_left_out_of_later_turns(tiny_student: Path) -> Non
     assert "secret" not in text
     assert "<|im_start|>assistant\none<|im_end|>" in text
     assert text.endswith("<|im_start|>assistant\n<think>\n")
+
+
+@pytest.mark.parametrize(
+    ("said", "kept"),
+    [
+        (completion_text("secret", "one"), "one"),
+        (completion_text("", "one"), "one"),
+        ("<think>\nsecret\n</think>\n\none </think> two", "one </think> two"),
+        ("A model closes its thought with </think>.\nThen it answers.", None),
+        ("```\n</think>\n```\n\nends a thought", None),
+    ],
+)
+def test_an_earlier_answer_that_mentions_a_tag_is_whole_in_the_history(said: str, kept: str | None) -> None:
+    chat_format = ChatFormat(Tokenizer(models.BPE()), REASONING_TEMPLATE, frozenset({0}), {})
+    text = chat_format.render([{"role": "assistant", "content": said}])
+    assert text.startswith(f"<|im_start|>assistant\n{said if kept is None else kept}<|im_end|>\n")
+
+
+@pytest.mark.parametrize("ending", ["<think>", "<think>\n", "<think>\n\n"])
+def test_a_prompt_that_ends_in_the_opening_tag_is_seen_to_open_the_thought(ending: str) -> None:
+    assert ChatFormat(Tokenizer(models.BPE()), "{{ messages[0].content }}" + ending, frozenset(), {}).opens_reasoning
+    assert not ChatFormat(
+        Tokenizer(models.BPE()), ending + "{{ messages[0].content }}", frozenset(), {}
+    ).opens_reasoning
 
 
 @pytest.mark.parametrize("thought", ["", "So", "So\n", "So\n\n"])

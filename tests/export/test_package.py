@@ -1,0 +1,44 @@
+"""What lies beside an exported graph: a tokenizer without its last use's settings, and the template that its chats have."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+from tokenizers import Tokenizer
+from transformers import AutoTokenizer
+
+from export.model_config import read_model_config
+from export.package import write_package
+from toolkit.chat_format import REASONING_TEMPLATE, ChatFormat
+
+
+def test_an_exported_tokenizer_neither_cuts_nor_pads_and_has_its_template_in_one_place(
+    tiny_student: Path, tmp_path: Path
+) -> None:
+    source = Path(shutil.copytree(tiny_student, tmp_path / "source"))
+    tokenizer = Tokenizer.from_file(str(source / "tokenizer.json"))
+    tokenizer.enable_truncation(8)
+    tokenizer.enable_padding(length=1000)
+    tokenizer.save(str(source / "tokenizer.json"))
+    (source / "chat_template.jinja").unlink()
+    named = [{"name": "rag", "template": "rag"}, {"name": "default", "template": REASONING_TEMPLATE}]
+    config = json.loads((source / "tokenizer_config.json").read_text()) | {"chat_template": named}
+    (source / "tokenizer_config.json").write_text(json.dumps(config))
+    out = tmp_path / "out"
+    out.mkdir()
+    write_package(source, source, out, read_model_config(source))
+    text = "How many times does the letter appear in the text?"
+    expected = ChatFormat.from_folder(tiny_student).encode(text)
+    assert Tokenizer.from_file(str(out / "tokenizer.json")).encode(text).ids == expected
+    assert ChatFormat.from_folder(source).encode(text) == expected
+    exported = AutoTokenizer.from_pretrained(out)
+    assert exported.encode(text) == expected
+    assert exported.get_chat_template() == ChatFormat.from_folder(out).template == REASONING_TEMPLATE
+
+
+def test_a_tokenizer_that_stores_no_last_use_is_copied_byte_by_byte(tiny_student: Path, tmp_path: Path) -> None:
+    write_package(tiny_student, tiny_student, tmp_path, read_model_config(tiny_student))
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+        assert (tmp_path / name).read_bytes() == (tiny_student / name).read_bytes()
