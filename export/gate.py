@@ -73,9 +73,10 @@ def pass_gate(
 
 
 def check_places(found: Mapping[str, CoarseParity], bounds: Bounds) -> None:
-    """Raises `GateFailed` where a place is out of what bounds allow it."""
+    """Raises `GateFailed` where a place is out of what bounds allow it; odd tokens, of which a model knows little, are
+    compared between caches and by `toolkit verify` alone."""
     for place, there in found.items():
-        if not there.mean_kl <= PLACE_FACTOR * bounds.max_mean_kl:  # also where it is NaN
+        if place != ODD and not there.mean_kl <= PLACE_FACTOR * bounds.max_mean_kl:  # also where it is NaN
             raise GateFailed(
                 f"mean KL to the float model at {place} ({there.mean_kl:.4f}) must be at most "
                 f"{PLACE_FACTOR * bounds.max_mean_kl}; calibrate on longer traces with --calibration, or export with --best"

@@ -289,6 +289,8 @@ def check_greedy(record: GoldenRecord, decoder: OnnxDecoder) -> str:
 KL_FACTOR, KL_SLACK, TOP1_SLACK = 1.5, 0.001, 0.03
 """How far another CPU may be from the export machine: measured × factor + slack (nats), measured - slack. Without int8
 activations the mean KL of a distilled 135M student changed by a seventh, and its top-1 not at all."""
+PLACE_TOP1_SLACK = 0.1
+"""Of a place: a hundred positions, at some of which no token leads by much."""
 
 
 def check_everywhere(folder: Path, decoder: OnnxDecoder) -> str:
@@ -313,7 +315,7 @@ def check_everywhere(folder: Path, decoder: OnnxDecoder) -> str:
 def check_divergence(recorded: CoarseParity, found: CoarseParity, where: str = "") -> str:
     """KL and top-1 to the float model's coarsened distributions are what they were, within the tolerances above."""
     most_kl = recorded.mean_kl * KL_FACTOR + KL_SLACK
-    least_top1 = recorded.top1 - TOP1_SLACK
+    least_top1 = recorded.top1 - (PLACE_TOP1_SLACK if where else TOP1_SLACK)
     if not found.mean_kl <= most_kl:  # also where it is NaN
         raise InputError(
             f"mean KL to the float model{where} ({found.mean_kl:.4f}) must be at most {most_kl:.4f} "

@@ -168,10 +168,10 @@ def biased_student(tiny_student: Path, tmp_path_factory: pytest.TempPathFactory)
     for path in tiny_student.iterdir():
         if "token" in path.name or path.suffix == ".jinja":
             shutil.copy(path, folder)
-    shape = {"hidden_size": 128, "num_attention_heads": 2, "num_key_value_heads": 1}
+    shape: dict[str, Any] = {"hidden_size": 128, "num_attention_heads": 2, "num_key_value_heads": 1}
     shape |= {"max_position_embeddings": BIASED_CONTEXT, "rope_theta": 1e6}
     torch.manual_seed(1)
-    model = Qwen2ForCausalLM(Qwen2Config(**TINY | shape, tie_word_embeddings=True))
+    model = Qwen2ForCausalLM(Qwen2Config(**(TINY | shape), tie_word_embeddings=True))
     spread = {"k_proj.bias": 30.0, "q_proj.bias": 1.0, "v_proj.weight": 0.1, "o_proj.weight": 0.1, "tokens.weight": 0.3}
     for name, parameter in model.named_parameters():
         for ending, std in spread.items():

@@ -113,7 +113,8 @@ def test_a_layer_that_does_not_turn_keeps_a_step_for_each_channel(
     found = steps(tmp_path / "int4")
     for layer, rotates in enumerate(config.rotates):
         steps_GA = found[f"past_key_values.{layer}.key.steps"].reshape(config.num_key_value_heads, -1)
-        assert np.array_equal(*np.split(steps_GA, 2, axis=-1)) == rotates
+        first_GR, second_GR = np.split(steps_GA, 2, axis=-1)
+        assert np.array_equal(first_GR, second_GR) == rotates
 
 
 def test_the_gate_leaves_an_int8_cache_out_that_long_texts_outgrow(

@@ -46,7 +46,7 @@ def test_each_place_is_one_that_traces_are_not(biased: Path, places: dict[str, l
     assert [len(text.prompt) + len(text.completion) for text in places[LONG]] == [BIASED_CONTEXT], (
         "the context ends there"
     )
-    first, *others = places[TURNS]
+    others = places[TURNS][1:]
     assert len(others) == TURN_COUNT - 1
     for before, turn in zip(places[TURNS], others, strict=False):
         assert turn.prompt[: len(before.prompt + before.completion)] == before.prompt + before.completion
