@@ -25,8 +25,8 @@ from tokenizers import Tokenizer
 
 from toolkit.errors import InputError
 from toolkit.field_types import check_type
-from toolkit.message_fields import whole
 from toolkit.literal_text import THOUGHT_TAGS, LiteralText, own_outside
+from toolkit.message_fields import whole
 from toolkit.records import Message, read_object
 from toolkit.special_tokens import NAMES, add_configured, special_tokens
 from toolkit.templates import TEMPLATE_FILE, ChatTemplate, read_template

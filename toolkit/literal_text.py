@@ -25,6 +25,7 @@ from typing import Any
 from tokenizers import AddedToken, Encoding, Tokenizer, models
 
 from toolkit.errors import InputError
+from toolkit.message_fields import whole
 from toolkit.records import Message
 
 THOUGHT_TAGS = ("<think>", "</think>")
@@ -90,6 +91,7 @@ class LiteralText:
 
         Raises `InputError` where the vocabulary has no other way to write a content.
         """
+        text = whole(text)
         encoding = self._tokenizer.encode(text, add_special_tokens=False)
         ids: list[int] = encoding.ids
         own: list[int] = []

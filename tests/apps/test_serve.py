@@ -24,7 +24,8 @@ from apps.scheduler import PIECE_BETWEEN_STEPS
 from apps.serve import allowed_hosts, build_application, run_server
 from apps.service import Service
 from apps.turn import StopFilter
-from export.session import FEW_ROWS, OnnxDecoder
+from export.row_place import FEW_ROWS
+from export.session import OnnxDecoder
 from tests.apps.conftest import NAME, SUM
 from tests.apps.in_thread import serving
 from toolkit.chat_format import ChatFormat, split_completion

@@ -11,7 +11,8 @@ import pytest
 from export.attention_over_codes import FEW_TOKENS
 from export.parity import Bounds
 from export.pipeline import export_model, int4_config, nearest_config
-from export.session import PROMPT_CHUNK, OnnxDecoder
+from export.row_place import PROMPT_CHUNK
+from export.session import OnnxDecoder
 
 WIDE = Bounds(max_mean_kl=9.0, min_top1=0.0)
 CLOSE = 0.99

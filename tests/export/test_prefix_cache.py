@@ -11,7 +11,8 @@ import pytest
 
 from export.parity import Bounds
 from export.pipeline import export_model, nearest_config
-from export.session import LEAST_SAVED, PROMPT_CHUNK, Cache, OnnxDecoder, forget_prefixes
+from export.row_place import PROMPT_CHUNK
+from export.session import LEAST_SAVED, Cache, OnnxDecoder, forget_prefixes
 
 WIDE = Bounds(max_mean_kl=9.0, min_top1=0.0)
 MEGABYTE = 10**6

@@ -17,7 +17,8 @@ from export.machine import physical_cores
 from export.parity import Bounds
 from export.pipeline import export_model, int4_config
 from export.random_model import write_random
-from export.session import PROMPT_CHUNK, SMALLEST_ROOM, OnnxDecoder
+from export.row_place import PROMPT_CHUNK
+from export.session import SMALLEST_ROOM, OnnxDecoder
 from export.shapes import SMOLLM2_1_7B
 from toolkit.errors import InputError
 from toolkit.generate import GREEDY, complete
@@ -30,7 +31,8 @@ from pathlib import Path
 import numpy as np
 import psutil
 
-from export.session import PROMPT_CHUNK, OnnxDecoder
+from export.row_place import PROMPT_CHUNK
+from export.session import OnnxDecoder
 
 decoder = OnnxDecoder(Path(sys.argv[1]))
 decoder.start([list(range(PROMPT_CHUNK))])

@@ -17,7 +17,8 @@ from export.model_config import read_model_config
 from export.parity import Bounds
 from export.pipeline import WeightType, export_model, int4_config, nearest_config
 from export.quantize import dequantize, round_nearest
-from export.session import PROMPT_CHUNK, OnnxDecoder
+from export.row_place import PROMPT_CHUNK
+from export.session import OnnxDecoder
 from export.verify import verify
 from toolkit.errors import FolderConflict
 from toolkit.generate import GREEDY, complete

@@ -8,7 +8,7 @@ import importlib
 import pytest
 
 from tests.house.modules import module_files
-from toolkit.field_types import field_checks
+from toolkit.field_types import field_types, fits
 from toolkit.records import Record
 
 MOST_LINES = 400
@@ -45,4 +45,4 @@ def test_the_values_of_every_kind_of_record_can_be_checked() -> None:
         kinds += kind.__subclasses__()
     assert len(kinds) > 15
     for kind in kinds[1:]:
-        assert field_checks(kind)
+        assert {fits(None, annotation) for annotation in field_types(kind).values()} <= {True, False}

@@ -95,7 +95,10 @@ Captured = pytest.CaptureFixture[str]
         (["teach", "--stage", "reason_rl", "--out", "{tmp}/o"], "stage reason_rl must follow cold_start, and {tmp}/o/"),
         (["chat", "{tmp}"], "{tmp}/"),
         (["serve", "{tmp}", "--port", "0"], "{tmp}/"),
-        (["serve", "{tmp}", "--host", "0.0.0.0"], "host (0.0.0.0) must be one of 127.0.0.1, localhost, ::1 without a key"),
+        (
+            ["serve", "{tmp}", "--host", "0.0.0.0"],
+            "host (0.0.0.0) must be one of 127.0.0.1, localhost, ::1 without a key",
+        ),
         (["bench", "{tmp}"], "{tmp}/"),
         (["verify", "{tmp}"], "{tmp}/manifest.json must exist to verify {tmp}; export again"),
         (["report", "{tmp}"], "{tmp}/eval must hold at least one evaluation"),
