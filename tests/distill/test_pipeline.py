@@ -100,8 +100,8 @@ def test_a_run_folder_holds_the_student_and_what_it_learned_from(tiny_student: P
     AutoModelForCausalLM.from_pretrained(out)
 
     distill(config, out, no_decoder)  # complete: nothing to do
-    with pytest.raises(FolderConflict, match=r"config\.samples \(1\) must equal this run's \(2\)"):
-        distill(replace(config, samples=2), out, no_decoder)
+    with pytest.raises(FolderConflict, match=r"config\.max_tokens \(\d+\) must equal this run's \(200\)"):
+        distill(replace(config, max_tokens=200), out, no_decoder)
 
 
 def test_an_interrupted_run_keeps_its_traces(tiny_student: Path, tmp_path: Path) -> None:
