@@ -104,7 +104,9 @@ def test_a_trained_turn_holds_no_control_token_but_its_end(kind: str, chat_forma
         assert found == expected
 
 
-@pytest.mark.parametrize("kind", ["gpt2", "qwen", "deepseek-gaps", "llama3", "llama2-chatml"], scope="module")
+@pytest.mark.parametrize(
+    "kind", ["gpt2", "qwen", "deepseek-gaps", "llama3", "llama2-chatml"], indirect=True, scope="module"
+)
 def test_a_named_control_token_reads_as_it_was_written(kind: str, chat_format: ChatFormat) -> None:
     for name in CONTROL[KINDS[kind][1]]:
         content = f"What does {name} do, and {name}{name}\n in {name}?"
@@ -112,7 +114,7 @@ def test_a_named_control_token_reads_as_it_was_written(kind: str, chat_format: C
         assert chat_format.tokenizer.decode(ids, skip_special_tokens=False).count(content) == 1
 
 
-@pytest.mark.parametrize("kind", ["qwen"], scope="module")
+@pytest.mark.parametrize("kind", ["qwen"], indirect=True, scope="module")
 def test_a_template_that_reads_contents_is_told_of_a_leading_thought_alone(kind: str, chat_format: ChatFormat) -> None:
     def read(role: str, content: str) -> str:
         ids = chat_format.prompt_ids(conversation(role, content))
@@ -126,7 +128,7 @@ def test_a_template_that_reads_contents_is_told_of_a_leading_thought_alone(kind:
     assert read("user", "<tool_response>\n4 < 5 </think>") == "<tool_response>\n4 < 5 </think>"
 
 
-@pytest.mark.parametrize("kind", ["qwen", "deepseek"], scope="module")
+@pytest.mark.parametrize("kind", ["qwen", "deepseek"], indirect=True, scope="module")
 def test_an_answer_that_is_gone_on_with_is_text_between_the_formats_tags(kind: str, chat_format: ChatFormat) -> None:
     names = "".join(CONTROL[KINDS[kind][1]])
     closing = [chat_format.tokenizer.token_to_id("</think>")]
