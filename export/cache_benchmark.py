@@ -182,7 +182,7 @@ def table(rows: dict[str, dict[str, list[Cell]]]) -> str:
         for run, found in measured.items():
             shown = [f"{kl:.4f}, {100 * same:.1f} %" for kl, same in found]
             cells.append([name, run, *shown, *["–"] * (len(POSITIONS) - 1 - len(shown))])
-    return f"{markdown_table(cells)}\n\n{processor_name()}; {torch.get_num_threads()} threads."
+    return f"{markdown_table(cells)}\n\n{processor_name()}."
 
 
 if __name__ == "__main__":
