@@ -116,7 +116,8 @@ def settings_panel(start: Settings, context: int, feedback_file: str) -> Panel:
         min_p = slider("min_p", 0.01, "Leaves out what is less likely than this share of the likeliest")
     with gr.Row():
         info = "The same answer again; empty for a fresh one each time"
-        seed = gr.Textbox(start.seed, label="Seed", info=info, placeholder="fresh", max_lines=1, elem_id="seed")
+        chosen = None if start.seed is None else str(start.seed)
+        seed = gr.Textbox(chosen, label="Seed", info=info, placeholder="fresh", max_lines=1, elem_id="seed")
         most, info = min(MOST_TOKENS, context), "Thinking and answer"
         max_new_tokens = gr.Slider(LEAST_TOKENS, most, start.max_new_tokens, step=16, label="Maximum tokens", info=info)
         info = "Tokens after which it must answer; 0 is none"

@@ -19,7 +19,7 @@ from apps.page import EXAMPLES
 from apps.store import Store
 from apps.view import page_messages, seconds, status_line
 from tests.apps.scripted import ScriptedDecoder
-from toolkit.chat_format import ChatFormat
+from toolkit.chat_format import ChatFormat, Delta
 from toolkit.errors import InputError
 from toolkit.generate import Token, TurnReader
 
@@ -146,7 +146,8 @@ def test_a_thought_that_the_model_closed_was_not_stopped_though_no_answer_follow
             is_last = i + 1 == len(ids)
             deltas = reader.read(token_id) + (reader.finish() if is_last else [])
             token = Token(row=0, id=token_id, finish_reason=reason if is_last else None)  # type: ignore[arg-type]
-            for delta in deltas or [None]:
+            taken: list[Delta | None] = [*deltas]
+            for delta in taken or [None]:
                 turn.take(delta, token, 0.1)
         turn.end(model.chat_format, 0.2)
         assert (turn.state, turn.reasoning, turn.answer) == ("done", "So.", "")
