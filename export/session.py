@@ -21,7 +21,6 @@ import os
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read when onnxruntime is imported
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,6 +28,9 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
+from export.cache_place import FEW_ROWS as FEW_ROWS  # noqa: PLC0414 – also ours
+from export.cache_place import PROMPT_CHUNK as PROMPT_CHUNK  # noqa: PLC0414
+from export.cache_place import CachePlace
 from export.kernels.library import kernels_digest
 from export.machine import machine_key, physical_cores
 from export.model_config import read_model_config
@@ -46,32 +48,14 @@ INT8_CACHE_FILE = "model.int8-cache.onnx"
 """The same weights with a cache of a quarter of the bytes."""
 Cache = Literal["exact", "int8"]
 """How keys and values are kept: as float32, or rounded to a quarter of the bytes."""
-PROMPT_CHUNK = 128
-"""Tokens of a prompt that run at once: enough for full speed."""
 SMALLEST_ROOM = 256
 """Positions by which a cache grows at least."""
 LEAST_SAVED = 2 * PROMPT_CHUNK
 """Tokens of a prompt, beyond what is on disk already, that are worth a file."""
-FEW_ROWS = 8
-"""Up to so many rows at once, our own kernels round each as if it were alone; more rows as any greater number of them."""
 LEAST_TAKEN_OVER = 32
 """Tokens that a dropped row must share with a prompt to be worth moving."""
 LOGITS_FROM = "logits_from"
 """The graph's overridable input: the first new token whose logits are computed, from the end where negative."""
-
-
-@dataclass(kw_only=True)
-class _Place:
-    """A row's place in the cache."""
-
-    tokens: list[int] = field(default_factory=list)
-    """Whose keys and values it holds."""
-    read: int = 0
-    """Its first positions that were read as prompts are, more than `FEW_ROWS` at once; the others were stepped."""
-    whole: int = 0
-    """Its first positions that were read by whole chunks from the start on."""
-    changed: int = 0
-    """When its last row was dropped: a count."""
 
 
 class OnnxDecoder:
@@ -136,7 +120,7 @@ class OnnxDecoder:
         self._whole = 0
         """Its first positions that were read by whole chunks from the start on, as any other process reads them."""
         self._prefixes = self._open_prefixes(folder, cache, prefix_bytes) if prefix_bytes else None
-        self._places: list[_Place] = []
+        self._places: list[CachePlace] = []
         """Of the rows that come and go, the dropped ones last."""
         self._changes = 0
 
@@ -224,9 +208,9 @@ class OnnxDecoder:
         row = len(self._lengths_B)
         self._held = []
         if row == len(self._places):
-            self._places.append(_Place())
+            self._places.append(CachePlace())
         dropped = range(row, len(self._places))
-        shared = {i: self._again(self._places[i], prompt, by_chunks=by_chunks) for i in dropped}
+        shared = {i: self._places[i].again(prompt, by_chunks=by_chunks) for i in dropped}
         best = max(dropped, key=lambda i: shared[i])
         kept = shared[best] if shared[best] >= LEAST_TAKEN_OVER else 0
         self._exchange(row, best if kept else min(dropped, key=lambda i: self._places[i].changed))
@@ -243,11 +227,7 @@ class OnnxDecoder:
         self._make_room(len(self._places), length, used=self._used())
         self._lengths_B[row] = length
         place = self._places[row]
-        if place.read == len(place.tokens) and len(tokens_T) > FEW_ROWS:
-            place.read = length
-        if place.whole == len(place.tokens) and len(tokens_T) == PROMPT_CHUNK:
-            place.whole = length
-        place.tokens += tokens_T
+        place.note(tokens_T)
         self._has_read = True
         logits_V: Floats = self._run(np.array([tokens_T], dtype=np.int64), np.array([length]), row, wanted=1)[0, 0]
         return logits_V
@@ -327,13 +307,6 @@ class OnnxDecoder:
     def _used(self) -> int:
         """Positions of the longest row, dropped ones among them."""
         return max([int(self._lengths_B.max(initial=0)), *(len(place.tokens) for place in self._places)])
-
-    def _again(self, place: _Place, prompt: Sequence[int], *, by_chunks: bool) -> int:
-        """Positions of a place that a prompt would have again."""
-        if by_chunks:
-            shared = min(common_prefix(place.tokens, prompt[:-1]), place.whole)
-            return shared - shared % PROMPT_CHUNK
-        return min(common_prefix(place.tokens, prompt[: -FEW_ROWS - 1]), place.read)
 
     def _exchange(self, first: int, second: int) -> None:
         """Let two places change what they hold."""
