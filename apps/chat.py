@@ -15,7 +15,6 @@ os.environ.update(
     GRADIO_ANALYTICS_ENABLED="False", HF_HUB_OFFLINE="1", HF_HUB_DISABLE_TELEMETRY="1", ORT_DISABLE_TELEMETRY="1"
 )  # before the imports, which read them
 
-import sys
 import time
 from collections.abc import Sequence
 from functools import partial
@@ -40,7 +39,7 @@ from apps.store import Store
 from export.session import OpenDecoder
 from toolkit.errors import InputError
 from toolkit.models import is_endpoint
-from toolkit.terminal import show
+from toolkit.terminal import say, show
 
 QUEUE_POLL_S = 0.01
 NO_PROGRESS_POLL_S = 1.0
@@ -105,7 +104,7 @@ def run_chat(
     models = [open_model(name, open_decoder) for name in (model, against) if name]
     store = Store(data, time.time)
     if store.damage:
-        print(store.damage, file=sys.stderr)
+        say(store.damage)
     serve(models, store, host=host, port=port, window=window)
 
 

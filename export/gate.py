@@ -11,7 +11,6 @@ the time, are none the worse.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain, cycle, islice
 from pathlib import Path
@@ -29,6 +28,7 @@ from export.places import BATCH, LONG, LONG_POSITIONS, ODD, TURNS, int8_fault, m
 from export.session import INT8_CACHE_FILE, Cache, OnnxDecoder
 from toolkit.chat_format import ChatFormat
 from toolkit.errors import GateFailed
+from toolkit.terminal import say
 
 COMPARED = 256
 """Last positions of the long text."""
@@ -60,7 +60,7 @@ def pass_gate(
             (folder / INT8_CACHE_FILE).unlink()
             cache = "exact"
             measured["int8_cache_fault"] = fault
-            print(f"export: keys and values are kept exactly: {fault}", file=sys.stderr)
+            say(f"export: keys and values are kept exactly: {fault}")
         elif cache == "int8":
             found = found_int8
     decoder = OnnxDecoder(folder, cache=cache)

@@ -12,7 +12,6 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -32,6 +31,7 @@ from toolkit.model.decoder import load_model
 from toolkit.models import cache_folder
 from toolkit.records import read_object
 from toolkit.runs import Stage, discard, finish, folder_digest, is_complete, partial_folder
+from toolkit.terminal import say
 
 NAMED = 3
 """Tensors that an error names."""
@@ -45,7 +45,7 @@ def open_merged(base: Path, adapter: Path | None, chat_folder: Path) -> Checkpoi
         return Checkpoint(base, adapter)
     except NeedsPeft as error:
         assert adapter
-        print(f"export: {error}", file=sys.stderr)
+        say(f"export: {error}")
         return Checkpoint(merged_folder(base, adapter, chat_folder))
 
 
@@ -62,7 +62,7 @@ def merged_folder(base: Path, adapter: Path, chat_folder: Path) -> Path:
     if is_complete(out, stage):
         return out
     folder = partial_folder(out, stage)
-    print(f"merging {adapter} by PEFT into {out}", file=sys.stderr, flush=True)
+    say(f"merging {adapter} by PEFT into {out}")
     try:
         _write_model(base, _merge(base, adapter), folder)
         for path in [base / name for name in MODEL_FILES] + [chat_folder / name for name in TEXT_FILES]:

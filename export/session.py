@@ -28,12 +28,12 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
+from export.cache_place import PROMPT_CHUNK, CachePlace
 from export.kernels.library import kernels_digest
 from export.machine import machine_key, physical_cores
 from export.model_config import read_model_config
 from export.onnx_session import LOGITS_FROM, bind_input, bind_output, check_graph, open_session, releasing
 from export.prefix_cache import CacheShape, PrefixCache, common_prefix, forget_all
-from export.row_place import FEW_ROWS, PROMPT_CHUNK, Place
 from toolkit.advice import advise
 from toolkit.errors import InputError
 from toolkit.models import cache_folder
@@ -114,7 +114,7 @@ class OnnxDecoder:
         self._whole = 0
         """Its first positions that were read by whole chunks from the start on, as any other process reads them."""
         self._prefixes = self._open_prefixes(folder, cache, prefix_bytes) if prefix_bytes else None
-        self._places: list[Place] = []
+        self._places: list[CachePlace] = []
         """Of the rows that come and go, the dropped ones last."""
         self._changes = 0
 
@@ -202,7 +202,7 @@ class OnnxDecoder:
         row = len(self._lengths_B)
         self._held = []
         if row == len(self._places):
-            self._places.append(Place())
+            self._places.append(CachePlace())
         dropped = range(row, len(self._places))
         shared = {i: self._places[i].again(prompt, by_chunks=by_chunks) for i in dropped}
         best = max(dropped, key=lambda i: shared[i])
@@ -221,11 +221,7 @@ class OnnxDecoder:
         self._make_room(len(self._places), length, used=self._used())
         self._lengths_B[row] = length
         place = self._places[row]
-        if place.read == len(place.tokens) and len(tokens_T) > FEW_ROWS:
-            place.read = length
-        if place.whole == len(place.tokens) and len(tokens_T) == PROMPT_CHUNK:
-            place.whole = length
-        place.tokens += tokens_T
+        place.note(tokens_T)
         self._has_read = True
         logits_V: Floats = self._run(np.array([tokens_T], dtype=np.int64), np.array([length]), row, wanted=1)[0, 0]
         return logits_V

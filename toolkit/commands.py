@@ -18,6 +18,7 @@ from urllib.parse import quote
 
 from toolkit.decoders import open_decoder
 from toolkit.errors import InputError, ToolkitError
+from toolkit.terminal import say
 
 if TYPE_CHECKING:
     from toolkit.doctor import Finding
@@ -102,7 +103,7 @@ def export(options: Options) -> Result:
     if options.no_parity:
         config = replace(config, bounds=None)
     if config.narrow and not config.is_sized and kernels_library() is None:
-        print(f"export: where our kernels don't run, as here, the three bits of --fast {WIDENED}", file=sys.stderr)
+        say(f"export: where our kernels don't run, as here, the three bits of --fast {WIDENED}")
     measured = export_model(config)["measured"]
     parity = measured["parity"]
     text = f"{options.out}: {measured['bytes'] / 1e6:.1f} MB, {measured['bytes_per_parameter']:.3f} bytes a parameter; "
@@ -229,7 +230,7 @@ def _say_what_is_slower(*models: str | Path) -> None:
 
     lines = (what_is_slower(Path(model) / MODEL_FILE) for model in models if model and Path(model).is_dir())
     for line in filter(None, lines):
-        print(line, file=sys.stderr)
+        say(line)
 
 
 def _chat_model(options: Options) -> str:

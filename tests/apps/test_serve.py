@@ -24,7 +24,7 @@ from apps.scheduler import PIECE_BETWEEN_STEPS
 from apps.serve import allowed_hosts, build_application, run_server
 from apps.service import Service
 from apps.turn import StopFilter
-from export.row_place import FEW_ROWS
+from export.cache_place import FEW_ROWS
 from export.session import OnnxDecoder
 from tests.apps.conftest import NAME, SUM
 from tests.apps.in_thread import serving

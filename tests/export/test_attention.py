@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from export.attention_over_codes import FEW_TOKENS
+from export.cache_place import PROMPT_CHUNK
 from export.parity import Bounds
 from export.pipeline import export_model, int4_config, nearest_config
-from export.row_place import PROMPT_CHUNK
 from export.session import OnnxDecoder
 
 WIDE = Bounds(max_mean_kl=9.0, min_top1=0.0)

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from export.cache_place import PROMPT_CHUNK
 from export.parity import Bounds
 from export.pipeline import export_model, nearest_config
-from export.row_place import PROMPT_CHUNK
 from export.session import LEAST_SAVED, Cache, OnnxDecoder, forget_prefixes
 
 WIDE = Bounds(max_mean_kl=9.0, min_top1=0.0)

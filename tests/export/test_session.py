@@ -13,11 +13,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from export.cache_place import PROMPT_CHUNK
 from export.machine import physical_cores
 from export.parity import Bounds
 from export.pipeline import export_model, int4_config
 from export.random_model import write_random
-from export.row_place import PROMPT_CHUNK
 from export.session import SMALLEST_ROOM, OnnxDecoder
 from export.shapes import SMOLLM2_1_7B
 from toolkit.errors import InputError
@@ -31,7 +31,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 
-from export.row_place import PROMPT_CHUNK
+from export.cache_place import PROMPT_CHUNK
 from export.session import OnnxDecoder
 
 decoder = OnnxDecoder(Path(sys.argv[1]))

@@ -12,12 +12,12 @@ import pytest
 import torch
 
 from apps.model import CHAT_DECODER, load_model
+from export.cache_place import PROMPT_CHUNK
 from export.layout import Layout, layouts
 from export.model_config import read_model_config
 from export.parity import Bounds
 from export.pipeline import WeightType, export_model, int4_config, nearest_config
 from export.quantize import dequantize, round_nearest
-from export.row_place import PROMPT_CHUNK
 from export.session import OnnxDecoder
 from export.verify import verify
 from toolkit.errors import FolderConflict

@@ -1,4 +1,4 @@
-"""The place of a row in a decoder's cache: which tokens it holds, and what of them another prompt would compute again."""
+"""What one row's place in the cache holds, and which of its positions another prompt would have again, bit for bit."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ FEW_ROWS = 8
 
 
 @dataclass(kw_only=True)
-class Place:
+class CachePlace:
     """A row's place in the cache."""
 
     tokens: list[int] = field(default_factory=list)
@@ -26,8 +26,17 @@ class Place:
     changed: int = 0
     """When its last row was dropped: a count."""
 
+    def note(self, tokens_T: Sequence[int]) -> None:
+        """A piece of a prompt was read behind what is here."""
+        before, count = len(self.tokens), len(tokens_T)
+        if self.read == before and count > FEW_ROWS:
+            self.read += count
+        if self.whole == before and count == PROMPT_CHUNK:
+            self.whole += count
+        self.tokens += tokens_T
+
     def again(self, prompt: Sequence[int], *, by_chunks: bool) -> int:
-        """How many of its positions a prompt would have again."""
+        """Positions that a prompt would have again; `by_chunks` with any kernels, else with our own."""
         if by_chunks:
             shared = min(common_prefix(self.tokens, prompt[:-1]), self.whole)
             return shared - shared % PROMPT_CHUNK
