@@ -113,7 +113,7 @@ def listed(store: Store, words: str, conversation: Conversation) -> dict[str, An
     """The list: the conversations that hold the words, the open one marked."""
     choices = [(entry.title, entry.id) for entry in store.entries(words)]
     is_there = any(number == conversation.id for _, number in choices)
-    told = NO_CHAT if words.strip() and not choices else None
+    told = NO_CHAT if words.strip() and not choices else ""
     value = conversation.id if is_there else None
     return gr.update(choices=choices, value=value, info=told, visible=bool(choices or told))
 
