@@ -152,6 +152,8 @@ main.contain > .column > .form { flex: none; overflow: visible; background: tran
 :focus-visible { outline: 2px solid var(--color-accent); outline-offset: 2px; } #question textarea:focus-visible { outline: none; }
 @media (prefers-reduced-motion: reduce) { * { animation: none !important; transition: none !important; } }
 @media (max-width: 600px) {
+  .leaving { max-height: 3em; }
+  .column:has(.leaving) #question textarea { max-height: 72px; overflow-y: auto !important; } /* what helps stays in sight */
   .gradio-container .main.app { padding: 0 12px; }
   #chat .examples { grid-template-columns: 1fr; }
   #chat .user-row .message { max-width: 92%; }
