@@ -26,6 +26,7 @@ from export.checkpoint import EMBEDDING, LM_HEAD, Checkpoint, tensor_shapes
 from export.model_config import read_model_config
 from export.package import MODEL_FILES, TEXT_FILES
 from export.safetensors_file import SINGLE
+from toolkit.chat_format import CHAT_FILES
 from toolkit.errors import InputError, MissingExtra
 from toolkit.model.decoder import load_model
 from toolkit.models import cache_folder
@@ -65,7 +66,7 @@ def merged_folder(base: Path, adapter: Path, chat_folder: Path) -> Path:
     say(f"merging {adapter} by PEFT into {out}")
     try:
         _write_model(base, _merge(base, adapter), folder)
-        for path in [base / name for name in MODEL_FILES] + [chat_folder / name for name in TEXT_FILES]:
+        for path in [base / name for name in MODEL_FILES] + [chat_folder / name for name in (*TEXT_FILES, *CHAT_FILES)]:
             if path.is_file() and path.name != "config.json":
                 shutil.copyfile(path, folder / path.name)
     except BaseException:

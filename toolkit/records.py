@@ -279,7 +279,6 @@ class AppendLog:
     def __init__(self, path: Path, *, sync_every_s: float = 1.0) -> None:
         mend_torn_line(path)
         self._path = path
-        self._descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
         self._descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | BINARY, 0o644)
         self._sync_every_s = sync_every_s
         self._synced_at = time.monotonic()
