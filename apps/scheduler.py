@@ -28,7 +28,7 @@ import numpy as np
 
 from apps.metrics import Metrics, Outcome
 from apps.turn import Turn
-from export.cache_place import FEW_ROWS
+from export.session import FEW_ROWS
 from toolkit.generate import Floats, Ints
 
 PIECE = 128

@@ -28,6 +28,7 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
+from export.cache_place import FEW_ROWS as FEW_ROWS  # noqa: PLC0414 – the scheduler's too
 from export.cache_place import PROMPT_CHUNK, CachePlace
 from export.kernels.library import kernels_digest
 from export.machine import machine_key, physical_cores

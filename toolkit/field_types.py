@@ -72,8 +72,11 @@ def _check(annotation: Any) -> Check:
             return lambda value: True
         case kind if kind in (NoneType, None):
             return lambda value: value is None
-        case kind if kind is Literal:
-            return lambda value: value in arguments
+        case kind if (
+            kind is Literal
+        ):  # a word that its writer did not have yet, or has no more, is the reader's to judge
+            kinds = tuple({type(argument) for argument in arguments})
+            return lambda value: isinstance(value, kinds)
         case kind if kind in (Union, UnionType):
             choices = tuple(map(_check, arguments))
             return lambda value: any(check(value) for check in choices)

@@ -31,7 +31,7 @@ STEADY = f"""() => new Promise((done) => {{
     const now = {BOX}.scrollTop;
     same = now === last ? same + 1 : 0;
     last = now;
-    same > 8 ? done(now) : setTimeout(look, 20);
+    same > 25 ? done(now) : setTimeout(look, 20);
   }};
   look();
 }})"""

@@ -89,7 +89,7 @@ def test_what_a_full_disk_takes_of_a_record_is_taken_back(tmp_path: Path, room: 
         ("closed", "1"),
         ("reasoning", "null"),
         ("answer", "[]"),
-        ("finish_reason", '"tired"'),
+        ("finish_reason", "5"),
     ],
 )
 def test_a_value_of_another_type_is_refused_with_its_field_and_its_line(tmp_path: Path, name: str, value: str) -> None:
