@@ -23,7 +23,7 @@ from typing import Any, Literal, Self, TypeVar
 from toolkit.disk import BINARY
 from toolkit.errors import InputError
 from toolkit.field_types import field_types, fits, in_words
-from toolkit.json_files import parse_json, read_json
+from toolkit.json_files import MOST_BYTES, parse_json, read_json
 
 FinishReason = Literal["stop", "length", "content_filter", "tool_calls", "error"]
 """Why a turn ended: only one that ended by "stop" is whole. A decoder here knows the first two, a server all."""
@@ -32,8 +32,6 @@ SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 Message = dict[str, str]
 """`role` and `content`."""
 ROLES = ("system", "user", "assistant")
-MOST_BYTES = 2**28
-"""Of a file that is one JSON object, and of a line that is one: a million digests fit."""
 
 
 class Record:

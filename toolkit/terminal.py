@@ -2,7 +2,7 @@
 
 Names of models and files, servers' messages and models' texts are written by others, and a terminal obeys what it is
 sent: it moves the cursor, writes over the lines above, changes the window's title, turns the direction of the text.
-So every line goes through here (tests/house checks it), and what goes to a program as JSON is ASCII.
+So every line goes through here (a test checks it), and what goes to a program as JSON is ASCII.
 """
 
 from __future__ import annotations
