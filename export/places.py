@@ -30,7 +30,7 @@ hardly rounded, whose KL is next to nothing."""
 
 def measure_places(decoder: OnnxDecoder, expected: Mapping[str, Expected]) -> dict[str, CoarseParity]:
     """What a decoder that keeps prefixes says at each place, beside what the float model expects there."""
-    read = {TURNS: _read_turns, BATCH: _read_batch}
+    read = {TURNS: _read_turns, BATCH: read_batch}
     for there in expected.values():
         check_readable(decoder, there)
     return {
@@ -62,7 +62,7 @@ def _read_turns(decoder: OnnxDecoder, passages: list[Passage]) -> list[Floats]:
     return turns
 
 
-def _read_batch(decoder: OnnxDecoder, passages: list[Passage]) -> list[Floats]:
+def read_batch(decoder: OnnxDecoder, passages: list[Passage]) -> list[Floats]:
     """logits_TV of each row, the longest completions first: those that are at their end are no longer stepped."""
     counts = [count for _, count in passages]
     assert counts == sorted(counts, reverse=True)
