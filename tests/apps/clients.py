@@ -1,5 +1,7 @@
 """Unmodified clients of OpenAI's API against a tiny served model, each in an environment of its own; writes their table.
 
+Those in JavaScript need Node.js and npm, and are left out in words where these are missing.
+
 python -m tests.apps.clients [--environments runs/environments] [--page docs/server.md]
 
 Tokenizer, template, server and network are real, and so is the decoder, but for its logits: they say what a script says, so
@@ -10,12 +12,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +52,8 @@ CLIENTS: dict[str, tuple[str, ...]] = {
     "pydantic-ai-slim": ("pydantic-ai-slim[openai]",),
     "llm": ("llm",),
 }
-"""What each client's environment holds, the client first."""
+"""What the environment of each client in Python holds, the client first."""
+JAVASCRIPT_CLIENTS = ("openai",)
 
 
 class ScriptedRows(OnnxDecoder):
@@ -96,18 +100,56 @@ def served_scripts(folder: Path) -> Iterator[str]:
             yield f"http://127.0.0.1:{port}/v1"
 
 
-def ask(python: str | Path, client: str, url: str) -> dict[str, Any]:
-    """What a client's program got, by the ways in which it asked; raises `CalledProcessError` where it failed."""
+@dataclass(frozen=True, kw_only=True)
+class Installed:
+    """A client in an environment of its own."""
+
+    name: str
+    version: str
+    program: list[str | Path]
+    """The command that asks as this client's user would; the address and what is asked follow."""
+
+
+def installed(environments: Path) -> Iterator[Installed]:
+    """All clients, each as soon as it is installed."""
     program = Path(__file__).with_name("client_programs.py")
-    command = [python, program, client, url, KEY, "tiny", QUESTION, JSON_QUESTION]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-    said: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    for client, requirements in CLIENTS.items():
+        python = interpreter(environments / client, requirements)
+        version = f"import importlib.metadata; print(importlib.metadata.version({client!r}))"
+        yield Installed(name=client, version=_printed(python, "-c", version), program=[python, program, client])
+    if not (shutil.which("node") and shutil.which("npm")):
+        print("clients in JavaScript are left out: they need node and npm on the PATH")
+        return
+    for client in JAVASCRIPT_CLIENTS:
+        home = environments / f"{client}-javascript"
+        home.mkdir(parents=True, exist_ok=True)
+        subprocess.run(["npm", "install", "--silent", "--no-fund", "--no-audit", client], cwd=home, check=True)
+        copy = shutil.copy(program.with_suffix(".mjs"), home)
+        facts = json.loads((home / "node_modules" / client / "package.json").read_text(encoding="utf-8"))
+        yield Installed(name=f"{client} (JavaScript)", version=facts["version"], program=["node", copy, client])
+
+
+def _printed(*command: str | Path) -> str:
+    return subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout.strip()
+
+
+def ask(client: Installed, url: str) -> dict[str, Any]:
+    """What a client's program got, by the ways in which it asked; raises `CalledProcessError` where it failed."""
+    said: dict[str, Any] = json.loads(
+        _printed(*client.program, url, KEY, "tiny", QUESTION, JSON_QUESTION).splitlines()[-1]
+    )
     return said
 
 
 def wrong(said: dict[str, Any]) -> dict[str, Any]:
     """The ways of asking that got something else than the script says."""
-    expected: dict[str, Any] = {"whole": ANSWER, "streamed": ANSWER, "parsed": OBJECT, "model": "tiny"}
+    expected: dict[str, Any] = {
+        "whole": ANSWER,
+        "streamed": ANSWER,
+        "collected": ANSWER,
+        "parsed": OBJECT,
+        "model": "tiny",
+    }
     expected |= {"tokens of a text": 3}
     return {way: got for way, got in said.items() if got != expected[way]}
 
@@ -122,19 +164,14 @@ def main() -> None:
     options = parser.parse_args()
     table, failed = [["client", "version", "what it read as the script says"]], False
     with tempfile.TemporaryDirectory() as folder, served_scripts(Path(folder)) as url:
-        for client, requirements in CLIENTS.items():
-            python = interpreter(options.environments / client, requirements)
-            version = f"import importlib.metadata; print(importlib.metadata.version({client!r}))"
-            shown = subprocess.run(
-                [python, "-c", version], stdout=subprocess.PIPE, text=True, check=True
-            ).stdout.strip()
+        for client in installed(options.environments):
             try:
-                said = ask(python, client, url)
+                said = ask(client, url)
                 trouble = wrong(said)
             except subprocess.CalledProcessError as error:
                 said, trouble = {}, {"exit code": error.returncode}
             failed |= bool(trouble)
-            table.append([client, shown, f"**failed**: {trouble}" if trouble else ", ".join(said)])
+            table.append([client.name, client.version, f"**failed**: {trouble}" if trouble else ", ".join(said)])
             print(*table[-1], sep=": ", flush=True)
     fill_file(options.page, "clients", markdown_table(table) + "\n")
     sys.exit(int(failed))
