@@ -4,6 +4,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 KERNELS := $(wildcard export/kernels/*.[ch])
+# Two processes of one thread each: many tests wait for a browser or another process, and few products here fill two cores.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadgroup
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e
 
 .PHONY: demo test test-lesser nightly check format format-check lint types browser screenshots
@@ -12,15 +14,15 @@ demo: $(VENV)/.ready
 	$(BIN)/toolkit demo
 
 test: $(VENV)/.ready-dev browser
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 # The tests as a processor with AVX2 alone sees them: sums in another order, no int8 instructions, onnxruntime's kernels.
 test-lesser: $(VENV)/.ready-dev browser
-	ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 TOOLKIT_KERNELS=onnxruntime $(BIN)/python -m pytest
+	ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 TOOLKIT_KERNELS=onnxruntime $(PYTEST)
 
 # The tests with the dearest ones, which every change need not wait for.
 nightly: $(VENV)/.ready-dev browser
-	TOOLKIT_NIGHTLY=1 $(BIN)/python -m pytest
+	TOOLKIT_NIGHTLY=1 $(PYTEST)
 
 check: format-check lint types
 
