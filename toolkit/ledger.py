@@ -308,9 +308,15 @@ def _pad(cell: str, width: int, column: int) -> str:
 
 
 def markdown_table(rows: Sequence[Sequence[str]]) -> str:
-    """The same as Markdown."""
+    """The same as Markdown; columns behind the first stand to the right, but for those of words."""
     lines = ["| " + " | ".join(cell.replace("|", r"\|") for cell in row) + " |" for row in rows]
-    return "\n".join([lines[0], "|---|" + "---:|" * (len(rows[0]) - 1), *lines[1:]])
+    columns = [cells[1:] for cells in zip(*rows, strict=True)][1:]
+    rules = ["---:" if any(map(_is_figure, cells)) else "---" for cells in columns]
+    return "\n".join([lines[0], "|".join(["", "---", *rules, ""]), *lines[1:]])
+
+
+def _is_figure(cell: str) -> bool:
+    return any(character.isdigit() for character in cell[:3])  # behind a sign or what makes it bold
 
 
 def _shares(folder: Path) -> dict[str, float]:
