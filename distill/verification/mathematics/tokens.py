@@ -15,6 +15,8 @@ LONGEST = 2_000
 """Characters of an expression; nobody's result is longer."""
 DEEPEST = 50
 """Parts within parts."""
+MOST_OPERATIONS = 250
+"""Terms, factors and signs behind each other: each makes the tree one level deeper."""
 
 _LAYOUT = re.compile(
     r"\\(?:left|right)\s*\.(?!\d)|\\(?:left|right|[bB]igg?[lrm]?|displaystyle|textstyle|limits|nolimits|strut|rm|bf|it)(?![A-Za-z])\s*"
@@ -107,7 +109,7 @@ class Cursor:
     """A place between tokens."""
 
     def __init__(self, tokens: list[Token]) -> None:
-        self.tokens, self.at, self.depth = tokens, 0, 0
+        self.tokens, self.at, self.depth, self.operations = tokens, 0, 0, 0
 
     def token(self, ahead: int = 0) -> Token:
         return self.tokens[self.at + ahead] if self.at + ahead < len(self.tokens) else END
@@ -132,6 +134,12 @@ class Cursor:
             self.at += 1
             return True
         return False
+
+    def count_operation(self) -> None:
+        """Count one more operation. Raises `Unreadable` beyond `MOST_OPERATIONS`."""
+        self.operations += 1
+        if self.operations > MOST_OPERATIONS:
+            raise Unreadable(f"more than {MOST_OPERATIONS} operations")
 
     def deeper(self) -> None:
         """Count one more level of brackets. Raises `Unreadable` beyond `DEEPEST`."""
