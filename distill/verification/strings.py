@@ -34,12 +34,14 @@ _DOUBT = re.compile(
 _OVERTAKEN = re.compile(r"\b(?:but|yet)\b.*\b(?:now|later|then|today|actually|no longer)\b", re.IGNORECASE)
 _SUBORDINATE = re.compile(
     r"[,;]?\s+(?:although|though|even though|while|whereas|however|some (?:people )?(?:would |might )?(?:say|think|argue|believe)|"
-    r"many (?:people )?(?:say|believe|think))\b.*$|;.*$",
+    r"many (?:people )?(?:say|believe|think))\b.*$",
     re.IGNORECASE | re.DOTALL,
 )
+_CONDITION = re.compile(r"^\s*(?:if|when|since|because|as|given that|wenn|si|se)\b[^,]*,\s*(?:then\s+)?", re.IGNORECASE)
+"""Before the main clause, under what it holds."""
 _RESULT = re.compile(r"[,.]\s+(?:so|thus|hence|therefore)\s+(?:the (?:answer|choice) is\s+)?(?=\S)", re.IGNORECASE)
 _ASIDE = re.compile(
-    r"(?:,|;|:| -| —)?\s+(?:because|since|as|for|which|who|where|whose|so that|given|by|according to|after|due to)\b.*$"
+    r"(?:,|;|:| -| —)?\s+(?:because|since|as|for|which|who|where|whose|so that|given|by|according to|after|due to)\b(?!\s+(?:next|last)\b).*$"
     r"|,\s+(?:the|a|an|not|and not|but|it|this|that|they|we|at|in|with|\d|i|his|her|its|because)\b.*$|\s*\([^()]*\)\s*$|\s+—\s.*$"
     r"|,\s*(?:因为|因為|[\u4e00-\u9fff]{3}).*$",
     re.IGNORECASE | re.DOTALL,
@@ -50,6 +52,8 @@ _COPULA = re.compile(
     r"(?:written|painted|discovered|invented|composed|directed|founded|created|built|made) by)\b(?!-)|[:=]|\s—\s|是|为|為|は|은|는|هو|هي|है|选|選)\s*",
     re.IGNORECASE,
 )
+_SECOND_OF_TWO = re.compile(r"\b(?:is|are|was|were)\s.*\sand\s", re.IGNORECASE | re.DOTALL)
+"""Before the second of two clauses, "Alice is a knight and Bob": each says something of its own."""
 _BACK = re.compile(
     r"^(.{1,200}?)\s+(?:(?:is|are|was|were)\s+(?:the|my|our|a|an|his|her|its|their|what|who|where|right|correct)"
     r"|has|had|travel+ed|r[au]n|runs|g[eo]ts?|ma(?:kes?|de)|scored|earns?|earned|sells?|sold|received|wins?|finished|came|comes|wrote|painted|discovered|invented|composed|directed|founded|created|built|won)\b.*$",
@@ -112,20 +116,27 @@ def main_clauses(text: str) -> list[str]:
     """What a final answer itself says, without what others believe, what was once so and why it is; the last result first."""
     if len(text) > LONGEST:
         return []
-    told = sentences(text) or [text]
-    if len(told) > 1 and all(map(_FOLLOWING.match, told[1:])):
-        told = told[:1]
-    clause = _SUBORDINATE.sub("", told[-1])
-    if _OVERTAKEN.search(told[-1]):
+    told = _last_told(text)
+    if _OVERTAKEN.search(told):
         return []
-    results = _RESULT.split(clause)
-    clauses = [results[-1], re.sub(r",\s*(?:and |but )?not\b.*$", "", clause)]
+    clause = _RESULT.split(_SUBORDINATE.sub("", _CONDITION.sub("", told)))[-1]
+    clauses = [clause, re.sub(r",\s*(?:and |but )?not\b.*$", "", clause)]
     return [clause for clause in dict.fromkeys(clauses) if clause.strip() and not says_otherwise(without_aside(clause))]
+
+
+def _last_told(text: str) -> str:
+    """The last sentence, or what stands behind its semicolon, that does not only add to the one before it."""
+    told = [clause for sentence in sentences(text) or [text] for clause in re.split(r";\s", sentence)]
+    while len(told) > 1 and (not told[-1].strip() or _FOLLOWING.match(told[-1])):
+        told.pop()
+    return told[-1]
 
 
 def said_in(text: str) -> Iterator[str]:
     """What a final answer may say, from the whole of it to the shortest, without the sentence around it."""
     text = STYLED.sub(r" \1 ", without_delimiters(text)).strip()
+    if text.endswith("?"):
+        return
     yield text
     if len(text) > LONGEST:
         return
@@ -147,7 +158,7 @@ def _shorter(text: str) -> Iterator[str]:
     if (aside := _ASIDE.search(text)) and aside.start():
         yield text[: aside.start()]
     for copula in _COPULA.finditer(text):
-        if text[copula.end() :].strip(" .!?"):
+        if text[copula.end() :].strip(" .!?") and not _SECOND_OF_TWO.search(text[: copula.start()]):
             yield text[copula.end() :]
     if back := _BACK.match(text):
         yield back[1]
@@ -160,6 +171,8 @@ def truth_of(text: str) -> bool | None:
 
 def truth_in(text: str) -> bool | None:
     """The truth value that an answer gives, in its first word or as what "is"; None where it gives none, or two."""
+    if text.rstrip().endswith("?"):
+        return None
     whole = truth_of(text)
     if whole is not None:
         return whole
@@ -172,8 +185,7 @@ def truth_in(text: str) -> bool | None:
         )
         truth = _TRUTHS[first[1].casefold()]
         return None if taken_back or (_ON_CONDITION if truth else _EXCEPT).match(rest) else truth
-    clause = _SUBORDINATE.sub("", (sentences(text) or [text])[-1])
-    clause = without_aside(clause)
+    clause = without_aside(_SUBORDINATE.sub("", _last_told(text)))
     if (last := _TRUTH_LAST.search(clause)) and not _DOUBT.search(clause):
         denied = bool(last[1]) or bool(_DENIAL.search(clause[: last.start()]))
         return _TRUTHS[last[2].casefold()] != denied

@@ -228,7 +228,8 @@ class Atoms(Cursor, ABC):
         opening, first = self.take().lstrip("\\"), self.at - 1
         escaped = self.tokens[first].text == "\\{"
         if self.peek() in (")", "]", "}", "\\}"):
-            return ("sequence", opening, self.take().lstrip("\\"), (), ",")
+            closing = self.take().lstrip("\\")
+            return ("symbol", "emptyset") if opening + closing == "{}" else ("sequence", opening, closing, (), ",")
         tree = self.items()
         closings = {"(": (")", "]"), "[": ("]", ")"), "{": ("\\}",) if escaped else ("}",)}
         closing = self.take(*closings[opening]).lstrip("\\")

@@ -114,7 +114,7 @@ class _Reader(Atoms):
         if piece in ("\\pmod", "\\bmod", "\\mod", "mod") or (piece == "(" and self.peek(1) == "mod"):
             return ("modulo", tree, self.modulus())
         scale = SCALES.get(self.token().word)
-        if scale and scale > 12 and piece != "k" and _is_measurable(tree):
+        if scale and scale > 12 and self.token().word != "k" and _is_measurable(tree):
             self.at += 1
             return ("*", tree, ("number", Fraction(scale), None))
         if _is_measurable(tree) and (unit := self.unit()) is not None:
