@@ -305,6 +305,8 @@ def _number_said(found: FinalAnswer, question: str) -> Reading:
                 return Reading("number", bare, tree)
         except Unreadable:
             pass
+    if share := re.fullmatch(r"(\d+) (?:out of|in) (?:every )?(\d+)", whole):
+        return Reading("number", whole, ("/", *(read_notation(term) for term in share.groups())))
     if ratio := re.search(r"(?:\bratio\b.*?|^)(\d+(?:\.\d+)?) to (\d+(?:\.\d+)?)\s*\.?$", found.text):
         return Reading("number", found.text, ("ratio", *(read_notation(term) for term in ratio.groups())))
     _, said = number_said(found, question)

@@ -72,12 +72,16 @@ _TRUTHS = dict.fromkeys(
 ) | dict.fromkeys(
     ["no", "false", "nein", "non", "não", "нет", "否", "不是", "错", "いいえ", "아니요", "لا", "नहीं"], False
 )
+_TRUTHS_SAID = dict.fromkeys(["t", "yeah", "yep", "correct", "always true", "not false"], True) | dict.fromkeys(
+    ["f", "nope", "incorrect", "never true", "not true"], False
+)
+"""Whole answers that are truth values where one is asked for."""
 _TRUTH_WORD = "|".join(sorted(_TRUTHS, key=len, reverse=True))
 _TRUTH_FIRST = re.compile(
     rf"\W*(?:(?:indeed|certainly|well|actually|of course),?\s+)?({_TRUTH_WORD})(?=\W*$|\s*[.,;:!—-])", re.IGNORECASE
 )
 _TRUTH_LAST = re.compile(
-    rf"(?:\b(?:is|are|was|be|ist|est|es|é|è)|'s|[:=])\s+(not\s+)?({_TRUTH_WORD})\W*$", re.IGNORECASE
+    rf"(?:\b(?:is|are|was|be|ist|est|es|é|è)|'s|[:=]|\b(?:is|are|was)n't)\s+(not\s+)?({_TRUTH_WORD})\W*$", re.IGNORECASE
 )
 _EXCEPT = re.compile(r"\W*(?:but\s+|and\s+)?(?:unless|except)\b", re.IGNORECASE)
 _ON_CONDITION = re.compile(
@@ -176,6 +180,8 @@ def truth_in(text: str) -> bool | None:
     whole = truth_of(text)
     if whole is not None:
         return whole
+    if (word := plain_words(text)) in _TRUTHS_SAID:
+        return _TRUTHS_SAID[word]
     if _DOUBT.search(text) and "depends" in text:
         return None
     if first := _TRUTH_FIRST.match(text):
@@ -187,7 +193,7 @@ def truth_in(text: str) -> bool | None:
         return None if taken_back or (_ON_CONDITION if truth else _EXCEPT).match(rest) else truth
     clause = without_aside(_SUBORDINATE.sub("", _last_told(text)))
     if (last := _TRUTH_LAST.search(clause)) and not _DOUBT.search(clause):
-        denied = bool(last[1]) or bool(_DENIAL.search(clause[: last.start()]))
+        denied = bool(last[1]) or bool(_DENIAL.search(clause[: last.start(2)]))
         return _TRUTHS[last[2].casefold()] != denied
     return None
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from distill.verification.mathematics.tokens import Cursor, NeedsLibrary, Token, Unreadable
 from distill.verification.mathematics.units import LETTERS, SINGLE, Unit, is_unit, read_unit
-from toolkit.answers.number_notation import FUNCTIONS, read_numeral
+from toolkit.answers.number_notation import FUNCTIONS, number_in_words, read_numeral
 from toolkit.answers.qualifiers import says_another
 
 Tree = tuple[Any, ...]
@@ -138,8 +138,12 @@ class Atoms(Cursor, ABC):
 
     def of_base(self, digits: str) -> Tree:
         self.take("_")
-        base = self.group()
-        if base[0] != "number" or base[1].denominator != 1 or not 2 <= base[1] <= 36 or not digits.isdigit():
+        base = self.take() if self.kind() == "number" else self.group()
+        if isinstance(base, str):
+            base = ("number", Fraction(base), None) if base.isdigit() else ("text", base)
+        if base[0] == "text" and (named := number_in_words(base[1])) is not None:
+            base = ("number", named, None)
+        if base[0] != "number" or base[1].denominator != 1 or not 2 <= base[1] <= 36 or not digits.isalnum():
             raise Unreadable("a number with a foot that is no base")
         return ("digits", digits, int(base[1]))
 
@@ -383,8 +387,8 @@ class Atoms(Cursor, ABC):
         word = self.peek()
         if len(word) == 1 and word.isalpha():
             return after_unit or (
-                word in SINGLE
-                and self.token().spaced
+                self.token().spaced
+                and (word in SINGLE or (word in "NWVJK" and self.kind(1) == "end"))
                 and self.kind(1) in ("end", "sign", "text")
                 and self.peek(1) != "("
             )

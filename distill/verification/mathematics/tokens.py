@@ -19,7 +19,7 @@ MOST_OPERATIONS = 250
 """Terms, factors and signs behind each other: each makes the tree one level deeper."""
 
 _LAYOUT = re.compile(
-    r"\\(?:left|right)\s*\.(?!\d)|\\(?:left|right|[bB]igg?[lrm]?|displaystyle|textstyle|limits|nolimits|strut|rm|bf|it)(?![A-Za-z])\s*"
+    r"\\(?:left|right)\s*\.(?!\d)|\\(?:left|right|[bB]igg?[lrm]?|displaystyle|textstyle|(?:normal|foot)?(?:size|small|tiny|large|Large|LARGE|huge|Huge)|underline|limits|nolimits|strut|rm|bf|it)(?![A-Za-z])\s*"
     r"|(?<!\\)\\[,;:! ]|\\q?quad(?![A-Za-z])|~|\\(?:phantom|hspace|vspace|label|tag)\*?\{[^{}]*\}"
 )
 _TOKEN = re.compile(
@@ -29,6 +29,9 @@ _TOKEN = re.compile(
 )
 
 
+_BASED = re.compile(r"(?:\x02)?([0-9A-Z]*(?:[0-9][A-Z]|[A-Z]{2}|[A-Z][0-9])[0-9A-Z]*)\x03?\s*_\s*(?:\{(1[1-9]|[23]\d)\}|(1[1-9]|[23]\d))")
+"""`FF_{16}`, a number in a base with letters among its digits."""
+_PREFIXED = re.compile(r"0(?:b([01]+)|x([0-9A-Fa-f]+))")
 _FRENCH = re.compile(r"([\[\]])([^\[\]]*[,;][^\[\]]*)([\[\]])")
 """`]0, 1[`, an open interval in France; fits `[0, 1]` too, which stays as it is."""
 
@@ -66,6 +69,8 @@ def tokens_of(text: str, *, commas: bool) -> list[Token]:
     if len(text) > LONGEST:
         raise Unreadable(f"{len(text)} characters, more than {LONGEST}")
     text = _prepared(text)
+    if based := _based(text):
+        return based
     tokens: list[Token] = []
     position, spaced, depth = 0, False, 0
     while position < len(text):
@@ -84,6 +89,17 @@ def tokens_of(text: str, *, commas: bool) -> list[Token]:
         tokens.append(Token(kind, piece, spaced))
         spaced = False
     return tokens
+
+
+def _based(text: str) -> list[Token] | None:
+    """The tokens of a whole text that is a number in base 16 or another one with letters for digits, or `0b101`."""
+    if found := _PREFIXED.fullmatch(text):
+        digits, base = (found[1], "2") if found[1] else (found[2].upper(), "16")
+    elif (found := _BASED.fullmatch(text)) and int(max(found[1]), 36) < int(found[2] or found[3]):
+        digits, base = found[1], found[2] or found[3]
+    else:
+        return None
+    return [Token("number", digits, False), Token("sign", "_", False), Token("number", base, False)]
 
 
 def _prepared(text: str) -> str:
