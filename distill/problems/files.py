@@ -118,12 +118,12 @@ def _open(path: Path) -> BinaryIO:
 
 
 def _decoded(line: bytes, path: Path, number: int) -> str:
+    known = "" if kind_of(path) == path.suffix.lower() else f"; known kinds of files are {', '.join(SUFFIXES)}"
     if number == 1 and (kind := next((kind for kind, begins in _NO_TEXTS.items() if line.startswith(begins)), None)):
-        raise InputError(f"{path} must be UTF-8, and is {kind}; save it as UTF-8")
+        raise InputError(f"{path} must be UTF-8, and is {kind}; save it as UTF-8{known}")
     try:
         return line.decode()
     except UnicodeDecodeError as error:
-        known = "" if kind_of(path) == path.suffix.lower() else f"; known kinds of files are {', '.join(SUFFIXES)}"
         raise InputError(
             f"{path} line {number} must be UTF-8, and its byte {error.start + 1} (0x{line[error.start]:02x}) is not; "
             f"save it as UTF-8{known}"

@@ -21,7 +21,15 @@ from toolkit.records import FinishReason
 
 ENDS: Mapping[FinishReason, tuple[str, ...]] = {
     "stop": ("stop", "end_turn", "stop_sequence", "eos", "eos_token", "complete", "completed", "finished"),
-    "length": ("length", "max_tokens", "model_length", "max_output_tokens", "max_length", "incomplete", "model_context_window_exceeded"),
+    "length": (
+        "length",
+        "max_tokens",
+        "model_length",
+        "max_output_tokens",
+        "max_length",
+        "incomplete",
+        "model_context_window_exceeded",
+    ),
     "content_filter": (
         *("content_filter", "content_filtered", "safety", "recitation", "blocklist", "prohibited_content", "spii"),
         *("refusal", "sensitive", "error_toxic", "guardrail_intervened"),

@@ -1,6 +1,6 @@
 r"""A result without what stands around it: the sentence's point, "So", an arrow, a label and an equals sign, a remark.
 
-    "So total = 42 (which is 6 * 7)."  ──bare_result──>  "total = 42"  ──without_label──>  "42"
+"So total = 42 (which is 6 * 7)."  ──bare_result──>  "total = 42"  ──without_label──>  "42"
 """
 
 from __future__ import annotations
@@ -13,7 +13,9 @@ from distill.verification.mathematics.tokens import Unreadable
 from distill.verification.mathematics.values import NoValue, value_of
 from toolkit.answers.sentences import without_delimiters
 
-_REMARK = re.compile(r"(?<=[\d%}])\s+\((?!\s*(?:mod|base))(?=\s*(?:=|\\approx)|[^()]*(?<![\\A-Za-z])(?!(?:sin|cos|tan|log|exp|sqrt)\b)[^\W\d_]{3,})[^()]*\)$")
+_REMARK = re.compile(
+    r"(?<=[\d%}])\s+\((?!\s*(?:mod|base))(?=\s*(?:=|\\approx)|[^()]*(?<![\\A-Za-z])(?!(?:sin|cos|tan|log|exp|sqrt)\b)[^\W\d_]{3,})[^()]*\)$"
+)
 """Words in brackets behind a number, `42 (which is 6 * 7)`; `2 (x + 1)` is a product, and `(1, 2) (3, 4)` are two pairs."""
 _IN_BASE = re.compile(r"^([0-9A-Z]+),?\s*(?:\(\s*|in\s+|\(in\s+)?base[- ](\w+)\s*\)?$", re.IGNORECASE)
 """`101 (base 2)`"""
@@ -31,7 +33,10 @@ def bare_result(text: str) -> str:
     text = _last_of_aligned(text).strip("~ ")
     text = _OPENING.sub("", re.sub(r"\b(?:R|US|A|AU|CA|C|NZ|HK|S)\$", "$", text.strip()))
     text = re.sub(r"(?:\s*\\?[.。,;])+$", "", without_delimiters(text)).strip()
-    text = _IN_BASE.sub(lambda found: f"{found[1]}_{{{found[2]}}}" if found[2].isdigit() else rf"{found[1]}_{{\text{{{found[2]}}}}}", text)
+    text = _IN_BASE.sub(
+        lambda found: f"{found[1]}_{{{found[2]}}}" if found[2].isdigit() else rf"{found[1]}_{{\text{{{found[2]}}}}}",
+        text,
+    )
     text = _REMARK.sub("", re.sub(r"^(?:=>|->|=|≈|:)\s*", "", text))
     if (working := _WORKING.fullmatch(text)) and _is_worth(working[1], working[2]):
         return working[1]

@@ -83,10 +83,15 @@ def _same_choice(reference: Reading, answer: Reading) -> bool:
     return means(content, said if isinstance(said, Reading) else read_answer(said, content))
 
 
-def _contradicts(content: Reading | None, said: Reading | str | None) -> bool:
+def _contradicts(content: Reading | str | None, said: Reading | str | None) -> bool:
     """Whether a letter stands before another number than the reference's does, `(A) 17` for `(A) 16`."""
     chosen = choice_of(said) if isinstance(said, str) else None
-    if content is None or content.kind != "number" or not chosen or re.search(r"(?<![\\\w])[^\W\d_]{3,}", chosen[1]):
+    if (
+        not isinstance(content, Reading)
+        or content.kind != "number"
+        or not chosen
+        or re.search(r"(?<![\\\w])[^\W\d_]{3,}", chosen[1])
+    ):
         return False
     number = read_answer(chosen[1], content)
     return number.kind == "number" and not means(content, number)

@@ -146,7 +146,9 @@ def _read(source: str) -> Block | None:
                 nodes = list(ast.walk(tree))
         except (SyntaxError, ValueError, RecursionError, MemoryError):
             continue
-        if not any(isinstance(node, ast.stmt | ast.Call | ast.Await) and not isinstance(node, ast.Expr) for node in nodes):
+        if not any(
+            isinstance(node, ast.stmt | ast.Call | ast.Await) and not isinstance(node, ast.Expr) for node in nodes
+        ):
             continue
         used = frozenset(node.id for node in nodes if isinstance(node, ast.Name))
         attributes = {node.attr for node in nodes if isinstance(node, ast.Attribute)}

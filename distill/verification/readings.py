@@ -111,7 +111,9 @@ def read_answer(text: str, reference: Reading, question: str = "") -> Reading:
         case "number":
             return _number_said(found, question)
         case "mathematics" | "library":
-            return _mathematics_said(found, is_list=reference.kind == "mathematics" and reference.meaning[0] == "sequence")
+            return _mathematics_said(
+                found, is_list=reference.kind == "mathematics" and reference.meaning[0] == "sequence"
+            )
         case "choice":
             letter = choice_in(found.text, question)
             if letter is None:

@@ -52,8 +52,11 @@ _COPULA = re.compile(
     r"(?:written|painted|discovered|invented|composed|directed|founded|created|built|made) by)\b(?!-)|[:=]|\s—\s|是|为|為|は|은|는|هو|هي|है|选|選)\s*",
     re.IGNORECASE,
 )
-_SECOND_OF_TWO = re.compile(r"\b(?:is|are|was|were)\s.*\sand\s", re.IGNORECASE | re.DOTALL)
-"""Before the second of two clauses, "Alice is a knight and Bob": each says something of its own."""
+_NO_RELATIVE = r"(?:(?!\b(?:that|which|who|where)\b).)*"
+_TWO_CLAUSES = re.compile(
+    rf"\b(?:is|are|was|were)\b{_NO_RELATIVE}\sand\s{_NO_RELATIVE}\b(?:is|are|was|were)\b", re.IGNORECASE | re.DOTALL
+)
+"""`Alice is a knight and Bob is a knave`: each says something of its own."""
 _BACK = re.compile(
     r"^(.{1,200}?)\s+(?:(?:is|are|was|were)\s+(?:the|my|our|a|an|his|her|its|their|what|who|where|right|correct)"
     r"|has|had|travel+ed|r[au]n|runs|g[eo]ts?|ma(?:kes?|de)|scored|earns?|earned|sells?|sold|received|wins?|finished|came|comes|wrote|painted|discovered|invented|composed|directed|founded|created|built|won)\b.*$",
@@ -144,7 +147,7 @@ def said_in(text: str) -> Iterator[str]:
     yield text
     if len(text) > LONGEST:
         return
-    seen, queue = {text}, main_clauses(text)
+    seen, queue = {text}, [clause for clause in main_clauses(text) if not _TWO_CLAUSES.search(clause)]
     while queue:
         clause = queue.pop(0).strip(" \t,;")
         if clause not in seen:
@@ -162,7 +165,7 @@ def _shorter(text: str) -> Iterator[str]:
     if (aside := _ASIDE.search(text)) and aside.start():
         yield text[: aside.start()]
     for copula in _COPULA.finditer(text):
-        if text[copula.end() :].strip(" .!?") and not _SECOND_OF_TWO.search(text[: copula.start()]):
+        if text[copula.end() :].strip(" .!?"):
             yield text[copula.end() :]
     if back := _BACK.match(text):
         yield back[1]

@@ -40,7 +40,9 @@ _NEXT_TURN = re.compile(
 """A turn in plain words: what a model writes that was prompted without its template."""
 _NO_THOUGHTS = ("none", "null", "nan", "n/a", "undefined", "redacted", "encrypted")
 """What programs write where there is nothing."""
-_BROKEN = re.compile(r"[\x00-\x08\x0b\x0e-\x1f\x7f-\x84\x86-\x9f\ufffd\ufffe\uffff\ud800-\udfff]|<0x[0-9A-F]{2}>|(?:[Ġ▁][A-Za-z]+\W*){3}")
+_BROKEN = re.compile(
+    r"[\x00-\x08\x0b\x0e-\x1f\x7f-\x84\x86-\x9f\ufffd\ufffe\uffff\ud800-\udfff]|<0x[0-9A-F]{2}>|(?:[Ġ▁][A-Za-z0-9]+[^A-Za-z0-9Ġ▁]*){3}"
+)
 """Characters that no text has: control codes, halves of characters, and what stands for bytes that were no text, or for
 the spaces of a tokenizer."""
 

@@ -10,7 +10,9 @@ _DIGITS = {digit: value for value, digits in enumerate(("零〇", "一壹", "二
 _TENS = {"十": 10, "百": 100, "千": 1_000}
 _MYRIADS = {"万": 10**4, "萬": 10**4, "亿": 10**8, "億": 10**8}
 _SIGNS = "".join([*_DIGITS, *_TENS, *_MYRIADS])
-_NUMBER = re.compile(rf"(负|負)?(?:([{_SIGNS}]+)分之)?([{_SIGNS}]+)(?:[点點]([{''.join(_DIGITS)}]+))?[个個只元人本条张岁天次件名位米页块]?")
+_NUMBER = re.compile(
+    rf"(负|負)?(?:([{_SIGNS}]+)分之)?([{_SIGNS}]+)(?:[点點]([{''.join(_DIGITS)}]+))?[个個只元人本条张岁天次件名位米页块]?"
+)
 """With a word behind it that only counts."""
 
 

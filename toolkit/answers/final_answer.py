@@ -39,7 +39,8 @@ class FinalAnswer:
 
 
 _TAG = re.compile(
-    r"<(?:final[-_]?)?answer>(.*?)(?:</(?:final[-_]?)?answer>|\Z)|\[answer\](.*?)(?:\[/answer\]|\Z)", re.IGNORECASE | re.DOTALL
+    r"<(?:final[-_]?)?answer>(.*?)(?:</(?:final[-_]?)?answer>|\Z)|\[answer\](.*?)(?:\[/answer\]|\Z)",
+    re.IGNORECASE | re.DOTALL,
 )
 _IN_JSON = re.compile(
     r'^\s*(?:```\w*\s*)?\{[^{}]*"(?:final_?)?answer"\s*:\s*("(?:[^"\\\n]|\\.)*"|[^,{}\n]+)', re.IGNORECASE

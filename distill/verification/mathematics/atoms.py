@@ -32,7 +32,8 @@ _LIBRARY = frozenset(
 )
 _ALTERNATIVES = frozenset(("or", "and", "und", "oder", "et", "ou", "или", "и"))
 _NO_UNIT = re.compile(
-    r"\b(?:mod|base|or|and|if|when|st|nd|rd|th|half|halves|thirds?|factorial)\b|\btimes\s+\S|^\s*(?:squared|cubed)\b", re.IGNORECASE
+    r"\b(?:mod|base|or|and|if|when|st|nd|rd|th|half|halves|thirds?|factorial)\b|\btimes\s+\S|^\s*(?:squared|cubed)\b",
+    re.IGNORECASE,
 )
 """Words behind a number that make another one of it."""
 SCALES = {

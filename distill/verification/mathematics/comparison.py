@@ -211,7 +211,12 @@ def _sequences(reference: Tree, answer: Tree) -> bool:
     items, said = reference[3], answer[3]
     if brackets != brackets_said and brackets and brackets_said:
         return False
-    if "{" in brackets or "or" in (reference[4], answer[4]) or _is_solutions(items) or (not brackets and _are_pairs(items)):
+    if (
+        "{" in brackets
+        or "or" in (reference[4], answer[4])
+        or _is_solutions(items)
+        or (not brackets and _are_pairs(items))
+    ):
         return _unordered(items, said)
     if len(items) != len(said):
         return False

@@ -29,7 +29,9 @@ _TOKEN = re.compile(
 )
 
 
-_BASED = re.compile(r"(?:\x02)?([0-9A-Z]*(?:[0-9][A-Z]|[A-Z]{2}|[A-Z][0-9])[0-9A-Z]*)\x03?\s*_\s*(?:\{(1[1-9]|[23]\d)\}|(1[1-9]|[23]\d))")
+_BASED = re.compile(
+    r"(?:\x02)?([0-9A-Z]*(?:[0-9][A-Z]|[A-Z]{2}|[A-Z][0-9])[0-9A-Z]*)\x03?\s*_\s*(?:\{(1[1-9]|[23]\d)\}|(1[1-9]|[23]\d))"
+)
 """`FF_{16}`, a number in a base with letters among its digits."""
 _PREFIXED = re.compile(r"0(?:b([01]+)|x([0-9A-Fa-f]+))")
 _FRENCH = re.compile(r"([\[\]])([^\[\]]*[,;][^\[\]]*)([\[\]])")

@@ -138,7 +138,9 @@ def read_unit(text: str) -> Unit | None:
     if not name or _ANY.fullmatch(name):
         return None
     plain = re.sub(r"\bper\b(?! cento?\b)", "/", name.replace("{", "").replace("}", ""), flags=re.IGNORECASE)
-    plain = _PERCENT.sub("percent", re.sub(r"\bdegrees? (?=(?:celsius|fahrenheit|kelvin)\b)", "", plain, flags=re.IGNORECASE))
+    plain = _PERCENT.sub(
+        "percent", re.sub(r"\bdegrees? (?=(?:celsius|fahrenheit|kelvin)\b)", "", plain, flags=re.IGNORECASE)
+    )
     plain = re.sub(r"\b(square|sq\.?|cubic|cu\.?) (\w+)", _powered, plain, flags=re.IGNORECASE)
     plain = re.sub(r"(\w+) (squared|cubed)", _powered_behind, plain, flags=re.IGNORECASE)
     dimensions: Counter[str] = Counter()
