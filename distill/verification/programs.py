@@ -153,7 +153,7 @@ def _read(source: str) -> Block | None:
         used = frozenset(node.id for node in nodes if isinstance(node, ast.Name))
         attributes = {node.attr for node in nodes if isinstance(node, ast.Attribute)}
         reads_input = bool(_READS_INPUT & (used | attributes))
-        imports = [s for s in tree.body if isinstance(s, ast.Import | ast.ImportFrom)]
+        imports: list[ast.stmt] = [s for s in tree.body if isinstance(s, ast.Import | ast.ImportFrom)]
         only_defining = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Import, ast.ImportFrom)
         return Block(
             source=code,
