@@ -28,6 +28,14 @@ BOM = "\ufeff"
 NO_VALUES = ("", "nan", "NaN", "<NA>", "#N/A", "null", "NULL")
 """Cells of a table that stand for no value, as programs write them."""
 
+_NO_TEXTS = {
+    "UTF-16": (b"\xff\xfe", b"\xfe\xff", b"{\x00", b"\x00{", b"[\x00", b"\x00["),
+    "a gzip file that is not named .gz": (b"\x1f\x8b",),
+    "a ZIP file": (b"PK\x03\x04",),
+    "a Zstandard file": (b"\x28\xb5\x2f\xfd",),
+}
+"""What files begin with that are no text in UTF-8."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
@@ -93,7 +101,8 @@ def _lines(path: Path) -> Iterator[str]:
     number = 0
     try:
         with _open(path) as file:
-            for number, line in enumerate(file, start=1):
+            lines = (line for read in file for line in (read.splitlines(keepends=True) if b"\r" in read else (read,)))
+            for number, line in enumerate(lines, start=1):
                 text = _decoded(line, path, number)
                 yield text.removeprefix(BOM) if number == 1 else text
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
@@ -109,12 +118,12 @@ def _open(path: Path) -> BinaryIO:
 
 
 def _decoded(line: bytes, path: Path, number: int) -> str:
-    if number == 1 and line.startswith((b"\xff\xfe", b"\xfe\xff")):
-        raise InputError(f"{path} must be UTF-8, and is UTF-16; save it as UTF-8")
+    known = "" if kind_of(path) == path.suffix.lower() else f"; known kinds of files are {', '.join(SUFFIXES)}"
+    if number == 1 and (kind := next((kind for kind, begins in _NO_TEXTS.items() if line.startswith(begins)), None)):
+        raise InputError(f"{path} must be UTF-8, and is {kind}; save it as UTF-8{known}")
     try:
         return line.decode()
     except UnicodeDecodeError as error:
-        known = "" if kind_of(path) == path.suffix.lower() else f"; known kinds of files are {', '.join(SUFFIXES)}"
         raise InputError(
             f"{path} line {number} must be UTF-8, and its byte {error.start + 1} (0x{line[error.start]:02x}) is not; "
             f"save it as UTF-8{known}"

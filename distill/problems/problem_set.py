@@ -125,9 +125,10 @@ def _own_values(row: Row, reading: Reading) -> tuple[str, tuple[str, ...], Mappi
 
 
 def _refuse_misspelt(row: Row) -> None:
+    given = {column.lower() for column, value in row.values.items() if value is not None}
     for column in row.values:
         nearest = get_close_matches(column, ("question", "answer"), n=1)
-        if nearest and column not in OWN_COLUMNS and row.values.get(nearest[0]) is None:
+        if nearest and column.lower() not in OWN_COLUMNS and nearest[0] not in given:
             raise InputError(
                 f"{row.where} is no problem: it has {column!r} and no {nearest[0]!r}; rename it, or name it with "
                 f"--{nearest[0]}-field"

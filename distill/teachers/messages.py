@@ -14,14 +14,22 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from distill.teachers.thought_forms import has_thought_tags, read_text, tagged
+from distill.teachers.thought_forms import has_thought_tags, read_text, tagged, without_wrapping
 from toolkit.chat_format import Completion
 from toolkit.message_fields import content_parts, reasoning_of
 from toolkit.records import FinishReason
 
 ENDS: Mapping[FinishReason, tuple[str, ...]] = {
     "stop": ("stop", "end_turn", "stop_sequence", "eos", "eos_token", "complete", "completed", "finished"),
-    "length": ("length", "max_tokens", "model_length", "max_output_tokens", "max_length", "incomplete"),
+    "length": (
+        "length",
+        "max_tokens",
+        "model_length",
+        "max_output_tokens",
+        "max_length",
+        "incomplete",
+        "model_context_window_exceeded",
+    ),
     "content_filter": (
         *("content_filter", "content_filtered", "safety", "recitation", "blocklist", "prohibited_content", "spii"),
         *("refusal", "sensitive", "error_toxic", "guardrail_intervened"),
@@ -59,7 +67,7 @@ def _completion(message: Mapping[str, Any]) -> Completion:
     inline = read_text(content)
     thought = _without_tags(field)
     if not inline.reasoning.strip() and not has_thought_tags(inline.answer):
-        return replace(inline, reasoning=thought)
+        return replace(inline, reasoning=thought, answer=without_wrapping(inline.answer))
     if inline.reasoning.split() == thought.split():
         return inline
     return Completion(reasoning=thought, answer=content, closed=True)  # two thoughts: the second keeps its tags
@@ -99,4 +107,5 @@ def _finish_reason(message: Mapping[str, Any], given: Any, completion: Completio
             return "length"
         return "stop" if completion.closed and completion.answer.strip() else "error"
     word = re.sub(r"[\W_]+", "_", str(given)).strip("_").lower()
+    word = word.removeprefix("finishreason_").removeprefix("finish_reason_")
     return next((reason for reason, words in ENDS.items() if word in words), "error")

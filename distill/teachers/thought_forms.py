@@ -22,7 +22,7 @@ from toolkit.chat_format import CLOSE, OPEN, Completion, split_completion
 
 _NAME = (
     r"(?:\w+[_:])?think(?:ing)?|antthinking|thoughts?|thought_process|reasoning(?:_process)?|rationale|scratchpad|"
-    r"analysis|reflection|chain_of_thought|cot|(?:inner_)?monologue|inner_thoughts?"
+    r"analysis|reflection|chain_of_thought|thinking_process|cot|(?:inner_)?monologue|inner_thoughts?"
 )
 """What a thought's tags are called: `<think>`, `<seed:think>`, `<longcat_think>`, `<scratchpad>` …"""
 _BRACKETED = "THINK|THINKING|THOUGHT|REASONING"
@@ -63,12 +63,17 @@ _SPOKEN_OPEN = re.compile(
 )
 _WRAPPED = re.compile(
     r"\A\s*(?:<\|begin_of_solution\|>(.*?)(?:<\|end_of_solution\|>)?|<\|START_RESPONSE\|>(.*?)(?:<\|END_RESPONSE\|>)?|"
-    r"<(?P<tag>answer|response|output|solution)>((?:(?!</?(?P=tag)>).)*)</(?P=tag)>)\s*\Z",
+    r"<(?P<tag>answer|final_answer|response|output|solution)>((?:(?!</?(?P=tag)>).)*)</(?P=tag)>)\s*\Z",
     re.DOTALL | re.IGNORECASE,
 )
 _TURN_ENDS = re.compile(
     r"(?:\s*(?:<\|(?:im_end|eot_id|eom_id|end|return|endoftext|end_of_text|END_OF_TURN_TOKEN)\|>|"
     r"<｜end▁of▁sentence｜>|<end_of_turn>|<turn\|>|<eos>|</s>))+\s*\Z"
+)
+
+_TURN_STARTS = re.compile(
+    r"\A[\s\ufeff\u200b]*(?:(?:<s>|<bos>|<\|begin_of_text\|>|<｜begin▁of▁sentence｜>|<｜Assistant｜>|<start_of_turn>model\n|"
+    r"<\|im_start\|>assistant\n|<\|start_header_id\|>assistant<\|end_header_id\|>)\s*)*(?=<)"
 )
 
 
@@ -80,10 +85,11 @@ def has_thought_tags(text: str) -> bool:
 def read_text(text: str, *, opened: bool = False) -> Completion:
     """Split a whole turn; `opened`: the prompt ended with the opening tag of `toolkit.chat_format`.
 
-    A text that can't be split is all answer. Turn-end tokens that a server left at its end are taken off.
+    A text that can't be split is all answer. Tokens of a turn's beginning and end that a server left are taken off.
     """
     if text.rstrip().endswith(">"):
         text = _TURN_ENDS.sub("", text)
+    text = _TURN_STARTS.sub("", text)
     if opened:
         return split_completion(text, opened=True)
     return _read_spoken(text) or _read_tags(text)
@@ -148,7 +154,10 @@ def _read_spoken(text: str) -> Completion | None:
 
 
 def _split(thought: str, answer: str) -> Completion:
+    return Completion(reasoning=thought.strip("\n"), answer=without_wrapping(answer).strip("\n"), closed=True)
+
+
+def without_wrapping(answer: str) -> str:
+    """An answer behind its thought without the tags around all of it."""
     wrapped = _WRAPPED.match(answer)
-    if wrapped:
-        answer = next((inner for inner in wrapped.group(1, 2, 4) if inner is not None), "").strip()
-    return Completion(reasoning=thought.strip("\n"), answer=answer.strip("\n"), closed=True)
+    return next((inner for inner in wrapped.group(1, 2, 4) if inner is not None), "").strip() if wrapped else answer

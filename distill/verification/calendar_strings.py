@@ -77,13 +77,22 @@ def _valid(year: int | None, month: int, day: int) -> set[Day]:
 
 def time_of(text: str) -> Moment | None:
     """The time of day that a whole text is, `10:30` or `6:05 pm`."""
-    whole = _TIME.fullmatch(text.strip(" ,").removesuffix("."))
+    whole = _TIME.fullmatch(_in_digits(text).strip(" ,").removesuffix("."))
     return _moment(whole) if whole else None
 
 
 def times_in(text: str) -> set[Moment]:
     """All times of day that a text names."""
-    return {_moment(found) for found in _TIME.finditer(text)}
+    return {_moment(found) for found in _TIME.finditer(_in_digits(text))}
+
+
+def _in_digits(text: str) -> str:
+    """Noon and midnight as a clock shows them, `3.30 pm` with a colon, and of `3 o'clock in the afternoon` 3 pm."""
+    text = re.sub(r"\b(?:12(?::00)?\s+)?noon\b|\bmidday\b", "12:00 pm", text, flags=re.IGNORECASE)
+    text = re.sub(r"\b(?:12(?::00)?\s+)?midnight\b", "12:00 am", text, flags=re.IGNORECASE)
+    text = re.sub(r"(?<=\d)\.(?=[0-5]\d\s*[ap]\.?m\b)", ":", text, flags=re.IGNORECASE)
+    text = re.sub(r"(\d)(?: o'clock)? in the morning\b", r"\1 am", text, flags=re.IGNORECASE)
+    return re.sub(r"(\d)(?: o'clock)? in the (?:afternoon|evening)\b", r"\1 pm", text, flags=re.IGNORECASE)
 
 
 def same_moment(one: Moment, other: Moment) -> bool:

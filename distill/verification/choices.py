@@ -10,12 +10,14 @@ LETTERS = "ABCDEFGHIJ"
 _JOINED = r"\s*(?:,|&|/|;|\band\b|\bor\b|\bund\b|\boder\b|\bet\b|\bou\b|或|和|、|,\s*(?:and|or))\s*"
 _SEVERAL = re.compile(rf"(?<![\w'])\(?[{LETTERS}]\)?{_JOINED}\(?[{LETTERS}]\)?(?![\w'])")
 _CHOICE = re.compile(
-    rf"(?:(?:the\s+)?(?:correct\s+|right\s+|best\s+)?(?:option|choice|answer|letter)s?\s+)?(?:选项?|選)?\s*"
+    rf"(?:(?:the\s+)?(?:correct\s+|right\s+|best\s+)?(?:option|choice|answer|letter)s?\s+)?(?:选[项择]?|選択?)?\s*"
     rf"(?:\(([{LETTERS}])\)|([{LETTERS}])(?=\s*$|[.):,;]|\s+[-—]|\s*[项項])|\[([{LETTERS}])\])[.):,;项項]*\s*(?:[-—]\s+)?(.*)",
     re.IGNORECASE | re.DOTALL,
 )
 
 
+_LETTER_BEHIND = re.compile(rf"(\S.*?),?\s+(?:\(|option \(?)([{LETTERS}])\)?[.。!]?")
+"""`Jupiter (B)`"""
 _ALONE = re.compile(rf"(?<![\w'])\(?([{LETTERS}])\)?(?![\w'])(?!\s+(?!(?:are|is|and|or)\b)[a-z]{{2,}})")
 _REFUSED = re.compile(
     r"(?:is |are )?(?:wrong|incorrect|false|not)\b|(?:can|could|must) be (?:ruled out|eliminated|excluded)|cannot|错误|不对|不正确",
@@ -25,7 +27,7 @@ _REFUSED = re.compile(
 
 def choice_of(text: str) -> tuple[str, str] | None:
     """(letter, what stands behind it); None where the text begins with no letter of a choice."""
-    text = re.sub(r"[*`\"]", "", without_style(text)).strip().rstrip(".。")
+    text = re.sub(r"[*`\"]", "", without_style(text)).strip().rstrip(".。!")
     found = _CHOICE.fullmatch(text)
     return None if not found else ((found[1] or found[2] or found[3]).upper(), found[4].strip())
 
@@ -36,7 +38,8 @@ def choice_in(text: str, question: str = "") -> str | None:
     if any(_SEVERAL.search(without_aside(without_style(clause))) for clause in main_clauses(text)):
         return ""
     for said in said_in(text):
-        if choice := choice_of(said):
+        behind = _LETTER_BEHIND.fullmatch(said)
+        if choice := choice_of(said) or (behind and (behind[2], behind[1])):
             letter, content = choice
             if _REFUSED.match(content):
                 continue
@@ -61,7 +64,9 @@ def choices_of(text: str) -> frozenset[str] | None:
 
 
 def choices_in(text: str) -> frozenset[str]:
-    """All letters that a final answer chooses; of `BD` both."""
+    """All letters that a final answer chooses; of `BD` both, of `B or D` none."""
+    if re.search(r"\b(?:or|oder|ou)\b|或", text):
+        return frozenset()
     for said in said_in(text):
         bare = without_style(said).strip(" .")
         if letters := choices_of(bare):

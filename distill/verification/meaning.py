@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from distill.verification.calendar_strings import same_moment
+from distill.verification.choices import choice_of
 from distill.verification.mathematics.comparison import means as tree_means
 from distill.verification.mathematics.equivalence import equivalent
 from distill.verification.mathematics.values import NoValue
@@ -76,10 +77,24 @@ def _same_choice(reference: Reading, answer: Reading) -> bool:
     letter, content = reference.meaning
     said_letter, said = answer.meaning
     if said_letter:
-        return bool(letter == said_letter)
+        return bool(letter == said_letter) and not _contradicts(content, said)
     if not isinstance(content, Reading):
         return False
     return means(content, said if isinstance(said, Reading) else read_answer(said, content))
+
+
+def _contradicts(content: Reading | str | None, said: Reading | str | None) -> bool:
+    """Whether a letter stands before another number than the reference's does, `(A) 17` for `(A) 16`."""
+    chosen = choice_of(said) if isinstance(said, str) else None
+    if (
+        not isinstance(content, Reading)
+        or content.kind != "number"
+        or not chosen
+        or re.search(r"(?<![\\\w])[^\W\d_]{3,}", chosen[1])
+    ):
+        return False
+    number = read_answer(chosen[1], content)
+    return number.kind == "number" and not means(content, number)
 
 
 def _same_date(reference: tuple[int | None, int, int], answer: tuple[int | None, int, int]) -> bool:

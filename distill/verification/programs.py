@@ -1,10 +1,11 @@
 """Which of the code in an answer is the program: the block that defines what the tests call, or that reads their input.
 
 An answer is Markdown, read by CommonMark's rules (fences of back-ticks or tildes, in lists, open at the end), and more
-leniently where those find no code. A block in another language than Python is no candidate, and one that names no
-language is a candidate only where none says Python. Of the candidates the last one wins that defines all names which
-the tests call; of whole programs the last one that reads its input, else the last one. What it uses and an earlier
-block defines is put before it.
+leniently where those find no code that answers. A block in another language than Python is no candidate, one that names
+no language is a candidate only where none says Python, and what does nothing (a printed result) is none. Of the
+candidates the last one wins that defines all names which the tests call, else the last one that imports them; of whole
+programs the last one that reads its input, itself or by an earlier block's functions, else the last one. What it uses
+and an earlier block defines is put before it.
 """
 
 from __future__ import annotations
@@ -38,16 +39,21 @@ _FIRST_LINE = re.compile(r"(?:import|from|def|class|async def|if|for|while|with|
 _READS_INPUT = frozenset({"input", "stdin", "open", "fileinput"})
 _NOT_PYTHON = re.compile(r"^[ \t]*[%!].*$", re.MULTILINE)
 """A notebook's own commands, such as `!pip install` and `%matplotlib`."""
+_PROMPTED = re.compile(r"^[ \t]*(?:>>>|\.\.\.) ?(.*)$", re.MULTILINE)
+_FUTURE = re.compile(r"^from __future__ import .*$", re.MULTILINE)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Block:
-    """Code that compiles, the names that it defines on its top level, and those that it uses."""
+    """Code that compiles, the names that it defines or imports on its top level, and those that it uses."""
 
     source: str
     defines: frozenset[str]
+    imports: frozenset[str]
     uses: frozenset[str]
     reads_input: bool
+    acts: bool
+    """Whether it does more than to define."""
 
 
 def find_program(answer: str, calls: Collection[str] = ()) -> str:
@@ -57,28 +63,42 @@ def find_program(answer: str, calls: Collection[str] = ()) -> str:
     Raises `MissingExtra` where markdown-it-py is not installed.
     """
     text = answer[:LONGEST].replace("\r\n", "\n").replace("\r", "\n")
-    sources = _fenced(text) or _lenient(text) or _unfenced(text)
-    blocks = [block for block in map(_read, sources) if block]
-    if not blocks:
-        return sources[-1] if sources else text
-    answering = [i for i, block in enumerate(blocks) if _answers(block, calls)]
-    chosen = answering[-1] if answering else len(blocks) - 1
-    return _with_what_it_uses(blocks[chosen], blocks[:chosen], calls)
+    unanswering = raw = ""
+    for find in (_fenced, _lenient, _unfenced):
+        sources = find(text)
+        blocks = [block for block in map(_read, sources) if block]
+        if answering := _answering(blocks, calls):
+            return _with_what_it_uses(blocks[answering[-1]], blocks[: answering[-1]], calls)
+        unanswering = unanswering or (_with_what_it_uses(blocks[-1], blocks[:-1], calls) if blocks else "")
+        raw = raw or (sources[-1] if sources else "")
+    return unanswering or raw or text
 
 
-def _answers(block: Block, calls: Collection[str]) -> bool:
-    return block.defines.issuperset(calls) if calls else block.reads_input
+def _answering(blocks: list[Block], calls: Collection[str]) -> list[int]:
+    """The places of those that define what the tests call, or that read the input; the best of them last."""
+    if calls:
+        defining = [i for i, block in enumerate(blocks) if block.defines.issuperset(calls)]
+        return defining or [i for i, block in enumerate(blocks) if (block.defines | block.imports).issuperset(calls)]
+    readers: set[str] = set()
+    reading = []
+    for i, block in enumerate(blocks):
+        if block.acts and (block.reads_input or readers & block.uses):
+            reading.append(i)
+        elif block.reads_input:
+            readers |= block.defines
+    return reading
 
 
 def _with_what_it_uses(block: Block, earlier: list[Block], calls: Collection[str]) -> str:
     """The block's code behind that of the earlier blocks that define what it uses and does not define itself."""
     program = block.source
-    missing = (block.uses | set(calls)) - block.defines - set(dir(builtins))
+    missing = (block.uses | set(calls)) - block.defines - block.imports - set(dir(builtins))
     for before in reversed(earlier):
-        if missing & before.defines:
+        if missing & (before.defines | before.imports):
             program = f"{before.source}\n{program}"
-            missing = (missing | before.uses) - before.defines
-    return program
+            missing = (missing | before.uses) - before.defines - before.imports
+    future = _FUTURE.findall(program) if program is not block.source else []
+    return "\n".join([*future, _FUTURE.sub("", program)]) if future else program
 
 
 def _fenced(text: str) -> list[str]:
@@ -116,7 +136,9 @@ def _unfenced(text: str) -> list[str]:
 
 def _read(source: str) -> Block | None:
     """The block, or None where it is no Python or defines and does nothing."""
-    for code in (source, _NOT_PYTHON.sub("", source)):
+    prompted = "\n".join(_PROMPTED.findall(source))
+    unseen = re.sub("[\ufeff\u200b]", "", source).replace("\u00a0", " ")
+    for code in (source, _NOT_PYTHON.sub("", source), prompted, unseen):
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of escapes in a model's text
@@ -124,12 +146,23 @@ def _read(source: str) -> Block | None:
                 nodes = list(ast.walk(tree))
         except (SyntaxError, ValueError, RecursionError, MemoryError):
             continue
-        if not tree.body:
-            return None
+        if not any(
+            isinstance(node, ast.stmt | ast.Call | ast.Await) and not isinstance(node, ast.Expr) for node in nodes
+        ):
+            continue
         used = frozenset(node.id for node in nodes if isinstance(node, ast.Name))
         attributes = {node.attr for node in nodes if isinstance(node, ast.Attribute)}
         reads_input = bool(_READS_INPUT & (used | attributes))
-        return Block(source=code, defines=frozenset(_defined(tree.body)), uses=used, reads_input=reads_input)
+        imports: list[ast.stmt] = [s for s in tree.body if isinstance(s, ast.Import | ast.ImportFrom)]
+        only_defining = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Import, ast.ImportFrom)
+        return Block(
+            source=code,
+            defines=frozenset(_defined([s for s in tree.body if s not in imports])),
+            imports=frozenset(_defined(imports)),
+            uses=used,
+            reads_input=reads_input,
+            acts=not all(isinstance(s, only_defining) for s in tree.body),
+        )
     return None
 
 

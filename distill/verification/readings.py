@@ -18,6 +18,7 @@ from functools import lru_cache
 from typing import Any, Literal
 
 from distill.verification import calendar_strings, strings
+from distill.verification.bare_results import bare_result, without_label
 from distill.verification.choices import LETTERS, choice_in, choice_of, choices_in, choices_of
 from distill.verification.mathematics.atoms import SCALES, Tree
 from distill.verification.mathematics.grammar import read_notation
@@ -84,6 +85,15 @@ def read_reference(text: str) -> Reading:
 
 
 @lru_cache(maxsize=4_096)
+def read_as_list(text: str) -> Reading | None:
+    """Of a reference such as `-2,1`, which may be a number with a decimal comma, the list; None where it is no such."""
+    text = without_delimiters(plain_text(text))
+    if not re.fullmatch(r"-?\d+,(?:\d{1,2}|\d{4,})", text):
+        return None
+    return Reading("mathematics", text, read_notation(text, commas=False))
+
+
+@lru_cache(maxsize=4_096)
 def read_answer(text: str, reference: Reading, question: str = "") -> Reading:
     """Read an answer as the reference's kind asks for; by that kind alone, whatever the reference says."""
     found = find_final_answer(text)
@@ -101,7 +111,9 @@ def read_answer(text: str, reference: Reading, question: str = "") -> Reading:
         case "number":
             return _number_said(found, question)
         case "mathematics" | "library":
-            return _mathematics_said(found)
+            return _mathematics_said(
+                found, is_list=reference.kind == "mathematics" and reference.meaning[0] == "sequence"
+            )
         case "choice":
             letter = choice_in(found.text, question)
             if letter is None:
@@ -284,8 +296,8 @@ def _last_lines(text: str, count: int) -> list[tuple[str, ...]]:
 
 def _number_said(found: FinalAnswer, question: str) -> Reading:
     """The whole as one number; else the number that the sentence which states it gives."""
-    whole = _bare(found.text)
-    for bare in dict.fromkeys((whole, _without_label(whole))):
+    whole = bare_result(found.text)
+    for bare in dict.fromkeys((whole, without_label(whole))):
         if (value := number_in_words(bare)) is not None:
             return Reading("number", bare, ("number", value, None))
         try:
@@ -295,6 +307,8 @@ def _number_said(found: FinalAnswer, question: str) -> Reading:
                 return Reading("number", bare, tree)
         except Unreadable:
             pass
+    if share := re.fullmatch(r"(\d+) (?:out of|in) (?:every )?(\d+)", whole):
+        return Reading("number", whole, ("/", *(read_notation(term) for term in share.groups())))
     if ratio := re.search(r"(?:\bratio\b.*?|^)(\d+(?:\.\d+)?) to (\d+(?:\.\d+)?)\s*\.?$", found.text):
         return Reading("number", found.text, ("ratio", *(read_notation(term) for term in ratio.groups())))
     _, said = number_said(found, question)
@@ -318,15 +332,18 @@ def _number_said(found: FinalAnswer, question: str) -> Reading:
     return Reading("number", f"{said.text}{behind}".strip(), ("quantity", tree, unit) if unit else tree)
 
 
-def _mathematics_said(found: FinalAnswer) -> Reading:
-    bare = _bare(found.text)
+def _mathematics_said(found: FinalAnswer, *, is_list: bool) -> Reading:
+    """By itself, else a part of its sentence; where a list is asked for, `-2,1` is one."""
+    bare = bare_result(found.text)
     reasons = []
-    unlabelled = _without_label(bare)
+    unlabelled = without_label(bare)
     first = (
         (unlabelled, bare) if re.match(r"\\|\w'", bare) else (bare, unlabelled)
     )  # what stands for a derivative, a limit
     for text in (*first, *strings.said_in(found.text)):
-        text = _bare(text)
+        text = bare_result(text)
+        if is_list and (listed := read_as_list(text)):
+            return listed
         try:
             if (tree := _tree(text)) is not None:
                 return Reading("mathematics", text, tree)
@@ -337,38 +354,8 @@ def _mathematics_said(found: FinalAnswer) -> Reading:
     return Reading("nothing", f"{reasons[0] if reasons else 'no mathematics'} in {found.text!r}")
 
 
-def _bare(text: str) -> str:
-    """Without the sentence's point, what opens it, arrows before it and a remark in brackets behind a number."""
-    text = _last_of_aligned(text).strip("~ ")
-    text = _OPENING.sub("", re.sub(r"\b(?:R|US|A|AU|CA|C|NZ|HK|S)\$", "$", text.strip()))
-    text = re.sub(r"(?:\s*[.。,;])+$", "", without_delimiters(text)).strip()
-    return re.sub(r"(?<=[\d%}])\s+\((?!\s*(?:mod|base))[^()]*\)$", "", re.sub(r"^(?:=|->|=>|≈|:)\s*", "", text))
-
-
-def _without_label(text: str) -> str:
-    """Without what an equals sign says to be the rest; a denial is no label."""
-    label = _LABEL.match(text)
-    return text[label.end() :] if label and not strings.says_otherwise(label[0]) else text
-
-
-def _last_of_aligned(text: str) -> str:
-    r"""Of `\begin{aligned} x &= 3 + 4 \\ &= 7 \end{aligned}` the last line."""
-    start = max(text.rfind(rf"\begin{{{name}") for name in ("align", "gather", "split", "eqnarray"))
-    if start >= 0 and (end := text.find(r"\end{", start)) >= 0:
-        lines = [line for line in text[text.find("}", start) + 1 : end].split(r"\\") if line.strip()]
-        text = lines[-1] if lines else ""
-    return text.replace("&=", "=")
-
-
-_OPENING = re.compile(r"^(?:so|thus|hence|therefore|then|and|we (?:get|have|find|obtain))\b[\s,:]*", re.IGNORECASE)
-_LABEL = re.compile(
-    r"^(?:[A-Za-z][A-Za-z' ]*|[A-Z]\^\{-1\}\s*|\\?[A-Za-z]+\([^()=]*\)|[A-Za-z]'+|\\frac\{d[a-zA-Z]?\}\{d[a-zA-Z]\}[^=]*|\\(?:lim|int|sum|prod|gcd|text|operatorname)(?![A-Za-z])[^=]*)=\s*(?=\S)"
-)
-"""Words before an equals sign, `total = 42`."""
-
-
 def _code_said(found: FinalAnswer) -> Reading:
     text = without_delimiters(found.text)
     shorter = tuple(strings.plain_code(piece.strip().rstrip("!?").removesuffix(".")) for piece in strings.said_in(text))
     named = set() if strings.says_otherwise(text) else strings.codes_in(text)
-    return Reading("code", text, min(shorter, key=len), (*shorter, *(named if len(named) == 1 else ())))
+    return Reading("code", text, min(shorter, key=len, default=""), (*shorter, *(named if len(named) == 1 else ())))

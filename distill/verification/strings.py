@@ -34,12 +34,14 @@ _DOUBT = re.compile(
 _OVERTAKEN = re.compile(r"\b(?:but|yet)\b.*\b(?:now|later|then|today|actually|no longer)\b", re.IGNORECASE)
 _SUBORDINATE = re.compile(
     r"[,;]?\s+(?:although|though|even though|while|whereas|however|some (?:people )?(?:would |might )?(?:say|think|argue|believe)|"
-    r"many (?:people )?(?:say|believe|think))\b.*$|;.*$",
+    r"many (?:people )?(?:say|believe|think))\b.*$",
     re.IGNORECASE | re.DOTALL,
 )
+_CONDITION = re.compile(r"^\s*(?:if|when|since|because|as|given that|wenn|si|se)\b[^,]*,\s*(?:then\s+)?", re.IGNORECASE)
+"""Before the main clause, under what it holds."""
 _RESULT = re.compile(r"[,.]\s+(?:so|thus|hence|therefore)\s+(?:the (?:answer|choice) is\s+)?(?=\S)", re.IGNORECASE)
 _ASIDE = re.compile(
-    r"(?:,|;|:| -| —)?\s+(?:because|since|as|for|which|who|where|whose|so that|given|by|according to|after|due to)\b.*$"
+    r"(?:,|;|:| -| —)?\s+(?:because|since|as|for|which|who|where|whose|so that|given|by|according to|after|due to)\b(?!\s+(?:next|last)\b).*$"
     r"|,\s+(?:the|a|an|not|and not|but|it|this|that|they|we|at|in|with|\d|i|his|her|its|because)\b.*$|\s*\([^()]*\)\s*$|\s+—\s.*$"
     r"|,\s*(?:因为|因為|[\u4e00-\u9fff]{3}).*$",
     re.IGNORECASE | re.DOTALL,
@@ -50,6 +52,11 @@ _COPULA = re.compile(
     r"(?:written|painted|discovered|invented|composed|directed|founded|created|built|made) by)\b(?!-)|[:=]|\s—\s|是|为|為|は|은|는|هو|هي|है|选|選)\s*",
     re.IGNORECASE,
 )
+_NO_RELATIVE = r"(?:(?!\b(?:that|which|who|where)\b).)*"
+_TWO_CLAUSES = re.compile(
+    rf"\b(?:is|are|was|were)\b{_NO_RELATIVE}\sand\s{_NO_RELATIVE}\b(?:is|are|was|were)\b", re.IGNORECASE | re.DOTALL
+)
+"""`Alice is a knight and Bob is a knave`: each says something of its own."""
 _BACK = re.compile(
     r"^(.{1,200}?)\s+(?:(?:is|are|was|were)\s+(?:the|my|our|a|an|his|her|its|their|what|who|where|right|correct)"
     r"|has|had|travel+ed|r[au]n|runs|g[eo]ts?|ma(?:kes?|de)|scored|earns?|earned|sells?|sold|received|wins?|finished|came|comes|wrote|painted|discovered|invented|composed|directed|founded|created|built|won)\b.*$",
@@ -68,12 +75,16 @@ _TRUTHS = dict.fromkeys(
 ) | dict.fromkeys(
     ["no", "false", "nein", "non", "não", "нет", "否", "不是", "错", "いいえ", "아니요", "لا", "नहीं"], False
 )
+_TRUTHS_SAID = dict.fromkeys(["t", "yeah", "yep", "correct", "always true", "not false"], True) | dict.fromkeys(
+    ["f", "nope", "incorrect", "never true", "not true"], False
+)
+"""Whole answers that are truth values where one is asked for."""
 _TRUTH_WORD = "|".join(sorted(_TRUTHS, key=len, reverse=True))
 _TRUTH_FIRST = re.compile(
     rf"\W*(?:(?:indeed|certainly|well|actually|of course),?\s+)?({_TRUTH_WORD})(?=\W*$|\s*[.,;:!—-])", re.IGNORECASE
 )
 _TRUTH_LAST = re.compile(
-    rf"(?:\b(?:is|are|was|be|ist|est|es|é|è)|'s|[:=])\s+(not\s+)?({_TRUTH_WORD})\W*$", re.IGNORECASE
+    rf"(?:\b(?:is|are|was|be|ist|est|es|é|è)|'s|[:=]|\b(?:is|are|was)n't)\s+(not\s+)?({_TRUTH_WORD})\W*$", re.IGNORECASE
 )
 _EXCEPT = re.compile(r"\W*(?:but\s+|and\s+)?(?:unless|except)\b", re.IGNORECASE)
 _ON_CONDITION = re.compile(
@@ -112,24 +123,31 @@ def main_clauses(text: str) -> list[str]:
     """What a final answer itself says, without what others believe, what was once so and why it is; the last result first."""
     if len(text) > LONGEST:
         return []
-    told = sentences(text) or [text]
-    if len(told) > 1 and all(map(_FOLLOWING.match, told[1:])):
-        told = told[:1]
-    clause = _SUBORDINATE.sub("", told[-1])
-    if _OVERTAKEN.search(told[-1]):
+    told = _last_told(text)
+    if _OVERTAKEN.search(told):
         return []
-    results = _RESULT.split(clause)
-    clauses = [results[-1], re.sub(r",\s*(?:and |but )?not\b.*$", "", clause)]
+    clause = _RESULT.split(_SUBORDINATE.sub("", _CONDITION.sub("", told)))[-1]
+    clauses = [clause, re.sub(r",\s*(?:and |but )?not\b.*$", "", clause)]
     return [clause for clause in dict.fromkeys(clauses) if clause.strip() and not says_otherwise(without_aside(clause))]
+
+
+def _last_told(text: str) -> str:
+    """The last sentence, or what stands behind its semicolon, that does not only add to the one before it."""
+    told = [clause for sentence in sentences(text) or [text] for clause in re.split(r";\s", sentence)]
+    while len(told) > 1 and (not told[-1].strip() or _FOLLOWING.match(told[-1])):
+        told.pop()
+    return told[-1]
 
 
 def said_in(text: str) -> Iterator[str]:
     """What a final answer may say, from the whole of it to the shortest, without the sentence around it."""
     text = STYLED.sub(r" \1 ", without_delimiters(text)).strip()
+    if text.endswith("?"):
+        return
     yield text
     if len(text) > LONGEST:
         return
-    seen, queue = {text}, main_clauses(text)
+    seen, queue = {text}, [clause for clause in main_clauses(text) if not _TWO_CLAUSES.search(clause)]
     while queue:
         clause = queue.pop(0).strip(" \t,;")
         if clause not in seen:
@@ -160,9 +178,13 @@ def truth_of(text: str) -> bool | None:
 
 def truth_in(text: str) -> bool | None:
     """The truth value that an answer gives, in its first word or as what "is"; None where it gives none, or two."""
+    if text.rstrip().endswith("?"):
+        return None
     whole = truth_of(text)
     if whole is not None:
         return whole
+    if (word := plain_words(text)) in _TRUTHS_SAID:
+        return _TRUTHS_SAID[word]
     if _DOUBT.search(text) and "depends" in text:
         return None
     if first := _TRUTH_FIRST.match(text):
@@ -172,10 +194,9 @@ def truth_in(text: str) -> bool | None:
         )
         truth = _TRUTHS[first[1].casefold()]
         return None if taken_back or (_ON_CONDITION if truth else _EXCEPT).match(rest) else truth
-    clause = _SUBORDINATE.sub("", (sentences(text) or [text])[-1])
-    clause = without_aside(clause)
+    clause = without_aside(_SUBORDINATE.sub("", _last_told(text)))
     if (last := _TRUTH_LAST.search(clause)) and not _DOUBT.search(clause):
-        denied = bool(last[1]) or bool(_DENIAL.search(clause[: last.start()]))
+        denied = bool(last[1]) or bool(_DENIAL.search(clause[: last.start(2)]))
         return _TRUTHS[last[2].casefold()] != denied
     return None
 

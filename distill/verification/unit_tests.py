@@ -51,10 +51,11 @@ _DECIMAL = re.compile(r"[-+]?(?:\d+\.\d*|\.\d+|\d+(?=[eE]))(?:[eE][-+]?\d+)?")
 _WHOLE = re.compile(r"[-+]?\d+")
 
 _CALLS = """
-import io as _io, json as _json, sys as _sys
+import io as _io, json as _json, sys as _sys, types as _types
 _task, _out = _json.load(_sys.stdin), _sys.stdout
-_sys.stdout = _io.StringIO()
-_names = {"__name__": "program"}
+_sys.stdout = _sys.__stdout__ = _io.TextIOWrapper(_io.BytesIO(), encoding="utf-8", errors="replace")
+_sys.modules["program"] = _types.ModuleType("program")
+_names = vars(_sys.modules["program"])
 exec(_task["usual_imports"], _names)
 exec(compile(_task["program"], "program.py", "exec"), _names)
 def _plain(value):

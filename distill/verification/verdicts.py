@@ -20,7 +20,7 @@ from distill.problems.requests import HARMFUL, responds_rightly
 from distill.teachers.thought_forms import without_thoughts
 from distill.verification.family_scorers import family_answer, family_score, has_scorer
 from distill.verification.meaning import means
-from distill.verification.readings import read_answer, read_reference
+from distill.verification.readings import read_answer, read_as_list, read_reference
 from distill.verification.sandbox import strongest_level
 from distill.verification.unit_tests import TESTS, passed
 from distill.verification.wholeness import incomplete
@@ -29,7 +29,7 @@ from toolkit.records import Problem, Trace, Verdict
 VERIFIER = "reasoning-gym"
 REFERENCE, CODE, REFUSAL = "reference", "unit-tests", "refusal"
 """The verifiers of problems that reasoning-gym does not know."""
-VERSION = "4"
+VERSION = "5"
 """Of the rules in this folder; goes up whenever the same trace could get another verdict."""
 
 
@@ -88,8 +88,11 @@ def _judged(problem: Problem, text: str) -> tuple[float, str, str]:
         return family_score(problem, said), f"{problem.family}: {problem.answer}", f"{problem.family}: {said}"
     reference = read_reference(problem.answer)
     answer = read_answer(text, reference, problem.question)
-    is_reference_itself = bool(text.strip()) and text.strip() == problem.answer.strip()
-    return float(is_reference_itself or means(reference, answer)), str(reference), str(answer)
+    is_right = means(reference, answer) or (bool(text.strip()) and text.strip() == problem.answer.strip())
+    if not is_right and reference.kind == "number" and (listed := read_as_list(problem.answer)):
+        several = read_answer(text, listed, problem.question)
+        is_right = (", " in several.said or "=" in several.said) and means(listed, several)
+    return float(is_right), str(reference), str(answer)
 
 
 def same_answer(problem: Problem, one: str, other: str) -> bool:

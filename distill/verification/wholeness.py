@@ -23,22 +23,28 @@ LEAST_COPIED = 80
 """Characters of a thought or question that an answer begins with; less may be said twice for good reason."""
 
 _TOOL_CALL = re.compile(
-    r"<tool_call>|<\|tool_call|\[TOOL_CALLS\]|<function_calls>|<function=|<\|python_tag\|>|<\|tool▁|<｜tool▁|<\|START_ACTION\|>"
+    r"<tool_call>|<\|tool_call|\[TOOL_CALLS\]|<function_calls>|<function=|<\|python_tag\|>|<\|tool▁|<｜tool▁|<\|START_ACTION\|>|"
+    r"<tool_response>|<invoke name=|^```tool_code$",
+    re.MULTILINE,
 )
 _CONTROL = re.compile(
     r"<\|[A-Za-z_][\w/.-]*\|>|<｜[^<>｜\n]{1,40}｜>|</?(?:start|end)_of_turn>|<turn\|>|<\|turn>|\[/?INST\]|<</?SYS>>|"
-    r"<(?:bos|eos|pad|unk)>|</s>\s*\Z|\A\s*<s>|</s>\s*<s>"
+    r"<(?:bos|eos|pad|unk|unused\d+|extra_id_\d+)>|</s>\s*\Z|\A\s*<s>|</s>\s*<s>"
 )
 """Tokens that end or begin a turn or a text: of ChatML, Llama, Gemma, Mistral, DeepSeek, Phi, Command …"""
 _NEXT_TURN = re.compile(
-    r"^(?:Human|User|### ?(?:Instruction|Human|User)):.*?^(?:Assistant|AI|### ?(?:Response|Assistant)):",
+    r"^(?:Human|User|### ?(?:Instruction|Human|User)):.*?^(?:Assistant|AI|### ?(?:Response|Assistant)):"
+    r"|(?<=\n)\n(?:Human|User|### ?(?:Instruction|Human|User)): [^\n]*\Z",
     re.DOTALL | re.MULTILINE,
 )
 """A turn in plain words: what a model writes that was prompted without its template."""
-_NO_THOUGHTS = ("none", "null", "nan", "n/a", "undefined")
+_NO_THOUGHTS = ("none", "null", "nan", "n/a", "undefined", "redacted", "encrypted")
 """What programs write where there is nothing."""
-_BROKEN = re.compile(r"[\x00-\x08\x0b\x0e-\x1f\x7f-\x84\x86-\x9f\ufffd\ufffe\uffff\ud800-\udfff]")
-"""Characters that no text has: control codes, halves of characters, and what stands for bytes that were no text."""
+_BROKEN = re.compile(
+    r"[\x00-\x08\x0b\x0e-\x1f\x7f-\x84\x86-\x9f\ufffd\ufffe\uffff\ud800-\udfff]|<0x[0-9A-F]{2}>|(?:[Ġ▁][A-Za-z0-9]+[^A-Za-z0-9Ġ▁]*){3}"
+)
+"""Characters that no text has: control codes, halves of characters, and what stands for bytes that were no text, or for
+the spaces of a tokenizer."""
 
 
 def incomplete(trace: Trace) -> Incomplete | None:
@@ -70,7 +76,7 @@ def unfit(trace: Trace, asked: Asked) -> Unfit | None:
         return "tool_call"
     if has_thought_tags(thought) or has_thought_tags(answer):
         return "thought_tags"
-    has_thought = any(map(str.isalnum, thought)) and thought.strip().casefold() not in _NO_THOUGHTS
+    has_thought = any(map(str.isalnum, thought)) and thought.strip(" \n.[]()<>").casefold() not in _NO_THOUGHTS
     if not has_thought and not trace.teacher.startswith(BY_A_PERSON):
         return "no_thought"
     if any(map(_CONTROL.search, (thought, answer, asked.transcript))) or _NEXT_TURN.search(answer):

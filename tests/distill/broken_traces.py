@@ -73,7 +73,10 @@ ROWS = [
     kept("`◁think▷` tags", f"◁think▷{THOUGHT}◁/think▷{ANSWER}"),
     kept("gpt-oss channels", f"<|channel|>analysis<|message|>{THOUGHT}<|end|><|start|>assistant<|channel|>final<|message|>{ANSWER}<|return|>"),
     kept("turn-end token left at the end", f"<think>{THOUGHT}</think>{ANSWER}<|eot_id|>"),
+    kept("tokens of the turn's beginning left before the thought", f"\ufeff<|im_start|>assistant\n<think>{THOUGHT}</think>{ANSWER}"),
+    kept("`<answer>` tags around the content", {"reasoning": THOUGHT, "content": f"<answer>{ANSWER}</answer>"}),
     kept("`finish_reason` missing, a whole answer", FIELD, finish_reason=None),
+    kept("`finish_reason` as Python writes it", FIELD, finish_reason="FinishReason.STOP"),
     # not whole
     dropped("limit in the thought, in a field", {"reasoning_content": THOUGHT, "content": ""}, "truncated", "truncated", finish_reason="length", answer=""),
     dropped("limit in the thought, in tags", f"<think>{THOUGHT}", "truncated", "truncated", finish_reason="length", answer=""),
@@ -109,8 +112,12 @@ ROWS = [
     dropped("thought that goes round in circles", {"reasoning": LOOP * 20, "content": ANSWER}, "correct", "looping", thought=LOOP * 20),
     dropped("answer that goes round in circles", {"reasoning": THOUGHT, "content": f"{ANSWER} " * 20}, "graded", "looping", answer=f"{ANSWER} " * 20),
     dropped("thought that is the word `None`", {"reasoning": "None", "content": ANSWER}, "correct", "no_thought", thought="None"),
+    dropped("thought that is withheld", {"reasoning": "[REDACTED]", "content": ANSWER}, "correct", "no_thought", thought="[REDACTED]"),
     dropped("half a tag in the answer", {"reasoning": THOUGHT, "content": f"{ANSWER}</think"}, "graded", "thought_tags", answer=f"{ANSWER}</think"),
     dropped("next turn in plain words", {"reasoning": THOUGHT, "content": f"{ANSWER}\nUser: And 20?\nAssistant: 4."}, "graded", "control_tokens", answer=f"{ANSWER}\nUser: And 20?\nAssistant: 4."),
+    dropped("next question in plain words", {"reasoning": THOUGHT, "content": f"{ANSWER}\n\nUser: And 20?"}, "graded", "control_tokens", answer=f"{ANSWER}\n\nUser: And 20?"),
+    dropped("what a tool said", {"reasoning": THOUGHT, "content": f"<tool_response>6</tool_response>{ANSWER}"}, "graded", "tool_call", answer=f"<tool_response>6</tool_response>{ANSWER}"),
+    dropped("a tokenizer's own spaces", {"reasoning": f"ĠWe Ġtake Ġ6. {THOUGHT}", "content": ANSWER}, "correct", "broken_text", thought=f"ĠWe Ġtake Ġ6. {THOUGHT}"),
     dropped("answer right in its thought alone", "Sure. <think>It is \\boxed{6}.</think>I do not know.", "wrong", "thought_tags", thought="", answer="Sure. <think>It is \\boxed{6}.</think>I do not know."),
     dropped("whole, and wrong", {"reasoning": THOUGHT, "content": "The answer is 7."}, "wrong", "wrong", answer="The answer is 7."),
 ]

@@ -1,4 +1,7 @@
-"""Programs with the score that the usual judges give, row by row: `cases/code.jsonl`, gathered from public reports."""
+"""Programs with the score that the usual judges give, row by row.
+
+`cases/code.jsonl` was gathered from public reports; `cases/code_neighbours.jsonl` holds neighbours of its faults.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,12 @@ from distill.verification.unit_tests import TESTS
 from distill.verification.verdicts import score_answer
 from tests.distill.test_verdicts import problem
 
-ROWS = [json.loads(line) for line in (Path(__file__).parent / "cases/code.jsonl").read_text("utf-8").splitlines()]
+CASES = Path(__file__).parent / "cases"
+ROWS = [
+    json.loads(line)
+    for name in ("code.jsonl", "code_neighbours.jsonl")
+    for line in (CASES / name).read_text("utf-8").splitlines()
+]
 
 
 @pytest.mark.parametrize("row", [pytest.param(row, id=f"{row['id']} {row['about']}") for row in ROWS])

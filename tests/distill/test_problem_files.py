@@ -106,9 +106,24 @@ def test_cells_with_delimiters_and_line_ends_are_whole(tmp_path: Path) -> None:
     assert (first.question, first.metadata, second.question) == ("Sum\n1,2?", {"source": "me"}, 'Say "x"')
 
 
+@pytest.mark.parametrize("name", ["mine.jsonl", "mine.csv"])
+def test_carriage_returns_alone_end_lines(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    text = lines(ROWS) if name.endswith("jsonl") else table(ROWS, ",")
+    path.write_bytes(text.replace("\r\n", "\n").replace("\n", "\r").encode())
+    assert len(read_problems(path)) == len(read_problems(_with(tmp_path / f"n-{name}", text)))
+
+
+def _with(path: Path, text: str) -> Path:
+    path.write_text(text, encoding="utf-8", newline="")
+    return path
+
+
 BROKEN = {
     "latin.jsonl": ("Où?".encode("latin-1"), r"latin.jsonl line 1 must be UTF-8, and its byte 2 \(0xf9\) is not"),
-    "mine.xlsx": (b"PK\x03\x04\xff\xff", "line 1 must be UTF-8.*known kinds of files are .jsonl"),
+    "mine.xlsx": (b"PK\x03\x04\xff\xff", "must be UTF-8, and is a ZIP file.*known kinds of files are .jsonl"),
+    "packed.jsonl": (gzip.compress(lines(ROWS).encode()), "and is a gzip file that is not named .gz"),
+    "wide without a mark.jsonl": (lines(ROWS).encode("utf-16-le"), "must be UTF-8, and is UTF-16"),
     "wide.jsonl": (lines(ROWS).encode("utf-16"), "must be UTF-8, and is UTF-16; save it as UTF-8"),
     "cut.jsonl": (lines(ROWS).encode()[:-20], "line 6 must be JSON"),
     "twice.jsonl": (b'{"question": "a", "question": "b", "answer": "c"}', "line 1 must be JSON: the key 'question'"),

@@ -73,6 +73,11 @@ HOSTILE = {
     "many tags": "<answer>" * 20_000,
     "many dollars": "$" * 30_000,
     "many underscores": "_" * 30_000,
+    "many factors": r"\boxed{" + r"\pi" * 600 + "}",
+    "many factorials": r"\boxed{" + "5!" * 900 + "}",
+    "many signs behind": r"\boxed{5" + "!" * 1_900 + "}",
+    "many times": "The answer is " + "5 hours and " * 150,
+    "many parts": "The answer is " + "(a) b " * 300,
     "modulus of a tower": r"\boxed{7^{7^{7^{7^7}}} \pmod{10^{9}}}",
 }
 

@@ -72,8 +72,8 @@ _BEGINNING = re.compile(r"[=,;:]|\\(?:Rightarrow|implies)\b|\. |(?<![\\\w])[^\W\
 _ENDING = re.compile(r"[,;.:](?:\s|$)|(?<!\{)\s(?!(?:thousand|million|billion|dozen)\b)[^\W\d_]{2,}")
 _MARKS = re.compile(r"\\[()\[\]]|(?<!\\)\$|\\[,;:! ]|\\q?quad|\*\*")
 _OPERATOR_BEFORE = re.compile(
-    r"(?:[-+*/^<>]|\\(?:cdot|times|div|pm|mp|neq?|l[et]q?|g[et]q?|geqslant|leqslant|sqrt|frac)|[^\W\d_\\]\^)\s*\{?\s*$"
+    r"(?:[-+*/^<>]|\\(?:cdot|times|div|pm|mp|neq?|l[et]q?|g[et]q?|geqslant|leqslant|sqrt|frac)|[^\W\d_\\]\^)\s*\{?\s*$|(?<![\w\\])(?:\d+|[A-Za-z])$|\\pi\s*$"
 )
 _OPERATOR_BEHIND = re.compile(
-    r"\s*(?:[-+*/^!](?![-\s]*[A-Z])|\\(?:cdot|times|div|pm|pi|sqrt|frac|text\{\s*(?!\s*(?:or|and)\b)|circ|%|pmod|bmod)|%|thousand\b|million\b|billion\b|dozen\b)"
+    r"\s*(?:[-+*/^!](?![-\s]*[A-Z])|\\(?:cdot|times|div|pm|pi|sqrt|frac|text\{\s*(?!\s*(?:or|and)\b)|circ|%|pmod|bmod)|%|thousand\b|million\b|billion\b|dozen\b)|[A-Za-z](?![A-Za-z])|\((?![^()]*[A-Za-z]{3})"
 )

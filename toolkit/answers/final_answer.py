@@ -38,7 +38,10 @@ class FinalAnswer:
         return self.place != "end"
 
 
-_TAG = re.compile(r"<answer>(.*?)(?:</answer>|\Z)", re.IGNORECASE | re.DOTALL)
+_TAG = re.compile(
+    r"<(?:final[-_]?)?answer>(.*?)(?:</(?:final[-_]?)?answer>|\Z)|\[answer\](.*?)(?:\[/answer\]|\Z)",
+    re.IGNORECASE | re.DOTALL,
+)
 _IN_JSON = re.compile(
     r'^\s*(?:```\w*\s*)?\{[^{}]*"(?:final_?)?answer"\s*:\s*("(?:[^"\\\n]|\\.)*"|[^,{}\n]+)', re.IGNORECASE
 )
@@ -144,7 +147,7 @@ def has_content(text: str) -> bool:
 
 
 def _find(text: str) -> FinalAnswer:
-    for tagged in reversed(_TAG.findall(text)):
+    for tagged in map("".join, reversed(_TAG.findall(text))):
         if has_content(tagged) and not _PLACEHOLDER.fullmatch(tagged):
             inner = _find_marked(tagged) or FinalAnswer(_whole(without_emphasis(tagged)), "tag", tagged.strip("\n"))
             return FinalAnswer(inner.text, "tag", inner.rest)

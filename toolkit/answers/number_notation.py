@@ -13,6 +13,8 @@ import re
 from dataclasses import dataclass
 from fractions import Fraction
 
+from toolkit.answers.chinese_numerals import number_in_chinese
+
 FUNCTIONS = frozenset((
     "sin", "cos", "tan", "cot", "sec", "csc", "arcsin", "arccos", "arctan", "sinh", "cosh", "tanh", "log", "ln", "lg",
     "exp", "sqrt", "cbrt", "abs", "floor", "ceil", "max", "min", "gcd", "lcm", "det",
@@ -113,8 +115,15 @@ def read_numeral(text: str) -> Numeral | None:
 
 
 def number_in_words(text: str) -> Fraction | None:
-    """Read English number words, "forty-two", "two thirds", "seven and a half"; None where the text is something else."""
+    """Read number words of English and Chinese, "forty-two", "seven and a half", 四十二; None for anything else."""
     text = text.strip().casefold()
+    if not text.isascii():
+        return number_in_chinese(text)
+    if dozens := re.fullmatch(r"(?:(half )?a|(\S+)) dozens?", text):
+        count = Fraction(1, 2) if dozens[1] else number_in_words(dozens[2]) if dozens[2] else Fraction(1)
+        return None if count is None else 12 * count
+    if re.fullmatch(rf"an? (?:{'|'.join(_SCALES)})", text):
+        text = text.partition(" ")[2]
     if found := _PART.fullmatch(text):
         whole = (
             number_in_words(found["whole"])

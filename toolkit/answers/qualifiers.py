@@ -36,13 +36,14 @@ _BEFORE = re.compile(
     re.IGNORECASE,
 )
 _BEHIND = re.compile(
-    r"\s*(?:\w+\s+)??(?:at\s+(?:most|least)|or\s+(?:more|less|fewer|greater|so\s+more|above|below|higher)|and\s+(?:above|up)|minimum|maximum|plus\b"
+    r"\s*(?:\w+\s+)??(?:at\s+(?:most|least)|or\s+(?:more|less|fewer|greater|so\s+more|above|below|higher)|and\s+(?:above|up)|minimum|max(?:imum)?|plus\b"
     r"|oder\s+(?:mehr|weniger)|ou\s+(?:plus|moins)|o\s+(?:más|menos)|au\s+(?:moins|plus)|или\s+(?:более|менее|больше))\b"
     r"|\s*(?:\w+\s+)??(?:less|more|fewer|greater|larger|smaller|higher|lower)\s+than\b"
     r"|\s*(?:doesn't|does not|didn't|can't|cannot|can not|fails|不对|不正确|错|est (?:faux|incorrect)|es (?:falso|incorrecto)|so far)"
     r"|[\s,]*(?:\w+\s+)?(?:is|was|are|would be)\s*(?:n't|not\b|never\b|wrong\b|incorrect\b|false\b|impossible\b|too\b|neither\b)"
     r"|\s*(?:\w+\s+)??(?:divided by|multiplied by|to the power|remainder\b|times (?:as|the|\d)|out of\b|of\s+\$?\d|mod(?:ulo)?\b|choose\b|over \d"
     r"|short of|off\b|way from|if\b|unless\b|when\b)"
+    r"|\s*(?:st|nd|rd|th)\b|\s+times\s+[b-hj-zB-HJ-Z](?!\w)"
     r"|\s*(?:squared|cubed|factorial|below zero|times (?:as|more|less)|n'est\b|no es\b|não é\b|non è\b|ist (?:nicht|falsch)\b|nicht\b)"
     r"|\s*(?:‰|分之|を超|到\s*\d|至\s*\d|から\s*\d|倍|以上|以下|未満|以内|不足|ではな|じゃな|でな|이\s*아|가\s*아|은\s*아|는\s*아|이상|이하|미만|초과|보다|से\s+(?:अधिक|कम|ज़्यादा)|नहीं|नही|نیست|değil)"
     r"|\s*[^\s\d]{0,3}\s*(?:ではありません|ではない|じゃない|아닙니다|아니|이상|이하|미만|以上|以下|未満|倍|नहीं|نیست|değil)",

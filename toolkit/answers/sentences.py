@@ -38,7 +38,7 @@ _PRECISION = re.compile(
 _QUOTED = re.compile(r'"([^"\n]*)"')
 _BRACKET = re.compile(r"\s*\(([^()]*[^\W\d_]{2,}[^()]*)\)")
 _ASIDE = re.compile(
-    r",?\s+(?:which|because|since|where|as (?:it|they|we|there|the)|given that|after|if|da|weil|denn|car|parce que|puisque|porque|ya que|"
+    r",?\s+(?:which|because|since|where|as (?:it|they|we|there|the)|given that|after|da|weil|denn|car|parce que|puisque|porque|ya que|"
     r"perché|poiché|so dass|так как|потому что|поскольку)\b.*$"
     r"|\s+by\s+\w+ing\b.*$|,?\s+of (?:whom|which|them)\b.*$|\s+for (?:the|each|every|all)\b.*$|\s+in (?:the )?\d+ words\b.*$"
     r"|,\s*(?:and )?not\b.*$|, (?:其中|因为).*$|\s+— .*$|;.*$",

@@ -11,8 +11,8 @@ from fractions import Fraction
 from typing import Any
 
 from distill.verification.mathematics.tokens import Cursor, NeedsLibrary, Token, Unreadable
-from distill.verification.mathematics.units import SINGLE, Unit, is_unit, read_unit
-from toolkit.answers.number_notation import FUNCTIONS, read_numeral
+from distill.verification.mathematics.units import LETTERS, SINGLE, Unit, is_unit, read_unit
+from toolkit.answers.number_notation import FUNCTIONS, number_in_words, read_numeral
 from toolkit.answers.qualifiers import says_another
 
 Tree = tuple[Any, ...]
@@ -31,6 +31,11 @@ _LIBRARY = frozenset(
     ["sum", "int", "prod", "lim", "iint", "oint", "partial", "nabla", "vec", "hat", "bar", "overrightarrow"]
 )
 _ALTERNATIVES = frozenset(("or", "and", "und", "oder", "et", "ou", "или", "и"))
+_NO_UNIT = re.compile(
+    r"\b(?:mod|base|or|and|if|when|st|nd|rd|th|half|halves|thirds?|factorial)\b|\btimes\s+\S|^\s*(?:squared|cubed)\b",
+    re.IGNORECASE,
+)
+"""Words behind a number that make another one of it."""
 SCALES = {
     **dict.fromkeys(("dozen", "dozens"), 12), "hundred": 100, **dict.fromkeys(["thousand", "k", "tausend", "mille", "mil", "тыс", "тысяч", "тысячи", "тысяча"], 10**3),
     **dict.fromkeys(["万", "萬", "만"], 10**4), **dict.fromkeys(["लाख", "lakh"], 10**5),
@@ -134,8 +139,12 @@ class Atoms(Cursor, ABC):
 
     def of_base(self, digits: str) -> Tree:
         self.take("_")
-        base = self.group()
-        if base[0] != "number" or base[1].denominator != 1 or not 2 <= base[1] <= 36 or not digits.isdigit():
+        base = self.take() if self.kind() == "number" else self.group()
+        if isinstance(base, str):
+            base = ("number", Fraction(base), None) if base.isdigit() else ("text", base)
+        if base[0] == "text" and (named := number_in_words(base[1])) is not None:
+            base = ("number", named, None)
+        if base[0] != "number" or base[1].denominator != 1 or not 2 <= base[1] <= 36 or not digits.isalnum():
             raise Unreadable("a number with a foot that is no base")
         return ("digits", digits, int(base[1]))
 
@@ -191,7 +200,7 @@ class Atoms(Cursor, ABC):
     def styled(self, words: str) -> Tree:
         """Text within mathematics: a name of one letter, a number, else words."""
         if len(words) == 1 and words.isalpha():
-            return self.subscripted(words)
+            return self.letter(words)
         if words.casefold() in FUNCTIONS:
             return self.call(words.casefold())
         if numeral := read_numeral(words.removeprefix("-")):
@@ -224,12 +233,15 @@ class Atoms(Cursor, ABC):
         opening, first = self.take().lstrip("\\"), self.at - 1
         escaped = self.tokens[first].text == "\\{"
         if self.peek() in (")", "]", "}", "\\}"):
-            return ("sequence", opening, self.take().lstrip("\\"), (), ",")
+            closing = self.take().lstrip("\\")
+            return ("symbol", "emptyset") if opening + closing == "{}" else ("sequence", opening, closing, (), ",")
         tree = self.items()
         closings = {"(": (")", "]"), "[": ("]", ")"), "{": ("\\}",) if escaped else ("}",)}
         closing = self.take(*closings[opening]).lstrip("\\")
         if tree[0] == "sequence" and tree[1] == "":
             return ("sequence", opening, closing, *tree[3:])
+        if tree[0] == "matrix" and not escaped:
+            return tree
         stands_alone = first == 0 or self.tokens[first - 1].text in ("[", ",")
         if escaped or (opening + closing == "[]" and stands_alone and self.peek() in ("", "]", ",")):
             return ("sequence", opening, closing, (tree,), ",")
@@ -288,6 +300,8 @@ class Atoms(Cursor, ABC):
             foot = self.group()
         if self.skip("^", "**"):
             shoulder = self.group() if self.peek() == "{" else self.exponent_sign()
+        if name in ("max", "min", "gcd", "lcm") and self.peek() not in ("(", "\\{", "["):
+            raise Unreadable(f"{name} of one value")
         inner = self.bracketed() if self.peek() in ("(", "\\{", "[") else self.argument()
         arguments = inner[3] if inner[0] == "sequence" else (inner,)
         if foot is not None:
@@ -341,7 +355,7 @@ class Atoms(Cursor, ABC):
         start, pieces = self.at, []
         while True:
             kind, piece = self.kind(), self.peek()
-            if kind == "text" and self.token().word not in _ALTERNATIVES:
+            if kind == "text" and self.token().word not in _ALTERNATIVES and not self.is_styled_letter():
                 pieces.append(piece.strip("\x02\x03"))
             elif (kind == "word" or piece in ("$", "€", "£", "¥", "₹")) and self.names_unit(after_unit=bool(pieces)):
                 pieces.append(piece)
@@ -356,9 +370,14 @@ class Atoms(Cursor, ABC):
         if self.at == start:
             return None
         name = " ".join(pieces)
-        if re.search(r"\b(?:mod|base|or|and|if|when)\b", name, re.IGNORECASE) or says_another("", f" {name.strip()} "):
+        if _NO_UNIT.search(name) or says_another("", f" {name.strip()} "):
             raise Unreadable(f"{name.strip()} behind a number")
         return (read_unit(name),)
+
+    def is_styled_letter(self) -> bool:
+        r"""Whether `\mathrm{x}` or the like stands here, a factor, and not `\mathrm{m}`, a unit."""
+        word = self.peek().strip("\x02\x03 ")
+        return len(word) == 1 and word.isascii() and word.isalpha() and word not in LETTERS
 
     def unit_power(self) -> tuple[str, int] | None:
         """The power of a unit, and how many tokens it takes."""
@@ -369,8 +388,8 @@ class Atoms(Cursor, ABC):
         word = self.peek()
         if len(word) == 1 and word.isalpha():
             return after_unit or (
-                word in SINGLE
-                and self.token().spaced
+                self.token().spaced
+                and (word in SINGLE or (word in "NWVJK" and self.kind(1) == "end"))
                 and self.kind(1) in ("end", "sign", "text")
                 and self.peek(1) != "("
             )

@@ -211,14 +211,26 @@ def _sequences(reference: Tree, answer: Tree) -> bool:
     items, said = reference[3], answer[3]
     if brackets != brackets_said and brackets and brackets_said:
         return False
-    if "{" in brackets or "or" in (reference[4], answer[4]) or _is_solutions(items):
+    if (
+        "{" in brackets
+        or "or" in (reference[4], answer[4])
+        or _is_solutions(items)
+        or (not brackets and _are_pairs(items))
+    ):
         return _unordered(items, said)
     if len(items) != len(said):
         return False
-    if (names := _names(items)) and (names_said := _names(said)):
-        said = tuple(item for _, item in sorted(zip(names_said, said, strict=True), key=lambda pair: pair[0]))
-        items = tuple(item for _, item in sorted(zip(names, items, strict=True), key=lambda pair: pair[0]))
+    names, names_said = _names(items), _names(said)
+    if names and (names_said or _follow_each_other(names)):
+        items = _by_name(names, items)
+    if names_said and (names or _follow_each_other(names_said)):
+        said = _by_name(names_said, said)
     return all(map(means, items, said))
+
+
+def _are_pairs(items: tuple[Tree, ...]) -> bool:
+    """`(1, 2), (3, 4)`: points or solutions, which have no order where no bracket gives them one."""
+    return all(item[0] == "sequence" and item[1] == "(" and len(item[3]) > 1 for item in items)
 
 
 def _is_solutions(items: tuple[Tree, ...]) -> bool:
@@ -234,6 +246,16 @@ def _names(items: tuple[Tree, ...]) -> list[str] | None:
     named = [_named(item) for item in items]
     names = [name[0][1] for name in named if name and name[0][0] == "symbol"]
     return names if len(set(names)) == len(items) else None
+
+
+def _by_name(names: list[str], items: tuple[Tree, ...]) -> tuple[Tree, ...]:
+    return tuple(item for _, item in sorted(zip(names, items, strict=True), key=lambda pair: pair[0]))
+
+
+def _follow_each_other(names: list[str]) -> bool:
+    """Whether names are letters without a gap, `y = 2, x = 1`: their order is the alphabet's, however they are listed."""
+    letters = sorted(map(ord, "".join(names)))
+    return len(letters) == len(names) > 1 and letters[-1] - letters[0] == len(letters) - 1
 
 
 def _matrices(reference: Tree, answer: Tree) -> bool:

@@ -89,6 +89,7 @@ class _Reader(Atoms):
     def sum(self) -> Tree:
         tree: Tree = ("plusminus", None, self.product()) if self.skip("\\pm", "\\mp") else self.product()
         while (sign := self.peek()) in ("+", "-", "\\pm", "\\mp", *_SETS):
+            self.count_operation()
             self.at += 1
             right = self.product()
             if sign in ("+", "-"):
@@ -99,26 +100,30 @@ class _Reader(Atoms):
 
     def product(self) -> Tree:
         tree = self.unary()
-        while True:
-            piece = self.peek()
-            if piece in ("*", "/", ":"):
-                self.at += 1
-                tree = ("ratio" if piece == ":" else piece, tree, self.unary())
-            elif piece in ("\\pmod", "\\bmod", "\\mod", "mod") or (piece == "(" and self.peek(1) == "mod"):
-                tree = ("modulo", tree, self.modulus())
-            elif (
-                (scale := SCALES.get(self.token().word)) and scale > 12 and self.peek() != "k" and _is_measurable(tree)
-            ):
-                self.at += 1
-                tree = ("*", tree, ("number", Fraction(scale), None))
-            elif _is_measurable(tree) and (unit := self.unit()) is not None:
-                tree = self.compound(tree, unit[0])
-            elif self.starts_factor():
-                if self.kind() == "number" and self.peek(-1) != "!":
-                    raise Unreadable(f"{piece} beside what stands before it")
-                tree = ("*", tree, self.power())
-            else:
-                return tree
+        while (extended := self.with_next_factor(tree)) is not None:
+            self.count_operation()
+            tree = extended
+        return tree
+
+    def with_next_factor(self, tree: Tree) -> Tree | None:
+        """The tree with what belongs to it right behind: a factor, a divisor, a modulus, a unit; None where nothing does."""
+        piece = self.peek()
+        if piece in ("*", "/", ":"):
+            self.at += 1
+            return ("ratio" if piece == ":" else piece, tree, self.unary())
+        if piece in ("\\pmod", "\\bmod", "\\mod", "mod") or (piece == "(" and self.peek(1) == "mod"):
+            return ("modulo", tree, self.modulus())
+        scale = SCALES.get(self.token().word)
+        if scale and scale > 12 and self.token().word != "k" and _is_measurable(tree):
+            self.at += 1
+            return ("*", tree, ("number", Fraction(scale), None))
+        if _is_measurable(tree) and (unit := self.unit()) is not None:
+            return self.compound(tree, unit[0])
+        if self.starts_factor():
+            if self.kind() == "number" and self.peek(-1) != "!":
+                raise Unreadable(f"{piece} beside what stands before it")
+            return ("*", tree, self.power())
+        return None
 
     def modulus(self) -> Tree:
         bracket = self.skip("(")
@@ -243,6 +248,7 @@ class _Reader(Atoms):
 
     def postfix(self, tree: Tree) -> Tree:
         while (sign := self.peek()) in ("!", "!!", "%", "'", "\\degree"):
+            self.count_operation()
             self.at += 1
             if sign in ("%", "\\degree"):
                 tree = ("quantity", tree, PERCENT if sign == "%" else DEGREE)

@@ -15,9 +15,11 @@ LONGEST = 2_000
 """Characters of an expression; nobody's result is longer."""
 DEEPEST = 50
 """Parts within parts."""
+MOST_OPERATIONS = 250
+"""Terms, factors and signs behind each other: each makes the tree one level deeper."""
 
 _LAYOUT = re.compile(
-    r"\\(?:left|right)\s*\.(?!\d)|\\(?:left|right|[bB]igg?[lrm]?|displaystyle|textstyle|limits|nolimits|strut|rm|bf|it)(?![A-Za-z])\s*"
+    r"\\(?:left|right)\s*\.(?!\d)|\\(?:left|right|[bB]igg?[lrm]?|displaystyle|textstyle|(?:normal|foot)?(?:size|small|tiny|large|Large|LARGE|huge|Huge)|underline|limits|nolimits|strut|rm|bf|it)(?![A-Za-z])\s*"
     r"|(?<!\\)\\[,;:! ]|\\q?quad(?![A-Za-z])|~|\\(?:phantom|hspace|vspace|label|tag)\*?\{[^{}]*\}"
 )
 _TOKEN = re.compile(
@@ -27,6 +29,11 @@ _TOKEN = re.compile(
 )
 
 
+_BASED = re.compile(
+    r"(?:\x02)?([0-9A-Z]*(?:[0-9][A-Z]|[A-Z]{2}|[A-Z][0-9])[0-9A-Z]*)\x03?\s*_\s*(?:\{(1[1-9]|[23]\d)\}|(1[1-9]|[23]\d))"
+)
+"""`FF_{16}`, a number in a base with letters among its digits."""
+_PREFIXED = re.compile(r"0(?:b([01]+)|x([0-9A-Fa-f]+))")
 _FRENCH = re.compile(r"([\[\]])([^\[\]]*[,;][^\[\]]*)([\[\]])")
 """`]0, 1[`, an open interval in France; fits `[0, 1]` too, which stays as it is."""
 
@@ -64,6 +71,8 @@ def tokens_of(text: str, *, commas: bool) -> list[Token]:
     if len(text) > LONGEST:
         raise Unreadable(f"{len(text)} characters, more than {LONGEST}")
     text = _prepared(text)
+    if based := _based(text):
+        return based
     tokens: list[Token] = []
     position, spaced, depth = 0, False, 0
     while position < len(text):
@@ -82,6 +91,17 @@ def tokens_of(text: str, *, commas: bool) -> list[Token]:
         tokens.append(Token(kind, piece, spaced))
         spaced = False
     return tokens
+
+
+def _based(text: str) -> list[Token] | None:
+    """The tokens of a whole text that is a number in base 16 or another one with letters for digits, or `0b101`."""
+    if found := _PREFIXED.fullmatch(text):
+        digits, base = (found[1], "2") if found[1] else (found[2].upper(), "16")
+    elif (found := _BASED.fullmatch(text)) and int(max(found[1]), 36) < int(found[2] or found[3]):
+        digits, base = found[1], found[2] or found[3]
+    else:
+        return None
+    return [Token("number", digits, False), Token("sign", "_", False), Token("number", base, False)]
 
 
 def _prepared(text: str) -> str:
@@ -107,7 +127,7 @@ class Cursor:
     """A place between tokens."""
 
     def __init__(self, tokens: list[Token]) -> None:
-        self.tokens, self.at, self.depth = tokens, 0, 0
+        self.tokens, self.at, self.depth, self.operations = tokens, 0, 0, 0
 
     def token(self, ahead: int = 0) -> Token:
         return self.tokens[self.at + ahead] if self.at + ahead < len(self.tokens) else END
@@ -132,6 +152,12 @@ class Cursor:
             self.at += 1
             return True
         return False
+
+    def count_operation(self) -> None:
+        """Count one more operation. Raises `Unreadable` beyond `MOST_OPERATIONS`."""
+        self.operations += 1
+        if self.operations > MOST_OPERATIONS:
+            raise Unreadable(f"more than {MOST_OPERATIONS} operations")
 
     def deeper(self) -> None:
         """Count one more level of brackets. Raises `Unreadable` beyond `DEEPEST`."""

@@ -65,6 +65,10 @@ current: a amp ampere =1
 resistance: ohm Ω =1
 frequency: hz hertz =1; khz =1000; mhz =1000000
 amount: mol mole =1
+charge: coulomb c =1
+capacitance: farad f =1
+induction: tesla t =1
+inductance: henry =1
 data: byte =8; bit =1; kb kilobyte =8000; mb megabyte =8000000; gb gigabyte =8000000000
 """
 _VOLUMES = "l liter litre =1/1000; ml milliliter millilitre =1/1000000; dl deciliter =1/10000; gal gallon =473176473/125000000000; quart qt =473176473/500000000000; pint pt =473176473/1000000000000; cup =473176473/2000000000000; cc =1/1000000"
@@ -73,9 +77,12 @@ _NOTHING = frozenset((
     "unit", "in", "total", "altogether", "left", "each", "per", "only", "more", "of", "the", "a", "an", "all",
     "together", "exactly",
 ))  # fmt: skip
+_PERCENT = re.compile(r"\b(?:per cento?|pour cent|por c(?:iento|ento)|prozent|процент\w*)\b", re.IGNORECASE)
 _ANY = re.compile(r"(?:square |cubic |sq\.? |cu\.? )?units?(?:\s*\^\{?[23]\}?|squared|cubed)?", re.IGNORECASE)
-SINGLE = frozenset(["m", "s", "g", "h", "l", "L"])
+SINGLE = frozenset("msghlL")
 """Letters that are units behind a number and a space."""
+LETTERS = SINGLE | frozenset("JNWVAKCFTH")
+"""Letters that are units where they are written as text; any other letter stands for a number."""
 
 
 def _rows(
@@ -130,7 +137,10 @@ def read_unit(text: str) -> Unit | None:
     name = " ".join(text.replace("\\", " ").split()).strip(" .,")
     if not name or _ANY.fullmatch(name):
         return None
-    plain = re.sub(r"\bper\b", "/", name.replace("{", "").replace("}", ""), flags=re.IGNORECASE)
+    plain = re.sub(r"\bper\b(?! cento?\b)", "/", name.replace("{", "").replace("}", ""), flags=re.IGNORECASE)
+    plain = _PERCENT.sub(
+        "percent", re.sub(r"\bdegrees? (?=(?:celsius|fahrenheit|kelvin)\b)", "", plain, flags=re.IGNORECASE)
+    )
     plain = re.sub(r"\b(square|sq\.?|cubic|cu\.?) (\w+)", _powered, plain, flags=re.IGNORECASE)
     plain = re.sub(r"(\w+) (squared|cubed)", _powered_behind, plain, flags=re.IGNORECASE)
     dimensions: Counter[str] = Counter()
@@ -156,7 +166,7 @@ def _words(text: str) -> list[tuple[str, str, str]]:
 
 
 def _known(word: str) -> tuple[tuple[tuple[str, int], ...], Fraction] | None:
-    if len(word) == 1 and word.isupper() and word not in "LJNWVAK":
+    if len(word) == 1 and word.isalpha() and word.isascii() and word not in LETTERS:
         return None
     folded = word.casefold()
     if folded in _PROPER and word not in _PROPER[folded]:

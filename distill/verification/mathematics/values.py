@@ -15,6 +15,7 @@ from typing import Any
 import mpmath
 
 from distill.verification.mathematics.atoms import Tree
+from distill.verification.mathematics.units import DEGREE
 
 DIGITS, AGREEING = 50, 40
 LARGEST_EXPONENT = 4_000
@@ -168,7 +169,7 @@ def _root(value: Value, degree: Value) -> Value:
 
 def _call(name: str, arguments: tuple[Tree, ...], letters: Mapping[str, Value]) -> Value:
     foot = next((_value(part[1], letters) for part in arguments if part[0] == "foot"), None)
-    values = [_value(part, letters) for part in arguments if part[0] != "foot"]
+    values = [_value(_radians(part), letters) for part in arguments if part[0] != "foot"]
     if name.startswith("function"):
         if name in letters and len(values) == 1:
             return _CONTEXT.sin(_real(letters[name]) + 3 * _real(values[0]))  # any function that no formula is
@@ -202,6 +203,13 @@ def _call(name: str, arguments: tuple[Tree, ...], letters: Mapping[str, Value]) 
     if name in _ANALYTIC and len(values) == 1:
         return _ANALYTIC[name](_real(values[0]))
     raise NoValue(name)
+
+
+def _radians(tree: Tree) -> Tree:
+    r"""Of an angle in degrees, `\sin 45^\circ`, its radians."""
+    if tree[0] != "quantity" or tree[2] != DEGREE:
+        return tree
+    return ("*", tree[1], ("/", ("constant", "pi"), ("number", Fraction(180), None)))
 
 
 def _logarithm(value: Value, base: Value | None) -> Value:
