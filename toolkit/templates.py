@@ -37,7 +37,7 @@ class ChatTemplate:
         if len(source) > MOST_SOURCE:
             raise InputError(f"the chat template ({len(source):,} characters) must have at most {MOST_SOURCE:,}")
         environment = BoundedEnvironment(extensions=[_GenerationTag, loopcontrols])
-        environment.globals["strftime_now"] = lambda form: clock().strftime(form)
+        environment.globals["strftime_now"] = lambda form: _day(clock(), form)
         try:
             with bounded(()):  # constants are worked out here
                 self._template = environment.from_string(source)
@@ -92,6 +92,12 @@ class _GenerationTag(Extension):
 
     def _said(self, caller: Callable[[], str]) -> str:
         return caller()
+
+
+def _day(now: datetime, form: str) -> str:
+    if len(form) > MOST_SAID:
+        raise TemplateError(f"the form of a day must have at most {MOST_SAID} characters, not {len(form):,}")
+    return now.strftime(form)
 
 
 def _as_passed(message: Mapping[str, Any]) -> dict[str, Any]:

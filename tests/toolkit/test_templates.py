@@ -150,12 +150,51 @@ DOUBLING = (
     "('a\\n' ~ ns.s) | indent(ns.s | length)",
 )
 BIG = "{% set s = 'ab' * 8000000 %}{% for i in range(100000) %}OP{% endfor %}"
+DEEP = (
+    "{% set p = 'x' * 2 %}{% set q = 'x' ~ 'x' %}{% set a = [[p] * 1000] * 3000 %}{% set b = [[q] * 1000] * 3000 %}"
+    "{% set t = ((p,) * 1000,) * 1000 %}{% set d = {} %}{% for i in range(9999) %}OP{% endfor %}"
+)
+"""Lists and tuples of a million entries, most of them the same one."""
 RUNAWAYS = {
     **{operation: DOUBLED.replace("OP", operation) for operation in DOUBLING},
     **{
         operation: BIG.replace("OP", operation)
-        for operation in ("{{ s }}", "{{ 'q' in s }}", "{{ s.find('q') }}", "{{ s[1:] }}")
+        for operation in (
+            "{{ s }}",
+            "{{ 'q' in s }}",
+            "{{ s.find('q') }}",
+            "{{ s[1:] }}",
+            "{{ 'q' is in(s) }}",
+            "{{ s is eq(s ~ 'a') }}",
+            "{{ s is lower }}",
+            "{{ loop.changed(s) }}",
+            "{{ ['q'] | select('in', s) | list }}",
+            "{{ [{'a': 'q'}] | selectattr('a', 'in', s) | list }}",
+            "{{ [s ~ 'a'] == [s ~ 'b'] }}",
+            "{{ (s | title | length, s | wordcount) }}",
+            "{{ s.split('a') | length }}",
+            "{{ s.strip(s) }}",
+            "{{ s | trim(s) }}",
+            "{{ s | list | length }}",
+        )
     },
+    **{
+        operation: DEEP.replace("OP", operation)
+        for operation in (
+            "{{ a == b }}",
+            "{{ [a] is eq([b]) }}",
+            "{{ [a, b] | sort | length }}",
+            "{{ [a].index(b) }}",
+            "{{ {t: 1} | length }}",
+            "{{ d.get(t) }}",
+            "{{ d[t] }}",
+            "{{ t in d }}",
+            "{{ [t] | unique | list | length }}",
+        )
+    },
+    "quotient": "{{ (('f' * 3000000) | int(0, 16)) // (('7' * 1500000) | int(0, 16)) }}",
+    "remainder": "{{ (('f' * 3000000) | int(0, 16)) % (('7' * 1500000) | int(0, 16)) }}",
+    "form of a day": "{{ strftime_now('%A' * 1000000) }}",
     "loops": "{% for i in range(100000) %}{% for j in range(100000) %}{% endfor %}{% endfor %}",
     "lists": "{% for i in range(100000) %}{% set x = range(100000) | list %}{% endfor %}",
     "text in loops": "{% for i in range(100000) %}" + "x" * 100_000 + "{% endfor %}",
