@@ -17,6 +17,7 @@ from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
 
 from toolkit.errors import InputError
+from toolkit.json_files import read_bytes
 from toolkit.message_fields import REASONING_FIELDS
 from toolkit.records import read_object
 from toolkit.template_bounds import BoundedEnvironment, bounded
@@ -113,7 +114,8 @@ def _one_line(error: Exception) -> str:
 
 
 def _read(path: Path) -> str:
+    content = read_bytes(path, 4 * MOST_SOURCE)
     try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, ValueError) as error:
+        return content.decode().replace("\r\n", "\n").replace("\r", "\n")
+    except ValueError as error:
         raise InputError(f"{path} must be a chat template in UTF-8: {error}") from error

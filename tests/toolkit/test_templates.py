@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import shutil
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -123,6 +125,20 @@ def test_a_processors_template_serves_where_the_tokenizer_has_none(tmp_path: Pat
     (tmp_path / "chat_template.json").write_text('{"chat_template": "a processor\'s"}')
     assert read_template(tmp_path, {}) == "a processor's"
     assert read_template(tmp_path, {"chat_template": "a tokenizer's"}) == "a tokenizer's"
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no pipes with names")
+def test_a_template_that_is_no_file_or_has_no_end_is_refused(tiny_student: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(tiny_student, tmp_path / "student"))
+    named = folder / "additional_chat_templates"
+    named.mkdir()
+    os.mkfifo(named / "default.jinja")
+    with pytest.raises(InputError, match=r"default.jinja must be a regular file"):
+        read_template(folder, {})
+    (named / "default.jinja").unlink()
+    os.truncate(folder / "chat_template.jinja", 2**32)
+    with pytest.raises(InputError, match=r"chat_template.jinja \(4294967296 bytes\) must have at most"):
+        read_template(folder, {})
 
 
 def test_templates_without_a_default_are_refused_by_their_names(tmp_path: Path) -> None:
