@@ -29,7 +29,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from toolkit.disk import sync
+from toolkit.disk import BINARY, sync
 from toolkit.errors import FolderConflict, InputError
 from toolkit.field_types import check_type
 from toolkit.json_files import read_json
@@ -371,7 +371,7 @@ def _replace(path: Path, text: str, mode: int = 0o666) -> None:
     fresh = path.with_name(f".{path.name}.partial")
     try:
         fresh.unlink(missing_ok=True)  # one that was left has its own mode
-        with open(fresh, "xb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
+        with open(fresh, "xb", opener=lambda name, flags: os.open(name, flags | BINARY, mode)) as file:
             file.write(text.encode(errors="backslashreplace"))
         sync(fresh)
         os.replace(fresh, path)
