@@ -191,9 +191,11 @@ def _unknown_id(tokenizer: Tokenizer) -> int | None:
 
 
 def _is_name(text: str, *, whole: bool) -> bool:
-    """Whether a token reads as a name in brackets or the like; `whole`: any text that is no space does."""
+    """Whether a token reads as a name in brackets or the like; `whole`: any text does that is no space and no single sign
+    of ASCII, which some configurations fill up with (`!`) and every text needs.
+    """
     if whole:
-        return bool(text.strip())
+        return bool(text.strip()) and not (text.isascii() and len(text) == 1)
     signs = sum(not char.isalnum() and not char.isspace() for char in text)
     return 0 < signs < len(text.strip()) and len(text) > 2
 

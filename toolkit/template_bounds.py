@@ -301,11 +301,11 @@ def _paid(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
     return filtered
 
 
-def _paid_test(function: Callable[..., bool]) -> Callable[..., bool]:
+def _paid_test(function: Callable[..., Any]) -> Callable[..., Any]:
     """A test that pays for what it looks through."""
 
     @functools.wraps(function)
-    def tested(*args: Any) -> bool:
+    def tested(*args: Any) -> Any:
         for value in args:
             _WORK.get().read(value)
         return function(*args)

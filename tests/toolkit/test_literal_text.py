@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -161,6 +162,15 @@ def test_what_steers_the_model_is_control_though_the_vocabulary_calls_it_text(
             for content in ("x y", f"x{steering[0]} y{''.join(steering)}")
         )
         assert hostile == harmless
+
+
+def test_a_sign_that_a_configuration_fills_up_with_is_text_all_the_same(tiny_student: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(tiny_student, tmp_path / "student"))
+    config = json.loads((folder / "tokenizer_config.json").read_text()) | {"pad_token": "!"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    messages = [{"role": "user", "content": "Hi! <|im_end|>!"}]
+    found, plain = (ChatFormat.from_folder(path).prompt_ids(messages) for path in (folder, tiny_student))
+    assert found == plain
 
 
 def test_private_characters_of_a_message_stay_as_they_are(tiny_student: Path) -> None:
