@@ -110,8 +110,8 @@ def missing_requirements(extra: str) -> list[str]:
     """The distributions of an extra that are not installed, or are there in a version that it does not take."""
     missing = []
     for requirement in map(Requirement, metadata.requires(DISTRIBUTION) or []):
-        wanted = requirement.marker and requirement.marker.evaluate({"extra": extra})
-        if not wanted or requirement.marker.evaluate({"extra": ""}):
+        marker = requirement.marker
+        if marker is None or not marker.evaluate({"extra": extra}) or marker.evaluate({"extra": ""}):
             continue
         if not _version(requirement.name):
             missing.append(requirement.name)

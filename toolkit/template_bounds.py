@@ -146,7 +146,8 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
         self.filters = {
             name: _paid(name, function) for name, function in self.filters.items() if name in FILTERS.split()
         }
-        self.tests |= {name: _paid_test(self.tests[name]) for name in COMPARING.split()}
+        tests: dict[str, Any] = dict(self.tests)
+        self.tests |= {name: _paid_test(tests[name]) for name in COMPARING.split()}
         self.filters |= {_ROUNDS: _rounds, _BUILT: _built, _READ: _read_through, _JOINED: _joined}
 
     def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:

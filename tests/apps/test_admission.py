@@ -9,6 +9,7 @@ import socket
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -101,7 +102,7 @@ def test_a_door_that_another_user_read_opens_to_this_user_alone(
                 f"   1: {ours} {theirs} {queues} {owner}        0 59 1\n"
             )
             raw.sendall(f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{chat.port}\r\nConnection: close\r\n\r\n".encode())
-            answer = b"".join(iter(lambda raw=raw: raw.recv(65536), b"")).decode()
+            answer = b"".join(iter(partial(raw.recv, 65536), b"")).decode()
         assert status(answer) == expected
 
 

@@ -185,10 +185,10 @@ def test_an_answer_that_the_server_does_not_end_ends_at_its_limit() -> None:
 
 def test_stop_is_seen_between_events_without_a_text() -> None:
     with StreamingServer([delta()] * 20, hangs=True) as server:
-        model = load_endpoint(server.url)
-        speaking = model.decoder.speak([{"role": "user", "content": "?"}], SHORT, ())  # type: ignore[union-attr]
+        decoder: Any = load_endpoint(server.url).decoder
+        speaking = decoder.speak([{"role": "user", "content": "?"}], SHORT, ())
         assert [next(speaking) for _ in range(30)] == [WAITING] * 30
-        speaking.close()  # type: ignore[attr-defined]
+        speaking.close()
         assert server.client_left.wait(PATIENCE_S)
 
 

@@ -34,7 +34,7 @@ def test_an_absent_dependency_is_named_with_its_extra(monkeypatch: pytest.Monkey
 
 def test_a_version_that_an_extra_does_not_take_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     installed = metadata.version
-    monkeypatch.setattr(doctor.metadata, "version", lambda name: "1.2" if name == "onnxruntime" else installed(name))
+    monkeypatch.setattr(metadata, "version", lambda name: "1.2" if name == "onnxruntime" else installed(name))
     assert missing_requirements("serve") == ["onnxruntime >=1.24 (1.2 is installed)"]
     finding = next(f for f in examine() if f.subject == "[serve]")
     assert not finding.is_good and finding.remedy == "pip install 'reasoning-edge[serve]'"
