@@ -8,6 +8,7 @@ from contextlib import suppress
 import uvicorn
 
 from apps.guard import Application
+from apps.patience import PatientProtocol
 from toolkit.errors import InputError
 
 LOOPBACK = ("127.0.0.1", "localhost")
@@ -31,7 +32,13 @@ def listen(host: str, port: int) -> socket.socket:
 def run_until_interrupted(application: Application, listener: socket.socket) -> None:
     """Serve on an open socket; Ctrl+C is how a server ends, and no error."""
     config = uvicorn.Config(
-        application, log_level="warning", server_header=False, proxy_headers=False, timeout_graceful_shutdown=1
+        application,
+        http=PatientProtocol,
+        ws="none",
+        log_level="warning",
+        server_header=False,
+        proxy_headers=False,
+        timeout_graceful_shutdown=1,
     )
     with suppress(KeyboardInterrupt):
         uvicorn.Server(config).run(sockets=[listener])

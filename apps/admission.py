@@ -1,10 +1,11 @@
 """The chat's door: a printed address opens it to one browser, and from then on that browser's cookie does.
 
-    GET /open/TOKEN ── token is used up, a new one is printed ── cookie ── /
+    GET /open/TOKEN ── asked by this user ── token is used up, a new one is printed ── cookie ── /
     GET /health     ── answered to everybody
     the rest        ── cookie ── asked by our own page ── body within bounds ── application
 
-Whoever else uses this machine may reach the port, but reads the terminal no more than the cookie.
+Whoever else uses this machine may reach the port, but reads the terminal no more than the cookie. The address is also among
+the words that start the browser, which Linux shows to everybody: there the token is taken from this user's sockets alone.
 """
 
 from __future__ import annotations
@@ -12,11 +13,11 @@ from __future__ import annotations
 import hmac
 import secrets
 from collections.abc import Callable
-from http.cookies import CookieError, SimpleCookie
 from urllib.parse import urlsplit
 
 from apps.bounded_body import BodyRefused, read_bounded
-from apps.guard import Application, Event, Receive, Scope, Send, header, refuse
+from apps.guard import HTML, Application, Event, Receive, Scope, Send, header, refuse
+from apps.peer import is_another_user
 
 OPEN = "/open/"
 LOCKED = b"""<!doctype html>
@@ -61,19 +62,22 @@ class Admission:
         async def admitted(scope: Scope, receive: Receive, send: Send) -> None:
             if scope["type"] == "lifespan" or scope.get("path") == "/health":
                 await application(scope, receive, send)
-            elif scope["type"] == "http" and scope["method"] == "GET" and self._takes_token(scope["path"]):
+            elif scope["type"] == "http" and scope["method"] == "GET" and self._takes_token(scope):
                 await refuse(scope, send, 303, b"", (b"location", self._start.encode()), self._new_cookie())
             elif not self._knows(scope) or not _is_our_own_page(scope):
-                await refuse(scope, send, 403, LOCKED, (b"connection", b"close"), kind=b"text/html")
+                await refuse(scope, send, 403, LOCKED, (b"connection", b"close"), kind=HTML)
             else:
                 await _with_bounded_body(application, scope, receive, send)
 
         return admitted
 
-    def _takes_token(self, path: str) -> bool:
-        """Whether a path holds the token, which then is used up."""
+    def _takes_token(self, scope: Scope) -> bool:
+        """Whether this user asks for a path that holds the token, which then is used up."""
+        path = scope["path"]
         given = path.removeprefix(OPEN)
         if given == path or not hmac.compare_digest(given.encode(), self._token.encode()):
+            return False
+        if is_another_user(scope.get("client"), scope.get("server")):
             return False
         self._token = secrets.token_urlsafe(32)
         self._announce(self.door)
@@ -84,14 +88,10 @@ class Admission:
         return b"set-cookie", f"{self._cookie}={self._admitted[-1]}; Path=/; HttpOnly; SameSite=Strict".encode()
 
     def _knows(self, scope: Scope) -> bool:
-        sent = b"; ".join(value for name, value in scope["headers"] if name == b"cookie")
-        try:
-            given = SimpleCookie(sent.decode("latin-1")).get(self._cookie)
-        except CookieError:
-            return False
-        return given is not None and any(
-            hmac.compare_digest(given.value.encode(), one.encode()) for one in self._admitted
-        )
+        sent = b";".join(value for name, value in scope["headers"] if name == b"cookie")
+        named = f"{self._cookie}=".encode()  # other servers of this host set cookies of any form
+        given = [pair.strip().removeprefix(named) for pair in sent.split(b";") if pair.strip().startswith(named)]
+        return any(hmac.compare_digest(value, one.encode()) for value in given for one in self._admitted)
 
 
 def _is_our_own_page(scope: Scope) -> bool:

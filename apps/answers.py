@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Any
 
 from tokenizers import Tokenizer
@@ -129,7 +130,7 @@ def _text_logprobs(drawn: Sequence[tuple[Drawn, bool]], tokenizer: Tokenizer) ->
         "tokens": tokens,
         "token_logprobs": [token.logprob for token, _ in drawn],
         "top_logprobs": [{_token_text(tokenizer, i): logprob for i, logprob in token.top} for token, _ in drawn],
-        "text_offset": [sum(map(len, tokens[:i])) for i in range(len(tokens))],
+        "text_offset": list(accumulate(map(len, tokens[:-1]), initial=0)),
     }
 
 

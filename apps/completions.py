@@ -7,11 +7,22 @@ Source: https://platform.openai.com/docs/api-reference (chat and completions).
 from __future__ import annotations
 
 import json
+import reprlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from apps.request_fields import CHAT, IN_MESSAGES, STREAM_OPTIONS, TEXT, FieldRefused, check_fields
+from apps.request_fields import (
+    CHAT,
+    MESSAGE,
+    PART,
+    SCHEMA,
+    STREAM_OPTIONS,
+    TEXT,
+    FieldRefused,
+    check_fields,
+    check_known,
+)
 from toolkit.generate import Sampling
 from toolkit.message_fields import REASONING_FIELDS
 from toolkit.records import Message
@@ -118,12 +129,10 @@ def read_text_request(body: Mapping[str, Any], *, model: str, fresh_seed: int, v
 
 def _settings(body: Mapping[str, Any], limit: int, fresh_seed: int, logprobs: bool, top_logprobs: int) -> Settings:
     defaults = Sampling()
-    stream_options = body.get("stream_options") or {}
+    stream_options = {} if body.get("stream_options") is None else body["stream_options"]
     if not isinstance(stream_options, dict):
         raise ApiError("stream_options must be an object", param="stream_options")
-    for name in stream_options.keys() - set(STREAM_OPTIONS):
-        if stream_options[name]:
-            raise ApiError(f"stream_options.{name!r} is not supported; leave it out", param="stream_options")
+    _refuse_unknown(stream_options, STREAM_OPTIONS, "stream_options", param="stream_options")
     top_k = _integer(body, "top_k", -1, 2**31, defaults.top_k)
     penalty = _number(body, "repeat_penalty", 0.1, 10.0, defaults.repetition_penalty)
     return Settings(
@@ -148,7 +157,7 @@ def _settings(body: Mapping[str, Any], limit: int, fresh_seed: int, logprobs: bo
 def check_model(asked: Any, model: str) -> None:
     """Refuse another model than the one that is served; null is that one."""
     if asked is not None and asked != model:
-        message = f"model ({asked!r}) must be {model!r}, the one that is served"
+        message = f"model ({reprlib.repr(asked)}) must be {model!r}, the one that is served"
         raise ApiError(message, param="model", code="model_not_found", status=404)
 
 
@@ -173,23 +182,35 @@ def _message(value: Any, place: str) -> Message:
     """One message with its text in one piece."""
     if not isinstance(value, dict) or value.get("role") not in ROLES:
         raise ApiError(f"{place} must be an object with a role of {', '.join(ROLES)}", param=place)
-    for name in IN_MESSAGES:
-        if value.get(name):
-            raise ApiError(f"{place}.{name} is not supported; leave it out", param=f"{place}.{name}")
+    _refuse_unknown(value, MESSAGE, place)
     content = value.get("content")
     if isinstance(content, list):
-        texts = [
-            part.get("text") if isinstance(part, dict) and part.get("type") == "text" else None for part in content
-        ]
-        content = (
-            None if None in texts or not all(isinstance(text, str) for text in texts) else "".join(map(str, texts))
-        )
+        content = _joined(content, f"{place}.content")
     if content is None and value["role"] == "assistant" and value.get("content") is None:
         content = ""
     if not isinstance(content, str):
         raise ApiError(f"{place}.content must be a string or a list of text parts", param=place)
     role = "system" if value["role"] == "developer" else value["role"]
     return {"role": role, "content": _encodable(content, place)}
+
+
+def _joined(parts: Sequence[Any], place: str) -> str | None:
+    """The text of a content that comes in parts; None where one of them is no text."""
+    texts = []
+    for i, part in enumerate(parts):
+        if not isinstance(part, dict) or part.get("type") != "text" or not isinstance(part.get("text"), str):
+            return None
+        _refuse_unknown(part, PART, f"{place}[{i}]")
+        texts.append(part["text"])
+    return "".join(texts)
+
+
+def _refuse_unknown(value: Mapping[str, Any], known: Sequence[str], place: str, *, param: str = "") -> None:
+    """`param`: what the error says is wrong, where it is not the field itself."""
+    try:
+        check_known(value, known, place)
+    except FieldRefused as refused:
+        raise ApiError(str(refused), param=param or refused.name, code="unsupported_parameter") from None
 
 
 def _begun(messages: Sequence[Any], content: str, *, goes_on: bool) -> Begun | None:
@@ -222,8 +243,9 @@ def _schema(response_format: Any) -> str:
         raise ApiError(f"response_format.type must be one of {', '.join(FORMATS)}", param="response_format")
     for name in response_format.keys() - FORMATS[kind]:
         if response_format[name] is not None:
+            shown = reprlib.repr(name)
             raise ApiError(
-                f"response_format of type {kind} has no field {name!r}; leave it out", param="response_format"
+                f"response_format of type {kind} has no field {shown}; leave it out", param="response_format"
             )
     if kind == "text":
         return ""
@@ -231,6 +253,8 @@ def _schema(response_format: Any) -> str:
         schema = {"type": "object"} if response_format.get("schema") is None else response_format["schema"]
     else:
         described = response_format.get("json_schema")
+        if isinstance(described, dict):
+            _refuse_unknown(described, SCHEMA, "response_format.json_schema", param="response_format")
         schema = described.get("schema") if isinstance(described, dict) else None
     if not isinstance(schema, dict):
         place = "schema" if kind == "json_object" else "json_schema.schema"
@@ -274,7 +298,7 @@ def _number(body: Mapping[str, Any], name: str, low: float, high: float, default
     if value is None:
         return default
     if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
-        raise ApiError(f"{name} ({value!r}) must be a number between {low} and {high}", param=name)
+        raise ApiError(f"{name} ({reprlib.repr(value)}) must be a number between {low} and {high}", param=name)
     return float(value)
 
 
@@ -283,12 +307,12 @@ def _integer(body: Mapping[str, Any], name: str, low: int, high: int, default: i
     if value is None:
         return default
     if type(value) is not int or not low <= value <= high:
-        raise ApiError(f"{name} ({value!r}) must be a whole number between {low} and {high}", param=name)
+        raise ApiError(f"{name} ({reprlib.repr(value)}) must be a whole number between {low} and {high}", param=name)
     return value
 
 
 def _boolean(body: Mapping[str, Any], name: str) -> bool:
     value = body.get(name)
     if value is not None and not isinstance(value, bool):
-        raise ApiError(f"{name} ({value!r}) must be true or false", param=name)
+        raise ApiError(f"{name} ({reprlib.repr(value)}) must be true or false", param=name)
     return bool(value)

@@ -85,14 +85,18 @@ class EndpointModel:
         drawn, total = 0, 0
         finish_reason: str | None = None
         for chunk in stream_chat(self._place.url, body, POLL_S):
-            if chunk is None:
-                yield WAITING
-                continue
-            if piece := writer.write(chunk):
+            piece = writer.write(chunk) if chunk else ""
+            if piece and drawn == sampling.max_new_tokens:  # each piece is a token at least: it does not end by itself
+                finish_reason = "length"
+                break
+            if piece:
                 drawn += 1
                 yield Token(0, self._format.number(piece), None)
-            finish_reason = chunk.finish_reason or finish_reason
-            total = chunk.completion_tokens or total
+            else:
+                yield WAITING
+            if chunk:
+                finish_reason = chunk.finish_reason or finish_reason
+                total = chunk.completion_tokens or total
         if finish_reason is None:
             raise InputError(f"{self._place.url} must say why its answer ends; it broke off: ask again")
         reason: FinishReason = "length" if finish_reason == "length" else "stop"

@@ -10,6 +10,7 @@ keeps what was said before it, and the system prompt: the student is trained on 
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 from apps.conversation import Conversation, Turn
@@ -54,6 +55,8 @@ def keep(folder: Path, conversation: Conversation, turn: Turn, *, teacher: str, 
         raise InputError("an answer that is kept must not have been cut; let the model go on with it, or correct it")
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with suppress(PermissionError):  # another user's folder, or a disk without owners
+            folder.chmod(0o700)
         history = conversation.history(turn)
         problem = Problem.create(family=FAMILY, question=turn.question, answer=answer.strip(), history=history)
         problem = _set_problem(folder / PROBLEMS, problem)

@@ -16,6 +16,8 @@ Event = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Event]]
 Send = Callable[[Event], Awaitable[None]]
 Application = Callable[[Scope, Receive, Send], Awaitable[None]]
+Tell = Callable[[str, int], tuple[bytes, bytes]]
+"""What is wrong, and the status → the body that says so, and its type."""
 
 CONTENT_SECURITY_POLICY = "; ".join(
     (
@@ -46,15 +48,24 @@ HEADERS = (
 
 
 ANY_ORIGIN = "*"
+TEXT, HTML = b"text/plain; charset=utf-8", b"text/html; charset=utf-8"
+
+
+def as_text(message: str, status: int) -> tuple[bytes, bytes]:
+    return f"{message}\n".encode(), TEXT
 
 
 def guard(
-    application: Application, hosts: frozenset[str], origins: frozenset[str] = frozenset(), advice: str = ""
+    application: Application,
+    hosts: frozenset[str],
+    origins: frozenset[str] = frozenset(),
+    advice: str = "",
+    tell: Tell = as_text,
 ) -> Application:
     """Wrap an application so that it answers only under one of `hosts`, and to its own pages and those of `origins`.
 
     `hosts`: `name:port`, or a bare `name` for any port. `origins`: as browsers write them, or `ANY_ORIGIN`. `advice`: what
-    a refusal says beside the reason.
+    a refusal says beside the reason. `tell`: how it says so.
     """
 
     async def guarded(scope: Scope, receive: Receive, send: Send) -> None:
@@ -67,14 +78,16 @@ def guard(
                 event["headers"] = [*event.get("headers", ()), *HEADERS]
             await send(event)
 
+        async def deny(message: str, status: int) -> None:
+            body, kind = tell(f"{message}{advice}.", status)
+            await refuse(scope, send_with_headers, status, body, kind=kind)
+
         host = header(scope, b"host")
         origin = header(scope, b"origin", absent=f"http://{host}")
         if host is None or hosts.isdisjoint({host, _without_port(host)}):
-            remedy = f"Misdirected request: this server answers only under the address that it printed{advice}.\n"
-            await refuse(scope, send_with_headers, 421, remedy.encode())
+            await deny("Misdirected request: this server answers only under the address that it printed", 421)
         elif origin != f"http://{host}" and origins.isdisjoint({origin or "", ANY_ORIGIN}):
-            reason = f"Forbidden: this server answers no page of another origin{advice}.\n"
-            await refuse(scope, send_with_headers, 403, reason.encode())
+            await deny("Forbidden: this server answers no page of another origin", 403)
         else:
             await application(scope, receive, send_with_headers)
 
@@ -97,12 +110,12 @@ def header(scope: Scope, name: bytes, *, absent: str | None = None) -> str | Non
 
 
 async def refuse(
-    scope: Scope, send: Send, status: int, body: bytes, *headers: tuple[bytes, bytes], kind: bytes = b"text/plain"
+    scope: Scope, send: Send, status: int, body: bytes, *headers: tuple[bytes, bytes], kind: bytes = TEXT
 ) -> None:
     """Answer a request without asking the application; a websocket is closed as a breach of policy."""
     if scope["type"] == "websocket":
         await send({"type": "websocket.close", "code": 1008})
         return
-    head = [(b"content-type", kind + b"; charset=utf-8"), (b"content-length", str(len(body)).encode()), *headers]
+    head = [(b"content-type", kind), (b"content-length", str(len(body)).encode()), *headers]
     await send({"type": "http.response.start", "status": status, "headers": head})
     await send({"type": "http.response.body", "body": body})

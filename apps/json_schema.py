@@ -41,6 +41,10 @@ def check_keywords(schema: Any) -> None:
                 raise InputError(
                     f"the JSON schema's {ascii(name)[1:-1]} (at {ascii(place)[1:-1]}) is not supported; leave it out"
                 )
+        if "additionalItems" in part and not isinstance(part.get("items"), list):
+            raise InputError(
+                f"the JSON schema's additionalItems (at {ascii(place)[1:-1]}) must stand beside a list of items; leave it out"
+            )
         waiting += [(f"{place}/{path}", inner) for path, inner in _parts(part)]
 
 

@@ -12,9 +12,11 @@ Sources: OpenAI's API reference (chat and completions); the request fields of vL
 from __future__ import annotations
 
 import reprlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any
+
+from toolkit.message_fields import REASONING_DETAILS, REASONING_FIELDS
 
 SHARED = (
     *("model", "max_tokens", "max_completion_tokens", "temperature", "top_p", "top_k", "min_p"),
@@ -114,8 +116,13 @@ THINKS: Mapping[str, tuple[Any, ...]] = {
 """Neutral beside the others where the model thinks in each turn."""
 
 STREAM_OPTIONS = ("include_usage", "include_obfuscation")
-IN_MESSAGES = ("tool_calls", "function_call", "tool_call_id", "audio", "images", "refusal")
-"""Fields of a message that the model would have to see, and that no template here is given."""
+SCHEMA = ("name", "description", "schema", "strict")
+"""Of a response format's json_schema."""
+PART = ("type", "text", "cache_control", "annotations")
+"""Of a part of a content: its text, what tells other servers what to cache, and what they add."""
+MESSAGE = ("role", "content", "name", "prefix", *REASONING_FIELDS, REASONING_DETAILS, *PART[2:], "id", "status")
+"""Of a message: what is obeyed, and what is known to change no answer. Whatever else one holds (calls of tools, images, a
+typing error) the model would have to see, and no template here is given it."""
 
 
 class FieldRefused(Exception):
@@ -124,6 +131,14 @@ class FieldRefused(Exception):
     def __init__(self, message: str, name: str, *, unknown: bool = False) -> None:
         super().__init__(message)
         self.name, self.unknown = name, unknown
+
+
+def check_known(value: Mapping[str, Any], known: Sequence[str], place: str) -> None:
+    """Raises `FieldRefused` for the first field of a part of a request that is neither known nor empty."""
+    for name in value:
+        if value[name] and name not in known:
+            shown = f"{place}.{_shown(name)}"
+            raise FieldRefused(f"{shown} is not supported; leave it out", shown)
 
 
 def check_fields(body: Mapping[str, Any], obeyed: tuple[str, ...], *, thinks: bool) -> None:
@@ -137,7 +152,12 @@ def check_fields(body: Mapping[str, Any], obeyed: tuple[str, ...], *, thinks: bo
             continue
         if name in neutral:
             raise FieldRefused(f"{name} ({reprlib.repr(value)}) is not supported; leave it out", name)
-        near = get_close_matches(name, [*obeyed, *HARMLESS, *neutral], 1, 0.75)
+        shown = _shown(name)
+        near = get_close_matches(shown, [*obeyed, *HARMLESS, *neutral], 1, 0.75)  # slow for long names
         advice = f"is it {near[0]}?" if near else "leave it out"
-        shown = name[:80].encode(errors="backslashreplace").decode()
         raise FieldRefused(f"{shown} is no field of this request; {advice}", shown, unknown=True)
+
+
+def _shown(name: str) -> str:
+    """A name that a client chose, as UTF-8 can hold it, and no longer than a name is."""
+    return name[:80].encode(errors="backslashreplace").decode()

@@ -7,6 +7,7 @@ No torch is imported, and no request leaves the machine.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import socket
@@ -17,6 +18,7 @@ import psutil
 from starlette.middleware.cors import CORSMiddleware
 
 from apps.address import LOOPBACK, in_url, listen, run_until_interrupted
+from apps.completions import ApiError
 from apps.guard import Application, guard
 from apps.service import Service
 from export.session import OnnxDecoder, OpenDecoder
@@ -67,7 +69,12 @@ def build_application(
             allow_private_network=True,
             expose_headers=("retry-after",),
         )
-    return guard(application, allowed_hosts(host, port) | hosts, origins, ADVICE)
+    return guard(application, allowed_hosts(host, port) | hosts, origins, ADVICE, _as_json)
+
+
+def _as_json(message: str, status: int) -> tuple[bytes, bytes]:
+    """A refusal as OpenAI writes it."""
+    return json.dumps(ApiError(message, status=status).body).encode(), b"application/json"
 
 
 def _checked(values: Collection[str], option: str, form: re.Pattern[str], wanted: str) -> frozenset[str]:
@@ -124,7 +131,7 @@ def run_server(
             repeatable=repeatable,
         )
         application = build_application(service, host, port, origins=named_origins, hosts=named_hosts)
-        memory = f"{parallel} answers at once, whose cache takes up to {service.most_cache_bytes / 1e9:.1f} GB"
+        memory = f"{parallel} answers at once, whose cache takes up to {service.most_cache_bytes / 1e6:,.0f} MB"
         show(f"{service.name} is served at http://{in_url(host)}:{port}/v1: {memory} (Ctrl+C ends it)")
         try:
             run_until_interrupted(application, listener)

@@ -88,7 +88,9 @@ class Service:
             Route("/v1/chat/completions", self._guarded(self._chat), methods=["POST"]),
             Route("/v1/completions", self._guarded(self._complete), methods=["POST"]),
         ]
-        return Starlette(routes=routes, exception_handlers={HTTPException: _no_route, Exception: _unforeseen})
+        application = Starlette(routes=routes, exception_handlers={HTTPException: _no_route, Exception: _unforeseen})
+        application.router.redirect_slashes = False  # another address is not served, and says so as OpenAI does
+        return application
 
     def _guarded(self, endpoint: Callable[[Request], Awaitable[Response]]) -> Callable[[Request], Awaitable[Response]]:
         """The endpoint behind the key, its errors as OpenAI writes them."""

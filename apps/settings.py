@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -149,9 +148,7 @@ class Kept:
         """Keep the panel's values; raises `InputError` where the disk does not take them."""
         kept = dict(zip([field.name for field in fields(Settings)], values, strict=True))
         with self._guard:
-            replace_text(self._path, json.dumps(kept, indent=2) + "\n")
-            with suppress(OSError):  # a disk without owners
-                self._path.chmod(0o600)
+            replace_text(self._path, json.dumps(kept, indent=2) + "\n", mode=0o600)
 
 
 def remember(page: gr.Blocks, kept: Kept, panel: Panel, context: int) -> None:

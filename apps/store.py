@@ -81,6 +81,8 @@ COLUMNS = (
 """Of a turn, beside its place; also the fields of an exported turn."""
 JSON_COLUMNS = ("token_ids", "settings")
 
+LARGEST_ID = 2**63
+"""Behind what SQLite counts to."""
 PATIENCE_S = 5.0
 """For another program that holds the file, a backup say."""
 TITLE_LENGTH = 60
@@ -150,6 +152,8 @@ class Store:
 
     def load(self, conversation_id: int) -> Conversation | None:
         """The conversation, the same object for all who have it open; None where it was deleted."""
+        if not 0 <= conversation_id < LARGEST_ID:
+            return None
         with self._guard:
             if conversation := self._open.get(conversation_id):
                 return conversation

@@ -20,8 +20,8 @@ from statistics import median
 import numpy as np
 import psutil
 
-from export.machine import physical_cores
 from export.session import OnnxDecoder, OpenDecoder
+from toolkit.allowance import physical_cores
 from toolkit.errors import InputError
 from toolkit.peak_memory import peak_memory_bytes
 from toolkit.progress import Progress

@@ -1,4 +1,4 @@
-"""The machine that a model runs on: its cores, and what of it decides the bytes that onnxruntime computes and packs.
+"""The machine that a model runs on: what of it decides the bytes that onnxruntime computes and packs.
 
 Invariant: equal keys mean that one process may take over what another has computed. Imports neither torch nor onnx.
 """
@@ -7,12 +7,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import platform
 from pathlib import Path
 
 import onnxruntime as ort
-import psutil
 
 from toolkit.runs import folder_digest
 
@@ -26,19 +24,6 @@ def machine_key(folder: Path, *facts: str | int) -> str:
     """A digest of an exported folder, of this machine and library, and of what else the caller's bytes depend on."""
     identity = [folder_digest(folder), ort.__version__, platform.machine(), platform.system(), _processor(), *facts]
     return hashlib.sha256(json.dumps(identity).encode()).hexdigest()
-
-
-def physical_cores() -> int:
-    """Cores that this process may use, each counted once however many threads it runs."""
-    known: int | None = psutil.cpu_count(logical=False)
-    if not hasattr(os, "sched_getaffinity"):
-        return known or os.cpu_count() or 1
-    allowed = os.sched_getaffinity(0)
-    siblings = set()
-    for cpu in allowed:
-        topology = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list")
-        siblings.add(topology.read_text(encoding="utf-8") if topology.is_file() else str(cpu))
-    return min(len(siblings), known or len(siblings))
 
 
 def processor_name() -> str:

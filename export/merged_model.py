@@ -16,7 +16,6 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
@@ -26,6 +25,7 @@ from export.checkpoint import EMBEDDING, LM_HEAD, Checkpoint, tensor_shapes
 from export.model_config import read_model_config
 from export.package import MODEL_FILES, TEXT_FILES
 from export.safetensors_file import SINGLE
+from toolkit.allowance import memory
 from toolkit.chat_format import CHAT_FILES
 from toolkit.errors import InputError, MissingExtra
 from toolkit.model.decoder import load_model
@@ -136,7 +136,7 @@ def _check_finite(adapter: Path, weights: dict[str, Tensor]) -> None:
 
 def _check_memory(base: Path) -> None:
     shapes = tensor_shapes(read_model_config(base)).values()
-    needed, available = 4 * sum(torch.Size(shape).numel() for shape in shapes), psutil.virtual_memory().available
+    needed, available = 4 * sum(torch.Size(shape).numel() for shape in shapes), memory().available_bytes
     if needed > available:
         raise InputError(
             f"the float model ({needed / 1e9:.1f} GB) must fit the free memory ({available / 1e9:.1f} GB) to be merged; "

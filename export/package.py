@@ -7,9 +7,9 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from export.machine import physical_cores
 from export.model_config import ModelConfig, read_model_config
 from export.session import MODEL_FILE
+from toolkit.allowance import physical_cores
 from toolkit.chat_format import TEMPLATE, TOKENIZER, TOKENIZER_CONFIG, ChatFormat
 from toolkit.errors import InputError
 from toolkit.records import read_object

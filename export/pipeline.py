@@ -18,7 +18,6 @@ from typing import Any, Literal
 
 import numpy as np
 import onnx
-import psutil
 from safetensors.numpy import load_file, save_file
 
 from export.allocation import Choice, allocate
@@ -37,6 +36,7 @@ from export.session import INT8_CACHE_FILE, MODEL_FILE, Cache
 from export.tuning import tune
 from export.weights_file import FILE_NAME, Weights, WeightsFile, read_weight
 from toolkit import runs
+from toolkit.allowance import memory
 from toolkit.chat_format import TOKENIZER, ChatFormat
 from toolkit.errors import InputError, ToolkitError
 from toolkit.progress import Progress
@@ -349,7 +349,7 @@ def _read_texts(checkpoint: Checkpoint, config: ExportConfig) -> CalibrationText
 def _check_memory(checkpoint: Checkpoint, config: ExportConfig) -> None:
     """The parity gate runs the float model, and tuning two of them; the export itself never holds one."""
     model_bytes = 4 * sum(int(np.prod(shape)) for shape in checkpoint.shapes.values())
-    available = psutil.virtual_memory().available
+    available = memory().available_bytes
     if config.tune and 2 * model_bytes > available:
         raise InputError(
             f"two float models ({2 * model_bytes / 1e9:.1f} GB) must fit the free memory ({available / 1e9:.1f} GB) to be "

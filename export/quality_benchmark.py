@@ -24,11 +24,11 @@ from export.calibration import read_texts
 from export.documentation import documentation
 from export.gguf_writer import write_gguf
 from export.llama_cpp import Quantization
-from export.machine import physical_cores
 from export.matrices import Method
 from export.parity import Bounds, ParityReport, compare
 from export.pipeline import CALIBRATION_TOKENS, ExportConfig, Preset, export_model, int4_config
 from export.rotation import write_rotated
+from toolkit.allowance import physical_cores
 from toolkit.chat_format import ChatFormat
 from toolkit.ledger import markdown_table
 from toolkit.model.decoder import load_model

@@ -31,11 +31,12 @@ from numpy.typing import NDArray
 from export.cache_place import FEW_ROWS as FEW_ROWS  # noqa: PLC0414 – the scheduler's too
 from export.cache_place import PROMPT_CHUNK, CachePlace
 from export.kernels.library import kernels_digest
-from export.machine import machine_key, physical_cores
+from export.machine import machine_key
 from export.model_config import read_model_config
 from export.onnx_session import LOGITS_FROM, bind_input, bind_output, check_graph, open_session, releasing
 from export.prefix_cache import CacheShape, PrefixCache, common_prefix, forget_all
 from toolkit.advice import advise
+from toolkit.allowance import physical_cores
 from toolkit.errors import InputError
 from toolkit.models import cache_folder
 from toolkit.runs import read_manifest

@@ -18,10 +18,10 @@ from export import llama_cpp
 from export.benchmark import run_benchmark, table
 from export.documentation import documentation
 from export.gguf_writer import write_gguf
-from export.machine import physical_cores
 from export.pipeline import Preset, export_model, int4_config
 from export.random_model import write_random
 from export.shapes import SMOLLM2_1_7B
+from toolkit.allowance import physical_cores
 from toolkit.readme import fill_file
 from toolkit.records import write_records
 

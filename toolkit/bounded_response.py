@@ -85,14 +85,15 @@ async def read_events(response: Response, take: Callable[[str], None]) -> None:
     try:
         async with asyncio.timeout(silence) as patience:
             async for event in EventSource(response):
+                if not event.data.strip():
+                    continue
                 patience.reschedule(asyncio.get_running_loop().time() + silence)
                 if event.data.strip() == "[DONE]":
                     return
                 size += len(event.data)
                 if size > MOST_STREAM_BYTES:
                     raise InputError(f"{response.url} must send at most {MOST_STREAM_BYTES} bytes of events")
-                if event.data:
-                    take(event.data)
+                take(event.data)
     except TimeoutError as error:
         raise InputError(
             f"{response.url} must send an event within {silence:g} s; set {TIMEOUT_VARIABLE} where it needs longer"

@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
@@ -57,6 +58,9 @@ REASONING_TEMPLATE = (
 
 Of an earlier answer its leading thought is left out, and what it says of the tags stays.
 """
+
+ROLE_ORDERS = (("system", "user", "assistant", "user"), ("user", "assistant", "user"), ("user",))
+"""Conversations that show what a template writes; some take no system message."""
 
 CHAT_FILES = (TOKENIZER, TOKENIZER_CONFIG, TEMPLATE) = ("tokenizer.json", "tokenizer_config.json", TEMPLATE_FILE)
 """What `ChatFormat.from_folder` and transformers' `AutoTokenizer` read of a model folder."""
@@ -188,7 +192,18 @@ class ChatFormat:
 
     @cached_property
     def _literal(self) -> LiteralText:
-        return LiteralText(self.tokenizer, self.template)
+        ends = filter(None, map(self.tokenizer.id_to_token, self.stop_ids))
+        return LiteralText(
+            self.tokenizer, self.template + self._written(), frozenset((*self._variables.values(), *ends))
+        )
+
+    def _written(self) -> str:
+        """What the template writes around messages of each role, as far as it takes them."""
+        texts = []
+        for roles in ROLE_ORDERS:
+            with suppress(InputError):
+                texts.append(self.render([{"role": role, "content": ""} for role in roles]))
+        return "\n".join(texts)
 
 
 class ReasoningParser:

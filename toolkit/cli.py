@@ -18,13 +18,13 @@ import sys
 import threading
 import traceback
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO, cast
 
 from toolkit.errors import InputError, MissingExtra, ToolkitError
 from toolkit.parser import build_parser
-from toolkit.terminal import say, show, visible_lines
+from toolkit.terminal import Escaped, say, show, visible_lines
 
 if TYPE_CHECKING:
     from toolkit.commands import Result
@@ -37,7 +37,7 @@ INTERRUPTED, TERMINATED = 130, 143
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     _speak_utf8()
-    with _terminable() as terminated:
+    with _terminable() as terminated, redirect_stderr(cast(TextIO, Escaped(sys.stderr))):
         code = _main(arguments)
     return TERMINATED if terminated.is_set() and code == INTERRUPTED else code
 

@@ -9,10 +9,10 @@ operating system.
 
 from __future__ import annotations
 
-import os
 import platform
 import re
 import shutil
+import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -20,8 +20,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import psutil
+from packaging.requirements import Requirement
 
+from toolkit.allowance import memory, physical_cores
 from toolkit.models import cache_folder
 from toolkit.terminal import visible
 
@@ -44,6 +45,7 @@ BESIDE_MODEL_BYTES = 0.5e9
 """Of the process that runs it."""
 MODEL_SIZES = (135e6, 360e6, 600e6, 1.7e9, 4e9, 8e9, 14e9, 32e9, 70e9)
 """Parameters of usual models."""
+DRIVER_TIMEOUT_S = 10
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
 
@@ -105,12 +107,16 @@ def instructions() -> list[str]:
 
 
 def missing_requirements(extra: str) -> list[str]:
-    """Names of the distributions of an extra that are not installed."""
+    """The distributions of an extra that are not installed, or are there in a version that it does not take."""
     missing = []
-    for requirement in metadata.requires(DISTRIBUTION) or []:
-        name = re.match(r"[\w.-]+", requirement)
-        if name and f'extra == "{extra}"' in requirement and not _version(name.group()):
-            missing.append(name.group())
+    for requirement in map(Requirement, metadata.requires(DISTRIBUTION) or []):
+        marker = requirement.marker
+        if marker is None or not marker.evaluate({"extra": extra}) or marker.evaluate({"extra": ""}):
+            continue
+        if not _version(requirement.name):
+            missing.append(requirement.name)
+        elif found := _version_that_does_not_fit(requirement):
+            missing.append(f"{requirement.name} {requirement.specifier} ({found} is installed)")
     return missing
 
 
@@ -128,19 +134,18 @@ def _machine(*, trains: bool) -> Iterator[Finding]:
         found=f"{python} in {sys.prefix}",
         remedy="" if sys.version_info >= (3, 11) else "install Python 3.11 or newer",
     )
-    cores = psutil.cpu_count(logical=False) or os.cpu_count()
     known = instructions()
     yield Finding(
         subject="processor",
-        found=f"{platform.machine()}, {cores} cores, {', '.join(known) or 'instructions unknown'}",
+        found=f"{platform.machine()}, {physical_cores()} cores, {', '.join(known) or 'instructions unknown'}",
     )
-    memory = psutil.virtual_memory()
-    largest = largest_model(memory.available)
+    allowed = memory()
+    largest = largest_model(allowed.available_bytes)
     runs = f"runs int4 models of up to {largest / 1e9:g} billion parameters" if largest else "too little for a model"
-    lacks_memory = trains and memory.available < DEMO_MEMORY_BYTES
+    lacks_memory = trains and allowed.available_bytes < DEMO_MEMORY_BYTES
     yield Finding(
         subject="memory",
-        found=f"{_gigabytes(memory.total)}, {_gigabytes(memory.available)} free: {runs}",
+        found=f"{_gigabytes(allowed.total_bytes)}, {_gigabytes(allowed.available_bytes)} free: {runs}",
         remedy=f"demo takes up to {_gigabytes(DEMO_MEMORY_BYTES)}" if lacks_memory else "",
     )
     free_bytes = shutil.disk_usage(Path.cwd()).free
@@ -164,13 +169,34 @@ def _extra(name: str, missing: list[str], *, is_needed: bool) -> Finding:
 
 def _accelerator() -> Finding:
     versions = [f"{name} {version}" for name in ("torch", "transformers", "onnxruntime") if (version := _version(name))]
-    gpu = "NVIDIA GPU" if shutil.which("nvidia-smi") else "no GPU, and none is needed"
-    return Finding(subject="engines", found=f"{', '.join(versions) or 'none'}; {gpu}")
+    return Finding(subject="engines", found=f"{', '.join(versions) or 'none'}; {_gpus()}")
+
+
+def _gpus() -> str:
+    """What the driver itself says: its program is there without a GPU too."""
+    program = shutil.which("nvidia-smi")
+    if not program:
+        return "no NVIDIA GPU, and none is needed"
+    try:
+        done = subprocess.run(
+            [program, "--list-gpus"],
+            capture_output=True,
+            stdin=subprocess.DEVNULL,
+            timeout=DRIVER_TIMEOUT_S,
+            check=False,
+        )
+        names = re.findall(r"^GPU \d+: (.*?)(?: \(UUID|$)", done.stdout.decode(errors="replace"), flags=re.MULTILINE)
+    except (OSError, subprocess.TimeoutExpired):
+        names = []
+    return ", ".join(names) or "no NVIDIA GPU that its driver finds, and none is needed"
 
 
 def _browser() -> Finding:
     found = next((path for name in BROWSERS if (path := shutil.which(name))), None)
-    return Finding(subject="browser", found=found or "no chromium (only the page test needs one)")
+    return Finding(
+        subject="browser",
+        found=found or "no chromium on the PATH (only the page tests need one; the chat opens in any browser)",
+    )
 
 
 def _missing_tools(*, is_needed: bool) -> Iterator[Finding]:
@@ -180,6 +206,15 @@ def _missing_tools(*, is_needed: bool) -> Iterator[Finding]:
             found="no cc, which a dependency of [distill] needs",
             remedy="install a C compiler (apt-get install gcc python3-dev)",
         )
+
+
+def _version_that_does_not_fit(requirement: Requirement) -> str:
+    """The installed version, where the requirement does not take it; empty where it does."""
+    try:
+        found = metadata.version(requirement.name)
+        return "" if requirement.specifier.contains(found, prereleases=True) else found
+    except metadata.PackageNotFoundError:
+        return ""
 
 
 def _version(distribution: str) -> str | None:

@@ -32,6 +32,8 @@ THOUGHT_TAGS = ("<think>", "</think>")
 
 _TAG = re.compile(rf"<[|｜].*[|｜]>|{'|'.join(THOUGHT_TAGS)}")
 """Control tokens that a vocabulary may not call special."""
+_BYTE = re.compile(r"<0x[0-9A-F]{2}>")
+"""A piece that stands for a byte of any text."""
 _THOUGHTS = (
     re.compile(rf"(?P<open>\s*{THOUGHT_TAGS[0]})(?P<thought>.*?)(?P<close>{THOUGHT_TAGS[1]})", re.DOTALL),
     re.compile(rf"(?P<open>)(?P<thought>|.*?\n)(?P<close>{THOUGHT_TAGS[1]}\n\n)", re.DOTALL),
@@ -48,17 +50,23 @@ IsOwn = Callable[[int, int], bool]
 class LiteralText:
     """A vocabulary's control tokens, and ids in which contents hold none of them.
 
-    Control tokens are those that are special, those named like one, and those that the template writes.
+    Control tokens are those that are special or steer by their part in it (they end a turn, or its configuration names
+    them), those named like one, and those that the template writes.
     """
 
-    def __init__(self, tokenizer: Tokenizer, template: str) -> None:
+    def __init__(self, tokenizer: Tokenizer, written: str, steering: frozenset[str]) -> None:
+        """`written`: the template, and what it makes of messages. `steering`: texts of tokens that end a turn or the like."""
         self._tokenizer = tokenizer
         added = tokenizer.get_added_tokens_decoder()
+        special = {token.content for token in added.values() if token.special or token.content in steering}
+        texts = {id: token.content for id, token in added.items()}
+        pieces = {text for text in steering if not _BYTE.fullmatch(text)}
+        texts |= {id: text for text in pieces if (id := tokenizer.token_to_id(text)) is not None}
         self.control = {
-            id: token.content
-            for id, token in added.items()
-            if _is_name(token.content, whole=token.special)
-            and (token.special or _TAG.fullmatch(token.content) or token.content in template)
+            id: text
+            for id, text in texts.items()
+            if _is_name(text, whole=text in special)
+            and (text in special or text in steering or _TAG.fullmatch(text) or text in written)
         }
         self._keys = {id: _key(text) for id, text in self.control.items()}
         keys = "<" + "".join(self._keys.values())
@@ -183,9 +191,11 @@ def _unknown_id(tokenizer: Tokenizer) -> int | None:
 
 
 def _is_name(text: str, *, whole: bool) -> bool:
-    """Whether a token reads as a name in brackets or the like; `whole`: any text that is no space does."""
+    """Whether a token reads as a name in brackets or the like; `whole`: any text does that is no space and no single sign
+    of ASCII, which some configurations fill up with (`!`) and every text needs.
+    """
     if whole:
-        return bool(text.strip())
+        return bool(text.strip()) and not (text.isascii() and len(text) == 1)
     signs = sum(not char.isalnum() and not char.isspace() for char in text)
     return 0 < signs < len(text.strip()) and len(text) > 2
 

@@ -30,10 +30,10 @@ from distill.verification.verdicts import grade
 from export.calibration_stream import CalibrationStream
 from export.checkpoint import EMBEDDING, LM_HEAD, Checkpoint
 from export.layout import layouts
-from export.machine import physical_cores
 from export.matrices import part_bytes
 from export.pipeline import int4_config
 from toolkit.allocator import keep_freed_memory
+from toolkit.allowance import physical_cores
 from toolkit.chat_format import TURN_END, ChatFormat
 from toolkit.generate import Decoder
 from toolkit.ledger import TRACES

@@ -29,7 +29,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from toolkit.disk import sync
+from toolkit.disk import BINARY, sync
 from toolkit.errors import FolderConflict, InputError
 from toolkit.field_types import check_type
 from toolkit.json_files import read_json
@@ -229,14 +229,14 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
     return value
 
 
-def replace_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all: a reader sees the old content or the new.
+def replace_text(path: Path, text: str, *, mode: int = 0o666) -> None:
+    """Write a file whole or not at all: a reader sees the old content or the new. `mode`: who may read it, from the first byte.
 
     Half a surrogate pair, which UTF-8 has no bytes for, stands there as its escape, which JSON reads back.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _replace(path, text)
+        _replace(path, text, mode)
     except OSError as error:
         raise InputError(f"{path} cannot be written: {error.strerror}") from error
 
@@ -367,10 +367,12 @@ def _first_difference(where: str, found: Any, expected: Any) -> str | None:
     return None if found == expected else f"its {where} ({found!r}) must equal this run's ({expected!r})"
 
 
-def _replace(path: Path, text: str) -> None:
+def _replace(path: Path, text: str, mode: int = 0o666) -> None:
     fresh = path.with_name(f".{path.name}.partial")
     try:
-        fresh.write_bytes(text.encode(errors="backslashreplace"))
+        fresh.unlink(missing_ok=True)  # one that was left has its own mode
+        with open(fresh, "xb", opener=lambda name, flags: os.open(name, flags | BINARY, mode)) as file:
+            file.write(text.encode(errors="backslashreplace"))
         sync(fresh)
         os.replace(fresh, path)
     except OSError:

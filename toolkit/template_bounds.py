@@ -44,6 +44,10 @@ FILTERS = """
 """
 _AT_ONCE = ("length", "count", "first", "last", "default", "d")
 """Filters that look through nothing."""
+BY_ITEMS = "groupby list map max min reject rejectattr select selectattr sort sum title unique wordcount"
+"""Filters that work on each character of a text, or nearly."""
+COMPARING = "eq equalto == ne != gt greaterthan > ge >= lt lessthan < le <= in lower upper"
+"""Tests that look through what they are given; the others look at its type alone."""
 _METHODS = frozenset(TEXT_METHODS.split())
 _WIDTH = re.compile(r"\d{4}|\*|:[^{}]*\{")
 """In a format: a width that makes a long text of a short one, or one that is an argument."""
@@ -71,11 +75,11 @@ class Work:
         self.charge(characters)
 
     def read(self, value: Any) -> Any:
-        """Pay for looking through a value: by its characters, or by its entries."""
+        """Pay for looking through a value: by its characters, or by its entries and all that stands in them."""
         if isinstance(value, str):
             self.charge(len(value))
         elif isinstance(value, list | tuple | dict | range):
-            self.charge(0, 1 + len(value))
+            self.charge(self.size(value), 1 + len(value))
         else:
             self.charge(0)
         return value
@@ -95,7 +99,9 @@ class Work:
         if isinstance(value, str):
             return len(value), 0
         if isinstance(value, int):
-            return value.bit_length() // 8, 0
+            if value.bit_length() > MOST_BITS:
+                raise TemplateError(f"a number must have at most {MOST_BITS:,} bits, not {value.bit_length():,}")
+            return 1, 0
         if not isinstance(value, list | tuple | dict):
             return 1, 0
         if known := self._known.get(id(value)):  # nothing in a template changes a list
@@ -140,6 +146,8 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
         self.filters = {
             name: _paid(name, function) for name, function in self.filters.items() if name in FILTERS.split()
         }
+        tests: dict[str, Any] = dict(self.tests)
+        self.tests |= {name: _paid_test(tests[name]) for name in COMPARING.split()}
         self.filters |= {_ROUNDS: _rounds, _BUILT: _built, _READ: _read_through, _JOINED: _joined}
 
     def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
@@ -170,7 +178,8 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
         work = _WORK.get()
         owner = getattr(getattr(obj, "__wrapped__", obj), "__self__", None)
         work.charge(0, CALL_STEPS)
-        work.read(owner)
+        for value in (owner, *args, *kwargs.values()):
+            work.read(value)
         if isinstance(owner, str):
             args = _checked(obj.__name__, owner, args, kwargs)
         elif isinstance(obj, LoopContext) and args:  # a loop that calls itself
@@ -204,13 +213,15 @@ class _Counting(NodeTransformer):
 
     def visit_Getitem(self, node: nodes.Getitem) -> nodes.Node:
         self.generic_visit(node)
-        return _filtered(node, _BUILT) if isinstance(node.arg, nodes.Slice) else node
+        if isinstance(node.arg, nodes.Slice):
+            return _filtered(node, _BUILT)
+        return _looking(node, "arg")
+
+    def visit_Compare(self, node: nodes.Compare) -> nodes.Node:
+        return _looking(self.generic_visit(node), "expr")
 
     def visit_Operand(self, node: nodes.Operand) -> nodes.Node:
-        self.generic_visit(node)
-        if not isinstance(node.expr, nodes.Const):
-            node.expr = _filtered(node.expr, _READ)
-        return node
+        return _looking(self.generic_visit(node), "expr")
 
 
 class _Namespace(Namespace):
@@ -227,6 +238,15 @@ class _Namespace(Namespace):
 
 def _filtered(node: Any, name: str, *args: nodes.Expr) -> nodes.Filter:
     return nodes.Filter(node, name, list(args), [], None, None, lineno=node.lineno)
+
+
+def _looking(node: Any, part: str) -> nodes.Node:
+    """The node, which pays for looking through a part of it."""
+    looked_at = getattr(node, part)
+    if not isinstance(looked_at, nodes.Const):
+        setattr(node, part, _filtered(looked_at, _READ))
+    found: nodes.Node = node
+    return found
 
 
 def _rounds(value: Any, texts: int) -> Iterator[Any]:
@@ -267,8 +287,12 @@ def _paid(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
     def filtered(*args: Any, **kwargs: Any) -> Any:
         work = _WORK.get()
         value, rest = args[place], args[place + 1 :]
-        if name not in _AT_ONCE:
-            work.read(value)
+        for given in (*([] if name in _AT_ONCE else [value]), *rest, *kwargs.values()):
+            work.read(given)
+        if isinstance(value, Iterator):
+            value = _rounds(value, 0)
+        elif name in BY_ITEMS.split() and isinstance(value, str):
+            work.charge(0, len(value))
         if name == "join":
             (value,) = _checked(name, str(kwargs.get("d", rest[0] if rest else "")), (value,), {})
         else:
@@ -276,6 +300,18 @@ def _paid(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
         return work.built(function(*args[:place], value, *rest, **kwargs))
 
     return filtered
+
+
+def _paid_test(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A test that pays for what it looks through."""
+
+    @functools.wraps(function)
+    def tested(*args: Any) -> Any:
+        for value in args:
+            _WORK.get().read(value)
+        return function(*args)
+
+    return tested
 
 
 def _checked(name: str, value: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Any, ...]:
@@ -290,6 +326,12 @@ def _checked(name: str, value: Any, args: tuple[Any, ...], kwargs: Mapping[str, 
             items = list(_rounds(items, 0))
             work.grow(work.size(items) + len(value) * len(items))
             return (items, *rest)
+        case "strip" | "lstrip" | "rstrip" | "trim", (str() as characters, *_):
+            work.charge(len(value) * len(characters))  # each is looked for in all of these
+        case "split" | "rsplit", (str() as separator, *_) if separator:
+            work.charge(0, value.count(separator))
+        case "split" | "rsplit" | "splitlines", _:
+            work.charge(0, len(value) // 2)
         case "format", _:
             _check_format(str(value), (*args, *kwargs.values()))
         case "indent", _:

@@ -17,6 +17,7 @@ from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
 
 from toolkit.errors import InputError
+from toolkit.json_files import read_bytes
 from toolkit.message_fields import REASONING_FIELDS
 from toolkit.records import read_object
 from toolkit.template_bounds import BoundedEnvironment, bounded
@@ -37,7 +38,7 @@ class ChatTemplate:
         if len(source) > MOST_SOURCE:
             raise InputError(f"the chat template ({len(source):,} characters) must have at most {MOST_SOURCE:,}")
         environment = BoundedEnvironment(extensions=[_GenerationTag, loopcontrols])
-        environment.globals["strftime_now"] = lambda form: clock().strftime(form)
+        environment.globals["strftime_now"] = lambda form: _day(clock(), form)
         try:
             with bounded(()):  # constants are worked out here
                 self._template = environment.from_string(source)
@@ -94,6 +95,12 @@ class _GenerationTag(Extension):
         return caller()
 
 
+def _day(now: datetime, form: str) -> str:
+    if len(form) > MOST_SAID:
+        raise TemplateError(f"the form of a day must have at most {MOST_SAID} characters, not {len(form):,}")
+    return now.strftime(form)
+
+
 def _as_passed(message: Mapping[str, Any]) -> dict[str, Any]:
     """What transformers hands on of a message: nothing that is None, and a thought by each of its names."""
     given = {name: value for name, value in message.items() if value is not None}
@@ -107,7 +114,8 @@ def _one_line(error: Exception) -> str:
 
 
 def _read(path: Path) -> str:
+    content = read_bytes(path, 4 * MOST_SOURCE)
     try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, ValueError) as error:
+        return content.decode().replace("\r\n", "\n").replace("\r", "\n")
+    except ValueError as error:
         raise InputError(f"{path} must be a chat template in UTF-8: {error}") from error

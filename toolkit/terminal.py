@@ -2,13 +2,21 @@
 
 Names of models and files, servers' messages and models' texts are written by others, and a terminal obeys what it is
 sent: it moves the cursor, writes over the lines above, changes the window's title, turns the direction of the text.
-So every line goes through here (a test checks it), and what goes to a program as JSON is ASCII.
+So every line of ours goes through here (a test checks it), what libraries warn of goes through `Escaped`, and what goes to a
+program as JSON is ASCII.
 """
 
 from __future__ import annotations
 
+import re
 import sys
 import unicodedata
+from collections.abc import Iterable
+from typing import Any, TextIO
+
+_LIVE = re.compile(r"(?:[\r\n]|\x1b\[[AK])*")
+"""How a line begins that is written again and again, as those of progress are."""
+_COLOUR = re.compile(r"\x1b\[[\d;]*m")
 
 
 def visible(text: str) -> str:
@@ -32,6 +40,27 @@ def show(text: str) -> None:
     """Print a result of one or more lines to stdout, with escapes for what its encoding does not have either."""
     encoding = sys.stdout.encoding or "utf-8"
     print(visible_lines(text).encode(encoding, "backslashreplace").decode(encoding), flush=True)
+
+
+class Escaped:
+    """A stream on which whatever a library writes (a warning with a tensor's name, say) is text too, and has no colours."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        begin = _LIVE.match(text)
+        assert begin
+        lines = re.split(r"([\n\t])", _COLOUR.sub("", text[begin.end() :]))
+        self._stream.write(begin[0] + "".join(part if part in ("\n", "\t") else visible(part) for part in lines))
+        return len(text)
+
+    def writelines(self, lines: Iterable[str]) -> None:
+        for line in lines:
+            self.write(line)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
 
 
 def _is_shown(sign: str) -> bool:

@@ -30,7 +30,7 @@ from distill.teachers.respondent import Respondent, find_respondent
 from distill.teachers.traces import Job
 from distill.verification.wholeness import incomplete, unfit
 from toolkit.endpoint import parse_address
-from toolkit.errors import Unreachable
+from toolkit.errors import InputError, Unreachable
 from toolkit.generate import Decoder, Sampling
 from toolkit.ledger import TRACES
 from toolkit.models import is_endpoint
@@ -104,8 +104,10 @@ def gather(
     store.mkdir(parents=True, exist_ok=True)
     replace_text(folder / ASKED, json.dumps({"store": key} | asked) + "\n")
     with _claim(store):
-        if not (store / ASKED).exists():
+        is_new = not (store / ASKED).exists()
+        if is_new:
             _say_what_is_new(store, asked)
+        if is_new or not _asked(store)["sampling"]:
             replace_text(store / ASKED, json.dumps(asked) + "\n")
         finished, before = out / TRACES, folder / TRACES
         job = Job(
@@ -132,7 +134,7 @@ def gather(
 
 def store_of(folder: Path, out: Path) -> Path:
     """Where the traces of an unfinished run `out` are kept, which is made in `folder`."""
-    return out.absolute().parent / STORES / str(_asked(folder).get("store", ""))
+    return out.absolute().parent / STORES / Path(_asked(folder)["store"]).name
 
 
 def failed_line(answered: int, failures: Sequence[Failure]) -> str:
@@ -165,12 +167,13 @@ def _claim(store: Path) -> Iterator[None]:
 
 def _say_what_is_new(store: Path, asked: Mapping[str, Any]) -> None:
     """Name the store beside a new one that differs least, and the first thing in which it does."""
-    others = [(_asked(path), path) for path in _stores(store.parent) if path != store]
+    asked_before = [(_asked(path), path) for path in _stores(store.parent) if path != store]
+    others = [(found, path) for found, path in asked_before if found["sampling"]]
     if not others:
         return
     nearest, path = min(others, key=lambda other: len(_differences(other[0], asked)))
-    name, was, now = _differences(nearest, asked)[0]
-    say(f"traces: {store} is begun, since {name} is {now!r} and was {was!r} in {path}, which is kept")
+    for name, was, now in _differences(nearest, asked)[:1]:  # none where that store's name is not what it asked
+        say(f"traces: {store} is begun, since {name} is {now!r} and was {was!r} in {path}, which is kept")
 
 
 def _differences(found: Mapping[str, Any], asked: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
@@ -184,13 +187,21 @@ def _stores(folder: Path) -> list[Path]:
 
 
 def _asked(folder: Path) -> dict[str, Any]:
-    """What a run folder or a store says of whom it asked; empty where it says nothing."""
+    """What a run folder or a store says of whom it asked; empty where it says nothing, or what it says is damaged: that
+    helps to find and to explain, and traces are found without it."""
+    asked: dict[str, Any] = {"teacher": "", "digest": "", "sampling": {}, "store": ""}
     if (folder / ASKED).is_file():
-        return read_object(folder / ASKED)
-    return {"teacher": ((read_manifest(folder) or {}).get("measured") or {}).get("model", "")}  # of toolkit eval
+        try:
+            found = read_object(folder / ASKED)
+        except InputError as error:
+            say(f"traces: {error}; what it says is left out")
+            return asked
+        return asked | {name: value for name, value in found.items() if isinstance(value, type(asked.get(name)))}
+    measured = (read_manifest(folder) or {}).get("measured") or {}
+    return asked | {"teacher": str(measured.get("model", ""))}  # of toolkit eval
 
 
 def _models(address: str, folders: Iterable[Path]) -> list[str]:
     """The models of a server that folders name."""
-    names = (str(_asked(folder).get("teacher", "")) for folder in folders)
+    names = (_asked(folder)["teacher"] for folder in folders)
     return [name.removeprefix(f"{address}#") for name in names if name.startswith(f"{address}#")]

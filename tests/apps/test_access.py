@@ -107,6 +107,18 @@ def test_any_other_host_is_refused(opened: int, host: str) -> None:
     assert status in (400, 421) and (status == 400 or b"--allow-host" in body)
 
 
+def test_each_refusal_is_an_error_as_openai_writes_it(closed: int) -> None:
+    cases: list[tuple[int, dict[str, str]]] = [
+        (421, {"Host": "evil.example"}),
+        (403, {"Origin": "http://evil.example"}),
+    ]
+    cases += [(404, {"path": path}) for path in ("/v1/nothing", "/v1/chat/completions/", "/v1/models/other")]
+    for expected, options in cases:
+        status, headers, body = ask(closed, **options)
+        assert (status, headers["content-type"]) == (expected, "application/json")
+        assert json.loads(body)["error"].keys() == {"message", "type", "param", "code"}
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 import socket
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from apps import bounded_body
+from apps import bounded_body, peer
 from apps.address import listen
 from apps.admission import Admission
 from apps.bounded_body import MOST_BODY_BYTES
@@ -85,9 +87,45 @@ def test_a_token_opens_the_door_once_and_the_next_is_announced(chat: Chat) -> No
     assert chat.enter() not in first
 
 
+def test_a_door_that_another_user_read_opens_to_this_user_alone(
+    chat: Chat, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    table = tmp_path / "tcp"
+    monkeypatch.setattr(peer, "TABLES", (table,))
+    path = chat.admission.door.partition(str(chat.port))[2]
+    for owner, expected in ((os.getuid() + 1, 403), (os.getuid(), 303)):
+        with socket.create_connection(("127.0.0.1", chat.port), timeout=PATIENCE_S) as raw:
+            ours, theirs = (f"0100007F:{port:04X}" for port in (raw.getsockname()[1], chat.port))
+            queues = "01 00000000:00000000 00:00000000 00000000"
+            table.write_text(
+                f"  sl  local_address rem_address   st\n   0: {theirs} {ours} {queues} {os.getuid()}\n"
+                f"   1: {ours} {theirs} {queues} {owner}        0 59 1\n"
+            )
+            raw.sendall(f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{chat.port}\r\nConnection: close\r\n\r\n".encode())
+            answer = b"".join(iter(partial(raw.recv, 65536), b"")).decode()
+        assert status(answer) == expected
+
+
+@pytest.mark.skipif(not peer.TABLES[0].exists(), reason="the kernel does not tell")
+def test_the_kernel_tells_whose_connection_it_is() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()) as client:
+        ends = client.getsockname(), server.getsockname()
+        assert peer._owner(peer.TABLES[0], *ends) == os.getuid()
+        assert not peer.is_another_user(*ends)
+        assert peer._owner(peer.TABLES[0], ("127.0.0.1", 1), ends[1]) is None
+
+
 def test_the_cookie_opens_the_page(chat: Chat) -> None:
     answer = chat.ask("GET", "/", f"Cookie: other=1; {chat.enter()}")
     assert status(answer) == 200 and "gradio" in answer
+
+
+@pytest.mark.parametrize("other", ['theme={"a": "b, c"}', "bad key=1", "=", "a;;b", "x=\xe9\x01"])
+def test_a_cookie_of_another_server_of_this_host_locks_nobody_out(chat: Chat, other: str) -> None:
+    for cookies in (f"{other}; {chat.enter()}", f"{chat.enter()}; {other}"):
+        scope = {"headers": [(b"cookie", cookies.encode("latin-1"))]}
+        assert chat.admission._knows(scope)
+    assert not chat.admission._knows({"headers": [(b"cookie", f"{other}; chat-{chat.port}=x".encode("latin-1"))]})
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ from tests.apps.conftest import NAME, SUM
 from tests.apps.streaming_server import StreamingServer, delta, usage
 from tests.house.modules import ROOT
 from toolkit.errors import InputError
-from toolkit.generate import GREEDY, Sampling
+from toolkit.generate import GREEDY, WAITING, Sampling
 
 PATIENCE_S = 120
 SHORT = Sampling(temperature=0.0, max_new_tokens=40)
@@ -174,6 +174,22 @@ def test_a_thought_is_read_from_wherever_servers_put_it(pieces: list[dict[str, A
         turn = ask(load_endpoint(server.url))
     assert (turn.reasoning, turn.answer, turn.state, turn.cut) == ("2 and 3 is 5.", "It is 5.", "done", None)
     assert len(turn.token_ids) == 20 and server.bodies[0]["messages"] == [{"role": "user", "content": "How many?"}]
+
+
+def test_an_answer_that_the_server_does_not_end_ends_at_its_limit() -> None:
+    with StreamingServer([delta(content="x ")] * (SHORT.max_new_tokens + 1), hangs=True) as server:
+        turn = ask(load_endpoint(server.url), sampling=SHORT)
+        assert server.client_left.wait(PATIENCE_S)
+    assert (turn.answer, turn.state, turn.cut) == ("x " * SHORT.max_new_tokens, "done", "limit")
+
+
+def test_stop_is_seen_between_events_without_a_text() -> None:
+    with StreamingServer([delta()] * 20, hangs=True) as server:
+        decoder: Any = load_endpoint(server.url).decoder
+        speaking = decoder.speak([{"role": "user", "content": "?"}], SHORT, ())
+        assert [next(speaking) for _ in range(30)] == [WAITING] * 30
+        speaking.close()
+        assert server.client_left.wait(PATIENCE_S)
 
 
 @pytest.mark.parametrize("events", [[delta(content="Well,")], []], ids=["between pieces", "before the first"])

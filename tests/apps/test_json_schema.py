@@ -25,6 +25,10 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "contentEncoding": ({"type": "string", "contentEncoding": "base64"}, "contentEncoding"),
     "the library's own switch": ({"type": "string", "x-guidance": {"lenient": True}}, "x-guidance"),
     "a keyword that nobody knows": ({"type": "string", "maxLenght": 5}, "maxLenght"),
+    "what an older draft means": (
+        {"type": "array", "prefixItems": [{"const": 1}], "additionalItems": False},
+        r"additionalItems \(at #\)",
+    ),
     "oneOf": ({"oneOf": [{"type": "number"}, {"type": "integer"}]}, "oneOf"),
     "an unknown format": ({"type": "string", "format": "phone"}, "phone"),
     "an unknown type": ({"type": "what"}, "what"),

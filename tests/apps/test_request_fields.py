@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from apps.completions import NO_LIMIT, ApiError, read_chat_request, read_text_request
-from apps.request_fields import CHAT, HARMLESS, IN_MESSAGES, NEUTRAL, TEXT, THINKS
+from apps.request_fields import CHAT, HARMLESS, MESSAGE, NEUTRAL, PART, TEXT, THINKS
 from tests.house.modules import ROOT
 
 QUESTION = [{"role": "user", "content": "?"}]
@@ -152,16 +152,53 @@ def test_a_json_object_may_come_with_its_schema() -> None:
     assert read(response_format={"type": "json_object"}).schema == '{"type": "object"}'
 
 
-@pytest.mark.parametrize("name", IN_MESSAGES)
+@pytest.mark.parametrize(
+    "name", ["tool_calls", "function_call", "tool_call_id", "audio", "images", "refusal", "tools", "contnet", "\ud800"]
+)
 def test_what_a_message_holds_beside_its_text_is_refused_unless_it_is_empty(name: str) -> None:
     message = {"role": "assistant", "content": "!", name: [{"id": "1"}]}
-    assert refusal(messages=[*QUESTION, message, *QUESTION])["param"] == f"messages[1].{name}"
+    assert refusal(messages=[*QUESTION, message, *QUESTION])["param"] == f"messages[1].{shown(name)}"
     empties: list[Any] = [None, [], ""]
     for empty in empties:
         read(messages=[*QUESTION, message | {name: empty}, *QUESTION])
 
 
+def shown(name: str) -> str:
+    return name.encode(errors="backslashreplace").decode()
+
+
+def test_what_changes_no_answer_may_stand_in_a_message_and_in_its_parts() -> None:
+    given = {"role": "user", "content": [dict.fromkeys(PART, "x") | {"type": "text", "text": "?"}]}
+    message = {name: "x" for name in MESSAGE if name not in ("role", "content", "prefix")} | given
+    assert read(messages=[message]).messages == ({"role": "user", "content": "?"},)
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        (
+            {"messages": [{"role": "user", "content": [{"type": "text", "text": "?", "txt": "!"}]}]},
+            "messages[0].content[0].txt",
+        ),
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {"schema": {}, "grammar": "a"}}},
+            "response_format",
+        ),
+        ({"stream_options": []}, "stream_options"),
+        ({"stream_options": ""}, "stream_options"),
+        ({"stream_options": False}, "stream_options"),
+    ],
+)
+def test_what_stands_within_a_field_is_read_as_strictly(fields: dict[str, Any], param: str) -> None:
+    assert refusal(**fields)["param"] == param
+
+
+@pytest.mark.parametrize("name", ["model", "temperature", "seed", "stream", "max_tokens", "a" * 100_000])
+def test_a_refusal_is_short_however_long_the_value(name: str) -> None:
+    assert len(refusal(**{name: "x" * 100_000})["message"]) < 300
+
+
 def test_the_table_for_readers_names_each_field() -> None:
     table = (ROOT / "docs" / "server.md").read_text(encoding="utf-8")
     named = set(re.findall(r"`([a-z_0-9]+)`", table))
-    assert {*CHAT, *TEXT, *HARMLESS, *NEUTRAL, *IN_MESSAGES} <= named
+    assert {*CHAT, *TEXT, *HARMLESS, *NEUTRAL, *MESSAGE} <= named

@@ -166,7 +166,7 @@ def test_a_deleted_conversation_is_gone_and_comes_back_whole_where_a_tab_goes_on
     store.write(conversation)
     number = conversation.id or 0
     store.delete(conversation)
-    assert store.entries() == [] and store.load(number) is None
+    assert store.entries() == [] and [store.load(gone) for gone in (number, 2**70, -1)] == [None] * 3
     database = sqlite3.connect(tmp_path / FILE)
     assert database.execute("SELECT count(*) FROM turn").fetchone() == (0,)
     later = turn("B", conversation.turns[0])

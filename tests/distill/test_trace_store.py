@@ -154,6 +154,21 @@ def test_runs_beside_each_other_share_what_was_asked_alike_and_another_sampling_
         assert len(server.asked) == 72, "the first sample of each is there"
 
 
+@pytest.mark.parametrize(
+    "damaged", ["", "[]", '{"teacher": 5}', '{"teacher": "a", "digest": "b"}', "[" * 200_000, "\0"]
+)
+def test_what_a_store_says_of_itself_is_no_reason_to_fail(tmp_path: Path, run: Command, damaged: str) -> None:
+    with FailingServer(seed=0, fates={}) as server:
+        assert run(*collecting(server, tmp_path, "first"))[0] == 0
+        (first,) = tmp_path.glob(".traces/*")
+        whole = (first / "asked.json").read_text()
+        (first / "asked.json").write_text(damaged)
+        assert run(*collecting(server, tmp_path, "second"), "--temperature", "0.7")[0] == 0
+        code, _, said = run(*collecting(server, tmp_path, "third"))
+        assert code == 0 and "24 of 24 are in" in said and len(server.asked) == 48
+    assert json.loads((first / "asked.json").read_text()) == json.loads(whole)
+
+
 def test_two_processes_that_ask_the_same_at_the_same_time_buy_it_once(tmp_path: Path) -> None:
     with FailingServer(seed=0, fates={}, slowest_s=0.1) as server:
         processes = [

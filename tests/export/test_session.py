@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 
 from export.cache_place import PROMPT_CHUNK
-from export.machine import physical_cores
 from export.parity import Bounds
 from export.pipeline import export_model, int4_config
 from export.random_model import write_random
 from export.session import SMALLEST_ROOM, OnnxDecoder
 from export.shapes import SMOLLM2_1_7B
+from toolkit.allowance import physical_cores
 from toolkit.errors import InputError
 from toolkit.generate import GREEDY, complete
 

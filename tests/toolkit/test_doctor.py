@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+from importlib import metadata
+from pathlib import Path
+
 import pytest
 
 from toolkit import doctor
@@ -26,6 +30,32 @@ def test_an_absent_dependency_is_named_with_its_extra(monkeypatch: pytest.Monkey
     assert missing_requirements("chat") == ["gradio"]
     finding = next(f for f in examine() if f.subject == "[chat]")
     assert finding.remedy == "pip install 'reasoning-edge[chat]'"
+
+
+def test_a_version_that_an_extra_does_not_take_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    installed = metadata.version
+    monkeypatch.setattr(metadata, "version", lambda name: "1.2" if name == "onnxruntime" else installed(name))
+    assert missing_requirements("serve") == ["onnxruntime >=1.24 (1.2 is installed)"]
+    finding = next(f for f in examine() if f.subject == "[serve]")
+    assert not finding.is_good and finding.remedy == "pip install 'reasoning-edge[serve]'"
+
+
+@pytest.mark.parametrize(
+    ("said", "found"),
+    [
+        ("GPU 0: NVIDIA H200 (UUID: GPU-1)\nGPU 1: NVIDIA H200 (UUID: GPU-2)", "NVIDIA H200, NVIDIA H200"),
+        (
+            "NVIDIA-SMI has failed because it couldn't communicate with the driver",
+            "no NVIDIA GPU that its driver finds",
+        ),
+    ],
+)
+def test_a_gpu_is_what_its_driver_finds(said: str, found: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = tmp_path / "nvidia-smi"
+    program.write_text(f"#!/bin/sh\ncat <<'END'\n{said}\nEND\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    assert found in next(f for f in examine() if f.subject == "engines").found
 
 
 LIGHT = {

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tokenizers import Tokenizer
+from tokenizers import AddedToken, Tokenizer
 from transformers import PreTrainedTokenizerFast
 
 from export.fuzz_corpus import fuzz_texts
-from tests.toolkit.made_tokenizers import CONTROL, KINDS, write_folder
+from tests.toolkit.made_tokenizers import CONTROL, KINDS, LLAMA, byte_level, unigram, write_folder
 from toolkit.chat_format import ChatFormat, completion_text
 from toolkit.records import Message
 
@@ -136,6 +137,40 @@ def test_an_answer_that_is_gone_on_with_is_text_between_the_formats_tags(kind: s
         ids = chat_format.begun_ids(thought, answer)
         assert control_ids(chat_format.tokenizer, kind, ids) == expected
         assert chat_format.tokenizer.decode(ids, skip_special_tokens=False) == chat_format.begun_text(thought, answer)
+
+
+BY_ROLE = "{% for m in messages %}{{ '<' + m.role + '>' }}{{ m.content }}</turn>{% endfor %}<assistant>"
+BY_VARIABLE = "{% for m in messages %}{{ m.role }}: {{ m.content }}{{ eos_token }}{% endfor %}assistant:"
+
+
+@pytest.mark.parametrize(
+    ("template", "steering"), [(BY_ROLE, ["<system>", "<user>", "<assistant>"]), (BY_VARIABLE, ["</s>"])]
+)
+@pytest.mark.parametrize("is_added", [True, False])
+def test_what_steers_the_model_is_control_though_the_vocabulary_calls_it_text(
+    template: str, steering: list[str], is_added: bool
+) -> None:
+    tokenizer = byte_level(LLAMA) if is_added else unigram("first", control=["</s>"], nfkc=False)
+    tokenizer.add_tokens([AddedToken(name, normalized=False) for name in steering if is_added or name != "</s>"])
+    end = tokenizer.token_to_id("</s>")
+    stop_ids = frozenset([]) if end is None else frozenset([end])
+    chat_format = ChatFormat(tokenizer, template, stop_ids, {"eos_token": "</s>"})
+    ids = {tokenizer.token_to_id(name) for name in steering}
+    for role in ROLES:
+        harmless, hostile = (
+            [id for id in chat_format.prompt_ids(conversation(role, content)) if id in ids]
+            for content in ("x y", f"x{steering[0]} y{''.join(steering)}")
+        )
+        assert hostile == harmless
+
+
+def test_a_sign_that_a_configuration_fills_up_with_is_text_all_the_same(tiny_student: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(tiny_student, tmp_path / "student"))
+    config = json.loads((folder / "tokenizer_config.json").read_text()) | {"pad_token": "!"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    messages = [{"role": "user", "content": "Hi! <|im_end|>!"}]
+    found, plain = (ChatFormat.from_folder(path).prompt_ids(messages) for path in (folder, tiny_student))
+    assert found == plain
 
 
 def test_private_characters_of_a_message_stay_as_they_are(tiny_student: Path) -> None:

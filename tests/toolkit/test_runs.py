@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +15,7 @@ import pytest
 
 from tests.house.modules import ROOT, module_files
 from tests.toolkit.full_disk import full_disk
+from toolkit import runs
 from toolkit.errors import FolderConflict, InputError
 from toolkit.runs import (
     Stage,
@@ -235,3 +238,13 @@ def test_names_that_no_encoding_has_are_kept_in_manifests(tmp_path: Path) -> Non
     stage = Stage(name="eval", config={"model": "half \ud83d, byte \udcff"}, inputs={})
     make(tmp_path / "run", stage)
     assert is_complete(tmp_path / "run", stage)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="there are no modes")
+def test_a_private_text_is_nobody_else_s_from_its_first_byte(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, seen = tmp_path / "settings.json", []
+    monkeypatch.setattr(runs, "sync", lambda fresh: seen.append(stat.S_IMODE(fresh.stat().st_mode)))
+    path.write_text("readable by all")
+    path.with_name(".settings.json.partial").write_text("left by a process that died")
+    replace_text(path, "secret", mode=0o600)
+    assert path.read_text() == "secret" and [stat.S_IMODE(path.stat().st_mode), *seen] == [0o600, 0o600]

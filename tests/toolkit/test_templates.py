@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import shutil
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -125,6 +127,20 @@ def test_a_processors_template_serves_where_the_tokenizer_has_none(tmp_path: Pat
     assert read_template(tmp_path, {"chat_template": "a tokenizer's"}) == "a tokenizer's"
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no pipes with names")
+def test_a_template_that_is_no_file_or_has_no_end_is_refused(tiny_student: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(tiny_student, tmp_path / "student"))
+    named = folder / "additional_chat_templates"
+    named.mkdir()
+    os.mkfifo(named / "default.jinja")
+    with pytest.raises(InputError, match=r"default.jinja must be a regular file"):
+        read_template(folder, {})
+    (named / "default.jinja").unlink()
+    os.truncate(folder / "chat_template.jinja", 2**32)
+    with pytest.raises(InputError, match=r"chat_template.jinja \(4294967296 bytes\) must have at most"):
+        read_template(folder, {})
+
+
 def test_templates_without_a_default_are_refused_by_their_names(tmp_path: Path) -> None:
     config = {"chat_template": [{"name": "tool_use", "template": ""}, {"name": "rag", "template": ""}]}
     with pytest.raises(InputError, match=r"must be named default; they are named tool_use, rag"):
@@ -150,12 +166,51 @@ DOUBLING = (
     "('a\\n' ~ ns.s) | indent(ns.s | length)",
 )
 BIG = "{% set s = 'ab' * 8000000 %}{% for i in range(100000) %}OP{% endfor %}"
+DEEP = (
+    "{% set p = 'x' * 2 %}{% set q = 'x' ~ 'x' %}{% set a = [[p] * 1000] * 3000 %}{% set b = [[q] * 1000] * 3000 %}"
+    "{% set t = ((p,) * 1000,) * 1000 %}{% set d = {} %}{% for i in range(9999) %}OP{% endfor %}"
+)
+"""Lists and tuples of a million entries, most of them the same one."""
 RUNAWAYS = {
     **{operation: DOUBLED.replace("OP", operation) for operation in DOUBLING},
     **{
         operation: BIG.replace("OP", operation)
-        for operation in ("{{ s }}", "{{ 'q' in s }}", "{{ s.find('q') }}", "{{ s[1:] }}")
+        for operation in (
+            "{{ s }}",
+            "{{ 'q' in s }}",
+            "{{ s.find('q') }}",
+            "{{ s[1:] }}",
+            "{{ 'q' is in(s) }}",
+            "{{ s is eq(s ~ 'a') }}",
+            "{{ s is lower }}",
+            "{{ loop.changed(s) }}",
+            "{{ ['q'] | select('in', s) | list }}",
+            "{{ [{'a': 'q'}] | selectattr('a', 'in', s) | list }}",
+            "{{ [s ~ 'a'] == [s ~ 'b'] }}",
+            "{{ (s | title | length, s | wordcount) }}",
+            "{{ s.split('a') | length }}",
+            "{{ s.strip(s) }}",
+            "{{ s | trim(s) }}",
+            "{{ s | list | length }}",
+        )
     },
+    **{
+        operation: DEEP.replace("OP", operation)
+        for operation in (
+            "{{ a == b }}",
+            "{{ [a] is eq([b]) }}",
+            "{{ [a, b] | sort | length }}",
+            "{{ [a].index(b) }}",
+            "{{ {t: 1} | length }}",
+            "{{ d.get(t) }}",
+            "{{ d[t] }}",
+            "{{ t in d }}",
+            "{{ [t] | unique | list | length }}",
+        )
+    },
+    "quotient": "{{ (('f' * 3000000) | int(0, 16)) // (('7' * 1500000) | int(0, 16)) }}",
+    "remainder": "{{ (('f' * 3000000) | int(0, 16)) % (('7' * 1500000) | int(0, 16)) }}",
+    "form of a day": "{{ strftime_now('%A' * 1000000) }}",
     "loops": "{% for i in range(100000) %}{% for j in range(100000) %}{% endfor %}{% endfor %}",
     "lists": "{% for i in range(100000) %}{% set x = range(100000) | list %}{% endfor %}",
     "text in loops": "{% for i in range(100000) %}" + "x" * 100_000 + "{% endfor %}",

@@ -27,7 +27,7 @@ from toolkit.doctor import Finding, to_text
 from toolkit.ledger import aligned_table
 from toolkit.progress import Progress
 from toolkit.records import Problem, write_records
-from toolkit.terminal import say, show, visible, visible_lines
+from toolkit.terminal import Escaped, say, show, visible, visible_lines
 
 EVIL = "a\x1b]0;owned\x07\x1b[2J\r\nforged\x9b1m\u202e\u2028\ud800\udcff\x00\x7f"
 SHOWN = r"a\x1b]0;owned\x07\x1b[2J\r\nforged\x9b1m\u202e\u2028\ud800\udcff\x00\x7f"
@@ -54,6 +54,39 @@ def test_tables_of_foreign_names_keep_their_rows_and_columns() -> None:
     assert to_text([Finding(subject="python", found=EVIL, remedy=EVIL)]).isprintable()
     row = Row(problem_id=EVIL, sample=0, reason=EVIL, question=EVIL, said=EVIL)
     assert table([row]).isprintable()
+
+
+COLOURED = f"\x1b[1mnew\x1b[0m tensor {EVIL}"
+WARNS = f"""
+import logging, sys, threading, warnings
+from toolkit import commands
+from toolkit.cli import main
+
+def doctor(options):
+    warnings.warn({COLOURED!r}, stacklevel=1)
+    logging.getLogger("library").warning("tensor %s", {EVIL!r})
+    thread = threading.Thread(target=int, args=({EVIL!r},))
+    thread.start()
+    thread.join()
+    return commands.Result(facts={{}}, text="done")
+
+commands.doctor = doctor
+sys.exit(main(["doctor"]))
+"""
+
+
+def test_what_a_library_warns_of_is_escaped_too() -> None:
+    done = subprocess.run([sys.executable, "-c", WARNS], capture_output=True, text=True, check=True)
+    assert done.stdout == "done\n"
+    assert "new tensor a\\x1b]0;owned" in done.stderr and "ValueError" in done.stderr
+    assert all(map(str.isprintable, done.stderr.split("\n")))
+
+
+def test_a_library_s_live_line_stays_one() -> None:
+    stream = io.StringIO()
+    for text in ("\r 10 %", "\x1b[A", "\r\x1b[Kone\ttwo\n", "a\rb"):
+        assert Escaped(stream).write(text) == len(text)
+    assert stream.getvalue() == "\r 10 %\x1b[A\r\x1b[Kone\ttwo\na\\rb"
 
 
 @pytest.mark.parametrize("stream", [Terminal(), io.StringIO()])

@@ -1,0 +1,46 @@
+"""uvicorn's connections, which end where a request's head does not arrive: uvicorn itself waits for it for ever.
+
+Whoever opens connections and sends nothing, or a byte now and then, would have all that a process may open. A request's body
+has its own bound (`apps.bounded_body`), and so has a connection that is kept for another request (uvicorn's).
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+HEAD_TIMEOUT_S = 30.0
+
+
+class PatientProtocol(H11Protocol):
+    """One connection."""
+
+    _waits: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._wait()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        self._wait()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self._wait_no_more()
+
+    def _wait(self) -> None:
+        """Wait for the rest of a head, from its first byte on; not while a request is answered."""
+        if self.cycle is not None and not self.cycle.response_complete:
+            self._wait_no_more()
+        elif self._waits is None:
+            self._waits = self.loop.call_later(HEAD_TIMEOUT_S, self.transport.close)
+
+    def _wait_no_more(self) -> None:
+        if self._waits is not None:
+            self._waits.cancel()
+            self._waits = None
+
+    def _unsupported_upgrade_warning(self) -> None:
+        """Nothing here speaks over websockets, so nobody need install what uvicorn says."""
