@@ -30,10 +30,11 @@ def write_package(source: Path, chat_folder: Path, folder: Path, config: ModelCo
     it stood there, and onnxruntime-genai's file.
     """
     chat_format = ChatFormat.from_folder(chat_folder)
-    vocabulary = chat_format.tokenizer.get_vocab_size()
-    if vocabulary > config.vocab_size:
+    last = max(chat_format.tokenizer.get_vocab().values(), default=0)
+    if last >= config.vocab_size:
         raise InputError(
-            f"the tokenizer of {chat_folder} ({vocabulary} tokens) must fit the model's vocab_size ({config.vocab_size})"
+            f"the tokenizer of {chat_folder} (its last id is {last}) must fit the model's vocab_size ({config.vocab_size}); "
+            "take model and tokenizer from one place"
         )
     for path in [source / name for name in MODEL_FILES] + [chat_folder / name for name in TEXT_FILES]:
         if path.is_file():

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from export import pipeline
 from export.calibration import Text
 from export.external_data import check_external_data
 from export.parity import Bounds, check_parity, float_model, measure_parity
@@ -19,7 +20,7 @@ from export.pipeline import ExportConfig, export_model, int4_config
 from export.session import OnnxDecoder
 from toolkit.chat_format import ChatFormat
 from toolkit.errors import FolderConflict, GateFailed, InputError
-from toolkit.runs import file_digest, read_manifest
+from toolkit.runs import file_digest, file_facts, files_digest, folder_digest, read_manifest
 
 WIDE = Bounds(max_mean_kl=0.5, min_top1=0.3)
 """A random model's logits are nearly flat: their KL is tiny, and which is largest hangs by a hair."""
@@ -59,6 +60,39 @@ def test_the_same_export_again_changes_nothing_and_another_is_refused(
     assert (config.out / "model.onnx").stat().st_mtime_ns == before
     with pytest.raises(FolderConflict, match=r"head_bits \(4\) must equal this run's \(8\)"):
         export_model(replace(config, head_bits=8))
+
+
+def test_what_the_gate_would_refuse_is_refused_before_the_work(
+    config: ExportConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = _copy(config.source, tmp_path / "source")
+    (source / "tokenizer_config.json").write_text('{"eos_token": "<|im_end|>", "added_tokens_decoder": []}')
+    monkeypatch.setattr(pipeline, "_write_model", None)
+    with pytest.raises(InputError, match="must hold a tokenizer that transformers reads, and it says AttributeError"):
+        export_model(replace(config, source=source, out=tmp_path / "out"))
+
+
+def test_a_configuration_that_asks_for_other_outputs_is_compared_all_the_same(
+    tiny_student: Path, tmp_path: Path
+) -> None:
+    source = _copy(tiny_student, tmp_path / "source")
+    _edit(source, return_dict=False, output_attentions=True)
+    assert export_model(replace(int4_config(source, tmp_path / "out"), bounds=WIDE))["measured"]["parity"]
+
+
+def test_a_source_that_was_changed_since_its_manifest_is_another_one(
+    config: ExportConfig, manifest: dict[str, Any], tmp_path: Path
+) -> None:
+    """A student is a run folder; who edits a file of it must not get the export of before."""
+    source = Path(shutil.copytree(config.source, tmp_path / "source"))
+    outputs = {path.name: file_facts(path) for path in sorted(source.iterdir())}
+    (source / "manifest.json").write_text(json.dumps({"outputs": outputs}))
+    assert folder_digest(source) == files_digest(source)
+    edited = replace(config, source=source, out=tmp_path / "out", bounds=None)
+    export_model(edited)
+    _edit(source, rms_norm_eps=1e-3)
+    with pytest.raises(FolderConflict, match=r"inputs\.source"):
+        export_model(edited)
 
 
 def test_exports_of_the_same_inputs_are_equal_bytes(
@@ -168,6 +202,14 @@ UP_PROJ = "model.layers.1.mlp.up_proj.weight"
         (lambda f: _edit(f, mlp_bias=True), r"mlp_bias \(True\) must be False"),
         (lambda f: _edit(f, hidden_size=96), r"has shape \(320, 64\), which must equal \(320, 96\)"),
         (lambda f: _edit(f, num_hidden_layers=3), r"must hold the tensor model\.layers\.2\.input_layernorm\.weight"),
+        (
+            lambda f: (f / "tokenizer_config.json").write_text('{"eos_token": 2}'),
+            r"a tokenizer that transformers reads, .*int",
+        ),
+        (
+            lambda f: (f / "generation_config.json").write_text('{"max_new_tokens": 0}'),
+            r"max_new_tokens. must be greater",
+        ),
         (lambda f: _rewrite(f, UP_PROJ, float("nan")), rf"{UP_PROJ} .* holds 1 NaN or infinite"),
         (lambda f: _rewrite(f, UP_PROJ, 1e6), rf"{UP_PROJ} .* holds 1e\+06, which must be at most 65504"),
     ],
