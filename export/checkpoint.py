@@ -195,6 +195,10 @@ def _read_headers(folder: Path) -> tuple[dict[str, StoredRows], frozenset[str]]:
     index = folder / INDEX
     if (folder / SINGLE).is_file():
         return open_safetensors(folder / SINGLE), frozenset()
+    if not index.is_file() and (folder / "model.onnx").is_file():
+        raise InputError(
+            f"{folder} must be a model folder, and is an exported one; export the model that it was made of"
+        )
     if not index.is_file():
         raise InputError(
             f"{folder} must hold {SINGLE} or {INDEX}; it holds neither; fetch them, or let transformers write them from "

@@ -51,11 +51,16 @@ def write_package(source: Path, chat_folder: Path, folder: Path, config: ModelCo
 
 
 def _write_tokenizer(source: Path, copy: Path) -> None:
-    """Copy a tokenizer without the truncation and padding of its last use, which other loaders would repeat."""
+    """Copy a tokenizer without what is left of its last use (truncation, padding, the dropout of merges in training), which
+    other loaders would repeat."""
     content = read_object(source)
-    if not any(content.get(name) for name in LAST_USE):
+    model = content.get("model")
+    drops = isinstance(model, dict) and bool(model.get("dropout"))
+    if not drops and not any(content.get(name) for name in LAST_USE):
         shutil.copyfile(source, copy)
         return
+    if drops:
+        content["model"] |= {"dropout": None}
     copy.write_text(json.dumps(content | dict.fromkeys(LAST_USE), ensure_ascii=False), encoding="utf-8")
 
 

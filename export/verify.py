@@ -67,6 +67,8 @@ def verify(folder: Path, *, fast: bool) -> list[Check]:
 
     Raises `InputError` where the folder holds nothing to check against.
     """
+    if not folder.is_dir():
+        raise InputError(f"{folder} must be an exported folder, and there is none; make it with: toolkit export MODEL")
     manifest = read_manifest(folder)
     if manifest is None:
         raise InputError(f"{folder / MANIFEST} must exist to verify {folder}; export again")

@@ -321,6 +321,8 @@ def load_tokenizer(path: Path) -> Tokenizer:
         raise InputError(f"{path} must be a tokenizer of the tokenizers library: {error}") from None
     tokenizer.no_truncation()  # a file may store both, and would cut or fill up prompts and examples
     tokenizer.no_padding()
+    if getattr(tokenizer.model, "dropout", None):  # left of its training: a text would have other ids each time
+        tokenizer.model.dropout = None
     return tokenizer
 
 

@@ -71,7 +71,12 @@ class Stage:
 
 
 def check_out(out: Path) -> None:
-    """Raise `FolderConflict` where `out` holds what no run made: before anything is fetched, or read for long."""
+    """Raise `FolderConflict` where `out` holds what no run made: before anything is fetched, or read for long.
+
+    A link leads to a finished run or nowhere: what is made gets its name by a rename, which would not follow it.
+    """
+    if out.is_symlink() and read_manifest(out) is None:
+        raise FolderConflict(f"{out} must be a folder, and is a link to no finished run; choose another --out")
     if out.exists() and not _is_empty(out) and read_manifest(out) is None:
         raise FolderConflict(f"{out} must be empty or a finished run, but holds other files; choose another --out")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -149,3 +150,9 @@ def test_a_file_that_git_lfs_has_not_fetched_is_named_so(tiny_student: Path, tmp
         InputError, match=r"must be a whole safetensors file: .*; it is a pointer of Git LFS: run git lfs"
     ):
         Checkpoint(folder)
+
+
+def test_an_exported_folder_is_no_source(tiny_student: Path, tmp_path: Path) -> None:
+    export_model(replace(nearest_config(tiny_student, tmp_path / "out", "fp32"), bounds=None))
+    with pytest.raises(InputError, match=r"out must be a model folder, and is an exported one; export the model"):
+        Checkpoint(tmp_path / "out")

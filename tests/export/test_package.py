@@ -47,6 +47,20 @@ def test_a_tokenizer_that_stores_no_last_use_is_copied_byte_by_byte(tiny_student
         assert (tmp_path / name).read_bytes() == (tiny_student / name).read_bytes()
 
 
+def test_merges_are_dropped_in_training_alone(tiny_student: Path, tmp_path: Path) -> None:
+    source = Path(shutil.copytree(tiny_student, tmp_path / "source"))
+    values = json.loads((source / "tokenizer.json").read_text())
+    values["model"]["dropout"] = 0.5
+    (source / "tokenizer.json").write_text(json.dumps(values))
+    text = "How many times does the letter appear in the text?"
+    expected = ChatFormat.from_folder(tiny_student).encode(text)
+    out = tmp_path / "out"
+    out.mkdir()
+    write_package(source, source, out, read_model_config(source))
+    assert ChatFormat.from_folder(source).encode(text) == expected
+    assert Tokenizer.from_file(str(out / "tokenizer.json")).encode(text).ids == expected
+
+
 def test_a_vocabulary_with_gaps_must_fit_by_its_last_id(tiny_student: Path, tmp_path: Path) -> None:
     source = Path(shutil.copytree(tiny_student, tmp_path / "source"))
     values = json.loads((source / "tokenizer.json").read_text())

@@ -20,6 +20,7 @@ from export.pipeline import ExportConfig, export_model, int4_config
 from export.session import OnnxDecoder
 from toolkit.chat_format import ChatFormat
 from toolkit.errors import FolderConflict, GateFailed, InputError
+from toolkit.records import Example, read_records, write_records
 from toolkit.runs import file_digest, file_facts, files_digest, folder_digest, read_manifest
 
 WIDE = Bounds(max_mean_kl=0.5, min_top1=0.3)
@@ -231,6 +232,22 @@ def test_a_traces_file_that_is_none_is_refused_with_its_line(tiny_student: Path,
     with pytest.raises(InputError, match=r"line 1: Example has no key 'problem'; did you mean 'problem_id'"):
         export_model(int4_config(tiny_student, tmp_path / "out", calibration=traces))
     assert [path.name for path in tmp_path.iterdir()] == ["traces.jsonl"]
+
+
+def test_examples_that_no_context_holds_are_counted(
+    tiny_student: Path, traces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    examples = read_records(traces, Example)
+    long = [replace(example, reasoning="so " * 600) for example in examples]
+    write_records(tmp_path / "long.jsonl", long)
+    with pytest.raises(InputError, match=r"0 found, 40 are longer than the context of 512 tokens"):
+        export_model(int4_config(tiny_student, tmp_path / "out", calibration=tmp_path / "long.jsonl"))
+    write_records(tmp_path / "some.jsonl", [*examples, *(replace(e, question=f"{e.question} Say.") for e in long)])
+    config = int4_config(
+        tiny_student, tmp_path / "out", preset="quick", method="nearest", calibration=tmp_path / "some.jsonl"
+    )
+    export_model(replace(config, bounds=None))
+    assert "40 examples of" in capsys.readouterr().err
 
 
 def test_every_architecture_decodes_as_its_dequantized_weights_do_in_torch(
