@@ -15,7 +15,8 @@ Shapes: N output features, K input features, L rank of the adapter.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from toolkit.records import read_object
 
 CONFIG, WEIGHTS, PICKLED = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
 PREFIX = "base_model.model."
+ALL_LINEAR = "all-linear"
 PLAIN_STARTS = (True, False, "gaussian", "orthogonal", "eva")
 """`init_lora_weights` that leave the base model's weights alone."""
 MUST_BE_OFF = (
@@ -48,6 +50,8 @@ MUST_BE_OFF = (
     "kasa_config",
     "monteclora_config",
     "velora_config",
+    "exclude_modules",
+    "layers_to_transform",
 )
 """What LoraConfig offers beyond the formula."""
 
@@ -63,8 +67,9 @@ class Adapter:
         """Raises `NeedsPeft` where the adapter is none of the plain kind, and `InputError` where it is damaged."""
         config = read_adapter_config(folder)
         _leave_to_peft(folder, config)
-        rank = config["r"]
-        self.scale = config["lora_alpha"] / (math.sqrt(rank) if config.get("use_rslora") else rank)
+        self._rank: int = config["r"]
+        self._modules: list[str] | str = config["target_modules"]
+        self.scale = config["lora_alpha"] / (math.sqrt(self._rank) if config.get("use_rslora") else self._rank)
         self._tensors = open_safetensors(folder / WEIGHTS)
         for name, stored in self._tensors.items():
             stored.check_type(name)
@@ -76,12 +81,39 @@ class Adapter:
             if not all(part in self._tensors for part in parts):
                 raise InputError(f"{folder / WEIGHTS} must hold {' and '.join(parts)}; it holds one of them")
 
+    def check_targets(self, matrices: Iterable[str]) -> None:
+        """Raises `NeedsPeft` unless the file changes those of the base's linear layers that the configuration names, and
+        no other: PEFT leaves a tensor out that has no target, and says where one is missing."""
+        named = {name for name in matrices if self._names(name.removesuffix(".weight"))}
+        if differing := sorted(named ^ self.targets):
+            raise NeedsPeft(
+                f"target_modules of {self._folder} must name what {WEIGHTS} changes for an adapter to be merged without PEFT, "
+                f"and differs in {differing[0]}"
+            )
+
+    def _names(self, module: str) -> bool:
+        """Whether `target_modules` means a module: by the end of its name, or a pattern of the whole; source: PEFT."""
+        if self._modules == ALL_LINEAR:
+            return module != "lm_head"
+        if isinstance(self._modules, str):
+            try:
+                return re.fullmatch(self._modules, module) is not None
+            except re.error:  # PEFT says so
+                return False
+        return module in self._modules or module.endswith(tuple(f".{end}" for end in self._modules))
+
     def check_shape(self, name: str, shape: tuple[int, ...]) -> None:
-        """Raises `InputError` where the adapter's factors don't multiply to the base tensor's shape."""
+        """Raises `InputError` where the adapter's factors don't multiply to the base tensor's shape, or have another rank
+        than the one that they are scaled by."""
         down, up = (self._tensors[self._part(name, letter)].shape for letter in "AB")
         if (*up[:1], *down[1:]) != shape or up[1:] != down[:1]:
             raise InputError(
                 f"{self._folder} changes {name} by {up} x {down}, which must make {shape}; give its --base"
+            )
+        if down[0] != self._rank:
+            raise InputError(
+                f"r ({self._rank}) of {self._folder / CONFIG} must be the rank of {name} in {WEIGHTS} ({down[0]}); "
+                "get both of one adapter"
             )
 
     def delta(self, name: str, begin: int, end: int) -> Tensor:
@@ -143,10 +175,12 @@ def _leave_to_peft(folder: Path, config: Mapping[str, Any]) -> None:
             )
     if not (folder / WEIGHTS).is_file() and (folder / PICKLED).is_file():
         raise NeedsPeft(f"{folder / PICKLED} must be {WEIGHTS} for an adapter to be merged without PEFT")
-    for name in ("r", "lora_alpha"):
+    for name, kind, words in (("r", int, "a whole number"), ("lora_alpha", float, "a number")):
         value: Any = config.get(name)
-        if not fits(value, float) or value <= 0:
-            raise InputError(f"{name} ({value}) must be a number above 0; {folder / CONFIG} holds it")
+        if not fits(value, kind) or value <= 0:
+            raise InputError(f"{name} ({value}) must be {words} above 0; {folder / CONFIG} holds it")
+    if not fits(config.get("target_modules"), list[str] | str):
+        raise NeedsPeft(f"target_modules of {folder} must be named for an adapter to be merged without PEFT")
 
 
 def _target(folder: Path, name: str) -> str:

@@ -18,6 +18,7 @@ from torch.nn.utils.rnn import pad_sequence
 from toolkit.chat_format import ChatFormat
 from toolkit.errors import InputError
 from toolkit.records import Example, content_hash, read_records
+from toolkit.terminal import say
 
 HELD_OUT_SHARE = 1 / 8
 HELD_OUT_TOKENS = 3000
@@ -65,11 +66,12 @@ def read_texts(path: Path, chat_format: ChatFormat, *, tokens: int, max_length: 
     """
     calibration: list[Text] = []
     held_out: list[Text] = []
-    room, held_out_room = tokens, HELD_OUT_TOKENS
+    room, held_out_room, too_long = tokens, HELD_OUT_TOKENS, 0
     examples = read_records(path, Example)
     for example in sorted(examples, key=lambda e: (content_hash(e.problem_id + e.question), e.sample)):
         ids, is_completion = chat_format.training_ids(example.messages, example.reasoning, example.answer)
         if len(ids) > max_length:
+            too_long += 1
             continue
         start = is_completion.index(True)
         text = Text(prompt=ids[:start], completion=ids[start:])
@@ -81,8 +83,11 @@ def read_texts(path: Path, chat_format: ChatFormat, *, tokens: int, max_length: 
             calibration.append(text)
             room -= len(ids)
     if not calibration or not held_out:
+        longer = f", {too_long} are longer than the context of {max_length} tokens" if too_long else ""
         raise InputError(
             f"{path} must hold examples enough to calibrate on ({len(calibration)} found) and to check against "
-            f"({len(held_out)} found); give a larger file or leave out --calibration"
+            f"({len(held_out)} found{longer}); give a larger file by --calibration"
         )
+    if too_long:
+        say(f"export: {too_long} examples of {path} are longer than the context ({max_length} tokens), and left out")
     return CalibrationTexts(calibration=calibration, held_out=held_out)

@@ -41,6 +41,11 @@ LARGEST = 65504.0
 SLICE_WEIGHTS = 1 << 22
 """Values that are read at once: 16 MB of float32."""
 
+COMPUTED = "rotary_emb.inv_freq"
+"""What old checkpoints hold and every loader computes again."""
+NAMED = 3
+"""Tensors that an error names."""
+
 
 class Checkpoint:
     """A model folder: its configuration, and its tensors by name, with an adapter's changes where there is one."""
@@ -61,8 +66,11 @@ class Checkpoint:
             found = self._stored[name].shape
             if found != shape:
                 raise InputError(f"{name} in {folder} has shape {found}, which must equal {shape} of its config.json")
+        self._refuse_others()
         for name in sorted(self.adapter.targets) if self.adapter else ():
             self._check_target(name)
+        if self.adapter:
+            self.adapter.check_targets(n for n, shape in self.shapes.items() if len(shape) == 2 and n != EMBEDDING)
 
     @property
     def read_here_only(self) -> list[str]:
@@ -114,6 +122,18 @@ class Checkpoint:
             self._stored[EMBEDDING] = head
             return config
         return config if embedding.equals(head) else replace(config, tie_word_embeddings=False)
+
+    def _refuse_others(self) -> None:
+        """A bias, a norm or a layer that the configuration does not name would be left out, and the model be another."""
+        others = sorted(
+            name for name in self._stored.keys() - self.shapes.keys() - {LM_HEAD} if not name.endswith(COMPUTED)
+        )
+        if others:
+            more = f" and {len(others) - NAMED} more" if len(others) > NAMED else ""
+            raise InputError(
+                f"{self.folder} must hold only tensors that its config.json describes, which has no place for "
+                f"{', '.join(others[:NAMED])}{more}; get weights and config.json of one model"
+            )
 
     def _rows(self, name: str, begin: int, end: int) -> torch.Tensor:
         values = self._stored[name].read(begin, end)
@@ -175,8 +195,15 @@ def _read_headers(folder: Path) -> tuple[dict[str, StoredRows], frozenset[str]]:
     index = folder / INDEX
     if (folder / SINGLE).is_file():
         return open_safetensors(folder / SINGLE), frozenset()
+    if not index.is_file() and (folder / "model.onnx").is_file():
+        raise InputError(
+            f"{folder} must be a model folder, and is an exported one; export the model that it was made of"
+        )
     if not index.is_file():
-        raise InputError(f"{folder} must hold {SINGLE} or {INDEX}; it holds neither")
+        raise InputError(
+            f"{folder} must hold {SINGLE} or {INDEX}; it holds neither; fetch them, or let transformers write them from "
+            "other weights (from_pretrained and save_pretrained)"
+        )
     weight_map: Any = read_object(index).get("weight_map")
     check_type(weight_map, dict[str, str], f"weight_map in {index}")
     named = {name: Path(file).name for name, file in weight_map.items()}

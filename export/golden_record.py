@@ -142,10 +142,11 @@ def end_of_text_ids(folder: Path, chat_format: ChatFormat) -> dict[str, list[int
     genai = read_object(folder / "genai_config.json").get("model")
     genai_ids = genai.get("eos_token_id") if isinstance(genai, dict) else None
     found["genai_config.json"] = _as_list(genai_ids, folder / "genai_config.json")
-    named = read_object(folder / "tokenizer_config.json").get("eos_token")
+    path = folder / "tokenizer_config.json"
+    named = read_object(path).get("eos_token") if path.exists() else None
     text = named.get("content") if isinstance(named, dict) else named
-    check_type(text, str | None, f"eos_token in {folder / 'tokenizer_config.json'}")
-    found["tokenizer_config.json"] = _as_list(chat_format.tokenizer.token_to_id(text) if text else None, folder)
+    check_type(text, str | None, f"eos_token in {path}")
+    found[path.name] = _as_list(chat_format.tokenizer.token_to_id(text) if text else None, path)
     found["chat"] = sorted(chat_format.stop_ids)
     return found
 

@@ -9,7 +9,8 @@ Shapes: T positions, K the likeliest tokens, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -157,7 +158,14 @@ def _greedy_text(decoder: OnnxDecoder, prompt: list[int], stop_ids: frozenset[in
 
 def rendered_chats(source: Path, chat_format: ChatFormat) -> list[RenderedChat]:
     """`CHATS` as transformers renders them; where the template writes today's date, with the day of the record in it."""
-    tokenizer = PreTrainedTokenizerFast.from_pretrained(source)
+    try:
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(source)
+    except Exception as error:  # a file that it does not understand raises whatever it does
+        line = (str(error).splitlines() or [""])[0]
+        raise InputError(
+            f"{source} must hold a tokenizer that transformers reads, and it says {type(error).__name__}: {line}; "
+            "get its files again"
+        ) from error
     tokenizer.chat_template = tokenizer.chat_template or chat_format.template  # a processor's, which it does not read
     recorded = ChatFormat.from_folder(source, clock=lambda: RECORD_DAY)
     chats = []
@@ -172,6 +180,14 @@ def rendered_chats(source: Path, chat_format: ChatFormat) -> list[RenderedChat]:
     return chats
 
 
+def check_source(source: Path) -> None:
+    """Raises what `write_goldens` would of a source's tokenizer and template, before there is an exported folder."""
+    chat_format = ChatFormat.from_folder(source)
+    chats = rendered_chats(source, chat_format)
+    with _as_it_was_made(source):
+        check_template(chats, ChatFormat.from_folder(source, clock=lambda: RECORD_DAY))
+
+
 def _rendered(chat_format: ChatFormat, messages: Sequence[Message]) -> str | None:
     try:
         return chat_format.render(messages)
@@ -181,10 +197,16 @@ def _rendered(chat_format: ChatFormat, messages: Sequence[Message]) -> str | Non
 
 def _check(record: GoldenRecord, source: Path, folder: Path) -> None:
     chat_format = ChatFormat.from_folder(folder, clock=lambda: RECORD_DAY)
-    try:
+    with _as_it_was_made(source):
         check_tokenizer(record, chat_format, fast=False)
-        check_template(record, chat_format)
+        check_template(record.chats, chat_format)
         check_end_of_text(record, folder, chat_format)
+
+
+@contextmanager
+def _as_it_was_made(source: Path) -> Iterator[None]:
+    try:
+        yield
     except InputError as error:
         what = str(error).rpartition("; ")[0]  # its remedy is for a folder that was good once
         raise GateFailed(f"{source} must be read by the chat as it was made, and is not: {what}") from error

@@ -31,7 +31,7 @@ from toolkit.errors import InputError, MissingExtra
 from toolkit.model.decoder import load_model
 from toolkit.models import cache_folder
 from toolkit.records import read_object
-from toolkit.runs import Stage, discard, finish, folder_digest, is_complete, partial_folder
+from toolkit.runs import Stage, discard, files_digest, finish, is_complete, partial_folder
 from toolkit.terminal import say
 
 NAMED = 3
@@ -56,7 +56,7 @@ def merged_folder(base: Path, adapter: Path, chat_folder: Path) -> Path:
     `chat_folder`: where its tokenizer and template lie. Raises `InputError` where PEFT does not merge the adapter whole,
     or the memory is too small.
     """
-    inputs = {"base": folder_digest(base), "adapter": folder_digest(adapter)}
+    inputs = {"base": files_digest(base), "adapter": files_digest(adapter)}
     key = hashlib.sha256(json.dumps(inputs).encode()).hexdigest()[:16]
     out = cache_folder() / "models" / f"{adapter.resolve().name}-{key}"
     stage = Stage(name="merge", config={}, inputs=inputs)

@@ -310,6 +310,7 @@ def _refuse_unsupported(path: Path, architecture: str, values: Mapping[str, Any]
         ("rope_type", _rope_type(rope), ("default", "llama3")),
         ("partial_rotary_factor", _partial_rotary_factor(rope, values), (1.0,)),
         ("mlp_bias", values.get("mlp_bias", False), (False,)),
+        ("is_causal", values.get("is_causal", True), (True,)),
         ("attention_bias", values.get("attention_bias", False), _attention_biases(architecture)),
         ("quantization_config", (values.get("quantization_config") or {}).get("quant_method", "none"), ("none",)),
         *(("each of layer_types", kind, tuple(sorted(known_types))) for kind in types if not one_type),

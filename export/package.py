@@ -30,10 +30,11 @@ def write_package(source: Path, chat_folder: Path, folder: Path, config: ModelCo
     it stood there, and onnxruntime-genai's file.
     """
     chat_format = ChatFormat.from_folder(chat_folder)
-    vocabulary = chat_format.tokenizer.get_vocab_size()
-    if vocabulary > config.vocab_size:
+    last = max(chat_format.tokenizer.get_vocab().values(), default=0)
+    if last >= config.vocab_size:
         raise InputError(
-            f"the tokenizer of {chat_folder} ({vocabulary} tokens) must fit the model's vocab_size ({config.vocab_size})"
+            f"the tokenizer of {chat_folder} (its last id is {last}) must fit the model's vocab_size ({config.vocab_size}); "
+            "take model and tokenizer from one place"
         )
     for path in [source / name for name in MODEL_FILES] + [chat_folder / name for name in TEXT_FILES]:
         if path.is_file():
@@ -50,11 +51,16 @@ def write_package(source: Path, chat_folder: Path, folder: Path, config: ModelCo
 
 
 def _write_tokenizer(source: Path, copy: Path) -> None:
-    """Copy a tokenizer without the truncation and padding of its last use, which other loaders would repeat."""
+    """Copy a tokenizer without what is left of its last use (truncation, padding, the dropout of merges in training), which
+    other loaders would repeat."""
     content = read_object(source)
-    if not any(content.get(name) for name in LAST_USE):
+    model = content.get("model")
+    drops = isinstance(model, dict) and bool(model.get("dropout"))
+    if not drops and not any(content.get(name) for name in LAST_USE):
         shutil.copyfile(source, copy)
         return
+    if drops:
+        content["model"] |= {"dropout": None}
     copy.write_text(json.dumps(content | dict.fromkeys(LAST_USE), ensure_ascii=False), encoding="utf-8")
 
 

@@ -25,6 +25,7 @@ from export.cache_scales import cache_scales
 from export.calibration import CalibrationTexts, read_texts
 from export.checkpoint import EMBEDDING, LM_HEAD, Checkpoint, Floats, tensor_shapes
 from export.gate import pass_gate
+from export.goldens import check_source
 from export.graph import build_graph
 from export.journal import Journal
 from export.layout import Layout, layouts
@@ -39,6 +40,7 @@ from toolkit import runs
 from toolkit.allowance import memory
 from toolkit.chat_format import TOKENIZER, ChatFormat
 from toolkit.errors import InputError, ToolkitError
+from toolkit.model.decoder import check_loads
 from toolkit.progress import Progress
 from toolkit.records import read_records, write_records
 from toolkit.terminal import say
@@ -225,8 +227,11 @@ def export_model(config: ExportConfig) -> dict[str, Any]:
         config,
         replace(config, source=checkpoint.folder, adapter=config.adapter if checkpoint.adapter else None),
     )
-    if config.bounds:
+    if config.bounds:  # what the gate would refuse behind all the work
         check_context(ChatFormat.from_folder(config.chat_folder), checkpoint.config.max_position_embeddings)
+        check_source(config.chat_folder)
+    if config.bounds or config.tune or config.is_sized:
+        check_loads(config.source)
     chosen = layouts(
         checkpoint.config,
         bits=config.bits,
@@ -367,9 +372,9 @@ def _stage(config: ExportConfig) -> runs.Stage:
     settings = {name: value for name, value in asdict(config).items() if not isinstance(value, Path)}
     for name in ("calibration", "adapter"):
         settings.pop(name, None)
-    inputs = {"source": runs.folder_digest(config.source)}
+    inputs = {"source": runs.files_digest(config.source)}
     if config.adapter is not None:
-        inputs["adapter"] = runs.folder_digest(config.adapter)
+        inputs["adapter"] = runs.files_digest(config.adapter)
     if config.calibration is not None:
         inputs["calibration"] = runs.file_digest(config.calibration)
     return runs.Stage(name="export", config=settings, inputs=inputs)

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from toolkit.errors import InputError
 from toolkit.json_files import check_regular
+from toolkit.stores import LFS_POINTER, LFS_REMEDY
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 """Where a checkpoint's tensors lie: in one file, or in those that the index names."""
@@ -90,10 +91,16 @@ def open_safetensors(path: Path) -> dict[str, StoredRows]:
             header: dict[str, Any] = json.loads(file.read(header_size))
     except (SafetensorError, OSError, ValueError) as error:
         size = path.stat().st_size if path.is_file() else 0
-        raise InputError(f"{path} ({size} bytes) must be a whole safetensors file: {error}; fetch it again") from error
+        remedy = LFS_REMEDY if size and _begins(path, LFS_POINTER) else "fetch it again"
+        raise InputError(f"{path} ({size} bytes) must be a whole safetensors file: {error}; {remedy}") from error
     header.pop("__metadata__", None)
     tensors = {}
     for name, facts in header.items():
         offset = 8 + header_size + facts["data_offsets"][0]
         tensors[name] = StoredRows(path=path, dtype=facts["dtype"], shape=tuple(facts["shape"]), offset=offset)
     return tensors
+
+
+def _begins(path: Path, words: bytes) -> bool:
+    with path.open("rb") as file:
+        return file.read(len(words)) == words

@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -27,6 +27,7 @@ from export.golden_record import (
     RECORD_FILE,
     VOCABULARY_RUN,
     GoldenRecord,
+    RenderedChat,
     end_of_text_ids,
     read_record,
     text_digests,
@@ -40,7 +41,7 @@ from toolkit.field_types import check_type
 from toolkit.json_files import check_regular
 from toolkit.records import Record
 from toolkit.runs import MANIFEST, file_digest, read_manifest
-from toolkit.stores import check_inside
+from toolkit.stores import LFS_POINTER, LFS_REMEDY, check_inside
 from toolkit.terminal import visible
 
 SMALL_BYTES = 32 * 2**20
@@ -50,7 +51,6 @@ TEXT_SUFFIXES = (".txt", ".rst", ".cff", ".pdf", ".html")
 CARD_SUFFIXES = (".md", ".png", ".jpg", ".jpeg", ".gif", ".svg", ".webp")
 """A card with its pictures, a licence and the like."""
 LEFT_BY_DESKTOPS = ("desktop.ini", "thumbs.db", "icon\r")
-LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +67,8 @@ def verify(folder: Path, *, fast: bool) -> list[Check]:
 
     Raises `InputError` where the folder holds nothing to check against.
     """
+    if not folder.is_dir():
+        raise InputError(f"{folder} must be an exported folder, and there is none; make it with: toolkit export MODEL")
     manifest = read_manifest(folder)
     if manifest is None:
         raise InputError(f"{folder / MANIFEST} must exist to verify {folder}; export again")
@@ -82,7 +84,7 @@ def verify(folder: Path, *, fast: bool) -> list[Check]:
     is_whole = all(check.outcome == "ok" for check in checks)
     checks += [
         _run("tokenizer", lambda: check_tokenizer(record(), chat_format(), fast=fast)),
-        _run("template", lambda: check_template(record(), chat_format())),
+        _run("template", lambda: check_template(record().chats, chat_format())),
         _run("end of text", lambda: check_end_of_text(record(), folder, chat_format())),
     ]
     if fast or not is_whole:
@@ -189,7 +191,7 @@ def _remedy(path: Path, expected: str) -> str:
         return "export again or copy it again"
     content = path.read_bytes()
     if content.startswith(LFS_POINTER):
-        return "it is a pointer of Git LFS: run git lfs pull in the folder"
+        return LFS_REMEDY
     if hashlib.sha256(content.replace(b"\r\n", b"\n")).hexdigest() == expected:
         return "git changed its line ends: run git config core.autocrlf false there, and check the files out again"
     return "export again or copy it again"
@@ -223,9 +225,9 @@ def check_tokenizer(record: GoldenRecord, chat_format: ChatFormat, *, fast: bool
     return f"{asked} and {chat_format.tokenizer.get_vocab_size()} tokens give the original's ids"
 
 
-def check_template(record: GoldenRecord, chat_format: ChatFormat) -> str:
+def check_template(chats: Sequence[RenderedChat], chat_format: ChatFormat) -> str:
     """Every message list is rendered as transformers rendered it, or refused as it was."""
-    for number, chat in enumerate(record.chats, start=1):
+    for number, chat in enumerate(chats, start=1):
         try:
             found: str | None = chat_format.render(chat.messages)
         except InputError:
@@ -235,7 +237,7 @@ def check_template(record: GoldenRecord, chat_format: ChatFormat) -> str:
             raise InputError(
                 f"chat {number} of {RECORD_FILE} must be rendered as by transformers, and differs {shown}; export again"
             )
-    return f"{len(record.chats)} chats are rendered as transformers does"
+    return f"{len(chats)} chats are rendered as transformers does"
 
 
 def check_end_of_text(record: GoldenRecord, folder: Path, chat_format: ChatFormat) -> str:

@@ -36,6 +36,8 @@ from toolkit.tokenizer_trial import try_tokenizer
 OPEN, CLOSE = THOUGHT_TAGS
 TURN_START = "<|im_start|>"
 TURN_END = "<|im_end|>"
+TOKEN_IDS = range(2**32)
+"""What the tokenizers library takes for one."""
 CLOSING = f"\n{CLOSE}\n\n"
 """What stands between a thought and its answer."""
 _TAGS = re.compile(rf"{OPEN}|(?:\r?\n)?{CLOSE}")
@@ -110,7 +112,7 @@ class ChatFormat:
 
         Raises `InputError` where one of them is missing or unreadable.
         """
-        config = read_object(folder / TOKENIZER_CONFIG)
+        config = read_object(folder / TOKENIZER_CONFIG) if (folder / TOKENIZER_CONFIG).exists() else {}
         tokenizer = load_tokenizer(folder / TOKENIZER)
         template = read_template(folder, config)
         special = special_tokens(folder, config)
@@ -321,7 +323,10 @@ def write_chat_files(folder: Path, tokenizer: Tokenizer, *, template: str, eos_t
 def load_tokenizer(path: Path) -> Tokenizer:
     """Read a `tokenizer.json`; a crafted file can panic in Rust, which is a BaseException, or abort (`try_tokenizer`)."""
     if not path.exists():
-        raise InputError(f"{path} must exist; it is missing")
+        raise InputError(
+            f"{path} must exist; it is missing; let transformers write it: "
+            "AutoTokenizer.from_pretrained(folder).save_pretrained(folder)"
+        )
     try_tokenizer(path)
     try:
         tokenizer = Tokenizer.from_file(str(path))
@@ -331,6 +336,8 @@ def load_tokenizer(path: Path) -> Tokenizer:
         raise InputError(f"{path} must be a tokenizer of the tokenizers library: {error}") from None
     tokenizer.no_truncation()  # a file may store both, and would cut or fill up prompts and examples
     tokenizer.no_padding()
+    if getattr(tokenizer.model, "dropout", None):  # left of its training: a text would have other ids each time
+        tokenizer.model.dropout = None
     return tokenizer
 
 
@@ -351,4 +358,4 @@ def _stop_ids(folder: Path, tokenizer: Tokenizer, eos_token: str | None) -> froz
             value = read_object(folder / name).get("eos_token_id")
             check_type(value, int | list[int] | None, f"eos_token_id in {folder / name}")
             found.update(value if isinstance(value, list) else [value])
-    return frozenset(i for i in found if isinstance(i, int))
+    return frozenset(i for i in found if isinstance(i, int) and i in TOKEN_IDS and tokenizer.id_to_token(i) is not None)

@@ -51,6 +51,32 @@ LAYER_PARAMETERS = {
     "ffn_up": "mlp.up_proj",
     "ffn_down": "mlp.down_proj",
 }
+SPECIAL_TOKENS = {
+    "bos_token_id": "tokenizer.ggml.bos_token_id",
+    "eos_token_id": "tokenizer.ggml.eos_token_id",
+    "pad_token_id": "tokenizer.ggml.padding_token_id",
+}
+"""The facts that hold them; the second alone must be there."""
+OTHER_ENDS = ("tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id")
+"""Where else a text ends: of a turn, and of a message that calls a tool."""
+WITHOUT_EFFECT = {
+    f"llama.{name}"
+    for name in (
+        "attention.head_count",
+        "attention.head_count_kv",
+        "attention.layer_norm_rms_epsilon",
+        "block_count",
+        "context_length",
+        "embedding_length",
+        "feed_forward_length",
+        "rope.freq_base",
+        "rope.scaling.finetuned",
+        "rope.scaling.original_context_length",
+        "tensor_data_layout",
+    )
+}
+"""Facts of a Llama model that are read here, or that llama.cpp computes nothing with; any other may change the model."""
+
 TOP_PARAMETERS = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
 """Names of a layer's tensors, and of the others, in the two file formats."""
 
@@ -80,9 +106,11 @@ def write_checkpoint(source: Path, folder: Path) -> None:
         tokenizer,
         template=facts.text("tokenizer.chat_template"),
         eos_token=tokens[config["eos_token_id"]],
-        pad_token=tokens[config["pad_token_id"]],
+        pad_token=tokens[config.get("pad_token_id", config["eos_token_id"])],
     )
-    special_ids = {name: config[name] for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    special_ids = {name: config[name] for name in SPECIAL_TOKENS if name in config}
+    ends = {config["eos_token_id"], *(facts.token_id(name) for name in OTHER_ENDS if name in facts)}
+    special_ids["eos_token_id"] = sorted(ends) if len(ends) > 1 else config["eos_token_id"]
     (folder / "config.json").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
     (folder / "generation_config.json").write_text(json.dumps(special_ids, indent=1) + "\n", encoding="utf-8")
     write_parameters(reader, config, folder / "model.safetensors")
@@ -131,15 +159,34 @@ def _refuse_unsupported(facts: Facts) -> None:
         raise InputError(
             f"llama.embedding_length ({size}) must be whole heads ({heads}) of an even size; get the file again"
         )
-    for name, supported in (
-        ("llama.rope.scaling.type", "none"),
-        ("llama.expert_count", 0),
-        ("llama.rope.dimension_count", whole_head),
-        ("llama.attention.key_length", whole_head),
-    ):
-        found = facts.get(name, supported)
-        if found != supported:
-            raise InputError(f"{name} ({found}) must be {supported}; take the model's safetensors instead")
+    if facts.get("split.count", 0) not in (0, 1):
+        raise InputError(
+            f"the GGUF file is one of {facts['split.count']} parts of a model, which must be one file; merge them: "
+            "llama-gguf-split --merge"
+        )
+    supported = {
+        "llama.rope.scaling.type": "none",
+        "llama.rope.scaling.factor": 1.0,
+        "llama.expert_count": 0,
+        "llama.expert_used_count": 0,
+        "llama.rope.dimension_count": whole_head,
+        "llama.attention.key_length": whole_head,
+        "llama.attention.value_length": whole_head,
+        "llama.attention.causal": True,
+        "llama.use_parallel_residual": False,
+        "llama.vocab_size": len(facts.texts("tokenizer.ggml.tokens")),
+    }
+    if facts.get("llama.rope.scaling.type") == "none":
+        supported["llama.rope.scaling.factor"] = facts.get("llama.rope.scaling.factor")
+    for name, found in facts.items():
+        if not name.startswith("llama.") or name in WITHOUT_EFFECT:
+            continue
+        if name not in supported:
+            raise InputError(
+                f"{name} ({found}) must be absent, as it may change the model; take its safetensors instead"
+            )
+        if found != supported[name]:
+            raise InputError(f"{name} ({found}) must be {supported[name]}; take the model's safetensors instead")
 
 
 def _check_shapes(reader: GGUFReader, config: Mapping[str, Any]) -> None:
@@ -202,9 +249,11 @@ def model_config(facts: Facts, *, tied: bool) -> dict[str, Any]:
         "rms_norm_eps": float(str(eps)),  # shortest decimal of the stored float32
         "rope_theta": facts.positive("llama.rope.freq_base"),
         "tie_word_embeddings": tied,
-        "bos_token_id": facts.token_id("tokenizer.ggml.bos_token_id"),
-        "eos_token_id": facts.token_id("tokenizer.ggml.eos_token_id"),
-        "pad_token_id": facts.token_id("tokenizer.ggml.padding_token_id"),
+        **{
+            name: facts.token_id(fact)
+            for name, fact in SPECIAL_TOKENS.items()
+            if fact in facts or name == "eos_token_id"
+        },
         "torch_dtype": "bfloat16",
     }
 

@@ -2,8 +2,9 @@
 
     magic, version │ number of tensors, of facts │ facts: key, type, value │ tensors: name, sizes, type, offset │ data
 
-The gguf library takes an array of 2⁶⁰ entries at its word and counts them. Invariant: what passes here is read in time and
-memory that the file's size bounds. Source: the GGUF specification.
+The gguf library takes an array of 2⁶⁰ entries at its word and counts them, and reads the weights of a big-endian file as if
+they were its machine's own. Invariant: what passes here is little-endian, and read in time and memory that the file's size
+bounds. Source: the GGUF specification.
 """
 
 from __future__ import annotations
@@ -36,7 +37,6 @@ class _Walk:
     """A place in the file that only moves on, and never behind its end."""
 
     content: mmap.mmap
-    order: str = "<"
     position: int = 0
 
     @property
@@ -52,7 +52,7 @@ class _Walk:
         """A number of 4 ("I") or 8 ("Q") bytes."""
         begin = self.position
         self.skip(struct.calcsize(f"<{kind}"), "a number")
-        value: int = struct.unpack_from(self.order + kind, self.content, begin)[0]
+        value: int = struct.unpack_from(f"<{kind}", self.content, begin)[0]
         return value
 
     def count(self, what: str, least_bytes: int) -> int:
@@ -123,8 +123,8 @@ def _walk(walk: _Walk) -> None:
     if walk.content[:4] != b"GGUF":
         raise Damaged("it does not begin with GGUF")
     walk.skip(4, "the magic")
-    if walk.number("I") & 0xFFFF == 0:  # the version, in the other order of bytes
-        walk.order = ">"
+    if walk.number("I") & 0xFFFF == 0:  # the version
+        raise Damaged("its numbers have the byte order of other machines (big-endian)")
     tensors, facts = walk.count("tensors", 24), walk.count("facts", 13)
     for _ in range(facts):
         walk.fact()

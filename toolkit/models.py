@@ -24,6 +24,8 @@ from toolkit.runs import MANIFEST, Stage, discard, file_digest, finish, is_compl
 from toolkit.terminal import say
 
 BUILTIN_TEACHER = Path(__file__).parent.parent / "distill" / "teacher_nano"
+UNPACKED = 2
+"""Rises where a GGUF file is read otherwise than before, and what was unpacked is not to be taken again."""
 HUB_TIMEOUT_S = 5
 PIP_TIMEOUT_S = 15
 HUB_FILES = "config.json generation_config.json *.safetensors *.safetensors.index.json tokenizer*.json *.jinja LICENSE*"
@@ -153,8 +155,8 @@ def pull(name: str, out: Path | None) -> Path:
 def unpack_gguf(path: Path) -> Path:
     """The folder in the cache that holds a GGUF file's model; written where this very file has none yet."""
     digest = file_digest(path)
-    out = cache_folder() / "models" / f"{path.stem}-{digest[:16]}"
-    stage = Stage(name="unpack", config={}, inputs={"gguf": digest})
+    out = cache_folder() / "models" / f"{path.stem}-{digest[:16]}-{UNPACKED}"
+    stage = Stage(name="unpack", config={"version": UNPACKED}, inputs={"gguf": digest})
     if not is_complete(out, stage):
         folder = partial_folder(out, stage)
         say(f"dequantizing {path} into {out}")

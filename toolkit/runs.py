@@ -71,7 +71,12 @@ class Stage:
 
 
 def check_out(out: Path) -> None:
-    """Raise `FolderConflict` where `out` holds what no run made: before anything is fetched, or read for long."""
+    """Raise `FolderConflict` where `out` holds what no run made: before anything is fetched, or read for long.
+
+    A link leads to a finished run or nowhere: what is made gets its name by a rename, which would not follow it.
+    """
+    if out.is_symlink() and read_manifest(out) is None:
+        raise FolderConflict(f"{out} must be a folder, and is a link to no finished run; choose another --out")
     if out.exists() and not _is_empty(out) and read_manifest(out) is None:
         raise FolderConflict(f"{out} must be empty or a finished run, but holds other files; choose another --out")
 
@@ -247,7 +252,15 @@ def folder_digest(folder: Path) -> str:
     facts = (manifest or {}).get("outputs")
     if facts is None:
         facts = {p.name: file_facts(p) for p in sorted(folder.iterdir()) if p.is_file()}
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+    return _facts_digest(facts)
+
+
+def files_digest(folder: Path) -> str:
+    """The same digest, where each file is still what the manifest says; another one where somebody changed it since."""
+    outputs = (read_manifest(folder) or {}).get("outputs")
+    if outputs is None:
+        return folder_digest(folder)
+    return _facts_digest({name: file_facts(folder / name) for name in outputs if (folder / name).is_file()})
 
 
 def folder_bytes(folder: Path, names: Iterable[str] | None = None) -> int:
@@ -336,6 +349,10 @@ def _take_up(folder: Path, key: Mapping[str, Any]) -> None:
 
 def _aside(folder: Path, key: Any) -> Path:
     return folder.with_name(f"{folder.name}.{_digest(key)}")
+
+
+def _facts_digest(facts: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _digest(key: Any) -> str:

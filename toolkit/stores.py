@@ -15,6 +15,9 @@ from pathlib import Path
 from toolkit.errors import InputError
 
 BLOBS, SNAPSHOTS = "blobs", "snapshots"
+LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+"""How a file begins that Git LFS has not fetched."""
+LFS_REMEDY = "it is a pointer of Git LFS: run git lfs pull in the folder"
 
 
 def check_inside(path: Path, folder: Path) -> None:

@@ -77,7 +77,9 @@ def read_template(folder: Path, tokenizer_config: Mapping[str, Any]) -> str:
         raise InputError(f"one of the chat templates in {folder} must be named {DEFAULT}; they are named {names}")
     template = found.get(DEFAULT) if isinstance(found, dict) else found
     if not isinstance(template, str):
-        raise InputError(f"{folder} must hold a chat template ({TEMPLATE_FILE}); it has none")
+        raise InputError(
+            f"{folder} must hold a chat template ({TEMPLATE_FILE}); it has none; copy the one that the model was trained with"
+        )
     return template
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from export import checkpoint as checkpoint_module
@@ -53,7 +54,13 @@ def merged_by_peft(base: Path, adapter: Path) -> Any:
 
 
 @pytest.mark.parametrize(
-    "settings", [{}, {"use_rslora": True}, {"target_modules": ["q_proj", "down_proj"], "r": 3, "lora_alpha": 7}]
+    "settings",
+    [
+        {},
+        {"use_rslora": True},
+        {"target_modules": ["q_proj", "down_proj"], "r": 3, "lora_alpha": 7},
+        {"target_modules": "all-linear"},
+    ],
 )
 def test_merged_tensors_equal_peft_s(
     settings: dict[str, Any], tiny_student: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -66,7 +73,16 @@ def test_merged_tensors_equal_peft_s(
     for name in plain.shapes:
         torch.testing.assert_close(merged.tensor(name), theirs[name], rtol=1e-5, atol=1e-6)
     changed = {name for name in plain.shapes if not torch.equal(plain.tensor(name), merged.tensor(name))}
-    assert len(changed) == 2 * len(settings.get("target_modules", EVERYWHERE))
+    targets = settings.get("target_modules", EVERYWHERE)
+    assert len(changed) == 2 * len(EVERYWHERE if isinstance(targets, str) else targets)
+
+
+def test_a_pattern_of_modules_is_merged_without_peft(tiny_student: Path, tmp_path: Path) -> None:
+    folder = write_adapter(tiny_student, tmp_path, target_modules=r"model\.layers\.1\..*_proj")
+    merged = Checkpoint(tiny_student, folder)
+    theirs = merged_by_peft(tiny_student, folder).state_dict()
+    for name in merged.shapes:
+        torch.testing.assert_close(merged.tensor(name), theirs[name], rtol=1e-5, atol=1e-6)
 
 
 def test_an_adapter_exports_as_its_merged_model_does(tiny_student: Path, adapter: Path, tmp_path: Path) -> None:
@@ -107,7 +123,13 @@ def test_the_command_takes_the_base_that_the_adapter_names_or_the_one_given(
         ({"peft_type": "NONSENSE"}, r"must be an adapter that PEFT merges into .*NONSENSE"),
         ({"use_dora": True}, r"PEFT merges into .*missing adapter keys.*magnitude"),
         ({"rank_pattern": {"q_proj": 2}}, r"PEFT merges into .* RuntimeError"),
-        ({"r": 0}, r"r \(0\) must be a number above 0"),
+        ({"r": 0}, r"r \(0\) must be a whole number above 0"),
+        ({"r": 8}, r"r \(8\) of .* must be the rank of model\.layers\.0\.mlp\.down_proj\.weight in .* \(4\)"),
+        ({"r": 4.0}, r"r \(4\.0\) must be a whole number"),
+        ({"target_modules": ["q_proj"]}, r"PEFT merges into .* has no place for .*lora_A"),
+        ({"target_modules": "("}, r"must be an adapter that PEFT merges into"),
+        ({"exclude_modules": ["v_proj"]}, r"PEFT merges into .* has no place for .*lora_A"),
+        ({"layers_to_transform": [0]}, r"PEFT merges into .* has no place for .*layers\.1\."),
     ],
 )
 def test_what_peft_does_not_merge_whole_is_refused_and_leaves_nothing(
@@ -121,6 +143,17 @@ def test_what_peft_does_not_merge_whole_is_refused_and_leaves_nothing(
     assert "\n" not in str(caught.value)
     assert sorted(path.name for path in tmp_path.iterdir() if path != home) == ["adapter"]
     assert not list((home / "models").iterdir()) if (home / "models").exists() else True
+
+
+@pytest.mark.parametrize("part", [".layers.1.", ""], ids=["a layer", "everything"])
+def test_an_adapter_that_lost_tensors_is_refused(
+    part: str, tiny_student: Path, adapter: Path, tmp_path: Path, home: Path
+) -> None:
+    folder = Path(shutil.copytree(adapter, tmp_path / "adapter"))
+    tensors = load_file(folder / "adapter_model.safetensors")
+    save_file({name: t for name, t in tensors.items() if part not in name}, folder / "adapter_model.safetensors")
+    with pytest.raises(InputError, match=r"PEFT merges into .*missing adapter keys"):
+        open_merged(tiny_student, folder, tiny_student)
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -120,3 +121,38 @@ def test_an_index_of_another_form_is_refused(weight_map: object, sharded: Path) 
     (sharded / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
     with pytest.raises(InputError, match=r"weight_map in .*index\.json .* must be an object"):
         Checkpoint(sharded)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["layers.0.self_attn.q_proj.bias", "layers.0.self_attn.q_norm.weight", "layers.2.mlp.up_proj.weight", "norm.bias"],
+)
+def test_a_tensor_that_the_configuration_does_not_name_is_refused(
+    name: str, tiny_student: Path, tmp_path: Path
+) -> None:
+    folder = with_head(
+        tiny_student, tmp_path / "model", lambda tensors: tensors.update({f"model.{name}": torch.ones(64)})
+    )
+    with pytest.raises(InputError, match=rf"config\.json describes, which has no place for model\.{name}; get weights"):
+        Checkpoint(folder)
+
+
+def test_what_every_loader_computes_again_may_lie_in_a_checkpoint(tiny_student: Path, tmp_path: Path) -> None:
+    name = "model.layers.0.self_attn.rotary_emb.inv_freq"
+    folder = with_head(tiny_student, tmp_path / "model", lambda tensors: tensors.update({name: torch.ones(8)}))
+    assert Checkpoint(folder).shapes == Checkpoint(tiny_student).shapes
+
+
+def test_a_file_that_git_lfs_has_not_fetched_is_named_so(tiny_student: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(tiny_student, tmp_path / "model"))
+    (folder / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 9\n")
+    with pytest.raises(
+        InputError, match=r"must be a whole safetensors file: .*; it is a pointer of Git LFS: run git lfs"
+    ):
+        Checkpoint(folder)
+
+
+def test_an_exported_folder_is_no_source(tiny_student: Path, tmp_path: Path) -> None:
+    export_model(replace(nearest_config(tiny_student, tmp_path / "out", "fp32"), bounds=None))
+    with pytest.raises(InputError, match=r"out must be a model folder, and is an exported one; export the model"):
+        Checkpoint(tmp_path / "out")

@@ -80,6 +80,7 @@ def test_layers_slide_and_rotate_as_in_transformers(family: str, values: dict[st
         ("Mistral", {"attention_bias": True}, r"attention_bias \(True\) must be False"),
         ("Llama", {"rope_scaling": {"type": "linear"}}, r"rope_type \(linear\) must be default or llama3"),
         ("Llama", {"rope_scaling": {"rope_type": "llama3"}}, r"must hold 'factor'; it is missing"),
+        ("Llama", {"is_causal": False}, r"is_causal \(False\) must be True"),
         ("Llama", {"quantization_config": {"quant_method": "awq"}}, r"quantization_config \(awq\) must be none"),
         ("Qwen3", {"layer_types": ["chunked_attention"] * 2}, r"layer_types \(chunked_attention\) must be full"),
         ("Qwen2", {"layer_types": ["sliding_attention"] * 2}, r"\(sliding_attention\) must be full_attention;"),

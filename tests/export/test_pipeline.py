@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from export import pipeline
 from export.calibration import Text
 from export.external_data import check_external_data
 from export.parity import Bounds, check_parity, float_model, measure_parity
@@ -19,7 +20,8 @@ from export.pipeline import ExportConfig, export_model, int4_config
 from export.session import OnnxDecoder
 from toolkit.chat_format import ChatFormat
 from toolkit.errors import FolderConflict, GateFailed, InputError
-from toolkit.runs import file_digest, read_manifest
+from toolkit.records import Example, read_records, write_records
+from toolkit.runs import file_digest, file_facts, files_digest, folder_digest, read_manifest
 
 WIDE = Bounds(max_mean_kl=0.5, min_top1=0.3)
 """A random model's logits are nearly flat: their KL is tiny, and which is largest hangs by a hair."""
@@ -59,6 +61,39 @@ def test_the_same_export_again_changes_nothing_and_another_is_refused(
     assert (config.out / "model.onnx").stat().st_mtime_ns == before
     with pytest.raises(FolderConflict, match=r"head_bits \(4\) must equal this run's \(8\)"):
         export_model(replace(config, head_bits=8))
+
+
+def test_what_the_gate_would_refuse_is_refused_before_the_work(
+    config: ExportConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = _copy(config.source, tmp_path / "source")
+    (source / "tokenizer_config.json").write_text('{"eos_token": "<|im_end|>", "added_tokens_decoder": []}')
+    monkeypatch.setattr(pipeline, "_write_model", None)
+    with pytest.raises(InputError, match="must hold a tokenizer that transformers reads, and it says AttributeError"):
+        export_model(replace(config, source=source, out=tmp_path / "out"))
+
+
+def test_a_configuration_that_asks_for_other_outputs_is_compared_all_the_same(
+    tiny_student: Path, tmp_path: Path
+) -> None:
+    source = _copy(tiny_student, tmp_path / "source")
+    _edit(source, return_dict=False, output_attentions=True)
+    assert export_model(replace(int4_config(source, tmp_path / "out"), bounds=WIDE))["measured"]["parity"]
+
+
+def test_a_source_that_was_changed_since_its_manifest_is_another_one(
+    config: ExportConfig, manifest: dict[str, Any], tmp_path: Path
+) -> None:
+    """A student is a run folder; who edits a file of it must not get the export of before."""
+    source = Path(shutil.copytree(config.source, tmp_path / "source"))
+    outputs = {path.name: file_facts(path) for path in sorted(source.iterdir())}
+    (source / "manifest.json").write_text(json.dumps({"outputs": outputs}))
+    assert folder_digest(source) == files_digest(source)
+    edited = replace(config, source=source, out=tmp_path / "out", bounds=None)
+    export_model(edited)
+    _edit(source, rms_norm_eps=1e-3)
+    with pytest.raises(FolderConflict, match=r"inputs\.source"):
+        export_model(edited)
 
 
 def test_exports_of_the_same_inputs_are_equal_bytes(
@@ -168,6 +203,14 @@ UP_PROJ = "model.layers.1.mlp.up_proj.weight"
         (lambda f: _edit(f, mlp_bias=True), r"mlp_bias \(True\) must be False"),
         (lambda f: _edit(f, hidden_size=96), r"has shape \(320, 64\), which must equal \(320, 96\)"),
         (lambda f: _edit(f, num_hidden_layers=3), r"must hold the tensor model\.layers\.2\.input_layernorm\.weight"),
+        (
+            lambda f: (f / "tokenizer_config.json").write_text('{"eos_token": 2}'),
+            r"a tokenizer that transformers reads, .*int",
+        ),
+        (
+            lambda f: (f / "generation_config.json").write_text('{"max_new_tokens": 0}'),
+            r"max_new_tokens. must be greater",
+        ),
         (lambda f: _rewrite(f, UP_PROJ, float("nan")), rf"{UP_PROJ} .* holds 1 NaN or infinite"),
         (lambda f: _rewrite(f, UP_PROJ, 1e6), rf"{UP_PROJ} .* holds 1e\+06, which must be at most 65504"),
     ],
@@ -189,6 +232,22 @@ def test_a_traces_file_that_is_none_is_refused_with_its_line(tiny_student: Path,
     with pytest.raises(InputError, match=r"line 1: Example has no key 'problem'; did you mean 'problem_id'"):
         export_model(int4_config(tiny_student, tmp_path / "out", calibration=traces))
     assert [path.name for path in tmp_path.iterdir()] == ["traces.jsonl"]
+
+
+def test_examples_that_no_context_holds_are_counted(
+    tiny_student: Path, traces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    examples = read_records(traces, Example)
+    long = [replace(example, reasoning="so " * 600) for example in examples]
+    write_records(tmp_path / "long.jsonl", long)
+    with pytest.raises(InputError, match=r"0 found, 40 are longer than the context of 512 tokens"):
+        export_model(int4_config(tiny_student, tmp_path / "out", calibration=tmp_path / "long.jsonl"))
+    write_records(tmp_path / "some.jsonl", [*examples, *(replace(e, question=f"{e.question} Say.") for e in long)])
+    config = int4_config(
+        tiny_student, tmp_path / "out", preset="quick", method="nearest", calibration=tmp_path / "some.jsonl"
+    )
+    export_model(replace(config, bounds=None))
+    assert "40 examples of" in capsys.readouterr().err
 
 
 def test_every_architecture_decodes_as_its_dequantized_weights_do_in_torch(

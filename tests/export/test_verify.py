@@ -548,3 +548,8 @@ def test_the_same_source_gives_the_same_record(exported: Path, source: Path, tmp
     check_external_data(tmp_path / "again" / "model.onnx")
     for name in (RECORD_FILE, EXPECTED_FILE):
         assert (tmp_path / "again" / name).read_bytes() == (exported / name).read_bytes()
+
+
+def test_a_folder_that_is_not_there_is_named_so(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"nothing must be an exported folder, and there is none; make it with"):
+        verify(tmp_path / "nothing", fast=True)

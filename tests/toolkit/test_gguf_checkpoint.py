@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -31,8 +32,15 @@ def permute(weight: np.ndarray, num_heads: int) -> np.ndarray:
     return weight[order]
 
 
-def write_gguf(path: Path, student: Path, *, architecture: str = "llama") -> None:
-    """Write a student as llama.cpp's converter would, matrices in Q8_0."""
+def write_gguf(
+    path: Path,
+    student: Path,
+    *,
+    architecture: str = "llama",
+    add: Callable[[GGUFWriter], object] = lambda writer: None,
+    without: Sequence[str] = (),
+) -> None:
+    """Write a student as llama.cpp's converter would, matrices in Q8_0; `add`: further facts, `without`: names of facts."""
     config = json.loads((student / "config.json").read_text())
     tokenizer = json.loads((student / "tokenizer.json").read_text())
     vocabulary = sorted(tokenizer["model"]["vocab"].items(), key=lambda item: item[1])
@@ -70,6 +78,9 @@ def write_gguf(path: Path, student: Path, *, architecture: str = "llama") -> Non
         else:
             packed = quantize(weight, GGMLQuantizationType.Q8_0)
             writer.add_tensor(target, packed, raw_dtype=GGMLQuantizationType.Q8_0)
+    add(writer)
+    for name in without:
+        del writer.kv_data[0][name]
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -154,3 +165,50 @@ def test_another_architecture_is_refused_by_name(tiny_student: Path, tmp_path: P
     write_gguf(tmp_path / "model.gguf", tiny_student, architecture="qwen2")
     with pytest.raises(InputError, match=r"architecture \(qwen2\) must be llama"):
         write_checkpoint(tmp_path / "model.gguf", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("add", "message"),
+    [
+        (lambda w: w.add_rope_scaling_factor(4.0), r"rope\.scaling\.factor \(4\.0\) must be 1\.0"),
+        (lambda w: w.add_float32("llama.rope.scale_linear", 4.0), r"rope\.scale_linear \(4\.0\) must be absent"),
+        (lambda w: w.add_sliding_window(8), r"attention\.sliding_window \(8\) must be absent"),
+        (lambda w: w.add_logit_scale(3.0), r"logit_scale \(3\.0\) must be absent"),
+        (lambda w: w.add_causal_attention(False), r"attention\.causal \(False\) must be True"),
+        (lambda w: w.add_value_length(8), r"attention\.value_length \(8\) must be 16"),
+        (lambda w: w.add_vocab_size(400), r"vocab_size \(400\) must be 320"),
+        (lambda w: w.add_uint16("split.count", 2), r"one of 2 parts of a model, .* llama-gguf-split --merge"),
+    ],
+)
+def test_a_fact_that_changes_the_model_is_refused_by_name(
+    add: Callable[[GGUFWriter], object], message: str, tiny_student: Path, tmp_path: Path
+) -> None:
+    """llama.cpp scales by a factor alone: without a type it is linear."""
+    write_gguf(tmp_path / "model.gguf", tiny_student, add=add)
+    with pytest.raises(InputError, match=message):
+        write_checkpoint(tmp_path / "model.gguf", tmp_path)
+
+
+def test_facts_that_change_nothing_are_let_through(tiny_student: Path, tmp_path: Path) -> None:
+    def add(writer: GGUFWriter) -> None:
+        writer.add_string("llama.rope.scaling.type", "none")
+        writer.add_rope_scaling_factor(4.0)  # of the type none
+        writer.add_vocab_size(320)
+        writer.add_tensor_data_layout("Meta AI original pth")
+
+    write_gguf(tmp_path / "model.gguf", tiny_student, add=add)
+    write_checkpoint(tmp_path / "model.gguf", tmp_path)
+
+
+def test_the_end_of_a_turn_ends_a_text_as_well(tiny_student: Path, tmp_path: Path) -> None:
+    write_gguf(tmp_path / "model.gguf", tiny_student, add=lambda writer: writer.add_eot_token_id(5))
+    write_checkpoint(tmp_path / "model.gguf", tmp_path)
+    assert ChatFormat.from_folder(tmp_path).stop_ids == {2, 5}
+
+
+def test_a_file_needs_neither_a_padding_nor_a_first_token(tiny_student: Path, tmp_path: Path) -> None:
+    names = [f"tokenizer.ggml.{name}_token_id" for name in ("padding", "bos")]
+    write_gguf(tmp_path / "model.gguf", tiny_student, without=names)
+    write_checkpoint(tmp_path / "model.gguf", tmp_path)
+    assert "pad_token_id" not in json.loads((tmp_path / "config.json").read_text())
+    assert ChatFormat.from_folder(tmp_path).stop_ids == {2}

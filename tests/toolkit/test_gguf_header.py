@@ -92,6 +92,7 @@ HEADS = "llama.attention.head_count"
             with_number("tokenizer.ggml.eos_token_id", 10**6),
             r"eos_token_id .* \(1000000\) must be the id of one of its 320",
         ),
+        (with_number("", 0x03000000), r"byte order of other machines \(big-endian\)"),
         (with_first_merge(b"QQ"), r"merges of the GGUF file must be of two of its tokens each"),
         (with_bytes(b"<|im_end|>", b"<|im_\xff\xfed|>"), r"must be a whole GGUF file: .*utf-8"),
     ],

@@ -182,6 +182,22 @@ def test_a_digest_changes_with_the_bytes_and_not_with_the_place(tmp_path: Path) 
     assert digests[0] == digests[1] != digests[2]
 
 
+@pytest.mark.parametrize("there", [True, False])
+def test_a_link_that_leads_to_no_run_is_refused_before_the_work(there: bool, tmp_path: Path) -> None:
+    """The finished folder could not get the link's name."""
+    if there:
+        (tmp_path / "there").mkdir()
+    (tmp_path / "run").symlink_to(tmp_path / "there")
+    with pytest.raises(FolderConflict, match="must be a folder, and is a link to no finished run"):
+        is_complete(tmp_path / "run", STAGE)
+
+
+def test_a_link_to_a_finished_run_is_that_run(tmp_path: Path) -> None:
+    make(tmp_path / "there")
+    (tmp_path / "run").symlink_to(tmp_path / "there")
+    assert is_complete(tmp_path / "run", STAGE)
+
+
 def test_bytes_count_all_files(tmp_path: Path) -> None:
     make(tmp_path / "run")
     assert folder_bytes(tmp_path / "run", ["weights.bin"]) == 5

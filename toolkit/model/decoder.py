@@ -137,3 +137,8 @@ class TorchDecoder:
 def load_model(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
     """Load a local causal language model whole, as `toolkit.model.loading.load_whole`."""
     return load_whole(AutoModelForCausalLM, folder, dtype=dtype, attn_implementation="sdpa")
+
+
+def check_loads(folder: Path) -> None:
+    """Raises what `load_model` would, without reading a weight."""
+    load_whole(AutoModelForCausalLM, folder, device_map="meta", attn_implementation="sdpa")

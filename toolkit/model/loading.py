@@ -24,6 +24,8 @@ FLOATS = ("BF16", "F16", "F32", "F64")
 """Types that weights may be stored in, by the names of safetensors."""
 NAMED = 3
 """Tensors that an error names before it counts the rest."""
+PLAIN_OUTPUTS = {"return_dict": True, "output_attentions": False, "output_hidden_states": False}
+"""Whatever a `config.json` asks for beside the logits: whoever loads a model here reads those."""
 NO_ADAPTERS = "no-adapters"
 """A folder that is not there: where transformers then looks for an adapter, which it would else take out of the model's."""
 
@@ -48,7 +50,7 @@ def load_whole(auto_class: Any, folder: Path, *, extra_allowed: bool = False, **
                 ignore_mismatched_sizes=True,  # so that they are named below
                 output_loading_info=True,
                 adapter_kwargs={"subfolder": NO_ADAPTERS},
-                **settings,
+                **(PLAIN_OUTPUTS | settings),
             )
         stored = {} if method else _stored_types(folder)
     except Exception as error:  # safetensors, JSON and quantizers each raise their own
