@@ -105,7 +105,7 @@ def run_benchmark(
     """
     models = [folder, *versus]
     for path in versus:
-        if not (path.suffix == ".gguf" and path.is_file()) and not path.is_dir():
+        if not (path.suffix.lower() == ".gguf" and path.is_file()) and not path.is_dir():
             raise InputError(f"{path} must be a GGUF file or an exported folder to compare with; give --vs model.gguf")
     threads = physical_cores()
     measured: list[list[Round]] = [[] for _ in models]
@@ -143,7 +143,7 @@ def measure_round(
     model: Path, contexts: Sequence[int], new_tokens: int, threads: int, open_decoder: OpenDecoder = OnnxDecoder
 ) -> Round:
     """Load, then for each length read a prompt of it and decode; runs in a process of its own."""
-    if model.suffix == ".gguf":
+    if model.suffix.lower() == ".gguf":
         from export import llama_cpp
 
         llama_cpp.library()  # imported before the clock starts, as onnxruntime is with this file
@@ -228,7 +228,7 @@ def _open(
     model: Path, threads: int, max_length: int, open_decoder: OpenDecoder
 ) -> tuple[Callable[[list[int]], int], Callable[[int], int], int, Callable[[int], int]]:
     """How to read a prompt and to append a token (both answer with the next), the vocabulary, a step's bytes."""
-    if model.suffix == ".gguf":
+    if model.suffix.lower() == ".gguf":
         from export.llama_cpp import LlamaCpp
 
         other = LlamaCpp(model, threads=threads, max_length=max_length)

@@ -147,8 +147,10 @@ def int4_config(
     """What `--int4` does: calibrated on traces, given or the student's own; without any, `quick` in place of `balanced`.
 
     `method`: another than the preset's. Raises `InputError` where another preset, or a method that needs them, has no
-    traces to calibrate on.
+    traces to calibrate on, and where `quick` is given some.
     """
+    if preset == "quick" and method is None and calibration:
+        raise InputError(f"--quick calibrates on nothing, and {calibration} was given; leave out one of them")
     traces = calibration or _own_traces(adapter or source)
     if preset == "quick" or (preset == "balanced" and traces is None and method is None):
         preset, traces = "quick", None if method is None else traces

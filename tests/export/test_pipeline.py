@@ -234,6 +234,11 @@ def test_a_traces_file_that_is_none_is_refused_with_its_line(tiny_student: Path,
     assert [path.name for path in tmp_path.iterdir()] == ["traces.jsonl"]
 
 
+def test_quick_refuses_traces_that_it_would_not_look_at(tiny_student: Path, traces: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=rf"--quick calibrates on nothing, and {traces} was given; leave out one"):
+        int4_config(tiny_student, tmp_path / "out", preset="quick", calibration=traces)
+
+
 def test_examples_that_no_context_holds_are_counted(
     tiny_student: Path, traces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
