@@ -139,7 +139,7 @@ def test_logits_are_those_of_the_expanded_form(model: PreTrainedModel, new_token
     assert mla.absorb(model)
     found = logits(model, chunks, mask_BS)
     real = mask_BS.bool()
-    torch.testing.assert_close(found[real], expected[real], atol=1e-5, rtol=0)
+    torch.testing.assert_close(found[real], expected[real], atol=1e-4, rtol=0)  # 1.05e-5 without vector instructions
 
 
 @pytest.mark.parametrize(("rank", "int8"), [(0, True), (48, False), (48, True)])
