@@ -86,7 +86,8 @@ def read_texts(path: Path, chat_format: ChatFormat, *, tokens: int, max_length: 
         longer = f", {too_long} are longer than the context of {max_length} tokens" if too_long else ""
         raise InputError(
             f"{path} must hold examples enough to calibrate on ({len(calibration)} found) and to check against "
-            f"({len(held_out)} found{longer}); give a larger file by --calibration"
+            f"({len(held_out)} found{longer}); give a file of some dozens by --calibration, such as the train.jsonl of a larger run, "
+            "or take --quick, which needs none"
         )
     if too_long:
         say(f"export: {too_long} examples of {path} are longer than the context ({max_length} tokens), and left out")

@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import shlex
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -67,8 +68,7 @@ def verify(folder: Path, *, fast: bool) -> list[Check]:
 
     Raises `InputError` where the folder holds nothing to check against.
     """
-    if not folder.is_dir():
-        raise InputError(f"{folder} must be an exported folder, and there is none; make it with: toolkit export MODEL")
+    _check_exported(folder)
     manifest = read_manifest(folder)
     if manifest is None:
         raise InputError(f"{folder / MANIFEST} must exist to verify {folder}; export again")
@@ -108,6 +108,7 @@ def check_start(folder: Path) -> bool:
     that its manifest names. Raises `InputError` with the first line that failed, but where that is `outgrown`, which is
     the caller's to say: short chats are as good as ever.
     """
+    _check_exported(folder)
     manifest = read_manifest(folder)
     if not _has_record(folder, manifest or {}):
         if manifest is not None:
@@ -374,6 +375,14 @@ def _has_record(folder: Path, manifest: Mapping[str, Any]) -> bool:
 
 def _measure_places(folder: Path, cache: Cache, expected: Mapping[str, Expected]) -> dict[str, CoarseParity]:
     return measure_places(OnnxDecoder(folder, cache=cache, keeps_prefix=True), expected)
+
+
+def _check_exported(folder: Path) -> None:
+    if not folder.is_dir():
+        raise InputError(f"{folder} must be an exported folder, and there is none; make it with: toolkit export MODEL")
+    if any(folder.glob("*.safetensors")) and not any(folder.glob("*.onnx")):
+        command = f"toolkit export {shlex.quote(str(folder))} --int4 --out DIR"
+        raise InputError(f"{folder} is a model that is not exported yet; give the folder DIR that comes of: {command}")
 
 
 def why_no_record(folder: Path) -> str:

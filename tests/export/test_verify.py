@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -553,3 +554,12 @@ def test_the_same_source_gives_the_same_record(exported: Path, source: Path, tmp
 def test_a_folder_that_is_not_there_is_named_so(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"nothing must be an exported folder, and there is none; make it with"):
         verify(tmp_path / "nothing", fast=True)
+
+
+def test_a_model_that_is_not_exported_yet_is_called_one(tiny_student: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(tiny_student, tmp_path / "my student"))
+    for check in (check_start, partial(verify, fast=True)):
+        with pytest.raises(
+            InputError, match=r"is a model that is not exported yet; .*: toolkit export '.*my student' --int4"
+        ):
+            check(folder)
