@@ -67,7 +67,10 @@ def read_texts(path: Path, chat_format: ChatFormat, *, tokens: int, max_length: 
     calibration: list[Text] = []
     held_out: list[Text] = []
     room, held_out_room, too_long = tokens, HELD_OUT_TOKENS, 0
-    examples = read_records(path, Example)
+    try:
+        examples = read_records(path, Example)
+    except InputError as error:
+        raise InputError(f"{error}; the train.jsonl beside a student holds examples to calibrate on") from error
     for example in sorted(examples, key=lambda e: (content_hash(e.problem_id + e.question), e.sample)):
         ids, is_completion = chat_format.training_ids(example.messages, example.reasoning, example.answer)
         if len(ids) > max_length:

@@ -57,6 +57,8 @@ def report_run(run: Path) -> Ledger:
 
     Raises `InputError` where it holds no finished evaluation.
     """
+    if not run.is_dir():
+        raise InputError(f"{run} must be the folder of a run, and there is none; give the one that holds eval")
     folders = evaluation_folders(run / "eval")
     ledger = build_ledger(folders, read_recipe(run))
     write_ledger(run / LEDGER, ledger)
@@ -68,7 +70,9 @@ def evaluation_folders(folder: Path) -> dict[str, Path]:
     """Row name → evaluation folder: the toolkit's own rows in the order of the story, then others by name."""
     names = sorted(path.name for path in folder.iterdir() if not path.name.startswith(".")) if folder.is_dir() else []
     if not names:
-        raise InputError(f"{folder} must hold at least one evaluation; make them with: toolkit demo, or toolkit eval")
+        raise InputError(
+            f"{folder} must hold at least one evaluation; make one there: toolkit eval MODEL --out {folder / 'NAME'}"
+        )
     ordered = [name for name in TITLES if name in names] + [name for name in names if name not in TITLES]
     return {name: folder / name for name in ordered}
 

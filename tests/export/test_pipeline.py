@@ -234,6 +234,13 @@ def test_a_traces_file_that_is_none_is_refused_with_its_line(tiny_student: Path,
     assert [path.name for path in tmp_path.iterdir()] == ["traces.jsonl"]
 
 
+def test_a_file_that_is_none_of_examples_is_told_which_is(tiny_student: Path, tmp_path: Path) -> None:
+    path = tmp_path / "traces.jsonl"
+    path.write_text(json.dumps({"problem_id": "a", "finish_reason": "stop"}) + "\n")
+    with pytest.raises(InputError, match=r"finish_reason.*; the train\.jsonl beside a student holds examples"):
+        export_model(int4_config(tiny_student, tmp_path / "out", calibration=path))
+
+
 def test_quick_refuses_traces_that_it_would_not_look_at(tiny_student: Path, traces: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=rf"--quick calibrates on nothing, and {traces} was given; leave out one"):
         int4_config(tiny_student, tmp_path / "out", preset="quick", calibration=traces)
