@@ -76,7 +76,8 @@ def unfit(trace: Trace, asked: Asked) -> Unfit | None:
         return "tool_call"
     if has_thought_tags(thought) or has_thought_tags(answer):
         return "thought_tags"
-    has_thought = any(map(str.isalnum, thought)) and thought.strip(" \n.[]()<>").casefold() not in _NO_THOUGHTS
+    words = thought.strip().strip(" \n.[]()<>")  # white space of every kind, then what stands around such a word
+    has_thought = any(map(str.isalnum, thought)) and words.casefold() not in _NO_THOUGHTS
     if not has_thought and not trace.teacher.startswith(BY_A_PERSON):
         return "no_thought"
     if any(map(_CONTROL.search, (thought, answer, asked.transcript))) or _NEXT_TURN.search(answer):

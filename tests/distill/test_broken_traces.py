@@ -77,6 +77,7 @@ def test_the_page_shows_the_table() -> None:
         (f"{THOUGHT}\n</think>\n\n{ANSWER}", "correct", "kept"),
         (f"{THOUGHT}", "truncated", "truncated"),
         (f"\n</think>\n\n{ANSWER}", "correct", "no_thought"),
+        (f"\t[None]\t\n</think>\n\n{ANSWER}", "correct", "no_thought"),
         (f"a\n</think>\n\nb</think>{ANSWER}", "correct", "thought_tags"),
         (f"a<think>b\n</think>\n\n{ANSWER}", "correct", "thought_tags"),
         (f"{LOOP * 20}\n</think>\n\n{ANSWER}", "correct", "looping"),
