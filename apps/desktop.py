@@ -23,8 +23,8 @@ from threading import Thread
 from typing import Literal
 
 from toolkit.errors import InputError
-from toolkit.models import cache_folder
 from toolkit.terminal import say
+from toolkit.user_folders import cache_folder
 
 Window = Literal["auto", "app", "browser", "none"]
 

@@ -14,7 +14,6 @@ from contextlib import suppress
 from pathlib import Path
 
 from apps.conversation import Conversation, Turn
-from apps.view import turn_messages
 from toolkit.errors import InputError
 from toolkit.records import (
     BY_A_PERSON,
@@ -31,16 +30,6 @@ FEEDBACK = "feedback"
 """The folder's name, beside the chats."""
 PROBLEMS, TRACES = "problems.jsonl", "traces.jsonl"
 FAMILY = "feedback"
-
-
-def turn_of_message(conversation: Conversation, index: int) -> Turn:
-    """The turn that a message of the page belongs to."""
-    messages, places = 0, conversation.places()
-    for turn in conversation.turns:
-        messages += len(turn_messages(turn, places[turn.parent], 0.0))
-        if index < messages:
-            return turn
-    raise InputError(f"message {index + 1} must be one of the conversation's {messages}; open the chat again")
 
 
 def keep(folder: Path, conversation: Conversation, turn: Turn, *, teacher: str, answer: str, reasoning: str) -> Trace:

@@ -9,10 +9,11 @@ import gradio as gr
 
 from apps.conversation import Turn
 from apps.events import quiet
-from apps.feedback import TRACES, keep, turn_of_message
+from apps.feedback import TRACES, keep
 from apps.markup import harmless
 from apps.settings import Panel, Settings
 from apps.tab import Tab
+from apps.view import turn_of_message
 from toolkit.errors import InputError
 
 NO_CONSENT = "Feedback is not kept: open the settings and tick “Keep my feedback as training data” if you want that."

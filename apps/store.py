@@ -12,9 +12,7 @@ of a turn are seconds since its start.
 from __future__ import annotations
 
 import json
-import os
 import sqlite3
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -303,18 +301,6 @@ def title_of(conversation: Conversation) -> str:
     words = conversation.all_turns[0].question.split() if conversation.all_turns else []
     text = " ".join(words)
     return text if len(text) <= TITLE_LENGTH else text[: TITLE_LENGTH - 1].rsplit(" ", 1)[0] + "…"
-
-
-def data_folder() -> Path:
-    """Where this system keeps a program's data of this user."""
-    home = Path.home()
-    if sys.platform == "win32":
-        base = Path(os.environ.get("LOCALAPPDATA") or home / "AppData" / "Local")
-    elif sys.platform == "darwin":
-        base = home / "Library" / "Application Support"
-    else:
-        base = Path(os.environ.get("XDG_DATA_HOME") or home / ".local" / "share")
-    return base / "reasoning-edge"
 
 
 def _open_file(path: Path) -> tuple[sqlite3.Connection, str]:

@@ -8,6 +8,7 @@ from typing import Any
 from apps.conversation import Conversation, Turn
 from apps.markup import as_typed, harmless
 from apps.turn_links import link
+from toolkit.errors import InputError
 
 
 def page_messages(conversation: Conversation, now: float) -> list[dict[str, Any]]:
@@ -28,6 +29,16 @@ def turn_messages(turn: Turn, versions: Sequence[Turn], now: float) -> list[dict
     if note := _note(turn):
         shown.append(_message("assistant", f"*{note}*{'' if turn.running else _ways_on(turn)}"))
     return shown
+
+
+def turn_of_message(conversation: Conversation, index: int) -> Turn:
+    """The turn that a message of the page belongs to."""
+    messages, places = 0, conversation.places()
+    for turn in conversation.turns:
+        messages += len(turn_messages(turn, places[turn.parent], 0.0))
+        if index < messages:
+            return turn
+    raise InputError(f"message {index + 1} must be one of the conversation's {messages}; open the chat again")
 
 
 def status_line(turn: Turn) -> str:

@@ -32,9 +32,10 @@ from typing import Any
 import numpy as np
 
 from distill.evaluate import EvalConfig, evaluate
-from distill.problems.requests import HARMFUL, is_refusal, make_requests
+from distill.problems.requests import make_requests
 from distill.teachers.respondent import Respondent, folder_name
 from distill.teachers.thought_forms import without_thoughts
+from distill.verification.refusals import HARMFUL, is_refusal
 from distill.verification.rewards import language_consistency
 from distill.verification.unit_tests import TESTS
 from distill.verification.verdicts import same_answer

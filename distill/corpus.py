@@ -16,8 +16,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from distill.problems.chains import CHAINS
-from distill.problems.requests import HARMFUL, worked_requests
+from distill.problems.requests import worked_requests
 from distill.teacher_tokenizer import END_OF_TEXT
+from distill.verification.refusals import HARMFUL
 from toolkit.chat_format import TURN_END, ChatFormat, completion_text
 from toolkit.records import Problem
 

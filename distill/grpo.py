@@ -34,10 +34,10 @@ from trl.trainer.grpo_config import GRPOConfig
 from trl.trainer.grpo_trainer import GRPOTrainer
 
 from distill.journal import CHECKPOINTS, SAMPLED
-from distill.problems.requests import HARMFUL
 from distill.reflection import shares
 from distill.schedule import constant_schedule
 from distill.teachers.traces import row_seed
+from distill.verification.refusals import HARMFUL
 from distill.verification.rewards import accuracy, language_consistency, well_formed
 from toolkit.chat_format import CLOSE, ChatFormat
 from toolkit.errors import InputError

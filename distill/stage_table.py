@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from distill.problems.requests import HARMFUL, is_refusal
 from distill.stages import STAGES, TITLES
+from distill.verification.refusals import HARMFUL, is_refusal
 from distill.verification.rewards import completion_of, language_consistency, well_formed
 from toolkit.intervals import difference_interval, mean_interval
 from toolkit.ledger import Outcome, interval_text, markdown_table, percent, points, read_outcomes

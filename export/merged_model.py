@@ -29,10 +29,10 @@ from toolkit.allowance import memory
 from toolkit.chat_format import CHAT_FILES
 from toolkit.errors import InputError, MissingExtra
 from toolkit.model.decoder import load_model
-from toolkit.models import cache_folder
 from toolkit.records import read_object
 from toolkit.runs import Stage, discard, files_digest, finish, is_complete, partial_folder
 from toolkit.terminal import say
+from toolkit.user_folders import cache_folder
 
 NAMED = 3
 """Tensors that an error names."""

@@ -31,9 +31,9 @@ from export.model_config import ModelConfig
 from toolkit.allocator import give_freed_memory_back
 from toolkit.disk import sync
 from toolkit.errors import InputError
-from toolkit.models import cache_folder
 from toolkit.runs import folder_digest
 from toolkit.terminal import say
+from toolkit.user_folders import cache_folder
 
 SPIN_US = "200"
 """How long a thread without work looks for some before it sleeps: longer than the gap between two nodes of a step, shorter

@@ -38,8 +38,8 @@ from export.prefix_cache import CacheShape, PrefixCache, common_prefix, forget_a
 from toolkit.advice import advise
 from toolkit.allowance import physical_cores
 from toolkit.errors import InputError
-from toolkit.models import cache_folder
 from toolkit.runs import read_manifest
+from toolkit.user_folders import cache_folder
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]

@@ -161,7 +161,7 @@ def bench(options: Options) -> Result:
 def chat(options: Options) -> Result:
     from apps.chat import run_chat
     from apps.model import CHAT_DECODER
-    from apps.store import data_folder
+    from toolkit.user_folders import data_folder
 
     model = _chat_model(options)
     _say_what_is_slower(model, options.compare or "")
@@ -248,6 +248,6 @@ def _chat_model(options: Options) -> str:
 def _chat_if_someone_is_there(folder: Path) -> None:
     if sys.stdin.isatty():
         from apps.chat import run_chat
-        from apps.store import data_folder
+        from toolkit.user_folders import data_folder
 
         run_chat(folder, data_folder(), port=0)

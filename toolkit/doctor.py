@@ -23,8 +23,9 @@ from typing import Any
 from packaging.requirements import Requirement
 
 from toolkit.allowance import memory, physical_cores
-from toolkit.models import cache_folder
+from toolkit.processor import instructions
 from toolkit.terminal import visible
+from toolkit.user_folders import cache_folder
 
 DISTRIBUTION = "reasoning-edge"
 VERBS_OF_EXTRA = {
@@ -35,8 +36,6 @@ VERBS_OF_EXTRA = {
 }
 KEY_PACKAGE = {"chat": "gradio", "distill": "trl", "export": "onnx", "serve": "llguidance"}
 """What each extra is for."""
-INSTRUCTIONS = ("avx2", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_bf16", "asimddp", "i8mm", "bf16")
-"""Linux's names for the instructions that int8 products and bf16 training use (x86-64, then arm64)."""
 DEMO_DISK_BYTES = 5e9
 DEMO_MEMORY_BYTES = 8e9
 BYTES_A_PARAMETER = 0.65
@@ -93,17 +92,6 @@ def to_text(findings: list[Finding]) -> str:
 
 def to_facts(findings: list[Finding]) -> dict[str, Any]:
     return {"findings": [asdict(finding) for finding in findings], "good": all(f.is_good for f in findings)}
-
-
-def instructions() -> list[str]:
-    """Those of `INSTRUCTIONS` that this processor has; empty where the system does not tell."""
-    try:
-        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
-    except OSError:
-        return []
-    line = re.search(r"^(?:flags|Features)\s*:(.*)$", text, flags=re.MULTILINE)
-    flags = set(line.group(1).split()) if line else set()
-    return [name for name in INSTRUCTIONS if name in flags]
 
 
 def missing_requirements(extra: str) -> list[str]:

@@ -22,6 +22,7 @@ from toolkit.errors import InputError, MissingExtra
 from toolkit.gguf_checkpoint import write_checkpoint
 from toolkit.runs import MANIFEST, Stage, discard, file_digest, finish, is_complete, partial_folder
 from toolkit.terminal import say
+from toolkit.user_folders import cache_folder
 
 BUILTIN_TEACHER = Path(__file__).parent.parent / "distill" / "teacher_nano"
 UNPACKED = 2
@@ -171,17 +172,6 @@ def unpack_gguf(path: Path) -> Path:
 
 def _cached(name: str) -> Path:
     return cache_folder() / "models" / name.replace("/", "--")
-
-
-def cache_folder() -> Path:
-    """`$TOOLKIT_HOME`, or `reasoning-edge` in the platform's folder for caches."""
-    if home := os.environ.get("TOOLKIT_HOME"):
-        return Path(home)
-    if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local") / "reasoning-edge"
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches" / "reasoning-edge"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "reasoning-edge"
 
 
 def fetch_hub(hub_id: str, folder: Path) -> str:

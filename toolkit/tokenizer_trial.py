@@ -16,6 +16,7 @@ from pathlib import Path
 from toolkit.errors import InputError
 from toolkit.json_files import check_regular
 from toolkit.runs import file_digest, replace_text
+from toolkit.user_folders import cache_folder
 
 MOST_BYTES = 2 * 2**30
 """Address space of the child: ten times what the largest known vocabulary takes."""
@@ -71,6 +72,4 @@ def try_tokenizer(path: Path) -> None:
 
 
 def _proofs() -> Path:
-    from toolkit.models import cache_folder  # which reads tokenizers itself
-
     return cache_folder() / "tokenizers"

@@ -5,7 +5,7 @@
     answer's text ── readings.read_answer ───────────┘
 
 A problem with tests is code, and right where its program passes all of them; a request is answered or refused
-(`distill.problems.requests`); of a problem that reasoning-gym made its own scorer decides. Any other has a reference, whose
+(`distill.verification.refusals`); of a problem that reasoning-gym made its own scorer decides. Any other has a reference, whose
 kind decides how an answer is read and compared: the whole of the final answer must mean the reference, and what cannot be
 read in that way is wrong. One place finds the final answer of every model alike (`toolkit.answers.final_answer`), whether
 it was trained on our format or never saw it, and never in the reasoning.
@@ -16,11 +16,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from importlib import metadata
 
-from distill.problems.requests import HARMFUL, responds_rightly
 from distill.teachers.thought_forms import without_thoughts
 from distill.verification.family_scorers import family_answer, family_score, has_scorer
 from distill.verification.meaning import means
 from distill.verification.readings import read_answer, read_as_list, read_reference
+from distill.verification.refusals import HARMFUL, responds_rightly
 from distill.verification.sandbox import strongest_level
 from distill.verification.unit_tests import TESTS, passed
 from distill.verification.wholeness import incomplete

@@ -9,8 +9,8 @@ import platform
 from functools import cache
 from pathlib import Path
 
-from toolkit.doctor import instructions
 from toolkit.errors import InputError
+from toolkit.processor import instructions
 
 FILES = ("_library.so", "_library.dll")
 """Beside this file, one of them where it was compiled; no Python's name is in it, since it uses nothing of Python's."""

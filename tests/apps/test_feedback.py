@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from apps.conversation import Conversation, Turn
-from apps.feedback import PROBLEMS, TRACES, keep, turn_of_message
+from apps.feedback import PROBLEMS, TRACES, keep
+from apps.view import turn_of_message
 from toolkit.errors import InputError
 from toolkit.records import Example, Problem, Trace, read_records
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from apps.conversation import Conversation, Turn
-from apps.store import COLUMNS, FILE, SCHEMA_VERSION, TITLE_LENGTH, Store, data_folder, record_of
+from apps.store import COLUMNS, FILE, SCHEMA_VERSION, TITLE_LENGTH, Store, record_of
 from toolkit.errors import InputError
 
 
@@ -220,15 +220,6 @@ def test_a_disk_that_takes_nothing_is_told_and_what_is_open_stays(tmp_path: Path
     store._database.execute("PRAGMA max_page_count = 1000")
     store.write(conversation, conversation.turns[0])
     assert [entry.id for entry in store.entries()] == [conversation.id]
-
-
-def test_the_data_folder_is_the_users(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(sys, "platform", "linux")
-    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
-    assert data_folder() == tmp_path / "reasoning-edge"
-    monkeypatch.delenv("XDG_DATA_HOME")
-    monkeypatch.setenv("HOME", str(tmp_path))
-    assert data_folder() == tmp_path / ".local" / "share" / "reasoning-edge"
 
 
 def test_many_threads_write_and_read_at_once(tmp_path: Path) -> None:

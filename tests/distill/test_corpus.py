@@ -18,9 +18,10 @@ from distill.corpus import (
     pretraining_texts,
 )
 from distill.problems.families import FAMILIES, make_problems
-from distill.problems.requests import FAMILY, HARMFUL, make_requests
+from distill.problems.requests import FAMILY, make_requests
 from distill.problems.splits import split_of
 from distill.teacher_recipe import nano
+from distill.verification.refusals import HARMFUL
 from distill.verification.rewards import language_consistency
 from distill.verification.verdicts import score_answer
 from toolkit.chat_format import CLOSE, ChatFormat, completion_text

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from distill.problems.requests import ABOUT, HARMFUL, is_refusal, make_requests, responds_rightly, worked_requests
+from distill.problems.requests import make_requests, worked_requests
+from distill.verification.refusals import ABOUT, HARMFUL, is_refusal, responds_rightly
 from distill.verification.verdicts import score_answer
 from toolkit.records import Problem
 

