@@ -3,8 +3,8 @@
     python -m apps.serve_benchmark DIR [--minutes 10] [--streams 8]
 
 The server is `toolkit serve` in a process of its own; the clients, on the same machine, read its events and no more.
-Streams of one client alone come before and after, and again between, so that a slower machine slows both. The runner
-that the first token is compared with is a second decoder of the same folder, asked in turns with the server. Writes a
+Streams of one client alone come before and after, and again between, so that a slower machine slows both; so do those of
+a second server, which is `--repeatable`. The runner that the first token is compared with is a second decoder of the same folder, asked in turns with the server. Writes a
 block of docs/server.md.
 """
 
@@ -61,9 +61,20 @@ class Load:
 
 
 @contextmanager
-def served(folder: Path, streams: int) -> Iterator[tuple[str, psutil.Process]]:
+def served(folder: Path, streams: int, *more: str) -> Iterator[tuple[str, psutil.Process]]:
     """`toolkit serve` on a free port: its address and its process."""
-    command = [sys.executable, "-m", "toolkit.cli", "serve", str(folder), "--port", "0", "--parallel", str(streams)]
+    command = [
+        sys.executable,
+        "-m",
+        "toolkit.cli",
+        "serve",
+        str(folder),
+        "--port",
+        "0",
+        "--parallel",
+        str(streams),
+        *more,
+    ]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None
@@ -190,21 +201,29 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--streams", type=int, default=8)
     options = parser.parse_args()
-    with served(options.folder, options.streams) as (address, server):
+    with (
+        served(options.folder, options.streams) as (address, server),
+        served(options.folder, options.streams, "--repeatable") as (repeatable_address, repeatable_server),
+    ):
+        under_load(repeatable_address, repeatable_server, streams=options.streams, seconds=WARM_S)
         under_load(address, server, streams=options.streams, seconds=WARM_S)
         began_bytes = server.memory_info().rss
-        alone, together = [], []
+        alone, together, repeatable = [], [], []
         with Progress("serve, parts", PARTS) as progress:
             for _ in range(PARTS):
                 alone.append(under_load(address, server, streams=1, seconds=ALONE_S))
                 seconds = 60 * options.minutes / PARTS
                 together.append(under_load(address, server, streams=options.streams, seconds=seconds))
+                repeatable.append(
+                    under_load(repeatable_address, repeatable_server, streams=options.streams, seconds=ALONE_S)
+                )
                 progress.advance()
         ended_bytes = server.memory_info().rss
         failed = metric(address, 'toolkit_rows_ended_total{outcome="failed"}')
         first = first_tokens(options.folder, address)
-    errors = [error for load in [*alone, *together] for error in load.errors]
+    errors = [error for load in [*alone, *together, *repeatable] for error in load.errors]
     ratios = [many.tokens_per_s / one.tokens_per_s for one, many in zip(alone, together, strict=True)]
+    kept = [again.tokens_per_s / many.tokens_per_s for again, many in zip(repeatable, together, strict=True)]
     most_bytes = max(size for load in together for size in load.memory_bytes)
     rows = [
         ("streams at once", f"{options.streams} for {options.minutes:.0f} minutes"),
@@ -213,6 +232,8 @@ def main() -> None:
         ("all streams", f"{median(load.tokens_per_s for load in together):.0f} tokens/s"),
         ("one stream alone", f"{median(load.tokens_per_s for load in alone):.0f} tokens/s"),
         ("ratio: median (least, most)", f"{median(ratios):.2f} ({min(ratios):.2f}, {max(ratios):.2f})"),
+        ("all streams with `--repeatable`", f"{median(load.tokens_per_s for load in repeatable):.0f} tokens/s"),
+        ("its share: median (least, most)", f"{median(kept):.2f} ({min(kept):.2f}, {max(kept):.2f})"),
         ("memory once the caches are made", f"{began_bytes / 1e6:.0f} MB"),
         ("memory at the end (most)", f"{ended_bytes / 1e6:.0f} MB ({most_bytes / 1e6:.0f} MB)"),
         (f"first token of a {PROMPT_TOKENS}-token question", f"{median(first.served):.3f} s"),
