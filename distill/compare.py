@@ -53,6 +53,7 @@ from toolkit.ledger import (
 )
 from toolkit.records import Problem, Record
 from toolkit.runs import MANIFEST, replace_text, versions
+from toolkit.terminal import counted
 
 ASKED = (PROBLEMS, REQUESTS) = ("problems", "requests")
 COMPARISON_JSON, COMPARISON_MD = "comparison.json", "comparison.md"
@@ -307,7 +308,7 @@ def _difference(figure: Figure) -> str:
 
 def _notes(comparison: ModelComparison) -> Iterator[str]:
     yield (
-        f"{comparison.problems} problems (digest {comparison.problems_digest}) and {comparison.requests} requests "
+        f"{counted(comparison.problems, 'problem')} (digest {comparison.problems_digest}) and {comparison.requests} requests "
         f"(digest {comparison.requests_digest}), {sampling_text(comparison.protocol)}, seed {comparison.protocol['seed']}."
     )
     yield (

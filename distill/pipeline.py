@@ -48,7 +48,7 @@ from toolkit.ledger import PROBLEMS, TRACES, VERDICTS
 from toolkit.models import resolve
 from toolkit.records import Example, Problem, Trace, Verdict, read_records, write_records
 from toolkit.runs import Stage, check_out, file_digest, finish, folder_digest, is_complete, partial_folder, replace_text
-from toolkit.terminal import say
+from toolkit.terminal import counted, say
 
 VALIDATION, DROPS = "validation.jsonl", "drops.json"
 VALIDATION_SHARE, VALIDATION_PROBLEMS = 100, 64
@@ -167,7 +167,7 @@ def distill(
         raise InputError(curation.nothing_left())
     if not examples:
         raise InputError(
-            f"at least 1 of the {len(validation)} traces that were kept must be outside the validation split, but all "
+            f"at least 1 of the {counted(len(validation), 'trace')} kept must be outside the validation split, but all "
             "are in it; give more problems"
         )
 

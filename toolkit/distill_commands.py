@@ -253,7 +253,7 @@ def _problems_name(options: Options, split: str) -> str:
     """The user's problems and which part of them is asked; empty where those of the ledger are."""
     if options.problems is None:
         return ""
-    place = options.problems.resolve() if options.problems.exists() else options.problems
+    place: Path = options.problems.resolve() if options.problems.exists() else options.problems
     return place.name.partition(".")[0] + ("" if split == "all" else f" {split}")
 
 

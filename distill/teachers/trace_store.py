@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from filelock import FileLock, Timeout
 
@@ -38,10 +38,11 @@ from toolkit.ledger import TRACES
 from toolkit.models import is_endpoint
 from toolkit.records import AppendLog, Problem, Trace, read_object, read_records, write_records
 from toolkit.runs import partial_of, read_manifest, replace_text
-from toolkit.terminal import say
+from toolkit.terminal import counted, say
 
 RUNS, STORES, ASKED = "runs", ".traces", "asked.json"
 LOCK = ".lock"
+R = TypeVar("R", Trace, Failure)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,34 +147,38 @@ def store_of(folder: Path, out: Path) -> Path:
 
 def failed_line(answered: int, failures: Sequence[Failure]) -> str:
     """How many requests failed, and of what."""
-    return f"{len(failures)} of {answered + len(failures)} requests failed ({reasons(failures)})"
+    return f"{len(failures)} of {counted(answered + len(failures), 'request')} failed ({reasons(failures)})"
 
 
 def _places(out: Path) -> list[Path]:
     """Where stores are looked for: the place of this run's first, then those of earlier versions that are near it."""
     beside = out.absolute().parent
-    top = next((folder for folder in (beside, *beside.parents) if folder.name == RUNS), beside)
+    top = next((folder for folder in (beside, *beside.parents) if folder.name == RUNS), None)
+    if top is None:
+        return [beside / STORES]
     return list(dict.fromkeys([top / STORES, beside / STORES, *sorted(top.glob(f"*/{STORES}"))]))
 
 
 def _take_over(other: Path, store: Path) -> None:
     """Copy into a claimed store what the store of the same key at another place holds and this one does not."""
-    for name, kind in ((TRACES, Trace), (FAILED, Failure)):
-        if not (other / name).is_file():
-            continue
-        with AppendLog(store / name) as log:
-            held = {_request(record) for record in read_records(store / name, kind)}
-            found = [
-                record for record in read_records(other / name, kind, torn_end=True) if _request(record) not in held
-            ]
-            for record in found:
-                log.append(record)
-        if found:
-            say(f"traces: {len(found)} lines of {other / name} are taken over into {store}")
+    _copy(other / TRACES, store / TRACES, Trace)
+    _copy(other / FAILED, store / FAILED, Failure)
 
 
-def _request(record: Trace | Failure) -> tuple[str, int, str]:
-    return record.problem_id, record.sample, record.request_hash
+def _copy(source: Path, target: Path, kind: type[R]) -> None:
+    if not source.is_file():
+        return
+    with AppendLog(target) as log:  # opening it mends a torn line, so it comes before reading
+        held = {(record.problem_id, record.sample, record.request_hash) for record in read_records(target, kind)}
+        found = [
+            record
+            for record in read_records(source, kind, torn_end=True)
+            if (record.problem_id, record.sample, record.request_hash) not in held
+        ]
+        for record in found:
+            log.append(record)
+    if found:
+        say(f"traces: {counted(len(found), 'line')} of {source} copied into {target}")
 
 
 def _failures(store: Path, problems: Sequence[Problem], samples: int, traces: Sequence[Trace]) -> list[Failure]:
