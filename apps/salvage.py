@@ -15,6 +15,7 @@ from contextlib import closing
 from pathlib import Path
 
 from toolkit.errors import InputError
+from toolkit.terminal import counted
 
 SOUND = {
     "conversation": "typeof(title) = 'text' AND typeof(created_s) = 'real' AND typeof(changed_s) = 'real'",
@@ -85,7 +86,8 @@ def mend(path: Path, database: sqlite3.Connection, schema: str) -> str:
         path.with_name(path.name + ending).unlink(missing_ok=True)
     os.replace(mended, path)
     return (
-        f"The file of your chats was damaged. {len(kept)} chats with {len(turns)} questions could be read and are here; "
+        f"The file of your chats was damaged. {counted(len(kept), 'chat')} with {counted(len(turns), 'question')} could be read "
+        "and are here; "
         f"what could not be read is left out. The damaged file is kept as {aside}."
     )
 

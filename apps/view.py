@@ -9,6 +9,7 @@ from apps.conversation import Conversation, Turn
 from apps.markup import as_typed, harmless
 from apps.turn_links import link
 from toolkit.errors import InputError
+from toolkit.terminal import counted
 
 
 def page_messages(conversation: Conversation, now: float) -> list[dict[str, Any]]:
@@ -46,7 +47,8 @@ def status_line(turn: Turn) -> str:
     if not turn.token_ids:
         return "Reading the question" if turn.running else ""
     counts = ((turn.reasoning_tokens, "reasoning"), (turn.answer_tokens, "answer"))
-    text = " + ".join(f"{count:,} {kind}" for count, kind in counts if count) + " tokens"
+    text = " + ".join(f"{count:,} {kind}" for count, kind in counts if count)
+    text += " token" if len(turn.token_ids) == 1 else " tokens"
     if turn.tokens_per_s is not None:
         text += f" · {turn.tokens_per_s:.1f} tokens/s"
     return text if turn.first_token_s is None else f"{text} · first token after {turn.first_token_s:.2f} s"
@@ -89,7 +91,7 @@ def _thought(turn: Turn, now: float) -> dict[str, str]:
         return {"title": f"Thinking… {duration}", "status": "pending"}
     if not turn.token_ids:  # read from a text
         return {"title": "Thought", "status": "done"}
-    tokens = f"{turn.reasoning_tokens:,} tokens"
+    tokens = counted(turn.reasoning_tokens, "token")
     if turn.tokens_before_answer is None and (turn.state == "stopped" or turn.cut):
         return {"title": f"Stopped thinking after {duration} · {tokens}"}
     return {"title": f"Thought for {duration} · {tokens}", "status": "done"}
@@ -101,7 +103,7 @@ def _note(turn: Turn) -> str | None:
         is_empty = not (turn.reasoning or turn.answer)
         return "Stopped before anything was written." if is_empty else "Stopped. What was written so far is kept."
     if turn.cut == "limit":
-        return f"Cut at {len(turn.token_ids):,} tokens, the maximum in the settings."
+        return f"Cut at {counted(len(turn.token_ids), 'token')}, the maximum in the settings."
     if turn.cut == "context":
         return "Cut: the model's context is full."
     if turn.state == "done" and not turn.answer:

@@ -54,6 +54,7 @@ from toolkit.ledger import (
 )
 from toolkit.records import Problem, Record
 from toolkit.runs import MANIFEST, replace_text, versions
+from toolkit.terminal import counted
 
 ASKED = (PROBLEMS, REQUESTS) = ("problems", "requests")
 COMPARISON_JSON, COMPARISON_MD = "comparison.json", "comparison.md"
@@ -122,7 +123,7 @@ def compare_models(
     Evaluations that `out` holds already are read, one that was broken off goes on. Raises `InputError` where a model is
     named twice, `FolderConflict` where `out` holds evaluations on other problems or by another protocol.
     """
-    names = _names(respondents)
+    names = names_of(respondents)
     if (out / MANIFEST).exists():
         raise FolderConflict(f"{out} must be new or hold a comparison, but is another run's; choose another --out")
     folders: dict[str, dict[str, Path]] = {part: {} for part in ASKED}
@@ -245,8 +246,8 @@ def _agree(one: Outcome, other: Outcome) -> bool:
     return same_answer(one.problem, without_thoughts(one.trace.answer), without_thoughts(other.trace.answer))
 
 
-def _names(respondents: Sequence[Respondent]) -> list[str]:
-    """Short names, with a digest where two are called the same."""
+def names_of(respondents: Sequence[Respondent]) -> list[str]:
+    """Short names, with a digest where two are called the same; raises `InputError` where two are the same model."""
     seen: dict[str, str] = {}
     for respondent in respondents:
         if respondent.digest in seen:
@@ -308,7 +309,7 @@ def _difference(figure: Figure) -> str:
 
 def _notes(comparison: ModelComparison) -> Iterator[str]:
     yield (
-        f"{comparison.problems} problems (digest {comparison.problems_digest}) and {comparison.requests} requests "
+        f"{counted(comparison.problems, 'problem')} (digest {comparison.problems_digest}) and {comparison.requests} requests "
         f"(digest {comparison.requests_digest}), {sampling_text(comparison.protocol)}, seed {comparison.protocol['seed']}."
     )
     yield (

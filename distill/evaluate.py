@@ -71,11 +71,7 @@ def evaluate(
     Broken off, it goes on where it stopped. Raises `FolderConflict` where `out` holds another run, `InputError` where
     the model folder has no tokenizer or template, or no room for the prompts, where an endpoint fails, or code may not run.
     """
-    stage = Stage(
-        name="eval",
-        config={"samples": config.samples, **asdict(config.sampling), "verifier": f"{VERIFIER} {VERSION}"},
-        inputs={"model": respondent.digest, "problems": problems_digest(problems)},
-    )
+    stage = stage_of(problems, config, model=respondent.digest)
     if is_complete(out, stage):
         return read_evaluation(out)
     check_gradable(problems)
@@ -88,6 +84,15 @@ def evaluate(
         evaluation = replace(measured, asked={**asked, **left_out})
     finish(partial, out, stage, evaluation.to_dict())
     return evaluation
+
+
+def stage_of(problems: Sequence[Problem], config: EvalConfig, **inputs: str) -> Stage:
+    """What an evaluation asks, and of whom: `model` is the digest of its respondent."""
+    return Stage(
+        name="eval",
+        config={"samples": config.samples, **asdict(config.sampling), "verifier": f"{VERIFIER} {VERSION}"},
+        inputs=inputs | {"problems": problems_digest(problems)},
+    )
 
 
 def _measure(respondent: Respondent, problems: Sequence[Problem], config: EvalConfig, folder: Path) -> Evaluation:

@@ -30,6 +30,7 @@ from distill.journal import CHECKPOINTS
 from distill.problems.families import FAMILIES, make_problems
 from distill.problems.own_form import Reading
 from distill.problems.problem_set import read_problems
+from distill.problems.sources import check_traces
 from distill.problems.splits import of_split
 from distill.student import check_lengths, check_room, check_student, write_student_format
 from distill.teachers.outcomes import FAILED
@@ -47,7 +48,7 @@ from toolkit.ledger import PROBLEMS, TRACES, VERDICTS
 from toolkit.models import resolve
 from toolkit.records import Example, Problem, Trace, Verdict, read_records, write_records
 from toolkit.runs import Stage, check_out, file_digest, finish, folder_digest, is_complete, partial_folder, replace_text
-from toolkit.terminal import say
+from toolkit.terminal import counted, say
 
 VALIDATION, DROPS = "validation.jsonl", "drops.json"
 VALIDATION_SHARE, VALIDATION_PROBLEMS = 100, 64
@@ -117,7 +118,7 @@ def distill(
     `retry_failed`: whether requests that failed before are asked again.
     Raises `InputError` for what the user gave, before any work that takes long.
     """
-    check_samples(config.samples, config.sampling)
+    check_samples(config.samples, config.sampling.temperature)
     check_out(out)
     known = _traces_from_before(config)
     given = None if config.problems is None else read_problems(config.problems, config.reading)
@@ -166,7 +167,7 @@ def distill(
         raise InputError(curation.nothing_left())
     if not examples:
         raise InputError(
-            f"at least 1 of the {len(validation)} traces that were kept must be outside the validation split, but all "
+            f"at least 1 of the {counted(len(validation), 'trace')} kept must be outside the validation split, but all "
             "are in it; give more problems"
         )
 
@@ -202,11 +203,7 @@ def _traces_from_before(config: DistillConfig) -> list[Trace] | None:
     """What the traces file holds; None where none is named. Raises `InputError` where it cannot be learned from."""
     if config.traces is None:
         return None
-    if not config.traces.is_file():
-        kind = "a folder, which may hold one" if config.traces.is_dir() else "missing"
-        raise InputError(f"--traces ({config.traces}) must be a file of traces; it is {kind}")
-    if config.problems is None and not config.traces.with_name(PROBLEMS).is_file():
-        raise InputError(f"{config.traces} must lie beside its {PROBLEMS}, which is missing; name them with --problems")
+    check_traces(config.traces, config.problems)
     return read_records(config.traces, Trace)
 
 

@@ -19,6 +19,7 @@ from distill.problems.splits import of_split
 from toolkit.errors import InputError
 from toolkit.records import Asked, Example, Problem, content_hash, read_object, read_records
 from toolkit.runs import replace_text
+from toolkit.terminal import counted
 
 TRAINED_ON = "trained_on.json"
 TRAIN = "train.jsonl"
@@ -57,9 +58,11 @@ class Asking:
     def note(self) -> str:
         """One line for the person."""
         of = "" if self.split == "all" else f" of the {self.split} split"
-        text = f"asked: {len(self.problems)} of {self.given} problems{of}"
+        text = f"asked: {len(self.problems)} of {counted(self.given, 'problem')}{of}"
         if self.trained:
-            text += f"; {self.trained} of them were trained on and are "
+            text += f"; {self.trained} of them " + (
+                "was trained on and is " if self.trained == 1 else "were trained on and are "
+            )
             text += "left out (--include-trained asks them)" if self.left_out else "asked all the same"
         if self.unrecorded:
             text += f"; what {', '.join(self.unrecorded)} learned from is not recorded"
@@ -83,13 +86,13 @@ def choose(
     given = list(problems) if split == "all" else of_split(problems, split)
     if not given:
         raise InputError(
-            f"at least 1 of {len(problems)} problems must be of the {split} split, but none is; choose another --split"
+            f"at least 1 of {counted(len(problems), 'problem')} must be of the {split} split, but none is; choose another --split"
         )
     trained = set[str]().union(*(questions for questions in trained_on.values() if questions))
     fresh = [problem for problem in given if question_digest(problem) not in trained]
     if not fresh and not include_trained:
         raise InputError(
-            f"at least 1 of {len(given)} problems must be new to the model, but it was trained on all; give others, or "
+            f"at least 1 of {counted(len(given), 'problem')} must be new to the model, but it was trained on all; give others, or "
             "ask them all the same with --include-trained"
         )
     return Asking(

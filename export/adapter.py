@@ -26,9 +26,10 @@ from torch import Tensor
 from export.safetensors_file import INDEX, SINGLE, open_safetensors
 from toolkit.errors import InputError
 from toolkit.field_types import fits
+from toolkit.models import ADAPTER_CONFIG
 from toolkit.records import read_object
 
-CONFIG, WEIGHTS, PICKLED = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
+CONFIG, WEIGHTS, PICKLED = ADAPTER_CONFIG, "adapter_model.safetensors", "adapter_model.bin"
 PREFIX = "base_model.model."
 ALL_LINEAR = "all-linear"
 PLAIN_STARTS = (True, False, "gaussian", "orthogonal", "eva")

@@ -27,7 +27,7 @@ from toolkit.peak_memory import peak_memory_bytes
 from toolkit.progress import Progress
 from toolkit.records import Record
 from toolkit.runs import folder_bytes, read_manifest
-from toolkit.terminal import visible
+from toolkit.terminal import counted, visible
 
 CONTEXTS = (128, 512, 2048)
 SHORT = 128
@@ -199,7 +199,7 @@ def table(benchmark: Benchmark) -> str:
     ]
     for place, first in enumerate(benchmark.models[0].at_lengths):
         lengths = [model.at_lengths[place] for model in benchmark.models]
-        name = f"{first.context} tokens"
+        name = counted(first.context, "token")
         rows += [
             (f"prefill, {name}", [f"{at.prefill_tokens_per_s:.0f} tokens/s" for at in lengths]),
             (f"first token, {name}", [f"{at.time_to_first_token_s:.3f} s" for at in lengths]),
@@ -218,7 +218,8 @@ def table(benchmark: Benchmark) -> str:
         for what, ratios in (("decode", benchmark.decode_ratios[names]), ("prefill", benchmark.prefill_ratios[names])):
             lines.append(f"{what}, {names}: " + ", ".join(f"{ratio:.2f}" for ratio in ratios))
     lines.append(
-        f"{benchmark.threads} threads, {benchmark.new_tokens} new tokens, {benchmark.rounds} rounds, medians; "
+        f"{counted(benchmark.threads, 'thread')}, {counted(benchmark.new_tokens, 'new token')}, "
+        f"{counted(benchmark.rounds, 'round')}, medians; "
         f"this machine reads {benchmark.bandwidth_bytes_per_s / 1e9:.1f} GB/s"
     )
     return "\n".join(line.rstrip() for line in lines)

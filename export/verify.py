@@ -12,7 +12,6 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import shlex
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -40,6 +39,7 @@ from toolkit.chat_format import ChatFormat
 from toolkit.errors import InputError
 from toolkit.field_types import check_type
 from toolkit.json_files import check_regular
+from toolkit.models import check_exported
 from toolkit.records import Record
 from toolkit.runs import MANIFEST, file_digest, read_manifest
 from toolkit.stores import LFS_POINTER, LFS_REMEDY, check_inside
@@ -68,7 +68,7 @@ def verify(folder: Path, *, fast: bool) -> list[Check]:
 
     Raises `InputError` where the folder holds nothing to check against.
     """
-    _check_exported(folder)
+    check_exported(folder)
     manifest = read_manifest(folder)
     if manifest is None:
         raise InputError(f"{folder / MANIFEST} must exist to verify {folder}; export again")
@@ -108,7 +108,7 @@ def check_start(folder: Path) -> bool:
     that its manifest names. Raises `InputError` with the first line that failed, but where that is `outgrown`, which is
     the caller's to say: short chats are as good as ever.
     """
-    _check_exported(folder)
+    check_exported(folder)
     manifest = read_manifest(folder)
     if not _has_record(folder, manifest or {}):
         if manifest is not None:
@@ -375,14 +375,6 @@ def _has_record(folder: Path, manifest: Mapping[str, Any]) -> bool:
 
 def _measure_places(folder: Path, cache: Cache, expected: Mapping[str, Expected]) -> dict[str, CoarseParity]:
     return measure_places(OnnxDecoder(folder, cache=cache, keeps_prefix=True), expected)
-
-
-def _check_exported(folder: Path) -> None:
-    if not folder.is_dir():
-        raise InputError(f"{folder} must be an exported folder, and there is none; make it with: toolkit export MODEL")
-    if any(folder.glob("*.safetensors")) and not any(folder.glob("*.onnx")):
-        command = f"toolkit export {shlex.quote(str(folder))} --int4 --out DIR"
-        raise InputError(f"{folder} is a model that is not exported yet; give the folder DIR that comes of: {command}")
 
 
 def why_no_record(folder: Path) -> str:

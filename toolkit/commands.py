@@ -68,23 +68,17 @@ def pull(options: Options) -> Result:
 
 
 def export(options: Options) -> Result:
+    _check_exporting(options)
+
     from export.adapter import base_model, is_adapter
     from export.allocation import choices_table
     from export.kernels.library import WIDENED, kernels_library
     from export.pipeline import export_model, int4_config, nearest_config
     from toolkit.models import resolve
-    from toolkit.runs import check_out
 
     adapter = Path(options.model) if is_adapter(Path(options.model)) else None
     if options.base and adapter is None:
         raise InputError(f"--base ({options.base}) must come with an adapter folder, which {options.model} is not")
-    if options.weights != "int4":
-        _refuse_int4_options(options)
-    if options.calibration and not options.calibration.is_file():
-        raise InputError(
-            f"--calibration ({options.calibration}) must be a file of traces, such as a student's train.jsonl"
-        )
-    check_out(options.out)
     source = resolve(options.base or base_model(adapter)) if adapter else resolve(options.model)
     if options.weights == "int4":
         config = int4_config(
@@ -115,6 +109,24 @@ def export(options: Options) -> Result:
     if "allocation" in measured:
         text += f"\n{choices_table(measured['allocation'])}"
     return Result(facts={"folder": str(options.out), **measured}, text=text)
+
+
+def _check_exporting(options: Options) -> None:
+    """Refuse what the options alone show to be wrong, before what exports is imported, which takes seconds."""
+    from toolkit.models import ADAPTER_CONFIG, check_model
+    from toolkit.runs import check_out
+
+    if options.weights != "int4":
+        _refuse_int4_options(options)
+    if options.calibration and not options.calibration.is_file():
+        raise InputError(
+            f"--calibration ({options.calibration}) must be a file of traces, such as a student's train.jsonl"
+        )
+    check_out(options.out)
+    if not (Path(options.model) / ADAPTER_CONFIG).is_file():
+        check_model(options.model)
+    if options.base:
+        check_model(options.base)
 
 
 def _refuse_int4_options(options: Options) -> None:
@@ -159,11 +171,17 @@ def bench(options: Options) -> Result:
 
 
 def chat(options: Options) -> Result:
+    from toolkit.models import check_exported, is_endpoint
+
+    model = _chat_model(options)
+    for name in (model, options.compare):
+        if name and not is_endpoint(name):
+            check_exported(Path(name))
+
     from apps.chat import run_chat
     from apps.model import CHAT_DECODER
     from toolkit.user_folders import data_folder
 
-    model = _chat_model(options)
     _say_what_is_slower(model, options.compare or "")
     run_chat(
         model,
@@ -235,9 +253,14 @@ def _say_what_is_slower(*models: str | Path) -> None:
 
 def _chat_model(options: Options) -> str:
     """The model argument that the chat's options name."""
-    if (options.folder is None) == (options.endpoint is None):
+    if options.folder is None and options.endpoint is None:
         raise InputError(
-            f"the folder ({options.folder}) or --endpoint ({options.endpoint}) must be given, and not both"
+            "chat must be given a model: an exported folder (toolkit demo makes runs/demo/int4, toolkit export others), or "
+            "a server by --endpoint"
+        )
+    if options.folder is not None and options.endpoint is not None:
+        raise InputError(
+            f"the folder ({options.folder}) and --endpoint ({options.endpoint}) must not both be given; leave one out"
         )
     if options.model and not options.endpoint:
         raise InputError(f"--model ({options.model}) must come with --endpoint; a folder holds one model only")

@@ -31,7 +31,7 @@ from toolkit.rehearsal import rehearse
 from toolkit.report import report_run
 from toolkit.runs import read_manifest
 from toolkit.sizing import ANSWERED_AT_ONCE, choose_recipe
-from toolkit.terminal import say
+from toolkit.terminal import counted, say
 from toolkit.timetable import Timetable, followed
 
 STUDENT, INT4 = "student", "int4"
@@ -71,7 +71,7 @@ def _stored_recipe(out: Path, minutes: int | None) -> Recipe | None:
         raise FolderConflict(f"{out} holds a run without a recipe, which cannot be gone on with; choose another --out")
     if recipe and minutes not in (None, recipe.minutes):
         raise FolderConflict(
-            f"{out} holds a run that was sized to {recipe.minutes} minutes, which must equal --minutes ({minutes}); "
+            f"{out} holds a run that was sized to {counted(recipe.minutes, 'minute')}, which must equal --minutes ({minutes}); "
             "leave that out to go on, or choose another --out"
         )
     return recipe

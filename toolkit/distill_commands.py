@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -10,29 +12,38 @@ from typing import TYPE_CHECKING, Any
 from toolkit.commands import Options, Result
 from toolkit.decoders import open_decoder
 from toolkit.errors import InputError
-from toolkit.terminal import say
+from toolkit.terminal import counted, say
 
 if TYPE_CHECKING:
     from distill.problems.own_form import Reading
     from toolkit.generate import Decoder, Sampling
     from toolkit.records import Problem
+    from toolkit.runs import Stage
+
+MOST_OF_A_NAME = 60
+"""Characters, of a folder's name that may have several."""
 
 
 def teach(options: Options) -> Result:
-    from distill import teach as stages
-    from distill.judge import check_judge
     from distill.stages import STAGES
-    from distill.teacher_recipe import PRESETS
-    from toolkit.models import resolve
+    from toolkit.models import check_model, is_endpoint, resolve
 
     _allow_unsafe(options)
-    config = replace(PRESETS[options.preset](), seed=options.seed, judge=options.judge)
     if options.start and not options.stage:
         raise InputError(f"--start ({options.start}) must name the model of one stage; add --stage, or give --base")
     if options.stage and options.stage not in STAGES:
         raise InputError(f"--stage ({options.stage}) must be one of {', '.join(STAGES)}")
     if options.seeds > 1 and (options.stage or options.zero):
         raise InputError(f"--seeds ({options.seeds}) must be 1 with --stage or --zero; leave one of them out")
+    for model in (options.base, options.start, options.judge):
+        if model and not (model == options.judge and is_endpoint(model)):
+            check_model(model)
+
+    from distill import teach as stages
+    from distill.judge import check_judge
+    from distill.teacher_recipe import PRESETS
+
+    config = replace(PRESETS[options.preset](), seed=options.seed, judge=options.judge or "")
     if options.judge and not options.zero and options.stage in (None, "align_rl"):
         check_judge(options.judge)
     base, start = (resolve(model) if model else None for model in (options.base, options.start))
@@ -57,11 +68,9 @@ def traces(options: Options) -> Result:
     from toolkit.records import write_records
     from toolkit.runs import Stage, check_out, finish, is_complete, partial_folder, read_manifest
 
-    if options.out is None:
-        raise InputError("--out must name the run folder to write; add it")
     out, sampling, reading = options.out, _sampling(options), _reading(options)
     decoder_options = _decoder_options(options)
-    check_samples(options.samples, sampling)
+    check_samples(options.samples, options.temperature)
     check_out(out)
     problems = _without_own_test(read_problems(options.problems, reading)) if options.problems else []
     teacher = find_teacher(options.teacher, out, *decoder_options)
@@ -89,9 +98,10 @@ def traces(options: Options) -> Result:
         finish(folder, out, stage, gathered.counts(), anew=complete)
     measured = (read_manifest(out) or {})["measured"]
     whole = f" ({measured['whole']} of them whole)" if "whole" in measured else ""
-    text = f"{measured['traces']} traces{whole} are in {out}"
+    are = "is" if measured["traces"] == 1 else "are"
+    text = f"{counted(measured['traces'], 'trace')}{whole} {are} in {out}"
     if measured.get("failed"):
-        text += f"; {measured['failed']} requests failed: toolkit traces show {out} --failed"
+        text += f"; {counted(measured['failed'], 'request')} failed: toolkit traces show {out} --failed"
     return Result(facts={"folder": str(out), **measured}, text=text)
 
 
@@ -103,6 +113,8 @@ def traces_show(options: Options) -> Result:
 
 
 def distill(options: Options) -> Result:
+    _check_distilling(options)
+
     from distill import pipeline
     from distill.teachers.outcomes import FAILED
     from toolkit.records import read_jsonl
@@ -123,8 +135,29 @@ def distill(options: Options) -> Result:
     measured = (read_manifest(folder) or {})["measured"]
     text = f"the student is in {folder}; {_learned(measured)}"
     if failed := sum(1 for _ in read_jsonl(folder / FAILED)) if (folder / FAILED).is_file() else 0:
-        text += f"; {failed} requests failed: toolkit traces show {folder} --failed"
+        text += f"; {counted(failed, 'request')} failed: toolkit traces show {folder} --failed"
     return Result(facts={"folder": str(folder), "failed": failed, **measured}, text=text)
+
+
+def _check_distilling(options: Options) -> None:
+    """Refuse what the options alone show to be wrong, before what trains is imported, which takes seconds."""
+    from distill.problems.sources import check_place, check_traces
+    from toolkit.models import check_model, is_endpoint
+    from toolkit.runs import check_out
+
+    _reading(options)
+    check_out(options.out)
+    if options.traces is not None:
+        check_traces(options.traces, options.problems)
+    if options.problems is not None:
+        check_place(options.problems)
+    if options.temperature is not None:
+        from distill.teachers.traces import check_samples
+
+        check_samples(options.samples or 1, options.temperature)
+    check_model(options.student)
+    if not is_endpoint(options.teacher):
+        check_model(options.teacher)
 
 
 def _learned(measured: Mapping[str, Any]) -> str:
@@ -132,12 +165,12 @@ def _learned(measured: Mapping[str, Any]) -> str:
     if "train_updates" not in measured:
         return "an earlier version trained it, and counted less"
     text = (
-        f"it learned from {measured['trained_on']} traces in {measured['train_updates']} updates "
-        f"({measured['train_tokens']:,} tokens): loss {measured['train_first_loss']:.3f} → "
+        f"it learned from {counted(measured['trained_on'], 'trace')} in {counted(measured['train_updates'], 'update')} "
+        f"({counted(measured['train_tokens'], 'token')}): loss {measured['train_first_loss']:.3f} → "
         f"{measured['train_final_loss']:.3f}"
     )
     if "train_validation_loss" in measured:
-        text += f", {measured['train_validation_loss']:.3f} on {measured['validation']} traces of the validation split"
+        text += f", {measured['train_validation_loss']:.3f} on {counted(measured['validation'], 'trace')} of the validation split"
     return (
         f"{text}; {measured['train_changed_tensors']} of its {measured['train_tensors']} tensors changed; it is the one "
         f"after update {measured['train_chosen_update']}, for {measured['train_chosen_by']}"
@@ -150,11 +183,11 @@ def _given(options: Options, *names: str) -> dict[str, Any]:
 
 
 def eval(options: Options) -> Result:
-    from distill.compare import COMPARISON_MD, compare_models, comparison_table
-    from distill.evaluate import EvalConfig, evaluate
+    from distill.compare import COMPARISON_MD, compare_models, comparison_table, names_of
+    from distill.evaluate import EvalConfig, evaluate, stage_of
     from distill.problems.families import ledger_problems
     from distill.problems.problem_set import read_problems
-    from distill.teachers.respondent import ModelFolder, find_respondent, folder_name
+    from distill.teachers.respondent import ModelFolder, find_respondent
     from distill.teachers.trace_store import find_teacher
     from distill.trained_on import choose, trained_questions
     from toolkit.ledger import build_ledger, ledger_table
@@ -175,24 +208,53 @@ def eval(options: Options) -> Result:
     models = [find_teacher(options.model, options.out or Path("runs/eval/model"), *decoder_options)]
     models += [find_respondent(model, open_decoder) for model in options.against]
     if options.problems is None:
-        problems, asked, note = ledger_problems(), {}, ""
+        problems, asked, note, split = ledger_problems(), {}, "", "all"
     else:
         known = {
-            model.name: trained_questions(model.folder) if isinstance(model, ModelFolder) else None for model in models
+            name: trained_questions(model.folder) if isinstance(model, ModelFolder) else None
+            for name, model in zip(names_of(models), models, strict=True)
         }
         asking = choose(given, options.split, known, include_trained=options.include_trained)
         say(asking.note())
-        problems, asked, note = asking.problems, asking.facts(), f"\n\n{asking.note()}"
+        problems, asked, note, split = asking.problems, asking.facts(), f"\n\n{asking.note()}", asking.split
     if options.against:
-        out = options.out or Path("runs/compare")
+        out = options.out or _out("compare", stage_of(problems, config), _problems_name(options, split) or "ledger")
         comparison = compare_models(models, problems, config, out, asked)
         text = f"{comparison_table(comparison)}{note}\n\nthe same as Markdown: {out / COMPARISON_MD}"
         return Result(facts={"folder": str(out), **comparison.to_dict()}, text=text)
     (model,) = models
-    out = options.out or Path("runs/eval") / folder_name(model.name)
+    stage = stage_of(problems, config, model=model.digest)
+    out = options.out or _out("eval", stage, _model_name(options.model, model.name), _problems_name(options, split))
     evaluation = evaluate(model, problems, config, out, asked)
     text = f"{ledger_table(build_ledger({model.name: out}))}{note}\n\ntraces and verdicts are in {out}"
     return Result(facts={"folder": str(out), **evaluation.to_dict()}, text=text)
+
+
+def _out(kind: str, stage: Stage, *names: str) -> Path:
+    """The folder that `toolkit eval` writes where none is named: names for a person, and a digest of what is asked, so
+    that the same question finds its folder again and another one has another."""
+    from distill.teachers.respondent import folder_name
+
+    digest = hashlib.sha256(json.dumps(stage.key(), sort_keys=True).encode()).hexdigest()[:8]
+    return Path("runs") / kind / "-".join([*(folder_name(name)[:MOST_OF_A_NAME] for name in names if name), digest])
+
+
+def _model_name(argument: str, name: str) -> str:
+    """A model as a folder's name tells it from others: many students' own folders are called the same."""
+    from toolkit.models import is_endpoint
+
+    if is_endpoint(argument):
+        return name
+    place = Path(argument)
+    return " ".join(place.resolve().parts[-2:]) if place.exists() else argument
+
+
+def _problems_name(options: Options, split: str) -> str:
+    """The user's problems and which part of them is asked; empty where those of the ledger are."""
+    if options.problems is None:
+        return ""
+    place: Path = options.problems.resolve() if options.problems.exists() else options.problems
+    return place.name.partition(".")[0] + ("" if split == "all" else f" {split}")
 
 
 def _decoder_options(options: Options) -> tuple[Callable[[Path], Decoder], str]:
@@ -201,10 +263,9 @@ def _decoder_options(options: Options) -> tuple[Callable[[Path], Decoder], str]:
 
     rank, traces = options.cache_rank, options.cache_calibration
     if (rank is None) != (traces is None):
-        raise InputError(
-            f"--cache-rank ({rank}) and --cache-calibration ({traces}) must come together; "
-            "toolkit traces writes a folder to calibrate on"
-        )
+        given = f"--cache-rank ({rank})" if traces is None else f"--cache-calibration ({traces})"
+        missing = "--cache-calibration" if traces is None else "--cache-rank"
+        raise InputError(f"{given} must come with {missing}; toolkit traces writes a folder to calibrate on")
     names = [] if options.cache == "auto" else [options.cache]
     if traces is not None:
         from toolkit.ledger import TRACES

@@ -24,7 +24,7 @@ from packaging.requirements import Requirement
 
 from toolkit.allowance import memory, physical_cores
 from toolkit.processor import instructions
-from toolkit.terminal import visible
+from toolkit.terminal import counted, visible
 from toolkit.user_folders import cache_folder
 
 DISTRIBUTION = "reasoning-edge"
@@ -125,7 +125,7 @@ def _machine(*, trains: bool) -> Iterator[Finding]:
     known = instructions()
     yield Finding(
         subject="processor",
-        found=f"{platform.machine()}, {physical_cores()} cores, {', '.join(known) or 'instructions unknown'}",
+        found=f"{platform.machine()}, {counted(physical_cores(), 'core')}, {', '.join(known) or 'instructions unknown'}",
     )
     allowed = memory()
     largest = largest_model(allowed.available_bytes)

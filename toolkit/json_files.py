@@ -69,6 +69,9 @@ def parse_json(text: str | bytes, where: str, *, constants: bool = False, object
         value = json.loads(text, parse_constant=None if constants else _refuse, object_pairs_hook=object_of)
     except RecursionError:
         raise _too_deep(where) from None
+    except json.JSONDecodeError as error:
+        line = f"line {error.lineno} " if "\n" in text.rstrip() else ""  # of one line, `where` is all that can be said
+        raise InputError(f"{where} must be JSON: {error.msg} at {line}column {error.colno}") from error
     except ValueError as error:
         raise InputError(f"{where} must be JSON: {str(error).partition('; use sys.')[0]}") from error
     if text.count("[") + text.count("{") > MOST_NESTED and _is_too_deep(value):

@@ -26,7 +26,7 @@ from toolkit.intervals import difference_interval
 from toolkit.recipe import Recipe, recipe_line
 from toolkit.records import Problem, Record, Trace, Verdict, read_object, read_records
 from toolkit.runs import read_manifest, replace_text, versions
-from toolkit.terminal import visible
+from toolkit.terminal import counted, visible
 
 PROBLEMS, TRACES, VERDICTS = "problems.jsonl", "traces.jsonl", "verdicts.jsonl"
 TITLES = {"teacher": "Teacher", "base": "Base student", "student": "Distilled student", "int4": "int4 student"}
@@ -245,9 +245,9 @@ def protocol_line(ledger: Ledger) -> str:
         (row.asked.get("trained", 0) for row in ledger.rows.values() if not row.asked.get("left_out")), default=0
     )
     problems = (
-        f"{ledger.problems} problems, {trained} of which were trained on"
+        f"{counted(ledger.problems, 'problem')}, {trained} of which {'was' if trained == 1 else 'were'} trained on"
         if trained
-        else f"{ledger.problems} held-out problems"
+        else counted(ledger.problems, "held-out problem")
     )
     return (
         f"{problems} (digest {ledger.problems_digest}), {sampling_text(ledger.protocol)}; "
@@ -267,8 +267,8 @@ def sampling_text(protocol: Mapping[str, Any]) -> str:
         if protocol["temperature"] == 0
         else f"temperature {protocol['temperature']}, top-p {protocol['top_p']}"
     )
-    samples = "1 sample" if protocol["samples"] == 1 else f"{protocol['samples']} samples"
-    return f"{samples} a problem, {how}, at most {protocol['max_new_tokens']} new tokens"
+    limit = counted(protocol["max_new_tokens"], "new token")
+    return f"{counted(protocol['samples'], 'sample')} a problem, {how}, at most {limit}"
 
 
 _HEADER = ["stage", "accuracy", "thinking tokens", "truncated", "tokens/s", "weights"]

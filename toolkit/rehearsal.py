@@ -41,6 +41,7 @@ from toolkit.model.precision import compute_dtype, computes_in_bf16
 from toolkit.models import resolve
 from toolkit.recipe import Rates
 from toolkit.records import Problem
+from toolkit.terminal import counted
 
 PER_FAMILY = 16
 TRAINED_EXAMPLES, TRAINING_STEPS = 8, 2
@@ -82,7 +83,7 @@ def processor() -> str:
     if torch.cuda.is_available():
         return torch.cuda.get_device_name()
     bf16 = " with BF16" if computes_in_bf16() else ""
-    return f"{physical_cores()} cores, {torch.backends.cpu.get_cpu_capability()}{bf16}"
+    return f"{counted(physical_cores(), 'core')}, {torch.backends.cpu.get_cpu_capability()}{bf16}"
 
 
 def _teach(

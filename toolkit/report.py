@@ -38,6 +38,7 @@ from toolkit.ledger import (
 from toolkit.recipe import read_recipe, recipe_line
 from toolkit.records import read_jsonl, read_object
 from toolkit.runs import replace_text
+from toolkit.terminal import counted
 
 LEDGER, REPORT = "ledger.json", "report.html"
 POLICY = "default-src 'none'; style-src 'unsafe-inline'"
@@ -99,7 +100,7 @@ def write_report(path: Path, ledger: Ledger, evaluations: Mapping[str, Path], st
         training.append(_figure(charts.loss_curve(steps), "Loss of the student's completion tokens while it learns."))
     if drops.is_file():
         counts = read_object(drops)
-        caption = f"What became of the teacher's {counts['traces']:,} traces before training."
+        caption = f"What became of the teacher's {counted(counts['traces'], 'trace')} before training."
         training.append(_figure(charts.curation(counts["kept"], counts["drops"]), caption))
     thinking = (
         _figure(charts.thinking_lengths(lengths), "How long the models think about a held-out problem.")
@@ -153,7 +154,7 @@ def _headline(ledger: Ledger) -> str:
             f"As int4 ONNX it weighs <b>{megabytes(int4.bytes)}</b>, "
             f"runs at <b>{speed(int4.tokens_per_s)} tokens/s</b>{kept}."
         )
-    lead = " ".join(sentences) or f"{len(rows)} models on {ledger.problems} held-out problems."
+    lead = " ".join(sentences) or f"{len(rows)} models on {counted(ledger.problems, 'held-out problem')}."
     return f'<header><p class="kicker">reasoning-edge</p><h1>What each stage gained</h1><p class="lead">{lead}</p></header>'
 
 

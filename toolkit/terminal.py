@@ -42,6 +42,11 @@ def show(text: str) -> None:
     print(visible_lines(text).encode(encoding, "backslashreplace").decode(encoding), flush=True)
 
 
+def counted(number: int, noun: str) -> str:
+    """A number with its noun, which takes an s where there is not one of it: `1 update`, `1,200 updates`."""
+    return f"{number:,} {noun}" + ("" if number == 1 else "s")
+
+
 class Escaped:
     """A stream on which whatever a library writes (a warning with a tensor's name, say) is text too, and has no colours."""
 

@@ -21,7 +21,7 @@ from distill.problems.sources import parts_of
 from distill.problems.splits import SPLIT_WORDS, split_named, split_of
 from toolkit.errors import InputError
 from toolkit.records import SPLITS, Problem, Split
-from toolkit.terminal import say
+from toolkit.terminal import counted, say
 
 _MISSING_WORDS = ("nan", "none", "null", "n/a", "na", "<na>", "undefined")
 """Texts that programs write where an answer is missing."""
@@ -144,7 +144,7 @@ def _summary(place: Path, seen: _Seen, merged: Merged) -> str:
     if 0 < own < len(problems):
         whose = f"{own} by the data set's own splits, the others by the hash of the question"
     splits = ", ".join(f"{counts[split]} {split}" for split in SPLITS if counts[split])
-    text = f"{len(problems)} of {seen.rows} rows in {place}"
+    text = f"{len(problems)} of {counted(seen.rows, 'row')} in {place}"
     if problems:
         text += f", read as {forms}; {splits} ({whose})"
     return text + _reasons(seen, merged)

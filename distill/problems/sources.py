@@ -34,14 +34,30 @@ def parts_of(place: Path) -> tuple[list[Part], list[str]]:
     `place` is a file, a folder, or as a hub id `owner/name` or `owner/name:config`. Raises `InputError` where it is
     none of them or cannot be read.
     """
+    check_place(place)
     if place.is_dir():
         return _folder_parts(place)
-    if place.exists() or place.suffix.lower() in (*SUFFIXES, ".gz"):
+    if place.exists():
         return file_parts(place)
     hub_id = HUB_ID.fullmatch(place.as_posix())
-    if not hub_id:
-        raise InputError(f"{place} must be a file, a folder, or a data set's id (owner/name); it is missing")
+    assert hub_id
     return _dataset_parts(_from_hub(hub_id["name"], hub_id["config"]), place.as_posix()), []
+
+
+def check_place(place: Path) -> None:
+    """Raise `InputError` where nothing is at a place of problems, and no data set of the hub can be meant."""
+    is_file = place.suffix.lower() in (*SUFFIXES, ".gz")
+    if not place.exists() and (is_file or not HUB_ID.fullmatch(place.as_posix())):
+        raise InputError(f"{place} must be a file, a folder, or a data set's id (owner/name); it is missing")
+
+
+def check_traces(traces: Path, problems: Path | None) -> None:
+    """Raise `InputError` where there is no file of traces, or nothing that says which problems they answer."""
+    if not traces.is_file():
+        kind = "a folder, which may hold one" if traces.is_dir() else "missing"
+        raise InputError(f"--traces ({traces}) must be a file of traces; it is {kind}")
+    if problems is None and not traces.with_name(PROBLEMS).is_file():
+        raise InputError(f"{traces} must lie beside its {PROBLEMS}, which is missing; name them with --problems")
 
 
 def _folder_parts(folder: Path) -> tuple[list[Part], list[str]]:

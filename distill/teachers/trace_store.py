@@ -1,4 +1,4 @@
-"""Where traces are kept: beside the run folders, by what was asked, and never by what a run does with them afterwards.
+"""Where traces are kept: by what was asked, and never by what a run does with them afterwards.
 
     runs/
     ├── .traces/<key>/       of one teacher under one sampling; what is in it is only ever added to
@@ -6,10 +6,12 @@
     │   ├── traces.jsonl     one whole answer a line, whichever run asked for it
     │   └── failed.jsonl     requests that got none; see `distill.teachers.outcomes`
     ├── first/               run folders, each with a copy of what it asked for
-    └── second/
+    └── mine/second/
 
-So a run with another learning rate, another student or more problems buys only what no run beside it has bought. A run
-with another sampling or teacher begins another folder, which a line on stderr says.
+All runs below a folder named `runs`, however deep, share its `.traces`; run folders elsewhere have it beside them. So a
+run with another learning rate, another student or more problems buys only what none of them has bought. A run with
+another sampling or teacher begins another folder, which a line on stderr says. Earlier versions had a `.traces` beside
+every run folder: what is in one is taken over, and stays there too.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from filelock import FileLock, Timeout
 
@@ -34,12 +36,13 @@ from toolkit.errors import InputError, Unreachable
 from toolkit.generate import Decoder, Sampling
 from toolkit.ledger import TRACES
 from toolkit.models import is_endpoint
-from toolkit.records import Problem, Trace, read_object, read_records, write_records
+from toolkit.records import AppendLog, Problem, Trace, read_object, read_records, write_records
 from toolkit.runs import partial_of, read_manifest, replace_text
-from toolkit.terminal import say
+from toolkit.terminal import counted, say
 
-STORES, ASKED = ".traces", "asked.json"
+RUNS, STORES, ASKED = "runs", ".traces", "asked.json"
 LOCK = ".lock"
+R = TypeVar("R", Trace, Failure)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +78,7 @@ def find_teacher(
     try:
         return connect(argument)
     except Unreachable:
-        known = _models(address, _stores(out.parent / STORES))
+        known = _models(address, (store for place in _places(out) for store in _stores(place)))
         if len(set(known)) != 1:
             raise
         say(f"{address} does not answer; its model was {known[0]!r} when traces were made here")
@@ -100,7 +103,8 @@ def gather(
     asked = {"teacher": teacher.name, "digest": teacher.digest, "sampling": asdict(sampling)}
     kept = ("digest", "sampling")
     key = hashlib.sha256(json.dumps({name: asked[name] for name in kept}, sort_keys=True).encode()).hexdigest()[:12]
-    store = out.parent / STORES / key
+    place, *earlier = _places(out)
+    store = place / key
     store.mkdir(parents=True, exist_ok=True)
     replace_text(folder / ASKED, json.dumps({"store": key} | asked) + "\n")
     with _claim(store):
@@ -109,6 +113,8 @@ def gather(
             _say_what_is_new(store, asked)
         if is_new or not _asked(store)["sampling"]:
             replace_text(store / ASKED, json.dumps(asked) + "\n")
+        for other in earlier:
+            _take_over(other / key, store)
         finished, before = out / TRACES, folder / TRACES
         job = Job(
             problems=problems,
@@ -134,12 +140,45 @@ def gather(
 
 def store_of(folder: Path, out: Path) -> Path:
     """Where the traces of an unfinished run `out` are kept, which is made in `folder`."""
-    return out.absolute().parent / STORES / Path(_asked(folder)["store"]).name
+    key = Path(_asked(folder)["store"]).name
+    stores = [place / key for place in _places(out)]
+    return next((store for store in stores if (store / TRACES).is_file()), stores[0])
 
 
 def failed_line(answered: int, failures: Sequence[Failure]) -> str:
     """How many requests failed, and of what."""
-    return f"{len(failures)} of {answered + len(failures)} requests failed ({reasons(failures)})"
+    return f"{len(failures)} of {counted(answered + len(failures), 'request')} failed ({reasons(failures)})"
+
+
+def _places(out: Path) -> list[Path]:
+    """Where stores are looked for: the place of this run's first, then those of earlier versions that are near it."""
+    beside = out.absolute().parent
+    top = next((folder for folder in (beside, *beside.parents) if folder.name == RUNS), None)
+    if top is None:
+        return [beside / STORES]
+    return list(dict.fromkeys([top / STORES, beside / STORES, *sorted(top.glob(f"*/{STORES}"))]))
+
+
+def _take_over(other: Path, store: Path) -> None:
+    """Copy into a claimed store what the store of the same key at another place holds and this one does not."""
+    _copy(other / TRACES, store / TRACES, Trace)
+    _copy(other / FAILED, store / FAILED, Failure)
+
+
+def _copy(source: Path, target: Path, kind: type[R]) -> None:
+    if not source.is_file():
+        return
+    with AppendLog(target) as log:  # opening it mends a torn line, so it comes before reading
+        held = {(record.problem_id, record.sample, record.request_hash) for record in read_records(target, kind)}
+        found = [
+            record
+            for record in read_records(source, kind, torn_end=True)
+            if (record.problem_id, record.sample, record.request_hash) not in held
+        ]
+        for record in found:
+            log.append(record)
+    if found:
+        say(f"traces: {counted(len(found), 'line')} of {source} copied into {target}")
 
 
 def _failures(store: Path, problems: Sequence[Problem], samples: int, traces: Sequence[Trace]) -> list[Failure]:

@@ -74,9 +74,9 @@ def row_seed(seed: int, problem_id: str, sample: int) -> int:
     return int.from_bytes(hashlib.sha256(f"{seed}:{problem_id}:{sample}".encode()).digest()[:8])
 
 
-def check_samples(samples: int, sampling: Sampling) -> None:
+def check_samples(samples: int, temperature: float) -> None:
     """Raises `InputError` where several samples are asked of a problem that would all be the same one."""
-    if samples > 1 and sampling.temperature == 0.0:
+    if samples > 1 and temperature == 0.0:
         raise InputError(
             f"samples ({samples}) must be 1 where temperature is 0, since all would be equal; raise temperature"
         )
@@ -148,8 +148,11 @@ def collect(
             if not job.retry_failed:
                 known = {failure.request_hash for failure in read_records(job.path.with_name(FAILED), Failure)}
                 missing = [request for request in missing if request.hash not in known]
-        if job.shared and len(missing) < len(requests):
-            say(f"{job.label}: {len(traces)} of {len(requests)} are in {job.path} already")
+        if job.shared:
+            failed_before = len(requests) - len(traces) - len(missing)
+            unasked = f", {failed_before} failed before" if failed_before else ""
+            asked = f"; {len(missing)} must be asked" if missing else ""
+            say(f"{job.label}: {len(traces)} of {len(requests)} are in {job.path} already{unasked}{asked}")
         progress = stack.enter_context(Progress(job.label, len(requests), done=len(requests) - len(missing)))
 
         def done(trace: Trace) -> None:

@@ -270,9 +270,13 @@ def test_toolkit_eval_compares_a_folder_with_an_endpoint(
         asked = len(server.bodies)
         assert main([*words, "--max-new-tokens", "150", "--json"]) == 0
         assert len(server.bodies) == asked == 4 + len(REQUESTS)
+        assert main([*words, "--max-new-tokens", "140"]) == 0, "another question is another folder's"
         assert main([*words, "--against", server.url]) == 2
     assert f"{server.url}#tiny must be another model than {server.url}#tiny" in capsys.readouterr().err
-    facts = json.loads((tmp_path / "runs/compare/comparison.json").read_text())
+    assert len(list(tmp_path.glob("runs/compare/problems-*"))) == 2
+    (written,) = [line for line in text.splitlines() if line.startswith("the same as Markdown: runs/compare/problems-")]
+    folder = (tmp_path / written.removeprefix("the same as Markdown: ")).parent
+    facts = json.loads((folder / "comparison.json").read_text())
     assert facts["measures"][0]["figures"][f"{server.url}#tiny"]["mean"] == 1.0
     assert facts["measures"][0]["figures"]["tiny_student"]["mean"] == 0.0
-    assert "100.0 % [" in text and "the same as Markdown: runs/compare/comparison.md" in text
+    assert "100.0 % [" in text

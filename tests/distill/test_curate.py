@@ -118,7 +118,7 @@ def test_an_example_of_exactly_the_longest_length_is_kept() -> None:
 def test_the_summary_names_only_what_was_dropped() -> None:
     made = [trace(PROBLEMS[0], i) for i in range(3)]
     assert curated(made).summary() == "curation: 1 of 3 traces kept; dropped: 2 duplicate"
-    assert curated(made[:1]).summary() == "curation: 1 of 1 traces kept; dropped: none"
+    assert curated(made[:1]).summary() == "curation: 1 of 1 trace kept; dropped: none"
 
 
 def test_the_summary_says_what_helps_where_many_were_too_long() -> None:

@@ -327,7 +327,7 @@ def test_answers_that_are_no_texts_are_read_as_people_write_them(tmp_path: Path)
 
 
 def test_a_missing_file_is_no_hub_id_and_an_unreachable_hub_is_one_line(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"mine\.jsonl cannot be read: No such file"):
+    with pytest.raises(InputError, match=r"mine\.jsonl must be a file, a folder, or a data set's id .*; it is missing"):
         read_problems(tmp_path / "mine.jsonl")
     with pytest.raises(InputError, match="must be a file, a folder, or a data set's id"):
         read_problems(tmp_path / "mine")

@@ -154,6 +154,54 @@ def test_runs_beside_each_other_share_what_was_asked_alike_and_another_sampling_
         assert len(server.asked) == 72, "the first sample of each is there"
 
 
+def test_all_runs_below_a_folder_named_runs_share_what_was_asked_and_say_what_they_will_ask(
+    tiny_student: Path, tmp_path: Path, run: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As README names them, with the sampling that each command has where none is given."""
+    monkeypatch.chdir(tmp_path)
+    with FailingServer(seed=0, fates={}) as server:
+        code, _, said = run(*collecting(server, tmp_path, "runs/tr"))
+        assert code == 0 and "0 of 24 are in" in said and "already; 24 must be asked" in said
+        words = ["distill", "--teacher", server.url, "--student", tiny_student, "--problems", write_questions(tmp_path)]
+        code, _, said = run(*words, "--out", "runs/mine/student")
+        assert code == 0 and "must be asked" not in said and len(server.asked) == 24
+        monkeypatch.chdir(tmp_path / "runs" / "mine")
+        code, _, said = run(*collecting(server, tmp_path, "runs/a/b/c", [*QUESTIONS, *MANY]))
+        assert code == 0 and "24 of 60 are in" in said and "already; 36 must be asked" in said
+        assert sorted(server.asked) == sorted(MANY)
+    assert [path.parent for path in tmp_path.rglob(".traces")] == [tmp_path / "runs"]
+
+
+def test_stores_of_earlier_versions_beside_deeper_run_folders_are_taken_over_and_stay(
+    tmp_path: Path, run: Command
+) -> None:
+    fates = dict.fromkeys(QUESTIONS[:2], "400")
+    with FailingServer(seed=0, fates=fates) as server:
+        assert run(*collecting(server, tmp_path, "runs/mine/first", QUESTIONS[:12]))[0] == 0
+        mine = tmp_path / "runs" / "mine" / ".traces"
+        (tmp_path / "runs" / ".traces").rename(mine)
+        (kept,) = mine.glob("*/traces.jsonl")
+        kept.write_bytes(kept.read_bytes() + b'{"problem_id": "torn')
+        before = {path: path.read_bytes() for path in mine.rglob("*.jsonl")}
+        asked = len(server.asked)
+        for out in ("runs/mine/second", "runs/third", "runs/other/fourth"):
+            code, text, said = run(*collecting(server, tmp_path, out, QUESTIONS[:12]))
+            assert code == 0 and "10 traces" in text and "10 of 12 are in" in said and "2 failed before" in said
+            assert len(server.asked) == asked, out
+        assert (out == "runs/mine/second") == ("copied into" in said), "once is enough"
+        assert {path: path.read_bytes() for path in mine.rglob("*.jsonl")} == before
+        assert run(*collecting(server, tmp_path, "runs/fifth"))[0] == 0
+        assert len(server.asked) == asked + 12
+
+
+def test_the_model_of_a_server_that_is_away_is_known_from_any_run_below_runs(tmp_path: Path, run: Command) -> None:
+    with FailingServer(seed=0, fates={}) as server:
+        words = collecting(server, tmp_path, "runs/first")
+        assert run(*words)[0] == 0
+    code, _, said = run(*words[:-1], tmp_path / "runs" / "deep" / "second")
+    assert code == 0 and "does not answer; its model was" in said and "24 of 24 are in" in said
+
+
 @pytest.mark.parametrize(
     "damaged", ["", "[]", '{"teacher": 5}', '{"teacher": "a", "digest": "b"}', "[" * 200_000, "\0"]
 )

@@ -107,6 +107,49 @@ def test_a_model_beside_it_leaves_out_its_own_as_well_and_one_without_a_record_i
     assert record["asked"]["unrecorded"] == ["tiny_student"]
 
 
+def test_of_two_students_whose_folders_are_called_the_same_both_are_left_out(
+    student: Path, problems: Path, tiny_student: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = tmp_path / "other" / "student"
+    shutil.copytree(tiny_student, other)
+    write_trained_on(other, map(example, of_split(PROBLEMS, "test")), tiny_student)
+    for out, (first, second) in {"one": (other, student), "two": (student, other)}.items():
+        words: list[Path | str] = [first, "--against", second, "--problems", problems, "--out", tmp_path / out]
+        assert evaluate(capsys, *words)["problems"] == 20 - len(of_split(PROBLEMS, "test"))
+
+
+def test_each_question_has_a_folder_of_its_own_which_the_same_question_finds_again(
+    tiny_student: Path,
+    problems: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("mine", "other"):
+        shutil.copytree(tiny_student, tmp_path / "runs" / name / "student")
+    asked: list[list[Path | str]] = [
+        ["runs/mine/student", "--problems", problems],
+        ["runs/other/student", "--problems", problems],
+        ["runs/mine/student", "--problems", problems, "--split", "test"],
+        ["runs/mine/student", "--problems", problems, "--split", "train"],
+        ["runs/mine/student", "--problems", problems, "--split", "test", "--temperature", "1", "--seed", "1"],
+        ["runs/mine/student", "--problems", problems, "--split", "test", "--temperature", "1", "--seed", "2"],
+    ]
+    folders = [evaluate(capsys, *words)["folder"] for words in asked]
+    assert len({*folders}) == len(asked)
+    assert folders[0].startswith("runs/eval/mine-student-problems-")
+    assert folders[1].startswith("runs/eval/other-student-problems-")
+    assert folders[2].startswith("runs/eval/mine-student-problems-test-")
+    made = {path: path.stat().st_mtime_ns for path in tmp_path.glob("runs/eval/*/manifest.json")}
+    again: list[Path | str] = [tmp_path / "runs/mine/student", "--problems", "problems.jsonl", "--split", "test"]
+    assert evaluate(capsys, *again)["folder"] == folders[2], "by another way of writing the same"
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.glob("runs/eval/*/manifest.json")} == made
+    weights = tmp_path / "runs/mine/student/config.json"
+    weights.write_text(weights.read_text() + "\n")
+    assert evaluate(capsys, *again)["folder"] not in folders, "a student that was trained again is another one"
+
+
 @pytest.mark.parametrize("arguments", [["--split", "test"], ["--include-trained"]])
 def test_splits_of_the_ledgers_problems_are_refused(
     arguments: list[str], student: Path, capsys: pytest.CaptureFixture[str]

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import argparse
 import errno
 import json
 import os
 import signal
 import subprocess
 import sys
+from collections import Counter
+from collections.abc import Iterator
+from importlib import metadata
 from pathlib import Path
 
 import pytest
 
+from tests.house.modules import ROOT
 from toolkit import commands, distill_commands
+from toolkit.arguments import data_of, name_of, path_of
 from toolkit.cli import explain, main
 from toolkit.errors import FolderConflict, GateFailed, InputError, MissingExtra
 from toolkit.parser import build_parser
@@ -23,7 +29,14 @@ Captured = pytest.CaptureFixture[str]
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["distil"], "invalid choice: 'distil'"),
+        (["distil", "--out", "x"], "argument COMMAND: 'distil' must be one of doctor, "),
+        (["distil"], "(did you mean distill?); see: toolkit --help"),
+        (["--verison"], "unrecognized option '--verison' (did you mean --version?); see: toolkit --help"),
+        (["distill", "--probelms", "x"], "'--probelms' (did you mean --problems?); see: toolkit distill --help"),
+        (["traces", "show", "x", "--faild"], "'--faild' (did you mean --failed?); see: toolkit traces show --help"),
+        (["eval", "x", "--split", "tset"], "'tset' must be one of test, validation, train, all (did you mean test?)"),
+        (["doctor", "x"], "unrecognized arguments: x; see: toolkit doctor --help"),
+        (["traces"], "the following arguments are required: --out; see: toolkit traces --help"),
         (["distill"], "the following arguments are required: --out"),
         (["pull"], "the following arguments are required: model"),
         (["export", "x", "--int8", "--fp16", "--out", "y"], "argument --fp16: not allowed with argument --int8"),
@@ -48,8 +61,11 @@ Captured = pytest.CaptureFixture[str]
             "--bits-per-weight: 'nan' must be a number above 0",
         ),
         (["export", "x", "--bits-per-weight", "0", "--out", "y"], "--bits-per-weight: '0' must be a number above 0"),
-        (["distill", "--out", "x", "--epoch", "2"], "unrecognized arguments: --epoch 2"),
-        (["distill", "--out", "x", "--temperature", "99"], "temperature (99.0) must be between 0.0 and 10.0"),
+        (["distill", "--out", "x", "--epoch", "2"], "unrecognized option '--epoch' (did you mean --epochs?)"),
+        (
+            ["distill", "--out", "x", "--temperature", "99"],
+            "argument --temperature: '99' must be a number from 0 to 10",
+        ),
         (["eval", "{tmp}"], "{tmp} must be a model folder with a config.json; it has none"),
         (["export", "{tmp}", "--int4", "--out", "{tmp}/out"], "{tmp} must be a model folder with a config.json"),
         (
@@ -66,13 +82,16 @@ Captured = pytest.CaptureFixture[str]
         ),
         (
             ["distill", "--student", "owner/none", "--problems", "{tmp}/none.jsonl", "--out", "{tmp}/out"],
-            "{tmp}/none.jsonl cannot be read: No such file",
+            "{tmp}/none.jsonl must be a file, a folder, or a data set's id (owner/name); it is missing",
         ),
         (
             ["traces", "--teacher", "owner/none", "--problems", "{tmp}/none.jsonl", "--out", "{tmp}/out"],
-            "{tmp}/none.jsonl cannot be read: No such file",
+            "{tmp}/none.jsonl must be a file, a folder, or a data set's id (owner/name); it is missing",
         ),
-        (["eval", "owner/none", "--problems", "{tmp}/none.jsonl"], "{tmp}/none.jsonl cannot be read: No such file"),
+        (
+            ["eval", "owner/none", "--problems", "{tmp}/none.jsonl"],
+            "{tmp}/none.jsonl must be a file, a folder, or a data set's id (owner/name); it is missing",
+        ),
         (["eval", "owner/none", "--split", "test"], "--split and --include-trained choose among your own problems"),
         (["teach", "--judge", "none", "--base", "owner/none", "--out", "{tmp}/o"], "'none' must be a model folder"),
         (
@@ -93,6 +112,11 @@ Captured = pytest.CaptureFixture[str]
         (["teach", "--seeds", "2", "--zero", "--out", "{tmp}/o"], "--seeds (2) must be 1 with --stage or --zero"),
         (["teach", "--start", "builtin", "--out", "{tmp}/o"], "--start (builtin) must name the model of one stage"),
         (["teach", "--stage", "reason_rl", "--out", "{tmp}/o"], "stage reason_rl must follow cold_start, and {tmp}/o/"),
+        (["chat"], "chat must be given a model: an exported folder (toolkit demo makes runs/demo/int4, toolkit export"),
+        (
+            ["chat", "x", "--endpoint", "http://x/v1"],
+            "the folder (x) and --endpoint (http://x/v1) must not both be given",
+        ),
         (["chat", "{tmp}"], "{tmp}/"),
         (["serve", "{tmp}", "--port", "0"], "{tmp}/"),
         (
@@ -114,6 +138,99 @@ def test_bad_input_is_one_line_and_exit_2(words: list[str], message: str, tmp_pa
     assert "Traceback" not in err
     assert out == ""
     assert list(tmp_path.iterdir()) == []
+
+
+def parsers(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
+    """A parser and those of all its commands."""
+    yield parser
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for inner in action.choices.values():
+                yield from parsers(inner)
+
+
+def test_no_option_takes_an_empty_path_or_model_or_an_address_for_a_path() -> None:
+    takes_text = {"--host", "--name", "--allow-origin", "--allow-host", "--api-key", "--stage", "--model"}
+    columns = {"--question-field", "--answer-field"}
+    kinds = Counter[str]()
+    for parser in parsers(build_parser()):
+        for action in parser._actions:
+            if action.nargs == 0 or action.choices is not None or {*action.option_strings} & (takes_text | columns):
+                continue
+            read = action.type
+            assert callable(read), f"{parser.prog} {action.dest} takes any text"
+            with pytest.raises(argparse.ArgumentTypeError):
+                read("")
+            if read in (path_of, data_of):
+                kinds["paths"] += 1
+                for address in ("https://example.org/a.jsonl", "s3://mine/a.jsonl", "https:/example.org"):
+                    with pytest.raises(
+                        argparse.ArgumentTypeError, match="is an address, which is not read; download it"
+                    ):
+                        read(address)
+            elif read is name_of:
+                kinds["models"] += 1
+    assert kinds["paths"] > 20 and kinds["models"] > 10
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["distill", "--problems", "none.jsonl", "--out", "x"],
+        ["distill", "--traces", "none.jsonl", "--out", "x"],
+        ["distill", "--student", "none", "--out", "x"],
+        ["distill", "--teacher", "none", "--out", "x"],
+        ["distill", "--question-field", "q", "--out", "x"],
+        ["distill", "--temperature", "0", "--samples", "2", "--out", "x"],
+        ["distill", "--out", "full"],
+        ["traces", "--problems", "none.jsonl", "--out", "x"],
+        ["eval", "none", "--problems", "none.jsonl"],
+        ["teach", "--base", "none", "--out", "x"],
+        ["teach", "--judge", "none", "--out", "x"],
+        ["export", "none", "--out", "x"],
+        ["export", "full", "--out", "x"],
+        ["export", "builtin", "--calibration", "none.jsonl", "--out", "x"],
+        ["export", "builtin", "--out", "full"],
+        ["verify", "none"],
+        ["bench", "none"],
+        ["serve", "none"],
+        ["chat"],
+        ["chat", "none"],
+        ["chat", "none", "--compare", "none"],
+        ["report", "none"],
+    ],
+)
+def test_what_the_options_alone_show_to_be_wrong_is_refused_before_anything_heavy_is_imported(
+    words: list[str], tmp_path: Path
+) -> None:
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.txt").write_text("mine")
+    check = (
+        f"import sys; from toolkit.cli import main; code = main({words!r})\n"
+        "print(code, *{'torch', 'transformers', 'gradio', 'datasets'} & set(sys.modules))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", check],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == "2\n", done.stderr
+
+
+def test_the_version_is_told(capsys: Captured) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"toolkit {metadata.version('reasoning-edge')}\n"
+
+
+def test_usage_shows_what_traces_needs_and_showing_them_needs_none_of_it(tmp_path: Path, capsys: Captured) -> None:
+    assert main(["traces", "--help"]) == 0
+    usage = capsys.readouterr().out.partition("\n\n")[0]
+    assert " --out OUT" in usage and "[--out OUT]" not in usage
+    assert main(["traces", "show", str(tmp_path)]) == 2
+    assert "must be a run folder" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import pytest
 
 from toolkit.errors import InputError
 from toolkit.field_types import check_type, fits
+from toolkit.json_files import parse_json
 from toolkit.records import read_object
 from toolkit.runs import read_manifest
 
@@ -95,3 +96,17 @@ def test_a_manifest_that_is_a_pipe_is_refused(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "manifest.json")
     with pytest.raises(InputError, match=r"manifest\.json must be a regular file"):
         read_manifest(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"a": 1,', "mine.jsonl line 7 must be JSON: Expecting property name enclosed in double quotes at column 9"),
+        ('{"a": 1 "b"}\n', "mine.jsonl line 7 must be JSON: Expecting ',' delimiter at column 9"),
+        ('{\n "a": 1\n "b"}', "mine.jsonl line 7 must be JSON: Expecting ',' delimiter at line 3 column 2"),
+    ],
+)
+def test_a_broken_line_has_one_line_number(text: str, message: str) -> None:
+    with pytest.raises(InputError) as caught:
+        parse_json(text, "mine.jsonl line 7")
+    assert str(caught.value) == message

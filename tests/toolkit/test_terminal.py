@@ -27,7 +27,7 @@ from toolkit.doctor import Finding, to_text
 from toolkit.ledger import aligned_table
 from toolkit.progress import Progress
 from toolkit.records import Problem, write_records
-from toolkit.terminal import Escaped, say, show, visible, visible_lines
+from toolkit.terminal import Escaped, counted, say, show, visible, visible_lines
 
 EVIL = "a\x1b]0;owned\x07\x1b[2J\r\nforged\x9b1m\u202e\u2028\ud800\udcff\x00\x7f"
 SHOWN = r"a\x1b]0;owned\x07\x1b[2J\r\nforged\x9b1m\u202e\u2028\ud800\udcff\x00\x7f"
@@ -162,3 +162,7 @@ def test_nothing_is_printed_past_that_place() -> None:
     for module, path in module_files().items():
         if module not in allowed and not module.startswith("benchmarks."):
             assert "file=sys.stderr" not in path.read_text(), f"{module} must call toolkit.terminal.say"
+
+
+def test_a_count_and_its_noun_agree() -> None:
+    assert [counted(n, "update") for n in (0, 1, 2, 1200)] == ["0 updates", "1 update", "2 updates", "1,200 updates"]

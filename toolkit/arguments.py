@@ -1,0 +1,158 @@
+"""The words of a command line: what each kind of value may be, and one line about what is wrong, with the nearest right word."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import re
+from collections.abc import Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, NoReturn
+
+from toolkit.errors import InputError
+
+DIGITS = 12
+"""Of a number that anybody can mean."""
+ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
+"""How an address begins; a drive of Windows has one letter."""
+
+
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong with the arguments in one line, and names the help of the command that they are for."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As the parent's, and knows all of them: the command that an option is for refuses it."""
+        self._refuse_unknown(args or [])
+        found, extras = super().parse_known_args(args, namespace)
+        if extras:
+            self.error(f"unrecognized arguments: {' '.join(extras)}")
+        return found, extras
+
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"{message}; see: {self.prog} --help")
+
+    def _refuse_unknown(self, words: Sequence[str]) -> None:
+        """Refuse an option that is none before anything is missed that it may have been meant for."""
+        inner = next((action for action in self._actions if isinstance(action, argparse._SubParsersAction)), None)
+        for word in words:
+            if word == "--" or (inner and word in inner.choices):
+                return
+            name = word.partition("=")[0]
+            if name.startswith("--") and " " not in name and name not in self._option_string_actions:
+                self.error(f"unrecognized option {name!r:.60}{_nearest(name, self._option_string_actions)}")
+            if inner and inner.required and not word.startswith("-"):
+                return  # a command that is none, which its check names
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is not None and value not in action.choices:
+            choices = [str(choice) for choice in action.choices]
+            must = f"{value!r:.60} must be one of {', '.join(choices)}{_nearest(str(value), choices)}"
+            raise argparse.ArgumentError(action, must)
+
+
+class Instead(argparse._SubParsersAction):  # type: ignore[type-arg]
+    """A command of a command, which needs nothing that the other one requires."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *rest: Any) -> None:
+        super().__call__(parser, *rest)
+        for action in parser._actions:
+            action.required = False
+
+
+class Version(argparse.Action):
+    """Prints the version; it is looked up when somebody asks for it."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        from importlib import metadata
+
+        print(f"{parser.prog} {metadata.version('reasoning-edge')}")
+        parser.exit()
+
+
+def _nearest(word: str, words: Any) -> str:
+    """What may have been meant, to stand behind what is wrong."""
+    found = get_close_matches(word, list(words), n=1)
+    return f" (did you mean {found[0]}?)" if found else ""
+
+
+def path_of(text: str) -> Path:
+    """A path, which is not empty and no address: as a path an address loses a slash and is never found."""
+    if ADDRESS.match(text):
+        raise argparse.ArgumentTypeError(
+            f"{text!r:.200} must be a file or folder of this machine, and is an address, which is not read; download it "
+            "and name what you get"
+        )
+    return Path(name_of(text))
+
+
+def data_of(text: str) -> Path:
+    """As `path_of`, of problems, which may also have an id."""
+    if ADDRESS.match(text):
+        raise argparse.ArgumentTypeError(
+            f"{text!r:.200} must be a file, a folder or a data set's id, and is an address, which is not read; download it "
+            "and name the file, or for a data set of the Hugging Face hub its id (owner/name)"
+        )
+    return Path(name_of(text))
+
+
+def name_of(text: str) -> str:
+    """A path, an address or a name: anything but nothing, which would be the folder that one happens to be in."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError(
+            "it must not be empty; name what is meant (a variable without a value, perhaps?), or leave the option out"
+        )
+    return text
+
+
+def size_of(text: str) -> int:
+    """Bytes of a text such as 90MB or 1.5GB."""
+    number, unit = text[:-2], text[-2:].upper()
+    try:
+        size_bytes = int(float(number) * {"MB": 1e6, "GB": 1e9}[unit])
+    except (KeyError, ValueError, OverflowError):
+        size_bytes = 0
+    if size_bytes < 1:
+        raise argparse.ArgumentTypeError(f"{text!r:.60} must be a size above 0, such as 90MB or 1.5GB")
+    return size_bytes
+
+
+def rate_of(text: str) -> float:
+    """A number above 0."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not (value > 0 and math.isfinite(value)):
+        raise argparse.ArgumentTypeError(f"{text!r:.60} must be a number above 0, such as 4e-4")
+    return value
+
+
+def temperature_of(text: str) -> float:
+    """A number that a temperature can be."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0.0 <= value <= 10.0:
+        raise argparse.ArgumentTypeError(f"{text!r:.60} must be a number from 0 to 10")
+    return value
+
+
+def count_of(text: str) -> int:
+    return _whole(text, 1, 10**DIGITS - 1, "a whole number from 1 on")
+
+
+def seed_of(text: str) -> int:
+    return _whole(text, 0, 2**32 - 1, f"a whole number from 0 to {2**32 - 1}")  # what every library here can take
+
+
+def port_of(text: str) -> int:
+    return _whole(text, 0, 65535, "a whole number from 0 to 65535")
+
+
+def _whole(text: str, least: int, most: int, what: str) -> int:
+    """A whole number within bounds, for which an error says `what`."""
+    if not text.isascii() or not text.isdigit() or len(text) > DIGITS or not least <= int(text) <= most:
+        raise argparse.ArgumentTypeError(f"{text!r:.60} must be {what}")
+    return int(text)
