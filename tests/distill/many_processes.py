@@ -13,7 +13,9 @@ from typing import Any
 import torch
 from datasets import Dataset
 from torch import distributed
-from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
 from transformers import (
     DeepseekV3Config,
     DeepseekV3ForCausalLM,
@@ -31,11 +33,22 @@ from distill.supervised import ExpertsTrainer
 from distill.teach import pretrain
 from distill.teacher_recipe import quick
 from toolkit.model.balance import ExpertBalance
-from toolkit.model.sharding import shard
 
 GLOBAL_ROWS, ROW_TOKENS, STEPS = 4, 24, 4
 N_ROUTED_EXPERTS, EXPERTS_PER_TOKEN = 8, 2
 OPTIMIZERS = ("adamw", "muon")
+
+
+def shard(model: DeepseekV3ForCausalLM, mesh: DeviceMesh) -> None:
+    """Shard by torch's `fully_shard` (FSDP2), before an optimizer is made: a unit a layer, one for all else.
+
+    accelerate's FSDP trains unsharded copies on CPUs without a word; so what this leaves is checked.
+    """
+    for layer in model.model.layers:
+        fully_shard(layer, mesh=mesh)
+    fully_shard(model, mesh=mesh)
+    for name, parameter in model.named_parameters():
+        assert isinstance(parameter, DTensor), f"{name} ({type(parameter).__name__}) must be a DTensor"
 
 
 def make_model() -> DeepseekV3ForCausalLM:
