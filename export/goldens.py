@@ -21,6 +21,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from export.calibration import Text
 from export.coarse_parity import Expected, coarsen, measure_coarsely, write_expected
+from export.comparisons import check_end_of_text, check_template, check_tokenizer
 from export.fuzz_corpus import fuzz_texts
 from export.golden_record import (
     RECORD_DAY,
@@ -35,7 +36,6 @@ from export.golden_record import (
 )
 from export.parity import QUESTIONS
 from export.session import OnnxDecoder
-from export.verify import check_end_of_text, check_template, check_tokenizer
 from toolkit.chat_format import ChatFormat, completion_text
 from toolkit.errors import GateFailed, InputError
 from toolkit.records import Message
