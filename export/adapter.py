@@ -27,6 +27,7 @@ from export.safetensors_file import INDEX, SINGLE, open_safetensors
 from toolkit.errors import InputError
 from toolkit.field_types import fits
 from toolkit.records import read_object
+from toolkit.unfinished import refuse_unfinished
 
 CONFIG, WEIGHTS, PICKLED = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
 PREFIX = "base_model.model."
@@ -158,6 +159,7 @@ def base_model(folder: Path) -> str:
 
 
 def read_adapter_config(folder: Path) -> Mapping[str, Any]:
+    refuse_unfinished(folder)
     return read_object(folder / CONFIG)
 
 

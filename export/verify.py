@@ -32,6 +32,7 @@ from toolkit.records import Record
 from toolkit.runs import MANIFEST, file_digest, read_manifest
 from toolkit.stores import LFS_POINTER, LFS_REMEDY, check_inside
 from toolkit.terminal import visible
+from toolkit.unfinished import refuse_unfinished
 
 SMALL_BYTES = 32 * 2**20
 """Files up to this size are hashed in the fast part: all but the weights of a real model."""
@@ -212,6 +213,7 @@ def _has_record(folder: Path, manifest: Mapping[str, Any]) -> bool:
 
 
 def _check_exported(folder: Path) -> None:
+    refuse_unfinished(folder)
     if not folder.is_dir():
         raise InputError(f"{folder} must be an exported folder, and there is none; make it with: toolkit export MODEL")
     if any(folder.glob("*.safetensors")) and not any(folder.glob("*.onnx")):

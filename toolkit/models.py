@@ -22,6 +22,7 @@ from toolkit.errors import InputError, MissingExtra
 from toolkit.gguf_checkpoint import write_checkpoint
 from toolkit.runs import MANIFEST, Stage, discard, file_digest, finish, is_complete, partial_folder
 from toolkit.terminal import say
+from toolkit.unfinished import refuse_unfinished
 
 BUILTIN_TEACHER = Path(__file__).parent.parent / "distill" / "teacher_nano"
 UNPACKED = 2
@@ -82,11 +83,13 @@ def is_endpoint(model: str) -> bool:
 def resolve(model: str) -> Path:
     """The folder of a model argument; downloads it where it is a known name or a hub id that is not here yet.
 
-    A GGUF file is dequantized into the cache. Raises `InputError` where the argument leads to no model.
+    A GGUF file is dequantized into the cache. Raises `InputError` where the argument leads to no model, or to one whose run
+    has not finished.
     """
     if is_endpoint(model):
         raise InputError(f"{model} is an endpoint, and this command needs a model's files; give a folder or a name")
     folder = Path(model)
+    refuse_unfinished(folder)
     if folder.is_dir():
         if not (folder / "config.json").is_file():
             raise InputError(f"{model} must be a model folder with a config.json; it has none")
