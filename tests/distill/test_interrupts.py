@@ -87,7 +87,12 @@ def test_a_signal_is_heard_in_the_midst_of_a_backward_pass() -> None:
     """One call of C++, during which another thread sends the signal."""
     layers = nn.Sequential(*(nn.Linear(512, 512) for _ in range(40)))
     begun = threading.Event()
-    sender = threading.Thread(target=lambda: (begun.wait(), os.kill(os.getpid(), signal.SIGINT)))
+
+    def send() -> None:
+        begun.wait()
+        os.kill(os.getpid(), signal.SIGINT)
+
+    sender = threading.Thread(target=send)
     sender.start()
     out_BD = layers(torch.randn(512, 512))
     out_BD.register_hook(lambda gradient: begun.set())
