@@ -16,24 +16,31 @@ from __future__ import annotations
 
 import json
 import math
-import signal
 import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import Any, TypeVar
 
 import torch
 from torch import distributed, nn
 from torch.utils import deterministic
-from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import (
+    PreTrainedModel,
+    PrinterCallback,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
 
+from distill.interrupts import heard_in_backward, postponed_interrupt
 from toolkit.errors import InputError
 from toolkit.model.flops import peak_flops, training_flops
 from toolkit.model.loading import not_finite
-from toolkit.progress import Progress
+from toolkit.progress import Progress, duration
 from toolkit.runs import replace_text
 
 LOSS = "loss.jsonl"
@@ -67,6 +74,7 @@ class Journal(TrainerCallback):
         self._tokens = tokens
         self._checkpoint_every_s = checkpoint_every_s
         self._interrupted = interrupted
+        self._in_hand = self._updates = 0
         self._progress: Progress | None = None
         self._validation = ""
 
@@ -81,6 +89,10 @@ class Journal(TrainerCallback):
         **kwargs: Any,
     ) -> None:
         """Cut the log back to the checkpoint that training goes on from."""
+        if _anywhere(args.device, self._interrupted.is_set())[0]:
+            raise KeyboardInterrupt
+        self._in_hand, self._updates = state.global_step + 1, state.max_steps
+        self._first_step = self._saved_step = state.global_step
         self._first_tokens = self._tokens_so_far(state)
         self._flops_per_token = training_flops(model, _context(train_dataloader.dataset))
         dtype = torch.bfloat16 if args.bf16 else next(model.parameters()).dtype
@@ -106,14 +118,30 @@ class Journal(TrainerCallback):
         now = time.monotonic()
         is_due = now - self._saved_at >= self._checkpoint_every_s
         is_interrupted, is_due = _anywhere(args.device, self._interrupted.is_set(), is_due)
-        if is_interrupted or is_due or state.global_step == state.max_steps:
+        if is_interrupted or is_due or state.global_step == state.max_steps:  # saving what is trained takes time too
             refuse_diverged(model, state.global_step)
-        if is_interrupted:
-            self._interrupted.set()
-            control.should_save = control.should_training_stop = True
-        elif is_due and state.global_step < state.max_steps:
             control.should_save = True
             self._saved_at = now
+        if is_interrupted:
+            self._interrupted.set()
+            control.should_training_stop = True
+        self._in_hand = state.global_step + 1
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        self._saved_step = state.global_step
+
+    def promise(self) -> str:
+        """What an interrupt at this moment ends when, and what is kept."""
+        if not self._in_hand:
+            return "interrupted: this ends when the checkpoint is read; a second interrupt ends it at once"
+        made = self._in_hand - 1 - self._first_step
+        update_s = (time.monotonic() - self._begun_at) / made if made else 0.0
+        within = f", within about {duration(update_s)}" if update_s >= 1 else ""
+        return (
+            f"interrupted: this ends when update {min(self._in_hand, self._updates)} of {self._updates} is made and "
+            f"saved{within}, and the same command goes on from there; a second interrupt ends it at once, and "
+            + (f"update {self._saved_step} is the last one that is kept" if self._saved_step else "no update is kept")
+        )
 
     def on_log(
         self,
@@ -194,11 +222,12 @@ def run_trainer(trainer: Trainer, folder: Path, *, tokens: int, checkpoint_every
     the last logged loss.
     Raises `KeyboardInterrupt` after writing a checkpoint where it was interrupted.
     """
-    with postponed_interrupt() as interrupted, repeatable():
-        trainer.remove_callback(PrinterCallback)
-        trainer.add_callback(
-            Journal(folder / LOSS, tokens=tokens, checkpoint_every_s=checkpoint_every_s, interrupted=interrupted)
-        )
+    interrupted = threading.Event()
+    journal = Journal(folder / LOSS, tokens=tokens, checkpoint_every_s=checkpoint_every_s, interrupted=interrupted)
+    trainer.remove_callback(PrinterCallback)
+    trainer.add_callback(journal)
+    _leave_tied_to_their_sources(trainer.model)
+    with postponed_interrupt(interrupted, journal.promise), heard_in_backward(trainer.model), repeatable():
         begun = time.monotonic()
         checkpoint = _of_the_first(_last_checkpoint(folder / CHECKPOINTS))
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
@@ -228,6 +257,12 @@ def refuse_diverged(model: nn.Module, step: int) -> None:
     """Raise `InputError` where a weight is no finite number."""
     if name := not_finite(model):
         raise diverged(f"weights ({name})", step, math.nan)
+
+
+def _leave_tied_to_their_sources(model: nn.Module) -> None:
+    """Say that checkpoints lack what is tied, as they do; the trainer else warns that it is missing where it goes on."""
+    if isinstance(model, PreTrainedModel):  # adapters are read in another way
+        model._keys_to_ignore_on_save = {*(model._keys_to_ignore_on_save or ()), *model.all_tied_weights_keys}
 
 
 def _of_the_first(value: Value) -> Value:
@@ -270,23 +305,3 @@ def repeatable() -> Iterator[None]:
     finally:
         torch.use_deterministic_algorithms(before)
         deterministic.fill_uninitialized_memory = filled  # type: ignore[attr-defined]
-
-
-@contextmanager
-def postponed_interrupt() -> Iterator[threading.Event]:
-    """Within, the first Ctrl-C sets the event, so that the step in hand ends whole; a second one interrupts."""
-    interrupted = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield interrupted
-        return
-    before = signal.getsignal(signal.SIGINT)
-
-    def note(number: int, frame: FrameType | None) -> None:
-        interrupted.set()
-        signal.signal(signal.SIGINT, before)
-
-    signal.signal(signal.SIGINT, note)
-    try:
-        yield interrupted
-    finally:
-        signal.signal(signal.SIGINT, before)

@@ -28,6 +28,7 @@ from toolkit.errors import InputError
 from toolkit.field_types import fits
 from toolkit.models import ADAPTER_CONFIG
 from toolkit.records import read_object
+from toolkit.unfinished import refuse_unfinished
 
 CONFIG, WEIGHTS, PICKLED = ADAPTER_CONFIG, "adapter_model.safetensors", "adapter_model.bin"
 PREFIX = "base_model.model."
@@ -159,6 +160,7 @@ def base_model(folder: Path) -> str:
 
 
 def read_adapter_config(folder: Path) -> Mapping[str, Any]:
+    refuse_unfinished(folder)
     return read_object(folder / CONFIG)
 
 

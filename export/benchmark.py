@@ -28,6 +28,7 @@ from toolkit.progress import Progress
 from toolkit.records import Record
 from toolkit.runs import folder_bytes, read_manifest
 from toolkit.terminal import counted, visible
+from toolkit.unfinished import refuse_unfinished
 
 CONTEXTS = (128, 512, 2048)
 SHORT = 128
@@ -104,6 +105,8 @@ def run_benchmark(
     Raises `InputError` where one of them cannot be opened or a length doesn't fit the model's context.
     """
     models = [folder, *versus]
+    for path in models:
+        refuse_unfinished(path)
     for path in versus:
         if not (path.suffix.lower() == ".gguf" and path.is_file()) and not path.is_dir():
             raise InputError(f"{path} must be a GGUF file or an exported folder to compare with; give --vs model.gguf")

@@ -21,6 +21,7 @@ from export.calibration import Text
 from export.odd_tokens import odd_texts
 from export.session import Floats, OnnxDecoder
 from toolkit.chat_format import ChatFormat
+from toolkit.progress import Progress
 
 TOKENS = 4000
 """Of the texts one by one; more change the largest values little."""
@@ -41,13 +42,16 @@ def cache_scales(folder: Path, texts: Sequence[Text]) -> dict[str, Floats]:
     turned = {f"{layer}.key" for layer, rotates in enumerate(decoder.config.rotates) if rotates}
     smallest: dict[str, Floats] = {}
     largest: dict[str, Floats] = {}
-    for ids in _calibration_ids(decoder, ChatFormat.from_folder(folder), texts):
-        decoder.start([ids])
-        for name, kept_GSA in decoder.kept().items():
-            sizes_GSA = _pair_lengths(kept_GSA) if name in turned else np.abs(kept_GSA)
-            low, high = (extreme(sizes_GSA, 1).reshape(-1) for extreme in (np.min, np.max))
-            smallest[name] = np.minimum(smallest.get(name, low), low)
-            largest[name] = np.maximum(largest.get(name, high), high)
+    read = list(_calibration_ids(decoder, ChatFormat.from_folder(folder), texts))
+    with Progress("steps of the int8 cache", len(read)) as progress:
+        for ids in read:
+            decoder.start([ids])
+            for name, kept_GSA in decoder.kept().items():
+                sizes_GSA = _pair_lengths(kept_GSA) if name in turned else np.abs(kept_GSA)
+                low, high = (extreme(sizes_GSA, 1).reshape(-1) for extreme in (np.min, np.max))
+                smallest[name] = np.minimum(smallest.get(name, low), low)
+                largest[name] = np.maximum(largest.get(name, high), high)
+            progress.advance()
     reach = {name: high + MARGIN * (high - smallest[name]) for name, high in largest.items()}
     return {name: np.maximum(size / LARGEST_CODE, SMALLEST_STEP) for name, size in reach.items()}
 

@@ -20,14 +20,16 @@ from transformers import PreTrainedModel
 
 from export.calibration import Text
 from export.coarse_parity import CoarseParity, Expected
-from export.goldens import answered, expect, greedy_texts, write_goldens
+from export.golden_record import RenderedChat
+from export.goldens import answered, expect, greedy_texts, source_chats, write_goldens
 from export.model_config import ModelConfig, read_model_config
 from export.odd_tokens import odd_texts
-from export.parity import Bounds, check_parity, measure_parity
+from export.parity import Bounds, check_context, check_parity, measure_parity, parity_steps
 from export.places import BATCH, LONG, LONG_POSITIONS, ODD, TURNS, int8_fault, measure_places
 from export.session import INT8_CACHE_FILE, Cache, OnnxDecoder
 from toolkit.chat_format import ChatFormat
 from toolkit.errors import GateFailed
+from toolkit.progress import Progress
 from toolkit.terminal import say
 
 COMPARED = 256
@@ -40,36 +42,59 @@ PLACE_FACTOR = 4.0
 """How much farther from the float model than on the traces an export may be at a place that nothing is calibrated on."""
 
 
+def check_source(source: Path, max_position_embeddings: int) -> list[RenderedChat]:
+    """Raises before all the work what the gate would behind it; returns the chats that the folder's record will hold.
+
+    `source`: where tokenizer and template lie.
+    """
+    check_context(ChatFormat.from_folder(source), max_position_embeddings)
+    return source_chats(source)
+
+
 def pass_gate(
-    model: PreTrainedModel, source: Path, folder: Path, cache: Cache, bounds: Bounds, held_out: Sequence[Text]
+    model: PreTrainedModel,
+    source: Path,
+    folder: Path,
+    cache: Cache,
+    bounds: Bounds,
+    held_out: Sequence[Text],
+    chats: list[RenderedChat],
 ) -> dict[str, Any]:
     """Compare an exported folder with the float model and write its record; returns what its manifest has to remember.
 
-    `source`: where tokenizer and template lie. `cache`: the one that was asked for. Raises `GateFailed` where the
-    folder is out of bounds.
+    `source`: where tokenizer and template lie. `cache`: the one that was asked for. `chats`: the `source_chats`. Raises
+    `GateFailed` where the folder is out of bounds.
     """
     chat_format = ChatFormat.from_folder(folder)
     texts = held_out or answered(greedy_texts(OnnxDecoder(folder, cache="exact"), chat_format, ()))
     asked = place_texts(texts, chat_format, read_model_config(folder))
-    places = {place: expect(model, there) for place, there in asked.items()}
-    found = _measured(folder, "exact", places)
+    has_int8 = (folder / INT8_CACHE_FILE).is_file()
+    steps = sum(map(len, asked.values())) + len(asked) * (2 if has_int8 else 1) + parity_steps(held_out) + 1
     measured: dict[str, Any] = {}
-    if (folder / INT8_CACHE_FILE).is_file():
-        found_int8 = _measured(folder, "int8", places)
-        if fault := int8_fault(found, found_int8):
-            (folder / INT8_CACHE_FILE).unlink()
-            cache = "exact"
-            measured["int8_cache_fault"] = fault
-            say(f"export: keys and values are kept exactly: {fault}")
-        elif cache == "int8":
-            found = found_int8
-    decoder = OnnxDecoder(folder, cache=cache)
-    report = measure_parity(model, chat_format, decoder, held_out)
-    check_parity(report, bounds)
-    check_places(found, bounds)
+    with Progress("gate", steps) as progress:
+        progress.begin("what the float model expects where faults hide")
+        places = {place: expect(model, there, progress.advance) for place, there in asked.items()}
+        found = _measured(folder, "exact", places, progress)
+        if has_int8:
+            found_int8 = _measured(folder, "int8", places, progress)
+            if fault := int8_fault(found, found_int8):
+                (folder / INT8_CACHE_FILE).unlink()
+                cache = "exact"
+                measured["int8_cache_fault"] = fault
+                say(f"export: keys and values are kept exactly: {fault}")
+            elif cache == "int8":
+                found = found_int8
+        decoder = OnnxDecoder(folder, cache=cache)
+        progress.begin("both on the traces")
+        report = measure_parity(model, chat_format, decoder, held_out, progress.advance)
+        check_parity(report, bounds)
+        check_places(found, bounds)
+        progress.begin("what toolkit verify compares with")
+        record = write_goldens(model, source, folder, decoder, held_out, places, chats)
+        progress.advance()
     measured |= {"cache": cache, "parity": report.to_dict()}
     measured["places"] = {place: there.to_dict() for place, there in found.items()}
-    return measured | write_goldens(model, source, folder, decoder, held_out, places)
+    return measured | record
 
 
 def check_places(found: Mapping[str, CoarseParity], bounds: Bounds) -> None:
@@ -120,5 +145,13 @@ def _rows(texts: Sequence[Text], before: list[int], room: int) -> list[Text]:
     return sorted(chosen, key=lambda text: -len(text.completion))
 
 
-def _measured(folder: Path, cache: Cache, places: Mapping[str, Expected]) -> dict[str, CoarseParity]:
-    return measure_places(OnnxDecoder(folder, cache=cache, keeps_prefix=True), places)
+def _measured(
+    folder: Path, cache: Cache, places: Mapping[str, Expected], progress: Progress
+) -> dict[str, CoarseParity]:
+    progress.begin(f"what the exported model says there, its cache {cache}")
+    decoder = OnnxDecoder(folder, cache=cache, keeps_prefix=True)
+    found: dict[str, CoarseParity] = {}
+    for place, expected in places.items():
+        found |= measure_places(decoder, {place: expected})
+        progress.advance()
+    return found

@@ -9,7 +9,7 @@ Shapes: T positions, K the likeliest tokens, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from export.calibration import Text
 from export.coarse_parity import Expected, coarsen, measure_coarsely, write_expected
+from export.comparisons import check_end_of_text, check_template, check_tokenizer
 from export.fuzz_corpus import fuzz_texts
 from export.golden_record import (
     RECORD_DAY,
@@ -35,7 +36,6 @@ from export.golden_record import (
 )
 from export.parity import QUESTIONS
 from export.session import OnnxDecoder
-from export.verify import check_end_of_text, check_template, check_tokenizer
 from toolkit.chat_format import ChatFormat, completion_text
 from toolkit.errors import GateFailed, InputError
 from toolkit.records import Message
@@ -71,12 +71,14 @@ def write_goldens(
     decoder: OnnxDecoder,
     held_out: Sequence[Text],
     places: Mapping[str, Expected],
+    chats: list[RenderedChat],
 ) -> dict[str, Any]:
     """Write `verify.json` and `verify.npz` into an exported folder; returns what its manifest has to remember.
 
-    `model` is the float one, `source` where its tokenizer and template lie, `decoder` runs the folder, and `places` is what the float model
-    expects at each (`export.places`). Without held-out texts the folder's own greedy tokens are those at which it is measured. Raises `GateFailed` where the folder
-    doesn't say what its source says.
+    `model` is the float one, `source` where its tokenizer and template lie, `decoder` runs the folder, `places` is what
+    the float model expects at each (`export.places`), and `chats` are the `source_chats`. Without held-out texts the folder's
+    own greedy tokens are those at which it is measured. Raises `GateFailed` where the folder doesn't say what its source
+    says.
     """
     chat_format = ChatFormat.from_folder(source)
     greedy = greedy_texts(decoder, chat_format, held_out)
@@ -88,7 +90,7 @@ def write_goldens(
         texts=fuzz,
         text_digests=text_digests(chat_format, fuzz),
         vocabulary_digests=vocabulary_digests(chat_format),
-        chats=rendered_chats(source, chat_format),
+        chats=chats,
         end_of_text=end_of_text_ids(folder, chat_format),
         greedy=greedy,
     )
@@ -110,8 +112,8 @@ def _first_positions(texts: Sequence[Text]) -> list[Text]:
 
 
 @torch.no_grad()
-def expect(model: PreTrainedModel, texts: Sequence[Text]) -> Expected:
-    """What the float model expects at every token of the completions."""
+def expect(model: PreTrainedModel, texts: Sequence[Text], advance: Callable[[], object] = lambda: None) -> Expected:
+    """What the float model expects at every token of the completions; `advance` is called after each text."""
     ids, log_probs, rest = [], [], []
     for text in texts:
         ids_BT, compared = torch.tensor([text.prompt + text.completion]), len(text.completion) + 1
@@ -122,6 +124,7 @@ def expect(model: PreTrainedModel, texts: Sequence[Text]) -> Expected:
         ids.append(ids_TK)
         log_probs.append(log_p_TK.astype(np.float32))
         rest.append(log_rest_T.astype(np.float32))
+        advance()
     return Expected(
         tokens=np.array([token for text in texts for token in text.prompt + text.completion], dtype=np.int32),
         lengths=np.array([len(text.prompt) + len(text.completion) for text in texts], dtype=np.int32),
@@ -180,12 +183,13 @@ def rendered_chats(source: Path, chat_format: ChatFormat) -> list[RenderedChat]:
     return chats
 
 
-def check_source(source: Path) -> None:
-    """Raises what `write_goldens` would of a source's tokenizer and template, before there is an exported folder."""
-    chat_format = ChatFormat.from_folder(source)
-    chats = rendered_chats(source, chat_format)
+def source_chats(source: Path) -> list[RenderedChat]:
+    """The chats of the record, before there is an exported folder; raises `GateFailed` where the chat reads them otherwise
+    than transformers, and `InputError` where transformers cannot read the tokenizer."""
+    chats = rendered_chats(source, ChatFormat.from_folder(source))
     with _as_it_was_made(source):
         check_template(chats, ChatFormat.from_folder(source, clock=lambda: RECORD_DAY))
+    return chats
 
 
 def _rendered(chat_format: ChatFormat, messages: Sequence[Message]) -> str | None:

@@ -9,7 +9,7 @@ Shapes: T tokens, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -74,17 +74,42 @@ class ParityReport(Record):
 
 @torch.no_grad()
 def measure_parity(
-    model: PreTrainedModel, chat_format: ChatFormat, decoder: OnnxDecoder, held_out: Sequence[Text]
+    model: PreTrainedModel,
+    chat_format: ChatFormat,
+    decoder: OnnxDecoder,
+    held_out: Sequence[Text],
+    advance: Callable[[], object] = lambda: None,
 ) -> ParityReport:
-    """Compare an exported folder with the float model; without texts, on the float model's answers to `QUESTIONS`."""
+    """Compare an exported folder with the float model; without texts, on the float model's answers to `QUESTIONS`.
+
+    `advance` is called after each of `parity_steps`.
+    """
     prompts = [text.prompt for text in held_out] or [chat_format.question_ids(question) for question in QUESTIONS]
-    greedy = [Text(prompt=prompt, completion=greedy_completion(model, prompt)) for prompt in prompts[:GREEDY_PROMPTS]]
-    return compare(model, decoder, list(held_out) or greedy, greedy)
+    greedy = []
+    for prompt in prompts[:GREEDY_PROMPTS]:
+        greedy.append(Text(prompt=prompt, completion=greedy_completion(model, prompt)))
+        advance()
+    return compare(model, decoder, list(held_out) or greedy, greedy, advance)
+
+
+def parity_steps(held_out: Sequence[Text]) -> int:
+    """How many answers and comparisons `measure_parity` consists of."""
+    greedy = min(len(held_out or QUESTIONS), GREEDY_PROMPTS)
+    return greedy + (len(held_out) or greedy)
 
 
 @torch.no_grad()
-def compare(model: PreTrainedModel, other: Scorer, texts: Sequence[Text], greedy: Sequence[Text]) -> ParityReport:
-    """Compare another form of a float model with it on texts, and along the float model's own `greedy` ones."""
+def compare(
+    model: PreTrainedModel,
+    other: Scorer,
+    texts: Sequence[Text],
+    greedy: Sequence[Text],
+    advance: Callable[[], object] = lambda: None,
+) -> ParityReport:
+    """Compare another form of a float model with it on texts, and along the float model's own `greedy` ones.
+
+    `advance` is called after each of the texts.
+    """
     kl, agrees, losses = [], [], []
     for text in texts:
         float_TV, exported_TV = expectations(model, text), scored_expectations(other, text)
@@ -92,6 +117,7 @@ def compare(model: PreTrainedModel, other: Scorer, texts: Sequence[Text], greedy
         agrees.append(float_TV.argmax(-1) == exported_TV.argmax(-1))
         target_T1 = torch.tensor(text.completion)[:, None]
         losses.append((float_TV - exported_TV).gather(1, target_T1)[:, 0])
+        advance()
     return ParityReport(
         tokens=sum(map(len, kl)),
         mean_kl=float(torch.cat(kl).mean()),

@@ -24,15 +24,15 @@ from export.allocation import Choice, allocate
 from export.cache_scales import cache_scales
 from export.calibration import CalibrationTexts, read_texts
 from export.checkpoint import EMBEDDING, LM_HEAD, Checkpoint, Floats, tensor_shapes
-from export.gate import pass_gate
-from export.goldens import check_source
+from export.gate import check_source, pass_gate
+from export.golden_record import RenderedChat
 from export.graph import build_graph
 from export.journal import Journal
 from export.layout import Layout, layouts
 from export.matrices import Method, part_bytes, parts, vectors
 from export.merged_model import open_merged
 from export.package import write_package
-from export.parity import Bounds, check_context, float_model
+from export.parity import Bounds, float_model
 from export.session import INT8_CACHE_FILE, MODEL_FILE, Cache
 from export.tuning import tune
 from export.weights_file import FILE_NAME, Weights, WeightsFile, read_weight
@@ -224,14 +224,11 @@ def export_model(config: ExportConfig) -> dict[str, Any]:
     Raises `InputError` for a source that cannot be exported, `GateFailed` where parity is out of bounds, and
     `FolderConflict` where `out` holds something else. Whatever is raised, nothing is left under the final name.
     """
+    say(f"export: checking {config.source}")
     checkpoint = open_merged(config.source, config.adapter, config.chat_folder)
-    asked, config = (
-        config,
-        replace(config, source=checkpoint.folder, adapter=config.adapter if checkpoint.adapter else None),
-    )
-    if config.bounds:  # what the gate would refuse behind all the work
-        check_context(ChatFormat.from_folder(config.chat_folder), checkpoint.config.max_position_embeddings)
-        check_source(config.chat_folder)
+    asked = config
+    config = replace(config, source=checkpoint.folder, adapter=config.adapter if checkpoint.adapter else None)
+    chats = check_source(config.chat_folder, checkpoint.config.max_position_embeddings) if config.bounds else []
     if config.bounds or config.tune or config.is_sized:
         check_loads(config.source)
     chosen = layouts(
@@ -253,7 +250,7 @@ def export_model(config: ExportConfig) -> dict[str, Any]:
         choices = _allocation(checkpoint, config, texts, journal) if config.is_sized else []
         chosen |= {choice.name: choice.layout for choice in choices}
         _write_model(checkpoint, config, chosen, texts, folder, journal)
-        measured = _compared(checkpoint, config, folder, texts)
+        measured = _compared(checkpoint, config, folder, texts, chats)
         if choices:
             measured["allocation"] = [choice.to_dict() for choice in choices]
         journal.remove()  # before the folder is weighed
@@ -333,13 +330,16 @@ def _allocation(
     return choices
 
 
-def _compared(checkpoint: Checkpoint, config: ExportConfig, folder: Path, texts: CalibrationTexts) -> dict[str, Any]:
+def _compared(
+    checkpoint: Checkpoint, config: ExportConfig, folder: Path, texts: CalibrationTexts, chats: list[RenderedChat]
+) -> dict[str, Any]:
     """The gate's report where it lets the folder through, which then gets its record for `toolkit verify`."""
     if config.bounds is None:
         say("export: not compared with the float model (--no-parity); its quality is unknown")
         return {"parity": None}
+    say(f"export: comparing with the float model in {config.source}")
     model = float_model(config.source, checkpoint)
-    return pass_gate(model, config.chat_folder, folder, config.cache, config.bounds, texts.held_out)
+    return pass_gate(model, config.chat_folder, folder, config.cache, config.bounds, texts.held_out, chats)
 
 
 def _read_texts(checkpoint: Checkpoint, config: ExportConfig) -> CalibrationTexts:

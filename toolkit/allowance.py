@@ -40,12 +40,12 @@ def physical_cores() -> int:
     for cpu in allowed:
         topology = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list")
         siblings.add(topology.read_text(encoding="utf-8") if topology.is_file() else str(cpu))
-    return min(len(siblings), known or len(siblings), processors_allowed())
+    return min(len(siblings), known or len(siblings), processors_allowed() or len(siblings))
 
 
-def processors_allowed() -> int:
-    """How many processors' time the control groups allow, rounded up; more than there are where they allow all."""
-    allowed = [math.inf]
+def processors_allowed() -> int | None:
+    """How many processors' time the control groups allow, rounded up; None where they set no bound."""
+    allowed = []
     for folder in _folders("cpu"):
         match [
             *_words(folder / "cpu.max"),
@@ -54,8 +54,7 @@ def processors_allowed() -> int:
         ]:
             case [int() as quota, int() as period, *_] if quota > 0 and period > 0:
                 allowed.append(quota / period)
-    least = min(allowed)
-    return math.ceil(least) if least < math.inf else 1 << 16
+    return math.ceil(min(allowed)) if allowed else None
 
 
 def memory() -> Memory:

@@ -176,10 +176,11 @@ def _refuse_unsupported(facts: Facts) -> None:
         "llama.use_parallel_residual": False,
         "llama.vocab_size": len(facts.texts("tokenizer.ggml.tokens")),
     }
-    if facts.get("llama.rope.scaling.type") == "none":
-        supported["llama.rope.scaling.factor"] = facts.get("llama.rope.scaling.factor")
+    without_effect = WITHOUT_EFFECT
+    if facts.get("llama.rope.scaling.type") == "none":  # a factor without a type would scale
+        without_effect = WITHOUT_EFFECT | {"llama.rope.scaling.factor"}
     for name, found in facts.items():
-        if not name.startswith("llama.") or name in WITHOUT_EFFECT:
+        if not name.startswith("llama.") or name in without_effect:
             continue
         if name not in supported:
             raise InputError(

@@ -22,6 +22,7 @@ from pathlib import Path
 from toolkit.errors import InputError, MissingExtra
 from toolkit.runs import MANIFEST, Stage, discard, file_digest, finish, is_complete, partial_folder
 from toolkit.terminal import say
+from toolkit.unfinished import refuse_unfinished
 from toolkit.user_folders import cache_folder
 
 BUILTIN_TEACHER = Path(__file__).parent.parent / "distill" / "teacher_nano"
@@ -85,7 +86,8 @@ def is_endpoint(model: str) -> bool:
 def resolve(model: str) -> Path:
     """The folder of a model argument; downloads it where it is a known name or a hub id that is not here yet.
 
-    A GGUF file is dequantized into the cache. Raises `InputError` where the argument leads to no model.
+    A GGUF file is dequantized into the cache. Raises `InputError` where the argument leads to no model, or to one whose run
+    has not finished.
     """
     check_model(model)
     folder = Path(model)
@@ -99,6 +101,7 @@ def check_model(model: str) -> None:
     if is_endpoint(model):
         raise InputError(f"{model} is an endpoint, and this command needs a model's files; give a folder or a name")
     folder = Path(model)
+    refuse_unfinished(folder)
     if folder.is_dir():
         if not (folder / "config.json").is_file():
             raise InputError(f"{model} must be a model folder with a config.json; it has none")
@@ -116,7 +119,8 @@ def check_name(name: str) -> None:
 
 
 def check_exported(folder: Path) -> None:
-    """Raise `InputError` where a folder is not there, or holds a model that is not exported yet."""
+    """Raise `InputError` where a folder is not there, holds a model that is not exported yet, or its run has not finished."""
+    refuse_unfinished(folder)
     if not folder.is_dir():
         raise InputError(f"{folder} must be an exported folder, and there is none; make it with: toolkit export MODEL")
     if any(folder.glob("*.safetensors")) and not any(folder.glob("*.onnx")):

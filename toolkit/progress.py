@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Self, TextIO
 
 from toolkit import timetable
-from toolkit.terminal import visible
+from toolkit.terminal import draw, visible
 
 REDRAW_EVERY_S = 0.1
 """On a terminal."""
@@ -48,13 +48,21 @@ class Progress:
         self._whole = timetable.current()
         if self._whole and label in self._whole.planned_s:
             self._whole.begin(label)
+        if self._live:
+            self._show(is_last=False)
 
     def advance(self, count: int = 1, note: str = "") -> None:
         """Count finished items; `note` is shown until another one comes."""
         self.done += count
         self._note = note or self._note
         if self._clock() - self._shown >= (REDRAW_EVERY_S if self._live else LINE_EVERY_S):
-            self._show(end="" if self._live else "\n")
+            self._show(is_last=False)
+
+    def begin(self, note: str) -> None:
+        """Say what is being done from now on, before anything of it is finished."""
+        self._note = note
+        if self._live:
+            self._show(is_last=False)
 
     def line(self) -> str:
         """The line as it stands now."""
@@ -71,7 +79,7 @@ class Progress:
 
     def close(self) -> None:
         """Leave the last state on the screen."""
-        self._show(end="\n")
+        self._show(is_last=True)
 
     def __enter__(self) -> Self:
         return self
@@ -96,10 +104,13 @@ class Progress:
             return f"{rate / 1e6:.0f} MB/s" if rate >= 1e7 else f"{rate / 1e6:.1f} MB/s"
         return f"{rate:.1f}/s" if rate >= 1 else f"{60 * rate:.1f}/min"
 
-    def _show(self, end: str) -> None:
+    def _show(self, *, is_last: bool) -> None:
         self._shown = self._clock()
-        self._stream.write(("\r\x1b[K" if self._live else "") + visible(self.line()) + end)
-        self._stream.flush()
+        if self._live:
+            draw(self.line(), self._stream, is_last=is_last)
+        else:
+            self._stream.write(visible(self.line()) + "\n")
+            self._stream.flush()
 
 
 def duration(seconds: float) -> str:

@@ -32,12 +32,13 @@ from filelock import FileLock, Timeout
 from toolkit.disk import BINARY, sync
 from toolkit.errors import FolderConflict, InputError
 from toolkit.field_types import check_type
+from toolkit.invocation import command
 from toolkit.json_files import read_json
 from toolkit.terminal import say
 
 MANIFEST = "manifest.json"
-MARKER, LOCK = "stage.json", ".lock"
-"""In a partial folder: the run that it is for, and the claim of the process that works on it."""
+MARKER, COMMAND, LOCK = "stage.json", "command", ".lock"
+"""In a partial folder: the run that it is for, with the command that began it, and the claim of the process that works on it."""
 MANIFEST_TYPES = {
     "stage": str,
     "config": dict[str, Any],
@@ -114,7 +115,7 @@ def partial_folder(out: Path, stage: Stage, *, cheap: Collection[str] = ()) -> P
                 _clear(folder)
             _take_up(folder, key)
             _make_and_claim(folder, out)
-            replace_text(folder / MARKER, json.dumps(key))
+            replace_text(folder / MARKER, json.dumps({**key, COMMAND: command()}))
     except OSError as error:
         raise InputError(f"{folder} cannot be written: {error.strerror}") from error
     return folder
@@ -252,7 +253,7 @@ def folder_digest(folder: Path) -> str:
     facts = (manifest or {}).get("outputs")
     if facts is None:
         facts = {p.name: file_facts(p) for p in sorted(folder.iterdir()) if p.is_file()}
-    return _facts_digest(facts)
+    return _digest(facts, 16)
 
 
 def files_digest(folder: Path) -> str:
@@ -260,7 +261,7 @@ def files_digest(folder: Path) -> str:
     outputs = (read_manifest(folder) or {}).get("outputs")
     if outputs is None:
         return folder_digest(folder)
-    return _facts_digest({name: file_facts(folder / name) for name in outputs if (folder / name).is_file()})
+    return _digest({name: file_facts(folder / name) for name in outputs if (folder / name).is_file()}, 16)
 
 
 def folder_bytes(folder: Path, names: Iterable[str] | None = None) -> int:
@@ -316,9 +317,10 @@ def _make_and_claim(folder: Path, out: Path) -> None:
 def _read_marker(folder: Path) -> Any:
     """The key of the run that a partial folder is for; None where it names none that can be read."""
     try:
-        return read_json(folder / MARKER)
+        found = read_json(folder / MARKER)
     except InputError:
         return None
+    return {name: found[name] for name in found if name != COMMAND} if isinstance(found, dict) else found
 
 
 def _set_aside(folder: Path, found: Any, key: Mapping[str, Any]) -> None:
@@ -351,12 +353,8 @@ def _aside(folder: Path, key: Any) -> Path:
     return folder.with_name(f"{folder.name}.{_digest(key)}")
 
 
-def _facts_digest(facts: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def _digest(key: Any) -> str:
-    return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:8]
+def _digest(value: Any, digits: int = 8) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:digits]
 
 
 def _clear(folder: Path) -> None:

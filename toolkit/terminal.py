@@ -17,6 +17,8 @@ from typing import Any, TextIO
 _LIVE = re.compile(r"(?:[\r\n]|\x1b\[[AK])*")
 """How a line begins that is written again and again, as those of progress are."""
 _COLOUR = re.compile(r"\x1b\[[\d;]*m")
+_drawn_on: TextIO | None = None
+"""The stream whose last line is drawn again and again, and has no end yet."""
 
 
 def visible(text: str) -> str:
@@ -32,8 +34,19 @@ def visible_lines(text: str) -> str:
 
 
 def say(line: str) -> None:
-    """Print a line to stderr: progress, and what is wrong."""
-    print(visible(line), file=sys.stderr, flush=True)
+    """Print a line to stderr: progress, and what is wrong. It stands below one that is still drawn again and again."""
+    global _drawn_on
+    below = "\n" if _drawn_on is sys.stderr else ""
+    _drawn_on = None
+    print(below + visible(line), file=sys.stderr, flush=True)
+
+
+def draw(line: str, stream: TextIO, *, is_last: bool) -> None:
+    """Write a line on a terminal over the one that was drawn before it; the last one stays."""
+    global _drawn_on
+    stream.write("\r\x1b[K" + visible(line) + ("\n" if is_last else ""))
+    stream.flush()
+    _drawn_on = None if is_last else stream
 
 
 def show(text: str) -> None:

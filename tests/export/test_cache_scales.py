@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +18,7 @@ from apps.model import check_folder
 from export.cache_scales import LARGEST_CODE
 from export.calibration import Text, read_texts
 from export.coarse_parity import EXPECTED_FILE, read_expected, write_expected
-from export.gate import pass_gate
+from export.gate import check_source, pass_gate
 from export.model_config import read_model_config
 from export.parity import divergence, float_model
 from export.pipeline import export_model, int4_config
@@ -123,12 +124,13 @@ def test_the_gate_leaves_an_int8_cache_out_that_long_texts_outgrow(
     config = int4_config(biased_student, copied)
     assert config.bounds
     give_old_steps(copied, texts)
-    measured = pass_gate(float_model(biased_student, None), biased_student, copied, "int8", config.bounds, texts)
-    line = capsys.readouterr().err
+    model, chats = float_model(biased_student, None), check_source(biased_student, BIASED_CONTEXT)
+    measured = pass_gate(model, biased_student, copied, "int8", config.bounds, texts, chats)
+    line, progress = capsys.readouterr().err.splitlines()
     assert line.startswith(
         f"export: keys and values are kept exactly: the int8 cache's mean KL to the float model at {LONG} ("
     )
-    assert len(line.splitlines()) == 1
+    assert re.match(r"gate  (\d+)/\1  100 %", progress), "each step is counted once"
     assert measured["cache"] == "exact"
     manifest = json.loads((copied / "manifest.json").read_text())
     (copied / "manifest.json").write_text(json.dumps(manifest | {"measured": manifest["measured"] | measured}))

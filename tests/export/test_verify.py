@@ -22,6 +22,7 @@ import pytest
 
 from apps.model import load_model
 from export.coarse_parity import EXPECTED_FILE, measure_coarsely, read_expected
+from export.comparisons import MARGIN_TOLERANCE, check_greedy, check_tokenizer
 from export.external_data import check_external_data
 from export.fuzz_corpus import fuzz_texts
 from export.golden_record import RECORD_FILE, GoldenRecord, read_record
@@ -29,7 +30,7 @@ from export.goldens import CHATS, GREEDY_PROMPTS, GREEDY_TOKENS, LIKELIEST, POSI
 from export.parity import Bounds
 from export.pipeline import export_model, int4_config
 from export.session import OnnxDecoder
-from export.verify import MARGIN_TOLERANCE, SMALL_BYTES, check_files, check_greedy, check_start, check_tokenizer, verify
+from export.verify import SMALL_BYTES, check_files, check_start, verify
 from toolkit.chat_format import ChatFormat
 from toolkit.cli import main
 from toolkit.errors import GateFailed, InputError

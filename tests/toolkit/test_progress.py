@@ -55,7 +55,7 @@ def test_a_pipe_gets_whole_lines_now_and_then_and_a_terminal_one_line_that_chang
             two.advance()
     assert "\r" not in pipe.getvalue() and "\x1b" not in pipe.getvalue()
     assert len(pipe.getvalue().splitlines()) == 3
-    assert terminal.getvalue().count("\n") == 1 and terminal.getvalue().count("\r") == 101
+    assert terminal.getvalue().count("\n") == 1 and terminal.getvalue().count("\r") == 102
 
 
 def test_durations_read_as_people_say_them() -> None:

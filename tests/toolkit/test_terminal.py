@@ -96,6 +96,18 @@ def test_notes_of_progress_are_one_line(stream: io.StringIO) -> None:
     assert stream.getvalue().replace("\r\x1b[K", "").replace("\n", "").isprintable()
 
 
+def test_a_line_stands_below_one_of_progress(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    with Progress("t", 2) as progress:
+        say("interrupted")
+        say("twice")
+        progress.begin("on it")
+    say("done")
+    shown = terminal.getvalue().replace("\r\x1b[K", "<")
+    assert shown == "<t  0/2  0 %\ninterrupted\ntwice\n<t  0/2  0 %  on it<t  0/2  0 %  on it\ndone\n"
+
+
 def test_errors_and_tracebacks_are_escaped_and_json_is_ascii(tmp_path: Path, capsys: Captured) -> None:
     name = "a\x1b[2Jb\u202e"
     (tmp_path / name).mkdir()

@@ -1,0 +1,95 @@
+"""A model whose run has not finished is called that, with the command that goes on, by whoever is asked for it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from toolkit.cli import main
+from toolkit.errors import InputError
+from toolkit.runs import MARKER, Stage, finish, partial_folder, partial_of
+from toolkit.unfinished import refuse_unfinished
+
+STAGE = Stage(name="distill", config={"seed": 1}, inputs={})
+
+
+@pytest.fixture
+def began(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
+    """The command that every run of these tests is begun by, somewhere below the folder that is worked in."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(
+        sys, "argv", ["/usr/bin/toolkit", "distill", "--problems", "my own.jsonl", "--out", "runs/mine"]
+    )
+    return "toolkit distill --problems 'my own.jsonl' --out runs/mine"
+
+
+def leave(out: Path) -> Path:
+    """A run that was broken off in its training: returns its last checkpoint, which is a model."""
+    checkpoint = partial_folder(out, STAGE) / "checkpoints" / "checkpoint-30"
+    checkpoint.mkdir(parents=True)
+    for folder in (checkpoint, checkpoint.parents[1]):
+        (folder / "config.json").write_text("{}")
+    return checkpoint
+
+
+@pytest.mark.parametrize(
+    "verb", [["export", "--int4", "--out", "x"], ["eval"], ["chat"], ["verify"], ["bench"], ["serve"]]
+)
+def test_each_command_says_in_one_line_what_goes_on_with_an_unfinished_run(
+    verb: list[str], began: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint = leave(Path("runs/mine/student"))
+    for model in (Path("runs/mine/student"), partial_of(Path("runs/mine/student")), checkpoint, Path("runs/mine")):
+        assert main([verb[0], str(model), *verb[1:], "--json"]) == 2
+        said = capsys.readouterr()
+        assert said.err.count("\n") == 1 and said.err.endswith(f" has not; go on with: {began}\n"), said.err
+        assert str(model) in said.err and json.loads(said.out)["exit"] == 2
+
+
+def test_the_run_that_is_missing_is_named(began: str) -> None:
+    leave(Path("runs/mine/student"))
+    with pytest.raises(
+        InputError, match=r"^runs/mine/student must be of a run that has finished, and it has not; go on"
+    ):
+        refuse_unfinished(Path("runs/mine/student"))
+    with pytest.raises(InputError, match=r"^runs/mine/int4 must be .*, and runs/mine/student has not; go on with: "):
+        refuse_unfinished(Path("runs/mine/int4"))
+
+
+def test_a_run_of_several_stages_is_known_by_the_command_that_names_its_folder(began: str) -> None:
+    leave(Path("runs/mine/seed-1/cold_start"))
+    with pytest.raises(InputError, match=r"runs/mine/teacher must be .*, and runs/mine/seed-1/cold_start has not"):
+        refuse_unfinished(Path("runs/mine/teacher"))
+    refuse_unfinished(Path("runs/other"))
+
+
+def test_what_is_finished_or_somebody_else_s_is_let_through(began: str, tmp_path: Path) -> None:
+    out = Path("runs/mine/student")
+    leave(out)
+    finish(partial_of(out), out, STAGE, {}, scratch=("checkpoints",))
+    leave(Path("runs/mine/int4"))
+    checkpoint = tmp_path / "trainer" / ".hidden" / "checkpoint-30"
+    checkpoint.mkdir(parents=True)
+    (checkpoint / "config.json").write_text("{}")
+    (checkpoint.parents[1] / MARKER).write_text("{}")
+    for path in (out, checkpoint, Path("model.gguf"), Path("smollm2-135m"), Path("owner/name")):
+        refuse_unfinished(path)
+
+
+def test_a_run_that_an_earlier_version_began_is_told_without_its_command(began: str) -> None:
+    marker = leave(Path("runs/mine/student")).parents[1] / MARKER
+    for text in (json.dumps(STAGE.key()), "[]", "{"):
+        marker.write_text(text)
+        with pytest.raises(InputError, match=r"it has not; go on with: the command that began it$"):
+            refuse_unfinished(Path("runs/mine/student"))
+
+
+def test_the_command_is_no_part_of_what_a_run_is(began: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = Path("runs/mine/student")
+    checkpoint = leave(out)
+    monkeypatch.setattr(sys, "argv", ["/usr/bin/toolkit", "demo"])
+    assert partial_folder(out, STAGE) == checkpoint.parents[1] and checkpoint.is_dir()
+    assert json.loads((checkpoint.parents[1] / MARKER).read_text())["command"] == began

@@ -1,0 +1,13 @@
+"""How this process was started, as a person types it again: what a run that was broken off goes on with."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+
+
+def command() -> str:
+    program = Path(sys.argv[0])
+    is_ours = program.stem == "toolkit" or program.parts[-2:] == ("toolkit", "cli.py")  # of python -m toolkit.cli
+    return shlex.join(["toolkit", *sys.argv[1:]] if is_ours else sys.orig_argv)
