@@ -16,6 +16,8 @@ from typing import Any, TextIO
 
 _LIVE = re.compile(r"(?:[\r\n]|\x1b\[[AK])*")
 """How a line begins that is written again and again, as those of progress are."""
+LONGEST_LINE = 4000
+"""Characters: a file's own words in an error may be millions."""
 _COLOUR = re.compile(r"\x1b\[[\d;]*m")
 
 
@@ -32,8 +34,11 @@ def visible_lines(text: str) -> str:
 
 
 def say(line: str) -> None:
-    """Print a line to stderr: progress, and what is wrong."""
-    print(visible(line), file=sys.stderr, flush=True)
+    """Print a line to stderr: progress, and what is wrong; of one that nobody reads to its end, its two ends."""
+    shown = visible(line)
+    if len(shown) > LONGEST_LINE:
+        shown = f"{shown[: LONGEST_LINE // 2]} … {shown[-LONGEST_LINE // 2 :]}"
+    print(shown, file=sys.stderr, flush=True)
 
 
 def show(text: str) -> None:
