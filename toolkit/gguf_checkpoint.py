@@ -283,7 +283,7 @@ def build_tokenizer(facts: dict[str, Any]) -> Tokenizer:
 
 def _merging(tokens: list[str], merges: Any) -> models.BPE:
     try:
-        pairs = [tuple(merge.split(" ")) for merge in merges]
+        pairs = [(left, right) for left, right in (merge.split(" ") for merge in merges)]
         return models.BPE(vocab={token: i for i, token in enumerate(tokens)}, merges=pairs)
     except (KeyboardInterrupt, SystemExit):
         raise
@@ -326,7 +326,8 @@ def parameter_rows(name: str, tensor: StoredTensor, pages: mmap.mmap, config: di
         step = max(1, step // head_dim) * head_dim
     for begin in range(0, len(stored), step):
         try:
-            rows = dequantize(stored[begin : begin + step], GGMLQuantizationType(tensor.kind))
+            with np.errstate(all="ignore"):  # what is not finite is refused below, in one line
+                rows = dequantize(stored[begin : begin + step], GGMLQuantizationType(tensor.kind))
         except NotImplementedError as error:
             raise InputError(f"{name} of the GGUF file: {error}; take the model's safetensors instead") from error
         if not np.isfinite(rows).all():

@@ -176,3 +176,18 @@ def test_a_tensor_that_ends_behind_the_file_is_refused(
     with pytest.raises(InputError, match=r"must be whole blocks of \d+ weights that end \(at \d+\) inside it"):
         unpack_gguf(tmp_path / "model.gguf")
     assert not list((tmp_path / "home" / "models").iterdir())
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_scale_that_is_infinite_is_one_line_and_no_warning(
+    content: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TOOLKIT_HOME", str(tmp_path / "home"))
+    path = tmp_path / "model.gguf"
+    path.write_bytes(content)
+    at = read_header(path).tensors["token_embd.weight"].offset
+    path.write_bytes(
+        content[:at] + b"\x00\x7c" + bytes(32) + content[at + 34 :]
+    )  # a block of Q8_0: its scale, its codes
+    with pytest.raises(InputError, match=r"token_embd\.weight of the GGUF file must be finite"):
+        unpack_gguf(path)
