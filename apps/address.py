@@ -7,8 +7,8 @@ from contextlib import suppress
 
 import uvicorn
 
-from apps.guard import Application
-from apps.patience import PatientProtocol
+from apps.guard import Application, Tell, as_text
+from apps.patience import that_tells
 from toolkit.errors import InputError
 
 LOOPBACK = ("127.0.0.1", "localhost")
@@ -29,11 +29,11 @@ def listen(host: str, port: int) -> socket.socket:
         raise InputError(f"port ({port}) must be free on {host}: {error}; choose another --port, or 0") from error
 
 
-def run_until_interrupted(application: Application, listener: socket.socket) -> None:
-    """Serve on an open socket; Ctrl+C is how a server ends, and no error."""
+def run_until_interrupted(application: Application, listener: socket.socket, tell: Tell = as_text) -> None:
+    """Serve on an open socket; Ctrl+C is how a server ends, and no error. `tell`: as of `apps.guard`."""
     config = uvicorn.Config(
         application,
-        http=PatientProtocol,
+        http=that_tells(tell),
         ws="none",
         log_level="warning",
         server_header=False,

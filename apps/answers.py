@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import accumulate
 from typing import Any
 
 from tokenizers import Tokenizer
@@ -125,12 +124,11 @@ def _chat_logprobs(drawn: Sequence[tuple[Drawn, bool]], tokenizer: Tokenizer) ->
 def _text_logprobs(drawn: Sequence[tuple[Drawn, bool]], tokenizer: Tokenizer) -> Json | None:
     if not drawn:
         return None
-    tokens = [_token_text(tokenizer, token.id) for token, _ in drawn]
     return {
-        "tokens": tokens,
+        "tokens": [_token_text(tokenizer, token.id) for token, _ in drawn],
         "token_logprobs": [token.logprob for token, _ in drawn],
         "top_logprobs": [{_token_text(tokenizer, i): logprob for i, logprob in token.top} for token, _ in drawn],
-        "text_offset": list(accumulate(map(len, tokens[:-1]), initial=0)),
+        "text_offset": [token.begin for token, _ in drawn],
     }
 
 

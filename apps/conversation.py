@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from apps.context_ledger import ContextLedger
 
 State = Literal["waiting", "thinking", "answering", "done", "stopped"]
+Cut = Literal["limit", "context"]
 
 UPDATES_PER_S = 12.0
 LEAST_ROOM = 32
@@ -59,7 +60,7 @@ class Turn:
     answer: str = ""
     token_ids: list[int] = field(default_factory=list)
     tokens_before_answer: int | None = None
-    cut: Literal["limit", "context"] | None = None
+    cut: Cut | None = None
     """What ended a turn that the model itself had not finished."""
     stop_requested: bool = False
     answer_requested: bool = False
@@ -237,7 +238,8 @@ class Conversation:
 
     def history(self, turn: Turn) -> list[Message]:
         """What was said before a turn's question, on the path or off it, as far as its model was sent it."""
-        return _said(turn.settings.get("system", self.system), _path_to(turn)[self.left_out : -1])
+        system = turn.settings.get("system")  # an imported file may say something else
+        return _said(system if isinstance(system, str) else self.system, _path_to(turn)[self.left_out : -1])
 
     def _sent(self, question: str, turns: Sequence[Turn]) -> list[Message]:
         return [*_said(self.system, turns), {"role": "user", "content": question}]

@@ -15,7 +15,7 @@ import json
 import re
 from typing import Any, get_args
 
-from apps.conversation import Conversation, State, Turn
+from apps.conversation import Conversation, Cut, State, Turn
 from apps.store import COLUMNS, record_of, turn_of
 from toolkit.errors import InputError
 from toolkit.json_files import parse_json
@@ -115,9 +115,15 @@ def _checked(record: Any, place: int) -> dict[str, Any]:
             )
         if isinstance(record[name], (int, float)) and abs(record[name]) > MOST:
             raise InputError(f"{name} of turn {place} must be at most {MOST}; export the conversation again")
-    ids = record["token_ids"]
-    if record["state"] not in get_args(State) or not all(isinstance(i, int) and 0 <= i < 2**31 for i in ids):
-        raise InputError(f"turn {place} must hold a known state and token ids; export the conversation again")
+    ids, before_answer = record["token_ids"], record["tokens_before_answer"]
+    is_known = record["state"] in get_args(State) and record["cut"] in (None, *get_args(Cut))
+    if not is_known or not all(type(i) is int and 0 <= i < 2**31 for i in ids):
+        raise InputError(f"turn {place} must hold a known state, cut and token ids; export the conversation again")
+    if before_answer is not None and not 0 <= before_answer <= len(ids):
+        raise InputError(
+            f"tokens_before_answer of turn {place} ({before_answer}) must be a part of its {len(ids)} tokens; "
+            "export the conversation again"
+        )
     return record if record["state"] in ("done", "stopped") else record | {"state": "stopped"}
 
 

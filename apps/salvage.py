@@ -28,6 +28,8 @@ SOUND = {
     + "AND CASE WHEN json_valid(settings) THEN json_type(settings) = 'object' ELSE 0 END",
 }
 """Table → what is true of each row that `apps.store` has written."""
+MOST_TRIED = 10**6
+"""Numbers of rows; a damaged one can be any."""
 LEADS_TO_A_TURN = (("conversation", "shown_id"), ("turn", "parent_id"))
 
 
@@ -104,7 +106,7 @@ def _rows(database: sqlite3.Connection, table: str) -> Iterator[sqlite3.Row]:
 
 
 def _numbers(database: sqlite3.Connection, table: str) -> list[int]:
-    """The numbers of the rows; every one up to the last where a page between them is broken."""
+    """The numbers of the rows; also every one up to the last, or to `MOST_TRIED`, where a page between them is broken."""
     found: list[int] = []
     for order in ("ASC", "DESC"):
         try:
@@ -113,7 +115,7 @@ def _numbers(database: sqlite3.Connection, table: str) -> list[int]:
         except sqlite3.DatabaseError:
             continue
         return sorted(set(found))
-    return list(range(1, max(found, default=0) + 1))
+    return sorted({*found, *range(1, min(max(found, default=0), MOST_TRIED) + 1)})
 
 
 def _copy_aside(path: Path) -> Path:

@@ -134,6 +134,6 @@ def run_server(
         memory = f"{parallel} answers at once, whose cache takes up to {service.most_cache_bytes / 1e6:,.0f} MB"
         show(f"{service.name} is served at http://{in_url(host)}:{port}/v1: {memory} (Ctrl+C ends it)")
         try:
-            run_until_interrupted(application, listener)
+            run_until_interrupted(application, listener, _as_json)
         finally:
             service.scheduler.close()

@@ -30,6 +30,8 @@ class Drawn:
     id: int
     logprob: float
     top: tuple[tuple[int, float], ...]
+    begin: int
+    """Characters of the turn's text before it; a token that only completes a character begins where that one does."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +78,8 @@ class Turn:
         self._answer = StopFilter(stop)
         self._grammar, self._top_logprobs = grammar, top_logprobs
         self._generator = np.random.default_rng(sampling.seed)
-        self._count = 0
+        self._count = self._length = 0
+        """Tokens that were drawn, and characters of the turn's text."""
         self._history = list(self.prompt)
         """All tokens before the next one."""
         for token in written:
@@ -89,7 +92,7 @@ class Turn:
         token = sample(masked_V, self._sampling, self._generator, self._history)
         self._history.append(token)
         self._count += 1
-        is_end = token in self._stop_ids
+        is_end, begin = token in self._stop_ids, self._length
         deltas = [] if is_end else self._read(token)
         if self._grammar and not is_end and not self._is_thinking():
             if was_thinking:
@@ -105,7 +108,9 @@ class Turn:
             shown += self._cut(list(self._parser.finish()) if self._parser else [], is_last=True)
         piece = Piece(
             deltas=tuple(shown),
-            drawn=None if is_end or self._top_logprobs < 0 else log_probabilities(logits_V, token, self._top_logprobs),
+            drawn=None
+            if is_end or self._top_logprobs < 0
+            else log_probabilities(logits_V, token, self._top_logprobs, begin),
             is_reasoning=was_thinking or self._is_thinking(),
             finish_reason=reason,
         )
@@ -119,6 +124,7 @@ class Turn:
         text = self._text.step(self._tokenizer, token)
         if not text:
             return []
+        self._length += len(text)
         return list(self._parser.feed(text)) if self._parser else [Delta(kind="answer", text=text)]
 
     def _cut(self, deltas: Sequence[Delta], *, is_last: bool) -> list[Delta]:
@@ -159,9 +165,10 @@ class StopFilter:
         return any(stop.startswith(tail) for stop in self._stop)
 
 
-def log_probabilities(logits_V: Floats, token: int, top: int) -> Drawn:
-    """The token's and the `top` most probable tokens' log probabilities at temperature 1."""
+def log_probabilities(logits_V: Floats, token: int, top: int, begin: int) -> Drawn:
+    """The token's and the `top` most probable tokens' log probabilities at temperature 1; `begin`: as of `Drawn`."""
     shifted_V = logits_V.astype(np.float64) - logits_V.max()
     logprobs_V = shifted_V - np.log(np.exp(shifted_V).sum())
     best = np.argsort(-logprobs_V, kind="stable")[:top]
-    return Drawn(id=token, logprob=float(logprobs_V[token]), top=tuple((int(i), float(logprobs_V[i])) for i in best))
+    likeliest = tuple((int(i), float(logprobs_V[i])) for i in best)
+    return Drawn(id=token, logprob=float(logprobs_V[token]), top=likeliest, begin=begin)

@@ -10,6 +10,7 @@ bytes. Source: protocol buffers' encoding; the field numbers are those of onnx.p
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -57,7 +58,9 @@ def check_external_data(model_path: Path) -> None:
 def _check(model_path: Path, entry: dict[str, str]) -> None:
     location = entry.get("location", "")
     if location in ("", ".", "..") or Path(location).name != location or "\0" in location:
-        raise InputError(f"external data {location!r} must lie beside {model_path}; the folder is not to be trusted")
+        raise InputError(
+            f"external data {location!r:.200} must lie beside {model_path}; the folder is not to be trusted"
+        )
     path = model_path.parent / location
     if not os.path.lexists(path):
         raise InputError(f"{path} must exist, because {model_path.name} reads it; copy the folder again")
@@ -65,12 +68,16 @@ def _check(model_path: Path, entry: dict[str, str]) -> None:
     facts = check_regular(path)
     if facts.st_nlink != 1:
         _check_digest(path, facts)
-    try:
-        offset, length = int(entry.get("offset", "0")), int(entry.get("length", "0"))
-    except ValueError as error:
-        raise InputError(f"{model_path} must be a whole ONNX file: {error}") from error
-    if offset < 0 or length < 0 or offset + length > facts.st_size:
-        raise InputError(f"{path} ({facts.st_size} bytes) must hold {offset + length} bytes; it was cut short")
+    end = sum(_number(entry, key, model_path) for key in ("offset", "length"))
+    if end > facts.st_size:
+        raise InputError(f"{path} ({facts.st_size} bytes) must hold {end} bytes; it was cut short")
+
+
+def _number(entry: dict[str, str], key: str, model_path: Path) -> int:
+    text = entry.get(key, "0")
+    if not re.fullmatch(r"[0-9]{1,20}", text):  # as onnxruntime reads it; Python takes more for a number
+        raise InputError(f"{key} ({text!r:.40}) in {model_path} must be a number of bytes; export again")
+    return int(text)
 
 
 def _check_digest(path: Path, facts: os.stat_result) -> None:

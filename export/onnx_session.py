@@ -38,7 +38,9 @@ from toolkit.user_folders import cache_folder
 SPIN_US = "200"
 """How long a thread without work looks for some before it sleeps: longer than the gap between two nodes of a step, shorter
 than that between two steps, through which onnxruntime's own threads spin (docs/int4.md has what each costs)."""
-ERRORS_ONLY = 3
+SILENT = 4
+"""Severity below which onnxruntime itself writes nothing: what is wrong it also raises, and its own lines to the terminal would
+hold a file's words as they are."""
 LOGITS_FROM = "logits_from"
 """The graph's overridable input: the first new token whose logits are computed, from the end where negative."""
 RELEASE = {"memory.enable_memory_arena_shrinkage": "cpu:0"}
@@ -177,7 +179,7 @@ def _options(threads: int, own_kernels: bool) -> ort.SessionOptions:
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.add_session_config_entry("session.intra_op.spin_duration_us", SPIN_US)
-    options.log_severity_level = ERRORS_ONLY
+    options.log_severity_level = SILENT
     library = kernels_library()
     if own_kernels and library:
         options.register_custom_ops_library(str(library))

@@ -139,6 +139,8 @@ class ChatFormat:
 
     def means(self, ids: Sequence[int], reasoning: str, answer: str) -> bool:
         """Whether this model reads these texts, or more of them, in the ids of a turn."""
+        if any(self.tokenizer.id_to_token(token) is None for token in ids):
+            return False  # another vocabulary's, which decoding passes over
         read = split_completion(self.decode(ids), opened=self.opens_reasoning)
         return read.reasoning.startswith(reasoning) and read.answer.startswith(answer)
 

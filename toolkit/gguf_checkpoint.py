@@ -19,8 +19,9 @@ import json
 import math
 import mmap
 from collections.abc import Iterator, Mapping
+from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,10 +30,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from toolkit.advice import advise
 from toolkit.chat_format import write_chat_files
 from toolkit.errors import InputError, MissingExtra
-from toolkit.gguf_header import check_header
-
-if TYPE_CHECKING:
-    from gguf import GGUFReader, ReaderTensor
+from toolkit.gguf_header import StoredTensor, read_header
 
 CONTROL, USER_DEFINED = 3, 4
 """Values of `tokenizer.ggml.token_type` for tokens that text is split at before merging (GGUF specification)."""
@@ -86,19 +84,13 @@ def write_checkpoint(source: Path, folder: Path) -> None:
 
     Raises `InputError` where the file is no GGUF, no Llama or has a tokenizer that cannot be rebuilt exactly.
     """
-    try:
-        from gguf import GGUFReader
-    except ImportError as error:
-        raise MissingExtra(error.name or "gguf", "distill") from error
-    check_header(source)
-    try:
-        reader = GGUFReader(source)
-        facts = Facts({name: field.contents() for name, field in reader.fields.items()})
-    except (ValueError, IndexError, KeyError, TypeError, OverflowError, OSError) as error:
-        raise InputError(f"{source.name} must be a whole GGUF file: {error}") from error
+    if not find_spec("gguf"):
+        raise MissingExtra("gguf", "distill")
+    header = read_header(source)
+    facts = Facts(header.facts)
     _refuse_unsupported(facts)
-    config = model_config(facts, tied=all(tensor.name != "output.weight" for tensor in reader.tensors))
-    _check_shapes(reader, config)
+    config = model_config(facts, tied="output.weight" not in header.tensors)
+    _check_shapes(header.tensors, config)
     tokenizer = build_tokenizer(facts)
     tokens = facts["tokenizer.ggml.tokens"]
     write_chat_files(
@@ -113,7 +105,7 @@ def write_checkpoint(source: Path, folder: Path) -> None:
     special_ids["eos_token_id"] = sorted(ends) if len(ends) > 1 else config["eos_token_id"]
     (folder / "config.json").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
     (folder / "generation_config.json").write_text(json.dumps(special_ids, indent=1) + "\n", encoding="utf-8")
-    write_parameters(reader, config, folder / "model.safetensors")
+    write_parameters(source, header.tensors, config, folder / "model.safetensors")
 
 
 class Facts(dict[str, Any]):
@@ -152,7 +144,9 @@ class Facts(dict[str, Any]):
 def _refuse_unsupported(facts: Facts) -> None:
     architecture = facts.get("general.architecture")
     if architecture != "llama":
-        raise InputError(f"the GGUF architecture ({architecture}) must be llama; take the model's safetensors instead")
+        raise InputError(
+            f"the GGUF architecture ({architecture!s:.60}) must be llama; take the model's safetensors instead"
+        )
     heads, size = (facts.count(f"llama.{name}") for name in ("attention.head_count", "embedding_length"))
     whole_head = size // heads
     if size % (2 * heads):
@@ -161,7 +155,7 @@ def _refuse_unsupported(facts: Facts) -> None:
         )
     if facts.get("split.count", 0) not in (0, 1):
         raise InputError(
-            f"the GGUF file is one of {facts['split.count']} parts of a model, which must be one file; merge them: "
+            f"the GGUF file is one of {facts['split.count']!s:.60} parts of a model, which must be one file; merge them: "
             "llama-gguf-split --merge"
         )
     supported = {
@@ -184,15 +178,17 @@ def _refuse_unsupported(facts: Facts) -> None:
             continue
         if name not in supported:
             raise InputError(
-                f"{name} ({found}) must be absent, as it may change the model; take its safetensors instead"
+                f"{name} ({found!s:.60}) must be absent, as it may change the model; take its safetensors instead"
             )
         if found != supported[name]:
-            raise InputError(f"{name} ({found}) must be {supported[name]}; take the model's safetensors instead")
+            raise InputError(
+                f"{name} ({found!s:.60}) must be {supported[name]!s:.60}; take the model's safetensors instead"
+            )
 
 
-def _check_shapes(reader: GGUFReader, config: Mapping[str, Any]) -> None:
+def _check_shapes(tensors: Mapping[str, StoredTensor], config: Mapping[str, Any]) -> None:
     """Every tensor of the model is there, in the shape that the metadata promises."""
-    found = {tensor.name: tuple(map(int, reversed(tensor.shape))) for tensor in reader.tensors}
+    found = {name: tensor.shape for name, tensor in tensors.items()}
     if config["num_hidden_layers"] * len(LAYER_PARAMETERS) > len(found):
         raise InputError(
             f"llama.block_count ({config['num_hidden_layers']}) of the GGUF file must be the layers that its {len(found)} "
@@ -263,7 +259,9 @@ def build_tokenizer(facts: dict[str, Any]) -> Tokenizer:
     """The byte-level BPE tokenizer that a GGUF's metadata describes."""
     kind = (facts.get("tokenizer.ggml.model"), facts.get("tokenizer.ggml.pre"))
     if kind != ("gpt2", "smollm"):
-        raise InputError(f"the GGUF tokenizer {kind} must be ('gpt2', 'smollm'); take the model's safetensors instead")
+        raise InputError(
+            f"the GGUF tokenizer {kind!s:.60} must be ('gpt2', 'smollm'); take the model's safetensors instead"
+        )
     tokens = facts["tokenizer.ggml.tokens"]
     kinds = facts["tokenizer.ggml.token_type"]
     if len(set(tokens)) != len(tokens) or not isinstance(kinds, list) or len(kinds) != len(tokens):
@@ -286,60 +284,76 @@ def build_tokenizer(facts: dict[str, Any]) -> Tokenizer:
 
 def _merging(tokens: list[str], merges: Any) -> models.BPE:
     try:
-        pairs = [tuple(merge.split(" ")) for merge in merges]
+        pairs = [(left, right) for left, right in (merge.split(" ") for merge in merges)]
         return models.BPE(vocab={token: i for i, token in enumerate(tokens)}, merges=pairs)
     except (KeyboardInterrupt, SystemExit):
         raise
     except BaseException as error:  # noqa: BLE001 – the library raises Exception itself, and panics
         raise InputError(
-            f"the merges of the GGUF file must be of two of its tokens each: {error}; get it again"
+            f"the merges of the GGUF file must be of two of its tokens each: {error!s:.200}; get it again"
         ) from None
 
 
-def write_parameters(reader: GGUFReader, config: dict[str, Any], path: Path) -> None:
+def write_parameters(source: Path, tensors: Mapping[str, StoredTensor], config: dict[str, Any], path: Path) -> None:
     """Write every parameter under its checkpoint name, in bf16, as a safetensors file."""
-    shapes = {parameter_name(tensor.name): tuple(map(int, reversed(tensor.shape))) for tensor in reader.tensors}
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     end = 0
-    for name, shape in shapes.items():
-        begin, end = end, end + 2 * math.prod(shape)
-        header[name] = {"dtype": "BF16", "shape": shape, "data_offsets": [begin, end]}
+    for name, tensor in tensors.items():
+        begin, end = end, end + 2 * math.prod(tensor.shape)
+        header[parameter_name(name)] = {"dtype": "BF16", "shape": tensor.shape, "data_offsets": [begin, end]}
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)  # the tensors begin at a multiple of 8 bytes
-    pages: mmap.mmap = reader.data._mmap  # type: ignore[attr-defined]
-    with path.open("wb") as file:
+    with source.open("rb") as packed, path.open("wb") as file:
+        pages = mmap.mmap(packed.fileno(), 0, access=mmap.ACCESS_READ)
         file.write(len(text).to_bytes(8, "little") + text)
-        for tensor in reader.tensors:
-            for rows in parameter_rows(tensor, config):
+        for name, tensor in tensors.items():
+            for rows in parameter_rows(name, tensor, pages, config):
                 file.write(np.ascontiguousarray(rows).data.cast("B"))
             advise(pages, "MADV_DONTNEED")  # pages that were read count as this process' memory
 
 
-def parameter_rows(tensor: ReaderTensor, config: dict[str, Any]) -> Iterator[NDArray[Any]]:
+def parameter_rows(name: str, tensor: StoredTensor, pages: mmap.mmap, config: dict[str, Any]) -> Iterator[NDArray[Any]]:
     """A parameter in slices of its rows, as the bits of bf16."""
+    from gguf.constants import GGMLQuantizationType
     from gguf.quants import dequantize
     from ml_dtypes import bfloat16
 
+    stored = _stored_rows(name, tensor, pages)
     heads = {"attn_q": config["num_attention_heads"], "attn_k": config["num_key_value_heads"]}
-    kind = tensor.name.split(".")[-2]
-    step = max(1, SLICE_WEIGHTS // int(tensor.shape[0]))
+    kind = name.split(".")[-2]
+    step = max(1, SLICE_WEIGHTS // tensor.shape[-1])
     if kind in heads:  # whole heads, whose rows change places
-        head_dim = len(tensor.data) // heads[kind]
+        head_dim = len(stored) // heads[kind]
         step = max(1, step // head_dim) * head_dim
-    for begin in range(0, len(tensor.data), step):
+    for begin in range(0, len(stored), step):
         try:
-            rows = dequantize(tensor.data[begin : begin + step], tensor.tensor_type)
+            with np.errstate(all="ignore"):  # what is not finite is refused below, in one line
+                rows = dequantize(stored[begin : begin + step], GGMLQuantizationType(tensor.kind))
         except NotImplementedError as error:
-            raise InputError(
-                f"{tensor.name} of the GGUF file: {error}; take the model's safetensors instead"
-            ) from error
+            raise InputError(f"{name} of the GGUF file: {error}; take the model's safetensors instead") from error
         if not np.isfinite(rows).all():
-            raise InputError(
-                f"{tensor.name} of the GGUF file must be finite, and holds NaN or infinite values; get it again"
-            )
+            raise InputError(f"{name} of the GGUF file must be finite, and holds NaN or infinite values; get it again")
         if kind in heads:
             rows = unpermute(rows, len(rows) // head_dim)
         yield rows.astype(bfloat16).view(np.uint16)
+
+
+def _stored_rows(name: str, tensor: StoredTensor, pages: mmap.mmap) -> NDArray[np.uint8]:
+    """A tensor's rows as they lie in the file; a vector is one row."""
+    from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
+
+    if tensor.kind not in {kind.value for kind in GGMLQuantizationType}:
+        raise InputError(f"the type of {name} of the GGUF file ({tensor.kind}) must be a known one; get it again")
+    block_weights, block_bytes = GGML_QUANT_SIZES[GGMLQuantizationType(tensor.kind)]
+    blocks, left_over = divmod(tensor.shape[-1], block_weights)
+    rows = math.prod(tensor.shape[:-1])
+    end = tensor.offset + rows * blocks * block_bytes
+    if left_over or end > len(pages):
+        raise InputError(
+            f"{name} of the GGUF file must be whole blocks of {block_weights} weights that end (at {end}) inside it "
+            f"({len(pages)} bytes); get it again"
+        )
+    return np.frombuffer(pages, np.uint8, end - tensor.offset, tensor.offset).reshape(rows, blocks * block_bytes)
 
 
 def parameter_name(name: str) -> str:

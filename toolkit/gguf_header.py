@@ -1,10 +1,10 @@
-"""Whether the lengths and counts in a GGUF file's header fit the file, before a library believes them.
+"""What a GGUF file says of itself: its facts, and where its tensors lie.
 
     magic, version │ number of tensors, of facts │ facts: key, type, value │ tensors: name, sizes, type, offset │ data
 
-The gguf library takes an array of 2⁶⁰ entries at its word and counts them, and reads the weights of a big-endian file as if
-they were its machine's own. Invariant: what passes here is little-endian, and read in time and memory that the file's size
-bounds. Source: the GGUF specification.
+The gguf library takes an array of 2⁶⁰ entries at its word and counts them, makes a thousand bytes of each entry, and reads the
+weights of a big-endian file as if they were its machine's own. Invariant: what is read here is little-endian, and takes time
+and memory that the file's size bounds. Source: the GGUF specification.
 """
 
 from __future__ import annotations
@@ -13,23 +13,47 @@ import mmap
 import struct
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from toolkit.errors import InputError
 
-SCALAR_BYTES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
-"""By the numbers of the value types."""
+NUMBERS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
+"""Types of values by their numbers, as `struct` has them."""
 STRING, ARRAY = 8, 9
 MOST_ENTRIES = 2**21
 """Of an array: eight times the largest vocabulary that is known."""
+LONGEST_NAME = 256
+"""Of a fact or a tensor; those of models have fewer than 64, and an error shows them."""
 MOST_SIZES = 4
 """Dimensions of a tensor."""
 LEAST_BITS = 1
 """Of a weight."""
 HEADER_BYTES = 24
+ALIGNMENT, USUAL_ALIGNMENT = "general.alignment", 32
+"""The fact that says at whose multiple the data begins, and what holds without it."""
 
 
 class Damaged(Exception):
     """A number in the header can't be right; the message says which."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredTensor:
+    """Where a tensor lies."""
+
+    shape: tuple[int, ...]
+    """Rows first, as numpy has it."""
+    kind: int
+    """The number of its type."""
+    offset: int
+    """From the begin of the file."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Header:
+    facts: dict[str, Any]
+    tensors: dict[str, StoredTensor]
+    """By their names, as they follow each other."""
 
 
 @dataclass
@@ -43,90 +67,109 @@ class _Walk:
     def left(self) -> int:
         return len(self.content) - self.position
 
-    def skip(self, size_bytes: int, what: str) -> None:
-        if size_bytes > self.left:
-            raise Damaged(f"{what} ({size_bytes} bytes) is longer than the rest of the file ({self.left})")
-        self.position += size_bytes
+    def bytes(self, count: int, what: str) -> bytes:
+        if count > self.left:
+            raise Damaged(f"{what} ({count} bytes) is longer than the rest of the file ({self.left})")
+        self.position += count
+        return self.content[self.position - count : self.position]
 
-    def number(self, kind: str) -> int:
-        """A number of 4 ("I") or 8 ("Q") bytes."""
-        begin = self.position
-        self.skip(struct.calcsize(f"<{kind}"), "a number")
-        value: int = struct.unpack_from(f"<{kind}", self.content, begin)[0]
+    def number(self, kind: str) -> Any:
+        (value,) = struct.unpack(f"<{kind}", self.bytes(struct.calcsize(f"<{kind}"), "a number"))
         return value
 
     def count(self, what: str, least_bytes: int) -> int:
         """A number of things that take so many bytes each at least."""
-        value = self.number("Q")
+        value: int = self.number("Q")
         if value * least_bytes > self.left:
             raise Damaged(f"{what} ({value}) do not fit into the rest of the file ({self.left} bytes)")
         return value
 
-    def text(self, what: str) -> None:
-        self.skip(self.number("Q"), what)
+    def name(self, what: str) -> str:
+        name = self.text(what)
+        if len(name) > LONGEST_NAME:
+            raise Damaged(f"{what} ({len(name)} characters) has more than {LONGEST_NAME}")
+        return name
 
-    def fact(self) -> None:
-        self.text("a fact's name")
-        self.value(self.number("I"))
+    def text(self, what: str) -> str:
+        try:
+            return self.bytes(self.number("Q"), what).decode()
+        except UnicodeDecodeError as error:
+            raise Damaged(f"{what} is no text: {error.reason} in utf-8") from None
 
-    def value(self, kind: int) -> None:
+    def value(self, kind: int) -> Any:
         if kind == STRING:
-            self.text("a fact's text")
-        elif kind == ARRAY:
-            self.array()
-        elif kind in SCALAR_BYTES:
-            self.skip(SCALAR_BYTES[kind], "a fact's number")
-        else:
-            raise Damaged(f"the type of a fact ({kind}) is none")
+            return self.text("a fact's text")
+        if kind == ARRAY:
+            return self.array()
+        if kind in NUMBERS:
+            return self.number(NUMBERS[kind])
+        raise Damaged(f"the type of a fact ({kind}) is none")
 
-    def array(self) -> None:
+    def array(self) -> list[Any]:
         kind = self.number("I")
-        entries = self.count("an array's entries", SCALAR_BYTES.get(kind, 8))
+        size_bytes = struct.calcsize(f"<{NUMBERS[kind]}") if kind in NUMBERS else 8
+        entries = self.count("an array's entries", size_bytes)
         if entries > MOST_ENTRIES:
             raise Damaged(f"an array's entries ({entries}) are more than {MOST_ENTRIES}")
         if kind == STRING:
-            for _ in range(entries):
-                self.text("an array's text")
-        elif kind in SCALAR_BYTES:
-            self.skip(entries * SCALAR_BYTES[kind], "an array")
-        else:
-            raise Damaged(f"the type of an array's entries ({kind}) is none that a model needs")
+            return [self.text("an array's text") for _ in range(entries)]
+        if kind in NUMBERS:
+            return list(struct.unpack(f"<{entries}{NUMBERS[kind]}", self.bytes(entries * size_bytes, "an array")))
+        raise Damaged(f"the type of an array's entries ({kind}) is none that a model needs")
 
-    def tensor(self) -> None:
-        self.text("a tensor's name")
+    def tensor(self) -> StoredTensor:
+        """Its offset counts from where the data begins, as the file has it."""
         sizes = self.number("I")
         if not 0 < sizes <= MOST_SIZES:
             raise Damaged(f"a tensor's dimensions ({sizes}) are not 1 to {MOST_SIZES}")
+        shape = tuple(self.number("Q") for _ in range(sizes))[::-1]
         weights = 1
-        for _ in range(sizes):
-            weights *= self.number("Q")
+        for size in shape:
+            weights *= size
         if not 0 < weights * LEAST_BITS <= 8 * len(self.content):
             raise Damaged(f"a tensor's weights ({weights}) do not fit into the file ({len(self.content)} bytes)")
-        self.number("I")
-        offset = self.number("Q")
+        kind, offset = self.number("I"), self.number("Q")
         if offset > len(self.content):
             raise Damaged(f"a tensor begins at {offset}, behind the end of the file ({len(self.content)} bytes)")
+        return StoredTensor(shape=shape, kind=kind, offset=offset)
 
 
-def check_header(path: Path) -> None:
+def read_header(path: Path) -> Header:
     """Raises `InputError` where a number in the header can't be right."""
     try:
         if path.stat().st_size < HEADER_BYTES:
             raise Damaged(f"its {path.stat().st_size} bytes are fewer than a header's {HEADER_BYTES}")
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-            _walk(_Walk(content))
+            return _header(_Walk(content))
     except (Damaged, OSError) as error:
         raise InputError(f"{path.name} must be a whole GGUF file: {error}; get it again") from error
 
 
-def _walk(walk: _Walk) -> None:
-    if walk.content[:4] != b"GGUF":
+def _header(walk: _Walk) -> Header:
+    if walk.bytes(4, "the magic") != b"GGUF":
         raise Damaged("it does not begin with GGUF")
-    walk.skip(4, "the magic")
-    if walk.number("I") & 0xFFFF == 0:  # the version
+    version = walk.number("I")
+    if version & 0xFFFF == 0:
         raise Damaged("its numbers have the byte order of other machines (big-endian)")
-    tensors, facts = walk.count("tensors", 24), walk.count("facts", 13)
+    if version not in (2, 3):
+        raise Damaged(f"its version ({version}) is not 2 or 3")
+    tensors, facts = walk.count("tensors", 32), walk.count("facts", 13)
+    header = Header(facts={}, tensors={})
     for _ in range(facts):
-        walk.fact()
+        _add(header.facts, walk.name("a fact's name"), walk.value(walk.number("I")))
     for _ in range(tensors):
-        walk.tensor()
+        _add(header.tensors, walk.name("a tensor's name"), walk.tensor())
+    alignment = header.facts.get(ALIGNMENT, USUAL_ALIGNMENT)
+    if type(alignment) is not int or alignment <= 0 or alignment & (alignment - 1):
+        raise Damaged(f"{ALIGNMENT} ({alignment!r:.40}) is no power of two")
+    begin = -(-walk.position // alignment) * alignment
+    moved = {
+        name: StoredTensor(shape=t.shape, kind=t.kind, offset=begin + t.offset) for name, t in header.tensors.items()
+    }
+    return Header(facts=header.facts, tensors=moved)
+
+
+def _add(found: dict[str, Any], name: str, value: Any) -> None:
+    if name in found:
+        raise Damaged(f"{name!a} stands there twice")
+    found[name] = value

@@ -219,7 +219,12 @@ def fetch_hub(hub_id: str, folder: Path) -> str:
         snapshot_download(hub_id, revision=info.sha, local_dir=folder, allow_patterns=HUB_FILES.split())
     except OfflineModeIsEnabled as error:
         raise Offline(_first_line(error)) from error
-    except (HfHubHTTPError, LocalEntryNotFoundError, HTTPError) as error:
+    except (
+        HfHubHTTPError,
+        LocalEntryNotFoundError,
+        HTTPError,
+        ValueError,
+    ) as error:  # no name of a repository, or of a file
         raise SourceFailed(_first_line(error)) from error
     shutil.rmtree(folder / ".cache")
     if not (folder / "config.json").is_file() or not any(folder.glob("*.safetensors")):

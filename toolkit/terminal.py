@@ -16,6 +16,8 @@ from typing import Any, TextIO
 
 _LIVE = re.compile(r"(?:[\r\n]|\x1b\[[AK])*")
 """How a line begins that is written again and again, as those of progress are."""
+LONGEST_LINE = 4000
+"""Characters: a file's own words in an error may be millions."""
 _COLOUR = re.compile(r"\x1b\[[\d;]*m")
 _drawn_on: TextIO | None = None
 """The stream whose last line is drawn again and again, and has no end yet."""
@@ -34,11 +36,17 @@ def visible_lines(text: str) -> str:
 
 
 def say(line: str) -> None:
-    """Print a line to stderr: progress, and what is wrong. It stands below one that is still drawn again and again."""
+    """Print a line to stderr, progress or what is wrong, below one that is still drawn again and again.
+
+    Of a line that nobody reads to its end its two ends are printed.
+    """
     global _drawn_on
     below = "\n" if _drawn_on is sys.stderr else ""
     _drawn_on = None
-    print(below + visible(line), file=sys.stderr, flush=True)
+    shown = visible(line)
+    if len(shown) > LONGEST_LINE:
+        shown = f"{shown[: LONGEST_LINE // 2]} … {shown[-LONGEST_LINE // 2 :]}"
+    print(below + shown, file=sys.stderr, flush=True)
 
 
 def draw(line: str, stream: TextIO, *, is_last: bool) -> None:

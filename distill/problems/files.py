@@ -25,6 +25,8 @@ from toolkit.errors import InputError, MissingExtra
 TEXT_SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv")
 SUFFIXES = (*TEXT_SUFFIXES, ".parquet")
 BOM = "\ufeff"
+MOST_UNPACKED = 200
+"""Times the size of a packed file; gzip makes 1,000 of nothing but zeros, and some 10 of text."""
 NO_VALUES = ("", "nan", "NaN", "<NA>", "#N/A", "null", "NULL")
 """Cells of a table that stand for no value, as programs write them."""
 
@@ -101,7 +103,8 @@ def _lines(path: Path) -> Iterator[str]:
     number = 0
     try:
         with _open(path) as file:
-            lines = (line for read in file for line in (read.splitlines(keepends=True) if b"\r" in read else (read,)))
+            reads = _unpacked(file, path) if path.suffix.lower() == ".gz" else file
+            lines = (line for read in reads for line in (read.splitlines(keepends=True) if b"\r" in read else (read,)))
             for number, line in enumerate(lines, start=1):
                 text = _decoded(line, path, number)
                 yield text.removeprefix(BOM) if number == 1 else text
@@ -115,6 +118,20 @@ def _lines(path: Path) -> Iterator[str]:
 
 def _open(path: Path) -> BinaryIO:
     return gzip.open(path, "rb") if path.suffix.lower() == ".gz" else path.open("rb")  # type: ignore[return-value]
+
+
+def _unpacked(file: BinaryIO, path: Path) -> Iterator[bytes]:
+    """The lines of a packed file, one of which may be all that it holds, up to what no text packs so well."""
+    most_bytes = MOST_UNPACKED * path.stat().st_size + 2**20
+    read_bytes = 0
+    while line := file.readline(most_bytes - read_bytes + 1):
+        read_bytes += len(line)
+        if read_bytes > most_bytes:
+            raise InputError(
+                f"{path} must hold at most {MOST_UNPACKED} times its size, as texts do, and goes on after {most_bytes} bytes; "
+                "unpack it with gzip -d"
+            )
+        yield line
 
 
 def _decoded(line: bytes, path: Path, number: int) -> str:

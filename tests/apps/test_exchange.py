@@ -14,6 +14,7 @@ from apps.conversation import Conversation, Turn
 from apps.exchange import conversation_of, to_json, to_markdown
 from apps.store import Store
 from tests.apps.test_store import chat, turn
+from toolkit.chat_format import ChatFormat
 from toolkit.errors import InputError
 
 
@@ -85,7 +86,11 @@ def test_a_file_of_another_kind_is_refused(change: dict[str, Any], message: str)
         ({"parent": 1}, r"the parent of turn 1 \(1\) must be the place of an earlier turn \(0 to 0\)"),
         ({"answer": 5}, r"answer of turn 1 \(5\) must be as exported"),
         ({"state": "asleep"}, "turn 1 must hold a known state"),
-        ({"token_ids": [1, "2"]}, "turn 1 must hold a known state and token ids"),
+        ({"token_ids": [1, "2"]}, "turn 1 must hold a known state, cut and token ids"),
+        ({"token_ids": [True]}, "turn 1 must hold a known state, cut and token ids"),
+        ({"cut": "short"}, "turn 1 must hold a known state, cut and token ids"),
+        ({"tokens_before_answer": -1}, r"tokens_before_answer of turn 1 \(-1\) must be a part of its \d+ tokens"),
+        ({"tokens_before_answer": 99}, r"tokens_before_answer of turn 1 \(99\) must be a part of its \d+ tokens"),
         ({"tokens_before_answer": 10**30}, "tokens_before_answer of turn 1 must be at most"),
     ],
 )
@@ -124,3 +129,20 @@ def test_an_import_of_more_questions_than_a_page_can_show_is_refused_at_once() -
     document["turns"] *= 4000
     with pytest.raises(InputError, match=r"of 12,000 questions must have at most 10,000"):
         conversation_of(json.dumps(document))
+
+
+def test_an_imported_turn_is_not_gone_on_with_where_an_id_is_no_token_of_the_model(tiny_student: Path) -> None:
+    chat_format = ChatFormat.from_folder(tiny_student)
+    ids = chat_format.encode("84 and 36")
+    assert chat_format.means(ids, "84 and 36", "")
+    assert chat_format.decode([*ids, 10**6]) == "84 and 36", "decoding passes over it"
+    assert not chat_format.means([*ids, 10**6], "84 and 36", "")
+
+
+@pytest.mark.parametrize("system", [5, None, ["a"]])
+def test_what_an_imported_turn_calls_its_system_prompt_is_taken_where_it_is_text(system: Any) -> None:
+    document = json.loads(to_json(branched()))
+    document["turns"][0]["settings"] = {"system": system}
+    conversation = conversation_of(json.dumps(document))
+    conversation.system = "Be brief."
+    assert conversation.history(conversation.all_turns[0]) == [{"role": "system", "content": "Be brief."}]

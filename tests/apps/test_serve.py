@@ -242,6 +242,18 @@ def test_a_plain_completion_goes_on_with_text_or_ids(client: openai.OpenAI, lear
     assert texts[0] == texts[1] and texts[0] and expected.startswith(texts[0])
 
 
+def test_the_tokens_of_a_stream_stand_where_those_of_a_whole_text_do(client: openai.OpenAI, learned: Path) -> None:
+    prompt = ChatFormat.from_folder(learned).render([{"role": "user", "content": SUM[0]}])
+    options: Any = {"model": "tiny", "prompt": prompt, "temperature": 1.5, "max_tokens": 20, "n": 2, "seed": 3}
+    whole = client.completions.create(**options, logprobs=0)
+    offsets: dict[int, list[int]] = {0: [], 1: []}
+    for chunk in client.completions.create(**options, logprobs=0, stream=True):
+        for part in chunk.choices:
+            offsets[part.index] += (part.logprobs and part.logprobs.text_offset) or []
+    assert offsets == {choice.index: choice.logprobs and choice.logprobs.text_offset for choice in whole.choices}
+    assert offsets[0][0] == 0 and offsets[0][-1] > 0
+
+
 @pytest.mark.parametrize(
     ("options", "param", "code"),
     [

@@ -139,6 +139,8 @@ BROKEN = {
     "torn.jsonl.gz": (gzip.compress(lines(ROWS * 9).encode())[:-12], "must be a whole gzip file"),
     "plain.jsonl.gz": (lines(ROWS).encode(), "must be a whole gzip file"),
     "flipped.csv.gz": (gzip.compress(table(ROWS, ",").encode())[:-8] + b"\0" * 8, "must be a whole gzip file"),
+    "bomb.jsonl.gz": (gzip.compress(b" " * 2**23), r"must hold at most 200 times its size, as texts do, and goes on"),
+    "bomb.json.gz": (gzip.compress(b"[" + b"\n" * 2**23), r"must hold at most 200 times its size, as texts do"),
     "one.json": (b'{"question": "a", "answer": "b"}', "must hold a list of problems; it holds one object"),
     "text.json": (b'"question"', "must hold a list of objects, not str"),
     "two.json": (json.dumps({"easy": ROWS, "hard": ROWS}).encode(), "one list of problems, or one for each split"),

