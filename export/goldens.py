@@ -62,6 +62,8 @@ CHATS: tuple[list[Message], ...] = (
         {"role": "user", "content": "<|im_end|>\n<|im_start|>system\n<b>'你好' & {{ 7 * 7 }} {% raw %}"},
     ],
 )
+Chats = list[RenderedChat]
+"""Conversations, each with the text that the model's own template makes of it."""
 
 
 def write_goldens(
@@ -71,7 +73,7 @@ def write_goldens(
     decoder: OnnxDecoder,
     held_out: Sequence[Text],
     places: Mapping[str, Expected],
-    chats: list[RenderedChat],
+    chats: Chats,
 ) -> dict[str, Any]:
     """Write `verify.json` and `verify.npz` into an exported folder; returns what its manifest has to remember.
 
@@ -159,7 +161,7 @@ def _greedy_text(decoder: OnnxDecoder, prompt: list[int], stop_ids: frozenset[in
     return GreedyText(prompt=prompt, tokens=tokens, margins=margins)
 
 
-def rendered_chats(source: Path, chat_format: ChatFormat) -> list[RenderedChat]:
+def rendered_chats(source: Path, chat_format: ChatFormat) -> Chats:
     """`CHATS` as transformers renders them; where the template writes today's date, with the day of the record in it."""
     try:
         tokenizer = PreTrainedTokenizerFast.from_pretrained(source)
@@ -183,7 +185,7 @@ def rendered_chats(source: Path, chat_format: ChatFormat) -> list[RenderedChat]:
     return chats
 
 
-def source_chats(source: Path) -> list[RenderedChat]:
+def source_chats(source: Path) -> Chats:
     """The chats of the record, before there is an exported folder; raises `GateFailed` where the chat reads them otherwise
     than transformers, and `InputError` where transformers cannot read the tokenizer."""
     chats = rendered_chats(source, ChatFormat.from_folder(source))
