@@ -20,8 +20,7 @@ from transformers import PreTrainedModel
 
 from export.calibration import Text
 from export.coarse_parity import CoarseParity, Expected
-from export.golden_record import RenderedChat
-from export.goldens import answered, expect, greedy_texts, source_chats, write_goldens
+from export.goldens import Chats, answered, expect, greedy_texts, source_chats, write_goldens
 from export.model_config import ModelConfig, read_model_config
 from export.odd_tokens import odd_texts
 from export.parity import Bounds, check_context, check_parity, measure_parity, parity_steps
@@ -42,7 +41,7 @@ PLACE_FACTOR = 4.0
 """How much farther from the float model than on the traces an export may be at a place that nothing is calibrated on."""
 
 
-def check_source(source: Path, max_position_embeddings: int) -> list[RenderedChat]:
+def check_source(source: Path, max_position_embeddings: int) -> Chats:
     """Raises before all the work what the gate would behind it; returns the chats that the folder's record will hold.
 
     `source`: where tokenizer and template lie.
@@ -58,7 +57,7 @@ def pass_gate(
     cache: Cache,
     bounds: Bounds,
     held_out: Sequence[Text],
-    chats: list[RenderedChat],
+    chats: Chats,
 ) -> dict[str, Any]:
     """Compare an exported folder with the float model and write its record; returns what its manifest has to remember.
 

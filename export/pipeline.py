@@ -25,7 +25,7 @@ from export.cache_scales import cache_scales
 from export.calibration import CalibrationTexts, read_texts
 from export.checkpoint import EMBEDDING, LM_HEAD, Checkpoint, Floats, tensor_shapes
 from export.gate import check_source, pass_gate
-from export.golden_record import RenderedChat
+from export.goldens import Chats
 from export.graph import build_graph
 from export.journal import Journal
 from export.layout import Layout, layouts
@@ -331,7 +331,7 @@ def _allocation(
 
 
 def _compared(
-    checkpoint: Checkpoint, config: ExportConfig, folder: Path, texts: CalibrationTexts, chats: list[RenderedChat]
+    checkpoint: Checkpoint, config: ExportConfig, folder: Path, texts: CalibrationTexts, chats: Chats
 ) -> dict[str, Any]:
     """The gate's report where it lets the folder through, which then gets its record for `toolkit verify`."""
     if config.bounds is None:

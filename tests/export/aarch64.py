@@ -25,7 +25,17 @@ from numpy.typing import NDArray
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("python3", "libstdc++6")
-REQUIREMENTS = ("filelock", "httpx2", "huggingface_hub", "jinja2", "numpy", "onnxruntime", "psutil", "tokenizers")
+REQUIREMENTS = (
+    "filelock",
+    "httpx2",
+    "huggingface_hub",
+    "jinja2",
+    "numpy",
+    "onnxruntime",
+    "platformdirs",
+    "psutil",
+    "tokenizers",
+)
 PLATFORMS = ("manylinux_2_28_aarch64", "manylinux_2_17_aarch64", "manylinux2014_aarch64")
 CPU_FACTS = "processor : 0\nFeatures : fp asimd aes atomics asimdhp asimddp\nCPU implementer : 0x41\nCPU part : 0xd0b\n"
 """Of a Cortex-A76, which a Raspberry Pi 5 has."""
