@@ -9,7 +9,7 @@ from setuptools.command.build_ext import build_ext
 
 
 class Library(build_ext):
-    """Compiles `export.kernels._library` into a file without a Python's name."""
+    """Compiles `export.runtime.kernels._library` into a file without a Python's name."""
 
     def get_ext_filename(self, fullname: str) -> str:
         return os.path.join(*fullname.split(".")) + (".dll" if sys.platform == "win32" else ".so")

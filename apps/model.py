@@ -9,12 +9,12 @@ from functools import partial
 from pathlib import Path
 
 from apps.read_ahead import ReadAhead
-from export.session import OnnxDecoder, OpenDecoder
-from export.verify import check_start, outgrown, why_no_record
-from toolkit.chat_format import ChatFormat
-from toolkit.generate import Decoder, Speaker
+from export.runtime.decoder import OnnxDecoder, OpenDecoder
+from export.runtime.verify.checks import check_start, outgrown, why_no_record
+from toolkit.formats.chat_format import ChatFormat
+from toolkit.generation.generate import Decoder, Speaker
+from toolkit.generation.speculation import SpeculativeDecoder
 from toolkit.runs import folder_bytes
-from toolkit.speculation import SpeculativeDecoder
 from toolkit.terminal import say
 
 CHAT_DECODER = partial(OnnxDecoder, keeps_prefix=True)

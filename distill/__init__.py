@@ -1,1 +1,1 @@
-"""From problems to a trained student: teachers, traces, verdicts, curation, training, evaluation."""
+"""From problems to a trained student: curation and the pipeline over the rooms below."""

@@ -23,31 +23,31 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from distill import train as training
 from distill.curate import DROPPED, Curation, curate
-from distill.evaluate import problems_digest
-from distill.journal import CHECKPOINTS
+from distill.evaluation.evaluate import problems_digest
 from distill.problems.families import FAMILIES, make_problems
 from distill.problems.own_form import Reading
 from distill.problems.problem_set import read_problems
 from distill.problems.sources import check_traces
 from distill.problems.splits import of_split
-from distill.student import check_lengths, check_room, check_student, write_student_format
 from distill.teachers.outcomes import FAILED
 from distill.teachers.respondent import Respondent
 from distill.teachers.trace_store import find_teacher, gather
 from distill.teachers.traces import check_samples
-from distill.train import TrainConfig, train
 from distill.trained_on import TRAIN, write_trained_on
-from distill.validation import spread
+from distill.training import train as training
+from distill.training.journal import CHECKPOINTS
+from distill.training.student import check_lengths, check_room, check_student, write_student_format
+from distill.training.train import TrainConfig, train
+from distill.training.validation import spread
 from distill.verification.verdicts import check_gradable, grade
-from toolkit.chat_format import ChatFormat
 from toolkit.errors import InputError
-from toolkit.generate import Decoder, Sampling
-from toolkit.ledger import PROBLEMS, TRACES, VERDICTS
-from toolkit.models import resolve
+from toolkit.figures.ledger import PROBLEMS, TRACES, VERDICTS
+from toolkit.formats.chat_format import ChatFormat
+from toolkit.generation.generate import Decoder, Sampling
 from toolkit.records import Example, Problem, Trace, Verdict, read_records, write_records
 from toolkit.runs import Stage, check_out, file_digest, finish, folder_digest, is_complete, partial_folder, replace_text
+from toolkit.sources.model_names import resolve
 from toolkit.terminal import counted, say
 
 VALIDATION, DROPS = "validation.jsonl", "drops.json"

@@ -16,7 +16,7 @@ from distill.teachers.outcomes import FAILED, Failure
 from distill.teachers.trace_store import store_of
 from distill.verification.wholeness import incomplete, unfit
 from toolkit.errors import InputError
-from toolkit.ledger import PROBLEMS, TRACES
+from toolkit.figures.ledger import PROBLEMS, TRACES
 from toolkit.records import Problem, Record, Trace, read_records
 from toolkit.runs import partial_of
 from toolkit.terminal import visible

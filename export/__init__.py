@@ -1,1 +1,4 @@
-"""From a checkpoint to an int4 ONNX folder that is checked against its float self, and the session that runs it."""
+"""From a checkpoint to an int4 ONNX folder: the pipeline, and which matrix gets how many bits.
+
+Imports the rooms below; only `runtime` is imported from outside.
+"""

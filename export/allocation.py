@@ -22,16 +22,16 @@ import numpy as np
 import onnx
 import torch
 
-from export.calibration import Text
-from export.checkpoint import MATRICES, Checkpoint
-from export.graph import build_graph
-from export.layout import BLOCK_SIZES, Layout, layouts
+from export.calibration.texts import Text
+from export.checkpoint.tensors import MATRICES, Checkpoint
+from export.checks.parity import divergence, expectations, float_model, scored_expectations
+from export.folder.package import write_package
+from export.folder.weights_file import StoredWeight, WeightsFile
+from export.graph.model_graph import build_graph
 from export.matrices import checkpoint_names, nearest, vectors
-from export.package import write_package
-from export.parity import divergence, expectations, float_model, scored_expectations
-from export.quantize import THREE_BITS_BLOCK, dequantize
-from export.session import MODEL_FILE, OnnxDecoder
-from export.weights_file import StoredWeight, WeightsFile
+from export.quantization.codes import THREE_BITS_BLOCK, dequantize
+from export.quantization.layout import BLOCK_SIZES, Layout, layouts
+from export.runtime.decoder import MODEL_FILE, OnnxDecoder
 from toolkit.errors import InputError
 from toolkit.progress import Progress
 from toolkit.records import Record

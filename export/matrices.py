@@ -10,12 +10,12 @@ from typing import Literal
 
 import numpy as np
 
-from export.calibration import CalibrationTexts
-from export.calibration_stream import Calibrated, CalibrationStream
-from export.checkpoint import EMBEDDING, LM_HEAD, MATRICES, Checkpoint, Floats
-from export.journal import Journal
-from export.layout import Layout
-from export.quantize import Weight, round_nearest
+from export.calibration.stream import Calibrated, CalibrationStream
+from export.calibration.texts import CalibrationTexts
+from export.checkpoint.tensors import EMBEDDING, LM_HEAD, MATRICES, Checkpoint, Floats
+from export.folder.resume_log import Journal
+from export.quantization.codes import Weight, round_nearest
+from export.quantization.layout import Layout
 
 Method = Literal[Calibrated, "nearest"]
 Matrix = tuple[str, int, Iterable[Weight]]

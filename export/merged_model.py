@@ -1,4 +1,4 @@
-"""An adapter that is not merged while the base is read (see `export.adapter`), merged by PEFT into a folder of the cache.
+"""An adapter that is not merged while the base is read (see `export.checkpoint.adapter`), merged by PEFT into a folder of the cache.
 
     base + adapter ─ PEFT's merge_and_unload ─ <cache folder>/models/<adapter>-<digest>/
 
@@ -20,19 +20,19 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from export.adapter import CONFIG, NeedsPeft
-from export.checkpoint import EMBEDDING, LM_HEAD, Checkpoint, tensor_shapes
-from export.model_config import read_model_config
-from export.package import MODEL_FILES, TEXT_FILES
-from export.safetensors_file import SINGLE
-from toolkit.allowance import memory
-from toolkit.chat_format import CHAT_FILES
+from export.checkpoint.adapter import CONFIG, NeedsPeft
+from export.checkpoint.safetensors_file import SINGLE
+from export.checkpoint.tensors import EMBEDDING, LM_HEAD, Checkpoint, tensor_shapes
+from export.folder.package import MODEL_FILES, TEXT_FILES
+from export.runtime.model_config import read_model_config
 from toolkit.errors import InputError, MissingExtra
+from toolkit.formats.chat_format import CHAT_FILES
+from toolkit.machine.allowance import memory
+from toolkit.machine.user_folders import cache_folder
 from toolkit.model.decoder import load_model
 from toolkit.records import read_object
 from toolkit.runs import Stage, discard, files_digest, finish, is_complete, partial_folder
 from toolkit.terminal import say
-from toolkit.user_folders import cache_folder
 
 NAMED = 3
 """Tensors that an error names."""

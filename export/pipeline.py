@@ -5,7 +5,7 @@
 
 Invariant: the folder has its final name only when the parity gate let it through; some rows of one tensor, or one
 calibrated layer, are in memory at a time while weights are written. An export that was killed goes on behind its last
-whole layer and ends with the same bytes (see `export.journal`).
+whole layer and ends with the same bytes (see `export.folder.resume_log`).
 """
 
 from __future__ import annotations
@@ -21,25 +21,25 @@ import onnx
 from safetensors.numpy import load_file, save_file
 
 from export.allocation import Choice, allocate
-from export.cache_scales import cache_scales
-from export.calibration import CalibrationTexts, read_texts
-from export.checkpoint import EMBEDDING, LM_HEAD, Checkpoint, Floats, tensor_shapes
-from export.gate import check_source, pass_gate
-from export.goldens import Chats
-from export.graph import build_graph
-from export.journal import Journal
-from export.layout import Layout, layouts
+from export.calibration.cache_scales import cache_scales
+from export.calibration.texts import CalibrationTexts, read_texts
+from export.checkpoint.tensors import EMBEDDING, LM_HEAD, Checkpoint, Floats, tensor_shapes
+from export.checks.gate import check_source, pass_gate
+from export.checks.goldens import Chats
+from export.checks.parity import Bounds, float_model
+from export.folder.package import write_package
+from export.folder.resume_log import Journal
+from export.folder.weights_file import FILE_NAME, Weights, WeightsFile, read_weight
+from export.graph.model_graph import build_graph
 from export.matrices import Method, part_bytes, parts, vectors
 from export.merged_model import open_merged
-from export.package import write_package
-from export.parity import Bounds, float_model
-from export.session import INT8_CACHE_FILE, MODEL_FILE, Cache
+from export.quantization.layout import Layout, layouts
+from export.runtime.decoder import INT8_CACHE_FILE, MODEL_FILE, Cache
 from export.tuning import tune
-from export.weights_file import FILE_NAME, Weights, WeightsFile, read_weight
 from toolkit import runs
-from toolkit.allowance import memory
-from toolkit.chat_format import TOKENIZER, ChatFormat
 from toolkit.errors import InputError, ToolkitError
+from toolkit.formats.chat_format import TOKENIZER, ChatFormat
+from toolkit.machine.allowance import memory
 from toolkit.model.decoder import check_loads
 from toolkit.progress import Progress
 from toolkit.records import read_records, write_records

@@ -25,10 +25,10 @@ from torch.nn import functional
 from torch.nn.utils import parametrize
 from transformers import PreTrainedModel
 
-from export.calibration import Text, batches_by_length, padded
-from export.checkpoint import LM_HEAD
+from export.calibration.texts import Text, batches_by_length, padded
+from export.checkpoint.tensors import LM_HEAD
 from export.matrices import checkpoint_names
-from export.quantize import Floats, Halves, QuantizedWeight, Weight, dequantize
+from export.quantization.codes import Floats, Halves, QuantizedWeight, Weight, dequantize
 from toolkit.progress import Progress
 
 EPOCHS = 3

@@ -37,7 +37,7 @@ def write_tiny_student(folder: Path, *, context: int) -> Path:
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from toolkit.chat_format import REASONING_TEMPLATE, TURN_END, TURN_START, write_chat_files
+    from toolkit.formats.chat_format import REASONING_TEMPLATE, TURN_END, TURN_START, write_chat_files
 
     folder.mkdir()
     tokenizer = Tokenizer(models.BPE())

@@ -1,1 +1,1 @@
-"""A toolkit that brings reasoning models to the edge: records, runs, chat format, generation, model parts."""
+"""The ground that everything stands on: errors, records, run folders, the terminal. It imports no other room."""

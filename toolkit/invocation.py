@@ -9,5 +9,5 @@ from pathlib import Path
 
 def command() -> str:
     program = Path(sys.argv[0])
-    is_ours = program.stem == "toolkit" or program.parts[-2:] == ("toolkit", "cli.py")  # of python -m toolkit.cli
+    is_ours = program.stem == "toolkit" or program.parts[-2:] == ("toolkit", "__main__.py")  # of python -m toolkit
     return shlex.join(["toolkit", *sys.argv[1:]] if is_ours else sys.orig_argv)

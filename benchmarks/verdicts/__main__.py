@@ -11,7 +11,7 @@ from pathlib import Path
 
 from benchmarks.verdicts.accuracy import RIVALS, accuracy_table, our_verdicts, read_rows, rival_verdicts
 from benchmarks.verdicts.speed import measure, speed_table
-from toolkit.readme import fill_file
+from toolkit.figures.readme import fill_file
 
 
 def main() -> None:

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.environment import interpreter
 from distill.verification.verdicts import grade
-from export.environment import interpreter
-from toolkit.ledger import markdown_table
+from toolkit.figures.ledger import markdown_table
 from toolkit.records import Problem, Trace
 
 Row = dict[str, Any]

@@ -12,7 +12,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from distill.problems.splits import split_of
-from distill.verification.unit_tests import TESTS
+from distill.verification.code.unit_tests import TESTS
 from distill.verification.verdicts import score_answer
 from toolkit.errors import InputError
 from toolkit.records import Problem

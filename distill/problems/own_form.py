@@ -1,7 +1,7 @@
 """A row in our own form, checked and made a problem: `question`, `answer`, and optionally the other fields of one.
 
 Other fields are `history` (what was said before: messages of `role` and `content`), `family`, `split`, and `metadata`,
-whose `tests` make it a code problem (`distill.verification.unit_tests`). A null stands for an absent field, as
+whose `tests` make it a code problem (`distill.verification.code.unit_tests`). A null stands for an absent field, as
 `datasets` writes it. An answer that is a number or a boolean is its text (`True`), a list or an object its JSON text.
 """
 
@@ -19,7 +19,7 @@ from typing import Any, Literal
 from distill.problems.conversations import from_messages, last_answer
 from distill.problems.files import parse_json
 from distill.problems.splits import SPLIT_WORDS, split_named
-from distill.verification.unit_tests import TESTS, check_tests
+from distill.verification.code.unit_tests import TESTS, check_tests
 from toolkit.errors import InputError
 from toolkit.records import Problem, Split
 

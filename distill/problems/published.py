@@ -18,7 +18,7 @@ from typing import Any
 
 from distill.problems.conversations import LeftOut, from_messages, without_thought
 from distill.problems.own_form import OWN_COLUMNS
-from distill.verification.unit_tests import TESTS
+from distill.verification.code.unit_tests import TESTS
 from toolkit.answers.boxes import boxes
 from toolkit.errors import InputError
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from distill.problems.files import SUFFIXES, Part, Row, file_parts
 from distill.problems.splits import split_named
 from toolkit.errors import InputError, MissingExtra
-from toolkit.ledger import PROBLEMS
+from toolkit.figures.ledger import PROBLEMS
 from toolkit.runs import MANIFEST
 
 if TYPE_CHECKING:

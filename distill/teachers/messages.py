@@ -1,6 +1,6 @@
 """From a server's message and why it ended to a thought, an answer, and whether both are whole.
 
-    message ─ fields and parts (`toolkit.message_fields`) ─ forms of thoughts in its text (`thought_forms`) ─> Reading
+    message ─ fields and parts (`toolkit.formats.message_fields`) ─ forms of thoughts in its text (`thought_forms`) ─> Reading
 
 The reasons for an end, by the words of OpenAI, Anthropic, Google, Cohere, Mistral, DeepSeek, Zhipu, vLLM, SGLang and
 Hugging Face. One that is missing counts as the model's own end where there is an answer and the limit was not reached; a
@@ -14,9 +14,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from distill.teachers.thought_forms import has_thought_tags, read_text, tagged, without_wrapping
-from toolkit.chat_format import Completion
-from toolkit.message_fields import content_parts, reasoning_of
+from toolkit.formats.chat_format import Completion
+from toolkit.formats.message_fields import content_parts, reasoning_of
+from toolkit.formats.thought_forms import has_thought_tags, read_text, tagged, without_wrapping
 from toolkit.records import FinishReason
 
 ENDS: Mapping[FinishReason, tuple[str, ...]] = {

@@ -28,10 +28,19 @@ from distill.teachers.messages import read_message
 from distill.teachers.outcomes import Cause, Refusal
 from distill.teachers.server_fields import ServerFields
 from distill.teachers.traces import Done, Failed, Job, Request, collect, plan
-from toolkit.bounded_response import TIMEOUT_VARIABLE, TooLarge
-from toolkit.chat_format import Completion
-from toolkit.endpoint import ask_listing, chat_sender, count_of, excerpt, first_line, locate, open_client, status
 from toolkit.errors import InputError
+from toolkit.formats.chat_format import Completion
+from toolkit.generation.bounded_response import TIMEOUT_VARIABLE, TooLarge
+from toolkit.generation.endpoint import (
+    ask_listing,
+    chat_sender,
+    count_of,
+    excerpt,
+    first_line,
+    locate,
+    open_client,
+    status,
+)
 from toolkit.records import Message, Problem, Trace
 
 MOST_IN_FLIGHT = 8
@@ -221,7 +230,7 @@ class Endpoint:
 
 
 def connect(argument: str) -> Endpoint:
-    """The endpoint of a model argument; raises `InputError` as `toolkit.endpoint.locate` does."""
+    """The endpoint of a model argument; raises `InputError` as `toolkit.generation.endpoint.locate` does."""
     place = locate(argument)
     return Endpoint(url=place.url, model=place.model)
 

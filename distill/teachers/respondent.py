@@ -17,12 +17,12 @@ from typing import ClassVar, Protocol, Self
 
 from distill.teachers.remote_teacher import connect
 from distill.teachers.traces import Job, sample_traces
-from toolkit.chat_format import ChatFormat
 from toolkit.errors import InputError
-from toolkit.generate import GREEDY, Decoder, decode
-from toolkit.models import is_endpoint, resolve
+from toolkit.formats.chat_format import ChatFormat
+from toolkit.generation.generate import GREEDY, Decoder, decode
 from toolkit.records import Problem, Trace
 from toolkit.runs import folder_digest
+from toolkit.sources.model_names import is_endpoint, resolve
 
 SPEED_PROMPTS = 6
 """The first one warms up and is not counted."""
@@ -130,7 +130,7 @@ def folder_name(name: str) -> str:
 
 
 def decode_speed(decoder: Decoder, prompts: Sequence[Sequence[int]]) -> float:
-    """Tokens a second of one greedy stream after its first token, whatever it says; see `distill.evaluate`."""
+    """Tokens a second of one greedy stream after its first token, whatever it says; see `distill.evaluation.evaluate`."""
     rates = []
     for prompt in prompts:
         sampling = replace(GREEDY, max_new_tokens=SPEED_TOKENS)

@@ -31,13 +31,13 @@ from distill.teachers.remote_teacher import Endpoint, connect
 from distill.teachers.respondent import Respondent, find_respondent
 from distill.teachers.traces import Job
 from distill.verification.wholeness import incomplete, unfit
-from toolkit.endpoint import parse_address
 from toolkit.errors import InputError, Unreachable
-from toolkit.generate import Decoder, Sampling
-from toolkit.ledger import TRACES
-from toolkit.models import is_endpoint
+from toolkit.figures.ledger import TRACES
+from toolkit.generation.endpoint import parse_address
+from toolkit.generation.generate import Decoder, Sampling
 from toolkit.records import AppendLog, Problem, Trace, read_object, read_records, write_records
 from toolkit.runs import partial_of, read_manifest, replace_text
+from toolkit.sources.model_names import is_endpoint
 from toolkit.terminal import counted, say
 
 RUNS, STORES, ASKED = "runs", ".traces", "asked.json"

@@ -21,10 +21,10 @@ from typing import Generic, TypeVar
 from tokenizers.decoders import DecodeStream
 
 from distill.teachers.outcomes import FAILED, Failure, Outcomes, Refusal
-from distill.teachers.thought_forms import read_text
-from toolkit.chat_format import ChatFormat, ReasoningParser
 from toolkit.errors import InputError
-from toolkit.generate import Decoder, Sampling, decode
+from toolkit.formats.chat_format import ChatFormat, ReasoningParser
+from toolkit.formats.thought_forms import read_text
+from toolkit.generation.generate import Decoder, Sampling, decode
 from toolkit.progress import Progress
 from toolkit.records import AppendLog, FinishReason, Message, Problem, Trace, read_records
 from toolkit.terminal import say

@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import re
 
-from distill.teachers.thought_forms import without_thoughts
 from distill.verification.loops import UNSPACED
 from distill.verification.verdicts import score_answer
-from toolkit.chat_format import CLOSE, OPEN, split_completion
 from toolkit.errors import MissingExtra
+from toolkit.formats.chat_format import CLOSE, OPEN, split_completion
+from toolkit.formats.thought_forms import without_thoughts
 from toolkit.records import Problem, Trace
 
 FEWEST_LETTERS = 12

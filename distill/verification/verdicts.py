@@ -16,14 +16,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from importlib import metadata
 
-from distill.teachers.thought_forms import without_thoughts
+from distill.verification.code.sandbox import strongest_level
+from distill.verification.code.unit_tests import TESTS, passed
 from distill.verification.family_scorers import family_answer, family_score, has_scorer
-from distill.verification.meaning import means
-from distill.verification.readings import read_answer, read_as_list, read_reference
+from distill.verification.readings.meaning import means
+from distill.verification.readings.readings import read_answer, read_as_list, read_reference
 from distill.verification.refusals import HARMFUL, responds_rightly
-from distill.verification.sandbox import strongest_level
-from distill.verification.unit_tests import TESTS, passed
 from distill.verification.wholeness import incomplete
+from toolkit.formats.thought_forms import without_thoughts
 from toolkit.records import Problem, Trace, Verdict
 
 VERIFIER = "reasoning-gym"
@@ -43,7 +43,7 @@ def grade(problem: Problem, trace: Trace) -> Verdict:
     """Decide about one trace. One that is not whole is wrong, whatever its answer; a scorer that raises costs it only.
 
     Raises `MissingExtra` where reasoning-gym is not installed, `InputError` where code must run, nothing confines it,
-    and nobody allowed that (`distill.verification.sandbox.allow_unsafe`).
+    and nobody allowed that (`distill.verification.code.sandbox.allow_unsafe`).
     """
     judge = _judge(problem)
     fault = incomplete(trace)

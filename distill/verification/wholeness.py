@@ -12,8 +12,8 @@ from __future__ import annotations
 import re
 from typing import Literal
 
-from distill.teachers.thought_forms import has_thought_tags
 from distill.verification.loops import is_looping
+from toolkit.formats.thought_forms import has_thought_tags
 from toolkit.records import BY_A_PERSON, Asked, Trace
 
 Incomplete = Literal["truncated", "filtered", "tool_call", "broken_off", "empty"]

@@ -24,16 +24,16 @@ from typing import Any
 
 import numpy as np
 
-from apps.address import listen
-from apps.serve import build_application
-from apps.service import Service
-from export.environment import interpreter
-from export.session import OnnxDecoder
+from apps.access.address import listen
+from apps.server.run_server import build_application
+from apps.server.service import Service
+from benchmarks.environment import interpreter
+from export.runtime.decoder import OnnxDecoder
 from tests.apps.in_thread import serving
-from toolkit.chat_format import CLOSE, OPEN, TURN_END, ChatFormat
-from toolkit.generate import Floats, Ints
-from toolkit.ledger import markdown_table
-from toolkit.readme import fill_file
+from toolkit.figures.ledger import markdown_table
+from toolkit.figures.readme import fill_file
+from toolkit.formats.chat_format import CLOSE, OPEN, TURN_END, ChatFormat
+from toolkit.generation.generate import Floats, Ints
 
 KEY = "a key"
 QUESTION, ANSWER = "What is 2 and 3?", "It is **5**."

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from toolkit.chat_format import ChatFormat
+from toolkit.formats.chat_format import ChatFormat
 
 SUM = ("sum?", "2 and 3 is 5.", "The answer is **5**.")
 NAME = ("name?", "Names are short.", "My name is Ada. I count letters.")

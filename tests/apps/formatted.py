@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from toolkit.chat_format import completion_text
+from toolkit.formats.chat_format import completion_text
 
 TABLE = (
     "| Characteristics | Considerable quantity | Centre |\n|:---|---:|:---:|\n"
@@ -25,7 +25,7 @@ HEBREW, ARABIC = "\u05e9\u05dc\u05d5\u05dd \u05e2\u05d5\u05dc\u05dd, 12!", "\u06
 DIRECTIONS = f"{HEBREW}\n\nEnglish {HEBREW}\n\n- {ARABIC}\n- {HEBREW}\n\n1. one\n2. {HEBREW}"
 
 PARAGRAPH = "One more line that is here.\n\n"
-"""Few enough of them that the text is formatted (`apps.markup.MOST_LINES`)."""
+"""Few enough of them that the text is formatted (`apps.chat.view.markup.MOST_LINES`)."""
 
 FORMATTED = {
     "a table": completion_text("Table.", TABLE),

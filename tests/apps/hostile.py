@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from toolkit.chat_format import completion_text
+from toolkit.formats.chat_format import completion_text
 
 LINKS = (
     "[good](http://a.invalid:81/x) [script](javascript:alert(1)) [entity](java&#115;cript:alert(1)) "

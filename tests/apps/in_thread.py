@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 import uvicorn
 
-from apps.guard import Application
+from apps.access.guard import Application
 
 
 @contextmanager

@@ -22,20 +22,20 @@ from typing import TYPE_CHECKING
 
 from playwright.sync_api import sync_playwright
 
-from apps.address import listen
-from apps.admission import Admission
-from apps.chat import build_application
-from apps.conversation import Conversation, run_turn
+from apps.access.address import listen
+from apps.access.admission import Admission
+from apps.chat.conversation.store import Store
+from apps.chat.conversation.turns import Conversation, run_turn
+from apps.chat.panels.settings_panel import Kept, Settings
+from apps.chat.run_chat import build_application
 from apps.model import Model, load_model
-from apps.serve_benchmark import PROMPT_TOKENS, long_question
-from apps.settings import Kept, Settings
-from apps.store import Store
+from benchmarks.serving.load import PROMPT_TOKENS, long_question
 from tests.apps.in_thread import serving
 from tests.apps.test_chat_page import CHROMIUM, FLAGS, PATIENCE_S, expect
-from toolkit.ledger import markdown_table
+from toolkit.figures.ledger import markdown_table
+from toolkit.figures.readme import fill_file
+from toolkit.generation.speculation import SpeculativeDecoder
 from toolkit.progress import Progress
-from toolkit.readme import fill_file
-from toolkit.speculation import SpeculativeDecoder
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page

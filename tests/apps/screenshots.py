@@ -14,7 +14,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from tests.apps.scripted import SCRIPTS
 from tests.apps.test_chat_page import CHROMIUM, DOORS, FLAGS, PATIENCE_S, ask, server
-from toolkit.chat_format import REASONING_TEMPLATE, TURN_END, TURN_START, write_chat_files
+from toolkit.formats.chat_format import REASONING_TEMPLATE, TURN_END, TURN_START, write_chat_files
 
 QUESTION = "Find the Greatest Common Divisor (GCD) of these numbers: 84, 36."
 

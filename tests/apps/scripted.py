@@ -15,8 +15,8 @@ import numpy as np
 
 from tests.apps.formatted import AT_ONCE, FORMATTED
 from tests.apps.hostile import ENORMOUS, HOSTILE
-from toolkit.chat_format import TURN_END, TURN_START, ChatFormat, completion_text
-from toolkit.generate import Floats, Ints
+from toolkit.formats.chat_format import TURN_END, TURN_START, ChatFormat, completion_text
+from toolkit.generation.generate import Floats, Ints
 
 LONG = " ".join(f"Step {i}: take {i} and keep it." for i in range(1, 400))
 
@@ -78,9 +78,9 @@ class ScriptedDecoder:
 
 
 def main(folder: Path, data: Path) -> None:
-    from apps.chat import serve
+    from apps.chat.conversation.store import Store
+    from apps.chat.run_chat import serve
     from apps.model import Model
-    from apps.store import Store
 
     chat_format = ChatFormat.from_folder(folder)
     chat_format.tokenizer.add_tokens([*ENORMOUS, *AT_ONCE])

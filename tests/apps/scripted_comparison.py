@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tests.apps.scripted import ScriptedDecoder
-from toolkit.chat_format import TURN_END, ChatFormat, completion_text
-from toolkit.generate import Floats
+from toolkit.formats.chat_format import TURN_END, ChatFormat, completion_text
+from toolkit.generation.generate import Floats
 
 WRONG = completion_text("84 - 36 = 48, which is all.", "The answer is **48**.")
 
@@ -29,9 +29,9 @@ class WrongDecoder(ScriptedDecoder):
 
 
 def main(folder: Path, data: Path) -> None:
-    from apps.chat import serve
+    from apps.chat.conversation.store import Store
+    from apps.chat.run_chat import serve
     from apps.model import Model
-    from apps.store import Store
 
     chat_format = ChatFormat.from_folder(folder)
     models = [

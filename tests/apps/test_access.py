@@ -13,9 +13,9 @@ from typing import Any
 import openai
 import pytest
 
-from apps.address import listen
-from apps.serve import allowed_hosts, build_application, run_server
-from apps.service import Service
+from apps.access.address import listen
+from apps.server.run_server import allowed_hosts, build_application, run_server
+from apps.server.service import Service
 from tests.apps.conftest import SUM
 from tests.apps.in_thread import serving
 from toolkit.errors import InputError

@@ -14,17 +14,17 @@ from pathlib import Path
 
 import pytest
 
-from apps import bounded_body, peer
-from apps.address import listen
-from apps.admission import Admission
-from apps.bounded_body import MOST_BODY_BYTES
-from apps.chat import build_application
-from apps.guard import Event, Receive, Scope, Send
+from apps.access import bounded_body, peer
+from apps.access.address import listen
+from apps.access.admission import Admission
+from apps.access.bounded_body import MOST_BODY_BYTES
+from apps.access.guard import Event, Receive, Scope, Send
+from apps.chat.conversation.store import Store
+from apps.chat.run_chat import build_application
 from apps.model import Model
-from apps.store import Store
 from tests.apps.in_thread import serving
 from tests.apps.scripted import ScriptedDecoder
-from toolkit.chat_format import ChatFormat
+from toolkit.formats.chat_format import ChatFormat
 
 PATIENCE_S = 60
 

@@ -12,16 +12,16 @@ from typing import Any
 
 import pytest
 
-from apps.chat import run_chat, serve
-from apps.conversation import Conversation, Turn
+from apps.chat.conversation.store import Store
+from apps.chat.conversation.turns import Conversation, Turn
+from apps.chat.page.page import EXAMPLES
+from apps.chat.run_chat import run_chat, serve
+from apps.chat.view.page_messages import page_messages, seconds, status_line
 from apps.model import Model
-from apps.page import EXAMPLES
-from apps.store import Store
-from apps.view import page_messages, seconds, status_line
 from tests.apps.scripted import ScriptedDecoder
-from toolkit.chat_format import ChatFormat, Delta
 from toolkit.errors import InputError
-from toolkit.generate import Token, TurnReader
+from toolkit.formats.chat_format import ChatFormat, Delta
+from toolkit.generation.generate import Token, TurnReader
 
 
 @pytest.fixture
@@ -119,7 +119,9 @@ def test_a_port_that_is_taken_is_refused(model: Model, tmp_path: Path) -> None:
 
 
 def test_the_import_chain_of_the_chat_holds_no_torch() -> None:
-    script = "import sys, json, apps.chat; print(json.dumps(sorted({name.split('.')[0] for name in sys.modules})))"
+    script = (
+        "import sys, json, apps.chat.run_chat; print(json.dumps(sorted({name.split('.')[0] for name in sys.modules})))"
+    )
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     loaded = set(json.loads(result.stdout))
     assert {"gradio", "onnxruntime", "tokenizers"} <= loaded
@@ -128,7 +130,7 @@ def test_the_import_chain_of_the_chat_holds_no_torch() -> None:
 
 def test_importing_the_chat_switches_every_call_home_off() -> None:
     script = (
-        "import apps.chat, os, gradio.analytics as a, huggingface_hub.constants as h;"
+        "import apps.chat.run_chat, os, gradio.analytics as a, huggingface_hub.constants as h;"
         "print(a.analytics_enabled(), h.HF_HUB_OFFLINE, h.HF_HUB_DISABLE_TELEMETRY, os.environ['ORT_DISABLE_TELEMETRY'])"
     )
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)

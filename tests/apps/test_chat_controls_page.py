@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Literal
 
 import pytest
 
-from apps.settings import Kept
-from apps.shortcuts import SHORTCUTS
+from apps.chat.look.shortcuts import SHORTCUTS
+from apps.chat.panels.settings_panel import Kept
 from tests.apps import test_chat_page
 from tests.apps.test_chat_markup_page import answered
 from tests.apps.test_chat_page import DOORS, PATIENCE_S, expect, open_settings, opened, server

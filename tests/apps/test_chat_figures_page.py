@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from apps.conversation import Conversation, Turn
-from apps.settings import Kept
-from apps.store import FILE, Store
+from apps.chat.conversation.store import FILE, Store
+from apps.chat.conversation.turns import Conversation, Turn
+from apps.chat.panels.settings_panel import Kept
 from tests.apps import test_chat_page
 from tests.apps.test_chat_history_page import show_list, titles
 from tests.apps.test_chat_markup_page import answered

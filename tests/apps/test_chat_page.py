@@ -50,7 +50,7 @@ ROOT = Path(__file__).parents[2]
 SCREENSHOTS = os.environ.get("CHAT_SCREENSHOTS")
 """A folder for pictures of the main views, where they are wanted."""
 
-RUN_CHAT = "import sys, pathlib, apps.chat; apps.chat.run_chat(*map(pathlib.Path, sys.argv[1:]), port=0, window='none')"
+RUN_CHAT = "import sys, pathlib, apps.chat.run_chat; apps.chat.run_chat.run_chat(*map(pathlib.Path, sys.argv[1:]), port=0, window='none')"
 DOORS: dict[str, queue.SimpleQueue[str]] = {}
 """A server's address → addresses that open its chat, each once, as the server prints them."""
 

@@ -39,7 +39,7 @@ STEADY = f"""() => new Promise((done) => {{
 
 
 def wait_until(page: Page, claim: str) -> None:
-    """Asked by a clock: the page slows down what asks in each frame (`apps.frames`)."""
+    """Asked by a clock: the page slows down what asks in each frame (`apps.chat.look.frames`)."""
     page.wait_for_function(f"() => {claim}", polling=50)
 
 

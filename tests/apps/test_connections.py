@@ -8,7 +8,7 @@ from contextlib import closing
 import psutil
 import pytest
 
-from apps.connections import Watch, remote_peers
+from apps.access.connections import Watch, remote_peers
 
 
 def own_address() -> str:

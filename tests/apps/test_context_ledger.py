@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from apps.context_ledger import RESERVE_SHARE, ContextLedger, context_ledger, ledger_html
-from apps.conversation import LEAST_ROOM
-from toolkit.chat_format import ChatFormat
+from apps.chat.conversation.context import RESERVE_SHARE, ContextLedger, context_ledger, ledger_html
+from apps.chat.conversation.turns import LEAST_ROOM
+from toolkit.formats.chat_format import ChatFormat
 from toolkit.records import Message
 
 TURNS = [("84 and 36?", "The answer is **12**."), ("And 90?", "6"), ("Why? " * 20, "Because.")]

@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from apps.conversation import LEAST_ROOM, UPDATES_PER_S, Conversation, Turn, run_turn
-from apps.view import page_messages
+from apps.chat.conversation.turns import LEAST_ROOM, UPDATES_PER_S, Conversation, Turn, run_turn
+from apps.chat.view.page_messages import page_messages
 from tests.apps.scripted import SCRIPTS, ScriptedDecoder
-from toolkit.chat_format import ChatFormat, split_completion
 from toolkit.errors import InputError
-from toolkit.generate import GREEDY, Floats, Ints, Sampling
+from toolkit.formats.chat_format import ChatFormat, split_completion
+from toolkit.generation.generate import GREEDY, Floats, Ints, Sampling
 
 ANSWERED = SCRIPTS[""]
 STEP_S = 0.01

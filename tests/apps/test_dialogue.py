@@ -10,15 +10,15 @@ from typing import Any
 
 import pytest
 
-from apps.conversation import Conversation
-from apps.dialogue import act, answer, follow, seed_of
+from apps.chat.conversation.store import Store
+from apps.chat.conversation.tab import Tab
+from apps.chat.conversation.turns import Conversation
+from apps.chat.page.dialogue import act, answer, follow, seed_of
+from apps.chat.page.updates import NOTHING, SKIP, Update, only_news
+from apps.chat.panels.settings_panel import defaults
 from apps.model import Model
-from apps.settings import defaults
-from apps.store import Store
-from apps.tab import Tab
-from apps.updates import NOTHING, SKIP, Update, only_news
 from tests.apps.scripted import SCRIPTS, ScriptedDecoder
-from toolkit.chat_format import ChatFormat, split_completion
+from toolkit.formats.chat_format import ChatFormat, split_completion
 
 CONTEXT = 600
 

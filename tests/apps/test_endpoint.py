@@ -13,18 +13,18 @@ from typing import Any
 
 import pytest
 
-from apps.conversation import Conversation, Turn, run_turn
-from apps.dialogue import act, answer
-from apps.endpoint import load_endpoint
+from apps.chat.conversation.store import Store
+from apps.chat.conversation.tab import Tab
+from apps.chat.conversation.turns import Conversation, Turn, run_turn
+from apps.chat.page.dialogue import act, answer
+from apps.chat.panels.settings_panel import defaults
+from apps.chat.remote_model import load_endpoint
 from apps.model import Model, load_model
-from apps.settings import defaults
-from apps.store import Store
-from apps.tab import Tab
 from tests.apps.conftest import NAME, SUM
 from tests.apps.streaming_server import StreamingServer, delta, usage
 from tests.house.modules import ROOT
 from toolkit.errors import InputError
-from toolkit.generate import GREEDY, WAITING, Sampling
+from toolkit.generation.generate import GREEDY, WAITING, Sampling
 
 PATIENCE_S = 120
 SHORT = Sampling(temperature=0.0, max_new_tokens=40)
@@ -53,7 +53,7 @@ def ask(model: Model, question: str = "How many?", sampling: Sampling = GREEDY) 
 @pytest.fixture(scope="module")
 def served(learned: Path) -> Iterator[str]:
     """The address of `toolkit serve` in a process of its own."""
-    command = [sys.executable, "-m", "toolkit.cli", "serve", str(learned), "--port", "0"]
+    command = [sys.executable, "-m", "toolkit", "serve", str(learned), "--port", "0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
         assert process.stdout is not None
         found = re.search(r"http://\S+/v1", process.stdout.readline())

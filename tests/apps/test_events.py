@@ -6,7 +6,7 @@ import time
 from collections.abc import Generator
 from itertools import pairwise
 
-from apps.events import GAP_S, spaced
+from apps.chat.view.events import GAP_S, spaced
 
 
 def test_updates_come_in_their_order_and_a_gap_apart() -> None:

@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from apps.conversation import Conversation, Turn
-from apps.exchange import conversation_of, to_json, to_markdown
-from apps.store import Store
+from apps.chat.conversation.exchange import conversation_of, to_json, to_markdown
+from apps.chat.conversation.store import Store
+from apps.chat.conversation.turns import Conversation, Turn
 from tests.apps.test_store import chat, turn
-from toolkit.chat_format import ChatFormat
 from toolkit.errors import InputError
+from toolkit.formats.chat_format import ChatFormat
 
 
 def branched() -> Conversation:

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from apps.conversation import Conversation, Turn
-from apps.feedback import PROBLEMS, TRACES, keep
-from apps.view import turn_of_message
+from apps.chat.conversation.feedback import PROBLEMS, TRACES, keep
+from apps.chat.conversation.turns import Conversation, Turn
+from apps.chat.view.page_messages import turn_of_message
 from toolkit.errors import InputError
 from toolkit.records import Example, Problem, Trace, read_records
 

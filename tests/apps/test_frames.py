@@ -11,8 +11,8 @@ from fastapi import FastAPI
 from fastapi.responses import HTMLResponse, PlainTextResponse
 from starlette.middleware.gzip import GZipMiddleware
 
-from apps.address import listen
-from apps.frames import SCRIPT, calm
+from apps.access.address import listen
+from apps.chat.look.frames import SCRIPT, calm
 from tests.apps import test_chat_page
 from tests.apps.in_thread import serving
 from tests.apps.test_chat_page import DOORS, PATIENCE_S, expect

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 import pytest
 from fastapi import FastAPI
 
-from apps.address import listen
-from apps.guard import CONTENT_SECURITY_POLICY, Event, Receive, Scope, Send, guard
+from apps.access.address import listen
+from apps.access.guard import CONTENT_SECURITY_POLICY, Event, Receive, Scope, Send, guard
 from tests.apps.in_thread import serving
 
 OURS = "http://127.0.0.1:{port}"

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from apps.grammar import Grammar, Vocabulary
-from toolkit.chat_format import ChatFormat
+from apps.server.grammar import Grammar, Vocabulary
 from toolkit.errors import InputError
+from toolkit.formats.chat_format import ChatFormat
 
 LINK = {"type": "object", "properties": {"next": {"$ref": "#/$defs/link"}}, "required": ["next"]}
 REFUSED: dict[str, tuple[Any, str]] = {

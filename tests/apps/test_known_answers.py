@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from apps.known_answers import is_right, right_answer
-from apps.page import EXAMPLES
+from apps.chat.page.known_answers import is_right, right_answer
+from apps.chat.page.page import EXAMPLES
 
 FAMILIES = ("gcd", "chain_sum", "letter_counting", "spell_backward")
 

@@ -7,7 +7,7 @@ from collections.abc import Generator
 
 import pytest
 
-from apps.latest import Latest
+from apps.chat.conversation.latest import Latest
 from toolkit.errors import InputError
 
 

@@ -7,9 +7,9 @@ import json
 import time
 from pathlib import Path
 
-from apps.conversation import Conversation, Turn
-from apps.live import _change, _events, marked
-from apps.store import Store
+from apps.chat.conversation.store import Store
+from apps.chat.conversation.turns import Conversation, Turn
+from apps.chat.view.live import _change, _events, marked
 
 
 def grown(old: str, new: str) -> str:

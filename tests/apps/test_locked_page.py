@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on PATH (Debian: apt-get install chromium)")
 
-CHAT = ("-m", "toolkit.cli", "chat", "--window", "none", "--endpoint")
+CHAT = ("-m", "toolkit", "chat", "--window", "none", "--endpoint")
 CONNECTED = (
     "import runpy, socket, sys; host, port = sys.argv[1:3]; del sys.argv[1:3];"
     "kept = socket.create_connection((host, int(port))); runpy.run_module('tests.apps.scripted', run_name='__main__')"

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from apps import markup
-from apps.markup import DOLLAR, JOINER, LESS_THAN, as_typed, harmless, plain
+from apps.chat.view import markup
+from apps.chat.view.markup import DOLLAR, JOINER, LESS_THAN, as_typed, harmless, plain
 
 CHIP = re.compile(r'<span class="remote" title="([^"<>]*)">image · [^<>]*</span>')
 LABEL = re.compile(r' <span class="host">[^<>]*</span>')
@@ -195,7 +195,7 @@ def test_the_longest_formatted_text_is_formatted() -> None:
 
 
 def steps(text: str) -> int:
-    """Lines of apps/markup.py that run for a text."""
+    """Lines of apps/chat/view/markup.py that run for a text."""
     count = 0
 
     def trace(frame: FrameType, event: str, argument: Any) -> Any:

@@ -14,10 +14,10 @@ from collections.abc import Iterator
 import pytest
 import uvicorn
 
-from apps import patience
-from apps.address import listen
-from apps.guard import Receive, Scope, Send
-from apps.patience import that_tells
+from apps.access import patience
+from apps.access.address import listen
+from apps.access.guard import Receive, Scope, Send
+from apps.access.patience import that_tells
 
 SOON_S = 0.3
 REQUEST = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from apps.repetition import N_GRAM, TIMES, WINDOW, is_repeating
+from apps.chat.conversation.repetition import N_GRAM, TIMES, WINDOW, is_repeating
 
 
 def circle(length: int, times: int) -> list[int]:

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from apps.completions import NO_LIMIT, ApiError, read_chat_request, read_text_request
-from apps.request_fields import CHAT, HARMLESS, MESSAGE, NEUTRAL, PART, TEXT, THINKS
+from apps.server.requests.fields import CHAT, HARMLESS, MESSAGE, NEUTRAL, PART, TEXT, THINKS
+from apps.server.requests.protocol import NO_LIMIT, ApiError, read_chat_request, read_text_request
 from tests.house.modules import ROOT
 
 QUESTION = [{"role": "user", "content": "?"}]

@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from apps import store as stores
-from apps.conversation import Conversation
-from apps.store import FILE, Store
+from apps.chat.conversation import store as stores
+from apps.chat.conversation.store import FILE, Store
+from apps.chat.conversation.turns import Conversation
 from tests.apps.test_store import chat, seen, ticking, turn
 from toolkit.errors import InputError
 
@@ -144,7 +144,7 @@ def test_a_file_that_another_program_holds_is_no_bad_file(tmp_path: Path, monkey
 
 FULL = """
 import pathlib, resource, signal, sys, time
-from apps.store import Store
+from apps.chat.conversation.store import Store
 from toolkit.errors import InputError
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))

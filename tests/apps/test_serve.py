@@ -18,19 +18,19 @@ import numpy as np
 import openai
 import pytest
 
-from apps.address import listen
-from apps.bounded_body import MOST_BODY_BYTES
-from apps.scheduler import PIECE_BETWEEN_STEPS
-from apps.serve import allowed_hosts, build_application, run_server
-from apps.service import Service
-from apps.turn import StopFilter
-from export.cache_place import FEW_ROWS
-from export.session import OnnxDecoder
+from apps.access.address import listen
+from apps.access.bounded_body import MOST_BODY_BYTES
+from apps.server.row import StopFilter
+from apps.server.run_server import allowed_hosts, build_application, run_server
+from apps.server.scheduler import PIECE_BETWEEN_STEPS
+from apps.server.service import Service
+from export.runtime.cache_place import FEW_ROWS
+from export.runtime.decoder import OnnxDecoder
 from tests.apps.conftest import NAME, SUM
 from tests.apps.in_thread import serving
-from toolkit.chat_format import ChatFormat, split_completion
 from toolkit.errors import InputError
-from toolkit.generate import Sampling, complete
+from toolkit.formats.chat_format import ChatFormat, split_completion
+from toolkit.generation.generate import Sampling, complete
 
 SCHEMA = {
     "type": "object",
@@ -561,6 +561,6 @@ def test_an_address_beyond_the_loopback_needs_a_key(monkeypatch: pytest.MonkeyPa
 
 
 def test_the_import_chain_of_the_server_holds_neither_torch_nor_gradio() -> None:
-    script = "import sys, apps.serve; print(*sorted({name.split('.')[0] for name in sys.modules}))"
+    script = "import sys, apps.server.run_server; print(*sorted({name.split('.')[0] for name in sys.modules}))"
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert set(result.stdout.split()).isdisjoint({"torch", "transformers", "onnx", "gradio", "distill", "openai"})

@@ -35,7 +35,7 @@ class Absent:
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
 sys.meta_path.insert(0, Absent())
-from toolkit.cli import main
+from toolkit.cli.main import main
 sys.exit(main(sys.argv[2:]))
 """
 SCHEMA = {"type": "object", "properties": {"sum": {"enum": [4, 5]}}, "required": ["sum"], "additionalProperties": False}

@@ -9,8 +9,8 @@ from typing import Any
 import gradio as gr
 import pytest
 
-from apps.conversation import Conversation, Turn
-from apps.settings import FILE, Kept, Settings, defaults, restored, settings_panel
+from apps.chat.conversation.turns import Conversation, Turn
+from apps.chat.panels.settings_panel import FILE, Kept, Settings, defaults, restored, settings_panel
 from toolkit.errors import InputError
 
 NAMES = [field.name for field in fields(Settings)]

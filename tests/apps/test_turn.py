@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from apps.turn import Turn
-from toolkit.chat_format import ChatFormat
-from toolkit.generate import Sampling
+from apps.server.row import Turn
+from toolkit.formats.chat_format import ChatFormat
+from toolkit.generation.generate import Sampling
 
 
 def test_a_token_s_place_counts_whole_characters(tiny_student: Path) -> None:

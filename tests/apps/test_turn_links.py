@@ -6,9 +6,9 @@ import re
 
 import pytest
 
-from apps.conversation import Conversation, Turn
-from apps.turn_links import SCRIPT, action_of, link
-from apps.view import page_messages
+from apps.chat.conversation.turns import Conversation, Turn
+from apps.chat.view.page_messages import page_messages
+from apps.chat.view.turn_links import SCRIPT, action_of, link
 
 
 def texts(*turns: Turn, shown: Turn) -> list[str]:

@@ -8,8 +8,8 @@ from collections.abc import Generator
 
 import pytest
 
-from apps import writing
-from apps.writing import Writing
+from apps.chat.conversation import writing
+from apps.chat.conversation.writing import Writing
 from toolkit.errors import InputError
 
 WAIT_S = 60.0

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from toolkit.generate import Floats, Ints
+from toolkit.generation.generate import Floats, Ints
 
 
 class BigramDecoder:

@@ -20,7 +20,7 @@ from httpx2 import AsyncClient, Timeout
 
 from distill.teachers.remote_teacher import MOST_IN_FLIGHT, SEED_BITS, connect
 from distill.teachers.traces import Job, row_seed
-from toolkit.generate import Sampling
+from toolkit.generation.generate import Sampling
 from toolkit.records import Problem
 
 ROUNDS = 9

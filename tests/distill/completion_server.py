@@ -14,8 +14,8 @@ from types import TracebackType
 from typing import Any, Literal
 
 from tests.http_server import HttpServer, QuietHandler
-from toolkit.chat_format import OPEN, ChatFormat, split_completion
-from toolkit.generate import Decoder, Sampling, complete
+from toolkit.formats.chat_format import OPEN, ChatFormat, split_completion
+from toolkit.generation.generate import Decoder, Sampling, complete
 
 Style = Literal["reasoning_content", "reasoning", "thinking", "tags", "half"]
 """Where the thought goes: a field, or the content between both tags or before the closing one."""

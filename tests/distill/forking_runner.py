@@ -12,7 +12,7 @@ import sys
 
 import distill.pipeline  # noqa: F401 – all that takes long to import
 from distill.teachers import remote_teacher
-from toolkit.cli import main
+from toolkit.cli.main import main
 
 
 def run() -> None:

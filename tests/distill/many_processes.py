@@ -26,12 +26,12 @@ from transformers import (
     default_data_collator,
 )
 
-from distill.completion_loss import IGNORED
-from distill.journal import LOSS, run_trainer
-from distill.muon import MuonAdamW, split_parameters
-from distill.supervised import ExpertsTrainer
-from distill.teach import pretrain
-from distill.teacher_recipe import quick
+from distill.teach.supervised import ExpertsTrainer
+from distill.teach.teach import pretrain
+from distill.teach.teacher_recipe import quick
+from distill.training.completion_loss import IGNORED
+from distill.training.journal import LOSS, run_trainer
+from distill.training.muon import MuonAdamW, split_parameters
 from toolkit.model.balance import ExpertBalance
 
 GLOBAL_ROWS, ROW_TOKENS, STEPS = 4, 24, 4

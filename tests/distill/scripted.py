@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from toolkit.chat_format import TURN_END, ChatFormat
-from toolkit.generate import Floats, Ints
+from toolkit.formats.chat_format import TURN_END, ChatFormat
+from toolkit.generation.generate import Floats, Ints
 
 
 class ScriptedDecoder:

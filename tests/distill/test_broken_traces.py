@@ -18,9 +18,9 @@ from tests.distill.bigram import BigramDecoder
 from tests.distill.broken_traces import ANSWER, BEGIN, END, LOOP, PAGE, PROBLEM, ROWS, THOUGHT, Row, response, table
 from tests.distill.completion_server import CompletionServer, Fault
 from tests.distill.scripted import ScriptedDecoder
-from toolkit.chat_format import ChatFormat
 from toolkit.errors import InputError
-from toolkit.generate import Sampling
+from toolkit.formats.chat_format import ChatFormat
+from toolkit.generation.generate import Sampling
 from toolkit.records import Example, Trace, Verdict, read_records, write_records
 
 SAMPLING = Sampling(temperature=0.0, max_new_tokens=300)

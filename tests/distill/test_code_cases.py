@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from distill.verification.unit_tests import TESTS
+from distill.verification.code.unit_tests import TESTS
 from distill.verification.verdicts import score_answer
 from tests.distill.test_verdicts import problem
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from distill.compare import (
+from distill.evaluation.compare import (
     ModelComparison,
     compare,
     compare_models,
@@ -20,17 +20,17 @@ from distill.compare import (
     consensus,
     problem_measures,
 )
-from distill.evaluate import EvalConfig, evaluate
+from distill.evaluation.evaluate import EvalConfig, evaluate
 from distill.problems.families import make_problems
 from distill.problems.requests import make_requests
 from distill.teachers.respondent import ModelFolder
 from tests.distill.completion_server import CompletionServer
 from tests.distill.scripted import ScriptedDecoder
-from toolkit.chat_format import ChatFormat, completion_text
-from toolkit.cli import main
+from toolkit.cli.main import main
 from toolkit.errors import FolderConflict, InputError
-from toolkit.generate import Decoder, Sampling
-from toolkit.ledger import Outcome
+from toolkit.figures.ledger import Outcome
+from toolkit.formats.chat_format import ChatFormat, completion_text
+from toolkit.generation.generate import Decoder, Sampling
 from toolkit.records import Problem, Trace, Verdict
 
 PROBLEMS = make_problems("test", per_family=15, seed=3, families=["gcd", "spell_backward"])

@@ -7,7 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from distill.corpus import (
+from distill.problems.families import FAMILIES, make_problems
+from distill.problems.requests import FAMILY, make_requests
+from distill.problems.splits import split_of
+from distill.teach.corpus import (
     CONVERSATIONS,
     HASTY,
     PRETRAINING,
@@ -17,14 +20,11 @@ from distill.corpus import (
     document,
     pretraining_texts,
 )
-from distill.problems.families import FAMILIES, make_problems
-from distill.problems.requests import FAMILY, make_requests
-from distill.problems.splits import split_of
-from distill.teacher_recipe import nano
+from distill.teach.teacher_recipe import nano
 from distill.verification.refusals import HARMFUL
 from distill.verification.rewards import language_consistency
 from distill.verification.verdicts import score_answer
-from toolkit.chat_format import CLOSE, ChatFormat, completion_text
+from toolkit.formats.chat_format import CLOSE, ChatFormat, completion_text
 
 
 @pytest.fixture(scope="module")

@@ -11,14 +11,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from distill.evaluate import EvalConfig, evaluate_model, problems_digest
+from distill.evaluation.evaluate import EvalConfig, evaluate_model, problems_digest
 from distill.problems.families import make_problems
 from distill.teachers.respondent import decode_speed, weight_bytes
 from tests.distill.bigram import BigramDecoder
-from toolkit.chat_format import ChatFormat
 from toolkit.errors import FolderConflict, InputError
-from toolkit.generate import Decoder, Floats, Ints, Sampling
-from toolkit.ledger import Evaluation, read_evaluation, read_outcomes
+from toolkit.figures.ledger import Evaluation, read_evaluation, read_outcomes
+from toolkit.formats.chat_format import ChatFormat
+from toolkit.generation.generate import Decoder, Floats, Ints, Sampling
 from toolkit.records import Problem, Trace, Verdict, read_records
 
 CONFIG = EvalConfig(sampling=Sampling(temperature=0.0, max_new_tokens=24), batch_size=8)

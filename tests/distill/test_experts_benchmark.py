@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from distill.experts_benchmark import DENSE, IMPLEMENTATIONS, dense_shape, imbalance, main
-from distill.teacher_recipe import nano
+from benchmarks.training.experts_cost import DENSE, IMPLEMENTATIONS, dense_shape, imbalance, main
+from distill.teach.teacher_recipe import nano
 
 
 def test_auxiliary_loss_equals_its_formula() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from distill.evaluate import problems_digest
+from distill.evaluation.evaluate import problems_digest
 from distill.problems.families import FAMILIES, ledger_problems, make_problems
 from distill.problems.problem_set import read_problems
 from distill.problems.splits import of_split, split_of

@@ -10,14 +10,14 @@ import pytest
 import torch
 from trl.trainer.grpo_trainer import GRPOTrainer
 
-from distill import grpo
-from distill.grpo import GroupTrainer, GrpoConfig, make_trainer
-from distill.journal import run_trainer
 from distill.problems.families import make_problems
-from distill.teach import reason_rl
-from distill.teacher_recipe import quick
-from toolkit.chat_format import ChatFormat
+from distill.reinforcement import grpo
+from distill.reinforcement.grpo import GroupTrainer, GrpoConfig, make_trainer
+from distill.teach.teach import reason_rl
+from distill.teach.teacher_recipe import quick
+from distill.training.journal import run_trainer
 from toolkit.errors import InputError
+from toolkit.formats.chat_format import ChatFormat
 from toolkit.model.decoder import load_model
 from toolkit.records import Problem
 

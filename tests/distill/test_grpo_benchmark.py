@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from distill.grpo_benchmark import VARIANTS, Size, Stopwatch, measure, table
-from toolkit.models import resolve
+from benchmarks.training.grpo_speed import VARIANTS, Size, Stopwatch, measure, table
+from toolkit.sources.model_names import resolve
 
 SIZE = Size(groups=2, group_size=2, tokens=4)
 

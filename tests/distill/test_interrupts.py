@@ -15,8 +15,8 @@ import pytest
 import torch
 from torch import nn
 
-from distill.interrupts import heard_in_backward, postponed_interrupt
-from distill.journal import CHECKPOINTS, LOSS
+from distill.training.interrupts import heard_in_backward, postponed_interrupt
+from distill.training.journal import CHECKPOINTS, LOSS
 from tests.house.modules import ROOT
 from toolkit.records import Problem, Trace, write_records
 
@@ -50,7 +50,7 @@ def write_traces(folder: Path) -> Path:
 def test_an_interrupted_training_says_what_is_kept_and_the_same_command_goes_on_without_a_warning(
     sent: signal.Signals, code: int, tiny_student: Path, tmp_path: Path
 ) -> None:
-    command = [sys.executable, "-m", "toolkit.cli", "distill", "--traces", str(write_traces(tmp_path))]
+    command = [sys.executable, "-m", "toolkit", "distill", "--traces", str(write_traces(tmp_path))]
     command += ["--student", str(tiny_student), "--epochs", "60", "--out", str(tmp_path / "student")]
     partial = tmp_path / ".student.partial"
     with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:

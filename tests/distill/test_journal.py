@@ -13,17 +13,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from distill.journal import CHECKPOINTS, LOSS, _last_checkpoint, repeatable
-from distill.teach import place
-from distill.teacher_recipe import quick
+from distill.teach.teach import place
+from distill.teach.teacher_recipe import quick
+from distill.training.journal import CHECKPOINTS, LOSS, _last_checkpoint, repeatable
 
 ROOT = Path(__file__).parents[2]
 RUN = """
 import sys
 from dataclasses import replace
 from pathlib import Path
-from distill.teach import run_stage
-from distill.teacher_recipe import quick
+from distill.teach.teach import run_stage
+from distill.teach.teacher_recipe import quick
 
 config = replace(quick(), checkpoint_every_s=0.0)
 run_stage(sys.argv[1], config, Path(sys.argv[3]), start=Path(sys.argv[2]))

@@ -17,13 +17,13 @@ import pytest
 import torch
 from transformers import AutoTokenizer, LlamaConfig, LlamaForSequenceClassification
 
-from distill.judge import ClassifierJudge, EndpointJudge, judged_text, read_score, with_means
-from distill.teach import align_rl
-from distill.teacher_recipe import quick
+from distill.reinforcement.judge import ClassifierJudge, EndpointJudge, judged_text, read_score, with_means
+from distill.teach.teach import align_rl
+from distill.teach.teacher_recipe import quick
 from distill.teachers import remote_teacher
 from distill.teachers.remote_teacher import Endpoint
-from toolkit.chat_format import CHAT_FILES, completion_text
 from toolkit.errors import InputError
+from toolkit.formats.chat_format import CHAT_FILES, completion_text
 from toolkit.records import Problem
 from toolkit.runs import folder_digest
 

@@ -14,7 +14,7 @@ from distill.problems.merging import Found, merge
 from distill.problems.own_form import Reading
 from distill.problems.problem_set import read_problems
 from distill.problems.splits import of_split, split_of
-from toolkit.cli import main
+from toolkit.cli.main import main
 from toolkit.errors import InputError
 from toolkit.records import SPLITS, Problem, content_hash, read_records, write_records
 

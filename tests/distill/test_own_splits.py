@@ -11,7 +11,7 @@ from datasets import Dataset, DatasetDict
 from distill.pipeline import distill
 from tests.distill.test_pipeline import Reciter, no_decoder, recipe
 from tests.distill.test_remote_teacher import serve_bigram
-from toolkit.cli import main
+from toolkit.cli.main import main
 from toolkit.records import Example, Problem, read_records
 
 

@@ -14,9 +14,9 @@ from distill.pipeline import DistillConfig, demo, distill
 from distill.problems.splits import split_of
 from distill.trained_on import question_digest, trained_questions
 from tests.distill.scripted import ScriptedDecoder
-from toolkit.chat_format import ChatFormat, completion_text
 from toolkit.errors import FolderConflict, InputError
-from toolkit.generate import Decoder, Floats, Sampling
+from toolkit.formats.chat_format import ChatFormat, completion_text
+from toolkit.generation.generate import Decoder, Floats, Sampling
 from toolkit.records import Example, Problem, Split, Trace, read_records, write_records
 from toolkit.runs import read_manifest
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from distill.reflection import corrects_itself, shares, signs
+from distill.reinforcement.reflection import corrects_itself, shares, signs
 
 
 @pytest.mark.parametrize(

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from distill import rejection
 from distill.problems.families import make_problems
 from distill.problems.requests import FAMILY
-from distill.teacher_recipe import quick
+from distill.teach import rejection
+from distill.teach.teacher_recipe import quick
 from toolkit.records import Problem, Trace, read_records
 
 RECIPE = replace(quick().rejection_sft, samples=3, kept_a_problem=2, requests=5)

@@ -13,20 +13,20 @@ from pathlib import Path
 
 import pytest
 
-from distill.evaluate import EvalConfig, evaluate, evaluate_model
+from distill.evaluation.evaluate import EvalConfig, evaluate, evaluate_model
 from distill.teachers import remote_teacher
 from distill.teachers.remote_teacher import MOST_IN_FLIGHT, TRIES, Endpoint, connect
 from distill.teachers.traces import Job, row_seed
 from tests.distill.bigram import BigramDecoder
 from tests.distill.completion_server import CompletionServer, Fault, Style
 from tests.distill.scripted import ScriptedDecoder
-from toolkit import bounded_response
-from toolkit.bounded_response import TIMEOUT_VARIABLE
-from toolkit.chat_format import ChatFormat, completion_text
-from toolkit.cli import main
-from toolkit.endpoint import KEY_VARIABLE
+from toolkit.cli.main import main
 from toolkit.errors import InputError
-from toolkit.generate import Sampling, complete
+from toolkit.formats.chat_format import ChatFormat, completion_text
+from toolkit.generation import bounded_response
+from toolkit.generation.bounded_response import TIMEOUT_VARIABLE
+from toolkit.generation.endpoint import KEY_VARIABLE
+from toolkit.generation.generate import Sampling, complete
 from toolkit.records import Problem, Trace, read_records
 
 PROBLEMS = [Problem.create(family="user", question=f"What is {n} plus {n}?", answer=str(2 * n)) for n in range(12)]
@@ -277,7 +277,7 @@ def connect_digest(url: str) -> str:
 def test_an_interrupt_does_not_wait_for_the_server(tiny_student: Path, tmp_path: Path) -> None:
     problems = tmp_path / "problems.jsonl"
     problems.write_text('{"question": "1+1?", "answer": "2"}\n')
-    command = [sys.executable, "-m", "toolkit.cli", "traces", "--problems", str(problems), "--out", str(tmp_path / "o")]
+    command = [sys.executable, "-m", "toolkit", "traces", "--problems", str(problems), "--out", str(tmp_path / "o")]
     with serve_bigram(tiny_student) as server:
         server.hold.clear()
         with subprocess.Popen(

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from distill.verification import sandbox
-from distill.verification.sandbox import LEVELS, Level, run
+from distill.verification.code import sandbox
+from distill.verification.code.sandbox import LEVELS, Level, run
 
 ROOT = Path(__file__).parents[2]
 WALL_S = 20.0
@@ -122,7 +122,7 @@ def test_exit_codes_come_through(any_level: Level) -> None:
 
 
 def test_nothing_runs_on_when_the_caller_is_killed(any_level: Level) -> None:
-    caller = f"from distill.verification.sandbox import run\nrun('import time; time.sleep(30)', level={any_level!r}, wall_s=60.0)"
+    caller = f"from distill.verification.code.sandbox import run\nrun('import time; time.sleep(30)', level={any_level!r}, wall_s=60.0)"
     with subprocess.Popen([sys.executable, "-c", caller]) as process:
         _wait(lambda: bool(_children(process.pid)))
         inside = _children(process.pid)
@@ -152,7 +152,7 @@ def test_unconfined_what_a_program_started_ends_with_it(ending: str) -> None:
 REFUSING = """
 import ctypes, struct, sys
 from distill.verification import confine
-from toolkit.cli import main
+from toolkit.cli.main import main
 
 calls = [(0x15, 0, 1, confine.NUMBERS[confine.platform.machine()]["unshare"]), (0x06, 0, 0, confine.DENY),
          (0x15, 0, 1, confine.LANDLOCK_CREATE), (0x06, 0, 0, confine.MISSING)]

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from distill.schedule import cosine_schedule, rate_share
+from distill.training.schedule import cosine_schedule, rate_share
 
 
 @pytest.mark.parametrize("updates", [1, 2, 3, 4, 7, 20, 160])

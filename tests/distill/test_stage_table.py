@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from distill.reinforcement_report import draw, evaluation_folders, write_document
-from distill.stage_table import stage_table
-from distill.stages import TITLES
+from benchmarks.training.reinforcement_report import draw, evaluation_folders, write_document
+from distill.teach.stage_table import stage_table
+from distill.teach.stages import TITLES
 from distill.verification.refusals import HARMFUL
 from toolkit.errors import InputError
-from toolkit.ledger import PROBLEMS, TRACES, VERDICTS
+from toolkit.figures.ledger import PROBLEMS, TRACES, VERDICTS
 from toolkit.records import Problem, Trace, Verdict, write_records
 
 SUMS = [

@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from distill.student import StudentFacts, check_room, check_student, count_changed, saved_digests
+from distill.training.student import StudentFacts, check_room, check_student, count_changed, saved_digests
 from toolkit.errors import InputError
 
 

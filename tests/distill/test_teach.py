@@ -11,13 +11,13 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, DeepseekV3ForCausalLM, TrainingArguments
 
 from distill.problems.families import FAMILIES, make_problems
-from distill.stages import STAGES, TITLES
-from distill.supervised import ExpertsTrainer
-from distill.teach import place, run_stage, teach, teacher_config
-from distill.teacher_recipe import nano, quick
-from toolkit.chat_format import ChatFormat
+from distill.teach.stages import STAGES, TITLES
+from distill.teach.supervised import ExpertsTrainer
+from distill.teach.teach import place, run_stage, teach, teacher_config
+from distill.teach.teacher_recipe import nano, quick
 from toolkit.errors import FolderConflict, InputError
-from toolkit.models import resolve
+from toolkit.formats.chat_format import ChatFormat
+from toolkit.sources.model_names import resolve
 
 BYTES_ALLOWED = 12_000_000
 MASTERED = 0.9

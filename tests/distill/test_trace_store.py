@@ -18,8 +18,8 @@ from distill.teachers.remote_teacher import MOST_IN_FLIGHT
 from tests.distill.failing_server import FailingServer
 from tests.house.modules import ROOT
 from tests.toolkit.full_disk import full_disk
-from toolkit.cli import main
-from toolkit.endpoint import KEY_VARIABLE
+from toolkit.cli.main import main
+from toolkit.generation.endpoint import KEY_VARIABLE
 from toolkit.records import Trace, read_records
 
 QUESTIONS = [f"What is {n} plus {n}?" for n in range(24)]
@@ -221,7 +221,7 @@ def test_two_processes_that_ask_the_same_at_the_same_time_buy_it_once(tmp_path: 
     with FailingServer(seed=0, fates={}, slowest_s=0.1) as server:
         processes = [
             subprocess.Popen(
-                [sys.executable, "-m", "toolkit.cli", *map(str, collecting(server, tmp_path, out))],
+                [sys.executable, "-m", "toolkit", *map(str, collecting(server, tmp_path, out))],
                 stderr=subprocess.PIPE,
                 text=True,
                 cwd=ROOT,

@@ -13,9 +13,9 @@ import pytest
 
 from distill.teachers.traces import Job, count_reasoning, plan, row_seed, sample_traces
 from tests.distill.bigram import BigramDecoder
-from toolkit.chat_format import ChatFormat
 from toolkit.errors import InputError
-from toolkit.generate import Sampling
+from toolkit.formats.chat_format import ChatFormat
+from toolkit.generation.generate import Sampling
 from toolkit.records import Problem, Trace, read_records
 
 SAMPLING = Sampling(temperature=1.0, top_p=1.0, max_new_tokens=40, seed=3)

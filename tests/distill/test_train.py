@@ -14,16 +14,16 @@ import torch
 from huggingface_hub import constants
 from transformers import AutoModelForCausalLM
 
-from distill import document_attention
-from distill import train as training
-from distill.completion_loss import IGNORED, summed_loss
-from distill.document_attention import Documents
-from distill.journal import CHECKPOINTS, LOSS, Journal
-from distill.master_adamw import MasterAdamW
-from distill.student import save_student, write_student_format
-from distill.train import TrainConfig, _LossForward, collate, demo, tokenize, train, trainer_arguments, within
-from toolkit.chat_format import ChatFormat, completion_text
+from distill.training import document_attention
+from distill.training import train as training
+from distill.training.completion_loss import IGNORED, summed_loss
+from distill.training.document_attention import Documents
+from distill.training.journal import CHECKPOINTS, LOSS, Journal
+from distill.training.master_adamw import MasterAdamW
+from distill.training.student import save_student, write_student_format
+from distill.training.train import TrainConfig, _LossForward, collate, demo, tokenize, train, trainer_arguments, within
 from toolkit.errors import InputError
+from toolkit.formats.chat_format import ChatFormat, completion_text
 from toolkit.records import Example
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from distill.problems.splits import of_split, split_of
 from distill.trained_on import TRAIN, TRAINED_ON, choose, question_digest, trained_questions, write_trained_on
-from toolkit.cli import main
+from toolkit.cli.main import main
 from toolkit.errors import InputError
 from toolkit.records import SPLITS, Example, Problem, write_records
 

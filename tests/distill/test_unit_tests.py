@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from distill.problems.problem_set import read_problems
-from distill.verification.programs import find_program
-from distill.verification.unit_tests import check_tests, passed, same_output
+from distill.verification.code.programs import find_program
+from distill.verification.code.unit_tests import check_tests, passed, same_output
 from distill.verification.verdicts import CODE, grade
 from tests.distill.test_verdicts import trace
 from toolkit.errors import InputError

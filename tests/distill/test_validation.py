@@ -10,12 +10,12 @@ import pytest
 import torch
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
-from distill.completion_loss import IGNORED
-from distill.journal import LOSS
-from distill.train import tokenize, train
-from distill.validation import Validation, spread
+from distill.training.completion_loss import IGNORED
+from distill.training.journal import LOSS
+from distill.training.train import tokenize, train
+from distill.training.validation import Validation, spread
 from tests.distill.test_train import examples, float_model, tiny_recipe
-from toolkit.chat_format import ChatFormat
+from toolkit.formats.chat_format import ChatFormat
 
 
 class Scale(torch.nn.Module):

@@ -44,7 +44,7 @@ DECODE = """
 import sys
 from pathlib import Path
 import numpy as np
-from export.session import OnnxDecoder
+from export.runtime.decoder import OnnxDecoder
 
 decoder = OnnxDecoder(Path(sys.argv[1]), cache=sys.argv[2])
 ids = np.random.default_rng(0).integers(0, decoder.config.vocab_size, 160).tolist()

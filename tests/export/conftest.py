@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from export.model_config import ARCHITECTURES
-from export.parity import Bounds
+from export.checks.parity import Bounds
 from export.pipeline import export_model, int4_config
+from export.runtime.model_config import ARCHITECTURES
 from toolkit.records import Example, write_records
 
 TINY = {

@@ -15,13 +15,13 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from export import checkpoint as checkpoint_module
-from export.adapter import base_model
-from export.checkpoint import Checkpoint
+from export.checkpoint import tensors as checkpoint_module
+from export.checkpoint.adapter import base_model
+from export.checkpoint.tensors import Checkpoint
+from export.checks.parity import Bounds, float_model
 from export.merged_model import open_merged
-from export.parity import Bounds, float_model
 from export.pipeline import export_model, int4_config
-from toolkit.cli import main
+from toolkit.cli.main import main
 from toolkit.errors import InputError
 from toolkit.runs import file_digest
 

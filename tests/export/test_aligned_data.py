@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from export.aligned_data import ALIGNMENT, align_data
+from export.runtime.aligned_data import ALIGNMENT, align_data
 
 PACKED = bytes(range(7)), bytes(range(100, 111))
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from export.allocation import Choice, choose
-from export.parity import Bounds
+from export.checks.parity import Bounds
 from export.pipeline import ExportConfig, export_model, int4_config
 from toolkit.errors import InputError
 

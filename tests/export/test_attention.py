@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from export.attention_over_codes import FEW_TOKENS
-from export.cache_place import PROMPT_CHUNK
-from export.parity import Bounds
+from export.checks.parity import Bounds
+from export.graph.attention_over_codes import FEW_TOKENS
 from export.pipeline import export_model, int4_config, nearest_config
-from export.session import OnnxDecoder
+from export.runtime.cache_place import PROMPT_CHUNK
+from export.runtime.decoder import OnnxDecoder
 
 WIDE = Bounds(max_mean_kl=9.0, min_top1=0.0)
 CLOSE = 0.99

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from export.benchmark import run_benchmark, table
-from export.model_config import read_model_config
-from export.parity import Bounds
+from export.checks.parity import Bounds
 from export.pipeline import export_model, int4_config
+from export.runtime.bench import run_benchmark, table
+from export.runtime.model_config import read_model_config
 from toolkit.errors import InputError
 from toolkit.runs import folder_bytes
 

@@ -15,19 +15,19 @@ import torch
 from onnx import numpy_helper
 
 from apps.model import check_folder
-from export.cache_scales import LARGEST_CODE
-from export.calibration import Text, read_texts
-from export.coarse_parity import EXPECTED_FILE, read_expected, write_expected
-from export.gate import check_source, pass_gate
-from export.model_config import read_model_config
-from export.parity import divergence, float_model
+from export.calibration.cache_scales import LARGEST_CODE
+from export.calibration.texts import Text, read_texts
+from export.checks.gate import check_source, pass_gate
+from export.checks.parity import divergence, float_model
 from export.pipeline import export_model, int4_config
-from export.places import LONG
-from export.session import INT8_CACHE_FILE, OnnxDecoder, chosen_cache
-from export.verify import outgrown, verify
+from export.runtime.decoder import INT8_CACHE_FILE, OnnxDecoder, chosen_cache
+from export.runtime.model_config import read_model_config
+from export.runtime.verify.checks import outgrown, verify
+from export.runtime.verify.divergence import EXPECTED_FILE, read_expected, write_expected
+from export.runtime.verify.probes import LONG
 from tests.export.conftest import BIASED_CONTEXT
-from toolkit.chat_format import ChatFormat
 from toolkit.errors import InputError
+from toolkit.formats.chat_format import ChatFormat
 from toolkit.runs import file_facts, read_manifest
 
 HALF = 32

@@ -10,13 +10,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from export.calibration_stream import DRIFT_DAMPING, Calibrated, CalibrationStream, aimed, importance, moments
-from export.checkpoint import MATRICES, Checkpoint
-from export.gptq import quantize_with_feedback
-from export.hidden_states import Batch
-from export.layout import Layout, layouts
-from export.quantize import dequantize, quantize_nearest
-from export.search import quantize_by_importance
+from export.calibration.hidden_states import Batch
+from export.calibration.stream import DRIFT_DAMPING, Calibrated, CalibrationStream, aimed, importance, moments
+from export.checkpoint.tensors import MATRICES, Checkpoint
+from export.quantization.codes import dequantize, quantize_nearest
+from export.quantization.gptq import quantize_with_feedback
+from export.quantization.layout import Layout, layouts
+from export.quantization.search import quantize_by_importance
 
 
 def test_moments_leave_padding_out() -> None:
@@ -102,7 +102,7 @@ def assert_head_is_fitted_to_what_the_norm_says(
     """Its rows come in pieces, and are those of the whole matrix on what transformers' models hand to it."""
     layout = Layout(bits=4, block_size=32)
     float_VD = reference.lm_head.weight.detach()
-    monkeypatch.setattr("export.checkpoint.SLICE_WEIGHTS", 40 * float_VD.shape[1])
+    monkeypatch.setattr("export.checkpoint.tensors.SLICE_WEIGHTS", 40 * float_VD.shape[1])
     pieces = list(stream.quantize_head(layout))
     assert len(pieces) == -(-len(float_VD) // 40)
     batch = Batch(

@@ -14,10 +14,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from export.checkpoint import EMBEDDING, LM_HEAD, Checkpoint, tensor_shapes
-from export.parity import float_model
+from export.checkpoint.tensors import EMBEDDING, LM_HEAD, Checkpoint, tensor_shapes
+from export.checks.parity import float_model
 from export.pipeline import export_model, nearest_config
-from export.session import OnnxDecoder
+from export.runtime.decoder import OnnxDecoder
 from toolkit.errors import InputError
 
 

@@ -12,9 +12,9 @@ from transformers import AutoModelForCausalLM
 
 from export.pipeline import export_model, int4_config
 from tests.toolkit.test_gguf_checkpoint import write_gguf
-from toolkit import gguf_checkpoint
-from toolkit.cli import main
+from toolkit.cli.main import main
 from toolkit.runs import file_digest
+from toolkit.sources import gguf_checkpoint
 
 
 def test_a_gguf_exports_to_the_bytes_of_its_model_as_transformers_reads_it(

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from export.gptq import DAMPING, feed_back, improve_codes, quantize_with_feedback, refit_scales
-from export.quantize import dequantize, quantize_nearest
-from export.search import best_range
+from export.quantization.codes import dequantize, quantize_nearest
+from export.quantization.gptq import DAMPING, feed_back, improve_codes, quantize_with_feedback, refit_scales
+from export.quantization.search import best_range
 
 
 def correlated_inputs(count: int, size: int) -> Tensor:

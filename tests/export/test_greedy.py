@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from export.parity import Bounds, float_model, greedy_completion
+from export.checks.parity import Bounds, float_model, greedy_completion
 from export.pipeline import export_model, int4_config
 from toolkit.errors import InputError
 

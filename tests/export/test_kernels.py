@@ -15,13 +15,13 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from export.attention_over_codes import FEW_TOKENS, INPUTS, NAME, STEPS, attention_over_codes
-from export.graph import INT8_CACHE_OPSET, IR_VERSION, OPSET
-from export.kernels.library import THEIRS, VARIABLE, kernels_library
-from export.matmul_3bits import matmul_3bits
-from export.nodes import MICROSOFT, OURS, THREE_BITS
-from export.onnx_session import open_session
-from export.session import Cache, OnnxDecoder
+from export.graph.attention_over_codes import FEW_TOKENS, INPUTS, NAME, STEPS, attention_over_codes
+from export.graph.matmul_3bits import matmul_3bits
+from export.graph.model_graph import INT8_CACHE_OPSET, IR_VERSION, OPSET
+from export.graph.nodes import MICROSOFT, OURS, THREE_BITS
+from export.runtime.decoder import Cache, OnnxDecoder
+from export.runtime.kernels.library import THEIRS, VARIABLE, kernels_library
+from export.runtime.session import open_session
 from toolkit.errors import InputError
 
 FEATURES = {"avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512_vnni"}
@@ -49,7 +49,7 @@ def test_the_library_is_there_where_the_processor_can_run_it() -> None:
     "wanted, said", [(THEIRS, "None, onnxruntime's"), ("avx2", "TOOLKIT_KERNELS ('avx2') must be 'onnxruntime'")]
 )
 def test_the_environment_chooses_the_kernels_and_a_wrong_choice_is_refused(wanted: str, said: str) -> None:
-    program = "from export.kernels.library import *; print(kernels_library(), kernels_in_words(), sep=', ')"
+    program = "from export.runtime.kernels.library import *; print(kernels_library(), kernels_in_words(), sep=', ')"
     run = [sys.executable, "-c", program]
     ended = subprocess.run(run, env=os.environ | {VARIABLE: wanted}, capture_output=True, text=True, check=False)
     assert said in ended.stdout + ended.stderr

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from export.kernels import library
-from export.kernels.library import THEIRS, VARIABLE, kernels_in_words, kernels_library
+from export.runtime.kernels import library
+from export.runtime.kernels.library import THEIRS, VARIABLE, kernels_in_words, kernels_library
 
-ASK = "import sys; from pathlib import Path; from export.kernels.library import *; print(what_is_slower(Path(sys.argv[1])))"
+ASK = "import sys; from pathlib import Path; from export.runtime.kernels.library import *; print(what_is_slower(Path(sys.argv[1])))"
 
 
 def said_of(folder: Path, kernels: str) -> str:

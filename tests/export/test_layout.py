@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from export.layout import Layout, layouts
-from export.model_config import ModelConfig
+from export.quantization.layout import Layout, layouts
+from export.runtime.model_config import ModelConfig
 from toolkit.errors import InputError
 
 SMOLLM2 = ModelConfig(

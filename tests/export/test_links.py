@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from apps.model import load_model
-from export.session import OnnxDecoder
-from export.verify import verify
+from export.runtime.decoder import OnnxDecoder
+from export.runtime.verify.checks import verify
 from toolkit.errors import InputError
 from toolkit.runs import file_digest
 

@@ -14,14 +14,14 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from export.graph import IR_VERSION, OPSET
-from export.kernels.library import kernels_library
-from export.matmul_3bits import INPUTS, matmul_3bits
-from export.nodes import MICROSOFT, OURS, THREE_BITS
-from export.onnx_session import open_session
+from export.graph.matmul_3bits import INPUTS, matmul_3bits
+from export.graph.model_graph import IR_VERSION, OPSET
+from export.graph.nodes import MICROSOFT, OURS, THREE_BITS
 from export.pipeline import export_model, int4_config
-from export.quantize import dequantize, quantize_nearest
-from export.session import OnnxDecoder
+from export.quantization.codes import dequantize, quantize_nearest
+from export.runtime.decoder import OnnxDecoder
+from export.runtime.kernels.library import kernels_library
+from export.runtime.session import open_session
 from toolkit.errors import InputError
 
 needs_kernels = pytest.mark.skipif(not kernels_library(), reason="none run here")
@@ -95,7 +95,7 @@ MEMORY = """
 import sys
 from pathlib import Path
 import psutil
-from export.session import OnnxDecoder
+from export.runtime.decoder import OnnxDecoder
 from toolkit.errors import InputError
 before = psutil.Process().memory_info().rss
 decoder = OnnxDecoder(Path(sys.argv[1]), own_kernels=False)

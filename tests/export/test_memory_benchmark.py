@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from export.memory_benchmark import check_memory, measure_conversion, table, write_zeros
-from export.shapes import QWEN25_32B
+from benchmarks.export.conversion import check_memory, measure_conversion, table, write_zeros
+from benchmarks.export.export_shapes import QWEN25_32B
 from toolkit.errors import GateFailed
 
 SMALL = {"hidden_size": 1024, "intermediate_size": 8192, "vocab_size": 32000, "num_attention_heads": 8}

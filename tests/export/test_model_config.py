@@ -11,9 +11,9 @@ import pytest
 import torch
 import transformers
 
-from export.checkpoint import tensor_shapes
-from export.model_config import ModelConfig, read_model_config
-from export.rotary import inverse_frequencies
+from export.checkpoint.tensors import tensor_shapes
+from export.graph.rotary import inverse_frequencies
+from export.runtime.model_config import ModelConfig, read_model_config
 from tests.export.conftest import LLAMA3, TINY
 from toolkit.errors import InputError
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from export.olive import BuiltModel
-from export.session import OnnxDecoder
+from benchmarks.peers.olive import BuiltModel
+from export.runtime.decoder import OnnxDecoder
 
 
 def test_a_folder_in_the_builders_layout_scores_as_our_runner_does(calibrated: Path) -> None:

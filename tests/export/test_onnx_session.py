@@ -9,9 +9,9 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 
-from export.onnx_session import packed_folder
 from export.pipeline import WeightType, export_model, nearest_config
-from export.session import INT8_CACHE_FILE, Cache, OnnxDecoder
+from export.runtime.decoder import INT8_CACHE_FILE, Cache, OnnxDecoder
+from export.runtime.session import packed_folder
 
 Captured = pytest.CaptureFixture[str]
 PROMPT = np.random.default_rng(0).integers(3, 320, 200).tolist()

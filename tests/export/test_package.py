@@ -10,11 +10,11 @@ import pytest
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer
 
-from export.golden_record import end_of_text_ids
-from export.model_config import read_model_config
-from export.package import write_package
-from toolkit.chat_format import REASONING_TEMPLATE, ChatFormat
+from export.folder.package import write_package
+from export.runtime.model_config import read_model_config
+from export.runtime.verify.record import end_of_text_ids
 from toolkit.errors import InputError
+from toolkit.formats.chat_format import REASONING_TEMPLATE, ChatFormat
 
 
 def test_an_exported_tokenizer_neither_cuts_nor_pads_and_has_its_template_in_one_place(

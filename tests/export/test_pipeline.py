@@ -13,13 +13,13 @@ import pytest
 import torch
 
 from export import pipeline
-from export.calibration import Text
-from export.external_data import check_external_data
-from export.parity import Bounds, check_parity, float_model, measure_parity
+from export.calibration.texts import Text
+from export.checks.parity import Bounds, check_parity, float_model, measure_parity
 from export.pipeline import ExportConfig, export_model, int4_config
-from export.session import OnnxDecoder
-from toolkit.chat_format import ChatFormat
+from export.runtime.decoder import OnnxDecoder
+from export.runtime.external_data import check_external_data
 from toolkit.errors import FolderConflict, GateFailed, InputError
+from toolkit.formats.chat_format import ChatFormat
 from toolkit.records import Example, read_records, write_records
 from toolkit.runs import file_digest, file_facts, files_digest, folder_digest, read_manifest
 

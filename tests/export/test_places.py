@@ -10,18 +10,18 @@ import numpy as np
 import onnx
 import pytest
 
-from export.calibration import Text, read_texts
-from export.coarse_parity import CoarseParity, agreement, read_expected
-from export.gate import ANSWER_TOKENS, ROWS, TURN_COUNT, check_places, place_texts
-from export.model_config import read_model_config
-from export.odd_tokens import LAST, odd_texts
-from export.parity import Bounds
-from export.places import BATCH, LONG, ODD, PLACES, TURNS, int8_fault, measure_places, read_batch
-from export.session import OnnxDecoder
-from export.verify import verify
+from export.calibration.odd_tokens import LAST, odd_texts
+from export.calibration.texts import Text, read_texts
+from export.checks.gate import ANSWER_TOKENS, ROWS, TURN_COUNT, check_places, place_texts
+from export.checks.parity import Bounds
+from export.runtime.decoder import OnnxDecoder
+from export.runtime.model_config import read_model_config
+from export.runtime.verify.checks import verify
+from export.runtime.verify.divergence import CoarseParity, agreement, read_expected
+from export.runtime.verify.probes import BATCH, LONG, ODD, PLACES, TURNS, int8_fault, measure_places, read_batch
 from tests.export.conftest import BIASED_CONTEXT
-from toolkit.chat_format import ChatFormat
 from toolkit.errors import GateFailed
+from toolkit.formats.chat_format import ChatFormat
 from toolkit.runs import file_facts, read_manifest
 
 
@@ -68,7 +68,7 @@ def test_odd_texts_hold_ids_that_the_tokenizer_does_not_know(biased: Path) -> No
 
 def test_turns_and_rows_expect_what_a_text_alone_does(biased: Path) -> None:
     """The oracle reads each prompt at once and its answer token by token: onnxruntime's kernels see the new keys of a
-    prompt before they become codes, those of a step after (`export.attention_over_codes`)."""
+    prompt before they become codes, those of a step after (`export.graph.attention_over_codes`)."""
     manifest = read_manifest(biased) or {}
     for cache in ("exact", "int8"):
         decoder = OnnxDecoder(biased, cache=cache, keeps_prefix=True)

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from export.cache_place import PROMPT_CHUNK
-from export.parity import Bounds
+from export.checks.parity import Bounds
 from export.pipeline import export_model, nearest_config
-from export.session import LEAST_SAVED, Cache, OnnxDecoder, forget_prefixes
+from export.runtime.cache_place import PROMPT_CHUNK
+from export.runtime.decoder import LEAST_SAVED, Cache, OnnxDecoder, forget_prefixes
 
 WIDE = Bounds(max_mean_kl=9.0, min_top1=0.0)
 MEGABYTE = 10**6

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from export.quantize import CACHED_WEIGHTS, QuantizedWeight, dequantize, quantize_nearest
+from export.quantization.codes import CACHED_WEIGHTS, QuantizedWeight, dequantize, quantize_nearest
 
 
 def unpack_by_loops(weight: QuantizedWeight) -> np.ndarray:

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from export.journal import FOLDER, LINES
-from export.parity import Bounds
+from export.checks.parity import Bounds
+from export.folder.resume_log import FOLDER, LINES
 from export.pipeline import WeightType, export_model, int4_config, nearest_config
 from toolkit.errors import InputError
 from toolkit.runs import file_digest
@@ -24,7 +24,7 @@ import os, signal, sys
 from pathlib import Path
 from dataclasses import replace
 from export import weights_file
-from export.parity import Bounds
+from export.checks.parity import Bounds
 from export.pipeline import export_model, int4_config, nearest_config
 
 class Killed(weights_file.WeightsFile):

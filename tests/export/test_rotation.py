@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from export.rotation import write_rotated
+from benchmarks.export.rotation import write_rotated
 from toolkit.errors import InputError
 
 

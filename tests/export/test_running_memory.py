@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from export.parity import Bounds
+from benchmarks.export.running import measure, table
+from export.checks.parity import Bounds
 from export.pipeline import export_model, int4_config
-from export.running_memory import measure, table
 from toolkit.errors import InputError
 
 

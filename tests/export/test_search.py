@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from export.quantize import dequantize, quantize_nearest
-from export.search import quantize_by_importance
+from export.quantization.codes import dequantize, quantize_nearest
+from export.quantization.search import quantize_by_importance
 
 ROWS, COLUMNS = 24, 128
 

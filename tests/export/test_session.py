@@ -13,15 +13,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from export.cache_place import PROMPT_CHUNK
-from export.parity import Bounds
+from benchmarks.export.export_shapes import SMOLLM2_1_7B
+from benchmarks.export.random_model import write_random
+from export.checks.parity import Bounds
 from export.pipeline import export_model, int4_config
-from export.random_model import write_random
-from export.session import SMALLEST_ROOM, OnnxDecoder
-from export.shapes import SMOLLM2_1_7B
-from toolkit.allowance import physical_cores
+from export.runtime.cache_place import PROMPT_CHUNK
+from export.runtime.decoder import SMALLEST_ROOM, OnnxDecoder
 from toolkit.errors import InputError
-from toolkit.generate import GREEDY, complete
+from toolkit.generation.generate import GREEDY, complete
+from toolkit.machine.allowance import physical_cores
 
 NO_STOP: frozenset[int] = frozenset()
 READ_AND_STEP = """
@@ -31,8 +31,8 @@ from pathlib import Path
 import numpy as np
 import psutil
 
-from export.cache_place import PROMPT_CHUNK
-from export.session import OnnxDecoder
+from export.runtime.cache_place import PROMPT_CHUNK
+from export.runtime.decoder import OnnxDecoder
 
 decoder = OnnxDecoder(Path(sys.argv[1]))
 decoder.start([list(range(PROMPT_CHUNK))])
@@ -178,7 +178,7 @@ def test_onnxruntime_genai_generates_the_same_greedy_tokens(exported: Path, deco
 
 def test_the_import_chain_of_the_runner_holds_no_training_library(exported: Path) -> None:
     program = (
-        "import sys; from pathlib import Path; from export.session import OnnxDecoder;"
+        "import sys; from pathlib import Path; from export.runtime.decoder import OnnxDecoder;"
         f"OnnxDecoder(Path({str(exported)!r})).start([[3, 4, 5]]);"
         "print(sorted({'torch', 'transformers', 'onnx', 'safetensors'} & set(sys.modules)))"
     )
@@ -188,7 +188,7 @@ def test_the_import_chain_of_the_runner_holds_no_training_library(exported: Path
 
 def test_telemetry_is_off_before_onnxruntime_is_imported() -> None:
     environment = {name: value for name, value in os.environ.items() if name != "ORT_DISABLE_TELEMETRY"}
-    program = "import os; import export.session; print(os.environ['ORT_DISABLE_TELEMETRY'])"
+    program = "import os; import export.runtime.decoder; print(os.environ['ORT_DISABLE_TELEMETRY'])"
     found = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "1"
 

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from export.pipeline import export_model, int4_config
-from export.session import Floats, OnnxDecoder
-from toolkit.generate import GREEDY, Sampling, complete
-from toolkit.speculation import DRAFT_LENGTHS, Pace, SpeculativeDecoder
+from export.runtime.decoder import Floats, OnnxDecoder
+from toolkit.generation.generate import GREEDY, Sampling, complete
+from toolkit.generation.speculation import DRAFT_LENGTHS, Pace, SpeculativeDecoder
 
 NO_STOP: frozenset[int] = frozenset()
 

@@ -16,19 +16,19 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from export.calibration import read_texts
-from export.checkpoint import LM_HEAD, Checkpoint
-from export.journal import FOLDER
-from export.layout import layouts
+from export.calibration.texts import read_texts
+from export.checkpoint.tensors import LM_HEAD, Checkpoint
+from export.checks.parity import Bounds, compare, float_model
+from export.folder.resume_log import FOLDER
+from export.folder.weights_file import FILE_NAME
 from export.matrices import checkpoint_names
-from export.parity import Bounds, compare, float_model
 from export.pipeline import TUNED, export_model, int4_config
-from export.quantize import Weight, dequantize, quantize_nearest
-from export.session import OnnxDecoder
+from export.quantization.codes import Weight, dequantize, quantize_nearest
+from export.quantization.layout import layouts
+from export.runtime.decoder import OnnxDecoder
 from export.tuning import CodedLinear, CodedProduct, quantized_model
-from export.weights_file import FILE_NAME
-from toolkit.chat_format import ChatFormat
 from toolkit.errors import InputError
+from toolkit.formats.chat_format import ChatFormat
 from toolkit.runs import file_digest
 
 WIDE = Bounds(max_mean_kl=9.0, min_top1=0.0)
@@ -36,9 +36,9 @@ KILLED = """
 import os, signal, sys
 from dataclasses import replace
 from pathlib import Path
-from export.parity import Bounds
+from export.checks.parity import Bounds
 from export.pipeline import export_model, int4_config
-from export.weights_file import WeightsFile
+from export.folder.weights_file import WeightsFile
 
 class Killed(WeightsFile):
     def replace_scales(self, stored, scales):

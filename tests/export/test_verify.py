@@ -21,19 +21,19 @@ import numpy as np
 import pytest
 
 from apps.model import load_model
-from export.coarse_parity import EXPECTED_FILE, measure_coarsely, read_expected
-from export.comparisons import MARGIN_TOLERANCE, check_greedy, check_tokenizer
-from export.external_data import check_external_data
-from export.fuzz_corpus import fuzz_texts
-from export.golden_record import RECORD_FILE, GoldenRecord, read_record
-from export.goldens import CHATS, GREEDY_PROMPTS, GREEDY_TOKENS, LIKELIEST, POSITIONS, rendered_chats
-from export.parity import Bounds
+from export.checks.fuzz_corpus import fuzz_texts
+from export.checks.goldens import CHATS, GREEDY_PROMPTS, GREEDY_TOKENS, LIKELIEST, POSITIONS, rendered_chats
+from export.checks.parity import Bounds
 from export.pipeline import export_model, int4_config
-from export.session import OnnxDecoder
-from export.verify import SMALL_BYTES, check_files, check_start, verify
-from toolkit.chat_format import ChatFormat
-from toolkit.cli import main
+from export.runtime.decoder import OnnxDecoder
+from export.runtime.external_data import check_external_data
+from export.runtime.verify.checks import SMALL_BYTES, check_files, check_start, verify
+from export.runtime.verify.comparisons import MARGIN_TOLERANCE, check_greedy, check_tokenizer
+from export.runtime.verify.divergence import EXPECTED_FILE, measure_coarsely, read_expected
+from export.runtime.verify.record import RECORD_FILE, GoldenRecord, read_record
+from toolkit.cli.main import main
 from toolkit.errors import GateFailed, InputError
+from toolkit.formats.chat_format import ChatFormat
 from toolkit.runs import file_facts, read_manifest
 
 Damage = Callable[[Path], object]
@@ -537,7 +537,7 @@ def test_the_command_prints_a_line_a_check_and_fails_with_the_first(
 
 def test_verifying_imports_no_training_library(exported: Path) -> None:
     program = (
-        "import sys; from toolkit.cli import main;"
+        "import sys; from toolkit.cli.main import main;"
         f"assert main(['verify', {str(exported)!r}]) == 0;"
         "print(sorted({'torch', 'transformers', 'onnx', 'safetensors', 'gradio'} & set(sys.modules)))"
     )

@@ -12,17 +12,17 @@ import pytest
 import torch
 
 from apps.model import CHAT_DECODER, load_model
-from export.cache_place import PROMPT_CHUNK
-from export.layout import Layout, layouts
-from export.model_config import read_model_config
-from export.parity import Bounds
+from export.checks.parity import Bounds
 from export.pipeline import WeightType, export_model, int4_config, nearest_config
-from export.quantize import dequantize, round_nearest
-from export.session import OnnxDecoder
-from export.verify import verify
+from export.quantization.codes import dequantize, round_nearest
+from export.quantization.layout import Layout, layouts
+from export.runtime.cache_place import PROMPT_CHUNK
+from export.runtime.decoder import OnnxDecoder
+from export.runtime.model_config import read_model_config
+from export.runtime.verify.checks import verify
 from toolkit.errors import FolderConflict
-from toolkit.generate import GREEDY, complete
-from toolkit.speculation import SpeculativeDecoder
+from toolkit.generation.generate import GREEDY, complete
+from toolkit.generation.speculation import SpeculativeDecoder
 
 WIDE = Bounds(max_mean_kl=9.0, min_top1=0.0)
 WEIGHT_TYPES: tuple[WeightType, ...] = ("int8", "fp16", "fp32")

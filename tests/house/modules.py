@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("toolkit", "distill", "export", "apps", "benchmarks")
-ROOF = (
-    "toolkit.cli",
-    "toolkit.commands",
-    "toolkit.decoders",
-    "toolkit.demo",
-    "toolkit.distill_commands",
-    "toolkit.parser",
-    "toolkit.rehearsal",
-    "toolkit.sizing",
-)
-"""Modules that call all stages, and that nothing below imports."""
+ROOF = ("toolkit.__main__", "toolkit.cli")
+"""What calls all stages, and what nothing below imports."""
 
 
+@cache
 def module_files() -> dict[str, Path]:
     """Every module's dotted name and file."""
     paths = [path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]

@@ -1,57 +1,79 @@
-"""Imports point one way: benchmarks, roof → apps, distill, export → toolkit; and the chat path is light."""
+"""Imports point one way: benchmarks, roof → apps, distill, export → toolkit; and what runs at the edge is light."""
 
 from __future__ import annotations
 
 import ast
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-from tests.house.modules import PACKAGES, ROOF, ROOT, module_files
+from tests.house.modules import ROOT, module_files
+from tests.house.rooms import arrows, circle, drawing, files_of_rooms, house_of, imports_of, is_roof, neighbours
 
+MOST_FILES, MOST_NEIGHBOURS = 10, 8
 MAY_IMPORT = {
     "toolkit": ("toolkit",),
     "distill": ("toolkit", "distill"),
     "export": ("toolkit", "export"),
-    "apps": ("toolkit", "apps", "export.session", "export.verify"),
+    "apps": ("toolkit", "apps", "export.runtime"),
     "benchmarks": ("toolkit", "distill", "export", "apps", "benchmarks"),
 }
-
-
-def imports_of(path: Path) -> set[str]:
-    """Dotted names of our own modules that a file imports anywhere, inside functions too."""
-    names: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            names.update(alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path} must import by absolute names"
-            names.update(f"{node.module}.{alias.name}" for alias in node.names)
-    return {name for name in names if name.split(".")[0] in PACKAGES}
+HEAVY = {"torch", "transformers", "onnx", "trl", "peft", "optimum", "accelerate", "datasets"}
+LIGHT = ("apps", "export.runtime", "toolkit")
+"""Houses and rooms in which no function imports what an edge box does not have; `toolkit.model` and the roof apart."""
 
 
 @pytest.mark.parametrize("module", module_files())
 def test_imports_point_downwards(module: str) -> None:
-    found = imports_of(module_files()[module])
-    if module in ROOF:
+    if is_roof(module):
         return
     allowed = MAY_IMPORT[module.split(".")[0]]
-    for name in found:
+    for name in imports_of(module_files()[module]):
         assert any(name == root or name.startswith(f"{root}.") for root in allowed), f"{module} imports {name}"
-        assert not any(name == roof or name.startswith(f"{roof}.") for roof in ROOF), f"{module} imports {name}"
+        assert not is_roof(name), f"{module} imports {name}"
+
+
+def test_no_rooms_import_each_other_in_a_circle() -> None:
+    assert not circle(arrows())
+
+
+def test_a_circle_would_be_found() -> None:
+    assert circle({"a": {"b"}, "b": {"c"}, "c": {"b"}}) == ["b", "c", "b"]
+
+
+@pytest.mark.parametrize("room", arrows())
+def test_a_room_has_at_most_ten_files_and_eight_neighbours(room: str) -> None:
+    assert len(files_of_rooms()[room]) <= MOST_FILES
+    assert len(neighbours(room, arrows()[room])) <= MOST_NEIGHBOURS
+
+
+def test_the_drawing_shows_every_room() -> None:
+    assert {line.split()[0] for line in drawing().splitlines()} == set(arrows())
+
+
+@pytest.mark.parametrize("module", [name for name in module_files() if name.startswith(LIGHT)])
+def test_what_runs_at_the_edge_imports_nothing_heavy(module: str) -> None:
+    if house_of(module) == "toolkit.cli" or module.startswith("toolkit.model."):
+        return
+    tree = ast.parse(module_files()[module].read_text())
+    names = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+    names |= {node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    assert not HEAVY & {name.split(".")[0] for name in names}
 
 
 def test_the_chat_path_loads_without_torch_transformers_or_onnx() -> None:
-    check = "import sys, apps.chat, apps.serve, export.session, export.verify\nprint(*sorted({m.partition('.')[0] for m in sys.modules}))"
+    check = (
+        "import sys, apps.chat.run_chat, apps.server.run_server, export.runtime.decoder, export.runtime.verify.checks\n"
+        "print(*sorted({m.partition('.')[0] for m in sys.modules}))"
+    )
     done = subprocess.run([sys.executable, "-c", check], cwd=ROOT, capture_output=True, text=True, check=True)
     assert not {"torch", "transformers", "onnx", "trl", "optimum"} & set(done.stdout.split())
 
 
 def test_help_imports_no_stage_and_no_library() -> None:
     check = (
-        "import sys, toolkit.cli\nassert toolkit.cli.main(['--help']) == 0\n"
+        "import sys, toolkit.cli.main\nassert toolkit.cli.main.main(['--help']) == 0\n"
         "print(*sorted({m.partition('.')[0] for m in sys.modules}), file=sys.stderr)"
     )
     done = subprocess.run([sys.executable, "-c", check], cwd=ROOT, capture_output=True, text=True, check=True)

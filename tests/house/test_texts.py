@@ -8,7 +8,7 @@ import shlex
 import pytest
 
 from tests.house.modules import ROOT
-from toolkit.parser import build_parser
+from toolkit.cli.parser import build_parser
 
 TEXTS = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")]
 

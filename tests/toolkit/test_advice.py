@@ -7,7 +7,7 @@ import mmap
 
 import pytest
 
-from toolkit.advice import advise
+from toolkit.machine.advice import advise
 
 
 def test_advice_that_the_kernel_refuses_or_the_system_lacks_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:

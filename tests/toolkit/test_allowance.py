@@ -8,8 +8,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from toolkit import allowance
-from toolkit.allowance import memory, physical_cores, processors_allowed
+from toolkit.machine import allowance
+from toolkit.machine.allowance import memory, physical_cores, processors_allowed
 
 GB = 10**9
 V2 = {

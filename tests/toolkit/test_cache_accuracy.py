@@ -7,11 +7,11 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
+from benchmarks.latents.cache_accuracy import drift, output_error, toolkit_json
+from benchmarks.latents.cache_cost import KEPT, document, expanded_bytes, kept_bytes, measure
+from benchmarks.latents.latent_shapes import Shape, nano
 from toolkit.errors import InputError
-from toolkit.model.benchmark import KEPT, document, expanded_bytes, kept_bytes, measure
-from toolkit.model.cache_accuracy import drift, output_error, toolkit_json
 from toolkit.model.decoder import LatentCache, TorchDecoder
-from toolkit.model.shapes import Shape, nano
 
 
 def random_model(seed: int) -> PreTrainedModel:

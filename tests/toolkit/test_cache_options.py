@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from toolkit.cli import main
-from toolkit.models import BUILTIN_TEACHER
+from toolkit.cli.main import main
 from toolkit.runs import file_digest, folder_digest, read_manifest
+from toolkit.sources.model_names import BUILTIN_TEACHER
 
 QUICK = ["--per-family", "1", "--max-new-tokens", "3"]
 

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, models
 from transformers import AutoTokenizer
 
-from toolkit.chat_format import (
+from toolkit.errors import InputError
+from toolkit.formats.chat_format import (
     CLOSE,
     OPEN,
     REASONING_TEMPLATE,
@@ -25,7 +26,6 @@ from toolkit.chat_format import (
     load_tokenizer,
     split_completion,
 )
-from toolkit.errors import InputError
 
 PIECES = st.lists(
     st.sampled_from(

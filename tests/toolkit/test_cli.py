@@ -17,11 +17,11 @@ from pathlib import Path
 import pytest
 
 from tests.house.modules import ROOT
-from toolkit import commands, distill_commands
-from toolkit.arguments import data_of, name_of, path_of
-from toolkit.cli import explain, main
+from toolkit.cli import commands, distill_commands
+from toolkit.cli.arguments import data_of, name_of, path_of
+from toolkit.cli.main import explain, main
+from toolkit.cli.parser import build_parser
 from toolkit.errors import FolderConflict, GateFailed, InputError, MissingExtra
-from toolkit.parser import build_parser
 
 Captured = pytest.CaptureFixture[str]
 
@@ -206,7 +206,7 @@ def test_what_the_options_alone_show_to_be_wrong_is_refused_before_anything_heav
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.txt").write_text("mine")
     check = (
-        f"import sys; from toolkit.cli import main; code = main({words!r})\n"
+        f"import sys; from toolkit.cli.main import main; code = main({words!r})\n"
         "print(code, *{'torch', 'transformers', 'gradio', 'datasets'} & set(sys.modules))"
     )
     done = subprocess.run(
@@ -354,7 +354,7 @@ def test_an_interrupt_and_a_termination_end_with_their_codes_and_say_how_to_go_o
     """A real signal, while the command reads its problems from a pipe that nobody writes; a background job ignores SIGINT."""
     pipe = tmp_path / "problems.jsonl"
     os.mkfifo(pipe)
-    command = [sys.executable, "-m", "toolkit.cli", "traces", "--teacher", "builtin", "--problems", str(pipe)]
+    command = [sys.executable, "-m", "toolkit", "traces", "--teacher", "builtin", "--problems", str(pipe)]
     (tmp_path / "config.json").write_text("{}")
     command[5] = str(tmp_path)
     with subprocess.Popen(
@@ -375,6 +375,6 @@ def test_an_interrupt_and_a_termination_end_with_their_codes_and_say_how_to_go_o
 
 def test_a_reader_that_leaves_early_is_no_error() -> None:
     done = subprocess.run(
-        f"{sys.executable} -m toolkit.cli doctor | true", shell=True, stderr=subprocess.PIPE, text=True, check=False
+        f"{sys.executable} -m toolkit doctor | true", shell=True, stderr=subprocess.PIPE, text=True, check=False
     )
     assert done.stderr == ""

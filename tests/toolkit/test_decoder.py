@@ -9,11 +9,11 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, DeepseekV3ForCausalLM
 
-from distill.teach import teacher_config
-from distill.teacher_recipe import quick
-from toolkit.chat_format import ChatFormat
+from distill.teach.teach import teacher_config
+from distill.teach.teacher_recipe import quick
 from toolkit.errors import InputError
-from toolkit.generate import Sampling, complete
+from toolkit.formats.chat_format import ChatFormat
+from toolkit.generation.generate import Sampling, complete
 from toolkit.model.decoder import EXACT, LatentCache, TorchDecoder
 
 PROMPTS = [[5, 6, 7, 8, 9], [10, 11], [12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22]]

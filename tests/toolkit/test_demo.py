@@ -11,15 +11,15 @@ from distill import pipeline
 from distill.pipeline import DistillConfig
 from distill.problems.families import FAMILIES, make_problems
 from tests.toolkit.test_sizing import FAST
-from toolkit import sizing
-from toolkit.decoders import open_decoder
-from toolkit.demo import demo
+from toolkit.cli.decoders import open_decoder
+from toolkit.cli.demo import sizing
+from toolkit.cli.demo.demo import demo
+from toolkit.cli.demo.sizing import choose_recipe
 from toolkit.errors import FolderConflict
-from toolkit.ledger import ledger_markdown, ledger_table, read_ledger
-from toolkit.recipe import Recipe, read_recipe, write_recipe
+from toolkit.figures.ledger import ledger_markdown, ledger_table, read_ledger
+from toolkit.figures.recipe import Recipe, read_recipe, write_recipe
 from toolkit.records import Problem, Trace, write_records
 from toolkit.runs import read_manifest
-from toolkit.sizing import choose_recipe
 
 
 def right_trace(problem: Problem) -> Trace:

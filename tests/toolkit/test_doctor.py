@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from toolkit import doctor
-from toolkit.doctor import Finding, examine, largest_model, missing_requirements, to_facts, to_text
+from toolkit.cli import doctor
+from toolkit.cli.doctor import Finding, examine, largest_model, missing_requirements, to_facts, to_text
 
 
 def test_every_missing_thing_has_a_remedy_and_every_remedy_an_arrow() -> None:
@@ -101,7 +101,7 @@ def test_a_memory_is_good_for_a_size_of_model(free_bytes: float, largest: float)
 
 
 def test_the_verbs_of_the_extras_are_the_commands() -> None:
-    from toolkit.parser import build_parser
+    from toolkit.cli.parser import build_parser
 
     verbs = next(set(a.choices) for a in build_parser()._actions if isinstance(a.choices, dict))
     named = {verb for verbs_of in doctor.VERBS_OF_EXTRA.values() for verb in verbs_of.split(", ")}

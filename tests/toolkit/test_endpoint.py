@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 
 from tests.http_server import HttpServer, QuietHandler
-from toolkit import bounded_response, endpoint
-from toolkit.bounded_response import TIMEOUT_VARIABLE
-from toolkit.endpoint import KEY_VARIABLE, Chunk, ask_listing, locate, parse_address, printable, stream_chat
 from toolkit.errors import InputError
+from toolkit.generation import bounded_response, endpoint
+from toolkit.generation.bounded_response import TIMEOUT_VARIABLE
+from toolkit.generation.endpoint import KEY_VARIABLE, Chunk, ask_listing, locate, parse_address, printable, stream_chat
 
 Say = Callable[["_Handler"], None]
 MODEL = {"id": "far", "max_model_len": 2048}

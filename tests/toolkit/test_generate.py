@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from toolkit.errors import InputError
-from toolkit.generate import GREEDY, Floats, Ints, Sampling, candidates, complete, decode, sample, token_at
+from toolkit.generation.generate import GREEDY, Floats, Ints, Sampling, candidates, complete, decode, sample, token_at
 
 VOCABULARY = 23
 STOP = 0

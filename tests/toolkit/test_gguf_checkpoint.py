@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from toolkit.chat_format import REASONING_TEMPLATE, ChatFormat
 from toolkit.errors import InputError
-from toolkit.gguf_checkpoint import LAYER_PARAMETERS, build_tokenizer, unpermute, write_checkpoint
+from toolkit.formats.chat_format import REASONING_TEMPLATE, ChatFormat
+from toolkit.sources.gguf_checkpoint import LAYER_PARAMETERS, build_tokenizer, unpermute, write_checkpoint
 
 TOP = {"model.embed_tokens": "token_embd", "model.norm": "output_norm"}
 

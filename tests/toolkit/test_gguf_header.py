@@ -11,8 +11,8 @@ import pytest
 
 from tests.toolkit.test_gguf_checkpoint import write_gguf
 from toolkit.errors import InputError
-from toolkit.gguf_header import read_header
-from toolkit.models import unpack_gguf
+from toolkit.sources.gguf_header import read_header
+from toolkit.sources.model_names import unpack_gguf
 
 
 @pytest.fixture(scope="module")

@@ -14,20 +14,20 @@ import numpy as np
 import onnx
 import pytest
 
-from apps.exchange import conversation_of
-from apps.settings import Kept, restored
+from apps.chat.conversation.exchange import conversation_of
+from apps.chat.panels.settings_panel import Kept, restored
 from distill.problems.problem_set import read_problems
-from export import coarse_parity
-from export.coarse_parity import EXPECTED_FILE, read_expected
-from export.external_data import check_external_data
-from export.onnx_session import open_session
-from toolkit.chat_format import ChatFormat
-from toolkit.endpoint import parse_address
+from export.runtime.external_data import check_external_data
+from export.runtime.session import open_session
+from export.runtime.verify import divergence as coarse_parity
+from export.runtime.verify.divergence import EXPECTED_FILE, read_expected
 from toolkit.errors import InputError
+from toolkit.figures.ledger import read_ledger
+from toolkit.figures.recipe import read_recipe
+from toolkit.formats.chat_format import ChatFormat
+from toolkit.formats.message_fields import whole
+from toolkit.generation.endpoint import parse_address
 from toolkit.json_files import MOST_NESTED, parse_json, read_json
-from toolkit.ledger import read_ledger
-from toolkit.message_fields import whole
-from toolkit.recipe import read_recipe
 from toolkit.records import Trace, read_object, read_records
 from toolkit.runs import Stage, partial_folder, read_manifest
 

@@ -8,7 +8,7 @@ from math import comb
 import numpy as np
 import pytest
 
-from toolkit.intervals import difference_interval, mean_interval
+from toolkit.figures.intervals import difference_interval, mean_interval
 
 
 def binomial_quantile(probability: float, count: int, share: float) -> int:

@@ -96,7 +96,7 @@ def test_too_few_tokens_are_refused(model: DeepseekV3ForCausalLM) -> None:
 
 
 def test_a_trace_of_an_unknown_problem_is_refused(tmp_path: Path, tiny_student: Path) -> None:
-    from toolkit.chat_format import ChatFormat
+    from toolkit.formats.chat_format import ChatFormat
 
     problem = Problem.create(family="sum", question="1 + 1?", answer="2")
     trace = Trace(

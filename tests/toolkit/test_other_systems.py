@@ -16,8 +16,8 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from distill.verification.confine import REFUSED
-from distill.verification.sandbox import strongest_level
+from distill.verification.code.confine import REFUSED
+from distill.verification.code.sandbox import strongest_level
 from tests.toolkit.test_models import hub  # noqa: F401 – a fixture
 from toolkit.errors import InputError
 from toolkit.records import Problem, Trace, write_records
@@ -25,7 +25,7 @@ from toolkit.records import Problem, Trace, write_records
 ROOT = Path(__file__).parents[2]
 SAME = {"1/2": "0.5", "(x+1)^2": "x^2 + 2x + 1", "7": "7", r"\sqrt{12}": r"2\sqrt{3}", "naïve – ✓": "naïve – ✓"}
 """References, and right answers that some of only math-verify knows to be the same."""
-RUN = "import sys, json; from toolkit.cli import main; print(*[main(words) for words in json.loads(sys.argv[1])])"
+RUN = "import sys, json; from toolkit.cli.main import main; print(*[main(words) for words in json.loads(sys.argv[1])])"
 OFF = "onnxruntime's kernels compute, which is slower (TOOLKIT_KERNELS=onnxruntime switches ours off)"
 CODE = [{"call": "add", "args": [2, 3], "returns": 5}]
 
@@ -122,7 +122,7 @@ def test_servers_start_where_windows_would_refuse(words: list[str], health: str,
     if not (made / "int8").is_dir():
         pytest.skip("the stages before it failed")
     words = [word.format(int8=made / "int8", data=made / "data") for word in words]
-    with refused("windows", ["-m", "toolkit.cli", *words], made) as process:
+    with refused("windows", ["-m", "toolkit", *words], made) as process:
         assert process.stdout and process.stderr
         found = re.search(r"http://127\.0\.0\.1:\d+", process.stdout.readline())
         try:

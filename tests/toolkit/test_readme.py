@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from toolkit.errors import InputError
-from toolkit.readme import fill, fill_file
+from toolkit.figures.readme import fill, fill_file
 
 
 def test_fill_replaces_only_its_own_block() -> None:

@@ -13,8 +13,8 @@ import pytest
 
 from tests.toolkit.test_ledger import write_evaluation
 from toolkit.errors import InputError
-from toolkit.ledger import read_ledger
-from toolkit.report import POLICY, report_run
+from toolkit.figures.ledger import read_ledger
+from toolkit.figures.report import POLICY, report_run
 
 HOSTILE = (
     "<script>alert(1)</script><img src=https://evil.example/x.png onerror=alert(2)></pre></details>"
@@ -128,5 +128,5 @@ def test_the_same_run_gives_the_same_bytes(run: Path) -> None:
 
 
 def test_importing_the_report_imports_no_matplotlib() -> None:
-    code = "import sys, toolkit.report; sys.exit('matplotlib' in sys.modules)"
+    code = "import sys, toolkit.figures.report; sys.exit('matplotlib' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

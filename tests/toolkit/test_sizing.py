@@ -8,9 +8,9 @@ import pytest
 
 from distill.problems.families import FAMILIES, LEDGER_PER_FAMILY
 from export.pipeline import CALIBRATION_TOKENS
+from toolkit.cli.demo.sizing import FILLED, LEAST_PER_FAMILY, MOST_EPOCHS, MOST_PER_FAMILY, choose_recipe
 from toolkit.errors import InputError
-from toolkit.recipe import Rates, Recipe
-from toolkit.sizing import FILLED, LEAST_PER_FAMILY, MOST_EPOCHS, MOST_PER_FAMILY, choose_recipe
+from toolkit.figures.recipe import Rates, Recipe
 
 FAST = Rates(
     processor="2 cores, AVX512 with BF16",

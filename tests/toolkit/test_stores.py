@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from toolkit.errors import InputError
-from toolkit.stores import check_inside
+from toolkit.sources.stores import check_inside
 
 
 @pytest.fixture

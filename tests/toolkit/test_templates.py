@@ -16,9 +16,9 @@ from jinja2.exceptions import TemplateError
 from transformers import AutoTokenizer
 from transformers.utils.chat_template_utils import render_jinja_template
 
-from toolkit.chat_format import ChatFormat
 from toolkit.errors import InputError
-from toolkit.templates import ChatTemplate, read_template
+from toolkit.formats.chat_format import ChatFormat
+from toolkit.formats.templates import ChatTemplate, read_template
 
 SHIPPED = sorted((Path(trl.__file__).parent / "chat_templates").glob("*.jinja"))
 NAMES = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"}

@@ -14,17 +14,17 @@ import pytest
 
 from distill.teachers.outcomes import Failure
 from distill.trace_listing import Row, table
-from export.verify import Check
-from export.verify import table as verify_table
+from export.runtime.verify.checks import Check
+from export.runtime.verify.checks import table as verify_table
 from tests.distill.bigram import BigramDecoder
 from tests.distill.completion_server import CompletionServer, Fault
 from tests.house.modules import module_files
 from tests.toolkit.test_progress import Terminal
 from tests.toolkit.test_records import TRACE
-from toolkit.chat_format import ChatFormat
-from toolkit.cli import main
-from toolkit.doctor import Finding, to_text
-from toolkit.ledger import aligned_table
+from toolkit.cli.doctor import Finding, to_text
+from toolkit.cli.main import main
+from toolkit.figures.ledger import aligned_table
+from toolkit.formats.chat_format import ChatFormat
 from toolkit.progress import Progress
 from toolkit.records import Problem, write_records
 from toolkit.terminal import Escaped, counted, say, show, visible, visible_lines
@@ -66,7 +66,7 @@ COLOURED = f"\x1b[1mnew\x1b[0m tensor {EVIL}"
 WARNS = f"""
 import logging, sys, threading, warnings
 from toolkit import commands
-from toolkit.cli import main
+from toolkit.cli.main import main
 
 def doctor(options):
     warnings.warn({COLOURED!r}, stacklevel=1)
@@ -161,7 +161,7 @@ def test_no_encoding_of_the_terminal_ends_a_command(encoding: str) -> None:
         "TOOLKIT_HOME": "/tmp/caf\u00e9 \u2713 \udcff",
     }
     for more in ([], ["--json"]):
-        command = [sys.executable, "-m", "toolkit.cli", "doctor", *more]
+        command = [sys.executable, "-m", "toolkit", "doctor", *more]
         done = subprocess.run(command, capture_output=True, env=environment, check=False)
         assert done.returncode == 0, done.stderr
         assert b"udcff" in done.stdout
@@ -176,7 +176,7 @@ def test_a_result_is_shown_in_the_encoding_that_there_is(monkeypatch: pytest.Mon
 
 
 def test_nothing_is_printed_past_that_place() -> None:
-    allowed = {"toolkit.terminal", "toolkit.cli", "distill.verification.confine"}
+    allowed = {"toolkit.terminal", "toolkit.cli.main", "distill.verification.code.confine"}
     for module, path in module_files().items():
         if module not in allowed and not module.startswith("benchmarks."):
             assert "file=sys.stderr" not in path.read_text(), f"{module} must call toolkit.terminal.say"

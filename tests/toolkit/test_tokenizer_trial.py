@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from toolkit import tokenizer_trial
-from toolkit.chat_format import ChatFormat, load_tokenizer
 from toolkit.errors import InputError
+from toolkit.formats import tokenizer_trial
+from toolkit.formats.chat_format import ChatFormat, load_tokenizer
 
 
 @pytest.fixture(autouse=True)

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from toolkit.cli import main
+from toolkit.cli.main import main
 from toolkit.errors import InputError
 from toolkit.runs import MARKER, Stage, finish, partial_folder, partial_of
-from toolkit.unfinished import refuse_unfinished
+from toolkit.sources.unfinished import refuse_unfinished
 
 STAGE = Stage(name="distill", config={"seed": 1}, inputs={})
 

@@ -8,7 +8,7 @@ import pytest
 from platformdirs.macos import MacOS
 from platformdirs.windows import Windows
 
-from toolkit.user_folders import NAME, cache_folder, data_folder
+from toolkit.machine.user_folders import NAME, cache_folder, data_folder
 
 
 def test_the_cache_follows_its_variable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,1 +1,1 @@
-"""What the project adds to transformers' model classes: decoding, latent caches, expert balancing."""
+"""What the project adds to transformers' model classes: decoding, latent caches, the balance of experts. Needs torch."""

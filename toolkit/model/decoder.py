@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.cache_utils import DynamicCache
 
 from toolkit.errors import InputError
-from toolkit.generate import Floats, Ints
+from toolkit.generation.generate import Floats, Ints
 from toolkit.model.cache import GrowingLayer, LatentLayer, make_cache
 from toolkit.model.latent_basis import Basis, calibrate
 from toolkit.model.loading import load_whole

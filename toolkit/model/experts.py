@@ -5,7 +5,7 @@
 transformers' `eager` indexes the stacks of weights, whose gradient is a stack of zeros an expert and product; its
 `grouped_mm` multiplies transposed weights, which is slow in bf16 on a CPU, and gathers and sums in steps of their own.
 Here forward and backward pass are written out, with nothing computed twice but the activation. Same result up to
-rounding; `python -m distill.experts_benchmark` measures the difference.
+rounding; `python -m benchmarks.training.experts_cost` measures the difference.
 
 N tokens, K experts a token, P = N·K pairs of both, E experts, D hidden, F feed-forward.
 """

@@ -32,9 +32,9 @@ from transformers import PreTrainedModel
 from transformers.models.deepseek_v2.modeling_deepseek_v2 import DeepseekV2Attention
 from transformers.models.deepseek_v3.modeling_deepseek_v3 import DeepseekV3Attention
 
-from toolkit.chat_format import ChatFormat
 from toolkit.errors import InputError
-from toolkit.ledger import PROBLEMS, TRACES
+from toolkit.figures.ledger import PROBLEMS, TRACES
+from toolkit.formats.chat_format import ChatFormat
 from toolkit.records import Problem, Trace, read_records
 
 LatentAttention: TypeAlias = DeepseekV2Attention | DeepseekV3Attention

@@ -15,10 +15,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-from export.environment import interpreter
-from export.session import OnnxDecoder
-from toolkit.chat_format import ChatFormat
-from toolkit.generate import Sampling, complete
+from benchmarks.environment import interpreter
+from export.runtime.decoder import OnnxDecoder
+from toolkit.formats.chat_format import ChatFormat
+from toolkit.generation.generate import Sampling, complete
 
 REQUIREMENTS = {
     "genai": ["onnxruntime-genai==0.18.0"],

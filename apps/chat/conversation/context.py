@@ -1,0 +1,177 @@
+"""What of the model's context a question would take, in exact tokens, and what would have to leave to make room.
+
+    |< system >|< history >|< question >|< reserve: thinking and answer >|  free  |
+    |<------------------------ the model's context ------------------------------>|
+
+The prompt is counted whole, as the model reads it; a part is what a short prompt grows by with it, and the question has
+what remains, so the parts always sum up to the prompt. Where nothing is asked yet, a question takes nothing. While a turn
+is written, what is written stands in the place of the reserve. Nothing here decides: it names the messages that would leave.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from html import escape
+from itertools import pairwise
+
+from apps.chat.conversation.turns import LEAST_ROOM
+from toolkit.formats.chat_format import ChatFormat
+from toolkit.records import Message
+
+RESERVE_SHARE = 4
+"""A model's turn is promised a quarter of the context, or the maximum of tokens where that is less."""
+TITLE_LENGTH = 48
+MOST_NAMED, MOST_LISTED = 3, 100
+"""Titles in a sentence, and in the list that scrolls."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ContextLedger:
+    """Tokens of each part; `turns` are those that are sent, oldest first, with their questions."""
+
+    context: int
+    system: int
+    turns: tuple[int, ...]
+    questions: tuple[str, ...]
+    question: int
+    reserve: int
+    left_out: int
+    """How many older turns are not sent already."""
+
+    @property
+    def history(self) -> int:
+        return sum(self.turns)
+
+    @property
+    def prompt(self) -> int:
+        return self.system + self.history + self.question
+
+    @property
+    def room(self) -> int:
+        """Tokens that the context holds after the prompt; negative where the prompt alone is too long."""
+        return self.context - self.prompt
+
+    @property
+    def fits(self) -> bool:
+        return self.room >= self.reserve
+
+    @property
+    def must_leave(self) -> int:
+        """How many of the oldest turns that are sent must leave so that the reserve fits; all where none is enough."""
+        room, count = self.room, 0
+        for tokens in self.turns:
+            if room >= self.reserve:
+                break
+            room, count = room + tokens, count + 1
+        return count
+
+    @property
+    def leaving_helps(self) -> bool:
+        """Whether the model has at least some room once they have left."""
+        return self.must_leave > 0 and self.room + sum(self.turns[: self.must_leave]) >= LEAST_ROOM
+
+
+def context_ledger(
+    chat_format: ChatFormat, messages: Sequence[Message], *, max_new_tokens: int, context: int, left_out: int
+) -> ContextLedger:
+    """Count what would be sent: `messages` with the question as the last; `left_out` older turns are not among them."""
+    before = tuple((message["role"], message["content"]) for message in messages[:-1])
+    system_tokens, turns = _before_question(chat_format, before)
+    prompt = len(chat_format.prompt_ids(messages))
+    return ContextLedger(
+        context=context,
+        system=system_tokens,
+        turns=turns,
+        questions=tuple(content for role, content in before if role == "user"),
+        question=prompt - system_tokens - sum(turns) if messages[-1]["content"].strip() else 0,
+        reserve=min(max_new_tokens, context // RESERVE_SHARE),
+        left_out=left_out,
+    )
+
+
+@lru_cache(maxsize=64)  # the same with each letter that is typed
+def _before_question(chat_format: ChatFormat, before: tuple[tuple[str, str], ...]) -> tuple[int, tuple[int, ...]]:
+    """Tokens of the system prompt and of each turn: what a short prompt grows by with them."""
+    system = tuple(message for message in before if message[0] == "system")
+    starts = [i for i, (role, _) in enumerate(before) if role == "user"] + [len(before)]
+    empty = _prompt_size(chat_format, system)
+    sizes = [_prompt_size(chat_format, (*system, *before[start:end])) for start, end in pairwise(starts)]
+    return empty - _prompt_size(chat_format, ()), tuple(size - empty for size in sizes)
+
+
+def _prompt_size(chat_format: ChatFormat, before: Sequence[tuple[str, str]]) -> int:
+    return len(
+        chat_format.prompt_ids([{"role": role, "content": content} for role, content in (*before, ("user", "?"))])
+    )
+
+
+def ledger_html(ledger: ContextLedger, written: int | None = None) -> str:
+    """The bar and its legend; a warning where the reserve does not fit. `written`: tokens of a turn that is being written."""
+    last = ("reserve", ledger.reserve, "kept for the answer") if written is None else ("written", written, "written")
+    parts = [
+        ("system", ledger.system, "system"),
+        ("history", ledger.history, "history"),
+        ("question", ledger.question, "question"),
+        last,
+    ]
+    whole = max(ledger.context, sum(tokens for _, tokens, _ in parts))
+    bar = "".join(f'<i class="{name}" style="width:{100 * tokens / whole:.2f}%"></i>' for name, tokens, _ in parts)
+    legend = " ".join(
+        f'<span class="{name}"><b>{tokens:,}</b> {words}</span>' for name, tokens, words in parts if tokens
+    )
+    total = f"{ledger.prompt + (written or 0):,} of {ledger.context:,} tokens"
+    state = " writing" if written is not None else "" if ledger.fits else " overflow"
+    warning = _warning(ledger) if written is None else ""
+    return (
+        f'<div class="ledger{state}" role="group" aria-label="Context: {total}"><div class="bar" aria-hidden="true">{bar}'
+        f'</div><div class="legend"><span class="total">{total}</span> {legend}</div>{warning}</div>'
+    )
+
+
+def _warning(ledger: ContextLedger) -> str:
+    """What does not fit and which messages would leave; what has left by the user's choice stays named."""
+    leaving = ledger.questions[: ledger.must_leave]
+    text = f"Left out, as you chose: {oldest(ledger.left_out)}. " if ledger.left_out else ""
+    if not ledger.fits:
+        room = f"room for {ledger.room:,} of them" if ledger.room >= LEAST_ROOM else "no room for an answer"
+        text += f"{ledger.reserve:,} tokens are kept for thinking and answer, but there is {room}. "
+    if ledger.leaving_helps:
+        room = f"{min(ledger.reserve, ledger.room + sum(ledger.turns[: ledger.must_leave])):,}"
+        text += f"Without {oldest(ledger.must_leave)} there would be room for {room}: {names(leaving)}."
+    elif not ledger.fits:
+        text += "Leaving messages out is not enough: shorten the question."
+    return f'<p role="status">{_text(text)}</p>{listing(leaving) if ledger.leaving_helps else ""}' if text else ""
+
+
+def oldest(number: int) -> str:
+    """So many turns in words."""
+    if number == 1:
+        return "the oldest question and its answer"
+    return f"the {number} oldest questions and their answers"
+
+
+def names(questions: Sequence[str]) -> str:
+    """The beginnings of these questions; of many, the first and the last, and `listing` has them all."""
+    titles = [f"“{_title(question)}”" for question in questions]
+    return ", ".join(titles) if len(titles) <= MOST_NAMED else f"from {titles[0]} to {titles[-1]}"
+
+
+def listing(questions: Sequence[str]) -> str:
+    """The beginnings of many questions as a list of its own, which the page lets scroll; nothing of a few."""
+    if len(questions) <= MOST_NAMED:
+        return ""
+    titles = [_title(question) for question in questions]
+    if hidden := max(0, len(titles) - MOST_LISTED):
+        titles[MOST_LISTED // 2 : -MOST_LISTED // 2] = [f"… {hidden:,} more …"]
+    return f'<ul class="leaving" tabindex="0">{"".join(f"<li>{_text(title)}</li>" for title in titles)}</ul>'
+
+
+def _text(text: str) -> str:
+    return escape(text).replace("$", "&#36;")  # the renderer looks for mathematics everywhere
+
+
+def _title(question: str) -> str:
+    line = " ".join(question.split())
+    return line if len(line) <= TITLE_LENGTH else line[: TITLE_LENGTH - 1] + "…"

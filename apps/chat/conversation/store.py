@@ -1,0 +1,376 @@
+"""Conversations on disk: one SQLite file in the user's data folder, written while the model writes.
+
+    conversation(id, title, created_s, changed_s, shown_id)     shown_id: the last turn of the path that is shown
+         └── turn(id, conversation_id, parent_id, …)            parent_id: NULL for a first question
+
+What `write` has returned from outlives the death of the process (a write-ahead log; SQLite syncs it to the disk when
+the turn has ended, so a loss of power may cost a running turn its last words). A turn that was running when the process
+died is found stopped at the next start, with its text. Times: `created_s` and `changed_s` are seconds since 1970, those
+of a turn are seconds since its start.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from weakref import WeakValueDictionary
+
+from filelock import FileLock, Timeout
+
+from apps.chat.conversation.salvage import is_sound, mend
+from apps.chat.conversation.turns import Conversation, Turn
+from toolkit.errors import InputError
+
+FILE = "conversations.sqlite"
+SCHEMA_VERSION = 1
+SCHEMA = f"""
+BEGIN;
+CREATE TABLE conversation (
+    id INTEGER PRIMARY KEY,
+    title TEXT NOT NULL,
+    created_s REAL NOT NULL,
+    changed_s REAL NOT NULL,
+    shown_id INTEGER
+);
+CREATE TABLE turn (
+    id INTEGER PRIMARY KEY,
+    conversation_id INTEGER NOT NULL REFERENCES conversation ON DELETE CASCADE,
+    parent_id INTEGER REFERENCES turn,
+    question TEXT NOT NULL,
+    state TEXT NOT NULL,
+    cut TEXT,
+    reasoning TEXT NOT NULL,
+    answer TEXT NOT NULL,
+    token_ids TEXT NOT NULL,
+    tokens_before_answer INTEGER,
+    first_token_s REAL,
+    answering_s REAL,
+    last_token_s REAL NOT NULL,
+    ended_s REAL,
+    model TEXT NOT NULL,
+    settings TEXT NOT NULL
+);
+CREATE INDEX turns_of_conversation ON turn (conversation_id);
+PRAGMA user_version = {SCHEMA_VERSION};
+COMMIT;
+"""
+
+COLUMNS = (
+    "question",
+    "state",
+    "cut",
+    "reasoning",
+    "answer",
+    "token_ids",
+    "tokens_before_answer",
+    "first_token_s",
+    "answering_s",
+    "last_token_s",
+    "ended_s",
+    "model",
+    "settings",
+)
+"""Of a turn, beside its place; also the fields of an exported turn."""
+JSON_COLUMNS = ("token_ids", "settings")
+
+LARGEST_ID = 2**63
+"""Behind what SQLite counts to."""
+PATIENCE_S = 5.0
+"""For another program that holds the file, a backup say."""
+TITLE_LENGTH = 60
+"""Characters of a title made from a question, at most."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """A conversation as a list shows it."""
+
+    id: int
+    title: str
+    changed_s: float
+
+
+class Store:
+    """The conversations of one data folder, held by one process at a time."""
+
+    def __init__(self, folder: Path, clock: Callable[[], float]) -> None:
+        """Open or create the folder's file; `clock` gives seconds since 1970.
+
+        Raises `InputError` where another process holds the folder, or the file is of a newer version or none of ours.
+        """
+        self.folder = folder
+        self.running_texts: dict[int, tuple[str, str]] = {}
+        """Thought and answer of each running turn, as far as they are stored."""
+        self._clock = clock
+        self._guard = threading.RLock()
+        self._open: WeakValueDictionary[int, Conversation] = WeakValueDictionary()
+        self.damage: str
+        """What of the file was damaged, in a sentence; empty where nothing was."""
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._lock = FileLock(folder / "lock")
+            self._lock.acquire(timeout=0)
+        except Timeout:
+            raise InputError(
+                f"the folder of conversations ({folder}) must be open in one chat at a time; "
+                "close the other chat, or give this one another folder with --data"
+            ) from None
+        except OSError as error:
+            raise InputError(
+                f"the folder of conversations ({folder}) must be writable: {error}; give another with --data"
+            ) from None
+        try:
+            self._database, self.damage = _open_file(folder / FILE)
+        except InputError:
+            self._lock.release()
+            raise
+
+    def close(self) -> None:
+        """Let another process open the folder."""
+        self._database.close()
+        self._lock.release()
+
+    def entries(self, words: str = "") -> list[Entry]:
+        """The conversations that hold these words in their title or texts, in any case; the last changed first."""
+        rows = self._all(
+            "SELECT id, title, changed_s FROM conversation AS c WHERE contains(CAST(title AS BLOB), :words) OR EXISTS ("
+            "SELECT 1 FROM turn WHERE conversation_id = c.id AND ("
+            + " OR ".join(f"contains(CAST({name} AS BLOB), :words)" for name in ("question", "answer", "reasoning"))
+            + ")) "
+            "ORDER BY changed_s DESC, id DESC",
+            {"words": words.strip().casefold()},
+        )
+        return [Entry(id=row["id"], title=row["title"], changed_s=row["changed_s"]) for row in rows]
+
+    def load(self, conversation_id: int) -> Conversation | None:
+        """The conversation, the same object for all who have it open; None where it was deleted."""
+        if not 0 <= conversation_id < LARGEST_ID:
+            return None
+        with self._guard:
+            if conversation := self._open.get(conversation_id):
+                return conversation
+            where = (conversation_id,)
+            rows = self._all("SELECT * FROM conversation WHERE id = ?", where)
+            if not rows:
+                return None
+            (found,) = rows
+            conversation = Conversation(id=conversation_id, title=found["title"])
+            turns: dict[int | None, Turn] = {}
+            for row in self._all("SELECT * FROM turn WHERE conversation_id = ? ORDER BY id", where):
+                turn = turn_of({name: json.loads(row[name]) if name in JSON_COLUMNS else row[name] for name in COLUMNS})
+                turn.id, turn.parent = row["id"], turns.get(row["parent_id"])
+                turns[turn.id] = turn
+            conversation.all_turns = list(turns.values())
+            if shown := turns.get(found["shown_id"]):
+                conversation.show(shown)
+            self._open[conversation_id] = conversation
+            return conversation
+
+    def write(self, conversation: Conversation, turn: Turn | None = None) -> None:
+        """Store a turn as it is now, and the path; every turn where the conversation is not stored yet.
+
+        Raises `InputError`, and changes nothing, where the disk does not take it.
+        """
+        if turn is not None and turn.id is not None and not turn.running:
+            self.running_texts.pop(turn.id, None)
+        is_new = conversation.id is None
+        unstored = [each for each in conversation.all_turns if each.id is None or is_new]
+        try:
+            with self._transaction():
+                if is_new:
+                    conversation.id = self._add(conversation)
+                for each in unstored if is_new or turn is None else [turn]:
+                    self._write_turn(conversation, each)
+                shown_id = conversation.turns[-1].id if conversation.turns else None
+                values = (self._clock(), shown_id, conversation.id)
+                self._database.execute("UPDATE conversation SET changed_s = ?, shown_id = ? WHERE id = ?", values)
+        except InputError:
+            for each in unstored:
+                each.id = None
+            conversation.id = None if is_new else conversation.id
+            raise
+        if turn is not None and turn.running:
+            assert turn.id is not None
+            self.running_texts[turn.id] = (turn.reasoning, turn.answer)
+        elif turn is not None:
+            self._all("PRAGMA wal_checkpoint(PASSIVE)")
+
+    def rename(self, conversation: Conversation, title: str) -> None:
+        """Give a stored conversation another title; one of white space alone changes nothing."""
+        if title := " ".join(title.split()):
+            with self._transaction():
+                self._database.execute("UPDATE conversation SET title = ? WHERE id = ?", (title, conversation.id))
+            conversation.title = title
+
+    def delete(self, conversation: Conversation) -> None:
+        """Delete a conversation with all its turns, from the bytes of the files too.
+
+        Whoever still has it open and adds to it stores it anew.
+        """
+        with self._transaction():
+            self._database.execute("DELETE FROM turn WHERE conversation_id = ?", (conversation.id,))
+            self._database.execute("DELETE FROM conversation WHERE id = ?", (conversation.id,))
+        self._all("PRAGMA wal_checkpoint(TRUNCATE)")  # the log has its words too
+        if conversation.id is not None:
+            self._open.pop(conversation.id, None)
+        conversation.id = None
+        for turn in conversation.all_turns:
+            turn.id = None
+
+    def _add(self, conversation: Conversation) -> int:
+        conversation.title = conversation.title or title_of(conversation)
+        values = (conversation.title, self._clock(), self._clock())
+        added = self._database.execute(
+            "INSERT INTO conversation (title, created_s, changed_s) VALUES (?, ?, ?)", values
+        )
+        assert added.lastrowid is not None
+        self._open[added.lastrowid] = conversation
+        return added.lastrowid
+
+    def _write_turn(self, conversation: Conversation, turn: Turn) -> None:
+        record = record_of(turn)
+        place = (conversation.id, turn.parent.id if turn.parent else None)
+        values = [*place, *(json.dumps(record[name]) if name in JSON_COLUMNS else record[name] for name in COLUMNS)]
+        names = ("conversation_id", "parent_id", *COLUMNS)
+        if turn.id is None:
+            marks = ", ".join("?" * len(names))
+            added = self._database.execute(f"INSERT INTO turn ({', '.join(names)}) VALUES ({marks})", values)
+            turn.id = added.lastrowid
+        else:
+            changes = ", ".join(f"{name} = ?" for name in names)
+            self._database.execute(f"UPDATE turn SET {changes} WHERE id = ?", [*values, turn.id])
+
+    def _all(self, query: str, values: Any = ()) -> list[sqlite3.Row]:
+        """Every row at once: the threads share one connection, on which an open query would hold up a commit."""
+        with self._guard:
+            return self._database.execute(query, values).fetchall()
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        try:
+            with self._guard, self._database:
+                self._database.execute("BEGIN IMMEDIATE")
+                yield
+        except sqlite3.Error as error:
+            refusal = _refusal(error, self.folder / FILE)
+            raise refusal or InputError(
+                f"{self.folder / FILE} must take the conversation: {error}; open the chat again"
+            ) from error
+
+
+def record_of(turn: Turn) -> dict[str, Any]:
+    """A turn's `COLUMNS`; `turn_of` is the way back."""
+    times = {
+        "first_token_s": turn.first_token_at,
+        "answering_s": turn.answering_at,
+        "last_token_s": max(turn.last_token_at, turn.started_at),
+        "ended_s": turn.ended_at,
+    }
+    offsets = {name: None if at is None else at - turn.started_at for name, at in times.items()}
+    return {name: offsets[name] if name in offsets else getattr(turn, name) for name in COLUMNS}
+
+
+def turn_of(record: dict[str, Any]) -> Turn:
+    """A turn of a record, without its place."""
+    return Turn(
+        question=record["question"],
+        context_room=0,
+        state=record["state"],
+        cut=record["cut"],
+        reasoning=record["reasoning"],
+        answer=record["answer"],
+        token_ids=record["token_ids"],
+        tokens_before_answer=record["tokens_before_answer"],
+        first_token_at=record["first_token_s"],
+        answering_at=record["answering_s"],
+        last_token_at=record["last_token_s"],
+        ended_at=record["ended_s"],
+        model=record["model"],
+        settings=record["settings"],
+    )
+
+
+def title_of(conversation: Conversation) -> str:
+    """The first question's first words."""
+    words = conversation.all_turns[0].question.split() if conversation.all_turns else []
+    text = " ".join(words)
+    return text if len(text) <= TITLE_LENGTH else text[: TITLE_LENGTH - 1].rsplit(" ", 1)[0] + "…"
+
+
+def _open_file(path: Path) -> tuple[sqlite3.Connection, str]:
+    """The file, made where it is not there and mended where it is damaged; and what is to be told of the damage."""
+    damage = ""
+    try:
+        _keep_private(path)
+        database = _connected(path)
+        (version,) = database.execute("PRAGMA user_version").fetchone()
+        if version > SCHEMA_VERSION:
+            raise InputError(
+                f"the schema of {path} (version {version}) must be at most {SCHEMA_VERSION}; "
+                "a newer toolkit wrote it: update this one, or give another folder with --data"
+            )
+        if version == SCHEMA_VERSION and not is_sound(database):
+            damage = mend(path, database, SCHEMA)
+            database = _connected(path)
+        database.execute("PRAGMA journal_mode = WAL")
+        database.execute("PRAGMA synchronous = NORMAL")
+        database.execute("PRAGMA foreign_keys = ON")
+        database.execute("PRAGMA secure_delete = ON")  # what was deleted is overwritten with zeros
+        if version == 0:
+            database.executescript(SCHEMA)
+        database.execute(
+            "UPDATE turn SET state = 'stopped', ended_s = last_token_s "
+            "WHERE state IN ('waiting', 'thinking', 'answering')"
+        )
+        return database, damage
+    except sqlite3.Error as error:
+        raise _refusal(error, path) or InputError(
+            f"{path} must be a file of conversations: {error}; move it away, or give another folder with --data"
+        ) from None
+    except OSError as error:
+        raise InputError(f"{path} must be writable: {error}; give another folder with --data") from None
+
+
+def _keep_private(path: Path) -> None:
+    """Nobody but its owner reads the file, in a folder that others may read too."""
+    if path.exists() and not path.is_file():
+        raise InputError(f"{path} must be a file of conversations, and is none; move it away, or give another --data")
+    path.touch(mode=0o600)
+    for ending in ("", "-wal", "-shm"):
+        with suppress(FileNotFoundError, PermissionError):  # another user's file, or a disk without owners
+            path.with_name(path.name + ending).chmod(0o600)
+
+
+def _connected(path: Path) -> sqlite3.Connection:
+    database = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=PATIENCE_S)
+    database.row_factory = sqlite3.Row
+    database.text_factory = _text
+    database.create_function("contains", 2, lambda raw, words: words in _text(raw).casefold(), deterministic=True)
+    return database
+
+
+def _text(raw: bytes) -> str:
+    """A text of the file; one broken sign in it must not hide all others."""
+    return raw.decode("utf-8", "replace")
+
+
+def _refusal(error: sqlite3.Error, path: Path) -> InputError | None:
+    """What is wrong where the file itself is not, and what helps."""
+    match getattr(error, "sqlite_errorcode", 0) & 0xFF:
+        case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
+            return InputError(
+                f"{path} must be free, but another program holds it: {error}; close that one, and try again"
+            )
+        case sqlite3.SQLITE_FULL | sqlite3.SQLITE_IOERR:
+            return InputError(f"the disk must take the conversation: {error}; free some space on it ({path})")
+        case sqlite3.SQLITE_READONLY | sqlite3.SQLITE_CANTOPEN | sqlite3.SQLITE_PERM:
+            return InputError(
+                f"the disk must take the conversation: {error}; allow writing to {path}, or give another folder with --data"
+            )
+    return None

@@ -1,0 +1,131 @@
+"""A window for the chat: one of its own where this machine has what that takes, else a tab, else the printed address.
+
+app       pywebview (the `desktop` extra) where it has what draws its windows, else an installed browser of the
+          Chromium family without its bars
+browser   a tab of the default browser
+none      nothing is opened
+auto      the first of these that works
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import os
+import shutil
+import subprocess
+import sys
+import webbrowser
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from threading import Thread
+from typing import Literal
+
+from toolkit.errors import InputError
+from toolkit.machine.user_folders import cache_folder
+from toolkit.terminal import say
+
+Window = Literal["auto", "app", "browser", "none"]
+
+CHROMIUM_FAMILY = (
+    *("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "brave-browser"),
+    *("microsoft-edge", "msedge"),
+    "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome",
+    "/Applications/Chromium.app/Contents/MacOS/Chromium",
+    "/Applications/Microsoft Edge.app/Contents/MacOS/Microsoft Edge",
+    r"C:\Program Files\Google\Chrome\Application\chrome.exe",
+    r"C:\Program Files (x86)\Microsoft\Edge\Application\msedge.exe",
+)
+"""Programs on the PATH, and where macOS and Windows install them."""
+NO_WINDOW = (
+    "no window of its own: pywebview is installed, and what draws its windows is not (on Linux WebKit for GTK, or Qt: "
+    "pip install 'pywebview[pyside6]'); open the address in a browser"
+)
+QUIET = ("--disable-background-networking", "--disable-component-update", "--disable-sync")
+"""A browser's own errands, of a window that promises to stay on this machine."""
+STARTED_S = 10
+"""A browser that ended by then has not opened."""
+SIZE = (1080, 820)
+"""Width and height of a new window, in pixels."""
+
+
+def run_in_window(run: Callable[[], None], address: str, title: str, window: Window) -> None:
+    """Open `address` and run its server, which listens already, to its end; a closed pywebview window ends it too.
+
+    Raises `InputError` where the window that is asked for cannot be had.
+    """
+    if window in ("auto", "app") and has_screen():
+        if importlib.util.find_spec("webview"):
+            _run_in_pywebview(run, address, title)
+            return
+        if browser := find_browser():
+            open_as_app(browser, address)
+            run()
+            return
+    if window == "app":
+        raise InputError(
+            "--window app needs a screen (DISPLAY) and pywebview or a browser of the Chromium family; "
+            "pip install 'reasoning-edge[desktop]', or leave --window out"
+        )
+    if window != "none" and has_screen():
+        webbrowser.open(address)
+    run()
+
+
+def has_screen() -> bool:
+    """Whether a window can be shown; without one, a text browser would take over the terminal."""
+    return sys.platform in ("darwin", "win32") or bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
+
+
+def find_browser() -> str | None:
+    """An installed browser of the Chromium family."""
+    return next((found for name in CHROMIUM_FAMILY if (found := shutil.which(name))), None)
+
+
+def open_as_app(browser: str, address: str) -> None:
+    """A window without bars, under a profile of its own: apart from the person's tabs, extensions and history."""
+    command = app_command(browser, address, cache_folder() / "window")
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    Thread(target=_tell_if_it_fails, args=(process, browser), daemon=True).start()
+
+
+def app_command(browser: str, address: str, profile: Path) -> list[str]:
+    width, height = SIZE
+    return [
+        browser,
+        f"--app={address}",
+        f"--user-data-dir={profile}",
+        f"--window-size={width},{height}",
+        "--no-first-run",
+        "--no-default-browser-check",
+        *QUIET,
+    ]
+
+
+def _tell_if_it_fails(process: subprocess.Popen[bytes], browser: str) -> None:
+    """A browser that does not start says why to nobody: as root without its sandbox, on a screen that is not there."""
+    with suppress(subprocess.TimeoutExpired):
+        if code := process.wait(STARTED_S):
+            say(f"no window: {browser} ended with {code}; open the address in a browser")
+
+
+def _run_in_pywebview(run: Callable[[], None], address: str, title: str) -> None:
+    """Its window needs the main thread. Source: https://pywebview.flowrl.com/api (create_window, start, settings)."""
+    import webview
+
+    logging.getLogger("pywebview").setLevel(logging.CRITICAL)  # it logs a traceback for each library it tries
+    webview.settings["ALLOW_DOWNLOADS"] = True  # an exported conversation is one
+    width, height = SIZE
+    webview.create_window(title, address, width=width, height=height, text_select=True)
+    server = Thread(target=run, daemon=True)
+    server.start()
+    with suppress(KeyboardInterrupt):
+        try:
+            webview.start()
+        except webview.WebViewException:
+            if browser := find_browser():
+                open_as_app(browser, address)
+            else:
+                say(NO_WINDOW)
+            server.join()

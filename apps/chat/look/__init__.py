@@ -1,0 +1,1 @@
+"""How the page looks and behaves in the browser: styles, scripts, the badge."""

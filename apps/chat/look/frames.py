@@ -1,0 +1,67 @@
+"""Lets a page rest: nothing slides, and a chain of animation frames that goes on and on is slowed down.
+
+A block that slides open is laid out anew in each of twenty frames, and this when a turn begins. Gradio's loader (6.31)
+counts its seconds in every frame and goes on for ever once it is gone: sixty frames a second that the browser computes
+for nothing, on a laptop's battery and on the cores that the model needs. The script must run before Gradio's, which keep
+the browser's function as they find it, so it goes into the page as the first of all; Gradio's own way adds scripts when
+its own have run.
+"""
+
+from __future__ import annotations
+
+from apps.access.guard import Application, Event, Receive, Scope, Send
+
+SCRIPT = b"""<script>
+(() => {
+  const frame = requestAnimationFrame.bind(window), cancel = cancelAnimationFrame.bind(window);
+  let running = null;
+  window.requestAnimationFrame = (callback) => {
+    const source = String(callback), now = performance.now();
+    const since = running?.source === source ? running.since : now; // asked from within itself: a chain
+    const run = (time) => {
+      running = { source, since };
+      try { callback(time); } finally { running = null; }
+    };
+    return now - since < 2000 ? frame(run) : -setTimeout(() => run(performance.now()), 1000);
+  };
+  window.cancelAnimationFrame = (handle) => handle < 0 ? clearTimeout(-handle) : cancel(handle);
+  const animate = Element.prototype.animate;
+  Element.prototype.animate = function (keyframes, options) {
+    return animate.call(this, keyframes, { ...options, delay: 0, duration: 0 });
+  };
+})();
+</script>"""
+
+
+def calm(application: Application) -> Application:
+    """Wrap an application so that its pages begin with the script; nothing is compressed on the way to this machine."""
+
+    async def calmed(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await application(scope, receive, send)
+            return
+        page: list[Event] = []  # the start of an answer that is one, until its body is whole
+        body = b""
+
+        async def send_with_script(event: Event) -> None:
+            nonlocal body
+            if event["type"] == "http.response.start" and _is_page(event):
+                page.append(event)
+            elif not page:
+                await send(event)
+            else:
+                body += event.get("body", b"")
+                if not event.get("more_body"):
+                    body = body.replace(b"<head>", b"<head>" + SCRIPT, 1)
+                    headers = [(name, value) for name, value in page[0]["headers"] if name != b"content-length"]
+                    await send({**page[0], "headers": [*headers, (b"content-length", str(len(body)).encode())]})
+                    await send({"type": "http.response.body", "body": body})
+
+        headers = [(name, value) for name, value in scope["headers"] if name != b"accept-encoding"]
+        await application({**scope, "headers": headers}, receive, send_with_script)
+
+    return calmed
+
+
+def _is_page(event: Event) -> bool:
+    return any(name == b"content-type" and value.startswith(b"text/html") for name, value in event["headers"])

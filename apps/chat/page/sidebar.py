@@ -1,0 +1,269 @@
+"""The list of conversations beside the page: search, open, rename, delete, export and import.
+
+Handlers change the `Store` and return what the page shows then. Deleting asks inside the page; an exported file is
+a download from this server, and a file to import is read in the browser and travels as text.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import gradio as gr
+from fastapi import FastAPI, Response
+
+from apps.chat.conversation.exchange import conversation_of, to_json, to_markdown
+from apps.chat.conversation.store import Store
+from apps.chat.conversation.tab import Tab
+from apps.chat.conversation.turns import Conversation
+from apps.chat.page.dialogue import follow
+from apps.chat.page.updates import NOTHING, SKIP, at_rest, listed, refused
+from apps.chat.view.events import quiet
+from apps.chat.view.markup import harmless, plain
+from export.runtime.decoder import forget_prefixes
+from toolkit.errors import InputError
+
+# Own HTML stands in Markdown components: the one for HTML evaluates templates, which the page's policy forbids.
+FILE_INPUT = '<label class="file">Choose a file<input type="file" id="import-file" accept=".json,.md,.txt"></label>'
+
+HEAD = """<style>
+@media (max-width: 940px) { .gradio-container #top { padding-left: 26px !important; } }
+</style><script>
+document.addEventListener("change", async (event) => {
+  if (event.target.id !== "import-file" || !event.target.files.length) return;
+  const box = document.querySelector("#import-text textarea");
+  box.value = await event.target.files[0].text();
+  event.target.value = "";
+  box.dispatchEvent(new Event("input", { bubbles: true }));
+});
+document.addEventListener("change", (event) => {
+  if (innerWidth <= 768 && event.target.closest("#conversations")) document.querySelector(".sidebar.open .toggle-button")?.click();
+});
+addEventListener("pagehide", () => { // a tab that is loaded again opens the chat that it had
+  const unlisted = document.querySelector("#chat .user-row") ? "newest" : ""; // a chat that began a moment ago
+  sessionStorage.setItem("chat", document.querySelector("#conversations input:checked")?.value ?? unlisted);
+});
+const returningTo = sessionStorage.getItem("chat");
+const itsRow = returningTo === "newest" ? "#conversations input" : `#conversations input[value="${returningTo}"]`;
+let tries = returningTo ? 300 : 0; // a minute: a slow machine takes long to make the page whole
+for (const done of ["pointerdown", "keydown"]) addEventListener(done, () => { tries = 0; }, { once: true }); // the user first
+const returning = setInterval(() => { // what is clicked before the page is whole is lost
+  if (tries-- <= 0 || document.querySelector("#chat .user-row")) return clearInterval(returning);
+  document.querySelector(itsRow)?.click();
+}, 200);
+const opening = new MutationObserver(() => {
+  const sidebar = document.querySelector(".sidebar-parent .sidebar");
+  if (!sidebar) return;
+  opening.disconnect();
+  if (innerWidth >= 1100) requestAnimationFrame(() => sidebar.querySelector(".toggle-button").click());
+});
+opening.observe(document, { subtree: true, childList: true, attributes: true, attributeFilter: ["class"] });
+</script>"""
+
+"""The component's style sheet would put its own prefix before rules under `@media`."""
+
+CSS = """
+.sidebar { border-right: 1px solid var(--border-color-primary); }
+.sidebar .sidebar-content { padding: 16px 14px !important; height: 100%; box-sizing: border-box; }
+.sidebar:not(.open) .sidebar-content { visibility: hidden; } /* out of the keyboard's way too */
+.sidebar.open .sidebar-content { padding-right: 40px !important; }
+.sidebar .sidebar-content > .column { gap: 10px; }
+.sidebar .block { border-width: 0; background: transparent; padding: 0; box-shadow: none; }
+.sidebar .form { border-width: 0; background: transparent; box-shadow: none; }
+#search input, #search textarea { font-size: 14px; border-radius: 999px; padding: 7px 14px; }
+/* Only the list scrolls: what is done with a chat stays below it. */
+.sidebar .sidebar-content > .column { height: 100%; min-height: 0; flex-wrap: nowrap; }
+.sidebar .sidebar-content > .column > * { flex: none; }
+.sidebar .sidebar-content > .column > .form:has(#conversations) { flex: 0 1 auto; flex-wrap: nowrap; gap: 8px; min-height: 80px; }
+#search { flex: none; } #conversations { flex: 0 1 auto; min-height: 0; overflow: hidden auto !important; scrollbar-width: thin; }
+#conversations > .wrap, #conversations label { flex: none; }
+#conversations .wrap { flex-direction: column; flex-wrap: nowrap; gap: 2px; }
+#conversations label {
+  display: block; padding: 8px 12px; border: none; border-radius: 10px; background: transparent; box-shadow: none;
+  overflow: hidden; text-overflow: ellipsis; white-space: nowrap; font-size: 14px; cursor: pointer; width: 100%;
+}
+#conversations label:hover { background: var(--background-fill-primary); }
+#conversations label.selected { background: var(--color-accent-soft); color: var(--body-text-color); }
+#conversations label span { margin: 0; }
+#conversations input { position: absolute; opacity: 0; }
+#conversations label:has(input:focus-visible) { outline: 2px solid var(--color-accent); outline-offset: -2px; }
+#conversation-actions { gap: 4px; flex-wrap: nowrap; }
+#conversation-actions button { min-width: 0 !important; padding: 4px 2px; font-size: 12.5px; }
+.sidebar .sidebar-content button { border-radius: 999px; border: 1px solid var(--border-color-primary); background: transparent; }
+.sidebar .sidebar-content button:hover { background: var(--background-fill-primary); }
+#really-delete { color: #dc2626; border-color: #dc2626 !important; }
+#no-conversations p, .sidebar .quiet p { font-size: 13px; color: var(--body-text-color-subdued); margin: 4px 0; }
+.sidebar .downloads a, .sidebar .file { font-size: 14px; margin-right: 12px; color: var(--link-text-color); cursor: pointer; }
+.sidebar .file input { position: absolute; width: 1px; height: 1px; opacity: 0; }
+#below { flex: none; flex-wrap: nowrap; align-items: center; gap: 8px; }
+#below > #status { flex: 1; min-width: 0; }
+#answer-now { margin-top: 4px; border: 1px solid var(--color-accent); border-radius: 999px; background: transparent; flex: none; }
+#answer-now:hover { background: var(--color-accent-soft); }
+.sidebar .file:focus-within { outline: 2px solid var(--color-accent); outline-offset: 3px; border-radius: 4px; }
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sidebar:
+    """The components that handlers read or write."""
+
+    search: gr.Textbox
+    listing: gr.Radio
+    actions: gr.Row
+    rename: gr.Button
+    delete: gr.Button
+    export: gr.Button
+    bring_in: gr.Button
+    panels: dict[str, gr.Column]
+    title: gr.Textbox
+    save: gr.Button
+    question: gr.Markdown
+    really: gr.Button
+    keep: gr.Button
+    downloads: gr.Markdown
+    text: gr.Textbox
+    read: gr.Button
+
+
+def lay_out() -> Sidebar:
+    """The sidebar, closed; the page's script opens it where there is room."""
+    with gr.Sidebar(open=False, width=288, elem_id="sidebar"):
+        search = gr.Textbox(show_label=False, label="Search", placeholder="Search all chats", elem_id="search", lines=1)
+        listing = gr.Radio(show_label=False, label="Chats", elem_id="conversations", visible=False)
+        with gr.Row(elem_id="conversation-actions") as actions:
+            rename, delete, export, bring_in = (
+                gr.Button(name, size="sm", min_width=60, elem_id=f"{name.lower()}-chat")
+                for name in ("Rename", "Delete", "Export", "Import")
+            )
+        with gr.Column(visible=False) as renaming:
+            title = gr.Textbox(label="Title", elem_id="title-box", lines=1)
+            save = gr.Button("Save", size="sm", elem_id="save-title")
+        with gr.Column(visible=False) as deleting:
+            question = gr.Markdown(elem_id="delete-question")
+            with gr.Row():
+                really = gr.Button("Delete", size="sm", variant="stop", min_width=60, elem_id="really-delete")
+                keep = gr.Button("Keep", size="sm", min_width=60, elem_id="keep-chat")
+        with gr.Column(visible=False) as exporting:
+            downloads = gr.Markdown(elem_classes="downloads", sanitize_html=False)
+        with gr.Column(visible=False) as importing:
+            gr.Markdown(FILE_INPUT, sanitize_html=False)
+            text = gr.Textbox(label="or paste it", elem_id="import-text", lines=3, max_lines=6)
+            read = gr.Button("Import", size="sm", elem_id="read-import")
+    panels = {"rename": renaming, "delete": deleting, "export": exporting, "import": importing}
+    return Sidebar(
+        search=search,
+        listing=listing,
+        actions=actions,
+        rename=rename,
+        delete=delete,
+        export=export,
+        bring_in=bring_in,
+        panels=panels,
+        title=title,
+        save=save,
+        question=question,
+        really=really,
+        keep=keep,
+        downloads=downloads,
+        text=text,
+        read=read,
+    )
+
+
+def connect(sidebar: Sidebar, store: Store, tab: gr.State, shown: list[Any], recount: dict[str, Any]) -> None:
+    """Connect its events; `shown` are the components of `Update`, `recount` what follows another conversation."""
+    private = quiet(sidebar.listing)
+    panels = list(sidebar.panels.values())
+    names = list(sidebar.panels)
+    here = [sidebar.search, tab]
+
+    def only(name: str | None) -> list[Any]:
+        return [gr.update(visible=name == panel) for panel in names]
+
+    def search(words: str, tab: Tab) -> Any:
+        return listed(store, words, tab.conversation)
+
+    def open_chat(number: int | None, words: str, tab: Tab) -> Iterator[tuple[Any, ...]]:
+        found = store.load(number) if number is not None else None
+        if found is None or found is tab.conversation:
+            yield *NOTHING[:-1], listed(store, words, tab.conversation), *only(None)
+            return
+        tab.open(found)
+        told = only(None)
+        for update in follow(store, words, tab):
+            yield *update, *told
+            told = [SKIP] * len(panels)
+
+    def start_rename(tab: Tab) -> tuple[Any, ...]:
+        return tab.conversation.title, *only("rename" if tab.conversation.id is not None else None)
+
+    def rename(title: str, words: str, tab: Tab) -> tuple[Any, ...]:
+        try:
+            store.rename(tab.conversation, title)
+        except InputError as error:
+            gr.Warning(harmless(str(error)))
+        return listed(store, words, tab.conversation), *only(None)
+
+    def start_delete(tab: Tab) -> tuple[Any, ...]:
+        text = f"Delete “{plain(tab.conversation.title)}”? It cannot be brought back."
+        return text, *only("delete" if tab.conversation.id is not None else None)
+
+    def delete(words: str, tab: Tab) -> tuple[Any, ...]:
+        left, fresh = tab.conversation, Conversation()
+        tab.end_turn()
+        tab.open(fresh)
+        try:
+            store.delete(left)
+        except InputError as error:
+            tab.open(left)
+            return *at_rest(left, listed(store, words, left), str(error)), *only(None)
+        forget_prefixes()  # which of them hold this chat's words is not worth asking
+        return *at_rest(fresh, listed(store, words, fresh)), *only(None)
+
+    def start_export(tab: Tab) -> tuple[Any, ...]:
+        number = tab.conversation.id
+        links = " ".join(
+            f'<a href="/chats/{number}.{ending}" download>{name}</a>'
+            for ending, name in (("json", "JSON, with every version"), ("md", "Markdown, to read"))
+        )
+        return links, *only("export" if number is not None else None)
+
+    def bring_in(text: str, words: str, tab: Tab) -> tuple[Any, ...]:
+        try:
+            found = conversation_of(text)
+            store.write(found)
+        except InputError as error:
+            return *refused(str(error)), SKIP, *only("import")
+        tab.open(found)
+        return *at_rest(found, listed(store, words, found)), "", *only(None)
+
+    opens: dict[str, Any] = private | {"concurrency_limit": None}
+    sidebar.search.change(search, here, sidebar.listing, queue=False, **private)
+    several = {"trigger_mode": "multiple"}  # a chat that is being written is followed, and another one can be opened
+    sidebar.listing.input(open_chat, [sidebar.listing, *here], [*shown, *panels], **opens | several).then(**recount)
+    sidebar.rename.click(start_rename, tab, [sidebar.title, *panels], queue=False, **private)
+    for event in (sidebar.save.click, sidebar.title.submit):
+        event(rename, [sidebar.title, *here], [sidebar.listing, *panels], queue=False, **private)
+    sidebar.delete.click(start_delete, tab, [sidebar.question, *panels], queue=False, **private)
+    sidebar.really.click(delete, here, [*shown, *panels], **opens).then(**recount)
+    sidebar.keep.click(lambda: only(None), None, panels, queue=False, **private)
+    sidebar.export.click(start_export, tab, [sidebar.downloads, *panels], queue=False, **private)
+    sidebar.bring_in.click(lambda: only("import"), None, panels, queue=False, **private)
+    sidebar.read.click(bring_in, [sidebar.text, *here], [*shown, sidebar.text, *panels], **opens).then(**recount)
+
+
+def add_downloads(api: FastAPI, store: Store) -> None:
+    """Routes that hand out one conversation as a file."""
+
+    @api.get("/chats/{number}.{ending}")
+    def download(number: int, ending: Literal["json", "md"]) -> Response:
+        conversation = store.load(number)
+        if conversation is None:
+            return Response("This chat is not here any more.\n", status_code=404, media_type="text/plain")
+        text = to_json(conversation) if ending == "json" else to_markdown(conversation)
+        media_type = "application/json" if ending == "json" else "text/markdown; charset=utf-8"
+        name = re.sub(r"[^A-Za-z0-9]+", "-", conversation.title).strip("-")[:50] or "chat"
+        headers = {"content-disposition": f'attachment; filename="{name}.{ending}"', "cache-control": "no-store"}
+        return Response(text, media_type=media_type, headers=headers)

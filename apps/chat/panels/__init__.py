@@ -1,0 +1,1 @@
+"""The panels beside a conversation: settings, the context's use, feedback."""

@@ -1,0 +1,141 @@
+"""Serves the chat page of one exported model on the loopback address, and nothing beyond it.
+
+    browser ── guard (host, origin, policy) ── door (token, cookie, body) ── FastAPI ── /health, /connections
+                                                                                └────── /, /compare (Gradio pages) ── run_turn
+                                                                                  decoder (one, behind a lock) ┘
+
+No torch is imported, and no request leaves the machine, of the server or of the page.
+"""
+
+from __future__ import annotations
+
+import os
+
+os.environ.update(
+    GRADIO_ANALYTICS_ENABLED="False", HF_HUB_OFFLINE="1", HF_HUB_DISABLE_TELEMETRY="1", ORT_DISABLE_TELEMETRY="1"
+)  # before the imports, which read them
+
+import time
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+import gradio as gr
+from fastapi import FastAPI
+from fastapi.responses import RedirectResponse
+
+from apps.access.address import LOOPBACK, listen, run_until_interrupted
+from apps.access.admission import Admission
+from apps.access.connections import Watch
+from apps.access.guard import Application, guard
+from apps.chat.conversation.store import Store
+from apps.chat.desktop import Window, run_in_window
+from apps.chat.look import badge
+from apps.chat.look.frames import calm
+from apps.chat.look.look import CSS, HEAD, theme
+from apps.chat.page import side_by_side, sidebar
+from apps.chat.page.page import build_page
+from apps.chat.remote_model import load_endpoint
+from apps.chat.view import live, turn_links
+from apps.model import CHAT_DECODER, Model, load_model
+from export.runtime.decoder import OpenDecoder
+from toolkit.errors import InputError
+from toolkit.sources.model_names import is_endpoint
+from toolkit.terminal import say, show
+
+QUEUE_POLL_S = 0.01
+NO_PROGRESS_POLL_S = 1.0
+"""No handler of these pages has a progress bar."""
+
+
+def build_application(
+    models: Sequence[Model], store: Store, admission: Admission, hosts: frozenset[str]
+) -> Application:
+    """The page of the first model, that of a comparison where there is a second one, and `/health`, behind the door."""
+    api = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+
+    @api.get("/health")
+    def health() -> dict[str, str]:
+        return {"status": "ok", "model": models[0].name}
+
+    watch = Watch(endpoints=tuple(model.endpoint for model in models if model.endpoint))
+    watch.start()
+    badge.add_route(api, watch)
+    sidebar.add_downloads(api, store)
+    live.add_route(api, store)
+    compare_path = side_by_side.PATH if len(models) > 1 else ""
+    if compare_path:
+        api.get(side_by_side.PATH)(lambda: RedirectResponse(f"{side_by_side.PATH}/"))  # a mount begins behind the slash
+        _mount(api, side_by_side.build_compare(models), side_by_side.PATH, css=side_by_side.CSS)
+    css = CSS + badge.CSS + sidebar.CSS + turn_links.CSS + live.CSS
+    page = build_page(models[0], store, compare_path)
+    _mount(api, page, "/", css=css, head=sidebar.HEAD + turn_links.SCRIPT + live.SCRIPT)
+    return guard(admission.wrap(calm(api)), hosts)
+
+
+def serve(models: Sequence[Model], store: Store, *, host: str, port: int, window: Window) -> None:
+    """Serve the pages of one or two loaded models until interrupted; prints the address first. Port 0 is any free port."""
+    if host not in LOOPBACK:
+        raise InputError(f"host ({host}) must be one of {', '.join(LOOPBACK)}: the chat has no password")
+    with listen(host, port) as listener:
+        port = listener.getsockname()[1]
+        start = side_by_side.PATH if len(models) > 1 else "/"
+        admission = Admission(f"http://{host}:{port}", start, _announce)
+        application = build_application(models, store, admission, frozenset(f"{name}:{port}" for name in LOOPBACK))
+        names = " and ".join(model.name for model in models)
+        show(f"{names} can be asked at {admission.door} (Ctrl+C ends it)")
+        run_in_window(partial(run_until_interrupted, application, listener), admission.door, names, window)
+
+
+def run_chat(
+    model: str | Path,
+    data: Path,
+    *,
+    against: str = "",
+    open_decoder: OpenDecoder = CHAT_DECODER,
+    host: str = "127.0.0.1",
+    port: int,
+    window: Window = "auto",
+) -> None:
+    """Open an exported folder or an endpoint, and one `against` it where that is given; serve until interrupted.
+
+    `data`: the folder that keeps the conversations. `open_decoder`: opens a folder.
+
+    Raises `InputError` where a model is not there, the host is no loopback address, the port taken or `data` in use.
+    """
+    models = [open_model(name, open_decoder) for name in (model, against) if name]
+    store = Store(data, time.time)
+    if store.damage:
+        say(store.damage)
+    serve(models, store, host=host, port=port, window=window)
+
+
+def open_model(model: str | Path, open_decoder: OpenDecoder) -> Model:
+    """The model of a folder, or of an `http(s)://…/v1` address; raises `InputError` where it is none."""
+    if is_endpoint(str(model)):
+        return load_endpoint(str(model))
+    return load_model(Path(model), open_decoder)
+
+
+def _mount(api: FastAPI, page: gr.Blocks, path: str, *, css: str, head: str = "") -> None:
+    gr.mount_gradio_app(
+        api,
+        page,
+        path=path,
+        footer_links=[],
+        run_history=False,
+        max_file_size=0,
+        ssr_mode=False,
+        enable_monitoring=False,
+        mcp_server=False,
+        theme=theme(),
+        css=css,
+        head=HEAD + badge.SCRIPT + head,
+    )
+    # Gradio's queue looks for work a thousand times a second, for pending progress a hundred times: all day, and while
+    # the model writes. There is no setting for it.
+    page._queue.sleep_when_free, page._queue.progress_update_sleep_when_free = QUEUE_POLL_S, NO_PROGRESS_POLL_S
+
+
+def _announce(door: str) -> None:
+    show(f"opened; for another browser: {door}")

@@ -1,0 +1,111 @@
+"""A conversation → what the page shows of it: messages of the chatbot component and one status line. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from apps.chat.conversation.turns import Conversation, Turn
+from apps.chat.view.markup import as_typed, harmless
+from apps.chat.view.turn_links import link
+from toolkit.errors import InputError
+from toolkit.terminal import counted
+
+
+def page_messages(conversation: Conversation, now: float) -> list[dict[str, Any]]:
+    """The conversation as the chatbot component takes it; each reasoning is a block of its own, with a title."""
+    places = conversation.places()
+    return [message for turn in conversation.turns for message in turn_messages(turn, places[turn.parent], now)]
+
+
+def turn_messages(turn: Turn, versions: Sequence[Turn], now: float) -> list[dict[str, Any]]:
+    """One turn's messages; `versions`: the turns that stand in its place, itself among them."""
+    shown = [_message("user", as_typed(turn.question))]
+    if len(versions) > 1:
+        shown.append(_message("assistant", _versions(versions, turn)))
+    if turn.reasoning or turn.state == "thinking":
+        shown.append(_message("assistant", harmless(turn.reasoning)) | {"metadata": _thought(turn, now)})
+    if turn.answer:
+        shown.append(_message("assistant", harmless(turn.answer)))
+    if note := _note(turn):
+        shown.append(_message("assistant", f"*{note}*{'' if turn.running else _ways_on(turn)}"))
+    return shown
+
+
+def turn_of_message(conversation: Conversation, index: int) -> Turn:
+    """The turn that a message of the page belongs to."""
+    messages, places = 0, conversation.places()
+    for turn in conversation.turns:
+        messages += len(turn_messages(turn, places[turn.parent], 0.0))
+        if index < messages:
+            return turn
+    raise InputError(f"message {index + 1} must be one of the conversation's {messages}; open the chat again")
+
+
+def status_line(turn: Turn) -> str:
+    """Tokens and speed of a turn, in a few words."""
+    if not turn.token_ids:
+        return "Reading the question" if turn.running else ""
+    counts = ((turn.reasoning_tokens, "reasoning"), (turn.answer_tokens, "answer"))
+    text = " + ".join(f"{count:,} {kind}" for count, kind in counts if count)
+    text += " token" if len(turn.token_ids) == 1 else " tokens"
+    if turn.tokens_per_s is not None:
+        text += f" · {turn.tokens_per_s:.1f} tokens/s"
+    return text if turn.first_token_s is None else f"{text} · first token after {turn.first_token_s:.2f} s"
+
+
+def seconds(duration_s: float) -> str:
+    """2.1 s, or 1 min 12 s."""
+    if duration_s < 59.95:
+        return f"{duration_s:.1f} s"
+    return f"{round(duration_s) // 60} min {round(duration_s) % 60} s"
+
+
+def _message(role: str, markdown: str) -> dict[str, Any]:
+    return {"role": role, "content": [{"type": "text", "text": markdown}]}
+
+
+def _versions(versions: Sequence[Turn], turn: Turn) -> str:
+    """Which version of a turn is shown, and the way to the ones beside it."""
+    place = versions.index(turn)
+    parts = [f"version {place + 1} of {len(versions)}"]
+    if place > 0:
+        parts.insert(0, link("‹ previous", "show", versions[place - 1].id))
+    if place + 1 < len(versions):
+        parts.append(link("next ›", "show", versions[place + 1].id))
+    return " ".join(parts)
+
+
+def _ways_on(turn: Turn) -> str:
+    """Links under a turn that the model did not end itself."""
+    if not turn.can_go_on:
+        return ""
+    go_on = " " + link("Continue", "go-on", turn.id)
+    return f"{go_on} {link('Answer now', 'answer', turn.id)}" if turn.is_thinking else go_on
+
+
+def _thought(turn: Turn, now: float) -> dict[str, str]:
+    """Title and state of a reasoning block; one without a state stays open, so that a stopped thought is seen."""
+    duration = seconds(turn.thinking_s(now))
+    if turn.state == "thinking":
+        return {"title": f"Thinking… {duration}", "status": "pending"}
+    if not turn.token_ids:  # read from a text
+        return {"title": "Thought", "status": "done"}
+    tokens = counted(turn.reasoning_tokens, "token")
+    if turn.tokens_before_answer is None and (turn.state == "stopped" or turn.cut):
+        return {"title": f"Stopped thinking after {duration} · {tokens}"}
+    return {"title": f"Thought for {duration} · {tokens}", "status": "done"}
+
+
+def _note(turn: Turn) -> str | None:
+    """What a reader must know about how a turn ended; None where the model finished it."""
+    if turn.state == "stopped":
+        is_empty = not (turn.reasoning or turn.answer)
+        return "Stopped before anything was written." if is_empty else "Stopped. What was written so far is kept."
+    if turn.cut == "limit":
+        return f"Cut at {counted(len(turn.token_ids), 'token')}, the maximum in the settings."
+    if turn.cut == "context":
+        return "Cut: the model's context is full."
+    if turn.state == "done" and not turn.answer:
+        return "The model ended its turn without an answer."
+    return None

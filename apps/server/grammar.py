@@ -1,0 +1,91 @@
+"""JSON schemas as masks over the vocabulary, through llguidance.
+
+A grammar knows what an answer holds so far and says which tokens may follow; the end-of-turn tokens may follow once the
+JSON value is whole. What a schema leaves open in white space is fixed (", " and ": "), because a small model that may
+write blanks can write them for ever. What can fail in mid-answer (a schema that only an endless value fits, a pattern of too
+many states) fails in the walks that each schema is tried by.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Self
+
+import numpy as np
+from llguidance import LLMatcher, LLTokenizer
+from tokenizers import Tokenizer
+
+from apps.server.requests.json_schema import check_keywords
+from toolkit.errors import InputError
+from toolkit.generation.generate import Floats
+
+WALKS, WALK_TOKENS = 4, 32
+"""Tries of a schema: so many answers at random, so many tokens of each."""
+
+
+class Vocabulary:
+    """A tokenizer as llguidance reads it; costs about a second, so it is made once."""
+
+    def __init__(self, tokenizer: Tokenizer, vocab_size: int, stop_ids: frozenset[int]) -> None:
+        self.vocab_size = vocab_size
+        self.tokens = LLTokenizer(tokenizer.to_str(), n_vocab=vocab_size, eos_token=sorted(stop_ids))
+
+
+class Grammar:
+    """What one answer may go on with."""
+
+    def __init__(self, vocabulary: Vocabulary, matcher: LLMatcher) -> None:
+        self._vocabulary, self._matcher = vocabulary, matcher
+
+    @classmethod
+    def of_schema(cls, vocabulary: Vocabulary, schema: str) -> Self:
+        """Raises `InputError` where the schema says more than llguidance follows, or cannot be followed."""
+        check_keywords(json.loads(schema))
+        fixed = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+        try:
+            rules = LLMatcher.grammar_from_json_schema(schema, overrides=fixed)  # type: ignore[arg-type]
+        except ValueError as error:
+            raise InputError(f"the JSON schema cannot be followed: {error}") from error
+        matcher = LLMatcher(vocabulary.tokens, rules, log_level=0)
+        if matcher.is_error():
+            raise InputError(f"the JSON schema cannot be followed: {_said(matcher)}")
+        grammar = cls(vocabulary, matcher)
+        for seed in range(WALKS):
+            grammar.copy()._walk(np.random.default_rng(seed))
+        return grammar
+
+    def copy(self) -> Grammar:
+        """The same grammar before its own answer."""
+        return Grammar(self._vocabulary, self._matcher.deep_copy())
+
+    def masked(self, logits_V: Floats) -> Floats:
+        """The logits with -inf where a token may not follow."""
+        bits = np.frombuffer(self._matcher.compute_bitmask(), dtype=np.uint8)
+        allowed_V = np.unpackbits(bits, bitorder="little")[: self._vocabulary.vocab_size].astype(bool)
+        if self._matcher.is_error() or not allowed_V.any():
+            raise InputError(f"the JSON schema lets no token follow: {_said(self._matcher)}")
+        masked_V: Floats = np.where(allowed_V, logits_V, np.float32(-np.inf))
+        return masked_V
+
+    def take(self, token: int) -> None:
+        """Note a token that was drawn under the mask."""
+        if not self._matcher.consume_token(token):
+            raise InputError(f"the JSON schema cannot be followed: {_said(self._matcher)}")
+
+    def begin(self, text: str) -> None:
+        """Note what came with the token that closed the thought."""
+        if text and not self._matcher.consume_tokens(self._vocabulary.tokens.tokenize_str(text)):
+            raise InputError("the answer began within the token that closed the thought, and not as the schema wants")
+
+    def _walk(self, generator: np.random.Generator) -> None:
+        """Draw the beginning of an answer at random; raises `InputError` where the schema fails there."""
+        for _ in range(WALK_TOKENS):
+            token = int(self.masked(generator.random(self._vocabulary.vocab_size, dtype=np.float32)).argmax())
+            self.take(token)
+            if self._matcher.is_stopped():
+                return
+
+
+def _said(matcher: LLMatcher) -> str:
+    """What went wrong, in one line and without the matcher's state."""
+    return " ".join(matcher.get_error().partition("<state>")[0].split())[:300] or "it ends in no value"

@@ -1,0 +1,137 @@
+"""Pieces of turns into OpenAI's responses: whole ones, and the chunks of a stream.
+
+Reasoning stands beside the answer under both names that clients read (`reasoning_content` from DeepSeek and llama.cpp,
+`reasoning` from vLLM). Log probabilities of a thought's tokens stand beside those of the answer's in the same way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from tokenizers import Tokenizer
+
+from apps.server.row import Drawn, Piece, Turn
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Head:
+    """What all parts of one response carry."""
+
+    id: str
+    created: int
+    model: str
+    is_chat: bool
+
+    def envelope(self, *, is_chunk: bool, **fields: Any) -> Json:
+        kind = "text_completion" if not self.is_chat else "chat.completion.chunk" if is_chunk else "chat.completion"
+        return {"id": self.id, "object": kind, "created": self.created, "model": self.model, **fields}
+
+
+@dataclass(kw_only=True)
+class Choice:
+    """One answer as far as it is drawn."""
+
+    index: int
+    reasoning: str = ""
+    answer: str = ""
+    completion_tokens: int = 0
+    reasoning_tokens: int = 0
+    finish_reason: str | None = None
+    drawn: list[tuple[Drawn, bool]] = field(default_factory=list)
+    """With whether it belongs to the thought."""
+
+    def add(self, piece: Piece) -> None:
+        for delta in piece.deltas:
+            if delta.kind == "reasoning":
+                self.reasoning += delta.text
+            else:
+                self.answer += delta.text
+        self.completion_tokens += 1
+        self.reasoning_tokens += piece.is_reasoning
+        self.finish_reason = piece.finish_reason
+        if piece.drawn:
+            self.drawn.append((piece.drawn, piece.is_reasoning))
+
+
+def usage(choices: Sequence[Choice], prompts: Sequence[Turn]) -> Json:
+    """`prompts`: one turn for each prompt, however many choices it has."""
+    prompt_tokens = sum(len(turn.prompt) for turn in prompts)
+    completion_tokens = sum(choice.completion_tokens for choice in choices)
+    return {
+        "prompt_tokens": prompt_tokens,
+        "prompt_tokens_details": {"cached_tokens": sum(turn.cached_tokens for turn in prompts)},
+        "completion_tokens": completion_tokens,
+        "total_tokens": prompt_tokens + completion_tokens,
+        "completion_tokens_details": {"reasoning_tokens": sum(choice.reasoning_tokens for choice in choices)},
+    }
+
+
+def whole_choice(head: Head, choice: Choice, tokenizer: Tokenizer) -> Json:
+    """One entry of `choices` of a whole response."""
+    facts = {"index": choice.index, "finish_reason": choice.finish_reason}
+    if not head.is_chat:
+        return {**facts, "text": choice.answer, "logprobs": _text_logprobs(choice.drawn, tokenizer)}
+    reasoning = choice.reasoning or None
+    message = {"role": "assistant", "content": choice.answer, "reasoning_content": reasoning, "reasoning": reasoning}
+    return {**facts, "message": message, "logprobs": _chat_logprobs(choice.drawn, tokenizer)}
+
+
+def chunk_choices(head: Head, index: int, piece: Piece, tokenizer: Tokenizer) -> list[Json]:
+    """The entries of `choices` that one piece becomes, each of which is a chunk; none where it brought nothing."""
+    drawn = [(piece.drawn, piece.is_reasoning)] if piece.drawn else []
+    logprobs = _chat_logprobs(drawn, tokenizer) if head.is_chat else _text_logprobs(drawn, tokenizer)
+    parts: list[Json] = []
+    for delta in piece.deltas:
+        if not head.is_chat:
+            parts.append({"text": delta.text})
+        elif delta.kind == "reasoning":
+            parts.append({"delta": {"reasoning_content": delta.text, "reasoning": delta.text}})
+        else:
+            parts.append({"delta": {"content": delta.text}})
+    if (piece.finish_reason or logprobs) and not parts:
+        parts.append({"delta": {}} if head.is_chat else {"text": ""})
+    for part in parts:
+        part |= {"index": index, "logprobs": None, "finish_reason": None}
+    if parts:
+        parts[0]["logprobs"] = logprobs
+        parts[-1]["finish_reason"] = piece.finish_reason
+    return parts
+
+
+def _chat_logprobs(drawn: Sequence[tuple[Drawn, bool]], tokenizer: Tokenizer) -> Json | None:
+    if not drawn:
+        return None
+
+    def entry(token: int, logprob: float) -> Json:
+        text = _token_text(tokenizer, token)
+        known = None if "\ufffd" in text else list(text.encode())  # part of a character has no text of its own
+        return {"token": text, "logprob": logprob, "bytes": known}
+
+    def entries(of_reasoning: bool) -> list[Json]:
+        return [
+            {**entry(token.id, token.logprob), "top_logprobs": [entry(*other) for other in token.top]}
+            for token, is_reasoning in drawn
+            if is_reasoning == of_reasoning
+        ]
+
+    return {"content": entries(False), "reasoning_content": entries(True), "refusal": None}
+
+
+def _text_logprobs(drawn: Sequence[tuple[Drawn, bool]], tokenizer: Tokenizer) -> Json | None:
+    if not drawn:
+        return None
+    return {
+        "tokens": [_token_text(tokenizer, token.id) for token, _ in drawn],
+        "token_logprobs": [token.logprob for token, _ in drawn],
+        "top_logprobs": [{_token_text(tokenizer, i): logprob for i, logprob in token.top} for token, _ in drawn],
+        "text_offset": [token.begin for token, _ in drawn],
+    }
+
+
+def _token_text(tokenizer: Tokenizer, token: int) -> str:
+    text: str = tokenizer.decode([token], skip_special_tokens=False)
+    return text

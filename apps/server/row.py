@@ -1,0 +1,174 @@
+"""One row of the batch: a prompt, and what is drawn after it, token by token, as pieces of reasoning and answer.
+
+    logits_V ─ grammar's mask (in the answer) ─ sample ─ text ─ reasoning parser ─ stop strings ─ Piece
+
+What is drawn depends on the prompt, the settings and the seed alone. A stop string counts in the answer, and the answer
+ends before it, however tokens cut it.
+
+Shapes: V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from tokenizers import Tokenizer
+from tokenizers.decoders import DecodeStream
+
+from apps.server.grammar import Grammar
+from toolkit.formats.chat_format import Delta, ReasoningParser
+from toolkit.generation.generate import Floats, Sampling, sample
+from toolkit.records import FinishReason
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drawn:
+    """A token with its log probability in the model's own distribution, and the most probable ones."""
+
+    id: int
+    logprob: float
+    top: tuple[tuple[int, float], ...]
+    begin: int
+    """Characters of the turn's text before it; a token that only completes a character begins where that one does."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Piece:
+    """What one drawn token brought."""
+
+    deltas: tuple[Delta, ...]
+    drawn: Drawn | None
+    """None where no log probabilities are asked for, and of the token that ends the turn."""
+    is_reasoning: bool
+    finish_reason: FinishReason | None
+
+
+class Turn:
+    """See the module."""
+
+    def __init__(
+        self,
+        prompt: Sequence[int],
+        *,
+        tokenizer: Tokenizer,
+        stop_ids: frozenset[int],
+        sampling: Sampling,
+        parser: ReasoningParser | None,
+        stop: tuple[str, ...],
+        grammar: Grammar | None,
+        top_logprobs: int,
+        deliver: Callable[[Piece | BaseException], None],
+        written: Sequence[int] = (),
+    ) -> None:
+        """`sampling`: its max_new_tokens must fit beside the prompt. `parser`: None for plain text, all of it answer.
+
+        `top_logprobs`: -1 for no log probabilities. `deliver`: gets each piece, or what went wrong, on the
+        scheduler's thread. `written`: ids of the turn's beginning, after which the model goes on.
+        """
+        self.prompt = [*prompt, *written]
+        self.deliver = deliver
+        self.is_cancelled = False
+        self.cached_tokens = 0
+        """Of the prompt, which the decoder held already."""
+        self._tokenizer, self._stop_ids, self._sampling = tokenizer, stop_ids, sampling
+        self._text = DecodeStream(skip_special_tokens=False)
+        self._parser = parser
+        self._answer = StopFilter(stop)
+        self._grammar, self._top_logprobs = grammar, top_logprobs
+        self._generator = np.random.default_rng(sampling.seed)
+        self._count = self._length = 0
+        """Tokens that were drawn, and characters of the turn's text."""
+        self._history = list(self.prompt)
+        """All tokens before the next one."""
+        for token in written:
+            self._read(token)
+
+    def draw(self, logits_V: Floats) -> tuple[int, Piece]:
+        """Draw the next token from the logits after the last one."""
+        was_thinking = self._is_thinking()
+        masked_V = self._grammar.masked(logits_V) if self._grammar and not was_thinking else logits_V
+        token = sample(masked_V, self._sampling, self._generator, self._history)
+        self._history.append(token)
+        self._count += 1
+        is_end, begin = token in self._stop_ids, self._length
+        deltas = [] if is_end else self._read(token)
+        if self._grammar and not is_end and not self._is_thinking():
+            if was_thinking:
+                self._grammar.begin("".join(delta.text for delta in deltas if delta.kind == "answer"))
+            else:
+                self._grammar.take(token)
+        shown = self._cut(deltas, is_last=False)
+        is_last = is_end or self._answer.is_done
+        reason: FinishReason | None = (
+            "stop" if is_last else "length" if self._count == self._sampling.max_new_tokens else None
+        )
+        if reason:
+            shown += self._cut(list(self._parser.finish()) if self._parser else [], is_last=True)
+        piece = Piece(
+            deltas=tuple(shown),
+            drawn=None
+            if is_end or self._top_logprobs < 0
+            else log_probabilities(logits_V, token, self._top_logprobs, begin),
+            is_reasoning=was_thinking or self._is_thinking(),
+            finish_reason=reason,
+        )
+        return token, piece
+
+    def _is_thinking(self) -> bool:
+        return self._parser is not None and not self._parser.closed
+
+    def _read(self, token: int) -> list[Delta]:
+        """The text that became certain by a token, split."""
+        text = self._text.step(self._tokenizer, token)
+        if not text:
+            return []
+        self._length += len(text)
+        return list(self._parser.feed(text)) if self._parser else [Delta(kind="answer", text=text)]
+
+    def _cut(self, deltas: Sequence[Delta], *, is_last: bool) -> list[Delta]:
+        """The same pieces as far as no stop string can begin in them."""
+        shown = [delta for delta in deltas if delta.kind == "reasoning"]
+        text = "".join(delta.text for delta in deltas if delta.kind == "answer")
+        answer = self._answer.feed(text) + (self._answer.finish() if is_last else "")
+        return [*shown, Delta(kind="answer", text=answer)] if answer else shown
+
+
+class StopFilter:
+    """Passes a text on up to the first stop string that is whole, and holds back what may begin one."""
+
+    def __init__(self, stop: tuple[str, ...]) -> None:
+        self.is_done = False
+        """Whether a stop string was found."""
+        self._stop = stop
+        self._held = ""
+
+    def feed(self, text: str) -> str:
+        if self.is_done:
+            return ""
+        held = self._held + text
+        places = [place for stop in self._stop if (place := held.find(stop)) >= 0]
+        if places:
+            self.is_done, self._held = True, ""
+            return held[: min(places)]
+        longest = max((len(stop) - 1 for stop in self._stop), default=0)
+        tail = next((n for n in range(min(longest, len(held)), 0, -1) if self._begins_a_stop(held[-n:])), 0)
+        self._held = held[len(held) - tail :]
+        return held[: len(held) - tail]
+
+    def finish(self) -> str:
+        held, self._held = self._held, ""
+        return held
+
+    def _begins_a_stop(self, tail: str) -> bool:
+        return any(stop.startswith(tail) for stop in self._stop)
+
+
+def log_probabilities(logits_V: Floats, token: int, top: int, begin: int) -> Drawn:
+    """The token's and the `top` most probable tokens' log probabilities at temperature 1; `begin`: as of `Drawn`."""
+    shifted_V = logits_V.astype(np.float64) - logits_V.max()
+    logprobs_V = shifted_V - np.log(np.exp(shifted_V).sum())
+    best = np.argsort(-logprobs_V, kind="stable")[:top]
+    likeliest = tuple((int(i), float(logprobs_V[i])) for i in best)
+    return Drawn(id=token, logprob=float(logprobs_V[token]), top=likeliest, begin=begin)

@@ -1,0 +1,336 @@
+"""OpenAI's completion routes over one loaded model.
+
+    request ─ key ─ body ─ record ─ turns ─ scheduler ─ pieces ─ response, whole or as events
+
+The settings of a request that names none are R1's advice (`toolkit.generation.generate.Sampling`), not OpenAI's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import json
+import secrets
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.background import BackgroundTask
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+from apps.model import check_folder
+from apps.server.grammar import Grammar, Vocabulary
+from apps.server.metrics import Metrics
+from apps.server.requests.body import read_body
+from apps.server.requests.protocol import ApiError, Settings, check_model, read_chat_request, read_text_request
+from apps.server.responses import Choice, Head, chunk_choices, usage, whole_choice
+from apps.server.row import Piece, Turn
+from apps.server.scheduler import QueueFull, Scheduler
+from export.runtime.decoder import OnnxDecoder, OpenDecoder
+from toolkit.errors import InputError
+from toolkit.formats.chat_format import ChatFormat, ReasoningParser
+from toolkit.generation.endpoint import PREFIX
+
+RETRY_AFTER_S = 5
+"""What a client is told when the queue is full; most libraries obey it."""
+
+Pieces = asyncio.Queue[tuple[int, Piece | BaseException]]
+
+
+class Service:
+    """One loaded model with its scheduler and routes."""
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        open_decoder: OpenDecoder = OnnxDecoder,
+        parallel: int,
+        queue: int,
+        api_key: str,
+        name: str = "",
+        repeatable: bool = False,
+    ) -> None:
+        """An empty `api_key` lets everybody in; an empty `name` is the folder's. `repeatable`: as of `Scheduler`.
+
+        Raises `InputError` where the folder is no sound export.
+        """
+        check_folder(folder)
+        decoder = open_decoder(folder)
+        self.name = name or folder.resolve().name
+        self._created = int((folder / "config.json").stat().st_mtime)
+        """When the folder was exported."""
+        self.most_cache_bytes = decoder.position_bytes * decoder.max_length * parallel
+        """Where all rows are as long as the context."""
+        self.metrics = Metrics()
+        self.scheduler = Scheduler(
+            decoder, self.metrics, parallel=parallel, queue=queue, clock=time.monotonic, repeatable=repeatable
+        )
+        self._max_length, self._vocab_size = decoder.max_length, decoder.config.vocab_size
+        self._format = ChatFormat.from_folder(folder)
+        self._vocabulary = Vocabulary(self._format.tokenizer, self._vocab_size, self._format.stop_ids)
+        self._api_key = api_key
+
+    def application(self) -> Starlette:
+        routes = [
+            Route("/health", self._health),
+            Route("/metrics", self._guarded(self._metrics)),
+            Route("/v1/models", self._guarded(self._models)),
+            Route("/v1/models/{name:path}", self._guarded(self._model)),
+            Route("/v1/chat/completions", self._guarded(self._chat), methods=["POST"]),
+            Route("/v1/completions", self._guarded(self._complete), methods=["POST"]),
+        ]
+        application = Starlette(routes=routes, exception_handlers={HTTPException: _no_route, Exception: _unforeseen})
+        application.router.redirect_slashes = False  # another address is not served, and says so as OpenAI does
+        return application
+
+    def _guarded(self, endpoint: Callable[[Request], Awaitable[Response]]) -> Callable[[Request], Awaitable[Response]]:
+        """The endpoint behind the key, its errors as OpenAI writes them."""
+
+        async def answer(request: Request) -> Response:
+            try:
+                self._check_key(request)
+                return await endpoint(request)
+            except ApiError as error:
+                self.metrics.refused.labels(str(error.status)).inc()
+                headers = {"retry-after": str(RETRY_AFTER_S)} if error.status == 429 else {}
+                if error.status in (408, 413):  # what is left of the body is not read
+                    headers["connection"] = "close"
+                return JSONResponse(error.body, status_code=error.status, headers=headers)
+
+        return answer
+
+    def _check_key(self, request: Request) -> None:
+        scheme, _, given = request.headers.get("authorization", "").partition(" ")
+        fits = hmac.compare_digest(given.strip().encode(), self._api_key.encode()) and scheme.lower() == "bearer"
+        if self._api_key and not fits:
+            raise ApiError("the API key must be the one that the server has", code="invalid_api_key", status=401)
+
+    async def _health(self, request: Request) -> Response:
+        return JSONResponse({"status": "ok", "model": self.name})
+
+    async def _metrics(self, request: Request) -> Response:
+        return Response(self.metrics.text(), media_type="text/plain; version=0.0.4")
+
+    async def _models(self, request: Request) -> Response:
+        return JSONResponse({"object": "list", "data": [self._described()]})
+
+    async def _model(self, request: Request) -> Response:
+        check_model(request.path_params["name"], self.name)
+        return JSONResponse(self._described())
+
+    def _described(self) -> dict[str, Any]:
+        model = {"id": self.name, "object": "model", "created": self._created, "owned_by": "toolkit"}
+        model["max_model_len"] = self._max_length  # vLLM's name for the context
+        return model | {"capabilities": {PREFIX: True}}
+
+    async def _chat(self, request: Request) -> Response:
+        body = await read_body(request)
+        thinks = self._format.opens_reasoning
+        asked = read_chat_request(body, model=self.name, fresh_seed=secrets.randbits(31), thinks=thinks)
+        self._check_count(asked.settings.n)
+        try:
+            prompt = await run_in_threadpool(self._format.prompt_ids, asked.messages)
+        except InputError as error:
+            raise ApiError(str(error), param="messages") from error
+        grammar = None
+        if asked.schema:
+            try:
+                grammar = await run_in_threadpool(Grammar.of_schema, self._vocabulary, asked.schema)
+            except InputError as error:
+                raise ApiError(str(error), param="response_format") from error
+        begun = asked.begun
+        written = await run_in_threadpool(self._format.begun_ids, begun.reasoning, begun.answer) if begun else []
+        return await self._answer(request, [prompt], asked.settings, grammar, is_chat=True, written=written)
+
+    async def _complete(self, request: Request) -> Response:
+        body = await read_body(request)
+        asked = read_text_request(
+            body, model=self.name, fresh_seed=secrets.randbits(31), vocab_size=self._format.tokenizer.get_vocab_size()
+        )
+        self._check_count(len(asked.prompts) * asked.settings.n)
+        prompts = [
+            await run_in_threadpool(self._format.encode, prompt) if isinstance(prompt, str) else list(prompt)
+            for prompt in asked.prompts
+        ]
+        return await self._answer(request, prompts, asked.settings, None, is_chat=False)
+
+    async def _answer(
+        self,
+        request: Request,
+        prompts: Sequence[list[int]],
+        settings: Settings,
+        grammar: Grammar | None,
+        *,
+        is_chat: bool,
+        written: Sequence[int] = (),
+    ) -> Response:
+        """Let the turns of one request run, and answer whole or as a stream; `written`: what each of them begins with."""
+        pieces: Pieces = asyncio.Queue()
+        loop = asyncio.get_running_loop()
+        turns = []
+        for i in range(len(prompts) * settings.n):
+            parser = ReasoningParser(opened=self._format.opens_reasoning) if is_chat else None
+            prompt, deliver = prompts[i // settings.n], _deliver_to(loop, pieces)
+            turns.append(self._turn(prompt, settings, grammar, parser, i, deliver, written))
+        try:
+            self.scheduler.submit(turns)
+        except QueueFull:
+            message = f"the queue is full: {self.scheduler.capacity} answers are in work or wait; try again"
+            raise ApiError(message, code="rate_limit_exceeded", status=429) from None
+        head = Head(
+            id=("chatcmpl-" if is_chat else "cmpl-") + secrets.token_hex(12),
+            created=int(time.time()),
+            model=self.name,
+            is_chat=is_chat,
+        )
+        choices = [Choice(index=i) for i in range(len(turns))]
+        counted = turns[:: settings.n]
+        if settings.stream:
+            events = self._events(head, choices, turns, pieces, counted if settings.include_usage else ())
+            return StreamingResponse(
+                events,
+                media_type="text/event-stream",
+                headers={"cache-control": "no-store"},
+                background=BackgroundTask(self.scheduler.cancel, turns),  # the events may never have been begun
+            )
+        if not await self._collected(request, choices, turns, pieces):
+            return Response(status_code=499)  # nobody reads it
+        shown = [whole_choice(head, choice, self._format.tokenizer) for choice in choices]
+        return JSONResponse(head.envelope(is_chunk=False, choices=shown, usage=usage(choices, counted)))
+
+    async def _collected(
+        self, request: Request, choices: Sequence[Choice], turns: Sequence[Turn], pieces: Pieces
+    ) -> bool:
+        """Wait until all choices are whole; False where the client leaves before."""
+        collected = asyncio.ensure_future(self._collect(choices, turns, pieces))
+        gone = asyncio.ensure_future(_disconnected(request))
+        try:
+            await asyncio.wait({collected, gone}, return_when=asyncio.FIRST_COMPLETED)
+            if collected.done():
+                await collected
+            return collected.done()
+        finally:
+            collected.cancel()
+            gone.cancel()
+            self.scheduler.cancel(turns)
+
+    def _turn(
+        self,
+        prompt: list[int],
+        settings: Settings,
+        grammar: Grammar | None,
+        parser: ReasoningParser | None,
+        index: int,
+        deliver: Callable[[int, Piece | BaseException], None],
+        written: Sequence[int],
+    ) -> Turn:
+        length = len(prompt) + len(written)
+        room = self._max_length - length
+        if room < 1 or not prompt:
+            message = f"the prompt ({length} tokens) must be shorter than the model's context "
+            message += f"({self._max_length} tokens) and not empty; shorten it"
+            raise ApiError(message, param="messages" if parser else "prompt", code="context_length_exceeded")
+        sampling = settings.sampling
+        return Turn(
+            prompt,
+            tokenizer=self._format.tokenizer,
+            stop_ids=self._format.stop_ids,
+            sampling=replace(
+                sampling, max_new_tokens=min(sampling.max_new_tokens, room), seed=sampling.seed + index % settings.n
+            ),
+            parser=parser,
+            stop=settings.stop,
+            grammar=grammar.copy() if grammar else None,
+            top_logprobs=settings.top_logprobs if settings.logprobs else -1,
+            deliver=lambda piece: deliver(index, piece),
+            written=written,
+        )
+
+    def _check_count(self, count: int) -> None:
+        """Refuse what could never be admitted, before anything is made for it."""
+        capacity = self.scheduler.capacity
+        if count > capacity:
+            raise ApiError(f"the answers asked for ({count}) must be at most {capacity}; ask for fewer", param="n")
+
+    async def _collect(self, choices: Sequence[Choice], turns: Sequence[Turn], pieces: Pieces) -> None:
+        try:
+            async for index, piece in _until_all_end(pieces, len(turns)):
+                choices[index].add(piece)
+        except Exception as error:  # whatever the scheduler handed on
+            raise ApiError(f"the model failed: {error}", status=500) from error
+
+    async def _events(
+        self,
+        head: Head,
+        choices: Sequence[Choice],
+        turns: Sequence[Turn],
+        pieces: Pieces,
+        counted: Sequence[Turn],
+    ) -> AsyncIterator[str]:
+        """Server-sent events of one request; `counted`: a turn for each prompt, where the last is to carry the usage."""
+        shared: dict[str, Any] = {"usage": None} if counted else {}
+        try:
+            if head.is_chat:
+                for choice in choices:
+                    first = {"index": choice.index, "delta": {"role": "assistant", "content": ""}}
+                    first |= {"logprobs": None, "finish_reason": None}
+                    yield _event(head.envelope(is_chunk=True, choices=[first], **shared))
+            async for index, piece in _until_all_end(pieces, len(turns)):
+                choices[index].add(piece)
+                for part in chunk_choices(head, index, piece, self._format.tokenizer):
+                    yield _event(head.envelope(is_chunk=True, choices=[part], **shared))
+            if counted:
+                yield _event(head.envelope(is_chunk=True, choices=[], usage=usage(choices, counted)))
+            yield "data: [DONE]\n\n"
+        except Exception as error:  # noqa: BLE001 – the status is sent already: a client reads it here
+            yield _event(ApiError(f"the model failed: {error}", status=500).body)
+        finally:  # also where the client has left
+            self.scheduler.cancel(turns)
+
+
+def _deliver_to(loop: asyncio.AbstractEventLoop, pieces: Pieces) -> Callable[[int, Piece | BaseException], None]:
+    def deliver(index: int, piece: Piece | BaseException) -> None:
+        with suppress(RuntimeError):  # the server has ended meanwhile
+            loop.call_soon_threadsafe(pieces.put_nowait, (index, piece))
+
+    return deliver
+
+
+async def _until_all_end(pieces: Pieces, count: int) -> AsyncIterator[tuple[int, Piece]]:
+    while count:
+        index, piece = await pieces.get()
+        if isinstance(piece, BaseException):
+            raise RuntimeError(f"{type(piece).__name__}: {piece}") from piece  # noqa: TRY004 – it is no wrong argument
+        count -= piece.finish_reason is not None
+        yield index, piece
+
+
+async def _no_route(request: Request, error: Exception) -> Response:
+    """What is asked of a path, or in a way, that is not served, as OpenAI answers it."""
+    assert isinstance(error, HTTPException)
+    message = f"{request.method} {request.url.path!r} is not served: {error.detail}"
+    refused = ApiError(message, code="unknown_url" if error.status_code == 404 else None, status=error.status_code)
+    return JSONResponse(refused.body, status_code=error.status_code, headers=error.headers)
+
+
+async def _unforeseen(request: Request, error: Exception) -> Response:
+    """Our own fault; its traceback is in the terminal."""
+    return JSONResponse(ApiError(f"the server failed: {type(error).__name__}", status=500).body, status_code=500)
+
+
+async def _disconnected(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def _event(content: dict[str, Any]) -> str:
+    return f"data: {json.dumps(content)}\n\n"

@@ -1,0 +1,1 @@
+"""What exports cost and keep: memory, time, speed, quality."""

@@ -1,0 +1,104 @@
+"""`python -m benchmarks.export.running DIR`: what a process holds that answers with an exported folder, beside weights and cache.
+
+Everything resident counts: Python, onnxruntime, the graph, what reading takes. The prompts are text, Python's documentation,
+because an embedding stays mapped and text needs few of its rows; ids drawn at random have nearly all of them read in.
+Writes the block `running` of docs/int4.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import psutil
+
+from benchmarks.export.documentation import documentation
+from export.runtime.decoder import OnnxDecoder
+from toolkit.errors import InputError
+from toolkit.figures.ledger import markdown_table
+from toolkit.figures.readme import fill_file
+from toolkit.formats.chat_format import ChatFormat
+from toolkit.records import Record
+
+DOCUMENT = Path("docs/int4.md")
+PROMPTS = (512, 512, 2048, 512)
+ANSWER_TOKENS = 24
+
+
+@dataclass(frozen=True, kw_only=True)
+class Held(Record):
+    """Resident bytes of the process, without those of the cache."""
+
+    prompt: int
+    """Its tokens."""
+    read: int
+    """Before the first step of the answer."""
+    answering: int
+    """After some."""
+
+
+def measure(folder: Path, prompts: Sequence[int] = PROMPTS) -> list[Held]:
+    """Read and answer prompts of so many tokens, one after the other, in a process of its own.
+
+    Raises `InputError` where the documentation has too few tokens for them.
+    """
+    pieces = "\n".join(example.answer for example in documentation())
+    ids = ChatFormat.from_folder(folder).encode(pieces)
+    needed = sum(prompts) + len(prompts) * ANSWER_TOKENS
+    if needed > len(ids):
+        raise InputError(f"the prompts and answers ({needed} tokens) must fit the text ({len(ids)}); take shorter ones")
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as executor:
+        return executor.submit(_hold, folder, list(prompts), ids[:needed]).result()
+
+
+def table(held: Sequence[Held], weights_bytes: int) -> str:
+    """As Markdown, in parts of the weights' bytes."""
+    rows = [
+        (
+            f"{number}: {each.prompt:,} tokens",
+            *(f"{size / weights_bytes:.2f} ×" for size in (each.read, each.answering)),
+        )
+        for number, each in enumerate(held, 1)
+    ]
+    return markdown_table([("prompt", "read", "answering"), *rows])
+
+
+def _hold(folder: Path, prompts: list[int], ids: list[int]) -> list[Held]:
+    decoder, process, held = OnnxDecoder(folder), psutil.Process(), []
+
+    def resident() -> int:
+        resident_bytes: int = process.memory_info().rss
+        return resident_bytes - decoder.cache_bytes
+
+    for prompt in prompts:
+        decoder.start([ids[:prompt]])
+        read = resident()
+        for token in ids[prompt : prompt + ANSWER_TOKENS]:
+            decoder.step(np.array([token]))
+        held.append(Held(prompt=prompt, read=read, answering=resident()))
+        ids = ids[prompt + ANSWER_TOKENS :]
+    return held
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.export.running", description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path, metavar="DIR", help="an exported folder")
+    options = parser.parse_args()
+    try:
+        held = measure(options.folder)
+    except InputError as error:
+        sys.exit(str(error))
+    weights_bytes = sum(path.stat().st_size for path in options.folder.glob("*.data"))
+    text = table(held, weights_bytes)
+    print(text)
+    fill_file(DOCUMENT, "running", text)
+
+
+if __name__ == "__main__":
+    main()

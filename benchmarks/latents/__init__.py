@@ -1,0 +1,1 @@
+"""What latent attention's cache costs and keeps."""

@@ -1,0 +1,1 @@
+"""How the server holds out under load."""

@@ -1,0 +1,250 @@
+"""How the server holds out: many streams for minutes, its memory meanwhile, and how soon a long question is answered.
+
+    python -m benchmarks.serving.load DIR [--minutes 10] [--streams 8]
+
+The server is `toolkit serve` in a process of its own; the clients, on the same machine, read its events and no more.
+Streams of one client alone come before and after, and again between, so that a slower machine slows both; so do those of
+a second server, which is `--repeatable`. The runner that the first token is compared with is a second decoder of the same folder, asked in turns with the server. Writes a
+block of docs/server.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import httpx2
+import psutil
+
+from export.runtime.decoder import OnnxDecoder
+from toolkit.figures.ledger import markdown_table
+from toolkit.figures.readme import fill_file
+from toolkit.formats.chat_format import ChatFormat
+from toolkit.progress import Progress
+from toolkit.records import Message
+
+DOCUMENT = Path("docs/server.md")
+ANSWER_TOKENS = 200
+"""Of each stream at most."""
+ALONE_S = 30.0
+"""Each of the two measurements of a single stream."""
+WARM_S = 30.0
+"""After which caches have their size."""
+SAMPLE_S = 2.0
+TIMEOUT_S = 120.0
+REST_S = 0.3
+"""After a first token, in which the rest of the answer is cancelled."""
+PARTS = 5
+"""Into which the time is cut, one stream alone before each."""
+PROMPT_TOKENS = 300
+PROMPTS = 12
+
+
+@dataclass(frozen=True, kw_only=True)
+class Load:
+    """What a number of streams got together in some time."""
+
+    tokens_per_s: float
+    seconds: float
+    errors: list[str]
+    memory_bytes: list[int]
+    """Of the server, every `SAMPLE_S` seconds."""
+
+
+@contextmanager
+def served(folder: Path, streams: int, *more: str) -> Iterator[tuple[str, psutil.Process]]:
+    """`toolkit serve` on a free port: its address and its process."""
+    command = [
+        sys.executable,
+        "-m",
+        "toolkit.cli.main",
+        "serve",
+        str(folder),
+        "--port",
+        "0",
+        "--parallel",
+        str(streams),
+        *more,
+    ]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            words = process.stdout.readline().split()
+            address = next(word.rstrip(":") for word in words if word.startswith("http://"))
+            yield address, psutil.Process(process.pid)
+        finally:
+            process.terminate()
+
+
+def under_load(address: str, server: psutil.Process, *, streams: int, seconds: float) -> Load:
+    """So many clients ask and ask again until the time is over, and then leave their streams."""
+    errors: list[str] = []
+    end = time.monotonic() + seconds
+
+    def ask(client_number: int) -> None:
+        with httpx2.Client(base_url=address, timeout=TIMEOUT_S) as client:
+            asked = 0
+            while time.monotonic() < end:
+                asked += 1
+                question = f"What is {asked} + {client_number} + {asked % 7} =?"
+                body = {"messages": [{"role": "user", "content": question}], "temperature": 1.0}
+                body |= {"max_tokens": ANSWER_TOKENS, "seed": 1000 * client_number + asked}
+                try:
+                    for _ in deltas(client, body):
+                        if time.monotonic() > end:
+                            break
+                except (httpx2.HTTPError, ValueError) as error:
+                    errors.append(str(error))
+
+    clients = [threading.Thread(target=ask, args=(number,)) for number in range(streams)]
+    began, before, memory_bytes = time.monotonic(), drawn_tokens(address), []
+    for client in clients:
+        client.start()
+    while (left_s := end - time.monotonic()) > 0:
+        memory_bytes.append(server.memory_info().rss)
+        time.sleep(min(SAMPLE_S, left_s))
+    tokens_per_s = (drawn_tokens(address) - before) / (time.monotonic() - began)
+    for client in clients:
+        client.join()
+    return Load(tokens_per_s=tokens_per_s, seconds=seconds, errors=errors, memory_bytes=memory_bytes)
+
+
+def deltas(client: httpx2.Client, body: dict[str, Any]) -> Generator[str, None, None]:
+    """The events that bring text; raises `ValueError` where the stream does not end as it should."""
+    with client.stream("POST", "chat/completions", json={**body, "stream": True}) as response:
+        response.raise_for_status()
+        last = ""
+        for line in response.iter_lines():
+            last = line or last
+            if line.startswith("data: {") and '"role"' not in line:
+                yield line
+        if last != "data: [DONE]":
+            raise ValueError(f"the stream must end with [DONE]; it ends with {last[:80]!r}")
+
+
+def drawn_tokens(address: str) -> float:
+    """Tokens that the server has drawn since it runs."""
+    return metric(address, "toolkit_generated_tokens_total")
+
+
+def metric(address: str, name: str) -> float:
+    """The value of a line of the server's metrics; 0 of one that is not there yet."""
+    text = httpx2.get(address.removesuffix("v1") + "metrics").text
+    return next((float(line.split()[-1]) for line in text.splitlines() if line.startswith(f"{name} ")), 0.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FirstTokens:
+    """Seconds to the first token of long questions."""
+
+    served: list[float]
+    """By the client's clock."""
+    runner: list[float]
+    """The runner's own reading of the same tokens."""
+    followed: list[float]
+    """Of a short question after each, in the same chat."""
+
+
+def first_tokens(folder: Path, address: str) -> FirstTokens:
+    """Ask the server and the runner in turns; the first of each has its buffers to make and does not count."""
+    chat_format, decoder = ChatFormat.from_folder(folder), OnnxDecoder(folder)
+    served, runner, followed = [], [], []
+    with httpx2.Client(base_url=address, timeout=TIMEOUT_S) as client:
+        for number in range(PROMPTS + 1):
+            messages = long_question(chat_format, number)
+            served.append(first_token_s(client, messages))
+            prompt = chat_format.prompt_ids(messages)
+            begun = time.perf_counter()
+            decoder.start([prompt])
+            runner.append(time.perf_counter() - begun)
+            more: list[Message] = [
+                {"role": "assistant", "content": "Yes."},
+                {"role": "user", "content": "And 5 + 6 =?"},
+            ]
+            followed.append(first_token_s(client, [*messages, *more]))
+    return FirstTokens(served=served[1:], runner=runner[1:], followed=followed[1:])
+
+
+def first_token_s(client: httpx2.Client, messages: Sequence[Message]) -> float:
+    begun = time.perf_counter()
+    answer = deltas(client, {"messages": list(messages), "max_tokens": 16, "temperature": 0.0})
+    next(answer)
+    seconds = time.perf_counter() - begun
+    answer.close()
+    time.sleep(REST_S)
+    return seconds
+
+
+def long_question(chat_format: ChatFormat, number: int) -> list[Message]:
+    """A question of `PROMPT_TOKENS` tokens with its frame, or a few fewer; another one for each number."""
+    words = [f"{number}:", *(str((number * 37 + 13 * i) % 90 + 10) for i in range(PROMPT_TOKENS))]
+    messages: list[Message] = []
+    for count in range(len(words), 0, -1):
+        messages = [{"role": "user", "content": " ".join(words[:count])}]
+        if len(chat_format.prompt_ids(messages)) <= PROMPT_TOKENS:
+            break
+    return messages
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.serving.load", description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path, metavar="DIR", help="an exported folder")
+    parser.add_argument("--minutes", type=float, default=10.0)
+    parser.add_argument("--streams", type=int, default=8)
+    options = parser.parse_args()
+    with (
+        served(options.folder, options.streams) as (address, server),
+        served(options.folder, options.streams, "--repeatable") as (repeatable_address, repeatable_server),
+    ):
+        under_load(repeatable_address, repeatable_server, streams=options.streams, seconds=WARM_S)
+        under_load(address, server, streams=options.streams, seconds=WARM_S)
+        began_bytes = server.memory_info().rss
+        alone, together, repeatable = [], [], []
+        with Progress("serve, parts", PARTS) as progress:
+            for _ in range(PARTS):
+                alone.append(under_load(address, server, streams=1, seconds=ALONE_S))
+                seconds = 60 * options.minutes / PARTS
+                together.append(under_load(address, server, streams=options.streams, seconds=seconds))
+                repeatable.append(
+                    under_load(repeatable_address, repeatable_server, streams=options.streams, seconds=ALONE_S)
+                )
+                progress.advance()
+        ended_bytes = server.memory_info().rss
+        failed = metric(address, 'toolkit_rows_ended_total{outcome="failed"}')
+        first = first_tokens(options.folder, address)
+    errors = [error for load in [*alone, *together, *repeatable] for error in load.errors]
+    ratios = [many.tokens_per_s / one.tokens_per_s for one, many in zip(alone, together, strict=True)]
+    kept = [again.tokens_per_s / many.tokens_per_s for again, many in zip(repeatable, together, strict=True)]
+    most_bytes = max(size for load in together for size in load.memory_bytes)
+    rows = [
+        ("streams at once", f"{options.streams} for {options.minutes:.0f} minutes"),
+        ("tokens", f"{sum(load.tokens_per_s * load.seconds for load in together):,.0f}"),
+        ("errors", f"{len(errors) + failed:.0f}"),
+        ("all streams", f"{median(load.tokens_per_s for load in together):.0f} tokens/s"),
+        ("one stream alone", f"{median(load.tokens_per_s for load in alone):.0f} tokens/s"),
+        ("ratio: median (least, most)", f"{median(ratios):.2f} ({min(ratios):.2f}, {max(ratios):.2f})"),
+        ("all streams with `--repeatable`", f"{median(load.tokens_per_s for load in repeatable):.0f} tokens/s"),
+        ("its share: median (least, most)", f"{median(kept):.2f} ({min(kept):.2f}, {max(kept):.2f})"),
+        ("memory once the caches are made", f"{began_bytes / 1e6:.0f} MB"),
+        ("memory at the end (most)", f"{ended_bytes / 1e6:.0f} MB ({most_bytes / 1e6:.0f} MB)"),
+        (f"first token of a {PROMPT_TOKENS}-token question", f"{median(first.served):.3f} s"),
+        ("the runner's own reading of it", f"{median(first.runner):.3f} s"),
+        ("ratio", f"{median(a / b for a, b in zip(first.served, first.runner, strict=True)):.2f}"),
+        ("first token of the chat's next question", f"{median(first.followed):.3f} s"),
+    ]
+    text = markdown_table([["what", "figure"], *([name, value] for name, value in rows)])
+    print(text, *errors[:5], sep="\n")
+    fill_file(DOCUMENT, "serve", text)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,236 @@
+"""How fast the student trains, beside TRL's own defaults: same model, same token ids, one interleaved run.
+
+    python -m benchmarks.training.student_speed [--student smollm2-135m] [--rounds 3] [--steps 6]
+
+Each variant trains in a process of its own (the allocator's settings are a process's), the variants take turns, and
+the table shows medians over the rounds. A tokens/s counts real tokens, prompts included, padding excluded, over whole
+steps (loading, forward, backward, clipping, optimizer) after the first two; tokens a CPU second say the same of the
+process' own computing time. The loss of the first step stands beside them, because the variants of one batch size see
+the same batch: they must agree on it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from toolkit.machine.peak_memory import peak_memory_bytes
+from toolkit.sources.model_names import resolve
+from toolkit.terminal import say
+
+WARM_UP_STEPS = 2
+"""Not timed: first pages, first shapes, the optimizer's state."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Variant:
+    """A way to train, named as the table names it."""
+
+    title: str
+    is_ours: bool
+    batch_examples: int
+    keeps_freed_memory: bool
+    attention: str
+
+
+VARIANTS = {
+    "defaults": Variant(
+        title="SFTTrainer, its defaults", is_ours=False, batch_examples=8, keeps_freed_memory=False, attention="sdpa"
+    ),
+    "defaults-16": Variant(
+        title="the same, batch of 16", is_ours=False, batch_examples=16, keeps_freed_memory=False, attention="sdpa"
+    ),
+    "defaults-kept": Variant(
+        title="the same, and freed memory kept",
+        is_ours=False,
+        batch_examples=16,
+        keeps_freed_memory=True,
+        attention="sdpa",
+    ),
+    "ours-unkept": Variant(
+        title="ours, freed memory not kept",
+        is_ours=True,
+        batch_examples=16,
+        keeps_freed_memory=False,
+        attention="documents",
+    ),
+    "ours-sdpa": Variant(
+        title="ours, torch's attention", is_ours=True, batch_examples=16, keeps_freed_memory=True, attention="sdpa"
+    ),
+    "ours": Variant(title="**ours**", is_ours=True, batch_examples=16, keeps_freed_memory=True, attention="documents"),
+}
+
+
+def measure(variant: Variant, student: Path, steps: int) -> dict[str, float]:
+    """Train `steps` timed steps in this process; returns the table's figures."""
+    from distill.training.student import write_student_format
+    from toolkit.machine.allocator import keep_freed_memory
+
+    if variant.keeps_freed_memory:
+        keep_freed_memory()
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        chat_format = write_student_format(student, folder)
+        examples = _examples(variant.batch_examples * (WARM_UP_STEPS + steps))
+        lengths = [len(chat_format.training_ids(e.messages, e.reasoning, e.answer)[0]) for e in examples]
+        make = _our_trainer if variant.is_ours else _default_trainer
+        trainer = make(variant, student, examples, folder)
+        clock = _timer(trainer)
+        trainer.train()
+        seconds = clock.ended[-1] - clock.ended[WARM_UP_STEPS - 1]
+        cpu_seconds = clock.cpu[-1] - clock.cpu[WARM_UP_STEPS - 1]
+        tokens = statistics.mean(lengths) * variant.batch_examples * steps
+        first_loss = next(entry["loss"] for entry in trainer.state.log_history if "loss" in entry)
+    return {
+        "tokens_per_s": tokens / seconds,
+        "tokens_per_cpu_s": tokens / cpu_seconds,
+        "peak_bytes": peak_memory_bytes(),
+        "first_loss": first_loss,
+    }
+
+
+def benchmark(student: Path, rounds: int, steps: int) -> dict[str, dict[str, float]]:
+    """Medians over the rounds, by variant; each measurement is a process of its own."""
+    measured: dict[str, list[dict[str, float]]] = {name: [] for name in VARIANTS}
+    for number in range(rounds):
+        for name in VARIANTS:
+            command = [sys.executable, "-m", __spec__.name, "--student", str(student), "--steps", str(steps)]
+            done = subprocess.run([*command, "--variant", name], stdout=subprocess.PIPE, text=True, check=True)
+            measured[name].append(json.loads(done.stdout.splitlines()[-1]))
+            rate = measured[name][-1]["tokens_per_s"]
+            say(f"round {number + 1}: {name}: {rate:.0f} tokens/s")
+    return {
+        name: {key: statistics.median(run[key] for run in runs) for key in runs[0]} for name, runs in measured.items()
+    }
+
+
+def table(medians: dict[str, dict[str, float]]) -> str:
+    """The result in Markdown."""
+    base = medians["defaults"]["tokens_per_s"]
+    lines = [
+        "| variant | tokens/s | × defaults | tokens a CPU second | peak memory, GB | first loss |",
+        "|---|---:|---:|---:|---:|---:|",
+    ]
+    for name, row in medians.items():
+        rate = row["tokens_per_s"]
+        lines.append(
+            f"| {VARIANTS[name].title} | {rate:.0f} | {rate / base:.2f} | {row['tokens_per_cpu_s']:.0f} "
+            f"| {row['peak_bytes'] / 1e9:.1f} | {row['first_loss']:.4f} |"
+        )
+    return "\n".join(lines)
+
+
+def _examples(count: int) -> list[Any]:
+    """Chains of thought that the program writes, of all families."""
+    from distill.problems.chains import worked_example
+    from distill.problems.families import FAMILIES, make_problems
+
+    problems = make_problems("train", -(-count // len(FAMILIES)), 0)
+    return [worked_example(problem) for problem in problems[:count]]
+
+
+def _our_trainer(variant: Variant, student: Path, examples: Sequence[Any], folder: Path) -> Any:
+    from transformers import AutoTokenizer
+
+    from distill.training.student import load_student
+    from distill.training.train import StudentTrainer, demo, tokenize, trainer_arguments
+    from toolkit.formats.chat_format import TURN_END, ChatFormat
+
+    config = replace(demo(), batch_examples=variant.batch_examples, log_every=1)
+    chat_format = ChatFormat.from_folder(folder)
+    model = load_student(student, chat_format.encode(TURN_END)[0])
+    model.set_attn_implementation(variant.attention)
+    return StudentTrainer(
+        model,
+        config,
+        args=trainer_arguments(config, folder),
+        train_dataset=tokenize(examples, chat_format),
+        processing_class=AutoTokenizer.from_pretrained(folder, local_files_only=True),
+    )
+
+
+def _default_trainer(variant: Variant, student: Path, examples: Sequence[Any], folder: Path) -> Any:
+    """`SFTTrainer` as it comes, told only what it cannot know: the processor, and to report to no one."""
+    import torch
+    from datasets import Dataset
+    from huggingface_hub import constants
+    from transformers import AutoTokenizer
+    from trl.trainer.sft_config import SFTConfig
+    from trl.trainer.sft_trainer import SFTTrainer
+
+    from toolkit.formats.chat_format import ChatFormat
+
+    constants.HF_HUB_DISABLE_TELEMETRY = True
+    chat_format = ChatFormat.from_folder(folder)
+    pairs = [chat_format.training_ids(e.messages, e.reasoning, e.answer) for e in examples]
+    dataset = Dataset.from_dict(
+        {"input_ids": [ids for ids, _ in pairs], "completion_mask": [[int(m) for m in mask] for _, mask in pairs]}
+    )
+    arguments = SFTConfig(
+        output_dir=str(folder / "defaults"),
+        use_cpu=not torch.cuda.is_available(),
+        per_device_train_batch_size=variant.batch_examples,
+        num_train_epochs=1,
+        completion_only_loss=True,
+        logging_steps=1,
+        save_strategy="no",
+        report_to=[],
+        disable_tqdm=True,
+        seed=0,
+        data_seed=0,
+    )
+    return SFTTrainer(
+        model=str(student),
+        args=arguments,
+        train_dataset=dataset,
+        processing_class=AutoTokenizer.from_pretrained(folder, local_files_only=True),
+    )
+
+
+def _timer(trainer: Any) -> Any:
+    from transformers import PrinterCallback, TrainerCallback
+
+    class Timer(TrainerCallback):
+        def __init__(self) -> None:
+            self.ended: list[float] = []
+            self.cpu: list[float] = []
+
+        def on_step_end(self, *args: Any, **kwargs: Any) -> None:
+            self.ended.append(time.monotonic())
+            self.cpu.append(time.process_time())
+
+    clock = Timer()
+    trainer.remove_callback(PrinterCallback)
+    trainer.add_callback(clock)
+    return clock
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print the table, or with --variant the JSON of one measurement."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.training.student_speed", description=__doc__.splitlines()[0]
+    )
+    parser.add_argument("--student", default="smollm2-135m", help="model to train; default: %(default)s")
+    parser.add_argument("--rounds", type=int, default=3, help="default: %(default)s")
+    parser.add_argument("--steps", type=int, default=6, help="timed steps a measurement; default: %(default)s")
+    parser.add_argument("--variant", choices=VARIANTS, help="measure one in this process and print JSON")
+    options = parser.parse_args(arguments)
+    student = resolve(options.student)
+    if options.variant:
+        print(json.dumps(measure(VARIANTS[options.variant], student, options.steps)))
+    else:
+        print(table(benchmark(student, options.rounds, options.steps)))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

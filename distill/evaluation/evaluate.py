@@ -1,0 +1,157 @@
+"""From a model to a row of the ledger: the same frozen problems for teacher, base, student and int4 student.
+
+Whatever the model, it gets the question in its own chat template, its answer is read by the same rules, and the
+protocol is the same. A model whose template opens no reasoning is graded on everything it writes.
+
+Two speeds are measured apart. `tokens_per_s` is what one person waits for: one stream, the prompt's reading left out,
+a fixed number of tokens (end-of-text ignored, so that every model does the same work), median over the first few
+problems, which are the same for every row. `batch_tokens_per_s` is what the evaluation itself ran at.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+
+from distill.teachers.respondent import ModelFolder, Respondent
+from distill.teachers.traces import Job
+from distill.verification.verdicts import VERIFIER, VERSION, check_gradable, grade
+from toolkit.errors import InputError
+from toolkit.figures.intervals import mean_interval
+from toolkit.figures.ledger import PROBLEMS, TRACES, VERDICTS, Evaluation, Score, correct_shares, read_evaluation
+from toolkit.generation.generate import Decoder, Sampling
+from toolkit.records import Problem, write_records
+from toolkit.runs import Stage, finish, is_complete, partial_folder
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalConfig:
+    """How every row of a ledger is measured."""
+
+    sampling: Sampling = field(default_factory=lambda: Sampling(temperature=0.0, max_new_tokens=320))
+    samples: int = 1
+    batch_size: int = 64
+    """Changes the time that an evaluation takes, not what it finds."""
+
+    def __post_init__(self) -> None:
+        if self.samples < 1 or self.batch_size < 1:
+            raise InputError(f"samples ({self.samples}) and batch_size ({self.batch_size}) must be at least 1")
+        if self.samples > 1 and self.sampling.temperature == 0.0:
+            raise InputError(
+                f"samples ({self.samples}) must be 1 where temperature is 0, since all would be equal; raise temperature"
+            )
+
+
+def evaluate_model(
+    folder: Path, open_decoder: Callable[[Path], Decoder], problems: Sequence[Problem], config: EvalConfig, out: Path
+) -> Evaluation:
+    """Measure a model folder; see `evaluate`."""
+    return evaluate(ModelFolder(folder, open_decoder, folder.name), problems, config, out)
+
+
+def evaluate(
+    respondent: Respondent,
+    problems: Sequence[Problem],
+    config: EvalConfig,
+    out: Path,
+    asked: Mapping[str, Any] = MappingProxyType({}),
+) -> Evaluation:
+    """Measure a model into the run folder `out`, or read the row where `out` holds it already.
+
+    `asked`: how the problems were chosen, for the record (`distill.trained_on.Asking.facts`).
+    Broken off, it goes on where it stopped. Raises `FolderConflict` where `out` holds another run, `InputError` where
+    the model folder has no tokenizer or template, or no room for the prompts, where an endpoint fails, or code may not run.
+    """
+    stage = stage_of(problems, config, model=respondent.digest)
+    if is_complete(out, stage):
+        return read_evaluation(out)
+    check_gradable(problems)
+    with respondent:
+        respondent.load()
+        partial = partial_folder(out, stage)
+        write_records(partial / PROBLEMS, list(problems))
+        measured = _measure(respondent, problems, config, partial)
+        left_out = {"left_out_of_requests": respondent.left_out} if respondent.left_out else {}
+        evaluation = replace(measured, asked={**asked, **left_out})
+    finish(partial, out, stage, evaluation.to_dict())
+    return evaluation
+
+
+def stage_of(problems: Sequence[Problem], config: EvalConfig, **inputs: str) -> Stage:
+    """What an evaluation asks, and of whom: `model` is the digest of its respondent."""
+    return Stage(
+        name="eval",
+        config={"samples": config.samples, **asdict(config.sampling), "verifier": f"{VERIFIER} {VERSION}"},
+        inputs=inputs | {"problems": problems_digest(problems)},
+    )
+
+
+def _measure(respondent: Respondent, problems: Sequence[Problem], config: EvalConfig, folder: Path) -> Evaluation:
+    """Measure an open model; writes traces.jsonl and verdicts.jsonl into the existing folder."""
+    resumed = (folder / TRACES).exists()
+    started = time.perf_counter()
+    traces = respondent.answer(
+        Job(
+            problems=problems,
+            sampling=config.sampling,
+            samples=config.samples,
+            batch_size=config.batch_size,
+            path=folder / TRACES,
+            label=f"evaluating {respondent.name}",
+        )
+    )
+    sampling_s = time.perf_counter() - started
+    by_id = {problem.id: problem for problem in problems}
+    verdicts = [grade(by_id[trace.problem_id], trace) for trace in traces]
+    write_records(folder / VERDICTS, verdicts)
+    tokens = [trace.completion_tokens for trace in traces if trace.completion_tokens is not None]
+    shares = correct_shares(verdicts)
+    return Evaluation(
+        model=respondent.name,
+        model_digest=respondent.digest,
+        problems_digest=problems_digest(problems),
+        problems=len(by_id),
+        protocol={"samples": config.samples, **asdict(config.sampling)},
+        accuracy=float(np.mean(list(shares.values()))),
+        interval=mean_interval(list(shares.values())),
+        families=family_scores(problems, shares),
+        mean_reasoning_tokens=_mean_known(trace.reasoning_tokens for trace in traces),
+        mean_completion_tokens=_mean_known(tokens),
+        truncation_rate=float(np.mean([not trace.closed for trace in traces])),
+        limit_rate=float(np.mean([trace.finish_reason == "length" for trace in traces])),
+        tokens_per_s=respondent.tokens_per_s(problems),
+        batch_tokens_per_s=None if resumed or len(tokens) < len(traces) else sum(tokens) / sampling_s,
+        batch_size=config.batch_size,
+        bytes=respondent.weight_bytes,
+    )
+
+
+def _mean_known(counts: Iterable[int | None]) -> float | None:
+    known = [count for count in counts if count is not None]
+    return float(np.mean(known)) if known else None
+
+
+def family_scores(problems: Sequence[Problem], shares: dict[str, float]) -> dict[str, Score]:
+    """Accuracy by family, families in the order in which the problems name them."""
+    by_family = defaultdict(list)
+    for problem in problems:
+        by_family[problem.family].append(shares[problem.id])
+    return {
+        family: Score(accuracy=float(np.mean(values)), interval=mean_interval(values), problems=len(values))
+        for family, values in by_family.items()
+    }
+
+
+def problems_digest(problems: Sequence[Problem]) -> str:
+    """One digest for a test set, whatever the order of its problems."""
+    lines = sorted(json.dumps(problem.to_dict(), sort_keys=True) for problem in problems)
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]

@@ -1,0 +1,1 @@
+"""The built-in teacher, made in DeepSeek-R1's stages: its corpus, recipe, stages, table and card."""

@@ -1,0 +1,89 @@
+"""A training set by rejection sampling (DeepSeek-R1 report, section 2.3.3): what the model wrote itself, where it is
+right and readable, and what it should know besides.
+
+    problems ─ samples ─> verdicts ─ right? ─ readable? ─ new? ─ among the first k? ─> texts, and the requests
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from functools import partial
+from itertools import cycle, islice
+from pathlib import Path
+
+from distill.teach.corpus import Text, request_texts
+from distill.teach.teacher_recipe import RejectionRecipe
+from distill.teachers.traces import Job, sample_traces
+from distill.verification.rewards import completion_of, language_consistency, well_formed
+from distill.verification.verdicts import grade
+from toolkit.formats.chat_format import ChatFormat
+from toolkit.generation.generate import Sampling
+from toolkit.model.decoder import TorchDecoder
+from toolkit.records import Problem, Trace
+from toolkit.runs import folder_digest
+
+ROLLOUTS = "rollouts.jsonl"
+BATCH_SIZE = 128
+MAX_NEW_TOKENS = 200
+
+
+def write_training_set(
+    writer: Path, problems: Sequence[Problem], recipe: RejectionRecipe, seed: int, folder: Path
+) -> tuple[list[Text], Mapping[str, int]]:
+    """Sample the model in `writer` and keep what may be learnt from; returns the texts and a count for each fate.
+
+    `folder` gets the samples, and whole batches that it holds already are not drawn again: what a row says may hang
+    on the rows beside it by a bit, and a run that was broken off must end as one that was not.
+    """
+    _keep_whole_batches(folder / ROLLOUTS)
+    job = Job(
+        problems=problems,
+        sampling=Sampling(temperature=recipe.temperature, top_p=1.0, max_new_tokens=MAX_NEW_TOKENS, seed=seed),
+        samples=recipe.samples,
+        batch_size=BATCH_SIZE,
+        path=folder / ROLLOUTS,
+        label="rejection sampling",
+    )
+    traces = sample_traces(
+        partial(TorchDecoder.open, writer),
+        ChatFormat.from_folder(writer),
+        job,
+        teacher=f"{writer.name}@{folder_digest(writer)}",
+    )
+    by_id = {problem.id: problem for problem in problems}
+    kept: list[Text] = []
+    fates: Counter[str] = Counter()
+    kept_of: Counter[str] = Counter()
+    seen: set[tuple[str, str]] = set()
+    for trace in traces:
+        problem = by_id[trace.problem_id]
+        fate = _fate(problem, trace)
+        if fate == "kept" and (trace.problem_id, trace.reasoning) in seen:
+            fate = "duplicate"
+        elif fate == "kept" and kept_of[trace.problem_id] == recipe.kept_a_problem:
+            fate = "surplus"
+        fates[fate] += 1
+        if fate == "kept":
+            seen.add((trace.problem_id, trace.reasoning))
+            kept_of[trace.problem_id] += 1
+            kept.append(Text(problem=problem, reasoning=trace.reasoning, answer=trace.answer))
+    requests = islice(cycle(request_texts()), recipe.requests)
+    return [*kept, *requests], dict(fates) | {"requests": recipe.requests}
+
+
+def _keep_whole_batches(path: Path) -> None:
+    """Cut a file of samples back to the last batch that ended."""
+    if path.exists():
+        with path.open("rb") as file:
+            lengths = [len(line) for line in file if line.endswith(b"\n")]
+        os.truncate(path, sum(lengths[: len(lengths) // BATCH_SIZE * BATCH_SIZE]))
+
+
+def _fate(problem: Problem, trace: Trace) -> str:
+    if not grade(problem, trace).correct:
+        return "wrong"
+    completion = completion_of(trace)
+    readable = well_formed(problem, completion) == 1.0 and language_consistency(problem, completion) == 1.0
+    return "kept" if readable else "unreadable"

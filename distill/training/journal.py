@@ -1,0 +1,307 @@
+"""What a training run leaves behind while it runs: a loss a line, progress for the person, checkpoints for a kill.
+
+    loss.jsonl    {"step", "epoch", "loss", "grad_norm", "learning_rate", "tokens", "tokens_per_s", "flops_per_s",
+                  "mfu"}, and `MORE`
+    checkpoints/  lets an interrupted run go on; removed by whoever saves the run's result
+
+A run that goes on from a checkpoint first cuts the file back to it, so each step stands there once. Of many processes
+the first one writes, and all save or stop together.
+
+Tokens are those of the examples, prompts included and padding not, over all processes; so the operations a second and
+the model FLOP utilization (`toolkit.model.flops`) are what those tokens needed. Of reinforcement they are a lower
+bound: sampling, the reference's pass and attention are not in it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import distributed, nn
+from torch.utils import deterministic
+from transformers import (
+    PreTrainedModel,
+    PrinterCallback,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
+
+from distill.training.interrupts import heard_in_backward, postponed_interrupt
+from toolkit.errors import InputError
+from toolkit.model.flops import peak_flops, training_flops
+from toolkit.model.loading import not_finite
+from toolkit.progress import Progress, duration
+from toolkit.runs import replace_text
+
+LOSS = "loss.jsonl"
+CHECKPOINTS = "checkpoints"
+VALIDATION_LOSS = "validation_loss"
+MORE = (
+    VALIDATION_LOSS,
+    "max_violation",
+    "reward",
+    "reward_std",
+    "differing",
+    "kl",
+    "entropy",
+    "completions/mean_length",
+)
+"""What some runs log besides: students, a mixture of experts, reinforcement."""
+MORE_BY_LAYER = ("max_violation_by_layer",)
+SAMPLED = "sampled/"
+"""Begins the names of what reinforcement measures of its samples."""
+COUNTED_ROWS = 1000
+
+Value = TypeVar("Value")
+
+
+class Journal(TrainerCallback):
+    """Writes the losses, shows progress, and asks for a checkpoint now and then and at an interrupt."""
+
+    def __init__(self, path: Path, *, tokens: int, checkpoint_every_s: float, interrupted: threading.Event) -> None:
+        """`tokens`: of the whole run, all epochs; 0 where the trainer counts them as it samples them."""
+        self._path = path
+        self._tokens = tokens
+        self._checkpoint_every_s = checkpoint_every_s
+        self._interrupted = interrupted
+        self._in_hand = self._updates = 0
+        self._progress: Progress | None = None
+        self._validation = ""
+
+    def on_train_begin(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        *,
+        model: nn.Module,
+        train_dataloader: Any,
+        **kwargs: Any,
+    ) -> None:
+        """Cut the log back to the checkpoint that training goes on from."""
+        if _anywhere(args.device, self._interrupted.is_set())[0]:
+            raise KeyboardInterrupt
+        self._in_hand, self._updates = state.global_step + 1, state.max_steps
+        self._first_step = self._saved_step = state.global_step
+        self._first_tokens = self._tokens_so_far(state)
+        self._flops_per_token = training_flops(model, _context(train_dataloader.dataset))
+        dtype = torch.bfloat16 if args.bf16 else next(model.parameters()).dtype
+        self._peak_flops = peak_flops(args.device, dtype) * args.world_size
+        self._begun_at = self._saved_at = time.monotonic()
+        if state.is_world_process_zero:
+            lines = self._path.read_text(encoding="utf-8").splitlines() if self._path.exists() else []
+            kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= state.global_step]
+            replace_text(self._path, "".join(line + "\n" for line in kept))
+            self._progress = Progress("train", state.max_steps, done=state.global_step)
+
+    def on_step_end(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        *,
+        model: nn.Module,
+        **kwargs: Any,
+    ) -> None:
+        if self._progress:
+            self._progress.advance()
+        now = time.monotonic()
+        is_due = now - self._saved_at >= self._checkpoint_every_s
+        is_interrupted, is_due = _anywhere(args.device, self._interrupted.is_set(), is_due)
+        if is_interrupted or is_due or state.global_step == state.max_steps:  # saving what is trained takes time too
+            refuse_diverged(model, state.global_step)
+            control.should_save = True
+            self._saved_at = now
+        if is_interrupted:
+            self._interrupted.set()
+            control.should_training_stop = True
+        self._in_hand = state.global_step + 1
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        self._saved_step = state.global_step
+
+    def promise(self) -> str:
+        """What an interrupt at this moment ends when, and what is kept."""
+        if not self._in_hand:
+            return "interrupted: this ends when the checkpoint is read; a second interrupt ends it at once"
+        made = self._in_hand - 1 - self._first_step
+        update_s = (time.monotonic() - self._begun_at) / made if made else 0.0
+        within = f", within about {duration(update_s)}" if update_s >= 1 else ""
+        return (
+            f"interrupted: this ends when update {min(self._in_hand, self._updates)} of {self._updates} is made and "
+            f"saved{within}, and the same command goes on from there; a second interrupt ends it at once, and "
+            + (f"update {self._saved_step} is the last one that is kept" if self._saved_step else "no update is kept")
+        )
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: Mapping[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if not logs or "loss" not in logs:
+            return
+        if not math.isfinite(logs["grad_norm"]):  # the trainer logs a loss without those that are none
+            raise diverged("gradient's norm", state.global_step, logs["grad_norm"])
+        if not self._progress:
+            return
+        elapsed_s = time.monotonic() - self._begun_at
+        tokens = self._tokens_so_far(state)
+        tokens_per_s = (tokens - self._first_tokens) / elapsed_s
+        flops_per_s = tokens_per_s * self._flops_per_token
+        record = {
+            "step": state.global_step,
+            "epoch": logs["epoch"],
+            "loss": logs["loss"],
+            "grad_norm": logs["grad_norm"],
+            "learning_rate": logs["learning_rate"],
+            "tokens": round(tokens),
+            "tokens_per_s": round(tokens_per_s, 1),
+            "flops_per_s": round(flops_per_s),
+            "mfu": round(flops_per_s / self._peak_flops, 4),
+        }
+        more = [name for name in logs if name in MORE or name.startswith(SAMPLED)]
+        record |= {name: round(logs[name], 4) for name in more}
+        record |= {name: [round(value, 4) for value in logs[name]] for name in MORE_BY_LAYER if name in logs}
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
+        if VALIDATION_LOSS in logs:
+            self._validation = f" (validation {logs[VALIDATION_LOSS]:.3f})"
+        self._progress.advance(
+            0,
+            f"loss {logs['loss']:.3f}{self._validation}  {tokens_per_s:.0f} tokens/s  {self._utilization(flops_per_s)}",
+        )
+
+    def _utilization(self, flops_per_s: float) -> str:
+        return f"{flops_per_s / 1e9:.0f} GFLOP/s, {flops_per_s / self._peak_flops:.0%} of the peak"
+
+    def _tokens_so_far(self, state: TrainerState) -> float:
+        if not self._tokens:
+            return float(state.num_input_tokens_seen)
+        tokens: float = state.global_step * self._tokens / state.max_steps
+        return tokens
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if self._progress:
+            self._progress.close()
+
+
+def _context(dataset: Any) -> float:
+    """Tokens in the sequence of a mean token, by the first rows; 0 where the rows are made as training goes on."""
+    lengths = [len(ids) for ids in dataset[:COUNTED_ROWS].get("input_ids", [])]
+    return sum(length**2 for length in lengths) / max(sum(lengths), 1)
+
+
+def _anywhere(device: torch.device, *claims: bool) -> list[bool]:
+    """Which of the claims hold in any of the processes."""
+    if not distributed.is_initialized():
+        return list(claims)
+    found = torch.tensor(claims, dtype=torch.int32, device=device)
+    distributed.all_reduce(found, distributed.ReduceOp.MAX)
+    return [bool(claim) for claim in found]
+
+
+def run_trainer(trainer: Trainer, folder: Path, *, tokens: int, checkpoint_every_s: float) -> dict[str, float]:
+    """Train to the end, from the folder's last checkpoint where it holds one.
+
+    `tokens`: see `Journal`. Returns the updates and tokens of the whole run, the seconds of this call, and the first and
+    the last logged loss.
+    Raises `KeyboardInterrupt` after writing a checkpoint where it was interrupted.
+    """
+    interrupted = threading.Event()
+    journal = Journal(folder / LOSS, tokens=tokens, checkpoint_every_s=checkpoint_every_s, interrupted=interrupted)
+    trainer.remove_callback(PrinterCallback)
+    trainer.add_callback(journal)
+    _leave_tied_to_their_sources(trainer.model)
+    with postponed_interrupt(interrupted, journal.promise), heard_in_backward(trainer.model), repeatable():
+        begun = time.monotonic()
+        checkpoint = _of_the_first(_last_checkpoint(folder / CHECKPOINTS))
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        seconds = time.monotonic() - begun
+    if interrupted.is_set():
+        raise KeyboardInterrupt
+    lines = (folder / LOSS).read_text(encoding="utf-8").splitlines() if trainer.is_world_process_zero() else []
+    first, last = _of_the_first([json.loads(line) for line in (lines[0], lines[-1])] if lines else [{}, {}])
+    return {
+        "updates": last["step"],
+        "tokens": last["tokens"],
+        "seconds": seconds,
+        "first_loss": first["loss"],
+        "final_loss": last["loss"],
+    }
+
+
+def diverged(what: str, step: int, value: float) -> InputError:
+    """The error of a run whose numbers ended."""
+    return InputError(
+        f"the {what} of update {step} must be a finite number, but is {value}; lower the learning rate, or look at the "
+        "training set; the last checkpoint stays in the run's partial folder"
+    )
+
+
+def refuse_diverged(model: nn.Module, step: int) -> None:
+    """Raise `InputError` where a weight is no finite number."""
+    if name := not_finite(model):
+        raise diverged(f"weights ({name})", step, math.nan)
+
+
+def _leave_tied_to_their_sources(model: nn.Module) -> None:
+    """Say that checkpoints lack what is tied, as they do; the trainer else warns that it is missing where it goes on."""
+    if isinstance(model, PreTrainedModel):  # adapters are read in another way
+        model._keys_to_ignore_on_save = {*(model._keys_to_ignore_on_save or ()), *model.all_tied_weights_keys}
+
+
+def _of_the_first(value: Value) -> Value:
+    """The first process' value, in all of them: the folder that all share is its own."""
+    if not distributed.is_initialized():
+        return value
+    values = [value]
+    distributed.broadcast_object_list(values)
+    return values[0]
+
+
+def _last_checkpoint(folder: Path) -> Path | None:
+    """The newest checkpoint that was written to its end."""
+    found = [path for path in folder.glob("checkpoint-*") if _is_whole(path)]
+    return max(found, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
+
+
+def _is_whole(checkpoint: Path) -> bool:
+    """The trainer writes its state last, and a kill may cut that short as well."""
+    try:
+        json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+@contextmanager
+def repeatable() -> Iterator[None]:
+    """Within, a step on a CPU gives the same bits each time.
+
+    Otherwise the gradient of `x[indices]`, which routes tokens to experts, is summed by several threads in the order in
+    which they come (`index_put_` with accumulate). On a GPU nothing changes: a run there is not promised to repeat.
+    """
+    before = torch.are_deterministic_algorithms_enabled()
+    filled = deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
+    torch.use_deterministic_algorithms(not torch.cuda.is_available() or before, warn_only=True)
+    deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # it guards against bugs, and takes time
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
+        deterministic.fill_uninitialized_memory = filled  # type: ignore[attr-defined]

@@ -1,0 +1,85 @@
+r"""The letter of a multiple choice that a text chooses: `(B)`, `B) Paris`, `\textbf{(B)}\ 16`, "Option B", `选B`."""
+
+from __future__ import annotations
+
+import re
+
+from distill.verification.readings.strings import main_clauses, plain_words, said_in, without_aside, without_style
+
+LETTERS = "ABCDEFGHIJ"
+_JOINED = r"\s*(?:,|&|/|;|\band\b|\bor\b|\bund\b|\boder\b|\bet\b|\bou\b|或|和|、|,\s*(?:and|or))\s*"
+_SEVERAL = re.compile(rf"(?<![\w'])\(?[{LETTERS}]\)?{_JOINED}\(?[{LETTERS}]\)?(?![\w'])")
+_CHOICE = re.compile(
+    rf"(?:(?:the\s+)?(?:correct\s+|right\s+|best\s+)?(?:option|choice|answer|letter)s?\s+)?(?:选[项择]?|選択?)?\s*"
+    rf"(?:\(([{LETTERS}])\)|([{LETTERS}])(?=\s*$|[.):,;]|\s+[-—]|\s*[项項])|\[([{LETTERS}])\])[.):,;项項]*\s*(?:[-—]\s+)?(.*)",
+    re.IGNORECASE | re.DOTALL,
+)
+
+
+_LETTER_BEHIND = re.compile(rf"(\S.*?),?\s+(?:\(|option \(?)([{LETTERS}])\)?[.。!]?")
+"""`Jupiter (B)`"""
+_ALONE = re.compile(rf"(?<![\w'])\(?([{LETTERS}])\)?(?![\w'])(?!\s+(?!(?:are|is|and|or)\b)[a-z]{{2,}})")
+_REFUSED = re.compile(
+    r"(?:is |are )?(?:wrong|incorrect|false|not)\b|(?:can|could|must) be (?:ruled out|eliminated|excluded)|cannot|错误|不对|不正确",
+    re.IGNORECASE,
+)
+
+
+def choice_of(text: str) -> tuple[str, str] | None:
+    """(letter, what stands behind it); None where the text begins with no letter of a choice."""
+    text = re.sub(r"[*`\"]", "", without_style(text)).strip().rstrip(".。!")
+    found = _CHOICE.fullmatch(text)
+    return None if not found else ((found[1] or found[2] or found[3]).upper(), found[4].strip())
+
+
+def choice_in(text: str, question: str = "") -> str | None:
+    """The one letter that a final answer chooses, by name or by what the question's options say; "" where it names two."""
+    options = options_in(question)
+    if any(_SEVERAL.search(without_aside(without_style(clause))) for clause in main_clauses(text)):
+        return ""
+    for said in said_in(text):
+        behind = _LETTER_BEHIND.fullmatch(said)
+        if choice := choice_of(said) or (behind and (behind[2], behind[1])):
+            letter, content = choice
+            if _REFUSED.match(content):
+                continue
+            if re.search(r"\b(?:wait|actually|should be|correction)\b", content, re.IGNORECASE):
+                return ""
+            others = [other for other, option in options.items() if option and option == plain_words(content)]
+            return "" if others and letter not in others else letter
+        named = [letter for letter, option in options.items() if option and option == plain_words(said)]
+        if len(named) == 1:
+            return named[0]
+    return None
+
+
+def choices_of(text: str) -> frozenset[str] | None:
+    """The letters of a text that is two or more of them, `A, C`, `(B) and (D)` or, in their order, `BD`."""
+    bare = without_style(text).strip(" .")
+    if re.fullmatch(rf"[{LETTERS}]{{2,5}}", bare) and list(bare) == sorted(set(bare)):
+        return frozenset(bare)
+    if not re.fullmatch(rf"(?:both\s+)?\(?[{LETTERS}]\)?(?:{_JOINED}\(?[{LETTERS}]\)?)+", bare):
+        return None
+    return frozenset(re.findall(rf"(?<![A-Za-z])[{LETTERS}](?![A-Za-z])", bare))
+
+
+def choices_in(text: str) -> frozenset[str]:
+    """All letters that a final answer chooses; of `BD` both, of `B or D` none."""
+    if re.search(r"\b(?:or|oder|ou)\b|或", text):
+        return frozenset()
+    for said in said_in(text):
+        bare = without_style(said).strip(" .")
+        if letters := choices_of(bare):
+            return letters
+        if re.fullmatch(rf"[{LETTERS}]{{1,6}}", bare):
+            return frozenset(bare)
+    for clause in main_clauses(text):
+        if found := _ALONE.findall(without_aside(without_style(clause))):
+            return frozenset(found)
+    return frozenset()
+
+
+def options_in(question: str) -> dict[str, str]:
+    """Letter → what it stands for, of a question that lists its choices, one a line."""
+    found = re.findall(rf"^\s*\(?([{LETTERS}])[.):]\s+(\S.*?)\s*$", question, re.MULTILINE)
+    return {letter: plain_words(said) for letter, said in found}

@@ -1,0 +1,97 @@
+"""A student's own traces as token ids: some to calibrate on, the others to check against.
+
+Invariant: no problem is on both sides, and the same file gives the same texts on every run.
+
+Shapes: B texts of a batch, T tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from toolkit.errors import InputError
+from toolkit.formats.chat_format import ChatFormat
+from toolkit.records import Example, content_hash, read_records
+from toolkit.terminal import say
+
+HELD_OUT_SHARE = 1 / 8
+HELD_OUT_TOKENS = 3000
+"""Completion tokens that are enough for a 99th percentile of some thirty values."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Text:
+    """One conversation of one turn, as it was trained on."""
+
+    prompt: list[int]
+    completion: list[int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CalibrationTexts:
+    """The two sides of a traces file."""
+
+    calibration: list[Text]
+    held_out: list[Text]
+
+
+def batches_by_length(texts: Sequence[Sequence[int]], tokens: int) -> Iterator[list[Sequence[int]]]:
+    """Texts of like lengths together, as many as have so many tokens when they are padded; a longer one is alone."""
+    batch: list[Sequence[int]] = []
+    for text in sorted(texts, key=len):
+        if batch and len(text) * (len(batch) + 1) > tokens:
+            yield batch
+            batch = []
+        batch.append(text)
+    if batch:
+        yield batch
+
+
+def padded(texts: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+    """ids_BT, padded on the right, and mask_BT, true on real tokens, which causal attention keeps from the padding."""
+    ids_BT = pad_sequence([torch.tensor(text) for text in texts], batch_first=True)
+    return ids_BT, torch.arange(ids_BT.shape[1]) < torch.tensor([len(text) for text in texts])[:, None]
+
+
+def read_texts(path: Path, chat_format: ChatFormat, *, tokens: int, max_length: int) -> CalibrationTexts:
+    """Read `Example` lines; `tokens` limits the calibration side.
+
+    Raises `InputError` where a line is no example, or where one of the sides would be empty.
+    """
+    calibration: list[Text] = []
+    held_out: list[Text] = []
+    room, held_out_room, too_long = tokens, HELD_OUT_TOKENS, 0
+    try:
+        examples = read_records(path, Example)
+    except InputError as error:
+        raise InputError(f"{error}; the train.jsonl beside a student holds examples to calibrate on") from error
+    for example in sorted(examples, key=lambda e: (content_hash(e.problem_id + e.question), e.sample)):
+        ids, is_completion = chat_format.training_ids(example.messages, example.reasoning, example.answer)
+        if len(ids) > max_length:
+            too_long += 1
+            continue
+        start = is_completion.index(True)
+        text = Text(prompt=ids[:start], completion=ids[start:])
+        if int(content_hash(example.question), 16) < HELD_OUT_SHARE * 2**64:
+            if held_out_room > 0:
+                held_out.append(text)
+                held_out_room -= len(text.completion)
+        elif room > 0:
+            calibration.append(text)
+            room -= len(ids)
+    if not calibration or not held_out:
+        longer = f", {too_long} are longer than the context of {max_length} tokens" if too_long else ""
+        raise InputError(
+            f"{path} must hold examples enough to calibrate on ({len(calibration)} found) and to check against "
+            f"({len(held_out)} found{longer}); give a file of some dozens by --calibration, such as the train.jsonl of a larger run, "
+            "or take --quick, which needs none"
+        )
+    if too_long:
+        say(f"export: {too_long} examples of {path} are longer than the context ({max_length} tokens), and left out")
+    return CalibrationTexts(calibration=calibration, held_out=held_out)

@@ -1,0 +1,1 @@
+"""Checkpoints as their own libraries read them: tensors, shards, links, adapters."""

@@ -1,0 +1,195 @@
+"""A PEFT folder of low-rank adapters, merged into the base model's tensors while they are read.
+
+    adapter_config.json           r, lora_alpha, the base model's name
+    adapter_model.safetensors     …q_proj.lora_A.weight [r, K], …q_proj.lora_B.weight [N, r]
+
+W + scale · B A with scale = lora_alpha / r, or lora_alpha / √r where use_rslora. Source: Hu et al., "LoRA" (2021);
+Kalajdzievski, "rsLoRA" (2023); peft.tuners.lora.
+
+Invariant: every tensor of the file is merged, or the folder is left to PEFT (`export.merged_model`) by the name of what this
+formula would lose.
+
+Shapes: N output features, K input features, L rank of the adapter.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from export.checkpoint.safetensors_file import INDEX, SINGLE, open_safetensors
+from toolkit.errors import InputError
+from toolkit.field_types import fits
+from toolkit.records import read_object
+from toolkit.sources.model_names import ADAPTER_CONFIG
+from toolkit.sources.unfinished import refuse_unfinished
+
+CONFIG, WEIGHTS, PICKLED = ADAPTER_CONFIG, "adapter_model.safetensors", "adapter_model.bin"
+PREFIX = "base_model.model."
+ALL_LINEAR = "all-linear"
+PLAIN_STARTS = (True, False, "gaussian", "orthogonal", "eva")
+"""`init_lora_weights` that leave the base model's weights alone."""
+MUST_BE_OFF = (
+    "use_dora",
+    "fan_in_fan_out",
+    "modules_to_save",
+    "rank_pattern",
+    "alpha_pattern",
+    "lora_bias",
+    "layer_replication",
+    "target_parameters",
+    "trainable_token_indices",
+    "alora_invocation_tokens",
+    "use_qalora",
+    "use_bdlora",
+    "arrow_config",
+    "kasa_config",
+    "monteclora_config",
+    "velora_config",
+    "exclude_modules",
+    "layers_to_transform",
+)
+"""What LoraConfig offers beyond the formula."""
+
+
+class NeedsPeft(InputError):
+    """An adapter is not of the plain kind that is merged while the base is read."""
+
+
+class Adapter:
+    """An open adapter folder."""
+
+    def __init__(self, folder: Path) -> None:
+        """Raises `NeedsPeft` where the adapter is none of the plain kind, and `InputError` where it is damaged."""
+        config = read_adapter_config(folder)
+        _leave_to_peft(folder, config)
+        self._rank: int = config["r"]
+        self._modules: list[str] | str = config["target_modules"]
+        self.scale = config["lora_alpha"] / (math.sqrt(self._rank) if config.get("use_rslora") else self._rank)
+        self._tensors = open_safetensors(folder / WEIGHTS)
+        for name, stored in self._tensors.items():
+            stored.check_type(name)
+        self._folder = folder
+        self.targets = {_target(folder, name) for name in self._tensors}
+        """Names of the base model's tensors that change."""
+        for name in self.targets:
+            parts = [self._part(name, letter) for letter in "AB"]
+            if not all(part in self._tensors for part in parts):
+                raise InputError(f"{folder / WEIGHTS} must hold {' and '.join(parts)}; it holds one of them")
+
+    def check_targets(self, matrices: Iterable[str]) -> None:
+        """Raises `NeedsPeft` unless the file changes those of the base's linear layers that the configuration names, and
+        no other: PEFT leaves a tensor out that has no target, and says where one is missing."""
+        named = {name for name in matrices if self._names(name.removesuffix(".weight"))}
+        if differing := sorted(named ^ self.targets):
+            raise NeedsPeft(
+                f"target_modules of {self._folder} must name what {WEIGHTS} changes for an adapter to be merged without PEFT, "
+                f"and differs in {differing[0]}"
+            )
+
+    def _names(self, module: str) -> bool:
+        """Whether `target_modules` means a module: by the end of its name, or a pattern of the whole; source: PEFT."""
+        if self._modules == ALL_LINEAR:
+            return module != "lm_head"
+        if isinstance(self._modules, str):
+            try:
+                return re.fullmatch(self._modules, module) is not None
+            except re.error:  # PEFT says so
+                return False
+        return module in self._modules or module.endswith(tuple(f".{end}" for end in self._modules))
+
+    def check_shape(self, name: str, shape: tuple[int, ...]) -> None:
+        """Raises `InputError` where the adapter's factors don't multiply to the base tensor's shape, or have another rank
+        than the one that they are scaled by."""
+        down, up = (self._tensors[self._part(name, letter)].shape for letter in "AB")
+        if (*up[:1], *down[1:]) != shape or up[1:] != down[:1]:
+            raise InputError(
+                f"{self._folder} changes {name} by {up} x {down}, which must make {shape}; give its --base"
+            )
+        if down[0] != self._rank:
+            raise InputError(
+                f"r ({self._rank}) of {self._folder / CONFIG} must be the rank of {name} in {WEIGHTS} ({down[0]}); "
+                "get both of one adapter"
+            )
+
+    def delta(self, name: str, begin: int, end: int) -> Tensor:
+        """What rows from `begin` up to `end` of a target gain. Raises `InputError` where that is not finite."""
+        down, up = (self._tensors[self._part(name, letter)] for letter in "AB")
+        down_LK, up_NL = down.read(0, down.shape[0]), up.read(begin, end)
+        change_NK = (up_NL @ down_LK).mul_(self.scale)
+        if not torch.isfinite(change_NK).all():
+            raise InputError(
+                f"the adapter {self._folder} must change {name} by finite values, and has NaN or infinite ones"
+            )
+        return change_NK
+
+    def _part(self, name: str, letter: str) -> str:
+        return f"{PREFIX}{name.removesuffix('.weight')}.lora_{letter}.weight"
+
+
+def is_adapter(folder: Path) -> bool:
+    """Whether a folder is an adapter; a configuration that was left beside a whole model makes none of it.
+
+    Raises `InputError` where it holds the weights of both.
+    """
+    if not (folder / CONFIG).is_file():
+        return False
+    model, adapter = (
+        [name for name in names if (folder / name).is_file()] for names in ((SINGLE, INDEX), (WEIGHTS, PICKLED))
+    )
+    if model and adapter:
+        raise InputError(
+            f"{folder} must hold a whole model or an adapter, and holds both ({model[0]}, {adapter[0]}); "
+            "move the one that is not meant elsewhere"
+        )
+    return not model
+
+
+def base_model(folder: Path) -> str:
+    """The model argument that an adapter names as its base."""
+    base = read_adapter_config(folder).get("base_model_name_or_path")
+    if not base:
+        raise InputError(f"{folder / CONFIG} must name the base model, but names none; give it with --base")
+    return str(base)
+
+
+def read_adapter_config(folder: Path) -> Mapping[str, Any]:
+    refuse_unfinished(folder)
+    return read_object(folder / CONFIG)
+
+
+def _leave_to_peft(folder: Path, config: Mapping[str, Any]) -> None:
+    start = config.get("init_lora_weights", True)
+    for name, found, is_supported, supported in (
+        ("peft_type", config.get("peft_type"), config.get("peft_type") == "LORA", "LORA"),
+        ("bias", config.get("bias", "none"), config.get("bias", "none") == "none", "none"),
+        ("init_lora_weights", start, start in PLAIN_STARTS, "one that keeps the base model's weights"),
+        *((name, config.get(name), not config.get(name), "off") for name in MUST_BE_OFF),
+    ):
+        if not is_supported:
+            raise NeedsPeft(
+                f"{name} ({found}) of {folder} must be {supported} for an adapter to be merged without PEFT"
+            )
+    if not (folder / WEIGHTS).is_file() and (folder / PICKLED).is_file():
+        raise NeedsPeft(f"{folder / PICKLED} must be {WEIGHTS} for an adapter to be merged without PEFT")
+    for name, kind, words in (("r", int, "a whole number"), ("lora_alpha", float, "a number")):
+        value: Any = config.get(name)
+        if not fits(value, kind) or value <= 0:
+            raise InputError(f"{name} ({value}) must be {words} above 0; {folder / CONFIG} holds it")
+    if not fits(config.get("target_modules"), list[str] | str):
+        raise NeedsPeft(f"target_modules of {folder} must be named for an adapter to be merged without PEFT")
+
+
+def _target(folder: Path, name: str) -> str:
+    module, found, _ = name.removeprefix(PREFIX).rpartition(".lora_")
+    if not found or not name.startswith(PREFIX) or not name.endswith((".lora_A.weight", ".lora_B.weight")):
+        raise NeedsPeft(
+            f"{name} in {folder / WEIGHTS} must be lora_A or lora_B of a linear layer to be merged without PEFT"
+        )
+    return f"{module}.weight"

@@ -1,0 +1,222 @@
+"""A Hugging Face folder's tensors, streamed: some rows at a time from one or many safetensors files.
+
+Invariant: names are the checkpoint's own, and what leaves here is finite float32 of the shape that the configuration
+promises. Source: the safetensors format and Hugging Face's `model.safetensors.index.json`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from export.checkpoint.adapter import Adapter, NeedsPeft
+from export.checkpoint.safetensors_file import INDEX, SINGLE, StoredRows, open_safetensors
+from export.runtime.model_config import ModelConfig, read_model_config
+from toolkit.errors import InputError
+from toolkit.field_types import check_type
+from toolkit.records import read_object
+
+Floats = NDArray[np.float32]
+
+EMBEDDING = "model.embed_tokens.weight"
+LM_HEAD = "lm_head.weight"
+MATRICES = {
+    "self_attn.qkv_proj": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+    "self_attn.o_proj": ("self_attn.o_proj",),
+    "mlp.gate_up_proj": ("mlp.gate_proj", "mlp.up_proj"),
+    "mlp.down_proj": ("mlp.down_proj",),
+}
+"""A layer's matrices as they are stored, from the checkpoint's: those that read the same input are one."""
+
+LARGEST = 65504.0
+"""Weights and scales are stored in fp16 somewhere on the way; a larger value could not be."""
+
+
+SLICE_WEIGHTS = 1 << 22
+"""Values that are read at once: 16 MB of float32."""
+
+COMPUTED = "rotary_emb.inv_freq"
+"""What old checkpoints hold and every loader computes again."""
+NAMED = 3
+"""Tensors that an error names."""
+
+
+class Checkpoint:
+    """A model folder: its configuration, and its tensors by name, with an adapter's changes where there is one."""
+
+    def __init__(self, folder: Path, adapter: Path | None = None) -> None:
+        """Raises `InputError` where a file is missing, cut short, or lacks a tensor that the configuration needs, and
+        `NeedsPeft` where the adapter is none that can be streamed."""
+        self.folder = folder
+        config = read_model_config(folder)
+        self.adapter = Adapter(adapter) if adapter else None
+        self._stored, self._repeated = _read_headers(folder)
+        self.config = self._as_tied_as_stored(config)
+        self.shapes = tensor_shapes(self.config)
+        for name, shape in self.shapes.items():
+            if name not in self._stored:
+                raise InputError(f"{folder} must hold the tensor {name}; its safetensors files do not")
+            self._stored[name].check_type(name)
+            found = self._stored[name].shape
+            if found != shape:
+                raise InputError(f"{name} in {folder} has shape {found}, which must equal {shape} of its config.json")
+        self._refuse_others()
+        for name in sorted(self.adapter.targets) if self.adapter else ():
+            self._check_target(name)
+        if self.adapter:
+            self.adapter.check_targets(n for n, shape in self.shapes.items() if len(shape) == 2 and n != EMBEDDING)
+
+    @property
+    def read_here_only(self) -> list[str]:
+        """The tensors that transformers, which reads the last file of several, does not read from this folder as we do."""
+        changed = self.adapter.targets if self.adapter else set()
+        return sorted(changed | (self._repeated & self.shapes.keys()))
+
+    @property
+    def head(self) -> str:
+        """The tensor that the output head is."""
+        return EMBEDDING if self.config.tie_word_embeddings else LM_HEAD
+
+    def slices(self, name: str) -> Iterator[torch.Tensor]:
+        """Read one tensor by some rows at a time, as float32.
+
+        Raises `InputError` where it holds NaN, an infinity or a huge value.
+        """
+        rows = self.shapes[name][0]
+        step = max(1, SLICE_WEIGHTS // self._stored[name].row_size)
+        for begin in range(0, rows, step):
+            values = self._rows(name, begin, min(begin + step, rows))
+            self._check_values(name, values)
+            yield values
+
+    def tensor(self, name: str) -> torch.Tensor:
+        """Read one tensor as float32; raises as `slices`."""
+        tensor = torch.empty(self.shapes[name])
+        begin = 0
+        for values in self.slices(name):
+            tensor[begin : begin + len(values)] = values
+            begin += len(values)
+        return tensor
+
+    def array(self, name: str) -> Floats:
+        """Read one tensor as a float32 array; raises as `slices`."""
+        array: Floats = self.tensor(name).numpy()
+        return array
+
+    def size_bytes(self, name: str) -> int:
+        """Bytes of a tensor in its file."""
+        return self._stored[name].size_bytes(self.shapes[name][0])
+
+    def _as_tied_as_stored(self, config: ModelConfig) -> ModelConfig:
+        """As transformers 5 takes the flag: one matrix that is stored is both, and two that differ are two."""
+        embedding, head = (self._stored.get(name) for name in (EMBEDDING, LM_HEAD))
+        if not config.tie_word_embeddings or head is None:
+            return config
+        if embedding is None:
+            self._stored[EMBEDDING] = head
+            return config
+        return config if embedding.equals(head) else replace(config, tie_word_embeddings=False)
+
+    def _refuse_others(self) -> None:
+        """A bias, a norm or a layer that the configuration does not name would be left out, and the model be another."""
+        others = sorted(
+            name for name in self._stored.keys() - self.shapes.keys() - {LM_HEAD} if not name.endswith(COMPUTED)
+        )
+        if others:
+            more = f" and {len(others) - NAMED} more" if len(others) > NAMED else ""
+            raise InputError(
+                f"{self.folder} must hold only tensors that its config.json describes, which has no place for "
+                f"{', '.join(others[:NAMED])}{more}; get weights and config.json of one model"
+            )
+
+    def _rows(self, name: str, begin: int, end: int) -> torch.Tensor:
+        values = self._stored[name].read(begin, end)
+        if self.adapter and name in self.adapter.targets:
+            values += self.adapter.delta(name, begin, end)
+        return values
+
+    def _check_target(self, name: str) -> None:
+        assert self.adapter
+        shape = self.shapes.get(name, ())
+        if name == EMBEDDING or (name == LM_HEAD and not shape):
+            raise NeedsPeft(f"{name} must be a matrix of its own for an adapter to be merged without PEFT")
+        if len(shape) != 2:
+            raise InputError(f"{name}, which the adapter changes, must be a linear layer of {self.folder}; it has none")
+        self.adapter.check_shape(name, shape)
+
+    def _check_values(self, name: str, values: torch.Tensor) -> None:
+        low, high = torch.aminmax(values)
+        if not (torch.isfinite(low) and torch.isfinite(high)):
+            count = int((~torch.isfinite(values)).sum())
+            raise InputError(f"{name} in {self.folder} must be finite, but holds {count} NaN or infinite values")
+        if max(-float(low), float(high)) > LARGEST:
+            worst = max(-float(low), float(high))
+            raise InputError(f"{name} in {self.folder} holds {worst:g}, which must be at most {LARGEST:g}")
+
+
+def tensor_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    """Name and shape of every tensor that the graph is made of, in the order of the model."""
+    hidden = config.hidden_size
+    shapes: dict[str, tuple[int, ...]] = {EMBEDDING: (config.vocab_size, hidden)}
+    for layer in range(config.num_hidden_layers):
+        shapes.update({f"model.layers.{layer}.{name}": shape for name, shape in _layer_shapes(config)})
+    shapes["model.norm.weight"] = (hidden,)
+    if not config.tie_word_embeddings:
+        shapes[LM_HEAD] = (config.vocab_size, hidden)
+    return shapes
+
+
+def _layer_shapes(config: ModelConfig) -> Iterator[tuple[str, tuple[int, ...]]]:
+    hidden, intermediate = config.hidden_size, config.intermediate_size
+    yield "input_layernorm.weight", (hidden,)
+    for name, rows in zip("qkv", config.qkv_sizes, strict=True):
+        yield f"self_attn.{name}_proj.weight", (rows, hidden)
+        if config.has_qkv_bias:
+            yield f"self_attn.{name}_proj.bias", (rows,)
+        if config.has_qk_norm and name != "v":
+            yield f"self_attn.{name}_norm.weight", (config.head_dim,)
+    yield "self_attn.o_proj.weight", (hidden, config.qkv_sizes[0])
+    if config.attention_bias:
+        yield "self_attn.o_proj.bias", (hidden,)
+    yield "post_attention_layernorm.weight", (hidden,)
+    yield "mlp.gate_proj.weight", (intermediate, hidden)
+    yield "mlp.up_proj.weight", (intermediate, hidden)
+    yield "mlp.down_proj.weight", (hidden, intermediate)
+
+
+def _read_headers(folder: Path) -> tuple[dict[str, StoredRows], frozenset[str]]:
+    """Every tensor by its name, out of the file that the index names; and the names that other files hold as well."""
+    index = folder / INDEX
+    if (folder / SINGLE).is_file():
+        return open_safetensors(folder / SINGLE), frozenset()
+    if not index.is_file() and (folder / "model.onnx").is_file():
+        raise InputError(
+            f"{folder} must be a model folder, and is an exported one; export the model that it was made of"
+        )
+    if not index.is_file():
+        raise InputError(
+            f"{folder} must hold {SINGLE} or {INDEX}; it holds neither; fetch them, or let transformers write them from "
+            "other weights (from_pretrained and save_pretrained)"
+        )
+    weight_map: Any = read_object(index).get("weight_map")
+    check_type(weight_map, dict[str, str], f"weight_map in {index}")
+    named = {name: Path(file).name for name, file in weight_map.items()}
+    stored: dict[str, StoredRows] = {}
+    repeated = set()
+    for file in sorted(set(named.values())):
+        for name, rows in open_safetensors(folder / file).items():
+            repeated |= {name} & stored.keys()
+            if name not in stored or named.get(name) == file:
+                stored[name] = rows
+    for name, file in named.items():
+        if name not in stored or stored[name].path.name != file:
+            raise InputError(
+                f"{folder / file} must hold {name}, as {INDEX} says, and does not; get the checkpoint again"
+            )
+    return stored, frozenset(repeated)

@@ -1,0 +1,156 @@
+"""What an exported folder must say before it ships: on the traces, and where faults hide (`export.runtime.verify.probes`).
+
+    traces, places ─ float model ─ what it expects ─┐
+              model.onnx ─ exact keys and values ───┼─ int8 is kept where it falls little short of exact ─┐
+              model.int8-cache.onnx ────────────────┘                                                     │
+                                         within the bounds ─ what `toolkit verify` compares with ─────────┘
+
+An int8 cache that falls short is left out in words, and the folder keeps keys and values exactly: the weights, which took
+the time, are none the worse.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain, cycle, islice
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedModel
+
+from export.calibration.odd_tokens import odd_texts
+from export.calibration.texts import Text
+from export.checks.goldens import Chats, answered, expect, greedy_texts, source_chats, write_goldens
+from export.checks.parity import Bounds, check_context, check_parity, measure_parity, parity_steps
+from export.runtime.decoder import INT8_CACHE_FILE, Cache, OnnxDecoder
+from export.runtime.model_config import ModelConfig, read_model_config
+from export.runtime.verify.divergence import CoarseParity, Expected
+from export.runtime.verify.probes import BATCH, LONG, LONG_POSITIONS, ODD, TURNS, int8_fault, measure_places
+from toolkit.errors import GateFailed
+from toolkit.formats.chat_format import ChatFormat
+from toolkit.progress import Progress
+from toolkit.terminal import say
+
+COMPARED = 256
+"""Last positions of the long text."""
+ROWS, TURN_COUNT, ANSWER_TOKENS = 4, 3, 32
+FIRST_ROW_TOKENS = 500
+"""What the batch's first row holds before its text begins, so that rows are far apart."""
+ODD_TOKENS = 256
+PLACE_FACTOR = 4.0
+"""How much farther from the float model than on the traces an export may be at a place that nothing is calibrated on."""
+
+
+def check_source(source: Path, max_position_embeddings: int) -> Chats:
+    """Raises before all the work what the gate would behind it; returns the chats that the folder's record will hold.
+
+    `source`: where tokenizer and template lie.
+    """
+    check_context(ChatFormat.from_folder(source), max_position_embeddings)
+    return source_chats(source)
+
+
+def pass_gate(
+    model: PreTrainedModel,
+    source: Path,
+    folder: Path,
+    cache: Cache,
+    bounds: Bounds,
+    held_out: Sequence[Text],
+    chats: Chats,
+) -> dict[str, Any]:
+    """Compare an exported folder with the float model and write its record; returns what its manifest has to remember.
+
+    `source`: where tokenizer and template lie. `cache`: the one that was asked for. `chats`: the `source_chats`. Raises
+    `GateFailed` where the folder is out of bounds.
+    """
+    chat_format = ChatFormat.from_folder(folder)
+    texts = held_out or answered(greedy_texts(OnnxDecoder(folder, cache="exact"), chat_format, ()))
+    asked = place_texts(texts, chat_format, read_model_config(folder))
+    has_int8 = (folder / INT8_CACHE_FILE).is_file()
+    steps = sum(map(len, asked.values())) + len(asked) * (2 if has_int8 else 1) + parity_steps(held_out) + 1
+    measured: dict[str, Any] = {}
+    with Progress("gate", steps) as progress:
+        progress.begin("what the float model expects where faults hide")
+        places = {place: expect(model, there, progress.advance) for place, there in asked.items()}
+        found = _measured(folder, "exact", places, progress)
+        if has_int8:
+            found_int8 = _measured(folder, "int8", places, progress)
+            if fault := int8_fault(found, found_int8):
+                (folder / INT8_CACHE_FILE).unlink()
+                cache = "exact"
+                measured["int8_cache_fault"] = fault
+                say(f"export: keys and values are kept exactly: {fault}")
+            elif cache == "int8":
+                found = found_int8
+        decoder = OnnxDecoder(folder, cache=cache)
+        progress.begin("both on the traces")
+        report = measure_parity(model, chat_format, decoder, held_out, progress.advance)
+        check_parity(report, bounds)
+        check_places(found, bounds)
+        progress.begin("what toolkit verify compares with")
+        record = write_goldens(model, source, folder, decoder, held_out, places, chats)
+        progress.advance()
+    measured |= {"cache": cache, "parity": report.to_dict()}
+    measured["places"] = {place: there.to_dict() for place, there in found.items()}
+    return measured | record
+
+
+def check_places(found: Mapping[str, CoarseParity], bounds: Bounds) -> None:
+    """Raises `GateFailed` where a place is out of what bounds allow it; odd tokens, of which a model knows little, are
+    compared between caches and by `toolkit verify` alone."""
+    for place, there in found.items():
+        if place != ODD and not there.mean_kl <= PLACE_FACTOR * bounds.max_mean_kl:  # also where it is NaN
+            raise GateFailed(
+                f"mean KL to the float model at {place} ({there.mean_kl:.4f}) must be at most "
+                f"{PLACE_FACTOR * bounds.max_mean_kl}; calibrate on longer traces with --calibration, or export with --best"
+            )
+
+
+def place_texts(texts: Sequence[Text], chat_format: ChatFormat, config: ModelConfig) -> dict[str, list[Text]]:
+    """What is read at each place, made of texts of one turn."""
+    room = min(LONG_POSITIONS, config.max_position_embeddings)
+    endless = cycle(chain.from_iterable(text.prompt + text.completion for text in texts))
+    long_ids = list(islice(endless, room))
+    compared = min(COMPARED, room // 2)
+    chosen = {
+        LONG: [Text(prompt=long_ids[:-compared], completion=long_ids[-compared:])],
+        TURNS: list(_turns(texts, room)),
+        BATCH: _rows(texts, long_ids[: min(FIRST_ROW_TOKENS, room // 2)], room),
+        ODD: [
+            Text(prompt=ids[:1], completion=ids[1:]) for ids in odd_texts(chat_format, config.vocab_size, ODD_TOKENS)
+        ],
+    }
+    return {place: there for place, there in chosen.items() if there}
+
+
+def _turns(texts: Sequence[Text], room: int) -> Iterator[Text]:
+    """Texts as turns of one conversation, as far as the context goes."""
+    said: list[int] = []
+    for text in islice(cycle(texts), TURN_COUNT):
+        prompt, completion = said + text.prompt, text.completion[:ANSWER_TOKENS]
+        said = prompt + completion
+        if len(said) > room:
+            return
+        yield Text(prompt=prompt, completion=completion)
+
+
+def _rows(texts: Sequence[Text], before: list[int], room: int) -> list[Text]:
+    """Rows of different lengths, the longest completions first; the first text stands behind others."""
+    chosen = [Text(prompt=text.prompt, completion=text.completion[:ANSWER_TOKENS]) for text in texts[:ROWS]]
+    first = Text(prompt=before + chosen[0].prompt, completion=chosen[0].completion)
+    if len(first.prompt) + len(first.completion) <= room:
+        chosen.append(first)
+    return sorted(chosen, key=lambda text: -len(text.completion))
+
+
+def _measured(
+    folder: Path, cache: Cache, places: Mapping[str, Expected], progress: Progress
+) -> dict[str, CoarseParity]:
+    progress.begin(f"what the exported model says there, its cache {cache}")
+    decoder = OnnxDecoder(folder, cache=cache, keeps_prefix=True)
+    found: dict[str, CoarseParity] = {}
+    for place, expected in places.items():
+        found |= measure_places(decoder, {place: expected})
+        progress.advance()
+    return found

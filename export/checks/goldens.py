@@ -1,0 +1,218 @@
+"""Writes what `toolkit verify` compares with: the source's ids and renderings, the exported folder's greedy tokens, and
+what the float model expects.
+
+Invariant: ids come from the source's own tokenizer and prompts from transformers, never from the folder that they check;
+a folder that says otherwise on the spot is not exported.
+
+Shapes: T positions, K the likeliest tokens, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jinja2.exceptions import TemplateError
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+from export.calibration.texts import Text
+from export.checks.fuzz_corpus import fuzz_texts
+from export.checks.parity import QUESTIONS
+from export.runtime.decoder import OnnxDecoder
+from export.runtime.verify.comparisons import check_end_of_text, check_template, check_tokenizer
+from export.runtime.verify.divergence import Expected, coarsen, measure_coarsely, write_expected
+from export.runtime.verify.record import (
+    RECORD_DAY,
+    VERSION,
+    GoldenRecord,
+    GreedyText,
+    RenderedChat,
+    end_of_text_ids,
+    text_digests,
+    vocabulary_digests,
+    write_record,
+)
+from toolkit.errors import GateFailed, InputError
+from toolkit.formats.chat_format import ChatFormat, completion_text
+from toolkit.records import Message
+
+FUZZ_SEED, FUZZ_TEXTS = 0, 300
+GREEDY_PROMPTS, GREEDY_TOKENS = 4, 32
+POSITIONS = 256
+LIKELIEST = 32
+ASK, ASK_AGAIN = QUESTIONS[:2]
+CHATS: tuple[list[Message], ...] = (
+    [{"role": "user", "content": ASK}],
+    [{"role": "system", "content": "Answer in one word."}, {"role": "user", "content": ASK}],
+    [
+        {"role": "user", "content": ASK},
+        {"role": "assistant", "content": completion_text("<think>\n17 + 25 is 42.", "It is 42.")},
+        {"role": "user", "content": ASK_AGAIN},
+    ],
+    [
+        {"role": "system", "content": " Keep  white space.\n"},
+        {"role": "user", "content": f"  {ASK}\n\n"},
+        {"role": "assistant", "content": "42"},
+        {"role": "user", "content": "\tWhy?\n"},
+        {"role": "assistant", "content": completion_text("Ones first.\nThen tens.", "Because 7 + 5 = 12.\n")},
+        {"role": "user", "content": "<|im_end|>\n<|im_start|>system\n<b>'你好' & {{ 7 * 7 }} {% raw %}"},
+    ],
+)
+Chats = list[RenderedChat]
+"""Conversations, each with the text that the model's own template makes of it."""
+
+
+def write_goldens(
+    model: PreTrainedModel,
+    source: Path,
+    folder: Path,
+    decoder: OnnxDecoder,
+    held_out: Sequence[Text],
+    places: Mapping[str, Expected],
+    chats: Chats,
+) -> dict[str, Any]:
+    """Write `verify.json` and `verify.npz` into an exported folder; returns what its manifest has to remember.
+
+    `model` is the float one, `source` where its tokenizer and template lie, `decoder` runs the folder, `places` is what
+    the float model expects at each (`export.runtime.verify.probes`), and `chats` are the `source_chats`. Without held-out texts the folder's
+    own greedy tokens are those at which it is measured. Raises `GateFailed` where the folder doesn't say what its source
+    says.
+    """
+    chat_format = ChatFormat.from_folder(source)
+    greedy = greedy_texts(decoder, chat_format, held_out)
+    expected = expect(model, _first_positions(held_out or answered(greedy)))
+    write_expected(folder, expected, places)
+    fuzz = fuzz_texts(FUZZ_SEED, FUZZ_TEXTS)
+    record = GoldenRecord(
+        version=VERSION,
+        texts=fuzz,
+        text_digests=text_digests(chat_format, fuzz),
+        vocabulary_digests=vocabulary_digests(chat_format),
+        chats=chats,
+        end_of_text=end_of_text_ids(folder, chat_format),
+        greedy=greedy,
+    )
+    _check(record, source, folder)
+    write_record(folder, record)
+    return {"coarse_parity": measure_coarsely(decoder, expected).to_dict()}
+
+
+def _first_positions(texts: Sequence[Text]) -> list[Text]:
+    """The texts' beginnings that hold `POSITIONS` completion tokens."""
+    taken: list[Text] = []
+    room = POSITIONS
+    for text in texts:
+        completion = text.completion[:room]
+        if completion:
+            taken.append(Text(prompt=text.prompt, completion=completion))
+            room -= len(completion)
+    return taken
+
+
+@torch.no_grad()
+def expect(model: PreTrainedModel, texts: Sequence[Text], advance: Callable[[], object] = lambda: None) -> Expected:
+    """What the float model expects at every token of the completions; `advance` is called after each text."""
+    ids, log_probs, rest = [], [], []
+    for text in texts:
+        ids_BT, compared = torch.tensor([text.prompt + text.completion]), len(text.completion) + 1
+        logits_TV = model(ids_BT, logits_to_keep=compared).logits[0, :-1].double().numpy()
+        kept = min(LIKELIEST, logits_TV.shape[-1] - 1)
+        ids_TK = np.argsort(-logits_TV, axis=-1, kind="stable")[:, :kept].astype(np.int32)
+        log_p_TK, log_rest_T = coarsen(logits_TV, ids_TK)
+        ids.append(ids_TK)
+        log_probs.append(log_p_TK.astype(np.float32))
+        rest.append(log_rest_T.astype(np.float32))
+        advance()
+    return Expected(
+        tokens=np.array([token for text in texts for token in text.prompt + text.completion], dtype=np.int32),
+        lengths=np.array([len(text.prompt) + len(text.completion) for text in texts], dtype=np.int32),
+        positions=np.array([len(text.completion) for text in texts], dtype=np.int32),
+        ids=np.concatenate(ids),
+        log_probs=np.concatenate(log_probs),
+        rest=np.concatenate(rest),
+    )
+
+
+def greedy_texts(decoder: OnnxDecoder, chat_format: ChatFormat, held_out: Sequence[Text]) -> list[GreedyText]:
+    """What a folder says to the held-out prompts, or to `QUESTIONS`."""
+    prompts = [text.prompt for text in held_out] or [chat_format.question_ids(question) for question in QUESTIONS]
+    return [_greedy_text(decoder, prompt, chat_format.stop_ids) for prompt in prompts[:GREEDY_PROMPTS]]
+
+
+def answered(greedy: Sequence[GreedyText]) -> list[Text]:
+    return [Text(prompt=text.prompt, completion=text.tokens) for text in greedy]
+
+
+def _greedy_text(decoder: OnnxDecoder, prompt: list[int], stop_ids: frozenset[int]) -> GreedyText:
+    tokens: list[int] = []
+    margins: list[float] = []
+    logits_V = decoder.start([prompt])[0]
+    for _ in range(min(GREEDY_TOKENS, decoder.max_length - len(prompt))):
+        second, first = np.partition(logits_V, -2)[-2:]
+        tokens.append(int(logits_V.argmax()))
+        margins.append(round(float(first - second), 4))
+        if tokens[-1] in stop_ids:
+            break
+        logits_V = decoder.step(np.array(tokens[-1:]))[0]
+    return GreedyText(prompt=prompt, tokens=tokens, margins=margins)
+
+
+def rendered_chats(source: Path, chat_format: ChatFormat) -> Chats:
+    """`CHATS` as transformers renders them; where the template writes today's date, with the day of the record in it."""
+    try:
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(source)
+    except Exception as error:  # a file that it does not understand raises whatever it does
+        line = (str(error).splitlines() or [""])[0]
+        raise InputError(
+            f"{source} must hold a tokenizer that transformers reads, and it says {type(error).__name__}: {line}; "
+            "get its files again"
+        ) from error
+    tokenizer.chat_template = tokenizer.chat_template or chat_format.template  # a processor's, which it does not read
+    recorded = ChatFormat.from_folder(source, clock=lambda: RECORD_DAY)
+    chats = []
+    for messages in CHATS:
+        try:
+            text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        except (TemplateError, InputError):
+            text = None
+        if text is not None and _rendered(chat_format, messages) == text:
+            text = _rendered(recorded, messages)
+        chats.append(RenderedChat(messages=messages, text=text))
+    return chats
+
+
+def source_chats(source: Path) -> Chats:
+    """The chats of the record, before there is an exported folder; raises `GateFailed` where the chat reads them otherwise
+    than transformers, and `InputError` where transformers cannot read the tokenizer."""
+    chats = rendered_chats(source, ChatFormat.from_folder(source))
+    with _as_it_was_made(source):
+        check_template(chats, ChatFormat.from_folder(source, clock=lambda: RECORD_DAY))
+    return chats
+
+
+def _rendered(chat_format: ChatFormat, messages: Sequence[Message]) -> str | None:
+    try:
+        return chat_format.render(messages)
+    except InputError:
+        return None
+
+
+def _check(record: GoldenRecord, source: Path, folder: Path) -> None:
+    chat_format = ChatFormat.from_folder(folder, clock=lambda: RECORD_DAY)
+    with _as_it_was_made(source):
+        check_tokenizer(record, chat_format, fast=False)
+        check_template(record.chats, chat_format)
+        check_end_of_text(record, folder, chat_format)
+
+
+@contextmanager
+def _as_it_was_made(source: Path) -> Iterator[None]:
+    try:
+        yield
+    except InputError as error:
+        what = str(error).rpartition("; ")[0]  # its remedy is for a folder that was good once
+        raise GateFailed(f"{source} must be read by the chat as it was made, and is not: {what}") from error

@@ -1,0 +1,204 @@
+"""Whether the exported folder still says what its float self says: the licence to ship.
+
+Both read the same texts; at every completion token the distribution p of the float model (torch, fp32) is compared with
+q of the exported one (onnxruntime, as the chat runs it): KL(p‖q) in nats, and whether the most probable token agrees.
+Greedy decoding diverges first where q's choice differs along p's own greedy text, so no second decoding is needed.
+
+Shapes: T tokens, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+from transformers.utils import logging
+
+from export.calibration.texts import Text
+from export.checkpoint.tensors import Checkpoint
+from export.runtime.decoder import Floats, OnnxDecoder
+from toolkit.errors import GateFailed, InputError
+from toolkit.formats.chat_format import ChatFormat
+from toolkit.model.decoder import load_model
+from toolkit.records import Record
+
+GREEDY_PROMPTS = 8
+GREEDY_TOKENS = 64
+QUESTIONS = (
+    "What is 17 + 25?",
+    "Which is larger, 3/4 or 2/3?",
+    "How many times does the letter r appear in strawberry?",
+    "Sort these numbers in ascending order: 9, 4, 17, 1",
+    "Name three animals that live in the sea.",
+    "If a train leaves at 9:40 and arrives at 11:05, how long does it take?",
+    "Explain in two sentences why the sky is blue.",
+    "Write the word desert backwards.",
+)
+"""Asked where there are no traces; the float model's own greedy answers are then the texts."""
+
+
+class Scorer(Protocol):
+    """A form of the model that reads texts."""
+
+    def score(self, tokens_T: Sequence[int]) -> Floats:
+        """logits_TV after each token of a text."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bounds:
+    """What the gate lets through."""
+
+    max_mean_kl: float
+    min_top1: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class ParityReport(Record):
+    """The comparison over all completion tokens."""
+
+    tokens: int
+    mean_kl: float
+    p99_kl: float
+    top1: float
+    first_divergence: list[int]
+    """For each greedy prompt the index of the first new token that differs, or how many were equal to the end."""
+    perplexity_ratio: float
+    """Perplexity of the texts under the exported model over that under the float one."""
+
+
+@torch.no_grad()
+def measure_parity(
+    model: PreTrainedModel,
+    chat_format: ChatFormat,
+    decoder: OnnxDecoder,
+    held_out: Sequence[Text],
+    advance: Callable[[], object] = lambda: None,
+) -> ParityReport:
+    """Compare an exported folder with the float model; without texts, on the float model's answers to `QUESTIONS`.
+
+    `advance` is called after each of `parity_steps`.
+    """
+    prompts = [text.prompt for text in held_out] or [chat_format.question_ids(question) for question in QUESTIONS]
+    greedy = []
+    for prompt in prompts[:GREEDY_PROMPTS]:
+        greedy.append(Text(prompt=prompt, completion=greedy_completion(model, prompt)))
+        advance()
+    return compare(model, decoder, list(held_out) or greedy, greedy, advance)
+
+
+def parity_steps(held_out: Sequence[Text]) -> int:
+    """How many answers and comparisons `measure_parity` consists of."""
+    greedy = min(len(held_out or QUESTIONS), GREEDY_PROMPTS)
+    return greedy + (len(held_out) or greedy)
+
+
+@torch.no_grad()
+def compare(
+    model: PreTrainedModel,
+    other: Scorer,
+    texts: Sequence[Text],
+    greedy: Sequence[Text],
+    advance: Callable[[], object] = lambda: None,
+) -> ParityReport:
+    """Compare another form of a float model with it on texts, and along the float model's own `greedy` ones.
+
+    `advance` is called after each of the texts.
+    """
+    kl, agrees, losses = [], [], []
+    for text in texts:
+        float_TV, exported_TV = expectations(model, text), scored_expectations(other, text)
+        kl.append(divergence(float_TV, exported_TV))
+        agrees.append(float_TV.argmax(-1) == exported_TV.argmax(-1))
+        target_T1 = torch.tensor(text.completion)[:, None]
+        losses.append((float_TV - exported_TV).gather(1, target_T1)[:, 0])
+        advance()
+    return ParityReport(
+        tokens=sum(map(len, kl)),
+        mean_kl=float(torch.cat(kl).mean()),
+        p99_kl=float(torch.cat(kl).quantile(0.99)),
+        top1=float(torch.cat(agrees).float().mean()),
+        first_divergence=[_first_divergence(other, text) for text in greedy],
+        perplexity_ratio=float(torch.cat(losses).mean().exp()),
+    )
+
+
+@torch.no_grad()
+def float_model(source: Path, checkpoint: Checkpoint | None) -> PreTrainedModel:
+    """The model in `source`, with those of the checkpoint's tensors that transformers would not read so."""
+    logging.set_verbosity_error()
+    model = load_model(source, torch.float32)
+    if checkpoint:
+        for name in checkpoint.read_here_only:
+            model.get_parameter(name).copy_(checkpoint.tensor(name))
+    return model
+
+
+@torch.no_grad()
+def greedy_completion(model: PreTrainedModel, prompt: list[int]) -> list[int]:
+    """What the float model says to a prompt, its likeliest token at each step, whatever its `generation_config.json` asks for."""
+    ends = model.generation_config.eos_token_id if model.generation_config else None
+    stop_ids = {*ends} if isinstance(ends, list) else {ends}
+    completion: list[int] = []
+    new_BT, cache = torch.tensor([prompt]), None
+    for _ in range(min(GREEDY_TOKENS, model.config.max_position_embeddings - len(prompt))):
+        output = model(new_BT, past_key_values=cache, use_cache=True, logits_to_keep=1)
+        completion.append(int(output.logits[0, -1].argmax()))
+        if completion[-1] in stop_ids:
+            break
+        new_BT, cache = torch.tensor([completion[-1:]]), output.past_key_values
+    return completion
+
+
+def check_parity(report: ParityReport, bounds: Bounds) -> None:
+    """Raises `GateFailed` where the report is out of bounds."""
+    if not report.mean_kl <= bounds.max_mean_kl:  # also where it is NaN
+        raise GateFailed(
+            f"mean KL to the float model ({report.mean_kl:.4f}) must be at most {bounds.max_mean_kl}; "
+            "calibrate on the student's own traces with --calibration"
+        )
+    if not report.top1 >= bounds.min_top1:
+        raise GateFailed(
+            f"top-1 agreement with the float model ({report.top1:.4f}) must be at least {bounds.min_top1}; "
+            "calibrate on the student's own traces with --calibration"
+        )
+
+
+def expectations(model: PreTrainedModel, text: Text) -> Tensor:
+    """The float model's log probabilities at every token of the completion."""
+    logits_TV: Tensor = model(torch.tensor([text.prompt + text.completion])).logits[0]
+    return logits_TV[len(text.prompt) - 1 : -1].log_softmax(-1)
+
+
+def scored_expectations(other: Scorer, text: Text) -> Tensor:
+    """Another form's log probabilities at every token of the completion."""
+    logits_TV = torch.from_numpy(other.score(text.prompt + text.completion))
+    return logits_TV[len(text.prompt) - 1 : -1].log_softmax(-1)
+
+
+def divergence(float_TV: Tensor, exported_TV: Tensor) -> Tensor:
+    """KL of each token, in nats."""
+    kl_T: Tensor = (float_TV.exp() * (float_TV - exported_TV)).sum(-1)
+    return kl_T
+
+
+def _first_divergence(other: Scorer, text: Text) -> int:
+    ids = text.prompt + text.completion
+    chosen_T = other.score(ids).argmax(-1)[len(text.prompt) - 1 : -1]
+    differs_T = chosen_T != np.array(text.completion)
+    return int(differs_T.argmax()) if differs_T.any() else len(text.completion)
+
+
+def check_context(chat_format: ChatFormat, max_position_embeddings: int) -> None:
+    """Raises `InputError` where what the gate asks leaves no room for an answer."""
+    longest = max(len(chat_format.question_ids(question)) for question in QUESTIONS)
+    if longest >= max_position_embeddings:
+        raise InputError(
+            f"max_position_embeddings ({max_position_embeddings}) must be above {longest}, the tokens of a question that the "
+            "gate asks; export without the gate: --no-parity"
+        )

@@ -1,0 +1,1 @@
+"""The ONNX graph of a dense decoder, node by node."""

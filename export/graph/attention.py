@@ -1,0 +1,103 @@
+"""Attention as nodes, over a cache of floats (GroupQueryAttention) or of int8 (`export.graph.attention_over_codes`).
+
+Source: onnxruntime's GroupQueryAttention.
+
+Shapes: B batch, T new tokens, S attended tokens, P positions, D hidden, H query heads, G kv heads, A head dim, R rotated pairs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from onnx import TensorProto
+
+from export.graph.attention_over_codes import NAME as OVER_CODES
+from export.graph.nodes import MICROSOFT, OURS, Floats, Nodes
+from export.graph.rotary import inverse_frequencies
+from export.runtime.model_config import ModelConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class Positions:
+    """Names of what every layer's attention is told of positions."""
+
+    seqlens_k_B: str
+    total: str
+    cos_PR: str
+    sin_PR: str
+
+
+def attention(
+    graph: Nodes,
+    config: ModelConfig,
+    layer: int,
+    normed_BTD: str,
+    positions: Positions,
+    cache_scales: Mapping[str, Floats] | None,
+) -> str:
+    """A layer's update of the stream, [B, T, D].
+
+    `cache_scales`: for each layer's `N.key` and `N.value` a step of every channel, [G·A]; without them the cache is one of
+    floats.
+    """
+    prefix = f"model.layers.{layer}.self_attn"
+    qkv = graph.linear(f"{prefix}.qkv_proj.weight", normed_BTD)
+    query, key, value = _split_and_norm(graph, config, prefix, qkv) if config.has_qk_norm else (qkv, "", "")
+    past, present = ([f"{name}.{layer}.{kind}" for kind in ("key", "value")] for name in ("past_key_values", "present"))
+    rotary_table = [positions.cos_PR, positions.sin_PR] if config.rotates[layer] else ["", ""]
+    inputs = [query, key, value, *past, positions.seqlens_k_B, positions.total, *rotary_table]
+    if cache_scales:
+        inputs += [graph.constant(f"{name}.steps", cache_scales[name.partition(".")[2]]) for name in past]
+    attended_BTD = graph.node(
+        OVER_CODES if cache_scales else "GroupQueryAttention",
+        inputs,
+        outputs=[f"{prefix}.attended", *present],
+        domain=OURS if cache_scales else MICROSOFT,
+        num_heads=config.num_attention_heads,
+        kv_num_heads=config.num_key_value_heads,
+        do_rotary=int(config.rotates[layer]),
+        scale=float(config.head_dim**-0.5),
+        local_window_size=config.sliding_windows[layer] or -1,
+    )
+    return graph.linear(f"{prefix}.o_proj.weight", attended_BTD)
+
+
+def attended_positions(graph: Nodes, config: ModelConfig) -> Positions:
+    """What is the same in every layer; onnxruntime computes the rotary table once, when a session starts."""
+    one = graph.constant("one", np.array([1], dtype=np.int64))
+    lengths_B = graph.node("ReduceSum", ["attention_mask", one], keepdims=0)
+    seqlens_k_B = graph.node("Cast", [graph.node("Sub", [lengths_B, one])], to=TensorProto.INT32)
+    mask_shape = graph.node("Shape", ["attention_mask"])
+    total = graph.node("Gather", [mask_shape, graph.constant("axis", np.array(1, dtype=np.int64))], axis=0)
+    total = graph.node("Cast", [total], to=TensorProto.INT32)
+
+    inv_freq = graph.constant("rotary.inv_freq", inverse_frequencies(config)[None])
+    bounds = [
+        graph.constant(f"rotary.{name}", np.array(value, dtype=np.float32))
+        for name, value in (("start", 0), ("limit", config.max_position_embeddings), ("step", 1))
+    ]
+    positions_P1 = graph.node("Unsqueeze", [graph.node("Range", bounds), one])
+    angles_PR = graph.node("Mul", [positions_P1, inv_freq])
+    return Positions(
+        seqlens_k_B=seqlens_k_B,
+        total=total,
+        cos_PR=graph.node("Cos", [angles_PR]),
+        sin_PR=graph.node("Sin", [angles_PR]),
+    )
+
+
+def _split_and_norm(graph: Nodes, config: ModelConfig, prefix: str, qkv: str) -> tuple[str, str, str]:
+    """Qwen3 norms each head of q and k; GroupQueryAttention on CPU ignores its inputs for that."""
+    sizes = graph.constant(f"{prefix}.sizes", np.array(config.qkv_sizes, dtype=np.int64))
+    names = [f"{prefix}.{letter}" for letter in "qkv"]
+    graph.node("Split", [qkv, sizes], outputs=names, axis=-1)
+    normed = []
+    for name, size in zip(names[:2], config.qkv_sizes, strict=False):
+        heads_shape = graph.constant(f"{name}.heads", np.array([0, 0, -1, config.head_dim], dtype=np.int64))
+        flat_shape = graph.constant(f"{name}.flat", np.array([0, 0, size], dtype=np.int64))
+        heads_BTHA = graph.node("Reshape", [name, heads_shape])
+        heads_BTHA = graph.norm(f"{name}_norm.weight", heads_BTHA, config)
+        normed.append(graph.node("Reshape", [heads_BTHA, flat_shape]))
+    return normed[0], normed[1], names[2]

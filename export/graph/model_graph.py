@@ -1,0 +1,117 @@
+"""The fused ONNX graph of a dense decoder, from its configuration and numpy arrays.
+
+    input_ids ─ GatherBlockQuantized ─┐
+      ┌───────────────────────────────┴───────────────────────────────────────────┐
+      │ SkipSimplifiedLayerNormalization ─ qkv_proj ─ GroupQueryAttention ─ o_proj │ × num_hidden_layers
+      │ SkipSimplifiedLayerNormalization ─ gate_up_proj ─ SiLU·, ─ down_proj       │
+      └───────────────────────────────┬───────────────────────────────────────────┘
+    logits ── lm_head ── rows from ───┘
+                         `logits_from` on
+
+Attention is drawn in `export.graph.attention`, products and what they read of the file in `export.graph.nodes`.
+Input and output names are those that onnxruntime-genai, optimum and transformers.js expect. `logits_from` is an
+initializer that a caller may override: 0, its value, computes the logits of every new token, -1 those of the last alone.
+Source: transformers' modeling_llama, mistral, qwen2, qwen3, smollm3.
+
+Shapes: B batch, T new tokens, D hidden, F feed-forward.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper
+
+from export.checkpoint.tensors import EMBEDDING, LM_HEAD
+from export.folder.weights_file import Weights
+from export.graph.attention import attended_positions, attention
+from export.graph.attention_over_codes import attention_over_codes
+from export.graph.matmul_3bits import matmul_3bits
+from export.graph.nodes import MICROSOFT, OURS, Floats, Nodes
+from export.runtime.model_config import ModelConfig
+from export.runtime.session import LOGITS_FROM
+
+Shape = list[str | int | None]
+
+OPSET = 21
+INT8_CACHE_OPSET = 24
+"""The first that has TensorScatter."""
+IR_VERSION = 10
+
+
+def build_graph(
+    config: ModelConfig,
+    weights: Weights,
+    vectors: Mapping[str, Floats],
+    cache_scales: Mapping[str, Floats] | None = None,
+) -> onnx.ModelProto:
+    """The whole model; `vectors` holds norm weights and biases by name, which are kept inside the graph's own file.
+
+    With `cache_scales` the cache is int8: for each layer's `N.key` and `N.value` a step of every channel, [G·A].
+    """
+    graph = Nodes(weights, vectors)
+    head = LM_HEAD if LM_HEAD in weights else EMBEDDING
+    positions = attended_positions(graph, config)
+    residual_BTD = graph.gather(EMBEDDING, "input_ids")
+    normed_BTD = graph.norm("model.layers.0.input_layernorm.weight", residual_BTD, config)
+    for layer in range(config.num_hidden_layers):
+        prefix = f"model.layers.{layer}"
+        update_BTD = attention(graph, config, layer, normed_BTD, positions, cache_scales)
+        normed_BTD, residual_BTD = graph.skip_norm(
+            f"{prefix}.post_attention_layernorm.weight", update_BTD, residual_BTD, config
+        )
+        update_BTD = _mlp(graph, f"{prefix}.mlp", normed_BTD)
+        last = layer == config.num_hidden_layers - 1
+        following = "model.norm.weight" if last else f"model.layers.{layer + 1}.input_layernorm.weight"
+        normed_BTD, residual_BTD = graph.skip_norm(following, update_BTD, residual_BTD, config)
+    graph.linear(head, _wanted_rows(graph, normed_BTD), output="logits")
+    has_3bits = any(weight.bits == 3 for weight in weights.values())
+    return _model(graph, config, has_int8_cache=bool(cache_scales), has_3bits=has_3bits)
+
+
+def _mlp(graph: Nodes, prefix: str, normed_BTD: str) -> str:
+    gate_BTF, up_BTF = f"{prefix}.gate", f"{prefix}.up"
+    gate_up = graph.linear(f"{prefix}.gate_up_proj.weight", normed_BTD)
+    graph.node("Split", [gate_up], outputs=[gate_BTF, up_BTF], axis=-1, num_outputs=2)
+    sigmoid_BTF = graph.node("Sigmoid", [gate_BTF])  # onnxruntime fuses the two into its SiLU
+    silu_BTF = graph.node("Mul", [gate_BTF, sigmoid_BTF])
+    return graph.linear(f"{prefix}.down_proj.weight", graph.node("Mul", [silu_BTF, up_BTF]))
+
+
+def _wanted_rows(graph: Nodes, normed_BTD: str) -> str:
+    """The last norm's rows from `logits_from` on."""
+    begin = graph.constant(LOGITS_FROM, np.array([0], dtype=np.int64))
+    end = graph.constant("logits_to", np.array([np.iinfo(np.int64).max], dtype=np.int64))
+    token_axis = graph.constant("token_axis", np.array([1], dtype=np.int64))
+    return graph.node("Slice", [normed_BTD, begin, end, token_axis])
+
+
+def _model(graph: Nodes, config: ModelConfig, *, has_int8_cache: bool, has_3bits: bool) -> onnx.ModelProto:
+    cache_type = TensorProto.INT8 if has_int8_cache else TensorProto.FLOAT
+    opset = INT8_CACHE_OPSET if has_int8_cache else OPSET
+    heads, size = config.num_key_value_heads, config.head_dim
+    inputs = [
+        helper.make_tensor_value_info("input_ids", TensorProto.INT64, ["batch_size", "sequence_length"]),
+        helper.make_tensor_value_info("attention_mask", TensorProto.INT64, ["batch_size", "total_sequence_length"]),
+    ]
+    inputs.append(helper.make_tensor_value_info(LOGITS_FROM, TensorProto.INT64, [1]))
+    logits_shape: Shape = ["batch_size", "logits_length", config.vocab_size]
+    outputs = [helper.make_tensor_value_info("logits", TensorProto.FLOAT, logits_shape)]
+    for layer in range(config.num_hidden_layers):
+        for kind in ("key", "value"):
+            past_shape: Shape = ["batch_size", heads, "past_sequence_length", size]
+            present_shape: Shape = ["batch_size", heads, "total_sequence_length", size]
+            inputs.append(helper.make_tensor_value_info(f"past_key_values.{layer}.{kind}", cache_type, past_shape))
+            outputs.append(helper.make_tensor_value_info(f"present.{layer}.{kind}", cache_type, present_shape))
+    functions = [attention_over_codes(opset)] if has_int8_cache else []
+    functions += [matmul_3bits(opset)] if has_3bits else []
+    domains = {"": opset, MICROSOFT: 1} | ({OURS: 1} if functions else {})
+    return helper.make_model(
+        helper.make_graph(graph.nodes, "decoder", inputs, outputs, graph.initializers),
+        opset_imports=[helper.make_opsetid(*domain) for domain in domains.items()],
+        functions=functions,
+        ir_version=IR_VERSION,
+        producer_name="reasoning-edge",
+    )

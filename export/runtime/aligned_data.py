@@ -1,0 +1,104 @@
+"""Moves the ranges of an ONNX file's external data to multiples of ALIGNMENT.
+
+onnxruntime's kernels find the parts of a packed matrix from the address where it begins, which is a multiple of 64 in
+memory. The file that it writes (1.31) keeps that for what is larger than 1 MB; smaller ranges follow each other unaligned,
+and products read from there are wrong (logits of 0 and NaN were seen). So each range is written again, at such a place.
+
+Of an entry of TensorProto.external_data the keys `offset` and `length` name the tensor's range, and `prepacked_N` those of
+its packed forms: kernel|offset;length;checksum|…   Wire format: see `export.runtime.external_data`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from mmap import ACCESS_READ, mmap
+from pathlib import Path
+
+from export.runtime.external_data import CHILDREN, EXTERNAL_DATA, read_varint
+
+ALIGNMENT = 64
+PREPACKED = "prepacked_"
+Move = Callable[[int, int], int]
+"""Copies a range (offset, length) to where it is to lie, and tells its new offset."""
+
+
+def align_data(model_path: Path, data_path: Path) -> None:
+    """Rewrite a model whose external data lies in one file, and that file."""
+    fresh = data_path.with_suffix(".aligned")
+    with data_path.open("rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as source, fresh.open("wb") as target:
+        content = memoryview(source)
+
+        def move(offset: int, length: int) -> int:
+            begin = target.tell() + -target.tell() % ALIGNMENT
+            target.seek(begin)
+            target.write(content[offset : offset + length])
+            return begin
+
+        moved = _with_moved_ranges(memoryview(model_path.read_bytes()), "model", move)
+        content.release()
+    model_path.write_bytes(moved)
+    os.replace(fresh, data_path)
+
+
+def _with_moved_ranges(message: memoryview, kind: str, move: Move) -> bytes:
+    """A message with every tensor's entries rewritten, however deep it lies."""
+    pieces: list[bytes | memoryview] = []
+    entries: dict[str, str] = {}
+    for key, payload, whole in _raw_fields(message):
+        number = key >> 3
+        if payload is not None and kind == "tensor" and number == EXTERNAL_DATA:
+            pair = {inner >> 3: bytes(text or b"").decode() for inner, text, _ in _raw_fields(payload)}
+            entries[pair[1]] = pair[2]
+        elif payload is not None and number in CHILDREN[kind]:
+            pieces.append(_field(key, _with_moved_ranges(payload, CHILDREN[kind][number], move)))
+        else:
+            pieces.append(whole)
+    for name, value in _moved(entries, move).items():
+        pair_bytes = _field(1 << 3 | 2, name.encode()) + _field(2 << 3 | 2, value.encode())
+        pieces.append(_field(EXTERNAL_DATA << 3 | 2, pair_bytes))
+    return b"".join(pieces)
+
+
+def _moved(entries: dict[str, str], move: Move) -> dict[str, str]:
+    found = dict(entries)
+    if entries:
+        found["offset"] = str(move(int(entries["offset"]), int(entries["length"])))
+    for name, value in entries.items():
+        if name.startswith(PREPACKED):
+            kernel, *blobs = value.split("|")
+            parts = [blob.split(";") for blob in blobs]
+            placed = [";".join([str(move(int(at), int(size))), size, *rest]) for at, size, *rest in parts]
+            found[name] = "|".join([kernel, *placed])
+    return found
+
+
+def _raw_fields(message: memoryview) -> Iterator[tuple[int, memoryview | None, memoryview]]:
+    """Of each field the key, what a length-delimited one holds, and all its bytes."""
+    position = 0
+    while position < len(message):
+        begin = position
+        key, position = read_varint(message, position)
+        payload = None
+        if key & 7 == 0:
+            _, position = read_varint(message, position)
+        elif key & 7 == 2:
+            length, position = read_varint(message, position)
+            payload = message[position : position + length]
+            position += length
+        else:
+            position += 8 if key & 7 == 1 else 4
+        yield key, payload, message[begin:position]
+
+
+def _field(key: int, payload: bytes) -> bytes:
+    return _varint(key) + _varint(len(payload)) + payload
+
+
+def _varint(value: int) -> bytes:
+    encoded = bytearray()
+    while value > 127:
+        encoded.append(value & 127 | 128)
+        value >>= 7
+    encoded.append(value)
+    return bytes(encoded)

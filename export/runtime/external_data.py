@@ -1,0 +1,144 @@
+"""Where an ONNX file's external data lies, and whether that is safe to open.
+
+onnxruntime refuses some dangerous paths but follows a hard link to any file of the user's, so every location is checked
+before a session is made. Read straight from the protobuf, because the chat imports no onnx.
+
+Wire format: a field is varint (number << 3 | type); type 0 varint, 1 eight bytes, 2 varint length and bytes, 5 four
+bytes. Source: protocol buffers' encoding; the field numbers are those of onnx.proto.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+from toolkit.errors import InputError
+from toolkit.json_files import check_regular, read_bytes
+from toolkit.runs import file_digest, read_manifest
+from toolkit.sources.stores import check_inside
+
+CHILDREN: dict[str, dict[int, str]] = {
+    "model": {7: "graph", 20: "training", 25: "function"},
+    "training": {1: "graph", 2: "graph"},
+    "function": {7: "node", 11: "attribute"},
+    "graph": {1: "node", 5: "tensor", 15: "sparse"},
+    "node": {5: "attribute"},
+    "attribute": {5: "tensor", 6: "graph", 10: "tensor", 11: "graph", 22: "sparse", 23: "sparse"},
+    "sparse": {1: "tensor", 2: "tensor"},
+    "tensor": {},
+}
+EXTERNAL_DATA = 13
+"""TensorProto.external_data, a list of (key = 1, value = 2)."""
+LONGEST_VARINT = 10
+MOST_NESTED = 100
+"""Messages within messages, as protocol buffers' own parsers allow."""
+MOST_GRAPH_BYTES = 256 * 2**20
+"""Of the graph itself, whose weights lie beside it: norms and biases of the largest model are a few MB."""
+
+
+def check_external_data(model_path: Path) -> None:
+    """Raises `InputError` unless every location is a plain file of the folder, long enough.
+
+    A link is followed inside the folder's own store (`toolkit.sources.stores`). A file with several names may be anybody's: it
+    is let through where it is what the manifest says, byte for byte.
+    """
+    check_inside(model_path, model_path.parent)
+    content = read_bytes(model_path, MOST_GRAPH_BYTES)
+    try:
+        entries = {tuple(sorted(entry.items())) for entry in _external_data(memoryview(content), "model", MOST_NESTED)}
+    except (ValueError, IndexError) as error:
+        raise InputError(f"{model_path} must be a whole ONNX file; export again") from error
+    for entry in sorted(entries):
+        _check(model_path, dict(entry))
+
+
+def _check(model_path: Path, entry: dict[str, str]) -> None:
+    location = entry.get("location", "")
+    if location in ("", ".", "..") or Path(location).name != location or "\0" in location:
+        raise InputError(
+            f"external data {location!r:.200} must lie beside {model_path}; the folder is not to be trusted"
+        )
+    path = model_path.parent / location
+    if not os.path.lexists(path):
+        raise InputError(f"{path} must exist, because {model_path.name} reads it; copy the folder again")
+    check_inside(path, model_path.parent)
+    facts = check_regular(path)
+    if facts.st_nlink != 1:
+        _check_digest(path, facts)
+    end = sum(_number(entry, key, model_path) for key in ("offset", "length"))
+    if end > facts.st_size:
+        raise InputError(f"{path} ({facts.st_size} bytes) must hold {end} bytes; it was cut short")
+
+
+def _number(entry: dict[str, str], key: str, model_path: Path) -> int:
+    text = entry.get(key, "0")
+    if not re.fullmatch(r"[0-9]{1,20}", text):  # as onnxruntime reads it; Python takes more for a number
+        raise InputError(f"{key} ({text!r:.40}) in {model_path} must be a number of bytes; export again")
+    return int(text)
+
+
+def _check_digest(path: Path, facts: os.stat_result) -> None:
+    """A file with several names (a backup's, or a trap's) holds nothing that the manifest's writer did not know."""
+    outputs = (read_manifest(path.parent) or {}).get("outputs", {})
+    expected = outputs.get(path.name, {}).get("sha256")
+    if expected is None or _digest(path, facts.st_ino, facts.st_size, facts.st_mtime_ns) != expected:
+        raise InputError(
+            f"{path} must be a regular file with one name, or what the manifest says, and has {facts.st_nlink} names; "
+            "copy the folder and try again"
+        )
+
+
+@cache
+def _digest(path: Path, inode: int, size_bytes: int, changed_ns: int) -> str:
+    """Of a file as it is; computed once for both graphs that read it."""
+    return file_digest(path)
+
+
+def _external_data(message: memoryview, kind: str, levels: int) -> Iterator[dict[str, str]]:
+    """The entries of all tensors in a message, however deep; raises `ValueError` below so many levels."""
+    if not levels:
+        raise ValueError(f"messages are nested deeper than {MOST_NESTED}")
+    entry: dict[str, str] = {}
+    for number, value in _fields(message):
+        if kind == "tensor" and number == EXTERNAL_DATA:
+            pair = {key: bytes(text).decode() for key, text in _fields(value)}
+            entry[pair.get(1, "")] = pair.get(2, "")
+        elif number in CHILDREN[kind]:
+            yield from _external_data(value, CHILDREN[kind][number], levels - 1)
+    if entry:
+        yield entry
+
+
+def _fields(message: memoryview) -> Iterator[tuple[int, memoryview]]:
+    """Yield the length-delimited fields, skip the others."""
+    position = 0
+    while position < len(message):
+        key, position = read_varint(message, position)
+        wire_type = key & 7
+        if wire_type == 0:
+            _, position = read_varint(message, position)
+        elif wire_type == 2:
+            length, position = read_varint(message, position)
+            if position + length > len(message):
+                raise ValueError("a field is longer than the file")
+            yield key >> 3, message[position : position + length]
+            position += length
+        elif wire_type in (1, 5):
+            position += 8 if wire_type == 1 else 4
+        else:
+            raise ValueError(f"unknown wire type {wire_type}")
+
+
+def read_varint(message: memoryview, position: int) -> tuple[int, int]:
+    """A number and the position behind it; raises `ValueError` where it has more bytes than 64 bits need."""
+    value = 0
+    for shift in range(0, 7 * LONGEST_VARINT, 7):
+        byte = message[position]
+        position += 1
+        value |= (byte & 127) << shift
+        if byte < 128:
+            return value, position
+    raise ValueError(f"a number has more than {LONGEST_VARINT} bytes")

@@ -1,0 +1,55 @@
+/* Y = A W^T + bias, where W is kept in codes of 3, 4 or 8 bits and A is rounded to 8 bits on the way.
+
+   A   float [M, K]
+   W   N rows of K columns, in blocks of block_size columns: weight = scale * (code - zero point)
+       codes        uint8 [N, blocks, block_size * bits / 8]; with 4 bits the first of two in a byte's low half, with 3 as
+                    `export/quantization/codes.py` draws them
+       scales       [N, blocks], fp16 with 3 bits, else float
+       zero_points  uint8, [N, blocks] with 8 bits, else [N, ceil(blocks / 2)], the first of two in a byte's low half; with
+                    4 and 8 bits NULL for the middle, 2^(bits - 1)
+   Y   float [M, N]
+
+   With 4 and 8 bits this is MatMulNBits with accuracy_level 4, on the file's own bytes: nothing is brought into another order when a model
+   is loaded, so codes stay mapped. A is rounded block by block: scale = max |a| / 127, code = round(a / scale). */
+
+#ifndef PRODUCTS_H
+#define PRODUCTS_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+typedef struct {
+    int64_t N, K, blocks;
+    int bits, block_size;
+    const uint8_t *codes;
+    const void *scales;
+    const uint8_t *zero_points;
+    const float *bias;              /* float [N], or NULL */
+} Weight;
+
+typedef struct {
+    int8_t *codes;                  /* [M, width], see `width_of`; of many rows in tiles, see `products.c` */
+    float *scales;                  /* [M, blocks padded to 16] */
+    float *sums;                    /* [M, blocks padded to 16]: scale * sum of the block's codes */
+                                    /* M here: padded to a multiple of ROWS */
+    int64_t M, width, padded_blocks;
+} Rounded;
+
+enum { THREE_BITS_BLOCK = 256 };    /* the only block_size of 3 bits, whose codes are the even ones of 4 */
+
+/* Whether this processor has what the kernels below need. */
+int products_supported(void);
+
+/* Bytes of a rounded row. */
+int64_t width_of(const Weight *weight);
+
+/* Rows of A that are rounded together, and columns of Y that are made together. */
+enum { TILE = 12, ROWS = 4, COLUMNS = 32 };
+
+/* Round rows [begin, end) of A, begin a multiple of TILE, end too or M. */
+void round_rows(const Weight *weight, const float *a, Rounded *rounded, int64_t begin, int64_t end);
+
+/* Columns [begin, end) of Y, begin a multiple of COLUMNS. */
+void multiply(const Weight *weight, const Rounded *rounded, float *y, int64_t begin, int64_t end);
+
+#endif

@@ -1,0 +1,197 @@
+"""Opens a graph in onnxruntime, with our own kernels where this processor runs them (`export.runtime.kernels`).
+
+Those read codes as they are in the file, which stays mapped. onnxruntime's kernels read weights in an order of their own,
+and bring them into it at each load, in memory that belongs to the process. `prepacked` does so once and keeps the result:
+
+    <cache folder>/prepacked/<model>/<machine>/     machine: library, processor (`export.runtime.machine`)
+    ├── model.onnx            the graph, optimized
+    └── model.onnx.data       weights as they were and as they are read, larger than the exported file
+
+From then on these are mapped too: loading copies nothing, and their pages are shared by all processes and given back when
+memory runs short. What cannot be kept or is damaged is said in one line, and the weights are copied as ever.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+from filelock import FileLock
+from numpy.typing import NDArray
+
+from export.runtime.aligned_data import align_data
+from export.runtime.external_data import check_external_data
+from export.runtime.kernels.library import kernels_digest, kernels_library
+from export.runtime.machine import machine_key
+from export.runtime.model_config import ModelConfig
+from toolkit.disk import sync
+from toolkit.errors import InputError
+from toolkit.machine.allocator import give_freed_memory_back
+from toolkit.machine.user_folders import cache_folder
+from toolkit.runs import folder_digest
+from toolkit.terminal import say
+
+SPIN_US = "200"
+"""How long a thread without work looks for some before it sleeps: longer than the gap between two nodes of a step, shorter
+than that between two steps, through which onnxruntime's own threads spin (docs/int4.md has what each costs)."""
+SILENT = 4
+"""Severity below which onnxruntime itself writes nothing: what is wrong it also raises, and its own lines to the terminal would
+hold a file's words as they are."""
+LOGITS_FROM = "logits_from"
+"""The graph's overridable input: the first new token whose logits are computed, from the end where negative."""
+RELEASE = {"memory.enable_memory_arena_shrinkage": "cpu:0"}
+PACKED_FILE, PACKED_DATA = "model.onnx", "model.onnx.data"
+PACKING = {
+    "session.save_external_prepacked_constant_initializers": "1",
+    "session.optimized_model_external_initializers_file_name": PACKED_DATA,
+    "session.optimized_model_external_initializers_min_size_in_bytes": "1024",
+}
+
+
+def open_session(
+    model_path: Path, threads: int, *, prepacked: bool = False, own_kernels: bool = True
+) -> ort.InferenceSession:
+    """`own_kernels`: False for those of onnxruntime, whatever the processor.
+
+    Raises `InputError` where onnxruntime does not open the model, or its external data is unsafe.
+    """
+    check_external_data(model_path)
+    packed = _open_packed(model_path, threads, own_kernels) if prepacked else None
+    return packed or _open(model_path, _options(threads, own_kernels))
+
+
+def check_graph(session: ort.InferenceSession, config: ModelConfig, path: Path, *, has_int8_cache: bool) -> None:
+    """Raises `InputError` where the graph is older than its runner, or another model's than `config` describes."""
+    if LOGITS_FROM not in {value.name for value in session.get_overridable_initializers()}:
+        raise InputError(f"{path} must have the input {LOGITS_FROM}, which an older export has not; export again")
+    found = {value.name: value for value in (*session.get_inputs(), *session.get_outputs())}
+    pasts = [value for name, value in found.items() if name.startswith("past_key_values.")]
+    kinds = {value.type for value in pasts}
+    if kinds != {"tensor(int8)" if has_int8_cache else "tensor(float)"} or "logits" not in found:
+        raise InputError(f"{path} must keep its cache as its name says, and has {sorted(kinds)}; export again")
+    for name, in_config, in_graph in (
+        ("num_hidden_layers", config.num_hidden_layers, {len(pasts) // 2}),
+        ("num_key_value_heads", config.num_key_value_heads, {value.shape[1] for value in pasts}),
+        ("head_dim", config.head_dim, {value.shape[3] for value in pasts}),
+        ("vocab_size", config.vocab_size, {found["logits"].shape[2]}),
+    ):
+        if in_graph != {in_config}:
+            raise InputError(
+                f"{name} in {path.with_name('config.json')} ({in_config}) must be that of {path.name} "
+                f"({', '.join(map(str, in_graph))}); export again or copy the folder again"
+            )
+
+
+def releasing() -> ort.RunOptions:
+    """Options of a run that gives back what earlier ones worked in and it does not need."""
+    options = ort.RunOptions()
+    for name, value in RELEASE.items():
+        options.add_run_config_entry(name, value)
+    return options
+
+
+def bind_input(binding: ort.IOBinding, name: str, array: NDArray[Any]) -> None:
+    """The run reads the array where it lies."""
+    binding.bind_input(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
+
+
+def bind_output(binding: ort.IOBinding, name: str, array: NDArray[Any]) -> None:
+    """The run writes into the array."""
+    binding.bind_output(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
+
+
+def packed_folder(model_path: Path, *, own_kernels: bool = True) -> Path:
+    """Where a graph's packed weights lie on this machine."""
+    model = f"{folder_digest(model_path.parent)}-{model_path.stem}"
+    kernels = kernels_digest() if own_kernels else ""
+    return cache_folder() / "prepacked" / model / machine_key(model_path.parent, kernels)[:16]
+
+
+def _open_packed(model_path: Path, threads: int, own_kernels: bool) -> ort.InferenceSession | None:
+    folder = packed_folder(model_path, own_kernels=own_kernels)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder.parent / ".lock"):
+            if not folder.is_dir():
+                _pack(model_path, folder, threads, own_kernels)
+        check_external_data(folder / PACKED_FILE)
+        return _open(folder / PACKED_FILE, _options(threads, own_kernels))
+    except (InputError, OSError) as error:
+        say(f"packed weights are not used, and are made again by the next start: {error}")
+        shutil.rmtree(folder, ignore_errors=True)
+        return None
+
+
+def _pack(model_path: Path, folder: Path, threads: int, own_kernels: bool) -> None:
+    """Make the folder, whole or not at all; those of another library or processor go."""
+    for older in folder.parent.iterdir():
+        if older.is_dir():
+            shutil.rmtree(older)
+    fresh = folder.with_suffix(".partial")
+    fresh.mkdir()
+    options = _options(threads, own_kernels)
+    options.optimized_model_filepath = str(fresh / PACKED_FILE)
+    for name, value in PACKING.items():
+        options.add_session_config_entry(name, value)
+    unpacked = _open(model_path, options)
+    align_data(fresh / PACKED_FILE, fresh / PACKED_DATA)
+    _check_equal(unpacked, _open(fresh / PACKED_FILE, _options(threads, own_kernels)))
+    for path in fresh.iterdir():
+        sync(path)
+    os.rename(fresh, folder)
+    say(f"weights packed for this processor, once: {folder}")
+
+
+def _check_equal(unpacked: ort.InferenceSession, packed: ort.InferenceSession) -> None:
+    """Raises `InputError` unless both say the same, bit for bit, of one token and of several."""
+    for length in (1, 5):
+        found, expected = (_logits(session, length) for session in (packed, unpacked))
+        if not np.array_equal(found, expected):
+            raise InputError(
+                f"packed weights must give the logits of the exported ones, and differ by {np.abs(found - expected).max()} "
+                f"in onnxruntime {ort.__version__} on this processor; start without --prepacked"
+            )
+
+
+def _logits(session: ort.InferenceSession, length: int) -> NDArray[np.float32]:
+    """What a model says to the first ids of its vocabulary."""
+    feeds: dict[str, NDArray[Any]] = {}
+    for value in session.get_inputs():
+        if value.name == "input_ids":
+            feeds[value.name] = np.arange(length)[None]
+        elif value.name == "attention_mask":
+            feeds[value.name] = np.ones((1, length), dtype=np.int64)
+        else:
+            _, heads, _, head_dim = value.shape
+            dtype = np.int8 if value.type == "tensor(int8)" else np.float32
+            feeds[value.name] = np.empty((1, heads, 0, head_dim), dtype=dtype)
+    [logits_BTV] = session.run(["logits"], feeds)
+    floats: NDArray[np.float32] = logits_BTV
+    return floats
+
+
+def _options(threads: int, own_kernels: bool) -> ort.SessionOptions:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.add_session_config_entry("session.intra_op.spin_duration_us", SPIN_US)
+    options.log_severity_level = SILENT
+    library = kernels_library()
+    if own_kernels and library:
+        options.register_custom_ops_library(str(library))
+    return options
+
+
+def _open(model_path: Path, options: ort.SessionOptions) -> ort.InferenceSession:
+    try:
+        session = ort.InferenceSession(str(model_path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's own exceptions share no base class
+        raise InputError(
+            f"{model_path} must be a model that onnxruntime opens: {str(error).splitlines()[0]}"
+        ) from error
+    give_freed_memory_back()  # where onnxruntime has widened three bits for its own kernels, seven times what it keeps
+    return session

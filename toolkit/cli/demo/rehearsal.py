@@ -1,0 +1,212 @@
+"""Measures a machine by doing a little of each part of the demo, with the models, lengths and number format of the run.
+
+    problems → the teacher's traces → training steps on them → decoding steps → one layer of the int4 export
+
+What is slower at its first go is timed at its second. Nothing is kept but the rates.
+"""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset
+from transformers import AutoTokenizer
+
+from distill.pipeline import DistillConfig
+from distill.problems.chains import worked_example
+from distill.problems.families import make_problems
+from distill.teachers.respondent import find_respondent
+from distill.teachers.traces import Job
+from distill.training.student import add_adapters, load_student, write_student_format
+from distill.training.train import StudentTrainer, collate, tokenize, trainer_arguments
+from distill.verification.verdicts import grade
+from export.calibration.stream import CalibrationStream
+from export.checkpoint.tensors import EMBEDDING, LM_HEAD, Checkpoint
+from export.matrices import part_bytes
+from export.pipeline import int4_config
+from export.quantization.layout import layouts
+from toolkit.figures.ledger import TRACES
+from toolkit.figures.recipe import Rates
+from toolkit.formats.chat_format import TURN_END, ChatFormat
+from toolkit.generation.generate import Decoder
+from toolkit.machine.allocator import keep_freed_memory
+from toolkit.machine.allowance import physical_cores
+from toolkit.model.precision import compute_dtype, computes_in_bf16
+from toolkit.records import Problem
+from toolkit.sources.model_names import resolve
+from toolkit.terminal import counted
+
+PER_FAMILY = 16
+TRAINED_EXAMPLES, TRAINING_STEPS = 8, 2
+DECODED_ROWS, DECODING_STEPS = 48, 6
+FEW_TEXTS, MORE_TEXTS = 8, 32
+"""To calibrate on; the difference is what tokens cost."""
+
+
+def rehearse(config: DistillConfig, open_decoder: Callable[[Path], Decoder]) -> Rates:
+    """The rates of this machine for this run; a model that is not here yet is downloaded."""
+    begun = time.perf_counter()
+    keep_freed_memory()
+    student = resolve(config.student)
+    problems = make_problems("train", PER_FAMILY, config.seed, config.families)
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        chat_format = write_student_format(student, folder)
+        rows = list(tokenize([worked_example(problem) for problem in problems], chat_format))
+        lengths = [len(row["input_ids"]) for row in rows]
+        teaching = _teach(config, problems, open_decoder, folder)
+        measured = {
+            "traces_per_s": teaching["traces_per_s"],
+            "example_tokens": statistics.mean(lengths),
+            "tokens_per_problem": teaching["kept_share"] * statistics.mean(lengths),
+            **_decode(student, chat_format, problems, open_decoder),
+            **_train(config, student, rows, chat_format, folder),
+            **_calibrate(student, [row["input_ids"] for row in rows], folder),
+        }
+    return Rates(
+        processor=processor(),
+        dtype=str(compute_dtype()).removeprefix("torch."),
+        measuring_s=time.perf_counter() - begun,
+        **measured,
+    )
+
+
+def processor() -> str:
+    """What computes here, in a few words."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    bf16 = " with BF16" if computes_in_bf16() else ""
+    return f"{counted(physical_cores(), 'core')}, {torch.backends.cpu.get_cpu_capability()}{bf16}"
+
+
+def _teach(
+    config: DistillConfig, problems: Sequence[Problem], open_decoder: Callable[[Path], Decoder], folder: Path
+) -> dict[str, float]:
+    """The teacher's traces of these problems in one batch, and the share of them that is right."""
+    teacher = find_respondent(config.teacher, open_decoder)
+    with teacher:
+        teacher.load()
+        begun = time.perf_counter()
+        traces = teacher.answer(
+            Job(
+                problems=problems,
+                sampling=config.sampling,
+                samples=1,
+                batch_size=config.batch_size,
+                path=folder / TRACES,
+                label="measuring the teacher",
+            )
+        )
+        seconds = time.perf_counter() - begun
+    right = sum(grade(problem, trace).correct for problem, trace in zip(problems, traces, strict=True))
+    return {"traces_per_s": len(traces) / seconds, "kept_share": right / len(traces)}
+
+
+def _decode(
+    student: Path, chat_format: ChatFormat, problems: Sequence[Problem], open_decoder: Callable[[Path], Decoder]
+) -> dict[str, float]:
+    """Some prompts read and some tokens written, by many rows and then by one."""
+    begun = time.perf_counter()
+    decoder = open_decoder(student)
+    start_s = time.perf_counter() - begun
+    prompts = [chat_format.prompt_ids(problem.messages) for problem in problems[:DECODED_ROWS]]
+    decoder.start(prompts[:1])
+    begun = time.perf_counter()
+    decoder.start(prompts)
+    reading_s = time.perf_counter() - begun
+    many_s = _step_s(decoder, len(prompts))
+    decoder.keep(np.zeros(1, dtype=np.int64))
+    step_s = _step_s(decoder, 1)
+    return {
+        "start_s": start_s,
+        "reading_tokens_per_s": sum(map(len, prompts)) / reading_s,
+        "step_s": step_s,
+        "row_step_s": max(many_s - step_s, 0.0) / (len(prompts) - 1),
+    }
+
+
+def _step_s(decoder: Decoder, rows: int) -> float:
+    tokens_B = np.zeros(rows, dtype=np.int64)
+    seconds = []
+    for _ in range(DECODING_STEPS + 1):
+        begun = time.perf_counter()
+        decoder.step(tokens_B)
+        seconds.append(time.perf_counter() - begun)
+    return statistics.median(seconds[1:])
+
+
+def _train(
+    config: DistillConfig, student: Path, rows: Sequence[Mapping[str, Any]], chat_format: ChatFormat, folder: Path
+) -> dict[str, float]:
+    """Training steps on few examples: what their tokens take, and what an update takes whatever their number."""
+    plain = load_student(student, chat_format.encode(TURN_END)[0])
+    rank = config.train.lora_rank
+    model = add_adapters(plain, rank, config.train.seed) if rank else plain
+    trainer = StudentTrainer(
+        model,
+        config.train,
+        args=trainer_arguments(config.train, folder),
+        train_dataset=Dataset.from_list(list(rows)),
+        processing_class=AutoTokenizer.from_pretrained(folder, local_files_only=True),
+    )
+    optimizer = trainer.create_optimizer()
+    batch = trainer._prepare_inputs(collate(rows[:TRAINED_EXAMPLES]))
+    tokens, backward_s, update_s = batch["input_ids"].numel(), [], []
+    for _ in range(1 + TRAINING_STEPS):
+        stamps = [time.perf_counter()]
+        trainer.compute_loss(model, batch, num_items_in_batch=tokens).backward()
+        stamps.append(_finished_at())
+        torch.nn.utils.clip_grad_norm_(model.parameters(), config.train.max_grad_norm)
+        optimizer.step()
+        optimizer.zero_grad()
+        stamps.append(_finished_at())
+        backward_s.append(stamps[1] - stamps[0])
+        update_s.append(stamps[2] - stamps[1])
+    return {
+        "training_token_s": statistics.median(backward_s[1:]) / tokens,
+        "update_s": statistics.median(update_s[1:]),
+    }
+
+
+def _finished_at() -> float:
+    """Now, once the device has done what it was given."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def _calibrate(student: Path, texts: Sequence[list[int]], folder: Path) -> dict[str, float]:
+    """One layer rounded on few texts and on more, as a share of all weights that are rounded."""
+    checkpoint, config = Checkpoint(student, None), int4_config(student, folder / "int4", calibration=folder)
+    chosen = layouts(
+        checkpoint.config,
+        bits=config.bits,
+        block_size=config.block_size,
+        head_bits=config.head_bits,
+        has_own_head=config.has_own_head,
+    )
+
+    def layer_s(count: int) -> float:
+        (folder / str(count)).mkdir()
+        stream = CalibrationStream(checkpoint, texts[:count], chosen[EMBEDDING], "gptq", folder / str(count))
+        begun = time.perf_counter()
+        for _ in stream.quantize_layer(0, chosen):
+            pass
+        return time.perf_counter() - begun
+
+    layer_s(1)
+    few_s, more_s = layer_s(FEW_TEXTS), layer_s(MORE_TEXTS)
+    more_tokens = sum(map(len, texts[FEW_TEXTS:MORE_TEXTS]))
+    token_s = max(more_s - few_s, 0.0) / more_tokens
+    layers = checkpoint.config.num_hidden_layers
+    layer_bytes = part_bytes(checkpoint, chosen)["model.layers.0"]
+    rounded_bytes = layers * layer_bytes + part_bytes(checkpoint, chosen).get(LM_HEAD, 0)
+    fixed_s = max(few_s - token_s * sum(map(len, texts[:FEW_TEXTS])), 0.0)
+    return {"calibration_s": fixed_s * rounded_bytes / layer_bytes, "calibration_token_s": layers * token_s}

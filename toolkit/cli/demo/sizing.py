@@ -1,0 +1,157 @@
+"""From a machine's rates and so many minutes to a recipe.
+
+The plan fills `FILLED` of the minutes, because a machine may slow down. Training gets what the other parts leave; where
+that is less than `TRAINING_SHARE`, less is calibrated on first, and then fewer of the ledger's problems are answered: the
+first ones of each family, the same on every machine, by all rows.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from distill.problems.families import FAMILIES, LEDGER_PER_FAMILY
+from export.pipeline import CALIBRATION_TOKENS
+from toolkit.errors import InputError
+from toolkit.figures.recipe import Rates, Recipe
+
+FILLED = 0.85
+TRAINING_SHARE = 0.45
+"""Of the time that is planned, the teacher's traces included."""
+LEVELS = (
+    (LEDGER_PER_FAMILY, CALIBRATION_TOKENS),
+    (LEDGER_PER_FAMILY, CALIBRATION_TOKENS // 2),
+    (LEDGER_PER_FAMILY, CALIBRATION_TOKENS // 4),
+    (LEDGER_PER_FAMILY // 2, CALIBRATION_TOKENS // 4),
+    (LEDGER_PER_FAMILY // 4, CALIBRATION_TOKENS // 4),
+)
+"""Ledger problems a family, and calibration tokens."""
+LEAST_PER_FAMILY, MOST_PER_FAMILY = 30, 2400
+MOST_EPOCHS = 2
+BATCHES = (16, 8, 4)
+ENOUGH_UPDATES = 300
+"""Of a run with the larger batch, at least. After 40,000 tokens the held-out loss was 0.431 with batches of 16, 0.379 with
+8, 0.347 with 4 and 0.344 with 2; where products take all the time, a small batch costs next to nothing."""
+ANSWERED_AT_ONCE = 112
+"""Rows of a batch of the ledger's problems."""
+COMPLETION_TOKENS: Mapping[str, int] = {"base": 130, "student": 85, "int4": 85}
+"""Mean of a row's answers to the ledger's problems."""
+LONGEST_COMPLETION: Mapping[str, int] = {"base": 320, "student": 260, "int4": 260}
+"""Steps until the last row of a batch has ended."""
+PROMPT_TOKENS = 45
+SPEED_STEPS = 6 * 48
+"""Single steps by which a row's decode speed is measured."""
+PARITY_TOKENS = 6_000
+"""Prompts included, that the parity gate and the goldens read."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Size:
+    """What can be chosen."""
+
+    per_family: int
+    epochs: int
+    batch_examples: int
+    calibration_tokens: int
+    ledger_per_family: int
+
+
+def choose_recipe(rates: Rates, minutes: int) -> Recipe:
+    """The recipe that fills the minutes best.
+
+    Raises `InputError` where they are too few to teach a student anything, and says how many are needed.
+    """
+    room_s = FILLED * 60 * minutes
+    least = Size(
+        per_family=LEAST_PER_FAMILY,
+        epochs=1,
+        batch_examples=BATCHES[-1],
+        calibration_tokens=LEVELS[-1][1],
+        ledger_per_family=LEVELS[-1][0],
+    )
+    least_s = _total_s(rates, least)
+    if least_s > room_s:
+        needed = math.ceil(least_s / FILLED / 60)
+        raise InputError(f"--minutes ({minutes}) must be at least {needed} on this machine ({rates.processor})")
+    for ledger_per_family, calibration_tokens in LEVELS:
+        size = _most_training(rates, room_s, calibration_tokens, ledger_per_family)
+        if size and (size.per_family >= MOST_PER_FAMILY or _learning_s(rates, size) >= TRAINING_SHARE * room_s):
+            break
+    assert size is not None, "the least recipe fits"
+    return Recipe(
+        minutes=minutes,
+        rates=rates,
+        families=len(FAMILIES),
+        training_tokens=round(_training_tokens(rates, size)),
+        planned_s={part: round(seconds, 1) for part, seconds in planned_s(rates, size).items()},
+        **vars(size),
+    )
+
+
+def planned_s(rates: Rates, size: Size) -> dict[str, float]:
+    """Seconds of each part, in the order of a run."""
+    answered = len(FAMILIES) * size.ledger_per_family
+    parts = {
+        "measure": rates.measuring_s,
+        "traces": len(FAMILIES) * size.per_family / rates.traces_per_s,
+        "train": 2 * rates.start_s + _training_tokens(rates, size) / rates.training_tokens_per_s(size.batch_examples),
+        "export": 2 * rates.start_s
+        + rates.calibration_s
+        + size.calibration_tokens * rates.calibration_token_s
+        + PARITY_TOKENS / rates.reading_tokens_per_s,
+        "teacher": answered / rates.traces_per_s,
+    }
+    return parts | {row: _row_s(rates, row, answered) for row in COMPLETION_TOKENS}
+
+
+def _total_s(rates: Rates, size: Size) -> float:
+    return sum(planned_s(rates, size).values())
+
+
+def _row_s(rates: Rates, row: str, answered: int) -> float:
+    """Seconds of one row: prompts, the steps of each batch, what its rows add, and the single stream's speed."""
+    batches = math.ceil(answered / ANSWERED_AT_ONCE)
+    return (
+        rates.start_s
+        + answered * PROMPT_TOKENS / rates.reading_tokens_per_s
+        + batches * LONGEST_COMPLETION[row] * rates.step_s
+        + answered * COMPLETION_TOKENS[row] * rates.row_step_s
+        + SPEED_STEPS * rates.step_s
+    )
+
+
+def _training_tokens(rates: Rates, size: Size) -> float:
+    return size.epochs * len(FAMILIES) * size.per_family * rates.tokens_per_problem
+
+
+def _learning_s(rates: Rates, size: Size) -> float:
+    parts = planned_s(rates, size)
+    return parts["traces"] + parts["train"]
+
+
+def _most_training(rates: Rates, room_s: float, calibration_tokens: int, ledger_per_family: int) -> Size | None:
+    """As many problems as fit, seen twice where that is more than there are; None where too few fit."""
+    size = None
+    for batch_examples in BATCHES:
+        size = Size(
+            per_family=0,
+            epochs=1,
+            batch_examples=batch_examples,
+            calibration_tokens=calibration_tokens,
+            ledger_per_family=ledger_per_family,
+        )
+        size = _filled(rates, room_s, size)
+        if size.per_family > MOST_PER_FAMILY:
+            size = _filled(rates, room_s, replace(size, epochs=MOST_EPOCHS))
+        if _training_tokens(rates, size) >= ENOUGH_UPDATES * batch_examples * rates.example_tokens:
+            break
+    return size if size and size.per_family >= LEAST_PER_FAMILY else None
+
+
+def _filled(rates: Rates, room_s: float, size: Size) -> Size:
+    """The size with the most problems that fit; each takes the same time."""
+    fixed_s = _total_s(rates, replace(size, per_family=0))
+    problem_s = _total_s(rates, replace(size, per_family=1)) - fixed_s
+    most = MOST_PER_FAMILY if size.epochs == MOST_EPOCHS else MOST_PER_FAMILY + 1
+    return replace(size, per_family=min(int((room_s - fixed_s) / problem_s), most))

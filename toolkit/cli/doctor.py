@@ -1,0 +1,216 @@
+"""Looks at this machine: what it has and is good for, and what each command still needs, with the remedy.
+
+    ✓ is there      ✗ is missing, with the remedy      – is not installed, and what is installed does not need it
+
+An extra is installed where the package is that it is for; so a machine that only chats lacks nothing of training. Where
+no extra is whole, all are missing. Nothing heavy is imported: versions come from package metadata, instructions from the
+operating system.
+"""
+
+from __future__ import annotations
+
+import platform
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from packaging.requirements import Requirement
+
+from toolkit.machine.allowance import memory, physical_cores
+from toolkit.machine.processor import instructions
+from toolkit.machine.user_folders import cache_folder
+from toolkit.terminal import counted, visible
+
+DISTRIBUTION = "reasoning-edge"
+VERBS_OF_EXTRA = {
+    "chat": "verify, bench, chat",
+    "distill": "pull, teach, traces, distill, eval, report, demo",
+    "export": "export, demo",
+    "serve": "verify, bench, serve",
+}
+KEY_PACKAGE = {"chat": "gradio", "distill": "trl", "export": "onnx", "serve": "llguidance"}
+"""What each extra is for."""
+DEMO_DISK_BYTES = 5e9
+DEMO_MEMORY_BYTES = 8e9
+BYTES_A_PARAMETER = 0.65
+"""Resident, of an int4 model with a cache of some hundred positions: 1.1 GB of a 1.7B (docs/int4.md)."""
+BESIDE_MODEL_BYTES = 0.5e9
+"""Of the process that runs it."""
+MODEL_SIZES = (135e6, 360e6, 600e6, 1.7e9, 4e9, 8e9, 14e9, 32e9, 70e9)
+"""Parameters of usual models."""
+DRIVER_TIMEOUT_S = 10
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """One line of the doctor's: what was looked at, what was found, and the remedy where something is missing."""
+
+    subject: str
+    found: str
+    remedy: str = ""
+    is_needed: bool = True
+    """Whether what is installed needs what the remedy brings."""
+
+    @property
+    def is_good(self) -> bool:
+        return not (self.remedy and self.is_needed)
+
+    @property
+    def sign(self) -> str:
+        if not self.remedy:
+            return "✓"
+        return "✗" if self.is_needed else "–"
+
+
+def examine() -> list[Finding]:
+    """All findings about this machine and this installation."""
+    missing = {name: missing_requirements(name) for name in VERBS_OF_EXTRA}
+    needed = {name for name in missing if all(missing.values()) or _version(KEY_PACKAGE[name])}
+    return [
+        *_machine(trains="distill" in needed),
+        *(_extra(name, missing[name], is_needed=name in needed) for name in missing),
+        _accelerator(),
+        _browser(),
+        *_missing_tools(is_needed="distill" in needed),
+    ]
+
+
+def to_text(findings: list[Finding]) -> str:
+    """One line a finding: a sign, the subject, what was found, the remedy."""
+    width = max(len(finding.subject) for finding in findings)
+    return "\n".join(
+        visible(f"{f.sign} {f.subject:{width}}  {f.found}{'  →  ' + f.remedy if f.remedy else ''}") for f in findings
+    )
+
+
+def to_facts(findings: list[Finding]) -> dict[str, Any]:
+    return {"findings": [asdict(finding) for finding in findings], "good": all(f.is_good for f in findings)}
+
+
+def missing_requirements(extra: str) -> list[str]:
+    """The distributions of an extra that are not installed, or are there in a version that it does not take."""
+    missing = []
+    for requirement in map(Requirement, metadata.requires(DISTRIBUTION) or []):
+        marker = requirement.marker
+        if marker is None or not marker.evaluate({"extra": extra}) or marker.evaluate({"extra": ""}):
+            continue
+        if not _version(requirement.name):
+            missing.append(requirement.name)
+        elif found := _version_that_does_not_fit(requirement):
+            missing.append(f"{requirement.name} {requirement.specifier} ({found} is installed)")
+    return missing
+
+
+def largest_model(memory_bytes: float) -> float:
+    """Parameters of the largest usual model whose int4 export runs in so much memory; 0 where none does."""
+    room = memory_bytes - BESIDE_MODEL_BYTES
+    return max((size for size in MODEL_SIZES if size * BYTES_A_PARAMETER <= room), default=0.0)
+
+
+def _machine(*, trains: bool) -> Iterator[Finding]:
+    """`trains`: whether the demo is meant to run here."""
+    python = platform.python_version()
+    yield Finding(
+        subject="python",
+        found=f"{python} in {sys.prefix}",
+        remedy="" if sys.version_info >= (3, 11) else "install Python 3.11 or newer",
+    )
+    known = instructions()
+    yield Finding(
+        subject="processor",
+        found=f"{platform.machine()}, {counted(physical_cores(), 'core')}, {', '.join(known) or 'instructions unknown'}",
+    )
+    allowed = memory()
+    largest = largest_model(allowed.available_bytes)
+    runs = f"runs int4 models of up to {largest / 1e9:g} billion parameters" if largest else "too little for a model"
+    lacks_memory = trains and allowed.available_bytes < DEMO_MEMORY_BYTES
+    yield Finding(
+        subject="memory",
+        found=f"{_gigabytes(allowed.total_bytes)}, {_gigabytes(allowed.available_bytes)} free: {runs}",
+        remedy=f"demo takes up to {_gigabytes(DEMO_MEMORY_BYTES)}" if lacks_memory else "",
+    )
+    free_bytes = shutil.disk_usage(Path.cwd()).free
+    lacks_disk = trains and free_bytes < DEMO_DISK_BYTES
+    yield Finding(
+        subject="disk",
+        found=f"{_gigabytes(free_bytes)} free here; cache in {cache_folder()}",
+        remedy=f"demo takes up to {_gigabytes(DEMO_DISK_BYTES)}" if lacks_disk else "",
+    )
+
+
+def _extra(name: str, missing: list[str], *, is_needed: bool) -> Finding:
+    state = "all installed" if not missing else f"lacks {', '.join(missing)}" if is_needed else "not installed"
+    return Finding(
+        subject=f"[{name}]",
+        found=f"for {VERBS_OF_EXTRA[name]}: {state}",
+        remedy=f"pip install '{DISTRIBUTION}[{name}]'" if missing else "",
+        is_needed=is_needed,
+    )
+
+
+def _accelerator() -> Finding:
+    versions = [f"{name} {version}" for name in ("torch", "transformers", "onnxruntime") if (version := _version(name))]
+    return Finding(subject="engines", found=f"{', '.join(versions) or 'none'}; {_gpus()}")
+
+
+def _gpus() -> str:
+    """What the driver itself says: its program is there without a GPU too."""
+    program = shutil.which("nvidia-smi")
+    if not program:
+        return "no NVIDIA GPU, and none is needed"
+    try:
+        done = subprocess.run(
+            [program, "--list-gpus"],
+            capture_output=True,
+            stdin=subprocess.DEVNULL,
+            timeout=DRIVER_TIMEOUT_S,
+            check=False,
+        )
+        names = re.findall(r"^GPU \d+: (.*?)(?: \(UUID|$)", done.stdout.decode(errors="replace"), flags=re.MULTILINE)
+    except (OSError, subprocess.TimeoutExpired):
+        names = []
+    return ", ".join(names) or "no NVIDIA GPU that its driver finds, and none is needed"
+
+
+def _browser() -> Finding:
+    found = next((path for name in BROWSERS if (path := shutil.which(name))), None)
+    return Finding(
+        subject="browser",
+        found=found or "no chromium on the PATH (only the page tests need one; the chat opens in any browser)",
+    )
+
+
+def _missing_tools(*, is_needed: bool) -> Iterator[Finding]:
+    if is_needed and not _version("reasoning-gym") and not shutil.which("cc"):
+        yield Finding(
+            subject="compiler",
+            found="no cc, which a dependency of [distill] needs",
+            remedy="install a C compiler (apt-get install gcc python3-dev)",
+        )
+
+
+def _version_that_does_not_fit(requirement: Requirement) -> str:
+    """The installed version, where the requirement does not take it; empty where it does."""
+    try:
+        found = metadata.version(requirement.name)
+        return "" if requirement.specifier.contains(found, prereleases=True) else found
+    except metadata.PackageNotFoundError:
+        return ""
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _gigabytes(size_bytes: float) -> str:
+    return f"{size_bytes / 1e9:.1f} GB"

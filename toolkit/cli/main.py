@@ -1,0 +1,141 @@
+"""The command line: parses, calls one command, prints its result or one line about what is wrong.
+
+stdout     the result: text for a person, or one JSON object in ASCII with --json (on errors too)
+stderr     progress, and errors in one line (--debug: with their traceback)
+exit       0 done, 1 a measurement out of its bounds, 2 the input or the machine, 130 interrupted, 143 ended by SIGTERM
+"""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import io
+import json
+import logging
+import os
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr
+from types import FrameType
+from typing import TYPE_CHECKING, TextIO, cast
+
+from toolkit.cli.parser import build_parser
+from toolkit.errors import InputError, MissingExtra, ToolkitError
+from toolkit.terminal import Escaped, say, show, visible_lines
+
+if TYPE_CHECKING:
+    from toolkit.cli.commands import Result
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""A disk, what of it the user may take, what one file may take."""
+INTERRUPTED, TERMINATED = 130, 143
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code."""
+    _speak_utf8()
+    with _terminable() as terminated, redirect_stderr(cast(TextIO, Escaped(sys.stderr))):
+        code = _main(arguments)
+    return TERMINATED if terminated.is_set() and code == INTERRUPTED else code
+
+
+def _main(arguments: Sequence[str] | None) -> int:
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it warns at import that it may not fetch code
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    as_json, debug = "--json" in words, "--debug" in words
+    extra = "all"
+    try:
+        options = build_parser().parse_args(words)
+        extra = options.extra
+        result = _run(options)
+        if as_json:
+            print(json.dumps(result.facts), flush=True)
+        elif result.text:
+            show(result.text)
+        if result.error:
+            _print_error(str(result.error), type(result.error).__name__, result.error.exit_code, as_json=False)
+            return result.error.exit_code
+        if result.then and not as_json:
+            result.then()
+        return 0
+    except SystemExit as end:  # argparse after --help
+        return int(end.code or 0)
+    except KeyboardInterrupt:
+        _print_error("interrupted; run the same command again to go on", "Interrupted", INTERRUPTED, as_json)
+        return INTERRUPTED
+    except BrokenPipeError:  # the reader of stdout has left
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except BaseException as error:  # noqa: BLE001 – a panic in a Rust extension is no Exception
+        if debug:
+            print(visible_lines(traceback.format_exc()), file=sys.stderr)
+        shown = explain(error, extra)
+        _print_error(str(shown), type(shown).__name__, shown.exit_code, as_json)
+        return shown.exit_code
+
+
+@contextmanager
+def _terminable() -> Iterator[threading.Event]:
+    """Within, SIGTERM does what Ctrl+C does, so that what is done is kept and a word is said; it sets the event."""
+    terminated = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield terminated
+        return
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        terminated.set()
+        on_interrupt = signal.getsignal(signal.SIGINT)
+        if not callable(on_interrupt):  # a background job ignores Ctrl+C
+            raise KeyboardInterrupt
+        on_interrupt(number, frame)
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield terminated
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _speak_utf8() -> None:
+    """Windows gives a pipe the encoding of its code page, which has no sign for much of what we say."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            is_chosen = stream.isatty() or os.environ.get("PYTHONIOENCODING")
+            stream.reconfigure(encoding=stream.encoding if is_chosen else "utf-8", errors="backslashreplace")
+
+
+def explain(error: BaseException, extra: str) -> ToolkitError:
+    """The one-line error for whatever a command raised; `extra` is the one that the command needs."""
+    if isinstance(error, ToolkitError):
+        return error
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        return MissingExtra(error.name.partition(".")[0], extra)
+    if getattr(error, "errno", None) in FULL or "No space left on device" in str(error):
+        place = getattr(error, "filename", None) or "the output folder"
+        return InputError(f"the disk is full while writing {place}; free space and run the same command again")
+    if isinstance(error, OSError) and error.filename:
+        return InputError(f"{error.filename} cannot be used: {error.strerror}")
+    if isinstance(error, MemoryError):
+        return InputError(
+            f"the machine's memory is too small for this step ({error}); close programs or use a smaller model"
+        )
+    lines = str(error).strip().splitlines() or ["no message"]
+    return InputError(f"unexpected {type(error).__name__}: {lines[0]}; run again with --debug to see where")
+
+
+def _run(options: argparse.Namespace) -> Result:
+    from toolkit.cli import commands, distill_commands
+
+    command = getattr(distill_commands, options.verb, None) or getattr(commands, options.verb)
+    result: Result = command(options)
+    return result
+
+
+def _print_error(message: str, kind: str, exit_code: int, as_json: bool) -> None:
+    line = " ".join(message.split())
+    say(f"toolkit: {line}")
+    if as_json:
+        print(json.dumps({"error": line, "kind": kind, "exit": exit_code}), flush=True)

@@ -1,0 +1,334 @@
+"""The ledger: every stage measured on the same held-out problems, so that one table shows what each gained or lost.
+
+    eval/<row>/                       one run folder a row, written by distill.evaluation.evaluate
+    ├── problems.jsonl                what was asked
+    ├── traces.jsonl verdicts.jsonl   what was said, and whether it was right
+    └── manifest.json                 `measured` is the row: an Evaluation
+    ledger.json                       {problems_digest, problems, protocol, rows: {name: Evaluation}, comparisons, versions,
+                                  recipe}
+
+Rows that were measured on other problems or by another protocol are refused: such figures do not compare.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self, TypedDict
+
+import numpy as np
+
+from toolkit.errors import InputError
+from toolkit.figures.intervals import difference_interval
+from toolkit.figures.recipe import Recipe, recipe_line
+from toolkit.records import Problem, Record, Trace, Verdict, read_object, read_records
+from toolkit.runs import read_manifest, replace_text, versions
+from toolkit.terminal import counted, visible
+
+PROBLEMS, TRACES, VERDICTS = "problems.jsonl", "traces.jsonl", "verdicts.jsonl"
+TITLES = {"teacher": "Teacher", "base": "Base student", "student": "Distilled student", "int4": "int4 student"}
+"""Rows that the toolkit itself makes, in the order of the story."""
+COMPARED = (("student", "base"), ("student", "teacher"), ("int4", "student"))
+
+
+class Score(TypedDict):
+    """A share of right answers with its bootstrap interval."""
+
+    accuracy: float
+    interval: list[float]
+    problems: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation(Record):
+    """One row: a model on the frozen problems."""
+
+    model: str
+    model_digest: str
+    problems_digest: str
+    problems: int
+    protocol: dict[str, Any]
+    """Samples a problem, every sampling setting and the length limit: what must be equal for figures to compare."""
+    accuracy: float
+    interval: list[float]
+    families: dict[str, Score]
+    mean_reasoning_tokens: float | None
+    """Of all samples, truncated ones too; None where a server does not count."""
+    mean_completion_tokens: float | None
+    truncation_rate: float
+    """Share of samples whose thinking was never closed; they are wrong."""
+    limit_rate: float
+    """Share of samples that ran into the length limit, in their thinking or in their answer."""
+    tokens_per_s: float | None
+    """Decode speed of one stream after its prompt, median over the same few prompts for every row; None: an endpoint."""
+    batch_tokens_per_s: float | None
+    """Sampled tokens of the whole evaluation by its time; None where it was broken off and resumed, or not counted."""
+    batch_size: int
+    bytes: int
+    """Of the folder's weights; 0 where they are elsewhere."""
+    asked: dict[str, Any] = field(default_factory=dict)
+    """How the problems were chosen: `split`, how many were `given`, how many of those were `trained` on, and whether
+    these were `left_out`; empty for the frozen ones."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison(Record):
+    """How much more accurate one row is than another, paired problem by problem."""
+
+    row: str
+    against: str
+    difference: float
+    interval: list[float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ledger(Record):
+    """All rows, measured on the same problems by the same protocol."""
+
+    problems_digest: str
+    problems: int
+    protocol: dict[str, Any]
+    rows: dict[str, Evaluation]
+    comparisons: list[Comparison]
+    versions: dict[str, str]
+    recipe: Recipe | None = None
+    """Of a run of the demo: how it was sized to its machine."""
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        ledger = super().from_dict(values)
+        rows = {name: Evaluation.from_dict(row) for name, row in values["rows"].items()}
+        comparisons = [Comparison.from_dict(comparison) for comparison in values["comparisons"]]
+        recipe = Recipe.from_dict(values["recipe"]) if values.get("recipe") else None
+        return cls(**(vars(ledger) | {"rows": rows, "comparisons": comparisons, "recipe": recipe}))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """One graded trace with its problem: what an evaluation folder says about it."""
+
+    problem: Problem
+    trace: Trace
+    verdict: Verdict
+
+
+def build_ledger(folders: Mapping[str, Path], recipe: Recipe | None = None) -> Ledger:
+    """Lay finished evaluation folders side by side, by row name.
+
+    Raises `InputError` where one is no finished evaluation, or where two were measured on other problems or by
+    another protocol.
+    """
+    rows = {name: read_evaluation(folder) for name, folder in folders.items()}
+    first_name, first = next(iter(rows.items()))
+    for name, row in rows.items():
+        for what, here, there in (
+            ("problems", row.problems_digest, first.problems_digest),
+            ("protocol", row.protocol, first.protocol),
+        ):
+            if here != there:
+                raise InputError(
+                    f"row {name!r} must be measured by the same {what} ({here}) as row {first_name!r} ({there}); "
+                    "evaluate one of them again"
+                )
+    shares = {name: _shares(folder) for name, folder in folders.items()}
+    comparisons = [
+        _compare(name, shares[name], against, shares[against])
+        for name, against in COMPARED
+        if name in rows and against in rows
+    ]
+    return Ledger(
+        problems_digest=first.problems_digest,
+        problems=first.problems,
+        protocol=first.protocol,
+        rows=rows,
+        comparisons=comparisons,
+        versions=versions(),
+        recipe=recipe,
+    )
+
+
+def read_evaluation(folder: Path) -> Evaluation:
+    """The row that an evaluation folder holds."""
+    manifest = read_manifest(folder) if folder.is_dir() else None
+    if manifest is None or manifest.get("stage") != "eval":
+        raise InputError(f"{folder} must be a finished evaluation; make it with: toolkit eval")
+    return Evaluation.from_dict(manifest["measured"])
+
+
+def read_outcomes(folder: Path) -> list[Outcome]:
+    """Every graded trace of an evaluation folder, in the order of its problems."""
+    problems = {problem.id: problem for problem in read_records(folder / PROBLEMS, Problem)}
+    traces = {(trace.problem_id, trace.sample): trace for trace in read_records(folder / TRACES, Trace)}
+    return [
+        Outcome(problem=problems[v.problem_id], trace=traces[v.problem_id, v.sample], verdict=v)
+        for v in read_records(folder / VERDICTS, Verdict)
+    ]
+
+
+def correct_shares(verdicts: Sequence[Verdict]) -> dict[str, float]:
+    """Share of right samples by problem id."""
+    by_problem = defaultdict(list)
+    for verdict in verdicts:
+        by_problem[verdict.problem_id].append(verdict.correct)
+    return {problem_id: float(np.mean(correct)) for problem_id, correct in by_problem.items()}
+
+
+def write_ledger(path: Path, ledger: Ledger) -> None:
+    replace_text(path, json.dumps(ledger.to_dict(), indent=1, ensure_ascii=False) + "\n")
+
+
+def read_ledger(path: Path) -> Ledger:
+    """Raises `InputError` where the file is no ledger."""
+    try:
+        return Ledger.from_dict(read_object(path))
+    except (InputError, LookupError, TypeError, AttributeError) as error:
+        raise InputError(f"{path} must be a ledger that `toolkit demo` or `toolkit report` wrote: {error}") from error
+
+
+def ledger_table(ledger: Ledger) -> str:
+    """The ledger for a terminal: one table of stages, one of families."""
+    stages = [_HEADER, *(_cells(name, row) for name, row in ledger.rows.items())]
+    families = [["accuracy by family", *map(title, ledger.rows)], *_family_cells(ledger)]
+    gains = "\n".join(comparison_sentence(comparison) for comparison in ledger.comparisons)
+    return "\n\n".join(
+        part for part in (aligned_table(stages), aligned_table(families), gains, _lines_below(ledger)) if part
+    )
+
+
+def ledger_markdown(ledger: Ledger) -> str:
+    """The ledger for a README: the same two tables in Markdown, and the protocol."""
+    families = [["accuracy by family", *map(title, ledger.rows)], *_family_cells(ledger)]
+    stages = [_HEADER, *(_cells(name, row) for name, row in ledger.rows.items())]
+    return f"{markdown_table(stages)}\n\n{markdown_table(families)}\n\n{_lines_below(ledger)}\n"
+
+
+def title(name: str) -> str:
+    return TITLES.get(name, name)
+
+
+def percent(share: float) -> str:
+    return f"{100 * share:.1f} %"
+
+
+def interval_text(interval: Sequence[float]) -> str:
+    return f"{100 * interval[0]:.1f}–{100 * interval[1]:.1f}"
+
+
+def speed(tokens_per_s: float | None) -> str:
+    return "–" if tokens_per_s is None else f"{tokens_per_s:.1f}"
+
+
+def megabytes(size_bytes: int) -> str:
+    if size_bytes == 0:
+        return "–"
+    return f"{size_bytes / 1e6:,.1f} MB" if size_bytes < 1e8 else f"{size_bytes / 1e6:,.0f} MB"
+
+
+def points(difference: float) -> str:
+    return f"{100 * difference:+.1f}".replace("-", "−")
+
+
+def comparison_sentence(comparison: Comparison) -> str:
+    low, high = comparison.interval
+    return (
+        f"{title(comparison.row)} against {title(comparison.against).lower()}: "
+        f"{points(comparison.difference)} points (95 % interval {points(low)} to {points(high)})"
+    )
+
+
+def protocol_line(ledger: Ledger) -> str:
+    """One sentence with everything that a figure depends on."""
+    trained = max(
+        (row.asked.get("trained", 0) for row in ledger.rows.values() if not row.asked.get("left_out")), default=0
+    )
+    problems = (
+        f"{counted(ledger.problems, 'problem')}, {trained} of which {'was' if trained == 1 else 'were'} trained on"
+        if trained
+        else counted(ledger.problems, "held-out problem")
+    )
+    return (
+        f"{problems} (digest {ledger.problems_digest}), {sampling_text(ledger.protocol)}; "
+        "brackets hold 95 % bootstrap intervals; tokens/s is the decode speed of one stream."
+    )
+
+
+def _lines_below(ledger: Ledger) -> str:
+    """What a person reads below the tables: the protocol, and how the run was sized."""
+    return "\n\n".join([protocol_line(ledger), *([recipe_line(ledger.recipe)] if ledger.recipe else [])])
+
+
+def sampling_text(protocol: Mapping[str, Any]) -> str:
+    """How often each problem was answered, and within which limits."""
+    how = (
+        "greedy"
+        if protocol["temperature"] == 0
+        else f"temperature {protocol['temperature']}, top-p {protocol['top_p']}"
+    )
+    limit = counted(protocol["max_new_tokens"], "new token")
+    return f"{counted(protocol['samples'], 'sample')} a problem, {how}, at most {limit}"
+
+
+_HEADER = ["stage", "accuracy", "thinking tokens", "truncated", "tokens/s", "weights"]
+
+
+def _cells(name: str, row: Evaluation) -> list[str]:
+    return [
+        title(name),
+        f"{percent(row.accuracy)} [{interval_text(row.interval)}]",
+        "–" if row.mean_reasoning_tokens is None else f"{row.mean_reasoning_tokens:.0f}",
+        percent(row.truncation_rate),
+        speed(row.tokens_per_s),
+        megabytes(row.bytes),
+    ]
+
+
+def _family_cells(ledger: Ledger) -> list[list[str]]:
+    families = next(iter(ledger.rows.values())).families
+    return [
+        [family.replace("_", " "), *(percent(row.families[family]["accuracy"]) for row in ledger.rows.values())]
+        for family in families
+    ]
+
+
+def aligned_table(rows: Sequence[Sequence[str]]) -> str:
+    """Rows of cells for a terminal, the first of them the head."""
+    rows = [list(map(visible, row)) for row in rows]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [
+        "  ".join(_pad(cell, width, i) for i, (cell, width) in enumerate(zip(row, widths, strict=True))) for row in rows
+    ]
+    return "\n".join([lines[0], "─" * len(lines[0]), *lines[1:]])
+
+
+def _pad(cell: str, width: int, column: int) -> str:
+    return cell.rjust(width) if column else cell.ljust(width)
+
+
+def markdown_table(rows: Sequence[Sequence[str]]) -> str:
+    """The same as Markdown; columns behind the first stand to the right, but for those of words."""
+    lines = ["| " + " | ".join(cell.replace("|", r"\|") for cell in row) + " |" for row in rows]
+    columns = [cells[1:] for cells in zip(*rows, strict=True)][1:]
+    rules = ["---:" if any(map(_is_figure, cells)) else "---" for cells in columns]
+    return "\n".join([lines[0], "|".join(["", "---", *rules, ""]), *lines[1:]])
+
+
+def _is_figure(cell: str) -> bool:
+    return any(character.isdigit() for character in cell[:3])  # behind a sign or what makes it bold
+
+
+def _shares(folder: Path) -> dict[str, float]:
+    return correct_shares(read_records(folder / VERDICTS, Verdict))
+
+
+def _compare(name: str, shares: Mapping[str, float], against: str, others: Mapping[str, float]) -> Comparison:
+    assert shares.keys() == others.keys(), "rows of one digest hold the same problems"
+    ours, theirs = list(shares.values()), [others[problem_id] for problem_id in shares]
+    return Comparison(
+        row=name,
+        against=against,
+        difference=float(np.mean(ours) - np.mean(theirs)),
+        interval=difference_interval(ours, theirs),
+    )

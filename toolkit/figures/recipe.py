@@ -1,0 +1,141 @@
+"""What a run of the demo does and how long it should take: fixed when the run begins, kept in its folder.
+
+    recipe.json    the rates that were measured, what was chosen by them, seconds planned, and at the end seconds taken
+
+It is never measured anew, so that an interrupted run goes on with the recipe that it began with. `toolkit.cli.demo.sizing`
+chooses it; the ledger, the report and a README show it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Self
+
+from toolkit.progress import duration
+from toolkit.records import Record, read_object
+from toolkit.runs import replace_text
+from toolkit.terminal import counted
+
+RECIPE = "recipe.json"
+ROWS = ("teacher", "base", "student", "int4")
+"""Parts of a run that are rows of its ledger; before them come `traces`, `train` and `export`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rates(Record):
+    """What was measured on the machine before a run."""
+
+    processor: str
+    dtype: str
+    """That training and torch's decoding compute in."""
+    traces_per_s: float
+    """Of the teacher, many at once."""
+    tokens_per_problem: float
+    """Training tokens that a problem leaves; dropped traces leave none."""
+    training_token_s: float
+    """A training token's share of the steps, forward and backward."""
+    update_s: float
+    """What an update adds, whatever its batch."""
+    example_tokens: float
+    """Tokens of a training example, prompt included."""
+    start_s: float
+    """To load the student, which many parts do."""
+    reading_tokens_per_s: float
+    """Of prompts, by the student in torch."""
+    step_s: float
+    """One decoding step of the student, of one row."""
+    row_step_s: float
+    """What each further row adds to a step."""
+    calibration_s: float
+    """To round all of the student's matrices, whatever the text."""
+    calibration_token_s: float
+    """What each token of calibration text adds."""
+    measuring_s: float
+    """What all this took."""
+
+    def training_tokens_per_s(self, batch_examples: int) -> float:
+        return 1 / (self.training_token_s + self.update_s / (batch_examples * self.example_tokens))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe(Record):
+    """What a run does, and how long it should take."""
+
+    minutes: int
+    rates: Rates
+    families: int
+    per_family: int
+    """Problems of each family that the teacher answers."""
+    epochs: int
+    batch_examples: int
+    calibration_tokens: int
+    ledger_per_family: int
+    """Held-out problems of each family that every row answers."""
+    training_tokens: int
+    """Of all passes together: as planned, and once the student is there, as trained."""
+    planned_s: dict[str, float]
+    """Seconds of each part, in order."""
+    taken_s: dict[str, float] | None = None
+    """The same as they were; None while the run goes on, and of a run that was broken off in between."""
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        recipe = super().from_dict(values)
+        return replace(recipe, rates=Rates.from_dict(values["rates"]))
+
+
+def read_recipe(run: Path) -> Recipe | None:
+    """The recipe that a run folder holds. Raises `InputError` where the file is none."""
+    path = run / RECIPE
+    return Recipe.from_dict(read_object(path)) if path.is_file() else None
+
+
+def write_recipe(run: Path, recipe: Recipe) -> None:
+    replace_text(run / RECIPE, json.dumps(recipe.to_dict(), indent=1, ensure_ascii=False) + "\n")
+
+
+def plan_text(recipe: Recipe) -> str:
+    """What will be done and how long it should take, for a person before it starts."""
+    rates, planned_s = recipe.rates, recipe.planned_s
+    passes = "" if recipe.epochs == 1 else f", {recipe.epochs} times"
+    rows = " ".join(f"{row} {duration(planned_s[row])}" for row in ROWS)
+    lines = (
+        (
+            planned_s["traces"],
+            f"the teacher answers {recipe.per_family} problems of each of {recipe.families} families",
+        ),
+        (
+            planned_s["train"],
+            (
+                f"the student learns from what is right of it{passes}: about {recipe.training_tokens:,} tokens, "
+                f"{rates.training_tokens_per_s(recipe.batch_examples):.0f} a second in {rates.dtype}"
+            ),
+        ),
+        (planned_s["export"], f"it becomes int4, calibrated on {recipe.calibration_tokens:,} tokens"),
+        (
+            sum(planned_s[row] for row in ROWS),
+            f"four models answer {recipe.families * recipe.ledger_per_family} held-out problems ({rows})",
+        ),
+        (sum(planned_s.values()), "in all"),
+    )
+    return "\n".join(f"{duration(seconds):>14}  {what}" for seconds, what in lines)
+
+
+def recipe_line(recipe: Recipe) -> str:
+    """One sentence for the ledger: the recipe, the machine, minutes planned and taken."""
+    rates = recipe.rates
+    tokens_per_s = rates.training_tokens_per_s(recipe.batch_examples)
+    taken = f"taken {_minutes(recipe.taken_s)}" if recipe.taken_s else "broken off and gone on with"
+    passes = "1 pass" if recipe.epochs == 1 else f"{recipe.epochs} passes"
+    return (
+        f"Sized to {counted(recipe.minutes, 'minute')} on {rates.processor}, measured at {tokens_per_s:.0f} training tokens/s in "
+        f"{rates.dtype}: {counted(recipe.per_family, 'problem')} a family, {passes} in batches of {recipe.batch_examples}, "
+        f"{recipe.training_tokens:,} training tokens, {recipe.calibration_tokens:,} calibration tokens; planned {_minutes(recipe.planned_s)} minutes, {taken}."
+    )
+
+
+def _minutes(seconds: Mapping[str, float]) -> str:
+    return f"{sum(seconds.values()) / 60:.1f}"

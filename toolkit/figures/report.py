@@ -1,0 +1,381 @@
+"""The report of a run: ledger.json and report.html, one file that shows what was measured and what the models said.
+
+    run/
+    ├── eval/<row>/     finished evaluations: the rows of the ledger
+    ├── student/        the distillation run: loss.jsonl, drops.json
+    ├── recipe.json     how the demo was sized to its machine
+    ├── ledger.json     ┐ written here
+    └── report.html     ┘ self-contained: no script, no request (a content security policy in the page forbids both)
+
+Everything that a model or a user wrote is escaped, and characters that act on the text around them (controls,
+direction overrides) are shown by their code.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Iterator, Mapping, Sequence
+from html import escape
+from pathlib import Path
+
+from toolkit.errors import InputError, MissingExtra
+from toolkit.figures.ledger import (
+    TITLES,
+    Evaluation,
+    Ledger,
+    Outcome,
+    build_ledger,
+    comparison_sentence,
+    interval_text,
+    megabytes,
+    percent,
+    protocol_line,
+    read_outcomes,
+    speed,
+    title,
+    write_ledger,
+)
+from toolkit.figures.recipe import read_recipe, recipe_line
+from toolkit.records import read_jsonl, read_object
+from toolkit.runs import replace_text
+from toolkit.terminal import counted
+
+LEDGER, REPORT = "ledger.json", "report.html"
+POLICY = "default-src 'none'; style-src 'unsafe-inline'"
+MARKS = {
+    "correct": "right",
+    "wrong": "wrong",
+    "truncated": "truncated",
+    "filtered": "filtered",
+    "tool_call": "called a tool",
+    "broken_off": "broken off",
+    "empty": "no answer",
+}
+
+
+def report_run(run: Path) -> Ledger:
+    """Write `ledger.json` and `report.html` of a run folder from what its stages left there.
+
+    Raises `InputError` where it holds no finished evaluation.
+    """
+    if not run.is_dir():
+        raise InputError(f"{run} must be the folder of a run, and there is none; give the one that holds eval")
+    folders = evaluation_folders(run / "eval")
+    ledger = build_ledger(folders, read_recipe(run))
+    write_ledger(run / LEDGER, ledger)
+    write_report(run / REPORT, ledger, folders, run / "student")
+    return ledger
+
+
+def evaluation_folders(folder: Path) -> dict[str, Path]:
+    """Row name → evaluation folder: the toolkit's own rows in the order of the story, then others by name."""
+    names = sorted(path.name for path in folder.iterdir() if not path.name.startswith(".")) if folder.is_dir() else []
+    if not names:
+        raise InputError(
+            f"{folder} must hold at least one evaluation; make one there: toolkit eval MODEL --out {folder / 'NAME'}"
+        )
+    ordered = [name for name in TITLES if name in names] + [name for name in names if name not in TITLES]
+    return {name: folder / name for name in ordered}
+
+
+def write_report(path: Path, ledger: Ledger, evaluations: Mapping[str, Path], student: Path) -> None:
+    """Write the page. `student` is the distillation run; what it does not hold is left out of the page.
+
+    Raises `MissingExtra` where matplotlib is not installed.
+    """
+    try:
+        from toolkit.figures import charts
+    except ImportError as error:
+        raise MissingExtra("matplotlib", "distill") from error
+    outcomes = {name: read_outcomes(folder) for name, folder in evaluations.items()}
+    lengths = {
+        name: [o.trace.reasoning_tokens for o in outcomes[name] if o.trace.reasoning_tokens is not None]
+        for name, row in ledger.rows.items()
+        if charts.thinks(row)
+    }
+    loss, drops = student / "loss.jsonl", student / "drops.json"
+    steps = [step for _, step in read_jsonl(loss)] if loss.is_file() else []
+    training = []
+    if steps:
+        training.append(_figure(charts.loss_curve(steps), "Loss of the student's completion tokens while it learns."))
+    if drops.is_file():
+        counts = read_object(drops)
+        caption = f"What became of the teacher's {counted(counts['traces'], 'trace')} before training."
+        training.append(_figure(charts.curation(counts["kept"], counts["drops"]), caption))
+    thinking = (
+        _figure(charts.thinking_lengths(lengths), "How long the models think about a held-out problem.")
+        if lengths
+        else ""
+    )
+    sections = [
+        _headline(ledger),
+        _cards(ledger),
+        _section(
+            "Accuracy",
+            _figure(charts.accuracy_by_stage(ledger), "All held-out problems; whiskers are 95 % bootstrap intervals."),
+            _figure(charts.accuracy_by_family(ledger), "The same by family of problems."),
+            _gains(ledger),
+        ),
+        _section("All numbers", _table(ledger)),
+        _section("Training", *training) if training else "",
+        _section("Thinking", thinking) if thinking else "",
+        _section("What they said", *_transcripts(ledger, outcomes)),
+        _section("How it was measured", _protocol(ledger)),
+    ]
+    replace_text(path, _page("".join(sections)))
+
+
+def text(value: str) -> str:
+    """Foreign text for a page: escaped, with characters that would act on other text shown by their code."""
+    return "".join(_visible(character) for character in escape(value))
+
+
+def _visible(character: str) -> str:
+    acts = unicodedata.category(character) in ("Cc", "Cf", "Cs") and character not in "\n\t"
+    return f'<span class="code">U+{ord(character):04X}</span>' if acts else character
+
+
+def _headline(ledger: Ledger) -> str:
+    rows = ledger.rows
+    sentences = []
+    if "student" in rows:
+        before = f", where its base solved {percent(rows['base'].accuracy)}" if "base" in rows else ""
+        sentences.append(
+            f"The distilled student solves <b>{percent(rows['student'].accuracy)}</b> of the problems{before}."
+        )
+    if "int4" in rows:
+        int4 = rows["int4"]
+        kept = (
+            f" and keeps {percent(int4.accuracy / rows['student'].accuracy)} of that accuracy"
+            if "student" in rows and rows["student"].accuracy
+            else ""
+        )
+        sentences.append(
+            f"As int4 ONNX it weighs <b>{megabytes(int4.bytes)}</b>, "
+            f"runs at <b>{speed(int4.tokens_per_s)} tokens/s</b>{kept}."
+        )
+    lead = " ".join(sentences) or f"{len(rows)} models on {counted(ledger.problems, 'held-out problem')}."
+    return f'<header><p class="kicker">reasoning-edge</p><h1>What each stage gained</h1><p class="lead">{lead}</p></header>'
+
+
+def _cards(ledger: Ledger) -> str:
+    cards = [
+        f'<div class="card" style="--row: var(--{_color_name(name)})"><h3>{text(title(name))}</h3>'
+        f'<p class="big">{percent(row.accuracy)}</p><p class="small">{interval_text(row.interval)}</p>'
+        f"<p>{speed(row.tokens_per_s)} tokens/s<br>{megabytes(row.bytes)}</p></div>"
+        for name, row in ledger.rows.items()
+    ]
+    return f'<div class="cards">{"".join(cards)}</div>'
+
+
+def _gains(ledger: Ledger) -> str:
+    items = "".join(f"<li>{text(comparison_sentence(comparison))}</li>" for comparison in ledger.comparisons)
+    return (
+        f'<ul class="gains">{items}</ul><p class="small">Differences are paired, problem by problem.</p>'
+        if items
+        else ""
+    )
+
+
+def _table(ledger: Ledger) -> str:
+    rows = list(ledger.rows.values())
+    lines: list[tuple[str, list[str]]] = [
+        (
+            "Accuracy",
+            [f"<b>{percent(row.accuracy)}</b><br><small>{interval_text(row.interval)}</small>" for row in rows],
+        ),
+        *_family_lines(rows),
+        ("Thinking tokens, mean", [_mean(row.mean_reasoning_tokens) for row in rows]),
+        ("Completion tokens, mean", [_mean(row.mean_completion_tokens) for row in rows]),
+        ("Thinking not closed", [percent(row.truncation_rate) for row in rows]),
+        ("Ran into the limit", [percent(row.limit_rate) for row in rows]),
+        ("Tokens/s, one stream", [speed(row.tokens_per_s) for row in rows]),
+        ("Tokens/s, batched", [_batch_speed(row) for row in rows]),
+        ("Weights", [megabytes(row.bytes) for row in rows]),
+        ("Model", [f"{text(row.model)}<br><small>{text(row.model_digest[:8])}</small>" for row in rows]),
+    ]
+    head = "".join(f"<th scope=col>{text(title(name))}</th>" for name in ledger.rows)
+    body = "".join(
+        f"<tr><th scope=row>{label}</th>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>" for label, cells in lines
+    )
+    return f'<div class="scroll"><table><thead><tr><td></td>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+
+
+def _family_lines(rows: Sequence[Evaluation]) -> Iterator[tuple[str, list[str]]]:
+    scores = [row.families for row in rows]
+    for family in scores[0]:
+        cells = [
+            f"{percent(score[family]['accuracy'])}<br><small>{interval_text(score[family]['interval'])}</small>"
+            for score in scores
+        ]
+        yield text(family.replace("_", " ")), cells
+
+
+def _batch_speed(row: Evaluation) -> str:
+    if row.batch_tokens_per_s is None:
+        return "–"
+    return f"{row.batch_tokens_per_s:.0f}<br><small>batch {row.batch_size}</small>"
+
+
+def _transcripts(ledger: Ledger, outcomes: Mapping[str, Sequence[Outcome]]) -> Iterator[str]:
+    """One problem of each family: of those that tell most, the first one."""
+    yield (
+        '<p class="small">One problem of each family: where there is one, the first that the last stage solves and '
+        "the base does not; open a line to read the thinking.</p>"
+    )
+    names = list(ledger.rows)
+    said = {name: {(o.problem.id, o.trace.sample): o for o in outcomes[name]} for name in names}
+    for family in ledger.rows[names[0]].families:
+        keys = [(o.problem.id, o.trace.sample) for o in outcomes[names[0]] if o.problem.family == family]
+        key = max(keys, key=lambda key: _tells({name: said[name][key].verdict.correct for name in names}))
+        problem = said[names[0]][key].problem
+        answers = "".join(_said(name, said[name][key]) for name in names)
+        yield (
+            f"<article><h3>{text(family.replace('_', ' '))}</h3>"
+            f'<pre class="question">{text(problem.transcript.strip())}</pre>{answers}</article>'
+        )
+
+
+def _tells(correct: Mapping[str, bool]) -> int:
+    """How much a problem shows: solved by the end, not at the start."""
+    last = correct.get("int4", correct.get("student", True))
+    return 2 * last + (not correct.get("base", False))
+
+
+def _mean(tokens: float | None) -> str:
+    return "–" if tokens is None else f"{tokens:.1f}"
+
+
+def _said(name: str, outcome: Outcome) -> str:
+    trace, reason = outcome.trace, outcome.verdict.reason
+    mark = f'<span class="mark {reason}">{MARKS[reason]}</span>'
+    who = f'<span class="who" style="--row: var(--{_color_name(name)})">{text(title(name))}</span>'
+    answer = trace.answer.strip()
+    short = answer if len(answer) <= 120 and "\n" not in answer else "… " + answer.split("\n")[-1][-120:]
+    rest = f"<pre>{text(answer)}</pre>" if short != answer else ""
+    thought = f'<pre class="thought">{text(trace.reasoning.strip())}</pre>' if trace.reasoning.strip() else ""
+    count = trace.completion_tokens
+    tokens = "" if count is None else f'<span class="small">{count} tokens</span>'
+    if not thought and not rest:
+        return f'<div class="said">{who}<code>{text(short)}</code>{mark}{tokens}</div>'
+    return f'<details class="said"><summary>{who}<code>{text(short)}</code>{mark}{tokens}</summary>{thought}{rest}</details>'
+
+
+def _protocol(ledger: Ledger) -> str:
+    settings = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in ledger.protocol.items())
+    sized = f"<p>{text(recipe_line(ledger.recipe))}</p>" if ledger.recipe else ""
+    versions = ", ".join(f"{name} {version}" for name, version in ledger.versions.items())
+    return (
+        f"<p>{text(protocol_line(ledger))}</p>{sized}"
+        "<p>Every model gets the question in its own chat template, and one rule reads every answer: a boxed answer, "
+        "else what follows the last “answer is”, else the last line; never the thinking. The family's own scorer "
+        "decides. Thinking that was not closed within the limit is wrong and counted apart.</p>"
+        f'<p class="small">Settings: {text(settings)}. Versions: {text(versions)}.</p>'
+    )
+
+
+def _section(heading: str, *parts: str) -> str:
+    return f"<section><h2>{heading}</h2>{''.join(parts)}</section>"
+
+
+def _figure(svg: str, caption: str) -> str:
+    return f'<figure><div class="scroll">{svg}</div><figcaption>{caption}</figcaption></figure>'
+
+
+def _color_name(name: str) -> str:
+    return name if name in TITLES else "other"
+
+
+def _page(body: str) -> str:
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        '<meta name="color-scheme" content="light dark">'
+        f"<title>What each stage gained</title><style>{STYLE}</style></head><body><main>{body}</main></body></html>\n"
+    )
+
+
+STYLE = """
+:root {
+  --paper: #fcfcfa; --panel: #ffffff; --ink: #1c1d21; --muted: #5d606b; --rule: #e2e2dd;
+  --teacher: #7446c9; --base: #8a8f9c; --student: #1769c2; --int4: #c8590f; --other: #2f7d5b;
+  --right: #1c7a45; --wrong: #b3362d;
+  --sans: system-ui, -apple-system, "Segoe UI", "Noto Sans", "Liberation Sans", sans-serif;
+  --mono: ui-monospace, "Cascadia Mono", "SF Mono", "Liberation Mono", monospace;
+}
+@media (prefers-color-scheme: dark) {
+  :root {
+    --paper: #141519; --panel: #1b1d22; --ink: #e9e9e6; --muted: #a0a3ad; --rule: #33363e;
+    --teacher: #a985f0; --base: #8d93a1; --student: #5ba6f5; --int4: #f08a3e; --other: #5fbf94;
+    --right: #5cc98a; --wrong: #f0786d;
+  }
+}
+* { box-sizing: border-box; }
+body { margin: 0; background: var(--paper); color: var(--ink); font: 16px/1.55 var(--sans); }
+main { max-width: 50rem; margin: 0 auto; padding: 3.5rem 1.25rem 5rem; }
+h1 { font-size: 2.1rem; line-height: 1.15; letter-spacing: -.02em; margin: 0 0 .6rem; }
+h2 { font-size: 1.25rem; letter-spacing: -.01em; margin: 3.2rem 0 1rem; }
+h3 { font-size: .95rem; margin: 0; }
+p { margin: 0 0 .8rem; }
+.kicker { color: var(--muted); font: 600 .8rem var(--mono); margin-bottom: .7rem; }
+.lead { font-size: 1.15rem; color: var(--muted); max-width: 40rem; }
+.lead b { color: var(--ink); }
+.small, small, figcaption { color: var(--muted); font-size: .84rem; }
+.cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(9.5rem, 1fr)); gap: .8rem; margin: 2rem 0 0; }
+.card { background: var(--panel); border: 1px solid var(--rule); border-top: 4px solid var(--row); border-radius: 8px;
+  padding: .9rem 1rem .2rem; font-variant-numeric: tabular-nums; }
+.card h3 { color: var(--muted); font-weight: 600; }
+.card .big { font-size: 1.9rem; font-weight: 700; letter-spacing: -.02em; line-height: 1.2; margin: .2rem 0 0; }
+figure { margin: 0 0 1.8rem; }
+figure svg { display: block; width: 100%; min-width: 33rem; height: auto; stroke-linejoin: round; }
+figure svg text { font-family: var(--sans) !important; }
+figcaption { margin-top: .35rem; }
+.scroll { overflow-x: auto; }
+.gains { padding-left: 1.1rem; margin: 0 0 .6rem; font-variant-numeric: tabular-nums; }
+table { border-collapse: collapse; width: 100%; font-size: .92rem; font-variant-numeric: tabular-nums; }
+th, td { padding: .42rem .6rem; border-bottom: 1px solid var(--rule); text-align: right; vertical-align: top;
+  line-height: 1.35; overflow-wrap: anywhere; }
+th[scope=row] { text-align: left; font-weight: 500; padding-left: 0; white-space: nowrap; }
+thead th { color: var(--muted); font-weight: 600; font-size: .84rem; }
+article { border: 1px solid var(--rule); border-radius: 8px; background: var(--panel); margin: 0 0 1rem;
+  padding: 1rem 1.1rem .5rem; break-inside: avoid; }
+pre, code { font: .86rem/1.5 var(--mono); unicode-bidi: isolate; }
+pre { margin: .4rem 0 .8rem; white-space: pre-wrap; overflow-wrap: anywhere; }
+.question { font-size: .92rem; }
+.thought { border-left: 3px solid var(--rule); padding-left: .9rem; color: var(--muted); max-height: 24rem;
+  overflow-y: auto; }
+.said { border-top: 1px solid var(--rule); padding: .45rem 0; }
+summary { cursor: pointer; list-style: none; }
+summary::-webkit-details-marker { display: none; }
+.said, .said summary { font-size: .9rem; }
+div.said, summary { display: flex; gap: .7rem; align-items: baseline; }
+.who { flex: 0 0 11rem; border-left: 4px solid var(--row); padding-left: .55rem; font-weight: 600; }
+.who::after { content: ""; }
+summary .who::after { content: " ▸"; color: var(--muted); }
+details[open] summary .who::after { content: " ▾"; }
+.said code { flex: 1 1 auto; overflow-wrap: anywhere; }
+.mark { font-size: .8rem; font-weight: 600; color: var(--wrong); white-space: nowrap; }
+.mark.correct { color: var(--right); }
+.said .small { flex: 0 0 5.2rem; text-align: right; white-space: nowrap; }
+.code { font: .75em var(--mono); color: var(--wrong); border: 1px solid var(--rule); border-radius: 3px; }
+@media (max-width: 34rem) {
+  main { padding-top: 2rem; }
+  div.said, summary { flex-wrap: wrap; }
+  .who { flex: 1 1 auto; }
+  .said .small { flex: 0 0 auto; }
+  .said code { flex-basis: 100%; order: 3; }
+  figure svg { min-width: 30rem; }
+  table { min-width: 38rem; }
+}
+@media print {
+  :root { --paper: #fff; --panel: #fff; --ink: #111; --muted: #555; --rule: #ccc; --teacher: #7446c9; --base: #8a8f9c;
+    --student: #1769c2; --int4: #c8590f; --other: #2f7d5b; --right: #1c7a45; --wrong: #b3362d; }
+  body { font-size: 11pt; print-color-adjust: exact; -webkit-print-color-adjust: exact; }
+  main { max-width: none; padding: 0; }
+  figure, .card, tr { break-inside: avoid; }
+  h2 { break-after: avoid; }
+  figure svg { min-width: 0; }
+  .thought { max-height: none; }
+}
+"""

@@ -1,0 +1,363 @@
+"""The one owner of the reasoning format: prompts, loss masks, stop ids and the streaming parser.
+
+A reasoning model's turn, as DeepSeek-R1 writes it (its report, section 2.3.3, and its chat template):
+
+    <|im_start|>user⏎ {question} <|im_end|>⏎ <|im_start|>assistant⏎ <think>⏎     ← prompt
+    {reasoning}⏎ </think>⏎ ⏎ {answer} <|im_end|>                                  ← completion, what is trained on
+
+The prompt ends with the opening tag, so a completion has none. Reasoning of earlier turns is left out. A model whose
+template does not open the tag (a base model) is served as its own template says, and may open the tag by itself.
+Prompt and completion are tokenized apart, in training as in inference, so the ids trained on are the ids served.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+from tokenizers import Tokenizer
+
+from toolkit.errors import InputError
+from toolkit.field_types import check_type
+from toolkit.formats.literal_text import THOUGHT_TAGS, LiteralText, own_outside
+from toolkit.formats.message_fields import whole
+from toolkit.formats.special_tokens import NAMES, add_configured, special_tokens
+from toolkit.formats.templates import TEMPLATE_FILE, ChatTemplate, read_template
+from toolkit.formats.tokenizer_trial import try_tokenizer
+from toolkit.records import Message, read_object
+
+OPEN, CLOSE = THOUGHT_TAGS
+TURN_START = "<|im_start|>"
+TURN_END = "<|im_end|>"
+TOKEN_IDS = range(2**32)
+"""What the tokenizers library takes for one."""
+CLOSING = f"\n{CLOSE}\n\n"
+"""What stands between a thought and its answer."""
+_TAGS = re.compile(rf"{OPEN}|(?:\r?\n)?{CLOSE}")
+
+REASONING_TEMPLATE = (
+    "{%- for message in messages -%}"
+    "{%- set content = message['content'] -%}"
+    "{%- if message['role'] == 'assistant' and '</think>' in content -%}"
+    "{%- if content.lstrip().startswith('<think>') -%}"
+    "{%- set content = content.split('</think>', 1)[1].lstrip() -%}"
+    "{%- elif '\\n</think>\\n\\n' in '\\n' + content -%}"
+    "{%- set content = ('\\n' + content).split('\\n</think>\\n\\n', 1)[1].lstrip() -%}"
+    "{%- endif -%}"
+    "{%- endif -%}"
+    "{{- '<|im_start|>' + message['role'] + '\\n' + content + '<|im_end|>\\n' -}}"
+    "{%- endfor -%}"
+    "{%- if add_generation_prompt -%}{{- '<|im_start|>assistant\\n<think>\\n' -}}{%- endif -%}"
+)
+"""Jinja chat template (ChatML with R1's rules) that is written beside every model that we train.
+
+Of an earlier answer its leading thought is left out, and what it says of the tags stays.
+"""
+
+ROLE_ORDERS = (("system", "user", "assistant", "user"), ("user", "assistant", "user"), ("user",))
+"""Conversations that show what a template writes; some take no system message."""
+
+CHAT_FILES = (TOKENIZER, TOKENIZER_CONFIG, TEMPLATE) = ("tokenizer.json", "tokenizer_config.json", TEMPLATE_FILE)
+"""What `ChatFormat.from_folder` and transformers' `AutoTokenizer` read of a model folder."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Delta:
+    """A piece of a streamed turn."""
+
+    kind: Literal["reasoning", "answer"]
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Completion:
+    """A whole turn, split."""
+
+    reasoning: str
+    answer: str
+    closed: bool
+    """False where thinking was opened and never closed: the turn is truncated and has no answer."""
+
+
+class ChatFormat:
+    """A model folder's tokenizer and template: text to ids and back."""
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        template: str,
+        stop_ids: frozenset[int],
+        variables: dict[str, str],
+        clock: Callable[[], datetime] = datetime.now,
+    ) -> None:
+        """`clock`: tells the day to a template that writes it."""
+        self.tokenizer = tokenizer
+        self.template = template
+        self.stop_ids = stop_ids
+        self._variables = variables
+        self._template = ChatTemplate(template, clock)
+        self.opens_reasoning = self.render([{"role": "user", "content": "?"}]).rstrip().endswith(OPEN)
+        """Whether every turn of this model starts inside its reasoning."""
+
+    @classmethod
+    def from_folder(cls, folder: Path, clock: Callable[[], datetime] = datetime.now) -> ChatFormat:
+        """Read the tokenizer, its configuration and the chat template of a model folder, as transformers reads them.
+
+        Raises `InputError` where one of them is missing or unreadable.
+        """
+        config = read_object(folder / TOKENIZER_CONFIG) if (folder / TOKENIZER_CONFIG).exists() else {}
+        tokenizer = load_tokenizer(folder / TOKENIZER)
+        template = read_template(folder, config)
+        special = special_tokens(folder, config)
+        add_configured(tokenizer, config, special)
+        variables = {name: token.content for name, token in special.items() if name in NAMES}
+        check_type(variables, dict[str, str], f"the special tokens of {folder / TOKENIZER_CONFIG}")
+        stop_ids = _stop_ids(folder, tokenizer, variables.get("eos_token"))
+        if not stop_ids:
+            raise InputError(f"{folder} must name an end-of-text token that its vocabulary holds; it names none")
+        return cls(tokenizer, template, stop_ids, variables, clock)
+
+    def render(self, messages: Sequence[Message]) -> str:
+        """The prompt text that ends where the model's turn begins, as transformers renders it."""
+        return self._template.render(messages, self._variables)
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of a text in which names of control tokens are those tokens: the format's own text."""
+        ids: list[int] = self.tokenizer.encode(whole(text), add_special_tokens=False).ids
+        return ids
+
+    def decode(self, ids: Sequence[int]) -> str:
+        text: str = self.tokenizer.decode([i for i in ids if i not in self.stop_ids], skip_special_tokens=False)
+        return text
+
+    def means(self, ids: Sequence[int], reasoning: str, answer: str) -> bool:
+        """Whether this model reads these texts, or more of them, in the ids of a turn."""
+        if any(self.tokenizer.id_to_token(token) is None for token in ids):
+            return False  # another vocabulary's, which decoding passes over
+        read = split_completion(self.decode(ids), opened=self.opens_reasoning)
+        return read.reasoning.startswith(reasoning) and read.answer.startswith(answer)
+
+    def taken_up(self, ids: Sequence[int], before_answer: int | None, reasoning: str, answer: str) -> list[int]:
+        """The ids of a turn's texts, `before_answer` of them before the answer, to go on from: the same ones here."""
+        return list(ids)
+
+    def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
+        """The prompt's ids; what a message says is text, whatever it names."""
+        text, contents = self._literal.rendered(messages, self.render)
+        return self._literal.ids(text, own_outside(contents))
+
+    def begun_text(self, reasoning: str, answer: str | None) -> str:
+        """What this model's turn begins with where it has written so much; `answer`: None while the thought is open."""
+        return "".join(self._begun(reasoning, answer))
+
+    def begun_ids(self, reasoning: str, answer: str | None) -> list[int]:
+        """Ids of `begun_text`; what was thought and said is text, whatever it names."""
+        return self._ids_around(*self._begun(reasoning, answer))
+
+    def _begun(self, reasoning: str, answer: str | None) -> tuple[str, str, str, str]:
+        """The opening tag, the thought, the closing tag and the answer, as far as they are there."""
+        opening = f"{OPEN}\n" if (reasoning or answer is None) and not self.opens_reasoning else ""
+        if answer is None:
+            return opening, reasoning, "", ""
+        return (opening, reasoning, CLOSING, answer) if opening or self.opens_reasoning else ("", "", "", answer)
+
+    def closing_ids(self, written: Sequence[int]) -> list[int]:
+        """What closes a thought that stands open after these ids of the model's turn."""
+        ending = completion_text("", "")
+        return self.encode(ending.removeprefix("\n") if self.decode(written).endswith("\n") else ending)
+
+    def question_ids(self, question: str) -> list[int]:
+        """Prompt of a conversation's first question, without a system message (R1's advice)."""
+        return self.prompt_ids([{"role": "user", "content": question}])
+
+    def training_ids(self, messages: Sequence[Message], reasoning: str, answer: str) -> tuple[list[int], list[bool]]:
+        """Ids of one example, and the loss mask: True on the completion, its end-of-turn token included.
+
+        A control token's name in the completion is text there, so that only its last id ends the turn.
+        """
+        prompt = self.prompt_ids(messages)
+        completion = [*self._ids_around("", reasoning, CLOSING, answer), *self.encode(TURN_END)]
+        return prompt + completion, [False] * len(prompt) + [True] * len(completion)
+
+    def _ids_around(self, opening: str, reasoning: str, closing: str, answer: str) -> list[int]:
+        """Ids of a turn whose tags are the format's."""
+        end = len(opening) + len(reasoning)
+        return self._literal.ids(
+            opening + reasoning + closing + answer,
+            lambda begin, until: until <= len(opening) or (end <= begin and until <= end + len(closing)),
+        )
+
+    @cached_property
+    def _literal(self) -> LiteralText:
+        ends = filter(None, map(self.tokenizer.id_to_token, self.stop_ids))
+        return LiteralText(
+            self.tokenizer, self.template + self._written(), frozenset((*self._variables.values(), *ends))
+        )
+
+    def _written(self) -> str:
+        """What the template writes around messages of each role, as far as it takes them."""
+        texts = []
+        for roles in ROLE_ORDERS:
+            with suppress(InputError):
+                texts.append(self.render([{"role": role, "content": ""} for role in roles]))
+        return "\n".join(texts)
+
+
+class ReasoningParser:
+    """Splits a stream of text into reasoning and answer, whatever the chunks.
+
+    Opening tag: may be absent (`opened=True`, as R1's template writes it in the prompt) or stand first in the text.
+    The first closing tag ends the reasoning, unless others were opened within it and are all closed later: where tags
+    stand in each other, what follows the first closing one is held back until that is known. White space behind it is
+    left out, and later tags are text of the answer.
+    """
+
+    def __init__(self, *, opened: bool) -> None:
+        self._state: Literal["start", "opened", "reasoning", "doubt", "gap", "answer"] = "start"
+        self._opened = opened
+        self._held = ""
+        self._depth = 1
+        """How many tags stand open, the first one included."""
+        self._place = 0
+        """Where the next tag is looked for in what is held."""
+
+    @property
+    def closed(self) -> bool:
+        """False while the reasoning is open."""
+        return self._state in ("doubt", "gap", "answer") or (self._state == "start" and not self._opened)
+
+    def feed(self, text: str) -> Iterator[Delta]:
+        """Yield what is certain by now; the rest (a possible tag) is held back."""
+        self._held += text
+        if self._state == "start":
+            self._leave_start()
+        if self._state == "opened":
+            self._leave_opening()
+        if self._state in ("reasoning", "doubt"):
+            yield from self._reasoning()
+        if self._state == "gap":
+            self._held = self._held.lstrip()
+            if self._held:
+                self._state = "answer"
+        if self._state == "answer" and self._held:
+            yield Delta(kind="answer", text=self._held)
+            self._held = ""
+
+    def finish(self) -> Iterator[Delta]:
+        """Yield what was held back at the end of the text."""
+        held, self._held = self._held, ""
+        match self._state:
+            case "start":
+                self._state = "reasoning" if self._opened else "answer"
+            case "opened":
+                held, self._state = "", "reasoning"
+            case "doubt":  # what was opened within the reasoning was only spoken of
+                held, self._state = held.partition(CLOSE)[2].lstrip(), "answer"
+        if held and self._state != "gap":
+            yield Delta(kind="reasoning" if self._state == "reasoning" else "answer", text=held)
+
+    def _leave_start(self) -> None:
+        head = self._held.lstrip()
+        if head.startswith(OPEN):
+            self._held, self._state = head.removeprefix(OPEN), "opened"
+        elif not OPEN.startswith(head):
+            self._state = "reasoning" if self._opened else "answer"
+
+    def _leave_opening(self) -> None:
+        rest = self._held.lstrip(" \t")
+        if rest not in ("", "\r"):
+            self._held, self._state = rest.removeprefix("\r").removeprefix("\n"), "reasoning"
+
+    def _reasoning(self) -> Iterator[Delta]:
+        """Yield what stands before the tag that ends the reasoning, or may end it."""
+        text = ""
+        while self._depth and (found := _TAGS.search(self._held, self._place)):
+            self._depth += 1 if found[0] == OPEN else -1
+            self._place = found.end()
+            if self._depth == 0 or (found[0] != OPEN and self._state == "reasoning"):
+                text += self._held[: found.start()]
+                begin = found.start() if self._depth else found.end()
+                self._held, self._place = self._held[begin:], len(found[0])
+                self._state = "doubt" if self._depth else "gap"
+        if self._state == "reasoning":
+            text, self._held = _split_held(self._held)
+            self._place = 0
+        if text:
+            yield Delta(kind="reasoning", text=text)
+
+
+def completion_text(reasoning: str, answer: str) -> str:
+    """What a model writes after a prompt that opened its reasoning."""
+    return reasoning + CLOSING + answer
+
+
+def split_completion(text: str, *, opened: bool) -> Completion:
+    """Split a whole turn as the streaming parser does."""
+    parser = ReasoningParser(opened=opened)
+    deltas = [*parser.feed(text), *parser.finish()]
+    return Completion(
+        reasoning="".join(d.text for d in deltas if d.kind == "reasoning"),
+        answer="".join(d.text for d in deltas if d.kind == "answer"),
+        closed=parser.closed,
+    )
+
+
+def write_chat_files(folder: Path, tokenizer: Tokenizer, *, template: str, eos_token: str, pad_token: str) -> None:
+    """Write the `CHAT_FILES`."""
+    tokenizer.save(str(folder / TOKENIZER))
+    config = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "eos_token": eos_token,
+        "pad_token": pad_token,
+        "clean_up_tokenization_spaces": False,
+    }
+    (folder / TOKENIZER_CONFIG).write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
+    (folder / TEMPLATE).write_text(template, encoding="utf-8", newline="\n")
+
+
+def load_tokenizer(path: Path) -> Tokenizer:
+    """Read a `tokenizer.json`; a crafted file can panic in Rust, which is a BaseException, or abort (`try_tokenizer`)."""
+    if not path.exists():
+        raise InputError(
+            f"{path} must exist; it is missing; let transformers write it: "
+            "AutoTokenizer.from_pretrained(folder).save_pretrained(folder)"
+        )
+    try_tokenizer(path)
+    try:
+        tokenizer = Tokenizer.from_file(str(path))
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # noqa: BLE001 – a panic is no Exception
+        raise InputError(f"{path} must be a tokenizer of the tokenizers library: {error}") from None
+    tokenizer.no_truncation()  # a file may store both, and would cut or fill up prompts and examples
+    tokenizer.no_padding()
+    if getattr(tokenizer.model, "dropout", None):  # left of its training: a text would have other ids each time
+        tokenizer.model.dropout = None
+    return tokenizer
+
+
+def _split_held(text: str) -> tuple[str, str]:
+    """Hold back the longest tail that may begin a tag, or the end of the line before it."""
+    longest = f"\r\n{CLOSE}"
+    for length in range(min(len(longest) - 1, len(text)), 0, -1):
+        tail = text[-length:]
+        if any(tag.startswith(tail) for tag in (longest, longest[1:], CLOSE, OPEN)):
+            return text[:-length], tail
+    return text, ""
+
+
+def _stop_ids(folder: Path, tokenizer: Tokenizer, eos_token: str | None) -> frozenset[int]:
+    found = {tokenizer.token_to_id(text) for text in (eos_token, TURN_END) if text}
+    for name in ("generation_config.json", "config.json"):
+        if (folder / name).is_file():
+            value = read_object(folder / name).get("eos_token_id")
+            check_type(value, int | list[int] | None, f"eos_token_id in {folder / name}")
+            found.update(value if isinstance(value, list) else [value])
+    return frozenset(i for i in found if isinstance(i, int) and i in TOKEN_IDS and tokenizer.id_to_token(i) is not None)

@@ -1,0 +1,123 @@
+"""A model's chat template: where its folder keeps it, and the text that it makes of messages.
+
+Invariant: the text is the one of transformers' `apply_chat_template`, or an `InputError` of one line says why there is none.
+A template is a program that comes with a folder; `toolkit.formats.template_bounds` bounds what it may do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from jinja2 import nodes
+from jinja2.exceptions import TemplateError
+from jinja2.ext import Extension, loopcontrols
+from jinja2.parser import Parser
+
+from toolkit.errors import InputError
+from toolkit.formats.message_fields import REASONING_FIELDS
+from toolkit.formats.template_bounds import BoundedEnvironment, bounded
+from toolkit.json_files import read_bytes
+from toolkit.records import read_object
+
+TEMPLATE_FILE = "chat_template.jinja"
+NAMED_TEMPLATES = "additional_chat_templates"
+PROCESSOR_TEMPLATE = "chat_template.json"
+DEFAULT = "default"
+MOST_SOURCE = 1_000_000
+MOST_SAID = 500
+"""Characters of a reason that are told."""
+
+
+class ChatTemplate:
+    """A compiled template; `clock` tells it the day."""
+
+    def __init__(self, source: str, clock: Callable[[], datetime]) -> None:
+        if len(source) > MOST_SOURCE:
+            raise InputError(f"the chat template ({len(source):,} characters) must have at most {MOST_SOURCE:,}")
+        environment = BoundedEnvironment(extensions=[_GenerationTag, loopcontrols])
+        environment.globals["strftime_now"] = lambda form: _day(clock(), form)
+        try:
+            with bounded(()):  # constants are worked out here
+                self._template = environment.from_string(source)
+        except Exception as error:  # whatever a program does
+            raise InputError(f"the chat template must be valid Jinja: {_one_line(error)}") from error
+
+    def render(self, messages: Sequence[Mapping[str, Any]], variables: Mapping[str, str]) -> str:
+        """The prompt that ends where the model's turn begins; `variables`: names of special tokens.
+
+        Raises `InputError` where the template refuses, fails or does too much.
+        """
+        passed = [_as_passed(message) for message in messages]
+        given = {**variables, "messages": passed, "tools": None, "documents": None, "add_generation_prompt": True}
+        try:
+            with bounded(passed):
+                return self._template.render(given)
+        except Exception as error:  # whatever a program does
+            raise InputError(f"the chat template cannot render {len(messages)} messages: {_one_line(error)}") from error
+
+
+def read_template(folder: Path, tokenizer_config: Mapping[str, Any]) -> str:
+    """The template that transformers' tokenizer of this folder uses: of several, the one named default.
+
+    Raises `InputError` where there is none.
+    """
+    files = {path.stem: path for path in sorted((folder / NAMED_TEMPLATES).glob("*.jinja"))}
+    if (folder / TEMPLATE_FILE).is_file():
+        files = {DEFAULT: folder / TEMPLATE_FILE, **files}
+    found: Any = {name: _read(path) for name, path in files.items()} or tokenizer_config.get("chat_template")
+    if found is None and (folder / PROCESSOR_TEMPLATE).is_file():
+        found = read_object(folder / PROCESSOR_TEMPLATE).get("chat_template")
+    if isinstance(found, list) and all(isinstance(entry, dict) for entry in found):
+        found = {entry.get("name"): entry.get("template") for entry in found}
+    if isinstance(found, dict) and found and DEFAULT not in found:
+        names = ", ".join(map(str, found))
+        raise InputError(f"one of the chat templates in {folder} must be named {DEFAULT}; they are named {names}")
+    template = found.get(DEFAULT) if isinstance(found, dict) else found
+    if not isinstance(template, str):
+        raise InputError(
+            f"{folder} must hold a chat template ({TEMPLATE_FILE}); it has none; copy the one that the model was trained with"
+        )
+    return template
+
+
+class _GenerationTag(Extension):
+    """`{% generation %} … {% endgeneration %}`: for training marks what the assistant said; here it is its text."""
+
+    tags = {"generation"}  # noqa: RUF012 – Jinja declares it so
+
+    def parse(self, parser: Parser) -> nodes.Node:
+        line = next(parser.stream).lineno
+        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+        return nodes.CallBlock(self.call_method("_said"), [], [], body).set_lineno(line)
+
+    def _said(self, caller: Callable[[], str]) -> str:
+        return caller()
+
+
+def _day(now: datetime, form: str) -> str:
+    if len(form) > MOST_SAID:
+        raise TemplateError(f"the form of a day must have at most {MOST_SAID} characters, not {len(form):,}")
+    return now.strftime(form)
+
+
+def _as_passed(message: Mapping[str, Any]) -> dict[str, Any]:
+    """What transformers hands on of a message: nothing that is None, and a thought by each of its names."""
+    given = {name: value for name, value in message.items() if value is not None}
+    thoughts = [given[name] for name in (REASONING_FIELDS[0], "thinking", *REASONING_FIELDS) if name in given]
+    return {"thinking": thoughts[0], **given, REASONING_FIELDS[0]: thoughts[0]} if thoughts else given
+
+
+def _one_line(error: Exception) -> str:
+    said = " ".join(str(error).split())[:MOST_SAID]
+    return said if isinstance(error, TemplateError) and said else f"{type(error).__name__} {said}".rstrip()
+
+
+def _read(path: Path) -> str:
+    content = read_bytes(path, 4 * MOST_SOURCE)
+    try:
+        return content.decode().replace("\r\n", "\n").replace("\r", "\n")
+    except ValueError as error:
+        raise InputError(f"{path} must be a chat template in UTF-8: {error}") from error

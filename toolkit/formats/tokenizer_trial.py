@@ -1,0 +1,75 @@
+"""Whether a `tokenizer.json` can be read without ending the process: a child tries it first.
+
+A crafted file makes the tokenizers library abort (no Python can catch that), or take all memory or time. So each file is
+loaded once in a process that may die of it, reads a text there and decodes some ids. That it was harmless is remembered by
+its digest in the cache folder, because a tokenizer of a real model takes half a second to load.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+
+from toolkit.errors import InputError
+from toolkit.json_files import check_regular
+from toolkit.machine.user_folders import cache_folder
+from toolkit.runs import file_digest, replace_text
+
+MOST_BYTES = 2 * 2**30
+"""Address space of the child: ten times what the largest known vocabulary takes."""
+TIMEOUT_S = 20
+TRIAL = """
+import sys
+try:
+    import resource
+    resource.setrlimit(resource.RLIMIT_AS, (int(sys.argv[2]), int(sys.argv[2])))
+except (ImportError, ValueError, OSError):
+    pass  # Windows has no limits, Apple silicon refuses small ones
+try:
+    from tokenizers import Tokenizer
+    tokenizer = Tokenizer.from_file(sys.argv[1])
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    text = "".join(map(chr, range(1, 0x180))) + " word \\u4f60\\u597d \\u0645\\u0631 e\\u0301 \\U0001f469\\u200d\\U0001f467" * 100
+    tokenizer.encode(text, add_special_tokens=False)
+    tokenizer.decode(list(range(min(tokenizer.get_vocab_size(), 1000))), skip_special_tokens=False)
+except BaseException as error:
+    sys.exit((str(error).splitlines() or [type(error).__name__])[0])
+"""
+
+
+def try_tokenizer(path: Path) -> None:
+    """Raises `InputError` where reading the file fails, or ends the process that tries it."""
+    check_regular(path)
+    proof = _proofs() / f"{file_digest(path)}-{metadata.version('tokenizers')}"
+    if proof.exists():
+        return
+    command = [sys.executable, "-P", "-c", TRIAL, str(path), str(MOST_BYTES)]
+    environment = os.environ | {"TOKENIZERS_PARALLELISM": "false", "RAYON_NUM_THREADS": "1"}
+    try:
+        done = subprocess.run(
+            command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, timeout=TIMEOUT_S, check=False
+        )
+    except subprocess.TimeoutExpired:
+        raise InputError(
+            f"{path} must be a tokenizer that loads within {TIMEOUT_S} s, and is not; get it again"
+        ) from None
+    lines = done.stderr.decode(errors="replace").strip().splitlines() or [""]
+    if done.returncode == 1:
+        raise InputError(f"{path} must be a tokenizer of the tokenizers library: {lines[-1]}")
+    if done.returncode:
+        raise InputError(
+            f"{path} must be a tokenizer of the tokenizers library, and ends the process that reads it "
+            f"(exit {done.returncode}); get it again from where you trust"
+        )
+    try:
+        replace_text(proof, "")
+    except InputError:
+        return  # where nothing can be written, each process tries anew
+
+
+def _proofs() -> Path:
+    return cache_folder() / "tokenizers"

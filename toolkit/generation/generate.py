@@ -1,0 +1,280 @@
+"""The one decode loop: prompts in, sampled ids or streamed text out.
+
+A `Decoder` owns a model and its cache; torch (`toolkit.model.decoder`) and ONNX Runtime (`export.runtime.decoder`) both
+implement it. Sampling is numpy and belongs to each row alone: a row's result depends on its prompt and its seed, never
+on the rows beside it.
+
+Shapes: B rows of the batch, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers.decoders import DecodeStream
+
+from toolkit.errors import InputError
+from toolkit.formats.chat_format import ChatFormat, Delta, ReasoningParser
+from toolkit.records import FinishReason, Message
+
+Floats = NDArray[np.float32]
+Ints = NDArray[np.int64]
+
+COMPACT_BELOW = 0.75
+"""Finished rows leave the decoder's batch when fewer than this share of its rows is alive."""
+GREEDY_BELOW = 1e-6
+"""Temperatures below this are 0: a logit divided by one overflows, and the likeliest token would be drawn anyway."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """How the next token is drawn. Temperature 0 is greedy, and the other limits then have no effect."""
+
+    temperature: float = 0.6
+    top_p: float = 0.95
+    top_k: int = 0
+    """0 keeps all."""
+    min_p: float = 0.0
+    """Keeps tokens of at least this share of the most probable one's probability."""
+    repetition_penalty: float = 1.0
+    max_new_tokens: int = 2048
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, value, low, high in (
+            ("temperature", self.temperature, 0.0, 10.0),
+            ("top_p", self.top_p, 0.0, 1.0),
+            ("min_p", self.min_p, 0.0, 1.0),
+            ("repetition_penalty", self.repetition_penalty, 0.1, 10.0),
+            ("top_k", self.top_k, 0, 2**31),
+            ("max_new_tokens", self.max_new_tokens, 1, 2**31),
+        ):
+            if not low <= value <= high:
+                raise InputError(f"{name} ({value}) must be between {low} and {high}")
+
+
+GREEDY = Sampling(temperature=0.0)
+
+
+class Decoder(Protocol):
+    """A model with its cache, over a batch of rows."""
+
+    max_length: int
+    """Most positions that a row may hold, prompt included."""
+
+    def start(self, prompts: Sequence[Sequence[int]]) -> Floats:
+        """Forget everything, read the prompts; returns logits_BV after each prompt's last token."""
+
+    def step(self, tokens_B: Ints) -> Floats:
+        """Append one token to each row; returns logits_BV after it."""
+
+    def keep(self, rows: Ints) -> None:
+        """Keep only these rows of the batch, in this order."""
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """One sampled token of one row. The last one of a row carries why it ended; a stop token is the row's last."""
+
+    row: int
+    id: int
+    finish_reason: FinishReason | None
+
+
+WAITING = Token(row=0, id=-1, finish_reason=None)
+"""Comes now and then while a `Speaker` has nothing new to say, so that who reads it may leave."""
+
+
+class Speaker(Protocol):
+    """A model elsewhere: it takes messages, samples by itself and shows no logits."""
+
+    max_length: int
+    """Most tokens of a conversation."""
+
+    def speak(self, messages: Sequence[Message], sampling: Sampling, written: Sequence[int]) -> Iterator[Token]:
+        """The tokens of one turn after those that are `written`, whose ids its chat format reads.
+
+        Closing the iterator ends the turn there too. Raises `InputError` where the model cannot go on.
+        """
+
+
+@dataclass(kw_only=True)
+class Sampled:
+    """One row's whole completion; `ids` holds the stop token where there was one."""
+
+    ids: list[int] = field(default_factory=list)
+    finish_reason: FinishReason = "length"
+
+
+def decode(
+    decoder: Decoder,
+    prompts: Sequence[Sequence[int]],
+    sampling: Sampling,
+    stop_ids: frozenset[int],
+    seeds: Sequence[int] | None = None,
+    drawn: int = 0,
+) -> Iterator[Token]:
+    """Sample all rows until each has stopped; tokens come in the order they are drawn.
+
+    `seeds`: one for each row; where absent, `sampling.seed` plus the row's number. `drawn`: tokens that each row's
+    generator has drawn before, the last ones of its prompt; what follows is then what would have followed.
+    Raises `InputError` where a prompt leaves no room for a token.
+    """
+    longest = max(len(prompt) for prompt in prompts)
+    room = decoder.max_length - longest
+    if room < 1:
+        raise InputError(
+            f"the prompt ({longest} tokens) must be shorter than the model's context ({decoder.max_length}); shorten it"
+        )
+    limit = min(sampling.max_new_tokens, room)
+    generators = [_generator(seeds[i] if seeds else sampling.seed + i, drawn) for i in range(len(prompts))]
+    histories = [list(prompt) for prompt in prompts]
+    alive = list(range(len(prompts)))
+    batch = alive.copy()  # which row each row of the decoder's batch is
+    logits_BV = decoder.start(prompts)
+    for count in range(1, limit + 1):
+        position = {row: i for i, row in enumerate(batch)}
+        tokens_B = np.zeros(len(batch), dtype=np.int64)
+        for row in alive.copy():
+            token = sample(logits_BV[position[row]], sampling, generators[row], histories[row])
+            tokens_B[position[row]] = token
+            histories[row].append(token)
+            reason: FinishReason | None = "stop" if token in stop_ids else "length" if count == limit else None
+            if reason:
+                alive.remove(row)
+            yield Token(row, token, reason)
+        if not alive:
+            return
+        if len(alive) < COMPACT_BELOW * len(batch):
+            rows = np.array([position[row] for row in alive])
+            decoder.keep(rows)
+            tokens_B, batch = tokens_B[rows], alive.copy()
+        logits_BV = decoder.step(tokens_B)
+
+
+def complete(
+    decoder: Decoder,
+    prompts: Sequence[Sequence[int]],
+    sampling: Sampling,
+    stop_ids: frozenset[int],
+    seeds: Sequence[int] | None = None,
+) -> list[Sampled]:
+    """Run `decode` to its end and collect each row's ids."""
+    rows = [Sampled() for _ in prompts]
+    for token in decode(decoder, prompts, sampling, stop_ids, seeds):
+        rows[token.row].ids.append(token.id)
+        if token.finish_reason:
+            rows[token.row].finish_reason = token.finish_reason
+    return rows
+
+
+class TurnReader:
+    """Reads the ids of one turn as text, split into reasoning and answer.
+
+    Text comes in whole characters: bytes of an unfinished UTF-8 sequence wait for the rest.
+    """
+
+    def __init__(self, chat_format: ChatFormat, written: Sequence[int] = ()) -> None:
+        """`written`: ids that were read before; their text stands in `certain`."""
+        self._chat_format = chat_format
+        self._text = DecodeStream(skip_special_tokens=False)
+        self._parser = ReasoningParser(opened=chat_format.opens_reasoning)
+        self.certain = [delta for token_id in written for delta in self.read(token_id)]
+
+    def read(self, token_id: int) -> list[Delta]:
+        """The text that became certain by one more id."""
+        piece = self._text.step(self._chat_format.tokenizer, token_id)
+        return list(self._parser.feed(piece)) if piece else []
+
+    def finish(self) -> list[Delta]:
+        """What was held back as the possible beginning of a tag."""
+        return list(self._parser.finish())
+
+
+def stream(
+    decoder: Decoder | Speaker,
+    chat_format: ChatFormat,
+    messages: Sequence[Message],
+    sampling: Sampling,
+    written: Sequence[int] = (),
+) -> Iterator[tuple[Delta | None, Token]]:
+    """Stream one turn: each token with the text that became certain by it (None where none did).
+
+    `written`: ids of this turn, without a stop token, after which the model goes on as if it had never paused.
+    """
+    reader = TurnReader(chat_format, written)
+    for token in _turn_tokens(decoder, chat_format, messages, sampling, written):
+        if token is WAITING:
+            yield None, token
+            continue
+        deltas = [] if token.finish_reason == "stop" else reader.read(token.id)
+        if token.finish_reason:
+            deltas += reader.finish()
+        if not deltas:
+            yield None, token
+        for delta in deltas:
+            yield delta, token
+
+
+def _generator(seed: int, drawn: int) -> np.random.Generator:
+    """numpy's default generator after so many draws."""
+    bits = np.random.PCG64(seed)
+    bits.advance(drawn)
+    return np.random.Generator(bits)
+
+
+def _turn_tokens(
+    decoder: Decoder | Speaker,
+    chat_format: ChatFormat,
+    messages: Sequence[Message],
+    sampling: Sampling,
+    written: Sequence[int],
+) -> Iterator[Token]:
+    if hasattr(decoder, "speak"):
+        return decoder.speak(messages, sampling, written)
+    prompt = [*chat_format.prompt_ids(messages), *written]
+    return decode(decoder, [prompt], sampling, chat_format.stop_ids, drawn=len(written))
+
+
+def sample(logits_V: Floats, sampling: Sampling, generator: np.random.Generator, history: Sequence[int]) -> int:
+    """Draw one token id from one row's logits."""
+    if sampling.repetition_penalty != 1.0:
+        seen = np.unique(np.asarray(history, dtype=np.int64))
+        scores = logits_V[seen]
+        logits_V = logits_V.copy()
+        logits_V[seen] = np.where(
+            scores > 0, scores / sampling.repetition_penalty, scores * sampling.repetition_penalty
+        )
+    if sampling.temperature < GREEDY_BELOW:
+        return int(logits_V.argmax())
+    sorted_V, probabilities = candidates(logits_V, sampling)
+    place = int(np.searchsorted(probabilities.cumsum(), generator.random()))
+    return token_at(logits_V, sorted_V, min(place, len(probabilities) - 1))
+
+
+def candidates(logits_V: Floats, sampling: Sampling) -> tuple[Floats, NDArray[np.float64]]:
+    """All logits, greatest first, and the probabilities of the first of them, which may be drawn (they sum to 1).
+
+    Limits apply in this order: temperature, top-k, min-p, top-p (the smallest set that reaches the mass).
+    """
+    sorted_V = -np.sort(-logits_V)  # values alone: a sort that also carries their ids takes ten times as long
+    scaled = sorted_V[: sampling.top_k or None].astype(np.float64) / sampling.temperature
+    probabilities = np.exp(scaled - scaled[0])
+    probabilities = probabilities[probabilities >= sampling.min_p]  # relative to the most probable, which is 1 here
+    probabilities /= probabilities.sum()
+    if sampling.top_p < 1.0:
+        size = int(np.searchsorted(probabilities.cumsum(), sampling.top_p)) + 1
+        probabilities = probabilities[:size]
+        probabilities /= probabilities.sum()
+    return sorted_V, probabilities
+
+
+def token_at(logits_V: Floats, sorted_V: Floats, place: int) -> int:
+    """The token id at a place among the sorted logits; of equal ones the lower id comes first."""
+    value = sorted_V[place]
+    equals_before = place - int(np.searchsorted(-sorted_V, -value))
+    return int(np.flatnonzero(logits_V == value)[equals_before])

@@ -1,0 +1,4 @@
+"""Where models come from: folders, GGUF files, known names, the hub.
+
+Imports the ground, `toolkit.machine` and `toolkit.formats`.
+"""

@@ -1,0 +1,392 @@
+"""Turns a GGUF file of a Llama model into a Hugging Face folder: bf16 weights, exact tokenizer, its own template.
+
+Weights are dequantized a slice of a tensor's rows at a time and written once, so memory holds a slice. llama.cpp stores
+the rows of each query and key head in the order in which its rotary kernel reads them (pairs); transformers' order
+(halves) is restored here.
+
+    GGUF row order of a head      x0 y0 x1 y1 x2 y2 …      rotary pairs side by side
+    transformers' row order       x0 x1 x2 … y0 y1 y2 …    first halves, then second halves
+
+The tokenizer is built from the vocabulary and merges in the metadata. Its pre-tokenizer splits every digit, as the
+`smollm` entry of llama.cpp's table does; transformers' own GGUF loading forgets that.
+
+Shapes: H heads, A head dim, D hidden.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import mmap
+from collections.abc import Iterator, Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+
+from toolkit.errors import InputError, MissingExtra
+from toolkit.formats.chat_format import write_chat_files
+from toolkit.machine.advice import advise
+from toolkit.sources.gguf_header import StoredTensor, read_header
+
+CONTROL, USER_DEFINED = 3, 4
+"""Values of `tokenizer.ggml.token_type` for tokens that text is split at before merging (GGUF specification)."""
+
+SLICE_WEIGHTS = 1 << 22
+"""Values that are dequantized at once: 16 MB of float32."""
+
+LAYER_PARAMETERS = {
+    "attn_norm": "input_layernorm",
+    "attn_q": "self_attn.q_proj",
+    "attn_k": "self_attn.k_proj",
+    "attn_v": "self_attn.v_proj",
+    "attn_output": "self_attn.o_proj",
+    "ffn_norm": "post_attention_layernorm",
+    "ffn_gate": "mlp.gate_proj",
+    "ffn_up": "mlp.up_proj",
+    "ffn_down": "mlp.down_proj",
+}
+SPECIAL_TOKENS = {
+    "bos_token_id": "tokenizer.ggml.bos_token_id",
+    "eos_token_id": "tokenizer.ggml.eos_token_id",
+    "pad_token_id": "tokenizer.ggml.padding_token_id",
+}
+"""The facts that hold them; the second alone must be there."""
+OTHER_ENDS = ("tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id")
+"""Where else a text ends: of a turn, and of a message that calls a tool."""
+WITHOUT_EFFECT = {
+    f"llama.{name}"
+    for name in (
+        "attention.head_count",
+        "attention.head_count_kv",
+        "attention.layer_norm_rms_epsilon",
+        "block_count",
+        "context_length",
+        "embedding_length",
+        "feed_forward_length",
+        "rope.freq_base",
+        "rope.scaling.finetuned",
+        "rope.scaling.original_context_length",
+        "tensor_data_layout",
+    )
+}
+"""Facts of a Llama model that are read here, or that llama.cpp computes nothing with; any other may change the model."""
+
+TOP_PARAMETERS = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
+"""Names of a layer's tensors, and of the others, in the two file formats."""
+
+
+def write_checkpoint(source: Path, folder: Path) -> None:
+    """Write config.json, generation_config.json, model.safetensors and the chat files of a GGUF model into a folder.
+
+    Raises `InputError` where the file is no GGUF, no Llama or has a tokenizer that cannot be rebuilt exactly.
+    """
+    if not find_spec("gguf"):
+        raise MissingExtra("gguf", "distill")
+    header = read_header(source)
+    facts = Facts(header.facts)
+    _refuse_unsupported(facts)
+    config = model_config(facts, tied="output.weight" not in header.tensors)
+    _check_shapes(header.tensors, config)
+    tokenizer = build_tokenizer(facts)
+    tokens = facts["tokenizer.ggml.tokens"]
+    write_chat_files(
+        folder,
+        tokenizer,
+        template=facts.text("tokenizer.chat_template"),
+        eos_token=tokens[config["eos_token_id"]],
+        pad_token=tokens[config.get("pad_token_id", config["eos_token_id"])],
+    )
+    special_ids = {name: config[name] for name in SPECIAL_TOKENS if name in config}
+    ends = {config["eos_token_id"], *(facts.token_id(name) for name in OTHER_ENDS if name in facts)}
+    special_ids["eos_token_id"] = sorted(ends) if len(ends) > 1 else config["eos_token_id"]
+    (folder / "config.json").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
+    (folder / "generation_config.json").write_text(json.dumps(special_ids, indent=1) + "\n", encoding="utf-8")
+    write_parameters(source, header.tensors, config, folder / "model.safetensors")
+
+
+class Facts(dict[str, Any]):
+    """A GGUF's metadata."""
+
+    def __missing__(self, name: str) -> Any:
+        raise InputError(f"the GGUF file must name {name}, but does not; take the model's safetensors instead")
+
+    def text(self, name: str) -> str:
+        return str(self._checked(name, self[name], isinstance(self[name], str), "a text"))
+
+    def texts(self, name: str) -> list[str]:
+        fits = isinstance(self[name], list) and all(isinstance(value, str) for value in self[name])
+        return list(self._checked(name, self[name], fits, "a list of texts"))
+
+    def count(self, name: str) -> int:
+        return int(
+            self._checked(name, self[name], type(self[name]) is int and self[name] > 0, "a whole number above 0")
+        )
+
+    def positive(self, name: str) -> float:
+        fits = isinstance(self[name], float) and 0 < self[name] < math.inf
+        return float(self._checked(name, self[name], fits, "a number above 0"))
+
+    def token_id(self, name: str) -> int:
+        size = len(self["tokenizer.ggml.tokens"])
+        fits = type(self[name]) is int and 0 <= self[name] < size
+        return int(self._checked(name, self[name], fits, f"the id of one of its {size} tokens"))
+
+    def _checked(self, name: str, value: Any, fits: bool, words: str) -> Any:
+        if not fits:
+            raise InputError(f"{name} of the GGUF file ({str(value)[:40]}) must be {words}; get it again")
+        return value
+
+
+def _refuse_unsupported(facts: Facts) -> None:
+    architecture = facts.get("general.architecture")
+    if architecture != "llama":
+        raise InputError(
+            f"the GGUF architecture ({architecture!s:.60}) must be llama; take the model's safetensors instead"
+        )
+    heads, size = (facts.count(f"llama.{name}") for name in ("attention.head_count", "embedding_length"))
+    whole_head = size // heads
+    if size % (2 * heads):
+        raise InputError(
+            f"llama.embedding_length ({size}) must be whole heads ({heads}) of an even size; get the file again"
+        )
+    if facts.get("split.count", 0) not in (0, 1):
+        raise InputError(
+            f"the GGUF file is one of {facts['split.count']!s:.60} parts of a model, which must be one file; merge them: "
+            "llama-gguf-split --merge"
+        )
+    supported = {
+        "llama.rope.scaling.type": "none",
+        "llama.rope.scaling.factor": 1.0,
+        "llama.expert_count": 0,
+        "llama.expert_used_count": 0,
+        "llama.rope.dimension_count": whole_head,
+        "llama.attention.key_length": whole_head,
+        "llama.attention.value_length": whole_head,
+        "llama.attention.causal": True,
+        "llama.use_parallel_residual": False,
+        "llama.vocab_size": len(facts.texts("tokenizer.ggml.tokens")),
+    }
+    without_effect = WITHOUT_EFFECT
+    if facts.get("llama.rope.scaling.type") == "none":  # a factor without a type would scale
+        without_effect = WITHOUT_EFFECT | {"llama.rope.scaling.factor"}
+    for name, found in facts.items():
+        if not name.startswith("llama.") or name in without_effect:
+            continue
+        if name not in supported:
+            raise InputError(
+                f"{name} ({found!s:.60}) must be absent, as it may change the model; take its safetensors instead"
+            )
+        if found != supported[name]:
+            raise InputError(
+                f"{name} ({found!s:.60}) must be {supported[name]!s:.60}; take the model's safetensors instead"
+            )
+
+
+def _check_shapes(tensors: Mapping[str, StoredTensor], config: Mapping[str, Any]) -> None:
+    """Every tensor of the model is there, in the shape that the metadata promises."""
+    found = {name: tensor.shape for name, tensor in tensors.items()}
+    if config["num_hidden_layers"] * len(LAYER_PARAMETERS) > len(found):
+        raise InputError(
+            f"llama.block_count ({config['num_hidden_layers']}) of the GGUF file must be the layers that its {len(found)} "
+            "tensors make; get it again"
+        )
+    expected = dict(_shapes(config))
+    for name in sorted(found.keys() - expected.keys()):
+        raise InputError(
+            f"the GGUF tensor {name} must be one of a Llama model's of {config['num_hidden_layers']} layers; "
+            "take the model's safetensors instead"
+        )
+    for name, shape in expected.items():
+        if found.get(name, shape if name == "output.weight" else None) != shape:
+            raise InputError(
+                f"{name} of the GGUF file has shape {found.get(name)}, which must equal {shape}; get it again"
+            )
+
+
+def _shapes(config: Mapping[str, Any]) -> Iterator[tuple[str, tuple[int, ...]]]:
+    hidden, feed_forward, vocabulary = (config[f"{name}_size"] for name in ("hidden", "intermediate", "vocab"))
+    attended = hidden // config["num_attention_heads"] * config["num_key_value_heads"]
+    yield from {"token_embd.weight": (vocabulary, hidden), "output_norm.weight": (hidden,)}.items()
+    yield "output.weight", (vocabulary, hidden)
+    shapes: dict[str, tuple[int, ...]] = {
+        "attn_norm": (hidden,),
+        "attn_q": (hidden, hidden),
+        "attn_k": (attended, hidden),
+        "attn_v": (attended, hidden),
+        "attn_output": (hidden, hidden),
+        "ffn_norm": (hidden,),
+        "ffn_gate": (feed_forward, hidden),
+        "ffn_up": (feed_forward, hidden),
+        "ffn_down": (hidden, feed_forward),
+    }
+    for layer in range(config["num_hidden_layers"]):
+        yield from ((f"blk.{layer}.{kind}.weight", shape) for kind, shape in shapes.items())
+
+
+def model_config(facts: Facts, *, tied: bool) -> dict[str, Any]:
+    """The `config.json` that a GGUF's metadata describes."""
+    eps = np.float32(facts.positive("llama.attention.layer_norm_rms_epsilon"))
+    return {
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "hidden_size": facts.count("llama.embedding_length"),
+        "intermediate_size": facts.count("llama.feed_forward_length"),
+        "num_hidden_layers": facts.count("llama.block_count"),
+        "num_attention_heads": facts.count("llama.attention.head_count"),
+        "num_key_value_heads": facts.count("llama.attention.head_count_kv"),
+        "max_position_embeddings": facts.count("llama.context_length"),
+        "vocab_size": len(facts.texts("tokenizer.ggml.tokens")),
+        "hidden_act": "silu",
+        "attention_bias": False,
+        "mlp_bias": False,
+        "rms_norm_eps": float(str(eps)),  # shortest decimal of the stored float32
+        "rope_theta": facts.positive("llama.rope.freq_base"),
+        "tie_word_embeddings": tied,
+        **{
+            name: facts.token_id(fact)
+            for name, fact in SPECIAL_TOKENS.items()
+            if fact in facts or name == "eos_token_id"
+        },
+        "torch_dtype": "bfloat16",
+    }
+
+
+def build_tokenizer(facts: dict[str, Any]) -> Tokenizer:
+    """The byte-level BPE tokenizer that a GGUF's metadata describes."""
+    kind = (facts.get("tokenizer.ggml.model"), facts.get("tokenizer.ggml.pre"))
+    if kind != ("gpt2", "smollm"):
+        raise InputError(
+            f"the GGUF tokenizer {kind!s:.60} must be ('gpt2', 'smollm'); take the model's safetensors instead"
+        )
+    tokens = facts["tokenizer.ggml.tokens"]
+    kinds = facts["tokenizer.ggml.token_type"]
+    if len(set(tokens)) != len(tokens) or not isinstance(kinds, list) or len(kinds) != len(tokens):
+        raise InputError(f"the {len(tokens)} tokens of the GGUF file must be distinct, each of one type; get it again")
+    tokenizer = Tokenizer(_merging(tokens, facts["tokenizer.ggml.merges"]))
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Digits(individual_digits=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    types = list(zip(tokens, kinds, strict=True))
+    tokenizer.add_special_tokens(
+        [AddedToken(t, special=True, normalized=False) for t, kind in types if kind == CONTROL]
+    )
+    tokenizer.add_tokens([AddedToken(t, normalized=False) for t, kind in types if kind == USER_DEFINED])
+    return tokenizer
+
+
+def _merging(tokens: list[str], merges: Any) -> models.BPE:
+    try:
+        pairs = [(left, right) for left, right in (merge.split(" ") for merge in merges)]
+        return models.BPE(vocab={token: i for i, token in enumerate(tokens)}, merges=pairs)
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # noqa: BLE001 – the library raises Exception itself, and panics
+        raise InputError(
+            f"the merges of the GGUF file must be of two of its tokens each: {error!s:.200}; get it again"
+        ) from None
+
+
+def write_parameters(source: Path, tensors: Mapping[str, StoredTensor], config: dict[str, Any], path: Path) -> None:
+    """Write every parameter under its checkpoint name, in bf16, as a safetensors file."""
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for name, tensor in tensors.items():
+        begin, end = end, end + 2 * math.prod(tensor.shape)
+        header[parameter_name(name)] = {"dtype": "BF16", "shape": tensor.shape, "data_offsets": [begin, end]}
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)  # the tensors begin at a multiple of 8 bytes
+    with source.open("rb") as packed, path.open("wb") as file:
+        pages = mmap.mmap(packed.fileno(), 0, access=mmap.ACCESS_READ)
+        file.write(len(text).to_bytes(8, "little") + text)
+        for name, tensor in tensors.items():
+            for rows in parameter_rows(name, tensor, pages, config):
+                file.write(np.ascontiguousarray(rows).data.cast("B"))
+            advise(pages, "MADV_DONTNEED")  # pages that were read count as this process' memory
+
+
+def parameter_rows(name: str, tensor: StoredTensor, pages: mmap.mmap, config: dict[str, Any]) -> Iterator[NDArray[Any]]:
+    """A parameter in slices of its rows, as the bits of bf16."""
+    from gguf.constants import GGMLQuantizationType
+    from gguf.quants import dequantize
+    from ml_dtypes import bfloat16
+
+    stored = _stored_rows(name, tensor, pages)
+    heads = {"attn_q": config["num_attention_heads"], "attn_k": config["num_key_value_heads"]}
+    kind = name.split(".")[-2]
+    step = max(1, SLICE_WEIGHTS // tensor.shape[-1])
+    if kind in heads:  # whole heads, whose rows change places
+        head_dim = len(stored) // heads[kind]
+        step = max(1, step // head_dim) * head_dim
+    for begin in range(0, len(stored), step):
+        try:
+            with np.errstate(all="ignore"):  # what is not finite is refused below, in one line
+                rows = dequantize(stored[begin : begin + step], GGMLQuantizationType(tensor.kind))
+        except NotImplementedError as error:
+            raise InputError(f"{name} of the GGUF file: {error}; take the model's safetensors instead") from error
+        if not np.isfinite(rows).all():
+            raise InputError(f"{name} of the GGUF file must be finite, and holds NaN or infinite values; get it again")
+        if kind in heads:
+            rows = unpermute(rows, len(rows) // head_dim)
+        yield rows.astype(bfloat16).view(np.uint16)
+
+
+def _stored_rows(name: str, tensor: StoredTensor, pages: mmap.mmap) -> NDArray[np.uint8]:
+    """A tensor's rows as they lie in the file; a vector is one row."""
+    from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
+
+    if tensor.kind not in {kind.value for kind in GGMLQuantizationType}:
+        raise InputError(f"the type of {name} of the GGUF file ({tensor.kind}) must be a known one; get it again")
+    block_weights, block_bytes = GGML_QUANT_SIZES[GGMLQuantizationType(tensor.kind)]
+    blocks, left_over = divmod(tensor.shape[-1], block_weights)
+    rows = math.prod(tensor.shape[:-1])
+    end = tensor.offset + rows * blocks * block_bytes
+    if left_over or end > len(pages):
+        raise InputError(
+            f"{name} of the GGUF file must be whole blocks of {block_weights} weights that end (at {end}) inside it "
+            f"({len(pages)} bytes); get it again"
+        )
+    return np.frombuffer(pages, np.uint8, end - tensor.offset, tensor.offset).reshape(rows, blocks * block_bytes)
+
+
+def parameter_name(name: str) -> str:
+    """The checkpoint's name of a GGUF tensor."""
+    match name.split("."):
+        case ["blk", layer, kind, "weight"] if kind in LAYER_PARAMETERS:
+            return f"model.layers.{layer}.{LAYER_PARAMETERS[kind]}.weight"
+        case [kind, "weight"] if kind in TOP_PARAMETERS:
+            return f"{TOP_PARAMETERS[kind]}.weight"
+    raise InputError(f"the GGUF tensor {name} must be one of a Llama model's; take the model's safetensors instead")
+
+
+def tensor_name(parameter: str) -> str:
+    """The GGUF's name of a checkpoint's parameter."""
+    match parameter.removesuffix(".weight").split(".", 3):
+        case ["model", "layers", layer, module]:
+            kinds = {module: kind for kind, module in LAYER_PARAMETERS.items()}
+            return f"blk.{layer}.{kinds[module]}.weight"
+    kinds = {module: kind for kind, module in TOP_PARAMETERS.items()}
+    return f"{kinds[parameter.removesuffix('.weight')]}.weight"
+
+
+def unpermute(weight_HAD: NDArray[np.float32], num_heads: int) -> NDArray[np.float32]:
+    """Restore transformers' row order of a query or key projection (see the module's drawing)."""
+    rows, hidden_size = weight_HAD.shape
+    pairs = weight_HAD.reshape(num_heads, rows // num_heads // 2, 2, hidden_size)
+    halves = pairs.transpose(0, 2, 1, 3)
+    return np.ascontiguousarray(halves.reshape(rows, hidden_size))
+
+
+def permute(weight_HAD: NDArray[np.float32], num_heads: int) -> NDArray[np.float32]:
+    """The inverse: llama.cpp's row order of a query or key projection."""
+    rows, hidden_size = weight_HAD.shape
+    halves = weight_HAD.reshape(num_heads, 2, rows // num_heads // 2, hidden_size)
+    pairs = halves.transpose(0, 2, 1, 3)
+    return np.ascontiguousarray(pairs.reshape(rows, hidden_size))

