@@ -5,7 +5,8 @@
     │   ├── MissingExtra      exit 2: a dependency that an extra brings
     │   ├── Unreachable       exit 2: a server that nobody answers at
     │   └── FolderConflict    exit 2: an output folder that holds another run
-    └── GateFailed            exit 1: a measurement is out of its bounds
+    ├── GateFailed            exit 1: a measurement is out of its bounds
+    └── Bug                   exit 70: what nobody foresaw (`toolkit.cli.bugs`)
 
 A message says what (value) must RELATE to what (value), then the remedy in one clause. What our own code
 guarantees is asserted instead.

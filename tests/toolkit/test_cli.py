@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import errno
+import inspect
+import re
 import json
 import os
 import signal
@@ -17,10 +19,11 @@ from pathlib import Path
 import pytest
 
 from tests.house.modules import ROOT
-from toolkit.cli import commands, distill_commands
-from toolkit.cli.arguments import data_of, name_of, path_of
+from toolkit.cli.bugs import Bug
 from toolkit.cli.main import explain, main
+from toolkit.cli.options.values import data_of, name_of, path_of
 from toolkit.cli.parser import build_parser
+from toolkit.cli.verbs import distill
 from toolkit.errors import FolderConflict, GateFailed, InputError, MissingExtra
 
 Captured = pytest.CaptureFixture[str]
@@ -289,10 +292,13 @@ def test_help_exits_0_and_names_every_command(capsys: Captured) -> None:
         assert f"\n    {verb} " in text
 
 
-def test_every_command_has_a_function() -> None:
+def test_a_commands_parser_and_its_function_stand_in_one_file() -> None:
     verbs = next(action.choices for action in build_parser()._actions if isinstance(action.choices, dict))
-    for verb in verbs:
-        assert callable(getattr(distill_commands, verb, None) or getattr(commands, verb))
+    functions = {verb: verbs[verb].get_default("command") for verb in verbs}
+    assert len(set(functions.values())) == len(verbs)
+    for verb, run in functions.items():
+        text = Path(inspect.getfile(run)).read_text()
+        assert re.search(rf'add\(\s*"{verb}",\s*{run.__name__},', text), f"{verb} is added elsewhere than its function"
 
 
 class Panic(BaseException):
@@ -328,7 +334,6 @@ class Panic(BaseException):
             2,
             "/x cannot be used: Permission denied",
         ),
-        (Panic("index out of bounds\nmore"), InputError, 2, "unexpected Panic: index out of bounds; run again with"),
     ],
 )
 def test_whatever_is_raised_becomes_one_line_with_its_exit_code(
@@ -337,12 +342,50 @@ def test_whatever_is_raised_becomes_one_line_with_its_exit_code(
     def raises(options: object) -> None:
         raise error
 
-    monkeypatch.setattr(distill_commands, "distill", raises)
+    monkeypatch.setattr(distill, "distill", raises)
     assert main(["distill", "--out", "x"]) == exit_code
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1
     assert message in lines[0]
     assert type(explain(error, "distill")) is kind
+
+
+@pytest.mark.parametrize(
+    "error", [Panic("index out of bounds\nmore"), ValueError(), KeyError("x"), AssertionError("no")]
+)
+def test_what_nobody_foresaw_is_a_bug_with_its_traceback_in_a_file(
+    error: BaseException, monkeypatch: pytest.MonkeyPatch, capsys: Captured, tmp_path: Path
+) -> None:
+    def raises(options: object) -> None:
+        raise error
+
+    monkeypatch.setattr(distill, "distill", raises)
+    monkeypatch.setenv("TOOLKIT_HOME", str(tmp_path))
+    monkeypatch.setattr(sys, "argv", ["toolkit", "serve", "--api-key", "my-secret", "--api-key=another-secret"])
+    assert explain(error, "distill") is None
+    assert main(["distill", "--out", "x"]) == Bug.exit_code == 70
+    (line,) = capsys.readouterr().err.splitlines()
+    (kept,) = (tmp_path / "bugs").iterdir()
+    assert f"this is a bug of the toolkit, not of your input: {type(error).__name__}: " in line
+    assert str(kept) in line
+    text = kept.read_text()
+    assert "Traceback" in text
+    assert "in raises" in text
+    assert "secret" not in text
+
+
+def test_a_bug_whose_file_cannot_be_written_is_still_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: Captured, tmp_path: Path
+) -> None:
+    def raises(options: object) -> None:
+        raise KeyError("x")
+
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(distill, "distill", raises)
+    monkeypatch.setenv("TOOLKIT_HOME", str(tmp_path / "file"))
+    assert main(["distill", "--out", "x"]) == 70
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "report it with what --debug shows" in line
 
 
 @pytest.mark.parametrize(

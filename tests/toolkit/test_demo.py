@@ -11,10 +11,10 @@ from distill import pipeline
 from distill.pipeline import DistillConfig
 from distill.problems.families import FAMILIES, make_problems
 from tests.toolkit.test_sizing import FAST
-from toolkit.cli.decoders import open_decoder
 from toolkit.cli.demo import sizing
 from toolkit.cli.demo.demo import demo
 from toolkit.cli.demo.sizing import choose_recipe
+from toolkit.cli.options.decoders import open_decoder
 from toolkit.errors import FolderConflict
 from toolkit.figures.ledger import ledger_markdown, ledger_table, read_ledger
 from toolkit.figures.recipe import Recipe, read_recipe, write_recipe

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from toolkit.cli import doctor
-from toolkit.cli.doctor import Finding, examine, largest_model, missing_requirements, to_facts, to_text
+from toolkit.machine import doctor
+from toolkit.machine.doctor import Finding, examine, largest_model, missing_requirements, to_facts, to_text
 
 
 def test_every_missing_thing_has_a_remedy_and_every_remedy_an_arrow() -> None:

@@ -21,10 +21,10 @@ from tests.distill.completion_server import CompletionServer, Fault
 from tests.house.modules import module_files
 from tests.toolkit.test_progress import Terminal
 from tests.toolkit.test_records import TRACE
-from toolkit.cli.doctor import Finding, to_text
 from toolkit.cli.main import main
 from toolkit.figures.ledger import aligned_table
 from toolkit.formats.chat_format import ChatFormat
+from toolkit.machine.doctor import Finding, to_text
 from toolkit.progress import Progress
 from toolkit.records import Problem, write_records
 from toolkit.terminal import Escaped, counted, say, show, visible, visible_lines
@@ -65,8 +65,9 @@ def test_tables_of_foreign_names_keep_their_rows_and_columns() -> None:
 COLOURED = f"\x1b[1mnew\x1b[0m tensor {EVIL}"
 WARNS = f"""
 import logging, sys, threading, warnings
-from toolkit import commands
 from toolkit.cli.main import main
+from toolkit.cli.options.command import Result
+from toolkit.cli.verbs import prepare
 
 def doctor(options):
     warnings.warn({COLOURED!r}, stacklevel=1)
@@ -74,9 +75,9 @@ def doctor(options):
     thread = threading.Thread(target=int, args=({EVIL!r},))
     thread.start()
     thread.join()
-    return commands.Result(facts={{}}, text="done")
+    return Result(facts={{}}, text="done")
 
-commands.doctor = doctor
+prepare.doctor = doctor
 sys.exit(main(["doctor"]))
 """
 

@@ -2,12 +2,12 @@
 
 stdout     the result: text for a person, or one JSON object in ASCII with --json (on errors too)
 stderr     progress, and errors in one line (--debug: with their traceback)
-exit       0 done, 1 a measurement out of its bounds, 2 the input or the machine, 130 interrupted, 143 ended by SIGTERM
+exit       0 done, 1 a measurement out of its bounds, 2 the input or the machine, 70 a bug of ours, 130 interrupted,
+           143 ended by SIGTERM
 """
 
 from __future__ import annotations
 
-import argparse
 import errno
 import io
 import json
@@ -22,12 +22,13 @@ from contextlib import contextmanager, redirect_stderr
 from types import FrameType
 from typing import TYPE_CHECKING, TextIO, cast
 
+from toolkit.cli.bugs import Bug
 from toolkit.cli.parser import build_parser
 from toolkit.errors import InputError, MissingExtra, ToolkitError
 from toolkit.terminal import Escaped, say, show, visible_lines
 
 if TYPE_CHECKING:
-    from toolkit.cli.commands import Result
+    from toolkit.cli.options.command import Result
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """A disk, what of it the user may take, what one file may take."""
@@ -50,7 +51,7 @@ def _main(arguments: Sequence[str] | None) -> int:
     try:
         options = build_parser().parse_args(words)
         extra = options.extra
-        result = _run(options)
+        result: Result = options.command(options)
         if as_json:
             print(json.dumps(result.facts), flush=True)
         elif result.text:
@@ -72,7 +73,7 @@ def _main(arguments: Sequence[str] | None) -> int:
     except BaseException as error:  # noqa: BLE001 – a panic in a Rust extension is no Exception
         if debug:
             print(visible_lines(traceback.format_exc()), file=sys.stderr)
-        shown = explain(error, extra)
+        shown = explain(error, extra) or Bug.of(error)
         _print_error(str(shown), type(shown).__name__, shown.exit_code, as_json)
         return shown.exit_code
 
@@ -107,8 +108,11 @@ def _speak_utf8() -> None:
             stream.reconfigure(encoding=stream.encoding if is_chosen else "utf-8", errors="backslashreplace")
 
 
-def explain(error: BaseException, extra: str) -> ToolkitError:
-    """The one-line error for whatever a command raised; `extra` is the one that the command needs."""
+def explain(error: BaseException, extra: str) -> ToolkitError | None:
+    """The one-line error of what a user, a file or the machine can cause; None of anything else.
+
+    `extra` is the one that the command needs.
+    """
     if isinstance(error, ToolkitError):
         return error
     if isinstance(error, ModuleNotFoundError) and error.name:
@@ -122,16 +126,7 @@ def explain(error: BaseException, extra: str) -> ToolkitError:
         return InputError(
             f"the machine's memory is too small for this step ({error}); close programs or use a smaller model"
         )
-    lines = str(error).strip().splitlines() or ["no message"]
-    return InputError(f"unexpected {type(error).__name__}: {lines[0]}; run again with --debug to see where")
-
-
-def _run(options: argparse.Namespace) -> Result:
-    from toolkit.cli import commands, distill_commands
-
-    command = getattr(distill_commands, options.verb, None) or getattr(commands, options.verb)
-    result: Result = command(options)
-    return result
+    return None
 
 
 def _print_error(message: str, kind: str, exit_code: int, as_json: bool) -> None:

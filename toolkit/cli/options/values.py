@@ -51,6 +51,14 @@ class Parser(argparse.ArgumentParser):
             raise argparse.ArgumentError(action, must)
 
 
+def shared_options() -> Parser:
+    """A parser of the options that every command takes."""
+    shared = Parser(add_help=False)
+    shared.add_argument("--json", action="store_true", help="print one JSON object on stdout")
+    shared.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    return shared
+
+
 class Instead(argparse._SubParsersAction):  # type: ignore[type-arg]
     """A command of a command, which needs nothing that the other one requires."""
 

@@ -1,0 +1,167 @@
+"""Options that several commands take, and what they mean."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from toolkit.cli.options.command import Options
+from toolkit.cli.options.decoders import open_decoder
+from toolkit.cli.options.values import Parser, count_of, data_of, path_of, seed_of, temperature_of
+from toolkit.errors import InputError
+from toolkit.terminal import say
+
+if TYPE_CHECKING:
+    from distill.problems.own_form import Reading
+    from toolkit.generation.generate import Decoder, Sampling
+
+
+def add_problem_options(verb: Parser, default: str) -> None:
+    verb.add_argument(
+        "--problems",
+        type=data_of,
+        metavar="DATA",
+        help="JSONL, JSON, CSV, TSV or parquet file, folder of them, dataset folder, or a data set's hub id "
+        f"(owner/name, owner/name:config); default: {default}",
+    )
+    verb.add_argument(
+        "--question-field",
+        default="",
+        metavar="COLUMN",
+        help="column of the questions; default: its form is recognized",
+    )
+    verb.add_argument(
+        "--answer-field", default="", metavar="COLUMN", help="column of the answers; default: its form is recognized"
+    )
+    verb.add_argument(
+        "--conflicts",
+        choices=("refuse", "leave-out"),
+        default="refuse",
+        help="what becomes of questions with several answers; default: %(default)s",
+    )
+
+
+def add_sampling_options(parser: Parser, *, temperature: float) -> None:
+    parser.add_argument("--samples", type=count_of, default=1, help="answers a problem; default: %(default)s")
+    parser.add_argument(
+        "--temperature", type=temperature_of, default=temperature, help="0 is greedy; default: %(default)s"
+    )
+    parser.add_argument("--max-new-tokens", type=count_of, default=320, help="default: %(default)s")
+    parser.add_argument(
+        "--batch-size", type=count_of, default=64, help="rows at once, or requests (at most 8); default: %(default)s"
+    )
+    parser.add_argument("--seed", type=seed_of, default=0, help="default: %(default)s")
+
+
+def add_retry_option(parser: Parser) -> None:
+    parser.add_argument(
+        "--retry-failed", action="store_true", help="ask again what failed before; default: it stays as it is"
+    )
+
+
+def add_unsafe_option(parser: Parser) -> None:
+    parser.add_argument(
+        "--allow-unsafe-exec", action="store_true", help="run a model's programs even where nothing can confine them"
+    )
+
+
+def add_cache_option(parser: Parser) -> None:
+    """Of exported folders, and of a teacher's latent attention."""
+    parser.add_argument(
+        "--cache",
+        choices=("auto", "exact", "int8"),
+        default="auto",
+        help="how keys and values are kept; default: as the folder was exported, a teacher's exactly",
+    )
+
+
+def add_prepacked_option(parser: Parser) -> None:
+    parser.add_argument(
+        "--prepacked",
+        action="store_true",
+        help="map the weights from a copy that is packed once for this processor: starts faster, takes disk",
+    )
+
+
+def add_cache_options(parser: Parser) -> None:
+    add_cache_option(parser)
+    parser.add_argument("--cache-rank", type=count_of, metavar="R", help="project each latent to R numbers")
+    parser.add_argument(
+        "--cache-calibration", type=path_of, metavar="TRACES", help="folder of traces that the projection is fitted to"
+    )
+
+
+def reading_of(options: Options) -> Reading:
+    from distill.problems.own_form import Reading
+
+    reading = Reading(
+        question_field=options.question_field, answer_field=options.answer_field, conflicts=options.conflicts
+    )
+    if options.problems is None and reading != Reading():
+        raise InputError("--question-field, --answer-field and --conflicts say how --problems is read; give --problems")
+    return reading
+
+
+def sampling_of(options: Options) -> Sampling:
+    from toolkit.generation.generate import Sampling
+
+    return Sampling(temperature=options.temperature, max_new_tokens=options.max_new_tokens, seed=options.seed)
+
+
+def allow_unsafe_execution(options: Options) -> None:
+    """What the user allowed counts for all grading of this process."""
+    from distill.verification.code.sandbox import allow_unsafe
+
+    if options.allow_unsafe_exec:
+        allow_unsafe()
+
+
+def decoder_of(options: Options) -> tuple[Callable[[Path], Decoder], str]:
+    """What opens a model folder with the cache that is asked for, and that cache's name: empty for the exact one."""
+    from toolkit.runs import file_digest
+
+    rank, traces = options.cache_rank, options.cache_calibration
+    if (rank is None) != (traces is None):
+        given = f"--cache-rank ({rank})" if traces is None else f"--cache-calibration ({traces})"
+        missing = "--cache-calibration" if traces is None else "--cache-rank"
+        raise InputError(f"{given} must come with {missing}; toolkit traces writes a folder to calibrate on")
+    names = [] if options.cache == "auto" else [options.cache]
+    if traces is not None:
+        from toolkit.figures.ledger import TRACES
+
+        if not (traces / TRACES).is_file():
+            raise InputError(f"--cache-calibration ({traces}) must be a folder that toolkit traces wrote")
+        names.append(f"rank {rank} fitted to {file_digest(traces / TRACES)[:16]}")
+    if not names:
+        return open_decoder, ""
+
+    def open_with_cache(folder: Path) -> Decoder:
+        from toolkit.formats.chat_format import ChatFormat
+        from toolkit.model.decoder import LatentCache, TorchDecoder
+        from toolkit.model.latent_basis import trace_rows
+
+        if (folder / "model.onnx").is_file():
+            from export.runtime.decoder import OnnxDecoder
+
+            if rank is not None:
+                raise InputError(
+                    f"{folder} is an exported model, whose cache cannot be projected; leave --cache-rank out"
+                )
+            return OnnxDecoder(folder, cache=options.cache)
+        rows = [ids for ids, _ in trace_rows(traces, ChatFormat.from_folder(folder))] if traces else []
+        return TorchDecoder.open(
+            folder, cache=LatentCache(int8=options.cache == "int8", rank=rank or 0, calibration=rows)
+        )
+
+    return open_with_cache, ", ".join(names)
+
+
+def say_what_is_slower(*models: str | Path) -> None:
+    """A line on stderr for each exported folder whose products our kernels don't compute."""
+    from export.runtime.decoder import MODEL_FILE
+    from export.runtime.kernels.library import what_is_slower
+
+    lines = (what_is_slower(Path(model) / MODEL_FILE) for model in models if model and Path(model).is_dir())
+    for line in filter(None, lines):
+        say(line)

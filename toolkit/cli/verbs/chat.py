@@ -1,0 +1,88 @@
+"""`toolkit chat`: the local chat."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from urllib.parse import quote
+
+from toolkit.cli.options.command import AddCommand, Options, Result
+from toolkit.cli.options.shared import add_cache_option, add_prepacked_option, say_what_is_slower
+from toolkit.cli.options.values import name_of, path_of, port_of, size_of
+from toolkit.errors import InputError
+
+
+def add_chat(add: AddCommand) -> None:
+    parser = add("chat", chat, extra="chat", summary="open the local chat with an exported folder")
+    parser.add_argument("folder", type=name_of, nargs="?", help="exported folder")
+    parser.add_argument(
+        "--endpoint",
+        type=name_of,
+        metavar="URL",
+        help="let an OpenAI-compatible server answer: http(s)://…/v1",
+    )
+    parser.add_argument("--compare", type=name_of, metavar="OTHER", help="folder or endpoint to ask the same beside it")
+    parser.add_argument("--model", metavar="NAME", help="which of the endpoint's models; default: its only one")
+    add_cache_option(parser)
+    add_prepacked_option(parser)
+    parser.add_argument(
+        "--prefix-cache",
+        type=size_of,
+        default=0,
+        metavar="SIZE",
+        help="keep the beginnings of long prompts on disk, such as 1GB at most; default: not kept",
+    )
+    parser.add_argument("--port", type=port_of, default=0, help="port on 127.0.0.1; default: a free one")
+    parser.add_argument(
+        "--data", type=path_of, help="folder that keeps the conversations; default: the user's data folder"
+    )
+    parser.add_argument(
+        "--window",
+        choices=("auto", "app", "browser", "none"),
+        default="auto",
+        help="a window of its own, a tab, or the address only; default: the first that works",
+    )
+    parser.add_argument("--no-browser", dest="window", action="store_const", const="none", help="as --window none")
+
+
+def chat(options: Options) -> Result:
+    from toolkit.sources.model_names import check_exported, is_endpoint
+
+    model = _chat_model(options)
+    for name in (model, options.compare):
+        if name and not is_endpoint(name):
+            check_exported(Path(name))
+
+    from apps.chat.run_chat import run_chat
+    from apps.model import CHAT_DECODER
+    from toolkit.machine.user_folders import data_folder
+
+    say_what_is_slower(model, options.compare or "")
+    run_chat(
+        model,
+        options.data or data_folder(),
+        against=options.compare or "",
+        open_decoder=partial(
+            CHAT_DECODER, cache=options.cache, prefix_bytes=options.prefix_cache, prepacked=options.prepacked
+        ),
+        port=options.port,
+        window=options.window,
+    )
+    return Result(facts={"model": model}, text="")
+
+
+def _chat_model(options: Options) -> str:
+    """The model argument that the chat's options name."""
+    if options.folder is None and options.endpoint is None:
+        raise InputError(
+            "chat must be given a model: an exported folder (toolkit demo makes runs/demo/int4, toolkit export others), or "
+            "a server by --endpoint"
+        )
+    if options.folder is not None and options.endpoint is not None:
+        raise InputError(
+            f"the folder ({options.folder}) and --endpoint ({options.endpoint}) must not both be given; leave one out"
+        )
+    if options.model and not options.endpoint:
+        raise InputError(f"--model ({options.model}) must come with --endpoint; a folder holds one model only")
+    named = f"{options.endpoint}#{quote(options.model)}" if options.model else options.endpoint
+    return str(options.folder or named)

@@ -1,0 +1,143 @@
+"""`toolkit eval`: models measured on held-out problems."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from toolkit.cli.options.command import AddCommand, Options, Result
+from toolkit.cli.options.decoders import open_decoder
+from toolkit.cli.options.shared import (
+    add_cache_options,
+    add_problem_options,
+    add_sampling_options,
+    add_unsafe_option,
+    allow_unsafe_execution,
+    decoder_of,
+    reading_of,
+    sampling_of,
+)
+from toolkit.cli.options.values import name_of, path_of
+from toolkit.errors import InputError
+from toolkit.terminal import say
+
+if TYPE_CHECKING:
+    from toolkit.runs import Stage
+
+MOST_OF_A_NAME = 60
+"""Characters, of a folder's name that may have several."""
+
+
+def add_eval(add: AddCommand) -> None:
+    evaluation = add("eval", evaluate_models, extra="distill", summary="measure a model on held-out problems")
+    evaluation.add_argument(
+        "model",
+        type=name_of,
+        help="model folder (torch or int4), known name, hub id or http(s)://…/v1 endpoint",
+    )
+    evaluation.add_argument(
+        "--against",
+        type=name_of,
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="OTHER",
+        help="models to measure beside it",
+    )
+    add_problem_options(evaluation, "the ledger's problems")
+    evaluation.add_argument(
+        "--split",
+        choices=("test", "validation", "train", "all"),
+        help="part of --problems to ask; default: the data set's own test part, else all",
+    )
+    evaluation.add_argument(
+        "--include-trained",
+        action="store_true",
+        help="ask problems that the model was trained on too; default: left out, and said",
+    )
+    add_sampling_options(evaluation, temperature=0.0)
+    add_cache_options(evaluation)
+    add_unsafe_option(evaluation)
+    evaluation.add_argument(
+        "--out",
+        type=path_of,
+        help="run folder to write; default: in runs/eval, with --against in runs/compare, named by model and problems and a "
+        "digest of all that is asked",
+    )
+
+
+def evaluate_models(options: Options) -> Result:
+    from distill.evaluation.compare import COMPARISON_MD, compare_models, comparison_table, names_of
+    from distill.evaluation.evaluate import EvalConfig, evaluate, stage_of
+    from distill.problems.families import ledger_problems
+    from distill.problems.problem_set import read_problems
+    from distill.teachers.respondent import ModelFolder, find_respondent
+    from distill.teachers.trace_store import find_teacher
+    from distill.trained_on import choose, trained_questions
+    from toolkit.figures.ledger import build_ledger, ledger_table
+    from toolkit.runs import check_out
+
+    allow_unsafe_execution(options)
+    decoder_options = decoder_of(options)
+    config = EvalConfig(sampling=sampling_of(options), samples=options.samples, batch_size=options.batch_size)
+    reading = reading_of(options)
+    if options.problems is None and (options.split or options.include_trained):
+        raise InputError(
+            "--split and --include-trained choose among your own problems; give --problems (the ledger's are of the test "
+            "split, and no student is trained on that)"
+        )
+    if options.out and not options.against:
+        check_out(options.out)
+    given = read_problems(options.problems, reading) if options.problems else []
+    models = [find_teacher(options.model, options.out or Path("runs/eval/model"), *decoder_options)]
+    models += [find_respondent(model, open_decoder) for model in options.against]
+    if options.problems is None:
+        problems, asked, note, split = ledger_problems(), {}, "", "all"
+    else:
+        known = {
+            name: trained_questions(model.folder) if isinstance(model, ModelFolder) else None
+            for name, model in zip(names_of(models), models, strict=True)
+        }
+        asking = choose(given, options.split, known, include_trained=options.include_trained)
+        say(asking.note())
+        problems, asked, note, split = asking.problems, asking.facts(), f"\n\n{asking.note()}", asking.split
+    if options.against:
+        out = options.out or _out("compare", stage_of(problems, config), _problems_name(options, split) or "ledger")
+        comparison = compare_models(models, problems, config, out, asked)
+        text = f"{comparison_table(comparison)}{note}\n\nthe same as Markdown: {out / COMPARISON_MD}"
+        return Result(facts={"folder": str(out), **comparison.to_dict()}, text=text)
+    (model,) = models
+    stage = stage_of(problems, config, model=model.digest)
+    out = options.out or _out("eval", stage, _model_name(options.model, model.name), _problems_name(options, split))
+    evaluation = evaluate(model, problems, config, out, asked)
+    text = f"{ledger_table(build_ledger({model.name: out}))}{note}\n\ntraces and verdicts are in {out}"
+    return Result(facts={"folder": str(out), **evaluation.to_dict()}, text=text)
+
+
+def _out(kind: str, stage: Stage, *names: str) -> Path:
+    """The folder that `toolkit eval` writes where none is named: names for a person, and a digest of what is asked, so
+    that the same question finds its folder again and another one has another."""
+    from distill.teachers.respondent import folder_name
+
+    digest = hashlib.sha256(json.dumps(stage.key(), sort_keys=True).encode()).hexdigest()[:8]
+    return Path("runs") / kind / "-".join([*(folder_name(name)[:MOST_OF_A_NAME] for name in names if name), digest])
+
+
+def _model_name(argument: str, name: str) -> str:
+    """A model as a folder's name tells it from others: many students' own folders are called the same."""
+    from toolkit.sources.model_names import is_endpoint
+
+    if is_endpoint(argument):
+        return name
+    place = Path(argument)
+    return " ".join(place.resolve().parts[-2:]) if place.exists() else argument
+
+
+def _problems_name(options: Options, split: str) -> str:
+    """The user's problems and which part of them is asked; empty where those of the ledger are."""
+    if options.problems is None:
+        return ""
+    place: Path = options.problems.resolve() if options.problems.exists() else options.problems
+    return place.name.partition(".")[0] + ("" if split == "all" else f" {split}")

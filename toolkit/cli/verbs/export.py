@@ -1,0 +1,130 @@
+"""`toolkit export`: a model, quantized and written as an ONNX folder."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from toolkit.cli.options.command import AddCommand, Options, Result
+from toolkit.cli.options.values import name_of, path_of, rate_of, size_of
+from toolkit.errors import InputError
+from toolkit.terminal import say
+
+
+def add_export(add: AddCommand) -> None:
+    parser = add("export", export, extra="export", summary="quantize a model and write it as an ONNX folder")
+    parser.add_argument(
+        "model", type=name_of, help="model folder, LoRA adapter folder, GGUF file, known name or hub id"
+    )
+    parser.add_argument("--base", type=name_of, help="model that the adapter changes; default: the one that it names")
+    weights = parser.add_mutually_exclusive_group()
+    for name, help_text in (
+        ("int4", "four bits a weight, the default"),
+        ("int8", "eight bits a weight: nearly the float model, twice the size"),
+        ("fp16", "half the size of fp32 on disk, as large in memory"),
+        ("fp32", "the float model itself"),
+    ):
+        weights.add_argument(
+            f"--{name}", dest="weights", action="store_const", const=name, default="int4", help=help_text
+        )
+    preset = parser.add_mutually_exclusive_group()
+    for name, help_text in (
+        ("best", "smaller blocks: the most faithful"),
+        ("fast", "as the default, with three bits in each layer's MLP: the fastest and smallest"),
+        ("quick", "no calibration: made in seconds, the least faithful"),
+    ):
+        preset.add_argument(
+            f"--{name}", dest="preset", action="store_const", const=name, default="balanced", help=help_text
+        )
+    parser.add_argument(
+        "--method",
+        choices=("gptq", "searched", "nearest"),
+        help="how weights become codes: error feedback; search by the inputs' squares alone, which takes less memory and "
+        "time; nearest. Default: gptq, and nearest with --quick",
+    )
+    size = parser.add_mutually_exclusive_group()
+    size.add_argument("--size", type=size_of, help="such as 90MB: bits go to the matrices that need them most")
+    size.add_argument("--bits-per-weight", type=rate_of, help="the same, scales included, such as 4.6")
+    parser.add_argument(
+        "--tune", action="store_true", help="tune scales and norms on the whole model at the end; wants much text"
+    )
+    parser.add_argument("--calibration", type=path_of, help="train.jsonl to calibrate on; default: the model folder's")
+    parser.add_argument(
+        "--no-parity", action="store_true", help="don't compare with the float model, which may not fit the memory"
+    )
+    parser.add_argument("--out", type=path_of, required=True, help="folder to write")
+
+
+def export(options: Options) -> Result:
+    _check_exporting(options)
+
+    from export.allocation import choices_table
+    from export.checkpoint.adapter import base_model, is_adapter
+    from export.pipeline import export_model, int4_config, nearest_config
+    from export.runtime.kernels.library import WIDENED, kernels_library
+    from toolkit.sources.model_names import resolve
+
+    adapter = Path(options.model) if is_adapter(Path(options.model)) else None
+    if options.base and adapter is None:
+        raise InputError(f"--base ({options.base}) must come with an adapter folder, which {options.model} is not")
+    source = resolve(options.base or base_model(adapter)) if adapter else resolve(options.model)
+    if options.weights == "int4":
+        config = int4_config(
+            source,
+            options.out,
+            preset=options.preset,
+            adapter=adapter,
+            calibration=options.calibration,
+            max_bytes=options.size or 0,
+            bits_per_weight=options.bits_per_weight or 0.0,
+            tune=options.tune,
+            method=options.method,
+        )
+    else:
+        config = nearest_config(source, options.out, options.weights, adapter=adapter, calibration=options.calibration)
+    if options.no_parity:
+        config = replace(config, bounds=None)
+    if config.narrow and not config.is_sized and kernels_library() is None:
+        say(f"export: where our kernels don't run, as here, the three bits of --fast {WIDENED}")
+    measured = export_model(config)["measured"]
+    parity = measured["parity"]
+    text = f"{options.out}: {measured['bytes'] / 1e6:.1f} MB, {measured['bytes_per_parameter']:.3f} bytes a parameter; "
+    if parity is None:
+        text += "not compared with the float model"
+    else:
+        text += f"against the float model: mean KL {parity['mean_kl']:.4f}, "
+        text += f"same first choice {100 * parity['top1']:.1f} %"
+    if "allocation" in measured:
+        text += f"\n{choices_table(measured['allocation'])}"
+    return Result(facts={"folder": str(options.out), **measured}, text=text)
+
+
+def _check_exporting(options: Options) -> None:
+    """Refuse what the options alone show to be wrong, before what exports is imported, which takes seconds."""
+    from toolkit.runs import check_out
+    from toolkit.sources.model_names import ADAPTER_CONFIG, check_model
+
+    if options.weights != "int4":
+        _refuse_int4_options(options)
+    if options.calibration and not options.calibration.is_file():
+        raise InputError(
+            f"--calibration ({options.calibration}) must be a file of traces, such as a student's train.jsonl"
+        )
+    check_out(options.out)
+    if not (Path(options.model) / ADAPTER_CONFIG).is_file():
+        check_model(options.model)
+    if options.base:
+        check_model(options.base)
+
+
+def _refuse_int4_options(options: Options) -> None:
+    chosen = {"size": options.size, "bits-per-weight": options.bits_per_weight}
+    names = [name for name, value in chosen.items() if value is not None]
+    if options.preset != "balanced":
+        names.append(options.preset)
+    if options.tune:
+        names.append("tune")
+    if options.method:
+        names.append("method")
+    if names:
+        raise InputError(f"--{names[0]} must come with --int4, and not with --{options.weights}; leave one of them out")

@@ -1,0 +1,51 @@
+"""What a machine needs first: `toolkit doctor` looks at it, `toolkit pull` brings a model."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from toolkit.cli.options.command import AddCommand, Options, Result
+from toolkit.cli.options.values import name_of, path_of
+from toolkit.errors import InputError
+
+if TYPE_CHECKING:
+    from toolkit.machine.doctor import Finding
+
+
+def add_doctor(add: AddCommand) -> None:
+    add("doctor", doctor, extra="all", summary="say what this machine has and what each command still needs")
+
+
+def doctor(options: Options) -> Result:
+    from toolkit.machine.doctor import examine, to_facts, to_text
+
+    findings = [*examine(), _kernels()]
+    return Result(facts=to_facts(findings), text=to_text(findings))
+
+
+def _kernels() -> Finding:
+    """Which kernels run an exported folder here, and why."""
+    from toolkit.machine.doctor import Finding
+
+    try:
+        from export.runtime.kernels.library import VARIABLE, kernels_in_words
+
+        return Finding(subject="kernels", found=kernels_in_words())
+    except InputError as error:
+        return Finding(subject="kernels", found=str(error), remedy=f"unset {VARIABLE}")
+
+
+def add_pull(add: AddCommand) -> None:
+    parser = add("pull", pull, extra="distill", summary="download a model once")
+    parser.add_argument("model", type=name_of, help="a known name (smollm2-135m) or a hub id (owner/name)")
+    parser.add_argument("--out", type=path_of, help="folder to write; default: the cache")
+
+
+def pull(options: Options) -> Result:
+    from toolkit.runs import folder_bytes
+    from toolkit.sources import model_names
+
+    folder = model_names.pull(options.model, options.out)
+    size_bytes = folder_bytes(folder)
+    facts = {"model": options.model, "folder": str(folder), "bytes": size_bytes}
+    return Result(facts=facts, text=f"{options.model} is in {folder} ({size_bytes / 1e6:.0f} MB)")
