@@ -23,7 +23,7 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from dataclasses import replace
-from export import weights_file
+from export.folder import weights_file
 from export.checks.parity import Bounds
 from export.pipeline import export_model, int4_config, nearest_config
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 import errno
 import inspect
-import re
 import json
 import os
+import re
 import signal
 import subprocess
 import sys

@@ -91,7 +91,7 @@ def test_what_is_installed_in_part_or_not_at_all_is_missing(monkeypatch: pytest.
     for names in ({"trl"}, set()):
         monkeypatch.setattr(doctor, "_version", lambda name, names=names: "1" if name in names else None)
         finding = next(finding for finding in examine() if finding.subject == "[distill]")
-        assert finding.sign == "✗" and "lacks accelerate, bitsandbytes" in finding.found
+        assert finding.sign == "✗" and "lacks accelerate, datasets" in finding.found
 
 
 @pytest.mark.parametrize(("free_bytes", "largest"), [(0.4e9, 0.0), (3.5e9, 4e9), (7.5e9, 8e9), (24e9, 32e9)])

@@ -11,7 +11,6 @@ from __future__ import annotations
 import errno
 import io
 import json
-import logging
 import os
 import signal
 import sys
@@ -44,7 +43,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _main(arguments: Sequence[str] | None) -> int:
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it warns at import that it may not fetch code
     words = list(sys.argv[1:] if arguments is None else arguments)
     as_json, debug = "--json" in words, "--debug" in words
     extra = "all"
