@@ -52,16 +52,18 @@ def wait_until_more_is_written(page: Page) -> None:
     wait_until(page, f"{BOX}.scrollHeight > {height} + 300")
 
 
-def let_it_write(page: Page, question: str) -> None:
-    """A turn that grows for a while from here on."""
-    if (
-        page.locator("#question .stop-button").count()
-        and page.locator("#chat .bot-row").last.locator("p").count() < 300
-    ):
-        return
-    if page.locator("#question .stop-button").count():
-        page.click("#question .stop-button")
+def stop(page: Page) -> None:
+    """The turn that runs, unless it has just ended."""
+    page.evaluate("document.querySelector('#question .stop-button')?.click()")
     page.wait_for_selector("#question .submit-button")
+
+
+def let_it_write(page: Page, question: str) -> None:
+    """A turn that has just begun to grow, in a chat of its own, with the mouse over it, where a wheel turns what it is on."""
+    stop(page)
+    page.click("#new-chat")
+    page.locator("#chat").hover()
+    expect(page.locator("#chat .bot-row")).to_have_count(0)
     ask(page, question)
     wait_until(page, f"{BOX}.scrollHeight > {BOX}.clientHeight + 500")
 
@@ -83,7 +85,6 @@ def test_who_scrolls_up_stays_until_they_come_back_to_the_end(browser: Browser, 
     with opened(browser, scripted_chat) as page:
         fingers = page.context.new_cdp_session(page)
         page.wait_for_selector("#chat")
-        page.locator("#chat").hover()
         for i in range(TRIES):
             let_it_write(page, f"Try {i} with many paragraphs")
             wait_until_at_the_end(page)
@@ -96,8 +97,7 @@ def test_who_scrolls_up_stays_until_they_come_back_to_the_end(browser: Browser, 
             wait_until_at_the_end(page)
             wait_until_more_is_written(page)
             wait_until_at_the_end(page)
-        page.click("#question .stop-button")
-        page.wait_for_selector("#question .submit-button")
+        stop(page)
 
 
 def test_a_thought_that_is_opened_is_read_where_it_is_and_a_question_leads_to_the_end(
