@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -74,6 +75,15 @@ def test_an_interrupted_training_says_what_is_kept_and_the_same_command_goes_on_
     assert [json.loads(line)["step"] for line in lines] == sorted({json.loads(line)["step"] for line in lines})
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """A process that the shell began in the background ignores SIGINT, and these tests may be in one."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_the_first_interrupt_is_promised_an_end_and_the_second_one_ends(capsys: pytest.CaptureFixture[str]) -> None:
     interrupted = threading.Event()
     with pytest.raises(KeyboardInterrupt), postponed_interrupt(interrupted, lambda: "soon"):
@@ -83,6 +93,7 @@ def test_the_first_interrupt_is_promised_an_end_and_the_second_one_ends(capsys: 
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_a_signal_is_heard_in_the_midst_of_a_backward_pass() -> None:
     """One call of C++, during which another thread sends the signal."""
     layers = nn.Sequential(*(nn.Linear(512, 512) for _ in range(40)))

@@ -14,6 +14,7 @@ from distill.problems.published import FORMS
 from distill.verification.verdicts import score_answer
 from toolkit.errors import InputError
 from toolkit.records import Problem
+from toolkit.terminal import counted
 
 GSM8K = [
     {"question": "Natalia sold 48 clips in April and half as many in May. How many in all?", "answer": "She sold 48/2 = <<48/2=24>>24 in May.\nIn all 48+24 = <<48+24=72>>72.\n#### 72"},
@@ -148,7 +149,8 @@ def test_a_published_form_is_read_as_it_is(
     problems = read_problems(written(tmp_path, rows, suffix))
     assert [problem.answer for problem in problems] == answers
     said = capsys.readouterr().err
-    assert f"problems: {len(answers)} of {len(rows)} rows in {tmp_path}/data.{suffix}, read as {name};" in said
+    read = f"problems: {len(answers)} of {counted(len(rows), 'row')} in {tmp_path}/data.{suffix}, read as {name};"
+    assert read in said
     assert all(reason in said for reason in left_out), said
     assert len(problems) + sum(int(reason[-2]) for reason in left_out) == len(rows)
 

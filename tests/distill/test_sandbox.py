@@ -151,7 +151,7 @@ def test_unconfined_what_a_program_started_ends_with_it(ending: str) -> None:
 
 REFUSING = """
 import ctypes, struct, sys
-from distill.verification import confine
+from distill.verification.code import confine
 from toolkit.cli.main import main
 
 calls = [(0x15, 0, 1, confine.NUMBERS[confine.platform.machine()]["unshare"]), (0x06, 0, 0, confine.DENY),
