@@ -17,6 +17,7 @@ from distill.teachers.trace_store import store_of
 from distill.verification.wholeness import incomplete, unfit
 from toolkit.errors import InputError
 from toolkit.figures.ledger import PROBLEMS, TRACES
+from toolkit.figures.tables import columns
 from toolkit.records import Problem, Record, Trace, read_records
 from toolkit.runs import partial_of
 from toolkit.terminal import visible
@@ -74,9 +75,7 @@ def table(rows: list[Row]) -> str:
     """The rows for a terminal."""
     if not rows:
         return "none"
-    width = max(len(row.reason) for row in rows)
-    lines = (visible(f"{r.problem_id}  {r.sample}  {r.reason:{width}}  {r.question}  ->  {r.said}") for r in rows)
-    return "\n".join(lines)
+    return columns([(r.problem_id, str(r.sample), r.reason, f"{r.question}  ->  {r.said}") for r in rows], right=[1])
 
 
 def _dropped(

@@ -33,6 +33,7 @@ from export.quantization.codes import THREE_BITS_BLOCK, dequantize
 from export.quantization.layout import BLOCK_SIZES, Layout, layouts
 from export.runtime.decoder import MODEL_FILE, OnnxDecoder
 from toolkit.errors import InputError
+from toolkit.figures.tables import columns
 from toolkit.progress import Progress
 from toolkit.records import Record
 
@@ -108,12 +109,16 @@ def choose(candidates: Mapping[str, Sequence[Choice]], max_bytes: int) -> list[C
 def choices_table(choices: Sequence[Mapping[str, Any]]) -> str:
     """What each matrix got and what its rounding is taken to cost, the costliest first, as lines for a terminal."""
     found = sorted((Choice.from_dict(choice) for choice in choices), key=lambda choice: -choice.cost)
-    width = max(len(choice.name) for choice in found)
-    return "\n".join(
-        f"{choice.name:{width}}  {choice.bits} bits, blocks of {choice.block_size:3}  "
-        f"{choice.size_bytes / 1e6:7.2f} MB  costs {choice.cost:.5f} nats"
+    rows = [
+        (
+            choice.name,
+            f"{choice.bits} bits, blocks of {choice.block_size}",
+            f"{choice.size_bytes / 1e6:.2f} MB",
+            f"costs {choice.cost:.5f} nats",
+        )
         for choice in found
-    )
+    ]
+    return columns(rows, right=[2])
 
 
 def layout_bytes(checkpoint: Checkpoint, name: str, layout: Layout) -> int:

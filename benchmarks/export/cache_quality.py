@@ -30,8 +30,8 @@ from export.checks.parity import divergence
 from export.pipeline import export_model, int4_config
 from export.runtime.decoder import Cache, OnnxDecoder
 from export.runtime.machine import processor_name
-from toolkit.figures.ledger import markdown_table
 from toolkit.figures.readme import fill_file
+from toolkit.figures.tables import markdown_table, percent
 from toolkit.formats.chat_format import REASONING_TEMPLATE, TURN_END, TURN_START, ChatFormat, write_chat_files
 from toolkit.model.decoder import load_model
 from toolkit.records import write_records
@@ -182,7 +182,7 @@ def table(rows: dict[str, dict[str, list[Cell]]]) -> str:
     cells = [["", "keys and values", *(f"{begin:,}–{end:,}" for begin, end in pairwise(POSITIONS))]]
     for name, measured in rows.items():
         for run, found in measured.items():
-            shown = [f"{kl:.4f}, {100 * same:.1f} %" for kl, same in found]
+            shown = [f"{kl:.4f}, {percent(same)}" for kl, same in found]
             cells.append([name, run, *shown, *["–"] * (len(POSITIONS) - 1 - len(shown))])
     return f"{markdown_table(cells)}\n\n{processor_name()}."
 

@@ -33,6 +33,7 @@ from benchmarks.export.export_shapes import QWEN25_32B, SMOLLM2_1_7B
 from export.checkpoint.tensors import tensor_shapes
 from export.runtime.model_config import ModelConfig, read_model_config
 from toolkit.errors import GateFailed
+from toolkit.figures.tables import columns
 from toolkit.formats.chat_format import REASONING_TEMPLATE, TURN_END, TURN_START, write_chat_files
 from toolkit.machine.peak_memory import peak_memory_bytes
 from toolkit.records import Record, write_records
@@ -119,8 +120,7 @@ def table(conversion: Conversion) -> str:
         ("before it starts", f"{conversion.idle_memory_bytes / 1e6:.0f} MB"),
         ("bound", f"{conversion.bound_bytes / 1e6:.0f} MB: 2 GiB and the largest tensor in float32"),
     )
-    width = max(len(name) for name, _ in rows)
-    return "\n".join(f"{name:{width}}  {value}" for name, value in rows)
+    return columns(rows)
 
 
 def check_memory(conversion: Conversion) -> None:

@@ -29,8 +29,8 @@ from export.matrices import Method
 from export.pipeline import CALIBRATION_TOKENS, ExportConfig, Preset, export_model, int4_config
 from export.runtime import llama_cpp
 from export.runtime.llama_cpp import Quantization
-from toolkit.figures.ledger import markdown_table
 from toolkit.figures.readme import fill_file
+from toolkit.figures.tables import markdown_table, percent
 from toolkit.formats.chat_format import ChatFormat
 from toolkit.machine.allowance import physical_cores
 from toolkit.model.decoder import load_model
@@ -146,7 +146,7 @@ def table(rows: list[Row]) -> str:
                 f"{size / 1e6:.1f}",
                 f"{report.mean_kl:.4f}",
                 f"{report.p99_kl:.3f}",
-                f"{100 * report.top1:.1f} %",
+                percent(report.top1),
                 f"{report.perplexity_ratio:.3f}",
                 str(report.tokens),
             ]

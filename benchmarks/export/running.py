@@ -21,8 +21,8 @@ import psutil
 from benchmarks.export.documentation import documentation
 from export.runtime.decoder import OnnxDecoder
 from toolkit.errors import InputError
-from toolkit.figures.ledger import markdown_table
 from toolkit.figures.readme import fill_file
+from toolkit.figures.tables import markdown_table
 from toolkit.formats.chat_format import ChatFormat
 from toolkit.records import Record
 

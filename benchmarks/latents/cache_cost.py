@@ -16,7 +16,7 @@ import argparse
 import copy
 import statistics
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +26,7 @@ from transformers.cache_utils import DynamicCache
 
 from benchmarks.latents.cache_accuracy import drift, ledger_accuracy, output_error, read_answers, toolkit_json
 from benchmarks.latents.latent_shapes import SHAPES, Shape
+from toolkit.figures.tables import markdown_table
 from toolkit.formats.chat_format import ChatFormat
 from toolkit.machine.allocator import keep_freed_memory
 from toolkit.model.cache import make_cache
@@ -158,7 +159,9 @@ def times(
     }
 
 
-def measure(shape: Shape, contexts: Sequence[int], rounds: int, answers: dict[str, str]) -> list[str]:
+def measure(
+    shape: Shape, contexts: Sequence[int], rounds: int, answers: Mapping[str, Sequence[str]]
+) -> list[list[str]]:
     """The table's rows for one shape; `answers` holds the last cells of the names that have any."""
     torch.manual_seed(0)
     stock = shape.make(shape.layers).eval()
@@ -177,20 +180,20 @@ def measure(shape: Shape, contexts: Sequence[int], rounds: int, answers: dict[st
     exact = next(iter(decoders.values()))
     whole = expanded_bytes(stock)
     title = f"{shape.name}, {shape.layers} layer{'s' if shape.layers > 1 else ''}"
-    lines = []
+    rows = []
     for kept in (Kept(name=STOCK), *KEPT):
         size = kept_bytes(stock, kept)
         name = f"{kept.name}, rank {kept.rank(config.kv_lora_rank)}" if kept.share else kept.name
         speeds = [_speed(one[STOCK], one[kept.name]) for one in took]
         error = f"{output_error(exact, decoders[kept.name]):.1e}" if kept.int8 or kept.share else "–"
-        lines.append(
-            _row(title, name, f"{size:,} ({size / whole:.1%})", *speeds, error, answers.get(kept.name, "– | –"))
+        rows.append(
+            [title, name, f"{size:,} ({size / whole:.1%})", *speeds, error, *answers.get(kept.name, ("–", "–"))]
         )
-        say(lines[-1])
-    return lines
+        say("  ".join(rows[-1]))
+    return rows
 
 
-def measure_answers(model: str, folder: Path, per_family: int) -> dict[str, str]:
+def measure_answers(model: str, folder: Path, per_family: int) -> dict[str, tuple[str, str]]:
     """Last cells of the table for a model: its next tokens (of traces not calibrated on) and its ledger accuracy."""
     traces = {}
     for seed, name in enumerate(("calibration", "held-out")):
@@ -214,8 +217,8 @@ def measure_answers(model: str, folder: Path, per_family: int) -> dict[str, str]
         if flags:
             moved = drift(exact, TorchDecoder(loaded, kept.cache(loaded.config.kv_lora_rank, rows)), answers)
             shown = f"{moved.same_first:.2%}, {moved.mean_kl:.1e}"
-        cells[kept.name] = f"{shown} | {accuracy:.1%}"
-        say(f"{kept.name}: {cells[kept.name]}")
+        cells[kept.name] = (shown, f"{accuracy:.1%}")
+        say(f"{kept.name}: {', '.join(cells[kept.name])}")
     return cells
 
 
@@ -224,16 +227,13 @@ def _speed(stock: Took, took: Took) -> str:
     return f"{took.step_ms:.1f} ms, {step:.1f} × ({attention:.1f} ×)"
 
 
-def _row(*cells: str) -> str:
-    return f"| {' | '.join(cells)} |"
-
-
-def document(rows: Sequence[str], contexts: Sequence[int], threads: int, rounds: int) -> str:
+def document(rows: Sequence[Sequence[str]], contexts: Sequence[int], threads: int, rounds: int) -> str:
     """The page: what was measured, how, and the table."""
     heads = ["shape", "cache", "bytes a token and layer", *(f"{context:,} tokens" for context in contexts)]
     heads += ["error of attention", "same next token, KL in nats", "ledger"]
-    table = "\n".join([_row(*heads), _row(*["---"] * 2, *["---:"] * (len(heads) - 2)), *rows])
-    return PAGE.format(table=table, threads=f"{threads} thread{'s' if threads > 1 else ''}", rounds=rounds)
+    return PAGE.format(
+        table=markdown_table([heads, *rows]), threads=f"{threads} thread{'s' if threads > 1 else ''}", rounds=rounds
+    )
 
 
 PAGE = """\

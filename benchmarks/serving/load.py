@@ -26,8 +26,8 @@ import httpx2
 import psutil
 
 from export.runtime.decoder import OnnxDecoder
-from toolkit.figures.ledger import markdown_table
 from toolkit.figures.readme import fill_file
+from toolkit.figures.tables import markdown_table
 from toolkit.formats.chat_format import ChatFormat
 from toolkit.progress import Progress
 from toolkit.records import Message

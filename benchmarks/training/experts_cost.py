@@ -36,6 +36,7 @@ from distill.teach.teacher_recipe import PRESETS, TeachConfig, TeacherShape
 from distill.training.completion_loss import labelled
 from distill.training.muon import MuonAdamW, split_parameters
 from toolkit.figures.charts import WIDTH_IN, smoothed
+from toolkit.figures.tables import markdown_table
 from toolkit.formats.chat_format import ChatFormat
 from toolkit.machine.allocator import keep_freed_memory
 from toolkit.model import experts
@@ -201,25 +202,24 @@ def figure(runs: dict[str, Run], path: Path) -> None:
 
 def balance_table(runs: dict[str, Run]) -> str:
     layers = range(1, 1 + len(next(iter(runs.values())).violations[0]))
-    columns = ["balanced", "loss", "MaxVio, mean", *(f"layer {layer} of experts" for layer in layers)]
-    lines = [f"| {' | '.join(columns)} |", "|---" + "|--:" * (len(columns) - 1) + "|"]
+    rows = [["balanced", "loss", "MaxVio, mean", *(f"layer {layer} of experts" for layer in layers)]]
     for kind, run in runs.items():
         last = -max(1, round(LAST_SHARE * len(run.losses)))
         by_layer = np.array(run.violations[last:]).mean(0)
         figures = [statistics.mean(run.losses[last:]), by_layer.mean(), *by_layer]
-        lines.append(f"| {BALANCES[kind][0]} | {' | '.join(f'{value:.3f}' for value in figures)} |")
-    return "\n".join(lines)
+        rows.append([BALANCES[kind][0], *(f"{value:.3f}" for value in figures)])
+    return markdown_table(rows)
 
 
 def time_table(times: dict[str, dict[str, tuple[float, float]]]) -> str:
-    lines = ["| precision | feed-forward layers | forward, ms | backward, ms | × dense |", "|---|---|--:|--:|--:|"]
+    rows = [["precision", "feed-forward layers", "forward, ms", "backward, ms", "× dense"]]
     for precision, by_variant in times.items():
         dense = sum(by_variant[DENSE])
         for name, (forward, backward) in by_variant.items():
             title = IMPLEMENTATIONS.get(name, name)
             ratio = (forward + backward) / dense
-            lines.append(f"| {precision} | {title} | {forward:.0f} | {backward:.0f} | {ratio:.2f} |")
-    return "\n".join(lines)
+            rows.append([precision, title, f"{forward:.0f}", f"{backward:.0f}", f"{ratio:.2f}"])
+    return markdown_table(rows)
 
 
 PAGE = """# The mixture of experts

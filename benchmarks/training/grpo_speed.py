@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from toolkit.figures.readme import fill_file
+from toolkit.figures.tables import markdown_table
 from toolkit.sources.model_names import resolve
 from toolkit.terminal import say
 
@@ -150,14 +151,11 @@ def benchmark(model: Path, size: Size, rounds: int, steps: int) -> dict[str, dic
 def table(medians: dict[str, dict[str, float]]) -> str:
     """The result in Markdown."""
     stock = medians["trl"]["step"]
-    lines = [
-        "| trainer | s a step | sampling | rewards | training | × as fast |",
-        "|---|---:|---:|---:|---:|---:|",
-    ]
+    rows = [["trainer", "s a step", *PARTS, "training", "× as fast"]]
     for name, row in medians.items():
-        parts = " | ".join(f"{row[part]:.2f}" for part in (*PARTS, "training"))
-        lines.append(f"| {VARIANTS[name].title} | {row['step']:.2f} | {parts} | {stock / row['step']:.2f} |")
-    return "\n".join(lines)
+        seconds = (row[part] for part in ("step", *PARTS, "training"))
+        rows.append([VARIANTS[name].title, *(f"{value:.2f}" for value in (*seconds, stock / row["step"]))])
+    return markdown_table(rows)
 
 
 def caption(size: Size, rounds: int, steps: int) -> str:

@@ -23,6 +23,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from toolkit.figures.tables import markdown_table
 from toolkit.machine.peak_memory import peak_memory_bytes
 from toolkit.sources.model_names import resolve
 from toolkit.terminal import say
@@ -116,17 +117,12 @@ def benchmark(student: Path, rounds: int, steps: int) -> dict[str, dict[str, flo
 def table(medians: dict[str, dict[str, float]]) -> str:
     """The result in Markdown."""
     base = medians["defaults"]["tokens_per_s"]
-    lines = [
-        "| variant | tokens/s | × defaults | tokens a CPU second | peak memory, GB | first loss |",
-        "|---|---:|---:|---:|---:|---:|",
-    ]
+    rows = [["variant", "tokens/s", "× defaults", "tokens a CPU second", "peak memory, GB", "first loss"]]
     for name, row in medians.items():
         rate = row["tokens_per_s"]
-        lines.append(
-            f"| {VARIANTS[name].title} | {rate:.0f} | {rate / base:.2f} | {row['tokens_per_cpu_s']:.0f} "
-            f"| {row['peak_bytes'] / 1e9:.1f} | {row['first_loss']:.4f} |"
-        )
-    return "\n".join(lines)
+        figures = (f"{rate:.0f}", f"{rate / base:.2f}", f"{row['tokens_per_cpu_s']:.0f}")
+        rows.append([VARIANTS[name].title, *figures, f"{row['peak_bytes'] / 1e9:.1f}", f"{row['first_loss']:.4f}"])
+    return markdown_table(rows)
 
 
 def _examples(count: int) -> list[Any]:

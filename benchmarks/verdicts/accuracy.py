@@ -15,7 +15,7 @@ from typing import Any
 
 from benchmarks.environment import interpreter
 from distill.verification.verdicts import grade
-from toolkit.figures.ledger import markdown_table
+from toolkit.figures.tables import markdown_table
 from toolkit.records import Problem, Trace
 
 Row = dict[str, Any]

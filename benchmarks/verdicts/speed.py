@@ -15,7 +15,7 @@ from collections.abc import Callable
 
 from benchmarks.verdicts.accuracy import graded_pair
 from distill.verification.verdicts import grade
-from toolkit.figures.ledger import markdown_table
+from toolkit.figures.tables import markdown_table
 
 Pair = tuple[str, str, bool]
 """A reference, an answer, and whether it is right."""

@@ -40,17 +40,8 @@ from distill.verification.rewards import language_consistency
 from distill.verification.verdicts import same_answer
 from toolkit.errors import FolderConflict, InputError
 from toolkit.figures.intervals import difference_interval, mean_interval
-from toolkit.figures.ledger import (
-    Outcome,
-    aligned_table,
-    interval_text,
-    markdown_table,
-    percent,
-    points,
-    read_evaluation,
-    read_outcomes,
-    sampling_text,
-)
+from toolkit.figures.ledger import Outcome, read_evaluation, read_outcomes, sampling_text
+from toolkit.figures.tables import aligned_table, interval_text, markdown_table, percent, points
 from toolkit.formats.thought_forms import without_thoughts
 from toolkit.records import Problem, Record
 from toolkit.runs import MANIFEST, replace_text, versions

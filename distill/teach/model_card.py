@@ -7,6 +7,7 @@ from typing import Any
 
 from distill.teach.stage_table import StageTable
 from toolkit.figures.ledger import Evaluation
+from toolkit.figures.tables import markdown_table
 
 CARD = """---
 license: apache-2.0
@@ -28,8 +29,6 @@ Made by `toolkit teach --preset nano` from random weights in the stages of the D
 reasoning-gym draws and text that programs write in many habits (`distill/teach/corpus.py`); no other data. Test problems are
 kept out by the hash of their question.
 
-| stage | made from | tokens | last loss | reward | minutes since its last start |
-|---|---|--:|--:|--:|--:|
 {stages}
 
 ## Evaluation
@@ -37,10 +36,7 @@ kept out by the hash of their question.
 {problems} held-out problems, one greedy answer each of at most {limit} tokens, graded by each task's own scorer; 95 %
 bootstrap intervals.
 
-| family | accuracy | interval |
-|---|--:|--:|
 {families}
-| **all** | **{accuracy:.1%}** | {low:.1%} – {high:.1%} |
 
 Mean reasoning {reasoning:.0f} tokens; truncated {truncated:.1%}; {bytes:.1f} MB of weights in bf16.
 
@@ -56,6 +52,7 @@ request; every figure is a mean with its 95 % bootstrap interval. "Harmful refus
 It answers questions in the wording and range of its tasks only; anything else gets a confident wrong answer. It is a
 teacher for the toolkit's demonstration and tests, not an assistant.
 """
+STAGE_HEAD = ("stage", "made from", "tokens", "last loss", "reward", "minutes since its last start")
 
 
 def teacher_card(
@@ -72,20 +69,20 @@ def teacher_card(
     `stages` maps a stage's name to what its manifest measured; `samples` at `temperature` are what `table` was made of,
     `evaluation` is the model's row of a ledger.
     """
+    low, high = evaluation.interval
+    families = [
+        (name, f"{score['accuracy']:.1%}", f"{score['interval'][0]:.1%} – {score['interval'][1]:.1%}")
+        for name, score in evaluation.families.items()
+    ]
+    everything = ("**all**", f"**{evaluation.accuracy:.1%}**", f"{low:.1%} – {high:.1%}")
     return CARD.format(
         shape=", ".join(f"{name} {value}" for name, value in shape.items()) + ".",
-        stages="\n".join(_stage_line(name, facts) for name, facts in stages.items()),
+        stages=markdown_table([STAGE_HEAD, *(_stage_cells(name, facts) for name, facts in stages.items())]),
         problems=evaluation.problems,
         samples=f"{samples} answers" if samples > 1 else "one answer",
         temperature=temperature,
         limit=evaluation.protocol["max_new_tokens"],
-        families="\n".join(
-            f"| {name} | {score['accuracy']:.1%} | {score['interval'][0]:.1%} – {score['interval'][1]:.1%} |"
-            for name, score in evaluation.families.items()
-        ),
-        accuracy=evaluation.accuracy,
-        low=evaluation.interval[0],
-        high=evaluation.interval[1],
+        families=markdown_table([("family", "accuracy", "interval"), *families, everything]),
         reasoning=evaluation.mean_reasoning_tokens,
         truncated=evaluation.truncation_rate,
         bytes=evaluation.bytes / 1e6,
@@ -94,13 +91,11 @@ def teacher_card(
     )
 
 
-def _stage_line(name: str, facts: Mapping[str, Any]) -> str:
+def _stage_cells(name: str, facts: Mapping[str, Any]) -> tuple[str, ...]:
     if not facts:  # a base that came from elsewhere
-        return f"| {name} | a model that was given | – | – | – | – |"
+        return (name, "a model that was given", "–", "–", "–", "–")
     reinforced = "preflight_reward" in facts
     source = f"{facts['updates']:,} updates" if reinforced else f"{facts['examples']:,} texts"
     reward = f"{facts['preflight_reward']:.2f} → {facts['final_reward']:.2f}" if reinforced else "–"
-    return (
-        f"| {name} | {source} | {facts['tokens']:,} | {facts['final_loss']:.3f} | {reward} | "
-        f"{facts['seconds'] / 60:.0f} |"
-    )
+    figures = (f"{facts['tokens']:,}", f"{facts['final_loss']:.3f}", reward, f"{facts['seconds'] / 60:.0f}")
+    return (name, source, *figures)

@@ -18,7 +18,8 @@ from distill.teach.stages import STAGES, TITLES
 from distill.verification.refusals import HARMFUL, is_refusal
 from distill.verification.rewards import completion_of, language_consistency, well_formed
 from toolkit.figures.intervals import difference_interval, mean_interval
-from toolkit.figures.ledger import Outcome, interval_text, markdown_table, percent, points, read_outcomes
+from toolkit.figures.ledger import Outcome, read_outcomes
+from toolkit.figures.tables import interval_text, markdown_table, percent, points
 from toolkit.records import Problem
 
 LIFTED, LIFTED_FROM = "reason_rl", "cold_start"

@@ -22,13 +22,14 @@ import psutil
 
 from export.runtime.decoder import OnnxDecoder, OpenDecoder
 from toolkit.errors import InputError
+from toolkit.figures.tables import columns
 from toolkit.machine.allowance import physical_cores
 from toolkit.machine.peak_memory import peak_memory_bytes
 from toolkit.progress import Progress
 from toolkit.records import Record
 from toolkit.runs import folder_bytes, read_manifest
 from toolkit.sources.unfinished import refuse_unfinished
-from toolkit.terminal import counted, visible
+from toolkit.terminal import counted
 
 CONTEXTS = (128, 512, 2048)
 SHORT = 128
@@ -196,7 +197,7 @@ def read_bandwidth(threads: int) -> float:
 def table(benchmark: Benchmark) -> str:
     """The figures as lines for a terminal, a column a model."""
     rows: list[tuple[str, list[str]]] = [
-        ("", [visible(model.model) for model in benchmark.models]),
+        ("", [model.model for model in benchmark.models]),
         ("size", [f"{model.model_bytes / 1e6:.0f} MB" for model in benchmark.models]),
         ("load", [f"{model.load_s:.2f} s" for model in benchmark.models]),
     ]
@@ -214,9 +215,7 @@ def table(benchmark: Benchmark) -> str:
         ("idle memory", [f"{model.idle_memory_bytes / 1e6:.0f} MB" for model in benchmark.models]),
         ("idle processor", [f"{100 * model.idle_cpu_share:.0f} %" for model in benchmark.models]),
     ]
-    first_width = max(len(name) for name, _ in rows)
-    width = max(len(cell) for _, cells in rows for cell in cells)
-    lines = [f"{name:{first_width}}  " + "  ".join(f"{cell:>{width}}" for cell in cells) for name, cells in rows]
+    lines = [columns([(name, *cells) for name, cells in rows], right=range(1, 1 + len(benchmark.models)))]
     for names in benchmark.decode_ratios:
         for what, ratios in (("decode", benchmark.decode_ratios[names]), ("prefill", benchmark.prefill_ratios[names])):
             lines.append(f"{what}, {names}: " + ", ".join(f"{ratio:.2f}" for ratio in ratios))

@@ -30,8 +30,8 @@ from apps.server.service import Service
 from benchmarks.environment import interpreter
 from export.runtime.decoder import OnnxDecoder
 from tests.apps.in_thread import serving
-from toolkit.figures.ledger import markdown_table
 from toolkit.figures.readme import fill_file
+from toolkit.figures.tables import markdown_table
 from toolkit.formats.chat_format import CLOSE, OPEN, TURN_END, ChatFormat
 from toolkit.generation.generate import Floats, Ints
 

@@ -32,8 +32,8 @@ from apps.model import Model, load_model
 from benchmarks.serving.load import PROMPT_TOKENS, long_question
 from tests.apps.in_thread import serving
 from tests.apps.test_chat_page import CHROMIUM, FLAGS, PATIENCE_S, expect
-from toolkit.figures.ledger import markdown_table
 from toolkit.figures.readme import fill_file
+from toolkit.figures.tables import markdown_table, percent
 from toolkit.generation.speculation import SpeculativeDecoder
 from toolkit.progress import Progress
 
@@ -168,7 +168,7 @@ def table(rounds: Sequence[Round]) -> str:
         ("tokens a turn", f"{tokens:.0f}"),
         ("decoding with the page", f"{shown:.1f} tokens/s"),
         ("without", f"{alone:.1f} tokens/s"),
-        ("the page's cost (of each question)", f"{100 * (1 - shown / alone):.1f} % ({costs})"),
+        ("the page's cost (of each question)", f"{percent(1 - shown / alone)} ({costs})"),
         (
             f"the runner's reading of a question of {PROMPT_TOKENS} tokens",
             f"{median(each.read_s for each in rounds):.2f} s",

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tests.house.modules import ROOT
-from toolkit.figures.ledger import markdown_table
+from toolkit.figures.tables import markdown_table
 from toolkit.records import Problem
 
 PAGE = ROOT / "docs" / "traces.md"

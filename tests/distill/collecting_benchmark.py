@@ -20,6 +20,7 @@ from httpx2 import AsyncClient, Timeout
 
 from distill.teachers.remote_teacher import MOST_IN_FLIGHT, SEED_BITS, connect
 from distill.teachers.traces import Job, row_seed
+from toolkit.figures.tables import percent
 from toolkit.generation.generate import Sampling
 from toolkit.records import Problem
 
@@ -84,9 +85,9 @@ def main(requests: int = 2000, pause_s: float = 0.0) -> None:
         server.kill()
     for name, found in rates.items():
         print(f"{name}: {median(found):.0f} requests/s ({min(found):.0f} to {max(found):.0f})")
-    print(f"traces / bare client: {100 * median(rates['traces']) / median(rates['bare client']):.1f} %")
+    print(f"traces / bare client: {percent(median(rates['traces']) / median(rates['bare client']))}")
     pairs = [ours / bare for bare, ours in zip(*rates.values(), strict=True)]
-    print(f"round by round: {100 * median(pairs):.1f} %")
+    print(f"round by round: {percent(median(pairs))}")
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 
 from tests.house.modules import PACKAGES, ROOF, module_files
+from toolkit.figures.tables import columns
 
 Arrows = dict[str, set[str]]
 
@@ -91,12 +92,11 @@ def circle(found: Arrows) -> list[str]:
 def drawing() -> str:
     """One line a room: its number of files and the rooms below it that it imports."""
     found, files = arrows(), files_of_rooms()
-    width = max(map(len, found))
-    lines = []
+    rows = []
     for room in sorted(found, key=lambda room: (PACKAGES.index(room.split(".")[0]), room)):
         below = " · ".join(sorted(neighbours(room, found[room]))) or "nothing of ours"
-        lines.append(f"{room:{width}}  {len(files[room]):2} files → {below}")
-    return "\n".join(lines)
+        rows.append((room, f"{len(files[room])} files", f"→ {below}"))
+    return columns(rows, right=[1])
 
 
 if __name__ == "__main__":

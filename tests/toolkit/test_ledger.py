@@ -14,7 +14,6 @@ from toolkit.figures.ledger import (
     build_ledger,
     ledger_markdown,
     ledger_table,
-    markdown_table,
     read_evaluation,
     read_ledger,
     write_ledger,
@@ -159,14 +158,3 @@ def test_the_tables_say_the_figures_and_the_protocol(folders: dict[str, Path]) -
     widths = {len(line) for line in ledger_table(ledger).split("\n\n")[0].splitlines()}
     assert len(widths) == 1, "columns are aligned"
     assert len({line.count("|") for line in ledger_markdown(ledger).split("\n\n")[0].splitlines()}) == 1
-
-
-def test_a_column_of_words_stands_to_the_left_and_one_of_figures_to_the_right() -> None:
-    table = markdown_table([["what", "share", "why"], ["a|b", "3 %", "short"], ["c", "–", "long"]])
-    assert table.splitlines() == [
-        "| what | share | why |",
-        "|---|---:|---|",
-        r"| a\|b | 3 % | short |",
-        "| c | – | long |",
-    ]
-    assert markdown_table([["a", "b"]]).splitlines() == ["| a | b |", "|---|---|"]

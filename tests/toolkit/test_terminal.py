@@ -22,7 +22,7 @@ from tests.house.modules import module_files
 from tests.toolkit.test_progress import Terminal
 from tests.toolkit.test_records import TRACE
 from toolkit.cli.main import main
-from toolkit.figures.ledger import aligned_table
+from toolkit.figures.tables import aligned_table
 from toolkit.formats.chat_format import ChatFormat
 from toolkit.machine.doctor import Finding, to_text
 from toolkit.progress import Progress

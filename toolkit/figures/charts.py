@@ -19,6 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from toolkit.figures.ledger import Evaluation, Ledger, title
+from toolkit.figures.tables import percent
 
 WIDTH_IN = 7.6
 _STANDS_FOR = {"ink": "#010101", "muted": "#020202", "rule": "#030303"}
@@ -60,7 +61,7 @@ def accuracy_by_stage(ledger: Ledger) -> str:
         axes.plot([low, high], [i, i], color=_STANDS_FOR["ink"], linewidth=1.6, solid_capstyle="butt")
         for bound in (low, high):
             axes.plot([bound, bound], [i - 0.12, i + 0.12], color=_STANDS_FOR["ink"], linewidth=1.6)
-        axes.text(high + 1.5, i, f"{100 * row.accuracy:.1f} %", va="center", fontweight="bold", fontsize=11)
+        axes.text(high + 1.5, i, percent(row.accuracy), va="center", fontweight="bold", fontsize=11)
     axes.set_yticks(range(len(ledger.rows)), [title(name) for name in ledger.rows])
     axes.set_ylim(len(ledger.rows) - 0.45, -0.55)
     _percent_axis(axes, 109)
@@ -151,7 +152,7 @@ def curation(kept: int, drops: Mapping[str, int]) -> str:
     for i, (name, count) in enumerate(named.items()):
         color = _color("student") if name == "kept" else _STANDS_FOR["muted"]
         axes.barh(i, count, height=0.62, color=color, linewidth=0, alpha=1.0 if name == "kept" else 0.6)
-        share = f" ({100 * count / max(sum(named.values()), 1):.1f} %)" if count else ""
+        share = f" ({percent(count / max(sum(named.values()), 1))})" if count else ""
         axes.text(count + widest / 100, i, f"{count:,}{share}", va="center", fontsize=9.5)
     axes.set_yticks(range(len(named)), list(named))
     axes.set_ylim(len(named) - 0.5, -0.5)

@@ -24,9 +24,10 @@ import numpy as np
 from toolkit.errors import InputError
 from toolkit.figures.intervals import difference_interval
 from toolkit.figures.recipe import Recipe, recipe_line
+from toolkit.figures.tables import aligned_table, interval_text, markdown_table, percent, points
 from toolkit.records import Problem, Record, Trace, Verdict, read_object, read_records
 from toolkit.runs import read_manifest, replace_text, versions
-from toolkit.terminal import counted, visible
+from toolkit.terminal import counted
 
 PROBLEMS, TRACES, VERDICTS = "problems.jsonl", "traces.jsonl", "verdicts.jsonl"
 TITLES = {"teacher": "Teacher", "base": "Base student", "student": "Distilled student", "int4": "int4 student"}
@@ -209,14 +210,6 @@ def title(name: str) -> str:
     return TITLES.get(name, name)
 
 
-def percent(share: float) -> str:
-    return f"{100 * share:.1f} %"
-
-
-def interval_text(interval: Sequence[float]) -> str:
-    return f"{100 * interval[0]:.1f}–{100 * interval[1]:.1f}"
-
-
 def speed(tokens_per_s: float | None) -> str:
     return "–" if tokens_per_s is None else f"{tokens_per_s:.1f}"
 
@@ -225,10 +218,6 @@ def megabytes(size_bytes: int) -> str:
     if size_bytes == 0:
         return "–"
     return f"{size_bytes / 1e6:,.1f} MB" if size_bytes < 1e8 else f"{size_bytes / 1e6:,.0f} MB"
-
-
-def points(difference: float) -> str:
-    return f"{100 * difference:+.1f}".replace("-", "−")
 
 
 def comparison_sentence(comparison: Comparison) -> str:
@@ -291,32 +280,6 @@ def _family_cells(ledger: Ledger) -> list[list[str]]:
         [family.replace("_", " "), *(percent(row.families[family]["accuracy"]) for row in ledger.rows.values())]
         for family in families
     ]
-
-
-def aligned_table(rows: Sequence[Sequence[str]]) -> str:
-    """Rows of cells for a terminal, the first of them the head."""
-    rows = [list(map(visible, row)) for row in rows]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [
-        "  ".join(_pad(cell, width, i) for i, (cell, width) in enumerate(zip(row, widths, strict=True))) for row in rows
-    ]
-    return "\n".join([lines[0], "─" * len(lines[0]), *lines[1:]])
-
-
-def _pad(cell: str, width: int, column: int) -> str:
-    return cell.rjust(width) if column else cell.ljust(width)
-
-
-def markdown_table(rows: Sequence[Sequence[str]]) -> str:
-    """The same as Markdown; columns behind the first stand to the right, but for those of words."""
-    lines = ["| " + " | ".join(cell.replace("|", r"\|") for cell in row) + " |" for row in rows]
-    columns = [cells[1:] for cells in zip(*rows, strict=True)][1:]
-    rules = ["---:" if any(map(_is_figure, cells)) else "---" for cells in columns]
-    return "\n".join([lines[0], "|".join(["", "---", *rules, ""]), *lines[1:]])
-
-
-def _is_figure(cell: str) -> bool:
-    return any(character.isdigit() for character in cell[:3])  # behind a sign or what makes it bold
 
 
 def _shares(folder: Path) -> dict[str, float]:

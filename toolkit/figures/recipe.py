@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
+from toolkit.figures.tables import columns
 from toolkit.progress import duration
 from toolkit.records import Record, read_object
 from toolkit.runs import replace_text
@@ -121,7 +122,7 @@ def plan_text(recipe: Recipe) -> str:
         ),
         (sum(planned_s.values()), "in all"),
     )
-    return "\n".join(f"{duration(seconds):>14}  {what}" for seconds, what in lines)
+    return columns([(duration(seconds), what) for seconds, what in lines], right=[0])
 
 
 def recipe_line(recipe: Recipe) -> str:

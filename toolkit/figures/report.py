@@ -26,9 +26,7 @@ from toolkit.figures.ledger import (
     Outcome,
     build_ledger,
     comparison_sentence,
-    interval_text,
     megabytes,
-    percent,
     protocol_line,
     read_outcomes,
     speed,
@@ -36,6 +34,7 @@ from toolkit.figures.ledger import (
     write_ledger,
 )
 from toolkit.figures.recipe import read_recipe, recipe_line
+from toolkit.figures.tables import interval_text, percent
 from toolkit.records import read_jsonl, read_object
 from toolkit.runs import replace_text
 from toolkit.terminal import counted

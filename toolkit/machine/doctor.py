@@ -22,10 +22,11 @@ from typing import Any
 
 from packaging.requirements import Requirement
 
+from toolkit.figures.tables import columns
 from toolkit.machine.allowance import memory, physical_cores
 from toolkit.machine.processor import instructions
 from toolkit.machine.user_folders import cache_folder
-from toolkit.terminal import counted, visible
+from toolkit.terminal import counted
 
 DISTRIBUTION = "reasoning-edge"
 VERBS_OF_EXTRA = {
@@ -84,10 +85,8 @@ def examine() -> list[Finding]:
 
 def to_text(findings: list[Finding]) -> str:
     """One line a finding: a sign, the subject, what was found, the remedy."""
-    width = max(len(finding.subject) for finding in findings)
-    return "\n".join(
-        visible(f"{f.sign} {f.subject:{width}}  {f.found}{'  →  ' + f.remedy if f.remedy else ''}") for f in findings
-    )
+    rows = [(f"{f.sign} {f.subject}", f"{f.found}{'  →  ' + f.remedy if f.remedy else ''}") for f in findings]
+    return columns(rows)
 
 
 def to_facts(findings: list[Finding]) -> dict[str, Any]:

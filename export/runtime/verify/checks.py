@@ -31,13 +31,13 @@ from export.runtime.verify.comparisons import (
 )
 from export.runtime.verify.record import RECORD_DAY, RECORD_FILE, read_record
 from toolkit.errors import InputError
+from toolkit.figures.tables import columns
 from toolkit.formats.chat_format import ChatFormat
 from toolkit.json_files import check_regular
 from toolkit.records import Record
 from toolkit.runs import MANIFEST, file_digest, read_manifest
 from toolkit.sources.model_names import check_exported
 from toolkit.sources.stores import LFS_POINTER, LFS_REMEDY, check_inside
-from toolkit.terminal import visible
 
 SMALL_BYTES = 32 * 2**20
 """Files up to this size are hashed in the fast part: all but the weights of a real model."""
@@ -194,7 +194,7 @@ def _remedy(path: Path, expected: str) -> str:
 
 def table(checks: list[Check]) -> str:
     """One line a check, for a terminal."""
-    return "\n".join(f"{check.outcome:7}  {check.name:13}  {visible(check.line)}" for check in checks)
+    return columns([(check.outcome, check.name, check.line) for check in checks])
 
 
 def _run(name: str, check: Callable[[], str]) -> Check:

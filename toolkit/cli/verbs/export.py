@@ -62,6 +62,7 @@ def export(options: Options) -> Result:
     from export.checkpoint.adapter import base_model, is_adapter
     from export.pipeline import export_model, int4_config, nearest_config
     from export.runtime.kernels.library import WIDENED, kernels_library
+    from toolkit.figures.tables import percent
     from toolkit.sources.model_names import resolve
 
     adapter = Path(options.model) if is_adapter(Path(options.model)) else None
@@ -93,7 +94,7 @@ def export(options: Options) -> Result:
         text += "not compared with the float model"
     else:
         text += f"against the float model: mean KL {parity['mean_kl']:.4f}, "
-        text += f"same first choice {100 * parity['top1']:.1f} %"
+        text += f"same first choice {percent(parity['top1'])}"
     if "allocation" in measured:
         text += f"\n{choices_table(measured['allocation'])}"
     return Result(facts={"folder": str(options.out), **measured}, text=text)
