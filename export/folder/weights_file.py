@@ -1,6 +1,6 @@
 """`model.onnx.data`: every large initializer at its final offset, written once, in the order that it is made.
 
-    ┌───────────┬─────┬───────────┬─────┬──     little-endian, row-major; offsets are multiples of ALIGNMENT
+    ┌───────────┬─────┬───────────┬─────┬──     little-endian, row-major; offsets are multiples of 64
     │ tensor 0  │ pad │ tensor 1  │ pad │ …     codes, scales and zero points of one matrix, then of the next;
     └───────────┴─────┴───────────┴─────┴──     of a matrix of floats the values alone
 
@@ -22,11 +22,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from export.quantization.codes import LARGEST_CODE_BITS, FloatWeight, QuantizedWeight, Weight
+from export.runtime.aligned_data import aligned
 from toolkit.records import Record
 
 FILE_NAME = "model.onnx.data"
-ALIGNMENT = 64
-"""One cache line."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,10 +96,6 @@ class StoredWeight(Record):
     @property
     def _blocks(self) -> int:
         return self.in_features // self.block_size
-
-
-def aligned(position: int) -> int:
-    return position + -position % ALIGNMENT
 
 
 class WeightsFile:

@@ -11,13 +11,14 @@ its packed forms: kernel|offset;length;checksum|…   Wire format: see `export.r
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from mmap import ACCESS_READ, mmap
 from pathlib import Path
 
-from export.runtime.external_data import CHILDREN, EXTERNAL_DATA, read_varint
+from export.runtime.external_data import CHILDREN, EXTERNAL_DATA, read_pair, wire_fields
 
 ALIGNMENT = 64
+"""Also one cache line."""
 PREPACKED = "prepacked_"
 Move = Callable[[int, int], int]
 """Copies a range (offset, length) to where it is to lie, and tells its new offset."""
@@ -30,7 +31,7 @@ def align_data(model_path: Path, data_path: Path) -> None:
         content = memoryview(source)
 
         def move(offset: int, length: int) -> int:
-            begin = target.tell() + -target.tell() % ALIGNMENT
+            begin = aligned(target.tell())
             target.seek(begin)
             target.write(content[offset : offset + length])
             return begin
@@ -41,22 +42,25 @@ def align_data(model_path: Path, data_path: Path) -> None:
     os.replace(fresh, data_path)
 
 
+def aligned(position: int) -> int:
+    """The first multiple of ALIGNMENT from a position on."""
+    return position + -position % ALIGNMENT
+
+
 def _with_moved_ranges(message: memoryview, kind: str, move: Move) -> bytes:
     """A message with every tensor's entries rewritten, however deep it lies."""
     pieces: list[bytes | memoryview] = []
     entries: dict[str, str] = {}
-    for key, payload, whole in _raw_fields(message):
-        number = key >> 3
+    for number, payload, whole in wire_fields(message):
         if payload is not None and kind == "tensor" and number == EXTERNAL_DATA:
-            pair = {inner >> 3: bytes(text or b"").decode() for inner, text, _ in _raw_fields(payload)}
-            entries[pair[1]] = pair[2]
+            name, value = read_pair(payload)
+            entries[name] = value
         elif payload is not None and number in CHILDREN[kind]:
-            pieces.append(_field(key, _with_moved_ranges(payload, CHILDREN[kind][number], move)))
+            pieces.append(_field(number, _with_moved_ranges(payload, CHILDREN[kind][number], move)))
         else:
             pieces.append(whole)
     for name, value in _moved(entries, move).items():
-        pair_bytes = _field(1 << 3 | 2, name.encode()) + _field(2 << 3 | 2, value.encode())
-        pieces.append(_field(EXTERNAL_DATA << 3 | 2, pair_bytes))
+        pieces.append(_field(EXTERNAL_DATA, _field(1, name.encode()) + _field(2, value.encode())))
     return b"".join(pieces)
 
 
@@ -73,26 +77,8 @@ def _moved(entries: dict[str, str], move: Move) -> dict[str, str]:
     return found
 
 
-def _raw_fields(message: memoryview) -> Iterator[tuple[int, memoryview | None, memoryview]]:
-    """Of each field the key, what a length-delimited one holds, and all its bytes."""
-    position = 0
-    while position < len(message):
-        begin = position
-        key, position = read_varint(message, position)
-        payload = None
-        if key & 7 == 0:
-            _, position = read_varint(message, position)
-        elif key & 7 == 2:
-            length, position = read_varint(message, position)
-            payload = message[position : position + length]
-            position += length
-        else:
-            position += 8 if key & 7 == 1 else 4
-        yield key, payload, message[begin:position]
-
-
-def _field(key: int, payload: bytes) -> bytes:
-    return _varint(key) + _varint(len(payload)) + payload
+def _field(number: int, payload: bytes) -> bytes:
+    return _varint(number << 3 | 2) + _varint(len(payload)) + payload
 
 
 def _varint(value: int) -> bytes:

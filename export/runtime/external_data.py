@@ -16,7 +16,7 @@ from functools import cache
 from pathlib import Path
 
 from toolkit.errors import InputError
-from toolkit.json_files import check_regular, read_bytes
+from toolkit.json_files import MOST_NESTED, check_regular, read_bytes
 from toolkit.runs import file_digest, read_manifest
 from toolkit.sources.stores import check_inside
 
@@ -33,8 +33,6 @@ CHILDREN: dict[str, dict[int, str]] = {
 EXTERNAL_DATA = 13
 """TensorProto.external_data, a list of (key = 1, value = 2)."""
 LONGEST_VARINT = 10
-MOST_NESTED = 100
-"""Messages within messages, as protocol buffers' own parsers allow."""
 MOST_GRAPH_BYTES = 256 * 2**20
 """Of the graph itself, whose weights lie beside it: norms and biases of the largest model are a few MB."""
 
@@ -102,37 +100,50 @@ def _external_data(message: memoryview, kind: str, levels: int) -> Iterator[dict
     if not levels:
         raise ValueError(f"messages are nested deeper than {MOST_NESTED}")
     entry: dict[str, str] = {}
-    for number, value in _fields(message):
+    for number, payload, _ in wire_fields(message):
+        if payload is None:
+            continue
         if kind == "tensor" and number == EXTERNAL_DATA:
-            pair = {key: bytes(text).decode() for key, text in _fields(value)}
-            entry[pair.get(1, "")] = pair.get(2, "")
+            name, value = read_pair(payload)
+            entry[name] = value
         elif number in CHILDREN[kind]:
-            yield from _external_data(value, CHILDREN[kind][number], levels - 1)
+            yield from _external_data(payload, CHILDREN[kind][number], levels - 1)
     if entry:
         yield entry
 
 
-def _fields(message: memoryview) -> Iterator[tuple[int, memoryview]]:
-    """Yield the length-delimited fields, skip the others."""
+def read_pair(message: memoryview) -> tuple[str, str]:
+    """Key and value of one entry of `EXTERNAL_DATA`."""
+    texts = {number: bytes(text).decode() for number, text, _ in wire_fields(message) if text is not None}
+    return texts.get(1, ""), texts.get(2, "")
+
+
+def wire_fields(message: memoryview) -> Iterator[tuple[int, memoryview | None, memoryview]]:
+    """Of each field its number, what it holds where it is length-delimited, and all its bytes.
+
+    Raises `ValueError` or `IndexError` where the message is damaged.
+    """
     position = 0
     while position < len(message):
-        key, position = read_varint(message, position)
-        wire_type = key & 7
+        begin = position
+        key, position = _read_varint(message, position)
+        wire_type, payload = key & 7, None
         if wire_type == 0:
-            _, position = read_varint(message, position)
+            _, position = _read_varint(message, position)
         elif wire_type == 2:
-            length, position = read_varint(message, position)
-            if position + length > len(message):
-                raise ValueError("a field is longer than the file")
-            yield key >> 3, message[position : position + length]
+            length, position = _read_varint(message, position)
+            payload = message[position : position + length]
             position += length
         elif wire_type in (1, 5):
             position += 8 if wire_type == 1 else 4
         else:
             raise ValueError(f"unknown wire type {wire_type}")
+        if position > len(message):
+            raise ValueError("a field is longer than the file")
+        yield key >> 3, payload, message[begin:position]
 
 
-def read_varint(message: memoryview, position: int) -> tuple[int, int]:
+def _read_varint(message: memoryview, position: int) -> tuple[int, int]:
     """A number and the position behind it; raises `ValueError` where it has more bytes than 64 bits need."""
     value = 0
     for shift in range(0, 7 * LONGEST_VARINT, 7):
