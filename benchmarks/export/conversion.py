@@ -37,6 +37,7 @@ from toolkit.figures.tables import columns
 from toolkit.formats.chat_format import REASONING_TEMPLATE, TURN_END, TURN_START, write_chat_files
 from toolkit.machine.peak_memory import peak_memory_bytes
 from toolkit.records import Record, write_records
+from toolkit.sources.safetensors_header import write_header
 from toolkit.terminal import say
 
 SIZES = ("vocab_size", "hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads")
@@ -149,16 +150,9 @@ def _convert(source: Path, out: Path, traces: Path | None) -> dict[str, Any]:
 
 
 def _write_sparse(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> None:
-    header: dict[str, Any] = {}
-    end = 0
-    for name, shape in shapes.items():
-        begin, end = end, end + 2 * math.prod(shape)
-        header[name] = {"dtype": "BF16", "shape": shape, "data_offsets": [begin, end]}
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
     with path.open("wb") as file:
-        file.write(len(text).to_bytes(8, "little") + text)
-        file.truncate(8 + len(text) + end)
+        tensor_bytes = write_header(file, shapes)
+        file.truncate(file.tell() + tensor_bytes)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

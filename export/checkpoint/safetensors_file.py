@@ -1,30 +1,20 @@
-"""Rows of tensors out of a safetensors file, by plain reads.
+"""Rows of tensors out of a safetensors file, by plain reads, which leave nothing in this process' memory.
 
-    ┌──────────┬─────────────────────────────────────┬────────────────┐
-    │ N, eight │ N bytes of JSON: name → dtype,       │ tensors, row-  │
-    │ bytes    │ shape, data_offsets [begin, end)     │ major          │
-    └──────────┴─────────────────────────────────────┴────────────────┘   offsets count from the end of the JSON
-
-The library maps the whole file, and every page that was touched counts as this process' memory until the file is closed;
-reads leave nothing behind. It still opens each file once, because it checks the header. Source: the format's README.
+Where they lie: see `toolkit.sources.safetensors_header`.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from toolkit.errors import InputError
-from toolkit.json_files import check_regular
-from toolkit.sources.stores import LFS_POINTER, LFS_REMEDY
+from toolkit.sources.safetensors_header import TensorFacts, read_header
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 """Where a checkpoint's tensors lie: in one file, or in those that the index names."""
@@ -38,14 +28,10 @@ DTYPES: Mapping[str, tuple[type[np.generic], torch.dtype]] = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class StoredRows:
-    """Where a tensor of the file lies."""
+class StoredRows(TensorFacts):
+    """Where a tensor of a file lies."""
 
     path: Path
-    dtype: str
-    shape: tuple[int, ...]
-    offset: int
-    """From the begin of the file."""
 
     @property
     def row_size(self) -> int:
@@ -79,28 +65,8 @@ class StoredRows:
 
 
 def open_safetensors(path: Path) -> dict[str, StoredRows]:
-    """Every tensor of a file by its name.
-
-    Raises `InputError` where the file is damaged.
-    """
-    if path.exists():
-        check_regular(path)
-    try:
-        with safe_open(path, framework="pt"), path.open("rb") as file:
-            header_size = int.from_bytes(file.read(8), "little")
-            header: dict[str, Any] = json.loads(file.read(header_size))
-    except (SafetensorError, OSError, ValueError) as error:
-        size = path.stat().st_size if path.is_file() else 0
-        remedy = LFS_REMEDY if size and _begins(path, LFS_POINTER) else "fetch it again"
-        raise InputError(f"{path} ({size} bytes) must be a whole safetensors file: {error}; {remedy}") from error
-    header.pop("__metadata__", None)
-    tensors = {}
-    for name, facts in header.items():
-        offset = 8 + header_size + facts["data_offsets"][0]
-        tensors[name] = StoredRows(path=path, dtype=facts["dtype"], shape=tuple(facts["shape"]), offset=offset)
-    return tensors
-
-
-def _begins(path: Path, words: bytes) -> bool:
-    with path.open("rb") as file:
-        return file.read(len(words)) == words
+    """Every tensor of a file by its name; raises `InputError` where the file is damaged."""
+    return {
+        name: StoredRows(path=path, dtype=facts.dtype, shape=facts.shape, offset=facts.offset)
+        for name, facts in read_header(path).items()
+    }

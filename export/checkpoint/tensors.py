@@ -21,6 +21,7 @@ from export.runtime.model_config import ModelConfig, read_model_config
 from toolkit.errors import InputError
 from toolkit.field_types import check_type
 from toolkit.records import read_object
+from toolkit.sources.safetensors_header import SLICE_WEIGHTS
 
 Floats = NDArray[np.float32]
 
@@ -36,10 +37,6 @@ MATRICES = {
 
 LARGEST = 65504.0
 """Weights and scales are stored in fp16 somewhere on the way; a larger value could not be."""
-
-
-SLICE_WEIGHTS = 1 << 22
-"""Values that are read at once: 16 MB of float32."""
 
 COMPUTED = "rotary_emb.inv_freq"
 """What old checkpoints hold and every loader computes again."""

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 from transformers import PreTrainedModel
 from transformers.utils.logging import disable_progress_bar
 
 from toolkit.errors import InputError
 from toolkit.records import read_object
+from toolkit.sources.safetensors_header import read_header
 
 FLOATS = ("BF16", "F16", "F32", "F64")
 """Types that weights may be stored in, by the names of safetensors."""
@@ -111,8 +111,7 @@ def _stored_types(folder: Path) -> dict[str, str]:
     """Tensor → dtype, by the headers of the folder's safetensors files."""
     found: dict[str, str] = {}
     for path in sorted(folder.glob("model*.safetensors")):
-        with safe_open(path, framework="pt") as file:
-            found |= {name: file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118 – no mapping
+        found |= {name: facts.dtype for name, facts in read_header(path).items()}
     return found
 
 

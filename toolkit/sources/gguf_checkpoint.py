@@ -31,12 +31,10 @@ from toolkit.errors import InputError, MissingExtra
 from toolkit.formats.chat_format import write_chat_files
 from toolkit.machine.advice import advise
 from toolkit.sources.gguf_header import StoredTensor, read_header
+from toolkit.sources.safetensors_header import SLICE_WEIGHTS, write_header
 
 CONTROL, USER_DEFINED = 3, 4
 """Values of `tokenizer.ggml.token_type` for tokens that text is split at before merging (GGUF specification)."""
-
-SLICE_WEIGHTS = 1 << 22
-"""Values that are dequantized at once: 16 MB of float32."""
 
 LAYER_PARAMETERS = {
     "attn_norm": "input_layernorm",
@@ -296,16 +294,9 @@ def _merging(tokens: list[str], merges: Any) -> models.BPE:
 
 def write_parameters(source: Path, tensors: Mapping[str, StoredTensor], config: dict[str, Any], path: Path) -> None:
     """Write every parameter under its checkpoint name, in bf16, as a safetensors file."""
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-    end = 0
-    for name, tensor in tensors.items():
-        begin, end = end, end + 2 * math.prod(tensor.shape)
-        header[parameter_name(name)] = {"dtype": "BF16", "shape": tensor.shape, "data_offsets": [begin, end]}
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)  # the tensors begin at a multiple of 8 bytes
     with source.open("rb") as packed, path.open("wb") as file:
         pages = mmap.mmap(packed.fileno(), 0, access=mmap.ACCESS_READ)
-        file.write(len(text).to_bytes(8, "little") + text)
+        write_header(file, {parameter_name(name): tensor.shape for name, tensor in tensors.items()})
         for name, tensor in tensors.items():
             for rows in parameter_rows(name, tensor, pages, config):
                 file.write(np.ascontiguousarray(rows).data.cast("B"))
