@@ -34,7 +34,7 @@ from distill.teachers.outcomes import FAILED
 from distill.teachers.respondent import Respondent
 from distill.teachers.trace_store import find_teacher, gather
 from distill.teachers.traces import check_samples
-from distill.trained_on import TRAIN, write_trained_on
+from distill.trained_on import write_trained_on
 from distill.training import train as training
 from distill.training.journal import CHECKPOINTS
 from distill.training.student import check_lengths, check_room, check_student, write_student_format
@@ -45,7 +45,7 @@ from toolkit.errors import InputError
 from toolkit.figures.ledger import PROBLEMS, TRACES, VERDICTS
 from toolkit.formats.chat_format import ChatFormat
 from toolkit.generation.generate import Decoder, Sampling
-from toolkit.records import Example, Problem, Trace, Verdict, read_records, write_records
+from toolkit.records import TRAIN, Example, Problem, Trace, Verdict, read_records, write_records
 from toolkit.runs import Stage, check_out, file_digest, finish, folder_digest, is_complete, partial_folder, replace_text
 from toolkit.sources.model_names import resolve
 from toolkit.terminal import counted, say

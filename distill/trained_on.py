@@ -17,12 +17,11 @@ from typing import Any, Literal
 
 from distill.problems.splits import of_split
 from toolkit.errors import InputError
-from toolkit.records import Asked, Example, Problem, content_hash, read_object, read_records
+from toolkit.records import TRAIN, Asked, Example, Problem, content_hash, read_object, read_records
 from toolkit.runs import replace_text
 from toolkit.terminal import counted
 
 TRAINED_ON = "trained_on.json"
-TRAIN = "train.jsonl"
 QUESTIONS = "questions"
 Part = Literal["train", "validation", "test", "all"]
 

@@ -12,10 +12,11 @@ import numpy as np
 
 from export.calibration.stream import Calibrated, CalibrationStream
 from export.calibration.texts import CalibrationTexts
-from export.checkpoint.tensors import EMBEDDING, LM_HEAD, MATRICES, Checkpoint, Floats
+from export.checkpoint.tensors import EMBEDDING, LM_HEAD, MATRICES, Checkpoint
 from export.folder.resume_log import Journal
 from export.quantization.codes import Weight, round_nearest
 from export.quantization.layout import Layout
+from toolkit.generation.generate import Floats
 
 Method = Literal[Calibrated, "nearest"]
 Matrix = tuple[str, int, Iterable[Weight]]

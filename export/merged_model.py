@@ -32,10 +32,8 @@ from toolkit.machine.user_folders import cache_folder
 from toolkit.model.decoder import load_model
 from toolkit.records import read_object
 from toolkit.runs import Stage, discard, files_digest, finish, is_complete, partial_folder
-from toolkit.terminal import say
+from toolkit.terminal import listed, say
 
-NAMED = 3
-"""Tensors that an error names."""
 RESIZED = {f"base_model.model.{name}" for name in (EMBEDDING, LM_HEAD)}
 """Where an adapter keeps the matrices of a vocabulary that grew."""
 
@@ -93,7 +91,7 @@ def _merge(base: Path, adapter: Path) -> dict[str, Tensor]:
             adapted: Any = PeftModel.from_pretrained(model, str(adapter))
         placed = set_peft_model_state_dict(adapted, weights)
         if placed.unexpected_keys:
-            raise InputError(f"its model has no place for {', '.join(placed.unexpected_keys[:NAMED])}")
+            raise InputError(f"its model has no place for {listed(placed.unexpected_keys)}")
         if not hasattr(adapted, "merge_and_unload"):
             raise InputError(f"one of peft_type {kind} is no change of weights")
         merged = adapted.merge_and_unload(safe_merge=True)

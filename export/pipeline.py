@@ -23,7 +23,7 @@ from safetensors.numpy import load_file, save_file
 from export.allocation import Choice, allocate
 from export.calibration.cache_scales import cache_scales
 from export.calibration.texts import CalibrationTexts, read_texts
-from export.checkpoint.tensors import EMBEDDING, LM_HEAD, Checkpoint, Floats, tensor_shapes
+from export.checkpoint.tensors import EMBEDDING, LM_HEAD, Checkpoint, tensor_shapes
 from export.checks.gate import check_source, pass_gate
 from export.checks.goldens import Chats
 from export.checks.parity import Bounds, float_model
@@ -39,10 +39,11 @@ from export.tuning import tune
 from toolkit import runs
 from toolkit.errors import InputError, ToolkitError
 from toolkit.formats.chat_format import TOKENIZER, ChatFormat
+from toolkit.generation.generate import Floats
 from toolkit.machine.allowance import memory
 from toolkit.model.decoder import check_loads
 from toolkit.progress import Progress
-from toolkit.records import read_records, write_records
+from toolkit.records import TRAIN, read_records, write_records
 from toolkit.terminal import say
 
 Preset = Literal["balanced", "best", "fast", "quick"]
@@ -57,7 +58,6 @@ WeightType = Literal["int8", "fp16", "fp32"]
 BITS: dict[WeightType, int] = {"int8": 8, "fp16": 16, "fp32": 32}
 INT8_BLOCK_SIZE = 128
 """Activations are rounded in blocks of the same size: on SmolLM2-135M mean KL is 0.0045 with 128 and 0.0057 with 256."""
-TRACES_FILE = "train.jsonl"
 CALIBRATION_TOKENS = 24_000
 CHOICES, TUNED = "choices.jsonl", "tuned.safetensors"
 
@@ -214,7 +214,7 @@ def nearest_config(
 
 
 def _own_traces(folder: Path) -> Path | None:
-    traces = folder / TRACES_FILE
+    traces = folder / TRAIN
     return traces if traces.is_file() else None
 
 

@@ -28,7 +28,8 @@ from transformers import PreTrainedModel
 from export.calibration.texts import Text, batches_by_length, padded
 from export.checkpoint.tensors import LM_HEAD
 from export.matrices import checkpoint_names
-from export.quantization.codes import Floats, Halves, QuantizedWeight, Weight, dequantize
+from export.quantization.codes import Halves, QuantizedWeight, Weight, dequantize
+from toolkit.generation.generate import Floats
 from toolkit.progress import Progress
 
 EPOCHS = 3

@@ -32,6 +32,8 @@ SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 Message = dict[str, str]
 """`role` and `content`."""
 ROLES = ("system", "user", "assistant")
+TRAIN = "train.jsonl"
+"""Examples that a student was trained on, in its folder; what its export is calibrated on."""
 
 
 class Record:

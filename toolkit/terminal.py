@@ -11,13 +11,15 @@ from __future__ import annotations
 import re
 import sys
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, TextIO
 
 _LIVE = re.compile(r"(?:[\r\n]|\x1b\[[AK])*")
 """How a line begins that is written again and again, as those of progress are."""
 LONGEST_LINE = 4000
 """Characters: a file's own words in an error may be millions."""
+NAMED = 3
+"""Names that a line lists before it counts the rest."""
 _COLOUR = re.compile(r"\x1b\[[\d;]*m")
 _drawn_on: TextIO | None = None
 """The stream whose last line is drawn again and again, and has no end yet."""
@@ -66,6 +68,12 @@ def show(text: str) -> None:
 def counted(number: int, noun: str) -> str:
     """A number with its noun, which takes an s where there is not one of it: `1 update`, `1,200 updates`."""
     return f"{number:,} {noun}" + ("" if number == 1 else "s")
+
+
+def listed(names: Sequence[str]) -> str:
+    """Names for an error: the first few, and how many more there are."""
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return ", ".join(names[:NAMED]) + more
 
 
 class Escaped:

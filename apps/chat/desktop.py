@@ -12,7 +12,6 @@ from __future__ import annotations
 import importlib.util
 import logging
 import os
-import shutil
 import subprocess
 import sys
 import webbrowser
@@ -23,21 +22,12 @@ from threading import Thread
 from typing import Literal
 
 from toolkit.errors import InputError
+from toolkit.machine.browsers import find_browser
 from toolkit.machine.user_folders import cache_folder
 from toolkit.terminal import say
 
 Window = Literal["auto", "app", "browser", "none"]
 
-CHROMIUM_FAMILY = (
-    *("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "brave-browser"),
-    *("microsoft-edge", "msedge"),
-    "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome",
-    "/Applications/Chromium.app/Contents/MacOS/Chromium",
-    "/Applications/Microsoft Edge.app/Contents/MacOS/Microsoft Edge",
-    r"C:\Program Files\Google\Chrome\Application\chrome.exe",
-    r"C:\Program Files (x86)\Microsoft\Edge\Application\msedge.exe",
-)
-"""Programs on the PATH, and where macOS and Windows install them."""
 NO_WINDOW = (
     "no window of its own: pywebview is installed, and what draws its windows is not (on Linux WebKit for GTK, or Qt: "
     "pip install 'pywebview[pyside6]'); open the address in a browser"
@@ -76,11 +66,6 @@ def run_in_window(run: Callable[[], None], address: str, title: str, window: Win
 def has_screen() -> bool:
     """Whether a window can be shown; without one, a text browser would take over the terminal."""
     return sys.platform in ("darwin", "win32") or bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
-
-
-def find_browser() -> str | None:
-    """An installed browser of the Chromium family."""
-    return next((found for name in CHROMIUM_FAMILY if (found := shutil.which(name))), None)
 
 
 def open_as_app(browser: str, address: str) -> None:

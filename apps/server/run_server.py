@@ -23,10 +23,9 @@ from apps.server.requests.protocol import ApiError
 from apps.server.service import Service
 from export.runtime.decoder import OnnxDecoder, OpenDecoder
 from toolkit.errors import InputError
+from toolkit.generation.endpoint import KEY_VARIABLE
 from toolkit.terminal import show
 
-KEY_VARIABLE = "TOOLKIT_API_KEY"
-"""Environment variable with the key, for those who don't want it in a command line."""
 LOOPBACK_6 = "::1"
 ANY_ADDRESS = {"0.0.0.0": (socket.AF_INET,), "::": (socket.AF_INET, socket.AF_INET6)}
 """The kinds of addresses that each listens to."""

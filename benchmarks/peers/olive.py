@@ -19,13 +19,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from benchmarks.environment import interpreter
 from export.runtime.session import open_session
 from toolkit.errors import InputError
+from toolkit.generation.generate import Floats
 
-Floats = NDArray[np.float32]
 Passes = dict[str, dict[str, Any]]
 """What Olive does to a model, in order, each with its settings."""
 

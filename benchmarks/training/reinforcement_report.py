@@ -23,6 +23,7 @@ from distill.teach.stage_table import StageTable, stage_table
 from distill.teach.stages import STAGES, TITLES
 from distill.training.journal import LOSS, SAMPLED
 from toolkit.errors import InputError
+from toolkit.figures.charts import smoothed
 from toolkit.figures.readme import fill_file
 
 DOCUMENT = Path("docs/reinforcement.md")
@@ -61,8 +62,6 @@ _STYLE: dict[Any, Any] = {
     "grid.color": "#e5e7eb",
     "legend.frameon": False,
 }
-SMOOTHED_OVER = 5
-"""Steps whose mean is drawn: a step's few samples scatter."""
 
 
 def main() -> None:
@@ -125,17 +124,10 @@ def draw(path: Path, stages: Mapping[str, Sequence[Sequence[Mapping[str, float]]
 def _draw_line(axes: Axes, seeds: Sequence[Sequence[Mapping[str, float]]], key: str, label: str, color: str) -> None:
     curves = [np.array([record[key] for record in seed]) for seed in seeds]
     for curve in curves:
-        axes.plot(*_smoothed(curve), color=color, linewidth=0.6, alpha=0.5)
+        axes.plot(np.arange(1, len(curve) + 1), smoothed(curve), color=color, linewidth=0.6, alpha=0.5)
     shortest = min(map(len, curves))
-    axes.plot(
-        *_smoothed(np.mean([curve[:shortest] for curve in curves], axis=0)), color=color, linewidth=1.8, label=label
-    )
-
-
-def _smoothed(values: np.ndarray[Any, np.dtype[np.float64]]) -> tuple[Any, Any]:
-    """Steps, and the mean of the last few values at each."""
-    means = [values[max(0, i + 1 - SMOOTHED_OVER) : i + 1].mean() for i in range(len(values))]
-    return np.arange(1, len(values) + 1), np.array(means)
+    mean = np.mean([curve[:shortest] for curve in curves], axis=0)
+    axes.plot(np.arange(1, shortest + 1), smoothed(mean), color=color, linewidth=1.8, label=label)
 
 
 if __name__ == "__main__":

@@ -24,7 +24,6 @@ from toolkit.errors import InputError, MissingExtra
 
 TEXT_SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv")
 SUFFIXES = (*TEXT_SUFFIXES, ".parquet")
-BOM = "\ufeff"
 MOST_UNPACKED = 200
 """Times the size of a packed file; gzip makes 1,000 of nothing but zeros, and some 10 of text."""
 NO_VALUES = ("", "nan", "NaN", "<NA>", "#N/A", "null", "NULL")
@@ -107,7 +106,7 @@ def _lines(path: Path) -> Iterator[str]:
             lines = (line for read in reads for line in (read.splitlines(keepends=True) if b"\r" in read else (read,)))
             for number, line in enumerate(lines, start=1):
                 text = _decoded(line, path, number)
-                yield text.removeprefix(BOM) if number == 1 else text
+                yield text.removeprefix(json_files.BOM) if number == 1 else text
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise InputError(
             f"{path} must be a whole gzip file, and breaks off or is damaged after line {number}: {error}; get it again"

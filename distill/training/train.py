@@ -44,7 +44,7 @@ from distill.training.student import (
     saved_digests,
     write_student_format,
 )
-from distill.training.validation import ENOUGH, Validation, spread
+from distill.training.validation import ENOUGH, Batch, Validation, spread
 from distill.training.validation import EXAMPLES as VALIDATION_EXAMPLES
 from toolkit.formats.chat_format import TURN_END, ChatFormat
 from toolkit.machine.allocator import keep_freed_memory
@@ -52,8 +52,6 @@ from toolkit.records import Example
 
 ROW_TOKENS = 8192
 """Of a batch, so many tokens at once go through the student: sixteen examples of 512."""
-
-Batch = dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)

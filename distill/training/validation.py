@@ -30,6 +30,7 @@ ENOUGH = 16
 BEST, BEST_WEIGHTS, BEST_LOSS = "best", "model.safetensors", "validation.json"
 
 Batch = dict[str, Any]
+"""What a student's forward takes, by name."""
 
 
 def spread(count: int, wanted: int) -> list[int]:

@@ -19,8 +19,9 @@ import numpy as np
 
 from export.calibration.odd_tokens import odd_texts
 from export.calibration.texts import Text
-from export.runtime.decoder import Floats, OnnxDecoder
+from export.runtime.decoder import OnnxDecoder
 from toolkit.formats.chat_format import ChatFormat
+from toolkit.generation.generate import Floats
 from toolkit.progress import Progress
 
 TOKENS = 4000

@@ -11,19 +11,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from export.checkpoint.adapter import Adapter, NeedsPeft
 from export.checkpoint.safetensors_file import INDEX, SINGLE, StoredRows, open_safetensors
 from export.runtime.model_config import ModelConfig, read_model_config
 from toolkit.errors import InputError
 from toolkit.field_types import check_type
+from toolkit.generation.generate import Floats
 from toolkit.records import read_object
 from toolkit.sources.safetensors_header import SLICE_WEIGHTS
-
-Floats = NDArray[np.float32]
+from toolkit.terminal import listed
 
 EMBEDDING = "model.embed_tokens.weight"
 LM_HEAD = "lm_head.weight"
@@ -40,8 +38,6 @@ LARGEST = 65504.0
 
 COMPUTED = "rotary_emb.inv_freq"
 """What old checkpoints hold and every loader computes again."""
-NAMED = 3
-"""Tensors that an error names."""
 
 
 class Checkpoint:
@@ -126,10 +122,9 @@ class Checkpoint:
             name for name in self._stored.keys() - self.shapes.keys() - {LM_HEAD} if not name.endswith(COMPUTED)
         )
         if others:
-            more = f" and {len(others) - NAMED} more" if len(others) > NAMED else ""
             raise InputError(
                 f"{self.folder} must hold only tensors that its config.json describes, which has no place for "
-                f"{', '.join(others[:NAMED])}{more}; get weights and config.json of one model"
+                f"{listed(others)}; get weights and config.json of one model"
             )
 
     def _rows(self, name: str, begin: int, end: int) -> torch.Tensor:

@@ -14,9 +14,10 @@ import numpy as np
 from onnx import TensorProto
 
 from export.graph.attention_over_codes import NAME as OVER_CODES
-from export.graph.nodes import MICROSOFT, OURS, Floats, Nodes
+from export.graph.nodes import MICROSOFT, OURS, Nodes
 from export.graph.rotary import inverse_frequencies
 from export.runtime.model_config import ModelConfig
+from toolkit.generation.generate import Floats
 
 
 @dataclass(frozen=True, kw_only=True)

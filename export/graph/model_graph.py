@@ -29,9 +29,10 @@ from export.folder.weights_file import Weights
 from export.graph.attention import attended_positions, attention
 from export.graph.attention_over_codes import attention_over_codes
 from export.graph.matmul_3bits import matmul_3bits
-from export.graph.nodes import MICROSOFT, OURS, Floats, Nodes
+from export.graph.nodes import MICROSOFT, OURS, Nodes
 from export.runtime.model_config import ModelConfig
 from export.runtime.session import LOGITS_FROM
+from toolkit.generation.generate import Floats
 
 Shape = list[str | int | None]
 

@@ -20,8 +20,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from export.folder.weights_file import FILE_NAME, StoredTensor, StoredWeight, Weights
 from export.runtime.model_config import ModelConfig
-
-Floats = NDArray[np.float32]
+from toolkit.generation.generate import Floats
 
 MICROSOFT = "com.microsoft"
 OURS = "reasoning.edge"

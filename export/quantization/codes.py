@@ -19,7 +19,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-Floats = NDArray[np.float32]
+from toolkit.generation.generate import Floats
+
 Halves = NDArray[np.float16]
 Bytes = NDArray[np.uint8]
 

@@ -36,13 +36,11 @@ from export.runtime.model_config import read_model_config
 from export.runtime.prefix_cache import CacheShape, PrefixCache, common_prefix, forget_all
 from export.runtime.session import LOGITS_FROM, bind_input, bind_output, check_graph, open_session, releasing
 from toolkit.errors import InputError
+from toolkit.generation.generate import Floats, Ints
 from toolkit.machine.advice import advise
 from toolkit.machine.allowance import physical_cores
 from toolkit.machine.user_folders import cache_folder
 from toolkit.runs import read_manifest
-
-Floats = NDArray[np.float32]
-Ints = NDArray[np.int64]
 
 MODEL_FILE = "model.onnx"
 INT8_CACHE_FILE = "model.int8-cache.onnx"

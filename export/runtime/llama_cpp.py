@@ -15,11 +15,10 @@ from types import ModuleType
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from toolkit.errors import InputError
+from toolkit.generation.generate import Floats
 
-Floats = NDArray[np.float32]
 Quantization = Literal["Q4_0", "Q4_K_S", "Q4_K_M", "Q5_K_M", "Q8_0"]
 
 BATCH = 512

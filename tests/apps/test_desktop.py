@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from apps.chat.desktop import QUIET, find_browser, has_screen, open_as_app, run_in_window
+from apps.chat.desktop import QUIET, has_screen, open_as_app, run_in_window
 from toolkit.errors import InputError
+from toolkit.machine.browsers import find_browser
 
 ADDRESS = "http://127.0.0.1:1/open/token"
 PATIENCE_S = 60

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from export.pipeline import export_model, int4_config
-from export.runtime.decoder import Floats, OnnxDecoder
-from toolkit.generation.generate import GREEDY, Sampling, complete
+from export.runtime.decoder import OnnxDecoder
+from toolkit.generation.generate import GREEDY, Floats, Sampling, complete
 from toolkit.generation.speculation import DRAFT_LENGTHS, Pace, SpeculativeDecoder
 
 NO_STOP: frozenset[int] = frozenset()

@@ -27,7 +27,7 @@ from toolkit.formats.chat_format import ChatFormat
 from toolkit.machine.doctor import Finding, to_text
 from toolkit.progress import Progress
 from toolkit.records import Problem, write_records
-from toolkit.terminal import Escaped, counted, say, show, visible, visible_lines
+from toolkit.terminal import Escaped, counted, listed, say, show, visible, visible_lines
 
 EVIL = "a\x1b]0;owned\x07\x1b[2J\r\nforged\x9b1m\u202e\u2028\ud800\udcff\x00\x7f"
 SHOWN = r"a\x1b]0;owned\x07\x1b[2J\r\nforged\x9b1m\u202e\u2028\ud800\udcff\x00\x7f"
@@ -185,3 +185,8 @@ def test_nothing_is_printed_past_that_place() -> None:
 
 def test_a_count_and_its_noun_agree() -> None:
     assert [counted(n, "update") for n in (0, 1, 2, 1200)] == ["0 updates", "1 update", "2 updates", "1,200 updates"]
+
+
+def test_of_many_names_the_first_are_listed_and_the_rest_counted() -> None:
+    assert listed(["a", "b", "c"]) == "a, b, c"
+    assert listed(["a", "b", "c", "d", "e"]) == "a, b, c and 2 more"

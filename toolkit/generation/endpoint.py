@@ -31,7 +31,7 @@ from toolkit.formats.message_fields import content_parts, reasoning_of, whole
 from toolkit.generation.bounded_response import WHOLE, read_events, read_whole, send_bounded, silence_s
 
 KEY_VARIABLE = "TOOLKIT_API_KEY"
-"""Environment variable whose value is sent as a bearer token."""
+"""Environment variable with the key: what is sent as a bearer token, and what `toolkit serve` then asks for."""
 CONTEXT_FIELDS = ("max_model_len", "context_length", "context_window", "max_context_length")
 """Of a listed model: vLLM and `toolkit serve`, OpenRouter and Together, Groq, Mistral."""
 LLAMA_SERVER = "llamacpp"

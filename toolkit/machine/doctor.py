@@ -24,6 +24,7 @@ from packaging.requirements import Requirement
 
 from toolkit.figures.tables import columns
 from toolkit.machine.allowance import memory, physical_cores
+from toolkit.machine.browsers import find_browser
 from toolkit.machine.processor import instructions
 from toolkit.machine.user_folders import cache_folder
 from toolkit.terminal import counted
@@ -46,7 +47,6 @@ BESIDE_MODEL_BYTES = 0.5e9
 MODEL_SIZES = (135e6, 360e6, 600e6, 1.7e9, 4e9, 8e9, 14e9, 32e9, 70e9)
 """Parameters of usual models."""
 DRIVER_TIMEOUT_S = 10
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,10 +179,9 @@ def _gpus() -> str:
 
 
 def _browser() -> Finding:
-    found = next((path for name in BROWSERS if (path := shutil.which(name))), None)
     return Finding(
         subject="browser",
-        found=found or "no chromium on the PATH (only the page tests need one; the chat opens in any browser)",
+        found=find_browser() or "none of the Chromium family (for a window of the chat's own; it opens in any browser)",
     )
 
 

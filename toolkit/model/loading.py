@@ -7,7 +7,7 @@ no place for, and reports both without failing. Here each of them is an error th
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,11 +19,10 @@ from transformers.utils.logging import disable_progress_bar
 from toolkit.errors import InputError
 from toolkit.records import read_object
 from toolkit.sources.safetensors_header import read_header
+from toolkit.terminal import listed
 
 FLOATS = ("BF16", "F16", "F32", "F64")
 """Types that weights may be stored in, by the names of safetensors."""
-NAMED = 3
-"""Tensors that an error names before it counts the rest."""
 PLAIN_OUTPUTS = {"return_dict": True, "output_attentions": False, "output_hidden_states": False}
 """Whatever a `config.json` asks for beside the logits: whoever loads a model here reads those."""
 NO_ADAPTERS = "no-adapters"
@@ -87,13 +86,13 @@ def _refuse_other_tensors(folder: Path, found: dict[str, Any], extra_allowed: bo
         )
     if missing := sorted(found["missing_keys"]):
         raise InputError(
-            f"the checkpoint {folder} must hold every tensor of its architecture, but lacks {_named(missing)}; "
+            f"the checkpoint {folder} must hold every tensor of its architecture, but lacks {listed(missing)}; "
             "get the whole checkpoint again"
         )
     if (unexpected := sorted(found["unexpected_keys"])) and not extra_allowed:
         raise InputError(
             f"the checkpoint {folder} must hold only tensors of its architecture, which has no place for "
-            f"{_named(unexpected)}; get weights and config.json of one model"
+            f"{listed(unexpected)}; get weights and config.json of one model"
         )
 
 
@@ -113,11 +112,6 @@ def _stored_types(folder: Path) -> dict[str, str]:
     for path in sorted(folder.glob("model*.safetensors")):
         found |= {name: facts.dtype for name, facts in read_header(path).items()}
     return found
-
-
-def _named(names: Sequence[str]) -> str:
-    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-    return ", ".join(names[:NAMED]) + more
 
 
 @contextmanager

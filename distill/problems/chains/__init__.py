@@ -7,7 +7,7 @@ from collections.abc import Callable
 from distill.problems.chains import arithmetic, letters
 from toolkit.records import Example, Problem
 
-CHAINS: dict[str, Callable[[Problem], tuple[str, str]]] = {
+CHAINS: dict[str, Callable[[Problem], arithmetic.Chain]] = {
     "chain_sum": arithmetic.chain_sum,
     "simple_equations": arithmetic.simple_equations,
     "gcd": arithmetic.gcd,

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
+from distill.problems.chains.arithmetic import Chain
 from toolkit.records import Problem
-
-Chain = tuple[str, str]
-"""Reasoning and answer."""
 
 
 def letter_counting(problem: Problem) -> Chain:

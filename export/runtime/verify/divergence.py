@@ -19,8 +19,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from export.runtime.decoder import Floats, OnnxDecoder
+from export.runtime.decoder import OnnxDecoder
 from toolkit.errors import InputError
+from toolkit.generation.generate import Floats
 from toolkit.json_files import check_regular
 from toolkit.records import Record
 
