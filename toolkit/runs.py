@@ -21,7 +21,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -264,10 +264,9 @@ def files_digest(folder: Path) -> str:
     return _digest({name: file_facts(folder / name) for name in outputs if (folder / name).is_file()}, 16)
 
 
-def folder_bytes(folder: Path, names: Iterable[str] | None = None) -> int:
-    """Bytes of all files under a folder (or of the named ones)."""
-    paths = (folder / name for name in names) if names is not None else folder.rglob("*")
-    return sum(path.stat().st_size for path in paths if path.is_file())
+def folder_bytes(folder: Path) -> int:
+    """Bytes of all files under a folder."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 def file_facts(path: Path) -> dict[str, Any]:

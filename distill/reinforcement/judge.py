@@ -39,6 +39,8 @@ from toolkit.sources.model_names import is_endpoint, resolve
 
 Quality = Literal["helpful", "harmless"]
 QUALITIES: tuple[Quality, ...] = ("helpful", "harmless")
+JUDGED_AT_ONCE = 16
+"""Responses in a batch of a classifier."""
 MOST_JUDGED_TOKENS = 512
 """Of an endpoint's answer: a number, after what a judge that reasons has to think."""
 SCALE = 10
@@ -111,8 +113,8 @@ class ClassifierJudge:
     batch_size: int
 
     @classmethod
-    def open(cls, folder: Path, quality: Quality, *, label: str = "", batch_size: int = 16) -> Self:
-        """Load a classifier's folder; `label` names what is rewarded, by default the last of several.
+    def open(cls, folder: Path, quality: Quality) -> Self:
+        """Load a classifier's folder; of several labels the last is what is rewarded.
 
         Raises `InputError` where the folder holds no classifier, or none with a single choice of labels.
         """
@@ -125,7 +127,6 @@ class ClassifierJudge:
                 f"the labels in {folder} must exclude each other; those of {config.problem_type} do not; name a "
                 "reward model, or a classifier of a single choice"
             )
-        chosen = _label(folder, config, label)
         model: Any = load_whole(
             AutoModelForSequenceClassification, folder, extra_allowed=True, dtype=torch.float32, use_safetensors=True
         )
@@ -134,11 +135,14 @@ class ClassifierJudge:
         except Exception as error:  # JSON and the tokenizers library each raise their own
             raise InputError(f"{folder} must hold a tokenizer that transformers can load: {error}") from error
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        if tokenizer.pad_token_id is None:
-            batch_size = 1  # a decoder's classifier finds the last token by its padding
         model.config.pad_token_id = tokenizer.pad_token_id
         return cls(
-            model=model.to(device).eval(), tokenizer=tokenizer, label=chosen, quality=quality, batch_size=batch_size
+            model=model.to(device).eval(),
+            tokenizer=tokenizer,
+            label=None if config.num_labels == 1 else config.num_labels - 1,
+            quality=quality,
+            # a decoder's classifier finds the last token by its padding
+            batch_size=JUDGED_AT_ONCE if tokenizer.pad_token_id is not None else 1,
         )
 
     def rewards(self, problems: Sequence[Problem], groups: Sequence[Sequence[str]]) -> list[list[float]]:
@@ -268,20 +272,6 @@ def _config(folder: Path) -> Any:
         return AutoConfig.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError) as error:
         raise InputError(f"{folder} must hold a model's config.json: {error}") from error
-
-
-def _label(folder: Path, config: Any, label: str) -> int | None:
-    names = [config.id2label[i] for i in range(config.num_labels)]
-    if config.num_labels == 1 and not label:
-        return None
-    if not label:
-        return len(names) - 1
-    if label not in names or config.num_labels == 1:
-        raise InputError(
-            f"label {label!r} must be one of several that {folder} knows; it knows {', '.join(names)}; leave it out or "
-            "name one"
-        )
-    return names.index(label)
 
 
 def _digest(text: str) -> str:

@@ -58,7 +58,7 @@ def logits_of(folder: Path, question: str, text: str) -> list[float]:
 def test_a_single_logits_score_is_its_sigmoid_in_any_batch(tmp_path: Path, tiny_student: Path) -> None:
     folder = save_classifier(tmp_path / "judge", tiny_student, num_labels=1)
     for batch_size in (1, 3):
-        judge = ClassifierJudge.open(folder, "helpful", batch_size=batch_size)
+        judge = replace(ClassifierJudge.open(folder, "helpful"), batch_size=batch_size)
         found = judge.rewards(PROBLEMS, GROUPS)
         for problem, group, scores in zip(PROBLEMS, GROUPS, found, strict=True):
             for completion, score in zip(group, scores, strict=True):
@@ -67,14 +67,13 @@ def test_a_single_logits_score_is_its_sigmoid_in_any_batch(tmp_path: Path, tiny_
                 assert score == pytest.approx(1 / (1 + np.exp(-logit)), abs=1e-5)
 
 
-def test_of_several_labels_the_last_or_the_named_ones_probability_counts(tmp_path: Path, tiny_student: Path) -> None:
+def test_of_several_labels_the_last_ones_probability_counts(tmp_path: Path, tiny_student: Path) -> None:
     names = {0: "harmless", 1: "odd", 2: "harmful"}
     folder = save_classifier(tmp_path / "judge", tiny_student, id2label=names)
     logits = np.array(logits_of(folder, PROBLEMS[0].question, "hm\n\nI am a letter."))
     shares = np.exp(logits) / np.exp(logits).sum()
-    for label, place in (("", 2), ("odd", 1), ("harmless", 0)):
-        judge = ClassifierJudge.open(folder, "harmless", label=label)
-        assert judge.rewards(PROBLEMS, GROUPS)[0][0] == pytest.approx(shares[place], abs=1e-5)
+    judge = ClassifierJudge.open(folder, "harmless")
+    assert judge.rewards(PROBLEMS, GROUPS)[0][0] == pytest.approx(shares[2], abs=1e-5)
 
 
 def test_a_tokenizer_without_padding_and_template_is_no_hindrance(tmp_path: Path, tiny_student: Path) -> None:
@@ -105,9 +104,6 @@ def test_what_is_no_classifier_of_a_single_choice_is_refused_by_name(tmp_path: P
     many = save_classifier(tmp_path / "many", tiny_student, num_labels=3, problem_type="multi_label_classification")
     with pytest.raises(InputError, match="must exclude each other; those of multi_label_classification do not"):
         ClassifierJudge.open(many, "harmless")
-    two = save_classifier(tmp_path / "two", tiny_student, id2label={0: "bad", 1: "good"})
-    with pytest.raises(InputError, match=r"label 'better' must be one of several .* it knows bad, good; leave it out"):
-        ClassifierJudge.open(two, "helpful", label="better")
     with pytest.raises(InputError, match=r"config\.json"):
         ClassifierJudge.open(tmp_path, "helpful")
 

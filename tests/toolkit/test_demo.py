@@ -16,9 +16,9 @@ from toolkit.cli.demo.demo import demo
 from toolkit.cli.demo.sizing import choose_recipe
 from toolkit.cli.options.decoders import open_decoder
 from toolkit.errors import FolderConflict
-from toolkit.figures.ledger import ledger_markdown, ledger_table, read_ledger
+from toolkit.figures.ledger import ledger_markdown, ledger_table
 from toolkit.figures.recipe import Recipe, read_recipe, write_recipe
-from toolkit.records import Problem, Trace, write_records
+from toolkit.records import Problem, Trace, read_object, write_records
 from toolkit.runs import read_manifest
 
 
@@ -68,7 +68,7 @@ def test_the_line_runs_from_problems_to_report_and_a_second_time_does_nothing(
     assert list(ledger.rows) == ["teacher", "base", "student", "int4"]
     assert {row.problems for row in ledger.rows.values()} == {len(FAMILIES)}
     assert ledger.rows["int4"].bytes < ledger.rows["student"].bytes
-    assert read_ledger(out / "ledger.json") == ledger
+    assert read_object(out / "ledger.json") == ledger.to_dict()
     sized_to = "Sized to 20 minutes on 2 cores, AVX512 with BF16"
     assert sized_to in (out / "report.html").read_text()
     assert sized_to in ledger_table(ledger)

@@ -22,7 +22,6 @@ from export.runtime.session import open_session
 from export.runtime.verify import divergence as coarse_parity
 from export.runtime.verify.divergence import EXPECTED_FILE, read_expected
 from toolkit.errors import InputError
-from toolkit.figures.ledger import read_ledger
 from toolkit.figures.recipe import read_recipe
 from toolkit.formats.chat_format import ChatFormat
 from toolkit.formats.message_fields import whole
@@ -107,7 +106,6 @@ READERS: dict[str, Callable[[Path], Any]] = {
     "traces": lambda path: read_records(path, Trace),
     "problems": lambda path: read_problems(path.rename(path.with_suffix(".jsonl"))),
     "one list of problems": read_problems,
-    "a ledger": read_ledger,
     "a recipe": _recipe,
     "a manifest": _manifest,
     "the chat's settings": _settings,

@@ -13,8 +13,8 @@ import pytest
 
 from tests.toolkit.test_ledger import write_evaluation
 from toolkit.errors import InputError
-from toolkit.figures.ledger import read_ledger
 from toolkit.figures.report import POLICY, report_run
+from toolkit.records import read_object
 
 HOSTILE = (
     "<script>alert(1)</script><img src=https://evil.example/x.png onerror=alert(2)></pre></details>"
@@ -55,7 +55,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_run_gets_its_ledger_and_its_report_in_the_order_of_the_story(run: Path) -> None:
-    assert list(read_ledger(run / "ledger.json").rows) == ["teacher", "base", "student", "int4"]
+    assert list(read_object(run / "ledger.json")["rows"]) == ["teacher", "base", "student", "int4"]
     assert sorted(path.name for path in run.iterdir()) == ["eval", "ledger.json", "report.html", "student"]
 
 
@@ -110,7 +110,7 @@ def test_a_run_without_training_has_a_page_without_that_part(tmp_path: Path) -> 
     report_run(tmp_path)
     source = (tmp_path / "report.html").read_text()
     assert "Training" not in source and "mine" in source
-    assert list(read_ledger(tmp_path / "ledger.json").rows) == ["mine"]
+    assert list(read_object(tmp_path / "ledger.json")["rows"]) == ["mine"]
 
 
 def test_a_run_without_evaluations_is_refused_and_nothing_is_written(tmp_path: Path) -> None:

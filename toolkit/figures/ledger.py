@@ -17,7 +17,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self, TypedDict
+from typing import Any, TypedDict
 
 import numpy as np
 
@@ -25,7 +25,7 @@ from toolkit.errors import InputError
 from toolkit.figures.intervals import difference_interval
 from toolkit.figures.recipe import Recipe, recipe_line
 from toolkit.figures.tables import aligned_table, interval_text, markdown_table, percent, points
-from toolkit.records import Problem, Record, Trace, Verdict, read_object, read_records
+from toolkit.records import Problem, Record, Trace, Verdict, read_records
 from toolkit.runs import read_manifest, replace_text, versions
 from toolkit.terminal import counted
 
@@ -97,14 +97,6 @@ class Ledger(Record):
     versions: dict[str, str]
     recipe: Recipe | None = None
     """Of a run of the demo: how it was sized to its machine."""
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        ledger = super().from_dict(values)
-        rows = {name: Evaluation.from_dict(row) for name, row in values["rows"].items()}
-        comparisons = [Comparison.from_dict(comparison) for comparison in values["comparisons"]]
-        recipe = Recipe.from_dict(values["recipe"]) if values.get("recipe") else None
-        return cls(**(vars(ledger) | {"rows": rows, "comparisons": comparisons, "recipe": recipe}))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,14 +171,6 @@ def correct_shares(verdicts: Sequence[Verdict]) -> dict[str, float]:
 
 def write_ledger(path: Path, ledger: Ledger) -> None:
     replace_text(path, json.dumps(ledger.to_dict(), indent=1, ensure_ascii=False) + "\n")
-
-
-def read_ledger(path: Path) -> Ledger:
-    """Raises `InputError` where the file is no ledger."""
-    try:
-        return Ledger.from_dict(read_object(path))
-    except (InputError, LookupError, TypeError, AttributeError) as error:
-        raise InputError(f"{path} must be a ledger that `toolkit demo` or `toolkit report` wrote: {error}") from error
 
 
 def ledger_table(ledger: Ledger) -> str:

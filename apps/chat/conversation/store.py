@@ -93,7 +93,6 @@ class Entry:
 
     id: int
     title: str
-    changed_s: float
 
 
 class Store:
@@ -139,14 +138,14 @@ class Store:
     def entries(self, words: str = "") -> list[Entry]:
         """The conversations that hold these words in their title or texts, in any case; the last changed first."""
         rows = self._all(
-            "SELECT id, title, changed_s FROM conversation AS c WHERE contains(CAST(title AS BLOB), :words) OR EXISTS ("
+            "SELECT id, title FROM conversation AS c WHERE contains(CAST(title AS BLOB), :words) OR EXISTS ("
             "SELECT 1 FROM turn WHERE conversation_id = c.id AND ("
             + " OR ".join(f"contains(CAST({name} AS BLOB), :words)" for name in ("question", "answer", "reasoning"))
             + ")) "
             "ORDER BY changed_s DESC, id DESC",
             {"words": words.strip().casefold()},
         )
-        return [Entry(id=row["id"], title=row["title"], changed_s=row["changed_s"]) for row in rows]
+        return [Entry(id=row["id"], title=row["title"]) for row in rows]
 
     def load(self, conversation_id: int) -> Conversation | None:
         """The conversation, the same object for all who have it open; None where it was deleted."""

@@ -20,7 +20,7 @@ from export.runtime.decoder import OnnxDecoder
 from export.runtime.verify.divergence import CoarseParity, Expected, Passage, agreement, check_readable, score_passages
 from toolkit.generation.generate import Floats
 
-LONG, TURNS, BATCH, ODD = PLACES = ("long positions", "several turns", "a batch", "odd tokens")
+LONG, TURNS, BATCH, ODD = ("long positions", "several turns", "a batch", "odd tokens")
 LONG_POSITIONS = 2048
 """A text of so many takes a 1.7B some ten seconds; steps that a position outgrows are long outgrown by then."""
 
