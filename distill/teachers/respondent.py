@@ -12,7 +12,6 @@ from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from statistics import median
-from types import TracebackType
 from typing import ClassVar, Protocol, Self
 
 from distill.teachers.remote_teacher import connect
@@ -49,9 +48,7 @@ class Respondent(Protocol):
 
     def __enter__(self) -> Self: ...
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None: ...
+    def __exit__(self, *error: object) -> None: ...
 
     def load(self) -> None:
         """Do now what an answer would do first, so that it does not count as time of answering."""
@@ -89,9 +86,7 @@ class ModelFolder:
         self._opened: Decoder | None = None
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._opened = None
 
     def load(self) -> None:
