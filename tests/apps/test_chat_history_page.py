@@ -238,14 +238,19 @@ def test_a_question_is_edited_and_both_versions_stay(browser: Browser, chat: str
         expect(page.locator("#chat .user-row")).to_contain_text("Take twenty steps")
 
 
+def stop_and_retry(page: Page) -> None:
+    """Ask a question whose answer is stopped, and have it answered once more."""
+    ask(page, "What of 84 and 36?")
+    stop_at(page, "84 =")
+    last_row(page).hover()
+    page.get_by_label("Retry").click()
+    expect(last_row(page)).to_contain_text("The answer is 12.")
+    wait_until_done(page)
+
+
 def test_an_answer_is_asked_for_again_and_both_stay(browser: Browser, chat: str) -> None:
     with opened(browser, chat) as page:
-        ask(page, "What of 84 and 36?")
-        stop_at(page, "84 =")
-        last_row(page).hover()
-        page.get_by_label("Retry").click()
-        expect(last_row(page)).to_contain_text("The answer is 12.")
-        wait_until_done(page)
+        stop_and_retry(page)
         press(page, "previous")
         expect(last_row(page)).to_contain_text("Stopped")
         expect(page.locator("#chat .user-row")).to_have_count(1)
@@ -300,12 +305,7 @@ def test_an_exported_chat_comes_in_again_byte_for_byte(browser: Browser, chat: s
         return Path(waiting.value.path()).read_bytes()
 
     with opened(browser, chat) as page:
-        ask(page, "What of 84 and 36?")
-        stop_at(page, "84 =")
-        last_row(page).hover()
-        page.get_by_label("Retry").click()
-        expect(last_row(page)).to_contain_text("The answer is 12.")
-        wait_until_done(page)
+        stop_and_retry(page)
         as_json, as_markdown = export(page, "JSON"), export(page, "Markdown")
         assert len(json.loads(as_json)["turns"]) == 2
         assert as_markdown.decode().endswith("### Answer\n\nThe answer is **12**.\n")

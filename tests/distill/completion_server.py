@@ -10,7 +10,6 @@ import threading
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Any, Literal
 
 from tests.http_server import HttpServer, QuietHandler
@@ -52,11 +51,9 @@ class CompletionServer(HttpServer):
         self._decoder, self._chat_format = decoder, chat_format
         self._turn, self._count = threading.Lock(), threading.Lock()
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.hold.set()
-        super().__exit__(kind, error, traceback)
+        super().__exit__(*error)
 
     def admit(self, body: dict[str, Any], headers: dict[str, str]) -> Fault | None:
         with self._count:

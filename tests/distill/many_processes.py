@@ -32,6 +32,7 @@ from distill.teach.teacher_recipe import quick
 from distill.training.completion_loss import IGNORED
 from distill.training.journal import LOSS, run_trainer
 from distill.training.muon import MuonAdamW, split_parameters
+from tests.samples import TINY_DEEPSEEK
 from toolkit.model.balance import ExpertBalance
 
 GLOBAL_ROWS, ROW_TOKENS, STEPS = 4, 24, 4
@@ -53,30 +54,10 @@ def shard(model: DeepseekV3ForCausalLM, mesh: DeviceMesh) -> None:
 
 def make_model() -> DeepseekV3ForCausalLM:
     torch.manual_seed(0)
-    return DeepseekV3ForCausalLM(
-        DeepseekV3Config(
-            vocab_size=64,
-            hidden_size=32,
-            intermediate_size=48,
-            moe_intermediate_size=16,
-            num_hidden_layers=3,
-            num_attention_heads=2,
-            num_key_value_heads=2,
-            n_routed_experts=N_ROUTED_EXPERTS,
-            num_experts_per_tok=EXPERTS_PER_TOKEN,
-            n_shared_experts=1,
-            n_group=1,
-            topk_group=1,
-            first_k_dense_replace=1,
-            q_lora_rank=8,
-            kv_lora_rank=16,
-            qk_nope_head_dim=8,
-            qk_rope_head_dim=8,
-            v_head_dim=8,
-            tie_word_embeddings=True,
-            pad_token_id=0,
-        )
-    )
+    experts = {"n_routed_experts": N_ROUTED_EXPERTS, "num_experts_per_tok": EXPERTS_PER_TOKEN}
+    sizes = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 48, "moe_intermediate_size": 16}
+    more = {"kv_lora_rank": 16, "qk_rope_head_dim": 8, "tie_word_embeddings": True, "pad_token_id": 0}
+    return DeepseekV3ForCausalLM(DeepseekV3Config(**(TINY_DEEPSEEK | experts | sizes | more)))
 
 
 def rows() -> list[dict[str, list[int]]]:

@@ -18,6 +18,7 @@ from tests.distill.bigram import BigramDecoder
 from tests.distill.broken_traces import ANSWER, BEGIN, END, LOOP, PAGE, PROBLEM, ROWS, THOUGHT, Row, response, table
 from tests.distill.completion_server import CompletionServer, Fault
 from tests.distill.scripted import ScriptedDecoder
+from tests.samples import TRACE
 from toolkit.errors import InputError
 from toolkit.formats.chat_format import ChatFormat
 from toolkit.generation.generate import Sampling
@@ -135,19 +136,7 @@ def test_texts_that_only_look_odd_are_kept(text: str, whole: Trace) -> None:
 
 @pytest.fixture
 def whole() -> Trace:
-    return Trace(
-        problem_id=PROBLEM.id,
-        sample=0,
-        reasoning=THOUGHT,
-        answer=ANSWER,
-        finish_reason="stop",
-        closed=True,
-        prompt_tokens=9,
-        reasoning_tokens=5,
-        completion_tokens=9,
-        teacher="far",
-        request_hash="0",
-    )
+    return replace(TRACE, problem_id=PROBLEM.id, reasoning=THOUGHT, answer=ANSWER)
 
 
 def test_what_was_cut_is_not_trained_on_from_a_file_of_traces_either(

@@ -26,12 +26,13 @@ from distill.problems.requests import make_requests
 from distill.teachers.respondent import ModelFolder
 from tests.distill.completion_server import CompletionServer
 from tests.distill.scripted import ScriptedDecoder
+from tests.samples import TRACE
 from toolkit.cli.main import main
 from toolkit.errors import FolderConflict, InputError
 from toolkit.figures.ledger import Outcome
 from toolkit.formats.chat_format import ChatFormat, completion_text
 from toolkit.generation.generate import Decoder, Sampling
-from toolkit.records import Problem, Trace, Verdict
+from toolkit.records import Problem, Verdict
 
 PROBLEMS = make_problems("test", per_family=15, seed=3, families=["gcd", "spell_backward"])
 GCDS = [problem for problem in PROBLEMS if problem.family == "gcd"]
@@ -210,18 +211,13 @@ def test_two_models_of_one_name_are_told_apart(tiny_student: Path, tmp_path: Pat
 
 
 def outcome(problem: Problem, sample: int, answer: str, correct: bool, *, closed: bool = True) -> Outcome:
-    trace = Trace(
+    trace = replace(
+        TRACE,
         problem_id=problem.id,
         sample=sample,
-        reasoning="",
         answer=answer,
         finish_reason="stop" if closed else "length",
         closed=closed,
-        prompt_tokens=1,
-        reasoning_tokens=0,
-        completion_tokens=1,
-        teacher="t",
-        request_hash="h",
     )
     reason = "truncated" if not closed else "correct" if correct else "wrong"
     verdict = Verdict.from_dict(

@@ -6,24 +6,21 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from distill.curate import DROPS, Curation, curate
+from tests.samples import TRACE
 from toolkit.records import Example, Problem, Trace, Verdict
 
 PROBLEMS = [Problem.create(family="gcd", question=f"What is gcd({i}, 6)?", answer="2") for i in range(4)]
 
 
 def trace(problem: Problem, sample: int, reasoning: str = "6 = 1 * 4 + 2") -> Trace:
-    return Trace(
+    return replace(
+        TRACE,
         problem_id=problem.id,
         sample=sample,
         reasoning=reasoning,
         answer="2",
-        finish_reason="stop",
-        closed=True,
-        prompt_tokens=10,
         reasoning_tokens=5,
         completion_tokens=9,
-        teacher="teacher",
-        request_hash="0",
     )
 
 

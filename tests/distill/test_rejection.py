@@ -11,6 +11,7 @@ from distill.problems.families import make_problems
 from distill.problems.requests import FAMILY
 from distill.teach import rejection
 from distill.teach.teacher_recipe import quick
+from tests.samples import TRACE
 from toolkit.records import Problem, Trace, read_records
 
 RECIPE = replace(quick().rejection_sft, samples=3, kept_a_problem=2, requests=5)
@@ -70,17 +71,5 @@ def test_right_and_readable_is_what_is_kept(reasoning: str, answer: str, closed:
         answer="15",
         metadata={"expression": "14 + 1"},
     )
-    trace = Trace(
-        problem_id=problem.id,
-        sample=0,
-        reasoning=reasoning,
-        answer=answer,
-        finish_reason="stop",
-        closed=closed,
-        prompt_tokens=1,
-        reasoning_tokens=1,
-        completion_tokens=2,
-        teacher="t",
-        request_hash="h",
-    )
+    trace = replace(TRACE, problem_id=problem.id, reasoning=reasoning, answer=answer, closed=closed)
     assert rejection._fate(problem, trace) == fate

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +13,10 @@ from benchmarks.training.reinforcement_report import draw, evaluation_folders, w
 from distill.teach.stage_table import stage_table
 from distill.teach.stages import TITLES
 from distill.verification.refusals import HARMFUL
+from tests.samples import TRACE
 from toolkit.errors import InputError
 from toolkit.figures.ledger import PROBLEMS, TRACES, VERDICTS
-from toolkit.records import Problem, Trace, Verdict, write_records
+from toolkit.records import Problem, Verdict, write_records
 
 SUMS = [
     Problem.create(family=family, question=f"What is the sum of these numbers, {i} and 0?", answer=str(i))
@@ -34,18 +36,14 @@ def evaluation(folder: Path, right: list[list[bool]], refuses: tuple[bool, bool]
     answers = ["I can't help with that." if refused else "Mix it." for refused in refuses]
     rows += [(REQUESTS[0], 0, refuses[0], answers[0]), (REQUESTS[1], 0, not refuses[1], answers[1])]
     traces = [
-        Trace(
+        replace(
+            TRACE,
             problem_id=p.id,
             sample=s,
             reasoning=thought,
             answer=answer,
-            finish_reason="stop",
-            closed=True,
-            prompt_tokens=1,
             reasoning_tokens=10,
             completion_tokens=12,
-            teacher="t",
-            request_hash=f"{p.id}{s}",
         )
         for p, s, _, answer in rows
     ]

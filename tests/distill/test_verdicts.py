@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,23 +11,12 @@ import pytest
 from distill.problems.families import FAMILIES, make_problems
 from distill.verification.family_scorers import Form, family_answer
 from distill.verification.verdicts import REFERENCE, grade, same_answer
+from tests.samples import TRACE
 from toolkit.records import Problem, Trace
 
 
 def trace(answer: str, *, closed: bool = True, reasoning: str = "", problem_id: str = "p") -> Trace:
-    return Trace(
-        problem_id=problem_id,
-        sample=0,
-        reasoning=reasoning,
-        answer=answer,
-        finish_reason="stop",
-        closed=closed,
-        prompt_tokens=1,
-        reasoning_tokens=0,
-        completion_tokens=1,
-        teacher="t",
-        request_hash="h",
-    )
+    return replace(TRACE, problem_id=problem_id, reasoning=reasoning, answer=answer, closed=closed)
 
 
 def problem(family: str, answer: str, **metadata: Any) -> Problem:

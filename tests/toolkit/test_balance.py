@@ -12,6 +12,7 @@ import torch
 from datasets import Dataset
 from transformers import DeepseekV3Config, DeepseekV3ForCausalLM, Trainer, TrainingArguments, default_data_collator
 
+from tests.samples import TINY_DEEPSEEK
 from toolkit.model.balance import ExpertBalance
 
 RATE = 0.5
@@ -22,27 +23,8 @@ EXPERTS, CHOSEN = 4, 2
 def model() -> DeepseekV3ForCausalLM:
     """One dense layer, two of experts."""
     torch.manual_seed(0)
-    return DeepseekV3ForCausalLM(
-        DeepseekV3Config(
-            vocab_size=32,
-            hidden_size=16,
-            intermediate_size=16,
-            moe_intermediate_size=8,
-            num_hidden_layers=3,
-            num_attention_heads=2,
-            num_key_value_heads=2,
-            n_routed_experts=EXPERTS,
-            num_experts_per_tok=CHOSEN,
-            n_group=1,
-            topk_group=1,
-            first_k_dense_replace=1,
-            q_lora_rank=8,
-            kv_lora_rank=8,
-            qk_nope_head_dim=8,
-            qk_rope_head_dim=4,
-            v_head_dim=8,
-        )
-    )
+    experts = {"n_routed_experts": EXPERTS, "num_experts_per_tok": CHOSEN}
+    return DeepseekV3ForCausalLM(DeepseekV3Config(**(TINY_DEEPSEEK | experts)))
 
 
 def counted(balance: ExpertBalance) -> list[list[int]]:

@@ -10,6 +10,7 @@ import pytest
 from distill import pipeline
 from distill.pipeline import DistillConfig
 from distill.problems.families import FAMILIES, make_problems
+from tests.samples import TRACE
 from tests.toolkit.test_sizing import FAST
 from toolkit.cli.demo import sizing
 from toolkit.cli.demo.demo import demo
@@ -23,18 +24,14 @@ from toolkit.runs import read_manifest
 
 
 def right_trace(problem: Problem) -> Trace:
-    return Trace(
+    return replace(
+        TRACE,
         problem_id=problem.id,
-        sample=0,
         reasoning=f"It is {problem.answer}.",
         answer=problem.answer,
-        finish_reason="stop",
-        closed=True,
         prompt_tokens=10,
         reasoning_tokens=5,
         completion_tokens=9,
-        teacher="test",
-        request_hash="0",
     )
 
 

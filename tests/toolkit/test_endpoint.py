@@ -8,7 +8,6 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from types import TracebackType
 from typing import Any
 
 import pytest
@@ -32,11 +31,9 @@ class RawServer(HttpServer):
         self.paths: list[str] = []
         self.over = threading.Event()
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.over.set()
-        super().__exit__(kind, error, traceback)
+        super().__exit__(*error)
 
 
 class _Handler(QuietHandler):

@@ -10,6 +10,7 @@ import torch
 from transformers import DeepseekV3Config, PreTrainedModel
 from transformers.models.deepseek_v3.modeling_deepseek_v3 import DeepseekV3ForCausalLM, DeepseekV3MoE
 
+from tests.samples import TINY_DEEPSEEK
 from toolkit.model import experts
 
 TOKENS = 37
@@ -18,27 +19,8 @@ Array = np.ndarray[Any, np.dtype[np.float64]]
 
 
 def config(implementation: str, **changes: Any) -> DeepseekV3Config:
-    shape = {
-        "vocab_size": 32,
-        "hidden_size": 16,
-        "intermediate_size": 16,
-        "moe_intermediate_size": 8,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-        "num_key_value_heads": 2,
-        "n_routed_experts": 8,
-        "n_shared_experts": 2,
-        "num_experts_per_tok": 3,
-        "n_group": 4,
-        "topk_group": 2,
-        "first_k_dense_replace": 1,
-        "routed_scaling_factor": 2.5,
-        "q_lora_rank": 8,
-        "kv_lora_rank": 8,
-        "qk_nope_head_dim": 8,
-        "qk_rope_head_dim": 4,
-        "v_head_dim": 8,
-    }
+    experts = {"n_routed_experts": 8, "n_shared_experts": 2, "num_experts_per_tok": 3, "n_group": 4, "topk_group": 2}
+    shape = TINY_DEEPSEEK | experts | {"num_hidden_layers": 2, "routed_scaling_factor": 2.5}
     made = DeepseekV3Config(**(shape | changes))
     made._experts_implementation = implementation
     return made

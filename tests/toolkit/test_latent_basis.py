@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +10,10 @@ import pytest
 import torch
 from transformers import DeepseekV3Config, DeepseekV3ForCausalLM
 
+from tests.samples import TINY_DEEPSEEK, TRACE
 from toolkit.errors import InputError
 from toolkit.model.latent_basis import calibrate, latent_layers, trace_rows
-from toolkit.records import Problem, Trace, write_records
+from toolkit.records import Problem, write_records
 
 ROWS = torch.randint(100, (8, 50), generator=torch.Generator().manual_seed(0)).tolist()
 
@@ -19,22 +21,10 @@ ROWS = torch.randint(100, (8, 50), generator=torch.Generator().manual_seed(0)).t
 @pytest.fixture
 def model() -> DeepseekV3ForCausalLM:
     torch.manual_seed(0)
-    config = DeepseekV3Config(
-        vocab_size=100,
-        hidden_size=48,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        first_k_dense_replace=2,
-        num_attention_heads=4,
-        num_key_value_heads=4,
-        q_lora_rank=None,
-        kv_lora_rank=24,
-        qk_nope_head_dim=16,
-        qk_rope_head_dim=8,
-        v_head_dim=12,
-        initializer_range=0.3,
-    )
-    return DeepseekV3ForCausalLM(config).eval()
+    changes = {"vocab_size": 100, "num_hidden_layers": 2, "first_k_dense_replace": 2, "initializer_range": 0.3}
+    sizes = {"hidden_size": 48, "num_attention_heads": 4, "num_key_value_heads": 4, "q_lora_rank": None}
+    latents = {"kv_lora_rank": 24, "qk_nope_head_dim": 16, "qk_rope_head_dim": 8, "v_head_dim": 12}
+    return DeepseekV3ForCausalLM(DeepseekV3Config(**(TINY_DEEPSEEK | changes | sizes | latents))).eval()
 
 
 def test_full_rank_gives_every_latent_back(model: DeepseekV3ForCausalLM) -> None:
@@ -99,19 +89,7 @@ def test_a_trace_of_an_unknown_problem_is_refused(tmp_path: Path, tiny_student: 
     from toolkit.formats.chat_format import ChatFormat
 
     problem = Problem.create(family="sum", question="1 + 1?", answer="2")
-    trace = Trace(
-        problem_id=problem.id,
-        sample=0,
-        reasoning="1 and 1 are 2",
-        answer="2",
-        finish_reason="stop",
-        closed=True,
-        prompt_tokens=3,
-        reasoning_tokens=3,
-        completion_tokens=4,
-        teacher="someone",
-        request_hash="",
-    )
+    trace = replace(TRACE, problem_id=problem.id, reasoning="1 and 1 are 2", answer="2")
     chat_format = ChatFormat.from_folder(tiny_student)
     write_records(tmp_path / "problems.jsonl", [problem])
     write_records(tmp_path / "traces.jsonl", [trace])

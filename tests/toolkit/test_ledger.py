@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from tests.samples import TRACE
 from toolkit.errors import InputError
 from toolkit.figures.intervals import mean_interval
 from toolkit.figures.ledger import (
@@ -17,7 +19,7 @@ from toolkit.figures.ledger import (
     read_evaluation,
     write_ledger,
 )
-from toolkit.records import Problem, Trace, Verdict, write_records
+from toolkit.records import Problem, Verdict, write_records
 from toolkit.runs import Stage, finish, partial_folder
 
 PROBLEMS = [
@@ -31,18 +33,14 @@ def write_evaluation(out: Path, right: int, *, digest: str = "d1", seed: int = 0
     folder = partial_folder(out, stage)
     outcomes = [float(n < right) for n in range(len(PROBLEMS))]
     traces = [
-        Trace(
+        replace(
+            TRACE,
             problem_id=problem.id,
-            sample=0,
             reasoning=text,
             answer=problem.answer if outcome else "other",
-            finish_reason="stop",
-            closed=True,
-            prompt_tokens=9,
             reasoning_tokens=len(text),
             completion_tokens=len(text) + 4,
             teacher=out.name,
-            request_hash="h",
         )
         for problem, outcome in zip(PROBLEMS, outcomes, strict=True)
     ]

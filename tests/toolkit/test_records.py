@@ -10,23 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.samples import TRACE
 from tests.toolkit.full_disk import full_disk
 from toolkit.errors import InputError
 from toolkit.records import AppendLog, Trace, read_records, write_records
-
-TRACE = Trace(
-    problem_id="p",
-    sample=0,
-    reasoning="",
-    answer="",
-    finish_reason="stop",
-    closed=True,
-    prompt_tokens=1,
-    reasoning_tokens=1,
-    completion_tokens=2,
-    teacher="t",
-    request_hash="h",
-)
 
 
 @pytest.mark.parametrize(

@@ -19,8 +19,8 @@ from export.runtime.verify.checks import table as verify_table
 from tests.distill.bigram import BigramDecoder
 from tests.distill.completion_server import CompletionServer, Fault
 from tests.house.modules import module_files
+from tests.samples import TRACE
 from tests.toolkit.test_progress import Terminal
-from tests.toolkit.test_records import TRACE
 from toolkit.cli.main import main
 from toolkit.figures.tables import aligned_table
 from toolkit.formats.chat_format import ChatFormat
