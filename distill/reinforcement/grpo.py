@@ -35,7 +35,7 @@ from trl.trainer.grpo_trainer import GRPOTrainer
 
 from distill.reinforcement.reflection import shares
 from distill.teachers.traces import row_seed
-from distill.training.journal import CHECKPOINTS, SAMPLED
+from distill.training.journal import SAMPLED, journaled
 from distill.training.schedule import constant_schedule
 from distill.verification.refusals import HARMFUL
 from distill.verification.rewards import accuracy, language_consistency, well_formed
@@ -324,7 +324,7 @@ def trainer_arguments(config: GrpoConfig, folder: Path) -> GRPOConfig:
     completions = config.groups * config.group_size
     assert completions % config.micro_batch == 0 and config.micro_batch % config.group_size == 0
     return GRPOConfig(
-        output_dir=str(folder / CHECKPOINTS),
+        **journaled(folder, config.seed),
         max_steps=config.steps,
         per_device_train_batch_size=config.micro_batch,
         gradient_accumulation_steps=completions // config.micro_batch,
@@ -335,16 +335,10 @@ def trainer_arguments(config: GrpoConfig, folder: Path) -> GRPOConfig:
         epsilon=config.clip,
         learning_rate=config.learning_rate,
         bf16=computes_in_bf16(),
-        use_cpu=not torch.cuda.is_available(),
         gradient_checkpointing=False,
         dataloader_pin_memory=torch.cuda.is_available(),
-        seed=config.seed,
         data_seed=config.seed,
         logging_steps=1,
-        save_strategy="no",  # the journal asks for checkpoints, by the clock
-        save_total_limit=1,
-        report_to=[],
-        disable_tqdm=True,
     )
 
 

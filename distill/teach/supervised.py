@@ -16,7 +16,7 @@ from transformers import PreTrainedModel, Trainer, TrainingArguments, default_da
 from distill.reinforcement.grpo import RestoresExperts
 from distill.teach.teacher_recipe import StageRecipe, TeachConfig
 from distill.training.completion_loss import IGNORED
-from distill.training.journal import CHECKPOINTS, run_trainer
+from distill.training.journal import journaled, run_trainer
 from distill.training.muon import MuonAdamW, split_parameters
 from distill.training.schedule import cosine_schedule
 from toolkit.errors import InputError
@@ -62,7 +62,6 @@ def supervise(
 
     Where torchrun started several processes, each takes its part of a batch; the first writes into `folder`.
     """
-    on_gpu = torch.cuda.is_available()
     compute_experts(model)
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     if recipe.batch_size % processes:
@@ -71,20 +70,14 @@ def supervise(
             "start another number of them"
         )
     arguments = TrainingArguments(
-        output_dir=str(folder / CHECKPOINTS),
-        use_cpu=not on_gpu,
-        ddp_backend="gloo" if processes > 1 and not on_gpu else None,
+        **journaled(folder, config.seed),
+        ddp_backend="gloo" if processes > 1 and not torch.cuda.is_available() else None,
         bf16=computes_in_bf16(),
         num_train_epochs=recipe.epochs,
         per_device_train_batch_size=recipe.batch_size // processes,
         max_grad_norm=config.max_grad_norm,
         logging_first_step=True,
         logging_steps=10,
-        save_strategy="no",  # the journal asks for checkpoints, by the clock
-        save_total_limit=1,
-        report_to=[],
-        disable_tqdm=True,
-        seed=config.seed,
         remove_unused_columns=False,
     )
     rows = packed(examples, config.row_tokens, model.config.pad_token_id or 0)

@@ -65,6 +65,19 @@ COUNTED_ROWS = 1000
 Value = TypeVar("Value")
 
 
+def journaled(folder: Path, seed: int) -> dict[str, Any]:
+    """Arguments of a trainer that a journal accompanies, in the trainer's words."""
+    return {
+        "output_dir": str(folder / CHECKPOINTS),
+        "save_strategy": "no",  # the journal asks for checkpoints, by the clock
+        "save_total_limit": 1,
+        "report_to": [],
+        "disable_tqdm": True,
+        "use_cpu": not torch.cuda.is_available(),
+        "seed": seed,
+    }
+
+
 class Journal(TrainerCallback):
     """Writes the losses, shows progress, and asks for a checkpoint now and then and at an interrupt."""
 

@@ -33,7 +33,7 @@ from trl.trainer.sft_trainer import SFTTrainer
 
 from distill.training.completion_loss import IGNORED, labelled, summed_loss
 from distill.training.document_attention import Documents
-from distill.training.journal import CHECKPOINTS, VALIDATION_LOSS, diverged, run_trainer
+from distill.training.journal import CHECKPOINTS, VALIDATION_LOSS, diverged, journaled, run_trainer
 from distill.training.master_adamw import MasterAdamW
 from distill.training.schedule import cosine_schedule
 from distill.training.student import (
@@ -236,22 +236,16 @@ def trainer_arguments(config: TrainConfig, folder: Path) -> SFTConfig:
     # transformers 5.23 calls TRL's own default by its old name and warns about it
     warnings.filterwarnings("ignore", message="`gradient_checkpointing` is deprecated", category=FutureWarning)
     return SFTConfig(
-        output_dir=str(folder / CHECKPOINTS),
+        **journaled(folder, config.seed),
         num_train_epochs=config.epochs,
         per_device_train_batch_size=config.batch_examples,
         gradient_accumulation_steps=config.accumulation_steps,
         learning_rate=config.learning_rate,
         max_grad_norm=config.max_grad_norm,
-        seed=config.seed,
         data_seed=config.seed,
         logging_steps=config.log_every,
         logging_first_step=True,  # a run may be shorter than that
         logging_nan_inf_filter=False,
-        save_strategy="no",  # the journal asks for checkpoints, by the clock
-        save_total_limit=1,
-        report_to=[],
-        disable_tqdm=True,
-        use_cpu=not torch.cuda.is_available(),
         bf16=False,  # the weights themselves are bf16: nothing to cast
         gradient_checkpointing=False,
         dataloader_pin_memory=torch.cuda.is_available(),
