@@ -86,20 +86,19 @@ def _nearest(word: str, words: Any) -> str:
 
 def path_of(text: str) -> Path:
     """A path, which is not empty and no address: as a path an address loses a slash and is never found."""
-    if ADDRESS.match(text):
-        raise argparse.ArgumentTypeError(
-            f"{text!r:.200} must be a file or folder of this machine, and is an address, which is not read; download it "
-            "and name what you get"
-        )
-    return Path(name_of(text))
+    return _local(text, "a file or folder of this machine", "name what you get")
 
 
 def data_of(text: str) -> Path:
     """As `path_of`, of problems, which may also have an id."""
+    remedy = "name the file, or for a data set of the Hugging Face hub its id (owner/name)"
+    return _local(text, "a file, a folder or a data set's id", remedy)
+
+
+def _local(text: str, kind: str, remedy: str) -> Path:
     if ADDRESS.match(text):
         raise argparse.ArgumentTypeError(
-            f"{text!r:.200} must be a file, a folder or a data set's id, and is an address, which is not read; download it "
-            "and name the file, or for a data set of the Hugging Face hub its id (owner/name)"
+            f"{text!r:.200} must be {kind}, and is an address, which is not read; download it and {remedy}"
         )
     return Path(name_of(text))
 
