@@ -144,13 +144,6 @@ def curate(
 
 
 def _example(problem: Problem, trace: Trace) -> Example:
-    return Example(
-        problem_id=problem.id,
-        family=problem.family,
-        question=problem.question,
-        history=problem.history,
-        reasoning=trace.reasoning,
-        answer=trace.answer,
-        sample=trace.sample,
-        teacher=trace.teacher,
+    return Example.of(
+        problem, reasoning=trace.reasoning, answer=trace.answer, sample=trace.sample, teacher=trace.teacher
     )

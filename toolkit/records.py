@@ -205,6 +205,20 @@ class Example(Asked):
     sample: int
     teacher: str
 
+    @classmethod
+    def of(cls, problem: Problem, *, reasoning: str, answer: str, sample: int, teacher: str) -> Self:
+        """What was said of a problem, as a line."""
+        return cls(
+            problem_id=problem.id,
+            family=problem.family,
+            question=problem.question,
+            history=problem.history,
+            reasoning=reasoning,
+            answer=answer,
+            sample=sample,
+            teacher=teacher,
+        )
+
 
 def _is_message(said: Any) -> bool:
     return (

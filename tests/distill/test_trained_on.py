@@ -23,16 +23,7 @@ FAST = ["--max-new-tokens", "4"]
 
 
 def example(problem: Problem) -> Example:
-    return Example(
-        problem_id=problem.id,
-        family=problem.family,
-        question=problem.question,
-        history=problem.history,
-        reasoning="…",
-        answer=problem.answer,
-        sample=0,
-        teacher="somebody",
-    )
+    return Example.of(problem, reasoning="…", answer=problem.answer, sample=0, teacher="somebody")
 
 
 @pytest.fixture

@@ -22,12 +22,4 @@ CHAINS: dict[str, Callable[[Problem], arithmetic.Chain]] = {
 def worked_example(problem: Problem) -> Example:
     """A problem of one of these families with its program's chain of thought."""
     reasoning, answer = CHAINS[problem.family](problem)
-    return Example(
-        problem_id=problem.id,
-        family=problem.family,
-        question=problem.question,
-        reasoning=reasoning,
-        answer=answer,
-        sample=0,
-        teacher="program",
-    )
+    return Example.of(problem, reasoning=reasoning, answer=answer, sample=0, teacher="program")
