@@ -17,8 +17,6 @@ from __future__ import annotations
 import argparse
 import functools
 import json
-import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -28,10 +26,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from benchmarks.training.rounds import at_each_step, medians_of_rounds
 from toolkit.figures.readme import fill_file
 from toolkit.figures.tables import markdown_table
 from toolkit.sources.model_names import resolve
-from toolkit.terminal import say
 
 if TYPE_CHECKING:
     from distill.reinforcement.grpo import GrpoConfig
@@ -124,28 +122,11 @@ def measure(variant: Variant, model: Path, size: Size, steps: int) -> list[dict[
     with tempfile.TemporaryDirectory() as scratch:
         make = _our_trainer if variant.is_ours else _stock_trainer
         trainer = make(model, problems, config, Path(scratch), watch)
-        _listen(trainer, watch)
+        at_each_step(trainer, watch.end_step)
         trainer.train()
         lengths = [log["completions/mean_length"] for log in trainer.state.log_history if "loss" in log]
     assert lengths == [size.tokens] * config.steps, "every completion must have the same length"
     return watch.steps()
-
-
-def benchmark(model: Path, size: Size, rounds: int, steps: int) -> dict[str, dict[str, float]]:
-    """Medians over the steps of all rounds, by variant."""
-    measured: dict[str, list[dict[str, float]]] = {name: [] for name in VARIANTS}
-    sizes = [f"--groups={size.groups}", f"--group-size={size.group_size}", f"--tokens={size.tokens}"]
-    for number in range(rounds):
-        for name in VARIANTS:
-            command = [sys.executable, "-m", __spec__.name, "--model", str(model), *sizes, f"--steps={steps}"]
-            done = subprocess.run([*command, "--variant", name], stdout=subprocess.PIPE, text=True, check=True)
-            measured[name] += json.loads(done.stdout.splitlines()[-1])
-            last = " ".join(f"{step['step']:.1f}" for step in measured[name][-steps:])
-            say(f"round {number + 1}: {name}: {last} s a step")
-    return {
-        name: {key: statistics.median(step[key] for step in found) for key in found[0]}
-        for name, found in measured.items()
-    }
 
 
 def table(medians: dict[str, dict[str, float]]) -> str:
@@ -230,17 +211,6 @@ def _stock_trainer(model: Path, problems: Sequence[Problem], config: GrpoConfig,
     return trainer
 
 
-def _listen(trainer: Any, watch: Stopwatch) -> None:
-    from transformers import PrinterCallback, TrainerCallback
-
-    class StepEnds(TrainerCallback):
-        def on_step_end(self, *args: Any, **kwargs: Any) -> None:
-            watch.end_step()
-
-    trainer.remove_callback(PrinterCallback)
-    trainer.add_callback(StepEnds())
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the table and write it where --out says, or with --variant print the JSON of one measurement."""
     parser = argparse.ArgumentParser(
@@ -260,7 +230,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.variant:
         print(json.dumps(measure(VARIANTS[options.variant], model, size, options.steps)))
         return 0
-    medians = benchmark(model, size, options.rounds, options.steps)
+    sizes = [f"--groups={size.groups}", f"--group-size={size.group_size}", f"--tokens={size.tokens}"]
+    medians = medians_of_rounds(
+        [__spec__.name, "--model", str(model), *sizes, f"--steps={options.steps}"],
+        VARIANTS,
+        options.rounds,
+        lambda found: " ".join(f"{step['step']:.1f}" for step in found) + " s a step",
+    )
     text = f"{table(medians)}\n\n{caption(size, options.rounds, options.steps)}"
     print(text)
     if options.out is not None:

@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -23,10 +22,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from benchmarks.training.rounds import at_each_step, medians_of_rounds
 from toolkit.figures.tables import markdown_table
 from toolkit.machine.peak_memory import peak_memory_bytes
 from toolkit.sources.model_names import resolve
-from toolkit.terminal import say
 
 WARM_UP_STEPS = 2
 """Not timed: first pages, first shapes, the optimizer's state."""
@@ -85,10 +86,10 @@ def measure(variant: Variant, student: Path, steps: int) -> dict[str, float]:
         lengths = [len(chat_format.training_ids(e.messages, e.reasoning, e.answer)[0]) for e in examples]
         make = _our_trainer if variant.is_ours else _default_trainer
         trainer = make(variant, student, examples, folder)
-        clock = _timer(trainer)
+        ended: list[tuple[float, float]] = []
+        at_each_step(trainer, lambda: ended.append((time.monotonic(), time.process_time())))
         trainer.train()
-        seconds = clock.ended[-1] - clock.ended[WARM_UP_STEPS - 1]
-        cpu_seconds = clock.cpu[-1] - clock.cpu[WARM_UP_STEPS - 1]
+        seconds, cpu_seconds = np.subtract(ended[-1], ended[WARM_UP_STEPS - 1]).tolist()
         tokens = statistics.mean(lengths) * variant.batch_examples * steps
         first_loss = next(entry["loss"] for entry in trainer.state.log_history if "loss" in entry)
     return {
@@ -96,21 +97,6 @@ def measure(variant: Variant, student: Path, steps: int) -> dict[str, float]:
         "tokens_per_cpu_s": tokens / cpu_seconds,
         "peak_bytes": peak_memory_bytes(),
         "first_loss": first_loss,
-    }
-
-
-def benchmark(student: Path, rounds: int, steps: int) -> dict[str, dict[str, float]]:
-    """Medians over the rounds, by variant; each measurement is a process of its own."""
-    measured: dict[str, list[dict[str, float]]] = {name: [] for name in VARIANTS}
-    for number in range(rounds):
-        for name in VARIANTS:
-            command = [sys.executable, "-m", __spec__.name, "--student", str(student), "--steps", str(steps)]
-            done = subprocess.run([*command, "--variant", name], stdout=subprocess.PIPE, text=True, check=True)
-            measured[name].append(json.loads(done.stdout.splitlines()[-1]))
-            rate = measured[name][-1]["tokens_per_s"]
-            say(f"round {number + 1}: {name}: {rate:.0f} tokens/s")
-    return {
-        name: {key: statistics.median(run[key] for run in runs) for key in runs[0]} for name, runs in measured.items()
     }
 
 
@@ -192,24 +178,6 @@ def _default_trainer(variant: Variant, student: Path, examples: Sequence[Any], f
     )
 
 
-def _timer(trainer: Any) -> Any:
-    from transformers import PrinterCallback, TrainerCallback
-
-    class Timer(TrainerCallback):
-        def __init__(self) -> None:
-            self.ended: list[float] = []
-            self.cpu: list[float] = []
-
-        def on_step_end(self, *args: Any, **kwargs: Any) -> None:
-            self.ended.append(time.monotonic())
-            self.cpu.append(time.process_time())
-
-    clock = Timer()
-    trainer.remove_callback(PrinterCallback)
-    trainer.add_callback(clock)
-    return clock
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the table, or with --variant the JSON of one measurement."""
     parser = argparse.ArgumentParser(
@@ -222,9 +190,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     student = resolve(options.student)
     if options.variant:
-        print(json.dumps(measure(VARIANTS[options.variant], student, options.steps)))
-    else:
-        print(table(benchmark(student, options.rounds, options.steps)))
+        print(json.dumps([measure(VARIANTS[options.variant], student, options.steps)]))
+        return 0
+    command = [__spec__.name, "--student", str(student), "--steps", str(options.steps)]
+    medians = medians_of_rounds(
+        command, VARIANTS, options.rounds, lambda found: f"{found[-1]['tokens_per_s']:.0f} tokens/s"
+    )
+    print(table(medians))
     return 0
 
 
