@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.house.modules import PACKAGES, ROOT
+from tests.house.rooms import files_of_rooms
 from toolkit.cli.parser import build_parser
 
 DOCS = sorted((ROOT / "docs").rglob("*.md"))
@@ -107,3 +108,10 @@ def test_the_index_links_to_every_document() -> None:
     index = ROOT / "docs" / "README.md"
     linked = {(index.parent / link).resolve() for link in re.findall(r"\]\(([^)#\s]+)", index.read_text())}
     assert {name_of(path) for path in DOCS if path != index and path.resolve() not in linked} == set()
+
+
+def test_the_tree_in_the_readme_names_every_room() -> None:
+    tree = (ROOT / "README.md").read_text(encoding="utf-8").partition("## Layout")[2]
+    assert {
+        room for room in files_of_rooms() if f"{room.rpartition('.')[2]}/" not in tree and "benchmarks." not in room
+    } == set()
