@@ -115,3 +115,11 @@ def test_the_tree_in_the_readme_names_every_room() -> None:
     assert {
         room for room in files_of_rooms() if f"{room.rpartition('.')[2]}/" not in tree and "benchmarks." not in room
     } == set()
+
+
+@pytest.mark.parametrize("path", [path for path in SOURCES if "fill_file(DOCUMENT" in path.read_text()], ids=name_of)
+def test_every_block_that_a_benchmark_fills_is_in_its_document(path: Path) -> None:
+    source = path.read_text(encoding="utf-8")
+    (document,) = re.findall(r'^DOCUMENT = Path\("(.*)"\)', source, flags=re.MULTILINE)
+    for block in re.findall(r'fill_file\(DOCUMENT, "([\w-]+)"', source):
+        assert f"<!-- {block} -->" in (ROOT / document).read_text(encoding="utf-8"), f"{document} has no {block}"
