@@ -90,7 +90,7 @@ class ExportConfig:
     """Of the output head, and of the embedding where the two are one matrix; everything else has `bits`.
 
     Rounded to nearest, 8 bits lose next to nothing and 4 more than all calibrated layers together; with error feedback 4
-    bits lose a tenth of what the layers do (docs/int4.md).
+    bits lose a tenth of what the layers do (docs/explanation/int4.md).
     """
     has_own_head: bool
     """Whether a tied head is stored beside the embedding, so that it can be calibrated: an embedding's rows are looked
@@ -177,7 +177,7 @@ def int4_config(
 
 
 def _int4_bounds(method: Method, preset: Preset) -> Bounds:
-    """Two to three times the divergence of the rotated SmolLM2-135M (docs/int4.md), whose weights are hard to round."""
+    """Two to three times the divergence of the rotated SmolLM2-135M (docs/explanation/int4.md), whose weights are hard to round."""
     if method != "gptq":
         return Bounds(max_mean_kl=0.6, min_top1=0.6)
     return Bounds(max_mean_kl=0.25, min_top1=0.75) if preset == "fast" else Bounds(max_mean_kl=0.15, min_top1=0.85)

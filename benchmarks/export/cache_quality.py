@@ -6,7 +6,7 @@ Models of Qwen2's shape, small and of random weights, with biases as published o
 Each is exported by the default recipe, calibrated on pieces of Python's documentation; then it reads other pieces, one
 after the other, as one text of `POSITIONS`. What is compared at each position is the float model in torch with the
 exported one, which reads a few tokens at a time, so that nearly all that it attends to is what its cache holds: through
-our kernels, and through onnxruntime's. Writes the block `cache` of docs/int4.md.
+our kernels, and through onnxruntime's. Writes the block `cache` of docs/explanation/cache.md.
 
 Shapes: T positions, D hidden, V vocabulary.
 """
@@ -36,7 +36,7 @@ from toolkit.formats.chat_format import REASONING_TEMPLATE, TURN_END, TURN_START
 from toolkit.model.decoder import load_model
 from toolkit.records import write_records
 
-DOCUMENT = Path("docs/int4.md")
+DOCUMENT = Path("docs/explanation/cache.md")
 RUNS: dict[str, tuple[Cache, bool]] = {
     "exact": ("exact", True),
     "int8": ("int8", True),

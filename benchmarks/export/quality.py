@@ -6,7 +6,7 @@ The model is rotated first (see `benchmarks.export.rotation`), because one that 
 is a multiple of 256, which llama.cpp's K-quants need. The texts are Python's own documentation, which every Python
 carries: some topics to calibrate on, others to compare on. Every form reads the same held-out tokens through its own
 runtime. Where llama-cpp-python is installed, its quantizations are made and measured in the same run; with --olive those of
-Olive and of onnxruntime-genai's model builder as well. Writes the block `quality` of docs/int4.md.
+Olive and of onnxruntime-genai's model builder as well. Writes the block `quality` of docs/explanation/int4.md.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from toolkit.records import write_records
 from toolkit.sources.model_names import resolve
 from toolkit.terminal import say
 
-DOCUMENT = Path("docs/int4.md")
+DOCUMENT = Path("docs/explanation/int4.md")
 WIDE = Bounds(max_mean_kl=10.0, min_top1=0.0)
 """What falls short is shown, not refused."""
 GRAPH_BYTES = 500_000

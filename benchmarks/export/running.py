@@ -2,7 +2,7 @@
 
 Everything resident counts: Python, onnxruntime, the graph, what reading takes. The prompts are text, Python's documentation,
 because an embedding stays mapped and text needs few of its rows; ids drawn at random have nearly all of them read in.
-Writes the block `running` of docs/int4.md.
+Writes the block `running` of docs/explanation/running.md.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from toolkit.figures.tables import markdown_table
 from toolkit.formats.chat_format import ChatFormat
 from toolkit.records import Record
 
-DOCUMENT = Path("docs/int4.md")
+DOCUMENT = Path("docs/explanation/running.md")
 PROMPTS = (512, 512, 2048, 512)
 ANSWER_TOKENS = 24
 

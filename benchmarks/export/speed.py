@@ -5,7 +5,7 @@
 Speed does not depend on what the weights are, so they are random, in the shape of SmolLM2-1.7B, rounded to nearest in
 each preset's layout; half an hour of calibration would change no figure here. Keys and values are kept in int8, as the
 presets do. `--long` measures after 8,192 tokens. llama.cpp's files are made where llama-cpp-python is installed. Writes a
-block of docs/int4.md.
+block of docs/explanation/running.md.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from toolkit.figures.readme import fill_file
 from toolkit.machine.allowance import physical_cores
 from toolkit.records import write_records
 
-DOCUMENT = Path("docs/int4.md")
+DOCUMENT = Path("docs/explanation/running.md")
 PRESETS: tuple[Preset, ...] = ("fast", "balanced")
 QUANTIZATIONS: tuple[llama_cpp.Quantization, ...] = ("Q4_0", "Q4_K_M")
 CALIBRATION_TOKENS = 512

@@ -1,6 +1,6 @@
 """What latent attention's cache costs, kept four ways: bytes, time to decode a token, accuracy; one table.
 
-    python -m benchmarks.latents.cache_cost [--threads 1] [--rounds 5] [--out docs/latent-attention.md]
+    python -m benchmarks.latents.cache_cost [--threads 1] [--rounds 5] [--out docs/explanation/latent-attention.md]
 
 Speed: for each shape (`benchmarks.latents.latent_shapes`) a random model decodes one token after another behind a cache that is
 filled at random: transformers' own attention on its own cache, and ours, on the same weights. All take turns, and the
@@ -251,9 +251,11 @@ whole prefix into every head's keys and values at each step. Here a step reads t
 
 A prompt's first pass, and training, use exact values. To decode with a smaller cache:
 
-    toolkit traces --out runs/calibration
-    toolkit eval builtin --cache int8
-    toolkit eval builtin --cache int8 --cache-rank 48 --cache-calibration runs/calibration
+```sh
+toolkit traces --out runs/calibration
+toolkit eval builtin --cache int8
+toolkit eval builtin --cache int8 --cache-rank 48 --cache-calibration runs/calibration
+```
 
 {table}
 

@@ -5,7 +5,7 @@
 The server is `toolkit serve` in a process of its own; the clients, on the same machine, read its events and no more.
 Streams of one client alone come before and after, and again between, so that a slower machine slows both; so do those of
 a second server, which is `--repeatable`. The runner that the first token is compared with is a second decoder of the same folder, asked in turns with the server. Writes a
-block of docs/server.md.
+block of docs/explanation/serving.md.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from toolkit.formats.chat_format import ChatFormat
 from toolkit.progress import Progress
 from toolkit.records import Message
 
-DOCUMENT = Path("docs/server.md")
+DOCUMENT = Path("docs/explanation/serving.md")
 ANSWER_TOKENS = 200
 """Of each stream at most."""
 ALONE_S = 30.0

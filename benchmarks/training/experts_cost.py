@@ -1,6 +1,6 @@
 """The mixture of experts in figures: three ways to balance it, and what its step costs beside a dense model's.
 
-    python -m benchmarks.training.experts_cost [--steps 400] [--rows 4] [--rounds 5] [--preset nano] [--out docs]
+    python -m benchmarks.training.experts_cost [--steps 400] [--rows 4] [--rounds 5] [--preset nano] [--out docs/explanation]
 
 The preset's shape learns the same chains from the same weights three times: balanced by a bias, by an auxiliary loss,
 and not at all. Then one training step (forward and backward pass, no optimizer) is timed with each implementation of
@@ -228,7 +228,9 @@ PAGE = """# The mixture of experts
 −∞, weights from the unbiased scores, a shared expert. `tests/toolkit/test_experts.py` holds the layer to loops over tokens,
 `tests/toolkit/test_balance.py` the bias to its formula. Made, on a machine that does nothing else, by
 
-    python -m benchmarks.training.experts_cost --steps {steps} --rows {rows} --rounds {rounds} --preset {preset}
+```sh
+python -m benchmarks.training.experts_cost --steps {steps} --rows {rows} --rounds {rounds} --preset {preset}
+```
 
 ## Balance
 
@@ -264,7 +266,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--rows", type=int, default=4, help="rows an update; default: %(default)s")
     parser.add_argument("--rounds", type=int, default=5, help="timed steps of each variant; default: %(default)s")
     parser.add_argument("--preset", choices=PRESETS, default="nano", help="shape and recipe; default: %(default)s")
-    parser.add_argument("--out", type=Path, default=Path("docs"), help="folder; default: %(default)s")
+    parser.add_argument("--out", type=Path, default=Path("docs/explanation"), help="folder; default: %(default)s")
     options = parser.parse_args(arguments)
     keep_freed_memory()
     config, chat = PRESETS[options.preset](), ChatFormat.from_folder(resolve("builtin"))

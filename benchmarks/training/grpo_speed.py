@@ -1,6 +1,6 @@
 """How fast a step of GRPO is, beside TRL's own trainer: same weights, prompts, sizes and precision, taking turns.
 
-    python -m benchmarks.training.grpo_speed [--rounds 3] [--steps 3] [--out docs/reinforcement.md]
+    python -m benchmarks.training.grpo_speed [--rounds 3] [--steps 3] [--out docs/notes/reinforcement.md]
 
 TRL's `GRPOTrainer` comes as it is, on transformers' stock modules and `model.generate`; it is told what ours is told.
 No completion may end before its length, so that both sample the same number of tokens: neither is shown an

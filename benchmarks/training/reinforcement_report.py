@@ -1,4 +1,4 @@
-"""What reinforcement did, written into `docs/reinforcement.md` from the runs themselves.
+"""What reinforcement did, written into `docs/explanation/reinforcement.md` from the runs themselves.
 
     python -m benchmarks.training.reinforcement_report RUN      a folder of `toolkit teach --seeds N`
 
@@ -26,8 +26,8 @@ from toolkit.errors import InputError
 from toolkit.figures.charts import smoothed
 from toolkit.figures.readme import fill_file
 
-DOCUMENT = Path("docs/reinforcement.md")
-CURVES = Path("docs/reinforcement.svg")
+DOCUMENT = Path("docs/explanation/reinforcement.md")
+CURVES = Path("docs/explanation/reinforcement.svg")
 REINFORCED = ("zero_rl", "reason_rl", "align_rl")
 _LENGTH = "completions/mean_length"
 _FIGURE = f"""![Curves of reinforcement]({CURVES.name})

@@ -1,6 +1,6 @@
-"""How right verdicts are beside other programs', and how fast; writes both tables into docs/verdicts.md.
+"""How right verdicts are beside other programs', and how fast; writes both tables into docs/explanation/verdicts.md.
 
-python -m benchmarks.verdicts [--environments runs/environments] [--runs 5] [--page docs/verdicts.md]
+python -m benchmarks.verdicts [--environments runs/environments] [--runs 5] [--page docs/explanation/verdicts.md]
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ def main() -> None:
         "--environments", type=Path, default=Path("runs/environments"), help="where rivals are installed"
     )
     parser.add_argument("--runs", type=int, default=5, help="runs of each kind whose median is given")
-    parser.add_argument("--page", type=Path, default=Path("docs/verdicts.md"), help="the page to write the tables into")
+    parser.add_argument(
+        "--page", type=Path, default=Path("docs/explanation/verdicts.md"), help="the page to write the tables into"
+    )
     options = parser.parse_args()
     rows = read_rows()
     verdicts = {"this project": our_verdicts(rows)}

@@ -3,7 +3,7 @@
     examples ─ ChatFormat.training_ids ─> token ids, labels ─> padding-free batches ─> student, in bf16 where the
     machine computes in it, with fp32 masters of its weights in the optimizer
 
-What differs from the trainer's defaults, each measured by `benchmarks.training.student_speed` (docs/training-speed.md): freed memory
+What differs from the trainer's defaults, each measured by `benchmarks.training.student_speed` (docs/explanation/training-speed.md): freed memory
 stays in the process, batches have no padding, attention runs document by document, the head sees completion tokens
 only, no entropy and accuracy over the vocabulary, no autocast, no gradient checkpointing. The loss is the same.
 

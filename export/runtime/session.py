@@ -37,7 +37,7 @@ from toolkit.terminal import say
 
 SPIN_US = "200"
 """How long a thread without work looks for some before it sleeps: longer than the gap between two nodes of a step, shorter
-than that between two steps, through which onnxruntime's own threads spin (docs/int4.md has what each costs)."""
+than that between two steps, through which onnxruntime's own threads spin (docs/explanation/running.md has what each costs)."""
 SILENT = 4
 """Severity below which onnxruntime itself writes nothing: what is wrong it also raises, and its own lines to the terminal would
 hold a file's words as they are."""

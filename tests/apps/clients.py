@@ -2,7 +2,7 @@
 
 Those in JavaScript need Node.js and npm, and are left out in words where these are missing.
 
-python -m tests.apps.clients [--environments runs/environments] [--page docs/server.md]
+python -m tests.apps.clients [--environments runs/environments] [--page docs/reference/server.md]
 
 Tokenizer, template, server and network are real, and so is the decoder, but for its logits: they say what a script says, so
 that what each client must read is known.
@@ -160,7 +160,9 @@ def main() -> None:
     parser.add_argument(
         "--environments", type=Path, default=Path("runs/environments"), help="where clients are installed"
     )
-    parser.add_argument("--page", type=Path, default=Path("docs/server.md"), help="the page to write the table into")
+    parser.add_argument(
+        "--page", type=Path, default=Path("docs/reference/server.md"), help="the page to write the table into"
+    )
     options = parser.parse_args()
     table, failed = [["client", "version", "what it read as the script says"]], False
     with tempfile.TemporaryDirectory() as folder, served_scripts(Path(folder)) as url:

@@ -4,7 +4,7 @@
 
 The page is that of `toolkit chat`, shown by a real Chromium on the same machine. One loaded model writes both, turn by turn:
 a process gets its memory where the machine has some, and the same weights are a fifth faster in one than in another.
-Writes a block of docs/chat.md.
+Writes a block of docs/notes/page-cost.md.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from toolkit.progress import Progress
 if TYPE_CHECKING:
     from playwright.sync_api import Page
 
-DOCUMENT = Path("docs/chat.md")
+DOCUMENT = Path("docs/notes/page-cost.md")
 QUESTIONS = (
     "Sort these numbers in descending order: 12, 99, 41, 7, 56, 23, 88, 64, 35, 71, 18, 93, 46, 5, 80",
     "Sort these numbers in ascending order: 31, 8, 77, 52, 19, 66, 94, 3, 45, 28, 83, 60, 17, 39, 72, 11, 58, 90",

@@ -199,6 +199,6 @@ def test_a_refusal_is_short_however_long_the_value(name: str) -> None:
 
 
 def test_the_table_for_readers_names_each_field() -> None:
-    table = (ROOT / "docs" / "server.md").read_text(encoding="utf-8")
+    table = (ROOT / "docs" / "reference" / "server.md").read_text(encoding="utf-8")
     named = set(re.findall(r"`([a-z_0-9]+)`", table))
     assert {*CHAT, *TEXT, *HARMLESS, *NEUTRAL, *MESSAGE} <= named

@@ -1,4 +1,4 @@
-"""What servers and models send when something is odd, and what it must end as; the table of docs/traces.md.
+"""What servers and models send when something is odd, and what it must end as; the table of docs/reference/traces.md.
 
 `python -m tests.distill.broken_traces` writes the table anew.
 """
@@ -13,7 +13,7 @@ from tests.house.modules import ROOT
 from toolkit.figures.tables import markdown_table
 from toolkit.records import Problem
 
-PAGE = ROOT / "docs" / "traces.md"
+PAGE = ROOT / "docs" / "reference" / "traces.md"
 BEGIN, END = "<!-- broken traces -->\n", "<!-- end of broken traces -->\n"
 PROBLEM = Problem.create(family="user", question="Which is the greatest number that divides 12 and 18?", answer="6")
 THOUGHT, ANSWER = "18 is 12 and 6 more, and 6 divides 12.", "The answer is 6."

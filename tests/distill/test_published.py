@@ -265,7 +265,7 @@ def test_a_heading_is_no_final_answer(tmp_path: Path) -> None:
 
 
 def test_each_form_stands_in_the_documents_table() -> None:
-    table = (Path(__file__).parents[2] / "docs" / "problems.md").read_text()
+    table = (Path(__file__).parents[2] / "docs" / "reference" / "problems.md").read_text()
     named_otherwise = {"multiple choice", "question and answer", "problem and answer", "problem and solution"}
     assert [form.name for form in FORMS if form.name not in named_otherwise and f"| {form.name}" not in table] == []
     assert "| others | `problem` with `answer` or `solution` |" in table

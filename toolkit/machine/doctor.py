@@ -41,7 +41,7 @@ KEY_PACKAGE = {"chat": "gradio", "distill": "trl", "export": "onnx", "serve": "l
 DEMO_DISK_BYTES = 5e9
 DEMO_MEMORY_BYTES = 8e9
 BYTES_A_PARAMETER = 0.65
-"""Resident, of an int4 model with a cache of some hundred positions: 1.1 GB of a 1.7B (docs/int4.md)."""
+"""Resident, of an int4 model with a cache of some hundred positions: 1.1 GB of a 1.7B (docs/explanation/int4.md)."""
 BESIDE_MODEL_BYTES = 0.5e9
 """Of the process that runs it."""
 MODEL_SIZES = (135e6, 360e6, 600e6, 1.7e9, 4e9, 8e9, 14e9, 32e9, 70e9)

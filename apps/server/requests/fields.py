@@ -5,7 +5,7 @@
     neutral     would change the answer and nothing here obeys it: only the value that asks for what happens anyway
     the rest    refused, as OpenAI's own server does, with the nearest name: a typing error must not pass for a setting
 
-A null counts as absent. The table for readers is in docs/server.md, and a test compares it with this one.
+A null counts as absent. The table for readers is in docs/reference/server.md, and a test compares it with this one.
 Sources: OpenAI's API reference (chat and completions); the request fields of vLLM, SGLang, llama-server, Ollama, LM Studio.
 """
 
