@@ -4,8 +4,9 @@
                   "mfu"}, and `MORE`
     checkpoints/  lets an interrupted run go on; removed by whoever saves the run's result
 
-A run that goes on from a checkpoint first cuts the file back to it, so each step stands there once. Of many processes
-the first one writes, and all save or stop together.
+The last update is always logged: what a run says of itself is what its last line says. A run that goes on from a
+checkpoint first cuts the file back to it, so each step stands there once. Of many processes the first one writes, and
+all save or stop together.
 
 Tokens are those of the examples, prompts included and padding not, over all processes; so the operations a second and
 the model FLOP utilization (`toolkit.model.flops`) are what those tokens needed. Of reinforcement they are a lower
@@ -128,6 +129,7 @@ class Journal(TrainerCallback):
     ) -> None:
         if self._progress:
             self._progress.advance()
+        control.should_log |= state.global_step == state.max_steps  # what is told of the run is its last line
         now = time.monotonic()
         is_due = now - self._saved_at >= self._checkpoint_every_s
         is_interrupted, is_due = _anywhere(args.device, self._interrupted.is_set(), is_due)

@@ -264,6 +264,19 @@ def test_a_heading_is_no_final_answer(tmp_path: Path) -> None:
     assert problem_in([{"question": "What now?", "answer": "Ask.\r\n#### 7 \r\n"}], tmp_path).answer == "7"
 
 
+def test_hashes_are_found_where_the_line_ends_of_a_solution_were_lost(tmp_path: Path) -> None:
+    lost = [{**row, "answer": row["answer"].replace("\n", " ")} for row in GSM8K]
+    assert [problem.answer for problem in read_problems(written(tmp_path, lost, "jsonl"))] == [
+        "72",
+        "1,334",
+        "$10",
+        "-2",
+        "0",
+    ]
+    spoken_of = "A heading is #### and a name, as in #### 4 ways"
+    assert problem_in([{"question": "What is a heading?", "answer": spoken_of}], tmp_path).answer == spoken_of
+
+
 def test_each_form_stands_in_the_documents_table() -> None:
     table = (Path(__file__).parents[2] / "docs" / "reference" / "problems.md").read_text()
     named_otherwise = {"multiple choice", "question and answer", "problem and answer", "problem and solution"}

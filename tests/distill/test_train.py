@@ -217,6 +217,17 @@ def test_the_first_logged_loss_is_the_mean_over_completion_tokens(tiny_student: 
     assert math.isclose(losses(tmp_path)[0], total / count, rel_tol=5e-3)  # bf16 where the machine has it
 
 
+@pytest.mark.parametrize("made", [1, 3, 9, 10])
+def test_what_is_told_of_a_training_is_of_its_last_update(made: int, tiny_student: Path, tmp_path: Path) -> None:
+    rows = examples(made)
+    measured = train(tiny_student, rows, replace(tiny_recipe(), batch_examples=1, log_every=5), tmp_path)
+    tokens = sum(len(ids) for ids in tokenize(rows, ChatFormat.from_folder(tmp_path))["input_ids"])
+    last = json.loads((tmp_path / LOSS).read_text().splitlines()[-1])
+    assert (last["step"], last["tokens"]) == (made, tokens)
+    assert (measured["updates"], measured["chosen_update"], measured["tokens"]) == (made, made, tokens)
+    assert measured["final_loss"] == last["loss"]
+
+
 def test_adapters_are_merged_into_a_plain_checkpoint(tiny_student: Path, tmp_path: Path) -> None:
     recipe = replace(demo(lora=True), learning_rate=1e-2, batch_examples=4, log_every=1)
     train(tiny_student, examples(32), recipe, tmp_path)

@@ -55,7 +55,10 @@ _BETWEEN_BOXES = re.compile(
     r"(?:[\s$,;&()\[\].:]|\\[(),;:!\]\[ ]|\\q?quad|\\\\|\\text\{\s*(?:and|or)\s*\}|(?:and|or|und|oder|et|ou|y|e|и|или|和|或|与)\b"
     r"|[a-zA-Z](?:_\{?\w+\}?)?\s*=)*"
 )
-_HASHES = re.compile(r"^[ \t]*####[ \t]+(\S.*)$", re.MULTILINE)
+_HASHES = re.compile(
+    r"(?:^[ \t]*####[ \t]+|(?<!#)####[ \t]*(?=[-+$€£]{0,2}\.?\d[\d.,/]*%?[ \t.]*$))(\S(?:(?!####).)*)$", re.MULTILINE
+)
+"""A line of its own; where the line ends of the text were lost, a number behind it."""
 
 _NOUNS = (
     r"\b(?:final |correct |right |best )?(?:answers?|ans)\b|\b(?:correct|right|best) (?:option|choice|statement)\b"
