@@ -99,7 +99,8 @@ class Service:
             try:
                 self._check_key(request)
                 return await endpoint(request)
-            except ApiError as error:
+            except (ApiError, InputError) as refused:
+                error = refused if isinstance(refused, ApiError) else ApiError(str(refused))
                 self.metrics.refused.labels(str(error.status)).inc()
                 headers = {"retry-after": str(RETRY_AFTER_S)} if error.status == 429 else {}
                 if error.status in (408, 413):  # what is left of the body is not read

@@ -24,6 +24,7 @@ from distill.teachers.outcomes import FAILED, Failure, Outcomes, Refusal
 from toolkit.errors import InputError
 from toolkit.formats.chat_format import ChatFormat, ReasoningParser
 from toolkit.formats.thought_forms import read_text
+from toolkit.formats.tokenizer_bounds import next_piece
 from toolkit.generation.generate import Decoder, Sampling, decode
 from toolkit.progress import Progress
 from toolkit.records import AppendLog, FinishReason, Message, Problem, Trace, read_records
@@ -261,7 +262,7 @@ def count_reasoning(chat_format: ChatFormat, ids: Sequence[int]) -> int:
         if id in chat_format.stop_ids:
             break
         was_closed = parser.closed
-        for _ in parser.feed(text.step(chat_format.tokenizer, id) or ""):
+        for _ in parser.feed(next_piece(text, chat_format.tokenizer, id)):
             pass
         count += not (was_closed and parser.closed)
     return count

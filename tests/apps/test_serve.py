@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import shutil
 import socket
 import subprocess
 import sys
@@ -31,6 +32,7 @@ from tests.apps.in_thread import serving
 from toolkit.errors import InputError
 from toolkit.formats.chat_format import ChatFormat, split_completion
 from toolkit.generation.generate import Sampling, complete
+from toolkit.runs import file_digest
 
 SCHEMA = {
     "type": "object",
@@ -564,3 +566,23 @@ def test_the_import_chain_of_the_server_holds_neither_torch_nor_gradio() -> None
     script = "import sys, apps.server.run_server; print(*sorted({name.split('.')[0] for name in sys.modules}))"
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert set(result.stdout.split()).isdisjoint({"torch", "transformers", "onnx", "gradio", "distill", "openai"})
+
+
+@pytest.mark.parametrize("route", ["chat/completions", "completions"])
+def test_a_text_that_the_tokenizer_fails_on_is_a_structured_400(learned: Path, tmp_path: Path, route: str) -> None:
+    folder = Path(shutil.copytree(learned, tmp_path / "copy"))
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    never_ends = {"type": "Split", "pattern": {"Regex": "(a+)+$"}, "behavior": "Isolated", "invert": False}
+    steps = {"type": "Sequence", "pretokenizers": [never_ends, tokenizer["pre_tokenizer"]]}
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer | {"pre_tokenizer": steps}))
+    manifest = json.loads((folder / "manifest.json").read_text())
+    written = {"bytes": (folder / "tokenizer.json").stat().st_size, "sha256": file_digest(folder / "tokenizer.json")}
+    manifest["outputs"]["tokenizer.json"] = written
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    text = "a" * 60 + "!"
+    body = {"prompt": text} if route == "completions" else {"messages": [{"role": "user", "content": text}]}
+    with serving_model(folder, parallel=1, queue=1) as (address, _):
+        client = openai.OpenAI(base_url=f"http://{address}/v1", api_key=KEY, max_retries=0)
+        with pytest.raises(openai.BadRequestError, match="tokenizer must be able to read a text") as caught:
+            client.post(f"/{route}", body={"model": "copy", **body}, cast_to=object)
+        assert caught.value.type == "invalid_request_error"

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import gzip
+import html
 import json
+import re
 import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
@@ -16,7 +19,16 @@ from tests.http_server import HttpServer, QuietHandler
 from toolkit.errors import InputError
 from toolkit.generation import bounded_response, endpoint
 from toolkit.generation.bounded_response import TIMEOUT_VARIABLE
-from toolkit.generation.endpoint import KEY_VARIABLE, Chunk, ask_listing, locate, parse_address, printable, stream_chat
+from toolkit.generation.endpoint import (
+    KEY_VARIABLE,
+    Chunk,
+    ask_listing,
+    is_loopback,
+    locate,
+    parse_address,
+    printable,
+    stream_chat,
+)
 
 Say = Callable[["_Handler"], None]
 MODEL = {"id": "far", "max_model_len": 2048}
@@ -91,6 +103,34 @@ def test_an_event_may_have_its_data_in_lines_and_other_fields() -> None:
 def test_a_stream_is_unicode_whatever_its_header_says() -> None:
     with streaming(event(content="é…"), Content_Type="text/plain; charset=latin-1") as server:
         assert said(server) == "é…"
+
+
+def test_a_byte_order_mark_costs_no_event() -> None:
+    content = f"\ufeff{event(content='one ')}\n\n{event(content='two')}\n\n".encode()
+    with RawServer(lambda handler: handler.send(content)) as server:
+        assert said(server) == "one two"
+
+
+@pytest.mark.parametrize(
+    "data", ['{"message": "no memory left"}', '{"error": {"message": "no memory left"}}', "no memory left"]
+)
+def test_what_an_event_of_the_kind_error_says_is_told(data: str) -> None:
+    server = streaming(event(content="one"), f"event: error\ndata: {data}")
+    with server, pytest.raises(InputError, match=r"broke off: .*no memory left"):
+        chunks(server)
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["localhost", "127.0.0.1", "127.1", "0", "0.0.0.0", "[::1]", "[::]", "[::ffff:127.0.0.1]", "0x0", "2130706433"],
+)
+def test_each_way_to_write_this_machine_is_asked_without_a_proxy(host: str) -> None:
+    assert is_loopback(f"http://{host}:8080/v1")
+
+
+@pytest.mark.parametrize("host", ["example.org", "10.0.0.1", "localhost.example.org", "1", "[2001:db8::1]"])
+def test_no_other_machine_is_taken_for_this_one(host: str) -> None:
+    assert not is_loopback(f"http://{host}:8080/v1")
 
 
 def test_nothing_counts_after_the_end() -> None:
@@ -241,6 +281,43 @@ def test_a_key_that_a_server_says_is_in_no_message(monkeypatch: pytest.MonkeyPat
         assert f"[{KEY_VARIABLE}]" in str(caught.value)
         assert not any(part in str(caught.value) for part in ("123", "quoted", "slash"))
     assert sent == [f"Bearer {key}"] * 2
+
+
+ESCAPES: dict[str, Callable[[str], str]] = {
+    "a solidus in PHP": lambda key: key.replace("/", "\\/"),
+    "JSON in JSON": lambda key: json.dumps(json.dumps(key)[1:-1])[1:-1],
+    "PHP in JSON": lambda key: json.dumps(key.replace("/", "\\/"))[1:-1],
+    "Go": lambda key: "".join(f"\\u{ord(c):04x}" if c in "&<>" else c for c in key),
+    "Go, in capitals": lambda key: "".join(f"\\u{ord(c):04X}" if c in "&<>" else c for c in key),
+    "all in JSON": lambda key: "".join(f"\\u{ord(c):04x}" for c in key),
+    "C": lambda key: "".join(f"\\x{ord(c):02x}" for c in key),
+    "octal": lambda key: "".join(f"\\{ord(c):03o}" for c in key),
+    "HTML": html.escape,
+    "HTML by number": lambda key: "".join(f"&#{ord(c)};" for c in key),
+    "HTML by hexadecimal number": lambda key: "".join(f"&#X{ord(c):X};" for c in key),
+    "HTML in HTML": lambda key: html.escape(html.escape(key)),
+    "HTML by name": lambda key: key.replace("&", "&AMP;").replace("/", "&sol;"),
+    "an address": lambda key: quote(key, safe=""),
+    "an address but for solidi": quote,
+    "an address in small letters": lambda key: re.sub("%..", lambda found: found[0].lower(), quote(key, safe="")),
+    "an address in an address": lambda key: quote(quote(key, safe=""), safe=""),
+    "all in an address": lambda key: "".join(f"%{ord(c):02X}" for c in key),
+}
+
+
+@pytest.mark.parametrize("way", ESCAPES)
+def test_a_key_is_in_no_message_however_a_server_escapes_it(monkeypatch: pytest.MonkeyPatch, way: str) -> None:
+    key = """sk-secret/12&<3>"+='~"""
+    monkeypatch.setenv(KEY_VARIABLE, key)
+    assert printable(f"no {ESCAPES[way](key)}!") == repr(f"no [{KEY_VARIABLE}]!")
+    assert printable("no sk-secret") == "'no sk-secret'", "what is not the key stays"
+
+
+def test_a_long_text_is_searched_for_the_key_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(KEY_VARIABLE, "sk-\\secret")
+    begun = time.monotonic()
+    printable("\\" * 1_000_000 + "sk-" * 1_000_000 + "&amp;" * 100_000)
+    assert time.monotonic() - begun < 10
 
 
 def test_a_key_with_a_line_break_inside_is_refused_and_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,6 +30,7 @@ from toolkit.formats.literal_text import THOUGHT_TAGS, LiteralText, own_outside
 from toolkit.formats.message_fields import whole
 from toolkit.formats.special_tokens import NAMES, add_configured, special_tokens
 from toolkit.formats.templates import TEMPLATE_FILE, ChatTemplate, read_template
+from toolkit.formats.tokenizer_bounds import decoded, encoding_of
 from toolkit.formats.tokenizer_trial import try_tokenizer
 from toolkit.records import Message, read_object
 
@@ -130,12 +131,11 @@ class ChatFormat:
 
     def encode(self, text: str) -> list[int]:
         """Ids of a text in which names of control tokens are those tokens: the format's own text."""
-        ids: list[int] = self.tokenizer.encode(whole(text), add_special_tokens=False).ids
+        ids: list[int] = encoding_of(self.tokenizer, whole(text)).ids
         return ids
 
     def decode(self, ids: Sequence[int]) -> str:
-        text: str = self.tokenizer.decode([i for i in ids if i not in self.stop_ids], skip_special_tokens=False)
-        return text
+        return decoded(self.tokenizer, [i for i in ids if i not in self.stop_ids])
 
     def means(self, ids: Sequence[int], reasoning: str, answer: str) -> bool:
         """Whether this model reads these texts, or more of them, in the ids of a turn."""

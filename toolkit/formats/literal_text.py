@@ -26,6 +26,7 @@ from tokenizers import AddedToken, Encoding, Tokenizer, models
 
 from toolkit.errors import InputError
 from toolkit.formats.message_fields import whole
+from toolkit.formats.tokenizer_bounds import encoding_of
 from toolkit.records import Message
 
 THOUGHT_TAGS = ("<think>", "</think>")
@@ -100,7 +101,7 @@ class LiteralText:
         Raises `InputError` where the vocabulary has no other way to write a content.
         """
         text = whole(text)
-        encoding = self._tokenizer.encode(text, add_special_tokens=False)
+        encoding = encoding_of(self._tokenizer, text)
         ids: list[int] = encoding.ids
         own: list[int] = []
         others: list[int] = []
@@ -125,7 +126,7 @@ class LiteralText:
     def _as_text(self, text: str, *, is_first: bool) -> list[int]:
         """Ids of a stretch without control tokens; broken in two where the model itself has a piece of that name."""
         before = "" if is_first else self._anchor
-        encoding = self._without_control.encode(before + text, add_special_tokens=False)
+        encoding = encoding_of(self._without_control, before + text)
         first = bool(before)
         ids: list[int] = encoding.ids[first:]
         cuts = [0]

@@ -1,12 +1,14 @@
 """Whether a `tokenizer.json` can be read without ending the process: a child tries it first.
 
 A crafted file makes the tokenizers library abort (no Python can catch that), or take all memory or time. So each file is
-loaded once in a process that may die of it, reads a text there and decodes some ids. That it was harmless is remembered by
-its digest in the cache folder, because a tokenizer of a real model takes half a second to load.
+loaded once in a process that may die of it, which says what steps the library has read, reads a text and decodes some ids.
+That it was harmless is remembered by its digest in the cache folder, because a tokenizer of a real model takes half a
+second to load.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -14,6 +16,7 @@ from importlib import metadata
 from pathlib import Path
 
 from toolkit.errors import InputError
+from toolkit.formats.tokenizer_bounds import MOST_GROWTH, check_growth
 from toolkit.json_files import check_regular
 from toolkit.machine.user_folders import cache_folder
 from toolkit.runs import file_digest, replace_text
@@ -21,8 +24,9 @@ from toolkit.runs import file_digest, replace_text
 MOST_BYTES = 2 * 2**30
 """Address space of the child: ten times what the largest known vocabulary takes."""
 TIMEOUT_S = 20
+STEPS = ("normalizer", "pre_tokenizer", "decoder")
 TRIAL = """
-import sys
+import json, sys
 try:
     import resource
     resource.setrlimit(resource.RLIMIT_AS, (int(sys.argv[2]), int(sys.argv[2])))
@@ -31,6 +35,8 @@ except (ImportError, ValueError, OSError):
 try:
     from tokenizers import Tokenizer
     tokenizer = Tokenizer.from_file(sys.argv[1])
+    steps = {name: getattr(tokenizer, name) for name in sys.argv[3:]}
+    print(json.dumps({name: json.loads(step.__getstate__()) for name, step in steps.items() if step}), flush=True)
     tokenizer.no_truncation()
     tokenizer.no_padding()
     text = "".join(map(chr, range(1, 0x180))) + " word \\u4f60\\u597d \\u0645\\u0631 e\\u0301 \\U0001f469\\u200d\\U0001f467" * 100
@@ -44,19 +50,21 @@ except BaseException as error:
 def try_tokenizer(path: Path) -> None:
     """Raises `InputError` where reading the file fails, or ends the process that tries it."""
     check_regular(path)
-    proof = _proofs() / f"{file_digest(path)}-{metadata.version('tokenizers')}"
+    proof = _proofs() / f"{file_digest(path)}-{metadata.version('tokenizers')}-{MOST_GROWTH}"
     if proof.exists():
         return
-    command = [sys.executable, "-P", "-c", TRIAL, str(path), str(MOST_BYTES)]
+    command = [sys.executable, "-P", "-c", TRIAL, str(path), str(MOST_BYTES), *STEPS]
     environment = os.environ | {"TOKENIZERS_PARALLELISM": "false", "RAYON_NUM_THREADS": "1"}
     try:
         done = subprocess.run(
             command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, timeout=TIMEOUT_S, check=False
         )
-    except subprocess.TimeoutExpired:
+    except subprocess.TimeoutExpired as error:
+        _check_steps(path, error.stdout or b"")
         raise InputError(
             f"{path} must be a tokenizer that loads within {TIMEOUT_S} s, and is not; get it again"
         ) from None
+    _check_steps(path, done.stdout)
     lines = done.stderr.decode(errors="replace").strip().splitlines() or [""]
     if done.returncode == 1:
         raise InputError(f"{path} must be a tokenizer of the tokenizers library: {lines[-1]}")
@@ -69,6 +77,12 @@ def try_tokenizer(path: Path) -> None:
         replace_text(proof, "")
     except InputError:
         return  # where nothing can be written, each process tries anew
+
+
+def _check_steps(path: Path, said: bytes) -> None:
+    """Check the steps that the library has read, where it came so far."""
+    if said.endswith(b"\n"):
+        check_growth(path, json.loads(said))
 
 
 def _proofs() -> Path:

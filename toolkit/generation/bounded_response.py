@@ -78,9 +78,9 @@ async def read_whole(response: Response) -> Response:
     )
 
 
-async def read_events(response: Response, take: Callable[[str], None]) -> None:
-    """Hand on the data of each event; raises `InputError` where events are too many or too slow."""
-    response.headers["Content-Type"] = "text/event-stream; charset=utf-8"  # which it is, whatever a server calls it
+async def read_events(response: Response, take: Callable[[str, str], None]) -> None:
+    """Hand on the kind and the data of each event; raises `InputError` where events are too many or too slow."""
+    response.headers["Content-Type"] = "text/event-stream; charset=utf-8-sig"  # which it is, whatever a server calls it
     silence, size = silence_s(), 0
     try:
         async with asyncio.timeout(silence) as patience:
@@ -93,7 +93,7 @@ async def read_events(response: Response, take: Callable[[str], None]) -> None:
                 size += len(event.data)
                 if size > MOST_STREAM_BYTES:
                     raise InputError(f"{response.url} must send at most {MOST_STREAM_BYTES} bytes of events")
-                take(event.data)
+                take(event.event, event.data)
     except TimeoutError as error:
         raise InputError(
             f"{response.url} must send an event within {silence:g} s; set {TIMEOUT_VARIABLE} where it needs longer"

@@ -15,14 +15,15 @@ import ipaddress
 import json
 import os
 import queue
+import re
 import socket
 import ssl
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from html.entities import html5
 from threading import Thread
 from typing import Any
-from urllib.parse import quote
 
 from httpx2 import URL, AsyncClient, Headers, HTTPError, InvalidURL, Request, Response, Timeout
 
@@ -130,7 +131,7 @@ def stream_chat(url: str, body: Mapping[str, Any], poll_s: float) -> Iterator[Ch
             if response.status_code != 200:
                 refusal = await read_whole(response)
                 raise InputError(f"{url} must accept a chat completion; it says {status(refusal)}")
-            await read_events(response, lambda data: arrived.put(_chunk(url, data)))
+            await read_events(response, lambda kind, data: arrived.put(_chunk(url, kind, data)))
 
     def run() -> None:
         try:
@@ -214,8 +215,9 @@ def is_loopback(url: str) -> bool:
         found = ipaddress.ip_address(host.strip("[]"))
         mapped = getattr(found, "ipv4_mapped", None) or found
         return bool(mapped.is_loopback or mapped.is_unspecified)
-    with suppress(OSError):  # short forms such as 127.1
-        return ipaddress.ip_address(socket.inet_aton(host)).is_loopback
+    with suppress(OSError):  # short forms such as 127.1 and 0
+        short = ipaddress.ip_address(socket.inet_aton(host))
+        return short.is_loopback or short.is_unspecified
     return False
 
 
@@ -244,12 +246,22 @@ def printable(text: str) -> str:
 
 
 def _redacted(text: str) -> str:
-    """The text without the key, also as JSON, Python or an address would write it."""
+    """The text without the key, also where JSON, Python, HTML or an address writes its signs otherwise."""
     key = _key()
-    forms = {key, json.dumps(key)[1:-1], repr(key)[1:-1], quote(key, safe="")} if key else set()
-    for form in sorted(forms, key=len, reverse=True):
-        text = text.replace(form, f"[{KEY_VARIABLE}]")
-    return text
+    return re.sub("".join(map(_written, key)), f"[{KEY_VARIABLE}]", text) if key else text
+
+
+def _written(sign: str) -> str:
+    """A pattern of the ways that a sign of the key is written, each of which may be escaped again (`%252F`)."""
+    code, names = ord(sign), [name for name, meant in html5.items() if meant == sign and name.endswith(";")]
+    ways = [
+        rf"\\{{0,8}}{re.escape(sign)}",
+        rf"\\{{1,8}}(?i:u{code:04x}|u\{{0{{0,4}}{code:x}\}}|x{code:02x})",
+        rf"\\{{1,8}}0?{code:o}(?![0-7])",
+        rf"%(?:25){{0,3}}(?i:{code:02x})",
+        rf"&(?:amp;){{0,3}}(?:#0{{0,4}}{code};|#(?i:x0{{0,4}}{code:x});{''.join(f'|{name}' for name in names)})",
+    ]
+    return f"(?:{'|'.join(ways)})"
 
 
 def _key() -> str:
@@ -274,8 +286,10 @@ def _arrivals(
         yield found
 
 
-def _chunk(url: str, data: str) -> Chunk:
-    """Read one event's JSON."""
+def _chunk(url: str, kind: str, data: str) -> Chunk:
+    """Read one event's JSON; whatever is in one of the kind `error` is what went wrong."""
+    if kind == "error":
+        raise InputError(f"{url} broke off: {printable(data)}")
     try:
         event = json.loads(data)
         if event.get("error"):

@@ -19,6 +19,7 @@ from tokenizers.decoders import DecodeStream
 
 from toolkit.errors import InputError
 from toolkit.formats.chat_format import ChatFormat, Delta, ReasoningParser
+from toolkit.formats.tokenizer_bounds import next_piece
 from toolkit.records import FinishReason, Message
 
 Floats = NDArray[np.float32]
@@ -187,7 +188,7 @@ class TurnReader:
 
     def read(self, token_id: int) -> list[Delta]:
         """The text that became certain by one more id."""
-        piece = self._text.step(self._chat_format.tokenizer, token_id)
+        piece = next_piece(self._text, self._chat_format.tokenizer, token_id)
         return list(self._parser.feed(piece)) if piece else []
 
     def finish(self) -> list[Delta]:
