@@ -22,9 +22,10 @@ from transformers.utils import logging
 
 from export.calibration.texts import Text
 from export.checkpoint.tensors import Checkpoint
-from export.runtime.decoder import Floats, OnnxDecoder
+from export.runtime.decoder import OnnxDecoder
 from toolkit.errors import GateFailed, InputError
 from toolkit.formats.chat_format import ChatFormat
+from toolkit.generation.generate import Floats
 from toolkit.model.decoder import load_model
 from toolkit.records import Record
 

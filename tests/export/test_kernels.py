@@ -19,7 +19,8 @@ from export.graph.attention_over_codes import FEW_TOKENS, INPUTS, NAME, STEPS, a
 from export.graph.matmul_3bits import matmul_3bits
 from export.graph.model_graph import INT8_CACHE_OPSET, IR_VERSION, OPSET
 from export.graph.nodes import MICROSOFT, OURS, THREE_BITS
-from export.runtime.decoder import Cache, OnnxDecoder
+from export.runtime.decoder import OnnxDecoder
+from export.runtime.exported_model import Cache
 from export.runtime.kernels.library import THEIRS, VARIABLE, kernels_library
 from export.runtime.session import open_session
 from toolkit.errors import InputError

@@ -198,12 +198,12 @@ def chat(options: Options) -> Result:
 
 def serve(options: Options) -> Result:
     from apps.server.run_server import run_server
-    from export.runtime.decoder import OnnxDecoder
+    from export.runtime.exported_model import open_exported
 
     _say_what_is_slower(options.folder)
     run_server(
         options.folder,
-        open_decoder=partial(OnnxDecoder, cache=options.cache, prepacked=options.prepacked),
+        open_model=partial(open_exported, cache=options.cache, prepacked=options.prepacked),
         host=options.host,
         port=options.port,
         api_key=options.api_key,
@@ -243,7 +243,7 @@ def demo(options: Options) -> Result:
 
 def _say_what_is_slower(*models: str | Path) -> None:
     """A line on stderr for each exported folder whose products our kernels don't compute."""
-    from export.runtime.decoder import MODEL_FILE
+    from export.runtime.exported_model import MODEL_FILE
     from export.runtime.kernels.library import what_is_slower
 
     lines = (what_is_slower(Path(model) / MODEL_FILE) for model in models if model and Path(model).is_dir())

@@ -19,8 +19,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from export.runtime.decoder import Floats, OnnxDecoder
+from export.runtime.decoder import OnnxDecoder
 from toolkit.errors import InputError
+from toolkit.generation.generate import Floats
 from toolkit.json_files import check_regular
 from toolkit.records import Record
 
@@ -115,7 +116,7 @@ def measure_coarsely(decoder: OnnxDecoder, expected: Expected) -> CoarseParity:
 
 def check_readable(decoder: OnnxDecoder, expected: Expected) -> None:
     """Raises `InputError` where a text is none that the model can read."""
-    vocab_size, longest = decoder.config.vocab_size, int(expected.lengths.max())
+    vocab_size, longest = decoder.model.vocab_size, int(expected.lengths.max())
     for ids in (expected.tokens, expected.ids):
         if ids.min() < 0 or ids.max() >= vocab_size:
             raise InputError(f"the ids in {EXPECTED_FILE} must be below {vocab_size}, and are not; export again")

@@ -16,8 +16,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from export.runtime.decoder import Floats, OnnxDecoder
+from export.runtime.decoder import OnnxDecoder
 from export.runtime.verify.divergence import CoarseParity, Expected, Passage, agreement, check_readable, score_passages
+from toolkit.generation.generate import Floats
 
 LONG, TURNS, BATCH, ODD = PLACES = ("long positions", "several turns", "a batch", "odd tokens")
 LONG_POSITIONS = 2048
