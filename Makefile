@@ -3,7 +3,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-KERNELS := $(wildcard export/runtime/kernels/*.[ch])
+KERNELS := $(wildcard export/runtime/kernels/*.[ch] export/runtime/kernels/*/*.[ch])
 # Two processes of one thread each: many tests wait for a browser or another process, and few products here fill two cores.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadgroup
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e

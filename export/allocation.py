@@ -31,7 +31,8 @@ from export.graph.model_graph import build_graph
 from export.matrices import checkpoint_names, nearest, vectors
 from export.quantization.codes import THREE_BITS_BLOCK, dequantize
 from export.quantization.layout import BLOCK_SIZES, Layout, layouts
-from export.runtime.decoder import MODEL_FILE, OnnxDecoder
+from export.runtime.decoder import OnnxDecoder
+from export.runtime.exported_model import MODEL_FILE
 from toolkit.errors import InputError
 from toolkit.figures.tables import columns
 from toolkit.progress import Progress

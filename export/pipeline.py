@@ -34,7 +34,7 @@ from export.graph.model_graph import build_graph
 from export.matrices import Method, part_bytes, parts, vectors
 from export.merged_model import open_merged
 from export.quantization.layout import Layout, layouts
-from export.runtime.decoder import INT8_CACHE_FILE, MODEL_FILE, Cache
+from export.runtime.exported_model import INT8_CACHE_FILE, MODEL_FILE, Cache
 from export.tuning import tune
 from toolkit import runs
 from toolkit.errors import InputError, ToolkitError

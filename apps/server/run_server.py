@@ -1,6 +1,6 @@
 """`toolkit serve`: one exported model for other programs, on this machine or with a key.
 
-    client ── guard (host, origin) ── service (key, routes) ── scheduler (one thread, one decoder)
+    client ── guard (host, origin) ── service (key, routes) ── scheduler (one thread, one model)
 
 No torch is imported, and no request leaves the machine.
 """
@@ -21,7 +21,7 @@ from apps.access.address import LOOPBACK, in_url, listen, run_until_interrupted
 from apps.access.guard import Application, guard
 from apps.server.requests.protocol import ApiError
 from apps.server.service import Service
-from export.runtime.decoder import OnnxDecoder, OpenDecoder
+from export.runtime.exported_model import OpenModel, open_exported
 from toolkit.errors import InputError
 from toolkit.generation.endpoint import KEY_VARIABLE
 from toolkit.terminal import show
@@ -88,7 +88,7 @@ def _checked(values: Collection[str], option: str, form: re.Pattern[str], wanted
 def run_server(
     folder: Path,
     *,
-    open_decoder: OpenDecoder = OnnxDecoder,
+    open_model: OpenModel = open_exported,
     host: str,
     port: int,
     api_key: str | None,
@@ -122,7 +122,7 @@ def run_server(
         port = listener.getsockname()[1]
         service = Service(
             folder,
-            open_decoder=open_decoder,
+            open_model=open_model,
             parallel=parallel,
             queue=queue,
             api_key=key,

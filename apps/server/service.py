@@ -34,7 +34,8 @@ from apps.server.requests.protocol import ApiError, Settings, check_model, read_
 from apps.server.responses import Choice, Head, chunk_choices, usage, whole_choice
 from apps.server.row import Piece, Turn
 from apps.server.scheduler import QueueFull, Scheduler
-from export.runtime.decoder import OnnxDecoder, OpenDecoder
+from export.runtime.exported_model import OpenModel, open_exported
+from export.runtime.rows.row_pool import RowPool
 from toolkit.errors import InputError
 from toolkit.formats.chat_format import ChatFormat, ReasoningParser
 from toolkit.generation.endpoint import PREFIX
@@ -52,7 +53,7 @@ class Service:
         self,
         folder: Path,
         *,
-        open_decoder: OpenDecoder = OnnxDecoder,
+        open_model: OpenModel = open_exported,
         parallel: int,
         queue: int,
         api_key: str,
@@ -64,17 +65,17 @@ class Service:
         Raises `InputError` where the folder is no sound export.
         """
         check_folder(folder)
-        decoder = open_decoder(folder)
+        model = open_model(folder)
         self.name = name or folder.resolve().name
         self._created = int((folder / "config.json").stat().st_mtime)
         """When the folder was exported."""
-        self.most_cache_bytes = decoder.position_bytes * decoder.max_length * parallel
+        self.most_cache_bytes = model.position_bytes * model.max_length * parallel
         """Where all rows are as long as the context."""
         self.metrics = Metrics()
         self.scheduler = Scheduler(
-            decoder, self.metrics, parallel=parallel, queue=queue, clock=time.monotonic, repeatable=repeatable
+            RowPool(model), self.metrics, parallel=parallel, queue=queue, clock=time.monotonic, repeatable=repeatable
         )
-        self._max_length, self._vocab_size = decoder.max_length, decoder.config.vocab_size
+        self._max_length, self._vocab_size = model.max_length, model.vocab_size
         self._format = ChatFormat.from_folder(folder)
         self._vocabulary = Vocabulary(self._format.tokenizer, self._vocab_size, self._format.stop_ids)
         self._api_key = api_key

@@ -28,7 +28,8 @@ from transformers import PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
 from benchmarks.export.documentation import documentation
 from export.checks.parity import divergence
 from export.pipeline import export_model, int4_config
-from export.runtime.decoder import Cache, OnnxDecoder
+from export.runtime.decoder import OnnxDecoder
+from export.runtime.exported_model import Cache
 from export.runtime.machine import processor_name
 from toolkit.figures.readme import fill_file
 from toolkit.figures.tables import markdown_table, percent

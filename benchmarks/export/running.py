@@ -74,7 +74,7 @@ def _hold(folder: Path, prompts: list[int], ids: list[int]) -> list[Held]:
 
     def resident() -> int:
         resident_bytes: int = process.memory_info().rss
-        return resident_bytes - decoder.cache_bytes
+        return resident_bytes - decoder.model.cache_bytes
 
     for prompt in prompts:
         decoder.start([ids[:prompt]])

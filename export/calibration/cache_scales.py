@@ -20,6 +20,7 @@ import numpy as np
 from export.calibration.odd_tokens import odd_texts
 from export.calibration.texts import Text
 from export.runtime.decoder import OnnxDecoder
+from export.runtime.model_config import read_model_config
 from toolkit.formats.chat_format import ChatFormat
 from toolkit.generation.generate import Floats
 from toolkit.progress import Progress
@@ -40,7 +41,7 @@ SMALLEST_STEP = np.float32(1e-8)
 def cache_scales(folder: Path, texts: Sequence[Text]) -> dict[str, Floats]:
     """For each layer's `N.key` and `N.value` the step of every channel, [num_key_value_heads · head_dim]."""
     decoder = OnnxDecoder(folder, cache="exact")
-    turned = {f"{layer}.key" for layer, rotates in enumerate(decoder.config.rotates) if rotates}
+    turned = {f"{layer}.key" for layer, rotates in enumerate(read_model_config(folder).rotates) if rotates}
     smallest: dict[str, Floats] = {}
     largest: dict[str, Floats] = {}
     read = list(_calibration_ids(decoder, ChatFormat.from_folder(folder), texts))
@@ -63,7 +64,7 @@ def _calibration_ids(decoder: OnnxDecoder, chat_format: ChatFormat, texts: Seque
     before = accumulate((len(ids) for ids in each), initial=0)
     yield from (ids for ids, tokens in zip(each, before, strict=False) if tokens < TOKENS)
     yield [token for ids in each for token in ids][: min(LONG_TOKENS, decoder.max_length)]
-    yield from odd_texts(chat_format, decoder.config.vocab_size, ODD_TOKENS)
+    yield from odd_texts(chat_format, decoder.model.vocab_size, ODD_TOKENS)
 
 
 def _pair_lengths(keys_GSA: Floats) -> Floats:

@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from export.runtime.decoder import MODEL_FILE
+from export.runtime.exported_model import MODEL_FILE
 from export.runtime.model_config import ModelConfig, read_model_config
 from toolkit.errors import InputError
 from toolkit.formats.chat_format import TEMPLATE, TOKENIZER, TOKENIZER_CONFIG, ChatFormat

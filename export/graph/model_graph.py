@@ -31,7 +31,7 @@ from export.graph.attention_over_codes import attention_over_codes
 from export.graph.matmul_3bits import matmul_3bits
 from export.graph.nodes import MICROSOFT, OURS, Nodes
 from export.runtime.model_config import ModelConfig
-from export.runtime.session import LOGITS_FROM
+from export.runtime.rows.cached_model import LOGITS_FROM
 from toolkit.generation.generate import Floats
 
 Shape = list[str | int | None]

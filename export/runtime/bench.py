@@ -246,8 +246,8 @@ def _open(
     return (
         lambda prompt: int(decoder.start([prompt])[0].argmax()),
         lambda token: int(decoder.step(np.array([token]))[0].argmax()),
-        decoder.config.vocab_size,
-        lambda context: int(weights + decoder.position_bytes * context),
+        decoder.model.vocab_size,
+        lambda context: int(weights + decoder.model.position_bytes * context),
     )
 
 

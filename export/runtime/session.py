@@ -28,6 +28,7 @@ from export.runtime.external_data import check_external_data
 from export.runtime.kernels.library import kernels_digest, kernels_library
 from export.runtime.machine import machine_key
 from export.runtime.model_config import ModelConfig
+from export.runtime.rows.cached_model import LOGITS_FROM
 from toolkit.disk import sync
 from toolkit.errors import InputError
 from toolkit.machine.allocator import give_freed_memory_back
@@ -41,9 +42,6 @@ than that between two steps, through which onnxruntime's own threads spin (docs/
 SILENT = 4
 """Severity below which onnxruntime itself writes nothing: what is wrong it also raises, and its own lines to the terminal would
 hold a file's words as they are."""
-LOGITS_FROM = "logits_from"
-"""The graph's overridable input: the first new token whose logits are computed, from the end where negative."""
-RELEASE = {"memory.enable_memory_arena_shrinkage": "cpu:0"}
 PACKED_FILE, PACKED_DATA = "model.onnx", "model.onnx.data"
 PACKING = {
     "session.save_external_prepacked_constant_initializers": "1",
@@ -84,24 +82,6 @@ def check_graph(session: ort.InferenceSession, config: ModelConfig, path: Path, 
                 f"{name} in {path.with_name('config.json')} ({in_config}) must be that of {path.name} "
                 f"({', '.join(map(str, in_graph))}); export again or copy the folder again"
             )
-
-
-def releasing() -> ort.RunOptions:
-    """Options of a run that gives back what earlier ones worked in and it does not need."""
-    options = ort.RunOptions()
-    for name, value in RELEASE.items():
-        options.add_run_config_entry(name, value)
-    return options
-
-
-def bind_input(binding: ort.IOBinding, name: str, array: NDArray[Any]) -> None:
-    """The run reads the array where it lies."""
-    binding.bind_input(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
-
-
-def bind_output(binding: ort.IOBinding, name: str, array: NDArray[Any]) -> None:
-    """The run writes into the array."""
-    binding.bind_output(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
 
 
 def packed_folder(model_path: Path, *, own_kernels: bool = True) -> Path:

@@ -28,12 +28,12 @@ from apps.access.address import listen
 from apps.server.run_server import build_application
 from apps.server.service import Service
 from benchmarks.environment import interpreter
-from export.runtime.decoder import OnnxDecoder
+from export.runtime.rows.row_pool import Row, RowPool
 from tests.apps.in_thread import serving
 from toolkit.figures.readme import fill_file
 from toolkit.figures.tables import markdown_table
 from toolkit.formats.chat_format import CLOSE, OPEN, TURN_END, ChatFormat
-from toolkit.generation.generate import Floats, Ints
+from toolkit.generation.generate import Floats
 
 KEY = "a key"
 QUESTION, ANSWER = "What is 2 and 3?", "It is **5**."
@@ -56,33 +56,28 @@ CLIENTS: dict[str, tuple[str, ...]] = {
 JAVASCRIPT_CLIENTS = ("openai",)
 
 
-class ScriptedRows(OnnxDecoder):
-    """Reads and steps as the model does, and then says the script of each row's prompt."""
+def follow_scripts(pool: RowPool, chat_format: ChatFormat) -> None:
+    """Let its rows read and step as the model does, and then say the script of their prompts."""
+    read, step, opening = pool.read, pool.step, chat_format.encode(f"{OPEN}\n")
 
-    def __init__(self, folder: Path) -> None:
-        super().__init__(folder)
-        self._format = ChatFormat.from_folder(folder)
-        self._opening = self._format.encode(f"{OPEN}\n")
-
-    def read(self, row: int, tokens_T: Sequence[int]) -> Floats:
-        return self._scripted(row, super().read(row, tokens_T))
-
-    def step(self, tokens_B: Ints) -> Floats:
-        logits_BV = super().step(tokens_B)
-        return np.stack([self._scripted(row, logits_V) for row, logits_V in enumerate(logits_BV)])
-
-    def _scripted(self, row: int, logits_V: Floats) -> Floats:
-        tokens, size = self._places[row].tokens, len(self._opening)
-        begins = (i for i in range(len(tokens), 0, -1) if tokens[max(0, i - size) : i] == self._opening)
+    def scripted(row: Row, logits_V: Floats) -> Floats:
+        tokens, size = row.prefix.tokens, len(opening)
+        begins = (i for i in range(len(tokens), 0, -1) if tokens[max(0, i - size) : i] == opening)
         begin = next(begins, None)  # of the model's turn, behind the tag that opens its thought
         if begin is None:
             return logits_V
-        prompt = self._format.decode(tokens[:begin])
+        prompt = chat_format.decode(tokens[:begin])
         answer = next(answer for words, answer in SCRIPTS.items() if words in prompt)
-        ids = self._format.encode(f"Simple.\n{CLOSE}") + self._format.encode(answer + TURN_END)
+        ids = chat_format.encode(f"Simple.\n{CLOSE}") + chat_format.encode(answer + TURN_END)
         scripted_V = np.full_like(logits_V, -100.0)
         scripted_V[ids[len(tokens) - begin]] = 0.0
         return scripted_V
+
+    def scripted_step(rows: Sequence[Row], tokens_B: Sequence[int]) -> list[Floats]:
+        return [scripted(row, logits_V) for row, logits_V in zip(rows, step(rows, tokens_B), strict=True)]
+
+    pool.read = lambda row, tokens_T: scripted(row, read(row, tokens_T))  # type: ignore[method-assign]
+    pool.step = scripted_step  # type: ignore[method-assign]
 
 
 @contextmanager
@@ -95,7 +90,8 @@ def served_scripts(folder: Path) -> Iterator[str]:
     export_model(replace(int4_config(write_tiny_student(folder / "student", context=4096), exported), bounds=None))
     with listen("127.0.0.1", 0) as listener:
         port = listener.getsockname()[1]
-        service = Service(exported, open_decoder=ScriptedRows, parallel=2, queue=8, api_key=KEY)
+        service = Service(exported, parallel=2, queue=8, api_key=KEY)
+        follow_scripts(service.scheduler.pool, ChatFormat.from_folder(exported))
         with closing(service.scheduler), serving(build_application(service, "127.0.0.1", port), listener):
             yield f"http://127.0.0.1:{port}/v1"
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from export.runtime.decoder import prefix_folder
+from export.runtime.rows.prefix_cache import prefix_folder
 from tests.apps.scripted import SCRIPTS
 from tests.apps.test_chat_page import DOORS, PATIENCE_S, ask, browser, expect, open_settings, opened, picture, server
 from tests.apps.test_chat_page import pytestmark as needs_a_browser

@@ -25,8 +25,9 @@ from apps.server.row import StopFilter
 from apps.server.run_server import allowed_hosts, build_application, run_server
 from apps.server.scheduler import PIECE_BETWEEN_STEPS
 from apps.server.service import Service
-from export.runtime.cache_place import FEW_ROWS
 from export.runtime.decoder import OnnxDecoder
+from export.runtime.rows.prefix import FEW_ROWS
+from export.runtime.rows.row_pool import Row
 from tests.apps.conftest import NAME, SUM
 from tests.apps.in_thread import serving
 from toolkit.errors import InputError
@@ -340,22 +341,22 @@ def test_a_json_object_follows_the_schema_that_comes_with_it(client: openai.Open
 
 
 def watch(service: Service) -> tuple[list[str], threading.Event]:
-    """The decoder's calls by name as they begin, and what steps wait for."""
+    """The pool's calls by name as they begin, and what steps wait for."""
     calls: list[str] = []
     go_on = threading.Event()
-    decoder: Any = service.scheduler._decoder
-    read, step = decoder.read, decoder.step
+    pool: Any = service.scheduler.pool
+    read, step = pool.read, pool.step
 
-    def watched_read(row: int, tokens_T: list[int]) -> Any:
+    def watched_read(row: Row, tokens_T: list[int]) -> Any:
         calls.append("read")
         return read(row, tokens_T)
 
-    def watched_step(tokens_B: Any) -> Any:
+    def watched_step(rows: list[Row], tokens_B: list[int]) -> Any:
         calls.append("step")
         go_on.wait(60)
-        return step(tokens_B)
+        return step(rows, tokens_B)
 
-    decoder.read, decoder.step = watched_read, watched_step
+    pool.read, pool.step = watched_read, watched_step
     return calls, go_on
 
 
@@ -380,14 +381,14 @@ def test_a_prompt_s_last_piece_is_no_few_tokens_which_kernels_round_in_another_w
     with serving_model(learned, parallel=2, queue=1) as (address, service):
         client = openai.OpenAI(base_url=f"http://{address}/v1", api_key=KEY, max_retries=0)
         pieces: list[int] = []
-        decoder: Any = service.scheduler._decoder
-        read = decoder.read
+        pool: Any = service.scheduler.pool
+        read = pool.read
 
-        def noted_read(row: int, tokens_T: list[int]) -> Any:
+        def noted_read(row: Row, tokens_T: list[int]) -> Any:
             pieces.append(len(tokens_T))
             return read(row, tokens_T)
 
-        decoder.read = noted_read
+        pool.read = noted_read
         _, go_on = watch(service)
         first = chat(client, NAME[0], stream=True)
         wait_until(lambda: metric(service, "toolkit_generated_tokens_total") == 1)
@@ -409,15 +410,15 @@ def test_a_repeatable_server_cuts_always_alike_and_steps_each_row_alone(learned:
     service = Service(learned, parallel=3, queue=3, api_key=KEY, repeatable=True)
     with listen("127.0.0.1", 0) as listener, closing(service.scheduler):
         port = listener.getsockname()[1]
-        decoder: Any = service.scheduler._decoder
+        pool: Any = service.scheduler.pool
         calls: list[tuple[int, int]] = []
-        read = decoder.read
+        read = pool.read
 
-        def noted_read(row: int, tokens_T: list[int]) -> Any:
-            calls.append((int(decoder._lengths_B[row]), len(tokens_T)))
+        def noted_read(row: Row, tokens_T: list[int]) -> Any:
+            calls.append((row.prefix.length, len(tokens_T)))
             return read(row, tokens_T)
 
-        decoder.read, decoder.step = noted_read, None  # rows are not stepped together
+        pool.read, pool.step = noted_read, None  # rows are not stepped together
         with serving(build_application(service, "127.0.0.1", port), listener):
             client = openai.OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key=KEY, max_retries=0)
             prompts = [[5 + i % 7 for i in range(300)], [6 + i % 7 for i in range(200)]]
@@ -448,58 +449,12 @@ def test_a_full_queue_is_429_and_a_client_that_leaves_frees_its_row(learned: Pat
             chat(client, SUM[0])
         assert int(caught.value.response.headers["retry-after"]) > 0
         first.close()
-        wait_until(lambda: service.scheduler._rows[0].turn.is_cancelled)
+        wait_until(lambda: service.scheduler._steppers[0].turn.is_cancelled)
         go_on.set()
         assert "".join(c.delta.content or "" for chunk in second for c in chunk.choices) == NAME[2]
         wait_until(lambda: metric(service, "toolkit_rows_running") == 0)
         assert metric(service, 'toolkit_rows_ended_total{outcome="cancelled"}') == 1
         assert metric(service, 'toolkit_rows_ended_total{outcome="done"}') == 1
-
-
-def test_rows_that_come_and_go_leave_the_others_as_they_are(learned: Path) -> None:
-    generator = np.random.default_rng(0)
-    texts = [generator.integers(3, 320, length).tolist() for length in (40, 300, 7)]
-    decoder, alone = OnnxDecoder(learned), OnnxDecoder(learned)
-    for row, text in enumerate(texts):
-        assert decoder.open(text) == 0
-        decoder.read(row, text[:200])
-        if row == 1:
-            decoder.step(np.array([5]))
-    decoder.swap(1, 2)
-    decoder.step(np.array([6, 7]))
-    np.testing.assert_allclose(decoder.read(2, texts[1][200:]), alone.start([texts[1]])[0], atol=0.02)
-    decoder.swap(0, 2)
-    decoder.drop()
-    logits_BV = decoder.step(np.array([8, 9]))
-    np.testing.assert_allclose(logits_BV[0], alone.start([[*texts[1], 8]])[0], atol=0.02)
-    np.testing.assert_allclose(logits_BV[1], alone.start([[*texts[2], 7, 9]])[0], atol=0.02)
-
-
-def test_a_row_goes_on_from_what_a_dropped_one_left_and_overwrites_the_oldest(learned: Path) -> None:
-    generator = np.random.default_rng(1)
-    first, second, third = (generator.integers(3, 320, 90).tolist() for _ in range(3))
-    decoder, alone = OnnxDecoder(learned), OnnxDecoder(learned)
-    for row, text in enumerate((first, second)):
-        decoder.open(text)
-        decoder.read(row, text)
-    decoder.step(np.array([5, 6]))
-    decoder.swap(0, 1)
-    for _ in range(2):
-        decoder.drop()  # first the first, then the second
-
-    longer = [*first, 5, *third]
-    assert decoder.open(longer) == 90, "what was stepped is read again, as a prompt is"
-    logits_V = decoder.read(0, longer[90:])
-    np.testing.assert_allclose(logits_V, alone.start([longer])[0], atol=0.02)
-    assert decoder.open(second[:50]) == 41, "a prompt's last tokens are always read, more than a few at once"
-    np.testing.assert_allclose(decoder.read(1, second[41:50]), alone.start([second[:50]])[0], atol=0.02)
-    decoder.drop()
-    decoder.drop()
-    assert decoder.open(third) == 0
-    decoder.read(0, third)
-    assert decoder.open(longer) == 172, "the longer one was dropped last, and stays"
-    decoder.forget()
-    assert decoder.open(longer) == 0
 
 
 def test_a_chat_s_second_question_is_read_from_where_the_first_ended(learned: Path) -> None:

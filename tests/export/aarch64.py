@@ -47,7 +47,7 @@ import numpy as np
 from export.runtime.decoder import OnnxDecoder
 
 decoder = OnnxDecoder(Path(sys.argv[1]), cache=sys.argv[2])
-ids = np.random.default_rng(0).integers(0, decoder.config.vocab_size, 160).tolist()
+ids = np.random.default_rng(0).integers(0, decoder.model.vocab_size, 160).tolist()
 logits = [decoder.start([ids[:140]])[0], *(decoder.step(np.array([token]))[0] for token in ids[140:])]
 np.save(sys.argv[3], np.stack(logits))
 """

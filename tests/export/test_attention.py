@@ -11,8 +11,8 @@ import pytest
 from export.checks.parity import Bounds
 from export.graph.attention_over_codes import FEW_TOKENS
 from export.pipeline import export_model, int4_config, nearest_config
-from export.runtime.cache_place import PROMPT_CHUNK
 from export.runtime.decoder import OnnxDecoder
+from export.runtime.rows.prefix import PROMPT_CHUNK
 
 WIDE = Bounds(max_mean_kl=9.0, min_top1=0.0)
 CLOSE = 0.99
@@ -32,8 +32,8 @@ def test_every_architecture_reads_a_prompt_into_the_codes_that_its_tokens_leave_
     for token in prompt[1:]:
         stepped_V = stepped.step(np.array([token]))[0]
     assert np.corrcoef(at_once_V, stepped_V)[0, 1] > CLOSE
-    for name in at_once._cache:
-        read, kept = (decoder._cache[name][0, :, :length].astype(int) for decoder in (at_once, stepped))
+    for name in at_once.model.shape.names:
+        read, kept = (decoder.kept()[name][:, :length].astype(int) for decoder in (at_once, stepped))
         assert np.corrcoef(read.ravel(), kept.ravel())[0, 1] > CLOSE
         if name.startswith("0."):  # before any attention both round the same floats
             assert np.abs(read - kept).max() <= 1
@@ -44,8 +44,8 @@ def test_rows_that_are_read_together_say_what_they_say_alone(calibrated: Path) -
     decoder = OnnxDecoder(calibrated, cache="int8")
     rows = np.random.default_rng(1).integers(3, 320, (2, FEW_TOKENS + 9))
     alone = [decoder.start([row.tolist()])[0] for row in rows]
-    decoder._make_room(2, rows.shape[1], used=0)
-    together_BTV = decoder._run(rows, np.full(2, rows.shape[1]), 0, wanted=1)
+    decoder.model.make_room(2, rows.shape[1], used=0)
+    together_BTV = decoder.model.run(0, rows, np.full(2, rows.shape[1]), wanted=1)
     for together_V, alone_V in zip(together_BTV[:, 0], alone, strict=True):
         assert np.corrcoef(together_V, alone_V)[0, 1] > 0.999
 
@@ -55,8 +55,8 @@ def test_a_folder_runs_with_the_cache_that_it_was_compared_with(
 ) -> None:
     best = replace(int4_config(tiny_student, tmp_path / "best", preset="best", calibration=traces), bounds=WIDE)
     export_model(best)
-    exact, rounded = (OnnxDecoder(calibrated, cache=cache).position_bytes for cache in ("exact", "int8"))
+    exact, rounded = (OnnxDecoder(calibrated, cache=cache).model.position_bytes for cache in ("exact", "int8"))
     assert rounded * 4 == exact
-    assert OnnxDecoder(calibrated).position_bytes == rounded
-    assert OnnxDecoder(best.out).position_bytes == exact
-    assert OnnxDecoder(best.out, cache="int8").position_bytes == rounded
+    assert OnnxDecoder(calibrated).model.position_bytes == rounded
+    assert OnnxDecoder(best.out).model.position_bytes == exact
+    assert OnnxDecoder(best.out, cache="int8").model.position_bytes == rounded

@@ -20,7 +20,8 @@ from export.calibration.texts import Text, read_texts
 from export.checks.gate import check_source, pass_gate
 from export.checks.parity import divergence, float_model
 from export.pipeline import export_model, int4_config
-from export.runtime.decoder import INT8_CACHE_FILE, OnnxDecoder, chosen_cache
+from export.runtime.decoder import OnnxDecoder
+from export.runtime.exported_model import INT8_CACHE_FILE, chosen_cache
 from export.runtime.model_config import read_model_config
 from export.runtime.verify.checks import outgrown, verify
 from export.runtime.verify.divergence import EXPECTED_FILE, read_expected, write_expected

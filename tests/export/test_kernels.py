@@ -1,4 +1,4 @@
-"""Our own kernels and onnxruntime's: each against plain numpy, and against each other where ours run."""
+"""Our kernels, those in plain C among them, and onnxruntime's: each against plain numpy, and the fast ones against both."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
@@ -19,8 +20,9 @@ from export.graph.attention_over_codes import FEW_TOKENS, INPUTS, NAME, STEPS, a
 from export.graph.matmul_3bits import matmul_3bits
 from export.graph.model_graph import INT8_CACHE_OPSET, IR_VERSION, OPSET
 from export.graph.nodes import MICROSOFT, OURS, THREE_BITS
-from export.runtime.decoder import Cache, OnnxDecoder
-from export.runtime.kernels.library import THEIRS, VARIABLE, kernels_library
+from export.runtime.decoder import OnnxDecoder
+from export.runtime.exported_model import Cache
+from export.runtime.kernels.library import SCALAR, THEIRS, VARIABLE, choose, kernels_library
 from export.runtime.session import open_session
 from toolkit.errors import InputError
 
@@ -35,9 +37,23 @@ def has_features() -> bool:
 
 
 needs_kernels = pytest.mark.skipif(not kernels_library(), reason="our kernels don't run here")
-either_kernels = pytest.mark.parametrize(
-    "own", [pytest.param(True, marks=needs_kernels), False], ids=["ours", "theirs"]
+ours_of_each_kind = pytest.mark.parametrize("kernels", ["", SCALAR], ids=["ours", SCALAR])
+all_kernels = pytest.mark.parametrize(
+    "kernels",
+    [pytest.param("", marks=needs_kernels), pytest.param(SCALAR, marks=needs_kernels), THEIRS],
+    ids=["ours", SCALAR, "theirs"],
 )
+
+
+def opened(path: Path, kernels: str) -> ort.InferenceSession:
+    """A session that computes with the kernels of a name, or with the fastest of ours."""
+    library = kernels_library()
+    if library:
+        assert choose(library, kernels if kernels == SCALAR else "")
+    session = open_session(path, threads=2, own_kernels=kernels != THEIRS)
+    if library:
+        choose(library, os.environ.get(VARIABLE, ""))
+    return session
 
 
 @pytest.mark.skipif(not has_features(), reason="this processor has no AVX-512 VNNI")
@@ -46,7 +62,12 @@ def test_the_library_is_there_where_the_processor_can_run_it() -> None:
 
 
 @pytest.mark.parametrize(
-    "wanted, said", [(THEIRS, "None, onnxruntime's"), ("avx2", "TOOLKIT_KERNELS ('avx2') must be 'onnxruntime'")]
+    "wanted, said",
+    [
+        (THEIRS, "None, onnxruntime's"),
+        pytest.param(SCALAR, "_library.so, our own in plain C", marks=needs_kernels),
+        ("avx2", "TOOLKIT_KERNELS ('avx2') must be 'onnxruntime' or 'scalar', or unset"),
+    ],
 )
 def test_the_environment_chooses_the_kernels_and_a_wrong_choice_is_refused(wanted: str, said: str) -> None:
     program = "from export.runtime.kernels.library import *; print(kernels_library(), kernels_in_words(), sep=', ')"
@@ -132,12 +153,12 @@ def numbers(packed: NDArray[np.uint8], bits: int) -> NDArray[np.float64]:
     return digits.reshape(len(packed), -1, bits) @ (2.0 ** np.arange(bits))
 
 
-@either_kernels
+@all_kernels
 @pytest.mark.parametrize("product", [product for product in PRODUCTS if product.bits != 3], ids=str)
-def test_products_are_those_of_the_weights_that_the_codes_say(product: Product, own: bool, tmp_path: Path) -> None:
+def test_products_are_those_of_the_weights_that_the_codes_say(product: Product, kernels: str, tmp_path: Path) -> None:
     write_product(product, tmp_path / "model.onnx")
     weight_NK, bias_N = decoded(product, tmp_path / "model.onnx")
-    session = open_session(tmp_path / "model.onnx", threads=2, own_kernels=own)
+    session = opened(tmp_path / "model.onnx", kernels)
     for shape in ((1, 1), (4, 2), (1, 9), (2, 67)):
         a = np.random.default_rng(1).integers(-127, 128, (*shape, product.K)).astype(np.float32)
         a[..., :: product.block_size] = 127  # so that rounding a block to eight bits changes nothing
@@ -148,10 +169,13 @@ def test_products_are_those_of_the_weights_that_the_codes_say(product: Product, 
 
 
 @needs_kernels
+@pytest.mark.parametrize("others", [SCALAR, THEIRS])
 @pytest.mark.parametrize("product", PRODUCTS, ids=str)
-def test_products_are_those_of_onnxruntime(product: Product, tmp_path: Path) -> None:
+def test_fast_products_are_those_in_plain_c_and_those_of_onnxruntime(
+    product: Product, others: str, tmp_path: Path
+) -> None:
     write_product(product, tmp_path / "model.onnx")
-    ours, theirs = (open_session(tmp_path / "model.onnx", threads=2, own_kernels=own) for own in (True, False))
+    ours, theirs = (opened(tmp_path / "model.onnx", kernels) for kernels in ("", others))
     rng = np.random.default_rng(1)
     for shape in ((1, 1), (2, 1), (1, 3), (4, 2), (1, 9), (1, 12), (1, 23), (2, 67), (1, 300)):
         a = rng.standard_normal((*shape, product.K), dtype=np.float32)
@@ -161,22 +185,23 @@ def test_products_are_those_of_onnxruntime(product: Product, tmp_path: Path) -> 
 
 
 @needs_kernels
-def test_a_row_is_the_same_beside_others(tmp_path: Path) -> None:
+@ours_of_each_kind
+def test_a_row_is_the_same_beside_others(kernels: str, tmp_path: Path) -> None:
     """To the bit, which onnxruntime's kernels do not promise."""
     product = Product(N=100, K=576, block_size=64)
     write_product(product, tmp_path / "model.onnx")
-    session = open_session(tmp_path / "model.onnx", threads=2)
+    session = opened(tmp_path / "model.onnx", kernels)
     a = np.random.default_rng(1).standard_normal((8, 1, product.K), dtype=np.float32)
     [together] = session.run(["y"], {"a": a})
     for row in range(8):
         np.testing.assert_array_equal(session.run(["y"], {"a": a[row : row + 1]})[0], together[row : row + 1])
 
 
-@either_kernels
-def test_rows_of_zeros_give_the_bias_and_no_rows_nothing(own: bool, tmp_path: Path) -> None:
+@all_kernels
+def test_rows_of_zeros_give_the_bias_and_no_rows_nothing(kernels: str, tmp_path: Path) -> None:
     product = Product(N=33, K=256, bias=True)
     write_product(product, tmp_path / "model.onnx")
-    session = open_session(tmp_path / "model.onnx", threads=2, own_kernels=own)
+    session = opened(tmp_path / "model.onnx", kernels)
     [bias] = [
         numpy_helper.to_array(t) for t in onnx.load(tmp_path / "model.onnx").graph.initializer if t.name == "bias"
     ]
@@ -291,12 +316,12 @@ def attended_by_loops(
     return attended.reshape(B, new, -1)
 
 
-@either_kernels
+@all_kernels
 @pytest.mark.parametrize("heads", ATTENTIONS, ids=str)
 @pytest.mark.parametrize("new", [1, 5, FEW_TOKENS + 1])
-def test_attention_over_codes_is_that_of_numpy(heads: Heads, new: int, own: bool, tmp_path: Path) -> None:
+def test_attention_over_codes_is_that_of_numpy(heads: Heads, new: int, kernels: str, tmp_path: Path) -> None:
     write_attention(heads, tmp_path / "model.onnx")
-    session = open_session(tmp_path / "model.onnx", threads=2, own_kernels=own)
+    session = opened(tmp_path / "model.onnx", kernels)
     for lengths in ([0], [3], [90], [7, 90]):
         if len(lengths) > 1 and new > 1:
             continue
@@ -334,13 +359,16 @@ def attention_feeds(
 
 
 @needs_kernels
+@pytest.mark.parametrize("others", [SCALAR, THEIRS])
 @pytest.mark.parametrize("heads", ATTENTIONS, ids=str)
 @pytest.mark.parametrize("new", [1, 5, FEW_TOKENS, 130])
-def test_attention_over_codes_is_that_of_onnxruntime(heads: Heads, new: int, tmp_path: Path) -> None:
+def test_fast_attention_over_codes_is_that_in_plain_c_and_that_of_onnxruntime(
+    heads: Heads, new: int, others: str, tmp_path: Path
+) -> None:
     write_attention(heads, tmp_path / "model.onnx")
-    ours, theirs = (open_session(tmp_path / "model.onnx", threads=2, own_kernels=own) for own in (True, False))
+    ours, theirs = (opened(tmp_path / "model.onnx", kernels) for kernels in ("", others))
     for lengths in ([0], [3], [31], [300], [640], [20, 20, 20], [7, 300]):
-        if len(lengths) > 1 and new > 1:
+        if len(lengths) > 1 and new > 1 and others == THEIRS:
             continue  # onnxruntime takes several rows for single tokens alone
         _, feeds = attention_feeds(heads, new, lengths)
         found, expected = (session.run(None, feeds) for session in (ours, theirs))
@@ -372,7 +400,7 @@ def test_a_session_runs_our_attention_and_not_the_function(tmp_path: Path) -> No
 
 @needs_kernels
 @pytest.mark.parametrize("cache", ["exact", "int8"])
-def test_a_model_says_the_same_with_either_kernels(calibrated: Path, cache: Cache) -> None:
+def test_a_model_says_the_same_with_our_kernels_and_onnxruntime_s(calibrated: Path, cache: Cache) -> None:
     ours, theirs = (OnnxDecoder(calibrated, cache=cache, own_kernels=own) for own in (True, False))
     ids = list(range(5, 70))
     for decoder in (ours, theirs):

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from export.runtime.kernels import library
-from export.runtime.kernels.library import THEIRS, VARIABLE, kernels_in_words, kernels_library
+from export.runtime.kernels.library import SCALAR, THEIRS, VARIABLE, kernels_in_words, kernels_library
+from toolkit.errors import InputError
 
 ASK = "import sys; from pathlib import Path; from export.runtime.kernels.library import *; print(what_is_slower(Path(sys.argv[1])))"
 
@@ -30,8 +31,32 @@ def test_a_folder_says_why_it_is_slow_and_one_of_three_bits_what_that_costs(cali
 
 
 @pytest.mark.skipif(not kernels_library(), reason="our kernels don't run here")
-def test_where_ours_compute_nothing_is_said(fast: Path) -> None:
+def test_where_our_fast_ones_compute_nothing_is_said_and_where_our_slow_ones_do_that_is(fast: Path) -> None:
     assert said_of(fast, "") == ""
+    assert (
+        said_of(fast, SCALAR)
+        == f"{fast}: our kernels in plain C compute, for tests and very slowly ({VARIABLE}=scalar)"
+    )
+
+
+@pytest.mark.skipif(not kernels_library(), reason="our kernels don't run here")
+def test_what_one_kind_of_kernels_computed_is_not_another_s(monkeypatch: pytest.MonkeyPatch) -> None:
+    digests = set()
+    for wanted in ("", SCALAR, THEIRS):
+        monkeypatch.setenv(VARIABLE, wanted)
+        program = "from export.runtime.kernels.library import *; print(kernels_digest())"
+        digests.add(
+            subprocess.run([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, check=True).stdout
+        )
+    assert len(digests) == 3
+
+
+def test_kernels_in_plain_c_that_were_not_compiled_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(VARIABLE, SCALAR)
+    monkeypatch.setattr(library, "_compiled", lambda: None)
+    library._chosen.cache_clear()
+    with pytest.raises(InputError, match=r"TOOLKIT_KERNELS \('scalar'\) needs our kernels, which were not compiled"):
+        library._chosen()
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,8 @@ import onnxruntime as ort
 import pytest
 
 from export.pipeline import WeightType, export_model, nearest_config
-from export.runtime.decoder import INT8_CACHE_FILE, Cache, OnnxDecoder
+from export.runtime.decoder import OnnxDecoder
+from export.runtime.exported_model import INT8_CACHE_FILE, Cache
 from export.runtime.session import packed_folder
 
 Captured = pytest.CaptureFixture[str]

@@ -11,8 +11,10 @@ import pytest
 
 from export.checks.parity import Bounds
 from export.pipeline import export_model, nearest_config
-from export.runtime.cache_place import PROMPT_CHUNK
-from export.runtime.decoder import LEAST_SAVED, Cache, OnnxDecoder, forget_prefixes
+from export.runtime.decoder import OnnxDecoder
+from export.runtime.exported_model import Cache
+from export.runtime.rows.prefix import PROMPT_CHUNK
+from export.runtime.rows.prefix_cache import LEAST_SAVED, forget_prefixes
 
 WIDE = Bounds(max_mean_kl=9.0, min_top1=0.0)
 MEGABYTE = 10**6
@@ -37,10 +39,10 @@ def files(home: Path) -> list[Path]:
 def chunks_read(decoder: OnnxDecoder, prompt: list[int]) -> int:
     """How many runs of the model it takes to start with a prompt."""
     runs = []
-    run = decoder._session.run_with_iobinding
-    decoder._session.run_with_iobinding = lambda *given: runs.append(run(*given))
+    run = decoder.model._session.run_with_iobinding
+    decoder.model._session.run_with_iobinding = lambda *given: runs.append(run(*given))
     decoder.start([prompt])
-    decoder._session.run_with_iobinding = run
+    decoder.model._session.run_with_iobinding = run
     return len(runs)
 
 

@@ -17,8 +17,9 @@ from benchmarks.export.export_shapes import SMOLLM2_1_7B
 from benchmarks.export.random_model import write_random
 from export.checks.parity import Bounds
 from export.pipeline import export_model, int4_config
-from export.runtime.cache_place import PROMPT_CHUNK
-from export.runtime.decoder import SMALLEST_ROOM, OnnxDecoder
+from export.runtime.decoder import OnnxDecoder
+from export.runtime.rows.cached_model import SMALLEST_ROOM
+from export.runtime.rows.prefix import PROMPT_CHUNK
 from toolkit.errors import InputError
 from toolkit.generation.generate import GREEDY, complete
 from toolkit.machine.allowance import physical_cores
@@ -31,7 +32,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 
-from export.runtime.cache_place import PROMPT_CHUNK
+from export.runtime.rows.prefix import PROMPT_CHUNK
 from export.runtime.decoder import OnnxDecoder
 
 decoder = OnnxDecoder(Path(sys.argv[1]))
@@ -103,8 +104,8 @@ def test_kept_prefix_is_not_computed_again_and_says_the_same(exported: Path, dec
         for token in (5, 9):
             np.testing.assert_allclose(chat.step(np.array([token])), decoder.step(np.array([token])), atol=0.02)
     read = []
-    run = chat._session.run_with_iobinding
-    chat._session.run_with_iobinding = lambda *given: read.append(run(*given))
+    run = chat.model._session.run_with_iobinding
+    chat.model._session.run_with_iobinding = lambda *given: read.append(run(*given))
     chat.start([[*first, *end, 5, 9, *other]])
     assert len(read) == 1, "what is left of the prompt fits one chunk, the whole takes two"
 
@@ -116,8 +117,8 @@ def test_what_is_read_ahead_is_not_read_again_and_says_the_same_bit_for_bit(
     chat = OnnxDecoder(exported, keeps_prefix=True)
     assert [chat.read_ahead(prompt) for _ in range(3)] == [True, True, False]
     read = []
-    run = chat._session.run_with_iobinding
-    chat._session.run_with_iobinding = lambda *given: read.append(run(*given))
+    run = chat.model._session.run_with_iobinding
+    chat.model._session.run_with_iobinding = lambda *given: read.append(run(*given))
     np.testing.assert_array_equal(chat.start([prompt]), decoder.start([prompt]))
     assert len(read) == 1, "what is left of the prompt fits one chunk"
     assert not decoder.read_ahead(prompt), "a decoder that forgets at each start has no use for it"
@@ -129,7 +130,7 @@ def test_a_cache_that_grows_keeps_what_it_holds(exported: Path, decoder: OnnxDec
     growing.start(rows)
     for token in range(10, 20):
         grown_BV = growing.step(np.array([token, token]))
-    assert all(cache.shape[2] > SMALLEST_ROOM for cache in growing._cache.values())
+    assert all(cache.shape[1] > SMALLEST_ROOM for cache in growing.model.row(0).values())
     for logits_V, row in zip(grown_BV, rows, strict=True):
         np.testing.assert_allclose(logits_V, decoder.start([[*row, *range(10, 20)]])[0], atol=0.02)
 
@@ -141,7 +142,7 @@ def test_an_int8_cache_says_nearly_the_same_in_a_quarter_of_the_bytes(
     config = int4_config(tiny_student, out, calibration=traces)
     export_model(replace(config, bounds=Bounds(max_mean_kl=9.0, min_top1=0.0)))
     exact, rounded = OnnxDecoder(out, cache="exact"), OnnxDecoder(out, cache="int8")
-    assert rounded.position_bytes * 4 == exact.position_bytes
+    assert rounded.model.position_bytes * 4 == exact.model.position_bytes
     rows = prompts(PROMPT_CHUNK + 30, 40)
     exact_BV, rounded_BV = exact.start(rows), rounded.start(rows)
     for token in (5, 9, 7):
@@ -186,9 +187,10 @@ def test_the_import_chain_of_the_runner_holds_no_training_library(exported: Path
     assert found.stdout.strip() == "[]"
 
 
-def test_telemetry_is_off_before_onnxruntime_is_imported() -> None:
+@pytest.mark.parametrize("module", ["machine", "session", "rows.cached_model"])
+def test_telemetry_is_off_before_onnxruntime_is_imported_by_whichever_file(module: str) -> None:
     environment = {name: value for name, value in os.environ.items() if name != "ORT_DISABLE_TELEMETRY"}
-    program = "import os; import export.runtime.decoder; print(os.environ['ORT_DISABLE_TELEMETRY'])"
+    program = f"import os; import export.runtime.{module}; print(os.environ['ORT_DISABLE_TELEMETRY'])"
     found = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "1"
 

@@ -16,9 +16,9 @@ from export.checks.parity import Bounds
 from export.pipeline import WeightType, export_model, int4_config, nearest_config
 from export.quantization.codes import dequantize, round_nearest
 from export.quantization.layout import Layout, layouts
-from export.runtime.cache_place import PROMPT_CHUNK
 from export.runtime.decoder import OnnxDecoder
 from export.runtime.model_config import read_model_config
+from export.runtime.rows.prefix import PROMPT_CHUNK
 from export.runtime.verify.checks import verify
 from toolkit.errors import FolderConflict
 from toolkit.generation.generate import GREEDY, complete

@@ -13,6 +13,8 @@ from toolkit.records import Record
 
 MOST_LINES = 400
 NAMES_THAT_SAY_NOTHING = {"utils", "util", "common", "helpers", "helper", "base", "manager", "factory", "misc"}
+FULLER_PACKAGES = {"distill.problems.chains", "export.runtime"}
+"""The first names its kinds; the second turns telemetry off before any file of it imports onnxruntime."""
 
 
 @pytest.mark.parametrize("module", module_files())
@@ -33,7 +35,7 @@ def test_module_names_are_nouns_that_say_something() -> None:
 
 def test_package_files_hold_a_docstring_only() -> None:
     for module, path in module_files().items():
-        if path.name == "__init__.py" and module != "distill.problems.chains":
+        if path.name == "__init__.py" and module not in FULLER_PACKAGES:
             assert len(ast.parse(path.read_text()).body) == 1, f"{path} holds more than a docstring"
 
 

@@ -22,7 +22,7 @@ from apps.chat.page.dialogue import follow
 from apps.chat.page.updates import NOTHING, SKIP, at_rest, listed, refused
 from apps.chat.view.events import quiet
 from apps.chat.view.markup import harmless, plain
-from export.runtime.decoder import forget_prefixes
+from export.runtime.rows.prefix_cache import forget_prefixes
 from toolkit.errors import InputError
 
 # Own HTML stands in Markdown components: the one for HTML evaluates templates, which the page's policy forbids.

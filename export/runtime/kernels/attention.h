@@ -4,8 +4,7 @@
    queries   float, for each new token [H, A]; keys and values beside them [G, A]
 
    New keys are rotated, rounded and written behind what each row of the batch holds, new values likewise; then every query
-   sees what its row holds up to its own position, or the last `window` positions of that. Queries are rounded to 16 bits,
-   which is far finer than the codes they meet.
+   sees what its row holds up to its own position, or the last `window` positions of that.
 
    Shapes: B rows, T new tokens, H query heads, G kv heads, A head dim, R rotated pairs. */
 
@@ -29,10 +28,14 @@ typedef struct {
     float *attended;                /* [B, T, H, A] */
 } Attention;
 
-/* Write the new tokens' keys and values into the cache. */
-void remember(const Attention *attention);
+/* Of one instruction set. */
+typedef struct {
+    /* Write the new tokens' keys and values into the cache. */
+    void (*remember)(const Attention *attention);
+    /* What heads [begin, end) of one row see. */
+    void (*attend)(const Attention *attention, int64_t row, int64_t begin, int64_t end);
+} Attending;
 
-/* What heads [begin, end) of one row see. */
-void attend(const Attention *attention, int64_t row, int64_t begin, int64_t end);
+extern const Attending AVX512VNNI_ATTENDING, SCALAR_ATTENDING;
 
 #endif

@@ -1,11 +1,11 @@
-/* AttentionOverCodes: GroupQueryAttention of a few new tokens over a cache of int8, computed by `attention.c`.
+/* AttentionOverCodes: GroupQueryAttention of a few new tokens over a cache of int8, computed as `attention.h` says.
 
    The exported graph defines it as a function, whose body is onnxruntime's GroupQueryAttention: a session that does not
    register our library runs that (`export/graph/attention_over_codes.py`). */
 
 #include <string.h>
 
-#include "attention.h"
+#include "kernels.h"
 #include "operators.h"
 
 enum { QUERY, KEY, VALUE, PAST_KEY, PAST_VALUE, LAST, TOTAL, COS, SIN, KEY_STEPS, VALUE_STEPS, INPUTS };
@@ -14,18 +14,20 @@ enum { ENOUGH_TASKS = 8 };
 
 typedef struct {
     Api api;
+    const Attending *attending;
     int64_t H, G, window;
     float scale;
 } Node;
 
 typedef struct {
+    const Attending *attending;
     Attention attention;
     int64_t heads;                  /* of one task */
 } Run;
 
 static Status *create(const Operator *op, Api api, const KernelInfo *info, void **kernel) {
     (void)op;
-    Node node = {.api = api};
+    Node node = {.api = api, .attending = chosen_kernels()->attending};
     TRY(KernelInfoGetAttribute_int64(api)(info, "num_heads", &node.H));
     TRY(KernelInfoGetAttribute_int64(api)(info, "kv_num_heads", &node.G));
     TRY(KernelInfoGetAttribute_int64(api)(info, "local_window_size", &node.window));
@@ -36,11 +38,12 @@ static Status *create(const Operator *op, Api api, const KernelInfo *info, void 
 static void attend_task(void *data, size_t task) {
     const Run *run = data;
     const int64_t begin = (int64_t)task * run->heads, H = run->attention.H;
-    attend(&run->attention, begin / H, begin % H, begin % H + run->heads);
+    run->attending->attend(&run->attention, begin / H, begin % H, begin % H + run->heads);
 }
 
 /* The cache as it becomes: the past's own memory, or a copy of it with room for all positions. */
-static Status *present(Api api, KernelContext *context, size_t output, const Tensor *past, int64_t positions, int8_t **codes) {
+static Status *present(Api api, KernelContext *context, size_t output, const Tensor *past, int64_t positions,
+                       int8_t **codes) {
     int64_t dims[4];
     memcpy(dims, past->dims, sizeof dims);
     const int64_t had = dims[2] * dims[3];
@@ -59,7 +62,8 @@ static Status *compute(void *kernel, KernelContext *context) {
     void *inputs[INPUTS];
     Tensor query, keys, values, cos;
     static const size_t without_dims[] = {KEY, VALUE, LAST, TOTAL, SIN, KEY_STEPS, VALUE_STEPS};
-    for (size_t i = 0; i < COUNT(without_dims); i++) TRY(read_data(api, context, without_dims[i], &inputs[without_dims[i]]));
+    for (size_t i = 0; i < COUNT(without_dims); i++)
+        TRY(read_data(api, context, without_dims[i], &inputs[without_dims[i]]));
     TRY(read_tensor(api, context, QUERY, &query));
     TRY(read_tensor(api, context, PAST_KEY, &keys));
     TRY(read_tensor(api, context, PAST_VALUE, &values));
@@ -67,7 +71,7 @@ static Status *compute(void *kernel, KernelContext *context) {
     const int64_t B = query.dims[0], T = query.dims[1], H = node->H, G = node->G, A = keys.dims[3];
     if (A > MOST_CHANNELS) return CreateStatus(api)(INVALID_GRAPH, "a head must have 256 channels at most");
     const int64_t total = *(const int32_t *)inputs[TOTAL];
-    Run run = {.attention = {
+    Run run = {.attending = node->attending, .attention = {
         .B = B, .T = T, .H = H, .G = G, .A = A, .R = cos.data ? cos.dims[1] : 0,
         .room = keys.dims[2] < total ? total : keys.dims[2], .window = node->window, .scale = node->scale,
         .query = query.data, .query_step = query.dims[2], .key_step = G * A, .last_B = inputs[LAST],
@@ -84,7 +88,7 @@ static Status *compute(void *kernel, KernelContext *context) {
     TRY(make_output(api, context, ATTENDED, dims, 3, &attention->attended));
     TRY(present(api, context, PRESENT_KEY, &keys, total, &attention->keys));
     TRY(present(api, context, PRESENT_VALUE, &values, total, &attention->values));
-    remember(attention);
+    node->attending->remember(attention);
     run.heads = B * G >= ENOUGH_TASKS ? H / G : 1;
     return KernelContext_ParallelFor(api)(context, attend_task, (size_t)(B * H / run.heads), 0, &run);
 }

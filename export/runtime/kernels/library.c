@@ -1,10 +1,11 @@
-/* The library that a session of onnxruntime registers: which operators it brings, and in which domains. */
+/* The library that a session of onnxruntime registers: which operators it brings, in which domains, and which kernels
+   compute them. */
 
 #include <stdlib.h>
 #include <string.h>
 
+#include "kernels.h"
 #include "operators.h"
-#include "products.h"
 
 static Status *read_value(Api api, const Value *value, void **data) {
     *data = NULL;
@@ -25,7 +26,8 @@ Status *read_tensor(Api api, const KernelContext *context, size_t index, Tensor 
     Shape *shape;
     TRY(GetTensorTypeAndShape(api)(value, &shape));
     Status *status = GetDimensionsCount(api)(shape, &tensor->rank);
-    if (!status && tensor->rank > MOST_RANK) status = CreateStatus(api)(INVALID_GRAPH, "a tensor has more than 8 dimensions");
+    if (!status && tensor->rank > MOST_RANK)
+        status = CreateStatus(api)(INVALID_GRAPH, "a tensor has more than 8 dimensions");
     if (!status) status = GetDimensions(api)(shape, tensor->dims, tensor->rank);
     ReleaseTensorTypeAndShapeInfo(api)(shape);
     TRY(status);
@@ -53,8 +55,38 @@ int always_there(const Operator *op, size_t index) { (void)op; (void)index; retu
 int one(const Operator *op) { (void)op; return 1; }
 int newest(const Operator *op) { (void)op; return 0x7fffffff; }
 
-/* Whether this processor has what the kernels need. */
-int kernels_supported(void) { return products_supported(); }
+#if defined(__x86_64__)
+static int has_avx512vnni(void) {
+    __builtin_cpu_init();
+    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
+           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vnni");
+}
+#endif
+
+static int everywhere(void) { return 1; }
+
+/* The fastest first; the last one is slow, and computes only where it is asked for. */
+static const Kernels ALL[] = {
+#if defined(__x86_64__)
+    {"avx512vnni", has_avx512vnni, &AVX512VNNI_PRODUCTS, &AVX512VNNI_ATTENDING},
+#endif
+    {"scalar", everywhere, &SCALAR_PRODUCTS, &SCALAR_ATTENDING},
+};
+enum { SCALAR = COUNT(ALL) - 1 };
+
+static const Kernels *chosen = &ALL[SCALAR];
+
+const Kernels *chosen_kernels(void) { return chosen; }
+
+/* Choose the kernels of a name, or with an empty one the fastest that run here; returns their name, NULL where none do. */
+const char *choose_kernels(const char *name) {
+    for (size_t i = 0; i < COUNT(ALL); i++)
+        if ((*name ? !strcmp(name, ALL[i].name) : i != SCALAR) && ALL[i].runs_here()) {
+            chosen = &ALL[i];
+            return chosen->name;
+        }
+    return NULL;
+}
 
 /* What onnxruntime calls for a session that registers this library. */
 Status *RegisterCustomOps(SessionOptions *options, const ApiBase *base) {

@@ -1,25 +1,27 @@
-/* onnxruntime's MatMulNBits and MatMul3Bits, computed by `products.c`.
+/* onnxruntime's MatMulNBits and MatMul3Bits, computed as `products.h` says.
 
    A session that registers our library has the first in place of the built-in one of the same name and domain, so the
    exported graph stays what every runtime reads; the second, of the same inputs but for scales in fp16, is a function of
-   the graph that widens codes for the first (`export/graph/matmul_3bits.py`). Attributes that are not ours are refused when a
-   session opens. */
+   the graph that widens codes for the first (`export/graph/matmul_3bits.py`). Attributes that are not ours are refused
+   when a session opens. */
 
 #include <stdlib.h>
 
+#include "kernels.h"
 #include "numbers.h"
 #include "operators.h"
-#include "products.h"
 
 enum { A, CODES, SCALES, ZERO_POINTS, GROUP_INDEX, BIAS, INPUTS };
 enum { MOST_TASKS = 64 };
 
 typedef struct {
     Api api;
+    const Products *products;
     int64_t N, K, bits, block_size;
 } Node;
 
 typedef struct {
+    const Products *products;
     Weight weight;
     Rounded rounded;
     const float *a;
@@ -29,7 +31,7 @@ typedef struct {
 
 static Status *create(const Operator *op, Api api, const KernelInfo *info, void **kernel) {
     (void)op;
-    Node node = {.api = api};
+    Node node = {.api = api, .products = chosen_kernels()->products};
     int64_t accuracy = 0;
     struct { const char *name; int64_t *value; } attributes[] = {
         {"N", &node.N}, {"K", &node.K}, {"bits", &node.bits}, {"block_size", &node.block_size},
@@ -45,7 +47,9 @@ static Status *create(const Operator *op, Api api, const KernelInfo *info, void 
 
 static Status *create_3(const Operator *op, Api api, const KernelInfo *info, void **kernel) {
     (void)op;
-    Node node = {.api = api, .bits = 3, .block_size = THREE_BITS_BLOCK};
+    Node node = {
+        .api = api, .products = chosen_kernels()->products, .bits = 3, .block_size = THREE_BITS_BLOCK,
+    };
     TRY(KernelInfoGetAttribute_int64(api)(info, "N", &node.N));
     TRY(KernelInfoGetAttribute_int64(api)(info, "K", &node.K));
     if (node.K % THREE_BITS_BLOCK) return CreateStatus(api)(INVALID_GRAPH, "K must be a multiple of 256");
@@ -55,13 +59,13 @@ static Status *create_3(const Operator *op, Api api, const KernelInfo *info, voi
 static void round_task(void *data, size_t task) {
     Run *run = data;
     int64_t begin = (int64_t)task * TILE;
-    round_rows(&run->weight, run->a, &run->rounded, begin, least(begin + TILE, run->rounded.M));
+    run->products->round_rows(&run->weight, run->a, &run->rounded, begin, least(begin + TILE, run->rounded.M));
 }
 
 static void multiply_task(void *data, size_t task) {
     Run *run = data;
     int64_t begin = (int64_t)task * run->columns;
-    multiply(&run->weight, &run->rounded, run->y, begin, least(begin + run->columns, run->weight.N));
+    run->products->multiply(&run->weight, &run->rounded, run->y, begin, least(begin + run->columns, run->weight.N));
 }
 
 static Status *compute(void *kernel, KernelContext *context) {
@@ -79,7 +83,7 @@ static Status *compute(void *kernel, KernelContext *context) {
     int64_t M = 1;
     for (size_t i = 0; i + 1 < a->rank; i++) M *= a->dims[i];
     a->dims[a->rank - 1] = node->N;
-    Run run = {.a = a->data};
+    Run run = {.products = node->products, .a = a->data};
     TRY(make_output(api, context, 0, a->dims, a->rank, &run.y));
     if (!M) return NULL;
 
@@ -88,7 +92,7 @@ static Status *compute(void *kernel, KernelContext *context) {
         .N = node->N, .K = node->K, .blocks = blocks, .bits = (int)node->bits, .block_size = (int)node->block_size,
         .codes = inputs[CODES], .scales = inputs[SCALES], .zero_points = inputs[ZERO_POINTS], .bias = inputs[BIAS],
     };
-    int64_t width = width_of(&run.weight), padded = padded_to(16, blocks), rows = padded_to(ROWS, M);
+    int64_t width = padded_to(LINE, blocks * node->block_size), padded = padded_to(16, blocks), rows = padded_to(ROWS, M);
     size_t size = (size_t)(rows * (width + 2 * padded * (int64_t)sizeof(float)));
     char *buffer = aligned_alloc(64, (size_t)padded_to(64, (int64_t)size));
     if (!buffer) return CreateStatus(api)(FAILED, "out of memory");
@@ -120,8 +124,16 @@ static int input_type(const Operator *op, size_t index) {
 
 static int input_type_3(const Operator *op, size_t index) { return index == SCALES ? FLOAT16 : input_type(op, index); }
 
-static int input_characteristic(const Operator *op, size_t index) { (void)op; return index < ZERO_POINTS ? REQUIRED : OPTIONAL; }
-static int input_characteristic_3(const Operator *op, size_t index) { (void)op; return index <= ZERO_POINTS ? REQUIRED : OPTIONAL; }
+static int input_characteristic(const Operator *op, size_t index) {
+    (void)op;
+    return index < ZERO_POINTS ? REQUIRED : OPTIONAL;
+}
+
+static int input_characteristic_3(const Operator *op, size_t index) {
+    (void)op;
+    return index <= ZERO_POINTS ? REQUIRED : OPTIONAL;
+}
+
 static size_t input_count(const Operator *op) { (void)op; return INPUTS; }
 static int output_type(const Operator *op, size_t index) { (void)op; (void)index; return FLOAT; }
 static size_t output_count(const Operator *op) { (void)op; return 1; }

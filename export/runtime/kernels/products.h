@@ -9,8 +9,8 @@
                     4 and 8 bits NULL for the middle, 2^(bits - 1)
    Y   float [M, N]
 
-   With 4 and 8 bits this is MatMulNBits with accuracy_level 4, on the file's own bytes: nothing is brought into another order when a model
-   is loaded, so codes stay mapped. A is rounded block by block: scale = max |a| / 127, code = round(a / scale). */
+   With 4 and 8 bits this is MatMulNBits with accuracy_level 4, on the file's own bytes: nothing is brought into another
+   order when a model is loaded, so codes stay mapped. A is rounded block by block: scale = max |a| / 127, code = round(a / scale). */
 
 #ifndef PRODUCTS_H
 #define PRODUCTS_H
@@ -28,28 +28,26 @@ typedef struct {
 } Weight;
 
 typedef struct {
-    int8_t *codes;                  /* [M, width], see `width_of`; of many rows in tiles, see `products.c` */
+    int8_t *codes;                  /* [M, width], in the order of the instruction set that rounds and multiplies */
     float *scales;                  /* [M, blocks padded to 16] */
     float *sums;                    /* [M, blocks padded to 16]: scale * sum of the block's codes */
                                     /* M here: padded to a multiple of ROWS */
-    int64_t M, width, padded_blocks;
+    int64_t M, width, padded_blocks;    /* width: bytes, padded to a multiple of LINE */
 } Rounded;
 
 enum { THREE_BITS_BLOCK = 256 };    /* the only block_size of 3 bits, whose codes are the even ones of 4 */
 
-/* Whether this processor has what the kernels below need. */
-int products_supported(void);
+/* Rows of A that are rounded together, columns of Y that are made together, columns of A that are read together. */
+enum { TILE = 12, ROWS = 4, COLUMNS = 32, LINE = 128 };
 
-/* Bytes of a rounded row. */
-int64_t width_of(const Weight *weight);
+/* Of one instruction set. */
+typedef struct {
+    /* Round rows [begin, end) of A, begin a multiple of TILE, end too or M. */
+    void (*round_rows)(const Weight *weight, const float *a, Rounded *rounded, int64_t begin, int64_t end);
+    /* Columns [begin, end) of Y, begin a multiple of COLUMNS. */
+    void (*multiply)(const Weight *weight, const Rounded *rounded, float *y, int64_t begin, int64_t end);
+} Products;
 
-/* Rows of A that are rounded together, and columns of Y that are made together. */
-enum { TILE = 12, ROWS = 4, COLUMNS = 32 };
-
-/* Round rows [begin, end) of A, begin a multiple of TILE, end too or M. */
-void round_rows(const Weight *weight, const float *a, Rounded *rounded, int64_t begin, int64_t end);
-
-/* Columns [begin, end) of Y, begin a multiple of COLUMNS. */
-void multiply(const Weight *weight, const Rounded *rounded, float *y, int64_t begin, int64_t end);
+extern const Products AVX512VNNI_PRODUCTS, SCALAR_PRODUCTS;
 
 #endif

@@ -20,7 +20,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-from export.runtime.decoder import MODEL_FILE, OnnxDecoder, chosen_cache
+from export.runtime.decoder import OnnxDecoder
+from export.runtime.exported_model import MODEL_FILE, chosen_cache
 from export.runtime.external_data import check_external_data
 from export.runtime.verify.comparisons import (
     check_end_of_text,

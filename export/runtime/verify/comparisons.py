@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from export.runtime.decoder import INT8_CACHE_FILE, Cache, OnnxDecoder, chosen_cache
+from export.runtime.decoder import OnnxDecoder
+from export.runtime.exported_model import INT8_CACHE_FILE, Cache, chosen_cache
 from export.runtime.verify.divergence import CoarseParity, Expected, measure_coarsely, read_expected
 from export.runtime.verify.probes import LONG, int8_fault, measure_places
 from export.runtime.verify.record import (
@@ -106,7 +107,7 @@ def check_greedy(record: GoldenRecord, decoder: OnnxDecoder) -> str:
     accepted, total = [], 0
     for number, text in enumerate(record.greedy, start=1):
         ids = text.prompt + text.tokens
-        if min(ids) < 0 or max(ids) >= decoder.config.vocab_size or len(ids) > decoder.max_length:
+        if min(ids) < 0 or max(ids) >= decoder.model.vocab_size or len(ids) > decoder.max_length:
             raise InputError(
                 f"prompt {number} of {RECORD_FILE} must be ids that fit the model, and is not; export again"
             )

@@ -116,7 +116,7 @@ def measure_coarsely(decoder: OnnxDecoder, expected: Expected) -> CoarseParity:
 
 def check_readable(decoder: OnnxDecoder, expected: Expected) -> None:
     """Raises `InputError` where a text is none that the model can read."""
-    vocab_size, longest = decoder.config.vocab_size, int(expected.lengths.max())
+    vocab_size, longest = decoder.model.vocab_size, int(expected.lengths.max())
     for ids in (expected.tokens, expected.ids):
         if ids.min() < 0 or ids.max() >= vocab_size:
             raise InputError(f"the ids in {EXPECTED_FILE} must be below {vocab_size}, and are not; export again")

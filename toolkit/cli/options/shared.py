@@ -159,7 +159,7 @@ def decoder_of(options: Options) -> tuple[Callable[[Path], Decoder], str]:
 
 def say_what_is_slower(*models: str | Path) -> None:
     """A line on stderr for each exported folder whose products our kernels don't compute."""
-    from export.runtime.decoder import MODEL_FILE
+    from export.runtime.exported_model import MODEL_FILE
     from export.runtime.kernels.library import what_is_slower
 
     lines = (what_is_slower(Path(model) / MODEL_FILE) for model in models if model and Path(model).is_dir())

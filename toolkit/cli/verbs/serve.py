@@ -47,12 +47,12 @@ def add_serve(add: AddCommand) -> None:
 
 def serve(options: Options) -> Result:
     from apps.server.run_server import run_server
-    from export.runtime.decoder import OnnxDecoder
+    from export.runtime.exported_model import open_exported
 
     say_what_is_slower(options.folder)
     run_server(
         options.folder,
-        open_decoder=partial(OnnxDecoder, cache=options.cache, prepacked=options.prepacked),
+        open_model=partial(open_exported, cache=options.cache, prepacked=options.prepacked),
         host=options.host,
         port=options.port,
         api_key=options.api_key,

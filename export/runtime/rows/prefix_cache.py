@@ -22,13 +22,15 @@ import struct
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from export.runtime.rows.cached_model import CacheShape
+from export.runtime.rows.prefix import PROMPT_CHUNK, common_prefix
+from toolkit.machine.user_folders import cache_folder
 from toolkit.terminal import say
 
 MAGIC = b"prefix01"
@@ -36,6 +38,8 @@ HEADER = struct.Struct("<8sIIQ")
 """MAGIC, crc32, T, and nothing: the ids begin at a multiple of 8."""
 SUFFIX = ".prefix"
 OWNER_ONLY = 0o700
+LEAST_SAVED = 2 * PROMPT_CHUNK
+"""Tokens of a prompt, beyond what is on disk already, that are worth a file."""
 
 Ids = NDArray[np.int32]
 Content = TypeVar("Content")
@@ -43,22 +47,6 @@ Content = TypeVar("Content")
 
 class Damaged(Exception):
     """A file is not as it was written; the message says in what."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class CacheShape:
-    """Of one row of a decoder's cache."""
-
-    names: tuple[str, ...]
-    heads: int
-    head_dim: int
-    dtype: np.dtype[Any]
-
-    def array_bytes(self, positions: int) -> int:
-        return self.heads * positions * self.head_dim * self.dtype.itemsize
-
-    def file_bytes(self, positions: int) -> int:
-        return HEADER.size + 4 * positions + len(self.names) * self.array_bytes(positions)
 
 
 class PrefixCache:
@@ -73,21 +61,25 @@ class PrefixCache:
             if ids_T is not None:
                 self._ids[path] = ids_T
 
-    def known(self, prompt: Sequence[int]) -> int:
-        """How many tokens of a prompt the best file holds."""
-        return self._best(prompt)[0]
+    def load(self, prompt: Sequence[int], row: Mapping[str, NDArray[Any]], *, beyond: int) -> int:
+        """Copy into a row's arrays [G, S, A] what a file has of a prompt, in whole chunks; returns how many positions.
 
-    def load(self, prompt: Sequence[int], cache: Mapping[str, NDArray[Any]], *, step: int) -> int:
-        """Copy into a row's arrays [G, S, A] what a file has of a prompt, in multiples of `step`; returns how many."""
+        Nothing, and 0, where no file has a whole chunk more than the `beyond` positions that the row holds.
+        """
         known, path = self._best(prompt)
-        count = known - known % step
-        if path is None or not count:
+        if path is None or known - beyond < PROMPT_CHUNK:
             return 0
-        return self._guarded(path, lambda file: self._copy(file, cache, count)) or 0
+        count = known - known % PROMPT_CHUNK
+        return self._guarded(path, lambda file: self._copy(file, row, count)) or 0
 
-    def save(self, tokens: Sequence[int], cache: Mapping[str, NDArray[Any]]) -> None:
-        """Keep the first positions of a row's arrays [G, S, A] for these tokens; where that fails, say so and go on."""
-        size_bytes = self._shape.file_bytes(len(tokens))
+    def save(self, tokens: Sequence[int], row: Mapping[str, NDArray[Any]]) -> None:
+        """Keep the first positions of a row's arrays [G, S, A] for these tokens, where that is worth a file.
+
+        Where it cannot be written, that is said, and all goes on.
+        """
+        if len(tokens) - self._best(tokens)[0] < LEAST_SAVED:
+            return
+        size_bytes = self._file_bytes(len(tokens))
         if size_bytes > self._max_bytes:
             return
         ids_T = np.asarray(tokens, dtype="<i4")
@@ -96,11 +88,14 @@ class PrefixCache:
             self._own.mkdir(parents=True, exist_ok=True, mode=OWNER_ONLY)
             self._drop_contained(ids_T)
             self._make_room(size_bytes)
-            self._write(path, ids_T, cache)
+            self._write(path, ids_T, row)
         except OSError as error:
             say(f"the prefix cache in {self._folder} cannot be written: {error.strerror}")
             return
         self._ids[path] = ids_T
+
+    def _file_bytes(self, positions: int) -> int:
+        return HEADER.size + 4 * positions + len(self._shape.names) * self._shape.array_bytes(positions)
 
     def _best(self, prompt: Sequence[int]) -> tuple[int, Path | None]:
         prompt_T = np.asarray(prompt, dtype=np.int32)
@@ -119,8 +114,8 @@ class PrefixCache:
         magic, _, positions, _ = HEADER.unpack(header)
         if magic != MAGIC:
             raise Damaged("it does not begin as such a file does")
-        if size_bytes != self._shape.file_bytes(positions):
-            raise Damaged(f"it has {size_bytes} bytes, and must have {self._shape.file_bytes(positions)}")
+        if size_bytes != self._file_bytes(positions):
+            raise Damaged(f"it has {size_bytes} bytes, and must have {self._file_bytes(positions)}")
         return int(positions)
 
     def _copy(self, path: Path, cache: Mapping[str, NDArray[Any]], count: int) -> int:
@@ -187,14 +182,12 @@ class PrefixCache:
         return None
 
 
-def forget_all(folder: Path) -> None:
-    """Remove the files of all models; who has one of them open computes again what it held."""
-    for path in folder.glob("*/*"):
+def prefix_folder() -> Path:
+    """Where the files of all models lie."""
+    return cache_folder() / "prefixes"
+
+
+def forget_prefixes() -> None:
+    """Remove the files of all models; who has one of them open reads anew what it held."""
+    for path in prefix_folder().glob("*/*"):
         path.unlink(missing_ok=True)
-
-
-def common_prefix(first: Sequence[int] | Ids, second: Sequence[int] | Ids) -> int:
-    """How many tokens both begin with."""
-    size = min(len(first), len(second))
-    differs_T = np.asarray(first[:size]) != np.asarray(second[:size])
-    return int(differs_T.argmax()) if differs_T.any() else size

@@ -1,4 +1,6 @@
-#include "products.h"
+#if defined(__x86_64__)
+
+#include "../products.h"
 
 #include <string.h>
 
@@ -13,17 +15,7 @@
    another. Of many, each TILE lies together: [width / 4][row][4]; the last has as many rows as are left, and zeros up to a
    multiple of ROWS. */
 
-enum { FEW = 8, SLAB = 11 * TILE, GROUP = 128, MOST_BLOCK = 256, AHEAD = 4096, ROWS_AHEAD = 16 };
-
-int products_supported(void) {
-    __builtin_cpu_init();
-    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
-           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vnni");
-}
-
-int64_t width_of(const Weight *weight) {
-    return padded_to(GROUP, weight->blocks * weight->block_size);
-}
+enum { FEW = 8, SLAB = 11 * TILE, GROUP = LINE, MOST_BLOCK = 256, AHEAD = 4096, ROWS_AHEAD = 16 };
 
 /* One row: its codes one after another. */
 INLINE void round_row(const Weight *weight, const float *row, int8_t *codes, float *scales, float *sums, const int64_t group) {
@@ -59,7 +51,7 @@ INLINE void round_row(const Weight *weight, const float *row, int8_t *codes, flo
     }
 }
 
-KERNEL void round_rows(const Weight *weight, const float *a, Rounded *rounded, int64_t begin, int64_t end) {
+KERNEL static void round_rows(const Weight *weight, const float *a, Rounded *rounded, int64_t begin, int64_t end) {
     const int64_t width = rounded->width, padded = rounded->padded_blocks, count = padded_to(ROWS, end - begin);
     const int few = rounded->M <= FEW;
     const int64_t group = few || weight->block_size > GROUP ? GROUP : weight->block_size;
@@ -303,9 +295,13 @@ KERNEL static void many_rows(const Weight *weight, const Rounded *rounded, float
             few_rows(weight, rounded, y, begin, end, 8, M);                                                                \
         break;
 
-KERNEL void multiply(const Weight *weight, const Rounded *rounded, float *y, int64_t begin, int64_t end) {
+KERNEL static void multiply(const Weight *weight, const Rounded *rounded, float *y, int64_t begin, int64_t end) {
     switch (rounded->M) {
         FEW_ROWS(1) FEW_ROWS(2) FEW_ROWS(3) FEW_ROWS(4) FEW_ROWS(5) FEW_ROWS(6) FEW_ROWS(7) FEW_ROWS(8)
         default: many_rows(weight, rounded, y, begin, end);
     }
 }
+
+const Products AVX512VNNI_PRODUCTS = {.round_rows = round_rows, .multiply = multiply};
+
+#endif

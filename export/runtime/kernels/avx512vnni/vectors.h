@@ -6,7 +6,7 @@
 #include <immintrin.h>
 #include <stdint.h>
 
-#include "numbers.h"
+#include "../numbers.h"
 
 enum { VECTOR = 16 };
 
@@ -18,7 +18,9 @@ enum { VECTOR = 16 };
 #define DOT_16(acc, codes, x) __asm__("vpdpwssd %2, %1, %0" : "+v"(acc) : "v"(codes), "v"(x));
 
 /* The first lanes. */
-INLINE __mmask16 first(int64_t count) { return count >= VECTOR ? 0xffff : count <= 0 ? 0 : (__mmask16)((1u << count) - 1); }
+INLINE __mmask16 first(int64_t count) {
+    return count >= VECTOR ? 0xffff : count <= 0 ? 0 : (__mmask16)((1u << count) - 1);
+}
 
 /* 16 x 16 numbers of 32 bits, rows for columns. */
 INLINE void transpose(__m512i r[VECTOR]) {

@@ -1,11 +1,13 @@
-#include "attention.h"
+#if defined(__x86_64__)
+
+#include "../attention.h"
 
 #include <math.h>
 #include <string.h>
 
 #include "vectors.h"
 
-/* Positions are taken piece by piece, so that a piece's codes are read from the memory once; what was summed before is
+/* Queries are rounded to 16 bits, which is far finer than the codes they meet. Positions are taken piece by piece, so that a piece's codes are read from the memory once; what was summed before is
    scaled down where a piece holds a larger score (online softmax: Milakov and Gimelshein, arXiv 1805.02867). */
 
 enum { PIECE = 256, WORDS = 32, LINE = 64, AHEAD = 2048 };
@@ -30,7 +32,7 @@ KERNEL static void to_codes(const float *x, const float *steps, int64_t count, i
     }
 }
 
-KERNEL void remember(const Attention *attention) {
+KERNEL static void remember(const Attention *attention) {
     const int64_t A = attention->A;
     float rotated[MOST_CHANNELS];
     for (int64_t b = 0; b < attention->B; b++)
@@ -163,7 +165,7 @@ INLINE void attend_head(const Attention *attention, int64_t b, int64_t t, int64_
     for (int64_t a = 0; a < A; a++) out[a] = total[a] * attention->value_steps[g * A + a] / sum;
 }
 
-KERNEL void attend(const Attention *attention, int64_t row, int64_t begin, int64_t end) {
+KERNEL static void attend(const Attention *attention, int64_t row, int64_t begin, int64_t end) {
     for (int64_t h = begin; h < end; h++)
         for (int64_t t = 0; t < attention->T; t++) switch (attention->A) {      /* known sizes are unrolled */
                 case 64: attend_head(attention, row, t, h, 64); break;
@@ -171,3 +173,7 @@ KERNEL void attend(const Attention *attention, int64_t row, int64_t begin, int64
                 default: attend_head(attention, row, t, h, attention->A);
             }
 }
+
+const Attending AVX512VNNI_ATTENDING = {.remember = remember, .attend = attend};
+
+#endif

@@ -1,0 +1,67 @@
+"""Opens an exported folder as a `CachedModel`: which graph of it runs, and by which kernels.
+
+    model.onnx              keeps its cache as float32
+    model.int8-cache.onnx   the same weights, its cache rounded to a quarter of the bytes
+
+A folder has the second one where it was calibrated, and says in its manifest which of them runs unless asked otherwise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from export.runtime.model_config import read_model_config
+from export.runtime.rows.cached_model import CachedModel, CacheShape
+from export.runtime.session import check_graph, open_session
+from toolkit.errors import InputError
+from toolkit.machine.allowance import physical_cores
+from toolkit.runs import read_manifest
+
+MODEL_FILE = "model.onnx"
+INT8_CACHE_FILE = "model.int8-cache.onnx"
+Cache = Literal["exact", "int8"]
+"""How keys and values are kept: as float32, or rounded to a quarter of the bytes."""
+
+OpenModel = Callable[[Path], CachedModel]
+"""How a folder is opened: `open_exported` itself, or with the options that a user gave (`functools.partial`)."""
+
+
+def open_exported(
+    folder: Path, *, cache: Cache | Literal["auto"] = "auto", prepacked: bool = False, own_kernels: bool = True
+) -> CachedModel:
+    """`cache`: auto for what the export has chosen for the folder.
+
+    `prepacked`: weights are mapped from a copy that is made once in the cache folder. `own_kernels`: False for
+    onnxruntime's, whatever the processor. See `export.runtime.session`.
+
+    Raises `InputError` where the folder is not an exported one, or its files are damaged or unsafe.
+    """
+    cache = chosen_cache(folder) if cache == "auto" else cache
+    model_path = folder / (INT8_CACHE_FILE if cache == "int8" else MODEL_FILE)
+    if cache == "int8" and (folder / MODEL_FILE).is_file() and not model_path.is_file():
+        fault = (read_manifest(folder) or {}).get("measured", {}).get("int8_cache_fault")
+        why = f"keep it exact, because {fault}" if fault else "export again with traces to calibrate it on"
+        raise InputError(f"{model_path} must exist to keep the cache in int8; {why}")
+    if not model_path.is_file():
+        raise InputError(f"{model_path} must exist; make the folder with: toolkit export MODEL --int4 --out {folder}")
+    config = read_model_config(folder)
+    session = open_session(model_path, threads=physical_cores(), prepacked=prepacked, own_kernels=own_kernels)
+    check_graph(session, config, model_path, has_int8_cache=cache == "int8")
+    shape = CacheShape(
+        names=tuple(f"{layer}.{kind}" for layer in range(config.num_hidden_layers) for kind in ("key", "value")),
+        heads=config.num_key_value_heads,
+        head_dim=config.head_dim,
+        dtype=np.dtype(np.int8 if cache == "int8" else np.float32),
+    )
+    return CachedModel(session, shape, vocab_size=config.vocab_size, max_length=config.max_position_embeddings)
+
+
+def chosen_cache(folder: Path) -> Cache:
+    """The cache that an exported folder was compared with its float model in; exact where it does not say."""
+    manifest = read_manifest(folder) or {}
+    asked = manifest.get("config", {}).get("cache")  # of a folder that was compared before, or never
+    return "int8" if manifest.get("measured", {}).get("cache", asked) == "int8" else "exact"

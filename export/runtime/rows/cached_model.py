@@ -1,0 +1,159 @@
+"""A model with a cache of keys and values: it runs new tokens of some rows and leaves their keys and values behind.
+
+    cache of a layer   float32 or int8 [rows, num_key_value_heads, room, head_dim], key and value
+                       a row holds so many positions from the left as its caller knows; what lies right of them is stale
+
+One allocation serves as past and as present, so a step writes its new column in place and copies nothing. Its room
+grows by an eighth when it is full: a long context costs memory only as far as it is used.
+What onnxruntime works in while it reads prompts, many tokens at once, goes back to the system with the first step behind.
+
+Shapes: B rows that run, T new tokens, S attended tokens, V vocabulary, G kv heads, A head dim.
+"""
+
+from __future__ import annotations
+
+import math
+import mmap
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from toolkit.generation.generate import Floats, Ints
+from toolkit.machine.advice import advise
+
+SMALLEST_ROOM = 256
+"""Positions by which a cache grows at least."""
+LOGITS_FROM = "logits_from"
+"""The graph's overridable input: the first new token whose logits are computed, from the end where negative."""
+RELEASE = {"memory.enable_memory_arena_shrinkage": "cpu:0"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class CacheShape:
+    """Of one row of a cache."""
+
+    names: tuple[str, ...]
+    heads: int
+    head_dim: int
+    dtype: np.dtype[Any]
+
+    def array_bytes(self, positions: int) -> int:
+        """Of the keys or the values of one layer."""
+        return self.heads * positions * self.head_dim * self.dtype.itemsize
+
+
+class CachedModel:
+    """An open graph with its cache; `export.runtime.exported_model` opens one."""
+
+    def __init__(self, session: ort.InferenceSession, shape: CacheShape, *, vocab_size: int, max_length: int) -> None:
+        self.shape, self.vocab_size, self.max_length = shape, vocab_size, max_length
+        self._session = session
+        no_rows = np.empty((0, shape.heads, 0, shape.head_dim), dtype=shape.dtype)
+        self._cache: dict[str, NDArray[Any]] = dict.fromkeys(shape.names, no_rows)
+        self._binding: ort.IOBinding | None = None
+        self._bound_rows = (0, 0)
+        self._releasing = ort.RunOptions()
+        for name, value in RELEASE.items():
+            self._releasing.add_run_config_entry(name, value)
+        self._has_read = False
+        """Whether a prompt was read since memory was given back."""
+
+    @property
+    def position_bytes(self) -> int:
+        """Of the cache, for one position of one row."""
+        return len(self.shape.names) * self.shape.array_bytes(1)
+
+    @property
+    def cache_bytes(self) -> int:
+        """Of all rows and positions that there is room for."""
+        return sum(cache.nbytes for cache in self._cache.values())
+
+    def row(self, row: int) -> dict[str, NDArray[Any]]:
+        """The arrays of one row's cache by their names, [G, room, A]."""
+        return {name: cache[row] for name, cache in self._cache.items()}
+
+    def make_room(self, rows: int, length: int, *, used: int) -> None:
+        """Have a cache of so many rows and positions at least; the first `used` positions of each row stay."""
+        has_rows, _, has_length, _ = next(iter(self._cache.values())).shape
+        if rows <= has_rows and length <= has_length:
+            return
+        room = has_length
+        if length > has_length:
+            room = min(length + max(length // 8, SMALLEST_ROOM), self.max_length)
+        self._binding = None
+        shape = (max(rows, has_rows), self.shape.heads, room, self.shape.head_dim)
+        for name, old in self._cache.items():  # one layer exists twice at a time
+            self._cache[name] = _own_pages(shape, old.dtype)
+            self._cache[name][:has_rows, :, :used] = old[:, :, :used]
+
+    def move(self, origins: Sequence[int] | Ints, rows: Sequence[int] | Ints, *, used: int) -> None:
+        """Let rows hold what the rows `origins` hold, in this order and all at once, as far as `used` positions."""
+        for cache in self._cache.values():
+            cache[rows, :, :used] = cache[origins, :, :used]
+
+    def read(self, row: int, tokens_T: Sequence[int], *, held: int) -> Floats:
+        """Read a piece of a prompt behind the `held` positions of one row; returns logits_V after it."""
+        self._has_read = True
+        tokens_1T = np.array([tokens_T], dtype=np.int64)
+        logits_V: Floats = self.run(row, tokens_1T, np.array([held + len(tokens_T)]), wanted=1)[0, 0]
+        return logits_V
+
+    def step(self, tokens_B: Ints, held_B: Ints, *, is_reading: bool) -> Floats:
+        """Append one token to each of the first rows, which hold `held_B` positions; returns logits_BV after it.
+
+        `is_reading`: another row has only begun to read its prompt, so what reading needs is kept.
+        """
+        releases = self._has_read and not is_reading
+        self._has_read = self._has_read and is_reading
+        tokens_B1 = np.ascontiguousarray(tokens_B, dtype=np.int64)[:, None]
+        return self.run(0, tokens_B1, held_B + 1, wanted=1, releases=releases)[:, 0]
+
+    def run(self, first_row: int, tokens_BT: Ints, lengths_B: Ints, *, wanted: int, releases: bool = False) -> Floats:
+        """Run new tokens of the rows from `first_row` on, whose lengths include them and have room.
+
+        `releases`: memory goes back to the system. Returns logits_BTV after the last `wanted` tokens.
+        """
+        rows = len(tokens_BT)
+        logits_from = np.array([-wanted])
+        mask_BS = (np.arange(lengths_B.max()) < lengths_B[:, None]).astype(np.int64)
+        logits_BTV = np.empty((rows, wanted, self.vocab_size), dtype=np.float32)
+        binding = self._bound_cache(first_row, rows)
+        _bind_input(binding, "input_ids", tokens_BT)
+        _bind_input(binding, "attention_mask", mask_BS)
+        _bind_input(binding, LOGITS_FROM, logits_from)
+        _bind_output(binding, "logits", logits_BTV)
+        self._session.run_with_iobinding(binding, self._releasing if releases else None)
+        return logits_BTV
+
+    def _bound_cache(self, first_row: int, rows: int) -> ort.IOBinding:
+        """Past and present bound to these rows of the cache; as good as free where the last run had the same."""
+        if self._binding is None or self._bound_rows != (first_row, rows):
+            self._binding, self._bound_rows = self._session.io_binding(), (first_row, rows)
+            for name, cache in self._cache.items():
+                view = cache[first_row : first_row + rows]
+                _bind_input(self._binding, f"past_key_values.{name}", view)
+                _bind_output(self._binding, f"present.{name}", view)
+        return self._binding
+
+
+def _bind_input(binding: ort.IOBinding, name: str, array: NDArray[Any]) -> None:
+    """The run reads the array where it lies."""
+    binding.bind_input(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
+
+
+def _bind_output(binding: ort.IOBinding, name: str, array: NDArray[Any]) -> None:
+    """The run writes into the array."""
+    binding.bind_output(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
+
+
+def _own_pages(shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
+    """An array of zeros in pages of its own, which go back to the system with it; a heap would keep what caches leave."""
+    size_bytes = math.prod(shape) * dtype.itemsize
+    private = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_PRIVATE") else {}
+    pages = mmap.mmap(-1, size_bytes, **private)
+    advise(pages, "MADV_HUGEPAGE")
+    return np.frombuffer(pages, dtype=dtype).reshape(shape)
