@@ -340,7 +340,7 @@ def _split_held(text: str) -> tuple[str, str]:
     longest = f"\r\n{CLOSE}"
     for length in range(min(len(longest) - 1, len(text)), 0, -1):
         tail = text[-length:]
-        if any(tag.startswith(tail) for tag in (longest, longest[1:], CLOSE, OPEN)):
+        if any(tag.startswith(tail) and tag != tail for tag in (longest, longest[1:], CLOSE, OPEN)):
             return text[:-length], tail
     return text, ""
 
