@@ -250,10 +250,10 @@ class ReasoningParser:
         if held and self._state != "gap":
             yield Delta(kind="reasoning" if self._state == "reasoning" else "answer", text=held)
 
-    def if_ended(self) -> tuple[tuple[Delta, ...], bool]:
-        """What `finish` would yield now, and whether the reasoning would then be closed."""
+    def if_ended(self, rest: str = "") -> tuple[tuple[Delta, ...], bool]:
+        """What would yet come if the text ended with this rest, and whether the reasoning would then be closed."""
         ended = copy(self)
-        return tuple(ended.finish()), ended.closed
+        return (*ended.feed(rest), *ended.finish()), ended.closed
 
     def _leave_start(self) -> None:
         head = self._held.lstrip()

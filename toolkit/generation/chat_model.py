@@ -99,25 +99,31 @@ class TurnReader:
         self._chat_format = chat_format
         self._text = DecodeStream(skip_special_tokens=False)
         self._parser = ReasoningParser(opened=chat_format.opens_reasoning)
+        self._unread: list[int] = []
+        """The ids of a character that is not whole yet, and of what stands in one token with its beginning."""
         self.certain = [delta for token_id in ids for delta in self._read(token_id)]
 
     def read(self, token_id: int, finish_reason: FinishReason | None = None) -> TurnEvent:
         """What one more token brought; a stop token has no text."""
-        deltas = [] if finish_reason == "stop" else self._read(token_id)
-        if finish_reason:
-            deltas += self._parser.finish()
+        deltas = () if finish_reason == "stop" else tuple(self._read(token_id))
         held, closed = self.if_ended()
+        if finish_reason:
+            deltas, held = deltas + held, ()
         return TurnEvent(
-            deltas=tuple(deltas), held=held, closed=closed, tokens=1, ids=(token_id,), finish_reason=finish_reason
+            deltas=deltas, held=held, closed=closed, tokens=1, ids=(token_id,), finish_reason=finish_reason
         )
 
     def if_ended(self) -> tuple[tuple[Delta, ...], bool]:
-        """See `ReasoningParser.if_ended`."""
-        return self._parser.if_ended()
+        """What would yet come if the turn ended here, and whether its thought would then be closed."""
+        return self._parser.if_ended(self._chat_format.decode(self._unread).rstrip("\N{REPLACEMENT CHARACTER}"))
 
     def _read(self, token_id: int) -> list[Delta]:
         piece = self._text.step(self._chat_format.tokenizer, token_id)
-        return list(self._parser.feed(piece)) if piece else []
+        if not piece:
+            self._unread.append(token_id)
+            return []
+        self._unread.clear()
+        return list(self._parser.feed(piece))
 
 
 class LocalChatModel:
