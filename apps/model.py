@@ -12,7 +12,7 @@ from apps.read_ahead import ReadAhead
 from export.runtime.decoder import OnnxDecoder, OpenDecoder
 from export.runtime.verify.checks import check_start, outgrown, why_no_record
 from toolkit.formats.chat_format import ChatFormat
-from toolkit.generation.generate import Decoder, Speaker
+from toolkit.generation.chat_model import ChatModel, LocalChatModel
 from toolkit.generation.speculation import SpeculativeDecoder
 from toolkit.runs import folder_bytes
 from toolkit.terminal import say
@@ -27,12 +27,11 @@ class Model:
 
     name: str
     size_bytes: int
-    decoder: Decoder | Speaker
-    chat_format: ChatFormat
+    chat_model: ChatModel
     endpoint: tuple[str, int] | None = None
     """Host and port of the server that answers; None where the model runs in this process."""
     lock: threading.Lock = field(default_factory=threading.Lock)
-    """Held by the turn that the decoder is running."""
+    """Held by the turn that the model is writing."""
     goes_on: bool = True
     """Whether it goes on with a turn that was interrupted."""
     ahead: ReadAhead | None = None
@@ -41,7 +40,7 @@ class Model:
     @property
     def facts(self) -> str:
         """What the page says about it, in a few words."""
-        context = f"context {self.decoder.max_length:,} tokens"
+        context = f"context {self.chat_model.max_length:,} tokens"
         if self.endpoint:
             return f"{context} · answers from {self.endpoint[0]}:{self.endpoint[1]}"
         return f"{self.size_bytes / 1e6:,.0f} MB · {context} · runs on this machine only"
@@ -59,12 +58,11 @@ def check_folder(folder: Path) -> None:
 def load_model(folder: Path, open_decoder: OpenDecoder = CHAT_DECODER) -> Model:
     """Load an exported folder; raises `InputError` where it is none, or the fast part of `toolkit verify` fails."""
     check_folder(folder)
-    decoder, lock = open_decoder(folder), threading.Lock()
+    decoder, chat_format, lock = open_decoder(folder), ChatFormat.from_folder(folder), threading.Lock()
     return Model(
         name=folder.resolve().name,
         size_bytes=folder_bytes(folder),
-        decoder=SpeculativeDecoder(decoder, time.perf_counter),
-        chat_format=ChatFormat.from_folder(folder),
+        chat_model=LocalChatModel(SpeculativeDecoder(decoder, time.perf_counter), chat_format),
         lock=lock,
-        ahead=ReadAhead(decoder.read_ahead, lock),
+        ahead=ReadAhead(chat_format.prompt_ids, decoder.read_ahead, lock),
     )

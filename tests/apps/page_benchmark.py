@@ -34,6 +34,7 @@ from tests.apps.in_thread import serving
 from tests.apps.test_chat_page import CHROMIUM, FLAGS, PATIENCE_S, expect
 from toolkit.figures.readme import fill_file
 from toolkit.figures.tables import markdown_table, percent
+from toolkit.generation.chat_model import LocalChatModel
 from toolkit.generation.speculation import SpeculativeDecoder
 from toolkit.progress import Progress
 
@@ -81,12 +82,12 @@ class Written:
 
 def without_page(model: Model, question: str, settings: Settings) -> Written:
     conversation = Conversation()
-    turn = conversation.ask(question, model.chat_format, model.decoder.max_length)
+    turn = conversation.ask(question, model.chat_model)
     messages, sampling = conversation.messages(question, turn), settings.sampling(seed=0)
-    for _ in run_turn(model.decoder, model.chat_format, messages, turn, sampling, time.monotonic):
+    for _ in run_turn(model.chat_model, messages, turn, sampling, time.monotonic):
         pass
     assert turn.tokens_per_s is not None
-    return Written(tokens=len(turn.token_ids), tokens_per_s=turn.tokens_per_s)
+    return Written(tokens=turn.tokens, tokens_per_s=turn.tokens_per_s)
 
 
 def on_page(page: Page, question: str) -> Written:
@@ -149,11 +150,12 @@ def served(model: Model, data: Path) -> Iterator[str]:
 
 def measure(page: Page, model: Model, settings: Settings, number: int) -> Round:
     pairs = [(on_page(page, asked), without_page(model, asked, settings)) for asked in QUESTIONS]
-    question = long_question(model.chat_format, number)[0]["content"]
+    chat_model = model.chat_model
+    assert isinstance(chat_model, LocalChatModel) and isinstance(chat_model.decoder, SpeculativeDecoder)
+    question = long_question(chat_model.chat_format, number)[0]["content"]
     first = {pause_s: first_text(page, f"{i} {question}", pause_s) for i, pause_s in enumerate(PAUSES_S)}
-    assert isinstance(model.decoder, SpeculativeDecoder)
     begun = time.perf_counter()
-    model.decoder.start([model.chat_format.question_ids(question)])
+    chat_model.decoder.start([chat_model.chat_format.question_ids(question)])
     read_s = time.perf_counter() - begun
     return Round(pairs=pairs, first=first, read_s=read_s)
 
@@ -200,7 +202,7 @@ def main() -> None:
     options = parser.parse_args()
     folder = options.folder.resolve()
     model = load_model(folder)
-    settings = Settings(temperature=0.0, max_new_tokens=min(options.tokens, model.decoder.max_length))
+    settings = Settings(temperature=0.0, max_new_tokens=min(options.tokens, model.chat_model.max_length))
     with tempfile.TemporaryDirectory() as data:
         Kept(Path(data)).write(settings.panel_values())
         with (

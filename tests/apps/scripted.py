@@ -16,6 +16,7 @@ import numpy as np
 from tests.apps.formatted import AT_ONCE, FORMATTED
 from tests.apps.hostile import ENORMOUS, HOSTILE
 from toolkit.formats.chat_format import TURN_END, TURN_START, ChatFormat, completion_text
+from toolkit.generation.chat_model import LocalChatModel
 from toolkit.generation.generate import Floats, Ints
 
 LONG = " ".join(f"Step {i}: take {i} and keep it." for i in range(1, 400))
@@ -85,7 +86,7 @@ def main(folder: Path, data: Path) -> None:
     chat_format = ChatFormat.from_folder(folder)
     chat_format.tokenizer.add_tokens([*ENORMOUS, *AT_ONCE])
     decoder = ScriptedDecoder(chat_format, max_length=4096, step_s=0.03)
-    model = Model(name="scripted", size_bytes=86_000_000, decoder=decoder, chat_format=chat_format)
+    model = Model(name="scripted", size_bytes=86_000_000, chat_model=LocalChatModel(decoder, chat_format))
     serve([model], Store(data, time.time), host="127.0.0.1", port=0, window="none")
 
 

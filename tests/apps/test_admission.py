@@ -25,6 +25,7 @@ from apps.model import Model
 from tests.apps.in_thread import serving
 from tests.apps.scripted import ScriptedDecoder
 from toolkit.formats.chat_format import ChatFormat
+from toolkit.generation.chat_model import LocalChatModel
 
 PATIENCE_S = 60
 
@@ -61,7 +62,7 @@ class Chat:
 def chat(tiny_student: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chat]:
     chat_format = ChatFormat.from_folder(tiny_student)
     decoder = ScriptedDecoder(chat_format, max_length=512, step_s=0.0)
-    model = Model(name="scripted", size_bytes=1, decoder=decoder, chat_format=chat_format)
+    model = Model(name="scripted", size_bytes=1, chat_model=LocalChatModel(decoder, chat_format))
     with listen("127.0.0.1", 0) as listener:
         port = listener.getsockname()[1]
         store = Store(tmp_path_factory.mktemp("chats"), time.time)

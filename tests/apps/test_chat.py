@@ -20,15 +20,16 @@ from apps.chat.view.page_messages import page_messages, seconds, status_line
 from apps.model import Model
 from tests.apps.scripted import ScriptedDecoder
 from toolkit.errors import InputError
-from toolkit.formats.chat_format import ChatFormat, Delta
-from toolkit.generation.generate import Token, TurnReader
+from toolkit.formats.chat_format import TURN_END, ChatFormat
+from toolkit.generation.chat_model import LocalChatModel, TurnReader
+from toolkit.records import FinishReason
 
 
 @pytest.fixture
 def model(tiny_student: Path) -> Model:
     chat_format = ChatFormat.from_folder(tiny_student)
     decoder = ScriptedDecoder(chat_format, max_length=512, step_s=0.0)
-    return Model(name="scripted", size_bytes=1, decoder=decoder, chat_format=chat_format)
+    return Model(name="scripted", size_bytes=1, chat_model=LocalChatModel(decoder, chat_format))
 
 
 def thought(turn: Turn, now: float = 0.0) -> dict[str, str]:
@@ -138,19 +139,18 @@ def test_importing_the_chat_switches_every_call_home_off() -> None:
 
 
 def test_a_thought_that_the_model_closed_was_not_stopped_though_no_answer_followed(model: Model) -> None:
-    for ending, reason in (("\n</think>\n\n", "stop"), ("\n</think>\n", "length"), ("", "stop")):
+    cases: tuple[tuple[str, FinishReason], ...] = (("\n</think>\n\n", "stop"), ("\n</think>\n", "length"), ("", "stop"))
+    for ending, reason in cases:
         conversation = Conversation()
-        turn = conversation.ask("?", model.chat_format, 512)
-        turn.start(model.chat_format, 0.0)
-        reader = TurnReader(model.chat_format)
-        ids = model.chat_format.encode(f"So.{ending}")
+        chat_model = model.chat_model
+        assert isinstance(chat_model, LocalChatModel)
+        turn = conversation.ask("?", chat_model)
+        turn.start(chat_model, 0.0)
+        reader = TurnReader(chat_model.chat_format)
+        ids = chat_model.chat_format.encode(f"So.{ending}{TURN_END if reason == 'stop' else ''}")
         for i, token_id in enumerate(ids):
             is_last = i + 1 == len(ids)
-            deltas = reader.read(token_id) + (reader.finish() if is_last else [])
-            token = Token(row=0, id=token_id, finish_reason=reason if is_last else None)  # type: ignore[arg-type]
-            taken: list[Delta | None] = [*deltas]
-            for delta in taken or [None]:
-                turn.take(delta, token, 0.1)
-        turn.end(model.chat_format, 0.2)
+            turn.take(reader.read(token_id, reason if is_last else None), 0.1)
+        turn.end(0.2)
         assert (turn.state, turn.reasoning, turn.answer) == ("done", "So.", "")
         assert thought(turn)["title"] == f"Thought for 0.2 s · {len(ids)} tokens", ending

@@ -8,7 +8,9 @@ import pytest
 
 from apps.chat.conversation.context import RESERVE_SHARE, ContextLedger, context_ledger, ledger_html
 from apps.chat.conversation.turns import LEAST_ROOM
+from tests.apps.scripted import ScriptedDecoder
 from toolkit.formats.chat_format import ChatFormat
+from toolkit.generation.chat_model import LocalChatModel
 from toolkit.records import Message
 
 TURNS = [("84 and 36?", "The answer is **12**."), ("And 90?", "6"), ("Why? " * 20, "Because.")]
@@ -28,7 +30,8 @@ def messages(system: str, turns: list[tuple[str, str]], question: str) -> list[M
 
 
 def counted(chat_format: ChatFormat, sent: list[Message], context: int = 4096, left_out: int = 0) -> ContextLedger:
-    return context_ledger(chat_format, sent, max_new_tokens=256, context=context, left_out=left_out)
+    model = LocalChatModel(ScriptedDecoder(chat_format, max_length=context, step_s=0.0), chat_format)
+    return context_ledger(model, sent, max_new_tokens=256, left_out=left_out)
 
 
 def test_each_part_is_as_long_as_its_own_text_in_the_template(chat_format: ChatFormat) -> None:

@@ -17,6 +17,7 @@ from apps.chat.view.page_messages import page_messages
 from tests.apps.scripted import SCRIPTS, ScriptedDecoder
 from toolkit.errors import InputError
 from toolkit.formats.chat_format import ChatFormat, split_completion
+from toolkit.generation.chat_model import LocalChatModel
 from toolkit.generation.generate import GREEDY, Floats, Ints, Sampling
 
 ANSWERED = SCRIPTS[""]
@@ -39,13 +40,17 @@ class Clock:
         return self.now
 
 
+def scripted(chat_format: ChatFormat, context: int = 4096) -> LocalChatModel:
+    return LocalChatModel(ScriptedDecoder(chat_format, max_length=context, step_s=0.0), chat_format)
+
+
 def started(
     conversation: Conversation, question: str, chat_format: ChatFormat, sampling: Sampling = GREEDY, context: int = 4096
 ) -> tuple[Turn, Iterator[None]]:
-    decoder = ScriptedDecoder(chat_format, max_length=context, step_s=0.0)
+    model = scripted(chat_format, context)
     messages = conversation.messages(question)
-    turn = conversation.ask(question, chat_format, context)
-    return turn, run_turn(decoder, chat_format, messages, turn, sampling, Clock())
+    turn = conversation.ask(question, model)
+    return turn, run_turn(model, messages, turn, sampling, Clock())
 
 
 def test_a_turn_thinks_then_answers_then_is_done(chat_format: ChatFormat) -> None:
@@ -86,15 +91,15 @@ def test_updates_come_no_oftener_than_the_pace(chat_format: ChatFormat) -> None:
 def test_stopping_after_any_token_keeps_every_piece_of_text(chat_format: ChatFormat) -> None:
     ids = chat_format.encode(ANSWERED)
     for length in range(1, len(ids)):
-        decoder = ScriptedDecoder(chat_format, max_length=4096, step_s=0.0)
+        model = scripted(chat_format)
         conversation = Conversation()
-        turn = conversation.ask("?", chat_format, decoder.max_length)
+        turn = conversation.ask("?", model)
 
         def stop_at_length(turn: Turn = turn, length: int = length) -> float:
             turn.stop_requested = len(turn.token_ids) >= length - 1
             return 0.0
 
-        list(run_turn(decoder, chat_format, conversation.messages("?"), turn, GREEDY, stop_at_length))
+        list(run_turn(model, conversation.messages("?"), turn, GREEDY, stop_at_length))
         kept = split_completion(chat_format.decode(ids[:length]), opened=True)
         assert (turn.state, turn.reasoning, turn.answer) == ("stopped", kept.reasoning, kept.answer)
 
@@ -137,11 +142,11 @@ def test_a_conversation_that_does_not_fit_is_refused_whole(chat_format: ChatForm
     question = "Why? " * 30
     needed = len(chat_format.question_ids(question))
     with pytest.raises(InputError, match=rf"{needed:,} tokens.*leave {LEAST_ROOM} tokens.*shorter question"):
-        conversation.ask(question, chat_format, needed + LEAST_ROOM - 1)
+        conversation.ask(question, scripted(chat_format, needed + LEAST_ROOM - 1))
     assert conversation.turns == []
-    assert conversation.ask(question, chat_format, needed + LEAST_ROOM).context_room == LEAST_ROOM
+    assert conversation.ask(question, scripted(chat_format, needed + LEAST_ROOM)).context_room == LEAST_ROOM
     with pytest.raises(InputError, match="start a new chat"):
-        conversation.ask(question, chat_format, needed + LEAST_ROOM)
+        conversation.ask(question, scripted(chat_format, needed + LEAST_ROOM))
 
 
 class Dice:
@@ -180,21 +185,24 @@ def stop_after(turn: Turn, tokens: int) -> Callable[[], float]:
 def test_a_turn_that_was_stopped_and_goes_on_equals_one_that_ran_through(chat_format: ChatFormat) -> None:
     sampling = Sampling(temperature=1.3, max_new_tokens=60, seed=3)
 
+    def dice() -> LocalChatModel:
+        return LocalChatModel(Dice(chat_format), chat_format)
+
     def asked() -> tuple[Conversation, Turn]:
         conversation = Conversation()
-        return conversation, conversation.ask("?", chat_format, Dice.max_length)
+        return conversation, conversation.ask("?", dice())
 
     conversation, whole = asked()
-    list(run_turn(Dice(chat_format), chat_format, conversation.messages("?", whole), whole, sampling, Clock()))
+    list(run_turn(dice(), conversation.messages("?", whole), whole, sampling, Clock()))
     assert len(set(whole.token_ids)) > 20
     for length in (1, 2, 17, 59):
         conversation, turn = asked()
         messages = conversation.messages("?", turn)
-        list(run_turn(Dice(chat_format), chat_format, messages, turn, sampling, stop_after(turn, length)))
+        list(run_turn(dice(), messages, turn, sampling, stop_after(turn, length)))
         assert (turn.state, len(turn.token_ids)) == ("stopped", length)
-        assert conversation.resume(turn, chat_format, Dice.max_length) is turn
+        assert conversation.resume(turn, dice()) is turn
         rest = replace(sampling, max_new_tokens=60 - length)
-        list(run_turn(Dice(chat_format), chat_format, messages, turn, rest, Clock()))
+        list(run_turn(dice(), messages, turn, rest, Clock()))
         assert turn.token_ids == whole.token_ids
         assert (turn.reasoning, turn.answer, turn.cut) == (whole.reasoning, whole.answer, "limit")
 
@@ -205,12 +213,12 @@ def test_a_turn_goes_on_after_any_token_whatever_the_parser_held_back(chat_forma
     whole = split_completion(ANSWERED, opened=True)
     for length in range(1, len(ids)):
         conversation = Conversation()
-        turn = conversation.ask("?", chat_format, 4096)
-        decoder = ScriptedDecoder(chat_format, max_length=4096, step_s=0.0)
+        model = scripted(chat_format)
+        turn = conversation.ask("?", model)
         messages = conversation.messages("?", turn)
-        list(run_turn(decoder, chat_format, messages, turn, GREEDY, stop_after(turn, length)))
+        list(run_turn(model, messages, turn, GREEDY, stop_after(turn, length)))
         assert turn.token_ids == ids[:length]
-        list(run_turn(decoder, chat_format, messages, turn, GREEDY, Clock()))
+        list(run_turn(model, messages, turn, GREEDY, Clock()))
         assert (turn.state, turn.reasoning, turn.answer) == ("done", whole.reasoning, whole.answer)
         assert turn.reasoning_tokens == len(chat_format.encode(ANSWERED.partition("The answer")[0]))
 
@@ -219,16 +227,16 @@ def test_the_time_between_stopping_and_going_on_does_not_count(chat_format: Chat
     turn, updates = started(Conversation(), "84 and 36?", chat_format, Sampling(temperature=0, max_new_tokens=10))
     list(updates)
     thought_s = turn.thinking_s(0.0)
-    turn.start(chat_format, 1e6)
+    turn.start(scripted(chat_format), 1e6)
     assert turn.thinking_s(1e6 + 2.0) == pytest.approx(thought_s + 2.0)
 
 
 def test_a_thinking_budget_closes_the_thought_and_the_model_answers(chat_format: ChatFormat) -> None:
     conversation = Conversation()
-    turn = conversation.ask("a long thought", chat_format, 4096)
-    decoder = ScriptedDecoder(chat_format, max_length=4096, step_s=0.0)
+    model = scripted(chat_format)
+    turn = conversation.ask("a long thought", model)
     messages = conversation.messages(turn.question, turn)
-    list(run_turn(decoder, chat_format, messages, turn, GREEDY, Clock(), thinking_budget=30))
+    list(run_turn(model, messages, turn, GREEDY, Clock(), thinking_budget=30))
     thought = chat_format.encode(SCRIPTS["long thought"])[:30]
     closing = chat_format.encode("\n</think>\n\n")
     assert turn.token_ids[: 30 + len(closing)] == thought + closing
@@ -241,14 +249,14 @@ def test_answer_now_closes_a_thought_once_wherever_it_comes(chat_format: ChatFor
     ids = chat_format.encode(ANSWERED)
     for length in range(1, len(ids)):
         conversation = Conversation()
-        turn = conversation.ask("?", chat_format, 4096)
-        decoder = ScriptedDecoder(chat_format, max_length=4096, step_s=0.0)
+        model = scripted(chat_format)
+        turn = conversation.ask("?", model)
 
         def clock(turn: Turn = turn, length: int = length) -> float:
             turn.answer_requested = turn.state == "thinking" and len(turn.token_ids) >= length - 1
             return 0.0
 
-        list(run_turn(decoder, chat_format, conversation.messages("?", turn), turn, GREEDY, clock))
+        list(run_turn(model, conversation.messages("?", turn), turn, GREEDY, clock))
         assert chat_format.decode(turn.token_ids).count("</think>") == 1
         assert (turn.state, turn.answer) == ("done", "The answer is **12**.")
         assert chat_format.decode(ids).startswith(turn.reasoning)
@@ -258,7 +266,7 @@ def test_a_turn_of_another_tokenizer_is_not_gone_on_with(chat_format: ChatFormat
     turn = Turn(question="?", context_room=0, model="other", state="stopped", reasoning="So", token_ids=[5, 6])
     conversation = Conversation(turns=[turn], all_turns=[turn])
     with pytest.raises(InputError, match=r"the tokens that other wrote.*open that model"):
-        conversation.resume(turn, chat_format, 4096)
+        conversation.resume(turn, scripted(chat_format))
 
 
 def test_asking_again_keeps_every_version_and_the_path_can_be_switched() -> None:
@@ -284,7 +292,7 @@ def test_going_on_in_the_middle_makes_a_version_and_leaves_what_followed(chat_fo
     first, second = (asked(conversation, question) for question in "AB")
     first.state, first.token_ids = "stopped", chat_format.encode("So")
     first.reasoning = "So"
-    resumed = conversation.resume(first, chat_format, 4096)
+    resumed = conversation.resume(first, scripted(chat_format))
     assert resumed is not first and resumed.token_ids == first.token_ids is not resumed.token_ids
     assert conversation.turns == [resumed] and conversation.versions(first) == [first, resumed]
     conversation.show(first)

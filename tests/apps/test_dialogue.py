@@ -19,6 +19,7 @@ from apps.chat.panels.settings_panel import defaults
 from apps.model import Model
 from tests.apps.scripted import SCRIPTS, ScriptedDecoder
 from toolkit.formats.chat_format import ChatFormat, split_completion
+from toolkit.generation.chat_model import LocalChatModel
 
 CONTEXT = 600
 
@@ -34,13 +35,13 @@ def store(tmp_path: Path) -> Iterator[Store]:
 def model(tiny_student: Path) -> Model:
     chat_format = ChatFormat.from_folder(tiny_student)
     decoder = ScriptedDecoder(chat_format, max_length=CONTEXT, step_s=0.0)
-    return Model(name="scripted", size_bytes=1, decoder=decoder, chat_format=chat_format)
+    return Model(name="scripted", size_bytes=1, chat_model=LocalChatModel(decoder, chat_format))
 
 
 @pytest.fixture
 def slow(model: Model) -> Model:
-    assert isinstance(model.decoder, ScriptedDecoder)
-    model.decoder.step_s = 0.01
+    assert isinstance(model.chat_model, LocalChatModel) and isinstance(model.chat_model.decoder, ScriptedDecoder)
+    model.chat_model.decoder.step_s = 0.01
     return model
 
 

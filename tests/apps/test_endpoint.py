@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from apps.chat.conversation.exchange import conversation_of, to_json
 from apps.chat.conversation.store import Store
 from apps.chat.conversation.tab import Tab
 from apps.chat.conversation.turns import Conversation, Turn, run_turn
@@ -24,7 +25,8 @@ from tests.apps.conftest import NAME, SUM
 from tests.apps.streaming_server import StreamingServer, delta, usage
 from tests.house.modules import ROOT
 from toolkit.errors import InputError
-from toolkit.generation.generate import GREEDY, WAITING, Sampling
+from toolkit.generation.chat_model import WAITING
+from toolkit.generation.generate import GREEDY, Sampling
 
 PATIENCE_S = 120
 SHORT = Sampling(temperature=0.0, max_new_tokens=40)
@@ -44,8 +46,8 @@ def ask(model: Model, question: str = "How many?", sampling: Sampling = GREEDY) 
     """One whole turn of a fresh conversation."""
     conversation = Conversation()
     messages = conversation.messages(question)
-    turn = conversation.ask(question, model.chat_format, model.decoder.max_length)
-    for _ in run_turn(model.decoder, model.chat_format, messages, turn, sampling, Ticks()):
+    turn = conversation.ask(question, model.chat_model)
+    for _ in run_turn(model.chat_model, messages, turn, sampling, Ticks()):
         pass
     return turn
 
@@ -64,19 +66,19 @@ def served(learned: Path) -> Iterator[str]:
 
 def test_a_served_model_writes_the_turn_that_it_writes_here(served: str, learned: Path) -> None:
     far, here = load_endpoint(served), load_model(learned)
-    assert (far.name, far.decoder.max_length) == ("tiny", 512)
+    assert (far.name, far.chat_model.max_length) == ("tiny", 512)
     for question in ("How many times?", "The answer é is"):
         there, expected = ask(far, question, SHORT), ask(here, question, SHORT)
         assert expected.reasoning and there.reasoning.strip() == expected.reasoning.strip()
         assert (there.answer, there.state, there.cut) == (expected.answer, expected.state, expected.cut)
-        assert len(there.token_ids) == len(expected.token_ids)
+        assert there.tokens == expected.tokens
 
 
 def go_on(model: Model, conversation: Conversation, turn: Turn, *, until: int | None = None) -> None:
     """Let the last turn run on to its end, or to so many tokens."""
     messages = conversation.messages(turn.question, turn)
-    for _ in run_turn(model.decoder, model.chat_format, messages, turn, GREEDY, Ticks()):
-        turn.stop_requested = until is not None and len(turn.token_ids) >= until
+    for _ in run_turn(model.chat_model, messages, turn, GREEDY, Ticks()):
+        turn.stop_requested = until is not None and turn.tokens >= until
 
 
 @pytest.mark.parametrize("at", [3, 9, 16, 24])
@@ -84,13 +86,13 @@ def test_a_stopped_turn_goes_on_as_if_it_had_never_paused(served: str, at: int) 
     """Also in another process, where the numbers of its pieces mean nothing any more."""
     whole = ask(load_endpoint(served), NAME[0])
     model, conversation = load_endpoint(served), Conversation()
-    turn = conversation.ask(NAME[0], model.chat_format, model.decoder.max_length)
+    turn = conversation.ask(NAME[0], model.chat_model)
     go_on(model, conversation, turn, until=at)
-    assert turn.state == "stopped" and turn.can_go_on and 0 < len(turn.token_ids) < len(whole.token_ids)
+    assert turn.state == "stopped" and turn.can_go_on and 0 < turn.tokens < whole.tokens
     assert (turn.tokens_before_answer is None) == (at < 16), "the cases stop in the thought and in the answer"
     other = load_endpoint(served)
     ask(other, SUM[0])
-    assert conversation.resume(turn, other.chat_format, other.decoder.max_length) is turn
+    assert conversation.resume(turn, other.chat_model) is turn
     go_on(other, conversation, turn)
     assert (turn.reasoning, turn.answer, turn.state) == (*NAME[1:], "done") == (whole.reasoning, whole.answer, "done")
     assert turn.tokens_before_answer == whole.tokens_before_answer
@@ -98,9 +100,9 @@ def test_a_stopped_turn_goes_on_as_if_it_had_never_paused(served: str, at: int) 
 
 def test_a_thought_is_closed_from_here_and_the_server_answers(served: str) -> None:
     model, conversation = load_endpoint(served), Conversation()
-    turn = conversation.ask(NAME[0], model.chat_format, model.decoder.max_length)
+    turn = conversation.ask(NAME[0], model.chat_model)
     messages = conversation.messages(NAME[0], turn)
-    for _ in run_turn(model.decoder, model.chat_format, messages, turn, SHORT, Ticks(), thinking_budget=6):
+    for _ in run_turn(model.chat_model, messages, turn, SHORT, Ticks(), thinking_budget=6):
         pass
     assert 0 < len(turn.reasoning) < len(NAME[1]) and NAME[1].startswith(turn.reasoning)
     assert turn.answer and turn.state == "done"
@@ -108,7 +110,7 @@ def test_a_thought_is_closed_from_here_and_the_server_answers(served: str) -> No
 
 def test_a_chat_of_yesterday_is_continued_by_its_link(served: str, tmp_path: Path) -> None:
     model, tab = load_endpoint(served), Tab()
-    panel_values = replace(defaults(model.decoder.max_length), temperature=0.0).panel_values()
+    panel_values = replace(defaults(model.chat_model.max_length), temperature=0.0).panel_values()
     store = Store(tmp_path, time.time)
     writing = answer(model, store, NAME[0], "", tab, *panel_values)
     next(writing)
@@ -124,13 +126,57 @@ def test_a_chat_of_yesterday_is_continued_by_its_link(served: str, tmp_path: Pat
     assert (found.turns[-1].reasoning, found.turns[-1].answer, found.turns[-1].state) == (*NAME[1:], "done")
 
 
+def test_a_turn_whose_pieces_were_numbered_before_goes_on(served: str, tmp_path: Path) -> None:
+    """What chats with servers were kept as once: a number for each piece, the last one for those without a text."""
+    model, conversation = load_endpoint(served), Conversation()
+    turn = conversation.ask(NAME[0], model.chat_model)
+    go_on(model, conversation, turn, until=3)
+    written = turn.tokens
+    assert turn.state == "stopped" and written == turn.remote_tokens > 2
+    turn.token_ids, turn.remote_tokens = [*range(written - 1), 2**32 - 1], 0
+    store = Store(tmp_path, time.time)
+    store.write(conversation)
+    store.close()
+    store = Store(tmp_path, time.time)
+    found = store.load(1)
+    assert found and conversation_of(to_json(found)).turns[0].tokens == found.turns[0].tokens == written
+    (turn,) = found.turns
+    assert found.resume(turn, model.chat_model) is turn
+    go_on(model, found, turn)
+    assert (turn.reasoning, turn.answer, turn.state, turn.token_ids) == (*NAME[1:], "done", [])
+    assert turn.tokens > written
+    store.close()
+
+
+def test_a_chat_with_a_server_is_kept_and_exported_with_its_counts_and_without_ids(tmp_path: Path) -> None:
+    with StreamingServer([delta(reasoning="So."), delta(content="It is 5."), delta("stop"), usage(9)]) as server:
+        turn = ask(load_endpoint(server.url))
+    conversation = Conversation(turns=[turn], all_turns=[turn], title="Five")
+    store = Store(tmp_path, time.time)
+    store.write(conversation)
+    store.close()
+    store = Store(tmp_path, time.time)
+    found = store.load(1)
+    store.close()
+    assert found
+    for kept in (found.turns[0], conversation_of(to_json(conversation)).turns[0]):
+        assert (kept.tokens, kept.reasoning_tokens, kept.token_ids) == (turn.tokens, 1, []) == (9, 1, [])
+
+
+def test_an_answer_that_a_server_wrote_is_not_gone_on_with_by_a_model_that_runs_here(learned: Path) -> None:
+    with StreamingServer([delta(content="Well,"), delta("length")]) as server:
+        turn = ask(load_endpoint(server.url))
+    with pytest.raises(InputError, match="must read the tokens that another model wrote"):
+        Conversation(turns=[turn], all_turns=[turn]).resume(turn, load_model(learned).chat_model)
+
+
 def test_a_server_that_only_begins_answers_is_not_asked_to_go_on() -> None:
     with StreamingServer([delta(content="Well,"), delta("length")]) as server:
         model = load_endpoint(server.url)
         turn = ask(model)
         assert not model.goes_on
         with pytest.raises(InputError, match="must be a `toolkit serve` to go on"):
-            list(run_turn(model.decoder, model.chat_format, [], turn, GREEDY, Ticks()))
+            list(run_turn(model.chat_model, [], turn, GREEDY, Ticks()))
         assert len(server.bodies) == 1
 
 
@@ -173,7 +219,7 @@ def test_a_thought_is_read_from_wherever_servers_put_it(pieces: list[dict[str, A
     with StreamingServer([*events, ": a comment", "data: [DONE]"]) as server:
         turn = ask(load_endpoint(server.url))
     assert (turn.reasoning, turn.answer, turn.state, turn.cut) == ("2 and 3 is 5.", "It is 5.", "done", None)
-    assert len(turn.token_ids) == 20 and server.bodies[0]["messages"] == [{"role": "user", "content": "How many?"}]
+    assert turn.tokens == 20 and server.bodies[0]["messages"] == [{"role": "user", "content": "How many?"}]
 
 
 def test_an_answer_that_the_server_does_not_end_ends_at_its_limit() -> None:
@@ -183,10 +229,38 @@ def test_an_answer_that_the_server_does_not_end_ends_at_its_limit() -> None:
     assert (turn.answer, turn.state, turn.cut) == ("x " * SHORT.max_new_tokens, "done", "limit")
 
 
+def test_a_turn_that_the_server_cuts_has_as_many_tokens_as_the_server_says() -> None:
+    events = [delta(content="x ")] * SHORT.max_new_tokens
+    with StreamingServer([*events, delta("length"), usage(SHORT.max_new_tokens)]) as server:
+        turn = ask(load_endpoint(server.url), sampling=SHORT)
+    assert (turn.tokens, turn.cut) == (SHORT.max_new_tokens, "limit")
+
+
+def test_a_tag_in_a_thought_s_own_field_is_text() -> None:
+    thought = ("Where </think> stands, ", "<think> ends.")
+    events = [
+        *(delta(reasoning_content=piece) for piece in thought),
+        delta(content="\n\n"),
+        delta(content="Yes. "),
+        delta("stop"),
+    ]
+    with StreamingServer(events) as server:
+        turn = ask(load_endpoint(server.url))
+    assert (turn.reasoning, turn.answer, turn.tokens_before_answer) == ("".join(thought), "Yes. ", 3)
+
+
+def test_what_may_begin_a_tag_is_kept_where_the_turn_is_stopped() -> None:
+    with StreamingServer([delta(content="<thi")], hangs=True) as server:
+        model, conversation = load_endpoint(server.url), Conversation()
+        turn = conversation.ask("?", model.chat_model)
+        for _ in run_turn(model.chat_model, conversation.messages("?"), turn, GREEDY, Ticks()):
+            turn.stop_requested = turn.tokens > 0
+    assert (turn.state, turn.answer) == ("stopped", "<thi")
+
+
 def test_stop_is_seen_between_events_without_a_text() -> None:
     with StreamingServer([delta()] * 20, hangs=True) as server:
-        decoder: Any = load_endpoint(server.url).decoder
-        speaking = decoder.speak([{"role": "user", "content": "?"}], SHORT, ())
+        speaking: Any = load_endpoint(server.url).chat_model.stream([{"role": "user", "content": "?"}], SHORT)
         assert [next(speaking) for _ in range(30)] == [WAITING] * 30
         speaking.close()
         assert server.client_left.wait(PATIENCE_S)
@@ -197,8 +271,8 @@ def test_stop_ends_the_request(events: list[dict[str, object]]) -> None:
     with StreamingServer(events, hangs=True) as server:
         model = load_endpoint(server.url)
         conversation = Conversation()
-        turn = conversation.ask("?", model.chat_format, model.decoder.max_length)
-        for _ in run_turn(model.decoder, model.chat_format, conversation.messages("?"), turn, GREEDY, Ticks()):
+        turn = conversation.ask("?", model.chat_model)
+        for _ in run_turn(model.chat_model, conversation.messages("?"), turn, GREEDY, Ticks()):
             turn.stop_requested = turn.answer == "Well," or (not events and bool(server.bodies))
         assert server.client_left.wait(PATIENCE_S)
     assert (turn.state, turn.answer) == ("stopped", "Well," if events else "")
@@ -219,7 +293,7 @@ def test_a_server_that_fails_is_one_line_and_its_words_are_kept(
     with StreamingServer(events, status=status) as server:
         model = load_endpoint(server.url)
         conversation = Conversation()
-        turn = conversation.ask("?", model.chat_format, model.decoder.max_length)
+        turn = conversation.ask("?", model.chat_model)
         with pytest.raises(InputError, match=words):
-            list(run_turn(model.decoder, model.chat_format, conversation.messages("?"), turn, GREEDY, Ticks()))
+            list(run_turn(model.chat_model, conversation.messages("?"), turn, GREEDY, Ticks()))
     assert (turn.state, turn.answer) == ("stopped", "It is" if "why" in words else "")

@@ -13,9 +13,11 @@ from hypothesis import strategies as st
 from apps.chat.conversation.exchange import conversation_of, to_json, to_markdown
 from apps.chat.conversation.store import Store
 from apps.chat.conversation.turns import Conversation, Turn
+from tests.apps.scripted import ScriptedDecoder
 from tests.apps.test_store import chat, turn
 from toolkit.errors import InputError
 from toolkit.formats.chat_format import ChatFormat
+from toolkit.generation.chat_model import LocalChatModel, Written
 
 
 def branched() -> Conversation:
@@ -133,10 +135,11 @@ def test_an_import_of_more_questions_than_a_page_can_show_is_refused_at_once() -
 
 def test_an_imported_turn_is_not_gone_on_with_where_an_id_is_no_token_of_the_model(tiny_student: Path) -> None:
     chat_format = ChatFormat.from_folder(tiny_student)
-    ids = chat_format.encode("84 and 36")
-    assert chat_format.means(ids, "84 and 36", "")
+    model = LocalChatModel(ScriptedDecoder(chat_format, max_length=512, step_s=0.0), chat_format)
+    ids = tuple(chat_format.encode("84 and 36"))
+    assert model.reads(Written(reasoning="84 and 36", ids=ids))
     assert chat_format.decode([*ids, 10**6]) == "84 and 36", "decoding passes over it"
-    assert not chat_format.means([*ids, 10**6], "84 and 36", "")
+    assert not model.reads(Written(reasoning="84 and 36", ids=(*ids, 10**6)))
 
 
 @pytest.mark.parametrize("system", [5, None, ["a"]])

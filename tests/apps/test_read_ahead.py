@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 
 from apps.read_ahead import ReadAhead
+from toolkit.records import Message
 
 
 class Chunks:
@@ -22,6 +23,14 @@ class Chunks:
         return self.read.count(prompt[0]) < 3
 
 
+def asked(number: int) -> list[Message]:
+    return [{"role": "user", "content": str(number)}]
+
+
+def prompt_ids(messages: Sequence[Message]) -> list[int]:
+    return [int(message["content"]) for message in messages]
+
+
 def wait_until_read(chunks: Chunks, expected: list[int]) -> None:
     for _ in range(6000):
         if chunks.read == expected:
@@ -33,12 +42,12 @@ def wait_until_read(chunks: Chunks, expected: list[int]) -> None:
 def test_the_newest_offer_is_read_to_its_end_and_no_other() -> None:
     lock = threading.Lock()
     chunks = Chunks(lock)
-    ahead = ReadAhead(chunks, lock)
+    ahead = ReadAhead(prompt_ids, chunks, lock)
     with lock:
         for prompt in range(5):
-            ahead.offer([prompt])
+            ahead.offer(asked(prompt))
     wait_until_read(chunks, [4, 4, 4])
-    ahead.offer([7])
+    ahead.offer(asked(7))
     wait_until_read(chunks, [4, 4, 4, 7, 7, 7])
 
 
@@ -53,8 +62,8 @@ def test_a_turn_gets_the_model_between_two_chunks_and_ends_the_reading() -> None
         return True
 
     started = threading.Event()
-    ahead = ReadAhead(read, lock)
-    ahead.offer([1])
+    ahead = ReadAhead(prompt_ids, read, lock)
+    ahead.offer(asked(1))
     assert started.wait(60)
     assert lock.acquire(timeout=60), "an endless prompt must let a turn in"
     ahead.forget()
@@ -74,8 +83,8 @@ def test_a_prompt_that_cannot_be_read_does_not_end_the_reader() -> None:
             raise RuntimeError("out of memory")
         return False
 
-    ahead = ReadAhead(read, lock)
-    ahead.offer([1])
+    ahead = ReadAhead(prompt_ids, read, lock)
+    ahead.offer(asked(1))
     wait_until_read(chunks, [1])
-    ahead.offer([2])
+    ahead.offer(asked(2))
     wait_until_read(chunks, [1, 2])

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from apps.chat.conversation.repetition import N_GRAM, TIMES, WINDOW, is_repeating
+from apps.chat.conversation.repetition import N_GRAM, TIMES, WINDOW, is_repeating, words
 
 
 def circle(length: int, times: int) -> list[int]:
@@ -26,6 +26,12 @@ def test_a_circle_of_any_length_is_found_after_some_rounds(length: int) -> None:
 def test_a_circle_left_behind_is_none() -> None:
     assert is_repeating(circle(40, 6))
     assert not is_repeating([*circle(40, 6), *range(20_000, 20_000 + N_GRAM)])
+
+
+def test_a_circle_is_found_in_words_where_nobody_knows_the_ids() -> None:
+    said = "Wait, I must look at this number once more. "
+    assert is_repeating(words(said * 13)[:-1]) and not is_repeating(words(said * 9)[:-1])
+    assert "".join(words(said)) == said
 
 
 def test_rows_of_one_form_with_other_numbers_are_none() -> None:

@@ -21,6 +21,7 @@ from export.runtime.model_config import read_model_config
 from export.runtime.rows.prefix import PROMPT_CHUNK
 from export.runtime.verify.checks import verify
 from toolkit.errors import FolderConflict
+from toolkit.generation.chat_model import LocalChatModel
 from toolkit.generation.generate import GREEDY, complete
 from toolkit.generation.speculation import SpeculativeDecoder
 
@@ -120,8 +121,9 @@ def test_the_chat_opens_every_weight_type(
     model = load_model(exports[name]["folder"], partial(CHAT_DECODER, prefix_bytes=10**6, prepacked=True))
     prompt = np.random.default_rng(0).integers(3, 320, 300).tolist()
     sampling = replace(GREEDY, max_new_tokens=30)
-    assert isinstance(model.decoder, SpeculativeDecoder)
-    [found] = complete(model.decoder, [prompt], sampling, frozenset())
+    chat_model = model.chat_model
+    assert isinstance(chat_model, LocalChatModel) and isinstance(chat_model.decoder, SpeculativeDecoder)
+    [found] = complete(chat_model.decoder, [prompt], sampling, frozenset())
     [expected] = complete(OnnxDecoder(exports[name]["folder"]), [prompt], sampling, frozenset())
     assert found.ids[:4] == expected.ids[:4], "behind them drafts are verified by several rows at once"
     assert {path.name for path in tmp_path.iterdir()} == {"prepacked", "prefixes", "tokenizers"}

@@ -91,6 +91,14 @@ def test_nested_tags_and_blanks_do_not_leak_into_the_answer(text: str, reasoning
     assert split_completion(text, opened=not text.startswith(OPEN)) == split_completion(text, opened=True) == expected
 
 
+def test_a_tag_that_is_a_token_of_its_own_counts_once_in_a_thought() -> None:
+    pieces = ["It is ", "<think>", " and", "</think>", " there.", "\n", "</think>", "\n\n", "Yes."]
+    parser = ReasoningParser(opened=True)
+    deltas = [delta for piece in pieces for delta in parser.feed(piece)] + [*parser.finish()]
+    said = {kind: "".join(delta.text for delta in deltas if delta.kind == kind) for kind in ("reasoning", "answer")}
+    assert said == {"reasoning": "It is <think> and</think> there.", "answer": "Yes."}
+
+
 def test_a_written_completion_splits_into_what_was_written() -> None:
     text = completion_text("2 + 2 = 4", "4")
     assert split_completion(text, opened=True) == Completion(reasoning="2 + 2 = 4", answer="4", closed=True)

@@ -133,10 +133,12 @@ def test_a_template_that_reads_contents_is_told_of_a_leading_thought_alone(kind:
 def test_an_answer_that_is_gone_on_with_is_text_between_the_formats_tags(kind: str, chat_format: ChatFormat) -> None:
     names = "".join(CONTROL[KINDS[kind][1]])
     closing = [chat_format.tokenizer.token_to_id("</think>")]
+    opening = "" if chat_format.opens_reasoning else "<think>\n"
     for thought, answer, expected in ((names, names, closing), (names, None, [])):
         ids = chat_format.begun_ids(thought, answer)
         assert control_ids(chat_format.tokenizer, kind, ids) == expected
-        assert chat_format.tokenizer.decode(ids, skip_special_tokens=False) == chat_format.begun_text(thought, answer)
+        text = opening + (thought if answer is None else completion_text(thought, answer))
+        assert chat_format.tokenizer.decode(ids, skip_special_tokens=False) == text
 
 
 BY_ROLE = "{% for m in messages %}{{ '<' + m.role + '>' }}{{ m.content }}</turn>{% endfor %}<assistant>"

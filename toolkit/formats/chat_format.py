@@ -16,6 +16,7 @@ import json
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from copy import copy
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
@@ -137,36 +138,22 @@ class ChatFormat:
     def decode(self, ids: Sequence[int]) -> str:
         return decoded(self.tokenizer, [i for i in ids if i not in self.stop_ids])
 
-    def means(self, ids: Sequence[int], reasoning: str, answer: str) -> bool:
-        """Whether this model reads these texts, or more of them, in the ids of a turn."""
-        if any(self.tokenizer.id_to_token(token) is None for token in ids):
-            return False  # another vocabulary's, which decoding passes over
-        read = split_completion(self.decode(ids), opened=self.opens_reasoning)
-        return read.reasoning.startswith(reasoning) and read.answer.startswith(answer)
-
-    def taken_up(self, ids: Sequence[int], before_answer: int | None, reasoning: str, answer: str) -> list[int]:
-        """The ids of a turn's texts, `before_answer` of them before the answer, to go on from: the same ones here."""
-        return list(ids)
-
     def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
         """The prompt's ids; what a message says is text, whatever it names."""
         text, contents = self._literal.rendered(messages, self.render)
         return self._literal.ids(text, own_outside(contents))
 
-    def begun_text(self, reasoning: str, answer: str | None) -> str:
-        """What this model's turn begins with where it has written so much; `answer`: None while the thought is open."""
-        return "".join(self._begun(reasoning, answer))
-
     def begun_ids(self, reasoning: str, answer: str | None) -> list[int]:
-        """Ids of `begun_text`; what was thought and said is text, whatever it names."""
-        return self._ids_around(*self._begun(reasoning, answer))
+        """Ids of what this model's turn begins with where it has written so much; `answer`: None while the thought is open.
 
-    def _begun(self, reasoning: str, answer: str | None) -> tuple[str, str, str, str]:
-        """The opening tag, the thought, the closing tag and the answer, as far as they are there."""
+        What was thought and said is text, whatever it names.
+        """
         opening = f"{OPEN}\n" if (reasoning or answer is None) and not self.opens_reasoning else ""
         if answer is None:
-            return opening, reasoning, "", ""
-        return (opening, reasoning, CLOSING, answer) if opening or self.opens_reasoning else ("", "", "", answer)
+            return self._ids_around(opening, reasoning, "", "")
+        if opening or self.opens_reasoning:
+            return self._ids_around(opening, reasoning, CLOSING, answer)
+        return self._ids_around("", "", "", answer)
 
     def closing_ids(self, written: Sequence[int]) -> list[int]:
         """What closes a thought that stands open after these ids of the model's turn."""
@@ -263,6 +250,11 @@ class ReasoningParser:
         if held and self._state != "gap":
             yield Delta(kind="reasoning" if self._state == "reasoning" else "answer", text=held)
 
+    def if_ended(self, rest: str = "") -> tuple[tuple[Delta, ...], bool]:
+        """What would yet come if the text ended with this rest, and whether the reasoning would then be closed."""
+        ended = copy(self)
+        return (*ended.feed(rest), *ended.finish()), ended.closed
+
     def _leave_start(self) -> None:
         head = self._held.lstrip()
         if head.startswith(OPEN):
@@ -348,7 +340,7 @@ def _split_held(text: str) -> tuple[str, str]:
     longest = f"\r\n{CLOSE}"
     for length in range(min(len(longest) - 1, len(text)), 0, -1):
         tail = text[-length:]
-        if any(tag.startswith(tail) for tag in (longest, longest[1:], CLOSE, OPEN)):
+        if any(tag.startswith(tail) and tag != tail for tag in (longest, longest[1:], CLOSE, OPEN)):
             return text[:-length], tail
     return text, ""
 

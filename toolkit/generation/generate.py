@@ -1,4 +1,4 @@
-"""The one decode loop: prompts in, sampled ids or streamed text out.
+"""The one decode loop: prompts in, sampled ids out.
 
 A `Decoder` owns a model and its cache; torch (`toolkit.model.decoder`) and ONNX Runtime (`export.runtime.decoder`) both
 implement it. Sampling is numpy and belongs to each row alone: a row's result depends on its prompt and its seed, never
@@ -15,12 +15,9 @@ from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from tokenizers.decoders import DecodeStream
 
 from toolkit.errors import InputError
-from toolkit.formats.chat_format import ChatFormat, Delta, ReasoningParser
-from toolkit.formats.tokenizer_bounds import next_piece
-from toolkit.records import FinishReason, Message
+from toolkit.records import FinishReason
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
@@ -84,23 +81,6 @@ class Token:
     row: int
     id: int
     finish_reason: FinishReason | None
-
-
-WAITING = Token(row=0, id=-1, finish_reason=None)
-"""Comes now and then while a `Speaker` has nothing new to say, so that who reads it may leave."""
-
-
-class Speaker(Protocol):
-    """A model elsewhere: it takes messages, samples by itself and shows no logits."""
-
-    max_length: int
-    """Most tokens of a conversation."""
-
-    def speak(self, messages: Sequence[Message], sampling: Sampling, written: Sequence[int]) -> Iterator[Token]:
-        """The tokens of one turn after those that are `written`, whose ids its chat format reads.
-
-        Closing the iterator ends the turn there too. Raises `InputError` where the model cannot go on.
-        """
 
 
 @dataclass(kw_only=True)
@@ -173,72 +153,11 @@ def complete(
     return rows
 
 
-class TurnReader:
-    """Reads the ids of one turn as text, split into reasoning and answer.
-
-    Text comes in whole characters: bytes of an unfinished UTF-8 sequence wait for the rest.
-    """
-
-    def __init__(self, chat_format: ChatFormat, written: Sequence[int] = ()) -> None:
-        """`written`: ids that were read before; their text stands in `certain`."""
-        self._chat_format = chat_format
-        self._text = DecodeStream(skip_special_tokens=False)
-        self._parser = ReasoningParser(opened=chat_format.opens_reasoning)
-        self.certain = [delta for token_id in written for delta in self.read(token_id)]
-
-    def read(self, token_id: int) -> list[Delta]:
-        """The text that became certain by one more id."""
-        piece = next_piece(self._text, self._chat_format.tokenizer, token_id)
-        return list(self._parser.feed(piece)) if piece else []
-
-    def finish(self) -> list[Delta]:
-        """What was held back as the possible beginning of a tag."""
-        return list(self._parser.finish())
-
-
-def stream(
-    decoder: Decoder | Speaker,
-    chat_format: ChatFormat,
-    messages: Sequence[Message],
-    sampling: Sampling,
-    written: Sequence[int] = (),
-) -> Iterator[tuple[Delta | None, Token]]:
-    """Stream one turn: each token with the text that became certain by it (None where none did).
-
-    `written`: ids of this turn, without a stop token, after which the model goes on as if it had never paused.
-    """
-    reader = TurnReader(chat_format, written)
-    for token in _turn_tokens(decoder, chat_format, messages, sampling, written):
-        if token is WAITING:
-            yield None, token
-            continue
-        deltas = [] if token.finish_reason == "stop" else reader.read(token.id)
-        if token.finish_reason:
-            deltas += reader.finish()
-        if not deltas:
-            yield None, token
-        for delta in deltas:
-            yield delta, token
-
-
 def _generator(seed: int, drawn: int) -> np.random.Generator:
     """numpy's default generator after so many draws."""
     bits = np.random.PCG64(seed)
     bits.advance(drawn)
     return np.random.Generator(bits)
-
-
-def _turn_tokens(
-    decoder: Decoder | Speaker,
-    chat_format: ChatFormat,
-    messages: Sequence[Message],
-    sampling: Sampling,
-    written: Sequence[int],
-) -> Iterator[Token]:
-    if hasattr(decoder, "speak"):
-        return decoder.speak(messages, sampling, written)
-    prompt = [*chat_format.prompt_ids(messages), *written]
-    return decode(decoder, [prompt], sampling, chat_format.stop_ids, drawn=len(written))
 
 
 def sample(logits_V: Floats, sampling: Sampling, generator: np.random.Generator, history: Sequence[int]) -> int:

@@ -17,7 +17,7 @@ from html import escape
 from itertools import pairwise
 
 from apps.chat.conversation.turns import LEAST_ROOM
-from toolkit.formats.chat_format import ChatFormat
+from toolkit.generation.chat_model import ChatModel
 from toolkit.records import Message
 
 RESERVE_SHARE = 4
@@ -74,37 +74,35 @@ class ContextLedger:
 
 
 def context_ledger(
-    chat_format: ChatFormat, messages: Sequence[Message], *, max_new_tokens: int, context: int, left_out: int
+    model: ChatModel, messages: Sequence[Message], *, max_new_tokens: int, left_out: int
 ) -> ContextLedger:
     """Count what would be sent: `messages` with the question as the last; `left_out` older turns are not among them."""
     before = tuple((message["role"], message["content"]) for message in messages[:-1])
-    system_tokens, turns = _before_question(chat_format, before)
-    prompt = len(chat_format.prompt_ids(messages))
+    system_tokens, turns = _before_question(model, before)
+    prompt = model.count(messages)
     return ContextLedger(
-        context=context,
+        context=model.max_length,
         system=system_tokens,
         turns=turns,
         questions=tuple(content for role, content in before if role == "user"),
         question=prompt - system_tokens - sum(turns) if messages[-1]["content"].strip() else 0,
-        reserve=min(max_new_tokens, context // RESERVE_SHARE),
+        reserve=min(max_new_tokens, model.max_length // RESERVE_SHARE),
         left_out=left_out,
     )
 
 
 @lru_cache(maxsize=64)  # the same with each letter that is typed
-def _before_question(chat_format: ChatFormat, before: tuple[tuple[str, str], ...]) -> tuple[int, tuple[int, ...]]:
+def _before_question(model: ChatModel, before: tuple[tuple[str, str], ...]) -> tuple[int, tuple[int, ...]]:
     """Tokens of the system prompt and of each turn: what a short prompt grows by with them."""
     system = tuple(message for message in before if message[0] == "system")
     starts = [i for i, (role, _) in enumerate(before) if role == "user"] + [len(before)]
-    empty = _prompt_size(chat_format, system)
-    sizes = [_prompt_size(chat_format, (*system, *before[start:end])) for start, end in pairwise(starts)]
-    return empty - _prompt_size(chat_format, ()), tuple(size - empty for size in sizes)
+    empty = _prompt_size(model, system)
+    sizes = [_prompt_size(model, (*system, *before[start:end])) for start, end in pairwise(starts)]
+    return empty - _prompt_size(model, ()), tuple(size - empty for size in sizes)
 
 
-def _prompt_size(chat_format: ChatFormat, before: Sequence[tuple[str, str]]) -> int:
-    return len(
-        chat_format.prompt_ids([{"role": role, "content": content} for role, content in (*before, ("user", "?"))])
-    )
+def _prompt_size(model: ChatModel, before: Sequence[tuple[str, str]]) -> int:
+    return model.count([{"role": role, "content": content} for role, content in (*before, ("user", "?"))])
 
 
 def ledger_html(ledger: ContextLedger, written: int | None = None) -> str:

@@ -18,6 +18,7 @@ from typing import Any, get_args
 from apps.chat.conversation.store import COLUMNS, record_of, turn_of
 from apps.chat.conversation.turns import Conversation, Cut, State, Turn
 from toolkit.errors import InputError
+from toolkit.formats.chat_format import TOKEN_IDS
 from toolkit.json_files import parse_json
 
 FORMAT = "reasoning-edge conversation"
@@ -117,7 +118,7 @@ def _checked(record: Any, place: int) -> dict[str, Any]:
             raise InputError(f"{name} of turn {place} must be at most {MOST}; export the conversation again")
     ids, before_answer = record["token_ids"], record["tokens_before_answer"]
     is_known = record["state"] in get_args(State) and record["cut"] in (None, *get_args(Cut))
-    if not is_known or not all(type(i) is int and 0 <= i < 2**31 for i in ids):
+    if not is_known or not all(i is None or (type(i) is int and i in TOKEN_IDS) for i in ids):
         raise InputError(f"turn {place} must hold a known state, cut and token ids; export the conversation again")
     if before_answer is not None and not 0 <= before_answer <= len(ids):
         raise InputError(

@@ -87,7 +87,7 @@ def _trace(turn: Turn, problem: Problem, sample: int, teacher: str, answer: str,
         closed=True,
         prompt_tokens=0,
         reasoning_tokens=turn.reasoning_tokens,
-        completion_tokens=len(turn.token_ids),
+        completion_tokens=turn.tokens,
         teacher=f"{BY_A_PERSON}{teacher}",
         request_hash=content_hash(f"{teacher}\n{problem.transcript}\n{reasoning}\n{answer}\n{sample}"),
     )

@@ -17,6 +17,20 @@ from typing import Generic, TypeVar
 Item = TypeVar("Item")
 
 
+class Pace:
+    """Lets a stream of items through at most `per_s` times a second."""
+
+    def __init__(self, per_s: float) -> None:
+        self._per_s = per_s
+        self._shown_at = float("-inf")
+
+    def is_due(self, now: float) -> bool:
+        if now - self._shown_at < 1.0 / self._per_s:
+            return False
+        self._shown_at = now
+        return True
+
+
 class Latest(Iterable[Item], Generic[Item]):
     """Runs work on a thread of its own, once started; each iterator gives its newest item, each once.
 

@@ -1,12 +1,14 @@
-"""Token ids → whether the model goes round in circles: its last words stood there, word for word, several times before.
+"""Tokens → whether the model goes round in circles: its last words stood there, word for word, several times before.
 
+Tokens are ids where the model runs here, and words where only a server knows the ids.
 Counting rows, spelling and long division repeat their form but not their numbers, so only a long n-gram counts, and
 copies that overlap count once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Hashable, Sequence
 
 N_GRAM = 32
 """Tokens; two or three lines of text."""
@@ -16,11 +18,16 @@ WINDOW = 2048
 """Tokens looked back at; a circle longer than its `TIMES`-th part is not seen."""
 
 
-def is_repeating(token_ids: Sequence[int]) -> bool:
-    """Whether the last `N_GRAM` ids occur `TIMES` times, without overlap, among the last `WINDOW` ids."""
-    if len(token_ids) < TIMES * N_GRAM:
+def words(text: str) -> list[str]:
+    """A text in words, signs and white space: about as many as a tokenizer would make of it."""
+    return re.findall(r" ?\w+|\s+|[^\w\s]", text)
+
+
+def is_repeating(tokens: Sequence[Hashable]) -> bool:
+    """Whether the last `N_GRAM` tokens occur `TIMES` times, without overlap, among the last `WINDOW`."""
+    if len(tokens) < TIMES * N_GRAM:
         return False
-    window = list(token_ids[-WINDOW:])
+    window = list(tokens[-WINDOW:])
     last = window[-N_GRAM:]
     copies, end = 1, len(window) - N_GRAM
     while end >= N_GRAM and copies < TIMES:

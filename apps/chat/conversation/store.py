@@ -6,7 +6,7 @@
 What `write` has returned from outlives the death of the process (a write-ahead log; SQLite syncs it to the disk when
 the turn has ended, so a loss of power may cost a running turn its last words). A turn that was running when the process
 died is found stopped at the next start, with its text. Times: `created_s` and `changed_s` are seconds since 1970, those
-of a turn are seconds since its start.
+of a turn are seconds since its start. `token_ids` holds a null for each token whose id only a server knows.
 """
 
 from __future__ import annotations
@@ -272,11 +272,15 @@ def record_of(turn: Turn) -> dict[str, Any]:
         "ended_s": turn.ended_at,
     }
     offsets = {name: None if at is None else at - turn.started_at for name, at in times.items()}
-    return {name: offsets[name] if name in offsets else getattr(turn, name) for name in COLUMNS}
+    ids: list[Any] = turn.token_ids or [None] * turn.remote_tokens
+    made: dict[str, Any] = offsets | {"token_ids": ids}
+    return {name: made[name] if name in made else getattr(turn, name) for name in COLUMNS}
 
 
 def turn_of(record: dict[str, Any]) -> Turn:
     """A turn of a record, without its place."""
+    ids = record["token_ids"]
+    is_remote = None in ids
     return Turn(
         question=record["question"],
         context_room=0,
@@ -284,7 +288,8 @@ def turn_of(record: dict[str, Any]) -> Turn:
         cut=record["cut"],
         reasoning=record["reasoning"],
         answer=record["answer"],
-        token_ids=record["token_ids"],
+        token_ids=[] if is_remote else ids,
+        remote_tokens=len(ids) if is_remote else 0,
         tokens_before_answer=record["tokens_before_answer"],
         first_token_at=record["first_token_s"],
         answering_at=record["answering_s"],

@@ -1,14 +1,14 @@
 """One chat: its turns, what the model is sent of them, and the run of one turn.
 
-Deltas of `toolkit.generation.generate.stream` come in; a state, texts, token counts and durations stand ready for any page to
-show. Nothing here knows a page, and the time is told by the caller.
+Events of a `toolkit.generation.chat_model.ChatModel` come in; a state, texts, token counts and durations stand ready for
+any page to show. Nothing here knows a page, and the time is told by the caller.
 
     waiting ──► thinking ──► answering ──► done          (a model that does not think skips thinking)
        └───────────┴─────────────┴───────► stopped       (Stop, closed tabs, an error, a killed process)
 
 Every piece of text that the model wrote stays in its turn, however the turn ends; a turn that the model did not end
-itself goes on from the ids that it wrote. Earlier reasoning is not sent back (DeepSeek-R1's rule), and a conversation
-that no longer fits is refused as a whole: nothing is cut.
+itself goes on from its ids where the model runs here, and from its texts elsewhere. Earlier reasoning is not sent back
+(DeepSeek-R1's rule), and a conversation that no longer fits is refused as a whole: nothing is cut.
 
 Turns are a tree, of which a conversation shows one path. Turns after the same turn are versions of one another:
 
@@ -23,11 +23,13 @@ from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
+from apps.chat.conversation.latest import Pace
 from apps.chat.conversation.writing import Writing
 from toolkit.errors import InputError
-from toolkit.formats.chat_format import ChatFormat, Delta, split_completion
+from toolkit.formats.chat_format import Delta
 from toolkit.formats.message_fields import whole
-from toolkit.generation.generate import WAITING, Decoder, Sampling, Speaker, Token, TurnReader, stream
+from toolkit.generation.chat_model import WAITING, ChatModel, TurnEvent, Written
+from toolkit.generation.generate import Sampling
 from toolkit.records import Message
 
 if TYPE_CHECKING:
@@ -59,6 +61,9 @@ class Turn:
     reasoning: str = ""
     answer: str = ""
     token_ids: list[int] = field(default_factory=list)
+    """Of all tokens, where the model that wrote them ran here."""
+    remote_tokens: int = 0
+    """How many tokens a server wrote, whose ids nobody here knows."""
     tokens_before_answer: int | None = None
     cut: Cut | None = None
     """What ended a turn that the model itself had not finished."""
@@ -72,15 +77,31 @@ class Turn:
     answering_at: float | None = None
     last_token_at: float = 0.0
     ended_at: float | None = None
-    _last: Token | None = None
+    _event: TurnEvent = WAITING
+    """The last one of the stream that writes it."""
 
     @property
     def running(self) -> bool:
         return self.state in ("waiting", "thinking", "answering")
 
     @property
+    def tokens(self) -> int:
+        return len(self.token_ids) + self.remote_tokens
+
+    @property
+    def written(self) -> Written:
+        """What a model goes on from."""
+        return Written(
+            reasoning=self.reasoning,
+            answer=self.answer,
+            closed=self.tokens_before_answer is not None or bool(self.answer),
+            tokens=self.tokens,
+            ids=tuple(self.token_ids),
+        )
+
+    @property
     def can_go_on(self) -> bool:
-        """Whether the model did not end this turn itself, and can be made to go on from its ids."""
+        """Whether the model did not end this turn itself, and can be made to go on from there."""
         return not self.is_in_one_piece and (self.state == "stopped" or self.cut is not None)
 
     @property
@@ -100,18 +121,18 @@ class Turn:
         """Tokens up to the answer, the closing tag included."""
         if not self.reasoning:
             return 0
-        return len(self.token_ids) if self.tokens_before_answer is None else self.tokens_before_answer
+        return self.tokens if self.tokens_before_answer is None else self.tokens_before_answer
 
     @property
     def answer_tokens(self) -> int:
-        return len(self.token_ids) - self.reasoning_tokens
+        return self.tokens - self.reasoning_tokens
 
     @property
     def tokens_per_s(self) -> float | None:
         """Decoding speed, the reading of the prompt left out; None until two tokens are there."""
         if self.first_token_at is None or self.last_token_at <= self.first_token_at:
             return None
-        return (len(self.token_ids) - 1) / (self.last_token_at - self.first_token_at)
+        return (self.tokens - 1) / (self.last_token_at - self.first_token_at)
 
     @property
     def first_token_s(self) -> float | None:
@@ -123,7 +144,7 @@ class Turn:
         ends = (at for at in (self.answering_at, self.ended_at) if at is not None)
         return min(ends, default=now) - self.started_at
 
-    def start(self, chat_format: ChatFormat, now: float) -> None:
+    def start(self, model: ChatModel, now: float) -> None:
         """Begin, or go on: the time since the turn ended does not count, and what may begin a tag is held back again.
 
         A model whose prompt opens the reasoning is thinking from here on.
@@ -135,73 +156,71 @@ class Turn:
             self.first_token_at += pause_s
         if self.answering_at is not None:
             self.answering_at += pause_s
-        self.ended_at = self.cut = self._last = None
+        self.ended_at = self.cut = None
         self.stop_requested = False
-        self.token_ids = chat_format.taken_up(self.token_ids, self.tokens_before_answer, self.reasoning, self.answer)
-        self._read_again(chat_format)
+        self._set(model.taken_up(self.written))
         is_answering = self.tokens_before_answer is not None
-        thinks = chat_format.opens_reasoning or self.reasoning
+        thinks = model.opens_reasoning or self.reasoning
         self.state = "answering" if is_answering else "thinking" if thinks else "waiting"
 
-    def take(self, delta: Delta | None, token: Token, now: float) -> None:
-        """Add one piece of `toolkit.generation.generate.stream` (one token may come with several)."""
-        if token is WAITING:
+    def take(self, event: TurnEvent, now: float) -> None:
+        """Add what the model has just written."""
+        if event is WAITING:
             return
-        if token is not self._last:
-            self._last = token
-            self.token_ids.append(token.id)
+        self._event = event
+        if event.tokens:
             self.last_token_at = now
             if self.first_token_at is None:
                 self.first_token_at = now
-        if delta and delta.kind == "reasoning":
-            self.state = "thinking"
-            self.reasoning += delta.text
-        elif delta:
-            if self.answering_at is None:
-                self.answering_at = now
-                self.tokens_before_answer = len(self.token_ids) - 1
-            self.state = "answering"
-            self.answer += delta.text
-        if token.finish_reason == "length":
-            self.cut = "context" if len(self.token_ids) >= self.context_room else "limit"
+        for delta in event.deltas:
+            if delta.kind == "answer" and self.answering_at is None:
+                self.answering_at, self.tokens_before_answer = now, self.tokens
+            self.state = "thinking" if delta.kind == "reasoning" else "answering"
+            self._add(delta)
+        self.token_ids += event.ids
+        self.remote_tokens += event.tokens - len(event.ids)
+        if event.finish_reason == "length":
+            self.cut = "context" if self.tokens >= self.context_room else "limit"
 
     def must_answer(self, thinking_budget: int) -> bool:
         """Whether an open thought is to be closed, by the reader's wish or after so many tokens (0: never).
 
         A context with no room left for an answer lets the thought fill it.
         """
-        is_due = self.answer_requested or 0 < thinking_budget <= len(self.token_ids)
-        return is_due and self.can_be_closed and self.context_room - len(self.token_ids) >= LEAST_ROOM
+        is_due = self.answer_requested or 0 < thinking_budget <= self.tokens
+        return is_due and self.can_be_closed and self.context_room - self.tokens >= LEAST_ROOM
 
-    def close_thought(self, chat_format: ChatFormat, now: float) -> None:
+    def close_thought(self, model: ChatModel, now: float) -> None:
         """End the thought as if the model had written its closing tag (which it may just have done)."""
-        if not split_completion(chat_format.decode(self.token_ids), opened=chat_format.opens_reasoning).closed:
-            self.token_ids += chat_format.closing_ids(self.token_ids)
-        self._read_again(chat_format)
-        self.tokens_before_answer, self.answering_at = len(self.token_ids), now
+        self._set(model.with_closed_thought(self.written))
+        self.tokens_before_answer, self.answering_at = self.tokens, now
         self.state, self.answer_requested = "answering", False
 
-    def end(self, chat_format: ChatFormat, now: float) -> None:
+    def end(self, now: float) -> None:
         """Close the turn: done where the model or a limit ended it, otherwise stopped.
 
-        A stopped turn is split anew from its ids, so that what the parser still held back is kept too; only the bytes
-        of an unfinished character go. A thought that was closed is over, whether an answer followed it or not.
+        Of a stopped turn, what the parser still held back is kept too; only the bytes of an unfinished character go. A
+        thought that was closed is over, whether an answer followed it or not.
         """
         self.ended_at = now
-        is_done = self._last and self._last.finish_reason
-        self.state = "done" if is_done else "stopped"
-        text = chat_format.decode(self.token_ids).rstrip("\N{REPLACEMENT CHARACTER}")
-        whole = split_completion(text, opened=chat_format.opens_reasoning)
-        if not is_done:
-            self.reasoning, self.answer = whole.reasoning, whole.answer
-        if whole.closed and self.reasoning and self.tokens_before_answer is None:
-            self.tokens_before_answer = len(self.token_ids)
+        self.state = "done" if self._event.finish_reason else "stopped"
+        if not self._event.finish_reason:
+            for delta in self._event.held:
+                self._add(delta)
+        if self._event.closed and self.reasoning and self.tokens_before_answer is None:
+            self.tokens_before_answer = self.tokens
+        self._event = WAITING
 
-    def _read_again(self, chat_format: ChatFormat) -> None:
-        """Set the texts to what is certain by the ids."""
-        certain = TurnReader(chat_format, self.token_ids).certain
-        self.reasoning = "".join(delta.text for delta in certain if delta.kind == "reasoning")
-        self.answer = "".join(delta.text for delta in certain if delta.kind == "answer")
+    def _add(self, delta: Delta) -> None:
+        if delta.kind == "reasoning":
+            self.reasoning += delta.text
+        else:
+            self.answer += delta.text
+
+    def _set(self, written: Written) -> None:
+        self.reasoning, self.answer, self.token_ids = written.reasoning, written.answer, list(written.ids)
+        self.remote_tokens = written.tokens - len(written.ids)
+        self._event = TurnEvent(held=written.held, closed=written.closed)
 
 
 @dataclass(kw_only=True)
@@ -244,24 +263,24 @@ class Conversation:
     def _sent(self, question: str, turns: Sequence[Turn]) -> list[Message]:
         return [*_said(self.system, turns), {"role": "user", "content": question}]
 
-    def ask(self, question: str, chat_format: ChatFormat, max_length: int, *, instead_of: Turn | None = None) -> Turn:
+    def ask(self, question: str, model: ChatModel, *, instead_of: Turn | None = None) -> Turn:
         """Append a turn for a question, or put it as a new version in the place of a turn of the path.
 
-        Raises `InputError`, and changes nothing, where the context (`max_length` tokens) cannot hold the conversation
-        with this question and leave room for an answer.
+        Raises `InputError`, and changes nothing, where the model's context cannot hold the conversation with
+        this question and leave room for an answer.
         """
         question = whole(question)
-        prompt_tokens = len(chat_format.prompt_ids(self.messages(question, instead_of)))
-        room = max_length - prompt_tokens
+        prompt_tokens = model.count(self.messages(question, instead_of))
+        room = model.max_length - prompt_tokens
         if room < LEAST_ROOM:
             remedy = "start a new chat, or ask a shorter question" if self.turns else "ask a shorter question"
             raise InputError(
                 f"the conversation with this question ({prompt_tokens:,} tokens) must leave {LEAST_ROOM} tokens free "
-                f"in the model's context ({max_length:,} tokens); {remedy}"
+                f"in the model's context ({model.max_length:,} tokens); {remedy}"
             )
         return self._add(Turn(question=question, context_room=room), instead_of)
 
-    def must_leave(self, turn: Turn, chat_format: ChatFormat, max_length: int, *, wanted: int) -> int:
+    def must_leave(self, turn: Turn, model: ChatModel, *, wanted: int) -> int:
         """How many more of the oldest turns must not be sent so that a turn of the path can go on.
 
         0 where it can go on with all of them, or without them neither; else as many as make room for `wanted` tokens,
@@ -270,29 +289,28 @@ class Conversation:
         earlier = self.turns[: self.turns.index(turn)][self.left_out :]
         rooms = []
         for leaving in range(len(earlier) + 1):
-            prompt = chat_format.prompt_ids(self._sent(turn.question, earlier[leaving:]))
-            rooms.append(max_length - len(prompt) - len(turn.token_ids))
+            prompt_tokens = model.count(self._sent(turn.question, earlier[leaving:]))
+            rooms.append(model.max_length - prompt_tokens - turn.tokens)
             if rooms[-1] >= (wanted if leaving else LEAST_ROOM):
                 return leaving
         return len(earlier) if rooms[-1] >= LEAST_ROOM else 0
 
-    def resume(self, turn: Turn, chat_format: ChatFormat, max_length: int) -> Turn:
+    def resume(self, turn: Turn, model: ChatModel) -> Turn:
         """The turn to go on with: a turn of the path itself, or a new version of it where others follow it.
 
-        Raises `InputError`, and changes nothing, where the turn's ids mean another text to this model, or the context
-        has no room left.
+        Raises `InputError`, and changes nothing, where this model does not read the turn's texts in its ids, or the
+        context has no room left.
         """
-        if not chat_format.means(turn.token_ids, turn.reasoning, turn.answer):
+        if not model.reads(turn.written):
             raise InputError(
                 f"the model that goes on must read the tokens that {turn.model or 'another model'} wrote; "
                 "this one reads other words: open that model, or ask the question again"
             )
-        room = max_length - len(chat_format.prompt_ids(self.messages(turn.question, turn)))
-        written = len(turn.token_ids)
-        if room - written < LEAST_ROOM:
+        room = model.max_length - model.count(self.messages(turn.question, turn))
+        if room - turn.tokens < LEAST_ROOM:
             raise InputError(
-                f"the conversation up to this answer's end ({max_length - room + written:,} tokens) must leave "
-                f"{LEAST_ROOM} tokens free in the model's context ({max_length:,} tokens); ask in a new chat"
+                f"the conversation up to this answer's end ({model.max_length - room + turn.tokens:,} tokens) must leave "
+                f"{LEAST_ROOM} tokens free in the model's context ({model.max_length:,} tokens); ask in a new chat"
             )
         turn.stop_requested = False
         if turn is self.turns[-1]:
@@ -343,23 +361,8 @@ def _path_to(turn: Turn) -> list[Turn]:
     return path[::-1]
 
 
-class Pace:
-    """Lets a stream of tokens through at most `per_s` times a second."""
-
-    def __init__(self, per_s: float) -> None:
-        self._per_s = per_s
-        self._shown_at = float("-inf")
-
-    def is_due(self, now: float) -> bool:
-        if now - self._shown_at < 1.0 / self._per_s:
-            return False
-        self._shown_at = now
-        return True
-
-
 def run_turn(
-    decoder: Decoder | Speaker,
-    chat_format: ChatFormat,
+    model: ChatModel,
     messages: Sequence[Message],
     turn: Turn,
     sampling: Sampling,
@@ -367,22 +370,22 @@ def run_turn(
     *,
     thinking_budget: int = 0,
 ) -> Generator[None, None, None]:
-    """Let the model write into `turn`, after the ids that stand there; yields where there is something new to show.
+    """Let the model write into `turn`, after what stands there; yields where there is something new to show.
 
     Closing it early stops the turn. A thought that is to be closed is closed, and the model goes on from there.
     """
     pace = Pace(UPDATES_PER_S)
-    before = len(turn.token_ids)
+    before = turn.tokens
     try:
-        turn.start(chat_format, clock())
+        turn.start(model, clock())
         while not turn.stop_requested:
             if turn.must_answer(thinking_budget):
-                turn.close_thought(chat_format, clock())
-            left = replace(sampling, max_new_tokens=max(1, sampling.max_new_tokens - len(turn.token_ids) + before))
-            for delta, token in stream(decoder, chat_format, messages, left, tuple(turn.token_ids)):
+                turn.close_thought(model, clock())
+            left = replace(sampling, max_new_tokens=max(1, sampling.max_new_tokens - turn.tokens + before))
+            for event in model.stream(messages, left, turn.written):
                 now = clock()
-                turn.take(delta, token, now)
-                if token.finish_reason:
+                turn.take(event, now)
+                if event.finish_reason:
                     continue
                 if turn.stop_requested or turn.must_answer(thinking_budget):
                     break
@@ -391,4 +394,4 @@ def run_turn(
             else:
                 return
     finally:
-        turn.end(chat_format, clock())
+        turn.end(clock())

@@ -19,9 +19,10 @@ from typing import Any
 import gradio as gr
 
 from apps.chat.conversation.context import RESERVE_SHARE, context_ledger
+from apps.chat.conversation.latest import Pace
 from apps.chat.conversation.store import Store
 from apps.chat.conversation.tab import POLL_S, Tab
-from apps.chat.conversation.turns import Conversation, Pace, Turn, run_turn
+from apps.chat.conversation.turns import Conversation, Turn, run_turn
 from apps.chat.conversation.writing import Writing
 from apps.chat.page.updates import (
     NOTHING,
@@ -87,15 +88,15 @@ def _go_on(
     model: Model, store: Store, words: str, tab: Tab, turn: Turn, action: str, settings: Settings
 ) -> Iterator[Update]:
     """Let a turn go on, or its answer begin; where the context is full, say first what must leave it."""
-    conversation, context = tab.conversation, model.decoder.max_length
-    leaving = conversation.must_leave(turn, model.chat_format, context, wanted=context // RESERVE_SHARE)
+    conversation, wanted = tab.conversation, model.chat_model.max_length // RESERVE_SHARE
+    leaving = conversation.must_leave(turn, model.chat_model, wanted=wanted)
     answers = action.startswith("answer")
     if leaving and not action.endswith("-without"):
         yield without(conversation, turn, leaving, "answer-without" if answers else "go-on-without")
         return
     conversation.left_out += leaving
     try:
-        turn = conversation.resume(turn, model.chat_format, context)
+        turn = conversation.resume(turn, model.chat_model)
     except InputError as error:
         conversation.left_out -= leaving
         yield refused(str(error))
@@ -125,7 +126,7 @@ def _ask(
     try:
         settings = Settings.of_panel(panel_values)
         conversation.system = settings.system
-        turn = conversation.ask(question, model.chat_format, model.decoder.max_length, instead_of=instead_of)
+        turn = conversation.ask(question, model.chat_model, instead_of=instead_of)
     except InputError as error:
         yield refused(str(error))
         return
@@ -143,20 +144,19 @@ def _run(
     turn.settings = asdict(sampling) | {"thinking_budget": settings.thinking_budget, "system": conversation.system}
     tab.edited = None
     is_listed = conversation.id is not None
-    if model.chat_format.opens_reasoning and not turn.token_ids and not model.lock.locked():
-        turn.start(model.chat_format, time.monotonic())  # its thought is on the page from the beginning
+    if model.chat_model.opens_reasoning and not turn.tokens and not model.lock.locked():
+        turn.start(model.chat_model, time.monotonic())  # its thought is on the page from the beginning
     try:
         store.write(conversation, turn)
     except InputError as error:
         if turn.running:
-            turn.end(model.chat_format, time.monotonic())
+            turn.end(time.monotonic())
         yield at_rest(conversation, listed(store, words, conversation), str(error))
         return
     conversation.ledger = context_ledger(
-        model.chat_format,
+        model.chat_model,
         conversation.messages(turn.question, turn),
         max_new_tokens=settings.max_new_tokens,
-        context=model.decoder.max_length,
         left_out=conversation.left_out,
     )
     conversation.writing = writing = Writing(_written(model, store, conversation, turn, sampling, settings))
@@ -212,7 +212,7 @@ def _written(
         yield from _rendered(model, store, conversation, turn, sampling, settings)
     finally:
         if turn.running:
-            turn.end(model.chat_format, time.monotonic())
+            turn.end(time.monotonic())
         with suppress(InputError):  # told before, or by the next question
             store.write(conversation, turn)
         conversation.writing = None
@@ -232,8 +232,7 @@ def _rendered(
     if model.ahead:
         model.ahead.forget()
     pieces = run_turn(
-        model.decoder,
-        model.chat_format,
+        model.chat_model,
         conversation.messages(turn.question, turn),
         turn,
         sampling,

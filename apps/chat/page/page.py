@@ -70,7 +70,7 @@ def build_page(model: Model, store: Store, compare_path: str = "") -> gr.Blocks:
             status = gr.Markdown("Ready", elem_id="status")
             answers = gr.Button("Answer now", elem_id="answer-now", size="sm", scale=0, min_width=96, visible=False)
         with gr.Accordion("Settings", open=False, elem_id="settings"):
-            kept, context = Kept(store.folder), model.decoder.max_length
+            kept, context = Kept(store.folder), model.chat_model.max_length
             settings = settings_panel(restored(kept.read(), context), context, str(store.folder / FEEDBACK))
             remember(page, kept, settings, context)
         ledger = LedgerPanel(model, tab, question, settings)

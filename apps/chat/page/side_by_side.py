@@ -15,9 +15,9 @@ from typing import Any
 
 import gradio as gr
 
-from apps.chat.conversation.latest import Latest
+from apps.chat.conversation.latest import Latest, Pace
 from apps.chat.conversation.tab import POLL_S
-from apps.chat.conversation.turns import Conversation, Pace, run_turn
+from apps.chat.conversation.turns import Conversation, run_turn
 from apps.chat.look import badge, look
 from apps.chat.page.known_answers import is_right, right_answer
 from apps.chat.page.page import EXAMPLES, MESSAGES
@@ -184,11 +184,9 @@ def _answers(side: Side, comparison: Comparison, sampling: Sampling) -> Generato
             if comparison.stop_requested:
                 return
             pace = Pace(RENDERS_PER_S)
-            turn = conversation.ask(comparison.question, model.chat_format, model.decoder.max_length)
+            turn = conversation.ask(comparison.question, model.chat_model)
             yield comparison.shown(time.monotonic())
-            with closing(
-                run_turn(model.decoder, model.chat_format, messages, turn, sampling, time.monotonic)
-            ) as pieces:
+            with closing(run_turn(model.chat_model, messages, turn, sampling, time.monotonic)) as pieces:
                 for _ in pieces:
                     if pace.is_due(time.monotonic()):
                         yield comparison.shown(time.monotonic())

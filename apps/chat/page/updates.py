@@ -10,7 +10,7 @@ from typing import Any
 import gradio as gr
 
 from apps.chat.conversation.context import ledger_html, listing, names, oldest
-from apps.chat.conversation.repetition import is_repeating
+from apps.chat.conversation.repetition import is_repeating, words
 from apps.chat.conversation.store import Store
 from apps.chat.conversation.tab import Tab
 from apps.chat.conversation.turns import Conversation, Turn
@@ -85,8 +85,9 @@ def joined(conversation: Conversation, turn: Turn, chats: dict[str, Any]) -> Upd
 def running(conversation: Conversation, turn: Turn) -> Update:
     """A turn as far as it is written; a thought that goes round in circles is told."""
     messages = page_messages(conversation, time.monotonic())
-    told = notice(CIRCLES if turn.can_be_closed and is_repeating(turn.token_ids) else "")
-    ledger = ledger_html(conversation.ledger, len(turn.token_ids)) if conversation.ledger else SKIP
+    tokens = turn.token_ids or words(turn.reasoning)[:-1]  # the last one may be half a word
+    told = notice(CIRCLES if turn.can_be_closed and is_repeating(tokens) else "")
+    ledger = ledger_html(conversation.ledger, turn.tokens) if conversation.ledger else SKIP
     return messages, SKIP, marked(status_line(turn), turn), told, _answer_now(turn), ledger, SKIP
 
 

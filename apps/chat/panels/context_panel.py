@@ -65,12 +65,11 @@ class LedgerPanel:
         conversation.system = settings.system
         messages = conversation.messages(question, tab.edited)
         if self._model.ahead:
-            self._model.ahead.offer(self._model.chat_format.prompt_ids(messages))
+            self._model.ahead.offer(messages)
         return context_ledger(
-            self._model.chat_format,
+            self._model.chat_model,
             messages,
             max_new_tokens=settings.max_new_tokens,
-            context=self._model.decoder.max_length,
             left_out=conversation.left_out,
         )
 

@@ -44,11 +44,11 @@ def turn_of_message(conversation: Conversation, index: int) -> Turn:
 
 def status_line(turn: Turn) -> str:
     """Tokens and speed of a turn, in a few words."""
-    if not turn.token_ids:
+    if not turn.tokens:
         return "Reading the question" if turn.running else ""
     counts = ((turn.reasoning_tokens, "reasoning"), (turn.answer_tokens, "answer"))
     text = " + ".join(f"{count:,} {kind}" for count, kind in counts if count)
-    text += " token" if len(turn.token_ids) == 1 else " tokens"
+    text += " token" if turn.tokens == 1 else " tokens"
     if turn.tokens_per_s is not None:
         text += f" · {turn.tokens_per_s:.1f} tokens/s"
     return text if turn.first_token_s is None else f"{text} · first token after {turn.first_token_s:.2f} s"
@@ -89,7 +89,7 @@ def _thought(turn: Turn, now: float) -> dict[str, str]:
     duration = seconds(turn.thinking_s(now))
     if turn.state == "thinking":
         return {"title": f"Thinking… {duration}", "status": "pending"}
-    if not turn.token_ids:  # read from a text
+    if not turn.tokens:  # read from a text
         return {"title": "Thought", "status": "done"}
     tokens = counted(turn.reasoning_tokens, "token")
     if turn.tokens_before_answer is None and (turn.state == "stopped" or turn.cut):
@@ -103,7 +103,7 @@ def _note(turn: Turn) -> str | None:
         is_empty = not (turn.reasoning or turn.answer)
         return "Stopped before anything was written." if is_empty else "Stopped. What was written so far is kept."
     if turn.cut == "limit":
-        return f"Cut at {counted(len(turn.token_ids), 'token')}, the maximum in the settings."
+        return f"Cut at {counted(turn.tokens, 'token')}, the maximum in the settings."
     if turn.cut == "context":
         return "Cut: the model's context is full."
     if turn.state == "done" and not turn.answer:

@@ -1,0 +1,180 @@
+"""A model as a chat needs it, wherever it runs: messages in, events out.
+
+    messages, what stands of the turn ─► ChatModel.stream ─► TurnEvent … TurnEvent (the last says why the turn ended)
+
+A `LocalChatModel` is a decoder of this process with its chat format, and goes on from the ids that it wrote, to the bit.
+A server (`apps.chat.remote_model`) goes on from texts, and none of its tokens has an id here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from tokenizers.decoders import DecodeStream
+
+from toolkit.formats.chat_format import ChatFormat, Delta, ReasoningParser, split_completion
+from toolkit.formats.tokenizer_bounds import next_piece
+from toolkit.generation.generate import Decoder, Sampling, decode
+from toolkit.records import FinishReason, Message
+
+
+@dataclass(frozen=True, kw_only=True)
+class TurnEvent:
+    """What a model has just written of its turn: pieces of thought and of answer, and in how many tokens."""
+
+    deltas: tuple[Delta, ...] = ()
+    held: tuple[Delta, ...] = ()
+    """Text that is written but may be the beginning of a tag; it is the turn's where the turn ends here."""
+    closed: bool = False
+    """Whether the thought is over where the turn ends here, or there was none."""
+    tokens: int = 0
+    ids: tuple[int, ...] = ()
+    """Those of the tokens, where the model runs here."""
+    finish_reason: FinishReason | None = None
+    """Why the turn ended; of its last event."""
+
+
+WAITING = TurnEvent()
+"""Comes now and then while a server has nothing new to say, so that who reads it may leave."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Written:
+    """What stands of a turn; the texts without what is held back, see `TurnEvent`."""
+
+    reasoning: str = ""
+    answer: str = ""
+    held: tuple[Delta, ...] = ()
+    closed: bool = False
+    """Whether the thought is over, or there was none."""
+    tokens: int = 0
+    ids: tuple[int, ...] = ()
+    """Those of the tokens, where the model that wrote them ran here; without a stop token."""
+
+
+NOTHING = Written()
+
+
+class ChatModel(Hashable, Protocol):
+    """A model that takes messages and writes one turn at a time."""
+
+    @property
+    def max_length(self) -> int:
+        """Most tokens of a conversation."""
+
+    @property
+    def opens_reasoning(self) -> bool:
+        """Whether every turn of this model starts inside its reasoning."""
+
+    def count(self, messages: Sequence[Message]) -> int:
+        """Tokens of the prompt; a server's are estimated."""
+
+    def reads(self, written: Written) -> bool:
+        """Whether this model reads in a turn what stands there, or more of it."""
+
+    def taken_up(self, written: Written) -> Written:
+        """The same turn, as this model goes on from it."""
+
+    def with_closed_thought(self, written: Written) -> Written:
+        """The same turn, its thought ended as if the model had ended it."""
+
+    def stream(
+        self, messages: Sequence[Message], sampling: Sampling, written: Written = NOTHING
+    ) -> Iterator[TurnEvent]:
+        """Write one turn, after what is `written` of it; its last event has a reason to end.
+
+        Closing the iterator ends the turn. Raises `InputError` where the model cannot go on.
+        """
+
+
+class TurnReader:
+    """Reads the ids of one turn as text, split into reasoning and answer.
+
+    Text comes in whole characters: bytes of an unfinished UTF-8 sequence wait for the rest.
+    """
+
+    def __init__(self, chat_format: ChatFormat, ids: Sequence[int] = ()) -> None:
+        """`ids`: read before; what became certain by them stands in `certain`."""
+        self._chat_format = chat_format
+        self._text = DecodeStream(skip_special_tokens=False)
+        self._parser = ReasoningParser(opened=chat_format.opens_reasoning)
+        self._unread: list[int] = []
+        """The ids of a character that is not whole yet, and of what stands in one token with its beginning."""
+        self.certain = [delta for token_id in ids for delta in self._read(token_id)]
+
+    def read(self, token_id: int, finish_reason: FinishReason | None = None) -> TurnEvent:
+        """What one more token brought; a stop token has no text."""
+        deltas = () if finish_reason == "stop" else tuple(self._read(token_id))
+        held, closed = self.if_ended()
+        if finish_reason:
+            deltas, held = deltas + held, ()
+        return TurnEvent(
+            deltas=deltas, held=held, closed=closed, tokens=1, ids=(token_id,), finish_reason=finish_reason
+        )
+
+    def if_ended(self) -> tuple[tuple[Delta, ...], bool]:
+        """What would yet come if the turn ended here, and whether its thought would then be closed."""
+        return self._parser.if_ended(self._chat_format.decode(self._unread).rstrip("\N{REPLACEMENT CHARACTER}"))
+
+    def _read(self, token_id: int) -> list[Delta]:
+        piece = next_piece(self._text, self._chat_format.tokenizer, token_id)
+        if not piece:
+            self._unread.append(token_id)
+            return []
+        self._unread.clear()
+        return list(self._parser.feed(piece))
+
+
+class LocalChatModel:
+    """A `ChatModel` that runs in this process: a decoder, and the chat format of its folder."""
+
+    def __init__(self, decoder: Decoder, chat_format: ChatFormat) -> None:
+        self.decoder, self.chat_format = decoder, chat_format
+
+    @property
+    def max_length(self) -> int:
+        return self.decoder.max_length
+
+    @property
+    def opens_reasoning(self) -> bool:
+        return self.chat_format.opens_reasoning
+
+    def count(self, messages: Sequence[Message]) -> int:
+        return len(self.chat_format.prompt_ids(messages))
+
+    def reads(self, written: Written) -> bool:
+        if any(self.chat_format.tokenizer.id_to_token(token) is None for token in written.ids):
+            return False  # another vocabulary's, which decoding passes over
+        read = split_completion(self.chat_format.decode(written.ids), opened=self.opens_reasoning)
+        return read.reasoning.startswith(written.reasoning) and read.answer.startswith(written.answer)
+
+    def taken_up(self, written: Written) -> Written:
+        """What is certain by the ids: what may begin a tag is held back again."""
+        reader = TurnReader(self.chat_format, written.ids)
+        held, closed = reader.if_ended()
+        return Written(
+            reasoning="".join(delta.text for delta in reader.certain if delta.kind == "reasoning"),
+            answer="".join(delta.text for delta in reader.certain if delta.kind == "answer"),
+            held=held,
+            closed=closed,
+            tokens=len(written.ids),
+            ids=written.ids,
+        )
+
+    def with_closed_thought(self, written: Written) -> Written:
+        """With the closing tag's ids, which the model may just have written."""
+        ids = written.ids
+        if not split_completion(self.chat_format.decode(ids), opened=self.opens_reasoning).closed:
+            ids = (*ids, *self.chat_format.closing_ids(ids))
+        return self.taken_up(replace(written, ids=ids))
+
+    def stream(
+        self, messages: Sequence[Message], sampling: Sampling, written: Written = NOTHING
+    ) -> Iterator[TurnEvent]:
+        reader = TurnReader(self.chat_format, written.ids)
+        prompt = [*self.chat_format.prompt_ids(messages), *written.ids]
+        stop_ids, drawn = self.chat_format.stop_ids, len(written.ids)
+        for token in decode(self.decoder, [prompt], sampling, stop_ids, drawn=drawn):
+            yield reader.read(token.id, token.finish_reason)
