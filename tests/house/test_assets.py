@@ -21,19 +21,7 @@ from tests.house.modules import PACKAGES, ROOT, module_files
 MOST_COLUMNS = 120
 ASSETS = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("assets/*"))
 SHEETS, SCRIPTS = ([path for path in ASSETS if path.suffix == ending] for ending in (".css", ".js"))
-KNOWN_PROPERTIES = frozenset(
-    """
-    -webkit-print-color-adjust align-items animation background background-color border border-bottom
-    border-collapse border-color border-left border-radius border-right border-top border-width box-shadow
-    box-sizing break-after break-inside clip-path color content cursor display flex flex-basis flex-direction
-    flex-grow flex-wrap font font-family font-size font-variant-numeric font-weight gap grid-template-columns height
-    justify-content letter-spacing line-height list-style margin margin-bottom margin-left margin-right margin-top
-    max-height max-width min-height min-width opacity order outline outline-offset overflow overflow-wrap overflow-x
-    overflow-y padding padding-bottom padding-left padding-right padding-top position print-color-adjust right
-    scrollbar-width stroke-linejoin text-align text-decoration text-overflow top transform transition unicode-bidi
-    vertical-align visibility white-space width word-break
-    """.split()
-)
+KNOWN_PROPERTIES = frozenset((ROOT / "tests" / "house" / "css_properties.txt").read_text().split())
 """Another one is added here once it is looked up: of a misspelt one a browser says nothing."""
 
 PARSE = """
@@ -145,7 +133,9 @@ def test_a_sheet_with_a_slip_is_found(text: str) -> None:
 @pytest.mark.parametrize("path", SHEETS + SCRIPTS, ids=shown)
 def test_an_asset_says_what_it_is_for_in_lines_that_fit(path: Path) -> None:
     lines = path.read_text(encoding="utf-8").splitlines()
-    assert re.match(r"/\* .{20}|// .{20}", lines[0]), f"{shown(path)} must begin with a comment that says what it is for"
+    assert re.match(r"/\* .{20}|// .{20}", lines[0]), (
+        f"{shown(path)} must begin with a comment that says what it is for"
+    )
     assert not [number for number, line in enumerate(lines, 1) if len(line) > MOST_COLUMNS or line != line.rstrip()]
 
 
