@@ -54,6 +54,16 @@ def test_what_a_script_is_told_cannot_end_it() -> None:
     assert "<" not in found["settings"] and json.loads(found["settings"]) == {"route": told}
 
 
+def test_every_id_that_a_file_names_is_on_a_page() -> None:
+    python = "".join(path.read_text() for path in CHAT.rglob("*.py"))
+    written = "".join(path.read_text() for path in ASSETS.glob("*.js"))
+    given = set(re.findall(r"""\bid=["']([\w-]+)["']""", python)) | set(re.findall(r'\belem_id="([\w-]+)"', python))
+    given |= set(re.findall(r'\.id = "([\w-]+)"', written))
+    for path in sorted(ASSETS.iterdir()):
+        text = re.sub(r"#(?=[0-9a-f]+\b[;\s])", "", path.read_text())  # a colour is no id
+        assert set(re.findall(r"#([a-z][\w-]+)", text)) <= given, path.name
+
+
 @pytest.mark.parametrize("path", SHEETS, ids=lambda path: path.name)
 def test_gradio_keeps_every_rule(path: Path) -> None:
     """It drops at-rules but `@media`, and within them rules about what it stands in itself."""
