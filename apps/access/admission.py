@@ -13,6 +13,7 @@ from __future__ import annotations
 import hmac
 import secrets
 from collections.abc import Callable
+from pathlib import Path
 from urllib.parse import urlsplit
 
 from apps.access.bounded_body import BodyRefused, read_bounded
@@ -20,22 +21,7 @@ from apps.access.guard import HTML, Application, Event, Receive, Scope, Send, he
 from apps.access.peer import is_another_user
 
 OPEN = "/open/"
-LOCKED = b"""<!doctype html>
-<html lang="en">
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width">
-<meta name="color-scheme" content="light dark">
-<title>This chat is locked</title>
-<style>
-  body { font: 16px/1.6 system-ui, sans-serif; max-width: 34em; margin: 18vh auto; padding: 0 20px }
-  h1 { font-size: 24px; letter-spacing: -0.02em; margin: 0 0 6px }
-  p { margin: 0 0 10px; opacity: 0.8 }
-</style>
-<h1>This chat is locked</h1>
-<p>Open the address that stands last in the terminal where <code>toolkit chat</code> runs.</p>
-<p>Each address opens one browser. As soon as one is used, a new one is printed.</p>
-</html>
-"""
+LOCKED = (Path(__file__).parent / "assets" / "locked.html").read_bytes()
 """What a browser without a cookie sees."""
 
 

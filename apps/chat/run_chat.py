@@ -30,13 +30,12 @@ from apps.access.connections import Watch
 from apps.access.guard import Application, guard
 from apps.chat.conversation.store import Store
 from apps.chat.desktop import Window, run_in_window
-from apps.chat.look import badge
+from apps.chat.look import badge, look
 from apps.chat.look.frames import calm
-from apps.chat.look.look import CSS, HEAD, theme
 from apps.chat.page import side_by_side, sidebar
 from apps.chat.page.page import build_page
 from apps.chat.remote_model import load_endpoint
-from apps.chat.view import live, turn_links
+from apps.chat.view import live
 from apps.model import CHAT_DECODER, Model, load_model
 from export.runtime.decoder import OpenDecoder
 from toolkit.errors import InputError
@@ -66,10 +65,8 @@ def build_application(
     compare_path = side_by_side.PATH if len(models) > 1 else ""
     if compare_path:
         api.get(side_by_side.PATH)(lambda: RedirectResponse(f"{side_by_side.PATH}/"))  # a mount begins behind the slash
-        _mount(api, side_by_side.build_compare(models), side_by_side.PATH, css=side_by_side.CSS)
-    css = CSS + badge.CSS + sidebar.CSS + turn_links.CSS + live.CSS
-    page = build_page(models[0], store, compare_path)
-    _mount(api, page, "/", css=css, head=sidebar.HEAD + turn_links.SCRIPT + live.SCRIPT)
+        _mount(api, side_by_side.build_compare(models), side_by_side.PATH, look.COMPARE_SHEETS, look.COMPARE_HEAD)
+    _mount(api, build_page(models[0], store, compare_path), "/", look.CHAT_SHEETS, look.CHAT_HEAD)
     return guard(admission.wrap(calm(api)), hosts)
 
 
@@ -117,7 +114,7 @@ def open_model(model: str | Path, open_decoder: OpenDecoder) -> Model:
     return load_model(Path(model), open_decoder)
 
 
-def _mount(api: FastAPI, page: gr.Blocks, path: str, *, css: str, head: str = "") -> None:
+def _mount(api: FastAPI, page: gr.Blocks, path: str, sheets: list[Path], head: str) -> None:
     gr.mount_gradio_app(
         api,
         page,
@@ -128,9 +125,9 @@ def _mount(api: FastAPI, page: gr.Blocks, path: str, *, css: str, head: str = ""
         ssr_mode=False,
         enable_monitoring=False,
         mcp_server=False,
-        theme=theme(),
-        css=css,
-        head=HEAD + badge.SCRIPT + head,
+        theme=look.theme(),
+        css_paths=sheets,
+        head=head,
     )
     # Gradio's queue looks for work a thousand times a second, for pending progress a hundred times: all day, and while
     # the model writes. There is no setting for it.

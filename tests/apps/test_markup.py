@@ -56,7 +56,7 @@ texts = st.lists(st.sampled_from(FRAGMENTS), max_size=40).map("".join)
 
 
 def copied(shown: str) -> str:
-    """What CLIPBOARD_SCRIPT does."""
+    """What `clipboard.js` does."""
     shown = CHIP.sub(lambda chip: re.sub(r"&#(\d+);", lambda code: chr(int(code[1])), chip[1]), shown)
     shown = re.sub(rf"([<!\]`~ /.$]){JOINER}", r"\1", LABEL.sub("", shown))
     shown = re.sub(rf"{JOINER}(?=\$)", "", shown)

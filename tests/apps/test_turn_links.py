@@ -7,8 +7,9 @@ import re
 import pytest
 
 from apps.chat.conversation.turns import Conversation, Turn
+from apps.chat.look.look import CHAT_HEAD
 from apps.chat.view.page_messages import page_messages
-from apps.chat.view.turn_links import SCRIPT, action_of, link
+from apps.chat.view.turn_links import action_of, link
 
 
 def texts(*turns: Turn, shown: Turn) -> list[str]:
@@ -27,7 +28,7 @@ def turn(number: int, **facts: object) -> Turn:
 
 def test_what_the_script_writes_for_a_link_is_read_as_its_action() -> None:
     fragment = re.fullmatch(r"\[Go\]\(#([0-9a-f]{16})/(.+)\)", link("Go", "go-on", 7))
-    assert fragment and fragment[1] in SCRIPT
+    assert fragment and fragment[1] in CHAT_HEAD
     assert action_of(f"{fragment[2]}/1700000000000") == ("go-on", 7)
 
 

@@ -40,6 +40,7 @@ from toolkit.runs import replace_text
 from toolkit.terminal import counted
 
 LEDGER, REPORT = "ledger.json", "report.html"
+STYLE = Path(__file__).parent / "assets" / "report.css"
 POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 MARKS = {
     "correct": "right",
@@ -286,95 +287,11 @@ def _color_name(name: str) -> str:
 
 
 def _page(body: str) -> str:
+    style = STYLE.read_text(encoding="utf-8")
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         '<meta name="color-scheme" content="light dark">'
-        f"<title>What each stage gained</title><style>{STYLE}</style></head><body><main>{body}</main></body></html>\n"
+        f"<title>What each stage gained</title><style>\n{style}</style></head><body><main>{body}</main></body></html>\n"
     )
-
-
-STYLE = """
-:root {
-  --paper: #fcfcfa; --panel: #ffffff; --ink: #1c1d21; --muted: #5d606b; --rule: #e2e2dd;
-  --teacher: #7446c9; --base: #8a8f9c; --student: #1769c2; --int4: #c8590f; --other: #2f7d5b;
-  --right: #1c7a45; --wrong: #b3362d;
-  --sans: system-ui, -apple-system, "Segoe UI", "Noto Sans", "Liberation Sans", sans-serif;
-  --mono: ui-monospace, "Cascadia Mono", "SF Mono", "Liberation Mono", monospace;
-}
-@media (prefers-color-scheme: dark) {
-  :root {
-    --paper: #141519; --panel: #1b1d22; --ink: #e9e9e6; --muted: #a0a3ad; --rule: #33363e;
-    --teacher: #a985f0; --base: #8d93a1; --student: #5ba6f5; --int4: #f08a3e; --other: #5fbf94;
-    --right: #5cc98a; --wrong: #f0786d;
-  }
-}
-* { box-sizing: border-box; }
-body { margin: 0; background: var(--paper); color: var(--ink); font: 16px/1.55 var(--sans); }
-main { max-width: 50rem; margin: 0 auto; padding: 3.5rem 1.25rem 5rem; }
-h1 { font-size: 2.1rem; line-height: 1.15; letter-spacing: -.02em; margin: 0 0 .6rem; }
-h2 { font-size: 1.25rem; letter-spacing: -.01em; margin: 3.2rem 0 1rem; }
-h3 { font-size: .95rem; margin: 0; }
-p { margin: 0 0 .8rem; }
-.kicker { color: var(--muted); font: 600 .8rem var(--mono); margin-bottom: .7rem; }
-.lead { font-size: 1.15rem; color: var(--muted); max-width: 40rem; }
-.lead b { color: var(--ink); }
-.small, small, figcaption { color: var(--muted); font-size: .84rem; }
-.cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(9.5rem, 1fr)); gap: .8rem; margin: 2rem 0 0; }
-.card { background: var(--panel); border: 1px solid var(--rule); border-top: 4px solid var(--row); border-radius: 8px;
-  padding: .9rem 1rem .2rem; font-variant-numeric: tabular-nums; }
-.card h3 { color: var(--muted); font-weight: 600; }
-.card .big { font-size: 1.9rem; font-weight: 700; letter-spacing: -.02em; line-height: 1.2; margin: .2rem 0 0; }
-figure { margin: 0 0 1.8rem; }
-figure svg { display: block; width: 100%; min-width: 33rem; height: auto; stroke-linejoin: round; }
-figure svg text { font-family: var(--sans) !important; }
-figcaption { margin-top: .35rem; }
-.scroll { overflow-x: auto; }
-.gains { padding-left: 1.1rem; margin: 0 0 .6rem; font-variant-numeric: tabular-nums; }
-table { border-collapse: collapse; width: 100%; font-size: .92rem; font-variant-numeric: tabular-nums; }
-th, td { padding: .42rem .6rem; border-bottom: 1px solid var(--rule); text-align: right; vertical-align: top;
-  line-height: 1.35; overflow-wrap: anywhere; }
-th[scope=row] { text-align: left; font-weight: 500; padding-left: 0; white-space: nowrap; }
-thead th { color: var(--muted); font-weight: 600; font-size: .84rem; }
-article { border: 1px solid var(--rule); border-radius: 8px; background: var(--panel); margin: 0 0 1rem;
-  padding: 1rem 1.1rem .5rem; break-inside: avoid; }
-pre, code { font: .86rem/1.5 var(--mono); unicode-bidi: isolate; }
-pre { margin: .4rem 0 .8rem; white-space: pre-wrap; overflow-wrap: anywhere; }
-.question { font-size: .92rem; }
-.thought { border-left: 3px solid var(--rule); padding-left: .9rem; color: var(--muted); max-height: 24rem;
-  overflow-y: auto; }
-.said { border-top: 1px solid var(--rule); padding: .45rem 0; }
-summary { cursor: pointer; list-style: none; }
-summary::-webkit-details-marker { display: none; }
-.said, .said summary { font-size: .9rem; }
-div.said, summary { display: flex; gap: .7rem; align-items: baseline; }
-.who { flex: 0 0 11rem; border-left: 4px solid var(--row); padding-left: .55rem; font-weight: 600; }
-.who::after { content: ""; }
-summary .who::after { content: " ▸"; color: var(--muted); }
-details[open] summary .who::after { content: " ▾"; }
-.said code { flex: 1 1 auto; overflow-wrap: anywhere; }
-.mark { font-size: .8rem; font-weight: 600; color: var(--wrong); white-space: nowrap; }
-.mark.correct { color: var(--right); }
-.said .small { flex: 0 0 5.2rem; text-align: right; white-space: nowrap; }
-.code { font: .75em var(--mono); color: var(--wrong); border: 1px solid var(--rule); border-radius: 3px; }
-@media (max-width: 34rem) {
-  main { padding-top: 2rem; }
-  div.said, summary { flex-wrap: wrap; }
-  .who { flex: 1 1 auto; }
-  .said .small { flex: 0 0 auto; }
-  .said code { flex-basis: 100%; order: 3; }
-  figure svg { min-width: 30rem; }
-  table { min-width: 38rem; }
-}
-@media print {
-  :root { --paper: #fff; --panel: #fff; --ink: #111; --muted: #555; --rule: #ccc; --teacher: #7446c9; --base: #8a8f9c;
-    --student: #1769c2; --int4: #c8590f; --other: #2f7d5b; --right: #1c7a45; --wrong: #b3362d; }
-  body { font-size: 11pt; print-color-adjust: exact; -webkit-print-color-adjust: exact; }
-  main { max-width: none; padding: 0; }
-  figure, .card, tr { break-inside: avoid; }
-  h2 { break-after: avoid; }
-  figure svg { min-width: 0; }
-  .thought { max-height: none; }
-}
-"""

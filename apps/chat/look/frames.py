@@ -10,27 +10,9 @@ its own have run.
 from __future__ import annotations
 
 from apps.access.guard import Application, Event, Receive, Scope, Send
+from apps.chat.look.page_files import script
 
-SCRIPT = b"""<script>
-(() => {
-  const frame = requestAnimationFrame.bind(window), cancel = cancelAnimationFrame.bind(window);
-  let running = null;
-  window.requestAnimationFrame = (callback) => {
-    const source = String(callback), now = performance.now();
-    const since = running?.source === source ? running.since : now; // asked from within itself: a chain
-    const run = (time) => {
-      running = { source, since };
-      try { callback(time); } finally { running = null; }
-    };
-    return now - since < 2000 ? frame(run) : -setTimeout(() => run(performance.now()), 1000);
-  };
-  window.cancelAnimationFrame = (handle) => handle < 0 ? clearTimeout(-handle) : cancel(handle);
-  const animate = Element.prototype.animate;
-  Element.prototype.animate = function (keyframes, options) {
-    return animate.call(this, keyframes, { ...options, delay: 0, duration: 0 });
-  };
-})();
-</script>"""
+SCRIPT = script("frames").encode()
 
 
 def calm(application: Application) -> Application:

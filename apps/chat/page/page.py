@@ -19,7 +19,6 @@ from apps.chat.panels.feedback_panel import FeedbackPanel
 from apps.chat.panels.settings_panel import Kept, remember, restored, settings_panel
 from apps.chat.view.events import quiet
 from apps.chat.view.markup import DOLLAR, harmless
-from apps.chat.view.turn_links import BOX
 from apps.model import Model
 
 EXAMPLES = (
@@ -43,7 +42,7 @@ MESSAGES: dict[str, Any] = {
     "height": "100%",
     "layout": "panel",
     "buttons": ["copy"],
-    "autoscroll": False,  # `apps.chat.look.reading` does it: this one takes readers to the end who have left it
+    "autoscroll": False,  # `reading.js` does it: this one takes readers to the end who have left it
     "group_consecutive_messages": False,
     "latex_delimiters": LATEX_DELIMITERS,
     "allow_tags": False,
@@ -65,7 +64,7 @@ def build_page(model: Model, store: Store, compare_path: str = "") -> gr.Blocks:
         chatbot = _chatbot(model)
         notice = gr.Markdown(harmless(store.damage), elem_id="notice", visible=bool(store.damage))
         question = _question()
-        chosen = gr.Textbox(elem_id=BOX, container=False)
+        chosen = gr.Textbox(elem_id="chosen", container=False)
         with gr.Row(elem_id="below"):
             status = gr.Markdown("Ready", elem_id="status")
             answers = gr.Button("Answer now", elem_id="answer-now", size="sm", scale=0, min_width=96, visible=False)

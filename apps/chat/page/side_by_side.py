@@ -18,7 +18,7 @@ import gradio as gr
 from apps.chat.conversation.latest import Latest, Pace
 from apps.chat.conversation.tab import POLL_S
 from apps.chat.conversation.turns import Conversation, run_turn
-from apps.chat.look import badge, look
+from apps.chat.look import badge
 from apps.chat.page.known_answers import is_right, right_answer
 from apps.chat.page.page import EXAMPLES, MESSAGES
 from apps.chat.view.events import quiet, spaced
@@ -30,30 +30,6 @@ from toolkit.errors import InputError
 from toolkit.generation.generate import Sampling
 
 PATH = "/compare"
-CSS = (
-    look.CSS.replace("#chat", "#sides .answers")
-    + badge.CSS
-    + """
-.gradio-container .main.app { max-width: 1280px; }
-#sides { flex: 1 1 0; min-height: 0; gap: 20px; padding-top: 14px; }
-#sides > .column { min-height: 0; gap: 0; flex-wrap: nowrap; height: 100%; }
-#sides .answers { flex: 1 1 0; height: auto !important; min-height: 0; margin-top: 10px; }
-#asked { border-width: 0; flex: none; padding-top: 12px; font-weight: 600; max-height: 30dvh; overflow-y: auto; }
-#sides .name { border-width: 0; flex: none; }
-#sides .name h2 { font-size: 15px; margin: 0; font-weight: 650; }
-#sides .name p, #sides .verdict p { font-size: 12.5px; margin: 2px 0 0; color: var(--body-text-color-subdued); font-variant-numeric: tabular-nums; }
-#sides .verdict { border-width: 0; flex: none; min-height: 26px; }
-#sides .verdict strong { color: var(--body-text-color); }
-#examples { flex: none; gap: 8px; flex-wrap: wrap; padding-top: 8px; }
-#examples button { font-size: 13px; font-weight: 400; border: 1px solid var(--border-color-primary); border-radius: 999px; background: transparent; }
-@media (max-width: 700px) {
-  #sides { overflow-y: auto; flex-wrap: wrap; }
-  #sides > .column { height: auto; flex: 1 1 100%; }
-  #sides .answers { flex: none; }
-}
-"""
-)
-"""The chat's style sheet, for two columns."""
 EXAMPLE_NAMES = ("Greatest common divisor", "A sum", "Count a letter", "Spell backward")
 
 

@@ -1,7 +1,7 @@
 """The running turn's newest text, between two renderings of the page: a stream of its own, appended as plain text.
 
     model ─ piece ─ store ─┬─ RENDERS_PER_S times a second ─ Gradio ─ the conversation as Markdown
-                           └─ UPDATES_PER_S times a second ─ /live/TURN ─ script ─ what is not rendered yet, as text
+                           └─ UPDATES_PER_S times a second ─ /live/TURN ─ live.js ─ what is not rendered yet, as text
 
 A rendering costs the browser 20 ms and more of a core that the model needs, appending text a few. The status line
 carries a mark with the turn and how far its texts are rendered, so that no letter stands twice or is missing; positions
@@ -19,61 +19,9 @@ from starlette.responses import StreamingResponse
 
 from apps.chat.conversation.store import Store
 from apps.chat.conversation.turns import UPDATES_PER_S, Turn
-from apps.chat.view.markup import SIGNS
 
 RENDERS_PER_S = 2.0
 ROUTE = "/live"
-
-CSS = """
-#chat .tail { white-space: pre-wrap; }
-#status .live { display: none; }
-"""
-
-SCRIPT = f"""<script>
-(() => {{
-  let turn = "", source = null, known = ["", ""], tail = null, shownAt = "";
-  const shown = {json.dumps({chr(code): text for code, text in SIGNS.items()})};
-  const signs = (text) => [...text].map((sign) => shown[sign] ?? sign).join("");
-  const follow = (number) => {{
-    source?.close();
-    [turn, source, known] = [number, null, ["", ""]];
-    if (!number) return;
-    source = new EventSource("{ROUTE}/" + number);
-    source.addEventListener("end", () => source?.close());
-    source.onmessage = (event) => {{
-      JSON.parse(event.data).forEach(([at, text], kind) => {{ known[kind] = known[kind].slice(0, at) + text; }});
-      show();
-    }};
-  }};
-  const placeOf = (answers) => {{
-    const kind = answers ? "#chat .bot-row:not(:has(.thought-group)) .message-content" : "#chat .thought-group .message-content";
-    let place = [...document.querySelectorAll(kind)].at(-1);
-    while (place?.lastElementChild?.matches("p, ul, ol, li, pre, code, blockquote, div, .md, .prose")) place = place.lastElementChild;
-    return place;
-  }};
-  const show = () => {{
-    const mark = document.querySelector("#status .live")?.title ?? "";
-    const [number, ...rendered] = mark.split("/");
-    if (number !== turn) follow(number);
-    const answers = !!rendered[1], kind = answers ? 1 : 0;
-    const text = turn && rendered[kind] ? signs(known[kind].slice(rendered[kind])) : "";
-    if (mark !== shownAt || !tail?.isConnected) {{
-      shownAt = mark;
-      tail?.remove();
-      tail = Object.assign(document.createElement("span"), {{ className: "tail" }});
-      tail.append("");
-      if (text) placeOf(answers)?.append(tail);
-    }}
-    if (tail.firstChild.data !== text) tail.firstChild.data = text; // no new node, for which styles are looked up again
-  }};
-  let due = false;
-  new MutationObserver(() => {{
-    if (due) return;
-    due = true;
-    queueMicrotask(() => {{ due = false; show(); }});
-  }}).observe(document, {{ subtree: true, attributes: true, attributeFilter: ["title"], childList: true }});
-}})();
-</script>"""
 
 
 def marked(status: str, turn: Turn) -> str:

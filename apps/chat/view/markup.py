@@ -12,7 +12,7 @@ r"""Model text → Markdown that the page can show: formatting works, and nothin
 The joiner does not rely on telling code from prose: whatever the renderer takes a piece for, no `<` stands before a
 letter and no `![` is left, but for the chips and labels that are written here. In mathematics a character reference
 does the same, because KaTeX complains of a joiner. Telling code from prose decides only where chips and labels may be.
-The page's sanitizer and its content security policy stand behind this; `apps.chat.look.clipboard` takes all of it back where text
+The page's sanitizer and its content security policy stand behind this; `look/assets/clipboard.js` takes all of it back where text
 is copied. A text is read in pieces: no pattern runs over a character that another one begins with, and what closes a span
 is looked up, so that work grows as the text does.
 
@@ -34,7 +34,7 @@ DOLLAR = (f"${JOINER}", f"{JOINER}$")
 LONGEST_FORMATTED, MOST_LINES = 40_000, 2_000
 """What the renderer takes well under a second for; its time grows with the square of the marks in a paragraph."""
 LONG_FENCE = "~~~~~ long\n"
-"""Never closed, so that a growing text only grows; `apps.chat.look.look` says beside it why there is no formatting."""
+"""Never closed, so that a growing text only grows; `conversation.css` says beside it why there is no formatting."""
 
 SIGNS: dict[int, str] = {
     **{code: chr(0x2400 + code) for code in range(0x20) if chr(code) not in "\t\n\r"},
@@ -78,7 +78,7 @@ def plain(text: str) -> str:
 
 @lru_cache(maxsize=1024)
 def as_typed(text: str) -> str:
-    """What a person typed, sign by sign, as a block; `apps.chat.look.look` keeps its lines and spaces."""
+    """What a person typed, sign by sign, as a block; `reading.css` keeps its lines and spaces."""
     return f'<div class="typed" dir="auto">{_MEANT_BY_HTML.sub(_reference, text.translate(SIGNS))}</div>'
 
 

@@ -1,0 +1,18 @@
+// Lets a page rest: nothing slides, and a chain of animation frames that goes on and on is slowed down to one a second.
+// Runs before Gradio's own scripts, which keep the browser's function as they find it; `frames.py` sees to that.
+const frame = requestAnimationFrame.bind(window), cancel = cancelAnimationFrame.bind(window);
+let running = null;
+window.requestAnimationFrame = (callback) => {
+  const source = String(callback), now = performance.now();
+  const since = running?.source === source ? running.since : now; // asked from within itself: a chain
+  const run = (time) => {
+    running = { source, since };
+    try { callback(time); } finally { running = null; }
+  };
+  return now - since < 2000 ? frame(run) : -setTimeout(() => run(performance.now()), 1000);
+};
+window.cancelAnimationFrame = (handle) => handle < 0 ? clearTimeout(-handle) : cancel(handle);
+const animate = Element.prototype.animate;
+Element.prototype.animate = function (keyframes, options) {
+  return animate.call(this, keyframes, { ...options, delay: 0, duration: 0 });
+};
