@@ -16,6 +16,7 @@
    multiple of ROWS. */
 
 enum { FEW = 8, SLAB = 11 * TILE, GROUP = LINE, MOST_BLOCK = 256, AHEAD = 4096, ROWS_AHEAD = 16 };
+enum { BYTES = 64 };                /* of a vector */
 
 /* One row: its codes one after another. */
 INLINE void round_row(const Weight *weight, const float *row, int8_t *codes, float *scales, float *sums, const int64_t group) {
@@ -106,69 +107,101 @@ INLINE __m512i widen(const uint8_t *block, int half) {
     return _mm512_ternarylogic_epi32(low, _mm512_sllv_epi16(third, moves), _mm512_set1_epi8((char)0x88), 0xf8);    /* a | b & c */
 }
 
-/* acc += W's codes (64 bytes at `codes`) * A's: low halves meet x, high ones x + 64. */
-INLINE __m512i dot(__m512i acc, __m512i low, __m512i high, const int8_t *x, const int bits) {
-    __m512i even = _mm512_loadu_si512(x), odd = _mm512_loadu_si512(x + GROUP / 2);
-    DOT(acc, low, even)
-    if (bits < 8) DOT(acc, high, odd)
+/* A vector of codes, its block's v-th, those of 3 bits as 4 bits have them; zeros where fewer than BYTES are left. */
+INLINE __m512i load_codes(const uint8_t *codes, int v, int64_t left, const int bits) {
+    if (bits == 3) return widen(codes - v * BYTES * 3 / 4, v);
+    return left >= BYTES ? _mm512_loadu_si512(codes) : _mm512_maskz_loadu_epi8(((__mmask64)1 << left) - 1, codes);
+}
+
+/* A vector of codes as the processor multiplies it: bytes as they are, or their low halves and their high ones. */
+typedef struct { __m512i low, high; } Codes;
+
+INLINE Codes split(__m512i codes, const int halves) {
+    const __m512i nibble = _mm512_set1_epi8(15);
+    if (halves == 1) return (Codes){codes, codes};
+    return (Codes){_mm512_and_si512(codes, nibble), _mm512_and_si512(_mm512_srli_epi16(codes, 4), nibble)};
+}
+
+/* acc += W's codes * A's, where those that meet the low halves lie at x and the others behind them. */
+INLINE __m512i dot(__m512i acc, Codes codes, const int8_t *x, const int halves) {
+    __m512i one = _mm512_loadu_si512(x), other = _mm512_loadu_si512(x + BYTES);
+    DOT(acc, codes.low, one)
+    if (halves == 2) DOT(acc, codes.high, other)
     return acc;
 }
 
+/* What of row n of W is no code: the scale of each block's product, and what its zero points take off the totals. */
+INLINE void begin_row(const Weight *weight, const Rounded *rounded, int64_t n, float *scales, __m512 total[FEW], const int M) {
+    const int64_t padded = rounded->padded_blocks;
+    for (int m = 0; m < M; m++) total[m] = _mm512_setzero_ps();
+    for (int64_t block = 0; block < weight->blocks; block += VECTOR) {
+        __m512 scale = load_scales(weight, n, block);
+        __m512 zero = _mm512_mul_ps(scale, zero_points(weight, n, block));
+        for (int m = 0; m < M; m++) {
+            __m512 of_a = _mm512_loadu_ps(rounded->scales + m * padded + block);
+            _mm512_storeu_ps(scales + m * (padded + VECTOR) + block, _mm512_mul_ps(scale, of_a));
+            total[m] = _mm512_fnmadd_ps(zero, _mm512_loadu_ps(rounded->sums + m * padded + block), total[m]);
+        }
+    }
+}
+
+INLINE void end_row(const Weight *weight, float *y, int64_t n, const __m512 total[FEW], const int M) {
+    for (int m = 0; m < M; m++)
+        y[m * weight->N + n] = _mm512_reduce_add_ps(total[m]) + (weight->bias ? weight->bias[n] : 0.0f);
+}
+
+/* Few rows of A, where a block of W is one vector of codes or several. */
 INLINE void few_rows(const Weight *weight, const Rounded *rounded, float *y, int64_t begin, int64_t end, const int bits,
-                     const int M) {
-    const __m512i nibble = _mm512_set1_epi8(15);
-    const int columns = bits < 8 ? 128 : 64;       /* of W in 64 bytes, those of 3 bits widened */
-    const int64_t padded = rounded->padded_blocks, bytes = weight->blocks * weight->block_size * bits / 8;
-    const int vectors = (bits == 3 ? THREE_BITS_BLOCK : weight->block_size) / columns;     /* 0 where several blocks share one */
-    const int shared = vectors ? 1 : columns / weight->block_size;
-    const __m512i lanes = _mm512_srlv_epi32(
-        _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15),
-        _mm512_set1_epi32(shared == 1 ? 4 : shared == 2 ? 3 : 2));
-    float scales[M][padded + VECTOR];
+                     const int block_size, const int M) {
+    const int halves = bits == 8 ? 1 : 2, columns = BYTES * halves, vectors = block_size / columns;
+    const int64_t bytes = weight->blocks * block_size * bits / 8, stride = rounded->padded_blocks + VECTOR;
+    float scales[M * stride];
     for (int64_t n = begin; n < end; n++) {
         const uint8_t *codes = weight->codes + n * bytes;
+        const int8_t *x = rounded->codes;
         __m512 total[FEW];
-        for (int m = 0; m < M; m++) total[m] = _mm512_setzero_ps();
-        for (int64_t block = 0; block < weight->blocks; block += VECTOR) {
-            __m512 scale = load_scales(weight, n, block);
-            __m512 zero = _mm512_mul_ps(scale, zero_points(weight, n, block));
+        begin_row(weight, rounded, n, scales, total, M);
+        for (int64_t block = 0; block < weight->blocks; block++) {
+            __m512i acc[FEW];
+            for (int m = 0; m < M; m++) acc[m] = _mm512_setzero_si512();
+            for (int v = 0; v < vectors; v++, codes += columns * bits / 8, x += columns) {
+                _mm_prefetch((const char *)codes + AHEAD, _MM_HINT_T0);
+                const Codes parts = split(load_codes(codes, v, BYTES, bits), halves);
+                for (int m = 0; m < M; m++) acc[m] = dot(acc[m], parts, x + m * rounded->width, halves);
+            }
             for (int m = 0; m < M; m++) {
-                _mm512_storeu_ps(scales[m] + block,
-                                 _mm512_mul_ps(scale, _mm512_loadu_ps(rounded->scales + m * padded + block)));
-                total[m] = _mm512_fnmadd_ps(zero, _mm512_loadu_ps(rounded->sums + m * padded + block), total[m]);
+                __m512 scale = _mm512_set1_ps(scales[m * stride + block]);
+                total[m] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(acc[m]), scale, total[m]);
             }
         }
+        end_row(weight, y, n, total, M);
+    }
+}
+
+/* Few rows of A, where several blocks of W share a vector of codes. */
+INLINE void few_rows_of_small_blocks(const Weight *weight, const Rounded *rounded, float *y, int64_t begin, int64_t end,
+                                     const int bits, const int M) {
+    const int halves = bits == 8 ? 1 : 2, columns = BYTES * halves, shared = columns / weight->block_size;
+    const __m512i lanes = _mm512_srlv_epi32(
+        _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15), _mm512_set1_epi32(shared == 2 ? 3 : 2));
+    const int64_t bytes = weight->blocks * weight->block_size * bits / 8, stride = rounded->padded_blocks + VECTOR;
+    float scales[M * stride];
+    for (int64_t n = begin; n < end; n++) {
+        const uint8_t *codes = weight->codes + n * bytes;
         const int8_t *x = rounded->codes;
         int64_t left = bytes;
-        if (vectors)
-            for (int64_t block = 0; block < weight->blocks; block++) {
-                __m512i acc[FEW];
-                for (int m = 0; m < M; m++) acc[m] = _mm512_setzero_si512();
-                for (int v = 0; v < vectors; v++, codes += bits == 3 ? 48 : 64, x += columns) {
-                    _mm_prefetch((const char *)codes + AHEAD, _MM_HINT_T0);
-                    __m512i low = bits == 3 ? widen(codes - 48 * v, v) : _mm512_loadu_si512(codes);
-                    __m512i high = _mm512_srli_epi16(low, 4);
-                    if (bits < 8) low = _mm512_and_si512(low, nibble), high = _mm512_and_si512(high, nibble);
-                    for (int m = 0; m < M; m++) acc[m] = dot(acc[m], low, high, x + m * rounded->width, bits);
-                }
-                for (int m = 0; m < M; m++)
-                    total[m] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(acc[m]), _mm512_set1_ps(scales[m][block]), total[m]);
+        __m512 total[FEW];
+        begin_row(weight, rounded, n, scales, total, M);
+        for (int64_t block = 0; block < weight->blocks; block += shared, codes += BYTES, x += columns, left -= BYTES) {
+            _mm_prefetch((const char *)codes + AHEAD, _MM_HINT_T0);
+            const Codes parts = split(load_codes(codes, 0, left, bits), halves);
+            for (int m = 0; m < M; m++) {
+                __m512i acc = dot(_mm512_setzero_si512(), parts, x + m * rounded->width, halves);
+                __m512 scale = _mm512_permutexvar_ps(lanes, _mm512_loadu_ps(scales + m * stride + block));
+                total[m] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(acc), scale, total[m]);
             }
-        else
-            for (int64_t block = 0; block < weight->blocks; block += shared, codes += 64, x += columns, left -= 64) {
-                _mm_prefetch((const char *)codes + AHEAD, _MM_HINT_T0);
-                __m512i low = left >= 64 ? _mm512_loadu_si512(codes)
-                                         : _mm512_maskz_loadu_epi8(((__mmask64)1 << left) - 1, codes);
-                __m512i high = _mm512_srli_epi16(low, 4);
-                if (bits < 8) low = _mm512_and_si512(low, nibble), high = _mm512_and_si512(high, nibble);
-                for (int m = 0; m < M; m++) {
-                    __m512i acc = dot(_mm512_setzero_si512(), low, high, x + m * rounded->width, bits);
-                    total[m] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(acc),
-                                               _mm512_permutexvar_ps(lanes, _mm512_loadu_ps(scales[m] + block)), total[m]);
-                }
-            }
-        for (int m = 0; m < M; m++)
-            y[m * weight->N + n] = _mm512_reduce_add_ps(total[m]) + (weight->bias ? weight->bias[n] : 0.0f);
+        }
+        end_row(weight, y, n, total, M);
     }
 }
 
@@ -196,14 +229,13 @@ INLINE void fill(Panel *panel, const Weight *weight, int64_t n, int64_t block) {
     for (int half = 0; half < COLUMNS; half += VECTOR)
         for (int from = 0; from < widened; from += 64) {
             __m512i r[VECTOR];
-            __mmask64 mask = widened - from >= 64 ? ~(__mmask64)0 : ((__mmask64)1 << (widened - from)) - 1;
             int count = (widened - from >= 64 ? 64 : widened - from) / 4;
             for (int i = 0; i < VECTOR; i++) {
                 int64_t row = least(n + half + i, weight->N - 1);
                 const uint8_t *codes = weight->codes + (row * weight->blocks + block) * bytes;
                 const int at = weight->bits == 3 ? from * 3 / 4 : from;
                 _mm_prefetch((const char *)codes + at + COLUMNS * weight->blocks * bytes, _MM_HINT_T1);    /* the next panel's */
-                r[i] = weight->bits == 3 ? widen(codes, from / 64) : _mm512_maskz_loadu_epi8(mask, codes + at);
+                r[i] = load_codes(codes + at, from / BYTES, widened - from, weight->bits);
             }
             transpose(r);
             uint8_t *to = panel->codes + (int64_t)from * (weight->bits < 8 ? 2 : 1) * COLUMNS;
@@ -285,19 +317,31 @@ KERNEL static void many_rows(const Weight *weight, const Rounded *rounded, float
         }
 }
 
-#define FEW_ROWS(M)                                                                                                        \
-    case M:                                                                                                                \
-        if (weight->bits == 3)                                                                                             \
-            few_rows(weight, rounded, y, begin, end, 3, M);                                                                \
-        else if (weight->bits == 4)                                                                                        \
-            few_rows(weight, rounded, y, begin, end, 4, M);                                                                \
-        else                                                                                                               \
-            few_rows(weight, rounded, y, begin, end, 8, M);                                                                \
-        break;
+/* Where a block is whole vectors, their number is known where this is compiled, as bits and M are: loops are unrolled. */
+INLINE void multiply_few(const Weight *weight, const Rounded *rounded, float *y, int64_t begin, int64_t end, const int M) {
+    switch (weight->bits * 1000 + weight->block_size) {
+        case 3256: few_rows(weight, rounded, y, begin, end, 3, 256, M); break;
+        case 4256: few_rows(weight, rounded, y, begin, end, 4, 256, M); break;
+        case 4128: few_rows(weight, rounded, y, begin, end, 4, 128, M); break;
+        case 8256: few_rows(weight, rounded, y, begin, end, 8, 256, M); break;
+        case 8128: few_rows(weight, rounded, y, begin, end, 8, 128, M); break;
+        case 8064: few_rows(weight, rounded, y, begin, end, 8, 64, M); break;
+        case 4064:
+        case 4032: few_rows_of_small_blocks(weight, rounded, y, begin, end, 4, M); break;
+        default: few_rows_of_small_blocks(weight, rounded, y, begin, end, 8, M);
+    }
+}
 
 KERNEL static void multiply(const Weight *weight, const Rounded *rounded, float *y, int64_t begin, int64_t end) {
     switch (rounded->M) {
-        FEW_ROWS(1) FEW_ROWS(2) FEW_ROWS(3) FEW_ROWS(4) FEW_ROWS(5) FEW_ROWS(6) FEW_ROWS(7) FEW_ROWS(8)
+        case 1: multiply_few(weight, rounded, y, begin, end, 1); break;
+        case 2: multiply_few(weight, rounded, y, begin, end, 2); break;
+        case 3: multiply_few(weight, rounded, y, begin, end, 3); break;
+        case 4: multiply_few(weight, rounded, y, begin, end, 4); break;
+        case 5: multiply_few(weight, rounded, y, begin, end, 5); break;
+        case 6: multiply_few(weight, rounded, y, begin, end, 6); break;
+        case 7: multiply_few(weight, rounded, y, begin, end, 7); break;
+        case 8: multiply_few(weight, rounded, y, begin, end, 8); break;
         default: many_rows(weight, rounded, y, begin, end);
     }
 }
