@@ -21,10 +21,10 @@ from numpy.typing import NDArray
 from export.runtime.exported_model import Cache, chosen_cache, open_exported
 from export.runtime.kernels.library import kernels_digest
 from export.runtime.machine import machine_key
+from export.runtime.rows.cached_model import Floats, Ints
 from export.runtime.rows.prefix import PROMPT_CHUNK, Prefix
 from export.runtime.rows.prefix_cache import PrefixCache, prefix_folder
 from toolkit.errors import InputError
-from toolkit.generation.generate import Floats, Ints
 
 
 class OnnxDecoder:

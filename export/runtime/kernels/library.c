@@ -58,8 +58,9 @@ int newest(const Operator *op) { (void)op; return 0x7fffffff; }
 #if defined(__x86_64__)
 static int has_avx512vnni(void) {
     __builtin_cpu_init();
-    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
-           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vnni");
+    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+           __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
+           __builtin_cpu_supports("avx512vnni");
 }
 #endif
 
@@ -78,7 +79,7 @@ static const Kernels *chosen = &ALL[SCALAR];
 
 const Kernels *chosen_kernels(void) { return chosen; }
 
-/* Choose the kernels of a name, or with an empty one the fastest that run here; returns their name, NULL where none do. */
+/* Choose the kernels of a name, or with an empty one the fastest that run here; returns their name, or NULL. */
 const char *choose_kernels(const char *name) {
     for (size_t i = 0; i < COUNT(ALL); i++)
         if ((*name ? !strcmp(name, ALL[i].name) : i != SCALAR) && ALL[i].runs_here()) {

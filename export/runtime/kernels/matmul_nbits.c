@@ -92,7 +92,8 @@ static Status *compute(void *kernel, KernelContext *context) {
         .N = node->N, .K = node->K, .blocks = blocks, .bits = (int)node->bits, .block_size = (int)node->block_size,
         .codes = inputs[CODES], .scales = inputs[SCALES], .zero_points = inputs[ZERO_POINTS], .bias = inputs[BIAS],
     };
-    int64_t width = padded_to(LINE, blocks * node->block_size), padded = padded_to(16, blocks), rows = padded_to(ROWS, M);
+    int64_t width = padded_to(LINE, blocks * node->block_size), padded = padded_to(16, blocks);
+    int64_t rows = padded_to(ROWS, M);
     size_t size = (size_t)(rows * (width + 2 * padded * (int64_t)sizeof(float)));
     char *buffer = aligned_alloc(64, (size_t)padded_to(64, (int64_t)size));
     if (!buffer) return CreateStatus(api)(FAILED, "out of memory");

@@ -2,15 +2,16 @@
 
    A   float [M, K]
    W   N rows of K columns, in blocks of block_size columns: weight = scale * (code - zero point)
-       codes        uint8 [N, blocks, block_size * bits / 8]; with 4 bits the first of two in a byte's low half, with 3 as
-                    `export/quantization/codes.py` draws them
+       codes        uint8 [N, blocks, block_size * bits / 8]; with 4 bits the first of two in a byte's low half, with
+                    3 as `export/quantization/codes.py` draws them
        scales       [N, blocks], fp16 with 3 bits, else float
-       zero_points  uint8, [N, blocks] with 8 bits, else [N, ceil(blocks / 2)], the first of two in a byte's low half; with
-                    4 and 8 bits NULL for the middle, 2^(bits - 1)
+       zero_points  uint8, [N, blocks] with 8 bits, else [N, ceil(blocks / 2)], the first of two in a byte's low half;
+                    with 4 and 8 bits NULL for the middle, 2^(bits - 1)
    Y   float [M, N]
 
    With 4 and 8 bits this is MatMulNBits with accuracy_level 4, on the file's own bytes: nothing is brought into another
-   order when a model is loaded, so codes stay mapped. A is rounded block by block: scale = max |a| / 127, code = round(a / scale). */
+   order when a model is loaded, so codes stay mapped. A is rounded block by block: scale = max |a| / 127,
+   code = round(a / scale). */
 
 #ifndef PRODUCTS_H
 #define PRODUCTS_H

@@ -22,8 +22,10 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from toolkit.generation.generate import Floats, Ints
 from toolkit.machine.advice import advise
+
+Floats = NDArray[np.float32]
+Ints = NDArray[np.int64]
 
 SMALLEST_ROOM = 256
 """Positions by which a cache grows at least."""

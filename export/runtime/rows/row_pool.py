@@ -17,9 +17,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from export.runtime.rows.cached_model import CachedModel
+from export.runtime.rows.cached_model import CachedModel, Floats
 from export.runtime.rows.prefix import Prefix
-from toolkit.generation.generate import Floats
 
 LEAST_TAKEN_OVER = 32
 """Positions of a closed row that a prompt must share to take its place for their sake."""

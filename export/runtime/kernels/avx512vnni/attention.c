@@ -7,8 +7,9 @@
 
 #include "vectors.h"
 
-/* Queries are rounded to 16 bits, which is far finer than the codes they meet. Positions are taken piece by piece, so that a piece's codes are read from the memory once; what was summed before is
-   scaled down where a piece holds a larger score (online softmax: Milakov and Gimelshein, arXiv 1805.02867). */
+/* Queries are rounded to 16 bits, which is far finer than the codes they meet. Positions are taken piece by piece, so
+   that a piece's codes are read from the memory once; what was summed before is scaled down where a piece holds a larger
+   score (online softmax: Milakov and Gimelshein, arXiv 1805.02867). */
 
 enum { PIECE = 256, WORDS = 32, LINE = 64, AHEAD = 2048 };
 
@@ -27,7 +28,8 @@ KERNEL static void rotate(const Attention *attention, const float *x, int64_t po
 KERNEL static void to_codes(const float *x, const float *steps, int64_t count, int8_t *codes) {
     for (int64_t i = 0; i < count; i += VECTOR) {
         __mmask16 mask = first(count - i);
-        __m512 scaled = _mm512_maskz_div_ps(mask, _mm512_maskz_loadu_ps(mask, x + i), _mm512_maskz_loadu_ps(mask, steps + i));
+        __m512 step = _mm512_maskz_loadu_ps(mask, steps + i);
+        __m512 scaled = _mm512_maskz_div_ps(mask, _mm512_maskz_loadu_ps(mask, x + i), step);
         _mm_mask_storeu_epi8(codes + i, mask, _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(scaled)));
     }
 }
@@ -65,7 +67,8 @@ INLINE __m512 exponential(__m512 x) {
 }
 
 /* A query times the keys' steps, in 16 bits; returns what a code of it is worth. */
-KERNEL static float to_words(const float *query, const float *steps, float scale, int64_t A, int16_t words[MOST_CHANNELS]) {
+KERNEL static float to_words(const float *query, const float *steps, float scale, int64_t A,
+                             int16_t words[MOST_CHANNELS]) {
     float scaled[MOST_CHANNELS], largest = 0.0f;
     for (int64_t a = 0; a < A; a++) {
         scaled[a] = query[a] * scale * steps[a];
@@ -125,12 +128,12 @@ INLINE void gather(const float *weights, const int8_t *values, int64_t A, int64_
         int64_t i = 0;
         for (; i + 4 <= count; i += 4)
             for (int j = 0; j < 4; j++) {
-                __m128i codes = load_16(values + (i + j) * A + a, A - a);
-                sums[j] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(codes)), _mm512_set1_ps(weights[i + j]), sums[j]);
+                __m512i codes = _mm512_cvtepi8_epi32(load_16(values + (i + j) * A + a, A - a));
+                sums[j] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(codes), _mm512_set1_ps(weights[i + j]), sums[j]);
             }
         for (; i < count; i++) {
-            __m128i codes = load_16(values + i * A + a, A - a);
-            sums[0] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(codes)), _mm512_set1_ps(weights[i]), sums[0]);
+            __m512i codes = _mm512_cvtepi8_epi32(load_16(values + i * A + a, A - a));
+            sums[0] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(codes), _mm512_set1_ps(weights[i]), sums[0]);
         }
         _mm512_storeu_ps(total + a, _mm512_add_ps(_mm512_add_ps(sums[0], sums[1]), _mm512_add_ps(sums[2], sums[3])));
     }
@@ -148,7 +151,8 @@ INLINE void attend_head(const Attention *attention, int64_t b, int64_t t, int64_
     float most = -INFINITY, sum = 0.0f;
     for (int64_t from = 0; from < seen; from += PIECE) {
         const int64_t count = least(seen - from, PIECE);
-        const float largest = score(words, unit, attention->keys + at + from * A, attention->values + at + from * A, A, count, scores);
+        const int8_t *keys = attention->keys + at + from * A, *values = attention->values + at + from * A;
+        const float largest = score(words, unit, keys, values, A, count, scores);
         const float before = most, fade = largest > most ? expf(before - largest) : 1.0f;
         most = largest > most ? largest : most;
         __m512 added = _mm512_setzero_ps();
@@ -159,7 +163,7 @@ INLINE void attend_head(const Attention *attention, int64_t b, int64_t t, int64_
             added = _mm512_add_ps(added, weight);
         }
         sum = sum * fade + _mm512_reduce_add_ps(added);
-        gather(scores, attention->values + at + from * A, A, count, fade, total);
+        gather(scores, values, A, count, fade, total);
     }
     float *out = attention->attended + (token * attention->H + h) * A;
     for (int64_t a = 0; a < A; a++) out[a] = total[a] * attention->value_steps[g * A + a] / sum;

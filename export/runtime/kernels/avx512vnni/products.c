@@ -6,19 +6,20 @@
 
 #include "vectors.h"
 
-/* Few rows of A: each row of W is read once, from one end to the other, and multiplied with all of them; that is as fast as
-   the memory. Many: panels of W are brought into the processor's order, once for SLAB rows of A.
+/* Few rows of A: each row of W is read once, from one end to the other, and multiplied with all of them; that is as
+   fast as the memory. Many: panels of W are brought into the processor's order, once for SLAB rows of A.
 
-   A's codes lie so that they meet W's as these are unpacked: with 8 bits as they are; with 4 bits by groups of columns, the
-   even ones before the odd ones, since those are the low and these the high halves of W's bytes. 3 bits become the bytes
-   of 4 bits on the way. Few rows lie one after
-   another. Of many, each TILE lies together: [width / 4][row][4]; the last has as many rows as are left, and zeros up to a
-   multiple of ROWS. */
+   A's codes lie so that they meet W's as these are unpacked: with 8 bits as they are; with 4 bits by groups of columns,
+   the even ones before the odd ones, since those are the low and these the high halves of W's bytes. 3 bits become the
+   bytes of 4 bits on the way. Few rows lie one after another. Of many, each TILE lies together: [width / 4][row][4];
+   the last has as many rows as are left, and zeros up to a multiple of ROWS. */
 
 enum { FEW = 8, SLAB = 11 * TILE, GROUP = LINE, MOST_BLOCK = 256, AHEAD = 4096, ROWS_AHEAD = 16 };
+enum { BYTES = 64 };                /* of a vector */
 
 /* One row: its codes one after another. */
-INLINE void round_row(const Weight *weight, const float *row, int8_t *codes, float *scales, float *sums, const int64_t group) {
+INLINE void round_row(const Weight *weight, const float *row, int8_t *codes, float *scales, float *sums,
+                      const int64_t group) {
     const __m512i evens = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
     const __m512i odds = _mm512_add_epi32(evens, _mm512_set1_epi32(1));
     for (int64_t block = 0; block < weight->blocks; block++) {
@@ -92,83 +93,119 @@ INLINE __m512 zero_points(const Weight *weight, int64_t n, int64_t block) {
     const uint8_t *at = weight->zero_points + n * row + block / 2;
     _mm_prefetch((const char *)(at + ROWS_AHEAD * row), _MM_HINT_T0);
     __m128i packed = _mm_maskz_loadu_epi8(first((count + 1) / 2), at);
-    __m128i low = _mm_and_si128(packed, _mm_set1_epi8(15)), high = _mm_and_si128(_mm_srli_epi16(packed, 4), _mm_set1_epi8(15));
+    __m128i low = _mm_and_si128(packed, _mm_set1_epi8(15));
+    __m128i high = _mm_and_si128(_mm_srli_epi16(packed, 4), _mm_set1_epi8(15));
     return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_unpacklo_epi8(low, high)));
 }
 
-/* Half a block of 3 bits as 4 bits have it, 64 bytes of even codes: two bits of each, then the third ones, of each quarter of
-   the block in another place. */
+/* Half a block of 3 bits as 4 bits have it, 64 bytes of even codes: two bits of each, then the third ones, of each
+   quarter of the block in another place. */
 INLINE __m512i widen(const uint8_t *block, int half) {
     __m512i low = _mm512_loadu_si512(block);
     __m512i third = _mm512_broadcast_i64x4(_mm256_loadu_si256((const __m256i *)(block + THREE_BITS_BLOCK / 4)));
     const __m512i moves = _mm512_inserti64x4(_mm512_set1_epi16(half ? 0 : 2), _mm256_set1_epi16(half ? 1 : 3), 0);
     low = _mm512_and_si512(half ? _mm512_srli_epi16(low, 1) : _mm512_slli_epi16(low, 1), _mm512_set1_epi8(0x66));
-    return _mm512_ternarylogic_epi32(low, _mm512_sllv_epi16(third, moves), _mm512_set1_epi8((char)0x88), 0xf8);    /* a | b & c */
+    third = _mm512_sllv_epi16(third, moves);
+    return _mm512_ternarylogic_epi32(low, third, _mm512_set1_epi8((char)0x88), 0xf8);      /* a | b & c */
 }
 
-/* acc += W's codes (64 bytes at `codes`) * A's: low halves meet x, high ones x + 64. */
-INLINE __m512i dot(__m512i acc, __m512i low, __m512i high, const int8_t *x, const int bits) {
-    __m512i even = _mm512_loadu_si512(x), odd = _mm512_loadu_si512(x + GROUP / 2);
-    DOT(acc, low, even)
-    if (bits < 8) DOT(acc, high, odd)
+/* A vector of codes, its block's v-th, those of 3 bits as 4 bits have them; zeros where fewer than BYTES are left. */
+INLINE __m512i load_codes(const uint8_t *codes, int v, int64_t left, const int bits) {
+    if (bits == 3) return widen(codes - v * BYTES * 3 / 4, v);
+    return left >= BYTES ? _mm512_loadu_si512(codes) : _mm512_maskz_loadu_epi8(((__mmask64)1 << left) - 1, codes);
+}
+
+/* A vector of codes as the processor multiplies it: bytes as they are, or their low halves and their high ones. */
+typedef struct { __m512i low, high; } Codes;
+
+INLINE Codes split(__m512i codes, const int halves) {
+    const __m512i nibble = _mm512_set1_epi8(15);
+    if (halves == 1) return (Codes){codes, codes};
+    return (Codes){_mm512_and_si512(codes, nibble), _mm512_and_si512(_mm512_srli_epi16(codes, 4), nibble)};
+}
+
+/* acc += W's codes * A's, where those that meet the low halves lie at x and the others behind them. */
+INLINE __m512i dot(__m512i acc, Codes codes, const int8_t *x, const int halves) {
+    __m512i one = _mm512_loadu_si512(x), other = _mm512_loadu_si512(x + BYTES);
+    DOT(acc, codes.low, one)
+    if (halves == 2) DOT(acc, codes.high, other)
     return acc;
 }
 
+/* What of row n of W is no code: the scale of each block's product, and what its zero points take off the totals. */
+INLINE void begin_row(const Weight *weight, const Rounded *rounded, int64_t n, float *scales, __m512 total[FEW],
+                      const int M) {
+    const int64_t padded = rounded->padded_blocks;
+    for (int m = 0; m < M; m++) total[m] = _mm512_setzero_ps();
+    for (int64_t block = 0; block < weight->blocks; block += VECTOR) {
+        __m512 scale = load_scales(weight, n, block);
+        __m512 zero = _mm512_mul_ps(scale, zero_points(weight, n, block));
+        for (int m = 0; m < M; m++) {
+            __m512 of_a = _mm512_loadu_ps(rounded->scales + m * padded + block);
+            _mm512_storeu_ps(scales + m * (padded + VECTOR) + block, _mm512_mul_ps(scale, of_a));
+            total[m] = _mm512_fnmadd_ps(zero, _mm512_loadu_ps(rounded->sums + m * padded + block), total[m]);
+        }
+    }
+}
+
+INLINE void end_row(const Weight *weight, float *y, int64_t n, const __m512 total[FEW], const int M) {
+    for (int m = 0; m < M; m++)
+        y[m * weight->N + n] = _mm512_reduce_add_ps(total[m]) + (weight->bias ? weight->bias[n] : 0.0f);
+}
+
+/* Few rows of A, where a block of W is one vector of codes or several. */
 INLINE void few_rows(const Weight *weight, const Rounded *rounded, float *y, int64_t begin, int64_t end, const int bits,
-                     const int M) {
-    const __m512i nibble = _mm512_set1_epi8(15);
-    const int columns = bits < 8 ? 128 : 64;       /* of W in 64 bytes, those of 3 bits widened */
-    const int64_t padded = rounded->padded_blocks, bytes = weight->blocks * weight->block_size * bits / 8;
-    const int vectors = (bits == 3 ? THREE_BITS_BLOCK : weight->block_size) / columns;     /* 0 where several blocks share one */
-    const int shared = vectors ? 1 : columns / weight->block_size;
-    const __m512i lanes = _mm512_srlv_epi32(
-        _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15),
-        _mm512_set1_epi32(shared == 1 ? 4 : shared == 2 ? 3 : 2));
-    float scales[M][padded + VECTOR];
+                     const int block_size, const int M) {
+    const int halves = bits == 8 ? 1 : 2, columns = BYTES * halves, vectors = block_size / columns;
+    const int64_t bytes = weight->blocks * block_size * bits / 8, stride = rounded->padded_blocks + VECTOR;
+    float scales[M * stride];
     for (int64_t n = begin; n < end; n++) {
         const uint8_t *codes = weight->codes + n * bytes;
+        const int8_t *x = rounded->codes;
         __m512 total[FEW];
-        for (int m = 0; m < M; m++) total[m] = _mm512_setzero_ps();
-        for (int64_t block = 0; block < weight->blocks; block += VECTOR) {
-            __m512 scale = load_scales(weight, n, block);
-            __m512 zero = _mm512_mul_ps(scale, zero_points(weight, n, block));
+        begin_row(weight, rounded, n, scales, total, M);
+        for (int64_t block = 0; block < weight->blocks; block++) {
+            __m512i acc[FEW];
+            for (int m = 0; m < M; m++) acc[m] = _mm512_setzero_si512();
+            for (int v = 0; v < vectors; v++, codes += columns * bits / 8, x += columns) {
+                _mm_prefetch((const char *)codes + AHEAD, _MM_HINT_T0);
+                const Codes parts = split(load_codes(codes, v, BYTES, bits), halves);
+                for (int m = 0; m < M; m++) acc[m] = dot(acc[m], parts, x + m * rounded->width, halves);
+            }
             for (int m = 0; m < M; m++) {
-                _mm512_storeu_ps(scales[m] + block,
-                                 _mm512_mul_ps(scale, _mm512_loadu_ps(rounded->scales + m * padded + block)));
-                total[m] = _mm512_fnmadd_ps(zero, _mm512_loadu_ps(rounded->sums + m * padded + block), total[m]);
+                __m512 scale = _mm512_set1_ps(scales[m * stride + block]);
+                total[m] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(acc[m]), scale, total[m]);
             }
         }
+        end_row(weight, y, n, total, M);
+    }
+}
+
+/* Few rows of A, where several blocks of W share a vector of codes. */
+INLINE void few_rows_of_small_blocks(const Weight *weight, const Rounded *rounded, float *y, int64_t begin, int64_t end,
+                                     const int bits, const int M) {
+    const int halves = bits == 8 ? 1 : 2, columns = BYTES * halves, shared = columns / weight->block_size;
+    const __m512i lanes = _mm512_srlv_epi32(
+        _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15),
+        _mm512_set1_epi32(shared == 2 ? 3 : 2));
+    const int64_t bytes = weight->blocks * weight->block_size * bits / 8, stride = rounded->padded_blocks + VECTOR;
+    float scales[M * stride];
+    for (int64_t n = begin; n < end; n++) {
+        const uint8_t *codes = weight->codes + n * bytes;
         const int8_t *x = rounded->codes;
         int64_t left = bytes;
-        if (vectors)
-            for (int64_t block = 0; block < weight->blocks; block++) {
-                __m512i acc[FEW];
-                for (int m = 0; m < M; m++) acc[m] = _mm512_setzero_si512();
-                for (int v = 0; v < vectors; v++, codes += bits == 3 ? 48 : 64, x += columns) {
-                    _mm_prefetch((const char *)codes + AHEAD, _MM_HINT_T0);
-                    __m512i low = bits == 3 ? widen(codes - 48 * v, v) : _mm512_loadu_si512(codes);
-                    __m512i high = _mm512_srli_epi16(low, 4);
-                    if (bits < 8) low = _mm512_and_si512(low, nibble), high = _mm512_and_si512(high, nibble);
-                    for (int m = 0; m < M; m++) acc[m] = dot(acc[m], low, high, x + m * rounded->width, bits);
-                }
-                for (int m = 0; m < M; m++)
-                    total[m] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(acc[m]), _mm512_set1_ps(scales[m][block]), total[m]);
+        __m512 total[FEW];
+        begin_row(weight, rounded, n, scales, total, M);
+        for (int64_t block = 0; block < weight->blocks; block += shared, codes += BYTES, x += columns, left -= BYTES) {
+            _mm_prefetch((const char *)codes + AHEAD, _MM_HINT_T0);
+            const Codes parts = split(load_codes(codes, 0, left, bits), halves);
+            for (int m = 0; m < M; m++) {
+                __m512i acc = dot(_mm512_setzero_si512(), parts, x + m * rounded->width, halves);
+                __m512 scale = _mm512_permutexvar_ps(lanes, _mm512_loadu_ps(scales + m * stride + block));
+                total[m] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(acc), scale, total[m]);
             }
-        else
-            for (int64_t block = 0; block < weight->blocks; block += shared, codes += 64, x += columns, left -= 64) {
-                _mm_prefetch((const char *)codes + AHEAD, _MM_HINT_T0);
-                __m512i low = left >= 64 ? _mm512_loadu_si512(codes)
-                                         : _mm512_maskz_loadu_epi8(((__mmask64)1 << left) - 1, codes);
-                __m512i high = _mm512_srli_epi16(low, 4);
-                if (bits < 8) low = _mm512_and_si512(low, nibble), high = _mm512_and_si512(high, nibble);
-                for (int m = 0; m < M; m++) {
-                    __m512i acc = dot(_mm512_setzero_si512(), low, high, x + m * rounded->width, bits);
-                    total[m] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(acc),
-                                               _mm512_permutexvar_ps(lanes, _mm512_loadu_ps(scales[m] + block)), total[m]);
-                }
-            }
-        for (int m = 0; m < M; m++)
-            y[m * weight->N + n] = _mm512_reduce_add_ps(total[m]) + (weight->bias ? weight->bias[n] : 0.0f);
+        }
+        end_row(weight, y, n, total, M);
     }
 }
 
@@ -179,7 +216,6 @@ typedef struct {
 } __attribute__((aligned(64))) Panel;
 
 INLINE void fill(Panel *panel, const Weight *weight, int64_t n, int64_t block) {
-    const __m512i nibble = _mm512_set1_epi8(15);
     const int bytes = weight->block_size * weight->bits / 8;
     const int widened = weight->bits == 3 ? THREE_BITS_BLOCK / 2 : bytes;
     for (int column = 0; column < COLUMNS; column++) {
@@ -196,14 +232,14 @@ INLINE void fill(Panel *panel, const Weight *weight, int64_t n, int64_t block) {
     for (int half = 0; half < COLUMNS; half += VECTOR)
         for (int from = 0; from < widened; from += 64) {
             __m512i r[VECTOR];
-            __mmask64 mask = widened - from >= 64 ? ~(__mmask64)0 : ((__mmask64)1 << (widened - from)) - 1;
             int count = (widened - from >= 64 ? 64 : widened - from) / 4;
             for (int i = 0; i < VECTOR; i++) {
                 int64_t row = least(n + half + i, weight->N - 1);
                 const uint8_t *codes = weight->codes + (row * weight->blocks + block) * bytes;
                 const int at = weight->bits == 3 ? from * 3 / 4 : from;
-                _mm_prefetch((const char *)codes + at + COLUMNS * weight->blocks * bytes, _MM_HINT_T1);    /* the next panel's */
-                r[i] = weight->bits == 3 ? widen(codes, from / 64) : _mm512_maskz_loadu_epi8(mask, codes + at);
+                const uint8_t *next = codes + at + COLUMNS * weight->blocks * bytes;        /* the next panel's */
+                _mm_prefetch((const char *)next, _MM_HINT_T1);
+                r[i] = load_codes(codes + at, from / BYTES, widened - from, weight->bits);
             }
             transpose(r);
             uint8_t *to = panel->codes + (int64_t)from * (weight->bits < 8 ? 2 : 1) * COLUMNS;
@@ -212,8 +248,9 @@ INLINE void fill(Panel *panel, const Weight *weight, int64_t n, int64_t block) {
                 if (weight->bits == 8) {
                     _mm512_store_si512(low, r[i]);
                 } else {
-                    _mm512_store_si512(low, _mm512_and_si512(r[i], nibble));
-                    _mm512_store_si512(low + (int64_t)count * COLUMNS * 4, _mm512_and_si512(_mm512_srli_epi16(r[i], 4), nibble));
+                    const Codes parts = split(r[i], 2);
+                    _mm512_store_si512(low, parts.low);
+                    _mm512_store_si512(low + (int64_t)count * COLUMNS * 4, parts.high);
                 }
             }
         }
@@ -270,9 +307,10 @@ KERNEL static void many_rows(const Weight *weight, const Rounded *rounded, float
                 for (int64_t m = 0; m < rows; m += TILE) {
                     int64_t count = padded_to(ROWS, least(rows - m, TILE)), at = slab + m;
                     const int32_t *x = (const int32_t *)(rounded->codes + at * rounded->width) + block * steps * count;
-                    (count == 12 ? tile_12 : count == 8 ? tile_8 : tile_4)(
-                        &panel, steps, x, rounded->scales + at * padded + block, rounded->sums + at * padded + block, padded,
-                        totals + m * COLUMNS);
+                    const float *scales = rounded->scales + at * padded + block;
+                    const float *sums = rounded->sums + at * padded + block;
+                    (count == 12 ? tile_12 : count == 8 ? tile_8 : tile_4)(&panel, steps, x, scales, sums, padded,
+                                                                           totals + m * COLUMNS);
                 }
             }
             for (int64_t m = 0; m < rows; m++)
@@ -285,19 +323,33 @@ KERNEL static void many_rows(const Weight *weight, const Rounded *rounded, float
         }
 }
 
-#define FEW_ROWS(M)                                                                                                        \
-    case M:                                                                                                                \
-        if (weight->bits == 3)                                                                                             \
-            few_rows(weight, rounded, y, begin, end, 3, M);                                                                \
-        else if (weight->bits == 4)                                                                                        \
-            few_rows(weight, rounded, y, begin, end, 4, M);                                                                \
-        else                                                                                                               \
-            few_rows(weight, rounded, y, begin, end, 8, M);                                                                \
-        break;
+/* Where a block is whole vectors, their number is known where this is compiled, as bits and M are: unrolled, that is 8
+   to 15 % faster on one core. */
+INLINE void multiply_few(const Weight *weight, const Rounded *rounded, float *y, int64_t begin, int64_t end,
+                         const int M) {
+    switch (weight->bits * 1000 + weight->block_size) {
+        case 3256: few_rows(weight, rounded, y, begin, end, 3, 256, M); break;
+        case 4256: few_rows(weight, rounded, y, begin, end, 4, 256, M); break;
+        case 4128: few_rows(weight, rounded, y, begin, end, 4, 128, M); break;
+        case 8256: few_rows(weight, rounded, y, begin, end, 8, 256, M); break;
+        case 8128: few_rows(weight, rounded, y, begin, end, 8, 128, M); break;
+        case 8064: few_rows(weight, rounded, y, begin, end, 8, 64, M); break;
+        case 4064:
+        case 4032: few_rows_of_small_blocks(weight, rounded, y, begin, end, 4, M); break;
+        default: few_rows_of_small_blocks(weight, rounded, y, begin, end, 8, M);
+    }
+}
 
 KERNEL static void multiply(const Weight *weight, const Rounded *rounded, float *y, int64_t begin, int64_t end) {
     switch (rounded->M) {
-        FEW_ROWS(1) FEW_ROWS(2) FEW_ROWS(3) FEW_ROWS(4) FEW_ROWS(5) FEW_ROWS(6) FEW_ROWS(7) FEW_ROWS(8)
+        case 1: multiply_few(weight, rounded, y, begin, end, 1); break;
+        case 2: multiply_few(weight, rounded, y, begin, end, 2); break;
+        case 3: multiply_few(weight, rounded, y, begin, end, 3); break;
+        case 4: multiply_few(weight, rounded, y, begin, end, 4); break;
+        case 5: multiply_few(weight, rounded, y, begin, end, 5); break;
+        case 6: multiply_few(weight, rounded, y, begin, end, 6); break;
+        case 7: multiply_few(weight, rounded, y, begin, end, 7); break;
+        case 8: multiply_few(weight, rounded, y, begin, end, 8); break;
         default: many_rows(weight, rounded, y, begin, end);
     }
 }

@@ -28,8 +28,8 @@ static void round_rows(const Weight *weight, const float *a, Rounded *rounded, i
         }
 }
 
-/* Column k of a block of 3 bits, as 4 bits have it. The block's first quarter of a byte's four columns are k and k + 1 of
-   its first half, then of its second one; what is left holds the third bits, in the same order. */
+/* Column k of a block of 3 bits, as 4 bits have it, an even code. A byte holds two bits of each of four columns: of two
+   neighbours in the block's first half, and of two in its second one. Behind these bytes lie the third bits. */
 static int code_of_3(const uint8_t *block, int64_t k) {
     const int64_t half = k / (THREE_BITS_BLOCK / 2), byte = k % (THREE_BITS_BLOCK / 2) / 2, odd = k % 2;
     const int64_t thirds = THREE_BITS_BLOCK / 8;
