@@ -16,11 +16,13 @@ from typing import Any
 
 from toolkit.answers.final_answer import sentences
 from toolkit.answers.plain_text import STYLED, plain_text
+from toolkit.answers.qualifiers import NO_ANSWER
 from toolkit.answers.sentences import without_delimiters
 
 LONGEST = 1_000
 """Characters of a sentence whose parts are looked at."""
 _DENIAL = re.compile(
+    rf"(?<!\bit )\b(?:is|was|are) {NO_ANSWER}|"
     r"\b(?:is|was|are) (?:wrong|incorrect|too (?:early|late))\b|\b(?:not|never|neither|nor|cannot|isn't|aren't|wasn't|don't|doesn't|can't|won't|nicht|kein\w*|pas|no es|não|non è|не)\b|n't\b"
     r"|不是|不(?!等|同|定|变|妨)|ではない|ではありません|아니|ليس|नहीं|نیست|değil|không phải",
     re.IGNORECASE,
