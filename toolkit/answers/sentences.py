@@ -32,7 +32,8 @@ _REFERENCES = re.compile(
 )
 _PLACE = re.compile(
     r"(?<!this )(?<!that )(?<!each )(?<!every )(?<!any )(?<!either )\b"
-    r"(step|question|problem|figure|fig\.|equation|eq\.|part|case|example|section|chapter|line|table|exercise)\s+\(?\d+\)?(?![\w%])",
+    r"(step|question|problem|figure|fig\.|equation|eq\.|part|case|example|section|chapter|line|table|"
+    r"exercise)\s+\(?\d+\)?(?![\w%])",
     re.IGNORECASE,
 )
 """Of the references those that name a place in the text, and answer nothing but a question for one."""
@@ -100,6 +101,10 @@ _JOINED = re.compile(
     rf"\W*(?:and|or|und|oder|et|ou|y|o|e|и|или|&|{DOUBT})(?:\W*\b(?:{DOUBT}|even|also|be)\b)*\W*", re.IGNORECASE
 )
 _ASSIGNED = re.compile(r"[A-Za-z]\s*=\s*-?[\d.,/]+")
+_IN_BOTH = re.compile(rf"({NUMBER_WORDS.pattern})\s*\((\d[\d,]*)\)", re.IGNORECASE)
+"""`twelve (12)`"""
+_OF_A_WHOLE = re.compile(r"\s+(?:\w+\s+)?of\s+(?:the|these|those|all|his|her|its|their|our|my)\s+(?:\w+\s+)?")
+"""Between a count and what it is of, `3 of the 5 boxes`."""
 _TIMES_WORDS = {"once": 1, "twice": 2, "thrice": 3}
 _TIMES_WORD = re.compile(r"\b(?:once|twice|thrice)\b", re.IGNORECASE)
 _FRACTION_WORDS = re.compile(
@@ -202,7 +207,7 @@ def _is_amount(between: str) -> bool:
 
 def _preparations(text: str, question: str) -> list[str]:
     """The sentence without what explains it, step by step back to the whole where nothing would be left."""
-    text = _FRACTION_WORDS.sub(_fraction, text)
+    text = _IN_BOTH.sub(_once, _FRACTION_WORDS.sub(_fraction, text))
     text = re.sub(r"\\(?:text|mbox|textbf|mathrm)\s*\{([^{}]*)\}", r" \1 ", text)
     text = _LETTERS.sub(" letters", text)
     text = _CONDITION.sub("", text) if re.search(r"\d", _CONDITION.sub("", text)) else text
@@ -212,6 +217,12 @@ def _preparations(text: str, question: str) -> list[str]:
     without_brackets = _BRACKET.sub(" ", unquoted)
     whole = _PLACE.sub(lambda found: found[0] if found[1].casefold() in question.casefold() else " ", text)
     return [_ASIDE.sub("", without_brackets), without_brackets, unquoted, without, whole]
+
+
+def _once(found: re.Match[str]) -> str:
+    """A number in words and in digits in digits alone, where both are the same."""
+    value = number_in_words(found[1])
+    return found[0] if value is None or str(value) != plain_number(found[2]) else found[2]
 
 
 def _fraction(found: re.Match[str]) -> str:
@@ -306,6 +317,9 @@ def _chosen(text: str, runs: list[_Run], question: str, *, stated: bool) -> Said
     if len({plain_number(run.text) or run.text for run in runs}) == 1:
         return _said(text, runs[0] if stated else runs[-1])
     first, last = runs[0], runs[-1]
+    of_a_whole = len(runs) == 2 and first.text.isdecimal() and _OF_A_WHOLE.fullmatch(text[first.end : last.start])
+    if of_a_whole and _OPENING.match(text[: first.start]):
+        return _said(text, first)
     if stated and _OPENING.match(text[: first.start]):
         return unclear if _ALTERNATIVE.search(text[first.end : runs[1].start]) else _said(text, first)
     assigned = [run for run in runs if _ASSIGNED.fullmatch(run.text)]
