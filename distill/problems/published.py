@@ -27,8 +27,8 @@ Row = Mapping[str, Any]
 _HASHES = re.compile(
     r"(?:(?:^|\n)####[ \t]*|(?<!#)####[ \t]*(?=[-+$€£]{0,2}\.?\d[\d.,/]*%?\s*\Z))(\S(?:(?!####)[^\n])*?)\s*\Z"
 )
-"""The last line of a GSM8K solution, or the number that ends one whose line ends were lost; a heading of a Markdown text
-has lines below it."""
+"""The last line of a GSM8K solution, or the number that ends one whose line ends were lost; a heading of a Markdown
+text has lines below it."""
 _AIME_ID = re.compile(r"(?:19|20)\d\d-I{1,2}-\d{1,2}")
 _NO_ANSWER = ("", "notfound", "not found")
 _LONGEST_ANSWER = 200

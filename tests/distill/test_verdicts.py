@@ -10,7 +10,7 @@ import pytest
 
 from distill.problems.families import FAMILIES, make_problems
 from distill.verification.family_scorers import Form, family_answer
-from distill.verification.verdicts import REFERENCE, grade, same_answer
+from distill.verification.verdicts import REFERENCE, grade, same_answer, score_answer
 from tests.samples import TRACE
 from toolkit.records import Problem, Trace
 
@@ -221,3 +221,9 @@ def test_a_users_mathematics_is_compared_by_what_it_means(reference: str, answer
 
 def test_letters_of_a_word_are_not_multiplied() -> None:
     assert grade(problem("user", "stop1"), trace("tops1")).reason == "wrong"
+
+
+@pytest.mark.parametrize(("question", "is_right"), [("Which step is wrong?", 1), ("How many are red?", 0)])
+def test_the_number_of_a_step_answers_a_question_for_a_step_alone(question: str, is_right: int) -> None:
+    item = Problem.create(family="user", question=question, answer="8", metadata={})
+    assert [score_answer(item, text) for text in ("Step 8", "It is in step 8.")] == [is_right, is_right]

@@ -42,6 +42,8 @@ _TAG = re.compile(
     r"<(?:final[-_]?)?answer>(.*?)(?:</(?:final[-_]?)?answer>|\Z)|\[answer\](.*?)(?:\[/answer\]|\Z)",
     re.IGNORECASE | re.DOTALL,
 )
+_TAG_END = re.compile(r"(?:(?<=[^\s\"'`])|\n\s*)</(?:final[-_]?)?answer>", re.IGNORECASE)
+"""Behind an answer whose opening tag the prompt took; a blank or a quote is before one that is spoken of."""
 _IN_JSON = re.compile(
     r'^\s*(?:```\w*\s*)?\{[^{}]*"(?:final_?)?answer"\s*:\s*("(?:[^"\\\n]|\\.)*"|[^,{}\n]+)', re.IGNORECASE
 )
@@ -154,6 +156,9 @@ def _find(text: str) -> FinalAnswer:
         if has_content(tagged) and not _PLACEHOLDER.fullmatch(tagged):
             inner = _find_marked(tagged) or FinalAnswer(_whole(without_emphasis(tagged)), "tag", tagged.strip("\n"))
             return FinalAnswer(inner.text, "tag", inner.rest)
+    closings = [] if _TAG.search(text) else list(_TAG_END.finditer(text))
+    if closings and has_content(text[: closings[-1].start()]):
+        text = text[: closings[-1].start()]
     if (marked := _find_marked(text)) is not None:
         return marked
     if said := _IN_JSON.search(text):

@@ -14,6 +14,14 @@ _NOT = (
     r"não(?: é)?|non(?: è)?|nunca|не|ни|nie|niet|geen|inte|ikke|bukan|tidak|không(?: phải)?|değil|wrongly|incorrectly|falsely|n't"
 )
 _DOUBT = r"may|might|could|perhaps|possibly|maybe|vielleicht|peut-être|quizás?|talvez|forse|может быть|возможно"
+DOUBT = rf"(?:{_DOUBT})"
+"""Words before what only may be so, as a pattern."""
+NO_ANSWER = (
+    r"(?:(?:only|just|merely|really|actually|clearly)\s+)?(?:(?:an?|one of the)\s+(?:\w+\s+)?"
+    r"(?:distractors?|decoys?|traps?|red herrings?|mistakes?|typos?|placeholders?)"
+    r"|(?:an?|the)\s+(?:wrong|incorrect|false)\s+(?:answer|option|choice|value|result))\b"
+)
+"""What is said to be no answer, behind "is", as a pattern."""
 _BOUND = (
     r"(?:more|less|fewer|greater|larger|smaller|bigger|higher|lower|other|rather|older|younger)\s+than(?:\s+or\s+equal\s+to)?"
     r"|at\s+(?:least|most)|over|under|above|below|up\s+to|exceeds?|exceeding|beyond|(?:minimum|maximum)\s+of|almost|nearly|close\s+to"
@@ -31,6 +39,11 @@ _BEFORE = re.compile(
     r"(?:(?:^|\b(?:was|is|were|started|ended|came|happened|occurred)\s+)(?:before|after|until|since|by)\s+"
     r"|\b(?:but|except(?: for)?|other than|besides|excluding|log(?:arithm)?(?: (?:to the )?base)?|base|so far)\s+"
     r"|(?:\b(?:not|never)|n't)\s+(?:appear|occur|contain|have|include|equal|exceed|show up|add up to|come to|make)\w*\s+"
+    r"|\bnone of (?:these|those|them|the (?:above|options|choices))\b[^;,.]*\s"
+    r"|\bif\b[^;,.\d]*\b(?:were|was|had been)\s+"
+    r"|\b(?:suppos(?:e|ing)|assum(?:e|ing)|whether|(?:check|see|verify) if)\b[^;,.\d]*[\s=]"
+    r"|\b(?:one|none|some|most|many|few|several|half|part|neither|any) of "
+    r"(?:the|these|those|his|her|its|their|our|my)\s+"
     rf"|(?:\b(?:{_NOT})|(?<=n)'t)\s+{_FILLERS}|\b(?:{_DOUBT})(?:\s+(?:also|well|be|have|been|sein|être|ser))*\s+|\b(?:{_BOUND})\s+|\b(?:{_TIMES})\s+"
     r"|(?:不是|不等于|并非|至少|至多|最多|最少|超过|超過|大于|小于|少于|多于|不到|将近|接近|百分之|ليس)\s*)[$€£¥]?\s*$",
     re.IGNORECASE,
@@ -40,6 +53,7 @@ _BEHIND = re.compile(
     r"|oder\s+(?:mehr|weniger)|ou\s+(?:plus|moins)|o\s+(?:más|menos)|au\s+(?:moins|plus)|или\s+(?:более|менее|больше))\b"
     r"|\s*(?:\w+\s+)??(?:less|more|fewer|greater|larger|smaller|higher|lower)\s+than\b"
     r"|\s*(?:doesn't|does not|didn't|can't|cannot|can not|fails|不对|不正确|错|est (?:faux|incorrect)|es (?:falso|incorrecto)|so far)"
+    rf"|\s*(?:\w+\s+)?(?:is|was|are|were)\s+{NO_ANSWER}"
     r"|[\s,]*(?:\w+\s+)?(?:is|was|are|would be)\s*(?:n't|not\b|never\b|wrong\b|incorrect\b|false\b|impossible\b|too\b|neither\b)"
     r"|\s*(?:\w+\s+)??(?:divided by|multiplied by|to the power|remainder\b|times (?:as|the|\d)|out of\b|of\s+\$?\d|mod(?:ulo)?\b|choose\b|over \d"
     r"|short of|off\b|way from|if\b|unless\b|when\b)"

@@ -15,7 +15,7 @@ from itertools import pairwise
 from toolkit.answers.final_answer import FinalAnswer, sentences
 from toolkit.answers.number_notation import FUNCTIONS, NUMBER_WORDS, WITH_COMMAS, number_in_words
 from toolkit.answers.plain_numbers import plain_number
-from toolkit.answers.qualifiers import says_another
+from toolkit.answers.qualifiers import DOUBT, says_another
 
 _NO_WORDS = FUNCTIONS | frozenset(["pi", "mod", "inf", "infinity", "root", "choose"])
 """Words that belong to mathematics and not to the sentence around it."""
@@ -30,13 +30,21 @@ _REFERENCES = re.compile(
     r"options?|exercises?)\s+\(?\d+\)?(?:\s*(?:and|,|-)\s*\d+)*(?![\w%])",
     re.IGNORECASE,
 )
+_PLACE = re.compile(
+    r"(?<!this )(?<!that )(?<!each )(?<!every )(?<!any )(?<!either )\b"
+    r"(step|question|problem|figure|fig\.|equation|eq\.|part|case|example|section|chapter|line|table|"
+    r"exercise)\s+\(?\d+\)?(?![\w%])",
+    re.IGNORECASE,
+)
+"""Of the references those that name a place in the text, and answer nothing but a question for one."""
 _PRECISION = re.compile(
     r",?\s*\(?(?:rounded |correct |accurate )?(?:to|up to) (?:\d+|one|two|three|four|five|six) (?:decimal places?|decimals|significant (?:figures|digits)|"
     r"digits?|d\.?p\.?|s\.?f\.?)\)?",
     re.IGNORECASE,
 )
 _QUOTED = re.compile(r'"([^"\n]*)"')
-_BRACKET = re.compile(r"\s*\(([^()]*[^\W\d_]{2,}[^()]*)\)")
+_BRACKET = re.compile(rf"\s*\((?!\s*(?:or\s+)?{DOUBT}\b[^()]*\d)([^()]*[^\W\d_]{{2,}}[^()]*)\)", re.IGNORECASE)
+"""A remark, unless it names another number."""
 _ASIDE = re.compile(
     r",?\s+(?:which|because|since|where|as (?:it|they|we|there|the)|given that|after|da|weil|denn|car|parce que|puisque|porque|ya que|"
     r"perché|poiché|so dass|так как|потому что|поскольку)\b.*$"
@@ -53,7 +61,8 @@ _COMPOUND_RUN = re.compile(
     re.IGNORECASE,
 )
 _ALTERNATIVE = re.compile(
-    r"(?:\b(?:or|and|oder|und|ou|et|o|y|e|или|и|either|plus|minus|times|over|versus|vs)|或|和|、|또는|와)\s*\W*$",
+    rf"(?:\b(?:or|and|oder|und|ou|et|o|y|e|или|и|either|plus|minus|times|over|versus|vs|{DOUBT})|或|和|、|또는|와)"
+    rf"(?:\s*\b(?:{DOUBT}|even|also|be)\b)*\s*\W*$",
     re.IGNORECASE,
 )
 _RANGE = re.compile(r"^\s*(?:to|through|until|bis|a|à|~|-)\s*$", re.IGNORECASE)
@@ -88,8 +97,14 @@ _WORKED_OUT = re.compile(r"[-+*/].*=\s*(?P<number>[$€£]?\s*-?\d[\d.,]*)(?P<be
 """`9 eggs * $2 = $18`."""
 _CONDITIONAL = re.compile(r"\b(?:otherwise|unless|else|if not)\b|\bif\b.*\bif\b|\bwhen\b.*\bwhen\b", re.IGNORECASE)
 _RESULT = re.compile(r"[,;.]\s+(?:so|thus|hence|therefore|which (?:means|makes|leaves|gives))\s+(?=\S)", re.IGNORECASE)
-_JOINED = re.compile(r"\W*(?:and|or|und|oder|et|ou|y|o|e|и|или|&)\W*", re.IGNORECASE)
+_JOINED = re.compile(
+    rf"\W*(?:and|or|und|oder|et|ou|y|o|e|и|или|&|{DOUBT})(?:\W*\b(?:{DOUBT}|even|also|be)\b)*\W*", re.IGNORECASE
+)
 _ASSIGNED = re.compile(r"[A-Za-z]\s*=\s*-?[\d.,/]+")
+_IN_BOTH = re.compile(rf"({NUMBER_WORDS.pattern})\s*\((\d[\d,]*)\)", re.IGNORECASE)
+"""`twelve (12)`"""
+_OF_A_WHOLE = re.compile(r"\s+(?:\w+\s+)?of\s+(?:the|these|those|all|his|her|its|their|our|my)\s+(?:\w+\s+)?")
+"""Between a count and what it is of, `3 of the 5 boxes`."""
 _TIMES_WORDS = {"once": 1, "twice": 2, "thrice": 3}
 _TIMES_WORD = re.compile(r"\b(?:once|twice|thrice)\b", re.IGNORECASE)
 _FRACTION_WORDS = re.compile(
@@ -145,7 +160,7 @@ def number_in(text: str, question: str = "", *, stated: bool = False) -> Said | 
         return Unclear("it depends on something")
     if _UNFINISHED.search(text):
         return Unclear("it is not finished")
-    for prepared in _preparations(without_delimiters(text)):
+    for prepared in _preparations(without_delimiters(text), question):
         runs = _runs(prepared)
         if runs:
             said = _chosen(prepared, runs, question, stated=stated)
@@ -190,9 +205,9 @@ def _is_amount(between: str) -> bool:
     return bool(re.search(r"[^\W\d_]{2,}", words)) or between[-1:].isspace()
 
 
-def _preparations(text: str) -> list[str]:
+def _preparations(text: str, question: str) -> list[str]:
     """The sentence without what explains it, step by step back to the whole where nothing would be left."""
-    text = _FRACTION_WORDS.sub(_fraction, text)
+    text = _IN_BOTH.sub(_once, _FRACTION_WORDS.sub(_fraction, text))
     text = re.sub(r"\\(?:text|mbox|textbf|mathrm)\s*\{([^{}]*)\}", r" \1 ", text)
     text = _LETTERS.sub(" letters", text)
     text = _CONDITION.sub("", text) if re.search(r"\d", _CONDITION.sub("", text)) else text
@@ -200,7 +215,14 @@ def _preparations(text: str) -> list[str]:
     without = _PRECISION.sub("", _REFERENCES.sub(" ", text))
     unquoted = _QUOTED.sub(lambda found: f" {found[1]} " if re.fullmatch(r"[-+]?[\d.,]+", found[1]) else " ", without)
     without_brackets = _BRACKET.sub(" ", unquoted)
-    return [_ASIDE.sub("", without_brackets), without_brackets, unquoted, without, text]
+    whole = _PLACE.sub(lambda found: found[0] if found[1].casefold() in question.casefold() else " ", text)
+    return [_ASIDE.sub("", without_brackets), without_brackets, unquoted, without, whole]
+
+
+def _once(found: re.Match[str]) -> str:
+    """A number in words and in digits in digits alone, where both are the same."""
+    value = number_in_words(found[1])
+    return found[0] if value is None or str(value) != plain_number(found[2]) else found[2]
 
 
 def _fraction(found: re.Match[str]) -> str:
@@ -295,6 +317,9 @@ def _chosen(text: str, runs: list[_Run], question: str, *, stated: bool) -> Said
     if len({plain_number(run.text) or run.text for run in runs}) == 1:
         return _said(text, runs[0] if stated else runs[-1])
     first, last = runs[0], runs[-1]
+    of_a_whole = len(runs) == 2 and first.text.isdecimal() and _OF_A_WHOLE.fullmatch(text[first.end : last.start])
+    if of_a_whole and _OPENING.match(text[: first.start]):
+        return _said(text, first)
     if stated and _OPENING.match(text[: first.start]):
         return unclear if _ALTERNATIVE.search(text[first.end : runs[1].start]) else _said(text, first)
     assigned = [run for run in runs if _ASSIGNED.fullmatch(run.text)]

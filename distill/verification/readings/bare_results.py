@@ -11,10 +11,12 @@ from distill.verification.mathematics.grammar import read_notation
 from distill.verification.mathematics.tokens import Unreadable
 from distill.verification.mathematics.values import NoValue, value_of
 from distill.verification.readings import strings
+from toolkit.answers.qualifiers import DOUBT
 from toolkit.answers.sentences import without_delimiters
 
 _REMARK = re.compile(
-    r"(?<=[\d%}])\s+\((?!\s*(?:mod|base))(?=\s*(?:=|\\approx)|[^()]*(?<![\\A-Za-z])(?!(?:sin|cos|tan|log|exp|sqrt)\b)[^\W\d_]{3,})[^()]*\)$"
+    rf"(?<=[\d%}}])\s+\((?!\s*(?:mod|base|(?:or\s+)?{DOUBT}\b[^()]*\d))"
+    r"(?=\s*(?:=|\\approx)|[^()]*(?<![\\A-Za-z])(?!(?:sin|cos|tan|log|exp|sqrt)\b)[^\W\d_]{3,})[^()]*\)$"
 )
 """Words in brackets behind a number, `42 (which is 6 * 7)`; `2 (x + 1)` is a product, and `(1, 2) (3, 4)` are two pairs."""
 _IN_BASE = re.compile(r"^([0-9A-Z]+),?\s*(?:\(\s*|in\s+|\(in\s+)?base[- ](\w+)\s*\)?$", re.IGNORECASE)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from distill.verification.readings.strings import main_clauses, plain_words, said_in, without_aside, without_style
+from toolkit.answers.qualifiers import DOUBT, NO_ANSWER
 
 LETTERS = "ABCDEFGHIJ"
 _JOINED = r"\s*(?:,|&|/|;|\band\b|\bor\b|\bund\b|\boder\b|\bet\b|\bou\b|或|和|、|,\s*(?:and|or))\s*"
@@ -19,8 +20,19 @@ _CHOICE = re.compile(
 _LETTER_BEHIND = re.compile(rf"(\S.*?),?\s+(?:\(|option \(?)([{LETTERS}])\)?[.。!]?")
 """`Jupiter (B)`"""
 _ALONE = re.compile(rf"(?<![\w'])\(?([{LETTERS}])\)?(?![\w'])(?!\s+(?!(?:are|is|and|or)\b)[a-z]{{2,}})")
+_VARIABLE = re.compile(
+    rf"[{LETTERS.lower()}] is (?!(?:the |my |our )?(?:correct|right|best|better|answer|option|choice|final)\b)"
+    rf"|[{LETTERS}] is (?:the|a) (?:variable|unknown)\b"
+)
+"""A letter that is spoken of and not chosen."""
+_OTHER_IS_RIGHT = re.compile(
+    rf"(?<![\w'])\(?([{LETTERS}])\)?\s+(?:is|was|would be)\s+"
+    r"(?:(?:also|actually|really|in fact|the|equally|just as)\s+)*(?:right|correct|better|best|answer)\b"
+)
+_TAKEN_BACK = re.compile(rf"\b(?:wait|actually|should be|correction)\b|^\W*(?:or\s+)?{DOUBT}\b", re.IGNORECASE)
 _REFUSED = re.compile(
-    r"(?:is |are )?(?:wrong|incorrect|false|not)\b|(?:can|could|must) be (?:ruled out|eliminated|excluded)|cannot|错误|不对|不正确",
+    rf"(?:(?:it|this|that) )?(?:is |are )?(?:{NO_ANSWER}|(?:wrong|incorrect|false|not)\b)|"
+    r"(?:can|could|must) be (?:ruled out|eliminated|excluded)|cannot|错误|不对|不正确",
     re.IGNORECASE,
 )
 
@@ -37,13 +49,16 @@ def choice_in(text: str, question: str = "") -> str | None:
     options = options_in(question)
     if any(_SEVERAL.search(without_aside(without_style(clause))) for clause in main_clauses(text)):
         return ""
+    if any(_VARIABLE.match(clause) for clause in main_clauses(without_style(text))):
+        return None
     for said in said_in(text):
         behind = _LETTER_BEHIND.fullmatch(said)
         if choice := choice_of(said) or (behind and (behind[2], behind[1])):
             letter, content = choice
             if _REFUSED.match(content):
                 continue
-            if re.search(r"\b(?:wait|actually|should be|correction)\b", content, re.IGNORECASE):
+            right = {named for named in _OTHER_IS_RIGHT.findall(content) if named != letter}
+            if right or _TAKEN_BACK.search(content):
                 return ""
             others = [other for other, option in options.items() if option and option == plain_words(content)]
             return "" if others and letter not in others else letter

@@ -154,9 +154,14 @@ def read_answer(text: str, reference: Reading, question: str = "") -> Reading:
                 return Reading("nothing", f"no list in {found.text!r}")
             return Reading("list", found.text, lists[0 if listed else -1], tuple(lists))
     shorter = tuple(filter(None, map(strings.plain_words, strings.said_in(found.text))))
+    if _EMPTY_SET.fullmatch(without_delimiters(found.text).rstrip(". ")):
+        shorter += _NO_SOLUTION
     return Reading("words", found.text, min(shorter, key=len, default=""), shorter)
 
 
+_EMPTY_SET = re.compile(r"(?:[A-Za-z]\s*(?:=|\\in)\s*)?(?:\\emptyset|\\varnothing|\\\{\s*\\\})\s*")
+_NO_SOLUTION = ("no solution", "no solutions", "no real solution", "no real solutions", "empty set")
+"""What an empty set says in words."""
 _BESIDE_A_DAY = re.compile(
     r"\b(?:before|after|by|until|since|no (?:later|earlier) than|earlier than|later than|plus|minus)\b", re.IGNORECASE
 )

@@ -16,11 +16,13 @@ from typing import Any
 
 from toolkit.answers.final_answer import sentences
 from toolkit.answers.plain_text import STYLED, plain_text
+from toolkit.answers.qualifiers import NO_ANSWER
 from toolkit.answers.sentences import without_delimiters
 
 LONGEST = 1_000
 """Characters of a sentence whose parts are looked at."""
 _DENIAL = re.compile(
+    rf"(?<!\bit )\b(?:is|was|are) {NO_ANSWER}|"
     r"\b(?:is|was|are) (?:wrong|incorrect|too (?:early|late))\b|\b(?:not|never|neither|nor|cannot|isn't|aren't|wasn't|don't|doesn't|can't|won't|nicht|kein\w*|pas|no es|não|non è|не)\b|n't\b"
     r"|不是|不(?!等|同|定|变|妨)|ではない|ではありません|아니|ليس|नहीं|نیست|değil|không phải",
     re.IGNORECASE,
@@ -37,8 +39,12 @@ _SUBORDINATE = re.compile(
     r"many (?:people )?(?:say|believe|think))\b.*$",
     re.IGNORECASE | re.DOTALL,
 )
-_CONDITION = re.compile(r"^\s*(?:if|when|since|because|as|given that|wenn|si|se)\b[^,]*,\s*(?:then\s+)?", re.IGNORECASE)
-"""Before the main clause, under what it holds."""
+_CONDITION = re.compile(
+    r"^\s*(?:if|when|since|because|as|given that|(?:between|(?:out )?of|comparing) \S+ (?:and|or)(?= )|"
+    r"wenn|si|se)\b[^,]*,\s*(?:then\s+)?",
+    re.IGNORECASE,
+)
+"""Before the main clause, under what it holds, or what it chooses from."""
 _RESULT = re.compile(r"[,.]\s+(?:so|thus|hence|therefore)\s+(?:the (?:answer|choice) is\s+)?(?=\S)", re.IGNORECASE)
 _ASIDE = re.compile(
     r"(?:,|;|:| -| —)?\s+(?:because|since|as|for|which|who|where|whose|so that|given|by|according to|after|due to)\b(?!\s+(?:next|last)\b).*$"
@@ -58,13 +64,15 @@ _TWO_CLAUSES = re.compile(
 )
 """`Alice is a knight and Bob is a knave`: each says something of its own."""
 _BACK = re.compile(
-    r"^(.{1,200}?)\s+(?:(?:is|are|was|were)\s+(?:the|my|our|a|an|his|her|its|their|what|who|where|right|correct)"
+    r"^(.{1,200}?)\s+(?:(?:is|are|was|were)\s+(?:the|my|our|a|an|his|her|its|their|what|who|where|right|correct|"
+    r"better|best)"
     r"|has|had|travel+ed|r[au]n|runs|g[eo]ts?|ma(?:kes?|de)|scored|earns?|earned|sells?|sold|received|wins?|finished|came|comes|wrote|painted|discovered|invented|composed|directed|founded|created|built|won)\b.*$",
     re.DOTALL | re.IGNORECASE,
 )
 _LEADING = re.compile(
     r"^(?:so|thus|hence|therefore|then|and|well|ok|okay|there (?:is|are|was)|it(?:'s| is| was)|this is|that is|these are|they are|he is|she is|"
-    r"(?:he|she|it|they|we) (?:has|have|had|gets?|got|needs?)|i (?:think|say|choose|pick|guess)|exactly|simply|option|choice|answer|letter"
+    r"(?:he|she|it|they|we) (?:has|have|had|gets?|got|needs?)|i (?:think|say|choose|pick|guess)|"
+    r"i(?:'d|'ll| would| will) (?:go (?:with|for)|choose|pick|say)|exactly|simply|option|choice|answer|letter"
     r"|(?:the|a|an) (?:city|town|country|state|river|element|number|word|planet|colou?r|letter|year) (?:of|is)|at|it|they|he|she|the|an?(?=\s+\w{2}))\b[\s,:]*",
     re.IGNORECASE,
 )
