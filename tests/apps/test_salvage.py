@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from apps.chat.conversation import store as stores
 from apps.chat.conversation.store import FILE, Store
@@ -110,6 +112,87 @@ def test_pages_that_are_overwritten_take_only_their_own_chats_along(tmp_path: Pa
             continue
         whole = [number for number in before if number in found and seen(found[number]) == seen(before[number])]
         assert len(whole) >= CHATS - (1 if at in texts else 4), (at, told)
+
+
+def begin_anew(folder: Path, content: bytes) -> None:
+    for path in folder.glob(f"{FILE[:-7]}*"):
+        path.unlink()
+    (folder / FILE).write_bytes(content)
+
+
+def test_no_bit_of_the_first_page_costs_a_chat(tmp_path: Path) -> None:
+    before = {number: seen(c) for number, c in stored(tmp_path).items()}
+    raw = (tmp_path / FILE).read_bytes()
+    used = [at for at in range(4096) if raw[at]]
+    version = range(60, 64)  # one that says that a newer toolkit has written the file is believed
+    for at in [*range(0, 100, 3), *used[::17], 3916]:
+        if at in version:
+            continue
+        flipped = bytes([raw[at] ^ (1 << at % 8)])
+        begin_anew(tmp_path, raw[:at] + flipped + raw[at + 1 :])
+        found, _ = opened(tmp_path)
+        assert {number: seen(c) for number, c in found.items()} == before, at
+    for page in (bytes(4096), b"\xff" * 4096, os.urandom(4096)):
+        begin_anew(tmp_path, page + raw[4096:])
+        found, told = opened(tmp_path)
+        assert {number: seen(c) for number, c in found.items()} == before and f"{CHATS} chats" in told
+
+
+def test_of_a_file_that_is_cut_the_chats_of_its_rest_are_kept(tmp_path: Path) -> None:
+    before = stored(tmp_path)
+    raw = (tmp_path / FILE).read_bytes()
+    for length in (len(raw) // 2, len(raw) // 2 + 77, len(raw) - 77):
+        begin_anew(tmp_path, raw[:length])
+        found, told = opened(tmp_path)
+        whole = [number for number in before if number in found and seen(found[number]) == seen(before[number])]
+        assert len(whole) >= CHATS * length // len(raw) - 3 and "damaged" in told
+
+
+def test_what_stands_in_the_log_of_a_damaged_file_is_read(tmp_path: Path) -> None:
+    store = Store(tmp_path / "running", ticking())
+    for i in range(CHATS):
+        store.write(chat(turn(f"Question {i}?", answer=f"{i} " * 2000)))
+    (tmp_path / "lost").mkdir()
+    for path in (tmp_path / "running").glob(f"{FILE}*"):  # as a loss of power leaves them
+        (tmp_path / "lost" / path.name).write_bytes(path.read_bytes())
+    store.close()
+    assert len((tmp_path / "lost" / f"{FILE}-wal").read_bytes()) > 4096
+    (tmp_path / "lost" / FILE).write_bytes(b"\xff" * (tmp_path / "lost" / FILE).stat().st_size)
+    found, _ = opened(tmp_path / "lost")
+    assert sorted(c.turns[0].question for c in found.values()) == sorted(f"Question {i}?" for i in range(CHATS))
+
+
+def test_a_deleted_chat_does_not_come_back(tmp_path: Path) -> None:
+    stored(tmp_path)
+    store = Store(tmp_path, ticking())
+    for number in (4, 5, 6):
+        conversation = store.load(number)
+        assert conversation
+        store.delete(conversation)
+    store.close()
+    raw = (tmp_path / FILE).read_bytes()
+    begin_anew(tmp_path, b"\xff" * 4096 + raw[4096:])
+    assert opened(tmp_path)[0].keys() == set(range(1, CHATS + 1)) - {4, 5, 6}
+
+
+@given(st.lists(st.tuples(st.integers(0, 10**6), st.binary(min_size=1, max_size=40)), min_size=1, max_size=30))
+@settings(max_examples=30, deadline=None)
+def test_whatever_is_damaged_is_one_line_or_a_file_that_works(
+    tmp_path_factory: pytest.TempPathFactory, writes: list[tuple[int, bytes]]
+) -> None:
+    folder = tmp_path_factory.mktemp("damaged")
+    stored(folder)
+    raw = bytearray((folder / FILE).read_bytes())
+    for place, content in writes:
+        at = place % (len(raw) - len(content))
+        raw[at : at + len(content)] = content
+    begin_anew(folder, bytes(raw))
+    try:
+        found, _ = opened(folder)
+    except InputError as error:
+        assert "\n" not in str(error)
+    else:
+        assert all(c.turns for c in found.values())
 
 
 def test_a_file_in_which_nothing_can_be_read_is_refused_and_kept(tmp_path: Path) -> None:

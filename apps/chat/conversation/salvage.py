@@ -1,8 +1,10 @@
 """A damaged file of conversations → a new one with all of it that can be read; the damaged one is kept beside it.
 
-SQLite refuses a whole table for one bad page, and a page of ours a whole list for one bad row. So each row is looked up
-by its number, and one that cannot be read, or does not hold what `apps.chat.conversation.store` writes, is left out, with the turns after
-it. The file is there at each moment, the damaged one or the new one, whole.
+SQLite refuses a whole table for one bad page, and the whole file where its first page is bad; a page of ours refuses a whole
+list for one bad row. So the rows are read from the pages themselves, whose form and columns are known. What does not hold
+what `apps.chat.conversation.store` writes is left out, with the turns after it. Deleted chats do not come back: the store
+has overwritten them.
+The file is there at each moment, the damaged one or the new one, whole.
 """
 
 from __future__ import annotations
@@ -10,9 +12,11 @@ from __future__ import annotations
 import os
 import shutil
 import sqlite3
+import struct
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
+from typing import Any
 
 from toolkit.errors import InputError
 from toolkit.terminal import counted
@@ -28,27 +32,43 @@ SOUND = {
     + "AND CASE WHEN json_valid(settings) THEN json_type(settings) = 'object' ELSE 0 END",
 }
 """Table → what is true of each row that `apps.chat.conversation.store` has written."""
-MOST_TRIED = 10**6
-"""Numbers of rows; a damaged one can be any."""
+USUAL_PAGE = 4096
+"""Bytes of a page, where the file no longer says how many."""
+MAGIC = b"SQLite format 3\0"
+LOG_MAGICS = (0x377F0682, 0x377F0683)
+TABLE_LEAF = 13
+"""What a page begins with that holds rows of a table."""
+VERSIONS = range(1, 1000)
+"""That a schema may have; another number beside our tables is damage."""
+DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR)
+"""What SQLite says of a file that is broken, or whose tables are other ones."""
+INTEGER_BYTES = (0, 1, 2, 3, 4, 6, 8)
+"""Of the first kinds of values."""
 LEADS_TO_A_TURN = (("conversation", "shown_id"), ("turn", "parent_id"))
 
 
-def is_sound(database: sqlite3.Connection) -> bool:
-    """Whether the file's structure and every row are as they were written."""
+def is_sound(path: Path, database: sqlite3.Connection, schema: str, version: int) -> bool:
+    """Whether the file's structure and every row are as they were written, or another version wrote it, or nobody."""
     bad = [f"SELECT 1 FROM {table} WHERE ({sound}) IS NOT 1" for table, sound in SOUND.items()]
     bad += [f"SELECT 1 FROM {table} WHERE {name} NOT IN (SELECT id FROM turn)" for table, name in LEADS_TO_A_TURN]
     try:
-        (said,) = database.execute("PRAGMA quick_check(1)").fetchone()
-        return said == "ok" and database.execute(" UNION ALL ".join(bad)).fetchone() is None
+        with path.open("rb") as file:
+            header = file.read(20)
+        if header and (not header.startswith(MAGIC) or not {*header[18:20]} <= {1, 2}):
+            return False
+        (found,) = database.execute("PRAGMA user_version").fetchone()
+        with closing(_made(schema)) as made:
+            has_our_tables = _tables(database) == _tables(made)
+        if found != version:
+            return found in VERSIONS or not has_our_tables
+        (said,) = database.execute("PRAGMA integrity_check(1)").fetchone()
+        return has_our_tables and said == "ok" and database.execute(" UNION ALL ".join(bad)).fetchone() is None
+    except UnicodeDecodeError:  # of an error that quotes what is damaged
+        return False
     except sqlite3.DatabaseError as error:
-        if not is_damage(error):
+        if getattr(error, "sqlite_errorcode", 0) & 0xFF not in DAMAGE:
             raise
         return False
-
-
-def is_damage(error: sqlite3.Error) -> bool:
-    """Whether an error says that the file itself is broken, and not that it is held or the disk is full."""
-    return getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_CORRUPT
 
 
 def mend(path: Path, database: sqlite3.Connection, schema: str) -> str:
@@ -56,20 +76,26 @@ def mend(path: Path, database: sqlite3.Connection, schema: str) -> str:
 
     Raises `InputError` where nothing can be read, and `OSError` where the disk takes no copy; the file is then untouched.
     """
-    conversations = {row["id"]: dict(row) for row in _rows(database, "conversation")}
+    conversations: dict[int, dict[str, Any]] = {}
     turns: dict[int, sqlite3.Row] = {}
-    for row in _rows(database, "turn"):
-        if row["parent_id"] is None or row["parent_id"] in turns:
-            turns[row["id"]] = row
+    with closing(_salvaged(path, schema)) as found:
+        for row in found.execute(f"SELECT * FROM conversation WHERE {SOUND['conversation']}"):
+            conversations[row["id"]] = dict(row)
+        for row in found.execute(f"SELECT * FROM turn WHERE {SOUND['turn']} ORDER BY id"):
+            if row["parent_id"] is None or row["parent_id"] in turns:
+                turns[row["id"]] = row
     if not turns:
-        raise InputError(f"{path} is damaged, and no chat in it can be read; move it away to start with an empty one")
+        raise InputError(
+            f"{path} must be a file of conversations, but is damaged, and no chat in it can be read; move it away to start "
+            "with an empty one, or give another folder with --data"
+        )
     last: dict[int, sqlite3.Row] = {row["conversation_id"]: row for row in turns.values()}
     for number, row in last.items():
         title = " ".join(row["question"].split())[:60]
         fresh = {"id": number, "title": title, "created_s": 0.0, "changed_s": 0.0, "shown_id": row["id"]}
-        found = conversations.setdefault(number, fresh)
-        if found["shown_id"] not in turns:
-            found["shown_id"] = row["id"]
+        conversation = conversations.setdefault(number, fresh)
+        if conversation["shown_id"] not in turns:
+            conversation["shown_id"] = row["id"]
     kept = [conversations[number] for number in sorted(last)]
 
     aside = _copy_aside(path)
@@ -94,28 +120,126 @@ def mend(path: Path, database: sqlite3.Connection, schema: str) -> str:
     )
 
 
-def _rows(database: sqlite3.Connection, table: str) -> Iterator[sqlite3.Row]:
-    """The rows that can be read and are sound, by number."""
-    for number in _numbers(database, table):
-        try:
-            row = database.execute(f"SELECT * FROM {table} WHERE id = ? AND ({SOUND[table]})", (number,)).fetchone()
-        except sqlite3.DatabaseError:
-            continue
-        if row:
-            yield row
+def _made(schema: str) -> sqlite3.Connection:
+    database = sqlite3.connect(":memory:")
+    database.row_factory = sqlite3.Row
+    database.executescript(schema)
+    return database
 
 
-def _numbers(database: sqlite3.Connection, table: str) -> list[int]:
-    """The numbers of the rows; also every one up to the last, or to `MOST_TRIED`, where a page between them is broken."""
-    found: list[int] = []
-    for order in ("ASC", "DESC"):
-        try:
-            for (number,) in database.execute(f"SELECT id FROM {table} NOT INDEXED ORDER BY id {order}"):
-                found.append(number)
-        except sqlite3.DatabaseError:
+def _tables(database: sqlite3.Connection) -> list[tuple[str, str]]:
+    """Tables and indexes, by how they were declared."""
+    found = database.execute("SELECT name, sql FROM sqlite_master ORDER BY name").fetchall()
+    return [(row["name"], " ".join(str(row["sql"]).split())) for row in found]
+
+
+def _salvaged(path: Path, schema: str) -> sqlite3.Connection:
+    """Every row that stands in the file's pages, in memory.
+
+    Where the file no longer says truly how its pages are laid out, the layout is taken in which most rows can be read.
+    """
+    content = path.read_bytes()
+    log_path = path.with_name(path.name + "-wal")
+    log = log_path.read_bytes() if log_path.exists() else b""
+    told = int.from_bytes(content[16:18], "big")
+    sizes = {USUAL_PAGE, told} if 512 <= told <= 2**15 and not told & (told - 1) else {USUAL_PAGE}
+    layouts = [(size, unused) for size in sizes for unused in {0, *content[20:21]}]
+    found = max((list(_rows(_pages(content, log, size), size - unused)) for size, unused in layouts), key=len)
+    database = _made(schema)
+    for table in SOUND:
+        columns = len(database.execute(f"SELECT * FROM {table}").description)
+        insert = f"INSERT OR REPLACE INTO {table} VALUES ({', '.join('?' * columns)})"
+        for number, values in found:
+            if len(values) == columns and values[0] is None:  # the number is not stored twice
+                with suppress(sqlite3.Error):
+                    database.execute(insert, (number, *values[1:]))
+    return database
+
+
+def _pages(content: bytes, log: bytes, size: int) -> dict[int, bytes]:
+    """The file's pages by their numbers, those that its log has newer ones of as they are there."""
+    pages = {at // size + 1: content[at : at + size] for at in range(0, len(content), size)}
+    changed: dict[int, bytes] = {}
+    if int.from_bytes(log[:4], "big") in LOG_MAGICS and int.from_bytes(log[8:12], "big") == size:
+        for at in range(32, len(log) - size - 23, size + 24):
+            number, committed = struct.unpack_from(">II", log, at)
+            if log[at + 8 : at + 16] != log[16:24]:
+                break  # what follows was left by an earlier log
+            changed[number] = log[at + 24 : at + 24 + size]
+            if committed:
+                pages |= changed
+                changed = {}
+    return pages
+
+
+def _rows(pages: dict[int, bytes], usable: int) -> Iterator[tuple[int, list[Any]]]:
+    """Number and values of each row that can be read; `usable`: bytes of a page. Source: SQLite's file format, 1.6 and 2.1."""
+    for page_number, page in pages.items():
+        head = 100 if page_number == 1 else 0
+        if page[head : head + 1] != bytes([TABLE_LEAF]):
             continue
-        return sorted(set(found))
-    return sorted({*found, *range(1, min(max(found, default=0), MOST_TRIED) + 1)})
+        cells = page[head + 8 : head + 8 + 2 * int.from_bytes(page[head + 3 : head + 5], "big")]
+        for (at,) in struct.iter_unpack(">H", cells[: len(cells) // 2 * 2]):
+            with suppress(IndexError, ValueError, struct.error):
+                length, begin = _varint(page, at)
+                number, begin = _varint(page, begin)
+                yield number - (number >> 63 << 64), _values(_payload(pages, usable, page, begin, length))
+
+
+def _payload(pages: dict[int, bytes], usable: int, page: bytes, begin: int, length: int) -> bytes:
+    """A row's bytes, those on other pages included."""
+    most, least = usable - 35, (usable - 12) * 32 // 255 - 23
+    here = least + (length - least) % (usable - 4)
+    here = length if length <= most else here if here <= most else least
+    pieces = [page[begin : begin + here]]
+    left, following = length - here, page[begin + here : begin + here + 4]
+    for _ in range(len(pages)):  # or the chain leads back to itself
+        if left <= 0:
+            break
+        page = pages.get(int.from_bytes(following, "big"), b"")
+        pieces.append(page[4 : min(usable, 4 + left)])
+        left, following = left - len(pieces[-1]), page[:4]
+        if not page:
+            break
+    if left > 0 or len(pieces[0]) < here:
+        raise ValueError(f"a row of {length} bytes lacks {left}")
+    return b"".join(pieces)
+
+
+def _values(record: bytes) -> list[Any]:
+    """A row's values; a text with a broken sign in it is one all the same."""
+    kinds: list[int] = []
+    place, at = _varint(record, 0)
+    end_of_kinds = place
+    while at < end_of_kinds:
+        kind, at = _varint(record, at)
+        kinds.append(kind)
+    values: list[Any] = []
+    for kind in kinds:
+        size = INTEGER_BYTES[kind] if kind < 7 else 8 if kind == 7 else max(0, (kind - 12) // 2)
+        value = record[place : place + size]
+        place += size
+        if len(value) < size:
+            raise ValueError(f"a value of {size} bytes has {len(value)}")
+        if kind == 0:
+            values.append(None)
+        elif kind == 7:
+            values.append(struct.unpack(">d", value)[0])
+        elif kind < 12:
+            values.append(kind - 8 if kind in (8, 9) else int.from_bytes(value, "big", signed=True))
+        else:
+            values.append(value.decode("utf-8", "replace") if kind % 2 else value)
+    return values
+
+
+def _varint(content: bytes, at: int) -> tuple[int, int]:
+    """A number of SQLite's, and the place behind it."""
+    value = 0
+    for place in range(at, at + 8):
+        value = value << 7 | content[place] & 127
+        if content[place] < 128:
+            return value, place + 1
+    return value << 8 | content[at + 8], at + 9
 
 
 def _copy_aside(path: Path) -> Path:

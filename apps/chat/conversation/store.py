@@ -313,15 +313,15 @@ def _open_file(path: Path) -> tuple[sqlite3.Connection, str]:
     try:
         _keep_private(path)
         database = _connected(path)
+        if not is_sound(path, database, SCHEMA, SCHEMA_VERSION):
+            damage = mend(path, database, SCHEMA)
+            database = _connected(path)
         (version,) = database.execute("PRAGMA user_version").fetchone()
         if version > SCHEMA_VERSION:
             raise InputError(
                 f"the schema of {path} (version {version}) must be at most {SCHEMA_VERSION}; "
                 "a newer toolkit wrote it: update this one, or give another folder with --data"
             )
-        if version == SCHEMA_VERSION and not is_sound(database):
-            damage = mend(path, database, SCHEMA)
-            database = _connected(path)
         database.execute("PRAGMA journal_mode = WAL")
         database.execute("PRAGMA synchronous = NORMAL")
         database.execute("PRAGMA foreign_keys = ON")
