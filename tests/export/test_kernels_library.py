@@ -6,12 +6,14 @@ import os
 import platform
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 
 from export.runtime.kernels import library
 from export.runtime.kernels.library import SCALAR, THEIRS, VARIABLE, kernels_in_words, kernels_library
+from tests.house.modules import ROOT
 from toolkit.errors import InputError
 
 ASK = "import sys; from pathlib import Path; from export.runtime.kernels.library import *; print(what_is_slower(Path(sys.argv[1])))"
@@ -37,6 +39,14 @@ def test_where_our_fast_ones_compute_nothing_is_said_and_where_our_slow_ones_do_
         said_of(fast, SCALAR)
         == f"{fast}: our kernels in plain C compute, for tests and very slowly ({VARIABLE}=scalar)"
     )
+
+
+def test_every_c_file_is_compiled_and_every_header_is_a_reason_to_compile_again() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    [module] = project["tool"]["setuptools"]["ext-modules"]
+    for files, ending in ((module["sources"], "c"), (module["depends"], "h")):
+        assert set(files) == {str(path.relative_to(ROOT)) for path in ROOT.glob(f"export/**/*.{ending}")}
+    assert {path.parent.name for path in ROOT.glob("export/runtime/kernels/*/*.c")} == set(library.IN_WORDS)
 
 
 @pytest.mark.skipif(not kernels_library(), reason="our kernels don't run here")

@@ -8,8 +8,8 @@
 #include "vectors.h"
 
 /* Queries are rounded to 16 bits, which is far finer than the codes they meet. Positions are taken piece by piece, so
-   that a piece's codes are read from the memory once; what was summed before is scaled down where a piece holds a larger
-   score (online softmax: Milakov and Gimelshein, arXiv 1805.02867). */
+   that a piece's codes are read from the memory once; what was summed before is scaled down where a piece holds a
+   larger score (online softmax: Milakov and Gimelshein, arXiv 1805.02867). */
 
 enum { PIECE = 256, WORDS = 32, LINE = 64, AHEAD = 2048 };
 
