@@ -27,7 +27,8 @@ from transformers import PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
 
 from benchmarks.export.documentation import documentation
 from export.checks.parity import divergence
-from export.pipeline import export_model, int4_config
+from export.pipeline import export_model
+from export.presets import int4_config
 from export.runtime.decoder import OnnxDecoder
 from export.runtime.exported_model import Cache
 from export.runtime.machine import processor_name

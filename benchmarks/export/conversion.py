@@ -135,7 +135,8 @@ def check_memory(conversion: Conversion) -> None:
 def _convert(source: Path, out: Path, traces: Path | None) -> dict[str, Any]:
     from dataclasses import replace
 
-    from export.pipeline import export_model, int4_config
+    from export.pipeline import export_model
+    from export.presets import int4_config
 
     idle = peak_memory_bytes()
     started, cpu_started = time.perf_counter(), time.process_time()

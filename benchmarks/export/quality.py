@@ -26,7 +26,8 @@ from benchmarks.peers.gguf_writer import write_gguf
 from export.calibration.texts import read_texts
 from export.checks.parity import Bounds, ParityReport, compare
 from export.matrices import Method
-from export.pipeline import CALIBRATION_TOKENS, ExportConfig, Preset, export_model, int4_config
+from export.pipeline import export_model
+from export.presets import CALIBRATION_TOKENS, ExportConfig, Preset, int4_config
 from export.runtime import llama_cpp
 from export.runtime.llama_cpp import Quantization
 from toolkit.figures.readme import fill_file

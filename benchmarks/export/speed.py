@@ -18,7 +18,8 @@ from benchmarks.export.documentation import documentation
 from benchmarks.export.export_shapes import SMOLLM2_1_7B
 from benchmarks.export.random_model import write_random
 from benchmarks.peers.gguf_writer import write_gguf
-from export.pipeline import Preset, export_model, int4_config
+from export.pipeline import export_model
+from export.presets import Preset, int4_config
 from export.runtime import llama_cpp
 from export.runtime.bench import run_benchmark, table
 from toolkit.figures.readme import fill_file

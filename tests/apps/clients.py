@@ -83,7 +83,8 @@ def follow_scripts(pool: RowPool, chat_format: ChatFormat) -> None:
 @contextmanager
 def served_scripts(folder: Path) -> Iterator[str]:
     """The address of a server that answers by script, over a tiny model that is made in the folder."""
-    from export.pipeline import export_model, int4_config
+    from export.pipeline import export_model
+    from export.presets import int4_config
     from tests.conftest import write_tiny_student
 
     exported = folder / "tiny"

@@ -31,7 +31,8 @@ def learned(tiny_student: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     import torch
     from transformers import LlamaForCausalLM
 
-    from export.pipeline import export_model, int4_config
+    from export.pipeline import export_model
+    from export.presets import int4_config
 
     chat_format = ChatFormat.from_folder(tiny_student)
     trained = Path(shutil.copytree(tiny_student, tmp_path_factory.mktemp("learned") / "learned"))

@@ -311,7 +311,8 @@ def test_a_question_beyond_the_context_is_refused_and_stays_in_the_box(browser: 
 
 def test_a_real_exported_folder_holds_a_conversation(browser: Browser, tiny_student: Path, tmp_path: Path) -> None:
     """A random model hardly closes its thought: it writes until it ends its turn or its context is full."""
-    from export.pipeline import export_model, int4_config
+    from export.pipeline import export_model
+    from export.presets import int4_config
 
     export_model(int4_config(tiny_student, tmp_path / "int4"))
     with (

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from export.checks.parity import Bounds
-from export.pipeline import export_model, int4_config
+from export.pipeline import export_model
+from export.presets import int4_config
 from export.runtime.model_config import ARCHITECTURES
 from toolkit.records import Example, write_records
 

@@ -20,7 +20,8 @@ from export.checkpoint.adapter import base_model
 from export.checkpoint.tensors import Checkpoint
 from export.checks.parity import Bounds, float_model
 from export.merged_model import open_merged
-from export.pipeline import export_model, int4_config
+from export.pipeline import export_model
+from export.presets import int4_config
 from toolkit.cli.main import main
 from toolkit.errors import InputError
 from toolkit.runs import file_digest

@@ -10,7 +10,8 @@ import pytest
 
 from export.allocation import Choice, choose
 from export.checks.parity import Bounds
-from export.pipeline import ExportConfig, export_model, int4_config
+from export.pipeline import export_model
+from export.presets import ExportConfig, int4_config
 from toolkit.errors import InputError
 
 WIDE = Bounds(max_mean_kl=9.0, min_top1=0.0)

@@ -10,7 +10,8 @@ import pytest
 
 from export.checks.parity import Bounds
 from export.graph.attention_over_codes import FEW_TOKENS
-from export.pipeline import export_model, int4_config, nearest_config
+from export.pipeline import export_model
+from export.presets import int4_config, nearest_config
 from export.runtime.decoder import OnnxDecoder
 from export.runtime.rows.prefix import PROMPT_CHUNK
 

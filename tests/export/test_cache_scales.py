@@ -19,7 +19,8 @@ from export.calibration.cache_scales import LARGEST_CODE
 from export.calibration.texts import Text, read_texts
 from export.checks.gate import check_source, pass_gate
 from export.checks.parity import divergence, float_model
-from export.pipeline import export_model, int4_config
+from export.pipeline import export_model
+from export.presets import int4_config
 from export.runtime.decoder import OnnxDecoder
 from export.runtime.exported_model import INT8_CACHE_FILE, chosen_cache
 from export.runtime.model_config import read_model_config

@@ -16,7 +16,8 @@ from transformers import AutoModelForCausalLM
 
 from export.checkpoint.tensors import EMBEDDING, LM_HEAD, Checkpoint, tensor_shapes
 from export.checks.parity import float_model
-from export.pipeline import export_model, nearest_config
+from export.pipeline import export_model
+from export.presets import nearest_config
 from export.runtime.decoder import OnnxDecoder
 from toolkit.errors import InputError
 

@@ -10,7 +10,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from export.pipeline import export_model, int4_config
+from export.pipeline import export_model
+from export.presets import int4_config
 from tests.toolkit.test_gguf_checkpoint import write_gguf
 from toolkit.cli.main import main
 from toolkit.runs import file_digest

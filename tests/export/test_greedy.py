@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from export.checks.parity import Bounds, float_model, greedy_completion
-from export.pipeline import export_model, int4_config
+from export.pipeline import export_model
+from export.presets import int4_config
 from toolkit.errors import InputError
 
 PROMPT = list(range(3, 30))

@@ -17,7 +17,8 @@ from onnx import TensorProto, helper, numpy_helper
 from export.graph.matmul_3bits import INPUTS, matmul_3bits
 from export.graph.model_graph import IR_VERSION, OPSET
 from export.graph.nodes import MICROSOFT, OURS, THREE_BITS
-from export.pipeline import export_model, int4_config
+from export.pipeline import export_model
+from export.presets import int4_config
 from export.quantization.codes import dequantize, quantize_nearest
 from export.runtime.decoder import OnnxDecoder
 from export.runtime.kernels.library import kernels_library

@@ -9,7 +9,8 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 
-from export.pipeline import WeightType, export_model, nearest_config
+from export.pipeline import export_model
+from export.presets import WeightType, nearest_config
 from export.runtime.decoder import OnnxDecoder
 from export.runtime.exported_model import INT8_CACHE_FILE, Cache
 from export.runtime.session import packed_folder

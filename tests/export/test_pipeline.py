@@ -15,7 +15,8 @@ import torch
 from export import pipeline
 from export.calibration.texts import Text
 from export.checks.parity import Bounds, check_parity, float_model, measure_parity
-from export.pipeline import ExportConfig, export_model, int4_config
+from export.pipeline import export_model
+from export.presets import ExportConfig, int4_config
 from export.runtime.decoder import OnnxDecoder
 from export.runtime.external_data import check_external_data
 from toolkit.errors import FolderConflict, GateFailed, InputError

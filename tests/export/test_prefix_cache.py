@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from export.checks.parity import Bounds
-from export.pipeline import export_model, nearest_config
+from export.pipeline import export_model
+from export.presets import nearest_config
 from export.runtime.decoder import OnnxDecoder
 from export.runtime.exported_model import Cache
 from export.runtime.rows.prefix import PROMPT_CHUNK

@@ -14,7 +14,8 @@ import pytest
 
 from export.checks.parity import Bounds
 from export.folder.resume_log import FOLDER, LINES
-from export.pipeline import WeightType, export_model, int4_config, nearest_config
+from export.pipeline import export_model
+from export.presets import WeightType, int4_config, nearest_config
 from toolkit.errors import InputError
 from toolkit.runs import file_digest
 
@@ -25,7 +26,8 @@ from pathlib import Path
 from dataclasses import replace
 from export.folder import weights_file
 from export.checks.parity import Bounds
-from export.pipeline import export_model, int4_config, nearest_config
+from export.pipeline import export_model
+from export.presets import int4_config, nearest_config
 
 class Killed(weights_file.WeightsFile):
     def _write(self, array, offset):

@@ -9,7 +9,8 @@ import pytest
 
 from benchmarks.export.running import measure, table
 from export.checks.parity import Bounds
-from export.pipeline import export_model, int4_config
+from export.pipeline import export_model
+from export.presets import int4_config
 from toolkit.errors import InputError
 
 

@@ -16,7 +16,8 @@ import pytest
 from benchmarks.export.export_shapes import SMOLLM2_1_7B
 from benchmarks.export.random_model import write_random
 from export.checks.parity import Bounds
-from export.pipeline import export_model, int4_config
+from export.pipeline import export_model
+from export.presets import int4_config
 from export.runtime.decoder import OnnxDecoder
 from export.runtime.rows.cached_model import SMALLEST_ROOM
 from export.runtime.rows.prefix import PROMPT_CHUNK

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from export.pipeline import export_model, int4_config
+from export.pipeline import export_model
+from export.presets import int4_config
 from export.runtime.decoder import OnnxDecoder
 from toolkit.generation.generate import GREEDY, Floats, Sampling, complete
 from toolkit.generation.speculation import DRAFT_LENGTHS, Pace, SpeculativeDecoder

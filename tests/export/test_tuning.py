@@ -22,7 +22,8 @@ from export.checks.parity import Bounds, compare, float_model
 from export.folder.resume_log import FOLDER
 from export.folder.weights_file import FILE_NAME
 from export.matrices import checkpoint_names
-from export.pipeline import TUNED, export_model, int4_config
+from export.pipeline import export_model
+from export.presets import TUNED, int4_config
 from export.quantization.codes import Weight, dequantize, quantize_nearest
 from export.quantization.layout import layouts
 from export.runtime.decoder import OnnxDecoder
@@ -37,7 +38,8 @@ import os, signal, sys
 from dataclasses import replace
 from pathlib import Path
 from export.checks.parity import Bounds
-from export.pipeline import export_model, int4_config
+from export.pipeline import export_model
+from export.presets import int4_config
 from export.folder.weights_file import WeightsFile
 
 class Killed(WeightsFile):

@@ -24,7 +24,8 @@ from apps.model import load_model
 from export.checks.fuzz_corpus import fuzz_texts
 from export.checks.goldens import CHATS, GREEDY_PROMPTS, GREEDY_TOKENS, LIKELIEST, POSITIONS, rendered_chats
 from export.checks.parity import Bounds
-from export.pipeline import export_model, int4_config
+from export.pipeline import export_model
+from export.presets import int4_config
 from export.runtime.decoder import OnnxDecoder
 from export.runtime.external_data import check_external_data
 from export.runtime.verify.checks import SMALL_BYTES, check_files, check_start, verify

@@ -13,7 +13,8 @@ import torch
 
 from apps.model import CHAT_DECODER, load_model
 from export.checks.parity import Bounds
-from export.pipeline import WeightType, export_model, int4_config, nearest_config
+from export.pipeline import export_model
+from export.presets import WeightType, int4_config, nearest_config
 from export.quantization.codes import dequantize, round_nearest
 from export.quantization.layout import Layout, layouts
 from export.runtime.decoder import OnnxDecoder

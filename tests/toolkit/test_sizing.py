@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from distill.problems.families import FAMILIES, LEDGER_PER_FAMILY
-from export.pipeline import CALIBRATION_TOKENS
+from export.presets import CALIBRATION_TOKENS
 from toolkit.cli.demo.sizing import FILLED, LEAST_PER_FAMILY, MOST_EPOCHS, MOST_PER_FAMILY, choose_recipe
 from toolkit.errors import InputError
 from toolkit.figures.recipe import Rates, Recipe

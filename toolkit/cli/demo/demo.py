@@ -20,7 +20,8 @@ from pathlib import Path
 from distill.evaluation.evaluate import EvalConfig, evaluate_model
 from distill.pipeline import DistillConfig, distill
 from distill.problems.families import LEDGER_SEED, make_problems
-from export.pipeline import export_model, int4_config
+from export.pipeline import export_model
+from export.presets import int4_config
 from toolkit.cli.demo.rehearsal import rehearse
 from toolkit.cli.demo.sizing import ANSWERED_AT_ONCE, choose_recipe
 from toolkit.errors import FolderConflict

@@ -30,7 +30,7 @@ from distill.verification.verdicts import grade
 from export.calibration.stream import CalibrationStream
 from export.checkpoint.tensors import EMBEDDING, LM_HEAD, Checkpoint
 from export.matrices import part_bytes
-from export.pipeline import int4_config
+from export.presets import int4_config
 from export.quantization.layout import layouts
 from toolkit.figures.ledger import TRACES
 from toolkit.figures.recipe import Rates

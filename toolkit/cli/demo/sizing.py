@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from distill.problems.families import FAMILIES, LEDGER_PER_FAMILY
-from export.pipeline import CALIBRATION_TOKENS
+from export.presets import CALIBRATION_TOKENS
 from toolkit.errors import InputError
 from toolkit.figures.recipe import Rates, Recipe
 

@@ -60,7 +60,8 @@ def export(options: Options) -> Result:
 
     from export.allocation import choices_table
     from export.checkpoint.adapter import base_model, is_adapter
-    from export.pipeline import export_model, int4_config, nearest_config
+    from export.pipeline import export_model
+    from export.presets import int4_config, nearest_config
     from export.runtime.kernels.library import WIDENED, kernels_library
     from toolkit.figures.tables import percent
     from toolkit.sources.model_names import resolve
