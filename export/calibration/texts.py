@@ -71,20 +71,23 @@ def read_texts(path: Path, chat_format: ChatFormat, *, tokens: int, max_length: 
         examples = read_records(path, Example)
     except InputError as error:
         raise InputError(f"{error}; the train.jsonl beside a student holds examples to calibrate on") from error
+    fitting: list[tuple[str, Text]] = []
     for example in sorted(examples, key=lambda e: (content_hash(e.problem_id + e.question), e.sample)):
         ids, is_completion = chat_format.training_ids(example.messages, example.reasoning, example.answer)
         if len(ids) > max_length:
             too_long += 1
             continue
         start = is_completion.index(True)
-        text = Text(prompt=ids[:start], completion=ids[start:])
-        if int(content_hash(example.question), 16) < HELD_OUT_SHARE * 2**64:
+        fitting.append((example.question, Text(prompt=ids[:start], completion=ids[start:])))
+    held_out_questions = questions_held_out({question for question, _ in fitting})
+    for question, text in fitting:
+        if question in held_out_questions:
             if held_out_room > 0:
                 held_out.append(text)
                 held_out_room -= len(text.completion)
         elif room > 0:
             calibration.append(text)
-            room -= len(ids)
+            room -= len(text.prompt) + len(text.completion)
     if not calibration or not held_out:
         longer = f", {too_long} are longer than the context of {max_length} tokens" if too_long else ""
         raise InputError(
@@ -95,3 +98,10 @@ def read_texts(path: Path, chat_format: ChatFormat, *, tokens: int, max_length: 
     if too_long:
         say(f"export: {too_long} examples of {path} are longer than the context ({max_length} tokens), and left out")
     return CalibrationTexts(calibration=calibration, held_out=held_out)
+
+
+def questions_held_out(questions: set[str]) -> set[str]:
+    """The questions that are checked against: those whose hashes are the smallest, and one of a few at least."""
+    hashes = {question: int(content_hash(question), 16) for question in questions}
+    below = {question for question, number in hashes.items() if number < HELD_OUT_SHARE * 2**64}
+    return below or set(sorted(hashes, key=lambda question: hashes[question])[: min(1, len(hashes) - 1)])
