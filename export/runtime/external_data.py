@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import re
+import struct
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -32,6 +33,8 @@ CHILDREN: dict[str, dict[int, str]] = {
 }
 EXTERNAL_DATA = 13
 """TensorProto.external_data, a list of (key = 1, value = 2)."""
+NAME, FLOAT_DATA, RAW_DATA = 8, 4, 9
+"""Of a TensorProto."""
 LONGEST_VARINT = 10
 MOST_NESTED = 100
 """Messages within messages, as protocol buffers' own parsers allow."""
@@ -53,6 +56,23 @@ def check_external_data(model_path: Path) -> None:
         raise InputError(f"{model_path} must be a whole ONNX file; export again") from error
     for entry in sorted(entries):
         _check(model_path, dict(entry))
+
+
+def read_number(model_path: Path, name: str) -> float | None:
+    """The float that a graph holds as a constant of this name; None where it holds none."""
+    content = memoryview(read_bytes(model_path, MOST_GRAPH_BYTES))
+    try:
+        tensors = (
+            dict(_fields(tensor))
+            for graph in (message for number, message in _fields(content) if CHILDREN["model"].get(number) == "graph")
+            for number, tensor in _fields(graph)
+            if CHILDREN["graph"].get(number) == "tensor"
+        )
+        found = next((tensor for tensor in tensors if tensor.get(NAME) == name.encode()), {})
+        data = found.get(RAW_DATA, found.get(FLOAT_DATA))
+        return float(struct.unpack("<f", data)[0]) if data else None
+    except (ValueError, IndexError, struct.error) as error:
+        raise InputError(f"{model_path} must be a whole ONNX file; export again") from error
 
 
 def _check(model_path: Path, entry: dict[str, str]) -> None:
