@@ -68,7 +68,7 @@ def read_number(model_path: Path, name: str) -> float | None:
             for number, tensor in _fields(graph)
             if CHILDREN["graph"].get(number) == "tensor"
         )
-        found = next((tensor for tensor in tensors if tensor.get(NAME) == name.encode()), {})
+        found = next((tensor for tensor in tensors if bytes(tensor.get(NAME, b"")) == name.encode()), {})
         data = found.get(RAW_DATA, found.get(FLOAT_DATA))
         return float(struct.unpack("<f", data)[0]) if data else None
     except (ValueError, IndexError, struct.error) as error:

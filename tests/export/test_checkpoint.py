@@ -14,7 +14,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from export.checkpoint.tensors import EMBEDDING, INDEX, LM_HEAD, Checkpoint, tensor_shapes
+from export.checkpoint.safetensors_file import INDEX
+from export.checkpoint.tensors import EMBEDDING, LM_HEAD, Checkpoint, tensor_shapes
 from export.checks.parity import float_model
 from export.pipeline import export_model, nearest_config
 from export.runtime.decoder import OnnxDecoder
