@@ -211,4 +211,8 @@ def _read_headers(folder: Path) -> tuple[dict[str, StoredRows], frozenset[str]]:
             raise InputError(
                 f"{folder / file} must hold {name}, as {INDEX} says, and does not; get the checkpoint again"
             )
+    for name in sorted(repeated - named.keys()):
+        raise InputError(
+            f"{INDEX} in {folder} must say which file's {name} is meant, because several hold one; get the checkpoint again"
+        )
     return stored, frozenset(repeated)

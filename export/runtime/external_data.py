@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import re
+import struct
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -32,6 +33,8 @@ CHILDREN: dict[str, dict[int, str]] = {
 }
 EXTERNAL_DATA = 13
 """TensorProto.external_data, a list of (key = 1, value = 2)."""
+NAME, FLOAT_DATA, RAW_DATA = 8, 4, 9
+"""Of a TensorProto."""
 LONGEST_VARINT = 10
 MOST_GRAPH_BYTES = 256 * 2**20
 """Of the graph itself, whose weights lie beside it: norms and biases of the largest model are a few MB."""
@@ -51,6 +54,23 @@ def check_external_data(model_path: Path) -> None:
         raise InputError(f"{model_path} must be a whole ONNX file; export again") from error
     for entry in sorted(entries):
         _check(model_path, dict(entry))
+
+
+def read_number(model_path: Path, name: str) -> float | None:
+    """The float that a graph holds as a constant of this name; None where it holds none."""
+    content = memoryview(read_bytes(model_path, MOST_GRAPH_BYTES))
+    try:
+        tensors = (
+            dict(_held(tensor))
+            for graph in (message for number, message in _held(content) if CHILDREN["model"].get(number) == "graph")
+            for number, tensor in _held(graph)
+            if CHILDREN["graph"].get(number) == "tensor"
+        )
+        found = next((tensor for tensor in tensors if bytes(tensor.get(NAME, b"")) == name.encode()), {})
+        data = found.get(RAW_DATA, found.get(FLOAT_DATA))
+        return float(struct.unpack("<f", data)[0]) if data else None
+    except (ValueError, IndexError, struct.error) as error:
+        raise InputError(f"{model_path} must be a whole ONNX file; export again") from error
 
 
 def _check(model_path: Path, entry: dict[str, str]) -> None:
@@ -116,6 +136,11 @@ def read_pair(message: memoryview) -> tuple[str, str]:
     """Key and value of one entry of `EXTERNAL_DATA`."""
     texts = {number: bytes(text).decode() for number, text, _ in wire_fields(message) if text is not None}
     return texts.get(1, ""), texts.get(2, "")
+
+
+def _held(message: memoryview) -> Iterator[tuple[int, memoryview]]:
+    """The length-delimited fields alone: their numbers and what they hold."""
+    return ((number, held) for number, held, _ in wire_fields(message) if held is not None)
 
 
 def wire_fields(message: memoryview) -> Iterator[tuple[int, memoryview | None, memoryview]]:

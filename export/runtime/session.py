@@ -24,7 +24,7 @@ from filelock import FileLock
 from numpy.typing import NDArray
 
 from export.runtime.aligned_data import align_data
-from export.runtime.external_data import check_external_data
+from export.runtime.external_data import check_external_data, read_number
 from export.runtime.kernels.library import kernels_digest, kernels_library
 from export.runtime.machine import machine_key
 from export.runtime.model_config import ModelConfig
@@ -42,6 +42,8 @@ than that between two steps, through which onnxruntime's own threads spin (docs/
 SILENT = 4
 """Severity below which onnxruntime itself writes nothing: what is wrong it also raises, and its own lines to the terminal would
 hold a file's words as they are."""
+ROTARY_LIMIT = "rotary.limit"
+"""The graph's constant that says how many positions it has."""
 PACKED_FILE, PACKED_DATA = "model.onnx", "model.onnx.data"
 PACKING = {
     "session.save_external_prepacked_constant_initializers": "1",
@@ -76,11 +78,12 @@ def check_graph(session: ort.InferenceSession, config: ModelConfig, path: Path, 
         ("num_key_value_heads", config.num_key_value_heads, {value.shape[1] for value in pasts}),
         ("head_dim", config.head_dim, {value.shape[3] for value in pasts}),
         ("vocab_size", config.vocab_size, {found["logits"].shape[2]}),
+        ("max_position_embeddings", config.max_position_embeddings, {read_number(path, ROTARY_LIMIT)}),
     ):
         if in_graph != {in_config}:
             raise InputError(
                 f"{name} in {path.with_name('config.json')} ({in_config}) must be that of {path.name} "
-                f"({', '.join(map(str, in_graph))}); export again or copy the folder again"
+                f"({', '.join(str(number).removesuffix('.0') for number in in_graph)}); export again or copy the folder again"
             )
 
 

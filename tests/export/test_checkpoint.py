@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
+from export.checkpoint.safetensors_file import INDEX
 from export.checkpoint.tensors import EMBEDDING, LM_HEAD, Checkpoint, tensor_shapes
 from export.checks.parity import float_model
 from export.pipeline import export_model
@@ -104,6 +105,18 @@ def test_a_tensor_in_two_shards_is_the_index_s(sharded: Path, tiny_student: Path
     checkpoint = Checkpoint(sharded)
     assert torch.equal(checkpoint.tensor(name), whole)
     assert torch.equal(float_model(sharded, checkpoint).get_parameter(name), whole)
+
+
+def test_a_tensor_in_two_shards_that_the_index_lacks_is_refused_by_name(sharded: Path) -> None:
+    index = json.loads((sharded / INDEX).read_text())
+    name = EMBEDDING
+    holder = index["weight_map"].pop(name)
+    other = next(file for file in sorted(set(index["weight_map"].values())) if file != holder)
+    tensors = load_file(sharded / other) | {name: torch.zeros_like(load_file(sharded / holder)[name])}
+    save_file(tensors, sharded / other, {"format": "pt"})
+    (sharded / INDEX).write_text(json.dumps(index))
+    with pytest.raises(InputError, match=rf"must say which file's {name} is meant"):
+        Checkpoint(sharded)
 
 
 def test_a_tensor_that_its_shard_lacks_is_named(sharded: Path) -> None:

@@ -217,6 +217,10 @@ def test_a_data_file_that_is_a_link_elsewhere_is_refused(copied: Path, tmp_path:
     ("values", "message"),
     [
         ({"num_hidden_layers": 1}, r"num_hidden_layers in .*config\.json \(1\) must be that of model\.onnx \(2\)"),
+        (
+            {"max_position_embeddings": 4096},
+            r"max_position_embeddings in .* \(4096\) must be that of model\.onnx \(512\)",
+        ),
         ({"num_key_value_heads": 1}, r"num_key_value_heads in .* \(1\) must be that of model\.onnx \(2\)"),
         ({"head_dim": 32}, r"head_dim in .* \(32\) must be that of model\.onnx \(16\)"),
         ({"vocab_size": 319}, r"vocab_size in .* \(319\) must be that of model\.onnx \(320\)"),

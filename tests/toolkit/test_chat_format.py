@@ -26,6 +26,7 @@ from toolkit.formats.chat_format import (
     load_tokenizer,
     split_completion,
 )
+from toolkit.formats.thought_forms import tagged
 
 PIECES = st.lists(
     st.sampled_from(
@@ -135,7 +136,7 @@ def test_template_renders_as_transformers_does(question: str, system: str, answe
     messages = [
         {"role": "system", "content": system},
         {"role": "user", "content": question},
-        {"role": "assistant", "content": completion_text("earlier", answer)},
+        {"role": "assistant", "content": tagged("earlier", answer)},
         {"role": "user", "content": "And now?"},
     ]
     chat_format = ChatFormat(Tokenizer(models.BPE()), REASONING_TEMPLATE, frozenset({0}), {})
@@ -145,7 +146,7 @@ def test_template_renders_as_transformers_does(question: str, system: str, answe
 
 def test_earlier_reasoning_is_left_out_of_later_turns(tiny_student: Path) -> None:
     chat_format = ChatFormat.from_folder(tiny_student)
-    turns = [{"role": "user", "content": "1?"}, {"role": "assistant", "content": completion_text("secret", "one")}]
+    turns = [{"role": "user", "content": "1?"}, {"role": "assistant", "content": tagged("secret", "one")}]
     text = chat_format.render([*turns, {"role": "user", "content": "2?"}])
     assert "secret" not in text
     assert "<|im_start|>assistant\none<|im_end|>" in text
@@ -155,11 +156,16 @@ def test_earlier_reasoning_is_left_out_of_later_turns(tiny_student: Path) -> Non
 @pytest.mark.parametrize(
     ("said", "kept"),
     [
-        (completion_text("secret", "one"), "one"),
-        (completion_text("", "one"), "one"),
+        (tagged("secret", "one"), "one"),
+        (tagged("", "one"), "one"),
         ("<think>\nsecret\n</think>\n\none </think> two", "one </think> two"),
         ("A model closes its thought with </think>.\nThen it answers.", None),
         ("```\n</think>\n```\n\nends a thought", None),
+        ("Write:\n\n<think>\nx\n</think>\n\nthen the answer", None),
+        ("```\n<think>\nx\n</think>\n\nthe answer\n```\nis the form", None),
+        ("Line\n</think>\n\nand more", None),
+        ("</think>\n\nand more", None),
+        ("<think> opens a thought.", None),
     ],
 )
 def test_an_earlier_answer_that_mentions_a_tag_is_whole_in_the_history(said: str, kept: str | None) -> None:

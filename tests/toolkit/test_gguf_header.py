@@ -59,6 +59,18 @@ def with_first_merge(start: bytes) -> Callable[[bytes], bytes]:
     return change
 
 
+def onto_the_next(tensor: str) -> Callable[[bytes], bytes]:
+    """The same with a tensor that begins 32 bytes later, in the next one."""
+
+    def change(content: bytes) -> bytes:
+        at = content.index(tensor.encode()) + len(tensor) + 4
+        at += 8 * struct.unpack_from("<I", content, at - 4)[0] + 4
+        (offset,) = struct.unpack_from("<Q", content, at)
+        return content[:at] + struct.pack("<Q", offset + 32) + content[at + 8 :]
+
+    return change
+
+
 HEADS = "llama.attention.head_count"
 
 
@@ -71,13 +83,23 @@ HEADS = "llama.attention.head_count"
         (with_count(8, 2**62), r"tensors \(4611686018427387904\) do not fit"),
         (with_count(16, 2**40), r"facts \(1099511627776\) do not fit"),
         (with_bytes(b"llama.block_count\x04", b"llama.block_count\x63"), r"the type of a fact \(99\) is none"),
-        (with_number(f"{HEADS}", 0), rf"{HEADS} of the GGUF file \(0\) must be a whole number above 0"),
+        (with_number(f"{HEADS}", 0), rf"{HEADS} of the GGUF file \(0\) must be a whole number from 1 to"),
         (
             with_number(f"{HEADS}_kv", 3),
             r"attn_k\.weight of the GGUF file has shape \(32, 64\), which must equal \(48, 64\)",
         ),
         (with_number(HEADS, 5), r"llama\.embedding_length \(64\) must be whole heads \(5\)"),
-        (with_number("llama.block_count", 2**31), r"llama\.block_count \(2147483648\) .* must be the layers that"),
+        (with_number("llama.block_count", 2**31 - 1), r"llama\.block_count \(2147483647\) .* must be the layers that"),
+        (
+            with_number("llama.context_length", 2**32 - 1),
+            r"llama\.context_length of the GGUF file \(4294967295\) must be a whole number from 1 to 2147483647",
+        ),
+        (with_bytes(b"{%- for message in", b"{%- fro message in"), r"^the chat template must be valid Jinja"),
+        (
+            with_bytes(b"'<|im_start|>' +", b"(1/0)|string   +"),
+            r"^the chat template cannot render 1 messages: ZeroDivision",
+        ),
+        (onto_the_next("blk.0.attn_q.weight"), r"of the GGUF file \(at \d+\) must begin behind .*, which ends at \d+"),
         (
             with_number("llama.block_count", 1),
             r"the GGUF tensor blk\.1\.attn_k\.weight must be one of a Llama model's of 1 layers",
@@ -173,7 +195,7 @@ def test_a_tensor_that_ends_behind_the_file_is_refused(
 ) -> None:
     monkeypatch.setenv("TOOLKIT_HOME", str(tmp_path / "home"))
     (tmp_path / "model.gguf").write_bytes(content[:-40])
-    with pytest.raises(InputError, match=r"must be whole blocks of \d+ weights that end \(at \d+\) inside it"):
+    with pytest.raises(InputError, match=r"of the GGUF file must end \(at \d+\) inside it"):
         unpack_gguf(tmp_path / "model.gguf")
     assert not list((tmp_path / "home" / "models").iterdir())
 

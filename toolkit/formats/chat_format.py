@@ -47,12 +47,8 @@ _TAGS = re.compile(rf"{OPEN}|(?:\r?\n)?{CLOSE}")
 REASONING_TEMPLATE = (
     "{%- for message in messages -%}"
     "{%- set content = message['content'] -%}"
-    "{%- if message['role'] == 'assistant' and '</think>' in content -%}"
-    "{%- if content.lstrip().startswith('<think>') -%}"
+    "{%- if message['role'] == 'assistant' and content.lstrip().startswith('<think>') and '</think>' in content -%}"
     "{%- set content = content.split('</think>', 1)[1].lstrip() -%}"
-    "{%- elif '\\n</think>\\n\\n' in '\\n' + content -%}"
-    "{%- set content = ('\\n' + content).split('\\n</think>\\n\\n', 1)[1].lstrip() -%}"
-    "{%- endif -%}"
     "{%- endif -%}"
     "{{- '<|im_start|>' + message['role'] + '\\n' + content + '<|im_end|>\\n' -}}"
     "{%- endfor -%}"
@@ -60,7 +56,7 @@ REASONING_TEMPLATE = (
 )
 """Jinja chat template (ChatML with R1's rules) that is written beside every model that we train.
 
-Of an earlier answer its leading thought is left out, and what it says of the tags stays.
+Of an earlier answer the thought that it begins with, between its tags, is left out; what it says of the tags stays.
 """
 
 ROLE_ORDERS = (("system", "user", "assistant", "user"), ("user", "assistant", "user"), ("user",))

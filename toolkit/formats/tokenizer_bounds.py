@@ -40,31 +40,32 @@ def check_growth(path: Path, steps: Mapping[str, Any]) -> None:
         if growth > MOST_GROWTH:
             raise InputError(
                 f"{' and '.join(names)} of {path} must make at most {MOST_GROWTH} characters of one, and can make "
-                f"{growth:,.0f}; get it again from where you trust"
+                f"{growth:,.0f} or more; get it again from where you trust"
             )
 
 
 def encoding_of(tokenizer: Tokenizer, text: str) -> Encoding:
     """A text's tokens; raises `InputError` where the tokenizer fails on it."""
-    with _failures(f"a text of {len(text):,} characters"):
+    with told_failures(f"a text of {len(text):,} characters"):
         return tokenizer.encode(text, add_special_tokens=False)
 
 
 def decoded(tokenizer: Tokenizer, ids: list[int]) -> str:
     """The text of tokens; raises `InputError` where the tokenizer fails on them."""
-    with _failures(f"{len(ids):,} tokens"):
+    with told_failures(f"{len(ids):,} tokens"):
         text: str = tokenizer.decode(ids, skip_special_tokens=False)
         return text
 
 
 def next_piece(stream: DecodeStream, tokenizer: Tokenizer, token: int) -> str:
     """What one more token of a stream adds to its text; raises `InputError` where the tokenizer fails on it."""
-    with _failures(f"the token {token}"):
+    with told_failures(f"the token {token}"):
         return stream.step(tokenizer, token) or ""
 
 
 @contextmanager
-def _failures(of: str) -> Iterator[None]:
+def told_failures(of: str) -> Iterator[None]:
+    """Whatever a tokenizer raises on something, an `InputError` of one line."""
     try:
         yield
     except (KeyboardInterrupt, SystemExit):

@@ -28,9 +28,9 @@ from numpy.typing import NDArray
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from toolkit.errors import InputError, MissingExtra
-from toolkit.formats.chat_format import write_chat_files
+from toolkit.formats.chat_format import ChatFormat, write_chat_files
 from toolkit.machine.advice import advise
-from toolkit.sources.gguf_header import StoredTensor, read_header
+from toolkit.sources.gguf_header import Facts, StoredTensor, read_header
 from toolkit.sources.safetensors_header import SLICE_WEIGHTS, write_header
 
 CONTROL, USER_DEFINED = 3, 4
@@ -89,6 +89,7 @@ def write_checkpoint(source: Path, folder: Path) -> None:
     _refuse_unsupported(facts)
     config = model_config(facts, tied="output.weight" not in header.tensors)
     _check_shapes(header.tensors, config)
+    _check_places(header.tensors)
     tokenizer = build_tokenizer(facts)
     tokens = facts["tokenizer.ggml.tokens"]
     write_chat_files(
@@ -103,40 +104,11 @@ def write_checkpoint(source: Path, folder: Path) -> None:
     special_ids["eos_token_id"] = sorted(ends) if len(ends) > 1 else config["eos_token_id"]
     (folder / "config.json").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
     (folder / "generation_config.json").write_text(json.dumps(special_ids, indent=1) + "\n", encoding="utf-8")
+    try:
+        ChatFormat.from_folder(folder)
+    except InputError as error:  # which names a file that does not stay
+        raise InputError(str(error).replace(str(folder), source.name)) from error
     write_parameters(source, header.tensors, config, folder / "model.safetensors")
-
-
-class Facts(dict[str, Any]):
-    """A GGUF's metadata."""
-
-    def __missing__(self, name: str) -> Any:
-        raise InputError(f"the GGUF file must name {name}, but does not; take the model's safetensors instead")
-
-    def text(self, name: str) -> str:
-        return str(self._checked(name, self[name], isinstance(self[name], str), "a text"))
-
-    def texts(self, name: str) -> list[str]:
-        fits = isinstance(self[name], list) and all(isinstance(value, str) for value in self[name])
-        return list(self._checked(name, self[name], fits, "a list of texts"))
-
-    def count(self, name: str) -> int:
-        return int(
-            self._checked(name, self[name], type(self[name]) is int and self[name] > 0, "a whole number above 0")
-        )
-
-    def positive(self, name: str) -> float:
-        fits = isinstance(self[name], float) and 0 < self[name] < math.inf
-        return float(self._checked(name, self[name], fits, "a number above 0"))
-
-    def token_id(self, name: str) -> int:
-        size = len(self["tokenizer.ggml.tokens"])
-        fits = type(self[name]) is int and 0 <= self[name] < size
-        return int(self._checked(name, self[name], fits, f"the id of one of its {size} tokens"))
-
-    def _checked(self, name: str, value: Any, fits: bool, words: str) -> Any:
-        if not fits:
-            raise InputError(f"{name} of the GGUF file ({str(value)[:40]}) must be {words}; get it again")
-        return value
 
 
 def _refuse_unsupported(facts: Facts) -> None:
@@ -329,22 +301,36 @@ def parameter_rows(name: str, tensor: StoredTensor, pages: mmap.mmap, config: di
         yield rows.astype(bfloat16).view(np.uint16)
 
 
-def _stored_rows(name: str, tensor: StoredTensor, pages: mmap.mmap) -> NDArray[np.uint8]:
-    """A tensor's rows as they lie in the file; a vector is one row."""
+def _check_places(tensors: Mapping[str, StoredTensor]) -> None:
+    """No tensor lies in another."""
+    behind, last = 0, ""
+    for name, tensor in sorted(tensors.items(), key=lambda item: item[1].offset):
+        if tensor.offset < behind:
+            raise InputError(
+                f"{name} of the GGUF file (at {tensor.offset}) must begin behind {last}, which ends at {behind}; get it again"
+            )
+        behind, last = tensor.offset + math.prod(tensor.shape[:-1]) * _row_bytes(name, tensor), name
+
+
+def _row_bytes(name: str, tensor: StoredTensor) -> int:
     from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 
     if tensor.kind not in {kind.value for kind in GGMLQuantizationType}:
         raise InputError(f"the type of {name} of the GGUF file ({tensor.kind}) must be a known one; get it again")
     block_weights, block_bytes = GGML_QUANT_SIZES[GGMLQuantizationType(tensor.kind)]
     blocks, left_over = divmod(tensor.shape[-1], block_weights)
-    rows = math.prod(tensor.shape[:-1])
-    end = tensor.offset + rows * blocks * block_bytes
-    if left_over or end > len(pages):
-        raise InputError(
-            f"{name} of the GGUF file must be whole blocks of {block_weights} weights that end (at {end}) inside it "
-            f"({len(pages)} bytes); get it again"
-        )
-    return np.frombuffer(pages, np.uint8, end - tensor.offset, tensor.offset).reshape(rows, blocks * block_bytes)
+    if left_over:
+        raise InputError(f"{name} of the GGUF file must be whole blocks of {block_weights} weights; get it again")
+    return blocks * block_bytes
+
+
+def _stored_rows(name: str, tensor: StoredTensor, pages: mmap.mmap) -> NDArray[np.uint8]:
+    """A tensor's rows as they lie in the file; a vector is one row."""
+    rows, row_bytes = math.prod(tensor.shape[:-1]), _row_bytes(name, tensor)
+    end = tensor.offset + rows * row_bytes
+    if end > len(pages):
+        raise InputError(f"{name} of the GGUF file must end (at {end}) inside it ({len(pages)} bytes); get it again")
+    return np.frombuffer(pages, np.uint8, end - tensor.offset, tensor.offset).reshape(rows, row_bytes)
 
 
 def parameter_name(name: str) -> str:

@@ -9,6 +9,7 @@ and memory that the file's size bounds. Source: the GGUF specification.
 
 from __future__ import annotations
 
+import math
 import mmap
 import struct
 from dataclasses import dataclass
@@ -29,12 +30,46 @@ MOST_SIZES = 4
 LEAST_BITS = 1
 """Of a weight."""
 HEADER_BYTES = 24
+LARGEST_NUMBER = 2**31 - 1
+"""Of a configuration."""
 ALIGNMENT, USUAL_ALIGNMENT = "general.alignment", 32
 """The fact that says at whose multiple the data begins, and what holds without it."""
 
 
 class Damaged(Exception):
     """A number in the header can't be right; the message says which."""
+
+
+class Facts(dict[str, Any]):
+    """A GGUF's metadata."""
+
+    def __missing__(self, name: str) -> Any:
+        raise InputError(f"the GGUF file must name {name}, but does not; take the model's safetensors instead")
+
+    def text(self, name: str) -> str:
+        return str(self._checked(name, self[name], isinstance(self[name], str), "a text"))
+
+    def texts(self, name: str) -> list[str]:
+        fits = isinstance(self[name], list) and all(isinstance(value, str) for value in self[name])
+        return list(self._checked(name, self[name], fits, "a list of texts"))
+
+    def count(self, name: str) -> int:
+        fits = type(self[name]) is int and 0 < self[name] <= LARGEST_NUMBER
+        return int(self._checked(name, self[name], fits, f"a whole number from 1 to {LARGEST_NUMBER}"))
+
+    def positive(self, name: str) -> float:
+        fits = isinstance(self[name], float) and 0 < self[name] < math.inf
+        return float(self._checked(name, self[name], fits, "a number above 0"))
+
+    def token_id(self, name: str) -> int:
+        size = len(self["tokenizer.ggml.tokens"])
+        fits = type(self[name]) is int and 0 <= self[name] < size
+        return int(self._checked(name, self[name], fits, f"the id of one of its {size} tokens"))
+
+    def _checked(self, name: str, value: Any, fits: bool, words: str) -> Any:
+        if not fits:
+            raise InputError(f"{name} of the GGUF file ({str(value)[:40]}) must be {words}; get it again")
+        return value
 
 
 @dataclass(frozen=True, kw_only=True)
