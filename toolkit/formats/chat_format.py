@@ -216,8 +216,8 @@ class ReasoningParser:
     Opening tag: may be absent (`opened=True`, as R1's template writes it in the prompt) or stand first in the text.
     The first closing tag ends the reasoning, unless others were opened within it and are all closed later: where tags
     stand in each other, what follows the first closing one is held back until that is known. White space behind it is
-    left out but for the indentation of the answer's first line, and so is the same tag once more; later tags are text of
-    the answer.
+    left out but for the indentation of the answer's first line, and so is the same tag once more; later tags are text
+    of the answer.
     """
 
     def __init__(self, *, opened: bool) -> None:
