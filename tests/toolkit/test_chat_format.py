@@ -47,7 +47,9 @@ def oracle(text: str, *, opened: bool) -> Completion:
         return Completion(reasoning=text, answer="", closed=False)
     closing = [end for end in ends if text[: end.start()].count(OPEN) + 1 == text[: end.end()].count(CLOSE)]
     end = (closing or ends)[0]
-    return Completion(reasoning=text[: end.start()], answer=text[end.end() :].lstrip(), closed=True)
+    behind = re.match(rf"(?:\s*{CLOSE})*(?:\s*\n(?=\s\s|[^\S ])|\s*(?=\S)|\s*\Z)", text[end.end() :])
+    assert behind
+    return Completion(reasoning=text[: end.start()], answer=text[end.end() + behind.end() :], closed=True)
 
 
 @given(pieces=PIECES, opened=st.booleans(), cuts=st.lists(st.integers(1, 9), max_size=40))
@@ -85,6 +87,11 @@ def test_parser_holds_back_only_a_possible_tag() -> None:
         ("I write <think> first.\n</think>\n\nDone.", "I write <think> first.", "Done."),
         ("<think> \r\nhm\r\n</think> \r\n\r\n Done.\r\n", "hm", "Done.\r\n"),
         ("hm</think>\tUse `</think>`.", "hm", "Use `</think>`."),
+        ("hm\n</think>\n</think>\n\nDone.", "hm", "Done."),
+        ("hm</think></think>", "hm", ""),
+        ("hm</think>\n\n    return 1\n    # 1", "hm", "    return 1\n    # 1"),
+        ("hm</think>    Done.", "hm", "Done."),
+        ("hm</think>\n</thi", "hm", "</thi"),
     ],
 )
 def test_nested_tags_and_blanks_do_not_leak_into_the_answer(text: str, reasoning: str, answer: str) -> None:

@@ -199,7 +199,8 @@ class ReasoningParser:
     Opening tag: may be absent (`opened=True`, as R1's template writes it in the prompt) or stand first in the text.
     The first closing tag ends the reasoning, unless others were opened within it and are all closed later: where tags
     stand in each other, what follows the first closing one is held back until that is known. White space behind it is
-    left out, and later tags are text of the answer.
+    left out but for the indentation of the answer's first line, and so is the same tag once more; later tags are text
+    of the answer.
     """
 
     def __init__(self, *, opened: bool) -> None:
@@ -226,9 +227,9 @@ class ReasoningParser:
         if self._state in ("reasoning", "doubt"):
             yield from self._reasoning()
         if self._state == "gap":
-            self._held = self._held.lstrip()
-            if self._held:
-                self._state = "answer"
+            rest = _behind_gap(self._held)
+            if rest and not CLOSE.startswith(rest.lstrip()):
+                self._held, self._state = rest, "answer"
         if self._state == "answer" and self._held:
             yield Delta(kind="answer", text=self._held)
             self._held = ""
@@ -242,8 +243,10 @@ class ReasoningParser:
             case "opened":
                 held, self._state = "", "reasoning"
             case "doubt":  # what was opened within the reasoning was only spoken of
-                held, self._state = held.partition(CLOSE)[2].lstrip(), "answer"
-        if held and self._state != "gap":
+                held, self._state = _behind_gap(held.partition(CLOSE)[2]), "answer"
+            case "gap":
+                held, self._state = _behind_gap(held), "answer"
+        if held:
             yield Delta(kind="reasoning" if self._state == "reasoning" else "answer", text=held)
 
     def if_ended(self, rest: str = "") -> tuple[tuple[Delta, ...], bool]:
@@ -329,6 +332,16 @@ def load_tokenizer(path: Path) -> Tokenizer:
     if getattr(tokenizer.model, "dropout", None):  # left of its training: a text would have other ids each time
         tokenizer.model.dropout = None
     return tokenizer
+
+
+def _behind_gap(text: str) -> str:
+    """What stands behind a closing tag, from its first line on; one blank alone indents nothing."""
+    said = text.lstrip()
+    while said.startswith(CLOSE):
+        text = said.removeprefix(CLOSE)
+        said = text.lstrip()
+    _, is_below, indent = text[: len(text) - len(said)].rpartition("\n")
+    return indent + said if said and is_below and indent != " " else said
 
 
 def _split_held(text: str) -> tuple[str, str]:

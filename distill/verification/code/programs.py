@@ -1,21 +1,24 @@
 """Which of the code in an answer is the program: the block that defines what the tests call, or that reads their input.
 
-An answer is Markdown, read by CommonMark's rules (fences of back-ticks or tildes, in lists, open at the end), and more
-leniently where those find no code that answers. A block in another language than Python is no candidate, one that names
-no language is a candidate only where none says Python, and what does nothing (a printed result) is none. Of the
-candidates the last one wins that defines all names which the tests call, else the last one that imports them; of whole
-programs the last one that reads its input, itself or by an earlier block's functions, else the last one. What it uses
-and an earlier block defines is put before it.
+An answer is Markdown, read by CommonMark's rules (fences of back-ticks or tildes, in lists, open at the end), and
+more leniently where those find no code that answers: HTML's `<pre>`, a program without a fence, indented code, code
+in a line. A block in another language than Python is no candidate, one that names no language is a candidate only
+where none says Python, and what does nothing (a printed result) is none. Of the candidates the last one wins that
+defines all names which the tests call, else the last one that imports them; of whole programs the last one that reads
+its input, itself or by another block's functions, else the last one. What it uses and another block defines is put
+beside it.
 """
 
 from __future__ import annotations
 
 import ast
 import builtins
+import html
 import re
+import symtable
 import textwrap
 import warnings
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING
@@ -34,6 +37,10 @@ MOST_ENDS = 100
 
 _PYTHON = re.compile(r"\W*(?:i?python|py)[\d.]*\b", re.IGNORECASE)
 _LENIENT_FENCE = re.compile(r"(?:```|~~~)([^\n`]*)\n(.*?)(?:^[ \t]*(?:```|~~~)|\Z)", re.DOTALL | re.MULTILINE)
+_HTML = re.compile(r"<(pre|code)\b([^<>]*)>(.*?)</\1>", re.DOTALL | re.IGNORECASE)
+_HTML_CODE = re.compile(r"\s*<code\b([^<>]*)>(.*?)</code>\s*", re.DOTALL | re.IGNORECASE)
+_HTML_LANGUAGE = re.compile(r"\blang(?:uage)?(?:-|=[\"']?)(\w+)", re.IGNORECASE)
+_LANGUAGE_IN_LINE = re.compile(r"\A(?:python3?|py)\s+(?=\S)", re.IGNORECASE)
 _FIRST_LINE = re.compile(r"(?:import|from|def|class|async def|if|for|while|with|try)\b|@\w|#!|[A-Za-z_][\w, ]*=[^=]")
 """How the first line of a program begins where prose stands before it and no fence."""
 _READS_INPUT = frozenset({"input", "stdin", "open", "fileinput"})
@@ -45,7 +52,7 @@ _FUTURE = re.compile(r"^from __future__ import .*$", re.MULTILINE)
 
 @dataclass(frozen=True, kw_only=True)
 class Block:
-    """Code that compiles, the names that it defines or imports on its top level, and those that it uses."""
+    """Code that compiles, the names that it defines or imports on its top level, and the global ones that it uses."""
 
     source: str
     defines: frozenset[str]
@@ -64,12 +71,12 @@ def find_program(answer: str, calls: Collection[str] = ()) -> str:
     """
     text = answer[:LONGEST].replace("\r\n", "\n").replace("\r", "\n")
     unanswering = raw = ""
-    for find in (_fenced, _lenient, _unfenced):
+    for find in (_fenced, _lenient, _in_html, _unfenced, _indented, _in_line):
         sources = find(text)
         blocks = [block for block in map(_read, sources) if block]
         if answering := _answering(blocks, calls):
-            return _with_what_it_uses(blocks[answering[-1]], blocks[: answering[-1]], calls)
-        unanswering = unanswering or (_with_what_it_uses(blocks[-1], blocks[:-1], calls) if blocks else "")
+            return _with_what_it_uses(blocks, answering[-1], calls)
+        unanswering = unanswering or (_with_what_it_uses(blocks, len(blocks) - 1, calls) if blocks else "")
         raw = raw or (sources[-1] if sources else "")
     return unanswering or raw or text
 
@@ -79,24 +86,24 @@ def _answering(blocks: list[Block], calls: Collection[str]) -> list[int]:
     if calls:
         defining = [i for i, block in enumerate(blocks) if block.defines.issuperset(calls)]
         return defining or [i for i, block in enumerate(blocks) if (block.defines | block.imports).issuperset(calls)]
-    readers: set[str] = set()
-    reading = []
-    for i, block in enumerate(blocks):
-        if block.acts and (block.reads_input or readers & block.uses):
-            reading.append(i)
-        elif block.reads_input:
-            readers |= block.defines
-    return reading
+    readers = {name for block in blocks if block.reads_input and not block.acts for name in block.defines}
+    return [i for i, block in enumerate(blocks) if block.acts and (block.reads_input or readers & block.uses)]
 
 
-def _with_what_it_uses(block: Block, earlier: list[Block], calls: Collection[str]) -> str:
-    """The block's code behind that of the earlier blocks that define what it uses and does not define itself."""
+def _with_what_it_uses(blocks: list[Block], place: int, calls: Collection[str]) -> str:
+    """The block's code with that of the blocks that define what it uses and does not define itself.
+
+    They stand before it; a later one stands behind it where the block only defines, since it may try it out.
+    """
+    block = blocks[place]
     program = block.source
     missing = (block.uses | set(calls)) - block.defines - block.imports - set(dir(builtins))
-    for before in reversed(earlier):
-        if missing & (before.defines | before.imports):
-            program = f"{before.source}\n{program}"
-            missing = (missing | before.uses) - before.defines - before.imports
+    for i in (*range(place - 1, -1, -1), *range(place + 1, len(blocks))):
+        other = blocks[i]
+        if missing & (other.defines | other.imports):
+            is_behind = i > place and not block.acts
+            program = f"{program}\n{other.source}" if is_behind else f"{other.source}\n{program}"
+            missing = (missing | other.uses) - other.defines - other.imports
     future = _FUTURE.findall(program) if program is not block.source else []
     return "\n".join([*future, _FUTURE.sub("", program)]) if future else program
 
@@ -110,6 +117,29 @@ def _fenced(text: str) -> list[str]:
 def _lenient(text: str) -> list[str]:
     """The same where a fence stands where CommonMark sees none: behind text, or indented below a paragraph."""
     return _in_python([(info, textwrap.dedent(code)) for info, code in _LENIENT_FENCE.findall(text) if code.strip()])
+
+
+def _in_html(text: str) -> list[str]:
+    """The code of HTML's elements for it."""
+    blocks = []
+    for found in _HTML.finditer(text):
+        inner = _HTML_CODE.fullmatch(found[3])
+        attributes, code = (found[2] + inner[1], inner[2]) if inner else (found[2], found[3])
+        language = _HTML_LANGUAGE.search(attributes)
+        blocks.append((language[1] if language else "", textwrap.dedent(html.unescape(code).strip("\n"))))
+    return _in_python(blocks)
+
+
+def _indented(text: str) -> list[str]:
+    """The blocks that their indentation marks as code, as it does a function's body: asked behind `_unfenced`."""
+    return [token.content for token in _markdown().parse(text) if token.type == "code_block"]
+
+
+def _in_line(text: str) -> list[str]:
+    """The code that stands in a line between back-ticks."""
+    inlines = (token.children or [] for token in _markdown().parse(text))
+    codes = [token.content for children in inlines for token in children if token.type == "code_inline"]
+    return [code for code in (_LANGUAGE_IN_LINE.sub("", code.strip()) for code in codes) if _read(code)]
 
 
 def _in_python(blocks: list[tuple[str, str]]) -> list[str]:
@@ -144,15 +174,16 @@ def _read(source: str) -> Block | None:
                 warnings.simplefilter("ignore")  # of escapes in a model's text
                 tree = ast.parse(code)
                 nodes = list(ast.walk(tree))
+                used = frozenset(_globals_used(symtable.symtable(code, "program", "exec")))
         except (SyntaxError, ValueError, RecursionError, MemoryError):
             continue
         if not any(
             isinstance(node, ast.stmt | ast.Call | ast.Await) and not isinstance(node, ast.Expr) for node in nodes
         ):
             continue
-        used = frozenset(node.id for node in nodes if isinstance(node, ast.Name))
+        named = {node.id for node in nodes if isinstance(node, ast.Name)}
         attributes = {node.attr for node in nodes if isinstance(node, ast.Attribute)}
-        reads_input = bool(_READS_INPUT & (used | attributes))
+        reads_input = bool(_READS_INPUT & (named | attributes))
         imports: list[ast.stmt] = [s for s in tree.body if isinstance(s, ast.Import | ast.ImportFrom)]
         only_defining = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Import, ast.ImportFrom)
         return Block(
@@ -164,6 +195,13 @@ def _read(source: str) -> Block | None:
             acts=not all(isinstance(s, only_defining) for s in tree.body),
         )
     return None
+
+
+def _globals_used(table: symtable.SymbolTable) -> Iterator[str]:
+    """The names outside of functions and classes that a program looks up, so none of a function's own variables."""
+    yield from (symbol.get_name() for symbol in table.get_symbols() if symbol.is_referenced() and symbol.is_global())
+    for inner in table.get_children():
+        yield from _globals_used(inner)
 
 
 def _defined(body: list[ast.stmt]) -> set[str]:

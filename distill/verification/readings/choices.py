@@ -17,7 +17,7 @@ _CHOICE = re.compile(
 )
 
 
-_LETTER_BEHIND = re.compile(rf"(\S.*?),?\s+(?:\(|option \(?)([{LETTERS}])\)?[.。!]?")
+_LETTER_BEHIND = re.compile(rf"(\S.*?)(?<! than),?\s+(?:\(|option \(?)([{LETTERS}])\)?[.。!]?")
 """`Jupiter (B)`"""
 _ALONE = re.compile(rf"(?<![\w'])\(?([{LETTERS}])\)?(?![\w'])(?!\s+(?!(?:are|is|and|or)\b)[a-z]{{2,}})")
 _VARIABLE = re.compile(
@@ -26,9 +26,13 @@ _VARIABLE = re.compile(
 )
 """A letter that is spoken of and not chosen."""
 _OTHER_IS_RIGHT = re.compile(
-    rf"(?<![\w'])\(?([{LETTERS}])\)?\s+(?:is|was|would be)\s+"
-    r"(?:(?:also|actually|really|in fact|the|equally|just as)\s+)*(?:right|correct|better|best|answer)\b"
+    rf"^\W*(?:(?i:however|but|although|though|yet|no|on second thought)\b[^.]*?"
+    rf"(?<![\w'])\(?([{LETTERS}])\)?\s+(?:is|was)\s+"
+    rf"|.*?(?<![\w'])\(?([{LETTERS}])\)?\s+is\s+(?=(?:also|actually|really|in fact|equally|just as)\b))"
+    r"(?:(?:also|actually|really|in fact|the|equally|just as)\s+)*(?:right|correct|better|best|answer)\b",
+    re.DOTALL,
 )
+"""Behind a letter, that it is another; an option may itself say "A is correct, but B is not"."""
 _TAKEN_BACK = re.compile(rf"\b(?:wait|actually|should be|correction)\b|^\W*(?:or\s+)?{DOUBT}\b", re.IGNORECASE)
 _REFUSED = re.compile(
     rf"(?:(?:it|this|that) )?(?:is |are )?(?:{NO_ANSWER}|(?:wrong|incorrect|false|not)\b)|"
@@ -57,8 +61,8 @@ def choice_in(text: str, question: str = "") -> str | None:
             letter, content = choice
             if _REFUSED.match(content):
                 continue
-            right = {named for named in _OTHER_IS_RIGHT.findall(content) if named != letter}
-            if right or _TAKEN_BACK.search(content):
+            other = _OTHER_IS_RIGHT.match(content)
+            if (other and letter not in other.groups()) or _TAKEN_BACK.search(content):
                 return ""
             others = [other for other, option in options.items() if option and option == plain_words(content)]
             return "" if others and letter not in others else letter
