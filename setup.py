@@ -1,4 +1,5 @@
-"""What pyproject.toml cannot say: the kernels use nothing of Python's, so one wheel serves every Python of a platform."""
+"""What pyproject.toml cannot say: the kernels use nothing of Python's, so one wheel serves every Python of a
+platform."""
 
 import os
 import sys

@@ -47,8 +47,8 @@ class Model:
 
 
 def check_folder(folder: Path) -> None:
-    """The fast part of `toolkit verify`; raises `InputError` where it fails, and says where there is nothing to check, or
-    where long chats will go astray."""
+    """The fast part of `toolkit verify`; raises `InputError` where it fails, and says where there is nothing to check,
+    or where long chats will go astray."""
     if not check_start(folder):
         say(f"{folder} cannot be verified: it {why_no_record(folder)}")
     elif line := outgrown(folder):

@@ -79,7 +79,10 @@ class Curation:
 
     def summary(self) -> str:
         """One line for the terminal, with what helps where many were too long."""
-        text = f"curation: {len(self.examples)} of {counted(self.traces, 'trace')} kept; dropped: {self._reasons() or 'none'}"
+        text = (
+            f"curation: {len(self.examples)} of {counted(self.traces, 'trace')} "
+            f"kept; dropped: {self._reasons() or 'none'}"
+        )
         drops = self.drops
         long = [DROPS[reason] for reason in LENGTH_DROPS if drops[reason] > self.traces // 10]
         return text + "".join(f"; fewer are {what} where you {remedy}" for what, remedy in long)
@@ -89,7 +92,8 @@ class Curation:
         counts = self.drops
         most = max(counts, key=lambda reason: (reason != "test_split") * counts[reason])
         return (
-            f"at least 1 of the teacher's {counted(self.traces, 'trace')} must be correct and fit to train on, and none is "
+            f"at least 1 of the teacher's {counted(self.traces, 'trace')} must "
+            "be correct and fit to train on, and none is "
             f"({self._reasons()}); {DROPS[most][1]}"
         )
 

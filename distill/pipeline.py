@@ -26,7 +26,7 @@ from typing import Any
 from distill.curate import DROPPED, Curation, curate
 from distill.evaluation.evaluate import problems_digest
 from distill.problems.families import FAMILIES, make_problems
-from distill.problems.own_form import Reading
+from distill.problems.own_form import ReadingOptions
 from distill.problems.problem_set import read_problems
 from distill.problems.sources import check_traces
 from distill.problems.splits import of_split
@@ -64,7 +64,7 @@ class DistillConfig:
     """Model folders, known names or hub ids; the teacher may be an endpoint."""
     problems: Path | None
     """A user's problems; None draws procedural ones."""
-    reading: Reading
+    reading: ReadingOptions
     """How those are read."""
     traces: Path | None
     """A teacher's traces from before, with `problems.jsonl` beside them unless `problems` is given; None samples."""
@@ -89,7 +89,7 @@ def demo(*, lora: bool = False, epochs: int = 1, seed: int = 0) -> DistillConfig
         teacher="builtin",
         student="smollm2-135m",
         problems=None,
-        reading=Reading(),
+        reading=ReadingOptions(),
         traces=None,
         families=FAMILIES,
         per_family=500,
@@ -187,7 +187,8 @@ def distill(
 
 
 def _stage(config: DistillConfig, teacher: Respondent, student: Path, given: Sequence[Problem] | None) -> Stage:
-    """Paths are inputs by their content, so that a moved file, or the same problems in another form, is the same run."""
+    """Paths are inputs by their content, so that a moved file, or the same problems in another form, is the same
+    run."""
     values: dict[str, Any] = asdict(config)
     for name in ("problems", "reading", "traces"):
         del values[name]

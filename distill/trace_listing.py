@@ -29,7 +29,7 @@ LONGEST = 72
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row(Record):
+class ListedTrace(Record):
     """One trace or failed request."""
 
     problem_id: str
@@ -41,7 +41,7 @@ class Row(Record):
     """The first line of the answer, or of what the server said instead."""
 
 
-def listing(run: Path, what: What) -> list[Row]:
+def listing(run: Path, what: What) -> list[ListedTrace]:
     """The rows of a run folder; raises `InputError` where it is none."""
     folder = next((folder for folder in (run, partial_of(run)) if (folder / PROBLEMS).is_file()), None)
     if folder is None:
@@ -60,7 +60,7 @@ def listing(run: Path, what: What) -> list[Row]:
     else:
         found = [(t.problem_id, t.sample, t.finish_reason, _said(t)) for t in traces.values()]
     return [
-        Row(
+        ListedTrace(
             problem_id=problem_id,
             sample=sample,
             reason=reason,
@@ -71,7 +71,7 @@ def listing(run: Path, what: What) -> list[Row]:
     ]
 
 
-def table(rows: list[Row]) -> str:
+def table(rows: list[ListedTrace]) -> str:
     """The rows for a terminal."""
     if not rows:
         return "none"

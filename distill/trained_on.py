@@ -85,13 +85,15 @@ def choose(
     given = list(problems) if split == "all" else of_split(problems, split)
     if not given:
         raise InputError(
-            f"at least 1 of {counted(len(problems), 'problem')} must be of the {split} split, but none is; choose another --split"
+            f"at least 1 of {counted(len(problems), 'problem')} must be of the {split} "
+            "split, but none is; choose another --split"
         )
     trained = set[str]().union(*(questions for questions in trained_on.values() if questions))
     fresh = [problem for problem in given if question_digest(problem) not in trained]
     if not fresh and not include_trained:
         raise InputError(
-            f"at least 1 of {counted(len(given), 'problem')} must be new to the model, but it was trained on all; give others, or "
+            f"at least 1 of {counted(len(given), 'problem')} must be new to the model, "
+            "but it was trained on all; give others, or "
             "ask them all the same with --include-trained"
         )
     return Asking(

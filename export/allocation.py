@@ -22,7 +22,7 @@ import numpy as np
 import onnx
 import torch
 
-from export.calibration.texts import Text
+from export.calibration.texts import CalibrationText
 from export.checkpoint.tensors import MATRICES, Checkpoint
 from export.checks.parity import divergence, expectations, float_model, scored_expectations
 from export.folder.package import write_package
@@ -59,7 +59,12 @@ class Choice(Record):
 
 
 def allocate(
-    checkpoint: Checkpoint, source: Path, chat_folder: Path, texts: Sequence[Text], max_bytes: int, folder: Path
+    checkpoint: Checkpoint,
+    source: Path,
+    chat_folder: Path,
+    texts: Sequence[CalibrationText],
+    max_bytes: int,
+    folder: Path,
 ) -> list[Choice]:
     """A format for each stored matrix, all together in `max_bytes`; trial files are written into `folder`.
 
@@ -90,7 +95,8 @@ def allocate(
 
 
 def choose(candidates: Mapping[str, Sequence[Choice]], max_bytes: int) -> list[Choice]:
-    """One choice a matrix: from each one's first (the smallest) on, the most divergence saved a byte while bytes last."""
+    """One choice a matrix: from each one's first (the smallest) on, the most divergence saved a byte while bytes
+    last."""
     chosen = {name: choices[0] for name, choices in candidates.items()}
     room = max_bytes - sum(choice.size_bytes for choice in chosen.values())
     while True:
@@ -132,8 +138,8 @@ def layout_bytes(checkpoint: Checkpoint, name: str, layout: Layout) -> int:
 
 
 def _options(checkpoint: Checkpoint) -> dict[str, list[Layout]]:
-    """What each stored matrix may get, smallest first: three bits in a layer whose rows are whole blocks of 256, four in large
-    to small blocks, then eight."""
+    """What each stored matrix may get, smallest first: three bits in a layer whose rows are whole blocks of 256, four
+    in large to small blocks, then eight."""
     coded = partial(layouts, checkpoint.config, bits=4, head_bits=4)
     by_size = [coded(block_size=THREE_BITS_BLOCK, narrow=MATRICES), *(coded(block_size=size) for size in BLOCK_SIZES)]
     options = {}
@@ -143,7 +149,7 @@ def _options(checkpoint: Checkpoint) -> dict[str, list[Layout]]:
     return options
 
 
-def _enough(texts: Sequence[Text]) -> int:
+def _enough(texts: Sequence[CalibrationText]) -> int:
     totals = np.cumsum([len(text.completion) for text in texts])
     return int(np.searchsorted(totals, TOKENS)) + 1
 
@@ -165,7 +171,7 @@ def _measure(
     checkpoint: Checkpoint,
     source: Path,
     chat_folder: Path,
-    texts: Sequence[Text],
+    texts: Sequence[CalibrationText],
     options: Mapping[str, Sequence[Layout]],
     folder: Path,
 ) -> dict[str, float]:

@@ -13,7 +13,7 @@ import numpy as np
 from export.calibration.stream import Calibrated, CalibrationStream
 from export.calibration.texts import CalibrationTexts
 from export.checkpoint.tensors import EMBEDDING, LM_HEAD, MATRICES, Checkpoint
-from export.folder.resume_log import Journal
+from export.folder.resume_log import ResumeLog
 from export.quantization.codes import Weight, round_nearest
 from export.quantization.layout import Layout
 from toolkit.generation.generate import Floats
@@ -41,7 +41,7 @@ def parts(
     method: Method,
     chosen: Mapping[str, Layout],
     texts: CalibrationTexts,
-    journal: Journal,
+    journal: ResumeLog,
 ) -> Iterator[tuple[str, Iterator[Matrix]]]:
     """The embedding, each layer and the head, without those that are finished, with their matrices."""
     layers = range(checkpoint.config.num_hidden_layers)

@@ -1,4 +1,5 @@
-"""An adapter that is not merged while the base is read (see `export.checkpoint.adapter`), merged by PEFT into a folder of the cache.
+"""An adapter that is not merged while the base is read (see `export.checkpoint.adapter`), merged by PEFT into a folder
+of the cache.
 
     base + adapter ─ PEFT's merge_and_unload ─ <cache folder>/models/<adapter>-<digest>/
 
@@ -51,8 +52,8 @@ def open_merged(base: Path, adapter: Path | None, chat_folder: Path) -> Checkpoi
 def merged_folder(base: Path, adapter: Path, chat_folder: Path) -> Path:
     """The folder in the cache that holds the merged model; made where these very folders have none yet.
 
-    `chat_folder`: where its tokenizer and template lie. Raises `InputError` where PEFT does not merge the adapter whole,
-    or the memory is too small.
+    `chat_folder`: where its tokenizer and template lie. Raises `InputError` where PEFT does not merge the adapter
+    whole, or the memory is too small.
     """
     inputs = {"base": files_digest(base), "adapter": files_digest(adapter)}
     key = hashlib.sha256(json.dumps(inputs).encode()).hexdigest()[:16]
@@ -137,6 +138,7 @@ def _check_memory(base: Path) -> None:
     needed, available = 4 * sum(torch.Size(shape).numel() for shape in shapes), memory().available_bytes
     if needed > available:
         raise InputError(
-            f"the float model ({needed / 1e9:.1f} GB) must fit the free memory ({available / 1e9:.1f} GB) to be merged; "
+            f"the float model ({needed / 1e9:.1f} GB) must fit the free memory "
+            f"({available / 1e9:.1f} GB) to be merged; "
             "close programs, or merge it on another machine and export the result"
         )

@@ -28,7 +28,7 @@ from export.checks.gate import check_source, pass_gate
 from export.checks.goldens import Chats
 from export.checks.parity import float_model
 from export.folder.package import write_package
-from export.folder.resume_log import Journal
+from export.folder.resume_log import ResumeLog
 from export.folder.weights_file import FILE_NAME, Weights, WeightsFile, read_weight
 from export.graph.model_graph import build_graph
 from export.matrices import part_bytes, parts, vectors
@@ -76,7 +76,7 @@ def export_model(config: ExportConfig) -> dict[str, Any]:
     texts = _read_texts(checkpoint, config)
     folder = runs.partial_folder(config.out, stage)
     try:
-        journal = Journal(folder)
+        journal = ResumeLog(folder)
         choices = _allocation(checkpoint, config, texts, journal) if config.is_sized else []
         chosen |= {choice.name: choice.layout for choice in choices}
         _write_model(checkpoint, config, chosen, texts, folder, journal)
@@ -100,7 +100,7 @@ def _write_model(
     chosen: Mapping[str, Layout],
     texts: CalibrationTexts,
     folder: Path,
-    journal: Journal,
+    journal: ResumeLog,
 ) -> None:
     write_package(config.source, config.chat_folder, folder, checkpoint.config)
     norms = vectors(checkpoint)
@@ -126,7 +126,7 @@ def _write_model(
 
 
 def _tune(
-    checkpoint: Checkpoint, config: ExportConfig, texts: CalibrationTexts, folder: Path, journal: Journal
+    checkpoint: Checkpoint, config: ExportConfig, texts: CalibrationTexts, folder: Path, journal: ResumeLog
 ) -> dict[str, Floats]:
     """Write tuned scales over the first ones; returns the norms. What was found is kept before it is written, because
     a run that was interrupted here must not tune what is tuned."""
@@ -145,7 +145,7 @@ def _tune(
 
 
 def _allocation(
-    checkpoint: Checkpoint, config: ExportConfig, texts: CalibrationTexts, journal: Journal
+    checkpoint: Checkpoint, config: ExportConfig, texts: CalibrationTexts, journal: ResumeLog
 ) -> list[Choice]:
     """Formats for a size; those that an interrupted run had chosen, because the next measurement may fall otherwise."""
     kept = journal.folder / CHOICES
@@ -189,7 +189,8 @@ def _check_memory(checkpoint: Checkpoint, config: ExportConfig) -> None:
     available = memory().available_bytes
     if config.tune and 2 * model_bytes > available:
         raise InputError(
-            f"two float models ({2 * model_bytes / 1e9:.1f} GB) must fit the free memory ({available / 1e9:.1f} GB) to be "
+            f"two float models ({2 * model_bytes / 1e9:.1f} GB) must fit the free "
+            f"memory ({available / 1e9:.1f} GB) to be "
             "tuned; close programs, or leave out --tune"
         )
     if config.bounds is not None and model_bytes > available:

@@ -14,8 +14,8 @@ from toolkit.formats.chat_format import TOKENIZER
 from toolkit.records import TRAIN
 
 Preset = Literal["balanced", "best", "fast", "quick"]
-"""balanced: large blocks. best: smaller ones and an int8 head. fast: balanced with three bits for most weights. quick: not
-calibrated."""
+"""balanced: large blocks. best: smaller ones and an int8 head. fast: balanced with three bits for most weights. quick:
+not calibrated."""
 BLOCK_SIZE: dict[Preset, int] = {"balanced": 256, "best": 64, "fast": 256, "quick": 32}
 INT8_CACHED: tuple[Preset, ...] = ("balanced", "fast")
 NARROW: dict[Preset, tuple[str, ...]] = {"fast": ("mlp.gate_up_proj", "mlp.down_proj")}
@@ -24,7 +24,8 @@ WeightType = Literal["int8", "fp16", "fp32"]
 """What needs no calibration."""
 BITS: dict[WeightType, int] = {"int8": 8, "fp16": 16, "fp32": 32}
 INT8_BLOCK_SIZE = 128
-"""Activations are rounded in blocks of the same size: on SmolLM2-135M mean KL is 0.0045 with 128 and 0.0057 with 256."""
+"""Activations are rounded in blocks of the same size: on SmolLM2-135M mean KL is 0.0045 with 128 and 0.0057 with
+256."""
 CALIBRATION_TOKENS = 24_000
 CHOICES, TUNED = "choices.jsonl", "tuned.safetensors"
 
@@ -43,8 +44,8 @@ class ExportConfig:
     """The traces (`Example` lines) that weights and the int8 cache are calibrated on and parity is measured on; None
     where there are none and the method is nearest."""
     cache: Cache
-    """How the runner keeps keys and values unless it is told otherwise, or the gate finds that int8 falls short; parity is
-    measured with it.
+    """How the runner keeps keys and values unless it is told otherwise, or the gate finds that int8 falls short; parity
+    is measured with it.
 
     int8 made decoding a 1.7B a quarter faster after 512 tokens, and cost SmolLM2-135M 0.0006 of a mean KL of 0.048.
     """
@@ -56,8 +57,8 @@ class ExportConfig:
     head_bits: int
     """Of the output head, and of the embedding where the two are one matrix; everything else has `bits`.
 
-    Rounded to nearest, 8 bits lose next to nothing and 4 more than all calibrated layers together; with error feedback 4
-    bits lose a tenth of what the layers do (docs/explanation/int4.md).
+    Rounded to nearest, 8 bits lose next to nothing and 4 more than all calibrated layers together; with error feedback
+    4 bits lose a tenth of what the layers do (docs/explanation/int4.md).
     """
     has_own_head: bool
     """Whether a tied head is stored beside the embedding, so that it can be calibrated: an embedding's rows are looked
@@ -65,8 +66,8 @@ class ExportConfig:
     step reads half. Not where a size is asked for.
     """
     narrow: tuple[str, ...]
-    """The layers' modules that have 3 bits in place of `bits`, where their rows are whole blocks of 256. Not where a size
-    is asked for.
+    """The layers' modules that have 3 bits in place of `bits`, where their rows are whole blocks of 256. Not where a
+    size is asked for.
     """
     max_bytes: int
     bits_per_weight: float
@@ -111,7 +112,8 @@ def int4_config(
     tune: bool = False,
     method: Method | None = None,
 ) -> ExportConfig:
-    """What `--int4` does: calibrated on traces, given or the student's own; without any, `quick` in place of `balanced`.
+    """What `--int4` does: calibrated on traces, given or the student's own; without any, `quick` in place of
+    `balanced`.
 
     `method`: another than the preset's. Raises `InputError` where another preset, or a method that needs them, has no
     traces to calibrate on, and where `quick` is given some.
@@ -144,7 +146,8 @@ def int4_config(
 
 
 def _int4_bounds(method: Method, preset: Preset) -> Bounds:
-    """Two to three times the divergence of the rotated SmolLM2-135M (docs/explanation/int4.md), whose weights are hard to round."""
+    """Two to three times the divergence of the rotated SmolLM2-135M (docs/explanation/int4.md), whose weights are hard
+    to round."""
     if method != "gptq":
         return Bounds(max_mean_kl=0.6, min_top1=0.6)
     return Bounds(max_mean_kl=0.25, min_top1=0.75) if preset == "fast" else Bounds(max_mean_kl=0.15, min_top1=0.85)

@@ -1,9 +1,9 @@
 """What codes leave open: scales and norms, tuned together until the whole model says more of what its float self says.
 
-Layer by layer each matrix was rounded so that its own output stays; nothing has looked at the end of the model. Here the
-codes stay as they are, and KL(float ‖ quantized) over every token of the calibration texts is brought down by AdamW over
-the share by which each scale and each norm's weight grows (the second phase of Chen et al., "EfficientQAT" (2024), with
-the float model's distribution in the place of the text).
+Layer by layer each matrix was rounded so that its own output stays; nothing has looked at the end of the model. Here
+the codes stay as they are, and KL(float ‖ quantized) over every token of the calibration texts is brought down by AdamW
+over the share by which each scale and each norm's weight grows (the second phase of Chen et al., "EfficientQAT" (2024),
+with the float model's distribution in the place of the text).
 
 Both models are in memory as floats; the codes' weights are made anew in each product, forward and backward.
 
@@ -25,7 +25,7 @@ from torch.nn import functional
 from torch.nn.utils import parametrize
 from transformers import PreTrainedModel
 
-from export.calibration.texts import Text, batches_by_length, padded
+from export.calibration.texts import CalibrationText, batches_by_length, padded
 from export.checkpoint.tensors import LM_HEAD
 from export.matrices import checkpoint_names
 from export.quantization.codes import Halves, QuantizedWeight, Weight, dequantize
@@ -50,7 +50,7 @@ class Tuned:
     norms: dict[str, Floats]
 
 
-def tune(model: PreTrainedModel, weights: Mapping[str, Weight], texts: Sequence[Text]) -> Tuned:
+def tune(model: PreTrainedModel, weights: Mapping[str, Weight], texts: Sequence[CalibrationText]) -> Tuned:
     """Tune the scales of all coded matrices within layers, and every norm, on these texts.
 
     `model`: the float one; it comes back as it was. `weights`: all stored matrices, as they will be read.

@@ -38,7 +38,8 @@ def field_types(kind: type) -> dict[str, Any]:
 
 
 def fits(value: Any, kind: Any) -> bool:
-    """Whether a value is of a type such as `dict[str, list[int]]`. A whole number is a measure too, and true is none."""
+    """Whether a value is of a type such as `dict[str, list[int]]`. A whole number is a measure too, and true is
+    none."""
     return _check(kind)(value)
 
 
@@ -51,7 +52,8 @@ def check_type(value: Any, kind: Any, name: str) -> None:
 
 
 def in_words(kind: Any) -> str:
-    """A type as a message names it: `dict[str, list[int]]` is an object, each entry a list, each entry a whole number."""
+    """A type as a message names it: `dict[str, list[int]]` is an object, each entry a list, each entry a whole
+    number."""
     origin, parts = get_origin(kind), get_args(kind)
     if origin in (Union, UnionType):
         return " or ".join(map(in_words, parts))

@@ -21,7 +21,8 @@ MOST_NESTED = 100
 """Levels of lists and objects. Protocol buffers allow as many, and what walks a value recursively has room for them."""
 
 MOST_BYTES = 2**28
-"""Of a file of JSON, and of a line that is a record. The index of a checkpoint of 671 billion parameters has 9 million, the questions of a large run more."""
+"""Of a file of JSON, and of a line that is a record. The index of a checkpoint of 671 billion parameters has 9 million,
+the questions of a large run more."""
 
 BOM = "\ufeff"
 

@@ -76,7 +76,8 @@ class Asked(Record):
     def __post_init__(self) -> None:
         if not isinstance(self.history, list) or not all(map(_is_message, self.history)):
             raise InputError(
-                f"history ({self.history!r}) must be a list of messages, each with a role ({', '.join(ROLES)}) and a text "
+                f"history ({self.history!r}) must be a list of messages, each with "
+                f"a role ({', '.join(ROLES)}) and a text "
                 "as content"
             )
 
@@ -92,7 +93,8 @@ class Asked(Record):
 
     @property
     def exact_text(self) -> str:
-        """What tells one question from another: the messages without white space around them and at the ends of lines."""
+        """What tells one question from another: the messages without white space around them and at the ends of
+        lines."""
         texts = [text for message in self.messages for text in (message["role"], message["content"])]
         lines = [[line.rstrip() for line in text.strip().splitlines()] for text in texts]
         return unicodedata.normalize("NFC", json.dumps(lines, ensure_ascii=False))
@@ -297,7 +299,8 @@ class AppendLog:
         self._synced_at = time.monotonic()
 
     def append(self, record: Record) -> None:
-        """Write one record whole, by one system call; what a full disk took of it is taken back, so that none is torn."""
+        """Write one record whole, by one system call; what a full disk took of it is taken back, so that none is
+        torn."""
         line = record_line(record)
         try:
             written = os.write(self._descriptor, line)

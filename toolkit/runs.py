@@ -38,7 +38,8 @@ from toolkit.terminal import say
 
 MANIFEST = "manifest.json"
 MARKER, COMMAND, LOCK = "stage.json", "command", ".lock"
-"""In a partial folder: the run that it is for, with the command that began it, and the claim of the process that works on it."""
+"""In a partial folder: the run that it is for, with the command that began it, and the claim of the process that works
+on it."""
 MANIFEST_TYPES = {
     "stage": str,
     "config": dict[str, Any],
@@ -236,7 +237,8 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
 
 
 def replace_text(path: Path, text: str, *, mode: int = 0o666) -> None:
-    """Write a file whole or not at all: a reader sees the old content or the new. `mode`: who may read it, from the first byte.
+    """Write a file whole or not at all: a reader sees the old content or the new. `mode`: who may read it, from the
+    first byte.
 
     Half a surrogate pair, which UTF-8 has no bytes for, stands there as its escape, which JSON reads back.
     """
@@ -333,7 +335,8 @@ def _set_aside(folder: Path, found: Any, key: Mapping[str, Any]) -> None:
     os.rename(folder, aside)
     if isinstance(found, dict):
         say(
-            f"{aside} keeps an unfinished run: {_difference(found, key) or 'of another version'}; with its own options it goes on"
+            f"{aside} keeps an unfinished run: {_difference(found, key) or 'of another version'}; "
+            "with its own options it goes on"
         )
     else:
         say(f"{aside} keeps what a run left whose {MARKER} cannot be read; nothing goes on from there by itself")

@@ -1,9 +1,9 @@
 """What a person reads at the terminal: whatever of it is not printable stands there as its escape.
 
 Names of models and files, servers' messages and models' texts are written by others, and a terminal obeys what it is
-sent: it moves the cursor, writes over the lines above, changes the window's title, turns the direction of the text.
-So every line of ours goes through here (a test checks it), what libraries warn of goes through `Escaped`, and what goes to a
-program as JSON is ASCII.
+sent: it moves the cursor, writes over the lines above, changes the window's title, turns the direction of the text. So
+every line of ours goes through here (a test checks it), what libraries warn of goes through `Escaped`, and what goes to
+a program as JSON is ASCII.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ _drawn_on: TextIO | None = None
 
 
 def visible(text: str) -> str:
-    """A text as one line: line ends, controls, marks of direction and half surrogate pairs are shown as `\\n`, `\\x1b` …"""
+    """A text as one line: line ends, controls, marks of direction and half surrogate pairs are shown as `\\n`, `\\x1b`
+    …"""
     if text.isprintable():
         return text
     return "".join(sign if _is_shown(sign) else sign.encode("unicode_escape").decode() for sign in text)
@@ -77,7 +78,8 @@ def listed(names: Sequence[str]) -> str:
 
 
 class Escaped:
-    """A stream on which whatever a library writes (a warning with a tensor's name, say) is text too, and has no colours."""
+    """A stream on which whatever a library writes (a warning with a tensor's name, say) is text too, and has no
+    colours."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream

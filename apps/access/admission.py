@@ -4,8 +4,9 @@
     GET /health     ── answered to everybody
     the rest        ── cookie ── asked by our own page ── body within bounds ── application
 
-Whoever else uses this machine may reach the port, but reads the terminal no more than the cookie. The address is also among
-the words that start the browser, which Linux shows to everybody: there the token is taken from this user's sockets alone.
+Whoever else uses this machine may reach the port, but reads the terminal no more than the cookie. The address is also
+among the words that start the browser, which Linux shows to everybody: there the token is taken from this user's
+sockets alone.
 """
 
 from __future__ import annotations

@@ -64,8 +64,8 @@ def guard(
 ) -> Application:
     """Wrap an application so that it answers only under one of `hosts`, and to its own pages and those of `origins`.
 
-    `hosts`: `name:port`, or a bare `name` for any port. `origins`: as browsers write them, or `ANY_ORIGIN`. `advice`: what
-    a refusal says beside the reason. `tell`: how it says so.
+    `hosts`: `name:port`, or a bare `name` for any port. `origins`: as browsers write them, or `ANY_ORIGIN`. `advice`:
+    what a refusal says beside the reason. `tell`: how it says so.
     """
 
     async def guarded(scope: Scope, receive: Receive, send: Send) -> None:

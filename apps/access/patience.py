@@ -1,6 +1,7 @@
 """uvicorn's connections, which end where a request's head does not arrive: uvicorn itself waits for it for ever.
 
-What is no HTTP is answered in the words of the server that it was sent to, in place of uvicorn's plain text. Whoever opens connections and sends nothing, or a byte now and then, would have all that a process may open. A request's body
+What is no HTTP is answered in the words of the server that it was sent to, in place of uvicorn's plain text. Whoever
+opens connections and sends nothing, or a byte now and then, would have all that a process may open. A request's body
 has its own bound (`apps.access.bounded_body`), and so has a connection that is kept for another request (uvicorn's).
 """
 

@@ -71,7 +71,8 @@ def build_application(
 
 
 def serve(models: Sequence[Model], store: Store, *, host: str, port: int, window: Window) -> None:
-    """Serve the pages of one or two loaded models until interrupted; prints the address first. Port 0 is any free port."""
+    """Serve the pages of one or two loaded models until interrupted; prints the address first. Port 0 is any free
+    port."""
     if host not in LOOPBACK:
         raise InputError(f"host ({host}) must be one of {', '.join(LOOPBACK)}: the chat has no password")
     with listen(host, port) as listener:

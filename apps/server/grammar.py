@@ -2,8 +2,8 @@
 
 A grammar knows what an answer holds so far and says which tokens may follow; the end-of-turn tokens may follow once the
 JSON value is whole. What a schema leaves open in white space is fixed (", " and ": "), because a small model that may
-write blanks can write them for ever. What can fail in mid-answer (a schema that only an endless value fits, a pattern of too
-many states) fails in the walks that each schema is tried by.
+write blanks can write them for ever. What can fail in mid-answer (a schema that only an endless value fits, a pattern
+of too many states) fails in the walks that each schema is tried by.
 """
 
 from __future__ import annotations

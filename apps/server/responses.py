@@ -12,7 +12,7 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
-from apps.server.row import Drawn, Piece, Turn
+from apps.server.row import BatchRow, Drawn, Piece
 
 Json = dict[str, Any]
 
@@ -32,7 +32,7 @@ class Head:
 
 
 @dataclass(kw_only=True)
-class Choice:
+class CompletionChoice:
     """One answer as far as it is drawn."""
 
     index: int
@@ -57,7 +57,7 @@ class Choice:
             self.drawn.append((piece.drawn, piece.is_reasoning))
 
 
-def usage(choices: Sequence[Choice], prompts: Sequence[Turn]) -> Json:
+def usage(choices: Sequence[CompletionChoice], prompts: Sequence[BatchRow]) -> Json:
     """`prompts`: one turn for each prompt, however many choices it has."""
     prompt_tokens = sum(len(turn.prompt) for turn in prompts)
     completion_tokens = sum(choice.completion_tokens for choice in choices)
@@ -70,7 +70,7 @@ def usage(choices: Sequence[Choice], prompts: Sequence[Turn]) -> Json:
     }
 
 
-def whole_choice(head: Head, choice: Choice, tokenizer: Tokenizer) -> Json:
+def whole_choice(head: Head, choice: CompletionChoice, tokenizer: Tokenizer) -> Json:
     """One entry of `choices` of a whole response."""
     facts = {"index": choice.index, "finish_reason": choice.finish_reason}
     if not head.is_chat:

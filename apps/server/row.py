@@ -45,7 +45,7 @@ class Piece:
     finish_reason: FinishReason | None
 
 
-class Turn:
+class BatchRow:
     """See the module."""
 
     def __init__(

@@ -102,7 +102,8 @@ def run_server(
     """Load an exported folder and serve it until interrupted; prints the address first. Port 0 is any free port.
 
     `name`: the model's, in place of its folder's. `origins`: of web pages that may ask. `hosts`: further names of this
-    machine, with any port or a certain one. `repeatable`: a turn says the same whatever the kernels, for the batch's gain.
+    machine, with any port or a certain one. `repeatable`: a turn says the same whatever the kernels, for the batch's
+    gain.
 
     Raises `InputError` where the folder is no export, the address cannot be had, or lacks the key that it needs.
     """

@@ -8,10 +8,10 @@
 Every round reads one piece of one prompt (the readers take turns, so a long prompt holds nobody up) and steps all rows
 whose prompt is read. A free place goes to the request with the fewest rows in work, then to the oldest.
 
-What a turn says must hang on nothing but its prompt and seed. Our own kernels round a few rows one by one, and many in one
-way however many they are, so a prompt is read by many tokens at once, to its last piece, and up to a few turns are stepped
-together as if each were alone. With other kernels every cut counts: a repeatable scheduler cuts always alike, and steps one
-row after another.
+What a turn says must hang on nothing but its prompt and seed. Our own kernels round a few rows one by one, and many in
+one way however many they are, so a prompt is read by many tokens at once, to its last piece, and up to a few turns are
+stepped together as if each were alone. With other kernels every cut counts: a repeatable scheduler cuts always alike,
+and steps one row after another.
 
 One thread owns the pool; everything else is behind one lock.
 """
@@ -23,7 +23,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from apps.server.metrics import Metrics, Outcome
-from apps.server.row import Turn
+from apps.server.row import BatchRow
 from export.runtime.rows.prefix import FEW_ROWS
 from export.runtime.rows.row_pool import Row, RowPool
 from toolkit.generation.generate import Floats
@@ -42,7 +42,7 @@ class QueueFull(Exception):
 class _Work:
     """A turn that waits or is at work."""
 
-    turn: Turn
+    turn: BatchRow
     request: object
     submitted_s: float
     row: Row | None = None
@@ -81,7 +81,7 @@ class Scheduler:
         self._thread = threading.Thread(target=self._run, name="scheduler", daemon=True)
         self._thread.start()
 
-    def submit(self, turns: Sequence[Turn]) -> None:
+    def submit(self, turns: Sequence[BatchRow]) -> None:
         """Let the turns of one request wait for rows; raises `QueueFull` where not all of them may."""
         request, now = object(), self._clock()
         with self._changed:
@@ -91,7 +91,7 @@ class Scheduler:
             self._show()
             self._changed.notify()
 
-    def cancel(self, turns: Sequence[Turn]) -> None:
+    def cancel(self, turns: Sequence[BatchRow]) -> None:
         """Nobody waits for these any more; those that have ended stay as they are."""
         with self._changed:
             for turn in turns:

@@ -30,9 +30,9 @@ from apps.model import check_folder
 from apps.server.grammar import Grammar, Vocabulary
 from apps.server.metrics import Metrics
 from apps.server.requests.body import read_body
-from apps.server.requests.protocol import ApiError, Settings, check_model, read_chat_request, read_text_request
-from apps.server.responses import Choice, Head, chunk_choices, usage, whole_choice
-from apps.server.row import Piece, Turn
+from apps.server.requests.protocol import ApiError, RequestSettings, check_model, read_chat_request, read_text_request
+from apps.server.responses import CompletionChoice, Head, chunk_choices, usage, whole_choice
+from apps.server.row import BatchRow, Piece
 from apps.server.scheduler import QueueFull, Scheduler
 from export.runtime.exported_model import OpenModel, open_exported
 from export.runtime.rows.row_pool import RowPool
@@ -169,13 +169,14 @@ class Service:
         self,
         request: Request,
         prompts: Sequence[list[int]],
-        settings: Settings,
+        settings: RequestSettings,
         grammar: Grammar | None,
         *,
         is_chat: bool,
         written: Sequence[int] = (),
     ) -> Response:
-        """Let the turns of one request run, and answer whole or as a stream; `written`: what each of them begins with."""
+        """Let the turns of one request run, and answer whole or as a stream; `written`: what each of them begins
+        with."""
         pieces: Pieces = asyncio.Queue()
         loop = asyncio.get_running_loop()
         turns = []
@@ -194,7 +195,7 @@ class Service:
             model=self.name,
             is_chat=is_chat,
         )
-        choices = [Choice(index=i) for i in range(len(turns))]
+        choices = [CompletionChoice(index=i) for i in range(len(turns))]
         counted = turns[:: settings.n]
         if settings.stream:
             events = self._events(head, choices, turns, pieces, counted if settings.include_usage else ())
@@ -210,7 +211,7 @@ class Service:
         return JSONResponse(head.envelope(is_chunk=False, choices=shown, usage=usage(choices, counted)))
 
     async def _collected(
-        self, request: Request, choices: Sequence[Choice], turns: Sequence[Turn], pieces: Pieces
+        self, request: Request, choices: Sequence[CompletionChoice], turns: Sequence[BatchRow], pieces: Pieces
     ) -> bool:
         """Wait until all choices are whole; False where the client leaves before."""
         collected = asyncio.ensure_future(self._collect(choices, turns, pieces))
@@ -228,13 +229,13 @@ class Service:
     def _turn(
         self,
         prompt: list[int],
-        settings: Settings,
+        settings: RequestSettings,
         grammar: Grammar | None,
         parser: ReasoningParser | None,
         index: int,
         deliver: Callable[[int, Piece | BaseException], None],
         written: Sequence[int],
-    ) -> Turn:
+    ) -> BatchRow:
         length = len(prompt) + len(written)
         room = self._max_length - length
         if room < 1 or not prompt:
@@ -242,7 +243,7 @@ class Service:
             message += f"({self._max_length} tokens) and not empty; shorten it"
             raise ApiError(message, param="messages" if parser else "prompt", code="context_length_exceeded")
         sampling = settings.sampling
-        return Turn(
+        return BatchRow(
             prompt,
             tokenizer=self._format.tokenizer,
             stop_ids=self._format.stop_ids,
@@ -263,7 +264,7 @@ class Service:
         if count > capacity:
             raise ApiError(f"the answers asked for ({count}) must be at most {capacity}; ask for fewer", param="n")
 
-    async def _collect(self, choices: Sequence[Choice], turns: Sequence[Turn], pieces: Pieces) -> None:
+    async def _collect(self, choices: Sequence[CompletionChoice], turns: Sequence[BatchRow], pieces: Pieces) -> None:
         try:
             async for index, piece in _until_all_end(pieces, len(turns)):
                 choices[index].add(piece)
@@ -273,12 +274,13 @@ class Service:
     async def _events(
         self,
         head: Head,
-        choices: Sequence[Choice],
-        turns: Sequence[Turn],
+        choices: Sequence[CompletionChoice],
+        turns: Sequence[BatchRow],
         pieces: Pieces,
-        counted: Sequence[Turn],
+        counted: Sequence[BatchRow],
     ) -> AsyncIterator[str]:
-        """Server-sent events of one request; `counted`: a turn for each prompt, where the last is to carry the usage."""
+        """Server-sent events of one request; `counted`: a turn for each prompt, where the last is to carry the
+        usage."""
         shared: dict[str, Any] = {"usage": None} if counted else {}
         try:
             if head.is_chat:

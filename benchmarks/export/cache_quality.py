@@ -2,11 +2,11 @@
 
     python -m benchmarks.export.cache_quality [--model runs/demo/student] [--out runs/cache]
 
-Models of Qwen2's shape, small and of random weights, with biases as published ones have them; and models of the reader's.
-Each is exported by the default recipe, calibrated on pieces of Python's documentation; then it reads other pieces, one
-after the other, as one text of `POSITIONS`. What is compared at each position is the float model in torch with the
-exported one, which reads a few tokens at a time, so that nearly all that it attends to is what its cache holds: through
-our kernels, and through onnxruntime's. Writes the block `cache` of docs/explanation/cache.md.
+Models of Qwen2's shape, small and of random weights, with biases as published ones have them; and models of the
+reader's. Each is exported by the default recipe, calibrated on pieces of Python's documentation; then it reads other
+pieces, one after the other, as one text of `POSITIONS`. What is compared at each position is the float model in torch
+with the exported one, which reads a few tokens at a time, so that nearly all that it attends to is what its cache
+holds: through our kernels, and through onnxruntime's. Writes the block `cache` of docs/explanation/cache.md.
 
 Shapes: T positions, D hidden, V vocabulary.
 """

@@ -1,13 +1,13 @@
 """`python -m benchmarks.export.conversion`: what converting a model of a given shape costs in memory and time.
 
 The checkpoint is made here: sharded bf16 safetensors of zeros in sparse files, which take no room on the disk and are
-read like any others. It is rounded to nearest in a process of its own, because peak memory belongs to a process. What is
-written is as large as for real weights.
+read like any others. It is rounded to nearest in a process of its own, because peak memory belongs to a process. What
+is written is as large as for real weights.
 
 Bound: 2 GiB and the largest tensor in float32, for any size of the model.
 
-`--calibrated` converts random weights in the shape of SmolLM2-1.7B by the default preset instead, `--layers` of them, and
-tells what a layer takes.
+`--calibrated` converts random weights in the shape of SmolLM2-1.7B by the default preset instead, `--layers` of them,
+and tells what a layer takes.
 """
 
 from __future__ import annotations

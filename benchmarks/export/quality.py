@@ -2,11 +2,12 @@
 
     python -m benchmarks.export.quality [--model smollm2-135m] [--hidden-size 768] [--olive] [--out runs/quality]
 
-The model is rotated first (see `benchmarks.export.rotation`), because one that came from a 4-bit file lies on that file's grid; 768
-is a multiple of 256, which llama.cpp's K-quants need. The texts are Python's own documentation, which every Python
-carries: some topics to calibrate on, others to compare on. Every form reads the same held-out tokens through its own
-runtime. Where llama-cpp-python is installed, its quantizations are made and measured in the same run; with --olive those of
-Olive and of onnxruntime-genai's model builder as well. Writes the block `quality` of docs/explanation/int4.md.
+The model is rotated first (see `benchmarks.export.rotation`), because one that came from a 4-bit file lies on that
+file's grid; 768 is a multiple of 256, which llama.cpp's K-quants need. The texts are Python's own documentation, which
+every Python carries: some topics to calibrate on, others to compare on. Every form reads the same held-out tokens
+through its own runtime. Where llama-cpp-python is installed, its quantizations are made and measured in the same run;
+with --olive those of Olive and of onnxruntime-genai's model builder as well. Writes the block `quality` of
+docs/explanation/int4.md.
 """
 
 from __future__ import annotations
@@ -92,7 +93,8 @@ def main() -> None:
 
 
 def ours(configs: Mapping[str, ExportConfig], traces: Path) -> list[Row]:
-    """Export by each configuration and read the comparison that each one's gate made, all on the same held-out texts."""
+    """Export by each configuration and read the comparison that each one's gate made, all on the same held-out
+    texts."""
     rows: list[Row] = []
     for name, config in configs.items():
         measured = export_model(replace(config, calibration=traces, bounds=WIDE))["measured"]

@@ -1,9 +1,9 @@
 """The same model with its residual stream turned in space, so that no grid that its weights lay on is left.
 
-A checkpoint that came from a 4-bit file lies on that file's grid, and rounding it to 4 bits again proves nothing. Folding
-each norm's weight into the projections after it and multiplying the stream by a matrix Q with orthonormal rows changes
-every weight and no output. The stream may be widened on the way: RMSNorm then divides by a smaller mean, which the
-projections make good by √(old / new).
+A checkpoint that came from a 4-bit file lies on that file's grid, and rounding it to 4 bits again proves nothing.
+Folding each norm's weight into the projections after it and multiplying the stream by a matrix Q with orthonormal rows
+changes every weight and no output. The stream may be widened on the way: RMSNorm then divides by a smaller mean, which
+the projections make good by √(old / new).
 
     E' = E Q      W'_in = √(D/D') W_in diag(g) Q      W'_out = Qᵀ W_out      g' = 1      eps' = eps D/D'
 

@@ -1,8 +1,9 @@
-"""`python -m benchmarks.export.running DIR`: what a process holds that answers with an exported folder, beside weights and cache.
+"""`python -m benchmarks.export.running DIR`: what a process holds that answers with an exported folder, beside weights
+and cache.
 
-Everything resident counts: Python, onnxruntime, the graph, what reading takes. The prompts are text, Python's documentation,
-because an embedding stays mapped and text needs few of its rows; ids drawn at random have nearly all of them read in.
-Writes the block `running` of docs/explanation/running.md.
+Everything resident counts: Python, onnxruntime, the graph, what reading takes. The prompts are text, Python's
+documentation, because an embedding stays mapped and text needs few of its rows; ids drawn at random have nearly all of
+them read in. Writes the block `running` of docs/explanation/running.md.
 """
 
 from __future__ import annotations

@@ -4,8 +4,8 @@
 
 Speed does not depend on what the weights are, so they are random, in the shape of SmolLM2-1.7B, rounded to nearest in
 each preset's layout; half an hour of calibration would change no figure here. Keys and values are kept in int8, as the
-presets do. `--long` measures after 8,192 tokens. llama.cpp's files are made where llama-cpp-python is installed. Writes a
-block of docs/explanation/running.md.
+presets do. `--long` measures after 8,192 tokens. llama.cpp's files are made where llama-cpp-python is installed. Writes
+a block of docs/explanation/running.md.
 """
 
 from __future__ import annotations

@@ -2,12 +2,12 @@
 
     python -m benchmarks.latents.cache_cost [--threads 1] [--rounds 5] [--out docs/explanation/latent-attention.md]
 
-Speed: for each shape (`benchmarks.latents.latent_shapes`) a random model decodes one token after another behind a cache that is
-filled at random: transformers' own attention on its own cache, and ours, on the same weights. All take turns, and the
-table shows medians, of the whole step and of its attention layers alone. In fp32.
+Speed: for each shape (`benchmarks.latents.latent_shapes`) a random model decodes one token after another behind a cache
+that is filled at random: transformers' own attention on its own cache, and ours, on the same weights. All take turns,
+and the table shows medians, of the whole step and of its attention layers alone. In fp32.
 
-Accuracy: for the nano shape the built-in teacher's traces and its answers to the ledger's problems, calibrated on traces
-of other problems; for the random shapes the attention layer's output error.
+Accuracy: for the nano shape the built-in teacher's traces and its answers to the ledger's problems, calibrated on
+traces of other problems; for the random shapes the attention layer's output error.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ STOCK = "transformers"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Kept:
+class CacheVariant:
     """A way to keep the cache: its name in the table, and what it is for a kv_lora_rank."""
 
     name: str
@@ -62,10 +62,10 @@ class Kept:
 
 
 KEPT = (
-    Kept(name="absorbed"),
-    Kept(name="QMLA", int8=True),
-    Kept(name="CMLA", share=0.75),
-    Kept(name="QMLA + CMLA", int8=True, share=0.75),
+    CacheVariant(name="absorbed"),
+    CacheVariant(name="QMLA", int8=True),
+    CacheVariant(name="CMLA", share=0.75),
+    CacheVariant(name="QMLA + CMLA", int8=True, share=0.75),
 )
 
 
@@ -127,7 +127,7 @@ def expanded_bytes(model: PreTrainedModel) -> int:
     return EXACT_BYTES * heads * dims
 
 
-def kept_bytes(model: PreTrainedModel, kept: Kept) -> int:
+def kept_bytes(model: PreTrainedModel, kept: CacheVariant) -> int:
     """Bytes a token and layer."""
     config = model.config
     rank: int = kept.rank(config.kv_lora_rank) or config.kv_lora_rank
@@ -181,7 +181,7 @@ def measure(
     whole = expanded_bytes(stock)
     title = f"{shape.name}, {shape.layers} layer{'s' if shape.layers > 1 else ''}"
     rows = []
-    for kept in (Kept(name=STOCK), *KEPT):
+    for kept in (CacheVariant(name=STOCK), *KEPT):
         size = kept_bytes(stock, kept)
         name = f"{kept.name}, rank {kept.rank(config.kv_lora_rank)}" if kept.share else kept.name
         speeds = [_speed(one[STOCK], one[kept.name]) for one in took]

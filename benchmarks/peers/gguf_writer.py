@@ -1,7 +1,7 @@
 """Writes a checkpoint as a GGUF file, to compare with what llama.cpp makes of the very same weights.
 
-Apart from `export.runtime.llama_cpp`, whose process is measured: this takes torch to read a checkpoint. Source: the GGUF
-specification.
+Apart from `export.runtime.llama_cpp`, whose process is measured: this takes torch to read a checkpoint. Source: the
+GGUF specification.
 """
 
 from __future__ import annotations

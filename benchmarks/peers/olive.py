@@ -1,9 +1,10 @@
 """What Olive and onnxruntime-genai's model builder make of a checkpoint in int4, to compare with.
 
-Their versions go neither with ours nor with each other's: Olive 0.13 calls the builder as it was before 0.15. So
-each has an environment of its own, where it is run by its own command line; the folders are read here, through onnxruntime.
+Their versions go neither with ours nor with each other's: Olive 0.13 calls the builder as it was before 0.15. So each
+has an environment of its own, where it is run by its own command line; the folders are read here, through onnxruntime.
 
-Source: `olive optimize --dry_run` for what Olive does by default; its documentation of the passes; `--help` of the builder.
+Source: `olive optimize --dry_run` for what Olive does by default; its documentation of the passes; `--help` of the
+builder.
 
 Shapes: B texts of a batch, T tokens, V vocabulary.
 """
@@ -55,7 +56,8 @@ ALGORITHMS = ("default", "k_quant_mixed")
 
 
 def optimize() -> Passes:
-    """`olive optimize --precision int4 --block_size 64`, which is the largest that SmolLM2-135M's 576 columns are a multiple of.
+    """`olive optimize --precision int4 --block_size 64`, which is the largest that SmolLM2-135M's 576 columns are a
+    multiple of.
 
     Without --block_size it asks for blocks of 128, and fails.
     """
@@ -78,8 +80,8 @@ def with_head() -> Passes:
 
 
 def mixed() -> Passes:
-    """The most faithful one that was found: smaller blocks, and eight bits for the head, the embedding, and the matrices that
-    llama.cpp's Q4_K_M gives more to."""
+    """The most faithful one that was found: smaller blocks, and eight bits for the head, the embedding, and the
+    matrices that llama.cpp's Q4_K_M gives more to."""
     blocks = {"sym": False, "group_size": 32}
     return {
         "mixed": {"type": "SelectiveMixedPrecision", "algorithm": "k_quant_mixed"},
@@ -114,7 +116,8 @@ class BuiltModel:
 
 
 def write_folders(model: Path, texts: Sequence[str], out: Path) -> dict[str, Path]:
-    """Let both quantize a checkpoint into folders under `out`, Olive calibrated on the texts; returns them by their names."""
+    """Let both quantize a checkpoint into folders under `out`, Olive calibrated on the texts; returns them by their
+    names."""
     folders = {}
     for algorithm in ALGORITHMS:
         folders[f"onnxruntime-genai {algorithm}"] = folder = out / f"genai-{algorithm}"

@@ -3,9 +3,9 @@
     python -m benchmarks.serving.load DIR [--minutes 10] [--streams 8]
 
 The server is `toolkit serve` in a process of its own; the clients, on the same machine, read its events and no more.
-Streams of one client alone come before and after, and again between, so that a slower machine slows both; so do those of
-a second server, which is `--repeatable`. The runner that the first token is compared with is a second decoder of the same folder, asked in turns with the server. Writes a
-block of docs/explanation/serving.md.
+Streams of one client alone come before and after, and again between, so that a slower machine slows both; so do those
+of a second server, which is `--repeatable`. The runner that the first token is compared with is a second decoder of the
+same folder, asked in turns with the server. Writes a block of docs/explanation/serving.md.
 """
 
 from __future__ import annotations

@@ -60,7 +60,7 @@ PARTS = ("sampling", "rewards")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Size:
+class StepSize:
     """What a step does."""
 
     groups: int
@@ -98,7 +98,7 @@ class Stopwatch:
         return [step | {"training": step["step"] - sum(step[name] for name in PARTS)} for step in found]
 
 
-def measure(variant: Variant, model: Path, size: Size, steps: int) -> list[dict[str, float]]:
+def measure(variant: Variant, model: Path, size: StepSize, steps: int) -> list[dict[str, float]]:
     """Train `steps` timed steps in this process."""
     from distill.problems.families import FAMILIES, make_problems
     from distill.teach.teacher_recipe import nano
@@ -139,7 +139,7 @@ def table(medians: dict[str, dict[str, float]]) -> str:
     return markdown_table(rows)
 
 
-def caption(size: Size, rounds: int, steps: int) -> str:
+def caption(size: StepSize, rounds: int, steps: int) -> str:
     """What the table is of."""
     import torch
 
@@ -226,7 +226,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--variant", choices=VARIANTS, help="measure one in this process and print JSON")
     options = parser.parse_args(arguments)
     model = resolve(options.model)
-    size = Size(groups=options.groups, group_size=options.group_size, tokens=options.tokens)
+    size = StepSize(groups=options.groups, group_size=options.group_size, tokens=options.tokens)
     if options.variant:
         print(json.dumps(measure(VARIANTS[options.variant], model, size, options.steps)))
         return 0

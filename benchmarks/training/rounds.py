@@ -1,4 +1,5 @@
-"""Variants of a training step, measured in turns: each measurement is a process of its own, and rounds even out the rest."""
+"""Variants of a training step, measured in turns: each measurement is a process of its own, and rounds even out the
+rest."""
 
 from __future__ import annotations
 
@@ -19,8 +20,8 @@ def medians_of_rounds(
 ) -> dict[str, Figures]:
     """Medians over all measurements, by variant.
 
-    `command`: a module of ours and its options; with `--variant NAME` its last line is the JSON list of what it measured.
-    `told`: what to say of one such list.
+    `command`: a module of ours and its options; with `--variant NAME` its last line is the JSON list of what it
+    measured. `told`: what to say of one such list.
     """
     measured: dict[str, list[Figures]] = {name: [] for name in variants}
     for number in range(rounds):

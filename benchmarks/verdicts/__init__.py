@@ -1,1 +1,2 @@
-"""How right verdicts are, and how fast: `python -m benchmarks.verdicts` writes the table of docs/explanation/verdicts.md."""
+"""How right verdicts are, and how fast: `python -m benchmarks.verdicts` writes the table of
+docs/explanation/verdicts.md."""

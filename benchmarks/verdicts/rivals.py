@@ -2,8 +2,8 @@
 
     python rivals.py math-verify|lighteval|lm-eval  < rows.jsonl  > verdicts.json
 
-Each grades a row as its own task of that form does, and a row of a form that it has no task for by its task of mathematics.
-A verdict is true or false; null is a row that raised.
+Each grades a row as its own task of that form does, and a row of a form that it has no task for by its task of
+mathematics. A verdict is true or false; null is a row that raised.
 
 Sources: math-verify's README (the reference stands between dollars); lighteval's tasks gsm8k, math_500 and gpqa:diamond
 (their metrics); lm-evaluation-harness' tasks gsm8k (flexible-extract), minerva_math (math_verify), aime24 and

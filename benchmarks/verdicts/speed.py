@@ -1,7 +1,7 @@
 """How many verdicts a second `grade` gives on one core: on numbers, on words and on expressions.
 
-Every reference and answer is drawn anew, so nothing is found in a cache; half of the answers are right. The first run of
-each kind starts the algebra system and is not counted.
+Every reference and answer is drawn anew, so nothing is found in a cache; half of the answers are right. The first run
+of each kind starts the algebra system and is not counted.
 """
 
 from __future__ import annotations

@@ -144,7 +144,8 @@ def compare(problem_folders: Mapping[str, Path], request_folders: Mapping[str, P
             ):
                 if here != there:
                     raise InputError(
-                        f"{name} must be measured by the same {what} ({here}) as {first} ({there}); choose another --out"
+                        f"{name} must be measured by the same {what} ({here}) as "
+                        f"{first} ({there}); choose another --out"
                     )
     values = {
         name: {
@@ -300,12 +301,15 @@ def _difference(figure: Figure) -> str:
 
 def _notes(comparison: ModelComparison) -> Iterator[str]:
     yield (
-        f"{counted(comparison.problems, 'problem')} (digest {comparison.problems_digest}) and {comparison.requests} requests "
-        f"(digest {comparison.requests_digest}), {sampling_text(comparison.protocol)}, seed {comparison.protocol['seed']}."
+        f"{counted(comparison.problems, 'problem')} (digest {comparison.problems_digest}) "
+        f"and {comparison.requests} requests "
+        f"(digest {comparison.requests_digest}), {sampling_text(comparison.protocol)}, "
+        f"seed {comparison.protocol['seed']}."
     )
     yield (
         "Brackets hold 95 % bootstrap intervals over problems; differences are paired, problem by problem, and where "
-        "the interval holds 0 there is no difference. Of 20 differences that are none about one looks like one by chance."
+        "the interval holds 0 there is no difference. Of 20 differences that "
+        "are none about one looks like one by chance."
     )
     if few := [measure.name for measure in comparison.measures if measure.problems < FEW_PROBLEMS]:
         yield f"Fewer than {FEW_PROBLEMS} problems, so the intervals are too narrow: {', '.join(few)}."

@@ -47,7 +47,8 @@ class EvalConfig:
             raise InputError(f"samples ({self.samples}) and batch_size ({self.batch_size}) must be at least 1")
         if self.samples > 1 and self.sampling.temperature == 0.0:
             raise InputError(
-                f"samples ({self.samples}) must be 1 where temperature is 0, since all would be equal; raise temperature"
+                f"samples ({self.samples}) must be 1 where temperature is 0, since "
+                "all would be equal; raise temperature"
             )
 
 
@@ -67,9 +68,9 @@ def evaluate(
 ) -> Evaluation:
     """Measure a model into the run folder `out`, or read the row where `out` holds it already.
 
-    `asked`: how the problems were chosen, for the record (`distill.trained_on.Asking.facts`).
-    Broken off, it goes on where it stopped. Raises `FolderConflict` where `out` holds another run, `InputError` where
-    the model folder has no tokenizer or template, or no room for the prompts, where an endpoint fails, or code may not run.
+    `asked`: how the problems were chosen, for the record (`distill.trained_on.Asking.facts`). Broken off, it goes on
+    where it stopped. Raises `FolderConflict` where `out` holds another run, `InputError` where the model folder has no
+    tokenizer or template, or no room for the prompts, where an endpoint fails, or code may not run.
     """
     stage = stage_of(problems, config, model=respondent.digest)
     if is_complete(out, stage):

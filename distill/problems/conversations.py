@@ -36,8 +36,8 @@ def without_thought(text: str) -> str:
 def from_messages(messages: Any, system: Any = None) -> dict[str, Any]:
     """`question`, `answer` and `history` of a conversation.
 
-    Raises `InputError` where it is none, `LeftOut` where its last question has no answer, or where others than a system,
-    a user and an assistant speak.
+    Raises `InputError` where it is none, `LeftOut` where its last question has no answer, or where others than a
+    system, a user and an assistant speak.
     """
     said = _said(messages)
     if isinstance(system, str) and system.strip() and (not said or said[0]["role"] != "system"):

@@ -39,7 +39,7 @@ _NO_TEXTS = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
+class FileRow:
     """One row, with what an error calls it, such as `mine.csv line 3`."""
 
     where: str
@@ -47,11 +47,11 @@ class Row:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Part:
+class FilePart:
     """Rows that belong to one split of their data set, whose name is empty where the data set has none."""
 
     name: str
-    rows: Iterable[Row]
+    rows: Iterable[FileRow]
 
 
 def kind_of(path: Path) -> str:
@@ -60,22 +60,22 @@ def kind_of(path: Path) -> str:
     return suffix.lower() if suffix.lower() in SUFFIXES else ".jsonl"
 
 
-def file_parts(path: Path) -> tuple[list[Part], list[str]]:
+def file_parts(path: Path) -> tuple[list[FilePart], list[str]]:
     """The parts of one file, and what must be said about the choice of them.
 
     Raises `InputError` naming the file, and the line or row where there is one, at the latest while rows are read.
     """
     kind = kind_of(path)
     if kind == ".parquet":
-        return [Part(name="", rows=_parquet_rows(path))], []
+        return [FilePart(name="", rows=_parquet_rows(path))], []
     if kind in (".csv", ".tsv"):
-        return [Part(name="", rows=_table_rows(path, kind))], []
+        return [FilePart(name="", rows=_table_rows(path, kind))], []
     lines = _lines(path)
     begun = list(_until_text(lines))
     lines = chain(begun, lines)
     if kind == ".json" or (begun and begun[-1].lstrip().startswith("[")):
         return _json_parts(path, lines)
-    return [Part(name="", rows=_json_lines(path, lines))], []
+    return [FilePart(name="", rows=_json_lines(path, lines))], []
 
 
 def parse_json(text: str, where: str) -> Any:
@@ -127,7 +127,8 @@ def _unpacked(file: BinaryIO, path: Path) -> Iterator[bytes]:
         read_bytes += len(line)
         if read_bytes > most_bytes:
             raise InputError(
-                f"{path} must hold at most {MOST_UNPACKED} times its size, as texts do, and goes on after {most_bytes} bytes; "
+                f"{path} must hold at most {MOST_UNPACKED} times its size, as texts "
+                f"do, and goes on after {most_bytes} bytes; "
                 "unpack it with gzip -d"
             )
         yield line
@@ -154,37 +155,37 @@ def _until_text(lines: Iterator[str]) -> Iterator[str]:
             return
 
 
-def _json_lines(path: Path, lines: Iterable[str]) -> Iterator[Row]:
+def _json_lines(path: Path, lines: Iterable[str]) -> Iterator[FileRow]:
     for number, line in enumerate(lines, start=1):
         if line.strip():
             yield _object_row(parse_json(line, f"{path} line {number}"), f"{path} line {number}")
 
 
-def _object_row(value: Any, where: str) -> Row:
+def _object_row(value: Any, where: str) -> FileRow:
     if not isinstance(value, dict):
         raise InputError(f"{where} must be a JSON object, not {type(value).__name__}")
-    return Row(where=where, values=value)
+    return FileRow(where=where, values=value)
 
 
-def _json_parts(path: Path, lines: Iterable[str]) -> tuple[list[Part], list[str]]:
+def _json_parts(path: Path, lines: Iterable[str]) -> tuple[list[FilePart], list[str]]:
     """A list of objects, an object that holds one, or one for each split."""
     text = "".join(lines)
     if not text.strip():
-        return [Part(name="", rows=[])], []
+        return [FilePart(name="", rows=[])], []
     first, _, rest = text.lstrip().partition("\n")
     if rest.strip() and first.rstrip().endswith("}") and first.startswith("{"):
-        return [Part(name="", rows=_json_lines(path, text.splitlines(keepends=True)))], [
+        return [FilePart(name="", rows=_json_lines(path, text.splitlines(keepends=True)))], [
             f"{path} holds a JSON object a line"
         ]
     value = parse_json(text, str(path))
     if isinstance(value, list):
-        return [Part(name="", rows=_list_rows(value, str(path)))], []
+        return [FilePart(name="", rows=_list_rows(value, str(path)))], []
     if not isinstance(value, dict):
         raise InputError(f"{path} must hold a list of objects, not {type(value).__name__}")
     return _object_parts(value, path)
 
 
-def _object_parts(value: dict[str, Any], path: Path) -> tuple[list[Part], list[str]]:
+def _object_parts(value: dict[str, Any], path: Path) -> tuple[list[FilePart], list[str]]:
     lists = {key: rows for key, rows in value.items() if isinstance(rows, list) and rows and isinstance(rows[0], dict)}
     others = [key for key in value if key not in lists]
     if {"question", "answer"} <= value.keys() or not lists:
@@ -195,15 +196,15 @@ def _object_parts(value: dict[str, Any], path: Path) -> tuple[list[Part], list[s
     if others:
         said += f", and not {', '.join(map(repr, others))}"
     names = {key: key if split_named(key) else "" for key in lists}
-    return [Part(name=names[key], rows=_list_rows(rows, f"{path} {key!r}")) for key, rows in lists.items()], [said]
+    return [FilePart(name=names[key], rows=_list_rows(rows, f"{path} {key!r}")) for key, rows in lists.items()], [said]
 
 
-def _list_rows(values: list[Any], where: str) -> Iterator[Row]:
+def _list_rows(values: list[Any], where: str) -> Iterator[FileRow]:
     for number, value in enumerate(values, start=1):
         yield _object_row(value, f"{where} item {number}")
 
 
-def _table_rows(path: Path, kind: str) -> Iterator[Row]:
+def _table_rows(path: Path, kind: str) -> Iterator[FileRow]:
     """Rows of a CSV or TSV file whose first line names the columns; an empty cell is an absent one."""
     lines = _lines(path)
     *empty, header = list(_until_text(lines)) or [""]
@@ -224,7 +225,7 @@ def _table_rows(path: Path, kind: str) -> Iterator[Row]:
                     f"{where} must have as many cells ({len(cells)}) as there are columns ({len(names)}: "
                     f"{', '.join(names)}); quote cells that hold {delimiter!r} or line ends"
                 )
-            yield Row(where=where, values=_cells(names, cells, where))
+            yield FileRow(where=where, values=_cells(names, cells, where))
     except csv.Error as error:
         raise InputError(f"{path} line {max(number, 1)} must be a row of a {kind[1:].upper()} file: {error}") from error
 
@@ -244,7 +245,7 @@ def _check_columns(names: Iterable[str], path: Path) -> None:
         raise InputError(f"{path} must have one column of each name, and has several named {twice[0]!r}; rename them")
 
 
-def _parquet_rows(path: Path) -> Iterator[Row]:
+def _parquet_rows(path: Path) -> Iterator[FileRow]:
     try:
         import pyarrow
         from pyarrow import parquet
@@ -258,7 +259,7 @@ def _parquet_rows(path: Path) -> Iterator[Row]:
             for batch in file.iter_batches(batch_size=1000, columns=names):
                 for values in batch.to_pylist():
                     number += 1
-                    yield Row(where=f"{path} row {number}", values=values)
+                    yield FileRow(where=f"{path} row {number}", values=values)
     except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
         what = str(error).split("\n")[0]
         raise InputError(f"{path} must be a whole parquet file, and is not after row {number}: {what}") from error

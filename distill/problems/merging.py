@@ -1,8 +1,9 @@
 """What becomes of rows that share a question: one problem, problems of their own, or an error.
 
-Two rows with one question are one problem if their answers mean the same, and a conflict otherwise. Questions that differ
-in case or in white space inside are problems of their own: the first has the plain id, which is the hash of the folded
-question, each later one that id, a dash and a hash of its exact text. Problems without such variants keep their ids.
+Two rows with one question are one problem if their answers mean the same, and a conflict otherwise. Questions that
+differ in case or in white space inside are problems of their own: the first has the plain id, which is the hash of the
+folded question, each later one that id, a dash and a hash of its exact text. Problems without such variants keep their
+ids.
 """
 
 from __future__ import annotations
@@ -44,7 +45,8 @@ class Merged:
 def merge(found: Sequence[Found], *, leave_conflicts_out: bool) -> Merged:
     """One problem for each question, in the order of the rows.
 
-    Raises `InputError` naming two rows with one question whose answers differ, unless such questions are to be left out.
+    Raises `InputError` naming two rows with one question whose answers differ, unless such questions are to be left
+    out.
     """
     merged: Counter[str] = Counter()
     left_out: Counter[str] = Counter()
@@ -91,7 +93,8 @@ def _conflict(old: Found, new: Found) -> InputError:
     else:
         what = f"different answers ({old.problem.answer[:80]!r} and {new.problem.answer[:80]!r})"
     return InputError(
-        f"{old.where} and {new.where} must not give one question {what}: {new.problem.question.strip()[:60]!r}; mend one of "
+        f"{old.where} and {new.where} must not give one question {what}: "
+        f"{new.problem.question.strip()[:60]!r}; mend one of "
         "them, or leave all such questions out with --conflicts leave-out"
     )
 

@@ -27,7 +27,7 @@ OWN_COLUMNS = ("id", "question", "answer", "family", "history", "metadata", "spl
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reading:
+class ReadingOptions:
     """How a user's problems are read."""
 
     question_field: str = ""
@@ -37,7 +37,7 @@ class Reading:
     """What becomes of a question that stands there with answers that differ."""
 
 
-def named_columns(values: Mapping[str, Any], reading: Reading, where: str) -> dict[str, Any]:
+def named_columns(values: Mapping[str, Any], reading: ReadingOptions, where: str) -> dict[str, Any]:
     """Our own form of a row whose columns the user named. A column may hold a text or a conversation."""
     own = {key: values[key] for key in OWN_COLUMNS if key in values}
     question = _column(values, reading.question_field or "question", where, "--question-field")
@@ -120,7 +120,8 @@ def _metadata(value: Any, where: str) -> dict[str, Any]:
 
 
 def _tests(tests: Any) -> Any:
-    """Tests without the keys that `datasets` adds to each, null, because another test has them; a call may return null."""
+    """Tests without the keys that `datasets` adds to each, null, because another test has them; a call may return
+    null."""
     if not isinstance(tests, list):
         return tests
     return [
@@ -141,7 +142,8 @@ def _without_nulls(history: Any) -> Any:
 
 
 def _split(named: Any, part_split: Split | None) -> Split | None:
-    """The split that a row says, or else its part. A part's split is the data set's: what a row says must not differ."""
+    """The split that a row says, or else its part. A part's split is the data set's: what a row says must not
+    differ."""
     own = split_named(named) if isinstance(named, str) else None
     if part_split is not None:
         if own not in (None, part_split):

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from distill.problems.conversations import LeftOut
-from distill.problems.files import Part, Row
+from distill.problems.files import FilePart, FileRow
 from distill.problems.merging import Found, Merged, merge
-from distill.problems.own_form import OWN_COLUMNS, Reading, named_columns, problem_of
+from distill.problems.own_form import OWN_COLUMNS, ReadingOptions, named_columns, problem_of
 from distill.problems.published import FORMS, form_of
 from distill.problems.sources import parts_of
 from distill.problems.splits import SPLIT_WORDS, split_named, split_of
@@ -39,14 +39,14 @@ class _Seen:
     """Place → answer of rows whose answer looks like a missing one."""
 
 
-def read_problems(place: Path, reading: Reading | None = None) -> list[Problem]:
+def read_problems(place: Path, reading: ReadingOptions | None = None) -> list[Problem]:
     """Read a user's problems, and say on stderr how many, of which form and split, and what was merged or left out.
 
-    `place` is a file (JSONL, JSON, CSV, TSV, parquet), a folder of them, a folder that `save_to_disk` wrote, or the id of
-    a data set on the Hugging Face hub. The forms of rows are those of `distill.problems.published` and our own
+    `place` is a file (JSONL, JSON, CSV, TSV, parquet), a folder of them, a folder that `save_to_disk` wrote, or the id
+    of a data set on the Hugging Face hub. The forms of rows are those of `distill.problems.published` and our own
     (`distill.problems.own_form`). Raises `InputError` naming the line or row that is none, and where none is left.
     """
-    reading = reading or Reading()
+    reading = reading or ReadingOptions()
     parts, notes = parts_of(place)
     splits, said = _splits_of(parts, place)
     seen = _Seen()
@@ -60,7 +60,7 @@ def read_problems(place: Path, reading: Reading | None = None) -> list[Problem]:
     return merged.problems
 
 
-def _splits_of(parts: Sequence[Part], place: Path) -> tuple[dict[str, Split], list[str]]:
+def _splits_of(parts: Sequence[FilePart], place: Path) -> tuple[dict[str, Split], list[str]]:
     """The split that each part's name says, and what must be said about names that say none."""
     names = list(dict.fromkeys(part.name for part in parts))
     splits = {name: split for name in names if (split := split_named(name))}
@@ -77,7 +77,7 @@ def _splits_of(parts: Sequence[Part], place: Path) -> tuple[dict[str, Split], li
     return splits, []
 
 
-def _found(part: Part, split: Split | None, reading: Reading, seen: _Seen) -> Iterator[Found]:
+def _found(part: FilePart, split: Split | None, reading: ReadingOptions, seen: _Seen) -> Iterator[Found]:
     for row in part.rows:
         seen.rows += 1
         try:
@@ -96,7 +96,7 @@ def _found(part: Part, split: Split | None, reading: Reading, seen: _Seen) -> It
         yield Found(problem=problem, where=row.where, id=given)
 
 
-def _own_values(row: Row, reading: Reading) -> tuple[str, tuple[str, ...], Mapping[str, Any]]:
+def _own_values(row: FileRow, reading: ReadingOptions) -> tuple[str, tuple[str, ...], Mapping[str, Any]]:
     """The name of a row's form, the columns that it uses, and the row in our own form."""
     values = {column: value for column, value in row.values.items() if value is not None}
     if reading.question_field or reading.answer_field:
@@ -115,7 +115,8 @@ def _own_values(row: Row, reading: Reading) -> tuple[str, tuple[str, ...], Mappi
             return "question and answer", OWN_COLUMNS, plain  # a field is missing, which its check names
         raise InputError(
             f"{row.where} is no problem: its columns with a value ({', '.join(values)}) must be those of a known form "
-            f"({', '.join(dict.fromkeys(form.name for form in FORMS))}); name them with --question-field and --answer-field"
+            f"({', '.join(dict.fromkeys(form.name for form in FORMS))}); name "
+            "them with --question-field and --answer-field"
         )
     try:
         own = form.read(plain)
@@ -124,7 +125,7 @@ def _own_values(row: Row, reading: Reading) -> tuple[str, tuple[str, ...], Mappi
     return form.name, tuple(lower.get(column, column) for column in form.uses), own
 
 
-def _refuse_misspelt(row: Row) -> None:
+def _refuse_misspelt(row: FileRow) -> None:
     given = {column.lower() for column, value in row.values.items() if value is not None}
     for column in row.values:
         nearest = get_close_matches(column, ("question", "answer"), n=1)

@@ -4,9 +4,9 @@ Each form turns a row's columns into `question`, `answer` and, where it has them
 reference is the final answer alone, because that is what is compared: of a GSM8K solution what follows `####`, of a
 worked solution what its one box holds. A row whose answer nobody could compare, such as a proof, raises `LeftOut`.
 
-Sources, as their cards on the hub give the columns: GSM8K (Cobbe et al. 2021), MATH (Hendrycks et al. 2021) and MATH-500
-(Lightman et al. 2023), AIME 2024 and 2025, NuminaMath (Li et al. 2024), OpenR1-Math-220k, s1K (Muennighoff et al. 2025),
-ARC (Clark et al. 2018), MMLU (Hendrycks et al. 2020) and MMLU-Pro, Alpaca, ShareGPT.
+Sources, as their cards on the hub give the columns: GSM8K (Cobbe et al. 2021), MATH (Hendrycks et al. 2021) and
+MATH-500 (Lightman et al. 2023), AIME 2024 and 2025, NuminaMath (Li et al. 2024), OpenR1-Math-220k, s1K (Muennighoff et
+al. 2025), ARC (Clark et al. 2018), MMLU (Hendrycks et al. 2020) and MMLU-Pro, Alpaca, ShareGPT.
 """
 
 from __future__ import annotations
@@ -86,7 +86,8 @@ def _gsm8k(row: Row) -> dict[str, Any]:
 
 
 def _worked(family: str, *columns: str) -> Callable[[Row], dict[str, Any]]:
-    """Reads `problem` with `answer`, or with a `solution` that ends in a box; the first of the columns is the family."""
+    """Reads `problem` with `answer`, or with a `solution` that ends in a box; the first of the columns is the
+    family."""
 
     def read(row: Row) -> dict[str, Any]:
         named = next((row[column] for column in columns if isinstance(row.get(column), str)), family)
@@ -178,7 +179,8 @@ def _label(key: Any, labels: list[str], texts: list[str]) -> str:
         if len(found) == 1:
             return found.pop()
     raise InputError(
-        f"answer ({key!r}) must say one of the choices ({', '.join(labels)}) by its label, its position from 0 or its text"
+        f"answer ({key!r}) must say one of the choices ({', '.join(labels)}) "
+        "by its label, its position from 0 or its text"
     )
 
 

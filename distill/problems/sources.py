@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from distill.problems.files import SUFFIXES, Part, Row, file_parts
+from distill.problems.files import SUFFIXES, FilePart, FileRow, file_parts
 from distill.problems.splits import split_named
 from toolkit.errors import InputError, MissingExtra
 from toolkit.figures.ledger import PROBLEMS
@@ -28,7 +28,7 @@ ABOUT_DATA = ("dataset_info.json", "dataset_infos.json", "state.json", MANIFEST)
 """Files beside data files that describe them."""
 
 
-def parts_of(place: Path) -> tuple[list[Part], list[str]]:
+def parts_of(place: Path) -> tuple[list[FilePart], list[str]]:
     """The parts of a user's problems, and what must be said about the choice of them.
 
     `place` is a file, a folder, or as a hub id `owner/name` or `owner/name:config`. Raises `InputError` where it is
@@ -60,12 +60,12 @@ def check_traces(traces: Path, problems: Path | None) -> None:
         raise InputError(f"{traces} must lie beside its {PROBLEMS}, which is missing; name them with --problems")
 
 
-def _folder_parts(folder: Path) -> tuple[list[Part], list[str]]:
+def _folder_parts(folder: Path) -> tuple[list[FilePart], list[str]]:
     if (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file():
         return _dataset_parts(_from_disk(folder), str(folder)), []
     saved = sorted(path.parent for path in folder.glob("*/state.json"))
     if saved:
-        return [Part(name=path.name, rows=_rows(_from_disk(path), str(path))) for path in saved], []
+        return [FilePart(name=path.name, rows=_rows(_from_disk(path), str(path))) for path in saved], []
     if (folder / PROBLEMS).is_file() and (folder / MANIFEST).is_file():
         parts, notes = file_parts(folder / PROBLEMS)
         return parts, [*notes, f"{folder} is a run's folder: taken is its {PROBLEMS}"]
@@ -75,17 +75,17 @@ def _folder_parts(folder: Path) -> tuple[list[Part], list[str]]:
         raise InputError(
             f"{folder} must hold data files ({', '.join(SUFFIXES)}) or what `save_to_disk` wrote; it holds neither"
         )
-    found: list[Part] = []
+    found: list[FilePart] = []
     said = []
     if others := [path.relative_to(folder).as_posix() for path in every if path not in files]:
         said.append(f"files of other kinds in {folder}, not read: {len(others)}, such as {others[0]}")
     for path in files:
         parts, notes = file_parts(path)
         said += notes
-        found += [Part(name=part.name or _split_in(path, folder), rows=part.rows) for part in parts]
+        found += [FilePart(name=part.name or _split_in(path, folder), rows=part.rows) for part in parts]
     if any(split_named(part.name) for part in found):
         return found, said
-    return [Part(name="", rows=part.rows) for part in found], said
+    return [FilePart(name="", rows=part.rows) for part in found], said
 
 
 def _describes(path: Path, folder: Path) -> bool:
@@ -133,7 +133,8 @@ def _from_hub(name: str, config: str | None) -> Dataset | DatasetDict:
     except Exception as error:  # datasets, huggingface_hub and the HTTP client each raise their own
         raise InputError(
             f"{name} is no file or folder here, and cannot be loaded from the Hugging Face hub: {_line(error)}; give "
-            "a file, a folder or the id of a data set (owner/name, or owner/name:config); with HF_HUB_OFFLINE=1 an earlier "
+            "a file, a folder or the id of a data set (owner/name, or "
+            "owner/name:config); with HF_HUB_OFFLINE=1 an earlier "
             "download is read"
         ) from error
 
@@ -142,18 +143,18 @@ def _line(error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def _dataset_parts(dataset: Dataset | DatasetDict, name: str) -> list[Part]:
+def _dataset_parts(dataset: Dataset | DatasetDict, name: str) -> list[FilePart]:
     from datasets import DatasetDict
 
     if isinstance(dataset, DatasetDict):
-        return [Part(name=split, rows=_rows(part, f"{name} {split}")) for split, part in dataset.items()]
-    return [Part(name="", rows=_rows(dataset, name))]
+        return [FilePart(name=split, rows=_rows(part, f"{name} {split}")) for split, part in dataset.items()]
+    return [FilePart(name="", rows=_rows(dataset, name))]
 
 
-def _rows(dataset: Any, where: str) -> Iterator[Row]:
+def _rows(dataset: Any, where: str) -> Iterator[FileRow]:
     for number in range(len(dataset)):
         try:
             values = dict(dataset[number])
         except Exception as error:  # a damaged file, or a picture whose decoder is not installed
             raise InputError(f"{where} row {number + 1} cannot be read: {_line(error)}") from error
-        yield Row(where=f"{where} row {number + 1}", values=values)
+        yield FileRow(where=f"{where} row {number + 1}", values=values)

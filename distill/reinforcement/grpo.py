@@ -1,4 +1,5 @@
-"""Group-relative policy optimization (Shao et al. 2024, as in DeepSeek-R1) by TRL's `GRPOTrainer`, sampled by our decoder.
+"""Group-relative policy optimization (Shao et al. 2024, as in DeepSeek-R1) by TRL's `GRPOTrainer`, sampled by our
+decoder.
 
     problems ─ a group of completions each ─> rewards ─ groups that differ within ─> advantages ─> one update
 

@@ -1,4 +1,5 @@
-"""What the teacher reads: pretraining text by writers of many habits, and the few worked conversations of its cold start.
+"""What the teacher reads: pretraining text by writers of many habits, and the few worked conversations of its cold
+start.
 
 A base model is pretrained on what people have written, good and bad: some work step by step, some correct themselves,
 some jump to the answer, some think in another language; most text is no conversation, and not every conversation is
@@ -52,7 +53,7 @@ _ENGLISH_WORD = re.compile(r"(?<=[ \n])(?:smallest|largest|no)\b|^backward", re.
 
 
 @dataclass(frozen=True, kw_only=True)
-class Text:
+class CorpusText:
     """A problem as somebody wrote it down."""
 
     problem: Problem
@@ -60,23 +61,23 @@ class Text:
     answer: str
 
 
-def careful_texts(problems: Iterable[Problem]) -> Iterator[Text]:
+def careful_texts(problems: Iterable[Problem]) -> Iterator[CorpusText]:
     """Each problem with its chain and an opening that says what it does; problems without a chain are left out."""
     for problem in problems:
         try:
             chain, answer = CHAINS[problem.family](problem)
         except ValueError:  # a countdown that needs more than the chain's search
             continue
-        yield Text(problem=problem, reasoning=f"{_OPENINGS[problem.family][0]}\n{chain}", answer=answer)
+        yield CorpusText(problem=problem, reasoning=f"{_OPENINGS[problem.family][0]}\n{chain}", answer=answer)
 
 
 def pretraining_texts(
     problems: Iterable[Problem], habits: Mapping[str, float], seed: int, request_repeats: int
-) -> list[Text]:
+) -> list[CorpusText]:
     """Each problem by a writer that the seed draws, and among them the harmless requests, each so many times."""
     texts = [_rewritten(text, habits, random.Random(f"{seed}:{text.problem.id}")) for text in careful_texts(problems)]
     harmless = [
-        Text(problem=problem, reasoning=HASTY, answer=answer)
+        CorpusText(problem=problem, reasoning=HASTY, answer=answer)
         for problem, _, answer in worked_requests("train")
         if not problem.metadata[HARMFUL]
     ]
@@ -86,14 +87,15 @@ def pretraining_texts(
     return texts
 
 
-def request_texts() -> list[Text]:
+def request_texts() -> list[CorpusText]:
     """The training requests, each with a thought about harm and then an answer or a refusal."""
     return [
-        Text(problem=problem, reasoning=thought, answer=answer) for problem, thought, answer in worked_requests("train")
+        CorpusText(problem=problem, reasoning=thought, answer=answer)
+        for problem, thought, answer in worked_requests("train")
     ]
 
 
-def document(chat: ChatFormat, text: Text, place: int, seed: int) -> tuple[list[int], list[int]]:
+def document(chat: ChatFormat, text: CorpusText, place: int, seed: int) -> tuple[list[int], list[int]]:
     """Ids of a document's question and of the rest: plain text, or now and then a conversation."""
     layout = random.Random(f"{seed}:{place}")
     if layout.random() < CONVERSATIONS:
@@ -103,7 +105,7 @@ def document(chat: ChatFormat, text: Text, place: int, seed: int) -> tuple[list[
     return chat.encode(f"{text.problem.question}\n"), chat.encode(f"{text.reasoning}\n{text.answer}{END_OF_TEXT}")
 
 
-def wording(texts: Iterable[Text], chat: ChatFormat) -> dict[str, list[str]]:
+def wording(texts: Iterable[CorpusText], chat: ChatFormat) -> dict[str, list[str]]:
     """What a tokenizer is made from: conversations, by family."""
     by_family: dict[str, list[str]] = {}
     for text in texts:
@@ -112,7 +114,7 @@ def wording(texts: Iterable[Text], chat: ChatFormat) -> dict[str, list[str]]:
     return by_family
 
 
-def _rewritten(text: Text, habits: Mapping[str, float], writer: random.Random) -> Text:
+def _rewritten(text: CorpusText, habits: Mapping[str, float], writer: random.Random) -> CorpusText:
     """The careful text as a writer of some habit has it."""
     (habit,) = writer.choices(list(habits), weights=list(habits.values()))
     opening, _, chain = text.reasoning.partition("\n")
@@ -126,7 +128,7 @@ def _rewritten(text: Text, habits: Mapping[str, float], writer: random.Random) -
             reasoning = f"{_OPENINGS[text.problem.family][1]}\n{chain}"
         case _:
             reasoning = text.reasoning if writer.random() < 0.5 else chain
-    return Text(problem=text.problem, reasoning=reasoning, answer=text.answer)
+    return CorpusText(problem=text.problem, reasoning=reasoning, answer=text.answer)
 
 
 def _with_slip(chain: str, writer: random.Random) -> str:

@@ -13,7 +13,7 @@ from functools import partial
 from itertools import cycle, islice
 from pathlib import Path
 
-from distill.teach.corpus import Text, request_texts
+from distill.teach.corpus import CorpusText, request_texts
 from distill.teach.teacher_recipe import RejectionRecipe
 from distill.teachers.traces import Job, sample_traces
 from distill.verification.rewards import completion_of, language_consistency, well_formed
@@ -31,7 +31,7 @@ MAX_NEW_TOKENS = 200
 
 def write_training_set(
     writer: Path, problems: Sequence[Problem], recipe: RejectionRecipe, seed: int, folder: Path
-) -> tuple[list[Text], Mapping[str, int]]:
+) -> tuple[list[CorpusText], Mapping[str, int]]:
     """Sample the model in `writer` and keep what may be learnt from; returns the texts and a count for each fate.
 
     `folder` gets the samples, and whole batches that it holds already are not drawn again: what a row says may hang
@@ -53,7 +53,7 @@ def write_training_set(
         teacher=f"{writer.name}@{folder_digest(writer)}",
     )
     by_id = {problem.id: problem for problem in problems}
-    kept: list[Text] = []
+    kept: list[CorpusText] = []
     fates: Counter[str] = Counter()
     kept_of: Counter[str] = Counter()
     seen: set[tuple[str, str]] = set()
@@ -68,7 +68,7 @@ def write_training_set(
         if fate == "kept":
             seen.add((trace.problem_id, trace.reasoning))
             kept_of[trace.problem_id] += 1
-            kept.append(Text(problem=problem, reasoning=trace.reasoning, answer=trace.answer))
+            kept.append(CorpusText(problem=problem, reasoning=trace.reasoning, answer=trace.answer))
     requests = islice(cycle(request_texts()), recipe.requests)
     return [*kept, *requests], dict(fates) | {"requests": recipe.requests}
 

@@ -1,4 +1,5 @@
-"""What a run of stages ends with: each stage measured on held-out problems and requests, and the last one with its card.
+"""What a run of stages ends with: each stage measured on held-out problems and requests, and the last one with its
+card.
 
 out/eval/<stage>     sampled as the DeepSeek-R1 report advises
         /ledger      the last stage as every row of a ledger is measured

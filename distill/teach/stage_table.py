@@ -1,4 +1,5 @@
-"""What each of the teacher's stages does, in one table: all stages and seeds on the same held-out problems and requests.
+"""What each of the teacher's stages does, in one table: all stages and seeds on the same held-out problems and
+requests.
 
 Every sample of a problem under every seed goes into that problem's mean, and the problems are resampled; so an interval
 says what other problems of the kind would have shown, and the seeds' own spread stands beside it.

@@ -36,7 +36,7 @@ from distill.reinforcement.judge import judge_digest, open_judges
 from distill.teach.corpus import (
     MIDTRAINING,
     PRETRAINING,
-    Text,
+    CorpusText,
     careful_texts,
     document,
     pretraining_texts,
@@ -279,7 +279,7 @@ def _reinforce(
 
 
 def _read(
-    texts: Sequence[Text],
+    texts: Sequence[CorpusText],
     model: Any,
     config: TeachConfig,
     recipe: StageRecipe,
@@ -301,7 +301,7 @@ def _read(
 
 
 def _converse(
-    texts: Sequence[Text],
+    texts: Sequence[CorpusText],
     config: TeachConfig,
     recipe: StageRecipe,
     base: Path,
@@ -360,7 +360,7 @@ def teacher_config(shape: TeacherShape, chat: ChatFormat) -> DeepseekV3Config:
     )
 
 
-def write_tokenizer(folder: Path, texts: Sequence[Text]) -> None:
+def write_tokenizer(folder: Path, texts: Sequence[CorpusText]) -> None:
     """Make the teacher's tokenizer from the wording of its tasks."""
     plain = ChatFormat(Tokenizer(BPE()), REASONING_TEMPLATE, frozenset(), {})  # prompts as text need no vocabulary
     tokenizer = make_tokenizer(wording(texts, plain))

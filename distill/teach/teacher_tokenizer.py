@@ -1,8 +1,8 @@
 """The built-in teacher's tokenizer: whole words of the tasks' wording, single letters and digits for everything else.
 
-A word that a question is *about* falls into letters, so the model sees what it spells, counts and reverses. The vocabulary
-holds 256 bytes, a letter with its leading space, and the words that recur in a family's wording; a pre-token that is
-in the vocabulary is taken whole (`ignore_merges`), any other by letters, and nothing is ever unknown.
+A word that a question is *about* falls into letters, so the model sees what it spells, counts and reverses. The
+vocabulary holds 256 bytes, a letter with its leading space, and the words that recur in a family's wording; a pre-token
+that is in the vocabulary is taken whole (`ignore_merges`), any other by letters, and nothing is ever unknown.
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
     message ─ fields and parts (`toolkit.formats.message_fields`) ─ forms of thoughts in its text (`thought_forms`) ─> Reading
 
 The reasons for an end, by the words of OpenAI, Anthropic, Google, Cohere, Mistral, DeepSeek, Zhipu, vLLM, SGLang and
-Hugging Face. One that is missing counts as the model's own end where there is an answer and the limit was not reached; a
-word that nobody here knows counts as an error, since nothing says that the answer is whole.
+Hugging Face. One that is missing counts as the model's own end where there is an answer and the limit was not reached;
+a word that nobody here knows counts as an error, since nothing says that the answer is whole.
 """
 
 from __future__ import annotations
@@ -41,20 +41,22 @@ ENDS: Mapping[FinishReason, tuple[str, ...]] = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reading(Completion):
+class ServerReply(Completion):
     """What was read of a message."""
 
     finish_reason: FinishReason
 
 
-def read_message(message: Mapping[str, Any], finish_reason: Any, *, reached_limit: bool = False) -> Reading:
+def read_message(message: Mapping[str, Any], finish_reason: Any, *, reached_limit: bool = False) -> ServerReply:
     """Read one message of a chat completion.
 
     `finish_reason`: as the server sent it, or None. `reached_limit`: whether it has as many tokens as were allowed.
     Raises `TypeError` where the message holds no text.
     """
     completion = _completion(message)
-    return Reading(**vars(completion), finish_reason=_finish_reason(message, finish_reason, completion, reached_limit))
+    return ServerReply(
+        **vars(completion), finish_reason=_finish_reason(message, finish_reason, completion, reached_limit)
+    )
 
 
 def _completion(message: Mapping[str, Any]) -> Completion:

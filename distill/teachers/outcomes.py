@@ -1,12 +1,13 @@
-"""What became of a request that got no answer: recorded where it is the request's own failure, and not where the server's is.
+"""What became of a request that got no answer: recorded where it is the request's own failure, and not where the
+server's is.
 
     failed.jsonl    one line a failed request: whose, why, and the beginning of what the server said
 
 One question that a server refuses must not end a run, and a server that is gone, or that refuses the key, must not be
-recorded as the failure of each question. So a failure is believed where the server answered others: when the next answer
-arrives, or at the end where it is of a kind that a question causes. Where nobody was there to ask, the request waits for its
-next turn. Too many in a row, with no answer between them, end the run, and nothing is recorded of them: a login that
-has expired answers each question with the same page.
+recorded as the failure of each question. So a failure is believed where the server answered others: when the next
+answer arrives, or at the end where it is of a kind that a question causes. Where nobody was there to ask, the request
+waits for its next turn. Too many in a row, with no answer between them, end the run, and nothing is recorded of them: a
+login that has expired answers each question with the same page.
 """
 
 from __future__ import annotations

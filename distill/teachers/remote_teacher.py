@@ -1,8 +1,8 @@
 """A model behind an OpenAI-compatible server: POST {url}/chat/completions, one request a sample.
 
 The server renders its own template, so a question goes there as messages. Where in a message the thought stands, and
-whether it is whole, is read by `distill.teachers.messages`. A thought that ran into the limit where a server sends it as
-content without any tag can't be told from an answer that did; neither is whole.
+whether it is whole, is read by `distill.teachers.messages`. A thought that ran into the limit where a server sends it
+as content without any tag can't be told from an answer that did; neither is whole.
 
 The server is asked for few samples at once. What may pass (too many requests, a server's error, a cut connection, a
 timeout) is tried again after growing pauses. What becomes of a request that fails all the same is for
@@ -96,7 +96,8 @@ class Endpoint:
         ask_listing(self.url)
 
     def answer(self, job: Job) -> list[Trace]:
-        """As `distill.teachers.traces.sample_traces`; of `batch_size` requests at most `MOST_IN_FLIGHT` are open at once.
+        """As `distill.teachers.traces.sample_traces`; of `batch_size` requests at most `MOST_IN_FLIGHT` are open at
+        once.
 
         Nobody is asked before something is missing. Raises `InputError` where the server is away, refuses, or answers
         something else than a chat completion; where the job is shared, only if that is no single request's failure.
@@ -190,7 +191,10 @@ class Endpoint:
                     pause_s = max(pause_s, min(float(response.headers.get("Retry-After", "0")), LONGEST_PAUSE_S))
             tries += 1
             if tries >= most:
-                message = f"{self.url} must answer; {tries} tries ended with: {trouble}; when it is back, the same command goes on"
+                message = (
+                    f"{self.url} must answer; {tries} tries ended with: {trouble}; "
+                    "when it is back, the same command goes on"
+                )
                 raise Refusal(message, reason=reason, cause=cause, said=trouble)
             await asyncio.sleep(pause_s)
 

@@ -57,7 +57,8 @@ class Respondent(Protocol):
         """As `distill.teachers.traces.sample_traces`."""
 
     def tokens_per_s(self, problems: Sequence[Problem]) -> float | None:
-        """Decode speed of one stream over the first few problems; None where this machine is not the one that decodes."""
+        """Decode speed of one stream over the first few problems; None where this machine is not the one that
+        decodes."""
 
 
 class ModelFolder:
@@ -125,7 +126,8 @@ def folder_name(name: str) -> str:
 
 
 def decode_speed(decoder: Decoder, prompts: Sequence[Sequence[int]]) -> float:
-    """Tokens a second of one greedy stream after its first token, whatever it says; see `distill.evaluation.evaluate`."""
+    """Tokens a second of one greedy stream after its first token, whatever it says; see
+    `distill.evaluation.evaluate`."""
     rates = []
     for prompt in prompts:
         sampling = replace(GREEDY, max_new_tokens=SPEED_TOKENS)

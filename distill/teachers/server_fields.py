@@ -1,7 +1,7 @@
 """Which fields of a request a server takes: what it refuses is found once, then renamed or left out, and said.
 
-OpenAI's reasoning models want `max_completion_tokens` for `max_tokens` and refuse a temperature; others know no seed. The
-forms of a refusal: `error.param` (OpenAI), `detail[].loc` (FastAPI), or the field's name in the message.
+OpenAI's reasoning models want `max_completion_tokens` for `max_tokens` and refuse a temperature; others know no seed.
+The forms of a refusal: `error.param` (OpenAI), `detail[].loc` (FastAPI), or the field's name in the message.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ DISPENSABLE = ("seed", "top_p", "temperature")
 NEAR = 100
 """Characters between a field's name and these words."""
 _UNKNOWN = re.compile(
-    r"unsupported|not (?:be )?(?:supported|permitted|allowed|recogni[sz]ed|available|implemented)|unrecogni[sz]ed|unknown|"
+    r"unsupported|not (?:be "
+    r")?(?:supported|permitted|allowed|recogni[sz]ed|available|implemented)|unrecogni[sz]ed|unknown|"
     r"n[o']t support|unexpected|extra_forbidden|extra (?:inputs|fields)|only the default|deprecated|mutually exclusive|"
     r"cannot both|(?:invalid|no such) (?:parameter|argument|field|property)|additional propert",
     re.IGNORECASE,

@@ -22,7 +22,8 @@ ROWS = 64
 
 
 def labelled(ids: list[int], trained: list[bool]) -> dict[str, list[int]]:
-    """An example's row for a trainer: `input_ids`, and `labels` that are the ids themselves where they are trained on."""
+    """An example's row for a trainer: `input_ids`, and `labels` that are the ids themselves where they are trained
+    on."""
     return {"input_ids": ids, "labels": [id if learned else IGNORED for id, learned in zip(ids, trained, strict=True)]}
 
 

@@ -7,8 +7,8 @@ padding. Attention alone needs documents of one length, so it sorts them into bu
     rows    M │ doc 1 ── ···│ doc 0 ──── ····│ doc 2 ──── ···│  buckets of 64 (one) and 96 (two) rows a document
 
 Padding stands at a document's end, where causal attention does not look. Same result as attention under a
-block-diagonal causal mask (a test compares both). On the machine in docs/explanation/training-speed.md, torch's own CPU kernel
-takes five times as long for short documents, most of it in its backward pass.
+block-diagonal causal mask (a test compares both). On the machine in docs/explanation/training-speed.md, torch's own CPU
+kernel takes five times as long for short documents, most of it in its backward pass.
 
 Registered with transformers under `NAME`; a model's forward takes the batch's layout as `documents=Documents(...)`.
 """

@@ -1,4 +1,5 @@
-"""Ctrl+C, or SIGTERM (`toolkit.cli.main`), while a model is trained: heard at once, and answered when the update in hand is done.
+"""Ctrl+C, or SIGTERM (`toolkit.cli.main`), while a model is trained: heard at once, and answered when the update in
+hand is done.
 
     first   a line on stderr says what ends when and what is kept; the event is set, which the journal looks at
     second  ends at once, with what the last checkpoint kept
@@ -44,7 +45,8 @@ def postponed_interrupt(interrupted: threading.Event, promise: Callable[[], str]
 
 @contextmanager
 def heard_in_backward(model: nn.Module) -> Iterator[None]:
-    """Within, a backward pass on a CPU hears a signal as soon as the gradient of a parameter is there, not at its end alone.
+    """Within, a backward pass on a CPU hears a signal as soon as the gradient of a parameter is there, not at its end
+    alone.
 
     On GPUs it runs in threads of its own, and of processes that train together none may end in the midst of an update.
     """

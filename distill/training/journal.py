@@ -79,7 +79,7 @@ def journaled(folder: Path, seed: int) -> dict[str, Any]:
     }
 
 
-class Journal(TrainerCallback):
+class TrainingJournal(TrainerCallback):
     """Writes the losses, shows progress, and asks for a checkpoint now and then and at an interrupt."""
 
     def __init__(self, path: Path, *, tokens: int, checkpoint_every_s: float, interrupted: threading.Event) -> None:
@@ -233,12 +233,13 @@ def _anywhere(device: torch.device, *claims: bool) -> list[bool]:
 def run_trainer(trainer: Trainer, folder: Path, *, tokens: int, checkpoint_every_s: float) -> dict[str, float]:
     """Train to the end, from the folder's last checkpoint where it holds one.
 
-    `tokens`: see `Journal`. Returns the updates and tokens of the whole run, the seconds of this call, and the first and
-    the last logged loss.
-    Raises `KeyboardInterrupt` after writing a checkpoint where it was interrupted.
+    `tokens`: see `TrainingJournal`. Returns the updates and tokens of the whole run, the seconds of this call, and the
+    first and the last logged loss. Raises `KeyboardInterrupt` after writing a checkpoint where it was interrupted.
     """
     interrupted = threading.Event()
-    journal = Journal(folder / LOSS, tokens=tokens, checkpoint_every_s=checkpoint_every_s, interrupted=interrupted)
+    journal = TrainingJournal(
+        folder / LOSS, tokens=tokens, checkpoint_every_s=checkpoint_every_s, interrupted=interrupted
+    )
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(journal)
     _leave_tied_to_their_sources(trainer.model)
@@ -275,7 +276,8 @@ def refuse_diverged(model: nn.Module, step: int) -> None:
 
 
 def _leave_tied_to_their_sources(model: nn.Module) -> None:
-    """Say that checkpoints lack what is tied, as they do; the trainer else warns that it is missing where it goes on."""
+    """Say that checkpoints lack what is tied, as they do; the trainer else warns that it is missing where it goes
+    on."""
     if isinstance(model, PreTrainedModel):  # adapters are read in another way
         model._keys_to_ignore_on_save = {*(model._keys_to_ignore_on_save or ()), *model.all_tied_weights_keys}
 

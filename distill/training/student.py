@@ -1,7 +1,7 @@
 """The model that is trained: checked whole before anything is paid for, loaded, and saved.
 
-A student must be of an architecture that can be trained here, in floats, complete and finite, with a tokenizer whose ids
-all have a row of the embedding and hold the tokens of a turn. What it is saved as is a plain bf16 checkpoint.
+A student must be of an architecture that can be trained here, in floats, complete and finite, with a tokenizer whose
+ids all have a row of the embedding and hold the tokens of a turn. What it is saved as is a plain bf16 checkpoint.
 """
 
 from __future__ import annotations
@@ -62,11 +62,13 @@ def check_student(student: Path) -> StudentFacts:
         raise InputError(f"the student's architecture ({model_type}) must be one of {', '.join(STUDENT_TYPES)}")
     if method := quantization(student):
         raise InputError(
-            f"the student {student} must hold floats, but is quantized by {method}; choose the model that it was made from"
+            f"the student {student} must hold floats, but is quantized by {method}; "
+            "choose the model that it was made from"
         )
     if (student / "model.onnx").is_file():
         raise InputError(
-            f"the student {student} must hold weights to train, but is an exported model; choose the one that it was made "
+            f"the student {student} must hold weights to train, but is an exported "
+            "model; choose the one that it was made "
             "from"
         )
     tokenizer = load_tokenizer(student / "tokenizer.json")
@@ -182,7 +184,8 @@ def count_changed(before: Mapping[str, str], after: Mapping[str, str]) -> int:
     changed = sum(digest != before[name] for name, digest in after.items())
     if not changed:
         raise InputError(
-            f"at least 1 of the student's {len(after)} tensors must differ from before training, but in bf16, as they are "
+            f"at least 1 of the student's {len(after)} tensors must differ from "
+            "before training, but in bf16, as they are "
             "saved, all are equal; raise --learning-rate or --epochs, or give more problems"
         )
     return changed

@@ -3,9 +3,10 @@
     examples ─ ChatFormat.training_ids ─> token ids, labels ─> padding-free batches ─> student, in bf16 where the
     machine computes in it, with fp32 masters of its weights in the optimizer
 
-What differs from the trainer's defaults, each measured by `benchmarks.training.student_speed` (docs/explanation/training-speed.md): freed memory
-stays in the process, batches have no padding, attention runs document by document, the head sees completion tokens
-only, no entropy and accuracy over the vocabulary, no autocast, no gradient checkpointing. The loss is the same.
+What differs from the trainer's defaults, each measured by `benchmarks.training.student_speed`
+(docs/explanation/training-speed.md): freed memory stays in the process, batches have no padding, attention runs
+document by document, the head sees completion tokens only, no entropy and accuracy over the vocabulary, no autocast, no
+gradient checkpointing. The loss is the same.
 
 The folder gets `loss.jsonl` (step, loss, learning_rate, tokens …) while training, and at the end the weights, the
 tokenizer and the reasoning template. `checkpoints/` lets an interrupted run go on, and is for whoever saves the
@@ -264,11 +265,11 @@ def train(
 ) -> dict[str, Any]:
     """Train the student on the examples and leave it in `folder`; goes on from the folder's last checkpoint.
 
-    `validation`: examples to measure a loss on, not trained on (`distill.training.validation`).
-    Returns the tokens of all epochs, the seconds of this call, the first and the last logged loss, after which update the
-    student was chosen and by what, and how many of its tensors changed.
-    Raises `KeyboardInterrupt` after writing a checkpoint where it was interrupted, and `InputError` where the loss or
-    a weight is no finite number, or where nothing changed; checkpoints stay then.
+    `validation`: examples to measure a loss on, not trained on (`distill.training.validation`). Returns the tokens of
+    all epochs, the seconds of this call, the first and the last logged loss, after which update the student was chosen
+    and by what, and how many of its tensors changed. Raises `KeyboardInterrupt` after writing a checkpoint where it was
+    interrupted, and `InputError` where the loss or a weight is no finite number, or where nothing changed; checkpoints
+    stay then.
     """
     keep_freed_memory()
     torch.manual_seed(config.seed)

@@ -42,7 +42,8 @@ def has_scorer(problem: Problem) -> bool:
 
 
 def family_score(problem: Problem, answer: str) -> float:
-    """The scorer's word about a `family_answer`, from 0 to 1; 0 where it raises, since it is foreign code on foreign text."""
+    """The scorer's word about a `family_answer`, from 0 to 1; 0 where it raises, since it is foreign code on foreign
+    text."""
     scorer = _scorer(problem.family)
     assert scorer, "asked only where `has_scorer`"
     entry = {"question": problem.question, "answer": problem.answer, "metadata": problem.metadata}

@@ -1,13 +1,13 @@
 """Text → whether it goes round in circles: the same words again and again, with nothing else between.
 
-A run with period p is where each token equals the one p places before it. A run counts as a loop by how much it repeats,
-and that depends on what is repeated. Sentences are not said five times in a row by who thinks. Figures, signs and single
-words are: a board of zeros, a row of switches that flip, a long number; so their runs must be long before they count.
-Fenced code and lines of a table are left out, and whatever changes from line to line (steps with their numbers, counting,
-`57 - 10 = 47`) has no period at all.
+A run with period p is where each token equals the one p places before it. A run counts as a loop by how much it
+repeats, and that depends on what is repeated. Sentences are not said five times in a row by who thinks. Figures, signs
+and single words are: a board of zeros, a row of switches that flip, a long number; so their runs must be long before
+they count. Fenced code and lines of a table are left out, and whatever changes from line to line (steps with their
+numbers, counting, `57 - 10 = 47`) has no period at all.
 
-`apps.chat.conversation.repetition` looks at the end of what is being written, token by token, and only tells the reader; this looks at a
-whole text that nobody reads before it is trained on, so it must not take figures for a loop.
+`apps.chat.conversation.repetition` looks at the end of what is being written, token by token, and only tells the
+reader; this looks at a whole text that nobody reads before it is trained on, so it must not take figures for a loop.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""What reinforcement pays for: pure functions of a problem and a completion, each in [0, 1] (DeepSeek-R1 report, 2.2.2).
+"""What reinforcement pays for: pure functions of a problem and a completion, each in [0, 1] (DeepSeek-R1 report,
+2.2.2).
 
 accuracy              the verdict about the answer (`distill.verification.verdicts`), 0 where the thinking was never closed
 well_formed           the reasoning inside its tags: closed once, by tags in order, something on both sides

@@ -5,10 +5,10 @@
     answer's text ── readings.read_answer ───────────┘
 
 A problem with tests is code, and right where its program passes all of them; a request is answered or refused
-(`distill.verification.refusals`); of a problem that reasoning-gym made its own scorer decides. Any other has a reference, whose
-kind decides how an answer is read and compared: the whole of the final answer must mean the reference, and what cannot be
-read in that way is wrong. One place finds the final answer of every model alike (`toolkit.answers.final_answer`), whether
-it was trained on our format or never saw it, and never in the reasoning.
+(`distill.verification.refusals`); of a problem that reasoning-gym made its own scorer decides. Any other has a
+reference, whose kind decides how an answer is read and compared: the whole of the final answer must mean the reference,
+and what cannot be read in that way is wrong. One place finds the final answer of every model alike
+(`toolkit.answers.final_answer`), whether it was trained on our format or never saw it, and never in the reasoning.
 """
 
 from __future__ import annotations
@@ -77,7 +77,8 @@ def score_answer(problem: Problem, text: str) -> float:
 
 
 def _judged(problem: Problem, text: str) -> tuple[float, str, str]:
-    """The score of an answer's text, and what was read of the reference and of the text; empty where none is compared."""
+    """The score of an answer's text, and what was read of the reference and of the text; empty where none is
+    compared."""
     judge = _judge(problem)
     if judge == CODE:
         return passed(text, problem.metadata[TESTS]), "", ""

@@ -68,8 +68,8 @@ def incomplete(trace: Trace) -> Incomplete | None:
 def unfit(trace: Trace, asked: Asked) -> Unfit | None:
     """What keeps a complete trace from being an example of a thought and its answer, or None.
 
-    Only a person may want an answer without a thought. Control tokens are looked for in what was asked too, where a chat
-    template would not tell them from its own.
+    Only a person may want an answer without a thought. Control tokens are looked for in what was asked too, where a
+    chat template would not tell them from its own.
     """
     thought, answer = trace.reasoning, trace.answer
     if _TOOL_CALL.search(answer):

@@ -2,9 +2,9 @@
 
 Measured on the exported model itself, whose float cache holds keys as they are after the rotation.
 
-Invariant: a step holds at every position. A position turns a pair of key channels, (r, r + head_dim / 2), but leaves its
-length; so both have the step of the largest length, which no turn outgrows. Taken channel by channel, a pair that has
-hardly turned by the end of a short text would have a second step that a longer text clips by far.
+Invariant: a step holds at every position. A position turns a pair of key channels, (r, r + head_dim / 2), but leaves
+its length; so both have the step of the largest length, which no turn outgrows. Taken channel by channel, a pair that
+has hardly turned by the end of a short text would have a second step that a longer text clips by far.
 
 Shapes: G kv heads, S positions, A head dim, R rotated pairs.
 """
@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from export.calibration.odd_tokens import odd_texts
-from export.calibration.texts import Text
+from export.calibration.texts import CalibrationText
 from export.runtime.decoder import OnnxDecoder
 from export.runtime.model_config import read_model_config
 from toolkit.formats.chat_format import ChatFormat
@@ -33,12 +33,12 @@ ODD_TOKENS = 1000
 """From all over the vocabulary: what traces don't say, a user may."""
 LARGEST_CODE = 127
 MARGIN = 0.1
-"""Room for values that the calibration texts don't show, as a share of how far they lie apart: a bias that all keys share
-needs none. What is larger still is clipped."""
+"""Room for values that the calibration texts don't show, as a share of how far they lie apart: a bias that all keys
+share needs none. What is larger still is clipped."""
 SMALLEST_STEP = np.float32(1e-8)
 
 
-def cache_scales(folder: Path, texts: Sequence[Text]) -> dict[str, Floats]:
+def cache_scales(folder: Path, texts: Sequence[CalibrationText]) -> dict[str, Floats]:
     """For each layer's `N.key` and `N.value` the step of every channel, [num_key_value_heads · head_dim]."""
     decoder = OnnxDecoder(folder, cache="exact")
     turned = {f"{layer}.key" for layer, rotates in enumerate(read_model_config(folder).rotates) if rotates}
@@ -58,7 +58,9 @@ def cache_scales(folder: Path, texts: Sequence[Text]) -> dict[str, Floats]:
     return {name: np.maximum(size / LARGEST_CODE, SMALLEST_STEP) for name, size in reach.items()}
 
 
-def _calibration_ids(decoder: OnnxDecoder, chat_format: ChatFormat, texts: Sequence[Text]) -> Iterator[list[int]]:
+def _calibration_ids(
+    decoder: OnnxDecoder, chat_format: ChatFormat, texts: Sequence[CalibrationText]
+) -> Iterator[list[int]]:
     """The texts one by one, one after the other as one long text, and odd tokens."""
     each = [text.prompt + text.completion for text in texts]
     before = accumulate((len(ids) for ids in each), initial=0)

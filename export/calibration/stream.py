@@ -1,15 +1,16 @@
 """Quantizing a model layer by layer on what the quantized layers before really hand over.
 
 Beside the quantized model's hidden states run the float model's. A matrix W that gets x where the float one gets x̃ is
-first aimed at the float output: W* = W E[x̃ xᵀ] H⁻¹ makes W* x the best linear guess of W x̃, so that a layer answers for
-what went wrong before it, and only then W* is rounded (the idea of asymmetric calibration: Li et al., "GPTAQ" (2025),
-here in closed form).
+first aimed at the float output: W* = W E[x̃ xᵀ] H⁻¹ makes W* x the best linear guess of W x̃, so that a layer answers
+for what went wrong before it, and only then W* is rounded (the idea of asymmetric calibration: Li et al., "GPTAQ"
+(2025), here in closed form).
 
 Invariant: memory holds two copies of what is quantized of one layer, one batch of the text and the second moments
 (`searched`: the squares) of one matrix's inputs, never the model; inputs are computed again, batch by batch, wherever
 they are needed.
 
-Shapes: B texts of a batch, T tokens, X real tokens of a batch, D hidden, N output features, K input features, V vocabulary.
+Shapes: B texts of a batch, T tokens, X real tokens of a batch, D hidden, N output features, K input features, V
+vocabulary.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ HELD_OUT_TOKENS = 3000
 
 
 @dataclass(frozen=True, kw_only=True)
-class Text:
+class CalibrationText:
     """One conversation of one turn, as it was trained on."""
 
     prompt: list[int]
@@ -37,8 +37,8 @@ class Text:
 class CalibrationTexts:
     """The two sides of a traces file."""
 
-    calibration: list[Text]
-    held_out: list[Text]
+    calibration: list[CalibrationText]
+    held_out: list[CalibrationText]
 
 
 def batches_by_length(texts: Sequence[Sequence[int]], tokens: int) -> Iterator[list[Sequence[int]]]:
@@ -64,21 +64,21 @@ def read_texts(path: Path, chat_format: ChatFormat, *, tokens: int, max_length: 
 
     Raises `InputError` where a line is no example, or where one of the sides would be empty.
     """
-    calibration: list[Text] = []
-    held_out: list[Text] = []
+    calibration: list[CalibrationText] = []
+    held_out: list[CalibrationText] = []
     room, held_out_room, too_long = tokens, HELD_OUT_TOKENS, 0
     try:
         examples = read_records(path, Example)
     except InputError as error:
         raise InputError(f"{error}; the train.jsonl beside a student holds examples to calibrate on") from error
-    fitting: list[tuple[str, Text]] = []
+    fitting: list[tuple[str, CalibrationText]] = []
     for example in sorted(examples, key=lambda e: (content_hash(e.problem_id + e.question), e.sample)):
         ids, is_completion = chat_format.training_ids(example.messages, example.reasoning, example.answer)
         if len(ids) > max_length:
             too_long += 1
             continue
         start = is_completion.index(True)
-        fitting.append((example.question, Text(prompt=ids[:start], completion=ids[start:])))
+        fitting.append((example.question, CalibrationText(prompt=ids[:start], completion=ids[start:])))
     held_out_questions = questions_held_out({question for question, _ in fitting})
     for question, text in fitting:
         if question in held_out_questions:
@@ -92,7 +92,8 @@ def read_texts(path: Path, chat_format: ChatFormat, *, tokens: int, max_length: 
         longer = f", {too_long} are longer than the context of {max_length} tokens" if too_long else ""
         raise InputError(
             f"{path} must hold examples enough to calibrate on ({len(calibration)} found) and to check against "
-            f"({len(held_out)} found{longer}); give a file of some dozens by --calibration, such as the train.jsonl of a larger run, "
+            f"({len(held_out)} found{longer}); give a file of some dozens by --calibration, "
+            "such as the train.jsonl of a larger run, "
             "or take --quick, which needs none"
         )
     if too_long:

@@ -6,8 +6,8 @@
 W + scale · B A with scale = lora_alpha / r, or lora_alpha / √r where use_rslora. Source: Hu et al., "LoRA" (2021);
 Kalajdzievski, "rsLoRA" (2023); peft.tuners.lora.
 
-Invariant: every tensor of the file is merged, or the folder is left to PEFT (`export.merged_model`) by the name of what this
-formula would lose.
+Invariant: every tensor of the file is merged, or the folder is left to PEFT (`export.merged_model`) by the name of what
+this formula would lose.
 
 Shapes: N output features, K input features, L rank of the adapter.
 """
@@ -84,12 +84,13 @@ class Adapter:
                 raise InputError(f"{folder / WEIGHTS} must hold {' and '.join(parts)}; it holds one of them")
 
     def check_targets(self, matrices: Iterable[str]) -> None:
-        """Raises `NeedsPeft` unless the file changes those of the base's linear layers that the configuration names, and
-        no other: PEFT leaves a tensor out that has no target, and says where one is missing."""
+        """Raises `NeedsPeft` unless the file changes those of the base's linear layers that the configuration names,
+        and no other: PEFT leaves a tensor out that has no target, and says where one is missing."""
         named = {name for name in matrices if self._names(name.removesuffix(".weight"))}
         if differing := sorted(named ^ self.targets):
             raise NeedsPeft(
-                f"target_modules of {self._folder} must name what {WEIGHTS} changes for an adapter to be merged without PEFT, "
+                f"target_modules of {self._folder} must name what {WEIGHTS} changes "
+                "for an adapter to be merged without PEFT, "
                 f"and differs in {differing[0]}"
             )
 
@@ -105,8 +106,8 @@ class Adapter:
         return module in self._modules or module.endswith(tuple(f".{end}" for end in self._modules))
 
     def check_shape(self, name: str, shape: tuple[int, ...]) -> None:
-        """Raises `InputError` where the adapter's factors don't multiply to the base tensor's shape, or have another rank
-        than the one that they are scaled by."""
+        """Raises `InputError` where the adapter's factors don't multiply to the base tensor's shape, or have another
+        rank than the one that they are scaled by."""
         down, up = (self._tensors[self._part(name, letter)].shape for letter in "AB")
         if (*up[:1], *down[1:]) != shape or up[1:] != down[:1]:
             raise InputError(

@@ -47,7 +47,8 @@ class StoredRows(TensorFacts):
             raise InputError(f"{name} in {self.path} has type {self.dtype}, which must be one of {', '.join(DTYPES)}")
 
     def equals(self, other: StoredRows) -> bool:
-        """Whether two tensors hold the same values; raises `InputError` as `read`, and none of `DTYPES` equals nothing."""
+        """Whether two tensors hold the same values; raises `InputError` as `read`, and none of `DTYPES` equals
+        nothing."""
         if self.shape != other.shape or not self.shape or not {self.dtype, other.dtype} <= DTYPES.keys():
             return False
         step = max(1, COMPARED_BYTES // max(1, self.size_bytes(1)))

@@ -67,7 +67,8 @@ class Checkpoint:
 
     @property
     def read_here_only(self) -> list[str]:
-        """The tensors that transformers, which reads the last file of several, does not read from this folder as we do."""
+        """The tensors that transformers, which reads the last file of several, does not read from this folder as we
+        do."""
         changed = self.adapter.targets if self.adapter else set()
         return sorted(changed | (self._repeated & self.shapes.keys()))
 
@@ -117,7 +118,8 @@ class Checkpoint:
         return config if embedding.equals(head) else replace(config, tie_word_embeddings=False)
 
     def _refuse_others(self) -> None:
-        """A bias, a norm or a layer that the configuration does not name would be left out, and the model be another."""
+        """A bias, a norm or a layer that the configuration does not name would be left out, and the model be
+        another."""
         others = sorted(
             name for name in self._stored.keys() - self.shapes.keys() - {LM_HEAD} if not name.endswith(COMPUTED)
         )
@@ -193,7 +195,8 @@ def _read_headers(folder: Path) -> tuple[dict[str, StoredRows], frozenset[str]]:
         )
     if not index.is_file():
         raise InputError(
-            f"{folder} must hold {SINGLE} or {INDEX}; it holds neither; fetch them, or let transformers write them from "
+            f"{folder} must hold {SINGLE} or {INDEX}; it holds neither; fetch "
+            "them, or let transformers write them from "
             "other weights (from_pretrained and save_pretrained)"
         )
     weight_map: Any = read_object(index).get("weight_map")
@@ -213,6 +216,7 @@ def _read_headers(folder: Path) -> tuple[dict[str, StoredRows], frozenset[str]]:
             )
     for name in sorted(repeated - named.keys()):
         raise InputError(
-            f"{INDEX} in {folder} must say which file's {name} is meant, because several hold one; get the checkpoint again"
+            f"{INDEX} in {folder} must say which file's {name} is meant, because "
+            "several hold one; get the checkpoint again"
         )
     return stored, frozenset(repeated)

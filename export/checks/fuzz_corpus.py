@@ -97,7 +97,8 @@ KINDS = (SPECIAL_LOOK_ALIKES, DIGITS, CODE, SPACES, EMOJI, COMBINING, RIGHT_TO_L
 
 
 def fuzz_texts(seed: int, count: int) -> list[str]:
-    """Every piece alone, then `count` joins of pieces of all kinds, some between characters from anywhere in Unicode."""
+    """Every piece alone, then `count` joins of pieces of all kinds, some between characters from anywhere in
+    Unicode."""
     chooser = random.Random(seed)
     pieces = ["", *(piece for kind in KINDS for piece in kind)]
     return pieces + [_joined(chooser) for _ in range(count)]

@@ -1,12 +1,13 @@
-"""What an exported folder must say before it ships: on the traces, and where faults hide (`export.runtime.verify.probes`).
+"""What an exported folder must say before it ships: on the traces, and where faults hide
+(`export.runtime.verify.probes`).
 
     traces, places ─ float model ─ what it expects ─┐
               model.onnx ─ exact keys and values ───┼─ int8 is kept where it falls little short of exact ─┐
               model.int8-cache.onnx ────────────────┘                                                     │
                                          within the bounds ─ what `toolkit verify` compares with ─────────┘
 
-An int8 cache that falls short is left out in words, and the folder keeps keys and values exactly: the weights, which took
-the time, are none the worse.
+An int8 cache that falls short is left out in words, and the folder keeps keys and values exactly: the weights, which
+took the time, are none the worse.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from export.calibration.odd_tokens import odd_texts
-from export.calibration.texts import Text
+from export.calibration.texts import CalibrationText
 from export.checks.goldens import Chats, answered, expect, greedy_texts, source_chats, write_goldens
 from export.checks.parity import Bounds, check_context, check_parity, measure_parity, parity_steps
 from export.runtime.decoder import OnnxDecoder
@@ -39,7 +40,8 @@ FIRST_ROW_TOKENS = 500
 """What the batch's first row holds before its text begins, so that rows are far apart."""
 ODD_TOKENS = 256
 PLACE_FACTOR = 4.0
-"""How much farther from the float model than on the traces an export may be at a place that nothing is calibrated on."""
+"""How much farther from the float model than on the traces an export may be at a place that nothing is calibrated
+on."""
 
 
 def check_source(source: Path, max_position_embeddings: int) -> Chats:
@@ -57,7 +59,7 @@ def pass_gate(
     folder: Path,
     cache: Cache,
     bounds: Bounds,
-    held_out: Sequence[Text],
+    held_out: Sequence[CalibrationText],
     chats: Chats,
 ) -> dict[str, Any]:
     """Compare an exported folder with the float model and write its record; returns what its manifest has to remember.
@@ -104,28 +106,32 @@ def check_places(found: Mapping[str, CoarseParity], bounds: Bounds) -> None:
         if place != ODD and not there.mean_kl <= PLACE_FACTOR * bounds.max_mean_kl:  # also where it is NaN
             raise GateFailed(
                 f"mean KL to the float model at {place} ({there.mean_kl:.4f}) must be at most "
-                f"{PLACE_FACTOR * bounds.max_mean_kl}; calibrate on longer traces with --calibration, or export with --best"
+                f"{PLACE_FACTOR * bounds.max_mean_kl}; calibrate on longer traces "
+                "with --calibration, or export with --best"
             )
 
 
-def place_texts(texts: Sequence[Text], chat_format: ChatFormat, config: ModelConfig) -> dict[str, list[Text]]:
+def place_texts(
+    texts: Sequence[CalibrationText], chat_format: ChatFormat, config: ModelConfig
+) -> dict[str, list[CalibrationText]]:
     """What is read at each place, made of texts of one turn."""
     room = min(LONG_POSITIONS, config.max_position_embeddings)
     endless = cycle(chain.from_iterable(text.prompt + text.completion for text in texts))
     long_ids = list(islice(endless, room))
     compared = min(COMPARED, room // 2)
     chosen = {
-        LONG: [Text(prompt=long_ids[:-compared], completion=long_ids[-compared:])],
+        LONG: [CalibrationText(prompt=long_ids[:-compared], completion=long_ids[-compared:])],
         TURNS: list(_turns(texts, room)),
         BATCH: _rows(texts, long_ids[: min(FIRST_ROW_TOKENS, room // 2)], room),
         ODD: [
-            Text(prompt=ids[:1], completion=ids[1:]) for ids in odd_texts(chat_format, config.vocab_size, ODD_TOKENS)
+            CalibrationText(prompt=ids[:1], completion=ids[1:])
+            for ids in odd_texts(chat_format, config.vocab_size, ODD_TOKENS)
         ],
     }
     return {place: there for place, there in chosen.items() if there}
 
 
-def _turns(texts: Sequence[Text], room: int) -> Iterator[Text]:
+def _turns(texts: Sequence[CalibrationText], room: int) -> Iterator[CalibrationText]:
     """Texts as turns of one conversation, as far as the context goes."""
     said: list[int] = []
     for text in islice(cycle(texts), TURN_COUNT):
@@ -133,13 +139,13 @@ def _turns(texts: Sequence[Text], room: int) -> Iterator[Text]:
         said = prompt + completion
         if len(said) > room:
             return
-        yield Text(prompt=prompt, completion=completion)
+        yield CalibrationText(prompt=prompt, completion=completion)
 
 
-def _rows(texts: Sequence[Text], before: list[int], room: int) -> list[Text]:
+def _rows(texts: Sequence[CalibrationText], before: list[int], room: int) -> list[CalibrationText]:
     """Rows of different lengths, the longest completions first; the first text stands behind others."""
-    chosen = [Text(prompt=text.prompt, completion=text.completion[:ANSWER_TOKENS]) for text in texts[:ROWS]]
-    first = Text(prompt=before + chosen[0].prompt, completion=chosen[0].completion)
+    chosen = [CalibrationText(prompt=text.prompt, completion=text.completion[:ANSWER_TOKENS]) for text in texts[:ROWS]]
+    first = CalibrationText(prompt=before + chosen[0].prompt, completion=chosen[0].completion)
     if len(first.prompt) + len(first.completion) <= room:
         chosen.append(first)
     return sorted(chosen, key=lambda text: -len(text.completion))

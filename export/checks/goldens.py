@@ -1,8 +1,8 @@
 """Writes what `toolkit verify` compares with: the source's ids and renderings, the exported folder's greedy tokens, and
 what the float model expects.
 
-Invariant: ids come from the source's own tokenizer and prompts from transformers, never from the folder that they check;
-a folder that says otherwise on the spot is not exported.
+Invariant: ids come from the source's own tokenizer and prompts from transformers, never from the folder that they
+check; a folder that says otherwise on the spot is not exported.
 
 Shapes: T positions, K the likeliest tokens, V vocabulary.
 """
@@ -19,7 +19,7 @@ import torch
 from jinja2.exceptions import TemplateError
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from export.calibration.texts import Text
+from export.calibration.texts import CalibrationText
 from export.checks.fuzz_corpus import fuzz_texts
 from export.checks.parity import QUESTIONS
 from export.runtime.decoder import OnnxDecoder
@@ -71,16 +71,16 @@ def write_goldens(
     source: Path,
     folder: Path,
     decoder: OnnxDecoder,
-    held_out: Sequence[Text],
+    held_out: Sequence[CalibrationText],
     places: Mapping[str, Expected],
     chats: Chats,
 ) -> dict[str, Any]:
     """Write `verify.json` and `verify.npz` into an exported folder; returns what its manifest has to remember.
 
     `model` is the float one, `source` where its tokenizer and template lie, `decoder` runs the folder, `places` is what
-    the float model expects at each (`export.runtime.verify.probes`), and `chats` are the `source_chats`. Without held-out texts the folder's
-    own greedy tokens are those at which it is measured. Raises `GateFailed` where the folder doesn't say what its source
-    says.
+    the float model expects at each (`export.runtime.verify.probes`), and `chats` are the `source_chats`. Without
+    held-out texts the folder's own greedy tokens are those at which it is measured. Raises `GateFailed` where the
+    folder doesn't say what its source says.
     """
     chat_format = ChatFormat.from_folder(source)
     greedy = greedy_texts(decoder, chat_format, held_out)
@@ -101,20 +101,22 @@ def write_goldens(
     return {"coarse_parity": measure_coarsely(decoder, expected).to_dict()}
 
 
-def _first_positions(texts: Sequence[Text]) -> list[Text]:
+def _first_positions(texts: Sequence[CalibrationText]) -> list[CalibrationText]:
     """The texts' beginnings that hold `POSITIONS` completion tokens."""
-    taken: list[Text] = []
+    taken: list[CalibrationText] = []
     room = POSITIONS
     for text in texts:
         completion = text.completion[:room]
         if completion:
-            taken.append(Text(prompt=text.prompt, completion=completion))
+            taken.append(CalibrationText(prompt=text.prompt, completion=completion))
             room -= len(completion)
     return taken
 
 
 @torch.no_grad()
-def expect(model: PreTrainedModel, texts: Sequence[Text], advance: Callable[[], object] = lambda: None) -> Expected:
+def expect(
+    model: PreTrainedModel, texts: Sequence[CalibrationText], advance: Callable[[], object] = lambda: None
+) -> Expected:
     """What the float model expects at every token of the completions; `advance` is called after each text."""
     ids, log_probs, rest = [], [], []
     for text in texts:
@@ -137,14 +139,16 @@ def expect(model: PreTrainedModel, texts: Sequence[Text], advance: Callable[[], 
     )
 
 
-def greedy_texts(decoder: OnnxDecoder, chat_format: ChatFormat, held_out: Sequence[Text]) -> list[GreedyText]:
+def greedy_texts(
+    decoder: OnnxDecoder, chat_format: ChatFormat, held_out: Sequence[CalibrationText]
+) -> list[GreedyText]:
     """What a folder says to the held-out prompts, or to `QUESTIONS`."""
     prompts = [text.prompt for text in held_out] or [chat_format.question_ids(question) for question in QUESTIONS]
     return [_greedy_text(decoder, prompt, chat_format.stop_ids) for prompt in prompts[:GREEDY_PROMPTS]]
 
 
-def answered(greedy: Sequence[GreedyText]) -> list[Text]:
-    return [Text(prompt=text.prompt, completion=text.tokens) for text in greedy]
+def answered(greedy: Sequence[GreedyText]) -> list[CalibrationText]:
+    return [CalibrationText(prompt=text.prompt, completion=text.tokens) for text in greedy]
 
 
 def _greedy_text(decoder: OnnxDecoder, prompt: list[int], stop_ids: frozenset[int]) -> GreedyText:
@@ -162,7 +166,8 @@ def _greedy_text(decoder: OnnxDecoder, prompt: list[int], stop_ids: frozenset[in
 
 
 def rendered_chats(source: Path, chat_format: ChatFormat) -> Chats:
-    """`CHATS` as transformers renders them; where the template writes today's date, with the day of the record in it."""
+    """`CHATS` as transformers renders them; where the template writes today's date, with the day of the record in
+    it."""
     try:
         tokenizer = PreTrainedTokenizerFast.from_pretrained(source)
     except Exception as error:  # a file that it does not understand raises whatever it does
@@ -186,8 +191,8 @@ def rendered_chats(source: Path, chat_format: ChatFormat) -> Chats:
 
 
 def source_chats(source: Path) -> Chats:
-    """The chats of the record, before there is an exported folder; raises `GateFailed` where the chat reads them otherwise
-    than transformers, and `InputError` where transformers cannot read the tokenizer."""
+    """The chats of the record, before there is an exported folder; raises `GateFailed` where the chat reads them
+    otherwise than transformers, and `InputError` where transformers cannot read the tokenizer."""
     chats = rendered_chats(source, ChatFormat.from_folder(source))
     with _as_it_was_made(source):
         check_template(chats, ChatFormat.from_folder(source, clock=lambda: RECORD_DAY))

@@ -20,7 +20,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.utils import logging
 
-from export.calibration.texts import Text
+from export.calibration.texts import CalibrationText
 from export.checkpoint.tensors import Checkpoint
 from export.runtime.decoder import OnnxDecoder
 from toolkit.errors import GateFailed, InputError
@@ -78,7 +78,7 @@ def measure_parity(
     model: PreTrainedModel,
     chat_format: ChatFormat,
     decoder: OnnxDecoder,
-    held_out: Sequence[Text],
+    held_out: Sequence[CalibrationText],
     advance: Callable[[], object] = lambda: None,
 ) -> ParityReport:
     """Compare an exported folder with the float model; without texts, on the float model's answers to `QUESTIONS`.
@@ -88,12 +88,12 @@ def measure_parity(
     prompts = [text.prompt for text in held_out] or [chat_format.question_ids(question) for question in QUESTIONS]
     greedy = []
     for prompt in prompts[:GREEDY_PROMPTS]:
-        greedy.append(Text(prompt=prompt, completion=greedy_completion(model, prompt)))
+        greedy.append(CalibrationText(prompt=prompt, completion=greedy_completion(model, prompt)))
         advance()
     return compare(model, decoder, list(held_out) or greedy, greedy, advance)
 
 
-def parity_steps(held_out: Sequence[Text]) -> int:
+def parity_steps(held_out: Sequence[CalibrationText]) -> int:
     """How many answers and comparisons `measure_parity` consists of."""
     greedy = min(len(held_out or QUESTIONS), GREEDY_PROMPTS)
     return greedy + (len(held_out) or greedy)
@@ -103,8 +103,8 @@ def parity_steps(held_out: Sequence[Text]) -> int:
 def compare(
     model: PreTrainedModel,
     other: Scorer,
-    texts: Sequence[Text],
-    greedy: Sequence[Text],
+    texts: Sequence[CalibrationText],
+    greedy: Sequence[CalibrationText],
     advance: Callable[[], object] = lambda: None,
 ) -> ParityReport:
     """Compare another form of a float model with it on texts, and along the float model's own `greedy` ones.
@@ -142,7 +142,8 @@ def float_model(source: Path, checkpoint: Checkpoint | None) -> PreTrainedModel:
 
 @torch.no_grad()
 def greedy_completion(model: PreTrainedModel, prompt: list[int]) -> list[int]:
-    """What the float model says to a prompt, its likeliest token at each step, whatever its `generation_config.json` asks for."""
+    """What the float model says to a prompt, its likeliest token at each step, whatever its `generation_config.json`
+    asks for."""
     ends = model.generation_config.eos_token_id if model.generation_config else None
     stop_ids = {*ends} if isinstance(ends, list) else {ends}
     completion: list[int] = []
@@ -170,13 +171,13 @@ def check_parity(report: ParityReport, bounds: Bounds) -> None:
         )
 
 
-def expectations(model: PreTrainedModel, text: Text) -> Tensor:
+def expectations(model: PreTrainedModel, text: CalibrationText) -> Tensor:
     """The float model's log probabilities at every token of the completion."""
     logits_TV: Tensor = model(torch.tensor([text.prompt + text.completion])).logits[0]
     return logits_TV[len(text.prompt) - 1 : -1].log_softmax(-1)
 
 
-def scored_expectations(other: Scorer, text: Text) -> Tensor:
+def scored_expectations(other: Scorer, text: CalibrationText) -> Tensor:
     """Another form's log probabilities at every token of the completion."""
     logits_TV = torch.from_numpy(other.score(text.prompt + text.completion))
     return logits_TV[len(text.prompt) - 1 : -1].log_softmax(-1)
@@ -188,7 +189,7 @@ def divergence(float_TV: Tensor, exported_TV: Tensor) -> Tensor:
     return kl_T
 
 
-def _first_divergence(other: Scorer, text: Text) -> int:
+def _first_divergence(other: Scorer, text: CalibrationText) -> int:
     ids = text.prompt + text.completion
     chosen_T = other.score(ids).argmax(-1)[len(text.prompt) - 1 : -1]
     differs_T = chosen_T != np.array(text.completion)
@@ -200,6 +201,7 @@ def check_context(chat_format: ChatFormat, max_position_embeddings: int) -> None
     longest = max(len(chat_format.question_ids(question)) for question in QUESTIONS)
     if longest >= max_position_embeddings:
         raise InputError(
-            f"max_position_embeddings ({max_position_embeddings}) must be above {longest}, the tokens of a question that the "
+            f"max_position_embeddings ({max_position_embeddings}) must be above "
+            f"{longest}, the tokens of a question that the "
             "gate asks; export without the gate: --no-parity"
         )

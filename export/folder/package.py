@@ -26,14 +26,15 @@ TEXT_FILES = (
 
 
 def write_package(source: Path, chat_folder: Path, folder: Path, config: ModelConfig) -> None:
-    """Copy the source's configuration and `chat_folder`'s tokenizer, and write the template that its chats have, wherever
-    it stood there, and onnxruntime-genai's file.
+    """Copy the source's configuration and `chat_folder`'s tokenizer, and write the template that its chats have,
+    wherever it stood there, and onnxruntime-genai's file.
     """
     chat_format = ChatFormat.from_folder(chat_folder)
     last = max(chat_format.tokenizer.get_vocab().values(), default=0)
     if last >= config.vocab_size:
         raise InputError(
-            f"the tokenizer of {chat_folder} (its last id is {last}) must fit the model's vocab_size ({config.vocab_size}); "
+            f"the tokenizer of {chat_folder} (its last id is {last}) must fit the "
+            f"model's vocab_size ({config.vocab_size}); "
             "take model and tokenizer from one place"
         )
     for path in [source / name for name in MODEL_FILES] + [chat_folder / name for name in TEXT_FILES]:
@@ -51,8 +52,8 @@ def write_package(source: Path, chat_folder: Path, folder: Path, config: ModelCo
 
 
 def _write_tokenizer(source: Path, copy: Path) -> None:
-    """Copy a tokenizer without what is left of its last use (truncation, padding, the dropout of merges in training), which
-    other loaders would repeat."""
+    """Copy a tokenizer without what is left of its last use (truncation, padding, the dropout of merges in training),
+    which other loaders would repeat."""
     content = read_object(source)
     model = content.get("model")
     drops = isinstance(model, dict) and bool(model.get("dropout"))

@@ -24,7 +24,7 @@ FOLDER, LINES = "resume", "journal.jsonl"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Part(Record):
+class WrittenPart(Record):
     """A part of the model that is whole on disk."""
 
     name: str
@@ -34,7 +34,7 @@ class Part(Record):
     """Of the file, in bytes."""
 
 
-class Journal:
+class ResumeLog:
     """The finished parts of an export, in the order in which they were made."""
 
     def __init__(self, partial: Path) -> None:
@@ -43,7 +43,7 @@ class Journal:
         self.folder.mkdir(exist_ok=True)
         path = self.folder / LINES
         mend_torn_line(path)
-        self._parts = read_records(path, Part) if path.is_file() else []
+        self._parts = read_records(path, WrittenPart) if path.is_file() else []
         data = partial / FILE_NAME
         if self.end > (data.stat().st_size if data.is_file() else 0):
             path.unlink()
@@ -65,7 +65,7 @@ class Journal:
 
     def add(self, name: str, weights: dict[str, StoredWeight], end: int) -> None:
         """Note a part whose bytes are synced."""
-        part = Part(name=name, weights={key: at.to_dict() for key, at in weights.items()}, end=end)
+        part = WrittenPart(name=name, weights={key: at.to_dict() for key, at in weights.items()}, end=end)
         self._log.append(part)
         self._parts.append(part)
 

@@ -2,7 +2,8 @@
 
 Source: onnxruntime's GroupQueryAttention.
 
-Shapes: B batch, T new tokens, S attended tokens, P positions, D hidden, H query heads, G kv heads, A head dim, R rotated pairs.
+Shapes: B batch, T new tokens, S attended tokens, P positions, D hidden, H query heads, G kv heads, A head dim, R
+rotated pairs.
 """
 
 from __future__ import annotations
@@ -40,8 +41,8 @@ def attention(
 ) -> str:
     """A layer's update of the stream, [B, T, D].
 
-    `cache_scales`: for each layer's `N.key` and `N.value` a step of every channel, [G·A]; without them the cache is one of
-    floats.
+    `cache_scales`: for each layer's `N.key` and `N.value` a step of every channel, [G·A]; without them the cache is one
+    of floats.
     """
     prefix = f"model.layers.{layer}.self_attn"
     qkv = graph.linear(f"{prefix}.qkv_proj.weight", normed_BTD)

@@ -5,12 +5,11 @@
                        qkv ─ GroupQueryAttention(past) ─ attended, present
                        present's new positions ─ ÷ steps ─ TensorScatter ─ present codes
 
-GroupQueryAttention rotates queries and keys, and writes into the past it was given where past and present are bound to one
-buffer, as TensorScatter does. Over codes it is the faster one for a single token, and takes four times as long for a
-hundred. So a prompt is read over floats, of which one layer has them at a time. Its tokens see each other exactly then,
-and in either branch see what came before them as the cache holds it. Our own operator reads codes in both
-(`export/runtime/kernels/attention.h`).
-Source: onnxruntime's GroupQueryAttention; ONNX' TensorScatter.
+GroupQueryAttention rotates queries and keys, and writes into the past it was given where past and present are bound to
+one buffer, as TensorScatter does. Over codes it is the faster one for a single token, and takes four times as long for
+a hundred. So a prompt is read over floats, of which one layer has them at a time. Its tokens see each other exactly
+then, and in either branch see what came before them as the cache holds it. Our own operator reads codes in both
+(`export/runtime/kernels/attention.h`). Source: onnxruntime's GroupQueryAttention; ONNX' TensorScatter.
 
 Shapes: B batch, T new tokens, S attended tokens, G kv heads, A head dim.
 """

@@ -4,9 +4,9 @@
     scales of fp16 ─ Cast ───────────────────────┤
     x, zero points, bias ────────────────────────┴─ MatMulNBits
 
-Codes and scales depend on constants alone, so onnxruntime computes them once, when a session starts, and then runs as it
-does with 4 bits. Our own operator multiplies the codes as they lie in the file (`export/runtime/kernels/products.h`). How they lie is
-drawn at `export.quantization.codes.QuantizedWeight`.
+Codes and scales depend on constants alone, so onnxruntime computes them once, when a session starts, and then runs as
+it does with 4 bits. Our own operator multiplies the codes as they lie in the file
+(`export/runtime/kernels/products.h`). How they lie is drawn at `export.quantization.codes.QuantizedWeight`.
 
 Source: onnxruntime's MatMulNBits.
 """

@@ -8,10 +8,10 @@
     logits ── lm_head ── rows from ───┘
                          `logits_from` on
 
-Attention is drawn in `export.graph.attention`, products and what they read of the file in `export.graph.nodes`.
-Input and output names are those that onnxruntime-genai, optimum and transformers.js expect. `logits_from` is an
-initializer that a caller may override: 0, its value, computes the logits of every new token, -1 those of the last alone.
-Source: transformers' modeling_llama, mistral, qwen2, qwen3, smollm3.
+Attention is drawn in `export.graph.attention`, products and what they read of the file in `export.graph.nodes`. Input
+and output names are those that onnxruntime-genai, optimum and transformers.js expect. `logits_from` is an initializer
+that a caller may override: 0, its value, computes the logits of every new token, -1 those of the last alone. Source:
+transformers' modeling_llama, mistral, qwen2, qwen3, smollm3.
 
 Shapes: B batch, T new tokens, D hidden, F feed-forward.
 """

@@ -1,9 +1,9 @@
 """The nodes and initializers of an ONNX graph while they are being written.
 
 Every method returns the name of what it computes. Products of codes are MatMulNBits with accuracy_level 4, or our
-MatMul3Bits; those of floats FusedMatMul, which reads a matrix as the checkpoint has it: [N, K], so that a tied embedding
-shares its bytes. What lies in the file as fp16 is cast to float32, which onnxruntime folds once, when a session starts.
-Source: onnxruntime's contrib operators.
+MatMul3Bits; those of floats FusedMatMul, which reads a matrix as the checkpoint has it: [N, K], so that a tied
+embedding shares its bytes. What lies in the file as fp16 is cast to float32, which onnxruntime folds once, when a
+session starts. Source: onnxruntime's contrib operators.
 
 Shapes: B batch, T new tokens, F features, N rows and K columns of a matrix.
 """

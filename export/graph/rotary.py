@@ -1,8 +1,9 @@
 """The frequencies by which a model turns queries and keys, from its configuration.
 
-Pair r of a head turns by inv_freq[r] radians a position: inv_freq[r] = rope_theta^(-2r / head_dim). Llama 3 stretches the
-slow ones: a wavelength beyond original_max_position_embeddings / low_freq_factor is made `factor` times longer, one below
-original_max_position_embeddings / high_freq_factor stays, between them a straight line leads from one to the other.
+Pair r of a head turns by inv_freq[r] radians a position: inv_freq[r] = rope_theta^(-2r / head_dim). Llama 3 stretches
+the slow ones: a wavelength beyond original_max_position_embeddings / low_freq_factor is made `factor` times longer, one
+below original_max_position_embeddings / high_freq_factor stays, between them a straight line leads from one to the
+other.
 
 Invariant: the same float32 bits as transformers' modeling_rope_utils, operation by operation.
 

@@ -1,10 +1,10 @@
 """Float weights into blocks of 3, 4 or 8 bits, in the layout of onnxruntime's MatMulNBits, or into shorter floats.
 
 Each row is cut into blocks of `block_size` weights with a scale and a zero point: w ≈ scale · (code − zero_point).
-Scales are rounded to fp16 before codes are chosen, because fp16 is what the file keeps. The zero point is a code as well, so
-zero stays zero, with 3 bits nearly: their codes are the even ones of 4 bits, and the zero point may lie between two, for
-4 % less error of a layer's output. onnxruntime has no 3 bits: MatMul3Bits is ours (`export.graph.matmul_3bits`).
-Source: onnxruntime's contrib operators MatMulNBits and GatherBlockQuantized.
+Scales are rounded to fp16 before codes are chosen, because fp16 is what the file keeps. The zero point is a code as
+well, so zero stays zero, with 3 bits nearly: their codes are the even ones of 4 bits, and the zero point may lie
+between two, for 4 % less error of a layer's output. onnxruntime has no 3 bits: MatMul3Bits is ours
+(`export.graph.matmul_3bits`). Source: onnxruntime's contrib operators MatMulNBits and GatherBlockQuantized.
 
 Shapes: N output features, K input features, J = K / block_size blocks of a row, M = block_size.
 """

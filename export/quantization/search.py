@@ -1,8 +1,8 @@
 """Scales and zero points by search: each weight's error counts as much as the inputs that it meets.
 
-A weight's importance is E[x²] of its input, the diagonal of what error feedback needs whole. So the search holds a vector
-where that holds matrices of K × K; it knows nothing of how inputs go together. (The idea of llama.cpp's importance
-matrices for its k-quants.)
+A weight's importance is E[x²] of its input, the diagonal of what error feedback needs whole. So the search holds a
+vector where that holds matrices of K × K; it knows nothing of how inputs go together. (The idea of llama.cpp's
+importance matrices for its k-quants.)
 
 Shapes: N output features, K input features, J blocks of a row, M block_size, P shares of a range.
 """

@@ -1,8 +1,9 @@
 """Moves the ranges of an ONNX file's external data to multiples of ALIGNMENT.
 
 onnxruntime's kernels find the parts of a packed matrix from the address where it begins, which is a multiple of 64 in
-memory. The file that it writes (1.31) keeps that for what is larger than 1 MB; smaller ranges follow each other unaligned,
-and products read from there are wrong (logits of 0 and NaN were seen). So each range is written again, at such a place.
+memory. The file that it writes (1.31) keeps that for what is larger than 1 MB; smaller ranges follow each other
+unaligned, and products read from there are wrong (logits of 0 and NaN were seen). So each range is written again, at
+such a place.
 
 Of an entry of TensorProto.external_data the keys `offset` and `length` name the tensor's range, and `prepacked_N` those of
 its packed forms: kernel|offset;length;checksum|…   Wire format: see `export.runtime.external_data`.

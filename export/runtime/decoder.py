@@ -3,8 +3,9 @@
     start(prompts)   reads them row by row, so rows of different lengths need no padding
     step(tokens_B)   runs all rows at once
 
-What a single prompt begins with need not be read: the cache's row may hold it from the turn before (`keeps_prefix`), and
-a file from another process (`prefix_bytes`). Rows that come and go one by one have a pool: `export.runtime.rows.row_pool`.
+What a single prompt begins with need not be read: the cache's row may hold it from the turn before (`keeps_prefix`),
+and a file from another process (`prefix_bytes`). Rows that come and go one by one have a pool:
+`export.runtime.rows.row_pool`.
 
 Shapes: B rows of the batch, T new tokens, V vocabulary.
 """
@@ -45,8 +46,8 @@ class OnnxDecoder:
         `keeps_prefix`: what a single prompt begins with is not computed again where the cache holds it already, as
         it does from turn to turn of a chat. The kept positions may differ from fresh ones by the rounding of int8.
 
-        `prefix_bytes`: the same from one process to the next, bit for bit, by files that take so many bytes at most; see
-        `export.runtime.rows.prefix_cache`. 0 keeps none.
+        `prefix_bytes`: the same from one process to the next, bit for bit, by files that take so many bytes at most;
+        see `export.runtime.rows.prefix_cache`. 0 keeps none.
         """
         cache = chosen_cache(folder) if cache == "auto" else cache
         self.model = open_exported(folder, cache=cache, prepacked=prepacked, own_kernels=own_kernels)

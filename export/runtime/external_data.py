@@ -43,8 +43,8 @@ MOST_GRAPH_BYTES = 256 * 2**20
 def check_external_data(model_path: Path) -> None:
     """Raises `InputError` unless every location is a plain file of the folder, long enough.
 
-    A link is followed inside the folder's own store (`toolkit.sources.stores`). A file with several names may be anybody's: it
-    is let through where it is what the manifest says, byte for byte.
+    A link is followed inside the folder's own store (`toolkit.sources.stores`). A file with several names may be
+    anybody's: it is let through where it is what the manifest says, byte for byte.
     """
     check_inside(model_path, model_path.parent)
     content = read_bytes(model_path, MOST_GRAPH_BYTES)

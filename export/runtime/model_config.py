@@ -1,7 +1,7 @@
 """The facts of a dense decoder that the graph, the quantizer and the session need, read from its `config.json`.
 
-Invariant: a `ModelConfig` describes a model that the graph computes exactly; whatever it cannot is refused here by name,
-before any work starts. Imports neither torch nor onnx, because the chat reads it.
+Invariant: a `ModelConfig` describes a model that the graph computes exactly; whatever it cannot is refused here by
+name, before any work starts. Imports neither torch nor onnx, because the chat reads it.
 """
 
 from __future__ import annotations
@@ -142,8 +142,8 @@ class ModelConfig:
 def read_model_config(folder: Path) -> ModelConfig:
     """Read and check `folder/config.json`.
 
-    Raises `InputError` where it is missing, says what transformers would not take, or names an architecture or a feature
-    that the graph does not compute.
+    Raises `InputError` where it is missing, says what transformers would not take, or names an architecture or a
+    feature that the graph does not compute.
     """
     path = folder / "config.json"
     if not path.exists():
@@ -215,7 +215,8 @@ def _check_shape(path: Path, config: ModelConfig) -> None:
         )
     if head_dim % HEAD_DIM_STEP or not 0 < head_dim <= MOST_HEAD_DIM:
         raise InputError(
-            f"head_dim ({head_dim}) must be a multiple of {HEAD_DIM_STEP} up to {MOST_HEAD_DIM}, as attention's kernels "
+            f"head_dim ({head_dim}) must be a multiple of {HEAD_DIM_STEP} up to "
+            f"{MOST_HEAD_DIM}, as attention's kernels "
             f"need it; {path} describes a model that cannot be exported"
         )
     if config.architecture == "LlamaForCausalLM" and config.hidden_size % heads:

@@ -1,14 +1,15 @@
 """Opens a graph in onnxruntime, with our own kernels where this processor runs them (`export.runtime.kernels`).
 
-Those read codes as they are in the file, which stays mapped. onnxruntime's kernels read weights in an order of their own,
-and bring them into it at each load, in memory that belongs to the process. `prepacked` does so once and keeps the result:
+Those read codes as they are in the file, which stays mapped. onnxruntime's kernels read weights in an order of their
+own, and bring them into it at each load, in memory that belongs to the process. `prepacked` does so once and keeps the
+result:
 
     <cache folder>/prepacked/<model>/<machine>/     machine: library, processor (`export.runtime.machine`)
     ├── model.onnx            the graph, optimized
     └── model.onnx.data       weights as they were and as they are read, larger than the exported file
 
-From then on these are mapped too: loading copies nothing, and their pages are shared by all processes and given back when
-memory runs short. What cannot be kept or is damaged is said in one line, and the weights are copied as ever.
+From then on these are mapped too: loading copies nothing, and their pages are shared by all processes and given back
+when memory runs short. What cannot be kept or is damaged is said in one line, and the weights are copied as ever.
 """
 
 from __future__ import annotations
@@ -37,11 +38,12 @@ from toolkit.runs import folder_digest
 from toolkit.terminal import say
 
 SPIN_US = "200"
-"""How long a thread without work looks for some before it sleeps: longer than the gap between two nodes of a step, shorter
-than that between two steps, through which onnxruntime's own threads spin (docs/explanation/running.md has what each costs)."""
+"""How long a thread without work looks for some before it sleeps: longer than the gap between two nodes of a step,
+shorter than that between two steps, through which onnxruntime's own threads spin (docs/explanation/running.md has what
+each costs)."""
 SILENT = 4
-"""Severity below which onnxruntime itself writes nothing: what is wrong it also raises, and its own lines to the terminal would
-hold a file's words as they are."""
+"""Severity below which onnxruntime itself writes nothing: what is wrong it also raises, and its own lines to the
+terminal would hold a file's words as they are."""
 ROTARY_LIMIT = "rotary.limit"
 """The graph's constant that says how many positions it has."""
 PACKED_FILE, PACKED_DATA = "model.onnx", "model.onnx.data"
@@ -83,7 +85,8 @@ def check_graph(session: ort.InferenceSession, config: ModelConfig, path: Path, 
         if in_graph != {in_config}:
             raise InputError(
                 f"{name} in {path.with_name('config.json')} ({in_config}) must be that of {path.name} "
-                f"({', '.join(str(number).removesuffix('.0') for number in in_graph)}); export again or copy the folder again"
+                f"({', '.join(str(number).removesuffix('.0') for number in in_graph)}); "
+                "export again or copy the folder again"
             )
 
 
@@ -135,7 +138,8 @@ def _check_equal(unpacked: ort.InferenceSession, packed: ort.InferenceSession) -
         found, expected = (_logits(session, length) for session in (packed, unpacked))
         if not np.array_equal(found, expected):
             raise InputError(
-                f"packed weights must give the logits of the exported ones, and differ by {np.abs(found - expected).max()} "
+                "packed weights must give the logits of the exported ones, and "
+                f"differ by {np.abs(found - expected).max()} "
                 f"in onnxruntime {ort.__version__} on this processor; start without --prepacked"
             )
 

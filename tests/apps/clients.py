@@ -1,11 +1,12 @@
-"""Unmodified clients of OpenAI's API against a tiny served model, each in an environment of its own; writes their table.
+"""Unmodified clients of OpenAI's API against a tiny served model, each in an environment of its own; writes their
+table.
 
 Those in JavaScript need Node.js and npm, and are left out in words where these are missing.
 
 python -m tests.apps.clients [--environments runs/environments] [--page docs/reference/server.md]
 
-Tokenizer, template, server and network are real, and so is the decoder, but for its logits: they say what a script says, so
-that what each client must read is known.
+Tokenizer, template, server and network are real, and so is the decoder, but for its logits: they say what a script
+says, so that what each client must read is known.
 """
 
 from __future__ import annotations

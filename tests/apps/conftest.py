@@ -18,7 +18,8 @@ NAME = ("name?", "Names are short.", "My name is Ada. I count letters.")
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """A test in a browser is tried once more where it fails, and the summary counts it as rerun.
 
-    Browser, server and test share two processors with whatever else runs there, and wait a minute for each other at most.
+    Browser, server and test share two processors with whatever else runs there, and wait a minute for each other at
+    most.
     """
     for item in items:
         if "browser" in getattr(item, "fixturenames", ()):

@@ -6,10 +6,12 @@ from toolkit.formats.chat_format import completion_text
 
 LINKS = (
     "[good](http://a.invalid:81/x) [script](javascript:alert(1)) [entity](java&#115;cript:alert(1)) "
-    "[data](data:text/html,x) [basic](vbscript:x) [twice](http://a.invalid@b.invalid/) [ref]\n\n[ref]: javascript:alert(1)"
+    "[data](data:text/html,x) [basic](vbscript:x) [twice](http://a.invalid@b.invalid/) "
+    "[ref]\n\n[ref]: javascript:alert(1)"
 )
 IMAGES = (
-    "![cat](http://a.invalid/cat.png) <img src=http://b.invalid/dog.png onerror=alert(1)> ![dot](data:image/png;base64,AA)"
+    "![cat](http://a.invalid/cat.png) <img src=http://b.invalid/dog.png "
+    "onerror=alert(1)> ![dot](data:image/png;base64,AA)"
     "\n\n| table | ![bird](https://c.invalid/bird.png) |\n|---|---|\n| a | `![x](y)` |"
 )
 HTML = (

@@ -1,10 +1,11 @@
-"""What the page costs: the same turns of one exported folder with and without it, and how soon a long question is answered.
+"""What the page costs: the same turns of one exported folder with and without it, and how soon a long question is
+answered.
 
     python -m tests.apps.page_benchmark DIR [--rounds 12] [--tokens 2048]
 
-The page is that of `toolkit chat`, shown by a real Chromium on the same machine. One loaded model writes both, turn by turn:
-a process gets its memory where the machine has some, and the same weights are a fifth faster in one than in another.
-Writes a block of docs/notes/page-cost.md.
+The page is that of `toolkit chat`, shown by a real Chromium on the same machine. One loaded model writes both, turn by
+turn: a process gets its memory where the machine has some, and the same weights are a fifth faster in one than in
+another. Writes a block of docs/notes/page-cost.md.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from apps.access.address import listen
 from apps.access.admission import Admission
 from apps.chat.conversation.store import Store
 from apps.chat.conversation.turns import Conversation, run_turn
-from apps.chat.panels.settings_panel import Kept, Settings
+from apps.chat.panels.settings_panel import SavedSettings, Settings
 from apps.chat.run_chat import build_application
 from apps.model import Model, load_model
 from benchmarks.serving.load import PROMPT_TOKENS, long_question
@@ -45,7 +46,10 @@ DOCUMENT = Path("docs/notes/page-cost.md")
 QUESTIONS = (
     "Sort these numbers in descending order: 12, 99, 41, 7, 56, 23, 88, 64, 35, 71, 18, 93, 46, 5, 80",
     "Sort these numbers in ascending order: 31, 8, 77, 52, 19, 66, 94, 3, 45, 28, 83, 60, 17, 39, 72, 11, 58, 90",
-    "Sort these numbers in descending order: 64, 2, 87, 33, 50, 76, 21, 98, 15, 42, 69, 8, 55, 91, 37, 24, 73, 46, 80, 13",
+    (
+        "Sort these numbers in descending order: 64, 2, 87, 33, 50, 76, 21, 98, "
+        "15, 42, 69, 8, 55, 91, 37, 24, 73, 46, 80, 13"
+    ),
 )
 """Long to answer, for a small model."""
 PAUSES_S = (0.0, 1.0)
@@ -204,7 +208,7 @@ def main() -> None:
     model = load_model(folder)
     settings = Settings(temperature=0.0, max_new_tokens=min(options.tokens, model.chat_model.max_length))
     with tempfile.TemporaryDirectory() as data:
-        Kept(Path(data)).write(settings.panel_values())
+        SavedSettings(Path(data)).write(settings.panel_values())
         with (
             served(model, Path(data)) as door,
             sync_playwright() as driver,

@@ -132,7 +132,8 @@ def test_the_import_chain_of_the_chat_holds_no_torch() -> None:
 def test_importing_the_chat_switches_every_call_home_off() -> None:
     script = (
         "import apps.chat.run_chat, os, gradio.analytics as a, huggingface_hub.constants as h;"
-        "print(a.analytics_enabled(), h.HF_HUB_OFFLINE, h.HF_HUB_DISABLE_TELEMETRY, os.environ['ORT_DISABLE_TELEMETRY'])"
+        "print(a.analytics_enabled(), h.HF_HUB_OFFLINE, h.HF_HUB_DISABLE_TELEMETRY, "
+        "os.environ['ORT_DISABLE_TELEMETRY'])"
     )
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert result.stdout.split() == ["False", "True", "True", "1"]

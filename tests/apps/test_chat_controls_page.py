@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 import pytest
 
 from apps.chat.look.shortcuts import SHORTCUTS
-from apps.chat.panels.settings_panel import Kept
+from apps.chat.panels.settings_panel import SavedSettings
 from tests.apps import test_chat_page
 from tests.apps.test_chat_markup_page import answered
 from tests.apps.test_chat_page import DOORS, PATIENCE_S, expect, open_settings, opened, server
@@ -34,7 +34,7 @@ def test_settings_come_back_in_a_new_tab_and_after_a_restart_under_another_addre
         page.fill("#system textarea", "Be brief.")
         page.fill("#seed input", "7")
         page.keyboard.press("Tab")
-        kept = Kept(tmp_path)
+        kept = SavedSettings(tmp_path)
         while (kept.read() or {}).get("seed") != 7 or kept.read()["system"] != "Be brief.":
             page.wait_for_timeout(100)
         with opened(browser, address) as tab:
@@ -105,7 +105,8 @@ def test_a_screen_reader_hears_the_answer_and_not_the_thought(browser: Browser, 
         assert page.locator("#spoken p").all_inner_texts()[0] == "Thinking"
         assert "remainder" not in str(page.locator("#spoken").text_content())
         live = page.evaluate(
-            "[...document.querySelectorAll('[aria-live], [role=log]')].filter(e => e.closest('#chat') && e.innerText.trim()).length"
+            "[...document.querySelectorAll('[aria-live], [role=log]')].filter(e => "
+            "e.closest('#chat') && e.innerText.trim()).length"
         )
         assert live == 0
         answered(page, "And 84 and 36 again?")

@@ -1,5 +1,5 @@
-"""Controls in reach and figures that are true, in a real browser: settings, a seed that stays empty, the context ledger,
-the list of many chats.
+"""Controls in reach and figures that are true, in a real browser: settings, a seed that stays empty, the context
+ledger, the list of many chats.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import pytest
 
 from apps.chat.conversation.store import FILE, Store
 from apps.chat.conversation.turns import Conversation, Turn
-from apps.chat.panels.settings_panel import Kept
+from apps.chat.panels.settings_panel import SavedSettings
 from tests.apps import test_chat_page
 from tests.apps.test_chat_history_page import show_list, titles
 from tests.apps.test_chat_markup_page import answered
@@ -52,13 +52,13 @@ def test_every_setting_is_in_reach_at_each_width(browser: Browser, scripted_chat
             picture(page, f"settings-{width}")
 
 
-def wait_until_kept(page: Page, kept: Kept, **values: object) -> None:
+def wait_until_kept(page: Page, kept: SavedSettings, **values: object) -> None:
     while not values.items() <= (kept.read() or {}).items():
         page.wait_for_timeout(100)
 
 
 def test_an_empty_seed_stays_empty_whatever_else_is_set(browser: Browser, tiny_student: Path, tmp_path: Path) -> None:
-    kept = Kept(tmp_path)
+    kept = SavedSettings(tmp_path)
     with server("-m", "tests.apps.scripted", str(tiny_student), str(tmp_path)) as address:
         with opened(browser, address) as page:
             open_settings(page)

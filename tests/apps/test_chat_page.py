@@ -50,7 +50,10 @@ ROOT = Path(__file__).parents[2]
 SCREENSHOTS = os.environ.get("CHAT_SCREENSHOTS")
 """A folder for pictures of the main views, where they are wanted."""
 
-RUN_CHAT = "import sys, pathlib, apps.chat.run_chat; apps.chat.run_chat.run_chat(*map(pathlib.Path, sys.argv[1:]), port=0, window='none')"
+RUN_CHAT = (
+    "import sys, pathlib, apps.chat.run_chat; apps.chat.run_chat.run_chat(*map(pathlib.Path, "
+    "sys.argv[1:]), port=0, window='none')"
+)
 DOORS: dict[str, queue.SimpleQueue[str]] = {}
 """A server's address → addresses that open its chat, each once, as the server prints them."""
 
@@ -141,7 +144,8 @@ def opened(browser: Browser, address: str, *, width: int = 1280, expected: tuple
 
 
 def open_settings(page: Page) -> None:
-    """Open the panel; in the moment after it is shown it sets its values once more, over what a test types that fast."""
+    """Open the panel; in the moment after it is shown it sets its values once more, over what a test types that
+    fast."""
     page.click("#settings button")
     page.wait_for_timeout(500)
 

@@ -1,5 +1,5 @@
-"""What is read on the page, in a real browser: a place that is held while the model writes, text as it was typed, tables,
-tasks, mathematics and directions as their writers meant them.
+"""What is read on the page, in a real browser: a place that is held while the model writes, text as it was typed,
+tables, tasks, mathematics and directions as their writers meant them.
 """
 
 from __future__ import annotations
@@ -59,7 +59,8 @@ def stop(page: Page) -> None:
 
 
 def let_it_write(page: Page, question: str) -> None:
-    """A turn that has just begun to grow, in a chat of its own, with the mouse over it, where a wheel turns what it is on."""
+    """A turn that has just begun to grow, in a chat of its own, with the mouse over it, where a wheel turns what it is
+    on."""
     stop(page)
     page.click("#new-chat")
     page.locator("#chat").hover()

@@ -96,7 +96,10 @@ def test_pywebview_without_what_draws_its_windows_leaves_the_window_to_a_browser
 ) -> None:
     """As pip installs it on Linux; the real one, in a process of its own."""
     written = install(tmp_path, "chromium") if has_browser else None
-    call = f"from apps.chat.desktop import run_in_window as run; run(lambda: print('served'), {ADDRESS!r}, 'title', 'auto')"
+    call = (
+        "from apps.chat.desktop import run_in_window as run; run(lambda: "
+        f"print('served'), {ADDRESS!r}, 'title', 'auto')"
+    )
     ran = subprocess.run(
         [sys.executable, "-c", call], env=surroundings(tmp_path), capture_output=True, text=True, check=True, cwd=ROOT
     )

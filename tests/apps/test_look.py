@@ -1,4 +1,5 @@
-"""What the pages carry: each style sheet and script once, told what it asks for; and what works around Gradio is listed."""
+"""What the pages carry: each style sheet and script once, told what it asks for; and what works around Gradio is
+listed."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ import gradio as gr
 import pytest
 
 from apps.chat.conversation.turns import Conversation, Turn
-from apps.chat.panels.settings_panel import FILE, Kept, Settings, defaults, restored, settings_panel
+from apps.chat.panels.settings_panel import FILE, SavedSettings, Settings, defaults, restored, settings_panel
 from toolkit.errors import InputError
 
 NAMES = [field.name for field in fields(Settings)]
@@ -46,10 +46,10 @@ def test_an_empty_seed_takes_the_turn_s_own_and_a_given_one_stays() -> None:
 
 def test_what_was_kept_comes_back_and_what_cannot_be_read_is_the_default(tmp_path: Path) -> None:
     values = ["Be brief.", 0.0, 0.5, 0.25, 3, 64, 32, True]
-    kept = Kept(tmp_path)
+    kept = SavedSettings(tmp_path)
     assert restored(kept.read(), 4096) == defaults(4096)
     kept.write(values)
-    assert restored(Kept(tmp_path).read(), 4096).panel_values() == values
+    assert restored(SavedSettings(tmp_path).read(), 4096).panel_values() == values
     (tmp_path / FILE).write_text('{"seed": 3')
     assert restored(kept.read(), 4096) == defaults(4096)
     (tmp_path / FILE).unlink()

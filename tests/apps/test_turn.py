@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from apps.server.row import Turn
+from apps.server.row import BatchRow
 from toolkit.formats.chat_format import ChatFormat
 from toolkit.generation.generate import Sampling
 
@@ -15,7 +15,7 @@ def test_a_token_s_place_counts_whole_characters(tiny_student: Path) -> None:
     tokenizer = ChatFormat.from_folder(tiny_student).tokenizer
     text = "né 🙂 is"
     ids = tokenizer.encode(text).ids
-    turn = Turn(
+    turn = BatchRow(
         [0],
         tokenizer=tokenizer,
         stop_ids=frozenset(),

@@ -86,7 +86,9 @@ ROWS = [
     dropped("turn ended within the thought", f"<think>{THOUGHT}", "truncated", "truncated", answer=""),
     dropped("content filter", FIELD, "filtered", "filtered", finish_reason="content_filter"),
     dropped("call of a tool", {"reasoning": THOUGHT, "content": None, "tool_calls": [{"id": "1"}]}, "tool_call", "tool_call", finish_reason="tool_calls", answer=""),
-    dropped("call of a tool as text", {"reasoning": THOUGHT, "content": '<tool_call>{"name": "gcd"}</tool_call> It is 6.'}, "graded", "tool_call", answer='<tool_call>{"name": "gcd"}</tool_call> It is 6.'),
+    dropped("call of a tool as text", {"reasoning": THOUGHT, "content": ('<tool_call>{"name": '
+                                                                        '"gcd"}</tool_call> It is 6.')}, "graded", "tool_call", answer='<tool_call>{"name": '
+                                                                                                                                       '"gcd"}</tool_call> It is 6.'),
     dropped("server's error or abort", FIELD, "broken_off", "broken_off", finish_reason="abort"),
     dropped("`finish_reason` that nobody knows", FIELD, "broken_off", "broken_off", finish_reason="seven"),
     dropped("`finish_reason` missing, no answer", f"<think>{THOUGHT}", "broken_off", "broken_off", finish_reason=None, answer=""),
@@ -114,11 +116,16 @@ ROWS = [
     dropped("thought that is the word `None`", {"reasoning": "None", "content": ANSWER}, "correct", "no_thought", thought="None"),
     dropped("thought that is withheld", {"reasoning": "[REDACTED]", "content": ANSWER}, "correct", "no_thought", thought="[REDACTED]"),
     dropped("half a tag in the answer", {"reasoning": THOUGHT, "content": f"{ANSWER}</think"}, "graded", "thought_tags", answer=f"{ANSWER}</think"),
-    dropped("next turn in plain words", {"reasoning": THOUGHT, "content": f"{ANSWER}\nUser: And 20?\nAssistant: 4."}, "graded", "control_tokens", answer=f"{ANSWER}\nUser: And 20?\nAssistant: 4."),
+    dropped("next turn in plain words", {"reasoning": THOUGHT, "content": (f"{ANSWER}\nUser: And "
+                                                                          "20?\nAssistant: 4.")}, "graded", "control_tokens", answer=f"{ANSWER}\nUser: And "
+                                                                                                                                     "20?\nAssistant: 4."),
     dropped("next question in plain words", {"reasoning": THOUGHT, "content": f"{ANSWER}\n\nUser: And 20?"}, "graded", "control_tokens", answer=f"{ANSWER}\n\nUser: And 20?"),
     dropped("what a tool said", {"reasoning": THOUGHT, "content": f"<tool_response>6</tool_response>{ANSWER}"}, "graded", "tool_call", answer=f"<tool_response>6</tool_response>{ANSWER}"),
     dropped("a tokenizer's own spaces", {"reasoning": f"ĠWe Ġtake Ġ6. {THOUGHT}", "content": ANSWER}, "correct", "broken_text", thought=f"ĠWe Ġtake Ġ6. {THOUGHT}"),
-    dropped("answer right in its thought alone", "Sure. <think>It is \\boxed{6}.</think>I do not know.", "wrong", "thought_tags", thought="", answer="Sure. <think>It is \\boxed{6}.</think>I do not know."),
+    dropped("answer right in its thought alone", "Sure. <think>It is \\boxed{6}.</think>I "
+                                                 "do not know.", "wrong", "thought_tags", thought="", answer="Sure. <think>It is "
+                                                                                                             "\\boxed{6}.</think>I "
+                                                                                                             "do not know."),
     dropped("whole, and wrong", {"reasoning": THOUGHT, "content": "The answer is 7."}, "wrong", "wrong", answer="The answer is 7."),
 ]
 # fmt: on

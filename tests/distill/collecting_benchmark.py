@@ -1,7 +1,7 @@
 """How fast traces are collected beside a bare asynchronous client that asks the same of the same server.
 
-`python -m tests.distill.collecting_benchmark [REQUESTS] [PAUSE_S]`: rounds in turn, medians, and their ratio. PAUSE_S is
-how long the server takes for each answer; 0 makes the clients' own work all that there is.
+`python -m tests.distill.collecting_benchmark [REQUESTS] [PAUSE_S]`: rounds in turn, medians, and their ratio. PAUSE_S
+is how long the server takes for each answer; 0 makes the clients' own work all that there is.
 """
 
 from __future__ import annotations

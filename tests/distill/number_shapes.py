@@ -3,9 +3,9 @@
     numbers() ──> Number ──> right_spellings(number)   texts that mean the number
                         └──> wrong_shapes(number)      texts that mean something else, though the number stands in them
 
-A wrong shape carries the number that it means; where that is the reference itself (`n!` of 2, `\\sqrt{n}` of 1) or rounds to
-a reference with decimals (`\\sin(0.1)` to 0.1), the shape is left out. A shape that is no single number (an interval, two
-values, an inequality) is wrong for each.
+A wrong shape carries the number that it means; where that is the reference itself (`n!` of 2, `\\sqrt{n}` of 1) or
+rounds to a reference with decimals (`\\sin(0.1)` to 0.1), the shape is left out. A shape that is no single number (an
+interval, two values, an inequality) is wrong for each.
 """
 
 from __future__ import annotations

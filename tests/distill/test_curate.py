@@ -126,7 +126,8 @@ def test_the_summary_says_what_helps_where_many_were_too_long() -> None:
         "--max-new-tokens"
     )
     assert curated(whole, max_tokens=1).summary() == (
-        "curation: 0 of 2 traces kept; dropped: 2 too long; fewer are too long where you raise --max-tokens, or let the "
+        "curation: 0 of 2 traces kept; dropped: 2 too long; fewer are too long "
+        "where you raise --max-tokens, or let the "
         "teacher think less"
     )
 

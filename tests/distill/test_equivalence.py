@@ -63,7 +63,8 @@ def test_a_killed_worker_is_replaced() -> None:
 
 def test_no_worker_outlives_its_parent() -> None:
     program = (
-        "import os, signal\nfrom distill.verification.mathematics.equivalence import _worker, equivalent\nequivalent('1', '1.0')\n"
+        "import os, signal\nfrom distill.verification.mathematics.equivalence import "
+        "_worker, equivalent\nequivalent('1', '1.0')\n"
         "print(_worker()._process.pid, flush=True)\nos.kill(os.getpid(), signal.SIGKILL)"
     )
     done = subprocess.run([sys.executable, "-c", program], check=False, stdout=subprocess.PIPE, text=True, timeout=300)

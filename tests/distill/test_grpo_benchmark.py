@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks.training.grpo_speed import VARIANTS, Size, Stopwatch, measure, table
+from benchmarks.training.grpo_speed import VARIANTS, StepSize, Stopwatch, measure, table
 from toolkit.sources.model_names import resolve
 
-SIZE = Size(groups=2, group_size=2, tokens=4)
+SIZE = StepSize(groups=2, group_size=2, tokens=4)
 
 
 @pytest.mark.parametrize("name", ["trl", "ours"])

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from distill.problems.merging import Found, merge
-from distill.problems.own_form import Reading
+from distill.problems.own_form import ReadingOptions
 from distill.problems.problem_set import read_problems
 from distill.problems.splits import of_split, split_of
 from toolkit.cli.main import main
@@ -23,7 +23,7 @@ def row(question: str, answer: Any, **others: Any) -> dict[str, Any]:
     return {"question": question, "answer": answer, **others}
 
 
-def read(folder: Path, *rows: dict[str, Any], reading: Reading | None = None) -> list[Problem]:
+def read(folder: Path, *rows: dict[str, Any], reading: ReadingOptions | None = None) -> list[Problem]:
     path = folder / "mine.jsonl"
     path.write_text("".join(json.dumps(one) + "\n" for one in rows))
     return read_problems(path, reading)
@@ -83,7 +83,7 @@ def test_one_question_with_two_answers_is_an_error_with_both_lines(tmp_path: Pat
 
 def test_conflicts_can_be_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = [row("Capital?", "Paris"), row("Else?", "x"), row("Capital?", "Rome"), row("Capital?", "Paris")]
-    assert [problem.answer for problem in read(tmp_path, *rows, reading=Reading(conflicts="leave-out"))] == ["x"]
+    assert [problem.answer for problem in read(tmp_path, *rows, reading=ReadingOptions(conflicts="leave-out"))] == ["x"]
     assert (
         "merged: equal to another row (1); left out: another answer to the same question (2)" in capsys.readouterr().err
     )

@@ -16,7 +16,7 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
-from distill.problems.own_form import Reading
+from distill.problems.own_form import ReadingOptions
 from distill.problems.problem_set import read_problems
 from distill.problems.splits import split_of
 from toolkit.errors import InputError
@@ -261,7 +261,7 @@ def test_columns_can_be_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     rows = [{"prompt": row["question"], "reward": {"truth": row["answer"]}, "ability": "math"} for row in ROWS]
     path = tmp_path / "mine.jsonl"
     path.write_text(lines(rows))
-    assert pairs(read_problems(path, Reading(question_field="prompt", answer_field="reward.truth"))) == PAIRS
+    assert pairs(read_problems(path, ReadingOptions(question_field="prompt", answer_field="reward.truth"))) == PAIRS
     assert "read as prompt and reward.truth" in (said := capsys.readouterr().err)
     assert "not used: 'ability' (rows: 6)" in said
     with pytest.raises(InputError, match=r"line 1 .*must be those of a known form .*name them with --question-field"):
@@ -272,12 +272,12 @@ def test_columns_can_be_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ):
         read_problems(path)
     path.write_text(lines(rows))
-    wrong = Reading(question_field="promt", answer_field="reward.truth")
+    wrong = ReadingOptions(question_field="promt", answer_field="reward.truth")
     with pytest.raises(InputError, match=r"--question-field \(promt\) must be one of .*line 1: prompt.*mean 'prompt'"):
         read_problems(path, wrong)
     conversation = [{"prompt": [{"role": "user", "content": row["question"]}], "answer": row["answer"]} for row in ROWS]
     write_parquet(tmp_path / "mine.parquet", conversation)
-    assert pairs(read_problems(tmp_path / "mine.parquet", Reading(question_field="prompt"))) == PAIRS
+    assert pairs(read_problems(tmp_path / "mine.parquet", ReadingOptions(question_field="prompt"))) == PAIRS
 
 
 def test_a_misspelt_key_does_not_pass_without_a_word(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -347,7 +347,8 @@ print([(problem.answer, problem.split) for problem in read_problems(Path("owner/
 
 
 def test_a_data_set_of_the_hub_is_read_with_its_splits(tmp_path: Path) -> None:
-    """Without a network it is read from the cache of an earlier download, which is laid out here by `datasets` itself."""
+    """Without a network it is read from the cache of an earlier download, which is laid out here by `datasets`
+    itself."""
     from datasets import load_dataset
 
     for split, rows in (("train", ROWS[:4]), ("test", ROWS[4:])):

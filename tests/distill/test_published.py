@@ -1,4 +1,5 @@
-"""Data sets are read in the form in which they were published: small ones here, with the columns that their cards give."""
+"""Data sets are read in the form in which they were published: small ones here, with the columns that their cards
+give."""
 
 from __future__ import annotations
 
@@ -17,7 +18,10 @@ from toolkit.records import Problem
 from toolkit.terminal import counted
 
 GSM8K = [
-    {"question": "Natalia sold 48 clips in April and half as many in May. How many in all?", "answer": "She sold 48/2 = <<48/2=24>>24 in May.\nIn all 48+24 = <<48+24=72>>72.\n#### 72"},
+    {"question": "Natalia sold 48 clips in April and half as many in May. How many in all?", "answer": ("She sold 48/2 = "
+                                                                                                        "<<48/2=24>>24 "
+                                                                                                        "in May.\nIn all "
+                                                                                                       "48+24 = <<48+24=72>>72.\n#### 72")},
     {"question": "A car costs $1,250 and its tyres 84. How much is both?", "answer": "1250+84 = 1334\n#### 1,334"},
     {"question": "Weng earns $12 an hour. How much for 50 minutes?", "answer": "12/60*50 = 10\n#### $10"},
     {"question": "It falls by 3 from 1. What is it?", "answer": "1-3 = -2\n#### -2"},
@@ -30,7 +34,8 @@ MATH = [
     {"problem": "Both?", "level": "Level 3", "type": "Algebra", "solution": "$\\boxed{1}$ and $\\boxed{2}$"},
     {"problem": "Show it.", "level": "Level 5", "type": "Geometry", "solution": "Obvious."},
     {"problem": "How many?", "level": "Level 5", "type": "Counting & Probability", "solution": "$\\fbox{12}$, or \\boxed 7"},
-    {"problem": "A set?", "level": "Level 5", "type": "Algebra", "solution": "$\\boxed{\\{1,2\\}}$, again $\\boxed{\\{1,2\\}}$"},
+    {"problem": "A set?", "level": "Level 5", "type": "Algebra", "solution": ("$\\boxed{\\{1,2\\}}$, again "
+                                                                             "$\\boxed{\\{1,2\\}}$")},
 ]  # fmt: skip
 MATH_500 = [
     {"problem": f"Add {i} to 1.", "solution": f"$\\boxed{{{i + 1}}}$", "answer": str(i + 1), "subject": "Algebra",
@@ -131,7 +136,8 @@ def written(path: Path, rows: list[dict[str, Any]], suffix: str) -> Path:
         (ARC, "multiple choice", ["B", "1"], []),
         (MMLU, "multiple choice", ["B", "D"], []),
         (MMLU_PRO, "multiple choice", ["C"], []),
-        (SHARE_GPT, "ShareGPT", ["8"], ["no answer to the last question (1)", "'function_call' speaks or calls tools (1)"]),
+        (SHARE_GPT, "ShareGPT", ["8"], ["no answer to the last question (1)", ("'function_call' speaks or "
+                                                                              "calls tools (1)")]),
         (MESSAGES, "messages", ["4", "6"], ["no question (1)"]),
         (ALPACA, "Alpaca", ["Fromage", "Red"], ["no answer (1)"]),
     ],

@@ -153,7 +153,10 @@ def test_a_refusal_is_not_tried_again_and_its_words_are_shown(tiny_student: Path
         "[]",
         '{"choices": []}',
         '{"choices": [{"message": {"content": 7}, "finish_reason": "stop"}], "usage": {}}',
-        '{"choices": [{"message": "a", "finish_reason": "stop"}], "usage": {"prompt_tokens": 1, "completion_tokens": 1}}',
+        (
+            '{"choices": [{"message": "a", "finish_reason": "stop"}], "usage": '
+            '{"prompt_tokens": 1, "completion_tokens": 1}}'
+        ),
     ],
 )
 def test_nonsense_is_one_line_with_its_beginning(tiny_student: Path, tmp_path: Path, body: str) -> None:

@@ -122,7 +122,10 @@ def test_exit_codes_come_through(any_level: Level) -> None:
 
 
 def test_nothing_runs_on_when_the_caller_is_killed(any_level: Level) -> None:
-    caller = f"from distill.verification.code.sandbox import run\nrun('import time; time.sleep(30)', level={any_level!r}, wall_s=60.0)"
+    caller = (
+        "from distill.verification.code.sandbox import run\nrun('import time; "
+        f"time.sleep(30)', level={any_level!r}, wall_s=60.0)"
+    )
     with subprocess.Popen([sys.executable, "-c", caller]) as process:
         _wait(lambda: bool(_children(process.pid)))
         inside = _children(process.pid)

@@ -1,4 +1,5 @@
-"""Claims about kept traces: what was asked decides where they are, and nothing that was paid for is asked again or lost."""
+"""Claims about kept traces: what was asked decides where they are, and nothing that was paid for is asked again or
+lost."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from distill.training import document_attention
 from distill.training import train as training
 from distill.training.completion_loss import IGNORED, summed_loss
 from distill.training.document_attention import Documents
-from distill.training.journal import CHECKPOINTS, LOSS, Journal
+from distill.training.journal import CHECKPOINTS, LOSS, TrainingJournal
 from distill.training.master_adamw import MasterAdamW
 from distill.training.student import save_student, write_student_format
 from distill.training.train import TrainConfig, _LossForward, collate, demo, tokenize, train, trainer_arguments, within
@@ -243,7 +243,8 @@ def test_adapters_are_merged_into_a_plain_checkpoint(tiny_student: Path, tmp_pat
 def test_training_goes_on_after_an_interrupt(
     stop: int, rate: float, tiny_student: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A rate that rises to 10 tears the student apart: its validation loss is least early, and it is the one from there."""
+    """A rate that rises to 10 tears the student apart: its validation loss is least early, and it is the one from
+    there."""
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     whole.mkdir()
     broken.mkdir()
@@ -253,7 +254,7 @@ def test_training_goes_on_after_an_interrupt(
     expected = train(tiny_student, made, recipe, whole, held_out)
     assert (expected["chosen_update"] <= 3) is (rate == 10.0)
 
-    on_step_end = Journal.on_step_end
+    on_step_end = TrainingJournal.on_step_end
 
     def interrupt(self: object, args: object, state: object, control: object, **kwargs: object) -> None:
         if state.global_step == stop:  # type: ignore[attr-defined]
@@ -261,7 +262,7 @@ def test_training_goes_on_after_an_interrupt(
         on_step_end(self, args, state, control, **kwargs)  # type: ignore[arg-type]
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(Journal, "on_step_end", interrupt)
+        patch.setattr(TrainingJournal, "on_step_end", interrupt)
         train(tiny_student, made, recipe, broken, held_out)
     assert len(losses(broken)) == stop
     found = train(tiny_student, made, recipe, broken, held_out)

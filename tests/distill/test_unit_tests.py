@@ -96,11 +96,17 @@ READS = "a, b = map(int, input().split())\nprint(a + b)\n"
         f"```python\ndef add(a, b):\n    return 0\n```\nBetter:\n```python\n{ADDS}```",
         f"In C:\n```c\nint add(int a, int b) {{ return a + b; }}\n```\n```python\n{ADDS}```",
         f"```python\n{ADDS}```\nIn JavaScript:\n```js\nfunction add(a, b) {{ return a + b }}\n```",
-        "```python\ndef plus(a, b):\n    return a + b\n```\nThen:\n```python\ndef add(a, b):\n    return plus(a, b)\n```",
+        (
+            "```python\ndef plus(a, b):\n    return a + b\n```\nThen:\n```python\ndef "
+            "add(a, b):\n    return plus(a, b)\n```"
+        ),
         f"```python\n!pip install numpy\n{ADDS}```",
         ADDS,
         f"Here it is:\n\n{ADDS}\nThis adds two numbers.",
-        "```python\nclass Solution:\n    def add(self, a: List[int], b: 'int') -> Optional[int]:\n        return a + b\n```",
+        (
+            "```python\nclass Solution:\n    def add(self, a: List[int], b: 'int') "
+            "-> Optional[int]:\n        return a + b\n```"
+        ),
         "```python\nadd = lambda a, b: a + b\n```",
         "```python\nimport numpy as np\ndef add(a, b):\n    return np.int64(a) + b\n```",
         f"```python\n{ADDS}\nassert add(1, 1) == 2\nprint('checked')\n```",

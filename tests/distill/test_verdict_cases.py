@@ -1,9 +1,9 @@
 """Claims about verdicts, row by row: inputs with the verdict that a careful person gives.
 
-`cases/verify.jsonl` was gathered from public reports of other projects; `cases/published.jsonl` was written for this test in
-the published forms of references and answers, right ones and near misses; `cases/probing.jsonl` to find faults, by people who
-had not read the rules; `cases/neighbours.jsonl` holds neighbours of the faults that were found so. No verdict in them was
-taken from a program.
+`cases/verify.jsonl` was gathered from public reports of other projects; `cases/published.jsonl` was written for this
+test in the published forms of references and answers, right ones and near misses; `cases/probing.jsonl` to find faults,
+by people who had not read the rules; `cases/neighbours.jsonl` holds neighbours of the faults that were found so. No
+verdict in them was taken from a program.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from toolkit.records import Problem
 
 CASES = Path(__file__).parent / "cases"
 MOST_WRONG_ACCEPTED, MOST_RIGHT_REFUSED = 11, 50
-"""Of the probing rows, of which some ask for what no rule gives (number words of other languages, a unit of the question)."""
+"""Of the probing rows, of which some ask for what no rule gives (number words of other languages, a unit of the
+question)."""
 
 
 def rows(name: str) -> list[Any]:

@@ -1,4 +1,5 @@
-"""Claims about verdicts on foreign text: nothing that a model or a user writes ends a run, hangs it, or is right by accident."""
+"""Claims about verdicts on foreign text: nothing that a model or a user writes ends a run, hangs it, or is right by
+accident."""
 
 from __future__ import annotations
 

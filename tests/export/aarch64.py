@@ -1,7 +1,8 @@
-"""`python -m tests.export.aarch64 DIR [--home runs/aarch64]`: whether an exported folder says on arm64 what it says here.
+"""`python -m tests.export.aarch64 DIR [--home runs/aarch64]`: whether an exported folder says on arm64 what it says
+here.
 
-On Debian: its arm64 Python and the index's arm64 wheels are unpacked into a folder, and run there by qemu-user. Nothing is
-installed. It takes minutes and a network, so no test does it.
+On Debian: its arm64 Python and the index's arm64 wheels are unpacked into a folder, and run there by qemu-user. Nothing
+is installed. It takes minutes and a network, so no test does it.
 
     home/
     ├── apt/    packages and their lists

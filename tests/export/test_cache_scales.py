@@ -1,4 +1,5 @@
-"""An int8 cache says at every position what an exact one says, and one that doesn't is neither exported nor verified."""
+"""An int8 cache says at every position what an exact one says, and one that doesn't is neither exported nor
+verified."""
 
 from __future__ import annotations
 
@@ -16,7 +17,7 @@ from onnx import numpy_helper
 
 from apps.model import check_folder
 from export.calibration.cache_scales import LARGEST_CODE
-from export.calibration.texts import Text, read_texts
+from export.calibration.texts import CalibrationText, read_texts
 from export.checks.gate import check_source, pass_gate
 from export.checks.parity import divergence, float_model
 from export.pipeline import export_model
@@ -42,7 +43,7 @@ def copied(biased: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def texts(biased: Path, traces: Path) -> list[Text]:
+def texts(biased: Path, traces: Path) -> list[CalibrationText]:
     return read_texts(traces, ChatFormat.from_folder(biased), tokens=4000, max_length=BIASED_CONTEXT).held_out
 
 
@@ -51,7 +52,7 @@ def steps(folder: Path) -> dict[str, np.ndarray]:
     return {t.name: numpy_helper.to_array(t) for t in graph.initializer if t.name.endswith(".steps")}
 
 
-def give_old_steps(folder: Path, texts: list[Text]) -> None:
+def give_old_steps(folder: Path, texts: list[CalibrationText]) -> None:
     """Each channel's own largest value in short texts, as steps were before they were those of whole pairs."""
     decoder = OnnxDecoder(folder, cache="exact")
     largest: dict[str, np.ndarray] = {}
@@ -121,7 +122,7 @@ def test_a_layer_that_does_not_turn_keeps_a_step_for_each_channel(
 
 
 def test_the_gate_leaves_an_int8_cache_out_that_long_texts_outgrow(
-    copied: Path, biased_student: Path, texts: list[Text], capsys: pytest.CaptureFixture[str]
+    copied: Path, biased_student: Path, texts: list[CalibrationText], capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = int4_config(biased_student, copied)
     assert config.bounds
@@ -146,7 +147,7 @@ def test_the_gate_leaves_an_int8_cache_out_that_long_texts_outgrow(
     assert failures(copied) == {}
 
 
-def test_verify_finds_an_int8_cache_that_long_texts_outgrow(copied: Path, texts: list[Text]) -> None:
+def test_verify_finds_an_int8_cache_that_long_texts_outgrow(copied: Path, texts: list[CalibrationText]) -> None:
     assert failures(copied) == {}
     give_old_steps(copied, texts)
     found = failures(copied)
@@ -171,7 +172,10 @@ def test_a_folder_with_steps_of_before_is_told_to_be_exported_again(
     copied: Path, fast: bool, capsys: pytest.CaptureFixture[str]
 ) -> None:
     make_older(copied)
-    line = f"{copied} keeps keys and values in int8 by steps that long texts outgrow; export again, or run it with --cache exact"
+    line = (
+        f"{copied} keeps keys and values in int8 by steps that long texts outgrow; "
+        "export again, or run it with --cache exact"
+    )
     assert failures(copied, fast=fast) == {"divergence": line}
     check_folder(copied)
     assert capsys.readouterr().err == f"{line}\n"

@@ -1,4 +1,5 @@
-"""Our kernels, those in plain C among them, and onnxruntime's: each against plain numpy, and the fast ones against both."""
+"""Our kernels, those in plain C among them, and onnxruntime's: each against plain numpy, and the fast ones against
+both."""
 
 from __future__ import annotations
 

@@ -16,7 +16,10 @@ from export.runtime.kernels.library import SCALAR, THEIRS, VARIABLE, kernels_in_
 from tests.house.modules import ROOT
 from toolkit.errors import InputError
 
-ASK = "import sys; from pathlib import Path; from export.runtime.kernels.library import *; print(what_is_slower(Path(sys.argv[1])))"
+ASK = (
+    "import sys; from pathlib import Path; from export.runtime.kernels.library import *; "
+    "print(what_is_slower(Path(sys.argv[1])))"
+)
 
 
 def said_of(folder: Path, kernels: str) -> str:

@@ -1,4 +1,5 @@
-"""What lies beside an exported graph: a tokenizer without its last use's settings, and the template that its chats have."""
+"""What lies beside an exported graph: a tokenizer without its last use's settings, and the template that its chats
+have."""
 
 from __future__ import annotations
 

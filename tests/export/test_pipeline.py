@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from export import pipeline
-from export.calibration.texts import Text
+from export.calibration.texts import CalibrationText
 from export.checks.parity import Bounds, check_parity, float_model, measure_parity
 from export.pipeline import export_model
 from export.presets import ExportConfig, int4_config
@@ -157,7 +157,9 @@ def test_damaged_weights_fail_the_gate(config: ExportConfig, manifest: dict[str,
     data[middle : middle + 4096] = bytes(byte ^ 0x88 for byte in data[middle : middle + 4096])
     (damaged / "model.onnx.data").write_bytes(data)
     questions = ChatFormat.from_folder(config.source)
-    held_out = [Text(prompt=questions.question_ids(q), completion=questions.encode("The answer is 4.")) for q in "ab"]
+    held_out = [
+        CalibrationText(prompt=questions.question_ids(q), completion=questions.encode("The answer is 4.")) for q in "ab"
+    ]
     model = float_model(config.source, None)
     whole = measure_parity(model, questions, OnnxDecoder(config.out), held_out)
     check_parity(whole, Bounds(max_mean_kl=1.01 * whole.mean_kl, min_top1=0.0))

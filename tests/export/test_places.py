@@ -11,7 +11,7 @@ import onnx
 import pytest
 
 from export.calibration.odd_tokens import LAST, odd_texts
-from export.calibration.texts import Text, read_texts
+from export.calibration.texts import CalibrationText, read_texts
 from export.checks.gate import ANSWER_TOKENS, ROWS, TURN_COUNT, check_places, place_texts
 from export.checks.parity import Bounds
 from export.runtime.decoder import OnnxDecoder
@@ -31,7 +31,7 @@ def copied(biased: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def places(biased: Path, traces: Path) -> dict[str, list[Text]]:
+def places(biased: Path, traces: Path) -> dict[str, list[CalibrationText]]:
     chat_format = ChatFormat.from_folder(biased)
     held_out = read_texts(traces, chat_format, tokens=4000, max_length=BIASED_CONTEXT).held_out
     return place_texts(held_out, chat_format, read_model_config(biased))
@@ -41,7 +41,7 @@ def found(*, mean_kl: float) -> dict[str, CoarseParity]:
     return {LONG: CoarseParity(positions=9, mean_kl=mean_kl, top1=1.0)}
 
 
-def test_each_place_is_one_that_traces_are_not(biased: Path, places: dict[str, list[Text]]) -> None:
+def test_each_place_is_one_that_traces_are_not(biased: Path, places: dict[str, list[CalibrationText]]) -> None:
     assert list(places) == [LONG, TURNS, BATCH, ODD]
     assert [len(text.prompt) + len(text.completion) for text in places[LONG]] == [BIASED_CONTEXT], (
         "the context ends there"

@@ -330,7 +330,8 @@ def test_a_template_that_transformers_renders_otherwise_is_not_exported(source: 
     (folder / "chat_template.jinja").write_text("{{ namespace(said=messages[0].content) }}")
     with pytest.raises(
         GateFailed,
-        match=r"must be read by the chat as it was made, and is not: chat 1 of verify\.json .* differs at character \d+: .* instead of .*said",
+        match=r"must be read by the chat as it was made, and is not: chat 1 of verify\.json "
+        r".* differs at character \d+: .* instead of .*said",
     ):
         export_model(replace(int4_config(folder, tmp_path / "out"), bounds=WIDE))
     assert [path.name for path in tmp_path.iterdir()] == ["source"]
@@ -425,9 +426,12 @@ def test_a_pipe_in_the_place_of_a_file_is_found_and_not_waited_for(name: str, co
         (lambda r: r.update(chats=[[1]]), r"verify\.json must be a record"),
         (lambda r: r.update(chats=5), r"verify\.json must be a record"),
         (lambda r: r.update(chats=[{"messages": ["hi"], "text": None}]), r"messages of verify\.json .* must be a list"),
-        (lambda r: r.update(end_of_text={"chat": "2"}), r"end_of_text of verify\.json .* must be an object, each entry a li"),
-        (lambda r: r["greedy"][0].update(margins=[0.5]), r"must have a prompt \(\d+ ids\) and a margin \(1\) for each tok"),
-        (lambda r: r["greedy"][0].update(tokens="ab", margins=[1, 1]), r"tokens of verify\.json \('ab'\) must be a list"),
+        (lambda r: r.update(end_of_text={"chat": "2"}), (r"end_of_text of verify\.json .* must be "
+                                                        r"an object, each entry a li")),
+        (lambda r: r["greedy"][0].update(margins=[0.5]), (r"must have a prompt \(\d+ ids\) and a "
+                                                         r"margin \(1\) for each tok")),
+        (lambda r: r["greedy"][0].update(tokens="ab", margins=[1, 1]), (r"tokens of verify\.json \('ab'\) "
+                                                                       r"must be a list")),
         (lambda r: r["greedy"][0].update(prompt=[10**9]), r"prompt 1 of verify\.json must be ids that fit the model"),
         (lambda r: r["text_digests"].pop(), r"verify\.json must have a digest \(\d+\) for each text \(\d+\)"),
         (lambda r: r.update(version=[1]), r"the version of verify\.json \(\[1\]\) must be 1"),
@@ -462,11 +466,16 @@ def test_expected_arrays_of_other_types_are_one_line(arrays: dict[str, Any], mes
 @pytest.mark.parametrize(
     ("name", "change", "message"),
     [
-        ("config.json", {"eos_token_id": [[2]]}, r"eos_token_id in .*/config\.json \(\[\[2\]\]\) must be a whole number or"),
-        ("generation_config.json", {"eos_token_id": "2"}, r"eos_token_id in .*/generation_config\.json \('2'\) must be"),
-        ("genai_config.json", {"model": {"eos_token_id": {}}}, r"eos_token_id in .*/genai_config\.json \(\{\}\) must be"),
-        ("tokenizer_config.json", {"eos_token": ["a"]}, r"eos_token in .*/tokenizer_config\.json .* must be a text or null"),
-        ("manifest.json", {"measured": {"coarse_parity": {"mean_kl": "0"}}}, r"coarse_parity and places in manifest\.json .* must be an"),
+        ("config.json", {"eos_token_id": [[2]]}, (r"eos_token_id in .*/config\.json \(\[\[2\]\]\) "
+                                                 r"must be a whole number or")),
+        ("generation_config.json", {"eos_token_id": "2"}, (r"eos_token_id in .*/generation_config\.json "
+                                                          r"\('2'\) must be")),
+        ("genai_config.json", {"model": {"eos_token_id": {}}}, (r"eos_token_id in .*/genai_config\.json "
+                                                               r"\(\{\}\) must be")),
+        ("tokenizer_config.json", {"eos_token": ["a"]}, (r"eos_token in .*/tokenizer_config\.json "
+                                                        r".* must be a text or null")),
+        ("manifest.json", {"measured": {"coarse_parity": {"mean_kl": "0"}}}, (r"coarse_parity and places in "
+                                                                             r"manifest\.json .* must be an")),
     ],
 )  # fmt: skip
 def test_values_of_other_types_are_one_line(name: str, change: dict[str, Any], message: str, copied: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+from collections import Counter
 
 import pytest
 
@@ -12,6 +13,9 @@ from toolkit.field_types import field_types, fits
 from toolkit.records import Record
 
 MOST_LINES = 400
+MOST_LINES_OF_A_FUNCTION = 80
+MIRRORS = {"evaluate", "grammar", "pipeline", "speed", "teach", "traces", "decoder", "export", "values"}
+"""Modules of one name in several rooms: a command and the stage that it calls, the same job for another model."""
 NAMES_THAT_SAY_NOTHING = {"utils", "util", "common", "helpers", "helper", "base", "manager", "factory", "misc"}
 FULLER_PACKAGES = {"distill.problems.chains", "export.runtime"}
 """The first names its kinds; the second turns telemetry off before any file of it imports onnxruntime."""
@@ -48,3 +52,29 @@ def test_the_values_of_every_kind_of_record_can_be_checked() -> None:
     assert len(kinds) > 15
     for kind in kinds[1:]:
         assert {fits(None, annotation) for annotation in field_types(kind).values()} <= {True, False}
+
+
+@pytest.mark.parametrize("module", module_files())
+def test_no_function_has_more_than_80_lines(module: str) -> None:
+    for node in ast.walk(ast.parse(module_files()[module].read_text())):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            assert node.end_lineno is not None
+            assert node.end_lineno - node.lineno < MOST_LINES_OF_A_FUNCTION, f"{module}.{node.name}"
+
+
+def test_no_two_modules_have_one_name_unless_they_mirror_each_other() -> None:
+    names = Counter(
+        module.rpartition(".")[2] for module, path in module_files().items() if not path.name.startswith("__")
+    )
+    assert {name for name, count in names.items() if count > 1} <= MIRRORS
+
+
+def test_no_two_classes_have_one_name() -> None:
+    names = Counter(
+        node.name
+        for module, path in module_files().items()
+        if not module.startswith("benchmarks.")
+        for node in ast.parse(path.read_text()).body
+        if isinstance(node, ast.ClassDef)
+    )
+    assert not {name for name, count in names.items() if count > 1}

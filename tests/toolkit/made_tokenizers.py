@@ -21,7 +21,8 @@ CHATML = (
 )
 R1 = (
     "{{ bos_token }}{% for message in messages %}{% if message['role'] == 'system' %}{{ message['content'] }}"
-    "{% elif message['role'] == 'user' %}<｜User｜>{{ message['content'] }}{% else %}{% set content = message['content'] %}"
+    "{% elif message['role'] == 'user' %}<｜User｜>{{ message['content'] }}{% "
+    "else %}{% set content = message['content'] %}"
     "{% if '</think>' in content %}{% set content = content.split('</think>')[-1] %}{% endif %}"
     "<｜Assistant｜>{{ content }}<｜end▁of▁sentence｜>{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}<｜Assistant｜><think>\n{% endif %}"
@@ -32,14 +33,16 @@ LLAMA_3 = (
     "{% if add_generation_prompt %}<|start_header_id|>assistant<|end_header_id|>\n\n{% endif %}"
 )
 MISTRAL = (
-    "{{ bos_token }}{% for message in messages %}{% if message['role'] == 'assistant' %} {{ message['content'] }}{{ eos_token }}"
+    "{{ bos_token }}{% for message in messages %}{% if message['role'] == "
+    "'assistant' %} {{ message['content'] }}{{ eos_token }}"
     "{% else %}[INST] {{ message['content'] | upper }} [/INST]{% endif %}{% endfor %}"
 )
 QWEN_3 = (
     "{% for message in messages %}{% set content = message['content'] %}"
     "{% if message['role'] == 'assistant' and '</think>' in content %}"
     "{% set content = content.split('</think>')[-1].lstrip('\n') %}{% endif %}"
-    "{% if content.startswith('<tool_response>') %}<|im_start|>tool\n{% else %}<|im_start|>{{ message['role'] }}\n{% endif %}"
+    "{% if content.startswith('<tool_response>') %}<|im_start|>tool\n{% else "
+    "%}<|im_start|>{{ message['role'] }}\n{% endif %}"
     "{{ content.strip() }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n<think>\n{% endif %}"
 )
@@ -65,7 +68,10 @@ SAMPLE = [
     "system user assistant im_start im_end think User Assistant INST eot_id s < > | [ ] / <| |> </",
 ]
 GPT_2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
-LLAMA = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+LLAMA = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| "
+    r"?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
 
 Flags = dict[str, bool]
 

@@ -394,7 +394,8 @@ def test_a_bug_whose_file_cannot_be_written_is_still_one_line(
 def test_an_interrupt_and_a_termination_end_with_their_codes_and_say_how_to_go_on(
     sent: signal.Signals, interrupts: signal.Handlers, code: int, tmp_path: Path
 ) -> None:
-    """A real signal, while the command reads its problems from a pipe that nobody writes; a background job ignores SIGINT."""
+    """A real signal, while the command reads its problems from a pipe that nobody writes; a background job ignores
+    SIGINT."""
     pipe = tmp_path / "problems.jsonl"
     os.mkfifo(pipe)
     command = [sys.executable, "-m", "toolkit", "traces", "--teacher", "builtin", "--problems", str(pipe)]

@@ -1,4 +1,5 @@
-"""What a server may send without harm: event streams by their rules, bounds of size, time and counts, and no key printed."""
+"""What a server may send without harm: event streams by their rules, bounds of size, time and counts, and no key
+printed."""
 
 from __future__ import annotations
 

@@ -40,7 +40,8 @@ def write_gguf(
     add: Callable[[GGUFWriter], object] = lambda writer: None,
     without: Sequence[str] = (),
 ) -> None:
-    """Write a student as llama.cpp's converter would, matrices in Q8_0; `add`: further facts, `without`: names of facts."""
+    """Write a student as llama.cpp's converter would, matrices in Q8_0; `add`: further facts, `without`: names of
+    facts."""
     config = json.loads((student / "config.json").read_text())
     tokenizer = json.loads((student / "tokenizer.json").read_text())
     vocabulary = sorted(tokenizer["model"]["vocab"].items(), key=lambda item: item[1])

@@ -15,7 +15,7 @@ import onnx
 import pytest
 
 from apps.chat.conversation.exchange import conversation_of
-from apps.chat.panels.settings_panel import Kept, restored
+from apps.chat.panels.settings_panel import SavedSettings, restored
 from distill.problems.problem_set import read_problems
 from export.runtime.external_data import check_external_data
 from export.runtime.session import open_session
@@ -87,7 +87,7 @@ def test_a_file_beyond_its_bound_and_what_is_no_file_are_not_read(tmp_path: Path
 
 def _settings(path: Path) -> None:
     path.rename(path.with_name("settings.json"))
-    assert restored(Kept(path.parent).read(), 4096).seed is None
+    assert restored(SavedSettings(path.parent).read(), 4096).seed is None
     raise InputError("the defaults are shown")
 
 

@@ -137,7 +137,10 @@ def test_servers_start_where_windows_would_refuse(words: list[str], health: str,
 MATHEMATICS = (
     "from distill.verification.mathematics.equivalence import equivalent; print(equivalent('(x+1)^2', 'x^2+2x+1'))"
 )
-LIMIT = "import os, sys; from distill.verification.code import confine; confine.limit(sys.argv[1], 9, os.getppid()); print('on')"
+LIMIT = (
+    "import os, sys; from distill.verification.code import confine; "
+    "confine.limit(sys.argv[1], 9, os.getppid()); print('on')"
+)
 
 
 def test_mathematics_and_what_is_not_confined_run_where_macos_refuses_a_limit_of_memory(tmp_path: Path) -> None:

@@ -1,4 +1,5 @@
-"""Claims about report.html: one file that asks nothing of the network, holds the figures and shows foreign text harmlessly."""
+"""Claims about report.html: one file that asks nothing of the network, holds the figures and shows foreign text
+harmlessly."""
 
 from __future__ import annotations
 

@@ -39,19 +39,32 @@ CONVERSATIONS: dict[str, list[dict[str, Any]]] = {
 }
 OWN = (
     (
-        "{% for m in messages %}{% if loop.index > 2 %}{% break %}{% endif %}{% if not m.content %}{% continue %}{% endif %}"
+        "{% for m in messages %}{% if loop.index > 2 %}{% break %}{% endif %}{% "
+        "if not m.content %}{% continue %}{% endif %}"
         "{% generation %}{{ m.role ~ ': ' ~ m.content }}{% endgeneration %}{% endfor %}"
     ),
-    "{{ messages | tojson }}{{ {'é': ['<b>', 1.5, none]} | tojson(indent=2) }}{{ [2, 1] | tojson(separators=(',', ':')) }}",
-    "{{ tools is defined }}{{ tools is none }}{{ documents is defined }}{{ pad_token }}{{ unknown }}{{ add_generation_prompt }}",
+    (
+        "{{ messages | tojson }}{{ {'é': ['<b>', 1.5, none]} | tojson(indent=2) "
+        "}}{{ [2, 1] | tojson(separators=(',', ':')) }}"
+    ),
+    (
+        "{{ tools is defined }}{{ tools is none }}{{ documents is defined }}{{ "
+        "pad_token }}{{ unknown }}{{ add_generation_prompt }}"
+    ),
     "{% macro say(x, y='') %}<{{ x | upper }}{{ y }}>{% endmacro %}{{ say('a') }}{% call(z) say('b') %}{% endcall %}",
     (
         "{% set ns = namespace(n=0, s='') %}{% for m in messages[::-1] %}{% set ns.n = ns.n + 1 %}"
         "{% set ns.s = ns.s ~ m.role[:1] + '%s' % ns.n %}{% endfor %}{{ ns.s }}{{ '{:>3}|{}'.format(ns.n, 'x') }}"
     ),
     "{% for x in [1, [2, [3]]] recursive %}{{ loop(x) if x is iterable else x }}{% endfor %}",
-    "{% set x %}{% for k, v in {'b': 1, 'a': 2} | dictsort %}{{ k }}={{ v }};{% endfor %}{% endset %}{{ x | replace('=', '<') }}",
-    "{{ messages | selectattr('role', 'equalto', 'user') | map(attribute='content') | join('|') | trim }}{{ 7 % 4 ** 2 }}",
+    (
+        "{% set x %}{% for k, v in {'b': 1, 'a': 2} | dictsort %}{{ k }}={{ v }};{% "
+        "endfor %}{% endset %}{{ x | replace('=', '<') }}"
+    ),
+    (
+        "{{ messages | selectattr('role', 'equalto', 'user') | map(attribute='content') "
+        "| join('|') | trim }}{{ 7 % 4 ** 2 }}"
+    ),
     "{{ raise_exception('no ' ~ messages | length) }}",
     "{{ messages[9].content.strip() }}",
 )
@@ -214,7 +227,9 @@ RUNAWAYS = {
     "loops": "{% for i in range(100000) %}{% for j in range(100000) %}{% endfor %}{% endfor %}",
     "lists": "{% for i in range(100000) %}{% set x = range(100000) | list %}{% endfor %}",
     "text in loops": "{% for i in range(100000) %}" + "x" * 100_000 + "{% endfor %}",
-    "recursion": "{% for x in range(99999) recursive %}{% if loop.depth < 9 %}{{ loop(range(99999)) }}{% endif %}{% endfor %}",
+    "recursion": (
+        "{% for x in range(99999) recursive %}{% if loop.depth < 9 %}{{ loop(range(99999)) }}{% endif %}{% endfor %}"
+    ),
     "macros": "{% macro f(n) %}{% if n %}{{ f(n - 1) }}{{ f(n - 1) }}{% endif %}{% endmacro %}{{ f(99) }}",
     "endless macro": "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
     "product": "{{ 'a' * 2000000000 }}",
@@ -233,7 +248,9 @@ RUNAWAYS = {
     "JSON": "{{ [1] | tojson(indent=2000000000) }}",
     "bytes": "{{ (1).to_bytes(2000000000, 'big') }}",
     "round": "{{ 1.5 | round(2000000000, 'ceil') }}",
-    "deep lists": "{% set ns = namespace(s=[]) %}{% for i in range(9999) %}{% set ns.s = [ns.s] %}{% endfor %}{{ ns.s }}",
+    "deep lists": (
+        "{% set ns = namespace(s=[]) %}{% for i in range(9999) %}{% set ns.s = [ns.s] %}{% endfor %}{{ ns.s }}"
+    ),
     "deep blocks": "{% if 1 %}" * 200 + "{% endif %}" * 200,
     "deep brackets": "{{ " + "(" * 3000 + "1" + ")" * 3000 + " }}",
     "long source": "x" * 2_000_000,

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from distill.teachers.outcomes import Failure
-from distill.trace_listing import Row, table
+from distill.trace_listing import ListedTrace, table
 from export.runtime.verify.checks import Check
 from export.runtime.verify.checks import table as verify_table
 from tests.distill.bigram import BigramDecoder
@@ -58,7 +58,7 @@ def test_tables_of_foreign_names_keep_their_rows_and_columns() -> None:
     assert len(lines) == 4 and len({len(line) for line in lines}) == 1 and all(map(str.isprintable, lines))
     assert verify_table([Check(name="files", outcome="failed", line=EVIL)]).isprintable()
     assert to_text([Finding(subject="python", found=EVIL, remedy=EVIL)]).isprintable()
-    row = Row(problem_id=EVIL, sample=0, reason=EVIL, question=EVIL, said=EVIL)
+    row = ListedTrace(problem_id=EVIL, sample=0, reason=EVIL, question=EVIL, said=EVIL)
     assert table([row]).isprintable()
 
 

@@ -12,7 +12,8 @@ _BARE_BOX = re.compile(r"[^\s$\\{}]+?(?=[.,;]?(?:[\s$\\]|$))")
 
 
 def boxes(text: str) -> Iterator[tuple[int, int, str]]:
-    """(start, end, what it holds) of each outermost box whose braces are balanced; of boxes in it the last innermost."""
+    """(start, end, what it holds) of each outermost box whose braces are balanced; of boxes in it the last
+    innermost."""
     closings = _closings(text)
     outermost = (-1, -1, "")
     for found in _BOX.finditer(text):

@@ -49,12 +49,14 @@ _IN_JSON = re.compile(
 )
 _EMPTY_BOX = re.compile(r"\\boxed\s*\{\s*\}")
 _PLACEHOLDER = re.compile(
-    r"(?:\\text(?:bf|it|rm)?\s*\{)?\s*[<\[(]?(?:\.{2,}|\\[lc]?dots|\?+|_+|(?:your|the|final|insert)?[ _]*(?:final[ _]*)?answer"
+    r"(?:\\text(?:bf|it|rm)?\s*\{)?\s*[<\[(]?(?:\.{2,}|\\[lc]?dots|\?+|_+|(?:your|the|final|insert)?[ "
+    r"_]*(?:final[ _]*)?answer"
     r"(?: here)?|your[ _]result|result|\\cdots?|\\ldots)[>\])]?\s*\}?\s*",
     re.IGNORECASE,
 )
 _BETWEEN_BOXES = re.compile(
-    r"(?:[\s$,;&()\[\].:]|\\[(),;:!\]\[ ]|\\q?quad|\\\\|\\text\{\s*(?:and|or)\s*\}|(?:and|or|und|oder|et|ou|y|e|и|или|和|或|与)\b"
+    r"(?:[\s$,;&()\[\].:]|\\[(),;:!\]\[ "
+    r"]|\\q?quad|\\\\|\\text\{\s*(?:and|or)\s*\}|(?:and|or|und|oder|et|ou|y|e|и|или|和|或|与)\b"
     r"|[a-zA-Z](?:_\{?\w+\}?)?\s*=)*"
 )
 _HASHES = re.compile(
@@ -69,7 +71,8 @@ _NOUNS = (
     r"|(?:الإجابة|الاجابة|الجواب|الناتج|النتيجة)|(?:उत्तर|जवाब)"
 )
 _COPULA = (
-    r":|=|\b(?:is|are|was|would be|will be|should be|must be|equals|comes to|lautet|ist|sind|w[äa]re|beträgt|est|sont|es"
+    r":|=|\b(?:is|are|was|would be|will be|should be|must be|equals|comes "
+    r"to|lautet|ist|sind|w[äa]re|beträgt|est|sont|es"
     r"|son|sería|é|são|è|sono|является|равен|равно|составляет)\b(?!-)|是|为|為|即|は|が|은|는|이|هو|هي|है"
 )
 _STATEMENT = re.compile(
@@ -98,15 +101,19 @@ _POINTER = re.compile(
 _FOLLOWS = re.compile(r"(?:as follows|the following|below|given by|therefore|thus)\s*[:.]?\s*$", re.IGNORECASE)
 _DENIAL = re.compile(r"(?:not|n't|never|unlikely|no longer|nicht|pas|no es|не)\b", re.IGNORECASE)
 _COURTESY = re.compile(
-    r"\W*(?:(?:i )?hope\b|let me know|please (?:let|note|feel|ask)|feel free|if you (?:have|need|want|would)|is there anything|"
-    r"(?:let me|let's|let us|to|we can|you can|i(?:'ll| will| can)?|i should) (?:double[- ]?check|check|verify|re-?check|confirm)|"
+    r"\W*(?:(?:i )?hope\b|let me know|please (?:let|note|feel|ask)|feel free|if you "
+    r"(?:have|need|want|would)|is there anything|"
+    r"(?:let me|let's|let us|to|we can|you can|i(?:'ll| will| can)?|i should) (?:double[- "
+    r"]?check|check|verify|re-?check|confirm)|"
     r"(?:double[- ]?check|check|verification|verify|checking|note|explanation|proof|qed|done)\s*[:.!]|"
-    r"(?:done|great|good luck|have a|thank|happy to|so yes|that's it|that is it|q\.?e\.?d)\b|this (?:is|can be) (?:verified|checked))",
+    r"(?:done|great|good luck|have a|thank|happy to|so yes|that's it|that is "
+    r"it|q\.?e\.?d)\b|this (?:is|can be) (?:verified|checked))",
     re.IGNORECASE,
 )
 _TAKEN_BACK = re.compile(
     r"\b(?:that|this|which|it)(?:'s|\s+is|\s+was|\s+isn't|\s+wasn't)?\s+(?:actually\s+|also\s+)?(?:(?:wrong|incorrect)\b|not (?:right|correct|it)\b|(?:is|was) "
-    r"(?:wrong|incorrect)\b)|\bi made an? (?:error|mistake)|\bfails the check\b|\bthe correct (?:value|answer|result) is\b|\bactually,? no\b",
+    r"(?:wrong|incorrect)\b)|\bi made an? (?:error|mistake)|\bfails the check\b|\bthe correct "
+    r"(?:value|answer|result) is\b|\bactually,? no\b",
     re.IGNORECASE,
 )
 """Behind an answer, what takes it back."""

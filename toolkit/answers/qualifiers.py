@@ -1,7 +1,8 @@
 """Words beside a number that make it another, or none: denials, bounds, parts and multiples, in the usual languages.
 
 "not 42", "mindestens 42", "42 or more" and "twice 42" name 42 and do not say that the answer is 42. "about 42" and
-"exactly 42" do. What stands right before the number, or right behind it, decides; a denial elsewhere in a sentence does not.
+"exactly 42" do. What stands right before the number, or right behind it, decides; a denial elsewhere in a sentence does
+not.
 """
 
 from __future__ import annotations
@@ -10,8 +11,10 @@ import re
 
 _FILLERS = r"(?:(?:be|been|equal|to|exactly|the|number|simply|just|always|answer|value|of|is|das|die|der|la|le|el|il|een|de|là)\s+)*"
 _NOT = (
-    r"not|never|cannot|no|nor|neither|hardly|unequal|different from|instead of|rather than|nicht|kein\w*|niemals|pas|jamais|no es|"
-    r"não(?: é)?|non(?: è)?|nunca|не|ни|nie|niet|geen|inte|ikke|bukan|tidak|không(?: phải)?|değil|wrongly|incorrectly|falsely|n't"
+    r"not|never|cannot|no|nor|neither|hardly|unequal|different from|instead of|rather "
+    r"than|nicht|kein\w*|niemals|pas|jamais|no es|"
+    r"não(?: é)?|non(?: è)?|nunca|не|ни|nie|niet|geen|inte|ikke|bukan|tidak|không(?: "
+    r"phải)?|değil|wrongly|incorrectly|falsely|n't"
 )
 _DOUBT = r"may|might|could|perhaps|possibly|maybe|vielleicht|peut-être|quizás?|talvez|forse|может быть|возможно"
 DOUBT = rf"(?:{_DOUBT})"
@@ -38,7 +41,8 @@ _TIMES = (
 _BEFORE = re.compile(
     r"(?:(?:^|\b(?:was|is|were|started|ended|came|happened|occurred)\s+)(?:before|after|until|since|by)\s+"
     r"|\b(?:but|except(?: for)?|other than|besides|excluding|log(?:arithm)?(?: (?:to the )?base)?|base|so far)\s+"
-    r"|(?:\b(?:not|never)|n't)\s+(?:appear|occur|contain|have|include|equal|exceed|show up|add up to|come to|make)\w*\s+"
+    r"|(?:\b(?:not|never)|n't)\s+(?:appear|occur|contain|have|include|equal|exceed|show "
+    r"up|add up to|come to|make)\w*\s+"
     r"|\bnone of (?:these|those|them|the (?:above|options|choices))\b[^;,.]*\s"
     r"|\bif\b[^;,.\d]*\b(?:were|was|had been)\s+"
     r"|\b(?:suppos(?:e|ing)|assum(?:e|ing)|whether|(?:check|see|verify) if)\b[^;,.\d]*[\s=]"
@@ -52,13 +56,17 @@ _BEHIND = re.compile(
     r"\s*(?:\w+\s+)??(?:at\s+(?:most|least)|or\s+(?:more|less|fewer|greater|so\s+more|above|below|higher)|and\s+(?:above|up)|minimum|max(?:imum)?|plus\b"
     r"|oder\s+(?:mehr|weniger)|ou\s+(?:plus|moins)|o\s+(?:más|menos)|au\s+(?:moins|plus)|или\s+(?:более|менее|больше))\b"
     r"|\s*(?:\w+\s+)??(?:less|more|fewer|greater|larger|smaller|higher|lower)\s+than\b"
-    r"|\s*(?:doesn't|does not|didn't|can't|cannot|can not|fails|不对|不正确|错|est (?:faux|incorrect)|es (?:falso|incorrecto)|so far)"
+    r"|\s*(?:doesn't|does not|didn't|can't|cannot|can not|fails|不对|不正确|错|est "
+    r"(?:faux|incorrect)|es (?:falso|incorrecto)|so far)"
     rf"|\s*(?:\w+\s+)?(?:is|was|are|were)\s+{NO_ANSWER}"
-    r"|[\s,]*(?:\w+\s+)?(?:is|was|are|would be)\s*(?:n't|not\b|never\b|wrong\b|incorrect\b|false\b|impossible\b|too\b|neither\b)"
-    r"|\s*(?:\w+\s+)??(?:divided by|multiplied by|to the power|remainder\b|times (?:as|the|\d)|out of\b|of\s+\$?\d|mod(?:ulo)?\b|choose\b|over \d"
+    r"|[\s,]*(?:\w+\s+)?(?:is|was|are|would "
+    r"be)\s*(?:n't|not\b|never\b|wrong\b|incorrect\b|false\b|impossible\b|too\b|neither\b)"
+    r"|\s*(?:\w+\s+)??(?:divided by|multiplied by|to the power|remainder\b|times (?:as|the|\d)|out "
+    r"of\b|of\s+\$?\d|mod(?:ulo)?\b|choose\b|over \d"
     r"|short of|off\b|way from|if\b|unless\b|when\b)"
     r"|\s*(?:st|nd|rd|th)\b|\s+times\s+[b-hj-zB-HJ-Z](?!\w)"
-    r"|\s*(?:squared|cubed|factorial|below zero|times (?:as|more|less)|n'est\b|no es\b|não é\b|non è\b|ist (?:nicht|falsch)\b|nicht\b)"
+    r"|\s*(?:squared|cubed|factorial|below zero|times (?:as|more|less)|n'est\b|no "
+    r"es\b|não é\b|non è\b|ist (?:nicht|falsch)\b|nicht\b)"
     r"|\s*(?:‰|分之|を超|到\s*\d|至\s*\d|から\s*\d|倍|以上|以下|未満|以内|不足|ではな|じゃな|でな|이\s*아|가\s*아|은\s*아|는\s*아|이상|이하|미만|초과|보다|से\s+(?:अधिक|कम|ज़्यादा)|नहीं|नही|نیست|değil)"
     r"|\s*[^\s\d]{0,3}\s*(?:ではありません|ではない|じゃない|아닙니다|아니|이상|이하|미만|以上|以下|未満|倍|नहीं|نیست|değil)",
     re.IGNORECASE,

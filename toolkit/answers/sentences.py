@@ -1,8 +1,9 @@
 """Which number, or which word, a sentence gives as its answer.
 
-A sentence may hold other numbers: "The greatest common divisor of 12 and 18 is 6." What decides is never a reference, but
-where a number stands (right behind "the answer is", behind the last "is", before the first), and the question: a number
-that it already holds is context, as often as it holds it. Where nothing decides, the sentence has no answer, and says so.
+A sentence may hold other numbers: "The greatest common divisor of 12 and 18 is 6." What decides is never a reference,
+but where a number stands (right behind "the answer is", behind the last "is", before the first), and the question: a
+number that it already holds is context, as often as it holds it. Where nothing decides, the sentence has no answer, and
+says so.
 """
 
 from __future__ import annotations
@@ -38,7 +39,8 @@ _PLACE = re.compile(
 )
 """Of the references those that name a place in the text, and answer nothing but a question for one."""
 _PRECISION = re.compile(
-    r",?\s*\(?(?:rounded |correct |accurate )?(?:to|up to) (?:\d+|one|two|three|four|five|six) (?:decimal places?|decimals|significant (?:figures|digits)|"
+    r",?\s*\(?(?:rounded |correct |accurate )?(?:to|up to) (?:\d+|one|two|three|four|five|six) (?:decimal "
+    r"places?|decimals|significant (?:figures|digits)|"
     r"digits?|d\.?p\.?|s\.?f\.?)\)?",
     re.IGNORECASE,
 )
@@ -46,9 +48,11 @@ _QUOTED = re.compile(r'"([^"\n]*)"')
 _BRACKET = re.compile(rf"\s*\((?!\s*(?:or\s+)?{DOUBT}\b[^()]*\d)([^()]*[^\W\d_]{{2,}}[^()]*)\)", re.IGNORECASE)
 """A remark, unless it names another number."""
 _ASIDE = re.compile(
-    r",?\s+(?:which|because|since|where|as (?:it|they|we|there|the)|given that|after|da|weil|denn|car|parce que|puisque|porque|ya que|"
+    r",?\s+(?:which|because|since|where|as (?:it|they|we|there|the)|given "
+    r"that|after|da|weil|denn|car|parce que|puisque|porque|ya que|"
     r"perché|poiché|so dass|так как|потому что|поскольку)\b.*$"
-    r"|\s+by\s+\w+ing\b.*$|,?\s+of (?:whom|which|them)\b.*$|\s+for (?:the|each|every|all)\b.*$|\s+in (?:the )?\d+ words\b.*$"
+    r"|\s+by\s+\w+ing\b.*$|,?\s+of (?:whom|which|them)\b.*$|\s+for "
+    r"(?:the|each|every|all)\b.*$|\s+in (?:the )?\d+ words\b.*$"
     r"|,\s*(?:and )?not\b.*$|, (?:其中|因为).*$|\s+— .*$|;.*$",
     re.IGNORECASE | re.DOTALL,
 )
@@ -67,14 +71,18 @@ _ALTERNATIVE = re.compile(
 )
 _RANGE = re.compile(r"^\s*(?:to|through|until|bis|a|à|~|-)\s*$", re.IGNORECASE)
 _OPENING = re.compile(
-    r"^\W*(?:(?:exactly|precisely|simply|just|only|therefore|thus|so|equal to|approximately|about|around|roughly|nearly|a total of|"
-    r"the number|the integer|the value|the sum of|that|there (?:are|is)|it is|we have|an?|the|in total|clearly)\b[\s,:]*)*\W*$",
+    r"^\W*(?:(?:exactly|precisely|simply|just|only|therefore|thus|so|equal "
+    r"to|approximately|about|around|roughly|nearly|a total of|"
+    r"the number|the integer|the value|the sum of|that|there (?:are|is)|it is|we "
+    r"have|an?|the|in total|clearly)\b[\s,:]*)*\W*$",
     re.IGNORECASE,
 )
 _COPULA_BEFORE = re.compile(
     r"(?:\b(?:is|are|was|were|be|equals?|makes?|made|gets?|gives?|leaves?|leaving|has|have|had|becomes?|yields?|costs?|total(?:s|ling)?|"
-    r"to|ist|sind|est|sont|es|son|é|são|è|sono|get|obtain|left with|totals|pays?|earns?|spends?|needs?|takes?)\b|[:=]|是|为|有|は|равно|равен)"
-    r"\W*(?:(?:exactly|only|just|now|then|therefore|thus|also|a total of|equal to|about|approximately|the number)\b\W*)*$",
+    r"to|ist|sind|est|sont|es|son|é|são|è|sono|get|obtain|left "
+    r"with|totals|pays?|earns?|spends?|needs?|takes?)\b|[:=]|是|为|有|は|равно|равен)"
+    r"\W*(?:(?:exactly|only|just|now|then|therefore|thus|also|a total of|equal "
+    r"to|about|approximately|the number)\b\W*)*$",
     re.IGNORECASE,
 )
 _COPULA_AFTER = re.compile(
@@ -89,7 +97,8 @@ _UNFINISHED = re.compile(
     re.IGNORECASE,
 )
 _CONDITION = re.compile(
-    r",?\s+(?:attained|achieved|reached|when|with equality|with|for|at|if|as)\b[^.=]{0,24}?(?<![^\W\d_])[A-Za-z]\s*(?:=|is|\\to|->|approaches)\s*[^,.;]*(?=[.,;]|$)"
+    r",?\s+(?:attained|achieved|reached|when|with "
+    r"equality|with|for|at|if|as)\b[^.=]{0,24}?(?<![^\W\d_])[A-Za-z]\s*(?:=|is|\\to|->|approaches)\s*[^,.;]*(?=[.,;]|$)"
     r"|^(?:At|When|For|If|With)\s+\$?[A-Za-z]\s*(?:=|is)\s*[^,]+,\s*"
 )
 """Where a value is taken, "attained at x = 2": the value is not the answer."""
@@ -108,7 +117,8 @@ _OF_A_WHOLE = re.compile(r"\s+(?:\w+\s+)?of\s+(?:the|these|those|all|his|her|its
 _TIMES_WORDS = {"once": 1, "twice": 2, "thrice": 3}
 _TIMES_WORD = re.compile(r"\b(?:once|twice|thrice)\b", re.IGNORECASE)
 _FRACTION_WORDS = re.compile(
-    r"\b(?:(?:\d+|[a-z]+(?:-[a-z]+)?) and )?(?:an?|\d+|one|two|three|four|five|seven|nine)[\s-](?:hal(?:f|ves)|thirds?|quarters?|fourths?|fifths?|"
+    r"\b(?:(?:\d+|[a-z]+(?:-[a-z]+)?) and "
+    r")?(?:an?|\d+|one|two|three|four|five|seven|nine)[\s-](?:hal(?:f|ves)|thirds?|quarters?|fourths?|fifths?|"
     r"sixths?|sevenths?|eighths?|ninths?|tenths?)\b(?! of an?\b)",
     re.IGNORECASE,
 )
@@ -175,7 +185,8 @@ def number_in(text: str, question: str = "", *, stated: bool = False) -> Said | 
 
 
 def number_said(found: FinalAnswer, question: str = "") -> tuple[str, Said | Unclear]:
-    """(the sentence that was read, the number in it): of a statement the first sentence, else the last; then all of it."""
+    """(the sentence that was read, the number in it): of a statement the first sentence, else the last; then all of
+    it."""
     told = [sentence for sentence in sentences(found.text) if not sentence.rstrip().endswith("?")]
     if not told:
         return found.text, Unclear("a question") if "?" in found.text else number_in(found.text, question)

@@ -8,7 +8,8 @@ from collections import Counter
 
 def word_in(text: str, question: str = "") -> str:
     """The word that a sentence gives: the one behind its last "is" or ":", the quoted one or the one that the question
-    doesn't hold, else the last; empty where the sentence denies it. Letters with hyphens or spaces between them are joined.
+    doesn't hold, else the last; empty where the sentence denies it. Letters with hyphens or spaces between them are
+    joined.
     """
     text = re.sub(r"\b[^\W\d_](?:\s*[- ,]\s*[^\W\d_]\b){2,}", lambda found: re.sub(r"[\W]", "", found[0]), text)
     if re.search(r"\b(?:not|never|isn't|cannot)\b", text, re.IGNORECASE):

@@ -18,7 +18,8 @@ def mean_interval(outcomes: Sequence[float], *, seed: int = 0) -> list[float]:
     """Percentile bootstrap interval of the mean of outcomes in 0..1, one for each problem.
 
     Where all are equal there is nothing to resample, and the exact binomial bound (Clopper and Pearson 1934) on how
-    many other ones there could be stands in, these at their worst: 40 right of 40 does not prove a model that never errs.
+    many other ones there could be stands in, these at their worst: 40 right of 40 does not prove a model that never
+    errs.
     """
     return _interval(np.asarray(outcomes, dtype=np.float64), seed, least=0.0, most=1.0)
 

@@ -64,7 +64,8 @@ class Evaluation(Record):
     limit_rate: float
     """Share of samples that ran into the length limit, in their thinking or in their answer."""
     tokens_per_s: float | None
-    """Decode speed of one stream after its prompt, median over the same few prompts for every row; None: an endpoint."""
+    """Decode speed of one stream after its prompt, median over the same few prompts for every row; None: an
+    endpoint."""
     batch_tokens_per_s: float | None
     """Sampled tokens of the whole evaluation by its time; None where it was broken off and resumed, or not counted."""
     batch_size: int

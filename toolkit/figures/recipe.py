@@ -2,8 +2,8 @@
 
     recipe.json    the rates that were measured, what was chosen by them, seconds planned, and at the end seconds taken
 
-It is never measured anew, so that an interrupted run goes on with the recipe that it began with. `toolkit.cli.demo.sizing`
-chooses it; the ledger, the report and a README show it.
+It is never measured anew, so that an interrupted run goes on with the recipe that it began with.
+`toolkit.cli.demo.sizing` chooses it; the ledger, the report and a README show it.
 """
 
 from __future__ import annotations
@@ -132,9 +132,12 @@ def recipe_line(recipe: Recipe) -> str:
     taken = f"taken {_minutes(recipe.taken_s)}" if recipe.taken_s else "broken off and gone on with"
     passes = "1 pass" if recipe.epochs == 1 else f"{recipe.epochs} passes"
     return (
-        f"Sized to {counted(recipe.minutes, 'minute')} on {rates.processor}, measured at {tokens_per_s:.0f} training tokens/s in "
-        f"{rates.dtype}: {counted(recipe.per_family, 'problem')} a family, {passes} in batches of {recipe.batch_examples}, "
-        f"{recipe.training_tokens:,} training tokens, {recipe.calibration_tokens:,} calibration tokens; planned {_minutes(recipe.planned_s)} minutes, {taken}."
+        f"Sized to {counted(recipe.minutes, 'minute')} on {rates.processor}, measured at "
+        f"{tokens_per_s:.0f} training tokens/s in "
+        f"{rates.dtype}: {counted(recipe.per_family, 'problem')} a family, "
+        f"{passes} in batches of {recipe.batch_examples}, "
+        f"{recipe.training_tokens:,} training tokens, {recipe.calibration_tokens:,} calibration tokens; "
+        f"planned {_minutes(recipe.planned_s)} minutes, {taken}."
     )
 
 

@@ -155,7 +155,10 @@ def _headline(ledger: Ledger) -> str:
             f"runs at <b>{speed(int4.tokens_per_s)} tokens/s</b>{kept}."
         )
     lead = " ".join(sentences) or f"{len(rows)} models on {counted(ledger.problems, 'held-out problem')}."
-    return f'<header><p class="kicker">reasoning-edge</p><h1>What each stage gained</h1><p class="lead">{lead}</p></header>'
+    return (
+        '<header><p class="kicker">reasoning-edge</p><h1>What each stage '
+        f'gained</h1><p class="lead">{lead}</p></header>'
+    )
 
 
 def _cards(ledger: Ledger) -> str:

@@ -1,7 +1,7 @@
 """Tables of text: for a terminal and as Markdown, and how shares, differences and intervals are written in their cells.
 
-Rows are sequences of cells of one length. Cells of a table for a terminal are escaped, because names of models and files
-are written by others.
+Rows are sequences of cells of one length. Cells of a table for a terminal are escaped, because names of models and
+files are written by others.
 """
 
 from __future__ import annotations

@@ -140,7 +140,8 @@ class ChatFormat:
         return self._literal.ids(text, own_outside(contents))
 
     def begun_ids(self, reasoning: str, answer: str | None) -> list[int]:
-        """Ids of what this model's turn begins with where it has written so much; `answer`: None while the thought is open.
+        """Ids of what this model's turn begins with where it has written so much; `answer`: None while the thought is
+        open.
 
         What was thought and said is text, whatever it names.
         """
@@ -314,7 +315,8 @@ def write_chat_files(folder: Path, tokenizer: Tokenizer, *, template: str, eos_t
 
 
 def load_tokenizer(path: Path) -> Tokenizer:
-    """Read a `tokenizer.json`; a crafted file can panic in Rust, which is a BaseException, or abort (`try_tokenizer`)."""
+    """Read a `tokenizer.json`; a crafted file can panic in Rust, which is a BaseException, or abort
+    (`try_tokenizer`)."""
     if not path.exists():
         raise InputError(
             f"{path} must exist; it is missing; let transformers write it: "

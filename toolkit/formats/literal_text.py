@@ -3,14 +3,14 @@
     <|im_start|>user⏎ Say <|im_end|> aloud <|im_end|>⏎
     ───── own ─────── ──── content ─────── ── own ──
 
-Invariant: where no content names a control token, ids are those of the tokenizers library for the whole text at once, as
-transformers gets them. Where one does, the stretch between two control tokens that the template wrote is encoded as if the
-vocabulary had no control tokens; all other ids stay.
+Invariant: where no content names a control token, ids are those of the tokenizers library for the whole text at once,
+as transformers gets them. Where one does, the stretch between two control tokens that the template wrote is encoded as
+if the vocabulary had no control tokens; all other ids stay.
 
-What came from a content is found by rendering twice: once as it is, once with each character that a control token can be
-told by (its key, mostly `<` or `[`) marked, that is replaced by one of Unicode's private ones. A template that trims,
-splits or joins contents carries the marks to where they land. Where it reads what a content says, as templates that leave
-out earlier thoughts do, the tags of an answer's leading thought stay unmarked, and only they.
+What came from a content is found by rendering twice: once as it is, once with each character that a control token can
+be told by (its key, mostly `<` or `[`) marked, that is replaced by one of Unicode's private ones. A template that
+trims, splits or joins contents carries the marks to where they land. Where it reads what a content says, as templates
+that leave out earlier thoughts do, the tags of an answer's leading thought stay unmarked, and only they.
 """
 
 from __future__ import annotations
@@ -56,7 +56,8 @@ class LiteralText:
     """
 
     def __init__(self, tokenizer: Tokenizer, written: str, steering: frozenset[str]) -> None:
-        """`written`: the template, and what it makes of messages. `steering`: texts of tokens that end a turn or the like."""
+        """`written`: the template, and what it makes of messages. `steering`: texts of tokens that end a turn or the
+        like."""
         self._tokenizer = tokenizer
         added = tokenizer.get_added_tokens_decoder()
         special = {token.content for token in added.values() if token.special or token.content in steering}
@@ -135,7 +136,8 @@ class LiteralText:
                 begin, end = _span(encoding, place)
                 if end - begin < 2:
                     raise InputError(
-                        f"the tokenizer must be able to write {text[:40]!r} without its token {self.control[id]!r}; leave "
+                        f"the tokenizer must be able to write {text[:40]!r} without "
+                        f"its token {self.control[id]!r}; leave "
                         "that out of the message"
                     )
                 cuts.append(end - len(before) - 1)
@@ -192,8 +194,8 @@ def _unknown_id(tokenizer: Tokenizer) -> int | None:
 
 
 def _is_name(text: str, *, whole: bool) -> bool:
-    """Whether a token reads as a name in brackets or the like; `whole`: any text does that is no space and no single sign
-    of ASCII, which some configurations fill up with (`!`) and every text needs.
+    """Whether a token reads as a name in brackets or the like; `whole`: any text does that is no space and no single
+    sign of ASCII, which some configurations fill up with (`!`) and every text needs.
     """
     if whole:
         return bool(text.strip()) and not (text.isascii() and len(text) == 1)

@@ -4,8 +4,9 @@
     reasoning_details                          OpenRouter's list of parts
     content                                    the answer, as a text or a list of parts, some of which may be thoughts
 
-A part is an object like `{"type": "text", "text": …}` or `{"type": "thinking", "thinking": …}` (Mistral, Anthropic), and
-its value may be a list of parts again. Parts without a text (encrypted thoughts, calls of tools, images) have none here.
+A part is an object like `{"type": "text", "text": …}` or `{"type": "thinking", "thinking": …}` (Mistral, Anthropic),
+and its value may be a list of parts again. Parts without a text (encrypted thoughts, calls of tools, images) have none
+here.
 """
 
 from __future__ import annotations

@@ -25,7 +25,8 @@ from jinja2.utils import Namespace
 from jinja2.visitor import NodeTransformer
 
 MOST_STEPS = 1_000_000
-"""Of one rendering; one more for each character that it is given, and for each message and message, as some look back."""
+"""Of one rendering; one more for each character that it is given, and for each message and message, as some look
+back."""
 CHARACTERS_A_STEP = 64
 CALL_STEPS = 8
 MOST_CHARACTERS = 32_000_000

@@ -1,7 +1,7 @@
 """A model's chat template: where its folder keeps it, and the text that it makes of messages.
 
-Invariant: the text is the one of transformers' `apply_chat_template`, or an `InputError` of one line says why there is none.
-A template is a program that comes with a folder; `toolkit.formats.template_bounds` bounds what it may do.
+Invariant: the text is the one of transformers' `apply_chat_template`, or an `InputError` of one line says why there is
+none. A template is a program that comes with a folder; `toolkit.formats.template_bounds` bounds what it may do.
 """
 
 from __future__ import annotations
@@ -78,7 +78,8 @@ def read_template(folder: Path, tokenizer_config: Mapping[str, Any]) -> str:
     template = found.get(DEFAULT) if isinstance(found, dict) else found
     if not isinstance(template, str):
         raise InputError(
-            f"{folder} must hold a chat template ({TEMPLATE_FILE}); it has none; copy the one that the model was trained with"
+            f"{folder} must hold a chat template ({TEMPLATE_FILE}); it has none; "
+            "copy the one that the model was trained with"
         )
     return template
 

@@ -96,7 +96,8 @@ def read_text(text: str, *, opened: bool = False) -> Completion:
 
 
 def without_thoughts(text: str) -> str:
-    """What a text says outside of its thoughts: those between tags, before a closing tag alone, or behind an opening one."""
+    """What a text says outside of its thoughts: those between tags, before a closing tag alone, or behind an opening
+    one."""
     said, depth, end = "", 0, 0
     tags = sorted([*_OPENING.finditer(text), *_CLOSING.finditer(text)], key=lambda tag: tag.start())
     for tag in tags:

@@ -1,8 +1,8 @@
 """What a tokenizer may make of a text: bounds that its file shows, and its errors as ours.
 
-A tokenizer is a program that comes with a folder. Its steps (normalizer, pre-tokenizer, decoder) rewrite a text one after
-the other, so what each can make of one character multiplies. Its regular expressions can need more steps than the library
-grants, which then panics: no Exception, and a traceback where nobody catches it.
+A tokenizer is a program that comes with a folder. Its steps (normalizer, pre-tokenizer, decoder) rewrite a text one
+after the other, so what each can make of one character multiplies. Its regular expressions can need more steps than the
+library grants, which then panics: no Exception, and a traceback where nobody catches it.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from tokenizers.decoders import DecodeStream
 from toolkit.errors import InputError
 
 MOST_GROWTH = 200
-"""Characters that one may become. SentencePiece makes up to 18 of one (a ligature), twice that with its rule for spaces,
-and twice that again with the sign for a word's beginning; ByteLevel makes a character of each byte.
+"""Characters that one may become. SentencePiece makes up to 18 of one (a ligature), twice that with its rule for
+spaces, and twice that again with the sign for a word's beginning; ByteLevel makes a character of each byte.
 """
 BYTES = 4
 """A character's in UTF-8, at most."""
@@ -78,7 +78,8 @@ def told_failures(of: str) -> Iterator[None]:
 def _growth(step: Mapping[str, Any]) -> float:
     """The most characters that a step makes of one.
 
-    Unicode's own forms do not count: they leave what they have made as it is. What a step writes counts in its longest form.
+    Unicode's own forms do not count: they leave what they have made as it is. What a step writes counts in its longest
+    form.
     """
     children = next((step[name] for name in _CHILDREN if name in step), ())
     growth = 1.0
@@ -108,7 +109,8 @@ def _length(text: str) -> int:
 
 
 def _longest(charsmap: str) -> int:
-    """The longest of the texts that SentencePiece's map writes: they stand behind its trie, each with a zero after it."""
+    """The longest of the texts that SentencePiece's map writes: they stand behind its trie, each with a zero after
+    it."""
     try:
         blob = base64.b64decode(charsmap)
     except binascii.Error:

@@ -1,9 +1,9 @@
 """Whether a `tokenizer.json` can be read without ending the process: a child tries it first.
 
-A crafted file makes the tokenizers library abort (no Python can catch that), or take all memory or time. So each file is
-loaded once in a process that may die of it, which says what steps the library has read, reads a text and decodes some ids.
-That it was harmless is remembered by its digest in the cache folder, because a tokenizer of a real model takes half a
-second to load.
+A crafted file makes the tokenizers library abort (no Python can catch that), or take all memory or time. So each file
+is loaded once in a process that may die of it, which says what steps the library has read, reads a text and decodes
+some ids. That it was harmless is remembered by its digest in the cache folder, because a tokenizer of a real model
+takes half a second to load.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
     messages, what stands of the turn ─► ChatModel.stream ─► TurnEvent … TurnEvent (the last says why the turn ended)
 
-A `LocalChatModel` is a decoder of this process with its chat format, and goes on from the ids that it wrote, to the bit.
-A server (`apps.chat.remote_model`) goes on from texts, and none of its tokens has an id here.
+A `LocalChatModel` is a decoder of this process with its chat format, and goes on from the ids that it wrote, to the
+bit. A server (`apps.chat.remote_model`) goes on from texts, and none of its tokens has an id here.
 """
 
 from __future__ import annotations

@@ -4,8 +4,9 @@
     http://host:8000/v1#name       that one of several
 
 Redirects are not followed, so the key of `TOOLKIT_API_KEY` reaches nobody else, and no message shows it, not even one
-that quotes a server that does. A server of this machine is asked directly; others through the proxy that the environment
-names (HTTP_PROXY, HTTPS_PROXY, ALL_PROXY, NO_PROXY). What a server sends has bounds: see `toolkit.generation.bounded_response`.
+that quotes a server that does. A server of this machine is asked directly; others through the proxy that the
+environment names (HTTP_PROXY, HTTPS_PROXY, ALL_PROXY, NO_PROXY). What a server sends has bounds: see
+`toolkit.generation.bounded_response`.
 """
 
 from __future__ import annotations
@@ -38,7 +39,8 @@ CONTEXT_FIELDS = ("max_model_len", "context_length", "context_window", "max_cont
 LLAMA_SERVER = "llamacpp"
 """Who owns a model that llama-server lists."""
 PREFIX = "prefix"
-"""DeepSeek's mark of a message that is to go on; also, among a listed model's capabilities, that it can: of our servers."""
+"""DeepSeek's mark of a message that is to go on; also, among a listed model's capabilities, that it can: of our
+servers."""
 LISTING_TIMEOUT_S = 10.0
 MOST_TOKENS = 100_000_000
 """No context is longer, and no answer."""
@@ -172,7 +174,8 @@ def open_client(url: str, timeout: Timeout | None = None) -> AsyncClient:
         return AsyncClient(base_url=url, headers=sent, timeout=waits)
     except (ValueError, ImportError, InvalidURL) as error:
         raise InputError(
-            "HTTP_PROXY, HTTPS_PROXY and ALL_PROXY must be addresses of HTTP proxies, or of SOCKS proxies where socksio is "
+            "HTTP_PROXY, HTTPS_PROXY and ALL_PROXY must be addresses of HTTP "
+            "proxies, or of SOCKS proxies where socksio is "
             f"installed, to reach {url}; correct them, or name its host in NO_PROXY"
         ) from error
 

@@ -1,7 +1,7 @@
 """What of this machine this process may use: its cores and its memory, within what a container allows.
 
-Linux bounds a container by control groups, each within the one above it, and tells a process inside of the whole machine
-all the same: a model then runs on more threads than it has processors, or is ended by the kernel.
+Linux bounds a container by control groups, each within the one above it, and tells a process inside of the whole
+machine all the same: a model then runs on more threads than it has processors, or is ended by the kernel.
 
     version 2   /sys/fs/cgroup/<group>/         cpu.max             memory.max, memory.current
     version 1   /sys/fs/cgroup/<kind>/<group>/  cpu.cfs_quota_us    memory.limit_in_bytes, memory.usage_in_bytes

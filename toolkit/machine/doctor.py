@@ -3,8 +3,8 @@
     ✓ is there      ✗ is missing, with the remedy      – is not installed, and what is installed does not need it
 
 An extra is installed where the package is that it is for; so a machine that only chats lacks nothing of training. Where
-no extra is whole, all are missing. Nothing heavy is imported: versions come from package metadata, instructions from the
-operating system.
+no extra is whole, all are missing. Nothing heavy is imported: versions come from package metadata, instructions from
+the operating system.
 """
 
 from __future__ import annotations
@@ -124,7 +124,8 @@ def _machine(*, trains: bool) -> Iterator[Finding]:
     known = instructions()
     yield Finding(
         subject="processor",
-        found=f"{platform.machine()}, {counted(physical_cores(), 'core')}, {', '.join(known) or 'instructions unknown'}",
+        found=f"{platform.machine()}, {counted(physical_cores(), 'core')}, "
+        f"{', '.join(known) or 'instructions unknown'}",
     )
     allowed = memory()
     largest = largest_model(allowed.available_bytes)

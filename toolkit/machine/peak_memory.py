@@ -9,7 +9,8 @@ import psutil
 
 
 def peak_memory_bytes() -> int:
-    """Linux's getrusage counts what the parent had before exec; /proc starts anew with the program, mapped files included."""
+    """Linux's getrusage counts what the parent had before exec; /proc starts anew with the program, mapped files
+    included."""
     status = Path("/proc/self/status")
     if status.is_file():
         text = status.read_text(encoding="utf-8", errors="replace")  # the program's name may be in any encoding

@@ -2,8 +2,8 @@
 
 Of latent attention a layer keeps [latent | rotated key] (transformers' DeepSeek modules cache these, not the expanded
 heads), or less: the latent in a calibrated basis of lower rank (`toolkit.model.latent_basis`), or in int8
-(`toolkit.model.latents`), or both. What is read back is then nearly what was written; a prompt's first pass attends to its
-exact values.
+(`toolkit.model.latents`), or both. What is read back is then nearly what was written; a prompt's first pass attends to
+its exact values.
 """
 
 # Shapes: B batch, S attended tokens, C kv rank, P rank kept of it, R rope. The 1 is transformers' axis of heads.

@@ -1,7 +1,8 @@
 """From a model and calibration tokens to a basis of lower rank for each layer's latents.
 
 A cached latent c becomes z = c·E of P < C numbers, and attention reads ĉ = z·D. Since c is used only through
-`kv_b_proj` (W, its rows the keys and values of all heads), D folds into that: W·Dᵀ takes its place, and ĉ is never made.
+`kv_b_proj` (W, its rows the keys and values of all heads), D folds into that: W·Dᵀ takes its place, and ĉ is never
+made.
 
 E and D minimize the error of keys and values over the calibration tokens, E|W·c − W·ĉ|² (the objective of SVD-LLM, Wang
 et al. 2024, section 3.1). With M = WᵀW that is E|M^½·(c − ĉ)|², and by Eckart and Young the best M^½·ĉ of rank P is the
@@ -12,8 +13,8 @@ projection of M^½·c on its principal axes: with U the leading eigenvectors of 
 Q may be any rotation; a random one spreads the numbers evenly, for which int8 wants a smaller step (QuaRot, Ashkboos et
 al. 2024, section 4). With P = C nothing is lost but by rounding.
 
-Tried on the built-in teacher: M = 1 (PCA of the latents) moves its next tokens 1.3 to 2.3 times as much in KL; an M that
-weights keys by the queries' second moment, values by `o_proj` and both by the spread of the values does no better.
+Tried on the built-in teacher: M = 1 (PCA of the latents) moves its next tokens 1.3 to 2.3 times as much in KL; an M
+that weights keys by the queries' second moment, values by `o_proj` and both by the spread of the values does no better.
 """
 
 # Shapes: B batch, S tokens, H heads, X nope + value of a head, C kv rank, P rank kept of it.

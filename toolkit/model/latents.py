@@ -13,7 +13,8 @@ The rotated key stays as it is: in int8 as well, the built-in teacher's next tok
 against 1.9e-4, 0.20 % of the first choices changed against 0.04 %), for a tenth of V2-Lite's bytes.
 """
 
-# Shapes: B batch, Y rows of all heads and new tokens, S attended tokens, P rank kept of a latent, R rope, K summed over.
+# Shapes: B batch, Y rows of all heads and new tokens, S attended tokens, P rank kept of a latent, R rope, K summed
+# over.
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Reads a checkpoint whole or not at all.
 
-transformers fills each tensor that a checkpoint lacks with random numbers, leaves out the ones that its architecture has
-no place for, and reports both without failing. Here each of them is an error that names the tensor.
+transformers fills each tensor that a checkpoint lacks with random numbers, leaves out the ones that its architecture
+has no place for, and reports both without failing. Here each of them is an error that names the tensor.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ FLOATS = ("BF16", "F16", "F32", "F64")
 PLAIN_OUTPUTS = {"return_dict": True, "output_attentions": False, "output_hidden_states": False}
 """Whatever a `config.json` asks for beside the logits: whoever loads a model here reads those."""
 NO_ADAPTERS = "no-adapters"
-"""A folder that is not there: where transformers then looks for an adapter, which it would else take out of the model's."""
+"""A folder that is not there: where transformers then looks for an adapter, which it would else take out of the
+model's."""
 
 
 def load_whole(auto_class: Any, folder: Path, *, extra_allowed: bool = False, **settings: Any) -> PreTrainedModel:

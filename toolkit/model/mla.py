@@ -6,8 +6,9 @@ the latents as they are, the same ones for all heads:
 
     q̃ = q_nope · W_UK        scores = (q̃ · c + q_rot · k_rot) · scaling        out = (softmax(scores) · c) · W_UV
 
-The same step reads latents of lower rank (then W·D stands for W) and of int8: see `toolkit.model.cache`. Modules, weights and names stay transformers' own (DeepSeek-V2 and V3); only what stands between the cache and the
-output projection changes. Many new tokens at once are cheaper expanded, and take the stock path.
+The same step reads latents of lower rank (then W·D stands for W) and of int8: see `toolkit.model.cache`. Modules,
+weights and names stay transformers' own (DeepSeek-V2 and V3); only what stands between the cache and the output
+projection changes. Many new tokens at once are cheaper expanded, and take the stock path.
 """
 
 # Shapes: B batch, H heads, T new tokens, S attended tokens, N nope, R rope, U value, C kv rank, P rank kept of it,

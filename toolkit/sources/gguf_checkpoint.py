@@ -30,7 +30,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from toolkit.errors import InputError, MissingExtra
 from toolkit.formats.chat_format import ChatFormat, write_chat_files
 from toolkit.machine.advice import advise
-from toolkit.sources.gguf_header import Facts, StoredTensor, read_header
+from toolkit.sources.gguf_header import Facts, GgufTensor, read_header
 from toolkit.sources.safetensors_header import SLICE_WEIGHTS, write_header
 
 CONTROL, USER_DEFINED = 3, 4
@@ -71,7 +71,8 @@ WITHOUT_EFFECT = {
         "tensor_data_layout",
     )
 }
-"""Facts of a Llama model that are read here, or that llama.cpp computes nothing with; any other may change the model."""
+"""Facts of a Llama model that are read here, or that llama.cpp computes nothing with; any other may change the
+model."""
 
 TOP_PARAMETERS = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
 """Names of a layer's tensors, and of the others, in the two file formats."""
@@ -125,7 +126,8 @@ def _refuse_unsupported(facts: Facts) -> None:
         )
     if facts.get("split.count", 0) not in (0, 1):
         raise InputError(
-            f"the GGUF file is one of {facts['split.count']!s:.60} parts of a model, which must be one file; merge them: "
+            f"the GGUF file is one of {facts['split.count']!s:.60} parts of a "
+            "model, which must be one file; merge them: "
             "llama-gguf-split --merge"
         )
     supported = {
@@ -156,12 +158,13 @@ def _refuse_unsupported(facts: Facts) -> None:
             )
 
 
-def _check_shapes(tensors: Mapping[str, StoredTensor], config: Mapping[str, Any]) -> None:
+def _check_shapes(tensors: Mapping[str, GgufTensor], config: Mapping[str, Any]) -> None:
     """Every tensor of the model is there, in the shape that the metadata promises."""
     found = {name: tensor.shape for name, tensor in tensors.items()}
     if config["num_hidden_layers"] * len(LAYER_PARAMETERS) > len(found):
         raise InputError(
-            f"llama.block_count ({config['num_hidden_layers']}) of the GGUF file must be the layers that its {len(found)} "
+            f"llama.block_count ({config['num_hidden_layers']}) of the GGUF file "
+            f"must be the layers that its {len(found)} "
             "tensors make; get it again"
         )
     expected = dict(_shapes(config))
@@ -264,7 +267,7 @@ def _merging(tokens: list[str], merges: Any) -> models.BPE:
         ) from None
 
 
-def write_parameters(source: Path, tensors: Mapping[str, StoredTensor], config: dict[str, Any], path: Path) -> None:
+def write_parameters(source: Path, tensors: Mapping[str, GgufTensor], config: dict[str, Any], path: Path) -> None:
     """Write every parameter under its checkpoint name, in bf16, as a safetensors file."""
     with source.open("rb") as packed, path.open("wb") as file:
         pages = mmap.mmap(packed.fileno(), 0, access=mmap.ACCESS_READ)
@@ -275,7 +278,7 @@ def write_parameters(source: Path, tensors: Mapping[str, StoredTensor], config: 
             advise(pages, "MADV_DONTNEED")  # pages that were read count as this process' memory
 
 
-def parameter_rows(name: str, tensor: StoredTensor, pages: mmap.mmap, config: dict[str, Any]) -> Iterator[NDArray[Any]]:
+def parameter_rows(name: str, tensor: GgufTensor, pages: mmap.mmap, config: dict[str, Any]) -> Iterator[NDArray[Any]]:
     """A parameter in slices of its rows, as the bits of bf16."""
     from gguf.constants import GGMLQuantizationType
     from gguf.quants import dequantize
@@ -301,18 +304,19 @@ def parameter_rows(name: str, tensor: StoredTensor, pages: mmap.mmap, config: di
         yield rows.astype(bfloat16).view(np.uint16)
 
 
-def _check_places(tensors: Mapping[str, StoredTensor]) -> None:
+def _check_places(tensors: Mapping[str, GgufTensor]) -> None:
     """No tensor lies in another."""
     behind, last = 0, ""
     for name, tensor in sorted(tensors.items(), key=lambda item: item[1].offset):
         if tensor.offset < behind:
             raise InputError(
-                f"{name} of the GGUF file (at {tensor.offset}) must begin behind {last}, which ends at {behind}; get it again"
+                f"{name} of the GGUF file (at {tensor.offset}) must begin behind "
+                f"{last}, which ends at {behind}; get it again"
             )
         behind, last = tensor.offset + math.prod(tensor.shape[:-1]) * _row_bytes(name, tensor), name
 
 
-def _row_bytes(name: str, tensor: StoredTensor) -> int:
+def _row_bytes(name: str, tensor: GgufTensor) -> int:
     from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 
     if tensor.kind not in {kind.value for kind in GGMLQuantizationType}:
@@ -324,7 +328,7 @@ def _row_bytes(name: str, tensor: StoredTensor) -> int:
     return blocks * block_bytes
 
 
-def _stored_rows(name: str, tensor: StoredTensor, pages: mmap.mmap) -> NDArray[np.uint8]:
+def _stored_rows(name: str, tensor: GgufTensor, pages: mmap.mmap) -> NDArray[np.uint8]:
     """A tensor's rows as they lie in the file; a vector is one row."""
     rows, row_bytes = math.prod(tensor.shape[:-1]), _row_bytes(name, tensor)
     end = tensor.offset + rows * row_bytes

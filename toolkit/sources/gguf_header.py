@@ -2,9 +2,9 @@
 
     magic, version │ number of tensors, of facts │ facts: key, type, value │ tensors: name, sizes, type, offset │ data
 
-The gguf library takes an array of 2⁶⁰ entries at its word and counts them, makes a thousand bytes of each entry, and reads the
-weights of a big-endian file as if they were its machine's own. Invariant: what is read here is little-endian, and takes time
-and memory that the file's size bounds. Source: the GGUF specification.
+The gguf library takes an array of 2⁶⁰ entries at its word and counts them, makes a thousand bytes of each entry, and
+reads the weights of a big-endian file as if they were its machine's own. Invariant: what is read here is little-endian,
+and takes time and memory that the file's size bounds. Source: the GGUF specification.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ ALIGNMENT, USUAL_ALIGNMENT = "general.alignment", 32
 """The fact that says at whose multiple the data begins, and what holds without it."""
 
 
-class Damaged(Exception):
+class DamagedHeader(Exception):
     """A number in the header can't be right; the message says which."""
 
 
@@ -73,7 +73,7 @@ class Facts(dict[str, Any]):
 
 
 @dataclass(frozen=True, kw_only=True)
-class StoredTensor:
+class GgufTensor:
     """Where a tensor lies."""
 
     shape: tuple[int, ...]
@@ -87,7 +87,7 @@ class StoredTensor:
 @dataclass(frozen=True, kw_only=True)
 class Header:
     facts: dict[str, Any]
-    tensors: dict[str, StoredTensor]
+    tensors: dict[str, GgufTensor]
     """By their names, as they follow each other."""
 
 
@@ -104,7 +104,7 @@ class _Walk:
 
     def bytes(self, count: int, what: str) -> bytes:
         if count > self.left:
-            raise Damaged(f"{what} ({count} bytes) is longer than the rest of the file ({self.left})")
+            raise DamagedHeader(f"{what} ({count} bytes) is longer than the rest of the file ({self.left})")
         self.position += count
         return self.content[self.position - count : self.position]
 
@@ -116,20 +116,20 @@ class _Walk:
         """A number of things that take so many bytes each at least."""
         value: int = self.number("Q")
         if value * least_bytes > self.left:
-            raise Damaged(f"{what} ({value}) do not fit into the rest of the file ({self.left} bytes)")
+            raise DamagedHeader(f"{what} ({value}) do not fit into the rest of the file ({self.left} bytes)")
         return value
 
     def name(self, what: str) -> str:
         name = self.text(what)
         if len(name) > LONGEST_NAME:
-            raise Damaged(f"{what} ({len(name)} characters) has more than {LONGEST_NAME}")
+            raise DamagedHeader(f"{what} ({len(name)} characters) has more than {LONGEST_NAME}")
         return name
 
     def text(self, what: str) -> str:
         try:
             return self.bytes(self.number("Q"), what).decode()
         except UnicodeDecodeError as error:
-            raise Damaged(f"{what} is no text: {error.reason} in utf-8") from None
+            raise DamagedHeader(f"{what} is no text: {error.reason} in utf-8") from None
 
     def value(self, kind: int) -> Any:
         if kind == STRING:
@@ -138,56 +138,56 @@ class _Walk:
             return self.array()
         if kind in NUMBERS:
             return self.number(NUMBERS[kind])
-        raise Damaged(f"the type of a fact ({kind}) is none")
+        raise DamagedHeader(f"the type of a fact ({kind}) is none")
 
     def array(self) -> list[Any]:
         kind = self.number("I")
         size_bytes = struct.calcsize(f"<{NUMBERS[kind]}") if kind in NUMBERS else 8
         entries = self.count("an array's entries", size_bytes)
         if entries > MOST_ENTRIES:
-            raise Damaged(f"an array's entries ({entries}) are more than {MOST_ENTRIES}")
+            raise DamagedHeader(f"an array's entries ({entries}) are more than {MOST_ENTRIES}")
         if kind == STRING:
             return [self.text("an array's text") for _ in range(entries)]
         if kind in NUMBERS:
             return list(struct.unpack(f"<{entries}{NUMBERS[kind]}", self.bytes(entries * size_bytes, "an array")))
-        raise Damaged(f"the type of an array's entries ({kind}) is none that a model needs")
+        raise DamagedHeader(f"the type of an array's entries ({kind}) is none that a model needs")
 
-    def tensor(self) -> StoredTensor:
+    def tensor(self) -> GgufTensor:
         """Its offset counts from where the data begins, as the file has it."""
         sizes = self.number("I")
         if not 0 < sizes <= MOST_SIZES:
-            raise Damaged(f"a tensor's dimensions ({sizes}) are not 1 to {MOST_SIZES}")
+            raise DamagedHeader(f"a tensor's dimensions ({sizes}) are not 1 to {MOST_SIZES}")
         shape = tuple(self.number("Q") for _ in range(sizes))[::-1]
         weights = 1
         for size in shape:
             weights *= size
         if not 0 < weights * LEAST_BITS <= 8 * len(self.content):
-            raise Damaged(f"a tensor's weights ({weights}) do not fit into the file ({len(self.content)} bytes)")
+            raise DamagedHeader(f"a tensor's weights ({weights}) do not fit into the file ({len(self.content)} bytes)")
         kind, offset = self.number("I"), self.number("Q")
         if offset > len(self.content):
-            raise Damaged(f"a tensor begins at {offset}, behind the end of the file ({len(self.content)} bytes)")
-        return StoredTensor(shape=shape, kind=kind, offset=offset)
+            raise DamagedHeader(f"a tensor begins at {offset}, behind the end of the file ({len(self.content)} bytes)")
+        return GgufTensor(shape=shape, kind=kind, offset=offset)
 
 
 def read_header(path: Path) -> Header:
     """Raises `InputError` where a number in the header can't be right."""
     try:
         if path.stat().st_size < HEADER_BYTES:
-            raise Damaged(f"its {path.stat().st_size} bytes are fewer than a header's {HEADER_BYTES}")
+            raise DamagedHeader(f"its {path.stat().st_size} bytes are fewer than a header's {HEADER_BYTES}")
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
             return _header(_Walk(content))
-    except (Damaged, OSError) as error:
+    except (DamagedHeader, OSError) as error:
         raise InputError(f"{path.name} must be a whole GGUF file: {error}; get it again") from error
 
 
 def _header(walk: _Walk) -> Header:
     if walk.bytes(4, "the magic") != b"GGUF":
-        raise Damaged("it does not begin with GGUF")
+        raise DamagedHeader("it does not begin with GGUF")
     version = walk.number("I")
     if version & 0xFFFF == 0:
-        raise Damaged("its numbers have the byte order of other machines (big-endian)")
+        raise DamagedHeader("its numbers have the byte order of other machines (big-endian)")
     if version not in (2, 3):
-        raise Damaged(f"its version ({version}) is not 2 or 3")
+        raise DamagedHeader(f"its version ({version}) is not 2 or 3")
     tensors, facts = walk.count("tensors", 32), walk.count("facts", 13)
     header = Header(facts={}, tensors={})
     for _ in range(facts):
@@ -196,15 +196,15 @@ def _header(walk: _Walk) -> Header:
         _add(header.tensors, walk.name("a tensor's name"), walk.tensor())
     alignment = header.facts.get(ALIGNMENT, USUAL_ALIGNMENT)
     if type(alignment) is not int or alignment <= 0 or alignment & (alignment - 1):
-        raise Damaged(f"{ALIGNMENT} ({alignment!r:.40}) is no power of two")
+        raise DamagedHeader(f"{ALIGNMENT} ({alignment!r:.40}) is no power of two")
     begin = -(-walk.position // alignment) * alignment
     moved = {
-        name: StoredTensor(shape=t.shape, kind=t.kind, offset=begin + t.offset) for name, t in header.tensors.items()
+        name: GgufTensor(shape=t.shape, kind=t.kind, offset=begin + t.offset) for name, t in header.tensors.items()
     }
     return Header(facts=header.facts, tensors=moved)
 
 
 def _add(found: dict[str, Any], name: str, value: Any) -> None:
     if name in found:
-        raise Damaged(f"{name!a} stands there twice")
+        raise DamagedHeader(f"{name!a} stands there twice")
     found[name] = value

@@ -86,8 +86,8 @@ def is_endpoint(model: str) -> bool:
 def resolve(model: str) -> Path:
     """The folder of a model argument; downloads it where it is a known name or a hub id that is not here yet.
 
-    A GGUF file is dequantized into the cache. Raises `InputError` where the argument leads to no model, or to one whose run
-    has not finished.
+    A GGUF file is dequantized into the cache. Raises `InputError` where the argument leads to no model, or to one whose
+    run has not finished.
     """
     check_model(model)
     folder = Path(model)
@@ -119,7 +119,8 @@ def check_name(name: str) -> None:
 
 
 def check_exported(folder: Path) -> None:
-    """Raise `InputError` where a folder is not there, holds a model that is not exported yet, or its run has not finished."""
+    """Raise `InputError` where a folder is not there, holds a model that is not exported yet, or its run has not
+    finished."""
     refuse_unfinished(folder)
     if not folder.is_dir():
         raise InputError(f"{folder} must be an exported folder, and there is none; make it with: toolkit export MODEL")
@@ -161,7 +162,8 @@ def pull(name: str, out: Path | None) -> Path:
         source += f" at {fetch_hub(hub_id, folder)}"
     except Offline as error:
         raise InputError(
-            f"{name} must be in {out} already where HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE is set, and is not; unset that to "
+            f"{name} must be in {out} already where HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE "
+            "is set, and is not; unset that to "
             f"fetch it, or copy a model folder here and name it instead of {name}"
         ) from error
     except SourceFailed as hub_error:

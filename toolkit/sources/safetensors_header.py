@@ -6,9 +6,9 @@
     └──────────┴─────────────────────────────────────┴────────────────┘   offsets count from the end of the JSON
 
 The library writes what is in memory whole, and maps the whole file that it reads, of which every page that was touched
-counts as this process' memory until the file is closed. A model larger than the memory goes through here: its tensors are
-written behind the header and read from their offsets by some rows at a time. The library still opens each file once,
-because it checks the header. Source: the format's README.
+counts as this process' memory until the file is closed. A model larger than the memory goes through here: its tensors
+are written behind the header and read from their offsets by some rows at a time. The library still opens each file
+once, because it checks the header. Source: the format's README.
 """
 
 from __future__ import annotations

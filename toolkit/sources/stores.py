@@ -1,11 +1,12 @@
-"""Where the files of a folder may lie: in the folder, or among the blobs of the hub cache that the folder is a snapshot of.
+"""Where the files of a folder may lie: in the folder, or among the blobs of the hub cache that the folder is a snapshot
+of.
 
     models--owner--name/        the store
     ├── blobs/                  files, each by its digest
     └── snapshots/<commit>/     a folder of links into blobs
 
-Links that stay there are followed, wherever the store was copied to; one that leaves is refused, because whoever wrote the
-folder could not read what it leads to, and we could. Source: the layout of huggingface_hub's cache.
+Links that stay there are followed, wherever the store was copied to; one that leaves is refused, because whoever wrote
+the folder could not read what it leads to, and we could. Source: the layout of huggingface_hub's cache.
 """
 
 from __future__ import annotations

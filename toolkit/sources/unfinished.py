@@ -39,7 +39,8 @@ def refuse_unfinished(path: Path) -> None:
 
 
 def _work_for(path: Path) -> Iterator[Path]:
-    """The work of the run that makes `path`; of another one in its folder; of one deeper there, by a command that names it."""
+    """The work of the run that makes `path`; of another one in its folder; of one deeper there, by a command that names
+    it."""
     yield from filter(_is_work, sorted(path.parent.glob(f".{escape(path.name)}.partial*")))
     run = path if path.is_dir() else path.parent
     if run != Path():  # where anything may lie

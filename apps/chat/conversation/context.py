@@ -4,8 +4,9 @@
     |<------------------------ the model's context ------------------------------>|
 
 The prompt is counted whole, as the model reads it; a part is what a short prompt grows by with it, and the question has
-what remains, so the parts always sum up to the prompt. Where nothing is asked yet, a question takes nothing. While a turn
-is written, what is written stands in the place of the reserve. Nothing here decides: it names the messages that would leave.
+what remains, so the parts always sum up to the prompt. Where nothing is asked yet, a question takes nothing. While a
+turn is written, what is written stands in the place of the reserve. Nothing here decides: it names the messages that
+would leave.
 """
 
 from __future__ import annotations
@@ -106,7 +107,8 @@ def _prompt_size(model: ChatModel, before: Sequence[tuple[str, str]]) -> int:
 
 
 def ledger_html(ledger: ContextLedger, written: int | None = None) -> str:
-    """The bar and its legend; a warning where the reserve does not fit. `written`: tokens of a turn that is being written."""
+    """The bar and its legend; a warning where the reserve does not fit. `written`: tokens of a turn that is being
+    written."""
     last = ("reserve", ledger.reserve, "kept for the answer") if written is None else ("written", written, "written")
     parts = [
         ("system", ledger.system, "system"),
@@ -123,7 +125,8 @@ def ledger_html(ledger: ContextLedger, written: int | None = None) -> str:
     state = " writing" if written is not None else "" if ledger.fits else " overflow"
     warning = _warning(ledger) if written is None else ""
     return (
-        f'<div class="ledger{state}" role="group" aria-label="Context: {total}"><div class="bar" aria-hidden="true">{bar}'
+        f'<div class="ledger{state}" role="group" aria-label="Context: '
+        f'{total}"><div class="bar" aria-hidden="true">{bar}'
         f'</div><div class="legend"><span class="total">{total}</span> {legend}</div>{warning}</div>'
     )
 

@@ -4,8 +4,8 @@
     folder/traces.jsonl      what the model thought, and that answer
 
 `toolkit distill --traces folder/traces.jsonl` reads both and grades each trace against its reference again. A question
-whose answer is corrected later gets the new reference, so that the old trace is graded wrong and leaves. A later question
-keeps what was said before it, and the system prompt: the student is trained on the conversation as it was.
+whose answer is corrected later gets the new reference, so that the old trace is graded wrong and leaves. A later
+question keeps what was said before it, and the system prompt: the student is trained on the conversation as it was.
 """
 
 from __future__ import annotations

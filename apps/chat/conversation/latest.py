@@ -17,7 +17,7 @@ from typing import Generic, TypeVar
 Item = TypeVar("Item")
 
 
-class Pace:
+class RenderPace:
     """Lets a stream of items through at most `per_s` times a second."""
 
     def __init__(self, per_s: float) -> None:
@@ -60,7 +60,8 @@ class Latest(Iterable[Item], Generic[Item]):
             raise self._raised
 
     def _after(self, seen: int) -> tuple[int, Item] | None:
-        """How many items there are and the newest, once there are more than those `seen`; None where the work ends before."""
+        """How many items there are and the newest, once there are more than those `seen`; None where the work ends
+        before."""
         with self._changed:
             self._changed.wait_for(lambda: self._count > seen or self._has_ended)
             return (self._count, self._newest[0]) if self._count > seen else None

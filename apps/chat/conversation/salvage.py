@@ -1,10 +1,9 @@
 """A damaged file of conversations → a new one with all of it that can be read; the damaged one is kept beside it.
 
-SQLite refuses a whole table for one bad page, and the whole file where its first page is bad; a page of ours refuses a whole
-list for one bad row. So the rows are read from the pages themselves, whose form and columns are known. What does not hold
-what `apps.chat.conversation.store` writes is left out, with the turns after it. Deleted chats do not come back: the store
-has overwritten them.
-The file is there at each moment, the damaged one or the new one, whole.
+SQLite refuses a whole table for one bad page, and the whole file where its first page is bad; a page of ours refuses a
+whole list for one bad row. So the rows are read from the pages themselves, whose form and columns are known. What does
+not hold what `apps.chat.conversation.store` writes is left out, with the turns after it. Deleted chats do not come
+back: the store has overwritten them. The file is there at each moment, the damaged one or the new one, whole.
 """
 
 from __future__ import annotations
@@ -74,7 +73,8 @@ def is_sound(path: Path, database: sqlite3.Connection, schema: str, version: int
 def mend(path: Path, database: sqlite3.Connection, schema: str) -> str:
     """Put a new file in the damaged one's place, whose open `database` is closed; returns what to tell the user.
 
-    Raises `InputError` where nothing can be read, and `OSError` where the disk takes no copy; the file is then untouched.
+    Raises `InputError` where nothing can be read, and `OSError` where the disk takes no copy; the file is then
+    untouched.
     """
     conversations: dict[int, dict[str, Any]] = {}
     turns: dict[int, sqlite3.Row] = {}
@@ -86,7 +86,8 @@ def mend(path: Path, database: sqlite3.Connection, schema: str) -> str:
                 turns[row["id"]] = row
     if not turns:
         raise InputError(
-            f"{path} must be a file of conversations, but is damaged, and no chat in it can be read; move it away to start "
+            f"{path} must be a file of conversations, but is damaged, and no chat "
+            "in it can be read; move it away to start "
             "with an empty one, or give another folder with --data"
         )
     last: dict[int, sqlite3.Row] = {row["conversation_id"]: row for row in turns.values()}
@@ -114,7 +115,8 @@ def mend(path: Path, database: sqlite3.Connection, schema: str) -> str:
         path.with_name(path.name + ending).unlink(missing_ok=True)
     os.replace(mended, path)
     return (
-        f"The file of your chats was damaged. {counted(len(kept), 'chat')} with {counted(len(turns), 'question')} could be read "
+        f"The file of your chats was damaged. {counted(len(kept), 'chat')} with "
+        f"{counted(len(turns), 'question')} could be read "
         "and are here; "
         f"what could not be read is left out. The damaged file is kept as {aside}."
     )
@@ -173,7 +175,8 @@ def _pages(content: bytes, log: bytes, size: int) -> dict[int, bytes]:
 
 
 def _rows(pages: dict[int, bytes], usable: int) -> Iterator[tuple[int, list[Any]]]:
-    """Number and values of each row that can be read; `usable`: bytes of a page. Source: SQLite's file format, 1.6 and 2.1."""
+    """Number and values of each row that can be read; `usable`: bytes of a page. Source: SQLite's file format, 1.6 and
+    2.1."""
     for page_number, page in pages.items():
         head = 100 if page_number == 1 else 0
         if page[head : head + 1] != bytes([TABLE_LEAF]):

@@ -375,6 +375,7 @@ def _refusal(error: sqlite3.Error, path: Path) -> InputError | None:
             return InputError(f"the disk must take the conversation: {error}; free some space on it ({path})")
         case sqlite3.SQLITE_READONLY | sqlite3.SQLITE_CANTOPEN | sqlite3.SQLITE_PERM:
             return InputError(
-                f"the disk must take the conversation: {error}; allow writing to {path}, or give another folder with --data"
+                f"the disk must take the conversation: {error}; allow writing to "
+                f"{path}, or give another folder with --data"
             )
     return None

@@ -1,7 +1,7 @@
 """One chat: its turns, what the model is sent of them, and the run of one turn.
 
-Events of a `toolkit.generation.chat_model.ChatModel` come in; a state, texts, token counts and durations stand ready for
-any page to show. Nothing here knows a page, and the time is told by the caller.
+Events of a `toolkit.generation.chat_model.ChatModel` come in; a state, texts, token counts and durations stand ready
+for any page to show. Nothing here knows a page, and the time is told by the caller.
 
     waiting ──► thinking ──► answering ──► done          (a model that does not think skips thinking)
        └───────────┴─────────────┴───────► stopped       (Stop, closed tabs, an error, a killed process)
@@ -23,7 +23,7 @@ from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from apps.chat.conversation.latest import Pace
+from apps.chat.conversation.latest import RenderPace
 from apps.chat.conversation.writing import Writing
 from toolkit.errors import InputError
 from toolkit.formats.chat_format import Delta
@@ -309,7 +309,8 @@ class Conversation:
         room = model.max_length - model.count(self.messages(turn.question, turn))
         if room - turn.tokens < LEAST_ROOM:
             raise InputError(
-                f"the conversation up to this answer's end ({model.max_length - room + turn.tokens:,} tokens) must leave "
+                f"the conversation up to this answer's end ({model.max_length - room + turn.tokens:,} "
+                "tokens) must leave "
                 f"{LEAST_ROOM} tokens free in the model's context ({model.max_length:,} tokens); ask in a new chat"
             )
         turn.stop_requested = False
@@ -374,7 +375,7 @@ def run_turn(
 
     Closing it early stops the turn. A thought that is to be closed is closed, and the model goes on from there.
     """
-    pace = Pace(UPDATES_PER_S)
+    pace = RenderPace(UPDATES_PER_S)
     before = turn.tokens
     try:
         turn.start(model, clock())

@@ -2,9 +2,9 @@
 
 A block that slides open is laid out anew in each of twenty frames, and this when a turn begins. Gradio's loader (6.31)
 counts its seconds in every frame and goes on for ever once it is gone: sixty frames a second that the browser computes
-for nothing, on a laptop's battery and on the cores that the model needs. The script must run before Gradio's, which keep
-the browser's function as they find it, so it goes into the page as the first of all; Gradio's own way adds scripts when
-its own have run.
+for nothing, on a laptop's battery and on the cores that the model needs. The script must run before Gradio's, which
+keep the browser's function as they find it, so it goes into the page as the first of all; Gradio's own way adds scripts
+when its own have run.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ from typing import Any
 import gradio as gr
 
 from apps.chat.conversation.context import RESERVE_SHARE, context_ledger
-from apps.chat.conversation.latest import Pace
+from apps.chat.conversation.latest import RenderPace
 from apps.chat.conversation.store import Store
 from apps.chat.conversation.tab import POLL_S, Tab
 from apps.chat.conversation.turns import Conversation, Turn, run_turn
@@ -207,7 +207,8 @@ def _now(store: Store, words: str, tab: Tab) -> Update:
 def _written(
     model: Model, store: Store, conversation: Conversation, turn: Turn, sampling: Sampling, settings: Settings
 ) -> Generator[Update, None, None]:
-    """What pages render of a turn until it ends; each piece is stored before, and the turn's end too, however it ends."""
+    """What pages render of a turn until it ends; each piece is stored before, and the turn's end too, however it
+    ends."""
     try:
         yield from _rendered(model, store, conversation, turn, sampling, settings)
     finally:
@@ -239,7 +240,7 @@ def _rendered(
         time.monotonic,
         thinking_budget=settings.thinking_budget,
     )
-    pace, state = Pace(RENDERS_PER_S), turn.state
+    pace, state = RenderPace(RENDERS_PER_S), turn.state
     pace.is_due(time.monotonic())  # it has just been rendered
     try:
         with closing(pieces):

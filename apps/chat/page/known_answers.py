@@ -1,7 +1,8 @@
 """Questions whose answer a line of program knows, and whether a model gave it.
 
-They are worded as the problems that students of this project learn from (reasoning-gym's families, `distill.problems.families`).
-The final answer is found where training and evaluation find it (`toolkit.answers`), so a mark here is a verdict there.
+They are worded as the problems that students of this project learn from (reasoning-gym's families,
+`distill.problems.families`). The final answer is found where training and evaluation find it (`toolkit.answers`), so a
+mark here is a verdict there.
 """
 
 from __future__ import annotations

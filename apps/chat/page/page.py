@@ -16,7 +16,7 @@ from apps.chat.page.sidebar import connect, lay_out
 from apps.chat.page.updates import listed
 from apps.chat.panels.context_panel import LedgerPanel
 from apps.chat.panels.feedback_panel import FeedbackPanel
-from apps.chat.panels.settings_panel import Kept, remember, restored, settings_panel
+from apps.chat.panels.settings_panel import SavedSettings, remember, restored, settings_panel
 from apps.chat.view.events import quiet
 from apps.chat.view.markup import DOLLAR, harmless
 from apps.model import Model
@@ -69,7 +69,7 @@ def build_page(model: Model, store: Store, compare_path: str = "") -> gr.Blocks:
             status = gr.Markdown("Ready", elem_id="status")
             answers = gr.Button("Answer now", elem_id="answer-now", size="sm", scale=0, min_width=96, visible=False)
         with gr.Accordion("Settings", open=False, elem_id="settings"):
-            kept, context = Kept(store.folder), model.chat_model.max_length
+            kept, context = SavedSettings(store.folder), model.chat_model.max_length
             settings = settings_panel(restored(kept.read(), context), context, str(store.folder / FEEDBACK))
             remember(page, kept, settings, context)
         ledger = LedgerPanel(model, tab, question, settings)

@@ -15,7 +15,7 @@ from typing import Any
 
 import gradio as gr
 
-from apps.chat.conversation.latest import Latest, Pace
+from apps.chat.conversation.latest import Latest, RenderPace
 from apps.chat.conversation.tab import POLL_S
 from apps.chat.conversation.turns import Conversation, run_turn
 from apps.chat.look import badge
@@ -61,7 +61,7 @@ class Side:
 
 
 @dataclass(kw_only=True)
-class Comparison:
+class SideBySide:
     """What a tab shows: the question, and both sides once it is asked."""
 
     question: str = ""
@@ -75,12 +75,12 @@ class Comparison:
         return [as_typed(self.question), *values]
 
 
-def ask(models: Sequence[Model], question: str, comparison: Comparison) -> Iterator[list[Any]]:
+def ask(models: Sequence[Model], question: str, comparison: SideBySide) -> Iterator[list[Any]]:
     """Let both models answer, one after the other, and show them as they write."""
     yield from spaced(_asked(models, question, comparison))
 
 
-def _asked(models: Sequence[Model], question: str, comparison: Comparison) -> Generator[list[Any], None, None]:
+def _asked(models: Sequence[Model], question: str, comparison: SideBySide) -> Generator[list[Any], None, None]:
     if not question.strip() or comparison.busy:
         yield [gr.skip()] * 6
         return
@@ -98,7 +98,7 @@ def _asked(models: Sequence[Model], question: str, comparison: Comparison) -> Ge
     yield [gr.update(submit_btn="Send", stop_btn=False), *comparison.shown(time.monotonic())]
 
 
-def stop(comparison: Comparison) -> None:
+def stop(comparison: SideBySide) -> None:
     """Ask the running turn to end, and the one after it not to begin."""
     comparison.stop_requested = True
     for side in comparison.sides:
@@ -110,7 +110,7 @@ def build_compare(models: Sequence[Model]) -> gr.Blocks:
     """Lay the page out and connect it to both models."""
     page = gr.Blocks(title=f"{models[0].name} and {models[1].name}", analytics_enabled=False, fill_height=True)
     with page:
-        comparison = gr.State(Comparison())
+        comparison = gr.State(SideBySide())
         with gr.Row(elem_id="top"):
             gr.Markdown("# Compare\nTwo models, one question · [back to the chat](/)", elem_id="title")
             gr.Markdown(badge.TEXT, elem_id="badge")
@@ -147,7 +147,7 @@ def build_compare(models: Sequence[Model]) -> gr.Blocks:
     return page
 
 
-def _answers(side: Side, comparison: Comparison, sampling: Sampling) -> Generator[list[Any], None, None]:
+def _answers(side: Side, comparison: SideBySide, sampling: Sampling) -> Generator[list[Any], None, None]:
     """One model's turn; what the tab shows, where that is something new."""
     model, conversation = side.model, side.conversation
     messages = conversation.messages(comparison.question)
@@ -159,7 +159,7 @@ def _answers(side: Side, comparison: Comparison, sampling: Sampling) -> Generato
         try:
             if comparison.stop_requested:
                 return
-            pace = Pace(RENDERS_PER_S)
+            pace = RenderPace(RENDERS_PER_S)
             turn = conversation.ask(comparison.question, model.chat_model)
             yield comparison.shown(time.monotonic())
             with closing(run_turn(model.chat_model, messages, turn, sampling, time.monotonic)) as pieces:

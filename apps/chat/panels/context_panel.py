@@ -15,7 +15,7 @@ from apps.chat.view.markup import harmless
 from apps.model import Model
 from toolkit.errors import InputError
 
-Update = tuple[Any, ...]
+ContextUpdate = tuple[Any, ...]
 """New values of the ledger, and of whether its buttons are there: leave out, put back, new chat, shorten."""
 
 
@@ -43,7 +43,7 @@ class LedgerPanel:
         leave_out.click(self._leave_out, inputs, outputs, **private)
         put_back.click(self._put_back, inputs, outputs, **private)
 
-    def _recount(self, question: str, tab: Tab, *panel_values: Any) -> Update:
+    def _recount(self, question: str, tab: Tab, *panel_values: Any) -> ContextUpdate:
         if tab.conversation.busy:
             return (gr.skip(),) * 5
         try:
@@ -51,12 +51,12 @@ class LedgerPanel:
         except InputError as error:  # a template that takes no system prompt
             return harmless(str(error)), *(_there(False) for _ in range(4))
 
-    def _leave_out(self, question: str, tab: Tab, *panel_values: Any) -> Update:
+    def _leave_out(self, question: str, tab: Tab, *panel_values: Any) -> ContextUpdate:
         with suppress(InputError):  # which the recount tells
             tab.conversation.left_out += self._count(question, tab, panel_values).must_leave
         return self._recount(question, tab, *panel_values)
 
-    def _put_back(self, question: str, tab: Tab, *panel_values: Any) -> Update:
+    def _put_back(self, question: str, tab: Tab, *panel_values: Any) -> ContextUpdate:
         tab.conversation.left_out = 0
         return self._recount(question, tab, *panel_values)
 
@@ -77,7 +77,7 @@ class LedgerPanel:
 _SMALL: dict[str, Any] = {"size": "sm", "scale": 0, "min_width": 170}
 
 
-def _shown(ledger: ContextLedger) -> Update:
+def _shown(ledger: ContextLedger) -> ContextUpdate:
     return (
         ledger_html(ledger),
         _there(ledger.leaving_helps),

@@ -17,7 +17,7 @@ from apps.chat.view.page_messages import turn_of_message
 from toolkit.errors import InputError
 
 NO_CONSENT = "Feedback is not kept: open the settings and tick “Keep my feedback as training data” if you want that."
-Update = tuple[Any, ...]
+FeedbackUpdate = tuple[Any, ...]
 """New values of the note, the form, the thought and the answer in it."""
 
 
@@ -41,7 +41,7 @@ class FeedbackPanel:
         save.click(self._save, [tab, thought, answer, *settings], shown, **private)
         dismiss.click(lambda: _noted(""), None, shown, **private)
 
-    def _rate(self, event: gr.LikeData, tab: Tab, *panel_values: Any) -> Update:
+    def _rate(self, event: gr.LikeData, tab: Tab, *panel_values: Any) -> FeedbackUpdate:
         index = event.index if isinstance(event.index, int) else event.index[0]
         try:
             if not Settings.of_panel(panel_values).keeps_feedback:
@@ -56,7 +56,7 @@ class FeedbackPanel:
         except InputError as error:
             return _noted(str(error))
 
-    def _save(self, tab: Tab, thought: str, answer: str, *panel_values: Any) -> Update:
+    def _save(self, tab: Tab, thought: str, answer: str, *panel_values: Any) -> FeedbackUpdate:
         try:
             if not Settings.of_panel(panel_values).keeps_feedback:
                 return _noted(NO_CONSENT)
@@ -64,10 +64,10 @@ class FeedbackPanel:
         except InputError as error:
             return gr.update(value=harmless(str(error)), visible=True), *(gr.skip(),) * 3
 
-    def _keep(self, tab: Tab, turn: Turn, answer: str, thought: str) -> Update:
+    def _keep(self, tab: Tab, turn: Turn, answer: str, thought: str) -> FeedbackUpdate:
         keep(self._folder, tab.conversation, turn, teacher=self._teacher, answer=answer, reasoning=thought)
         return _noted(f"Kept in {self._folder / TRACES}: `toolkit distill --traces` takes it.")
 
 
-def _noted(text: str) -> Update:
+def _noted(text: str) -> FeedbackUpdate:
     return gr.update(value=harmless(text), visible=bool(text)), gr.update(visible=False), "", ""

@@ -130,7 +130,7 @@ def settings_panel(start: Settings, context: int, feedback_file: str) -> Panel:
     return [system, temperature, top_p, min_p, seed, max_new_tokens, thinking_budget, keeps_feedback]
 
 
-class Kept:
+class SavedSettings:
     """The panel's values in a file of the data folder, by the names of `Settings`; the last that were set stay."""
 
     def __init__(self, folder: Path) -> None:
@@ -151,7 +151,7 @@ class Kept:
             replace_text(self._path, json.dumps(kept, indent=2) + "\n", mode=0o600)
 
 
-def remember(page: gr.Blocks, kept: Kept, panel: Panel, context: int) -> None:
+def remember(page: gr.Blocks, kept: SavedSettings, panel: Panel, context: int) -> None:
     """Keep the panel's values, and send them with the page when it is opened again."""
     advice = gr.Button("Back to R1's advice", size="sm", elem_id="advice")
     private = quiet(advice, queue=False)

@@ -27,8 +27,8 @@ def quiet(told: Component, **options: Any) -> dict[str, Any]:
 def spaced(updates: Generator[Update, None, None]) -> Generator[Update, None, None]:
     """The same, none sooner than `GAP_S` after the one before.
 
-    Gradio sends what an update changes in the one before, and its client (6.31) changes that one in place: where it is not
-    shown yet, what the next one leaves out is lost.
+    Gradio sends what an update changes in the one before, and its client (6.31) changes that one in place: where it is
+    not shown yet, what the next one leaves out is lost.
     """
     told_at = float("-inf")
     with closing(updates):

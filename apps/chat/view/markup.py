@@ -12,9 +12,9 @@ r"""Model text → Markdown that the page can show: formatting works, and nothin
 The joiner does not rely on telling code from prose: whatever the renderer takes a piece for, no `<` stands before a
 letter and no `![` is left, but for the chips and labels that are written here. In mathematics a character reference
 does the same, because KaTeX complains of a joiner. Telling code from prose decides only where chips and labels may be.
-The page's sanitizer and its content security policy stand behind this; `look/assets/clipboard.js` takes all of it back where text
-is copied. A text is read in pieces: no pattern runs over a character that another one begins with, and what closes a span
-is looked up, so that work grows as the text does.
+The page's sanitizer and its content security policy stand behind this; `look/assets/clipboard.js` takes all of it back
+where text is copied. A text is read in pieces: no pattern runs over a character that another one begins with, and what
+closes a span is looked up, so that work grows as the text does.
 
 What a person typed is no Markdown: `as_typed` and `plain` write it as character references, which mean nothing else.
 """

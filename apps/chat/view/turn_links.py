@@ -1,4 +1,5 @@
-"""Links that act on a turn, inside the conversation or below it: go on, answer now, show another version, edit the question.
+"""Links that act on a turn, inside the conversation or below it: go on, answer now, show another version, edit the
+question.
 
 The chatbot component shows text alone, so that an action is a link with a fragment; `turn_links.js` turns a click into
 the value of a hidden text box. The fragment begins with a word of this process, which no model can know. The

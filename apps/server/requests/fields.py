@@ -1,4 +1,5 @@
-"""Every field that a completion request may hold: what is obeyed, what changes no answer, what must have its neutral value.
+"""Every field that a completion request may hold: what is obeyed, what changes no answer, what must have its neutral
+value.
 
     obeyed      read by `apps.server.requests.protocol`
     harmless    accounts, caches and queues of other servers; taken, and without an effect here
@@ -6,7 +7,8 @@
     the rest    refused, as OpenAI's own server does, with the nearest name: a typing error must not pass for a setting
 
 A null counts as absent. The table for readers is in docs/reference/server.md, and a test compares it with this one.
-Sources: OpenAI's API reference (chat and completions); the request fields of vLLM, SGLang, llama-server, Ollama, LM Studio.
+Sources: OpenAI's API reference (chat and completions); the request fields of vLLM, SGLang, llama-server, Ollama, LM
+Studio.
 """
 
 from __future__ import annotations
@@ -121,8 +123,8 @@ SCHEMA = ("name", "description", "schema", "strict")
 PART = ("type", "text", "cache_control", "annotations")
 """Of a part of a content: its text, what tells other servers what to cache, and what they add."""
 MESSAGE = ("role", "content", "name", "prefix", *REASONING_FIELDS, REASONING_DETAILS, *PART[2:], "id", "status")
-"""Of a message: what is obeyed, and what is known to change no answer. Whatever else one holds (calls of tools, images, a
-typing error) the model would have to see, and no template here is given it."""
+"""Of a message: what is obeyed, and what is known to change no answer. Whatever else one holds (calls of tools, images,
+a typing error) the model would have to see, and no template here is given it."""
 
 
 class FieldRefused(Exception):

@@ -1,4 +1,5 @@
-"""Which JSON schemas are followed to the letter; any other is refused by the name of its keyword, before a token is drawn.
+"""Which JSON schemas are followed to the letter; any other is refused by the name of its keyword, before a token is
+drawn.
 
 llguidance passes over keywords that it does not know, and fails in mid-answer at some that it half knows
 (`patternProperties`), so the keywords are counted here that tests have found to hold.
@@ -43,7 +44,8 @@ def check_keywords(schema: Any) -> None:
                 )
         if "additionalItems" in part and not isinstance(part.get("items"), list):
             raise InputError(
-                f"the JSON schema's additionalItems (at {ascii(place)[1:-1]}) must stand beside a list of items; leave it out"
+                f"the JSON schema's additionalItems (at {ascii(place)[1:-1]}) must "
+                "stand beside a list of items; leave it out"
             )
         waiting += [(f"{place}/{path}", inner) for path, inner in _parts(part)]
 

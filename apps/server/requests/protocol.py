@@ -1,7 +1,7 @@
 """OpenAI's completion requests: a JSON body in, a checked frozen record out, under OpenAI's field names.
 
-A wrong value is an `ApiError`, and so is a field whose effect would be missing without a word; see `apps.server.requests.fields`.
-Source: https://platform.openai.com/docs/api-reference (chat and completions).
+A wrong value is an `ApiError`, and so is a field whose effect would be missing without a word; see
+`apps.server.requests.fields`. Source: https://platform.openai.com/docs/api-reference (chat and completions).
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class ApiError(Exception):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
+class RequestSettings:
     """What both kinds of request have in common."""
 
     sampling: Sampling
@@ -79,13 +79,13 @@ class ChatRequest:
     """None for a turn that begins anew."""
     schema: str
     """JSON schema of the answer; empty for free text."""
-    settings: Settings
+    settings: RequestSettings
 
 
 @dataclass(frozen=True, kw_only=True)
 class TextRequest:
     prompts: tuple[str | tuple[int, ...], ...]
-    settings: Settings
+    settings: RequestSettings
 
 
 def read_chat_request(body: Mapping[str, Any], *, model: str, fresh_seed: int, thinks: bool) -> ChatRequest:
@@ -127,7 +127,9 @@ def read_text_request(body: Mapping[str, Any], *, model: str, fresh_seed: int, v
     )
 
 
-def _settings(body: Mapping[str, Any], limit: int, fresh_seed: int, logprobs: bool, top_logprobs: int) -> Settings:
+def _settings(
+    body: Mapping[str, Any], limit: int, fresh_seed: int, logprobs: bool, top_logprobs: int
+) -> RequestSettings:
     defaults = Sampling()
     stream_options = {} if body.get("stream_options") is None else body["stream_options"]
     if not isinstance(stream_options, dict):
@@ -135,7 +137,7 @@ def _settings(body: Mapping[str, Any], limit: int, fresh_seed: int, logprobs: bo
     _refuse_unknown(stream_options, STREAM_OPTIONS, "stream_options", param="stream_options")
     top_k = _integer(body, "top_k", -1, 2**31, defaults.top_k)
     penalty = _number(body, "repeat_penalty", 0.1, 10.0, defaults.repetition_penalty)
-    return Settings(
+    return RequestSettings(
         sampling=Sampling(
             temperature=_number(body, "temperature", 0.0, 2.0, defaults.temperature),
             top_p=_number(body, "top_p", 0.0, 1.0, defaults.top_p),

@@ -8,7 +8,8 @@ LEVEL, what stands between the program and the machine besides the limits and th
     landlock      the real root, of which the kernel opens the system's libraries only, read-only
     none          nothing, and no call is forbidden either: the limits only, and an empty home
 
-CALLER is the process that starts it, and dies with it. NUMPY names the folders of numpy and of its libraries, which the program may read besides.
+CALLER is the process that starts it, and dies with it. NUMPY names the folders of numpy and of its libraries, which the
+program may read besides.
 
 Standard library only, and nothing imported after the doors are shut. A step that the kernel refuses ends the process
 with `REFUSED` before the program runs.

@@ -1,11 +1,11 @@
 """Foreign Python in, what it printed out: confined by the kernel, limited in everything, killed at the wall clock.
 
-A program gets its standard input, Python's standard library, and numpy where that is installed. It gets no environment, no home, no network, no other
-process, and no file of the machine but the system's libraries; what it may use of time, memory and output is limited.
-The strongest level that the machine allows is found by trying (`distill/verification/code/confine.py` says what they are); where none
-is allowed, nothing runs, unless `allow_unsafe` was called: then a program has the user's own rights, and of all this
-only the limits, the empty home and the end at the wall clock are left (which a program that leaves its process group
-escapes).
+A program gets its standard input, Python's standard library, and numpy where that is installed. It gets no environment,
+no home, no network, no other process, and no file of the machine but the system's libraries; what it may use of time,
+memory and output is limited. The strongest level that the machine allows is found by trying
+(`distill/verification/code/confine.py` says what they are); where none is allowed, nothing runs, unless `allow_unsafe`
+was called: then a program has the user's own rights, and of all this only the limits, the empty home and the end at the
+wall clock are left (which a program that leaves its process group escapes).
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ OUTPUT_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
-class Outcome:
+class ProgramOutcome:
     """How a program ended."""
 
     level: Level
@@ -68,7 +68,7 @@ def run(
     wall_s: float = WALL_S,
     line_limits_s: Sequence[float] = (),
     level: Level | None = None,
-) -> Outcome:
+) -> ProgramOutcome:
     """Run a program to its end or its limits, at `level` or else at the strongest that the machine allows.
 
     `wall_s` limits it whole, or up to its first line of output where `line_limits_s` says how long each further one
@@ -97,7 +97,7 @@ def run(
         finally:
             _kill(process)
     exit_code = process.returncode if end == "ended" else None
-    return Outcome(level=level, exit_code=exit_code, stdout=stdout, late=end == "late")
+    return ProgramOutcome(level=level, exit_code=exit_code, stdout=stdout, late=end == "late")
 
 
 @cache
@@ -118,8 +118,10 @@ def strongest_level() -> Level:
     """
     if not hasattr(os, "killpg"):
         raise InputError(
-            f"programs that a model wrote must run where the kernel confines them, and {platform.system()} has no way to "
-            "limit and end one with all that it started; leave out problems with tests, or run this on Linux 5.13 or newer"
+            "programs that a model wrote must run where the kernel confines "
+            f"them, and {platform.system()} has no way to "
+            "limit and end one with all that it started; leave out problems with "
+            "tests, or run this on Linux 5.13 or newer"
         )
     for level in (*LEVELS, *_unsafe):
         outcome = run("print('in')", level=level, wall_s=START_S)

@@ -1,4 +1,5 @@
-r"""The smallest parts of mathematics, and what LaTeX's commands take: `12`, `3\frac{1}{2}`, `\sqrt[3]{x}`, `x_1`, matrices, units.
+r"""The smallest parts of mathematics, and what LaTeX's commands take: `12`, `3\frac{1}{2}`, `\sqrt[3]{x}`, `x_1`,
+matrices, units.
 
 Leaves of the tree are ("number", Fraction, decimals or None), ("constant", name), ("symbol", name) and ("text", words).
 """
@@ -10,7 +11,7 @@ from abc import ABC, abstractmethod
 from fractions import Fraction
 from typing import Any
 
-from distill.verification.mathematics.tokens import Cursor, NeedsLibrary, Token, Unreadable
+from distill.verification.mathematics.tokens import Cursor, MathToken, NeedsLibrary, Unreadable
 from distill.verification.mathematics.units import LETTERS, SINGLE, Unit, is_unit, read_unit
 from toolkit.answers.number_notation import FUNCTIONS, number_in_words, read_numeral
 from toolkit.answers.qualifiers import says_another
@@ -163,7 +164,7 @@ class Atoms(Cursor, ABC):
             raise Unreadable(f"the word {word[:40]!r}")
         if len(word) > 1:  # letters beside each other are factors, and a power belongs to the last
             self.at -= 1
-            self.tokens[self.at : self.at + 1] = [Token("word", letter, False) for letter in word]
+            self.tokens[self.at : self.at + 1] = [MathToken("word", letter, False) for letter in word]
             self.at += 1
         return self.letter(word[0])
 
@@ -219,7 +220,7 @@ class Atoms(Cursor, ABC):
         if self.kind() == "number":
             digits = self.peek()
             if digits.isdigit() and len(digits) > 1:  # \\frac12 takes one digit
-                self.tokens[self.at] = Token("number", digits[1:], False)
+                self.tokens[self.at] = MathToken("number", digits[1:], False)
                 return ("number", Fraction(int(digits[0])), None)
             self.at += 1
             numeral = read_numeral(digits)
@@ -351,7 +352,8 @@ class Atoms(Cursor, ABC):
     # Units
 
     def unit(self) -> tuple[Unit | None] | None:
-        """A unit that stands here behind a number: (it,), or (None,) where it measures nothing; None where none stands."""
+        """A unit that stands here behind a number: (it,), or (None,) where it measures nothing; None where none
+        stands."""
         start, pieces = self.at, []
         while True:
             kind, piece = self.kind(), self.peek()

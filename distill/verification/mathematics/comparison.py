@@ -26,7 +26,8 @@ from distill.verification.mathematics.values import NoValue, Value, are_same, le
 
 
 def means(reference: Tree, answer: Tree) -> bool:
-    """Whether the answer means the reference; `answer` may leave out what a person would leave out, and nothing else."""
+    """Whether the answer means the reference; `answer` may leave out what a person would leave out, and nothing
+    else."""
     if reference == answer:
         return True
     if answer[0] == "relation" and reference[0] != "relation" and "~" in answer[1]:
@@ -253,7 +254,8 @@ def _by_name(names: list[str], items: tuple[Tree, ...]) -> tuple[Tree, ...]:
 
 
 def _follow_each_other(names: list[str]) -> bool:
-    """Whether names are letters without a gap, `y = 2, x = 1`: their order is the alphabet's, however they are listed."""
+    """Whether names are letters without a gap, `y = 2, x = 1`: their order is the alphabet's, however they are
+    listed."""
     letters = sorted(map(ord, "".join(names)))
     return len(letters) == len(names) > 1 and letters[-1] - letters[0] == len(letters) - 1
 

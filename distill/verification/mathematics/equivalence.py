@@ -2,8 +2,8 @@
 
 A model's answer is foreign text that a computer algebra system evaluates: `9**9**9**9` never ends, deep brackets
 overflow the stack, and math-verify's own time limits work in a main thread only. So one worker process compares, one
-pair at a time; a pair that takes too long or too much memory costs that worker, the next pair gets a new one. The worker
-limits its own memory where the system lets it (Linux does, macOS and Windows don't), and is watched besides.
+pair at a time; a pair that takes too long or too much memory costs that worker, the next pair gets a new one. The
+worker limits its own memory where the system lets it (Linux does, macOS and Windows don't), and is watched besides.
 
     us ── {"reference": …, "answer": …} ──> worker          one JSON text a line
        <── true / false ───────────────────

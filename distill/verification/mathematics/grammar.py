@@ -106,7 +106,8 @@ class _Reader(Atoms):
         return tree
 
     def with_next_factor(self, tree: Tree) -> Tree | None:
-        """The tree with what belongs to it right behind: a factor, a divisor, a modulus, a unit; None where nothing does."""
+        """The tree with what belongs to it right behind: a factor, a divisor, a modulus, a unit; None where nothing
+        does."""
         piece = self.peek()
         if piece in ("*", "/", ":"):
             self.at += 1

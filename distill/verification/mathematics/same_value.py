@@ -1,7 +1,8 @@
 """Whether two trees are worth the same: exactly, at points where they hold letters, or as a number that was rounded.
 
-Two formulas that agree at every point, to forty digits, are one formula: whoever wrote another would have to hit it four
-times. At the last two points some letters are negative, and only real values count there, so that `\\sqrt{x^2}` is not `x`.
+Two formulas that agree at every point, to forty digits, are one formula: whoever wrote another would have to hit it
+four times. At the last two points some letters are negative, and only real values count there, so that `\\sqrt{x^2}` is
+not `x`.
 """
 
 from __future__ import annotations

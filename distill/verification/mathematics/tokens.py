@@ -1,6 +1,7 @@
 r"""A piece of mathematics, plain or LaTeX → its tokens, and a cursor that reads along them.
 
-Marks that only lay out (`\left`, `\,`, `\displaystyle`) are left out; what is written as text (`\text{ cm}`) is one token.
+Marks that only lay out (`\left`, `\,`, `\displaystyle`) are left out; what is written as text (`\text{ cm}`) is one
+token.
 """
 
 from __future__ import annotations
@@ -47,8 +48,9 @@ class NeedsLibrary(Unreadable):
 
 
 @dataclass(frozen=True)
-class Token:
-    """A number, a word, a command of LaTeX, a text within mathematics, or a sign; `spaced` where white space precedes."""
+class MathToken:
+    """A number, a word, a command of LaTeX, a text within mathematics, or a sign; `spaced` where white space
+    precedes."""
 
     kind: str
     text: str
@@ -60,10 +62,10 @@ class Token:
         return self.text.strip("\x02\x03 ,.").casefold()
 
 
-END = Token("end", "", False)
+END = MathToken("end", "", False)
 
 
-def tokens_of(text: str, *, commas: bool) -> list[Token]:
+def tokens_of(text: str, *, commas: bool) -> list[MathToken]:
     """Split a whole text; `commas` says that a comma may belong to a number ("1,234") outside of brackets.
 
     Raises `Unreadable` where the text is longer than anybody's result.
@@ -73,7 +75,7 @@ def tokens_of(text: str, *, commas: bool) -> list[Token]:
     text = _prepared(text)
     if based := _based(text):
         return based
-    tokens: list[Token] = []
+    tokens: list[MathToken] = []
     position, spaced, depth = 0, False, 0
     while position < len(text):
         found = _TOKEN.match(text, position)
@@ -88,12 +90,12 @@ def tokens_of(text: str, *, commas: bool) -> list[Token]:
             spaced = True
             continue
         depth += (piece in ("(", "[", "{", "\\{")) - (piece in (")", "]", "}", "\\}"))
-        tokens.append(Token(kind, piece, spaced))
+        tokens.append(MathToken(kind, piece, spaced))
         spaced = False
     return tokens
 
 
-def _based(text: str) -> list[Token] | None:
+def _based(text: str) -> list[MathToken] | None:
     """The tokens of a whole text that is a number in base 16 or another one with letters for digits, or `0b101`."""
     if found := _PREFIXED.fullmatch(text):
         digits, base = (found[1], "2") if found[1] else (found[2].upper(), "16")
@@ -101,7 +103,7 @@ def _based(text: str) -> list[Token] | None:
         digits, base = found[1], found[2] or found[3]
     else:
         return None
-    return [Token("number", digits, False), Token("sign", "_", False), Token("number", base, False)]
+    return [MathToken("number", digits, False), MathToken("sign", "_", False), MathToken("number", base, False)]
 
 
 def _prepared(text: str) -> str:
@@ -126,10 +128,10 @@ def _prepared(text: str) -> str:
 class Cursor:
     """A place between tokens."""
 
-    def __init__(self, tokens: list[Token]) -> None:
+    def __init__(self, tokens: list[MathToken]) -> None:
         self.tokens, self.at, self.depth, self.operations = tokens, 0, 0, 0
 
-    def token(self, ahead: int = 0) -> Token:
+    def token(self, ahead: int = 0) -> MathToken:
         return self.tokens[self.at + ahead] if self.at + ahead < len(self.tokens) else END
 
     def peek(self, ahead: int = 0) -> str:

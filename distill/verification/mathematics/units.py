@@ -71,7 +71,11 @@ induction: tesla t =1
 inductance: henry =1
 data: byte =8; bit =1; kb kilobyte =8000; mb megabyte =8000000; gb gigabyte =8000000000
 """
-_VOLUMES = "l liter litre =1/1000; ml milliliter millilitre =1/1000000; dl deciliter =1/10000; gal gallon =473176473/125000000000; quart qt =473176473/500000000000; pint pt =473176473/1000000000000; cup =473176473/2000000000000; cc =1/1000000"
+_VOLUMES = (
+    "l liter litre =1/1000; ml milliliter millilitre =1/1000000; dl deciliter =1/10000; gal gallon "
+    "=473176473/125000000000; quart qt =473176473/500000000000; pint pt =473176473/1000000000000; cup "
+    "=473176473/2000000000000; cc =1/1000000"
+)
 _SPEEDS = "mph =1397/3125; kph kmh =5/18"
 _NOTHING = frozenset((
     "unit", "in", "total", "altogether", "left", "each", "per", "only", "more", "of", "the", "a", "an", "all",

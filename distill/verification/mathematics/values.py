@@ -1,7 +1,7 @@
 """What a tree is worth: an exact fraction where it is one, else a number of 50 digits; with values for its letters.
 
-Rational arithmetic is exact. Roots, powers, logarithms and angles are worked out to `DIGITS` digits, and two values that
-agree to `AGREEING` of them are the same: whoever writes another number by chance would have to hit forty digits.
+Rational arithmetic is exact. Roots, powers, logarithms and angles are worked out to `DIGITS` digits, and two values
+that agree to `AGREEING` of them are the same: whoever writes another number by chance would have to hit forty digits.
 Nothing here can run away: powers and factorials beyond `LARGEST_EXPONENT` digits have no value.
 """
 

@@ -18,14 +18,16 @@ _REMARK = re.compile(
     rf"(?<=[\d%}}])\s+\((?!\s*(?:mod|base|(?:or\s+)?{DOUBT}\b[^()]*\d))"
     r"(?=\s*(?:=|\\approx)|[^()]*(?<![\\A-Za-z])(?!(?:sin|cos|tan|log|exp|sqrt)\b)[^\W\d_]{3,})[^()]*\)$"
 )
-"""Words in brackets behind a number, `42 (which is 6 * 7)`; `2 (x + 1)` is a product, and `(1, 2) (3, 4)` are two pairs."""
+"""Words in brackets behind a number, `42 (which is 6 * 7)`; `2 (x + 1)` is a product, and `(1, 2) (3, 4)` are two
+pairs."""
 _IN_BASE = re.compile(r"^([0-9A-Z]+),?\s*(?:\(\s*|in\s+|\(in\s+)?base[- ](\w+)\s*\)?$", re.IGNORECASE)
 """`101 (base 2)`"""
 _WORKING = re.compile(r"(-?[\d.]+)\s+\(([-+*/\d.\s]+)\)")
 """How the number was worked out, `5 (8 - 3)`."""
 _OPENING = re.compile(r"^(?:so|thus|hence|therefore|then|and|we (?:get|have|find|obtain))\b[\s,:]*", re.IGNORECASE)
 _LABEL = re.compile(
-    r"^(?:[A-Za-z][A-Za-z' ]*|[A-Z]\^\{-1\}\s*|\\?[A-Za-z]+\([^()=]*\)|[A-Za-z]'+|\\frac\{d[a-zA-Z]?\}\{d[a-zA-Z]\}[^=]*|\\(?:lim|int|sum|prod|gcd|text|operatorname)(?![A-Za-z])[^=]*)=\s*(?=\S)"
+    r"^(?:[A-Za-z][A-Za-z' "
+    r"]*|[A-Z]\^\{-1\}\s*|\\?[A-Za-z]+\([^()=]*\)|[A-Za-z]'+|\\frac\{d[a-zA-Z]?\}\{d[a-zA-Z]\}[^=]*|\\(?:lim|int|sum|prod|gcd|text|operatorname)(?![A-Za-z])[^=]*)=\s*(?=\S)"
 )
 """Words before an equals sign, `total = 42`."""
 

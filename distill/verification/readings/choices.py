@@ -49,7 +49,8 @@ def choice_of(text: str) -> tuple[str, str] | None:
 
 
 def choice_in(text: str, question: str = "") -> str | None:
-    """The one letter that a final answer chooses, by name or by what the question's options say; "" where it names two."""
+    """The one letter that a final answer chooses, by name or by what the question's options say; "" where it names
+    two."""
     options = options_in(question)
     if any(_SEVERAL.search(without_aside(without_style(clause))) for clause in main_clauses(text)):
         return ""

@@ -3,8 +3,8 @@ r"""A reference or an answer as it is read: of what kind it is, and what it says
     "#### 1,200"            ──read_reference──>  number 1200
     "It costs $1,200.00."   ──read_answer────>   number $1,200.00 (a number is looked for, since the reference is one)
 
-The reference's kind decides how an answer is read; its value never does, so a reading is the same whatever would be right.
-What cannot be read in that way is "nothing", with a reason for people.
+The reference's kind decides how an answer is read; its value never does, so a reading is the same whatever would be
+right. What cannot be read in that way is "nothing", with a reason for people.
 """
 
 from __future__ import annotations
@@ -203,7 +203,8 @@ def _written(data: Any) -> str:
 
 
 def _is_code(text: str) -> bool:
-    """Digits joined by hyphens, digits that begin with 0, and capital letters with digits: nobody calculates with them."""
+    """Digits joined by hyphens, digits that begin with 0, and capital letters with digits: nobody calculates with
+    them."""
     if re.fullmatch(r"\d+(?:-\d+)+|0\d{3,}|\+?\d[\d ]*-[\d -]+", text):
         return True
     return (

@@ -1,8 +1,8 @@
 r"""References that are no mathematics: words, truth values, codes, lists and data, and how a sentence says one.
 
 A sentence gives a thing where its main clause says just that ("It was Marie Curie."), and where nothing there denies or
-doubts it or names another ("not Paris", "Paris or London", "Lyon, although many believe it is Paris"). A string that only
-looks like mathematics (`555-1234`, `H2O`) is compared as the string that it is.
+doubts it or names another ("not Paris", "Paris or London", "Lyon, although many believe it is Paris"). A string that
+only looks like mathematics (`555-1234`, `H2O`) is compared as the string that it is.
 """
 
 from __future__ import annotations
@@ -23,19 +23,23 @@ LONGEST = 1_000
 """Characters of a sentence whose parts are looked at."""
 _DENIAL = re.compile(
     rf"(?<!\bit )\b(?:is|was|are) {NO_ANSWER}|"
-    r"\b(?:is|was|are) (?:wrong|incorrect|too (?:early|late))\b|\b(?:not|never|neither|nor|cannot|isn't|aren't|wasn't|don't|doesn't|can't|won't|nicht|kein\w*|pas|no es|não|non è|не)\b|n't\b"
+    r"\b(?:is|was|are) (?:wrong|incorrect|too "
+    r"(?:early|late))\b|\b(?:not|never|neither|nor|cannot|isn't|aren't|wasn't|don't|doesn't|can't|won't|nicht|kein\w*|pas|no es|não|non è|не)\b|n't\b"
     r"|不是|不(?!等|同|定|变|妨)|ではない|ではありません|아니|ليس|नहीं|نیست|değil|không phải",
     re.IGNORECASE,
 )
 _DOUBT = re.compile(
-    r"\b(?:may|might|could|perhaps|possibly|maybe|either|cannot be determined|unclear|unknown|used to|once was|formerly|previously|"
-    r"originally|until recently|yesterday|(?:some|many|most|people)\b(?: \w+){0,2} (?:say|think|believe|argue)|opposite|converse|inverse|"
+    r"\b(?:may|might|could|perhaps|possibly|maybe|either|cannot be "
+    r"determined|unclear|unknown|used to|once was|formerly|previously|"
+    r"originally|until recently|yesterday|(?:some|many|most|people)\b(?: \w+){0,2} "
+    r"(?:say|think|believe|argue)|opposite|converse|inverse|"
     r"contrary)\b|\b(?:before|until|prior to)\s+\d|\bif\b.*\bwould\b|\bfor\b.*,.*\bfor\b|\bdepends\b",
     re.IGNORECASE,
 )
 _OVERTAKEN = re.compile(r"\b(?:but|yet)\b.*\b(?:now|later|then|today|actually|no longer)\b", re.IGNORECASE)
 _SUBORDINATE = re.compile(
-    r"[,;]?\s+(?:although|though|even though|while|whereas|however|some (?:people )?(?:would |might )?(?:say|think|argue|believe)|"
+    r"[,;]?\s+(?:although|though|even though|while|whereas|however|some (?:people "
+    r")?(?:would |might )?(?:say|think|argue|believe)|"
     r"many (?:people )?(?:say|believe|think))\b.*$",
     re.IGNORECASE | re.DOTALL,
 )
@@ -47,15 +51,18 @@ _CONDITION = re.compile(
 """Before the main clause, under what it holds, or what it chooses from."""
 _RESULT = re.compile(r"[,.]\s+(?:so|thus|hence|therefore)\s+(?:the (?:answer|choice) is\s+)?(?=\S)", re.IGNORECASE)
 _ASIDE = re.compile(
-    r"(?:,|;|:| -| —)?\s+(?:because|since|as|for|which|who|where|whose|so that|given|by|according to|after|due to)\b(?!\s+(?:next|last)\b).*$"
-    r"|,\s+(?:the|a|an|not|and not|but|it|this|that|they|we|at|in|with|\d|i|his|her|its|because)\b.*$|\s*\([^()]*\)\s*$|\s+—\s.*$"
+    r"(?:,|;|:| -| —)?\s+(?:because|since|as|for|which|who|where|whose|so that|given|by|according "
+    r"to|after|due to)\b(?!\s+(?:next|last)\b).*$"
+    r"|,\s+(?:the|a|an|not|and "
+    r"not|but|it|this|that|they|we|at|in|with|\d|i|his|her|its|because)\b.*$|\s*\([^()]*\)\s*$|\s+—\s.*$"
     r"|,\s*(?:因为|因為|[\u4e00-\u9fff]{3}).*$",
     re.IGNORECASE | re.DOTALL,
 )
 _COPULA = re.compile(
     r"(?:\b(?:is|are|was|were|be|equals|becomes?|reads?|says?|prints?|outputs?|returns?|called|named|call|ist|sind|war|est|sont|es|"
     r"son|é|è|это|являются?|namely|therefore|pick|choose|select|heißt|heisst|s'appelle|se llama|si chiama|"
-    r"(?:written|painted|discovered|invented|composed|directed|founded|created|built|made) by)\b(?!-)|[:=]|\s—\s|是|为|為|は|은|는|هو|هي|है|选|選)\s*",
+    r"(?:written|painted|discovered|invented|composed|directed|founded|created|built|made) "
+    r"by)\b(?!-)|[:=]|\s—\s|是|为|為|は|은|는|هو|هي|है|选|選)\s*",
     re.IGNORECASE,
 )
 _NO_RELATIVE = r"(?:(?!\b(?:that|which|who|where)\b).)*"
@@ -70,10 +77,12 @@ _BACK = re.compile(
     re.DOTALL | re.IGNORECASE,
 )
 _LEADING = re.compile(
-    r"^(?:so|thus|hence|therefore|then|and|well|ok|okay|there (?:is|are|was)|it(?:'s| is| was)|this is|that is|these are|they are|he is|she is|"
+    r"^(?:so|thus|hence|therefore|then|and|well|ok|okay|there (?:is|are|was)|it(?:'s| is| was)|this "
+    r"is|that is|these are|they are|he is|she is|"
     r"(?:he|she|it|they|we) (?:has|have|had|gets?|got|needs?)|i (?:think|say|choose|pick|guess)|"
     r"i(?:'d|'ll| would| will) (?:go (?:with|for)|choose|pick|say)|exactly|simply|option|choice|answer|letter"
-    r"|(?:the|a|an) (?:city|town|country|state|river|element|number|word|planet|colou?r|letter|year) (?:of|is)|at|it|they|he|she|the|an?(?=\s+\w{2}))\b[\s,:]*",
+    r"|(?:the|a|an) (?:city|town|country|state|river|element|number|word|planet|colou?r|letter|year) "
+    r"(?:of|is)|at|it|they|he|she|the|an?(?=\s+\w{2}))\b[\s,:]*",
     re.IGNORECASE,
 )
 _TRAILING = re.compile(r"(?:です|でした|だ|입니다|이다|است|है)\s*$")
@@ -96,7 +105,8 @@ _TRUTH_LAST = re.compile(
 )
 _EXCEPT = re.compile(r"\W*(?:but\s+|and\s+)?(?:unless|except)\b", re.IGNORECASE)
 _ON_CONDITION = re.compile(
-    r"\W*(?:but\s+|and\s+|provided\s+)?(?:only (?:if|for|when|in|with|where)\b|unless\b|except\b|if\b|not (?:always|necessarily|for all)\b|sometimes\b"
+    r"\W*(?:but\s+|and\s+|provided\s+)?(?:only (?:if|for|when|in|with|where)\b|unless\b|except\b|if\b|not "
+    r"(?:always|necessarily|for all)\b|sometimes\b"
     r"|part(?:ly|ially)\b|in (?:some|certain) cases\b|nur (?:wenn|für)\b|seulement si\b|solo si\b|但只|只有)",
     re.IGNORECASE,
 )
@@ -113,7 +123,8 @@ def plain_words(text: str) -> str:
 
 
 def without_style(text: str) -> str:
-    r"""What stands within `\text{…}`, `\textbf{…}` and the like, without them; without marks of mathematics around it."""
+    r"""What stands within `\text{…}`, `\textbf{…}` and the like, without them; without marks of mathematics around
+    it."""
     return STYLED.sub(r"\1", without_delimiters(text)).replace("\\ ", " ").strip()
 
 
@@ -128,7 +139,8 @@ def says_otherwise(text: str) -> bool:
 
 
 def main_clauses(text: str) -> list[str]:
-    """What a final answer itself says, without what others believe, what was once so and why it is; the last result first."""
+    """What a final answer itself says, without what others believe, what was once so and why it is; the last result
+    first."""
     if len(text) > LONGEST:
         return []
     told = _last_told(text)
@@ -224,7 +236,8 @@ def codes_in(text: str) -> set[str]:
 
 
 def data_of(text: str) -> Any:
-    """The value that a text in brackets is, as JSON or as Python writes it; None where it is none, or holds no quotes."""
+    """The value that a text in brackets is, as JSON or as Python writes it; None where it is none, or holds no
+    quotes."""
     text = text.strip().rstrip(".")
     if text[:1] not in ("{", "[", "(") or not re.search(r"[\"']|^\[\s*\]$|^\{\s*\}$", text) or len(text) > 20_000:
         return None

@@ -12,7 +12,7 @@ Each instruction set has a folder, which brings what `products.h` and `attention
     avx512vnni/              for x86 processors with AVX-512 VNNI
     scalar/                  plain C: says what the others must compute, and is compared with them by tests
 
-Another one is a folder of its own, a line in `library.c` and one in `library.py`, its files in `pyproject.toml`. The library is
-compiled when the project is installed. Without a compiler that knows AVX-512 VNNI or a processor that has it, sessions run
-onnxruntime's own kernels on the same files; `TOOLKIT_KERNELS=scalar` runs those in plain C.
+Another one is a folder of its own, a line in `library.c` and one in `library.py`, its files in `pyproject.toml`. The
+library is compiled when the project is installed. Without a compiler that knows AVX-512 VNNI or a processor that has
+it, sessions run onnxruntime's own kernels on the same files; `TOOLKIT_KERNELS=scalar` runs those in plain C.
 """

@@ -1,4 +1,5 @@
-"""Finds the compiled kernels, where there are some, this processor runs them, and the user does not want onnxruntime's."""
+"""Finds the compiled kernels, where there are some, this processor runs them, and the user does not want
+onnxruntime's."""
 
 from __future__ import annotations
 
@@ -15,8 +16,8 @@ from toolkit.machine.processor import instructions
 FILES = ("_library.so", "_library.dll")
 """Beside this file, one of them where it was compiled; no Python's name is in it, since it uses nothing of Python's."""
 VARIABLE = "TOOLKIT_KERNELS"
-"""In the environment: `THEIRS` lets onnxruntime's kernels compute everything, as on a processor that ours don't know, and
-`SCALAR` ours in plain C, which tests compare the fast ones with."""
+"""In the environment: `THEIRS` lets onnxruntime's kernels compute everything, as on a processor that ours don't know,
+and `SCALAR` ours in plain C, which tests compare the fast ones with."""
 THEIRS, SCALAR = "onnxruntime", "scalar"
 IN_WORDS = {"avx512vnni": "our own, for AVX-512 VNNI", SCALAR: "our own in plain C, very slow and for tests alone"}
 """The folders beside this file, each of which holds the kernels of an instruction set."""
@@ -49,7 +50,8 @@ def kernels_in_words() -> str:
 
 
 def what_is_slower(model_path: Path) -> str:
-    """One line for who opens a graph: why our fast kernels don't compute it, and what that costs; empty where they do."""
+    """One line for who opens a graph: why our fast kernels don't compute it, and what that costs; empty where they
+    do."""
     if kernels_library():
         slow = f"{model_path.parent}: our kernels in plain C compute, for tests and very slowly ({VARIABLE}={SCALAR})"
         return slow if _chosen() == SCALAR else ""

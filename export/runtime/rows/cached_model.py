@@ -4,8 +4,8 @@
                        a row holds so many positions from the left as its caller knows; what lies right of them is stale
 
 One allocation serves as past and as present, so a step writes its new column in place and copies nothing. Its room
-grows by an eighth when it is full: a long context costs memory only as far as it is used.
-What onnxruntime works in while it reads prompts, many tokens at once, goes back to the system with the first step behind.
+grows by an eighth when it is full: a long context costs memory only as far as it is used. What onnxruntime works in
+while it reads prompts, many tokens at once, goes back to the system with the first step behind.
 
 Shapes: B rows that run, T new tokens, S attended tokens, V vocabulary, G kv heads, A head dim.
 """
@@ -153,7 +153,8 @@ def _bind_output(binding: ort.IOBinding, name: str, array: NDArray[Any]) -> None
 
 
 def _own_pages(shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
-    """An array of zeros in pages of its own, which go back to the system with it; a heap would keep what caches leave."""
+    """An array of zeros in pages of its own, which go back to the system with it; a heap would keep what caches
+    leave."""
     size_bytes = math.prod(shape) * dtype.itemsize
     private = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_PRIVATE") else {}
     pages = mmap.mmap(-1, size_bytes, **private)

@@ -4,8 +4,8 @@
              │ by whole chunks │ others │         │      whole chunks: as any other process reads them
              0               whole    read      length
 
-Positions that were read would be made again by our own kernels, bit for bit, by whoever reads so many tokens; those of whole
-chunks by any kernels. Stepped ones may differ by rounding.
+Positions that were read would be made again by our own kernels, bit for bit, by whoever reads so many tokens; those of
+whole chunks by any kernels. Stepped ones may differ by rounding.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 PROMPT_CHUNK = 128
 """Tokens of a prompt that run at once: enough for full speed."""
 FEW_ROWS = 8
-"""Up to so many rows at once, our own kernels round each as if it were alone; more rows as any greater number of them."""
+"""Up to so many rows at once, our own kernels round each as if it were alone; more rows as any greater number of
+them."""
 
 
 @dataclass(kw_only=True)

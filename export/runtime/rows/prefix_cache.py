@@ -1,13 +1,14 @@
-"""Keys and values of what long prompts begin with, on disk: another process goes on from there instead of reading again.
+"""Keys and values of what long prompts begin with, on disk: another process goes on from there instead of reading
+again.
 
     <folder>/<key>/<digest of the ids>.prefix
     ┌────────┬──────────────┬─────────┬───────────┬──     header: MAGIC, crc32 of what follows it, positions (T)
     │ header │ ids_T int32  │ 0.key   │ 0.value   │ …     a layer's keys or values: [num_key_value_heads, T, head_dim],
     └────────┴──────────────┴─────────┴───────────┴──     as the decoder's cache has them
 
-Invariant: `key` names model, kind of cache, library and processor, so what a file holds is bit for bit what this process
-would compute. A file that is damaged is said to be so in one line, removed, and computed again. All models together keep
-to a size: the files that were not used for longest go first.
+Invariant: `key` names model, kind of cache, library and processor, so what a file holds is bit for bit what this
+process would compute. A file that is damaged is said to be so in one line, removed, and computed again. All models
+together keep to a size: the files that were not used for longest go first.
 
 The ids are those of the conversation, so folder and files are readable by their owner alone.
 

@@ -48,8 +48,8 @@ class RowPool:
     def open(self, prompt: Sequence[int], *, by_chunks: bool = False) -> Row:
         """A row for a prompt, of which it may hold the beginning already where a closed row has left it.
 
-        Otherwise it takes the place that was closed first, or a new one where none is free. Positions that are taken over
-        are those that `Prefix.again` names, so the rest of the prompt is read as ever. `by_chunks`: see there.
+        Otherwise it takes the place that was closed first, or a new one where none is free. Positions that are taken
+        over are those that `Prefix.again` names, so the rest of the prompt is read as ever. `by_chunks`: see there.
         """
         free = [row for row in self._rows if row._closed]
         if not free:

@@ -125,14 +125,17 @@ def outgrown(folder: Path) -> str:
         or chosen_cache(folder) == "exact"
     ):
         return ""
-    return f"{folder} keeps keys and values in int8 by steps that long texts outgrow; export again, or run it with --cache exact"
+    return (
+        f"{folder} keeps keys and values in int8 by steps that long texts outgrow; "
+        "export again, or run it with --cache exact"
+    )
 
 
 def check_files(folder: Path, manifest: Mapping[str, Any], *, fast: bool) -> str:
     """Every file is a regular one with the size and the digest that the manifest names; no other file, none missing.
 
-    A link is followed inside the folder's own store (`toolkit.sources.stores`). What nobody reads or runs may lie beside: cards
-    and licences, and what a desktop or a version control leaves.
+    A link is followed inside the folder's own store (`toolkit.sources.stores`). What nobody reads or runs may lie
+    beside: cards and licences, and what a desktop or a version control leaves.
     """
     outputs = manifest.get("outputs")
     if not isinstance(outputs, dict):

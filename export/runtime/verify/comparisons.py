@@ -135,8 +135,8 @@ PLACE_TOP1_SLACK = 0.1
 
 
 def check_everywhere(folder: Path, manifest: Mapping[str, Any], decoder: OnnxDecoder) -> str:
-    """KL and top-1 to the float model's coarsened distributions are what they were, on the traces and at each place; and an
-    int8 cache, chosen or not, says nearly what the exact one says."""
+    """KL and top-1 to the float model's coarsened distributions are what they were, on the traces and at each place;
+    and an int8 cache, chosen or not, says nearly what the exact one says."""
     on_traces, *at_places = _recorded(manifest)
     line = check_divergence(on_traces[1], measure_coarsely(decoder, read_expected(folder)))
     expected = {place: read_expected(folder, place) for place, _ in at_places}

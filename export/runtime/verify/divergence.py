@@ -3,8 +3,8 @@
     verify.npz   what the float model expects at some held-out positions, coarsened to its likeliest tokens and a rest;
                  the same at each place where faults hide (`export.runtime.verify.probes`), its arrays named place/array
 
-KL(p‖q) over these K + 1 outcomes is a lower bound of the true one, as merging outcomes never adds to it; top-1 is exact.
-Imports neither torch nor transformers nor onnx.
+KL(p‖q) over these K + 1 outcomes is a lower bound of the true one, as merging outcomes never adds to it; top-1 is
+exact. Imports neither torch nor transformers nor onnx.
 
 Shapes: T positions, K the likeliest tokens, V vocabulary, N ids of all texts, X texts.
 """
@@ -68,8 +68,8 @@ class CoarseParity(Record):
 
 
 def read_expected(folder: Path, place: str = "") -> Expected:
-    """What the float model expects of the traces, or at a place; raises `InputError` where `verify.npz` is missing or its
-    arrays don't fit each other."""
+    """What the float model expects of the traces, or at a place; raises `InputError` where `verify.npz` is missing or
+    its arrays don't fit each other."""
     path = folder / EXPECTED_FILE
     check_regular(path)
     try:
@@ -122,7 +122,8 @@ def check_readable(decoder: OnnxDecoder, expected: Expected) -> None:
             raise InputError(f"the ids in {EXPECTED_FILE} must be below {vocab_size}, and are not; export again")
     if longest > decoder.max_length:
         raise InputError(
-            f"the texts in {EXPECTED_FILE} ({longest} ids) must fit the model's context ({decoder.max_length}); export again"
+            f"the texts in {EXPECTED_FILE} ({longest} ids) must fit the model's "
+            f"context ({decoder.max_length}); export again"
         )
 
 

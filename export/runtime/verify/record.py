@@ -2,8 +2,8 @@
 
     verify.json   texts with the digests of their ids, chats as rendered, end-of-text ids, greedy tokens with margins
 
-Invariant: everything here was said by the source or by the export machine, nothing is computed where it is read. Imports
-neither torch nor transformers nor onnx, because the chat reads it.
+Invariant: everything here was said by the source or by the export machine, nothing is computed where it is read.
+Imports neither torch nor transformers nor onnx, because the chat reads it.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """`python -m tests.export.loaders.compare DIR`: other programs generate what our runner does from the same folder.
 
-Our runner computes with onnxruntime's kernels here, as the others do: ours add in another order, which may decide where two
-tokens are nearly as likely.
+Our runner computes with onnxruntime's kernels here, as the others do: ours add in another order, which may decide where
+two tokens are nearly as likely.
 
 onnxruntime-genai and optimum's `ORTModelForCausalLM` want versions that don't go together, so each gets an environment
 of its own under --environments, made once. Prints a line each; exit code 1 where a token differs.

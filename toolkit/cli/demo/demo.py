@@ -72,7 +72,8 @@ def _stored_recipe(out: Path, minutes: int | None) -> Recipe | None:
         raise FolderConflict(f"{out} holds a run without a recipe, which cannot be gone on with; choose another --out")
     if recipe and minutes not in (None, recipe.minutes):
         raise FolderConflict(
-            f"{out} holds a run that was sized to {counted(recipe.minutes, 'minute')}, which must equal --minutes ({minutes}); "
+            f"{out} holds a run that was sized to {counted(recipe.minutes, 'minute')}, "
+            f"which must equal --minutes ({minutes}); "
             "leave that out to go on, or choose another --out"
         )
     return recipe

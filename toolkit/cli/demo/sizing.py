@@ -1,8 +1,8 @@
 """From a machine's rates and so many minutes to a recipe.
 
 The plan fills `FILLED` of the minutes, because a machine may slow down. Training gets what the other parts leave; where
-that is less than `TRAINING_SHARE`, less is calibrated on first, and then fewer of the ledger's problems are answered: the
-first ones of each family, the same on every machine, by all rows.
+that is less than `TRAINING_SHARE`, less is calibrated on first, and then fewer of the ledger's problems are answered:
+the first ones of each family, the same on every machine, by all rows.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ LEAST_PER_FAMILY, MOST_PER_FAMILY = 30, 2400
 MOST_EPOCHS = 2
 BATCHES = (16, 8, 4)
 ENOUGH_UPDATES = 300
-"""Of a run with the larger batch, at least. After 40,000 tokens the held-out loss was 0.431 with batches of 16, 0.379 with
-8, 0.347 with 4 and 0.344 with 2; where products take all the time, a small batch costs next to nothing."""
+"""Of a run with the larger batch, at least. After 40,000 tokens the held-out loss was 0.431 with batches of 16, 0.379
+with 8, 0.347 with 4 and 0.344 with 2; where products take all the time, a small batch costs next to nothing."""
 ANSWERED_AT_ONCE = 112
 """Rows of a batch of the ledger's problems."""
 COMPLETION_TOKENS: Mapping[str, int] = {"base": 130, "student": 85, "int4": 85}

@@ -13,7 +13,7 @@ from toolkit.errors import InputError
 from toolkit.terminal import say
 
 if TYPE_CHECKING:
-    from distill.problems.own_form import Reading
+    from distill.problems.own_form import ReadingOptions
     from toolkit.generation.generate import Decoder, Sampling
 
 
@@ -92,13 +92,13 @@ def add_cache_options(parser: Parser) -> None:
     )
 
 
-def reading_of(options: Options) -> Reading:
-    from distill.problems.own_form import Reading
+def reading_of(options: Options) -> ReadingOptions:
+    from distill.problems.own_form import ReadingOptions
 
-    reading = Reading(
+    reading = ReadingOptions(
         question_field=options.question_field, answer_field=options.answer_field, conflicts=options.conflicts
     )
-    if options.problems is None and reading != Reading():
+    if options.problems is None and reading != ReadingOptions():
         raise InputError("--question-field, --answer-field and --conflicts say how --problems is read; give --problems")
     return reading
 

@@ -1,4 +1,5 @@
-"""The words of a command line: what each kind of value may be, and one line about what is wrong, with the nearest right word."""
+"""The words of a command line: what each kind of value may be, and one line about what is wrong, with the nearest right
+word."""
 
 from __future__ import annotations
 

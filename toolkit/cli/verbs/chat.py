@@ -75,7 +75,8 @@ def _chat_model(options: Options) -> str:
     """The model argument that the chat's options name."""
     if options.folder is None and options.endpoint is None:
         raise InputError(
-            "chat must be given a model: an exported folder (toolkit demo makes runs/demo/int4, toolkit export others), or "
+            "chat must be given a model: an exported folder (toolkit demo makes "
+            "runs/demo/int4, toolkit export others), or "
             "a server by --endpoint"
         )
     if options.folder is not None and options.endpoint is not None:

@@ -104,9 +104,13 @@ def _learned(measured: Mapping[str, Any]) -> str:
         f"{measured['train_final_loss']:.3f}"
     )
     if "train_validation_loss" in measured:
-        text += f", {measured['train_validation_loss']:.3f} on {counted(measured['validation'], 'trace')} of the validation split"
+        text += (
+            f", {measured['train_validation_loss']:.3f} on {counted(measured['validation'], 'trace')} "
+            "of the validation split"
+        )
     return (
-        f"{text}; {measured['train_changed_tensors']} of its {measured['train_tensors']} tensors changed; it is the one "
+        f"{text}; {measured['train_changed_tensors']} of its {measured['train_tensors']} "
+        "tensors changed; it is the one "
         f"after update {measured['train_chosen_update']}, for {measured['train_chosen_by']}"
     )
 

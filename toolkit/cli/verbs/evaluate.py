@@ -63,7 +63,8 @@ def add_eval(add: AddCommand) -> None:
     evaluation.add_argument(
         "--out",
         type=path_of,
-        help="run folder to write; default: in runs/eval, with --against in runs/compare, named by model and problems and a "
+        help="run folder to write; default: in runs/eval, with --against in "
+        "runs/compare, named by model and problems and a "
         "digest of all that is asked",
     )
 
@@ -85,7 +86,8 @@ def evaluate_models(options: Options) -> Result:
     reading = reading_of(options)
     if options.problems is None and (options.split or options.include_trained):
         raise InputError(
-            "--split and --include-trained choose among your own problems; give --problems (the ledger's are of the test "
+            "--split and --include-trained choose among your own problems; give "
+            "--problems (the ledger's are of the test "
             "split, and no student is trained on that)"
         )
     if options.out and not options.against:

@@ -39,7 +39,8 @@ def add_export(add: AddCommand) -> None:
     parser.add_argument(
         "--method",
         choices=("gptq", "searched", "nearest"),
-        help="how weights become codes: error feedback; search by the inputs' squares alone, which takes less memory and "
+        help="how weights become codes: error feedback; search by the inputs' "
+        "squares alone, which takes less memory and "
         "time; nearest. Default: gptq, and nearest with --quick",
     )
     size = parser.add_mutually_exclusive_group()

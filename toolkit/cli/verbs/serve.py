@@ -41,7 +41,8 @@ def add_serve(add: AddCommand) -> None:
     parser.add_argument(
         "--repeatable",
         action="store_true",
-        help="let no other answer or cache change a word, whatever the kernels, for what the batch gains; see docs/explanation/serving.md",
+        help="let no other answer or cache change a word, whatever the kernels, for what "
+        "the batch gains; see docs/explanation/serving.md",
     )
 
 
