@@ -35,6 +35,9 @@ from toolkit.records import read_object
 from toolkit.runs import Stage, discard, files_digest, finish, is_complete, partial_folder
 from toolkit.terminal import listed, say
 
+SAMPLED_TOKENS = 24
+MOST_MOVED = 0.01
+"""Relative error of logits that rounding may make where an adapter is merged."""
 RESIZED = {f"base_model.model.{name}" for name in (EMBEDDING, LM_HEAD)}
 """Where an adapter keeps the matrices of a vocabulary that grew."""
 
@@ -95,6 +98,7 @@ def _merge(base: Path, adapter: Path) -> dict[str, Tensor]:
             raise InputError(f"its model has no place for {listed(placed.unexpected_keys)}")
         if not hasattr(adapted, "merge_and_unload"):
             raise InputError(f"one of peft_type {kind} is no change of weights")
+        before = _some_logits(adapted)
         merged = adapted.merge_and_unload(safe_merge=True)
     except InputError as error:
         raise InputError(f"{adapter} must be an adapter that PEFT merges into {base}: {error}") from error
@@ -104,10 +108,28 @@ def _merge(base: Path, adapter: Path) -> dict[str, Tensor]:
             f"{adapter} must be an adapter that PEFT merges into {base}, and it says {type(error).__name__}: {line}; "
             "merge it where it was trained, and export the result"
         ) from error
+    moved = _relative_error(before, _some_logits(merged))
+    if moved > MOST_MOVED:
+        say(
+            f"export: merged by PEFT, {adapter} does not say what it says beside its base: logits differ by "
+            f"{moved:.0%}, as they do where it changes an embedding that the head shares; measure the export before you use it"
+        )
     tensors: dict[str, Tensor] = merged.state_dict()
     if LM_HEAD in tensors and tensors[LM_HEAD].data_ptr() == tensors[EMBEDDING].data_ptr():
         del tensors[LM_HEAD]
     return tensors
+
+
+def _some_logits(model: Any) -> Tensor:
+    """logits_BTV of a few tokens."""
+    model.eval()
+    with torch.no_grad():
+        logits: Tensor = model(input_ids=torch.arange(SAMPLED_TOKENS)[None] % model.config.vocab_size).logits
+    return logits
+
+
+def _relative_error(expected: Tensor, found: Tensor) -> float:
+    return float((found - expected).norm() / expected.norm())
 
 
 def _loaded(base: Path, weights: dict[str, Tensor]) -> torch.nn.Module:

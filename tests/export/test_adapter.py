@@ -194,6 +194,22 @@ def test_other_adapters_are_merged_as_by_peft(
     torch.testing.assert_close(reloaded(ids_BT).logits, theirs(ids_BT).logits, rtol=0, atol=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("settings", "is_said"), [({"target_modules": ["q_proj", "embed_tokens"]}, True), ({"use_dora": True}, False)]
+)
+def test_an_adapter_that_says_something_else_once_it_is_merged_is_no_secret(
+    settings: dict[str, Any],
+    is_said: bool,
+    tiny_student: Path,
+    tmp_path: Path,
+    home: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """PEFT merges into the embedding, and so into the head that it is tied to, which the adapter left alone."""
+    open_merged(tiny_student, write_adapter(tiny_student, tmp_path / "adapter", **settings), tiny_student)
+    assert ("does not say what it says beside its base" in capsys.readouterr().err) == is_said
+
+
 def test_a_pickled_adapter_is_merged_as_by_peft(tiny_student: Path, adapter: Path, tmp_path: Path, home: Path) -> None:
     from safetensors.torch import load_file
 
