@@ -112,7 +112,8 @@ def _merge(base: Path, adapter: Path) -> dict[str, Tensor]:
     if moved > MOST_MOVED:
         say(
             f"export: merged by PEFT, {adapter} does not say what it says beside its base: logits differ by "
-            f"{moved:.0%}, as they do where it changes an embedding that the head shares; measure the export before you use it"
+            f"{moved:.0%}, as they do where it changes an embedding that the head shares; "
+            "measure the export before you use it"
         )
     tensors: dict[str, Tensor] = merged.state_dict()
     if LM_HEAD in tensors and tensors[LM_HEAD].data_ptr() == tensors[EMBEDDING].data_ptr():
