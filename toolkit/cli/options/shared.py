@@ -158,10 +158,16 @@ def decoder_of(options: Options) -> tuple[Callable[[Path], Decoder], str]:
 
 
 def say_what_is_slower(*models: str | Path) -> None:
-    """A line on stderr for each exported folder whose products our kernels don't compute."""
+    """A line on stderr for each exported folder whose products our kernels don't compute.
+
+    Raises `InputError` of a folder whose run has not finished: nothing runs there.
+    """
     from export.runtime.exported_model import MODEL_FILE
     from export.runtime.kernels.library import what_is_slower
+    from toolkit.sources.unfinished import refuse_unfinished
 
-    lines = (what_is_slower(Path(model) / MODEL_FILE) for model in models if model and Path(model).is_dir())
-    for line in filter(None, lines):
+    folders = [Path(model) for model in models if model and Path(model).is_dir()]
+    for folder in folders:
+        refuse_unfinished(folder)
+    for line in filter(None, (what_is_slower(folder / MODEL_FILE) for folder in folders)):
         say(line)

@@ -61,9 +61,7 @@ def add_bench(add: AddCommand) -> None:
 def bench(options: Options) -> Result:
     from export.runtime.bench import run_benchmark, table
     from export.runtime.decoder import OnnxDecoder
-    from toolkit.sources.unfinished import refuse_unfinished
 
-    refuse_unfinished(options.folder)
     say_what_is_slower(options.folder, *options.vs)
     benchmark = run_benchmark(
         options.folder,

@@ -49,9 +49,7 @@ def add_serve(add: AddCommand) -> None:
 def serve(options: Options) -> Result:
     from apps.server.run_server import run_server
     from export.runtime.exported_model import open_exported
-    from toolkit.sources.unfinished import refuse_unfinished
 
-    refuse_unfinished(options.folder)
     say_what_is_slower(options.folder)
     run_server(
         options.folder,
