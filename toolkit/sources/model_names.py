@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 
-from toolkit.errors import InputError, MissingExtra
+from toolkit.errors import InputError
 from toolkit.machine.user_folders import cache_folder
 from toolkit.runs import MANIFEST, Stage, discard, file_digest, finish, is_complete, partial_folder
 from toolkit.sources.unfinished import refuse_unfinished
@@ -215,7 +215,10 @@ def fetch_hub(hub_id: str, folder: Path) -> str:
         from huggingface_hub import HfApi, snapshot_download
         from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
     except ImportError as error:
-        raise MissingExtra("huggingface_hub", "distill") from error
+        raise InputError(
+            "downloading a model needs huggingface_hub, which is not installed; install it with: "
+            "pip install huggingface_hub"
+        ) from error
     try:
         info = HfApi().model_info(hub_id, timeout=HUB_TIMEOUT_S)
         snapshot_download(hub_id, revision=info.sha, local_dir=folder, allow_patterns=HUB_FILES.split())
