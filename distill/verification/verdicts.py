@@ -29,7 +29,7 @@ from toolkit.records import Problem, Trace, Verdict
 VERIFIER = "reasoning-gym"
 REFERENCE, CODE, REFUSAL = "reference", "unit-tests", "refusal"
 """The verifiers of problems that reasoning-gym does not know."""
-VERSION = "6"
+VERSION = "7"
 """Of the rules in this folder; goes up whenever the same trace could get another verdict."""
 
 

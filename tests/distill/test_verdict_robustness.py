@@ -45,6 +45,35 @@ PIECES = [
         "x",
         "i",
     ),
+    *(
+        "\\pmod",
+        "\\binom{",
+        "\\log",
+        "\\lfloor",
+        "\\mathbb{R}",
+        "\\emptyset",
+        "^\\circ",
+        "€",
+        "°",
+        "cm",
+        "km/h",
+        "yes",
+        "no",
+        "B",
+    ),
+    *(
+        " mod ",
+        " to ",
+        " out of ",
+        "all real numbers",
+        "one hundred",
+        "dozen",
+        "12:30",
+        "2024-01-02",
+        "1,234",
+        "三",
+        "０",
+    ),
     *("答案是", "４", "٣", "½", "²", "\u202e", "\ud800", "\x00", "\N{COMBINING ACUTE ACCENT}", "🙂"),
 ]
 FOREIGN = st.one_of(st.text(max_size=60), st.lists(st.sampled_from(PIECES), max_size=25).map("".join))
@@ -89,6 +118,10 @@ HOSTILE = {
 @example(reference=" ", answer="\\boxed{}")
 @example(reference="\ud800", answer="\ud800")
 @example(reference="nan", answer="inf")
+@example(reference="$-**1", answer="5")
+@example(reference='$"B', answer="5")
+@example(reference="0,11,234", answer="5")
+@example(reference="3", answer=r"\boxed{3 \pmod i}")
 def test_whatever_is_written_gets_a_verdict(reference: str, answer: str) -> None:
     verdict = grade(problem("user", reference), trace(answer))
     assert verdict.correct == (verdict.score == 1.0)

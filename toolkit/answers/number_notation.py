@@ -104,6 +104,8 @@ def read_numeral(text: str) -> Numeral | None:
         number = _without_commas(number)
     elif re.fullmatch(r"\d{1,3}(?:\.\d{3}){2,}", number):
         number = number.replace(".", "")
+    if number.count(".") > 1:  # 0,11,234: no number groups its digits so
+        return None
     mantissa, _, exponent = number.lower().partition("e")
     if exponent and abs(int(exponent)) > MOST_DIGITS:
         return None

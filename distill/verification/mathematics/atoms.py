@@ -92,6 +92,8 @@ class Atoms(Cursor, ABC):
             self.at += 1
             unit = read_unit(piece)
             sign = self.skip("-")
+            if self.kind() != "number" and self.peek() not in ("(", "[", "{", "\\{"):
+                raise Unreadable(f"what {piece!r} means before {self.peek()!r}")
             amount = self.number() if self.kind() == "number" else self.bracketed()
             assert unit, "the signs above are units"
             return ("quantity", ("negative", amount) if sign else amount, unit)

@@ -77,9 +77,18 @@ def _without_names(reference: Tree, answer: Tree) -> tuple[Tree, Tree]:
         or (reference[0] != "relation" and not _own_letters(called[0]) & letters_of(reference))
     ):
         return reference, called[1]
-    if answer[0] == "modulo" and reference[0] != "modulo":
+    if answer[0] == "modulo" and reference[0] != "modulo" and _is_reduced(answer):
         return reference, answer[1]
     return reference, answer
+
+
+def _is_reduced(residue: Tree) -> bool:
+    r"""Whether a residue is less than its modulus, as `113 \pmod{1000}` and unlike `18 \bmod 5`, which is to be done."""
+    try:
+        number, modulus = value_of(residue[1]), value_of(residue[2])
+    except NoValue:
+        return True
+    return isinstance(number, Fraction) and isinstance(modulus, Fraction) and 0 <= number < modulus
 
 
 def _is_identity(tree: Tree) -> bool:

@@ -217,7 +217,8 @@ def _mathematics(text: str) -> Reading | None:
     bare = re.sub(r"\.\s*$", "", without_delimiters(text)).strip()
     if (value := number_in_words(bare)) is not None:
         return Reading("number", bare, ("number", value, None))
-    if re.fullmatch(r"[^\W\d_]{2,}(?:[ -][^\W\d_]+)*", bare) and not _is_product(bare):
+    is_words = re.fullmatch(r"[^\W\d_]{2,}(?:[ -][^\W\d_]+)*", bare) and not _is_product(bare)
+    if is_words and not _ALL_REALS.fullmatch(bare):
         return None
     try:
         tree = _tree(bare)
@@ -226,6 +227,13 @@ def _mathematics(text: str) -> Reading | None:
     except Unreadable:
         return None
     return None if tree is None else Reading("number" if _is_number(tree) else "mathematics", bare, tree)
+
+
+_ALL_REALS = re.compile(
+    r"(?:\\text\{)?\s*(?:[a-z] (?:is|can be) )?(?:the set of )?(?:all|any|every) real(?:s|(?: numbers?))\s*\}?",
+    re.IGNORECASE,
+)
+"""What the set of real numbers is called in words."""
 
 
 def _is_product(text: str) -> bool:
@@ -238,6 +246,8 @@ def _is_product(text: str) -> bool:
 
 def _tree(text: str) -> Tree | None:
     """The whole text as mathematics, or as a number of things; None where a text within it is all there is."""
+    if _ALL_REALS.fullmatch(text):
+        return ("symbol", "mathbb_R")
     if builder := re.fullmatch(r"\\?\{\s*[a-zA-Z]\s*(?:\\mid|\||:)\s*(.+?)\s*\\?\}", text):
         text = builder[1]  # {x | x > 2}
     try:

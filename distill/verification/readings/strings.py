@@ -101,7 +101,8 @@ _TRUTH_FIRST = re.compile(
     rf"\W*(?:(?:indeed|certainly|well|actually|of course),?\s+)?({_TRUTH_WORD})(?=\W*$|\s*[.,;:!—-])", re.IGNORECASE
 )
 _TRUTH_LAST = re.compile(
-    rf"(?:\b(?:is|are|was|be|ist|est|es|é|è)|'s|[:=]|\b(?:is|are|was)n't)\s+(not\s+)?({_TRUTH_WORD})\W*$", re.IGNORECASE
+    rf"(?:\b(?:is|are|was|be|ist|est|es|é|è)|'s|([:=])|\b(?:is|are|was)n't)\s+(not\s+)?({_TRUTH_WORD})\W*$",
+    re.IGNORECASE,
 )
 _EXCEPT = re.compile(r"\W*(?:but\s+|and\s+)?(?:unless|except)\b", re.IGNORECASE)
 _ON_CONDITION = re.compile(
@@ -216,8 +217,8 @@ def truth_in(text: str) -> bool | None:
         return None if taken_back or (_ON_CONDITION if truth else _EXCEPT).match(rest) else truth
     clause = without_aside(_SUBORDINATE.sub("", _last_told(text)))
     if (last := _TRUTH_LAST.search(clause)) and not _DOUBT.search(clause):
-        denied = bool(last[1]) or bool(_DENIAL.search(clause[: last.start(2)]))
-        return _TRUTHS[last[2].casefold()] != denied
+        denied = bool(last[2]) or bool(not last[1] and _DENIAL.search(clause[: last.start(3)]))
+        return _TRUTHS[last[3].casefold()] != denied
     return None
 
 
