@@ -92,9 +92,7 @@ class Atoms(Cursor, ABC):
             self.at += 1
             unit = read_unit(piece)
             sign = self.skip("-")
-            if self.kind() != "number" and self.peek() not in ("(", "[", "{", "\\{"):
-                raise Unreadable(f"what {piece!r} means before {self.peek()!r}")
-            amount = self.number() if self.kind() == "number" else self.bracketed()
+            amount = self.atom()
             assert unit, "the signs above are units"
             return ("quantity", ("negative", amount) if sign else amount, unit)
         raise Unreadable(f"what {piece!r} means here" if piece else "an expression that ends too soon")
@@ -394,7 +392,7 @@ class Atoms(Cursor, ABC):
             return after_unit or (
                 self.token().spaced
                 and (word in SINGLE or (word in "NWVJK" and self.kind(1) == "end"))
-                and self.kind(1) in ("end", "sign", "text")
+                and (self.kind(1) in ("end", "sign", "text") or is_unit(self.peek(2)))  # 2 h 30 min
                 and self.peek(1) != "("
             )
         if re.fullmatch(r"[A-Z]{3}", word) and self.token().spaced and word not in ("ABC", "DEF", "XYZ"):
