@@ -69,12 +69,12 @@ def test_a_hard_link_to_another_file_of_the_user_is_refused(calibrated: Path, tm
     data.unlink()
     os.link(tmp_path / "secret", data)
     with pytest.raises(
-        InputError, match=r"model\.onnx\.data must be a regular file with one name, or what the manifest"
+        InputError, match=r"model\.onnx\.data has 2 names \(hard links\) and is not the file that the manifest"
     ):
         OnnxDecoder(folder)
     (folder / "manifest.json").unlink()
     with pytest.raises(
-        InputError, match=r"model\.onnx\.data must be a regular file with one name, or what the manifest"
+        InputError, match=r"model\.onnx\.data has 2 names \(hard links\) and is not the file that the manifest"
     ):
         OnnxDecoder(folder)
 

@@ -87,7 +87,7 @@ def test_damaged_packed_weights_are_named_in_one_line_and_made_again(
     capsys.readouterr()
     assert_same_logits(OnnxDecoder(calibrated, prepacked=True), OnnxDecoder(calibrated))
     [line] = capsys.readouterr().err.splitlines()
-    assert line.startswith("packed weights are not used, and are made again by the next start: ")
+    assert line.startswith("packed weights cannot be used and will be made again at the next start: ")
     assert str(path.parent) in line
     OnnxDecoder(calibrated, prepacked=True)
     assert path.read_bytes() == whole

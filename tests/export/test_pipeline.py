@@ -197,11 +197,11 @@ UP_PROJ = "model.layers.1.mlp.up_proj.weight"
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda f: (f / "config.json").unlink(), r"config\.json must exist"),
+        (lambda f: (f / "config.json").unlink(), r"is no model folder: .*config\.json is missing"),
         (lambda f: (f / "config.json").write_text("{"), r"config\.json must be JSON"),
         (lambda f: (f / "model.safetensors").unlink(), r"must hold model\.safetensors or"),
         (_cut, r"model\.safetensors \(\d+ bytes\) must be a whole safetensors file"),
-        (lambda f: _edit(f, architectures=["GPT2LMHeadModel"]), r"GPT2LMHeadModel must be one of LlamaForCausalLM, .*"),
+        (lambda f: _edit(f, architectures=["GPT2LMHeadModel"]), r"unknown architecture GPT2LMHeadModel in .*: expected one of LlamaForCausalLM, .*"),
         (lambda f: _edit(f, rope_parameters={"rope_type": "yarn"}), r"rope_type \(yarn\) must be default or llama3"),
         (lambda f: _edit(f, mlp_bias=True), r"mlp_bias \(True\) must be False"),
         (lambda f: _edit(f, hidden_size=96), r"has shape \(320, 64\), which must equal \(320, 96\)"),
