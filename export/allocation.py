@@ -23,8 +23,9 @@ import onnx
 import torch
 
 from export.calibration.texts import CalibrationText
+from export.checkpoint.source import Source
 from export.checkpoint.tensors import MATRICES, Checkpoint
-from export.checks.parity import divergence, expectations, float_model, scored_expectations
+from export.checks.parity import divergence, expectations, scored_expectations
 from export.folder.package import write_package
 from export.folder.weights_file import StoredWeight, WeightsFile
 from export.graph.model_graph import build_graph
@@ -58,18 +59,12 @@ class Choice(Record):
         return Layout(bits=self.bits, block_size=self.block_size)
 
 
-def allocate(
-    checkpoint: Checkpoint,
-    source: Path,
-    chat_folder: Path,
-    texts: Sequence[CalibrationText],
-    max_bytes: int,
-    folder: Path,
-) -> list[Choice]:
+def allocate(source: Source, texts: Sequence[CalibrationText], max_bytes: int, folder: Path) -> list[Choice]:
     """A format for each stored matrix, all together in `max_bytes`; trial files are written into `folder`.
 
     Raises `InputError` where not even the smallest formats fit.
     """
+    checkpoint = source.checkpoint
     options = _options(checkpoint)
     smallest = sum(layout_bytes(checkpoint, name, formats[0]) for name, formats in options.items())
     if smallest > max_bytes:
@@ -77,7 +72,7 @@ def allocate(
             f"the weights in their smallest format ({smallest:,} bytes) must fit the size that is asked for "
             f"({max_bytes:,} bytes); ask for more"
         )
-    measured = _measure(checkpoint, source, chat_folder, texts[: _enough(texts)], options, folder)
+    measured = _measure(source, texts[: _enough(texts)], options, folder)
     candidates = {
         name: [
             Choice(
@@ -168,18 +163,15 @@ def _relative_errors(checkpoint: Checkpoint, name: str, formats: Sequence[Layout
 
 @torch.no_grad()
 def _measure(
-    checkpoint: Checkpoint,
-    source: Path,
-    chat_folder: Path,
+    source: Source,
     texts: Sequence[CalibrationText],
     options: Mapping[str, Sequence[Layout]],
     folder: Path,
 ) -> dict[str, float]:
     """The divergence that each matrix costs alone in its smallest format, the others being in int8."""
-    model = float_model(source, checkpoint)
-    expected = [expectations(model, text) for text in texts]
-    del model
-    write_package(source, chat_folder, folder, checkpoint.config)
+    checkpoint = source.checkpoint
+    expected = [expectations(source.float_model, text) for text in texts]
+    write_package(source, folder)
     norms = vectors(checkpoint)
     with WeightsFile(folder, end=0) as file:
         stored = [

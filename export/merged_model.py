@@ -23,11 +23,12 @@ from torch import Tensor
 
 from export.checkpoint.adapter import CONFIG, NeedsPeft
 from export.checkpoint.safetensors_file import SINGLE
+from export.checkpoint.source import Source
 from export.checkpoint.tensors import EMBEDDING, LM_HEAD, Checkpoint, tensor_shapes
 from export.folder.package import MODEL_FILES, TEXT_FILES
 from export.runtime.model_config import read_model_config
 from toolkit.errors import InputError, MissingExtra
-from toolkit.formats.chat_format import CHAT_FILES
+from toolkit.formats.chat_format import CHAT_FILES, TOKENIZER, ChatFormat
 from toolkit.machine.allowance import memory
 from toolkit.machine.user_folders import cache_folder
 from toolkit.model.decoder import load_model
@@ -42,14 +43,17 @@ RESIZED = {f"base_model.model.{name}" for name in (EMBEDDING, LM_HEAD)}
 """Where an adapter keeps the matrices of a vocabulary that grew."""
 
 
-def open_merged(base: Path, adapter: Path | None, chat_folder: Path) -> Checkpoint:
-    """A base with its adapter's changes: while it is read where that can be, else merged by PEFT before."""
+def open_source(base: Path, adapter: Path | None) -> Source:
+    """Open a model, with its adapter merged: while tensors are read where that can be, else by PEFT beforehand."""
+    chat_folder = adapter if adapter and (adapter / TOKENIZER).is_file() else base  # they were trained with it
     try:
-        return Checkpoint(base, adapter)
+        checkpoint = Checkpoint(base, adapter)
     except NeedsPeft as error:
         assert adapter
         say(f"export: {error}")
-        return Checkpoint(merged_folder(base, adapter, chat_folder))
+        chat_folder = merged_folder(base, adapter, chat_folder)
+        checkpoint = Checkpoint(chat_folder)
+    return Source(checkpoint=checkpoint, chat_folder=chat_folder, chat_format=ChatFormat.from_folder(chat_folder))
 
 
 def merged_folder(base: Path, adapter: Path, chat_folder: Path) -> Path:

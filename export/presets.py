@@ -10,7 +10,6 @@ from export.checks.parity import Bounds
 from export.matrices import Method
 from export.runtime.exported_model import Cache
 from toolkit.errors import InputError
-from toolkit.formats.chat_format import TOKENIZER
 from toolkit.records import TRAIN
 
 Preset = Literal["balanced", "best", "fast", "quick"]
@@ -93,11 +92,6 @@ class ExportConfig:
     @property
     def is_sized(self) -> bool:
         return bool(self.max_bytes or self.bits_per_weight)
-
-    @property
-    def chat_folder(self) -> Path:
-        """Where tokenizer and template lie; an adapter that brings its own was trained with them."""
-        return self.adapter if self.adapter and (self.adapter / TOKENIZER).is_file() else self.source
 
 
 def int4_config(

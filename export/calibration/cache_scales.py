@@ -19,8 +19,8 @@ import numpy as np
 
 from export.calibration.odd_tokens import odd_texts
 from export.calibration.texts import CalibrationText
+from export.checkpoint.source import Source
 from export.runtime.decoder import OnnxDecoder
-from export.runtime.model_config import read_model_config
 from toolkit.formats.chat_format import ChatFormat
 from toolkit.generation.generate import Floats
 from toolkit.progress import Progress
@@ -38,13 +38,13 @@ share needs none. What is larger still is clipped."""
 SMALLEST_STEP = np.float32(1e-8)
 
 
-def cache_scales(folder: Path, texts: Sequence[CalibrationText]) -> dict[str, Floats]:
+def cache_scales(source: Source, folder: Path, texts: Sequence[CalibrationText]) -> dict[str, Floats]:
     """For each layer's `N.key` and `N.value` the step of every channel, [num_key_value_heads · head_dim]."""
     decoder = OnnxDecoder(folder, cache="exact")
-    turned = {f"{layer}.key" for layer, rotates in enumerate(read_model_config(folder).rotates) if rotates}
+    turned = {f"{layer}.key" for layer, rotates in enumerate(source.checkpoint.config.rotates) if rotates}
     smallest: dict[str, Floats] = {}
     largest: dict[str, Floats] = {}
-    read = list(_calibration_ids(decoder, ChatFormat.from_folder(folder), texts))
+    read = list(_calibration_ids(decoder, source.chat_format, texts))
     with Progress("steps of the int8 cache", len(read)) as progress:
         for ids in read:
             decoder.start([ids])

@@ -51,6 +51,8 @@ class Checkpoint:
         self.adapter = Adapter(adapter) if adapter else None
         self._stored, self._repeated = _read_headers(folder)
         self.config = self._as_tied_as_stored(config)
+        self.is_untied = config.tie_word_embeddings and not self.config.tie_word_embeddings
+        """Whether the files hold two matrices where config.json promises one."""
         self.shapes = tensor_shapes(self.config)
         for name, shape in self.shapes.items():
             if name not in self._stored:

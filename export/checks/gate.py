@@ -17,15 +17,14 @@ from itertools import chain, cycle, islice
 from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedModel
-
 from export.calibration.odd_tokens import odd_texts
 from export.calibration.texts import CalibrationText
+from export.checkpoint.source import Source
 from export.checks.goldens import Chats, answered, expect, greedy_texts, source_chats, write_goldens
 from export.checks.parity import Bounds, check_context, check_parity, measure_parity, parity_steps
 from export.runtime.decoder import OnnxDecoder
 from export.runtime.exported_model import INT8_CACHE_FILE, Cache
-from export.runtime.model_config import ModelConfig, read_model_config
+from export.runtime.model_config import ModelConfig
 from export.runtime.verify.divergence import CoarseParity, Expected
 from export.runtime.verify.probes import BATCH, LONG, LONG_POSITIONS, ODD, TURNS, int8_fault, measure_places
 from toolkit.errors import GateFailed
@@ -44,18 +43,14 @@ PLACE_FACTOR = 4.0
 on."""
 
 
-def check_source(source: Path, max_position_embeddings: int) -> Chats:
-    """Raises before all the work what the gate would behind it; returns the chats that the folder's record will hold.
-
-    `source`: where tokenizer and template lie.
-    """
-    check_context(ChatFormat.from_folder(source), max_position_embeddings)
+def check_source(source: Source) -> Chats:
+    """Return the chats that the folder's record will hold; raises before all the work what the gate would raise."""
+    check_context(source.chat_format, source.checkpoint.config.max_position_embeddings)
     return source_chats(source)
 
 
 def pass_gate(
-    model: PreTrainedModel,
-    source: Path,
+    source: Source,
     folder: Path,
     cache: Cache,
     bounds: Bounds,
@@ -64,12 +59,12 @@ def pass_gate(
 ) -> dict[str, Any]:
     """Compare an exported folder with the float model and write its record; returns what its manifest has to remember.
 
-    `source`: where tokenizer and template lie. `cache`: the one that was asked for. `chats`: the `source_chats`. Raises
-    `GateFailed` where the folder is out of bounds.
+    `cache`: the one that was asked for. `chats`: the `source_chats`. Raises `GateFailed` where the folder is out of
+    bounds.
     """
-    chat_format = ChatFormat.from_folder(folder)
+    model, chat_format = source.float_model, source.chat_format
     texts = held_out or answered(greedy_texts(OnnxDecoder(folder, cache="exact"), chat_format, ()))
-    asked = place_texts(texts, chat_format, read_model_config(folder))
+    asked = place_texts(texts, chat_format, source.checkpoint.config)
     has_int8 = (folder / INT8_CACHE_FILE).is_file()
     steps = sum(map(len, asked.values())) + len(asked) * (2 if has_int8 else 1) + parity_steps(held_out) + 1
     measured: dict[str, Any] = {}
@@ -92,7 +87,7 @@ def pass_gate(
         check_parity(report, bounds)
         check_places(found, bounds)
         progress.begin("what toolkit verify compares with")
-        record = write_goldens(model, source, folder, decoder, held_out, places, chats)
+        record = write_goldens(source, folder, decoder, held_out, places, chats)
         progress.advance()
     measured |= {"cache": cache, "parity": report.to_dict()}
     measured["places"] = {place: there.to_dict() for place, there in found.items()}

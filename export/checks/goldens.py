@@ -20,6 +20,7 @@ from jinja2.exceptions import TemplateError
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from export.calibration.texts import CalibrationText
+from export.checkpoint.source import Source
 from export.checks.fuzz_corpus import fuzz_texts
 from export.checks.parity import QUESTIONS
 from export.runtime.decoder import OnnxDecoder
@@ -67,8 +68,7 @@ Chats = list[RenderedChat]
 
 
 def write_goldens(
-    model: PreTrainedModel,
-    source: Path,
+    source: Source,
     folder: Path,
     decoder: OnnxDecoder,
     held_out: Sequence[CalibrationText],
@@ -77,14 +77,13 @@ def write_goldens(
 ) -> dict[str, Any]:
     """Write `verify.json` and `verify.npz` into an exported folder; returns what its manifest has to remember.
 
-    `model` is the float one, `source` where its tokenizer and template lie, `decoder` runs the folder, `places` is what
-    the float model expects at each (`export.runtime.verify.probes`), and `chats` are the `source_chats`. Without
-    held-out texts the folder's own greedy tokens are those at which it is measured. Raises `GateFailed` where the
-    folder doesn't say what its source says.
+    `decoder` runs the folder, `places` is what the float model expects at each (`export.runtime.verify.probes`), and
+    `chats` are the `source_chats`. Without held-out texts the folder's own greedy tokens are those at which it is
+    measured. Raises `GateFailed` where the folder doesn't say what its source says.
     """
-    chat_format = ChatFormat.from_folder(source)
+    chat_format = source.chat_format
     greedy = greedy_texts(decoder, chat_format, held_out)
-    expected = expect(model, _first_positions(held_out or answered(greedy)))
+    expected = expect(source.float_model, _first_positions(held_out or answered(greedy)))
     write_expected(folder, expected, places)
     fuzz = fuzz_texts(FUZZ_SEED, FUZZ_TEXTS)
     record = GoldenRecord(
@@ -96,7 +95,7 @@ def write_goldens(
         end_of_text=end_of_text_ids(folder, chat_format),
         greedy=greedy,
     )
-    _check(record, source, folder)
+    _check(record, source.chat_folder, folder)
     write_record(folder, record)
     return {"coarse_parity": measure_coarsely(decoder, expected).to_dict()}
 
@@ -177,7 +176,7 @@ def rendered_chats(source: Path, chat_format: ChatFormat) -> Chats:
             "get its files again"
         ) from error
     tokenizer.chat_template = tokenizer.chat_template or chat_format.template  # a processor's, which it does not read
-    recorded = ChatFormat.from_folder(source, clock=lambda: RECORD_DAY)
+    recorded = _on_the_record_day(chat_format)
     chats = []
     for messages in CHATS:
         try:
@@ -190,13 +189,17 @@ def rendered_chats(source: Path, chat_format: ChatFormat) -> Chats:
     return chats
 
 
-def source_chats(source: Path) -> Chats:
+def source_chats(source: Source) -> Chats:
     """The chats of the record, before there is an exported folder; raises `GateFailed` where the chat reads them
     otherwise than transformers, and `InputError` where transformers cannot read the tokenizer."""
-    chats = rendered_chats(source, ChatFormat.from_folder(source))
-    with _as_it_was_made(source):
-        check_template(chats, ChatFormat.from_folder(source, clock=lambda: RECORD_DAY))
+    chats = rendered_chats(source.chat_folder, source.chat_format)
+    with _as_it_was_made(source.chat_folder):
+        check_template(chats, _on_the_record_day(source.chat_format))
     return chats
+
+
+def _on_the_record_day(chat_format: ChatFormat) -> ChatFormat:
+    return chat_format.with_clock(lambda: RECORD_DAY)
 
 
 def _rendered(chat_format: ChatFormat, messages: Sequence[Message]) -> str | None:

@@ -11,22 +11,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
-from transformers.utils import logging
 
 from export.calibration.texts import CalibrationText
-from export.checkpoint.tensors import Checkpoint
 from export.runtime.decoder import OnnxDecoder
 from toolkit.errors import GateFailed, InputError
 from toolkit.formats.chat_format import ChatFormat
 from toolkit.generation.generate import Floats
-from toolkit.model.decoder import load_model
 from toolkit.records import Record
 
 GREEDY_PROMPTS = 8
@@ -127,17 +123,6 @@ def compare(
         first_divergence=[_first_divergence(other, text) for text in greedy],
         perplexity_ratio=float(torch.cat(losses).mean().exp()),
     )
-
-
-@torch.no_grad()
-def float_model(source: Path, checkpoint: Checkpoint | None) -> PreTrainedModel:
-    """The model in `source`, with those of the checkpoint's tensors that transformers would not read so."""
-    logging.set_verbosity_error()
-    model = load_model(source, torch.float32)
-    if checkpoint:
-        for name in checkpoint.read_here_only:
-            model.get_parameter(name).copy_(checkpoint.tensor(name))
-    return model
 
 
 @torch.no_grad()

@@ -18,8 +18,8 @@ from transformers import AutoModelForCausalLM
 from export.checkpoint import tensors as checkpoint_module
 from export.checkpoint.adapter import base_model
 from export.checkpoint.tensors import Checkpoint
-from export.checks.parity import Bounds, float_model
-from export.merged_model import open_merged
+from export.checks.parity import Bounds
+from export.merged_model import open_source
 from export.pipeline import export_model
 from export.presets import int4_config
 from toolkit.cli.main import main
@@ -154,7 +154,7 @@ def test_an_adapter_that_lost_tensors_is_refused(
     tensors = load_file(folder / "adapter_model.safetensors")
     save_file({name: t for name, t in tensors.items() if part not in name}, folder / "adapter_model.safetensors")
     with pytest.raises(InputError, match=r"PEFT merges into .*missing adapter keys"):
-        open_merged(tiny_student, folder, tiny_student)
+        open_source(tiny_student, folder)
 
 
 @pytest.fixture
@@ -182,7 +182,8 @@ def test_other_adapters_are_merged_as_by_peft(
     settings: dict[str, Any], tiny_student: Path, tmp_path: Path, home: Path
 ) -> None:
     folder = write_adapter(tiny_student, tmp_path / "adapter", **settings)
-    merged = open_merged(tiny_student, folder, tiny_student)
+    source = open_source(tiny_student, folder)
+    merged = source.checkpoint
     theirs = merged_by_peft(tiny_student, folder)
     tensors = theirs.state_dict()
     for name in merged.shapes:
@@ -190,8 +191,7 @@ def test_other_adapters_are_merged_as_by_peft(
     own = theirs.get_output_embeddings().weight.data_ptr() != theirs.get_input_embeddings().weight.data_ptr()
     assert merged.config.tie_word_embeddings != own
     ids_BT = torch.arange(3, 40)[None]
-    reloaded = float_model(merged.folder, merged)
-    torch.testing.assert_close(reloaded(ids_BT).logits, theirs(ids_BT).logits, rtol=0, atol=1e-4)
+    torch.testing.assert_close(source.float_model(ids_BT).logits, theirs(ids_BT).logits, rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -206,7 +206,7 @@ def test_an_adapter_that_says_something_else_once_it_is_merged_is_no_secret(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """PEFT merges into the embedding, and so into the head that it is tied to, which the adapter left alone."""
-    open_merged(tiny_student, write_adapter(tiny_student, tmp_path / "adapter", **settings), tiny_student)
+    open_source(tiny_student, write_adapter(tiny_student, tmp_path / "adapter", **settings))
     assert ("does not say what it says beside its base" in capsys.readouterr().err) == is_said
 
 
@@ -231,7 +231,7 @@ def test_a_vocabulary_that_grew_with_its_adapter_is_merged(tiny_student: Path, t
     with torch.no_grad():
         adapted.get_input_embeddings().weight[320:] += 1.0
     adapted.save_pretrained(tmp_path / "adapter", save_embedding_layers=True)
-    merged = open_merged(tiny_student, tmp_path / "adapter", tiny_student)
+    merged = open_source(tiny_student, tmp_path / "adapter").checkpoint
     assert merged.config.vocab_size == 328
     theirs = adapted.merge_and_unload().state_dict()
     torch.testing.assert_close(merged.tensor("model.embed_tokens.weight"), theirs["model.embed_tokens.weight"])

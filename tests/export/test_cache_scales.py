@@ -18,8 +18,11 @@ from onnx import numpy_helper
 from apps.model import check_folder
 from export.calibration.cache_scales import LARGEST_CODE
 from export.calibration.texts import CalibrationText, read_texts
+from export.checkpoint.source import float_model
+from export.checkpoint.tensors import Checkpoint
 from export.checks.gate import check_source, pass_gate
-from export.checks.parity import divergence, float_model
+from export.checks.parity import divergence
+from export.merged_model import open_source
 from export.pipeline import export_model
 from export.presets import int4_config
 from export.runtime.decoder import OnnxDecoder
@@ -85,7 +88,7 @@ def failures(folder: Path, *, fast: bool = False) -> dict[str, str]:
 @torch.no_grad()
 def test_large_key_biases_leave_int8_near_exact_at_long_positions(biased_student: Path, biased: Path) -> None:
     ids = np.random.default_rng(0).integers(3, 320, BIASED_CONTEXT).tolist()
-    float_TV = float_model(biased_student, None)(torch.tensor([ids])).logits[0].log_softmax(-1)
+    float_TV = float_model(Checkpoint(biased_student))(torch.tensor([ids])).logits[0].log_softmax(-1)
     kl = {}
     for cache in ("exact", "int8"):
         decoder = OnnxDecoder(biased, cache=cache)
@@ -127,8 +130,8 @@ def test_the_gate_leaves_an_int8_cache_out_that_long_texts_outgrow(
     config = int4_config(biased_student, copied)
     assert config.bounds
     give_old_steps(copied, texts)
-    model, chats = float_model(biased_student, None), check_source(biased_student, BIASED_CONTEXT)
-    measured = pass_gate(model, biased_student, copied, "int8", config.bounds, texts, chats)
+    source = open_source(biased_student, None)
+    measured = pass_gate(source, copied, "int8", config.bounds, texts, check_source(source))
     line, progress = capsys.readouterr().err.splitlines()
     assert line.startswith(
         f"export: keys and values are kept exactly: the int8 cache's mean KL to the float model at {LONG} ("

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from export.calibration.hidden_states import Batch
-from export.calibration.stream import DRIFT_DAMPING, Calibrated, CalibrationStream, aimed, importance, moments
+from export.calibration.rounding import DRIFT_DAMPING, Calibrated, aimed, importance, moments
+from export.calibration.stream import CalibrationStream
 from export.checkpoint.tensors import MATRICES, Checkpoint
-from export.quantization.codes import dequantize, quantize_nearest
+from export.quantization.codes import Weight, dequantize, quantize_nearest
 from export.quantization.gptq import quantize_with_feedback
 from export.quantization.layout import Layout, layouts
 from export.quantization.search import quantize_by_importance
@@ -73,9 +74,12 @@ def test_the_streams_carry_what_the_quantized_and_the_float_layers_say(
     chosen = layouts(checkpoint.config, bits=4, block_size=64, head_bits=8)
     model, reference = (AutoModelForCausalLM.from_pretrained(checkpoint_folder, dtype=torch.float32) for _ in range(2))
     model.model.embed_tokens.weight = torch.nn.Parameter(torch.from_numpy(dequantize(embedding)))
+    taken: dict[str, list[Weight]] = {}
     for layer in range(checkpoint.config.num_hidden_layers):
         block = model.model.layers[layer]
-        for name, quantized in stream.quantize_layer(layer, chosen):
+        taken.clear()
+        stream.quantize_layer(layer, chosen, lambda name, rows, slices: taken.update({name: list(slices)}))
+        for name, [quantized] in taken.items():
             assert (quantized.bits, quantized.block_size) == (4, chosen[name].block_size)
             module = name.removeprefix(f"model.layers.{layer}.").removesuffix(".weight")
             linears = [block.get_submodule(part) for part in MATRICES[module]]

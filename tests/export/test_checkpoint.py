@@ -15,8 +15,8 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from export.checkpoint.safetensors_file import INDEX
+from export.checkpoint.source import float_model
 from export.checkpoint.tensors import EMBEDDING, LM_HEAD, Checkpoint, tensor_shapes
-from export.checks.parity import float_model
 from export.pipeline import export_model
 from export.presets import nearest_config
 from export.runtime.decoder import OnnxDecoder
@@ -104,7 +104,7 @@ def test_a_tensor_in_two_shards_is_the_index_s(sharded: Path, tiny_student: Path
         save_file(tensors | {name: torch.full_like(whole, 9.0)}, sharded / file, {"format": "pt"})
     checkpoint = Checkpoint(sharded)
     assert torch.equal(checkpoint.tensor(name), whole)
-    assert torch.equal(float_model(sharded, checkpoint).get_parameter(name), whole)
+    assert torch.equal(float_model(checkpoint).get_parameter(name), whole)
 
 
 def test_a_tensor_in_two_shards_that_the_index_lacks_is_refused_by_name(sharded: Path) -> None:

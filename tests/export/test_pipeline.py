@@ -14,7 +14,9 @@ import torch
 
 from export import pipeline
 from export.calibration.texts import CalibrationText
-from export.checks.parity import Bounds, check_parity, float_model, measure_parity
+from export.checkpoint.source import float_model
+from export.checkpoint.tensors import Checkpoint
+from export.checks.parity import Bounds, check_parity, measure_parity
 from export.pipeline import export_model
 from export.presets import ExportConfig, int4_config
 from export.runtime.decoder import OnnxDecoder
@@ -160,7 +162,7 @@ def test_damaged_weights_fail_the_gate(config: ExportConfig, manifest: dict[str,
     held_out = [
         CalibrationText(prompt=questions.question_ids(q), completion=questions.encode("The answer is 4.")) for q in "ab"
     ]
-    model = float_model(config.source, None)
+    model = float_model(Checkpoint(config.source))
     whole = measure_parity(model, questions, OnnxDecoder(config.out), held_out)
     check_parity(whole, Bounds(max_mean_kl=1.01 * whole.mean_kl, min_top1=0.0))
     with pytest.raises(GateFailed, match=r"mean KL to the float model \(\d\.\d+\) must be at most"):
@@ -201,7 +203,10 @@ UP_PROJ = "model.layers.1.mlp.up_proj.weight"
         (lambda f: (f / "config.json").write_text("{"), r"config\.json must be JSON"),
         (lambda f: (f / "model.safetensors").unlink(), r"must hold model\.safetensors or"),
         (_cut, r"model\.safetensors \(\d+ bytes\) must be a whole safetensors file"),
-        (lambda f: _edit(f, architectures=["GPT2LMHeadModel"]), r"unknown architecture GPT2LMHeadModel in .*: expected one of LlamaForCausalLM, .*"),
+        (
+            lambda f: _edit(f, architectures=["GPT2LMHeadModel"]),
+            r"unknown architecture GPT2LMHeadModel in .*: expected one of LlamaForCausalLM, .*",
+        ),
         (lambda f: _edit(f, rope_parameters={"rope_type": "yarn"}), r"rope_type \(yarn\) must be default or llama3"),
         (lambda f: _edit(f, mlp_bias=True), r"mlp_bias \(True\) must be False"),
         (lambda f: _edit(f, hidden_size=96), r"has shape \(320, 64\), which must equal \(320, 96\)"),

@@ -17,8 +17,9 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from export.calibration.texts import read_texts
+from export.checkpoint.source import float_model
 from export.checkpoint.tensors import LM_HEAD, Checkpoint
-from export.checks.parity import Bounds, compare, float_model
+from export.checks.parity import Bounds, compare
 from export.folder.resume_log import FOLDER
 from export.folder.weights_file import FILE_NAME
 from export.matrices import checkpoint_names
@@ -131,7 +132,7 @@ def test_tuning_brings_the_divergence_down_and_leaves_every_code(
     exported: dict[bool, Path], outspoken: Path, traces: Path
 ) -> None:
     texts = read_texts(traces, ChatFormat.from_folder(outspoken), tokens=2000, max_length=512).calibration
-    model = float_model(outspoken, None)
+    model = float_model(Checkpoint(outspoken))
     kl = {tune: compare(model, OnnxDecoder(folder), texts, []).mean_kl for tune, folder in exported.items()}
     assert kl[True] < 0.99 * kl[False], kl
     before, after = ((folder / FILE_NAME).read_bytes() for folder in exported.values())

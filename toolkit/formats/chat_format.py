@@ -122,6 +122,10 @@ class ChatFormat:
             raise InputError(f"{folder} must name an end-of-text token that its vocabulary holds; it names none")
         return cls(tokenizer, template, stop_ids, variables, clock)
 
+    def with_clock(self, clock: Callable[[], datetime]) -> ChatFormat:
+        """The same format, whose template gets the day from another clock."""
+        return ChatFormat(self.tokenizer, self.template, self.stop_ids, self._variables, clock)
+
     def render(self, messages: Sequence[Message]) -> str:
         """The prompt text that ends where the model's turn begins, as transformers renders it."""
         return self._template.render(messages, self._variables)
