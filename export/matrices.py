@@ -50,7 +50,7 @@ def write_parts(
     left = [EMBEDDING, *layers, *([LM_HEAD] if LM_HEAD in chosen else [])][len(journal.finished) :]
     stream = None
     if left and method != "nearest":
-        ids = [text.prompt + text.completion for text in texts]
+        ids = [text.ids for text in texts]
         done = sum(layer not in left for layer in layers)
         stream = CalibrationStream(checkpoint, ids, chosen[EMBEDDING], method, journal.folder, layers=done)
     for part in left:

@@ -24,7 +24,7 @@ from export.allocation import Choice, allocate
 from export.calibration.cache_scales import cache_scales
 from export.calibration.texts import CalibrationTexts, read_texts
 from export.checkpoint.source import Source
-from export.checkpoint.tensors import EMBEDDING, LM_HEAD, Checkpoint, tensor_shapes
+from export.checkpoint.tensors import EMBEDDING, LM_HEAD, Checkpoint
 from export.checks.gate import check_source, pass_gate
 from export.checks.goldens import Chats
 from export.folder.model_writer import ModelWriter
@@ -182,7 +182,7 @@ def _read_texts(source: Source, config: ExportConfig) -> CalibrationTexts:
 
 def _check_memory(checkpoint: Checkpoint, config: ExportConfig) -> None:
     """The parity gate runs the float model, and tuning two of them; the export itself never holds one."""
-    model_bytes = 4 * sum(int(np.prod(shape)) for shape in checkpoint.shapes.values())
+    model_bytes = 4 * _parameters(checkpoint)
     available = memory().available_bytes
     if config.tune and 2 * model_bytes > available:
         raise InputError(
@@ -223,4 +223,4 @@ def _measured(checkpoint: Checkpoint, weights: Weights, folder: Path) -> dict[st
 
 
 def _parameters(checkpoint: Checkpoint) -> int:
-    return sum(int(np.prod(shape)) for shape in tensor_shapes(checkpoint.config).values())
+    return sum(int(np.prod(shape)) for shape in checkpoint.shapes.values())

@@ -58,7 +58,7 @@ def tune(model: PreTrainedModel, weights: Mapping[str, Weight], texts: Sequence[
     student = quantized_model(model, weights)
     parameters = [parameter for parameter in student.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=LEARNING_RATE, betas=(0.9, 0.95), weight_decay=0.0)
-    ids = [text.prompt + text.completion for text in texts]
+    ids = [text.ids for text in texts]
     batches = [padded(batch) for batch in batches_by_length(ids, BATCH_TOKENS)]
     steps = EPOCHS * len(batches)
     generator = torch.Generator().manual_seed(0)

@@ -62,7 +62,7 @@ def _calibration_ids(
     decoder: OnnxDecoder, chat_format: ChatFormat, texts: Sequence[CalibrationText]
 ) -> Iterator[list[int]]:
     """The texts one by one, one after the other as one long text, and odd tokens."""
-    each = [text.prompt + text.completion for text in texts]
+    each = [text.ids for text in texts]
     before = accumulate((len(ids) for ids in each), initial=0)
     yield from (ids for ids, tokens in zip(each, before, strict=False) if tokens < TOKENS)
     yield [token for ids in each for token in ids][: min(LONG_TOKENS, decoder.max_length)]

@@ -32,6 +32,10 @@ class CalibrationText:
     prompt: list[int]
     completion: list[int]
 
+    @property
+    def ids(self) -> list[int]:
+        return self.prompt + self.completion
+
 
 @dataclass(frozen=True, kw_only=True)
 class CalibrationTexts:
@@ -87,7 +91,7 @@ def read_texts(path: Path, chat_format: ChatFormat, *, tokens: int, max_length: 
                 held_out_room -= len(text.completion)
         elif room > 0:
             calibration.append(text)
-            room -= len(text.prompt) + len(text.completion)
+            room -= len(text.ids)
     if not calibration or not held_out:
         longer = f", {too_long} are longer than the context of {max_length} tokens" if too_long else ""
         raise InputError(

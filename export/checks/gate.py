@@ -111,7 +111,7 @@ def place_texts(
 ) -> dict[str, list[CalibrationText]]:
     """What is read at each place, made of texts of one turn."""
     room = min(LONG_POSITIONS, config.max_position_embeddings)
-    endless = cycle(chain.from_iterable(text.prompt + text.completion for text in texts))
+    endless = cycle(chain.from_iterable(text.ids for text in texts))
     long_ids = list(islice(endless, room))
     compared = min(COMPARED, room // 2)
     chosen = {

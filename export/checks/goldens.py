@@ -119,7 +119,7 @@ def expect(
     """What the float model expects at every token of the completions; `advance` is called after each text."""
     ids, log_probs, rest = [], [], []
     for text in texts:
-        ids_BT, compared = torch.tensor([text.prompt + text.completion]), len(text.completion) + 1
+        ids_BT, compared = torch.tensor([text.ids]), len(text.completion) + 1
         logits_TV = model(ids_BT, logits_to_keep=compared).logits[0, :-1].double().numpy()
         kept = min(LIKELIEST, logits_TV.shape[-1] - 1)
         ids_TK = np.argsort(-logits_TV, axis=-1, kind="stable")[:, :kept].astype(np.int32)
@@ -129,8 +129,8 @@ def expect(
         rest.append(log_rest_T.astype(np.float32))
         advance()
     return Expected(
-        tokens=np.array([token for text in texts for token in text.prompt + text.completion], dtype=np.int32),
-        lengths=np.array([len(text.prompt) + len(text.completion) for text in texts], dtype=np.int32),
+        tokens=np.array([token for text in texts for token in text.ids], dtype=np.int32),
+        lengths=np.array([len(text.ids) for text in texts], dtype=np.int32),
         positions=np.array([len(text.completion) for text in texts], dtype=np.int32),
         ids=np.concatenate(ids),
         log_probs=np.concatenate(log_probs),

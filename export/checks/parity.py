@@ -158,13 +158,13 @@ def check_parity(report: ParityReport, bounds: Bounds) -> None:
 
 def expectations(model: PreTrainedModel, text: CalibrationText) -> Tensor:
     """The float model's log probabilities at every token of the completion."""
-    logits_TV: Tensor = model(torch.tensor([text.prompt + text.completion])).logits[0]
+    logits_TV: Tensor = model(torch.tensor([text.ids])).logits[0]
     return logits_TV[len(text.prompt) - 1 : -1].log_softmax(-1)
 
 
 def scored_expectations(other: Scorer, text: CalibrationText) -> Tensor:
     """Another form's log probabilities at every token of the completion."""
-    logits_TV = torch.from_numpy(other.score(text.prompt + text.completion))
+    logits_TV = torch.from_numpy(other.score(text.ids))
     return logits_TV[len(text.prompt) - 1 : -1].log_softmax(-1)
 
 
@@ -175,7 +175,7 @@ def divergence(float_TV: Tensor, exported_TV: Tensor) -> Tensor:
 
 
 def _first_divergence(other: Scorer, text: CalibrationText) -> int:
-    ids = text.prompt + text.completion
+    ids = text.ids
     chosen_T = other.score(ids).argmax(-1)[len(text.prompt) - 1 : -1]
     differs_T = chosen_T != np.array(text.completion)
     return int(differs_T.argmax()) if differs_T.any() else len(text.completion)

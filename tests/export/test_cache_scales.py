@@ -60,7 +60,7 @@ def give_old_steps(folder: Path, texts: list[CalibrationText]) -> None:
     decoder = OnnxDecoder(folder, cache="exact")
     largest: dict[str, np.ndarray] = {}
     for text in texts:
-        decoder.start([text.prompt + text.completion])
+        decoder.start([text.ids])
         for name, kept in decoder.kept().items():
             seen = np.abs(kept).max(1).reshape(-1)
             largest[f"past_key_values.{name}.steps"] = np.maximum(
