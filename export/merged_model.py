@@ -53,7 +53,8 @@ def open_source(base: Path, adapter: Path | None) -> Source:
         say(f"export: {error}")
         chat_folder = merged_folder(base, adapter, chat_folder)
         checkpoint = Checkpoint(chat_folder)
-    return Source(checkpoint=checkpoint, chat_folder=chat_folder, chat_format=ChatFormat.from_folder(chat_folder))
+    chat_format = ChatFormat.from_folder(chat_folder, model_folder=checkpoint.folder)
+    return Source(checkpoint=checkpoint, chat_folder=chat_folder, chat_format=chat_format)
 
 
 def merged_folder(base: Path, adapter: Path, chat_folder: Path) -> Path:

@@ -24,6 +24,7 @@ from export.pipeline import export_model
 from export.presets import int4_config
 from toolkit.cli.main import main
 from toolkit.errors import InputError
+from toolkit.formats.chat_format import CHAT_FILES, ChatFormat
 from toolkit.runs import file_digest
 
 WIDE = Bounds(max_mean_kl=9.0, min_top1=0.0)
@@ -115,6 +116,18 @@ def test_the_command_takes_the_base_that_the_adapter_names_or_the_one_given(
     assert file_digest(tmp_path / "a" / "model.onnx.data") == file_digest(tmp_path / "b" / "model.onnx.data")
     assert json.loads((tmp_path / "a" / "manifest.json").read_text())["measured"]["parity"] is None
     assert main(["export", str(tiny_student), "--base", "x", *words, str(tmp_path / "c")]) == 2
+
+
+def test_an_adapter_with_its_own_tokenizer_ends_texts_where_its_base_does(
+    tiny_student: Path, adapter: Path, tmp_path: Path
+) -> None:
+    base, own = (Path(shutil.copytree(path, tmp_path / path.name)) for path in (tiny_student, adapter))
+    (base / "generation_config.json").write_text('{"eos_token_id": [0, 2]}')
+    for name in CHAT_FILES:
+        shutil.copy(base / name, own)
+    export_model(replace(int4_config(base, tmp_path / "out", adapter=own), bounds=WIDE))
+    ends = json.loads((tmp_path / "out" / "genai_config.json").read_text())["model"]["eos_token_id"]
+    assert ends == sorted(ChatFormat.from_folder(tmp_path / "out").stop_ids) == [0, 2]
 
 
 @pytest.mark.parametrize(
