@@ -1,6 +1,6 @@
-"""The matrices that an export stores, one part of the model after the other, and the vectors beside them.
+"""Makes the matrices that an export stores, one part of the model after another, and the vectors beside them.
 
-Invariant: some rows of one tensor, or one calibrated layer, are in memory at a time.
+Invariant: memory holds some rows of one tensor, or one calibrated layer, at a time.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from toolkit.generation.generate import Floats
 
 Method = Literal[Calibrated, "nearest"]
 Matrix = tuple[str, int, Iterable[Weight]]
-"""Name, rows, and slices of the rows, rounded while they are taken."""
+"""A name, the number of rows, and slices of those rows, rounded as they are consumed."""
 
 
 def vectors(checkpoint: Checkpoint) -> dict[str, Floats]:
-    """Norm weights and biases, those of q, k and v as one."""
+    """Return norm weights and biases by name; those of q, k and v are joined."""
     found = {name: checkpoint.array(name) for name, shape in checkpoint.shapes.items() if len(shape) == 1}
     if checkpoint.config.has_qkv_bias:
         found |= {
@@ -44,7 +44,7 @@ def write_parts(
     texts: Sequence[CalibrationText],
     writer: ModelWriter,
 ) -> None:
-    """Hand the embedding, each layer and the head to the writer, without those that an earlier run has finished."""
+    """Write the embedding, each layer and the head, except for those that an earlier run has finished."""
     journal = writer.journal
     layers = [_layer(layer) for layer in range(checkpoint.config.num_hidden_layers)]
     left = [EMBEDDING, *layers, *([LM_HEAD] if LM_HEAD in chosen else [])][len(journal.finished) :]
@@ -66,7 +66,7 @@ def write_parts(
 
 
 def nearest(checkpoint: Checkpoint, name: str, layout: Layout) -> Matrix:
-    """A stored matrix, rounded a slice of rows at a time."""
+    """Round a stored matrix to nearest, a slice of rows at a time."""
     sources = [checkpoint.head] if name == LM_HEAD else checkpoint_names(name)
     rows = sum(checkpoint.shapes[source][0] for source in sources)
     slices = (values_NK.numpy() for source in sources for values_NK in checkpoint.slices(source))
@@ -78,7 +78,7 @@ def nearest(checkpoint: Checkpoint, name: str, layout: Layout) -> Matrix:
 
 
 def checkpoint_names(name: str) -> list[str]:
-    """The checkpoint's matrices that lie one below the other in a stored one."""
+    """Name the checkpoint's matrices whose rows, one after another, form a stored one."""
     for module, sources in MATRICES.items():
         if name.endswith(f".{module}.weight"):
             return [name.replace(module, source) for source in sources]
@@ -90,7 +90,7 @@ def _layer(layer: int) -> str:
 
 
 def part_bytes(checkpoint: Checkpoint, chosen: Mapping[str, Layout]) -> dict[str, int]:
-    """Bytes of the checkpoint that each part is made of."""
+    """Count the bytes of the checkpoint from which each part is made."""
     sizes = {EMBEDDING: checkpoint.size_bytes(EMBEDDING)}
     if LM_HEAD in chosen:
         sizes[LM_HEAD] = checkpoint.size_bytes(checkpoint.head)

@@ -1,11 +1,11 @@
-"""`toolkit export`: a Hugging Face folder in, a checked ONNX folder out, its weights in four bits or more.
+"""`toolkit export`: turns a Hugging Face folder into a checked ONNX folder, its weights in four bits or more.
 
-    check source → round layer by layer → model.onnx.data → model.onnx → parity with the float model → what
-    `toolkit verify` compares with → manifest.json
+    check source → round layer by layer → model.onnx.data → model.onnx → parity with the float model → record for
+    `toolkit verify` → manifest.json
 
-Invariant: the folder has its final name only when the parity gate let it through; some rows of one tensor, or one
-calibrated layer, are in memory at a time while weights are written. An export that was killed goes on behind its last
-whole layer and ends with the same bytes (see `export.folder.resume_log`).
+Invariant: the folder gets its final name only if the parity gate passes. While weights are written, memory holds some
+rows of one tensor, or one calibrated layer. An export that was killed resumes after its last whole layer and ends with
+the same bytes (`export.folder.resume_log`).
 """
 
 from __future__ import annotations
@@ -49,10 +49,10 @@ from toolkit.terminal import say
 
 
 def export_model(config: ExportConfig) -> dict[str, Any]:
-    """Make `config.out` and return its manifest; a folder that is there already and is this very run is left alone.
+    """Make `config.out` and return its manifest; a folder that this very run has made already is left alone.
 
-    Raises `InputError` for a source that cannot be exported, `GateFailed` where parity is out of bounds, and
-    `FolderConflict` where `out` holds something else. Whatever is raised, nothing is left under the final name.
+    Raises `InputError` if the source cannot be exported, `GateFailed` if parity is out of bounds, and `FolderConflict`
+    if `out` holds something else. Whatever is raised, nothing is left under the final name.
     """
     say(f"export: checking {config.source}")
     source = open_source(config.source, config.adapter)
@@ -90,7 +90,7 @@ def export_model(config: ExportConfig) -> dict[str, Any]:
         raise
     except OSError as error:
         why = error.strerror or error
-        raise InputError(f"{config.out} cannot be written: {why}; mend that and run the same command again") from error
+        raise InputError(f"{config.out} cannot be written: {why}; fix that and run the same command again") from error
 
 
 def _write_model(
@@ -127,8 +127,8 @@ def _write_model(
 
 
 def _tune(source: Source, texts: CalibrationTexts, folder: Path, journal: ResumeLog) -> dict[str, Floats]:
-    """Write tuned scales over the first ones; returns the norms. What was found is kept before it is written, because
-    a run that was interrupted here must not tune what is tuned."""
+    """Overwrite the scales with tuned ones; returns the tuned norms. The result is saved before it is written, because
+    a run that was interrupted here must not tune what is tuned already."""
     kept = journal.folder / TUNED
     if not kept.is_file():
         weights = {name: read_weight(folder / FILE_NAME, stored) for name, stored in journal.weights.items()}
@@ -144,7 +144,7 @@ def _tune(source: Source, texts: CalibrationTexts, folder: Path, journal: Resume
 
 
 def _allocation(source: Source, config: ExportConfig, texts: CalibrationTexts, journal: ResumeLog) -> list[Choice]:
-    """Formats for a size; those that an interrupted run had chosen, because the next measurement may fall otherwise."""
+    """Choose formats for a size, or reuse those of an interrupted run: another measurement might differ."""
     kept = journal.folder / CHOICES
     if kept.is_file():
         return read_records(kept, Choice)
@@ -161,7 +161,7 @@ def _allocation(source: Source, config: ExportConfig, texts: CalibrationTexts, j
 def _compared(
     source: Source, config: ExportConfig, folder: Path, texts: CalibrationTexts, chats: Chats
 ) -> dict[str, Any]:
-    """The gate's report where it lets the folder through, which then gets its record for `toolkit verify`."""
+    """Run the gate, which writes the record for `toolkit verify`; returns its report."""
     if config.bounds is None:
         say("export: not compared with the float model (--no-parity); its quality is unknown")
         return {"parity": None}
@@ -181,24 +181,23 @@ def _read_texts(source: Source, config: ExportConfig) -> CalibrationTexts:
 
 
 def _check_memory(checkpoint: Checkpoint, config: ExportConfig) -> None:
-    """The parity gate runs the float model, and tuning two of them; the export itself never holds one."""
+    """Check that the float model fits the memory for the gate, and two for tuning; the export itself holds none."""
     model_bytes = 4 * _parameters(checkpoint)
     available = memory().available_bytes
     if config.tune and 2 * model_bytes > available:
         raise InputError(
-            f"two float models ({2 * model_bytes / 1e9:.1f} GB) must fit the free "
-            f"memory ({available / 1e9:.1f} GB) to be "
-            "tuned; close programs, or leave out --tune"
+            f"--tune needs memory for two float models ({2 * model_bytes / 1e9:.1f} GB; {available / 1e9:.1f} GB are "
+            "free); close programs, or leave out --tune"
         )
     if config.bounds is not None and model_bytes > available:
         raise InputError(
-            f"the float model ({model_bytes / 1e9:.1f} GB) must fit the free memory ({available / 1e9:.1f} GB) to be "
-            "compared with; close programs, or export without the gate: --no-parity"
+            f"the gate needs memory for the float model ({model_bytes / 1e9:.1f} GB; {available / 1e9:.1f} GB are "
+            "free); close programs, or export without the gate: --no-parity"
         )
 
 
 def _stage(config: ExportConfig) -> runs.Stage:
-    """The paths are not part of what a run is; the digests of what lies there are."""
+    """Identify a run by its settings and its inputs' digests, not by their paths."""
     settings = {name: value for name, value in asdict(config).items() if not isinstance(value, Path)}
     for name in ("calibration", "adapter"):
         settings.pop(name, None)

@@ -1,4 +1,4 @@
-"""Rounding a matrix for the inputs that it gets: its quantized inputs x, and the inputs x̃ of the float model.
+"""Rounds a matrix for the inputs that it gets: x in the quantized model, x̃ in the float one.
 
 W is first aimed at the float output: W* = W E[x̃ xᵀ] H⁻¹ makes W* x the best linear guess of W x̃, so that a matrix makes
 up for what went wrong before it, and only then W* is rounded (the idea of asymmetric calibration: Li et al., "GPTAQ"
@@ -22,14 +22,14 @@ from export.quantization.layout import Layout
 from export.quantization.search import ROWS_AT_ONCE, quantize_by_importance
 
 DRIFT_DAMPING = 0.05
-"""Share of H's mean diagonal that keeps W* near W where the calibration text hardly tells."""
+"""Share of H's mean diagonal that keeps W* near W where the calibration text says little."""
 
 Calibrated = Literal["gptq", "searched"]
-"""How a matrix is rounded on the inputs that it gets: with error feedback, or by `export.quantization.search`."""
+"""How a matrix is rounded for its inputs: with error feedback, or by `export.quantization.search`."""
 
 
 def moments(inputs: Iterable[Batch]) -> tuple[Tensor, Tensor]:
-    """hessian_KK = E[x xᵀ] and drift_KK = E[(x̃ − x) xᵀ] over the real tokens."""
+    """Return hessian_KK = E[x xᵀ] and drift_KK = E[(x̃ − x) xᵀ] over the real tokens."""
     hessian_KK, drift_KK, count = torch.zeros(()), torch.zeros(()), 0
     for batch in inputs:
         input_XK = batch.quantized_BTK[batch.mask_BT]
@@ -43,12 +43,12 @@ def moments(inputs: Iterable[Batch]) -> tuple[Tensor, Tensor]:
 
 
 def aimed(weight_NK: Tensor, hessian_KK: Tensor, missed_NK: Tensor) -> Tensor:
-    """weight_NK + missed_NK H⁻¹, of the damped H, where missed_NK = weight_NK drift_KK."""
+    """Return weight_NK + missed_NK H⁻¹ with the damped H, where missed_NK = weight_NK drift_KK."""
     lower_KK = cholesky(damped(hessian_KK.double(), DRIFT_DAMPING))
     aimed_NK = weight_NK.clone()
     for begin in range(0, len(weight_NK), ROWS_AT_ONCE):
         rows = slice(begin, begin + ROWS_AT_ONCE)
-        # not by `cholesky_solve`, which copies lower_KK
+        # `cholesky_solve` would copy lower_KK
         correction_KN: Tensor = torch.linalg.solve_triangular(lower_KK, missed_NK[rows].T.double(), upper=False)
         correction_KN = torch.linalg.solve_triangular(lower_KK.mT, correction_KN, upper=True)
         aimed_NK[rows] += correction_KN.T.float()
@@ -56,7 +56,7 @@ def aimed(weight_NK: Tensor, hessian_KK: Tensor, missed_NK: Tensor) -> Tensor:
 
 
 def importance(inputs: Iterable[Batch]) -> Tensor:
-    """importance_K = E[x²] over the real tokens."""
+    """Return importance_K = E[x²] over the real tokens."""
     total_K, count = torch.zeros(()), 0
     for batch in inputs:
         input_XK = batch.quantized_BTK[batch.mask_BT]
@@ -81,7 +81,7 @@ def round_together(
     rounded_NK = torch.from_numpy(dequantize(quantized))
     sizes = [len(linear.weight) for linear in linears]
     for linear, rows_NK in zip(linears, torch.split(rounded_NK, sizes), strict=True):
-        linear.weight = nn.Parameter(rows_NK, requires_grad=False)  # the float layer keeps the one that they shared
+        linear.weight = nn.Parameter(rows_NK, requires_grad=False)  # the float layer keeps the shared one
     return quantized
 
 
@@ -89,7 +89,7 @@ def round_together(
 def round_slices(
     slices: Iterable[Tensor], inputs: Iterable[Batch], layout: Layout, method: Calibrated
 ) -> Iterator[QuantizedWeight]:
-    """Quantize a matrix whose rows come some at a time."""
+    """Quantize a matrix whose rows arrive some at a time."""
     if method == "searched":
         importance_K = importance(inputs)
         yield from (_searched(weight_NK, importance_K, layout) for weight_NK in slices)

@@ -1,10 +1,10 @@
-"""Quantizing a model layer by layer on what the quantized layers before really hand over.
+"""Quantizes a model layer by layer, on the hidden states that the quantized layers before really produce.
 
 Beside the quantized model's hidden states run the float model's: each matrix is rounded for both of its inputs
 (`export.calibration.rounding`).
 
-Invariant: memory holds two copies of what is quantized of one layer, one batch of the text and the second moments
-(`searched`: the squares) of one matrix's inputs, never the model; inputs are computed again, batch by batch, wherever
+Invariant: memory holds two copies of one layer's part in progress, one batch of the text and the second moments
+(`searched`: the squares) of one matrix's inputs, never the model; inputs are computed again, batch by batch, whenever
 they are needed.
 
 Shapes: B texts of a batch, T tokens, X all tokens of a batch, D hidden, F feed-forward, V vocabulary.
@@ -37,7 +37,7 @@ TakeMatrix = Callable[[str, int, Iterable[Weight]], object]
 
 
 class CalibrationStream:
-    """The calibration text on its way through the layers, batched by length."""
+    """The calibration text, batched by length, on its way through the layers."""
 
     def __init__(
         self,
@@ -49,8 +49,10 @@ class CalibrationStream:
         *,
         layers: int = 0,
     ) -> None:
-        """`embedding`: how the exported model keeps the one that it looks up, rounded to nearest. `folder`: where the
-        hidden states lie. `layers`: so many are quantized already, by a run that left the states behind them there.
+        """Begin before the first layer, or after those that an earlier run has quantized.
+
+        `embedding`: the layout of the exported model's embedding, which is rounded to nearest. `folder` holds the
+        hidden states. `layers`: how many are quantized already; their states are in the folder.
         """
         self._method = method
         config = AutoConfig.from_pretrained(checkpoint.folder)
@@ -73,10 +75,10 @@ class CalibrationStream:
         """Quantize one layer's matrices in the order in which data meets them, and hand each to `take` at once. The
         stream moves on behind the layer, and its hidden states there are on disk.
 
-        Right padding never reaches a real token under causal attention, so only the moments must leave it out.
+        Under causal attention, padding on the right never reaches a real token, so only the moments must leave it out.
         """
         block = self._load_layer(layer)
-        reference = deepcopy(block, {id(parameter): parameter for parameter in block.parameters()})  # it shares them
+        reference = deepcopy(block, {id(parameter): parameter for parameter in block.parameters()})  # which it shares
         outputs = [_take_output(block), _take_output(reference)]
 
         def quantize(module: str, linears: Sequence[nn.Linear], inputs: Iterable[Batch]) -> None:
@@ -99,7 +101,7 @@ class CalibrationStream:
         self.states.sync()
 
     def quantize_head(self, layout: Layout) -> Iterator[QuantizedWeight]:
-        """Quantize the rows of the output head, some at a time, on what the last layer hands over."""
+        """Quantize the rows of the output head, some at a time, on the states after the last layer."""
         self._norm.load_state_dict({"weight": self._checkpoint.tensor("model.norm.weight")})
         slices = self._checkpoint.slices(self._checkpoint.head)
         return round_slices(slices, _Applied(self._norm, self._norm, self.states), layout, self._method)
@@ -119,7 +121,7 @@ class CalibrationStream:
         return attended_BTD
 
     def _add(self, linears: Sequence[nn.Module], inputs: Iterable[Batch]) -> None:
-        """Add what the quantized and the float linear make of their inputs to the hidden states."""
+        """Add the outputs of the quantized and the float linear to the hidden states."""
         quantized, reference = linears
         self.states.advance(
             Batch(
@@ -132,7 +134,7 @@ class CalibrationStream:
 
 
 def _take_output(block: Any) -> nn.Linear:
-    """Take o_proj out of a layer, so that its attention ends before it."""
+    """Remove o_proj from a layer, so that its attention ends before it."""
     output: nn.Linear = block.self_attn.o_proj
     block.self_attn.o_proj = nn.Identity()
     return output
@@ -140,7 +142,7 @@ def _take_output(block: Any) -> nn.Linear:
 
 @dataclass(frozen=True)
 class _Applied:
-    """What a quantized and a float function make of batches, computed anew each time that one goes through them."""
+    """Batches through a quantized and a float function, computed again at each iteration."""
 
     quantized: Callable[[Tensor], Tensor]
     reference: Callable[[Tensor], Tensor]
@@ -161,7 +163,7 @@ def _gate(mlp: Any, normed_BTD: Tensor) -> Tensor:
 
 
 def _window_mask(length: int, sliding_window: int) -> Tensor | None:
-    """None where plain causal attention is all that is needed, which sdpa computes without a mask."""
+    """Make a sliding window's mask; None if plain causal attention suffices, which sdpa computes without one."""
     if not 0 < sliding_window < length:
         return None
     distance_TT = torch.arange(length)[:, None] - torch.arange(length)

@@ -1,4 +1,4 @@
-"""The small files of an exported folder: what loaders, the chat and the tokenizer read beside the graph."""
+"""Writes the small files of an exported folder, which loaders and the chat read beside the graph."""
 
 from __future__ import annotations
 
@@ -27,17 +27,16 @@ TEXT_FILES = (
 
 
 def write_package(source: Source, folder: Path) -> None:
-    """Copy the source's configuration and tokenizer, and write the template that its chats have, wherever it stood
-    there, and onnxruntime-genai's file.
+    """Copy the source's configuration and tokenizer, and write its chat template, wherever the source keeps it, and
+    onnxruntime-genai's configuration.
     """
     model_folder, config = source.checkpoint.folder, source.checkpoint.config
     chat_folder, chat_format = source.chat_folder, source.chat_format
     last = max(chat_format.tokenizer.get_vocab().values(), default=0)
     if last >= config.vocab_size:
         raise InputError(
-            f"the tokenizer of {chat_folder} (its last id is {last}) must fit the "
-            f"model's vocab_size ({config.vocab_size}); "
-            "take model and tokenizer from one place"
+            f"the tokenizer of {chat_folder} (its last id is {last}) must fit the model's vocab_size "
+            f"({config.vocab_size}); take model and tokenizer from one place"
         )
     for path in [model_folder / name for name in MODEL_FILES] + [chat_folder / name for name in TEXT_FILES]:
         if path.is_file():
@@ -54,8 +53,8 @@ def write_package(source: Source, folder: Path) -> None:
 
 
 def _write_tokenizer(source: Path, copy: Path) -> None:
-    """Copy a tokenizer without what is left of its last use (truncation, padding, the dropout of merges in training),
-    which other loaders would repeat."""
+    """Copy a tokenizer without the settings of its last use (truncation, padding, the dropout of merges in training),
+    which other loaders would apply."""
     content = read_object(source)
     model = content.get("model")
     drops = isinstance(model, dict) and bool(model.get("dropout"))
@@ -68,7 +67,7 @@ def _write_tokenizer(source: Path, copy: Path) -> None:
 
 
 def genai_config(config: ModelConfig, eos_token_ids: list[int]) -> dict[str, Any]:
-    """What onnxruntime-genai reads before it opens the graph. Its own default is one thread."""
+    """Make the configuration that onnxruntime-genai reads before it opens the graph; its own default is one thread."""
     return {
         "model": {
             "type": config.model_type,

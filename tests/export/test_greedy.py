@@ -79,6 +79,6 @@ def test_a_context_that_the_gate_s_questions_fill_is_refused_before_any_work(
     if context == 128:
         export_model(replace(int4_config(folder, tmp_path / "out"), bounds=WIDE))
         return
-    with pytest.raises(InputError, match=r"max_position_embeddings \(32\) must be above \d+, the tokens of a question"):
+    with pytest.raises(InputError, match=r"max_position_embeddings \(32\) must exceed the \d+ tokens of a question"):
         export_model(int4_config(folder, tmp_path / "out"))
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
