@@ -39,7 +39,7 @@ class HiddenStates(Iterable[Batch]):
     """The newest generation, batch by batch."""
 
     def __init__(self, folder: Path, masks: Sequence[Tensor], *, layers: int) -> None:
-        """`masks`: one for each batch. `layers`: how many an earlier run finished, which left its states here."""
+        """Keep one mask for each batch; `layers`: how many an earlier run finished, which left its states here."""
         self._folder, self._masks = folder, masks
         self._generation = GENERATIONS_A_LAYER * layers
 

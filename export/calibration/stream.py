@@ -1,4 +1,4 @@
-"""Quantizes a model layer by layer, on the hidden states that the quantized layers before really produce.
+"""Quantizes a model layer by layer, on the hidden states that the layers quantized so far produce.
 
 Beside the quantized model's hidden states run the float model's: each matrix is rounded for both of its inputs
 (`export.calibration.rounding`).
@@ -73,7 +73,7 @@ class CalibrationStream:
     @torch.no_grad()
     def quantize_layer(self, layer: int, layouts: Mapping[str, Layout], take: TakeMatrix) -> None:
         """Quantize one layer's matrices in the order in which data meets them, and hand each to `take` at once. The
-        stream moves on behind the layer, and its hidden states there are on disk.
+        stream then moves past the layer, and its hidden states are synced to disk.
 
         Under causal attention, padding on the right never reaches a real token, so only the moments must leave it out.
         """

@@ -1,4 +1,4 @@
-"""What one export reads of a model, opened once and handed down: its tensors, its tokenizer and its float model."""
+"""Opens a model once for a whole export, which hands down its tensors, its tokenizer and its float model."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from toolkit.model.decoder import load_model
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """An opened model. `dataclasses.replace(source)` is the same one, without the float model in memory."""
+    """An opened model; `dataclasses.replace(source)` copies it without the float model in memory."""
 
     checkpoint: Checkpoint
     chat_folder: Path
-    """The folder of the tokenizer and the template."""
+    """The folder that holds the tokenizer and the template."""
     chat_format: ChatFormat
 
     @cached_property

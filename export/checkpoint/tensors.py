@@ -52,7 +52,7 @@ class Checkpoint:
         self._stored, self._repeated = _read_headers(folder)
         self.config = self._as_tied_as_stored(config)
         self.is_untied = config.tie_word_embeddings and not self.config.tie_word_embeddings
-        """Whether the files hold two matrices where config.json promises one."""
+        """Whether the files hold two matrices although config.json says that they are tied."""
         self.shapes = tensor_shapes(self.config)
         for name, shape in self.shapes.items():
             if name not in self._stored:

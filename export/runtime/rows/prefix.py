@@ -1,4 +1,4 @@
-"""What one row of a cache holds, and how much of it another prompt can reuse.
+"""Tracks what one row of a cache holds, and how much of it another prompt can reuse.
 
     tokens   │ read as prompts are      │ stepped │      read: more than `FEW_ROWS` tokens at once
              │ by whole chunks │ others │         │      whole chunks: as any other process reads them

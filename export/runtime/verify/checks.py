@@ -165,7 +165,7 @@ def _files(folder: Path, outputs: Collection[str]) -> dict[str, Path]:
     found = {}
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
-        if name == MANIFEST or (name not in outputs and _may_lie_beside(path.relative_to(folder))):
+        if name == MANIFEST or (name not in outputs and _is_allowed_beside(path.relative_to(folder))):
             continue
         if path.is_dir() and not path.is_symlink():
             continue
@@ -175,7 +175,7 @@ def _files(folder: Path, outputs: Collection[str]) -> dict[str, Path]:
     return found
 
 
-def _may_lie_beside(name: Path) -> bool:
+def _is_allowed_beside(name: Path) -> bool:
     """Whether neither a loader of models nor we look for a file of this name."""
     if any(part.startswith(".") for part in name.parts) or name.name.lower() in LEFT_BY_DESKTOPS:
         return True
