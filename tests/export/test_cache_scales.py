@@ -1,5 +1,4 @@
-"""An int8 cache says at every position what an exact one says, and one that doesn't is neither exported nor
-verified."""
+"""An int8 cache is as good as an exact one at every position, and one that is not is neither exported nor verified."""
 
 from __future__ import annotations
 
@@ -56,7 +55,7 @@ def steps(folder: Path) -> dict[str, np.ndarray]:
 
 
 def give_old_steps(folder: Path, texts: list[CalibrationText]) -> None:
-    """Each channel's own largest value in short texts, as steps were before they were those of whole pairs."""
+    """Give each channel the step of its own largest value in short texts, as before pairs shared one."""
     decoder = OnnxDecoder(folder, cache="exact")
     largest: dict[str, np.ndarray] = {}
     for text in texts:
@@ -159,7 +158,7 @@ def test_verify_finds_an_int8_cache_that_long_texts_outgrow(copied: Path, texts:
 
 
 def make_older(folder: Path) -> None:
-    """As exports were before the gate looked anywhere but at the traces."""
+    """Turn a folder into one from before the gate looked beyond the traces."""
     write_expected(folder, read_expected(folder), {})
     path = folder / "manifest.json"
     manifest = json.loads(path.read_text())

@@ -1,4 +1,4 @@
-"""Both streams say what their models say, and a weight is aimed as least squares would have it."""
+"""Both streams carry their models' hidden states, and a weight is aimed as least squares would have it."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def assert_head_is_fitted_to_what_the_norm_says(
     texts: list[list[int]],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Its rows come in pieces, and are those of the whole matrix on what transformers' models hand to it."""
+    """Its rows arrive in pieces, which equal the whole matrix quantized on the states of transformers' models."""
     layout = Layout(bits=4, block_size=32)
     float_VD = reference.lm_head.weight.detach()
     monkeypatch.setattr("export.checkpoint.tensors.SLICE_WEIGHTS", 40 * float_VD.shape[1])
@@ -125,13 +125,13 @@ def assert_head_is_fitted_to_what_the_norm_says(
 
 
 def _normed(model: Any, text: list[int]) -> Tensor:
-    """What the head gets."""
+    """Return the head's inputs."""
     normed_TD: Tensor = model.model.norm(_last_hidden(model, text)).detach()
     return normed_TD
 
 
 def _last_hidden(model: Any, text: list[int]) -> Tensor:
-    """What reaches the last norm."""
+    """Return the last norm's inputs."""
     captured: list[Tensor] = []
     hook = model.model.norm.register_forward_pre_hook(lambda module, arguments: captured.append(arguments[0].detach()))
     model(torch.tensor([text]))

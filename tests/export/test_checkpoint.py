@@ -1,4 +1,4 @@
-"""Tensors come out of one file or of many alike, in float32, whatever they were stored in."""
+"""Tensors are the same from one file and from many, in float32 whatever their stored type."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def test_a_head_of_its_own_is_exported_whatever_the_flag_says(tiny_student: Path
 
 
 def test_a_tensor_in_two_shards_is_the_index_s(sharded: Path, tiny_student: Path, tmp_path: Path) -> None:
-    """Also for the float model that the gate compares with."""
+    """The float model of the gate reads the same one."""
     index = json.loads((sharded / "model.safetensors.index.json").read_text())["weight_map"]
     name = "model.layers.0.mlp.up_proj.weight"
     whole = Checkpoint(sharded).tensor(name)

@@ -23,7 +23,7 @@ WIDE = Bounds(max_mean_kl=9.0, min_top1=0.0)
 
 
 def likeliest(folder: Path, count: int) -> list[int]:
-    """Read anew at each step, without a cache."""
+    """Return greedy tokens; reads the whole text at each step, without a cache."""
     model, ids = float_model(Checkpoint(folder)), list(PROMPT)
     for _ in range(count):
         with torch.no_grad():

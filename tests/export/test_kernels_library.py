@@ -1,4 +1,4 @@
-"""Who opens a folder that our kernels don't compute hears why, and what that costs."""
+"""If our kernels don't compute a folder, whoever opens it is told why and what that costs."""
 
 from __future__ import annotations
 

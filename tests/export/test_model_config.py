@@ -1,4 +1,4 @@
-"""What a config.json says about layers, as transformers understands it."""
+"""A config.json means for layers what it means to transformers."""
 
 from __future__ import annotations
 
@@ -162,7 +162,7 @@ STRICTER = {
 
 
 def built(folder: Path) -> Any:
-    """The model that transformers builds of a config.json, without weights; None where it builds none."""
+    """Build transformers' model of a config.json, without weights; None if it refuses."""
     try:
         config = transformers.AutoConfig.from_pretrained(folder)
         with torch.device("meta"):

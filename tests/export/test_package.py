@@ -1,5 +1,4 @@
-"""What lies beside an exported graph: a tokenizer without its last use's settings, and the template that its chats
-have."""
+"""Beside an exported graph are a tokenizer without the settings of its last use, and the template of its chats."""
 
 from __future__ import annotations
 

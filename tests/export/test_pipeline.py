@@ -1,4 +1,4 @@
-"""What `toolkit export --int4` promises: a whole, checked folder or none."""
+"""`toolkit export --int4` makes a whole, checked folder or none."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def test_a_configuration_that_asks_for_other_outputs_is_compared_all_the_same(
 def test_a_source_that_was_changed_since_its_manifest_is_another_one(
     config: ExportConfig, manifest: dict[str, Any], tmp_path: Path
 ) -> None:
-    """A student is a run folder; who edits a file of it must not get the export of before."""
+    """A student is a run folder; editing one of its files must not give the earlier export."""
     source = Path(shutil.copytree(config.source, tmp_path / "source"))
     outputs = {path.name: file_facts(path) for path in sorted(source.iterdir())}
     (source / "manifest.json").write_text(json.dumps({"outputs": outputs}))
@@ -137,7 +137,7 @@ def test_a_head_that_is_not_calibrated_shares_the_range_of_its_embedding(config:
 
 
 def _external(folder: Path) -> dict[str, dict[str, str]]:
-    """Where each large initializer lies."""
+    """Return the place of each large initializer."""
     import onnx
 
     graph = onnx.load(folder / "model.onnx", load_external_data=False).graph
@@ -299,7 +299,7 @@ def test_every_architecture_decodes_as_its_dequantized_weights_do_in_torch(
 
 
 def _round_as_exported(model: torch.nn.Module) -> None:
-    """Each matrix rounded block by block in plain loops, as the format defines it."""
+    """Round each matrix block by block in plain loops, as the format defines it."""
     tied = model.config.tie_word_embeddings  # type: ignore[union-attr]
     for name, parameter in model.named_parameters():
         if parameter.dim() == 2:

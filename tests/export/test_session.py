@@ -244,7 +244,7 @@ def test_numbers_without_end_in_a_graph_are_refused_at_once(copied: Path) -> Non
 
 
 def field(number: int, content: bytes) -> bytes:
-    """Of a protobuf message."""
+    """Encode a field of a protobuf message."""
     length, size = len(content), bytearray()
     while length > 127:
         size.append(length & 127 | 128)
@@ -253,7 +253,7 @@ def field(number: int, content: bytes) -> bytes:
 
 
 def test_messages_in_messages_without_end_are_refused(copied: Path) -> None:
-    """A graph in an attribute of a node of a graph, and so on."""
+    """The message nests a graph in an attribute of a node of a graph, and so on."""
     message = b""
     for _ in range(1500):
         for number in (6, 5, 1):

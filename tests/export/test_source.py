@@ -1,4 +1,4 @@
-"""A model is opened once, and what was read of it is handed down."""
+"""An export opens its model once and hands down what it has read."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SIZED_AND_TUNED = {"bits_per_weight": 5.0, "tune": True}
 
 @pytest.fixture
 def loaded(monkeypatch: pytest.MonkeyPatch) -> Counter[tuple[str, str]]:
-    """How often each loader read each folder; a model without its weights is not counted."""
+    """Count how often each loader reads each folder, except for models without weights."""
     counts: Counter[tuple[str, str]] = Counter()
 
     def count(label: str, owner: Any, name: str, folder_of: Callable[[Path], Path]) -> None:
@@ -58,7 +58,7 @@ def test_one_export_loads_a_tokenizer_once_and_the_float_model_once(
     monkeypatch: pytest.MonkeyPatch,
     loaded: Counter[tuple[str, str]],
 ) -> None:
-    """transformers reads the tokenizer too, as the oracle for chats, and the exported copy is read to be checked."""
+    """transformers also reads the tokenizer, as the oracle for chats, and the gate checks the exported copy."""
     monkeypatch.setenv("TOOLKIT_HOME", str(tmp_path / "home"))
     folder = None if adapter is None else write_adapter(tiny_student, tmp_path / "adapter", **adapter)
     loaded.clear()

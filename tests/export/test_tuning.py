@@ -1,4 +1,4 @@
-"""Tuning: exact gradients, the model's own products, less divergence, and codes that stay."""
+"""Tuning has exact gradients and the model's own products, lowers the divergence, and leaves the codes."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def test_before_its_first_step_a_model_says_what_its_weights_say(checkpoint_fold
 
 @pytest.fixture(scope="module")
 def outspoken(tiny_student: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny student with larger weights, so that rounding changes what it says."""
+    """The tiny student with larger weights, so that rounding changes its outputs."""
     folder = Path(shutil.copytree(tiny_student, tmp_path_factory.mktemp("outspoken") / "model"))
     tensors = load_file(folder / "model.safetensors")
     save_file(

@@ -75,7 +75,7 @@ def failures(folder: Path, *, fast: bool = False) -> dict[str, str]:
 
 
 def repair_manifest(folder: Path) -> None:
-    """Digests and sizes of what is there now, as someone who replaces a file would write them."""
+    """Write the present digests and sizes, as someone who replaces a file would."""
     path = folder / "manifest.json"
     manifest = json.loads(path.read_text())
     manifest["outputs"] = {p.name: file_facts(p) for p in sorted(folder.iterdir()) if p.name != path.name}
@@ -348,7 +348,7 @@ def test_a_template_that_writes_the_date_is_recorded_with_the_day_of_the_record(
 
 
 def make_older(folder: Path) -> None:
-    """As exports were before there was a record."""
+    """Turn a folder into one from before there was a record."""
     (folder / RECORD_FILE).unlink()
     (folder / EXPECTED_FILE).unlink()
     repair_manifest(folder)
