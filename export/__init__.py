@@ -1,4 +1,4 @@
-"""From a checkpoint to an int4 ONNX folder: the pipeline, and which matrix gets how many bits.
+"""Exports a checkpoint as an int4 ONNX folder: the pipeline, and how many bits each matrix gets.
 
-Imports the rooms below; only `runtime` is imported from outside.
+It imports the rooms below; from outside only `runtime` is imported.
 """

@@ -1,13 +1,13 @@
-"""Which matrices get more bits, by what each one's rounding costs in the whole model's answers.
+"""Chooses the bits of each matrix by what its rounding costs the whole model in divergence.
 
-1. All matrices in int8 make a model that says nearly what the float one says.
-2. One matrix at a time is put to its smallest format, three bits or four in large blocks, and the KL divergence from the
-   float model is measured on calibration texts, through ONNX Runtime, as the exported model will run: that is its cost.
+1. With all matrices in int8, a model is nearly the float one.
+2. One matrix at a time gets its smallest format, three bits, or four in large blocks. The KL divergence from the float
+   model is then measured on calibration texts through ONNX Runtime, as the exported model will run: this is its cost.
 3. In another format the same matrix costs in proportion to the mean square of its rounding error.
-4. From the smallest formats on, the step that saves the most divergence a byte is taken as long as one fits.
+4. From the smallest formats on, the step that saves the most divergence per byte is taken, as long as one fits.
 
-Costs are taken to add up, and nearest rounding to stand for the calibrated one: both hold for the order of the matrices
-better than for the sum, which is measured at the end like any export's.
+This assumes that costs add up, and that nearest rounding stands for the calibrated one. Both hold for the order of the
+matrices better than for the sum, which the gate measures at the end as for any export.
 """
 
 from __future__ import annotations
@@ -23,8 +23,9 @@ import onnx
 import torch
 
 from export.calibration.texts import CalibrationText
+from export.checkpoint.source import Source
 from export.checkpoint.tensors import MATRICES, Checkpoint
-from export.checks.parity import divergence, expectations, float_model, scored_expectations
+from export.checks.parity import divergence, expectations, scored_expectations
 from export.folder.package import write_package
 from export.folder.weights_file import StoredWeight, WeightsFile
 from export.graph.model_graph import build_graph
@@ -39,45 +40,39 @@ from toolkit.progress import Progress
 from toolkit.records import Record
 
 TOKENS = 400
-"""Completion tokens that a cost is measured on."""
+"""Completion tokens on which a cost is measured."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Choice(Record):
-    """What one matrix got."""
+    """The format of one matrix."""
 
     name: str
     bits: int
     block_size: int
     size_bytes: int
     cost: float
-    """KL divergence, in nats a token, that its rounding is taken to cost."""
+    """The KL divergence, in nats a token, that its rounding is assumed to cost."""
 
     @property
     def layout(self) -> Layout:
         return Layout(bits=self.bits, block_size=self.block_size)
 
 
-def allocate(
-    checkpoint: Checkpoint,
-    source: Path,
-    chat_folder: Path,
-    texts: Sequence[CalibrationText],
-    max_bytes: int,
-    folder: Path,
-) -> list[Choice]:
-    """A format for each stored matrix, all together in `max_bytes`; trial files are written into `folder`.
+def allocate(source: Source, texts: Sequence[CalibrationText], max_bytes: int, folder: Path) -> list[Choice]:
+    """Choose a format for each stored matrix, all together in `max_bytes`; trial files are written into `folder`.
 
-    Raises `InputError` where not even the smallest formats fit.
+    Raises `InputError` if not even the smallest formats fit.
     """
+    checkpoint = source.checkpoint
     options = _options(checkpoint)
     smallest = sum(layout_bytes(checkpoint, name, formats[0]) for name, formats in options.items())
     if smallest > max_bytes:
         raise InputError(
-            f"the weights in their smallest format ({smallest:,} bytes) must fit the size that is asked for "
-            f"({max_bytes:,} bytes); ask for more"
+            f"the size that was asked for ({max_bytes:,} bytes) must hold the weights in their smallest format "
+            f"({smallest:,} bytes); ask for more"
         )
-    measured = _measure(checkpoint, source, chat_folder, texts[: _enough(texts)], options, folder)
+    measured = _measure(source, texts[: _enough(texts)], options, folder)
     candidates = {
         name: [
             Choice(
@@ -95,8 +90,8 @@ def allocate(
 
 
 def choose(candidates: Mapping[str, Sequence[Choice]], max_bytes: int) -> list[Choice]:
-    """One choice a matrix: from each one's first (the smallest) on, the most divergence saved a byte while bytes
-    last."""
+    """Choose a format for each matrix: start with the first, the smallest, and save the most divergence per byte while
+    bytes are left."""
     chosen = {name: choices[0] for name, choices in candidates.items()}
     room = max_bytes - sum(choice.size_bytes for choice in chosen.values())
     while True:
@@ -114,7 +109,7 @@ def choose(candidates: Mapping[str, Sequence[Choice]], max_bytes: int) -> list[C
 
 
 def choices_table(choices: Sequence[Mapping[str, Any]]) -> str:
-    """What each matrix got and what its rounding is taken to cost, the costliest first, as lines for a terminal."""
+    """Lay out for a terminal each matrix's format and assumed cost, the costliest first."""
     found = sorted((Choice.from_dict(choice) for choice in choices), key=lambda choice: -choice.cost)
     rows = [
         (
@@ -129,7 +124,7 @@ def choices_table(choices: Sequence[Mapping[str, Any]]) -> str:
 
 
 def layout_bytes(checkpoint: Checkpoint, name: str, layout: Layout) -> int:
-    """Bytes that a stored matrix takes in a format, its scales and zero points included."""
+    """Count the bytes of a stored matrix in a format, scales and zero points included."""
     rows = sum(checkpoint.shapes[source][0] for source in checkpoint_names(name))
     columns = checkpoint.shapes[checkpoint_names(name)[0]][1]
     return StoredWeight(
@@ -138,8 +133,8 @@ def layout_bytes(checkpoint: Checkpoint, name: str, layout: Layout) -> int:
 
 
 def _options(checkpoint: Checkpoint) -> dict[str, list[Layout]]:
-    """What each stored matrix may get, smallest first: three bits in a layer whose rows are whole blocks of 256, four
-    in large to small blocks, then eight."""
+    """List the possible formats of each stored matrix, smallest first: three bits for a layer's matrix whose rows are
+    whole blocks of 256, four in large to small blocks, then eight."""
     coded = partial(layouts, checkpoint.config, bits=4, head_bits=4)
     by_size = [coded(block_size=THREE_BITS_BLOCK, narrow=MATRICES), *(coded(block_size=size) for size in BLOCK_SIZES)]
     options = {}
@@ -155,7 +150,7 @@ def _enough(texts: Sequence[CalibrationText]) -> int:
 
 
 def _relative_errors(checkpoint: Checkpoint, name: str, formats: Sequence[Layout]) -> list[float]:
-    """Mean square rounding errors over that of the first format."""
+    """Return the mean square rounding error of each format over that of the first."""
     weight_NK = np.concatenate([checkpoint.array(source) for source in checkpoint_names(name)])
     errors = []
     for layout in formats:
@@ -168,18 +163,15 @@ def _relative_errors(checkpoint: Checkpoint, name: str, formats: Sequence[Layout
 
 @torch.no_grad()
 def _measure(
-    checkpoint: Checkpoint,
-    source: Path,
-    chat_folder: Path,
+    source: Source,
     texts: Sequence[CalibrationText],
     options: Mapping[str, Sequence[Layout]],
     folder: Path,
 ) -> dict[str, float]:
-    """The divergence that each matrix costs alone in its smallest format, the others being in int8."""
-    model = float_model(source, checkpoint)
-    expected = [expectations(model, text) for text in texts]
-    del model
-    write_package(source, chat_folder, folder, checkpoint.config)
+    """Measure the divergence that each matrix costs in its smallest format, with the others in int8."""
+    checkpoint = source.checkpoint
+    expected = [expectations(source.float_model, text) for text in texts]
+    write_package(source, folder)
     norms = vectors(checkpoint)
     with WeightsFile(folder, end=0) as file:
         stored = [

@@ -1,30 +1,31 @@
-"""The matrices that an export stores, one part of the model after the other, and the vectors beside them.
+"""Makes the matrices that an export stores, one part of the model after another, and the vectors beside them.
 
-Invariant: some rows of one tensor, or one calibrated layer, are in memory at a time.
+Invariant: memory holds some rows of one tensor, or one calibrated layer, at a time.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
 import numpy as np
 
-from export.calibration.stream import Calibrated, CalibrationStream
-from export.calibration.texts import CalibrationTexts
+from export.calibration.rounding import Calibrated
+from export.calibration.stream import CalibrationStream
+from export.calibration.texts import CalibrationText
 from export.checkpoint.tensors import EMBEDDING, LM_HEAD, MATRICES, Checkpoint
-from export.folder.resume_log import ResumeLog
+from export.folder.model_writer import ModelWriter
 from export.quantization.codes import Weight, round_nearest
 from export.quantization.layout import Layout
 from toolkit.generation.generate import Floats
 
 Method = Literal[Calibrated, "nearest"]
 Matrix = tuple[str, int, Iterable[Weight]]
-"""Name, rows, and slices of the rows, rounded while they are taken."""
+"""A name, the number of rows, and slices of those rows, rounded as they are consumed."""
 
 
 def vectors(checkpoint: Checkpoint) -> dict[str, Floats]:
-    """Norm weights and biases, those of q, k and v as one."""
+    """Return norm weights and biases by name; those of q, k and v are joined."""
     found = {name: checkpoint.array(name) for name, shape in checkpoint.shapes.items() if len(shape) == 1}
     if checkpoint.config.has_qkv_bias:
         found |= {
@@ -36,49 +37,36 @@ def vectors(checkpoint: Checkpoint) -> dict[str, Floats]:
     return found
 
 
-def parts(
+def write_parts(
     checkpoint: Checkpoint,
     method: Method,
     chosen: Mapping[str, Layout],
-    texts: CalibrationTexts,
-    journal: ResumeLog,
-) -> Iterator[tuple[str, Iterator[Matrix]]]:
-    """The embedding, each layer and the head, without those that are finished, with their matrices."""
-    layers = range(checkpoint.config.num_hidden_layers)
-    whole = [EMBEDDING, *map(_layer, layers), *([LM_HEAD] if LM_HEAD in chosen else [])]
-    left = whole[len(journal.finished) :]
-    if left[:1] == [EMBEDDING]:
-        yield EMBEDDING, iter([nearest(checkpoint, EMBEDDING, chosen[EMBEDDING])])
-    first = sum(_layer(layer) not in left for layer in layers)
-    if method == "nearest":
-        for layer in layers[first:]:
-            yield _layer(layer), _nearest_layer(checkpoint, chosen, layer)
-        if LM_HEAD in left:
-            yield LM_HEAD, iter([nearest(checkpoint, LM_HEAD, chosen[LM_HEAD])])
-    elif left:
-        calibration = [text.prompt + text.completion for text in texts.calibration]
-        stream = CalibrationStream(checkpoint, calibration, chosen[EMBEDDING], method, journal.folder, layers=first)
-        for layer in layers[first:]:
-            yield _layer(layer), _calibrated_layer(stream, chosen, layer)
-        if LM_HEAD in left:
+    texts: Sequence[CalibrationText],
+    writer: ModelWriter,
+) -> None:
+    """Write the embedding, each layer and the head, except for those that an earlier run has finished."""
+    journal = writer.journal
+    layers = [_layer(layer) for layer in range(checkpoint.config.num_hidden_layers)]
+    left = [EMBEDDING, *layers, *([LM_HEAD] if LM_HEAD in chosen else [])][len(journal.finished) :]
+    stream = None
+    if left and method != "nearest":
+        ids = [text.ids for text in texts]
+        done = sum(layer not in left for layer in layers)
+        stream = CalibrationStream(checkpoint, ids, chosen[EMBEDDING], method, journal.folder, layers=done)
+    for part in left:
+        if stream is None or part == EMBEDDING:
+            for name in [f"{part}.{module}.weight" for module in MATRICES] if part in layers else [part]:
+                writer.write(*nearest(checkpoint, name, chosen[name]))
+        elif part == LM_HEAD:
             rows, _ = checkpoint.shapes[checkpoint.head]
-            yield LM_HEAD, iter([(LM_HEAD, rows, stream.quantize_head(chosen[LM_HEAD]))])
-
-
-def _calibrated_layer(stream: CalibrationStream, chosen: Mapping[str, Layout], layer: int) -> Iterator[Matrix]:
-    for name, weight in stream.quantize_layer(layer, chosen):
-        yield name, len(weight.codes), [weight]
-    stream.states.sync()
-
-
-def _nearest_layer(checkpoint: Checkpoint, chosen: Mapping[str, Layout], layer: int) -> Iterator[Matrix]:
-    for module in MATRICES:
-        name = f"{_layer(layer)}.{module}.weight"
-        yield nearest(checkpoint, name, chosen[name])
+            writer.write(LM_HEAD, rows, stream.quantize_head(chosen[LM_HEAD]))
+        else:
+            stream.quantize_layer(layers.index(part), chosen, writer.write)
+        writer.finish(part)
 
 
 def nearest(checkpoint: Checkpoint, name: str, layout: Layout) -> Matrix:
-    """A stored matrix, rounded a slice of rows at a time."""
+    """Round a stored matrix to nearest, a slice of rows at a time."""
     sources = [checkpoint.head] if name == LM_HEAD else checkpoint_names(name)
     rows = sum(checkpoint.shapes[source][0] for source in sources)
     slices = (values_NK.numpy() for source in sources for values_NK in checkpoint.slices(source))
@@ -90,7 +78,7 @@ def nearest(checkpoint: Checkpoint, name: str, layout: Layout) -> Matrix:
 
 
 def checkpoint_names(name: str) -> list[str]:
-    """The checkpoint's matrices that lie one below the other in a stored one."""
+    """Name the checkpoint's matrices whose rows, one after another, form a stored one."""
     for module, sources in MATRICES.items():
         if name.endswith(f".{module}.weight"):
             return [name.replace(module, source) for source in sources]
@@ -102,7 +90,7 @@ def _layer(layer: int) -> str:
 
 
 def part_bytes(checkpoint: Checkpoint, chosen: Mapping[str, Layout]) -> dict[str, int]:
-    """Bytes of the checkpoint that each part is made of."""
+    """Count the bytes of the checkpoint from which each part is made."""
     sizes = {EMBEDDING: checkpoint.size_bytes(EMBEDDING)}
     if LM_HEAD in chosen:
         sizes[LM_HEAD] = checkpoint.size_bytes(checkpoint.head)

@@ -1,11 +1,11 @@
-"""An adapter that is not merged while the base is read (see `export.checkpoint.adapter`), merged by PEFT into a folder
-of the cache.
+"""Opens a model, and has PEFT merge an adapter beforehand if it cannot be merged while the base is read
+(`export.checkpoint.adapter`).
 
     base + adapter ─ PEFT's merge_and_unload ─ <cache folder>/models/<adapter>-<digest>/
 
-What PEFT merges is what the adapter means: patterns of ranks and scales, DoRA, modules and embeddings that were trained
-whole, vocabularies that grew, pickled weights. Invariant: every tensor of the adapter's file finds its place, and is
-finite, or nothing is left. The whole model is in memory as float32 meanwhile, and takes as much on the disk.
+PEFT merges what our formula does not know: patterns of ranks and scales, DoRA, modules and embeddings that were trained
+whole, vocabularies that grew, pickled weights. Invariant: every tensor of the adapter's file is finite and finds its
+place, or nothing is left. Meanwhile the whole model is in memory in float32; it takes as much on disk.
 """
 
 from __future__ import annotations
@@ -23,11 +23,12 @@ from torch import Tensor
 
 from export.checkpoint.adapter import CONFIG, NeedsPeft
 from export.checkpoint.safetensors_file import SINGLE
+from export.checkpoint.source import Source
 from export.checkpoint.tensors import EMBEDDING, LM_HEAD, Checkpoint, tensor_shapes
 from export.folder.package import MODEL_FILES, TEXT_FILES
 from export.runtime.model_config import read_model_config
 from toolkit.errors import InputError, MissingExtra
-from toolkit.formats.chat_format import CHAT_FILES
+from toolkit.formats.chat_format import CHAT_FILES, TOKENIZER, ChatFormat
 from toolkit.machine.allowance import memory
 from toolkit.machine.user_folders import cache_folder
 from toolkit.model.decoder import load_model
@@ -37,26 +38,30 @@ from toolkit.terminal import listed, say
 
 SAMPLED_TOKENS = 24
 MOST_MOVED = 0.01
-"""Relative error of logits that rounding may make where an adapter is merged."""
+"""The relative error of logits that rounding may cause when an adapter is merged."""
 RESIZED = {f"base_model.model.{name}" for name in (EMBEDDING, LM_HEAD)}
-"""Where an adapter keeps the matrices of a vocabulary that grew."""
+"""The names under which an adapter keeps the matrices of a vocabulary that grew."""
 
 
-def open_merged(base: Path, adapter: Path | None, chat_folder: Path) -> Checkpoint:
-    """A base with its adapter's changes: while it is read where that can be, else merged by PEFT before."""
+def open_source(base: Path, adapter: Path | None) -> Source:
+    """Open a model, with its adapter merged: while tensors are read where that can be, else by PEFT beforehand."""
+    chat_folder = adapter if adapter and (adapter / TOKENIZER).is_file() else base  # they were trained with it
     try:
-        return Checkpoint(base, adapter)
+        checkpoint = Checkpoint(base, adapter)
     except NeedsPeft as error:
         assert adapter
         say(f"export: {error}")
-        return Checkpoint(merged_folder(base, adapter, chat_folder))
+        chat_folder = merged_folder(base, adapter, chat_folder)
+        checkpoint = Checkpoint(chat_folder)
+    chat_format = ChatFormat.from_folder(chat_folder, model_folder=checkpoint.folder)
+    return Source(checkpoint=checkpoint, chat_folder=chat_folder, chat_format=chat_format)
 
 
 def merged_folder(base: Path, adapter: Path, chat_folder: Path) -> Path:
-    """The folder in the cache that holds the merged model; made where these very folders have none yet.
+    """Return the cache's folder of the merged model, and make it if there is none for these very folders.
 
-    `chat_folder`: where its tokenizer and template lie. Raises `InputError` where PEFT does not merge the adapter
-    whole, or the memory is too small.
+    `chat_folder` holds its tokenizer and template. Raises `InputError` if PEFT does not merge the whole adapter, or the
+    memory is too small.
     """
     inputs = {"base": files_digest(base), "adapter": files_digest(adapter)}
     key = hashlib.sha256(json.dumps(inputs).encode()).hexdigest()[:16]
@@ -65,7 +70,7 @@ def merged_folder(base: Path, adapter: Path, chat_folder: Path) -> Path:
     if is_complete(out, stage):
         return out
     folder = partial_folder(out, stage)
-    say(f"merging {adapter} by PEFT into {out}")
+    say(f"export: PEFT merges {adapter} into {out}")
     try:
         _write_model(base, _merge(base, adapter), folder)
         for path in [base / name for name in MODEL_FILES] + [chat_folder / name for name in (*TEXT_FILES, *CHAT_FILES)]:
@@ -79,7 +84,7 @@ def merged_folder(base: Path, adapter: Path, chat_folder: Path) -> Path:
 
 
 def _merge(base: Path, adapter: Path) -> dict[str, Tensor]:
-    """The merged model's tensors, a shared one once."""
+    """Return the merged model's tensors, without the head if it is the embedding."""
     try:
         from peft import PeftModel
         from peft.utils import load_peft_weights, set_peft_model_state_dict
@@ -97,23 +102,22 @@ def _merge(base: Path, adapter: Path) -> dict[str, Tensor]:
         if placed.unexpected_keys:
             raise InputError(f"its model has no place for {listed(placed.unexpected_keys)}")
         if not hasattr(adapted, "merge_and_unload"):
-            raise InputError(f"one of peft_type {kind} is no change of weights")
+            raise InputError(f"peft_type {kind} does not change weights")
         before = _some_logits(adapted)
         merged = adapted.merge_and_unload(safe_merge=True)
     except InputError as error:
-        raise InputError(f"{adapter} must be an adapter that PEFT merges into {base}: {error}") from error
+        raise InputError(f"PEFT cannot merge the adapter {adapter} into {base}: {error}") from error
     except Exception as error:  # PEFT's kinds of adapters each raise their own
         line = (str(error).splitlines() or [""])[0]
         raise InputError(
-            f"{adapter} must be an adapter that PEFT merges into {base}, and it says {type(error).__name__}: {line}; "
+            f"PEFT cannot merge the adapter {adapter} into {base}: {type(error).__name__}: {line}; "
             "merge it where it was trained, and export the result"
         ) from error
     moved = _relative_error(before, _some_logits(merged))
     if moved > MOST_MOVED:
         say(
-            f"export: merged by PEFT, {adapter} does not say what it says beside its base: logits differ by "
-            f"{moved:.0%}, as they do where it changes an embedding that the head shares; "
-            "measure the export before you use it"
+            f"export: merging changed what {adapter} computes: logits differ by {moved:.0%}, as happens if an adapter "
+            "changes an embedding that the head shares; measure the export before you use it"
         )
     tensors: dict[str, Tensor] = merged.state_dict()
     if LM_HEAD in tensors and tensors[LM_HEAD].data_ptr() == tensors[EMBEDDING].data_ptr():
@@ -122,7 +126,7 @@ def _merge(base: Path, adapter: Path) -> dict[str, Tensor]:
 
 
 def _some_logits(model: Any) -> Tensor:
-    """logits_BTV of a few tokens."""
+    """Compute logits_BTV of a few tokens."""
     model.eval()
     with torch.no_grad():
         logits: Tensor = model(input_ids=torch.arange(SAMPLED_TOKENS)[None] % model.config.vocab_size).logits
@@ -134,7 +138,7 @@ def _relative_error(expected: Tensor, found: Tensor) -> float:
 
 
 def _loaded(base: Path, weights: dict[str, Tensor]) -> torch.nn.Module:
-    """The base, with rows for the tokens that the adapter's own embedding or head has more."""
+    """Load the base, with as many tokens as the adapter's own embedding or head has."""
     _check_memory(base)
     model: Any = load_model(base, torch.float32)
     rows = {len(weights[name]) for name in RESIZED & weights.keys()}
@@ -153,7 +157,7 @@ def _write_model(base: Path, tensors: dict[str, Tensor], folder: Path) -> None:
 def _check_finite(adapter: Path, weights: dict[str, Tensor]) -> None:
     for name, tensor in sorted(weights.items()):
         if not torch.isfinite(tensor).all():
-            raise InputError(f"{name} in the adapter {adapter} must be finite, and holds NaN or infinite values")
+            raise InputError(f"{name} in the adapter {adapter} holds NaN or infinite values")
 
 
 def _check_memory(base: Path) -> None:
@@ -161,7 +165,6 @@ def _check_memory(base: Path) -> None:
     needed, available = 4 * sum(torch.Size(shape).numel() for shape in shapes), memory().available_bytes
     if needed > available:
         raise InputError(
-            f"the float model ({needed / 1e9:.1f} GB) must fit the free memory "
-            f"({available / 1e9:.1f} GB) to be merged; "
+            f"merging needs memory for the float model ({needed / 1e9:.1f} GB; {available / 1e9:.1f} GB are free); "
             "close programs, or merge it on another machine and export the result"
         )

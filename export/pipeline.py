@@ -1,11 +1,11 @@
-"""`toolkit export`: a Hugging Face folder in, a checked ONNX folder out, its weights in four bits or more.
+"""`toolkit export`: turns a Hugging Face folder into a checked ONNX folder, its weights in four bits or more.
 
-    check source → round layer by layer → model.onnx.data → model.onnx → parity with the float model → what
-    `toolkit verify` compares with → manifest.json
+    check source → round layer by layer → model.onnx.data → model.onnx → parity with the float model → record for
+    `toolkit verify` → manifest.json
 
-Invariant: the folder has its final name only when the parity gate let it through; some rows of one tensor, or one
-calibrated layer, are in memory at a time while weights are written. An export that was killed goes on behind its last
-whole layer and ends with the same bytes (see `export.folder.resume_log`).
+Invariant: the folder gets its final name only if the parity gate passes. While weights are written, memory holds some
+rows of one tensor, or one calibrated layer. An export that was killed resumes after its last whole layer and ends with
+the same bytes (`export.folder.resume_log`).
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ from safetensors.numpy import load_file, save_file
 from export.allocation import Choice, allocate
 from export.calibration.cache_scales import cache_scales
 from export.calibration.texts import CalibrationTexts, read_texts
-from export.checkpoint.tensors import EMBEDDING, LM_HEAD, Checkpoint, tensor_shapes
+from export.checkpoint.source import Source
+from export.checkpoint.tensors import EMBEDDING, LM_HEAD, Checkpoint
 from export.checks.gate import check_source, pass_gate
 from export.checks.goldens import Chats
-from export.checks.parity import float_model
+from export.folder.model_writer import ModelWriter
 from export.folder.package import write_package
 from export.folder.resume_log import ResumeLog
 from export.folder.weights_file import FILE_NAME, Weights, WeightsFile, read_weight
 from export.graph.model_graph import build_graph
-from export.matrices import part_bytes, parts, vectors
-from export.merged_model import open_merged
+from export.matrices import part_bytes, vectors, write_parts
+from export.merged_model import open_source
 from export.presets import CHOICES, TUNED, ExportConfig
 from export.quantization.layout import Layout, layouts
 from export.runtime.exported_model import INT8_CACHE_FILE, MODEL_FILE
 from export.tuning import tune
 from toolkit import runs
 from toolkit.errors import InputError, ToolkitError
-from toolkit.formats.chat_format import ChatFormat
 from toolkit.generation.generate import Floats
 from toolkit.machine.allowance import memory
 from toolkit.model.decoder import check_loads
@@ -49,18 +49,17 @@ from toolkit.terminal import say
 
 
 def export_model(config: ExportConfig) -> dict[str, Any]:
-    """Make `config.out` and return its manifest; a folder that is there already and is this very run is left alone.
+    """Make `config.out` and return its manifest; a folder that this very run has made already is left alone.
 
-    Raises `InputError` for a source that cannot be exported, `GateFailed` where parity is out of bounds, and
-    `FolderConflict` where `out` holds something else. Whatever is raised, nothing is left under the final name.
+    Raises `InputError` if the source cannot be exported, `GateFailed` if parity is out of bounds, and `FolderConflict`
+    if `out` holds something else. Whatever is raised, nothing is left under the final name.
     """
     say(f"export: checking {config.source}")
-    checkpoint = open_merged(config.source, config.adapter, config.chat_folder)
-    asked = config
-    config = replace(config, source=checkpoint.folder, adapter=config.adapter if checkpoint.adapter else None)
-    chats = check_source(config.chat_folder, checkpoint.config.max_position_embeddings) if config.bounds else []
+    source = open_source(config.source, config.adapter)
+    checkpoint = source.checkpoint
+    chats = check_source(source) if config.bounds else []
     if config.bounds or config.tune or config.is_sized:
-        check_loads(config.source)
+        check_loads(checkpoint.folder)
     chosen = layouts(
         checkpoint.config,
         bits=config.bits,
@@ -70,17 +69,17 @@ def export_model(config: ExportConfig) -> dict[str, Any]:
         narrow=() if config.is_sized else config.narrow,
     )
     _check_memory(checkpoint, config)
-    stage = _stage(asked)
+    stage = _stage(config)
     if runs.is_complete(config.out, stage):
         return runs.read_manifest(config.out) or {}
-    texts = _read_texts(checkpoint, config)
+    texts = _read_texts(source, config)
     folder = runs.partial_folder(config.out, stage)
     try:
         journal = ResumeLog(folder)
-        choices = _allocation(checkpoint, config, texts, journal) if config.is_sized else []
+        choices = _allocation(source, config, texts, journal) if config.is_sized else []
         chosen |= {choice.name: choice.layout for choice in choices}
-        _write_model(checkpoint, config, chosen, texts, folder, journal)
-        measured = _compared(checkpoint, config, folder, texts, chats)
+        _write_model(source, config, chosen, texts, folder, journal)
+        measured = _compared(source, config, folder, texts, chats)
         if choices:
             measured["allocation"] = [choice.to_dict() for choice in choices]
         journal.remove()  # before the folder is weighed
@@ -91,18 +90,19 @@ def export_model(config: ExportConfig) -> dict[str, Any]:
         raise
     except OSError as error:
         why = error.strerror or error
-        raise InputError(f"{config.out} cannot be written: {why}; mend that and run the same command again") from error
+        raise InputError(f"{config.out} cannot be written: {why}; fix that and run the same command again") from error
 
 
 def _write_model(
-    checkpoint: Checkpoint,
+    source: Source,
     config: ExportConfig,
     chosen: Mapping[str, Layout],
     texts: CalibrationTexts,
     folder: Path,
     journal: ResumeLog,
 ) -> None:
-    write_package(config.source, config.chat_folder, folder, checkpoint.config)
+    checkpoint = source.checkpoint
+    write_package(source, folder)
     norms = vectors(checkpoint)
     sizes = part_bytes(checkpoint, chosen)
     done = sum(sizes[name] for name in journal.finished)
@@ -112,28 +112,27 @@ def _write_model(
         WeightsFile(folder, end=journal.end) as file,
         Progress(label, sum(sizes.values()), done=done, in_bytes=True) as progress,
     ):
-        for part, matrices in parts(checkpoint, config.method, chosen, texts, journal):
-            stored = {name: file.append(slices, rows) for name, rows, slices in matrices}
-            file.sync()
-            journal.add(part, stored, file.end)
-            progress.advance(sizes[part], note=part.removesuffix(".weight").rpartition("model.")[2])
+        writer = ModelWriter(
+            file,
+            journal,
+            lambda part: progress.advance(sizes[part], note=part.removesuffix(".weight").rpartition("model.")[2]),
+        )
+        write_parts(checkpoint, config.method, chosen, texts.calibration, writer)
     if config.tune:
-        norms |= _tune(checkpoint, config, texts, folder, journal)
+        norms |= _tune(source, texts, folder, journal)
     onnx.save(build_graph(checkpoint.config, journal.weights, norms), folder / MODEL_FILE)
     if texts.calibration:
-        scales = cache_scales(folder, texts.calibration)
+        scales = cache_scales(source, folder, texts.calibration)
         onnx.save(build_graph(checkpoint.config, journal.weights, norms, scales), folder / INT8_CACHE_FILE)
 
 
-def _tune(
-    checkpoint: Checkpoint, config: ExportConfig, texts: CalibrationTexts, folder: Path, journal: ResumeLog
-) -> dict[str, Floats]:
-    """Write tuned scales over the first ones; returns the norms. What was found is kept before it is written, because
-    a run that was interrupted here must not tune what is tuned."""
+def _tune(source: Source, texts: CalibrationTexts, folder: Path, journal: ResumeLog) -> dict[str, Floats]:
+    """Overwrite the scales with tuned ones; returns the tuned norms. The result is saved before it is written, because
+    a run that was interrupted here must not tune what is tuned already."""
     kept = journal.folder / TUNED
     if not kept.is_file():
         weights = {name: read_weight(folder / FILE_NAME, stored) for name, stored in journal.weights.items()}
-        tuned = tune(float_model(config.source, checkpoint), weights, texts.calibration)
+        tuned = tune(source.float_model, weights, texts.calibration)
         save_file({**tuned.scales, **tuned.norms}, kept.with_suffix(".partial"))
         kept.with_suffix(".partial").replace(kept)
     found = load_file(kept)
@@ -144,64 +143,61 @@ def _tune(
     return {name: array for name, array in found.items() if name not in journal.weights}
 
 
-def _allocation(
-    checkpoint: Checkpoint, config: ExportConfig, texts: CalibrationTexts, journal: ResumeLog
-) -> list[Choice]:
-    """Formats for a size; those that an interrupted run had chosen, because the next measurement may fall otherwise."""
+def _allocation(source: Source, config: ExportConfig, texts: CalibrationTexts, journal: ResumeLog) -> list[Choice]:
+    """Choose formats for a size, or reuse those of an interrupted run: another measurement might differ."""
     kept = journal.folder / CHOICES
     if kept.is_file():
         return read_records(kept, Choice)
     trial = journal.folder / "trial"
     trial.mkdir(exist_ok=True)
-    room = config.max_bytes or int(config.bits_per_weight * _parameters(checkpoint) / 8)
-    choices = allocate(checkpoint, config.source, config.chat_folder, texts.calibration, room, trial)
+    room = config.max_bytes or int(config.bits_per_weight * _parameters(source.checkpoint) / 8)
+    is_needed_later = config.bounds or config.tune
+    choices = allocate(source if is_needed_later else replace(source), texts.calibration, room, trial)
     shutil.rmtree(trial)
     write_records(kept, choices)
     return choices
 
 
 def _compared(
-    checkpoint: Checkpoint, config: ExportConfig, folder: Path, texts: CalibrationTexts, chats: Chats
+    source: Source, config: ExportConfig, folder: Path, texts: CalibrationTexts, chats: Chats
 ) -> dict[str, Any]:
-    """The gate's report where it lets the folder through, which then gets its record for `toolkit verify`."""
+    """Run the gate, which writes the record for `toolkit verify`; returns its report."""
     if config.bounds is None:
         say("export: not compared with the float model (--no-parity); its quality is unknown")
         return {"parity": None}
-    say(f"export: comparing with the float model in {config.source}")
-    model = float_model(config.source, checkpoint)
-    return pass_gate(model, config.chat_folder, folder, config.cache, config.bounds, texts.held_out, chats)
+    say(f"export: comparing with the float model in {source.checkpoint.folder}")
+    return pass_gate(source, folder, config.cache, config.bounds, texts.held_out, chats)
 
 
-def _read_texts(checkpoint: Checkpoint, config: ExportConfig) -> CalibrationTexts:
+def _read_texts(source: Source, config: ExportConfig) -> CalibrationTexts:
     if config.calibration is None:
         return CalibrationTexts(calibration=[], held_out=[])
     return read_texts(
         config.calibration,
-        ChatFormat.from_folder(config.chat_folder),
+        source.chat_format,
         tokens=config.calibration_tokens,
-        max_length=checkpoint.config.max_position_embeddings,
+        max_length=source.checkpoint.config.max_position_embeddings,
     )
 
 
 def _check_memory(checkpoint: Checkpoint, config: ExportConfig) -> None:
-    """The parity gate runs the float model, and tuning two of them; the export itself never holds one."""
-    model_bytes = 4 * sum(int(np.prod(shape)) for shape in checkpoint.shapes.values())
+    """Check that the float model fits the memory for the gate, and two for tuning; the export itself holds none."""
+    model_bytes = 4 * _parameters(checkpoint)
     available = memory().available_bytes
     if config.tune and 2 * model_bytes > available:
         raise InputError(
-            f"two float models ({2 * model_bytes / 1e9:.1f} GB) must fit the free "
-            f"memory ({available / 1e9:.1f} GB) to be "
-            "tuned; close programs, or leave out --tune"
+            f"--tune needs memory for two float models ({2 * model_bytes / 1e9:.1f} GB; {available / 1e9:.1f} GB are "
+            "free); close programs, or leave out --tune"
         )
     if config.bounds is not None and model_bytes > available:
         raise InputError(
-            f"the float model ({model_bytes / 1e9:.1f} GB) must fit the free memory ({available / 1e9:.1f} GB) to be "
-            "compared with; close programs, or export without the gate: --no-parity"
+            f"the gate needs memory for the float model ({model_bytes / 1e9:.1f} GB; {available / 1e9:.1f} GB are "
+            "free); close programs, or export without the gate: --no-parity"
         )
 
 
 def _stage(config: ExportConfig) -> runs.Stage:
-    """The paths are not part of what a run is; the digests of what lies there are."""
+    """Identify a run by its settings and its inputs' digests, not by their paths."""
     settings = {name: value for name, value in asdict(config).items() if not isinstance(value, Path)}
     for name in ("calibration", "adapter"):
         settings.pop(name, None)
@@ -226,4 +222,4 @@ def _measured(checkpoint: Checkpoint, weights: Weights, folder: Path) -> dict[st
 
 
 def _parameters(checkpoint: Checkpoint) -> int:
-    return sum(int(np.prod(shape)) for shape in tensor_shapes(checkpoint.config).values())
+    return sum(int(np.prod(shape)) for shape in checkpoint.shapes.values())

@@ -1,4 +1,4 @@
-"""What an export is: its presets, and the configuration that one of them makes of a source."""
+"""The configuration of an export, and the presets that fill it in for a source."""
 
 from __future__ import annotations
 
@@ -10,94 +10,84 @@ from export.checks.parity import Bounds
 from export.matrices import Method
 from export.runtime.exported_model import Cache
 from toolkit.errors import InputError
-from toolkit.formats.chat_format import TOKENIZER
 from toolkit.records import TRAIN
 
 Preset = Literal["balanced", "best", "fast", "quick"]
-"""balanced: large blocks. best: smaller ones and an int8 head. fast: balanced with three bits for most weights. quick:
-not calibrated."""
+"""balanced: large blocks. best: smaller ones and an int8 head. fast: as balanced, with three bits for most weights.
+quick: not calibrated."""
 BLOCK_SIZE: dict[Preset, int] = {"balanced": 256, "best": 64, "fast": 256, "quick": 32}
 INT8_CACHED: tuple[Preset, ...] = ("balanced", "fast")
 NARROW: dict[Preset, tuple[str, ...]] = {"fast": ("mlp.gate_up_proj", "mlp.down_proj")}
-"""Modules with three bits a weight."""
+"""The modules with three bits a weight."""
 WeightType = Literal["int8", "fp16", "fp32"]
-"""What needs no calibration."""
+"""Types that need no calibration."""
 BITS: dict[WeightType, int] = {"int8": 8, "fp16": 16, "fp32": 32}
 INT8_BLOCK_SIZE = 128
-"""Activations are rounded in blocks of the same size: on SmolLM2-135M mean KL is 0.0045 with 128 and 0.0057 with
-256."""
+"""Activations are rounded in such blocks too: SmolLM2-135M has a mean KL of 0.0045 with 128 and 0.0057 with 256."""
 CALIBRATION_TOKENS = 24_000
 CHOICES, TUNED = "choices.jsonl", "tuned.safetensors"
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExportConfig:
-    """How one folder is made. `int4_config` and `nearest_config` fill in everything but the paths."""
+    """How a folder is made. `int4_config` and `nearest_config` fill in everything but the paths."""
 
     source: Path
     adapter: Path | None
-    """PEFT folder that is merged into the source; None where there is none."""
+    """A PEFT folder that is merged into the source, or None."""
     out: Path
     method: Method
     """gptq and searched calibrate on traces; nearest rounds each weight by itself."""
     calibration: Path | None
-    """The traces (`Example` lines) that weights and the int8 cache are calibrated on and parity is measured on; None
-    where there are none and the method is nearest."""
+    """The traces (`Example` lines) on which weights and the int8 cache are calibrated and parity is measured; may be
+    None if the method is nearest."""
     cache: Cache
-    """How the runner keeps keys and values unless it is told otherwise, or the gate finds that int8 falls short; parity
-    is measured with it.
+    """How the runner keeps keys and values by default, and parity is measured; the gate may replace int8 by exact.
 
     int8 made decoding a 1.7B a quarter faster after 512 tokens, and cost SmolLM2-135M 0.0006 of a mean KL of 0.048.
     """
     calibration_tokens: int
     bits: int
-    """Of a weight: 4 or 8 for codes, 16 or 32 for floats."""
+    """Bits of a weight: 4 or 8 for codes, 16 or 32 for floats."""
     block_size: int
-    """Of every matrix of codes whose rows it divides; others get a smaller one."""
+    """The block size of every matrix of codes whose rows it divides; others get a smaller one."""
     head_bits: int
-    """Of the output head, and of the embedding where the two are one matrix; everything else has `bits`.
+    """Bits of the output head, and of the embedding if the two are one matrix; everything else has `bits`.
 
-    Rounded to nearest, 8 bits lose next to nothing and 4 more than all calibrated layers together; with error feedback
-    4 bits lose a tenth of what the layers do (docs/explanation/int4.md).
+    Rounded to nearest, a head of 8 bits loses next to nothing, and one of 4 bits more than all calibrated layers
+    together; with error feedback one of 4 bits loses a tenth of what the layers do (docs/explanation/int4.md).
     """
     has_own_head: bool
-    """Whether a tied head is stored beside the embedding, so that it can be calibrated: an embedding's rows are looked
-    up and cannot be aimed at the head's inputs. Two matrices of 4 bits take the bytes of a shared one of 8, of which a
-    step reads half. Not where a size is asked for.
+    """Whether a tied head is stored beside the embedding, so that it can be calibrated: the embedding's rows, which are
+    looked up, cannot be aimed at the head's inputs. Two matrices of 4 bits take the bytes of a shared one of 8, and a
+    step reads half of them. Ignored if a size is asked for.
     """
     narrow: tuple[str, ...]
-    """The layers' modules that have 3 bits in place of `bits`, where their rows are whole blocks of 256. Not where a
-    size is asked for.
+    """The layers' modules that have 3 bits instead of `bits`, if their rows are whole blocks of 256. Ignored if a size
+    is asked for.
     """
     max_bytes: int
     bits_per_weight: float
-    """What the weights may take at most; each matrix then gets the bits and blocks that serve the whole best (see
-    `export.allocation`). Both 0 where `block_size` and `head_bits` decide."""
+    """The most that the weights may take; each matrix then gets the bits and blocks that serve the whole best
+    (`export.allocation`). If both are 0, `block_size` and `head_bits` decide."""
     tune: bool
-    """Whether scales and norms are tuned at the end, which takes both models as floats (see `export.tuning`)."""
+    """Whether scales and norms are tuned at the end, with both models in memory as floats (`export.tuning`)."""
     bounds: Bounds | None
-    """Of the parity gate; None where parity is not measured, as the float model may not fit the memory."""
+    """The bounds of the parity gate; None if parity is not measured, as the float model may not fit the memory."""
 
     def __post_init__(self) -> None:
         if self.method != "nearest" and self.calibration is None:
-            raise InputError(
-                f"method {self.method} must have traces to calibrate on (none were given); give --calibration"
-            )
+            raise InputError(f"method {self.method} needs traces to calibrate on; give --calibration")
         if self.cache == "int8" and self.calibration is None:
-            raise InputError("cache int8 must have traces to calibrate on (none were given); give --calibration")
+            raise InputError("an int8 cache needs traces to calibrate on; give --calibration")
         if self.tune and self.calibration is None:
-            raise InputError("tuning must have traces to tune on (none were given); give --calibration")
+            raise InputError("--tune needs traces to tune on; give --calibration")
         if self.is_sized and self.calibration is None:
-            raise InputError("a size must have traces to measure on (none were given); give --calibration")
+            raise InputError("--size and --bits-per-weight need traces to measure on; give --calibration")
 
     @property
     def is_sized(self) -> bool:
         return bool(self.max_bytes or self.bits_per_weight)
-
-    @property
-    def chat_folder(self) -> Path:
-        """Where tokenizer and template lie; an adapter that brings its own was trained with them."""
-        return self.adapter if self.adapter and (self.adapter / TOKENIZER).is_file() else self.source
 
 
 def int4_config(
@@ -112,14 +102,15 @@ def int4_config(
     tune: bool = False,
     method: Method | None = None,
 ) -> ExportConfig:
-    """What `--int4` does: calibrated on traces, given or the student's own; without any, `quick` in place of
-    `balanced`.
+    """Configure `--int4`: calibrated on given traces or the student's own; without any, `quick` replaces `balanced`.
 
-    `method`: another than the preset's. Raises `InputError` where another preset, or a method that needs them, has no
-    traces to calibrate on, and where `quick` is given some.
+    `method`: another than the preset's. Raises `InputError` if another preset or a method needs traces and there are
+    none, and if `quick` is given some.
     """
     if preset == "quick" and method is None and calibration:
-        raise InputError(f"--quick calibrates on nothing, and {calibration} was given; leave out one of them")
+        raise InputError(
+            f"--quick does not calibrate, but {calibration} was given to calibrate on; leave out one of them"
+        )
     traces = calibration or _own_traces(adapter or source)
     if preset == "quick" or (preset == "balanced" and traces is None and method is None):
         preset, traces = "quick", None if method is None else traces
@@ -146,8 +137,8 @@ def int4_config(
 
 
 def _int4_bounds(method: Method, preset: Preset) -> Bounds:
-    """Two to three times the divergence of the rotated SmolLM2-135M (docs/explanation/int4.md), whose weights are hard
-    to round."""
+    """Return two to three times the divergence of the rotated SmolLM2-135M (docs/explanation/int4.md), whose weights
+    are hard to round."""
     if method != "gptq":
         return Bounds(max_mean_kl=0.6, min_top1=0.6)
     return Bounds(max_mean_kl=0.25, min_top1=0.75) if preset == "fast" else Bounds(max_mean_kl=0.15, min_top1=0.85)
@@ -161,7 +152,7 @@ def nearest_config(
     adapter: Path | None = None,
     calibration: Path | None = None,
 ) -> ExportConfig:
-    """What `--int8`, `--fp16` and `--fp32` do: each weight to its nearest. Traces calibrate the int8 cache alone."""
+    """Configure `--int8`, `--fp16` and `--fp32`: round each weight to nearest. Traces calibrate only the int8 cache."""
     bits = BITS[weights]
     return ExportConfig(
         source=source,

@@ -1,11 +1,11 @@
-"""What codes leave open: scales and norms, tuned together until the whole model says more of what its float self says.
+"""Tunes scales and norms, which the codes leave open, until the whole model is closer to its float self.
 
-Layer by layer each matrix was rounded so that its own output stays; nothing has looked at the end of the model. Here
-the codes stay as they are, and KL(float ‖ quantized) over every token of the calibration texts is brought down by AdamW
-over the share by which each scale and each norm's weight grows (the second phase of Chen et al., "EfficientQAT" (2024),
-with the float model's distribution in the place of the text).
+Layer by layer, each matrix was rounded to preserve its own output; nothing has looked at the model's final output. Here
+the codes are fixed, and AdamW minimizes KL(float ‖ quantized) over every token of the calibration texts. Its parameters
+are the shares by which each scale and each norm's weight grows (the second phase of Chen et al., "EfficientQAT" (2024),
+with the float model's distribution in place of the text).
 
-Both models are in memory as floats; the codes' weights are made anew in each product, forward and backward.
+Both models are in memory as floats; weights are computed from codes in each product, forward and backward.
 
 Shapes: B texts of a batch, T tokens, X tokens of texts, N output features, K input features, J blocks of a row, V
 vocabulary.
@@ -35,16 +35,16 @@ from toolkit.progress import Progress
 EPOCHS = 3
 BATCH_TOKENS = 512
 LEARNING_RATE = 5e-4
-"""Of a share: what a step changes a scale by, at most; fp16 keeps changes of this size."""
+"""The most by which a step changes a scale, as a share of it; fp16 can represent such changes."""
 WARM_UP = 0.1
-"""Share of the steps."""
+"""Share of the steps that warm up."""
 LARGEST_NORM = 1.0
-"""Of the gradient."""
+"""The gradient's norm is clipped to this."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Tuned:
-    """What tuning found, by the names of stored matrices and of vectors."""
+    """The tuned scales by stored matrix, and the tuned norms by vector."""
 
     scales: dict[str, Halves]
     norms: dict[str, Floats]
@@ -53,12 +53,12 @@ class Tuned:
 def tune(model: PreTrainedModel, weights: Mapping[str, Weight], texts: Sequence[CalibrationText]) -> Tuned:
     """Tune the scales of all coded matrices within layers, and every norm, on these texts.
 
-    `model`: the float one; it comes back as it was. `weights`: all stored matrices, as they will be read.
+    `model`: the float model, which is not changed. `weights`: all stored matrices as they will be read.
     """
     student = quantized_model(model, weights)
     parameters = [parameter for parameter in student.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=LEARNING_RATE, betas=(0.9, 0.95), weight_decay=0.0)
-    ids = [text.prompt + text.completion for text in texts]
+    ids = [text.ids for text in texts]
     batches = [padded(batch) for batch in batches_by_length(ids, BATCH_TOKENS)]
     steps = EPOCHS * len(batches)
     generator = torch.Generator().manual_seed(0)
@@ -79,7 +79,7 @@ def tune(model: PreTrainedModel, weights: Mapping[str, Weight], texts: Sequence[
 
 
 def quantized_model(model: PreTrainedModel, weights: Mapping[str, Weight]) -> PreTrainedModel:
-    """The same model over the stored weights, whose scales and norms can be trained and nothing else."""
+    """Copy the model with the stored weights; only its scales and norms can be trained."""
     student = type(model)(model.config).eval()
     student.load_state_dict(model.state_dict())
     student.requires_grad_(False)
@@ -103,7 +103,7 @@ def quantized_model(model: PreTrainedModel, weights: Mapping[str, Weight]) -> Pr
 
 
 class Grown(nn.Module):
-    """A tensor times one and a trained share, which begins at 0."""
+    """A tensor times 1 + a trained share, which starts at 0."""
 
     start: Tensor
 
@@ -120,7 +120,7 @@ class Grown(nn.Module):
 
 
 class CodedLinear(nn.Module):
-    """A product with some rows of a coded matrix, whose scales are trained."""
+    """A linear layer over some rows of a coded matrix, whose scales are trained."""
 
     steps_NK: Tensor
 
@@ -144,7 +144,7 @@ class CodedLinear(nn.Module):
 
 
 class CodedProduct(torch.autograd.Function):
-    """x (s · steps)ᵀ with the gradients of x and s; no matrix of floats is kept between forward and backward."""
+    """Computes x (s · steps)ᵀ and the gradients of x and s; keeps no matrix of floats from forward to backward."""
 
     @staticmethod
     def forward(ctx: Any, input_BTK: Tensor, steps_NK: Tensor, scales_NJ: Tensor) -> Tensor:
@@ -166,7 +166,7 @@ def _scaled(steps_NK: Tensor, scales_NJ: Tensor) -> Tensor:
 
 
 def _divergence(model: PreTrainedModel, student: PreTrainedModel, ids_BT: Tensor, mask_BT: Tensor) -> Tensor:
-    """Mean KL over the tokens of the texts; padding on the right never reaches them."""
+    """Compute the mean KL over the tokens of the texts; padding on the right never reaches them."""
     with torch.no_grad():
         float_XV = model(input_ids=ids_BT).logits[mask_BT].log_softmax(-1)
     student_XV = student(input_ids=ids_BT).logits[mask_BT].log_softmax(-1)
@@ -174,7 +174,7 @@ def _divergence(model: PreTrainedModel, student: PreTrainedModel, ids_BT: Tensor
 
 
 def _pace(step: int, steps: int) -> float:
-    """Share of the learning rate: up to 1, then along a cosine to nearly 0."""
+    """Return the share of the learning rate: it rises to 1, then falls along a cosine to nearly 0."""
     rising = (step + 1) / max(1.0, WARM_UP * steps)
     return min(rising, 0.5 * (1 + math.cos(math.pi * step / steps)))
 

@@ -129,7 +129,7 @@ def olives(model: Path, traces: Path, out: Path) -> list[Row]:
     """What Olive and the model builder write, calibrated and compared on the texts that ours is."""
     chat_format = ChatFormat.from_folder(model)
     texts = read_texts(traces, chat_format, tokens=CALIBRATION_TOKENS, max_length=2048)
-    ids = [text.prompt + text.completion for text in texts.calibration]
+    ids = [text.ids for text in texts.calibration]
     folders = olive.write_folders(model, chat_format.tokenizer.decode_batch(ids, skip_special_tokens=False), out)
     reference = load_model(model, torch.float32)
     rows: list[Row] = []

@@ -1,1 +1,1 @@
-"""What real text shows of a model: texts, hidden states, the range of the cache."""
+"""Calibrates on real text: the texts, hidden states, rounding on them, the steps of the cache."""

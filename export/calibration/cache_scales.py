@@ -1,10 +1,10 @@
-"""Steps of an int8 cache: how large each channel of keys and values becomes on the calibration texts.
+"""Computes the steps of an int8 cache from how large each channel of keys and values becomes on calibration texts.
 
-Measured on the exported model itself, whose float cache holds keys as they are after the rotation.
+The exported model itself is measured; its float cache holds keys after their rotation.
 
-Invariant: a step holds at every position. A position turns a pair of key channels, (r, r + head_dim / 2), but leaves
-its length; so both have the step of the largest length, which no turn outgrows. Taken channel by channel, a pair that
-has hardly turned by the end of a short text would have a second step that a longer text clips by far.
+Invariant: a step suffices at every position. A position rotates a pair of key channels, (r, r + head_dim / 2), and
+keeps its length; so both get the step of the largest length, which no rotation exceeds. With a step for each channel, a
+pair that has hardly rotated by the end of a short text would be clipped badly in a longer one.
 
 Shapes: G kv heads, S positions, A head dim, R rotated pairs.
 """
@@ -19,32 +19,32 @@ import numpy as np
 
 from export.calibration.odd_tokens import odd_texts
 from export.calibration.texts import CalibrationText
+from export.checkpoint.source import Source
 from export.runtime.decoder import OnnxDecoder
-from export.runtime.model_config import read_model_config
 from toolkit.formats.chat_format import ChatFormat
 from toolkit.generation.generate import Floats
 from toolkit.progress import Progress
 
 TOKENS = 4000
-"""Of the texts one by one; more change the largest values little."""
+"""Tokens read of the texts one by one; more hardly change the largest values."""
 LONG_TOKENS = 2000
-"""Of the texts one after the other."""
+"""Tokens read of the texts as one long text."""
 ODD_TOKENS = 1000
-"""From all over the vocabulary: what traces don't say, a user may."""
+"""Tokens from all over the vocabulary: a user may write what traces don't contain."""
 LARGEST_CODE = 127
 MARGIN = 0.1
-"""Room for values that the calibration texts don't show, as a share of how far they lie apart: a bias that all keys
-share needs none. What is larger still is clipped."""
+"""Room for values that the calibration texts don't show, as a share of their spread: a bias that all keys share needs
+none. Larger values are clipped."""
 SMALLEST_STEP = np.float32(1e-8)
 
 
-def cache_scales(folder: Path, texts: Sequence[CalibrationText]) -> dict[str, Floats]:
-    """For each layer's `N.key` and `N.value` the step of every channel, [num_key_value_heads · head_dim]."""
+def cache_scales(source: Source, folder: Path, texts: Sequence[CalibrationText]) -> dict[str, Floats]:
+    """Return every channel's step, [num_key_value_heads · head_dim], for each layer's `N.key` and `N.value`."""
     decoder = OnnxDecoder(folder, cache="exact")
-    turned = {f"{layer}.key" for layer, rotates in enumerate(read_model_config(folder).rotates) if rotates}
+    turned = {f"{layer}.key" for layer, rotates in enumerate(source.checkpoint.config.rotates) if rotates}
     smallest: dict[str, Floats] = {}
     largest: dict[str, Floats] = {}
-    read = list(_calibration_ids(decoder, ChatFormat.from_folder(folder), texts))
+    read = list(_calibration_ids(decoder, source.chat_format, texts))
     with Progress("steps of the int8 cache", len(read)) as progress:
         for ids in read:
             decoder.start([ids])
@@ -61,8 +61,8 @@ def cache_scales(folder: Path, texts: Sequence[CalibrationText]) -> dict[str, Fl
 def _calibration_ids(
     decoder: OnnxDecoder, chat_format: ChatFormat, texts: Sequence[CalibrationText]
 ) -> Iterator[list[int]]:
-    """The texts one by one, one after the other as one long text, and odd tokens."""
-    each = [text.prompt + text.completion for text in texts]
+    """Yield the ids of the texts one by one, of all as one long text, and of odd tokens."""
+    each = [text.ids for text in texts]
     before = accumulate((len(ids) for ids in each), initial=0)
     yield from (ids for ids, tokens in zip(each, before, strict=False) if tokens < TOKENS)
     yield [token for ids in each for token in ids][: min(LONG_TOKENS, decoder.max_length)]
@@ -70,7 +70,7 @@ def _calibration_ids(
 
 
 def _pair_lengths(keys_GSA: Floats) -> Floats:
-    """Of both channels of each pair its length."""
+    """Give both channels of each pair the length of the pair."""
     first_GSR, second_GSR = np.split(keys_GSA, 2, axis=-1)
     lengths_GSR = np.hypot(first_GSR, second_GSR)
     lengths_GSA: Floats = np.concatenate([lengths_GSR, lengths_GSR], axis=-1)

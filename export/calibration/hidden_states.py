@@ -1,9 +1,9 @@
-"""The calibration text's hidden states on disk, so that memory holds those of one batch, however long the text is.
+"""Keeps the calibration text's hidden states on disk, so that memory holds one batch, however long the text is.
 
-    hidden.<generation mod 3>.<batch>.npy       float32 [2, B, T, D]: of the quantized stream, and of the float one
+    hidden.<generation mod 3>.<batch>.npy       float32 [2, B, T, D]: of the quantized stream and of the float one
 
-A layer makes two generations, behind its attention and behind its MLP. The one that it began from stays until it is
-done, and an interrupted export goes on from there.
+A layer makes two generations, after its attention and after its MLP. The one that it started from stays until the layer
+is finished, and an interrupted export resumes from there.
 
 Shapes: B texts of a batch, T tokens, D hidden, K any features.
 """
@@ -22,7 +22,7 @@ from toolkit.disk import sync
 
 GENERATIONS_A_LAYER = 2
 KEPT = 3
-"""Generations on disk: the one that a layer began from, and its own two."""
+"""How many generations are on disk: the one that a layer started from, and its own two."""
 
 
 @dataclass(kw_only=True)
@@ -39,7 +39,7 @@ class HiddenStates(Iterable[Batch]):
     """The newest generation, batch by batch."""
 
     def __init__(self, folder: Path, masks: Sequence[Tensor], *, layers: int) -> None:
-        """`masks`: of each batch. `layers`: whole ones behind which the states of an earlier run lie."""
+        """Keep one mask for each batch; `layers`: how many an earlier run finished, which left its states here."""
         self._folder, self._masks = folder, masks
         self._generation = GENERATIONS_A_LAYER * layers
 
@@ -53,12 +53,12 @@ class HiddenStates(Iterable[Batch]):
         self._write(self._generation, batches)
 
     def advance(self, batches: Iterable[Batch]) -> None:
-        """Write the next generation, which may be made of the present one as it is read."""
+        """Write the next generation, which may be computed from the present one while that is read."""
         self._write(self._generation + 1, batches)
         self._generation += 1
 
     def sync(self) -> None:
-        """The newest generation outlives a loss of power from here on."""
+        """Sync the newest generation to disk."""
         for i in range(len(self._masks)):
             sync(self._path(self._generation, i))
 

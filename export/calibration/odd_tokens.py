@@ -1,6 +1,6 @@
-"""Texts of tokens that traces hardly hold: added ones, the last of the vocabulary, and some from all over it.
+"""Makes texts of tokens that are rare in traces: added ones, the last of the vocabulary, and some from all over it.
 
-They mean nothing. A model reads them all the same where a user types another script, or another program writes them.
+The texts mean nothing, but a model must read such tokens when a user types another script, or a program sends them.
 """
 
 from __future__ import annotations
@@ -8,13 +8,13 @@ from __future__ import annotations
 from toolkit.formats.chat_format import ChatFormat
 
 LAST = 32
-"""Ids at the vocabulary's end, which may lie behind all that the tokenizer knows."""
+"""How many ids at the vocabulary's end are taken; the tokenizer may not know them."""
 LENGTH = 32
-"""Of a text: each begins with another token, which a model may give all the attention that it has no use for."""
+"""Tokens of a text; each begins with another token, because a model may attend mostly to the first one."""
 
 
 def odd_texts(chat_format: ChatFormat, vocab_size: int, tokens: int) -> list[list[int]]:
-    """Some `tokens` ids in texts of `LENGTH`, added and last ones among them."""
+    """Make texts of `LENGTH` ids, about `tokens` in all, which include added ids and the last ones."""
     added = [id for id in sorted(chat_format.tokenizer.get_added_tokens_decoder()) if id < vocab_size]
     named = list(dict.fromkeys([*range(max(vocab_size - LAST, 0), vocab_size), *added]))[: tokens // 2]
     spread = range(0, vocab_size, max(vocab_size // (tokens - len(named)), 1))

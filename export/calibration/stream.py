@@ -1,16 +1,13 @@
-"""Quantizing a model layer by layer on what the quantized layers before really hand over.
+"""Quantizes a model layer by layer, on the hidden states that the layers quantized so far produce.
 
-Beside the quantized model's hidden states run the float model's. A matrix W that gets x where the float one gets x̃ is
-first aimed at the float output: W* = W E[x̃ xᵀ] H⁻¹ makes W* x the best linear guess of W x̃, so that a layer answers
-for what went wrong before it, and only then W* is rounded (the idea of asymmetric calibration: Li et al., "GPTAQ"
-(2025), here in closed form).
+Beside the quantized model's hidden states run the float model's: each matrix is rounded for both of its inputs
+(`export.calibration.rounding`).
 
-Invariant: memory holds two copies of what is quantized of one layer, one batch of the text and the second moments
-(`searched`: the squares) of one matrix's inputs, never the model; inputs are computed again, batch by batch, wherever
+Invariant: memory holds two copies of one layer's part in progress, one batch of the text and the second moments
+(`searched`: the squares) of one matrix's inputs, never the model; inputs are computed again, batch by batch, whenever
 they are needed.
 
-Shapes: B texts of a batch, T tokens, X real tokens of a batch, D hidden, N output features, K input features, V
-vocabulary.
+Shapes: B texts of a batch, T tokens, X all tokens of a batch, D hidden, F feed-forward, V vocabulary.
 """
 
 from __future__ import annotations
@@ -20,30 +17,27 @@ from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from export.calibration.hidden_states import Batch, HiddenStates
+from export.calibration.rounding import Calibrated, round_slices, round_together
 from export.calibration.texts import batches_by_length, padded
 from export.checkpoint.tensors import EMBEDDING, Checkpoint
-from export.quantization.codes import QuantizedWeight, dequantize, quantize_nearest
-from export.quantization.gptq import cholesky, damped, quantize_with_feedback
+from export.quantization.codes import QuantizedWeight, Weight, dequantize, quantize_nearest
 from export.quantization.layout import Layout
-from export.quantization.search import ROWS_AT_ONCE, quantize_by_importance
 
-DRIFT_DAMPING = 0.05
-"""Share of H's mean diagonal that keeps W* near W where the calibration text hardly tells."""
 BATCH_TOKENS = 1024
 
-Calibrated = Literal["gptq", "searched"]
-"""How a matrix is rounded on the inputs that it gets: with error feedback, or by `export.quantization.search`."""
+TakeMatrix = Callable[[str, int, Iterable[Weight]], object]
+"""Takes a stored matrix: its name, how many rows it has, and slices of those rows in their order."""
 
 
 class CalibrationStream:
-    """The calibration text on its way through the layers, batched by length."""
+    """The calibration text, batched by length, on its way through the layers."""
 
     def __init__(
         self,
@@ -55,8 +49,10 @@ class CalibrationStream:
         *,
         layers: int = 0,
     ) -> None:
-        """`embedding`: how the exported model keeps the one that it looks up, rounded to nearest. `folder`: where the
-        hidden states lie. `layers`: so many are quantized already, by a run that left the states behind them there.
+        """Begin before the first layer, or after those that an earlier run has quantized.
+
+        `embedding`: the layout of the exported model's embedding, which is rounded to nearest. `folder` holds the
+        hidden states. `layers`: how many are quantized already; their states are in the folder.
         """
         self._method = method
         config = AutoConfig.from_pretrained(checkpoint.folder)
@@ -75,44 +71,40 @@ class CalibrationStream:
             self.states.begin(_embed(float_VD, embedding, *batch) for batch in padded_texts)
 
     @torch.no_grad()
-    def quantize_layer(self, layer: int, layouts: Mapping[str, Layout]) -> Iterator[tuple[str, QuantizedWeight]]:
-        """Quantize one layer's matrices in the order in which data meets them; the stream moves on behind them.
+    def quantize_layer(self, layer: int, layouts: Mapping[str, Layout], take: TakeMatrix) -> None:
+        """Quantize one layer's matrices in the order in which data meets them, and hand each to `take` at once. The
+        stream then moves past the layer, and its hidden states are synced to disk.
 
-        Right padding never reaches a real token under causal attention, so only the moments must leave it out.
+        Under causal attention, padding on the right never reaches a real token, so only the moments must leave it out.
         """
         block = self._load_layer(layer)
-        reference = deepcopy(block, {id(parameter): parameter for parameter in block.parameters()})  # it shares them
+        reference = deepcopy(block, {id(parameter): parameter for parameter in block.parameters()})  # which it shares
         outputs = [_take_output(block), _take_output(reference)]
 
-        def quantize(module: str, linears: Sequence[nn.Linear], inputs: Iterable[Batch]) -> tuple[str, QuantizedWeight]:
+        def quantize(module: str, linears: Sequence[nn.Linear], inputs: Iterable[Batch]) -> None:
             name = f"model.layers.{layer}.{module}.weight"
-            return name, _quantize_together(linears, inputs, layouts[name], self._method)
+            weight = round_together(linears, inputs, layouts[name], self._method)
+            take(name, len(weight.codes), [weight])
 
         normed = _Applied(block.input_layernorm, reference.input_layernorm, self.states)
         attention = block.self_attn
-        yield quantize("self_attn.qkv_proj", [attention.q_proj, attention.k_proj, attention.v_proj], normed)
+        quantize("self_attn.qkv_proj", [attention.q_proj, attention.k_proj, attention.v_proj], normed)
         attended = _Applied(partial(self._attend, attention), partial(self._attend, reference.self_attn), normed)
-        yield quantize("self_attn.o_proj", outputs[:1], attended)
+        quantize("self_attn.o_proj", outputs[:1], attended)
         self._add(outputs, attended)
         del block.self_attn, reference.self_attn, attention, attended, outputs
         normed = _Applied(block.post_attention_layernorm, reference.post_attention_layernorm, self.states)
-        yield quantize("mlp.gate_up_proj", [block.mlp.gate_proj, block.mlp.up_proj], normed)
+        quantize("mlp.gate_up_proj", [block.mlp.gate_proj, block.mlp.up_proj], normed)
         gated = _Applied(partial(_gate, block.mlp), partial(_gate, reference.mlp), normed)
-        yield quantize("mlp.down_proj", [block.mlp.down_proj], gated)
+        quantize("mlp.down_proj", [block.mlp.down_proj], gated)
         self._add([block.mlp.down_proj, reference.mlp.down_proj], gated)
+        self.states.sync()
 
-    @torch.no_grad()
     def quantize_head(self, layout: Layout) -> Iterator[QuantizedWeight]:
-        """Quantize the rows of the output head, some at a time, on what the last layer hands over."""
+        """Quantize the rows of the output head, some at a time, on the states after the last layer."""
         self._norm.load_state_dict({"weight": self._checkpoint.tensor("model.norm.weight")})
-        normed = _Applied(self._norm, self._norm, self.states)
         slices = self._checkpoint.slices(self._checkpoint.head)
-        if self._method == "searched":
-            importance_K = importance(normed)
-            yield from (_searched(weight_NK, importance_K, layout) for weight_NK in slices)
-        else:
-            hessian_KK, drift_KK = moments(normed)
-            yield from (_fed_back(weight_NK, hessian_KK, weight_NK @ drift_KK, layout) for weight_NK in slices)
+        return round_slices(slices, _Applied(self._norm, self._norm, self.states), layout, self._method)
 
     def _load_layer(self, layer: int) -> Any:
         block = self._layer_class(self._config, layer_idx=layer)
@@ -129,7 +121,7 @@ class CalibrationStream:
         return attended_BTD
 
     def _add(self, linears: Sequence[nn.Module], inputs: Iterable[Batch]) -> None:
-        """Add what the quantized and the float linear make of their inputs to the hidden states."""
+        """Add the outputs of the quantized and the float linear to the hidden states."""
         quantized, reference = linears
         self.states.advance(
             Batch(
@@ -141,74 +133,8 @@ class CalibrationStream:
         )
 
 
-def moments(inputs: Iterable[Batch]) -> tuple[Tensor, Tensor]:
-    """hessian_KK = E[x xᵀ] and drift_KK = E[(x̃ − x) xᵀ] over the real tokens."""
-    hessian_KK, drift_KK, count = torch.zeros(()), torch.zeros(()), 0
-    for batch in inputs:
-        input_XK = batch.quantized_BTK[batch.mask_BT]
-        if not count:
-            size = (input_XK.shape[1],) * 2
-            hessian_KK, drift_KK = torch.zeros(size), torch.zeros(size)  # each can be freed alone
-        hessian_KK.addmm_(input_XK.T, input_XK)
-        drift_KK.addmm_((batch.float_BTK[batch.mask_BT] - input_XK).T, input_XK)
-        count += len(input_XK)
-    return hessian_KK.div_(count), drift_KK.div_(count)
-
-
-def aimed(weight_NK: Tensor, hessian_KK: Tensor, missed_NK: Tensor) -> Tensor:
-    """weight_NK + missed_NK H⁻¹, of the damped H, where missed_NK = weight_NK drift_KK."""
-    lower_KK = cholesky(damped(hessian_KK.double(), DRIFT_DAMPING))
-    aimed_NK = weight_NK.clone()
-    for begin in range(0, len(weight_NK), ROWS_AT_ONCE):
-        rows = slice(begin, begin + ROWS_AT_ONCE)
-        # not by `cholesky_solve`, which copies lower_KK
-        correction_KN: Tensor = torch.linalg.solve_triangular(lower_KK, missed_NK[rows].T.double(), upper=False)
-        correction_KN = torch.linalg.solve_triangular(lower_KK.mT, correction_KN, upper=True)
-        aimed_NK[rows] += correction_KN.T.float()
-    return aimed_NK
-
-
-def importance(inputs: Iterable[Batch]) -> Tensor:
-    """importance_K = E[x²] over the real tokens."""
-    total_K, count = torch.zeros(()), 0
-    for batch in inputs:
-        input_XK = batch.quantized_BTK[batch.mask_BT]
-        total_K = total_K + input_XK.square().sum(0)
-        count += len(input_XK)
-    return total_K / count
-
-
-def _fed_back(weight_NK: Tensor, hessian_KK: Tensor, missed_NK: Tensor, layout: Layout) -> QuantizedWeight:
-    weight_NK = aimed(weight_NK, hessian_KK, missed_NK)
-    return quantize_with_feedback(weight_NK, hessian_KK, bits=layout.bits, block_size=layout.block_size)
-
-
-def _searched(weight_NK: Tensor, importance_K: Tensor, layout: Layout) -> QuantizedWeight:
-    return quantize_by_importance(weight_NK, importance_K, bits=layout.bits, block_size=layout.block_size)
-
-
-def _quantize_together(
-    linears: Sequence[nn.Linear], inputs: Iterable[Batch], layout: Layout, method: Calibrated
-) -> QuantizedWeight:
-    """Quantize the rows of linears that share an input as one matrix, and put the rounded weights into them."""
-    weight_NK = torch.cat([linear.weight for linear in linears])
-    if method == "searched":
-        quantized = _searched(weight_NK, importance(inputs), layout)
-    else:
-        hessian_KK, drift_KK = moments(inputs)
-        missed_NK = weight_NK @ drift_KK
-        del drift_KK  # as large as the solver's own matrices
-        quantized = _fed_back(weight_NK, hessian_KK, missed_NK, layout)
-        del hessian_KK
-    rounded_NK = torch.from_numpy(dequantize(quantized))
-    sizes = [len(linear.weight) for linear in linears]
-    for linear, rows_NK in zip(linears, torch.split(rounded_NK, sizes), strict=True):
-        linear.weight = nn.Parameter(rows_NK, requires_grad=False)  # the float layer keeps the one that they shared
-    return quantized
-
-
 def _take_output(block: Any) -> nn.Linear:
-    """Take o_proj out of a layer, so that its attention ends before it."""
+    """Remove o_proj from a layer, so that its attention ends before it."""
     output: nn.Linear = block.self_attn.o_proj
     block.self_attn.o_proj = nn.Identity()
     return output
@@ -216,7 +142,7 @@ def _take_output(block: Any) -> nn.Linear:
 
 @dataclass(frozen=True)
 class _Applied:
-    """What a quantized and a float function make of batches, computed anew each time that one goes through them."""
+    """Batches through a quantized and a float function, computed again at each iteration."""
 
     quantized: Callable[[Tensor], Tensor]
     reference: Callable[[Tensor], Tensor]
@@ -237,7 +163,7 @@ def _gate(mlp: Any, normed_BTD: Tensor) -> Tensor:
 
 
 def _window_mask(length: int, sliding_window: int) -> Tensor | None:
-    """None where plain causal attention is all that is needed, which sdpa computes without a mask."""
+    """Make a sliding window's mask; None if plain causal attention suffices, which sdpa computes without one."""
     if not 0 < sliding_window < length:
         return None
     distance_TT = torch.arange(length)[:, None] - torch.arange(length)

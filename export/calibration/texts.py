@@ -1,6 +1,6 @@
-"""A student's own traces as token ids: some to calibrate on, the others to check against.
+"""Reads a student's own traces as token ids: some to calibrate on, the others to check against.
 
-Invariant: no problem is on both sides, and the same file gives the same texts on every run.
+Invariant: no question is on both sides, and the same file gives the same texts on every run.
 
 Shapes: B texts of a batch, T tokens.
 """
@@ -22,27 +22,31 @@ from toolkit.terminal import say
 
 HELD_OUT_SHARE = 1 / 8
 HELD_OUT_TOKENS = 3000
-"""Completion tokens that are enough for a 99th percentile of some thirty values."""
+"""Completion tokens to check against: enough for some thirty values above the 99th percentile."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CalibrationText:
-    """One conversation of one turn, as it was trained on."""
+    """A conversation of one turn, tokenized as in training."""
 
     prompt: list[int]
     completion: list[int]
 
+    @property
+    def ids(self) -> list[int]:
+        return self.prompt + self.completion
+
 
 @dataclass(frozen=True, kw_only=True)
 class CalibrationTexts:
-    """The two sides of a traces file."""
+    """The texts of a traces file on both sides."""
 
     calibration: list[CalibrationText]
     held_out: list[CalibrationText]
 
 
 def batches_by_length(texts: Sequence[Sequence[int]], tokens: int) -> Iterator[list[Sequence[int]]]:
-    """Texts of like lengths together, as many as have so many tokens when they are padded; a longer one is alone."""
+    """Group texts of similar lengths into batches of at most so many padded tokens; a longer text is alone."""
     batch: list[Sequence[int]] = []
     for text in sorted(texts, key=len):
         if batch and len(text) * (len(batch) + 1) > tokens:
@@ -54,7 +58,7 @@ def batches_by_length(texts: Sequence[Sequence[int]], tokens: int) -> Iterator[l
 
 
 def padded(texts: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
-    """ids_BT, padded on the right, and mask_BT, true on real tokens, which causal attention keeps from the padding."""
+    """Return ids_BT, padded on the right, where causal attention ignores it, and mask_BT, true on real tokens."""
     ids_BT = pad_sequence([torch.tensor(text) for text in texts], batch_first=True)
     return ids_BT, torch.arange(ids_BT.shape[1]) < torch.tensor([len(text) for text in texts])[:, None]
 
@@ -62,7 +66,7 @@ def padded(texts: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
 def read_texts(path: Path, chat_format: ChatFormat, *, tokens: int, max_length: int) -> CalibrationTexts:
     """Read `Example` lines; `tokens` limits the calibration side.
 
-    Raises `InputError` where a line is no example, or where one of the sides would be empty.
+    Raises `InputError` if a line is no example, or if one of the sides would be empty.
     """
     calibration: list[CalibrationText] = []
     held_out: list[CalibrationText] = []
@@ -70,7 +74,7 @@ def read_texts(path: Path, chat_format: ChatFormat, *, tokens: int, max_length: 
     try:
         examples = read_records(path, Example)
     except InputError as error:
-        raise InputError(f"{error}; the train.jsonl beside a student holds examples to calibrate on") from error
+        raise InputError(f"{error}; calibrate on examples, such as the train.jsonl beside a student") from error
     fitting: list[tuple[str, CalibrationText]] = []
     for example in sorted(examples, key=lambda e: (content_hash(e.problem_id + e.question), e.sample)):
         ids, is_completion = chat_format.training_ids(example.messages, example.reasoning, example.answer)
@@ -87,22 +91,21 @@ def read_texts(path: Path, chat_format: ChatFormat, *, tokens: int, max_length: 
                 held_out_room -= len(text.completion)
         elif room > 0:
             calibration.append(text)
-            room -= len(text.prompt) + len(text.completion)
+            room -= len(text.ids)
     if not calibration or not held_out:
-        longer = f", {too_long} are longer than the context of {max_length} tokens" if too_long else ""
+        longer = f"; {too_long} are longer than the context of {max_length} tokens" if too_long else ""
         raise InputError(
-            f"{path} must hold examples enough to calibrate on ({len(calibration)} found) and to check against "
-            f"({len(held_out)} found{longer}); give a file of some dozens by --calibration, "
-            "such as the train.jsonl of a larger run, "
+            f"{path} has too few examples to calibrate on ({len(calibration)}) and to check against ({len(held_out)}"
+            f"{longer}); give some dozens with --calibration, such as the train.jsonl of a larger run, "
             "or take --quick, which needs none"
         )
     if too_long:
-        say(f"export: {too_long} examples of {path} are longer than the context ({max_length} tokens), and left out")
+        say(f"export: {too_long} examples of {path} are longer than the context ({max_length} tokens) and left out")
     return CalibrationTexts(calibration=calibration, held_out=held_out)
 
 
 def questions_held_out(questions: set[str]) -> set[str]:
-    """The questions that are checked against: those whose hashes are the smallest, and one of a few at least."""
+    """Choose the questions to check against: those with the smallest hashes, and at least one of several."""
     hashes = {question: int(content_hash(question), 16) for question in questions}
     below = {question for question, number in hashes.items() if number < HELD_OUT_SHARE * 2**64}
     return below or set(sorted(hashes, key=lambda question: hashes[question])[: min(1, len(hashes) - 1)])

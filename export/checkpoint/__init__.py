@@ -1,1 +1,1 @@
-"""Checkpoints as their own libraries read them: tensors, shards, links, adapters."""
+"""Reads checkpoints as their own libraries do: tensors, shards, links, adapters."""

@@ -1,4 +1,4 @@
-"""A PEFT folder of low-rank adapters, merged into the base model's tensors while they are read.
+"""Merges a PEFT folder of low-rank adapters into the base model's tensors while they are read.
 
     adapter_config.json           r, lora_alpha, the base model's name
     adapter_model.safetensors     …q_proj.lora_A.weight [r, K], …q_proj.lora_B.weight [N, r]
@@ -6,8 +6,8 @@
 W + scale · B A with scale = lora_alpha / r, or lora_alpha / √r where use_rslora. Source: Hu et al., "LoRA" (2021);
 Kalajdzievski, "rsLoRA" (2023); peft.tuners.lora.
 
-Invariant: every tensor of the file is merged, or the folder is left to PEFT (`export.merged_model`) by the name of what
-this formula would lose.
+Invariant: every tensor of the file is merged; if this formula would lose something, an error names it, and the folder
+is left to PEFT (`export.merged_model`).
 
 Shapes: N output features, K input features, L rank of the adapter.
 """
@@ -34,7 +34,7 @@ CONFIG, WEIGHTS, PICKLED = ADAPTER_CONFIG, "adapter_model.safetensors", "adapter
 PREFIX = "base_model.model."
 ALL_LINEAR = "all-linear"
 PLAIN_STARTS = (True, False, "gaussian", "orthogonal", "eva")
-"""`init_lora_weights` that leave the base model's weights alone."""
+"""The values of `init_lora_weights` that leave the base model's weights alone."""
 MUST_BE_OFF = (
     "use_dora",
     "fan_in_fan_out",
@@ -55,18 +55,18 @@ MUST_BE_OFF = (
     "exclude_modules",
     "layers_to_transform",
 )
-"""What LoraConfig offers beyond the formula."""
+"""Options of LoraConfig that go beyond the formula."""
 
 
 class NeedsPeft(InputError):
-    """An adapter is not of the plain kind that is merged while the base is read."""
+    """An adapter cannot be merged while the base is read, but PEFT may merge it."""
 
 
 class Adapter:
     """An open adapter folder."""
 
     def __init__(self, folder: Path) -> None:
-        """Raises `NeedsPeft` where the adapter is none of the plain kind, and `InputError` where it is damaged."""
+        """Open a folder; raises `NeedsPeft` if only PEFT can merge it, and `InputError` if it is damaged."""
         config = read_adapter_config(folder)
         _leave_to_peft(folder, config)
         self._rank: int = config["r"]
@@ -77,57 +77,53 @@ class Adapter:
             stored.check_type(name)
         self._folder = folder
         self.targets = {_target(folder, name) for name in self._tensors}
-        """Names of the base model's tensors that change."""
+        """The names of the base model's tensors that change."""
         for name in self.targets:
             parts = [self._part(name, letter) for letter in "AB"]
             if not all(part in self._tensors for part in parts):
-                raise InputError(f"{folder / WEIGHTS} must hold {' and '.join(parts)}; it holds one of them")
+                raise InputError(f"{folder / WEIGHTS} holds only one of {' and '.join(parts)}; get the adapter again")
 
     def check_targets(self, matrices: Iterable[str]) -> None:
-        """Raises `NeedsPeft` unless the file changes those of the base's linear layers that the configuration names,
-        and no other: PEFT leaves a tensor out that has no target, and says where one is missing."""
+        """Raise `NeedsPeft` unless the file changes exactly the base's linear layers that the configuration names: PEFT
+        ignores a tensor without a target, and reports a missing one."""
         named = {name for name in matrices if self._names(name.removesuffix(".weight"))}
         if differing := sorted(named ^ self.targets):
             raise NeedsPeft(
-                f"target_modules of {self._folder} must name what {WEIGHTS} changes "
-                "for an adapter to be merged without PEFT, "
-                f"and differs in {differing[0]}"
+                f"target_modules of {self._folder} and {WEIGHTS} differ in {differing[0]}, so PEFT merges the adapter"
             )
 
     def _names(self, module: str) -> bool:
-        """Whether `target_modules` means a module: by the end of its name, or a pattern of the whole; source: PEFT."""
+        """Whether `target_modules` matches a module: by the end of its name, or by a pattern (source: PEFT)."""
         if self._modules == ALL_LINEAR:
             return module != "lm_head"
         if isinstance(self._modules, str):
             try:
                 return re.fullmatch(self._modules, module) is not None
-            except re.error:  # PEFT says so
+            except re.error:  # PEFT will report it
                 return False
         return module in self._modules or module.endswith(tuple(f".{end}" for end in self._modules))
 
     def check_shape(self, name: str, shape: tuple[int, ...]) -> None:
-        """Raises `InputError` where the adapter's factors don't multiply to the base tensor's shape, or have another
-        rank than the one that they are scaled by."""
+        """Raise `InputError` if the adapter's factors don't multiply to the base tensor's shape, or their rank is not
+        the configured one, by which they are scaled."""
         down, up = (self._tensors[self._part(name, letter)].shape for letter in "AB")
         if (*up[:1], *down[1:]) != shape or up[1:] != down[:1]:
             raise InputError(
-                f"{self._folder} changes {name} by {up} x {down}, which must make {shape}; give its --base"
+                f"{self._folder} changes {name} {shape} by {up} x {down}; give the --base that it was trained on"
             )
         if down[0] != self._rank:
             raise InputError(
-                f"r ({self._rank}) of {self._folder / CONFIG} must be the rank of {name} in {WEIGHTS} ({down[0]}); "
-                "get both of one adapter"
+                f"r ({self._rank}) in {self._folder / CONFIG} must equal the rank of {name} in {WEIGHTS} ({down[0]}); "
+                "get both files of one adapter"
             )
 
     def delta(self, name: str, begin: int, end: int) -> Tensor:
-        """What rows from `begin` up to `end` of a target gain. Raises `InputError` where that is not finite."""
+        """Compute the change of a target's rows from `begin` up to `end`; raises `InputError` if it is not finite."""
         down, up = (self._tensors[self._part(name, letter)] for letter in "AB")
         down_LK, up_NL = down.read(0, down.shape[0]), up.read(begin, end)
         change_NK = (up_NL @ down_LK).mul_(self.scale)
         if not torch.isfinite(change_NK).all():
-            raise InputError(
-                f"the adapter {self._folder} must change {name} by finite values, and has NaN or infinite ones"
-            )
+            raise InputError(f"the adapter {self._folder} changes {name} by NaN or infinite values; train it again")
         return change_NK
 
     def _part(self, name: str, letter: str) -> str:
@@ -135,9 +131,9 @@ class Adapter:
 
 
 def is_adapter(folder: Path) -> bool:
-    """Whether a folder is an adapter; a configuration that was left beside a whole model makes none of it.
+    """Whether a folder is an adapter; a whole model beside an adapter's configuration is none.
 
-    Raises `InputError` where it holds the weights of both.
+    Raises `InputError` if the folder holds the weights of both.
     """
     if not (folder / CONFIG).is_file():
         return False
@@ -146,17 +142,17 @@ def is_adapter(folder: Path) -> bool:
     )
     if model and adapter:
         raise InputError(
-            f"{folder} must hold a whole model or an adapter, and holds both ({model[0]}, {adapter[0]}); "
-            "move the one that is not meant elsewhere"
+            f"{folder} holds both a whole model and an adapter ({model[0]}, {adapter[0]}); "
+            "move away the one that you don't mean"
         )
     return not model
 
 
 def base_model(folder: Path) -> str:
-    """The model argument that an adapter names as its base."""
+    """Return the model argument that an adapter names as its base."""
     base = read_adapter_config(folder).get("base_model_name_or_path")
     if not base:
-        raise InputError(f"{folder / CONFIG} must name the base model, but names none; give it with --base")
+        raise InputError(f"{folder / CONFIG} names no base model; give it with --base")
     return str(base)
 
 
@@ -174,23 +170,21 @@ def _leave_to_peft(folder: Path, config: Mapping[str, Any]) -> None:
         *((name, config.get(name), not config.get(name), "off") for name in MUST_BE_OFF),
     ):
         if not is_supported:
-            raise NeedsPeft(
-                f"{name} ({found}) of {folder} must be {supported} for an adapter to be merged without PEFT"
-            )
+            raise NeedsPeft(f"{name} ({found}) of {folder} is not {supported}, so PEFT merges the adapter")
     if not (folder / WEIGHTS).is_file() and (folder / PICKLED).is_file():
-        raise NeedsPeft(f"{folder / PICKLED} must be {WEIGHTS} for an adapter to be merged without PEFT")
+        raise NeedsPeft(f"{folder} holds {PICKLED} instead of {WEIGHTS}, so PEFT merges the adapter")
     for name, kind, words in (("r", int, "a whole number"), ("lora_alpha", float, "a number")):
         value: Any = config.get(name)
         if not fits(value, kind) or value <= 0:
-            raise InputError(f"{name} ({value}) must be {words} above 0; {folder / CONFIG} holds it")
+            raise InputError(f"{name} ({value}) in {folder / CONFIG} must be {words} above 0; get the file again")
     if not fits(config.get("target_modules"), list[str] | str):
-        raise NeedsPeft(f"target_modules of {folder} must be named for an adapter to be merged without PEFT")
+        raise NeedsPeft(f"{folder} names no target_modules, so PEFT merges the adapter")
 
 
 def _target(folder: Path, name: str) -> str:
     module, found, _ = name.removeprefix(PREFIX).rpartition(".lora_")
     if not found or not name.startswith(PREFIX) or not name.endswith((".lora_A.weight", ".lora_B.weight")):
         raise NeedsPeft(
-            f"{name} in {folder / WEIGHTS} must be lora_A or lora_B of a linear layer to be merged without PEFT"
+            f"{name} in {folder / WEIGHTS} is neither lora_A nor lora_B of a linear layer, so PEFT merges the adapter"
         )
     return f"{module}.weight"

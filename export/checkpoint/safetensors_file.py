@@ -1,6 +1,6 @@
-"""Rows of tensors out of a safetensors file, by plain reads, which leave nothing in this process' memory.
+"""Reads rows of tensors from a safetensors file by plain reads, which leave nothing in this process' memory.
 
-Where they lie: see `toolkit.sources.safetensors_header`.
+`toolkit.sources.safetensors_header` finds their offsets.
 """
 
 from __future__ import annotations
@@ -17,38 +17,37 @@ from toolkit.errors import InputError
 from toolkit.sources.safetensors_header import TensorFacts, read_header
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
-"""Where a checkpoint's tensors lie: in one file, or in those that the index names."""
+"""A checkpoint's tensors are in one file, or in those that the index names."""
 COMPARED_BYTES = 1 << 24
-"""Of each of two tensors, at once."""
+"""Bytes of each of two tensors that are compared at once."""
 DTYPES: Mapping[str, tuple[type[np.generic], torch.dtype]] = {
     "F32": (np.float32, torch.float32),
     "F16": (np.float16, torch.float16),
-    "BF16": (np.int16, torch.bfloat16),  # numpy has none: the bits alone
+    "BF16": (np.int16, torch.bfloat16),  # numpy has no such type: the bits alone
 }
 
 
 @dataclass(frozen=True, kw_only=True)
 class StoredRows(TensorFacts):
-    """Where a tensor of a file lies."""
+    """A tensor's place in a file."""
 
     path: Path
 
     @property
     def row_size(self) -> int:
-        """Values of one row."""
+        """The number of values in one row."""
         return int(np.prod(self.shape[1:], dtype=np.int64))
 
     def size_bytes(self, rows: int) -> int:
         return rows * self.row_size * np.dtype(DTYPES[self.dtype][0]).itemsize
 
     def check_type(self, name: str) -> None:
-        """Raises `InputError` where the values are none of `DTYPES`."""
+        """Raise `InputError` if the type is none of `DTYPES`."""
         if self.dtype not in DTYPES:
-            raise InputError(f"{name} in {self.path} has type {self.dtype}, which must be one of {', '.join(DTYPES)}")
+            raise InputError(f"{name} in {self.path} has type {self.dtype}: expected one of {', '.join(DTYPES)}")
 
     def equals(self, other: StoredRows) -> bool:
-        """Whether two tensors hold the same values; raises `InputError` as `read`, and none of `DTYPES` equals
-        nothing."""
+        """Whether two tensors have the same values, which must be of `DTYPES`; raises as `read` does."""
         if self.shape != other.shape or not self.shape or not {self.dtype, other.dtype} <= DTYPES.keys():
             return False
         step = max(1, COMPARED_BYTES // max(1, self.size_bytes(1)))
@@ -56,17 +55,17 @@ class StoredRows(TensorFacts):
         return all(torch.equal(self.read(*rows), other.read(*rows)) for rows in pairs)
 
     def read(self, begin: int, end: int) -> Tensor:
-        """Rows from `begin` up to `end` as float32."""
+        """Read rows from `begin` up to `end` as float32."""
         bits, dtype = DTYPES[self.dtype]
         count = (end - begin) * self.row_size
         values = np.fromfile(self.path, bits, count, offset=self.offset + self.size_bytes(begin))
         if len(values) != count:
-            raise InputError(f"{self.path} must stay as it is while it is read, but became shorter; fetch it again")
+            raise InputError(f"{self.path} became shorter while it was read; fetch it again")
         return torch.from_numpy(values).view(dtype).float().view(end - begin, *self.shape[1:])
 
 
 def open_safetensors(path: Path) -> dict[str, StoredRows]:
-    """Every tensor of a file by its name; raises `InputError` where the file is damaged."""
+    """Find every tensor of a file by name; raises `InputError` if the file is damaged."""
     return {
         name: StoredRows(path=path, dtype=facts.dtype, shape=facts.shape, offset=facts.offset)
         for name, facts in read_header(path).items()

@@ -1,7 +1,7 @@
-"""A Hugging Face folder's tensors, streamed: some rows at a time from one or many safetensors files.
+"""Streams the tensors of a Hugging Face folder, some rows at a time, from one or many safetensors files.
 
-Invariant: names are the checkpoint's own, and what leaves here is finite float32 of the shape that the configuration
-promises. Source: the safetensors format and Hugging Face's `model.safetensors.index.json`.
+Invariant: names are the checkpoint's own, and the values that leave this module are finite float32 of the shapes that
+the configuration promises. Source: the safetensors format and Hugging Face's `model.safetensors.index.json`.
 """
 
 from __future__ import annotations
@@ -31,34 +31,36 @@ MATRICES = {
     "mlp.gate_up_proj": ("mlp.gate_proj", "mlp.up_proj"),
     "mlp.down_proj": ("mlp.down_proj",),
 }
-"""A layer's matrices as they are stored, from the checkpoint's: those that read the same input are one."""
+"""The checkpoint's matrices that each stored matrix of a layer consists of: those that read the same input."""
 
 LARGEST = 65504.0
-"""Weights and scales are stored in fp16 somewhere on the way; a larger value could not be."""
+"""The largest fp16 value: weights and scales are stored in fp16 somewhere on the way."""
 
 COMPUTED = "rotary_emb.inv_freq"
-"""What old checkpoints hold and every loader computes again."""
+"""The end of names of tensors that old checkpoints hold and every loader computes again."""
 
 
 class Checkpoint:
-    """A model folder: its configuration, and its tensors by name, with an adapter's changes where there is one."""
+    """A model folder: its configuration, and its tensors by name, with an adapter's changes if there is one."""
 
     def __init__(self, folder: Path, adapter: Path | None = None) -> None:
-        """Raises `InputError` where a file is missing, cut short, or lacks a tensor that the configuration needs, and
-        `NeedsPeft` where the adapter is none that can be streamed."""
+        """Open a folder; raises `InputError` if a file is missing, cut short, or lacks a tensor that the configuration
+        needs, and `NeedsPeft` if the adapter cannot be streamed."""
         self.folder = folder
         config = read_model_config(folder)
         self.adapter = Adapter(adapter) if adapter else None
         self._stored, self._repeated = _read_headers(folder)
         self.config = self._as_tied_as_stored(config)
+        self.is_untied = config.tie_word_embeddings and not self.config.tie_word_embeddings
+        """Whether the files hold two matrices although config.json says that they are tied."""
         self.shapes = tensor_shapes(self.config)
         for name, shape in self.shapes.items():
             if name not in self._stored:
-                raise InputError(f"{folder} must hold the tensor {name}; its safetensors files do not")
+                raise InputError(f"{folder} lacks the tensor {name}; get the whole checkpoint again")
             self._stored[name].check_type(name)
             found = self._stored[name].shape
             if found != shape:
-                raise InputError(f"{name} in {folder} has shape {found}, which must equal {shape} of its config.json")
+                raise InputError(f"{name} in {folder} has shape {found} instead of {shape} as in its config.json")
         self._refuse_others()
         for name in sorted(self.adapter.targets) if self.adapter else ():
             self._check_target(name)
@@ -67,20 +69,19 @@ class Checkpoint:
 
     @property
     def read_here_only(self) -> list[str]:
-        """The tensors that transformers, which reads the last file of several, does not read from this folder as we
-        do."""
+        """The tensors that transformers would read differently: changed by the adapter, or stored in several files."""
         changed = self.adapter.targets if self.adapter else set()
         return sorted(changed | (self._repeated & self.shapes.keys()))
 
     @property
     def head(self) -> str:
-        """The tensor that the output head is."""
+        """The name of the output head's tensor."""
         return EMBEDDING if self.config.tie_word_embeddings else LM_HEAD
 
     def slices(self, name: str) -> Iterator[torch.Tensor]:
-        """Read one tensor by some rows at a time, as float32.
+        """Read one tensor some rows at a time, as float32.
 
-        Raises `InputError` where it holds NaN, an infinity or a huge value.
+        Raises `InputError` if it holds NaN, an infinity or a huge value.
         """
         rows = self.shapes[name][0]
         step = max(1, SLICE_WEIGHTS // self._stored[name].row_size)
@@ -90,7 +91,7 @@ class Checkpoint:
             yield values
 
     def tensor(self, name: str) -> torch.Tensor:
-        """Read one tensor as float32; raises as `slices`."""
+        """Read one tensor as float32; raises as `slices` does."""
         tensor = torch.empty(self.shapes[name])
         begin = 0
         for values in self.slices(name):
@@ -99,16 +100,16 @@ class Checkpoint:
         return tensor
 
     def array(self, name: str) -> Floats:
-        """Read one tensor as a float32 array; raises as `slices`."""
+        """Read one tensor as a float32 array; raises as `slices` does."""
         array: Floats = self.tensor(name).numpy()
         return array
 
     def size_bytes(self, name: str) -> int:
-        """Bytes of a tensor in its file."""
+        """Return the bytes of a tensor in its file."""
         return self._stored[name].size_bytes(self.shapes[name][0])
 
     def _as_tied_as_stored(self, config: ModelConfig) -> ModelConfig:
-        """As transformers 5 takes the flag: one matrix that is stored is both, and two that differ are two."""
+        """Read the flag as transformers 5 does: one stored matrix serves as both, and two that differ stay two."""
         embedding, head = (self._stored.get(name) for name in (EMBEDDING, LM_HEAD))
         if not config.tie_word_embeddings or head is None:
             return config
@@ -118,15 +119,15 @@ class Checkpoint:
         return config if embedding.equals(head) else replace(config, tie_word_embeddings=False)
 
     def _refuse_others(self) -> None:
-        """A bias, a norm or a layer that the configuration does not name would be left out, and the model be
-        another."""
+        """Refuse tensors that the configuration does not describe: without such a bias, norm or layer, the model would
+        be another."""
         others = sorted(
             name for name in self._stored.keys() - self.shapes.keys() - {LM_HEAD} if not name.endswith(COMPUTED)
         )
         if others:
             raise InputError(
-                f"{self.folder} must hold only tensors that its config.json describes, which has no place for "
-                f"{listed(others)}; get weights and config.json of one model"
+                f"config.json in {self.folder} has no place for {listed(others)}; "
+                "get weights and config.json of one model"
             )
 
     def _rows(self, name: str, begin: int, end: int) -> torch.Tensor:
@@ -139,23 +140,25 @@ class Checkpoint:
         assert self.adapter
         shape = self.shapes.get(name, ())
         if name == EMBEDDING or (name == LM_HEAD and not shape):
-            raise NeedsPeft(f"{name} must be a matrix of its own for an adapter to be merged without PEFT")
+            raise NeedsPeft(f"the adapter changes {name}, which is no matrix of its own, so PEFT merges it")
         if len(shape) != 2:
-            raise InputError(f"{name}, which the adapter changes, must be a linear layer of {self.folder}; it has none")
+            raise InputError(
+                f"the adapter changes {name}, which is no linear layer of {self.folder}; give its own --base"
+            )
         self.adapter.check_shape(name, shape)
 
     def _check_values(self, name: str, values: torch.Tensor) -> None:
         low, high = torch.aminmax(values)
         if not (torch.isfinite(low) and torch.isfinite(high)):
             count = int((~torch.isfinite(values)).sum())
-            raise InputError(f"{name} in {self.folder} must be finite, but holds {count} NaN or infinite values")
+            raise InputError(f"{name} in {self.folder} holds {count} NaN or infinite values; get the checkpoint again")
         if max(-float(low), float(high)) > LARGEST:
             worst = max(-float(low), float(high))
-            raise InputError(f"{name} in {self.folder} holds {worst:g}, which must be at most {LARGEST:g}")
+            raise InputError(f"{name} in {self.folder} holds {worst:g}, more than fp16 can store ({LARGEST:g})")
 
 
 def tensor_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
-    """Name and shape of every tensor that the graph is made of, in the order of the model."""
+    """Return name and shape of every tensor that the graph is made of, in the order of the model."""
     hidden = config.hidden_size
     shapes: dict[str, tuple[int, ...]] = {EMBEDDING: (config.vocab_size, hidden)}
     for layer in range(config.num_hidden_layers):
@@ -185,19 +188,16 @@ def _layer_shapes(config: ModelConfig) -> Iterator[tuple[str, tuple[int, ...]]]:
 
 
 def _read_headers(folder: Path) -> tuple[dict[str, StoredRows], frozenset[str]]:
-    """Every tensor by its name, out of the file that the index names; and the names that other files hold as well."""
+    """Find every tensor by name in the file that the index names; returns also the names that several files hold."""
     index = folder / INDEX
     if (folder / SINGLE).is_file():
         return open_safetensors(folder / SINGLE), frozenset()
     if not index.is_file() and (folder / "model.onnx").is_file():
-        raise InputError(
-            f"{folder} must be a model folder, and is an exported one; export the model that it was made of"
-        )
+        raise InputError(f"{folder} is an exported folder already; export the model that it was made from")
     if not index.is_file():
         raise InputError(
-            f"{folder} must hold {SINGLE} or {INDEX}; it holds neither; fetch "
-            "them, or let transformers write them from "
-            "other weights (from_pretrained and save_pretrained)"
+            f"{folder} holds neither {SINGLE} nor {INDEX}; fetch them, or let transformers write them from other "
+            "weights (from_pretrained and save_pretrained)"
         )
     weight_map: Any = read_object(index).get("weight_map")
     check_type(weight_map, dict[str, str], f"weight_map in {index}")
@@ -211,12 +211,9 @@ def _read_headers(folder: Path) -> tuple[dict[str, StoredRows], frozenset[str]]:
                 stored[name] = rows
     for name, file in named.items():
         if name not in stored or stored[name].path.name != file:
-            raise InputError(
-                f"{folder / file} must hold {name}, as {INDEX} says, and does not; get the checkpoint again"
-            )
+            raise InputError(f"{folder / file} lacks {name}, which {INDEX} says is there; get the checkpoint again")
     for name in sorted(repeated - named.keys()):
         raise InputError(
-            f"{INDEX} in {folder} must say which file's {name} is meant, because "
-            "several hold one; get the checkpoint again"
+            f"several files in {folder} hold {name}, and {INDEX} does not say which is meant; get the checkpoint again"
         )
     return stored, frozenset(repeated)

@@ -1,1 +1,1 @@
-"""What must hold before a folder ships: parity, the gate, and the record for the user's machine."""
+"""Checks a folder before it ships: parity with the float model, the gate, and the record for the user's machine."""

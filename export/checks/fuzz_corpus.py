@@ -1,6 +1,6 @@
-"""Texts on which tokenizers differ: what a tokenizer is asked when it is exported, and again on the user's machine.
+"""Texts on which tokenizers differ; a tokenizer encodes them when it is exported, and again on the user's machine.
 
-Invariant: the same seed gives the same texts. They are stored beside the ids, so another generator later harms nothing.
+Invariant: the same seed gives the same texts. They are stored with their ids, so a later change here harms no folder.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ KINDS = (SPECIAL_LOOK_ALIKES, DIGITS, CODE, SPACES, EMOJI, COMBINING, RIGHT_TO_L
 
 
 def fuzz_texts(seed: int, count: int) -> list[str]:
-    """Every piece alone, then `count` joins of pieces of all kinds, some between characters from anywhere in
+    """Return every piece alone, then `count` texts that join pieces of all kinds, some with characters from anywhere in
     Unicode."""
     chooser = random.Random(seed)
     pieces = ["", *(piece for kind in KINDS for piece in kind)]
@@ -115,7 +115,7 @@ def _joined(chooser: random.Random) -> str:
 
 
 def _any_character(chooser: random.Random) -> str:
-    """No half of a surrogate pair: that is no text, and the tokenizers library refuses it."""
+    """Choose any character but half a surrogate pair, which the tokenizers library refuses."""
     while True:
         character = chr(chooser.randrange(0x110000))
         if unicodedata.category(character) != "Cs":

@@ -1,13 +1,13 @@
-"""What an exported folder must say before it ships: on the traces, and where faults hide
+"""Compares an exported folder with its float model before it ships: on the traces, and where faults hide
 (`export.runtime.verify.probes`).
 
-    traces, places ─ float model ─ what it expects ─┐
-              model.onnx ─ exact keys and values ───┼─ int8 is kept where it falls little short of exact ─┐
-              model.int8-cache.onnx ────────────────┘                                                     │
-                                         within the bounds ─ what `toolkit verify` compares with ─────────┘
+    traces, places ─ float model ─ distributions ───┐
+              model.onnx ─ exact keys and values ───┼─ int8 stays if it falls little short of exact ─┐
+              model.int8-cache.onnx ────────────────┘                                                │
+                                        within the bounds ─ the record for `toolkit verify` ─────────┘
 
-An int8 cache that falls short is left out in words, and the folder keeps keys and values exactly: the weights, which
-took the time, are none the worse.
+An int8 cache that falls short is removed, one line says why, and the folder keeps keys and values exactly: the weights,
+which took the time, are still good.
 """
 
 from __future__ import annotations
@@ -17,15 +17,14 @@ from itertools import chain, cycle, islice
 from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedModel
-
 from export.calibration.odd_tokens import odd_texts
 from export.calibration.texts import CalibrationText
+from export.checkpoint.source import Source
 from export.checks.goldens import Chats, answered, expect, greedy_texts, source_chats, write_goldens
 from export.checks.parity import Bounds, check_context, check_parity, measure_parity, parity_steps
 from export.runtime.decoder import OnnxDecoder
 from export.runtime.exported_model import INT8_CACHE_FILE, Cache
-from export.runtime.model_config import ModelConfig, read_model_config
+from export.runtime.model_config import ModelConfig
 from export.runtime.verify.divergence import CoarseParity, Expected
 from export.runtime.verify.probes import BATCH, LONG, LONG_POSITIONS, ODD, TURNS, int8_fault, measure_places
 from toolkit.errors import GateFailed
@@ -34,47 +33,41 @@ from toolkit.progress import Progress
 from toolkit.terminal import say
 
 COMPARED = 256
-"""Last positions of the long text."""
+"""How many of the long text's last positions are compared."""
 ROWS, TURN_COUNT, ANSWER_TOKENS = 4, 3, 32
 FIRST_ROW_TOKENS = 500
-"""What the batch's first row holds before its text begins, so that rows are far apart."""
+"""Tokens before the text of the batch's longest row, so that rows are of very different lengths."""
 ODD_TOKENS = 256
 PLACE_FACTOR = 4.0
-"""How much farther from the float model than on the traces an export may be at a place that nothing is calibrated
-on."""
+"""How many times the bound on the traces an export's KL may be at a place that nothing is calibrated on."""
 
 
-def check_source(source: Path, max_position_embeddings: int) -> Chats:
-    """Raises before all the work what the gate would behind it; returns the chats that the folder's record will hold.
-
-    `source`: where tokenizer and template lie.
-    """
-    check_context(ChatFormat.from_folder(source), max_position_embeddings)
+def check_source(source: Source) -> Chats:
+    """Return the chats that the folder's record will hold; raises before all the work what the gate would raise."""
+    check_context(source.chat_format, source.checkpoint.config.max_position_embeddings)
     return source_chats(source)
 
 
 def pass_gate(
-    model: PreTrainedModel,
-    source: Path,
+    source: Source,
     folder: Path,
     cache: Cache,
     bounds: Bounds,
     held_out: Sequence[CalibrationText],
     chats: Chats,
 ) -> dict[str, Any]:
-    """Compare an exported folder with the float model and write its record; returns what its manifest has to remember.
+    """Compare an exported folder with the float model and write its record; returns the measurements for its manifest.
 
-    `source`: where tokenizer and template lie. `cache`: the one that was asked for. `chats`: the `source_chats`. Raises
-    `GateFailed` where the folder is out of bounds.
+    `cache`: the configured one. `chats`: the `source_chats`. Raises `GateFailed` if the folder is out of bounds.
     """
-    chat_format = ChatFormat.from_folder(folder)
+    model, chat_format = source.float_model, source.chat_format
     texts = held_out or answered(greedy_texts(OnnxDecoder(folder, cache="exact"), chat_format, ()))
-    asked = place_texts(texts, chat_format, read_model_config(folder))
+    asked = place_texts(texts, chat_format, source.checkpoint.config)
     has_int8 = (folder / INT8_CACHE_FILE).is_file()
     steps = sum(map(len, asked.values())) + len(asked) * (2 if has_int8 else 1) + parity_steps(held_out) + 1
     measured: dict[str, Any] = {}
     with Progress("gate", steps) as progress:
-        progress.begin("what the float model expects where faults hide")
+        progress.begin("float model where faults hide")
         places = {place: expect(model, there, progress.advance) for place, there in asked.items()}
         found = _measured(folder, "exact", places, progress)
         if has_int8:
@@ -87,12 +80,12 @@ def pass_gate(
             elif cache == "int8":
                 found = found_int8
         decoder = OnnxDecoder(folder, cache=cache)
-        progress.begin("both on the traces")
+        progress.begin("both models on the traces")
         report = measure_parity(model, chat_format, decoder, held_out, progress.advance)
         check_parity(report, bounds)
         check_places(found, bounds)
-        progress.begin("what toolkit verify compares with")
-        record = write_goldens(model, source, folder, decoder, held_out, places, chats)
+        progress.begin("record for toolkit verify")
+        record = write_goldens(source, folder, decoder, held_out, places, chats)
         progress.advance()
     measured |= {"cache": cache, "parity": report.to_dict()}
     measured["places"] = {place: there.to_dict() for place, there in found.items()}
@@ -100,8 +93,8 @@ def pass_gate(
 
 
 def check_places(found: Mapping[str, CoarseParity], bounds: Bounds) -> None:
-    """Raises `GateFailed` where a place is out of what bounds allow it; odd tokens, of which a model knows little, are
-    compared between caches and by `toolkit verify` alone."""
+    """Raise `GateFailed` if a place is out of its bounds. Odd tokens, which a model hardly knows, have none; only the
+    caches, and `toolkit verify`, are compared at them."""
     for place, there in found.items():
         if place != ODD and not there.mean_kl <= PLACE_FACTOR * bounds.max_mean_kl:  # also where it is NaN
             raise GateFailed(
@@ -114,9 +107,9 @@ def check_places(found: Mapping[str, CoarseParity], bounds: Bounds) -> None:
 def place_texts(
     texts: Sequence[CalibrationText], chat_format: ChatFormat, config: ModelConfig
 ) -> dict[str, list[CalibrationText]]:
-    """What is read at each place, made of texts of one turn."""
+    """Make the texts of each place from texts of one turn."""
     room = min(LONG_POSITIONS, config.max_position_embeddings)
-    endless = cycle(chain.from_iterable(text.prompt + text.completion for text in texts))
+    endless = cycle(chain.from_iterable(text.ids for text in texts))
     long_ids = list(islice(endless, room))
     compared = min(COMPARED, room // 2)
     chosen = {
@@ -132,7 +125,7 @@ def place_texts(
 
 
 def _turns(texts: Sequence[CalibrationText], room: int) -> Iterator[CalibrationText]:
-    """Texts as turns of one conversation, as far as the context goes."""
+    """Chain texts as turns of one conversation, as far as the context allows."""
     said: list[int] = []
     for text in islice(cycle(texts), TURN_COUNT):
         prompt, completion = said + text.prompt, text.completion[:ANSWER_TOKENS]
@@ -143,7 +136,7 @@ def _turns(texts: Sequence[CalibrationText], room: int) -> Iterator[CalibrationT
 
 
 def _rows(texts: Sequence[CalibrationText], before: list[int], room: int) -> list[CalibrationText]:
-    """Rows of different lengths, the longest completions first; the first text stands behind others."""
+    """Make rows of different lengths, the longest completions first; the first text comes again after other tokens."""
     chosen = [CalibrationText(prompt=text.prompt, completion=text.completion[:ANSWER_TOKENS]) for text in texts[:ROWS]]
     first = CalibrationText(prompt=before + chosen[0].prompt, completion=chosen[0].completion)
     if len(first.prompt) + len(first.completion) <= room:
@@ -154,7 +147,7 @@ def _rows(texts: Sequence[CalibrationText], before: list[int], room: int) -> lis
 def _measured(
     folder: Path, cache: Cache, places: Mapping[str, Expected], progress: Progress
 ) -> dict[str, CoarseParity]:
-    progress.begin(f"what the exported model says there, its cache {cache}")
+    progress.begin(f"exported model there, {cache} cache")
     decoder = OnnxDecoder(folder, cache=cache, keeps_prefix=True)
     found: dict[str, CoarseParity] = {}
     for place, expected in places.items():

@@ -1,8 +1,8 @@
-"""Writes what `toolkit verify` compares with: the source's ids and renderings, the exported folder's greedy tokens, and
-what the float model expects.
+"""Writes the record for `toolkit verify`: the source's ids and renderings, the exported folder's greedy tokens, and
+the float model's distributions.
 
 Invariant: ids come from the source's own tokenizer and prompts from transformers, never from the folder that they
-check; a folder that says otherwise on the spot is not exported.
+check; a folder that already differs here is not exported.
 
 Shapes: T positions, K the likeliest tokens, V vocabulary.
 """
@@ -20,6 +20,7 @@ from jinja2.exceptions import TemplateError
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from export.calibration.texts import CalibrationText
+from export.checkpoint.source import Source
 from export.checks.fuzz_corpus import fuzz_texts
 from export.checks.parity import QUESTIONS
 from export.runtime.decoder import OnnxDecoder
@@ -63,28 +64,27 @@ CHATS: tuple[list[Message], ...] = (
     ],
 )
 Chats = list[RenderedChat]
-"""Conversations, each with the text that the model's own template makes of it."""
+"""Conversations, each with the text that the model's own template renders."""
 
 
 def write_goldens(
-    model: PreTrainedModel,
-    source: Path,
+    source: Source,
     folder: Path,
     decoder: OnnxDecoder,
     held_out: Sequence[CalibrationText],
     places: Mapping[str, Expected],
     chats: Chats,
 ) -> dict[str, Any]:
-    """Write `verify.json` and `verify.npz` into an exported folder; returns what its manifest has to remember.
+    """Write `verify.json` and `verify.npz` into an exported folder; returns the measurement for its manifest.
 
-    `model` is the float one, `source` where its tokenizer and template lie, `decoder` runs the folder, `places` is what
-    the float model expects at each (`export.runtime.verify.probes`), and `chats` are the `source_chats`. Without
-    held-out texts the folder's own greedy tokens are those at which it is measured. Raises `GateFailed` where the
-    folder doesn't say what its source says.
+    `decoder` runs the folder, `places` holds the float model's distributions at each place
+    (`export.runtime.verify.probes`), and `chats` are the `source_chats`. Without held-out texts the folder is measured
+    on its own greedy tokens. Raises `GateFailed` if the folder's tokenizer, template or ends of text are not its
+    source's.
     """
-    chat_format = ChatFormat.from_folder(source)
+    chat_format = source.chat_format
     greedy = greedy_texts(decoder, chat_format, held_out)
-    expected = expect(model, _first_positions(held_out or answered(greedy)))
+    expected = expect(source.float_model, _first_positions(held_out or answered(greedy)))
     write_expected(folder, expected, places)
     fuzz = fuzz_texts(FUZZ_SEED, FUZZ_TEXTS)
     record = GoldenRecord(
@@ -96,13 +96,13 @@ def write_goldens(
         end_of_text=end_of_text_ids(folder, chat_format),
         greedy=greedy,
     )
-    _check(record, source, folder)
+    _check(record, source.chat_folder, folder)
     write_record(folder, record)
     return {"coarse_parity": measure_coarsely(decoder, expected).to_dict()}
 
 
 def _first_positions(texts: Sequence[CalibrationText]) -> list[CalibrationText]:
-    """The texts' beginnings that hold `POSITIONS` completion tokens."""
+    """Take the beginnings of the texts, with `POSITIONS` completion tokens in all."""
     taken: list[CalibrationText] = []
     room = POSITIONS
     for text in texts:
@@ -117,10 +117,10 @@ def _first_positions(texts: Sequence[CalibrationText]) -> list[CalibrationText]:
 def expect(
     model: PreTrainedModel, texts: Sequence[CalibrationText], advance: Callable[[], object] = lambda: None
 ) -> Expected:
-    """What the float model expects at every token of the completions; `advance` is called after each text."""
+    """Compute the float model's coarsened distributions at the completions; `advance` is called after each text."""
     ids, log_probs, rest = [], [], []
     for text in texts:
-        ids_BT, compared = torch.tensor([text.prompt + text.completion]), len(text.completion) + 1
+        ids_BT, compared = torch.tensor([text.ids]), len(text.completion) + 1
         logits_TV = model(ids_BT, logits_to_keep=compared).logits[0, :-1].double().numpy()
         kept = min(LIKELIEST, logits_TV.shape[-1] - 1)
         ids_TK = np.argsort(-logits_TV, axis=-1, kind="stable")[:, :kept].astype(np.int32)
@@ -130,8 +130,8 @@ def expect(
         rest.append(log_rest_T.astype(np.float32))
         advance()
     return Expected(
-        tokens=np.array([token for text in texts for token in text.prompt + text.completion], dtype=np.int32),
-        lengths=np.array([len(text.prompt) + len(text.completion) for text in texts], dtype=np.int32),
+        tokens=np.array([token for text in texts for token in text.ids], dtype=np.int32),
+        lengths=np.array([len(text.ids) for text in texts], dtype=np.int32),
         positions=np.array([len(text.completion) for text in texts], dtype=np.int32),
         ids=np.concatenate(ids),
         log_probs=np.concatenate(log_probs),
@@ -142,7 +142,7 @@ def expect(
 def greedy_texts(
     decoder: OnnxDecoder, chat_format: ChatFormat, held_out: Sequence[CalibrationText]
 ) -> list[GreedyText]:
-    """What a folder says to the held-out prompts, or to `QUESTIONS`."""
+    """Decode a folder's greedy answers to the held-out prompts, or to `QUESTIONS`."""
     prompts = [text.prompt for text in held_out] or [chat_format.question_ids(question) for question in QUESTIONS]
     return [_greedy_text(decoder, prompt, chat_format.stop_ids) for prompt in prompts[:GREEDY_PROMPTS]]
 
@@ -166,18 +166,16 @@ def _greedy_text(decoder: OnnxDecoder, prompt: list[int], stop_ids: frozenset[in
 
 
 def rendered_chats(source: Path, chat_format: ChatFormat) -> Chats:
-    """`CHATS` as transformers renders them; where the template writes today's date, with the day of the record in
-    it."""
+    """Render `CHATS` by transformers; if the template writes today's date, with the date of the record in its place."""
     try:
         tokenizer = PreTrainedTokenizerFast.from_pretrained(source)
-    except Exception as error:  # a file that it does not understand raises whatever it does
+    except Exception as error:  # a malformed file may raise anything
         line = (str(error).splitlines() or [""])[0]
         raise InputError(
-            f"{source} must hold a tokenizer that transformers reads, and it says {type(error).__name__}: {line}; "
-            "get its files again"
+            f"transformers cannot read the tokenizer in {source}: {type(error).__name__}: {line}; get its files again"
         ) from error
-    tokenizer.chat_template = tokenizer.chat_template or chat_format.template  # a processor's, which it does not read
-    recorded = ChatFormat.from_folder(source, clock=lambda: RECORD_DAY)
+    tokenizer.chat_template = tokenizer.chat_template or chat_format.template  # it does not read a processor's
+    recorded = _on_the_record_day(chat_format)
     chats = []
     for messages in CHATS:
         try:
@@ -190,13 +188,17 @@ def rendered_chats(source: Path, chat_format: ChatFormat) -> Chats:
     return chats
 
 
-def source_chats(source: Path) -> Chats:
-    """The chats of the record, before there is an exported folder; raises `GateFailed` where the chat reads them
-    otherwise than transformers, and `InputError` where transformers cannot read the tokenizer."""
-    chats = rendered_chats(source, ChatFormat.from_folder(source))
-    with _as_it_was_made(source):
-        check_template(chats, ChatFormat.from_folder(source, clock=lambda: RECORD_DAY))
+def source_chats(source: Source) -> Chats:
+    """Render the chats of the record before there is an exported folder; raises `GateFailed` if our template renders
+    one differently from transformers, and `InputError` if transformers cannot read the tokenizer."""
+    chats = rendered_chats(source.chat_folder, source.chat_format)
+    with _as_it_was_made(source.chat_folder):
+        check_template(chats, _on_the_record_day(source.chat_format))
     return chats
+
+
+def _on_the_record_day(chat_format: ChatFormat) -> ChatFormat:
+    return chat_format.with_clock(lambda: RECORD_DAY)
 
 
 def _rendered(chat_format: ChatFormat, messages: Sequence[Message]) -> str | None:
@@ -219,5 +221,5 @@ def _as_it_was_made(source: Path) -> Iterator[None]:
     try:
         yield
     except InputError as error:
-        what = str(error).rpartition("; ")[0]  # its remedy is for a folder that was good once
-        raise GateFailed(f"{source} must be read by the chat as it was made, and is not: {what}") from error
+        what = str(error).rpartition("; ")[0]  # the remedy is for a folder that was once good
+        raise GateFailed(f"the chat would not read {source} as it was made: {what}") from error

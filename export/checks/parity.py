@@ -1,8 +1,8 @@
-"""Whether the exported folder still says what its float self says: the licence to ship.
+"""Measures how close an exported folder is to its float model, which decides whether it ships.
 
 Both read the same texts; at every completion token the distribution p of the float model (torch, fp32) is compared with
 q of the exported one (onnxruntime, as the chat runs it): KL(p‖q) in nats, and whether the most probable token agrees.
-Greedy decoding diverges first where q's choice differs along p's own greedy text, so no second decoding is needed.
+Greedy decoding diverges where q's choice first differs along p's own greedy text, so no second decoding is needed.
 
 Shapes: T tokens, V vocabulary.
 """
@@ -11,22 +11,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
-from transformers.utils import logging
 
 from export.calibration.texts import CalibrationText
-from export.checkpoint.tensors import Checkpoint
 from export.runtime.decoder import OnnxDecoder
 from toolkit.errors import GateFailed, InputError
 from toolkit.formats.chat_format import ChatFormat
 from toolkit.generation.generate import Floats
-from toolkit.model.decoder import load_model
 from toolkit.records import Record
 
 GREEDY_PROMPTS = 8
@@ -41,19 +37,19 @@ QUESTIONS = (
     "Explain in two sentences why the sky is blue.",
     "Write the word desert backwards.",
 )
-"""Asked where there are no traces; the float model's own greedy answers are then the texts."""
+"""Questions to use without traces; the float model's own greedy answers are then the texts."""
 
 
 class Scorer(Protocol):
-    """A form of the model that reads texts."""
+    """A form of a model that scores texts."""
 
     def score(self, tokens_T: Sequence[int]) -> Floats:
-        """logits_TV after each token of a text."""
+        """Return logits_TV after each token of a text."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Bounds:
-    """What the gate lets through."""
+    """The bounds of the gate."""
 
     max_mean_kl: float
     min_top1: float
@@ -68,9 +64,9 @@ class ParityReport(Record):
     p99_kl: float
     top1: float
     first_divergence: list[int]
-    """For each greedy prompt the index of the first new token that differs, or how many were equal to the end."""
+    """For each greedy prompt the index of the first new token that differs, or their number if all are equal."""
     perplexity_ratio: float
-    """Perplexity of the texts under the exported model over that under the float one."""
+    """The exported model's perplexity on the texts over the float one's."""
 
 
 @torch.no_grad()
@@ -83,7 +79,7 @@ def measure_parity(
 ) -> ParityReport:
     """Compare an exported folder with the float model; without texts, on the float model's answers to `QUESTIONS`.
 
-    `advance` is called after each of `parity_steps`.
+    `advance` is called `parity_steps` times.
     """
     prompts = [text.prompt for text in held_out] or [chat_format.question_ids(question) for question in QUESTIONS]
     greedy = []
@@ -94,7 +90,7 @@ def measure_parity(
 
 
 def parity_steps(held_out: Sequence[CalibrationText]) -> int:
-    """How many answers and comparisons `measure_parity` consists of."""
+    """Count the answers and comparisons of `measure_parity`."""
     greedy = min(len(held_out or QUESTIONS), GREEDY_PROMPTS)
     return greedy + (len(held_out) or greedy)
 
@@ -107,7 +103,7 @@ def compare(
     greedy: Sequence[CalibrationText],
     advance: Callable[[], object] = lambda: None,
 ) -> ParityReport:
-    """Compare another form of a float model with it on texts, and along the float model's own `greedy` ones.
+    """Compare another form of a model with the float one on texts, and along the float model's own `greedy` ones.
 
     `advance` is called after each of the texts.
     """
@@ -130,20 +126,8 @@ def compare(
 
 
 @torch.no_grad()
-def float_model(source: Path, checkpoint: Checkpoint | None) -> PreTrainedModel:
-    """The model in `source`, with those of the checkpoint's tensors that transformers would not read so."""
-    logging.set_verbosity_error()
-    model = load_model(source, torch.float32)
-    if checkpoint:
-        for name in checkpoint.read_here_only:
-            model.get_parameter(name).copy_(checkpoint.tensor(name))
-    return model
-
-
-@torch.no_grad()
 def greedy_completion(model: PreTrainedModel, prompt: list[int]) -> list[int]:
-    """What the float model says to a prompt, its likeliest token at each step, whatever its `generation_config.json`
-    asks for."""
+    """Decode the float model's greedy answer to a prompt, whatever its `generation_config.json` asks for."""
     ends = model.generation_config.eos_token_id if model.generation_config else None
     stop_ids = {*ends} if isinstance(ends, list) else {ends}
     completion: list[int] = []
@@ -158,7 +142,7 @@ def greedy_completion(model: PreTrainedModel, prompt: list[int]) -> list[int]:
 
 
 def check_parity(report: ParityReport, bounds: Bounds) -> None:
-    """Raises `GateFailed` where the report is out of bounds."""
+    """Raise `GateFailed` if the report is out of bounds."""
     if not report.mean_kl <= bounds.max_mean_kl:  # also where it is NaN
         raise GateFailed(
             f"mean KL to the float model ({report.mean_kl:.4f}) must be at most {bounds.max_mean_kl}; "
@@ -172,36 +156,35 @@ def check_parity(report: ParityReport, bounds: Bounds) -> None:
 
 
 def expectations(model: PreTrainedModel, text: CalibrationText) -> Tensor:
-    """The float model's log probabilities at every token of the completion."""
-    logits_TV: Tensor = model(torch.tensor([text.prompt + text.completion])).logits[0]
+    """Return the float model's log probabilities at every token of the completion."""
+    logits_TV: Tensor = model(torch.tensor([text.ids])).logits[0]
     return logits_TV[len(text.prompt) - 1 : -1].log_softmax(-1)
 
 
 def scored_expectations(other: Scorer, text: CalibrationText) -> Tensor:
-    """Another form's log probabilities at every token of the completion."""
-    logits_TV = torch.from_numpy(other.score(text.prompt + text.completion))
+    """Return another form's log probabilities at every token of the completion."""
+    logits_TV = torch.from_numpy(other.score(text.ids))
     return logits_TV[len(text.prompt) - 1 : -1].log_softmax(-1)
 
 
 def divergence(float_TV: Tensor, exported_TV: Tensor) -> Tensor:
-    """KL of each token, in nats."""
+    """Return the KL divergence at each token, in nats."""
     kl_T: Tensor = (float_TV.exp() * (float_TV - exported_TV)).sum(-1)
     return kl_T
 
 
 def _first_divergence(other: Scorer, text: CalibrationText) -> int:
-    ids = text.prompt + text.completion
+    ids = text.ids
     chosen_T = other.score(ids).argmax(-1)[len(text.prompt) - 1 : -1]
     differs_T = chosen_T != np.array(text.completion)
     return int(differs_T.argmax()) if differs_T.any() else len(text.completion)
 
 
 def check_context(chat_format: ChatFormat, max_position_embeddings: int) -> None:
-    """Raises `InputError` where what the gate asks leaves no room for an answer."""
+    """Raise `InputError` if a question of the gate leaves no room for an answer."""
     longest = max(len(chat_format.question_ids(question)) for question in QUESTIONS)
     if longest >= max_position_embeddings:
         raise InputError(
-            f"max_position_embeddings ({max_position_embeddings}) must be above "
-            f"{longest}, the tokens of a question that the "
-            "gate asks; export without the gate: --no-parity"
+            f"max_position_embeddings ({max_position_embeddings}) must exceed the {longest} tokens of a question that "
+            "the gate asks; export without the gate: --no-parity"
         )

@@ -1,1 +1,1 @@
-"""What lies in an exported folder besides the graph, and what a broken-off export left there."""
+"""Writes the files of an exported folder besides the graph, and resumes an interrupted export."""

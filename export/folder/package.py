@@ -1,4 +1,4 @@
-"""The small files of an exported folder: what loaders, the chat and the tokenizer read beside the graph."""
+"""Writes the small files of an exported folder, which loaders and the chat read beside the graph."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from export.checkpoint.source import Source
 from export.runtime.exported_model import MODEL_FILE
-from export.runtime.model_config import ModelConfig, read_model_config
+from export.runtime.model_config import ModelConfig
 from toolkit.errors import InputError
-from toolkit.formats.chat_format import TEMPLATE, TOKENIZER, TOKENIZER_CONFIG, ChatFormat
+from toolkit.formats.chat_format import TEMPLATE, TOKENIZER, TOKENIZER_CONFIG
 from toolkit.machine.allowance import physical_cores
 from toolkit.records import read_object
 
@@ -25,24 +26,24 @@ TEXT_FILES = (
 )
 
 
-def write_package(source: Path, chat_folder: Path, folder: Path, config: ModelConfig) -> None:
-    """Copy the source's configuration and `chat_folder`'s tokenizer, and write the template that its chats have,
-    wherever it stood there, and onnxruntime-genai's file.
+def write_package(source: Source, folder: Path) -> None:
+    """Copy the source's configuration and tokenizer, and write its chat template, wherever the source keeps it, and
+    onnxruntime-genai's configuration.
     """
-    chat_format = ChatFormat.from_folder(chat_folder)
+    model_folder, config = source.checkpoint.folder, source.checkpoint.config
+    chat_folder, chat_format = source.chat_folder, source.chat_format
     last = max(chat_format.tokenizer.get_vocab().values(), default=0)
     if last >= config.vocab_size:
         raise InputError(
-            f"the tokenizer of {chat_folder} (its last id is {last}) must fit the "
-            f"model's vocab_size ({config.vocab_size}); "
-            "take model and tokenizer from one place"
+            f"the tokenizer of {chat_folder} (its last id is {last}) must fit the model's vocab_size "
+            f"({config.vocab_size}); take model and tokenizer from one place"
         )
-    for path in [source / name for name in MODEL_FILES] + [chat_folder / name for name in TEXT_FILES]:
+    for path in [model_folder / name for name in MODEL_FILES] + [chat_folder / name for name in TEXT_FILES]:
         if path.is_file():
             shutil.copyfile(path, folder / path.name)
-    if read_model_config(source).tie_word_embeddings != config.tie_word_embeddings:  # the weights said otherwise
-        facts = {"tie_word_embeddings": config.tie_word_embeddings}
-        _write_json(folder / "config.json", read_object(source / "config.json") | facts)
+    if source.checkpoint.is_untied:
+        facts = {"tie_word_embeddings": False}
+        _write_json(folder / "config.json", read_object(model_folder / "config.json") | facts)
     _write_tokenizer(chat_folder / TOKENIZER, folder / TOKENIZER)
     (folder / TEMPLATE).write_bytes(chat_format.template.encode())
     eos_token_ids = sorted(chat_format.stop_ids)
@@ -52,8 +53,8 @@ def write_package(source: Path, chat_folder: Path, folder: Path, config: ModelCo
 
 
 def _write_tokenizer(source: Path, copy: Path) -> None:
-    """Copy a tokenizer without what is left of its last use (truncation, padding, the dropout of merges in training),
-    which other loaders would repeat."""
+    """Copy a tokenizer without the settings of its last use (truncation, padding, the dropout of merges in training),
+    which other loaders would apply."""
     content = read_object(source)
     model = content.get("model")
     drops = isinstance(model, dict) and bool(model.get("dropout"))
@@ -66,7 +67,7 @@ def _write_tokenizer(source: Path, copy: Path) -> None:
 
 
 def genai_config(config: ModelConfig, eos_token_ids: list[int]) -> dict[str, Any]:
-    """What onnxruntime-genai reads before it opens the graph. Its own default is one thread."""
+    """Make the configuration that onnxruntime-genai reads before it opens the graph; its own default is one thread."""
     return {
         "model": {
             "type": config.model_type,

@@ -1,13 +1,14 @@
-"""What an interrupted export has done: the layers that are whole on disk, and what the next one starts from.
+"""Keeps what an interrupted export has finished: the layers that are whole on disk, and the states after them.
 
     .<name>.partial/
-    ├── model.onnx.data        whole up to `end` of the journal's last line; what follows is written again
-    └── resume/                gone when the folder gets its name
-        ├── journal.jsonl      one line a finished part: the embedding, the head, each layer
-        └── hidden.*           calibrated methods: the states behind the last layer, and the next one's own (`export.calibration.hidden_states`)
+    ├── model.onnx.data        whole up to `end` of the journal's last line; the rest is written again
+    └── resume/                removed when the folder gets its name
+        ├── journal.jsonl      one line for each finished part: the embedding, each layer, the head
+        └── hidden.*           of calibrated methods: the states after the last layer, and those of the next one
+                               (`export.calibration.hidden_states`)
 
 Invariant: a line is appended when everything that it names is synced to disk, so a kill at any moment costs at most the
-layer at work.
+layer in progress.
 """
 
 from __future__ import annotations
@@ -29,16 +30,16 @@ class WrittenPart(Record):
 
     name: str
     weights: dict[str, dict[str, Any]]
-    """`StoredWeight` by name."""
+    """A `StoredWeight` for each name."""
     end: int
-    """Of the file, in bytes."""
+    """Bytes of the weights file up to the end of this part."""
 
 
 class ResumeLog:
-    """The finished parts of an export, in the order in which they were made."""
+    """The finished parts of an export, in the order in which they were written."""
 
     def __init__(self, partial: Path) -> None:
-        """Read what an earlier run left in a partial folder; a journal that the weights don't bear out is dropped."""
+        """Read what an earlier run left in a partial folder; drop a journal that names more bytes than there are."""
         self.folder = partial / FOLDER
         self.folder.mkdir(exist_ok=True)
         path = self.folder / LINES
@@ -52,7 +53,7 @@ class ResumeLog:
 
     @property
     def end(self) -> int:
-        """Bytes of the weights file that are whole."""
+        """The number of bytes of the weights file that are whole."""
         return self._parts[-1].end if self._parts else 0
 
     @property
@@ -64,13 +65,13 @@ class ResumeLog:
         return {name: StoredWeight.from_dict(at) for part in self._parts for name, at in part.weights.items()}
 
     def add(self, name: str, weights: dict[str, StoredWeight], end: int) -> None:
-        """Note a part whose bytes are synced."""
+        """Append a part whose bytes are synced."""
         part = WrittenPart(name=name, weights={key: at.to_dict() for key, at in weights.items()}, end=end)
         self._log.append(part)
         self._parts.append(part)
 
     def remove(self) -> None:
-        """The folder needs no second run."""
+        """Remove the log, because the export is finished."""
         shutil.rmtree(self.folder)
 
     def __enter__(self) -> Self:

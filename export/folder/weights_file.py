@@ -1,12 +1,12 @@
-"""`model.onnx.data`: every large initializer at its final offset, written once, in the order that it is made.
+"""Writes `model.onnx.data`: every large initializer at its final offset, once, in the order in which it is made.
 
     ┌───────────┬─────┬───────────┬─────┬──     little-endian, row-major; offsets are multiples of 64
     │ tensor 0  │ pad │ tensor 1  │ pad │ …     codes, scales and zero points of one matrix, then of the next;
-    └───────────┴─────┴───────────┴─────┴──     of a matrix of floats the values alone
+    └───────────┴─────┴───────────┴─────┴──     a matrix of floats has its values alone
 
-Invariant: a `StoredWeight` names bytes that are in the file already, so some rows are in memory at a time and two
-initializers may name the same bytes. Where a matrix lies follows from its offset and sizes alone, so five numbers are
-enough to go on with a file that an earlier run left.
+Invariant: a `StoredWeight` names bytes that are in the file already, so only some rows are in memory at a time and two
+initializers may name the same bytes. A matrix's place follows from its offset and sizes alone, so five numbers are
+enough to resume a file that an earlier run left.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ FILE_NAME = "model.onnx.data"
 
 @dataclass(frozen=True, kw_only=True)
 class StoredTensor:
-    """Where one tensor lies."""
+    """One tensor's place in the file."""
 
     dtype: np.dtype[Any]
     shape: tuple[int, ...]
@@ -46,7 +46,7 @@ class StoredTensor:
 
 @dataclass(frozen=True, kw_only=True)
 class StoredWeight(Record):
-    """Where a matrix of `out_features` × `in_features` lies, from `offset` on."""
+    """The place of a matrix of `out_features` × `in_features`, which starts at `offset`."""
 
     bits: int
     block_size: int
@@ -80,7 +80,7 @@ class StoredWeight(Record):
 
     @property
     def tensors(self) -> tuple[StoredTensor, ...]:
-        """In the order of the file."""
+        """The tensors in the order of the file."""
         return (self.values,) if self.is_float else (self.codes, self.scales, self.zero_points)
 
     @property
@@ -89,7 +89,7 @@ class StoredWeight(Record):
 
     @property
     def step_bytes(self) -> int:
-        """What a product reads of memory, where fp16 is float32."""
+        """The bytes that a product reads from memory, where fp16 has become float32."""
         return 2 * self.size_bytes if self.bits == 16 else self.size_bytes
 
     @property
@@ -98,17 +98,17 @@ class StoredWeight(Record):
 
 
 class WeightsFile:
-    """The file while it is being written."""
+    """A weights file that is being written."""
 
     def __init__(self, folder: Path, *, end: int) -> None:
-        """Go on behind the first `end` bytes of a file that is there; 0 begins it anew."""
+        """Continue an existing file after its first `end` bytes; 0 starts a new one."""
         path = folder / FILE_NAME
         self._file = path.open("rb+" if end else "wb")
         self._file.truncate(end)
         self.end = end
 
     def append(self, slices: Iterable[Weight], out_features: int) -> StoredWeight:
-        """Write a matrix that comes in slices of its rows, `out_features` in all."""
+        """Write a matrix that arrives in slices of its rows, `out_features` in all."""
         stored: StoredWeight | None = None
         row = 0
         for weight in slices:
@@ -121,12 +121,12 @@ class WeightsFile:
         return stored
 
     def replace_scales(self, stored: StoredWeight, scales: NDArray[np.float16]) -> None:
-        """Write other scales over those of a matrix that is in the file."""
+        """Overwrite the scales of a matrix in the file."""
         assert scales.shape == stored.scales.shape
         self._write(scales, stored.scales.offset)
 
     def sync(self) -> None:
-        """Return when everything that was appended is on disk."""
+        """Wait until everything that was written is on disk."""
         self._file.flush()
         os.fsync(self._file.fileno())
 
@@ -140,7 +140,7 @@ class WeightsFile:
         )
 
     def _write(self, array: NDArray[Any], offset: int) -> None:
-        self._file.seek(offset)  # padding that is never written reads as zeros
+        self._file.seek(offset)  # padding is never written and reads as zeros
         self._file.write(np.ascontiguousarray(array).data)
 
     def __enter__(self) -> Self:
@@ -151,7 +151,7 @@ class WeightsFile:
 
 
 def read_weight(path: Path, stored: StoredWeight) -> Weight:
-    """A matrix of a file, mapped."""
+    """Map a matrix of a file."""
     arrays = [np.memmap(path, t.dtype, "r", offset=t.offset, shape=t.shape) for t in stored.tensors]
     if stored.is_float:
         return FloatWeight(values=arrays[0])
@@ -162,5 +162,5 @@ def read_weight(path: Path, stored: StoredWeight) -> Weight:
 
 
 Weights = Mapping[str, StoredWeight]
-"""Stored matrices by the name of the checkpoint's tensor; q, k and v are stored as one, named
-qkv_proj, gate and up as gate_up_proj."""
+"""Stored matrices by the name of the checkpoint's tensor; q, k and v are stored as one, named qkv_proj, and gate and up
+as gate_up_proj."""

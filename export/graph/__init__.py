@@ -1,1 +1,1 @@
-"""The ONNX graph of a dense decoder, node by node."""
+"""Writes the ONNX graph of a dense decoder, node by node."""

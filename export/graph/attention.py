@@ -1,4 +1,4 @@
-"""Attention as nodes, over a cache of floats (GroupQueryAttention) or of int8 (`export.graph.attention_over_codes`).
+"""Writes attention over a cache of floats (GroupQueryAttention) or of int8 (`export.graph.attention_over_codes`).
 
 Source: onnxruntime's GroupQueryAttention.
 
@@ -23,7 +23,7 @@ from toolkit.generation.generate import Floats
 
 @dataclass(frozen=True, kw_only=True)
 class Positions:
-    """Names of what every layer's attention is told of positions."""
+    """Names of the values by which every layer's attention knows positions."""
 
     seqlens_k_B: str
     total: str
@@ -39,10 +39,9 @@ def attention(
     positions: Positions,
     cache_scales: Mapping[str, Floats] | None,
 ) -> str:
-    """A layer's update of the stream, [B, T, D].
+    """Write a layer's attention; returns the name of its update of the residual stream, [B, T, D].
 
-    `cache_scales`: for each layer's `N.key` and `N.value` a step of every channel, [G·A]; without them the cache is one
-    of floats.
+    `cache_scales`: each channel's step, [G·A], for each layer's `N.key` and `N.value`; None for a cache of floats.
     """
     prefix = f"model.layers.{layer}.self_attn"
     qkv = graph.linear(f"{prefix}.qkv_proj.weight", normed_BTD)
@@ -67,7 +66,7 @@ def attention(
 
 
 def attended_positions(graph: Nodes, config: ModelConfig) -> Positions:
-    """What is the same in every layer; onnxruntime computes the rotary table once, when a session starts."""
+    """Write the values that all layers share; onnxruntime computes the rotary table once, when a session starts."""
     one = graph.constant("one", np.array([1], dtype=np.int64))
     lengths_B = graph.node("ReduceSum", ["attention_mask", one], keepdims=0)
     seqlens_k_B = graph.node("Cast", [graph.node("Sub", [lengths_B, one])], to=TensorProto.INT32)
@@ -91,7 +90,7 @@ def attended_positions(graph: Nodes, config: ModelConfig) -> Positions:
 
 
 def _split_and_norm(graph: Nodes, config: ModelConfig, prefix: str, qkv: str) -> tuple[str, str, str]:
-    """Qwen3 norms each head of q and k; GroupQueryAttention on CPU ignores its inputs for that."""
+    """Norm each head of q and k, as Qwen3 does; GroupQueryAttention on CPU ignores its own inputs for that."""
     sizes = graph.constant(f"{prefix}.sizes", np.array(config.qkv_sizes, dtype=np.int64))
     names = [f"{prefix}.{letter}" for letter in "qkv"]
     graph.node("Split", [qkv, sizes], outputs=names, axis=-1)

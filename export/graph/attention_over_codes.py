@@ -1,14 +1,14 @@
-"""AttentionOverCodes, as a function of the graph: what it is where onnxruntime does not know our operator of this name.
+"""AttentionOverCodes as a function of the graph, which onnxruntime runs if it does not know our operator of this name.
 
     a few new tokens   qkv ─ GroupQueryAttention(past codes) ─ attended, present codes
     a longer prompt    past codes ─ × steps ─ past
                        qkv ─ GroupQueryAttention(past) ─ attended, present
                        present's new positions ─ ÷ steps ─ TensorScatter ─ present codes
 
-GroupQueryAttention rotates queries and keys, and writes into the past it was given where past and present are bound to
-one buffer, as TensorScatter does. Over codes it is the faster one for a single token, and takes four times as long for
-a hundred. So a prompt is read over floats, of which one layer has them at a time. Its tokens see each other exactly
-then, and in either branch see what came before them as the cache holds it. Our own operator reads codes in both
+GroupQueryAttention rotates queries and keys. If past and present are bound to one buffer, it writes into the past, as
+TensorScatter does. Over codes it is the faster branch for a single token, and takes four times as long for a hundred;
+so a prompt is read over floats, one layer's at a time. Its tokens then attend to each other exactly, and in either
+branch to earlier ones as the cache holds them. Our own operator reads codes in both cases
 (`export/runtime/kernels/attention.h`). Source: onnxruntime's GroupQueryAttention; ONNX' TensorScatter.
 
 Shapes: B batch, T new tokens, S attended tokens, G kv heads, A head dim.
@@ -26,20 +26,20 @@ from export.graph.nodes import MICROSOFT, OURS, Nodes
 
 NAME = "AttentionOverCodes"
 INPUTS = ["query", "key", "value", "past_key", "past_value", "seqlens_k", "total", "cos", "sin"]
-"""Those of GroupQueryAttention; STEPS follow."""
+"""The inputs of GroupQueryAttention; STEPS follow them."""
 STEPS = ["key_steps", "value_steps"]
-"""Of each channel, [G·A]."""
+"""Each channel's step, [G·A]."""
 OUTPUTS = {"attended": TensorProto.FLOAT, "present_key": TensorProto.INT8, "present_value": TensorProto.INT8}
 ATTRIBUTES = dict.fromkeys(("num_heads", "kv_num_heads", "do_rotary", "local_window_size"), onnx.AttributeProto.INT)
 ATTRIBUTES |= {"scale": onnx.AttributeProto.FLOAT}
 K_SCALE = 12
-"""Place of GroupQueryAttention's k_scale among its inputs; v_scale follows."""
+"""The index of GroupQueryAttention's input k_scale; v_scale follows."""
 FEW_TOKENS = 16
-"""New tokens for which attention over codes takes no longer than making floats of them."""
+"""Up to so many new tokens, attention over codes takes no longer than converting the cache to floats."""
 CODES = (-128, 127)
-"""Where GroupQueryAttention clips."""
+"""The range to which GroupQueryAttention clips."""
 POSITION_AXIS = 2
-"""Of a cache, [B, G, S, A]."""
+"""The axis of S in a cache, [B, G, S, A]."""
 
 
 def attention_over_codes(opset: int) -> onnx.FunctionProto:

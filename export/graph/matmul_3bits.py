@@ -1,12 +1,12 @@
-"""MatMul3Bits, as a function of the graph: what it is where onnxruntime does not know our operator of this name.
+"""MatMul3Bits as a function of the graph, which onnxruntime runs if it does not know our operator of this name.
 
     codes of 3 bits ─ widened ─ codes of 4 bits ─┐
     scales of fp16 ─ Cast ───────────────────────┤
     x, zero points, bias ────────────────────────┴─ MatMulNBits
 
 Codes and scales depend on constants alone, so onnxruntime computes them once, when a session starts, and then runs as
-it does with 4 bits. Our own operator multiplies the codes as they lie in the file
-(`export/runtime/kernels/products.h`). How they lie is drawn at `export.quantization.codes.QuantizedWeight`.
+with 4 bits. Our own operator multiplies the codes as they are in the file (`export/runtime/kernels/products.h`);
+`export.quantization.codes.QuantizedWeight` draws their layout.
 
 Source: onnxruntime's MatMulNBits.
 """
@@ -21,10 +21,10 @@ from export.graph.nodes import INT8_ACTIVATIONS, MICROSOFT, OURS, THREE_BITS, No
 from export.quantization.codes import LOWS, THIRDS, THREE_BITS_BLOCK
 
 INPUTS = ["x", "codes", "scales", "zero_points", "group_index", "bias"]
-"""Those of MatMulNBits, but for scales as the file has them."""
+"""The inputs of MatMulNBits, except that scales are in fp16 as in the file."""
 ATTRIBUTES = ["K", "N"]
 LOW_BYTES = THREE_BITS_BLOCK // 4
-"""Of a block: two bits of each code; the rest are the third bits."""
+"""Bytes of a block that hold two bits of each code; the others hold the third bits."""
 
 
 def matmul_3bits(opset: int) -> onnx.FunctionProto:

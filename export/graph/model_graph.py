@@ -1,4 +1,4 @@
-"""The fused ONNX graph of a dense decoder, from its configuration and numpy arrays.
+"""Builds the fused ONNX graph of a dense decoder from its configuration and numpy arrays.
 
     input_ids ─ GatherBlockQuantized ─┐
       ┌───────────────────────────────┴───────────────────────────────────────────┐
@@ -8,9 +8,9 @@
     logits ── lm_head ── rows from ───┘
                          `logits_from` on
 
-Attention is drawn in `export.graph.attention`, products and what they read of the file in `export.graph.nodes`. Input
-and output names are those that onnxruntime-genai, optimum and transformers.js expect. `logits_from` is an initializer
-that a caller may override: 0, its value, computes the logits of every new token, -1 those of the last alone. Source:
+`export.graph.attention` writes attention, and `export.graph.nodes` products and what they read from the file. Input and
+output names are those that onnxruntime-genai, optimum and transformers.js expect. `logits_from` is an initializer that
+a caller may override: 0, its value, computes the logits of every new token, -1 those of the last alone. Source:
 transformers' modeling_llama, mistral, qwen2, qwen3, smollm3.
 
 Shapes: B batch, T new tokens, D hidden, F feed-forward.
@@ -38,7 +38,7 @@ Shape = list[str | int | None]
 
 OPSET = 21
 INT8_CACHE_OPSET = 24
-"""The first that has TensorScatter."""
+"""The first opset that has TensorScatter."""
 IR_VERSION = 10
 
 
@@ -48,9 +48,9 @@ def build_graph(
     vectors: Mapping[str, Floats],
     cache_scales: Mapping[str, Floats] | None = None,
 ) -> onnx.ModelProto:
-    """The whole model; `vectors` holds norm weights and biases by name, which are kept inside the graph's own file.
+    """Build the whole model; `vectors` holds norm weights and biases by name, which go into the graph's own file.
 
-    With `cache_scales` the cache is int8: for each layer's `N.key` and `N.value` a step of every channel, [G·A].
+    `cache_scales` makes the cache int8: each channel's step, [G·A], for each layer's `N.key` and `N.value`.
     """
     graph = Nodes(weights, vectors)
     head = LM_HEAD if LM_HEAD in weights else EMBEDDING
@@ -82,7 +82,7 @@ def _mlp(graph: Nodes, prefix: str, normed_BTD: str) -> str:
 
 
 def _wanted_rows(graph: Nodes, normed_BTD: str) -> str:
-    """The last norm's rows from `logits_from` on."""
+    """Slice the last norm's rows from `logits_from` on."""
     begin = graph.constant(LOGITS_FROM, np.array([0], dtype=np.int64))
     end = graph.constant("logits_to", np.array([np.iinfo(np.int64).max], dtype=np.int64))
     token_axis = graph.constant("token_axis", np.array([1], dtype=np.int64))

@@ -1,9 +1,8 @@
-"""The nodes and initializers of an ONNX graph while they are being written.
+"""Writes the nodes and initializers of an ONNX graph.
 
-Every method returns the name of what it computes. Products of codes are MatMulNBits with accuracy_level 4, or our
-MatMul3Bits; those of floats FusedMatMul, which reads a matrix as the checkpoint has it: [N, K], so that a tied
-embedding shares its bytes. What lies in the file as fp16 is cast to float32, which onnxruntime folds once, when a
-session starts. Source: onnxruntime's contrib operators.
+Products of codes are MatMulNBits with accuracy_level 4, or our MatMul3Bits; those of floats are FusedMatMul, which
+reads a matrix as the checkpoint has it, [N, K], so that a tied embedding shares its bytes. Values in fp16 are cast to
+float32, which onnxruntime folds once, when a session starts. Source: onnxruntime's contrib operators.
 
 Shapes: B batch, T new tokens, F features, N rows and K columns of a matrix.
 """
@@ -24,15 +23,15 @@ from toolkit.generation.generate import Floats
 
 MICROSOFT = "com.microsoft"
 OURS = "reasoning.edge"
-"""The domain of our own operators, each of which is a function of the graph as well."""
+"""The domain of our own operators; each of them is a function of the graph as well."""
 INT8_ACTIVATIONS = 4
-"""MatMulNBits' accuracy_level that multiplies in int8; the others are several times slower on CPU."""
+"""The accuracy_level of MatMulNBits that multiplies in int8; the others are several times slower on CPU."""
 THREE_BITS = "MatMul3Bits"
-"""Our operator of that domain (`export.graph.matmul_3bits`)."""
+"""Our operator for 3 bits (`export.graph.matmul_3bits`)."""
 
 
 class Nodes:
-    """Nodes and initializers while they are being written; every method returns the name of what it computes."""
+    """A graph in the making. Its methods add nodes and return the name of what these compute."""
 
     def __init__(self, weights: Weights, vectors: Mapping[str, Floats]) -> None:
         self.nodes: list[onnx.NodeProto] = []
@@ -60,7 +59,7 @@ class Nodes:
         *,
         outputs: Mapping[str, int],
     ) -> None:
-        """What one of two writes; each is told the names of its outputs, whose types are those of `outputs`."""
+        """Add an If of two branches; each function writes one, given its output names, whose types `outputs` has."""
         branches = {}
         for branch, write in (("then", then), ("else", otherwise)):
             names = [f"{name}.{branch}" for name in outputs]
@@ -72,19 +71,19 @@ class Nodes:
         self.node("If", [condition], outputs=list(outputs), **branches)
 
     def constant(self, name: str, value: NDArray[Any]) -> str:
-        """One that several nodes read is written once."""
+        """Add an initializer; one that several nodes read is written once."""
         if name not in self._written:
             self._written.add(name)
             self.initializers.append(numpy_helper.from_array(value, name))
         return name
 
     def value(self, value: Any, dtype: type[np.generic] = np.int64) -> str:
-        """One within a function, which has no initializers."""
+        """Add a constant within a function, which has no initializers."""
         array: NDArray[Any] = np.array(value, dtype=dtype)
         return self.node("Constant", [], value=numpy_helper.from_array(array))
 
     def refer(self, name: str, to: str, kind: onnx.AttributeProto.AttributeType) -> None:
-        """Give the last node an attribute of the function that it is in."""
+        """Let an attribute of the last node refer to one of the function around it."""
         self.nodes[-1].attribute.append(onnx.AttributeProto(name=name, ref_attr_name=to, type=kind))
 
     def norm(self, name: str, input_name: str, config: ModelConfig) -> str:
@@ -94,7 +93,7 @@ class Nodes:
         )
 
     def skip_norm(self, name: str, update: str, residual: str, config: ModelConfig) -> tuple[str, str]:
-        """(norm(update + residual), update + residual)"""
+        """Add update + residual and its norm; returns the names of the norm and of the sum."""
         weight = self.constant(name, self._vectors[name])
         normed, total = f"{name}.normed", f"{name}.sum"
         self.node(
@@ -145,7 +144,7 @@ class Nodes:
         return values if weight.bits == 32 else self.node("Cast", [values], to=TensorProto.FLOAT)
 
     def gather(self, name: str, ids: str) -> str:
-        """Rows of a matrix, whose bytes are those that `linear` reads; its codes have a flat shape here."""
+        """Look up rows of a matrix, which shares its bytes with `linear`; here its codes have a flat shape."""
         weight = self._weights[name]
         if weight.is_float:
             values = self._stored(f"{name}.values", weight.values, weight.values.shape)

@@ -1,9 +1,8 @@
-"""The frequencies by which a model turns queries and keys, from its configuration.
+"""Computes from its configuration the frequencies by which a model rotates queries and keys.
 
-Pair r of a head turns by inv_freq[r] radians a position: inv_freq[r] = rope_theta^(-2r / head_dim). Llama 3 stretches
-the slow ones: a wavelength beyond original_max_position_embeddings / low_freq_factor is made `factor` times longer, one
-below original_max_position_embeddings / high_freq_factor stays, between them a straight line leads from one to the
-other.
+Pair r of a head rotates by inv_freq[r] radians a position: inv_freq[r] = rope_theta^(-2r / head_dim). Llama 3 stretches
+the slow ones: a wavelength above original_max_position_embeddings / low_freq_factor becomes `factor` times as long, one
+below original_max_position_embeddings / high_freq_factor stays, and between them the frequency is interpolated.
 
 Invariant: the same float32 bits as transformers' modeling_rope_utils, operation by operation.
 
@@ -23,7 +22,7 @@ from export.runtime.model_config import Llama3Scaling, ModelConfig
 
 
 def inverse_frequencies(config: ModelConfig) -> NDArray[np.float32]:
-    """inv_freq_R in radians a position."""
+    """Return inv_freq_R in radians a position."""
     exponents_R = torch.arange(0, config.head_dim, 2, dtype=torch.float32) / config.head_dim
     inv_freq_R = 1.0 / config.rope_theta**exponents_R
     if config.rope_scaling is not None:

@@ -1,1 +1,1 @@
-"""Floats into codes of few bits: layouts, rounding, search, error feedback."""
+"""Turns floats into codes of few bits: layouts, rounding, search, error feedback."""

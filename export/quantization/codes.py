@@ -1,9 +1,9 @@
-"""Float weights into blocks of 3, 4 or 8 bits, in the layout of onnxruntime's MatMulNBits, or into shorter floats.
+"""Rounds float weights to blocks of 3, 4 or 8 bits, in the layout of onnxruntime's MatMulNBits, or to shorter floats.
 
 Each row is cut into blocks of `block_size` weights with a scale and a zero point: w ≈ scale · (code − zero_point).
-Scales are rounded to fp16 before codes are chosen, because fp16 is what the file keeps. The zero point is a code as
-well, so zero stays zero, with 3 bits nearly: their codes are the even ones of 4 bits, and the zero point may lie
-between two, for 4 % less error of a layer's output. onnxruntime has no 3 bits: MatMul3Bits is ours
+Scales are rounded to fp16 before codes are chosen, because the file keeps them in fp16. The zero point is a code too,
+so zero stays zero; with 3 bits only nearly, as their codes are the even ones of 4 bits and the zero point may be odd,
+which lowers the error of a layer's output by 4 %. onnxruntime has no 3 bits: MatMul3Bits is ours
 (`export.graph.matmul_3bits`). Source: onnxruntime's contrib operators MatMulNBits and GatherBlockQuantized.
 
 Shapes: N output features, K input features, J = K / block_size blocks of a row, M = block_size.
@@ -25,15 +25,15 @@ Halves = NDArray[np.float16]
 Bytes = NDArray[np.uint8]
 
 LARGEST_CODE_BITS = 8
-"""Weights of more bits than this are floats."""
+"""Weights of more bits are floats."""
 SMALLEST_SCALE = np.float16(2.0**-24)
 """The smallest positive fp16, for blocks that are all zero or nearly so."""
 THREE_BITS_BLOCK = 256
-"""The only block size of 3 bits."""
+"""The only block size with 3 bits."""
 LOWS, THIRDS = np.uint8(0x66), np.uint8(0x88)
-"""Of two codes of 3 bits in a byte of 4: two bits of each, and the third ones."""
+"""Masks of a byte with two even codes: their two lower bits of three, and their third bits."""
 CACHED_WEIGHTS = 1 << 17
-"""Weights that are rounded at once: their float32 values stay in a core's second-level cache."""
+"""How many weights are rounded at once: their float32 values stay in a core's second-level cache."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,12 +41,12 @@ class QuantizedWeight:
     """One packed matrix.
 
     codes        uint8 [N, J, M·bits/8]     4 bits: byte b of a block holds code 2b in its low, 2b+1 in its high nibble
-                                            3 bits: of even codes, made of the bytes p that those take in 4 bits:
-                                                byte b < 64 of a block   0x66 of p[b] and p[b+64], moved by −1 and 1 bits
+                                            3 bits: even codes; from the bytes p that they take in 4 bits,
+                                                byte b < 64 of a block   0x66 of p[b] and p[b+64], shifted by −1 and 1
                                                 byte 64 + b              0x88 of p[b], p[b+32], p[b+64] and p[b+96],
-                                                                         moved by −3, −2, −1 and 0 bits
+                                                                         shifted by −3, −2, −1 and 0
     scales       fp16  [N, J]
-    zero_points  uint8 [N, J] of 8 bits, else [N, ⌈J/2⌉], packed as codes of 4 bits; an unused high nibble is 0
+    zero_points  uint8 [N, J] with 8 bits, else [N, ⌈J/2⌉], packed as codes of 4 bits; an unused high nibble is 0
     """
 
     bits: int
@@ -62,7 +62,7 @@ class QuantizedWeight:
 
     @property
     def arrays(self) -> tuple[NDArray[Any], ...]:
-        """In the order of the file."""
+        """The arrays in the order of the file."""
         return self.codes, self.scales, self.zero_points
 
     @property
@@ -72,7 +72,7 @@ class QuantizedWeight:
 
 @dataclass(frozen=True, kw_only=True)
 class FloatWeight:
-    """One matrix that stays as it is, or is rounded to fp16: [N, K]."""
+    """One matrix [N, K] in float32 or fp16."""
 
     values: Floats | Halves
 
@@ -82,7 +82,7 @@ class FloatWeight:
 
     @property
     def block_size(self) -> int:
-        """Floats share no scales."""
+        """Zero, because floats share no scales."""
         return 0
 
     @property
@@ -103,7 +103,7 @@ def largest_code(bits: int) -> int:
 
 
 def nearest_codes(steps: Tensor, zero_points: Tensor, bits: int) -> Tensor:
-    """The codes that say numbers of steps best; `steps` is overwritten."""
+    """Round to the nearest codes, in place; `steps` are weights divided by their scale."""
     if bits == 3:
         steps.add_(zero_points).div_(2).round_().mul_(2)
     else:
@@ -112,7 +112,7 @@ def nearest_codes(steps: Tensor, zero_points: Tensor, bits: int) -> Tensor:
 
 
 def round_nearest(weight_NK: Floats, *, bits: int, block_size: int) -> Weight:
-    """Each weight to the nearest that so many bits can say."""
+    """Round each weight to the nearest value of so many bits."""
     if bits <= LARGEST_CODE_BITS:
         return quantize_nearest(weight_NK, bits=bits, block_size=block_size)
     return FloatWeight(values=weight_NK.astype(np.float16) if bits == 16 else weight_NK)
@@ -133,7 +133,7 @@ def quantize_nearest(weight_NK: Floats, *, bits: int, block_size: int) -> Quanti
 
 
 def _nearest(blocks_NJM: Tensor, bits: int) -> tuple[Bytes, Halves, Bytes]:
-    """codes_NJM, scales_NJ and zero_points_NJ of blocks that fit the processor's cache."""
+    """Round blocks that fit the processor's cache; returns codes_NJM, scales_NJ and zero_points_NJ."""
     largest = largest_code(bits)
     low_NJ = blocks_NJM.amin(-1).clamp_(max=0.0)
     high_NJ = blocks_NJM.amax(-1).clamp_(min=0.0)
@@ -158,7 +158,7 @@ def pack(codes_NJM: Bytes, scales_NJ: Halves, zero_points_NJ: Bytes, *, bits: in
 
 
 def dequantize(weight: Weight) -> Floats:
-    """weight_NK as the kernel sees it."""
+    """Return weight_NK as the kernel sees it."""
     if isinstance(weight, FloatWeight):
         return weight.values.astype(np.float32)
     rows, blocks = weight.scales.shape
@@ -171,14 +171,14 @@ def dequantize(weight: Weight) -> Floats:
 
 
 def _narrow(nibbles: Bytes) -> Bytes:
-    """Blocks of 128 bytes, whose nibbles are even, into blocks of 96."""
+    """Pack blocks of 128 bytes, whose nibbles are even, into 96 bytes."""
     low, high = np.split(nibbles & LOWS, 2, axis=-1)
     first, second, third, fourth = np.split(nibbles & THIRDS, 4, axis=-1)
     return np.concatenate([low >> 1 | high << 1, first >> 3 | second >> 2 | third >> 1 | fourth], axis=-1)
 
 
 def _widen(codes: Bytes) -> Bytes:
-    """The inverse of `_narrow`."""
+    """Invert `_narrow`."""
     low, high = np.split(codes, [THREE_BITS_BLOCK // 4], axis=-1)
     lows: Bytes = np.concatenate([low << 1, low >> 1], axis=-1)
     thirds: Bytes = np.concatenate([high << 3, high << 2, high << 1, high], axis=-1)
@@ -186,7 +186,7 @@ def _widen(codes: Bytes) -> Bytes:
 
 
 def _pack_nibbles(values: Bytes) -> Bytes:
-    """Two along the last axis into one byte, low nibble first; an odd count is padded with 0."""
+    """Pack two values along the last axis into one byte, low nibble first; an odd count is padded with 0."""
     if values.shape[-1] % 2:
         values = np.concatenate([values, np.zeros_like(values[..., :1])], axis=-1)
     pairs = np.ascontiguousarray(values).view("<u2")  # low nibble in bits 0 to 3, high nibble in bits 8 to 11

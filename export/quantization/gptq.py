@@ -1,12 +1,12 @@
-"""Choosing codes so that a layer's output stays, rather than each weight: error feedback, then rounds of refinement.
+"""Chooses codes that preserve a layer's output rather than each weight: error feedback, then rounds of refinement.
 
-With H = E[x xᵀ] of the calibration inputs, codes c and scales s are sought that make tr((W − Ŵ) H (W − Ŵ)ᵀ) small.
+With H = E[x xᵀ] of the calibration inputs, codes c and scales s are chosen to make tr((W − Ŵ) H (W − Ŵ)ᵀ) small.
 
-1. Error feedback: one column after another is rounded, and later columns pay for its error through U[k], U the upper
-   Cholesky factor of H⁻¹ (Frantar et al., "GPTQ" (2023), algorithm 1; damping 1 % of the mean diagonal as there). A
-   block's range is sought with the diagonal of H for importance (`export.quantization.search`).
-2. Refinement: the best scales for given codes solve a small linear system a row; the best code of one column for given
-   others is a rounding. The two take turns, and neither can make the output worse.
+1. Error feedback: columns are rounded one after another, and later ones compensate for each error through U[k], where U
+   is the upper Cholesky factor of H⁻¹ (Frantar et al., "GPTQ" (2023), algorithm 1; damping 1 % of the mean diagonal as
+   there). A block's range is searched with the diagonal of H as importance (`export.quantization.search`).
+2. Refinement: the best scales for given codes solve a small linear system for each row; the best code of one column,
+   given the others, is a rounding. The two alternate, and neither can make the output worse.
 
 Shapes: N output features, K input features, M block_size, J blocks of a row, C columns.
 """
@@ -23,18 +23,18 @@ from export.quantization.search import ROWS_AT_ONCE, best_range
 
 DAMPING = 0.01
 COLUMNS_AT_ONCE = 128
-"""Columns whose errors are paid within a small matrix before the rest of the row pays; a matter of speed only."""
+"""How many columns are corrected within a small matrix before the rest of the row is; affects only speed."""
 REFINEMENTS = 2
-"""Rounds of scales and codes; a third took 1 % more off a layer's error, the first two 11 to 14."""
+"""Rounds of scales and codes; the first two lower a layer's error by 11 to 14 %, a third by 1 % more."""
 SCALE_DAMPING = 1e-3
-"""Share of its own diagonal that keeps a scale where the system hardly decides it."""
+"""Share of its own diagonal that pulls a scale to its present value where the system hardly determines it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rounded:
-    """A matrix on its way to `QuantizedWeight`, everything in float32.
+    """A matrix on its way to a `QuantizedWeight`, with everything in float32.
 
-    codes_NK        whole numbers, of 3 bits the even ones below 16
+    codes_NK        whole numbers; with 3 bits even ones below 16
     scales_NJ       values of fp16
     zero_points_NJ  whole numbers
     """
@@ -50,7 +50,7 @@ class Rounded:
 
     @property
     def steps_NK(self) -> Tensor:
-        """Codes as counted from their zero point."""
+        """Codes minus their zero points."""
         return self.codes_NK - self.zero_points_NJ.repeat_interleave(self.block_size, 1)
 
     @property
@@ -59,7 +59,7 @@ class Rounded:
 
 
 def quantize_with_feedback(weight_NK: Tensor, hessian_KK: Tensor, *, bits: int, block_size: int) -> QuantizedWeight:
-    """Codes and scales for which weight_NK @ x changes least, over inputs x with that second moment."""
+    """Find codes and scales that change weight_NK @ x least, over inputs x with this second moment."""
     rounded = feed_back(weight_NK, hessian_KK, bits=bits, block_size=block_size)
     for _ in range(REFINEMENTS):
         rounded = refit_scales(weight_NK, hessian_KK, rounded)
@@ -71,7 +71,7 @@ def quantize_with_feedback(weight_NK: Tensor, hessian_KK: Tensor, *, bits: int, 
 
 
 def feed_back(weight_NK: Tensor, hessian_KK: Tensor, *, bits: int, block_size: int) -> Rounded:
-    """Round one column after another, each paying for those before it."""
+    """Round one column after another; each compensates for the errors of those before it."""
     rows, columns = weight_NK.shape
     weight_NK = weight_NK.clone()
     importance_K = hessian_KK.diagonal().clone()
@@ -99,7 +99,7 @@ def feed_back(weight_NK: Tensor, hessian_KK: Tensor, *, bits: int, block_size: i
 
 
 def refit_scales(weight_NK: Tensor, hessian_KK: Tensor, rounded: Rounded) -> Rounded:
-    """The best scales for these codes, in fp16; a block whose best scale is not positive keeps its own."""
+    """Find the best scales for these codes, in fp16; a block whose best scale is not positive keeps its own."""
     rows = [slice(begin, begin + ROWS_AT_ONCE) for begin in range(0, len(weight_NK), ROWS_AT_ONCE)]
     steps_NK, kept_NJ = rounded.steps_NK, rounded.scales_NJ
     fitted = [_fitted_scales(weight_NK[some], hessian_KK, steps_NK[some], kept_NJ[some]) for some in rows]
@@ -109,9 +109,10 @@ def refit_scales(weight_NK: Tensor, hessian_KK: Tensor, rounded: Rounded) -> Rou
 
 
 def _fitted_scales(weight_NK: Tensor, hessian_KK: Tensor, steps_NK: Tensor, scales_NJ: Tensor) -> Tensor:
-    """Of each row, A s = b with A_ij = u_iᵀ H u_j and b_i = u_iᵀ H w.
+    """Solve A s = b for each row, with A_ij = u_iᵀ H u_j and b_i = u_iᵀ H w.
 
-    u_j is the row's steps in block j and zero elsewhere; the present scales decide what the system hardly does.
+    u_j holds the row's steps in block j and zeros elsewhere. Scales that the system hardly determines stay near the
+    present ones.
     """
     rows, blocks = scales_NJ.shape
     size = steps_NK.shape[1] // blocks
@@ -128,7 +129,7 @@ def _fitted_scales(weight_NK: Tensor, hessian_KK: Tensor, steps_NK: Tensor, scal
 
 
 def improve_codes(weight_NK: Tensor, hessian_KK: Tensor, rounded: Rounded) -> Rounded:
-    """One sweep of coordinate descent: each column's best codes, the others as they are."""
+    """Run one sweep of coordinate descent: give each column its best codes for the present other ones."""
     size = rounded.block_size
     hessian_KK = damped(hessian_KK.clone(), DAMPING)
     curvature_K = hessian_KK.diagonal()
@@ -153,22 +154,22 @@ def improve_codes(weight_NK: Tensor, hessian_KK: Tensor, rounded: Rounded) -> Ro
 
 
 def damped(hessian_KK: Tensor, share: float) -> Tensor:
-    """The matrix, changed in place, with a share of its mean diagonal on it."""
+    """Add a share of the matrix's mean diagonal to its diagonal, in place."""
     hessian_KK.diagonal().add_(share * float(hessian_KK.diagonal().mean()) + torch.finfo(torch.float32).tiny)
     return hessian_KK
 
 
 def cholesky(matrix_KK: Tensor) -> Tensor:
-    """The lower factor of a symmetric matrix, in its own memory: at 8,192 columns another would be half a gigabyte.
+    """Compute the lower factor of a symmetric matrix in place; at 8,192 columns another one takes half a gigabyte.
 
-    LAPACK writes columns, so rows are handed to it as columns.
+    LAPACK writes columns, so rows are passed to it as columns.
     """
     factor_KK: Tensor = torch.linalg.cholesky(matrix_KK.mT, out=matrix_KK.mT)
     return factor_KK
 
 
 def invert_lower(lower_KK: Tensor) -> Tensor:
-    """The inverse of a lower triangular matrix, in its own memory: by X[i, :i] = −L[i, i]⁻¹ L[i, :i] X[:i, :i]."""
+    """Invert a lower triangular matrix in place, by X[i, :i] = −L[i, i]⁻¹ L[i, :i] X[:i, :i]."""
     columns = len(lower_KK)
     for begin in range(0, columns, COLUMNS_AT_ONCE):
         block = slice(begin, min(begin + COLUMNS_AT_ONCE, columns))
@@ -180,7 +181,7 @@ def invert_lower(lower_KK: Tensor) -> Tensor:
 
 
 def _reversed(matrix_KK: Tensor) -> Tensor:
-    """Rows and columns in reverse, in float64; `flip` would hold another matrix on the way."""
+    """Reverse rows and columns, in float64; `flip` would take another matrix on the way."""
     reversed_KK = torch.empty(matrix_KK.shape, dtype=torch.float64)
     for begin in range(0, len(matrix_KK), COLUMNS_AT_ONCE):
         rows_CK = matrix_KK[begin : begin + COLUMNS_AT_ONCE]
@@ -190,9 +191,9 @@ def _reversed(matrix_KK: Tensor) -> Tensor:
 
 
 def _inverse_factor(hessian_KK: Tensor) -> Tensor:
-    """U with UᵀU = H⁻¹, of the damped H; in float64, because H of few tokens is nearly singular.
+    """Compute U with UᵀU = H⁻¹ of the damped H, in float64, because the H of few tokens is nearly singular.
 
-    With rows and columns in reverse, H = L Lᵀ, and L⁻¹ is U in reverse: one factor and its inverse, in one matrix.
+    With rows and columns reversed, H = L Lᵀ, and L⁻¹ is U reversed: one factor and its inverse, in one matrix.
     """
     lower_KK = cholesky(damped(_reversed(hessian_KK), DAMPING))
     inverse_KK = invert_lower(lower_KK).float()

@@ -1,4 +1,4 @@
-"""How many bits each matrix gets, and in blocks of which size: codes of 3, 4 or 8 bits, or floats of 16 or 32."""
+"""Assigns each matrix its bits and block size: codes of 3, 4 or 8 bits, or floats of 16 or 32."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from export.runtime.model_config import ModelConfig
 from toolkit.errors import InputError
 
 BLOCK_SIZES = (256, 128, 64, 32)
-"""What onnxruntime has fast kernels for; larger ones are faster and smaller, and less faithful."""
+"""The sizes that onnxruntime has fast kernels for; larger ones are faster and smaller, but less faithful."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """Of one stored matrix."""
+    """The format of one stored matrix."""
 
     bits: int
     """3, 4 or 8 for codes, 16 or 32 for floats."""
@@ -33,14 +33,13 @@ def layouts(
     has_own_head: bool = False,
     narrow: Collection[str] = (),
 ) -> dict[str, Layout]:
-    """Each stored matrix by its name: `bits`, the output head `head_bits`.
+    """Assign a layout to each stored matrix by name: `bits` to all but the output head, which gets `head_bits`.
 
-    The layers' modules in `narrow` get 3 bits, where their rows are whole blocks of 256.
+    The layers' modules in `narrow` get 3 bits if their rows are whole blocks of 256. A tied embedding and head are one
+    matrix, unless `has_own_head` stores them apart.
 
-    A tied embedding and head are one matrix, unless `has_own_head` stores them apart.
-
-    A matrix of codes whose rows are no multiple of `block_size` gets the next smaller one of `BLOCK_SIZES` that divides
-    them. Raises `InputError` where none does.
+    If `block_size` does not divide the rows of a matrix of codes, it gets the next smaller one of `BLOCK_SIZES` that
+    does. Raises `InputError` if none does.
     """
     hidden, attended = config.hidden_size, config.qkv_sizes[0]
     columns = {"self_attn.o_proj": attended, "mlp.down_proj": config.intermediate_size}

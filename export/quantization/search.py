@@ -1,7 +1,7 @@
-"""Scales and zero points by search: each weight's error counts as much as the inputs that it meets.
+"""Searches scales and zero points: each weight's error counts in proportion to its inputs' mean square.
 
-A weight's importance is E[x²] of its input, the diagonal of what error feedback needs whole. So the search holds a
-vector where that holds matrices of K × K; it knows nothing of how inputs go together. (The idea of llama.cpp's
+A weight's importance is E[x²] of its input: the diagonal of H, of which error feedback needs the whole. So the search
+holds a vector instead of matrices of K × K, and ignores correlations between inputs. (The idea of llama.cpp's
 importance matrices for its k-quants.)
 
 Shapes: N output features, K input features, J blocks of a row, M block_size, P shares of a range.
@@ -15,15 +15,15 @@ from torch import Tensor
 from export.quantization.codes import SMALLEST_SCALE, QuantizedWeight, largest_code, nearest_codes, pack
 
 CLIPPING = torch.linspace(1.0, 0.6, 17)
-"""Shares of a block's range that are tried. Below 0.6 none was ever best in our trials."""
+"""Shares of a block's range to try. Below 0.6 none was ever best in our trials."""
 ROWS_AT_ONCE = 256
-"""Rows whose ranges are sought together: a matter of memory only."""
+"""How many rows are searched together; affects only memory."""
 ROUNDS = 4
-"""Of trying neighbouring zero points, each with the scale that fits its codes."""
+"""Rounds that try neighbouring zero points, each with the scale that fits its codes."""
 
 
 def quantize_by_importance(weight_NK: Tensor, importance_K: Tensor, *, bits: int, block_size: int) -> QuantizedWeight:
-    """The codes, scales and zero points that a search finds, each block by itself."""
+    """Quantize each block by itself, with the scale and zero point that a search finds."""
     rows, columns = weight_NK.shape
     codes_NK = torch.empty(rows, columns, dtype=torch.uint8)
     scales_NJ = torch.empty(rows, columns // block_size)
@@ -42,7 +42,7 @@ def quantize_by_importance(weight_NK: Tensor, importance_K: Tensor, *, bits: int
 
 
 def _steps(weight_NM: Tensor, scale_N: Tensor, zero_point_N: Tensor, bits: int) -> Tensor:
-    """The nearest codes, as counted from their zero point."""
+    """Return the nearest codes minus their zero points."""
     codes_NM = nearest_codes(weight_NM / scale_N[:, None], zero_point_N[:, None], bits)
     return codes_NM - zero_point_N[:, None]
 
@@ -50,7 +50,7 @@ def _steps(weight_NM: Tensor, scale_N: Tensor, zero_point_N: Tensor, bits: int) 
 def _improved(
     weight_NM: Tensor, importance_M: Tensor, scale_N: Tensor, zero_point_N: Tensor, bits: int
 ) -> tuple[Tensor, Tensor]:
-    """The best of each row's present range and those with a zero point beside it, their scales refitted."""
+    """Choose for each row the best of its present range and of those with a neighbouring zero point and a new scale."""
     scales, zero_points, errors = [scale_N], [zero_point_N], []
     for offset in (-1, 0, 1):
         moved_N = (zero_point_N + offset).clamp_(0, largest_code(bits))
@@ -64,7 +64,7 @@ def _improved(
 
 
 def _refitted(weight_NM: Tensor, importance_M: Tensor, scale_N: Tensor, zero_point_N: Tensor, bits: int) -> Tensor:
-    """The best scale for the codes of the present one, in fp16; kept where those decide none."""
+    """Find the best scale for the present scale's codes, in fp16; keeps a scale that they do not determine."""
     steps_NM = _steps(weight_NM, scale_N, zero_point_N, bits)
     curvature_N = steps_NM.square() @ importance_M
     fitted_N = ((steps_NM * weight_NM) @ importance_M / curvature_N).half().float()
@@ -73,7 +73,7 @@ def _refitted(weight_NM: Tensor, importance_M: Tensor, scale_N: Tensor, zero_poi
 
 
 def best_range(weight_NM: Tensor, importance_M: Tensor, bits: int) -> tuple[Tensor, Tensor]:
-    """Scale (a value of fp16, as float32) and zero point of each row's block, by the weighted squared error."""
+    """Find scale (an fp16 value in float32) and zero point of each row's block, by the weighted squared error."""
     ranges = [_best_range(rows_NM, importance_M, bits) for rows_NM in weight_NM.split(ROWS_AT_ONCE)]
     scales, zero_points = zip(*ranges, strict=True)
     return torch.cat(scales), torch.cat(zero_points)

@@ -1,5 +1,5 @@
-"""An exported folder, run: numpy, onnxruntime and psutil alone, so that an edge box needs no torch."""
+"""Runs exported folders with numpy, onnxruntime and psutil alone, so that an edge box needs no torch."""
 
 import os
 
-os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # onnxruntime reads it when it is imported, by whichever file below
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # onnxruntime reads it when a file below first imports it

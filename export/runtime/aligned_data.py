@@ -1,12 +1,12 @@
 """Moves the ranges of an ONNX file's external data to multiples of ALIGNMENT.
 
-onnxruntime's kernels find the parts of a packed matrix from the address where it begins, which is a multiple of 64 in
-memory. The file that it writes (1.31) keeps that for what is larger than 1 MB; smaller ranges follow each other
-unaligned, and products read from there are wrong (logits of 0 and NaN were seen). So each range is written again, at
-such a place.
+onnxruntime's kernels compute the addresses of a packed matrix's parts from its first byte, which they expect at a
+multiple of 64. The file that onnxruntime writes (1.31) aligns ranges above 1 MB; smaller ones follow each other
+unaligned, and products read from there are wrong (logits of 0 and NaN were seen). So each range is written again at an
+aligned offset.
 
-Of an entry of TensorProto.external_data the keys `offset` and `length` name the tensor's range, and `prepacked_N` those of
-its packed forms: kernel|offset;length;checksum|…   Wire format: see `export.runtime.external_data`.
+In TensorProto.external_data the keys `offset` and `length` give the tensor's range, and each `prepacked_N` gives the
+ranges of a packed form: kernel|offset;length;checksum|…   `export.runtime.external_data` describes the wire format.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from pathlib import Path
 from export.runtime.external_data import CHILDREN, EXTERNAL_DATA, read_pair, wire_fields
 
 ALIGNMENT = 64
-"""Also one cache line."""
+"""In bytes; also the size of a cache line."""
 PREPACKED = "prepacked_"
 Move = Callable[[int, int], int]
-"""Copies a range (offset, length) to where it is to lie, and tells its new offset."""
+"""Copies a range (offset, length) and returns its new offset."""
 
 
 def align_data(model_path: Path, data_path: Path) -> None:
-    """Rewrite a model whose external data lies in one file, and that file."""
+    """Rewrite a model and the one file that holds its external data."""
     fresh = data_path.with_suffix(".aligned")
     with data_path.open("rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as source, fresh.open("wb") as target:
         content = memoryview(source)
@@ -44,12 +44,12 @@ def align_data(model_path: Path, data_path: Path) -> None:
 
 
 def aligned(position: int) -> int:
-    """The first multiple of ALIGNMENT from a position on."""
+    """Round a position up to a multiple of ALIGNMENT."""
     return position + -position % ALIGNMENT
 
 
 def _with_moved_ranges(message: memoryview, kind: str, move: Move) -> bytes:
-    """A message with every tensor's entries rewritten, however deep it lies."""
+    """Return a message in which every tensor's entries are rewritten, at any depth."""
     pieces: list[bytes | memoryview] = []
     entries: dict[str, str] = {}
     for number, payload, whole in wire_fields(message):

@@ -1,10 +1,9 @@
 """`toolkit bench DIR [--vs OTHER]`: how fast the runner is on this machine and how much memory it takes.
 
-Every round loads a model in a fresh process, because peak memory belongs to a process and never goes down again; there
-it reads a prompt of each length and decodes greedily after it. Models take turns, so that a machine that slows down
-slows both, and each round begins with another one, so that none always gets the memory that the same one has left.
-Figures are medians over the rounds after a short first one that warms the file cache; ratios are medians of the rounds'
-own.
+Every round loads a model in a fresh process, because a process's peak memory never goes down; there it reads a prompt
+of each length and decodes greedily after it. Models take turns, so that a machine that slows down slows all of them,
+and each round begins with another one, so that none always follows the same one. Figures are medians over the rounds
+after a short first one that warms the file cache; a ratio is the median of the rounds' ratios.
 """
 
 from __future__ import annotations
@@ -33,15 +32,15 @@ from toolkit.terminal import counted
 
 CONTEXTS = (128, 512, 2048)
 SHORT = 128
-"""Tokens of the round that warms up."""
+"""Tokens of the prompt in the round that warms up."""
 BANDWIDTH_BYTES = 2**28
-"""Read by each thread, more than any cache holds."""
+"""Bytes that each thread reads: more than any cache holds."""
 IDLE_S = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
 class AtLength(Record):
-    """What one model does with a prompt of `context` tokens. Time to first token starts when the model is loaded."""
+    """One model's figures for a prompt of `context` tokens. Time to first token starts when the model is loaded."""
 
     context: int
     prefill_tokens_per_s: float
@@ -62,7 +61,7 @@ class ModelFigures(Record):
     peak_memory_bytes: int
     idle_memory_bytes: int
     idle_cpu_share: float
-    """Of one core, while nothing is asked."""
+    """Share of one core that an idle model takes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,13 +74,13 @@ class Benchmark(Record):
     bandwidth_bytes_per_s: float
     models: list[ModelFigures]
     decode_ratios: dict[str, list[float]]
-    """How many times as fast each exported folder decodes as each model after it, one ratio a length."""
+    """How many times as fast each exported folder decodes as each model after it, one ratio for each length."""
     prefill_ratios: dict[str, list[float]]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Round:
-    """One process's measurements, in seconds and bytes; a value a length."""
+    """One process's measurements, in seconds and bytes; lists have a value for each length."""
 
     load_s: float
     prefill_s: list[float]
@@ -103,14 +102,14 @@ def run_benchmark(
 ) -> Benchmark:
     """Measure an exported folder, and GGUF files or other exported folders beside it.
 
-    Raises `InputError` where one of them cannot be opened or a length doesn't fit the model's context.
+    Raises `InputError` if one of them cannot be opened or a length doesn't fit the model's context.
     """
     models = [folder, *versus]
     for path in models:
         refuse_unfinished(path)
     for path in versus:
         if not (path.suffix.lower() == ".gguf" and path.is_file()) and not path.is_dir():
-            raise InputError(f"{path} must be a GGUF file or an exported folder to compare with; give --vs model.gguf")
+            raise InputError(f"{path} is neither a GGUF file nor an exported folder; give one, such as --vs model.gguf")
     threads = physical_cores()
     measured: list[list[Round]] = [[] for _ in models]
     with Progress("bench, rounds", (rounds + 1) * len(models)) as progress:
@@ -146,7 +145,7 @@ def run_benchmark(
 def measure_round(
     model: Path, contexts: Sequence[int], new_tokens: int, threads: int, open_decoder: OpenDecoder = OnnxDecoder
 ) -> Round:
-    """Load, then for each length read a prompt of it and decode; runs in a process of its own."""
+    """Load a model, then read a prompt of each length and decode after it; runs in a process of its own."""
     if model.suffix.lower() == ".gguf":
         from export.runtime import llama_cpp
 
@@ -175,7 +174,9 @@ def measure_round(
         load_s=loaded - started,
         prefill_s=prefill_s,
         decode_s=decode_s,
-        step_bytes=[step_bytes(context + new_tokens // 2) for context in contexts],  # last: of a GGUF it takes memory
+        step_bytes=[
+            step_bytes(context + new_tokens // 2) for context in contexts
+        ],  # last, because it takes memory for a GGUF
         peak_memory_bytes=peak,
         idle_memory_bytes=idle,
         idle_cpu_share=idle_cpu_share,
@@ -183,7 +184,7 @@ def measure_round(
 
 
 def read_bandwidth(threads: int) -> float:
-    """Bytes a second that so many threads read from memory together; the best of five tries."""
+    """Measure the bytes a second that so many threads together read from memory; the best of five tries."""
     arrays = [np.ones(BANDWIDTH_BYTES // 8, dtype=np.uint64) for _ in range(threads)]
     best = 0.0
     with ThreadPoolExecutor(threads) as pool:
@@ -195,7 +196,7 @@ def read_bandwidth(threads: int) -> float:
 
 
 def table(benchmark: Benchmark) -> str:
-    """The figures as lines for a terminal, a column a model."""
+    """Lay the figures out for a terminal, with a column for each model."""
     rows: list[tuple[str, list[str]]] = [
         ("", [model.model for model in benchmark.models]),
         ("size", [f"{model.model_bytes / 1e6:.0f} MB" for model in benchmark.models]),
@@ -230,7 +231,7 @@ def table(benchmark: Benchmark) -> str:
 def _open(
     model: Path, threads: int, max_length: int, open_decoder: OpenDecoder
 ) -> tuple[Callable[[list[int]], int], Callable[[int], int], int, Callable[[int], int]]:
-    """How to read a prompt and to append a token (both answer with the next), the vocabulary, a step's bytes."""
+    """Return functions that read a prompt and append a token (both return the next), vocab_size, and a step's bytes."""
     if model.suffix.lower() == ".gguf":
         from export.runtime.llama_cpp import LlamaCpp
 
@@ -283,7 +284,7 @@ def _figures(
 
 
 def _ratios(ours: Sequence[Round], theirs: Sequence[Round], seconds: Callable[[Round], list[float]]) -> list[float]:
-    """How many times faster ours is, a value a length."""
+    """Compute how many times as fast ours is, for each length."""
     pairs = list(zip(ours, theirs, strict=True))
     lengths = range(len(seconds(ours[0])))
     return [median(seconds(other)[place] / seconds(our)[place] for our, other in pairs) for place in lengths]

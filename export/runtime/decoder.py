@@ -1,10 +1,10 @@
-"""An exported folder as a `toolkit.generation.generate.Decoder`: a batch of prompts that begin and end together.
+"""Runs an exported folder as a `toolkit.generation.generate.Decoder`: a batch of prompts that start and end together.
 
     start(prompts)   reads them row by row, so rows of different lengths need no padding
     step(tokens_B)   runs all rows at once
 
-What a single prompt begins with need not be read: the cache's row may hold it from the turn before (`keeps_prefix`),
-and a file from another process (`prefix_bytes`). Rows that come and go one by one have a pool:
+The beginning of a single prompt need not be computed: the cache may hold it from the previous turn (`keeps_prefix`), or
+a file from another process may (`prefix_bytes`). Rows that come and go one by one have a pool:
 `export.runtime.rows.row_pool`.
 
 Shapes: B rows of the batch, T new tokens, V vocabulary.
@@ -29,7 +29,7 @@ from toolkit.errors import InputError
 
 
 class OnnxDecoder:
-    """The model of an exported folder over a batch of rows; see `toolkit.generation.generate.Decoder`."""
+    """Decodes a batch of rows with the model of an exported folder."""
 
     def __init__(
         self,
@@ -41,29 +41,29 @@ class OnnxDecoder:
         prepacked: bool = False,
         own_kernels: bool = True,
     ) -> None:
-        """`cache`, `prepacked`, `own_kernels`, and what is raised: see `export.runtime.exported_model.open_exported`.
+        """Open a folder; `cache`, `prepacked`, `own_kernels` and the errors are those of `open_exported`.
 
-        `keeps_prefix`: what a single prompt begins with is not computed again where the cache holds it already, as
-        it does from turn to turn of a chat. The kept positions may differ from fresh ones by the rounding of int8.
+        `keeps_prefix`: reuse the beginning of a single prompt that the cache already holds, as between the turns of a
+        chat. Reused positions may differ from fresh ones by the rounding of int8.
 
-        `prefix_bytes`: the same from one process to the next, bit for bit, by files that take so many bytes at most;
-        see `export.runtime.rows.prefix_cache`. 0 keeps none.
+        `prefix_bytes`: reuse beginnings across processes too, bit for bit, from files of at most so many bytes in all
+        (`export.runtime.rows.prefix_cache`); 0 writes none.
         """
         cache = chosen_cache(folder) if cache == "auto" else cache
         self.model = open_exported(folder, cache=cache, prepacked=prepacked, own_kernels=own_kernels)
         self.max_length = self.model.max_length
         self._keeps_prefix = keeps_prefix
         self._rows: list[Prefix] = []
-        """What each row of the cache holds."""
+        """The contents of each row of the cache."""
         self._store: PrefixCache | None = None
         if prefix_bytes:
             key = machine_key(folder, cache, PROMPT_CHUNK, kernels_digest() if own_kernels else "")
             self._store = PrefixCache(prefix_folder(), key, self.model.shape, max_bytes=prefix_bytes)
 
     def start(self, prompts: Sequence[Sequence[int]]) -> Floats:
-        """Forget everything, read the prompts; returns logits_BV after each prompt's last token.
+        """Forget everything and read the prompts; returns logits_BV after each prompt's last token.
 
-        A decoder that keeps prefixes forgets only what a single prompt doesn't begin with.
+        A decoder that keeps prefixes keeps what a single prompt shares with the cache's row.
         """
         longest = max(len(prompt) for prompt in prompts)
         if longest > self.max_length:
@@ -75,7 +75,7 @@ class OnnxDecoder:
             self.model.make_room(len(prompts), longest, used=0)
             return np.stack([self._read(place, prompt) for place, prompt in enumerate(prompts)])
         [prompt] = prompts
-        self._go_on_from(self._kept(prompt[:-1]), longest)
+        self._continue_from(self._kept(prompt[:-1]), longest)
         if self._store:
             [row] = self._rows
             loaded = self._store.load(prompt[:-1], self.model.row(0), beyond=row.length)
@@ -87,20 +87,20 @@ class OnnxDecoder:
         return logits_V[None]
 
     def read_ahead(self, prompt: Sequence[int]) -> bool:
-        """Read one more chunk of what a single prompt begins with; False where no whole one is left before its end.
+        """Read the next whole chunk of a single prompt ahead of `start`; returns False if none is left before its end.
 
-        For a decoder that keeps prefixes: `start` goes on from there, and reads what it would have read.
+        Only a decoder that keeps prefixes reads ahead. `start` then continues from there with the same result.
         """
         kept = self._kept(prompt)
         end = kept + PROMPT_CHUNK
         if not self._keeps_prefix or end >= len(prompt) or len(prompt) > self.max_length:
             return False
-        self._go_on_from(kept, end)
+        self._continue_from(kept, end)
         self._read(0, prompt[:end])
         return True
 
     def step(self, tokens_B: Ints) -> Floats:
-        """Append one token to each row, or to the first ones alone; returns logits_BV after it."""
+        """Append one token to each of the first rows, or to all; returns logits_BV after it."""
         rows = self._rows[: len(tokens_B)]
         held_B = np.array([row.length for row in rows])
         assert held_B.max() < self.max_length
@@ -111,7 +111,7 @@ class OnnxDecoder:
         return logits_BV
 
     def extend(self, tokens_T: Sequence[int]) -> Floats:
-        """Append several tokens to the only row; returns logits_TV after each."""
+        """Append several tokens to the only row; returns logits_TV after each token."""
         [row] = self._rows
         length = row.length + len(tokens_T)
         assert length <= self.max_length
@@ -132,12 +132,12 @@ class OnnxDecoder:
         self.model.move(rows, range(len(rows)), used=max(row.length for row in self._rows))
 
     def kept(self) -> dict[str, NDArray[Any]]:
-        """What the only row's cache holds, [num_key_value_heads, positions, head_dim]."""
+        """Return the only row's keys and values, [num_key_value_heads, positions, head_dim]."""
         [row] = self._rows
         return {name: cache[:, : row.length] for name, cache in self.model.row(0).items()}
 
     def score(self, tokens_T: Sequence[int], *, first: int = 0) -> Floats:
-        """Read one text and forget it; returns logits_TV after each of its tokens from `first` on."""
+        """Read one text and forget it; returns logits_TV after each token from index `first` on."""
         self._rows = []
         self.model.make_room(1, len(tokens_T), used=0)
         pieces = []
@@ -150,17 +150,17 @@ class OnnxDecoder:
         return np.concatenate(pieces)
 
     def _kept(self, prompt: Sequence[int]) -> int:
-        """How much of a prompt the only row holds, for a decoder that keeps prefixes."""
+        """Count the positions of a prompt that a decoder which keeps prefixes can reuse."""
         return self._rows[0].shared(prompt) if self._keeps_prefix and len(self._rows) == 1 else 0
 
-    def _go_on_from(self, kept: int, length: int) -> None:
-        """Let there be one row, of which the first positions stay, and room for so many."""
+    def _continue_from(self, kept: int, length: int) -> None:
+        """Keep one row with its first `kept` positions, and make room for `length`."""
         self._rows = self._rows[:1] if kept else [Prefix()]
         self._rows[0].cut(kept)
         self.model.make_room(1, length, used=kept)
 
     def _read(self, place: int, prompt: Sequence[int]) -> Floats:
-        """Read what a row does not hold of its prompt; returns logits_V after the last token."""
+        """Read the part of a prompt that its row does not hold yet; returns logits_V after the last token."""
         row = self._rows[place]
         while row.length < len(prompt):
             piece = prompt[row.length : row.length + PROMPT_CHUNK]
@@ -170,4 +170,4 @@ class OnnxDecoder:
 
 
 OpenDecoder = Callable[[Path], OnnxDecoder]
-"""How a folder is opened: `OnnxDecoder` itself, or with the options that a user gave (`functools.partial`)."""
+"""Opens a folder: `OnnxDecoder`, or a `functools.partial` of it with the user's options."""

@@ -1,9 +1,9 @@
-"""Opens an exported folder as a `CachedModel`: which graph of it runs, and by which kernels.
+"""Opens an exported folder as a `CachedModel`, with one of its graphs and a choice of kernels.
 
     model.onnx              keeps its cache as float32
     model.int8-cache.onnx   the same weights, its cache rounded to a quarter of the bytes
 
-A folder has the second one where it was calibrated, and says in its manifest which of them runs unless asked otherwise.
+A calibrated folder has both, and its manifest names the one that runs by default.
 """
 
 from __future__ import annotations
@@ -24,30 +24,30 @@ from toolkit.runs import read_manifest
 MODEL_FILE = "model.onnx"
 INT8_CACHE_FILE = "model.int8-cache.onnx"
 Cache = Literal["exact", "int8"]
-"""How keys and values are kept: as float32, or rounded to a quarter of the bytes."""
+"""How keys and values are kept: in float32, or in int8, which takes a quarter of the bytes."""
 
 OpenModel = Callable[[Path], CachedModel]
-"""How a folder is opened: `open_exported` itself, or with the options that a user gave (`functools.partial`)."""
+"""Opens a folder: `open_exported`, or a `functools.partial` of it with the user's options."""
 
 
 def open_exported(
     folder: Path, *, cache: Cache | Literal["auto"] = "auto", prepacked: bool = False, own_kernels: bool = True
 ) -> CachedModel:
-    """`cache`: auto for what the export has chosen for the folder.
+    """Open a folder's graph with its cache; `cache="auto"` takes the one that the export chose.
 
-    `prepacked`: weights are mapped from a copy that is made once in the cache folder. `own_kernels`: False for
-    onnxruntime's, whatever the processor. See `export.runtime.session`.
+    `prepacked`: map the weights from a copy that is made once in the cache folder. `own_kernels`: False to run
+    onnxruntime's kernels on every processor. `export.runtime.session` describes both.
 
-    Raises `InputError` where the folder is not an exported one, or its files are damaged or unsafe.
+    Raises `InputError` if the folder is not an exported one, or its files are damaged or unsafe.
     """
     cache = chosen_cache(folder) if cache == "auto" else cache
     model_path = folder / (INT8_CACHE_FILE if cache == "int8" else MODEL_FILE)
     if cache == "int8" and (folder / MODEL_FILE).is_file() and not model_path.is_file():
         fault = (read_manifest(folder) or {}).get("measured", {}).get("int8_cache_fault")
         why = f"keep it exact, because {fault}" if fault else "export again with traces to calibrate it on"
-        raise InputError(f"{model_path} must exist to keep the cache in int8; {why}")
+        raise InputError(f"an int8 cache needs {model_path}, which is missing; {why}")
     if not model_path.is_file():
-        raise InputError(f"{model_path} must exist; make the folder with: toolkit export MODEL --int4 --out {folder}")
+        raise InputError(f"{model_path} is missing; make the folder with: toolkit export MODEL --int4 --out {folder}")
     config = read_model_config(folder)
     session = open_session(model_path, threads=physical_cores(), prepacked=prepacked, own_kernels=own_kernels)
     check_graph(session, config, model_path, has_int8_cache=cache == "int8")
@@ -61,7 +61,7 @@ def open_exported(
 
 
 def chosen_cache(folder: Path) -> Cache:
-    """The cache that an exported folder was compared with its float model in; exact where it does not say."""
+    """Return the kind of cache with which the gate compared a folder; exact if its manifest does not say."""
     manifest = read_manifest(folder) or {}
-    asked = manifest.get("config", {}).get("cache")  # of a folder that was compared before, or never
+    asked = manifest.get("config", {}).get("cache")  # written by older exports, and by those without a gate
     return "int8" if manifest.get("measured", {}).get("cache", asked) == "int8" else "exact"

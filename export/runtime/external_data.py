@@ -1,7 +1,7 @@
-"""Where an ONNX file's external data lies, and whether that is safe to open.
+"""Finds where an ONNX file's external data is stored, and checks that it is safe to open.
 
 onnxruntime refuses some dangerous paths but follows a hard link to any file of the user's, so every location is checked
-before a session is made. Read straight from the protobuf, because the chat imports no onnx.
+before a session is made. The protobuf is parsed here, because the chat does not import onnx.
 
 Wire format: a field is varint (number << 3 | type); type 0 varint, 1 eight bytes, 2 varint length and bytes, 5 four
 bytes. Source: protocol buffers' encoding; the field numbers are those of onnx.proto.
@@ -34,30 +34,30 @@ CHILDREN: dict[str, dict[int, str]] = {
 EXTERNAL_DATA = 13
 """TensorProto.external_data, a list of (key = 1, value = 2)."""
 NAME, FLOAT_DATA, RAW_DATA = 8, 4, 9
-"""Of a TensorProto."""
+"""Field numbers of a TensorProto."""
 LONGEST_VARINT = 10
 MOST_GRAPH_BYTES = 256 * 2**20
-"""Of the graph itself, whose weights lie beside it: norms and biases of the largest model are a few MB."""
+"""Limit for the graph file, without the weights beside it: the largest model's norms and biases take a few MB."""
 
 
 def check_external_data(model_path: Path) -> None:
-    """Raises `InputError` unless every location is a plain file of the folder, long enough.
+    """Check that every location is a regular file of the folder and long enough; raises `InputError` otherwise.
 
     A link is followed inside the folder's own store (`toolkit.sources.stores`). A file with several names may be
-    anybody's: it is let through where it is what the manifest says, byte for byte.
+    anybody's, so it is accepted only if its digest is the manifest's.
     """
     check_inside(model_path, model_path.parent)
     content = read_bytes(model_path, MOST_GRAPH_BYTES)
     try:
         entries = {tuple(sorted(entry.items())) for entry in _external_data(memoryview(content), "model", MOST_NESTED)}
     except (ValueError, IndexError) as error:
-        raise InputError(f"{model_path} must be a whole ONNX file; export again") from error
+        raise InputError(f"{model_path} is not a whole ONNX file; export again") from error
     for entry in sorted(entries):
         _check(model_path, dict(entry))
 
 
 def read_number(model_path: Path, name: str) -> float | None:
-    """The float that a graph holds as a constant of this name; None where it holds none."""
+    """Return the float constant of this name in a graph, or None if there is none."""
     content = memoryview(read_bytes(model_path, MOST_GRAPH_BYTES))
     try:
         tensors = (
@@ -70,53 +70,53 @@ def read_number(model_path: Path, name: str) -> float | None:
         data = found.get(RAW_DATA, found.get(FLOAT_DATA))
         return float(struct.unpack("<f", data)[0]) if data else None
     except (ValueError, IndexError, struct.error) as error:
-        raise InputError(f"{model_path} must be a whole ONNX file; export again") from error
+        raise InputError(f"{model_path} is not a whole ONNX file; export again") from error
 
 
 def _check(model_path: Path, entry: dict[str, str]) -> None:
     location = entry.get("location", "")
     if location in ("", ".", "..") or Path(location).name != location or "\0" in location:
         raise InputError(
-            f"external data {location!r:.200} must lie beside {model_path}; the folder is not to be trusted"
+            f"external data {location!r:.200} must be a file beside {model_path}; do not trust this folder"
         )
     path = model_path.parent / location
     if not os.path.lexists(path):
-        raise InputError(f"{path} must exist, because {model_path.name} reads it; copy the folder again")
+        raise InputError(f"{path}, which {model_path.name} reads, is missing; copy the folder again")
     check_inside(path, model_path.parent)
     facts = check_regular(path)
     if facts.st_nlink != 1:
         _check_digest(path, facts)
     end = sum(_number(entry, key, model_path) for key in ("offset", "length"))
     if end > facts.st_size:
-        raise InputError(f"{path} ({facts.st_size} bytes) must hold {end} bytes; it was cut short")
+        raise InputError(f"{path} has {facts.st_size} of {end} bytes; it was cut short, so copy the folder again")
 
 
 def _number(entry: dict[str, str], key: str, model_path: Path) -> int:
     text = entry.get(key, "0")
-    if not re.fullmatch(r"[0-9]{1,20}", text):  # as onnxruntime reads it; Python takes more for a number
+    if not re.fullmatch(r"[0-9]{1,20}", text):  # as onnxruntime reads it; Python accepts more notations
         raise InputError(f"{key} ({text!r:.40}) in {model_path} must be a number of bytes; export again")
     return int(text)
 
 
 def _check_digest(path: Path, facts: os.stat_result) -> None:
-    """A file with several names (a backup's, or a trap's) holds nothing that the manifest's writer did not know."""
+    """Check that a file with several names (a backup, or a trap) is the one that the manifest describes."""
     outputs = (read_manifest(path.parent) or {}).get("outputs", {})
     expected = outputs.get(path.name, {}).get("sha256")
     if expected is None or _digest(path, facts.st_ino, facts.st_size, facts.st_mtime_ns) != expected:
         raise InputError(
-            f"{path} must be a regular file with one name, or what the manifest says, and has {facts.st_nlink} names; "
+            f"{path} has {facts.st_nlink} names (hard links) and is not the file that the manifest describes; "
             "copy the folder and try again"
         )
 
 
 @cache
 def _digest(path: Path, inode: int, size_bytes: int, changed_ns: int) -> str:
-    """Of a file as it is; computed once for both graphs that read it."""
+    """Digest a file in its present state, once for both graphs that read it."""
     return file_digest(path)
 
 
 def _external_data(message: memoryview, kind: str, levels: int) -> Iterator[dict[str, str]]:
-    """The entries of all tensors in a message, however deep; raises `ValueError` below so many levels."""
+    """Yield the entries of all tensors in a message; raises `ValueError` if it is nested deeper than `levels`."""
     if not levels:
         raise ValueError(f"messages are nested deeper than {MOST_NESTED}")
     entry: dict[str, str] = {}
@@ -133,20 +133,20 @@ def _external_data(message: memoryview, kind: str, levels: int) -> Iterator[dict
 
 
 def read_pair(message: memoryview) -> tuple[str, str]:
-    """Key and value of one entry of `EXTERNAL_DATA`."""
+    """Return key and value of one entry of `EXTERNAL_DATA`."""
     texts = {number: bytes(text).decode() for number, text, _ in wire_fields(message) if text is not None}
     return texts.get(1, ""), texts.get(2, "")
 
 
 def _held(message: memoryview) -> Iterator[tuple[int, memoryview]]:
-    """The length-delimited fields alone: their numbers and what they hold."""
+    """Yield the number and the payload of each length-delimited field."""
     return ((number, held) for number, held, _ in wire_fields(message) if held is not None)
 
 
 def wire_fields(message: memoryview) -> Iterator[tuple[int, memoryview | None, memoryview]]:
-    """Of each field its number, what it holds where it is length-delimited, and all its bytes.
+    """Yield each field's number, its payload if it is length-delimited, and all its bytes.
 
-    Raises `ValueError` or `IndexError` where the message is damaged.
+    Raises `ValueError` or `IndexError` if the message is damaged.
     """
     position = 0
     while position < len(message):
@@ -169,7 +169,7 @@ def wire_fields(message: memoryview) -> Iterator[tuple[int, memoryview | None, m
 
 
 def _read_varint(message: memoryview, position: int) -> tuple[int, int]:
-    """A number and the position behind it; raises `ValueError` where it has more bytes than 64 bits need."""
+    """Return a number and the position after it; raises `ValueError` if it takes more bytes than 64 bits need."""
     value = 0
     for shift in range(0, 7 * LONGEST_VARINT, 7):
         byte = message[position]

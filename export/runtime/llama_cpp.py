@@ -1,8 +1,7 @@
-"""llama.cpp, to compare with: quantizes a float GGUF file (`benchmarks.peers.gguf_writer`) and runs one.
+"""Runs llama.cpp for comparison: quantizes a float GGUF file (`benchmarks.peers.gguf_writer`) and decodes one.
 
-Needs llama-cpp-python, which compiles for the machine that it runs on; nothing else in the project does. Its time and
-memory are measured in a process that imports this file, so it imports neither torch nor a reader of the files.
-Source: llama.h for what is called.
+This alone in the project needs llama-cpp-python, which is compiled for the machine that it runs on. Its time and memory
+are measured in a process that imports this file, so it imports neither torch nor a GGUF reader. Source: llama.h.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from toolkit.generation.generate import Floats
 Quantization = Literal["Q4_0", "Q4_K_S", "Q4_K_M", "Q5_K_M", "Q8_0"]
 
 BATCH = 512
-"""Tokens that llama.cpp reads at once; its own default."""
+"""Tokens that llama.cpp reads at once, by its own default."""
 
 
 def is_installed() -> bool:
@@ -30,21 +29,21 @@ def is_installed() -> bool:
 
 
 def library() -> ModuleType:
-    """Raises `InputError` where llama-cpp-python is missing."""
+    """Import llama-cpp-python; raises `InputError` if it is missing."""
     try:
         return importlib.import_module("llama_cpp")
     except ImportError as error:
         raise InputError(
-            "comparing with a GGUF must have llama-cpp-python (not installed); "
+            "comparing with a GGUF file needs llama-cpp-python, which is not installed; "
             'CMAKE_ARGS="-DLLAVA_BUILD=OFF" pip install llama-cpp-python'
         ) from error
 
 
 class LlamaCpp:
-    """A GGUF file, loaded; a `Decoder` of one row as far as comparisons need it."""
+    """A loaded GGUF file, which decodes one row as far as comparisons need it."""
 
     def __init__(self, path: Path, *, threads: int, max_length: int) -> None:
-        """Raises `InputError` where llama-cpp-python is missing."""
+        """Load a file; raises `InputError` if llama-cpp-python is missing."""
         self._api: Any = library()
         self._path = path
         self._model = self._api.Llama(
@@ -55,7 +54,7 @@ class LlamaCpp:
         self._length = 0
 
     def step_bytes(self, context: int) -> int:
-        """Bytes of weights and cache that a step reads; our reader of the file takes its time and memory for it."""
+        """Count the bytes of weights and cache that a step reads; this itself takes time and memory."""
         from gguf import GGUFReader
 
         tensors = {tensor.name: tensor for tensor in GGUFReader(self._path).tensors}
@@ -66,7 +65,7 @@ class LlamaCpp:
         return int(weight_bytes + position_bytes * context)
 
     def read(self, tokens_T: Sequence[int]) -> int:
-        """Forget everything, read a prompt; returns the most probable next token."""
+        """Forget everything and read a prompt; returns the most probable next token."""
         self._forget()
         return int(self._decode(tokens_T, every=False)[-1].argmax())
 
@@ -75,7 +74,7 @@ class LlamaCpp:
         return int(self._decode([token], every=False)[-1].argmax())
 
     def score(self, tokens_T: Sequence[int]) -> Floats:
-        """logits_TV after each token of a text."""
+        """Return logits_TV after each token of a text."""
         self._forget()
         return self._decode(tokens_T, every=True)
 
@@ -84,7 +83,7 @@ class LlamaCpp:
         self._length = 0
 
     def _decode(self, tokens_T: Sequence[int], *, every: bool) -> Floats:
-        """Read tokens behind those read before, by batches; logits after each of them, or after the last alone."""
+        """Append tokens in batches; returns the logits after every one of them, or after the last alone."""
         api, context = self._api, self._model.ctx
         last = len(tokens_T) - 1
         rows: list[Floats] = []
@@ -116,4 +115,4 @@ def quantize(source: Path, out: Path, kind: Quantization, *, threads: int) -> No
     parameters.nthread = threads
     failed = llama_cpp.llama_model_quantize(str(source).encode(), str(out).encode(), parameters)
     if failed:
-        raise InputError(f"{source} must be a GGUF that llama.cpp quantizes to {kind}; it returned {failed}")
+        raise InputError(f"llama.cpp cannot quantize {source} to {kind}; it returned {failed}")

@@ -1,6 +1,6 @@
-"""The machine that a model runs on: what of it decides the bytes that onnxruntime computes and packs.
+"""Identifies the machine: the facts that decide which bytes onnxruntime computes and packs.
 
-Invariant: equal keys mean that one process may take over what another has computed. Imports neither torch nor onnx.
+Invariant: if their keys are equal, one process may reuse what another has computed. Imports neither torch nor onnx.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from toolkit.runs import folder_digest
 
 CPU_FACTS = Path("/proc/cpuinfo")
 NAMED = ("model name", "flags", "Features", "CPU part")
-"""Lines of `CPU_FACTS` that tell which kernels run, on x86 and on ARM."""
+"""Lines of `CPU_FACTS` that decide which kernels run, on x86 and on ARM."""
 TELLING_FLAGS = ("avx2", "avx512_vnni", "avx512_bf16", "amx_int8")
 
 
 def machine_key(folder: Path, *facts: str | int) -> str:
-    """A digest of an exported folder, of this machine and library, and of what else the caller's bytes depend on."""
+    """Digest an exported folder, this machine, the library, and the other facts that the caller's bytes depend on."""
     identity = [folder_digest(folder), ort.__version__, platform.machine(), platform.system(), _processor(), *facts]
     return hashlib.sha256(json.dumps(identity).encode()).hexdigest()
 
 
 def processor_name() -> str:
-    """What a table names it by, with those of its instructions that decide which kernels run."""
+    """Name the processor for a table, with the instructions that decide which kernels run."""
     facts = {
         name.strip(): value.strip() for name, _, value in (line.partition(":") for line in _processor().splitlines())
     }
@@ -37,7 +37,7 @@ def processor_name() -> str:
 
 
 def _processor() -> str:
-    """The first core's kind; a system without `CPU_FACTS` says it in fewer words."""
+    """Describe the first core; a system without `CPU_FACTS` gives a shorter description."""
     if not CPU_FACTS.is_file():
         return platform.processor()
     first = CPU_FACTS.read_text(encoding="utf-8").partition("\n\n")[0].splitlines()

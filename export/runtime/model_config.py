@@ -1,7 +1,7 @@
-"""The facts of a dense decoder that the graph, the quantizer and the session need, read from its `config.json`.
+"""Reads from `config.json` the facts of a dense decoder that the graph, the quantizer and the session need.
 
-Invariant: a `ModelConfig` describes a model that the graph computes exactly; whatever it cannot is refused here by
-name, before any work starts. Imports neither torch nor onnx, because the chat reads it.
+Invariant: a `ModelConfig` describes a model that the graph computes exactly; a feature that it cannot compute is
+refused here by name, before any work starts. Imports neither torch nor onnx, because the chat imports it.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ ARCHITECTURES = (
     "SmolLM3ForCausalLM",
 )
 OPTIONAL_ATTENTION_BIAS = ("LlamaForCausalLM", "Qwen3ForCausalLM", "SmolLM3ForCausalLM")
-"""Those whose classes read `attention_bias`; Qwen2 always has biases on q, k and v."""
+"""Architectures whose classes read `attention_bias`; Qwen2 always has biases on q, k and v."""
 LAYER_TYPES = ("Qwen2ForCausalLM", "Qwen3ForCausalLM", "SmolLM3ForCausalLM")
-"""Those whose classes read `layer_types`."""
+"""Architectures whose classes read `layer_types`."""
 SLIDING, FULL = "sliding_attention", "full_attention"
 MODEL_TYPES = {name.removesuffix("ForCausalLM").lower(): name for name in ARCHITECTURES}
-"""transformers chooses a class by `model_type`."""
+"""Architectures by `model_type`, by which transformers chooses a class."""
 READ_BY = {
     "mlp_bias": ("LlamaForCausalLM", "SmolLM3ForCausalLM"),
     "use_sliding_window": LAYER_TYPES,
@@ -38,7 +38,7 @@ READ_BY = {
     "no_rope_layers": ("SmolLM3ForCausalLM",),
     "no_rope_layer_interval": ("SmolLM3ForCausalLM",),
 }
-"""Names that other classes pass over."""
+"""Keys that only some classes read; the others ignore them."""
 WHOLE_NUMBERS = (
     "vocab_size",
     "hidden_size",
@@ -71,16 +71,16 @@ NULL_IS_DEFAULT = {
     "num_key_value_heads": ("LlamaForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM", "SmolLM3ForCausalLM"),
     "head_dim": ("LlamaForCausalLM", "MistralForCausalLM"),
 }
-"""Whose classes take null for the value that follows from others."""
+"""Keys for which some classes take null as the default that follows from other keys."""
 MOST = {"num_hidden_layers": 4096}
 LARGEST_NUMBER = 2**31 - 1
 SCALING = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
 HEAD_DIM_STEP = 16
-"""Of onnxruntime's GroupQueryAttention where it rotates."""
+"""onnxruntime's GroupQueryAttention rotates only multiples of this."""
 MOST_HEAD_DIM = 256
-"""Of our own attention (export/runtime/kernels/attention.h)."""
+"""The limit of our own attention (export/runtime/kernels/attention.h)."""
 
-# What transformers takes where a config.json is silent.
+# What transformers assumes if a config.json has no such key.
 DEFAULT_ROPE_THETA = {"SmolLM3ForCausalLM": 2e6}
 DEFAULT_HEAD_DIM = {"Qwen3ForCausalLM": 128}
 DEFAULT_KV_HEADS = {"MistralForCausalLM": 8, "Qwen2ForCausalLM": 32, "Qwen3ForCausalLM": 32, "SmolLM3ForCausalLM": 4}
@@ -91,7 +91,7 @@ DEFAULT_NO_ROPE_LAYER_INTERVAL = 4
 
 @dataclass(frozen=True, kw_only=True)
 class Llama3Scaling:
-    """`rope_parameters` of `rope_type` llama3; what they do is in `export.graph.rotary`."""
+    """`rope_parameters` of `rope_type` llama3; `export.graph.rotary` applies them."""
 
     factor: float
     low_freq_factor: float
@@ -118,11 +118,11 @@ class ModelConfig:
     rope_scaling: Llama3Scaling | None
     tie_word_embeddings: bool
     attention_bias: bool
-    """On q, k, v and o."""
+    """Whether q, k, v and o have biases."""
     sliding_windows: tuple[int, ...]
-    """Of each layer; 0 where it attends to everything."""
+    """Each layer's window; 0 if it attends to everything."""
     rotates: tuple[bool, ...]
-    """Whether each layer turns its queries and keys by their positions."""
+    """Whether each layer rotates its queries and keys by their positions."""
 
     @property
     def has_qkv_bias(self) -> bool:
@@ -134,7 +134,7 @@ class ModelConfig:
 
     @property
     def qkv_sizes(self) -> tuple[int, int, int]:
-        """Rows of q_proj, k_proj and v_proj."""
+        """The numbers of rows of q_proj, k_proj and v_proj."""
         kv_size = self.num_key_value_heads * self.head_dim
         return self.num_attention_heads * self.head_dim, kv_size, kv_size
 
@@ -142,12 +142,12 @@ class ModelConfig:
 def read_model_config(folder: Path) -> ModelConfig:
     """Read and check `folder/config.json`.
 
-    Raises `InputError` where it is missing, says what transformers would not take, or names an architecture or a
+    Raises `InputError` if it is missing, has values that transformers would refuse, or names an architecture or a
     feature that the graph does not compute.
     """
     path = folder / "config.json"
     if not path.exists():
-        raise InputError(f"{path} must exist; {folder} is no model folder")
+        raise InputError(f"{folder} is no model folder: {path} is missing")
     values = read_object(path)
     architecture = _architecture(path, values)
     values = {name: value for name, value in values.items() if architecture in READ_BY.get(name, ARCHITECTURES)}
@@ -156,25 +156,23 @@ def read_model_config(folder: Path) -> ModelConfig:
     try:
         config = _from_values(architecture, values)
     except KeyError as error:
-        raise InputError(f"{path} must hold {error}; it is missing") from error
+        raise InputError(f"{path} lacks {error}; get the file again") from error
     _check_shape(path, config)
     return config
 
 
 def _architecture(path: Path, values: Mapping[str, Any]) -> str:
-    """The class that transformers chooses, by `model_type`; `architectures` must not say otherwise."""
+    """Return the class that transformers chooses by `model_type`; `architectures` must agree."""
     names, model_type = values.get("architectures"), values.get("model_type")
     check_type(names, list[str] | None, f"architectures in {path}")
     check_type(model_type, str, f"model_type in {path}")
     architecture = names[0] if names else MODEL_TYPES.get(str(model_type), "none")
     if architecture not in ARCHITECTURES:
-        raise InputError(f"architecture {architecture} must be one of {', '.join(ARCHITECTURES)}; {path} names it")
+        raise InputError(f"unknown architecture {architecture} in {path}: expected one of {', '.join(ARCHITECTURES)}")
     if MODEL_TYPES.get(str(model_type)) != architecture:
-        raise InputError(f"model_type ({model_type}) must be that of {architecture}; {path} names both")
+        raise InputError(f"model_type ({model_type}) in {path} is not that of {architecture}; get the file again")
     if architecture == "MistralForCausalLM" and "layer_types" in values:
-        raise InputError(
-            f"layer_types in {path} make Ministral of {architecture}, which cannot be exported; choose another model"
-        )
+        raise InputError(f"{path} describes Ministral (layer_types), which cannot be exported; choose another model")
     return architecture
 
 
@@ -184,12 +182,12 @@ def _check_types(path: Path, architecture: str, values: Mapping[str, Any]) -> No
             check_type(values[name], kind, f"{name} in {path}")
     if isinstance(values.get("rms_norm_eps"), int):
         raise InputError(
-            f"rms_norm_eps in {path} ({values['rms_norm_eps']}) must be written with a point, as transformers needs it"
+            f"rms_norm_eps in {path} ({values['rms_norm_eps']}) must have a decimal point, as transformers requires"
         )
     for name in WHOLE_NUMBERS:
         value = values.get(name)
         if value is None and name in values and architecture not in NULL_IS_DEFAULT.get(name, ARCHITECTURES):
-            raise InputError(f"{name} in {path} (null) must be a whole number; write it down or leave it out")
+            raise InputError(f"{name} in {path} (null) must be a whole number; give one or remove the line")
         if value is not None and not 0 < value <= MOST.get(name, LARGEST_NUMBER):
             raise InputError(
                 f"{name} in {path} ({value}) must be from 1 to {MOST.get(name, LARGEST_NUMBER)}; get the file again"
@@ -199,15 +197,15 @@ def _check_types(path: Path, architecture: str, values: Mapping[str, Any]) -> No
     scaling = {name: values.get(name, rope.get(name, 1.0)) for name in SCALING} if _rope_type(rope) == "llama3" else {}
     for name, value in ({"rope_theta": theta} | scaling).items():
         if not fits(value, float) or not 0 < value < math.inf:
-            raise InputError(f"{name} in {path} ({value!r}) must be a number above 0; write it down or leave it out")
+            raise InputError(f"{name} in {path} ({value!r}) must be a number above 0; give one or remove the line")
     if any(isinstance(value, dict) for value in rope.values()):
         raise InputError(
-            f"rope_parameters in {path} must be the same for all layers, and differ; it cannot be exported"
+            f"rope_parameters in {path} differ between layers, which cannot be exported; choose another model"
         )
 
 
 def _check_shape(path: Path, config: ModelConfig) -> None:
-    """What attention's kernels take."""
+    """Check that attention's kernels support the shape."""
     heads, kv_heads, head_dim = config.num_attention_heads, config.num_key_value_heads, config.head_dim
     if heads % kv_heads:
         raise InputError(
@@ -215,14 +213,13 @@ def _check_shape(path: Path, config: ModelConfig) -> None:
         )
     if head_dim % HEAD_DIM_STEP or not 0 < head_dim <= MOST_HEAD_DIM:
         raise InputError(
-            f"head_dim ({head_dim}) must be a multiple of {HEAD_DIM_STEP} up to "
-            f"{MOST_HEAD_DIM}, as attention's kernels "
-            f"need it; {path} describes a model that cannot be exported"
+            f"head_dim ({head_dim}) must be a multiple of {HEAD_DIM_STEP} up to {MOST_HEAD_DIM}, which attention's "
+            f"kernels require; {path} describes a model that cannot be exported"
         )
     if config.architecture == "LlamaForCausalLM" and config.hidden_size % heads:
         raise InputError(
             f"hidden_size ({config.hidden_size}) must be a multiple of num_attention_heads ({heads}), as transformers "
-            f"needs it; {path} holds both"
+            f"requires; {path} holds both"
         )
 
 
@@ -251,7 +248,7 @@ def _from_values(architecture: str, values: Mapping[str, Any]) -> ModelConfig:
 
 
 def _rope(values: Mapping[str, Any]) -> Mapping[str, Any]:
-    """transformers 5 keeps everything in rope_parameters; version 4 has rope_scaling, and rope_theta at the top."""
+    """Return the rotary settings: transformers 5 writes rope_parameters; 4 wrote rope_scaling, and rope_theta apart."""
     rope: Mapping[str, Any] = values.get("rope_scaling") or values.get("rope_parameters") or {}
     return rope
 
@@ -302,7 +299,7 @@ def _refuse_unsupported(path: Path, architecture: str, values: Mapping[str, Any]
     rope, layers = _rope(values), values.get("num_hidden_layers", 0)
     types = values.get("layer_types") or []
     window = values.get("sliding_window", DEFAULT_WINDOW.get(architecture, 4096))
-    # Qwen drops its window where it is not in use; its layers could then not slide
+    # Qwen drops a window that is not in use; its layers then cannot slide
     has_window = bool(window) and (architecture == "SmolLM3ForCausalLM" or values.get("use_sliding_window", False))
     known_types = {FULL, SLIDING} if has_window else {FULL}
     one_type = architecture not in LAYER_TYPES and len(set(types)) <= 1

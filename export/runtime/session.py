@@ -1,15 +1,15 @@
 """Opens a graph in onnxruntime, with our own kernels where this processor runs them (`export.runtime.kernels`).
 
-Those read codes as they are in the file, which stays mapped. onnxruntime's kernels read weights in an order of their
-own, and bring them into it at each load, in memory that belongs to the process. `prepacked` does so once and keeps the
+Our kernels read codes as they are in the file, which stays mapped. onnxruntime's kernels read weights in an order of
+their own and repack them at each load, into memory that belongs to the process. `prepacked` repacks once and keeps the
 result:
 
     <cache folder>/prepacked/<model>/<machine>/     machine: library, processor (`export.runtime.machine`)
     ├── model.onnx            the graph, optimized
     └── model.onnx.data       weights as they were and as they are read, larger than the exported file
 
-From then on these are mapped too: loading copies nothing, and their pages are shared by all processes and given back
-when memory runs short. What cannot be kept or is damaged is said in one line, and the weights are copied as ever.
+From then on these are mapped too: loading copies nothing, and all processes share their pages, which the system takes
+back when memory runs short. If they cannot be written or are damaged, one line says so and the weights are copied.
 """
 
 from __future__ import annotations
@@ -38,14 +38,13 @@ from toolkit.runs import folder_digest
 from toolkit.terminal import say
 
 SPIN_US = "200"
-"""How long a thread without work looks for some before it sleeps: longer than the gap between two nodes of a step,
-shorter than that between two steps, through which onnxruntime's own threads spin (docs/explanation/running.md has what
-each costs)."""
+"""How long an idle thread spins before it sleeps: longer than the gap between two nodes of a step, shorter than the gap
+between two steps. By default onnxruntime's threads spin through both (costs: docs/explanation/running.md)."""
 SILENT = 4
-"""Severity below which onnxruntime itself writes nothing: what is wrong it also raises, and its own lines to the
-terminal would hold a file's words as they are."""
+"""Severity below which onnxruntime writes nothing to the terminal: it raises errors as well, and its own lines would
+show a file's text unescaped."""
 ROTARY_LIMIT = "rotary.limit"
-"""The graph's constant that says how many positions it has."""
+"""The graph's constant that holds its number of positions."""
 PACKED_FILE, PACKED_DATA = "model.onnx", "model.onnx.data"
 PACKING = {
     "session.save_external_prepacked_constant_initializers": "1",
@@ -57,9 +56,9 @@ PACKING = {
 def open_session(
     model_path: Path, threads: int, *, prepacked: bool = False, own_kernels: bool = True
 ) -> ort.InferenceSession:
-    """`own_kernels`: False for those of onnxruntime, whatever the processor.
+    """Open a graph; `own_kernels=False` runs onnxruntime's kernels on every processor.
 
-    Raises `InputError` where onnxruntime does not open the model, or its external data is unsafe.
+    Raises `InputError` if onnxruntime cannot open the model, or its external data is unsafe.
     """
     check_external_data(model_path)
     packed = _open_packed(model_path, threads, own_kernels) if prepacked else None
@@ -67,14 +66,14 @@ def open_session(
 
 
 def check_graph(session: ort.InferenceSession, config: ModelConfig, path: Path, *, has_int8_cache: bool) -> None:
-    """Raises `InputError` where the graph is older than its runner, or another model's than `config` describes."""
+    """Raise `InputError` if the graph is older than its runner, or does not belong to the model of `config`."""
     if LOGITS_FROM not in {value.name for value in session.get_overridable_initializers()}:
-        raise InputError(f"{path} must have the input {LOGITS_FROM}, which an older export has not; export again")
+        raise InputError(f"{path} comes from an older export and lacks the input {LOGITS_FROM}; export again")
     found = {value.name: value for value in (*session.get_inputs(), *session.get_outputs())}
     pasts = [value for name, value in found.items() if name.startswith("past_key_values.")]
     kinds = {value.type for value in pasts}
     if kinds != {"tensor(int8)" if has_int8_cache else "tensor(float)"} or "logits" not in found:
-        raise InputError(f"{path} must keep its cache as its name says, and has {sorted(kinds)}; export again")
+        raise InputError(f"{path} has a cache of another type than its name says ({sorted(kinds)}); export again")
     for name, in_config, in_graph in (
         ("num_hidden_layers", config.num_hidden_layers, {len(pasts) // 2}),
         ("num_key_value_heads", config.num_key_value_heads, {value.shape[1] for value in pasts}),
@@ -84,14 +83,14 @@ def check_graph(session: ort.InferenceSession, config: ModelConfig, path: Path, 
     ):
         if in_graph != {in_config}:
             raise InputError(
-                f"{name} in {path.with_name('config.json')} ({in_config}) must be that of {path.name} "
+                f"{name} in {path.with_name('config.json')} ({in_config}) must equal that of {path.name} "
                 f"({', '.join(str(number).removesuffix('.0') for number in in_graph)}); "
                 "export again or copy the folder again"
             )
 
 
 def packed_folder(model_path: Path, *, own_kernels: bool = True) -> Path:
-    """Where a graph's packed weights lie on this machine."""
+    """Return the folder of a graph's packed weights on this machine."""
     model = f"{folder_digest(model_path.parent)}-{model_path.stem}"
     kernels = kernels_digest() if own_kernels else ""
     return cache_folder() / "prepacked" / model / machine_key(model_path.parent, kernels)[:16]
@@ -107,13 +106,13 @@ def _open_packed(model_path: Path, threads: int, own_kernels: bool) -> ort.Infer
         check_external_data(folder / PACKED_FILE)
         return _open(folder / PACKED_FILE, _options(threads, own_kernels))
     except (InputError, OSError) as error:
-        say(f"packed weights are not used, and are made again by the next start: {error}")
+        say(f"packed weights cannot be used and will be made again at the next start: {error}")
         shutil.rmtree(folder, ignore_errors=True)
         return None
 
 
 def _pack(model_path: Path, folder: Path, threads: int, own_kernels: bool) -> None:
-    """Make the folder, whole or not at all; those of another library or processor go."""
+    """Make the folder, whole or not at all, and remove those for another library or processor."""
     for older in folder.parent.iterdir():
         if older.is_dir():
             shutil.rmtree(older)
@@ -129,23 +128,22 @@ def _pack(model_path: Path, folder: Path, threads: int, own_kernels: bool) -> No
     for path in fresh.iterdir():
         sync(path)
     os.rename(fresh, folder)
-    say(f"weights packed for this processor, once: {folder}")
+    say(f"weights packed for this processor in {folder}")
 
 
 def _check_equal(unpacked: ort.InferenceSession, packed: ort.InferenceSession) -> None:
-    """Raises `InputError` unless both say the same, bit for bit, of one token and of several."""
+    """Raise `InputError` unless both return the same logits, bit for bit, for one token and for several."""
     for length in (1, 5):
         found, expected = (_logits(session, length) for session in (packed, unpacked))
         if not np.array_equal(found, expected):
             raise InputError(
-                "packed weights must give the logits of the exported ones, and "
-                f"differ by {np.abs(found - expected).max()} "
-                f"in onnxruntime {ort.__version__} on this processor; start without --prepacked"
+                f"packed weights change the logits by {np.abs(found - expected).max()} in onnxruntime "
+                f"{ort.__version__} on this processor; start without --prepacked"
             )
 
 
 def _logits(session: ort.InferenceSession, length: int) -> NDArray[np.float32]:
-    """What a model says to the first ids of its vocabulary."""
+    """Run a model on the first ids of its vocabulary."""
     feeds: dict[str, NDArray[Any]] = {}
     for value in session.get_inputs():
         if value.name == "input_ids":
@@ -177,8 +175,6 @@ def _open(model_path: Path, options: ort.SessionOptions) -> ort.InferenceSession
     try:
         session = ort.InferenceSession(str(model_path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's own exceptions share no base class
-        raise InputError(
-            f"{model_path} must be a model that onnxruntime opens: {str(error).splitlines()[0]}"
-        ) from error
-    give_freed_memory_back()  # where onnxruntime has widened three bits for its own kernels, seven times what it keeps
+        raise InputError(f"onnxruntime cannot open {model_path}: {str(error).splitlines()[0]}") from error
+    give_freed_memory_back()  # if onnxruntime widened three bits for its own kernels, seven times what it keeps
     return session

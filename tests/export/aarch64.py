@@ -1,7 +1,7 @@
-"""`python -m tests.export.aarch64 DIR [--home runs/aarch64]`: whether an exported folder says on arm64 what it says
-here.
+"""`python -m tests.export.aarch64 DIR [--home runs/aarch64]`: checks that an exported folder gives the same logits on
+arm64 as here.
 
-On Debian: its arm64 Python and the index's arm64 wheels are unpacked into a folder, and run there by qemu-user. Nothing
+On Debian, its arm64 Python and the index's arm64 wheels are unpacked into a folder and run there by qemu-user. Nothing
 is installed. It takes minutes and a network, so no test does it.
 
     home/
@@ -55,7 +55,7 @@ np.save(sys.argv[3], np.stack(logits))
 
 
 def prepare(home: Path) -> list[str | Path]:
-    """Fetch and unpack what is not there yet; returns the command that is arm64's Python."""
+    """Fetch and unpack what is missing; returns the command that runs arm64's Python."""
     root, site, apt = home / "root", home / "site", home / "apt"
     python = root / "usr/bin/python3"
     if not python.is_symlink():
@@ -91,7 +91,7 @@ def prepare(home: Path) -> list[str | Path]:
 def decode(
     python: Sequence[str | Path], folder: Path, cache: str, path: Path, packages: Sequence[Path]
 ) -> NDArray[np.float64]:
-    """logits_TV of a prompt's end and of each step behind it."""
+    """Return logits_TV at the end of a prompt and after each step."""
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, (ROOT, *packages)))}
     subprocess.run([*python, "-c", DECODE, folder, cache, path], env=environment, check=True)
     logits_TV: NDArray[np.float64] = np.load(path).astype(np.float64)

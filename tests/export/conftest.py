@@ -101,7 +101,7 @@ def wide_student(tiny_student: Path, tmp_path_factory: pytest.TempPathFactory) -
 
 @pytest.fixture(scope="session")
 def deep_student(tiny_student: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One whose MLPs are 50 million weights."""
+    """A student whose MLPs have 50 million weights."""
     facts = {"hidden_size": 512, "intermediate_size": 2048, "head_dim": 128, "num_hidden_layers": 16}
     return _reshaped(tiny_student, tmp_path_factory.mktemp("models") / "deep_student", facts)
 
@@ -160,7 +160,7 @@ def fast(wide_student: Path, traces: Path, tmp_path_factory: pytest.TempPathFact
 
 @pytest.fixture(scope="session")
 def biased_student(tiny_student: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A Qwen2 with the key biases and the slow rotation that published ones have, and logits that differ widely."""
+    """A Qwen2 with key biases and a slow rotation as in published models, and logits that differ widely."""
     import torch
     from transformers import Qwen2Config, Qwen2ForCausalLM
 
@@ -184,7 +184,7 @@ def biased_student(tiny_student: Path, tmp_path_factory: pytest.TempPathFactory)
 
 @pytest.fixture(scope="session")
 def biased(biased_student: Path, traces: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same, exported by the default recipe within its own bounds; tests only read it."""
+    """The biased student, exported by the default recipe within its own bounds; tests only read it."""
     out = tmp_path_factory.mktemp("biased") / "int4"
     export_model(int4_config(biased_student, out, calibration=traces))
     return out

@@ -21,7 +21,7 @@ def entries(tensor: TensorProto) -> dict[str, str]:
 
 
 def unaligned_model(folder: Path) -> onnx.ModelProto:
-    """Two tensors, one of them deep in a branch, and two packed forms, all at odd places of one file."""
+    """Write a model with two tensors, one of them deep in a branch, and two packed forms, all at odd offsets."""
     arrays: list[NDArray[Any]] = [np.arange(33, dtype=np.uint8), np.linspace(0, 1, 5, dtype=np.float32)]
     tensors = [numpy_helper.from_array(array, f"tensor{i}") for i, array in enumerate(arrays)]
     content = b"???"

@@ -63,13 +63,15 @@ def test_a_size_below_four_bits_has_three_in_some_matrices_of_the_layers(
 
 
 def test_a_size_below_the_smallest_formats_is_refused(config: ExportConfig, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"smallest format \([\d,]+ bytes\) must fit the size .* \(1,000 bytes\)"):
+    with pytest.raises(
+        InputError, match=r"\(1,000 bytes\) must hold the weights in their smallest format \([\d,]+ bytes\)"
+    ):
         export_model(replace(config, out=tmp_path / "int4", bits_per_weight=0.0, max_bytes=1000))
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_size_without_traces_is_refused(tiny_student: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"a size must have traces to measure on"):
+    with pytest.raises(InputError, match=r"--size and --bits-per-weight need traces to measure on"):
         int4_config(tiny_student, tmp_path / "int4", max_bytes=10**9)
 
 

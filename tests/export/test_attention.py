@@ -1,4 +1,4 @@
-"""An int8 cache: prompts that are read over floats leave the codes that single tokens leave, in every architecture."""
+"""An int8 cache holds the same codes after a prompt that was read over floats as after single tokens."""
 
 from __future__ import annotations
 

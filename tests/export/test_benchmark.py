@@ -43,5 +43,5 @@ def test_a_length_beyond_the_context_and_a_file_that_is_no_gguf_are_refused(tiny
     export_model(replace(int4_config(tiny_student, out), bounds=Bounds(max_mean_kl=9.0, min_top1=0.0)))
     with pytest.raises(InputError, match=r"new tokens \(608\) must fit the model's context \(512\)"):
         run_benchmark(out, contexts=(600,), new_tokens=8, rounds=1)
-    with pytest.raises(InputError, match=r"model\.onnx must be a GGUF file"):
+    with pytest.raises(InputError, match=r"model\.onnx is neither a GGUF file"):
         run_benchmark(out, versus=[out / "model.onnx"])

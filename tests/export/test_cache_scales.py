@@ -1,5 +1,4 @@
-"""An int8 cache says at every position what an exact one says, and one that doesn't is neither exported nor
-verified."""
+"""An int8 cache is as good as an exact one at every position, and one that is not is neither exported nor verified."""
 
 from __future__ import annotations
 
@@ -18,8 +17,11 @@ from onnx import numpy_helper
 from apps.model import check_folder
 from export.calibration.cache_scales import LARGEST_CODE
 from export.calibration.texts import CalibrationText, read_texts
+from export.checkpoint.source import float_model
+from export.checkpoint.tensors import Checkpoint
 from export.checks.gate import check_source, pass_gate
-from export.checks.parity import divergence, float_model
+from export.checks.parity import divergence
+from export.merged_model import open_source
 from export.pipeline import export_model
 from export.presets import int4_config
 from export.runtime.decoder import OnnxDecoder
@@ -53,11 +55,11 @@ def steps(folder: Path) -> dict[str, np.ndarray]:
 
 
 def give_old_steps(folder: Path, texts: list[CalibrationText]) -> None:
-    """Each channel's own largest value in short texts, as steps were before they were those of whole pairs."""
+    """Give each channel the step of its own largest value in short texts, as before pairs shared one."""
     decoder = OnnxDecoder(folder, cache="exact")
     largest: dict[str, np.ndarray] = {}
     for text in texts:
-        decoder.start([text.prompt + text.completion])
+        decoder.start([text.ids])
         for name, kept in decoder.kept().items():
             seen = np.abs(kept).max(1).reshape(-1)
             largest[f"past_key_values.{name}.steps"] = np.maximum(
@@ -85,7 +87,7 @@ def failures(folder: Path, *, fast: bool = False) -> dict[str, str]:
 @torch.no_grad()
 def test_large_key_biases_leave_int8_near_exact_at_long_positions(biased_student: Path, biased: Path) -> None:
     ids = np.random.default_rng(0).integers(3, 320, BIASED_CONTEXT).tolist()
-    float_TV = float_model(biased_student, None)(torch.tensor([ids])).logits[0].log_softmax(-1)
+    float_TV = float_model(Checkpoint(biased_student))(torch.tensor([ids])).logits[0].log_softmax(-1)
     kl = {}
     for cache in ("exact", "int8"):
         decoder = OnnxDecoder(biased, cache=cache)
@@ -127,8 +129,8 @@ def test_the_gate_leaves_an_int8_cache_out_that_long_texts_outgrow(
     config = int4_config(biased_student, copied)
     assert config.bounds
     give_old_steps(copied, texts)
-    model, chats = float_model(biased_student, None), check_source(biased_student, BIASED_CONTEXT)
-    measured = pass_gate(model, biased_student, copied, "int8", config.bounds, texts, chats)
+    source = open_source(biased_student, None)
+    measured = pass_gate(source, copied, "int8", config.bounds, texts, check_source(source))
     line, progress = capsys.readouterr().err.splitlines()
     assert line.startswith(
         f"export: keys and values are kept exactly: the int8 cache's mean KL to the float model at {LONG} ("
@@ -140,7 +142,7 @@ def test_the_gate_leaves_an_int8_cache_out_that_long_texts_outgrow(
     assert manifest["config"]["cache"] == "int8"
     assert chosen_cache(copied) == "exact"
     with pytest.raises(
-        InputError, match=r"int8-cache\.onnx must exist to keep the cache in int8; keep it exact, because"
+        InputError, match=r"an int8 cache needs .*int8-cache\.onnx, which is missing; keep it exact, because"
     ):
         OnnxDecoder(copied, cache="int8")
     repair_manifest(copied)
@@ -156,7 +158,7 @@ def test_verify_finds_an_int8_cache_that_long_texts_outgrow(copied: Path, texts:
 
 
 def make_older(folder: Path) -> None:
-    """As exports were before the gate looked anywhere but at the traces."""
+    """Turn a folder into one from before the gate looked beyond the traces."""
     write_expected(folder, read_expected(folder), {})
     path = folder / "manifest.json"
     manifest = json.loads(path.read_text())
@@ -173,7 +175,7 @@ def test_a_folder_with_steps_of_before_is_told_to_be_exported_again(
 ) -> None:
     make_older(copied)
     line = (
-        f"{copied} keeps keys and values in int8 by steps that long texts outgrow; "
+        f"{copied} keeps keys and values in int8 with steps that long texts outgrow; "
         "export again, or run it with --cache exact"
     )
     assert failures(copied, fast=fast) == {"divergence": line}

@@ -1,4 +1,4 @@
-"""Both streams say what their models say, and a weight is aimed as least squares would have it."""
+"""Both streams carry their models' hidden states, and a weight is aimed as least squares would have it."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from export.calibration.hidden_states import Batch
-from export.calibration.stream import DRIFT_DAMPING, Calibrated, CalibrationStream, aimed, importance, moments
+from export.calibration.rounding import DRIFT_DAMPING, Calibrated, aimed, importance, moments
+from export.calibration.stream import CalibrationStream
 from export.checkpoint.tensors import MATRICES, Checkpoint
-from export.quantization.codes import dequantize, quantize_nearest
+from export.quantization.codes import Weight, dequantize, quantize_nearest
 from export.quantization.gptq import quantize_with_feedback
 from export.quantization.layout import Layout, layouts
 from export.quantization.search import quantize_by_importance
@@ -73,9 +74,12 @@ def test_the_streams_carry_what_the_quantized_and_the_float_layers_say(
     chosen = layouts(checkpoint.config, bits=4, block_size=64, head_bits=8)
     model, reference = (AutoModelForCausalLM.from_pretrained(checkpoint_folder, dtype=torch.float32) for _ in range(2))
     model.model.embed_tokens.weight = torch.nn.Parameter(torch.from_numpy(dequantize(embedding)))
+    taken: dict[str, list[Weight]] = {}
     for layer in range(checkpoint.config.num_hidden_layers):
         block = model.model.layers[layer]
-        for name, quantized in stream.quantize_layer(layer, chosen):
+        taken.clear()
+        stream.quantize_layer(layer, chosen, lambda name, rows, slices: taken.update({name: list(slices)}))
+        for name, [quantized] in taken.items():
             assert (quantized.bits, quantized.block_size) == (4, chosen[name].block_size)
             module = name.removeprefix(f"model.layers.{layer}.").removesuffix(".weight")
             linears = [block.get_submodule(part) for part in MATRICES[module]]
@@ -99,7 +103,7 @@ def assert_head_is_fitted_to_what_the_norm_says(
     texts: list[list[int]],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Its rows come in pieces, and are those of the whole matrix on what transformers' models hand to it."""
+    """Its rows arrive in pieces, which equal the whole matrix quantized on the states of transformers' models."""
     layout = Layout(bits=4, block_size=32)
     float_VD = reference.lm_head.weight.detach()
     monkeypatch.setattr("export.checkpoint.tensors.SLICE_WEIGHTS", 40 * float_VD.shape[1])
@@ -121,13 +125,13 @@ def assert_head_is_fitted_to_what_the_norm_says(
 
 
 def _normed(model: Any, text: list[int]) -> Tensor:
-    """What the head gets."""
+    """Return the head's inputs."""
     normed_TD: Tensor = model.model.norm(_last_hidden(model, text)).detach()
     return normed_TD
 
 
 def _last_hidden(model: Any, text: list[int]) -> Tensor:
-    """What reaches the last norm."""
+    """Return the last norm's inputs."""
     captured: list[Tensor] = []
     hook = model.model.norm.register_forward_pre_hook(lambda module, arguments: captured.append(arguments[0].detach()))
     model(torch.tensor([text]))

@@ -1,4 +1,4 @@
-"""Tensors come out of one file or of many alike, in float32, whatever they were stored in."""
+"""Tensors are the same from one file and from many, in float32 whatever their stored type."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from export.checkpoint.safetensors_file import INDEX
+from export.checkpoint.source import float_model
 from export.checkpoint.tensors import EMBEDDING, LM_HEAD, Checkpoint, tensor_shapes
-from export.checks.parity import float_model
 from export.pipeline import export_model
 from export.presets import nearest_config
 from export.runtime.decoder import OnnxDecoder
@@ -95,7 +95,7 @@ def test_a_head_of_its_own_is_exported_whatever_the_flag_says(tiny_student: Path
 
 
 def test_a_tensor_in_two_shards_is_the_index_s(sharded: Path, tiny_student: Path, tmp_path: Path) -> None:
-    """Also for the float model that the gate compares with."""
+    """The float model of the gate reads the same one."""
     index = json.loads((sharded / "model.safetensors.index.json").read_text())["weight_map"]
     name = "model.layers.0.mlp.up_proj.weight"
     whole = Checkpoint(sharded).tensor(name)
@@ -104,7 +104,7 @@ def test_a_tensor_in_two_shards_is_the_index_s(sharded: Path, tiny_student: Path
         save_file(tensors | {name: torch.full_like(whole, 9.0)}, sharded / file, {"format": "pt"})
     checkpoint = Checkpoint(sharded)
     assert torch.equal(checkpoint.tensor(name), whole)
-    assert torch.equal(float_model(sharded, checkpoint).get_parameter(name), whole)
+    assert torch.equal(float_model(checkpoint).get_parameter(name), whole)
 
 
 def test_a_tensor_in_two_shards_that_the_index_lacks_is_refused_by_name(sharded: Path) -> None:
@@ -115,7 +115,7 @@ def test_a_tensor_in_two_shards_that_the_index_lacks_is_refused_by_name(sharded:
     tensors = load_file(sharded / other) | {name: torch.zeros_like(load_file(sharded / holder)[name])}
     save_file(tensors, sharded / other, {"format": "pt"})
     (sharded / INDEX).write_text(json.dumps(index))
-    with pytest.raises(InputError, match=rf"must say which file's {name} is meant"):
+    with pytest.raises(InputError, match=rf"several files in .* hold {name}, and"):
         Checkpoint(sharded)
 
 
@@ -126,7 +126,7 @@ def test_a_tensor_that_its_shard_lacks_is_named(sharded: Path) -> None:
     [other, *_] = sorted({*index["weight_map"].values()} - {index["weight_map"][name]})
     index["weight_map"][name] = other
     path.write_text(json.dumps(index))
-    with pytest.raises(InputError, match=rf"{other} must hold {name}, as model\.safetensors\.index\.json says"):
+    with pytest.raises(InputError, match=rf"{other} lacks {name}, which model\.safetensors\.index\.json says is there"):
         Checkpoint(sharded)
 
 
@@ -147,7 +147,7 @@ def test_a_tensor_that_the_configuration_does_not_name_is_refused(
     folder = with_head(
         tiny_student, tmp_path / "model", lambda tensors: tensors.update({f"model.{name}": torch.ones(64)})
     )
-    with pytest.raises(InputError, match=rf"config\.json describes, which has no place for model\.{name}; get weights"):
+    with pytest.raises(InputError, match=rf"config\.json in .* has no place for model\.{name}; get weights"):
         Checkpoint(folder)
 
 
@@ -168,5 +168,5 @@ def test_a_file_that_git_lfs_has_not_fetched_is_named_so(tiny_student: Path, tmp
 
 def test_an_exported_folder_is_no_source(tiny_student: Path, tmp_path: Path) -> None:
     export_model(replace(nearest_config(tiny_student, tmp_path / "out", "fp32"), bounds=None))
-    with pytest.raises(InputError, match=r"out must be a model folder, and is an exported one; export the model"):
+    with pytest.raises(InputError, match=r"out is an exported folder already; export the model"):
         Checkpoint(tmp_path / "out")

@@ -1,4 +1,4 @@
-"""A GGUF file exports as the folder that transformers makes of it."""
+"""A GGUF file exports like the folder that transformers makes from it."""
 
 from __future__ import annotations
 

@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 import torch
 
-from export.checks.parity import Bounds, float_model, greedy_completion
+from export.checkpoint.source import float_model
+from export.checkpoint.tensors import Checkpoint
+from export.checks.parity import Bounds, greedy_completion
 from export.pipeline import export_model
 from export.presets import int4_config
 from toolkit.errors import InputError
@@ -21,8 +23,8 @@ WIDE = Bounds(max_mean_kl=9.0, min_top1=0.0)
 
 
 def likeliest(folder: Path, count: int) -> list[int]:
-    """Read anew at each step, without a cache."""
-    model, ids = float_model(folder, None), list(PROMPT)
+    """Return greedy tokens; reads the whole text at each step, without a cache."""
+    model, ids = float_model(Checkpoint(folder)), list(PROMPT)
     for _ in range(count):
         with torch.no_grad():
             ids.append(int(model(torch.tensor([ids])).logits[0, -1].argmax()))
@@ -30,7 +32,7 @@ def likeliest(folder: Path, count: int) -> list[int]:
 
 
 def test_greedy_tokens_are_the_likeliest_of_every_architecture(checkpoint_folder: Path) -> None:
-    found = greedy_completion(float_model(checkpoint_folder, None), PROMPT)
+    found = greedy_completion(float_model(Checkpoint(checkpoint_folder)), PROMPT)
     assert found == likeliest(checkpoint_folder, len(found))
 
 
@@ -51,8 +53,8 @@ def test_greedy_tokens_are_the_likeliest_of_every_architecture(checkpoint_folder
 def test_no_setting_of_generation_steers_them(settings: dict[str, Any], tiny_student: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(tiny_student, tmp_path / "model"))
     (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [2]} | settings))
-    assert greedy_completion(float_model(folder, None), PROMPT) == greedy_completion(
-        float_model(tiny_student, None), PROMPT
+    assert greedy_completion(float_model(Checkpoint(folder)), PROMPT) == greedy_completion(
+        float_model(Checkpoint(tiny_student)), PROMPT
     )
 
 
@@ -77,6 +79,6 @@ def test_a_context_that_the_gate_s_questions_fill_is_refused_before_any_work(
     if context == 128:
         export_model(replace(int4_config(folder, tmp_path / "out"), bounds=WIDE))
         return
-    with pytest.raises(InputError, match=r"max_position_embeddings \(32\) must be above \d+, the tokens of a question"):
+    with pytest.raises(InputError, match=r"max_position_embeddings \(32\) must exceed the \d+ tokens of a question"):
         export_model(int4_config(folder, tmp_path / "out"))
     assert [path.name for path in tmp_path.iterdir()] == ["model"]

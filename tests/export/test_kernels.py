@@ -1,5 +1,4 @@
-"""Our kernels, those in plain C among them, and onnxruntime's: each against plain numpy, and the fast ones against
-both."""
+"""Compares our kernels, also those in plain C, and onnxruntime's with plain numpy, and the fast ones with both."""
 
 from __future__ import annotations
 
@@ -47,7 +46,7 @@ all_kernels = pytest.mark.parametrize(
 
 
 def opened(path: Path, kernels: str) -> ort.InferenceSession:
-    """A session that computes with the kernels of a name, or with the fastest of ours."""
+    """Open a session that computes with the kernels of a name, or with the fastest of ours."""
     library = kernels_library()
     if library:
         assert choose(library, kernels if kernels == SCALAR else "")
@@ -135,7 +134,7 @@ PRODUCTS = [
 
 
 def decoded(product: Product, path: Path) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """The weight_NK and bias_N that a written product's codes of 4 or 8 bits stand for (3: test_matmul_3bits.py)."""
+    """Return the weight_NK and bias_N of a written product with 4 or 8 bits (3 bits: test_matmul_3bits.py)."""
     tensors = {t.name: numpy_helper.to_array(t) for t in onnx.load(path).graph.initializer}
     N, bits = product.N, product.bits
     codes_NK = numbers(tensors["codes"].reshape(N, -1), bits)
@@ -149,7 +148,7 @@ def decoded(product: Product, path: Path) -> tuple[NDArray[np.float64], NDArray[
 
 
 def numbers(packed: NDArray[np.uint8], bits: int) -> NDArray[np.float64]:
-    """Rows of numbers of so many bits, the lowest bit first."""
+    """Unpack rows of numbers of so many bits, the lowest bit first."""
     digits = np.unpackbits(packed, axis=1, bitorder="little")
     return digits.reshape(len(packed), -1, bits) @ (2.0 ** np.arange(bits))
 
@@ -188,7 +187,7 @@ def test_fast_products_are_those_in_plain_c_and_those_of_onnxruntime(
 @needs_kernels
 @ours_of_each_kind
 def test_a_row_is_the_same_beside_others(kernels: str, tmp_path: Path) -> None:
-    """To the bit, which onnxruntime's kernels do not promise."""
+    """It is bit-identical, which onnxruntime's kernels do not promise."""
     product = Product(N=100, K=576, block_size=64)
     write_product(product, tmp_path / "model.onnx")
     session = opened(tmp_path / "model.onnx", kernels)
@@ -280,7 +279,7 @@ ATTENTIONS = [
 
 
 def rotated(heads: Heads, vectors_BTHA: NDArray[Any], positions_BT: NDArray[np.int64]) -> NDArray[Any]:
-    """Halves turned against each other, by the table that `write_attention` writes."""
+    """Rotate halves against each other, by the table that `write_attention` writes."""
     if not heads.rotates:
         return vectors_BTHA
     half = heads.A // 2
@@ -293,7 +292,7 @@ def rotated(heads: Heads, vectors_BTHA: NDArray[Any], positions_BT: NDArray[np.i
 def attended_by_loops(
     heads: Heads, feeds: dict[str, NDArray[Any]], tokens: dict[str, NDArray[Any]], lengths: list[int]
 ) -> NDArray[Any]:
-    """attended_BTD, one query of one head at a time; each sees the codes of its row up to its own position."""
+    """Compute attended_BTD, one query of one head at a time; each attends to its row's codes up to its own position."""
     rng = np.random.default_rng(0)  # as in `write_attention`
     key_steps, value_steps = (rng.uniform(0.03, 0.05, heads.G * heads.A).reshape(heads.G, heads.A) for _ in STEPS)
     B, new, _ = tokens["query"].shape
@@ -334,14 +333,14 @@ def test_attention_over_codes_is_that_of_numpy(heads: Heads, new: int, kernels: 
 
 
 def rounding(new: int) -> float:
-    """Of the largest value; prompts are read by onnxruntime's kernels over floats."""
+    """Return the tolerance as a share of the largest value; onnxruntime's kernels read prompts over floats."""
     return 2e-3 if new <= FEW_TOKENS else 4e-2
 
 
 def attention_feeds(
     heads: Heads, new: int, lengths: list[int]
 ) -> tuple[dict[str, NDArray[Any]], dict[str, NDArray[Any]]]:
-    """New tokens of rows that hold so many, and the feeds that hold them."""
+    """Make new tokens of rows that hold so many, and the feeds for them."""
     rng = np.random.default_rng(1)
     B, past = len(lengths), max(lengths)
     sizes = {"query": heads.H * heads.A, "key": heads.G * heads.A, "value": heads.G * heads.A}
@@ -382,7 +381,7 @@ def test_fast_attention_over_codes_is_that_in_plain_c_and_that_of_onnxruntime(
 
 @needs_kernels
 def test_a_session_runs_our_attention_and_not_the_function(tmp_path: Path) -> None:
-    """Several new tokens of several rows are more than onnxruntime's attention over codes takes."""
+    """onnxruntime's attention over codes does not support several new tokens of several rows."""
     heads = Heads(H=4, G=2, A=32)
     write_attention(heads, tmp_path / "model.onnx")
     ours, theirs = (open_session(tmp_path / "model.onnx", threads=2, own_kernels=own) for own in (True, False))

@@ -1,4 +1,4 @@
-"""Who opens a folder that our kernels don't compute hears why, and what that costs."""
+"""If our kernels don't compute a folder, whoever opens it is told why and what that costs."""
 
 from __future__ import annotations
 
@@ -29,18 +29,17 @@ def said_of(folder: Path, kernels: str) -> str:
 
 
 def test_a_folder_says_why_it_is_slow_and_one_of_three_bits_what_that_costs(calibrated: Path, fast: Path) -> None:
-    why = f"onnxruntime's kernels compute, which is slower ({VARIABLE}={THEIRS} switches ours off)"
-    assert said_of(calibrated, THEIRS) == f"{calibrated}: {why}"
+    why = f"runs on onnxruntime's kernels, which are slower ({VARIABLE}={THEIRS} switches ours off)"
+    assert said_of(calibrated, THEIRS) == f"{calibrated} {why}"
     line = said_of(fast, THEIRS)
-    assert line.startswith(f"{fast}: {why}; its weights of three bits are widened at each start") and "\n" not in line
+    assert line.startswith(f"{fast} {why}; its weights of three bits are widened at each start") and "\n" not in line
 
 
 @pytest.mark.skipif(not kernels_library(), reason="our kernels don't run here")
 def test_where_our_fast_ones_compute_nothing_is_said_and_where_our_slow_ones_do_that_is(fast: Path) -> None:
     assert said_of(fast, "") == ""
     assert (
-        said_of(fast, SCALAR)
-        == f"{fast}: our kernels in plain C compute, for tests and very slowly ({VARIABLE}=scalar)"
+        said_of(fast, SCALAR) == f"{fast} runs on our kernels in plain C, very slowly and for tests ({VARIABLE}=scalar)"
     )
 
 

@@ -1,4 +1,4 @@
-"""Which bits and block sizes a matrix gets."""
+"""Each matrix gets the bits and block size that its rows allow."""
 
 from __future__ import annotations
 

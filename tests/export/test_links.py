@@ -62,19 +62,19 @@ def test_a_backup_by_hard_links_is_the_folder_and_so_is_the_original(calibrated:
 
 
 def test_a_hard_link_to_another_file_of_the_user_is_refused(calibrated: Path, tmp_path: Path) -> None:
-    """Of the same size even, so that only its content tells it."""
+    """It has the same size, so that only its content differs."""
     folder = Path(shutil.copytree(calibrated, tmp_path / "copy"))
     data = folder / "model.onnx.data"
     (tmp_path / "secret").write_bytes(bytes(data.stat().st_size))
     data.unlink()
     os.link(tmp_path / "secret", data)
     with pytest.raises(
-        InputError, match=r"model\.onnx\.data must be a regular file with one name, or what the manifest"
+        InputError, match=r"model\.onnx\.data has 2 names \(hard links\) and is not the file that the manifest"
     ):
         OnnxDecoder(folder)
     (folder / "manifest.json").unlink()
     with pytest.raises(
-        InputError, match=r"model\.onnx\.data must be a regular file with one name, or what the manifest"
+        InputError, match=r"model\.onnx\.data has 2 names \(hard links\) and is not the file that the manifest"
     ):
         OnnxDecoder(folder)
 

@@ -1,4 +1,4 @@
-"""Three bits a weight: what our kernels and onnxruntime's make of them is what the codes say."""
+"""With three bits a weight, our kernels and onnxruntime's compute what the codes stand for."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ K = 768
 
 
 def write_product(path: Path) -> NDArray[np.float32]:
-    """A product with three bits; returns weight_NK as its codes say."""
+    """Write a product with three bits; returns the weight_NK of its codes."""
     weight_NK = np.random.default_rng(0).normal(size=(50, K)).astype(np.float32)
     weight = quantize_nearest(weight_NK, bits=3, block_size=256)
     tensors: dict[str, NDArray[Any]] = {
@@ -66,7 +66,7 @@ def test_a_product_is_that_of_the_weights_that_the_codes_say(own: bool, rows: in
 
 @needs_kernels
 def test_a_session_takes_our_operator_which_refuses_rows_that_are_no_whole_blocks(tmp_path: Path) -> None:
-    """onnxruntime's own kernels, behind the function, would not say so."""
+    """onnxruntime's own kernels, which the function calls, would not refuse it."""
     write_product(tmp_path / "model.onnx")
     model = onnx.load(tmp_path / "model.onnx")
     for attribute in model.graph.node[0].attribute:
@@ -108,7 +108,7 @@ print(psutil.Process().memory_info().rss - before)
 def test_what_widening_for_onnxruntime_s_kernels_took_is_given_back(
     deep_student: Path, traces: Path, tmp_path: Path
 ) -> None:
-    """In a process of its own, whose heap nothing else has grown."""
+    """It runs in a process of its own, whose heap nothing else has grown."""
     config = int4_config(deep_student, tmp_path / "int4", preset="fast", calibration=traces, method="nearest")
     export_model(replace(config, bounds=None))
     widened_bytes = 16 * 3 * 512 * 2048 // 2

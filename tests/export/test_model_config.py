@@ -1,4 +1,4 @@
-"""What a config.json says about layers, as transformers understands it."""
+"""A config.json means for layers what it means to transformers."""
 
 from __future__ import annotations
 
@@ -75,11 +75,11 @@ def test_layers_slide_and_rotate_as_in_transformers(family: str, values: dict[st
         ("Qwen3", {"head_dim": 512}, r"head_dim \(512\) must be a multiple of 16 up to 256"),
         ("Llama", {"hidden_size": 400}, r"head_dim \(100\) must be a multiple of 16"),
         ("Llama", {"num_hidden_layers": 10**9}, r"num_hidden_layers in .* must be from 1 to 4096"),
-        ("Mistral", {"layer_types": ["full_attention"] * 2}, r"layer_types in .* make Ministral of MistralForCausalLM"),
-        ("Llama", {"model_type": "mistral"}, r"model_type \(mistral\) must be that of LlamaForCausalLM"),
+        ("Mistral", {"layer_types": ["full_attention"] * 2}, r"config\.json describes Ministral \(layer_types\)"),
+        ("Llama", {"model_type": "mistral"}, r"model_type \(mistral\) in .* is not that of LlamaForCausalLM"),
         ("Mistral", {"attention_bias": True}, r"attention_bias \(True\) must be False"),
         ("Llama", {"rope_scaling": {"type": "linear"}}, r"rope_type \(linear\) must be default or llama3"),
-        ("Llama", {"rope_scaling": {"rope_type": "llama3"}}, r"must hold 'factor'; it is missing"),
+        ("Llama", {"rope_scaling": {"rope_type": "llama3"}}, r"lacks 'factor'"),
         ("Llama", {"is_causal": False}, r"is_causal \(False\) must be True"),
         ("Llama", {"quantization_config": {"quant_method": "awq"}}, r"quantization_config \(awq\) must be none"),
         ("Qwen3", {"layer_types": ["chunked_attention"] * 2}, r"layer_types \(chunked_attention\) must be full"),
@@ -162,7 +162,7 @@ STRICTER = {
 
 
 def built(folder: Path) -> Any:
-    """The model that transformers builds of a config.json, without weights; None where it builds none."""
+    """Build transformers' model of a config.json, without weights; None if it refuses."""
     try:
         config = transformers.AutoConfig.from_pretrained(folder)
         with torch.device("meta"):

@@ -1,4 +1,4 @@
-"""The folders of others are read as they are meant."""
+"""Folders of other exporters are read as intended."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from export.runtime.decoder import OnnxDecoder
 
 
 def test_a_folder_in_the_builders_layout_scores_as_our_runner_does(calibrated: Path) -> None:
-    """Ours are in that layout, too, and our runner reads texts by chunks, behind a past that is not empty."""
+    """Our folders have that layout too, and our runner reads texts in chunks, after a past that is not empty."""
     tokens_T = np.random.default_rng(0).integers(3, 320, 300).tolist()
     found = BuiltModel(calibrated, threads=1).score(tokens_T)
     expected = OnnxDecoder(calibrated, cache="exact").score(tokens_T)

@@ -1,4 +1,4 @@
-"""Weights packed once: the same logits to the last bit, from pages that belong to a file."""
+"""Weights that are packed once give bit-identical logits, from pages that belong to a file."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def packed_files(home: Path) -> dict[Path, int]:
-    """Files of packed weights and when each was made."""
+    """Return the files of packed weights and when each was made."""
     return {path: path.stat().st_mtime_ns for path in (home / "prepacked").glob("*/*/*") if path.is_file()}
 
 
@@ -87,7 +87,7 @@ def test_damaged_packed_weights_are_named_in_one_line_and_made_again(
     capsys.readouterr()
     assert_same_logits(OnnxDecoder(calibrated, prepacked=True), OnnxDecoder(calibrated))
     [line] = capsys.readouterr().err.splitlines()
-    assert line.startswith("packed weights are not used, and are made again by the next start: ")
+    assert line.startswith("packed weights cannot be used and will be made again at the next start: ")
     assert str(path.parent) in line
     OnnxDecoder(calibrated, prepacked=True)
     assert path.read_bytes() == whole

@@ -1,5 +1,4 @@
-"""What lies beside an exported graph: a tokenizer without its last use's settings, and the template that its chats
-have."""
+"""Beside an exported graph are a tokenizer without the settings of its last use, and the template of its chats."""
 
 from __future__ import annotations
 
@@ -12,7 +11,7 @@ from tokenizers import Tokenizer
 from transformers import AutoTokenizer
 
 from export.folder.package import write_package
-from export.runtime.model_config import read_model_config
+from export.merged_model import open_source
 from export.runtime.verify.record import end_of_text_ids
 from toolkit.errors import InputError
 from toolkit.formats.chat_format import REASONING_TEMPLATE, ChatFormat
@@ -32,7 +31,7 @@ def test_an_exported_tokenizer_neither_cuts_nor_pads_and_has_its_template_in_one
     (source / "tokenizer_config.json").write_text(json.dumps(config))
     out = tmp_path / "out"
     out.mkdir()
-    write_package(source, source, out, read_model_config(source))
+    write_package(open_source(source, None), out)
     text = "How many times does the letter appear in the text?"
     expected = ChatFormat.from_folder(tiny_student).encode(text)
     assert Tokenizer.from_file(str(out / "tokenizer.json")).encode(text).ids == expected
@@ -43,7 +42,7 @@ def test_an_exported_tokenizer_neither_cuts_nor_pads_and_has_its_template_in_one
 
 
 def test_a_tokenizer_that_stores_no_last_use_is_copied_byte_by_byte(tiny_student: Path, tmp_path: Path) -> None:
-    write_package(tiny_student, tiny_student, tmp_path, read_model_config(tiny_student))
+    write_package(open_source(tiny_student, None), tmp_path)
     for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
         assert (tmp_path / name).read_bytes() == (tiny_student / name).read_bytes()
 
@@ -57,7 +56,7 @@ def test_merges_are_dropped_in_training_alone(tiny_student: Path, tmp_path: Path
     expected = ChatFormat.from_folder(tiny_student).encode(text)
     out = tmp_path / "out"
     out.mkdir()
-    write_package(source, source, out, read_model_config(source))
+    write_package(open_source(source, None), out)
     assert ChatFormat.from_folder(source).encode(text) == expected
     assert Tokenizer.from_file(str(out / "tokenizer.json")).encode(text).ids == expected
 
@@ -68,7 +67,7 @@ def test_a_vocabulary_with_gaps_must_fit_by_its_last_id(tiny_student: Path, tmp_
     values["model"]["vocab"]["ĠĠĠ"] = 500
     (source / "tokenizer.json").write_text(json.dumps(values))
     with pytest.raises(InputError, match=r"its last id is 500\) must fit the model's vocab_size \(320\)"):
-        write_package(source, source, tmp_path, read_model_config(source))
+        write_package(open_source(source, None), tmp_path)
 
 
 def test_a_folder_without_a_tokenizer_configuration_is_read_as_transformers_reads_it(
@@ -78,7 +77,7 @@ def test_a_folder_without_a_tokenizer_configuration_is_read_as_transformers_read
     (source / "tokenizer_config.json").unlink()
     out = tmp_path / "out"
     out.mkdir()
-    write_package(source, source, out, read_model_config(source))
+    write_package(open_source(source, None), out)
     found = ChatFormat.from_folder(out)
     text = "<|im_start|>user\nWhat is 17?<|im_end|>"
     assert found.encode(text) == AutoTokenizer.from_pretrained(source).encode(text)

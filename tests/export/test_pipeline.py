@@ -1,4 +1,4 @@
-"""What `toolkit export --int4` promises: a whole, checked folder or none."""
+"""`toolkit export --int4` makes a whole, checked folder or none."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ import torch
 
 from export import pipeline
 from export.calibration.texts import CalibrationText
-from export.checks.parity import Bounds, check_parity, float_model, measure_parity
+from export.checkpoint.source import float_model
+from export.checkpoint.tensors import Checkpoint
+from export.checks.parity import Bounds, check_parity, measure_parity
 from export.pipeline import export_model
 from export.presets import ExportConfig, int4_config
 from export.runtime.decoder import OnnxDecoder
@@ -70,7 +72,7 @@ def test_what_the_gate_would_refuse_is_refused_before_the_work(
     source = _copy(config.source, tmp_path / "source")
     (source / "tokenizer_config.json").write_text('{"eos_token": "<|im_end|>", "added_tokens_decoder": []}')
     monkeypatch.setattr(pipeline, "_write_model", None)
-    with pytest.raises(InputError, match="must hold a tokenizer that transformers reads, and it says AttributeError"):
+    with pytest.raises(InputError, match=r"transformers cannot read the tokenizer in .*: AttributeError"):
         export_model(replace(config, source=source, out=tmp_path / "out"))
 
 
@@ -85,7 +87,7 @@ def test_a_configuration_that_asks_for_other_outputs_is_compared_all_the_same(
 def test_a_source_that_was_changed_since_its_manifest_is_another_one(
     config: ExportConfig, manifest: dict[str, Any], tmp_path: Path
 ) -> None:
-    """A student is a run folder; who edits a file of it must not get the export of before."""
+    """A student is a run folder; editing one of its files must not give the earlier export."""
     source = Path(shutil.copytree(config.source, tmp_path / "source"))
     outputs = {path.name: file_facts(path) for path in sorted(source.iterdir())}
     (source / "manifest.json").write_text(json.dumps({"outputs": outputs}))
@@ -110,7 +112,7 @@ def test_without_traces_the_default_rounds_to_nearest(tiny_student: Path, tmp_pa
     assert plain.method == "nearest"
     manifest = export_model(replace(plain, bounds=WIDE))
     assert manifest["config"]["method"] == "nearest"
-    with pytest.raises(InputError, match="gptq must have traces"):
+    with pytest.raises(InputError, match="gptq needs traces"):
         replace(plain, method="gptq")
 
 
@@ -135,7 +137,7 @@ def test_a_head_that_is_not_calibrated_shares_the_range_of_its_embedding(config:
 
 
 def _external(folder: Path) -> dict[str, dict[str, str]]:
-    """Where each large initializer lies."""
+    """Return the place of each large initializer."""
     import onnx
 
     graph = onnx.load(folder / "model.onnx", load_external_data=False).graph
@@ -160,7 +162,7 @@ def test_damaged_weights_fail_the_gate(config: ExportConfig, manifest: dict[str,
     held_out = [
         CalibrationText(prompt=questions.question_ids(q), completion=questions.encode("The answer is 4.")) for q in "ab"
     ]
-    model = float_model(config.source, None)
+    model = float_model(Checkpoint(config.source))
     whole = measure_parity(model, questions, OnnxDecoder(config.out), held_out)
     check_parity(whole, Bounds(max_mean_kl=1.01 * whole.mean_kl, min_top1=0.0))
     with pytest.raises(GateFailed, match=r"mean KL to the float model \(\d\.\d+\) must be at most"):
@@ -197,25 +199,28 @@ UP_PROJ = "model.layers.1.mlp.up_proj.weight"
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda f: (f / "config.json").unlink(), r"config\.json must exist"),
+        (lambda f: (f / "config.json").unlink(), r"is no model folder: .*config\.json is missing"),
         (lambda f: (f / "config.json").write_text("{"), r"config\.json must be JSON"),
-        (lambda f: (f / "model.safetensors").unlink(), r"must hold model\.safetensors or"),
+        (lambda f: (f / "model.safetensors").unlink(), r"holds neither model\.safetensors nor"),
         (_cut, r"model\.safetensors \(\d+ bytes\) must be a whole safetensors file"),
-        (lambda f: _edit(f, architectures=["GPT2LMHeadModel"]), r"GPT2LMHeadModel must be one of LlamaForCausalLM, .*"),
+        (
+            lambda f: _edit(f, architectures=["GPT2LMHeadModel"]),
+            r"unknown architecture GPT2LMHeadModel in .*: expected one of LlamaForCausalLM, .*",
+        ),
         (lambda f: _edit(f, rope_parameters={"rope_type": "yarn"}), r"rope_type \(yarn\) must be default or llama3"),
         (lambda f: _edit(f, mlp_bias=True), r"mlp_bias \(True\) must be False"),
-        (lambda f: _edit(f, hidden_size=96), r"has shape \(320, 64\), which must equal \(320, 96\)"),
-        (lambda f: _edit(f, num_hidden_layers=3), r"must hold the tensor model\.layers\.2\.input_layernorm\.weight"),
+        (lambda f: _edit(f, hidden_size=96), r"has shape \(320, 64\) instead of \(320, 96\)"),
+        (lambda f: _edit(f, num_hidden_layers=3), r"lacks the tensor model\.layers\.2\.input_layernorm\.weight"),
         (
             lambda f: (f / "tokenizer_config.json").write_text('{"eos_token": 2}'),
-            r"a tokenizer that transformers reads, .*int",
+            r"transformers cannot read the tokenizer in .*int",
         ),
         (
             lambda f: (f / "generation_config.json").write_text('{"max_new_tokens": 0}'),
             r"max_new_tokens. must be greater",
         ),
         (lambda f: _rewrite(f, UP_PROJ, float("nan")), rf"{UP_PROJ} .* holds 1 NaN or infinite"),
-        (lambda f: _rewrite(f, UP_PROJ, 1e6), rf"{UP_PROJ} .* holds 1e\+06, which must be at most 65504"),
+        (lambda f: _rewrite(f, UP_PROJ, 1e6), rf"{UP_PROJ} .* holds 1e\+06, more than fp16 can store \(65504\)"),
     ],
 )
 def test_a_source_that_cannot_be_exported_gets_one_line(
@@ -240,12 +245,16 @@ def test_a_traces_file_that_is_none_is_refused_with_its_line(tiny_student: Path,
 def test_a_file_that_is_none_of_examples_is_told_which_is(tiny_student: Path, tmp_path: Path) -> None:
     path = tmp_path / "traces.jsonl"
     path.write_text(json.dumps({"problem_id": "a", "finish_reason": "stop"}) + "\n")
-    with pytest.raises(InputError, match=r"finish_reason.*; the train\.jsonl beside a student holds examples"):
+    with pytest.raises(
+        InputError, match=r"finish_reason.*; calibrate on examples, such as the train\.jsonl beside a student"
+    ):
         export_model(int4_config(tiny_student, tmp_path / "out", calibration=path))
 
 
 def test_quick_refuses_traces_that_it_would_not_look_at(tiny_student: Path, traces: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=rf"--quick calibrates on nothing, and {traces} was given; leave out one"):
+    with pytest.raises(
+        InputError, match=rf"--quick does not calibrate, but {traces} was given to calibrate on; leave out one"
+    ):
         int4_config(tiny_student, tmp_path / "out", preset="quick", calibration=traces)
 
 
@@ -255,7 +264,7 @@ def test_examples_that_no_context_holds_are_counted(
     examples = read_records(traces, Example)
     long = [replace(example, reasoning="so " * 600) for example in examples]
     write_records(tmp_path / "long.jsonl", long)
-    with pytest.raises(InputError, match=r"0 found, 40 are longer than the context of 512 tokens"):
+    with pytest.raises(InputError, match=r"\(0; 40 are longer than the context of 512 tokens\)"):
         export_model(int4_config(tiny_student, tmp_path / "out", calibration=tmp_path / "long.jsonl"))
     write_records(tmp_path / "some.jsonl", [*examples, *(replace(e, question=f"{e.question} Say.") for e in long)])
     config = int4_config(
@@ -290,7 +299,7 @@ def test_every_architecture_decodes_as_its_dequantized_weights_do_in_torch(
 
 
 def _round_as_exported(model: torch.nn.Module) -> None:
-    """Each matrix rounded block by block in plain loops, as the format defines it."""
+    """Round each matrix block by block in plain loops, as the format defines it."""
     tied = model.config.tie_word_embeddings  # type: ignore[union-attr]
     for name, parameter in model.named_parameters():
         if parameter.dim() == 2:

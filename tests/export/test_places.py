@@ -49,11 +49,11 @@ def test_each_place_is_one_that_traces_are_not(biased: Path, places: dict[str, l
     others = places[TURNS][1:]
     assert len(others) == TURN_COUNT - 1
     for before, turn in zip(places[TURNS], others, strict=False):
-        assert turn.prompt[: len(before.prompt + before.completion)] == before.prompt + before.completion
+        assert turn.prompt[: len(before.ids)] == before.ids
     lengths = [len(text.prompt) for text in places[BATCH]]
     assert len(lengths) == ROWS + 1 and max(lengths) > 3 * min(lengths)
     tokenizer = ChatFormat.from_folder(biased).tokenizer
-    odd = {token for text in places[ODD] for token in text.prompt + text.completion}
+    odd = {token for text in places[ODD] for token in text.ids}
     assert odd >= {319, 318, *tokenizer.get_added_tokens_decoder()}
     assert len({text.prompt[0] for text in places[ODD]}) == len(places[ODD]), "each begins with another token"
 

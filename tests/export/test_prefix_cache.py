@@ -1,4 +1,4 @@
-"""Prefixes on disk: what another process goes on from says bit for bit what reading it says."""
+"""Prefixes on disk: continuing from them gives the same bits as reading the prompt."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def files(home: Path) -> list[Path]:
 
 
 def chunks_read(decoder: OnnxDecoder, prompt: list[int]) -> int:
-    """How many runs of the model it takes to start with a prompt."""
+    """Count the runs of the model that it takes to start with a prompt."""
     runs = []
     run = decoder.model._session.run_with_iobinding
     decoder.model._session.run_with_iobinding = lambda *given: runs.append(run(*given))
@@ -64,7 +64,7 @@ def test_another_process_goes_on_from_the_file_bit_for_bit(calibrated: Path, hom
 
 
 def test_a_prompt_that_was_read_from_the_middle_on_is_not_kept(calibrated: Path, home: Path) -> None:
-    """Positions behind an answer were not read by whole chunks, and may differ in the last bits."""
+    """Positions after an answer were not read in whole chunks, and may differ in the last bits."""
     [shared, end] = prompts(PROMPT_CHUNK + 30, LEAST_SAVED)
     chat = OnnxDecoder(calibrated, keeps_prefix=True, prefix_bytes=MEGABYTE)
     chat.start([shared])

@@ -1,4 +1,4 @@
-"""Packing and rounding against plain loops over the format's definition."""
+"""Packing and rounding equal plain loops over the format's definition."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def unpack_by_loops(weight: QuantizedWeight) -> np.ndarray:
 
 
 def three_bits(block: list[int], place: int) -> int:
-    """One code of a block's 96 bytes, twice: two bits among the first 64, the third among the rest."""
+    """Return twice one code of a block's 96 bytes: two bits are among the first 64, the third among the rest."""
     half, byte = divmod(place // 2, 64)
     low = block[byte] >> (4 * (place % 2) + 2 * half) & 3
     quarter, byte = divmod(place // 2, 32)
@@ -81,7 +81,7 @@ def test_a_weight_costs_what_the_layout_says() -> None:
 
 
 def by_the_formula(weight_NK: np.ndarray, *, bits: int, block_size: int) -> QuantizedWeight:
-    """The whole matrix at once in numpy; zero points and codes one a byte, then nibbles put together by strides."""
+    """Quantize the whole matrix at once in numpy, one code a byte, and then join nibbles by strides."""
     blocks_NJM = weight_NK.reshape(len(weight_NK), -1, block_size)
     largest = 2**bits - 1
     low_NJ, high_NJ = np.minimum(blocks_NJM.min(-1), 0.0), np.maximum(blocks_NJM.max(-1), 0.0)

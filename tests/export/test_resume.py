@@ -1,4 +1,4 @@
-"""An export that is killed goes on behind its last whole layer and ends with the bytes of one that was not."""
+"""An export that is killed resumes after its last whole layer and ends with the same bytes."""
 
 from __future__ import annotations
 

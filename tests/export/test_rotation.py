@@ -1,4 +1,4 @@
-"""A turned and widened stream changes every weight and no answer."""
+"""Rotating and widening the stream changes every weight but no output."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rows of a pool: each says what it says alone, whichever others come, go and change places."""
+"""Each row of a pool computes what it would alone, whichever others come, go and change places."""
 
 from __future__ import annotations
 

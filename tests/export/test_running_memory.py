@@ -1,4 +1,4 @@
-"""What a process holds while it answers; how much is never asserted on, only that all of it is counted."""
+"""All memory that a process holds while it answers is counted; how much is never asserted on."""
 
 from __future__ import annotations
 

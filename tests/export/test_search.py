@@ -1,4 +1,4 @@
-"""A search against every scale of a fine grid, and against rounding that knows nothing of the inputs."""
+"""The search is compared with every scale of a fine grid, and with rounding that ignores the inputs."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def importance_K() -> Tensor:
 
 
 def errors(weight_NK: Tensor, restored_NK: np.ndarray, importance_K: Tensor) -> Tensor:
-    """Weighted squared error of each row."""
+    """Return the weighted squared error of each row."""
     return (weight_NK - torch.from_numpy(restored_NK)).square() @ importance_K
 
 

@@ -153,7 +153,7 @@ def test_an_int8_cache_says_nearly_the_same_in_a_quarter_of_the_bytes(
 
 
 def test_an_int8_cache_needs_a_folder_that_was_calibrated(exported: Path) -> None:
-    with pytest.raises(InputError, match=r"model\.int8-cache\.onnx must exist to keep the cache in int8"):
+    with pytest.raises(InputError, match=r"an int8 cache needs .*model\.int8-cache\.onnx, which is missing"):
         OnnxDecoder(exported, cache="int8")
 
 
@@ -216,14 +216,14 @@ def test_a_data_file_that_is_a_link_elsewhere_is_refused(copied: Path, tmp_path:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"num_hidden_layers": 1}, r"num_hidden_layers in .*config\.json \(1\) must be that of model\.onnx \(2\)"),
+        ({"num_hidden_layers": 1}, r"num_hidden_layers in .*config\.json \(1\) must equal that of model\.onnx \(2\)"),
         (
             {"max_position_embeddings": 4096},
-            r"max_position_embeddings in .* \(4096\) must be that of model\.onnx \(512\)",
+            r"max_position_embeddings in .* \(4096\) must equal that of model\.onnx \(512\)",
         ),
-        ({"num_key_value_heads": 1}, r"num_key_value_heads in .* \(1\) must be that of model\.onnx \(2\)"),
-        ({"head_dim": 32}, r"head_dim in .* \(32\) must be that of model\.onnx \(16\)"),
-        ({"vocab_size": 319}, r"vocab_size in .* \(319\) must be that of model\.onnx \(320\)"),
+        ({"num_key_value_heads": 1}, r"num_key_value_heads in .* \(1\) must equal that of model\.onnx \(2\)"),
+        ({"head_dim": 32}, r"head_dim in .* \(32\) must equal that of model\.onnx \(16\)"),
+        ({"vocab_size": 319}, r"vocab_size in .* \(319\) must equal that of model\.onnx \(320\)"),
         ({"num_hidden_layers": 0}, r"num_hidden_layers in .* \(0\) must be from 1 to"),
         ({"num_hidden_layers": [2]}, r"num_hidden_layers in .* \(\[2\]\) must be a whole number"),
     ],
@@ -239,12 +239,12 @@ def test_a_configuration_that_contradicts_the_graph_is_refused_when_it_is_opened
 
 def test_numbers_without_end_in_a_graph_are_refused_at_once(copied: Path) -> None:
     (copied / "model.onnx").write_bytes(b"\xff" * 4_000_000)
-    with pytest.raises(InputError, match=r"model\.onnx must be a whole ONNX file"):
+    with pytest.raises(InputError, match=r"model\.onnx is not a whole ONNX file"):
         OnnxDecoder(copied)
 
 
 def field(number: int, content: bytes) -> bytes:
-    """Of a protobuf message."""
+    """Encode a field of a protobuf message."""
     length, size = len(content), bytearray()
     while length > 127:
         size.append(length & 127 | 128)
@@ -253,13 +253,13 @@ def field(number: int, content: bytes) -> bytes:
 
 
 def test_messages_in_messages_without_end_are_refused(copied: Path) -> None:
-    """A graph in an attribute of a node of a graph, and so on."""
+    """The message nests a graph in an attribute of a node of a graph, and so on."""
     message = b""
     for _ in range(1500):
         for number in (6, 5, 1):
             message = field(number, message)
     (copied / "model.onnx").write_bytes(field(7, message))
-    with pytest.raises(InputError, match=r"model\.onnx must be a whole ONNX file"):
+    with pytest.raises(InputError, match=r"model\.onnx is not a whole ONNX file"):
         OnnxDecoder(copied)
 
 
@@ -267,10 +267,10 @@ def test_a_short_or_missing_data_file_is_refused(copied: Path) -> None:
     data = copied / "model.onnx.data"
     size = data.stat().st_size
     data.write_bytes(data.read_bytes()[:-10])
-    with pytest.raises(InputError, match=rf"\({size - 10} bytes\) must hold {size} bytes"):
+    with pytest.raises(InputError, match=rf"has {size - 10} of {size} bytes"):
         OnnxDecoder(copied)
     data.unlink()
-    with pytest.raises(InputError, match=r"model\.onnx\.data must exist"):
+    with pytest.raises(InputError, match=r"model\.onnx\.data, which model\.onnx reads, is missing"):
         OnnxDecoder(copied)
 
 
@@ -284,7 +284,7 @@ def test_data_outside_the_folder_is_refused_wherever_the_graph_names_it(copied: 
     tensor.data_location = onnx.TensorProto.EXTERNAL
     tensor.external_data.add(key="location", value=location)
     path.write_bytes(model.SerializeToString())
-    with pytest.raises(InputError, match=r"external data .* must lie beside"):
+    with pytest.raises(InputError, match=r"external data .* must be a file beside"):
         OnnxDecoder(copied)
 
 
@@ -292,12 +292,12 @@ def test_a_damaged_graph_and_a_folder_without_one_are_refused(copied: Path, tiny
     path = copied / "model.onnx"
     content = path.read_bytes()
     path.write_bytes(content[:-100])
-    with pytest.raises(InputError, match=r"model\.onnx must be a whole ONNX file"):
+    with pytest.raises(InputError, match=r"model\.onnx is not a whole ONNX file"):
         OnnxDecoder(copied)
     path.write_bytes(content.replace(b"MatMulNBits", b"MatMulNBitz"))
-    with pytest.raises(InputError, match=r"model\.onnx must be a model that onnxruntime opens: .*MatMulNBitz"):
+    with pytest.raises(InputError, match=r"onnxruntime cannot open .*model\.onnx: .*MatMulNBitz"):
         OnnxDecoder(copied)
-    with pytest.raises(InputError, match=r"model\.onnx must exist; make the folder with: toolkit export"):
+    with pytest.raises(InputError, match=r"model\.onnx is missing; make the folder with: toolkit export"):
         OnnxDecoder(tiny_student)
 
 

@@ -28,7 +28,7 @@ def exported(tiny_student: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 
 def count_runs(decoder: OnnxDecoder) -> list[Floats]:
-    """What each run of the model answers from now on."""
+    """Record the results of each run of the model from now on."""
     runs: list[Floats] = []
     run = decoder.model.run
 
@@ -41,14 +41,14 @@ def count_runs(decoder: OnnxDecoder) -> list[Floats]:
 
 
 def ticking() -> Callable[[], float]:
-    """A clock by which every step takes as long as any other, so that every draft that is partly right pays."""
+    """Make a clock by which all steps take equally long, so that every partly correct draft pays."""
     ticks = count()
     return lambda: float(next(ticks))
 
 
 @pytest.mark.parametrize("sampling", [GREEDY, Sampling(temperature=0.05, seed=3)])
 def test_a_drafted_text_is_the_plain_one_in_fewer_steps(exported: Path, sampling: Sampling) -> None:
-    """A random model sampled greedily soon repeats itself."""
+    """A random model that is sampled greedily soon repeats itself."""
     sampling = replace(sampling, max_new_tokens=160)
     prompts = [[5, 9, 30, 2, 7, 11], [40, 41, 42, 40, 41, 42, 40, 41]]
     for prompt in prompts:

@@ -1,4 +1,4 @@
-"""Tuning: exact gradients, the model's own products, less divergence, and codes that stay."""
+"""Tuning has exact gradients and the model's own products, lowers the divergence, and leaves the codes."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from export.calibration.texts import read_texts
+from export.checkpoint.source import float_model
 from export.checkpoint.tensors import LM_HEAD, Checkpoint
-from export.checks.parity import Bounds, compare, float_model
+from export.checks.parity import Bounds, compare
 from export.folder.resume_log import FOLDER
 from export.folder.weights_file import FILE_NAME
 from export.matrices import checkpoint_names
@@ -107,7 +108,7 @@ def test_before_its_first_step_a_model_says_what_its_weights_say(checkpoint_fold
 
 @pytest.fixture(scope="module")
 def outspoken(tiny_student: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny student with larger weights, so that rounding changes what it says."""
+    """The tiny student with larger weights, so that rounding changes its outputs."""
     folder = Path(shutil.copytree(tiny_student, tmp_path_factory.mktemp("outspoken") / "model"))
     tensors = load_file(folder / "model.safetensors")
     save_file(
@@ -131,7 +132,7 @@ def test_tuning_brings_the_divergence_down_and_leaves_every_code(
     exported: dict[bool, Path], outspoken: Path, traces: Path
 ) -> None:
     texts = read_texts(traces, ChatFormat.from_folder(outspoken), tokens=2000, max_length=512).calibration
-    model = float_model(outspoken, None)
+    model = float_model(Checkpoint(outspoken))
     kl = {tune: compare(model, OnnxDecoder(folder), texts, []).mean_kl for tune, folder in exported.items()}
     assert kl[True] < 0.99 * kl[False], kl
     before, after = ((folder / FILE_NAME).read_bytes() for folder in exported.values())
@@ -153,5 +154,5 @@ def test_an_export_that_is_killed_while_it_writes_scales_does_not_tune_what_is_t
 
 
 def test_tuning_needs_texts(tiny_student: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"tuning must have traces to tune on \(none were given\)"):
+    with pytest.raises(InputError, match=r"--tune needs traces to tune on"):
         int4_config(tiny_student, tmp_path / "out", preset="quick", tune=True)

@@ -75,7 +75,7 @@ def failures(folder: Path, *, fast: bool = False) -> dict[str, str]:
 
 
 def repair_manifest(folder: Path) -> None:
-    """Digests and sizes of what is there now, as someone who replaces a file would write them."""
+    """Write the present digests and sizes, as someone who replaces a file would."""
     path = folder / "manifest.json"
     manifest = json.loads(path.read_text())
     manifest["outputs"] = {p.name: file_facts(p) for p in sorted(folder.iterdir()) if p.name != path.name}
@@ -127,13 +127,13 @@ def test_the_fast_part_runs_all_but_the_model(exported: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "found_by", "message"),
     [
-        (lambda f: flip_bits(f / "model.onnx.data", 999, 1), ["files"], r"model\.onnx\.data has sha256 .* must equal"),
-        (lambda f: (f / "notes.txt").write_text("x"), ["files"], r"notes\.txt must be named by the manifest"),
-        (lambda f: (f / "vocab").mkdir() or (f / "vocab" / "a").write_text(""), ["files"], r"vocab/a must be named"),
-        (lambda f: (f / EXPECTED_FILE).unlink(), ["files"], r"verify\.npz must exist, because the manifest names it"),
-        (lambda f: (f / "config.json").open("a").write(" "), ["files"], r"\((\d+) bytes\) must have \d+ bytes"),
+        (lambda f: flip_bits(f / "model.onnx.data", 999, 1), ["files"], r"model\.onnx\.data has sha256 .* instead of"),
+        (lambda f: (f / "notes.txt").write_text("x"), ["files"], r"notes\.txt is not named by the manifest"),
+        (lambda f: (f / "vocab").mkdir() or (f / "vocab" / "a").write_text(""), ["files"], r"vocab/a is not named"),
+        (lambda f: (f / EXPECTED_FILE).unlink(), ["files"], r"verify\.npz, which the manifest names, is missing"),
+        (lambda f: (f / "config.json").open("a").write(" "), ["files"], r"has \d+ bytes instead of \d+"),
         (link_softly, ["files", "external data"], r"model\.onnx\.data must be a regular file"),
-        (name_outside_data, ["external data"], r"'\.\./model\.onnx\.data' must lie"),
+        (name_outside_data, ["external data"], r"'\.\./model\.onnx\.data' must be a file beside"),
         (lambda f: (f / RECORD_FILE).write_text("{}"), ["files", "tokenizer", "template", "end of text"], r"verify\.json"),
     ],
 )  # fmt: skip
@@ -226,13 +226,13 @@ def test_the_fast_part_leaves_large_files_digests_out_but_not_their_sizes(copied
     assert "sha256" in failures(copied)["files"]
     with large.open("ab") as file:
         file.truncate(SMALL_BYTES + 2)
-    assert f"({SMALL_BYTES + 2} bytes) must have {SMALL_BYTES + 1} bytes" in failures(copied, fast=True)["files"]
+    assert f"has {SMALL_BYTES + 2} bytes instead of {SMALL_BYTES + 1}" in failures(copied, fast=True)["files"]
 
 
 def test_a_manifest_cannot_name_files_outside_the_folder(copied: Path) -> None:
     manifest = read_manifest(copied) or {}
     manifest["outputs"]["../elsewhere"] = {"bytes": 1, "sha256": "0"}
-    with pytest.raises(InputError, match=r"\.\./elsewhere must exist"):
+    with pytest.raises(InputError, match=r"\.\./elsewhere, which the manifest names, is missing"):
         check_files(copied, manifest, fast=True)
 
 
@@ -289,7 +289,7 @@ def test_a_divergence_is_accepted_only_below_the_margin(exported: Path) -> None:
         return replace(record, greedy=[replace(text, tokens=wrong, margins=[*text.margins[:-1], margin])])
 
     accepted = check_greedy(with_margin(0.9 * MARGIN_TOLERANCE), decoder)
-    assert accepted == f"{len(wrong) - 1} of {len(wrong)} greedy tokens are the exported ones; 1 differ, " + (
+    assert accepted == f"{len(wrong) - 1} of {len(wrong)} greedy tokens equal the exported ones; 1 differ, " + (
         f"which led by at most {0.9 * MARGIN_TOLERANCE:.2f} logits"
     )
     with pytest.raises(InputError, match=rf"\({text.tokens[-1]}\) must equal the exported one \({wrong[-1]}\)"):
@@ -330,7 +330,7 @@ def test_a_template_that_transformers_renders_otherwise_is_not_exported(source: 
     (folder / "chat_template.jinja").write_text("{{ namespace(said=messages[0].content) }}")
     with pytest.raises(
         GateFailed,
-        match=r"must be read by the chat as it was made, and is not: chat 1 of verify\.json "
+        match=r"the chat would not read .* as it was made: chat 1 of verify\.json "
         r".* differs at character \d+: .* instead of .*said",
     ):
         export_model(replace(int4_config(folder, tmp_path / "out"), bounds=WIDE))
@@ -348,7 +348,7 @@ def test_a_template_that_writes_the_date_is_recorded_with_the_day_of_the_record(
 
 
 def make_older(folder: Path) -> None:
-    """As exports were before there was a record."""
+    """Turn a folder into one from before there was a record."""
     (folder / RECORD_FILE).unlink()
     (folder / EXPECTED_FILE).unlink()
     repair_manifest(folder)
@@ -362,7 +362,7 @@ def test_an_older_folder_opens_with_a_note_and_is_not_verified(
     assert capsys.readouterr().err == (
         f"{copied} cannot be verified: it was exported before there was a record; export again\n"
     )
-    with pytest.raises(InputError, match=r"must hold verify\.json, and was exported before .*; export again"):
+    with pytest.raises(InputError, match=r"cannot be verified: it was exported before .*; export again"):
         verify(copied, fast=True)
 
 
@@ -393,7 +393,7 @@ def test_what_nobody_runs_may_lie_beside(name: str, copied: Path) -> None:
 )
 def test_what_a_loader_might_read_may_not_lie_beside(name: str, copied: Path) -> None:
     (copied / name).write_text("x")
-    assert re.search(rf"{name} must be named by the manifest, and is not; move it away", failures(copied)["files"])
+    assert re.search(rf"{name} is not named by the manifest; move it away", failures(copied)["files"])
 
 
 def test_line_ends_that_git_changed_have_their_own_remedy(copied: Path) -> None:
@@ -423,8 +423,8 @@ def test_a_pipe_in_the_place_of_a_file_is_found_and_not_waited_for(name: str, co
     [
         (lambda r: r.update(texts="abc"), r"texts of verify\.json \('abc'\) must be a list, each entry a text"),
         (lambda r: r.update(texts=[1, 2]), r"texts of verify\.json .* must be a list, each entry a text"),
-        (lambda r: r.update(chats=[[1]]), r"verify\.json must be a record"),
-        (lambda r: r.update(chats=5), r"verify\.json must be a record"),
+        (lambda r: r.update(chats=[[1]]), r"verify\.json is no record"),
+        (lambda r: r.update(chats=5), r"verify\.json is no record"),
         (lambda r: r.update(chats=[{"messages": ["hi"], "text": None}]), r"messages of verify\.json .* must be a list"),
         (lambda r: r.update(end_of_text={"chat": "2"}), (r"end_of_text of verify\.json .* must be "
                                                         r"an object, each entry a li")),
@@ -432,7 +432,7 @@ def test_a_pipe_in_the_place_of_a_file_is_found_and_not_waited_for(name: str, co
                                                          r"margin \(1\) for each tok")),
         (lambda r: r["greedy"][0].update(tokens="ab", margins=[1, 1]), (r"tokens of verify\.json \('ab'\) "
                                                                        r"must be a list")),
-        (lambda r: r["greedy"][0].update(prompt=[10**9]), r"prompt 1 of verify\.json must be ids that fit the model"),
+        (lambda r: r["greedy"][0].update(prompt=[10**9]), r"prompt 1 of verify\.json has ids or a length that the model does not support"),
         (lambda r: r["text_digests"].pop(), r"verify\.json must have a digest \(\d+\) for each text \(\d+\)"),
         (lambda r: r.update(version=[1]), r"the version of verify\.json \(\[1\]\) must be 1"),
     ],
@@ -451,9 +451,9 @@ def test_a_record_of_other_types_is_one_line(
 @pytest.mark.parametrize(
     ("arrays", "message"),
     [
-        ({"tokens": np.array([10**8], np.int32)}, r"must hold arrays that fit each other|must be below"),
-        ({"ids": np.array([[1.5]])}, r"must hold arrays that fit each other"),
-        ({"lengths": np.array([["a"]])}, r"must hold arrays that fit each other|must be a record"),
+        ({"tokens": np.array([10**8], np.int32)}, r"holds arrays that don.t fit each other|outside the vocabulary"),
+        ({"ids": np.array([[1.5]])}, r"holds arrays that don.t fit each other"),
+        ({"lengths": np.array([["a"]])}, r"holds arrays that don.t fit each other|is no record"),
     ],
 )
 def test_expected_arrays_of_other_types_are_one_line(arrays: dict[str, Any], message: str, copied: Path) -> None:
@@ -493,15 +493,15 @@ def test_expected_ids_beyond_the_vocabulary_are_one_line(copied: Path) -> None:
     values["tokens"][3] = 320
     np.savez_compressed(copied / EXPECTED_FILE, **values)
     repair_manifest(copied)
-    assert "the ids in verify.npz must be below 320" in failures(copied)["divergence"]
+    assert "verify.npz holds ids outside the vocabulary (320)" in failures(copied)["divergence"]
 
 
 def test_without_a_record_the_manifest_s_digests_are_checked(copied: Path) -> None:
     make_older(copied)
     (copied / "chat_template.jinja").write_text("{{ messages }}")
-    with pytest.raises(InputError, match=r"chat_template\.jinja \(\d+ bytes\) must have \d+ bytes"):
+    with pytest.raises(InputError, match=r"chat_template\.jinja has \d+ bytes instead of \d+"):
         load_model(copied)
-    with pytest.raises(InputError, match=r"chat_template\.jinja \(\d+ bytes\) must have \d+ bytes"):
+    with pytest.raises(InputError, match=r"chat_template\.jinja has \d+ bytes instead of \d+"):
         verify(copied, fast=False)
 
 
@@ -510,7 +510,9 @@ def test_a_folder_that_was_not_compared_is_told_so(
 ) -> None:
     export_model(replace(int4_config(source, tmp_path / "out"), bounds=None))
     capsys.readouterr()
-    with pytest.raises(InputError, match=r"must hold verify\.json, and was exported with --no-parity, so it has none"):
+    with pytest.raises(
+        InputError, match=r"cannot be verified: it was exported with --no-parity, and so without a record"
+    ):
         verify(tmp_path / "out", fast=False)
     load_model(tmp_path / "out")
     assert "cannot be verified: it was exported with --no-parity" in capsys.readouterr().err
@@ -521,10 +523,10 @@ def test_the_chat_refuses_a_folder_that_fails_the_fast_part(copied: Path, capsys
     load_model(copied)
     assert capsys.readouterr().err == ""
     (copied / "chat_template.jinja").open("a").write(" ")
-    with pytest.raises(InputError, match=r"chat_template\.jinja \(\d+ bytes\) must have \d+ bytes; export again"):
+    with pytest.raises(InputError, match=r"chat_template\.jinja has \d+ bytes instead of \d+; export again"):
         load_model(copied)
     (copied / RECORD_FILE).unlink()
-    with pytest.raises(InputError, match=r"verify\.json must exist, because the manifest names it"):
+    with pytest.raises(InputError, match=r"verify\.json, which the manifest names, is missing"):
         load_model(copied)
 
 
@@ -539,7 +541,7 @@ def test_the_command_prints_a_line_a_check_and_fails_with_the_first(
     assert main(["verify", str(copied), "--fast"]) == 2
     out, err = capsys.readouterr()
     assert [line.split()[0] for line in out.splitlines()] == ["failed", "ok", "ok", "ok", "failed", "not", "not"]
-    assert err.startswith(f"toolkit: {copied}/config.json (") and len(err.splitlines()) == 1
+    assert err.startswith(f"toolkit: {copied}/config.json has ") and len(err.splitlines()) == 1
     assert main(["verify", str(copied), "--json"]) == 2
     facts = json.loads(capsys.readouterr().out)
     assert (facts["ok"], facts["exit"], len(facts["checks"])) == (False, 2, len(NAMES))
@@ -581,4 +583,4 @@ def test_a_context_beyond_the_graph_s_is_found(copied: Path) -> None:
     repair_manifest(copied)
     found = failures(copied)
     assert found.keys() == {"greedy tokens", "divergence"}
-    assert all("max_position_embeddings" in line and "(4096) must be that of" in line for line in found.values())
+    assert all("max_position_embeddings" in line and "(4096) must equal that of" in line for line in found.values())

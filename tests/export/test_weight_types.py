@@ -1,4 +1,4 @@
-"""Exports of eight bits and of floats: the same path, the same checks, nearer to the float model."""
+"""Exports in eight bits and floats take the same path and checks and are closer to the float model."""
 
 from __future__ import annotations
 

@@ -64,4 +64,4 @@ def test_an_exported_model_without_an_int8_cache_says_so(tmp_path: Path, capsys:
         (exported / path.name).write_bytes(path.read_bytes())
     (exported / "model.onnx").write_bytes(b"")
     assert traces(tmp_path / "out", "--teacher", str(exported), "--cache", "int8") == 2
-    assert "model.int8-cache.onnx must exist to keep the cache in int8" in capsys.readouterr().err
+    assert "model.int8-cache.onnx, which is missing" in capsys.readouterr().err

@@ -127,7 +127,7 @@ Captured = pytest.CaptureFixture[str]
             "host (0.0.0.0) must be one of 127.0.0.1, localhost, ::1 without a key",
         ),
         (["bench", "{tmp}"], "{tmp}/"),
-        (["verify", "{tmp}"], "{tmp}/manifest.json must exist to verify {tmp}; export again"),
+        (["verify", "{tmp}"], "verifying {tmp} needs {tmp}/manifest.json, which is missing; export again"),
         (["report", "{tmp}"], "{tmp}/eval must hold at least one evaluation"),
     ],
 )

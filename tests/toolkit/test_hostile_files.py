@@ -161,7 +161,7 @@ ONNX = {
 @pytest.mark.parametrize("content", ONNX.values(), ids=ONNX)
 def test_a_graph_that_is_made_to_keep_its_reader_busy_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "model.onnx").write_bytes(content)
-    with pytest.raises(InputError, match=r"model\.onnx must be a whole ONNX file"):
+    with pytest.raises(InputError, match=r"model\.onnx is not a whole ONNX file"):
         check_external_data(tmp_path / "model.onnx")
 
 
@@ -220,14 +220,14 @@ def test_a_place_in_external_data_is_plain_digits(key: str, number: str, tmp_pat
 
 
 def test_a_place_behind_the_end_is_refused_however_large(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"w\.bin \(64 bytes\) must hold 18446744073709551648 bytes"):
+    with pytest.raises(InputError, match=r"w\.bin has 64 of 18446744073709551648 bytes"):
         check_external_data(with_external(tmp_path, location="w.bin", offset=str(2**64 - 32), length="64"))
 
 
 def test_what_onnxruntime_refuses_is_one_line_and_its_own_log_says_nothing(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(InputError, match=r"must be a model that onnxruntime opens"):
+    with pytest.raises(InputError, match=r"onnxruntime cannot open"):
         open_session(with_external(tmp_path, location="w.bin", length="60"), 1)
     assert capfd.readouterr().err == ""
 
@@ -241,9 +241,9 @@ def array_of(shape: tuple[int, ...]) -> bytes:
 
 ARRAYS = {
     "a bomb": (array_of((2**17,)) + bytes(2**20), r"its arrays \(\d+ bytes\) have more than 1000000"),
-    "an array of 8 TB": (array_of((2**40,)), "must be a record"),
-    "a head that never ends": (b"\x93NUMPY\x01\x00\x28\x23" + b"(" * 9000, "must be a record"),
-    "no array": (b"no", "must be a record"),
+    "an array of 8 TB": (array_of((2**40,)), "is no record"),
+    "a head that never ends": (b"\x93NUMPY\x01\x00\x28\x23" + b"(" * 9000, "is no record"),
+    "no array": (b"no", "is no record"),
 }
 
 

@@ -26,7 +26,7 @@ ROOT = Path(__file__).parents[2]
 SAME = {"1/2": "0.5", "(x+1)^2": "x^2 + 2x + 1", "7": "7", r"\sqrt{12}": r"2\sqrt{3}", "naïve – ✓": "naïve – ✓"}
 """References, and right answers that some of only math-verify knows to be the same."""
 RUN = "import sys, json; from toolkit.cli.main import main; print(*[main(words) for words in json.loads(sys.argv[1])])"
-OFF = "onnxruntime's kernels compute, which is slower (TOOLKIT_KERNELS=onnxruntime switches ours off)"
+OFF = "runs on onnxruntime's kernels, which are slower (TOOLKIT_KERNELS=onnxruntime switches ours off)"
 CODE = [{"call": "add", "args": [2, 3], "returns": 5}]
 
 

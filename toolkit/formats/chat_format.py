@@ -105,9 +105,12 @@ class ChatFormat:
         """Whether every turn of this model starts inside its reasoning."""
 
     @classmethod
-    def from_folder(cls, folder: Path, clock: Callable[[], datetime] = datetime.now) -> ChatFormat:
+    def from_folder(
+        cls, folder: Path, clock: Callable[[], datetime] = datetime.now, *, model_folder: Path | None = None
+    ) -> ChatFormat:
         """Read the tokenizer, its configuration and the chat template of a model folder, as transformers reads them.
 
+        `model_folder`: the one whose configuration names end-of-text ids, if it is another, as an adapter's base is.
         Raises `InputError` where one of them is missing or unreadable.
         """
         config = read_object(folder / TOKENIZER_CONFIG) if (folder / TOKENIZER_CONFIG).exists() else {}
@@ -117,10 +120,14 @@ class ChatFormat:
         add_configured(tokenizer, config, special)
         variables = {name: token.content for name, token in special.items() if name in NAMES}
         check_type(variables, dict[str, str], f"the special tokens of {folder / TOKENIZER_CONFIG}")
-        stop_ids = _stop_ids(folder, tokenizer, variables.get("eos_token"))
+        stop_ids = _stop_ids(model_folder or folder, tokenizer, variables.get("eos_token"))
         if not stop_ids:
             raise InputError(f"{folder} must name an end-of-text token that its vocabulary holds; it names none")
         return cls(tokenizer, template, stop_ids, variables, clock)
+
+    def with_clock(self, clock: Callable[[], datetime]) -> ChatFormat:
+        """The same format, whose template gets the day from another clock."""
+        return ChatFormat(self.tokenizer, self.template, self.stop_ids, self._variables, clock)
 
     def render(self, messages: Sequence[Message]) -> str:
         """The prompt text that ends where the model's turn begins, as transformers renders it."""

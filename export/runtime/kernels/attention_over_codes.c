@@ -1,7 +1,7 @@
 /* AttentionOverCodes: GroupQueryAttention of a few new tokens over a cache of int8, computed as `attention.h` says.
 
-   The exported graph defines it as a function, whose body is onnxruntime's GroupQueryAttention: a session that does not
-   register our library runs that (`export/graph/attention_over_codes.py`). */
+   The exported graph defines it as a function over onnxruntime's GroupQueryAttention, which a session that does not
+   register our library runs (`export/graph/attention_over_codes.py`). */
 
 #include <string.h>
 
@@ -41,7 +41,7 @@ static void attend_task(void *data, size_t task) {
     run->attending->attend(&run->attention, begin / H, begin % H, begin % H + run->heads);
 }
 
-/* The cache as it becomes: the past's own memory, or a copy of it with room for all positions. */
+/* Make the present cache: in the past's own memory, or in a copy with room for all positions. */
 static Status *present(Api api, KernelContext *context, size_t output, const Tensor *past, int64_t positions,
                        int8_t **codes) {
     int64_t dims[4];
@@ -79,7 +79,7 @@ static Status *compute(void *kernel, KernelContext *context) {
         .key = inputs[KEY], .value = inputs[VALUE],
     }};
     Attention *attention = &run.attention;
-    if (!attention->key) {          /* packed: a token's queries, keys and values lie together */
+    if (!attention->key) {          /* packed: a token's queries, keys and values are adjacent */
         attention->key_step = attention->query_step;
         attention->key = attention->query + H * A;
         attention->value = attention->key + G * A;

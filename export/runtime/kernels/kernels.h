@@ -1,4 +1,4 @@
-/* What one instruction set brings, and which one computes. */
+/* The kernels of one instruction set, and the choice among them. */
 
 #ifndef KERNELS_H
 #define KERNELS_H
@@ -7,13 +7,13 @@
 #include "products.h"
 
 typedef struct {
-    const char *name;               /* of its folder, and as TOOLKIT_KERNELS names it */
-    int (*runs_here)(void);         /* whether this processor has what it needs */
+    const char *name;               /* of its folder, and in TOOLKIT_KERNELS */
+    int (*runs_here)(void);         /* whether this processor supports it */
     const Products *products;
     const Attending *attending;
 } Kernels;
 
-/* What nodes of the graph that are made from now on compute with. */
+/* The kernels of all graph nodes that are created from now on. */
 const Kernels *chosen_kernels(void);
 
 #endif

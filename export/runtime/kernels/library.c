@@ -1,5 +1,5 @@
-/* The library that a session of onnxruntime registers: which operators it brings, in which domains, and which kernels
-   compute them. */
+/* The library that a session of onnxruntime registers: its operators, their domains, and the kernels that compute
+   them. */
 
 #include <stdlib.h>
 #include <string.h>
@@ -66,7 +66,7 @@ static int has_avx512vnni(void) {
 
 static int everywhere(void) { return 1; }
 
-/* The fastest first; the last one is slow, and computes only where it is asked for. */
+/* The fastest first; the last one is slow and is chosen only by name. */
 static const Kernels ALL[] = {
 #if defined(__x86_64__)
     {"avx512vnni", has_avx512vnni, &AVX512VNNI_PRODUCTS, &AVX512VNNI_ATTENDING},
@@ -79,7 +79,7 @@ static const Kernels *chosen = &ALL[SCALAR];
 
 const Kernels *chosen_kernels(void) { return chosen; }
 
-/* Choose the kernels of a name, or with an empty one the fastest that run here; returns their name, or NULL. */
+/* Choose kernels by name, or the fastest ones that run here if it is empty; returns their name, or NULL. */
 const char *choose_kernels(const char *name) {
     for (size_t i = 0; i < COUNT(ALL); i++)
         if ((*name ? !strcmp(name, ALL[i].name) : i != SCALAR) && ALL[i].runs_here()) {
@@ -89,7 +89,7 @@ const char *choose_kernels(const char *name) {
     return NULL;
 }
 
-/* What onnxruntime calls for a session that registers this library. */
+/* onnxruntime calls this for each session that registers the library. */
 Status *RegisterCustomOps(SessionOptions *options, const ApiBase *base) {
     static const struct { const char *name; const Operator *ops[2]; } domains[] = {
         {"com.microsoft", {&MATMUL_NBITS}},

@@ -1,5 +1,5 @@
-"""Finds the compiled kernels, where there are some, this processor runs them, and the user does not want
-onnxruntime's."""
+"""Finds the compiled kernels and chooses among them: our own if they were compiled, run on this processor and are not
+switched off, and otherwise onnxruntime's."""
 
 from __future__ import annotations
 
@@ -14,59 +14,58 @@ from toolkit.errors import InputError
 from toolkit.machine.processor import instructions
 
 FILES = ("_library.so", "_library.dll")
-"""Beside this file, one of them where it was compiled; no Python's name is in it, since it uses nothing of Python's."""
+"""The names that the compiled library may have, beside this file; no Python version is in them, as it uses none."""
 VARIABLE = "TOOLKIT_KERNELS"
-"""In the environment: `THEIRS` lets onnxruntime's kernels compute everything, as on a processor that ours don't know,
-and `SCALAR` ours in plain C, which tests compare the fast ones with."""
+"""The environment variable: `THEIRS` runs onnxruntime's kernels, as on a processor that ours don't support; `SCALAR`
+runs ours in plain C, which tests compare the fast ones with."""
 THEIRS, SCALAR = "onnxruntime", "scalar"
 IN_WORDS = {"avx512vnni": "our own, for AVX-512 VNNI", SCALAR: "our own in plain C, very slow and for tests alone"}
-"""The folders beside this file, each of which holds the kernels of an instruction set."""
+"""The kernels of each instruction set, by the name of their folder beside this file."""
 X86 = ("x86_64", "AMD64")
 INSTRUCTIONS = "avx512_vnni"
-"""Linux's name for what ours are written for."""
+"""Linux's name for the instructions that our fast kernels use."""
 THREE_BITS = b"MatMul3Bits"
-"""In a graph: the operator that only ours compute as it is."""
+"""The operator of a graph that only our kernels compute directly."""
 
 
 @cache
 def kernels_library() -> Path | None:
-    """The library that sessions of this process register; None where onnxruntime's kernels compute everything.
+    """Return the library that sessions of this process register; None if onnxruntime's kernels compute everything.
 
-    Raises `InputError` where the environment asks for kernels that nobody has.
+    Raises `InputError` if the environment asks for kernels that do not exist here.
     """
     return _compiled() if _chosen() else None
 
 
 @cache
 def kernels_digest() -> str:
-    """What tells the kernels that compute here from others; empty for onnxruntime's own."""
+    """Digest the kernels that compute here; empty for onnxruntime's own."""
     library = kernels_library()
     return hashlib.sha256(_chosen().encode() + library.read_bytes()).hexdigest() if library else ""
 
 
 def kernels_in_words() -> str:
-    """Which kernels compute, and why where they are not our own."""
+    """Say which kernels compute and, if they are not our own, why."""
     return IN_WORDS[_chosen()] if kernels_library() else f"onnxruntime's: {_why_not()}"
 
 
 def what_is_slower(model_path: Path) -> str:
-    """One line for who opens a graph: why our fast kernels don't compute it, and what that costs; empty where they
-    do."""
+    """Say in one line why our fast kernels don't compute a graph and what that costs; empty if they do."""
     if kernels_library():
-        slow = f"{model_path.parent}: our kernels in plain C compute, for tests and very slowly ({VARIABLE}={SCALAR})"
+        slow = f"{model_path.parent} runs on our kernels in plain C, very slowly and for tests ({VARIABLE}={SCALAR})"
         return slow if _chosen() == SCALAR else ""
-    line = f"{model_path.parent}: onnxruntime's kernels compute, which is slower ({_why_not()})"
+    line = f"{model_path.parent} runs on onnxruntime's kernels, which are slower ({_why_not()})"
     if model_path.is_file() and THREE_BITS in model_path.read_bytes():
         line += f"; its weights of three bits {WIDENED}; export it again without --fast for this machine"
     return line
 
 
 WIDENED = "are widened at each start, which takes seconds and several times the memory, and is no faster than four bits"
-"""What onnxruntime's kernels do with three bits."""
+"""What happens to three bits in onnxruntime's kernels, as the end of a sentence."""
 
 
 def _why_not() -> str:
-    """Why onnxruntime's kernels compute everything."""
+    """Say why onnxruntime's kernels compute everything."""
     if os.environ.get(VARIABLE):
         return f"{VARIABLE}={THEIRS} switches ours off"
     known = instructions()
@@ -85,7 +84,7 @@ def _compiled() -> Path | None:
 
 @cache
 def _chosen() -> str:
-    """The name of those of ours that compute in this process, which are chosen once; empty for onnxruntime's."""
+    """Choose this process's kernels, once, and return the name of ours; empty for onnxruntime's."""
     wanted = os.environ.get(VARIABLE, "")
     if wanted not in ("", THEIRS, SCALAR):
         raise InputError(
@@ -99,9 +98,9 @@ def _chosen() -> str:
 
 
 def choose(library: Path, name: str) -> str:
-    """Let sessions that open from now on compute with the kernels of a name, or with the fastest that run here.
+    """Choose the kernels of all sessions that open from now on, by name, or the fastest ones if the name is empty.
 
-    Returns their name; empty where this processor runs none of those.
+    Returns their name; empty if this processor runs none of them.
     """
     try:
         choose_kernels = ctypes.CDLL(str(library)).choose_kernels

@@ -1,9 +1,9 @@
 /* onnxruntime's MatMulNBits and MatMul3Bits, computed as `products.h` says.
 
-   A session that registers our library has the first in place of the built-in one of the same name and domain, so the
-   exported graph stays what every runtime reads; the second, of the same inputs but for scales in fp16, is a function of
-   the graph that widens codes for the first (`export/graph/matmul_3bits.py`). Attributes that are not ours are refused
-   when a session opens. */
+   In a session that registers our library, the first replaces the built-in operator of the same name and domain, so
+   every runtime can read the exported graph. The second has the same inputs, except that scales are in fp16; elsewhere
+   it is a function of the graph that widens codes for the first (`export/graph/matmul_3bits.py`). Attributes that we
+   do not support are refused when a session opens. */
 
 #include <stdlib.h>
 

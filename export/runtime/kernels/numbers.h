@@ -1,4 +1,4 @@
-/* Whole numbers of the C library. */
+/* Arithmetic on whole numbers for the kernels. */
 
 #ifndef NUMBERS_H
 #define NUMBERS_H
@@ -7,10 +7,10 @@
 
 static inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 
-/* How many pieces cover the whole. */
+/* How many pieces cover a whole. */
 static inline int64_t pieces(int64_t whole, int64_t piece) { return (whole + piece - 1) / piece; }
 
-/* The next multiple. */
+/* A whole, rounded up to a multiple of a piece. */
 static inline int64_t padded_to(int64_t piece, int64_t whole) { return pieces(whole, piece) * piece; }
 
 #endif

@@ -1,9 +1,9 @@
 /* The part of onnxruntime's C interface that an operator of our own needs.
 
-   The interface is a table of functions, and an operator a table of functions, each at a place that a released version
-   fixes for all later ones. Wheels of onnxruntime ship no header, so the places we use are written down here. What we fill
-   in or call is typed; `version` says that no more than this is known.
-   Source: onnxruntime_c_api.h and the table in onnxruntime_c_api.cc, version 18. */
+   The interface is a table of functions, and so is an operator; a release fixes the place of each function for all
+   later releases. Wheels of onnxruntime ship no header, so the places that we use are declared here. Functions that we
+   fill in or call are typed; `version` tells onnxruntime that we know no later ones. Source: onnxruntime_c_api.h and
+   the table in onnxruntime_c_api.cc, version 18. */
 
 #ifndef ONNXRUNTIME_ABI_H
 #define ONNXRUNTIME_ABI_H
@@ -13,7 +13,7 @@
 
 enum { ABI_VERSION = 18 };
 
-typedef struct Status Status;                   /* NULL where all went well */
+typedef struct Status Status;                   /* NULL on success */
 typedef struct SessionOptions SessionOptions;
 typedef struct Domain Domain;
 typedef struct KernelInfo KernelInfo;           /* a node: its attributes */

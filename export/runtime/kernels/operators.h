@@ -1,4 +1,4 @@
-/* What our operators share: errors handed on, tensors read, and the parts of an `Operator` that are alike. */
+/* What our operators share: passing errors on, reading tensors, and the common parts of an `Operator`. */
 
 #ifndef OPERATORS_H
 #define OPERATORS_H
@@ -10,12 +10,12 @@ extern const Operator MATMUL_NBITS, MATMUL_3BITS, ATTENTION_OVER_CODES;
 enum { MOST_RANK = 8 };
 
 typedef struct {
-    void *data;                     /* NULL where an input was left out */
+    void *data;                     /* NULL if the input was left out */
     size_t rank;
     int64_t dims[MOST_RANK];
 } Tensor;
 
-/* Return what went wrong to onnxruntime. */
+/* Return an error to onnxruntime. */
 #define TRY(call)                             \
     do {                                      \
         Status *status_ = (call);             \
@@ -24,15 +24,15 @@ typedef struct {
 
 #define COUNT(array) (sizeof(array) / sizeof(*(array)))
 
-/* An input's values; NULL where it was left out. */
+/* Read an input's values; NULL if it was left out. */
 Status *read_data(Api api, const KernelContext *context, size_t index, void **data);
 
-/* The same with its dimensions, which cost onnxruntime an allocation. */
+/* Read an input with its dimensions, which cost onnxruntime an allocation. */
 Status *read_tensor(Api api, const KernelContext *context, size_t index, Tensor *tensor);
 
 Status *make_output(Api api, KernelContext *context, size_t index, const int64_t *dims, size_t rank, void *data);
 
-/* Keep what a node of the graph is told when a session opens, until it is destroyed. */
+/* Keep a node's attributes, read when a session opens, until the kernel is destroyed. */
 Status *keep_kernel(Api api, const void *node, size_t size, void **kernel);
 
 void destroy_kernel(void *kernel);

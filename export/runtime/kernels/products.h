@@ -1,17 +1,17 @@
-/* Y = A W^T + bias, where W is kept in codes of 3, 4 or 8 bits and A is rounded to 8 bits on the way.
+/* Y = A W^T + bias, where W is stored in codes of 3, 4 or 8 bits and A is rounded to 8 bits first.
 
    A   float [M, K]
    W   N rows of K columns, in blocks of block_size columns: weight = scale * (code - zero point)
-       codes        uint8 [N, blocks, block_size * bits / 8]; with 4 bits the first of two in a byte's low half, with
-                    3 as `export/quantization/codes.py` draws them
+       codes        uint8 [N, blocks, block_size * bits / 8]; with 4 bits the first of two is in a byte's low half; for
+                    3 bits, `export/quantization/codes.py` draws the layout
        scales       [N, blocks], fp16 with 3 bits, else float
        zero_points  uint8, [N, blocks] with 8 bits, else [N, ceil(blocks / 2)], the first of two in a byte's low half;
-                    with 4 and 8 bits NULL for the middle, 2^(bits - 1)
+                    NULL with 4 or 8 bits means 2^(bits - 1)
    Y   float [M, N]
 
-   With 4 and 8 bits this is MatMulNBits with accuracy_level 4, on the file's own bytes: nothing is brought into another
-   order when a model is loaded, so codes stay mapped. A is rounded block by block: scale = max |a| / 127,
-   code = round(a / scale). */
+   With 4 and 8 bits this is MatMulNBits with accuracy_level 4, on the file's own bytes: nothing is reordered when a
+   model is loaded, so codes stay mapped. A is rounded block by block: scale = max |a| / 127, code = round(a / scale).
+   */
 
 #ifndef PRODUCTS_H
 #define PRODUCTS_H
@@ -36,16 +36,17 @@ typedef struct {
     int64_t M, width, padded_blocks;    /* width: bytes, padded to a multiple of LINE */
 } Rounded;
 
-enum { THREE_BITS_BLOCK = 256 };    /* the only block_size of 3 bits, whose codes are the even ones of 4 */
+enum { THREE_BITS_BLOCK = 256 };    /* the only block_size with 3 bits, whose codes are the even ones of 4 */
 
-/* Rows of A that are rounded together, columns of Y that are made together, columns of A that are read together. */
+/* Rows of A that are rounded together, their padding, columns of Y that are computed together, columns of A that are
+   read together. */
 enum { TILE = 12, ROWS = 4, COLUMNS = 32, LINE = 128 };
 
-/* Of one instruction set. */
+/* The products of one instruction set. */
 typedef struct {
-    /* Round rows [begin, end) of A, begin a multiple of TILE, end too or M. */
+    /* Round rows [begin, end) of A; begin is a multiple of TILE, and end is one or M. */
     void (*round_rows)(const Weight *weight, const float *a, Rounded *rounded, int64_t begin, int64_t end);
-    /* Columns [begin, end) of Y, begin a multiple of COLUMNS. */
+    /* Compute columns [begin, end) of Y; begin is a multiple of COLUMNS. */
     void (*multiply)(const Weight *weight, const Rounded *rounded, float *y, int64_t begin, int64_t end);
 } Products;
 

@@ -1,11 +1,11 @@
-"""A model with a cache of keys and values: it runs new tokens of some rows and leaves their keys and values behind.
+"""A model with its cache: runs new tokens of some rows and appends their keys and values.
 
     cache of a layer   float32 or int8 [rows, num_key_value_heads, room, head_dim], key and value
-                       a row holds so many positions from the left as its caller knows; what lies right of them is stale
+                       the caller knows how many positions of a row are valid; those after them are stale
 
-One allocation serves as past and as present, so a step writes its new column in place and copies nothing. Its room
-grows by an eighth when it is full: a long context costs memory only as far as it is used. What onnxruntime works in
-while it reads prompts, many tokens at once, goes back to the system with the first step behind.
+One allocation serves as past and as present, so a step writes its new position in place and copies nothing. It grows by
+an eighth when it is full, so a long context costs memory only as far as it is used. onnxruntime's buffers for reading
+prompts are freed by the first step after them.
 
 Shapes: B rows that run, T new tokens, S attended tokens, V vocabulary, G kv heads, A head dim.
 """
@@ -28,15 +28,15 @@ Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
 
 SMALLEST_ROOM = 256
-"""Positions by which a cache grows at least."""
+"""The fewest positions by which a cache grows."""
 LOGITS_FROM = "logits_from"
-"""The graph's overridable input: the first new token whose logits are computed, from the end where negative."""
+"""The graph's overridable input: the first new token whose logits are computed; negative ones count from the end."""
 RELEASE = {"memory.enable_memory_arena_shrinkage": "cpu:0"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class CacheShape:
-    """Of one row of a cache."""
+    """The shape of one row of a cache."""
 
     names: tuple[str, ...]
     heads: int
@@ -44,7 +44,7 @@ class CacheShape:
     dtype: np.dtype[Any]
 
     def array_bytes(self, positions: int) -> int:
-        """Of the keys or the values of one layer."""
+        """Return the size of one layer's keys or values."""
         return self.heads * positions * self.head_dim * self.dtype.itemsize
 
 
@@ -62,24 +62,24 @@ class CachedModel:
         for name, value in RELEASE.items():
             self._releasing.add_run_config_entry(name, value)
         self._has_read = False
-        """Whether a prompt was read since memory was given back."""
+        """Whether a prompt was read since memory was last given back."""
 
     @property
     def position_bytes(self) -> int:
-        """Of the cache, for one position of one row."""
+        """Bytes of the cache for one position of one row."""
         return len(self.shape.names) * self.shape.array_bytes(1)
 
     @property
     def cache_bytes(self) -> int:
-        """Of all rows and positions that there is room for."""
+        """Bytes of the cache for all rows and positions, used or not."""
         return sum(cache.nbytes for cache in self._cache.values())
 
     def row(self, row: int) -> dict[str, NDArray[Any]]:
-        """The arrays of one row's cache by their names, [G, room, A]."""
+        """Return the arrays of one row's cache by name, [G, room, A]."""
         return {name: cache[row] for name, cache in self._cache.items()}
 
     def make_room(self, rows: int, length: int, *, used: int) -> None:
-        """Have a cache of so many rows and positions at least; the first `used` positions of each row stay."""
+        """Grow the cache to at least so many rows and positions; the first `used` positions of each row are kept."""
         has_rows, _, has_length, _ = next(iter(self._cache.values())).shape
         if rows <= has_rows and length <= has_length:
             return
@@ -88,17 +88,17 @@ class CachedModel:
             room = min(length + max(length // 8, SMALLEST_ROOM), self.max_length)
         self._binding = None
         shape = (max(rows, has_rows), self.shape.heads, room, self.shape.head_dim)
-        for name, old in self._cache.items():  # one layer exists twice at a time
+        for name, old in self._cache.items():  # one layer at a time exists twice
             self._cache[name] = _own_pages(shape, old.dtype)
             self._cache[name][:has_rows, :, :used] = old[:, :, :used]
 
     def move(self, origins: Sequence[int] | Ints, rows: Sequence[int] | Ints, *, used: int) -> None:
-        """Let rows hold what the rows `origins` hold, in this order and all at once, as far as `used` positions."""
+        """Copy the first `used` positions of the rows `origins` into `rows`, pairwise and all at once."""
         for cache in self._cache.values():
             cache[rows, :, :used] = cache[origins, :, :used]
 
     def read(self, row: int, tokens_T: Sequence[int], *, held: int) -> Floats:
-        """Read a piece of a prompt behind the `held` positions of one row; returns logits_V after it."""
+        """Read a piece of a prompt after the `held` positions of one row; returns logits_V after it."""
         self._has_read = True
         tokens_1T = np.array([tokens_T], dtype=np.int64)
         logits_V: Floats = self.run(row, tokens_1T, np.array([held + len(tokens_T)]), wanted=1)[0, 0]
@@ -107,7 +107,7 @@ class CachedModel:
     def step(self, tokens_B: Ints, held_B: Ints, *, is_reading: bool) -> Floats:
         """Append one token to each of the first rows, which hold `held_B` positions; returns logits_BV after it.
 
-        `is_reading`: another row has only begun to read its prompt, so what reading needs is kept.
+        `is_reading`: another row is still reading its prompt, so the buffers for reading are kept.
         """
         releases = self._has_read and not is_reading
         self._has_read = self._has_read and is_reading
@@ -115,9 +115,9 @@ class CachedModel:
         return self.run(0, tokens_B1, held_B + 1, wanted=1, releases=releases)[:, 0]
 
     def run(self, first_row: int, tokens_BT: Ints, lengths_B: Ints, *, wanted: int, releases: bool = False) -> Floats:
-        """Run new tokens of the rows from `first_row` on, whose lengths include them and have room.
+        """Run new tokens of the rows from `first_row` on; returns logits_BTV after the last `wanted` tokens.
 
-        `releases`: memory goes back to the system. Returns logits_BTV after the last `wanted` tokens.
+        `lengths_B` include the new tokens, for which there must be room. `releases`: give memory back to the system.
         """
         rows = len(tokens_BT)
         logits_from = np.array([-wanted])
@@ -132,7 +132,7 @@ class CachedModel:
         return logits_BTV
 
     def _bound_cache(self, first_row: int, rows: int) -> ort.IOBinding:
-        """Past and present bound to these rows of the cache; as good as free where the last run had the same."""
+        """Bind past and present to these rows of the cache; nearly free if the last run had the same rows."""
         if self._binding is None or self._bound_rows != (first_row, rows):
             self._binding, self._bound_rows = self._session.io_binding(), (first_row, rows)
             for name, cache in self._cache.items():
@@ -143,18 +143,18 @@ class CachedModel:
 
 
 def _bind_input(binding: ort.IOBinding, name: str, array: NDArray[Any]) -> None:
-    """The run reads the array where it lies."""
+    """Let the run read the array in place."""
     binding.bind_input(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
 
 
 def _bind_output(binding: ort.IOBinding, name: str, array: NDArray[Any]) -> None:
-    """The run writes into the array."""
+    """Let the run write into the array."""
     binding.bind_output(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
 
 
 def _own_pages(shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
-    """An array of zeros in pages of its own, which go back to the system with it; a heap would keep what caches
-    leave."""
+    """Make an array of zeros in pages of its own, which return to the system when it is freed; a heap would keep
+    them."""
     size_bytes = math.prod(shape) * dtype.itemsize
     private = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_PRIVATE") else {}
     pages = mmap.mmap(-1, size_bytes, **private)

@@ -1,16 +1,16 @@
-"""Keys and values of what long prompts begin with, on disk: another process goes on from there instead of reading
-again.
+"""Keys and values of the beginnings of long prompts, on disk: another process continues from them instead of reading
+them again.
 
     <folder>/<key>/<digest of the ids>.prefix
     ┌────────┬──────────────┬─────────┬───────────┬──     header: MAGIC, crc32 of what follows it, positions (T)
     │ header │ ids_T int32  │ 0.key   │ 0.value   │ …     a layer's keys or values: [num_key_value_heads, T, head_dim],
-    └────────┴──────────────┴─────────┴───────────┴──     as the decoder's cache has them
+    └────────┴──────────────┴─────────┴───────────┴──     as in the decoder's cache
 
-Invariant: `key` names model, kind of cache, library and processor, so what a file holds is bit for bit what this
-process would compute. A file that is damaged is said to be so in one line, removed, and computed again. All models
-together keep to a size: the files that were not used for longest go first.
+Invariant: `key` digests model, kind of cache, library and processor, so a file holds bit for bit what this process
+would compute. A damaged file is reported in one line, removed, and computed again. All models share one limit of bytes:
+the least recently used files are removed first.
 
-The ids are those of the conversation, so folder and files are readable by their owner alone.
+The ids are those of a conversation, so only the owner may read folder and files.
 
 Shapes: T positions.
 """
@@ -36,25 +36,25 @@ from toolkit.terminal import say
 
 MAGIC = b"prefix01"
 HEADER = struct.Struct("<8sIIQ")
-"""MAGIC, crc32, T, and nothing: the ids begin at a multiple of 8."""
+"""MAGIC, crc32, T, and padding, so that the ids begin at a multiple of 8."""
 SUFFIX = ".prefix"
 OWNER_ONLY = 0o700
 LEAST_SAVED = 2 * PROMPT_CHUNK
-"""Tokens of a prompt, beyond what is on disk already, that are worth a file."""
+"""Tokens of a prompt beyond those on disk for which a file is written."""
 
 Ids = NDArray[np.int32]
 Content = TypeVar("Content")
 
 
 class Damaged(Exception):
-    """A file is not as it was written; the message says in what."""
+    """A file is not as it was written; the message says how it differs."""
 
 
 class PrefixCache:
     """The files of one model in a folder of many."""
 
     def __init__(self, folder: Path, key: str, shape: CacheShape, *, max_bytes: int) -> None:
-        """`max_bytes`: of all files in `folder`, other models' too."""
+        """Read the ids of this model's files. `max_bytes` limits all files in `folder`, other models' too."""
         self._folder, self._own, self._shape, self._max_bytes = folder, folder / key, shape, max_bytes
         self._ids: dict[Path, Ids] = {}
         for path in sorted(self._own.glob(f"*{SUFFIX}")):
@@ -63,9 +63,9 @@ class PrefixCache:
                 self._ids[path] = ids_T
 
     def load(self, prompt: Sequence[int], row: Mapping[str, NDArray[Any]], *, beyond: int) -> int:
-        """Copy into a row's arrays [G, S, A] what a file has of a prompt, in whole chunks; returns how many positions.
+        """Copy the beginning of a prompt from a file into a row's arrays [G, S, A]; returns how many positions.
 
-        Nothing, and 0, where no file has a whole chunk more than the `beyond` positions that the row holds.
+        Whole chunks are copied; none, if no file has a whole chunk beyond the `beyond` positions that the row holds.
         """
         known, path = self._best(prompt)
         if path is None or known - beyond < PROMPT_CHUNK:
@@ -74,9 +74,9 @@ class PrefixCache:
         return self._guarded(path, lambda file: self._copy(file, row, count)) or 0
 
     def save(self, tokens: Sequence[int], row: Mapping[str, NDArray[Any]]) -> None:
-        """Keep the first positions of a row's arrays [G, S, A] for these tokens, where that is worth a file.
+        """Write the first positions of a row's arrays [G, S, A], those of `tokens`, if they are worth a file.
 
-        Where it cannot be written, that is said, and all goes on.
+        A file that cannot be written is reported and does no harm.
         """
         if len(tokens) - self._best(tokens)[0] < LEAST_SAVED:
             return
@@ -109,34 +109,34 @@ class PrefixCache:
             return np.frombuffer(file.read(4 * positions), dtype="<i4").astype(np.int32)
 
     def _check_header(self, header: bytes, size_bytes: int) -> int:
-        """How many positions a file has."""
+        """Check a file's header and return its number of positions."""
         if len(header) < HEADER.size:
             raise Damaged(f"it has {size_bytes} bytes, fewer than its header")
         magic, _, positions, _ = HEADER.unpack(header)
         if magic != MAGIC:
-            raise Damaged("it does not begin as such a file does")
+            raise Damaged("it is no prefix file")
         if size_bytes != self._file_bytes(positions):
-            raise Damaged(f"it has {size_bytes} bytes, and must have {self._file_bytes(positions)}")
+            raise Damaged(f"it has {size_bytes} bytes instead of {self._file_bytes(positions)}")
         return int(positions)
 
     def _copy(self, path: Path, cache: Mapping[str, NDArray[Any]], count: int) -> int:
-        """Copy the first `count` positions from the mapped file, when the whole of it is as it was written."""
+        """Copy the first `count` positions from the mapped file, after checking the whole of it."""
         content = np.memmap(path, dtype=np.uint8, mode="r")
         header = content[: HEADER.size].tobytes()
         positions = self._check_header(header, len(content))
         if zlib.crc32(content[HEADER.size :].data) != HEADER.unpack(header)[1]:
-            raise Damaged("its checksum is another")
+            raise Damaged("its checksum is wrong")
         shape, begin = self._shape, HEADER.size + 4 * positions
         for name in shape.names:
             stored = content[begin : begin + shape.array_bytes(positions)].view(shape.dtype)
             cache[name][:, :count] = stored.reshape(shape.heads, positions, shape.head_dim)[:, :count]
             begin += shape.array_bytes(positions)
-        with suppress(OSError):  # when it was used decides only which file goes first
+        with suppress(OSError):  # the time decides only which file is removed first
             os.utime(path)
         return count
 
     def _write(self, path: Path, ids_T: Ids, cache: Mapping[str, NDArray[Any]]) -> None:
-        """The whole file under its name, or none: the header comes last, and the name after it."""
+        """Write the whole file or none: the header comes last, and the rename after it."""
         fresh = path.with_suffix(f".{os.getpid()}.partial")
         checksum = 0
         with open(fresh, "wb", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
@@ -151,7 +151,7 @@ class PrefixCache:
         os.replace(fresh, path)
 
     def _drop_contained(self, ids_T: Ids) -> None:
-        """Files of which a new one holds everything."""
+        """Remove the files whose contents a new one includes."""
         for path, other_T in list(self._ids.items()):
             if common_prefix(other_T, ids_T) == len(other_T):
                 self._forget(path)
@@ -170,7 +170,7 @@ class PrefixCache:
         path.unlink(missing_ok=True)
 
     def _guarded(self, path: Path, read: Callable[[Path], Content]) -> Content | None:
-        """What `read` makes of a file; None where it is damaged or another process has removed it."""
+        """Call `read` on a file; returns None if it is damaged or another process has removed it."""
         try:
             return read(path)
         except FileNotFoundError:
@@ -178,17 +178,19 @@ class PrefixCache:
             return None
         except (Damaged, OSError) as error:
             say(f"{path} is damaged and will be computed again: {error}")
-        with suppress(OSError):  # where the error is gone, which kept the file mapped; others may have it open still
+        with suppress(
+            OSError
+        ):  # after the error, which kept the file mapped, is gone; other processes may have it open
             self._forget(path)
         return None
 
 
 def prefix_folder() -> Path:
-    """Where the files of all models lie."""
+    """Return the folder of all models' files."""
     return cache_folder() / "prefixes"
 
 
 def forget_prefixes() -> None:
-    """Remove the files of all models; who has one of them open reads anew what it held."""
+    """Remove all models' files; a process that has one of them open reads its prompts again."""
     for path in prefix_folder().glob("*/*"):
         path.unlink(missing_ok=True)

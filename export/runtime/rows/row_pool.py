@@ -1,11 +1,11 @@
-"""Rows that come and go one by one over one model; each is held by a handle, from `open` to `close`.
+"""A pool of rows over one model, which come and go one by one; a handle stands for each, from `open` to `close`.
 
     place   0        1        2        3
           │ row    │ closed │ row    │ row │      a closed row's place keeps what it holds until another row takes it
             steps             reads    steps
 
-A step runs rows that lie side by side from the first place on, so rows change places where one of those is stepped that
-lies behind. Where a row lies is known here alone: a handle stays good wherever its row goes.
+A step runs adjacent rows from the first place on, so a row that is stepped changes places with one in front of it that
+is not. Only the pool knows a row's place: its handle stays valid when the row moves.
 
 Shapes: B rows that step, T new tokens, V vocabulary.
 """
@@ -21,7 +21,7 @@ from export.runtime.rows.cached_model import CachedModel, Floats
 from export.runtime.rows.prefix import Prefix
 
 LEAST_TAKEN_OVER = 32
-"""Positions of a closed row that a prompt must share to take its place for their sake."""
+"""The fewest positions that a prompt must share with a closed row to reuse them."""
 
 
 @dataclass(kw_only=True, eq=False)
@@ -29,27 +29,27 @@ class Row:
     """A handle on one row of a pool."""
 
     prefix: Prefix = field(default_factory=Prefix)
-    """What it holds: its prompt as far as it is read, then what was stepped."""
+    """The row's contents: its prompt as far as it is read, then the stepped tokens."""
     _place: int
-    """In the cache."""
+    """The row's index in the cache."""
     _closed: int = 0
-    """When it was closed, as the count of rows that were; 0 while it is open."""
+    """The number of rows that had been closed when this one was, itself included; 0 while it is open."""
 
 
 class RowPool:
-    """The rows over one model, whose cache is theirs alone."""
+    """The rows of one model, whose cache only the pool uses."""
 
     def __init__(self, model: CachedModel) -> None:
         self.model = model
         self._rows: list[Row] = []
-        """By their places, closed ones among them."""
+        """Open and closed rows, by place."""
         self._closed = 0
 
     def open(self, prompt: Sequence[int], *, by_chunks: bool = False) -> Row:
-        """A row for a prompt, of which it may hold the beginning already where a closed row has left it.
+        """Open a row for a prompt; it may already hold a beginning that a closed row has left.
 
-        Otherwise it takes the place that was closed first, or a new one where none is free. Positions that are taken
-        over are those that `Prefix.again` names, so the rest of the prompt is read as ever. `by_chunks`: see there.
+        Otherwise it takes the place that was closed first, or a new one if none is free. It reuses the positions that
+        `Prefix.again` counts (also `by_chunks`), so the rest of the prompt is read as usual.
         """
         free = [row for row in self._rows if row._closed]
         if not free:
@@ -64,14 +64,14 @@ class RowPool:
         return row
 
     def read(self, row: Row, tokens_T: Sequence[int]) -> Floats:
-        """Append a piece of its prompt to one row while the others hold theirs; returns logits_V after the piece."""
+        """Append a piece of its prompt to one row and leave the others; returns logits_V after the piece."""
         self._make_room([row], len(tokens_T))
         logits_V = self.model.read(row._place, tokens_T, held=row.prefix.length)
         row.prefix.note_read(tokens_T)
         return logits_V
 
     def step(self, rows: Sequence[Row], tokens_B: Sequence[int]) -> list[Floats]:
-        """Append one token to each of these rows at once; returns each one's logits_V after it, in the same order."""
+        """Append one token to each of these rows at once; returns logits_V after it for each row, in their order."""
         self._make_room(rows, 1)
         self._bring_to_front(rows)
         places = [row._place for row in rows]
@@ -85,23 +85,23 @@ class RowPool:
         return [logits_BV[place] for place in places]
 
     def close(self, row: Row) -> None:
-        """Let a row go; what it holds may serve another one that begins alike."""
+        """Close a row; another one with the same beginning may reuse its contents."""
         self._closed += 1
         row._closed = self._closed
 
     def forget(self) -> None:
-        """Forget all rows, and what closed ones have left."""
+        """Forget all rows and the contents of closed ones."""
         self._rows = []
 
     def _make_room(self, rows: Sequence[Row], count: int) -> None:
-        """For so many more positions of each of these rows."""
+        """Make room for `count` more positions in each of these rows."""
         assert all(self._rows[row._place] is row and not row._closed for row in rows)
         length = max(row.prefix.length for row in rows) + count
         assert length <= self.model.max_length
         self.model.make_room(len(self._rows), length, used=max(row.prefix.length for row in self._rows))
 
     def _bring_to_front(self, rows: Sequence[Row]) -> None:
-        """Let these rows lie at the first places, with as few moves as there are others at them."""
+        """Move these rows to the first places, with one exchange for each other row there."""
         places = {row._place for row in rows}
         behind = [row for row in rows if row._place >= len(rows)]
         in_the_way = [row for row in self._rows[: len(rows)] if row._place not in places]

@@ -1,1 +1,1 @@
-"""`toolkit verify`: whether a folder is what was exported, and says here what it said there."""
+"""`toolkit verify`: checks that a folder is what was exported, and gives the same outputs on this machine."""

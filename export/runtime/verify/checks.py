@@ -1,12 +1,12 @@
-"""`toolkit verify DIR`: whether a folder is still what was exported, and says here what it said there.
+"""`toolkit verify DIR`: checks that a folder is still what was exported, and gives the same outputs on this machine.
 
     files ─ external data ─ tokenizer ─ template ─ end of text ─ greedy tokens ─ divergence
     └──────── fast: without large files' digests and the vocabulary ────────┘
 
-What the files are is checked here, what they say in `export.runtime.verify.comparisons`.
+The files are checked here, the model's outputs in `export.runtime.verify.comparisons`.
 
-Needs the light installation only: no torch, no transformers, no onnx. It finds damage and drift (a cut file, another
-release of a library, another kind of CPU); it is no signature: who may rewrite a folder may rewrite its record too.
+Needs only the light installation: no torch, no transformers, no onnx. It finds damage and drift (a cut file, another
+release of a library, another kind of CPU). It is no signature: whoever can rewrite a folder can rewrite its record.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ from toolkit.sources.model_names import check_exported
 from toolkit.sources.stores import LFS_POINTER, LFS_REMEDY, check_inside
 
 SMALL_BYTES = 32 * 2**20
-"""Files up to this size are hashed in the fast part: all but the weights of a real model."""
+"""Files up to this size are hashed in the fast part: everything but a real model's weights."""
 CARDS = ("readme", "license", "licence", "copying", "notice", "authors", "changelog", "citation")
 TEXT_SUFFIXES = (".txt", ".rst", ".cff", ".pdf", ".html")
 CARD_SUFFIXES = (".md", ".png", ".jpg", ".jpeg", ".gif", ".svg", ".webp")
-"""A card with its pictures, a licence and the like."""
+"""Endings of cards, their pictures, licences and the like."""
 LEFT_BY_DESKTOPS = ("desktop.ini", "thumbs.db", "icon\r")
 
 
@@ -59,17 +59,17 @@ class Check(Record):
 
 
 def verify(folder: Path, *, fast: bool) -> list[Check]:
-    """Run every check, or the fast ones; what needs the weights is not run where their files are not as they were.
+    """Run every check, or the fast ones; checks that need the weights are not run if their files have changed.
 
-    Raises `InputError` where the folder holds nothing to check against.
+    Raises `InputError` if the folder holds nothing to check against.
     """
     check_exported(folder)
     manifest = read_manifest(folder)
     if manifest is None:
-        raise InputError(f"{folder / MANIFEST} must exist to verify {folder}; export again")
+        raise InputError(f"verifying {folder} needs {folder / MANIFEST}, which is missing; export again")
     if not _has_record(folder, manifest):
         check_files(folder, manifest, fast=fast)
-        raise InputError(f"{folder} must hold {RECORD_FILE}, and {why_no_record(folder)}")
+        raise InputError(f"{folder} cannot be verified: it {why_no_record(folder)}")
     record = cache(lambda: read_record(folder))
     chat_format = cache(lambda: ChatFormat.from_folder(folder, clock=lambda: RECORD_DAY))
     checks = [
@@ -83,7 +83,7 @@ def verify(folder: Path, *, fast: bool) -> list[Check]:
         _run("end of text", lambda: check_end_of_text(record(), folder, chat_format())),
     ]
     if fast or not is_whole:
-        why = "left out of the fast part" if fast else "the weights are not what was exported"
+        why = "left out of the fast part" if fast else "the weights are not those that were exported"
         checks += [Check(name=name, outcome="not run", line=why) for name in ("greedy tokens", "divergence")]
     else:
         decoder = cache(lambda: OnnxDecoder(folder))
@@ -97,11 +97,11 @@ def verify(folder: Path, *, fast: bool) -> list[Check]:
 
 
 def check_start(folder: Path) -> bool:
-    """The fast part, before a chat opens a folder.
+    """Run the fast part, before a chat opens a folder.
 
-    Returns False where nothing says what the folder should say (`why_no_record`), and then only the files were checked
-    that its manifest names. Raises `InputError` with the first line that failed, but where that is `outgrown`, which is
-    the caller's to say: short chats are as good as ever.
+    Returns False if the folder has no record (`why_no_record`); then only the files that its manifest names were
+    checked. Raises `InputError` with the first failed line, except `outgrown`, which the caller reports: short chats
+    are not affected.
     """
     check_exported(folder)
     manifest = read_manifest(folder)
@@ -116,8 +116,8 @@ def check_start(folder: Path) -> bool:
 
 
 def outgrown(folder: Path) -> str:
-    """One line where a folder keeps keys and values in int8 by steps that long texts outgrow, as it was exported before
-    the gate looked at long positions; else empty."""
+    """Say in one line that a folder's int8 cache has steps that long texts outgrow, because it was exported before the
+    gate looked at long positions; empty for any other folder."""
     manifest = read_manifest(folder) or {}
     if (
         RECORD_FILE not in manifest.get("outputs", {})
@@ -126,46 +126,46 @@ def outgrown(folder: Path) -> str:
     ):
         return ""
     return (
-        f"{folder} keeps keys and values in int8 by steps that long texts outgrow; "
+        f"{folder} keeps keys and values in int8 with steps that long texts outgrow; "
         "export again, or run it with --cache exact"
     )
 
 
 def check_files(folder: Path, manifest: Mapping[str, Any], *, fast: bool) -> str:
-    """Every file is a regular one with the size and the digest that the manifest names; no other file, none missing.
+    """Check that the folder holds exactly the manifest's files, regular ones of the sizes and digests that it names.
 
-    A link is followed inside the folder's own store (`toolkit.sources.stores`). What nobody reads or runs may lie
-    beside: cards and licences, and what a desktop or a version control leaves.
+    A link is followed inside the folder's own store (`toolkit.sources.stores`). Files that no program reads or runs are
+    allowed beside them: cards, licences, and those of desktops and version control.
     """
     outputs = manifest.get("outputs")
     if not isinstance(outputs, dict):
-        raise InputError(f"{folder / MANIFEST} must name the files of the folder, and names none; export again")
+        raise InputError(f"{folder / MANIFEST} names no files of the folder; export again")
     found = _files(folder, outputs)
     for name in sorted(outputs.keys() - found.keys()):
-        raise InputError(f"{folder / name} must exist, because the manifest names it; export again or copy it again")
+        raise InputError(f"{folder / name}, which the manifest names, is missing; export again or copy it again")
     for name in sorted(found.keys() - outputs.keys()):
-        raise InputError(f"{folder / name} must be named by the manifest, and is not; move it away")
+        raise InputError(f"{folder / name} is not named by the manifest; move it away")
     hashed = 0
     for name, path in found.items():
         size_bytes, expected_bytes, expected = path.stat().st_size, outputs[name]["bytes"], outputs[name]["sha256"]
         if size_bytes != expected_bytes:
             remedy = _remedy(path, expected)
-            raise InputError(f"{path} ({size_bytes} bytes) must have {expected_bytes} bytes; {remedy}")
+            raise InputError(f"{path} has {size_bytes} bytes instead of {expected_bytes}; {remedy}")
         if fast and size_bytes > SMALL_BYTES:
             continue
         digest = file_digest(path)
         if digest != expected:
-            raise InputError(f"{path} has sha256 {digest}, which must equal {expected}; export again or copy it again")
+            raise InputError(f"{path} has sha256 {digest} instead of {expected}; export again or copy it again")
         hashed += 1
-    return f"{len(found)} files are there, {hashed} of them with the manifest's digest and the others with its size"
+    return f"all {len(found)} files have the manifest's sizes, and {hashed} of them its digests"
 
 
 def _files(folder: Path, outputs: Collection[str]) -> dict[str, Path]:
-    """The folder's files by their names, without its manifest and what may lie beside."""
+    """Return the folder's files by name, without its manifest and the files that are allowed beside it."""
     found = {}
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
-        if name == MANIFEST or (name not in outputs and _may_lie_beside(path.relative_to(folder))):
+        if name == MANIFEST or (name not in outputs and _is_allowed_beside(path.relative_to(folder))):
             continue
         if path.is_dir() and not path.is_symlink():
             continue
@@ -175,8 +175,8 @@ def _files(folder: Path, outputs: Collection[str]) -> dict[str, Path]:
     return found
 
 
-def _may_lie_beside(name: Path) -> bool:
-    """Whether no program looks for a file of this name: no loader of models, and not we."""
+def _is_allowed_beside(name: Path) -> bool:
+    """Whether neither a loader of models nor we look for a file of this name."""
     if any(part.startswith(".") for part in name.parts) or name.name.lower() in LEFT_BY_DESKTOPS:
         return True
     suffix = name.suffix.lower()
@@ -185,7 +185,7 @@ def _may_lie_beside(name: Path) -> bool:
 
 
 def _remedy(path: Path, expected: str) -> str:
-    """What mends a file of another size than the manifest's."""
+    """Return the remedy for a file that has another size than in the manifest."""
     if path.stat().st_size > SMALL_BYTES:
         return "export again or copy it again"
     content = path.read_bytes()
@@ -197,7 +197,7 @@ def _remedy(path: Path, expected: str) -> str:
 
 
 def table(checks: list[Check]) -> str:
-    """One line a check, for a terminal."""
+    """Lay the checks out for a terminal, one line each."""
     return columns([(check.outcome, check.name, check.line) for check in checks])
 
 
@@ -210,20 +210,20 @@ def _run(name: str, check: Callable[[], str]) -> Check:
 
 def _check_external_data(folder: Path) -> str:
     if not (folder / MODEL_FILE).is_file():
-        raise InputError(f"{folder / MODEL_FILE} must exist; export again")
+        raise InputError(f"{folder / MODEL_FILE} is missing; export again")
     for graph in sorted(folder.glob("*.onnx")):
         check_external_data(graph)
-    return "every range lies in a file of the folder that has one name, or the manifest's digest"
+    return "every range is within a file of the folder that has one name, or the manifest's digest"
 
 
 def _has_record(folder: Path, manifest: Mapping[str, Any]) -> bool:
-    """Whether the manifest or the folder knows a record."""
+    """Whether the manifest names a record or the folder holds one."""
     return RECORD_FILE in manifest.get("outputs", {}) or os.path.lexists(folder / RECORD_FILE)
 
 
 def why_no_record(folder: Path) -> str:
-    """Why an exported folder holds no record, and what helps."""
+    """Say why an exported folder has no record, and the remedy."""
     manifest = read_manifest(folder) or {}
     if manifest.get("measured", {}).get("parity", manifest) is None:
-        return "was exported with --no-parity, so it has none; export again without that"
+        return "was exported with --no-parity, and so without a record; export again without that option"
     return "was exported before there was a record; export again"

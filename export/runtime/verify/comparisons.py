@@ -1,10 +1,10 @@
-"""What an exported folder says here beside what it said there: ids, prompts, ends, greedy tokens, distributions.
+"""Compares an exported folder's outputs with its record: ids, prompts, ends, greedy tokens, distributions.
 
     verify.json ─ tokenizer ─ template ─ end of text ─ greedy tokens
     verify.npz, manifest.json ─ divergence, on the traces and at each place where faults hide
 
-Invariant: each comparison returns the line of what it found, or raises `InputError` with the first value that differs
-and the one that it must equal.
+Invariant: each comparison returns a line with its result, or raises `InputError` with the first value that differs and
+the expected one.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from toolkit.runs import MANIFEST
 
 
 def check_tokenizer(record: GoldenRecord, chat_format: ChatFormat, *, fast: bool) -> str:
-    """Every text of the corpus gives the ids that the source's tokenizer gave; the full check asks every token too."""
+    """Check that every text of the corpus has the source tokenizer's ids; the full check tries every token too."""
     for text, found, expected in zip(
         record.texts, text_digests(chat_format, record.texts), record.text_digests, strict=True
     ):
@@ -63,7 +63,7 @@ def check_tokenizer(record: GoldenRecord, chat_format: ChatFormat, *, fast: bool
 
 
 def check_template(chats: Sequence[RenderedChat], chat_format: ChatFormat) -> str:
-    """Every message list is rendered as transformers rendered it, or refused as it was."""
+    """Check that every message list is rendered as transformers rendered it, or refused as it was."""
     for number, chat in enumerate(chats, start=1):
         try:
             found: str | None = chat_format.render(chat.messages)
@@ -72,13 +72,13 @@ def check_template(chats: Sequence[RenderedChat], chat_format: ChatFormat) -> st
         if found != chat.text:
             shown = _first_difference(found or "", chat.text or "")
             raise InputError(
-                f"chat {number} of {RECORD_FILE} must be rendered as by transformers, and differs {shown}; export again"
+                f"chat {number} of {RECORD_FILE} is not rendered as transformers does: it differs {shown}; export again"
             )
-    return f"{len(chats)} chats are rendered as transformers does"
+    return f"{len(chats)} chats are rendered as transformers renders them"
 
 
 def check_end_of_text(record: GoldenRecord, folder: Path, chat_format: ChatFormat) -> str:
-    """The files agree where a text ends, with each other and with what they said when they were exported."""
+    """Check that the files agree on the end-of-text ids, with each other and with the record."""
     found = end_of_text_ids(folder, chat_format)
     for name, ids in found.items():
         if ids != record.end_of_text.get(name):
@@ -91,25 +91,26 @@ def check_end_of_text(record: GoldenRecord, folder: Path, chat_format: ChatForma
             f"the end-of-text ids of genai_config.json ({found['genai_config.json']}) must equal those that the other "
             f"files name ({found['chat']}); export again"
         )
-    return f"all files end a text with {found['chat']}"
+    return f"all files end a text at {found['chat']}"
 
 
 MARGIN_TOLERANCE = 1.0
-"""Logits. Below it another CPU's rounding may choose another token: without any int8 activations (the farthest that a
-CPU can be from this one) the margins of a distilled 135M student moved by 0.1 on average and by 0.57 at most."""
+"""In logits. Below it another CPU's rounding may choose another token: without any int8 activations (the largest
+possible difference between CPUs) a distilled 135M student's margins moved by 0.1 on average and by 0.57 at most."""
 
 
 def check_greedy(record: GoldenRecord, decoder: OnnxDecoder) -> str:
-    """Decoding goes as it went; each step goes on from the golden token, so one divergence hides none behind it.
+    """Check that greedy decoding gives the recorded tokens; each step continues from the recorded one, so that one
+    divergence hides no later one.
 
-    A token whose logit led by less than `MARGIN_TOLERANCE` may differ, and the line counts those that do.
+    A token whose logit led by less than `MARGIN_TOLERANCE` may differ; the line counts those that do.
     """
     accepted, total = [], 0
     for number, text in enumerate(record.greedy, start=1):
         ids = text.prompt + text.tokens
         if min(ids) < 0 or max(ids) >= decoder.model.vocab_size or len(ids) > decoder.max_length:
             raise InputError(
-                f"prompt {number} of {RECORD_FILE} must be ids that fit the model, and is not; export again"
+                f"prompt {number} of {RECORD_FILE} has ids or a length that the model does not support; export again"
             )
         logits_V = decoder.start([text.prompt])[0]
         for index, (token, margin) in enumerate(zip(text.tokens, text.margins, strict=True)):
@@ -124,19 +125,19 @@ def check_greedy(record: GoldenRecord, decoder: OnnxDecoder) -> str:
             logits_V = decoder.step(np.array([token]))[0]
         total += len(text.tokens)
     differing = f"; {len(accepted)} differ, which led by at most {max(accepted):.2f} logits" if accepted else ""
-    return f"{total - len(accepted)} of {total} greedy tokens are the exported ones{differing}"
+    return f"{total - len(accepted)} of {total} greedy tokens equal the exported ones{differing}"
 
 
 KL_FACTOR, KL_SLACK, TOP1_SLACK = 1.5, 0.001, 0.03
 """How far another CPU may be from the export machine: measured × factor + slack (nats), measured - slack. Without int8
-activations the mean KL of a distilled 135M student changed by a seventh, and its top-1 not at all."""
+activations a distilled 135M student's mean KL changed by a seventh, and its top-1 not at all."""
 PLACE_TOP1_SLACK = 0.1
-"""Of a place: a hundred positions, at some of which no token leads by much."""
+"""The slack at a place, which has only a hundred positions; at some of them no token leads by much."""
 
 
 def check_everywhere(folder: Path, manifest: Mapping[str, Any], decoder: OnnxDecoder) -> str:
-    """KL and top-1 to the float model's coarsened distributions are what they were, on the traces and at each place;
-    and an int8 cache, chosen or not, says nearly what the exact one says."""
+    """Check KL and top-1 against the float model's coarsened distributions, on the traces and at each place, and that
+    an int8 cache, chosen or not, is nearly as close to them as the exact one."""
     on_traces, *at_places = _recorded(manifest)
     line = check_divergence(on_traces[1], measure_coarsely(decoder, read_expected(folder)))
     expected = {place: read_expected(folder, place) for place, _ in at_places}
@@ -150,11 +151,11 @@ def check_everywhere(folder: Path, manifest: Mapping[str, Any], decoder: OnnxDec
         at_long = {cache: {LONG: there[LONG]} for cache, there in found.items()}
         if fault := int8_fault(at_long["exact"], at_long["int8"]):
             raise InputError(f"{fault}; export again, or run it with --cache exact")
-    return f"{line}; as when exported at {', '.join(expected)}" if expected else line
+    return f"{line}; within bounds at {', '.join(expected)} too" if expected else line
 
 
 def check_divergence(recorded: CoarseParity, found: CoarseParity, where: str = "") -> str:
-    """KL and top-1 to the float model's coarsened distributions are what they were, within the tolerances above."""
+    """Check KL and top-1 against the recorded ones, within the tolerances above."""
     most_kl = recorded.mean_kl * KL_FACTOR + KL_SLACK
     least_top1 = recorded.top1 - (PLACE_TOP1_SLACK if where else TOP1_SLACK)
     if not found.mean_kl <= most_kl:  # also where it is NaN
@@ -174,14 +175,14 @@ def check_divergence(recorded: CoarseParity, found: CoarseParity, where: str = "
 
 
 def _recorded(manifest: Mapping[str, Any]) -> list[tuple[str, CoarseParity]]:
-    """What was measured on the traces, and then at each place; folders of before have none."""
+    """Return the recorded measurements, on the traces first and then at each place; older folders have no places."""
     try:
         measured = manifest["measured"]
         named = {"": measured["coarse_parity"], **measured.get("places", {})}
         check_type(named, dict[str, dict[str, float]], f"coarse_parity and places in {MANIFEST}")
         return [(place, CoarseParity.from_dict(there)) for place, there in named.items()]
     except (KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{MANIFEST} must hold the measured coarse_parity, and does not; export again") from error
+        raise InputError(f"{MANIFEST} lacks the measured coarse_parity; export again") from error
 
 
 def _measure_places(folder: Path, cache: Cache, expected: Mapping[str, Expected]) -> dict[str, CoarseParity]:

@@ -1,7 +1,7 @@
-"""The exported model against the float one where the float one cannot be: on the user's machine.
+"""Compares the exported model with the float one on a machine that has no float model: the user's.
 
-    verify.npz   what the float model expects at some held-out positions, coarsened to its likeliest tokens and a rest;
-                 the same at each place where faults hide (`export.runtime.verify.probes`), its arrays named place/array
+    verify.npz   the float model's distributions at some held-out positions, coarsened to the likeliest tokens and a
+                 rest, and those at each place where faults hide (`export.runtime.verify.probes`): place/array
 
 KL(p‖q) over these K + 1 outcomes is a lower bound of the true one, as merging outcomes never adds to it; top-1 is
 exact. Imports neither torch nor transformers nor onnx.
@@ -27,24 +27,24 @@ from toolkit.records import Record
 
 Doubles = NDArray[np.float64]
 Passage = tuple[list[int], int]
-"""A text as ids, and how many of its last are compared."""
+"""The ids of a text, and how many of its last ones are compared."""
 EXPECTED_FILE = "verify.npz"
 MOST_BYTES = 2**28
-"""Of its arrays, unpacked; those of a large model have some millions."""
+"""Limit for its unpacked arrays; those of a large model take some millions."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Expected:
-    """`verify.npz`: texts as ids, and the float model's log probabilities at the ends of them."""
+    """The contents of `verify.npz`: texts as ids, and the float model's log probabilities at their ends."""
 
     tokens: NDArray[np.int32]
     """N: the ids of all texts, one after the other."""
     lengths: NDArray[np.int32]
     """X: how many ids each text has."""
     positions: NDArray[np.int32]
-    """X: how many of the last positions of each text are compared; the position before a token expects it."""
+    """X: how many of the last positions of each text are compared; a token is predicted at the position before it."""
     ids: NDArray[np.int32]
-    """TK: the likeliest tokens, the likeliest first."""
+    """TK: the likeliest tokens, in descending order of probability."""
     log_probs: NDArray[np.float32]
     """TK: their log probabilities, in nats."""
     rest: NDArray[np.float32]
@@ -59,7 +59,7 @@ class Expected:
 
 @dataclass(frozen=True, kw_only=True)
 class CoarseParity(Record):
-    """What was measured on the coarsened distributions."""
+    """KL and top-1 agreement on the coarsened distributions."""
 
     positions: int
     mean_kl: float
@@ -68,8 +68,8 @@ class CoarseParity(Record):
 
 
 def read_expected(folder: Path, place: str = "") -> Expected:
-    """What the float model expects of the traces, or at a place; raises `InputError` where `verify.npz` is missing or
-    its arrays don't fit each other."""
+    """Read the float model's distributions on the traces or at a place; raises `InputError` if `verify.npz` is missing
+    or its arrays don't fit each other."""
     path = folder / EXPECTED_FILE
     check_regular(path)
     try:
@@ -89,10 +89,10 @@ def read_expected(folder: Path, place: str = "") -> Expected:
             and ids_TK.shape == expected.log_probs.shape
             and bool((expected.positions >= 0).all() and (expected.positions < expected.lengths).all())
         )
-    except Exception as error:  # zipfile, zlib, numpy and the parser of its headers have errors of their own each
-        raise InputError(f"{path} must be a record that toolkit export wrote: {error}; export again") from error
+    except Exception as error:  # zipfile, zlib, numpy and its header parser each raise their own
+        raise InputError(f"{path} is no record of toolkit export: {error}; export again") from error
     if not fits:
-        raise InputError(f"{path} must hold arrays that fit each other, and they don't; export again")
+        raise InputError(f"{path} holds arrays that don't fit each other; export again")
     return expected
 
 
@@ -106,20 +106,20 @@ def write_expected(folder: Path, expected: Expected, places: Mapping[str, Expect
 
 
 def measure_coarsely(decoder: OnnxDecoder, expected: Expected) -> CoarseParity:
-    """KL and top-1 over the likeliest tokens and one bucket for the rest.
+    """Measure KL and top-1 over the likeliest tokens and one bucket for the rest.
 
-    Raises `InputError` where a text is none that the model can read.
+    Raises `InputError` if the model cannot read a text.
     """
     check_readable(decoder, expected)
     return agreement(score_passages(decoder, expected.passages()), expected)
 
 
 def check_readable(decoder: OnnxDecoder, expected: Expected) -> None:
-    """Raises `InputError` where a text is none that the model can read."""
+    """Raise `InputError` if the model cannot read a text."""
     vocab_size, longest = decoder.model.vocab_size, int(expected.lengths.max())
     for ids in (expected.tokens, expected.ids):
         if ids.min() < 0 or ids.max() >= vocab_size:
-            raise InputError(f"the ids in {EXPECTED_FILE} must be below {vocab_size}, and are not; export again")
+            raise InputError(f"{EXPECTED_FILE} holds ids outside the vocabulary ({vocab_size}); export again")
     if longest > decoder.max_length:
         raise InputError(
             f"the texts in {EXPECTED_FILE} ({longest} ids) must fit the model's "
@@ -128,12 +128,12 @@ def check_readable(decoder: OnnxDecoder, expected: Expected) -> None:
 
 
 def score_passages(decoder: OnnxDecoder, passages: Sequence[Passage]) -> list[Floats]:
-    """logits_TV by which a decoder expects what is compared of each text."""
+    """Return logits_TV at the compared positions of each text."""
     return [decoder.score(tokens, first=len(tokens) - count - 1)[:-1] for tokens, count in passages]
 
 
 def agreement(logits: Sequence[Floats], expected: Expected) -> CoarseParity:
-    """Compare logits_TV of each text with what the float model expects."""
+    """Compare logits_TV of each text with the float model's distributions."""
     logits_TV = np.concatenate(logits).astype(np.float64)
     log_q_TK, log_rest_q_T = coarsen(logits_TV, expected.ids)
     log_p_TK, log_rest_p_T = expected.log_probs.astype(np.float64), expected.rest.astype(np.float64)
@@ -144,7 +144,7 @@ def agreement(logits: Sequence[Floats], expected: Expected) -> CoarseParity:
 
 
 def coarsen(logits_TV: Doubles, ids_TK: NDArray[np.int32]) -> tuple[Doubles, Doubles]:
-    """Log probabilities of the named tokens (TK) and of all others together (T)."""
+    """Compute the log probabilities of the given tokens (TK) and of all others together (T)."""
     log_total_T = np.logaddexp.reduce(logits_TV, axis=-1)
     others_TV = logits_TV.copy()
     np.put_along_axis(others_TV, ids_TK, -np.inf, axis=-1)

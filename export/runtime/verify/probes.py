@@ -1,7 +1,7 @@
-"""Where faults hide that short traces don't show: what the gate and `toolkit verify` look at besides them.
+"""Probes where faults hide that short traces don't show; the gate and `toolkit verify` run them.
 
-    long positions   the end of a text that goes on for `LONG_POSITIONS`, or to the context's end where that is nearer
-    several turns    a conversation as the chat reads it, each turn going on from what the cache holds
+    long positions   the end of a text of `LONG_POSITIONS`, or of the context's length if that is shorter
+    several turns    a conversation as the chat reads it, each turn continuing from the cache
     a batch          rows of different lengths, stepped together
     odd tokens       added tokens, the last of the vocabulary, and some from all over it
 
@@ -22,15 +22,15 @@ from toolkit.generation.generate import Floats
 
 LONG, TURNS, BATCH, ODD = ("long positions", "several turns", "a batch", "odd tokens")
 LONG_POSITIONS = 2048
-"""A text of so many takes a 1.7B some ten seconds; steps that a position outgrows are long outgrown by then."""
+"""A 1.7B reads a text of so many in some ten seconds; a cache step that positions outgrow shows well before."""
 
 INT8_FACTOR, INT8_SLACK = 1.5, 0.005
-"""What an int8 cache may make of the exact one's KL: measured × factor + slack (nats). The slack is for models that are
-hardly rounded, whose KL is next to nothing."""
+"""The most that an int8 cache may raise the exact one's KL: measured × factor + slack (nats). The slack is for models
+that are hardly rounded, whose KL is next to nothing."""
 
 
 def measure_places(decoder: OnnxDecoder, expected: Mapping[str, Expected]) -> dict[str, CoarseParity]:
-    """What a decoder that keeps prefixes says at each place, beside what the float model expects there."""
+    """Compare a decoder that keeps prefixes with the float model at each place."""
     read = {TURNS: _read_turns, BATCH: read_batch}
     for there in expected.values():
         check_readable(decoder, there)
@@ -41,7 +41,7 @@ def measure_places(decoder: OnnxDecoder, expected: Mapping[str, Expected]) -> di
 
 
 def int8_fault(exact: Mapping[str, CoarseParity], int8: Mapping[str, CoarseParity]) -> str:
-    """How an int8 cache falls short of the exact one, in one clause; empty where it doesn't."""
+    """Say in one clause how an int8 cache falls short of the exact one; empty if it doesn't."""
     for place, found in int8.items():
         most_kl = exact[place].mean_kl * INT8_FACTOR + INT8_SLACK
         if not found.mean_kl <= most_kl:  # also where it is NaN
@@ -53,7 +53,7 @@ def int8_fault(exact: Mapping[str, CoarseParity], int8: Mapping[str, CoarseParit
 
 
 def _read_turns(decoder: OnnxDecoder, passages: list[Passage]) -> list[Floats]:
-    """logits_TV of each turn; prompts are read by pieces and answers token by token."""
+    """Return logits_TV of each turn; prompts are read in pieces and answers token by token."""
     turns = []
     for tokens, count in passages:
         prompt, completion = tokens[:-count], tokens[-count:]
@@ -64,7 +64,7 @@ def _read_turns(decoder: OnnxDecoder, passages: list[Passage]) -> list[Floats]:
 
 
 def read_batch(decoder: OnnxDecoder, passages: list[Passage]) -> list[Floats]:
-    """logits_TV of each row, the longest completions first: those that are at their end are no longer stepped."""
+    """Return logits_TV of each row, the longest completions first; rows that have ended are no longer stepped."""
     counts = [count for _, count in passages]
     assert counts == sorted(counts, reverse=True)
     logits_BV = decoder.start([tokens[:-count] for tokens, count in passages])

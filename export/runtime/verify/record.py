@@ -1,9 +1,9 @@
-"""What an exported folder carries so that another machine can check it: the record that `toolkit verify` reads.
+"""The record in an exported folder by which `toolkit verify` checks it on another machine.
 
     verify.json   texts with the digests of their ids, chats as rendered, end-of-text ids, greedy tokens with margins
 
-Invariant: everything here was said by the source or by the export machine, nothing is computed where it is read.
-Imports neither torch nor transformers nor onnx, because the chat reads it.
+Invariant: everything in it comes from the source or the export machine; nothing is computed where it is read. Imports
+neither torch nor transformers nor onnx, because the chat imports it.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ from toolkit.records import Message, Record, read_object
 RECORD_FILE = "verify.json"
 VERSION = 1
 RECORD_DAY = datetime(2024, 7, 26)
-"""What day it is where chats are rendered for the record: the one that Llama 3's templates write without a clock."""
+"""The date in the record's chats: the one that Llama 3's templates write without a clock."""
 VOCABULARY_RUN = 512
-"""Ids of the vocabulary that share one digest."""
+"""How many ids of the vocabulary share one digest."""
 
 
 class Typed(Record):
-    """A record whose values have the types of its fields."""
+    """A record that checks its values against the types of its fields."""
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """As the base class, whose errors then name the file."""
+        """Check the types, with errors that name the file, and build the record."""
         for name, kind in get_type_hints(cls).items():
             if name in values:
                 check_type(values[name], kind, f"{name} of {RECORD_FILE}")
@@ -48,17 +48,17 @@ class RenderedChat(Typed):
 
     messages: list[Message]
     text: str | None
-    """None where the template refuses the list."""
+    """None if the template refuses the list."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class GreedyText(Typed):
-    """A prompt and what the exported folder said to it, on the machine that exported it."""
+    """A prompt and the exported folder's greedy answer on the machine that exported it."""
 
     prompt: list[int]
     tokens: list[int]
     margins: list[float]
-    """By how much each token's logit led the second one's."""
+    """The difference between each token's logit and the second largest."""
 
     def __post_init__(self) -> None:
         if len(self.tokens) != len(self.margins) or not self.prompt:
@@ -70,16 +70,16 @@ class GreedyText(Typed):
 
 @dataclass(frozen=True, kw_only=True)
 class GoldenRecord(Typed):
-    """`verify.json`."""
+    """The contents of `verify.json`."""
 
     version: int
     texts: list[str]
     text_digests: list[str]
     vocabulary_digests: list[str]
-    """Of the ids that the tokens' own texts give, each digest over `VOCABULARY_RUN` tokens."""
+    """Digests of the ids of the tokens' own texts, each over `VOCABULARY_RUN` tokens."""
     chats: list[RenderedChat]
     end_of_text: dict[str, list[int]]
-    """Each file's name → the ids that it names."""
+    """The end-of-text ids that each file names, by file name."""
     greedy: list[GreedyText]
 
     @classmethod
@@ -101,12 +101,12 @@ class GoldenRecord(Typed):
 
 
 def read_record(folder: Path) -> GoldenRecord:
-    """Raises `InputError` where `verify.json` is missing or is none."""
+    """Read `verify.json`; raises `InputError` if it is missing or damaged."""
     path = folder / RECORD_FILE
     try:
         return GoldenRecord.from_dict(read_object(path))
     except (TypeError, AttributeError) as error:
-        raise InputError(f"{path} must be a record that toolkit export wrote: {error}; export again") from error
+        raise InputError(f"{path} is no record of toolkit export: {error}; export again") from error
 
 
 def write_record(folder: Path, record: GoldenRecord) -> None:
@@ -118,12 +118,12 @@ def ids_digest(ids: Sequence[int]) -> str:
 
 
 def text_digests(chat_format: ChatFormat, texts: Sequence[str]) -> list[str]:
-    """One digest of ids a text."""
+    """Digest the ids of each text."""
     return [ids_digest(chat_format.encode(text)) for text in texts]
 
 
 def vocabulary_digests(chat_format: ChatFormat) -> list[str]:
-    """Digests of what every token's own text is encoded to: whatever merge is changed, some token's text shows it."""
+    """Digest the ids of every token's own text: if any merge is changed, some token's text shows it."""
     tokenizer = chat_format.tokenizer
     ids = range(tokenizer.get_vocab_size())
     with told_failures("the texts of its own tokens"):
@@ -136,7 +136,7 @@ def vocabulary_digests(chat_format: ChatFormat) -> list[str]:
 
 
 def end_of_text_ids(folder: Path, chat_format: ChatFormat) -> dict[str, list[int]]:
-    """Which ids each file of an exported folder says end a text; `chat` is what the chat stops at."""
+    """Return the end-of-text ids by the file that names them; `chat` has those at which the chat stops."""
     found = {
         name: _as_list(read_object(folder / name).get("eos_token_id"), folder / name)
         for name in ("config.json", "generation_config.json")

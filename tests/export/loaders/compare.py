@@ -1,10 +1,10 @@
 """`python -m tests.export.loaders.compare DIR`: other programs generate what our runner does from the same folder.
 
-Our runner computes with onnxruntime's kernels here, as the others do: ours add in another order, which may decide where
-two tokens are nearly as likely.
+Here our runner uses onnxruntime's kernels, as the others do: ours add in another order, which may decide between two
+nearly equal tokens.
 
-onnxruntime-genai and optimum's `ORTModelForCausalLM` want versions that don't go together, so each gets an environment
-of its own under --environments, made once. Prints a line each; exit code 1 where a token differs.
+onnxruntime-genai and optimum's `ORTModelForCausalLM` need incompatible versions, so each gets an environment of its own
+under --environments, made once. It prints a line for each, and its exit code is 1 if a token differs.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def main() -> int:
     ours = [complete(decoder, [prompt], sampling, chat_format.stop_ids)[0].ids for prompt in prompts]
 
     def text(ids: list[int]) -> list[int]:
-        """Without the stop token, which genai leaves out."""
+        """Remove the stop token, which genai leaves out."""
         return [id for id in ids if id not in chat_format.stop_ids]
 
     differs = False
@@ -59,7 +59,7 @@ def main() -> int:
 
 
 def run(name: str, folder: Path, prompts: list[list[int]], environments: Path) -> list[list[int]]:
-    """What a loader generates greedily after each prompt, ids up to `NEW_TOKENS`."""
+    """Return the ids, up to `NEW_TOKENS`, that a loader generates greedily after each prompt."""
     script = Path(__file__).with_name(f"{name}.py")
     request = json.dumps({"prompts": prompts, "new_tokens": NEW_TOKENS})
     command = [interpreter(environments / name, REQUIREMENTS[name]), script, folder.resolve()]

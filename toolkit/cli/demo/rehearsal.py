@@ -197,8 +197,7 @@ def _calibrate(student: Path, texts: Sequence[list[int]], folder: Path) -> dict[
         (folder / str(count)).mkdir()
         stream = CalibrationStream(checkpoint, texts[:count], chosen[EMBEDDING], "gptq", folder / str(count))
         begun = time.perf_counter()
-        for _ in stream.quantize_layer(0, chosen):
-            pass
+        stream.quantize_layer(0, chosen, lambda *matrix: None)
         return time.perf_counter() - begun
 
     layer_s(1)

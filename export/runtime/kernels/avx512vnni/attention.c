@@ -7,13 +7,13 @@
 
 #include "vectors.h"
 
-/* Queries are rounded to 16 bits, which is far finer than the codes they meet. Positions are taken piece by piece, so
-   that a piece's codes are read from the memory once; what was summed before is scaled down where a piece holds a
-   larger score (online softmax: Milakov and Gimelshein, arXiv 1805.02867). */
+/* Queries are rounded to 16 bits, which is far finer than the codes that they multiply. Positions are processed in
+   pieces, so that each piece's codes are read from memory once; if a piece has a larger score, the earlier sums are
+   scaled down (online softmax: Milakov and Gimelshein, arXiv 1805.02867). */
 
 enum { PIECE = 256, WORDS = 32, LINE = 64, AHEAD = 2048 };
 
-/* One head of one token at its position, halves rotated against each other; without a table as it is. */
+/* Rotate one head of one token at its position, its halves against each other; without a table, copy it. */
 KERNEL static void rotate(const Attention *attention, const float *x, int64_t position, float *out) {
     memcpy(out, x, sizeof(float) * (size_t)attention->A);
     if (!attention->cos) return;
@@ -50,7 +50,7 @@ KERNEL static void remember(const Attention *attention) {
         }
 }
 
-/* e^x for x <= 0: 2^n times a polynomial of what is left (Cephes, expf). */
+/* e^x for x <= 0: 2^n times a polynomial of the remainder (Cephes, expf). */
 INLINE __m512 exponential(__m512 x) {
     x = _mm512_max_ps(x, _mm512_set1_ps(-87.0f));
     __m512 n = _mm512_roundscale_ps(_mm512_mul_ps(x, _mm512_set1_ps(1.44269504f)), _MM_FROUND_TO_NEAREST_INT);
@@ -66,7 +66,7 @@ INLINE __m512 exponential(__m512 x) {
     return _mm512_scalef_ps(p, n);
 }
 
-/* A query times the keys' steps, in 16 bits; returns what a code of it is worth. */
+/* Round a query times the keys' steps to 16 bits; returns the unit of the result. */
 KERNEL static float to_words(const float *query, const float *steps, float scale, int64_t A,
                              int16_t words[MOST_CHANNELS]) {
     float scaled[MOST_CHANNELS], largest = 0.0f;
@@ -80,7 +80,7 @@ KERNEL static float to_words(const float *query, const float *steps, float scale
     return largest / 32767.0f;
 }
 
-/* So many bytes, zeros where there are fewer. */
+/* Load bytes, and zeros after the first `count`. */
 INLINE __m128i load_16(const int8_t *codes, int64_t count) {
     return count >= VECTOR ? _mm_loadu_si128((const __m128i *)codes) : _mm_maskz_loadu_epi8(first(count), codes);
 }
@@ -90,7 +90,7 @@ INLINE __m256i load_32(const int8_t *codes, int64_t count) {
     return _mm256_maskz_loadu_epi8(((__mmask32)1 << count) - 1, codes);
 }
 
-/* scores[i] = unit * words . keys[i], while the values are fetched; returns the largest. */
+/* scores[i] = unit * words . keys[i], while the values are prefetched; returns the largest score. */
 INLINE float score(const int16_t *words, float unit, const int8_t *keys, const int8_t *values, int64_t A, int64_t count,
                    float scores[PIECE]) {
     __m512 most = _mm512_set1_ps(-INFINITY);

@@ -6,18 +6,18 @@
 
 #include "vectors.h"
 
-/* Few rows of A: each row of W is read once, from one end to the other, and multiplied with all of them; that is as
-   fast as the memory. Many: panels of W are brought into the processor's order, once for SLAB rows of A.
+/* With few rows of A, each row of W is read once, from end to end, and multiplied by all of them, as fast as the memory
+   allows. With many, panels of W are reordered for the processor, once for SLAB rows of A.
 
-   A's codes lie so that they meet W's as these are unpacked: with 8 bits as they are; with 4 bits by groups of columns,
-   the even ones before the odd ones, since those are the low and these the high halves of W's bytes. 3 bits become the
-   bytes of 4 bits on the way. Few rows lie one after another. Of many, each TILE lies together: [width / 4][row][4];
-   the last has as many rows as are left, and zeros up to a multiple of ROWS. */
+   A's codes are in the order in which W's are unpacked: with 8 bits their own; with 4 bits, in groups of columns, the
+   even ones, which meet the low halves of W's bytes, before the odd ones, which meet the high halves. 3 bits are
+   widened to the bytes of 4 bits on the way. Few rows are stored one after another. Of many, each TILE is stored
+   together, [width / 4][row][4]; the last has the remaining rows, and zeros up to a multiple of ROWS. */
 
 enum { FEW = 8, SLAB = 11 * TILE, GROUP = LINE, MOST_BLOCK = 256, AHEAD = 4096, ROWS_AHEAD = 16 };
 enum { BYTES = 64 };                /* of a vector */
 
-/* One row: its codes one after another. */
+/* Round one row; its codes are stored one after another. */
 INLINE void round_row(const Weight *weight, const float *row, int8_t *codes, float *scales, float *sums,
                       const int64_t group) {
     const __m512i evens = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
@@ -68,7 +68,7 @@ KERNEL static void round_rows(const Weight *weight, const float *a, Rounded *rou
     }
 }
 
-/* Scales of 16 blocks of a row, from `block` on; those of a later row are fetched. */
+/* Load the scales of 16 blocks of a row, from `block` on, and prefetch those of a later row. */
 INLINE __m512 load_scales(const Weight *weight, int64_t n, int64_t block) {
     const __mmask16 mask = first(weight->blocks - block);
     const int64_t at = n * weight->blocks + block, later = at + ROWS_AHEAD * weight->blocks;
@@ -82,7 +82,7 @@ INLINE __m512 load_scales(const Weight *weight, int64_t n, int64_t block) {
     return _mm512_maskz_loadu_ps(mask, scales + at);
 }
 
-/* Zero points of 16 blocks of a row, from `block` on. */
+/* Load the zero points of 16 blocks of a row, from `block` on. */
 INLINE __m512 zero_points(const Weight *weight, int64_t n, int64_t block) {
     if (!weight->zero_points) return _mm512_set1_ps((float)(1 << (weight->bits - 1)));
     int64_t count = least(weight->blocks - block, VECTOR);
@@ -98,8 +98,8 @@ INLINE __m512 zero_points(const Weight *weight, int64_t n, int64_t block) {
     return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_unpacklo_epi8(low, high)));
 }
 
-/* Half a block of 3 bits as 4 bits have it, 64 bytes of even codes: two bits of each, then the third ones, of each
-   quarter of the block in another place. */
+/* Widen half a block of 3 bits to 64 bytes of even codes of 4 bits: first two bits of each, then the third bits, which
+   are shifted differently for each quarter of the block. */
 INLINE __m512i widen(const uint8_t *block, int half) {
     __m512i low = _mm512_loadu_si512(block);
     __m512i third = _mm512_broadcast_i64x4(_mm256_loadu_si256((const __m256i *)(block + THREE_BITS_BLOCK / 4)));
@@ -109,7 +109,7 @@ INLINE __m512i widen(const uint8_t *block, int half) {
     return _mm512_ternarylogic_epi32(low, third, _mm512_set1_epi8((char)0x88), 0xf8);      /* a | b & c */
 }
 
-/* A vector of codes, its block's v-th, those of 3 bits as 4 bits have them; zeros where fewer than BYTES are left. */
+/* Load the v-th vector of a block's codes, 3 bits widened to 4, and zeros if fewer than BYTES are left. */
 INLINE __m512i load_codes(const uint8_t *codes, int v, int64_t left, const int bits) {
     if (bits == 3) return widen(codes - v * BYTES * 3 / 4, v);
     return left >= BYTES ? _mm512_loadu_si512(codes) : _mm512_maskz_loadu_epi8(((__mmask64)1 << left) - 1, codes);
@@ -153,7 +153,7 @@ INLINE void end_row(const Weight *weight, float *y, int64_t n, const __m512 tota
         y[m * weight->N + n] = _mm512_reduce_add_ps(total[m]) + (weight->bias ? weight->bias[n] : 0.0f);
 }
 
-/* Few rows of A, where a block of W is one vector of codes or several. */
+/* Multiply few rows of A; a block of W is one or more vectors of codes. */
 INLINE void few_rows(const Weight *weight, const Rounded *rounded, float *y, int64_t begin, int64_t end, const int bits,
                      const int block_size, const int M) {
     const int halves = bits == 8 ? 1 : 2, columns = BYTES * halves, vectors = block_size / columns;
@@ -181,7 +181,7 @@ INLINE void few_rows(const Weight *weight, const Rounded *rounded, float *y, int
     }
 }
 
-/* Few rows of A, where several blocks of W share a vector of codes. */
+/* Multiply few rows of A; several blocks of W share a vector of codes. */
 INLINE void few_rows_of_small_blocks(const Weight *weight, const Rounded *rounded, float *y, int64_t begin, int64_t end,
                                      const int bits, const int M) {
     const int halves = bits == 8 ? 1 : 2, columns = BYTES * halves, shared = columns / weight->block_size;
@@ -209,7 +209,7 @@ INLINE void few_rows_of_small_blocks(const Weight *weight, const Rounded *rounde
     }
 }
 
-/* A panel: COLUMNS rows of W in one block, as the processor multiplies them: [k / 4][row][4]. */
+/* A panel: one block of COLUMNS rows of W in the order in which the processor multiplies them, [k / 4][row][4]. */
 typedef struct {
     uint8_t codes[MOST_BLOCK * COLUMNS];
     float scales[COLUMNS], zeros[COLUMNS];     /* zeros: scale * zero point */
@@ -276,7 +276,7 @@ INLINE void add(float *total, __m512i dot, __m512 scale, __m512 sum, const float
     _mm512_store_ps(total, _mm512_fmadd_ps(product, scale, before));
 }
 
-/* totals[row][column] += what a panel adds, for 4, 8 or 12 rows of A, x: [steps][rows]. */
+/* Add a panel's products to totals[row][column], for 4, 8 or 12 rows of A; x is [steps][rows]. */
 #define TILE_KERNEL(rows)                                                                                            \
     KERNEL static void tile_##rows(const Panel *panel, int64_t steps, const int32_t *x, const float *scales,         \
                                    const float *sums, int64_t padded, float *totals) {                               \
@@ -323,7 +323,7 @@ KERNEL static void many_rows(const Weight *weight, const Rounded *rounded, float
         }
 }
 
-/* Where a block is whole vectors, their number is known where this is compiled, as bits and M are: unrolled, that is 8
+/* If a block is whole vectors, their number is a constant to the compiler, as bits and M are; the unrolled loops are 8
    to 15 % faster on one core. */
 INLINE void multiply_few(const Weight *weight, const Rounded *rounded, float *y, int64_t begin, int64_t end,
                          const int M) {

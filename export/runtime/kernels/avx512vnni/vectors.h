@@ -1,4 +1,4 @@
-/* What the kernels share: AVX-512 with VNNI, 16 lanes of 32 bits. */
+/* What these kernels share: AVX-512 with VNNI, in 16 lanes of 32 bits. */
 
 #ifndef VECTORS_H
 #define VECTORS_H
@@ -13,16 +13,16 @@ enum { VECTOR = 16 };
 #define KERNEL __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,fma,f16c")))
 #define INLINE static inline __attribute__((always_inline)) KERNEL
 
-/* acc += codes * x in place: with the intrinsics, gcc 12 copies each sum at each step, at half the speed. */
+/* acc += codes * x in place. With the intrinsics, gcc 12 copies each sum at each step, which halves the speed. */
 #define DOT(acc, codes, x) __asm__("vpdpbusd %2, %1, %0" : "+v"(acc) : "v"(codes), "v"(x));
 #define DOT_16(acc, codes, x) __asm__("vpdpwssd %2, %1, %0" : "+v"(acc) : "v"(codes), "v"(x));
 
-/* The first lanes. */
+/* A mask of the first `count` lanes. */
 INLINE __mmask16 first(int64_t count) {
     return count >= VECTOR ? 0xffff : count <= 0 ? 0 : (__mmask16)((1u << count) - 1);
 }
 
-/* 16 x 16 numbers of 32 bits, rows for columns. */
+/* Transpose 16 x 16 numbers of 32 bits. */
 INLINE void transpose(__m512i r[VECTOR]) {
     __m512i t[VECTOR];
     for (int i = 0; i < 16; i += 2) {

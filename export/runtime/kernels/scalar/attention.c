@@ -1,4 +1,4 @@
-/* The attention in plain C, which runs on every processor, slowly: what the fast one must equal up to rounding. */
+/* Attention in plain C: slow, for every processor, and the reference that the fast one must equal up to rounding. */
 
 #include "../attention.h"
 
@@ -6,7 +6,7 @@
 
 #include "../numbers.h"
 
-/* Channel a of a head at its position, halves rotated against each other; without a table as it is. */
+/* Rotate channel a of a head at its position, with its partner in the other half; without a table it stays. */
 static float rotated(const Attention *attention, const float *x, int64_t position, int64_t a) {
     const int64_t R = attention->R, r = a % (R ? R : 1);
     if (!attention->cos || a >= 2 * R) return x[a];
@@ -44,7 +44,7 @@ static void attend_head(const Attention *attention, int64_t b, int64_t t, int64_
     for (int64_t s = first; s <= position; s++) {
         double score = 0.0;
         for (int64_t a = 0; a < A; a++) score += query[a] * attention->keys[row + s * A + a];
-        const double before = most, fade = score > most ? exp(most - score) : 1.0;      /* of what was summed before */
+        const double before = most, fade = score > most ? exp(most - score) : 1.0;      /* scales what was summed before */
         most = score > before ? score : before;
         const double weight = exp(score - most);
         sum = sum * fade + weight;

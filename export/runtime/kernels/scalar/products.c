@@ -1,5 +1,5 @@
-/* The products in plain C, which run on every processor, slowly: what the fast ones must equal up to the order of sums.
-   A's codes lie one after another. */
+/* Products in plain C: slow, for every processor, and the reference that the fast ones must equal up to the order of
+   sums. A's codes are stored one after another. */
 
 #include "../products.h"
 
@@ -28,8 +28,8 @@ static void round_rows(const Weight *weight, const float *a, Rounded *rounded, i
         }
 }
 
-/* Column k of a block of 3 bits, as 4 bits have it, an even code. A byte holds two bits of each of four columns: of two
-   neighbours in the block's first half, and of two in its second one. Behind these bytes lie the third bits. */
+/* Return column k of a block of 3 bits as an even code of 4 bits. A byte holds two bits of each of four columns: two
+   neighbours in the block's first half and two in its second half. The third bits follow these bytes. */
 static int code_of_3(const uint8_t *block, int64_t k) {
     const int64_t half = k / (THREE_BITS_BLOCK / 2), byte = k % (THREE_BITS_BLOCK / 2) / 2, odd = k % 2;
     const int64_t thirds = THREE_BITS_BLOCK / 8;
@@ -50,7 +50,7 @@ static int zero_point_of(const Weight *weight, int64_t n, int64_t block) {
     return weight->zero_points[n * pieces(weight->blocks, 2) + block / 2] >> (4 * (block % 2)) & 15;
 }
 
-/* A number of 16 bits: sign, 5 of the exponent, 10 behind the point. */
+/* Convert a number of 16 bits: a sign, 5 bits of exponent, 10 of fraction. */
 static float from_fp16(uint16_t half) {
     const int exponent = half >> 10 & 31, fraction = half & 1023;
     const float size = exponent == 31 ? (fraction ? NAN : INFINITY)
