@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
-from apps.chat.conversation.repetition import words
+from apps.chat.view.repetition import words
 from apps.model import Model
 from toolkit.errors import InputError
 from toolkit.formats.chat_format import Delta, ReasoningParser

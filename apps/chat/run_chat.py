@@ -1,7 +1,7 @@
 """Serves the chat page of one exported model on the loopback address, and nothing beyond it.
 
     browser ── guard (host, origin, policy) ── door (token, cookie, body) ── FastAPI ── /health, /connections
-                                                                                └────── /, /compare (Gradio pages) ── run_turn
+                                                                                └────── /, /compare (Gradio pages) ── author
                                                                                   decoder (one, behind a lock) ┘
 
 No torch is imported, and no request leaves the machine, of the server or of the page.
@@ -28,6 +28,7 @@ from apps.access.address import LOOPBACK, listen, run_until_interrupted
 from apps.access.admission import Admission
 from apps.access.connections import Watch
 from apps.access.guard import Application, guard
+from apps.chat.conversation.author import Author
 from apps.chat.conversation.store import Store
 from apps.chat.desktop import Window, run_in_window
 from apps.chat.look import badge, look
@@ -61,12 +62,13 @@ def build_application(
     watch.start()
     badge.add_route(api, watch)
     sidebar.add_downloads(api, store)
-    live.add_route(api, store)
+    author = Author(models[0], store)
+    live.add_route(api, author.feeds)
     compare_path = side_by_side.PATH if len(models) > 1 else ""
     if compare_path:
         api.get(side_by_side.PATH)(lambda: RedirectResponse(f"{side_by_side.PATH}/"))  # a mount begins behind the slash
         _mount(api, side_by_side.build_compare(models), side_by_side.PATH, look.COMPARE_SHEETS, look.COMPARE_HEAD)
-    _mount(api, build_page(models[0], store, compare_path), "/", look.CHAT_SHEETS, look.CHAT_HEAD)
+    _mount(api, build_page(author, store, compare_path), "/", look.CHAT_SHEETS, look.CHAT_HEAD)
     return guard(admission.wrap(calm(api)), hosts)
 
 

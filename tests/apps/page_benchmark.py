@@ -25,8 +25,9 @@ from playwright.sync_api import sync_playwright
 
 from apps.access.address import listen
 from apps.access.admission import Admission
+from apps.chat.conversation.author import run_turn
+from apps.chat.conversation.conversation import Conversation
 from apps.chat.conversation.store import Store
-from apps.chat.conversation.turns import Conversation, run_turn
 from apps.chat.panels.settings_panel import SavedSettings, Settings
 from apps.chat.run_chat import build_application
 from apps.model import Model, load_model

@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 
+from apps.chat.conversation.conversation import Conversation
 from apps.chat.conversation.store import Store
-from apps.chat.conversation.turns import Conversation, Turn
+from apps.chat.conversation.turn import Turn
 from apps.chat.page.page import EXAMPLES
 from apps.chat.run_chat import run_chat, serve
 from apps.chat.view.page_messages import page_messages, seconds, status_line

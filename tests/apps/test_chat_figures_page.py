@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from apps.chat.conversation.conversation import Conversation
 from apps.chat.conversation.store import FILE, Store
-from apps.chat.conversation.turns import Conversation, Turn
+from apps.chat.conversation.turn import Turn
 from apps.chat.panels.settings_panel import SavedSettings
 from tests.apps import test_chat_page
 from tests.apps.test_chat_history_page import show_list, titles

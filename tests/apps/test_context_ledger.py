@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from apps.chat.conversation.context import RESERVE_SHARE, ContextLedger, context_ledger, ledger_html
-from apps.chat.conversation.turns import LEAST_ROOM
+from apps.chat.conversation.turn import LEAST_ROOM
 from tests.apps.scripted import ScriptedDecoder
 from toolkit.formats.chat_format import ChatFormat
 from toolkit.generation.chat_model import LocalChatModel

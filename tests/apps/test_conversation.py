@@ -12,7 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from apps.chat.conversation.turns import LEAST_ROOM, UPDATES_PER_S, Conversation, Turn, run_turn
+from apps.chat.conversation.author import UPDATES_PER_S, run_turn
+from apps.chat.conversation.conversation import Conversation
+from apps.chat.conversation.turn import LEAST_ROOM, Turn
 from apps.chat.view.page_messages import page_messages
 from tests.apps.scripted import SCRIPTS, ScriptedDecoder
 from toolkit.errors import InputError

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from apps.chat.conversation.author import Author
+from apps.chat.conversation.conversation import Conversation
 from apps.chat.conversation.store import Store
 from apps.chat.conversation.tab import Tab
-from apps.chat.conversation.turns import Conversation
-from apps.chat.page.dialogue import act, answer, follow, seed_of
-from apps.chat.page.updates import NOTHING, SKIP, Update, only_news
+from apps.chat.page.dialogue import act, answer, seed_of
+from apps.chat.page.updates import NOTHING, SKIP, follow
 from apps.chat.panels.settings_panel import defaults
 from apps.model import Model
 from tests.apps.scripted import SCRIPTS, ScriptedDecoder
@@ -46,11 +47,24 @@ def slow(model: Model) -> Model:
 
 
 def ask(model: Model, store: Store, question: str, conversation: Conversation) -> list[tuple[Any, ...]]:
-    return [*answer(model, store, question, "", Tab(conversation=conversation), *defaults(CONTEXT).panel_values())]
+    return [
+        *answer(
+            Author(model, store), store, question, "", Tab(conversation=conversation), *defaults(CONTEXT).panel_values()
+        )
+    ]
 
 
 def choose(model: Model, store: Store, chosen: str, conversation: Conversation) -> list[tuple[Any, ...]]:
-    return [*act(model, store, f"{chosen}/1", "", Tab(conversation=conversation), *defaults(CONTEXT).panel_values())]
+    return [
+        *act(
+            Author(model, store),
+            store,
+            f"{chosen}/1",
+            "",
+            Tab(conversation=conversation),
+            *defaults(CONTEXT).panel_values(),
+        )
+    ]
 
 
 def notice(update: tuple[Any, ...]) -> str:
@@ -104,25 +118,29 @@ def test_a_turn_without_a_seed_draws_one_and_keeps_it(model: Model, store: Store
     assert len({*seeds}) > 1 and seeds == [turn.settings["seed"] for turn in conversation.turns]
 
 
-def test_a_component_is_told_only_what_is_new() -> None:
-    def updates() -> Generator[Update, None, None]:
-        for status, told in (("1 token", "a"), ("2 tokens", "a"), (SKIP, "a"), ("2 tokens", "b")):
-            yield SKIP, SKIP, status, told, SKIP, SKIP, SKIP
-
-    news = [update[2:4] for update in only_news(updates())]
-    assert news == [("1 token", "a"), ("2 tokens", SKIP), (SKIP, SKIP), (SKIP, "b")]
+def test_a_rendering_and_its_mark_are_of_one_moment(slow: Model, store: Store) -> None:
+    """What the script appends begins where the mark says that the rendering ends: no letter twice, and none missing."""
+    shown: list[dict[str, Any]] = []
+    marks: list[str] = []
+    for update in answer(Author(slow, store), store, "twenty steps", "", Tab(), *defaults(CONTEXT).panel_values()):
+        shown = shown if update[0] == SKIP else update[0]
+        if found := re.search(r'title="\d+/(\d*)/(\d*)"', str(update[2])):
+            texts = [message["content"][0]["text"] for message in shown if message["role"] == "assistant"]
+            marks.append(found[0])
+            assert [int(length or 0) for length in found.groups()] == [len(text) for text in (*texts, "")[:2]]
+    assert len({*marks}) > 2
 
 
 def test_a_tab_that_leaves_what_another_one_follows_stops_nothing(slow: Model, store: Store) -> None:
     writer, reader = Tab(), Tab()
     panel_values = defaults(CONTEXT).panel_values()
-    writing = answer(slow, store, "84 and 36?", "", writer, *panel_values)
+    writing = answer(Author(slow, store), store, "84 and 36?", "", writer, *panel_values)
     next(writing)
     reader.open(writer.conversation)
-    asking = answer(slow, store, "And 7?", "", reader, *panel_values)
+    asking = answer(Author(slow, store), store, "And 7?", "", reader, *panel_values)
     assert next(asking) == NOTHING
     assert next(asking)[1]["stop_btn"] == "Stop", "one turn at a time: who asks sees the one that runs"
-    assert [*answer(slow, store, "And 7?", "", reader, *panel_values)] == [NOTHING], "it follows already"
+    assert [*answer(Author(slow, store), store, "And 7?", "", reader, *panel_values)] == [NOTHING], "it follows already"
     reader.open(Conversation())
     (last,) = asking
     assert (last[0], last[1]["submit_btn"]) == ([], "Send"), "it shows another chat now"
@@ -132,7 +150,7 @@ def test_a_tab_that_leaves_what_another_one_follows_stops_nothing(slow: Model, s
 
 def test_a_turn_goes_on_while_its_tab_is_loaded_again(slow: Model, store: Store) -> None:
     tab = Tab()
-    writing = answer(slow, store, "84 and 36?", "", tab, *defaults(CONTEXT).panel_values())
+    writing = answer(Author(slow, store), store, "84 and 36?", "", tab, *defaults(CONTEXT).panel_values())
     next(writing)
     writing.close()
     again = Tab(conversation=tab.conversation)
@@ -148,7 +166,7 @@ def test_a_turn_goes_on_while_its_tab_is_loaded_again(slow: Model, store: Store)
 
 def test_a_tab_ends_the_turn_that_it_alone_follows_before_it_shows_another_chat(slow: Model, store: Store) -> None:
     tab = Tab()
-    writing = answer(slow, store, "A long thought, please", "", tab, *defaults(CONTEXT).panel_values())
+    writing = answer(Author(slow, store), store, "A long thought, please", "", tab, *defaults(CONTEXT).panel_values())
     next(writing)
     left = tab.conversation
     tab.open(Conversation())
@@ -162,7 +180,7 @@ def test_a_tab_ends_the_turn_that_it_alone_follows_before_it_shows_another_chat(
 def test_a_tab_that_goes_to_a_chat_that_is_being_written_is_not_told_the_one_it_left(slow: Model, store: Store) -> None:
     writer, tab = Tab(), Tab()
     panel_values = defaults(CONTEXT).panel_values()
-    writing = answer(slow, store, "84 and 36?", "", writer, *panel_values)
+    writing = answer(Author(slow, store), store, "84 and 36?", "", writer, *panel_values)
     next(writing)
     tab.open(writer.conversation)
     left = follow(store, "", tab)
@@ -177,7 +195,7 @@ def test_a_tab_that_goes_to_a_chat_that_is_being_written_is_not_told_the_one_it_
 def test_the_last_that_a_tab_is_told_is_what_it_shows(slow: Model, store: Store) -> None:
     """The turn ends by itself while the page still hears of it, and the user opens another chat in that moment."""
     tab = Tab()
-    writing = answer(slow, store, "84 and 36?", "", tab, *defaults(CONTEXT).panel_values())
+    writing = answer(Author(slow, store), store, "84 and 36?", "", tab, *defaults(CONTEXT).panel_values())
     for update in writing:
         if update[1] != SKIP and update[1].get("submit_btn") == "Send":
             tab.open(Conversation())

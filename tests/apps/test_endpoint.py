@@ -13,10 +13,12 @@ from typing import Any
 
 import pytest
 
+from apps.chat.conversation.author import Author, run_turn
+from apps.chat.conversation.conversation import Conversation
 from apps.chat.conversation.exchange import conversation_of, to_json
 from apps.chat.conversation.store import Store
 from apps.chat.conversation.tab import Tab
-from apps.chat.conversation.turns import Conversation, Turn, run_turn
+from apps.chat.conversation.turn import Turn
 from apps.chat.page.dialogue import act, answer
 from apps.chat.panels.settings_panel import defaults
 from apps.chat.remote_model import load_endpoint
@@ -112,7 +114,7 @@ def test_a_chat_of_yesterday_is_continued_by_its_link(served: str, tmp_path: Pat
     model, tab = load_endpoint(served), Tab()
     panel_values = replace(defaults(model.chat_model.max_length), temperature=0.0).panel_values()
     store = Store(tmp_path, time.time)
-    writing = answer(model, store, NAME[0], "", tab, *panel_values)
+    writing = answer(Author(model, store), store, NAME[0], "", tab, *panel_values)
     next(writing)
     tab.conversation.turns[-1].stop_requested = True
     assert [*writing]
@@ -121,7 +123,8 @@ def test_a_chat_of_yesterday_is_continued_by_its_link(served: str, tmp_path: Pat
     found = store.load(1)
     assert found and found.turns[-1].state == "stopped"
     tab.open(found)
-    assert [*act(load_endpoint(served), store, f"go-on/{found.turns[-1].id}/1", "", tab, *panel_values)]
+    author = Author(load_endpoint(served), store)
+    assert [*act(author, store, f"go-on/{found.turns[-1].id}/1", "", tab, *panel_values)]
     store.close()
     assert (found.turns[-1].reasoning, found.turns[-1].answer, found.turns[-1].state) == (*NAME[1:], "done")
 

@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from apps.chat.conversation.conversation import Conversation
 from apps.chat.conversation.exchange import conversation_of, to_json, to_markdown
 from apps.chat.conversation.store import Store
-from apps.chat.conversation.turns import Conversation, Turn
+from apps.chat.conversation.turn import Turn
 from tests.apps.scripted import ScriptedDecoder
 from tests.apps.test_store import chat, turn
 from toolkit.errors import InputError

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
+from apps.chat.conversation.conversation import Conversation
 from apps.chat.conversation.feedback import PROBLEMS, TRACES, keep
-from apps.chat.conversation.turns import Conversation, Turn
+from apps.chat.conversation.turn import Turn
 from apps.chat.view.page_messages import turn_of_message
 from toolkit.errors import InputError
 from toolkit.records import Example, Problem, Trace, read_records

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from apps.chat.conversation.repetition import N_GRAM, TIMES, WINDOW, is_repeating, words
+from apps.chat.view.repetition import N_GRAM, TIMES, WINDOW, is_repeating, words
 
 
 def circle(length: int, times: int) -> list[int]:

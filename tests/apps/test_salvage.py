@@ -16,8 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from apps.chat.conversation import store as stores
+from apps.chat.conversation.conversation import Conversation
 from apps.chat.conversation.store import FILE, Store
-from apps.chat.conversation.turns import Conversation
 from tests.apps.test_store import chat, seen, ticking, turn
 from toolkit.errors import InputError
 

@@ -9,7 +9,8 @@ from typing import Any
 import gradio as gr
 import pytest
 
-from apps.chat.conversation.turns import Conversation, Turn
+from apps.chat.conversation.conversation import Conversation
+from apps.chat.conversation.turn import Turn
 from apps.chat.panels.settings_panel import FILE, SavedSettings, Settings, defaults, restored, settings_panel
 from toolkit.errors import InputError
 

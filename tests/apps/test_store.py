@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from apps.chat.conversation.conversation import Conversation
 from apps.chat.conversation.store import COLUMNS, FILE, SCHEMA_VERSION, TITLE_LENGTH, Store, record_of
-from apps.chat.conversation.turns import Conversation, Turn
+from apps.chat.conversation.turn import Turn
 from toolkit.errors import InputError
 
 
@@ -88,7 +89,8 @@ def test_each_write_changes_the_stored_turn(tmp_path: Path) -> None:
 
 WRITE_AND_WAIT = """
 import pathlib, sys, time
-from apps.chat.conversation.turns import Conversation, Turn
+from apps.chat.conversation.conversation import Conversation
+from apps.chat.conversation.turn import Turn
 from apps.chat.conversation.store import Store
 store = Store(pathlib.Path(sys.argv[1]), time.time)
 turn = Turn(question="?", context_room=9, state="thinking")

@@ -6,7 +6,8 @@ import re
 
 import pytest
 
-from apps.chat.conversation.turns import Conversation, Turn
+from apps.chat.conversation.conversation import Conversation
+from apps.chat.conversation.turn import Turn
 from apps.chat.look.look import CHAT_HEAD
 from apps.chat.view.page_messages import page_messages
 from apps.chat.view.turn_links import action_of, link

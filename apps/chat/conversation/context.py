@@ -17,7 +17,7 @@ from functools import lru_cache
 from html import escape
 from itertools import pairwise
 
-from apps.chat.conversation.turns import LEAST_ROOM
+from apps.chat.conversation.turn import LEAST_ROOM
 from toolkit.generation.chat_model import ChatModel
 from toolkit.records import Message
 

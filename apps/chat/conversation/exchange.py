@@ -15,8 +15,9 @@ import json
 import re
 from typing import Any, get_args
 
+from apps.chat.conversation.conversation import Conversation
 from apps.chat.conversation.store import COLUMNS, record_of, turn_of
-from apps.chat.conversation.turns import Conversation, Cut, State, Turn
+from apps.chat.conversation.turn import Cut, State, Turn
 from toolkit.errors import InputError
 from toolkit.formats.chat_format import TOKEN_IDS
 from toolkit.json_files import parse_json

@@ -13,7 +13,8 @@ from __future__ import annotations
 from contextlib import suppress
 from pathlib import Path
 
-from apps.chat.conversation.turns import Conversation, Turn
+from apps.chat.conversation.conversation import Conversation
+from apps.chat.conversation.turn import Turn
 from toolkit.errors import InputError
 from toolkit.records import (
     BY_A_PERSON,

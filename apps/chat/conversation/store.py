@@ -23,8 +23,9 @@ from weakref import WeakValueDictionary
 
 from filelock import FileLock, Timeout
 
+from apps.chat.conversation.conversation import Conversation
 from apps.chat.conversation.salvage import is_sound, mend
-from apps.chat.conversation.turns import Conversation, Turn
+from apps.chat.conversation.turn import Turn
 from toolkit.errors import InputError
 
 FILE = "conversations.sqlite"
@@ -104,8 +105,6 @@ class Store:
         Raises `InputError` where another process holds the folder, or the file is of a newer version or none of ours.
         """
         self.folder = folder
-        self.running_texts: dict[int, tuple[str, str]] = {}
-        """Thought and answer of each running turn, as far as they are stored."""
         self._clock = clock
         self._guard = threading.RLock()
         self._open: WeakValueDictionary[int, Conversation] = WeakValueDictionary()
@@ -176,8 +175,6 @@ class Store:
 
         Raises `InputError`, and changes nothing, where the disk does not take it.
         """
-        if turn is not None and turn.id is not None and not turn.running:
-            self.running_texts.pop(turn.id, None)
         is_new = conversation.id is None
         unstored = [each for each in conversation.all_turns if each.id is None or is_new]
         try:
@@ -194,10 +191,7 @@ class Store:
                 each.id = None
             conversation.id = None if is_new else conversation.id
             raise
-        if turn is not None and turn.running:
-            assert turn.id is not None
-            self.running_texts[turn.id] = (turn.reasoning, turn.answer)
-        elif turn is not None:
+        if turn is not None and not turn.running:
             self._all("PRAGMA wal_checkpoint(PASSIVE)")
 
     def rename(self, conversation: Conversation, title: str) -> None:

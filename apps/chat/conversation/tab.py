@@ -8,9 +8,9 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 
-from apps.chat.conversation.turns import Conversation, Turn
-
-POLL_S = 0.1
+from apps.chat.conversation.author import POLL_S
+from apps.chat.conversation.conversation import Conversation
+from apps.chat.conversation.turn import Turn
 
 
 @dataclass(kw_only=True, eq=False)
@@ -28,8 +28,8 @@ class Tab:
 
     def open(self, conversation: Conversation) -> None:
         """Show another conversation; a turn that only this tab follows is ended before."""
-        writing = self.conversation.writing
-        if writing and all(tab is self for tab in writing.followers):
+        feed = self.conversation.feed
+        if feed and all(tab is self for tab in feed.followers):
             self.end_turn()
         self.conversation, self.edited = conversation, None
         self.opened += 1

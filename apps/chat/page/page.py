@@ -7,6 +7,7 @@ from typing import Any
 
 import gradio as gr
 
+from apps.chat.conversation.author import Author
 from apps.chat.conversation.feedback import FEEDBACK
 from apps.chat.conversation.store import Store
 from apps.chat.conversation.tab import Tab
@@ -51,8 +52,9 @@ MESSAGES: dict[str, Any] = {
 """How a chatbot component shows what a model writes, on this page and in a comparison: copied, and never as HTML."""
 
 
-def build_page(model: Model, store: Store, compare_path: str = "") -> gr.Blocks:
+def build_page(author: Author, store: Store, compare_path: str = "") -> gr.Blocks:
     """Lay the page out and connect it to the model; `compare_path` leads to a comparison with another one."""
+    model = author.model
     page = gr.Blocks(title=f"{model.name} · chat", analytics_enabled=False, fill_height=True)
     with page:
         tab = gr.State(Tab())
@@ -79,11 +81,11 @@ def build_page(model: Model, store: Store, compare_path: str = "") -> gr.Blocks:
         private = quiet(status)
         asked: dict[str, Any] = private | {"outputs": shown, "concurrency_limit": None}
         here = [sidebar.search, tab, *settings]
-        ask: dict[str, Any] = asked | {"fn": partial(answer, model, store), "inputs": [question, *here]}
+        ask: dict[str, Any] = asked | {"fn": partial(answer, author, store), "inputs": [question, *here]}
         question.submit(**ask).then(**ledger.recount)
         chatbot.example_select(_picked, None, question, queue=False, **private).then(**ask).then(**ledger.recount)
-        chatbot.retry(partial(ask_again, model, store), here, **asked).then(**ledger.recount)
-        chosen.change(partial(act, model, store), [chosen, *here], **asked).then(**ledger.recount)
+        chatbot.retry(partial(ask_again, author, store), here, **asked).then(**ledger.recount)
+        chosen.change(partial(act, author, store), [chosen, *here], **asked).then(**ledger.recount)
         answers.click(answer_now, tab, answers, queue=False, **private)
         question.stop(stop, tab, None, queue=False, **private)
         new_chat.click(partial(start_over, store), here[:2], **asked).then(**ledger.recount)

@@ -14,12 +14,11 @@ from typing import Any, Literal
 import gradio as gr
 from fastapi import FastAPI, Response
 
+from apps.chat.conversation.conversation import Conversation
 from apps.chat.conversation.exchange import conversation_of, to_json, to_markdown
 from apps.chat.conversation.store import Store
 from apps.chat.conversation.tab import Tab
-from apps.chat.conversation.turns import Conversation
-from apps.chat.page.dialogue import follow
-from apps.chat.page.updates import NOTHING, SKIP, at_rest, listed, refused
+from apps.chat.page.updates import NOTHING, SKIP, at_rest, follow, listed, refused
 from apps.chat.view.events import quiet
 from apps.chat.view.markup import harmless, plain
 from export.runtime.rows.prefix_cache import forget_prefixes

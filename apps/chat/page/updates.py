@@ -1,23 +1,29 @@
-"""What the page's handlers return: new values of the components that a turn changes, in one order."""
+"""What the page's handlers return: new values of the components that a turn changes, in one order.
+
+Values come from a conversation at rest, or from the snapshots of the feed that a running turn has, on the thread of the
+tab that follows it.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Generator
+from collections.abc import Iterator
 from contextlib import closing
 from typing import Any
 
 import gradio as gr
 
 from apps.chat.conversation.context import ledger_html, listing, names, oldest
-from apps.chat.conversation.repetition import is_repeating, words
+from apps.chat.conversation.conversation import Conversation
+from apps.chat.conversation.feed import Feed, Snapshot
 from apps.chat.conversation.store import Store
 from apps.chat.conversation.tab import Tab
-from apps.chat.conversation.turns import Conversation, Turn
-from apps.chat.view.events import spaced
+from apps.chat.conversation.turn import Turn
+from apps.chat.view.events import News
 from apps.chat.view.live import marked
 from apps.chat.view.markup import harmless, plain
 from apps.chat.view.page_messages import page_messages, status_line
+from apps.chat.view.repetition import is_repeating, words
 from apps.chat.view.turn_links import Action, link
 
 Update = tuple[Any, ...]
@@ -25,6 +31,11 @@ Update = tuple[Any, ...]
 
 SKIP = gr.skip()
 NOTHING: Update = (SKIP,) * 7
+BUSY = gr.update(submit_btn=False, stop_btn="Stop")
+"""The question box while a turn is written; its text stays."""
+ASKED = BUSY | {"value": ""}
+
+QUEUED = "The model is answering another tab; this question is next"
 
 CIRCLES = "The model has begun to repeat itself. *Answer now* ends the thought; *Stop* keeps what is there."
 
@@ -33,23 +44,9 @@ NO_CHAT = "No chat has these words."
 EDITING = "Edit the question below. *Send* asks it as another version of this turn; what stands here is kept."
 
 
-def only_news(updates: Generator[Update, None, None]) -> Generator[Update, None, None]:
-    """The same, spaced, without what was said before: a component that is told anything is drawn again."""
-    shown = NOTHING
-    with closing(spaced(updates)) as told:
-        for update in told:
-            yield tuple(SKIP if now == before else now for before, now in zip(shown, update, strict=True))
-            shown = tuple(before if now == SKIP else now for before, now in zip(shown, update, strict=True))
-
-
 def refused(text: str) -> Update:
     """Nothing changes but the notice."""
     return SKIP, SKIP, SKIP, notice(text), SKIP, SKIP, SKIP
-
-
-def waiting(text: str) -> Update:
-    """Nothing changes but the status line."""
-    return SKIP, SKIP, text, SKIP, SKIP, SKIP, SKIP
 
 
 def editing(tab: Tab, place: int) -> Update:
@@ -70,25 +67,20 @@ def without(conversation: Conversation, turn: Turn, leaving: int, action: Action
     return SKIP, SKIP, SKIP, gr.update(value=text, visible=True), SKIP, SKIP, SKIP
 
 
-def begun(conversation: Conversation, turn: Turn, chats: dict[str, Any]) -> Update:
-    """A turn that starts: the box is empty and has Stop."""
-    messages, box, *rest = joined(conversation, turn, chats)
-    return messages, box | {"value": ""}, *rest
-
-
-def joined(conversation: Conversation, turn: Turn, chats: dict[str, Any]) -> Update:
-    """A turn that runs already: the box has Stop, and keeps what stands there."""
-    messages, _, *rest = running(conversation, turn)
-    return messages, gr.update(submit_btn=False, stop_btn="Stop"), *rest[:-1], chats
-
-
-def running(conversation: Conversation, turn: Turn) -> Update:
-    """A turn as far as it is written; a thought that goes round in circles is told."""
-    messages = page_messages(conversation, time.monotonic())
+def running(conversation: Conversation, snapshot: Snapshot, *, box: Any = SKIP, chats: Any = SKIP) -> Update:
+    """A turn as far as it is written, all of it by one snapshot; the user is told of a thought that repeats itself."""
+    turn = snapshot.turn
     tokens = turn.token_ids or words(turn.reasoning)[:-1]  # the last one may be half a word
-    told = notice(CIRCLES if turn.can_be_closed and is_repeating(tokens) else "")
     ledger = ledger_html(conversation.ledger, turn.tokens) if conversation.ledger else SKIP
-    return messages, SKIP, marked(status_line(turn), turn), told, _answer_now(turn), ledger, SKIP
+    return (
+        page_messages(conversation.as_of(turn), time.monotonic()),
+        box,
+        QUEUED if snapshot.is_queued else marked(status_line(turn), turn),
+        notice(CIRCLES if turn.can_be_closed and is_repeating(tokens) else ""),
+        gr.update(visible=turn.can_be_closed and not turn.answer_requested),
+        ledger,
+        chats,
+    )
 
 
 def at_rest(conversation: Conversation, chats: dict[str, Any], trouble: str = "") -> Update:
@@ -119,5 +111,39 @@ def listed(store: Store, words: str, conversation: Conversation) -> dict[str, An
     return gr.update(choices=choices, value=value, info=told, visible=bool(choices or told))
 
 
-def _answer_now(turn: Turn) -> dict[str, Any]:
-    return gr.update(visible=turn.can_be_closed and not turn.answer_requested)
+def follow(store: Store, words: str, tab: Tab) -> Iterator[Update]:
+    """Show the tab's conversation, and a turn that is being written already: since before the tab was loaded again, or
+    at another tab's wish.
+    """
+    if feed := tab.conversation.feed:
+        yield from shown(store, words, tab, feed, box=BUSY, chats=listed(store, words, tab.conversation))
+    else:
+        yield _now(store, words, tab)
+
+
+def shown(store: Store, words: str, tab: Tab, feed: Feed, *, box: Any, chats: Any) -> Iterator[Update]:
+    """What the tab shows of a turn until it ends, or the tab opens another conversation.
+
+    `box`, `chats`: the question box and the list of chats at the beginning. What is on its way while the tab opens
+    another conversation may reach the page after it, so the page is told once more what the tab shows.
+    """
+    conversation, opened, news = tab.conversation, tab.opened, News()
+    with closing(feed.follow(tab)) as snapshots:
+        for snapshot in snapshots:
+            if tab.opened != opened:
+                break
+            if not snapshot.is_over:
+                yield news.of(running(conversation, snapshot, box=box, chats=chats))
+                box = chats = SKIP
+    if tab.opened == opened:
+        yield news.of(at_rest(conversation, listed(store, words, conversation), feed.trouble))
+    if tab.opened != opened:
+        yield news.of(_now(store, words, tab))
+
+
+def _now(store: Store, words: str, tab: Tab) -> Update:
+    """All that the tab shows now."""
+    conversation = tab.conversation
+    chats = listed(store, words, conversation)
+    feed = conversation.feed
+    return running(conversation, feed.newest, box=BUSY, chats=chats) if feed else at_rest(conversation, chats)

@@ -9,7 +9,7 @@ import gradio as gr
 
 from apps.chat.conversation.feedback import TRACES, keep
 from apps.chat.conversation.tab import Tab
-from apps.chat.conversation.turns import Turn
+from apps.chat.conversation.turn import Turn
 from apps.chat.panels.settings_panel import Panel, Settings
 from apps.chat.view.events import quiet
 from apps.chat.view.markup import harmless

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from apps.chat.conversation.turns import Conversation, Turn
+from apps.chat.conversation.conversation import Conversation
+from apps.chat.conversation.turn import Turn
 from apps.chat.view.markup import as_typed, harmless
 from apps.chat.view.turn_links import link
 from toolkit.errors import InputError
