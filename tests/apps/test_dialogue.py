@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from apps.chat.conversation.conversation import Conversation
 from apps.chat.conversation.store import Store
 from apps.chat.conversation.tab import Tab
 from apps.chat.page.dialogue import act, answer, seed_of
-from apps.chat.page.updates import NOTHING, SKIP, follow
+from apps.chat.page.updates import NOTHING, SKIP, Update, follow
 from apps.chat.panels.settings_panel import defaults
 from apps.model import Model
 from tests.apps.scripted import SCRIPTS, ScriptedDecoder
@@ -52,6 +52,13 @@ def ask(model: Model, store: Store, question: str, conversation: Conversation) -
             Author(model, store), store, question, "", Tab(conversation=conversation), *defaults(CONTEXT).panel_values()
         )
     ]
+
+
+def begun(model: Model, store: Store, question: str, tab: Tab) -> Generator[Update, None, None]:
+    """Ask in a tab, and return what it is shown after the beginning."""
+    writing = answer(Author(model, store), store, question, "", tab, *defaults(CONTEXT).panel_values())
+    next(writing)
+    return writing
 
 
 def choose(model: Model, store: Store, chosen: str, conversation: Conversation) -> list[tuple[Any, ...]]:
@@ -134,8 +141,7 @@ def test_a_rendering_and_its_mark_are_of_one_moment(slow: Model, store: Store) -
 def test_a_tab_that_leaves_what_another_one_follows_stops_nothing(slow: Model, store: Store) -> None:
     writer, reader = Tab(), Tab()
     panel_values = defaults(CONTEXT).panel_values()
-    writing = answer(Author(slow, store), store, "84 and 36?", "", writer, *panel_values)
-    next(writing)
+    writing = begun(slow, store, "84 and 36?", writer)
     reader.open(writer.conversation)
     asking = answer(Author(slow, store), store, "And 7?", "", reader, *panel_values)
     assert next(asking) == NOTHING
@@ -150,8 +156,7 @@ def test_a_tab_that_leaves_what_another_one_follows_stops_nothing(slow: Model, s
 
 def test_a_turn_goes_on_while_its_tab_is_loaded_again(slow: Model, store: Store) -> None:
     tab = Tab()
-    writing = answer(Author(slow, store), store, "84 and 36?", "", tab, *defaults(CONTEXT).panel_values())
-    next(writing)
+    writing = begun(slow, store, "84 and 36?", tab)
     writing.close()
     again = Tab(conversation=tab.conversation)
     updates = [*follow(store, "", again)]
@@ -166,8 +171,7 @@ def test_a_turn_goes_on_while_its_tab_is_loaded_again(slow: Model, store: Store)
 
 def test_a_tab_ends_the_turn_that_it_alone_follows_before_it_shows_another_chat(slow: Model, store: Store) -> None:
     tab = Tab()
-    writing = answer(Author(slow, store), store, "A long thought, please", "", tab, *defaults(CONTEXT).panel_values())
-    next(writing)
+    writing = begun(slow, store, "A long thought, please", tab)
     left = tab.conversation
     tab.open(Conversation())
     assert not left.busy and left.turns[-1].state == "stopped" and tab.conversation is not left
@@ -179,9 +183,7 @@ def test_a_tab_ends_the_turn_that_it_alone_follows_before_it_shows_another_chat(
 
 def test_a_tab_that_goes_to_a_chat_that_is_being_written_is_not_told_the_one_it_left(slow: Model, store: Store) -> None:
     writer, tab = Tab(), Tab()
-    panel_values = defaults(CONTEXT).panel_values()
-    writing = answer(Author(slow, store), store, "84 and 36?", "", writer, *panel_values)
-    next(writing)
+    writing = begun(slow, store, "84 and 36?", writer)
     tab.open(writer.conversation)
     left = follow(store, "", tab)
     next(left)
