@@ -29,7 +29,7 @@ def begun(author: Author, question: str) -> tuple[Conversation, Turn, Feed]:
 
 
 def ended(feed: Feed) -> Turn:
-    """The turn when it has ended, whether somebody follows or not."""
+    """Wait until the turn has ended, without following it."""
     deadline = time.monotonic() + WAIT_S
     while not feed.newest.is_over:
         assert time.monotonic() < deadline
@@ -88,7 +88,7 @@ def test_a_turn_whose_pieces_the_disk_does_not_take_ends_and_says_so(slow: Model
     store._database.execute("PRAGMA query_only = ON")
     snapshots = [*feed.follow("a tab")]
     assert snapshots[-1].turn.state == turn.state == "stopped" and turn.reasoning
-    assert "the disk" in feed.trouble and not conversation.busy and not slow.lock.locked()
+    assert "cannot store the conversation" in feed.trouble and not conversation.busy and not slow.lock.locked()
 
 
 def test_an_error_of_the_model_reaches_who_follows_and_frees_the_model(model: Model, store: Store) -> None:  # noqa: F811

@@ -1,4 +1,4 @@
-"""What the page shows of a conversation, what the command refuses, and what its import chain holds."""
+"""The page shows a conversation, the command refuses what it cannot open, and its import chain is light."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def test_a_folder_that_is_no_export_is_one_line(tmp_path: Path) -> None:
 
 
 def test_a_host_beyond_the_loopback_is_refused(model: Model, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"host \(0\.0\.0\.0\) must be one of 127\.0\.0\.1, localhost"):
+    with pytest.raises(InputError, match=r"host 0\.0\.0\.0 is open to others.*use 127\.0\.0\.1, localhost"):
         serve([model], Store(tmp_path, time.time), host="0.0.0.0", port=0, window="none")
 
 

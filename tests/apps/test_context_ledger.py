@@ -1,4 +1,4 @@
-"""The ledger's tokens are the tokenizer's own, its parts sum up to the prompt, and it names what must leave."""
+"""The ledger's tokens are the tokenizer's own, its parts sum to the prompt, and it names what must leave."""
 
 from __future__ import annotations
 

@@ -98,12 +98,12 @@ def test_a_turn_that_filled_the_context_goes_on_once_the_user_lets_older_ones_le
     assert turn.cut == "context"
 
     (told,) = choose(model, store, f"go-on/{turn.id}", conversation)
-    assert f"must leave 32 tokens free in the model's context ({CONTEXT} tokens)" in notice(told)
+    assert f"leaves fewer than 32 of the {CONTEXT} tokens of the model's context free" in notice(told)
 
     conversation.left_out, turn.answer = 0, "words of another model"
     told = choose(model, store, link[1], conversation)[-1]
-    assert "the model that goes on must read the tokens" in notice(told).casefold()
-    assert conversation.left_out == 0, "who may not go on keeps what it had"
+    assert "this model cannot continue what" in notice(told).casefold()
+    assert conversation.left_out == 0, "a refusal changes nothing"
 
 
 def test_an_answer_begins_once_older_turns_have_left(model: Model, store: Store) -> None:
@@ -145,7 +145,7 @@ def test_a_tab_that_leaves_what_another_one_follows_stops_nothing(slow: Model, s
     reader.open(writer.conversation)
     asking = answer(Author(slow, store), store, "And 7?", "", reader, *panel_values)
     assert next(asking) == NOTHING
-    assert next(asking)[1]["stop_btn"] == "Stop", "one turn at a time: who asks sees the one that runs"
+    assert next(asking)[1]["stop_btn"] == "Stop", "one turn at a time: the tab that asks is shown the running one"
     assert [*answer(Author(slow, store), store, "And 7?", "", reader, *panel_values)] == [NOTHING], "it follows already"
     reader.open(Conversation())
     (last,) = asking
@@ -211,6 +211,6 @@ def test_a_chat_is_told_where_the_disk_does_not_take_its_turn(model: Model, tmp_
     store._database.execute("PRAGMA query_only = ON")
     conversation = Conversation()
     (told,) = ask(model, store, "84 and 36?", conversation)
-    assert "the disk must take the conversation" in notice(told).casefold()
+    assert "cannot store the conversation" in notice(told).casefold()
     assert not conversation.busy and conversation.turns[-1].state == "stopped"
     store.close()

@@ -1,4 +1,4 @@
-"""How a page's events are told to the browser."""
+"""A page's events tell the browser only what is new, and not too fast."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ def turn() -> Turn:
 
 
 def writing(turn: Turn, feed: Feed, pieces: int, error: Exception | None = None) -> threading.Thread:
-    """A thread that writes the turn."""
+    """Start a thread that writes the turn."""
 
     def write() -> None:
         for _ in range(pieces):

@@ -1,4 +1,4 @@
-"""What runs beside the renderings: changes of texts in the positions of a browser, and a stream that ends."""
+"""The stream beside the renderings sends changes at a browser's positions, and ends with the turn."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from apps.chat.view.live import _change, _events, marked
 
 
 def grown(old: str, new: str) -> str:
-    """What a browser makes of a change: positions count UTF-16 units."""
+    """Apply a change as a browser does, whose positions count UTF-16 units."""
     at, text = _change(old, new)
     units = old.encode("utf-16-le")[: 2 * at] + text.encode("utf-16-le")
     return units.decode("utf-16-le")

@@ -1,4 +1,4 @@
-"""The settings' values: R1's advice to begin with, what the model takes of them, what the browser may give back."""
+"""The settings begin with R1's advice, become the model's sampling, and allow only known values from the browser."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ def test_a_side_waits_while_the_chat_has_its_model(model: Model) -> None:  # noq
     with model.lock:
         asking = ask([model, model], "84 and 36?", comparison)
         shown = ""
-        while "Waits until" not in shown or comparison.sides[0].feed is None:
+        while "Waiting for" not in shown or comparison.sides[0].feed is None:
             shown = str(next(asking))
         stop(comparison)
         assert [*asking][-1][0]["submit_btn"] == "Send"

@@ -1,4 +1,4 @@
-"""Links that act on a turn stand where a turn can go on or has versions, and no model can write one."""
+"""A turn that can be continued or has versions gets links that act on it, and no model can write such a link."""
 
 from __future__ import annotations
 

@@ -31,17 +31,17 @@ UPDATES_PER_S = 12.0
 
 
 class Author:
-    """One model, and the feeds of the turns that it writes."""
+    """Writes turns with one model, and keeps the feeds of those that are being written."""
 
     def __init__(self, model: Model, store: Store | None = None) -> None:
-        """`store`: keeps the turns; None where nothing is kept."""
+        """`store`: keeps the turns; None if nothing is to be kept."""
         self.model = model
         self.feeds: dict[int, Feed] = {}
-        """Number of a stored turn that is being written → its feed."""
+        """Number of each stored turn that is being written → its feed."""
         self._store = store
 
     def begin(self, conversation: Conversation, turn: Turn, sampling: Sampling, thinking_budget: int = 0) -> Feed:
-        """Store the question and let the model write its turn; the feed is over if the disk does not take it."""
+        """Store the question and let the model write its turn; if the disk refuses, the feed is already over."""
         model = self.model
         turn.is_in_one_piece = not model.goes_on
         turn.model = model.name
@@ -66,7 +66,7 @@ class Author:
         return feed
 
     def _run(self, conversation: Conversation, turn: Turn, feed: Feed, pieces: Generator[None, None, None]) -> None:
-        """Write the turn; its end is stored too, however it ends."""
+        """Write the turn to its end, and store that, however it comes about."""
         number, broke_off = turn.id, None
         try:
             self._write_when_free(conversation, turn, feed, pieces)
@@ -120,10 +120,9 @@ def run_turn(
     *,
     thinking_budget: int = 0,
 ) -> Generator[None, None, None]:
-    """Let the model write into `turn`, after what it already holds; yields where there is something new to show.
+    """Let the model write into `turn`, after what it already holds; yields when there is something new to show.
 
-    Closing the generator early stops the turn. Where the thought must end, it is closed, and the model continues from
-    there.
+    Closing the generator early stops the turn. A thought that must end is closed, and the model continues from there.
     """
     shown_at = float("-inf")
     before = turn.tokens

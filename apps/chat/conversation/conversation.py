@@ -32,27 +32,27 @@ class Conversation:
     """A chat: every version of every turn, and the path of turns that is shown."""
 
     turns: list[Turn] = field(default_factory=list)
-    """The path, oldest first; each turn is the next one's parent."""
+    """The path that is shown, oldest first; each turn is the parent of the next."""
     all_turns: list[Turn] = field(default_factory=list)
-    """In the order in which they were asked; the path's turns are among them."""
+    """All turns in the order in which they were asked, including those of the path."""
     id: int | None = None
-    """Its number in the store; None before it is stored."""
+    """Its number in the store; None until it is stored."""
     title: str = ""
     system: str = ""
-    """Sent before the turns, unless it is empty."""
+    """The system prompt, sent before the turns unless it is empty."""
     left_out: int = 0
-    """How many of the path's oldest turns are not sent, because the user said so."""
+    """How many of the path's oldest turns are not sent, by the user's choice."""
     feed: Feed | None = None
-    """The last turn's, while it is being written."""
+    """The feed of the last turn while it is being written."""
     ledger: ContextLedger | None = None
-    """What the prompt of the turn that was written last takes of the context."""
+    """How the prompt of the most recent turn fills the context."""
 
     @property
     def busy(self) -> bool:
         return self.feed is not None
 
     def as_of(self, last: Turn) -> Conversation:
-        """The conversation with an earlier state of its last turn."""
+        """Return the conversation with an earlier state of its last turn."""
         now = self.turns[-1]
         return replace(
             self,
@@ -61,15 +61,15 @@ class Conversation:
         )
 
     def messages(self, question: str, before: Turn | None = None) -> list[Message]:
-        """What the model is sent: questions and answers; no reasoning, and an empty answer where none was written.
+        """Return the messages to send: questions and answers without reasoning; a missing answer is empty.
 
-        `before`: a turn of the path, from which on nothing is sent.
+        `before`: a turn of the path; neither it nor anything after it is sent.
         """
         earlier = self.turns if before is None else self.turns[: self.turns.index(before)]
         return self._sent(question, earlier[self.left_out :])
 
     def history(self, turn: Turn) -> list[Message]:
-        """What was said before a turn's question, on the path or off it, as far as its model was sent it."""
+        """Return the messages that were sent before a turn's question, whether or not the turn is on the path."""
         system = turn.settings.get("system")  # an imported file may say something else
         return _said(system if isinstance(system, str) else self.system, _path_to(turn)[self.left_out : -1])
 
@@ -77,10 +77,10 @@ class Conversation:
         return [*_said(self.system, turns), {"role": "user", "content": question}]
 
     def ask(self, question: str, model: ChatModel, *, instead_of: Turn | None = None) -> Turn:
-        """Append a turn for a question, or put it as a new version in the place of a turn of the path.
+        """Append a turn for a question, or add it as a new version of a turn of the path.
 
-        Raises `InputError`, and changes nothing, where the model's context cannot hold the conversation with
-        this question and leave room for an answer.
+        Raises `InputError`, and changes nothing, if the model's context cannot hold the conversation with this
+        question and leave room for an answer.
         """
         question = whole(question)
         prompt_tokens = model.count(self.messages(question, instead_of))
@@ -88,16 +88,16 @@ class Conversation:
         if room < LEAST_ROOM:
             remedy = "start a new chat, or ask a shorter question" if self.turns else "ask a shorter question"
             raise InputError(
-                f"the conversation with this question ({prompt_tokens:,} tokens) must leave {LEAST_ROOM} tokens free "
-                f"in the model's context ({model.max_length:,} tokens); {remedy}"
+                f"the conversation with this question ({prompt_tokens:,} tokens) leaves fewer than {LEAST_ROOM} of the "
+                f"{model.max_length:,} tokens of the model's context free; {remedy}"
             )
         return self._add(Turn(question=question, context_room=room), instead_of)
 
     def must_leave(self, turn: Turn, model: ChatModel, *, wanted: int) -> int:
-        """How many more of the oldest turns must not be sent so that a turn of the path can go on.
+        """Count how many more of the oldest turns must be left out so that a turn of the path can be continued.
 
-        0 where it can go on with all of them, or without them neither; else as many as make room for `wanted` tokens,
-        or all.
+        0 if the turn can be continued with all of them, or not even without them; otherwise as many as make room for
+        `wanted` tokens, or all.
         """
         earlier = self.turns[: self.turns.index(turn)][self.left_out :]
         rooms = []
@@ -109,22 +109,22 @@ class Conversation:
         return len(earlier) if rooms[-1] >= LEAST_ROOM else 0
 
     def resume(self, turn: Turn, model: ChatModel) -> Turn:
-        """The turn to go on with: a turn of the path itself, or a new version of it where others follow it.
+        """Return the turn to continue: the given one if it is the path's last, otherwise a new version of it.
 
-        Raises `InputError`, and changes nothing, where this model does not read the turn's texts in its ids, or the
-        context has no room left.
+        Raises `InputError`, and changes nothing, if the turn's ids mean another text to this model, or the context has
+        no room left.
         """
         if not model.reads(turn.written):
             raise InputError(
-                f"the model that goes on must read the tokens that {turn.model or 'another model'} wrote; "
-                "this one reads other words: open that model, or ask the question again"
+                f"this model cannot continue what {turn.model or 'another model'} wrote: it reads other words in the "
+                "same tokens; open that model, or ask the question again"
             )
         room = model.max_length - model.count(self.messages(turn.question, turn))
         if room - turn.tokens < LEAST_ROOM:
             raise InputError(
-                f"the conversation up to this answer's end ({model.max_length - room + turn.tokens:,} "
-                "tokens) must leave "
-                f"{LEAST_ROOM} tokens free in the model's context ({model.max_length:,} tokens); ask in a new chat"
+                f"the conversation up to this answer's end ({model.max_length - room + turn.tokens:,} tokens) leaves "
+                f"fewer than {LEAST_ROOM} of the {model.max_length:,} tokens of the model's context free; "
+                "ask in a new chat"
             )
         turn.stop_requested = False
         if turn is self.turns[-1]:
@@ -135,18 +135,18 @@ class Conversation:
         return self._add(copy, instead_of=turn)
 
     def versions(self, turn: Turn) -> list[Turn]:
-        """The turns that stand in one place, oldest first."""
+        """Return all versions of a turn, oldest first."""
         return self.places()[turn.parent]
 
     def places(self) -> dict[Turn | None, list[Turn]]:
-        """Turn → the turns after it, oldest first, which are versions of one another; None → the first ones."""
+        """Map each turn to the turns after it, versions of one another, oldest first; None to the first ones."""
         places: dict[Turn | None, list[Turn]] = defaultdict(list)
         for turn in self.all_turns:
             places[turn.parent].append(turn)
         return places
 
     def show(self, turn: Turn) -> None:
-        """Lay the path through a turn, and on from it through the newest ones."""
+        """Make the path lead through a turn, and from there through the newest ones."""
         path, places = _path_to(turn), self.places()
         while following := places[path[-1]]:
             path.append(following[-1])
@@ -169,7 +169,7 @@ def _said(system: str, turns: Sequence[Turn]) -> list[Message]:
 
 
 def _path_to(turn: Turn) -> list[Turn]:
-    """The turn below those that it follows, oldest first."""
+    """Return a turn preceded by all its ancestors, oldest first."""
     path = [turn]
     while path[-1].parent is not None:
         path.append(path[-1].parent)

@@ -1,4 +1,4 @@
-"""What is known of a turn that is being written: its newest snapshot, for everyone who follows the turn.
+"""Publishes a turn that is being written: its newest snapshot, for everyone who follows the turn.
 
     author ─ stores ─ publishes ──► Feed ◄─┬─ the tab that asked, at most RENDERS_PER_S times a second
     (never waits for a reader)             ├─ that tab, loaded again, or another one that shows the same chat
@@ -28,19 +28,19 @@ class Snapshot:
     """A turn as it was stored at one moment."""
 
     turn: Turn
-    """A copy, which stays as it is."""
+    """A copy, which nobody changes."""
     is_queued: bool = False
-    """Whether the turn waits until the model has answered another tab."""
+    """Whether the turn waits for the model, which is answering another tab."""
     is_over: bool = False
 
     @property
     def state(self) -> tuple[object, ...]:
-        """What readers hear of at once if it changes."""
+        """State of which every change reaches readers at once."""
         return self.turn.state, self.is_queued, self.is_over
 
 
 class Feed:
-    """The snapshots of one turn, from the question to its end."""
+    """Hands out the snapshots of one turn, from the question to its end."""
 
     def __init__(self, turn: Turn) -> None:
         self.newest = Snapshot(turn=turn.copy())
@@ -57,11 +57,11 @@ class Feed:
 
     @property
     def is_abandoned(self) -> bool:
-        """Whether nobody has followed the turn for `PATIENCE_S`. A tab that is loaded again is away for a while."""
+        """Whether nobody has followed the turn for `PATIENCE_S`; a tab that is reloaded is away for a while."""
         return not self.followers and time.monotonic() - self._left_at > PATIENCE_S
 
     def publish(self, turn: Turn, *, is_queued: bool = False) -> None:
-        """Show what has just been stored of the turn."""
+        """Publish what has just been stored of the turn."""
         self._tell(Snapshot(turn=turn.copy(), is_queued=is_queued))
 
     def end(self, turn: Turn, error: BaseException | None = None) -> None:
@@ -70,10 +70,10 @@ class Feed:
         self._tell(Snapshot(turn=turn.copy(), is_over=True))
 
     def follow(self, tab: object) -> Generator[Snapshot, None, None]:
-        """The newest snapshot, then a newer one at once if its state is new, otherwise at most RENDERS_PER_S times a
-        second; the last one is over.
+        """Yield the newest snapshot, and then each newer one: at once if its state is new, otherwise at most
+        RENDERS_PER_S times a second. The last one is over.
 
-        Raises what broke the turn off after the last snapshot, unless it is an `InputError`, which is `trouble`.
+        After it, raises what broke the turn off, unless that is an `InputError`, which is in `trouble`.
         """
         self.followers.append(tab)
         try:

@@ -22,45 +22,45 @@ State = Literal["waiting", "thinking", "answering", "done", "stopped"]
 Cut = Literal["limit", "context"]
 
 LEAST_ROOM = 32
-"""Tokens that the context must still hold for the model's turn, or the question is refused."""
+"""Tokens that must be left in the context for the model's turn, or the question is refused."""
 
 
 @dataclass(kw_only=True, eq=False)
 class Turn:
-    """A question and what the model has written to it so far. Times are readings of the caller's clock, in seconds."""
+    """A question and what the model has replied so far. Times are readings of the caller's clock, in seconds."""
 
     question: str
     context_room: int
-    """Tokens that the model's context holds after the prompt."""
+    """Number of tokens that fit into the model's context after the prompt."""
     parent: Turn | None = None
-    """The turn before; None of a first one."""
+    """The turn before this one; None for a first question."""
     id: int | None = None
-    """Its number in the store; None before it is stored."""
+    """Its number in the store; None until it is stored."""
     model: str = ""
     settings: dict[str, Any] = field(default_factory=dict)
-    """What the model wrote it with: the fields of `Sampling`, and others that a page has."""
+    """The settings that it was written with: the fields of `Sampling`, and others that a page has."""
     state: State = "waiting"
     reasoning: str = ""
     answer: str = ""
     token_ids: list[int] = field(default_factory=list)
-    """Of all tokens, where the model that wrote them ran here."""
+    """The ids of all tokens, if the model that wrote them ran here."""
     remote_tokens: int = 0
-    """How many tokens a server wrote, whose ids nobody here knows."""
+    """Number of tokens that a server wrote, whose ids are not known here."""
     tokens_before_answer: int | None = None
     cut: Cut | None = None
-    """What ended a turn that the model itself had not finished."""
+    """The limit that ended a turn before the model had finished."""
     stop_requested: bool = False
     answer_requested: bool = False
-    """Whether the thought is to be closed now."""
+    """Whether the user wants the thought closed now."""
     is_in_one_piece: bool = False
-    """Whether its model can only begin a turn: a server that does not go on with one."""
+    """Whether its model can only begin a turn: a server that cannot continue one."""
     started_at: float = 0.0
     first_token_at: float | None = None
     answering_at: float | None = None
     last_token_at: float = 0.0
     ended_at: float | None = None
     _event: TurnEvent = WAITING
-    """The last one of the stream that writes it."""
+    """The last event of the stream that writes it."""
 
     @property
     def running(self) -> bool:
@@ -72,7 +72,7 @@ class Turn:
 
     @property
     def written(self) -> Written:
-        """What a model goes on from."""
+        """The state from which a model continues."""
         return Written(
             reasoning=self.reasoning,
             answer=self.answer,
@@ -82,29 +82,29 @@ class Turn:
         )
 
     def copy(self) -> Turn:
-        """The turn as it is now; what is written later is not in it."""
+        """Return the turn as it is now, without what is written later."""
         return replace(self, token_ids=self.token_ids.copy(), settings=self.settings.copy())
 
     @property
     def can_go_on(self) -> bool:
-        """Whether the model did not end this turn itself, and can be made to go on from there."""
+        """Whether the model did not end this turn itself, and can continue it."""
         return not self.is_in_one_piece and (self.state == "stopped" or self.cut is not None)
 
     @property
     def is_thinking(self) -> bool:
-        """Whether the thought stands open: in a running turn, or where the turn was interrupted."""
+        """Whether the thought is unfinished: in a running turn, or because the turn was interrupted."""
         return self.state == "thinking" or (
             self.can_go_on and bool(self.reasoning) and self.tokens_before_answer is None
         )
 
     @property
     def can_be_closed(self) -> bool:
-        """Whether its thought is being written and can be ended from here."""
+        """Whether its thought is being written and can be closed from here."""
         return self.state == "thinking" and not self.is_in_one_piece
 
     @property
     def reasoning_tokens(self) -> int:
-        """Tokens up to the answer, the closing tag included."""
+        """Number of tokens up to the answer, including the closing tag."""
         if not self.reasoning:
             return 0
         return self.tokens if self.tokens_before_answer is None else self.tokens_before_answer
@@ -115,25 +115,26 @@ class Turn:
 
     @property
     def tokens_per_s(self) -> float | None:
-        """Decoding speed, the reading of the prompt left out; None until two tokens are there."""
+        """Decoding speed, without the time to read the prompt; None until there are two tokens."""
         if self.first_token_at is None or self.last_token_at <= self.first_token_at:
             return None
         return (self.tokens - 1) / (self.last_token_at - self.first_token_at)
 
     @property
     def first_token_s(self) -> float | None:
-        """From the start of the turn to its first token: the reading of the prompt; None until it is there."""
+        """Seconds from the start of the turn to its first token, in which the prompt is read; None before that."""
         return None if self.first_token_at is None else self.first_token_at - self.started_at
 
     def thinking_s(self, now: float) -> float:
-        """From the start of the turn, the reading of the prompt included, to the answer, the end or `now`."""
+        """Seconds from the start of the turn, before the prompt is read, to the answer, the end or `now`."""
         ends = (at for at in (self.answering_at, self.ended_at) if at is not None)
         return min(ends, default=now) - self.started_at
 
     def start(self, model: ChatModel, now: float) -> None:
-        """Begin, or go on: the time since the turn ended does not count, and what may begin a tag is held back again.
+        """Begin or continue: the time since the turn ended does not count, and text that may begin a tag is held back
+        again.
 
-        A model whose prompt opens the reasoning is thinking from here on.
+        A model whose prompt opens the reasoning is thinking from now on.
         """
         pause_s = now - (self.started_at if self.ended_at is None else self.ended_at)
         self.started_at += pause_s
@@ -169,24 +170,24 @@ class Turn:
             self.cut = "context" if self.tokens >= self.context_room else "limit"
 
     def must_answer(self, thinking_budget: int) -> bool:
-        """Whether an open thought is to be closed, by the reader's wish or after so many tokens (0: never).
+        """Whether to close an open thought, because the reader asked or the budget in tokens is spent (0: no budget).
 
-        A context with no room left for an answer lets the thought fill it.
+        If the context has no room left for an answer, the thought may fill it.
         """
         is_due = self.answer_requested or 0 < thinking_budget <= self.tokens
         return is_due and self.can_be_closed and self.context_room - self.tokens >= LEAST_ROOM
 
     def close_thought(self, model: ChatModel, now: float) -> None:
-        """End the thought as if the model had written its closing tag (which it may just have done)."""
+        """Close the thought as if the model had written the closing tag, which it may just have done."""
         self._set(model.with_closed_thought(self.written))
         self.tokens_before_answer, self.answering_at = self.tokens, now
         self.state, self.answer_requested = "answering", False
 
     def end(self, now: float) -> None:
-        """Close the turn: done where the model or a limit ended it, otherwise stopped.
+        """Close the turn: done if the model or a limit ended it, otherwise stopped.
 
-        Of a stopped turn, what the parser still held back is kept too; only the bytes of an unfinished character go. A
-        thought that was closed is over, whether an answer followed it or not.
+        A stopped turn also keeps what the parser held back; only the bytes of an unfinished character are dropped. A
+        thought that was closed is over, whether or not an answer followed.
         """
         self.ended_at = now
         self.state = "done" if self._event.finish_reason else "stopped"

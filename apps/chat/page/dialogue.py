@@ -54,7 +54,7 @@ def ask_again(author: Author, store: Store, words: str, tab: Tab, *panel_values:
 
 
 def act(author: Author, store: Store, chosen: str, words: str, tab: Tab, *panel_values: Any) -> Iterator[Update]:
-    """Do what a link in the conversation says: edit a question, show another version of a turn, or go on with it."""
+    """Do what a link in the conversation says: edit a question, show another version of a turn, or continue it."""
     conversation = tab.conversation
     action, number = action_of(chosen) or ("", 0)
     turn = next((turn for turn in conversation.all_turns if turn.id == number), None)
@@ -65,7 +65,7 @@ def act(author: Author, store: Store, chosen: str, words: str, tab: Tab, *panel_
     elif action == "show":
         conversation.show(turn)
         tab.edited = None
-        with suppress(InputError):  # the path alone: the next piece of text tells of a full disk
+        with suppress(InputError):  # only the path; the next piece of text reports a full disk
             store.write(conversation)
         yield at_rest(conversation, listed(store, words, conversation))
     elif turn in conversation.turns and turn.can_go_on:
@@ -80,7 +80,7 @@ def act(author: Author, store: Store, chosen: str, words: str, tab: Tab, *panel_
 def _go_on(
     author: Author, store: Store, words: str, tab: Tab, turn: Turn, action: str, settings: Settings
 ) -> Iterator[Update]:
-    """Let a turn go on, or its answer begin; where the context is full, say first what must leave it."""
+    """Continue a turn, or begin its answer; if the context is full, first say what must leave it."""
     conversation, wanted = tab.conversation, author.model.chat_model.max_length // RESERVE_SHARE
     leaving = conversation.must_leave(turn, author.model.chat_model, wanted=wanted)
     answers = action.startswith("answer")
@@ -143,7 +143,7 @@ def _run(author: Author, store: Store, words: str, tab: Tab, turn: Turn, setting
 
 
 def seed_of(turn: Turn) -> int:
-    """The turn's own, where it goes on; a new one otherwise, and where an imported file says something else."""
+    """Return the seed of a turn that is continued; a new one for a new turn, or if an imported file holds no seed."""
     seed = turn.settings.get("seed")
     return seed if isinstance(seed, int) and 0 <= seed < 2**63 else secrets.randbelow(2**31)
 

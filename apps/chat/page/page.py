@@ -1,4 +1,4 @@
-"""The Gradio page: its layout, and which handler each event has."""
+"""Lays out the Gradio page and connects each event to its handler."""
 
 from __future__ import annotations
 
@@ -43,17 +43,17 @@ MESSAGES: dict[str, Any] = {
     "height": "100%",
     "layout": "panel",
     "buttons": ["copy"],
-    "autoscroll": False,  # `reading.js` does it: this one takes readers to the end who have left it
+    "autoscroll": False,  # `reading.js` does it: Gradio's own takes readers back to an end that they have left
     "group_consecutive_messages": False,
     "latex_delimiters": LATEX_DELIMITERS,
     "allow_tags": False,
     "sanitize_html": True,
 }
-"""How a chatbot component shows what a model writes, on this page and in a comparison: copied, and never as HTML."""
+"""Options of a chatbot component, here and in a comparison: what a model writes can be copied and is never HTML."""
 
 
 def build_page(author: Author, store: Store, compare_path: str = "") -> gr.Blocks:
-    """Lay the page out and connect it to the model; `compare_path` leads to a comparison with another one."""
+    """Lay out the page and connect it to the author; `compare_path` is the address of a comparison, if there is one."""
     model = author.model
     page = gr.Blocks(title=f"{model.name} · chat", analytics_enabled=False, fill_height=True)
     with page:

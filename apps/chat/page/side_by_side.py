@@ -1,6 +1,6 @@
-"""Two models on one question, side by side: what each says, how fast, how large it is, and whether it is right.
+"""Compares two models on one question, side by side: their answers, speeds and sizes, and whether they are right.
 
-They answer one after the other, so that each has the machine to itself and its speed is its own.
+They answer one after the other, so that each has the machine to itself and shows its own speed.
 """
 
 from __future__ import annotations
@@ -40,22 +40,22 @@ class Side:
     model: Model
     conversation: Conversation = field(default_factory=Conversation)
     feed: Feed | None = None
-    """The answer's, once it is asked for."""
+    """The feed of the answer, once the model has been asked."""
     trouble: str = ""
-    """Why the model could not be asked or broke off."""
+    """Why the model could not be asked; empty if it could."""
 
     def ask(self, question: str, sampling: Sampling) -> Feed:
-        """Let the model answer; raises `InputError` where the question does not fit its context."""
+        """Let the model answer; raises `InputError` if the question does not fit its context."""
         turn = self.conversation.ask(question, self.model.chat_model)
         self.feed = Author(self.model).begin(self.conversation, turn, sampling)
         return self.feed
 
     def shown(self) -> list[Any]:
-        """New values of the messages, without the question, which stands above both; and of the verdict."""
+        """Return the messages, without the question, which is shown above both sides, and the verdict."""
         trouble = self.trouble or (self.feed.trouble if self.feed else "")
         snapshot = self.feed.newest if self.feed else None
         if snapshot is None or snapshot.is_queued:
-            return [[], harmless(trouble) or "Waits until the other has answered"]
+            return [[], harmless(trouble) or "Waiting for the other model"]
         messages = page_messages(self.conversation.as_of(snapshot.turn), time.monotonic())
         answered = [message for message in messages if message["role"] != "user"]
         return [answered, harmless(trouble) or _verdict(snapshot.turn)]
@@ -63,7 +63,7 @@ class Side:
 
 @dataclass(kw_only=True)
 class SideBySide:
-    """What a tab shows: the question, and both sides once it is asked."""
+    """What a tab compares: the question, and both sides once it has been asked."""
 
     question: str = ""
     sides: list[Side] = field(default_factory=list)
@@ -71,7 +71,7 @@ class SideBySide:
     busy: bool = False
 
     def shown(self) -> list[Any]:
-        """New values of the question above, and of each side's messages and verdict."""
+        """Return the question, and the messages and verdict of each side."""
         return [as_typed(self.question), *(value for side in self.sides for value in side.shown())]
 
 
@@ -97,13 +97,13 @@ def ask(models: Sequence[Model], question: str, comparison: SideBySide) -> Itera
                 for _ in snapshots:
                     yield news.of([gr.skip(), *comparison.shown()])
     finally:
-        stop(comparison)  # for a page that has gone
+        stop(comparison)  # the page may be gone
         comparison.busy = False
     yield news.of([gr.update(submit_btn="Send", stop_btn=False), *comparison.shown()])
 
 
 def stop(comparison: SideBySide) -> None:
-    """Ask the running turn to end, and the one after it not to begin."""
+    """Ask the running turn to end, and keep the next one from beginning."""
     comparison.stop_requested = True
     for side in comparison.sides:
         for turn in side.conversation.turns:
@@ -111,7 +111,7 @@ def stop(comparison: SideBySide) -> None:
 
 
 def build_compare(models: Sequence[Model]) -> gr.Blocks:
-    """Lay the page out and connect it to both models."""
+    """Lay out the page and connect it to both models."""
     page = gr.Blocks(title=f"{models[0].name} and {models[1].name}", analytics_enabled=False, fill_height=True)
     with page:
         comparison = gr.State(SideBySide())
@@ -152,7 +152,7 @@ def build_compare(models: Sequence[Model]) -> gr.Blocks:
 
 
 def _verdict(turn: Turn) -> str:
-    """Speed, and whether the answer is right where that is known."""
+    """Say how fast the answer came, and whether it is right if that is known."""
     facts = [status_line(turn)]
     mark = None if turn.running else is_right(turn.question, turn.answer)
     if mark is not None:

@@ -1,7 +1,7 @@
-"""What the page's handlers return: new values of the components that a turn changes, in one order.
+"""Makes what the page's handlers return: new values of the components that a turn changes, in one order.
 
-Values come from a conversation at rest, or from the snapshots of the feed that a running turn has, on the thread of the
-tab that follows it.
+They are rendered from a conversation at rest, or from the snapshots of a running turn's feed, on the thread of the tab
+that follows it.
 """
 
 from __future__ import annotations
@@ -37,38 +37,38 @@ ASKED = BUSY | {"value": ""}
 
 QUEUED = "The model is answering another tab; this question is next"
 
-CIRCLES = "The model has begun to repeat itself. *Answer now* ends the thought; *Stop* keeps what is there."
+CIRCLES = "The model has begun to repeat itself. *Answer now* ends the thought; *Stop* keeps what is written."
 
-NO_CHAT = "No chat has these words."
+NO_CHAT = "No chat contains these words."
 
-EDITING = "Edit the question below. *Send* asks it as another version of this turn; what stands here is kept."
+EDITING = "Edit the question below. *Send* asks it as another version of this turn; this one is kept."
 
 
 def refused(text: str) -> Update:
-    """Nothing changes but the notice."""
+    """Change only the notice."""
     return SKIP, SKIP, SKIP, notice(text), SKIP, SKIP, SKIP
 
 
 def editing(tab: Tab, place: int) -> Update:
-    """The question of a turn in the box; one beyond the path clears the box and leaves all as it was."""
+    """Put the question of a turn into the box; a number beyond the path clears the box and cancels editing."""
     turns = tab.conversation.turns
     tab.edited = turns[place] if place < len(turns) else None
     if tab.edited is None:
         return SKIP, "", SKIP, notice(""), SKIP, SKIP, SKIP
-    told = f"{EDITING} {link('Leave it as it was', 'edit', len(turns))}"
+    told = f"{EDITING} {link('Leave it unchanged', 'edit', len(turns))}"
     return SKIP, tab.edited.question, SKIP, gr.update(value=told, visible=True), SKIP, SKIP, SKIP
 
 
 def without(conversation: Conversation, turn: Turn, leaving: int, action: Action) -> Update:
-    """Nothing changes but the notice: a turn that fills the context can go on once the oldest turns have left."""
+    """Change only the notice: a turn that fills the context can be continued once the oldest turns have left."""
     asked = [earlier.question for earlier in conversation.turns[conversation.left_out :][:leaving]]
-    told = f"The context is full. To go on, {oldest(leaving)} must leave it: {names(asked)}. They stay in the chat."
-    text = f"{plain(told)} {link('Leave them out and go on', action, turn.id)}\n\n{listing(asked)}"
+    told = f"The context is full. To continue, {oldest(leaving)} must leave it: {names(asked)}. They stay in the chat."
+    text = f"{plain(told)} {link('Leave them out and continue', action, turn.id)}\n\n{listing(asked)}"
     return SKIP, SKIP, SKIP, gr.update(value=text, visible=True), SKIP, SKIP, SKIP
 
 
 def running(conversation: Conversation, snapshot: Snapshot, *, box: Any = SKIP, chats: Any = SKIP) -> Update:
-    """A turn as far as it is written, all of it by one snapshot; the user is told of a thought that repeats itself."""
+    """Show a turn as far as it is written, all from one snapshot, and warn of a thought that repeats itself."""
     turn = snapshot.turn
     tokens = turn.token_ids or words(turn.reasoning)[:-1]  # the last one may be half a word
     ledger = ledger_html(conversation.ledger, turn.tokens) if conversation.ledger else SKIP
@@ -84,7 +84,7 @@ def running(conversation: Conversation, snapshot: Snapshot, *, box: Any = SKIP, 
 
 
 def at_rest(conversation: Conversation, chats: dict[str, Any], trouble: str = "") -> Update:
-    """A conversation to which nothing is being written."""
+    """Show a conversation of which no turn is being written."""
     messages = page_messages(conversation, time.monotonic())
     status = status_line(conversation.turns[-1]) if conversation.turns else "Ready"
     return (
@@ -103,7 +103,7 @@ def notice(text: str) -> dict[str, Any]:
 
 
 def listed(store: Store, words: str, conversation: Conversation) -> dict[str, Any]:
-    """The list: the conversations that hold the words, the open one marked."""
+    """List the conversations that contain the words, with the open one marked."""
     choices = [(entry.title, entry.id) for entry in store.entries(words)]
     is_there = any(number == conversation.id for _, number in choices)
     told = NO_CHAT if words.strip() and not choices else ""
@@ -112,9 +112,7 @@ def listed(store: Store, words: str, conversation: Conversation) -> dict[str, An
 
 
 def follow(store: Store, words: str, tab: Tab) -> Iterator[Update]:
-    """Show the tab's conversation, and a turn that is being written already: since before the tab was loaded again, or
-    at another tab's wish.
-    """
+    """Show the tab's conversation, and follow a turn that another tab asked for, or this one before a reload."""
     if feed := tab.conversation.feed:
         yield from shown(store, words, tab, feed, box=BUSY, chats=listed(store, words, tab.conversation))
     else:
@@ -122,10 +120,10 @@ def follow(store: Store, words: str, tab: Tab) -> Iterator[Update]:
 
 
 def shown(store: Store, words: str, tab: Tab, feed: Feed, *, box: Any, chats: Any) -> Iterator[Update]:
-    """What the tab shows of a turn until it ends, or the tab opens another conversation.
+    """Show a turn in a tab until the turn ends or the tab opens another conversation.
 
-    `box`, `chats`: the question box and the list of chats at the beginning. What is on its way while the tab opens
-    another conversation may reach the page after it, so the page is told once more what the tab shows.
+    `box`, `chats`: the question box and the list of chats at the beginning. An update that is on its way while the tab
+    opens another conversation may reach the page after it, so the last update shows once more what the tab shows.
     """
     conversation, opened, news = tab.conversation, tab.opened, News()
     with closing(feed.follow(tab)) as snapshots:
@@ -142,7 +140,7 @@ def shown(store: Store, words: str, tab: Tab, feed: Feed, *, box: Any, chats: An
 
 
 def _now(store: Store, words: str, tab: Tab) -> Update:
-    """All that the tab shows now."""
+    """Show everything that the tab shows now."""
     conversation = tab.conversation
     chats = listed(store, words, conversation)
     feed = conversation.feed

@@ -1,11 +1,11 @@
-"""The running turn's newest text, between two renderings of the page: a stream of its own, appended as plain text.
+"""Streams the running turn's newest text, which the page appends as plain text between two renderings.
 
     model ─ piece ─ store ─ feed ─┬─ RENDERS_PER_S times a second ─ Gradio ─ the conversation as Markdown
                                   └─ UPDATES_PER_S times a second ─ /live/TURN ─ live.js ─ what is not rendered yet
 
-A rendering costs the browser 20 ms and more of a core that the model needs, appending text a few. The status line
-carries a mark with the turn and how far its texts are rendered, so that no letter is shown twice or is missing;
-positions are counted in UTF-16 units, as a browser does.
+A rendering costs the browser 20 ms or more of a core that the model needs, appending text only a few. A mark in the
+status line says which turn runs and how far its texts are rendered, so that no letter is shown twice or missing.
+Positions are counted in UTF-16 units, as browsers do.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ ROUTE = "/live"
 
 
 def marked(status: str, turn: Turn) -> str:
-    """The status line of a running turn, with how far its thought and its answer are rendered, if they are at all."""
+    """Add a mark to a running turn's status line: how far its thought and its answer are rendered, if at all."""
     thought = _units(turn.reasoning) if turn.reasoning or turn.state == "thinking" else ""
     answer = _units(turn.answer) or ""
     return f'{status} <span class="live" title="{turn.id}/{thought}/{answer}"></span>'
@@ -57,7 +57,7 @@ async def _events(feeds: Mapping[int, Feed], number: int) -> AsyncIterator[str]:
 
 
 def _change(old: str, new: str) -> tuple[int, str]:
-    """From where on a text is another, and how it goes on there."""
+    """Return the position from which the new text differs, and the text from there on."""
     return (_units(old), new[len(old) :]) if new.startswith(old) else (0, new)
 
 
