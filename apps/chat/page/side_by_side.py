@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
@@ -75,7 +75,7 @@ class SideBySide:
         return [as_typed(self.question), *(value for side in self.sides for value in side.shown())]
 
 
-def ask(models: Sequence[Model], question: str, comparison: SideBySide) -> Iterator[tuple[Any, ...]]:
+def ask(models: Sequence[Model], question: str, comparison: SideBySide) -> Generator[tuple[Any, ...], None, None]:
     """Let both models answer, one after the other, and show them as they write."""
     if not question.strip() or comparison.busy:
         yield (gr.skip(),) * 6
