@@ -96,10 +96,7 @@ def lay_out() -> Sidebar:
 
 
 def connect(sidebar: Sidebar, store: Store, tab: gr.State, shown: list[Any], recount: dict[str, Any]) -> None:
-    """Connect the sidebar's events.
-
-    `shown`: the components of an `Update`. `recount`: the event to run after another conversation is shown.
-    """
+    """Connect the sidebar's events; `shown` are the components of an `Update`, `recount` follows a change of chat."""
     private = quiet(sidebar.listing)
     panels = list(sidebar.panels.values())
     names = list(sidebar.panels)
