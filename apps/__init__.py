@@ -1,4 +1,4 @@
-"""What answers people and programs: the local chat and the server, over an exported model.
+"""The applications that answer people and programs: the local chat and the server, over an exported model.
 
-Of `export` only its runtime is imported, and never torch.
+They import neither torch nor any part of `export` but its runtime.
 """

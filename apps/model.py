@@ -1,4 +1,4 @@
-"""An exported folder, loaded as the chat needs it."""
+"""Loads an exported folder as the chat needs it."""
 
 from __future__ import annotations
 
@@ -18,28 +18,28 @@ from toolkit.runs import folder_bytes
 from toolkit.terminal import say
 
 CHAT_DECODER = partial(OnnxDecoder, keeps_prefix=True)
-"""A chat goes on from what it has said."""
+"""Opens a decoder that keeps its prefix, because each turn of a chat continues the one before."""
 
 
 @dataclass(kw_only=True)
 class Model:
-    """A loaded model as the page needs it."""
+    """A loaded model, here or behind an endpoint."""
 
     name: str
     size_bytes: int
     chat_model: ChatModel
     endpoint: tuple[str, int] | None = None
-    """Host and port of the server that answers; None where the model runs in this process."""
+    """Host and port of the server that answers; None if the model runs in this process."""
     lock: threading.Lock = field(default_factory=threading.Lock)
-    """Held by the turn that the model is writing."""
+    """Held while the model writes a turn or reads ahead."""
     goes_on: bool = True
-    """Whether it goes on with a turn that was interrupted."""
+    """Whether it can continue a turn that was interrupted."""
     ahead: ReadAhead | None = None
-    """Reads what is being typed; None where the model runs elsewhere."""
+    """Reads what is being typed; None if the model runs elsewhere."""
 
     @property
     def facts(self) -> str:
-        """What the page says about it, in a few words."""
+        """Describe the model for the page in a few words."""
         context = f"context {self.chat_model.max_length:,} tokens"
         if self.endpoint:
             return f"{context} · answers from {self.endpoint[0]}:{self.endpoint[1]}"
@@ -47,8 +47,10 @@ class Model:
 
 
 def check_folder(folder: Path) -> None:
-    """The fast part of `toolkit verify`; raises `InputError` where it fails, and says where there is nothing to check,
-    or where long chats will go astray."""
+    """Run the fast part of `toolkit verify`; raises `InputError` if it fails.
+
+    Warns if there is nothing to check, or if long chats will go astray.
+    """
     if not check_start(folder):
         say(f"{folder} cannot be verified: it {why_no_record(folder)}")
     elif line := outgrown(folder):
@@ -56,7 +58,7 @@ def check_folder(folder: Path) -> None:
 
 
 def load_model(folder: Path, open_decoder: OpenDecoder = CHAT_DECODER) -> Model:
-    """Load an exported folder; raises `InputError` where it is none, or the fast part of `toolkit verify` fails."""
+    """Load an exported folder; raises `InputError` if it is none or fails the fast part of `toolkit verify`."""
     check_folder(folder)
     decoder, chat_format, lock = open_decoder(folder), ChatFormat.from_folder(folder), threading.Lock()
     return Model(

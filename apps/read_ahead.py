@@ -1,10 +1,9 @@
-"""Reads what a question will be sent with while it is typed, so that its first token comes sooner.
+"""Reads the prompt of a question while it is being typed, so that its first token comes sooner.
 
     typing ─ context ledger ─ offer(messages) ─ thread ─ whole chunks of it, whenever no turn needs the model
 
-The newest offer takes the place of those before it. A turn that comes waits for one chunk at most, which it needs
-itself. What is read is kept by the decoder, whose `start` then goes on from there. A prompt that cannot be read is left
-to its turn, which says why.
+The newest offer replaces those before it. A turn that begins waits for one chunk at most, which it needs anyway. The
+decoder keeps what is read, and its `start` continues from there. If a prompt cannot be read, its turn says why.
 """
 
 from __future__ import annotations
@@ -16,11 +15,11 @@ from collections.abc import Callable, Sequence
 from toolkit.records import Message
 
 GAP_S = 0.002
-"""Between two chunks, in which a turn that waits for the model gets it."""
+"""Pause between two chunks, in which a turn that waits for the model gets it."""
 
 
 class ReadAhead:
-    """One decoder's reader; its thread lives as long as the process."""
+    """Reads ahead for one decoder; its thread lives as long as the process."""
 
     def __init__(
         self,
@@ -28,9 +27,9 @@ class ReadAhead:
         read: Callable[[Sequence[int]], bool],
         lock: threading.Lock,
     ) -> None:
-        """`prompt_ids`: the prompt of messages. `read`: reads one more chunk of a prompt, False where none is left.
+        """`prompt_ids`: makes the prompt of messages. `read`: reads one more chunk of a prompt; False if none is left.
 
-        `lock`: held by who uses the decoder.
+        `lock`: held by whoever uses the decoder.
         """
         self._prompt_ids, self._read, self._lock = prompt_ids, read, lock
         self._offered: list[int] | None = None
@@ -38,14 +37,14 @@ class ReadAhead:
         threading.Thread(target=self._run, name="read-ahead", daemon=True).start()
 
     def offer(self, messages: Sequence[Message]) -> None:
-        """What would be sent now."""
+        """Offer the messages that would be sent now."""
         prompt = self._prompt_ids(messages)
         with self._changed:
             self._offered = prompt
             self._changed.notify()
 
     def forget(self) -> None:
-        """A turn reads for itself: nothing is offered any more."""
+        """Drop the offer, because a turn begins, which reads for itself."""
         with self._changed:
             self._offered = None
 
@@ -66,5 +65,5 @@ class ReadAhead:
     def _has_more(self, prompt: Sequence[int]) -> bool:
         try:
             return self._read(prompt)
-        except Exception:  # noqa: BLE001 – whatever it is, the turn that reads the same meets it and tells the user
+        except Exception:  # noqa: BLE001 – any failure recurs, and is reported, when the turn reads this prompt
             return False

@@ -1,1 +1,1 @@
-"""The chat's start: a page on the loopback address, a window for it, a model here or behind an endpoint."""
+"""Starts the chat: a page on the loopback address, a window for it, a model here or behind an endpoint."""

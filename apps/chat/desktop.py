@@ -1,9 +1,9 @@
-"""A window for the chat: one of its own where this machine has what that takes, else a tab, else the printed address.
+"""Opens the chat in a window of its own if this machine can show one, otherwise in a tab, otherwise prints its address.
 
-app       pywebview (the `desktop` extra) where it has what draws its windows, else an installed browser of the
-          Chromium family without its bars
+app       pywebview (the `desktop` extra) if its backend is installed, otherwise a browser of the Chromium family
+          without its bars
 browser   a tab of the default browser
-none      nothing is opened
+none      opens nothing
 auto      the first of these that works
 """
 
@@ -29,21 +29,21 @@ from toolkit.terminal import say
 Window = Literal["auto", "app", "browser", "none"]
 
 NO_WINDOW = (
-    "no window of its own: pywebview is installed, and what draws its windows is not (on Linux WebKit for GTK, or Qt: "
+    "no window of its own: pywebview is installed without a backend (on Linux WebKit for GTK, or Qt: "
     "pip install 'pywebview[pyside6]'); open the address in a browser"
 )
 QUIET = ("--disable-background-networking", "--disable-component-update", "--disable-sync")
-"""A browser's own errands, of a window that promises to stay on this machine."""
+"""Options that keep a browser from asking the network for itself: the window promises to stay on this machine."""
 STARTED_S = 10
-"""A browser that ended by then has not opened."""
+"""A browser that has exited by then did not open."""
 SIZE = (1080, 820)
 """Width and height of a new window, in pixels."""
 
 
 def run_in_window(run: Callable[[], None], address: str, title: str, window: Window) -> None:
-    """Open `address` and run its server, which listens already, to its end; a closed pywebview window ends it too.
+    """Open `address` and run its server, which already listens, until it ends or its pywebview window is closed.
 
-    Raises `InputError` where the window that is asked for cannot be had.
+    Raises `InputError` if this machine cannot open the window that was asked for.
     """
     if window in ("auto", "app") and has_screen():
         if importlib.util.find_spec("webview"):
@@ -64,12 +64,12 @@ def run_in_window(run: Callable[[], None], address: str, title: str, window: Win
 
 
 def has_screen() -> bool:
-    """Whether a window can be shown; without one, a text browser would take over the terminal."""
+    """Whether this machine can show a window; without a screen, a text browser would take over the terminal."""
     return sys.platform in ("darwin", "win32") or bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
 
 
 def open_as_app(browser: str, address: str) -> None:
-    """A window without bars, under a profile of its own: apart from the person's tabs, extensions and history."""
+    """Open a window without bars under a profile of its own, apart from the user's tabs, extensions and history."""
     command = app_command(browser, address, cache_folder() / "window")
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     Thread(target=_tell_if_it_fails, args=(process, browser), daemon=True).start()
@@ -89,14 +89,17 @@ def app_command(browser: str, address: str, profile: Path) -> list[str]:
 
 
 def _tell_if_it_fails(process: subprocess.Popen[bytes], browser: str) -> None:
-    """A browser that does not start says why to nobody: as root without its sandbox, on a screen that is not there."""
+    """Report a browser that does not start: as root without its sandbox, or on a screen that is not there."""
     with suppress(subprocess.TimeoutExpired):
         if code := process.wait(STARTED_S):
             say(f"no window: {browser} ended with {code}; open the address in a browser")
 
 
 def _run_in_pywebview(run: Callable[[], None], address: str, title: str) -> None:
-    """Its window needs the main thread. Source: https://pywebview.flowrl.com/api (create_window, start, settings)."""
+    """Run the window on the main thread, which it needs, and the server on another one.
+
+    Source: https://pywebview.flowrl.com/api (create_window, start, settings).
+    """
     import webview
 
     logging.getLogger("pywebview").setLevel(logging.CRITICAL)  # it logs a traceback for each library it tries

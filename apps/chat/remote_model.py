@@ -1,7 +1,7 @@
-"""A model behind an endpoint, as the page needs one: a server's chunks in, the events of a turn out.
+"""A model behind an endpoint, as the chat needs one: a server's chunks in, the events of a turn out.
 
-A server sends text and not the ids of its tokens, so a turn is kept and gone on with as texts. Each chunk with text
-counts as a token, and at the end the server tells how many they were.
+A server sends text and not the ids of its tokens, so a turn is kept and continued as text. Each chunk with text counts
+as one token until the server reports their number at the end.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
-from apps.chat.conversation.repetition import words
+from apps.chat.view.repetition import words
 from apps.model import Model
 from toolkit.errors import InputError
 from toolkit.formats.chat_format import Delta, ReasoningParser
@@ -21,7 +21,7 @@ from toolkit.records import Message
 
 POLL_S = 0.1
 USUAL_CONTEXT = 131_072
-"""Tokens that a conversation may have where the server does not tell; the server refuses what is too long for it."""
+"""Tokens that a conversation may have if the server does not say; it refuses what is too long for it."""
 
 
 class EndpointChatModel:
@@ -40,7 +40,7 @@ class EndpointChatModel:
         return True
 
     def taken_up(self, written: Written) -> Written:
-        """The texts alone: the ids are another model's."""
+        """Keep the texts alone: the ids are another model's."""
         return replace(written, ids=())
 
     def with_closed_thought(self, written: Written) -> Written:
@@ -49,9 +49,12 @@ class EndpointChatModel:
     def stream(
         self, messages: Sequence[Message], sampling: Sampling, written: Written = NOTHING
     ) -> Iterator[TurnEvent]:
-        """Raises `InputError` where the server fails or does not go on; cancels it where the iterator is closed."""
+        """Stream a turn; closing the iterator cancels the request.
+
+        Raises `InputError` if the server fails or cannot continue a turn.
+        """
         if _is_begun(written) and not self._place.goes_on:
-            raise InputError(f"{self._place.url} must be a `toolkit serve` to go on with an answer; ask again")
+            raise InputError(f"{self._place.url} cannot continue an answer, which needs `toolkit serve`; ask again")
         reader = ChunkReader(written)
         drawn, total = 0, 0
         finish_reason: str | None = None
@@ -68,31 +71,31 @@ class EndpointChatModel:
                 finish_reason = chunk.finish_reason or finish_reason
                 total = chunk.completion_tokens or total
         if finish_reason is None:
-            raise InputError(f"{self._place.url} must say why its answer ends; it broke off: ask again")
-        untold = min(total, sampling.max_new_tokens) - drawn  # several came in one chunk, or brought no text
+            raise InputError(f"the answer of {self._place.url} broke off: the server sent no finish_reason; ask again")
+        untold = min(total, sampling.max_new_tokens) - drawn  # tokens that shared a chunk or had no text
         yield replace(
             reader.finish(), tokens=max(0, untold), finish_reason="length" if finish_reason == "length" else "stop"
         )
 
 
 class ChunkReader:
-    """Reads a server's chunks as thought and answer.
+    """Splits a server's chunks into thought and answer.
 
-    A thought comes in a field of its own, or between tags in the content. White space between it and the answer is left
-    out, and so is a thought behind the answer's beginning, as R1's template leaves it out.
+    A thought comes in a field of its own, or between tags in the content. White space between it and the answer is
+    dropped, and so is a thought after the answer has begun, as R1's template does.
     """
 
     def __init__(self, written: Written = NOTHING) -> None:
-        """`written`: what stands there already."""
+        """`written`: the beginning of the turn, which the server continues."""
         self._parser = ReasoningParser(opened=False)
-        """Of contents, where no thought came in a field."""
+        """Reads contents as long as no thought has come in a field."""
         self._has_thought_field = _is_begun(written)
         self._thinks: bool | None = not written.closed if _is_begun(written) else None
-        """None before the first text."""
+        """Whether the thought is being written; None before the first text."""
         self._answers = bool(written.answer)
 
     def read(self, chunk: Chunk) -> TurnEvent:
-        """What one more chunk brought."""
+        """Read one more chunk."""
         deltas = []
         if chunk.reasoning and self._thinks is not False:
             self._thinks = self._has_thought_field = True
@@ -103,7 +106,7 @@ class ChunkReader:
         return self._event(deltas, tokens=1)
 
     def finish(self) -> TurnEvent:
-        """What was held back."""
+        """Return what was held back."""
         return self._event(list(self._parser.finish()), tokens=0)
 
     def _content(self, content: str) -> list[Delta]:
@@ -121,7 +124,7 @@ class ChunkReader:
 
 
 def load_endpoint(argument: str) -> Model:
-    """The model of an `http(s)://…/v1` argument; raises `InputError` where it leads nowhere."""
+    """Open the model of an `http(s)://…/v1` argument; raises `InputError` if no server answers there."""
     place = locate(argument)
     return Model(
         name=place.model,
@@ -137,9 +140,9 @@ def _is_begun(written: Written) -> bool:
 
 
 def _body(model: str, messages: Sequence[Message], written: Written, sampling: Sampling) -> dict[str, object]:
-    """A request in OpenAI's names; settings that its API does not know are sent only where they do something.
+    """Write a request in OpenAI's names; settings that its API lacks are sent only if they have an effect.
 
-    What the server is to go on with is a last message; one without content is in its thought.
+    The beginning that the server is to continue is the last message; without content, it is still in its thought.
     """
     sent: list[Mapping[str, object]] = [*messages]
     if _is_begun(written):

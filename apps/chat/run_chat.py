@@ -1,10 +1,10 @@
 """Serves the chat page of one exported model on the loopback address, and nothing beyond it.
 
     browser ── guard (host, origin, policy) ── door (token, cookie, body) ── FastAPI ── /health, /connections
-                                                                                └────── /, /compare (Gradio pages) ── run_turn
+                                                                                └────── /, /compare (Gradio pages) ── author
                                                                                   decoder (one, behind a lock) ┘
 
-No torch is imported, and no request leaves the machine, of the server or of the page.
+Torch is not imported, and neither the server nor the page sends a request off this machine.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import os
 
 os.environ.update(
     GRADIO_ANALYTICS_ENABLED="False", HF_HUB_OFFLINE="1", HF_HUB_DISABLE_TELEMETRY="1", ORT_DISABLE_TELEMETRY="1"
-)  # before the imports, which read them
+)  # set before the imports that read them
 
 import time
 from collections.abc import Sequence
@@ -28,6 +28,7 @@ from apps.access.address import LOOPBACK, listen, run_until_interrupted
 from apps.access.admission import Admission
 from apps.access.connections import Watch
 from apps.access.guard import Application, guard
+from apps.chat.conversation.author import Author
 from apps.chat.conversation.store import Store
 from apps.chat.desktop import Window, run_in_window
 from apps.chat.look import badge, look
@@ -44,13 +45,13 @@ from toolkit.terminal import say, show
 
 QUEUE_POLL_S = 0.01
 NO_PROGRESS_POLL_S = 1.0
-"""No handler of these pages has a progress bar."""
+"""Rare, because no handler of these pages has a progress bar."""
 
 
 def build_application(
     models: Sequence[Model], store: Store, admission: Admission, hosts: frozenset[str]
 ) -> Application:
-    """The page of the first model, that of a comparison where there is a second one, and `/health`, behind the door."""
+    """Build the pages behind the door: `/health`, the first model's chat, and a comparison if there is a second model."""
     api = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
 
     @api.get("/health")
@@ -61,27 +62,30 @@ def build_application(
     watch.start()
     badge.add_route(api, watch)
     sidebar.add_downloads(api, store)
-    live.add_route(api, store)
+    author = Author(models[0], store)
+    live.add_route(api, author.feeds)
     compare_path = side_by_side.PATH if len(models) > 1 else ""
     if compare_path:
-        api.get(side_by_side.PATH)(lambda: RedirectResponse(f"{side_by_side.PATH}/"))  # a mount begins behind the slash
+        api.get(side_by_side.PATH)(lambda: RedirectResponse(f"{side_by_side.PATH}/"))  # a mount begins after the slash
         _mount(api, side_by_side.build_compare(models), side_by_side.PATH, look.COMPARE_SHEETS, look.COMPARE_HEAD)
-    _mount(api, build_page(models[0], store, compare_path), "/", look.CHAT_SHEETS, look.CHAT_HEAD)
+    _mount(api, build_page(author, store, compare_path), "/", look.CHAT_SHEETS, look.CHAT_HEAD)
     return guard(admission.wrap(calm(api)), hosts)
 
 
 def serve(models: Sequence[Model], store: Store, *, host: str, port: int, window: Window) -> None:
-    """Serve the pages of one or two loaded models until interrupted; prints the address first. Port 0 is any free
-    port."""
+    """Serve the pages of one or two loaded models until interrupted; prints the address first.
+
+    Port 0 takes any free port.
+    """
     if host not in LOOPBACK:
-        raise InputError(f"host ({host}) must be one of {', '.join(LOOPBACK)}: the chat has no password")
+        raise InputError(f"host {host} is open to others, and the chat has no password; use {', '.join(LOOPBACK)}")
     with listen(host, port) as listener:
         port = listener.getsockname()[1]
         start = side_by_side.PATH if len(models) > 1 else "/"
         admission = Admission(f"http://{host}:{port}", start, _announce)
         application = build_application(models, store, admission, frozenset(f"{name}:{port}" for name in LOOPBACK))
         names = " and ".join(model.name for model in models)
-        show(f"{names} can be asked at {admission.door} (Ctrl+C ends it)")
+        show(f"Serving {names} at {admission.door} (Ctrl+C to stop)")
         run_in_window(partial(run_until_interrupted, application, listener), admission.door, names, window)
 
 
@@ -95,11 +99,11 @@ def run_chat(
     port: int,
     window: Window = "auto",
 ) -> None:
-    """Open an exported folder or an endpoint, and one `against` it where that is given; serve until interrupted.
+    """Open an exported folder or an endpoint, and a second one to compare it `against` if given; serve until interrupted.
 
     `data`: the folder that keeps the conversations. `open_decoder`: opens a folder.
 
-    Raises `InputError` where a model is not there, the host is no loopback address, the port taken or `data` in use.
+    Raises `InputError` if a model is missing, the host is no loopback address, or the port or `data` is in use.
     """
     models = [open_model(name, open_decoder) for name in (model, against) if name]
     store = Store(data, time.time)
@@ -109,7 +113,7 @@ def run_chat(
 
 
 def open_model(model: str | Path, open_decoder: OpenDecoder) -> Model:
-    """The model of a folder, or of an `http(s)://…/v1` address; raises `InputError` where it is none."""
+    """Open the model of a folder or of an `http(s)://…/v1` address; raises `InputError` if there is none."""
     if is_endpoint(str(model)):
         return load_endpoint(str(model))
     return load_model(Path(model), open_decoder)
@@ -130,10 +134,10 @@ def _mount(api: FastAPI, page: gr.Blocks, path: str, sheets: list[Path], head: s
         css_paths=sheets,
         head=head,
     )
-    # Gradio's queue looks for work a thousand times a second, for pending progress a hundred times: all day, and while
-    # the model writes. There is no setting for it.
+    # Gradio's queue polls for work a thousand times a second, and for pending progress a hundred times: all day, and
+    # while the model writes. It has no setting for this.
     page._queue.sleep_when_free, page._queue.progress_update_sleep_when_free = QUEUE_POLL_S, NO_PROGRESS_POLL_S
 
 
 def _announce(door: str) -> None:
-    show(f"opened; for another browser: {door}")
+    show(f"Opened in your browser. To use another one: {door}")

@@ -6,7 +6,7 @@ and single words are: a board of zeros, a row of switches that flip, a long numb
 they count. Fenced code and lines of a table are left out, and whatever changes from line to line (steps with their
 numbers, counting, `57 - 10 = 47`) has no period at all.
 
-`apps.chat.conversation.repetition` looks at the end of what is being written, token by token, and only tells the
+`apps.chat.view.repetition` looks at the end of what is being written, token by token, and only tells the
 reader; this looks at a whole text that nobody reads before it is trained on, so it must not take figures for a loop.
 """
 

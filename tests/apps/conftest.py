@@ -1,4 +1,4 @@
-"""A real tiny model that has learned two conversations by heart, for the tests of what serves it."""
+"""A real tiny model that has learned two conversations by heart, for the tests of chat and server."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ NAME = ("name?", "Names are short.", "My name is Ada. I count letters.")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A test in a browser is tried once more where it fails, and the summary counts it as rerun.
+    """Rerun a browser test once if it fails; the summary counts it as rerun.
 
-    Browser, server and test share two processors with whatever else runs there, and wait a minute for each other at
-    most.
+    Browser, server and test share two processors with whatever else runs there, and wait at most a minute for each
+    other.
     """
     for item in items:
         if "browser" in getattr(item, "fixturenames", ()):
@@ -28,7 +28,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def learned(tiny_student: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An exported model that answers both questions in those words."""
+    """Export a model that answers both questions in those words."""
     import torch
     from transformers import LlamaForCausalLM
 

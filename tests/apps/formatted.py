@@ -1,4 +1,4 @@
-"""What a model may format, and a text that grows fast: scripts of `tests.apps.scripted`."""
+"""Scripts of `tests.apps.scripted`: everything that a model may format, and a text that grows fast."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a model may write to the reader's harm, or the page's: scripts of `tests.apps.scripted`."""
+"""Scripts of `tests.apps.scripted`: texts that would harm the reader or the page."""
 
 from __future__ import annotations
 

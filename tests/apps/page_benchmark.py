@@ -1,11 +1,11 @@
-"""What the page costs: the same turns of one exported folder with and without it, and how soon a long question is
-answered.
+"""Measures what the page costs: the same turns of one exported folder with and without it, and how soon a long question
+is answered.
 
     python -m tests.apps.page_benchmark DIR [--rounds 12] [--tokens 2048]
 
 The page is that of `toolkit chat`, shown by a real Chromium on the same machine. One loaded model writes both, turn by
-turn: a process gets its memory where the machine has some, and the same weights are a fifth faster in one than in
-another. Writes a block of docs/notes/page-cost.md.
+turn, because the same weights can be a fifth faster in one process than in another, depending on where their memory
+happens to be. Writes a block of docs/notes/page-cost.md.
 """
 
 from __future__ import annotations
@@ -25,8 +25,9 @@ from playwright.sync_api import sync_playwright
 
 from apps.access.address import listen
 from apps.access.admission import Admission
+from apps.chat.conversation.author import run_turn
+from apps.chat.conversation.conversation import Conversation
 from apps.chat.conversation.store import Store
-from apps.chat.conversation.turns import Conversation, run_turn
 from apps.chat.panels.settings_panel import SavedSettings, Settings
 from apps.chat.run_chat import build_application
 from apps.model import Model, load_model
@@ -51,11 +52,11 @@ QUESTIONS = (
         "15, 42, 69, 8, 55, 91, 37, 24, 73, 46, 80, 13"
     ),
 )
-"""Long to answer, for a small model."""
+"""Questions whose answers are long, for a small model."""
 PAUSES_S = (0.0, 1.0)
-"""Between pasting a long question and sending it: while it stands there, the chat reads ahead."""
+"""Between pasting a long question and sending it, in which the chat reads ahead."""
 LOOK_S = 2.5
-"""Between two looks at a turn, longer than most: Playwright's own waiting looks at the page in every frame."""
+"""Between two checks of a turn, longer than most: Playwright's own waiting checks the page in every frame."""
 STATUS = r"(?:(\d+) reasoning)?(?: \+ )?(?:(\d+) answer)? tokens · ([\d.]+) tokens/s · first token after ([\d.]+) s"
 FIRST_TEXT = """
 () => new Promise((done) => {
@@ -115,7 +116,7 @@ def first_text(page: Page, question: str, pause_s: float) -> tuple[float, float]
 
 
 def written(page: Page) -> tuple[Written, float]:
-    """What the status line says of the turn when it has ended: the turn, and the seconds to its first token."""
+    """Read the status line when the turn has ended: the turn, and the seconds to its first token."""
     page.wait_for_timeout(LOOK_S * 1000)
     while not page.locator("#question .submit-button").is_visible():
         page.wait_for_timeout(LOOK_S * 1000)
@@ -132,10 +133,10 @@ def new_chat(page: Page) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Round:
-    """Every question once with the page and once without, and a long one after each pause."""
+    """Measurements of every question with and without the page, and of a long one after each pause."""
 
     pairs: list[tuple[Written, Written]]
-    """Of each question: with the page and without."""
+    """For each question: with the page and without."""
     first: dict[float, tuple[float, float]]
     read_s: float
     """The runner's own reading of the long question."""
@@ -143,7 +144,7 @@ class Round:
 
 @contextmanager
 def served(model: Model, data: Path) -> Iterator[str]:
-    """The address that opens the chat of a loaded model, served by a thread."""
+    """Serve the chat of a loaded model on a thread, and yield the address that opens it."""
     with listen("127.0.0.1", 0) as listener:
         address = f"127.0.0.1:{listener.getsockname()[1]}"
         admission = Admission(f"http://{address}", "/", lambda door: None)
@@ -165,7 +166,7 @@ def measure(page: Page, model: Model, settings: Settings, number: int) -> Round:
 
 
 def table(rounds: Sequence[Round]) -> str:
-    """Medians as Markdown."""
+    """Write the medians as Markdown."""
     pairs = [pair for each in rounds for pair in each.pairs]
     tokens, shown, alone = _medians(pairs)
     by_question = zip(*(each.pairs for each in rounds), strict=True)  # rounds differ in their words, and so in speed
@@ -189,7 +190,7 @@ def table(rounds: Sequence[Round]) -> str:
 
 
 def _figures(pair: tuple[Written, Written]) -> tuple[float, float, float]:
-    """Tokens; tokens/s with the page and without."""
+    """Compute the tokens of a turn, and tokens/s with and without the page."""
     shown, alone = pair
     return shown.tokens, shown.tokens_per_s, alone.tokens_per_s
 

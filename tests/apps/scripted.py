@@ -37,7 +37,7 @@ SCRIPTS = {
         "84 = 2 * 36 + 12\n36 = 3 * 12 + 0\nThe last remainder that is not zero is 12.", "The answer is **12**."
     ),
 }
-"""Words of a question → what the model says to it; the last entry answers everything else."""
+"""Words of a question → the model's answer; the last entry answers everything else."""
 
 
 class ScriptedDecoder:
@@ -58,7 +58,8 @@ class ScriptedDecoder:
         return self._next()
 
     def _rest(self, script: str, written: list[int]) -> list[int]:
-        """What the script goes on with: after its own ids the next ones, after a closed thought the answer's."""
+        """Return the ids with which the script continues: the next ones after its own, the answer's after a closed
+        thought."""
         ids = self._chat_format.encode(script + TURN_END)
         if ids[: len(written)] == written:
             return ids[len(written) :]

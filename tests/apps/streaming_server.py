@@ -11,7 +11,7 @@ from tests.http_server import HttpServer, QuietHandler
 
 
 class StreamingServer(HttpServer):
-    """Answers each question with the same events; after the last it waits for its client's leaving where it `hangs`."""
+    """Answers each question with the same events; if it `hangs`, it then waits until its client leaves."""
 
     def __init__(self, events: Sequence[dict[str, Any] | str], *, hangs: bool = False, status: int = 200) -> None:
         self.events, self.hangs, self.status = list(events), hangs, status

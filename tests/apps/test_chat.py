@@ -1,4 +1,4 @@
-"""What the page shows of a conversation, what the command refuses, and what its import chain holds."""
+"""The page shows a conversation, the command refuses what it cannot open, and its import chain is light."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 
+from apps.chat.conversation.conversation import Conversation
 from apps.chat.conversation.store import Store
-from apps.chat.conversation.turns import Conversation, Turn
+from apps.chat.conversation.turn import Turn
 from apps.chat.page.page import EXAMPLES
 from apps.chat.run_chat import run_chat, serve
 from apps.chat.view.page_messages import page_messages, seconds, status_line
@@ -108,7 +109,7 @@ def test_a_folder_that_is_no_export_is_one_line(tmp_path: Path) -> None:
 
 
 def test_a_host_beyond_the_loopback_is_refused(model: Model, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"host \(0\.0\.0\.0\) must be one of 127\.0\.0\.1, localhost"):
+    with pytest.raises(InputError, match=r"host 0\.0\.0\.0 is open to others.*use 127\.0\.0\.1, localhost"):
         serve([model], Store(tmp_path, time.time), host="0.0.0.0", port=0, window="none")
 
 

@@ -1,5 +1,5 @@
-"""Controls in reach and figures that are true, in a real browser: settings, a seed that stays empty, the context
-ledger, the list of many chats.
+"""Controls within reach and true figures, in a real browser: settings, a seed that stays empty, the context ledger, the
+list of many chats.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from apps.chat.conversation.conversation import Conversation
 from apps.chat.conversation.store import FILE, Store
-from apps.chat.conversation.turns import Conversation, Turn
+from apps.chat.conversation.turn import Turn
 from apps.chat.panels.settings_panel import SavedSettings
 from tests.apps import test_chat_page
 from tests.apps.test_chat_history_page import show_list, titles
@@ -36,7 +37,7 @@ REACHED = """(control) => {
   const isThere = left >= 0 && right <= innerWidth && top >= 0 && bottom <= innerHeight && right - left > 10;
   return isThere && !!found && (control.contains(found) || found.contains(control));
 }"""
-"""Whether a control can be scrolled to, lies inside the page, and is what a pointer meets there."""
+"""Whether a control can be scrolled to, is inside the page, and is the element under a pointer there."""
 
 
 def test_every_setting_is_in_reach_at_each_width(browser: Browser, scripted_chat: str) -> None:
@@ -78,7 +79,7 @@ def test_an_empty_seed_stays_empty_whatever_else_is_set(browser: Browser, tiny_s
             page.fill("#seed input", "a dozen")
             page.fill("#question textarea", "84 and 36 again?")
             page.keyboard.press("Enter")
-            expect(page.locator("#notice")).to_contain_text("The seed ('a dozen') must be a whole number")
+            expect(page.locator("#notice")).to_contain_text("The seed 'a dozen' is not a whole number")
             assert page.input_value("#question textarea") == "84 and 36 again?" and (kept.read() or {})["seed"] is None
             page.fill("#seed input", "7")
             wait_until_kept(page, kept, seed=7)
@@ -146,7 +147,7 @@ def test_what_is_done_with_a_chat_is_in_reach_past_sixty_of_them(browser: Browse
         expect(page.locator("#search textarea")).to_be_in_viewport()
         picture(page, f"many-{width}")
         page.fill("#search textarea", "nobody said this")
-        expect(page.locator("#conversations")).to_contain_text("No chat has these words.")
+        expect(page.locator("#conversations")).to_contain_text("No chat contains these words.")
         expect(titles(page)).to_have_count(0)
         page.fill("#search textarea", "number 17")
         expect(titles(page)).to_have_text(["Number 17?"])

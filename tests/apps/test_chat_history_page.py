@@ -1,4 +1,4 @@
-"""Nothing is lost, in a real browser: turns that go on, versions, the list of chats, files, and a killed server."""
+"""Nothing is lost, in a real browser: continued turns, versions, the list of chats, files, and a killed server."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ pytestmark = needs_a_browser
 
 WIDTHS = [1280, 390]
 ABORTED = ("AbortError", "Unexpected error Connection")
-"""Gradio's words on its request that a reload cuts off."""
+"""Gradio's message about a request that a reload cuts off."""
 STEPS = SCRIPTS["twenty steps"].partition("\n</think>")[0]
 
 
 @pytest.fixture
 def kept_prefix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A file with the beginning of some chat, where `--prefix-cache` keeps it."""
+    """Write a file with the beginning of some chat, where `--prefix-cache` keeps it."""
     monkeypatch.setenv("TOOLKIT_HOME", str(tmp_path / "home"))
     path = prefix_folder() / "model" / "words.prefix"
     path.parent.mkdir(parents=True)
@@ -77,7 +77,7 @@ def copied(page: Page, row: Locator) -> str:
 
 
 def show_list(page: Page) -> None:
-    """Open the sidebar, which is there by itself where the page is wide."""
+    """Open the sidebar, unless the page is wide enough for it to be open already."""
     sidebar = page.locator(".sidebar")
     if page.evaluate("innerWidth") < 1100:
         sidebar.locator(".toggle-button").click()
@@ -217,7 +217,7 @@ def test_a_question_is_edited_and_both_versions_stay(browser: Browser, chat: str
         first.get_by_label("Edit").click()
         box = page.locator("#question textarea")
         expect(box).to_have_value("What of 84 & <36>?")
-        press_in_notice = page.locator("#notice a", has_text="Leave it as it was")
+        press_in_notice = page.locator("#notice a", has_text="Leave it unchanged")
         press_in_notice.click()
         expect(box).to_have_value("")
         first.hover()
@@ -239,7 +239,7 @@ def test_a_question_is_edited_and_both_versions_stay(browser: Browser, chat: str
 
 
 def stop_and_retry(page: Page) -> None:
-    """Ask a question whose answer is stopped, and have it answered once more."""
+    """Ask a question, stop its answer, and ask again."""
     ask(page, "What of 84 and 36?")
     stop_at(page, "84 =")
     last_row(page).hover()
@@ -316,7 +316,7 @@ def test_an_exported_chat_comes_in_again_byte_for_byte(browser: Browser, chat: s
         page.click("#import-chat")
         page.fill("#import-text textarea", "{}")
         page.click("#read-import")
-        expect(page.locator("#notice")).to_contain_text("must be of format")
+        expect(page.locator("#notice")).to_contain_text("Unknown format")
         (tmp_path / "chat.json").write_bytes(as_json)
         page.set_input_files("#import-file", tmp_path / "chat.json")
         expect(page.locator("#import-text textarea")).to_have_value(as_json.decode())

@@ -1,4 +1,4 @@
-"""Hostile answers in a real browser: what is shown of them, what is copied, and that the page stays usable."""
+"""Hostile answers in a real browser are shown harmlessly, copied as written, and leave the page usable."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ browser, scripted_chat = test_chat_page.browser, test_chat_page.scripted_chat
 
 
 def answered(page: Page, question: str) -> Locator:
-    """The answer to a question, once it is whole."""
+    """Ask a question and wait for the whole answer."""
     ask(page, question)
     page.wait_for_selector("#question .stop-button")
     page.wait_for_selector("#question .submit-button")

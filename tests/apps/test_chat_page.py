@@ -1,7 +1,7 @@
 """The chat page in a real browser, over a real server in a process of its own.
 
-The exact flow runs on a scripted decoder; one conversation runs on a real exported folder. Every test ends by asking
-what the page requested (nothing but this server) and what its console said (nothing).
+The exact flow runs on a scripted decoder, one conversation on a real exported folder. Every test ends by checking that
+the page made requests to this server only and left its console empty.
 """
 
 from __future__ import annotations
@@ -44,11 +44,11 @@ FLAGS = [
     "--disable-sync",
 ]
 PATIENCE_S = 60
-"""For a slow machine; nothing waits this long on a usual one."""
+"""Long enough for a slow machine; on a usual one nothing waits this long."""
 expect.set_options(timeout=PATIENCE_S * 1000)
 ROOT = Path(__file__).parents[2]
 SCREENSHOTS = os.environ.get("CHAT_SCREENSHOTS")
-"""A folder for pictures of the main views, where they are wanted."""
+"""A folder for pictures of the main views, if they are wanted."""
 
 RUN_CHAT = (
     "import sys, pathlib, apps.chat.run_chat; apps.chat.run_chat.run_chat(*map(pathlib.Path, "
@@ -113,9 +113,9 @@ def scripted_chat(tiny_student: Path, tmp_path_factory: pytest.TempPathFactory) 
 
 @contextmanager
 def opened(browser: Browser, address: str, *, width: int = 1280, expected: tuple[str, ...] = ()) -> Iterator[Page]:
-    """A fresh tab on the chat; at the end it must have asked this server only, and kept its console clean.
+    """Open a fresh tab on the chat; at the end it must have asked this server only and have a clean console.
 
-    `expected`: what may stand in the console nevertheless.
+    `expected`: messages that the console may hold nevertheless.
     """
     context = browser.new_context(
         viewport={"width": width, "height": 800}, permissions=["clipboard-read", "clipboard-write"]
@@ -144,8 +144,7 @@ def opened(browser: Browser, address: str, *, width: int = 1280, expected: tuple
 
 
 def open_settings(page: Page) -> None:
-    """Open the panel; in the moment after it is shown it sets its values once more, over what a test types that
-    fast."""
+    """Open the panel and wait: just after it is shown, it sets its values again, over what a fast test has typed."""
     page.click("#settings button")
     page.wait_for_timeout(500)
 
@@ -213,7 +212,7 @@ def test_reasoning_streams_then_closes_then_the_answer_stands_below(
 
 @pytest.mark.parametrize("part", ["thought", "answer"])
 def test_no_letter_is_missing_or_twice_while_a_text_grows(browser: Browser, scripted_chat: str, part: str) -> None:
-    """Whole renderings and the text between them come by two ways."""
+    """Whole renderings and the text between them arrive separately."""
     with opened(browser, scripted_chat) as page:
         page.wait_for_selector("#chat")
         page.evaluate(WATCH)
@@ -314,7 +313,7 @@ def test_a_question_beyond_the_context_is_refused_and_stays_in_the_box(browser: 
 
 
 def test_a_real_exported_folder_holds_a_conversation(browser: Browser, tiny_student: Path, tmp_path: Path) -> None:
-    """A random model hardly closes its thought: it writes until it ends its turn or its context is full."""
+    """A random model hardly ever closes its thought: it writes until it ends its turn or its context is full."""
     from export.pipeline import export_model
     from export.presets import int4_config
 

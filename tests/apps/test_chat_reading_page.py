@@ -1,5 +1,5 @@
-"""What is read on the page, in a real browser: a place that is held while the model writes, text as it was typed,
-tables, tasks, mathematics and directions as their writers meant them.
+"""Reading on the page, in a real browser: the reader's place is held while the model writes, a question looks as it was
+typed, and tables, tasks, mathematics and text directions look as their writers meant them.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ browser, scripted_chat = test_chat_page.browser, test_chat_page.scripted_chat
 
 BOX = "document.querySelector('#chat .panel-wrap')"
 BELOW = f"{BOX}.scrollHeight - {BOX}.clientHeight - {BOX}.scrollTop"
-"""Pixels of the conversation under the view."""
+"""Pixels of the conversation below the view."""
 TRIES = 5
 """With each hand."""
 
@@ -39,7 +39,7 @@ STEADY = f"""() => new Promise((done) => {{
 
 
 def wait_until(page: Page, claim: str) -> None:
-    """Asked by a clock: the page slows down what asks in each frame (`apps.chat.look.frames`)."""
+    """Poll by a clock, because the page slows down what polls in every frame (`apps.chat.look.frames`)."""
     page.wait_for_function(f"() => {claim}", polling=50)
 
 
@@ -53,14 +53,13 @@ def wait_until_more_is_written(page: Page) -> None:
 
 
 def stop(page: Page) -> None:
-    """The turn that runs, unless it has just ended."""
+    """Stop the running turn, unless it has just ended."""
     page.evaluate("document.querySelector('#question .stop-button')?.click()")
     page.wait_for_selector("#question .submit-button")
 
 
 def let_it_write(page: Page, question: str) -> None:
-    """A turn that has just begun to grow, in a chat of its own, with the mouse over it, where a wheel turns what it is
-    on."""
+    """Begin a turn that grows, in a chat of its own, with the mouse over it, where the wheel scrolls it."""
     stop(page)
     page.click("#new-chat")
     page.locator("#chat").hover()

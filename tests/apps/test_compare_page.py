@@ -63,7 +63,7 @@ def test_stop_ends_the_first_and_spares_the_second(browser: Browser, comparison:
         page.fill("#question textarea", "A long answer, please")
         page.keyboard.press("Enter")
         expect(first).to_contain_text("Step 3:")
-        expect(second.locator(".block.verdict")).to_contain_text("Waits")
+        expect(second.locator(".block.verdict")).to_contain_text("Waiting")
         page.click("#question .stop-button")
         page.wait_for_selector("#question .submit-button")
         expect(first).to_contain_text("Stopped")

@@ -1,4 +1,4 @@
-"""The ledger's tokens are the tokenizer's own, its parts sum up to the prompt, and it names what must leave."""
+"""The ledger's tokens are the tokenizer's own, its parts sum to the prompt, and it names what must leave."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from apps.chat.conversation.context import RESERVE_SHARE, ContextLedger, context_ledger, ledger_html
-from apps.chat.conversation.turns import LEAST_ROOM
+from apps.chat.conversation.turn import LEAST_ROOM
 from tests.apps.scripted import ScriptedDecoder
 from toolkit.formats.chat_format import ChatFormat
 from toolkit.generation.chat_model import LocalChatModel

@@ -12,7 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from apps.chat.conversation.turns import LEAST_ROOM, UPDATES_PER_S, Conversation, Turn, run_turn
+from apps.chat.conversation.author import UPDATES_PER_S, run_turn
+from apps.chat.conversation.conversation import Conversation
+from apps.chat.conversation.turn import LEAST_ROOM, Turn
 from apps.chat.view.page_messages import page_messages
 from tests.apps.scripted import SCRIPTS, ScriptedDecoder
 from toolkit.errors import InputError
@@ -141,7 +143,7 @@ def test_a_conversation_that_does_not_fit_is_refused_whole(chat_format: ChatForm
     conversation = Conversation()
     question = "Why? " * 30
     needed = len(chat_format.question_ids(question))
-    with pytest.raises(InputError, match=rf"{needed:,} tokens.*leave {LEAST_ROOM} tokens.*shorter question"):
+    with pytest.raises(InputError, match=rf"{needed:,} tokens.*fewer than {LEAST_ROOM} .*shorter question"):
         conversation.ask(question, scripted(chat_format, needed + LEAST_ROOM - 1))
     assert conversation.turns == []
     assert conversation.ask(question, scripted(chat_format, needed + LEAST_ROOM)).context_room == LEAST_ROOM
@@ -150,7 +152,7 @@ def test_a_conversation_that_does_not_fit_is_refused_whole(chat_format: ChatForm
 
 
 class Dice:
-    """A decoder that draws its words from fixed odds, so that a seed decides every token."""
+    """A decoder with fixed probabilities, so that a seed decides every token."""
 
     max_length = 400
 
@@ -208,7 +210,7 @@ def test_a_turn_that_was_stopped_and_goes_on_equals_one_that_ran_through(chat_fo
 
 
 def test_a_turn_goes_on_after_any_token_whatever_the_parser_held_back(chat_format: ChatFormat) -> None:
-    """The tag's own characters are cut everywhere, and the text comes out as if there had been no cut."""
+    """The turn is interrupted within the tag, at every character, and its text is the same as without interruption."""
     ids = chat_format.encode(ANSWERED)
     whole = split_completion(ANSWERED, opened=True)
     for length in range(1, len(ids)):
@@ -265,7 +267,7 @@ def test_answer_now_closes_a_thought_once_wherever_it_comes(chat_format: ChatFor
 def test_a_turn_of_another_tokenizer_is_not_gone_on_with(chat_format: ChatFormat) -> None:
     turn = Turn(question="?", context_room=0, model="other", state="stopped", reasoning="So", token_ids=[5, 6])
     conversation = Conversation(turns=[turn], all_turns=[turn])
-    with pytest.raises(InputError, match=r"the tokens that other wrote.*open that model"):
+    with pytest.raises(InputError, match=r"cannot continue what other wrote.*open that model"):
         conversation.resume(turn, scripted(chat_format))
 
 
@@ -300,7 +302,7 @@ def test_going_on_in_the_middle_makes_a_version_and_leaves_what_followed(chat_fo
 
 
 def asked(conversation: Conversation, question: str, instead_of: Turn | None = None) -> Turn:
-    """A turn without a model."""
+    """Add a turn without a model."""
     return conversation._add(Turn(question=question, context_room=100), instead_of)
 
 

@@ -1,4 +1,4 @@
-"""Which window opens, by programs that write down how they were called."""
+"""The window that opens, by programs that record how they were called."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the screen is t
 
 @pytest.fixture
 def desk(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """A machine with a screen, an empty PATH and no pywebview; a cache folder of its own."""
+    """Simulate a machine with a screen, an empty PATH, no pywebview and a cache folder of its own."""
     for name, value in surroundings(tmp_path).items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
@@ -33,7 +33,7 @@ def surroundings(folder: Path) -> dict[str, str]:
 
 
 def install(folder: Path, name: str) -> Path:
-    """A browser that writes its arguments into a file and ends."""
+    """Install a browser that writes its arguments into a file and exits."""
     program, written = folder / name, folder / f"{name}.arguments"
     program.write_text(f'#!/bin/sh\nprintf "%s\\n" "$@" > {written}.part\n/bin/mv {written}.part {written}\n')
     program.chmod(0o755)
@@ -55,7 +55,7 @@ def test_a_browser_that_does_not_start_is_told(desk: Path, capfd: pytest.Capture
     open_as_app(str(program), ADDRESS)
     said, deadline = "", time.monotonic() + PATIENCE_S
     while not said.endswith("\n"):
-        assert time.monotonic() < deadline, "the failure must be told"
+        assert time.monotonic() < deadline, "the failure must be reported"
         time.sleep(0.01)
         said += capfd.readouterr().err
     assert said == f"no window: {program} ended with 3; open the address in a browser\n"
@@ -94,7 +94,7 @@ def test_none_opens_nothing_and_serves(desk: Path) -> None:
 def test_pywebview_without_what_draws_its_windows_leaves_the_window_to_a_browser(
     tmp_path: Path, has_browser: bool
 ) -> None:
-    """As pip installs it on Linux; the real one, in a process of its own."""
+    """pywebview is the real one as pip installs it on Linux, in a process of its own."""
     written = install(tmp_path, "chromium") if has_browser else None
     call = (
         "from apps.chat.desktop import run_in_window as run; run(lambda: "

@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 
+from apps.chat.conversation.author import Author
+from apps.chat.conversation.conversation import Conversation
 from apps.chat.conversation.store import Store
 from apps.chat.conversation.tab import Tab
-from apps.chat.conversation.turns import Conversation
-from apps.chat.page.dialogue import act, answer, follow, seed_of
-from apps.chat.page.updates import NOTHING, SKIP, Update, only_news
+from apps.chat.page.dialogue import act, answer, seed_of
+from apps.chat.page.updates import NOTHING, SKIP, Update, follow
 from apps.chat.panels.settings_panel import defaults
 from apps.model import Model
 from tests.apps.scripted import SCRIPTS, ScriptedDecoder
@@ -46,11 +47,31 @@ def slow(model: Model) -> Model:
 
 
 def ask(model: Model, store: Store, question: str, conversation: Conversation) -> list[tuple[Any, ...]]:
-    return [*answer(model, store, question, "", Tab(conversation=conversation), *defaults(CONTEXT).panel_values())]
+    return [
+        *answer(
+            Author(model, store), store, question, "", Tab(conversation=conversation), *defaults(CONTEXT).panel_values()
+        )
+    ]
+
+
+def begun(model: Model, store: Store, question: str, tab: Tab) -> Generator[Update, None, None]:
+    """Ask in a tab, and return what it is shown after the beginning."""
+    writing = answer(Author(model, store), store, question, "", tab, *defaults(CONTEXT).panel_values())
+    next(writing)
+    return writing
 
 
 def choose(model: Model, store: Store, chosen: str, conversation: Conversation) -> list[tuple[Any, ...]]:
-    return [*act(model, store, f"{chosen}/1", "", Tab(conversation=conversation), *defaults(CONTEXT).panel_values())]
+    return [
+        *act(
+            Author(model, store),
+            store,
+            f"{chosen}/1",
+            "",
+            Tab(conversation=conversation),
+            *defaults(CONTEXT).panel_values(),
+        )
+    ]
 
 
 def notice(update: tuple[Any, ...]) -> str:
@@ -77,12 +98,12 @@ def test_a_turn_that_filled_the_context_goes_on_once_the_user_lets_older_ones_le
     assert turn.cut == "context"
 
     (told,) = choose(model, store, f"go-on/{turn.id}", conversation)
-    assert f"must leave 32 tokens free in the model's context ({CONTEXT} tokens)" in notice(told)
+    assert f"leaves fewer than 32 of the {CONTEXT} tokens of the model's context free" in notice(told)
 
     conversation.left_out, turn.answer = 0, "words of another model"
     told = choose(model, store, link[1], conversation)[-1]
-    assert "the model that goes on must read the tokens" in notice(told).casefold()
-    assert conversation.left_out == 0, "who may not go on keeps what it had"
+    assert "this model cannot continue what" in notice(told).casefold()
+    assert conversation.left_out == 0, "a refusal changes nothing"
 
 
 def test_an_answer_begins_once_older_turns_have_left(model: Model, store: Store) -> None:
@@ -104,25 +125,28 @@ def test_a_turn_without_a_seed_draws_one_and_keeps_it(model: Model, store: Store
     assert len({*seeds}) > 1 and seeds == [turn.settings["seed"] for turn in conversation.turns]
 
 
-def test_a_component_is_told_only_what_is_new() -> None:
-    def updates() -> Generator[Update, None, None]:
-        for status, told in (("1 token", "a"), ("2 tokens", "a"), (SKIP, "a"), ("2 tokens", "b")):
-            yield SKIP, SKIP, status, told, SKIP, SKIP, SKIP
-
-    news = [update[2:4] for update in only_news(updates())]
-    assert news == [("1 token", "a"), ("2 tokens", SKIP), (SKIP, SKIP), (SKIP, "b")]
+def test_a_rendering_and_its_mark_are_of_one_moment(slow: Model, store: Store) -> None:
+    """What the script appends begins where the mark says that the rendering ends: no letter twice, and none missing."""
+    shown: list[dict[str, Any]] = []
+    marks: list[str] = []
+    for update in answer(Author(slow, store), store, "twenty steps", "", Tab(), *defaults(CONTEXT).panel_values()):
+        shown = shown if update[0] == SKIP else update[0]
+        if found := re.search(r'title="\d+/(\d*)/(\d*)"', str(update[2])):
+            texts = [message["content"][0]["text"] for message in shown if message["role"] == "assistant"]
+            marks.append(found[0])
+            assert [int(length or 0) for length in found.groups()] == [len(text) for text in (*texts, "")[:2]]
+    assert len({*marks}) > 2
 
 
 def test_a_tab_that_leaves_what_another_one_follows_stops_nothing(slow: Model, store: Store) -> None:
     writer, reader = Tab(), Tab()
     panel_values = defaults(CONTEXT).panel_values()
-    writing = answer(slow, store, "84 and 36?", "", writer, *panel_values)
-    next(writing)
+    writing = begun(slow, store, "84 and 36?", writer)
     reader.open(writer.conversation)
-    asking = answer(slow, store, "And 7?", "", reader, *panel_values)
+    asking = answer(Author(slow, store), store, "And 7?", "", reader, *panel_values)
     assert next(asking) == NOTHING
-    assert next(asking)[1]["stop_btn"] == "Stop", "one turn at a time: who asks sees the one that runs"
-    assert [*answer(slow, store, "And 7?", "", reader, *panel_values)] == [NOTHING], "it follows already"
+    assert next(asking)[1]["stop_btn"] == "Stop", "one turn at a time: the tab that asks is shown the running one"
+    assert [*answer(Author(slow, store), store, "And 7?", "", reader, *panel_values)] == [NOTHING], "it follows already"
     reader.open(Conversation())
     (last,) = asking
     assert (last[0], last[1]["submit_btn"]) == ([], "Send"), "it shows another chat now"
@@ -132,8 +156,7 @@ def test_a_tab_that_leaves_what_another_one_follows_stops_nothing(slow: Model, s
 
 def test_a_turn_goes_on_while_its_tab_is_loaded_again(slow: Model, store: Store) -> None:
     tab = Tab()
-    writing = answer(slow, store, "84 and 36?", "", tab, *defaults(CONTEXT).panel_values())
-    next(writing)
+    writing = begun(slow, store, "84 and 36?", tab)
     writing.close()
     again = Tab(conversation=tab.conversation)
     updates = [*follow(store, "", again)]
@@ -148,8 +171,7 @@ def test_a_turn_goes_on_while_its_tab_is_loaded_again(slow: Model, store: Store)
 
 def test_a_tab_ends_the_turn_that_it_alone_follows_before_it_shows_another_chat(slow: Model, store: Store) -> None:
     tab = Tab()
-    writing = answer(slow, store, "A long thought, please", "", tab, *defaults(CONTEXT).panel_values())
-    next(writing)
+    writing = begun(slow, store, "A long thought, please", tab)
     left = tab.conversation
     tab.open(Conversation())
     assert not left.busy and left.turns[-1].state == "stopped" and tab.conversation is not left
@@ -161,9 +183,7 @@ def test_a_tab_ends_the_turn_that_it_alone_follows_before_it_shows_another_chat(
 
 def test_a_tab_that_goes_to_a_chat_that_is_being_written_is_not_told_the_one_it_left(slow: Model, store: Store) -> None:
     writer, tab = Tab(), Tab()
-    panel_values = defaults(CONTEXT).panel_values()
-    writing = answer(slow, store, "84 and 36?", "", writer, *panel_values)
-    next(writing)
+    writing = begun(slow, store, "84 and 36?", writer)
     tab.open(writer.conversation)
     left = follow(store, "", tab)
     next(left)
@@ -177,7 +197,7 @@ def test_a_tab_that_goes_to_a_chat_that_is_being_written_is_not_told_the_one_it_
 def test_the_last_that_a_tab_is_told_is_what_it_shows(slow: Model, store: Store) -> None:
     """The turn ends by itself while the page still hears of it, and the user opens another chat in that moment."""
     tab = Tab()
-    writing = answer(slow, store, "84 and 36?", "", tab, *defaults(CONTEXT).panel_values())
+    writing = answer(Author(slow, store), store, "84 and 36?", "", tab, *defaults(CONTEXT).panel_values())
     for update in writing:
         if update[1] != SKIP and update[1].get("submit_btn") == "Send":
             tab.open(Conversation())
@@ -191,6 +211,6 @@ def test_a_chat_is_told_where_the_disk_does_not_take_its_turn(model: Model, tmp_
     store._database.execute("PRAGMA query_only = ON")
     conversation = Conversation()
     (told,) = ask(model, store, "84 and 36?", conversation)
-    assert "the disk must take the conversation" in notice(told).casefold()
+    assert "cannot store the conversation" in notice(told).casefold()
     assert not conversation.busy and conversation.turns[-1].state == "stopped"
     store.close()

@@ -13,10 +13,12 @@ from typing import Any
 
 import pytest
 
+from apps.chat.conversation.author import Author, run_turn
+from apps.chat.conversation.conversation import Conversation
 from apps.chat.conversation.exchange import conversation_of, to_json
 from apps.chat.conversation.store import Store
 from apps.chat.conversation.tab import Tab
-from apps.chat.conversation.turns import Conversation, Turn, run_turn
+from apps.chat.conversation.turn import Turn
 from apps.chat.page.dialogue import act, answer
 from apps.chat.panels.settings_panel import defaults
 from apps.chat.remote_model import load_endpoint
@@ -33,7 +35,7 @@ SHORT = Sampling(temperature=0.0, max_new_tokens=40)
 
 
 class Ticks:
-    """A clock on which every reading is a second later."""
+    """A clock that moves one second at each reading."""
 
     now = 0.0
 
@@ -43,7 +45,7 @@ class Ticks:
 
 
 def ask(model: Model, question: str = "How many?", sampling: Sampling = GREEDY) -> Turn:
-    """One whole turn of a fresh conversation."""
+    """Run one whole turn of a fresh conversation."""
     conversation = Conversation()
     messages = conversation.messages(question)
     turn = conversation.ask(question, model.chat_model)
@@ -54,7 +56,7 @@ def ask(model: Model, question: str = "How many?", sampling: Sampling = GREEDY) 
 
 @pytest.fixture(scope="module")
 def served(learned: Path) -> Iterator[str]:
-    """The address of `toolkit serve` in a process of its own."""
+    """Run `toolkit serve` in a process of its own, and yield its address."""
     command = [sys.executable, "-m", "toolkit", "serve", str(learned), "--port", "0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
         assert process.stdout is not None
@@ -75,7 +77,7 @@ def test_a_served_model_writes_the_turn_that_it_writes_here(served: str, learned
 
 
 def go_on(model: Model, conversation: Conversation, turn: Turn, *, until: int | None = None) -> None:
-    """Let the last turn run on to its end, or to so many tokens."""
+    """Continue the last turn to its end, or up to a number of tokens."""
     messages = conversation.messages(turn.question, turn)
     for _ in run_turn(model.chat_model, messages, turn, GREEDY, Ticks()):
         turn.stop_requested = until is not None and turn.tokens >= until
@@ -83,7 +85,7 @@ def go_on(model: Model, conversation: Conversation, turn: Turn, *, until: int | 
 
 @pytest.mark.parametrize("at", [3, 9, 16, 24])
 def test_a_stopped_turn_goes_on_as_if_it_had_never_paused(served: str, at: int) -> None:
-    """Also in another process, where the numbers of its pieces mean nothing any more."""
+    """The same holds in another process, where the numbers of its pieces mean nothing."""
     whole = ask(load_endpoint(served), NAME[0])
     model, conversation = load_endpoint(served), Conversation()
     turn = conversation.ask(NAME[0], model.chat_model)
@@ -112,7 +114,7 @@ def test_a_chat_of_yesterday_is_continued_by_its_link(served: str, tmp_path: Pat
     model, tab = load_endpoint(served), Tab()
     panel_values = replace(defaults(model.chat_model.max_length), temperature=0.0).panel_values()
     store = Store(tmp_path, time.time)
-    writing = answer(model, store, NAME[0], "", tab, *panel_values)
+    writing = answer(Author(model, store), store, NAME[0], "", tab, *panel_values)
     next(writing)
     tab.conversation.turns[-1].stop_requested = True
     assert [*writing]
@@ -121,13 +123,14 @@ def test_a_chat_of_yesterday_is_continued_by_its_link(served: str, tmp_path: Pat
     found = store.load(1)
     assert found and found.turns[-1].state == "stopped"
     tab.open(found)
-    assert [*act(load_endpoint(served), store, f"go-on/{found.turns[-1].id}/1", "", tab, *panel_values)]
+    author = Author(load_endpoint(served), store)
+    assert [*act(author, store, f"go-on/{found.turns[-1].id}/1", "", tab, *panel_values)]
     store.close()
     assert (found.turns[-1].reasoning, found.turns[-1].answer, found.turns[-1].state) == (*NAME[1:], "done")
 
 
 def test_a_turn_whose_pieces_were_numbered_before_goes_on(served: str, tmp_path: Path) -> None:
-    """What chats with servers were kept as once: a number for each piece, the last one for those without a text."""
+    """Older versions stored a number for each piece of a server's text, and the last number for pieces without text."""
     model, conversation = load_endpoint(served), Conversation()
     turn = conversation.ask(NAME[0], model.chat_model)
     go_on(model, conversation, turn, until=3)
@@ -166,7 +169,7 @@ def test_a_chat_with_a_server_is_kept_and_exported_with_its_counts_and_without_i
 def test_an_answer_that_a_server_wrote_is_not_gone_on_with_by_a_model_that_runs_here(learned: Path) -> None:
     with StreamingServer([delta(content="Well,"), delta("length")]) as server:
         turn = ask(load_endpoint(server.url))
-    with pytest.raises(InputError, match="must read the tokens that another model wrote"):
+    with pytest.raises(InputError, match="cannot continue what another model wrote"):
         Conversation(turns=[turn], all_turns=[turn]).resume(turn, load_model(learned).chat_model)
 
 
@@ -175,7 +178,7 @@ def test_a_server_that_only_begins_answers_is_not_asked_to_go_on() -> None:
         model = load_endpoint(server.url)
         turn = ask(model)
         assert not model.goes_on
-        with pytest.raises(InputError, match="must be a `toolkit serve` to go on"):
+        with pytest.raises(InputError, match="cannot continue an answer, which needs `toolkit serve`"):
             list(run_turn(model.chat_model, [], turn, GREEDY, Ticks()))
         assert len(server.bodies) == 1
 
@@ -284,7 +287,7 @@ def test_stop_ends_the_request(events: list[dict[str, object]]) -> None:
         (["no such model"], 404, "404 Not Found: 'no such model'"),
         (["data: {"], 200, r"must send chunks of a chat completion; it says '\{'"),
         ([{"error": {"message": "out of memory"}}], 200, "broke off: .*out of memory"),
-        ([delta(content="It is")], 200, "must say why its answer ends"),
+        ([delta(content="It is")], 200, "broke off: the server sent no finish_reason"),
     ],
 )
 def test_a_server_that_fails_is_one_line_and_its_words_are_kept(
@@ -296,4 +299,4 @@ def test_a_server_that_fails_is_one_line_and_its_words_are_kept(
         turn = conversation.ask("?", model.chat_model)
         with pytest.raises(InputError, match=words):
             list(run_turn(model.chat_model, conversation.messages("?"), turn, GREEDY, Ticks()))
-    assert (turn.state, turn.answer) == ("stopped", "It is" if "why" in words else "")
+    assert (turn.state, turn.answer) == ("stopped", "It is" if "finish_reason" in words else "")

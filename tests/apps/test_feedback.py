@@ -1,4 +1,4 @@
-"""What a user approves or corrects is read, graded and kept by distill's own code."""
+"""Distill's own code reads, grades and keeps what a user approves or corrects."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
+from apps.chat.conversation.conversation import Conversation
 from apps.chat.conversation.feedback import PROBLEMS, TRACES, keep
-from apps.chat.conversation.turns import Conversation, Turn
+from apps.chat.conversation.turn import Turn
 from apps.chat.view.page_messages import turn_of_message
 from toolkit.errors import InputError
 from toolkit.records import Example, Problem, Trace, read_records
@@ -31,7 +32,7 @@ def kept(folder: Path, conversation: Conversation, *, turn: int = 0, answer: str
 
 
 def curated(folder: Path) -> tuple[list[Example], dict[str, int]]:
-    """What `toolkit distill --traces` makes of the folder."""
+    """Curate the folder as `toolkit distill --traces` does."""
     from distill.curate import curate
     from distill.problems.problem_set import read_problems
     from distill.problems.splits import split_of
@@ -106,7 +107,7 @@ def test_a_later_answer_is_an_example_below_what_was_said_before_it(tmp_path: Pa
 
 
 def test_an_empty_answer_is_refused_and_nothing_is_written(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="must not be empty"):
+    with pytest.raises(InputError, match="an empty answer cannot be kept"):
         kept(tmp_path, asked(("2 + 2?", "")), answer=" ", reasoning="")
     assert list(tmp_path.iterdir()) == []
 
@@ -116,7 +117,7 @@ def test_a_message_belongs_to_the_turn_that_it_is_shown_for() -> None:
     conversation.turns[1].reasoning = ""
     first, second = conversation.turns
     assert [turn_of_message(conversation, index) for index in range(5)] == [first, first, first, second, second]
-    with pytest.raises(InputError, match="message 6 must be one of the conversation's 5"):
+    with pytest.raises(InputError, match="there is no message 6: the conversation has 5"):
         turn_of_message(conversation, 5)
 
 
@@ -135,7 +136,7 @@ def test_an_answer_that_was_cut_is_kept_only_once_it_is_corrected(tmp_path: Path
     conversation = asked(("2 + 2?", "The answer is"))
     for name, value in how.items():
         setattr(conversation.turns[0], name, value)
-    with pytest.raises(InputError, match="must not have been cut"):
+    with pytest.raises(InputError, match="a truncated answer cannot be kept"):
         kept(tmp_path, conversation, answer=" The answer is ", reasoning="So 4.")
     assert list(tmp_path.iterdir()) == []
     kept(tmp_path, conversation, answer="The answer is 4.", reasoning="So 4.")

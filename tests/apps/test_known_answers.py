@@ -1,4 +1,4 @@
-"""What the page calls right is what the grader of training and evaluation calls right."""
+"""The page marks as right what the grader of training and evaluation grades as correct."""
 
 from __future__ import annotations
 

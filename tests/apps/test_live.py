@@ -1,19 +1,17 @@
-"""What runs beside the renderings: changes of texts in the positions of a browser, and a stream that ends."""
+"""The stream beside the renderings sends changes at a browser's positions, and ends with the turn."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-import time
-from pathlib import Path
 
-from apps.chat.conversation.store import Store
-from apps.chat.conversation.turns import Conversation, Turn
+from apps.chat.conversation.feed import Feed
+from apps.chat.conversation.turn import Turn
 from apps.chat.view.live import _change, _events, marked
 
 
 def grown(old: str, new: str) -> str:
-    """What a browser makes of a change: positions count UTF-16 units."""
+    """Apply a change as a browser does, whose positions count UTF-16 units."""
     at, text = _change(old, new)
     units = old.encode("utf-16-le")[: 2 * at] + text.encode("utf-16-le")
     return units.decode("utf-16-le")
@@ -29,23 +27,20 @@ def test_a_mark_says_how_far_a_turn_is_rendered() -> None:
     assert marked("2 tokens", turn) == '2 tokens <span class="live" title="7/3/1"></span>'
 
 
-def test_a_stream_tells_what_is_stored_and_ends_with_the_turn(tmp_path: Path) -> None:
-    store = Store(tmp_path, time.time)
+def test_a_stream_tells_what_is_published_and_ends_with_the_turn() -> None:
     turn = Turn(question="?", context_room=9, state="thinking", reasoning="So")
-    conversation = Conversation(turns=[turn], all_turns=[turn])
-    store.write(conversation, turn)
-    assert turn.id is not None
+    feed = Feed(turn)
+    feeds = {7: feed}
 
     async def told() -> list[str]:
-        events = _events(store, turn.id or 0)
+        events = _events(feeds, 7)
         first = await anext(events)
         turn.reasoning += " far"
         turn.state, turn.answer = "answering", "5"
-        assert store.running_texts[turn.id or 0] == ("So", ""), "what is not stored is not told"
-        store.write(conversation, turn)
+        assert feed.newest.turn.reasoning == "So", "what is not published is not told"
+        feed.publish(turn)
         second = await anext(events)
-        turn.state = "done"
-        store.write(conversation, turn)
+        del feeds[7]
         return [first, second, *[event async for event in events]]
 
     *texts, last = asyncio.run(told())
@@ -54,4 +49,3 @@ def test_a_stream_tells_what_is_stored_and_ends_with_the_turn(tmp_path: Path) ->
         [[2, " far"], [0, "5"]],
     ]
     assert last.startswith("event: end")
-    store.close()

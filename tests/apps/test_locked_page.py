@@ -1,4 +1,4 @@
-"""What a browser sees at the door, and what the badge says when the model is elsewhere or a connection leaves."""
+"""A browser at the door, and the badge when the model is elsewhere or a connection leaves the machine."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ CONNECTED = (
     "import runpy, socket, sys; host, port = sys.argv[1:3]; del sys.argv[1:3];"
     "kept = socket.create_connection((host, int(port))); runpy.run_module('tests.apps.scripted', run_name='__main__')"
 )
-"""A chat that talks to an address off the loopback."""
+"""A chat that talks to an address outside the loopback interface."""
 THOUGHT = "Both are multiples of 12."
 
 

@@ -1,5 +1,5 @@
-"""What the pages carry: each style sheet and script once, told what it asks for; and what works around Gradio is
-listed."""
+"""The pages carry each style sheet and script once, with the settings that it needs, and the README lists what works
+around Gradio."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_every_id_that_a_file_names_is_on_a_page() -> None:
 
 @pytest.mark.parametrize("path", SHEETS, ids=lambda path: path.name)
 def test_gradio_keeps_every_rule(path: Path) -> None:
-    """It drops at-rules but `@media`, and within them rules about what it stands in itself."""
+    """Gradio drops all at-rules but `@media`, and within that the rules about its own container."""
     for rule in tinycss2.parse_stylesheet(path.read_text(), skip_comments=True, skip_whitespace=True):
         if rule.type == "at-rule":
             assert rule.at_keyword == "media"
@@ -75,7 +75,7 @@ def test_gradio_keeps_every_rule(path: Path) -> None:
 
 
 def one_by_one(prelude: list[Any]) -> list[str]:
-    """The selectors of a rule."""
+    """Split a rule's prelude into its selectors."""
     parts: list[list[Any]] = [[]]
     for token in prelude:
         if token == ",":
@@ -109,7 +109,7 @@ def test_a_browser_knows_every_selector_and_every_value(browser: Browser) -> Non
 
 def test_what_works_around_gradio_is_listed_for_the_version_that_runs() -> None:
     (version,) = re.findall(r"^gradio==(.+)$", (ROOT / "constraints.txt").read_text(), flags=re.MULTILINE)
-    assert f"Looked through for Gradio {version}." in README
+    assert f"Reviewed for Gradio {version}." in README
     rows = [[cell.strip() for cell in row.split(" | ")] for row in README.splitlines() if re.match(r"\| \d+ \|", row)]
     assert [row[0] for row in rows] == [f"| {number}" for number in range(1, len(rows) + 1)]
     for _, file, line, *_ in rows:

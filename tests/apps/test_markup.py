@@ -1,4 +1,5 @@
-"""Whatever a model writes is shown as text: no tag, no image, no link but to http addresses; copies stay as written."""
+"""Whatever a model writes is shown as text, without tags or images, and links lead to http addresses only; copies are
+as written."""
 
 from __future__ import annotations
 
@@ -56,7 +57,7 @@ texts = st.lists(st.sampled_from(FRAGMENTS), max_size=40).map("".join)
 
 
 def copied(shown: str) -> str:
-    """What `clipboard.js` does."""
+    """Do what `clipboard.js` does."""
     shown = CHIP.sub(lambda chip: re.sub(r"&#(\d+);", lambda code: chr(int(code[1])), chip[1]), shown)
     shown = re.sub(rf"([<!\]`~ /.$]){JOINER}", r"\1", LABEL.sub("", shown))
     shown = re.sub(rf"{JOINER}(?=\$)", "", shown)
@@ -195,7 +196,7 @@ def test_the_longest_formatted_text_is_formatted() -> None:
 
 
 def steps(text: str) -> int:
-    """Lines of apps/chat/view/markup.py that run for a text."""
+    """Count the lines of apps/chat/view/markup.py that run for a text."""
     count = 0
 
     def trace(frame: FrameType, event: str, argument: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Reading while one types: the newest prompt, chunk by chunk, and never while a turn has the model."""
+"""Reading ahead takes the newest prompt, chunk by chunk, and never while a turn has the model."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from toolkit.records import Message
 
 
 class Chunks:
-    """What a decoder would have read: numbers of prompts, three chunks of each."""
+    """Records what a decoder would have read: numbers of prompts, three chunks of each."""
 
     def __init__(self, lock: threading.Lock) -> None:
         self.read: list[int] = []

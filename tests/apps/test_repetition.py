@@ -1,4 +1,4 @@
-"""Circles are found whatever their length, and work that only looks alike is not one."""
+"""Circles of any length are found, and work that only looks repetitive is not taken for one."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from apps.chat.conversation.repetition import N_GRAM, TIMES, WINDOW, is_repeating, words
+from apps.chat.view.repetition import N_GRAM, TIMES, WINDOW, is_repeating, words
 
 
 def circle(length: int, times: int) -> list[int]:
@@ -40,7 +40,7 @@ def test_rows_of_one_form_with_other_numbers_are_none() -> None:
 
 
 def test_the_chains_that_programs_write_for_training_are_none() -> None:
-    """In tokens of one byte, where the same words last longest."""
+    """The tokens are single bytes, in which the same words last longest."""
     from distill.problems.chains import CHAINS
     from distill.problems.families import make_problems
 

@@ -1,4 +1,4 @@
-"""A damaged file of conversations: what can be read of it is there, the damaged one is kept, and it is said."""
+"""A damaged file of conversations is replaced by what can be read of it, kept, and reported."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from apps.chat.conversation import store as stores
+from apps.chat.conversation.conversation import Conversation
 from apps.chat.conversation.store import FILE, Store
-from apps.chat.conversation.turns import Conversation
 from tests.apps.test_store import chat, seen, ticking, turn
 from toolkit.errors import InputError
 
@@ -25,7 +25,7 @@ CHATS = 12
 
 
 def stored(folder: Path) -> dict[int, Conversation]:
-    """Chats of two questions each, in pages of their own, and the file closed."""
+    """Store chats of two questions each, in pages of their own, and close the file."""
     store = Store(folder, ticking())
     for i in range(CHATS):
         first = turn(f"Question {i}?", answer=f"{i} " * 2000)
@@ -96,7 +96,7 @@ def test_a_damaged_entry_of_the_list_hides_no_chat(tmp_path: Path, damage: str) 
 
 
 def test_pages_that_are_overwritten_take_only_their_own_chats_along(tmp_path: Path) -> None:
-    """A page of the answers' texts, wherever it lies: SQLite alone reads nothing behind it."""
+    """Any page of the answers' texts may be hit; SQLite alone reads nothing after it."""
     before = stored(tmp_path)
     raw = (tmp_path / FILE).read_bytes()
     texts = [at for at in range(0, len(raw), 4096) if raw[at] == 0 and raw[at + 4 : at + 4096].count(b" ") > 1200]
@@ -124,7 +124,7 @@ def test_no_bit_of_the_first_page_costs_a_chat(tmp_path: Path) -> None:
     before = {number: seen(c) for number, c in stored(tmp_path).items()}
     raw = (tmp_path / FILE).read_bytes()
     used = [at for at in range(4096) if raw[at]]
-    version = range(60, 64)  # one that says that a newer toolkit has written the file is believed
+    version = range(60, 64)  # a version that says that a newer toolkit wrote the file is believed
     for at in [*range(0, 100, 3), *used[::17], 3916]:
         if at in version:
             continue
@@ -153,7 +153,7 @@ def test_what_stands_in_the_log_of_a_damaged_file_is_read(tmp_path: Path) -> Non
     for i in range(CHATS):
         store.write(chat(turn(f"Question {i}?", answer=f"{i} " * 2000)))
     (tmp_path / "lost").mkdir()
-    for path in (tmp_path / "running").glob(f"{FILE}*"):  # as a loss of power leaves them
+    for path in (tmp_path / "running").glob(f"{FILE}*"):  # as a power failure leaves them
         (tmp_path / "lost" / path.name).write_bytes(path.read_bytes())
     store.close()
     assert len((tmp_path / "lost" / f"{FILE}-wal").read_bytes()) > 4096
@@ -199,7 +199,7 @@ def test_a_file_in_which_nothing_can_be_read_is_refused_and_kept(tmp_path: Path)
     stored(tmp_path)
     change(tmp_path, "UPDATE turn SET state = 'dozing'")
     before = (tmp_path / FILE).read_bytes()
-    with pytest.raises(InputError, match=r"is damaged, and no chat in it can be read; move it away"):
+    with pytest.raises(InputError, match=r"no chat can be read in .*it is damaged.*move it away"):
         Store(tmp_path, ticking())
     assert (tmp_path / FILE).read_bytes() == before and len(list(tmp_path.glob("*.sqlite"))) == 1
 
@@ -210,15 +210,13 @@ def test_a_file_that_another_program_holds_is_no_bad_file(tmp_path: Path, monkey
     backup = sqlite3.connect(tmp_path / FILE, isolation_level=None)
     backup.execute("PRAGMA locking_mode = EXCLUSIVE")
     backup.execute("BEGIN EXCLUSIVE")
-    with pytest.raises(
-        InputError, match=r"sqlite must be free, but another program holds it: .*locked; close that one"
-    ):
+    with pytest.raises(InputError, match=r"another program holds .*sqlite: .*locked; close that program"):
         Store(tmp_path, ticking())
     backup.close()
     store = Store(tmp_path, ticking())
     backup = sqlite3.connect(tmp_path / FILE, isolation_level=None)
     backup.execute("BEGIN IMMEDIATE")
-    with pytest.raises(InputError, match="another program holds it") as refused:
+    with pytest.raises(InputError, match="another program holds") as refused:
         store.write(chat(turn("?")))
     assert "move" not in str(refused.value) and len(store.entries()) == CHATS
     backup.close()
@@ -243,7 +241,7 @@ def test_a_disk_that_is_full_at_the_start_is_no_bad_file(tmp_path: Path) -> None
     told = subprocess.run(
         [sys.executable, "-c", FULL, str(tmp_path)], capture_output=True, text=True, check=True
     ).stdout
-    assert "the disk must take the conversation" in told and "free some space" in told and "move it away" not in told
+    assert "cannot store the conversation" in told and "free some space" in told and "move it away" not in told
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows keeps other users out of a user's folders itself")
@@ -259,6 +257,6 @@ def test_nobody_else_reads_the_file_in_a_folder_that_was_there_before(tmp_path: 
 
 def test_a_folder_in_the_file_s_place_is_refused(tmp_path: Path) -> None:
     (tmp_path / FILE).mkdir(mode=0o755)
-    with pytest.raises(InputError, match="must be a file of conversations, and is none"):
+    with pytest.raises(InputError, match="is not a file; move it away"):
         Store(tmp_path, ticking())
     assert stat.S_IMODE((tmp_path / FILE).stat().st_mode) == 0o755

@@ -1,4 +1,4 @@
-"""The settings' values: R1's advice to begin with, what the model takes of them, what the browser may give back."""
+"""The settings begin with R1's advice, become the model's sampling, and allow only known values from the browser."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from typing import Any
 import gradio as gr
 import pytest
 
-from apps.chat.conversation.turns import Conversation, Turn
+from apps.chat.conversation.conversation import Conversation
+from apps.chat.conversation.turn import Turn
 from apps.chat.panels.settings_panel import FILE, SavedSettings, Settings, defaults, restored, settings_panel
 from toolkit.errors import InputError
 

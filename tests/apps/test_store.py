@@ -1,4 +1,4 @@
-"""Conversations on disk: what was written is there after any end of the process, and files of others are refused."""
+"""Conversations on disk survive any end of the process, and other files are refused."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ from pathlib import Path
 
 import pytest
 
+from apps.chat.conversation.conversation import Conversation
 from apps.chat.conversation.store import COLUMNS, FILE, SCHEMA_VERSION, TITLE_LENGTH, Store, record_of
-from apps.chat.conversation.turns import Conversation, Turn
+from apps.chat.conversation.turn import Turn
 from toolkit.errors import InputError
 
 
 def ticking() -> Callable[[], float]:
-    """A wall clock that moves a second at each reading."""
+    """Make a wall clock that moves one second at each reading."""
     seconds = iter(range(1_000_000, 2_000_000))
     return lambda: float(next(seconds))
 
@@ -48,7 +49,7 @@ def chat(*turns: Turn) -> Conversation:
 
 
 def seen(conversation: Conversation) -> list[tuple[object, ...]]:
-    """Every turn with its place in the tree."""
+    """List every turn with its place in the tree."""
     turns = conversation.all_turns
     return [(turns.index(t.parent) if t.parent else None, *record_of(t).values()) for t in turns]
 
@@ -88,7 +89,8 @@ def test_each_write_changes_the_stored_turn(tmp_path: Path) -> None:
 
 WRITE_AND_WAIT = """
 import pathlib, sys, time
-from apps.chat.conversation.turns import Conversation, Turn
+from apps.chat.conversation.conversation import Conversation
+from apps.chat.conversation.turn import Turn
 from apps.chat.conversation.store import Store
 store = Store(pathlib.Path(sys.argv[1]), time.time)
 turn = Turn(question="?", context_room=9, state="thinking")
@@ -106,7 +108,7 @@ def test_what_was_written_outlives_a_killed_process_and_is_found_stopped(tmp_pat
     command = [sys.executable, "-c", WRITE_AND_WAIT, str(tmp_path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None and process.stdout.readline() == "written\n"
-        with pytest.raises(InputError, match=rf"\({tmp_path}\) must be open in one chat at a time.*--data"):
+        with pytest.raises(InputError, match=rf"\({tmp_path}\) is open in another chat.*--data"):
             Store(tmp_path, ticking())
         process.send_signal(signal.SIGKILL)
     store = Store(tmp_path, ticking())
@@ -193,21 +195,21 @@ def test_a_file_of_a_newer_toolkit_is_refused_and_left_as_it_is(tmp_path: Path) 
     database.execute(f"PRAGMA user_version = {SCHEMA_VERSION + 1}")
     database.close()
     before = (tmp_path / FILE).read_bytes()
-    for _ in range(2):  # the refusal lets go of the folder
-        with pytest.raises(InputError, match=rf"version {SCHEMA_VERSION + 1}\) must be at most {SCHEMA_VERSION}"):
+    for _ in range(2):  # the refusal releases the folder
+        with pytest.raises(InputError, match=rf"schema version {SCHEMA_VERSION + 1}, here {SCHEMA_VERSION}\)"):
             Store(tmp_path, ticking())
     assert (tmp_path / FILE).read_bytes() == before
 
 
 def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
     (tmp_path / FILE).write_text("Dear diary, " * 100)
-    with pytest.raises(InputError, match=r"must be a file of conversations.*--data"):
+    with pytest.raises(InputError, match=r"not a file of conversations; move it away.*--data"):
         Store(tmp_path, ticking())
 
 
 def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(InputError, match=r"file/chats\) must be writable"):
+    with pytest.raises(InputError, match=r"cannot write to the folder of conversations \(.*file/chats\)"):
         Store(tmp_path / "file" / "chats", ticking())
 
 
@@ -215,7 +217,7 @@ def test_a_disk_that_takes_nothing_is_told_and_what_is_open_stays(tmp_path: Path
     store = Store(tmp_path, ticking())
     store._database.execute("PRAGMA max_page_count = 1")
     conversation = chat(turn("?" * 100_000))
-    with pytest.raises(InputError, match=r"must take the conversation.*full"):
+    with pytest.raises(InputError, match=r"cannot store the conversation.*full"):
         store.write(conversation, conversation.turns[0])
     store._database.execute("PRAGMA max_page_count = 1000")
     store.write(conversation, conversation.turns[0])

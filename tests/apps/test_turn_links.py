@@ -1,4 +1,4 @@
-"""Links that act on a turn stand where a turn can go on or has versions, and no model can write one."""
+"""A turn that can be continued or has versions gets links that act on it, and no model can write such a link."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import re
 
 import pytest
 
-from apps.chat.conversation.turns import Conversation, Turn
+from apps.chat.conversation.conversation import Conversation
+from apps.chat.conversation.turn import Turn
 from apps.chat.look.look import CHAT_HEAD
 from apps.chat.view.page_messages import page_messages
 from apps.chat.view.turn_links import action_of, link

@@ -1,2 +1,4 @@
-"""Conversations: their turns, what the model is sent of them, the disk, files to exchange. Knows nothing of the
-page."""
+"""Conversations: their turns, what the model is sent, the thread that writes, the disk, files to exchange.
+
+Nothing here knows the page.
+"""

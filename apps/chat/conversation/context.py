@@ -1,12 +1,11 @@
-"""What of the model's context a question would take, in exact tokens, and what would have to leave to make room.
+"""Counts how a question would fill the model's context, in exact tokens, and which messages would have to leave.
 
     |< system >|< history >|< question >|< reserve: thinking and answer >|  free  |
     |<------------------------ the model's context ------------------------------>|
 
-The prompt is counted whole, as the model reads it; a part is what a short prompt grows by with it, and the question has
-what remains, so the parts always sum up to the prompt. Where nothing is asked yet, a question takes nothing. While a
-turn is written, what is written stands in the place of the reserve. Nothing here decides: it names the messages that
-would leave.
+The prompt is counted whole, as the model reads it. A part counts as many tokens as it adds to a short prompt, and the
+question gets the rest, so the parts always sum to the prompt; an empty question counts nothing. While a turn is being
+written, its tokens take the place of the reserve. Nothing here decides: it only names the messages that would leave.
 """
 
 from __future__ import annotations
@@ -17,20 +16,20 @@ from functools import lru_cache
 from html import escape
 from itertools import pairwise
 
-from apps.chat.conversation.turns import LEAST_ROOM
+from apps.chat.conversation.turn import LEAST_ROOM
 from toolkit.generation.chat_model import ChatModel
 from toolkit.records import Message
 
 RESERVE_SHARE = 4
-"""A model's turn is promised a quarter of the context, or the maximum of tokens where that is less."""
+"""A model's turn is promised a quarter of the context, or the maximum number of tokens if that is less."""
 TITLE_LENGTH = 48
 MOST_NAMED, MOST_LISTED = 3, 100
-"""Titles in a sentence, and in the list that scrolls."""
+"""Most titles in a sentence, and in the list that scrolls."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ContextLedger:
-    """Tokens of each part; `turns` are those that are sent, oldest first, with their questions."""
+    """Number of tokens of each part; `turns` and `questions` are those that are sent, oldest first."""
 
     context: int
     system: int
@@ -39,7 +38,7 @@ class ContextLedger:
     question: int
     reserve: int
     left_out: int
-    """How many older turns are not sent already."""
+    """Number of older turns that are already left out."""
 
     @property
     def history(self) -> int:
@@ -51,7 +50,7 @@ class ContextLedger:
 
     @property
     def room(self) -> int:
-        """Tokens that the context holds after the prompt; negative where the prompt alone is too long."""
+        """Number of tokens that fit after the prompt; negative if the prompt alone is too long."""
         return self.context - self.prompt
 
     @property
@@ -60,7 +59,7 @@ class ContextLedger:
 
     @property
     def must_leave(self) -> int:
-        """How many of the oldest turns that are sent must leave so that the reserve fits; all where none is enough."""
+        """How many of the oldest turns sent must leave so that the reserve fits; all of them if that is not enough."""
         room, count = self.room, 0
         for tokens in self.turns:
             if room >= self.reserve:
@@ -70,14 +69,14 @@ class ContextLedger:
 
     @property
     def leaving_helps(self) -> bool:
-        """Whether the model has at least some room once they have left."""
+        """Whether an answer has room, however little, once they have left."""
         return self.must_leave > 0 and self.room + sum(self.turns[: self.must_leave]) >= LEAST_ROOM
 
 
 def context_ledger(
     model: ChatModel, messages: Sequence[Message], *, max_new_tokens: int, left_out: int
 ) -> ContextLedger:
-    """Count what would be sent: `messages` with the question as the last; `left_out` older turns are not among them."""
+    """Count what would be sent: `messages`, of which the last is the question, without the `left_out` oldest turns."""
     before = tuple((message["role"], message["content"]) for message in messages[:-1])
     system_tokens, turns = _before_question(model, before)
     prompt = model.count(messages)
@@ -94,7 +93,7 @@ def context_ledger(
 
 @lru_cache(maxsize=64)  # the same with each letter that is typed
 def _before_question(model: ChatModel, before: tuple[tuple[str, str], ...]) -> tuple[int, tuple[int, ...]]:
-    """Tokens of the system prompt and of each turn: what a short prompt grows by with them."""
+    """Count the tokens that the system prompt, and each turn, adds to a short prompt."""
     system = tuple(message for message in before if message[0] == "system")
     starts = [i for i, (role, _) in enumerate(before) if role == "user"] + [len(before)]
     empty = _prompt_size(model, system)
@@ -107,8 +106,10 @@ def _prompt_size(model: ChatModel, before: Sequence[tuple[str, str]]) -> int:
 
 
 def ledger_html(ledger: ContextLedger, written: int | None = None) -> str:
-    """The bar and its legend; a warning where the reserve does not fit. `written`: tokens of a turn that is being
-    written."""
+    """Draw the bar and its legend, with a warning if the reserve does not fit.
+
+    `written`: number of tokens of a turn that is being written.
+    """
     last = ("reserve", ledger.reserve, "kept for the answer") if written is None else ("written", written, "written")
     parts = [
         ("system", ledger.system, "system"),
@@ -132,7 +133,7 @@ def ledger_html(ledger: ContextLedger, written: int | None = None) -> str:
 
 
 def _warning(ledger: ContextLedger) -> str:
-    """What does not fit and which messages would leave; what has left by the user's choice stays named."""
+    """Say what does not fit, which messages would leave, and which have left by the user's choice."""
     leaving = ledger.questions[: ledger.must_leave]
     text = f"Left out, as you chose: {oldest(ledger.left_out)}. " if ledger.left_out else ""
     if not ledger.fits:
@@ -147,20 +148,20 @@ def _warning(ledger: ContextLedger) -> str:
 
 
 def oldest(number: int) -> str:
-    """So many turns in words."""
+    """Name a number of turns in words."""
     if number == 1:
         return "the oldest question and its answer"
     return f"the {number} oldest questions and their answers"
 
 
 def names(questions: Sequence[str]) -> str:
-    """The beginnings of these questions; of many, the first and the last, and `listing` has them all."""
+    """Quote the beginnings of these questions: only the first and last of many, which `listing` shows in full."""
     titles = [f"“{_title(question)}”" for question in questions]
     return ", ".join(titles) if len(titles) <= MOST_NAMED else f"from {titles[0]} to {titles[-1]}"
 
 
 def listing(questions: Sequence[str]) -> str:
-    """The beginnings of many questions as a list of its own, which the page lets scroll; nothing of a few."""
+    """List the beginnings of many questions as HTML that scrolls on the page; empty for a few."""
     if len(questions) <= MOST_NAMED:
         return ""
     titles = [_title(question) for question in questions]

@@ -1,11 +1,11 @@
-"""Feedback becomes data: an answer that the user approved or corrected → a problem and a trace for `toolkit distill`.
+"""Turns feedback into data: an answer that the user approved or corrected → a problem and a trace for training.
 
     folder/problems.jsonl    the question, with the approved or corrected answer as its reference
     folder/traces.jsonl      what the model thought, and that answer
 
 `toolkit distill --traces folder/traces.jsonl` reads both and grades each trace against its reference again. A question
-whose answer is corrected later gets the new reference, so that the old trace is graded wrong and leaves. A later
-question keeps what was said before it, and the system prompt: the student is trained on the conversation as it was.
+whose answer is corrected later gets the new reference, so that the old trace is graded wrong and dropped. A problem
+keeps the system prompt and what was said before its question: the student is trained on the conversation as it was.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from __future__ import annotations
 from contextlib import suppress
 from pathlib import Path
 
-from apps.chat.conversation.turns import Conversation, Turn
+from apps.chat.conversation.conversation import Conversation
+from apps.chat.conversation.turn import Turn
 from toolkit.errors import InputError
 from toolkit.records import (
     BY_A_PERSON,
@@ -27,7 +28,7 @@ from toolkit.records import (
 )
 
 FEEDBACK = "feedback"
-"""The folder's name, beside the chats."""
+"""Name of the folder, beside the chats."""
 PROBLEMS, TRACES = "problems.jsonl", "traces.jsonl"
 FAMILY = "feedback"
 
@@ -35,13 +36,13 @@ FAMILY = "feedback"
 def keep(folder: Path, conversation: Conversation, turn: Turn, *, teacher: str, answer: str, reasoning: str) -> Trace:
     """Append a turn of the conversation with the given answer and reasoning; returns the trace.
 
-    Raises `InputError` where the answer is empty or was cut, or the folder cannot be written.
+    Raises `InputError` if the answer is empty or truncated, or the folder cannot be written.
     """
     if not answer.strip():
-        raise InputError("an answer that is kept must not be empty; write the answer that you want")
+        raise InputError("an empty answer cannot be kept; write the answer that you want")
     is_cut = turn.state == "stopped" or turn.cut is not None
     if is_cut and answer.strip() == turn.answer.strip():
-        raise InputError("an answer that is kept must not have been cut; let the model go on with it, or correct it")
+        raise InputError("a truncated answer cannot be kept; let the model continue it, or correct it")
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         with suppress(PermissionError):  # another user's folder, or a disk without owners
@@ -53,14 +54,14 @@ def keep(folder: Path, conversation: Conversation, turn: Turn, *, teacher: str, 
         with AppendLog(folder / TRACES) as traces:
             traces.append(trace)
     except OSError as error:
-        raise InputError(f"{folder} must be writable for feedback: {error.strerror}") from error
+        raise InputError(f"cannot write feedback to {folder}: {error.strerror}; make it writable") from error
     return trace
 
 
 def _set_problem(path: Path, problem: Problem) -> Problem:
-    """Add a problem or give the one with its question the new answer: by one rename, whole or not at all.
+    """Add a problem, or give the one with the same question the new answer; one rename makes the change atomic.
 
-    Returns it, with an id of its own where another question differs in case or white space alone.
+    Returns the problem, with an id of its own if another question differs only in case or white space.
     """
     known = {kept.id: kept for kept in read_records(path, Problem)} if path.exists() else {}
     if problem.id in known and known[problem.id].exact_text != problem.exact_text:
@@ -72,7 +73,7 @@ def _set_problem(path: Path, problem: Problem) -> Problem:
 
 
 def _samples(path: Path, problem: Problem) -> int:
-    """How many traces of a problem there are already."""
+    """Count the traces of a problem that are already there."""
     mend_torn_line(path)
     return sum(trace.problem_id == problem.id for trace in read_records(path, Trace)) if path.exists() else 0
 

@@ -1,9 +1,9 @@
-"""A damaged file of conversations → a new one with all of it that can be read; the damaged one is kept beside it.
+"""A damaged file of conversations → a new one with everything readable; the damaged one is kept beside it.
 
-SQLite refuses a whole table for one bad page, and the whole file where its first page is bad; a page of ours refuses a
-whole list for one bad row. So the rows are read from the pages themselves, whose form and columns are known. What does
-not hold what `apps.chat.conversation.store` writes is left out, with the turns after it. Deleted chats do not come
-back: the store has overwritten them. The file is there at each moment, the damaged one or the new one, whole.
+SQLite refuses a whole table because of one bad page, and the whole file if its first page is bad; our page refuses a
+whole list because of one bad row. So the rows are read from the pages themselves, whose format and columns are known. A
+row that `apps.chat.conversation.store` cannot have written is left out, with the turns after it. Deleted chats do not
+come back: the store has overwritten them. At every moment the file is there, either the damaged or the whole new one.
 """
 
 from __future__ import annotations
@@ -30,24 +30,24 @@ SOUND = {
     + "AND CASE WHEN json_valid(token_ids) THEN json_type(token_ids) = 'array' ELSE 0 END "
     + "AND CASE WHEN json_valid(settings) THEN json_type(settings) = 'object' ELSE 0 END",
 }
-"""Table → what is true of each row that `apps.chat.conversation.store` has written."""
+"""Table → the condition that every row written by `apps.chat.conversation.store` meets."""
 USUAL_PAGE = 4096
-"""Bytes of a page, where the file no longer says how many."""
+"""Bytes of a page, if the file no longer says how many."""
 MAGIC = b"SQLite format 3\0"
 LOG_MAGICS = (0x377F0682, 0x377F0683)
 TABLE_LEAF = 13
-"""What a page begins with that holds rows of a table."""
+"""First byte of a page that holds rows of a table."""
 VERSIONS = range(1, 1000)
-"""That a schema may have; another number beside our tables is damage."""
+"""Possible versions of a schema; any other number beside our tables is damage."""
 DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR)
-"""What SQLite says of a file that is broken, or whose tables are other ones."""
+"""SQLite's codes for a file that is broken or has other tables."""
 INTEGER_BYTES = (0, 1, 2, 3, 4, 6, 8)
-"""Of the first kinds of values."""
+"""Sizes of the first kinds of values, in the order of their codes."""
 LEADS_TO_A_TURN = (("conversation", "shown_id"), ("turn", "parent_id"))
 
 
 def is_sound(path: Path, database: sqlite3.Connection, schema: str, version: int) -> bool:
-    """Whether the file's structure and every row are as they were written, or another version wrote it, or nobody."""
+    """Whether the file needs no mending: its rows are as they were written, or another version or nobody wrote it."""
     bad = [f"SELECT 1 FROM {table} WHERE ({sound}) IS NOT 1" for table, sound in SOUND.items()]
     bad += [f"SELECT 1 FROM {table} WHERE {name} NOT IN (SELECT id FROM turn)" for table, name in LEADS_TO_A_TURN]
     try:
@@ -71,10 +71,9 @@ def is_sound(path: Path, database: sqlite3.Connection, schema: str, version: int
 
 
 def mend(path: Path, database: sqlite3.Connection, schema: str) -> str:
-    """Put a new file in the damaged one's place, whose open `database` is closed; returns what to tell the user.
+    """Replace the damaged file, whose open `database` is closed, by a new one; returns what to tell the user.
 
-    Raises `InputError` where nothing can be read, and `OSError` where the disk takes no copy; the file is then
-    untouched.
+    Raises `InputError` if nothing can be read, and `OSError` if the disk takes no copy; the file is then untouched.
     """
     conversations: dict[int, dict[str, Any]] = {}
     turns: dict[int, sqlite3.Row] = {}
@@ -86,9 +85,8 @@ def mend(path: Path, database: sqlite3.Connection, schema: str) -> str:
                 turns[row["id"]] = row
     if not turns:
         raise InputError(
-            f"{path} must be a file of conversations, but is damaged, and no chat "
-            "in it can be read; move it away to start "
-            "with an empty one, or give another folder with --data"
+            f"no chat can be read in {path}: it is damaged, or not a file of conversations; "
+            "move it away to start with an empty one, or give another folder with --data"
         )
     last: dict[int, sqlite3.Row] = {row["conversation_id"]: row for row in turns.values()}
     for number, row in last.items():
@@ -115,10 +113,8 @@ def mend(path: Path, database: sqlite3.Connection, schema: str) -> str:
         path.with_name(path.name + ending).unlink(missing_ok=True)
     os.replace(mended, path)
     return (
-        f"The file of your chats was damaged. {counted(len(kept), 'chat')} with "
-        f"{counted(len(turns), 'question')} could be read "
-        "and are here; "
-        f"what could not be read is left out. The damaged file is kept as {aside}."
+        f"The file of your chats was damaged. {counted(len(kept), 'chat')} with {counted(len(turns), 'question')} "
+        f"could be read and are here; the rest is left out. The damaged file is kept as {aside}."
     )
 
 
@@ -130,15 +126,15 @@ def _made(schema: str) -> sqlite3.Connection:
 
 
 def _tables(database: sqlite3.Connection) -> list[tuple[str, str]]:
-    """Tables and indexes, by how they were declared."""
+    """List the tables and indexes with their declarations."""
     found = database.execute("SELECT name, sql FROM sqlite_master ORDER BY name").fetchall()
     return [(row["name"], " ".join(str(row["sql"]).split())) for row in found]
 
 
 def _salvaged(path: Path, schema: str) -> sqlite3.Connection:
-    """Every row that stands in the file's pages, in memory.
+    """Read every row in the file's pages into a database in memory.
 
-    Where the file no longer says truly how its pages are laid out, the layout is taken in which most rows can be read.
+    If the file no longer says how its pages are laid out, the layout that yields the most rows is taken.
     """
     content = path.read_bytes()
     log_path = path.with_name(path.name + "-wal")
@@ -159,7 +155,7 @@ def _salvaged(path: Path, schema: str) -> sqlite3.Connection:
 
 
 def _pages(content: bytes, log: bytes, size: int) -> dict[int, bytes]:
-    """The file's pages by their numbers, those that its log has newer ones of as they are there."""
+    """Map page numbers to pages, taken from the log where it has newer ones."""
     pages = {at // size + 1: content[at : at + size] for at in range(0, len(content), size)}
     changed: dict[int, bytes] = {}
     if int.from_bytes(log[:4], "big") in LOG_MAGICS and int.from_bytes(log[8:12], "big") == size:
@@ -175,8 +171,10 @@ def _pages(content: bytes, log: bytes, size: int) -> dict[int, bytes]:
 
 
 def _rows(pages: dict[int, bytes], usable: int) -> Iterator[tuple[int, list[Any]]]:
-    """Number and values of each row that can be read; `usable`: bytes of a page. Source: SQLite's file format, 1.6 and
-    2.1."""
+    """Yield the number and values of each row that can be read; `usable`: bytes of a page.
+
+    Source: SQLite's file format, 1.6 and 2.1.
+    """
     for page_number, page in pages.items():
         head = 100 if page_number == 1 else 0
         if page[head : head + 1] != bytes([TABLE_LEAF]):
@@ -190,7 +188,7 @@ def _rows(pages: dict[int, bytes], usable: int) -> Iterator[tuple[int, list[Any]
 
 
 def _payload(pages: dict[int, bytes], usable: int, page: bytes, begin: int, length: int) -> bytes:
-    """A row's bytes, those on other pages included."""
+    """Return a row's bytes, including those on overflow pages."""
     most, least = usable - 35, (usable - 12) * 32 // 255 - 23
     here = least + (length - least) % (usable - 4)
     here = length if length <= most else here if here <= most else least
@@ -210,7 +208,7 @@ def _payload(pages: dict[int, bytes], usable: int, page: bytes, begin: int, leng
 
 
 def _values(record: bytes) -> list[Any]:
-    """A row's values; a text with a broken sign in it is one all the same."""
+    """Decode a row's values; a text may have a broken character in it."""
     kinds: list[int] = []
     place, at = _varint(record, 0)
     end_of_kinds = place
@@ -236,7 +234,7 @@ def _values(record: bytes) -> list[Any]:
 
 
 def _varint(content: bytes, at: int) -> tuple[int, int]:
-    """A number of SQLite's, and the place behind it."""
+    """Decode one of SQLite's variable-length integers; also returns the position after it."""
     value = 0
     for place in range(at, at + 8):
         value = value << 7 | content[place] & 127
@@ -246,7 +244,7 @@ def _varint(content: bytes, at: int) -> tuple[int, int]:
 
 
 def _copy_aside(path: Path) -> Path:
-    """A copy of a file and its log under a name that is free."""
+    """Copy a file and its log to a free name."""
     count = 1
     while (aside := path.with_name(f"{path.stem}.damaged-{count}{path.suffix}")).exists():
         count += 1

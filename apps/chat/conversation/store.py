@@ -3,10 +3,10 @@
     conversation(id, title, created_s, changed_s, shown_id)     shown_id: the last turn of the path that is shown
          └── turn(id, conversation_id, parent_id, …)            parent_id: NULL for a first question
 
-What `write` has returned from outlives the death of the process (a write-ahead log; SQLite syncs it to the disk when
-the turn has ended, so a loss of power may cost a running turn its last words). A turn that was running when the process
-died is found stopped at the next start, with its text. Times: `created_s` and `changed_s` are seconds since 1970, those
-of a turn are seconds since its start. `token_ids` holds a null for each token whose id only a server knows.
+Once `write` has returned, what it stored survives the death of the process. (SQLite syncs its write-ahead log to the
+disk when the turn has ended, so a power failure may cost a running turn its last words.) A turn that was running when
+the process died is stopped at the next start, with its text. `created_s` and `changed_s` are seconds since 1970, the
+times of a turn seconds since its start. `token_ids` holds a null for each token whose id only a server knows.
 """
 
 from __future__ import annotations
@@ -23,8 +23,9 @@ from weakref import WeakValueDictionary
 
 from filelock import FileLock, Timeout
 
+from apps.chat.conversation.conversation import Conversation
 from apps.chat.conversation.salvage import is_sound, mend
-from apps.chat.conversation.turns import Conversation, Turn
+from apps.chat.conversation.turn import Turn
 from toolkit.errors import InputError
 
 FILE = "conversations.sqlite"
@@ -76,20 +77,20 @@ COLUMNS = (
     "model",
     "settings",
 )
-"""Of a turn, beside its place; also the fields of an exported turn."""
+"""The columns of a turn besides its ids; also the fields of an exported turn."""
 JSON_COLUMNS = ("token_ids", "settings")
 
 LARGEST_ID = 2**63
-"""Behind what SQLite counts to."""
+"""The first number that SQLite cannot store."""
 PATIENCE_S = 5.0
-"""For another program that holds the file, a backup say."""
+"""How long to wait for another program that holds the file, such as a backup."""
 TITLE_LENGTH = 60
-"""Characters of a title made from a question, at most."""
+"""Most characters of a title made from a question."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """A conversation as a list shows it."""
+    """A conversation in the list."""
 
     id: int
     title: str
@@ -101,28 +102,26 @@ class Store:
     def __init__(self, folder: Path, clock: Callable[[], float]) -> None:
         """Open or create the folder's file; `clock` gives seconds since 1970.
 
-        Raises `InputError` where another process holds the folder, or the file is of a newer version or none of ours.
+        Raises `InputError` if another process holds the folder, or the file is not ours or of a newer version.
         """
         self.folder = folder
-        self.running_texts: dict[int, tuple[str, str]] = {}
-        """Thought and answer of each running turn, as far as they are stored."""
         self._clock = clock
         self._guard = threading.RLock()
         self._open: WeakValueDictionary[int, Conversation] = WeakValueDictionary()
         self.damage: str
-        """What of the file was damaged, in a sentence; empty where nothing was."""
+        """Sentences on what was damaged in the file; empty if nothing was."""
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._lock = FileLock(folder / "lock")
             self._lock.acquire(timeout=0)
         except Timeout:
             raise InputError(
-                f"the folder of conversations ({folder}) must be open in one chat at a time; "
-                "close the other chat, or give this one another folder with --data"
+                f"the folder of conversations ({folder}) is open in another chat; "
+                "close that chat, or give this one another folder with --data"
             ) from None
         except OSError as error:
             raise InputError(
-                f"the folder of conversations ({folder}) must be writable: {error}; give another with --data"
+                f"cannot write to the folder of conversations ({folder}): {error}; give another with --data"
             ) from None
         try:
             self._database, self.damage = _open_file(folder / FILE)
@@ -131,12 +130,12 @@ class Store:
             raise
 
     def close(self) -> None:
-        """Let another process open the folder."""
+        """Release the folder for another process."""
         self._database.close()
         self._lock.release()
 
     def entries(self, words: str = "") -> list[Entry]:
-        """The conversations that hold these words in their title or texts, in any case; the last changed first."""
+        """List the conversations whose title or texts contain these words, in any case; last changed first."""
         rows = self._all(
             "SELECT id, title FROM conversation AS c WHERE contains(CAST(title AS BLOB), :words) OR EXISTS ("
             "SELECT 1 FROM turn WHERE conversation_id = c.id AND ("
@@ -148,7 +147,7 @@ class Store:
         return [Entry(id=row["id"], title=row["title"]) for row in rows]
 
     def load(self, conversation_id: int) -> Conversation | None:
-        """The conversation, the same object for all who have it open; None where it was deleted."""
+        """Return the conversation, the same object for everyone who has it open; None if it was deleted."""
         if not 0 <= conversation_id < LARGEST_ID:
             return None
         with self._guard:
@@ -172,12 +171,10 @@ class Store:
             return conversation
 
     def write(self, conversation: Conversation, turn: Turn | None = None) -> None:
-        """Store a turn as it is now, and the path; every turn where the conversation is not stored yet.
+        """Store the path and a turn as it is now; all turns, if the conversation is not stored yet.
 
-        Raises `InputError`, and changes nothing, where the disk does not take it.
+        Raises `InputError`, and changes nothing, if the disk refuses.
         """
-        if turn is not None and turn.id is not None and not turn.running:
-            self.running_texts.pop(turn.id, None)
         is_new = conversation.id is None
         unstored = [each for each in conversation.all_turns if each.id is None or is_new]
         try:
@@ -194,23 +191,20 @@ class Store:
                 each.id = None
             conversation.id = None if is_new else conversation.id
             raise
-        if turn is not None and turn.running:
-            assert turn.id is not None
-            self.running_texts[turn.id] = (turn.reasoning, turn.answer)
-        elif turn is not None:
+        if turn is not None and not turn.running:
             self._all("PRAGMA wal_checkpoint(PASSIVE)")
 
     def rename(self, conversation: Conversation, title: str) -> None:
-        """Give a stored conversation another title; one of white space alone changes nothing."""
+        """Give a stored conversation another title, unless that is blank."""
         if title := " ".join(title.split()):
             with self._transaction():
                 self._database.execute("UPDATE conversation SET title = ? WHERE id = ?", (title, conversation.id))
             conversation.title = title
 
     def delete(self, conversation: Conversation) -> None:
-        """Delete a conversation with all its turns, from the bytes of the files too.
+        """Delete a conversation with all its turns, and overwrite their bytes in the files.
 
-        Whoever still has it open and adds to it stores it anew.
+        A tab that still has it open and adds to it stores it again.
         """
         with self._transaction():
             self._database.execute("DELETE FROM turn WHERE conversation_id = ?", (conversation.id,))
@@ -246,7 +240,7 @@ class Store:
             self._database.execute(f"UPDATE turn SET {changes} WHERE id = ?", [*values, turn.id])
 
     def _all(self, query: str, values: Any = ()) -> list[sqlite3.Row]:
-        """Every row at once: the threads share one connection, on which an open query would hold up a commit."""
+        """Fetch all rows at once: the threads share one connection, and an open query on it would delay a commit."""
         with self._guard:
             return self._database.execute(query, values).fetchall()
 
@@ -259,12 +253,12 @@ class Store:
         except sqlite3.Error as error:
             refusal = _refusal(error, self.folder / FILE)
             raise refusal or InputError(
-                f"{self.folder / FILE} must take the conversation: {error}; open the chat again"
+                f"cannot store the conversation in {self.folder / FILE}: {error}; open the chat again"
             ) from error
 
 
 def record_of(turn: Turn) -> dict[str, Any]:
-    """A turn's `COLUMNS`; `turn_of` is the way back."""
+    """Return a turn's `COLUMNS`; `turn_of` is the inverse."""
     times = {
         "first_token_s": turn.first_token_at,
         "answering_s": turn.answering_at,
@@ -278,7 +272,7 @@ def record_of(turn: Turn) -> dict[str, Any]:
 
 
 def turn_of(record: dict[str, Any]) -> Turn:
-    """A turn of a record, without its place."""
+    """Make a turn from a record; its id and parent are not in it."""
     ids = record["token_ids"]
     is_remote = None in ids
     return Turn(
@@ -301,14 +295,14 @@ def turn_of(record: dict[str, Any]) -> Turn:
 
 
 def title_of(conversation: Conversation) -> str:
-    """The first question's first words."""
+    """Make a title from the first words of the first question."""
     words = conversation.all_turns[0].question.split() if conversation.all_turns else []
     text = " ".join(words)
     return text if len(text) <= TITLE_LENGTH else text[: TITLE_LENGTH - 1].rsplit(" ", 1)[0] + "…"
 
 
 def _open_file(path: Path) -> tuple[sqlite3.Connection, str]:
-    """The file, made where it is not there and mended where it is damaged; and what is to be told of the damage."""
+    """Open the file, after creating or mending it if necessary; also returns what to tell the user of the damage."""
     damage = ""
     try:
         _keep_private(path)
@@ -319,8 +313,8 @@ def _open_file(path: Path) -> tuple[sqlite3.Connection, str]:
         (version,) = database.execute("PRAGMA user_version").fetchone()
         if version > SCHEMA_VERSION:
             raise InputError(
-                f"the schema of {path} (version {version}) must be at most {SCHEMA_VERSION}; "
-                "a newer toolkit wrote it: update this one, or give another folder with --data"
+                f"{path} was written by a newer toolkit (schema version {version}, here {SCHEMA_VERSION}); "
+                "update this one, or give another folder with --data"
             )
         database.execute("PRAGMA journal_mode = WAL")
         database.execute("PRAGMA synchronous = NORMAL")
@@ -335,16 +329,16 @@ def _open_file(path: Path) -> tuple[sqlite3.Connection, str]:
         return database, damage
     except sqlite3.Error as error:
         raise _refusal(error, path) or InputError(
-            f"{path} must be a file of conversations: {error}; move it away, or give another folder with --data"
+            f"{path} is not a file of conversations: {error}; move it away, or give another folder with --data"
         ) from None
     except OSError as error:
-        raise InputError(f"{path} must be writable: {error}; give another folder with --data") from None
+        raise InputError(f"cannot write to {path}: {error}; give another folder with --data") from None
 
 
 def _keep_private(path: Path) -> None:
-    """Nobody but its owner reads the file, in a folder that others may read too."""
+    """Let only its owner read the file, even in a folder that others may read."""
     if path.exists() and not path.is_file():
-        raise InputError(f"{path} must be a file of conversations, and is none; move it away, or give another --data")
+        raise InputError(f"{path} is not a file; move it away, or give another folder with --data")
     path.touch(mode=0o600)
     for ending in ("", "-wal", "-shm"):
         with suppress(FileNotFoundError, PermissionError):  # another user's file, or a disk without owners
@@ -360,22 +354,20 @@ def _connected(path: Path) -> sqlite3.Connection:
 
 
 def _text(raw: bytes) -> str:
-    """A text of the file; one broken sign in it must not hide all others."""
+    """Decode a text of the file; one broken character must not hide all others."""
     return raw.decode("utf-8", "replace")
 
 
 def _refusal(error: sqlite3.Error, path: Path) -> InputError | None:
-    """What is wrong where the file itself is not, and what helps."""
+    """Say what is wrong and what helps, if the fault is not in the file itself."""
     match getattr(error, "sqlite_errorcode", 0) & 0xFF:
         case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
-            return InputError(
-                f"{path} must be free, but another program holds it: {error}; close that one, and try again"
-            )
+            return InputError(f"another program holds {path}: {error}; close that program, and try again")
         case sqlite3.SQLITE_FULL | sqlite3.SQLITE_IOERR:
-            return InputError(f"the disk must take the conversation: {error}; free some space on it ({path})")
+            return InputError(f"cannot store the conversation in {path}: {error}; free some space on the disk")
         case sqlite3.SQLITE_READONLY | sqlite3.SQLITE_CANTOPEN | sqlite3.SQLITE_PERM:
             return InputError(
-                f"the disk must take the conversation: {error}; allow writing to "
-                f"{path}, or give another folder with --data"
+                f"cannot store the conversation in {path}: {error}; "
+                "allow writing to it, or give another folder with --data"
             )
     return None

@@ -1,6 +1,5 @@
-"""What one browser tab shows: a conversation, which other tabs may show as well, and what belongs to this tab alone.
-
-The server keeps one for each tab and changes it in place.
+"""The server's record of a browser tab, changed in place: the conversation that it shows, which other tabs may show as
+well, and what belongs to this tab alone.
 """
 
 from __future__ import annotations
@@ -8,28 +7,28 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 
-from apps.chat.conversation.turns import Conversation, Turn
-
-POLL_S = 0.1
+from apps.chat.conversation.author import POLL_S
+from apps.chat.conversation.conversation import Conversation
+from apps.chat.conversation.turn import Turn
 
 
 @dataclass(kw_only=True, eq=False)
 class Tab:
-    """See the module."""
+    """One browser tab: which conversation it shows and edits."""
 
     conversation: Conversation = field(default_factory=Conversation)
     edited: Turn | None = None
-    """The turn whose question stands in the box; the next question takes its place."""
+    """The turn whose question is in the box; the next question replaces it."""
     corrected: Turn | None = None
-    """The turn whose correction stands in the form."""
+    """The turn whose correction is in the form."""
 
     opened: int = 0
     """How many conversations were shown here before this one."""
 
     def open(self, conversation: Conversation) -> None:
-        """Show another conversation; a turn that only this tab follows is ended before."""
-        writing = self.conversation.writing
-        if writing and all(tab is self for tab in writing.followers):
+        """Show another conversation, after ending a turn that only this tab follows."""
+        feed = self.conversation.feed
+        if feed and all(tab is self for tab in feed.followers):
             self.end_turn()
         self.conversation, self.edited = conversation, None
         self.opened += 1

@@ -1,1 +1,1 @@
-"""How the page looks and behaves in the browser: styles, scripts, the badge."""
+"""The page's look and behaviour in the browser: styles, scripts, the badge."""

@@ -1,4 +1,4 @@
-"""The badge in the page: whether anything has left this machine; `assets/badge.js` asks anew every few seconds."""
+"""Tells the page's badge whether anything has left this machine; `assets/badge.js` asks every few seconds."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from apps.access.connections import Watch
 ROUTE = "/connections"
 
 TEXT = "Checking connections"
-"""Of the Markdown component `#badge` until the first answer (a `gr.HTML` would evaluate text as a script)."""
+"""Text of the Markdown component `#badge` until the first answer (`gr.HTML` would evaluate text as a script)."""
 
 
 def add_route(api: FastAPI, watch: Watch) -> None:
-    """What the script asks for."""
+    """Add the route that the script asks."""
 
     @api.get(ROUTE)
     def connections() -> dict[str, str]:

@@ -1,10 +1,9 @@
-"""Lets a page rest: nothing slides, and a chain of animation frames that goes on and on is slowed down.
+"""Lets a page rest: nothing slides, and an endless chain of animation frames is slowed down.
 
-A block that slides open is laid out anew in each of twenty frames, and this when a turn begins. Gradio's loader (6.31)
-counts its seconds in every frame and goes on for ever once it is gone: sixty frames a second that the browser computes
-for nothing, on a laptop's battery and on the cores that the model needs. The script must run before Gradio's, which
-keep the browser's function as they find it, so it goes into the page as the first of all; Gradio's own way adds scripts
-when its own have run.
+A block that slides open is laid out again in each of twenty frames, just when a turn begins. Gradio's loader (6.31)
+counts its seconds in every frame, and continues for ever once it is gone: the browser computes sixty frames a second
+for nothing, on a laptop's battery and on the cores that the model needs. Gradio's scripts capture
+`requestAnimationFrame` when they load, so this one must come first; Gradio itself would add it after its own.
 """
 
 from __future__ import annotations
@@ -16,13 +15,13 @@ SCRIPT = script("frames").encode()
 
 
 def calm(application: Application) -> Application:
-    """Wrap an application so that its pages begin with the script; nothing is compressed on the way to this machine."""
+    """Wrap an application so that its pages begin with the script; responses are not compressed."""
 
     async def calmed(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await application(scope, receive, send)
             return
-        page: list[Event] = []  # the start of an answer that is one, until its body is whole
+        page: list[Event] = []  # the start of a response that is a page, until its body is complete
         body = b""
 
         async def send_with_script(event: Event) -> None:

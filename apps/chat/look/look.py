@@ -1,6 +1,6 @@
-"""How the pages look and behave: a theme of system fonts, an icon, and which of the files in `assets/` each page gets.
+"""Gives the pages their look and behaviour: a theme of system fonts, an icon, and the files of `assets/` for each page.
 
-All of it is sent by our own server. What works around Gradio is listed in `README.md` beside this file.
+Our own server sends all of it. `README.md` beside this file lists what works around Gradio.
 """
 
 from __future__ import annotations
@@ -44,16 +44,16 @@ CHAT_HEAD = (
     + script("live", route=live.ROUTE, signs={chr(code): text for code, text in markup.SIGNS.items()})
 )
 COMPARE_HEAD = _EVERY_PAGE
-"""What stands in the head of each page."""
+"""HTML for the head of each page."""
 
 _SHEETS = ("reading", "page", "conversation", "shortcuts", "spoken", "badge")
 CHAT_SHEETS = sheets(*_SHEETS, "context", "panels", "sidebar", "turn_links", "live")
 COMPARE_SHEETS = sheets(*_SHEETS, "side_by_side")
-"""Of two rules of one weight, that of the later sheet holds."""
+"""Of two rules with the same specificity, the one in the later sheet wins."""
 
 
 def theme() -> gr.themes.Base:
-    """Teal on warm grey, light and dark, with no font to load."""
+    """Make a theme of teal on warm grey, light and dark, with no font to load."""
     return gr.themes.Base(
         primary_hue=gr.themes.colors.teal,
         secondary_hue=gr.themes.colors.teal,

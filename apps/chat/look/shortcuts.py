@@ -1,4 +1,4 @@
-"""The page's keyboard shortcuts, one table for the keys and for the list of them; `assets/shortcuts.js` does them."""
+"""The page's keyboard shortcuts: one table of keys for `assets/shortcuts.js`, and for the list that the page shows."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ SHORTCUTS = (
     ("Alt+B", "Show or hide the conversations", ".sidebar .toggle-button"),
     ("?", "Show this list (Alt+? while typing)", ""),
 )
-"""Key, what it does, and the control that it presses (the last one that matches); the text box does the first two."""
+"""Key, effect, and the control that it presses (the last one that matches); the text box itself does the first two."""
 
 STAND_INS = {"ask-anew": "#new-chat", "shorten": "#question textarea"}
-"""Buttons that press another control; Gradio's own `js=` would need a policy that lets pages evaluate strings."""
+"""Id of a button → the control that it presses instead; Gradio's own `js=` needs a policy that allows `eval`."""
 
 
 def pressed() -> dict[str, str]:
-    """Key → the control that it presses."""
+    """Map each key to the control that it presses."""
     return {key: control for key, _, control in SHORTCUTS if control}
 
 
 def listing() -> str:
-    """The list as HTML."""
+    """Write the list as HTML."""
     rows = "".join(
         f'<tr data-control="{escape(control)}"><td>{escape(does)}</td><td><kbd>{escape(key)}</kbd></td></tr>'
         for key, does, control in SHORTCUTS

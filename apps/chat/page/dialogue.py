@@ -1,67 +1,60 @@
-"""The chat page's handlers of a conversation: they ask the model, let it go on, and show what it writes.
+"""The chat page's handlers of a conversation: they ask the model, let it continue a turn, and show what it writes.
 
-What a tab shows is its `Tab`, kept by the server and changed in place; `conversation.writing` is what tabs follow while
-a turn is written. The model answers one turn at a time: whoever holds `model.lock`.
+What a tab shows is its `Tab`, kept by the server and changed in place. The author writes on a thread of its own; a
+handler follows the turn's feed on the thread of its event, and so does each other tab that shows the conversation.
 
-    answer, ask_again, act ── a turn ── _run ── _written (a thread of its own) ── store, then `Writing`
-                                          └──── _shown   (each tab that follows)  ◄─────────────┘
+    answer, ask_again, act ─ Author.begin ─► thread: store, feed
+                           └ updates.shown ◄───────────────┘
 """
 
 from __future__ import annotations
 
 import secrets
-import time
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import closing, suppress
-from dataclasses import asdict
+from contextlib import suppress
 from typing import Any
 
 import gradio as gr
 
+from apps.chat.conversation.author import Author
 from apps.chat.conversation.context import RESERVE_SHARE, context_ledger
-from apps.chat.conversation.latest import RenderPace
+from apps.chat.conversation.conversation import Conversation
 from apps.chat.conversation.store import Store
-from apps.chat.conversation.tab import POLL_S, Tab
-from apps.chat.conversation.turns import Conversation, Turn, run_turn
-from apps.chat.conversation.writing import Writing
+from apps.chat.conversation.tab import Tab
+from apps.chat.conversation.turn import Turn
 from apps.chat.page.updates import (
+    ASKED,
     NOTHING,
     SKIP,
     Update,
     at_rest,
-    begun,
     editing,
-    joined,
+    follow,
     listed,
-    only_news,
     refused,
-    running,
-    waiting,
+    shown,
     without,
 )
 from apps.chat.panels.settings_panel import Settings
-from apps.chat.view.live import RENDERS_PER_S
 from apps.chat.view.turn_links import action_of
-from apps.model import Model
 from toolkit.errors import InputError
-from toolkit.generation.generate import Sampling
 
 
 def answer(
-    model: Model, store: Store, question: str, words: str, tab: Tab, *panel_values: Any
+    author: Author, store: Store, question: str, words: str, tab: Tab, *panel_values: Any
 ) -> Generator[Update, None, None]:
     """Ask the model and show its turn as it is written. A question that does not fit stays in the box."""
-    yield from _ask(model, store, question, words, tab, tab.edited, panel_values)
+    yield from _ask(author, store, question, words, tab, tab.edited, panel_values)
 
 
-def ask_again(model: Model, store: Store, words: str, tab: Tab, *panel_values: Any) -> Iterator[Update]:
+def ask_again(author: Author, store: Store, words: str, tab: Tab, *panel_values: Any) -> Iterator[Update]:
     """Ask the last question once more; the answer is another version."""
     last = tab.conversation.turns[-1]
-    yield from _ask(model, store, last.question, words, tab, last, panel_values)
+    yield from _ask(author, store, last.question, words, tab, last, panel_values)
 
 
-def act(model: Model, store: Store, chosen: str, words: str, tab: Tab, *panel_values: Any) -> Iterator[Update]:
-    """Do what a link in the conversation says: edit a question, show another version of a turn, or go on with it."""
+def act(author: Author, store: Store, chosen: str, words: str, tab: Tab, *panel_values: Any) -> Iterator[Update]:
+    """Do what a link in the conversation says: edit a question, show another version of a turn, or continue it."""
     conversation = tab.conversation
     action, number = action_of(chosen) or ("", 0)
     turn = next((turn for turn in conversation.all_turns if turn.id == number), None)
@@ -72,7 +65,7 @@ def act(model: Model, store: Store, chosen: str, words: str, tab: Tab, *panel_va
     elif action == "show":
         conversation.show(turn)
         tab.edited = None
-        with suppress(InputError):  # the path alone: the next piece of text tells of a full disk
+        with suppress(InputError):  # only the path; the next piece of text reports a full disk
             store.write(conversation)
         yield at_rest(conversation, listed(store, words, conversation))
     elif turn in conversation.turns and turn.can_go_on:
@@ -81,32 +74,32 @@ def act(model: Model, store: Store, chosen: str, words: str, tab: Tab, *panel_va
         except InputError as error:
             yield refused(str(error))
             return
-        yield from _go_on(model, store, words, tab, turn, action, settings)
+        yield from _go_on(author, store, words, tab, turn, action, settings)
 
 
 def _go_on(
-    model: Model, store: Store, words: str, tab: Tab, turn: Turn, action: str, settings: Settings
+    author: Author, store: Store, words: str, tab: Tab, turn: Turn, action: str, settings: Settings
 ) -> Iterator[Update]:
-    """Let a turn go on, or its answer begin; where the context is full, say first what must leave it."""
-    conversation, wanted = tab.conversation, model.chat_model.max_length // RESERVE_SHARE
-    leaving = conversation.must_leave(turn, model.chat_model, wanted=wanted)
+    """Continue a turn, or begin its answer; if the context is full, first say what must leave it."""
+    conversation, wanted = tab.conversation, author.model.chat_model.max_length // RESERVE_SHARE
+    leaving = conversation.must_leave(turn, author.model.chat_model, wanted=wanted)
     answers = action.startswith("answer")
     if leaving and not action.endswith("-without"):
         yield without(conversation, turn, leaving, "answer-without" if answers else "go-on-without")
         return
     conversation.left_out += leaving
     try:
-        turn = conversation.resume(turn, model.chat_model)
+        turn = conversation.resume(turn, author.model.chat_model)
     except InputError as error:
         conversation.left_out -= leaving
         yield refused(str(error))
         return
     turn.answer_requested = answers
-    yield from only_news(_run(model, store, words, tab, turn, settings))
+    yield from _run(author, store, words, tab, turn, settings)
 
 
 def _ask(
-    model: Model,
+    author: Author,
     store: Store,
     question: str,
     words: str,
@@ -115,9 +108,9 @@ def _ask(
     panel_values: Sequence[Any],
 ) -> Iterator[Update]:
     conversation = tab.conversation
-    if writing := conversation.writing:
+    if feed := conversation.feed:
         yield NOTHING
-        if tab not in writing.followers:
+        if tab not in feed.followers:
             yield from follow(store, words, tab)
         return
     if not question.strip():
@@ -126,135 +119,31 @@ def _ask(
     try:
         settings = Settings.of_panel(panel_values)
         conversation.system = settings.system
-        turn = conversation.ask(question, model.chat_model, instead_of=instead_of)
+        turn = conversation.ask(question, author.model.chat_model, instead_of=instead_of)
     except InputError as error:
         yield refused(str(error))
         return
-    yield from only_news(_run(model, store, words, tab, turn, settings))
+    yield from _run(author, store, words, tab, turn, settings)
 
 
-def _run(
-    model: Model, store: Store, words: str, tab: Tab, turn: Turn, settings: Settings
-) -> Generator[Update, None, None]:
-    """Let the model write a turn, which is in the store before anything of it is shown, and follow it."""
+def _run(author: Author, store: Store, words: str, tab: Tab, turn: Turn, settings: Settings) -> Iterator[Update]:
+    """Let the model write a turn, and show it."""
     conversation = tab.conversation
-    sampling = settings.sampling(seed_of(turn))
-    turn.is_in_one_piece = not model.goes_on
-    turn.model = model.name
-    turn.settings = asdict(sampling) | {"thinking_budget": settings.thinking_budget, "system": conversation.system}
-    tab.edited = None
     is_listed = conversation.id is not None
-    if model.chat_model.opens_reasoning and not turn.tokens and not model.lock.locked():
-        turn.start(model.chat_model, time.monotonic())  # its thought is on the page from the beginning
-    try:
-        store.write(conversation, turn)
-    except InputError as error:
-        if turn.running:
-            turn.end(time.monotonic())
-        yield at_rest(conversation, listed(store, words, conversation), str(error))
-        return
+    tab.edited = None
     conversation.ledger = context_ledger(
-        model.chat_model,
+        author.model.chat_model,
         conversation.messages(turn.question, turn),
         max_new_tokens=settings.max_new_tokens,
         left_out=conversation.left_out,
     )
-    conversation.writing = writing = Writing(_written(model, store, conversation, turn, sampling, settings))
-    writing.start()
-    start = begun(conversation, turn, SKIP if is_listed else listed(store, words, conversation))
-    yield from _shown(store, words, tab, writing, start)
-
-
-def follow(store: Store, words: str, tab: Tab) -> Generator[Update, None, None]:
-    """Show the tab's conversation, and a turn that is being written already: since before the tab was loaded again, or
-    by another one's wish.
-    """
-    writing, now = tab.conversation.writing, _now(store, words, tab)
-    if writing:
-        yield from only_news(_shown(store, words, tab, writing, now))
-    else:
-        yield now
-
-
-def _shown(
-    store: Store, words: str, tab: Tab, writing: Writing[Update], start: Update
-) -> Generator[Update, None, None]:
-    """What the tab shows of a turn until it ends, or the tab shows another conversation.
-
-    What was on its way while the tab opened that one may reach the page after it, so the page is told once more.
-    """
-    conversation, opened = tab.conversation, tab.opened
-    with closing(writing.follow(tab, start)) as updates:
-        for update in updates:
-            if tab.opened != opened:
-                break
-            yield update
-    if tab.opened == opened:
-        yield at_rest(conversation, listed(store, words, conversation), writing.trouble)
-    if tab.opened != opened:
-        yield _now(store, words, tab)
-
-
-def _now(store: Store, words: str, tab: Tab) -> Update:
-    """What the tab shows now, all of it."""
-    conversation = tab.conversation
-    listing = listed(store, words, conversation)
-    if conversation.writing:
-        return joined(conversation, conversation.turns[-1], listing)
-    return at_rest(conversation, listing)
-
-
-def _written(
-    model: Model, store: Store, conversation: Conversation, turn: Turn, sampling: Sampling, settings: Settings
-) -> Generator[Update, None, None]:
-    """What pages render of a turn until it ends; each piece is stored before, and the turn's end too, however it
-    ends."""
-    try:
-        yield from _rendered(model, store, conversation, turn, sampling, settings)
-    finally:
-        if turn.running:
-            turn.end(time.monotonic())
-        with suppress(InputError):  # told before, or by the next question
-            store.write(conversation, turn)
-        conversation.writing = None
-
-
-def _rendered(
-    model: Model, store: Store, conversation: Conversation, turn: Turn, sampling: Sampling, settings: Settings
-) -> Generator[Update, None, None]:
-    """The turn as it is written, for which the model is waited first.
-
-    A new state is rendered at once, more text in its time: `apps.chat.view.live` shows it until then.
-    """
-    while not model.lock.acquire(timeout=POLL_S):
-        if turn.stop_requested:
-            return
-        yield waiting("The model is answering another tab; this question is next")
-    if model.ahead:
-        model.ahead.forget()
-    pieces = run_turn(
-        model.chat_model,
-        conversation.messages(turn.question, turn),
-        turn,
-        sampling,
-        time.monotonic,
-        thinking_budget=settings.thinking_budget,
-    )
-    pace, state = RenderPace(RENDERS_PER_S), turn.state
-    pace.is_due(time.monotonic())  # it has just been rendered
-    try:
-        with closing(pieces):
-            for _ in pieces:
-                store.write(conversation, turn)
-                if pace.is_due(time.monotonic()) or turn.state != state:
-                    state = turn.state
-                    yield running(conversation, turn)
-    finally:
-        model.lock.release()
+    feed = author.begin(conversation, turn, settings.sampling(seed_of(turn)), settings.thinking_budget)
+    chats = SKIP if is_listed else listed(store, words, conversation)
+    yield from shown(store, words, tab, feed, box=ASKED, chats=chats)
 
 
 def seed_of(turn: Turn) -> int:
-    """The turn's own, where it goes on; a new one otherwise, and where an imported file says something else."""
+    """Return the seed of a turn that is continued; a new one for a new turn, or if an imported file holds no seed."""
     seed = turn.settings.get("seed")
     return seed if isinstance(seed, int) and 0 <= seed < 2**63 else secrets.randbelow(2**31)
 

@@ -1,8 +1,8 @@
-"""Questions whose answer a line of program knows, and whether a model gave it.
+"""Computes the answers to questions of a few known families, and marks a model's answer right or wrong.
 
-They are worded as the problems that students of this project learn from (reasoning-gym's families,
-`distill.problems.families`). The final answer is found where training and evaluation find it (`toolkit.answers`), so a
-mark here is a verdict there.
+The questions are worded like the problems that this project's students learn from (reasoning-gym's families,
+`distill.problems.families`). The final answer is extracted by the code that training and evaluation use
+(`toolkit.answers`), so a mark here equals a verdict there.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from toolkit.answers.words import word_in
 
 
 def right_answer(question: str) -> str | None:
-    """The answer to a question of a known family; None for any other."""
+    """Compute the answer to a question of a known family; None for any other question."""
     for pattern, answer in _FAMILIES:
         if found := pattern.fullmatch(question.strip()):
             return answer(found)
@@ -25,7 +25,7 @@ def right_answer(question: str) -> str | None:
 
 
 def is_right(question: str, text: str) -> bool | None:
-    """Whether a model's answer ends with the right one; None where the question is of no known family."""
+    """Whether a model's final answer is right; None if the question is of no known family."""
     expected = right_answer(question)
     if expected is None:
         return None

@@ -1,4 +1,4 @@
-"""The Gradio page: its layout, and which handler each event has."""
+"""Lays out the Gradio page and connects each event to its handler."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 import gradio as gr
 
+from apps.chat.conversation.author import Author
 from apps.chat.conversation.feedback import FEEDBACK
 from apps.chat.conversation.store import Store
 from apps.chat.conversation.tab import Tab
@@ -42,17 +43,18 @@ MESSAGES: dict[str, Any] = {
     "height": "100%",
     "layout": "panel",
     "buttons": ["copy"],
-    "autoscroll": False,  # `reading.js` does it: this one takes readers to the end who have left it
+    "autoscroll": False,  # `reading.js` does it: Gradio's own takes readers back to an end that they have left
     "group_consecutive_messages": False,
     "latex_delimiters": LATEX_DELIMITERS,
     "allow_tags": False,
     "sanitize_html": True,
 }
-"""How a chatbot component shows what a model writes, on this page and in a comparison: copied, and never as HTML."""
+"""Options of a chatbot component, here and in a comparison: what a model writes can be copied and is never HTML."""
 
 
-def build_page(model: Model, store: Store, compare_path: str = "") -> gr.Blocks:
-    """Lay the page out and connect it to the model; `compare_path` leads to a comparison with another one."""
+def build_page(author: Author, store: Store, compare_path: str = "") -> gr.Blocks:
+    """Lay out the page and connect it to the author; `compare_path` is the address of a comparison, if there is one."""
+    model = author.model
     page = gr.Blocks(title=f"{model.name} · chat", analytics_enabled=False, fill_height=True)
     with page:
         tab = gr.State(Tab())
@@ -79,11 +81,11 @@ def build_page(model: Model, store: Store, compare_path: str = "") -> gr.Blocks:
         private = quiet(status)
         asked: dict[str, Any] = private | {"outputs": shown, "concurrency_limit": None}
         here = [sidebar.search, tab, *settings]
-        ask: dict[str, Any] = asked | {"fn": partial(answer, model, store), "inputs": [question, *here]}
+        ask: dict[str, Any] = asked | {"fn": partial(answer, author, store), "inputs": [question, *here]}
         question.submit(**ask).then(**ledger.recount)
         chatbot.example_select(_picked, None, question, queue=False, **private).then(**ask).then(**ledger.recount)
-        chatbot.retry(partial(ask_again, model, store), here, **asked).then(**ledger.recount)
-        chosen.change(partial(act, model, store), [chosen, *here], **asked).then(**ledger.recount)
+        chatbot.retry(partial(ask_again, author, store), here, **asked).then(**ledger.recount)
+        chosen.change(partial(act, author, store), [chosen, *here], **asked).then(**ledger.recount)
         answers.click(answer_now, tab, answers, queue=False, **private)
         question.stop(stop, tab, None, queue=False, **private)
         new_chat.click(partial(start_over, store), here[:2], **asked).then(**ledger.recount)

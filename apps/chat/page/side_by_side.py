@@ -1,13 +1,13 @@
-"""Two models on one question, side by side: what each says, how fast, how large it is, and whether it is right.
+"""Compares two models on one question, side by side: their answers, speeds and sizes, and whether they are right.
 
-They answer one after the other, so that each has the machine to itself and its speed is its own.
+They answer one after the other, so that each has the machine to itself and shows its own speed.
 """
 
 from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
@@ -15,14 +15,14 @@ from typing import Any
 
 import gradio as gr
 
-from apps.chat.conversation.latest import Latest, RenderPace
-from apps.chat.conversation.tab import POLL_S
-from apps.chat.conversation.turns import Conversation, run_turn
+from apps.chat.conversation.author import Author
+from apps.chat.conversation.conversation import Conversation
+from apps.chat.conversation.feed import Feed
+from apps.chat.conversation.turn import Turn
 from apps.chat.look import badge
 from apps.chat.page.known_answers import is_right, right_answer
 from apps.chat.page.page import EXAMPLES, MESSAGES
-from apps.chat.view.events import quiet, spaced
-from apps.chat.view.live import RENDERS_PER_S
+from apps.chat.view.events import News, quiet
 from apps.chat.view.markup import as_typed, harmless
 from apps.chat.view.page_messages import page_messages, status_line
 from apps.model import Model
@@ -39,67 +39,71 @@ class Side:
 
     model: Model
     conversation: Conversation = field(default_factory=Conversation)
+    feed: Feed | None = None
+    """The feed of the answer, once the model has been asked."""
     trouble: str = ""
-    """Why the model could not be asked or broke off."""
+    """Why the model could not be asked; empty if it could."""
 
-    def messages(self, now: float) -> list[dict[str, Any]]:
-        """What the chatbot component shows: the question stands above both, and not in each."""
-        return [message for message in page_messages(self.conversation, now) if message["role"] != "user"]
+    def ask(self, question: str, sampling: Sampling) -> Feed:
+        """Let the model answer; raises `InputError` if the question does not fit its context."""
+        turn = self.conversation.ask(question, self.model.chat_model)
+        self.feed = Author(self.model).begin(self.conversation, turn, sampling)
+        return self.feed
 
-    def verdict(self) -> str:
-        """Speed, and whether the answer is right where that is known."""
-        if self.trouble:
-            return harmless(self.trouble)
-        if not self.conversation.turns:
-            return "Waits until the other has answered"
-        (turn,) = self.conversation.turns
-        facts = [status_line(turn)]
-        mark = None if turn.running else is_right(turn.question, turn.answer)
-        if mark is not None:
-            facts.append("**✓ right**" if mark else f"**✗ wrong**, it is {right_answer(turn.question)}")
-        return " · ".join(filter(None, facts))
+    def shown(self) -> list[Any]:
+        """Return the messages, without the question, which is shown above both sides, and the verdict."""
+        trouble = self.trouble or (self.feed.trouble if self.feed else "")
+        snapshot = self.feed.newest if self.feed else None
+        if snapshot is None or snapshot.is_queued:
+            return [[], harmless(trouble) or "Waiting for the other model"]
+        messages = page_messages(self.conversation.as_of(snapshot.turn), time.monotonic())
+        answered = [message for message in messages if message["role"] != "user"]
+        return [answered, harmless(trouble) or _verdict(snapshot.turn)]
 
 
 @dataclass(kw_only=True)
 class SideBySide:
-    """What a tab shows: the question, and both sides once it is asked."""
+    """What a tab compares: the question, and both sides once it has been asked."""
 
     question: str = ""
     sides: list[Side] = field(default_factory=list)
     stop_requested: bool = False
     busy: bool = False
 
-    def shown(self, now: float) -> list[Any]:
-        """New values of the question above, and of each side's messages and verdict."""
-        values = [value for side in self.sides for value in (side.messages(now), side.verdict())]
-        return [as_typed(self.question), *values]
+    def shown(self) -> list[Any]:
+        """Return the question, and the messages and verdict of each side."""
+        return [as_typed(self.question), *(value for side in self.sides for value in side.shown())]
 
 
-def ask(models: Sequence[Model], question: str, comparison: SideBySide) -> Iterator[list[Any]]:
+def ask(models: Sequence[Model], question: str, comparison: SideBySide) -> Generator[tuple[Any, ...], None, None]:
     """Let both models answer, one after the other, and show them as they write."""
-    yield from spaced(_asked(models, question, comparison))
-
-
-def _asked(models: Sequence[Model], question: str, comparison: SideBySide) -> Generator[list[Any], None, None]:
     if not question.strip() or comparison.busy:
-        yield [gr.skip()] * 6
+        yield (gr.skip(),) * 6
         return
     comparison.question, comparison.sides = question, [Side(model=model) for model in models]
     comparison.stop_requested, comparison.busy = False, True
-    sampling = Sampling(seed=secrets.randbelow(2**31))
+    sampling, news = Sampling(seed=secrets.randbelow(2**31)), News()
     try:
-        yield [gr.update(value="", submit_btn=False, stop_btn="Stop"), *comparison.shown(time.monotonic())]
+        yield news.of([gr.update(value="", submit_btn=False, stop_btn="Stop"), *comparison.shown()])
         for side in comparison.sides:
-            with closing(Latest(_answers(side, comparison, sampling)).start()) as views:
-                for shown in views:
-                    yield [gr.skip(), *shown]
+            if comparison.stop_requested:
+                break
+            try:
+                feed = side.ask(question, sampling)
+            except InputError as error:
+                side.trouble = str(error)
+                continue
+            with closing(feed.follow(comparison)) as snapshots:
+                for _ in snapshots:
+                    yield news.of([gr.skip(), *comparison.shown()])
     finally:
+        stop(comparison)  # the page may be gone
         comparison.busy = False
-    yield [gr.update(submit_btn="Send", stop_btn=False), *comparison.shown(time.monotonic())]
+    yield news.of([gr.update(submit_btn="Send", stop_btn=False), *comparison.shown()])
 
 
 def stop(comparison: SideBySide) -> None:
-    """Ask the running turn to end, and the one after it not to begin."""
+    """Ask the running turn to end, and keep the next one from beginning."""
     comparison.stop_requested = True
     for side in comparison.sides:
         for turn in side.conversation.turns:
@@ -107,7 +111,7 @@ def stop(comparison: SideBySide) -> None:
 
 
 def build_compare(models: Sequence[Model]) -> gr.Blocks:
-    """Lay the page out and connect it to both models."""
+    """Lay out the page and connect it to both models."""
     page = gr.Blocks(title=f"{models[0].name} and {models[1].name}", analytics_enabled=False, fill_height=True)
     with page:
         comparison = gr.State(SideBySide())
@@ -147,29 +151,13 @@ def build_compare(models: Sequence[Model]) -> gr.Blocks:
     return page
 
 
-def _answers(side: Side, comparison: SideBySide, sampling: Sampling) -> Generator[list[Any], None, None]:
-    """One model's turn; what the tab shows, where that is something new."""
-    model, conversation = side.model, side.conversation
-    messages = conversation.messages(comparison.question)
-    try:
-        while not model.lock.acquire(timeout=POLL_S):
-            yield comparison.shown(time.monotonic())
-            if comparison.stop_requested:
-                return
-        try:
-            if comparison.stop_requested:
-                return
-            pace = RenderPace(RENDERS_PER_S)
-            turn = conversation.ask(comparison.question, model.chat_model)
-            yield comparison.shown(time.monotonic())
-            with closing(run_turn(model.chat_model, messages, turn, sampling, time.monotonic)) as pieces:
-                for _ in pieces:
-                    if pace.is_due(time.monotonic()):
-                        yield comparison.shown(time.monotonic())
-        finally:
-            model.lock.release()
-    except InputError as error:
-        side.trouble = str(error)
+def _verdict(turn: Turn) -> str:
+    """Say how fast the answer came, and whether it is right if that is known."""
+    facts = [status_line(turn)]
+    mark = None if turn.running else is_right(turn.question, turn.answer)
+    if mark is not None:
+        facts.append("**✓ right**" if mark else f"**✗ wrong**, it is {right_answer(turn.question)}")
+    return " · ".join(filter(None, facts))
 
 
 def _same(text: str) -> str:

@@ -1,7 +1,7 @@
 """The list of conversations beside the page: search, open, rename, delete, export and import.
 
-Handlers change the `Store` and return what the page shows then. Deleting asks inside the page; an exported file is
-a download from this server, and a file to import is read in the browser and travels as text.
+Handlers change the `Store` and return what the page then shows. Deleting asks for confirmation on the page. An export
+is a download from this server; a file to import is read in the browser and sent as text.
 """
 
 from __future__ import annotations
@@ -14,18 +14,17 @@ from typing import Any, Literal
 import gradio as gr
 from fastapi import FastAPI, Response
 
+from apps.chat.conversation.conversation import Conversation
 from apps.chat.conversation.exchange import conversation_of, to_json, to_markdown
 from apps.chat.conversation.store import Store
 from apps.chat.conversation.tab import Tab
-from apps.chat.conversation.turns import Conversation
-from apps.chat.page.dialogue import follow
-from apps.chat.page.updates import NOTHING, SKIP, at_rest, listed, refused
+from apps.chat.page.updates import NOTHING, SKIP, at_rest, follow, listed, refused
 from apps.chat.view.events import quiet
 from apps.chat.view.markup import harmless, plain
 from export.runtime.rows.prefix_cache import forget_prefixes
 from toolkit.errors import InputError
 
-# Own HTML stands in Markdown components: the one for HTML evaluates templates, which the page's policy forbids.
+# HTML goes into Markdown components: Gradio's HTML component evaluates templates, which the page's policy forbids.
 FILE_INPUT = '<label class="file">Choose a file<input type="file" id="import-file" accept=".json,.md,.txt"></label>'
 
 
@@ -52,7 +51,7 @@ class Sidebar:
 
 
 def lay_out() -> Sidebar:
-    """The sidebar, closed; the page's script opens it where there is room."""
+    """Lay out the sidebar, closed; the page's script opens it if there is room."""
     with gr.Sidebar(open=False, width=288, elem_id="sidebar"):
         search = gr.Textbox(show_label=False, label="Search", placeholder="Search all chats", elem_id="search", lines=1)
         listing = gr.Radio(show_label=False, label="Chats", elem_id="conversations", visible=False)
@@ -97,7 +96,7 @@ def lay_out() -> Sidebar:
 
 
 def connect(sidebar: Sidebar, store: Store, tab: gr.State, shown: list[Any], recount: dict[str, Any]) -> None:
-    """Connect its events; `shown` are the components of `Update`, `recount` what follows another conversation."""
+    """Connect the sidebar's events; `shown` are the components of an `Update`, `recount` follows a change of chat."""
     private = quiet(sidebar.listing)
     panels = list(sidebar.panels.values())
     names = list(sidebar.panels)
@@ -131,7 +130,7 @@ def connect(sidebar: Sidebar, store: Store, tab: gr.State, shown: list[Any], rec
         return listed(store, words, tab.conversation), *only(None)
 
     def start_delete(tab: Tab) -> tuple[Any, ...]:
-        text = f"Delete “{plain(tab.conversation.title)}”? It cannot be brought back."
+        text = f"Delete “{plain(tab.conversation.title)}”? This cannot be undone."
         return text, *only("delete" if tab.conversation.id is not None else None)
 
     def delete(words: str, tab: Tab) -> tuple[Any, ...]:
@@ -143,7 +142,7 @@ def connect(sidebar: Sidebar, store: Store, tab: gr.State, shown: list[Any], rec
         except InputError as error:
             tab.open(left)
             return *at_rest(left, listed(store, words, left), str(error)), *only(None)
-        forget_prefixes()  # which of them hold this chat's words is not worth asking
+        forget_prefixes()  # all of them: finding those with this chat's words is not worth it
         return *at_rest(fresh, listed(store, words, fresh)), *only(None)
 
     def start_export(tab: Tab) -> tuple[Any, ...]:
@@ -165,7 +164,7 @@ def connect(sidebar: Sidebar, store: Store, tab: gr.State, shown: list[Any], rec
 
     opens: dict[str, Any] = private | {"concurrency_limit": None}
     sidebar.search.change(search, here, sidebar.listing, queue=False, **private)
-    several = {"trigger_mode": "multiple"}  # a chat that is being written is followed, and another one can be opened
+    several = {"trigger_mode": "multiple"}  # a chat can be opened while an earlier event still follows one
     sidebar.listing.input(open_chat, [sidebar.listing, *here], [*shown, *panels], **opens | several).then(**recount)
     sidebar.rename.click(start_rename, tab, [sidebar.title, *panels], queue=False, **private)
     for event in (sidebar.save.click, sidebar.title.submit):
@@ -179,13 +178,13 @@ def connect(sidebar: Sidebar, store: Store, tab: gr.State, shown: list[Any], rec
 
 
 def add_downloads(api: FastAPI, store: Store) -> None:
-    """Routes that hand out one conversation as a file."""
+    """Add the route that exports a conversation as a file."""
 
     @api.get("/chats/{number}.{ending}")
     def download(number: int, ending: Literal["json", "md"]) -> Response:
         conversation = store.load(number)
         if conversation is None:
-            return Response("This chat is not here any more.\n", status_code=404, media_type="text/plain")
+            return Response("This chat no longer exists.\n", status_code=404, media_type="text/plain")
         text = to_json(conversation) if ending == "json" else to_markdown(conversation)
         media_type = "application/json" if ending == "json" else "text/markdown; charset=utf-8"
         name = re.sub(r"[^A-Za-z0-9]+", "-", conversation.title).strip("-")[:50] or "chat"

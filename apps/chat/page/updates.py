@@ -1,23 +1,29 @@
-"""What the page's handlers return: new values of the components that a turn changes, in one order."""
+"""Makes what the page's handlers return: new values of the components that a turn changes, in one order.
+
+They are rendered from a conversation at rest, or from the snapshots of a running turn's feed, on the thread of the tab
+that follows it.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Generator
+from collections.abc import Iterator
 from contextlib import closing
 from typing import Any
 
 import gradio as gr
 
 from apps.chat.conversation.context import ledger_html, listing, names, oldest
-from apps.chat.conversation.repetition import is_repeating, words
+from apps.chat.conversation.conversation import Conversation
+from apps.chat.conversation.feed import Feed, Snapshot
 from apps.chat.conversation.store import Store
 from apps.chat.conversation.tab import Tab
-from apps.chat.conversation.turns import Conversation, Turn
-from apps.chat.view.events import spaced
+from apps.chat.conversation.turn import Turn
+from apps.chat.view.events import News
 from apps.chat.view.live import marked
 from apps.chat.view.markup import harmless, plain
 from apps.chat.view.page_messages import page_messages, status_line
+from apps.chat.view.repetition import is_repeating, words
 from apps.chat.view.turn_links import Action, link
 
 Update = tuple[Any, ...]
@@ -25,74 +31,60 @@ Update = tuple[Any, ...]
 
 SKIP = gr.skip()
 NOTHING: Update = (SKIP,) * 7
+BUSY = gr.update(submit_btn=False, stop_btn="Stop")
+"""The question box while a turn is written; its text stays."""
+ASKED = BUSY | {"value": ""}
 
-CIRCLES = "The model has begun to repeat itself. *Answer now* ends the thought; *Stop* keeps what is there."
+QUEUED = "The model is answering another tab; this question is next"
 
-NO_CHAT = "No chat has these words."
+CIRCLES = "The model has begun to repeat itself. *Answer now* ends the thought; *Stop* keeps what is written."
 
-EDITING = "Edit the question below. *Send* asks it as another version of this turn; what stands here is kept."
+NO_CHAT = "No chat contains these words."
 
-
-def only_news(updates: Generator[Update, None, None]) -> Generator[Update, None, None]:
-    """The same, spaced, without what was said before: a component that is told anything is drawn again."""
-    shown = NOTHING
-    with closing(spaced(updates)) as told:
-        for update in told:
-            yield tuple(SKIP if now == before else now for before, now in zip(shown, update, strict=True))
-            shown = tuple(before if now == SKIP else now for before, now in zip(shown, update, strict=True))
+EDITING = "Edit the question below. *Send* asks it as another version of this turn; this one is kept."
 
 
 def refused(text: str) -> Update:
-    """Nothing changes but the notice."""
+    """Change only the notice."""
     return SKIP, SKIP, SKIP, notice(text), SKIP, SKIP, SKIP
 
 
-def waiting(text: str) -> Update:
-    """Nothing changes but the status line."""
-    return SKIP, SKIP, text, SKIP, SKIP, SKIP, SKIP
-
-
 def editing(tab: Tab, place: int) -> Update:
-    """The question of a turn in the box; one beyond the path clears the box and leaves all as it was."""
+    """Put the question of a turn into the box; a number beyond the path clears the box and cancels editing."""
     turns = tab.conversation.turns
     tab.edited = turns[place] if place < len(turns) else None
     if tab.edited is None:
         return SKIP, "", SKIP, notice(""), SKIP, SKIP, SKIP
-    told = f"{EDITING} {link('Leave it as it was', 'edit', len(turns))}"
+    told = f"{EDITING} {link('Leave it unchanged', 'edit', len(turns))}"
     return SKIP, tab.edited.question, SKIP, gr.update(value=told, visible=True), SKIP, SKIP, SKIP
 
 
 def without(conversation: Conversation, turn: Turn, leaving: int, action: Action) -> Update:
-    """Nothing changes but the notice: a turn that fills the context can go on once the oldest turns have left."""
+    """Change only the notice: a turn that fills the context can be continued once the oldest turns have left."""
     asked = [earlier.question for earlier in conversation.turns[conversation.left_out :][:leaving]]
-    told = f"The context is full. To go on, {oldest(leaving)} must leave it: {names(asked)}. They stay in the chat."
-    text = f"{plain(told)} {link('Leave them out and go on', action, turn.id)}\n\n{listing(asked)}"
+    told = f"The context is full. To continue, {oldest(leaving)} must leave it: {names(asked)}. They stay in the chat."
+    text = f"{plain(told)} {link('Leave them out and continue', action, turn.id)}\n\n{listing(asked)}"
     return SKIP, SKIP, SKIP, gr.update(value=text, visible=True), SKIP, SKIP, SKIP
 
 
-def begun(conversation: Conversation, turn: Turn, chats: dict[str, Any]) -> Update:
-    """A turn that starts: the box is empty and has Stop."""
-    messages, box, *rest = joined(conversation, turn, chats)
-    return messages, box | {"value": ""}, *rest
-
-
-def joined(conversation: Conversation, turn: Turn, chats: dict[str, Any]) -> Update:
-    """A turn that runs already: the box has Stop, and keeps what stands there."""
-    messages, _, *rest = running(conversation, turn)
-    return messages, gr.update(submit_btn=False, stop_btn="Stop"), *rest[:-1], chats
-
-
-def running(conversation: Conversation, turn: Turn) -> Update:
-    """A turn as far as it is written; a thought that goes round in circles is told."""
-    messages = page_messages(conversation, time.monotonic())
+def running(conversation: Conversation, snapshot: Snapshot, *, box: Any = SKIP, chats: Any = SKIP) -> Update:
+    """Show a turn as far as it is written, all from one snapshot, and warn of a thought that repeats itself."""
+    turn = snapshot.turn
     tokens = turn.token_ids or words(turn.reasoning)[:-1]  # the last one may be half a word
-    told = notice(CIRCLES if turn.can_be_closed and is_repeating(tokens) else "")
     ledger = ledger_html(conversation.ledger, turn.tokens) if conversation.ledger else SKIP
-    return messages, SKIP, marked(status_line(turn), turn), told, _answer_now(turn), ledger, SKIP
+    return (
+        page_messages(conversation.as_of(turn), time.monotonic()),
+        box,
+        QUEUED if snapshot.is_queued else marked(status_line(turn), turn),
+        notice(CIRCLES if turn.can_be_closed and is_repeating(tokens) else ""),
+        gr.update(visible=turn.can_be_closed and not turn.answer_requested),
+        ledger,
+        chats,
+    )
 
 
 def at_rest(conversation: Conversation, chats: dict[str, Any], trouble: str = "") -> Update:
-    """A conversation to which nothing is being written."""
+    """Show a conversation of which no turn is being written."""
     messages = page_messages(conversation, time.monotonic())
     status = status_line(conversation.turns[-1]) if conversation.turns else "Ready"
     return (
@@ -111,7 +103,7 @@ def notice(text: str) -> dict[str, Any]:
 
 
 def listed(store: Store, words: str, conversation: Conversation) -> dict[str, Any]:
-    """The list: the conversations that hold the words, the open one marked."""
+    """List the conversations that contain the words, with the open one marked."""
     choices = [(entry.title, entry.id) for entry in store.entries(words)]
     is_there = any(number == conversation.id for _, number in choices)
     told = NO_CHAT if words.strip() and not choices else ""
@@ -119,5 +111,37 @@ def listed(store: Store, words: str, conversation: Conversation) -> dict[str, An
     return gr.update(choices=choices, value=value, info=told, visible=bool(choices or told))
 
 
-def _answer_now(turn: Turn) -> dict[str, Any]:
-    return gr.update(visible=turn.can_be_closed and not turn.answer_requested)
+def follow(store: Store, words: str, tab: Tab) -> Iterator[Update]:
+    """Show the tab's conversation, and follow a turn that another tab asked for, or this one before a reload."""
+    if feed := tab.conversation.feed:
+        yield from shown(store, words, tab, feed, box=BUSY, chats=listed(store, words, tab.conversation))
+    else:
+        yield _now(store, words, tab)
+
+
+def shown(store: Store, words: str, tab: Tab, feed: Feed, *, box: Any, chats: Any) -> Iterator[Update]:
+    """Show a turn in a tab until the turn ends or the tab opens another conversation.
+
+    `box`, `chats`: the question box and the list of chats at the beginning. An update that is on its way while the tab
+    opens another conversation may reach the page after it, so the last update shows once more what the tab shows.
+    """
+    conversation, opened, news = tab.conversation, tab.opened, News()
+    with closing(feed.follow(tab)) as snapshots:
+        for snapshot in snapshots:
+            if tab.opened != opened:
+                break
+            if not snapshot.is_over:
+                yield news.of(running(conversation, snapshot, box=box, chats=chats))
+                box = chats = SKIP
+    if tab.opened == opened:
+        yield news.of(at_rest(conversation, listed(store, words, conversation), feed.trouble))
+    if tab.opened != opened:
+        yield news.of(_now(store, words, tab))
+
+
+def _now(store: Store, words: str, tab: Tab) -> Update:
+    """Show everything that the tab shows now."""
+    conversation = tab.conversation
+    chats = listed(store, words, conversation)
+    feed = conversation.feed
+    return running(conversation, feed.newest, box=BUSY, chats=chats) if feed else at_rest(conversation, chats)

@@ -1,4 +1,4 @@
-"""The context ledger on the page: recounted as one types, with the ways out where a question does not fit."""
+"""The context ledger on the page, recounted while the user types, with ways out for a question that does not fit."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from apps.model import Model
 from toolkit.errors import InputError
 
 ContextUpdate = tuple[Any, ...]
-"""New values of the ledger, and of whether its buttons are there: leave out, put back, new chat, shorten."""
+"""New values of the ledger, and whether each button is shown: leave out, put back, new chat, shorten."""
 
 
 class LedgerPanel:
-    """The ledger's part of the page; `recount` is what an event of the page does after it changed the conversation.
+    """The ledger's part of the page; an event that has changed the conversation runs `recount` afterwards.
 
-    While a turn is written, what tells of the turn tells `shown` too.
+    While a turn is written, the updates of the turn include `shown`.
     """
 
     def __init__(self, model: Model, tab: gr.State, question: gr.Textbox, settings: Panel) -> None:
@@ -52,7 +52,7 @@ class LedgerPanel:
             return harmless(str(error)), *(_there(False) for _ in range(4))
 
     def _leave_out(self, question: str, tab: Tab, *panel_values: Any) -> ContextUpdate:
-        with suppress(InputError):  # which the recount tells
+        with suppress(InputError):  # which the recount reports
             tab.conversation.left_out += self._count(question, tab, panel_values).must_leave
         return self._recount(question, tab, *panel_values)
 

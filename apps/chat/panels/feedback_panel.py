@@ -1,4 +1,4 @@
-"""Thumbs and corrections on the page; nothing is written unless the settings' checkbox says so."""
+"""Thumbs and corrections on the page; nothing is written unless the checkbox in the settings is ticked."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ import gradio as gr
 
 from apps.chat.conversation.feedback import TRACES, keep
 from apps.chat.conversation.tab import Tab
-from apps.chat.conversation.turns import Turn
+from apps.chat.conversation.turn import Turn
 from apps.chat.panels.settings_panel import Panel, Settings
 from apps.chat.view.events import quiet
 from apps.chat.view.markup import harmless
 from apps.chat.view.page_messages import turn_of_message
 from toolkit.errors import InputError
 
-NO_CONSENT = "Feedback is not kept: open the settings and tick “Keep my feedback as training data” if you want that."
+NO_CONSENT = "Feedback is not kept. To keep it, open the settings and tick “Keep my feedback as training data”."
 FeedbackUpdate = tuple[Any, ...]
-"""New values of the note, the form, the thought and the answer in it."""
+"""New values of the note, the form, and the thought and the answer in it."""
 
 
 class FeedbackPanel:
-    """A note below the question, and the form that a thumb down opens: the thought and the answer as they should be."""
+    """A note below the question, and the form for a corrected thought and answer, which a thumb down opens."""
 
     def __init__(self, folder: Path, teacher: str, chatbot: gr.Chatbot, tab: gr.State, settings: Panel) -> None:
-        """`folder`: where feedback is kept. `teacher`: the name of the model whose answers these are."""
+        """`folder`: where feedback is kept. `teacher`: the name of the model that gives the answers."""
         self._folder, self._teacher = folder, teacher
         with gr.Column(elem_id="feedback"):
             note = gr.Markdown(elem_id="feedback-note", visible=False)
@@ -48,7 +48,7 @@ class FeedbackPanel:
                 return _noted(NO_CONSENT)
             turn = turn_of_message(tab.conversation, index)
             if turn.running:
-                return _noted("The answer is not finished; rate it once it is.")
+                return _noted("The answer is not finished; rate it when it is.")
             if event.liked is False:
                 tab.corrected = turn
                 return gr.skip(), gr.update(visible=True), turn.reasoning, turn.answer
@@ -66,7 +66,7 @@ class FeedbackPanel:
 
     def _keep(self, tab: Tab, turn: Turn, answer: str, thought: str) -> FeedbackUpdate:
         keep(self._folder, tab.conversation, turn, teacher=self._teacher, answer=answer, reasoning=thought)
-        return _noted(f"Kept in {self._folder / TRACES}: `toolkit distill --traces` takes it.")
+        return _noted(f"Kept in {self._folder / TRACES}, for `toolkit distill --traces`.")
 
 
 def _noted(text: str) -> FeedbackUpdate:

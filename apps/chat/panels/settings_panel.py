@@ -1,8 +1,8 @@
-"""What the user sets of the chat: a panel of controls, their values as the model takes them, kept from day to day.
+"""The chat's settings: a panel of controls, their values as the model takes them, kept from one start to the next.
 
-The values lie beside the conversations, because a browser forgets them with the address, whose port is another one each
-time; a value that this model or version does not allow is replaced by the default, and the panel shows it. The page is
-sent with the values in it: what came after it could take back what the user had already set.
+The values are kept beside the conversations, because a browser keeps them by address, whose port changes with each
+start. A value that this model or version does not allow is replaced by the default, which the panel shows. The page is
+sent with the values in it: set later, they could undo what the user has already changed.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from toolkit.json_files import read_json
 from toolkit.runs import replace_text
 
 MOST_TOKENS = 8192
-"""The slider's end, where the model's context is not shorter."""
+"""Upper end of the slider, unless the model's context is shorter."""
 LEAST_TOKENS = 16
 LARGEST_SEED = 2**31 - 1
 RANGES = {"temperature": (0.0, 1.5), "top_p": (0.05, 1.0), "min_p": (0.0, 0.5), "seed": (0, LARGEST_SEED)}
 FILE = "settings.json"
 MOST_BYTES = 2**24
-"""Of that file; the system prompt is the only text in it."""
+"""Most bytes of that file, in which only the system prompt can be long."""
 
 Panel = list[Any]
 """One control for each field of `Settings`, in their order."""
@@ -46,15 +46,15 @@ class Settings:
     top_p: float = 0.95
     min_p: float = 0.0
     seed: int | None = None
-    """None draws a fresh one for each answer."""
+    """None draws a new seed for each answer."""
     max_new_tokens: int = 2048
     thinking_budget: int = 0
-    """Tokens after which the model must answer; 0 is none."""
+    """Tokens after which the model must answer; 0 means no budget."""
     keeps_feedback: bool = False
 
     @classmethod
     def of_panel(cls, values: Sequence[Any]) -> Settings:
-        """From the controls' values, in the panel's order; raises `InputError` where a seed is no number."""
+        """Read the controls' values, in the panel's order; raises `InputError` if the seed is not a number."""
         system, temperature, top_p, min_p, seed, max_new_tokens, thinking_budget, keeps_feedback = values
         return cls(
             system=whole(system or ""),
@@ -71,7 +71,7 @@ class Settings:
         return [getattr(self, field.name) for field in fields(self)]
 
     def sampling(self, seed: int) -> Sampling:
-        """How an answer is drawn, with this seed where the panel has none."""
+        """Return how to sample an answer, with the given seed if the panel has none."""
         return Sampling(
             temperature=self.temperature,
             top_p=self.top_p,
@@ -82,12 +82,12 @@ class Settings:
 
 
 def defaults(context: int) -> Settings:
-    """R1's advice for a model with a context of so many tokens."""
+    """Return R1's advice, for a model with this many tokens of context."""
     return Settings(max_new_tokens=min(Settings.max_new_tokens, context))
 
 
 def restored(stored: Any, context: int) -> Settings:
-    """What was kept, with the default for each value that is missing or out of its range."""
+    """Return the stored settings, with the default for each value that is missing or out of range."""
     kept = stored if isinstance(stored, dict) else {}
     names = [field.name for field in fields(Settings)]
     allowed = {name: kept[name] for name in names if name in kept and _is_allowed(name, kept[name], context)}
@@ -95,7 +95,7 @@ def restored(stored: Any, context: int) -> Settings:
 
 
 def settings_panel(start: Settings, context: int, feedback_file: str) -> Panel:
-    """The controls, for a model with a context of so many tokens; `feedback_file` is where consent lets records go."""
+    """Make the controls, for a model with this many tokens of context; `feedback_file` is named at the consent box."""
 
     def slider(name: str, step: float, info: str) -> gr.Slider:
         low, high = RANGES[name]
@@ -105,54 +105,54 @@ def settings_panel(start: Settings, context: int, feedback_file: str) -> Panel:
     system = gr.Textbox(
         start.system,
         label="System prompt",
-        info="Sent before the conversation; R1's authors advise to leave it empty",
+        info="Sent before the conversation; R1's authors advise leaving it empty",
         max_lines=6,
         elem_id="system",
     )
     with gr.Row():
-        temperature = slider("temperature", 0.05, "0 always takes the likeliest token")
-        top_p = slider("top_p", 0.05, "Draws among the likeliest, up to this mass")
-        min_p = slider("min_p", 0.01, "Leaves out what is less likely than this share of the likeliest")
+        temperature = slider("temperature", 0.05, "0 always takes the most likely token")
+        top_p = slider("top_p", 0.05, "Samples among the most likely tokens, up to this probability mass")
+        min_p = slider("min_p", 0.01, "Drops tokens less likely than this fraction of the most likely one")
     with gr.Row():
-        info = "The same answer again; empty for a fresh one each time"
+        info = "Repeats an answer; leave it empty for a new one each time"
         chosen = None if start.seed is None else str(start.seed)
-        seed = gr.Textbox(chosen, label="Seed", info=info, placeholder="fresh", max_lines=1, elem_id="seed")
-        most, info = min(MOST_TOKENS, context), "Thinking and answer"
+        seed = gr.Textbox(chosen, label="Seed", info=info, placeholder="random", max_lines=1, elem_id="seed")
+        most, info = min(MOST_TOKENS, context), "For thinking and answer together"
         max_new_tokens = gr.Slider(LEAST_TOKENS, most, start.max_new_tokens, step=16, label="Maximum tokens", info=info)
-        info = "Tokens after which it must answer; 0 is none"
+        info = "Tokens after which the model must answer; 0 for no limit"
         thinking_budget = gr.Slider(0, most, start.thinking_budget, step=16, label="Thinking budget", info=info)
     keeps_feedback = gr.Checkbox(
         start.keeps_feedback,
         label="Keep my feedback as training data",
-        info=f"A thumb or a corrected answer is then written to {feedback_file}, and goes nowhere else",
+        info=f"Thumbs and corrected answers are then written to {feedback_file}, and go nowhere else",
         elem_id="consent",
     )
     return [system, temperature, top_p, min_p, seed, max_new_tokens, thinking_budget, keeps_feedback]
 
 
 class SavedSettings:
-    """The panel's values in a file of the data folder, by the names of `Settings`; the last that were set stay."""
+    """Keeps the panel's latest values in a file of the data folder, under the names of `Settings`."""
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / FILE
         self._guard = threading.Lock()
 
     def read(self) -> Any:
-        """What is kept, for `restored`; None where there is nothing that can be read."""
+        """Read the file, for `restored`; None if it is missing or cannot be read."""
         try:
             return read_json(self._path, limit_bytes=MOST_BYTES)
         except InputError:
             return None
 
     def write(self, values: Sequence[Any]) -> None:
-        """Keep the panel's values; raises `InputError` where the disk does not take them."""
+        """Write the panel's values; raises `InputError` if the disk refuses."""
         kept = dict(zip([field.name for field in fields(Settings)], values, strict=True))
         with self._guard:
             replace_text(self._path, json.dumps(kept, indent=2) + "\n", mode=0o600)
 
 
 def remember(page: gr.Blocks, kept: SavedSettings, panel: Panel, context: int) -> None:
-    """Keep the panel's values, and send them with the page when it is opened again."""
+    """Store the panel's values when they change, and send them with the page when it is opened again."""
     advice = gr.Button("Back to R1's advice", size="sm", elem_id="advice")
     private = quiet(advice, queue=False)
 
@@ -173,13 +173,13 @@ def remember(page: gr.Blocks, kept: SavedSettings, panel: Panel, context: int) -
 
 
 def _seed_of(typed: str | int | None) -> int | None:
-    """A seed's box holds text: the component for numbers (Gradio 6.31) makes 0 of nothing as soon as it is shown."""
+    """Read the seed from a text box, because Gradio's number component (6.31) shows an empty value as 0."""
     text = "" if typed is None else str(typed).strip()
     if not text:
         return None
     if not text.isdecimal() or int(text) > LARGEST_SEED:
         raise InputError(
-            f"the seed ({text[:40]!r}) must be a whole number from 0 to {LARGEST_SEED:,}; or leave it empty"
+            f"the seed {text[:40]!r} is not a whole number from 0 to {LARGEST_SEED:,}; correct it or leave it empty"
         )
     return int(text)
 

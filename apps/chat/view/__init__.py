@@ -1,1 +1,1 @@
-"""From conversations to what a page shows: messages, links that act, the running text. Pure, but for its stream."""
+"""Turns conversations into what a page shows: messages, links that act, the running text. Pure, except the stream."""

@@ -2,21 +2,21 @@ r"""Model text → Markdown that the page can show: formatting works, and nothin
 
     <b>                        text: an invisible joiner after the `<` keeps it from being a tag
     ![x](URL), <img src=URL>   a chip that names the host; its title holds the source
-    [x](http://host/…)         a link that says its host
-    [x](javascript:…)          text, and so is every link that does not lead to an http address,
-                               and every address whose host is not plain: http://bank@elsewhere looks as if it led to the bank
+    [x](http://host/…)         a link that shows its host
+    [x](javascript:…)          text, like every link that does not lead to an http address, and every
+                               address whose host is disguised: http://bank@elsewhere does not lead to the bank
     $x$                        mathematics; $5 and $10 are amounts, which stay text
-    - [x] done                 a box that is ticked
-    ESC, U+202E, …             signs that can be seen, in code and in copies too
+    - [x] done                 a ticked box
+    ESC, U+202E, …             visible signs, in code and in copies too
 
-The joiner does not rely on telling code from prose: whatever the renderer takes a piece for, no `<` stands before a
-letter and no `![` is left, but for the chips and labels that are written here. In mathematics a character reference
-does the same, because KaTeX complains of a joiner. Telling code from prose decides only where chips and labels may be.
-The page's sanitizer and its content security policy stand behind this; `look/assets/clipboard.js` takes all of it back
-where text is copied. A text is read in pieces: no pattern runs over a character that another one begins with, and what
-closes a span is looked up, so that work grows as the text does.
+The joiner does not rely on telling code from prose: whatever the renderer takes a piece for, no `<` comes before a
+letter and no `![` is left, except in the chips and labels that are written here. In mathematics a character reference
+does the same, because KaTeX rejects a joiner. Telling code from prose only decides where chips and labels may be. The
+page's sanitizer and content security policy are a second line of defence. `look/assets/clipboard.js` undoes all of this
+in copied text. A text is read in pieces: no pattern runs over a character at which another one begins, and the end of a
+span is looked up, so the work is linear in the text's length.
 
-What a person typed is no Markdown: `as_typed` and `plain` write it as character references, which mean nothing else.
+A user's own text is not Markdown: `as_typed` and `plain` write it as character references, which mean only themselves.
 """
 
 from __future__ import annotations
@@ -27,21 +27,21 @@ from functools import lru_cache
 
 JOINER = "\u2060"
 LESS_THAN, EXCLAMATION = "&#0060;", "&#0033;"
-"""With zeros that nobody else writes, so that copying turns only these back."""
+"""Written with zeros, as nobody else does, so that copying restores only these."""
 DOLLAR = (f"${JOINER}", f"{JOINER}$")
-"""What stands around mathematics that was written between single dollar signs."""
+"""Delimiters of mathematics that was written between single dollar signs."""
 
 LONGEST_FORMATTED, MOST_LINES = 40_000, 2_000
-"""What the renderer takes well under a second for; its time grows with the square of the marks in a paragraph."""
+"""The renderer takes well under a second for these; its time is quadratic in the marks of a paragraph."""
 LONG_FENCE = "~~~~~ long\n"
-"""Never closed, so that a growing text only grows; `conversation.css` says beside it why there is no formatting."""
+"""Never closed, so that a growing text only grows; `conversation.css` explains beside it why there is no formatting."""
 
 SIGNS: dict[int, str] = {
     **{code: chr(0x2400 + code) for code in range(0x20) if chr(code) not in "\t\n\r"},
     0x7F: "\u2421",
     **{code: f"‹U+{code:04X}›" for code in (*range(0x80, 0xA0), *range(0x202A, 0x202F), *range(0x2066, 0x206A))},
 }
-"""Control characters, ANSI's escape among them, and overrides of the direction of text → what is shown of them."""
+"""Control characters, including ANSI's escape, and overrides of text direction → the signs that are shown instead."""
 
 _LINE = re.compile(r"[^\n]*+\n|[^\n]++")
 _FENCE = re.compile(r"(?P<before>[ \t>]*+(?:(?:[-*+]|\d{1,9}[.)])[ \t]++)?+)(?P<fence>`{3,}+|~{3,}+)(?P<info>[^\n]*+)")
@@ -52,12 +52,12 @@ _PIECE = re.compile(
     r"|(?P<tag><(?=[A-Za-z/!?]))|(?P<link>\](?=[(:]))|(?P<guise>(?:(?i:ftp://)|(?i:https?://|www\.)"
     r"(?=[^\s/?#<>@&%\\\x80-\U0010ffff]*+[@&%\\\x80-\U0010ffff])))|\\[^\n]"
 )
-"""`guise`: what the renderer would make a link of, though it may lead elsewhere than it reads."""
+"""`guise`: an address that the renderer would turn into a link, though it may lead elsewhere than it seems to."""
 _CLOSER = {"\\(": "\\)", "\\[": "\\]"}
 _MARK = re.compile(r"<(?=[A-Za-z/!?])|!(?=\[)|\](?=[(:])")
 _DOLLARS = re.compile(r"\$(?P<inner>(?=[^\s$])(?:[^\\$`\n]|\\[^\n()\[\]])++(?<!\s))\$(?![A-Za-z0-9$])")
 _NO_MATHEMATICS = re.compile(r"\][(:]|!\[|\A\d.*\s[A-Za-z]{2,}(?:\s|$)")
-"""In what stands between dollars: links and images, and amounts of money with a word between them."""
+"""Signs that a text between dollars is not mathematics: links, images, amounts of money with a word between them."""
 _IMAGE = re.compile(r"!\[[^\[\]\n]*+\]\([ ]*+(?P<source>[^()\s]*+)[^()\n]*+\)")
 _IMAGE_TAG = re.compile(r"<img\b[^<>\n]*+>", re.IGNORECASE)
 _SOURCE = re.compile(r"\ssrc[ ]?=[ ]?[\"']?(?P<source>[^\"'\s<>]++)", re.IGNORECASE)
@@ -66,19 +66,19 @@ _TARGET = re.compile(r"\]\([ ]*+https?://(?P<host>[A-Za-z0-9.-]++(?::\d++)?)(?=[
 _HOST = re.compile(r"(?:https?:)?//(?:[^/?#@]*+@)?+(?P<host>[^/?#@]++)", re.IGNORECASE)
 _UNSAFE_IN_TITLE = re.compile(r"[^A-Za-z0-9 :/.,?=-]")
 _MEANT_BY_MARKDOWN = re.compile(r"[\t\n\r#$%&()*/<>@\[\\\]^_`{|}~]|(?<=www)\.")
-"""Within a line."""
+"""Characters that have a meaning within a line of Markdown."""
 _MEANT_BY_HTML = re.compile(r"[\t\n\r&<>$%\\]")
-"""And by the renderer, which looks for mathematics everywhere."""
+"""Characters with a meaning in HTML, or to the renderer, which looks for mathematics everywhere."""
 
 
 def plain(text: str) -> str:
-    """Text within a line of Markdown, in which nothing means anything but itself."""
+    """Escape text within a line of Markdown, so that every character means only itself."""
     return _MEANT_BY_MARKDOWN.sub(_reference, text.translate(SIGNS))
 
 
 @lru_cache(maxsize=1024)
 def as_typed(text: str) -> str:
-    """What a person typed, sign by sign, as a block; `reading.css` keeps its lines and spaces."""
+    """Show a user's text as a block, character by character; `reading.css` keeps its lines and spaces."""
     return f'<div class="typed" dir="auto">{_MEANT_BY_HTML.sub(_reference, text.translate(SIGNS))}</div>'
 
 
@@ -87,30 +87,30 @@ def _reference(found: re.Match[str]) -> str:
 
 
 def harmless(text: str) -> str:
-    """Markdown of the same look in which no tag, no image and no link but to http addresses is left.
+    """Return Markdown that looks the same, without tags and images, and with links to http addresses only.
 
-    A text of more than `LONGEST_FORMATTED` characters or `MOST_LINES` lines is shown whole, but without its formatting.
+    A text of more than `LONGEST_FORMATTED` characters or `MOST_LINES` lines is shown whole but without formatting.
     """
     if len(text) > LONGEST_FORMATTED or text.count("\n") > MOST_LINES:
         return LONG_FENCE + _code(_readable(text).replace("~~~", f"~~{JOINER}~"))
     return _formatted(text)
 
 
-@lru_cache(maxsize=1024)  # all earlier messages are shown anew with each update of the last
+@lru_cache(maxsize=1024)  # each update of the last message shows all earlier ones again
 def _formatted(text: str) -> str:
     return "".join(_code(block) if is_code else _prose(block) for block, is_code in _blocks(_readable(text)))
 
 
 def _readable(text: str) -> str:
-    """Control characters are seen, and a diagram's language is one that nobody knows: drawing runs what it says."""
+    """Make control characters visible, and a diagram's language unknown, because drawing a diagram runs its text."""
     return _DIAGRAM.sub(lambda fence: fence.group() + JOINER, text.translate(SIGNS))
 
 
 def _blocks(text: str) -> Iterator[tuple[str, bool]]:
-    """The text cut into prose and code (fences are code's); the last block may be open."""
+    """Split the text into prose and code, to which its fences belong; the last block may be open."""
     held: list[str] = []
     fence = ""
-    indented = may_indent = True  # whether this line may be code by its indentation: not in a list
+    indented = may_indent = True  # whether indentation may make this line code: not in a list
     for line in _LINE.findall(text):
         found = _FENCE.match(line)
         if fence:
@@ -152,7 +152,7 @@ def _prose(text: str) -> str:
 
 
 def _closers(pieces: Sequence[re.Match[str]]) -> dict[int, int]:
-    """Number of each piece that opens code or mathematics → where that ends, within its paragraph."""
+    """Map the number of each piece that opens code or mathematics to where that ends, within its paragraph."""
     ends: dict[str, int] = {}
     found: dict[int, int] = {}
     for i in reversed(range(len(pieces))):
@@ -166,7 +166,7 @@ def _closers(pieces: Sequence[re.Match[str]]) -> dict[int, int]:
 
 
 def _mark(text: str, piece: re.Match[str]) -> tuple[str, int]:
-    """What is shown for a piece of prose, and where the text goes on."""
+    """Return what to show for a piece of prose, and the position after it."""
     start = piece.start()
     if piece["image"] and (image := _IMAGE.match(text, start)):
         return _chip(image.group(), image["source"]), image.end()
@@ -183,7 +183,7 @@ def _mark(text: str, piece: re.Match[str]) -> tuple[str, int]:
 
 
 def _chip(written: str, source: str) -> str:
-    """An image that is not loaded: where it would come from, and in the title how it was written."""
+    """Write a chip for an image that is not loaded: its host, and in the title how it was written."""
     host = _HOST.match(source)
     name = host["host"] if host else source.partition(":")[0] + ":" if ":" in source else "this page"
     title = _UNSAFE_IN_TITLE.sub(_reference, written)

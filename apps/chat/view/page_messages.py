@@ -1,11 +1,12 @@
-"""A conversation → what the page shows of it: messages of the chatbot component and one status line. Pure."""
+"""A conversation → what the page shows: messages of the chatbot component and one status line. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
-from apps.chat.conversation.turns import Conversation, Turn
+from apps.chat.conversation.conversation import Conversation
+from apps.chat.conversation.turn import Turn
 from apps.chat.view.markup import as_typed, harmless
 from apps.chat.view.turn_links import link
 from toolkit.errors import InputError
@@ -13,13 +14,13 @@ from toolkit.terminal import counted
 
 
 def page_messages(conversation: Conversation, now: float) -> list[dict[str, Any]]:
-    """The conversation as the chatbot component takes it; each reasoning is a block of its own, with a title."""
+    """Write the conversation as the chatbot component takes it; each reasoning is a block of its own, with a title."""
     places = conversation.places()
     return [message for turn in conversation.turns for message in turn_messages(turn, places[turn.parent], now)]
 
 
 def turn_messages(turn: Turn, versions: Sequence[Turn], now: float) -> list[dict[str, Any]]:
-    """One turn's messages; `versions`: the turns that stand in its place, itself among them."""
+    """Write one turn's messages; `versions`: all versions of the turn, including itself."""
     shown = [_message("user", as_typed(turn.question))]
     if len(versions) > 1:
         shown.append(_message("assistant", _versions(versions, turn)))
@@ -33,17 +34,17 @@ def turn_messages(turn: Turn, versions: Sequence[Turn], now: float) -> list[dict
 
 
 def turn_of_message(conversation: Conversation, index: int) -> Turn:
-    """The turn that a message of the page belongs to."""
+    """Find the turn to which a message of the page belongs."""
     messages, places = 0, conversation.places()
     for turn in conversation.turns:
         messages += len(turn_messages(turn, places[turn.parent], 0.0))
         if index < messages:
             return turn
-    raise InputError(f"message {index + 1} must be one of the conversation's {messages}; open the chat again")
+    raise InputError(f"there is no message {index + 1}: the conversation has {messages}; open the chat again")
 
 
 def status_line(turn: Turn) -> str:
-    """Tokens and speed of a turn, in a few words."""
+    """Describe the tokens and speed of a turn in a few words."""
     if not turn.tokens:
         return "Reading the question" if turn.running else ""
     counts = ((turn.reasoning_tokens, "reasoning"), (turn.answer_tokens, "answer"))
@@ -55,7 +56,7 @@ def status_line(turn: Turn) -> str:
 
 
 def seconds(duration_s: float) -> str:
-    """2.1 s, or 1 min 12 s."""
+    """Write a duration as 2.1 s, or as 1 min 12 s."""
     if duration_s < 59.95:
         return f"{duration_s:.1f} s"
     return f"{round(duration_s) // 60} min {round(duration_s) % 60} s"
@@ -66,7 +67,7 @@ def _message(role: str, markdown: str) -> dict[str, Any]:
 
 
 def _versions(versions: Sequence[Turn], turn: Turn) -> str:
-    """Which version of a turn is shown, and the way to the ones beside it."""
+    """Say which version of a turn is shown, with links to its neighbours."""
     place = versions.index(turn)
     parts = [f"version {place + 1} of {len(versions)}"]
     if place > 0:
@@ -77,7 +78,7 @@ def _versions(versions: Sequence[Turn], turn: Turn) -> str:
 
 
 def _ways_on(turn: Turn) -> str:
-    """Links under a turn that the model did not end itself."""
+    """Write the links under a turn that the model did not end itself."""
     if not turn.can_go_on:
         return ""
     go_on = " " + link("Continue", "go-on", turn.id)
@@ -85,7 +86,7 @@ def _ways_on(turn: Turn) -> str:
 
 
 def _thought(turn: Turn, now: float) -> dict[str, str]:
-    """Title and state of a reasoning block; one without a state stays open, so that a stopped thought is seen."""
+    """Return the title and status of a reasoning block; without a status, a stopped thought stays open and visible."""
     duration = seconds(turn.thinking_s(now))
     if turn.state == "thinking":
         return {"title": f"Thinking… {duration}", "status": "pending"}
@@ -98,7 +99,7 @@ def _thought(turn: Turn, now: float) -> dict[str, str]:
 
 
 def _note(turn: Turn) -> str | None:
-    """What a reader must know about how a turn ended; None where the model finished it."""
+    """Say how a turn ended; None if the model finished it."""
     if turn.state == "stopped":
         is_empty = not (turn.reasoning or turn.answer)
         return "Stopped before anything was written." if is_empty else "Stopped. What was written so far is kept."

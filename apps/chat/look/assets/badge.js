@@ -1,5 +1,5 @@
 // The badge: asks our own server every few seconds whether anything has left this machine, and shows what it says.
-// Where the server does not answer, the badge says that too: the page is then a picture of the past.
+// If the server does not answer, the badge says so: the page is then out of date.
 // settings: route.
 const show = (said) => {
   const badge = document.querySelector("#badge p");
@@ -9,10 +9,10 @@ const show = (said) => {
   }
   return badge;
 };
-const lost = { state: "lost", text: "The chat has ended", detail: "Its server does not answer any more" };
+const lost = { state: "lost", text: "The chat has ended", detail: "The server no longer answers" };
 const ask = async () => {
   let said = lost;
   try { said = await (await fetch(settings.route)).json(); } catch { }
-  setTimeout(ask, show(said) ? 3000 : 200);  // the page builds itself after this script has begun
+  setTimeout(ask, show(said) ? 3000 : 200);  // until the page is built, which happens after this script starts
 };
 ask();

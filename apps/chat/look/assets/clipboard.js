@@ -1,5 +1,5 @@
-// What is copied from a page is what the model wrote: the marks that `view/markup.py` made in it are taken back.
-// Of a thought, the chatbot component copies its title and an indented first line: both go.
+// Copying from a page gives what the model wrote: the marks of `view/markup.py` are removed.
+// The chatbot component copies a thought with its title and an indented first line, which are removed too.
 // settings: joiner, lessThan, exclamation, longFence.
 const afterMark = new RegExp("([<!\\]`~ /.$])" + settings.joiner, "g");
 const beforeDollar = new RegExp(settings.joiner + "(?=\\$)", "g");

@@ -1,10 +1,10 @@
-// Lets a page rest: nothing slides, and a chain of animation frames that goes on and on is slowed down to one a second.
-// Runs before Gradio's own scripts, which keep the browser's function as they find it; `frames.py` sees to that.
+// Lets a page rest: nothing slides, and an endless chain of animation frames is slowed down to one a second.
+// Must run before Gradio's scripts, which capture `requestAnimationFrame` when they load; `frames.py` ensures that.
 const frame = requestAnimationFrame.bind(window), cancel = cancelAnimationFrame.bind(window);
 let running = null;
 window.requestAnimationFrame = (callback) => {
   const source = String(callback), now = performance.now();
-  const since = running?.source === source ? running.since : now; // asked from within itself: a chain
+  const since = running?.source === source ? running.since : now; // requested by its own callback: a chain
   const run = (time) => {
     running = { source, since };
     try { callback(time); } finally { running = null; }

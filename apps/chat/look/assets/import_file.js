@@ -1,4 +1,4 @@
-// A file to import is read in the browser and travels as the text of a box.
+// A file to import is read in the browser and sent as the text of a box.
 document.addEventListener("change", async (event) => {
   if (event.target.id !== "import-file" || !event.target.files.length) return;
   const box = document.querySelector("#import-text textarea");

@@ -1,4 +1,4 @@
-// The running turn's newest text, between two renderings of the page: a stream of its own, appended as plain text.
+// Appends the running turn's newest text as plain text, from a stream of its own, between two renderings of the page.
 // The mark in the status line says which turn runs, and how far its thought and answer are rendered (`view/live.py`).
 // settings: route, signs (control character → what is shown of it).
 let turn = "", source = null, known = ["", ""], tail = null, shownAt = "";
@@ -34,7 +34,7 @@ const show = () => {
     tail.append("");
     if (text) placeOf(answers)?.append(tail);
   }
-  if (tail.firstChild.data !== text) tail.firstChild.data = text; // no new node, for which styles are looked up again
+  if (tail.firstChild.data !== text) tail.firstChild.data = text; // no new node, whose styles would be computed again
 };
 let due = false;
 new MutationObserver(() => {

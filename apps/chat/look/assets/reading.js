@@ -1,15 +1,15 @@
-// How a conversation is read while it grows: the page stays at its end until the reader leaves it, and each block of
-// text runs in the direction of its own letters.
+// Keeps a growing conversation readable: the page stays at the end until the reader leaves it, and each block of text
+// runs in the direction of its own letters.
 //
 //     at the end ── the reader scrolls up, or opens something ──► where they are, whatever is written below
 //          ▲                                                                      │
 //          └────────── they come back to the end, ask or open a chat ─────────────┘
 //
-// The chatbot component goes to the end 300 ms after it has looked where the reader is, who may have left by then; its
-// own following is off. Sizes are looked at when the browser has laid the page out, so that nothing is laid out twice.
-const NEAR_PX = 32; // so near to the end, a reader who scrolls down has come back to it
-const OPENED_PX = 100; // so far from the end after a click, its reader has opened something, and reads that
-const STILL_MS = 300; // so long after a hand moved, nothing scrolls by itself: what the hand did shows by then
+// The chatbot component scrolls to the end 300 ms after it has checked where the reader is, who may have left by then;
+// its own autoscroll is off. Sizes are read after the browser has laid the page out, so that nothing is laid out twice.
+const NEAR_PX = 32; // a reader who scrolls down and gets this near to the end has come back to it
+const OPENED_PX = 100; // a reader this far from the end after a click has opened something and reads it
+const STILL_MS = 300; // time after an input in which nothing scrolls by itself; its effect shows by then
 
 const boxes = new Map(), seen = new WeakSet();
 const follow = (box) => {
@@ -18,7 +18,7 @@ const follow = (box) => {
   const look = () => {
     const now = box.scrollTop;
     if (Math.abs(now - top) <= 0.5) return;
-    if (now < top && below() <= 1) { // what is written became shorter; the reader's place comes back with it
+    if (now < top && below() <= 1) { // the text became shorter; as it grows, the reader's place returns
       if (follows) top = now;
       return;
     }

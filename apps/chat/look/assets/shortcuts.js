@@ -1,5 +1,5 @@
 // The page's keyboard shortcuts and their list under `?` (a native dialog: it keeps the focus, and Esc closes it).
-// A key clicks the control that does the same for the pointer, so each action has one owner.
+// A key clicks the control that a pointer would click, so each action is implemented once.
 // settings: pressed (key → selector), content (HTML of the list), standIns (id of a button → what it presses).
 const last = (selector) => [...document.querySelectorAll(selector)].at(-1);
 const press = (control) => control.matches("textarea") ? control.focus() : control.click();

@@ -1,4 +1,4 @@
-// The sidebar opens by itself where there is room, and closes on a small screen once a chat is chosen.
+// Opens the sidebar if there is room, and closes it on a small screen once a chat is chosen.
 document.addEventListener("change", (event) => {
   if (innerWidth <= 768 && event.target.closest("#conversations"))
     document.querySelector(".sidebar.open .toggle-button")?.click();

@@ -1,5 +1,5 @@
-// What a screen reader is told: that the model thinks, and then the answer, sentence by sentence.
-// Gradio's chatbot is a live region as a whole, which would read the thoughts aloud word by word: it is silenced here.
+// Tells a screen reader that the model is thinking, and then the answer, sentence by sentence.
+// Gradio's chatbot is one live region, which would read thoughts aloud word by word, so it is silenced here.
 const last = (selector) => [...document.querySelectorAll(selector)].at(-1);
 const spoken = document.createElement("div");
 spoken.id = "spoken"; spoken.setAttribute("role", "status"); spoken.setAttribute("aria-live", "polite");

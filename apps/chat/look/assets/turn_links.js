@@ -1,5 +1,5 @@
-// Links that act on a turn, and the pencil at a question: a click becomes the value of a hidden text box.
-// settings: word (what the fragment of such a link begins with, of this process, which no model can know).
+// Turns a click on a link that acts on a turn, or on a question's pencil, into the value of a hidden text box.
+// settings: word (the beginning of such a link's fragment, a secret of this process that no model can guess).
 const mark = "#" + settings.word + "/";
 document.addEventListener("click", (event) => {
   const link = event.target.closest(`a[href*="${mark}"]`);

@@ -1,8 +1,7 @@
-"""Tokens → whether the model goes round in circles: its last words stood there, word for word, several times before.
+"""Detects a model that goes round in circles: its last words have already occurred several times, word for word.
 
-Tokens are ids where the model runs here, and words where only a server knows the ids.
-Counting rows, spelling and long division repeat their form but not their numbers, so only a long n-gram counts, and
-copies that overlap count once.
+Tokens are ids if the model runs here, and words if only a server knows the ids. Counting rows, spelling and long
+division repeat their form but not their numbers, so only a long n-gram counts, and overlapping copies count once.
 """
 
 from __future__ import annotations
@@ -11,15 +10,15 @@ import re
 from collections.abc import Hashable, Sequence
 
 N_GRAM = 32
-"""Tokens; two or three lines of text."""
+"""Tokens that must recur: two or three lines of text."""
 TIMES = 4
-"""Copies within the window, the last one included."""
+"""Copies within the window, including the last one."""
 WINDOW = 2048
-"""Tokens looked back at; a circle longer than its `TIMES`-th part is not seen."""
+"""Tokens that are searched; a circle longer than a `TIMES`-th of them is not detected."""
 
 
 def words(text: str) -> list[str]:
-    """A text in words, signs and white space: about as many as a tokenizer would make of it."""
+    """Split a text into words, signs and white space: about as many pieces as a tokenizer would make."""
     return re.findall(r" ?\w+|\s+|[^\w\s]", text)
 
 
