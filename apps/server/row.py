@@ -15,10 +15,10 @@ from dataclasses import dataclass
 
 import numpy as np
 from tokenizers import Tokenizer
-from tokenizers.decoders import DecodeStream
 
 from apps.server.grammar import Grammar
 from toolkit.formats.chat_format import Delta, ReasoningParser
+from toolkit.formats.text_reader import TextReader
 from toolkit.generation.generate import Floats, Sampling, sample
 from toolkit.records import FinishReason
 
@@ -72,8 +72,8 @@ class BatchRow:
         self.is_cancelled = False
         self.cached_tokens = 0
         """Of the prompt, which the decoder held already."""
-        self._tokenizer, self._stop_ids, self._sampling = tokenizer, stop_ids, sampling
-        self._text = DecodeStream(skip_special_tokens=False)
+        self._stop_ids, self._sampling = stop_ids, sampling
+        self._text = TextReader(tokenizer)
         self._parser = parser
         self._answer = StopFilter(stop)
         self._grammar, self._top_logprobs = grammar, top_logprobs
@@ -105,7 +105,7 @@ class BatchRow:
             "stop" if is_last else "length" if self._count == self._sampling.max_new_tokens else None
         )
         if reason:
-            shown += self._cut(list(self._parser.finish()) if self._parser else [], is_last=True)
+            shown += self._cut(self._if_ended(), is_last=True)
         piece = Piece(
             deltas=tuple(shown),
             drawn=None
@@ -121,11 +121,14 @@ class BatchRow:
 
     def _read(self, token: int) -> list[Delta]:
         """The text that became certain by a token, split."""
-        text = self._text.step(self._tokenizer, token)
-        if not text:
-            return []
+        text = self._text.read(token)
         self._length += len(text)
         return list(self._parser.feed(text)) if self._parser else [Delta(kind="answer", text=text)]
+
+    def _if_ended(self) -> Sequence[Delta]:
+        """The text that is held back, where the turn ends here."""
+        rest = self._text.rest()
+        return self._parser.if_ended(rest)[0] if self._parser else [Delta(kind="answer", text=rest)]
 
     def _cut(self, deltas: Sequence[Delta], *, is_last: bool) -> list[Delta]:
         """The same pieces as far as no stop string can begin in them."""

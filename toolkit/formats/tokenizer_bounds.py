@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 from tokenizers import Encoding, Tokenizer
-from tokenizers.decoders import DecodeStream
 
 from toolkit.errors import InputError
 
@@ -55,12 +54,6 @@ def decoded(tokenizer: Tokenizer, ids: list[int]) -> str:
     with told_failures(f"{len(ids):,} tokens"):
         text: str = tokenizer.decode(ids, skip_special_tokens=False)
         return text
-
-
-def next_piece(stream: DecodeStream, tokenizer: Tokenizer, token: int) -> str:
-    """What one more token of a stream adds to its text; raises `InputError` where the tokenizer fails on it."""
-    with told_failures(f"the token {token}"):
-        return stream.step(tokenizer, token) or ""
 
 
 @contextmanager

@@ -12,10 +12,8 @@ from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from tokenizers.decoders import DecodeStream
-
 from toolkit.formats.chat_format import ChatFormat, Delta, ReasoningParser, split_completion
-from toolkit.formats.tokenizer_bounds import next_piece
+from toolkit.formats.text_reader import TextReader
 from toolkit.generation.generate import Decoder, Sampling, decode
 from toolkit.records import FinishReason, Message
 
@@ -97,11 +95,8 @@ class TurnReader:
 
     def __init__(self, chat_format: ChatFormat, ids: Sequence[int] = ()) -> None:
         """`ids`: read before; what became certain by them stands in `certain`."""
-        self._chat_format = chat_format
-        self._text = DecodeStream(skip_special_tokens=False)
+        self._text = TextReader(chat_format.tokenizer)
         self._parser = ReasoningParser(opened=chat_format.opens_reasoning)
-        self._unread: list[int] = []
-        """The ids of a character that is not whole yet, and of what stands in one token with its beginning."""
         self.certain = [delta for token_id in ids for delta in self._read(token_id)]
 
     def read(self, token_id: int, finish_reason: FinishReason | None = None) -> TurnEvent:
@@ -116,15 +111,10 @@ class TurnReader:
 
     def if_ended(self) -> tuple[tuple[Delta, ...], bool]:
         """What would yet come if the turn ended here, and whether its thought would then be closed."""
-        return self._parser.if_ended(self._chat_format.decode(self._unread).rstrip("\N{REPLACEMENT CHARACTER}"))
+        return self._parser.if_ended(self._text.rest())
 
     def _read(self, token_id: int) -> list[Delta]:
-        piece = next_piece(self._text, self._chat_format.tokenizer, token_id)
-        if not piece:
-            self._unread.append(token_id)
-            return []
-        self._unread.clear()
-        return list(self._parser.feed(piece))
+        return list(self._parser.feed(self._text.read(token_id)))
 
 
 class LocalChatModel:
@@ -147,8 +137,12 @@ class LocalChatModel:
     def reads(self, written: Written) -> bool:
         if any(self.chat_format.tokenizer.id_to_token(token) is None for token in written.ids):
             return False  # another vocabulary's, which decoding passes over
-        read = split_completion(self.chat_format.decode(written.ids), opened=self.opens_reasoning)
-        return read.reasoning.startswith(written.reasoning) and read.answer.startswith(written.answer)
+        here = self.taken_up(written)
+        reasoning, answer = (
+            certain + "".join(delta.text for delta in here.held if delta.kind == kind)
+            for kind, certain in (("reasoning", here.reasoning), ("answer", here.answer))
+        )
+        return reasoning.startswith(written.reasoning) and answer.startswith(written.answer)
 
     def taken_up(self, written: Written) -> Written:
         """What is certain by the ids: what may begin a tag is held back again."""
