@@ -18,6 +18,7 @@ from typing import Literal
 
 from toolkit.answers.boxes import boxes, formula_around
 from toolkit.answers.plain_text import plain_text, without_emphasis
+from toolkit.answers.vocabulary import AND_OR, IS_ABROAD, IS_OR_ARE_ABROAD, IS_WITHOUT_SPACES, NOT
 
 Place = Literal["tag", "box", "####", "statement", "end"]
 
@@ -56,7 +57,7 @@ _PLACEHOLDER = re.compile(
 )
 _BETWEEN_BOXES = re.compile(
     r"(?:[\s$,;&()\[\].:]|\\[(),;:!\]\[ "
-    r"]|\\q?quad|\\\\|\\text\{\s*(?:and|or)\s*\}|(?:and|or|und|oder|et|ou|y|e|и|или|和|或|与)\b"
+    rf"]|\\q?quad|\\\\|\\text\{{\s*(?:and|or)\s*\}}|(?:{AND_OR}|和|或|与)\b"
     r"|[a-zA-Z](?:_\{?\w+\}?)?\s*=)*"
 )
 _HASHES = re.compile(
@@ -71,12 +72,12 @@ _NOUNS = (
     r"|(?:الإجابة|الاجابة|الجواب|الناتج|النتيجة)|(?:उत्तर|जवाब)"
 )
 _COPULA = (
-    r":|=|\b(?:is|are|was|would be|will be|should be|must be|equals|comes "
-    r"to|lautet|ist|sind|w[äa]re|beträgt|est|sont|es"
-    r"|son|sería|é|são|è|sono|является|равен|равно|составляет)\b(?!-)|是|为|為|即|は|が|은|는|이|هو|هي|है"
+    r":|=|\b(?:is|are|was|would be|will be|should be|must be|equals|comes to"
+    rf"|{IS_OR_ARE_ABROAD}|lautet|w[äa]re|beträgt|sería|são|sono|является|равен|равно|составляет)\b(?!-)"
+    rf"|{IS_WITHOUT_SPACES}|即|が|이"
 )
 _STATEMENT = re.compile(
-    rf"(?:{_NOUNS})(?:\s+(?!(?:is|are|ist|est|es|é|è|was|no|não|non|not|nicht|pas|ne|n'est|không|не)\b)[\w'()\"-]+){{0,8}}?\s*(?:{_COPULA})(?:\s*(?::|=))?",
+    rf"(?:{_NOUNS})(?:\s+(?!(?:is|are|was|{IS_ABROAD}|no|não|non|not|nicht|pas|ne|n'est|không|не)\b)[\w'()\"-]+){{0,8}}?\s*(?:{_COPULA})(?:\s*(?::|=))?",
     re.IGNORECASE,
 )
 _DASHED = re.compile(rf"(?:{_NOUNS})\s+(?:—|-)\s+(?=\S)", re.IGNORECASE)
@@ -99,7 +100,7 @@ _POINTER = re.compile(
     re.IGNORECASE,
 )
 _FOLLOWS = re.compile(r"(?:as follows|the following|below|given by|therefore|thus)\s*[:.]?\s*$", re.IGNORECASE)
-_DENIAL = re.compile(r"(?:not|n't|never|unlikely|no longer|nicht|pas|no es|не)\b", re.IGNORECASE)
+_DENIAL = re.compile(rf"(?:{NOT}|n't|unlikely|no longer)\b", re.IGNORECASE)
 _COURTESY = re.compile(
     r"\W*(?:(?:i )?hope\b|let me know|please (?:let|note|feel|ask)|feel free|if you "
     r"(?:have|need|want|would)|is there anything|"

@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import re
 
+from toolkit.answers.vocabulary import MAYBE, NOT
+
 _FILLERS = r"(?:(?:be|been|equal|to|exactly|the|number|simply|just|always|answer|value|of|is|das|die|der|la|le|el|il|een|de|là)\s+)*"
 _NOT = (
-    r"not|never|cannot|no|nor|neither|hardly|unequal|different from|instead of|rather "
-    r"than|nicht|kein\w*|niemals|pas|jamais|no es|"
-    r"não(?: é)?|non(?: è)?|nunca|не|ни|nie|niet|geen|inte|ikke|bukan|tidak|không(?: "
+    rf"{NOT}|cannot|no|nor|neither|hardly|unequal|different from|instead of|rather "
+    r"than|kein\w*|niemals|jamais|"
+    r"não(?: é)?|non(?: è)?|nunca|ни|nie|niet|geen|inte|ikke|bukan|tidak|không(?: "
     r"phải)?|değil|wrongly|incorrectly|falsely|n't"
 )
-_DOUBT = r"may|might|could|perhaps|possibly|maybe|vielleicht|peut-être|quizás?|talvez|forse|может быть|возможно"
+_DOUBT = rf"{MAYBE}|vielleicht|peut-être|quizás?|talvez|forse|может быть|возможно"
 DOUBT = rf"(?:{_DOUBT})"
 """Words before what only may be so, as a pattern."""
 NO_ANSWER = (

@@ -17,6 +17,7 @@ from toolkit.answers.final_answer import FinalAnswer, sentences
 from toolkit.answers.number_notation import FUNCTIONS, NUMBER_WORDS, WITH_COMMAS, number_in_words
 from toolkit.answers.plain_numbers import plain_number
 from toolkit.answers.qualifiers import DOUBT, says_another
+from toolkit.answers.vocabulary import AND_OR, DETERMINERS, HENCE, IS_ABROAD, IS_OR_ARE_ABROAD
 
 _NO_WORDS = FUNCTIONS | frozenset(["pi", "mod", "inf", "infinity", "root", "choose"])
 """Words that belong to mathematics and not to the sentence around it."""
@@ -65,7 +66,7 @@ _COMPOUND_RUN = re.compile(
     re.IGNORECASE,
 )
 _ALTERNATIVE = re.compile(
-    rf"(?:\b(?:or|and|oder|und|ou|et|o|y|e|или|и|either|plus|minus|times|over|versus|vs|{DOUBT})|或|和|、|또는|와)"
+    rf"(?:\b(?:{AND_OR}|o|either|plus|minus|times|over|versus|vs|{DOUBT})|或|和|、|또는|와)"
     rf"(?:\s*\b(?:{DOUBT}|even|also|be)\b)*\s*\W*$",
     re.IGNORECASE,
 )
@@ -79,15 +80,15 @@ _OPENING = re.compile(
 )
 _COPULA_BEFORE = re.compile(
     r"(?:\b(?:is|are|was|were|be|equals?|makes?|made|gets?|gives?|leaves?|leaving|has|have|had|becomes?|yields?|costs?|total(?:s|ling)?|"
-    r"to|ist|sind|est|sont|es|son|é|são|è|sono|get|obtain|left "
+    rf"to|{IS_OR_ARE_ABROAD}|são|sono|get|obtain|left "
     r"with|totals|pays?|earns?|spends?|needs?|takes?)\b|[:=]|是|为|有|は|равно|равен)"
     r"\W*(?:(?:exactly|only|just|now|then|therefore|thus|also|a total of|equal "
     r"to|about|approximately|the number)\b\W*)*$",
     re.IGNORECASE,
 )
 _COPULA_AFTER = re.compile(
-    r"^\W*(?:is|are|was|would be|will be|must be|ist|est|es|é|è)\s+(?:therefore |thus |indeed |also )?"
-    r"(?:the|my|our|a|an|its|their|how|what|that|equal|greatest|largest|der|die|das|le|la|el|o|il)\b",
+    rf"^\W*(?:is|are|was|would be|will be|must be|{IS_ABROAD})\s+(?:therefore |thus |indeed |also )?"
+    rf"(?:{DETERMINERS}|how|what|that|equal|greatest|largest|der|die|das|le|la|el|o|il)\b",
     re.IGNORECASE,
 )
 _END = re.compile(r"^\W*(?:[^\W\d_]+\W*){0,4}$")
@@ -105,10 +106,8 @@ _CONDITION = re.compile(
 _WORKED_OUT = re.compile(r"[-+*/].*=\s*(?P<number>[$€£]?\s*-?\d[\d.,]*)(?P<behind>\s*(?:[^\W\d_]+\W*){0,3})$")
 """`9 eggs * $2 = $18`."""
 _CONDITIONAL = re.compile(r"\b(?:otherwise|unless|else|if not)\b|\bif\b.*\bif\b|\bwhen\b.*\bwhen\b", re.IGNORECASE)
-_RESULT = re.compile(r"[,;.]\s+(?:so|thus|hence|therefore|which (?:means|makes|leaves|gives))\s+(?=\S)", re.IGNORECASE)
-_JOINED = re.compile(
-    rf"\W*(?:and|or|und|oder|et|ou|y|o|e|и|или|&|{DOUBT})(?:\W*\b(?:{DOUBT}|even|also|be)\b)*\W*", re.IGNORECASE
-)
+_RESULT = re.compile(rf"[,;.]\s+(?:{HENCE}|which (?:means|makes|leaves|gives))\s+(?=\S)", re.IGNORECASE)
+_JOINED = re.compile(rf"\W*(?:{AND_OR}|o|&|{DOUBT})(?:\W*\b(?:{DOUBT}|even|also|be)\b)*\W*", re.IGNORECASE)
 _ASSIGNED = re.compile(r"[A-Za-z]\s*=\s*-?[\d.,/]+")
 _IN_BOTH = re.compile(rf"({NUMBER_WORDS.pattern})\s*\((\d[\d,]*)\)", re.IGNORECASE)
 """`twelve (12)`"""
