@@ -28,6 +28,8 @@ from toolkit.terminal import say
 BUILTIN_TEACHER = Path(__file__).parents[2] / "distill" / "teacher_nano"
 ADAPTER_CONFIG = "adapter_config.json"
 """What a folder of low-rank adapters holds."""
+MODEL_FILE = "model.onnx"
+"""The graph of an exported folder."""
 UNPACKED = 2
 """Rises where a GGUF file is read otherwise than before, and what was unpacked is not to be taken again."""
 HUB_TIMEOUT_S = 5
@@ -116,6 +118,11 @@ def check_name(name: str) -> None:
     """Raise `InputError` where a name is neither a known one nor a hub id."""
     if name != "builtin" and name not in KNOWN_MODELS and not _is_hub_id(name):
         raise InputError(_unknown_model(name))
+
+
+def is_exported(folder: Path) -> bool:
+    """Whether a model folder is an exported one."""
+    return (folder / MODEL_FILE).is_file()
 
 
 def check_exported(folder: Path) -> None:

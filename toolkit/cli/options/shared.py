@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from toolkit.cli.options.command import Options
 from toolkit.cli.options.decoders import open_decoder
-from toolkit.cli.options.values import Parser, count_of, data_of, path_of, seed_of, temperature_of
+from toolkit.cli.options.values import Parser, count_of, data_of, name_of, path_of, seed_of, temperature_of
 from toolkit.errors import InputError
 from toolkit.terminal import say
 
 if TYPE_CHECKING:
     from distill.problems.own_form import ReadingOptions
     from toolkit.generation.generate import Decoder, Sampling
+
+
+def add_teacher_option(parser: Parser) -> None:
+    parser.add_argument(
+        "--teacher",
+        type=name_of,
+        default="builtin",
+        help="model that answers: a folder, a known name, a hub id or an endpoint; default: %(default)s",
+    )
 
 
 def add_problem_options(verb: Parser, default: str) -> None:
@@ -133,41 +143,20 @@ def decoder_of(options: Options) -> tuple[Callable[[Path], Decoder], str]:
         if not (traces / TRACES).is_file():
             raise InputError(f"--cache-calibration ({traces}) must be a folder that toolkit traces wrote")
         names.append(f"rank {rank} fitted to {file_digest(traces / TRACES)[:16]}")
-    if not names:
-        return open_decoder, ""
-
-    def open_with_cache(folder: Path) -> Decoder:
-        from toolkit.formats.chat_format import ChatFormat
-        from toolkit.model.decoder import LatentCache, TorchDecoder
-        from toolkit.model.latent_basis import trace_rows
-
-        if (folder / "model.onnx").is_file():
-            from export.runtime.decoder import OnnxDecoder
-
-            if rank is not None:
-                raise InputError(
-                    f"{folder} is an exported model, whose cache cannot be projected; leave --cache-rank out"
-                )
-            return OnnxDecoder(folder, cache=options.cache)
-        rows = [ids for ids, _ in trace_rows(traces, ChatFormat.from_folder(folder))] if traces else []
-        return TorchDecoder.open(
-            folder, cache=LatentCache(int8=options.cache == "int8", rank=rank or 0, calibration=rows)
-        )
-
-    return open_with_cache, ", ".join(names)
+    return partial(open_decoder, cache=options.cache, rank=rank or 0, traces=traces), ", ".join(names)
 
 
-def say_what_is_slower(*models: str | Path) -> None:
-    """A line on stderr for each exported folder whose products our kernels don't compute.
+def say_what_is_slower(*models: Path) -> None:
+    """Say on stderr which of these exported folders our kernels do not run, and why.
 
-    Raises `InputError` of a folder whose run has not finished: nothing runs there.
+    Raises `InputError` for a model whose run has not finished.
     """
-    from export.runtime.exported_model import MODEL_FILE
     from export.runtime.kernels.library import what_is_slower
+    from toolkit.sources.model_names import MODEL_FILE
     from toolkit.sources.unfinished import refuse_unfinished
 
-    folders = [Path(model) for model in models if model and Path(model).is_dir()]
-    for folder in folders:
-        refuse_unfinished(folder)
-    for line in filter(None, (what_is_slower(folder / MODEL_FILE) for folder in folders)):
-        say(line)
+    for model in models:
+        refuse_unfinished(model)
+    for folder in filter(Path.is_dir, models):
+        if line := what_is_slower(folder / MODEL_FILE):
+            say(line)

@@ -6,7 +6,7 @@ from __future__ import annotations
 import argparse
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NoReturn
@@ -126,25 +126,11 @@ def size_of(text: str) -> int:
 
 
 def rate_of(text: str) -> float:
-    """A number above 0."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not (value > 0 and math.isfinite(value)):
-        raise argparse.ArgumentTypeError(f"{text!r:.60} must be a number above 0, such as 4e-4")
-    return value
+    return _number(text, lambda value: 0.0 < value < math.inf, "a number above 0, such as 4e-4")
 
 
 def temperature_of(text: str) -> float:
-    """A number that a temperature can be."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not 0.0 <= value <= 10.0:
-        raise argparse.ArgumentTypeError(f"{text!r:.60} must be a number from 0 to 10")
-    return value
+    return _number(text, lambda value: 0.0 <= value <= 10.0, "a number from 0 to 10")
 
 
 def count_of(text: str) -> int:
@@ -157,6 +143,17 @@ def seed_of(text: str) -> int:
 
 def port_of(text: str) -> int:
     return _whole(text, 0, 65535, "a whole number from 0 to 65535")
+
+
+def _number(text: str, is_right: Callable[[float], bool], what: str) -> float:
+    """A number for which `is_right`, or an error that says `what` it must be."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not is_right(value):
+        raise argparse.ArgumentTypeError(f"{text!r:.60} must be {what}")
+    return value
 
 
 def _whole(text: str, least: int, most: int, what: str) -> int:

@@ -49,15 +49,15 @@ def chat(options: Options) -> Result:
     from toolkit.sources.model_names import check_exported, is_endpoint
 
     model = _chat_model(options)
-    for name in (model, options.compare):
-        if name and not is_endpoint(name):
-            check_exported(Path(name))
+    folders = [Path(name) for name in (model, options.compare) if name and not is_endpoint(name)]
+    for folder in folders:
+        check_exported(folder)
 
     from apps.chat.run_chat import run_chat
     from apps.model import CHAT_DECODER
     from toolkit.machine.user_folders import data_folder
 
-    say_what_is_slower(model, options.compare or "")
+    say_what_is_slower(*folders)
     run_chat(
         model,
         options.data or data_folder(),

@@ -11,6 +11,7 @@ from toolkit.cli.options.decoders import open_decoder
 from toolkit.cli.options.shared import (
     add_problem_options,
     add_retry_option,
+    add_teacher_option,
     add_unsafe_option,
     allow_unsafe_execution,
     reading_of,
@@ -21,12 +22,7 @@ from toolkit.terminal import counted
 
 def add_distill(add: AddCommand) -> None:
     parser = add("distill", distill, extra="distill", summary="teach a small model a teacher's reasoning")
-    parser.add_argument(
-        "--teacher",
-        type=name_of,
-        default="builtin",
-        help="model to learn from, or an endpoint; default: %(default)s",
-    )
+    add_teacher_option(parser)
     parser.add_argument("--student", type=name_of, default="smollm2-135m", help="model to train; default: %(default)s")
     parser.add_argument("--preset", choices=("demo", "full"), default="demo", help="recipe; default: %(default)s")
     add_problem_options(parser, "procedural problems")

@@ -11,11 +11,12 @@ from toolkit.cli.options.shared import (
     add_problem_options,
     add_retry_option,
     add_sampling_options,
+    add_teacher_option,
     decoder_of,
     reading_of,
     sampling_of,
 )
-from toolkit.cli.options.values import Instead, Parser, count_of, name_of, path_of, shared_options
+from toolkit.cli.options.values import Instead, Parser, count_of, path_of, shared_options
 from toolkit.errors import InputError
 from toolkit.terminal import counted, say
 
@@ -25,12 +26,7 @@ if TYPE_CHECKING:
 
 def add_traces(add: AddCommand) -> None:
     parser = add("traces", traces, extra="distill", summary="let a teacher answer problems, thinking aloud")
-    parser.add_argument(
-        "--teacher",
-        type=name_of,
-        default="builtin",
-        help="model that answers, or an endpoint; default: %(default)s",
-    )
+    add_teacher_option(parser)
     add_problem_options(parser, "procedural problems")
     parser.add_argument(
         "--per-family", type=count_of, default=100, help="procedural problems a family; default: %(default)s"
