@@ -41,8 +41,8 @@ def test_an_evaluation_with_another_cache_is_another_run(tmp_path: Path, capsys:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--cache-rank", "8"], "--cache-rank (8) must come with --cache-calibration; toolkit traces writes"),
-        (["--cache-calibration", "there"], "--cache-calibration (there) must come with --cache-rank"),
+        (["--cache-rank", "8"], "--cache-rank (8) needs --cache-calibration too; toolkit traces writes"),
+        (["--cache-calibration", "there"], "--cache-calibration (there) needs --cache-rank too"),
         (
             ["--cache-rank", "8", "--cache-calibration", "there"],
             "--cache-calibration (there) must be a folder that toolkit traces wrote",

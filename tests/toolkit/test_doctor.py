@@ -46,7 +46,7 @@ def test_a_version_that_an_extra_does_not_take_is_named(monkeypatch: pytest.Monk
         ("GPU 0: NVIDIA H200 (UUID: GPU-1)\nGPU 1: NVIDIA H200 (UUID: GPU-2)", "NVIDIA H200, NVIDIA H200"),
         (
             "NVIDIA-SMI has failed because it couldn't communicate with the driver",
-            "no NVIDIA GPU that its driver finds",
+            "no NVIDIA GPU that the driver finds",
         ),
     ],
 )

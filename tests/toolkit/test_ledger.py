@@ -109,7 +109,7 @@ def test_rows_of_another_protocol_are_refused(folders: dict[str, Path], tmp_path
 
 
 def test_what_is_no_evaluation_is_refused_by_name(folders: dict[str, Path], tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="nowhere must be a finished evaluation"):
+    with pytest.raises(InputError, match="nowhere is no finished evaluation"):
         build_ledger({**folders, "x": tmp_path / "nowhere"})
 
 

@@ -1,4 +1,4 @@
-"""How a model folder is opened for decoding, whichever of our runtimes it is for."""
+"""Opens a model folder for decoding with the runtime that it needs."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ def open_decoder(
 ) -> Decoder:
     """Open a model folder for decoding: an exported one through ONNX Runtime, any other through torch.
 
-    `cache`: as an exported folder keeps keys and values, or int8 for a teacher's latents. `rank`: how many numbers each
-    latent is projected to, fitted to `traces`; 0 for no projection.
+    `cache`: the precision of an exported folder's KV cache, or of a teacher's latents. `rank`: how many numbers each
+    latent is projected to, by a projection fitted to `traces`; 0 projects none.
     """
     from toolkit.sources.model_names import is_exported
 
