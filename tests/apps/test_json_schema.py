@@ -1,4 +1,4 @@
-"""A schema is followed to the letter, or refused by name before the first token: none fails in mid-answer."""
+"""A schema is enforced completely, or refused by a keyword's name before the first token; none fails later."""
 
 from __future__ import annotations
 

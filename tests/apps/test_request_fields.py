@@ -1,4 +1,4 @@
-"""No field of a request is ignored without a word: each is obeyed, known to change nothing, or refused by its name."""
+"""No field of a request is silently ignored: each is obeyed, known to change nothing, or refused by its name."""
 
 from __future__ import annotations
 

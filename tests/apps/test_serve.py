@@ -48,7 +48,7 @@ Say = dict[str, Any]
 
 @contextmanager
 def serving_model(folder: Path, *, parallel: int, queue: int) -> Iterator[tuple[str, Service]]:
-    """The address of a server, `host:port`, and the service."""
+    """Yield the address of a server, `host:port`, and its service."""
     with listen("127.0.0.1", 0) as listener:
         port = listener.getsockname()[1]
         service = Service(folder, parallel=parallel, queue=queue, api_key=KEY)
@@ -105,7 +105,7 @@ def test_a_whole_answer_has_its_reasoning_beside_it_and_counts_both(client: open
 
 
 def streamed(client: openai.OpenAI, question: str, **options: Any) -> tuple[str, str, list[Any]]:
-    """Reasoning, answer and all chunks of a stream."""
+    """Return the reasoning, the answer and all chunks of a stream."""
     chunks = list(chat(client, question, stream=True, **options))
     deltas = [choice.delta for chunk in chunks for choice in chunk.choices]
     reasoning = "".join(getattr(delta, "reasoning_content", None) or "" for delta in deltas)
@@ -475,7 +475,7 @@ def test_a_chat_s_second_question_is_read_from_where_the_first_ended(learned: Pa
 
 
 def post(address: str, body: bytes, **headers: str) -> tuple[int, bytes]:
-    """Status and body of a request that no client library would send."""
+    """Return status and body for a request that no client library would send."""
     connection = http.client.HTTPConnection(address, timeout=60)
     sent = {"Authorization": f"Bearer {KEY}", "Content-Type": "application/json", **headers}
     connection.request("POST", "/v1/chat/completions", body, sent)

@@ -14,7 +14,7 @@ from toolkit.generation.generate import Sampling
 
 
 def drawn(tokenizer: Tokenizer, ids: Sequence[int]) -> list[Piece]:
-    """The pieces of a turn whose model is certain of each of these tokens, and which ends with the last."""
+    """Draw the pieces of a turn whose model is certain of each of these tokens, and which ends with the last."""
     turn = BatchRow(
         [0],
         tokenizer=tokenizer,

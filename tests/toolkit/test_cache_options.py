@@ -1,4 +1,4 @@
-"""The latent cache as a user chooses it: on the command line, and in what a run folder says of its model."""
+"""The latent cache as a user chooses it on the command line, and as a run folder records it."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ PIECES = st.lists(
 
 
 def oracle(text: str, *, opened: bool) -> Completion:
-    """The split written as string operations on the whole text."""
+    """Split the whole text with string operations."""
     head = text.lstrip()
     if head.startswith(OPEN):
         text, opened = re.sub(r"\A[ \t]*\r?\n?", "", head.removeprefix(OPEN)), True

@@ -150,7 +150,7 @@ def test_bad_input_is_one_line_and_exit_2(words: list[str], message: str, tmp_pa
 
 
 def parsers(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
-    """A parser and those of all its commands."""
+    """Yield a parser and those of all its commands."""
     yield parser
     for action in parser._actions:
         if isinstance(action, argparse._SubParsersAction):
@@ -308,7 +308,7 @@ def test_a_commands_parser_and_its_function_stand_in_one_file() -> None:
 
 
 class Panic(BaseException):
-    """As a panic in a Rust extension arrives."""
+    """Stands for a panic in a Rust extension, which is no Exception."""
 
 
 @pytest.mark.parametrize(

@@ -48,7 +48,7 @@ def config(tiny_student: Path, tmp_path_factory: pytest.TempPathFactory) -> Dist
 
 @pytest.fixture(scope="module")
 def recipe() -> Recipe:
-    """Chosen from given rates, and then made tiny."""
+    """A recipe chosen from given rates, and then made tiny."""
     return replace(choose_recipe(FAST, 20), ledger_per_family=1)
 
 

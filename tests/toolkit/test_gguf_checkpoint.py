@@ -24,7 +24,7 @@ TOP = {"model.embed_tokens": "token_embd", "model.norm": "output_norm"}
 
 
 def permute(weight: np.ndarray, num_heads: int) -> np.ndarray:
-    """llama.cpp's row order, row by row: pair i of a head is its rows i and i + half."""
+    """Reorder rows as llama.cpp does, one by one: pair i of a head is its rows i and i + half."""
     head_dim = len(weight) // num_heads
     order = [
         h * head_dim + i + half for h in range(num_heads) for i in range(head_dim // 2) for half in (0, head_dim // 2)

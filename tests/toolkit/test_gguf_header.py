@@ -23,7 +23,7 @@ def content(tiny_student: Path, tmp_path_factory: pytest.TempPathFactory) -> byt
 
 
 def with_number(key: str, number: int) -> Callable[[bytes], bytes]:
-    """The same with another number of 32 bits."""
+    """Replace a number of 32 bits."""
 
     def change(content: bytes) -> bytes:
         at = content.index(key.encode()) + len(key) + 4
@@ -33,7 +33,7 @@ def with_number(key: str, number: int) -> Callable[[bytes], bytes]:
 
 
 def with_length(key: str, length: int) -> Callable[[bytes], bytes]:
-    """The same with an array that says it has so many entries."""
+    """Replace the number of entries that an array claims to have."""
 
     def change(content: bytes) -> bytes:
         at = content.index(key.encode()) + len(key) + 8
@@ -60,7 +60,7 @@ def with_first_merge(start: bytes) -> Callable[[bytes], bytes]:
 
 
 def onto_the_next(tensor: str) -> Callable[[bytes], bytes]:
-    """The same with a tensor that begins 32 bytes later, in the next one."""
+    """Move a tensor 32 bytes further, into the next one."""
 
     def change(content: bytes) -> bytes:
         at = content.index(tensor.encode()) + len(tensor) + 4
@@ -140,7 +140,7 @@ def text(value: str) -> bytes:
 
 
 def headers_of(many: int) -> dict[str, bytes]:
-    """Headers that hold as many small things of one kind as fit."""
+    """Make headers with as many small entries of one kind as fit."""
     names = [text(f"{i:x}") for i in range(many)]
     begin = b"GGUF" + struct.pack("<I", 3)
     array = begin + struct.pack("<QQ", 0, 1) + text("a")

@@ -133,7 +133,7 @@ def test_work_beside_a_marker_that_cannot_be_read_is_set_aside_and_kept(tmp_path
 
 
 def nested(levels: int) -> bytes:
-    """A graph in an attribute of a node of a graph …"""
+    """Nest graphs in attributes of nodes of graphs."""
     content = b""
     for field in (6, 5, 1) * levels:
         content = bytes([field << 3 | 2]) + _varint(len(content)) + content
@@ -193,7 +193,7 @@ def test_half_characters_end_no_tokenizer_and_no_address(tiny_student: Path) -> 
 
 
 def with_external(folder: Path, **entries: str) -> Path:
-    """A graph of one tensor, whose name would clear a terminal, out of a file of 64 bytes beside it."""
+    """Make a graph of one tensor, whose name would clear a terminal, with a file of 64 bytes as its data."""
     tensor = onnx.TensorProto(
         name="w\x1b[2J", data_type=onnx.TensorProto.FLOAT, dims=[16], data_location=onnx.TensorProto.EXTERNAL
     )
@@ -233,7 +233,7 @@ def test_what_onnxruntime_refuses_is_one_line_and_its_own_log_says_nothing(
 
 
 def array_of(shape: tuple[int, ...]) -> bytes:
-    """The head of an array that says it has this shape, without its values."""
+    """Write the header of an array that claims this shape, without its values."""
     head = io.BytesIO()
     np.lib.format.write_array_header_1_0(head, {"descr": "<i8", "fortran_order": False, "shape": shape})
     return head.getvalue()

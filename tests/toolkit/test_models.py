@@ -31,14 +31,14 @@ INDEX = {"PIP_FIND_LINKS": os.environ.get("PIP_FIND_LINKS", "")}
 
 
 def run_toolkit(*arguments: str, home: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    """The command in a process of its own, since the hub's client reads its environment once."""
+    """Run the command in another process, since the hub's client reads its environment once."""
     variables = os.environ | {"TOOLKIT_HOME": str(home), "HF_HUB_OFFLINE": "0", "PIP_FIND_LINKS": ""} | environment
     command = [sys.executable, "-m", "toolkit", *arguments]
     return subprocess.run(command, capture_output=True, text=True, env=variables, check=False)
 
 
 class Hub(BaseHTTPRequestHandler):
-    """As much of a hub as one repository needs."""
+    """Serves as much of a hub as one repository needs."""
 
     files: dict[str, bytes]
     asked: ClassVar[list[str]] = []
@@ -205,7 +205,7 @@ def test_a_second_pull_finds_nothing_to_do(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def smollm2() -> Path:
-    """Fetched by a process of its own, since this one is offline."""
+    """The model, fetched by another process, since this one is offline."""
     done = run_toolkit("pull", "smollm2-135m", home=cache_folder(), **INDEX)
     if done.returncode:
         pytest.skip(f"the real weights cannot be had here: {done.stderr.splitlines()[-1]}")

@@ -31,7 +31,7 @@ CODE = [{"call": "add", "args": [2, 3], "returns": 5}]
 
 
 def refused(system: str, command: Sequence[str], folder: Path, **environment: str) -> subprocess.Popen[str]:
-    """A process that starts where `system` refuses."""
+    """Run a process that refuses what `system` refuses."""
     variables = {name: value for name, value in os.environ.items() if name != "PYTHONIOENCODING"} | environment
     variables |= {"REFUSING": system, "PYTHONPATH": str(ROOT / "tests" / "refusing"), "PYTHONWARNDEFAULTENCODING": "1"}
     variables |= {"TOOLKIT_HOME": str(folder / "home"), "HF_HUB_OFFLINE": "0", "TOOLKIT_KERNELS": "onnxruntime"}
@@ -79,7 +79,7 @@ def write_inputs(folder: Path) -> None:
 
 @pytest.fixture(scope="module")
 def made(tiny_student: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder for the commands."""
+    """A folder for all commands."""
     folder = tmp_path_factory.mktemp("windows")
     write_inputs(folder)
     return folder

@@ -1,4 +1,4 @@
-"""Tokens read one by one say what they say together, and lose no character of a run of bytes that breaks."""
+"""Tokens read one by one give the text of all of them, and lose no character where bytes are not UTF-8."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def read(tokenizer: Tokenizer, ids: Sequence[int]) -> str:
 
 
 def of_bytes(tokenizer: Tokenizer, ids: Sequence[int]) -> str:
-    """The text of a SentencePiece-like tokenizer's ids, by their bytes."""
+    """Decode a SentencePiece-like tokenizer's ids from their bytes."""
     written = b"".join(
         bytes([token - FIRST_BYTE])
         if FIRST_BYTE <= token < FIRST_BYTE + 256

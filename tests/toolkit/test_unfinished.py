@@ -18,7 +18,7 @@ STAGE = Stage(name="distill", config={"seed": 1}, inputs={})
 
 @pytest.fixture
 def began(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
-    """The command that every run of these tests is begun by, somewhere below the folder that is worked in."""
+    """The command that begins every run of these tests, in a temporary working directory."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(
         sys, "argv", ["/usr/bin/toolkit", "distill", "--problems", "my own.jsonl", "--out", "runs/mine"]
@@ -27,7 +27,7 @@ def began(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
 
 
 def leave(out: Path) -> Path:
-    """A run that was broken off in its training: returns its last checkpoint, which is a model."""
+    """Leave a run that was interrupted in its training; returns its last checkpoint, which is a model."""
     checkpoint = partial_folder(out, STAGE) / "checkpoints" / "checkpoint-30"
     checkpoint.mkdir(parents=True)
     for folder in (checkpoint, checkpoint.parents[1]):

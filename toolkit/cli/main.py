@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _main(arguments: Sequence[str] | None) -> int:
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # PEFT imports it; it warns of GPUs we do not need
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # PEFT imports it; its warnings do not concern us
     words = list(sys.argv[1:] if arguments is None else arguments)
     as_json, debug = "--json" in words, "--debug" in words
     extra = "all"
