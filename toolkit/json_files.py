@@ -71,9 +71,7 @@ def parse_json(text: str | bytes, where: str, *, constants: bool = False, object
     except RecursionError:
         raise _too_deep(where) from None
     except json.JSONDecodeError as error:
-        line = (
-            f"line {error.lineno} " if "\n" in text.rstrip() else ""
-        )  # for a single line, `where` names the place already
+        line = f"line {error.lineno} " if "\n" in text.rstrip() else ""  # a single line is named by `where`
         raise InputError(f"{where} must be JSON: {error.msg} at {line}column {error.colno}") from error
     except ValueError as error:
         raise InputError(f"{where} must be JSON: {str(error).partition('; use sys.')[0]}") from error

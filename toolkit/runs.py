@@ -181,9 +181,7 @@ def process_rank() -> int:
 def _give_name(folder: Path, out: Path, manifest: Mapping[str, Any]) -> None:
     """Give a folder with a manifest its final name, after removing everything that the manifest does not name."""
     named = {MANIFEST, *(Path(name).parts[0] for name in manifest["outputs"])}
-    for path in sorted(
-        folder.iterdir(), key=lambda path: path.name == MARKER
-    ):  # the marker last: it says whose the folder is
+    for path in sorted(folder.iterdir(), key=lambda path: path.name == MARKER):  # last what says whose the folder is
         if path.name not in named:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
     if out.exists():  # an empty folder that the user made

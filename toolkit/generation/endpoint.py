@@ -167,9 +167,7 @@ def open_client(url: str, timeout: Timeout | None = None) -> AsyncClient:
     """Open a client for one server; raises `InputError` if the key or the proxy cannot be used."""
     sent, waits = headers(), timeout or Timeout(silence_s(), connect=LISTING_TIMEOUT_S)
     if is_loopback(url):
-        verify = (
-            ssl.create_default_context() if URL(url).scheme == "https" else False
-        )  # slow to make, and unused otherwise
+        verify = ssl.create_default_context() if URL(url).scheme == "https" else False  # a context is slow to make
         return AsyncClient(base_url=url, headers=sent, timeout=waits, trust_env=False, verify=verify)
     try:
         return AsyncClient(base_url=url, headers=sent, timeout=waits)

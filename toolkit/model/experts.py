@@ -44,9 +44,7 @@ class _SortedExperts(torch.autograd.Function):
         gate_up_P2F = x_PD.new_empty(x_PD.shape[0], gate_up_E2FD.shape[1])
         for expert, span in enumerate(spans):
             torch.mm(x_PD[span], gate_up_E2FD[expert].t(), out=gate_up_P2F[span])
-        gate_PF, up_PF = (
-            half.contiguous() for half in gate_up_P2F.chunk(2, dim=-1)
-        )  # the activation is slow on strided rows
+        gate_PF, up_PF = (half.contiguous() for half in gate_up_P2F.chunk(2, dim=-1))  # strided rows are slow below
         y_PD = torch.empty_like(x_PD)
         act_PF = silu(gate_PF).mul_(up_PF).mul_(weight_P1)  # weighted before the product, which is narrower
         for expert, span in enumerate(spans):

@@ -59,9 +59,7 @@ def data_sheet_flops(device_name: str) -> float | None:
 def measured_flops(device: torch.device, dtype: torch.dtype) -> float:
     """Measure the fastest of some square matrix products, with the threads of this process."""
     size = 8192 if device.type == "cuda" else 1024
-    left, right = (
-        torch.ones(size, size, dtype=dtype, device=device) for _ in range(2)
-    )  # does not use the random generator
+    left, right = (torch.ones(size, size, dtype=dtype, device=device) for _ in range(2))  # draws no random number
     fastest_s, begun = float("inf"), time.perf_counter()
     while time.perf_counter() - begun < MEASURED_FOR_S:
         before = time.perf_counter()

@@ -118,10 +118,8 @@ def _stored_types(folder: Path) -> dict[str, str]:
 @contextmanager
 def _reports_silenced() -> Iterator[None]:
     """Keep transformers from printing a table of missing tensors, which the error names in one line."""
-    logger = logging.getLogger(
-        "transformers.modeling_utils"
-    )  # a filter, because a higher level makes it print other things
-    logger.addFilter(_nothing)
+    logger = logging.getLogger("transformers.modeling_utils")
+    logger.addFilter(_nothing)  # a higher level would make it print other things
     try:
         yield
     finally:
