@@ -33,11 +33,11 @@ from export.matrices import checkpoint_names, nearest, vectors
 from export.quantization.codes import THREE_BITS_BLOCK, dequantize
 from export.quantization.layout import BLOCK_SIZES, Layout, layouts
 from export.runtime.decoder import OnnxDecoder
-from export.runtime.exported_model import MODEL_FILE
 from toolkit.errors import InputError
 from toolkit.figures.tables import columns
 from toolkit.progress import Progress
 from toolkit.records import Record
+from toolkit.sources.model_names import MODEL_FILE
 
 TOKENS = 400
 """Completion tokens on which a cost is measured."""

@@ -36,7 +36,7 @@ from export.matrices import part_bytes, vectors, write_parts
 from export.merged_model import open_source
 from export.presets import CHOICES, TUNED, ExportConfig
 from export.quantization.layout import Layout, layouts
-from export.runtime.exported_model import INT8_CACHE_FILE, MODEL_FILE
+from export.runtime.exported_model import INT8_CACHE_FILE
 from export.tuning import tune
 from toolkit import runs
 from toolkit.errors import InputError, ToolkitError
@@ -45,6 +45,7 @@ from toolkit.machine.allowance import memory
 from toolkit.model.decoder import check_loads
 from toolkit.progress import Progress
 from toolkit.records import read_records, write_records
+from toolkit.sources.model_names import MODEL_FILE
 from toolkit.terminal import say
 
 

@@ -1,1 +1,1 @@
-"""The ground that everything stands on: errors, records, run folders, the terminal. It imports no other room."""
+"""The ground that everything stands on: errors, records, run folders and the terminal. It imports no other room."""

@@ -1,4 +1,4 @@
-"""`python -m toolkit`: what the command `toolkit` runs."""
+"""Runs the command `toolkit` for `python -m toolkit`."""
 
 import sys
 

@@ -1,7 +1,7 @@
-"""What was written is on the disk, on systems that differ in what they allow for that.
+"""Makes sure that written files are on the disk, on systems that differ in how they allow it.
 
 Windows syncs a file only through a handle that may write, and opens no folder; some file systems sync no folder either.
-Names in a folder are then safe as far as the file system's own journal makes them so.
+Names in a folder are then as safe as the file system's own journal makes them.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from contextlib import suppress
 from pathlib import Path
 
 BINARY = getattr(os, "O_BINARY", 0)
-"""For `os.open`: without it Windows changes the ends of lines."""
+"""A flag for `os.open`, without which Windows changes line ends."""
 
 
 def sync(path: Path) -> None:
-    """Return when a file's bytes, or where that is possible the names in a folder, outlive a loss of power."""
+    """Return when a file's bytes, or where possible the names in a folder, would survive a loss of power."""
     if path.is_dir():
         with suppress(OSError):
             _sync(path, os.O_RDONLY)

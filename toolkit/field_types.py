@@ -1,8 +1,8 @@
-"""Whether values that came from a file are of the types that a dataclass names.
+"""Checks that values from a file have the types that a dataclass declares.
 
-A count is a whole number that eight bytes hold, a measure a finite one: what is neither (true, 10^400, Infinity) would
-fail far from the line that holds it. Types are those of our records: texts, numbers, literals, lists, dictionaries,
-other records (which come as dictionaries), and unions of these.
+An int must fit into eight bytes and a float must be finite: anything else (true, 10^400, Infinity) would fail far from
+the line that holds it. The types are those of our records: texts, numbers, literals, lists, dictionaries, other records
+(which come as dictionaries), and unions of these.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from toolkit.errors import InputError
 
 Check = Callable[[Any], bool]
 END = 2**63
-"""Behind the largest number of eight bytes."""
+"""One more than the largest integer of eight bytes."""
 MOST_SHOWN = 40
-"""Characters of a value in a message."""
+"""The most characters of a value in a message."""
 WORDS = {
     str: "a text",
     int: "a whole number",
@@ -33,18 +33,17 @@ WORDS = {
 
 @cache
 def field_types(kind: type) -> dict[str, Any]:
-    """By its fields' names, the types that a class names for them."""
+    """Return the types that a class declares, by the names of its fields."""
     return get_type_hints(kind)
 
 
 def fits(value: Any, kind: Any) -> bool:
-    """Whether a value is of a type such as `dict[str, list[int]]`. A whole number is a measure too, and true is
-    none."""
+    """Whether a value has a type such as `dict[str, list[int]]`. A whole number is a float too; true is no number."""
     return _check(kind)(value)
 
 
 def check_type(value: Any, kind: Any, name: str) -> None:
-    """Raises `InputError` where the value that a file gives `name` doesn't fit."""
+    """Raise `InputError` if the value that a file gives for `name` does not have the type."""
     if not fits(value, kind):
         shown = repr(value)
         shown = shown if len(shown) <= MOST_SHOWN else f"{shown[:MOST_SHOWN]}…"
@@ -52,7 +51,7 @@ def check_type(value: Any, kind: Any, name: str) -> None:
 
 
 def in_words(kind: Any) -> str:
-    """A type as a message names it: `dict[str, list[int]]` is an object, each entry a list, each entry a whole
+    """Describe a type for a message: `dict[str, list[int]]` is an object, each entry a list, each entry a whole
     number."""
     origin, parts = get_origin(kind), get_args(kind)
     if origin in (Union, UnionType):
@@ -74,9 +73,7 @@ def _check(annotation: Any) -> Check:
             return lambda value: True
         case kind if kind in (NoneType, None):
             return lambda value: value is None
-        case kind if (
-            kind is Literal
-        ):  # a word that its writer did not have yet, or has no more, is the reader's to judge
+        case kind if kind is Literal:  # readers judge the value: an older or newer writer may know other words
             kinds = tuple({type(argument) for argument in arguments})
             return lambda value: isinstance(value, kinds)
         case kind if kind in (Union, UnionType):

@@ -1,4 +1,4 @@
-"""How this process was started, as a person types it again: what a run that was broken off goes on with."""
+"""Reconstructs the command that started this process, with which an interrupted run can be resumed."""
 
 from __future__ import annotations
 

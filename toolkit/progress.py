@@ -1,9 +1,9 @@
-"""Progress on stderr: a live line on a terminal, a plain line now and then elsewhere.
+"""Shows progress on stderr: a live line on a terminal, a plain line now and then elsewhere.
 
 traces  120/400  30 %  3.1/s  1 min 30 s left, 14 min 2 s of the whole  loss 0.53
 export  1.2/16.4 GB  7 %  118 MB/s  2 min 9 s left  layer 3
 
-The whole is a `toolkit.timetable`, where one is followed.
+The time left of the whole comes from a `toolkit.timetable`, if one is followed.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from toolkit import timetable
 from toolkit.terminal import draw, visible
 
 REDRAW_EVERY_S = 0.1
-"""On a terminal."""
+"""The time between redraws on a terminal."""
 LINE_EVERY_S = 20.0
-"""Where stderr is a file or a pipe."""
+"""The time between lines where stderr is a file or a pipe."""
 
 
 class Progress:
-    """Counts finished items, or bytes, of a known total and says the rate and the time left."""
+    """Counts finished items, or bytes, of a known total, and shows the rate and the time left."""
 
     def __init__(
         self,
@@ -35,7 +35,7 @@ class Progress:
         stream: TextIO | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`done` items were finished by an earlier run: they count as progress and not towards the rate."""
+        """`done` items were finished by an earlier run: they count as progress but not towards the rate."""
         self.done = done
         self._label, self._total, self._before = label, total, done
         self._in_bytes = in_bytes
@@ -58,13 +58,13 @@ class Progress:
             self._show(is_last=False)
 
     def begin(self, note: str) -> None:
-        """Say what is being done from now on, before anything of it is finished."""
+        """Show what is being done from now on, before any item of it is finished."""
         self._note = note
         if self._live:
             self._show(is_last=False)
 
     def line(self) -> str:
-        """The line as it stands now."""
+        """Return the line as it is now."""
         elapsed_s = self._clock() - self._started
         rate = (self.done - self._before) / elapsed_s if elapsed_s > 0 else 0.0
         parts = [self._label, self._amount(), f"{100 * self.done // max(self._total, 1)} %"]
@@ -111,7 +111,7 @@ class Progress:
 
 
 def duration(seconds: float) -> str:
-    """A time span as people say it."""
+    """Return a time span in words, such as `1 min 30 s`."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"

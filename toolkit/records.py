@@ -1,8 +1,8 @@
-"""The records that pass between stages, and the append-only file that keeps them.
+"""Defines the records that pass between stages, and the append-only file that keeps them.
 
-`*.jsonl` layout: one JSON object a line, UTF-8, `\\n` at its end. A record is written by one `write` call and synced to
-disk in batches, so `kill -9` at any moment can tear the last line only; opening the file for appending moves a torn
-line aside and keeps the rest.
+`*.jsonl` layout: one JSON object on each line, UTF-8, `\\n` at its end. A record is written by one `write` call and
+synced to disk in batches, so `kill -9` at any moment can tear only the last line; opening the file for appending moves
+a torn line aside and keeps the rest.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from toolkit.field_types import field_types, fits, in_words
 from toolkit.json_files import MOST_BYTES, parse_json, read_json
 
 FinishReason = Literal["stop", "length", "content_filter", "tool_calls", "error"]
-"""Why a turn ended: only one that ended by "stop" is whole. A decoder here knows the first two, a server all."""
+"""Why a turn ended; only one that ended with "stop" is whole. Our decoders give the first two, servers all."""
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 Message = dict[str, str]
-"""`role` and `content`."""
+"""A message: its `role` and `content`."""
 ROLES = ("system", "user", "assistant")
 TRAIN = "train.jsonl"
-"""Examples that a student was trained on, in its folder; what its export is calibrated on."""
+"""The file in a student's folder with the examples that it was trained on; its export is calibrated on them."""
 
 
 class Record:
@@ -40,8 +40,8 @@ class Record:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Raises `InputError` where a key is unknown (names the nearest), a required one is missing, or a value is of
-        another type than the field."""
+        """Raises `InputError` if a key is unknown (naming the nearest), a required one is missing, or a value does not
+        have its field's type."""
         names = [f.name for f in fields(cls)]  # type: ignore[arg-type]
         for key in values:
             if key not in names:
@@ -67,7 +67,7 @@ R = TypeVar("R", bound=Record)
 
 @dataclass(frozen=True, kw_only=True)
 class Asked(Record):
-    """A question, and what was said before it."""
+    """A question, with what was said before it."""
 
     question: str
     history: list[Message] = field(default_factory=list)
@@ -76,25 +76,23 @@ class Asked(Record):
     def __post_init__(self) -> None:
         if not isinstance(self.history, list) or not all(map(_is_message, self.history)):
             raise InputError(
-                f"history ({self.history!r}) must be a list of messages, each with "
-                f"a role ({', '.join(ROLES)}) and a text "
-                "as content"
+                f"history ({self.history!r}) must be a list of messages, each with a role ({', '.join(ROLES)}) and a "
+                "text as content"
             )
 
     @property
     def messages(self) -> list[Message]:
-        """The conversation up to where the model's turn begins."""
+        """The conversation up to the model's turn."""
         return [*self.history, {"role": "user", "content": self.question}]
 
     @property
     def transcript(self) -> str:
-        """The question as text, below what was said before it."""
+        """The question as text, after what was said before it."""
         return "\n\n".join([*(f"{said['role']}: {said['content']}" for said in self.history), self.question])
 
     @property
     def exact_text(self) -> str:
-        """What tells one question from another: the messages without white space around them and at the ends of
-        lines."""
+        """The text by which questions are compared: the messages without white space around them and at line ends."""
         texts = [text for message in self.messages for text in (message["role"], message["content"])]
         lines = [[line.rstrip() for line in text.strip().splitlines()] for text in texts]
         return unicodedata.normalize("NFC", json.dumps(lines, ensure_ascii=False))
@@ -102,14 +100,14 @@ class Asked(Record):
 
 @dataclass(frozen=True, kw_only=True)
 class Problem(Asked):
-    """A question with its reference answer; `metadata` holds what the family's scorer needs besides."""
+    """A question with its reference answer; `metadata` holds whatever else the family's scorer needs."""
 
     id: str
     family: str
     answer: str
     metadata: dict[str, Any] = field(default_factory=dict)
     split: Split | None = None
-    """Where a data set brings its own splits, the one that it puts the problem into."""
+    """The split that the data set itself puts the problem into, if it has splits."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -117,7 +115,7 @@ class Problem(Asked):
             raise InputError(f"split ({self.split!r}) must be one of {', '.join(SPLITS)}, or left out")
 
     def to_dict(self) -> dict[str, Any]:
-        """Leaves out an absent split, so that problems without one are written, and have the digest, as ever."""
+        """Leave out an absent split, so that the files and digests of problems without one stay as they were."""
         values = super().to_dict()
         if self.split is None:
             del values["split"]
@@ -134,7 +132,7 @@ class Problem(Asked):
         history: list[Message] | None = None,
         split: Split | None = None,
     ) -> Self:
-        """Make a problem whose id is the hash of its question's content, with what was said before it."""
+        """Make a problem whose id is the hash of its question and of what was said before it."""
         asked = Asked(question=question, history=history or [])
         return cls(
             **vars(asked),
@@ -146,7 +144,7 @@ class Problem(Asked):
         )
 
     def set_apart(self) -> Self:
-        """The same with the id that it has beside another question that differs in case or white space alone."""
+        """Return the problem with an id that differs from that of a question with other case or white space."""
         exact = hashlib.sha256(self.exact_text.encode()).hexdigest()[:8]
         return replace(self, id=f"{content_hash(self.transcript)}-{exact}")
 
@@ -161,22 +159,22 @@ class Trace(Record):
     answer: str
     finish_reason: FinishReason
     closed: bool
-    """Whether the thinking was closed; where it was not, the trace is truncated and `answer` is empty."""
+    """Whether the reasoning was closed; if it was not, the trace is truncated and `answer` is empty."""
     prompt_tokens: int | None
     reasoning_tokens: int | None
     completion_tokens: int | None
-    """None where a server does not count."""
+    """None if a server does not count them."""
     teacher: str
-    """name@digest."""
+    """The teacher as name@digest."""
     request_hash: str
     """Hash of everything that shaped this sample: teacher digest, prompt, sampling settings, seed."""
 
     def to_dict(self) -> dict[str, Any]:
-        return dict(vars(self))  # nothing in it can be changed, so nothing is copied: many a second are written
+        return dict(vars(self))  # its values are immutable, so a deep copy would be wasted on many records a second
 
 
 BY_A_PERSON = "feedback@"
-"""What the teacher of a trace begins with whose answer and thought a person approved or wrote."""
+"""The prefix of `teacher` in traces that a person approved or wrote."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,12 +185,12 @@ class Verdict(Record):
     sample: int
     correct: bool
     reason: Literal["correct", "wrong", "truncated", "filtered", "tool_call", "broken_off", "empty"]
-    """The last five are of traces that are no whole answer: see `distill.verification.wholeness`."""
+    """The last five are for traces that are not a whole answer: see `distill.verification.wholeness`."""
     score: float
     verifier: str
     version: str
     reference_read: str = ""
-    """How the reference was read, so that a person can see why; empty where nothing was compared with one."""
+    """How the reference was read, so that a person can see why; empty if nothing was compared with one."""
     answer_read: str = ""
 
 
@@ -209,7 +207,7 @@ class Example(Asked):
 
     @classmethod
     def of(cls, problem: Problem, *, reasoning: str, answer: str, sample: int, teacher: str) -> Self:
-        """What was said of a problem, as a line."""
+        """Make the line for one answer to a problem."""
         return cls(
             problem_id=problem.id,
             family=problem.family,
@@ -232,12 +230,12 @@ def _is_message(said: Any) -> bool:
 
 
 def content_hash(text: str) -> str:
-    """16 hex digits of the SHA-256 of the text; case, white space and Unicode's forms are folded: variants collide."""
+    """Return 16 hex digits of the text's SHA-256; case, white space and Unicode forms are folded: variants collide."""
     return hashlib.sha256(" ".join(unicodedata.normalize("NFC", text).split()).casefold().encode()).hexdigest()[:16]
 
 
 def read_object(path: Path) -> dict[str, Any]:
-    """Read a file of one JSON object. Raises `InputError` where it holds anything else."""
+    """Read a file of one JSON object. Raises `InputError` if it holds anything else."""
     value = read_json(path)
     if not isinstance(value, dict):
         raise InputError(f"{path} must hold a JSON object, not {type(value).__name__}")
@@ -245,7 +243,7 @@ def read_object(path: Path) -> dict[str, Any]:
 
 
 def read_jsonl(path: Path, *, torn_end: bool = False) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield (line number from 1, object); raises `InputError` naming the line that is not a JSON object.
+    """Yield (line number from 1, object). Raises `InputError`, which names the line, for anything but a JSON object.
 
     With `torn_end` a last line without its `\\n` is left out: a process may be writing it, or was killed while it did.
     """
@@ -256,7 +254,9 @@ def read_jsonl(path: Path, *, torn_end: bool = False) -> Iterator[tuple[int, dic
                 if not line.strip() or (torn_end and not line.endswith(b"\n")):
                     continue
                 if len(line) == MOST_BYTES:
-                    raise InputError(f"{path} line {number} must have less than {MOST_BYTES} bytes; it is no record")
+                    raise InputError(
+                        f"{path} line {number} has {MOST_BYTES} bytes or more, which no record has; get the file again"
+                    )
                 value = parse_json(line, f"{path} line {number}", constants=True)
                 if not isinstance(value, dict):
                     raise InputError(f"{path} line {number} must be a JSON object, not {type(value).__name__}")
@@ -266,7 +266,7 @@ def read_jsonl(path: Path, *, torn_end: bool = False) -> Iterator[tuple[int, dic
 
 
 def read_records(path: Path, kind: type[R], *, torn_end: bool = False) -> list[R]:
-    """Read a whole jsonl file as records of one kind; `torn_end` as for `read_jsonl`."""
+    """Read a whole jsonl file as records of one kind; `torn_end` is passed to `read_jsonl`."""
     records = []
     for number, values in read_jsonl(path, torn_end=torn_end):
         try:
@@ -277,19 +277,19 @@ def read_records(path: Path, kind: type[R], *, torn_end: bool = False) -> list[R
 
 
 def write_records(path: Path, records: Iterator[Record] | list[Any]) -> None:
-    """Write a whole jsonl file at once (inside a stage's temporary folder)."""
+    """Write a whole jsonl file at once, inside a stage's temporary folder."""
     with path.open("wb") as file:
         for record in records:
             file.write(record_line(record))
 
 
 def record_line(record: Record) -> bytes:
-    """One line of a jsonl file. Half a surrogate pair, which UTF-8 has no bytes for, stands in it as JSON's escape."""
+    """Return a record as a line of jsonl. Half a surrogate pair, which UTF-8 cannot encode, is written as an escape."""
     return (json.dumps(record.to_dict(), ensure_ascii=False) + "\n").encode(errors="backslashreplace")
 
 
 class AppendLog:
-    """A jsonl file open for appending; see the module's docstring for what it survives."""
+    """A jsonl file open for appending, which survives `kill -9` as the module describes."""
 
     def __init__(self, path: Path, *, sync_every_s: float = 1.0) -> None:
         mend_torn_line(path)
@@ -299,8 +299,7 @@ class AppendLog:
         self._synced_at = time.monotonic()
 
     def append(self, record: Record) -> None:
-        """Write one record whole, by one system call; what a full disk took of it is taken back, so that none is
-        torn."""
+        """Write one record by one system call; if a full disk takes only a part, that part is cut off again."""
         line = record_line(record)
         try:
             written = os.write(self._descriptor, line)

@@ -1,15 +1,15 @@
-"""Run folders: each stage writes one, whole or not at all.
+"""Writes run folders: each stage writes one, whole or not at all.
 
-    out/                   appears by one rename, when everything in it is on disk
+    out/                   appears by one rename when everything in it is on disk
     ├── …                  what the stage made
     └── manifest.json      stage, configuration, seed, digests of inputs and outputs, versions, measured numbers
 
-A folder with a manifest is complete. The same inputs again: nothing to do. Other inputs: an error that names the
-difference. Work in progress lives in the sibling `.<name>.partial`, which a stage may resume, one process at a time.
-Where that folder holds the unfinished work of another run, it is renamed to `.<name>.partial.<key>` and not removed;
-the run that it belongs to takes it up again.
-Of processes that torchrun started together the first one makes the folder; each other one has a partial folder of its
-own, which it leaves behind for what the first one made.
+A folder with a manifest is complete. If a stage runs again with the same inputs, there is nothing to do; with other
+inputs, an error names the difference. Work in progress is kept in the sibling `.<name>.partial`, which one process at a
+time may resume. If that folder holds the unfinished work of another run, it is renamed to `.<name>.partial.<key>`; the
+run that it belongs to takes it up again.
+Of processes that torchrun started together the first one makes the folder; each of the others has a partial folder of
+its own, which it drops once the first one's is there.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ from toolkit.terminal import say
 
 MANIFEST = "manifest.json"
 MARKER, COMMAND, LOCK = "stage.json", "command", ".lock"
-"""In a partial folder: the run that it is for, with the command that began it, and the claim of the process that works
-on it."""
+"""Files in a partial folder: the run that it is for, with the command that began it, and the lock of the process that
+works on it."""
 MANIFEST_TYPES = {
     "stage": str,
     "config": dict[str, Any],
@@ -49,19 +49,19 @@ MANIFEST_TYPES = {
 }
 
 ASK_EVERY_S = 0.1
-"""Whether the first process has finished."""
+"""How often the other processes ask whether the first one has finished."""
 
 _claimed: dict[Path, FileLock] = {}
-"""This process' partial folders; the kernel frees the locks of a process that dies."""
+"""This process's partial folders; the kernel frees the locks of a process that dies."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:
-    """What a run folder is for: the facts that must be equal for an existing folder to be this run's."""
+    """Identifies a run: an existing folder is this run's if all of these facts are equal."""
 
     name: str
     config: Mapping[str, Any]
-    """JSON-able; includes the seed."""
+    """Values that JSON can hold, the seed included."""
     inputs: Mapping[str, str]
     """Name of each input → its digest."""
 
@@ -73,20 +73,20 @@ class Stage:
 
 
 def check_out(out: Path) -> None:
-    """Raise `FolderConflict` where `out` holds what no run made: before anything is fetched, or read for long.
+    """Raise `FolderConflict` if `out` holds files that no run made; call it before anything slow is fetched or read.
 
-    A link leads to a finished run or nowhere: what is made gets its name by a rename, which would not follow it.
+    A link must lead to a finished run: a new run gets its name by a rename, which would not follow the link.
     """
     if out.is_symlink() and read_manifest(out) is None:
-        raise FolderConflict(f"{out} must be a folder, and is a link to no finished run; choose another --out")
+        raise FolderConflict(f"{out} is a link, but not to a finished run; choose another --out")
     if out.exists() and not _is_empty(out) and read_manifest(out) is None:
         raise FolderConflict(f"{out} must be empty or a finished run, but holds other files; choose another --out")
 
 
 def is_complete(out: Path, stage: Stage) -> bool:
-    """True where `out` holds exactly this run, False where nothing is there yet.
+    """Whether `out` holds exactly this run; False if nothing is there yet.
 
-    Raises `FolderConflict` where `out` holds anything else, naming the first difference.
+    Raises `FolderConflict`, which names the first difference, if `out` holds anything else.
     """
     check_out(out)
     manifest = read_manifest(out)
@@ -98,11 +98,11 @@ def is_complete(out: Path, stage: Stage) -> bool:
 
 
 def partial_folder(out: Path, stage: Stage, *, cheap: Collection[str] = ()) -> Path:
-    """The sibling folder where `out` is being made: kept if an earlier attempt at the same run left it, else new.
+    """Return the folder in which `out` is made: the one that an earlier attempt at the same run left, or a new one.
 
-    Unfinished work of another run is set aside, which a line on stderr says, unless it consists of files and folders
-    whose names are `cheap`: those are made again in no time. The folder belongs to this process until it is finished;
-    raises `InputError` where another process is at it.
+    Unfinished work of another run is set aside, which a line on stderr says, unless all of it has names in `cheap`,
+    which is made again in no time. The folder belongs to this process until it is finished; raises `InputError` if
+    another process is working in it.
     """
     folder, rank = partial_of(out), process_rank()
     key = stage.key()
@@ -123,7 +123,7 @@ def partial_folder(out: Path, stage: Stage, *, cheap: Collection[str] = ()) -> P
 
 
 def partial_of(out: Path) -> Path:
-    """Where this process makes `out`."""
+    """Return the folder in which this process makes `out`."""
     rank = process_rank()
     return out.absolute().parent / (f".{out.name}.partial-{rank}" if rank else f".{out.name}.partial")
 
@@ -137,10 +137,10 @@ def finish(
     anew: bool = False,
     scratch: Collection[str] = (),
 ) -> dict[str, Any]:
-    """Sync a partial folder, write its manifest last and give it its final name. Returns the manifest.
+    """Sync a partial folder, write its manifest last, give it its final name, and return the manifest.
 
     `anew`: `out` is a finished run of the stage, whose files are replaced one by one, the manifest last.
-    `scratch`: names in the folder that an unfinished run needs alone; they go when everything else is on disk.
+    `scratch`: names in the folder that only an unfinished run needs; they are removed when all else is on disk.
     """
     if process_rank():
         return _await_first(folder, out)
@@ -168,20 +168,20 @@ def finish(
 
 
 def discard(folder: Path) -> None:
-    """Remove a partial folder that must not be gone on with."""
+    """Remove a partial folder that must not be resumed."""
     _let_go(folder)
     shutil.rmtree(folder, ignore_errors=True)
 
 
 def process_rank() -> int:
-    """This process' place among those that torchrun started together; 0 without it."""
+    """Return this process's rank among those that torchrun started together; 0 without torchrun."""
     return int(os.environ.get("RANK", "0"))
 
 
 def _give_name(folder: Path, out: Path, manifest: Mapping[str, Any]) -> None:
-    """Give a folder that its manifest makes whole its final name, without what the manifest does not name."""
+    """Give a folder with a manifest its final name, after removing everything that the manifest does not name."""
     named = {MANIFEST, *(Path(name).parts[0] for name in manifest["outputs"])}
-    for path in sorted(folder.iterdir(), key=lambda path: path.name == MARKER):  # says last whose the folder is
+    for path in sorted(folder.iterdir(), key=lambda path: path.name == MARKER):  # last what says whose the folder is
         if path.name not in named:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
     if out.exists():  # an empty folder that the user made
@@ -194,7 +194,7 @@ def _is_empty(path: Path) -> bool:
 
 
 def _was_finished(out: Path, stage: Stage) -> bool:
-    """Whether a process that was killed had made the run whole, all but for its name, which it gets now."""
+    """Whether a killed process had completed the run except for its final name, which the folder gets now."""
     folder = partial_of(out)
     if process_rank() or not (folder / MANIFEST).is_file():
         return False
@@ -208,7 +208,7 @@ def _was_finished(out: Path, stage: Stage) -> bool:
 
 
 def _await_first(folder: Path, out: Path) -> dict[str, Any]:
-    """Drop this process' folder; returns the manifest of the first one's, once it is there."""
+    """Drop this process's folder; return the manifest of the first process's folder once it is there."""
     _let_go(folder)
     shutil.rmtree(folder)
     while (manifest := read_manifest(out)) is None:
@@ -217,14 +217,14 @@ def _await_first(folder: Path, out: Path) -> dict[str, Any]:
 
 
 def read_manifest(folder: Path) -> dict[str, Any] | None:
-    """The folder's manifest, or None where it has none.
+    """Read the folder's manifest; None if it has none.
 
-    Raises `InputError` where it is no JSON object, or holds another type than its readers count on.
+    Raises `InputError` if it is not a JSON object, or holds another type than its readers count on.
     """
     path = folder / MANIFEST
     if not os.path.lexists(path):
         return None
-    value = read_json(path, constants=True)  # a measured number may be none
+    value = read_json(path, constants=True)  # a measured number may be NaN
     if not isinstance(value, dict):
         raise InputError(f"{path} must be a JSON object; copy its folder again, or choose another one")
     for name, kind in MANIFEST_TYPES.items():
@@ -237,10 +237,10 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
 
 
 def replace_text(path: Path, text: str, *, mode: int = 0o666) -> None:
-    """Write a file whole or not at all: a reader sees the old content or the new. `mode`: who may read it, from the
-    first byte.
+    """Write a file whole or not at all, so that a reader sees the old content or the new. `mode`: its permissions, from
+    the first byte.
 
-    Half a surrogate pair, which UTF-8 has no bytes for, stands there as its escape, which JSON reads back.
+    Half a surrogate pair, which UTF-8 cannot encode, is written as an escape, which JSON reads back.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -250,7 +250,7 @@ def replace_text(path: Path, text: str, *, mode: int = 0o666) -> None:
 
 
 def folder_digest(folder: Path) -> str:
-    """One digest for a model folder: of its manifest's output digests where it has one, else of all its files."""
+    """Return one digest for a model folder, of the output digests in its manifest if it has one, else of its files."""
     manifest = read_manifest(folder)
     facts = (manifest or {}).get("outputs")
     if facts is None:
@@ -259,7 +259,7 @@ def folder_digest(folder: Path) -> str:
 
 
 def files_digest(folder: Path) -> str:
-    """The same digest, where each file is still what the manifest says; another one where somebody changed it since."""
+    """Return the same digest from the files as they are now, which differs if one was changed after the manifest."""
     outputs = (read_manifest(folder) or {}).get("outputs")
     if outputs is None:
         return folder_digest(folder)
@@ -267,7 +267,7 @@ def files_digest(folder: Path) -> str:
 
 
 def folder_bytes(folder: Path) -> int:
-    """Bytes of all files under a folder."""
+    """Return the bytes of all files under a folder."""
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
@@ -281,7 +281,7 @@ def file_digest(path: Path) -> str:
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and of those of our dependencies that are installed."""
+    """Return the versions of Python and of our main dependencies that are installed."""
     found = {"python": sys.version.split()[0]}
     for name in ("torch", "transformers", "trl", "onnx", "onnxruntime", "tokenizers", "numpy", "reasoning-gym"):
         try:
@@ -298,14 +298,12 @@ def _claim(folder: Path, out: Path) -> None:
     try:
         lock.acquire()
     except Timeout:
-        raise InputError(
-            f"{out} must be made by one process at a time, and another is at it; wait for that or choose another --out"
-        ) from None
+        raise InputError(f"another process is writing {out}; wait for it, or choose another --out") from None
     _claimed[folder] = lock
 
 
 def _let_go(folder: Path) -> None:
-    """Give up the claim, which comes first: Windows neither removes nor renames a folder with an open file in it."""
+    """Give up the claim before the folder is moved: Windows does not remove or rename a folder with an open file."""
     if folder in _claimed:
         _claimed.pop(folder).release(force=True)
 
@@ -316,7 +314,7 @@ def _make_and_claim(folder: Path, out: Path) -> None:
 
 
 def _read_marker(folder: Path) -> Any:
-    """The key of the run that a partial folder is for; None where it names none that can be read."""
+    """Read the key of the run that a partial folder is for; None if it names none that can be read."""
     try:
         found = read_json(folder / MARKER)
     except InputError:
@@ -325,7 +323,7 @@ def _read_marker(folder: Path) -> Any:
 
 
 def _set_aside(folder: Path, found: Any, key: Mapping[str, Any]) -> None:
-    """Give a claimed partial folder the name that its own run finds it by."""
+    """Give a claimed partial folder the name under which its own run will find it."""
     aside = _aside(folder, found)
     for number in itertools.count(2):
         if not aside.exists():
@@ -336,14 +334,14 @@ def _set_aside(folder: Path, found: Any, key: Mapping[str, Any]) -> None:
     if isinstance(found, dict):
         say(
             f"{aside} keeps an unfinished run: {_difference(found, key) or 'of another version'}; "
-            "with its own options it goes on"
+            "run it with its own options to resume it"
         )
     else:
-        say(f"{aside} keeps what a run left whose {MARKER} cannot be read; nothing goes on from there by itself")
+        say(f"{aside} keeps the files of a run whose {MARKER} cannot be read; no run will resume them")
 
 
 def _take_up(folder: Path, key: Mapping[str, Any]) -> None:
-    """Put what this run left before it was set aside back into its place, which holds nothing."""
+    """Put this run's folder back if it had been set aside, in place of a folder that holds nothing."""
     before = _aside(folder, key)
     if before.exists():
         _let_go(folder)
@@ -368,7 +366,7 @@ def _clear(folder: Path) -> None:
 
 
 def _difference(found: Any, key: Mapping[str, Any]) -> str | None:
-    """The first fact in which a manifest or a marker differs from a run's key, with both values."""
+    """Describe the first fact in which a manifest or a marker differs from a run's key, with both values."""
     facts = found if isinstance(found, dict) else {}
     differences = (_first_difference(field, facts.get(field), expected) for field, expected in key.items())
     return next(filter(None, differences), None)
@@ -387,7 +385,7 @@ def _first_difference(where: str, found: Any, expected: Any) -> str | None:
 def _replace(path: Path, text: str, mode: int = 0o666) -> None:
     fresh = path.with_name(f".{path.name}.partial")
     try:
-        fresh.unlink(missing_ok=True)  # one that was left has its own mode
+        fresh.unlink(missing_ok=True)  # a leftover would keep its own mode
         with open(fresh, "xb", opener=lambda name, flags: os.open(name, flags | BINARY, mode)) as file:
             file.write(text.encode(errors="backslashreplace"))
         sync(fresh)

@@ -1,9 +1,9 @@
-"""What a person reads at the terminal: whatever of it is not printable stands there as its escape.
+"""Prints what a person reads at the terminal, with escapes in place of characters that are not printable.
 
-Names of models and files, servers' messages and models' texts are written by others, and a terminal obeys what it is
-sent: it moves the cursor, writes over the lines above, changes the window's title, turns the direction of the text. So
-every line of ours goes through here (a test checks it), what libraries warn of goes through `Escaped`, and what goes to
-a program as JSON is ASCII.
+Names of models and files, servers' messages and models' texts are written by others, and a terminal obeys control
+characters in them: it moves the cursor, writes over the lines above, changes the window's title, turns the direction of
+the text. So every line of ours goes through here (a test checks it), libraries' warnings go through `Escaped`, and JSON
+for a program is ASCII.
 """
 
 from __future__ import annotations
@@ -15,33 +15,33 @@ from collections.abc import Iterable, Sequence
 from typing import Any, TextIO
 
 _LIVE = re.compile(r"(?:[\r\n]|\x1b\[[AK])*")
-"""How a line begins that is written again and again, as those of progress are."""
+"""The beginning of a line that is drawn again and again, as progress bars are."""
 LONGEST_LINE = 4000
-"""Characters: a file's own words in an error may be millions."""
+"""The most characters of a line: an error may quote millions from a file."""
 NAMED = 3
-"""Names that a line lists before it counts the rest."""
+"""The most names that a line lists before it counts the rest."""
 _COLOUR = re.compile(r"\x1b\[[\d;]*m")
 _drawn_on: TextIO | None = None
-"""The stream whose last line is drawn again and again, and has no end yet."""
+"""The stream whose last line is being redrawn and has no line end yet."""
 
 
 def visible(text: str) -> str:
-    """A text as one line: line ends, controls, marks of direction and half surrogate pairs are shown as `\\n`, `\\x1b`
-    …"""
+    """Return a text as one line, with line ends, control characters, marks of direction and half surrogate pairs
+    escaped: `\\n`, `\\x1b` …"""
     if text.isprintable():
         return text
     return "".join(sign if _is_shown(sign) else sign.encode("unicode_escape").decode() for sign in text)
 
 
 def visible_lines(text: str) -> str:
-    """The same of a text of our own that has several lines."""
+    """Escape each line of a text of our own that has several lines."""
     return "\n".join(map(visible, text.split("\n")))
 
 
 def say(line: str) -> None:
-    """Print a line to stderr, progress or what is wrong, below one that is still drawn again and again.
+    """Print a line to stderr, below a progress line that is still being redrawn.
 
-    Of a line that nobody reads to its end its two ends are printed.
+    A line longer than `LONGEST_LINE` is cut in its middle.
     """
     global _drawn_on
     below = "\n" if _drawn_on is sys.stderr else ""
@@ -53,7 +53,7 @@ def say(line: str) -> None:
 
 
 def draw(line: str, stream: TextIO, *, is_last: bool) -> None:
-    """Write a line on a terminal over the one that was drawn before it; the last one stays."""
+    """Draw a line on a terminal over the one drawn before it; the last one stays."""
     global _drawn_on
     stream.write("\r\x1b[K" + visible(line) + ("\n" if is_last else ""))
     stream.flush()
@@ -61,25 +61,25 @@ def draw(line: str, stream: TextIO, *, is_last: bool) -> None:
 
 
 def show(text: str) -> None:
-    """Print a result of one or more lines to stdout, with escapes for what its encoding does not have either."""
+    """Print a result of one or more lines to stdout; characters that its encoding lacks are escaped too."""
     encoding = sys.stdout.encoding or "utf-8"
     print(visible_lines(text).encode(encoding, "backslashreplace").decode(encoding), flush=True)
 
 
 def counted(number: int, noun: str) -> str:
-    """A number with its noun, which takes an s where there is not one of it: `1 update`, `1,200 updates`."""
+    """Return a number with its noun, in the plural unless the number is 1: `1 update`, `1,200 updates`."""
     return f"{number:,} {noun}" + ("" if number == 1 else "s")
 
 
 def listed(names: Sequence[str]) -> str:
-    """Names for an error: the first few, and how many more there are."""
+    """List names for an error: the first few, and how many more there are."""
     more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
     return ", ".join(names[:NAMED]) + more
 
 
 class Escaped:
-    """A stream on which whatever a library writes (a warning with a tensor's name, say) is text too, and has no
-    colours."""
+    """Wraps a stream so that what a library writes to it (a warning with a tensor's name, say) is escaped too, and
+    without colours."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -100,5 +100,5 @@ class Escaped:
 
 
 def _is_shown(sign: str) -> bool:
-    """Spaces of every width are shown, though Python calls but the plain one printable."""
+    """Whether a character is printed as it is: spaces of every width are, though Python calls only one printable."""
     return sign.isprintable() or unicodedata.category(sign) == "Zs"

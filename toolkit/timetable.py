@@ -1,7 +1,7 @@
-"""The parts of a long run in their order, each with the seconds that it is expected to take.
+"""Tracks the parts of a long run in their order, each with the seconds that it is expected to take.
 
-Whoever runs the parts says when one begins; every `Progress` meanwhile can say how long the whole still takes. A
-`Progress` whose label is a part's name begins that part, because one stage may hold two of them.
+Whoever runs the parts says when one begins; meanwhile every `Progress` can show how long the whole run still takes. A
+`Progress` whose label is the name of a part begins that part, because one stage may hold two parts.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ _current: ContextVar[Timetable | None] = ContextVar("timetable", default=None)
 
 
 class Timetable:
-    """Which part is being done, how long the others will take, and how long those before took."""
+    """Knows which part is running, how long the others will take, and how long the earlier ones took."""
 
     def __init__(self, planned_s: Mapping[str, float], clock: Callable[[], float] = time.monotonic) -> None:
         self.planned_s = dict(planned_s)
         self.taken_s: dict[str, float] = {}
-        """Of the parts that are over; one that was found done is not among them."""
+        """Seconds of each part that has ended; a part that was found done is left out."""
         self._clock = clock
         self._part: str | None = None
         self._begun_at = 0.0
 
     def begin(self, part: str | None) -> None:
-        """End the part before, and begin this one; None: all are done."""
+        """End the part before and begin this one; None says that all are done."""
         now = self._clock()
         if self._part is not None and self._part != part:
             self.taken_s[self._part] = now - self._begun_at
@@ -34,7 +34,7 @@ class Timetable:
             self._part, self._begun_at = part, now
 
     def left_s(self, part_left_s: float | None = None) -> float:
-        """Seconds until everything is done; `part_left_s`: what the part in hand still takes, where that is known."""
+        """Return the seconds until everything is done; `part_left_s`: those of the running part, if they are known."""
         if self._part is None:
             return 0.0
         names = list(self.planned_s)
@@ -46,7 +46,7 @@ class Timetable:
 
 @contextmanager
 def followed(timetable: Timetable) -> Iterator[Timetable]:
-    """Within, every `Progress` says how long this timetable still takes."""
+    """Within this context every `Progress` shows how long this timetable still takes."""
     token = _current.set(timetable)
     try:
         yield timetable
@@ -56,5 +56,5 @@ def followed(timetable: Timetable) -> Iterator[Timetable]:
 
 
 def current() -> Timetable | None:
-    """The timetable that this run follows, if any."""
+    """Return the timetable that this run follows, if any."""
     return _current.get()

@@ -1,1 +1,1 @@
-"""Who may come in, by address, key and cookie, and how much a request may ask for; of the chat and of the server."""
+"""Decides who may use the chat and the server, by address, key and cookie, and bounds what a request may send."""

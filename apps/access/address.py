@@ -1,4 +1,4 @@
-"""Where a server listens, and its run until somebody ends it."""
+"""Opens the socket that a server listens on, and runs the server until it is interrupted."""
 
 from __future__ import annotations
 
@@ -15,22 +15,24 @@ LOOPBACK = ("127.0.0.1", "localhost")
 
 
 def in_url(host: str) -> str:
-    """A host as it stands in an address: one of IPv6 in brackets."""
+    """Write a host as a URL does: an IPv6 address in brackets."""
     return f"[{host}]" if ":" in host else host
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """Port 0 is any free port; `::` listens to IPv4 as well. Raises `InputError` where the address cannot be had."""
+    """Open a socket; port 0 picks a free one, `::` also listens on IPv4. Raises `InputError` if it cannot be opened."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     both = host == "::" and socket.has_dualstack_ipv6()
     try:
         return socket.create_server((host, port), family=family, dualstack_ipv6=both)
     except (OSError, OverflowError) as error:
-        raise InputError(f"port ({port}) must be free on {host}: {error}; choose another --port, or 0") from error
+        raise InputError(
+            f"port {port} on {host} cannot be opened: {error}; choose another --port, or 0 for a free one"
+        ) from error
 
 
 def run_until_interrupted(application: Application, listener: socket.socket, tell: Tell = as_text) -> None:
-    """Serve on an open socket; Ctrl+C is how a server ends, and no error. `tell`: as of `apps.access.guard`."""
+    """Serve on an open socket until Ctrl+C, which is no error. `tell`: see `apps.access.guard`."""
     config = uvicorn.Config(
         application,
         http=that_tells(tell),

@@ -1,12 +1,12 @@
-"""The chat's door: a printed address opens it to one browser, and from then on that browser's cookie does.
+"""Guards the chat's door: a printed address opens it to one browser, and from then on that browser's cookie does.
 
-    GET /open/TOKEN ── asked by this user ── token is used up, a new one is printed ── cookie ── /
-    GET /health     ── answered to everybody
-    the rest        ── cookie ── asked by our own page ── body within bounds ── application
+    GET /open/TOKEN ── from this user ── the token is used up and a new one printed ── cookie ── /
+    GET /health     ── answered for everybody
+    the rest        ── cookie ── from our own page ── body within bounds ── application
 
-Whoever else uses this machine may reach the port, but reads the terminal no more than the cookie. The address is also
-among the words that start the browser, which Linux shows to everybody: there the token is taken from this user's
-sockets alone.
+Other users of this machine may reach the port, but can read neither the terminal nor the cookie. The address is also on
+the command line that starts the browser, which Linux shows to everybody, so there the token is accepted only from this
+user's sockets.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from apps.access.peer import is_another_user
 
 OPEN = "/open/"
 LOCKED = (Path(__file__).parent / "assets" / "locked.html").read_bytes()
-"""What a browser without a cookie sees."""
+"""The page that a browser without a cookie sees."""
 
 
 class Admission:
-    """The tokens and cookies of one server's run."""
+    """Holds the tokens and cookies of one server's run."""
 
     def __init__(self, address: str, start: str, announce: Callable[[str], None]) -> None:
-        """`address`: `http://host:port`. `start`: path of the page that a browser comes to. `announce`: gets each
-        further address that opens the door, when the one before was used.
+        """`address`: `http://host:port`. `start`: path of the page that browsers are sent to. `announce`: gets the next
+        address that opens the door, once the one before has been used.
         """
         self._address, self._start, self._announce = address, start, announce
         self._cookie = f"chat-{urlsplit(address).port}"  # a browser sends a host's cookies to all of its ports
@@ -40,11 +40,11 @@ class Admission:
 
     @property
     def door(self) -> str:
-        """The address that opens the chat once."""
+        """The address that opens the chat, once."""
         return f"{self._address}{OPEN}{self._token}"
 
     def wrap(self, application: Application) -> Application:
-        """The application behind this door."""
+        """Put the application behind this door."""
 
         async def admitted(scope: Scope, receive: Receive, send: Send) -> None:
             if scope["type"] == "lifespan" or scope.get("path") == "/health":
@@ -59,7 +59,7 @@ class Admission:
         return admitted
 
     def _takes_token(self, scope: Scope) -> bool:
-        """Whether this user asks for a path that holds the token, which then is used up."""
+        """Whether this user asks for a path with the token, which is then used up."""
         path = scope["path"]
         given = path.removeprefix(OPEN)
         if given == path or not hmac.compare_digest(given.encode(), self._token.encode()):
@@ -82,7 +82,7 @@ class Admission:
 
 
 def _is_our_own_page(scope: Scope) -> bool:
-    """Whether a person or our page asks: another port of this host is the same site, and gets the cookie too."""
+    """Whether a person or our page asks: a page on another port of this host is same-site, and gets the cookie too."""
     if header(scope, b"sec-fetch-site", absent="none") in ("same-origin", "none"):
         return True
     return header(scope, b"sec-fetch-mode") == "navigate" and header(scope, b"sec-fetch-dest") == "document"

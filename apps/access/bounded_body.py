@@ -1,4 +1,4 @@
-"""A request's body within bounds of size and time: one reader for the chat's door and for the server's routes."""
+"""Reads a request's body within bounds of size and time, for the chat's door and for the server's routes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ BODY_TIMEOUT_S = 30.0
 
 
 class BodyRefused(Exception):
-    """Why a body was not read to its end; what is left of it stays on the wire, so the connection must close."""
+    """A body was not read to its end; the rest of it is still on the wire, so the connection must close."""
 
     def __init__(self, message: str, status: int) -> None:
         super().__init__(message)
@@ -19,10 +19,10 @@ class BodyRefused(Exception):
 
 
 async def read_bounded(receive: Callable[[], Awaitable[MutableMapping[str, Any]]], declared: str) -> bytes:
-    """The whole body of an ASGI request; `declared` is its Content-Length, 0 where it has none.
+    """Read the whole body of an ASGI request; `declared` is its Content-Length, 0 if it has none.
 
-    Raises `BodyRefused` where it is too large (413, before it is read where its length is declared), too slow (408),
-    or the client leaves before its end (400).
+    Raises `BodyRefused` if it is too large (413, before it is read if its length is declared) or too slow (408), or if
+    the client leaves before its end (400).
     """
     too_large = BodyRefused(f"the body must be at most {MOST_BODY_BYTES} bytes", 413)
     if not declared.isdigit() or int(declared) > MOST_BODY_BYTES:
@@ -33,7 +33,7 @@ async def read_bounded(receive: Callable[[], Awaitable[MutableMapping[str, Any]]
             while True:
                 event = await receive()
                 if event["type"] == "http.disconnect":
-                    raise BodyRefused("the client left before its body was whole", 400)
+                    raise BodyRefused("the client left before its body was complete", 400)
                 content += event.get("body", b"")
                 if len(content) > MOST_BODY_BYTES:
                     raise too_large

@@ -1,7 +1,7 @@
-"""Whether this process talks to another machine: what the badge of the page says, and what it rests on.
+"""Watches whether this process talks to another machine, for the badge on the chat's page.
 
-The operating system is asked for all network sockets of the process, at intervals; the other end of each must be on
-the loopback interface, or be the endpoint that the person chose. A peer that was seen once stays named until the end.
+At intervals it asks the operating system for all network sockets of the process; the other end of each must be on the
+loopback interface, or be the endpoint that the user chose. A peer that was seen once stays listed until the end.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ State = Literal["private", "endpoint", "warning", "unknown"]
 
 @dataclass(kw_only=True)
 class Watch:
-    """The peers of this process, as far as they were seen."""
+    """The peers of this process that have been seen."""
 
     endpoints: tuple[tuple[str, int], ...] = ()
-    """Hosts and ports to which questions go; none where the model runs here."""
+    """Hosts and ports that questions go to; none if the model runs here."""
     peers: list[str] = field(default_factory=list)
-    """Others that were seen, in the order of their first appearance."""
+    """Other peers, in the order in which they were first seen."""
     trouble: str = ""
-    """Why the sockets cannot be read; empty where they can."""
+    """Why the sockets cannot be read; empty if they can."""
     _addresses: set[tuple[str, int]] = field(default_factory=set)
-    """What the endpoints' names stand for."""
+    """The addresses that the endpoints' names resolve to."""
 
     @property
     def state(self) -> State:
@@ -46,7 +46,7 @@ class Watch:
 
     @property
     def text(self) -> str:
-        """What the badge says."""
+        """The text of the badge."""
         texts: dict[State, str] = {
             "private": "No connection has left this machine",
             "endpoint": f"Questions go to {' and '.join(host for host, _ in self.endpoints)} and nowhere else",
@@ -57,7 +57,7 @@ class Watch:
 
     @property
     def detail(self) -> str:
-        """What that rests on."""
+        """What that text is based on."""
         if self.trouble:
             return f"The system does not let this process read its own sockets: {self.trouble}"
         if self.peers:
@@ -81,25 +81,25 @@ class Watch:
                 self.peers.append(name)
 
     def _belongs_to_endpoint(self, address: str, port: int) -> bool:
-        """Whether a peer is an endpoint, whose name may have got another address, or who tells that name's address."""
+        """Whether a peer is an endpoint, whose address may have changed, or the name server that is asked for it."""
         if (address, port) not in self._addresses and port in (port for _, port in self.endpoints):
             self._addresses.update((found, port) for host, port in self.endpoints for found in addresses_of(host, port))
         return (address, port) in self._addresses or (bool(self.endpoints) and port == DNS_PORT)
 
     def start(self) -> None:
-        """Look now and at intervals, in a thread that ends with the process."""
+        """Look now and then at intervals, in a thread that ends with the process."""
         self.look()
 
-        def go_on() -> None:
+        def keep_looking() -> None:
             while True:
                 time.sleep(INTERVAL_S)
                 self.look()
 
-        Thread(target=go_on, daemon=True).start()
+        Thread(target=keep_looking, daemon=True).start()
 
 
 def addresses_of(host: str, port: int) -> frozenset[str]:
-    """The addresses of a name; none where it cannot be resolved now."""
+    """Resolve a name to its addresses; none if it cannot be resolved now."""
     try:
         return frozenset(_plain(str(found[4][0])) for found in socket.getaddrinfo(host, port))
     except OSError:
@@ -107,12 +107,12 @@ def addresses_of(host: str, port: int) -> frozenset[str]:
 
 
 def remote_peers(peers: Iterable[tuple[str, int]]) -> list[tuple[str, int]]:
-    """Those of the other ends' addresses and ports that are on another machine."""
+    """Return those addresses and ports that are on another machine."""
     return [(_plain(address), port) for address, port in peers if not ip_address(_plain(address)).is_loopback]
 
 
 def _plain(address: str) -> str:
-    """Without a zone, and an IPv4 address inside an IPv6 one as itself: `::ffff:127.0.0.1` is the loopback too."""
+    """Return an address without its zone, and IPv4 inside IPv6 as IPv4: `::ffff:127.0.0.1` is the loopback too."""
     address = address.partition("%")[0]
     inner = IPv6Address(address).ipv4_mapped if ":" in address else None
     return str(inner) if inner else address

@@ -1,9 +1,10 @@
-"""The gate before every page and route: a pure ASGI wrapper that knows who may ask, and what a page may load.
+"""Guards every page and route: an ASGI wrapper that checks who asks, and limits what a page may load.
 
-Host      one of our own names, or 421    a page of another site reaches the loopback address under its own name
-Origin    absent or our own, or 403       (DNS rebinding); where it uses ours, the browser says where it comes from;
-                                          others only where the user has named them
-answer    under a policy by which the page asks nobody but this server and stands in no frame
+Host      must be one of our names, else 421     a page of another site reaches the loopback address under its own
+                                                 name (DNS rebinding)
+Origin    must be absent or our own, else 403    if it uses our name, the browser sends its origin; others are accepted
+                                                 only if the user has named them
+answer    has a policy by which the page may ask only this server and may not be in a frame
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ Receive = Callable[[], Awaitable[Event]]
 Send = Callable[[Event], Awaitable[None]]
 Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 Tell = Callable[[str, int], tuple[bytes, bytes]]
-"""What is wrong, and the status → the body that says so, and its type."""
+"""Turns a message and a status into the body of a refusal and its type."""
 
 CONTENT_SECURITY_POLICY = "; ".join(
     (
@@ -62,10 +63,10 @@ def guard(
     advice: str = "",
     tell: Tell = as_text,
 ) -> Application:
-    """Wrap an application so that it answers only under one of `hosts`, and to its own pages and those of `origins`.
+    """Wrap an application so that it answers only under one of `hosts`, and only its own pages and those of `origins`.
 
     `hosts`: `name:port`, or a bare `name` for any port. `origins`: as browsers write them, or `ANY_ORIGIN`. `advice`:
-    what a refusal says beside the reason. `tell`: how it says so.
+    added to the reason of a refusal. `tell`: writes the refusal.
     """
 
     async def guarded(scope: Scope, receive: Receive, send: Send) -> None:
@@ -95,13 +96,13 @@ def guard(
 
 
 def _without_port(host: str) -> str:
-    """The name in a Host header; an address of IPv6 stays in its brackets."""
+    """Return the name in a Host header; an IPv6 address stays in its brackets."""
     name, _, port = host.rpartition(":")
     return name if port.isdigit() else host
 
 
 def header(scope: Scope, name: bytes, *, absent: str | None = None) -> str | None:
-    """The one header of a name, in lower case; `absent` where there is none, None where there are several."""
+    """Return the only header of a name, in lower case; `absent` if there is none, None if there are several."""
     found = [value for key, value in scope["headers"] if key == name]
     if not found:
         return absent
@@ -112,7 +113,7 @@ def header(scope: Scope, name: bytes, *, absent: str | None = None) -> str | Non
 async def refuse(
     scope: Scope, send: Send, status: int, body: bytes, *headers: tuple[bytes, bytes], kind: bytes = TEXT
 ) -> None:
-    """Answer a request without asking the application; a websocket is closed as a breach of policy."""
+    """Refuse a request without asking the application; a websocket is closed as a policy violation."""
     if scope["type"] == "websocket":
         await send({"type": "websocket.close", "code": 1008})
         return

@@ -1,8 +1,8 @@
-"""uvicorn's connections, which end where a request's head does not arrive: uvicorn itself waits for it for ever.
+"""Closes connections on which the head of a request does not arrive; uvicorn alone would wait forever.
 
-What is no HTTP is answered in the words of the server that it was sent to, in place of uvicorn's plain text. Whoever
-opens connections and sends nothing, or a byte now and then, would have all that a process may open. A request's body
-has its own bound (`apps.access.bounded_body`), and so has a connection that is kept for another request (uvicorn's).
+A client that opens connections and sends nothing, or a byte now and then, could otherwise take all that a process may
+open. A request's body has its own limit (`apps.access.bounded_body`), and so has an idle connection that is kept for
+another request (uvicorn's). What is not HTTP is refused in the server's own format instead of uvicorn's plain text.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ HEAD_TIMEOUT_S = 30.0
 
 
 class PatientProtocol(H11Protocol):
-    """One connection."""
+    """One connection with a limit on the time for a request's head."""
 
     tell: Tell = staticmethod(as_text)
-    """How an error is said; a server that says it otherwise takes a class of its own (`that_tells`)."""
+    """Writes the body of an error; a server with another format uses a subclass (`that_tells`)."""
     _waits: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -37,7 +37,7 @@ class PatientProtocol(H11Protocol):
         self._wait_no_more()
 
     def send_400_response(self, msg: str) -> None:
-        """Answer what is no HTTP; where an answer has begun already, only the end of the connection can say it."""
+        """Answer what is not HTTP; if an answer has begun already, only close the connection."""
         if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
             body, kind = self.tell(msg, 400)
             head = [(b"content-type", kind), (b"content-length", str(len(body)).encode()), (b"connection", b"close")]
@@ -46,7 +46,7 @@ class PatientProtocol(H11Protocol):
         self.transport.close()
 
     def _wait(self) -> None:
-        """Wait for the rest of a head, from its first byte on; not while a request is answered."""
+        """Wait for the head of a request, but not while a request is being answered."""
         if self.cycle is not None and not self.cycle.response_complete:
             self._wait_no_more()
         elif self._waits is None:
@@ -58,9 +58,9 @@ class PatientProtocol(H11Protocol):
             self._waits = None
 
     def _unsupported_upgrade_warning(self) -> None:
-        """Nothing here speaks over websockets, so nobody need install what uvicorn says."""
+        """Say nothing: no route uses websockets, so nobody needs to install what uvicorn advises."""
 
 
 def that_tells(tell: Tell) -> type[PatientProtocol]:
-    """Connections whose errors are said so."""
+    """Return the class of connections whose errors are written by `tell`."""
     return type("TellingProtocol", (PatientProtocol,), {"tell": staticmethod(tell)})

@@ -1,7 +1,7 @@
-"""Whose socket is at the other end of a connection within this machine, where the kernel tells: Linux does.
+"""Finds the user whose socket is at the other end of a local connection, if the kernel tells, as Linux does.
 
 /proc/net/tcp   sl  local_address  rem_address  st  tx_queue:rx_queue  tr:tm->when  retrnsmt  uid  …
-                an address is that of IP in hexadecimal, in the processor's order of bytes, a colon and the port
+                an address is the IP address in hexadecimal, in the processor's byte order, a colon and the port
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 
 TABLES = (Path("/proc/net/tcp"), Path("/proc/net/tcp6"))
 ROOT = 0
-"""Who reads everything on this machine anyway, and runs what passes connections on."""
+"""The user who can read everything on this machine anyway, and who runs programs that forward connections."""
 
 Address = tuple[str, int]
 
@@ -27,7 +27,7 @@ def is_another_user(client: Address | None, server: Address | None) -> bool:
 
 
 def _owner(table: Path, client: Address, server: Address) -> int | None:
-    """The user whose socket leads from one address to the other; None where the table has no such line."""
+    """Return the user whose socket connects the two addresses; None if the table has no such line."""
     ends = [_written(client), _written(server)]
     try:
         with table.open(encoding="ascii") as file:
@@ -38,7 +38,7 @@ def _owner(table: Path, client: Address, server: Address) -> int | None:
 
 
 def _written(address: Address) -> str:
-    """An address as the tables have it."""
+    """Write an address as the tables do."""
     host, port = address
     packed = socket.inet_pton(socket.AF_INET6 if ":" in host else socket.AF_INET, host)
     words = (packed[i : i + 4] for i in range(0, len(packed), 4))

@@ -1,1 +1,1 @@
-"""OpenAI's completion routes: from a request over the batch to a response."""
+"""Serves OpenAI's completion routes: a request joins the batch and becomes a response."""

@@ -1,9 +1,9 @@
-"""JSON schemas as masks over the vocabulary, through llguidance.
+"""Turns JSON schemas into masks over the vocabulary, with llguidance.
 
-A grammar knows what an answer holds so far and says which tokens may follow; the end-of-turn tokens may follow once the
-JSON value is whole. What a schema leaves open in white space is fixed (", " and ": "), because a small model that may
-write blanks can write them for ever. What can fail in mid-answer (a schema that only an endless value fits, a pattern
-of too many states) fails in the walks that each schema is tried by.
+A grammar follows an answer and says which tokens may come next; the end-of-turn tokens may come once the JSON value is
+complete. White space, which a schema leaves open, is fixed (", " and ": "), because a small model that may write blanks
+can write them forever. What would fail in the middle of an answer (a schema that only an endless value fits, a pattern
+with too many states) fails before, in the random walks that try each schema.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from toolkit.errors import InputError
 from toolkit.generation.generate import Floats
 
 WALKS, WALK_TOKENS = 4, 32
-"""Tries of a schema: so many answers at random, so many tokens of each."""
+"""How many random answers try a schema, and how many tokens of each are drawn."""
 
 
 class Vocabulary:
-    """A tokenizer as llguidance reads it; costs about a second, so it is made once."""
+    """A tokenizer as llguidance reads it; it takes about a second, so it is made once."""
 
     def __init__(self, tokenizer: Tokenizer, vocab_size: int, stop_ids: frozenset[int]) -> None:
         self.vocab_size = vocab_size
@@ -32,14 +32,14 @@ class Vocabulary:
 
 
 class Grammar:
-    """What one answer may go on with."""
+    """Says which tokens may follow in one answer."""
 
     def __init__(self, vocabulary: Vocabulary, matcher: LLMatcher) -> None:
         self._vocabulary, self._matcher = vocabulary, matcher
 
     @classmethod
     def of_schema(cls, vocabulary: Vocabulary, schema: str) -> Self:
-        """Raises `InputError` where the schema says more than llguidance follows, or cannot be followed."""
+        """Make a grammar; raises `InputError` if llguidance does not support the schema, or cannot follow it."""
         check_keywords(json.loads(schema))
         fixed = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
         try:
@@ -55,30 +55,32 @@ class Grammar:
         return grammar
 
     def copy(self) -> Grammar:
-        """The same grammar before its own answer."""
+        """Return the same grammar for another answer."""
         return Grammar(self._vocabulary, self._matcher.deep_copy())
 
     def masked(self, logits_V: Floats) -> Floats:
-        """The logits with -inf where a token may not follow."""
+        """Return the logits with -inf for tokens that may not follow."""
         bits = np.frombuffer(self._matcher.compute_bitmask(), dtype=np.uint8)
         allowed_V = np.unpackbits(bits, bitorder="little")[: self._vocabulary.vocab_size].astype(bool)
         if self._matcher.is_error() or not allowed_V.any():
-            raise InputError(f"the JSON schema lets no token follow: {_said(self._matcher)}")
+            raise InputError(f"the JSON schema allows no next token: {_said(self._matcher)}")
         masked_V: Floats = np.where(allowed_V, logits_V, np.float32(-np.inf))
         return masked_V
 
     def take(self, token: int) -> None:
-        """Note a token that was drawn under the mask."""
+        """Follow a token that was drawn under the mask."""
         if not self._matcher.consume_token(token):
             raise InputError(f"the JSON schema cannot be followed: {_said(self._matcher)}")
 
     def begin(self, text: str) -> None:
-        """Note what came with the token that closed the thought."""
+        """Follow the text that came with the token that closed the thought."""
         if text and not self._matcher.consume_tokens(self._vocabulary.tokens.tokenize_str(text)):
-            raise InputError("the answer began within the token that closed the thought, and not as the schema wants")
+            raise InputError(
+                "the token that closed the thought also began an answer that does not fit the schema; ask again"
+            )
 
     def _walk(self, generator: np.random.Generator) -> None:
-        """Draw the beginning of an answer at random; raises `InputError` where the schema fails there."""
+        """Draw the beginning of an answer at random; raises `InputError` if the schema fails on it."""
         for _ in range(WALK_TOKENS):
             token = int(self.masked(generator.random(self._vocabulary.vocab_size, dtype=np.float32)).argmax())
             self.take(token)
@@ -87,5 +89,5 @@ class Grammar:
 
 
 def _said(matcher: LLMatcher) -> str:
-    """What went wrong, in one line and without the matcher's state."""
-    return " ".join(matcher.get_error().partition("<state>")[0].split())[:300] or "it ends in no value"
+    """Return what went wrong in one line, without the matcher's state."""
+    return " ".join(matcher.get_error().partition("<state>")[0].split())[:300] or "no value can end there"

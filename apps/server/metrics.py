@@ -1,4 +1,4 @@
-"""What `/metrics` shows, in Prometheus' text format."""
+"""Counts what `/metrics` shows in Prometheus's text format."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ FIRST_TOKEN_BOUNDS_S = (0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 60)
 
 
 class Metrics:
-    """One server's counters; they belong to no global registry."""
+    """Holds one server's counters, in a registry of their own."""
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
-        self.running = Gauge("toolkit_rows_running", "Answers in work.", registry=self._registry)
-        self.waiting = Gauge("toolkit_rows_waiting", "Answers that wait for a row.", registry=self._registry)
+        self.running = Gauge("toolkit_rows_running", "Answers being generated.", registry=self._registry)
+        self.waiting = Gauge("toolkit_rows_waiting", "Answers waiting for a row.", registry=self._registry)
         self.prompt_tokens = Counter("toolkit_prompt_tokens", "Prompt tokens read.", registry=self._registry)
         self.cached_tokens = Counter(
-            "toolkit_cached_tokens", "Prompt tokens that were not read again.", registry=self._registry
+            "toolkit_cached_tokens", "Prompt tokens found in the cache.", registry=self._registry
         )
         self.generated_tokens = Counter("toolkit_generated_tokens", "Tokens drawn.", registry=self._registry)
         self.refused = Counter("toolkit_refused", "Requests refused, by status.", ["status"], registry=self._registry)
         self.first_token_s = Histogram(
             "toolkit_first_token_seconds",
-            "From a request to its first token.",
+            "Seconds from a request to its first token.",
             buckets=FIRST_TOKEN_BOUNDS_S,
             registry=self._registry,
         )

@@ -1,7 +1,7 @@
-"""Pieces of turns into OpenAI's responses: whole ones, and the chunks of a stream.
+"""Turns pieces of turns into OpenAI's responses: whole ones, and the chunks of a stream.
 
-Reasoning stands beside the answer under both names that clients read (`reasoning_content` from DeepSeek and llama.cpp,
-`reasoning` from vLLM). Log probabilities of a thought's tokens stand beside those of the answer's in the same way.
+Reasoning is given beside the answer under both names that clients read (`reasoning_content` from DeepSeek and
+llama.cpp, `reasoning` from vLLM). So are the log probabilities of its tokens, beside those of the answer.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Json = dict[str, Any]
 
 @dataclass(frozen=True, kw_only=True)
 class Head:
-    """What all parts of one response carry."""
+    """The fields that all parts of one response share."""
 
     id: str
     created: int
@@ -33,7 +33,7 @@ class Head:
 
 @dataclass(kw_only=True)
 class CompletionChoice:
-    """One answer as far as it is drawn."""
+    """One answer as far as it has been generated."""
 
     index: int
     reasoning: str = ""
@@ -42,7 +42,7 @@ class CompletionChoice:
     reasoning_tokens: int = 0
     finish_reason: str | None = None
     drawn: list[tuple[Drawn, bool]] = field(default_factory=list)
-    """With whether it belongs to the thought."""
+    """Each token with its log probabilities, and whether it belongs to the thought."""
 
     def add(self, piece: Piece) -> None:
         for delta in piece.deltas:
@@ -58,7 +58,7 @@ class CompletionChoice:
 
 
 def usage(choices: Sequence[CompletionChoice], prompts: Sequence[BatchRow]) -> Json:
-    """`prompts`: one turn for each prompt, however many choices it has."""
+    """Count the tokens of a response; `prompts`: one turn for each prompt, however many choices it has."""
     prompt_tokens = sum(len(turn.prompt) for turn in prompts)
     completion_tokens = sum(choice.completion_tokens for choice in choices)
     return {
@@ -71,7 +71,7 @@ def usage(choices: Sequence[CompletionChoice], prompts: Sequence[BatchRow]) -> J
 
 
 def whole_choice(head: Head, choice: CompletionChoice, tokenizer: Tokenizer) -> Json:
-    """One entry of `choices` of a whole response."""
+    """Return one entry of `choices` of a whole response."""
     facts = {"index": choice.index, "finish_reason": choice.finish_reason}
     if not head.is_chat:
         return {**facts, "text": choice.answer, "logprobs": _text_logprobs(choice.drawn, tokenizer)}
@@ -81,7 +81,7 @@ def whole_choice(head: Head, choice: CompletionChoice, tokenizer: Tokenizer) -> 
 
 
 def chunk_choices(head: Head, index: int, piece: Piece, tokenizer: Tokenizer) -> list[Json]:
-    """The entries of `choices` that one piece becomes, each of which is a chunk; none where it brought nothing."""
+    """Return the entries of `choices` for one piece, each of which becomes a chunk; none if it brought nothing."""
     drawn = [(piece.drawn, piece.is_reasoning)] if piece.drawn else []
     logprobs = _chat_logprobs(drawn, tokenizer) if head.is_chat else _text_logprobs(drawn, tokenizer)
     parts: list[Json] = []

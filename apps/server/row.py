@@ -1,9 +1,9 @@
-"""One row of the batch: a prompt, and what is drawn after it, token by token, as pieces of reasoning and answer.
+"""Runs one row of the batch: draws tokens after a prompt, as pieces of reasoning and answer.
 
     logits_V ─ grammar's mask (in the answer) ─ sample ─ text ─ reasoning parser ─ stop strings ─ Piece
 
-What is drawn depends on the prompt, the settings and the seed alone. A stop string counts in the answer, and the answer
-ends before it, however tokens cut it.
+What is drawn depends only on the prompt, the settings and the seed. Stop strings count only in the answer, which ends
+before them, however tokens cut them.
 
 Shapes: V vocabulary.
 """
@@ -15,38 +15,38 @@ from dataclasses import dataclass
 
 import numpy as np
 from tokenizers import Tokenizer
-from tokenizers.decoders import DecodeStream
 
 from apps.server.grammar import Grammar
 from toolkit.formats.chat_format import Delta, ReasoningParser
+from toolkit.formats.text_reader import TextReader
 from toolkit.generation.generate import Floats, Sampling, sample
 from toolkit.records import FinishReason
 
 
 @dataclass(frozen=True, kw_only=True)
 class Drawn:
-    """A token with its log probability in the model's own distribution, and the most probable ones."""
+    """A token with its log probability in the model's own distribution, and the most probable tokens."""
 
     id: int
     logprob: float
     top: tuple[tuple[int, float], ...]
     begin: int
-    """Characters of the turn's text before it; a token that only completes a character begins where that one does."""
+    """Characters of the turn before the token; one that only completes a character begins where the character does."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Piece:
-    """What one drawn token brought."""
+    """What one drawn token adds to a turn."""
 
     deltas: tuple[Delta, ...]
     drawn: Drawn | None
-    """None where no log probabilities are asked for, and of the token that ends the turn."""
+    """None if no log probabilities are asked for, and for the token that ends the turn."""
     is_reasoning: bool
     finish_reason: FinishReason | None
 
 
 class BatchRow:
-    """See the module."""
+    """One turn: its prompt, the state of its text, and the settings by which its tokens are drawn."""
 
     def __init__(
         self,
@@ -64,22 +64,22 @@ class BatchRow:
     ) -> None:
         """`sampling`: its max_new_tokens must fit beside the prompt. `parser`: None for plain text, all of it answer.
 
-        `top_logprobs`: -1 for no log probabilities. `deliver`: gets each piece, or what went wrong, on the
-        scheduler's thread. `written`: ids of the turn's beginning, after which the model goes on.
+        `top_logprobs`: -1 for no log probabilities. `deliver`: called with each piece, or with what went wrong, on the
+        scheduler's thread. `written`: ids of the turn's beginning, which the model continues.
         """
         self.prompt = [*prompt, *written]
         self.deliver = deliver
         self.is_cancelled = False
         self.cached_tokens = 0
-        """Of the prompt, which the decoder held already."""
-        self._tokenizer, self._stop_ids, self._sampling = tokenizer, stop_ids, sampling
-        self._text = DecodeStream(skip_special_tokens=False)
+        """Tokens of the prompt that the decoder held already."""
+        self._stop_ids, self._sampling = stop_ids, sampling
+        self._text = TextReader(tokenizer)
         self._parser = parser
         self._answer = StopFilter(stop)
         self._grammar, self._top_logprobs = grammar, top_logprobs
         self._generator = np.random.default_rng(sampling.seed)
         self._count = self._length = 0
-        """Tokens that were drawn, and characters of the turn's text."""
+        """The number of drawn tokens, and of characters in the turn's text."""
         self._history = list(self.prompt)
         """All tokens before the next one."""
         for token in written:
@@ -105,7 +105,7 @@ class BatchRow:
             "stop" if is_last else "length" if self._count == self._sampling.max_new_tokens else None
         )
         if reason:
-            shown += self._cut(list(self._parser.finish()) if self._parser else [], is_last=True)
+            shown += self._cut(self._if_ended(), is_last=True)
         piece = Piece(
             deltas=tuple(shown),
             drawn=None
@@ -120,15 +120,18 @@ class BatchRow:
         return self._parser is not None and not self._parser.closed
 
     def _read(self, token: int) -> list[Delta]:
-        """The text that became certain by a token, split."""
-        text = self._text.step(self._tokenizer, token)
-        if not text:
-            return []
+        """Return the text that a token makes certain, split into reasoning and answer."""
+        text = self._text.read(token)
         self._length += len(text)
         return list(self._parser.feed(text)) if self._parser else [Delta(kind="answer", text=text)]
 
+    def _if_ended(self) -> Sequence[Delta]:
+        """Return the text that is held back, for a turn that ends here."""
+        rest = self._text.rest()
+        return self._parser.if_ended(rest)[0] if self._parser else [Delta(kind="answer", text=rest)]
+
     def _cut(self, deltas: Sequence[Delta], *, is_last: bool) -> list[Delta]:
-        """The same pieces as far as no stop string can begin in them."""
+        """Cut the answer in these pieces at a stop string, and hold back what may begin one."""
         shown = [delta for delta in deltas if delta.kind == "reasoning"]
         text = "".join(delta.text for delta in deltas if delta.kind == "answer")
         answer = self._answer.feed(text) + (self._answer.finish() if is_last else "")
@@ -136,11 +139,11 @@ class BatchRow:
 
 
 class StopFilter:
-    """Passes a text on up to the first stop string that is whole, and holds back what may begin one."""
+    """Passes a text on up to the first stop string, and holds back what may begin one."""
 
     def __init__(self, stop: tuple[str, ...]) -> None:
         self.is_done = False
-        """Whether a stop string was found."""
+        """Whether a stop string has been found."""
         self._stop = stop
         self._held = ""
 
@@ -166,7 +169,7 @@ class StopFilter:
 
 
 def log_probabilities(logits_V: Floats, token: int, top: int, begin: int) -> Drawn:
-    """The token's and the `top` most probable tokens' log probabilities at temperature 1; `begin`: as of `Drawn`."""
+    """Return the log probabilities of a token and of the `top` most probable ones at temperature 1."""
     shifted_V = logits_V.astype(np.float64) - logits_V.max()
     logprobs_V = shifted_V - np.log(np.exp(shifted_V).sum())
     best = np.argsort(-logprobs_V, kind="stable")[:top]

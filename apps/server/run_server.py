@@ -1,4 +1,4 @@
-"""`toolkit serve`: one exported model for other programs, on this machine or with a key.
+"""Runs `toolkit serve`: one exported model for other programs, on this machine or with a key.
 
     client ── guard (host, origin) ── service (key, routes) ── scheduler (one thread, one model)
 
@@ -28,14 +28,14 @@ from toolkit.terminal import show
 
 LOOPBACK_6 = "::1"
 ANY_ADDRESS = {"0.0.0.0": (socket.AF_INET,), "::": (socket.AF_INET, socket.AF_INET6)}
-"""The kinds of addresses that each listens to."""
-ADVICE = "; --allow-host and --allow-origin name others"
+"""The families of addresses that each listens on."""
+ADVICE = "; allow others with --allow-host and --allow-origin"
 _HOST = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(:[0-9]{1,5})?")
 _ORIGIN = re.compile(rf"[a-z][a-z0-9+.-]*://{_HOST.pattern}|null|\*")
 
 
 def allowed_hosts(host: str, port: int) -> frozenset[str]:
-    """Host headers under which a server on this address is asked: its own names and addresses."""
+    """Return the Host headers that a server on this address accepts: its own names and addresses."""
     names = {host, *LOOPBACK} if host in (*LOOPBACK, LOOPBACK_6) else {host}
     if host in ANY_ADDRESS:
         names |= {*LOOPBACK, LOOPBACK_6, socket.gethostname().lower()}
@@ -57,7 +57,7 @@ def build_application(
     origins: frozenset[str] = frozenset(),
     hosts: frozenset[str] = frozenset(),
 ) -> Application:
-    """The service behind the guard, which lets these further origins and hosts in."""
+    """Put the service behind the guard, which also accepts these origins and hosts."""
     application: Application = service.application()
     if origins:
         application = CORSMiddleware(
@@ -72,16 +72,16 @@ def build_application(
 
 
 def _as_json(message: str, status: int) -> tuple[bytes, bytes]:
-    """A refusal as OpenAI writes it."""
+    """Write a refusal in OpenAI's format."""
     return json.dumps(ApiError(message, status=status).body).encode(), b"application/json"
 
 
 def _checked(values: Collection[str], option: str, form: re.Pattern[str], wanted: str) -> frozenset[str]:
-    """The values of an option as headers have them; raises `InputError` for what no browser or client sends."""
+    """Return the values of an option as headers have them; raises `InputError` for what no client sends."""
     lowered = [value.lower().removesuffix("/") for value in values]
     for value, plain in zip(values, lowered, strict=True):
         if not form.fullmatch(plain):
-            raise InputError(f"{option} ({value!r}) must be {wanted}")
+            raise InputError(f"{option} ({value!r}) must be {wanted}; correct it")
     return frozenset(lowered)
 
 
@@ -99,24 +99,23 @@ def run_server(
     origins: Collection[str] = (),
     hosts: Collection[str] = (),
 ) -> None:
-    """Load an exported folder and serve it until interrupted; prints the address first. Port 0 is any free port.
+    """Load an exported folder and serve it until interrupted, after printing the address. Port 0 picks a free port.
 
-    `name`: the model's, in place of its folder's. `origins`: of web pages that may ask. `hosts`: further names of this
-    machine, with any port or a certain one. `repeatable`: a turn says the same whatever the kernels, for the batch's
-    gain.
+    `name`: the model's name instead of its folder's. `origins`: of web pages that may ask. `hosts`: further names of
+    this machine, with or without a port. `repeatable`: see `apps.server.scheduler.Scheduler`.
 
-    Raises `InputError` where the folder is no export, the address cannot be had, or lacks the key that it needs.
+    Raises `InputError` if the folder is not an export, or the address cannot be opened or needs a key.
     """
     if not name.isprintable():
-        raise InputError(f"--name ({name!r}) must be printable text")
+        raise InputError(f"--name ({name!r}) must be printable text; choose another one")
     named_origins = _checked(origins, "--allow-origin", _ORIGIN, "an origin like https://example.org, null or *")
     named_hosts = _checked(hosts, "--allow-host", _HOST, "a name like example.org or example.org:8000")
     key = (os.environ.get(KEY_VARIABLE, "") if api_key is None else api_key).strip()
     if not (key.isascii() and key.isprintable()):
-        raise InputError(f"the key ({len(key)} characters) must be printable ASCII, as a header is; choose another one")
+        raise InputError(f"the key ({len(key)} characters) must be printable ASCII, as headers are; choose another one")
     if host not in (*LOOPBACK, LOOPBACK_6) and not key:
         raise InputError(
-            f"host ({host}) must be one of {', '.join(LOOPBACK)}, {LOOPBACK_6} without a key; "
+            f"--host ({host}) needs a key, since only {', '.join(LOOPBACK)} and {LOOPBACK_6} do without; "
             f"give --api-key or set {KEY_VARIABLE}"
         )
     with listen(host, port) as listener:
@@ -132,7 +131,7 @@ def run_server(
         )
         application = build_application(service, host, port, origins=named_origins, hosts=named_hosts)
         memory = f"{parallel} answers at once, whose cache takes up to {service.most_cache_bytes / 1e6:,.0f} MB"
-        show(f"{service.name} is served at http://{in_url(host)}:{port}/v1: {memory} (Ctrl+C ends it)")
+        show(f"serving {service.name} at http://{in_url(host)}:{port}/v1: {memory} (Ctrl+C to stop)")
         try:
             run_until_interrupted(application, listener, _as_json)
         finally:

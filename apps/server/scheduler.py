@@ -1,19 +1,19 @@
-"""Continuous batching: many turns over one pool of rows, each of which comes and goes when it will.
+"""Batches continuously: many turns share one pool of rows, and each comes and goes independently.
 
-    waiting ──admit──> reading ────────> stepping        a row of the pool from the first piece of its prompt on
-    (bounded)          a piece of one    one token a
-                       row's prompt      step, all
-                       between steps     at once
+    waiting ──admit──> reading ────────> stepping        holds a row of the pool from the first piece of its prompt on
+    (bounded)          a piece of one    one token in
+                       row's prompt      each step, all
+                       between steps     rows at once
 
-Every round reads one piece of one prompt (the readers take turns, so a long prompt holds nobody up) and steps all rows
-whose prompt is read. A free place goes to the request with the fewest rows in work, then to the oldest.
+Every round reads one piece of one prompt (readers take turns, so a long prompt delays nobody) and steps all rows whose
+prompt is read. A free place goes to the request with the fewest running rows, then to the oldest.
 
-What a turn says must hang on nothing but its prompt and seed. Our own kernels round a few rows one by one, and many in
-one way however many they are, so a prompt is read by many tokens at once, to its last piece, and up to a few turns are
-stepped together as if each were alone. With other kernels every cut counts: a repeatable scheduler cuts always alike,
+A turn must depend only on its prompt and seed. Our own kernels round a few rows one by one, and many rows in one way
+however many they are, so a prompt is read in pieces of many tokens, up to its last piece, and up to a few turns are
+stepped together as if each were alone. With other kernels every cut matters: a repeatable scheduler always cuts alike,
 and steps one row after another.
 
-One thread owns the pool; everything else is behind one lock.
+One thread owns the pool; everything else is protected by one lock.
 """
 
 from __future__ import annotations
@@ -29,26 +29,26 @@ from export.runtime.rows.row_pool import Row, RowPool
 from toolkit.generation.generate import Floats
 
 PIECE = 128
-"""Tokens of a prompt that are read at once where nobody waits for a step."""
+"""Tokens of a prompt that are read at once while no other row waits for a step."""
 PIECE_BETWEEN_STEPS = 32
-"""The same between two steps of other rows."""
+"""Tokens of a prompt that are read between two steps of other rows."""
 
 
 class QueueFull(Exception):
-    """More turns are waiting than may wait."""
+    """A request has more turns than may still wait."""
 
 
 @dataclass(kw_only=True, eq=False)
 class _Work:
-    """A turn that waits or is at work."""
+    """A turn that waits or runs."""
 
     turn: BatchRow
     request: object
     submitted_s: float
     row: Row | None = None
-    """In the pool; None before the first piece of its prompt is read."""
+    """Its row in the pool; None before the first piece of its prompt is read."""
     token: int | None = None
-    """The last one drawn; None before its prompt is read."""
+    """The last drawn token; None before its prompt is read."""
 
 
 class Scheduler:
@@ -64,9 +64,9 @@ class Scheduler:
         clock: Callable[[], float],
         repeatable: bool = False,
     ) -> None:
-        """`parallel`: rows in work at once. `queue`: turns that may wait beside them. `clock` reads seconds.
+        """`parallel`: the most rows at once. `queue`: the most turns that may wait. `clock` returns seconds.
 
-        `repeatable`: a turn says the same whatever the kernels, for what the batch would have saved.
+        `repeatable`: a turn is the same whatever kernels run, at the price of the batch's speed.
         """
         self.capacity = parallel + queue
         self.pool = pool
@@ -74,7 +74,7 @@ class Scheduler:
         self._metrics, self._parallel, self._clock = metrics, parallel, clock
         self._waiting: list[_Work] = []
         self._readers: list[_Work] = []
-        """In the order in which their next pieces are read."""
+        """Turns in the order in which their next pieces are read."""
         self._steppers: list[_Work] = []
         self._changed = threading.Condition()
         self._is_closed = False
@@ -82,7 +82,7 @@ class Scheduler:
         self._thread.start()
 
     def submit(self, turns: Sequence[BatchRow]) -> None:
-        """Let the turns of one request wait for rows; raises `QueueFull` where not all of them may."""
+        """Queue the turns of one request; raises `QueueFull` if not all of them may wait."""
         request, now = object(), self._clock()
         with self._changed:
             if len(self._waiting) + len(self._at_work()) + len(turns) > self.capacity:
@@ -92,14 +92,14 @@ class Scheduler:
             self._changed.notify()
 
     def cancel(self, turns: Sequence[BatchRow]) -> None:
-        """Nobody waits for these any more; those that have ended stay as they are."""
+        """Cancel turns that nobody waits for any more; those that have ended are not changed."""
         with self._changed:
             for turn in turns:
                 turn.is_cancelled = True
             self._changed.notify()
 
     def close(self) -> None:
-        """End the thread; turns in work are left where they are."""
+        """End the thread; running turns are abandoned."""
         with self._changed:
             self._is_closed = True
             self._changed.notify()
@@ -114,7 +114,7 @@ class Scheduler:
                 self._fail(error)
 
     def _admit(self) -> bool:
-        """Wait for work, let cancelled turns go and fill free places; False where the scheduler is closed."""
+        """Wait for work, drop cancelled turns and fill free places; False once the scheduler is closed."""
         with self._changed:
             while not (self._waiting or self._at_work() or self._is_closed):
                 self._show()
@@ -133,7 +133,7 @@ class Scheduler:
         return self._steppers + self._readers
 
     def _read(self) -> None:
-        """Read a piece of one prompt, and draw its first token where that was the last piece."""
+        """Read a piece of one prompt, and draw its first token if that was the last piece."""
         if not self._readers:
             return
         with self._changed:
@@ -147,7 +147,7 @@ class Scheduler:
         size = PIECE_BETWEEN_STEPS if self._steppers and not self._repeatable else PIECE
         read = work.row.prefix.length
         if len(prompt) - read <= size + FEW_ROWS and not self._repeatable:
-            size = len(prompt) - read  # no last piece of a few
+            size = len(prompt) - read  # so that the last piece is not only a few tokens
         piece = prompt[read : read + size]
         logits_V = self.pool.read(work.row, piece)
         self._metrics.prompt_tokens.inc(len(piece))
@@ -160,7 +160,7 @@ class Scheduler:
         self._draw([work], [logits_V])
 
     def _step(self) -> None:
-        """Append to every row whose prompt is read what it drew last, and draw the next ones."""
+        """Append the last drawn token to every row whose prompt is read, and draw the next ones."""
         if not self._steppers:
             return
         rows = [work.row for work in self._steppers if work.row]
@@ -172,14 +172,14 @@ class Scheduler:
         self._draw(self._steppers, logits_BV)
 
     def _draw(self, works: Sequence[_Work], logits_BV: Sequence[Floats]) -> None:
-        """Draw one token of each and hand it on; those for which it was the last go."""
+        """Draw one token for each turn and deliver it; remove the turns that have ended."""
         ended = [work for work, logits_V in zip(works, logits_BV, strict=True) if self._is_last(work, logits_V)]
         with self._changed:
             for work in ended:
                 self._remove(work, "done")
 
     def _is_last(self, work: _Work, logits_V: Floats) -> bool:
-        """Draw one token and hand it on; True where it was the last."""
+        """Draw one token and deliver it; True if it was the last."""
         try:
             work.token, piece = work.turn.draw(logits_V)
         except BaseException as error:  # noqa: BLE001 – a panic of tokenizers or llguidance is no Exception
@@ -198,7 +198,7 @@ class Scheduler:
         self._metrics.ended(outcome)
 
     def _fail(self, error: BaseException) -> None:
-        """End all rows in work, because their cache may be half written."""
+        """End all running rows, because their cache may be half written."""
         with self._changed:
             for work in self._at_work():
                 work.turn.deliver(error)

@@ -1,8 +1,8 @@
-"""OpenAI's completion routes over one loaded model.
+"""Answers OpenAI's completion routes with one loaded model.
 
     request ─ key ─ body ─ record ─ turns ─ scheduler ─ pieces ─ response, whole or as events
 
-The settings of a request that names none are R1's advice (`toolkit.generation.generate.Sampling`), not OpenAI's.
+The default settings are those that R1's authors advise (`toolkit.generation.generate.Sampling`), not OpenAI's.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from toolkit.formats.chat_format import ChatFormat, ReasoningParser
 from toolkit.generation.endpoint import PREFIX
 
 RETRY_AFTER_S = 5
-"""What a client is told when the queue is full; most libraries obey it."""
+"""The retry-after header when the queue is full, which most libraries obey."""
 
 Pieces = asyncio.Queue[tuple[int, Piece | BaseException]]
 
@@ -60,9 +60,9 @@ class Service:
         name: str = "",
         repeatable: bool = False,
     ) -> None:
-        """An empty `api_key` lets everybody in; an empty `name` is the folder's. `repeatable`: as of `Scheduler`.
+        """An empty `api_key` admits everybody; an empty `name` is the folder's. `repeatable`: see `Scheduler`.
 
-        Raises `InputError` where the folder is no sound export.
+        Raises `InputError` if the folder is not a sound export.
         """
         check_folder(folder)
         model = open_model(folder)
@@ -70,7 +70,7 @@ class Service:
         self._created = int((folder / "config.json").stat().st_mtime)
         """When the folder was exported."""
         self.most_cache_bytes = model.position_bytes * model.max_length * parallel
-        """Where all rows are as long as the context."""
+        """The size of the cache when all rows are as long as the context."""
         self.metrics = Metrics()
         self.scheduler = Scheduler(
             RowPool(model), self.metrics, parallel=parallel, queue=queue, clock=time.monotonic, repeatable=repeatable
@@ -90,11 +90,11 @@ class Service:
             Route("/v1/completions", self._guarded(self._complete), methods=["POST"]),
         ]
         application = Starlette(routes=routes, exception_handlers={HTTPException: _no_route, Exception: _unforeseen})
-        application.router.redirect_slashes = False  # another address is not served, and says so as OpenAI does
+        application.router.redirect_slashes = False  # another path is refused in OpenAI's format
         return application
 
     def _guarded(self, endpoint: Callable[[Request], Awaitable[Response]]) -> Callable[[Request], Awaitable[Response]]:
-        """The endpoint behind the key, its errors as OpenAI writes them."""
+        """Put an endpoint behind the key, with errors in OpenAI's format."""
 
         async def answer(request: Request) -> Response:
             try:
@@ -104,7 +104,7 @@ class Service:
                 error = refused if isinstance(refused, ApiError) else ApiError(str(refused))
                 self.metrics.refused.labels(str(error.status)).inc()
                 headers = {"retry-after": str(RETRY_AFTER_S)} if error.status == 429 else {}
-                if error.status in (408, 413):  # what is left of the body is not read
+                if error.status in (408, 413):  # the rest of the body is not read
                     headers["connection"] = "close"
                 return JSONResponse(error.body, status_code=error.status, headers=headers)
 
@@ -114,7 +114,9 @@ class Service:
         scheme, _, given = request.headers.get("authorization", "").partition(" ")
         fits = hmac.compare_digest(given.strip().encode(), self._api_key.encode()) and scheme.lower() == "bearer"
         if self._api_key and not fits:
-            raise ApiError("the API key must be the one that the server has", code="invalid_api_key", status=401)
+            raise ApiError(
+                "wrong or missing API key; send the server's key as a bearer token", code="invalid_api_key", status=401
+            )
 
     async def _health(self, request: Request) -> Response:
         return JSONResponse({"status": "ok", "model": self.name})
@@ -175,8 +177,7 @@ class Service:
         is_chat: bool,
         written: Sequence[int] = (),
     ) -> Response:
-        """Let the turns of one request run, and answer whole or as a stream; `written`: what each of them begins
-        with."""
+        """Run the turns of one request, and answer whole or as a stream; `written`: ids that each turn begins with."""
         pieces: Pieces = asyncio.Queue()
         loop = asyncio.get_running_loop()
         turns = []
@@ -187,7 +188,7 @@ class Service:
         try:
             self.scheduler.submit(turns)
         except QueueFull:
-            message = f"the queue is full: {self.scheduler.capacity} answers are in work or wait; try again"
+            message = f"the queue is full: {self.scheduler.capacity} answers are running or waiting; try again later"
             raise ApiError(message, code="rate_limit_exceeded", status=429) from None
         head = Head(
             id=("chatcmpl-" if is_chat else "cmpl-") + secrets.token_hex(12),
@@ -203,17 +204,17 @@ class Service:
                 events,
                 media_type="text/event-stream",
                 headers={"cache-control": "no-store"},
-                background=BackgroundTask(self.scheduler.cancel, turns),  # the events may never have been begun
+                background=BackgroundTask(self.scheduler.cancel, turns),  # the events may never be started
             )
         if not await self._collected(request, choices, turns, pieces):
-            return Response(status_code=499)  # nobody reads it
+            return Response(status_code=499)  # the client has left
         shown = [whole_choice(head, choice, self._format.tokenizer) for choice in choices]
         return JSONResponse(head.envelope(is_chunk=False, choices=shown, usage=usage(choices, counted)))
 
     async def _collected(
         self, request: Request, choices: Sequence[CompletionChoice], turns: Sequence[BatchRow], pieces: Pieces
     ) -> bool:
-        """Wait until all choices are whole; False where the client leaves before."""
+        """Wait until all choices are complete; False if the client leaves before."""
         collected = asyncio.ensure_future(self._collect(choices, turns, pieces))
         gone = asyncio.ensure_future(_disconnected(request))
         try:
@@ -259,16 +260,18 @@ class Service:
         )
 
     def _check_count(self, count: int) -> None:
-        """Refuse what could never be admitted, before anything is made for it."""
+        """Refuse early what the scheduler could never admit."""
         capacity = self.scheduler.capacity
         if count > capacity:
-            raise ApiError(f"the answers asked for ({count}) must be at most {capacity}; ask for fewer", param="n")
+            raise ApiError(
+                f"{count} answers are asked for, but at most {capacity} may run or wait; ask for fewer", param="n"
+            )
 
     async def _collect(self, choices: Sequence[CompletionChoice], turns: Sequence[BatchRow], pieces: Pieces) -> None:
         try:
             async for index, piece in _until_all_end(pieces, len(turns)):
                 choices[index].add(piece)
-        except Exception as error:  # whatever the scheduler handed on
+        except Exception as error:  # whatever the scheduler delivered
             raise ApiError(f"the model failed: {error}", status=500) from error
 
     async def _events(
@@ -279,8 +282,8 @@ class Service:
         pieces: Pieces,
         counted: Sequence[BatchRow],
     ) -> AsyncIterator[str]:
-        """Server-sent events of one request; `counted`: a turn for each prompt, where the last is to carry the
-        usage."""
+        """Yield the server-sent events of one request; `counted`: a turn for each prompt, if the last event is to carry
+        the usage."""
         shared: dict[str, Any] = {"usage": None} if counted else {}
         try:
             if head.is_chat:
@@ -295,15 +298,15 @@ class Service:
             if counted:
                 yield _event(head.envelope(is_chunk=True, choices=[], usage=usage(choices, counted)))
             yield "data: [DONE]\n\n"
-        except Exception as error:  # noqa: BLE001 – the status is sent already: a client reads it here
+        except Exception as error:  # noqa: BLE001 – the status is sent already, so the error is an event
             yield _event(ApiError(f"the model failed: {error}", status=500).body)
-        finally:  # also where the client has left
+        finally:  # also when the client has left
             self.scheduler.cancel(turns)
 
 
 def _deliver_to(loop: asyncio.AbstractEventLoop, pieces: Pieces) -> Callable[[int, Piece | BaseException], None]:
     def deliver(index: int, piece: Piece | BaseException) -> None:
-        with suppress(RuntimeError):  # the server has ended meanwhile
+        with suppress(RuntimeError):  # the server has stopped meanwhile
             loop.call_soon_threadsafe(pieces.put_nowait, (index, piece))
 
     return deliver
@@ -319,7 +322,7 @@ async def _until_all_end(pieces: Pieces, count: int) -> AsyncIterator[tuple[int,
 
 
 async def _no_route(request: Request, error: Exception) -> Response:
-    """What is asked of a path, or in a way, that is not served, as OpenAI answers it."""
+    """Refuse a path or a method that is not served, in OpenAI's format."""
     assert isinstance(error, HTTPException)
     message = f"{request.method} {request.url.path!r} is not served: {error.detail}"
     refused = ApiError(message, code="unknown_url" if error.status_code == 404 else None, status=error.status_code)
@@ -327,7 +330,7 @@ async def _no_route(request: Request, error: Exception) -> Response:
 
 
 async def _unforeseen(request: Request, error: Exception) -> Response:
-    """Our own fault; its traceback is in the terminal."""
+    """Report an unforeseen error, whose traceback is printed in the terminal."""
     return JSONResponse(ApiError(f"the server failed: {type(error).__name__}", status=500).body, status_code=500)
 
 

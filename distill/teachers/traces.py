@@ -18,13 +18,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Generic, TypeVar
 
-from tokenizers.decoders import DecodeStream
-
 from distill.teachers.outcomes import FAILED, Failure, Outcomes, Refusal
 from toolkit.errors import InputError
 from toolkit.formats.chat_format import ChatFormat, ReasoningParser
+from toolkit.formats.text_reader import TextReader
 from toolkit.formats.thought_forms import read_text
-from toolkit.formats.tokenizer_bounds import next_piece
 from toolkit.generation.generate import Decoder, Sampling, decode
 from toolkit.progress import Progress
 from toolkit.records import AppendLog, FinishReason, Message, Problem, Trace, read_records
@@ -255,14 +253,14 @@ def _trace(
 
 def count_reasoning(chat_format: ChatFormat, ids: Sequence[int]) -> int:
     """How many tokens were sampled while the thinking was open, its closing tag included."""
-    text = DecodeStream(skip_special_tokens=False)
+    text = TextReader(chat_format.tokenizer)
     parser = ReasoningParser(opened=chat_format.opens_reasoning)
     count = 0
     for id in ids:
         if id in chat_format.stop_ids:
             break
         was_closed = parser.closed
-        for _ in parser.feed(next_piece(text, chat_format.tokenizer, id)):
+        for _ in parser.feed(text.read(id)):
             pass
         count += not (was_closed and parser.closed)
     return count

@@ -32,6 +32,7 @@ from toolkit.model.decoder import load_model
 from toolkit.model.loading import not_finite, quantization
 from toolkit.model.precision import compute_dtype
 from toolkit.records import Problem, read_object
+from toolkit.sources.model_names import is_exported
 from toolkit.terminal import say
 
 STUDENT_TYPES = ("llama", "mistral", "qwen2", "qwen3")
@@ -65,7 +66,7 @@ def check_student(student: Path) -> StudentFacts:
             f"the student {student} must hold floats, but is quantized by {method}; "
             "choose the model that it was made from"
         )
-    if (student / "model.onnx").is_file():
+    if is_exported(student):
         raise InputError(
             f"the student {student} must hold weights to train, but is an exported "
             "model; choose the one that it was made "

@@ -20,6 +20,7 @@ from toolkit.errors import InputError
 from toolkit.field_types import check_type
 from toolkit.generation.generate import Floats
 from toolkit.records import read_object
+from toolkit.sources.model_names import is_exported
 from toolkit.sources.safetensors_header import SLICE_WEIGHTS
 from toolkit.terminal import listed
 
@@ -192,7 +193,7 @@ def _read_headers(folder: Path) -> tuple[dict[str, StoredRows], frozenset[str]]:
     index = folder / INDEX
     if (folder / SINGLE).is_file():
         return open_safetensors(folder / SINGLE), frozenset()
-    if not index.is_file() and (folder / "model.onnx").is_file():
+    if not index.is_file() and is_exported(folder):
         raise InputError(f"{folder} is an exported folder already; export the model that it was made from")
     if not index.is_file():
         raise InputError(

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from export.checkpoint.source import Source
-from export.runtime.exported_model import MODEL_FILE
 from export.runtime.model_config import ModelConfig
 from toolkit.errors import InputError
 from toolkit.formats.chat_format import TEMPLATE, TOKENIZER, TOKENIZER_CONFIG
 from toolkit.machine.allowance import physical_cores
 from toolkit.records import read_object
+from toolkit.sources.model_names import MODEL_FILE
 
 LAST_USE = ("truncation", "padding")
 MODEL_FILES = ("config.json", "generation_config.json", "trained_on.json")

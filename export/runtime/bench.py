@@ -27,7 +27,6 @@ from toolkit.machine.peak_memory import peak_memory_bytes
 from toolkit.progress import Progress
 from toolkit.records import Record
 from toolkit.runs import folder_bytes, read_manifest
-from toolkit.sources.unfinished import refuse_unfinished
 from toolkit.terminal import counted
 
 CONTEXTS = (128, 512, 2048)
@@ -105,8 +104,6 @@ def run_benchmark(
     Raises `InputError` if one of them cannot be opened or a length doesn't fit the model's context.
     """
     models = [folder, *versus]
-    for path in models:
-        refuse_unfinished(path)
     for path in versus:
         if not (path.suffix.lower() == ".gguf" and path.is_file()) and not path.is_dir():
             raise InputError(f"{path} is neither a GGUF file nor an exported folder; give one, such as --vs model.gguf")

@@ -20,8 +20,8 @@ from export.runtime.session import check_graph, open_session
 from toolkit.errors import InputError
 from toolkit.machine.allowance import physical_cores
 from toolkit.runs import read_manifest
+from toolkit.sources.model_names import MODEL_FILE, is_exported
 
-MODEL_FILE = "model.onnx"
 INT8_CACHE_FILE = "model.int8-cache.onnx"
 Cache = Literal["exact", "int8"]
 """How keys and values are kept: in float32, or in int8, which takes a quarter of the bytes."""
@@ -42,7 +42,7 @@ def open_exported(
     """
     cache = chosen_cache(folder) if cache == "auto" else cache
     model_path = folder / (INT8_CACHE_FILE if cache == "int8" else MODEL_FILE)
-    if cache == "int8" and (folder / MODEL_FILE).is_file() and not model_path.is_file():
+    if cache == "int8" and is_exported(folder) and not model_path.is_file():
         fault = (read_manifest(folder) or {}).get("measured", {}).get("int8_cache_fault")
         why = f"keep it exact, because {fault}" if fault else "export again with traces to calibrate it on"
         raise InputError(f"an int8 cache needs {model_path}, which is missing; {why}")

@@ -39,7 +39,7 @@ def service(learned: Path) -> Iterator[Service]:
 
 @pytest.fixture(scope="module")
 def closed(service: Service) -> Iterator[int]:
-    """The port of a server that nothing was opened of."""
+    """The port of a server with no further origins or hosts."""
     with listen("127.0.0.1", 0) as listener:
         port = listener.getsockname()[1]
         with serving(build_application(service, "127.0.0.1", port), listener):
@@ -48,7 +48,7 @@ def closed(service: Service) -> Iterator[int]:
 
 @pytest.fixture(scope="module")
 def opened(service: Service) -> Iterator[int]:
-    """The port of a server that one page, and clients by two other names, may ask."""
+    """The port of a server that accepts one page, and two more names."""
     with listen("127.0.0.1", 0) as listener:
         port = listener.getsockname()[1]
         hosts = frozenset({"model.local", "proxy.example:443"})

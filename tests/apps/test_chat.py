@@ -116,7 +116,7 @@ def test_a_host_beyond_the_loopback_is_refused(model: Model, tmp_path: Path) -> 
 def test_a_port_that_is_taken_is_refused(model: Model, tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        with pytest.raises(InputError, match=rf"port \({port}\) must be free on 127\.0\.0\.1.*another --port"):
+        with pytest.raises(InputError, match=rf"port {port} on 127\.0\.0\.1 cannot be opened.*another --port"):
             serve([model], Store(tmp_path, time.time), host="127.0.0.1", port=port, window="none")
 
 

@@ -1,4 +1,4 @@
-"""What the badge rests on: real sockets of this process, and addresses as the operating system writes them."""
+"""The badge is based on real sockets of this process, and on addresses as the operating system writes them."""
 
 from __future__ import annotations
 

@@ -184,7 +184,7 @@ def test_a_server_that_only_begins_answers_is_not_asked_to_go_on() -> None:
 
 
 def test_a_prompt_that_the_server_finds_too_long_is_one_line_with_its_words(served: str) -> None:
-    with pytest.raises(InputError, match=r"must accept a chat completion.*400.*context") as caught:
+    with pytest.raises(InputError, match=r"refuses the chat completion: 400.*context") as caught:
         ask(load_endpoint(served), "e" * 700)
     assert "\n" not in str(caught.value)
 
@@ -285,7 +285,7 @@ def test_stop_ends_the_request(events: list[dict[str, object]]) -> None:
     ("events", "status", "words"),
     [
         (["no such model"], 404, "404 Not Found: 'no such model'"),
-        (["data: {"], 200, r"must send chunks of a chat completion; it says '\{'"),
+        (["data: {"], 200, r"sends no chunks of a chat completion, but '\{'"),
         ([{"error": {"message": "out of memory"}}], 200, "broke off: .*out of memory"),
         ([delta(content="It is")], 200, "broke off: the server sent no finish_reason"),
     ],

@@ -1,4 +1,4 @@
-"""A schema is followed to the letter, or refused by name before the first token: none fails in mid-answer."""
+"""A schema is enforced completely, or refused by a keyword's name before the first token; none fails later."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "an unknown type": ({"type": "what"}, "what"),
     "no value": ({"type": "integer", "minimum": 5, "maximum": 4}, "minimum"),
     "an endless value": ({"$ref": "#/$defs/link", "$defs": {"link": LINK}}, "cannot be followed"),
-    "a loop": ({"$ref": "#/$defs/a", "$defs": {"a": {"$ref": "#/$defs/a"}}}, "lets no token follow"),
+    "a loop": ({"$ref": "#/$defs/a", "$defs": {"a": {"$ref": "#/$defs/a"}}}, "allows no next token"),
     "another file": ({"$ref": "http://example.invalid/x.json"}, "example.invalid"),
     "a pattern of too many states": (
         {"type": "string", "pattern": "^(a|aa)*(b|bb){1000}.{500}c.{500}$"},

@@ -1,4 +1,4 @@
-"""No field of a request is ignored without a word: each is obeyed, known to change nothing, or refused by its name."""
+"""No field of a request is silently ignored: each is obeyed, known to change nothing, or refused by its name."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def test_what_clients_send_of_accounts_and_caches_is_taken() -> None:
 def test_a_name_that_nobody_knows_is_refused_with_the_nearest(name: str, near: str) -> None:
     error = refusal(**{name: 1})
     assert error["code"] == "unknown_parameter"
-    assert f"is it {near}?" in error["message"] if near else "leave it out" in error["message"]
+    assert f"did you mean {near}?" in error["message"] if near else "leave it out" in error["message"]
     assert str(error).encode()
 
 

@@ -49,7 +49,7 @@ def is_wanted(requirement: Requirement, extras: set[str]) -> bool:
 
 @pytest.fixture(scope="module")
 def brought() -> frozenset[str]:
-    """The distributions that the extra brings, with all that these need."""
+    """Return the distributions that the extra installs, with all that these need."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     waiting = [Requirement(text) for text in project["dependencies"] + project["optional-dependencies"]["serve"]]
     found: set[str] = set()

@@ -270,8 +270,8 @@ def test_toolkit_eval_compares_a_folder_with_an_endpoint(
         assert main([*words, "--against", server.url]) == 2
     assert f"{server.url}#tiny must be another model than {server.url}#tiny" in capsys.readouterr().err
     assert len(list(tmp_path.glob("runs/compare/problems-*"))) == 2
-    (written,) = [line for line in text.splitlines() if line.startswith("the same as Markdown: runs/compare/problems-")]
-    folder = (tmp_path / written.removeprefix("the same as Markdown: ")).parent
+    (written,) = [line for line in text.splitlines() if line.startswith("as Markdown: runs/compare/problems-")]
+    folder = (tmp_path / written.removeprefix("as Markdown: ")).parent
     facts = json.loads((folder / "comparison.json").read_text())
     assert facts["measures"][0]["figures"][f"{server.url}#tiny"]["mean"] == 1.0
     assert facts["measures"][0]["figures"]["tiny_student"]["mean"] == 0.0

@@ -115,7 +115,7 @@ def test_the_report_has_every_stage_and_says_what_was_lifted(run: Path, tmp_path
     assert "better on 1 of 2 families (first)" in text
     json.dumps(table.to_dict())
     document.write_text("no marks")
-    with pytest.raises(InputError, match=r"must hold the marks <!-- stages -->"):
+    with pytest.raises(InputError, match=r"lacks the marks <!-- stages -->"):
         write_document(document, table)
     with pytest.raises(InputError, match=r"must hold the evaluations of a teacher's stages"):
         evaluation_folders(tmp_path)

@@ -69,7 +69,7 @@ BROKEN: dict[str, tuple[Callable[[Path], Any], str]] = {
     "NaN": (not_a_number, r"must be finite, but model\.layers\.0\.mlp\.up_proj\.weight is not"),
     "more ids than rows": (more_tokens, r"have a row of its embedding \(320\), but '<\|more\|>' is 400"),
     "no turns": (no_turns, r"must hold <\|im_end\|> \(ChatML\)"),
-    "no tokenizer": (lambda f: (f / "tokenizer.json").unlink(), "must exist; it is missing"),
+    "no tokenizer": (lambda f: (f / "tokenizer.json").unlink(), r"tokenizer\.json is missing; let transformers"),
     "no weights": (lambda f: (f / "model.safetensors").unlink(), "must hold a model that transformers can load"),
 }
 

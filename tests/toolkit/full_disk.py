@@ -1,4 +1,4 @@
-"""A disk that is full, as the kernel says it: within, no file grows beyond so many bytes."""
+"""Simulates a full disk, as the kernel reports it: no file may grow beyond so many bytes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Some thirty small tokenizers of the kinds that models have, each as a model folder that transformers reads as well.
+"""Makes some thirty small tokenizers of the kinds that models have, each as a folder that transformers reads too.
 
     byte-level BPE     GPT-2's way of splitting, Qwen's, Llama 3's (whole words first), DeepSeek's single digits
     SentencePiece-like BPE with byte fallback and Unigram, whose spaces are put before texts by each known rule
@@ -93,7 +93,7 @@ def byte_level(pattern: str, *, digits: bool = False, ignore_merges: bool = Fals
 
 
 def sentence_piece(prefix: str) -> Tokenizer:
-    """BPE with byte fallback; `prefix`: legacy, first, always or never."""
+    """Make a BPE tokenizer with byte fallback; `prefix`: legacy, first, always or never."""
     pieces = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
     trained = Tokenizer(models.BPE(unk_token="<unk>"))
     trained.pre_tokenizer = pre_tokenizers.Metaspace()
@@ -112,7 +112,7 @@ def sentence_piece(prefix: str) -> Tokenizer:
 
 
 def unigram(prefix: str, *, control: Sequence[str], nfkc: bool) -> Tokenizer:
-    """`control`: stands in the model's own vocabulary, as in T5 and XLM-R."""
+    """Make a Unigram tokenizer; `control`: tokens in the model's own vocabulary, as in T5 and XLM-R."""
     letters = sorted({char for text in SAMPLE for char in text.replace(" ", "▁")} | set("".join(control)))
     words = ["▁the", "▁answer", "▁is", "▁system", "im", "start", "end", "<|", "|>", "</", "▁<"]
     pieces = [

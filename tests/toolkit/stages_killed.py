@@ -42,7 +42,7 @@ def run(out: Path) -> None:
 
 
 def run_in_fork(out: Path, last_line: int) -> int:
-    """Run it, and die before the given line (none where it is -1); returns how the process ended."""
+    """Run it in a fork that dies before the given line (-1: never); returns how the process ended."""
     if child := os.fork():
         return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     lines = count()

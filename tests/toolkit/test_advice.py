@@ -1,4 +1,4 @@
-"""Advice to the kernel changes no result, whatever the kernel makes of it."""
+"""Advice to the kernel changes no result, whether the kernel accepts it or not."""
 
 from __future__ import annotations
 

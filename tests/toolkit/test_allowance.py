@@ -1,4 +1,4 @@
-"""A container's bounds are the machine's, as far as the kernel tells them."""
+"""A container's limits count as the machine's, as far as the kernel tells them."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def place(monkeypatch: pytest.MonkeyPatch, folder: Path, files: dict[str, str], 
 
 
 def inside(files: dict[str, str], group: str) -> dict[str, str]:
-    """The files of a group within others."""
+    """Write the files of nested control groups."""
     return {str(Path(name).parent / group / Path(name).name): content for name, content in files.items()}
 
 

@@ -21,14 +21,14 @@ EXPERTS, CHOSEN = 4, 2
 
 @pytest.fixture
 def model() -> DeepseekV3ForCausalLM:
-    """One dense layer, two of experts."""
+    """A model with one dense layer and two layers of experts."""
     torch.manual_seed(0)
     experts = {"n_routed_experts": EXPERTS, "num_experts_per_tok": CHOSEN}
     return DeepseekV3ForCausalLM(DeepseekV3Config(**(TINY_DEEPSEEK | experts)))
 
 
 def counted(balance: ExpertBalance) -> list[list[int]]:
-    """Loads that a hook of the test's own counts, layer by layer."""
+    """Count the loads of each layer with a hook of the test's own."""
     loads = [[0] * EXPERTS for _ in balance.routers]
 
     def counter(load: list[int]) -> Callable[..., None]:
@@ -44,7 +44,7 @@ def counted(balance: ExpertBalance) -> list[list[int]]:
 
 
 def moved(load: list[int]) -> list[float]:
-    """The bias after one update from zero."""
+    """Return the bias after one update from zero."""
     return [RATE * float(np.sign(np.mean(load) - each)) for each in load]
 
 

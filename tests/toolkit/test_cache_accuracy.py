@@ -1,4 +1,4 @@
-"""The figures of the latent cache's table, each against what it says written out."""
+"""The figures in the latent cache's table, each against its definition written out."""
 
 from __future__ import annotations
 

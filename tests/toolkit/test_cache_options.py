@@ -1,4 +1,4 @@
-"""The latent cache as a user chooses it: on the command line, and in what a run folder says of its model."""
+"""The latent cache as a user chooses it on the command line, and as a run folder records it."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ def test_an_evaluation_with_another_cache_is_another_run(tmp_path: Path, capsys:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--cache-rank", "8"], "--cache-rank (8) must come with --cache-calibration; toolkit traces writes"),
-        (["--cache-calibration", "there"], "--cache-calibration (there) must come with --cache-rank"),
+        (["--cache-rank", "8"], "--cache-rank (8) needs --cache-calibration too; toolkit traces writes"),
+        (["--cache-calibration", "there"], "--cache-calibration (there) needs --cache-rank too"),
         (
             ["--cache-rank", "8", "--cache-calibration", "there"],
             "--cache-calibration (there) must be a folder that toolkit traces wrote",

@@ -36,7 +36,7 @@ PIECES = st.lists(
 
 
 def oracle(text: str, *, opened: bool) -> Completion:
-    """The split written as string operations on the whole text."""
+    """Split the whole text with string operations."""
     head = text.lstrip()
     if head.startswith(OPEN):
         text, opened = re.sub(r"\A[ \t]*\r?\n?", "", head.removeprefix(OPEN)), True
@@ -200,7 +200,7 @@ def test_a_thought_closed_from_outside_reads_as_a_trained_one(tiny_student: Path
 def test_a_folder_without_template_is_refused_by_name(tiny_student: Path, tmp_path: Path) -> None:
     for name in ("tokenizer.json", "tokenizer_config.json"):
         (tmp_path / name).write_bytes((tiny_student / name).read_bytes())
-    with pytest.raises(InputError, match=f"{tmp_path} must hold a chat template"):
+    with pytest.raises(InputError, match=f"{tmp_path} has no chat template"):
         ChatFormat.from_folder(tmp_path)
 
 

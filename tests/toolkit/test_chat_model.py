@@ -19,7 +19,7 @@ A, B, TAG, A_AND_HALF, HALF, END = range(len(PIECES))
 
 
 class Silent:
-    """A decoder that nobody asks."""
+    """A decoder that must never be asked."""
 
     max_length = 100
 

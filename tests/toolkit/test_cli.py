@@ -43,11 +43,11 @@ Captured = pytest.CaptureFixture[str]
         (["distill"], "the following arguments are required: --out"),
         (["pull"], "the following arguments are required: model"),
         (["export", "x", "--int8", "--fp16", "--out", "y"], "argument --fp16: not allowed with argument --int8"),
-        (["export", "x", "--int8", "--fast", "--out", "y"], "--fast must come with --int4, and not with --int8"),
-        (["export", "x", "--fp32", "--size", "9MB", "--out", "y"], "--size must come with --int4, and not with --fp32"),
-        (["distill", "--out", "x", "--epochs", "0"], "argument --epochs: '0' must be a whole number from 1 on"),
-        (["distill", "--out", "x", "--epochs", "two"], "argument --epochs: 'two' must be a whole number from 1 on"),
-        (["distill", "--out", "x", "--epochs", "9" * 5000], "must be a whole number from 1 on"),
+        (["export", "x", "--int8", "--fast", "--out", "y"], "--fast needs --int4, not --int8"),
+        (["export", "x", "--fp32", "--size", "9MB", "--out", "y"], "--size needs --int4, not --fp32"),
+        (["distill", "--out", "x", "--epochs", "0"], "argument --epochs: '0' must be a whole number of at least 1"),
+        (["distill", "--out", "x", "--epochs", "two"], "argument --epochs: 'two' must be a whole number of at least 1"),
+        (["distill", "--out", "x", "--epochs", "9" * 5000], "must be a whole number of at least 1"),
         (
             ["distill", "--out", "x", "--seed", "-1"],
             "argument --seed: '-1' must be a whole number from 0 to 4294967295",
@@ -73,7 +73,7 @@ Captured = pytest.CaptureFixture[str]
         (["export", "{tmp}", "--int4", "--out", "{tmp}/out"], "{tmp} must be a model folder with a config.json"),
         (
             ["export", "owner/none", "--calibration", "{tmp}/none.jsonl", "--out", "{tmp}/out"],
-            "--calibration ({tmp}/none.jsonl) must be a file of traces",
+            "--calibration ({tmp}/none.jsonl) is no file; give a file of traces",
         ),
         (
             ["distill", "--student", "owner/none", "--traces", "{tmp}/none.jsonl", "--out", "{tmp}/out"],
@@ -96,39 +96,45 @@ Captured = pytest.CaptureFixture[str]
             "{tmp}/none.jsonl must be a file, a folder, or a data set's id (owner/name); it is missing",
         ),
         (["eval", "owner/none", "--split", "test"], "--split and --include-trained choose among your own problems"),
-        (["teach", "--judge", "none", "--base", "owner/none", "--out", "{tmp}/o"], "'none' must be a model folder"),
+        (["teach", "--judge", "none", "--base", "owner/none", "--out", "{tmp}/o"], "unknown model 'none'"),
         (
             ["teach", "--start", "owner/none", "--out", "{tmp}/o"],
-            "--start (owner/none) must name the model of one stage",
+            "--start (owner/none) needs --stage",
         ),
-        (["pull", "what"], "'what' must be a model folder, a known name or a hub id (owner/name), and is none"),
+        (["pull", "what"], "unknown model 'what': expected a folder, a known name or a hub id (owner/name)"),
         (
             ["traces", "--teacher", "http://127.0.0.1:9/v1", "--out", "{tmp}/out"],
             "http://127.0.0.1:9/v1 must be a server",
         ),
         (["export", "http://127.0.0.1:9/v1", "--int4", "--out", "{tmp}/out"], "http://127.0.0.1:9/v1 is an endpoint"),
-        (["teach", "--stage", "rl", "--out", "{tmp}/o"], "--stage (rl) must be one of pretrain, midtrain, zero_rl"),
+        (
+            ["teach", "--stage", "rl", "--out", "{tmp}/o"],
+            "unknown --stage (rl): expected one of pretrain, midtrain, zero_rl",
+        ),
         (
             ["teach", "--stage", "reason_rl", "--zero", "--out", "x"],
             "argument --zero: not allowed with argument --stage",
         ),
-        (["teach", "--seeds", "2", "--zero", "--out", "{tmp}/o"], "--seeds (2) must be 1 with --stage or --zero"),
-        (["teach", "--start", "builtin", "--out", "{tmp}/o"], "--start (builtin) must name the model of one stage"),
+        (
+            ["teach", "--seeds", "2", "--zero", "--out", "{tmp}/o"],
+            "--seeds (2) works neither with --stage nor with --zero",
+        ),
+        (["teach", "--start", "builtin", "--out", "{tmp}/o"], "--start (builtin) needs --stage"),
         (["teach", "--stage", "reason_rl", "--out", "{tmp}/o"], "stage reason_rl must follow cold_start, and {tmp}/o/"),
-        (["chat"], "chat must be given a model: an exported folder (toolkit demo makes runs/demo/int4, toolkit export"),
+        (["chat"], "chat needs a model; give an exported folder (toolkit demo makes runs/demo/int4, toolkit export"),
         (
             ["chat", "x", "--endpoint", "http://x/v1"],
-            "the folder (x) and --endpoint (http://x/v1) must not both be given",
+            "chat takes the folder (x) or --endpoint (http://x/v1), not both",
         ),
         (["chat", "{tmp}"], "{tmp}/"),
         (["serve", "{tmp}", "--port", "0"], "{tmp}/"),
         (
             ["serve", "{tmp}", "--host", "0.0.0.0"],
-            "host (0.0.0.0) must be one of 127.0.0.1, localhost, ::1 without a key",
+            "--host (0.0.0.0) needs a key, since only 127.0.0.1, localhost and ::1 do without",
         ),
         (["bench", "{tmp}"], "{tmp}/"),
         (["verify", "{tmp}"], "verifying {tmp} needs {tmp}/manifest.json, which is missing; export again"),
-        (["report", "{tmp}"], "{tmp}/eval must hold at least one evaluation"),
+        (["report", "{tmp}"], "{tmp}/eval holds no evaluation"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_2(words: list[str], message: str, tmp_path: Path, capsys: Captured) -> None:
@@ -144,7 +150,7 @@ def test_bad_input_is_one_line_and_exit_2(words: list[str], message: str, tmp_pa
 
 
 def parsers(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
-    """A parser and those of all its commands."""
+    """Yield a parser and those of all its commands."""
     yield parser
     for action in parser._actions:
         if isinstance(action, argparse._SubParsersAction):
@@ -168,7 +174,7 @@ def test_no_option_takes_an_empty_path_or_model_or_an_address_for_a_path() -> No
                 kinds["paths"] += 1
                 for address in ("https://example.org/a.jsonl", "s3://mine/a.jsonl", "https:/example.org"):
                     with pytest.raises(
-                        argparse.ArgumentTypeError, match="is an address, which is not read; download it"
+                        argparse.ArgumentTypeError, match="is a URL, which is not read: expected a local file"
                     ):
                         read(address)
             elif read is name_of:
@@ -302,7 +308,7 @@ def test_a_commands_parser_and_its_function_stand_in_one_file() -> None:
 
 
 class Panic(BaseException):
-    """As a panic in a Rust extension arrives."""
+    """Stands for a panic in a Rust extension, which is no Exception."""
 
 
 @pytest.mark.parametrize(
@@ -366,7 +372,7 @@ def test_what_nobody_foresaw_is_a_bug_with_its_traceback_in_a_file(
     assert main(["distill", "--out", "x"]) == Bug.exit_code == 70
     (line,) = capsys.readouterr().err.splitlines()
     (kept,) = (tmp_path / "bugs").iterdir()
-    assert f"this is a bug of the toolkit, not of your input: {type(error).__name__}: " in line
+    assert f"this is a bug in the toolkit, not in your input: {type(error).__name__}: " in line
     assert str(kept) in line
     text = kept.read_text()
     assert "Traceback" in text
@@ -413,7 +419,7 @@ def test_an_interrupt_and_a_termination_end_with_their_codes_and_say_how_to_go_o
         _, err = process.communicate()
         os.close(writer)
     assert process.returncode == code, err
-    assert err.splitlines()[-1] == "toolkit: interrupted; run the same command again to go on"
+    assert err.splitlines()[-1] == "toolkit: interrupted; run the same command again to resume"
     assert not (tmp_path / "out").exists()
 
 

@@ -96,5 +96,5 @@ def test_a_smaller_cache_is_refused_where_there_are_no_latents(cache: LatentCach
 
 
 def test_folder_without_config_is_refused_by_name(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=f"{tmp_path} must hold a config.json"):
+    with pytest.raises(InputError, match=f"{tmp_path} has no config.json"):
         TorchDecoder.open(tmp_path)

@@ -48,7 +48,7 @@ def config(tiny_student: Path, tmp_path_factory: pytest.TempPathFactory) -> Dist
 
 @pytest.fixture(scope="module")
 def recipe() -> Recipe:
-    """Chosen from given rates, and then made tiny."""
+    """A recipe chosen from given rates, and then made tiny."""
     return replace(choose_recipe(FAST, 20), ledger_per_family=1)
 
 
@@ -96,7 +96,7 @@ def test_other_minutes_than_those_of_the_run_are_refused_and_both_are_named(
     config: DistillConfig, recipe: Recipe, tmp_path: Path
 ) -> None:
     write_recipe(tmp_path, recipe)
-    with pytest.raises(FolderConflict, match=r"sized to 20 minutes, which must equal --minutes \(60\)"):
+    with pytest.raises(FolderConflict, match=r"sized to 20 minutes, not to --minutes \(60\)"):
         demo(config, tmp_path, open_decoder, minutes=60)
 
 

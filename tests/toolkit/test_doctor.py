@@ -1,4 +1,4 @@
-"""The doctor says what is here, and for what is missing how to get it."""
+"""The doctor says what is installed, and how to get what is missing."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_a_version_that_an_extra_does_not_take_is_named(monkeypatch: pytest.Monk
         ("GPU 0: NVIDIA H200 (UUID: GPU-1)\nGPU 1: NVIDIA H200 (UUID: GPU-2)", "NVIDIA H200, NVIDIA H200"),
         (
             "NVIDIA-SMI has failed because it couldn't communicate with the driver",
-            "no NVIDIA GPU that its driver finds",
+            "no NVIDIA GPU that the driver finds",
         ),
     ],
 )
@@ -96,7 +96,7 @@ def test_what_is_installed_in_part_or_not_at_all_is_missing(monkeypatch: pytest.
 
 @pytest.mark.parametrize(("free_bytes", "largest"), [(0.4e9, 0.0), (3.5e9, 4e9), (7.5e9, 8e9), (24e9, 32e9)])
 def test_a_memory_is_good_for_a_size_of_model(free_bytes: float, largest: float) -> None:
-    """The middle two: what a Raspberry Pi of 4 or 8 GB has free."""
+    """The middle two sizes are what a Raspberry Pi of 4 or 8 GB has free."""
     assert largest_model(free_bytes) == largest
 
 

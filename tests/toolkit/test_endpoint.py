@@ -154,7 +154,7 @@ def test_a_count_that_is_none_does_not_count(count: str) -> None:
 
 @pytest.mark.parametrize("data", ["[" * 100_000, "[]", "5", '"text"', '{"choices": 5}', '{"choices": [5]}', "1" * 5000])
 def test_what_is_no_chunk_is_one_line(data: str) -> None:
-    with streaming(f"data: {data}") as server, pytest.raises(InputError, match="must send chunks") as caught:
+    with streaming(f"data: {data}") as server, pytest.raises(InputError, match="sends no chunks") as caught:
         chunks(server)
     assert len(str(caught.value)) < 400
 
@@ -164,7 +164,7 @@ def test_whatever_goes_wrong_while_reading_reaches_the_reader() -> None:
         next(stream_chat(server.url, {"messages": object()}, TROUBLE_S))
     with (
         streaming(event(content="one"), Content_Encoding="gzip") as server,
-        pytest.raises(InputError, match="to the end"),
+        pytest.raises(InputError, match="broke off its answer"),
     ):
         next(stream_chat(server.url, {}, TROUBLE_S))
 
@@ -173,7 +173,10 @@ def test_an_event_and_all_events_have_a_largest_size(monkeypatch: pytest.MonkeyP
     with streaming(event(content="x" * 2_000_000)) as server, pytest.raises(InputError, match="byte limit"):
         chunks(server)
     monkeypatch.setattr(bounded_response, "MOST_STREAM_BYTES", 1000)
-    with streaming(*[event(content="x" * 100)] * 20) as server, pytest.raises(InputError, match="at most 1000 bytes"):
+    with (
+        streaming(*[event(content="x" * 100)] * 20) as server,
+        pytest.raises(InputError, match="more than 1000 bytes of events"),
+    ):
         chunks(server)
 
 
@@ -184,7 +187,7 @@ def test_a_body_has_a_largest_size_however_it_is_packed(monkeypatch: pytest.Monk
         refused = RawServer(lambda handler: handler.send(content, 500, Content_Encoding=packing))  # noqa: B023
         with refused as server:
             for ask in (lambda server: ask_listing(server.url), chunks):
-                with pytest.raises(InputError, match="at most 1000000 bytes"):
+                with pytest.raises(InputError, match="more than 1000000 bytes"):
                     ask(server)
 
 
@@ -198,14 +201,14 @@ def drip(handler: _Handler, piece: bytes, pause_s: float) -> None:
 def test_a_server_that_drips_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(endpoint, "LISTING_TIMEOUT_S", 0.1)
     with RawServer(lambda handler: drip(handler, b" ", 0.02)) as server:
-        with pytest.raises(InputError, match=r"must be whole within 0\.3 s"):
+        with pytest.raises(InputError, match=r"was not complete within 0\.3 s"):
             ask_listing(server.url)
         monkeypatch.setenv(TIMEOUT_VARIABLE, "0.2")
-        with pytest.raises(InputError, match=rf"must send an event within 0\.2 s; set {TIMEOUT_VARIABLE}"):
+        with pytest.raises(InputError, match=rf"sent no event for 0\.2 s; set {TIMEOUT_VARIABLE}"):
             chunks(server)
     for nothing in (b": still here\n\n", b"event: ping\n\n", b"data:\n\n", b"id: 1\ndata: \n\n"):
         dripping = RawServer(lambda handler: drip(handler, nothing, 0.02))  # noqa: B023
-        with dripping as server, pytest.raises(InputError, match="must send an event within"):
+        with dripping as server, pytest.raises(InputError, match="sent no event for"):
             chunks(server)
 
 
@@ -325,7 +328,7 @@ def test_a_key_with_a_line_break_inside_is_refused_and_not_shown(monkeypatch: py
     monkeypatch.setenv(KEY_VARIABLE, "secret\nmore")
     with (
         streaming() as server,
-        pytest.raises(InputError, match=r"number 7 is none \(a line break, perhaps\)") as caught,
+        pytest.raises(InputError, match=r"number 7 is not \(a line break, perhaps\)") as caught,
     ):
         chunks(server)
     assert "secret" not in str(caught.value) and server.paths == []

@@ -27,7 +27,7 @@ def config(implementation: str, **changes: Any) -> DeepseekV3Config:
 
 
 def mixture(implementation: str, **changes: Any) -> DeepseekV3MoE:
-    """A layer whose biases decide: they are as wide as the scores."""
+    """A layer whose biases matter: they vary as much as the scores."""
     torch.manual_seed(0)
     layer: DeepseekV3MoE = DeepseekV3MoE(config(implementation, **changes))
     for parameter in layer.parameters():
@@ -46,7 +46,7 @@ def feed_forward(x: Array, gate: Array, up: Array, down: Array) -> Array:
 
 
 def routed(layer: DeepseekV3MoE, x: Array) -> dict[int, float]:
-    """The weight of each expert that one token goes to."""
+    """Return the weight of each expert that one token is routed to."""
     settings = layer.config
     scores = 1 / (1 + np.exp(-numbers(layer.gate.weight) @ x))
     biased = scores + numbers(layer.gate.e_score_correction_bias)
@@ -59,7 +59,7 @@ def routed(layer: DeepseekV3MoE, x: Array) -> dict[int, float]:
 
 
 def expected(layer: DeepseekV3MoE, x: Array) -> Array:
-    """y = Σ w_e E_e(x) + shared(x)."""
+    """Compute y = Σ w_e E_e(x) + shared(x)."""
     shared = layer.shared_experts
     y = feed_forward(x, *(numbers(part.weight) for part in (shared.gate_proj, shared.up_proj, shared.down_proj)))
     for expert, weight in routed(layer, x).items():

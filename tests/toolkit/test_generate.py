@@ -42,7 +42,7 @@ class Chain:
 
 
 def oracle(logits_V: Floats, sampling: Sampling) -> dict[int, float]:
-    """The distribution after all limits, by plain loops over a sorted list."""
+    """Compute the distribution after all limits, by plain loops over a sorted list."""
     pairs = sorted(((float(x) / sampling.temperature, i) for i, x in enumerate(logits_V)), key=lambda p: (-p[0], p[1]))
     if sampling.top_k:
         pairs = pairs[: sampling.top_k]
@@ -80,7 +80,7 @@ def test_candidates_equal_the_oracle(sampling: Sampling) -> None:
 
 
 def drawn_by_a_stable_sort_of_ids(logits_V: Floats, sampling: Sampling, generator: np.random.Generator) -> int:
-    """How tokens were drawn first: runs from then go on with the same seeds."""
+    """Draw tokens as the first version did, whose runs must resume with the same seeds."""
     ids = np.argsort(-logits_V, kind="stable")[: sampling.top_k or None]
     scaled = logits_V[ids].astype(np.float64) / sampling.temperature
     probabilities = np.exp(scaled - scaled[0])

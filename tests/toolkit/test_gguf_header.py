@@ -23,7 +23,7 @@ def content(tiny_student: Path, tmp_path_factory: pytest.TempPathFactory) -> byt
 
 
 def with_number(key: str, number: int) -> Callable[[bytes], bytes]:
-    """The same with another number of 32 bits."""
+    """Replace a number of 32 bits."""
 
     def change(content: bytes) -> bytes:
         at = content.index(key.encode()) + len(key) + 4
@@ -33,7 +33,7 @@ def with_number(key: str, number: int) -> Callable[[bytes], bytes]:
 
 
 def with_length(key: str, length: int) -> Callable[[bytes], bytes]:
-    """The same with an array that says it has so many entries."""
+    """Replace the number of entries that an array claims to have."""
 
     def change(content: bytes) -> bytes:
         at = content.index(key.encode()) + len(key) + 8
@@ -60,7 +60,7 @@ def with_first_merge(start: bytes) -> Callable[[bytes], bytes]:
 
 
 def onto_the_next(tensor: str) -> Callable[[bytes], bytes]:
-    """The same with a tensor that begins 32 bytes later, in the next one."""
+    """Move a tensor 32 bytes further, into the next one."""
 
     def change(content: bytes) -> bytes:
         at = content.index(tensor.encode()) + len(tensor) + 4
@@ -82,14 +82,14 @@ HEADS = "llama.attention.head_count"
         (with_length("tokenizer.ggml.merges", 3), r"must be a whole GGUF file"),
         (with_count(8, 2**62), r"tensors \(4611686018427387904\) do not fit"),
         (with_count(16, 2**40), r"facts \(1099511627776\) do not fit"),
-        (with_bytes(b"llama.block_count\x04", b"llama.block_count\x63"), r"the type of a fact \(99\) is none"),
+        (with_bytes(b"llama.block_count\x04", b"llama.block_count\x63"), r"a fact has an unknown type \(99\)"),
         (with_number(f"{HEADS}", 0), rf"{HEADS} of the GGUF file \(0\) must be a whole number from 1 to"),
         (
             with_number(f"{HEADS}_kv", 3),
-            r"attn_k\.weight of the GGUF file has shape \(32, 64\), which must equal \(48, 64\)",
+            r"attn_k\.weight of the GGUF file has the shape \(32, 64\), not \(48, 64\)",
         ),
-        (with_number(HEADS, 5), r"llama\.embedding_length \(64\) must be whole heads \(5\)"),
-        (with_number("llama.block_count", 2**31 - 1), r"llama\.block_count \(2147483647\) .* must be the layers that"),
+        (with_number(HEADS, 5), r"llama\.embedding_length \(64\) must be 5 heads of an even size"),
+        (with_number("llama.block_count", 2**31 - 1), r"llama\.block_count \(2147483647\) .* needs more than its"),
         (
             with_number("llama.context_length", 2**32 - 1),
             r"llama\.context_length of the GGUF file \(4294967295\) must be a whole number from 1 to 2147483647",
@@ -99,14 +99,14 @@ HEADS = "llama.attention.head_count"
             with_bytes(b"'<|im_start|>' +", b"(1/0)|string   +"),
             r"^the chat template cannot render 1 messages: ZeroDivision",
         ),
-        (onto_the_next("blk.0.attn_q.weight"), r"of the GGUF file \(at \d+\) must begin behind .*, which ends at \d+"),
+        (onto_the_next("blk.0.attn_q.weight"), r"of the GGUF file begins at \d+, before .* ends at \d+"),
         (
             with_number("llama.block_count", 1),
-            r"the GGUF tensor blk\.1\.attn_k\.weight must be one of a Llama model's of 1 layers",
+            r"the GGUF tensor blk\.1\.attn_k\.weight is not of a Llama model with 1 layers",
         ),
         (
             with_number("llama.feed_forward_length", 96),
-            r"ffn_gate\.weight .* has shape \(128, 64\), which must equal \(96",
+            r"ffn_gate\.weight .* has the shape \(128, 64\), not \(96",
         ),
         (
             with_number("llama.rope.freq_base", 0),
@@ -117,7 +117,7 @@ HEADS = "llama.attention.head_count"
             r"eos_token_id .* \(1000000\) must be the id of one of its 320",
         ),
         (with_number("", 0x03000000), r"byte order of other machines \(big-endian\)"),
-        (with_first_merge(b"QQ"), r"merges of the GGUF file must be of two of its tokens each"),
+        (with_first_merge(b"QQ"), r"each merge of the GGUF file must join two of its tokens"),
         (with_bytes(b"<|im_end|>", b"<|im_\xff\xfed|>"), r"must be a whole GGUF file: .*utf-8"),
     ],
 )
@@ -140,7 +140,7 @@ def text(value: str) -> bytes:
 
 
 def headers_of(many: int) -> dict[str, bytes]:
-    """Headers that hold as many small things of one kind as fit."""
+    """Make headers with as many small entries of one kind as fit."""
     names = [text(f"{i:x}") for i in range(many)]
     begin = b"GGUF" + struct.pack("<I", 3)
     array = begin + struct.pack("<QQ", 0, 1) + text("a")
@@ -176,10 +176,16 @@ def begun(*facts: bytes, tensors: int = 0) -> bytes:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (begun(text("a") + b"\0\0\0\0\1", text("a") + b"\0\0\0\0\1"), r"'a' stands there twice"),
+        (begun(text("a") + b"\0\0\0\0\1", text("a") + b"\0\0\0\0\1"), r"'a' occurs twice"),
         (begun(text("\x1b[2J" * 100) + b"\0\0\0\0\1"), r"a fact's name \(400 characters\) has more than 256"),
-        (begun(text("general.alignment") + struct.pack("<II", 4, 0)), r"general\.alignment \(0\) is no power of two"),
-        (begun(text("general.alignment") + struct.pack("<II", 4, 33)), r"general\.alignment \(33\) is no power of two"),
+        (
+            begun(text("general.alignment") + struct.pack("<II", 4, 0)),
+            r"general\.alignment \(0\) is not a power of two",
+        ),
+        (
+            begun(text("general.alignment") + struct.pack("<II", 4, 33)),
+            r"general\.alignment \(33\) is not a power of two",
+        ),
         (begun()[:4] + struct.pack("<I", 9) + begun()[8:], r"its version \(9\) is not 2 or 3"),
         (begun(tensors=2), r"a tensor's dimensions \(0\) are not 1 to 4"),
     ],
@@ -195,7 +201,7 @@ def test_a_tensor_that_ends_behind_the_file_is_refused(
 ) -> None:
     monkeypatch.setenv("TOOLKIT_HOME", str(tmp_path / "home"))
     (tmp_path / "model.gguf").write_bytes(content[:-40])
-    with pytest.raises(InputError, match=r"of the GGUF file must end \(at \d+\) inside it"):
+    with pytest.raises(InputError, match=r"of the GGUF file ends at \d+, beyond the file's"):
         unpack_gguf(tmp_path / "model.gguf")
     assert not list((tmp_path / "home" / "models").iterdir())
 
@@ -211,5 +217,5 @@ def test_a_scale_that_is_infinite_is_one_line_and_no_warning(
     path.write_bytes(
         content[:at] + b"\x00\x7c" + bytes(32) + content[at + 34 :]
     )  # a block of Q8_0: its scale, its codes
-    with pytest.raises(InputError, match=r"token_embd\.weight of the GGUF file must be finite"):
+    with pytest.raises(InputError, match=r"token_embd\.weight of the GGUF file holds NaN"):
         unpack_gguf(path)

@@ -18,7 +18,7 @@ from toolkit.runs import read_manifest
 
 def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "config.json")
-    with pytest.raises(InputError, match=r"config\.json must be a regular file, and is a folder, a pipe or a device"):
+    with pytest.raises(InputError, match=r"config\.json must be a regular file, not a folder, a pipe or a device"):
         read_object(tmp_path / "config.json")
 
 
@@ -36,7 +36,7 @@ def test_a_link_to_itself_is_refused(tmp_path: Path) -> None:
 
 def test_nesting_without_end_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"a":' + "[" * 200_000)
-    with pytest.raises(InputError, match=r"must be JSON of at most 100 levels, and is nested deeper"):
+    with pytest.raises(InputError, match=r"must be JSON of at most 100 levels; it is nested deeper"):
         read_object(tmp_path / "config.json")
 
 

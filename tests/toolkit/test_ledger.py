@@ -1,4 +1,4 @@
-"""Claims about the ledger: only figures that compare stand side by side, and what its tables say."""
+"""Claims about the ledger: it shows only comparable figures side by side, and its tables are right."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ PROBLEMS = [
 
 
 def write_evaluation(out: Path, right: int, *, digest: str = "d1", seed: int = 0, text: str = "thought") -> Path:
-    """A finished evaluation folder in which the first `right` problems are solved."""
+    """Write a finished evaluation folder in which the first `right` problems are solved."""
     stage = Stage(name="eval", config={"seed": seed}, inputs={"model": out.name, "problems": digest})
     folder = partial_folder(out, stage)
     outcomes = [float(n < right) for n in range(len(PROBLEMS))]
@@ -109,7 +109,7 @@ def test_rows_of_another_protocol_are_refused(folders: dict[str, Path], tmp_path
 
 
 def test_what_is_no_evaluation_is_refused_by_name(folders: dict[str, Path], tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="nowhere must be a finished evaluation"):
+    with pytest.raises(InputError, match="nowhere is no finished evaluation"):
         build_ledger({**folders, "x": tmp_path / "nowhere"})
 
 

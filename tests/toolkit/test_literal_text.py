@@ -47,13 +47,13 @@ def theirs(folder: Path) -> PreTrainedTokenizerFast:
 
 
 def conversation(role: str, content: str) -> list[Message]:
-    """One in which a role says something, before and behind what others say."""
+    """Make a conversation in which a role says something, before and after what others say."""
     before = [] if role == "system" else [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
     return [*before, {"role": role, "content": content}, {"role": "user", "content": "c"}]
 
 
 def control_ids(tokenizer: Tokenizer, kind: str, ids: Sequence[int]) -> list[int]:
-    """The control tokens in an order of ids; the unknown token is what unknown characters are, too."""
+    """Return the control tokens among ids, without the unknown token, which unknown characters become too."""
     control = {tokenizer.token_to_id(text) for text in CONTROL[KINDS[kind][1]] if text != "<unk>"}
     return [id for id in ids if id in control]
 

@@ -22,7 +22,7 @@ Tensors = dict[str, torch.Tensor]
 
 
 def edited(student: Path, folder: Path, change: Callable[[Tensors], Any], **settings: Any) -> Path:
-    """A copy of the student with other tensors or settings."""
+    """Copy the student with other tensors or settings."""
     shutil.copytree(student, folder)
     tensors = load_file(folder / "model.safetensors")
     change(tensors)

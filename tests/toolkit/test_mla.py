@@ -87,7 +87,7 @@ def model(request: pytest.FixtureRequest) -> PreTrainedModel:
 
 
 class RoundedLayer(DynamicLayer):
-    """Keeps what is left of latents after numpy has projected and rounded them; the first pass reads exact ones."""
+    """Keeps latents as numpy has projected and rounded them; the first pass reads exact ones."""
 
     def __init__(self, basis: Basis | None, *, int8: bool) -> None:
         super().__init__()
@@ -112,7 +112,7 @@ def logits(
     mask_BS: Tensor,
     make_layer: Callable[[int], Any] = lambda number: GrowingLayer(),
 ) -> Tensor:
-    """Of all positions, fed chunk by chunk through one cache."""
+    """Return the logits of all positions, fed chunk by chunk through one cache."""
     cache, end, found = make_cache(model.config.num_hidden_layers, make_layer), 0, []
     positions_BS = (mask_BS.cumsum(1) - 1).clamp(min=0)
     for chunk_BT in chunks:

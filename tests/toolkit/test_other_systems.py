@@ -31,7 +31,7 @@ CODE = [{"call": "add", "args": [2, 3], "returns": 5}]
 
 
 def refused(system: str, command: Sequence[str], folder: Path, **environment: str) -> subprocess.Popen[str]:
-    """A process that starts where `system` refuses."""
+    """Run a process that refuses what `system` refuses."""
     variables = {name: value for name, value in os.environ.items() if name != "PYTHONIOENCODING"} | environment
     variables |= {"REFUSING": system, "PYTHONPATH": str(ROOT / "tests" / "refusing"), "PYTHONWARNDEFAULTENCODING": "1"}
     variables |= {"TOOLKIT_HOME": str(folder / "home"), "HF_HUB_OFFLINE": "0", "TOOLKIT_KERNELS": "onnxruntime"}
@@ -79,7 +79,7 @@ def write_inputs(folder: Path) -> None:
 
 @pytest.fixture(scope="module")
 def made(tiny_student: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder for the commands."""
+    """A folder for all commands."""
     folder = tmp_path_factory.mktemp("windows")
     write_inputs(folder)
     return folder
@@ -103,7 +103,7 @@ def test_every_stage_ends_where_windows_would_refuse(made: Path, hub: str) -> No
     assert said.splitlines()[-1] == "0 0 0 0 0 0 0 0 2", errors
     assert "✓ python" in said
     assert "has no way to limit and end one with all that it started; leave out problems with tests" in errors
-    assert "where our kernels don't run, as here, the three bits of --fast are widened at each start" in errors
+    assert "our kernels do not run here, so the three bits of --fast are widened at each start" in errors
     assert errors.count(OFF) == 1, "bench says that our kernels are off"
     verdicts = [json.loads(line) for line in (made / "student" / "verdicts.jsonl").read_text("utf-8").splitlines()]
     assert verdicts and all(verdict["correct"] for verdict in verdicts)

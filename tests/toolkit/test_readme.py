@@ -28,7 +28,7 @@ def test_a_file_s_block_is_replaced_and_must_be_there(tmp_path: Path) -> None:
     fill_file(tmp_path / "a.md", "speed", "new")
     assert (tmp_path / "a.md").read_text() == text.replace("old", "new")
     (tmp_path / "b.md").write_text("# B\n")
-    with pytest.raises(InputError, match=r"b\.md must hold the marks <!-- speed -->"):
+    with pytest.raises(InputError, match=r"b\.md lacks the marks <!-- speed -->"):
         fill_file(tmp_path / "b.md", "speed", "new")
-    with pytest.raises(InputError, match=r"c\.md must exist; it is missing"):
+    with pytest.raises(InputError, match=r"c\.md is missing; create it with the marks"):
         fill_file(tmp_path / "c.md", "speed", "new")

@@ -88,5 +88,5 @@ def test_a_value_of_another_type_is_refused_with_its_field_and_its_line(tmp_path
 
 
 def _paired(text: str) -> str:
-    """The text with two halves of a pair that stand side by side as the character that they mean."""
+    """Replace two halves of a surrogate pair that are side by side by their character."""
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "surrogatepass")

@@ -115,9 +115,9 @@ def test_a_run_without_training_has_a_page_without_that_part(tmp_path: Path) -> 
 
 
 def test_a_run_without_evaluations_is_refused_and_nothing_is_written(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"eval must hold at least one evaluation"):
+    with pytest.raises(InputError, match=r"eval holds no evaluation"):
         report_run(tmp_path)
-    with pytest.raises(InputError, match=r"nothing must be the folder of a run, and there is none"):
+    with pytest.raises(InputError, match=r"nothing is not a folder; give the run folder"):
         report_run(tmp_path / "nothing")
     assert list(tmp_path.iterdir()) == []
 

@@ -142,7 +142,7 @@ def test_one_process_at_a_time_makes_a_folder_and_a_killed_one_lets_go(tmp_path:
         held = Path(other.stdout.readline().strip())
         (held / "half.jsonl").write_text("1\n")
         for stage in (STAGE, Stage(name="train", config={}, inputs={})):
-            with pytest.raises(InputError, match=r"run must be made by one process at a time"):
+            with pytest.raises(InputError, match=r"another process is writing .*run; wait for it"):
                 partial_folder(out, stage)
         other.kill()
         other.wait()
@@ -188,7 +188,7 @@ def test_a_link_that_leads_to_no_run_is_refused_before_the_work(there: bool, tmp
     if there:
         (tmp_path / "there").mkdir()
     (tmp_path / "run").symlink_to(tmp_path / "there")
-    with pytest.raises(FolderConflict, match="must be a folder, and is a link to no finished run"):
+    with pytest.raises(FolderConflict, match="is a link, but not to a finished run"):
         is_complete(tmp_path / "run", STAGE)
 
 

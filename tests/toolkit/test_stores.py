@@ -12,7 +12,7 @@ from toolkit.sources.stores import check_inside
 
 @pytest.fixture
 def snapshot(tmp_path: Path) -> Path:
-    """As the hub's cache has it."""
+    """A snapshot as the hub's cache stores it."""
     store = tmp_path / "models--me--model"
     folder = store / "snapshots" / "abc"
     folder.mkdir(parents=True)

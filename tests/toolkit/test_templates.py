@@ -150,13 +150,13 @@ def test_a_template_that_is_no_file_or_has_no_end_is_refused(tiny_student: Path,
         read_template(folder, {})
     (named / "default.jinja").unlink()
     os.truncate(folder / "chat_template.jinja", 2**32)
-    with pytest.raises(InputError, match=r"chat_template.jinja \(4294967296 bytes\) must have at most"):
+    with pytest.raises(InputError, match=r"chat_template.jinja has 4294967296 bytes, more than"):
         read_template(folder, {})
 
 
 def test_templates_without_a_default_are_refused_by_their_names(tmp_path: Path) -> None:
     config = {"chat_template": [{"name": "tool_use", "template": ""}, {"name": "rag", "template": ""}]}
-    with pytest.raises(InputError, match=r"must be named default; they are named tool_use, rag"):
+    with pytest.raises(InputError, match=r"has several chat templates \(tool_use, rag\), but none named default"):
         read_template(tmp_path, config)
 
 
@@ -265,7 +265,7 @@ RUNAWAYS = {
 @pytest.mark.parametrize("name", RUNAWAYS)
 def test_a_template_that_does_too_much_or_fails_is_one_line(name: str) -> None:
     with pytest.raises(
-        InputError, match=r"the chat template (cannot render 1 messages|must be valid Jinja|\().+"
+        InputError, match=r"the chat template (cannot render 1 messages|must be valid Jinja|has ).+"
     ) as refused:
         ChatTemplate(RUNAWAYS[name], datetime.now).render([{"role": "user", "content": "?"}], {})
     assert re.fullmatch(r"[^\n]{1,700}", str(refused.value))

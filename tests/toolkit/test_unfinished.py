@@ -1,4 +1,4 @@
-"""A model whose run has not finished is called that, with the command that goes on, by whoever is asked for it."""
+"""Every command refuses a model whose run has not finished, and names the command that resumes it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ STAGE = Stage(name="distill", config={"seed": 1}, inputs={})
 
 @pytest.fixture
 def began(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
-    """The command that every run of these tests is begun by, somewhere below the folder that is worked in."""
+    """The command that begins every run of these tests, in a temporary working directory."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(
         sys, "argv", ["/usr/bin/toolkit", "distill", "--problems", "my own.jsonl", "--out", "runs/mine"]
@@ -27,7 +27,7 @@ def began(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
 
 
 def leave(out: Path) -> Path:
-    """A run that was broken off in its training: returns its last checkpoint, which is a model."""
+    """Leave a run that was interrupted in its training; returns its last checkpoint, which is a model."""
     checkpoint = partial_folder(out, STAGE) / "checkpoints" / "checkpoint-30"
     checkpoint.mkdir(parents=True)
     for folder in (checkpoint, checkpoint.parents[1]):
@@ -45,23 +45,27 @@ def test_each_command_says_in_one_line_what_goes_on_with_an_unfinished_run(
     for model in (Path("runs/mine/student"), partial_of(Path("runs/mine/student")), checkpoint, Path("runs/mine")):
         assert main([verb[0], str(model), *verb[1:], "--json"]) == 2
         said = capsys.readouterr()
-        assert said.err.count("\n") == 1 and said.err.endswith(f" has not; go on with: {began}\n"), said.err
+        assert said.err.count("\n") == 1 and said.err.endswith(f" has not finished; resume it with: {began}\n"), (
+            said.err
+        )
         assert str(model) in said.err and json.loads(said.out)["exit"] == 2
 
 
 def test_the_run_that_is_missing_is_named(began: str) -> None:
     leave(Path("runs/mine/student"))
     with pytest.raises(
-        InputError, match=r"^runs/mine/student must be of a run that has finished, and it has not; go on"
+        InputError, match=r"^runs/mine/student cannot be used yet: the run that makes it has not finished; resume"
     ):
         refuse_unfinished(Path("runs/mine/student"))
-    with pytest.raises(InputError, match=r"^runs/mine/int4 must be .*, and runs/mine/student has not; go on with: "):
+    with pytest.raises(
+        InputError, match=r"^runs/mine/int4 cannot .* makes runs/mine/student has not finished; resume it with: "
+    ):
         refuse_unfinished(Path("runs/mine/int4"))
 
 
 def test_a_run_of_several_stages_is_known_by_the_command_that_names_its_folder(began: str) -> None:
     leave(Path("runs/mine/seed-1/cold_start"))
-    with pytest.raises(InputError, match=r"runs/mine/teacher must be .*, and runs/mine/seed-1/cold_start has not"):
+    with pytest.raises(InputError, match=r"runs/mine/teacher cannot .* makes runs/mine/seed-1/cold_start has not"):
         refuse_unfinished(Path("runs/mine/teacher"))
     refuse_unfinished(Path("runs/other"))
 
@@ -83,7 +87,7 @@ def test_a_run_that_an_earlier_version_began_is_told_without_its_command(began: 
     marker = leave(Path("runs/mine/student")).parents[1] / MARKER
     for text in (json.dumps(STAGE.key()), "[]", "{"):
         marker.write_text(text)
-        with pytest.raises(InputError, match=r"it has not; go on with: the command that began it$"):
+        with pytest.raises(InputError, match=r"it has not finished; resume it with: the command that began it$"):
             refuse_unfinished(Path("runs/mine/student"))
 
 

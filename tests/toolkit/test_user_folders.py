@@ -1,4 +1,4 @@
-"""Models and conversations lie where each system keeps them, and where earlier versions put them."""
+"""Models and conversations are in the folders of each system, where earlier versions put them too."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What a text answers: the final answer in it, and the number or word that this says."""
+"""Finds the final answer in a text, and the number or word that it states."""

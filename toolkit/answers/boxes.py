@@ -1,4 +1,4 @@
-r"""Boxes of LaTeX in a text, `\boxed{42}`: what they hold, and the formula that a box is only a part of."""
+r"""Finds LaTeX boxes in a text, `\boxed{42}`: their contents, and the formula that a box is only a part of."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ _BARE_BOX = re.compile(r"[^\s$\\{}]+?(?=[.,;]?(?:[\s$\\]|$))")
 
 
 def boxes(text: str) -> Iterator[tuple[int, int, str]]:
-    """(start, end, what it holds) of each outermost box whose braces are balanced; of boxes in it the last
-    innermost."""
+    """Yield (start, end, content) of each outermost box whose braces balance; if boxes are nested, the content is that
+    of the last innermost one."""
     closings = _closings(text)
     outermost = (-1, -1, "")
     for found in _BOX.finditer(text):
@@ -37,7 +37,7 @@ def boxes(text: str) -> Iterator[tuple[int, int, str]]:
 
 
 def _closings(text: str) -> dict[int, int]:
-    """Where each brace opens, and behind where it closes."""
+    """Map the position of each opening brace to the position after its closing one."""
     closings, opened = {}, []
     for found in re.finditer(r"\\.|[{}]", text, re.DOTALL):
         if found[0] == "{":
@@ -48,9 +48,9 @@ def _closings(text: str) -> dict[int, int]:
 
 
 def formula_around(text: str, start: int, end: int, held: str) -> str | None:
-    r"""The formula that a box is only a part of, `1 + \boxed{42}` or `\boxed{42}^2`; empty where words deny the box.
+    r"""Return the formula that a box is only part of, `1 + \boxed{42}` or `\boxed{42}^2`; empty if words deny the box.
 
-    None where the box is all there is, but for a name and an equals sign before it.
+    None if the box is the whole formula, except for a name and an equals sign before it.
     """
     line_start = max(text.rfind("\n", 0, start) + 1, text.rfind(r"\[", 0, start))
     line_end = text.find("\n", end)

@@ -1,4 +1,4 @@
-"""Numbers in Chinese characters, as China and Japan write them → exact values: 四十二, 一百零五, 三点五, 二分之一, 百分之五."""
+"""Reads numbers in Chinese characters, as China and Japan write them, as exact values: 四十二, 一百零五, 三点五, 二分之一, 百分之五."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ _SIGNS = "".join([*_DIGITS, *_TENS, *_MYRIADS])
 _NUMBER = re.compile(
     rf"(负|負)?(?:([{_SIGNS}]+)分之)?([{_SIGNS}]+)(?:[点點]([{''.join(_DIGITS)}]+))?[个個只元人本条张岁天次件名位米页块]?"
 )
-"""With a word behind it that only counts."""
+"""A number, with or without a measure word after it."""
 
 
 def number_in_chinese(text: str) -> Fraction | None:
-    """Read a text that is one number; None where it is something else."""
+    """Read a text that is one number; None if it is anything else."""
     found = _NUMBER.fullmatch(text.strip().rstrip("。"))
     if found is None or len(text) > 40:
         return None
@@ -31,7 +31,7 @@ def number_in_chinese(text: str) -> Fraction | None:
 
 
 def _whole(text: str) -> int | None:
-    """`一百零五` is 105; digits beside each other, `二〇二四`, are as in 2024."""
+    """Read a whole number: `一百零五` is 105, and plain digits such as `二〇二四` are 2024."""
     if all(sign in _DIGITS for sign in text):
         return int("".join(str(_DIGITS[sign]) for sign in text)) if len(text) == 1 or len(text) > 2 else None
     total = group = 0
@@ -39,7 +39,7 @@ def _whole(text: str) -> int | None:
     for sign in text:
         if sign in _DIGITS:
             if digit:
-                return None  # two numbers beside each other
+                return None  # two numbers side by side
             digit = _DIGITS[sign]
         elif sign in _TENS:
             group, digit = group + (1 if digit is None else digit) * _TENS[sign], None

@@ -1,12 +1,12 @@
-r"""Where a text says its final answer; the page and the verdicts look here, and nowhere else.
+r"""Finds where a text states its final answer, for the chat's page and for the verdicts alike.
 
     <answer>…</answer>  >  the last \boxed{…} that is not empty  >  #### …  >  "the answer is …"  >  the last sentence
 
-What stands higher counts, wherever it stands, so a check or a doubt behind a stated answer does not take its place; of
-equals the last one counts. A box that holds nothing (`\boxed{}`, an instruction repeated) and a statement that only
-points ("see above") or denies ("is not 5") are passed over. Boxes side by side are one list. Marks of mathematics stay
-in what is returned; emphasis of Markdown does not. Source of the places: the prompts and graders of GSM8K (####), MATH
-(\boxed), open-r1 (<answer>), and what models write who know none of them.
+The place further left counts, wherever it is in the text, so that a check or a doubt after a stated answer does not
+replace it; of several of one kind the last one counts. An empty box (`\boxed{}`, a repeated instruction) and a statement
+that only points ("see above") or denies ("is not 5") are skipped. Boxes side by side are one list. Marks of mathematics
+are kept in the result; Markdown emphasis is not. The places come from the prompts and graders of GSM8K (####), MATH
+(\boxed) and open-r1 (<answer>), and from what models write that know none of them.
 """
 
 from __future__ import annotations
@@ -18,19 +18,20 @@ from typing import Literal
 
 from toolkit.answers.boxes import boxes, formula_around
 from toolkit.answers.plain_text import plain_text, without_emphasis
+from toolkit.answers.vocabulary import AND_OR, IS_ABROAD, IS_OR_ARE_ABROAD, IS_WITHOUT_SPACES, NOT
 
 Place = Literal["tag", "box", "####", "statement", "end"]
 
 
 @dataclass(frozen=True)
 class FinalAnswer:
-    """What a text answers, and where it says so."""
+    """The answer that a text gives, and the place where it gives it."""
 
     text: str
-    """One line, or as many as a bracket or a display that begins in it spans; empty where the text says nothing."""
+    """One line, or as many as a bracket or display that begins in it spans; empty if the text gives no answer."""
     place: Place
     rest: str
-    """From there to the end of the text (of the tag, of the box), for answers of several lines."""
+    """The rest of the text (of the tag, of the box) from there, for answers of several lines."""
 
     @property
     def is_stated(self) -> bool:
@@ -43,7 +44,7 @@ _TAG = re.compile(
     re.IGNORECASE | re.DOTALL,
 )
 _TAG_END = re.compile(r"(?:(?<=[^\s\"'`])|\n\s*)</(?:final[-_]?)?answer>", re.IGNORECASE)
-"""Behind an answer whose opening tag the prompt took; a blank or a quote is before one that is spoken of."""
+"""The end of an answer whose opening tag is in the prompt; after a blank or a quote the tag is only mentioned."""
 _IN_JSON = re.compile(
     r'^\s*(?:```\w*\s*)?\{[^{}]*"(?:final_?)?answer"\s*:\s*("(?:[^"\\\n]|\\.)*"|[^,{}\n]+)', re.IGNORECASE
 )
@@ -56,13 +57,13 @@ _PLACEHOLDER = re.compile(
 )
 _BETWEEN_BOXES = re.compile(
     r"(?:[\s$,;&()\[\].:]|\\[(),;:!\]\[ "
-    r"]|\\q?quad|\\\\|\\text\{\s*(?:and|or)\s*\}|(?:and|or|und|oder|et|ou|y|e|и|или|和|或|与)\b"
+    rf"]|\\q?quad|\\\\|\\text\{{\s*(?:and|or)\s*\}}|(?:{AND_OR}|和|或|与)\b"
     r"|[a-zA-Z](?:_\{?\w+\}?)?\s*=)*"
 )
 _HASHES = re.compile(
     r"(?:^[ \t]*####[ \t]+|(?<!#)####[ \t]*(?=[-+$€£]{0,2}\.?\d[\d.,/]*%?[ \t.]*$))(\S(?:(?!####).)*)$", re.MULTILINE
 )
-"""A line of its own; where the line ends of the text were lost, a number behind it."""
+"""The marks on a line of their own, or with a number after them where the text has lost its line ends."""
 
 _NOUNS = (
     r"\b(?:final |correct |right |best )?(?:answers?|ans)\b|\b(?:correct|right|best) (?:option|choice|statement)\b"
@@ -71,12 +72,12 @@ _NOUNS = (
     r"|(?:الإجابة|الاجابة|الجواب|الناتج|النتيجة)|(?:उत्तर|जवाब)"
 )
 _COPULA = (
-    r":|=|\b(?:is|are|was|would be|will be|should be|must be|equals|comes "
-    r"to|lautet|ist|sind|w[äa]re|beträgt|est|sont|es"
-    r"|son|sería|é|são|è|sono|является|равен|равно|составляет)\b(?!-)|是|为|為|即|は|が|은|는|이|هو|هي|है"
+    r":|=|\b(?:is|are|was|would be|will be|should be|must be|equals|comes to"
+    rf"|{IS_OR_ARE_ABROAD}|lautet|w[äa]re|beträgt|sería|são|sono|является|равен|равно|составляет)\b(?!-)"
+    rf"|{IS_WITHOUT_SPACES}|即|が|이"
 )
 _STATEMENT = re.compile(
-    rf"(?:{_NOUNS})(?:\s+(?!(?:is|are|ist|est|es|é|è|was|no|não|non|not|nicht|pas|ne|n'est|không|не)\b)[\w'()\"-]+){{0,8}}?\s*(?:{_COPULA})(?:\s*(?::|=))?",
+    rf"(?:{_NOUNS})(?:\s+(?!(?:is|are|was|{IS_ABROAD}|no|não|non|not|nicht|pas|ne|n'est|không|не)\b)[\w'()\"-]+){{0,8}}?\s*(?:{_COPULA})(?:\s*(?::|=))?",
     re.IGNORECASE,
 )
 _DASHED = re.compile(rf"(?:{_NOUNS})\s+(?:—|-)\s+(?=\S)", re.IGNORECASE)
@@ -99,7 +100,7 @@ _POINTER = re.compile(
     re.IGNORECASE,
 )
 _FOLLOWS = re.compile(r"(?:as follows|the following|below|given by|therefore|thus)\s*[:.]?\s*$", re.IGNORECASE)
-_DENIAL = re.compile(r"(?:not|n't|never|unlikely|no longer|nicht|pas|no es|не)\b", re.IGNORECASE)
+_DENIAL = re.compile(rf"(?:{NOT}|n't|unlikely|no longer)\b", re.IGNORECASE)
 _COURTESY = re.compile(
     r"\W*(?:(?:i )?hope\b|let me know|please (?:let|note|feel|ask)|feel free|if you "
     r"(?:have|need|want|would)|is there anything|"
@@ -116,7 +117,7 @@ _TAKEN_BACK = re.compile(
     r"(?:value|answer|result) is\b|\bactually,? no\b",
     re.IGNORECASE,
 )
-"""Behind an answer, what takes it back."""
+"""What takes back the answer before it."""
 _LIST_MARK = re.compile(r"^\s*(?:[-*•>]\s+|\d{1,2}[.)]\s+(?=[^\d\s]))")
 _SENTENCE_END = re.compile(
     r"(?:(?<=[.!?])|(?<=[.!?][\"')\]$]))\s+(?=[^\s=+*/^<>])|(?<=[。！？])\s*(?=\S)|(?<=[.!?])(?=[A-ZÀ-Þ][a-zß-ÿ])"
@@ -130,7 +131,7 @@ _MOST_LINES = 40
 
 @lru_cache(maxsize=4_096)
 def find_final_answer(text: str) -> FinalAnswer:
-    """Find the answer that a text ends in; the reasoning before it must have been taken away."""
+    """Find the final answer of a text, from which the reasoning has been removed."""
     plain = plain_text(text)
     found = _find(plain)
     tail = plain[plain.rfind(found.text) :] if found.text in plain else plain[-400:] if found.place == "box" else ""
@@ -140,7 +141,7 @@ def find_final_answer(text: str) -> FinalAnswer:
 
 
 def sentences(line: str) -> list[str]:
-    """The sentences of a line; a decimal point and an abbreviation end none."""
+    """Split a line into sentences; a decimal point or an abbreviation ends none."""
     found: list[str] = []
     for piece in _SENTENCE_END.split(line):
         end = found[-1] if found else ""
@@ -154,7 +155,7 @@ def sentences(line: str) -> list[str]:
 
 
 def has_content(text: str) -> bool:
-    """Whether anything but punctuation stands there."""
+    """Whether a text holds anything but punctuation."""
     return any(character.isalnum() for character in text) or "\\" in text.strip("\\[]() \n")
 
 
@@ -176,7 +177,7 @@ def _find(text: str) -> FinalAnswer:
 
 
 def _find_marked(text: str) -> FinalAnswer | None:
-    """What a box, hashes or a statement says."""
+    """Find the answer in a box, after hashes or in a statement."""
     if "\\" in text and (boxed := _boxed(text)) is not None:
         return FinalAnswer(boxed, "box", boxed)
     if found := list(_HASHES.finditer(text)):
@@ -187,7 +188,7 @@ def _find_marked(text: str) -> FinalAnswer | None:
 
 
 def _boxed(text: str) -> str | None:
-    """What the last box holds, with the formula that it is a part of; boxes beside each other are joined by commas."""
+    """Return the content of the last box, with the formula that it is a part of; adjacent boxes are joined by commas."""
     filled = [box for box in boxes(text) if has_content(box[2])]
     real = [box for box in filled if not _PLACEHOLDER.fullmatch(box[2])] or filled
     if not real:
@@ -205,7 +206,7 @@ def _boxed(text: str) -> str | None:
 
 
 def _stated(text: str) -> FinalAnswer | None:
-    """The last statement that says something; one that denies or asks only where there is no other."""
+    """Return the last statement that gives an answer; a doubtful one only if there is no other."""
     matches = [(found.end(), found.end()) for found in _STATEMENT.finditer(text)]
     for pattern in (_HEADING, _HINDI, _NO_COPULA, _DASHED):
         matches += [(found.end(), found.end()) for found in pattern.finditer(text)]
@@ -228,7 +229,7 @@ def _stated(text: str) -> FinalAnswer | None:
 
 
 def _content(text: str) -> str:
-    """The first line with something in it, whole to where its brackets close."""
+    """Return the first line with content, extended to where its brackets close."""
     lines = text.split("\n")
     for number, line in enumerate(lines):
         if has_content(line) and not (_FOLLOWS.fullmatch(line.strip()) and any(map(has_content, lines[number + 1 :]))):
@@ -237,7 +238,7 @@ def _content(text: str) -> str:
 
 
 def _closed(lines: list[str], *, is_item: bool = True) -> str:
-    """The first line, with those after it as long as a bracket or an environment is open."""
+    """Join the first line with those after it for as long as a bracket or an environment is open."""
     said = _LIST_MARK.sub("", lines[0]) if is_item else lines[0]
     for line in lines[1:]:
         opened = said.count("[") - said.count("]") + said.count("{") - said.count("}")
@@ -248,13 +249,13 @@ def _closed(lines: list[str], *, is_item: bool = True) -> str:
 
 
 def _whole(text: str) -> str:
-    """One line of a text that is all answer; of several lines the last."""
+    """Return the answer in a text that is nothing else: its line, or the last sentence of several lines."""
     lines = [line for line in text.split("\n") if has_content(line)]
     return lines[0].strip() if len(lines) == 1 else _end(text).text
 
 
 def _end(text: str) -> FinalAnswer:
-    """The last sentence that is neither courtesy nor check."""
+    """Return the last line whose sentences are neither courtesies nor checks."""
     lines = text.split("\n")
     kept = [i for i, line in enumerate(lines) if has_content(line)]
     told = [i for i in kept if not all(map(_COURTESY.match, sentences(line_of(lines[i]))))] or kept
@@ -269,7 +270,7 @@ def _end(text: str) -> FinalAnswer:
 
 
 def line_of(line: str) -> str:
-    """A line without the mark of a list item."""
+    """Return a line without the mark of a list item."""
     return _LIST_MARK.sub("", line).strip()
 
 

@@ -1,10 +1,10 @@
-r"""One number as people write it → its exact value, and to how many digits it was written.
+r"""Reads one number as people write it: its exact value, and the number of decimals that it was written with.
 
     1,234.5  1.234,5  1 234,5  1'234.5  12,34,567  1_000  3e8  .5  5.  3,14  0.\overline{3}  0.333...  seven  forty-two
 
-Commas with three digits behind each are thousands (so is `1,234`), other single commas are decimal (`3,14`); `1.234` is
-a decimal fraction. Spaces, thin spaces and apostrophes between groups of three are thousands. Whoever reads a list asks
-for no commas.
+Commas with three digits after each separate thousands (also in `1,234`), another single comma is decimal (`3,14`);
+`1.234` is a decimal fraction. Spaces, thin spaces and apostrophes between groups of three separate thousands. Readers
+of lists use `WITHOUT_COMMAS`.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ FUNCTIONS = frozenset((
     "sin", "cos", "tan", "cot", "sec", "csc", "arcsin", "arccos", "arctan", "sinh", "cosh", "tanh", "log", "ln", "lg",
     "exp", "sqrt", "cbrt", "abs", "floor", "ceil", "max", "min", "gcd", "lcm", "det",
 ))  # fmt: skip
-"""Words that are functions of numbers."""
+"""Names of functions of numbers."""
 MOST_DIGITS = 1_000
-"""Of a number that is read; nobody's result is longer."""
+"""The most digits of a number that is read; nobody's result is longer."""
 _EXPONENT = r"(?:[eE][-+]?\d{1,7}(?![\w.]))?"
 _POINTED = rf"(?:\d+\.\d+{_EXPONENT}|\.\d+{_EXPONENT}|\d+{_EXPONENT}(?:\.(?![\w.]))?)"
 _SPACED = r"\d{1,3}(?:[ ']\d{3})+(?:[.,]\d+)?(?![\d']|[.,]\d| \d)|\d{1,3}(?:_\d{3})+(?:\.\d+)?(?![\d_])"
@@ -32,7 +32,7 @@ _COMMAS = (
 )
 WITH_COMMAS = re.compile(f"(?:{_REPEATING}|{_COMMAS}|{_SPACED}|{_POINTED})")
 WITHOUT_COMMAS = re.compile(f"(?:{_REPEATING}|{_SPACED}|{_POINTED})")
-"""A number where commas separate items."""
+"""A number in a text in which commas separate items."""
 
 _ONES = [
     "zero",
@@ -83,15 +83,15 @@ _PART = re.compile(
 
 @dataclass(frozen=True)
 class Numeral:
-    """A number and how it was written."""
+    """A number, and how it was written."""
 
     value: Fraction
     decimals: int | None = None
-    """Digits behind the point that it was written with, None where it is exact (an integer, a repeating decimal)."""
+    """How many decimals it was written with; None if it is exact (an integer, a repeating decimal)."""
 
 
 def read_numeral(text: str) -> Numeral | None:
-    """Read a text that is one unsigned number; None where it is something else, or too long."""
+    """Read a text that is one unsigned number; None if it is anything else, or too long."""
     text = text.strip()
     if len(text) > MOST_DIGITS:
         return None
@@ -160,7 +160,7 @@ def _whole_in_words(text: str) -> int | None:
         elif word in _SCALES:
             total, group = total + (group or 1) * _SCALES[word], 0
         elif before in _SMALL and not (before in _TENS and word in _ONES[1:10]):
-            return None  # two numbers beside each other
+            return None  # two numbers side by side
         else:
             group += _SMALL[word]
         before = word
@@ -168,14 +168,14 @@ def _whole_in_words(text: str) -> int | None:
 
 
 def _without_commas(number: str) -> str:
-    """With a decimal point, and no mark of thousands."""
+    """Return the number with a decimal point and without thousands separators."""
     if re.fullmatch(r"[1-9]\d{0,2}(?:,\d{3})+(?:\.\d+)?|[1-9]\d?(?:,\d{2})+,\d{3}(?:\.\d+)?", number):
         return number.replace(",", "")
     return number.replace(".", "").replace(",", ".")
 
 
 def _repeating(text: str, period: str | None) -> Numeral:
-    r"""`0.1\overline{6}`, `0.1(6)` or `0.1666...`."""
+    r"""Read a repeating decimal: `0.1\overline{6}`, `0.1(6)` or `0.1666...`."""
     whole, _, behind = text.partition(".")
     if period is None:
         digits = re.findall(r"\d+", behind)

@@ -1,4 +1,4 @@
-"""One number as reasoning-gym writes it, so that its scorers compare texts: `+1,234.50` as `1234.5`."""
+"""Writes a number as reasoning-gym does, so that its scorers can compare texts: `+1,234.50` as `1234.5`."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import re
 from toolkit.answers.number_notation import read_numeral
 
 _NAME_OR_SUM = re.compile(r"\W*(?:[^\W\d_]+(?:\s+[^\W\d_]+)*\W*|\s*[^\W\d_]+\s*\([^()]*\)\s*|[\d\s+\-*/().,^$]*)")
-"""Left of an equals sign: words, `gcd(4, 6)`, or what was worked out; not `2a` or `a^2`."""
+"""What may be left of an equals sign: words, `gcd(4, 6)` or arithmetic, but not `2a` or `a^2`."""
 
 
 def plain_number(text: str) -> str:
-    """One number as reasoning-gym writes it, without a plus, thousands marks or zeros at its end.
+    """Write a number as reasoning-gym does, without a plus sign, thousands separators or trailing zeros.
 
-    Empty where the text is anything else; of an equation (`x = 5`, `43 + 14 = 57`) the right side is read.
+    Of an equation (`x = 5`, `43 + 14 = 57`) the right side is read. Empty if the text is anything else.
     """
     left, is_equation, side = text.rpartition("=")
     if is_equation and not all(map(_NAME_OR_SUM.fullmatch, left.split("="))):

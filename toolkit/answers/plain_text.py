@@ -1,7 +1,7 @@
-"""Foreign text → text in which one sign has one code point, so that readers know one minus, one digit 4, one é.
+"""Normalizes text so that each sign has one code point: readers need to know only one minus, one digit 4, one é.
 
-Nothing that a person would see is lost: a superscript becomes `^{2}`, a vulgar fraction ` 1/2`, digits of any script
-ASCII digits. What a person cannot see (control characters, bidirectional marks, zero width, lone surrogates) goes.
+Nothing visible is lost: a superscript becomes `^{2}`, a vulgar fraction ` 1/2`, and digits of any script become ASCII.
+What is invisible (control characters, bidirectional marks, zero-width characters, lone surrogates) is removed.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import unicodedata
 from functools import lru_cache
 
 LONGEST = 60_000
-"""Characters; of a longer text the end is read, since there the answer stands."""
+"""The most characters that are read; of a longer text these are the last, since the answer is at the end."""
 
 _SIGNS = {
     "−": "-", "–": "-", "‐": "-", "‑": "-", "‒": "-", "—": " — ", "﹣": "-", "“": '"', "”": '"', "„": '"', "«": '"',
@@ -31,7 +31,7 @@ STYLED = re.compile(
 _SMALL = re.compile(r"[⁰¹²³⁴-⁹⁺⁻ⁿ]+|[₀-₉₊₋]+")
 _NOT_ASCII = re.compile(r"[^\x00-\x7f]")
 _GREEK_LETTER = re.compile(r"(?<![\u0370-\u03ff])[α-ρσ-ω](?![\u0370-\u03ff])")
-"""A letter of a formula, and none of a Greek word."""
+"""A Greek letter of a formula, not of a Greek word."""
 _TAGS = re.compile(r"</?(?:b|i|u|em|strong|span|p|sub|center)(?: [^<>]{0,80})?>|<br ?/?>", re.IGNORECASE)
 _SPACES = re.compile(r"[ \t]{5,}")
 _UNSEEN = re.compile(r"[\x00-\x08\x0e-\x1f\x7f]")
@@ -44,7 +44,7 @@ _EMPHASIS = (
 
 @lru_cache(maxsize=4_096)
 def plain_text(text: str) -> str:
-    """The last `LONGEST` characters of the text in plain signs, as NFC."""
+    """Return the last `LONGEST` characters of the text in plain signs, as NFC."""
     text = text[-LONGEST:]
     if "\r" in text:
         text = text.replace("\r\n", "\n").replace("\r", "\n")
@@ -63,7 +63,7 @@ def plain_text(text: str) -> str:
 
 
 def without_emphasis(text: str) -> str:
-    """Without the marks of Markdown that make letters bold, italic or code."""
+    """Remove the Markdown marks of bold, italic and code, and what is struck out."""
     text = re.sub(r"^[ \t]*(?:```|~~~).*$", "", text, flags=re.MULTILINE).replace("`", "")
     if "~~" in text:
         text = re.sub(r"~~[^~\n]+~~", "", text)  # struck out
@@ -73,7 +73,7 @@ def without_emphasis(text: str) -> str:
 
 
 def _small(found: re.Match[str]) -> str:
-    """Superscripts and subscripts as LaTeX writes them."""
+    """Return superscripts or subscripts as LaTeX writes them."""
     mark = "^" if found[0][0] in "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ" else "_"
     return f"{mark}{{{unicodedata.normalize('NFKC', found[0]).replace('−', '-')}}}"
 

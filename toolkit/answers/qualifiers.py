@@ -1,30 +1,31 @@
-"""Words beside a number that make it another, or none: denials, bounds, parts and multiples, in the usual languages.
+"""Recognizes words that make a number beside them another, or none: denials, bounds, parts and multiples.
 
-"not 42", "mindestens 42", "42 or more" and "twice 42" name 42 and do not say that the answer is 42. "about 42" and
-"exactly 42" do. What stands right before the number, or right behind it, decides; a denial elsewhere in a sentence does
-not.
+"not 42", "mindestens 42", "42 or more" and "twice 42" name 42 but do not say that the answer is 42. "about 42" and
+"exactly 42" do. Only words right before or right after the number count; a denial elsewhere in the sentence does not.
 """
 
 from __future__ import annotations
 
 import re
 
+from toolkit.answers.vocabulary import MAYBE, NOT
+
 _FILLERS = r"(?:(?:be|been|equal|to|exactly|the|number|simply|just|always|answer|value|of|is|das|die|der|la|le|el|il|een|de|là)\s+)*"
 _NOT = (
-    r"not|never|cannot|no|nor|neither|hardly|unequal|different from|instead of|rather "
-    r"than|nicht|kein\w*|niemals|pas|jamais|no es|"
-    r"não(?: é)?|non(?: è)?|nunca|не|ни|nie|niet|geen|inte|ikke|bukan|tidak|không(?: "
+    rf"{NOT}|cannot|no|nor|neither|hardly|unequal|different from|instead of|rather "
+    r"than|kein\w*|niemals|jamais|"
+    r"não(?: é)?|non(?: è)?|nunca|ни|nie|niet|geen|inte|ikke|bukan|tidak|không(?: "
     r"phải)?|değil|wrongly|incorrectly|falsely|n't"
 )
-_DOUBT = r"may|might|could|perhaps|possibly|maybe|vielleicht|peut-être|quizás?|talvez|forse|может быть|возможно"
+_DOUBT = rf"{MAYBE}|vielleicht|peut-être|quizás?|talvez|forse|может быть|возможно"
 DOUBT = rf"(?:{_DOUBT})"
-"""Words before what only may be so, as a pattern."""
+"""Words of doubt, as a pattern."""
 NO_ANSWER = (
     r"(?:(?:only|just|merely|really|actually|clearly)\s+)?(?:(?:an?|one of the)\s+(?:\w+\s+)?"
     r"(?:distractors?|decoys?|traps?|red herrings?|mistakes?|typos?|placeholders?)"
     r"|(?:an?|the)\s+(?:wrong|incorrect|false)\s+(?:answer|option|choice|value|result))\b"
 )
-"""What is said to be no answer, behind "is", as a pattern."""
+"""What an answer is said to be, after "is", when it is none, as a pattern."""
 _BOUND = (
     r"(?:more|less|fewer|greater|larger|smaller|bigger|higher|lower|other|rather|older|younger)\s+than(?:\s+or\s+equal\s+to)?"
     r"|at\s+(?:least|most)|over|under|above|below|up\s+to|exceeds?|exceeding|beyond|(?:minimum|maximum)\s+of|almost|nearly|close\s+to"

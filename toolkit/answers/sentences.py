@@ -1,9 +1,9 @@
-"""Which number, or which word, a sentence gives as its answer.
+"""Finds the number that a sentence gives as its answer.
 
-A sentence may hold other numbers: "The greatest common divisor of 12 and 18 is 6." What decides is never a reference,
-but where a number stands (right behind "the answer is", behind the last "is", before the first), and the question: a
-number that it already holds is context, as often as it holds it. Where nothing decides, the sentence has no answer, and
-says so.
+A sentence may hold other numbers: "The greatest common divisor of 12 and 18 is 6." The reference answer never decides
+between them, but their places (right after "the answer is", after the last "is", before the first) and the question: a
+number that the question holds is context, as often as it holds it. If nothing decides, the sentence gives no answer, and
+the result says why.
 """
 
 from __future__ import annotations
@@ -17,11 +17,12 @@ from toolkit.answers.final_answer import FinalAnswer, sentences
 from toolkit.answers.number_notation import FUNCTIONS, NUMBER_WORDS, WITH_COMMAS, number_in_words
 from toolkit.answers.plain_numbers import plain_number
 from toolkit.answers.qualifiers import DOUBT, says_another
+from toolkit.answers.vocabulary import AND_OR, DETERMINERS, HENCE, IS_ABROAD, IS_OR_ARE_ABROAD
 
 _NO_WORDS = FUNCTIONS | frozenset(["pi", "mod", "inf", "infinity", "root", "choose"])
-"""Words that belong to mathematics and not to the sentence around it."""
+"""Words that belong to a formula and not to the sentence around it."""
 LONGEST = 2_000
-"""Characters of a sentence with an answer in it; nobody's is longer."""
+"""The most characters of a sentence that is read; nobody's answer is longer."""
 _WORD = re.compile(
     r"(?<![\\\w])[A-Za-z\u00c0-\u024f]{2,}(?:['-][^\W\d_]+)*\d{0,2}(?![\w{])|\b[aAI]\b(?=\s+[^\W\d_]{2})|\by (?:en )?a\b|[^\x00-\x7f]+"
 )
@@ -37,7 +38,7 @@ _PLACE = re.compile(
     r"exercise)\s+\(?\d+\)?(?![\w%])",
     re.IGNORECASE,
 )
-"""Of the references those that name a place in the text, and answer nothing but a question for one."""
+"""References that name a place in the text, which answer only a question for that place."""
 _PRECISION = re.compile(
     r",?\s*\(?(?:rounded |correct |accurate )?(?:to|up to) (?:\d+|one|two|three|four|five|six) (?:decimal "
     r"places?|decimals|significant (?:figures|digits)|"
@@ -46,7 +47,7 @@ _PRECISION = re.compile(
 )
 _QUOTED = re.compile(r'"([^"\n]*)"')
 _BRACKET = re.compile(rf"\s*\((?!\s*(?:or\s+)?{DOUBT}\b[^()]*\d)([^()]*[^\W\d_]{{2,}}[^()]*)\)", re.IGNORECASE)
-"""A remark, unless it names another number."""
+"""A remark in brackets, unless it names another possible number."""
 _ASIDE = re.compile(
     r",?\s+(?:which|because|since|where|as (?:it|they|we|there|the)|given "
     r"that|after|da|weil|denn|car|parce que|puisque|porque|ya que|"
@@ -65,7 +66,7 @@ _COMPOUND_RUN = re.compile(
     re.IGNORECASE,
 )
 _ALTERNATIVE = re.compile(
-    rf"(?:\b(?:or|and|oder|und|ou|et|o|y|e|или|и|either|plus|minus|times|over|versus|vs|{DOUBT})|或|和|、|또는|와)"
+    rf"(?:\b(?:{AND_OR}|o|either|plus|minus|times|over|versus|vs|{DOUBT})|或|和|、|또는|와)"
     rf"(?:\s*\b(?:{DOUBT}|even|also|be)\b)*\s*\W*$",
     re.IGNORECASE,
 )
@@ -79,15 +80,15 @@ _OPENING = re.compile(
 )
 _COPULA_BEFORE = re.compile(
     r"(?:\b(?:is|are|was|were|be|equals?|makes?|made|gets?|gives?|leaves?|leaving|has|have|had|becomes?|yields?|costs?|total(?:s|ling)?|"
-    r"to|ist|sind|est|sont|es|son|é|são|è|sono|get|obtain|left "
+    rf"to|{IS_OR_ARE_ABROAD}|são|sono|get|obtain|left "
     r"with|totals|pays?|earns?|spends?|needs?|takes?)\b|[:=]|是|为|有|は|равно|равен)"
     r"\W*(?:(?:exactly|only|just|now|then|therefore|thus|also|a total of|equal "
     r"to|about|approximately|the number)\b\W*)*$",
     re.IGNORECASE,
 )
 _COPULA_AFTER = re.compile(
-    r"^\W*(?:is|are|was|would be|will be|must be|ist|est|es|é|è)\s+(?:therefore |thus |indeed |also )?"
-    r"(?:the|my|our|a|an|its|their|how|what|that|equal|greatest|largest|der|die|das|le|la|el|o|il)\b",
+    rf"^\W*(?:is|are|was|would be|will be|must be|{IS_ABROAD})\s+(?:therefore |thus |indeed |also )?"
+    rf"(?:{DETERMINERS}|how|what|that|equal|greatest|largest|der|die|das|le|la|el|o|il)\b",
     re.IGNORECASE,
 )
 _END = re.compile(r"^\W*(?:[^\W\d_]+\W*){0,4}$")
@@ -101,19 +102,17 @@ _CONDITION = re.compile(
     r"equality|with|for|at|if|as)\b[^.=]{0,24}?(?<![^\W\d_])[A-Za-z]\s*(?:=|is|\\to|->|approaches)\s*[^,.;]*(?=[.,;]|$)"
     r"|^(?:At|When|For|If|With)\s+\$?[A-Za-z]\s*(?:=|is)\s*[^,]+,\s*"
 )
-"""Where a value is taken, "attained at x = 2": the value is not the answer."""
+"""Where a value is attained, "attained at x = 2": this number is not the answer."""
 _WORKED_OUT = re.compile(r"[-+*/].*=\s*(?P<number>[$€£]?\s*-?\d[\d.,]*)(?P<behind>\s*(?:[^\W\d_]+\W*){0,3})$")
-"""`9 eggs * $2 = $18`."""
+"""A calculation with its result at the end: `9 eggs * $2 = $18`."""
 _CONDITIONAL = re.compile(r"\b(?:otherwise|unless|else|if not)\b|\bif\b.*\bif\b|\bwhen\b.*\bwhen\b", re.IGNORECASE)
-_RESULT = re.compile(r"[,;.]\s+(?:so|thus|hence|therefore|which (?:means|makes|leaves|gives))\s+(?=\S)", re.IGNORECASE)
-_JOINED = re.compile(
-    rf"\W*(?:and|or|und|oder|et|ou|y|o|e|и|или|&|{DOUBT})(?:\W*\b(?:{DOUBT}|even|also|be)\b)*\W*", re.IGNORECASE
-)
+_RESULT = re.compile(rf"[,;.]\s+(?:{HENCE}|which (?:means|makes|leaves|gives))\s+(?=\S)", re.IGNORECASE)
+_JOINED = re.compile(rf"\W*(?:{AND_OR}|o|&|{DOUBT})(?:\W*\b(?:{DOUBT}|even|also|be)\b)*\W*", re.IGNORECASE)
 _ASSIGNED = re.compile(r"[A-Za-z]\s*=\s*-?[\d.,/]+")
 _IN_BOTH = re.compile(rf"({NUMBER_WORDS.pattern})\s*\((\d[\d,]*)\)", re.IGNORECASE)
-"""`twelve (12)`"""
+"""A number in words and in digits: `twelve (12)`."""
 _OF_A_WHOLE = re.compile(r"\s+(?:\w+\s+)?of\s+(?:the|these|those|all|his|her|its|their|our|my)\s+(?:\w+\s+)?")
-"""Between a count and what it is of, `3 of the 5 boxes`."""
+"""The words between a count and its total, `3 of the 5 boxes`."""
 _TIMES_WORDS = {"once": 1, "twice": 2, "thrice": 3}
 _TIMES_WORD = re.compile(r"\b(?:once|twice|thrice)\b", re.IGNORECASE)
 _FRACTION_WORDS = re.compile(
@@ -123,12 +122,12 @@ _FRACTION_WORDS = re.compile(
     re.IGNORECASE,
 )
 _LETTERS = re.compile(r"(?<=\d)\s+(?:[\"'][A-Za-z][\"']s?|[A-Za-z]'s)(?!\w)")
-"""`3 r's`: what is counted, and no prime."""
+"""A letter that is counted, `3 r's`, which is not a prime mark."""
 
 
 @dataclass(frozen=True)
 class Said:
-    """A number in a sentence: the mathematics that it stands in, and the words before and behind it."""
+    """A number in a sentence: its formula, and the words before and after it."""
 
     text: str
     before: str
@@ -137,13 +136,13 @@ class Said:
 
 @dataclass(frozen=True)
 class Unclear:
-    """Why a sentence gives no answer, for people."""
+    """Says to a person why a sentence gives no answer."""
 
     why: str
 
 
 def without_delimiters(text: str) -> str:
-    r"""Without the marks around mathematics, `$…$`, `\(…\)`, `\[…\]`; a `$` before an amount stays."""
+    r"""Remove the delimiters of mathematics, `$…$`, `\(…\)`, `\[…\]`; a `$` before an amount stays."""
     if "\\" in text:
         text = re.sub(r"\\[()]|\\[\[\]]", " ", text.replace("\\\\[", "\\\\ [")).replace(r"\$", "\ue000")
     if "$" in text:
@@ -163,7 +162,7 @@ def without_delimiters(text: str) -> str:
 
 
 def number_in(text: str, question: str = "", *, stated: bool = False) -> Said | Unclear:
-    """The number that a sentence gives; `stated` says that it stands behind "the answer is" or the like."""
+    """Find the number that a sentence gives; `stated`: whether the text calls it the answer."""
     if len(text) > LONGEST:
         return Unclear(f"a sentence of {len(text)} characters, more than {LONGEST}")
     if _CONDITIONAL.search(text):
@@ -185,8 +184,8 @@ def number_in(text: str, question: str = "", *, stated: bool = False) -> Said | 
 
 
 def number_said(found: FinalAnswer, question: str = "") -> tuple[str, Said | Unclear]:
-    """(the sentence that was read, the number in it): of a statement the first sentence, else the last; then all of
-    it."""
+    """Return (the sentence that was read, the number in it): the first sentence of a statement, else the last one; if
+    it gives none, all of the text."""
     told = [sentence for sentence in sentences(found.text) if not sentence.rstrip().endswith("?")]
     if not told:
         return found.text, Unclear("a question") if "?" in found.text else number_in(found.text, question)
@@ -201,7 +200,7 @@ def number_said(found: FinalAnswer, question: str = "") -> tuple[str, Said | Unc
 
 
 def plain_number_said(found: FinalAnswer, question: str = "") -> str:
-    """The number that a final answer says, as `plain_number` writes it; empty where it says none."""
+    """Return the number that a final answer gives, as `plain_number` writes it; empty if it gives none."""
     if whole := plain_number(without_delimiters(found.text)):
         return whole
     _, said = number_said(found, question)
@@ -209,7 +208,7 @@ def plain_number_said(found: FinalAnswer, question: str = "") -> str:
 
 
 def _is_amount(between: str) -> bool:
-    """Whether what stands between two `$` follows an amount of money and is no mathematics."""
+    """Whether the text between two `$` follows a dollar sign of money, and so is not mathematics."""
     if not re.match(r"\s*[-\d.]", between):
         return not between.strip()
     words = re.sub(r"\\[A-Za-z]+(?:\{[^{}]*\})?", "", between)
@@ -217,7 +216,7 @@ def _is_amount(between: str) -> bool:
 
 
 def _preparations(text: str, question: str) -> list[str]:
-    """The sentence without what explains it, step by step back to the whole where nothing would be left."""
+    """Return the sentence without its explanations, then with more and more of them, in case no number is left."""
     text = _IN_BOTH.sub(_once, _FRACTION_WORDS.sub(_fraction, text))
     text = re.sub(r"\\(?:text|mbox|textbf|mathrm)\s*\{([^{}]*)\}", r" \1 ", text)
     text = _LETTERS.sub(" letters", text)
@@ -231,13 +230,13 @@ def _preparations(text: str, question: str) -> list[str]:
 
 
 def _once(found: re.Match[str]) -> str:
-    """A number in words and in digits in digits alone, where both are the same."""
+    """Write a number that is given in words and in digits in digits only, if both are the same."""
     value = number_in_words(found[1])
     return found[0] if value is None or str(value) != plain_number(found[2]) else found[2]
 
 
 def _fraction(found: re.Match[str]) -> str:
-    """Words of a fraction in digits; the words before it stay where they are no number."""
+    """Write a fraction in words in digits; words before it that are no number stay."""
     text = found[0]
     while (value := number_in_words(text)) is None and " and " in text:
         text = text.split(" and ", 1)[1]
@@ -252,7 +251,7 @@ class _Run:
 
 
 def _runs(text: str) -> list[_Run]:
-    """The stretches of mathematics between the words of a sentence."""
+    """Return the stretches of mathematics between the words of a sentence."""
     compounds = [found.span() for found in _COMPOUND_RUN.finditer(text)]
     borders = [(0, 0)]
     for found in _WORD.finditer(text):
@@ -274,7 +273,7 @@ def _runs(text: str) -> list[_Run]:
 
 
 def _is_count(text: str, start: int, end: int) -> bool:
-    """Whether a number word counts: "one" often only points ("the one that", "one of")."""
+    """Whether a number word is a number: "one" often only points ("the one that", "one of")."""
     if text[start:end].casefold() != "one":
         return True
     return not re.match(r"\s*(?:of|that|who|which|can|way|has|must)\b", text[end:]) and not re.search(
@@ -283,7 +282,7 @@ def _is_count(text: str, start: int, end: int) -> bool:
 
 
 def _merged_words(text: str, runs: list[_Run]) -> list[_Run]:
-    """Number words that follow each other are one number: "one hundred and five"."""
+    """Merge number words that follow each other into one number: "one hundred and five"."""
     merged: list[_Run] = []
     for run in runs:
         if merged and re.fullmatch(
@@ -301,7 +300,7 @@ def _merged_words(text: str, runs: list[_Run]) -> list[_Run]:
 
 
 def _trimmed(piece: str) -> str:
-    """Without the sentence's own punctuation around it."""
+    """Remove the sentence's own punctuation around a stretch of mathematics."""
     piece = piece.strip().lstrip(",;:.?!'\"&#").strip()
     if re.match(r"-\s", piece) or piece.startswith("- "):
         piece = piece[1:].strip()
@@ -319,7 +318,7 @@ def _trimmed(piece: str) -> str:
 
 
 def _chosen(text: str, runs: list[_Run], question: str, *, stated: bool) -> Said | Unclear:
-    """Of the runs in a sentence the one that is its answer."""
+    """Choose the run in a sentence that is its answer."""
     unclear = Unclear(f"{len(runs)} numbers, {', '.join(run.text for run in runs[:6])}")
     for left, right in pairwise(runs):
         between = text[left.end : right.start]
@@ -340,7 +339,7 @@ def _chosen(text: str, runs: list[_Run], question: str, *, stated: bool) -> Said
     if len(counted) == 1:
         return _said(text, counted[0])
     if re.search(r"\d\s*[-+*/].*=", last.text) and _END.match(text[last.end :]):
-        return _said(text, last)  # what a sum comes to at the sentence's end
+        return _said(text, last)  # the result of a calculation at the end of the sentence
     at_end = _COPULA_BEFORE.search(text[: last.start]) and _END.match(text[last.end :])
     at_start = _OPENING.match(text[: first.start]) and _COPULA_AFTER.match(text[first.end :])
     if bool(at_end) != bool(at_start):
@@ -360,13 +359,13 @@ def _is_range(before: str) -> bool:
 
 
 def _is_joined(text: str, runs: list[_Run], run: _Run) -> bool:
-    """Whether "and" or "or" alone stands between a number and another one."""
+    """Whether only "and" or "or" is between a number and another one."""
     neighbours = [(one, other) for one, other in pairwise(runs) if run in (one, other)]
     return any(_JOINED.fullmatch(text[one.end : other.start]) for one, other in neighbours)
 
 
 def _not_in(question: str, runs: list[_Run]) -> list[_Run]:
-    """The runs whose numbers the question does not hold already, as often as it holds them."""
+    """Return the runs whose numbers the question does not hold, or holds fewer times."""
     known = Counter(_digits(found[0]) for found in WITH_COMMAS.finditer(without_delimiters(question)))
     left = []
     for run in runs:

@@ -1,4 +1,4 @@
-"""The word that a sentence gives as its answer."""
+"""Finds the word that a sentence gives as its answer."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from collections import Counter
 
 
 def word_in(text: str, question: str = "") -> str:
-    """The word that a sentence gives: the one behind its last "is" or ":", the quoted one or the one that the question
-    doesn't hold, else the last; empty where the sentence denies it. Letters with hyphens or spaces between them are
-    joined.
+    """Return the word that a sentence gives: the one after its last "is" or ":", the only quoted one, the only one that
+    is not in the question, or else the last; empty if the sentence denies it. Letters with hyphens or spaces between
+    them are joined.
     """
     text = re.sub(r"\b[^\W\d_](?:\s*[- ,]\s*[^\W\d_]\b){2,}", lambda found: re.sub(r"[\W]", "", found[0]), text)
     if re.search(r"\b(?:not|never|isn't|cannot)\b", text, re.IGNORECASE):

@@ -1,4 +1,4 @@
-"""What nobody foresaw is a bug of ours: one line for the person, and a file for whoever mends it."""
+"""Turns an unforeseen exception into one line for the user and a file with the traceback for a bug report."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from toolkit.machine.user_folders import cache_folder
 
 FOLDER = "bugs"
 SECRETS = ("--api-key",)
-"""Options whose values no file keeps."""
+"""Options whose values are left out of the file."""
 
 
 class Bug(ToolkitError):
@@ -26,9 +26,9 @@ class Bug(ToolkitError):
 
     @classmethod
     def of(cls, error: BaseException) -> Bug:
-        """The line about an exception that nobody foresaw, with the file that its traceback was written to."""
+        """Return the error for an unforeseen exception; it names the file that the traceback was written to."""
         first = (str(error).strip().splitlines() or ["no message"])[0]
-        what = f"this is a bug of the toolkit, not of your input: {type(error).__name__}: {first}"
+        what = f"this is a bug in the toolkit, not in your input: {type(error).__name__}: {first}"
         try:
             path = _write(error)
         except OSError:

@@ -1,9 +1,9 @@
-"""The command line: parses, calls one command, prints its result or one line about what is wrong.
+"""The command line: parses the words, calls one command, and prints its result or a one-line error.
 
 stdout     the result: text for a person, or one JSON object in ASCII with --json (on errors too)
 stderr     progress, and errors in one line (--debug: with their traceback)
-exit       0 done, 1 a measurement out of its bounds, 2 the input or the machine, 70 a bug of ours, 130 interrupted,
-           143 ended by SIGTERM
+exit       0 done, 1 a measurement is out of its bounds, 2 the input or the machine is at fault, 70 a bug of ours,
+           130 interrupted, 143 ended by SIGTERM
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from toolkit.cli.options.command import Result
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-"""A disk, what of it the user may take, what one file may take."""
+"""Errors of a full disk, a used-up quota, and a file that has reached its largest size."""
 INTERRUPTED, TERMINATED = 130, 143
 
 
@@ -44,9 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _main(arguments: Sequence[str] | None) -> int:
-    logging.getLogger("bitsandbytes").setLevel(
-        logging.ERROR
-    )  # PEFT imports it where it is, and it warns of what we need not
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # PEFT imports it; its warnings do not concern us
     words = list(sys.argv[1:] if arguments is None else arguments)
     as_json, debug = "--json" in words, "--debug" in words
     extra = "all"
@@ -67,7 +65,7 @@ def _main(arguments: Sequence[str] | None) -> int:
     except SystemExit as end:  # argparse after --help
         return int(end.code or 0)
     except KeyboardInterrupt:
-        _print_error("interrupted; run the same command again to go on", "Interrupted", INTERRUPTED, as_json)
+        _print_error("interrupted; run the same command again to resume", "Interrupted", INTERRUPTED, as_json)
         return INTERRUPTED
     except BrokenPipeError:  # the reader of stdout has left
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -82,7 +80,7 @@ def _main(arguments: Sequence[str] | None) -> int:
 
 @contextmanager
 def _terminable() -> Iterator[threading.Event]:
-    """Within, SIGTERM does what Ctrl+C does, so that what is done is kept and a word is said; it sets the event."""
+    """Make SIGTERM act as Ctrl+C does, so that finished work is kept and a line is printed; it sets the event."""
     terminated = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield terminated
@@ -103,7 +101,7 @@ def _terminable() -> Iterator[threading.Event]:
 
 
 def _speak_utf8() -> None:
-    """Windows gives a pipe the encoding of its code page, which has no sign for much of what we say."""
+    """Print UTF-8 to pipes too: on Windows they have the encoding of a code page, which lacks many characters."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             is_chosen = stream.isatty() or os.environ.get("PYTHONIOENCODING")
@@ -111,9 +109,9 @@ def _speak_utf8() -> None:
 
 
 def explain(error: BaseException, extra: str) -> ToolkitError | None:
-    """The one-line error of what a user, a file or the machine can cause; None of anything else.
+    """Return the one-line error for what a user, a file or the machine can cause; None for anything else.
 
-    `extra` is the one that the command needs.
+    `extra` names the optional dependencies that the command needs.
     """
     if isinstance(error, ToolkitError):
         return error

@@ -1,4 +1,4 @@
-"""What a person can type: one parser, to which every command adds its own (`toolkit.cli.verbs`)."""
+"""Builds the parser of the command line, to which every command adds its own (`toolkit.cli.verbs`)."""
 
 from __future__ import annotations
 
@@ -32,11 +32,14 @@ COMMANDS = (
     add_report,
     add_demo,
 )
-"""In the order of the help."""
+"""In the order in which the help lists them."""
 
 
 def build_parser() -> Parser:
-    parser = Parser(prog="toolkit", description="Distill a reasoning model, quantize it to int4 ONNX, chat offline.")
+    parser = Parser(
+        prog="toolkit",
+        description="Distill a reasoning model into a small one, quantize it to int4 ONNX, and chat with it offline.",
+    )
     parser.add_argument("--version", action=Version, nargs=0, help="print the version and exit")
     verbs = parser.add_subparsers(metavar="COMMAND", required=True)
 

@@ -1,4 +1,4 @@
-"""Measured figures and how they are shown: intervals, the ledger, charts, the report, blocks of a README.
+"""Shows measured figures: intervals, the ledger, charts, the report, blocks of a README.
 
-Imports the ground alone.
+It imports only the ground.
 """

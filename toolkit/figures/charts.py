@@ -1,8 +1,7 @@
-"""The report's figures: measured numbers in, inline SVG out.
+"""Draws the report's figures: measured numbers in, inline SVG out.
 
-Colours are written as CSS variables (`var(--ink)` …), so one figure is readable on a light page, a dark page and paper;
-text stays text. matplotlib knows no CSS variables, so each one is drawn in a colour that stands for it and renamed in
-the SVG.
+Colours are CSS variables (`var(--ink)` …), so one figure is readable on a light page, a dark page and paper; text stays
+text. matplotlib knows no CSS variables, so each is drawn in a colour that stands for it and is replaced in the SVG.
 """
 
 from __future__ import annotations
@@ -53,7 +52,7 @@ _styled = rc_context(_STYLE)
 
 @_styled
 def accuracy_by_stage(ledger: Ledger) -> str:
-    """A bar for each row, with its interval and its figure."""
+    """Draw a bar for each row, with its interval and its figure."""
     figure, axes = _figure(0.62 * len(ledger.rows) + 0.5)
     for i, (name, row) in enumerate(ledger.rows.items()):
         axes.barh(i, 100 * row.accuracy, height=0.58, color=_color(name), linewidth=0)
@@ -70,7 +69,7 @@ def accuracy_by_stage(ledger: Ledger) -> str:
 
 @_styled
 def accuracy_by_family(ledger: Ledger) -> str:
-    """For each family a dot for each row, with its interval."""
+    """Draw a dot for each row in each family, with its interval."""
     families = list(next(iter(ledger.rows.values())).families)
     figure, axes = _figure(0.2 * len(ledger.rows) * len(families) + 0.3 * len(families) + 0.7)
     step = 0.74 / len(ledger.rows)
@@ -100,7 +99,7 @@ def accuracy_by_family(ledger: Ledger) -> str:
 
 @_styled
 def loss_curve(steps: Sequence[Mapping[str, Any]]) -> str:
-    """Training loss by step: as logged, and smoothed."""
+    """Draw the training loss by step, as logged and smoothed."""
     figure, axes = _figure(2.6)
     x, loss = [step["step"] for step in steps], np.array([step["loss"] for step in steps])
     axes.plot(x, loss, color=_color("student"), linewidth=0.9, alpha=0.45, label="as logged")
@@ -116,7 +115,7 @@ def loss_curve(steps: Sequence[Mapping[str, Any]]) -> str:
 
 
 def smoothed(values: np.ndarray[Any, np.dtype[np.float64]]) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """Mean of each value and its neighbours, fewer of them at the ends."""
+    """Return the mean of each value and its neighbours, of which there are fewer at the ends."""
     reach = max(1, len(values) // 25)
     windows = [values[max(0, i - reach) : i + reach + 1] for i in range(len(values))]
     return np.array([window.mean() for window in windows])
@@ -124,7 +123,7 @@ def smoothed(values: np.ndarray[Any, np.dtype[np.float64]]) -> np.ndarray[Any, n
 
 @_styled
 def thinking_lengths(lengths: Mapping[str, Sequence[int]]) -> str:
-    """For each row that thinks, how its thinking tokens are distributed over the held-out problems."""
+    """Draw for each row that thinks how its thinking tokens are distributed over the held-out problems."""
     figure, axes = _figure(0.75 * len(lengths) + 0.6)
     longest = max(max(values) for values in lengths.values())
     edges = np.linspace(0, longest + 1, 49)
@@ -145,7 +144,7 @@ def thinking_lengths(lengths: Mapping[str, Sequence[int]]) -> str:
 
 @_styled
 def curation(kept: int, drops: Mapping[str, int]) -> str:
-    """What became of the teacher's traces: kept, and dropped for which reason; a reason of none is not shown."""
+    """Draw how many of the teacher's traces were kept, and how many were dropped for each reason that occurred."""
     named = {"kept": kept} | {name.replace("_", " "): count for name, count in drops.items() if count}
     figure, axes = _figure(0.3 * len(named) + 0.2)
     widest = max(*named.values(), 1)
@@ -189,7 +188,7 @@ def _legend_above(figure: Figure, axes: Axes) -> None:
 
 
 def _svg(figure: Figure, label: str) -> str:
-    """One <svg> element without namespaces, metadata or fixed size; its ids are unlike those of other figures."""
+    """Return one <svg> element without namespaces, metadata or a fixed size; its ids differ from other figures'."""
     target = io.StringIO()
     with rc_context({"svg.hashsalt": label}):
         figure.savefig(target, format="svg", transparent=True, metadata={"Date": None})

@@ -1,4 +1,4 @@
-"""Bootstrap intervals of a mean (Efron 1979): what the same measurement would say of other problems of the same kind.
+"""Computes bootstrap intervals of a mean (Efron 1979): its range over other problems of the same kind.
 
 Problems are resampled, not answers, so several samples of one problem count as one observation.
 """
@@ -15,20 +15,19 @@ LEVEL = 0.95
 
 
 def mean_interval(outcomes: Sequence[float], *, seed: int = 0) -> list[float]:
-    """Percentile bootstrap interval of the mean of outcomes in 0..1, one for each problem.
+    """Return the percentile bootstrap interval of the mean of outcomes in 0..1, one for each problem.
 
-    Where all are equal there is nothing to resample, and the exact binomial bound (Clopper and Pearson 1934) on how
-    many other ones there could be stands in, these at their worst: 40 right of 40 does not prove a model that never
-    errs.
+    If all are equal, resampling cannot vary them, so the exact binomial bound (Clopper and Pearson 1934) on unseen
+    outcomes is used, each taken at its worst: 40 of 40 correct must not give the interval [100 %, 100 %].
     """
     return _interval(np.asarray(outcomes, dtype=np.float64), seed, least=0.0, most=1.0)
 
 
 def difference_interval(outcomes: Sequence[float], others: Sequence[float], *, seed: int = 0) -> list[float]:
-    """Interval of mean(outcomes) - mean(others), both measured on the same problems in the same order.
+    """Return the interval of mean(outcomes) - mean(others), measured on the same problems in the same order.
 
-    Paired, so that how hard each problem is cancels: narrower than what two separate intervals allow to say. Equal
-    differences are bounded as in `mean_interval`: one problem that only one of two models solved proves nothing.
+    It is paired, so the difficulty of each problem cancels out and it is narrower than two separate intervals allow.
+    Equal differences are bounded as in `mean_interval`: one problem that only one of two models solved proves nothing.
     """
     return _interval(np.subtract(outcomes, others), seed, least=-1.0, most=1.0)
 

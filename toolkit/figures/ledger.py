@@ -1,13 +1,13 @@
-"""The ledger: every stage measured on the same held-out problems, so that one table shows what each gained or lost.
+"""Builds the ledger: all stages measured on the same held-out problems, to show what each gained or lost.
 
-    eval/<row>/                       one run folder a row, written by distill.evaluation.evaluate
-    ├── problems.jsonl                what was asked
-    ├── traces.jsonl verdicts.jsonl   what was said, and whether it was right
+    eval/<row>/                       one run folder for each row, written by distill.evaluation.evaluate
+    ├── problems.jsonl                the questions
+    ├── traces.jsonl verdicts.jsonl   the answers, and whether they are right
     └── manifest.json                 `measured` is the row: an Evaluation
     ledger.json                       {problems_digest, problems, protocol, rows: {name: Evaluation}, comparisons, versions,
                                   recipe}
 
-Rows that were measured on other problems or by another protocol are refused: such figures do not compare.
+Rows that were measured on other problems or by another protocol are refused, since they cannot be compared.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from toolkit.terminal import counted
 
 PROBLEMS, TRACES, VERDICTS = "problems.jsonl", "traces.jsonl", "verdicts.jsonl"
 TITLES = {"teacher": "Teacher", "base": "Base student", "student": "Distilled student", "int4": "int4 student"}
-"""Rows that the toolkit itself makes, in the order of the story."""
+"""Rows that the toolkit itself makes, in the order in which it makes them."""
 COMPARED = (("student", "base"), ("student", "teacher"), ("int4", "student"))
 
 
@@ -45,40 +45,40 @@ class Score(TypedDict):
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation(Record):
-    """One row: a model on the frozen problems."""
+    """One row: a model measured on the frozen problems."""
 
     model: str
     model_digest: str
     problems_digest: str
     problems: int
     protocol: dict[str, Any]
-    """Samples a problem, every sampling setting and the length limit: what must be equal for figures to compare."""
+    """Samples of each problem, all sampling settings and the length limit, which must be equal in compared rows."""
     accuracy: float
     interval: list[float]
     families: dict[str, Score]
     mean_reasoning_tokens: float | None
-    """Of all samples, truncated ones too; None where a server does not count."""
+    """Over all samples, truncated ones too; None if a server does not count them."""
     mean_completion_tokens: float | None
     truncation_rate: float
-    """Share of samples whose thinking was never closed; they are wrong."""
+    """Share of samples whose thinking was never closed; they count as wrong."""
     limit_rate: float
-    """Share of samples that ran into the length limit, in their thinking or in their answer."""
+    """Share of samples that reached the length limit, in their thinking or in their answer."""
     tokens_per_s: float | None
-    """Decode speed of one stream after its prompt, median over the same few prompts for every row; None: an
+    """Decode speed of one stream after its prompt, the median over the same few prompts for every row; None for an
     endpoint."""
     batch_tokens_per_s: float | None
-    """Sampled tokens of the whole evaluation by its time; None where it was broken off and resumed, or not counted."""
+    """Sampled tokens of the whole evaluation by its time; None if it was interrupted, or they were not counted."""
     batch_size: int
     bytes: int
-    """Of the folder's weights; 0 where they are elsewhere."""
+    """Bytes of the folder's weights; 0 for an endpoint."""
     asked: dict[str, Any] = field(default_factory=dict)
-    """How the problems were chosen: `split`, how many were `given`, how many of those were `trained` on, and whether
-    these were `left_out`; empty for the frozen ones."""
+    """How the problems were chosen: their `split`, how many were `given`, how many of those were `trained` on, and
+    whether these were `left_out`; empty for the frozen problems."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison(Record):
-    """How much more accurate one row is than another, paired problem by problem."""
+    """How much more accurate one row is than another, compared problem by problem."""
 
     row: str
     against: str
@@ -97,12 +97,12 @@ class Ledger(Record):
     comparisons: list[Comparison]
     versions: dict[str, str]
     recipe: Recipe | None = None
-    """Of a run of the demo: how it was sized to its machine."""
+    """How a run of the demo was sized to its machine."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """One graded trace with its problem: what an evaluation folder says about it."""
+    """One graded trace of an evaluation folder, with its problem."""
 
     problem: Problem
     trace: Trace
@@ -110,10 +110,10 @@ class Outcome:
 
 
 def build_ledger(folders: Mapping[str, Path], recipe: Recipe | None = None) -> Ledger:
-    """Lay finished evaluation folders side by side, by row name.
+    """Put finished evaluation folders side by side, by row name.
 
-    Raises `InputError` where one is no finished evaluation, or where two were measured on other problems or by
-    another protocol.
+    Raises `InputError` if one is not a finished evaluation, or two were measured on different problems or by different
+    protocols.
     """
     rows = {name: read_evaluation(folder) for name, folder in folders.items()}
     first_name, first = next(iter(rows.items()))
@@ -145,15 +145,15 @@ def build_ledger(folders: Mapping[str, Path], recipe: Recipe | None = None) -> L
 
 
 def read_evaluation(folder: Path) -> Evaluation:
-    """The row that an evaluation folder holds."""
+    """Read the row that an evaluation folder holds."""
     manifest = read_manifest(folder) if folder.is_dir() else None
     if manifest is None or manifest.get("stage") != "eval":
-        raise InputError(f"{folder} must be a finished evaluation; make it with: toolkit eval")
+        raise InputError(f"{folder} is no finished evaluation; make one with: toolkit eval")
     return Evaluation.from_dict(manifest["measured"])
 
 
 def read_outcomes(folder: Path) -> list[Outcome]:
-    """Every graded trace of an evaluation folder, in the order of its problems."""
+    """Read every graded trace of an evaluation folder, in the order of its problems."""
     problems = {problem.id: problem for problem in read_records(folder / PROBLEMS, Problem)}
     traces = {(trace.problem_id, trace.sample): trace for trace in read_records(folder / TRACES, Trace)}
     return [
@@ -163,7 +163,7 @@ def read_outcomes(folder: Path) -> list[Outcome]:
 
 
 def correct_shares(verdicts: Sequence[Verdict]) -> dict[str, float]:
-    """Share of right samples by problem id."""
+    """Return the share of right samples by problem id."""
     by_problem = defaultdict(list)
     for verdict in verdicts:
         by_problem[verdict.problem_id].append(verdict.correct)
@@ -175,7 +175,7 @@ def write_ledger(path: Path, ledger: Ledger) -> None:
 
 
 def ledger_table(ledger: Ledger) -> str:
-    """The ledger for a terminal: one table of stages, one of families."""
+    """Format the ledger for a terminal: one table of stages, one of families."""
     stages = [_HEADER, *(_cells(name, row) for name, row in ledger.rows.items())]
     families = [["accuracy by family", *map(title, ledger.rows)], *_family_cells(ledger)]
     gains = "\n".join(comparison_sentence(comparison) for comparison in ledger.comparisons)
@@ -185,7 +185,7 @@ def ledger_table(ledger: Ledger) -> str:
 
 
 def ledger_markdown(ledger: Ledger) -> str:
-    """The ledger for a README: the same two tables in Markdown, and the protocol."""
+    """Format the ledger for a README: the same two tables in Markdown, and the protocol."""
     families = [["accuracy by family", *map(title, ledger.rows)], *_family_cells(ledger)]
     stages = [_HEADER, *(_cells(name, row) for name, row in ledger.rows.items())]
     return f"{markdown_table(stages)}\n\n{markdown_table(families)}\n\n{_lines_below(ledger)}\n"
@@ -214,7 +214,7 @@ def comparison_sentence(comparison: Comparison) -> str:
 
 
 def protocol_line(ledger: Ledger) -> str:
-    """One sentence with everything that a figure depends on."""
+    """Return one sentence with everything that a figure depends on."""
     trained = max(
         (row.asked.get("trained", 0) for row in ledger.rows.values() if not row.asked.get("left_out")), default=0
     )
@@ -230,12 +230,12 @@ def protocol_line(ledger: Ledger) -> str:
 
 
 def _lines_below(ledger: Ledger) -> str:
-    """What a person reads below the tables: the protocol, and how the run was sized."""
+    """Return the text below the tables: the protocol, and how the run was sized."""
     return "\n\n".join([protocol_line(ledger), *([recipe_line(ledger.recipe)] if ledger.recipe else [])])
 
 
 def sampling_text(protocol: Mapping[str, Any]) -> str:
-    """How often each problem was answered, and within which limits."""
+    """Describe how often each problem was answered, and within which limits."""
     how = (
         "greedy"
         if protocol["temperature"] == 0

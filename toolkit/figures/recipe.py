@@ -1,8 +1,8 @@
-"""What a run of the demo does and how long it should take: fixed when the run begins, kept in its folder.
+"""Records what a run of the demo does and how long it should take, fixed when it begins, in its folder.
 
-    recipe.json    the rates that were measured, what was chosen by them, seconds planned, and at the end seconds taken
+    recipe.json    the measured rates, the sizes chosen by them, the seconds planned, and at the end the seconds taken
 
-It is never measured anew, so that an interrupted run goes on with the recipe that it began with.
+It is never measured again, so an interrupted run resumes with the recipe that it began with.
 `toolkit.cli.demo.sizing` chooses it; the ledger, the report and a README show it.
 """
 
@@ -22,40 +22,40 @@ from toolkit.terminal import counted
 
 RECIPE = "recipe.json"
 ROWS = ("teacher", "base", "student", "int4")
-"""Parts of a run that are rows of its ledger; before them come `traces`, `train` and `export`."""
+"""Parts of a run that become rows of its ledger, after `traces`, `train` and `export`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rates(Record):
-    """What was measured on the machine before a run."""
+    """The rates that were measured on the machine before a run."""
 
     processor: str
     dtype: str
-    """That training and torch's decoding compute in."""
+    """The number format of training and of torch's decoding."""
     traces_per_s: float
-    """Of the teacher, many at once."""
+    """The teacher's traces, many sampled at once."""
     tokens_per_problem: float
-    """Training tokens that a problem leaves; dropped traces leave none."""
+    """Mean training tokens of a problem; dropped traces give none."""
     training_token_s: float
-    """A training token's share of the steps, forward and backward."""
+    """What each training token takes, forward and backward."""
     update_s: float
-    """What an update adds, whatever its batch."""
+    """What each update adds, whatever its batch size."""
     example_tokens: float
     """Tokens of a training example, prompt included."""
     start_s: float
-    """To load the student, which many parts do."""
+    """The time to load the student, which several parts do."""
     reading_tokens_per_s: float
-    """Of prompts, by the student in torch."""
+    """Prompt tokens that the student reads in torch."""
     step_s: float
-    """One decoding step of the student, of one row."""
+    """One decoding step of the student with one row."""
     row_step_s: float
     """What each further row adds to a step."""
     calibration_s: float
-    """To round all of the student's matrices, whatever the text."""
+    """The time to round all of the student's matrices, whatever the text."""
     calibration_token_s: float
     """What each token of calibration text adds."""
     measuring_s: float
-    """What all this took."""
+    """The time that measuring took."""
 
     def training_tokens_per_s(self, batch_examples: int) -> float:
         return 1 / (self.training_token_s + self.update_s / (batch_examples * self.example_tokens))
@@ -63,7 +63,7 @@ class Rates(Record):
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe(Record):
-    """What a run does, and how long it should take."""
+    """The sizes of a run, and how long it should take."""
 
     minutes: int
     rates: Rates
@@ -76,11 +76,11 @@ class Recipe(Record):
     ledger_per_family: int
     """Held-out problems of each family that every row answers."""
     training_tokens: int
-    """Of all passes together: as planned, and once the student is there, as trained."""
+    """Tokens of all passes together: as planned, or as trained once the student exists."""
     planned_s: dict[str, float]
     """Seconds of each part, in order."""
     taken_s: dict[str, float] | None = None
-    """The same as they were; None while the run goes on, and of a run that was broken off in between."""
+    """The seconds that each part took; None while the run is unfinished, and if it was interrupted."""
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
@@ -89,7 +89,7 @@ class Recipe(Record):
 
 
 def read_recipe(run: Path) -> Recipe | None:
-    """The recipe that a run folder holds. Raises `InputError` where the file is none."""
+    """Read the recipe of a run folder; None if it has none. Raises `InputError` if the file is no recipe."""
     path = run / RECIPE
     return Recipe.from_dict(read_object(path)) if path.is_file() else None
 
@@ -99,7 +99,7 @@ def write_recipe(run: Path, recipe: Recipe) -> None:
 
 
 def plan_text(recipe: Recipe) -> str:
-    """What will be done and how long it should take, for a person before it starts."""
+    """Describe for a person what will be done and how long it should take, before it starts."""
     rates, planned_s = recipe.rates, recipe.planned_s
     passes = "" if recipe.epochs == 1 else f", {recipe.epochs} times"
     rows = " ".join(f"{row} {duration(planned_s[row])}" for row in ROWS)
@@ -111,11 +111,11 @@ def plan_text(recipe: Recipe) -> str:
         (
             planned_s["train"],
             (
-                f"the student learns from what is right of it{passes}: about {recipe.training_tokens:,} tokens, "
+                f"the student learns from the right answers{passes}: about {recipe.training_tokens:,} tokens, "
                 f"{rates.training_tokens_per_s(recipe.batch_examples):.0f} a second in {rates.dtype}"
             ),
         ),
-        (planned_s["export"], f"it becomes int4, calibrated on {recipe.calibration_tokens:,} tokens"),
+        (planned_s["export"], f"the student becomes int4, calibrated on {recipe.calibration_tokens:,} tokens"),
         (
             sum(planned_s[row] for row in ROWS),
             f"four models answer {recipe.families * recipe.ledger_per_family} held-out problems ({rows})",
@@ -126,10 +126,10 @@ def plan_text(recipe: Recipe) -> str:
 
 
 def recipe_line(recipe: Recipe) -> str:
-    """One sentence for the ledger: the recipe, the machine, minutes planned and taken."""
+    """Return one sentence for the ledger: the recipe, the machine, the minutes planned and taken."""
     rates = recipe.rates
     tokens_per_s = rates.training_tokens_per_s(recipe.batch_examples)
-    taken = f"taken {_minutes(recipe.taken_s)}" if recipe.taken_s else "broken off and gone on with"
+    taken = f"taken {_minutes(recipe.taken_s)}" if recipe.taken_s else "interrupted and resumed"
     passes = "1 pass" if recipe.epochs == 1 else f"{recipe.epochs} passes"
     return (
         f"Sized to {counted(recipe.minutes, 'minute')} on {rates.processor}, measured at "

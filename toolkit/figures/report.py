@@ -1,14 +1,14 @@
-"""The report of a run: ledger.json and report.html, one file that shows what was measured and what the models said.
+"""Writes the report of a run: ledger.json, and report.html with what was measured and what the models said.
 
     run/
     ├── eval/<row>/     finished evaluations: the rows of the ledger
     ├── student/        the distillation run: loss.jsonl, drops.json
     ├── recipe.json     how the demo was sized to its machine
     ├── ledger.json     ┐ written here
-    └── report.html     ┘ self-contained: no script, no request (a content security policy in the page forbids both)
+    └── report.html     ┘ self-contained: its content security policy forbids scripts and requests
 
-Everything that a model or a user wrote is escaped, and characters that act on the text around them (controls,
-direction overrides) are shown by their code.
+Everything that a model or a user wrote is escaped, and characters that act on the text around them (control characters,
+direction overrides) are shown by their codes.
 """
 
 from __future__ import annotations
@@ -54,12 +54,12 @@ MARKS = {
 
 
 def report_run(run: Path) -> Ledger:
-    """Write `ledger.json` and `report.html` of a run folder from what its stages left there.
+    """Write `ledger.json` and `report.html` of a run folder from the results of its stages.
 
-    Raises `InputError` where it holds no finished evaluation.
+    Raises `InputError` if it holds no finished evaluation.
     """
     if not run.is_dir():
-        raise InputError(f"{run} must be the folder of a run, and there is none; give the one that holds eval")
+        raise InputError(f"{run} is not a folder; give the run folder that holds eval")
     folders = evaluation_folders(run / "eval")
     ledger = build_ledger(folders, read_recipe(run))
     write_ledger(run / LEDGER, ledger)
@@ -68,20 +68,18 @@ def report_run(run: Path) -> Ledger:
 
 
 def evaluation_folders(folder: Path) -> dict[str, Path]:
-    """Row name → evaluation folder: the toolkit's own rows in the order of the story, then others by name."""
+    """Return the evaluation folders by row name: the toolkit's own rows in order, then others by name."""
     names = sorted(path.name for path in folder.iterdir() if not path.name.startswith(".")) if folder.is_dir() else []
     if not names:
-        raise InputError(
-            f"{folder} must hold at least one evaluation; make one there: toolkit eval MODEL --out {folder / 'NAME'}"
-        )
+        raise InputError(f"{folder} holds no evaluation; make one with: toolkit eval MODEL --out {folder / 'NAME'}")
     ordered = [name for name in TITLES if name in names] + [name for name in names if name not in TITLES]
     return {name: folder / name for name in ordered}
 
 
 def write_report(path: Path, ledger: Ledger, evaluations: Mapping[str, Path], student: Path) -> None:
-    """Write the page. `student` is the distillation run; what it does not hold is left out of the page.
+    """Write the page. `student` is the distillation run; the page leaves out what it does not hold.
 
-    Raises `MissingExtra` where matplotlib is not installed.
+    Raises `MissingExtra` if matplotlib is not installed.
     """
     try:
         from toolkit.figures import charts
@@ -126,7 +124,7 @@ def write_report(path: Path, ledger: Ledger, evaluations: Mapping[str, Path], st
 
 
 def text(value: str) -> str:
-    """Foreign text for a page: escaped, with characters that would act on other text shown by their code."""
+    """Escape foreign text for a page, and show characters that would act on other text by their codes."""
     return "".join(_visible(character) for character in escape(value))
 
 
@@ -221,10 +219,10 @@ def _batch_speed(row: Evaluation) -> str:
 
 
 def _transcripts(ledger: Ledger, outcomes: Mapping[str, Sequence[Outcome]]) -> Iterator[str]:
-    """One problem of each family: of those that tell most, the first one."""
+    """Yield one problem of each family: the first of those that show most."""
     yield (
-        '<p class="small">One problem of each family: where there is one, the first that the last stage solves and '
-        "the base does not; open a line to read the thinking.</p>"
+        '<p class="small">One problem of each family: the first that the last stage solves and the base does not, if '
+        "there is one; open a line to read the thinking.</p>"
     )
     names = list(ledger.rows)
     said = {name: {(o.problem.id, o.trace.sample): o for o in outcomes[name]} for name in names}
@@ -240,7 +238,7 @@ def _transcripts(ledger: Ledger, outcomes: Mapping[str, Sequence[Outcome]]) -> I
 
 
 def _tells(correct: Mapping[str, bool]) -> int:
-    """How much a problem shows: solved by the end, not at the start."""
+    """Score how much a problem shows: most if the last stage solves it and the base does not."""
     last = correct.get("int4", correct.get("student", True))
     return 2 * last + (not correct.get("base", False))
 
@@ -272,7 +270,7 @@ def _protocol(ledger: Ledger) -> str:
         f"<p>{text(protocol_line(ledger))}</p>{sized}"
         "<p>Every model gets the question in its own chat template, and one rule reads every answer: a boxed answer, "
         "else what follows the last “answer is”, else the last line; never the thinking. The family's own scorer "
-        "decides. Thinking that was not closed within the limit is wrong and counted apart.</p>"
+        "decides. Thinking that was not closed within the limit counts as wrong, and is also listed separately.</p>"
         f'<p class="small">Settings: {text(settings)}. Versions: {text(versions)}.</p>'
     )
 

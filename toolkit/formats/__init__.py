@@ -1,4 +1,4 @@
-"""How conversations become a model's tokens: chat templates, special tokens, the form of a thought.
+"""Turns conversations into a model's tokens and back: chat templates, special tokens, the form of a thought.
 
-Imports the ground and `toolkit.machine`; nothing here computes with tensors.
+It imports the ground and `toolkit.machine`; nothing here computes with tensors.
 """

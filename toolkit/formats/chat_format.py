@@ -1,4 +1,4 @@
-"""The one owner of the reasoning format: prompts, loss masks, stop ids and the streaming parser.
+"""Owns the reasoning format: prompts, loss masks, stop ids and the streaming parser.
 
 A reasoning model's turn, as DeepSeek-R1 writes it (its report, section 2.3.3, and its chat template):
 
@@ -6,8 +6,8 @@ A reasoning model's turn, as DeepSeek-R1 writes it (its report, section 2.3.3, a
     {reasoning}⏎ </think>⏎ ⏎ {answer} <|im_end|>                                  ← completion, what is trained on
 
 The prompt ends with the opening tag, so a completion has none. Reasoning of earlier turns is left out. A model whose
-template does not open the tag (a base model) is served as its own template says, and may open the tag by itself.
-Prompt and completion are tokenized apart, in training as in inference, so the ids trained on are the ids served.
+template does not open the tag (a base model) is prompted as its own template says, and may open the tag itself.
+Prompt and completion are tokenized separately in training and in inference, so the ids trained on are the ids served.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ OPEN, CLOSE = THOUGHT_TAGS
 TURN_START = "<|im_start|>"
 TURN_END = "<|im_end|>"
 TOKEN_IDS = range(2**32)
-"""What the tokenizers library takes for one."""
+"""The numbers that the tokenizers library accepts as ids."""
 CLOSING = f"\n{CLOSE}\n\n"
-"""What stands between a thought and its answer."""
+"""The text between a thought and its answer."""
 _TAGS = re.compile(rf"{OPEN}|(?:\r?\n)?{CLOSE}")
 
 REASONING_TEMPLATE = (
@@ -54,16 +54,16 @@ REASONING_TEMPLATE = (
     "{%- endfor -%}"
     "{%- if add_generation_prompt -%}{{- '<|im_start|>assistant\\n<think>\\n' -}}{%- endif -%}"
 )
-"""Jinja chat template (ChatML with R1's rules) that is written beside every model that we train.
+"""The Jinja chat template (ChatML with R1's rules) that is written beside every model that we train.
 
-Of an earlier answer the thought that it begins with, between its tags, is left out; what it says of the tags stays.
+It leaves out the thought that an earlier answer begins with, between its tags; other mentions of the tags stay.
 """
 
 ROLE_ORDERS = (("system", "user", "assistant", "user"), ("user", "assistant", "user"), ("user",))
-"""Conversations that show what a template writes; some take no system message."""
+"""Conversations that show what a template writes; some templates refuse a system message."""
 
 CHAT_FILES = (TOKENIZER, TOKENIZER_CONFIG, TEMPLATE) = ("tokenizer.json", "tokenizer_config.json", TEMPLATE_FILE)
-"""What `ChatFormat.from_folder` and transformers' `AutoTokenizer` read of a model folder."""
+"""The files of a model folder that `ChatFormat.from_folder` and transformers' `AutoTokenizer` read."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,16 +76,16 @@ class Delta:
 
 @dataclass(frozen=True, kw_only=True)
 class Completion:
-    """A whole turn, split."""
+    """A whole turn, split into reasoning and answer."""
 
     reasoning: str
     answer: str
     closed: bool
-    """False where thinking was opened and never closed: the turn is truncated and has no answer."""
+    """False if reasoning was opened and never closed: the turn is truncated and has no answer."""
 
 
 class ChatFormat:
-    """A model folder's tokenizer and template: text to ids and back."""
+    """Turns text into ids and back with a model folder's tokenizer and template."""
 
     def __init__(
         self,
@@ -95,7 +95,7 @@ class ChatFormat:
         variables: dict[str, str],
         clock: Callable[[], datetime] = datetime.now,
     ) -> None:
-        """`clock`: tells the day to a template that writes it."""
+        """`clock`: gives the date to a template that writes it."""
         self.tokenizer = tokenizer
         self.template = template
         self.stop_ids = stop_ids
@@ -111,7 +111,7 @@ class ChatFormat:
         """Read the tokenizer, its configuration and the chat template of a model folder, as transformers reads them.
 
         `model_folder`: the one whose configuration names end-of-text ids, if it is another, as an adapter's base is.
-        Raises `InputError` where one of them is missing or unreadable.
+        Raises `InputError` if one of them is missing or unreadable.
         """
         config = read_object(folder / TOKENIZER_CONFIG) if (folder / TOKENIZER_CONFIG).exists() else {}
         tokenizer = load_tokenizer(folder / TOKENIZER)
@@ -122,7 +122,9 @@ class ChatFormat:
         check_type(variables, dict[str, str], f"the special tokens of {folder / TOKENIZER_CONFIG}")
         stop_ids = _stop_ids(model_folder or folder, tokenizer, variables.get("eos_token"))
         if not stop_ids:
-            raise InputError(f"{folder} must name an end-of-text token that its vocabulary holds; it names none")
+            raise InputError(
+                f"{folder} names no end-of-text token of its vocabulary; add eos_token to its tokenizer_config.json"
+            )
         return cls(tokenizer, template, stop_ids, variables, clock)
 
     def with_clock(self, clock: Callable[[], datetime]) -> ChatFormat:
@@ -130,11 +132,11 @@ class ChatFormat:
         return ChatFormat(self.tokenizer, self.template, self.stop_ids, self._variables, clock)
 
     def render(self, messages: Sequence[Message]) -> str:
-        """The prompt text that ends where the model's turn begins, as transformers renders it."""
+        """Render the prompt up to the beginning of the model's turn, as transformers does."""
         return self._template.render(messages, self._variables)
 
     def encode(self, text: str) -> list[int]:
-        """Ids of a text in which names of control tokens are those tokens: the format's own text."""
+        """Encode the format's own text, in which names of control tokens become those tokens."""
         ids: list[int] = encoding_of(self.tokenizer, whole(text)).ids
         return ids
 
@@ -142,15 +144,15 @@ class ChatFormat:
         return decoded(self.tokenizer, [i for i in ids if i not in self.stop_ids])
 
     def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
-        """The prompt's ids; what a message says is text, whatever it names."""
+        """Return the prompt's ids. The contents of messages stay text, whatever tokens they name."""
         text, contents = self._literal.rendered(messages, self.render)
         return self._literal.ids(text, own_outside(contents))
 
     def begun_ids(self, reasoning: str, answer: str | None) -> list[int]:
-        """Ids of what this model's turn begins with where it has written so much; `answer`: None while the thought is
+        """Encode the beginning of a turn in which the model has written so much; `answer`: None while the thought is
         open.
 
-        What was thought and said is text, whatever it names.
+        Thought and answer stay text, whatever tokens they name.
         """
         opening = f"{OPEN}\n" if (reasoning or answer is None) and not self.opens_reasoning else ""
         if answer is None:
@@ -160,25 +162,25 @@ class ChatFormat:
         return self._ids_around("", "", "", answer)
 
     def closing_ids(self, written: Sequence[int]) -> list[int]:
-        """What closes a thought that stands open after these ids of the model's turn."""
+        """Return the ids that close a thought which is open after these ids of the model's turn."""
         ending = completion_text("", "")
         return self.encode(ending.removeprefix("\n") if self.decode(written).endswith("\n") else ending)
 
     def question_ids(self, question: str) -> list[int]:
-        """Prompt of a conversation's first question, without a system message (R1's advice)."""
+        """Return the prompt of a conversation's first question, without a system message, as R1's authors advise."""
         return self.prompt_ids([{"role": "user", "content": question}])
 
     def training_ids(self, messages: Sequence[Message], reasoning: str, answer: str) -> tuple[list[int], list[bool]]:
-        """Ids of one example, and the loss mask: True on the completion, its end-of-turn token included.
+        """Return the ids of one example and its loss mask, True on the completion with its end-of-turn token.
 
-        A control token's name in the completion is text there, so that only its last id ends the turn.
+        Names of control tokens in the completion stay text, so that only its last id ends the turn.
         """
         prompt = self.prompt_ids(messages)
         completion = [*self._ids_around("", reasoning, CLOSING, answer), *self.encode(TURN_END)]
         return prompt + completion, [False] * len(prompt) + [True] * len(completion)
 
     def _ids_around(self, opening: str, reasoning: str, closing: str, answer: str) -> list[int]:
-        """Ids of a turn whose tags are the format's."""
+        """Encode a turn in which only the tags are the format's own text."""
         end = len(opening) + len(reasoning)
         return self._literal.ids(
             opening + reasoning + closing + answer,
@@ -193,7 +195,7 @@ class ChatFormat:
         )
 
     def _written(self) -> str:
-        """What the template writes around messages of each role, as far as it takes them."""
+        """Return what the template writes around messages of each role that it accepts."""
         texts = []
         for roles in ROLE_ORDERS:
             with suppress(InputError):
@@ -202,13 +204,12 @@ class ChatFormat:
 
 
 class ReasoningParser:
-    """Splits a stream of text into reasoning and answer, whatever the chunks.
+    """Splits a stream of text into reasoning and answer, whatever its chunks are.
 
-    Opening tag: may be absent (`opened=True`, as R1's template writes it in the prompt) or stand first in the text.
-    The first closing tag ends the reasoning, unless others were opened within it and are all closed later: where tags
-    stand in each other, what follows the first closing one is held back until that is known. White space behind it is
-    left out but for the indentation of the answer's first line, and so is the same tag once more; later tags are text
-    of the answer.
+    The opening tag may be absent (`opened=True`: R1's template writes it in the prompt) or come first in the text.
+    The first closing tag ends the reasoning, unless further tags were opened within it and are all closed later: the
+    text after the first closing tag is then held back until that is known. White space after it is left out except
+    for the indentation of the answer's first line, and so is a repeated closing tag; later tags are text of the answer.
     """
 
     def __init__(self, *, opened: bool) -> None:
@@ -216,17 +217,17 @@ class ReasoningParser:
         self._opened = opened
         self._held = ""
         self._depth = 1
-        """How many tags stand open, the first one included."""
+        """How many tags are open, the first one included."""
         self._place = 0
-        """Where the next tag is looked for in what is held."""
+        """Where in the held text the search for the next tag begins."""
 
     @property
     def closed(self) -> bool:
-        """False while the reasoning is open."""
+        """Whether the reasoning is closed, or there was none."""
         return self._state in ("doubt", "gap", "answer") or (self._state == "start" and not self._opened)
 
     def feed(self, text: str) -> Iterator[Delta]:
-        """Yield what is certain by now; the rest (a possible tag) is held back."""
+        """Yield the text that is certain now; what may be a tag is held back."""
         self._held += text
         if self._state == "start":
             self._leave_start()
@@ -243,14 +244,14 @@ class ReasoningParser:
             self._held = ""
 
     def finish(self) -> Iterator[Delta]:
-        """Yield what was held back at the end of the text."""
+        """Yield what is held back at the end of the text."""
         held, self._held = self._held, ""
         match self._state:
             case "start":
                 self._state = "reasoning" if self._opened else "answer"
             case "opened":
                 held, self._state = "", "reasoning"
-            case "doubt":  # what was opened within the reasoning was only spoken of
+            case "doubt":  # the tag opened within the reasoning was only mentioned
                 held, self._state = _behind_gap(held.partition(CLOSE)[2]), "answer"
             case "gap":
                 held, self._state = _behind_gap(held), "answer"
@@ -258,7 +259,7 @@ class ReasoningParser:
             yield Delta(kind="reasoning" if self._state == "reasoning" else "answer", text=held)
 
     def if_ended(self, rest: str = "") -> tuple[tuple[Delta, ...], bool]:
-        """What would yet come if the text ended with this rest, and whether the reasoning would then be closed."""
+        """Return what would follow if the text ended with this rest, and whether the reasoning would be closed."""
         ended = copy(self)
         return (*ended.feed(rest), *ended.finish()), ended.closed
 
@@ -275,7 +276,7 @@ class ReasoningParser:
             self._held, self._state = rest.removeprefix("\r").removeprefix("\n"), "reasoning"
 
     def _reasoning(self) -> Iterator[Delta]:
-        """Yield what stands before the tag that ends the reasoning, or may end it."""
+        """Yield the text before the tag that ends the reasoning, or may end it."""
         text = ""
         while self._depth and (found := _TAGS.search(self._held, self._place)):
             self._depth += 1 if found[0] == OPEN else -1
@@ -293,7 +294,7 @@ class ReasoningParser:
 
 
 def completion_text(reasoning: str, answer: str) -> str:
-    """What a model writes after a prompt that opened its reasoning."""
+    """Return the completion of a prompt that opened the reasoning."""
     return reasoning + CLOSING + answer
 
 
@@ -322,11 +323,11 @@ def write_chat_files(folder: Path, tokenizer: Tokenizer, *, template: str, eos_t
 
 
 def load_tokenizer(path: Path) -> Tokenizer:
-    """Read a `tokenizer.json`; a crafted file can panic in Rust, which is a BaseException, or abort
-    (`try_tokenizer`)."""
+    """Read a `tokenizer.json`. A crafted file can panic in Rust, which raises a BaseException, or abort the process, so
+    `try_tokenizer` tries it first."""
     if not path.exists():
         raise InputError(
-            f"{path} must exist; it is missing; let transformers write it: "
+            f"{path} is missing; let transformers write it: "
             "AutoTokenizer.from_pretrained(folder).save_pretrained(folder)"
         )
     try_tokenizer(path)
@@ -336,15 +337,15 @@ def load_tokenizer(path: Path) -> Tokenizer:
         raise
     except BaseException as error:  # noqa: BLE001 – a panic is no Exception
         raise InputError(f"{path} must be a tokenizer of the tokenizers library: {error}") from None
-    tokenizer.no_truncation()  # a file may store both, and would cut or fill up prompts and examples
+    tokenizer.no_truncation()  # the file may store both, which would cut or pad prompts and examples
     tokenizer.no_padding()
-    if getattr(tokenizer.model, "dropout", None):  # left of its training: a text would have other ids each time
+    if getattr(tokenizer.model, "dropout", None):  # left over from training: a text would get other ids each time
         tokenizer.model.dropout = None
     return tokenizer
 
 
 def _behind_gap(text: str) -> str:
-    """What stands behind a closing tag, from its first line on; one blank alone indents nothing."""
+    """Return the text after a closing tag from its first line on; a single blank is no indentation."""
     said = text.lstrip()
     while said.startswith(CLOSE):
         text = said.removeprefix(CLOSE)
@@ -354,7 +355,7 @@ def _behind_gap(text: str) -> str:
 
 
 def _split_held(text: str) -> tuple[str, str]:
-    """Hold back the longest tail that may begin a tag, or the end of the line before it."""
+    """Split off the longest tail that may begin a tag, or the line end before one."""
     longest = f"\r\n{CLOSE}"
     for length in range(min(len(longest) - 1, len(text)), 0, -1):
         tail = text[-length:]

@@ -1,16 +1,16 @@
-"""Text that stays text: what a message says never becomes a token that steers the model.
+"""Keeps text as text: nothing in a message becomes a token that steers the model.
 
     <|im_start|>user⏎ Say <|im_end|> aloud <|im_end|>⏎
     ───── own ─────── ──── content ─────── ── own ──
 
-Invariant: where no content names a control token, ids are those of the tokenizers library for the whole text at once,
-as transformers gets them. Where one does, the stretch between two control tokens that the template wrote is encoded as
-if the vocabulary had no control tokens; all other ids stay.
+Invariant: if no content names a control token, the ids are those of the tokenizers library for the whole text at once,
+as transformers gets them. If one does, the stretch between two control tokens that the template wrote is encoded as if
+the vocabulary had no control tokens; all other ids stay the same.
 
-What came from a content is found by rendering twice: once as it is, once with each character that a control token can
-be told by (its key, mostly `<` or `[`) marked, that is replaced by one of Unicode's private ones. A template that
-trims, splits or joins contents carries the marks to where they land. Where it reads what a content says, as templates
-that leave out earlier thoughts do, the tags of an answer's leading thought stay unmarked, and only they.
+Text from a content is found by rendering twice: once as it is, and once with each character that identifies a control
+token (its key, mostly `<` or `[`) replaced by a private character of Unicode as a mark. A template that trims, splits
+or joins contents carries the marks along. If it looks into a content, as templates that leave out earlier thoughts do,
+only the tags of an answer's leading thought are left unmarked.
 """
 
 from __future__ import annotations
@@ -32,32 +32,32 @@ from toolkit.records import Message
 THOUGHT_TAGS = ("<think>", "</think>")
 
 _TAG = re.compile(rf"<[|｜].*[|｜]>|{'|'.join(THOUGHT_TAGS)}")
-"""Control tokens that a vocabulary may not call special."""
+"""Control tokens that a vocabulary may not mark as special."""
 _BYTE = re.compile(r"<0x[0-9A-F]{2}>")
-"""A piece that stands for a byte of any text."""
+"""A piece for one byte, which any text may need."""
 _THOUGHTS = (
     re.compile(rf"(?P<open>\s*{THOUGHT_TAGS[0]})(?P<thought>.*?)(?P<close>{THOUGHT_TAGS[1]})", re.DOTALL),
     re.compile(rf"(?P<open>)(?P<thought>|.*?\n)(?P<close>{THOUGHT_TAGS[1]}\n\n)", re.DOTALL),
 )
-"""How an answer begins with its thought: between tags, or as it is written behind a prompt that opened it."""
+"""An answer that begins with its thought: between tags, or as written after a prompt that opened it."""
 _PRIVATE = range(0xF0000, 0xFFFFE)
-"""Unicode's first plane of characters that mean nothing."""
+"""Unicode's first plane of private characters, which have no meaning."""
 
 Render = Callable[[Sequence[Message]], str]
 IsOwn = Callable[[int, int], bool]
-"""Whether what stands from one place of a text to another was written by the format and by no content."""
+"""Tells whether the text between two places was written by the format and not by a content."""
 
 
 class LiteralText:
-    """A vocabulary's control tokens, and ids in which contents hold none of them.
+    """Encodes texts so that contents never become a vocabulary's control tokens.
 
-    Control tokens are those that are special or steer by their part in it (they end a turn, or its configuration names
-    them), those named like one, and those that the template writes.
+    Control tokens are those that are special or have a part in the format (they end a turn, or the configuration names
+    them), those with a name like one, and those that the template writes.
     """
 
     def __init__(self, tokenizer: Tokenizer, written: str, steering: frozenset[str]) -> None:
-        """`written`: the template, and what it makes of messages. `steering`: texts of tokens that end a turn or the
-        like."""
+        """`written`: the template, and what it writes around messages. `steering`: texts of tokens that end a turn or
+        that the configuration names."""
         self._tokenizer = tokenizer
         added = tokenizer.get_added_tokens_decoder()
         special = {token.content for token in added.values() if token.special or token.content in steering}
@@ -76,9 +76,9 @@ class LiteralText:
         self._unknown = _unknown_id(tokenizer)
 
     def rendered(self, messages: Sequence[Message], render: Render) -> tuple[str, list[int]]:
-        """The prompt, and the places of keys in it that come from a content.
+        """Render the prompt, and find the places of keys in it that come from a content.
 
-        Raises `InputError` where the template refuses the messages.
+        Raises `InputError` if the template refuses the messages.
         """
         texts = list(_texts(list(messages)))
         if not any(key in text for text in texts for key in self.keys):
@@ -97,9 +97,9 @@ class LiteralText:
         return render(messages), []
 
     def ids(self, text: str, is_own: IsOwn) -> list[int]:
-        """Ids of a text, control tokens only where its own parts name them.
+        """Encode a text, with control tokens only where the format's own parts name them.
 
-        Raises `InputError` where the vocabulary has no other way to write a content.
+        Raises `InputError` if the vocabulary has no other way to write a content.
         """
         text = whole(text)
         encoding = encoding_of(self._tokenizer, text)
@@ -109,8 +109,8 @@ class LiteralText:
         for place in [place for place, id in enumerate(ids) if id in self.control]:
             begin, end = _span(encoding, place)
             if ids[place] == self._unknown and text[begin:end] != self.control[ids[place]]:
-                continue  # no name: a character that the vocabulary has no token for
-            written = self._keys[ids[place]] in text[begin:end]  # else a look-alike that the normalizer made one
+                continue  # not the name, but a character that the vocabulary has no token for
+            written = self._keys[ids[place]] in text[begin:end]  # else the normalizer made it of a look-alike
             (own if written and is_own(begin, end) else others).append(place)
         if not others:
             return ids
@@ -125,7 +125,7 @@ class LiteralText:
         return found
 
     def _as_text(self, text: str, *, is_first: bool) -> list[int]:
-        """Ids of a stretch without control tokens; broken in two where the model itself has a piece of that name."""
+        """Encode a stretch without control tokens; it is split where the model has a piece with such a name."""
         before = "" if is_first else self._anchor
         encoding = encoding_of(self._without_control, before + text)
         first = bool(before)
@@ -136,9 +136,8 @@ class LiteralText:
                 begin, end = _span(encoding, place)
                 if end - begin < 2:
                     raise InputError(
-                        f"the tokenizer must be able to write {text[:40]!r} without "
-                        f"its token {self.control[id]!r}; leave "
-                        "that out of the message"
+                        f"the tokenizer cannot write {text[:40]!r} without its control token {self.control[id]!r}; "
+                        "leave that out of the message"
                     )
                 cuts.append(end - len(before) - 1)
         if len(cuts) == 1:
@@ -148,15 +147,15 @@ class LiteralText:
 
     @cached_property
     def _anchor(self) -> str:
-        """What stands before a stretch, as the control token does: some tokenizers begin a text with a space."""
+        """A text that takes the control token's place before a stretch: some tokenizers begin a text with a space."""
         return f"\N{REPLACEMENT CHARACTER}{secrets.token_hex(16)}\N{REPLACEMENT CHARACTER}"  # nobody can write it
 
     @cached_property
     def _without_control(self) -> Tokenizer:
-        """A tokenizer of its own, since threads share the other."""
+        """A copy of the tokenizer in which names of control tokens are text; threads share the original."""
         tokenizer = Tokenizer.from_str(self._tokenizer.to_str())
         tokenizer.add_special_tokens([AddedToken(text, normalized=False) for text in self.control.values()])
-        tokenizer.encode_special_tokens = True  # their names are text
+        tokenizer.encode_special_tokens = True  # encodes their names as text
         tokenizer.add_tokens([AddedToken(self._anchor, normalized=False)])
         return tokenizer
 
@@ -167,7 +166,7 @@ class LiteralText:
 
 
 def own_outside(places: Sequence[int]) -> IsOwn:
-    """Own is what holds none of these places, which are in order."""
+    """Return an `IsOwn` for which text is own if it holds none of these places, which are in order."""
 
     def is_own(begin: int, end: int) -> bool:
         return bisect_left(places, begin) == bisect_left(places, end)
@@ -176,26 +175,26 @@ def own_outside(places: Sequence[int]) -> IsOwn:
 
 
 def _span(encoding: Encoding, place: int) -> tuple[int, int]:
-    """Where a token that stands in the text stands in it."""
+    """Return where a token is in the text; (0, 0) for one that is not in it."""
     span: tuple[int, int] = encoding.token_to_chars(place) or (0, 0)
     return span
 
 
 def _unknown_id(tokenizer: Tokenizer) -> int | None:
-    """The token of what a vocabulary has no other for."""
+    """Return the id that a vocabulary gives to text that it has no token for; None if it has none."""
     model = tokenizer.model
-    if not isinstance(model, models.Unigram):  # which does not tell its name
+    if not isinstance(model, models.Unigram):  # a Unigram model does not give its name
         return tokenizer.token_to_id(model.unk_token) if getattr(model, "unk_token", None) else None
     try:
         found = model.tokenize(chr(_PRIVATE.stop))
-    except Exception:  # noqa: BLE001 – the library has no other for a vocabulary without one
+    except Exception:  # noqa: BLE001 – the library raises no other for a vocabulary without one
         return None
     return found[0].id if len(found) == 1 else None
 
 
 def _is_name(text: str, *, whole: bool) -> bool:
-    """Whether a token reads as a name in brackets or the like; `whole`: any text does that is no space and no single
-    sign of ASCII, which some configurations fill up with (`!`) and every text needs.
+    """Whether a token looks like a name in brackets; `whole`: any text counts except white space and a single ASCII
+    character, which some configurations pad with (`!`) and every text needs.
     """
     if whole:
         return bool(text.strip()) and not (text.isascii() and len(text) == 1)
@@ -204,7 +203,7 @@ def _is_name(text: str, *, whole: bool) -> bool:
 
 
 def _key(text: str) -> str:
-    """The character of a control token that is marked: a sign, which no template changes, where it has one."""
+    """Return the character of a control token to mark: a sign, which no template changes, if it has one."""
     return next((char for char in text if not char.isalnum() and not char.isspace()), text.strip()[0])
 
 
@@ -224,18 +223,18 @@ def _tried(render: Render, messages: Sequence[Message]) -> str | None:
 
 
 def _marks(keys: str, texts: Sequence[str]) -> dict[str, str]:
-    """A character for each key that none of the texts holds."""
+    """Choose a mark for each key, a character that none of the texts holds."""
     for begin in range(_PRIVATE.start, _PRIVATE.stop - len(keys), len(keys)):
         marks = dict(zip(keys, map(chr, range(begin, begin + len(keys))), strict=True))
         if not any(mark in text for text in texts for mark in marks.values()):
             return marks
     raise InputError(
-        "a message must leave some of Unicode's private characters unused; it holds nearly all; shorten it"
+        "the messages hold nearly all of Unicode's private characters, some of which must be unused; shorten them"
     )
 
 
 def _marked(message: Message, marks: Mapping[str, str], keeps_thoughts: bool) -> Message:
-    """The message with its keys marked, except in the tags of an answer's leading thought where those are kept."""
+    """Mark the keys of a message, except in the tags of an answer's leading thought with `keeps_thoughts`."""
     marked: Message = _mark(message, marks)
     content = message.get("content")
     if not keeps_thoughts or message.get("role") != "assistant" or not isinstance(content, str):
@@ -259,7 +258,7 @@ def _mark(value: Any, marks: Mapping[str, str]) -> Any:
 
 
 def _unmarked(text: str, marks: Mapping[str, str]) -> tuple[str, list[int]]:
-    """The text with its keys again, and their places."""
+    """Put the keys back into the text, and return their places."""
     places = [found.start() for found in re.finditer(f"[{''.join(marks.values())}]", text)]
     for key, mark in marks.items():
         text = text.replace(mark, key)

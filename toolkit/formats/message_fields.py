@@ -1,12 +1,11 @@
-"""What a server's message holds, or a piece of one: what the model thought, and what it says.
+"""Reads a server's message, or a piece of one: what the model thought, and what it says.
 
     reasoning_content, reasoning, thinking     the thought, as a text, a list of parts, or an object
     reasoning_details                          OpenRouter's list of parts
     content                                    the answer, as a text or a list of parts, some of which may be thoughts
 
 A part is an object like `{"type": "text", "text": …}` or `{"type": "thinking", "thinking": …}` (Mistral, Anthropic),
-and its value may be a list of parts again. Parts without a text (encrypted thoughts, calls of tools, images) have none
-here.
+and its value may again be a list of parts. Parts without a text (encrypted thoughts, tool calls, images) give none.
 """
 
 from __future__ import annotations
@@ -15,24 +14,24 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 REASONING_FIELDS = ("reasoning_content", "reasoning", "thinking")
-"""Of a message or a delta: DeepSeek and llama.cpp, vLLM, Ollama."""
+"""Fields of a message or a delta in which DeepSeek and llama.cpp, vLLM, and Ollama put the thought."""
 REASONING_DETAILS = "reasoning_details"
-"""OpenRouter's: https://openrouter.ai/docs/use-cases/reasoning-tokens."""
+"""OpenRouter's field: https://openrouter.ai/docs/use-cases/reasoning-tokens."""
 THOUGHT_TYPES = ("thinking", "reasoning", "thought")
-"""What the type of a part that is a thought begins with: `thinking`, `reasoning.text`, `reasoning_content` …"""
+"""How the type of a part that is a thought begins: `thinking`, `reasoning.text`, `reasoning_content` …"""
 BLOCK_TYPES = (*THOUGHT_TYPES, "summary")
-"""Parts that are paragraphs of their own; others go on where the last one ended."""
+"""Types of parts that are paragraphs of their own; other parts continue the one before."""
 TEXT_KEYS = ("text", "thinking", "reasoning", "content", "summary", "refusal")
-"""Where a part has its text, or its own parts; the first that holds one counts."""
+"""Keys under which a part has its text or its own parts; the first that holds one counts."""
 
 
 def reasoning_of(message: Mapping[str, Any]) -> str:
-    """The thought that stands in a field of its own; white space where no field holds more."""
+    """Return the thought from a field of its own; white space if no field holds more."""
     return _fullest(_text(message.get(name)) for name in (*REASONING_FIELDS, REASONING_DETAILS))
 
 
 def content_parts(message: Mapping[str, Any]) -> list[tuple[bool, str]]:
-    """The content as (whether it is a thought, text), part by part; raises `TypeError` where it is no content."""
+    """Return the content part by part as (whether it is a thought, text); raises `TypeError` if it is malformed."""
     content = message.get("content")
     if content is None:
         return []
@@ -43,7 +42,7 @@ def content_parts(message: Mapping[str, Any]) -> list[tuple[bool, str]]:
 
 
 def whole(text: str) -> str:
-    """A text that UTF-8 and every tokenizer can hold: U+FFFD stands for each half of a surrogate pair."""
+    """Replace each half of a surrogate pair by U+FFFD, so that UTF-8 and every tokenizer can hold the text."""
     return text if text.isascii() else text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
@@ -54,7 +53,7 @@ def _is_thought(part: str | dict[str, Any]) -> bool:
 
 
 def _text(value: Any) -> str:
-    """All text of a value; paragraphs of a summary, or blocks of details, stand apart."""
+    """Return all text of a value; paragraphs of a summary and blocks of details are separated by a blank line."""
     if isinstance(value, str):
         return value
     if isinstance(value, list):
@@ -66,6 +65,6 @@ def _text(value: Any) -> str:
 
 
 def _fullest(texts: Iterable[str]) -> str:
-    """The first text with something in it, else the first that is not empty: a streamed piece may be a space."""
+    """Return the first text that is not blank, else the first that is not empty: a streamed piece may be a space."""
     found = list(filter(None, texts))
     return next((text for text in found if text.strip()), found[0] if found else "")

@@ -1,8 +1,8 @@
-"""The tokens that a tokenizer's configuration names, and what its vocabulary becomes by them, as in transformers.
+"""Reads the special tokens of a tokenizer's configuration and adds them to its vocabulary, as transformers does.
 
 tokenizer.json           the vocabulary, with tokens added to it
 tokenizer_config.json    bos_token, eos_token … , extra_special_tokens, and added_tokens_decoder: tokens with their flags
-special_tokens_map.json  the names once more, read where the configuration describes no added tokens
+special_tokens_map.json  the names again, read if the configuration describes no added tokens
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from tokenizers import AddedToken, Tokenizer
 from toolkit.records import read_object
 
 NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
-"""By which templates are told them."""
+"""The variables by which templates know them."""
 SPECIAL_TOKENS_MAP = "special_tokens_map.json"
 DESCRIBED = "added_tokens_decoder"
 _LISTS = ("extra_special_tokens", "additional_special_tokens")
@@ -24,7 +24,7 @@ _FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
 
 
 def special_tokens(folder: Path, config: Mapping[str, Any]) -> dict[str, AddedToken]:
-    """What is named special, by name; what is only listed has itself as its name."""
+    """Return the special tokens by name; a token that is only listed has its text as its name."""
     named = dict(config)
     if DESCRIBED not in config and (folder / SPECIAL_TOKENS_MAP).is_file():
         named |= read_object(folder / SPECIAL_TOKENS_MAP)
@@ -37,9 +37,9 @@ def special_tokens(folder: Path, config: Mapping[str, Any]) -> dict[str, AddedTo
 
 
 def add_configured(tokenizer: Tokenizer, config: Mapping[str, Any], special: Mapping[str, AddedToken]) -> None:
-    """Add the special tokens, and those that the configuration describes otherwise than the vocabulary.
+    """Add the special tokens, and those that the configuration describes differently from the vocabulary.
 
-    What the vocabulary does not hold stays out: the model has no row for it.
+    Tokens that the vocabulary does not hold are left out: the model has no row for them.
     """
     there = tokenizer.get_added_tokens_decoder().values()
     described = config.get(DESCRIBED)
@@ -51,7 +51,7 @@ def add_configured(tokenizer: Tokenizer, config: Mapping[str, Any], special: Map
 
 
 def _token(value: Any, **flags: bool) -> AddedToken | None:
-    """A token as a configuration has it: its text, or an object with its flags."""
+    """Read a token of a configuration: its text, or an object with its flags."""
     if isinstance(value, str) and value:
         return AddedToken(value, **flags)
     if not isinstance(value, dict) or not isinstance(value.get("content"), str):

@@ -1,8 +1,8 @@
-"""A Jinja environment in which a template cannot run for ever, nor fill the memory.
+"""Provides a Jinja environment in which a template can neither run forever nor fill the memory.
 
-Jinja's sandbox keeps a template from files and from Python. Here every round of a loop, every call and every
-`CHARACTERS_A_STEP` characters that it makes or looks through cost a step besides, nothing may grow past
-`MOST_CHARACTERS`, and filters and methods that a prompt never needs, or that could grow unseen, are not there.
+Jinja's sandbox keeps a template away from files and from Python. In addition, each round of a loop, each call and each
+`CHARACTERS_A_STEP` characters that are made or looked through cost a step here, nothing may grow past
+`MOST_CHARACTERS`, and filters and methods that a prompt never needs, or whose growth cannot be seen, are removed.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from jinja2.utils import Namespace
 from jinja2.visitor import NodeTransformer
 
 MOST_STEPS = 1_000_000
-"""Of one rendering; one more for each character that it is given, and for each message and message, as some look
-back."""
+"""The steps of one rendering, plus one for each character given, and the number of messages squared, since some
+templates look back from each."""
 CHARACTERS_A_STEP = 64
 CALL_STEPS = 8
 MOST_CHARACTERS = 32_000_000
@@ -44,20 +44,20 @@ FILTERS = """
     string sum title tojson trim truncate unique upper wordcount
 """
 _AT_ONCE = ("length", "count", "first", "last", "default", "d")
-"""Filters that look through nothing."""
+"""Filters that do not look through their value."""
 BY_ITEMS = "groupby list map max min reject rejectattr select selectattr sort sum title unique wordcount"
-"""Filters that work on each character of a text, or nearly."""
+"""Filters that treat a text character by character."""
 COMPARING = "eq equalto == ne != gt greaterthan > ge >= lt lessthan < le <= in lower upper"
-"""Tests that look through what they are given; the others look at its type alone."""
+"""Tests that look through their value; the others look only at its type."""
 _METHODS = frozenset(TEXT_METHODS.split())
 _WIDTH = re.compile(r"\d{4}|\*|:[^{}]*\{")
-"""In a format: a width that makes a long text of a short one, or one that is an argument."""
+"""A width in a format that makes a short text long, or that is an argument."""
 _ROUNDS, _BUILT, _READ, _JOINED = "_rounds", "_built", "_read", "_joined"
 """Filters that `_Counting` puts into a template's tree."""
 
 
 class Work:
-    """What one rendering may still do."""
+    """Counts what one rendering may still do."""
 
     def __init__(self, given: Sequence[Any]) -> None:
         self._known: dict[int, tuple[Any, int, int]] = {}
@@ -67,16 +67,16 @@ class Work:
     def charge(self, characters: int, steps: int = 1) -> None:
         self._left -= steps + characters // CHARACTERS_A_STEP
         if self._left < 0:
-            raise TemplateError(f"it must end within {MOST_STEPS:,} steps, and goes on")
+            raise TemplateError(f"it must end within {MOST_STEPS:,} steps; it needs more")
 
     def grow(self, characters: int) -> None:
-        """Pay for a text, or something like one, before it is made."""
+        """Pay for a text, or a value of such a size, before it is made."""
         if characters > MOST_CHARACTERS:
-            raise TemplateError(f"what it makes must have at most {MOST_CHARACTERS:,} characters, not {characters:,}")
+            raise TemplateError(f"a value must have at most {MOST_CHARACTERS:,} characters, not {characters:,}")
         self.charge(characters)
 
     def read(self, value: Any) -> Any:
-        """Pay for looking through a value: by its characters, or by its entries and all that stands in them."""
+        """Pay for looking through a value: for its characters, or for its entries and everything in them."""
         if isinstance(value, str):
             self.charge(len(value))
         elif isinstance(value, list | tuple | dict | range):
@@ -92,11 +92,11 @@ class Work:
         return self.read(value)
 
     def size(self, value: Any) -> int:
-        """Characters of a text, and of all that stands in a list, counted as often as it stands there."""
+        """Return the characters of a text, or of everything in a list, counted as often as it occurs."""
         return self._measure(value)[0]
 
     def _measure(self, value: Any) -> tuple[int, int]:
-        """Size, and how deep lists stand in it."""
+        """Return the size of a value, and how deep lists are nested in it."""
         if isinstance(value, str):
             return len(value), 0
         if isinstance(value, int):
@@ -112,8 +112,8 @@ class Work:
             measures += [self._measure(part) for part in value.values()]
         size, depth = sum(size + 1 for size, _ in measures), 1 + max((depth for _, depth in measures), default=0)
         if depth > MOST_DEPTH:
-            raise TemplateError(f"lists must stand at most {MOST_DEPTH} deep in each other")
-        self._known[id(value)] = (value, size, depth)  # held, so that no other value gets its id
+            raise TemplateError(f"lists must be nested at most {MOST_DEPTH} deep")
+        self._known[id(value)] = (value, size, depth)  # kept, so that no other value gets its id
         return size, depth
 
 
@@ -122,7 +122,7 @@ _WORK: ContextVar[Work] = ContextVar("work")
 
 @contextmanager
 def bounded(given: Sequence[Any]) -> Iterator[None]:
-    """What is rendered in here may do what one rendering of `given` may."""
+    """Within this context, rendering may take the steps that one rendering of `given` may take."""
     before = _WORK.set(Work(given))
     try:
         yield
@@ -131,7 +131,7 @@ def bounded(given: Sequence[Any]) -> Iterator[None]:
 
 
 class BoundedEnvironment(ImmutableSandboxedEnvironment):
-    """Jinja's sandbox with the names that transformers gives a template, in which everything is paid for."""
+    """Jinja's sandbox with the names that transformers gives a template, in which every operation costs steps."""
 
     intercepted_binops = frozenset(["+", "*", "**", "%"])
 
@@ -189,7 +189,7 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
 
 
 class _Counting(NodeTransformer):
-    """Puts filters that count around what a template's tree does without calling anything."""
+    """Wraps parts of a template's tree that call nothing in filters that count their steps."""
 
     def visit_For(self, node: nodes.For) -> nodes.Node:
         self.generic_visit(node)
@@ -226,14 +226,14 @@ class _Counting(NodeTransformer):
 
 
 class _Namespace(Namespace):
-    """Jinja's, which neither tells what it holds nor takes what begins with an underscore."""
+    """Jinja's namespace, but it neither shows what it holds nor takes names that begin with an underscore."""
 
     def __repr__(self) -> str:
         return "<Namespace>"
 
     def __setitem__(self, name: str, value: Any) -> None:
         if name.startswith("_"):
-            raise SecurityError(f"a namespace must hold names without an underscore before them, not {name}")
+            raise SecurityError(f"a namespace takes no name that begins with an underscore, such as {name}")
         super().__setitem__(name, value)
 
 
@@ -242,7 +242,7 @@ def _filtered(node: Any, name: str, *args: nodes.Expr) -> nodes.Filter:
 
 
 def _looking(node: Any, part: str) -> nodes.Node:
-    """The node, which pays for looking through a part of it."""
+    """Make a node pay for looking through one of its parts."""
     looked_at = getattr(node, part)
     if not isinstance(looked_at, nodes.Const):
         setattr(node, part, _filtered(looked_at, _READ))
@@ -251,7 +251,7 @@ def _looking(node: Any, part: str) -> nodes.Node:
 
 
 def _rounds(value: Any, texts: int) -> Iterator[Any]:
-    """The rounds of a loop, each of which may write `texts` characters that stand in the template."""
+    """Yield the rounds of a loop, each of which may write `texts` characters of the template."""
     charge = _WORK.get().charge
     for item in value:
         charge(texts)
@@ -267,21 +267,21 @@ def _read_through(value: Any) -> Any:
 
 
 def _joined(values: list[Any]) -> str:
-    """What `~` makes."""
+    """Join values as `~` does."""
     work = _WORK.get()
     work.grow(sum(map(work.size, values)))
     return "".join(map(str, values))
 
 
 def _shown(value: Any) -> Any:
-    """What an expression prints."""
+    """Pay for the value that an expression prints."""
     work = _WORK.get()
     work.charge(work.size(value))
     return value
 
 
 def _paid(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-    """A filter that pays for what it reads and makes."""
+    """Make a filter pay for what it reads and makes."""
     place = 1 if hasattr(function, "jinja_pass_arg") else 0
 
     @functools.wraps(function)
@@ -304,7 +304,7 @@ def _paid(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _paid_test(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A test that pays for what it looks through."""
+    """Make a test pay for what it looks through."""
 
     @functools.wraps(function)
     def tested(*args: Any) -> Any:
@@ -316,19 +316,19 @@ def _paid_test(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _checked(name: str, value: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Any, ...]:
-    """The arguments of a method or filter that makes more of a value, after what it makes is paid for."""
+    """Pay for the result of a method or filter that may be larger than its value; return its arguments."""
     work = _WORK.get()
     match name, args:
         case "replace", (str() as old, str() as new, *_):
             work.grow(len(value) + str(value).count(old) * len(new))
         case "replace", _:
-            raise TemplateError("replace must be given two texts")
+            raise TemplateError("replace needs two texts")
         case "join", (items, *rest):
             items = list(_rounds(items, 0))
             work.grow(work.size(items) + len(value) * len(items))
             return (items, *rest)
         case "strip" | "lstrip" | "rstrip" | "trim", (str() as characters, *_):
-            work.charge(len(value) * len(characters))  # each is looked for in all of these
+            work.charge(len(value) * len(characters))  # each is compared with all of these
         case "split" | "rsplit", (str() as separator, *_) if separator:
             work.charge(0, value.count(separator))
         case "split" | "rsplit" | "splitlines", _:
@@ -345,16 +345,16 @@ def _checked(name: str, value: Any, args: tuple[Any, ...], kwargs: Mapping[str, 
             work.grow(work.size(value) * (1 + between + width * MOST_DEPTH if width or between else 1))
         case "round", _:
             if not -MOST_DEPTH < kwargs.get("precision", args[0] if args else 0) < MOST_DEPTH:
-                raise TemplateError(f"round must be given a precision below {MOST_DEPTH}")
+                raise TemplateError(f"round needs a precision below {MOST_DEPTH}")
         case "sum", _:
             if not isinstance(kwargs.get("start", args[1] if len(args) > 1 else 0), int | float):
-                raise TemplateError("sum must start with a number")
+                raise TemplateError("the start of sum must be a number")
     return args
 
 
 def _check_format(form: str, values: Any) -> None:
     if _WIDTH.search(form):
-        raise TemplateError("a format must have widths of at most 3 digits")
+        raise TemplateError("a width in a format must have at most 3 digits")
     work = _WORK.get()
     work.grow(len(form) + (form.count("%") + form.count("{")) * (1000 + work.size(values)))
 
@@ -366,7 +366,7 @@ def _bits(value: Any) -> int:
 def _tojson(
     value: Any, ensure_ascii: bool = False, indent: Any = None, separators: Any = None, sort_keys: bool = False
 ) -> str:
-    """transformers' filter: Jinja's own writes HTML."""
+    """Write JSON as transformers' filter does; Jinja's own escapes HTML."""
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
 

@@ -1,7 +1,7 @@
-"""A model's chat template: where its folder keeps it, and the text that it makes of messages.
+"""Finds a model's chat template in its folder, and renders messages with it.
 
-Invariant: the text is the one of transformers' `apply_chat_template`, or an `InputError` of one line says why there is
-none. A template is a program that comes with a folder; `toolkit.formats.template_bounds` bounds what it may do.
+Invariant: the text is that of transformers' `apply_chat_template`, or an `InputError` of one line says why there is
+none. A template is a program that comes with a folder; `toolkit.formats.template_bounds` limits what it may do.
 """
 
 from __future__ import annotations
@@ -28,27 +28,27 @@ PROCESSOR_TEMPLATE = "chat_template.json"
 DEFAULT = "default"
 MOST_SOURCE = 1_000_000
 MOST_SAID = 500
-"""Characters of a reason that are told."""
+"""The most characters of an error's reason, and of the form of a date."""
 
 
 class ChatTemplate:
-    """A compiled template; `clock` tells it the day."""
+    """A compiled template; `clock` gives it the date."""
 
     def __init__(self, source: str, clock: Callable[[], datetime]) -> None:
         if len(source) > MOST_SOURCE:
-            raise InputError(f"the chat template ({len(source):,} characters) must have at most {MOST_SOURCE:,}")
+            raise InputError(f"the chat template has {len(source):,} characters; it must have at most {MOST_SOURCE:,}")
         environment = BoundedEnvironment(extensions=[_GenerationTag, loopcontrols])
         environment.globals["strftime_now"] = lambda form: _day(clock(), form)
         try:
-            with bounded(()):  # constants are worked out here
+            with bounded(()):  # compiling evaluates constants
                 self._template = environment.from_string(source)
         except Exception as error:  # whatever a program does
             raise InputError(f"the chat template must be valid Jinja: {_one_line(error)}") from error
 
     def render(self, messages: Sequence[Mapping[str, Any]], variables: Mapping[str, str]) -> str:
-        """The prompt that ends where the model's turn begins; `variables`: names of special tokens.
+        """Render the prompt up to the model's turn; `variables`: texts of special tokens by name.
 
-        Raises `InputError` where the template refuses, fails or does too much.
+        Raises `InputError` if the template refuses the messages, fails or does too much.
         """
         passed = [_as_passed(message) for message in messages]
         given = {**variables, "messages": passed, "tools": None, "documents": None, "add_generation_prompt": True}
@@ -60,9 +60,9 @@ class ChatTemplate:
 
 
 def read_template(folder: Path, tokenizer_config: Mapping[str, Any]) -> str:
-    """The template that transformers' tokenizer of this folder uses: of several, the one named default.
+    """Read the template that transformers' tokenizer of this folder uses: of several, the one named default.
 
-    Raises `InputError` where there is none.
+    Raises `InputError` if there is none.
     """
     files = {path.stem: path for path in sorted((folder / NAMED_TEMPLATES).glob("*.jinja"))}
     if (folder / TEMPLATE_FILE).is_file():
@@ -74,18 +74,19 @@ def read_template(folder: Path, tokenizer_config: Mapping[str, Any]) -> str:
         found = {entry.get("name"): entry.get("template") for entry in found}
     if isinstance(found, dict) and found and DEFAULT not in found:
         names = ", ".join(map(str, found))
-        raise InputError(f"one of the chat templates in {folder} must be named {DEFAULT}; they are named {names}")
+        raise InputError(
+            f"{folder} has several chat templates ({names}), but none named {DEFAULT}; rename the one to use"
+        )
     template = found.get(DEFAULT) if isinstance(found, dict) else found
     if not isinstance(template, str):
         raise InputError(
-            f"{folder} must hold a chat template ({TEMPLATE_FILE}); it has none; "
-            "copy the one that the model was trained with"
+            f"{folder} has no chat template ({TEMPLATE_FILE}); copy the one that the model was trained with"
         )
     return template
 
 
 class _GenerationTag(Extension):
-    """`{% generation %} … {% endgeneration %}`: for training marks what the assistant said; here it is its text."""
+    """Renders the text of `{% generation %} … {% endgeneration %}`, which marks answers for training."""
 
     tags = {"generation"}  # noqa: RUF012 – Jinja declares it so
 
@@ -100,12 +101,12 @@ class _GenerationTag(Extension):
 
 def _day(now: datetime, form: str) -> str:
     if len(form) > MOST_SAID:
-        raise TemplateError(f"the form of a day must have at most {MOST_SAID} characters, not {len(form):,}")
+        raise TemplateError(f"the form of a date must have at most {MOST_SAID} characters, not {len(form):,}")
     return now.strftime(form)
 
 
 def _as_passed(message: Mapping[str, Any]) -> dict[str, Any]:
-    """What transformers hands on of a message: nothing that is None, and a thought by each of its names."""
+    """Return a message as transformers passes it on: without fields that are None, and the thought by each name."""
     given = {name: value for name, value in message.items() if value is not None}
     thoughts = [given[name] for name in (REASONING_FIELDS[0], "thinking", *REASONING_FIELDS) if name in given]
     return {"thinking": thoughts[0], **given, REASONING_FIELDS[0]: thoughts[0]} if thoughts else given

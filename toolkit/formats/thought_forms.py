@@ -1,6 +1,6 @@
-"""From a model's text to its thought and its answer, in the forms that models write their thoughts in.
+"""Splits a model's text into thought and answer, in the forms in which models write their thoughts.
 
-    <think> … </think> answer            and by other names: thinking, thought, reasoning, seed:think …
+    <think> … </think> answer            also with other names: thinking, thought, reasoning, seed:think …
     … </think> answer                    the template opened the thought (DeepSeek-R1)
     [THINK] … [/THINK] answer            Magistral
     ◁think▷ … ◁/think▷ answer            Kimi
@@ -9,9 +9,9 @@
     <|channel|>analysis<|message|> … <|end|> … <|channel|>final<|message|> answer                   gpt-oss
     Here is my thought process: … Here is my response: answer                                       Granite
 
-What is read is one thought that stands before the answer, opened at most once and closed once. Everything else (text
-before the thought, two thoughts, tags within each other) stays in the answer with its tags, where `has_thought_tags`
-finds them: what is the thought of such a text and what its answer can't be told.
+It reads one thought before the answer, opened at most once and closed once. Anything else (text before the thought, two
+thoughts, nested tags) stays in the answer with its tags, where `has_thought_tags` finds them: which part of such a text
+is the answer cannot be told.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _NAME = (
     r"(?:\w+[_:])?think(?:ing)?|antthinking|thoughts?|thought_process|reasoning(?:_process)?|rationale|scratchpad|"
     r"analysis|reflection|chain_of_thought|thinking_process|cot|(?:inner_)?monologue|inner_thoughts?"
 )
-"""What a thought's tags are called: `<think>`, `<seed:think>`, `<longcat_think>`, `<scratchpad>` …"""
+"""Names of a thought's tags: `<think>`, `<seed:think>`, `<longcat_think>`, `<scratchpad>` …"""
 _BRACKETED = "THINK|THINKING|THOUGHT|REASONING"
 _OPENING = re.compile(
     rf"<\s*(?:{_NAME})(?:\s[^<>/]*)?>|(?-i:\[(?:{_BRACKETED})\])|◁think▷|"
@@ -39,7 +39,7 @@ _CHANNEL = re.compile(r"<\|channel\|?>|<channel\|>")
 _BROKEN_TAG = re.compile(
     rf"</?(?:think(?:ing)?|thought|reasoning)\b(?!-)|&lt;\s*/?\s*(?:{_NAME})\s*&gt;", re.IGNORECASE
 )
-"""Half a tag, an empty one, or one that a server made HTML of."""
+"""Half a tag, or one that a server escaped as HTML."""
 
 _SPOKEN = tuple(
     re.compile(rf"\A\s*(?:{opening})(?P<thought>.*?)(?:{closing})(?P<answer>.*)\Z", re.DOTALL)
@@ -49,14 +49,14 @@ _SPOKEN = tuple(
             r"<\|end\|>(?:<\|start\|>assistant)?<\|channel\|>final(?: ?<\|constrain\|>\w+)?<\|message\|>",
         ),
         (r"(?:<\|start\|>assistant)?<\|channel\|>final<\|message\|>", r""),
-        (r"analysis(?=[A-Z])", r"assistant\s*final"),  # gpt-oss behind a server that leaves special tokens out
+        (r"analysis(?=[A-Z])", r"assistant\s*final"),  # gpt-oss from a server that drops special tokens
         (r"(?:Here is|Here's) my thought process:", r"(?:Here is|Here's) my response:"),
         (r"## Thinking\n", r"\n## Final Response\n"),  # HuatuoGPT-o1
         (r"<\|im_start\|>think\n", r"<\|im_start\|>answer\n"),  # s1
         (r"<\|channel>thought\n", r"<channel\|>"),  # Gemma
     )
 )
-"""Forms whose marks are more than one tag, each of which must stand there once."""
+"""Forms whose marks are more than a tag; each mark must occur once."""
 _SPOKEN_OPEN = re.compile(
     r"\A\s*(?:(?:<\|start\|>assistant)?<\|channel\|>analysis<\|message\|>|analysis(?=[A-Z])|"
     r"(?:Here is|Here's) my thought process:|<\|im_start\|>think\n|<\|channel>thought\n)"
@@ -78,14 +78,14 @@ _TURN_STARTS = re.compile(
 
 
 def has_thought_tags(text: str) -> bool:
-    """Whether a tag is left in a text that some model opens or closes its thoughts with."""
+    """Whether a text still holds a tag with which some model opens or closes its thoughts."""
     return _may_have_tags(text) and any(p.search(text) for p in (_OPENING, _CLOSING, _CHANNEL, _BROKEN_TAG))
 
 
 def read_text(text: str, *, opened: bool = False) -> Completion:
     """Split a whole turn; `opened`: the prompt ended with the opening tag of `toolkit.formats.chat_format`.
 
-    A text that can't be split is all answer. Tokens of a turn's beginning and end that a server left are taken off.
+    A text that cannot be split is all answer. Tokens of the turn's beginning and end that a server left are removed.
     """
     if text.rstrip().endswith(">"):
         text = _TURN_ENDS.sub("", text)
@@ -96,7 +96,7 @@ def read_text(text: str, *, opened: bool = False) -> Completion:
 
 
 def without_thoughts(text: str) -> str:
-    """What a text says outside of its thoughts: those between tags, before a closing tag alone, or behind an opening
+    """Return a text without its thoughts: those between tags, before a lone closing tag, or after a lone opening
     one."""
     said, depth, end = "", 0, 0
     tags = sorted([*_OPENING.finditer(text), *_CLOSING.finditer(text)], key=lambda tag: tag.start())
@@ -113,12 +113,12 @@ def without_thoughts(text: str) -> str:
 
 
 def tagged(thought: str, answer: str) -> str:
-    """A thought and what comes after it as one text, in the first form."""
+    """Join a thought and its answer in the first form."""
     return f"{OPEN}\n{thought}\n{CLOSE}\n\n{answer}"
 
 
 def _may_have_tags(text: str) -> bool:
-    """Whether a sign stands there that every tag has: found much faster than the tags."""
+    """Whether a text holds a sign that every tag has, which is much faster than to search for tags."""
     return any(sign in text for sign in "<[◁&")
 
 
@@ -128,7 +128,7 @@ def _read_tags(text: str) -> Completion:
         return unsplit
     openings, closings = list(_OPENING.finditer(text)), list(_CLOSING.finditer(text))
     while len(openings) > 1 and not text[openings[0].end() : openings[1].start()].strip():
-        del openings[0]  # the template's tag, which the model wrote once more
+        del openings[0]  # the template's tag, which the model wrote again
     if len(openings) > 1 or len(closings) > 1 or not (openings or closings) or _CHANNEL.search(text):
         return unsplit
     begin = openings[0].end() if openings else 0
@@ -159,6 +159,6 @@ def _split(thought: str, answer: str) -> Completion:
 
 
 def without_wrapping(answer: str) -> str:
-    """An answer behind its thought without the tags around all of it."""
+    """Return an answer without tags around all of it."""
     wrapped = _WRAPPED.match(answer)
     return next((inner for inner in wrapped.group(1, 2, 4) if inner is not None), "").strip() if wrapped else answer

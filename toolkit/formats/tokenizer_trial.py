@@ -1,9 +1,9 @@
-"""Whether a `tokenizer.json` can be read without ending the process: a child tries it first.
+"""Tries in a child process whether a `tokenizer.json` can be read without ending the process.
 
-A crafted file makes the tokenizers library abort (no Python can catch that), or take all memory or time. So each file
-is loaded once in a process that may die of it, which says what steps the library has read, reads a text and decodes
-some ids. That it was harmless is remembered by its digest in the cache folder, because a tokenizer of a real model
-takes half a second to load.
+A crafted file can make the tokenizers library abort, which Python cannot catch, or take all memory or time. So each
+file is loaded once in a process that may die of it, which prints the steps that the library has read, encodes a text and
+decodes some ids. The digest of a harmless file is kept in the cache folder, because a real model's tokenizer takes half
+a second to load.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from toolkit.machine.user_folders import cache_folder
 from toolkit.runs import file_digest, replace_text
 
 MOST_BYTES = 2 * 2**30
-"""Address space of the child: ten times what the largest known vocabulary takes."""
+"""The child's address space: ten times what the largest known vocabulary takes."""
 TIMEOUT_S = 20
 STEPS = ("normalizer", "pre_tokenizer", "decoder")
 TRIAL = """
@@ -48,7 +48,7 @@ except BaseException as error:
 
 
 def try_tokenizer(path: Path) -> None:
-    """Raises `InputError` where reading the file fails, or ends the process that tries it."""
+    """Raise `InputError` if reading the file fails, or ends the process that tries it."""
     check_regular(path)
     proof = _proofs() / f"{file_digest(path)}-{metadata.version('tokenizers')}-{MOST_GROWTH}"
     if proof.exists():
@@ -62,7 +62,7 @@ def try_tokenizer(path: Path) -> None:
     except subprocess.TimeoutExpired as error:
         _check_steps(path, error.stdout or b"")
         raise InputError(
-            f"{path} must be a tokenizer that loads within {TIMEOUT_S} s, and is not; get it again"
+            f"{path} must be a tokenizer that loads within {TIMEOUT_S} s; it took longer; get it again"
         ) from None
     _check_steps(path, done.stdout)
     lines = done.stderr.decode(errors="replace").strip().splitlines() or [""]
@@ -70,17 +70,17 @@ def try_tokenizer(path: Path) -> None:
         raise InputError(f"{path} must be a tokenizer of the tokenizers library: {lines[-1]}")
     if done.returncode:
         raise InputError(
-            f"{path} must be a tokenizer of the tokenizers library, and ends the process that reads it "
-            f"(exit {done.returncode}); get it again from where you trust"
+            f"{path} must be a tokenizer of the tokenizers library; it ends the process that reads it "
+            f"(exit {done.returncode}); get it again from a source that you trust"
         )
     try:
         replace_text(proof, "")
     except InputError:
-        return  # where nothing can be written, each process tries anew
+        return  # if nothing can be written, each process tries again
 
 
 def _check_steps(path: Path, said: bytes) -> None:
-    """Check the steps that the library has read, where it came so far."""
+    """Check the steps that the library has read, if it got that far."""
     if said.endswith(b"\n"):
         check_growth(path, json.loads(said))
 

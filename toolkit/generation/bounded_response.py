@@ -1,9 +1,9 @@
-"""A server's answer within bounds of size and time: in one piece, or as a stream of events.
+"""Reads a server's answer within bounds of size and time, in one piece or as a stream of events.
 
-    one piece    bytes as they are unpacked, and seconds from the request to the end
-    events       bytes of their data, and seconds from one to the next; comments and blanks are none
+    one piece    bounds the unpacked bytes, and the seconds from the request to the end
+    events       bound the bytes of their data, and the seconds between them; comments and blanks do not count
 
-Event streams are read by the rules of the HTML standard, as httpx2 does, up to OpenAI's `[DONE]`.
+Event streams are read by the rules of the HTML standard, as httpx2 reads them, up to OpenAI's `[DONE]`.
 Source: https://html.spec.whatwg.org/multipage/server-sent-events.html.
 """
 
@@ -19,37 +19,37 @@ from httpx2 import AsyncClient, EventSource, ReadTimeout, Request, Response
 from toolkit.errors import InputError
 
 TIMEOUT_VARIABLE = "TOOLKIT_TIMEOUT_S"
-"""Environment variable with the seconds that a server may send nothing, in place of `SILENCE_S`."""
+"""Environment variable with the seconds for which a server may send nothing, instead of `SILENCE_S`."""
 SILENCE_S = 600.0
-"""A slow server that works through a queue sends nothing for long."""
+"""A slow server that works through a queue may send nothing for a long time."""
 WHOLE = 3
-"""Times the silence, that an answer in one piece may take: some servers send blanks while they think."""
+"""An answer in one piece may take this many times the silence: some servers send blanks while they think."""
 MOST_BODY_BYTES = 16_000_000
-"""Of an answer in one piece."""
+"""The most bytes of an answer in one piece."""
 MOST_STREAM_BYTES = 256_000_000
-"""Of all events of an answer: some hundred for each token."""
+"""The most bytes of all events of an answer, of which each token takes some hundred."""
 UNPACKED = ("content-encoding", "content-length", "transfer-encoding")
-"""Headers that are no longer true of a body that was read."""
+"""Headers that no longer hold once the body is read and unpacked."""
 
 
 class TooLarge(InputError):
-    """A body beyond `MOST_BODY_BYTES`."""
+    """A body is larger than `MOST_BODY_BYTES`."""
 
 
 def silence_s() -> float:
-    """Seconds that a server may send nothing; raises `InputError` where `TOOLKIT_TIMEOUT_S` is no number of seconds."""
+    """Return the seconds for which a server may send nothing; raises `InputError` if `TOOLKIT_TIMEOUT_S` is wrong."""
     text = os.environ.get(TIMEOUT_VARIABLE, "").strip()
     try:
         seconds = float(text or SILENCE_S)
     except ValueError:
         seconds = math.nan
     if not 0 < seconds < math.inf:
-        raise InputError(f"{TIMEOUT_VARIABLE} ({text!r}) must be a number of seconds above 0")
+        raise InputError(f"{TIMEOUT_VARIABLE} ({text!r}) must be a number of seconds above 0; correct or unset it")
     return seconds
 
 
 async def send_bounded(client: AsyncClient, request: Request, seconds: float) -> Response:
-    """One whole answer within so many seconds; raises `httpx2.HTTPError`, or `TooLarge`."""
+    """Send a request and read its whole answer within so many seconds; raises `httpx2.HTTPError` or `TooLarge`."""
     try:
         async with asyncio.timeout(seconds):
             response = await client.send(request, stream=True)
@@ -58,16 +58,16 @@ async def send_bounded(client: AsyncClient, request: Request, seconds: float) ->
             finally:
                 await response.aclose()
     except TimeoutError as error:
-        raise ReadTimeout(f"the answer must be whole within {seconds:g} s", request=request) from error
+        raise ReadTimeout(f"the answer was not complete within {seconds:g} s", request=request) from error
 
 
 async def read_whole(response: Response) -> Response:
-    """A response with its body, read to the end and unpacked; raises `TooLarge`."""
+    """Return a response with its body read to the end and unpacked; raises `TooLarge`."""
     content = bytearray()
     async for piece in response.aiter_bytes():  # at most a megabyte, however well it was packed
         content += piece
         if len(content) > MOST_BODY_BYTES:
-            raise TooLarge(f"{response.url} must answer with at most {MOST_BODY_BYTES} bytes; it sends more")
+            raise TooLarge(f"{response.url} sends more than {MOST_BODY_BYTES} bytes in one answer; ask for less")
     kept = [(name, value) for name, value in response.headers.multi_items() if name.lower() not in UNPACKED]
     return Response(
         response.status_code,
@@ -79,8 +79,8 @@ async def read_whole(response: Response) -> Response:
 
 
 async def read_events(response: Response, take: Callable[[str, str], None]) -> None:
-    """Hand on the kind and the data of each event; raises `InputError` where events are too many or too slow."""
-    response.headers["Content-Type"] = "text/event-stream; charset=utf-8-sig"  # which it is, whatever a server calls it
+    """Pass each event's kind and data to `take`; raises `InputError` if events are too many or too slow."""
+    response.headers["Content-Type"] = "text/event-stream; charset=utf-8-sig"
     silence, size = silence_s(), 0
     try:
         async with asyncio.timeout(silence) as patience:
@@ -92,9 +92,11 @@ async def read_events(response: Response, take: Callable[[str, str], None]) -> N
                     return
                 size += len(event.data)
                 if size > MOST_STREAM_BYTES:
-                    raise InputError(f"{response.url} must send at most {MOST_STREAM_BYTES} bytes of events")
+                    raise InputError(
+                        f"{response.url} sends more than {MOST_STREAM_BYTES} bytes of events in an answer; ask for less"
+                    )
                 take(event.event, event.data)
     except TimeoutError as error:
         raise InputError(
-            f"{response.url} must send an event within {silence:g} s; set {TIMEOUT_VARIABLE} where it needs longer"
+            f"{response.url} sent no event for {silence:g} s; set {TIMEOUT_VARIABLE} if it needs longer"
         ) from error

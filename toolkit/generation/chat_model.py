@@ -1,9 +1,9 @@
-"""A model as a chat needs it, wherever it runs: messages in, events out.
+"""Defines a model as a chat needs it, wherever it runs: messages in, events out.
 
-    messages, what stands of the turn ─► ChatModel.stream ─► TurnEvent … TurnEvent (the last says why the turn ended)
+    messages, the turn written so far ─► ChatModel.stream ─► TurnEvent … TurnEvent (the last says why it ended)
 
-A `LocalChatModel` is a decoder of this process with its chat format, and goes on from the ids that it wrote, to the
-bit. A server (`apps.chat.remote_model`) goes on from texts, and none of its tokens has an id here.
+A `LocalChatModel` is a decoder of this process with its chat format; it continues a turn from the ids that it wrote,
+bit by bit the same. A server (`apps.chat.remote_model`) continues from texts, and its tokens have no ids here.
 """
 
 from __future__ import annotations
@@ -12,46 +12,44 @@ from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from tokenizers.decoders import DecodeStream
-
 from toolkit.formats.chat_format import ChatFormat, Delta, ReasoningParser, split_completion
-from toolkit.formats.tokenizer_bounds import next_piece
+from toolkit.formats.text_reader import TextReader
 from toolkit.generation.generate import Decoder, Sampling, decode
 from toolkit.records import FinishReason, Message
 
 
 @dataclass(frozen=True, kw_only=True)
 class TurnEvent:
-    """What a model has just written of its turn: pieces of thought and of answer, and in how many tokens."""
+    """What a model has just written of its turn: pieces of thought and answer, and the number of their tokens."""
 
     deltas: tuple[Delta, ...] = ()
     held: tuple[Delta, ...] = ()
-    """Text that is written but may be the beginning of a tag; it is the turn's where the turn ends here."""
+    """Text that is written but may begin a tag; it belongs to the turn if the turn ends here."""
     closed: bool = False
-    """Whether the thought is over where the turn ends here, or there was none."""
+    """Whether the thought is closed if the turn ends here, or there was none."""
     tokens: int = 0
     ids: tuple[int, ...] = ()
-    """Those of the tokens, where the model runs here."""
+    """The ids of the tokens, if the model runs here."""
     finish_reason: FinishReason | None = None
-    """Why the turn ended; of its last event."""
+    """Why the turn ended, in its last event."""
 
 
 WAITING = TurnEvent()
-"""Comes now and then while a server has nothing new to say, so that who reads it may leave."""
+"""Sent now and then while a server has nothing new to say, so that the reader can stop."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Written:
-    """What stands of a turn; the texts without what is held back, see `TurnEvent`."""
+    """A turn as far as it is written; its texts leave out what is held back (see `TurnEvent`)."""
 
     reasoning: str = ""
     answer: str = ""
     held: tuple[Delta, ...] = ()
     closed: bool = False
-    """Whether the thought is over, or there was none."""
+    """Whether the thought is closed, or there was none."""
     tokens: int = 0
     ids: tuple[int, ...] = ()
-    """Those of the tokens, where the model that wrote them ran here; without a stop token."""
+    """The ids of the tokens without a stop token, if the model that wrote them ran here."""
 
 
 NOTHING = Written()
@@ -62,30 +60,30 @@ class ChatModel(Hashable, Protocol):
 
     @property
     def max_length(self) -> int:
-        """Most tokens of a conversation."""
+        """The most tokens of a conversation."""
 
     @property
     def opens_reasoning(self) -> bool:
         """Whether every turn of this model starts inside its reasoning."""
 
     def count(self, messages: Sequence[Message]) -> int:
-        """Tokens of the prompt; a server's are estimated."""
+        """Return the tokens of the prompt; for a server they are estimated."""
 
     def reads(self, written: Written) -> bool:
-        """Whether this model reads in a turn what stands there, or more of it."""
+        """Whether this model reads the same text in a turn, or more of it."""
 
     def taken_up(self, written: Written) -> Written:
-        """The same turn, as this model goes on from it."""
+        """Return the turn as this model continues it."""
 
     def with_closed_thought(self, written: Written) -> Written:
-        """The same turn, its thought ended as if the model had ended it."""
+        """Return the turn with its thought closed as if the model had closed it."""
 
     def stream(
         self, messages: Sequence[Message], sampling: Sampling, written: Written = NOTHING
     ) -> Iterator[TurnEvent]:
-        """Write one turn, after what is `written` of it; its last event has a reason to end.
+        """Write one turn, after what is `written` of it; the last event says why it ended.
 
-        Closing the iterator ends the turn. Raises `InputError` where the model cannot go on.
+        Closing the iterator ends the turn. Raises `InputError` if the model cannot continue.
         """
 
 
@@ -96,16 +94,13 @@ class TurnReader:
     """
 
     def __init__(self, chat_format: ChatFormat, ids: Sequence[int] = ()) -> None:
-        """`ids`: read before; what became certain by them stands in `certain`."""
-        self._chat_format = chat_format
-        self._text = DecodeStream(skip_special_tokens=False)
+        """`ids`: tokens that were written before; `certain` holds the text that they make certain."""
+        self._text = TextReader(chat_format.tokenizer)
         self._parser = ReasoningParser(opened=chat_format.opens_reasoning)
-        self._unread: list[int] = []
-        """The ids of a character that is not whole yet, and of what stands in one token with its beginning."""
         self.certain = [delta for token_id in ids for delta in self._read(token_id)]
 
     def read(self, token_id: int, finish_reason: FinishReason | None = None) -> TurnEvent:
-        """What one more token brought; a stop token has no text."""
+        """Return what one more token brings; a stop token has no text."""
         deltas = () if finish_reason == "stop" else tuple(self._read(token_id))
         held, closed = self.if_ended()
         if finish_reason:
@@ -115,16 +110,11 @@ class TurnReader:
         )
 
     def if_ended(self) -> tuple[tuple[Delta, ...], bool]:
-        """What would yet come if the turn ended here, and whether its thought would then be closed."""
-        return self._parser.if_ended(self._chat_format.decode(self._unread).rstrip("\N{REPLACEMENT CHARACTER}"))
+        """Return what would follow if the turn ended here, and whether its thought would be closed."""
+        return self._parser.if_ended(self._text.rest())
 
     def _read(self, token_id: int) -> list[Delta]:
-        piece = next_piece(self._text, self._chat_format.tokenizer, token_id)
-        if not piece:
-            self._unread.append(token_id)
-            return []
-        self._unread.clear()
-        return list(self._parser.feed(piece))
+        return list(self._parser.feed(self._text.read(token_id)))
 
 
 class LocalChatModel:
@@ -146,12 +136,16 @@ class LocalChatModel:
 
     def reads(self, written: Written) -> bool:
         if any(self.chat_format.tokenizer.id_to_token(token) is None for token in written.ids):
-            return False  # another vocabulary's, which decoding passes over
-        read = split_completion(self.chat_format.decode(written.ids), opened=self.opens_reasoning)
-        return read.reasoning.startswith(written.reasoning) and read.answer.startswith(written.answer)
+            return False  # an id of another vocabulary, which decoding would skip
+        here = self.taken_up(written)
+        reasoning, answer = (
+            certain + "".join(delta.text for delta in here.held if delta.kind == kind)
+            for kind, certain in (("reasoning", here.reasoning), ("answer", here.answer))
+        )
+        return reasoning.startswith(written.reasoning) and answer.startswith(written.answer)
 
     def taken_up(self, written: Written) -> Written:
-        """What is certain by the ids: what may begin a tag is held back again."""
+        """Return what the ids make certain; what may begin a tag is held back again."""
         reader = TurnReader(self.chat_format, written.ids)
         held, closed = reader.if_ended()
         return Written(
@@ -164,7 +158,7 @@ class LocalChatModel:
         )
 
     def with_closed_thought(self, written: Written) -> Written:
-        """With the closing tag's ids, which the model may just have written."""
+        """Append the ids of the closing tag, unless the model has just written it."""
         ids = written.ids
         if not split_completion(self.chat_format.decode(ids), opened=self.opens_reasoning).closed:
             ids = (*ids, *self.chat_format.closing_ids(ids))

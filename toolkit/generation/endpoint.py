@@ -1,12 +1,12 @@
-"""A model behind an OpenAI-compatible server: where it is, and its answer as it is written.
+"""Finds a model behind an OpenAI-compatible server, and streams its answers.
 
     http://host:8000/v1            the only model that {url}/models lists
-    http://host:8000/v1#name       that one of several
+    http://host:8000/v1#name       the named one of several
 
-Redirects are not followed, so the key of `TOOLKIT_API_KEY` reaches nobody else, and no message shows it, not even one
-that quotes a server that does. A server of this machine is asked directly; others through the proxy that the
-environment names (HTTP_PROXY, HTTPS_PROXY, ALL_PROXY, NO_PROXY). What a server sends has bounds: see
-`toolkit.generation.bounded_response`.
+Redirects are not followed, so that the key of `TOOLKIT_API_KEY` reaches nobody else, and no message shows the key, not
+even one that quotes a server that does. A server on this machine is asked directly, others through the proxy that the
+environment names (HTTP_PROXY, HTTPS_PROXY, ALL_PROXY, NO_PROXY). `toolkit.generation.bounded_response` limits what a
+server may send.
 """
 
 from __future__ import annotations
@@ -33,17 +33,16 @@ from toolkit.formats.message_fields import content_parts, reasoning_of, whole
 from toolkit.generation.bounded_response import WHOLE, read_events, read_whole, send_bounded, silence_s
 
 KEY_VARIABLE = "TOOLKIT_API_KEY"
-"""Environment variable with the key: what is sent as a bearer token, and what `toolkit serve` then asks for."""
+"""Environment variable with the key that is sent as a bearer token, and that `toolkit serve` asks for."""
 CONTEXT_FIELDS = ("max_model_len", "context_length", "context_window", "max_context_length")
-"""Of a listed model: vLLM and `toolkit serve`, OpenRouter and Together, Groq, Mistral."""
+"""Fields of a listed model with its context: of vLLM and `toolkit serve`, OpenRouter and Together, Groq, Mistral."""
 LLAMA_SERVER = "llamacpp"
-"""Who owns a model that llama-server lists."""
+"""The owner of a model that llama-server lists."""
 PREFIX = "prefix"
-"""DeepSeek's mark of a message that is to go on; also, among a listed model's capabilities, that it can: of our
-servers."""
+"""DeepSeek's mark of a message to continue; our servers also list it among a model's capabilities."""
 LISTING_TIMEOUT_S = 10.0
 MOST_TOKENS = 100_000_000
-"""No context is longer, and no answer."""
+"""No context and no answer is longer."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,9 +52,9 @@ class Place:
     url: str
     model: str
     max_length: int | None
-    """Tokens of its context; None where the server does not tell."""
+    """Tokens of its context; None if the server does not tell."""
     goes_on: bool = False
-    """Whether it goes on with an answer that it is given the beginning of."""
+    """Whether it can continue an answer from its beginning."""
 
     @property
     def address(self) -> tuple[str, int]:
@@ -72,28 +71,28 @@ class Chunk:
     content: str
     finish_reason: str | None
     completion_tokens: int | None
-    """Of the whole answer, where this event tells."""
+    """Tokens of the whole answer, if this event tells."""
 
 
 def parse_address(argument: str) -> tuple[str, str]:
-    """The address and the named model, empty where none is, of an `http(s)://…/v1#MODEL` argument; asks nobody."""
+    """Split an `http(s)://…/v1#MODEL` argument into address and model (empty if not named) without any request."""
     try:
         url = URL(argument)
     except (InvalidURL, UnicodeEncodeError) as error:
         shown = "an endpoint" if "@" in argument or "?" in argument else repr(argument)  # they may hold a secret
-        raise InputError(f"{shown} must be an address like http://127.0.0.1:8000/v1: {error}") from error
+        raise InputError(f"{shown} is no address such as http://127.0.0.1:8000/v1: {error}") from error
     if not url.host or url.userinfo or url.query:
         raise InputError(
-            f"an endpoint's address must have a host ({url.host!r}) and neither password nor query; "
-            f"a key goes into the environment variable {KEY_VARIABLE}"
+            f"an endpoint's address needs a host ({url.host!r}) and has neither a password nor a query; "
+            f"put a key into the environment variable {KEY_VARIABLE}"
         )
     return str(url.copy_with(fragment=None)).rstrip("/"), url.fragment
 
 
 def locate(argument: str) -> Place:
-    """The endpoint of an `http(s)://…/v1` argument, `#MODEL` after it where its server has several.
+    """Find the endpoint of an `http(s)://…/v1` argument, with `#MODEL` after it if its server has several models.
 
-    Raises `InputError` where nobody answers there, or where it is open which model is meant.
+    Raises `InputError` if no server answers there, or it is unclear which model is meant.
     """
     address, named = parse_address(argument)
     listing = ask_listing(address)
@@ -108,20 +107,20 @@ def locate(argument: str) -> Place:
 
 
 def ask_listing(address: str) -> Response:
-    """Whatever a server says of its models; raises `Unreachable` where nobody answers there."""
+    """Return whatever a server says of its models; raises `Unreachable` if no server answers there."""
     try:
         return _get(address, f"{address}/models")
     except HTTPError as error:
         raise Unreachable(
-            f"{address} must be a server that answers: {first_line(error)}; start it or correct the address"
+            f"{address} must be a server that answers: {first_line(error)}; start it, or correct the address"
         ) from error
 
 
 def stream_chat(url: str, body: Mapping[str, Any], poll_s: float) -> Iterator[Chunk | None]:
-    """The events of one streamed chat completion, None after each `poll_s` seconds without one.
+    """Yield the events of one streamed chat completion, and None after each `poll_s` seconds without one.
 
-    Closing the iterator ends the request at once. Raises `InputError` where the server is away, refuses, breaks off or
-    sends something else.
+    Closing the iterator ends the request at once. Raises `InputError` if the server is unreachable, refuses, breaks off
+    or sends something else.
     """
     arrived: queue.SimpleQueue[Chunk | BaseException | None] = queue.SimpleQueue()
 
@@ -132,14 +131,14 @@ def stream_chat(url: str, body: Mapping[str, Any], poll_s: float) -> Iterator[Ch
         ):
             if response.status_code != 200:
                 refusal = await read_whole(response)
-                raise InputError(f"{url} must accept a chat completion; it says {status(refusal)}")
+                raise InputError(f"{url} refuses the chat completion: {status(refusal)}")
             await read_events(response, lambda kind, data: arrived.put(_chunk(url, kind, data)))
 
     def run() -> None:
         try:
             loop.run_until_complete(reading)
             arrived.put(None)
-        except BaseException as error:  # noqa: BLE001 – whatever it is, the reader waits for it
+        except BaseException as error:  # noqa: BLE001 – the reader raises it
             arrived.put(error)
         finally:
             loop.close()
@@ -155,7 +154,7 @@ def stream_chat(url: str, body: Mapping[str, Any], poll_s: float) -> Iterator[Ch
 
 
 def _get(address: str, url: str) -> Response:
-    """What a server has at one of its addresses."""
+    """Get what a server has at one of its addresses."""
 
     async def get() -> Response:
         async with open_client(address, Timeout(LISTING_TIMEOUT_S)) as client:
@@ -165,23 +164,22 @@ def _get(address: str, url: str) -> Response:
 
 
 def open_client(url: str, timeout: Timeout | None = None) -> AsyncClient:
-    """A client whose requests go to one server; raises `InputError` where the key or the proxy cannot be used."""
+    """Open a client for one server; raises `InputError` if the key or the proxy cannot be used."""
     sent, waits = headers(), timeout or Timeout(silence_s(), connect=LISTING_TIMEOUT_S)
     if is_loopback(url):
-        verify = ssl.create_default_context() if URL(url).scheme == "https" else False  # made for nothing else
+        verify = ssl.create_default_context() if URL(url).scheme == "https" else False  # a context is slow to make
         return AsyncClient(base_url=url, headers=sent, timeout=waits, trust_env=False, verify=verify)
     try:
         return AsyncClient(base_url=url, headers=sent, timeout=waits)
     except (ValueError, ImportError, InvalidURL) as error:
         raise InputError(
-            "HTTP_PROXY, HTTPS_PROXY and ALL_PROXY must be addresses of HTTP "
-            "proxies, or of SOCKS proxies where socksio is "
-            f"installed, to reach {url}; correct them, or name its host in NO_PROXY"
+            f"to reach {url}, HTTP_PROXY, HTTPS_PROXY and ALL_PROXY must be addresses of HTTP proxies, or of SOCKS "
+            "proxies if socksio is installed; correct them, or name its host in NO_PROXY"
         ) from error
 
 
 def chat_sender(client: AsyncClient, url: str) -> Callable[[bytes], Coroutine[Any, Any, Response]]:
-    """What posts one body after another to a server's chat completions; what is the same in all is made once."""
+    """Return a function that posts bodies to a server's chat completions; what all requests share is made once."""
     seconds = WHOLE * silence_s()
     address, sent = (
         URL(f"{url}/chat/completions"),
@@ -198,19 +196,19 @@ def chat_sender(client: AsyncClient, url: str) -> Callable[[bytes], Coroutine[An
 
 
 def headers() -> dict[str, str]:
-    """The key's header; raises `InputError` where the key holds what no header can, without showing the key."""
+    """Return the key's header; raises `InputError`, without showing the key, if no header can hold it."""
     key = _key()
     strange = [place for place, sign in enumerate(key, start=1) if not sign.isascii() or not sign.isprintable()]
     if strange:
         raise InputError(
-            f"each of the {len(key)} characters of {KEY_VARIABLE} must be a printable ASCII character, and number "
-            f"{strange[0]} is none (a line break, perhaps); set it to the key alone"
+            f"each of the {len(key)} characters of {KEY_VARIABLE} must be printable ASCII; number {strange[0]} is not "
+            "(a line break, perhaps); set it to the key alone"
         )
     return {"Authorization": f"Bearer {key}"} if key else {}
 
 
 def is_loopback(url: str) -> bool:
-    """Whether an address is one of this machine's own."""
+    """Whether an address is on this machine."""
     host = URL(url).host.rstrip(".").lower()
     if host == "localhost" or host.endswith(".localhost"):
         return True
@@ -225,7 +223,7 @@ def is_loopback(url: str) -> bool:
 
 
 def count_of(value: Any) -> int | None:
-    """A number of tokens that a server tells; None where it is none, or more than any model has."""
+    """Return a number of tokens that a server tells; None if it is not a number, or more than any model has."""
     return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MOST_TOKENS else None
 
 
@@ -239,23 +237,23 @@ def status(response: Response) -> str:
 
 
 def excerpt(response: Response) -> str:
-    """The beginning of what a server said, safe to print."""
+    """Return the beginning of what a server said, safe to print."""
     return printable(response.text)
 
 
 def printable(text: str) -> str:
-    """The beginning of a text by others, in one line of ASCII and without the key."""
+    """Return the beginning of foreign text in one line of ASCII, without the key."""
     return ascii(" ".join(_redacted(text)[:2000].split())[:160])
 
 
 def _redacted(text: str) -> str:
-    """The text without the key, also where JSON, Python, HTML or an address writes its signs otherwise."""
+    """Remove the key from a text, also where JSON, Python, HTML or an address escapes its characters."""
     key = _key()
     return re.sub("".join(map(_written, key)), f"[{KEY_VARIABLE}]", text) if key else text
 
 
 def _written(sign: str) -> str:
-    """A pattern of the ways that a sign of the key is written, each of which may be escaped again (`%252F`)."""
+    """Return a pattern of the ways to write a character of the key, each of which may be escaped again (`%252F`)."""
     code, names = ord(sign), [name for name, meant in html5.items() if meant == sign and name.endswith(";")]
     ways = [
         rf"\\{{0,8}}{re.escape(sign)}",
@@ -285,12 +283,12 @@ def _arrivals(
         if isinstance(found, InputError):
             raise found
         if isinstance(found, BaseException):
-            raise InputError(f"{url} must answer to the end: {first_line(found)}; ask again") from found
+            raise InputError(f"{url} broke off its answer: {first_line(found)}; ask again") from found
         yield found
 
 
 def _chunk(url: str, kind: str, data: str) -> Chunk:
-    """Read one event's JSON; whatever is in one of the kind `error` is what went wrong."""
+    """Read one event's JSON; an event of the kind `error` says what went wrong."""
     if kind == "error":
         raise InputError(f"{url} broke off: {printable(data)}")
     try:
@@ -308,24 +306,26 @@ def _chunk(url: str, kind: str, data: str) -> Chunk:
             completion_tokens=count_of(usage.get("completion_tokens")),
         )
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-        raise InputError(f"{url} must send chunks of a chat completion; it says {printable(data)}") from error
+        raise InputError(
+            f"{url} sends no chunks of a chat completion, but {printable(data)}; correct the address"
+        ) from error
 
 
 def _only_model(address: str, listing: Response) -> str:
     try:
         names = [str(model["id"]) for model in listing.json()["data"]] if listing.status_code == 200 else []
     except (ValueError, LookupError, TypeError, RecursionError) as error:
-        raise InputError(f"{address}/models must list the server's models; it says {excerpt(listing)}") from error
+        raise InputError(
+            f"{address}/models lists no models, but says {excerpt(listing)}; correct the address"
+        ) from error
     if len(names) != 1 or not names[0].isprintable():
         found = ", ".join(printable(name) for name in names[:5]) or status(listing)
-        raise InputError(
-            f"{address} must list 1 model where none is named; it lists {len(names)} ({found}): add #MODEL"
-        )
+        raise InputError(f"{address} lists {len(names)} models ({found}), so the one to use must be named: add #MODEL")
     return names[0]
 
 
 def _described(listing: Response, model: str) -> dict[str, Any]:
-    """What a server says of its model; nothing where it does not list it."""
+    """Return what a server says of a model; nothing if it does not list it."""
     try:
         return next(dict(entry) for entry in listing.json()["data"] if entry["id"] == model)
     except (ValueError, LookupError, TypeError, StopIteration, RecursionError):
@@ -333,14 +333,14 @@ def _described(listing: Response, model: str) -> dict[str, Any]:
 
 
 def _context(described: Mapping[str, Any]) -> int | None:
-    """Tokens of a listed model's context, of whichever server; llama-server's is among what it says of the file."""
+    """Return the tokens of a listed model's context for any server; llama-server gives them with its file's facts."""
     meta = described.get("meta")
     told = [described.get(name) for name in CONTEXT_FIELDS] + [meta.get("n_ctx") if isinstance(meta, dict) else None]
     return next((count for value in told if (count := count_of(value))), None)
 
 
 def _llama_server_context(address: str) -> int | None:
-    """What `llama-server` was started with, which older ones say beside the API; None where this one does not."""
+    """Return the context of an older `llama-server`, which tells it outside the API; None if it does not."""
     with suppress(HTTPError, ValueError, LookupError, TypeError, RecursionError):
         properties = _get(address, f"{address.removesuffix('/v1')}/props").json()
         return count_of(properties["default_generation_settings"]["n_ctx"])

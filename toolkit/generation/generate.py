@@ -1,8 +1,8 @@
-"""The one decode loop: prompts in, sampled ids out.
+"""Runs the decode loop: prompts in, sampled ids out.
 
 A `Decoder` owns a model and its cache; torch (`toolkit.model.decoder`) and ONNX Runtime (`export.runtime.decoder`) both
-implement it. Sampling is numpy and belongs to each row alone: a row's result depends on its prompt and its seed, never
-on the rows beside it.
+implement it. Sampling is numpy and separate for each row: a row's result depends on its prompt and its seed, never on
+the rows beside it.
 
 Shapes: B rows of the batch, V vocabulary.
 """
@@ -23,9 +23,9 @@ Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
 
 COMPACT_BELOW = 0.75
-"""Finished rows leave the decoder's batch when fewer than this share of its rows is alive."""
+"""Finished rows leave the decoder's batch when less than this share of its rows is alive."""
 GREEDY_BELOW = 1e-6
-"""Temperatures below this are 0: a logit divided by one overflows, and the likeliest token would be drawn anyway."""
+"""Lower temperatures count as 0: logits divided by one overflow, and the likeliest token would be drawn anyway."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +35,7 @@ class Sampling:
     temperature: float = 0.6
     top_p: float = 0.95
     top_k: int = 0
-    """0 keeps all."""
+    """0 keeps all tokens."""
     min_p: float = 0.0
     """Keeps tokens of at least this share of the most probable one's probability."""
     repetition_penalty: float = 1.0
@@ -62,10 +62,10 @@ class Decoder(Protocol):
     """A model with its cache, over a batch of rows."""
 
     max_length: int
-    """Most positions that a row may hold, prompt included."""
+    """The most positions of a row, prompt included."""
 
     def start(self, prompts: Sequence[Sequence[int]]) -> Floats:
-        """Forget everything, read the prompts; returns logits_BV after each prompt's last token."""
+        """Forget everything and read the prompts; returns logits_BV after each prompt's last token."""
 
     def step(self, tokens_B: Ints) -> Floats:
         """Append one token to each row; returns logits_BV after it."""
@@ -76,7 +76,7 @@ class Decoder(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """One sampled token of one row. The last one of a row carries why it ended; a stop token is the row's last."""
+    """One sampled token of one row. The last one of a row says why it ended; a stop token is always the last."""
 
     row: int
     id: int
@@ -85,7 +85,7 @@ class Token:
 
 @dataclass(kw_only=True)
 class Sampled:
-    """One row's whole completion; `ids` holds the stop token where there was one."""
+    """One row's whole completion; `ids` includes the stop token, if there was one."""
 
     ids: list[int] = field(default_factory=list)
     finish_reason: FinishReason = "length"
@@ -101,9 +101,9 @@ def decode(
 ) -> Iterator[Token]:
     """Sample all rows until each has stopped; tokens come in the order they are drawn.
 
-    `seeds`: one for each row; where absent, `sampling.seed` plus the row's number. `drawn`: tokens that each row's
-    generator has drawn before, the last ones of its prompt; what follows is then what would have followed.
-    Raises `InputError` where a prompt leaves no room for a token.
+    `seeds`: one for each row; by default, `sampling.seed` plus the row's number. `drawn`: how many of each prompt's
+    last tokens were drawn by the same generator before, so that the same tokens follow as without the interruption.
+    Raises `InputError` if a prompt leaves no room for a token.
     """
     longest = max(len(prompt) for prompt in prompts)
     room = decoder.max_length - longest
@@ -115,7 +115,7 @@ def decode(
     generators = [_generator(seeds[i] if seeds else sampling.seed + i, drawn) for i in range(len(prompts))]
     histories = [list(prompt) for prompt in prompts]
     alive = list(range(len(prompts)))
-    batch = alive.copy()  # which row each row of the decoder's batch is
+    batch = alive.copy()  # the row of each row in the decoder's batch
     logits_BV = decoder.start(prompts)
     for count in range(1, limit + 1):
         position = {row: i for i, row in enumerate(batch)}
@@ -154,7 +154,7 @@ def complete(
 
 
 def _generator(seed: int, drawn: int) -> np.random.Generator:
-    """numpy's default generator after so many draws."""
+    """Return numpy's default generator after so many draws."""
     bits = np.random.PCG64(seed)
     bits.advance(drawn)
     return np.random.Generator(bits)
@@ -177,11 +177,11 @@ def sample(logits_V: Floats, sampling: Sampling, generator: np.random.Generator,
 
 
 def candidates(logits_V: Floats, sampling: Sampling) -> tuple[Floats, NDArray[np.float64]]:
-    """All logits, greatest first, and the probabilities of the first of them, which may be drawn (they sum to 1).
+    """Return all logits, greatest first, and the probabilities of the first ones, which may be drawn (they sum to 1).
 
-    Limits apply in this order: temperature, top-k, min-p, top-p (the smallest set that reaches the mass).
+    The limits apply in this order: temperature, top-k, min-p, top-p (the smallest set that reaches the mass).
     """
-    sorted_V = -np.sort(-logits_V)  # values alone: a sort that also carries their ids takes ten times as long
+    sorted_V = -np.sort(-logits_V)  # only values: sorting them with their ids takes ten times as long
     scaled = sorted_V[: sampling.top_k or None].astype(np.float64) / sampling.temperature
     probabilities = np.exp(scaled - scaled[0])
     probabilities = probabilities[probabilities >= sampling.min_p]  # relative to the most probable, which is 1 here
@@ -194,7 +194,7 @@ def candidates(logits_V: Floats, sampling: Sampling) -> tuple[Floats, NDArray[np
 
 
 def token_at(logits_V: Floats, sorted_V: Floats, place: int) -> int:
-    """The token id at a place among the sorted logits; of equal ones the lower id comes first."""
+    """Return the token id at a place among the sorted logits; of equal logits the lower id comes first."""
     value = sorted_V[place]
     equals_before = place - int(np.searchsorted(-sorted_V, -value))
     return int(np.flatnonzero(logits_V == value)[equals_before])

@@ -1,12 +1,12 @@
-"""Several tokens by one step, where a text repeats itself: drafts by looking up what followed the last tokens before.
+"""Decodes several tokens in one step where a text repeats itself, by looking up what followed the last tokens before.
 
-    text      … 1 7 + 2 5 = 4 2 … 1 7 + │ 2 5 = 4        the last three tokens stood here before: what followed is the draft
-    one step reads the new token and the draft, and answers with the logits after each of them
-    while sampled tokens equal the draft, their logits are there already; at the first other one the rest is taken back
+    text      … 1 7 + 2 5 = 4 2 … 1 7 + │ 2 5 = 4        the last three tokens occurred before: what followed is the draft
+    one step reads the new token and the draft, and returns the logits after each of them
+    while sampled tokens equal the draft, their logits are ready; at the first other token the rest is taken back
 
-Every token is still drawn from the logits after the tokens before it, so the distribution stays what it was, up to the
-rounding of products over several rows. Whether a draft pays depends on the machine and the text, and both are measured:
-a step over several tokens costs more than one, and drafts are taken only as long as they give more tokens a second.
+Every token is still drawn from the logits after the tokens before it, so the distribution stays the same, up to the
+rounding of products over several rows. Whether drafts pay depends on the machine and the text, and both are measured:
+a step over several tokens costs more than one, and drafts are used only while they give more tokens a second.
 Source: prompt lookup decoding (Saxena 2023), after Leviathan et al., "Fast inference by speculative decoding" (2023).
 """
 
@@ -20,39 +20,39 @@ import numpy as np
 from toolkit.generation.generate import Decoder, Floats, Ints
 
 NGRAM = 3
-"""Last tokens that must have stood together before."""
+"""How many last tokens must have occurred together before."""
 DRAFT_LENGTHS = (3, 7)
-"""Four and eight rows a step, which fill the kernels' tiles."""
+"""Steps of four and eight rows, which fill the kernels' tiles."""
 MEMORY = 0.9
-"""Share that an average keeps of what it was at each new measurement."""
+"""The share of its old value that a running average keeps at each new measurement."""
 RETRY_AFTER = 48
-"""Drafts that are let go before one is tried again although it didn't pay."""
+"""How many drafts are skipped before one is tried again although drafts did not pay."""
 
 
 class DraftDecoder(Decoder, Protocol):
     """A decoder whose only row can be extended by several tokens and taken back."""
 
     def extend(self, tokens_T: Sequence[int]) -> Floats:
-        """Append several tokens to the only row; returns logits_TV after each."""
+        """Append several tokens to the only row; returns logits_TV after each of them."""
 
     def rewind(self, count: int) -> None:
         """Forget the only row's last tokens."""
 
 
 class SpeculativeDecoder:
-    """A `Decoder` that drafts where it has one row and passes everything on where it has several."""
+    """A `Decoder` that drafts if it has one row, and otherwise passes everything on."""
 
     def __init__(self, decoder: DraftDecoder, clock: Callable[[], float]) -> None:
-        """`clock` reads seconds."""
+        """`clock` returns seconds."""
         self.max_length = decoder.max_length
         self._decoder = decoder
         self._clock = clock
         self._history: list[int] = []
         self._followers: dict[tuple[int, ...], int] = {}
-        """Where the text went on the last time that it had this n-gram."""
+        """The place after the last occurrence of each n-gram."""
         self._indexed = 0
         self._ahead: list[tuple[int, Floats]] = []
-        """Drafted tokens that are read already, each with the logits after it."""
+        """Drafted tokens that have been read, each with the logits after it."""
         self._pace = Pace()
 
     def start(self, prompts: Sequence[Sequence[int]]) -> Floats:
@@ -87,7 +87,7 @@ class SpeculativeDecoder:
         self._decoder.keep(rows)
 
     def _draft(self) -> list[int]:
-        """What followed the last tokens before, as far as it pays."""
+        """Return what followed the last tokens before, as far as a draft pays."""
         history = self._history
         for end in range(max(self._indexed, NGRAM), len(history)):
             self._followers[tuple(history[end - NGRAM : end])] = end
@@ -100,12 +100,12 @@ class SpeculativeDecoder:
 
 
 class Pace:
-    """What steps have cost and how often drafts were right, and so how long a draft should be."""
+    """Tracks what steps cost and how often drafts were right, to choose how long a draft should be."""
 
     def __init__(self) -> None:
         self._step_s: dict[int, float] = {}
         self._accepted = 0.8
-        """Share of drafted tokens that were right; taken for high until it is known."""
+        """The share of drafted tokens that were right; assumed to be high until it is known."""
         self._let_go = 0
 
     def note_step(self, drafted: int, seconds: float) -> None:
@@ -116,7 +116,7 @@ class Pace:
         self._accepted = MEMORY * self._accepted + (1 - MEMORY) * accepted
 
     def length(self) -> int:
-        """The draft length with the most tokens a second; 0 where none is faster than a plain step."""
+        """Return the draft length with the most tokens a second; 0 if none is faster than a plain step."""
         if 0 not in self._step_s:
             return 0
         unknown = next((length for length in DRAFT_LENGTHS if length not in self._step_s), None)

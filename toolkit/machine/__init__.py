@@ -1,2 +1,2 @@
-"""What this machine is: its processor, memory and folders, and the advice that its kernel takes. Imports no other
-room."""
+"""Knows this machine: its processor, memory and folders, and what its kernel can be told. It imports the ground and
+`toolkit.figures`."""

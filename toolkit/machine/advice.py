@@ -1,6 +1,6 @@
-"""Advice to the kernel about mapped pages. It changes speed and memory, never a result, so no refusal is an error.
+"""Advises the kernel about mapped pages, which changes speed and memory but no result, so a refusal is no error.
 
-Kernels refuse what they were built without: those of a Raspberry Pi know no large pages and answer EINVAL.
+Kernels refuse what they were built without: those of a Raspberry Pi have no huge pages and return EINVAL.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ Advice = Literal["MADV_HUGEPAGE", "MADV_DONTNEED"]
 
 
 def advise(pages: mmap.mmap, advice: Advice) -> None:
-    """Say how pages will be used, to a system that has a word for it and takes it."""
+    """Tell the system how pages will be used, if it knows this advice and accepts it."""
     if hasattr(mmap, advice):
         with suppress(OSError):
             pages.madvise(getattr(mmap, advice))

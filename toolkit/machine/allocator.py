@@ -1,8 +1,8 @@
-"""What the process does with memory that it has freed: keeps it for the next loop, or gives it back to the system.
+"""Makes the process keep freed memory for its next use, or give it back to the system.
 
 glibc gives every large block back to the kernel when it is freed, and takes it back, page by page and zeroed, at the
 next allocation of the same size. A loop over tensors of some megabytes then spends most of its time in page faults. Of
-many small blocks it keeps what lies below the last one that is in use, which may be nearly all.
+small blocks it keeps everything below the last one in use, which may be nearly all of them.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ TOP_PAD_BYTES = 64 << 20
 
 
 def keep_freed_memory() -> bool:
-    """Let this process' heap keep what it frees; returns whether the C library knows how (glibc does).
+    """Let this process's heap keep what it frees; returns whether the C library can do that (glibc can).
 
-    Costs memory: the heap stays at its peak, a little more with fragmentation. Call it before the first large tensor.
+    It costs memory: the heap stays at its peak, plus some fragmentation. Call it before the first large tensor.
     """
     mallopt = _glibc("mallopt")
     if mallopt is None:
@@ -28,12 +28,12 @@ def keep_freed_memory() -> bool:
 
 
 def give_freed_memory_back() -> None:
-    """Return what the heap holds and nothing uses to the system, where the C library knows how."""
+    """Return unused memory of the heap to the system, if the C library can do that."""
     malloc_trim = _glibc("malloc_trim")
     if malloc_trim is not None:
         malloc_trim(0)
 
 
 def _glibc(name: str) -> Any:
-    """A function of the C library; None where it has none of the name."""
+    """Return a function of the C library; None if it has none of the name."""
     return getattr(ctypes.CDLL(None), name, None) if sys.platform.startswith("linux") else None

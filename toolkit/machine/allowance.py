@@ -1,7 +1,7 @@
-"""What of this machine this process may use: its cores and its memory, within what a container allows.
+"""Finds how many cores and how much memory this process may use, within what a container allows.
 
-Linux bounds a container by control groups, each within the one above it, and tells a process inside of the whole
-machine all the same: a model then runs on more threads than it has processors, or is ended by the kernel.
+Linux limits a container by nested control groups, but still tells the processes inside about the whole machine: a model
+would then run on more threads than it has processors, or be killed by the kernel.
 
     version 2   /sys/fs/cgroup/<group>/         cpu.max             memory.max, memory.current
     version 1   /sys/fs/cgroup/<kind>/<group>/  cpu.cfs_quota_us    memory.limit_in_bytes, memory.usage_in_bytes
@@ -21,7 +21,7 @@ import psutil
 
 GROUPS = Path("/sys/fs/cgroup")
 OWN_GROUPS = Path("/proc/self/cgroup")
-"""Lines of a number, kinds (none in version 2) and a group, with colons between them."""
+"""Its lines hold a number, kinds (none in version 2) and a group, separated by colons."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +31,7 @@ class Memory:
 
 
 def physical_cores() -> int:
-    """Cores that this process may use, each counted once however many threads it runs."""
+    """Return the number of cores that this process may use, each counted once whatever its number of threads."""
     known: int | None = psutil.cpu_count(logical=False)
     if not hasattr(os, "sched_getaffinity"):
         return known or os.cpu_count() or 1
@@ -44,7 +44,7 @@ def physical_cores() -> int:
 
 
 def processors_allowed() -> int | None:
-    """How many processors' time the control groups allow, rounded up; None where they set no bound."""
+    """Return how many processors' time the control groups allow, rounded up; None if they set no limit."""
     allowed = []
     for folder in _folders("cpu"):
         match [
@@ -58,7 +58,7 @@ def processors_allowed() -> int | None:
 
 
 def memory() -> Memory:
-    """The machine's memory, or the least that a control group allows where that is less."""
+    """Return the machine's memory, or the least that a control group allows if that is less."""
     machine = psutil.virtual_memory()
     total, available = int(machine.total), int(machine.available)
     for folder in _folders("memory"):
@@ -72,7 +72,7 @@ def memory() -> Memory:
 
 
 def _given_back(folder: Path) -> int:
-    """Bytes of files that a group counts as used, and gives back when they are needed."""
+    """Return the bytes of cached files that a group counts as used but frees when they are needed."""
     words = _words(folder / "memory.stat")
     names = ("inactive_file", "total_inactive_file")
     found = (count for name, count in zip(words[::2], words[1::2], strict=False) if name in names)
@@ -80,7 +80,7 @@ def _given_back(folder: Path) -> int:
 
 
 def _folders(kind: str) -> Iterator[Path]:
-    """Where this process' groups stand, and those that these are within; in a container its own is often the root."""
+    """Yield the folders of this process's groups and their parents; in a container its own is often the root."""
     try:
         lines = OWN_GROUPS.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
@@ -95,7 +95,7 @@ def _folders(kind: str) -> Iterator[Path]:
 
 
 def _words(path: Path) -> list[int | str]:
-    """The words of a small file, numbers as such; none where there is no such file."""
+    """Read the words of a small file, numbers as numbers; none if there is no such file."""
     try:
         words = path.read_text(encoding="utf-8", errors="replace").split()
     except OSError:

@@ -1,4 +1,4 @@
-"""Which browser of the Chromium family is installed: one that shows a page in a window without bars."""
+"""Finds an installed browser of the Chromium family, which can show a page in a window without bars."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ CHROMIUM_FAMILY = (
     r"C:\Program Files\Google\Chrome\Application\chrome.exe",
     r"C:\Program Files (x86)\Microsoft\Edge\Application\msedge.exe",
 )
-"""Programs on the PATH, and where macOS and Windows install them."""
+"""Programs on the PATH, and the places where macOS and Windows install them."""
 
 
 def find_browser() -> str | None:
-    """The path of an installed one."""
+    """Return the path of an installed browser; None if there is none."""
     return next((found for name in CHROMIUM_FAMILY if (found := shutil.which(name))), None)

@@ -1,9 +1,9 @@
-"""Looks at this machine: what it has and is good for, and what each command still needs, with the remedy.
+"""Examines this machine: what it has, what it can run, and what each command still needs, with the remedy.
 
-    ✓ is there      ✗ is missing, with the remedy      – is not installed, and what is installed does not need it
+    ✓ found      ✗ missing, with the remedy      – not installed, and not needed by what is installed
 
-An extra is installed where the package is that it is for; so a machine that only chats lacks nothing of training. Where
-no extra is whole, all are missing. Nothing heavy is imported: versions come from package metadata, instructions from
+An extra counts as wanted if its key package is installed, so a machine that only chats lacks nothing for training. If
+no extra is complete, all are wanted. Nothing heavy is imported: versions come from package metadata, instructions from
 the operating system.
 """
 
@@ -37,27 +37,27 @@ VERBS_OF_EXTRA = {
     "serve": "verify, bench, serve",
 }
 KEY_PACKAGE = {"chat": "gradio", "distill": "trl", "export": "onnx", "serve": "llguidance"}
-"""What each extra is for."""
+"""The package that shows that an extra is wanted."""
 DEMO_DISK_BYTES = 5e9
 DEMO_MEMORY_BYTES = 8e9
 BYTES_A_PARAMETER = 0.65
-"""Resident, of an int4 model with a cache of some hundred positions: 1.1 GB of a 1.7B (docs/explanation/int4.md)."""
+"""Resident bytes of an int4 model and a cache of some hundred positions: 1.1 GB for 1.7B (docs/explanation/int4.md)."""
 BESIDE_MODEL_BYTES = 0.5e9
-"""Of the process that runs it."""
+"""Memory of the process that runs a model, beside the model."""
 MODEL_SIZES = (135e6, 360e6, 600e6, 1.7e9, 4e9, 8e9, 14e9, 32e9, 70e9)
-"""Parameters of usual models."""
+"""Parameters of models in common sizes."""
 DRIVER_TIMEOUT_S = 10
 
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """One line of the doctor's: what was looked at, what was found, and the remedy where something is missing."""
+    """One line of the doctor's: a subject, what was found, and the remedy if something is missing."""
 
     subject: str
     found: str
     remedy: str = ""
     is_needed: bool = True
-    """Whether what is installed needs what the remedy brings."""
+    """Whether the installed parts need what the remedy installs."""
 
     @property
     def is_good(self) -> bool:
@@ -71,7 +71,7 @@ class Finding:
 
 
 def examine() -> list[Finding]:
-    """All findings about this machine and this installation."""
+    """Return all findings about this machine and this installation."""
     missing = {name: missing_requirements(name) for name in VERBS_OF_EXTRA}
     needed = {name for name in missing if all(missing.values()) or _version(KEY_PACKAGE[name])}
     return [
@@ -84,7 +84,7 @@ def examine() -> list[Finding]:
 
 
 def to_text(findings: list[Finding]) -> str:
-    """One line a finding: a sign, the subject, what was found, the remedy."""
+    """Format each finding as one line: a sign, the subject, what was found, the remedy."""
     rows = [(f"{f.sign} {f.subject}", f"{f.found}{'  →  ' + f.remedy if f.remedy else ''}") for f in findings]
     return columns(rows)
 
@@ -94,7 +94,7 @@ def to_facts(findings: list[Finding]) -> dict[str, Any]:
 
 
 def missing_requirements(extra: str) -> list[str]:
-    """The distributions of an extra that are not installed, or are there in a version that it does not take."""
+    """Return the distributions of an extra that are not installed, or in a version that does not fit."""
     missing = []
     for requirement in map(Requirement, metadata.requires(DISTRIBUTION) or []):
         marker = requirement.marker
@@ -108,13 +108,13 @@ def missing_requirements(extra: str) -> list[str]:
 
 
 def largest_model(memory_bytes: float) -> float:
-    """Parameters of the largest usual model whose int4 export runs in so much memory; 0 where none does."""
+    """Return the parameters of the largest common model whose int4 export fits into so much memory; 0 if none does."""
     room = memory_bytes - BESIDE_MODEL_BYTES
     return max((size for size in MODEL_SIZES if size * BYTES_A_PARAMETER <= room), default=0.0)
 
 
 def _machine(*, trains: bool) -> Iterator[Finding]:
-    """`trains`: whether the demo is meant to run here."""
+    """Examine Python, processor, memory and disk; `trains`: whether the demo is meant to run here."""
     python = platform.python_version()
     yield Finding(
         subject="python",
@@ -161,10 +161,10 @@ def _accelerator() -> Finding:
 
 
 def _gpus() -> str:
-    """What the driver itself says: its program is there without a GPU too."""
+    """Ask the driver for its GPUs; its program may be installed without one."""
     program = shutil.which("nvidia-smi")
     if not program:
-        return "no NVIDIA GPU, and none is needed"
+        return "no NVIDIA GPU (none is needed)"
     try:
         done = subprocess.run(
             [program, "--list-gpus"],
@@ -176,13 +176,14 @@ def _gpus() -> str:
         names = re.findall(r"^GPU \d+: (.*?)(?: \(UUID|$)", done.stdout.decode(errors="replace"), flags=re.MULTILINE)
     except (OSError, subprocess.TimeoutExpired):
         names = []
-    return ", ".join(names) or "no NVIDIA GPU that its driver finds, and none is needed"
+    return ", ".join(names) or "no NVIDIA GPU that the driver finds (none is needed)"
 
 
 def _browser() -> Finding:
     return Finding(
         subject="browser",
-        found=find_browser() or "none of the Chromium family (for a window of the chat's own; it opens in any browser)",
+        found=find_browser()
+        or "none of the Chromium family, so the chat opens in a browser tab, not in a window of its own",
     )
 
 
@@ -190,13 +191,13 @@ def _missing_tools(*, is_needed: bool) -> Iterator[Finding]:
     if is_needed and not _version("reasoning-gym") and not shutil.which("cc"):
         yield Finding(
             subject="compiler",
-            found="no cc, which a dependency of [distill] needs",
+            found="no cc, which a dependency of [distill] is compiled with",
             remedy="install a C compiler (apt-get install gcc python3-dev)",
         )
 
 
 def _version_that_does_not_fit(requirement: Requirement) -> str:
-    """The installed version, where the requirement does not take it; empty where it does."""
+    """Return the installed version if it does not fit the requirement; empty if it fits."""
     try:
         found = metadata.version(requirement.name)
         return "" if requirement.specifier.contains(found, prereleases=True) else found

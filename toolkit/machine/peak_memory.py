@@ -1,4 +1,4 @@
-"""The most memory that this process has held."""
+"""Measures the most memory that this process has held."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ import psutil
 
 
 def peak_memory_bytes() -> int:
-    """Linux's getrusage counts what the parent had before exec; /proc starts anew with the program, mapped files
-    included."""
+    """Return the peak resident memory, mapped files included.
+
+    On Linux it is read from /proc, because getrusage also counts what the parent had before exec.
+    """
     status = Path("/proc/self/status")
     if status.is_file():
         text = status.read_text(encoding="utf-8", errors="replace")  # the program's name may be in any encoding
@@ -18,7 +20,7 @@ def peak_memory_bytes() -> int:
         return int(line.split()[1]) * 1024
     if sys.platform == "win32":
         return int(psutil.Process().memory_info().peak_wset)
-    import resource  # of Unix alone
+    import resource  # exists only on Unix
 
     unit = 1 if sys.platform == "darwin" else 1024
     return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -1,4 +1,4 @@
-"""What this machine's processor can do, as Linux tells it."""
+"""Finds out what this machine's processor can do, as far as Linux tells."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ INSTRUCTIONS = ("avx2", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_bf16", "a
 
 
 def instructions() -> list[str]:
-    """Those of `INSTRUCTIONS` that this processor has; empty where the system does not tell."""
+    """Return those of `INSTRUCTIONS` that this processor has; empty if the system does not tell."""
     try:
         text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
     except OSError:

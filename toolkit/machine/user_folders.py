@@ -1,4 +1,4 @@
-"""Where this system keeps a program's files of its user: what can be had again, and what cannot."""
+"""Finds the folders for a user's files: a cache for what can be fetched again, and data for what cannot."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ NAME = "reasoning-edge"
 
 
 def cache_folder() -> Path:
-    """Models, packed weights and prefixes: `$TOOLKIT_HOME`, or `reasoning-edge` in the platform's folder for caches."""
+    """Return the folder of models, packed weights and prefixes: `$TOOLKIT_HOME`, or one in the platform's caches."""
     if home := os.environ.get("TOOLKIT_HOME"):
         return Path(home)
     return user_cache_path(NAME, appauthor=False, opinion=False)
 
 
 def data_folder() -> Path:
-    """Conversations and settings: `reasoning-edge` in the platform's folder for data."""
+    """Return the folder of conversations and settings: `reasoning-edge` in the platform's data folder."""
     return user_data_path(NAME, appauthor=False)

@@ -1,2 +1,1 @@
-"""What the project adds to transformers' model classes: decoding, latent caches, the balance of experts. Needs
-torch."""
+"""Adds decoding, latent caches and the balance of experts to transformers' model classes. It needs torch."""

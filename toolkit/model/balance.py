@@ -1,9 +1,9 @@
 """Balances a mixture of experts without an auxiliary loss (Wang et al. 2024; DeepSeek-V3 report, section 2.1.2).
 
 After each optimizer step every router's bias moves by a fixed γ towards the mean load:
-b_e += γ · sign(mean load − load_e). The bias takes part in choosing experts only, never in their weights, and has no
-gradient. A load is that of the whole update: of all its micro-batches and of all processes, each token counted once,
-so every process moves its copy of the bias alike.
+b_e += γ · sign(mean load − load_e). The bias affects only the choice of experts, never their weights, and has no
+gradient. Loads are summed over all micro-batches and all processes of an update, each token counted once, so every
+process moves its copy of the bias alike.
 
 E experts.
 """
@@ -25,7 +25,7 @@ class ExpertBalance(TrainerCallback):
     """Counts each router's load over the micro-batches of a step and moves its bias once at the step's end."""
 
     def __init__(self, model: nn.Module, rate: float = BIAS_UPDATE_RATE) -> None:
-        """A rate of 0 measures the loads and leaves the biases where they are."""
+        """A rate of 0 measures the loads and leaves the biases unchanged."""
         self.rate = rate
         self.routers = [module for module in model.modules() if isinstance(module, DeepseekV3TopkRouter)]
         self.loads_E = [torch.zeros(router.num_experts, dtype=torch.int64) for router in self.routers]
@@ -52,9 +52,9 @@ class ExpertBalance(TrainerCallback):
             logs["max_violation_by_layer"] = list(self.last_violation)
 
     def move_biases(self) -> None:
-        """Apply one update from the loads counted since the last one, and forget them.
+        """Apply one update from the loads counted since the last one, and reset the counters.
 
-        Where processes train together, all of them must call this.
+        If processes train together, all of them must call this.
         """
         for index, load_E in enumerate(self._summed_loads()):
             total, experts = int(load_E.sum()), load_E.numel()
@@ -65,7 +65,7 @@ class ExpertBalance(TrainerCallback):
             self.last_violation[index] = experts * int(load_E.max()) / total - 1
 
     def _summed_loads(self) -> list[Tensor]:
-        """The counted loads, over all processes; the counters start anew."""
+        """Return the counted loads summed over all processes, and reset the counters."""
         biases = [router.e_score_correction_bias for router in self.routers]
         loads = [load_E.to(bias_E.device) for load_E, bias_E in zip(self.loads_E, biases, strict=True)]
         self.loads_E = [torch.zeros_like(load_E) for load_E in loads]

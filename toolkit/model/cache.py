@@ -1,9 +1,9 @@
-"""Caches for `past_key_values`: buffers that double when they are full, so a step appends without copying.
+"""Caches keys and values in buffers that double when they are full, so that a step appends without copying.
 
-Of latent attention a layer keeps [latent | rotated key] (transformers' DeepSeek modules cache these, not the expanded
-heads), or less: the latent in a calibrated basis of lower rank (`toolkit.model.latent_basis`), or in int8
-(`toolkit.model.latents`), or both. What is read back is then nearly what was written; a prompt's first pass attends to
-its exact values.
+For latent attention a layer keeps [latent | rotated key] (transformers' DeepSeek modules cache these, not the expanded
+heads), or less: the latent in a calibrated basis of lower rank (`toolkit.model.latent_basis`), in int8
+(`toolkit.model.latents`), or both. Reading then returns an approximation of what was written; the first pass over a
+prompt attends to its exact values.
 """
 
 # Shapes: B batch, S attended tokens, C kv rank, P rank kept of it, R rope. The 1 is transformers' axis of heads.
@@ -30,7 +30,7 @@ class GrowingLayer(DynamicLayer):
         self._buffers: tuple[Tensor, Tensor] | None = None
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object) -> tuple[Any, Any]:
-        """Append new positions; returns views of all that are cached."""
+        """Append new positions; returns views of all cached ones."""
         self._append(key_states, value_states)
         return self.keys, self.values
 
@@ -69,10 +69,10 @@ class GrowingLayer(DynamicLayer):
 
 
 class LatentLayer(GrowingLayer):
-    """One layer's latents in fewer bytes.
+    """Keeps one layer's latents in fewer bytes.
 
-    `update` returns this layer in the place of keys and values: attention reads it through `latents`. Where all tokens
-    are new it returns them as they came.
+    `update` returns this layer in place of keys and values, and attention reads it through `latents`. If all tokens are
+    new, it returns them unchanged.
     """
 
     def __init__(self, basis: Basis | None, *, int8: bool) -> None:
@@ -96,14 +96,14 @@ class LatentLayer(GrowingLayer):
         return Int8Latents(keys, values[..., :1], values[..., 1:]) if self._int8 else FloatLatents(keys, values)
 
     def restore(self) -> tuple[Tensor, Tensor]:
-        """Latents B1SC and rotated keys B1SR, as far as they can be had back."""
+        """Return latents B1SC and rotated keys B1SR, as nearly as they can be restored."""
         latent_BSP, rotated_BSR = self.latents().restore()
         latent_BSC = latent_BSP if self.basis is None else self.basis.lift(latent_BSP)
         return latent_BSC[:, None], rotated_BSR[:, None]
 
 
 def make_cache(num_hidden_layers: int, make_layer: Callable[[int], GrowingLayer]) -> DynamicCache:
-    """A cache of growing layers; `make_layer` is given each layer's number."""
+    """Make a cache of growing layers; `make_layer` gets each layer's number."""
     cache = DynamicCache()
     cache.layer_class_to_replicate = None
     cache.layers = [make_layer(number) for number in range(num_hidden_layers)]

@@ -1,8 +1,7 @@
-"""Decodes any Hugging Face causal language model through torch: the `Decoder` of teachers and float students.
+"""Decodes any Hugging Face causal language model with torch, as the `Decoder` of teachers and float students.
 
-A step appends to the cache without copying what is there (`toolkit.model.cache`), and of latent attention it reads the
-latents as they are (`toolkit.model.mla`). Prompts are padded on the left; B rows, T new tokens, S attended tokens,
-V vocabulary.
+A step appends to the cache without copying it (`toolkit.model.cache`), and reads the latents of latent attention as
+they are (`toolkit.model.mla`). Prompts are padded on the left; B rows, T new tokens, S attended tokens, V vocabulary.
 """
 
 from __future__ import annotations
@@ -29,14 +28,14 @@ from toolkit.model.precision import compute_dtype
 
 @dataclass(frozen=True, kw_only=True)
 class LatentCache:
-    """What a decoder keeps of latent attention's cache."""
+    """How a decoder stores latent attention's cache."""
 
     int8: bool = False
-    """Each token's latent as int8 with one step; the rotated key stays."""
+    """Whether each token's latent is stored in int8 with one step; the rotated key is not quantized."""
     rank: int = 0
-    """Numbers a latent is projected to; 0 keeps it as it is."""
+    """How many numbers a latent is projected to; 0 projects none."""
     calibration: Sequence[Sequence[int]] = ()
-    """Rows of token ids that the projection is fitted to."""
+    """Rows of token ids to fit the projection to."""
 
     def __bool__(self) -> bool:
         return self.int8 or self.rank != 0
@@ -46,11 +45,11 @@ EXACT = LatentCache()
 
 
 class TorchDecoder:
-    """Decodes a model, where it is; a model in training must be in its eval mode meanwhile."""
+    """Decodes a model on its device; a model in training must be in eval mode meanwhile."""
 
     def __init__(self, model: PreTrainedModel, cache: LatentCache = EXACT) -> None:
-        """Raises `InputError` where the cache is to be smaller and the model has no latent attention, or the rank
-        does not suit it."""
+        """Raises `InputError` if a smaller cache is asked for and the model has no latent attention, or the rank does
+        not fit it."""
         has_latents = absorb(model)
         if cache and not has_latents:
             raise InputError(
@@ -68,20 +67,20 @@ class TorchDecoder:
 
     @classmethod
     def open(cls, folder: Path, dtype: torch.dtype | None = None, cache: LatentCache = EXACT) -> Self:
-        """Load a model folder, to the GPU where there is one; by default in bf16 on a machine that computes in it."""
+        """Load a model folder, onto the GPU if there is one; by default in bf16 if this machine computes in it."""
         model: torch.nn.Module = load_model(folder, dtype or compute_dtype())
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         return cls(cast(PreTrainedModel, model.to(device).eval()), cache)
 
     def make_layer(self, number: int) -> GrowingLayer:
-        """An empty cache for one layer."""
+        """Make an empty cache for one layer."""
         if not self._kept:
             return GrowingLayer()
         return LatentLayer(self._bases[number] if self._bases else None, int8=self._kept.int8)
 
     @torch.inference_mode()
     def start(self, prompts: Sequence[Sequence[int]]) -> Floats:
-        """See `Decoder.start`; returns logits_BV. A prompt that several rows have is read once."""
+        """See `Decoder.start`; returns logits_BV. A prompt that several rows share is read once."""
         places: dict[tuple[int, ...], int] = {}
         rows = np.array([places.setdefault(tuple(prompt), len(places)) for prompt in prompts])
         logits_BV = self._read(list(places))
@@ -110,7 +109,7 @@ class TorchDecoder:
 
     @torch.inference_mode()
     def keep(self, rows: Ints) -> None:
-        """See `Decoder.keep`; columns that were padding in every row that stays are dropped as well."""
+        """See `Decoder.keep`; columns that are padding in all remaining rows are dropped too."""
         assert self._cache is not None
         index = torch.from_numpy(np.ascontiguousarray(rows)).to(self.device)
         self._mask_BS = self._mask_BS[index]
@@ -135,10 +134,10 @@ class TorchDecoder:
 
 
 def load_model(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
-    """Load a local causal language model whole, as `toolkit.model.loading.load_whole`."""
+    """Load a local causal language model completely, as `toolkit.model.loading.load_whole` does."""
     return load_whole(AutoModelForCausalLM, folder, dtype=dtype, attn_implementation="sdpa")
 
 
 def check_loads(folder: Path) -> None:
-    """Raises what `load_model` would, without reading a weight."""
+    """Raise what `load_model` would raise, without reading a weight."""
     load_whole(AutoModelForCausalLM, folder, device_map="meta", attn_implementation="sdpa")

@@ -1,10 +1,10 @@
-"""The routed experts of a mixture on a CPU: their tokens laid side by side, one product an expert.
+"""Computes the routed experts of a mixture on a CPU: tokens sorted by expert, one product for each expert.
 
     hidden_ND ─ sort by expert ─> x_PD ─ gate, up ─> h_PF ─ down ─> y_PD ─ sum by token ─> y_ND
 
-transformers' `eager` indexes the stacks of weights, whose gradient is a stack of zeros an expert and product; its
-`grouped_mm` multiplies transposed weights, which is slow in bf16 on a CPU, and gathers and sums in steps of their own.
-Here forward and backward pass are written out, with nothing computed twice but the activation. Same result up to
+transformers' `eager` indexes the stacked weights, whose gradient is then a stack of zeros for each expert and product;
+its `grouped_mm` multiplies transposed weights, which is slow in bf16 on a CPU, and gathers and sums in separate steps.
+Here forward and backward pass are written out, and only the activation is computed twice. The result is the same up to
 rounding; `python -m benchmarks.training.experts_cost` measures the difference.
 
 N tokens, K experts a token, P = N·K pairs of both, E experts, D hidden, F feed-forward.
@@ -22,7 +22,7 @@ from transformers import PreTrainedModel
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
 NAME = "sorted"
-"""For `model.set_experts_implementation`."""
+"""The name to pass to `model.set_experts_implementation`."""
 
 
 class _SortedExperts(torch.autograd.Function):
@@ -44,7 +44,7 @@ class _SortedExperts(torch.autograd.Function):
         gate_up_P2F = x_PD.new_empty(x_PD.shape[0], gate_up_E2FD.shape[1])
         for expert, span in enumerate(spans):
             torch.mm(x_PD[span], gate_up_E2FD[expert].t(), out=gate_up_P2F[span])
-        gate_PF, up_PF = (half.contiguous() for half in gate_up_P2F.chunk(2, dim=-1))  # activations of rows are slow
+        gate_PF, up_PF = (half.contiguous() for half in gate_up_P2F.chunk(2, dim=-1))  # strided rows are slow below
         y_PD = torch.empty_like(x_PD)
         act_PF = silu(gate_PF).mul_(up_PF).mul_(weight_P1)  # weighted before the product, which is narrower
         for expert, span in enumerate(spans):
@@ -82,7 +82,7 @@ class _SortedExperts(torch.autograd.Function):
 
 
 def sorted_experts(experts: Any, hidden_ND: Tensor, chosen_NK: Tensor, weights_NK: Tensor) -> Tensor:
-    """transformers' interface for the experts of a layer: Σ w · down(silu(gate(x)) · up(x)) over each token's K."""
+    """Compute a layer's experts for transformers: Σ w · down(silu(gate(x)) · up(x)) over each token's K."""
     assert experts.config.hidden_act in ("silu", "swish"), f"{experts.config.hidden_act} must be silu"
     device = hidden_ND.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden_ND.dtype
@@ -94,7 +94,7 @@ def sorted_experts(experts: Any, hidden_ND: Tensor, chosen_NK: Tensor, weights_N
 
 
 def compute_experts(model: PreTrainedModel) -> None:
-    """Let a model's routed experts be computed the fastest way: on a GPU transformers' own, on a CPU this one."""
+    """Choose the fastest way to compute a model's routed experts: transformers' own on a GPU, this one on a CPU."""
     if not torch.cuda.is_available():
         model.set_experts_implementation(NAME)
 

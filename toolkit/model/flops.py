@@ -1,10 +1,10 @@
-"""Counts the floating point operations of a model, and how many this machine can do at most.
+"""Counts the floating point operations of a model, and the most that this machine can do.
 
-A token's forward pass takes 2 operations a weight that it meets (active experts, the router, the head; an embedding is
-looked up) and, with S tokens in its sequence, 2·S·heads·(query size + value size) a layer for attention. Its training
-takes three times that: the forward pass, the gradient of the activations, the gradient of the weights. Causal masking
-is not subtracted and recomputation not added. With these, model FLOP utilization is the share of the machine's peak
-that the model's own operations fill (PaLM, Chowdhery et al. 2022, appendix B; there as 6·N + 12·L·H·Q·T).
+A token's forward pass takes 2 operations for each weight that it uses (active experts, the router, the head; an
+embedding is only looked up) and, with S tokens in its sequence, 2·S·heads·(query size + value size) in each layer for
+attention. Training takes three times that: the forward pass and the gradients of activations and of weights. Causal
+masking is not subtracted, and recomputation is not added. Model FLOP utilization is then the share of the machine's
+peak that the model's own operations fill (PaLM, Chowdhery et al. 2022, appendix B; there as 6·N + 12·L·H·Q·T).
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ GROUPED = ("llama", "mistral", "qwen2", "qwen3")
 DATA_SHEET_BF16 = {
     "A100": 312e12,  # NVIDIA A100 data sheet
     "H100 PCIe": 756e12,  # NVIDIA H100 data sheet, half of the figure with sparsity
-    "H100": 989e12,  # SXM; the same
+    "H100": 989e12,  # SXM, from the same data sheet
     "L40S": 362e12,  # NVIDIA L40S data sheet
     "RTX 4090": 165e12,  # NVIDIA Ada architecture, appendix A, fp32 accumulation
 }
-"""Dense bf16 operations a second by a part of the device's name; the first that fits."""
+"""Dense bf16 operations a second by a part of the device's name; the first match counts."""
 MEASURED_FOR_S = 0.2
 
 
 def forward_flops(config: Any, context: float) -> float:
-    """Operations of a token's forward pass, for a model of that `config.json`; `context`: tokens in its sequence."""
+    """Return the operations of a token's forward pass by a model's `config.json`; `context`: tokens in its sequence."""
     assert config.model_type in LATENT + GROUPED, f"{config.model_type} must be one of {LATENT + GROUPED}"
     attention, attended = _latent_attention(config) if config.model_type in LATENT else _grouped_attention(config)
     layers = config.num_hidden_layers
@@ -39,14 +39,14 @@ def forward_flops(config: Any, context: float) -> float:
 
 
 def training_flops(model: nn.Module, context: float) -> float:
-    """Operations of a token's training: frozen weights (below adapters) need no gradient of their own."""
+    """Return the operations of training on a token; frozen weights (below adapters) need no gradient of their own."""
     sizes = [(parameter.numel(), parameter.requires_grad) for parameter in model.parameters()]
     trained = sum(size for size, is_trained in sizes if is_trained) / sum(size for size, _ in sizes)
     return (2 + trained) * forward_flops(model.config, context)
 
 
 def peak_flops(device: torch.device, dtype: torch.dtype) -> float:
-    """Operations a second that one device can do: the data sheet's for a GPU that is listed, else measured now."""
+    """Return the operations a second of one device: the data sheet's for a listed GPU, else measured now."""
     listed = data_sheet_flops(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
     return listed if listed and dtype == torch.bfloat16 else measured_flops(device, dtype)
 
@@ -57,9 +57,9 @@ def data_sheet_flops(device_name: str) -> float | None:
 
 @functools.cache
 def measured_flops(device: torch.device, dtype: torch.dtype) -> float:
-    """The fastest of some square matrix products, with the threads of this process."""
+    """Measure the fastest of some square matrix products, with the threads of this process."""
     size = 8192 if device.type == "cuda" else 1024
-    left, right = (torch.ones(size, size, dtype=dtype, device=device) for _ in range(2))  # leaves the seed alone
+    left, right = (torch.ones(size, size, dtype=dtype, device=device) for _ in range(2))  # draws no random number
     fastest_s, begun = float("inf"), time.perf_counter()
     while time.perf_counter() - begun < MEASURED_FOR_S:
         before = time.perf_counter()
@@ -71,7 +71,7 @@ def measured_flops(device: torch.device, dtype: torch.dtype) -> float:
 
 
 def _latent_attention(config: Any) -> tuple[int, int]:
-    """A layer's weights, and the values that a token and one that it attends to multiply; latents are expanded."""
+    """Return a layer's weights, and the multiplications for each attended token; latents are expanded."""
     heads, qk = config.num_attention_heads, config.qk_nope_head_dim + config.qk_rope_head_dim
     if config.q_lora_rank is None:
         queries = config.hidden_size * heads * qk
@@ -91,7 +91,7 @@ def _grouped_attention(config: Any) -> tuple[int, int]:
 
 
 def _feed_forward(config: Any) -> int:
-    """Weights that a token meets in all layers: gate, up and down of what is dense or chosen, and the routers."""
+    """Return the weights that a token uses in all layers: gate, up and down of dense or chosen parts, and routers."""
     width, layers = 3 * config.hidden_size, config.num_hidden_layers
     if config.model_type in GROUPED:
         return int(layers * width * config.intermediate_size)

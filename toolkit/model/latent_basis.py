@@ -1,8 +1,8 @@
-"""From a model and calibration tokens to a basis of lower rank for each layer's latents.
+"""Fits a basis of lower rank to each layer's latents, from calibration tokens.
 
 A cached latent c becomes z = c·E of P < C numbers, and attention reads ĉ = z·D. Since c is used only through
-`kv_b_proj` (W, its rows the keys and values of all heads), D folds into that: W·Dᵀ takes its place, and ĉ is never
-made.
+`kv_b_proj` (W, whose rows are the keys and values of all heads), D folds into it: W·Dᵀ takes its place, and ĉ is never
+computed.
 
 E and D minimize the error of keys and values over the calibration tokens, E|W·c − W·ĉ|² (the objective of SVD-LLM, Wang
 et al. 2024, section 3.1). With M = WᵀW that is E|M^½·(c − ĉ)|², and by Eckart and Young the best M^½·ĉ of rank P is the
@@ -10,11 +10,12 @@ projection of M^½·c on its principal axes: with U the leading eigenvectors of 
 
     E = M^½ U Q        D = Qᵀ Uᵀ M^-½
 
-Q may be any rotation; a random one spreads the numbers evenly, for which int8 wants a smaller step (QuaRot, Ashkboos et
-al. 2024, section 4). With P = C nothing is lost but by rounding.
+Q may be any rotation; a random one spreads the numbers evenly, so int8 needs a smaller step (QuaRot, Ashkboos et al.
+2024, section 4). With P = C only rounding loses anything.
 
-Tried on the built-in teacher: M = 1 (PCA of the latents) moves its next tokens 1.3 to 2.3 times as much in KL; an M
-that weights keys by the queries' second moment, values by `o_proj` and both by the spread of the values does no better.
+Alternatives tried on the built-in teacher: M = 1 (PCA of the latents) has 1.3 to 2.3 times the KL divergence of its
+next tokens; an M that weights keys by the queries' second moment, values by `o_proj` and both by the spread of the
+values does no better.
 """
 
 # Shapes: B batch, S tokens, H heads, X nope + value of a head, C kv rank, P rank kept of it.
@@ -40,21 +41,21 @@ from toolkit.records import Problem, Trace, read_records
 
 LatentAttention: TypeAlias = DeepseekV2Attention | DeepseekV3Attention
 MOST_TOKENS = 16384
-"""Tokens after which calibration has seen enough: 32 for each of 512 dimensions."""
+"""Tokens that are enough to calibrate on: 32 for each of 512 dimensions."""
 DAMPING = 1e-6
-"""Part of M's mean eigenvalue that each direction is worth at least, so that M can be inverted."""
+"""The share of M's mean eigenvalue that is added to each eigenvalue, so that M can be inverted."""
 
 
 @dataclass(frozen=True)
 class Basis:
-    """One layer's: `encode` [C, P], `decode` [P, C], and `folded` [H, N + U, P], `kv_b_proj` after `decode`."""
+    """One layer's basis: `encode` [C, P], `decode` [P, C], and `folded` [H, N + U, P], `kv_b_proj` after `decode`."""
 
     encode: Tensor
     decode: Tensor
     folded: Tensor
 
     def project(self, latent: Tensor) -> Tensor:
-        """In fp32, since it is read many times and written once."""
+        """Project in fp32, since a latent is written once and read many times."""
         return (latent.float() @ self.encode).to(latent.dtype)
 
     def lift(self, latent: Tensor) -> Tensor:
@@ -67,9 +68,9 @@ def latent_layers(model: nn.Module) -> list[LatentAttention]:
 
 @torch.no_grad()
 def calibrate(model: PreTrainedModel, rows: Sequence[Sequence[int]], rank: int) -> list[Basis]:
-    """A basis for each layer, from the token rows' latents (up to `MOST_TOKENS` tokens).
+    """Fit a basis for each layer to the token rows' latents (up to `MOST_TOKENS` tokens).
 
-    Raises `InputError` where the rank is not within the model's, or is more than the tokens.
+    Raises `InputError` if the rank is larger than the model's, or than the number of tokens.
     """
     layers = latent_layers(model)
     full = layers[0].kv_lora_rank
@@ -95,21 +96,23 @@ def calibrate(model: PreTrainedModel, rows: Sequence[Sequence[int]], rank: int) 
 
 
 def trace_rows(folder: Path, chat_format: ChatFormat) -> list[tuple[list[int], list[bool]]]:
-    """The token rows of a folder of traces (problems.jsonl, traces.jsonl), each with True where it is completion.
+    """Read the token rows of a folder of traces (problems.jsonl, traces.jsonl), each with True on its completion.
 
-    Raises `InputError` where a trace's problem is not there.
+    Raises `InputError` if the problem of a trace is missing.
     """
     asked = {problem.id: problem.messages for problem in read_records(folder / PROBLEMS, Problem)}
     rows = []
     for trace in read_records(folder / TRACES, Trace):
         if trace.problem_id not in asked:
-            raise InputError(f"problem {trace.problem_id} of {folder / TRACES} must be in {folder / PROBLEMS}")
+            raise InputError(
+                f"problem {trace.problem_id} of {folder / TRACES} must be in {folder / PROBLEMS}; copy the folder again"
+            )
         rows.append(chat_format.training_ids(asked[trace.problem_id], trace.reasoning, trace.answer))
     return rows
 
 
 def _add_latents(moment_CC: Tensor, module: nn.Module, args: object, latent_BSC: Tensor) -> None:
-    latent_SC = latent_BSC.flatten(0, -2).double()  # sums of thousands, whose small eigenvalues count
+    latent_SC = latent_BSC.flatten(0, -2).double()  # sums over thousands, whose small eigenvalues matter
     moment_CC += latent_SC.T @ latent_SC
 
 
@@ -124,7 +127,7 @@ def _basis(layer: LatentAttention, moment_CC: Tensor, rank: int) -> Basis:
 
 
 def _roots(metric_CC: Tensor) -> tuple[Tensor, Tensor]:
-    """M^½ and M^-½."""
+    """Return M^½ and M^-½."""
     values_C, vectors_CC = torch.linalg.eigh(metric_CC)
     values_C = values_C.clamp(min=0) + DAMPING * values_C.mean()
     root_C = values_C.sqrt()

@@ -1,16 +1,16 @@
-"""What absorbed attention reads: cached latents in one of two formats, each with its two products.
+"""Stores the latents that absorbed attention reads, in one of two formats, each with its two products.
 
     float   latent [B, S, P], rotated key [B, S, R], in the model's type
     int8    latent int8 [B, S, P], its step [B, S, 1] and the rotated key [B, S, R] in the model's type;
             number = int8 · step, -127 to 127
 
-A step belongs to a token, so it leaves both sums: of the scores it is a factor, and of the softmax's weights too.
-What is left is a product with int8 numbers. On a CPU with int8 instructions the other factor becomes two int8 digits,
-16 bits of sign and size, which the processor multiplies exactly: four times faster than fp32, and nothing is written
-back in float. Elsewhere the int8 numbers are cast.
+A step belongs to a token, so it can be taken out of both sums: it becomes a factor of the scores, and of the softmax's
+weights. What remains is a product with int8 numbers. On a CPU with int8 instructions the other factor becomes two int8
+digits, 16 bits of sign and size, which the processor multiplies exactly: four times faster than fp32, and nothing is
+written back in float. Elsewhere the int8 numbers are cast.
 
-The rotated key stays as it is: in int8 as well, the built-in teacher's next tokens moved three times as far (KL 5.9e-4
-against 1.9e-4, 0.20 % of the first choices changed against 0.04 %), for a tenth of V2-Lite's bytes.
+The rotated key is not quantized: with it in int8 too, the built-in teacher's KL divergence tripled (5.9e-4 against
+1.9e-4, with 0.20 % of the first choices changed against 0.04 %), for a tenth of V2-Lite's bytes.
 """
 
 # Shapes: B batch, Y rows of all heads and new tokens, S attended tokens, P rank kept of a latent, R rope, K summed
@@ -26,14 +26,14 @@ from torch import Tensor
 
 LARGEST = 127
 SECOND_DIGIT = 2 * LARGEST
-"""The second digit counts in parts of the first one's unit, of which rounding leaves at most half."""
+"""The second digit counts parts of the first one's unit, of which rounding leaves at most half."""
 MOST_SUMMED = 2**17
-"""127 · 127 · 2^17 is still an int32."""
+"""The most products in a sum: 127 · 127 · 2^17 still fits into an int32."""
 
 
 @dataclass(frozen=True)
 class FloatLatents:
-    """Latents and rotated keys as the model computes them."""
+    """Latents and rotated keys as the model computes them, in floats."""
 
     latent: Tensor
     rotated: Tensor
@@ -43,7 +43,7 @@ class FloatLatents:
         return torch.baddbmm(scores_BYS, rows_BYR, self.rotated.transpose(1, 2), beta=scaling, alpha=scaling)
 
     def mix(self, weights_BYS: Tensor) -> Tensor:
-        """Weighted sums of the latents, BYP."""
+        """Return weighted sums of the latents, BYP."""
         return torch.bmm(weights_BYS.to(self.latent.dtype), self.latent)
 
     def restore(self) -> tuple[Tensor, Tensor]:
@@ -52,7 +52,7 @@ class FloatLatents:
 
 @dataclass(frozen=True)
 class Int8Latents:
-    """Latents as int8, with a step a token."""
+    """Latents in int8, with a step for each token."""
 
     latent: Tensor
     step: Tensor
@@ -64,7 +64,7 @@ class Int8Latents:
         return scores_BYS.add_(rotated_BYS).mul_(scaling)
 
     def mix(self, weights_BYS: Tensor) -> Tensor:
-        """Weighted sums of the latents, BYP."""
+        """Return weighted sums of the latents, BYP."""
         return product(weights_BYS * self.step.transpose(1, 2), self.latent).to(self.rotated.dtype)
 
     def restore(self) -> tuple[Tensor, Tensor]:
@@ -75,7 +75,7 @@ Latents = FloatLatents | Int8Latents
 
 
 def quantize(numbers: Tensor) -> tuple[Tensor, Tensor]:
-    """Each row (last dimension) to int8 and its step, by its largest size; the step is of the numbers' type."""
+    """Round each row (last dimension) to int8, with a step by its largest absolute value, in the numbers' type."""
     kind = torch.finfo(numbers.dtype)
     largest = numbers.abs().amax(-1, keepdim=True).float()  # bf16 has too few digits to divide by
     step = (largest * (1 + kind.eps) / LARGEST).clamp(min=kind.tiny).to(numbers.dtype)  # never rounded to less
@@ -83,7 +83,7 @@ def quantize(numbers: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def product(rows_BYK: Tensor, values_BKS: Tensor) -> Tensor:
-    """Float rows times int8 values, in fp32; where there are no int8 instructions, computed in the rows' type."""
+    """Multiply float rows with int8 values, in fp32; without int8 instructions it is computed in the rows' type."""
     if values_BKS.device.type != "cpu" or not multiplies_int8():
         return torch.bmm(rows_BYK, values_BKS.to(rows_BYK.dtype)).float()
     rows_BYK = rows_BYK.float()  # to split it into digits
@@ -99,7 +99,7 @@ def product(rows_BYK: Tensor, values_BKS: Tensor) -> Tensor:
 def multiplies_int8() -> bool:
     """Whether int8 products are fast and exact here.
 
-    The instructions before VNNI lose what passes 16 bits, and oneDNN takes them where `ONEDNN_MAX_CPU_ISA` says so.
+    Instructions older than VNNI saturate at 16 bits, and oneDNN uses them if `ONEDNN_MAX_CPU_ISA` says so.
     """
     if not torch.cpu._is_vnni_supported():
         return False

@@ -1,7 +1,7 @@
-"""Reads a checkpoint whole or not at all.
+"""Loads a checkpoint completely or not at all.
 
-transformers fills each tensor that a checkpoint lacks with random numbers, leaves out the ones that its architecture
-has no place for, and reports both without failing. Here each of them is an error that names the tensor.
+transformers fills a tensor that a checkpoint lacks with random numbers, drops one that its architecture has no place
+for, and only reports both. Here each of these is an error that names the tensor.
 """
 
 from __future__ import annotations
@@ -22,25 +22,25 @@ from toolkit.sources.safetensors_header import read_header
 from toolkit.terminal import listed
 
 FLOATS = ("BF16", "F16", "F32", "F64")
-"""Types that weights may be stored in, by the names of safetensors."""
+"""Types in which weights may be stored, by their names in safetensors."""
 PLAIN_OUTPUTS = {"return_dict": True, "output_attentions": False, "output_hidden_states": False}
-"""Whatever a `config.json` asks for beside the logits: whoever loads a model here reads those."""
+"""Settings that override what a `config.json` may ask for beside the logits, which are all that is read."""
 NO_ADAPTERS = "no-adapters"
-"""A folder that is not there: where transformers then looks for an adapter, which it would else take out of the
-model's."""
+"""A folder that does not exist, in which transformers is told to look for adapters, so that it takes none from the
+model's folder."""
 
 
 def load_whole(auto_class: Any, folder: Path, *, extra_allowed: bool = False, **settings: Any) -> PreTrainedModel:
-    """Load the model of a local folder by one of transformers' auto classes.
+    """Load the model of a local folder with one of transformers' auto classes.
 
     `extra_allowed`: the checkpoint may hold more, such as the head of the model that a classifier was made from.
-    Raises `InputError` where the folder holds no model, or where its tensors are not those of the architecture that
-    its `config.json` describes, or are integers of a quantized model.
+    Raises `InputError` if the folder holds no model, or if its tensors are not those of the architecture that its
+    `config.json` describes, or are integers of a quantized model.
     """
     if not (folder / "config.json").is_file():
-        raise InputError(f"{folder} must hold a config.json; it has none")
+        raise InputError(f"{folder} has no config.json; give a model folder")
     method = quantization(folder)
-    disable_progress_bar()  # of loading weights: local files take a moment
+    disable_progress_bar()  # loading local weights takes only a moment
     try:
         with _reports_silenced():
             model: PreTrainedModel
@@ -62,7 +62,7 @@ def load_whole(auto_class: Any, folder: Path, *, extra_allowed: bool = False, **
 
 
 def quantization(folder: Path) -> str | None:
-    """How the model of a folder is quantized, by its `config.json`; None where it is not."""
+    """Return how the model of a folder is quantized according to its `config.json`; None if it is not."""
     settings = read_object(folder / "config.json").get("quantization_config")
     if not settings:
         return None
@@ -70,7 +70,7 @@ def quantization(folder: Path) -> str | None:
 
 
 def not_finite(model: torch.nn.Module) -> str | None:
-    """The name of the first weight that holds a number that is none (NaN) or has no end; None where all are finite."""
+    """Return the name of the first weight that holds NaN or an infinity; None if all are finite."""
     for name, parameter in model.named_parameters():
         if not torch.isfinite(parameter.detach().sum(dtype=torch.float64)):
             return name
@@ -78,7 +78,7 @@ def not_finite(model: torch.nn.Module) -> str | None:
 
 
 def _refuse_other_tensors(folder: Path, found: dict[str, Any], extra_allowed: bool) -> None:
-    """Raise where a tensor of the architecture has another shape, is missing, or has no place in it."""
+    """Raise `InputError` if a tensor has another shape than the architecture's, is missing, or has no place in it."""
     if mismatched := sorted(found["mismatched_keys"]):
         name, shape, expected = mismatched[0]
         raise InputError(
@@ -98,7 +98,7 @@ def _refuse_other_tensors(folder: Path, found: dict[str, Any], extra_allowed: bo
 
 
 def _refuse_codes(folder: Path, stored: dict[str, str]) -> None:
-    """Raise where weights are stored as integers: read as floats, codes of a quantized model mean nothing."""
+    """Raise `InputError` if weights are stored as integers: codes of a quantized model mean nothing as floats."""
     for name, dtype in sorted(stored.items()):
         if dtype not in FLOATS and name.endswith(".weight"):
             raise InputError(
@@ -108,7 +108,7 @@ def _refuse_codes(folder: Path, stored: dict[str, str]) -> None:
 
 
 def _stored_types(folder: Path) -> dict[str, str]:
-    """Tensor → dtype, by the headers of the folder's safetensors files."""
+    """Return the dtype of each tensor, from the headers of the folder's safetensors files."""
     found: dict[str, str] = {}
     for path in sorted(folder.glob("model*.safetensors")):
         found |= {name: facts.dtype for name, facts in read_header(path).items()}
@@ -117,9 +117,9 @@ def _stored_types(folder: Path) -> dict[str, str]:
 
 @contextmanager
 def _reports_silenced() -> Iterator[None]:
-    """Within, transformers prints no table of missing tensors: the error says it in one line."""
-    logger = logging.getLogger("transformers.modeling_utils")  # with its level raised, it would say other things
-    logger.addFilter(_nothing)
+    """Keep transformers from printing a table of missing tensors, which the error names in one line."""
+    logger = logging.getLogger("transformers.modeling_utils")
+    logger.addFilter(_nothing)  # a higher level would make it print other things
     try:
         yield
     finally:

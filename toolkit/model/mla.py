@@ -1,14 +1,14 @@
-"""Multi-head latent attention that decodes without expanding its cache (DeepSeek-V2 report, section 2.1.2).
+"""Lets multi-head latent attention decode without expanding its cache (DeepSeek-V2 report, section 2.1.2).
 
-transformers caches one latent a token, and at every step expands the whole prefix into each head's keys and values.
-Absorbed, the key half of `kv_b_proj` folds into the query and the value half follows the attention, so a step reads
-the latents as they are, the same ones for all heads:
+transformers caches one latent for each token, but expands the whole prefix into each head's keys and values at every
+step. When absorbed, the key half of `kv_b_proj` folds into the query and the value half is applied after attention, so
+a step reads the latents as they are, the same for all heads:
 
     q̃ = q_nope · W_UK        scores = (q̃ · c + q_rot · k_rot) · scaling        out = (softmax(scores) · c) · W_UV
 
-The same step reads latents of lower rank (then W·D stands for W) and of int8: see `toolkit.model.cache`. Modules,
-weights and names stay transformers' own (DeepSeek-V2 and V3); only what stands between the cache and the output
-projection changes. Many new tokens at once are cheaper expanded, and take the stock path.
+The same step reads latents of lower rank (with W·D in place of W) and in int8: see `toolkit.model.cache`. Modules,
+weights and names remain transformers' own (DeepSeek-V2 and V3); only the computation between the cache and the output
+projection changes. Many new tokens at once are cheaper expanded, and take transformers' path.
 """
 
 # Shapes: B batch, H heads, T new tokens, S attended tokens, N nope, R rope, U value, C kv rank, P rank kept of it,
@@ -32,9 +32,9 @@ NAME = "absorbed"
 
 
 def absorb(model: PreTrainedModel) -> bool:
-    """Let a model's latent attention decode absorbed, in place; returns whether it has any.
+    """Make a model's latent attention decode absorbed, in place; returns whether it has any.
 
-    Training is not changed: without a cache all tokens are new, and take the stock path.
+    Training does not change: without a cache all tokens are new, and take transformers' path.
     """
     layers = latent_layers(model)
     for layer in layers:
@@ -45,7 +45,7 @@ def absorb(model: PreTrainedModel) -> bool:
 
 
 def _keep_latents(latent_B1SC: Tensor, rotated_B1SR: Tensor) -> tuple[Tensor, Tensor]:
-    """In the place of a layer's `expand_kv`: what goes into attention as keys and values is the cache itself."""
+    """Replace a layer's `expand_kv`, so that attention gets the cache itself as keys and values."""
     return latent_B1SC, rotated_B1SR
 
 
@@ -59,8 +59,8 @@ def attend(
     scaling: float,
     **kwargs: Any,
 ) -> tuple[Tensor, Tensor | None]:
-    """Attention under transformers' interface: query BHT(N+R), key the latents B1SC, value the rotated keys B1SR; or
-    both the layer of the cache that keeps these.
+    """Compute attention under transformers' interface: query BHT(N+R), key the latents B1SC, value the rotated keys
+    B1SR; or key and value both the cache layer that keeps these.
 
     Returns BTHU.
     """
@@ -85,8 +85,8 @@ def attend(
 
 
 def _most_absorbed(module: Any) -> int:
-    """New tokens up to which absorbed attention takes fewer products: 2C + R a head and attended token against
-    N + R + U, and the C·(N + U) of its expansion."""
+    """Return the most new tokens for which absorbed attention takes fewer products: 2C + R for each head and attended
+    token, against N + R + U and the C·(N + U) of its expansion."""
     rank, expanded = module.kv_lora_rank, module.qk_nope_head_dim + module.v_head_dim
     saved: int = 2 * rank - expanded
     return rank * expanded // saved if saved > 0 else torch.iinfo(torch.long).max
@@ -110,7 +110,7 @@ def _absorbed(
     key_HNP, value_HUP = weight_HXP.split([module.qk_nope_head_dim, module.v_head_dim], dim=1)
     q_latent_BHTP = torch.einsum("bhtn,hnp->bhtp", q_nope_BHTN, key_HNP)
 
-    # rows of all heads together: one product a sequence, which reads each latent once
+    # rows of all heads together: one product for each sequence reads each latent once
     rows_BYP = q_latent_BHTP.reshape(batch, heads * new, -1)
     rows_BYR = q_rot_BHTR.reshape(batch, heads * new, -1)
     scores_BYS = latents.scores(rows_BYP, rows_BYR, scaling)

@@ -1,4 +1,4 @@
-"""Which number format this machine computes in."""
+"""Chooses the number format that this machine computes in."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import torch
 
 
 def computes_in_bf16() -> bool:
-    """Whether matrix products in bf16 run at least as fast as in fp32 here: a GPU of its time, or a CPU with the
-    instructions (AVX512-BF16, AMX) and is not told to leave them alone (`ATEN_CPU_CAPABILITY`)."""
+    """Whether matrix products in bf16 are at least as fast as in fp32 here: on a GPU that supports it, or on a CPU with
+    the instructions (AVX512-BF16, AMX) unless `ATEN_CPU_CAPABILITY` switches them off."""
     if torch.cuda.is_available():
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     has_products = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()

@@ -1,4 +1,4 @@
-"""Where models come from: folders, GGUF files, known names, the hub.
+"""Finds models: in folders, in GGUF files, by known names, on the hub.
 
-Imports the ground, `toolkit.machine` and `toolkit.formats`.
+It imports the ground, `toolkit.machine` and `toolkit.formats`.
 """

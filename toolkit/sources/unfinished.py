@@ -1,12 +1,12 @@
-"""Says of a model that is asked for that the run which makes it has not finished, and which command goes on with it.
+"""Refuses a model whose run has not finished, and names the command that resumes it.
 
-    runs/demo/student/                        is not there yet
+    runs/demo/student/                        does not exist yet
              /.student.partial/               the work of its run (`toolkit.runs`)
-                              /checkpoints/…  may be models in the midst of training
-    runs/teach/teacher/                       is not there either, because
-              /seed-1/.cold_start.partial/    a run before it, of the same command, has not finished
+                              /checkpoints/…  may be models in the middle of training
+    runs/teach/teacher/                       does not exist either, because
+              /seed-1/.cold_start.partial/    an earlier run of the same command has not finished
 
-Whoever opens a model asks here first.
+Whatever opens a model asks here first.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from toolkit.json_files import read_json
 from toolkit.runs import COMMAND, MARKER
 
 WORK = re.compile(r"\.(.+?)\.partial(-\d+)?(\.[\da-f]{8}(-\d+)?)?")
-"""The name of a folder in which a run is made, whose own name is in it."""
+"""The name of a folder in which a run is made; it includes the run's own name."""
 BELOW = ("*/.*.partial*", "*/*/.*.partial*")
 
 
 def refuse_unfinished(path: Path) -> None:
-    """Raise `InputError` where `path` lies in the work of a run, or holds no model since a run has not finished."""
+    """Raise `InputError` if `path` is in the work of a run, or holds no model because its run has not finished."""
     for folder in (path, *path.parents, *path.absolute().parents):
         if _is_work(folder):
             raise _not_finished(path, folder)
@@ -39,11 +39,11 @@ def refuse_unfinished(path: Path) -> None:
 
 
 def _work_for(path: Path) -> Iterator[Path]:
-    """The work of the run that makes `path`; of another one in its folder; of one deeper there, by a command that names
+    """Yield the work of the run that makes `path`, of others in its folder, and of deeper ones whose command names
     it."""
     yield from filter(_is_work, sorted(path.parent.glob(f".{escape(path.name)}.partial*")))
     run = path if path.is_dir() else path.parent
-    if run != Path():  # where anything may lie
+    if run != Path():  # the working directory may hold anything
         yield from filter(_is_work, sorted(run.glob(".*.partial*")))
         below = (folder for pattern in BELOW for folder in sorted(run.glob(pattern)))
         yield from (folder for folder in below if _is_work(folder) and _names(_command(folder), run))
@@ -54,7 +54,7 @@ def _is_work(folder: Path) -> bool:
 
 
 def _command(folder: Path) -> str:
-    """The command that began a run; empty where an earlier version did not note it."""
+    """Return the command that began a run; empty if an earlier version did not record it."""
     try:
         found = read_json(folder / MARKER)
     except InputError:
@@ -72,6 +72,6 @@ def _not_finished(path: Path, folder: Path) -> InputError:
     made = folder.with_name(name[1])
     what = "it" if made == path else made
     return InputError(
-        f"{path} must be of a run that has finished, and {what} has not; "
-        f"go on with: {_command(folder) or 'the command that began it'}"
+        f"{path} cannot be used yet: the run that makes {what} has not finished; "
+        f"resume it with: {_command(folder) or 'the command that began it'}"
     )

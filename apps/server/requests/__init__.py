@@ -1,1 +1,1 @@
-"""What a completion request may hold: its body, its fields, its JSON schema."""
+"""Reads and checks completion requests: the body, its fields, its JSON schema."""

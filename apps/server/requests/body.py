@@ -1,6 +1,6 @@
-"""A request's body as a JSON object, within bounds of size and time.
+"""Reads a request's body as a JSON object, within bounds of size and time.
 
-A body must say that it is JSON: a page of another site cannot send that without asking first, and nothing here answers.
+A body must be declared as JSON: a page of another site can send that only after a preflight, which is not answered.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from toolkit.json_files import parse_json
 
 
 async def read_body(request: Request) -> dict[str, Any]:
-    """The JSON object of a request; raises `ApiError` where it is none, too large or too slow."""
+    """Read the JSON object of a request; raises `ApiError` if it is not one, too large or too slow."""
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
         raise ApiError("content-type must be application/json", status=415)
     try:

@@ -1,12 +1,11 @@
-"""Every field that a completion request may hold: what is obeyed, what changes no answer, what must have its neutral
-value.
+"""Lists every field that a completion request may hold: obeyed, harmless, or accepted only with a neutral value.
 
-    obeyed      read by `apps.server.requests.protocol`
-    harmless    accounts, caches and queues of other servers; taken, and without an effect here
-    neutral     would change the answer and nothing here obeys it: only the value that asks for what happens anyway
-    the rest    refused, as OpenAI's own server does, with the nearest name: a typing error must not pass for a setting
+    obeyed      is read by `apps.server.requests.protocol`
+    harmless    is about accounts, caches and queues of other servers; accepted without an effect here
+    neutral     would change the answer and is not obeyed: accepted only with the value that changes nothing
+    the rest    is refused with the nearest name, as by OpenAI's own server: a misspelt setting must not pass
 
-A null counts as absent. The table for readers is in docs/reference/server.md, and a test compares it with this one.
+A null counts as absent. The table for readers is in docs/reference/server.md; a test compares it with this one.
 Sources: OpenAI's API reference (chat and completions); the request fields of vLLM, SGLang, llama-server, Ollama, LM
 Studio.
 """
@@ -26,7 +25,7 @@ SHARED = (
 )
 CHAT = (*SHARED, "messages", "top_logprobs", "response_format", "continue_final_message", "add_generation_prompt")
 TEXT = (*SHARED, "prompt")
-"""Obeyed on the two routes."""
+"""Fields obeyed on the two routes."""
 
 HARMLESS = (
     *("user", "safety_identifier", "metadata", "store", "service_tier", "prompt_cache_key", "prompt_cache_retention"),
@@ -51,7 +50,7 @@ NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "echo": (False,),
     "suffix": ("",),
     "best_of": (1,),
-    # thoughts, by whichever name
+    # reasoning, by various names
     "chat_template_kwargs": ({},),
     "enable_thinking": (),
     "include_reasoning": (True,),
@@ -115,20 +114,20 @@ THINKS: Mapping[str, tuple[Any, ...]] = {
     "think": (True,),
     "thinking": ({"type": "enabled"},),
 }
-"""Neutral beside the others where the model thinks in each turn."""
+"""Further neutral values if the model thinks in every turn."""
 
 STREAM_OPTIONS = ("include_usage", "include_obfuscation")
 SCHEMA = ("name", "description", "schema", "strict")
-"""Of a response format's json_schema."""
+"""Fields of a response format's json_schema."""
 PART = ("type", "text", "cache_control", "annotations")
-"""Of a part of a content: its text, what tells other servers what to cache, and what they add."""
+"""Fields of a part of a content: its text, cache hints for other servers, and what servers add."""
 MESSAGE = ("role", "content", "name", "prefix", *REASONING_FIELDS, REASONING_DETAILS, *PART[2:], "id", "status")
-"""Of a message: what is obeyed, and what is known to change no answer. Whatever else one holds (calls of tools, images,
-a typing error) the model would have to see, and no template here is given it."""
+"""Fields of a message that are obeyed or are known to change no answer. Any other (tool calls, images, a misspelt name)
+would have to reach the model, and no template here is given it."""
 
 
 class FieldRefused(Exception):
-    """A field that nothing here obeys; `unknown`: by a name that no server has."""
+    """A field is not obeyed here; `unknown`: no known server has a field of this name."""
 
     def __init__(self, message: str, name: str, *, unknown: bool = False) -> None:
         super().__init__(message)
@@ -136,7 +135,7 @@ class FieldRefused(Exception):
 
 
 def check_known(value: Mapping[str, Any], known: Sequence[str], place: str) -> None:
-    """Raises `FieldRefused` for the first field of a part of a request that is neither known nor empty."""
+    """Raise `FieldRefused` for the first field of a part of a request that is neither known nor empty."""
     for name in value:
         if value[name] and name not in known:
             shown = f"{place}.{_shown(name)}"
@@ -144,9 +143,9 @@ def check_known(value: Mapping[str, Any], known: Sequence[str], place: str) -> N
 
 
 def check_fields(body: Mapping[str, Any], obeyed: tuple[str, ...], *, thinks: bool) -> None:
-    """Raises `FieldRefused` for the first field whose effect would be missing without a word.
+    """Raise `FieldRefused` for the first field whose effect would silently be missing.
 
-    `thinks`: whether the model thinks in each turn, so that asking for it changes nothing.
+    `thinks`: whether the model thinks in every turn, so that asking for it changes nothing.
     """
     neutral = {**NEUTRAL, **(THINKS if thinks else {})}
     for name, value in body.items():
@@ -156,10 +155,10 @@ def check_fields(body: Mapping[str, Any], obeyed: tuple[str, ...], *, thinks: bo
             raise FieldRefused(f"{name} ({reprlib.repr(value)}) is not supported; leave it out", name)
         shown = _shown(name)
         near = get_close_matches(shown, [*obeyed, *HARMLESS, *neutral], 1, 0.75)  # slow for long names
-        advice = f"is it {near[0]}?" if near else "leave it out"
-        raise FieldRefused(f"{shown} is no field of this request; {advice}", shown, unknown=True)
+        advice = f"did you mean {near[0]}?" if near else "leave it out"
+        raise FieldRefused(f"unknown field {shown}; {advice}", shown, unknown=True)
 
 
 def _shown(name: str) -> str:
-    """A name that a client chose, as UTF-8 can hold it, and no longer than a name is."""
+    """Return a client's name for a field in valid UTF-8, cut to the length of a name."""
     return name[:80].encode(errors="backslashreplace").decode()

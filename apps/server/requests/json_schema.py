@@ -1,8 +1,7 @@
-"""Which JSON schemas are followed to the letter; any other is refused by the name of its keyword, before a token is
-drawn.
+"""Refuses JSON schemas with keywords that are not enforced, before a token is drawn.
 
-llguidance passes over keywords that it does not know, and fails in mid-answer at some that it half knows
-(`patternProperties`), so the keywords are counted here that tests have found to hold.
+llguidance ignores keywords that it does not know, and fails in the middle of an answer on some that it half knows
+(`patternProperties`), so this module lists the keywords that tests have found to be enforced.
 """
 
 from __future__ import annotations
@@ -26,17 +25,17 @@ ANNOTATIONS = (
     *("$schema", "$id", "$anchor", "$comment", "title", "description", "default", "example", "examples"),
     *("deprecated", "readOnly", "writeOnly"),
 )
-"""Keywords that say nothing of what is valid."""
+"""Keywords that do not affect what is valid."""
 KNOWN = frozenset((*BY_NAME, *IN_LISTS, *SINGLE, *PLAIN, *ANNOTATIONS))
 
 
 def check_keywords(schema: Any) -> None:
-    """Raises `InputError` for the first keyword that is not followed."""
+    """Raise `InputError` for the first keyword that is not enforced."""
     waiting = [("#", schema)]
     while waiting:
         place, part = waiting.pop()
         if not isinstance(part, dict):
-            continue  # true or false, or what llguidance refuses
+            continue  # true, false, or something that llguidance refuses
         for name in part:
             if name not in KNOWN:
                 raise InputError(
@@ -44,14 +43,14 @@ def check_keywords(schema: Any) -> None:
                 )
         if "additionalItems" in part and not isinstance(part.get("items"), list):
             raise InputError(
-                f"the JSON schema's additionalItems (at {ascii(place)[1:-1]}) must "
-                "stand beside a list of items; leave it out"
+                f"the JSON schema's additionalItems (at {ascii(place)[1:-1]}) needs a list of items beside it; "
+                "leave it out"
             )
         waiting += [(f"{place}/{path}", inner) for path, inner in _parts(part)]
 
 
 def _parts(schema: dict[str, Any]) -> Iterator[tuple[str, Any]]:
-    """The schemas inside one, each with its path."""
+    """Yield the schemas inside one, each with its path."""
     for keyword, value in schema.items():
         if keyword in BY_NAME and isinstance(value, dict):
             yield from ((f"{keyword}/{name}", inner) for name, inner in value.items())

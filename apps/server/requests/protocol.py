@@ -1,7 +1,7 @@
-"""OpenAI's completion requests: a JSON body in, a checked frozen record out, under OpenAI's field names.
+"""Reads OpenAI's completion requests: a JSON body in, a checked frozen record out, with OpenAI's field names.
 
-A wrong value is an `ApiError`, and so is a field whose effect would be missing without a word; see
-`apps.server.requests.fields`. Source: https://platform.openai.com/docs/api-reference (chat and completions).
+A wrong value is an `ApiError`, and so is a field whose effect would silently be missing
+(`apps.server.requests.fields`). Source: https://platform.openai.com/docs/api-reference (chat and completions).
 """
 
 from __future__ import annotations
@@ -28,20 +28,20 @@ from toolkit.generation.generate import Sampling
 from toolkit.records import Message
 
 NO_LIMIT = 2**31
-"""Tokens of an answer that only the context bounds."""
+"""The limit of an answer that only the context limits."""
 COMPLETION_TOKENS = 16
-"""OpenAI's limit of a plain completion that names none."""
+"""OpenAI's limit for a plain completion that names none."""
 MOST_STOPS = 16
 MOST_TOP_LOGPROBS = 20
 ROLES = ("system", "developer", "user", "assistant")
 LIMITS = ("max_tokens", "max_completion_tokens")
-"""Names of an answer's limit; where both are there, the last counts, which is the newer."""
+"""Names of an answer's limit; if both are given, the last one counts, which is the newer name."""
 FORMATS = {"text": {"type"}, "json_object": {"type", "schema"}, "json_schema": {"type", "json_schema"}}
-"""Types of a response format, and their fields; a json_object with a schema is llama-server's."""
+"""Types of a response format with their fields; a json_object with a schema comes from llama-server."""
 
 
 class ApiError(Exception):
-    """What a client gets in place of an answer, as OpenAI writes it."""
+    """An error that the client gets instead of an answer, in OpenAI's format."""
 
     def __init__(self, message: str, *, param: str | None = None, code: str | None = None, status: int = 400) -> None:
         super().__init__(message)
@@ -52,7 +52,7 @@ class ApiError(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class RequestSettings:
-    """What both kinds of request have in common."""
+    """The settings that both kinds of request share."""
 
     sampling: Sampling
     n: int
@@ -65,18 +65,18 @@ class RequestSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class Begun:
-    """What the model's turn is to begin with: the last message of a request, where it says so."""
+    """The beginning of the model's turn, if a request's last message is to be continued."""
 
     reasoning: str
     answer: str | None
-    """None where the thought is open."""
+    """None while the thought is open."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ChatRequest:
     messages: tuple[Message, ...]
     begun: Begun | None
-    """None for a turn that begins anew."""
+    """None for a new turn."""
     schema: str
     """JSON schema of the answer; empty for free text."""
     settings: RequestSettings
@@ -89,24 +89,26 @@ class TextRequest:
 
 
 def read_chat_request(body: Mapping[str, Any], *, model: str, fresh_seed: int, thinks: bool) -> ChatRequest:
-    """`thinks`: whether the model thinks in each turn. Raises `ApiError` where a value is wrong."""
+    """Read a chat request; `thinks`: whether the model thinks in every turn. Raises `ApiError` if a value is wrong."""
     _check_served(body, model, CHAT, thinks=thinks)
     messages = body.get("messages")
     if not isinstance(messages, list) or not messages:
         raise ApiError("messages must be a list of at least 1 message", param="messages")
     logprobs, top_logprobs = _boolean(body, "logprobs"), _integer(body, "top_logprobs", 0, MOST_TOP_LOGPROBS, 0)
     if top_logprobs and not logprobs:
-        raise ApiError(f"top_logprobs ({top_logprobs}) must come with logprobs (true)", param="top_logprobs")
+        raise ApiError(f"top_logprobs ({top_logprobs}) needs logprobs to be true", param="top_logprobs")
     read = tuple(_message(message, f"messages[{i}]") for i, message in enumerate(messages))
     schema = _schema(body.get("response_format"))
     begun = _begun(messages, read[-1]["content"], goes_on=_boolean(body, "continue_final_message"))
     if body.get("add_generation_prompt") is not None and _boolean(body, "add_generation_prompt") == bool(begun):
         message = (
-            f"add_generation_prompt must be {str(not begun).lower()} where a turn {'goes on' if begun else 'begins'}"
+            f"add_generation_prompt must be {str(not begun).lower()} if a turn is {'continued' if begun else 'begun'}"
         )
         raise ApiError(message, param="add_generation_prompt")
     if begun and begun.answer and schema:
-        raise ApiError("response_format must be free where an answer is to go on", param="response_format")
+        raise ApiError(
+            "response_format is not supported where an answer is continued; leave it out", param="response_format"
+        )
     return ChatRequest(
         messages=read[:-1] if begun else read,
         begun=begun,
@@ -116,7 +118,7 @@ def read_chat_request(body: Mapping[str, Any], *, model: str, fresh_seed: int, t
 
 
 def read_text_request(body: Mapping[str, Any], *, model: str, fresh_seed: int, vocab_size: int) -> TextRequest:
-    """Raises `ApiError` where a value is wrong."""
+    """Read a request for a plain completion; raises `ApiError` if a value is wrong."""
     _check_served(body, model, TEXT, thinks=False)
     top_logprobs = _integer(body, "logprobs", 0, MOST_TOP_LOGPROBS, 0)
     return TextRequest(
@@ -157,14 +159,14 @@ def _settings(
 
 
 def check_model(asked: Any, model: str) -> None:
-    """Refuse another model than the one that is served; null is that one."""
+    """Refuse any other model than the one that is served, which null stands for too."""
     if asked is not None and asked != model:
-        message = f"model ({reprlib.repr(asked)}) must be {model!r}, the one that is served"
+        message = f"unknown model {reprlib.repr(asked)}: this server has only {model!r}"
         raise ApiError(message, param="model", code="model_not_found", status=404)
 
 
 def _check_served(body: Mapping[str, Any], model: str, obeyed: tuple[str, ...], *, thinks: bool) -> None:
-    """Refuse another model than the one that is loaded, and fields that nothing here obeys."""
+    """Refuse any other model than the one that is served, and fields that are not obeyed."""
     check_model(body.get("model"), model)
     try:
         check_fields(body, obeyed, thinks=thinks)
@@ -174,14 +176,14 @@ def _check_served(body: Mapping[str, Any], model: str, obeyed: tuple[str, ...], 
 
 
 def _limit(body: Mapping[str, Any], limit: int) -> int:
-    """Tokens that the answer may have, -1 for no limit; `limit` where the request names none."""
+    """Return the most tokens of the answer (-1 in a request means no limit); `limit` if the request names none."""
     for name in LIMITS:
         limit = NO_LIMIT if body.get(name) == -1 else _integer(body, name, 1, NO_LIMIT, limit)
     return limit
 
 
 def _message(value: Any, place: str) -> Message:
-    """One message with its text in one piece."""
+    """Read one message, with its text in one piece."""
     if not isinstance(value, dict) or value.get("role") not in ROLES:
         raise ApiError(f"{place} must be an object with a role of {', '.join(ROLES)}", param=place)
     _refuse_unknown(value, MESSAGE, place)
@@ -197,7 +199,7 @@ def _message(value: Any, place: str) -> Message:
 
 
 def _joined(parts: Sequence[Any], place: str) -> str | None:
-    """The text of a content that comes in parts; None where one of them is no text."""
+    """Join the text of a content in parts; None if one of them is not a text."""
     texts = []
     for i, part in enumerate(parts):
         if not isinstance(part, dict) or part.get("type") != "text" or not isinstance(part.get("text"), str):
@@ -208,7 +210,7 @@ def _joined(parts: Sequence[Any], place: str) -> str | None:
 
 
 def _refuse_unknown(value: Mapping[str, Any], known: Sequence[str], place: str, *, param: str = "") -> None:
-    """`param`: what the error says is wrong, where it is not the field itself."""
+    """Raise `ApiError` for an unknown field; `param`: what the error names instead of the field itself."""
     try:
         check_known(value, known, place)
     except FieldRefused as refused:
@@ -216,9 +218,9 @@ def _refuse_unknown(value: Mapping[str, Any], known: Sequence[str], place: str, 
 
 
 def _begun(messages: Sequence[Any], content: str, *, goes_on: bool) -> Begun | None:
-    """What the last message begins, whose content has been read.
+    """Return the beginning of the turn in the last message, whose content has been read; None for a new turn.
 
-    DeepSeek's and Mistral's mark is `prefix` in the message, vLLM's `continue_final_message` in the request
+    DeepSeek and Mistral mark it by `prefix` in the message, vLLM by `continue_final_message` in the request
     (https://api-docs.deepseek.com/guides/chat_prefix_completion).
     """
     marked = [message for message in messages if _boolean(message, "prefix")]
@@ -226,7 +228,7 @@ def _begun(messages: Sequence[Any], content: str, *, goes_on: bool) -> Begun | N
     if not marked and not goes_on:
         return None
     if last["role"] != "assistant" or any(message is not last for message in marked):
-        raise ApiError("the message that is to go on must be the last one, of role assistant", param="messages")
+        raise ApiError("only the last message can be continued, and it must be from the assistant", param="messages")
     thoughts = [last[name] for name in REASONING_FIELDS if last.get(name) is not None]
     if not all(isinstance(thought, str) for thought in thoughts):
         raise ApiError(f"{' and '.join(REASONING_FIELDS)} must be strings", param="messages")
@@ -237,7 +239,7 @@ def _begun(messages: Sequence[Any], content: str, *, goes_on: bool) -> Begun | N
 
 
 def _schema(response_format: Any) -> str:
-    """The JSON schema that the answer must follow; empty where it is free."""
+    """Return the JSON schema that the answer must follow; empty if it is free."""
     if response_format is None:
         return ""
     kind = response_format.get("type") if isinstance(response_format, dict) else None
@@ -265,7 +267,7 @@ def _schema(response_format: Any) -> str:
 
 
 def _prompts(value: Any, vocab_size: int) -> tuple[str | tuple[int, ...], ...]:
-    """A text, a list of texts, the ids of one prompt or of several."""
+    """Read the prompts: a text, a list of texts, or the token ids of one prompt or of several."""
     several = value if isinstance(value, list) and value and not isinstance(value[0], int) else [value]
     prompts: list[str | tuple[int, ...]] = []
     for prompt in several:
@@ -274,7 +276,9 @@ def _prompts(value: Any, vocab_size: int) -> tuple[str | tuple[int, ...], ...]:
         elif isinstance(prompt, list) and prompt and all(type(i) is int and 0 <= i < vocab_size for i in prompt):
             prompts.append(tuple(prompt))
         else:
-            message = f"prompt must be a text, a list of texts, or token ids from 0 to {vocab_size - 1}, and not empty"
+            message = (
+                f"prompt must be a text, a list of texts, or token ids from 0 to {vocab_size - 1}; none may be empty"
+            )
             raise ApiError(message, param="prompt")
     return tuple(prompts)
 
@@ -287,7 +291,7 @@ def _stop(value: Any) -> tuple[str, ...]:
 
 
 def _encodable(text: str, place: str) -> str:
-    """JSON can carry half a surrogate pair, which no tokenizer takes."""
+    """Refuse half a surrogate pair, which JSON can carry but no tokenizer takes."""
     try:
         text.encode()
     except UnicodeEncodeError:

@@ -83,7 +83,7 @@ def _without_names(reference: Tree, answer: Tree) -> tuple[Tree, Tree]:
 
 
 def _is_reduced(residue: Tree) -> bool:
-    r"""Whether a residue is less than its modulus, as `113 \pmod{1000}` and unlike `18 \bmod 5`, which is to be done."""
+    r"""Tell whether a residue is reduced, as `113 \pmod{1000}` and unlike `18 \bmod 5`, which is to be done."""
     try:
         number, modulus = value_of(residue[1]), value_of(residue[2])
     except NoValue:

@@ -18,18 +18,20 @@ from toolkit.answers.final_answer import sentences
 from toolkit.answers.plain_text import STYLED, plain_text
 from toolkit.answers.qualifiers import NO_ANSWER
 from toolkit.answers.sentences import without_delimiters
+from toolkit.answers.vocabulary import DETERMINERS, HENCE, IS_ABROAD, IS_OR_ARE_ABROAD, IS_WITHOUT_SPACES, MAYBE, NOT
 
 LONGEST = 1_000
 """Characters of a sentence whose parts are looked at."""
 _DENIAL = re.compile(
     rf"(?<!\bit )\b(?:is|was|are) {NO_ANSWER}|"
     r"\b(?:is|was|are) (?:wrong|incorrect|too "
-    r"(?:early|late))\b|\b(?:not|never|neither|nor|cannot|isn't|aren't|wasn't|don't|doesn't|can't|won't|nicht|kein\w*|pas|no es|não|non è|не)\b|n't\b"
+    r"(?:early|late))\b"
+    rf"|\b(?:{NOT}|neither|nor|cannot|isn't|aren't|wasn't|don't|doesn't|can't|won't|kein\w*|não|non è)\b|n't\b"
     r"|不是|不(?!等|同|定|变|妨)|ではない|ではありません|아니|ليس|नहीं|نیست|değil|không phải",
     re.IGNORECASE,
 )
 _DOUBT = re.compile(
-    r"\b(?:may|might|could|perhaps|possibly|maybe|either|cannot be "
+    rf"\b(?:{MAYBE}|either|cannot be "
     r"determined|unclear|unknown|used to|once was|formerly|previously|"
     r"originally|until recently|yesterday|(?:some|many|most|people)\b(?: \w+){0,2} "
     r"(?:say|think|believe|argue)|opposite|converse|inverse|"
@@ -49,7 +51,7 @@ _CONDITION = re.compile(
     re.IGNORECASE,
 )
 """Before the main clause, under what it holds, or what it chooses from."""
-_RESULT = re.compile(r"[,.]\s+(?:so|thus|hence|therefore)\s+(?:the (?:answer|choice) is\s+)?(?=\S)", re.IGNORECASE)
+_RESULT = re.compile(rf"[,.]\s+(?:{HENCE})\s+(?:the (?:answer|choice) is\s+)?(?=\S)", re.IGNORECASE)
 _ASIDE = re.compile(
     r"(?:,|;|:| -| —)?\s+(?:because|since|as|for|which|who|where|whose|so that|given|by|according "
     r"to|after|due to)\b(?!\s+(?:next|last)\b).*$"
@@ -59,10 +61,10 @@ _ASIDE = re.compile(
     re.IGNORECASE | re.DOTALL,
 )
 _COPULA = re.compile(
-    r"(?:\b(?:is|are|was|were|be|equals|becomes?|reads?|says?|prints?|outputs?|returns?|called|named|call|ist|sind|war|est|sont|es|"
-    r"son|é|è|это|являются?|namely|therefore|pick|choose|select|heißt|heisst|s'appelle|se llama|si chiama|"
+    r"(?:\b(?:is|are|was|were|be|equals|becomes?|reads?|says?|prints?|outputs?|returns?|called|named|call|"
+    rf"{IS_OR_ARE_ABROAD}|war|это|являются?|namely|therefore|pick|choose|select|heißt|heisst|s'appelle|se llama|si chiama|"
     r"(?:written|painted|discovered|invented|composed|directed|founded|created|built|made) "
-    r"by)\b(?!-)|[:=]|\s—\s|是|为|為|は|은|는|هو|هي|है|选|選)\s*",
+    rf"by)\b(?!-)|[:=]|\s—\s|{IS_WITHOUT_SPACES}|选|選)\s*",
     re.IGNORECASE,
 )
 _NO_RELATIVE = r"(?:(?!\b(?:that|which|who|where)\b).)*"
@@ -71,13 +73,13 @@ _TWO_CLAUSES = re.compile(
 )
 """`Alice is a knight and Bob is a knave`: each says something of its own."""
 _BACK = re.compile(
-    r"^(.{1,200}?)\s+(?:(?:is|are|was|were)\s+(?:the|my|our|a|an|his|her|its|their|what|who|where|right|correct|"
+    rf"^(.{{1,200}}?)\s+(?:(?:is|are|was|were)\s+(?:{DETERMINERS}|his|her|what|who|where|right|correct|"
     r"better|best)"
     r"|has|had|travel+ed|r[au]n|runs|g[eo]ts?|ma(?:kes?|de)|scored|earns?|earned|sells?|sold|received|wins?|finished|came|comes|wrote|painted|discovered|invented|composed|directed|founded|created|built|won)\b.*$",
     re.DOTALL | re.IGNORECASE,
 )
 _LEADING = re.compile(
-    r"^(?:so|thus|hence|therefore|then|and|well|ok|okay|there (?:is|are|was)|it(?:'s| is| was)|this "
+    rf"^(?:{HENCE}|then|and|well|ok|okay|there (?:is|are|was)|it(?:'s| is| was)|this "
     r"is|that is|these are|they are|he is|she is|"
     r"(?:he|she|it|they|we) (?:has|have|had|gets?|got|needs?)|i (?:think|say|choose|pick|guess)|"
     r"i(?:'d|'ll| would| will) (?:go (?:with|for)|choose|pick|say)|exactly|simply|option|choice|answer|letter"
@@ -101,7 +103,7 @@ _TRUTH_FIRST = re.compile(
     rf"\W*(?:(?:indeed|certainly|well|actually|of course),?\s+)?({_TRUTH_WORD})(?=\W*$|\s*[.,;:!—-])", re.IGNORECASE
 )
 _TRUTH_LAST = re.compile(
-    rf"(?:\b(?:is|are|was|be|ist|est|es|é|è)|'s|([:=])|\b(?:is|are|was)n't)\s+(not\s+)?({_TRUTH_WORD})\W*$",
+    rf"(?:\b(?:is|are|was|be|{IS_ABROAD})|'s|([:=])|\b(?:is|are|was)n't)\s+(not\s+)?({_TRUTH_WORD})\W*$",
     re.IGNORECASE,
 )
 _EXCEPT = re.compile(r"\W*(?:but\s+|and\s+)?(?:unless|except)\b", re.IGNORECASE)

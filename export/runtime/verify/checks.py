@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from export.runtime.decoder import OnnxDecoder
-from export.runtime.exported_model import MODEL_FILE, chosen_cache
+from export.runtime.exported_model import chosen_cache
 from export.runtime.external_data import check_external_data
 from export.runtime.verify.comparisons import (
     check_end_of_text,
@@ -37,7 +37,7 @@ from toolkit.formats.chat_format import ChatFormat
 from toolkit.json_files import check_regular
 from toolkit.records import Record
 from toolkit.runs import MANIFEST, file_digest, read_manifest
-from toolkit.sources.model_names import check_exported
+from toolkit.sources.model_names import MODEL_FILE, check_exported, is_exported
 from toolkit.sources.stores import LFS_POINTER, LFS_REMEDY, check_inside
 
 SMALL_BYTES = 32 * 2**20
@@ -209,7 +209,7 @@ def _run(name: str, check: Callable[[], str]) -> Check:
 
 
 def _check_external_data(folder: Path) -> str:
-    if not (folder / MODEL_FILE).is_file():
+    if not is_exported(folder):
         raise InputError(f"{folder / MODEL_FILE} is missing; export again")
     for graph in sorted(folder.glob("*.onnx")):
         check_external_data(graph)

@@ -19,7 +19,7 @@ from typing import Any, Self, get_type_hints
 from toolkit.errors import InputError
 from toolkit.field_types import check_type
 from toolkit.formats.chat_format import ChatFormat
-from toolkit.formats.tokenizer_bounds import told_failures
+from toolkit.formats.tokenizer_bounds import tokenizer_errors
 from toolkit.records import Message, Record, read_object
 
 RECORD_FILE = "verify.json"
@@ -126,7 +126,7 @@ def vocabulary_digests(chat_format: ChatFormat) -> list[str]:
     """Digest the ids of every token's own text: if any merge is changed, some token's text shows it."""
     tokenizer = chat_format.tokenizer
     ids = range(tokenizer.get_vocab_size())
-    with told_failures("the texts of its own tokens"):
+    with tokenizer_errors("the texts of its own tokens"):
         texts = [tokenizer.decode([token], skip_special_tokens=False) for token in ids]
         encoded = [found.ids for found in tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
     return [

@@ -1,4 +1,4 @@
-"""The whole line once: measure → pull → distill → export → evaluate each stage → ledger and report.
+"""Runs the whole line once: measure → pull → distill → export → evaluate each stage → ledger and report.
 
     runs/demo/
     ├── recipe.json                         how the run was sized to this machine; fixed when it began
@@ -8,7 +8,7 @@
     └── report.html
 
 Each step is a run folder, so what is complete is not done again: a second run ends in seconds, and an interrupted one
-goes on where it stopped, with the recipe that it began with.
+resumes where it stopped, with the recipe that it began with.
 """
 
 from __future__ import annotations
@@ -42,10 +42,10 @@ MINUTES, FULL_MINUTES = 20, 120
 def demo(
     config: DistillConfig, out: Path, open_decoder: Callable[[Path], Decoder], *, minutes: int | None = None
 ) -> Ledger:
-    """Run every step that `out` does not hold yet; returns the ledger of all stages.
+    """Run every step that `out` does not hold yet, and return the ledger of all stages.
 
-    `minutes`: what a new run is sized to, `MINUTES` where None. Raises `InputError` where they are too few, and
-    `FolderConflict` where `out` holds a run that was sized to others.
+    `minutes`: the time that a new run is sized to, `MINUTES` if None. Raises `InputError` if that is too little, and
+    `FolderConflict` if `out` holds a run that was sized to another time.
     """
     recipe = _stored_recipe(out, minutes)
     is_new = recipe is None
@@ -53,7 +53,7 @@ def demo(
         recipe = _new_recipe(config, open_decoder, minutes or MINUTES)
         write_recipe(out, recipe)
     if recipe.taken_s is None:
-        say(f"the plan, by the clock of this machine ({recipe.rates.processor}):")
+        say(f"the plan, as measured on this machine ({recipe.rates.processor}):")
         for line in plan_text(recipe).splitlines():
             say(line)
     timetable = Timetable(recipe.planned_s)
@@ -69,12 +69,11 @@ def demo(
 def _stored_recipe(out: Path, minutes: int | None) -> Recipe | None:
     recipe = read_recipe(out)
     if recipe is None and (out / STUDENT).exists():
-        raise FolderConflict(f"{out} holds a run without a recipe, which cannot be gone on with; choose another --out")
+        raise FolderConflict(f"{out} holds a run without a recipe, which cannot be resumed; choose another --out")
     if recipe and minutes not in (None, recipe.minutes):
         raise FolderConflict(
-            f"{out} holds a run that was sized to {counted(recipe.minutes, 'minute')}, "
-            f"which must equal --minutes ({minutes}); "
-            "leave that out to go on, or choose another --out"
+            f"{out} holds a run that was sized to {counted(recipe.minutes, 'minute')}, not to --minutes ({minutes}); "
+            "leave that out to resume it, or choose another --out"
         )
     return recipe
 
@@ -84,7 +83,7 @@ def _new_recipe(config: DistillConfig, open_decoder: Callable[[Path], Decoder], 
         if download := missing_download(model):
             say(f"{model} is downloaded once: {download}")
             resolve(model)
-    say("measuring this machine, some seconds of each part")
+    say("measuring this machine: some seconds of each part")
     return choose_recipe(rehearse(config, open_decoder), minutes)
 
 
@@ -106,13 +105,13 @@ def _run(
 
 
 def sized(config: DistillConfig, recipe: Recipe) -> DistillConfig:
-    """The configuration with what the recipe chose."""
+    """Return the configuration with the sizes that the recipe chose."""
     train = replace(config.train, epochs=recipe.epochs, batch_examples=recipe.batch_examples)
     return replace(config, per_family=recipe.per_family, train=train)
 
 
 def _finished(recipe: Recipe, out: Path, timetable: Timetable | None) -> Recipe:
-    """The recipe with the tokens that were trained on, and the time of a run that was not broken off."""
+    """Return the recipe with the tokens that were trained on, and the time taken if nothing interrupted the run."""
     measured = (read_manifest(out / STUDENT) or {})["measured"]
     recipe = replace(recipe, training_tokens=round(measured["train_tokens"]))
     if timetable is None:

@@ -1,8 +1,8 @@
-"""Measures a machine by doing a little of each part of the demo, with the models, lengths and number format of the run.
+"""Measures a machine by a little of each part of the demo, with the models, lengths and number format of the run.
 
     problems → the teacher's traces → training steps on them → decoding steps → one layer of the int4 export
 
-What is slower at its first go is timed at its second. Nothing is kept but the rates.
+What is slower the first time is timed the second time. Only the rates are kept.
 """
 
 from __future__ import annotations
@@ -47,11 +47,11 @@ PER_FAMILY = 16
 TRAINED_EXAMPLES, TRAINING_STEPS = 8, 2
 DECODED_ROWS, DECODING_STEPS = 48, 6
 FEW_TEXTS, MORE_TEXTS = 8, 32
-"""To calibrate on; the difference is what tokens cost."""
+"""Texts to calibrate on; the difference in time is what their tokens cost."""
 
 
 def rehearse(config: DistillConfig, open_decoder: Callable[[Path], Decoder]) -> Rates:
-    """The rates of this machine for this run; a model that is not here yet is downloaded."""
+    """Measure the rates of this machine for this run; a model that is not here yet is downloaded."""
     begun = time.perf_counter()
     keep_freed_memory()
     student = resolve(config.student)
@@ -79,7 +79,7 @@ def rehearse(config: DistillConfig, open_decoder: Callable[[Path], Decoder]) -> 
 
 
 def processor() -> str:
-    """What computes here, in a few words."""
+    """Describe the processor or GPU that computes here in a few words."""
     if torch.cuda.is_available():
         return torch.cuda.get_device_name()
     bf16 = " with BF16" if computes_in_bf16() else ""
@@ -89,7 +89,7 @@ def processor() -> str:
 def _teach(
     config: DistillConfig, problems: Sequence[Problem], open_decoder: Callable[[Path], Decoder], folder: Path
 ) -> dict[str, float]:
-    """The teacher's traces of these problems in one batch, and the share of them that is right."""
+    """Time the teacher's traces of these problems in one batch, and find the share of them that is right."""
     teacher = find_respondent(config.teacher, open_decoder)
     with teacher:
         teacher.load()
@@ -112,7 +112,7 @@ def _teach(
 def _decode(
     student: Path, chat_format: ChatFormat, problems: Sequence[Problem], open_decoder: Callable[[Path], Decoder]
 ) -> dict[str, float]:
-    """Some prompts read and some tokens written, by many rows and then by one."""
+    """Time reading prompts and writing tokens, with many rows and then with one."""
     begun = time.perf_counter()
     decoder = open_decoder(student)
     start_s = time.perf_counter() - begun
@@ -145,7 +145,7 @@ def _step_s(decoder: Decoder, rows: int) -> float:
 def _train(
     config: DistillConfig, student: Path, rows: Sequence[Mapping[str, Any]], chat_format: ChatFormat, folder: Path
 ) -> dict[str, float]:
-    """Training steps on few examples: what their tokens take, and what an update takes whatever their number."""
+    """Time training steps on few examples: what a token takes, and what an update takes whatever their number."""
     plain = load_student(student, chat_format.encode(TURN_END)[0])
     rank = config.train.lora_rank
     model = add_adapters(plain, rank, config.train.seed) if rank else plain
@@ -176,14 +176,14 @@ def _train(
 
 
 def _finished_at() -> float:
-    """Now, once the device has done what it was given."""
+    """Return the time once the device has finished its work."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     return time.perf_counter()
 
 
 def _calibrate(student: Path, texts: Sequence[list[int]], folder: Path) -> dict[str, float]:
-    """One layer rounded on few texts and on more, as a share of all weights that are rounded."""
+    """Time rounding one layer on few texts and on more, and scale it up to all weights that are rounded."""
     checkpoint, config = Checkpoint(student, None), int4_config(student, folder / "int4", calibration=folder)
     chosen = layouts(
         checkpoint.config,

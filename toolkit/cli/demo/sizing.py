@@ -1,8 +1,8 @@
-"""From a machine's rates and so many minutes to a recipe.
+"""Chooses a recipe that fills a given number of minutes at a machine's rates.
 
-The plan fills `FILLED` of the minutes, because a machine may slow down. Training gets what the other parts leave; where
-that is less than `TRAINING_SHARE`, less is calibrated on first, and then fewer of the ledger's problems are answered:
-the first ones of each family, the same on every machine, by all rows.
+The plan fills `FILLED` of the minutes, because a machine may slow down. Training gets what the other parts leave; if
+that is less than `TRAINING_SHARE`, first the calibration gets fewer tokens, then fewer of the ledger's problems are
+answered: the first ones of each family, which are the same on every machine and for all rows.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from toolkit.figures.recipe import Rates, Recipe
 
 FILLED = 0.85
 TRAINING_SHARE = 0.45
-"""Of the time that is planned, the teacher's traces included."""
+"""The least share of the planned time for training, the teacher's traces included."""
 LEVELS = (
     (LEDGER_PER_FAMILY, CALIBRATION_TOKENS),
     (LEDGER_PER_FAMILY, CALIBRATION_TOKENS // 2),
@@ -26,29 +26,30 @@ LEVELS = (
     (LEDGER_PER_FAMILY // 2, CALIBRATION_TOKENS // 4),
     (LEDGER_PER_FAMILY // 4, CALIBRATION_TOKENS // 4),
 )
-"""Ledger problems a family, and calibration tokens."""
+"""Ledger problems of each family, and calibration tokens."""
 LEAST_PER_FAMILY, MOST_PER_FAMILY = 30, 2400
 MOST_EPOCHS = 2
 BATCHES = (16, 8, 4)
 ENOUGH_UPDATES = 300
-"""Of a run with the larger batch, at least. After 40,000 tokens the held-out loss was 0.431 with batches of 16, 0.379
-with 8, 0.347 with 4 and 0.344 with 2; where products take all the time, a small batch costs next to nothing."""
+"""The updates that a run must have to use the larger batch. After 40,000 tokens the held-out loss was 0.431 with
+batches of 16, 0.379 with 8, 0.347 with 4 and 0.344 with 2; where matrix products take all the time, a small batch costs
+next to nothing."""
 ANSWERED_AT_ONCE = 112
-"""Rows of a batch of the ledger's problems."""
+"""Batch size for the ledger's problems."""
 COMPLETION_TOKENS: Mapping[str, int] = {"base": 130, "student": 85, "int4": 85}
-"""Mean of a row's answers to the ledger's problems."""
+"""Mean tokens of each row's answers to the ledger's problems."""
 LONGEST_COMPLETION: Mapping[str, int] = {"base": 320, "student": 260, "int4": 260}
-"""Steps until the last row of a batch has ended."""
+"""Decoding steps until the last answer of a batch has ended."""
 PROMPT_TOKENS = 45
 SPEED_STEPS = 6 * 48
-"""Single steps by which a row's decode speed is measured."""
+"""Decoding steps of a single stream that measure a row's speed."""
 PARITY_TOKENS = 6_000
-"""Prompts included, that the parity gate and the goldens read."""
+"""Tokens, prompts included, that the parity gate and the goldens read."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Size:
-    """What can be chosen."""
+    """The sizes of a run that can be chosen."""
 
     per_family: int
     epochs: int
@@ -58,9 +59,9 @@ class Size:
 
 
 def choose_recipe(rates: Rates, minutes: int) -> Recipe:
-    """The recipe that fills the minutes best.
+    """Return the recipe that fills the minutes best.
 
-    Raises `InputError` where they are too few to teach a student anything, and says how many are needed.
+    Raises `InputError`, which says how many are needed, if they are too few to teach a student anything.
     """
     room_s = FILLED * 60 * minutes
     least = Size(
@@ -90,7 +91,7 @@ def choose_recipe(rates: Rates, minutes: int) -> Recipe:
 
 
 def planned_s(rates: Rates, size: Size) -> dict[str, float]:
-    """Seconds of each part, in the order of a run."""
+    """Estimate the seconds of each part, in the order of a run."""
     answered = len(FAMILIES) * size.ledger_per_family
     parts = {
         "measure": rates.measuring_s,
@@ -110,7 +111,7 @@ def _total_s(rates: Rates, size: Size) -> float:
 
 
 def _row_s(rates: Rates, row: str, answered: int) -> float:
-    """Seconds of one row: prompts, the steps of each batch, what its rows add, and the single stream's speed."""
+    """Estimate the seconds of one row: its prompts, each batch's steps, what more answers add, and a single stream."""
     batches = math.ceil(answered / ANSWERED_AT_ONCE)
     return (
         rates.start_s
@@ -131,7 +132,7 @@ def _learning_s(rates: Rates, size: Size) -> float:
 
 
 def _most_training(rates: Rates, room_s: float, calibration_tokens: int, ledger_per_family: int) -> Size | None:
-    """As many problems as fit, seen twice where that is more than there are; None where too few fit."""
+    """Fit in as many problems as possible, seen twice if more would fit than there are; None if too few fit."""
     size = None
     for batch_examples in BATCHES:
         size = Size(
@@ -150,7 +151,7 @@ def _most_training(rates: Rates, room_s: float, calibration_tokens: int, ledger_
 
 
 def _filled(rates: Rates, room_s: float, size: Size) -> Size:
-    """The size with the most problems that fit; each takes the same time."""
+    """Return the size with the most problems that fit; each takes the same time."""
     fixed_s = _total_s(rates, replace(size, per_family=0))
     problem_s = _total_s(rates, replace(size, per_family=1)) - fixed_s
     most = MOST_PER_FAMILY if size.epochs == MOST_EPOCHS else MOST_PER_FAMILY + 1

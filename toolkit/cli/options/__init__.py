@@ -1,2 +1,1 @@
-"""What commands share: kinds of values, options of several commands and what they mean, and what a command hands
-back."""
+"""What the commands share: how values are parsed, options that several commands take, and the result of a command."""

@@ -1,4 +1,4 @@
-"""A command: the parser that it gets, and what it hands back."""
+"""The contract of a command: the parser that it fills and the result that it returns."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ Options = argparse.Namespace
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """What a command hands back: the facts for --json, and the same as text for a person."""
+    """What a command returns: the facts for --json, and the same as text for a person."""
 
     facts: Mapping[str, Any]
     text: str
     then: Callable[[], None] | None = None
-    """What a person at a terminal gets next, after the text."""
+    """Called after the text has been printed, unless --json was given."""
     error: ToolkitError | None = None
     """Why the command fails although it has a result to show."""
 
 
 class AddCommand(Protocol):
-    """Adds a command to the command line and returns its own parser."""
+    """Adds a command to the command line and returns the command's parser."""
 
     def __call__(self, name: str, run: Callable[[Options], Result], *, extra: str, summary: str) -> Parser:
-        """`extra`: the one of pyproject.toml that the command needs; `summary`: what it does, for the help."""
+        """`extra`: the optional dependencies in pyproject.toml that the command needs; `summary`: its line of help."""

@@ -1,20 +1,39 @@
-"""How a model folder is opened for decoding, whichever of our runtimes it is for."""
+"""Opens a model folder for decoding with the runtime that it needs."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
+
+from toolkit.errors import InputError
 
 if TYPE_CHECKING:
     from toolkit.generation.generate import Decoder
 
 
-def open_decoder(folder: Path) -> Decoder:
-    """Open a model folder for decoding: an exported one through ONNX Runtime, any other through torch."""
-    if (folder / "model.onnx").is_file():
+def open_decoder(
+    folder: Path,
+    *,
+    cache: Literal["auto", "exact", "int8"] = "auto",
+    rank: int = 0,
+    traces: Path | None = None,
+) -> Decoder:
+    """Open a model folder for decoding: an exported one through ONNX Runtime, any other through torch.
+
+    `cache`: the precision of an exported folder's KV cache, or of a teacher's latents. `rank`: how many numbers each
+    latent is projected to, by a projection fitted to `traces`; 0 projects none.
+    """
+    from toolkit.sources.model_names import is_exported
+
+    if is_exported(folder):
         from export.runtime.decoder import OnnxDecoder
 
-        return OnnxDecoder(folder)
-    from toolkit.model.decoder import TorchDecoder
+        if rank:
+            raise InputError(f"{folder} is an exported model, whose cache cannot be projected; leave --cache-rank out")
+        return OnnxDecoder(folder, cache=cache)
+    from toolkit.formats.chat_format import ChatFormat
+    from toolkit.model.decoder import LatentCache, TorchDecoder
+    from toolkit.model.latent_basis import trace_rows
 
-    return TorchDecoder.open(folder)
+    rows = [ids for ids, _ in trace_rows(traces, ChatFormat.from_folder(folder))] if traces else []
+    return TorchDecoder.open(folder, cache=LatentCache(int8=cache == "int8", rank=rank, calibration=rows))

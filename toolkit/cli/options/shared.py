@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from toolkit.cli.options.command import Options
 from toolkit.cli.options.decoders import open_decoder
-from toolkit.cli.options.values import Parser, count_of, data_of, path_of, seed_of, temperature_of
+from toolkit.cli.options.values import Parser, count_of, data_of, name_of, path_of, seed_of, temperature_of
 from toolkit.errors import InputError
 from toolkit.terminal import say
 
@@ -17,62 +18,86 @@ if TYPE_CHECKING:
     from toolkit.generation.generate import Decoder, Sampling
 
 
+def add_teacher_option(parser: Parser) -> None:
+    parser.add_argument(
+        "--teacher",
+        type=name_of,
+        default="builtin",
+        help="model that answers: a folder, a known name, a hub id or an endpoint; default: %(default)s",
+    )
+
+
 def add_problem_options(verb: Parser, default: str) -> None:
     verb.add_argument(
         "--problems",
         type=data_of,
         metavar="DATA",
-        help="JSONL, JSON, CSV, TSV or parquet file, folder of them, dataset folder, or a data set's hub id "
-        f"(owner/name, owner/name:config); default: {default}",
+        help="problems to ask: a JSONL, JSON, CSV, TSV or Parquet file, a folder of such files, a dataset folder, or "
+        f"the hub id of a data set (owner/name or owner/name:config); default: {default}",
     )
     verb.add_argument(
         "--question-field",
         default="",
         metavar="COLUMN",
-        help="column of the questions; default: its form is recognized",
+        help="column that holds the questions; default: recognized by the names of the columns",
     )
     verb.add_argument(
-        "--answer-field", default="", metavar="COLUMN", help="column of the answers; default: its form is recognized"
+        "--answer-field",
+        default="",
+        metavar="COLUMN",
+        help="column that holds the answers; default: recognized by the names of the columns",
     )
     verb.add_argument(
         "--conflicts",
         choices=("refuse", "leave-out"),
         default="refuse",
-        help="what becomes of questions with several answers; default: %(default)s",
+        help="what to do with questions that have several different answers; default: %(default)s",
     )
 
 
 def add_sampling_options(parser: Parser, *, temperature: float) -> None:
-    parser.add_argument("--samples", type=count_of, default=1, help="answers a problem; default: %(default)s")
+    parser.add_argument("--samples", type=count_of, default=1, help="answers to each problem; default: %(default)s")
     parser.add_argument(
-        "--temperature", type=temperature_of, default=temperature, help="0 is greedy; default: %(default)s"
+        "--temperature",
+        type=temperature_of,
+        default=temperature,
+        help="sampling temperature; 0 is greedy; default: %(default)s",
     )
-    parser.add_argument("--max-new-tokens", type=count_of, default=320, help="default: %(default)s")
     parser.add_argument(
-        "--batch-size", type=count_of, default=64, help="rows at once, or requests (at most 8); default: %(default)s"
+        "--max-new-tokens", type=count_of, default=320, help="most tokens of an answer; default: %(default)s"
     )
-    parser.add_argument("--seed", type=seed_of, default=0, help="default: %(default)s")
+    parser.add_argument(
+        "--batch-size",
+        type=count_of,
+        default=64,
+        help="answers sampled at once; an endpoint gets at most 8 requests at once; default: %(default)s",
+    )
+    parser.add_argument("--seed", type=seed_of, default=0, help="seed of the sampling; default: %(default)s")
 
 
 def add_retry_option(parser: Parser) -> None:
     parser.add_argument(
-        "--retry-failed", action="store_true", help="ask again what failed before; default: it stays as it is"
+        "--retry-failed",
+        action="store_true",
+        help="ask again the requests that failed before; default: they stay failed",
     )
 
 
 def add_unsafe_option(parser: Parser) -> None:
     parser.add_argument(
-        "--allow-unsafe-exec", action="store_true", help="run a model's programs even where nothing can confine them"
+        "--allow-unsafe-exec",
+        action="store_true",
+        help="run programs that a model wrote even where no sandbox can confine them",
     )
 
 
 def add_cache_option(parser: Parser) -> None:
-    """Of exported folders, and of a teacher's latent attention."""
+    """Add --cache, which is for exported folders and for teachers with latent attention."""
     parser.add_argument(
         "--cache",
         choices=("auto", "exact", "int8"),
         default="auto",
-        help="how keys and values are kept; default: as the folder was exported, a teacher's exactly",
+        help="precision of the KV cache; default: what the export chose for the folder, exact for a teacher",
     )
 
 
@@ -80,15 +105,20 @@ def add_prepacked_option(parser: Parser) -> None:
     parser.add_argument(
         "--prepacked",
         action="store_true",
-        help="map the weights from a copy that is packed once for this processor: starts faster, takes disk",
+        help="map the weights from a copy that is packed once for this processor: starts faster, takes disk space",
     )
 
 
 def add_cache_options(parser: Parser) -> None:
     add_cache_option(parser)
-    parser.add_argument("--cache-rank", type=count_of, metavar="R", help="project each latent to R numbers")
     parser.add_argument(
-        "--cache-calibration", type=path_of, metavar="TRACES", help="folder of traces that the projection is fitted to"
+        "--cache-rank",
+        type=count_of,
+        metavar="R",
+        help="compress each latent in the cache to R numbers",
+    )
+    parser.add_argument(
+        "--cache-calibration", type=path_of, metavar="TRACES", help="folder of traces to fit --cache-rank to"
     )
 
 
@@ -99,7 +129,7 @@ def reading_of(options: Options) -> ReadingOptions:
         question_field=options.question_field, answer_field=options.answer_field, conflicts=options.conflicts
     )
     if options.problems is None and reading != ReadingOptions():
-        raise InputError("--question-field, --answer-field and --conflicts say how --problems is read; give --problems")
+        raise InputError("--question-field, --answer-field and --conflicts need --problems; add it, or leave them out")
     return reading
 
 
@@ -110,7 +140,7 @@ def sampling_of(options: Options) -> Sampling:
 
 
 def allow_unsafe_execution(options: Options) -> None:
-    """What the user allowed counts for all grading of this process."""
+    """Let all grading of this process run programs without a sandbox, if the user asked for it."""
     from distill.verification.code.sandbox import allow_unsafe
 
     if options.allow_unsafe_exec:
@@ -118,14 +148,14 @@ def allow_unsafe_execution(options: Options) -> None:
 
 
 def decoder_of(options: Options) -> tuple[Callable[[Path], Decoder], str]:
-    """What opens a model folder with the cache that is asked for, and that cache's name: empty for the exact one."""
+    """Return what opens a model folder with the cache of the options, and that cache's name (empty for auto)."""
     from toolkit.runs import file_digest
 
     rank, traces = options.cache_rank, options.cache_calibration
     if (rank is None) != (traces is None):
         given = f"--cache-rank ({rank})" if traces is None else f"--cache-calibration ({traces})"
         missing = "--cache-calibration" if traces is None else "--cache-rank"
-        raise InputError(f"{given} must come with {missing}; toolkit traces writes a folder to calibrate on")
+        raise InputError(f"{given} needs {missing} too; toolkit traces writes a folder to calibrate on")
     names = [] if options.cache == "auto" else [options.cache]
     if traces is not None:
         from toolkit.figures.ledger import TRACES
@@ -133,41 +163,20 @@ def decoder_of(options: Options) -> tuple[Callable[[Path], Decoder], str]:
         if not (traces / TRACES).is_file():
             raise InputError(f"--cache-calibration ({traces}) must be a folder that toolkit traces wrote")
         names.append(f"rank {rank} fitted to {file_digest(traces / TRACES)[:16]}")
-    if not names:
-        return open_decoder, ""
-
-    def open_with_cache(folder: Path) -> Decoder:
-        from toolkit.formats.chat_format import ChatFormat
-        from toolkit.model.decoder import LatentCache, TorchDecoder
-        from toolkit.model.latent_basis import trace_rows
-
-        if (folder / "model.onnx").is_file():
-            from export.runtime.decoder import OnnxDecoder
-
-            if rank is not None:
-                raise InputError(
-                    f"{folder} is an exported model, whose cache cannot be projected; leave --cache-rank out"
-                )
-            return OnnxDecoder(folder, cache=options.cache)
-        rows = [ids for ids, _ in trace_rows(traces, ChatFormat.from_folder(folder))] if traces else []
-        return TorchDecoder.open(
-            folder, cache=LatentCache(int8=options.cache == "int8", rank=rank or 0, calibration=rows)
-        )
-
-    return open_with_cache, ", ".join(names)
+    return partial(open_decoder, cache=options.cache, rank=rank or 0, traces=traces), ", ".join(names)
 
 
-def say_what_is_slower(*models: str | Path) -> None:
-    """A line on stderr for each exported folder whose products our kernels don't compute.
+def say_what_is_slower(*models: Path) -> None:
+    """Say on stderr which of these exported folders our kernels do not run, and why.
 
-    Raises `InputError` of a folder whose run has not finished: nothing runs there.
+    Raises `InputError` for a model whose run has not finished.
     """
-    from export.runtime.exported_model import MODEL_FILE
     from export.runtime.kernels.library import what_is_slower
+    from toolkit.sources.model_names import MODEL_FILE
     from toolkit.sources.unfinished import refuse_unfinished
 
-    folders = [Path(model) for model in models if model and Path(model).is_dir()]
-    for folder in folders:
-        refuse_unfinished(folder)
-    for line in filter(None, (what_is_slower(folder / MODEL_FILE) for folder in folders)):
-        say(line)
+    for model in models:
+        refuse_unfinished(model)
+    for folder in filter(Path.is_dir, models):
+        if line := what_is_slower(folder / MODEL_FILE):
+            say(line)

@@ -1,12 +1,11 @@
-"""The words of a command line: what each kind of value may be, and one line about what is wrong, with the nearest right
-word."""
+"""Parses the words of a command line; a wrong one is a one-line error that suggests the nearest right one."""
 
 from __future__ import annotations
 
 import argparse
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NoReturn
@@ -14,16 +13,16 @@ from typing import Any, NoReturn
 from toolkit.errors import InputError
 
 DIGITS = 12
-"""Of a number that anybody can mean."""
+"""The most digits that a whole number may have."""
 ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
-"""How an address begins; a drive of Windows has one letter."""
+"""The beginning of a URL; a drive of Windows has one letter only."""
 
 
 class Parser(argparse.ArgumentParser):
-    """Says what is wrong with the arguments in one line, and names the help of the command that they are for."""
+    """Reports wrong arguments in one line that names the help of their command."""
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """As the parent's, and knows all of them: the command that an option is for refuses it."""
+        """Parse as the parent class does, but refuse unknown arguments here, so that the error names their command."""
         self._refuse_unknown(args or [])
         found, extras = super().parse_known_args(args, namespace)
         if extras:
@@ -34,7 +33,7 @@ class Parser(argparse.ArgumentParser):
         raise InputError(f"{message}; see: {self.prog} --help")
 
     def _refuse_unknown(self, words: Sequence[str]) -> None:
-        """Refuse an option that is none before anything is missed that it may have been meant for."""
+        """Refuse an unknown option before argparse misses the required one that it may be a misspelling of."""
         inner = next((action for action in self._actions if isinstance(action, argparse._SubParsersAction)), None)
         for word in words:
             if word == "--" or (inner and word in inner.choices):
@@ -43,7 +42,7 @@ class Parser(argparse.ArgumentParser):
             if name.startswith("--") and " " not in name and name not in self._option_string_actions:
                 self.error(f"unrecognized option {name!r:.60}{_nearest(name, self._option_string_actions)}")
             if inner and inner.required and not word.startswith("-"):
-                return  # a command that is none, which its check names
+                return  # an unknown command, which `_check_value` refuses
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         if action.choices is not None and value not in action.choices:
@@ -53,7 +52,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def shared_options() -> Parser:
-    """A parser of the options that every command takes."""
+    """Return a parser of the options that every command takes."""
     shared = Parser(add_help=False)
     shared.add_argument("--json", action="store_true", help="print one JSON object on stdout")
     shared.add_argument("--debug", action="store_true", help="show the traceback of an error")
@@ -61,7 +60,7 @@ def shared_options() -> Parser:
 
 
 class Instead(argparse._SubParsersAction):  # type: ignore[type-arg]
-    """A command of a command, which needs nothing that the other one requires."""
+    """Subcommands that do not need the options that their parent command requires."""
 
     def __call__(self, parser: argparse.ArgumentParser, *rest: Any) -> None:
         super().__call__(parser, *rest)
@@ -70,7 +69,7 @@ class Instead(argparse._SubParsersAction):  # type: ignore[type-arg]
 
 
 class Version(argparse.Action):
-    """Prints the version; it is looked up when somebody asks for it."""
+    """Prints the version, which is looked up only when it is asked for."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
         from importlib import metadata
@@ -80,41 +79,39 @@ class Version(argparse.Action):
 
 
 def _nearest(word: str, words: Any) -> str:
-    """What may have been meant, to stand behind what is wrong."""
+    """Return the nearest valid word as the end of an error message; empty where none is near."""
     found = get_close_matches(word, list(words), n=1)
     return f" (did you mean {found[0]}?)" if found else ""
 
 
 def path_of(text: str) -> Path:
-    """A path, which is not empty and no address: as a path an address loses a slash and is never found."""
-    return _local(text, "a file or folder of this machine", "name what you get")
+    """Parse a local path. A URL is refused: as a path it would lose a slash and never be found."""
+    return _local(text, "a local file or folder", "give its path")
 
 
 def data_of(text: str) -> Path:
-    """As `path_of`, of problems, which may also have an id."""
-    remedy = "name the file, or for a data set of the Hugging Face hub its id (owner/name)"
-    return _local(text, "a file, a folder or a data set's id", remedy)
+    """Parse a local path of problems, or the id of a data set on the hub."""
+    remedy = "give its path, or for a data set of the Hugging Face hub its id (owner/name)"
+    return _local(text, "a local file, a local folder or a data set's id", remedy)
 
 
 def _local(text: str, kind: str, remedy: str) -> Path:
     if ADDRESS.match(text):
         raise argparse.ArgumentTypeError(
-            f"{text!r:.200} must be {kind}, and is an address, which is not read; download it and {remedy}"
+            f"{text!r:.200} is a URL, which is not read: expected {kind}; download it and {remedy}"
         )
     return Path(name_of(text))
 
 
 def name_of(text: str) -> str:
-    """A path, an address or a name: anything but nothing, which would be the folder that one happens to be in."""
+    """Parse a path, a URL or a name. An empty one is refused: as a path it would be the working directory."""
     if not text.strip():
-        raise argparse.ArgumentTypeError(
-            "it must not be empty; name what is meant (a variable without a value, perhaps?), or leave the option out"
-        )
+        raise argparse.ArgumentTypeError("the value is empty (an unset variable?); give one, or leave the option out")
     return text
 
 
 def size_of(text: str) -> int:
-    """Bytes of a text such as 90MB or 1.5GB."""
+    """Parse a size such as 90MB or 1.5GB into bytes."""
     number, unit = text[:-2], text[-2:].upper()
     try:
         size_bytes = int(float(number) * {"MB": 1e6, "GB": 1e9}[unit])
@@ -126,29 +123,15 @@ def size_of(text: str) -> int:
 
 
 def rate_of(text: str) -> float:
-    """A number above 0."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not (value > 0 and math.isfinite(value)):
-        raise argparse.ArgumentTypeError(f"{text!r:.60} must be a number above 0, such as 4e-4")
-    return value
+    return _number(text, lambda value: 0.0 < value < math.inf, "a number above 0, such as 4e-4")
 
 
 def temperature_of(text: str) -> float:
-    """A number that a temperature can be."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not 0.0 <= value <= 10.0:
-        raise argparse.ArgumentTypeError(f"{text!r:.60} must be a number from 0 to 10")
-    return value
+    return _number(text, lambda value: 0.0 <= value <= 10.0, "a number from 0 to 10")
 
 
 def count_of(text: str) -> int:
-    return _whole(text, 1, 10**DIGITS - 1, "a whole number from 1 on")
+    return _whole(text, 1, 10**DIGITS - 1, "a whole number of at least 1")
 
 
 def seed_of(text: str) -> int:
@@ -159,8 +142,19 @@ def port_of(text: str) -> int:
     return _whole(text, 0, 65535, "a whole number from 0 to 65535")
 
 
+def _number(text: str, is_right: Callable[[float], bool], what: str) -> float:
+    """Parse a number for which `is_right` holds; the error says `what` it must be."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not is_right(value):
+        raise argparse.ArgumentTypeError(f"{text!r:.60} must be {what}")
+    return value
+
+
 def _whole(text: str, least: int, most: int, what: str) -> int:
-    """A whole number within bounds, for which an error says `what`."""
+    """Parse a whole number within bounds; the error says `what` it must be."""
     if not text.isascii() or not text.isdigit() or len(text) > DIGITS or not least <= int(text) <= most:
         raise argparse.ArgumentTypeError(f"{text!r:.60} must be {what}")
     return int(text)

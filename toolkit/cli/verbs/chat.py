@@ -13,16 +13,21 @@ from toolkit.errors import InputError
 
 
 def add_chat(add: AddCommand) -> None:
-    parser = add("chat", chat, extra="chat", summary="open the local chat with an exported folder")
-    parser.add_argument("folder", type=name_of, nargs="?", help="exported folder")
+    parser = add("chat", chat, extra="chat", summary="open the local chat with an exported folder or an endpoint")
+    parser.add_argument("folder", type=name_of, nargs="?", help="exported folder to chat with")
     parser.add_argument(
         "--endpoint",
         type=name_of,
         metavar="URL",
-        help="let an OpenAI-compatible server answer: http(s)://…/v1",
+        help="chat with the model of an OpenAI-compatible server instead: http(s)://…/v1",
     )
-    parser.add_argument("--compare", type=name_of, metavar="OTHER", help="folder or endpoint to ask the same beside it")
-    parser.add_argument("--model", metavar="NAME", help="which of the endpoint's models; default: its only one")
+    parser.add_argument(
+        "--compare",
+        type=name_of,
+        metavar="OTHER",
+        help="folder or endpoint whose answers are shown beside the first model's",
+    )
+    parser.add_argument("--model", metavar="NAME", help="name of the endpoint's model; default: its only one")
     add_cache_option(parser)
     add_prepacked_option(parser)
     parser.add_argument(
@@ -30,34 +35,37 @@ def add_chat(add: AddCommand) -> None:
         type=size_of,
         default=0,
         metavar="SIZE",
-        help="keep the beginnings of long prompts on disk, such as 1GB at most; default: not kept",
+        help="keep the cached beginnings of long prompts on disk, at most SIZE of them, such as 1GB; default: none",
     )
     parser.add_argument("--port", type=port_of, default=0, help="port on 127.0.0.1; default: a free one")
     parser.add_argument(
-        "--data", type=path_of, help="folder that keeps the conversations; default: the user's data folder"
+        "--data", type=path_of, help="folder to keep the conversations in; default: the user's data folder"
     )
     parser.add_argument(
         "--window",
         choices=("auto", "app", "browser", "none"),
         default="auto",
-        help="a window of its own, a tab, or the address only; default: the first that works",
+        help="open a window of its own (app), a browser tab, or print the address only (none); "
+        "auto: the first that works; default: %(default)s",
     )
-    parser.add_argument("--no-browser", dest="window", action="store_const", const="none", help="as --window none")
+    parser.add_argument(
+        "--no-browser", dest="window", action="store_const", const="none", help="the same as --window none"
+    )
 
 
 def chat(options: Options) -> Result:
     from toolkit.sources.model_names import check_exported, is_endpoint
 
     model = _chat_model(options)
-    for name in (model, options.compare):
-        if name and not is_endpoint(name):
-            check_exported(Path(name))
+    folders = [Path(name) for name in (model, options.compare) if name and not is_endpoint(name)]
+    for folder in folders:
+        check_exported(folder)
 
     from apps.chat.run_chat import run_chat
     from apps.model import CHAT_DECODER
     from toolkit.machine.user_folders import data_folder
 
-    say_what_is_slower(model, options.compare or "")
+    say_what_is_slower(*folders)
     run_chat(
         model,
         options.data or data_folder(),
@@ -72,18 +80,17 @@ def chat(options: Options) -> Result:
 
 
 def _chat_model(options: Options) -> str:
-    """The model argument that the chat's options name."""
+    """Return the model argument that the options name: a folder, or an endpoint with its model."""
     if options.folder is None and options.endpoint is None:
         raise InputError(
-            "chat must be given a model: an exported folder (toolkit demo makes "
-            "runs/demo/int4, toolkit export others), or "
-            "a server by --endpoint"
+            "chat needs a model; give an exported folder (toolkit demo makes runs/demo/int4, toolkit export others), "
+            "or a server with --endpoint"
         )
     if options.folder is not None and options.endpoint is not None:
         raise InputError(
-            f"the folder ({options.folder}) and --endpoint ({options.endpoint}) must not both be given; leave one out"
+            f"chat takes the folder ({options.folder}) or --endpoint ({options.endpoint}), not both; leave one out"
         )
     if options.model and not options.endpoint:
-        raise InputError(f"--model ({options.model}) must come with --endpoint; a folder holds one model only")
+        raise InputError(f"--model ({options.model}) needs --endpoint; a folder holds only one model")
     named = f"{options.endpoint}#{quote(options.model)}" if options.model else options.endpoint
     return str(options.folder or named)

@@ -1,4 +1,4 @@
-"""`toolkit distill`: a small model learns a teacher's reasoning."""
+"""`toolkit distill`: teaches a small model a teacher's reasoning."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from toolkit.cli.options.decoders import open_decoder
 from toolkit.cli.options.shared import (
     add_problem_options,
     add_retry_option,
+    add_teacher_option,
     add_unsafe_option,
     allow_unsafe_execution,
     reading_of,
@@ -20,27 +21,51 @@ from toolkit.terminal import counted
 
 
 def add_distill(add: AddCommand) -> None:
-    parser = add("distill", distill, extra="distill", summary="teach a small model a teacher's reasoning")
-    parser.add_argument(
-        "--teacher",
-        type=name_of,
-        default="builtin",
-        help="model to learn from, or an endpoint; default: %(default)s",
+    parser = add(
+        "distill",
+        distill,
+        extra="distill",
+        summary="teach a small model the reasoning of a large one: problems, traces, verdicts, training",
     )
-    parser.add_argument("--student", type=name_of, default="smollm2-135m", help="model to train; default: %(default)s")
-    parser.add_argument("--preset", choices=("demo", "full"), default="demo", help="recipe; default: %(default)s")
+    add_teacher_option(parser)
+    parser.add_argument(
+        "--student",
+        type=name_of,
+        default="smollm2-135m",
+        help="model to train: a folder, a known name or a hub id; default: %(default)s",
+    )
+    parser.add_argument(
+        "--preset",
+        choices=("demo", "full"),
+        default="demo",
+        help="recipe that the other defaults come from; default: %(default)s",
+    )
     add_problem_options(parser, "procedural problems")
-    parser.add_argument("--traces", type=path_of, help="traces.jsonl to learn from; default: the teacher is asked")
-    parser.add_argument("--per-family", type=count_of, help="procedural problems a family; default: the preset's")
-    parser.add_argument("--samples", type=count_of, help="answers a problem; default: the preset's")
-    parser.add_argument("--temperature", type=temperature_of, help="of the teacher's sampling; default: the preset's")
-    parser.add_argument("--max-new-tokens", type=count_of, help="of the teacher's answers; default: the preset's")
-    parser.add_argument("--max-tokens", type=count_of, help="of the longest example; default: the preset's")
-    parser.add_argument("--per-problem", type=count_of, help="most examples of one problem; default: the preset's")
+    parser.add_argument("--traces", type=path_of, help="traces.jsonl to learn from instead of asking the teacher")
+    parser.add_argument("--per-family", type=count_of, help="procedural problems of each family; default: the preset's")
+    parser.add_argument("--samples", type=count_of, help="answers to each problem; default: the preset's")
+    parser.add_argument(
+        "--temperature", type=temperature_of, help="the teacher's sampling temperature; default: the preset's"
+    )
+    parser.add_argument(
+        "--max-new-tokens", type=count_of, help="most tokens of a teacher's answer; default: the preset's"
+    )
+    parser.add_argument(
+        "--max-tokens",
+        type=count_of,
+        help="most tokens of a training example; longer ones are left out; default: the preset's",
+    )
+    parser.add_argument(
+        "--per-problem", type=count_of, help="most training examples of one problem; default: the preset's"
+    )
     parser.add_argument("--epochs", type=count_of, help="passes over the training set; default: the preset's")
-    parser.add_argument("--learning-rate", type=rate_of, help="the highest one; default: the preset's")
-    parser.add_argument("--lora", action="store_true", help="train low-rank adapters, then merge them")
-    parser.add_argument("--seed", type=seed_of, help="default: the preset's")
+    parser.add_argument(
+        "--learning-rate", type=rate_of, help="highest learning rate of the schedule; default: the preset's"
+    )
+    parser.add_argument("--lora", action="store_true", help="train low-rank adapters and merge them into the student")
+    parser.add_argument(
+        "--seed", type=seed_of, help="seed of the problems, the sampling and the training; default: the preset's"
+    )
     add_retry_option(parser)
     add_unsafe_option(parser)
     parser.add_argument("--out", type=path_of, required=True, help="run folder to write")
@@ -74,7 +99,7 @@ def distill(options: Options) -> Result:
 
 
 def _check_distilling(options: Options) -> None:
-    """Refuse what the options alone show to be wrong, before what trains is imported, which takes seconds."""
+    """Refuse what the options alone show to be wrong before importing the training code, which takes seconds."""
     from distill.problems.sources import check_place, check_traces
     from toolkit.runs import check_out
     from toolkit.sources.model_names import check_model, is_endpoint
@@ -95,9 +120,9 @@ def _check_distilling(options: Options) -> None:
 
 
 def _learned(measured: Mapping[str, Any]) -> str:
-    """What a student learned, in one line, from its run's measured numbers."""
+    """Describe in one line what a student learned, from its run's measured numbers."""
     if "train_updates" not in measured:
-        return "an earlier version trained it, and counted less"
+        return "it was trained by an earlier version, which recorded fewer figures"
     text = (
         f"it learned from {counted(measured['trained_on'], 'trace')} in {counted(measured['train_updates'], 'update')} "
         f"({counted(measured['train_tokens'], 'token')}): loss {measured['train_first_loss']:.3f} → "
@@ -109,12 +134,11 @@ def _learned(measured: Mapping[str, Any]) -> str:
             "of the validation split"
         )
     return (
-        f"{text}; {measured['train_changed_tensors']} of its {measured['train_tensors']} "
-        "tensors changed; it is the one "
-        f"after update {measured['train_chosen_update']}, for {measured['train_chosen_by']}"
+        f"{text}; {measured['train_changed_tensors']} of its {measured['train_tensors']} tensors changed; "
+        f"its weights are those after update {measured['train_chosen_update']}, chosen by {measured['train_chosen_by']}"
     )
 
 
 def _given(options: Options, *names: str) -> dict[str, Any]:
-    """The options that were given, by name; the others stay the preset's."""
+    """Return the options that were given, by name; the others keep the preset's values."""
     return {name: value for name in names if (value := getattr(options, name)) is not None}

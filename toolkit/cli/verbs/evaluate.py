@@ -1,4 +1,4 @@
-"""`toolkit eval`: models measured on held-out problems."""
+"""`toolkit eval`: measures models on held-out problems."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from toolkit.runs import Stage
 
 MOST_OF_A_NAME = 60
-"""Characters, of a folder's name that may have several."""
+"""The most characters of each name in the name of a folder."""
 
 
 def add_eval(add: AddCommand) -> None:
@@ -35,7 +35,7 @@ def add_eval(add: AddCommand) -> None:
     evaluation.add_argument(
         "model",
         type=name_of,
-        help="model folder (torch or int4), known name, hub id or http(s)://…/v1 endpoint",
+        help="model to measure: a folder (torch or exported), known name, hub id or http(s)://…/v1 endpoint",
     )
     evaluation.add_argument(
         "--against",
@@ -44,18 +44,18 @@ def add_eval(add: AddCommand) -> None:
         action="extend",
         default=[],
         metavar="OTHER",
-        help="models to measure beside it",
+        help="models to measure on the same problems and compare with it",
     )
     add_problem_options(evaluation, "the ledger's problems")
     evaluation.add_argument(
         "--split",
         choices=("test", "validation", "train", "all"),
-        help="part of --problems to ask; default: the data set's own test part, else all",
+        help="split of --problems to ask; default: the data set's own test split, else all problems",
     )
     evaluation.add_argument(
         "--include-trained",
         action="store_true",
-        help="ask problems that the model was trained on too; default: left out, and said",
+        help="also ask problems that the model was trained on; default: they are left out, and counted",
     )
     add_sampling_options(evaluation, temperature=0.0)
     add_cache_options(evaluation)
@@ -63,9 +63,8 @@ def add_eval(add: AddCommand) -> None:
     evaluation.add_argument(
         "--out",
         type=path_of,
-        help="run folder to write; default: in runs/eval, with --against in "
-        "runs/compare, named by model and problems and a "
-        "digest of all that is asked",
+        help="run folder to write; default: a folder in runs/eval (with --against in runs/compare), named after the "
+        "model, the problems and a digest of everything that is asked",
     )
 
 
@@ -86,9 +85,8 @@ def evaluate_models(options: Options) -> Result:
     reading = reading_of(options)
     if options.problems is None and (options.split or options.include_trained):
         raise InputError(
-            "--split and --include-trained choose among your own problems; give "
-            "--problems (the ledger's are of the test "
-            "split, and no student is trained on that)"
+            "--split and --include-trained choose among your own problems; give --problems (the ledger's problems are "
+            "all of the test split, which no student is trained on)"
         )
     if options.out and not options.against:
         check_out(options.out)
@@ -108,7 +106,7 @@ def evaluate_models(options: Options) -> Result:
     if options.against:
         out = options.out or _out("compare", stage_of(problems, config), _problems_name(options, split) or "ledger")
         comparison = compare_models(models, problems, config, out, asked)
-        text = f"{comparison_table(comparison)}{note}\n\nthe same as Markdown: {out / COMPARISON_MD}"
+        text = f"{comparison_table(comparison)}{note}\n\nas Markdown: {out / COMPARISON_MD}"
         return Result(facts={"folder": str(out), **comparison.to_dict()}, text=text)
     (model,) = models
     stage = stage_of(problems, config, model=model.digest)
@@ -119,8 +117,8 @@ def evaluate_models(options: Options) -> Result:
 
 
 def _out(kind: str, stage: Stage, *names: str) -> Path:
-    """The folder that `toolkit eval` writes where none is named: names for a person, and a digest of what is asked, so
-    that the same question finds its folder again and another one has another."""
+    """Return the folder to write where none is named: names for a person, and a digest of what is asked, so that the
+    same evaluation finds its folder again and no other does."""
     from distill.teachers.respondent import folder_name
 
     digest = hashlib.sha256(json.dumps(stage.key(), sort_keys=True).encode()).hexdigest()[:8]
@@ -128,7 +126,7 @@ def _out(kind: str, stage: Stage, *names: str) -> Path:
 
 
 def _model_name(argument: str, name: str) -> str:
-    """A model as a folder's name tells it from others: many students' own folders are called the same."""
+    """Name a model by the last two parts of its path, since many students' folders have the same name."""
     from toolkit.sources.model_names import is_endpoint
 
     if is_endpoint(argument):
@@ -138,7 +136,7 @@ def _model_name(argument: str, name: str) -> str:
 
 
 def _problems_name(options: Options, split: str) -> str:
-    """The user's problems and which part of them is asked; empty where those of the ledger are."""
+    """Name the user's problems and their split; empty for the ledger's problems."""
     if options.problems is None:
         return ""
     place: Path = options.problems.resolve() if options.problems.exists() else options.problems

@@ -1,4 +1,4 @@
-"""`toolkit export`: a model, quantized and written as an ONNX folder."""
+"""`toolkit export`: quantizes a model and writes it as an ONNX folder."""
 
 from __future__ import annotations
 
@@ -14,14 +14,18 @@ from toolkit.terminal import say
 def add_export(add: AddCommand) -> None:
     parser = add("export", export, extra="export", summary="quantize a model and write it as an ONNX folder")
     parser.add_argument(
-        "model", type=name_of, help="model folder, LoRA adapter folder, GGUF file, known name or hub id"
+        "model",
+        type=name_of,
+        help="model to export: a folder, a LoRA adapter folder, a GGUF file, a known name or a hub id",
     )
-    parser.add_argument("--base", type=name_of, help="model that the adapter changes; default: the one that it names")
+    parser.add_argument(
+        "--base", type=name_of, help="model that the adapter was trained on; default: the one that the adapter names"
+    )
     weights = parser.add_mutually_exclusive_group()
     for name, help_text in (
-        ("int4", "four bits a weight, the default"),
+        ("int4", "four bits a weight (default)"),
         ("int8", "eight bits a weight: nearly the float model, twice the size"),
-        ("fp16", "half the size of fp32 on disk, as large in memory"),
+        ("fp16", "half precision: half the size of fp32 on disk, but as large in memory"),
         ("fp32", "the float model itself"),
     ):
         weights.add_argument(
@@ -29,9 +33,9 @@ def add_export(add: AddCommand) -> None:
         )
     preset = parser.add_mutually_exclusive_group()
     for name, help_text in (
-        ("best", "smaller blocks: the most faithful"),
-        ("fast", "as the default, with three bits in each layer's MLP: the fastest and smallest"),
-        ("quick", "no calibration: made in seconds, the least faithful"),
+        ("best", "smaller blocks: closest to the float model"),
+        ("fast", "three bits in each layer's MLP: fastest and smallest"),
+        ("quick", "no calibration: exported in seconds, farthest from the float model"),
     ):
         preset.add_argument(
             f"--{name}", dest="preset", action="store_const", const=name, default="balanced", help=help_text
@@ -39,19 +43,30 @@ def add_export(add: AddCommand) -> None:
     parser.add_argument(
         "--method",
         choices=("gptq", "searched", "nearest"),
-        help="how weights become codes: error feedback; search by the inputs' "
-        "squares alone, which takes less memory and "
-        "time; nearest. Default: gptq, and nearest with --quick",
+        help="how weights are rounded: gptq (error feedback), searched (weighted by squared inputs, with less memory "
+        "and time) or nearest; default: gptq, or nearest with --quick",
     )
     size = parser.add_mutually_exclusive_group()
-    size.add_argument("--size", type=size_of, help="such as 90MB: bits go to the matrices that need them most")
-    size.add_argument("--bits-per-weight", type=rate_of, help="the same, scales included, such as 4.6")
-    parser.add_argument(
-        "--tune", action="store_true", help="tune scales and norms on the whole model at the end; wants much text"
+    size.add_argument(
+        "--size",
+        type=size_of,
+        help="largest size of the weights, such as 90MB; more bits go to the matrices that need them most",
     )
-    parser.add_argument("--calibration", type=path_of, help="train.jsonl to calibrate on; default: the model folder's")
+    size.add_argument(
+        "--bits-per-weight", type=rate_of, help="the same as mean bits of a weight, scales included, such as 4.6"
+    )
     parser.add_argument(
-        "--no-parity", action="store_true", help="don't compare with the float model, which may not fit the memory"
+        "--tune",
+        action="store_true",
+        help="tune scales and norms on the whole model at the end; needs a large calibration set",
+    )
+    parser.add_argument(
+        "--calibration", type=path_of, help="train.jsonl to calibrate on; default: the one in the model folder"
+    )
+    parser.add_argument(
+        "--no-parity",
+        action="store_true",
+        help="skip the comparison with the float model, which may not fit into memory",
     )
     parser.add_argument("--out", type=path_of, required=True, help="folder to write")
 
@@ -69,7 +84,7 @@ def export(options: Options) -> Result:
 
     adapter = Path(options.model) if is_adapter(Path(options.model)) else None
     if options.base and adapter is None:
-        raise InputError(f"--base ({options.base}) must come with an adapter folder, which {options.model} is not")
+        raise InputError(f"--base ({options.base}) needs an adapter folder, which {options.model} is not; leave it out")
     source = resolve(options.base or base_model(adapter)) if adapter else resolve(options.model)
     if options.weights == "int4":
         config = int4_config(
@@ -88,7 +103,7 @@ def export(options: Options) -> Result:
     if options.no_parity:
         config = replace(config, bounds=None)
     if config.narrow and not config.is_sized and kernels_library() is None:
-        say(f"export: where our kernels don't run, as here, the three bits of --fast {WIDENED}")
+        say(f"export: our kernels do not run here, so the three bits of --fast {WIDENED}")
     measured = export_model(config)["measured"]
     parity = measured["parity"]
     text = f"{options.out}: {measured['bytes'] / 1e6:.1f} MB, {measured['bytes_per_parameter']:.3f} bytes a parameter; "
@@ -103,7 +118,7 @@ def export(options: Options) -> Result:
 
 
 def _check_exporting(options: Options) -> None:
-    """Refuse what the options alone show to be wrong, before what exports is imported, which takes seconds."""
+    """Refuse what the options alone show to be wrong before importing the exporter, which takes seconds."""
     from toolkit.runs import check_out
     from toolkit.sources.model_names import ADAPTER_CONFIG, check_model
 
@@ -111,7 +126,7 @@ def _check_exporting(options: Options) -> None:
         _refuse_int4_options(options)
     if options.calibration and not options.calibration.is_file():
         raise InputError(
-            f"--calibration ({options.calibration}) must be a file of traces, such as a student's train.jsonl"
+            f"--calibration ({options.calibration}) is no file; give a file of traces, such as a student's train.jsonl"
         )
     check_out(options.out)
     if not (Path(options.model) / ADAPTER_CONFIG).is_file():
@@ -130,4 +145,4 @@ def _refuse_int4_options(options: Options) -> None:
     if options.method:
         names.append("method")
     if names:
-        raise InputError(f"--{names[0]} must come with --int4, and not with --{options.weights}; leave one of them out")
+        raise InputError(f"--{names[0]} needs --int4, not --{options.weights}; leave one of them out")

@@ -1,4 +1,4 @@
-"""What an exported folder says and how fast: `toolkit verify` and `toolkit bench`."""
+"""Checks and measures exported folders: `toolkit verify` and `toolkit bench`."""
 
 from __future__ import annotations
 
@@ -15,12 +15,10 @@ def add_verify(add: AddCommand) -> None:
         "verify",
         verify,
         extra="chat",
-        summary="check that an exported folder is whole and says here what it said when exported",
+        summary="check an exported folder's files, and that this machine reproduces its recorded outputs",
     )
-    parser.add_argument("folder", type=path_of, help="exported folder")
-    parser.add_argument(
-        "--fast", action="store_true", help="without large files' digests and without running the model"
-    )
+    parser.add_argument("folder", type=path_of, help="exported folder to check")
+    parser.add_argument("--fast", action="store_true", help="skip large files' digests and do not run the model")
 
 
 def verify(options: Options) -> Result:
@@ -39,7 +37,7 @@ def add_bench(add: AddCommand) -> None:
     parser = add(
         "bench", bench, extra="chat", summary="measure an exported folder: tokens/s, time to first token, memory"
     )
-    parser.add_argument("folder", type=path_of, help="exported folder")
+    parser.add_argument("folder", type=path_of, help="exported folder to measure")
     add_cache_option(parser)
     add_prepacked_option(parser)
     parser.add_argument(
@@ -47,15 +45,21 @@ def add_bench(add: AddCommand) -> None:
         type=path_of,
         action="append",
         default=[],
-        help="GGUF file or exported folder to measure beside it, repeatable",
+        help="GGUF file or exported folder to measure beside it; repeatable",
     )
     parser.add_argument(
-        "--contexts", type=count_of, nargs="+", default=[128, 512, 2048], help="prompt lengths; default: %(default)s"
+        "--contexts",
+        type=count_of,
+        nargs="+",
+        default=[128, 512, 2048],
+        help="prompt lengths in tokens; default: %(default)s",
     )
     parser.add_argument(
-        "--new-tokens", type=count_of, default=64, help="decoded after each prompt; default: %(default)s"
+        "--new-tokens", type=count_of, default=64, help="tokens decoded after each prompt; default: %(default)s"
     )
-    parser.add_argument("--rounds", type=count_of, default=3, help="after one to warm up; default: %(default)s")
+    parser.add_argument(
+        "--rounds", type=count_of, default=3, help="rounds to measure, after one to warm up; default: %(default)s"
+    )
 
 
 def bench(options: Options) -> Result:

@@ -1,4 +1,4 @@
-"""What a machine needs first: `toolkit doctor` looks at it, `toolkit pull` brings a model."""
+"""Prepares a machine: `toolkit doctor` examines it, `toolkit pull` downloads a model."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def add_doctor(add: AddCommand) -> None:
-    add("doctor", doctor, extra="all", summary="say what this machine has and what each command still needs")
+    add("doctor", doctor, extra="all", summary="say what this machine has, and what each command still needs")
 
 
 def doctor(options: Options) -> Result:
@@ -24,7 +24,7 @@ def doctor(options: Options) -> Result:
 
 
 def _kernels() -> Finding:
-    """Which kernels run an exported folder here, and why."""
+    """Find out which kernels run an exported folder here, and why."""
     from toolkit.machine.doctor import Finding
 
     try:
@@ -36,8 +36,10 @@ def _kernels() -> Finding:
 
 
 def add_pull(add: AddCommand) -> None:
-    parser = add("pull", pull, extra="distill", summary="download a model once")
-    parser.add_argument("model", type=name_of, help="a known name (smollm2-135m) or a hub id (owner/name)")
+    parser = add("pull", pull, extra="distill", summary="download a model, once, into the cache or a folder")
+    parser.add_argument(
+        "model", type=name_of, help="model to download: a known name (smollm2-135m) or a hub id (owner/name)"
+    )
     parser.add_argument("--out", type=path_of, help="folder to write; default: the cache")
 
 

@@ -1,4 +1,4 @@
-"""The whole line and its report: `toolkit demo` and `toolkit report`."""
+"""Runs the whole line and reports on it: `toolkit demo` and `toolkit report`."""
 
 from __future__ import annotations
 
@@ -14,10 +14,12 @@ def add_demo(add: AddCommand) -> None:
     parser = add("demo", demo, extra="all", summary="pull, distill, export, evaluate and report, then open the chat")
     long = parser.add_mutually_exclusive_group()
     long.add_argument(
-        "--minutes", type=count_of, help="size the recipe to so many, by what is measured on this machine; default: 20"
+        "--minutes",
+        type=count_of,
+        help="size the recipe to take this many minutes on this machine, which is measured first; default: 20",
     )
-    long.add_argument("--full", action="store_true", help="as --minutes 120, in a folder of its own")
-    parser.add_argument("--out", type=path_of, help="default: runs/demo, or runs/full with --full")
+    long.add_argument("--full", action="store_true", help="the same as --minutes 120, in a folder of its own")
+    parser.add_argument("--out", type=path_of, help="run folder to write; default: runs/demo, or runs/full with --full")
 
 
 def demo(options: Options) -> Result:
@@ -43,8 +45,12 @@ def _chat_if_someone_is_there(folder: Path) -> None:
 
 def add_report(add: AddCommand) -> None:
     parser = add("report", report, extra="distill", summary="print a run's ledger and write its report.html again")
-    parser.add_argument("folder", type=path_of, nargs="?", default=Path("runs/demo"), help="default: %(default)s")
-    parser.add_argument("--readme", type=path_of, help="Markdown file whose marked blocks get this run's figures")
+    parser.add_argument(
+        "folder", type=path_of, nargs="?", default=Path("runs/demo"), help="run folder; default: %(default)s"
+    )
+    parser.add_argument(
+        "--readme", type=path_of, help="Markdown file whose marked blocks are filled with this run's figures"
+    )
 
 
 def report(options: Options) -> Result:

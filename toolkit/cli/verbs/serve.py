@@ -1,4 +1,4 @@
-"""`toolkit serve`: an exported folder for other programs."""
+"""`toolkit serve`: serves an exported folder to other programs."""
 
 from __future__ import annotations
 
@@ -11,38 +11,43 @@ from toolkit.cli.options.values import count_of, path_of, port_of
 
 def add_serve(add: AddCommand) -> None:
     parser = add(
-        "serve", serve, extra="serve", summary="serve an exported folder to other programs, as OpenAI's API does"
+        "serve", serve, extra="serve", summary="serve an exported folder to other programs through OpenAI's API"
     )
-    parser.add_argument("folder", type=path_of, help="exported folder")
+    parser.add_argument("folder", type=path_of, help="exported folder to serve")
     add_cache_option(parser)
     add_prepacked_option(parser)
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on; default: %(default)s")
-    parser.add_argument("--port", type=port_of, default=8000, help="0 is any free one; default: %(default)s")
     parser.add_argument(
-        "--api-key", help="key that clients must send; default: TOOLKIT_API_KEY, or none on the loopback address"
+        "--port", type=port_of, default=8000, help="port to listen on; 0 picks a free one; default: %(default)s"
     )
-    parser.add_argument("--name", default="", help="the model's name in requests; default: its folder's")
+    parser.add_argument(
+        "--api-key",
+        help="key that clients must send; default: the environment's TOOLKIT_API_KEY, or none on the loopback address",
+    )
+    parser.add_argument("--name", default="", help="name of the model in requests; default: the folder's name")
     parser.add_argument(
         "--allow-origin",
         action="append",
         default=[],
         metavar="ORIGIN",
-        help="let a web page of this origin ask, such as https://example.org, or * for any; repeatable; default: none",
+        help="allow requests from web pages of this origin (https://example.org, * for any); repeatable; default: none",
     )
     parser.add_argument(
         "--allow-host",
         action="append",
         default=[],
         metavar="NAME",
-        help="answer under this name too (a proxy's, a container's), NAME:PORT for one port; repeatable; default: none",
+        help="accept this host name in requests too (a proxy's, a container's; NAME:PORT for one port); repeatable",
     )
-    parser.add_argument("--parallel", type=count_of, default=8, help="answers in work at once; default: %(default)s")
-    parser.add_argument("--queue", type=count_of, default=32, help="answers that may wait; default: %(default)s")
+    parser.add_argument(
+        "--parallel", type=count_of, default=8, help="most answers generated at once; default: %(default)s"
+    )
+    parser.add_argument("--queue", type=count_of, default=32, help="most answers that may wait; default: %(default)s")
     parser.add_argument(
         "--repeatable",
         action="store_true",
-        help="let no other answer or cache change a word, whatever the kernels, for what "
-        "the batch gains; see docs/explanation/serving.md",
+        help="keep each answer independent of other requests and of the cache, whatever kernels run; gives up the "
+        "batch's speed; see docs/explanation/serving.md",
     )
 
 

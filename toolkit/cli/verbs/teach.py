@@ -1,4 +1,4 @@
-"""`toolkit teach`: a reasoning teacher, made in DeepSeek-R1's stages."""
+"""`toolkit teach`: makes a reasoning teacher in DeepSeek-R1's stages."""
 
 from __future__ import annotations
 
@@ -17,22 +17,27 @@ def add_teach(add: AddCommand) -> None:
         extra="distill",
         summary="make a reasoning teacher in DeepSeek-R1's stages (MLA and mixture of experts)",
     )
-    parser.add_argument("--preset", choices=("nano", "quick"), default="nano", help="recipe; default: %(default)s")
-    parser.add_argument("--base", type=name_of, help="pretrained model to start from; default: one is pretrained")
+    parser.add_argument(
+        "--preset", choices=("nano", "quick"), default="nano", help="recipe to follow; default: %(default)s"
+    )
+    parser.add_argument("--base", type=name_of, help="pretrained model to start from; default: pretrain one")
     only = parser.add_mutually_exclusive_group()
+    only.add_argument("--stage", metavar="NAME", help="run only this stage: pretrain, midtrain, cold_start …")
     only.add_argument(
-        "--stage", metavar="NAME", help="run this stage of the run alone: pretrain, midtrain, cold_start …"
-    )
-    only.add_argument("--zero", action="store_true", help="R1-Zero alone: reinforcement straight from the base")
-    parser.add_argument(
-        "--start", type=name_of, help="model that --stage starts from; default: that of the stage before"
+        "--zero", action="store_true", help="make only R1-Zero: reinforcement learning straight from the base model"
     )
     parser.add_argument(
-        "--judge", type=name_of, help="classifier or endpoint that rates responses to requests in align_rl"
+        "--start", type=name_of, help="model that --stage starts from; default: the one that the stage before it made"
     )
-    parser.add_argument("--seed", type=count_of, default=1, help="default: %(default)s")
     parser.add_argument(
-        "--seeds", type=count_of, default=1, help="repeat all stages under so many seeds, R1-Zero beside them"
+        "--judge", type=name_of, help="classifier or endpoint that rates the responses in the stage align_rl"
+    )
+    parser.add_argument("--seed", type=count_of, default=1, help="seed of everything; default: %(default)s")
+    parser.add_argument(
+        "--seeds",
+        type=count_of,
+        default=1,
+        help="number of seeds to repeat all stages with, each beside an R1-Zero; default: %(default)s",
     )
     add_unsafe_option(parser)
     parser.add_argument("--out", type=path_of, required=True, help="run folder to write")
@@ -44,11 +49,13 @@ def teach(options: Options) -> Result:
 
     allow_unsafe_execution(options)
     if options.start and not options.stage:
-        raise InputError(f"--start ({options.start}) must name the model of one stage; add --stage, or give --base")
+        raise InputError(
+            f"--start ({options.start}) needs --stage, which it is the start of; add it, or give --base instead"
+        )
     if options.stage and options.stage not in STAGES:
-        raise InputError(f"--stage ({options.stage}) must be one of {', '.join(STAGES)}")
+        raise InputError(f"unknown --stage ({options.stage}): expected one of {', '.join(STAGES)}")
     if options.seeds > 1 and (options.stage or options.zero):
-        raise InputError(f"--seeds ({options.seeds}) must be 1 with --stage or --zero; leave one of them out")
+        raise InputError(f"--seeds ({options.seeds}) works neither with --stage nor with --zero; leave one of them out")
     for model in (options.base, options.start, options.judge):
         if model and not (model == options.judge and is_endpoint(model)):
             check_model(model)

@@ -1,4 +1,4 @@
-"""`toolkit traces`: a teacher answers problems, thinking aloud; `toolkit traces show` lists what it said."""
+"""`toolkit traces`: lets a teacher answer problems, thinking aloud; `toolkit traces show` lists its traces."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from toolkit.cli.options.shared import (
     add_problem_options,
     add_retry_option,
     add_sampling_options,
+    add_teacher_option,
     decoder_of,
     reading_of,
     sampling_of,
 )
-from toolkit.cli.options.values import Instead, Parser, count_of, name_of, path_of, shared_options
+from toolkit.cli.options.values import Instead, Parser, count_of, path_of, shared_options
 from toolkit.errors import InputError
 from toolkit.terminal import counted, say
 
@@ -24,16 +25,13 @@ if TYPE_CHECKING:
 
 
 def add_traces(add: AddCommand) -> None:
-    parser = add("traces", traces, extra="distill", summary="let a teacher answer problems, thinking aloud")
-    parser.add_argument(
-        "--teacher",
-        type=name_of,
-        default="builtin",
-        help="model that answers, or an endpoint; default: %(default)s",
+    parser = add(
+        "traces", traces, extra="distill", summary="let a teacher answer problems, thinking aloud, and keep its traces"
     )
+    add_teacher_option(parser)
     add_problem_options(parser, "procedural problems")
     parser.add_argument(
-        "--per-family", type=count_of, default=100, help="procedural problems a family; default: %(default)s"
+        "--per-family", type=count_of, default=100, help="procedural problems of each family; default: %(default)s"
     )
     add_sampling_options(parser, temperature=0.6)
     add_cache_options(parser)
@@ -46,15 +44,23 @@ def _add_show(traces: Parser) -> None:
     show = traces.add_subparsers(metavar="show", action=Instead).add_parser(
         "show",
         help="list a run's traces, or the requests that failed",
-        description="list what a run of toolkit traces or toolkit distill has, finished or not; changes nothing",
+        description="list the traces of a run of toolkit traces or toolkit distill, finished or not; changes nothing",
         parents=[shared_options()],
         allow_abbrev=False,
     )
     show.set_defaults(command=traces_show, what="all")
-    show.add_argument("run", type=path_of, help="run folder")
+    show.add_argument("run", type=path_of, help="run folder to read")
     what = show.add_mutually_exclusive_group()
-    what.add_argument("--failed", dest="what", action="store_const", const="failed", help="requests without an answer")
-    what.add_argument("--dropped", dest="what", action="store_const", const="dropped", help="traces not learned from")
+    what.add_argument(
+        "--failed", dest="what", action="store_const", const="failed", help="list requests that failed, and why"
+    )
+    what.add_argument(
+        "--dropped",
+        dest="what",
+        action="store_const",
+        const="dropped",
+        help="list traces that no student learns from, and why",
+    )
 
 
 def traces(options: Options) -> Result:
@@ -113,12 +119,12 @@ def traces_show(options: Options) -> Result:
 
 
 def _without_own_test(problems: list[Problem]) -> list[Problem]:
-    """Problems to learn from: without those that their data set keeps for testing."""
+    """Return the problems without those that their data set keeps for testing."""
     chosen = [problem for problem in problems if problem.split != "test"]
     if len(chosen) < len(problems):
-        say(f"problems: the {len(problems) - len(chosen)} of the data set's test part are not asked")
+        say(f"problems: {len(problems) - len(chosen)} of the data set's test split are not asked")
     if not chosen:
         raise InputError(
-            f"some of the {len(problems)} problems must be outside the data set's test part; all are in it"
+            f"all {len(problems)} problems are in the data set's test split, which is never learned from; give others"
         )
     return chosen
