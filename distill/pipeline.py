@@ -29,17 +29,16 @@ from distill.problems.families import FAMILIES, make_problems
 from distill.problems.own_form import ReadingOptions
 from distill.problems.problem_set import read_problems
 from distill.problems.sources import check_traces
-from distill.problems.splits import of_split
+from distill.problems.splits import of_split, to_learn_from
+from distill.teachers.job import check_samples
 from distill.teachers.outcomes import FAILED
 from distill.teachers.respondent import Respondent
 from distill.teachers.trace_store import find_teacher, gather
-from distill.teachers.traces import check_samples
 from distill.trained_on import write_trained_on
 from distill.training import train as training
 from distill.training.journal import CHECKPOINTS
 from distill.training.student import check_lengths, check_room, check_student, write_student_format
 from distill.training.train import TrainConfig, train
-from distill.training.validation import spread
 from distill.verification.verdicts import check_gradable, grade
 from toolkit.errors import InputError
 from toolkit.figures.ledger import PROBLEMS, TRACES, VERDICTS
@@ -51,8 +50,8 @@ from toolkit.sources.model_names import resolve
 from toolkit.terminal import counted, say
 
 VALIDATION, DROPS = "validation.jsonl", "drops.json"
-VALIDATION_SHARE, VALIDATION_PROBLEMS = 100, 64
-"""Of the validation split no more is asked than its loss needs: a hundredth, or so many of a user's problems."""
+VALIDATION_SHARE = 100
+"""One procedural problem of the validation split is asked for so many of the training split."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,7 +142,16 @@ def distill(
 
     begun = time.monotonic()
     if known is None:
-        traces = _ask(config, problems, teacher, out, folder, retry_failed)
+        traces = gather(
+            teacher,
+            problems,
+            config.sampling,
+            samples=config.samples,
+            batch_size=config.batch_size,
+            out=out,
+            folder=folder,
+            retry_failed=retry_failed,
+        ).traces
     else:
         traces = _answers(known, problems, config)
         write_records(folder / TRACES, traces)
@@ -151,25 +159,10 @@ def distill(
     by_id = {problem.id: problem for problem in problems}
     verdicts = [grade(by_id[trace.problem_id], trace) for trace in traces]
     write_records(folder / VERDICTS, verdicts)
-
     curation = _curate(config, problems, traces, verdicts, student_format)
-    held_out = {problem.id for problem in of_split(problems, "validation")}
-    examples = [example for example in curation.examples if example.problem_id not in held_out]
-    validation = [example for example in curation.examples if example.problem_id in held_out]
-    write_records(folder / TRAIN, examples)
-    write_records(folder / VALIDATION, validation)
-    write_trained_on(folder, [*examples, *validation], student)
     counts = {"problems_in_test_split": test_problems} | curation.counts()
     replace_text(folder / DROPS, json.dumps(counts, indent=1) + "\n")
-    write_records(folder / DROPPED, curation.dropped)
-    say(curation.summary())
-    if not curation.examples:
-        raise InputError(curation.nothing_left())
-    if not examples:
-        raise InputError(
-            f"at least 1 of the {counted(len(validation), 'trace')} kept must be outside the validation split, but all "
-            "are in it; give more problems"
-        )
+    examples, validation = _write_training_set(curation, problems, student, folder)
 
     measured = train(student, examples, config.train, folder, validation)
     correct = sum(verdict.correct for verdict in verdicts)
@@ -220,34 +213,12 @@ def _problems(config: DistillConfig, given: list[Problem] | None) -> tuple[list[
     test_problems = len(of_split(given, "test"))
     if config.traces is not None:
         return given, test_problems  # curation drops their traces
-    to_train, held_out = of_split(given, "train"), of_split(given, "validation")
-    if not to_train:
+    if not of_split(given, "train"):
         raise InputError(
             f"{config.problems} must hold a problem outside the test and validation splits; all {len(given)} fall into "
             "them, add more"
         )
-    return to_train + [held_out[i] for i in spread(len(held_out), VALIDATION_PROBLEMS)], test_problems
-
-
-def _ask(
-    config: DistillConfig,
-    problems: Sequence[Problem],
-    teacher: Respondent,
-    out: Path,
-    folder: Path,
-    retry_failed: bool,
-) -> list[Trace]:
-    gathered = gather(
-        teacher,
-        problems,
-        config.sampling,
-        samples=config.samples,
-        batch_size=config.batch_size,
-        out=out,
-        folder=folder,
-        retry_failed=retry_failed,
-    )
-    return gathered.traces
+    return to_learn_from(given), test_problems
 
 
 def _answers(traces: list[Trace], problems: Sequence[Problem], config: DistillConfig) -> list[Trace]:
@@ -278,3 +249,25 @@ def _curate(
         per_problem=config.per_problem,
         test_ids={problem.id for problem in of_split(problems, "test")},
     )
+
+
+def _write_training_set(
+    curation: Curation, problems: Sequence[Problem], student: Path, folder: Path
+) -> tuple[list[Example], list[Example]]:
+    """Examples to train on, and those of the validation split; raises `InputError` where there are none to train on."""
+    held_out = {problem.id for problem in of_split(problems, "validation")}
+    examples = [example for example in curation.examples if example.problem_id not in held_out]
+    validation = [example for example in curation.examples if example.problem_id in held_out]
+    write_records(folder / TRAIN, examples)
+    write_records(folder / VALIDATION, validation)
+    write_trained_on(folder, [*examples, *validation], student)
+    write_records(folder / DROPPED, curation.dropped)
+    say(curation.summary())
+    if not curation.examples:
+        raise InputError(curation.nothing_left())
+    if not examples:
+        raise InputError(
+            f"at least 1 of the {counted(len(validation), 'trace')} kept must be outside the validation split, but all "
+            "are in it; give more problems"
+        )
+    return examples, validation

@@ -22,8 +22,8 @@ from typing import Any
 
 import numpy as np
 
+from distill.teachers.job import Job
 from distill.teachers.respondent import ModelFolder, Respondent
-from distill.teachers.traces import Job
 from distill.verification.verdicts import VERIFIER, VERSION, check_gradable, grade
 from toolkit.errors import InputError
 from toolkit.figures.intervals import mean_interval

@@ -14,6 +14,8 @@ from toolkit.records import Problem, Split, content_hash
 
 TEST_PERCENT = 10
 VALIDATION_PERCENT = 5
+VALIDATION_PROBLEMS = 64
+"""Most of the validation split that a teacher is asked."""
 SPLIT_WORDS: dict[str, Split] = {
     **dict.fromkeys(("train", "training"), "train"),
     **dict.fromkeys(("validation", "valid", "val", "dev", "development"), "validation"),
@@ -35,6 +37,19 @@ def split_of(problem: Problem) -> Split:
 def of_split(problems: Iterable[Problem], split: Split) -> list[Problem]:
     """The problems of one split, in their order."""
     return [problem for problem in problems if split_of(problem) == split]
+
+
+def to_learn_from(problems: Iterable[Problem]) -> list[Problem]:
+    """The problems of the training split, and of the validation split as many as its loss needs."""
+    given = list(problems)
+    held_out = of_split(given, "validation")
+    return of_split(given, "train") + [held_out[i] for i in spread(len(held_out), VALIDATION_PROBLEMS)]
+
+
+def spread(count: int, wanted: int) -> list[int]:
+    """`wanted` places, or all, evenly over `count`: rows that are in the order of their families mix them."""
+    chosen = min(count, wanted)
+    return [i * count // chosen for i in range(chosen)]
 
 
 def split_named(name: str) -> Split | None:

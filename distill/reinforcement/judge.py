@@ -27,8 +27,8 @@ from typing import Any, Literal, Protocol, Self
 import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
 
+from distill.teachers.job import Job
 from distill.teachers.remote_teacher import Endpoint, connect
-from distill.teachers.traces import Job
 from toolkit.errors import InputError
 from toolkit.formats.chat_format import split_completion
 from toolkit.generation.generate import Sampling

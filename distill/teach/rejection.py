@@ -15,7 +15,8 @@ from pathlib import Path
 
 from distill.teach.corpus import CorpusText, request_texts
 from distill.teach.teacher_recipe import RejectionRecipe
-from distill.teachers.traces import Job, sample_traces
+from distill.teachers.job import Job
+from distill.teachers.traces import sample_traces
 from distill.verification.rewards import completion_of, language_consistency, well_formed
 from distill.verification.verdicts import grade
 from toolkit.formats.chat_format import ChatFormat

@@ -1,4 +1,4 @@
-"""From a server's message and why it ended to a thought, an answer, and whether both are whole.
+"""From a server's chat completion to a trace: thought, answer, and whether both are whole.
 
     message ─ fields and parts (`toolkit.formats.message_fields`) ─ forms of thoughts in its text (`thought_forms`) ─> Reading
 
@@ -14,10 +14,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from distill.teachers.job import Request
 from toolkit.formats.chat_format import Completion
 from toolkit.formats.message_fields import content_parts, reasoning_of
 from toolkit.formats.thought_forms import has_thought_tags, read_text, tagged, without_wrapping
-from toolkit.records import FinishReason
+from toolkit.generation.endpoint import count_of
+from toolkit.records import FinishReason, Message, Trace
 
 ENDS: Mapping[FinishReason, tuple[str, ...]] = {
     "stop": ("stop", "end_turn", "stop_sequence", "eos", "eos_token", "complete", "completed", "finished"),
@@ -57,6 +59,34 @@ def read_message(message: Mapping[str, Any], finish_reason: Any, *, reached_limi
     return ServerReply(
         **vars(completion), finish_reason=_finish_reason(message, finish_reason, completion, reached_limit)
     )
+
+
+def read_trace(answer: Mapping[str, Any], request: Request[list[Message]], teacher: str, max_new_tokens: int) -> Trace:
+    """The trace of a server's chat completion; `teacher`: name@digest.
+
+    Raises `ValueError`, `LookupError`, `TypeError`, `AttributeError` or `RecursionError` where it is no chat completion.
+    """
+    choice = answer["choices"][0]
+    usage = answer["usage"] if isinstance(answer.get("usage"), dict) else {}
+    tokens = count_of(usage.get("completion_tokens"))
+    reached_limit = tokens is not None and tokens >= max_new_tokens
+    read = read_message(choice["message"], choice.get("finish_reason"), reached_limit=reached_limit)
+    details = usage.get("completion_tokens_details")
+    thought = count_of(details.get("reasoning_tokens")) if isinstance(details, dict) else None
+    return request.trace(
+        read,
+        read.finish_reason,
+        teacher,
+        prompt_tokens=count_of(usage.get("prompt_tokens")),
+        reasoning_tokens=thought or (None if tokens is None else _share_of_tokens(read, tokens)),
+        completion_tokens=tokens,
+    )
+
+
+def _share_of_tokens(completion: Completion, tokens: int) -> int:
+    """An estimate by characters, for servers that don't count the thought's tokens apart."""
+    characters = len(completion.reasoning) + len(completion.answer)
+    return round(tokens * len(completion.reasoning) / characters) if characters else 0
 
 
 def _completion(message: Mapping[str, Any]) -> Completion:

@@ -14,8 +14,9 @@ from pathlib import Path
 from statistics import median
 from typing import ClassVar, Protocol, Self
 
+from distill.teachers.job import Job
 from distill.teachers.remote_teacher import connect
-from distill.teachers.traces import Job, sample_traces
+from distill.teachers.traces import sample_traces
 from toolkit.errors import InputError
 from toolkit.formats.chat_format import ChatFormat
 from toolkit.generation.generate import GREEDY, Decoder, decode

@@ -26,10 +26,10 @@ from typing import Any, TypeVar
 
 from filelock import FileLock, Timeout
 
+from distill.teachers.job import Job
 from distill.teachers.outcomes import FAILED, Failure, reasons
 from distill.teachers.remote_teacher import Endpoint, connect
 from distill.teachers.respondent import Respondent, find_respondent
-from distill.teachers.traces import Job
 from distill.verification.wholeness import incomplete, unfit
 from toolkit.errors import InputError, Unreachable
 from toolkit.figures.ledger import TRACES

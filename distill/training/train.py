@@ -32,6 +32,7 @@ from transformers import AutoTokenizer, PreTrainedModel
 from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
+from distill.problems.splits import spread
 from distill.training.completion_loss import IGNORED, labelled, summed_loss
 from distill.training.document_attention import Documents
 from distill.training.journal import CHECKPOINTS, VALIDATION_LOSS, diverged, journaled, run_trainer
@@ -45,7 +46,7 @@ from distill.training.student import (
     saved_digests,
     write_student_format,
 )
-from distill.training.validation import ENOUGH, Batch, Validation, spread
+from distill.training.validation import ENOUGH, Batch, Validation
 from distill.training.validation import EXAMPLES as VALIDATION_EXAMPLES
 from toolkit.formats.chat_format import TURN_END, ChatFormat
 from toolkit.machine.allocator import keep_freed_memory

@@ -33,12 +33,6 @@ Batch = dict[str, Any]
 """What a student's forward takes, by name."""
 
 
-def spread(count: int, wanted: int) -> list[int]:
-    """`wanted` places, or all, evenly over `count`: rows that are in the order of their families mix them."""
-    chosen = min(count, wanted)
-    return [i * count // chosen for i in range(chosen)]
-
-
 class Validation(TrainerCallback):
     """Measures the validation loss at even distances, the last time behind the last update."""
 
@@ -51,15 +45,8 @@ class Validation(TrainerCallback):
         self.measured_at = -1
         """The update after which that was."""
 
-    def on_step_end(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        *,
-        model: nn.Module,
-        **kwargs: Any,
-    ) -> None:
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        model: nn.Module = kwargs["model"]
         points = {math.ceil(state.max_steps * (i + 1) / TIMES) for i in range(TIMES)}
         if state.global_step not in points:
             return

@@ -11,12 +11,12 @@ import os
 import sys
 
 import distill.pipeline  # noqa: F401 – all that takes long to import
-from distill.teachers import remote_teacher
+from distill.teachers import chat_requests
 from toolkit.cli.main import main
 
 
 def run() -> None:
-    remote_teacher.FIRST_PAUSE_S = 0.0005
+    chat_requests.FIRST_PAUSE_S = 0.0005
     output = os.open(sys.argv[1], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     for line in sys.stdin:
         child = os.fork()

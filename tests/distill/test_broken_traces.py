@@ -11,8 +11,9 @@ import pytest
 
 from distill.curate import Curation, curate
 from distill.pipeline import demo, distill
+from distill.teachers.job import Job
 from distill.teachers.remote_teacher import connect
-from distill.teachers.traces import Job, sample_traces
+from distill.teachers.traces import sample_traces
 from distill.verification.verdicts import grade
 from tests.distill.bigram import BigramDecoder
 from tests.distill.broken_traces import ANSWER, BEGIN, END, LOOP, PAGE, PROBLEM, ROWS, THOUGHT, Row, response, table

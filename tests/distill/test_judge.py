@@ -20,7 +20,7 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForSequenceClassificat
 from distill.reinforcement.judge import ClassifierJudge, EndpointJudge, judged_text, read_score, with_means
 from distill.teach.teach import align_rl
 from distill.teach.teacher_recipe import quick
-from distill.teachers import remote_teacher
+from distill.teachers import chat_requests
 from distill.teachers.remote_teacher import Endpoint
 from toolkit.errors import InputError
 from toolkit.formats.chat_format import CHAT_FILES, completion_text
@@ -152,7 +152,7 @@ def rater() -> Iterator[type[Rater]]:
 
 @pytest.fixture(autouse=True)
 def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(remote_teacher, "FIRST_PAUSE_S", 0.001)
+    monkeypatch.setattr(chat_requests, "FIRST_PAUSE_S", 0.001)
 
 
 def judge_at(rater: type[Rater], folder: Path, quality: str = "helpful") -> EndpointJudge:

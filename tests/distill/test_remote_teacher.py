@@ -14,9 +14,11 @@ from pathlib import Path
 import pytest
 
 from distill.evaluation.evaluate import EvalConfig, evaluate, evaluate_model
-from distill.teachers import remote_teacher
-from distill.teachers.remote_teacher import MOST_IN_FLIGHT, TRIES, Endpoint, connect
-from distill.teachers.traces import Job, row_seed
+from distill.teachers import chat_requests
+from distill.teachers.chat_requests import MOST_IN_FLIGHT, TRIES
+from distill.teachers.job import Job
+from distill.teachers.remote_teacher import Endpoint, connect
+from distill.teachers.traces import row_seed
 from tests.distill.bigram import BigramDecoder
 from tests.distill.completion_server import CompletionServer, Fault, Style
 from tests.distill.scripted import ScriptedDecoder
@@ -42,7 +44,7 @@ def ask(server: CompletionServer, path: Path, *, sampling: Sampling = SAMPLING, 
 
 @pytest.fixture(autouse=True)
 def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(remote_teacher, "FIRST_PAUSE_S", 0.001)
+    monkeypatch.setattr(chat_requests, "FIRST_PAUSE_S", 0.001)
 
 
 def said(traces: Sequence[Trace]) -> list[Trace]:

@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from distill.teachers import remote_teacher
+from distill.teachers import chat_requests
+from distill.teachers.chat_requests import MOST_IN_FLIGHT
 from distill.teachers.outcomes import MOST_AT_FIRST, MOST_IN_A_ROW
-from distill.teachers.remote_teacher import MOST_IN_FLIGHT
 from tests.distill.failing_server import FailingServer
 from tests.house.modules import ROOT
 from tests.toolkit.full_disk import full_disk
@@ -30,7 +30,7 @@ Command = Callable[..., tuple[int, str, str]]
 
 @pytest.fixture(autouse=True)
 def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(remote_teacher, "FIRST_PAUSE_S", 0.0005)
+    monkeypatch.setattr(chat_requests, "FIRST_PAUSE_S", 0.0005)
 
 
 @pytest.fixture

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from distill.teachers.traces import Job, count_reasoning, plan, row_seed, sample_traces
+from distill.teachers.job import Job
+from distill.teachers.traces import count_reasoning, plan, row_seed, sample_traces
 from tests.distill.bigram import BigramDecoder
 from toolkit.errors import InputError
 from toolkit.formats.chat_format import ChatFormat

@@ -10,10 +10,11 @@ import pytest
 import torch
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
+from distill.problems.splits import spread
 from distill.training.completion_loss import IGNORED
 from distill.training.journal import LOSS
 from distill.training.train import tokenize, train
-from distill.training.validation import Validation, spread
+from distill.training.validation import Validation
 from tests.distill.test_train import examples, float_model, tiny_recipe
 from toolkit.formats.chat_format import ChatFormat
 
