@@ -33,18 +33,15 @@ ANSWER_TOKENS = 24
 
 
 @dataclass(frozen=True, kw_only=True)
-class Held(Record):
-    """Resident bytes of the process, without those of the cache."""
+class ResidentMemory(Record):
+    """Resident bytes of the process, without those of the cache: with its prompt read, and after some answer tokens."""
 
-    prompt: int
-    """Its tokens."""
-    read: int
-    """Before the first step of the answer."""
-    answering: int
-    """After some."""
+    prompt_tokens: int
+    read_bytes: int
+    answering_bytes: int
 
 
-def measure(folder: Path, prompts: Sequence[int] = PROMPTS) -> list[Held]:
+def measure(folder: Path, prompts: Sequence[int] = PROMPTS) -> list[ResidentMemory]:
     """Read and answer prompts of so many tokens, one after the other, in a process of its own.
 
     Raises `InputError` where the documentation has too few tokens for them.
@@ -58,19 +55,19 @@ def measure(folder: Path, prompts: Sequence[int] = PROMPTS) -> list[Held]:
         return executor.submit(_hold, folder, list(prompts), ids[:needed]).result()
 
 
-def table(held: Sequence[Held], weights_bytes: int) -> str:
+def table(held: Sequence[ResidentMemory], weights_bytes: int) -> str:
     """As Markdown, in parts of the weights' bytes."""
     rows = [
         (
-            f"{number}: {each.prompt:,} tokens",
-            *(f"{size / weights_bytes:.2f} ×" for size in (each.read, each.answering)),
+            f"{number}: {each.prompt_tokens:,} tokens",
+            *(f"{size / weights_bytes:.2f} ×" for size in (each.read_bytes, each.answering_bytes)),
         )
         for number, each in enumerate(held, 1)
     ]
     return markdown_table([("prompt", "read", "answering"), *rows])
 
 
-def _hold(folder: Path, prompts: list[int], ids: list[int]) -> list[Held]:
+def _hold(folder: Path, prompts: list[int], ids: list[int]) -> list[ResidentMemory]:
     decoder, process, held = OnnxDecoder(folder), psutil.Process(), []
 
     def resident() -> int:
@@ -79,10 +76,10 @@ def _hold(folder: Path, prompts: list[int], ids: list[int]) -> list[Held]:
 
     for prompt in prompts:
         decoder.start([ids[:prompt]])
-        read = resident()
+        read_bytes = resident()
         for token in ids[prompt : prompt + ANSWER_TOKENS]:
             decoder.step(np.array([token]))
-        held.append(Held(prompt=prompt, read=read, answering=resident()))
+        held.append(ResidentMemory(prompt_tokens=prompt, read_bytes=read_bytes, answering_bytes=resident()))
         ids = ids[prompt + ANSWER_TOKENS :]
     return held
 

@@ -40,8 +40,7 @@ STEPS = 4
 """Tokens that are timed together."""
 CALIBRATION_TOKENS = 2048
 """Random ones, for random models."""
-EXACT_BYTES = 2
-"""Of a number in bf16."""
+BF16_BYTES = 2
 STOCK = "transformers"
 
 
@@ -61,7 +60,7 @@ class CacheVariant:
         return LatentCache(int8=self.int8, rank=self.rank(kv_lora_rank), calibration=calibration)
 
 
-KEPT = (
+VARIANTS = (
     CacheVariant(name="absorbed"),
     CacheVariant(name="QMLA", int8=True),
     CacheVariant(name="CMLA", share=0.75),
@@ -70,7 +69,7 @@ KEPT = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Took:
+class TokenTime:
     """Milliseconds a token: of the whole step, of its attention layers."""
 
     step_ms: float
@@ -95,7 +94,7 @@ class AttentionClock:
 
 
 @torch.inference_mode()
-def decode(model: PreTrainedModel, clock: AttentionClock, cache: DynamicCache, context: int) -> Took:
+def decode(model: PreTrainedModel, clock: AttentionClock, cache: DynamicCache, context: int) -> TokenTime:
     """Over `STEPS` tokens behind `context` cached ones."""
     begun, clock.seconds = time.perf_counter(), 0.0
     for step in range(STEPS):
@@ -106,7 +105,7 @@ def decode(model: PreTrainedModel, clock: AttentionClock, cache: DynamicCache, c
             use_cache=True,
         )
     seconds = time.perf_counter() - begun
-    return Took(step_ms=seconds / STEPS * 1e3, attention_ms=clock.seconds / STEPS * 1e3)
+    return TokenTime(step_ms=seconds / STEPS * 1e3, attention_ms=clock.seconds / STEPS * 1e3)
 
 
 def fill(cache: DynamicCache, model: PreTrainedModel, context: int) -> DynamicCache:
@@ -124,15 +123,15 @@ def expanded_bytes(model: PreTrainedModel) -> int:
     config = model.config
     dims: int = config.qk_nope_head_dim + config.qk_rope_head_dim + config.v_head_dim
     heads: int = config.num_attention_heads
-    return EXACT_BYTES * heads * dims
+    return BF16_BYTES * heads * dims
 
 
-def kept_bytes(model: PreTrainedModel, kept: CacheVariant) -> int:
+def cached_bytes(model: PreTrainedModel, variant: CacheVariant) -> int:
     """Bytes a token and layer."""
     config = model.config
-    rank: int = kept.rank(config.kv_lora_rank) or config.kv_lora_rank
-    latent = rank + EXACT_BYTES if kept.int8 else EXACT_BYTES * rank
-    rotated: int = EXACT_BYTES * config.qk_rope_head_dim
+    rank: int = variant.rank(config.kv_lora_rank) or config.kv_lora_rank
+    latent = rank + BF16_BYTES if variant.int8 else BF16_BYTES * rank
+    rotated: int = BF16_BYTES * config.qk_rope_head_dim
     return latent + rotated
 
 
@@ -142,20 +141,20 @@ def times(
     context: int,
     rounds: int,
     clock: AttentionClock,
-) -> dict[str, Took]:
+) -> dict[str, TokenTime]:
     """Medians over the rounds."""
-    took: dict[str, list[Took]] = {name: [] for name in models}
+    measured: dict[str, list[TokenTime]] = {name: [] for name in models}
     for turn in range(1 + rounds):  # the first is not timed
         for name, model in models.items():
             one = decode(model, clock, caches[name], context + turn * STEPS)
             if turn:
-                took[name].append(one)
+                measured[name].append(one)
     return {
-        name: Took(
+        name: TokenTime(
             step_ms=statistics.median(one.step_ms for one in all_rounds),
             attention_ms=statistics.median(one.attention_ms for one in all_rounds),
         )
-        for name, all_rounds in took.items()
+        for name, all_rounds in measured.items()
     }
 
 
@@ -168,26 +167,28 @@ def measure(
     model = copy.deepcopy(stock, {id(weight): weight for weight in stock.parameters()})
     config = stock.config
     calibration = torch.randint(config.vocab_size, (CALIBRATION_TOKENS // 256, 256)).tolist()
-    decoders = {kept.name: TorchDecoder(model, kept.cache(config.kv_lora_rank, calibration)) for kept in KEPT}
+    decoders = {
+        variant.name: TorchDecoder(model, variant.cache(config.kv_lora_rank, calibration)) for variant in VARIANTS
+    }
     models = {STOCK: stock} | dict.fromkeys(decoders, model)
     clock = AttentionClock([stock, model])
-    took = []
+    measured = []
     for context in contexts:
         caches = {STOCK: fill(DynamicCache(config=config), stock, context)}
         for name, decoder in decoders.items():
             caches[name] = fill(make_cache(config.num_hidden_layers, decoder.make_layer), stock, context)
-        took.append(times(models, caches, context, rounds, clock))
+        measured.append(times(models, caches, context, rounds, clock))
     exact = next(iter(decoders.values()))
     whole = expanded_bytes(stock)
     title = f"{shape.name}, {shape.layers} layer{'s' if shape.layers > 1 else ''}"
     rows = []
-    for kept in (CacheVariant(name=STOCK), *KEPT):
-        size = kept_bytes(stock, kept)
-        name = f"{kept.name}, rank {kept.rank(config.kv_lora_rank)}" if kept.share else kept.name
-        speeds = [_speed(one[STOCK], one[kept.name]) for one in took]
-        error = f"{output_error(exact, decoders[kept.name]):.1e}" if kept.int8 or kept.share else "–"
+    for variant in (CacheVariant(name=STOCK), *VARIANTS):
+        size = cached_bytes(stock, variant)
+        name = f"{variant.name}, rank {variant.rank(config.kv_lora_rank)}" if variant.share else variant.name
+        speeds = [_speed(one[STOCK], one[variant.name]) for one in measured]
+        error = f"{output_error(exact, decoders[variant.name]):.1e}" if variant.int8 or variant.share else "–"
         rows.append(
-            [title, name, f"{size:,} ({size / whole:.1%})", *speeds, error, *answers.get(kept.name, ("–", "–"))]
+            [title, name, f"{size:,} ({size / whole:.1%})", *speeds, error, *answers.get(variant.name, ("–", "–"))]
         )
         say("  ".join(rows[-1]))
     return rows
@@ -206,25 +207,25 @@ def measure_answers(model: str, folder: Path, per_family: int) -> dict[str, tupl
     rows = [ids for ids, _ in trace_rows(traces["calibration"], chat_format)]
     answers = read_answers(traces["held-out"], chat_format)
     exact, cells = TorchDecoder(loaded), {}
-    for kept in KEPT:
-        rank = kept.rank(loaded.config.kv_lora_rank)
-        flags = ["--cache", "int8"] if kept.int8 else []
+    for variant in VARIANTS:
+        rank = variant.rank(loaded.config.kv_lora_rank)
+        flags = ["--cache", "int8"] if variant.int8 else []
         if rank:
             flags += ["--cache-rank", str(rank), "--cache-calibration", str(traces["calibration"])]
-        out = folder / f"eval-{kept.name.replace(' ', '').lower()}"
+        out = folder / f"eval-{variant.name.replace(' ', '').lower()}"
         accuracy = ledger_accuracy(model, flags, out)
         shown = "–"
         if flags:
-            moved = drift(exact, TorchDecoder(loaded, kept.cache(loaded.config.kv_lora_rank, rows)), answers)
+            moved = drift(exact, TorchDecoder(loaded, variant.cache(loaded.config.kv_lora_rank, rows)), answers)
             shown = f"{moved.same_first:.2%}, {moved.mean_kl:.1e}"
-        cells[kept.name] = (shown, f"{accuracy:.1%}")
-        say(f"{kept.name}: {', '.join(cells[kept.name])}")
+        cells[variant.name] = (shown, f"{accuracy:.1%}")
+        say(f"{variant.name}: {', '.join(cells[variant.name])}")
     return cells
 
 
-def _speed(stock: Took, took: Took) -> str:
-    step, attention = stock.step_ms / took.step_ms, stock.attention_ms / took.attention_ms
-    return f"{took.step_ms:.1f} ms, {step:.1f} × ({attention:.1f} ×)"
+def _speed(stock: TokenTime, ours: TokenTime) -> str:
+    step, attention = stock.step_ms / ours.step_ms, stock.attention_ms / ours.attention_ms
+    return f"{ours.step_ms:.1f} ms, {step:.1f} × ({attention:.1f} ×)"
 
 
 def document(rows: Sequence[Sequence[str]], contexts: Sequence[int], threads: int, rounds: int) -> str:

@@ -19,6 +19,8 @@ from transformers import (
 
 DENSE = {"n_routed_experts": 1, "n_group": 1, "topk_group": 1, "num_experts_per_tok": 1, "vocab_size": 1024}
 """No layer has experts (`first_k_dense_replace`)."""
+DEEPSEEK_LATENTS = {"kv_lora_rank": 512, "qk_nope_head_dim": 128, "qk_rope_head_dim": 64, "v_head_dim": 128}
+"""Of V2, V2-Lite and V3 alike."""
 LONGEST = 65536
 
 
@@ -36,6 +38,7 @@ def v2_lite(layers: int) -> PreTrainedModel:
     return DeepseekV2ForCausalLM(
         DeepseekV2Config(
             **DENSE,
+            **DEEPSEEK_LATENTS,
             num_hidden_layers=layers,
             first_k_dense_replace=layers,
             hidden_size=2048,
@@ -43,10 +46,6 @@ def v2_lite(layers: int) -> PreTrainedModel:
             num_attention_heads=16,
             num_key_value_heads=16,
             q_lora_rank=None,
-            kv_lora_rank=512,
-            qk_nope_head_dim=128,
-            qk_rope_head_dim=64,
-            v_head_dim=128,
             max_position_embeddings=LONGEST,
         )
     )
@@ -56,15 +55,12 @@ def v3(layers: int) -> PreTrainedModel:
     """DeepSeek-V3 (its config.json): 8 + 1 experts of 2,048 act for a token."""
     return _v3(
         layers,
+        **DEEPSEEK_LATENTS,
         hidden_size=7168,
         intermediate_size=9 * 2048,
         num_attention_heads=128,
         num_key_value_heads=128,
         q_lora_rank=1536,
-        kv_lora_rank=512,
-        qk_nope_head_dim=128,
-        qk_rope_head_dim=64,
-        v_head_dim=128,
     )
 
 

@@ -26,7 +26,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.training.rounds import at_each_step, medians_of_rounds
+from benchmarks.training.rounds import Variant, at_each_step, medians_of_rounds
 from toolkit.figures.readme import fill_file
 from toolkit.figures.tables import markdown_table
 from toolkit.sources.model_names import resolve
@@ -40,15 +40,6 @@ BLOCK = "grpo-speed"
 WARM_UP_STEPS = 1
 """Not timed: first pages, first shapes, the optimizer's state."""
 SEED = 7
-
-
-@dataclass(frozen=True, kw_only=True)
-class Variant:
-    """A trainer, named as the table names it."""
-
-    title: str
-    is_ours: bool
-    keeps_freed_memory: bool
 
 
 VARIANTS = {

@@ -8,11 +8,21 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from toolkit.terminal import say
 
 Figures = dict[str, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Variant:
+    """A trainer to measure, named as the table names it."""
+
+    title: str
+    is_ours: bool
+    keeps_freed_memory: bool
 
 
 def medians_of_rounds(

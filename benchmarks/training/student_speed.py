@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.training.rounds import at_each_step, medians_of_rounds
+from benchmarks.training.rounds import Variant, at_each_step, medians_of_rounds
 from toolkit.figures.tables import markdown_table
 from toolkit.machine.peak_memory import peak_memory_bytes
 from toolkit.sources.model_names import resolve
@@ -34,45 +34,32 @@ WARM_UP_STEPS = 2
 
 
 @dataclass(frozen=True, kw_only=True)
-class Variant:
-    """A way to train, named as the table names it."""
+class StudentVariant(Variant):
+    """A way to train the student."""
 
-    title: str
-    is_ours: bool
     batch_examples: int
-    keeps_freed_memory: bool
     attention: str
 
 
+_DEFAULTS = StudentVariant(
+    title="SFTTrainer, its defaults", is_ours=False, batch_examples=8, keeps_freed_memory=False, attention="sdpa"
+)
+_OURS = StudentVariant(
+    title="**ours**", is_ours=True, batch_examples=16, keeps_freed_memory=True, attention="documents"
+)
 VARIANTS = {
-    "defaults": Variant(
-        title="SFTTrainer, its defaults", is_ours=False, batch_examples=8, keeps_freed_memory=False, attention="sdpa"
+    "defaults": _DEFAULTS,
+    "defaults-16": replace(_DEFAULTS, title="the same, batch of 16", batch_examples=16),
+    "defaults-kept": replace(
+        _DEFAULTS, title="the same, and freed memory kept", batch_examples=16, keeps_freed_memory=True
     ),
-    "defaults-16": Variant(
-        title="the same, batch of 16", is_ours=False, batch_examples=16, keeps_freed_memory=False, attention="sdpa"
-    ),
-    "defaults-kept": Variant(
-        title="the same, and freed memory kept",
-        is_ours=False,
-        batch_examples=16,
-        keeps_freed_memory=True,
-        attention="sdpa",
-    ),
-    "ours-unkept": Variant(
-        title="ours, freed memory not kept",
-        is_ours=True,
-        batch_examples=16,
-        keeps_freed_memory=False,
-        attention="documents",
-    ),
-    "ours-sdpa": Variant(
-        title="ours, torch's attention", is_ours=True, batch_examples=16, keeps_freed_memory=True, attention="sdpa"
-    ),
-    "ours": Variant(title="**ours**", is_ours=True, batch_examples=16, keeps_freed_memory=True, attention="documents"),
+    "ours-unkept": replace(_OURS, title="ours, freed memory not kept", keeps_freed_memory=False),
+    "ours-sdpa": replace(_OURS, title="ours, torch's attention", attention="sdpa"),
+    "ours": _OURS,
 }
 
 
-def measure(variant: Variant, student: Path, steps: int) -> dict[str, float]:
+def measure(variant: StudentVariant, student: Path, steps: int) -> dict[str, float]:
     """Train `steps` timed steps in this process; returns the table's figures."""
     from distill.training.student import write_student_format
     from toolkit.machine.allocator import keep_freed_memory
@@ -120,7 +107,7 @@ def _examples(count: int) -> list[Any]:
     return [worked_example(problem) for problem in problems[:count]]
 
 
-def _our_trainer(variant: Variant, student: Path, examples: Sequence[Any], folder: Path) -> Any:
+def _our_trainer(variant: StudentVariant, student: Path, examples: Sequence[Any], folder: Path) -> Any:
     from transformers import AutoTokenizer
 
     from distill.training.student import load_student
@@ -140,7 +127,7 @@ def _our_trainer(variant: Variant, student: Path, examples: Sequence[Any], folde
     )
 
 
-def _default_trainer(variant: Variant, student: Path, examples: Sequence[Any], folder: Path) -> Any:
+def _default_trainer(variant: StudentVariant, student: Path, examples: Sequence[Any], folder: Path) -> Any:
     """`SFTTrainer` as it comes, told only what it cannot know: the processor, and to report to no one."""
     import torch
     from datasets import Dataset
