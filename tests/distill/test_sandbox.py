@@ -6,14 +6,13 @@ import json
 import os
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from distill.verification.code import sandbox
 from distill.verification.code.sandbox import LEVELS, Level, run
+from tests.processes import wait_until
 
 ROOT = Path(__file__).parents[2]
 WALL_S = 20.0
@@ -127,11 +126,11 @@ def test_nothing_runs_on_when_the_caller_is_killed(any_level: Level) -> None:
         f"time.sleep(30)', level={any_level!r}, wall_s=60.0)"
     )
     with subprocess.Popen([sys.executable, "-c", caller]) as process:
-        _wait(lambda: bool(_children(process.pid)))
+        wait_until(lambda: bool(_children(process.pid)))
         inside = _children(process.pid)
         process.kill()
         process.wait()
-    _wait(lambda: not any(Path(f"/proc/{pid}").exists() for pid in inside))
+    wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in inside))
 
 
 def test_unconfined_a_program_has_an_empty_home_and_no_other_environment(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -149,7 +148,7 @@ def test_unconfined_a_program_is_still_limited() -> None:
 def test_unconfined_what_a_program_started_ends_with_it(ending: str) -> None:
     program = f"import os, time\nif not (pid := os.fork()): time.sleep(1000)\nprint(pid, flush=True)\n{ending}"
     pid = int(run(program, level="none", wall_s=2.0).stdout)
-    _wait(lambda: not _is_alive(pid))
+    wait_until(lambda: not _is_alive(pid))
 
 
 REFUSING = """
@@ -208,11 +207,3 @@ def _children(pid: int) -> list[int]:
             child = int(path.parent.name)
             found += [child, *_children(child)]
     return found
-
-
-def _wait(claim: Callable[[], bool]) -> None:
-    for _ in range(600):
-        if claim():
-            return
-        time.sleep(0.1)
-    raise AssertionError("waited for a minute in vain")

@@ -11,6 +11,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import httpx2
@@ -18,9 +19,10 @@ import pytest
 
 from distill.verification.code.confine import REFUSED
 from distill.verification.code.sandbox import strongest_level
+from tests.samples import TRACE
 from tests.toolkit.test_models import hub  # noqa: F401 – a fixture
 from toolkit.errors import InputError
-from toolkit.records import Problem, Trace, write_records
+from toolkit.records import Problem, write_records
 
 ROOT = Path(__file__).parents[2]
 SAME = {"1/2": "0.5", "(x+1)^2": "x^2 + 2x + 1", "7": "7", r"\sqrt{12}": r"2\sqrt{3}", "naïve – ✓": "naïve – ✓"}
@@ -55,17 +57,11 @@ def write_inputs(folder: Path) -> None:
     write_records(
         folder / "traces.jsonl",
         [
-            Trace(
+            replace(
+                TRACE,
                 problem_id=problem.id,
-                sample=0,
                 reasoning="Both are the same …",
                 answer=SAME[problem.answer],
-                finish_reason="stop",
-                closed=True,
-                prompt_tokens=9,
-                reasoning_tokens=9,
-                completion_tokens=19,
-                teacher="test@0",
                 request_hash=problem.id,
             )
             for problem in problems
