@@ -27,7 +27,7 @@ Part = Literal["train", "validation", "test", "all"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Asking:
+class ChosenProblems:
     """The problems that an evaluation asks, and how they were chosen."""
 
     problems: list[Problem]
@@ -74,7 +74,7 @@ def choose(
     trained_on: Mapping[str, set[str] | None],
     *,
     include_trained: bool = False,
-) -> Asking:
+) -> ChosenProblems:
     """The problems of a split, without those that a model was trained on unless these are included.
 
     `split` None: the data set's own test part where it has one, else all. `trained_on`: by the models' names, what
@@ -96,7 +96,7 @@ def choose(
             "but it was trained on all; give others, or "
             "ask them all the same with --include-trained"
         )
-    return Asking(
+    return ChosenProblems(
         problems=given if include_trained else fresh,
         split=split,
         given=len(given),

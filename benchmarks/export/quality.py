@@ -85,14 +85,14 @@ def main() -> None:
         max_bytes = int(megabytes * 1e6) - GRAPH_BYTES
         out = options.out / f"{megabytes}MB"
         configs[f"`--size {megabytes}MB`"] = int4_config(rotated, out, calibration=traces, max_bytes=max_bytes)
-    rows = ours(configs, traces) + theirs(rotated, traces, options.out)
-    rows += olives(rotated, traces, options.out) if options.olive else []
+    rows = preset_rows(configs, traces) + llama_cpp_rows(rotated, traces, options.out)
+    rows += olive_rows(rotated, traces, options.out) if options.olive else []
     text = table(rows)
     print(text)
     fill_file(DOCUMENT, "quality", text)
 
 
-def ours(configs: Mapping[str, ExportConfig], traces: Path) -> list[Row]:
+def preset_rows(configs: Mapping[str, ExportConfig], traces: Path) -> list[Row]:
     """Export by each configuration and read the comparison that each one's gate made, all on the same held-out
     texts."""
     rows: list[Row] = []
@@ -107,7 +107,7 @@ def model_bytes(folder: Path) -> int:
     return (folder / "model.onnx").stat().st_size + (folder / "model.onnx.data").stat().st_size
 
 
-def theirs(model: Path, traces: Path, out: Path) -> list[Row]:
+def llama_cpp_rows(model: Path, traces: Path, out: Path) -> list[Row]:
     """llama.cpp's quantizations, compared on the same held-out texts; none where it is not installed."""
     if not llama_cpp.is_installed():
         say("llama-cpp-python is not installed: its quantizations are left out")
@@ -125,7 +125,7 @@ def theirs(model: Path, traces: Path, out: Path) -> list[Row]:
     return rows
 
 
-def olives(model: Path, traces: Path, out: Path) -> list[Row]:
+def olive_rows(model: Path, traces: Path, out: Path) -> list[Row]:
     """What Olive and the model builder write, calibrated and compared on the texts that ours is."""
     chat_format = ChatFormat.from_folder(model)
     texts = read_texts(traces, chat_format, tokens=CALIBRATION_TOKENS, max_length=2048)

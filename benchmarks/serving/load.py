@@ -50,7 +50,7 @@ PROMPTS = 12
 
 
 @dataclass(frozen=True, kw_only=True)
-class Load:
+class Throughput:
     """What a number of streams got together in some time."""
 
     tokens_per_s: float
@@ -61,7 +61,7 @@ class Load:
 
 
 @contextmanager
-def served(folder: Path, streams: int, *more: str) -> Iterator[tuple[str, psutil.Process]]:
+def running_server(folder: Path, streams: int, *more: str) -> Iterator[tuple[str, psutil.Process]]:
     """`toolkit serve` on a free port: its address and its process."""
     command = [
         sys.executable,
@@ -85,7 +85,7 @@ def served(folder: Path, streams: int, *more: str) -> Iterator[tuple[str, psutil
             process.terminate()
 
 
-def under_load(address: str, server: psutil.Process, *, streams: int, seconds: float) -> Load:
+def measure_throughput(address: str, server: psutil.Process, *, streams: int, seconds: float) -> Throughput:
     """So many clients ask and ask again until the time is over, and then leave their streams."""
     errors: list[str] = []
     end = time.monotonic() + seconds
@@ -106,16 +106,16 @@ def under_load(address: str, server: psutil.Process, *, streams: int, seconds: f
                     errors.append(str(error))
 
     clients = [threading.Thread(target=ask, args=(number,)) for number in range(streams)]
-    began, before, memory_bytes = time.monotonic(), drawn_tokens(address), []
+    began, before, memory_bytes = time.monotonic(), generated_tokens(address), []
     for client in clients:
         client.start()
     while (left_s := end - time.monotonic()) > 0:
         memory_bytes.append(server.memory_info().rss)
         time.sleep(min(SAMPLE_S, left_s))
-    tokens_per_s = (drawn_tokens(address) - before) / (time.monotonic() - began)
+    tokens_per_s = (generated_tokens(address) - before) / (time.monotonic() - began)
     for client in clients:
         client.join()
-    return Load(tokens_per_s=tokens_per_s, seconds=seconds, errors=errors, memory_bytes=memory_bytes)
+    return Throughput(tokens_per_s=tokens_per_s, seconds=seconds, errors=errors, memory_bytes=memory_bytes)
 
 
 def deltas(client: httpx2.Client, body: dict[str, Any]) -> Generator[str, None, None]:
@@ -131,7 +131,7 @@ def deltas(client: httpx2.Client, body: dict[str, Any]) -> Generator[str, None, 
             raise ValueError(f"the stream must end with [DONE]; it ends with {last[:80]!r}")
 
 
-def drawn_tokens(address: str) -> float:
+def generated_tokens(address: str) -> float:
     """Tokens that the server has drawn since it runs."""
     return metric(address, "toolkit_generated_tokens_total")
 
@@ -202,20 +202,20 @@ def main() -> None:
     parser.add_argument("--streams", type=int, default=8)
     options = parser.parse_args()
     with (
-        served(options.folder, options.streams) as (address, server),
-        served(options.folder, options.streams, "--repeatable") as (repeatable_address, repeatable_server),
+        running_server(options.folder, options.streams) as (address, server),
+        running_server(options.folder, options.streams, "--repeatable") as (repeatable_address, repeatable_server),
     ):
-        under_load(repeatable_address, repeatable_server, streams=options.streams, seconds=WARM_S)
-        under_load(address, server, streams=options.streams, seconds=WARM_S)
+        measure_throughput(repeatable_address, repeatable_server, streams=options.streams, seconds=WARM_S)
+        measure_throughput(address, server, streams=options.streams, seconds=WARM_S)
         began_bytes = server.memory_info().rss
         alone, together, repeatable = [], [], []
         with Progress("serve, parts", PARTS) as progress:
             for _ in range(PARTS):
-                alone.append(under_load(address, server, streams=1, seconds=ALONE_S))
+                alone.append(measure_throughput(address, server, streams=1, seconds=ALONE_S))
                 seconds = 60 * options.minutes / PARTS
-                together.append(under_load(address, server, streams=options.streams, seconds=seconds))
+                together.append(measure_throughput(address, server, streams=options.streams, seconds=seconds))
                 repeatable.append(
-                    under_load(repeatable_address, repeatable_server, streams=options.streams, seconds=ALONE_S)
+                    measure_throughput(repeatable_address, repeatable_server, streams=options.streams, seconds=ALONE_S)
                 )
                 progress.advance()
         ended_bytes = server.memory_info().rss

@@ -65,7 +65,7 @@ Batch = dict[str, Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Run:
+class TrainingCurves:
     """What one training logged, a value a step."""
 
     losses: list[float] = field(default_factory=list)
@@ -120,9 +120,11 @@ def make_model(shape: TeacherShape, chat: ChatFormat, implementation: str) -> An
     return model
 
 
-def learn(kind: str, config: TeachConfig, chat: ChatFormat, data: Sequence[Batch], advance: Callable[[], None]) -> Run:
+def learn(
+    kind: str, config: TeachConfig, chat: ChatFormat, data: Sequence[Batch], advance: Callable[[], None]
+) -> TrainingCurves:
     """Train on each batch once, balanced as `kind` says."""
-    model, recipe, run = make_model(config.shape, chat, experts.NAME), config.pretrain, Run()
+    model, recipe, run = make_model(config.shape, chat, experts.NAME), config.pretrain, TrainingCurves()
     balance = ExpertBalance(model, rate=BIAS_UPDATE_RATE if kind == "bias" else 0.0)
     auxiliary = AuxiliaryLoss(model, balance) if kind == "auxiliary" else None
     optimizer = MuonAdamW(
@@ -178,7 +180,7 @@ def step_times(
     }
 
 
-def figure(runs: dict[str, Run], path: Path) -> None:
+def figure(runs: dict[str, TrainingCurves], path: Path) -> None:
     """Loss and MaxVio over the steps, on a ground of its own: the file is shown on light and dark pages."""
     style: dict[Any, Any] = {"svg.fonttype": "none", "svg.hashsalt": "experts", "font.size": 10}
     with rc_context(style | {"axes.spines.top": False, "axes.spines.right": False}):
@@ -200,7 +202,7 @@ def figure(runs: dict[str, Run], path: Path) -> None:
         drawing.savefig(path, format="svg", metadata={"Date": None})
 
 
-def balance_table(runs: dict[str, Run]) -> str:
+def balance_table(runs: dict[str, TrainingCurves]) -> str:
     layers = range(1, 1 + len(next(iter(runs.values())).violations[0]))
     rows = [["balanced", "loss", "MaxVio, mean", *(f"layer {layer} of experts" for layer in layers)]]
     for kind, run in runs.items():

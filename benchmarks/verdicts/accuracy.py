@@ -1,6 +1,6 @@
 """Rows with the verdict of a careful person → how many each program gets right, by the form of the row.
 
-tests/distill/cases/*.jsonl ── ours, and each rival in an environment of its own ──> Counts by form ──> markdown table
+tests/distill/cases/*.jsonl ── ours, and each rival in an environment of its own ──> counts by form ──> table
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ RIVALS: dict[str, tuple[str, ...]] = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Counts:
+class VerdictCounts:
     """A program's verdicts on some rows."""
 
     rows: int
@@ -96,9 +96,9 @@ def rival_verdicts(name: str, rows: Sequence[Row], environments: Path) -> tuple[
     return f"{name} {said}", verdicts
 
 
-def counts(rows: Sequence[Row], verdicts: Verdicts) -> Counts:
+def counts(rows: Sequence[Row], verdicts: Verdicts) -> VerdictCounts:
     pairs = list(zip(rows, verdicts, strict=True))
-    return Counts(
+    return VerdictCounts(
         rows=len(rows),
         false_accepts=sum(verdict is True and not row["correct"] for row, verdict in pairs),
         false_rejects=sum(verdict is not True and row["correct"] for row, verdict in pairs),

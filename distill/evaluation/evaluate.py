@@ -68,9 +68,9 @@ def evaluate(
 ) -> Evaluation:
     """Measure a model into the run folder `out`, or read the row where `out` holds it already.
 
-    `asked`: how the problems were chosen, for the record (`distill.trained_on.Asking.facts`). Broken off, it goes on
-    where it stopped. Raises `FolderConflict` where `out` holds another run, `InputError` where the model folder has no
-    tokenizer or template, or no room for the prompts, where an endpoint fails, or code may not run.
+    `asked`: how the problems were chosen, for the record (`distill.trained_on.ChosenProblems.facts`). An interrupted
+    evaluation resumes where it stopped. Raises `FolderConflict` if `out` holds another run; `InputError` if the model
+    folder has no tokenizer or template, the prompts do not fit, an endpoint fails, or a program may not be run.
     """
     stage = stage_of(problems, config, model=respondent.digest)
     if is_complete(out, stage):

@@ -23,7 +23,7 @@ _PRECEDENCE = ("train", "validation", "test")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Found:
+class ProblemRow:
     """A problem, the place of its row, and the id that the row carries, if any."""
 
     problem: Problem
@@ -32,7 +32,7 @@ class Found:
 
 
 @dataclass(kw_only=True)
-class Merged:
+class MergedProblems:
     """What is left, and what became of the rest, counted by reason."""
 
     problems: list[Problem]
@@ -42,7 +42,7 @@ class Merged:
     """Problems that differ from another one in case or white space alone."""
 
 
-def merge(found: Sequence[Found], *, leave_conflicts_out: bool) -> Merged:
+def merge(found: Sequence[ProblemRow], *, leave_conflicts_out: bool) -> MergedProblems:
     """One problem for each question, in the order of the rows.
 
     Raises `InputError` naming two rows with one question whose answers differ, unless such questions are to be left
@@ -50,7 +50,7 @@ def merge(found: Sequence[Found], *, leave_conflicts_out: bool) -> Merged:
     """
     merged: Counter[str] = Counter()
     left_out: Counter[str] = Counter()
-    kept: dict[str, Found] = {}
+    kept: dict[str, ProblemRow] = {}
     conflicts: set[str] = set()
     for new in found:
         exact = new.problem.exact_text
@@ -75,7 +75,7 @@ def merge(found: Sequence[Found], *, leave_conflicts_out: bool) -> Merged:
         left_out["another answer to the same question"] += 1
     problems = _with_ids(_without_leaks(kept.values(), left_out))
     variants = sum("-" in problem.id for problem in problems)
-    return Merged(problems=problems, merged=merged, left_out=left_out, variants=variants)
+    return MergedProblems(problems=problems, merged=merged, left_out=left_out, variants=variants)
 
 
 def _mean_the_same(old: Problem, new: Problem) -> bool:
@@ -87,7 +87,7 @@ def _mean_the_same(old: Problem, new: Problem) -> bool:
     return score_answer(old, new.answer) == score_answer(new, old.answer) == 1.0
 
 
-def _conflict(old: Found, new: Found) -> InputError:
+def _conflict(old: ProblemRow, new: ProblemRow) -> InputError:
     if old.problem.metadata.get(TESTS) != new.problem.metadata.get(TESTS):
         what = "different tests"
     else:
@@ -103,7 +103,7 @@ def _leak(dropped: Problem, kept: Problem) -> str:
     return f"in {split_of(dropped)} and in {split_of(kept)} too, where it stays"
 
 
-def _without_leaks(kept: Collection[Found], left_out: Counter[str]) -> list[Found]:
+def _without_leaks(kept: Collection[ProblemRow], left_out: Counter[str]) -> list[ProblemRow]:
     """Without training problems that a held-out one repeats but for case and white space, with the same answer."""
     by_id = defaultdict(list)
     for one in kept:
@@ -119,11 +119,11 @@ def _without_leaks(kept: Collection[Found], left_out: Counter[str]) -> list[Foun
     return left
 
 
-def _same_answer(one: Found, other: Found) -> bool:
+def _same_answer(one: ProblemRow, other: ProblemRow) -> bool:
     return one.problem.answer.strip() == other.problem.answer.strip()
 
 
-def _with_ids(found: list[Found]) -> list[Problem]:
+def _with_ids(found: list[ProblemRow]) -> list[Problem]:
     """Problems whose ids differ: an id that a row carries is kept where it is one that its question may have."""
     given: dict[str, str] = {}
     for one in found:

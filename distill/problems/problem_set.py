@@ -14,7 +14,7 @@ from typing import Any
 
 from distill.problems.conversations import LeftOut
 from distill.problems.files import FilePart, FileRow
-from distill.problems.merging import Found, Merged, merge
+from distill.problems.merging import MergedProblems, ProblemRow, merge
 from distill.problems.own_form import OWN_COLUMNS, ReadingOptions, named_columns, problem_of
 from distill.problems.published import FORMS, form_of
 from distill.problems.sources import parts_of
@@ -28,7 +28,7 @@ _MISSING_WORDS = ("nan", "none", "null", "n/a", "na", "<na>", "undefined")
 
 
 @dataclass(kw_only=True)
-class _Seen:
+class _RowCounts:
     """What was met in the rows, for the summary."""
 
     rows: int = 0
@@ -49,7 +49,7 @@ def read_problems(place: Path, reading: ReadingOptions | None = None) -> list[Pr
     reading = reading or ReadingOptions()
     parts, notes = parts_of(place)
     splits, said = _splits_of(parts, place)
-    seen = _Seen()
+    seen = _RowCounts()
     found = [one for part in parts for one in _found(part, splits.get(part.name), reading, seen)]
     merged = merge(found, leave_conflicts_out=reading.conflicts == "leave-out")
     lines = [*notes, *said, _summary(place, seen, merged), *_remarks(seen, merged)]
@@ -77,7 +77,7 @@ def _splits_of(parts: Sequence[FilePart], place: Path) -> tuple[dict[str, Split]
     return splits, []
 
 
-def _found(part: FilePart, split: Split | None, reading: ReadingOptions, seen: _Seen) -> Iterator[Found]:
+def _found(part: FilePart, split: Split | None, reading: ReadingOptions, seen: _RowCounts) -> Iterator[ProblemRow]:
     for row in part.rows:
         seen.rows += 1
         try:
@@ -93,7 +93,7 @@ def _found(part: FilePart, split: Split | None, reading: ReadingOptions, seen: _
         seen.unused.update(column for column, value in row.values.items() if value is not None and column not in used)
         if problem.answer.strip().lower() in _MISSING_WORDS:
             seen.missing[row.where] = problem.answer
-        yield Found(problem=problem, where=row.where, id=given)
+        yield ProblemRow(problem=problem, where=row.where, id=given)
 
 
 def _own_values(row: FileRow, reading: ReadingOptions) -> tuple[str, tuple[str, ...], Mapping[str, Any]]:
@@ -136,7 +136,7 @@ def _refuse_misspelt(row: FileRow) -> None:
             )
 
 
-def _summary(place: Path, seen: _Seen, merged: Merged) -> str:
+def _summary(place: Path, seen: _RowCounts, merged: MergedProblems) -> str:
     problems = merged.problems
     forms = ", ".join(f"{name} ({count})" if len(seen.forms) > 1 else name for name, count in seen.forms.items())
     counts = Counter(map(split_of, problems))
@@ -151,7 +151,7 @@ def _summary(place: Path, seen: _Seen, merged: Merged) -> str:
     return text + _reasons(seen, merged)
 
 
-def _reasons(seen: _Seen, merged: Merged) -> str:
+def _reasons(seen: _RowCounts, merged: MergedProblems) -> str:
     text = ""
     for what, counts in (("merged", merged.merged), ("left out", seen.left_out + merged.left_out)):
         if counts:
@@ -159,7 +159,7 @@ def _reasons(seen: _Seen, merged: Merged) -> str:
     return text
 
 
-def _remarks(seen: _Seen, merged: Merged) -> list[str]:
+def _remarks(seen: _RowCounts, merged: MergedProblems) -> list[str]:
     remarks = []
     if merged.variants:
         remarks.append(f"differing from another one in case or white space alone, and kept apart: {merged.variants}")

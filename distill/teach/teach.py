@@ -77,7 +77,7 @@ def teach(config: TeachConfig, out: Path, *, base: Path | None = None, seeds: in
             seeded = config if _is_shared(name) else replace(config, seed=seed)
             models.setdefault(name, []).append(run_stage(name, seeded, out, base=base))
             evaluations.setdefault(name, []).append(
-                evaluate_stage(config, models[name][-1], place(name, seeded, out / "eval"))
+                evaluate_stage(config, models[name][-1], stage_folder(name, seeded, out / "eval"))
             )
     if base:
         models = {BASE: [base]} | models
@@ -93,7 +93,7 @@ def teach_zero(config: TeachConfig, out: Path, *, base: Path | None = None) -> P
         base = run_stage(BASE, config, out)
     model = run_stage("zero_rl", config, out, base=base)
     for name, folder in ((BASE, base), ("zero_rl", model)):
-        evaluate_stage(config, folder, place(name, config, out / "eval"))
+        evaluate_stage(config, folder, stage_folder(name, config, out / "eval"))
     return model
 
 
@@ -107,14 +107,14 @@ def run_stage(
     """
 
     def finished(stage: str) -> Path:
-        folder = base if base and stage == BASE else place(stage, config, out)
+        folder = base if base and stage == BASE else stage_folder(stage, config, out)
         if not folder.is_dir():
             raise InputError(
                 f"stage {name} must follow {stage}, and {folder} is not there; run --stage {stage} first or give --base"
             )
         return folder
 
-    target = place(name, config, out)
+    target = stage_folder(name, config, out)
     if name == "pretrain":
         return pretrain(config, target)
     start = start or finished(FOLLOWS[name])
@@ -133,7 +133,7 @@ def run_stage(
             return align_rl(config, start, target)
 
 
-def place(name: str, config: TeachConfig, out: Path) -> Path:
+def stage_folder(name: str, config: TeachConfig, out: Path) -> Path:
     """Where a stage's folder, or its evaluation, is in the run (or its evaluations) in `out`."""
     return out / name if _is_shared(name) else out / f"seed-{config.seed}" / name
 

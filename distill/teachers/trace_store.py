@@ -46,7 +46,7 @@ R = TypeVar("R", Trace, Failure)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Gathered:
+class CollectedTraces:
     """What became of all requests of a run."""
 
     traces: list[Trace]
@@ -95,7 +95,7 @@ def gather(
     out: Path,
     folder: Path,
     retry_failed: bool = False,
-) -> Gathered:
+) -> CollectedTraces:
     """Get the traces of a run `out`, those in the store first, and copy them into `folder`, where it is made.
 
     Recorded failures are asked again with `retry_failed` alone. Raises `InputError` as `Respondent.answer` does.
@@ -135,7 +135,7 @@ def gather(
         say(f"{failed_line(len(traces), failures)}; --retry-failed asks those again")
     by_id = {problem.id: problem for problem in problems}
     whole = sum(not (incomplete(trace) or unfit(trace, by_id[trace.problem_id])) for trace in traces)
-    return Gathered(traces=traces, failures=failures, whole=whole, left_out=teacher.left_out)
+    return CollectedTraces(traces=traces, failures=failures, whole=whole, left_out=teacher.left_out)
 
 
 def store_of(folder: Path, out: Path) -> Path:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from distill.problems.merging import Found, merge
+from distill.problems.merging import ProblemRow, merge
 from distill.problems.own_form import ReadingOptions
 from distill.problems.problem_set import read_problems
 from distill.problems.splits import of_split, split_of
@@ -112,7 +112,7 @@ def test_every_row_is_kept_merged_or_left_out_and_no_question_is_trained_on_and_
         question, split = rng.choice(texts), rng.choice((None, *SPLITS))
         answer = rng.choice("xy") if question.strip() in ("a\nb", "POLISH?") else "x"
         problem = Problem.create(family="user", question=question, answer=answer, split=split)
-        found.append(Found(problem=problem, where="", id=""))
+        found.append(ProblemRow(problem=problem, where="", id=""))
     merged = merge(found, leave_conflicts_out=True)
     assert len(found) == len(merged.problems) + merged.merged.total() + merged.left_out.total()
     assert len({problem.id for problem in merged.problems}) == len(merged.problems)

@@ -51,7 +51,7 @@ _FUTURE = re.compile(r"^from __future__ import .*$", re.MULTILINE)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Block:
+class CodeBlock:
     """Code that compiles, the names that it defines or imports on its top level, and the global ones that it uses."""
 
     source: str
@@ -81,7 +81,7 @@ def find_program(answer: str, calls: Collection[str] = ()) -> str:
     return unanswering or raw or text
 
 
-def _answering(blocks: list[Block], calls: Collection[str]) -> list[int]:
+def _answering(blocks: list[CodeBlock], calls: Collection[str]) -> list[int]:
     """The places of those that define what the tests call, or that read the input; the best of them last."""
     if calls:
         defining = [i for i, block in enumerate(blocks) if block.defines.issuperset(calls)]
@@ -90,7 +90,7 @@ def _answering(blocks: list[Block], calls: Collection[str]) -> list[int]:
     return [i for i, block in enumerate(blocks) if block.acts and (block.reads_input or readers & block.uses)]
 
 
-def _with_what_it_uses(blocks: list[Block], place: int, calls: Collection[str]) -> str:
+def _with_what_it_uses(blocks: list[CodeBlock], place: int, calls: Collection[str]) -> str:
     """The block's code with that of the blocks that define what it uses and does not define itself.
 
     They stand before it; a later one stands behind it where the block only defines, since it may try it out.
@@ -164,7 +164,7 @@ def _unfenced(text: str) -> list[str]:
     return []
 
 
-def _read(source: str) -> Block | None:
+def _read(source: str) -> CodeBlock | None:
     """The block, or None where it is no Python or defines and does nothing."""
     prompted = "\n".join(_PROMPTED.findall(source))
     unseen = re.sub("[\ufeff\u200b]", "", source).replace("\u00a0", " ")
@@ -186,7 +186,7 @@ def _read(source: str) -> Block | None:
         reads_input = bool(_READS_INPUT & (named | attributes))
         imports: list[ast.stmt] = [s for s in tree.body if isinstance(s, ast.Import | ast.ImportFrom)]
         only_defining = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Import, ast.ImportFrom)
-        return Block(
+        return CodeBlock(
             source=code,
             defines=frozenset(_defined([s for s in tree.body if s not in imports])),
             imports=frozenset(_defined(imports)),
