@@ -1,13 +1,13 @@
-"""What latent attention's cache costs, kept four ways: bytes, time to decode a token, accuracy; one table.
+"""Tabulates the cost of latent attention's cache in four variants: bytes, time to decode a token, accuracy.
 
     python -m benchmarks.latents.cache_cost [--threads 1] [--rounds 5] [--out docs/explanation/latent-attention.md]
 
-Speed: for each shape (`benchmarks.latents.latent_shapes`) a random model decodes one token after another behind a cache
-that is filled at random: transformers' own attention on its own cache, and ours, on the same weights. All take turns,
-and the table shows medians, of the whole step and of its attention layers alone. In fp32.
+Speed: for each shape (`benchmarks.latents.latent_shapes`) a random model decodes one token after another from a cache
+with random content: transformers' own attention on its own cache, and ours, on the same weights. All take turns, and
+the table shows medians of the whole step and of its attention layers alone, in fp32.
 
 Accuracy: for the nano shape the built-in teacher's traces and its answers to the ledger's problems, calibrated on
-traces of other problems; for the random shapes the attention layer's output error.
+traces of other problems; for the random shapes the error of an attention layer's output.
 """
 
 from __future__ import annotations
@@ -37,21 +37,21 @@ from toolkit.sources.model_names import resolve
 from toolkit.terminal import say
 
 STEPS = 4
-"""Tokens that are timed together."""
+"""Tokens per timing."""
 CALIBRATION_TOKENS = 2048
-"""Random ones, for random models."""
+"""Random tokens, for random models."""
 BF16_BYTES = 2
 STOCK = "transformers"
 
 
 @dataclass(frozen=True, kw_only=True)
 class CacheVariant:
-    """A way to keep the cache: its name in the table, and what it is for a kv_lora_rank."""
+    """A variant of the cache, by its name in the table."""
 
     name: str
     int8: bool = False
     share: float = 0.0
-    """Of the rank; 0 projects nothing."""
+    """The projected rank as a share of kv_lora_rank; 0 does not project."""
 
     def rank(self, kv_lora_rank: int) -> int:
         return int(self.share * kv_lora_rank)
@@ -70,14 +70,14 @@ VARIANTS = (
 
 @dataclass(frozen=True, kw_only=True)
 class TokenTime:
-    """Milliseconds a token: of the whole step, of its attention layers."""
+    """Milliseconds per token: the whole step, and its attention layers."""
 
     step_ms: float
     attention_ms: float
 
 
 class AttentionClock:
-    """Sums the time that attention layers take."""
+    """Sums the time of attention layers."""
 
     def __init__(self, models: Iterable[PreTrainedModel]) -> None:
         self.seconds = 0.0
@@ -95,7 +95,7 @@ class AttentionClock:
 
 @torch.inference_mode()
 def decode(model: PreTrainedModel, clock: AttentionClock, cache: DynamicCache, context: int) -> TokenTime:
-    """Over `STEPS` tokens behind `context` cached ones."""
+    """Return the time per token, over `STEPS` tokens after `context` cached ones."""
     begun, clock.seconds = time.perf_counter(), 0.0
     for step in range(STEPS):
         model(
@@ -109,7 +109,7 @@ def decode(model: PreTrainedModel, clock: AttentionClock, cache: DynamicCache, c
 
 
 def fill(cache: DynamicCache, model: PreTrainedModel, context: int) -> DynamicCache:
-    """Random latents and rotated keys for `context` tokens of one sequence."""
+    """Fill a cache with random latents and rotated keys for `context` tokens of one sequence."""
     config = model.config
     for layer in range(config.num_hidden_layers):
         cache.update(
@@ -119,7 +119,7 @@ def fill(cache: DynamicCache, model: PreTrainedModel, context: int) -> DynamicCa
 
 
 def expanded_bytes(model: PreTrainedModel) -> int:
-    """Bytes a token and layer of multi-head attention with the same heads."""
+    """Return the bytes per token and layer of multi-head attention with the same heads."""
     config = model.config
     dims: int = config.qk_nope_head_dim + config.qk_rope_head_dim + config.v_head_dim
     heads: int = config.num_attention_heads
@@ -127,7 +127,7 @@ def expanded_bytes(model: PreTrainedModel) -> int:
 
 
 def cached_bytes(model: PreTrainedModel, variant: CacheVariant) -> int:
-    """Bytes a token and layer."""
+    """Return the bytes per token and layer of a variant."""
     config = model.config
     rank: int = variant.rank(config.kv_lora_rank) or config.kv_lora_rank
     latent = rank + BF16_BYTES if variant.int8 else BF16_BYTES * rank
@@ -142,7 +142,7 @@ def times(
     rounds: int,
     clock: AttentionClock,
 ) -> dict[str, TokenTime]:
-    """Medians over the rounds."""
+    """Return each model's median times over the rounds."""
     measured: dict[str, list[TokenTime]] = {name: [] for name in models}
     for turn in range(1 + rounds):  # the first is not timed
         for name, model in models.items():
@@ -161,7 +161,7 @@ def times(
 def measure(
     shape: Shape, contexts: Sequence[int], rounds: int, answers: Mapping[str, Sequence[str]]
 ) -> list[list[str]]:
-    """The table's rows for one shape; `answers` holds the last cells of the names that have any."""
+    """Measure one shape and return its rows of the table; `answers`: the last cells, by name."""
     torch.manual_seed(0)
     stock = shape.make(shape.layers).eval()
     model = copy.deepcopy(stock, {id(weight): weight for weight in stock.parameters()})
@@ -195,7 +195,7 @@ def measure(
 
 
 def measure_answers(model: str, folder: Path, per_family: int) -> dict[str, tuple[str, str]]:
-    """Last cells of the table for a model: its next tokens (of traces not calibrated on) and its ledger accuracy."""
+    """Return the last cells for a model: its next tokens (on traces not calibrated on) and its ledger accuracy."""
     traces = {}
     for seed, name in enumerate(("calibration", "held-out")):
         traces[name] = folder / name
@@ -229,7 +229,7 @@ def _speed(stock: TokenTime, ours: TokenTime) -> str:
 
 
 def document(rows: Sequence[Sequence[str]], contexts: Sequence[int], threads: int, rounds: int) -> str:
-    """The page: what was measured, how, and the table."""
+    """Render the page: what was measured, how, and the table."""
     heads = ["shape", "cache", "bytes a token and layer", *(f"{context:,} tokens" for context in contexts)]
     heads += ["error of attention", "same next token, KL in nats", "ledger"]
     return PAGE.format(

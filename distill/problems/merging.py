@@ -1,8 +1,8 @@
-"""What becomes of rows that share a question: one problem, problems of their own, or an error.
+"""Merges rows that share a question: into one problem, separate problems, or an error.
 
 Two rows with one question are one problem if their answers mean the same, and a conflict otherwise. Questions that
-differ in case or in white space inside are problems of their own: the first has the plain id, which is the hash of the
-folded question, each later one that id, a dash and a hash of its exact text. Problems without such variants keep their
+differ only in case or inner white space are separate problems: the first has the plain id, the hash of the folded
+question; each later one has that id, a dash and a hash of its exact text. Problems without such variants keep their
 ids.
 """
 
@@ -19,12 +19,12 @@ from toolkit.errors import InputError
 from toolkit.records import Problem
 
 _PRECEDENCE = ("train", "validation", "test")
-"""A question that stands in two splits stays in the later one of these."""
+"""A question in two splits stays in the later one of these."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ProblemRow:
-    """A problem, the place of its row, and the id that the row carries, if any."""
+    """A row's problem, its place in the file, and its id if it has one."""
 
     problem: Problem
     where: str
@@ -33,20 +33,19 @@ class ProblemRow:
 
 @dataclass(kw_only=True)
 class MergedProblems:
-    """What is left, and what became of the rest, counted by reason."""
+    """The remaining problems, with counts of merged and dropped rows by reason."""
 
     problems: list[Problem]
     merged: Counter[str]
     left_out: Counter[str]
     variants: int
-    """Problems that differ from another one in case or white space alone."""
+    """Problems that differ from another one only in case or white space."""
 
 
 def merge(found: Sequence[ProblemRow], *, leave_conflicts_out: bool) -> MergedProblems:
-    """One problem for each question, in the order of the rows.
+    """Return one problem for each question, in the order of the rows.
 
-    Raises `InputError` naming two rows with one question whose answers differ, unless such questions are to be left
-    out.
+    Raises `InputError` naming two rows that answer one question differently, unless conflicts are left out.
     """
     merged: Counter[str] = Counter()
     left_out: Counter[str] = Counter()
@@ -69,7 +68,7 @@ def merge(found: Sequence[ProblemRow], *, leave_conflicts_out: bool) -> MergedPr
             left_out[_leak(second.problem, first.problem)] += 1
         else:
             same = first.problem.answer.strip() == second.problem.answer.strip()
-            merged["equal to another row" if same else "equal by meaning"] += 1
+            merged["equal to another row" if same else "equal in meaning"] += 1
     for exact in conflicts:
         del kept[exact]
         left_out["another answer to the same question"] += 1
@@ -79,7 +78,7 @@ def merge(found: Sequence[ProblemRow], *, leave_conflicts_out: bool) -> MergedPr
 
 
 def _mean_the_same(old: Problem, new: Problem) -> bool:
-    """Whether an answer that is right for one is right for the other."""
+    """Return whether an answer that is right for one problem is right for the other."""
     if old.metadata.get(TESTS) != new.metadata.get(TESTS):
         return False
     if TESTS in old.metadata or old.answer.strip() == new.answer.strip():
@@ -93,9 +92,8 @@ def _conflict(old: ProblemRow, new: ProblemRow) -> InputError:
     else:
         what = f"different answers ({old.problem.answer[:80]!r} and {new.problem.answer[:80]!r})"
     return InputError(
-        f"{old.where} and {new.where} must not give one question {what}: "
-        f"{new.problem.question.strip()[:60]!r}; mend one of "
-        "them, or leave all such questions out with --conflicts leave-out"
+        f"{old.where} and {new.where} give one question {what}: {new.problem.question.strip()[:60]!r}; correct one of "
+        "them, or drop such questions with --conflicts leave-out"
     )
 
 
@@ -104,7 +102,7 @@ def _leak(dropped: Problem, kept: Problem) -> str:
 
 
 def _without_leaks(kept: Collection[ProblemRow], left_out: Counter[str]) -> list[ProblemRow]:
-    """Without training problems that a held-out one repeats but for case and white space, with the same answer."""
+    """Drop training problems that a held-out one repeats, up to case and white space, with the same answer."""
     by_id = defaultdict(list)
     for one in kept:
         by_id[one.problem.id].append(one)
@@ -124,7 +122,7 @@ def _same_answer(one: ProblemRow, other: ProblemRow) -> bool:
 
 
 def _with_ids(found: list[ProblemRow]) -> list[Problem]:
-    """Problems whose ids differ: an id that a row carries is kept where it is one that its question may have."""
+    """Return problems with distinct ids; a row's own id is kept if it is one that its question may have."""
     given: dict[str, str] = {}
     for one in found:
         if one.id in (one.problem.id, one.problem.set_apart().id):

@@ -1,11 +1,11 @@
-"""Requests to a chat completion server: each one's messages go out, and a trace or a failure goes to the log.
+"""Requests to a chat completion server: each sends a question as messages and logs a trace or a failure.
 
-The server renders its own template, so a question goes there as messages: POST {url}/chat/completions, one request a
-sample. Where in the answer the thought stands, and whether it is whole, is read by `distill.teachers.messages`.
+The server applies its own chat template, so a question is sent as messages: POST {url}/chat/completions, one request
+per sample. `distill.teachers.messages` finds the thought in the response and decides whether it is whole.
 
-The server is asked for few samples at once. What may pass (too many requests, a server's error, a cut connection, a
-timeout) is tried again after growing pauses. What becomes of a request that fails all the same is for
-`distill.teachers.outcomes` to say. Redirects are not followed, so the key reaches nobody else.
+Only a few requests are in flight at once. Transient failures (too many requests, server errors, lost connections,
+timeouts) are retried after growing pauses. `distill.teachers.outcomes` decides what becomes of a request that still
+fails. Redirects are not followed, so the key reaches no other server.
 """
 
 from __future__ import annotations
@@ -32,22 +32,22 @@ from toolkit.records import Message, Trace
 MOST_IN_FLIGHT = 8
 TRIES = 7
 SILENT_TRIES = 2
-"""Of a server that sends nothing in time: each costs minutes, and what it may have written meanwhile."""
+"""Tries if a server sends nothing in time: each costs minutes, and perhaps an answer that was written meanwhile."""
 FIRST_PAUSE_S = 0.5
-"""Doubles with each try: half a minute in all."""
+"""Doubles with each try and adds up to half a minute."""
 LONGEST_PAUSE_S = 60.0
-"""Most that a server's Retry-After is obeyed."""
+"""A longer Retry-After is not obeyed."""
 SEED_BITS = 31
-"""llama.cpp takes 32 bits, most others a signed 64."""
+"""llama.cpp accepts 32 bits, most other servers signed 64."""
 Send = Callable[[bytes], Coroutine[Any, Any, Response]]
 ChatRequest = Request[list[Message]]
 NO_ACCESS = (401, 402, 403, 404, 405, 407)
-"""What a wrong address, key or account gets, whatever it asks; so does a redirect."""
+"""Statuses that a wrong address, key or account causes, whatever is asked; a redirect counts as one too."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ChatRequests:
-    """The requests of one job to one model of a server."""
+    """Sends the requests of one job to one model of a server."""
 
     url: str
     model: str
@@ -57,20 +57,21 @@ class ChatRequests:
     job: Job
 
     def ask(self, requests: list[ChatRequest], log: TraceLog) -> None:
-        """Have all requests answered, each logged as soon as its answer, or failure, is there.
+        """Send all requests and log each answer or failure as soon as it arrives.
 
-        Of `batch_size` requests at most `MOST_IN_FLIGHT` are open at once. Raises `InputError` as the log does.
+        At most `batch_size` requests, and never more than `MOST_IN_FLIGHT`, are in flight. Raises `InputError` as the
+        log does.
         """
         if self.job.shared:
             ask_listing(self.url)
-            requests.sort(key=lambda request: request.hash)  # so that what is refused, as long ones, is spread
+            requests.sort(key=lambda request: request.hash)  # spreads out questions that are refused alike
         try:
             asyncio.run(self._ask_all(requests, log))
-        except ExceptionGroup as group:  # of the workers that failed together, the first one's
+        except ExceptionGroup as group:  # workers that failed together: the first one's error speaks for all
             raise group.exceptions[0] from group
 
     async def _ask_all(self, requests: list[ChatRequest], log: TraceLog) -> None:
-        waiting = deque(requests)  # the workers share it: each takes the next one
+        waiting = deque(requests)  # shared: each worker takes the next request
 
         async def work(send: Send) -> None:
             while waiting:
@@ -86,7 +87,7 @@ class ChatRequests:
                 group.create_task(work(chat_sender(client, self.url)))
 
     async def _ask(self, request: ChatRequest, send: Send) -> Trace:
-        """Send one request; raises `Refusal` where no trace comes of it."""
+        """Send one request and return its trace; raises `Refusal` if there is none."""
         sampling = self.job.sampling
         body = {
             "model": self.model,
@@ -102,14 +103,14 @@ class ChatRequests:
             return read_trace(response.json(), request, self.teacher, sampling.max_new_tokens)
         except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
             raise Refusal(
-                f"{self.url} must answer with a chat completion; it says {excerpt(response)}",
+                f"{self.url} sent no chat completion but {excerpt(response)}",
                 reason="no chat completion",
                 cause="request",
                 said=excerpt(response),
             ) from error
 
     async def _post(self, send: Send, body: Mapping[str, Any]) -> Response:
-        """The server's answer, after as many tries as it takes and is worth."""
+        """Post a request until it is answered; raises `Refusal` if it is refused or has been tried often enough."""
         tries = 0
         while True:
             sent = self.fields.taken(body)
@@ -133,17 +134,17 @@ class ChatRequests:
                 reason, trouble, cause = f"HTTP {response.status_code}", status(response), "server"
                 if response.status_code not in (408, 429) and response.status_code < 500:
                     no_access = response.status_code in NO_ACCESS or 300 <= response.status_code < 400
-                    message = f"{self.url} must accept a chat completion of {self.model!r}; it says {trouble}"
+                    message = f"{self.url} refused a chat completion by {self.model!r}: {trouble}"
                     if response.status_code in (401, 403):
-                        message += "; the key is taken from TOOLKIT_API_KEY"
+                        message += "; the key is read from TOOLKIT_API_KEY"
                     raise Refusal(message, reason=reason, cause="access" if no_access else "request", said=trouble)
-                with suppress(ValueError):  # a date, which nobody sends here
+                with suppress(ValueError):  # dates, which chat servers do not send, are ignored
                     pause_s = max(pause_s, min(float(response.headers.get("Retry-After", "0")), LONGEST_PAUSE_S))
             tries += 1
             if tries >= most:
                 message = (
-                    f"{self.url} must answer; {tries} tries ended with: {trouble}; "
-                    "when it is back, the same command goes on"
+                    f"{self.url} did not answer in {tries} tries; the last one ended with: {trouble}; when the server "
+                    "is back, run the same command to resume"
                 )
                 raise Refusal(message, reason=reason, cause=cause, said=trouble)
             await asyncio.sleep(pause_s)

@@ -1,4 +1,4 @@
-"""What is asked: problems, how each is to be answered, the file for the traces; and one request for each sample."""
+"""A job (problems, how to sample answers to them, the file for the traces) and its requests, one per sample."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ P = TypeVar("P", list[int], list[Message])
 
 @dataclass(frozen=True, kw_only=True)
 class Request(Generic[P]):
-    """One sample to draw: everything that shapes it. A decoder is prompted by ids, an endpoint by messages."""
+    """One sample to draw, with everything that determines it. A decoder's prompt is ids, an endpoint's messages."""
 
     problem_id: str
     sample: int
@@ -35,7 +35,7 @@ class Request(Generic[P]):
         reasoning_tokens: int | None,
         completion_tokens: int | None,
     ) -> Trace:
-        """The trace of an answer to this request; `teacher`: name@digest. A server may not count its tokens."""
+        """Return the trace of an answer to this request; `teacher`: name@digest. Token counts may be unknown (None)."""
         return Trace(
             problem_id=self.problem_id,
             sample=self.sample,
@@ -53,28 +53,28 @@ class Request(Generic[P]):
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """Problems to be answered, how, and the file that keeps the traces."""
+    """Problems to answer, how to sample the answers, and the file that keeps the traces."""
 
     problems: Sequence[Problem]
     sampling: Sampling
     samples: int
     batch_size: int
-    """Rows at once, or requests; changes no trace."""
+    """Rows or requests at once; changes no trace."""
     path: Path
     label: str = "traces"
-    """Stands before the progress."""
+    """The name on the progress line."""
     shared: bool = False
-    """The file keeps what other jobs asked too, and requests without an answer are recorded beside it; else the first
-    one ends the job, and a trace of another job is an error."""
+    """Whether the file also keeps other jobs' traces and failed requests are recorded beside it. Otherwise the first
+    failure ends the job, and a trace of another job is an error."""
     retry_failed: bool = False
-    """Whether recorded failures are asked again."""
+    """Whether requests with a recorded failure are sent again."""
     before: Path | None = None
-    """The traces of this very job by an earlier version, which kept them in the run folder."""
+    """Traces of this very job that an earlier version kept in the run folder."""
 
 
 def check_samples(samples: int, temperature: float) -> None:
-    """Raises `InputError` where several samples are asked of a problem that would all be the same one."""
+    """Raise `InputError` if a problem is to be sampled several times at temperature 0, where all samples are equal."""
     if samples > 1 and temperature == 0.0:
         raise InputError(
-            f"samples ({samples}) must be 1 where temperature is 0, since all would be equal; raise temperature"
+            f"samples ({samples}) must be 1 at temperature 0, since all samples would be equal; raise the temperature"
         )

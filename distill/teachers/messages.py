@@ -1,10 +1,10 @@
-"""From a server's chat completion to a trace: thought, answer, and whether both are whole.
+"""Turns a server's chat completion into a trace: thought, answer, and whether both are whole.
 
     message ─ fields and parts (`toolkit.formats.message_fields`) ─ forms of thoughts in its text (`thought_forms`) ─> Reading
 
-The reasons for an end, by the words of OpenAI, Anthropic, Google, Cohere, Mistral, DeepSeek, Zhipu, vLLM, SGLang and
-Hugging Face. One that is missing counts as the model's own end where there is an answer and the limit was not reached;
-a word that nobody here knows counts as an error, since nothing says that the answer is whole.
+Finish reasons use the words of OpenAI, Anthropic, Google, Cohere, Mistral, DeepSeek, Zhipu, vLLM, SGLang and Hugging
+Face. A missing one counts as the model's own stop if there is an answer and the limit was not reached; an unknown word
+counts as an error, since nothing says that the answer is whole.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ ENDS: Mapping[FinishReason, tuple[str, ...]] = {
     "tool_calls": ("tool_calls", "tool_call", "tool_use", "function_call"),
     "error": ("error", "abort", "cancelled", "insufficient_system_resource", "network_error", "error_limit", "timeout"),
 }
-"""The words for each reason, in lower case."""
+"""Servers' words for each finish reason, in lower case."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ServerReply(Completion):
-    """What was read of a message."""
+    """A message's thought and answer, and why it ended."""
 
     finish_reason: FinishReason
 
@@ -52,8 +52,8 @@ class ServerReply(Completion):
 def read_message(message: Mapping[str, Any], finish_reason: Any, *, reached_limit: bool = False) -> ServerReply:
     """Read one message of a chat completion.
 
-    `finish_reason`: as the server sent it, or None. `reached_limit`: whether it has as many tokens as were allowed.
-    Raises `TypeError` where the message holds no text.
+    `finish_reason`: as the server sent it, or None. `reached_limit`: whether the message has as many tokens as allowed.
+    Raises `TypeError` if the message holds no text.
     """
     completion = _completion(message)
     return ServerReply(
@@ -62,9 +62,9 @@ def read_message(message: Mapping[str, Any], finish_reason: Any, *, reached_limi
 
 
 def read_trace(answer: Mapping[str, Any], request: Request[list[Message]], teacher: str, max_new_tokens: int) -> Trace:
-    """The trace of a server's chat completion; `teacher`: name@digest.
+    """Read the trace of a server's chat completion; `teacher`: name@digest.
 
-    Raises `ValueError`, `LookupError`, `TypeError`, `AttributeError` or `RecursionError` where it is no chat completion.
+    Raises `ValueError`, `LookupError`, `TypeError`, `AttributeError` or `RecursionError` if it is no chat completion.
     """
     choice = answer["choices"][0]
     usage = answer["usage"] if isinstance(answer.get("usage"), dict) else {}
@@ -84,7 +84,7 @@ def read_trace(answer: Mapping[str, Any], request: Request[list[Message]], teach
 
 
 def _share_of_tokens(completion: Completion, tokens: int) -> int:
-    """An estimate by characters, for servers that don't count the thought's tokens apart."""
+    """Estimate the thought's tokens by its characters, for servers that do not count them separately."""
     characters = len(completion.reasoning) + len(completion.answer)
     return round(tokens * len(completion.reasoning) / characters) if characters else 0
 
@@ -106,7 +106,7 @@ def _completion(message: Mapping[str, Any]) -> Completion:
 
 
 def _one_text(parts: list[tuple[bool, str]]) -> str:
-    """A content's parts as one text, thoughts among them in tags."""
+    """Join a content's parts into one text, with thoughts in tags."""
     joined: list[tuple[bool, str]] = []
     for is_thought, text in parts:
         if joined and joined[-1][0] == is_thought:
@@ -117,7 +117,7 @@ def _one_text(parts: list[tuple[bool, str]]) -> str:
 
 
 def _only_field(field: str) -> Completion:
-    """A message without content: its thought was cut, or a server put all that was said into the thought's field."""
+    """Read a message without content: its thought was cut, or the server put everything into the thought's field."""
     read = read_text(field)
     if read.closed and read.reasoning and read.answer.strip():
         return read
@@ -125,7 +125,7 @@ def _only_field(field: str) -> Completion:
 
 
 def _without_tags(field: str) -> str:
-    """A thought's field without the tags around all of it."""
+    """Strip the tags around a whole thought's field."""
     read = read_text(field)
     is_whole = read.reasoning and not (read.closed and read.answer.strip())
     return read.reasoning if is_whole else field.removeprefix("\n").removesuffix("\n")

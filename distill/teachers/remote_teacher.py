@@ -1,7 +1,7 @@
 """A model behind an OpenAI-compatible server.
 
-A thought that ran into the limit where a server sends it as content without any tag can't be told from an answer that
-did; neither is whole.
+If a server sends thoughts as untagged content, a thought cut by the limit cannot be told from an answer that was cut;
+neither counts as whole.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Endpoint:
     url: str
     model: str
     weight_bytes: int = 0
-    """They are elsewhere."""
+    """The weights are on the server."""
 
     @property
     def name(self) -> str:
@@ -36,17 +36,17 @@ class Endpoint:
 
     @cached_property
     def digest(self) -> str:
-        """Of the address: what is behind it can't be known."""
+        """A digest of the address, since the weights behind it cannot be read."""
         return hashlib.sha256(self.name.encode()).hexdigest()[:16]
 
     @cached_property
     def fields(self) -> ServerFields:
-        """What the server takes of a request, as far as it is known."""
+        """The request fields that the server accepts, as far as it has shown."""
         return ServerFields(self.url)
 
     @property
     def left_out(self) -> list[str]:
-        """Fields that were asked for and that the server has refused."""
+        """The requested fields that the server has refused."""
         return self.fields.left_out
 
     def __enter__(self) -> Self:
@@ -56,15 +56,15 @@ class Endpoint:
         pass
 
     def load(self) -> None:
-        """Nothing is here to load; raises `Unreachable` where nobody answers."""
+        """Check that the server answers; raises `Unreachable` if it does not."""
         ask_listing(self.url)
 
     def answer(self, job: Job) -> list[Trace]:
-        """As `distill.teachers.traces.sample_traces`; of `batch_size` requests at most `MOST_IN_FLIGHT` are open at
-        once.
+        """Ask the server for the traces that the job's file does not hold yet, and return all traces in order.
 
-        Nobody is asked before something is missing. Raises `InputError` where the server is away, refuses, or answers
-        something else than a chat completion; where the job is shared, only if that is no single request's failure.
+        The server is contacted only if a trace is missing. Raises `InputError` if the server is unreachable, refuses a
+        request, or answers with anything but a chat completion; in a shared job, only if the failure is not a single
+        request's own.
         """
         sampling = job.sampling
         for name, value, default in (
@@ -73,17 +73,17 @@ class Endpoint:
             ("repetition_penalty", sampling.repetition_penalty, 1.0),
         ):
             if value != default:
-                raise InputError(f"{name} ({value}) must be {default} for {self.url}: an endpoint knows no {name}")
+                raise InputError(f"{name} ({value}) must be {default} for {self.url}: endpoints do not support {name}")
 
         teacher = f"{self.name}@{self.digest}"
         requests = ChatRequests(url=self.url, model=self.model, teacher=teacher, fields=self.fields, job=job)
         return collect(plan(list, job, teacher), requests.ask, job)
 
     def tokens_per_s(self, problems: Sequence[Problem]) -> None:
-        """Another machine's speed, its queue and the network's belong into no ledger of this one."""
+        """Return None: a server's speed, its queue and the network's belong in no ledger of this machine."""
 
 
 def connect(argument: str) -> Endpoint:
-    """The endpoint of a model argument; raises `InputError` as `toolkit.generation.endpoint.locate` does."""
+    """Return the endpoint that a model argument names; raises `InputError` as `toolkit.generation.endpoint.locate`."""
     place = locate(argument)
     return Endpoint(url=place.url, model=place.model)

@@ -1,7 +1,7 @@
-"""The file of a job's traces: what it holds already, and each answer or failure, appended and counted as it arrives.
+"""The file of a job's traces: reads what it already holds; appends and counts each answer or failure as it arrives.
 
-traces.jsonl    one line a finished sample, in the order they finish; written the moment a row ends
-failed.jsonl    where the job is shared, requests without an answer (`distill.teachers.outcomes`)
+traces.jsonl    one line per finished sample, in the order in which they finish, written as soon as a row ends
+failed.jsonl    in a shared job, the requests without an answer (`distill.teachers.outcomes`)
 """
 
 from __future__ import annotations
@@ -23,21 +23,21 @@ class TraceLog:
     """The file of a job's traces, open for appending."""
 
     def __init__(self, job: Job, hashes: Mapping[tuple[str, int], str]) -> None:
-        """Open the file and read what it holds of the job; `hashes`: of all its requests, by (problem id, sample).
+        """Open the file and read the job's traces in it; `hashes`: of all its requests, by (problem id, sample).
 
-        Raises `InputError` where it holds a trace of another request, unless it is shared.
+        Raises `InputError` if the file holds a trace of another request, unless the job is shared.
         """
         self._job, self._hashes = job, hashes
         self._outcomes: Outcomes | None = None
         with ExitStack() as stack:
-            self._file = stack.enter_context(AppendLog(job.path))  # mends a torn line, so it comes before reading
+            self._file = stack.enter_context(AppendLog(job.path))  # mends a torn line, so it precedes reading
             self.traces = self._held()
             """By (problem id, sample)."""
             for trace in self._from_before():
                 self._file.append(trace)
                 self.traces[trace.problem_id, trace.sample] = trace
             self.missing = {key for key in hashes if key not in self.traces}
-            """The requests that must be asked."""
+            """The keys of the requests to send."""
             if job.shared:
                 failures = stack.enter_context(AppendLog(job.path.with_name(FAILED)))
                 self._outcomes = Outcomes(failures, proven=bool(self.traces))
@@ -53,7 +53,7 @@ class TraceLog:
         self._open.__exit__(*error)
 
     def answered(self, trace: Trace) -> None:
-        """Append a trace."""
+        """Append a trace and count it."""
         self._file.append(trace)
         self.traces[trace.problem_id, trace.sample] = trace
         if self._outcomes:
@@ -61,9 +61,9 @@ class TraceLog:
         self._progress.advance()
 
     def failed(self, request: Request[P], refusal: Refusal) -> bool:
-        """Note that a request was not answered; returns whether it must be asked later on.
+        """Note that a request was not answered; return whether to send it again later.
 
-        Raises `InputError` where the job ends by it.
+        Raises `InputError` if the failure ends the job.
         """
         if not self._outcomes:
             raise InputError(f"{refusal}; problem {request.problem_id} was asked") from refusal
@@ -79,12 +79,12 @@ class TraceLog:
         return again
 
     def end(self) -> None:
-        """All were asked. Raises `InputError` where some failed that may be the server's failure."""
+        """Settle the failures once all requests were sent; raises `InputError` if the server may be to blame."""
         if self._outcomes:
             self._outcomes.end()
 
     def _held(self) -> dict[tuple[str, int], Trace]:
-        """The traces of the job's requests that the file holds already."""
+        """Read the traces of the job's requests that the file already holds."""
         held = {}
         for trace in read_records(self._job.path, Trace):
             key = (trace.problem_id, trace.sample)
@@ -94,14 +94,14 @@ class TraceLog:
             if trace.request_hash != wanted:
                 raise InputError(
                     f"{self._job.path} holds a trace of another request ({trace.request_hash}, by {trace.teacher}) "
-                    f"where problem {trace.problem_id} sample {trace.sample} must be of this one ({wanted}); "
-                    "choose another folder"
+                    f"for problem {trace.problem_id} sample {trace.sample}, whose request is now {wanted}; choose "
+                    "another folder"
                 )
             held[key] = trace
         return held
 
     def _from_before(self) -> Iterator[Trace]:
-        """The traces that an earlier version kept elsewhere and that the file does not hold."""
+        """Yield the traces that an earlier version kept elsewhere and that the file lacks."""
         if self._job.before is None or not self._job.before.exists():
             return
         for trace in read_records(self._job.before, Trace, torn_end=True):
@@ -110,13 +110,13 @@ class TraceLog:
                 yield replace(trace, request_hash=self._hashes[key])
 
     def _leave_failed_out(self) -> None:
-        """Leave recorded failures out of what must be asked, unless they are retried, and say what is left."""
+        """Drop requests with a recorded failure, unless failures are retried, and report what is left to ask."""
         unanswered = len(self.missing)
         if not self._job.retry_failed:
             known = {failure.request_hash for failure in read_records(self._job.path.with_name(FAILED), Failure)}
             self.missing = {key for key in self.missing if self._hashes[key] not in known}
         failed_before = unanswered - len(self.missing)
         unasked = f", {failed_before} failed before" if failed_before else ""
-        asked = f"; {len(self.missing)} must be asked" if self.missing else ""
+        asked = f"; {len(self.missing)} to ask" if self.missing else ""
         count = f"{len(self.traces)} of {len(self._hashes)}"
-        say(f"{self._job.label}: {count} are in {self._job.path} already{unasked}{asked}")
+        say(f"{self._job.label}: {count} are already in {self._job.path}{unasked}{asked}")

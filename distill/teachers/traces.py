@@ -1,9 +1,9 @@
-"""From problems to traces: each problem answered n times, in batches, into a file that survives `kill -9`.
+"""Turns problems into traces: answers each problem n times, in batches, into a file that survives `kill -9`.
 
-A sample's seed comes from its problem and its number, and its prompt and limits from itself alone, so what it says does
-not depend on the rows beside it, on the batch size, or on how often the run was broken off (as far as the decoder's
-own arithmetic gives a row the same logits in any batch: in bf16 a near tie may fall otherwise). Opening the file again
-skips what it holds and samples the rest.
+A sample's seed, prompt and limits come from its problem and its number alone. So its text does not depend on the other
+rows of a batch, on the batch size, or on how often the run was interrupted (as far as the decoder's arithmetic gives a
+row the same logits in any batch: in bf16 a near tie may break differently). A resumed run samples only what the file
+lacks.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from toolkit.records import Message, Trace
 
 
 def row_seed(seed: int, problem_id: str, sample: int) -> int:
-    """The seed of one sample of one problem, independent of all others."""
+    """Derive the seed of one sample of one problem, independent of all others."""
     return int.from_bytes(hashlib.sha256(f"{seed}:{problem_id}:{sample}".encode()).digest()[:8])
 
 
 def plan(prompt_of: Callable[[list[Message]], P], job: Job, teacher: str) -> dict[tuple[str, int], Request[P]]:
-    """All requests by (problem id, sample), problems in their order.
+    """Make all requests by (problem id, sample), problems in their order.
 
-    `teacher`: name@digest. A request's hash is of what is asked, so of the digest alone: the same model may move.
+    `teacher`: name@digest. A request's hash covers the digest but not the name: the same model may move.
     """
     settings = json.dumps(asdict(job.sampling) | {"teacher": teacher.rpartition("@")[2]}, sort_keys=True)
     requests = {}
@@ -53,16 +53,15 @@ def sample_traces(
 ) -> list[Trace]:
     """Sample what the job's file does not hold yet, and return all traces: problem by problem, sample by sample.
 
-    `open_decoder` is called where something is missing; `teacher` names the model and its digest: name@digest.
-    Raises `InputError` where a prompt and the limit do not fit into the context, or where the file holds a trace of
-    another model, prompt, setting or seed.
+    `open_decoder` is called only if a trace is missing; `teacher`: name@digest. Raises `InputError` if a prompt and the
+    limit exceed the context, or if the file holds a trace of another model, prompt, setting or seed.
     """
     requests = plan(chat_format.prompt_ids, job, teacher)
 
     def draw(missing: list[Request[list[int]]], log: TraceLog) -> None:
         decoder = open_decoder()
         _check_room(requests.values(), job.sampling, decoder.max_length)
-        missing.sort(key=lambda request: -len(request.prompt))  # like lengths together: little padding
+        missing.sort(key=lambda request: -len(request.prompt))  # similar lengths together: little padding
         for start in range(0, len(missing), job.batch_size):
             batch = missing[start : start + job.batch_size]
             for trace in _sample_batch(decoder, chat_format, batch, job.sampling, teacher):
@@ -76,10 +75,10 @@ def collect(
     draw: Callable[[list[Request[P]], TraceLog], None],
     job: Job,
 ) -> list[Trace]:
-    """Let `draw` answer the requests that the job's file does not hold yet, and return the traces, in their order.
+    """Let `draw` answer the requests that the job's file lacks, and return all traces in the order of the requests.
 
-    `draw` hands each trace, or failure, to the log as soon as it has it. A request that failed has no trace. Raises
-    `InputError` where the file holds a trace of another request, unless it is shared.
+    `draw` hands each trace or failure to the log at once. A failed request has no trace. Raises `InputError` if the
+    file holds a trace of another request, unless the job is shared.
     """
     with TraceLog(job, {key: request.hash for key, request in requests.items()}) as log:
         if missing := [request for key, request in requests.items() if key in log.missing]:
@@ -89,7 +88,10 @@ def collect(
 
 
 def _check_room(requests: Iterable[Request[list[int]]], sampling: Sampling, max_length: int) -> None:
-    """The decode loop cuts a batch at its longest row's room; where all rows have room, none is cut by another."""
+    """Raise `InputError` if the longest prompt leaves no room for the limit.
+
+    The decode loop stops a batch when its longest row fills the context; with room for all, no row cuts another short.
+    """
     longest = max(requests, key=lambda request: len(request.prompt))
     if len(longest.prompt) + sampling.max_new_tokens > max_length:
         raise InputError(
@@ -101,7 +103,7 @@ def _check_room(requests: Iterable[Request[list[int]]], sampling: Sampling, max_
 def _sample_batch(
     decoder: Decoder, chat_format: ChatFormat, batch: Sequence[Request[list[int]]], sampling: Sampling, teacher: str
 ) -> Iterator[Trace]:
-    """Yield each row as soon as it ends."""
+    """Yield the trace of each row as soon as the row ends."""
     prompts, seeds = [request.prompt for request in batch], [request.seed for request in batch]
     ids: list[list[int]] = [[] for _ in batch]
     for token in decode(decoder, prompts, sampling, chat_format.stop_ids, seeds):
@@ -119,7 +121,7 @@ def _sample_batch(
 
 
 def count_reasoning(chat_format: ChatFormat, ids: Sequence[int]) -> int:
-    """How many tokens were sampled while the thinking was open, its closing tag included."""
+    """Count the tokens that were sampled before the thought closed, its closing tag included."""
     text = DecodeStream(skip_special_tokens=False)
     parser = ReasoningParser(opened=chat_format.opens_reasoning)
     count = 0

@@ -129,7 +129,7 @@ def test_samples_of_one_problem_count_as_one_observation(tiny_student: Path, tmp
     row = evaluate_model(tiny_student, open_bigram, PROBLEMS, config, tmp_path / "out")
     assert row.problems == 8 and row.families["gcd"]["problems"] == 4
     assert len(read_records(tmp_path / "out" / "verdicts.jsonl", Verdict)) == 24
-    with pytest.raises(InputError, match=r"samples \(3\) must be 1 where temperature is 0"):
+    with pytest.raises(InputError, match=r"samples \(3\) must be 1 at temperature 0"):
         replace(CONFIG, samples=3)
 
 

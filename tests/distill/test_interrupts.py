@@ -62,7 +62,7 @@ def test_an_interrupted_training_says_what_is_kept_and_the_same_command_goes_on_
         _, err = process.communicate()
     assert process.returncode == code, err
     heard, last = [line for line in err.splitlines() if line.startswith(("interrupted", "toolkit: "))]
-    assert heard.startswith("interrupted: this ends when update ") and "a second interrupt ends it at once" in heard
+    assert heard.startswith("interrupted: training ends once update ") and "a second interrupt ends it at once" in heard
     assert last == "toolkit: interrupted; run the same command again to go on"
     (checkpoint,) = (partial / CHECKPOINTS).glob("checkpoint-*")
     assert f"update {checkpoint.name.removeprefix('checkpoint-')} of " in heard

@@ -77,7 +77,7 @@ def test_a_failure_is_recorded_where_the_server_answered_others(
 def test_a_server_that_is_gone_or_refuses_everybody_ends_the_run_and_is_recorded_for_nobody(
     tmp_path: Path, events: list[str], proven: bool, recorded: int
 ) -> None:
-    with pytest.raises(InputError, match=r"no \(\d+ requests in a row failed and count as not asked\)"):
+    with pytest.raises(InputError, match=r"no \(\d+ requests in a row failed and were not recorded\)"):
         follow(tmp_path, events, proven=proven)
     assert len(read_records(tmp_path / FAILED, Failure)) == recorded
 

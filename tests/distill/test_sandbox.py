@@ -178,9 +178,9 @@ def test_a_machine_that_allows_nothing_runs_nothing_unless_told_to(tiny_student:
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     (error,) = [line for line in done.stderr.splitlines() if line.startswith("toolkit: ")]
     assert error == (
-        "toolkit: programs that a model wrote must run where the kernel confines them, and this machine allows neither "
-        "user namespaces nor Landlock with seccomp; use Linux 5.13 or newer, leave out problems with tests, or let "
-        "them run unconfined by --allow-unsafe-exec"
+        "toolkit: this machine cannot confine programs that a model wrote: it allows neither "
+        "user namespaces nor Landlock with seccomp; use Linux 5.13 or newer, leave out problems with tests, or run "
+        "them unconfined with --allow-unsafe-exec"
     )
     assert done.stderr.splitlines()[-1] == "2 0"
     assert "sandbox: none; programs that a model wrote run with your rights" in done.stderr

@@ -117,7 +117,7 @@ def test_the_report_has_every_stage_and_says_what_was_lifted(run: Path, tmp_path
     document.write_text("no marks")
     with pytest.raises(InputError, match=r"must hold the marks <!-- stages -->"):
         write_document(document, table)
-    with pytest.raises(InputError, match=r"must hold the evaluations of a teacher's stages"):
+    with pytest.raises(InputError, match=r"holds no evaluations of a teacher's stages"):
         evaluation_folders(tmp_path)
 
 

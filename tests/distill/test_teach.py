@@ -46,7 +46,7 @@ def test_the_teacher_is_the_last_stage_with_a_card_of_all(taught: Path) -> None:
 
 
 def test_a_stage_starts_from_any_model_and_names_the_one_that_it_lacks(taught: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"cold_start must follow midtrain, and .*midtrain is not there"):
+    with pytest.raises(InputError, match=r"cold_start needs stage midtrain, but .*midtrain does not exist"):
         run_stage("cold_start", quick(), tmp_path / "run")
     folder = run_stage("cold_start", quick(), tmp_path / "run", base=taught / "midtrain")
     assert folder == tmp_path / "run" / "seed-1" / "cold_start"

@@ -75,5 +75,5 @@ def test_the_table_has_a_row_for_each_way_to_keep_the_cache() -> None:
 
 
 def test_a_command_that_fails_is_named_with_what_it_says() -> None:
-    with pytest.raises(InputError, match=r"toolkit eval .*nowhere must end well, not with 2: .*nowhere"):
+    with pytest.raises(InputError, match=r"toolkit eval .*nowhere failed with exit code 2: .*nowhere"):
         toolkit_json("eval", "./nowhere")

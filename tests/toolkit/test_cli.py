@@ -77,23 +77,23 @@ Captured = pytest.CaptureFixture[str]
         ),
         (
             ["distill", "--student", "owner/none", "--traces", "{tmp}/none.jsonl", "--out", "{tmp}/out"],
-            "--traces ({tmp}/none.jsonl) must be a file of traces; it is missing",
+            "--traces needs a file of traces; {tmp}/none.jsonl does not exist",
         ),
         (
             ["distill", "--student", "owner/none", "--traces", "{tmp}", "--out", "{tmp}/out"],
-            "--traces ({tmp}) must be a file of traces; it is a folder",
+            "--traces needs a file of traces; {tmp} is a folder",
         ),
         (
             ["distill", "--student", "owner/none", "--problems", "{tmp}/none.jsonl", "--out", "{tmp}/out"],
-            "{tmp}/none.jsonl must be a file, a folder, or a data set's id (owner/name); it is missing",
+            "{tmp}/none.jsonl does not exist; give a file, a folder, or a data set's id (owner/name)",
         ),
         (
             ["traces", "--teacher", "owner/none", "--problems", "{tmp}/none.jsonl", "--out", "{tmp}/out"],
-            "{tmp}/none.jsonl must be a file, a folder, or a data set's id (owner/name); it is missing",
+            "{tmp}/none.jsonl does not exist; give a file, a folder, or a data set's id (owner/name)",
         ),
         (
             ["eval", "owner/none", "--problems", "{tmp}/none.jsonl"],
-            "{tmp}/none.jsonl must be a file, a folder, or a data set's id (owner/name); it is missing",
+            "{tmp}/none.jsonl does not exist; give a file, a folder, or a data set's id (owner/name)",
         ),
         (["eval", "owner/none", "--split", "test"], "--split and --include-trained choose among your own problems"),
         (["teach", "--judge", "none", "--base", "owner/none", "--out", "{tmp}/o"], "'none' must be a model folder"),
@@ -114,7 +114,7 @@ Captured = pytest.CaptureFixture[str]
         ),
         (["teach", "--seeds", "2", "--zero", "--out", "{tmp}/o"], "--seeds (2) must be 1 with --stage or --zero"),
         (["teach", "--start", "builtin", "--out", "{tmp}/o"], "--start (builtin) must name the model of one stage"),
-        (["teach", "--stage", "reason_rl", "--out", "{tmp}/o"], "stage reason_rl must follow cold_start, and {tmp}/o/"),
+        (["teach", "--stage", "reason_rl", "--out", "{tmp}/o"], "stage reason_rl needs stage cold_start, but {tmp}/o/"),
         (["chat"], "chat must be given a model: an exported folder (toolkit demo makes runs/demo/int4, toolkit export"),
         (
             ["chat", "x", "--endpoint", "http://x/v1"],
