@@ -1,12 +1,12 @@
-"""How fast the student trains, beside TRL's own defaults: same model, same token ids, one interleaved run.
+"""Measures how fast the student trains, compared with TRL's defaults: same model, same token ids, taking turns.
 
     python -m benchmarks.training.student_speed [--student smollm2-135m] [--rounds 3] [--steps 6]
 
-Each variant trains in a process of its own (the allocator's settings are a process's), the variants take turns, and
-the table shows medians over the rounds. A tokens/s counts real tokens, prompts included, padding excluded, over whole
-steps (loading, forward, backward, clipping, optimizer) after the first two; tokens a CPU second say the same of the
-process' own computing time. The loss of the first step stands beside them, because the variants of one batch size see
-the same batch: they must agree on it.
+Each variant trains in a process of its own (the allocator's settings belong to a process), the variants take turns, and
+the table shows medians over the rounds. Tokens/s counts real tokens, prompts included, padding excluded, over whole
+steps (loading, forward, backward, clipping, optimizer) after the first two; tokens per CPU second relate them to the
+process' own computing time. The table also has the loss of the first step: variants of one batch size see the same
+batch, so they must agree on it.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.training.rounds import Variant, at_each_step, medians_of_rounds
+from benchmarks.training.rounds import Variant, add_round_options, at_each_step, medians_of_rounds
 from toolkit.figures.tables import markdown_table
 from toolkit.machine.peak_memory import peak_memory_bytes
 from toolkit.sources.model_names import resolve
 
 WARM_UP_STEPS = 2
-"""Not timed: first pages, first shapes, the optimizer's state."""
+"""Untimed first steps, which allocate memory, meet new shapes and make the optimizer's state."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +60,7 @@ VARIANTS = {
 
 
 def measure(variant: StudentVariant, student: Path, steps: int) -> dict[str, float]:
-    """Train `steps` timed steps in this process; returns the table's figures."""
+    """Train `steps` timed steps in this process; return the table's figures."""
     from distill.training.student import write_student_format
     from toolkit.machine.allocator import keep_freed_memory
 
@@ -88,7 +88,7 @@ def measure(variant: StudentVariant, student: Path, steps: int) -> dict[str, flo
 
 
 def table(medians: dict[str, dict[str, float]]) -> str:
-    """The result in Markdown."""
+    """Render the result as Markdown."""
     base = medians["defaults"]["tokens_per_s"]
     rows = [["variant", "tokens/s", "× defaults", "tokens a CPU second", "peak memory, GB", "first loss"]]
     for name, row in medians.items():
@@ -99,7 +99,7 @@ def table(medians: dict[str, dict[str, float]]) -> str:
 
 
 def _examples(count: int) -> list[Any]:
-    """Chains of thought that the program writes, of all families."""
+    """Return chains of thought that our program writes, of all families."""
     from distill.problems.chains import worked_example
     from distill.problems.families import FAMILIES, make_problems
 
@@ -128,7 +128,7 @@ def _our_trainer(variant: StudentVariant, student: Path, examples: Sequence[Any]
 
 
 def _default_trainer(variant: StudentVariant, student: Path, examples: Sequence[Any], folder: Path) -> Any:
-    """`SFTTrainer` as it comes, told only what it cannot know: the processor, and to report to no one."""
+    """Make an unchanged `SFTTrainer`; only the processor is set, and that it reports to no one."""
     import torch
     from datasets import Dataset
     from huggingface_hub import constants
@@ -171,9 +171,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="python -m benchmarks.training.student_speed", description=__doc__.splitlines()[0]
     )
     parser.add_argument("--student", default="smollm2-135m", help="model to train; default: %(default)s")
-    parser.add_argument("--rounds", type=int, default=3, help="default: %(default)s")
-    parser.add_argument("--steps", type=int, default=6, help="timed steps a measurement; default: %(default)s")
-    parser.add_argument("--variant", choices=VARIANTS, help="measure one in this process and print JSON")
+    add_round_options(parser, VARIANTS, rounds=3, steps=6)
     options = parser.parse_args(arguments)
     student = resolve(options.student)
     if options.variant:
