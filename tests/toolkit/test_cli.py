@@ -233,7 +233,7 @@ def test_usage_shows_what_traces_needs_and_showing_them_needs_none_of_it(tmp_pat
     usage = capsys.readouterr().out.partition("\n\n")[0]
     assert " --out OUT" in usage and "[--out OUT]" not in usage
     assert main(["traces", "show", str(tmp_path)]) == 2
-    assert "must be a run folder" in capsys.readouterr().err
+    assert "is not a run folder" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
