@@ -98,7 +98,7 @@ def test_every_stage_ends_where_windows_would_refuse(made: Path, hub: str) -> No
     said, errors = refused("windows", ["-c", RUN, json.dumps(commands)], made, HF_ENDPOINT=hub).communicate()
     assert said.splitlines()[-1] == "0 0 0 0 0 0 0 0 2", errors
     assert "✓ python" in said
-    assert "has no way to limit and end one with all that it started; leave out problems with tests" in errors
+    assert "nor limit and end one with all that it started; leave out problems with tests" in errors
     assert "where our kernels don't run, as here, the three bits of --fast are widened at each start" in errors
     assert errors.count(OFF) == 1, "bench says that our kernels are off"
     verdicts = [json.loads(line) for line in (made / "student" / "verdicts.jsonl").read_text("utf-8").splitlines()]
