@@ -50,7 +50,7 @@ class TraceLog:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._open.__exit__(*error)
+        self._open.close()
 
     def answered(self, trace: Trace) -> None:
         """Append a trace and count it."""
