@@ -230,7 +230,7 @@ def _speed(stock: TokenTime, ours: TokenTime) -> str:
 
 def document(rows: Sequence[Sequence[str]], contexts: Sequence[int], threads: int, rounds: int) -> str:
     """Render the page: what was measured, how, and the table."""
-    heads = ["shape", "cache", "bytes a token and layer", *(f"{context:,} tokens" for context in contexts)]
+    heads = ["shape", "cache", "bytes per token and layer", *(f"{context:,} tokens" for context in contexts)]
     heads += ["error of attention", "same next token, KL in nats", "ledger"]
     return PAGE.format(
         table=markdown_table([heads, *rows]), threads=f"{threads} thread{'s' if threads > 1 else ''}", rounds=rounds
@@ -240,17 +240,17 @@ def document(rows: Sequence[Sequence[str]], contexts: Sequence[int], threads: in
 PAGE = """\
 # Latent attention
 
-DeepSeek's attention caches one latent and one rotated key a token and layer, shared by all heads. transformers expands the
-whole prefix into every head's keys and values at each step. Here a step reads the cache as it is, in one of four ways:
+DeepSeek's attention caches one latent and one rotated key per token and layer, shared by all heads. transformers expands the
+whole prefix into every head's keys and values at each step. Here a step reads the cache directly, in one of four variants:
 
 - **absorbed** (`toolkit/model/mla.py`): the exact cache. Same weights, same logits (`tests/toolkit/test_mla.py`).
-- **QMLA** (`toolkit/model/latents.py`): the latent in int8 with one step a token. The step leaves the sums, and what is left
-  is multiplied in int8 with the query (and the softmax's weights) as two int8 digits: exact to 16 bits.
+- **QMLA** (`toolkit/model/latents.py`): the latent in int8 with one step size per token. The step sizes are factored out of the
+  sums, and the codes are multiplied in int8 with the query (and the softmax's weights) as two int8 digits: exact to 16 bits.
 - **CMLA** (`toolkit/model/latent_basis.py`): the latent projected to a lower rank. The basis is fitted to traces so that keys
-  and values move least; the projection back is folded into `kv_b_proj`.
+  and values change least; the projection back is folded into `kv_b_proj`.
 - **QMLA + CMLA**: both.
 
-A prompt's first pass, and training, use exact values. To decode with a smaller cache:
+Training and the first pass over a prompt use exact values. To decode with a smaller cache:
 
 ```sh
 toolkit traces --out runs/calibration
@@ -260,17 +260,17 @@ toolkit eval builtin --cache int8 --cache-rank 48 --cache-calibration runs/calib
 
 {table}
 
-Made by `python -m benchmarks.latents.cache_cost`, on {threads}, medians of {rounds} rounds in which all take turns. Cells of time:
-milliseconds a token of the whole model, how many times faster that is than transformers' own module and cache, and in
-brackets the same of the attention layers alone. Models are random, of few layers, in fp32; feed-forward layers are dense
-with the width that a token activates in the mixture, and at short contexts reading them is most of a step. Bytes: numbers
-that are not int8 in bf16; in brackets their share of what multi-head attention with the
+Made by `python -m benchmarks.latents.cache_cost`, on {threads}, medians of {rounds} rounds in which all take turns. Times are
+milliseconds per token of the whole model, then how many times faster that is than transformers' own module and cache, and in
+brackets the same for the attention layers alone. The models are random, with few layers, in fp32; feed-forward layers are dense
+with the width that a token activates in the mixture, and at short contexts reading them is most of a step. Bytes count numbers
+that are not int8 as bf16; in brackets is their share of what multi-head attention with the
 same heads would cache (bf16).
 
-*Error of attention* is that of a layer's output by its size, in the random model. Random weights make latents that fill
-all dimensions alike, so there is nothing that a lower rank could leave out: CMLA's figure there is a worst case. The last
+*Error of attention* is the relative error of a layer's output in the random model. Random weights make latents that use
+all dimensions equally, so a lower rank cannot leave anything out: CMLA's figure there is a worst case. The last
 two columns are of the trained model of the nano shape, the built-in teacher: next tokens along its own traces (not those
-calibrated on, every token read from the smaller cache, against the exact one, fp32), and its accuracy on the ledger's
+calibrated on, every token read from the smaller cache, compared with the exact one, fp32), and its accuracy on the ledger's
 problems, greedy.
 """
 

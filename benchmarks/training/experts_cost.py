@@ -227,9 +227,9 @@ def time_table(times: dict[str, dict[str, tuple[float, float]]]) -> str:
 
 PAGE = """# The mixture of experts
 
-`toolkit teach` trains transformers' `DeepseekV3`: sigmoid scores, a bias that takes part in the choice only, groups masked with
-−∞, weights from the unbiased scores, a shared expert. `tests/toolkit/test_experts.py` holds the layer to loops over tokens,
-`tests/toolkit/test_balance.py` the bias to its formula. Made, on a machine that does nothing else, by
+`toolkit teach` trains transformers' `DeepseekV3`: sigmoid scores, a bias that only affects the choice, groups masked with
+−∞, weights from the unbiased scores, a shared expert. `tests/toolkit/test_experts.py` compares the layer with loops over tokens,
+`tests/toolkit/test_balance.py` the bias with its formula. This page was written, on a machine that does nothing else, by
 
 ```sh
 python -m benchmarks.training.experts_cost --steps {steps} --rows {rows} --rounds {rounds} --preset {preset}
@@ -237,10 +237,10 @@ python -m benchmarks.training.experts_cost --steps {steps} --rows {rows} --round
 
 ## Balance
 
-The shape of that preset ({n_routed_experts} experts, {num_experts_per_tok} a token), the same weights and batches ({rows} rows of \
-{row_tokens} tokens, {steps} steps) three times.
-MaxVio is (greatest load − mean load) / mean load over the tokens of one update, padding included. Means over the last \
-{last:.0%} of the steps:
+The shape of that preset ({n_routed_experts} experts, {num_experts_per_tok} per token) is trained three times from the same weights \
+on the same batches ({rows} rows of {row_tokens} tokens, {steps} steps).
+MaxVio is (greatest load − mean load) / mean load over the tokens of one update, padding included. The table shows means over the \
+last {last:.0%} of the steps:
 
 {balances}
 
@@ -253,7 +253,7 @@ shown is without it.
 
 ## The price of a step
 
-Forward and backward pass of {timed_rows} rows of {row_tokens} tokens with {threads} threads, medians of {rounds} rounds in which \
+The table shows the forward and backward pass of {timed_rows} rows of {row_tokens} tokens with {threads} threads, medians of {rounds} rounds in which \
 the variants take turns.
 The dense model has the same attention and, in every layer, the width that a token activates.
 

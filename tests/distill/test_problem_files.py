@@ -277,9 +277,7 @@ def test_columns_can_be_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]
         read_problems(path)
     path.write_text(lines(rows))
     wrong = ReadingOptions(question_field="promt", answer_field="reward.truth")
-    with pytest.raises(
-        InputError, match=r"--question-field: .*line 1 has no column 'promt'; .*mean 'prompt'"
-    ):
+    with pytest.raises(InputError, match=r"--question-field: .*line 1 has no column 'promt'; .*mean 'prompt'"):
         read_problems(path, wrong)
     conversation = [{"prompt": [{"role": "user", "content": row["question"]}], "answer": row["answer"]} for row in ROWS]
     write_parquet(tmp_path / "mine.parquet", conversation)
