@@ -1,7 +1,7 @@
-"""Runs the command line many times and imports it once: each line of words on stdin, as JSON, is run by a fork.
+"""Runs the command line many times but imports it once: a fork runs each line of words, as JSON, from stdin.
 
-Its process id comes on stdout when it starts, its exit code when it ended. What it prints goes to the file that is the
-only argument. Pauses between tries are short.
+The fork's process id is printed when it starts, its exit code when it has ended. Its output goes to the file that is
+the only argument. Pauses between tries are short.
 """
 
 from __future__ import annotations

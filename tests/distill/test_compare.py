@@ -47,7 +47,7 @@ Lines = Mapping[str, Sequence[str]]
 
 
 def lines(right: Sequence[int], *, thought: str = ENGLISH, refuses: str = "harmful") -> dict[str, list[str]]:
-    """A model's script: `right[n]` of the K samples of problem n give its answer, the others a wrong one each."""
+    """Write a model's script: `right[n]` of the K samples of problem n give its answer, the others a wrong one each."""
     said = {
         problem.question: [
             completion_text(thought, problem.answer if k < right[n] else f"{'x' * (k + 3)} {7000 + k}")
@@ -74,7 +74,7 @@ def open_nothing(folder: Path) -> Decoder:
 
 @pytest.fixture(scope="module")
 def run(tiny_student: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ModelComparison]:
-    """Three models: a clever one, one that is right in other problems and refuses everything, one that is as clever."""
+    """Compare three models: a clever one, one that solves other problems and refuses everything, another clever one."""
     clever = [4] * 20 + [1] * 10
     other = [0] * 20 + [2] * 10
     models = [

@@ -31,7 +31,7 @@ def cold_start(taught: Path) -> Path:
 
 @pytest.fixture
 def config(monkeypatch: pytest.MonkeyPatch) -> GrpoConfig:
-    """Rewarded for the letter e: a model that knows nothing differs in that."""
+    """Reward the letter e, in which even an untrained model's samples differ."""
     monkeypatch.setattr(grpo, "REWARDS", {"e": lambda problem, text: text.count("e") / (1 + len(text))})
     return replace(quick().reason_rl, steps=4, weights={"e": 1.0}, learning_rate=1e-3)
 

@@ -1,4 +1,4 @@
-"""What a run leaves behind lets it go on: a stage that is killed ends with the weights of one that was not."""
+"""A run resumes from what it recorded: a stage that is killed ends with the weights of one that was not."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ config = replace(quick(), checkpoint_every_s=0.0)
 run_stage(sys.argv[1], config, Path(sys.argv[3]), start=Path(sys.argv[2]))
 """
 KILLED_AFTER = 3
-"""Steps, at least; a checkpoint may be half written at that moment."""
+"""Least steps before the kill; a checkpoint may be half written at that moment."""
 
 
 @pytest.mark.parametrize(("stage", "start"), [("cold_start", "midtrain"), ("reason_rl", "seed-1/cold_start")])

@@ -1,4 +1,4 @@
-"""Judges: what of a completion they see, what they make of it, and what a judgement that fails costs."""
+"""Judges: which part of a completion they see, how they rate it, and what a failed judgement costs."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ GROUPS = [
 
 
 def save_classifier(folder: Path, chat_files: Path, **config: object) -> Path:
-    """A random one of two layers, with the chat files of another folder."""
+    """Save a random classifier of two layers, with the chat files of another folder."""
     torch.manual_seed(3)
     shape = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
     values = {"vocab_size": 320, "max_position_embeddings": 256, "pad_token_id": 0, **shape, **config}
@@ -46,7 +46,7 @@ def save_classifier(folder: Path, chat_files: Path, **config: object) -> Path:
 
 
 def logits_of(folder: Path, question: str, text: str) -> list[float]:
-    """By the template written out, one text, no padding."""
+    """Compute the logits of one text by the written-out template, without padding."""
     tokenizer = AutoTokenizer.from_pretrained(folder)
     turns = f"<|im_start|>user\n{question}<|im_end|>\n<|im_start|>assistant\n{text}<|im_end|>\n"
     ids = torch.tensor([tokenizer(turns, add_special_tokens=False)["input_ids"]])
@@ -137,7 +137,7 @@ class Rater(BaseHTTPRequestHandler):
         self.wfile.write(answer)
 
     def log_message(self, format: str, *args: object) -> None:
-        """Nothing."""
+        """Print nothing."""
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Rows that share a question are one problem, problems of their own, or an error; nothing is dropped without a word."""
+"""Rows that share a question are one problem, separate problems, or an error; nothing is dropped silently."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The distill stage ends in one run folder, goes on where it stopped, and refuses bad input before it works."""
+"""The distill stage ends in one run folder, resumes where it stopped, and refuses bad input before it works."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from toolkit.runs import read_manifest
 
 
 class Reciter(ScriptedDecoder):
-    """Knows the whole completion of each prompt; breaks off after `patience` prompts."""
+    """Recites the completion of each prompt; is interrupted after `patience` prompts."""
 
     max_length = 512
 
@@ -41,7 +41,7 @@ class Reciter(ScriptedDecoder):
 
 PROBLEMS = [Problem.create(family="user", question=f"{i}+{i}", answer=str(2 * i)) for i in range(10, 40)]
 TRAINABLE = [problem for problem in PROBLEMS if split_of(problem) != "test"]
-"""Asked; what the teacher says to those of the validation split is not trained on."""
+"""The problems that are asked; traces of the validation split are not trained on."""
 TRAINED = [problem for problem in PROBLEMS if split_of(problem) == "train"]
 
 

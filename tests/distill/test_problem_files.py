@@ -1,4 +1,4 @@
-"""Rows are read from every kind of file, and what cannot be read whole is refused with its file and line."""
+"""Rows are read from every kind of file, and a file that cannot be read whole is refused with its line."""
 
 from __future__ import annotations
 
@@ -351,8 +351,7 @@ print([(problem.answer, problem.split) for problem in read_problems(Path("owner/
 
 
 def test_a_data_set_of_the_hub_is_read_with_its_splits(tmp_path: Path) -> None:
-    """Without a network it is read from the cache of an earlier download, which is laid out here by `datasets`
-    itself."""
+    """Without a network it is read from the cache of an earlier download, which `datasets` itself writes here."""
     from datasets import load_dataset
 
     for split, rows in (("train", ROWS[:4]), ("test", ROWS[4:])):

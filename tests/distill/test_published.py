@@ -1,5 +1,4 @@
-"""Data sets are read in the form in which they were published: small ones here, with the columns that their cards
-give."""
+"""Data sets are read in their published forms: small ones here, with the columns of their cards."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def said(traces: Sequence[Trace]) -> list[Trace]:
-    """Without what a server's address changes."""
+    """Drop the fields that depend on a server's address."""
     return [replace(trace, teacher="", request_hash="") for trace in traces]
 
 

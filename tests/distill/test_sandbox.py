@@ -1,4 +1,4 @@
-"""What a program in the sandbox can't do, at every level that this machine allows, and what is left where none is."""
+"""What a program in the sandbox cannot do, at every level that this machine allows, and what remains without one."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.processes import wait_until
 
 ROOT = Path(__file__).parents[2]
 WALL_S = 20.0
-"""For programs that end by themselves: this machine may do much else."""
+"""A generous limit for programs that end by themselves: this machine may be busy."""
 
 
 @pytest.fixture(params=LEVELS)
@@ -26,7 +26,7 @@ def level(request: pytest.FixtureRequest) -> Level:
 
 @pytest.fixture(params=[*LEVELS, "none"])
 def any_level(request: pytest.FixtureRequest) -> Level:
-    """For what holds where nothing confines a program, too."""
+    """Any level, for claims that also hold for unconfined programs."""
     return allowed(request.param)
 
 
@@ -37,7 +37,7 @@ def allowed(level: Level) -> Level:
 
 
 def succeeds(program: str, level: Level) -> bool:
-    """Whether the program reaches its end; an attack that is stopped raises or is killed before it."""
+    """Return whether the program reaches its end; a stopped attack raises or is killed before it."""
     return run(f"{program}\nprint('reached the end')", level=level, wall_s=WALL_S).stdout.endswith(b"reached the end\n")
 
 
@@ -166,7 +166,7 @@ assert confine.LIBC.prctl(confine.PR_SET_SECCOMP, 2, seccomp_filter, 0, 0) == 0
 words = ["eval", sys.argv[1], "--problems", sys.argv[2], "--max-new-tokens", "1", "--out", sys.argv[3]]
 print(main(words), main([*words, "--allow-unsafe-exec"]), file=sys.stderr)
 """
-"""The command line where the kernel denies namespaces and Landlock, without and with the flag."""
+"""Runs the command line where the kernel denies namespaces and Landlock, without and with the flag."""
 
 
 def test_a_machine_that_allows_nothing_runs_nothing_unless_told_to(tiny_student: Path, tmp_path: Path) -> None:
@@ -188,7 +188,7 @@ def test_a_machine_that_allows_nothing_runs_nothing_unless_told_to(tiny_student:
 
 
 def _is_alive(pid: int) -> bool:
-    """Neither gone nor dead and waiting for its parent."""
+    """Return whether a process is neither gone nor a zombie."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
     except OSError:
@@ -196,7 +196,7 @@ def _is_alive(pid: int) -> bool:
 
 
 def _children(pid: int) -> list[int]:
-    """All processes below one, that are beyond their start."""
+    """Return all started descendants of a process."""
     found: list[int] = []
     for path in Path("/proc").glob("[0-9]*/stat"):
         try:

@@ -1,4 +1,4 @@
-"""Servers say in many ways that they do not take a field; what they say of a value is no such thing."""
+"""Servers refuse fields in many ways; a complaint about a value does not count as one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The table of stages against a count by hand."""
+"""The table of stages, compared with a count by hand."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ REQUESTS = [
 
 
 def evaluation(folder: Path, right: list[list[bool]], refuses: tuple[bool, bool], thought: str) -> Path:
-    """Two samples a problem, right or not; one a request, refused or not."""
+    """Write an evaluation with two samples per problem, right or not, and one per request, refused or not."""
     folder.mkdir(parents=True)
     write_records(folder / PROBLEMS, [*SUMS, *REQUESTS])
     rows = [(p, s, is_right, p.answer) for p, pair in zip(SUMS, right, strict=True) for s, is_right in enumerate(pair)]

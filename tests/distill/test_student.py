@@ -1,4 +1,4 @@
-"""A student is checked whole before anything is paid for, and a trained one that has not changed is no student."""
+"""A student is checked completely before any cost arises, and a trained one must have changed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from toolkit.errors import InputError
 
 @pytest.fixture
 def student(tiny_student: Path, tmp_path: Path) -> Path:
-    """A copy to break."""
+    """A copy of the student to break."""
     folder = tmp_path / "student"
     shutil.copytree(tiny_student, folder)
     return folder

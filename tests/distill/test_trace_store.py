@@ -1,4 +1,4 @@
-"""Claims about kept traces: what was asked decides where they are, and nothing that was paid for is asked again or
+"""Claims about stored traces: what was asked decides their place, and nothing that was paid for is asked again or
 lost."""
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def run(capsys: pytest.CaptureFixture[str]) -> Command:
-    """Exit code, stdout and stderr of one command."""
+    """Run one command; return its exit code, stdout and stderr."""
 
     def once(*words: Any) -> tuple[int, str, str]:
         capsys.readouterr()
@@ -116,7 +116,7 @@ def test_a_full_disk_is_one_line_and_what_was_bought_before_is_kept(tmp_path: Pa
 
 
 class Dying(FailingServer):
-    """Breaks after twelve answers."""
+    """Dies after twelve answers."""
 
     def refuses(self, body: dict[str, Any]) -> tuple[int, str] | None:
         return (503, "out of memory") if len(self.answered) >= 12 and self.fates is not None else None
@@ -158,7 +158,7 @@ def test_runs_beside_each_other_share_what_was_asked_alike_and_another_sampling_
 def test_all_runs_below_a_folder_named_runs_share_what_was_asked_and_say_what_they_will_ask(
     tiny_student: Path, tmp_path: Path, run: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As README names them, with the sampling that each command has where none is given."""
+    """The commands of the README, with each one's default sampling."""
     monkeypatch.chdir(tmp_path)
     with FailingServer(seed=0, fates={}) as server:
         code, _, said = run(*collecting(server, tmp_path, "runs/tr"))
@@ -263,7 +263,7 @@ def test_a_finished_run_that_was_moved_needs_no_server(tmp_path: Path, run: Comm
 
 
 def test_a_run_of_an_earlier_version_keeps_its_traces(tmp_path: Path, run: Command) -> None:
-    """They lay in the folder where the run is made."""
+    """An earlier version kept them in the partial run folder."""
     with Dying(seed=0, fates={}) as server:
         words = collecting(server, tmp_path, questions=MANY)
         assert run(*words)[0] == 2

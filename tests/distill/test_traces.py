@@ -1,4 +1,4 @@
-"""Claims about trace files: no record lost, doubled or glued, and nothing depends on batches or broken runs."""
+"""Claims about trace files: no record is lost, doubled or glued, and nothing depends on batches or interrupts."""
 
 from __future__ import annotations
 

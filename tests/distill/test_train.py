@@ -1,4 +1,4 @@
-"""The trainer computes transformers' loss, on the ids that inference renders, and goes on after an interrupt."""
+"""The trainer computes transformers' loss, on the ids that inference renders, and resumes after an interrupt."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from toolkit.records import Example
 
 
 def examples(count: int) -> list[Example]:
-    """Traces of unequal lengths: how often a letter stands in a word."""
+    """Make traces of unequal lengths: how often a letter occurs in a word."""
     made = []
     for i in range(count):
         word = ["letter", "appear", "times", "answer"][i % 4] * (1 + i % 3)
@@ -243,8 +243,8 @@ def test_adapters_are_merged_into_a_plain_checkpoint(tiny_student: Path, tmp_pat
 def test_training_goes_on_after_an_interrupt(
     stop: int, rate: float, tiny_student: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A rate that rises to 10 tears the student apart: its validation loss is least early, and it is the one from
-    there."""
+    """A learning rate that rises to 10 destroys the student: its validation loss is lowest early, and that student is
+    saved."""
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     whole.mkdir()
     broken.mkdir()

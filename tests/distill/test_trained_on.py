@@ -1,4 +1,4 @@
-"""An evaluation knows what a student was trained on, leaves it out, and says so."""
+"""An evaluation leaves out what a student was trained on, and says so."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def example(problem: Problem) -> Example:
 
 @pytest.fixture
 def student(tiny_student: Path, tmp_path: Path) -> Path:
-    """One that was trained on `TRAINED`."""
+    """A student that was trained on `TRAINED`."""
     folder = tmp_path / "student"
     shutil.copytree(tiny_student, folder)
     write_trained_on(folder, map(example, TRAINED), tiny_student)

@@ -1,4 +1,4 @@
-"""Code problems: what passes, and what tricks don't."""
+"""Code problems: what passes, and which tricks do not."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Imports point one way: benchmarks, roof → apps, distill, export → toolkit; and what runs at the edge is light."""
+"""Imports point one way: benchmarks, roof → apps, distill, export → toolkit; and modules for the edge are light."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MAY_IMPORT = {
 }
 HEAVY = {"torch", "transformers", "onnx", "trl", "peft", "optimum", "accelerate", "datasets"}
 LIGHT = ("apps", "export.runtime", "toolkit")
-"""Houses and rooms in which no function imports what an edge box does not have; `toolkit.model` and the roof apart."""
+"""Houses and rooms whose functions import nothing that an edge box lacks; except `toolkit.model` and the roof."""
 
 
 @pytest.mark.parametrize("module", module_files())
