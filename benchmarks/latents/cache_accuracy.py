@@ -12,8 +12,8 @@ import json
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -31,8 +31,7 @@ BATCH = 32
 ERROR_CONTEXT, ERROR_STEPS = 256, 8
 
 
-@dataclass(frozen=True, kw_only=True)
-class Drift:
+class Drift(NamedTuple):
     """The distance of next-token distributions from those of the exact cache; KL in nats."""
 
     mean_kl: float

@@ -19,6 +19,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from transformers import PreTrainedModel
@@ -68,8 +69,7 @@ VARIANTS = (
 )
 
 
-@dataclass(frozen=True, kw_only=True)
-class TokenTime:
+class TokenTime(NamedTuple):
     """Milliseconds per token: the whole step, and its attention layers."""
 
     step_ms: float

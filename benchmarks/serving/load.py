@@ -17,10 +17,9 @@ import threading
 import time
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
 
 import httpx2
 import psutil
@@ -48,8 +47,7 @@ PARTS = 5
 PROMPTS, PROMPT_TOKENS = 12, 300
 
 
-@dataclass(frozen=True, kw_only=True)
-class Throughput:
+class Throughput(NamedTuple):
     """The joint result of a number of streams in some time."""
 
     tokens_per_s: float
@@ -141,8 +139,7 @@ def metric(address: str, name: str) -> float:
     return next((float(line.split()[-1]) for line in text.splitlines() if line.startswith(f"{name} ")), 0.0)
 
 
-@dataclass(frozen=True, kw_only=True)
-class FirstTokens:
+class FirstTokens(NamedTuple):
     """Seconds to the first token of long questions."""
 
     served: list[float]

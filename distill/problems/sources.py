@@ -6,7 +6,6 @@ its folder, means. Data sets of the hub are loaded by `datasets`, which runs non
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterator
 from contextlib import suppress
@@ -18,6 +17,7 @@ from distill.problems.splits import split_named
 from toolkit.errors import InputError, MissingExtra
 from toolkit.figures.ledger import PROBLEMS
 from toolkit.runs import MANIFEST
+from toolkit.sources.model_names import set_up_hub
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
@@ -118,8 +118,7 @@ def _from_disk(folder: Path) -> Dataset | DatasetDict:
 
 
 def _from_hub(name: str, config: str | None) -> Dataset | DatasetDict:
-    os.environ.setdefault("HF_HUB_ETAG_TIMEOUT", str(HUB_TIMEOUT_S))
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    set_up_hub(HUB_TIMEOUT_S)
     try:
         from datasets import load_dataset
         from huggingface_hub import HfApi

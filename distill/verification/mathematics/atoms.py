@@ -95,7 +95,7 @@ class Atoms(Cursor, ABC):
             amount = self.number() if self.kind() == "number" else self.bracketed()
             assert unit, "the signs above are units"
             return ("quantity", ("negative", amount) if sign else amount, unit)
-        raise Unreadable(f"what {piece!r} means here" if piece else "an expression that ends too soon")
+        raise Unreadable(f"an unexpected {piece!r}" if piece else "an incomplete expression")
 
     def bars(self) -> Tree:
         self.take("|")
@@ -146,7 +146,7 @@ class Atoms(Cursor, ABC):
         if base[0] == "text" and (named := number_in_words(base[1])) is not None:
             base = ("number", named, None)
         if base[0] != "number" or base[1].denominator != 1 or not 2 <= base[1] <= 36 or not digits.isalnum():
-            raise Unreadable("a number with a foot that is no base")
+            raise Unreadable("a subscript that is no base")
         return ("digits", digits, int(base[1]))
 
     # Words and names
@@ -192,11 +192,11 @@ class Atoms(Cursor, ABC):
             return ("symbol", name)
         if not self.skip("{"):
             return ("symbol", f"{name}_{self.take()}")
-        foot = ""
+        subscript = ""
         while self.peek() != "}":
-            foot += self.take()
+            subscript += self.take()
         self.take("}")
-        return ("symbol", f"{name}_{foot}")
+        return ("symbol", f"{name}_{subscript}")
 
     def styled(self, words: str) -> Tree:
         """Read text within mathematics: a one-letter name, a number, else words."""
@@ -296,21 +296,21 @@ class Atoms(Cursor, ABC):
         r"""Read a call such as `\sin^2 x`, `\log_2 8`, `sqrt(3)` or `\gcd(4, 6)`."""
         if name == "sqrt":
             return self.root()
-        foot = shoulder = None
+        subscript = exponent = None
         if self.skip("_"):
-            foot = self.group()
+            subscript = self.group()
         if self.skip("^", "**"):
-            shoulder = self.group() if self.peek() == "{" else self.exponent_sign()
+            exponent = self.group() if self.peek() == "{" else self.exponent_sign()
         if name in ("max", "min", "gcd", "lcm") and self.peek() not in ("(", "\\{", "["):
             raise Unreadable(f"{name} of one value")
         inner = self.bracketed() if self.peek() in ("(", "\\{", "[") else self.argument()
         arguments = inner[3] if inner[0] == "sequence" else (inner,)
-        if foot is not None:
-            arguments = (*arguments, ("foot", foot))
-        if shoulder == ("negative", ("number", Fraction(1), None)) and f"arc{name}" in FUNCTIONS:
+        if subscript is not None:
+            arguments = (*arguments, ("subscript", subscript))
+        if exponent == ("negative", ("number", Fraction(1), None)) and f"arc{name}" in FUNCTIONS:
             return ("call", f"arc{name}", tuple(arguments))
         tree: Tree = ("call", name, tuple(arguments))
-        return tree if shoulder is None else ("^", tree, shoulder)
+        return tree if exponent is None else ("^", tree, exponent)
 
     def exponent_sign(self) -> Tree:
         if self.skip("-"):
@@ -372,7 +372,7 @@ class Atoms(Cursor, ABC):
             return None
         name = " ".join(pieces)
         if _NO_UNIT.search(name) or says_another("", f" {name.strip()} "):
-            raise Unreadable(f"{name.strip()} behind a number")
+            raise Unreadable(f"{name.strip()} after a number")
         return (read_unit(name),)
 
     def is_styled_letter(self) -> bool:

@@ -42,7 +42,7 @@ def read_notation(text: str, *, commas: bool = True) -> Tree:
         raise Unreadable("nothing")
     tree = reader.items()
     if reader.peek():
-        raise Unreadable(f"what {reader.peek()!r} means here")
+        raise Unreadable(f"an unexpected {reader.peek()!r}")
     return tree
 
 
@@ -121,7 +121,7 @@ class _Reader(Atoms):
             return self.compound(tree, unit[0])
         if self.starts_factor():
             if self.kind() == "number" and self.peek(-1) != "!":
-                raise Unreadable(f"{piece} beside what stands before it")
+                raise Unreadable(f"{piece} right after another factor")
             return ("*", tree, self.power())
         return None
 
@@ -160,7 +160,7 @@ class _Reader(Atoms):
                 return ("compound", ("quantity", ("+", ("*", tree, times), inner[1]), small), units)
         self.at = before
         if not joined:
-            raise Unreadable("two numbers beside each other")
+            raise Unreadable("two adjacent numbers")
         return quantity
 
     def starts_factor(self) -> bool:

@@ -142,7 +142,7 @@ class Cursor:
         """Take the next token; raises `Unreadable` if it is none of those expected."""
         piece = self.peek()
         if not piece or (expected and piece not in expected):
-            raise Unreadable(f"{' or '.join(expected) or 'something'} must follow, not {piece or 'the end'}")
+            raise Unreadable(f"{piece or 'the end'} instead of {' or '.join(expected) or 'something'}")
         self.at += 1
         return piece
 

@@ -78,7 +78,7 @@ def _value(tree: Tree, letters: Mapping[str, Value]) -> Value:
         case "symbol":
             if tree[1] in letters:
                 return letters[tree[1]]
-            raise NoValue(f"{tree[1]}, which stands for something")
+            raise NoValue(f"{tree[1]} without a value")
         case "negative":
             return -_value(tree[1], letters)
         case "+":
@@ -168,14 +168,14 @@ def _root(value: Value, degree: Value) -> Value:
 
 
 def _call(name: str, arguments: tuple[Tree, ...], letters: Mapping[str, Value]) -> Value:
-    foot = next((_value(part[1], letters) for part in arguments if part[0] == "foot"), None)
-    values = [_value(_radians(part), letters) for part in arguments if part[0] != "foot"]
+    subscript = next((_value(part[1], letters) for part in arguments if part[0] == "subscript"), None)
+    values = [_value(_radians(part), letters) for part in arguments if part[0] != "subscript"]
     if name.startswith("function"):
         if name in letters and len(values) == 1:
             return _CONTEXT.sin(_real(letters[name]) + 3 * _real(values[0]))  # any function that no formula is
         raise NoValue(f"the {name}")
-    if foot is not None and name != "log":
-        raise NoValue(f"{name} with a foot")
+    if subscript is not None and name != "log":
+        raise NoValue(f"{name} with a subscript")
     if name in ("log", "ln", "lg", "exp", "cbrt", "abs", "factorial") and len(values) != 1:
         raise NoValue(f"{name} of {len(values)} values")
     match name:
@@ -186,7 +186,7 @@ def _call(name: str, arguments: tuple[Tree, ...], letters: Mapping[str, Value]) 
         case "abs":
             return abs(values[0])
         case "log" | "ln" | "lg":
-            base = foot if foot is not None else Fraction(10) if name == "lg" else None
+            base = subscript if subscript is not None else Fraction(10) if name == "lg" else None
             return _logarithm(values[0], base)
         case "exp":
             return _power(+_CONTEXT.e, values[0])
@@ -236,7 +236,7 @@ def _between_whole(name: str, values: list[Value]) -> Value:
 def _whole(name: str, values: list[Value]) -> int:
     """Evaluate functions of integers."""
     if not values or not all(isinstance(value, Fraction) and value.denominator == 1 for value in values):
-        raise NoValue(f"{name} of what is no whole number")
+        raise NoValue(f"{name} of a number that is not an integer")
     numbers = [int(value) for value in values]
     if name in ("gcd", "lcm"):
         return {"gcd": math.gcd, "lcm": math.lcm}[name](*numbers)
