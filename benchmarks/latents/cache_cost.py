@@ -41,7 +41,7 @@ STEPS = 4
 """Tokens per timing."""
 CALIBRATION_TOKENS = 2048
 """Random tokens, for random models."""
-BF16_BYTES = 2
+BF16_BYTES = torch.bfloat16.itemsize
 STOCK = "transformers"
 
 

@@ -45,7 +45,7 @@ from toolkit.progress import Progress, duration
 from toolkit.runs import replace_text
 
 LOSS = "loss.jsonl"
-CHECKPOINTS = "checkpoints"
+CHECKPOINTS, CHECKPOINTS_KEPT = "checkpoints", 1
 VALIDATION_LOSS = "validation_loss"
 MORE = (
     VALIDATION_LOSS,
@@ -71,7 +71,7 @@ def journaled(folder: Path, seed: int) -> dict[str, Any]:
     return {
         "output_dir": str(folder / CHECKPOINTS),
         "save_strategy": "no",  # the journal asks for checkpoints, by the clock
-        "save_total_limit": 1,
+        "save_total_limit": CHECKPOINTS_KEPT,
         "report_to": [],
         "disable_tqdm": True,
         "use_cpu": not torch.cuda.is_available(),

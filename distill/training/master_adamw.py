@@ -11,6 +11,9 @@ from typing import Any
 import torch
 from torch.optim.adamw import adamw
 
+STATE_BYTES = 12
+"""The optimizer's state of a weight: its fp32 master and two moments."""
+
 
 class MasterAdamW(torch.optim.AdamW):
     """A `torch.optim.AdamW` whose state holds an fp32 `master` of each parameter, in checkpoints too."""

@@ -19,6 +19,8 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from distill.training import document_attention
+from distill.training.journal import CHECKPOINTS_KEPT
+from distill.training.master_adamw import STATE_BYTES
 from toolkit.errors import InputError
 from toolkit.formats.chat_format import (
     REASONING_TEMPLATE,
@@ -36,10 +38,6 @@ from toolkit.terminal import say
 
 STUDENT_TYPES = ("llama", "mistral", "qwen2", "qwen3")
 """`model_type` of the architectures whose forward passes `documents` on to the attention."""
-OPTIMIZER_BYTES = 12
-"""The fp32 master of a trained weight and its two moments."""
-CHECKPOINTS_AT_ONCE = 2
-"""The previous one is removed only after a new one is complete."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +91,8 @@ def check_room(facts: StudentFacts, folder: Path, *, lora_rank: int) -> None:
 
     Checkpoints of adapters are small and do not count.
     """
-    checkpoint = 0 if lora_rank else CHECKPOINTS_AT_ONCE * (compute_dtype().itemsize + OPTIMIZER_BYTES)
+    # a checkpoint is removed only after a new one is complete
+    checkpoint = 0 if lora_rank else (CHECKPOINTS_KEPT + 1) * (compute_dtype().itemsize + STATE_BYTES)
     best = 0 if lora_rank else compute_dtype().itemsize
     needed = facts.parameters * (torch.bfloat16.itemsize + checkpoint + best)
     free = shutil.disk_usage(folder).free
