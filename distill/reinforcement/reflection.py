@@ -11,12 +11,10 @@ from collections.abc import Sequence
 
 SIGNS = {
     "verification": (
-        r"\b(?:let me|let's|i(?:'ll| will| should)?|to) (?:check|verify|double[- "
-        r"]check|confirm)\b|\bcheck:"
+        r"\b(?:let me|let's|i(?:'ll| will| should)?|to) (?:check|verify|double[- ]check|confirm)\b|\bcheck:"
     ),
     "reflection": (
-        r"\b(?:wait|hmm+|actually|hold on)\b|\b(?:that|this)(?: is|'s) "
-        r"(?:wrong|not right|incorrect)\b|\bmistake\b"
+        r"\b(?:wait|hmm+|actually|hold on)\b|\b(?:that|this)(?: is|'s) (?:wrong|not right|incorrect)\b|\bmistake\b"
     ),
     "correction": r"\b(?:let me|i(?:'ll| will)?) (?:redo|correct|fix|try again)\b|\b(?:do it|try) again\b|\binstead\b",
 }

@@ -20,10 +20,9 @@ DISPENSABLE = ("seed", "top_p", "temperature")
 NEAR = 100
 """Most characters between a field's name and a word of `_UNKNOWN`."""
 _UNKNOWN = re.compile(
-    r"unsupported|not (?:be "
-    r")?(?:supported|permitted|allowed|recogni[sz]ed|available|implemented)|unrecogni[sz]ed|unknown|"
-    r"n[o']t support|unexpected|extra_forbidden|extra (?:inputs|fields)|only the default|deprecated|mutually exclusive|"
-    r"cannot both|(?:invalid|no such) (?:parameter|argument|field|property)|additional propert",
+    r"unsupported|not (?:be )?(?:supported|permitted|allowed|recogni[sz]ed|available|implemented)|unrecogni[sz]ed|"
+    r"unknown|n[o']t support|unexpected|extra_forbidden|extra (?:inputs|fields)|only the default|deprecated|"
+    r"mutually exclusive|cannot both|(?:invalid|no such) (?:parameter|argument|field|property)|additional propert",
     re.IGNORECASE,
 )
 """Words with which servers refuse a field as such, rather than a value out of its range."""

@@ -13,9 +13,8 @@ ABOUT = "about"
 
 _REFUSES = re.compile(
     r"\b(?:I|we)(?:'m| am| are|'re)? (?:can ?not|can't|won't|will not|unable|not able|not going|must not|must decline|"
-    r"decline|refuse|don't feel comfortable)\b"
-    r"|\b(?:I'm|I am) (?:very |so |really )?sorry,? but\b|\bas an AI\b.{0,60}\b(?:can ?not|can't)\b"
-    r"|\bnot (?:something|a thing) I (?:can|will)\b",
+    r"decline|refuse|don't feel comfortable)\b|\b(?:I'm|I am) (?:very |so |really )?sorry,? but\b|"
+    r"\bas an AI\b.{0,60}\b(?:can ?not|can't)\b|\bnot (?:something|a thing) I (?:can|will)\b",
     re.IGNORECASE | re.DOTALL,
 )
 OPENING = 300

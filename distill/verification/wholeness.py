@@ -23,8 +23,8 @@ LEAST_COPIED = 80
 """Least characters of a thought or question that an answer may not begin with; shorter ones may well be repeated."""
 
 _TOOL_CALL = re.compile(
-    r"<tool_call>|<\|tool_call|\[TOOL_CALLS\]|<function_calls>|<function=|<\|python_tag\|>|<\|tool▁|<｜tool▁|<\|START_ACTION\|>|"
-    r"<tool_response>|<invoke name=|^```tool_code$",
+    r"<tool_call>|<\|tool_call|\[TOOL_CALLS\]|<function_calls>|<function=|<\|python_tag\|>|<\|tool▁|<｜tool▁|"
+    r"<\|START_ACTION\|>|<tool_response>|<invoke name=|^```tool_code$",
     re.MULTILINE,
 )
 _CONTROL = re.compile(
@@ -33,8 +33,8 @@ _CONTROL = re.compile(
 )
 """Tokens that begin or end a turn or a text in ChatML, Llama, Gemma, Mistral, DeepSeek, Phi, Command …"""
 _NEXT_TURN = re.compile(
-    r"^(?:Human|User|### ?(?:Instruction|Human|User)):.*?^(?:Assistant|AI|### ?(?:Response|Assistant)):"
-    r"|(?<=\n)\n(?:Human|User|### ?(?:Instruction|Human|User)): [^\n]*\Z",
+    r"^(?:Human|User|### ?(?:Instruction|Human|User)):.*?^(?:Assistant|AI|### ?(?:Response|Assistant)):|"
+    r"(?<=\n)\n(?:Human|User|### ?(?:Instruction|Human|User)): [^\n]*\Z",
     re.DOTALL | re.MULTILINE,
 )
 """A turn in plain words, as a model writes it that was prompted without its template."""

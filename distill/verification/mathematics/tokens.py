@@ -19,12 +19,13 @@ MOST_OPERATIONS = 250
 """Most terms, factors and signs in a row: each makes the tree one level deeper."""
 
 _LAYOUT = re.compile(
-    r"\\(?:left|right)\s*\.(?!\d)|\\(?:left|right|[bB]igg?[lrm]?|displaystyle|textstyle|(?:normal|foot)?(?:size|small|tiny|large|Large|LARGE|huge|Huge)|underline|limits|nolimits|strut|rm|bf|it)(?![A-Za-z])\s*"
-    r"|(?<!\\)\\[,;:! ]|\\q?quad(?![A-Za-z])|~|\\(?:phantom|hspace|vspace|label|tag)\*?\{[^{}]*\}"
+    r"\\(?:left|right)\s*\.(?!\d)|\\(?:left|right|[bB]igg?[lrm]?|displaystyle|textstyle|(?:normal|foot)?(?:size|small|"
+    r"tiny|large|Large|LARGE|huge|Huge)|underline|limits|nolimits|strut|rm|bf|it)(?![A-Za-z])\s*|(?<!\\)\\[,;:! ]|"
+    r"\\q?quad(?![A-Za-z])|~|\\(?:phantom|hspace|vspace|label|tag)\*?\{[^{}]*\}"
 )
 _TOKEN = re.compile(
-    r"(?P<space>\s+)|(?P<text>\x02[^\x03]*\x03)|(?P<number>\.?\d)|(?P<command>\\[A-Za-z]+|\\[^A-Za-z])|(?P<word>[^\W\d_]+)"
-    r"|(?P<sign><=|>=|!=|==|=>|->|\*\*|!!|\.\.\.|.)",
+    r"(?P<space>\s+)|(?P<text>\x02[^\x03]*\x03)|(?P<number>\.?\d)|(?P<command>\\[A-Za-z]+|\\[^A-Za-z])|"
+    r"(?P<word>[^\W\d_]+)|(?P<sign><=|>=|!=|==|=>|->|\*\*|!!|\.\.\.|.)",
     re.DOTALL,
 )
 

@@ -26,8 +26,8 @@ _WORKING = re.compile(r"(-?[\d.]+)\s+\(([-+*/\d.\s]+)\)")
 """The calculation of a number, `5 (8 - 3)`."""
 _OPENING = re.compile(r"^(?:so|thus|hence|therefore|then|and|we (?:get|have|find|obtain))\b[\s,:]*", re.IGNORECASE)
 _LABEL = re.compile(
-    r"^(?:[A-Za-z][A-Za-z' "
-    r"]*|[A-Z]\^\{-1\}\s*|\\?[A-Za-z]+\([^()=]*\)|[A-Za-z]'+|\\frac\{d[a-zA-Z]?\}\{d[a-zA-Z]\}[^=]*|\\(?:lim|int|sum|prod|gcd|text|operatorname)(?![A-Za-z])[^=]*)=\s*(?=\S)"
+    r"^(?:[A-Za-z][A-Za-z' ]*|[A-Z]\^\{-1\}\s*|\\?[A-Za-z]+\([^()=]*\)|[A-Za-z]'+|"
+    r"\\frac\{d[a-zA-Z]?\}\{d[a-zA-Z]\}[^=]*|\\(?:lim|int|sum|prod|gcd|text|operatorname)(?![A-Za-z])[^=]*)=\s*(?=\S)"
 )
 """Words before an equals sign, `total = 42`."""
 
