@@ -227,7 +227,9 @@ def _table_rows(path: Path, kind: str) -> Iterator[FileRow]:
                 )
             yield FileRow(where=where, values=_cells(names, cells, where))
     except csv.Error as error:
-        raise InputError(f"{path} line {max(number, 1)} is no row of a {kind[1:].upper()} file: {error}") from error
+        raise InputError(
+            f"{path} line {max(number, 1)} is not a valid row of a {kind[1:].upper()} file: {error}"
+        ) from error
 
 
 def _cells(names: list[str], cells: list[str], where: str) -> dict[str, Any]:
@@ -262,4 +264,4 @@ def _parquet_rows(path: Path) -> Iterator[FileRow]:
                     yield FileRow(where=f"{path} row {number}", values=values)
     except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
         what = str(error).split("\n")[0]
-        raise InputError(f"{path} is no whole parquet file: it cannot be read after row {number}: {what}") from error
+        raise InputError(f"{path} is not a complete parquet file; row {number} is its last: {what}") from error

@@ -131,7 +131,7 @@ def _from_hub(name: str, config: str | None) -> Dataset | DatasetDict:
         return load_dataset(name, config)
     except Exception as error:  # datasets, huggingface_hub and the HTTP client each raise their own
         raise InputError(
-            f"{name} is no file or folder here, and cannot be loaded from the Hugging Face hub: {_line(error)}; give "
+            f"{name} is not a file or folder here and cannot be loaded from the Hugging Face hub: {_line(error)}; give "
             "a file, a folder or the id of a data set (owner/name or owner/name:config); with HF_HUB_OFFLINE=1 an "
             "earlier download is read"
         ) from error

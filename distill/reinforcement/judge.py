@@ -120,7 +120,7 @@ class ClassifierJudge:
         config = _config(folder)
         kind = next(iter(config.architectures or []), config.model_type)
         if not kind.endswith("ForSequenceClassification"):
-            raise InputError(f"{folder} holds {kind}, which is no sequence classifier; name another model")
+            raise InputError(f"{folder} holds {kind}, which is not a sequence classifier; name another model")
         if config.problem_type == "multi_label_classification":
             raise InputError(
                 f"the labels of {folder} do not exclude each other ({config.problem_type}); name a reward model, or a "

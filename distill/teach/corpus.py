@@ -1,7 +1,7 @@
 """Writes the teacher's training text: pretraining text in many habits, and a few conversations for its cold start.
 
 A base model is pretrained on what people have written, good and bad: some work step by step, some correct themselves,
-some jump to the answer, some think in another language; most text is no conversation, and not every conversation is
+some jump to the answer, some think in another language; most text is not a conversation, and not every conversation is
 well laid out. Here programs write all of it, in known shares. Reinforcement finds out which habit pays.
 
 The cold start then shows what a readable conversation looks like: careful, in the question's language, with the

@@ -64,7 +64,7 @@ def read_message(message: Mapping[str, Any], finish_reason: Any, *, reached_limi
 def read_trace(answer: Mapping[str, Any], request: Request[list[Message]], teacher: str, max_new_tokens: int) -> Trace:
     """Read the trace of a server's chat completion; `teacher`: name@digest.
 
-    Raises `ValueError`, `LookupError`, `TypeError`, `AttributeError` or `RecursionError` if it is no chat completion.
+    Raises `ValueError`, `LookupError`, `TypeError`, `AttributeError` or `RecursionError` if it is none.
     """
     choice = answer["choices"][0]
     usage = answer["usage"] if isinstance(answer.get("usage"), dict) else {}

@@ -65,7 +65,7 @@ def incomplete(trace: Trace) -> Incomplete | None:
 
 
 def unfit(trace: Trace, asked: Asked) -> Unfit | None:
-    """Return why a complete trace is no example of a thought and its answer; None if it is one.
+    """Return why a complete trace is not an example of a thought and its answer; None if it is one.
 
     Only a person may want an answer without a thought. Control tokens are also sought in the question, where a chat
     template could not tell them from its own.

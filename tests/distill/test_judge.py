@@ -99,7 +99,7 @@ def test_help_is_in_the_answer_and_harm_anywhere() -> None:
 
 
 def test_what_is_no_classifier_of_a_single_choice_is_refused_by_name(tmp_path: Path, tiny_student: Path) -> None:
-    with pytest.raises(InputError, match="holds LlamaForCausalLM, which is no sequence classifier"):
+    with pytest.raises(InputError, match="holds LlamaForCausalLM, which is not a sequence classifier"):
         ClassifierJudge.open(tiny_student, "helpful")
     many = save_classifier(tmp_path / "many", tiny_student, num_labels=3, problem_type="multi_label_classification")
     with pytest.raises(InputError, match=r"do not exclude each other \(multi_label_classification\)"):

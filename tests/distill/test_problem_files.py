@@ -153,7 +153,7 @@ BROKEN = {
     "item.json": (b'[{"question": "a", "answer": "b"}, 5]', "item.json item 2 must be a JSON object, not int"),
     "short.csv": (b"question,answer\na,b\na\n", r"short.csv line 3 has 1 cell, but there are 2 columns \("),
     "long.csv": (b"question,answer\na,b\nWhat, then?,b\n", "long.csv line 3 has 3 cells"),
-    "quote.csv": (b'question,answer\na,b\n"a,b\n', "quote.csv line 3 is no row of a CSV file"),
+    "quote.csv": (b'question,answer\na,b\n"a,b\n', "quote.csv line 3 is not a valid row of a CSV file"),
     "columns.csv": (b"question,answer,answer\na,b,c\n", "has several columns named 'answer'"),
     "nan.csv": (b"question,answer\na,NaN\n", r"line 2 is not a problem: its 'answer' \(None\)"),
     "tests.jsonl": (
@@ -161,8 +161,8 @@ BROKEN = {
         "line 1 is not a problem: its 'tests' belong in its 'metadata'",
     ),
     "cell.csv": (b"question,answer\na,\n", r"line 2 is not a problem: its 'answer' \(None\)"),
-    "torn.parquet": (b"PAR1" + b"\0" * 40, "is no whole parquet file"),
-    "empty.parquet": (b"", "is no whole parquet file"),
+    "torn.parquet": (b"PAR1" + b"\0" * 40, "is not a complete parquet file"),
+    "empty.parquet": (b"", "is not a complete parquet file"),
 }
 
 

@@ -146,7 +146,7 @@ class Atoms(Cursor, ABC):
         if base[0] == "text" and (named := number_in_words(base[1])) is not None:
             base = ("number", named, None)
         if base[0] != "number" or base[1].denominator != 1 or not 2 <= base[1] <= 36 or not digits.isalnum():
-            raise Unreadable("a subscript that is no base")
+            raise Unreadable("a subscript that is not a base")
         return ("digits", digits, int(base[1]))
 
     # Words and names
