@@ -49,13 +49,6 @@ def ask(model: Model, store: Store, question: str, conversation: Conversation) -
     return [*answer(model, store, question, "", Tab(conversation=conversation), *defaults(CONTEXT).panel_values())]
 
 
-def begin(model: Model, store: Store, question: str, tab: Tab) -> Generator[Update, None, None]:
-    """Ask in a tab; returns what the page hears after the first update."""
-    writing = answer(model, store, question, "", tab, *defaults(CONTEXT).panel_values())
-    next(writing)
-    return writing
-
-
 def choose(model: Model, store: Store, chosen: str, conversation: Conversation) -> list[tuple[Any, ...]]:
     return [*act(model, store, f"{chosen}/1", "", Tab(conversation=conversation), *defaults(CONTEXT).panel_values())]
 
@@ -121,8 +114,10 @@ def test_a_component_is_told_only_what_is_new() -> None:
 
 
 def test_a_tab_that_leaves_what_another_one_follows_stops_nothing(slow: Model, store: Store) -> None:
-    writer, reader, panel_values = Tab(), Tab(), defaults(CONTEXT).panel_values()
-    writing = begin(slow, store, "84 and 36?", writer)
+    writer, reader = Tab(), Tab()
+    panel_values = defaults(CONTEXT).panel_values()
+    writing = answer(slow, store, "84 and 36?", "", writer, *panel_values)
+    next(writing)
     reader.open(writer.conversation)
     asking = answer(slow, store, "And 7?", "", reader, *panel_values)
     assert next(asking) == NOTHING
@@ -137,7 +132,8 @@ def test_a_tab_that_leaves_what_another_one_follows_stops_nothing(slow: Model, s
 
 def test_a_turn_goes_on_while_its_tab_is_loaded_again(slow: Model, store: Store) -> None:
     tab = Tab()
-    writing = begin(slow, store, "84 and 36?", tab)
+    writing = answer(slow, store, "84 and 36?", "", tab, *defaults(CONTEXT).panel_values())
+    next(writing)
     writing.close()
     again = Tab(conversation=tab.conversation)
     updates = [*follow(store, "", again)]
@@ -152,7 +148,8 @@ def test_a_turn_goes_on_while_its_tab_is_loaded_again(slow: Model, store: Store)
 
 def test_a_tab_ends_the_turn_that_it_alone_follows_before_it_shows_another_chat(slow: Model, store: Store) -> None:
     tab = Tab()
-    writing = begin(slow, store, "A long thought, please", tab)
+    writing = answer(slow, store, "A long thought, please", "", tab, *defaults(CONTEXT).panel_values())
+    next(writing)
     left = tab.conversation
     tab.open(Conversation())
     assert not left.busy and left.turns[-1].state == "stopped" and tab.conversation is not left
@@ -164,7 +161,9 @@ def test_a_tab_ends_the_turn_that_it_alone_follows_before_it_shows_another_chat(
 
 def test_a_tab_that_goes_to_a_chat_that_is_being_written_is_not_told_the_one_it_left(slow: Model, store: Store) -> None:
     writer, tab = Tab(), Tab()
-    writing = begin(slow, store, "84 and 36?", writer)
+    panel_values = defaults(CONTEXT).panel_values()
+    writing = answer(slow, store, "84 and 36?", "", writer, *panel_values)
+    next(writing)
     tab.open(writer.conversation)
     left = follow(store, "", tab)
     next(left)
