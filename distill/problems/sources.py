@@ -17,7 +17,6 @@ from distill.problems.splits import split_named
 from toolkit.errors import InputError, MissingExtra
 from toolkit.figures.ledger import PROBLEMS
 from toolkit.runs import MANIFEST
-from toolkit.sources.model_names import set_up_hub
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
@@ -118,7 +117,8 @@ def _from_disk(folder: Path) -> Dataset | DatasetDict:
 
 
 def _from_hub(name: str, config: str | None) -> Dataset | DatasetDict:
-    set_up_hub(HUB_TIMEOUT_S)
+    os.environ.setdefault("HF_HUB_ETAG_TIMEOUT", str(HUB_TIMEOUT_S))
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     try:
         from datasets import load_dataset
         from huggingface_hub import HfApi

@@ -206,18 +206,10 @@ def _cached(name: str) -> Path:
     return cache_folder() / "models" / name.replace("/", "--")
 
 
-def set_up_hub(timeout_s: int) -> None:
-    """Let the hub's client give up after so long and report nothing, unless the environment says otherwise.
-
-    It reads these settings when it is imported.
-    """
-    os.environ.setdefault("HF_HUB_ETAG_TIMEOUT", str(timeout_s))
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-
-
 def fetch_hub(hub_id: str, folder: Path) -> str:
     """Download a hub model's weights and texts into a folder, by one try with short time limits; returns its commit."""
-    set_up_hub(HUB_TIMEOUT_S)
+    os.environ.setdefault("HF_HUB_ETAG_TIMEOUT", str(HUB_TIMEOUT_S))
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     try:
         from httpx2 import HTTPError
         from huggingface_hub import HfApi, snapshot_download

@@ -236,7 +236,7 @@ def _is_product(text: str) -> bool:
 
 
 def _tree(text: str) -> Tree | None:
-    """Read the whole text as mathematics, or as a number of things; None if it holds nothing but a text."""
+    """The whole text as mathematics, or as a number of things; None where a text within it is all there is."""
     if builder := re.fullmatch(r"\\?\{\s*[a-zA-Z]\s*(?:\\mid|\||:)\s*(.+?)\s*\\?\}", text):
         text = builder[1]  # {x | x > 2}
     try:

@@ -29,36 +29,40 @@ _DENIAL = re.compile(
     re.IGNORECASE,
 )
 _DOUBT = re.compile(
-    r"\b(?:may|might|could|perhaps|possibly|maybe|either|cannot be determined|unclear|unknown|used to|once was|"
-    r"formerly|previously|originally|until recently|yesterday|(?:some|many|most|people)\b(?: \w+){0,2} (?:say|think|"
-    r"believe|argue)|opposite|converse|inverse|contrary)\b|\b(?:before|until|prior to)\s+\d|\bif\b.*\bwould\b|"
-    r"\bfor\b.*,.*\bfor\b|\bdepends\b",
+    r"\b(?:may|might|could|perhaps|possibly|maybe|either|cannot be "
+    r"determined|unclear|unknown|used to|once was|formerly|previously|"
+    r"originally|until recently|yesterday|(?:some|many|most|people)\b(?: \w+){0,2} "
+    r"(?:say|think|believe|argue)|opposite|converse|inverse|"
+    r"contrary)\b|\b(?:before|until|prior to)\s+\d|\bif\b.*\bwould\b|\bfor\b.*,.*\bfor\b|\bdepends\b",
     re.IGNORECASE,
 )
 _OVERTAKEN = re.compile(r"\b(?:but|yet)\b.*\b(?:now|later|then|today|actually|no longer)\b", re.IGNORECASE)
 _SUBORDINATE = re.compile(
-    r"[,;]?\s+(?:although|though|even though|while|whereas|however|some (?:people )?(?:would |might )?(?:say|think|"
-    r"argue|believe)|many (?:people )?(?:say|believe|think))\b.*$",
+    r"[,;]?\s+(?:although|though|even though|while|whereas|however|some (?:people "
+    r")?(?:would |might )?(?:say|think|argue|believe)|"
+    r"many (?:people )?(?:say|believe|think))\b.*$",
     re.IGNORECASE | re.DOTALL,
 )
 _CONDITION = re.compile(
-    r"^\s*(?:if|when|since|because|as|given that|(?:between|(?:out )?of|comparing) \S+ (?:and|or)(?= )|wenn|si|"
-    r"se)\b[^,]*,\s*(?:then\s+)?",
+    r"^\s*(?:if|when|since|because|as|given that|(?:between|(?:out )?of|comparing) \S+ (?:and|or)(?= )|"
+    r"wenn|si|se)\b[^,]*,\s*(?:then\s+)?",
     re.IGNORECASE,
 )
 """A condition, or the options to choose from, before the main clause."""
 _RESULT = re.compile(r"[,.]\s+(?:so|thus|hence|therefore)\s+(?:the (?:answer|choice) is\s+)?(?=\S)", re.IGNORECASE)
 _ASIDE = re.compile(
-    r"(?:,|;|:| -| —)?\s+(?:because|since|as|for|which|who|where|whose|so that|given|by|according to|after|"
-    r"due to)\b(?!\s+(?:next|last)\b).*$|,\s+(?:the|a|an|not|and not|but|it|this|that|they|we|at|in|with|\d|i|his|her|"
-    r"its|because)\b.*$|\s*\([^()]*\)\s*$|\s+—\s.*$|,\s*(?:因为|因為|[\u4e00-\u9fff]{3}).*$",
+    r"(?:,|;|:| -| —)?\s+(?:because|since|as|for|which|who|where|whose|so that|given|by|according "
+    r"to|after|due to)\b(?!\s+(?:next|last)\b).*$"
+    r"|,\s+(?:the|a|an|not|and "
+    r"not|but|it|this|that|they|we|at|in|with|\d|i|his|her|its|because)\b.*$|\s*\([^()]*\)\s*$|\s+—\s.*$"
+    r"|,\s*(?:因为|因為|[\u4e00-\u9fff]{3}).*$",
     re.IGNORECASE | re.DOTALL,
 )
 _COPULA = re.compile(
-    r"(?:\b(?:is|are|was|were|be|equals|becomes?|reads?|says?|prints?|outputs?|returns?|called|named|call|ist|sind|war|"
-    r"est|sont|es|son|é|è|это|являются?|namely|therefore|pick|choose|select|heißt|heisst|s'appelle|se llama|si chiama|"
-    r"(?:written|painted|discovered|invented|composed|directed|founded|created|built|made) by)\b(?!-)|[:=]|\s—\s|是|为|為|"
-    r"は|은|는|هو|هي|है|选|選)\s*",
+    r"(?:\b(?:is|are|was|were|be|equals|becomes?|reads?|says?|prints?|outputs?|returns?|called|named|call|ist|sind|war|est|sont|es|"
+    r"son|é|è|это|являются?|namely|therefore|pick|choose|select|heißt|heisst|s'appelle|se llama|si chiama|"
+    r"(?:written|painted|discovered|invented|composed|directed|founded|created|built|made) "
+    r"by)\b(?!-)|[:=]|\s—\s|是|为|為|は|은|는|هو|هي|है|选|選)\s*",
     re.IGNORECASE,
 )
 _NO_RELATIVE = r"(?:(?!\b(?:that|which|who|where)\b).)*"
@@ -67,17 +71,18 @@ _TWO_CLAUSES = re.compile(
 )
 """`Alice is a knight and Bob is a knave`: two statements."""
 _BACK = re.compile(
-    r"^(.{1,200}?)\s+(?:(?:is|are|was|were)\s+(?:the|my|our|a|an|his|her|its|their|what|who|where|right|correct|better|"
-    r"best)|has|had|travel+ed|r[au]n|runs|g[eo]ts?|ma(?:kes?|de)|scored|earns?|earned|sells?|sold|received|wins?|"
-    r"finished|came|comes|wrote|painted|discovered|invented|composed|directed|founded|created|built|won)\b.*$",
+    r"^(.{1,200}?)\s+(?:(?:is|are|was|were)\s+(?:the|my|our|a|an|his|her|its|their|what|who|where|right|correct|"
+    r"better|best)"
+    r"|has|had|travel+ed|r[au]n|runs|g[eo]ts?|ma(?:kes?|de)|scored|earns?|earned|sells?|sold|received|wins?|finished|came|comes|wrote|painted|discovered|invented|composed|directed|founded|created|built|won)\b.*$",
     re.DOTALL | re.IGNORECASE,
 )
 _LEADING = re.compile(
-    r"^(?:so|thus|hence|therefore|then|and|well|ok|okay|there (?:is|are|was)|it(?:'s| is| was)|this is|that is|"
-    r"these are|they are|he is|she is|(?:he|she|it|they|we) (?:has|have|had|gets?|got|needs?)|i (?:think|say|choose|"
-    r"pick|guess)|i(?:'d|'ll| would| will) (?:go (?:with|for)|choose|pick|say)|exactly|simply|option|choice|answer|"
-    r"letter|(?:the|a|an) (?:city|town|country|state|river|element|number|word|planet|colou?r|letter|year) (?:of|is)|"
-    r"at|it|they|he|she|the|an?(?=\s+\w{2}))\b[\s,:]*",
+    r"^(?:so|thus|hence|therefore|then|and|well|ok|okay|there (?:is|are|was)|it(?:'s| is| was)|this "
+    r"is|that is|these are|they are|he is|she is|"
+    r"(?:he|she|it|they|we) (?:has|have|had|gets?|got|needs?)|i (?:think|say|choose|pick|guess)|"
+    r"i(?:'d|'ll| would| will) (?:go (?:with|for)|choose|pick|say)|exactly|simply|option|choice|answer|letter"
+    r"|(?:the|a|an) (?:city|town|country|state|river|element|number|word|planet|colou?r|letter|year) "
+    r"(?:of|is)|at|it|they|he|she|the|an?(?=\s+\w{2}))\b[\s,:]*",
     re.IGNORECASE,
 )
 _TRAILING = re.compile(r"(?:です|でした|だ|입니다|이다|است|है)\s*$")
@@ -100,9 +105,9 @@ _TRUTH_LAST = re.compile(
 )
 _EXCEPT = re.compile(r"\W*(?:but\s+|and\s+)?(?:unless|except)\b", re.IGNORECASE)
 _ON_CONDITION = re.compile(
-    r"\W*(?:but\s+|and\s+|provided\s+)?(?:only (?:if|for|when|in|with|where)\b|unless\b|except\b|if\b|not (?:always|"
-    r"necessarily|for all)\b|sometimes\b|part(?:ly|ially)\b|in (?:some|certain) cases\b|nur (?:wenn|für)\b|"
-    r"seulement si\b|solo si\b|但只|只有)",
+    r"\W*(?:but\s+|and\s+|provided\s+)?(?:only (?:if|for|when|in|with|where)\b|unless\b|except\b|if\b|not "
+    r"(?:always|necessarily|for all)\b|sometimes\b"
+    r"|part(?:ly|ially)\b|in (?:some|certain) cases\b|nur (?:wenn|für)\b|seulement si\b|solo si\b|但只|只有)",
     re.IGNORECASE,
 )
 """Words after a yes that restrict it to some cases."""
