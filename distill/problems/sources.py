@@ -6,6 +6,7 @@ its folder, means. Data sets of the hub are loaded by `datasets`, which runs non
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from contextlib import suppress

@@ -48,7 +48,7 @@ _CONDITION = re.compile(
     r"wenn|si|se)\b[^,]*,\s*(?:then\s+)?",
     re.IGNORECASE,
 )
-"""A condition, or the options to choose from, before the main clause."""
+"""Before the main clause, under what it holds, or what it chooses from."""
 _RESULT = re.compile(r"[,.]\s+(?:so|thus|hence|therefore)\s+(?:the (?:answer|choice) is\s+)?(?=\S)", re.IGNORECASE)
 _ASIDE = re.compile(
     r"(?:,|;|:| -| —)?\s+(?:because|since|as|for|which|who|where|whose|so that|given|by|according "
