@@ -1,1 +1,1 @@
-"""Measurements, beside rivals too. Nobody imports this package, and the wheel leaves it out."""
+"""Measurements, also of other programs. Nothing imports this package, and the wheel leaves it out."""

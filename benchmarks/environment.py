@@ -1,7 +1,7 @@
-"""Environments of their own for programs whose versions don't go together with ours.
+"""Makes separate environments for programs whose dependencies conflict with ours.
 
-<home>/          what venv makes
-└── ready        what was installed, written last
+<home>/          made by venv
+└── ready        the installed requirements, written last
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 
 
 def interpreter(home: Path, requirements: Sequence[str]) -> Path:
-    """The Python of an environment that holds these packages: made once, and anew where others are asked for."""
+    """Return the Python of an environment with these packages; it is made once, and again if they change."""
     ready, python, wanted = home / "ready", home / "bin/python", "\n".join(requirements)
     if not ready.is_file() or ready.read_text(encoding="utf-8") != wanted:
         venv.create(home, with_pip=True, clear=True)

@@ -1,1 +1,1 @@
-"""From problems to a trained student: curation and the pipeline over the rooms below."""
+"""Distils a student from problems: the pipeline and curation, over the rooms below."""

@@ -1,11 +1,11 @@
-"""From traces and verdicts to a training set: what is kept, and why each of the rest was not.
+"""Selects a training set from traces and verdicts, and records why each other trace was dropped.
 
     traces ── outside the test split? ── complete? ── fit to learn from? ── correct? ── new? ── short enough? ── among the
     first k? ──> examples
 
-Each trace leaves by the first filter that it fails, so the counts and the kept ones sum up to the traces. What is
-complete and fit is said by `distill.verification.wholeness`; it is asked before what is correct, since a thought that
-was read as an answer is often graded wrong, and the teacher is not to blame for that.
+Each trace is dropped by the first filter that it fails, so kept and dropped traces add up to all. Completeness and
+fitness (`distill.verification.wholeness`) are checked before correctness: a thought mistaken for an answer is often
+graded wrong, and the teacher is not to blame for that.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from toolkit.records import Example, Problem, Record, Trace, Verdict
 from toolkit.terminal import counted
 
 DROPPED = "dropped.jsonl"
-"""A run folder's file of what is not learned from."""
+"""The file of dropped traces in a run folder."""
 
 DROPS: Mapping[str, tuple[str, str]] = {
-    "test_split": ("of the test split", "give problems whose hash falls into the other splits, which more problems do"),
+    "test_split": ("of the test split", "give more problems, so that some fall into the other splits"),
     "truncated": ("cut by the limit", "raise --max-new-tokens"),
     "filtered": ("held back by the server's content filter", "ask other problems, or a server without a filter"),
     "tool_call": ("calls of a tool", "ask a model or a server that offers no tools"),
@@ -35,22 +35,22 @@ DROPS: Mapping[str, tuple[str, str]] = {
     ),
     "no_thought": ("without a thought", "choose a teacher that thinks, or a server that hands its thoughts out"),
     "control_tokens": ("with control tokens in the text", "give the server the model's own chat template"),
-    "broken_text": ("with characters that are no text", "look at what the server sends"),
-    "copied": ("whose thought, answer and question are not three texts", "choose a teacher that thinks"),
+    "broken_text": ("with characters that are not text", "look at what the server sends"),
+    "copied": ("whose thought repeats the question or the answer", "choose a teacher that thinks"),
     "looping": ("going round in circles", "raise --temperature, or choose an abler teacher"),
     "wrong": ("wrong", "choose an abler teacher or easier problems"),
     "duplicate": ("duplicate", "raise --temperature"),
     "too_long": ("too long", "raise --max-tokens, or let the teacher think less"),
-    "surplus": ("more than are kept of a problem", "raise --per-problem"),
+    "surplus": ("beyond the limit per problem", "raise --per-problem"),
 }
-"""Reasons in the order of the filters, what such traces are, and what helps where nothing else is left."""
+"""Each reason in the order of the filters, with a description of such traces and a remedy if nothing else is left."""
 
 LENGTH_DROPS = ("truncated", "too_long")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Dropped(Record):
-    """A trace that is not learned from: a line of `dropped.jsonl`."""
+    """A line of `dropped.jsonl`: a trace that is not trained on, and why."""
 
     problem_id: str
     sample: int
@@ -59,14 +59,14 @@ class Dropped(Record):
 
 @dataclass(frozen=True, kw_only=True)
 class Curation:
-    """The kept examples and the dropped traces, both in the traces' order."""
+    """The kept examples and the dropped traces, both in the order of the traces."""
 
     examples: list[Example]
     dropped: list[Dropped]
 
     @property
     def drops(self) -> dict[str, int]:
-        """How many left for each reason, those included that are none."""
+        """Count the dropped traces by reason, zeros included."""
         return dict.fromkeys(DROPS, 0) | Counter(each.reason for each in self.dropped)
 
     @property
@@ -74,26 +74,25 @@ class Curation:
         return len(self.examples) + len(self.dropped)
 
     def counts(self) -> dict[str, Any]:
-        """What `drops.json` holds."""
+        """Return the content of `drops.json`."""
         return {"traces": self.traces, "kept": len(self.examples), "drops": self.drops}
 
     def summary(self) -> str:
-        """One line for the terminal, with what helps where many were too long."""
+        """Summarize the curation in one line, with a remedy if many traces were too long."""
         text = (
             f"curation: {len(self.examples)} of {counted(self.traces, 'trace')} "
             f"kept; dropped: {self._reasons() or 'none'}"
         )
         drops = self.drops
         long = [DROPS[reason] for reason in LENGTH_DROPS if drops[reason] > self.traces // 10]
-        return text + "".join(f"; fewer are {what} where you {remedy}" for what, remedy in long)
+        return text + "".join(f"; if too many are {what}, {remedy}" for what, remedy in long)
 
     def nothing_left(self) -> str:
-        """Why no trace was kept, and what helps against the most frequent reason."""
+        """Say why no trace was kept, and what helps against the most frequent reason."""
         counts = self.drops
         most = max(counts, key=lambda reason: (reason != "test_split") * counts[reason])
         return (
-            f"at least 1 of the teacher's {counted(self.traces, 'trace')} must "
-            "be correct and fit to train on, and none is "
+            f"none of the teacher's {counted(self.traces, 'trace')} is correct and fit to train on "
             f"({self._reasons()}); {DROPS[most][1]}"
         )
 
@@ -113,8 +112,8 @@ def curate(
 ) -> Curation:
     """Choose the examples to train on.
 
-    `count_tokens`: length of an example, prompt included, under the student's tokenizer; at most `max_tokens`.
-    `per_problem`: most examples of one problem. `test_ids`: ids of problems that may not be trained on.
+    `count_tokens`: an example's length in the student's tokens, prompt included; kept are at most `max_tokens`.
+    `per_problem`: most examples per problem. `test_ids`: ids of problems that must not be trained on.
     """
     by_id = {problem.id: problem for problem in problems}
     judged = {(verdict.problem_id, verdict.sample): verdict for verdict in verdicts}

@@ -1,17 +1,17 @@
 """The distill stage: problems → traces → verdicts → training set → student, in one run folder.
 
     out/
-    ├── problems.jsonl  traces.jsonl  verdicts.jsonl     what the teacher was asked, said, and was right about
-    ├── train.jsonl                                      what the student learned from
-    ├── validation.jsonl                                 examples whose loss is measured while it learns
-    ├── trained_on.json                                  by which `eval` knows what it learned from
-    ├── dropped.jsonl  drops.json                        why each other trace was left, and how many for each reason
-    ├── loss.jsonl                                       how it went
+    ├── problems.jsonl  traces.jsonl  verdicts.jsonl     the questions, the teacher's answers, and which are right
+    ├── train.jsonl                                      the examples that the student was trained on
+    ├── validation.jsonl                                 examples whose loss is measured during training
+    ├── trained_on.json                                  the training questions, which `eval` leaves out
+    ├── dropped.jsonl  drops.json                        why each other trace was dropped, and the counts by reason
+    ├── loss.jsonl                                       the loss curve
     ├── config.json  model.safetensors  tokenizer.json … the student
     └── manifest.json
 
-Interrupted, the same command goes on: traces where they stopped, training at its last checkpoint, and the cheap steps
-between them again.
+If interrupted, the same command resumes: it collects the missing traces, repeats the cheap steps, and trains on from
+the last checkpoint.
 """
 
 from __future__ import annotations
@@ -29,17 +29,16 @@ from distill.problems.families import FAMILIES, make_problems
 from distill.problems.own_form import ReadingOptions
 from distill.problems.problem_set import read_problems
 from distill.problems.sources import check_traces
-from distill.problems.splits import of_split
+from distill.problems.splits import TRAINING_PER_VALIDATION, of_split, to_learn_from
+from distill.teachers.job import check_samples
 from distill.teachers.outcomes import FAILED
 from distill.teachers.respondent import Respondent
 from distill.teachers.trace_store import find_teacher, gather
-from distill.teachers.traces import check_samples
 from distill.trained_on import write_trained_on
 from distill.training import train as training
 from distill.training.journal import CHECKPOINTS
 from distill.training.student import check_lengths, check_room, check_student, write_student_format
 from distill.training.train import TrainConfig, train
-from distill.training.validation import spread
 from distill.verification.verdicts import check_gradable, grade
 from toolkit.errors import InputError
 from toolkit.figures.ledger import PROBLEMS, TRACES, VERDICTS
@@ -51,13 +50,11 @@ from toolkit.sources.model_names import resolve
 from toolkit.terminal import counted, say
 
 VALIDATION, DROPS = "validation.jsonl", "drops.json"
-VALIDATION_SHARE, VALIDATION_PROBLEMS = 100, 64
-"""Of the validation split no more is asked than its loss needs: a hundredth, or so many of a user's problems."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DistillConfig:
-    """What the student learns, from whom, and how."""
+    """The teacher, the student, the problems and the recipe of a run."""
 
     teacher: str
     student: str
@@ -65,26 +62,26 @@ class DistillConfig:
     problems: Path | None
     """A user's problems; None draws procedural ones."""
     reading: ReadingOptions
-    """How those are read."""
+    """How to read the user's problems."""
     traces: Path | None
-    """A teacher's traces from before, with `problems.jsonl` beside them unless `problems` is given; None samples."""
+    """Existing traces, with `problems.jsonl` beside them unless `problems` is given; None asks the teacher."""
     families: tuple[str, ...]
     per_family: int
-    """Procedural problems a family to train on."""
+    """Procedural training problems per family."""
     samples: int
-    """Traces a problem."""
+    """Traces per problem."""
     sampling: Sampling
     batch_size: int
     max_tokens: int
     """Longest example, prompt included, in the student's tokens."""
     per_problem: int
-    """Most examples of one problem."""
+    """Most examples per problem."""
     seed: int
     train: TrainConfig
 
 
 def demo(*, lora: bool = False, epochs: int = 1, seed: int = 0) -> DistillConfig:
-    """A student that has learned from the built-in teacher after some minutes on two cores."""
+    """Return a recipe that distils the built-in teacher in some minutes on two cores."""
     return DistillConfig(
         teacher="builtin",
         student="smollm2-135m",
@@ -104,7 +101,7 @@ def demo(*, lora: bool = False, epochs: int = 1, seed: int = 0) -> DistillConfig
 
 
 def full(*, lora: bool = False, epochs: int = 2, seed: int = 0) -> DistillConfig:
-    """As the demo, with several times the problems, seen twice: up to two hours on two cores."""
+    """Return the demo's recipe with several times the problems, seen twice: up to two hours on two cores."""
     recipe = demo(lora=lora, seed=seed)
     return replace(recipe, per_family=2400, train=training.full(lora=lora, epochs=epochs, seed=seed))
 
@@ -112,11 +109,10 @@ def full(*, lora: bool = False, epochs: int = 2, seed: int = 0) -> DistillConfig
 def distill(
     config: DistillConfig, out: Path, open_decoder: Callable[[Path], Decoder], *, retry_failed: bool = False
 ) -> Path:
-    """Run the stage into `out`, or do nothing where `out` holds this run; returns `out`.
+    """Run the stage into `out`, or do nothing if `out` holds this run already; return `out`.
 
-    `open_decoder` opens the teacher's folder; it is not called where nothing is missing, as with traces from before.
-    `retry_failed`: whether requests that failed before are asked again.
-    Raises `InputError` for what the user gave, before any work that takes long.
+    `open_decoder` opens the teacher's folder; it is called only if a trace is missing. `retry_failed`: whether requests
+    with a recorded failure are sent again. Raises `InputError` for wrong input before any long work starts.
     """
     check_samples(config.samples, config.sampling.temperature)
     check_out(out)
@@ -128,7 +124,7 @@ def distill(
     if is_complete(out, stage):
         if retry_failed and (out / FAILED).is_file() and (out / FAILED).stat().st_size:
             raise InputError(
-                f"{out} is finished, and --retry-failed must come with another --out: traces are reused there"
+                f"{out} is finished; use --retry-failed with another --out, which reuses the traces collected so far"
             )
         return out
     problems, test_problems = _problems(config, given)
@@ -143,7 +139,16 @@ def distill(
 
     begun = time.monotonic()
     if known is None:
-        traces = _ask(config, problems, teacher, out, folder, retry_failed)
+        traces = gather(
+            teacher,
+            problems,
+            config.sampling,
+            samples=config.samples,
+            batch_size=config.batch_size,
+            out=out,
+            folder=folder,
+            retry_failed=retry_failed,
+        ).traces
     else:
         traces = _answers(known, problems, config)
         write_records(folder / TRACES, traces)
@@ -151,25 +156,10 @@ def distill(
     by_id = {problem.id: problem for problem in problems}
     verdicts = [grade(by_id[trace.problem_id], trace) for trace in traces]
     write_records(folder / VERDICTS, verdicts)
-
     curation = _curate(config, problems, traces, verdicts, student_format)
-    held_out = {problem.id for problem in of_split(problems, "validation")}
-    examples = [example for example in curation.examples if example.problem_id not in held_out]
-    validation = [example for example in curation.examples if example.problem_id in held_out]
-    write_records(folder / TRAIN, examples)
-    write_records(folder / VALIDATION, validation)
-    write_trained_on(folder, [*examples, *validation], student)
     counts = {"problems_in_test_split": test_problems} | curation.counts()
     replace_text(folder / DROPS, json.dumps(counts, indent=1) + "\n")
-    write_records(folder / DROPPED, curation.dropped)
-    say(curation.summary())
-    if not curation.examples:
-        raise InputError(curation.nothing_left())
-    if not examples:
-        raise InputError(
-            f"at least 1 of the {counted(len(validation), 'trace')} kept must be outside the validation split, but all "
-            "are in it; give more problems"
-        )
+    examples, validation = _write_training_set(curation, problems, student, folder)
 
     measured = train(student, examples, config.train, folder, validation)
     correct = sum(verdict.correct for verdict in verdicts)
@@ -187,7 +177,7 @@ def distill(
 
 
 def _stage(config: DistillConfig, teacher: Respondent, student: Path, given: Sequence[Problem] | None) -> Stage:
-    """Paths are inputs by their content, so that a moved file, or the same problems in another form, is the same
+    """Describe the run. Inputs count by their content: moved files, or the same problems in another form, are the same
     run."""
     values: dict[str, Any] = asdict(config)
     for name in ("problems", "reading", "traces"):
@@ -201,7 +191,7 @@ def _stage(config: DistillConfig, teacher: Respondent, student: Path, given: Seq
 
 
 def _traces_from_before(config: DistillConfig) -> list[Trace] | None:
-    """What the traces file holds; None where none is named. Raises `InputError` where it cannot be learned from."""
+    """Read the traces file, if one is named; raises `InputError` if it cannot be trained on."""
     if config.traces is None:
         return None
     check_traces(config.traces, config.problems)
@@ -209,53 +199,29 @@ def _traces_from_before(config: DistillConfig) -> list[Trace] | None:
 
 
 def _problems(config: DistillConfig, given: list[Problem] | None) -> tuple[list[Problem], int]:
-    """The problems to ask, some of the validation split among them, and how many of the given ones the test split keeps
-    from it."""
+    """Choose the problems to ask, some of the validation split among them, and count those kept back for testing."""
     if given is None and config.traces is not None:
         given = read_problems(config.traces.with_name(PROBLEMS))
     if given is None:
         drawn = make_problems("train", config.per_family, config.seed, config.families)
-        watching = -(-config.per_family // VALIDATION_SHARE)
+        watching = -(-config.per_family // TRAINING_PER_VALIDATION)
         return drawn + make_problems("validation", watching, config.seed, config.families), 0
     test_problems = len(of_split(given, "test"))
     if config.traces is not None:
         return given, test_problems  # curation drops their traces
-    to_train, held_out = of_split(given, "train"), of_split(given, "validation")
-    if not to_train:
+    if not of_split(given, "train"):
         raise InputError(
-            f"{config.problems} must hold a problem outside the test and validation splits; all {len(given)} fall into "
-            "them, add more"
+            f"all {len(given)} problems of {config.problems} fall into the test and validation splits; add more"
         )
-    return to_train + [held_out[i] for i in spread(len(held_out), VALIDATION_PROBLEMS)], test_problems
-
-
-def _ask(
-    config: DistillConfig,
-    problems: Sequence[Problem],
-    teacher: Respondent,
-    out: Path,
-    folder: Path,
-    retry_failed: bool,
-) -> list[Trace]:
-    gathered = gather(
-        teacher,
-        problems,
-        config.sampling,
-        samples=config.samples,
-        batch_size=config.batch_size,
-        out=out,
-        folder=folder,
-        retry_failed=retry_failed,
-    )
-    return gathered.traces
+    return to_learn_from(given), test_problems
 
 
 def _answers(traces: list[Trace], problems: Sequence[Problem], config: DistillConfig) -> list[Trace]:
-    """The traces, where each of them answers a problem."""
+    """Return the traces; raises `InputError` if one of them answers none of the problems."""
     known = {problem.id for problem in problems}
     for trace in traces:
         if trace.problem_id not in known:
-            raise InputError(f"each trace in {config.traces} must answer a given problem; {trace.problem_id} is none")
+            raise InputError(f"{config.traces} holds a trace of an unknown problem: {trace.problem_id}")
     return traces
 
 
@@ -278,3 +244,24 @@ def _curate(
         per_problem=config.per_problem,
         test_ids={problem.id for problem in of_split(problems, "test")},
     )
+
+
+def _write_training_set(
+    curation: Curation, problems: Sequence[Problem], student: Path, folder: Path
+) -> tuple[list[Example], list[Example]]:
+    """Write and return the training and the validation examples; raises `InputError` if there is none to train on."""
+    held_out = {problem.id for problem in of_split(problems, "validation")}
+    examples = [example for example in curation.examples if example.problem_id not in held_out]
+    validation = [example for example in curation.examples if example.problem_id in held_out]
+    write_records(folder / TRAIN, examples)
+    write_records(folder / VALIDATION, validation)
+    write_trained_on(folder, [*examples, *validation], student)
+    write_records(folder / DROPPED, curation.dropped)
+    say(curation.summary())
+    if not curation.examples:
+        raise InputError(curation.nothing_left())
+    if not examples:
+        raise InputError(
+            f"all of the {counted(len(validation), 'trace')} kept fall into the validation split; give more problems"
+        )
+    return examples, validation

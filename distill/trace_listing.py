@@ -1,7 +1,7 @@
-"""A run's traces as lines to look at: all of them, those that are not learned from, or the requests that got no answer.
+"""Lists a run's traces: all, those that are not trained on, or the requests without an answer.
 
-It only reads, whether the run is finished or not. What was dropped is what curation wrote; a run without a curation is
-judged by what each trace is (`distill.verification.wholeness`), and not by whether its answer is right.
+Listing only reads, and also works for unfinished runs. Dropped traces are those that curation recorded; before
+curation, those that are incomplete or unfit (`distill.verification.wholeness`), right or wrong.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from toolkit.terminal import visible
 What = Literal["all", "failed", "dropped"]
 R = TypeVar("R", bound=Record)
 LONGEST = 72
-"""Characters of a line that is quoted."""
+"""Most characters of a quoted line."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,18 +36,16 @@ class ListedTrace(Record):
     sample: int
     reason: str
     question: str
-    """Its first line."""
+    """The first line of the question."""
     said: str
     """The first line of the answer, or of what the server said instead."""
 
 
 def listing(run: Path, what: What) -> list[ListedTrace]:
-    """The rows of a run folder; raises `InputError` where it is none."""
+    """Return the rows of a run folder; raises `InputError` if it is not one."""
     folder = next((folder for folder in (run, partial_of(run)) if (folder / PROBLEMS).is_file()), None)
     if folder is None:
-        raise InputError(
-            f"{run} must be a run folder of toolkit traces or toolkit distill, finished or not; it is none"
-        )
+        raise InputError(f"{run} is not a run folder of toolkit traces or toolkit distill, finished or not")
     problems = {problem.id: problem for problem in read_records(folder / PROBLEMS, Problem)}
     kept = folder if (folder / TRACES).is_file() else store_of(folder, run)
     traces = {(t.problem_id, t.sample): t for t in _records(kept / TRACES, Trace) if t.problem_id in problems}
@@ -72,7 +70,7 @@ def listing(run: Path, what: What) -> list[ListedTrace]:
 
 
 def table(rows: list[ListedTrace]) -> str:
-    """The rows for a terminal."""
+    """Format the rows for a terminal."""
     if not rows:
         return "none"
     return columns([(r.problem_id, str(r.sample), r.reason, f"{r.question}  ->  {r.said}") for r in rows], right=[1])

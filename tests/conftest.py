@@ -1,4 +1,4 @@
-"""Objects that many tests share: made once a session, small and real."""
+"""Small real objects that many tests share, made once per session."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ settings.load_profile("house")
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What `--dist loadgroup` keeps in one process: the tests of a file, and all those of the dearest shared object."""
+    """Keep in one process, for `--dist loadgroup`, the tests of a file and all those of the dearest shared object."""
     for item in items:
         together = "taught" if "taught" in getattr(item, "fixturenames", ()) else str(item.path)
         item.add_marker(pytest.mark.xdist_group(together))
@@ -27,12 +27,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def tiny_student(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random two-layer Llama with tied embeddings, its own byte-level tokenizer and the reasoning template."""
+    """Write a random two-layer Llama with tied embeddings, its own byte-level tokenizer and the reasoning template."""
     return write_tiny_student(tmp_path_factory.mktemp("models") / "tiny_student", context=512)
 
 
 def write_tiny_student(folder: Path, *, context: int) -> Path:
-    """The model of `tiny_student` with a context of so many positions."""
+    """Write the model of `tiny_student` with a context of this many positions."""
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import LlamaConfig, LlamaForCausalLM

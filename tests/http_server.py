@@ -1,4 +1,4 @@
-"""A small HTTP server on a free port of the loopback interface, for what a test wants served."""
+"""A small HTTP server for tests, on a free port of the loopback interface."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import ClassVar, Self
 
 
 class HttpServer:
-    """Serves its `handler` while it is open; the handler's `owner` is the server that it belongs to."""
+    """Serves its `handler` while it is open; the handler's `owner` is its server."""
 
     handler: ClassVar[type[BaseHTTPRequestHandler]]
 
@@ -25,7 +25,7 @@ class HttpServer:
 
 
 class QuietHandler(BaseHTTPRequestHandler):
-    """Prints nothing of what it is asked."""
+    """Logs no requests."""
 
     def log_message(self, *arguments: object) -> None:
         pass

@@ -1,4 +1,4 @@
-"""A trace and a model that tests change in the fields that they are about."""
+"""A trace and a model configuration; tests change the fields that they are about."""
 
 from __future__ import annotations
 
@@ -39,4 +39,4 @@ TINY_DEEPSEEK: dict[str, Any] = {
     "qk_rope_head_dim": 4,
     "v_head_dim": 8,
 }
-"""Of a `DeepseekV3Config`: one dense layer, two of experts."""
+"""Arguments of a `DeepseekV3Config` with one dense layer and two of experts."""

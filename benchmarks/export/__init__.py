@@ -1,1 +1,1 @@
-"""What exports cost and keep: memory, time, speed, quality."""
+"""Measures exports: memory, time, speed and quality."""

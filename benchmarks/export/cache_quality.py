@@ -1,12 +1,12 @@
-"""What keys and values in int8 lose, by position, beside exact ones.
+"""Measures how much keys and values in int8 lose at each position, compared with exact ones.
 
     python -m benchmarks.export.cache_quality [--model runs/demo/student] [--out runs/cache]
 
-Models of Qwen2's shape, small and of random weights, with biases as published ones have them; and models of the
-reader's. Each is exported by the default recipe, calibrated on pieces of Python's documentation; then it reads other
-pieces, one after the other, as one text of `POSITIONS`. What is compared at each position is the float model in torch
-with the exported one, which reads a few tokens at a time, so that nearly all that it attends to is what its cache
-holds: through our kernels, and through onnxruntime's. Writes the block `cache` of docs/explanation/cache.md.
+The models are small Qwen2 models with random weights and biases like those of published ones, and any that you name.
+Each is exported by the default recipe, calibrated on parts of Python's documentation; then it reads other parts as one
+text of `POSITIONS`. At each position the float model in torch is compared with the exported one, which reads a few
+tokens at a time, so that it attends almost only to its cache: with our kernels and with onnxruntime's. Writes the block
+`cache` of docs/explanation/cache.md.
 
 Shapes: T positions, D hidden, V vocabulary.
 """
@@ -45,19 +45,19 @@ RUNS: dict[str, tuple[Cache, bool]] = {
     "exact, onnxruntime's kernels": ("exact", False),
     "int8, onnxruntime's kernels": ("int8", False),
 }
-"""Cache, and whether our kernels run."""
+"""The cache, and whether our kernels run."""
 POSITIONS = (0, 100, 300, 700, 2048, 8192)
 BIASES, THETAS = (0.0, 3.0, 10.0, 30.0), (1e4, 1e6)
 HEAD_DIM = 128
 QUERY_BIAS = 1.0
 TOLD = 0.1
-"""Standard deviation of what tells the stream of what is attended to: five times that of the other weights, so that the
-logits hang by it."""
+"""Standard deviation of the weights that carry attended values into the stream: five times that of the others, so that
+the logits depend on them."""
 CALIBRATION_TOKENS = 3000
 FEW_TOKENS = 16
-"""Read at a time; of more, onnxruntime's kernels would see each other's keys exactly."""
+"""Tokens read at a time; among more, onnxruntime's kernels would use each other's keys exactly."""
 PIECE = 512
-"""Positions whose distributions are in memory at a time."""
+"""Positions whose distributions are in memory at once."""
 Cell = tuple[float, float]
 """Mean KL and same first choice."""
 
@@ -81,7 +81,7 @@ def main() -> None:
     rows = {}
     for name, source in sources.items():
         config = int4_config(source, options.out / f"{source.name}-int4", calibration=traces)
-        # what falls short is shown: no gate
+        # no gate: losses are to be shown
         export_model(replace(config, bounds=None, calibration_tokens=CALIBRATION_TOKENS))
         rows[name] = measure(source, config.out)
     text = table(rows)
@@ -90,7 +90,7 @@ def main() -> None:
 
 
 def write_qwen2(folder: Path, *, rope_theta: float, key_bias: float) -> None:
-    """A Qwen2 of random weights; `key_bias` is the standard deviation of its keys' biases."""
+    """Write a Qwen2 with random weights; `key_bias` is the standard deviation of its keys' biases."""
     texts = [example.answer for example in documentation()]
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -130,7 +130,7 @@ def write_qwen2(folder: Path, *, rope_theta: float, key_bias: float) -> None:
 
 @torch.no_grad()
 def measure(source: Path, exported: Path) -> dict[str, list[Cell]]:
-    """For each of `RUNS` a cell for each range of positions."""
+    """Measure a cell for each of `RUNS` and each range of positions."""
     opened = {name: OnnxDecoder(exported, cache=cache, own_kernels=own) for name, (cache, own) in RUNS.items()}
     ids = long_text(ChatFormat.from_folder(source), min(POSITIONS[-1], opened["exact"].max_length))
     read = {name: log_probs(decoder, ids) for name, decoder in opened.items()}
@@ -145,13 +145,13 @@ def measure(source: Path, exported: Path) -> dict[str, list[Cell]]:
 
 
 def cells(kl_T: Tensor, agrees_T: Tensor) -> list[Cell]:
-    """Means over each range that the text reaches into."""
+    """Average over each range that the text reaches."""
     ranges = [(begin, end) for begin, end in pairwise(POSITIONS) if begin < len(kl_T)]
     return [(float(kl_T[begin:end].mean()), float(agrees_T[begin:end].float().mean())) for begin, end in ranges]
 
 
 def long_text(chat_format: ChatFormat, length: int) -> list[int]:
-    """What the calibration has not: the documentation from its end."""
+    """Return text that calibration does not use: the documentation from its end."""
     ids: list[int] = []
     for example in reversed(documentation()):
         ids += chat_format.encode(example.answer)
@@ -161,14 +161,14 @@ def long_text(chat_format: ChatFormat, length: int) -> list[int]:
 
 
 def float_log_probs(model: PreTrainedModel, ids: list[int]) -> Iterator[Tensor]:
-    """log probabilities after each token, [T, V], piece by piece."""
+    """Yield the log-probabilities after each token, [T, V], piece by piece."""
     hidden_TD = model.base_model(torch.tensor([ids])).last_hidden_state[0]
     for piece_TD in hidden_TD.split(PIECE):
         yield model.get_output_embeddings()(piece_TD).log_softmax(-1)
 
 
 def log_probs(decoder: OnnxDecoder, ids: list[int]) -> Iterator[Tensor]:
-    """The same of an exported folder, a few tokens at a time."""
+    """Yield the same for an exported folder that reads a few tokens at a time."""
     rows = [decoder.start([ids[:1]])]
     for begin in range(1, len(ids), FEW_TOKENS):
         rows.append(decoder.extend(ids[begin : begin + FEW_TOKENS]))
@@ -180,7 +180,7 @@ def log_probs(decoder: OnnxDecoder, ids: list[int]) -> Iterator[Tensor]:
 
 
 def table(rows: dict[str, dict[str, list[Cell]]]) -> str:
-    """Markdown: KL and same first choice of each run, for each range."""
+    """Render KL and same first choice of each run, for each range, as Markdown."""
     cells = [["", "keys and values", *(f"{begin:,}–{end:,}" for begin, end in pairwise(POSITIONS))]]
     for name, measured in rows.items():
         for run, found in measured.items():

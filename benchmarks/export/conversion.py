@@ -1,13 +1,13 @@
-"""`python -m benchmarks.export.conversion`: what converting a model of a given shape costs in memory and time.
+"""Measures what converting a model of a given shape costs in memory and time: `python -m benchmarks.export.conversion`.
 
-The checkpoint is made here: sharded bf16 safetensors of zeros in sparse files, which take no room on the disk and are
-read like any others. It is rounded to nearest in a process of its own, because peak memory belongs to a process. What
-is written is as large as for real weights.
+The checkpoint is made here: sharded bf16 safetensors of zeros in sparse files, which take no space on disk and are read
+like any others. It is rounded to nearest in a separate process, because peak memory belongs to a process. The output is
+as large as for real weights.
 
-Bound: 2 GiB and the largest tensor in float32, for any size of the model.
+The bound on memory is 2 GiB plus the largest tensor in float32, for models of any size.
 
-`--calibrated` converts random weights in the shape of SmolLM2-1.7B by the default preset instead, `--layers` of them,
-and tells what a layer takes.
+`--calibrated` instead converts random weights in the shape of SmolLM2-1.7B, with `--layers` layers, by the default
+preset, which shows the cost of a layer.
 """
 
 from __future__ import annotations
@@ -47,17 +47,17 @@ BASE_BYTES = 2 * 2**30
 
 @dataclass(frozen=True, kw_only=True)
 class Conversion(Record):
-    """One export without its parity gate, in a fresh process."""
+    """The cost of one export without its parity gate, in a fresh process."""
 
     parameters: int
     source_bytes: int
     written_bytes: int
     seconds: float
-    """Of everything: digests of source and result, reading, rounding, writing."""
+    """Total time: digests of source and result, reading, rounding, writing."""
     cpu_seconds: float
-    """What of it the processor worked, which a busy machine does not stretch."""
+    """Processor time, which does not grow on a busy machine."""
     idle_memory_bytes: int
-    """Peak before the export starts, with its libraries loaded."""
+    """Peak memory before the export starts, with its libraries loaded."""
     peak_memory_bytes: int
     bound_bytes: int
 
@@ -67,7 +67,7 @@ def measure_conversion(config_json: Mapping[str, Any], folder: Path, *, calibrat
     source, traces = folder / "source", folder / "topics.jsonl"
     if calibrated:
         from benchmarks.export.random_model import (
-            write_random,  # here, because the process that is measured imports this file
+            write_random,  # imported here, because the measured process imports this file
         )
 
         write_random(config_json, source)
@@ -109,7 +109,7 @@ def write_zeros(config_json: Mapping[str, Any], folder: Path) -> ModelConfig:
 
 
 def table(conversion: Conversion) -> str:
-    """The figures as lines for a terminal."""
+    """Format the figures for a terminal."""
     rows = (
         ("parameters", f"{conversion.parameters / 1e9:.3f} billion"),
         ("source", f"{conversion.source_bytes / 1e9:.2f} GB of bf16"),
@@ -125,10 +125,10 @@ def table(conversion: Conversion) -> str:
 
 
 def check_memory(conversion: Conversion) -> None:
-    """Raises `GateFailed` where the conversion took more memory than it may."""
+    """Raise `GateFailed` if the conversion took more memory than its bound."""
     if conversion.peak_memory_bytes > conversion.bound_bytes:
         raise GateFailed(
-            f"peak memory ({conversion.peak_memory_bytes} bytes) must be at most {conversion.bound_bytes} bytes"
+            f"peak memory ({conversion.peak_memory_bytes} bytes) exceeds the bound of {conversion.bound_bytes} bytes"
         )
 
 
@@ -157,7 +157,7 @@ def _write_sparse(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Print the table, or one JSON object with --json; exit code 1 where the memory is above its bound."""
+    """Print the table, or one JSON object with --json; return 1 if memory exceeds its bound."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.export.conversion", description=__doc__.splitlines()[0])
     parser.add_argument(
         "--layers", type=int, default=QWEN25_32B["num_hidden_layers"], help="a part of the model; default: %(default)s"

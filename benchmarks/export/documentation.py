@@ -1,4 +1,4 @@
-"""Text for benchmarks that every Python carries: its own documentation, in pieces, as conversations of one turn."""
+"""Text for benchmarks that ships with every Python: its own documentation, in pieces, as conversations of one turn."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ PIECES_A_TOPIC = 4
 
 
 def documentation() -> list[Example]:
-    """The first pieces of each topic."""
+    """Return the first pieces of each topic."""
     examples = []
     for topic, text in sorted(pydoc_data.topics.topics.items()):
         for piece in range(min(PIECES_A_TOPIC, len(text) // PIECE_CHARACTERS)):

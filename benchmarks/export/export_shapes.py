@@ -1,4 +1,4 @@
-"""config.json of models whose shapes the benchmarks take."""
+"""The config.json of models whose shapes the benchmarks use."""
 
 QWEN25_32B = {
     "architectures": ["Qwen2ForCausalLM"],
@@ -30,4 +30,4 @@ SMOLLM2_1_7B = {
     "rope_theta": 130000.0,
     "tie_word_embeddings": True,
 }
-"""The config.json of SmolLM2-1.7B, with a little more room."""
+"""The config.json of SmolLM2-1.7B, with a slightly longer context."""

@@ -1,13 +1,12 @@
-"""What each preset keeps of a model, and how many bytes it takes, beside llama.cpp's quantizations of the same weights.
+"""Measures quality and size of each preset, compared with llama.cpp's quantizations of the same weights.
 
     python -m benchmarks.export.quality [--model smollm2-135m] [--hidden-size 768] [--olive] [--out runs/quality]
 
-The model is rotated first (see `benchmarks.export.rotation`), because one that came from a 4-bit file lies on that
-file's grid; 768 is a multiple of 256, which llama.cpp's K-quants need. The texts are Python's own documentation, which
-every Python carries: some topics to calibrate on, others to compare on. Every form reads the same held-out tokens
-through its own runtime. Where llama-cpp-python is installed, its quantizations are made and measured in the same run;
-with --olive those of Olive and of onnxruntime-genai's model builder as well. Writes the block `quality` of
-docs/explanation/int4.md.
+The model is rotated first (see `benchmarks.export.rotation`), because the weights of one from a 4-bit file are on that
+file's grid; 768 is a multiple of 256, which llama.cpp's K-quants need. The texts are Python's own documentation: some
+topics to calibrate on, others to compare on. Every form reads the same held-out tokens through its own runtime. If
+llama-cpp-python is installed, its quantizations are made and measured in the same run; with --olive those of Olive and
+of onnxruntime-genai's model builder as well. Writes the block `quality` of docs/explanation/int4.md.
 """
 
 from __future__ import annotations
@@ -42,9 +41,9 @@ from toolkit.terminal import say
 
 DOCUMENT = Path("docs/explanation/int4.md")
 WIDE = Bounds(max_mean_kl=10.0, min_top1=0.0)
-"""What falls short is shown, not refused."""
+"""Bounds wide enough to show poor quality instead of refusing it."""
 GRAPH_BYTES = 500_000
-"""What the graph's own file takes at most, which counts as part of a size."""
+"""Largest size of the graph's own file, which counts as part of `--sizes`."""
 QUANTIZATIONS: tuple[Quantization, ...] = ("Q4_0", "Q4_K_M", "Q5_K_M")
 Row = tuple[str, int, ParityReport]
 """Name, bytes, comparison."""
@@ -56,14 +55,18 @@ def main() -> None:
     parser.add_argument("--hidden-size", type=int, default=768)
     parser.add_argument("--presets", nargs="+", default=list(get_args(Preset)), choices=get_args(Preset))
     parser.add_argument(
-        "--tuned", nargs="*", default=["balanced"], choices=get_args(Preset), help="with --tune as well"
+        "--tuned", nargs="*", default=["balanced"], choices=get_args(Preset), help="presets to measure with --tune too"
     )
     parser.add_argument(
-        "--methods", nargs="*", default=["searched"], choices=get_args(Method), help="in place of the default's"
+        "--methods",
+        nargs="*",
+        default=["searched"],
+        choices=get_args(Method),
+        help="methods to measure in place of the default's",
     )
-    parser.add_argument("--sizes", nargs="+", type=float, default=[], help="MB of more exports, with their own bits")
+    parser.add_argument("--sizes", nargs="+", type=float, default=[], help="sizes in MB of further exports")
     parser.add_argument(
-        "--olive", action="store_true", help="and Olive's, from environments made once beside the folders"
+        "--olive", action="store_true", help="measure Olive too, in environments made once beside the folders"
     )
     parser.add_argument("--out", type=Path, default=Path("runs/quality"))
     options = parser.parse_args()
@@ -85,16 +88,15 @@ def main() -> None:
         max_bytes = int(megabytes * 1e6) - GRAPH_BYTES
         out = options.out / f"{megabytes}MB"
         configs[f"`--size {megabytes}MB`"] = int4_config(rotated, out, calibration=traces, max_bytes=max_bytes)
-    rows = ours(configs, traces) + theirs(rotated, traces, options.out)
-    rows += olives(rotated, traces, options.out) if options.olive else []
+    rows = preset_rows(configs, traces) + llama_cpp_rows(rotated, traces, options.out)
+    rows += olive_rows(rotated, traces, options.out) if options.olive else []
     text = table(rows)
     print(text)
     fill_file(DOCUMENT, "quality", text)
 
 
-def ours(configs: Mapping[str, ExportConfig], traces: Path) -> list[Row]:
-    """Export by each configuration and read the comparison that each one's gate made, all on the same held-out
-    texts."""
+def preset_rows(configs: Mapping[str, ExportConfig], traces: Path) -> list[Row]:
+    """Export by each configuration and read its gate's comparison, on the same held-out texts for all."""
     rows: list[Row] = []
     for name, config in configs.items():
         measured = export_model(replace(config, calibration=traces, bounds=WIDE))["measured"]
@@ -103,14 +105,14 @@ def ours(configs: Mapping[str, ExportConfig], traces: Path) -> list[Row]:
 
 
 def model_bytes(folder: Path) -> int:
-    """Of the graph and its weights."""
+    """Return the size of the graph and its weights."""
     return (folder / "model.onnx").stat().st_size + (folder / "model.onnx.data").stat().st_size
 
 
-def theirs(model: Path, traces: Path, out: Path) -> list[Row]:
-    """llama.cpp's quantizations, compared on the same held-out texts; none where it is not installed."""
+def llama_cpp_rows(model: Path, traces: Path, out: Path) -> list[Row]:
+    """Compare llama.cpp's quantizations on the same held-out texts; no rows if it is not installed."""
     if not llama_cpp.is_installed():
-        say("llama-cpp-python is not installed: its quantizations are left out")
+        say("llama-cpp-python is not installed; its quantizations are left out")
         return []
     texts = read_texts(traces, ChatFormat.from_folder(model), tokens=1, max_length=2048).held_out
     reference = load_model(model, torch.float32)
@@ -125,8 +127,8 @@ def theirs(model: Path, traces: Path, out: Path) -> list[Row]:
     return rows
 
 
-def olives(model: Path, traces: Path, out: Path) -> list[Row]:
-    """What Olive and the model builder write, calibrated and compared on the texts that ours is."""
+def olive_rows(model: Path, traces: Path, out: Path) -> list[Row]:
+    """Compare models by Olive and the model builder, calibrated and compared on the same texts as ours."""
     chat_format = ChatFormat.from_folder(model)
     texts = read_texts(traces, chat_format, tokens=CALIBRATION_TOKENS, max_length=2048)
     ids = [text.ids for text in texts.calibration]
@@ -140,7 +142,7 @@ def olives(model: Path, traces: Path, out: Path) -> list[Row]:
 
 
 def table(rows: list[Row]) -> str:
-    """Markdown, the least faithful first."""
+    """Render the rows as Markdown, the least faithful first."""
     cells = [["", "MB", "mean KL", "99th percentile", "same first choice", "perplexity ×", "tokens"]]
     for name, size, report in sorted(rows, key=lambda row: -row[2].mean_kl):
         cells.append(

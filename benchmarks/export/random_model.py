@@ -1,4 +1,4 @@
-"""A checkpoint of random weights in a given shape, for what does not depend on their values: speed, time and memory."""
+"""Writes random weights in a given shape, to measure what does not depend on them: speed, time and memory."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from toolkit.sources.model_names import resolve
 
 
 def write_random(config_json: Mapping[str, Any], folder: Path) -> None:
-    """Write a model folder in bf16 with the tokenizer of SmolLM2; the norms are ones."""
+    """Write a model folder in bf16 with the tokenizer of SmolLM2; the norms' weights are ones."""
     folder.mkdir(parents=True)
     donor = resolve("smollm2-135m")
     for name in CHAT_FILES:

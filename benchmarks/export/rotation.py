@@ -1,9 +1,9 @@
-"""The same model with its residual stream turned in space, so that no grid that its weights lay on is left.
+"""Rotates a model's residual stream, which changes no output but removes any grid that its weights were on.
 
-A checkpoint that came from a 4-bit file lies on that file's grid, and rounding it to 4 bits again proves nothing.
+The weights of a checkpoint from a 4-bit file are on that file's grid, so rounding them to 4 bits again proves nothing.
 Folding each norm's weight into the projections after it and multiplying the stream by a matrix Q with orthonormal rows
-changes every weight and no output. The stream may be widened on the way: RMSNorm then divides by a smaller mean, which
-the projections make good by √(old / new).
+changes every weight and no output. The stream may also be widened: RMSNorm then divides by a smaller mean, which the
+projections compensate by √(old / new).
 
     E' = E Q      W'_in = √(D/D') W_in diag(g) Q      W'_out = Qᵀ W_out      g' = 1      eps' = eps D/D'
 
@@ -37,16 +37,16 @@ WRITES = ("o_proj", "down_proj")
 
 
 def write_rotated(source: Path, folder: Path, *, hidden_size: int, seed: int = 0) -> None:
-    """Write `source` with a turned stream of `hidden_size` into `folder`, in fp16; its head is then untied.
+    """Write `source` with a rotated stream of `hidden_size` into `folder`, in fp16, with an untied head.
 
-    It is written as a Mistral, whose transformers class lets a head's size differ from hidden_size / heads.
+    The result is a Mistral, whose transformers class lets a head's size differ from hidden_size / heads.
     """
     checkpoint = Checkpoint(source)
     facts = checkpoint.config
     if facts.architecture not in ROTATABLE or hidden_size < facts.hidden_size:
         raise InputError(
-            f"a {facts.architecture} of hidden_size {facts.hidden_size} must be one of {', '.join(ROTATABLE)} and no "
-            f"wider than {hidden_size} to be rotated"
+            f"cannot rotate a {facts.architecture} of hidden_size {facts.hidden_size} to {hidden_size}; it must be one "
+            f"of {', '.join(ROTATABLE)} and no wider than that"
         )
     generator = torch.Generator().manual_seed(seed)
     square = torch.randn(hidden_size, hidden_size, generator=generator, dtype=torch.float64)

@@ -1,9 +1,8 @@
-"""`python -m benchmarks.export.running DIR`: what a process holds that answers with an exported folder, beside weights
-and cache.
+"""Measures the memory of a process that answers with an exported folder: `python -m benchmarks.export.running DIR`.
 
-Everything resident counts: Python, onnxruntime, the graph, what reading takes. The prompts are text, Python's
-documentation, because an embedding stays mapped and text needs few of its rows; ids drawn at random have nearly all of
-them read in. Writes the block `running` of docs/explanation/running.md.
+Everything resident but the cache counts: Python, onnxruntime, the graph, buffers for reading. The prompts are text,
+Python's documentation, because an embedding is mapped and text touches few of its rows; random ids would touch nearly
+all of them. Writes the block `running` of docs/explanation/running.md.
 """
 
 from __future__ import annotations
@@ -13,8 +12,8 @@ import multiprocessing
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import psutil
@@ -25,52 +24,47 @@ from toolkit.errors import InputError
 from toolkit.figures.readme import fill_file
 from toolkit.figures.tables import markdown_table
 from toolkit.formats.chat_format import ChatFormat
-from toolkit.records import Record
 
 DOCUMENT = Path("docs/explanation/running.md")
 PROMPTS = (512, 512, 2048, 512)
 ANSWER_TOKENS = 24
 
 
-@dataclass(frozen=True, kw_only=True)
-class Held(Record):
-    """Resident bytes of the process, without those of the cache."""
+class ResidentMemory(NamedTuple):
+    """Resident memory without the cache: after the prompt is read, and after some tokens of the answer."""
 
-    prompt: int
-    """Its tokens."""
-    read: int
-    """Before the first step of the answer."""
-    answering: int
-    """After some."""
+    prompt_tokens: int
+    read_bytes: int
+    answering_bytes: int
 
 
-def measure(folder: Path, prompts: Sequence[int] = PROMPTS) -> list[Held]:
-    """Read and answer prompts of so many tokens, one after the other, in a process of its own.
+def measure(folder: Path, prompts: Sequence[int] = PROMPTS) -> list[ResidentMemory]:
+    """Read and answer prompts of these lengths, one after the other, in a separate process.
 
-    Raises `InputError` where the documentation has too few tokens for them.
+    Raises `InputError` if the documentation has too few tokens for them.
     """
     pieces = "\n".join(example.answer for example in documentation())
     ids = ChatFormat.from_folder(folder).encode(pieces)
     needed = sum(prompts) + len(prompts) * ANSWER_TOKENS
     if needed > len(ids):
-        raise InputError(f"the prompts and answers ({needed} tokens) must fit the text ({len(ids)}); take shorter ones")
+        raise InputError(f"the prompts and answers ({needed} tokens) exceed the text ({len(ids)}); use shorter prompts")
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as executor:
         return executor.submit(_hold, folder, list(prompts), ids[:needed]).result()
 
 
-def table(held: Sequence[Held], weights_bytes: int) -> str:
-    """As Markdown, in parts of the weights' bytes."""
+def table(held: Sequence[ResidentMemory], weights_bytes: int) -> str:
+    """Render the memory, as multiples of the weights' bytes, as Markdown."""
     rows = [
         (
-            f"{number}: {each.prompt:,} tokens",
-            *(f"{size / weights_bytes:.2f} ×" for size in (each.read, each.answering)),
+            f"{number}: {each.prompt_tokens:,} tokens",
+            *(f"{size / weights_bytes:.2f} ×" for size in (each.read_bytes, each.answering_bytes)),
         )
         for number, each in enumerate(held, 1)
     ]
     return markdown_table([("prompt", "read", "answering"), *rows])
 
 
-def _hold(folder: Path, prompts: list[int], ids: list[int]) -> list[Held]:
+def _hold(folder: Path, prompts: list[int], ids: list[int]) -> list[ResidentMemory]:
     decoder, process, held = OnnxDecoder(folder), psutil.Process(), []
 
     def resident() -> int:
@@ -79,10 +73,10 @@ def _hold(folder: Path, prompts: list[int], ids: list[int]) -> list[Held]:
 
     for prompt in prompts:
         decoder.start([ids[:prompt]])
-        read = resident()
+        read_bytes = resident()
         for token in ids[prompt : prompt + ANSWER_TOKENS]:
             decoder.step(np.array([token]))
-        held.append(Held(prompt=prompt, read=read, answering=resident()))
+        held.append(ResidentMemory(prompt_tokens=prompt, read_bytes=read_bytes, answering_bytes=resident()))
         ids = ids[prompt + ANSWER_TOKENS :]
     return held
 

@@ -1,11 +1,11 @@
-"""How fast the presets run beside llama.cpp's quantizations of the same weights, on a model of 1.7 billion.
+"""Measures the presets' speed, compared with llama.cpp's quantizations of the same weights, at 1.7 billion parameters.
 
     python -m benchmarks.export.speed [--out runs/speed] [--long]
 
-Speed does not depend on what the weights are, so they are random, in the shape of SmolLM2-1.7B, rounded to nearest in
-each preset's layout; half an hour of calibration would change no figure here. Keys and values are kept in int8, as the
-presets do. `--long` measures after 8,192 tokens. llama.cpp's files are made where llama-cpp-python is installed. Writes
-a block of docs/explanation/running.md.
+Speed does not depend on the weights' values, so they are random, in the shape of SmolLM2-1.7B, rounded to nearest in
+each preset's layout; half an hour of calibration would change no figure here. Keys and values are in int8, as the
+presets have them. `--long` measures after 8,192 tokens. llama.cpp's files are made if llama-cpp-python is installed.
+Writes a block of docs/explanation/running.md.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ DOCUMENT = Path("docs/explanation/running.md")
 PRESETS: tuple[Preset, ...] = ("fast", "balanced")
 QUANTIZATIONS: tuple[llama_cpp.Quantization, ...] = ("Q4_0", "Q4_K_M")
 CALIBRATION_TOKENS = 512
-"""Enough for steps of the int8 cache, whose speed does not depend on them either."""
+"""Enough to calibrate the step sizes of the int8 cache, whose values do not affect speed either."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.export.speed", description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("runs/speed"))
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--long", action="store_true", help="after 8,192 tokens")
+    parser.add_argument("--long", action="store_true", help="measure after 8,192 tokens")
     options = parser.parse_args()
     source = options.out / "source"
     if not (source / "config.json").is_file():
@@ -56,7 +56,7 @@ def main() -> None:
 
 
 def export(source: Path, out: Path, preset: Preset) -> Path:
-    """A folder in the preset's layout, without what takes long and changes no speed."""
+    """Export a folder in the preset's layout, skipping slow steps that do not affect speed."""
     folder, texts = out / preset, out / "topics.jsonl"
     if not texts.is_file():
         write_records(texts, documentation())
@@ -66,7 +66,7 @@ def export(source: Path, out: Path, preset: Preset) -> Path:
 
 
 def quantized(source: Path, out: Path) -> list[Path]:
-    """llama.cpp's files of the same weights; none where it is not installed."""
+    """Write llama.cpp's files of the same weights; none if it is not installed."""
     if not llama_cpp.is_installed():
         return []
     paths = {kind: out / f"{kind}.gguf" for kind in QUANTIZATIONS}

@@ -1,1 +1,1 @@
-"""What latent attention's cache costs and keeps."""
+"""Measures latent attention's cache: cost and accuracy."""

@@ -1,7 +1,7 @@
-"""What a smaller latent cache changes: in a real model's next tokens, in its answers, in a random layer's output.
+"""Measures what a smaller latent cache changes in a model's next tokens, its answers, and a random layer's output.
 
-Next tokens are compared along a model's own traces, each token fed as it was sampled (so one early difference does not
-count again and again); answers are those of `toolkit eval`, which runs as a process of its own.
+Next tokens are compared along a model's own traces, each token fed as it was sampled, so that an early difference does
+not count again; answers are those of `toolkit eval`, which runs as a separate process.
 """
 
 # Shapes: B batch, T tokens of the answers, V vocabulary.
@@ -12,8 +12,8 @@ import json
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -26,24 +26,22 @@ from toolkit.model.decoder import TorchDecoder
 from toolkit.model.latent_basis import latent_layers, trace_rows
 
 Answer = tuple[list[int], list[int]]
-"""Ids of the prompt, of the completion."""
+"""Token ids of the prompt and of the completion."""
 BATCH = 32
 ERROR_CONTEXT, ERROR_STEPS = 256, 8
 
 
-@dataclass(frozen=True, kw_only=True)
-class Drift:
-    """How far next-token distributions are from the exact cache's."""
+class Drift(NamedTuple):
+    """The distance of next-token distributions from those of the exact cache; KL in nats."""
 
     mean_kl: float
-    """In nats."""
     same_first: float
-    """Share of tokens where the most probable one is the same."""
+    """Share of tokens at which the most probable next token is the same."""
     tokens: int
 
 
 def read_answers(traces: Path, chat_format: ChatFormat) -> list[Answer]:
-    """Of a folder of traces."""
+    """Read the prompts and completions of a folder of traces."""
     answers = []
     for ids, is_completion in trace_rows(traces, chat_format):
         first = is_completion.index(True)
@@ -52,7 +50,7 @@ def read_answers(traces: Path, chat_format: ChatFormat) -> list[Answer]:
 
 
 def drift(exact: TorchDecoder, smaller: TorchDecoder, answers: Sequence[Answer]) -> Drift:
-    """Along these answers, over every token after the first, which still comes from exact values."""
+    """Measure the drift along these answers, over every token after the first, which still comes from exact values."""
     divergences, same = [], []
     ordered = sorted(answers, key=lambda answer: len(answer[1]))
     for start in range(0, len(ordered), BATCH):
@@ -67,7 +65,7 @@ def drift(exact: TorchDecoder, smaller: TorchDecoder, answers: Sequence[Answer])
 
 
 def _log_probabilities(decoder: TorchDecoder, answers: Sequence[Answer]) -> Tensor:
-    """After each completion token that is followed by another, BTV; shorter rows go on with their last token."""
+    """Return log-probabilities [B, T, V] after each completion token but the last; shorter rows repeat their last."""
     decoder.start([prompt for prompt, _ in answers])
     steps = []
     for t in range(max(len(ids) for _, ids in answers) - 1):
@@ -78,7 +76,7 @@ def _log_probabilities(decoder: TorchDecoder, answers: Sequence[Answer]) -> Tens
 
 @torch.inference_mode()
 def output_error(exact: TorchDecoder, smaller: TorchDecoder) -> float:
-    """Of an attention layer's output at decode, by its size: random tokens, the first layer (whose input is exact)."""
+    """Measure the relative error of the first attention layer's output, whose input is exact, on random tokens."""
     model = exact.model
     ids = torch.randint(model.config.vocab_size, (1, ERROR_CONTEXT + ERROR_STEPS))
     outputs = []
@@ -95,17 +93,17 @@ def output_error(exact: TorchDecoder, smaller: TorchDecoder) -> float:
 
 
 def toolkit_json(*arguments: str) -> dict[str, object]:
-    """Run a toolkit command as its own process; raises `InputError` with what it says."""
+    """Run a toolkit command as a separate process; raises `InputError` with its output if it fails."""
     command = [sys.executable, "-m", "toolkit", *arguments, "--json"]
     ended = subprocess.run(command, check=False, stdout=subprocess.PIPE, text=True)
     if ended.returncode != 0:
-        raise InputError(f"toolkit {' '.join(arguments)} must end well, not with {ended.returncode}: {ended.stdout}")
+        raise InputError(f"toolkit {' '.join(arguments)} failed with exit code {ended.returncode}: {ended.stdout}")
     facts: dict[str, object] = json.loads(ended.stdout)
     return facts
 
 
 def ledger_accuracy(model: str, flags: Sequence[str], out: Path) -> float:
-    """Of the ledger's problems, decoded with these cache options of `toolkit eval`."""
+    """Measure the accuracy on the ledger's problems with these cache options of `toolkit eval`."""
     accuracy = toolkit_json("eval", model, *flags, "--out", str(out))["accuracy"]
     assert isinstance(accuracy, float)
     return accuracy

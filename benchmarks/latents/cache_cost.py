@@ -1,13 +1,13 @@
-"""What latent attention's cache costs, kept four ways: bytes, time to decode a token, accuracy; one table.
+"""Tabulates the cost of latent attention's cache in four variants: bytes, time to decode a token, accuracy.
 
     python -m benchmarks.latents.cache_cost [--threads 1] [--rounds 5] [--out docs/explanation/latent-attention.md]
 
-Speed: for each shape (`benchmarks.latents.latent_shapes`) a random model decodes one token after another behind a cache
-that is filled at random: transformers' own attention on its own cache, and ours, on the same weights. All take turns,
-and the table shows medians, of the whole step and of its attention layers alone. In fp32.
+Speed: for each shape (`benchmarks.latents.latent_shapes`) a random model decodes one token after another from a cache
+with random content: transformers' own attention on its own cache, and ours, on the same weights. All take turns, and
+the table shows medians of the whole step and of its attention layers alone, in fp32.
 
 Accuracy: for the nano shape the built-in teacher's traces and its answers to the ledger's problems, calibrated on
-traces of other problems; for the random shapes the attention layer's output error.
+traces of other problems; for the random shapes the error of an attention layer's output.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from transformers import PreTrainedModel
@@ -37,22 +38,21 @@ from toolkit.sources.model_names import resolve
 from toolkit.terminal import say
 
 STEPS = 4
-"""Tokens that are timed together."""
+"""Tokens per timing."""
 CALIBRATION_TOKENS = 2048
-"""Random ones, for random models."""
-EXACT_BYTES = 2
-"""Of a number in bf16."""
+"""Random tokens, for random models."""
+BF16_BYTES = torch.bfloat16.itemsize
 STOCK = "transformers"
 
 
 @dataclass(frozen=True, kw_only=True)
 class CacheVariant:
-    """A way to keep the cache: its name in the table, and what it is for a kv_lora_rank."""
+    """A variant of the cache, by its name in the table."""
 
     name: str
     int8: bool = False
     share: float = 0.0
-    """Of the rank; 0 projects nothing."""
+    """The projected rank as a share of kv_lora_rank; 0 does not project."""
 
     def rank(self, kv_lora_rank: int) -> int:
         return int(self.share * kv_lora_rank)
@@ -61,7 +61,7 @@ class CacheVariant:
         return LatentCache(int8=self.int8, rank=self.rank(kv_lora_rank), calibration=calibration)
 
 
-KEPT = (
+VARIANTS = (
     CacheVariant(name="absorbed"),
     CacheVariant(name="QMLA", int8=True),
     CacheVariant(name="CMLA", share=0.75),
@@ -69,16 +69,15 @@ KEPT = (
 )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Took:
-    """Milliseconds a token: of the whole step, of its attention layers."""
+class TokenTime(NamedTuple):
+    """Milliseconds per token: the whole step, and its attention layers."""
 
     step_ms: float
     attention_ms: float
 
 
 class AttentionClock:
-    """Sums the time that attention layers take."""
+    """Sums the time of attention layers."""
 
     def __init__(self, models: Iterable[PreTrainedModel]) -> None:
         self.seconds = 0.0
@@ -95,8 +94,8 @@ class AttentionClock:
 
 
 @torch.inference_mode()
-def decode(model: PreTrainedModel, clock: AttentionClock, cache: DynamicCache, context: int) -> Took:
-    """Over `STEPS` tokens behind `context` cached ones."""
+def decode(model: PreTrainedModel, clock: AttentionClock, cache: DynamicCache, context: int) -> TokenTime:
+    """Return the time per token, over `STEPS` tokens after `context` cached ones."""
     begun, clock.seconds = time.perf_counter(), 0.0
     for step in range(STEPS):
         model(
@@ -106,11 +105,11 @@ def decode(model: PreTrainedModel, clock: AttentionClock, cache: DynamicCache, c
             use_cache=True,
         )
     seconds = time.perf_counter() - begun
-    return Took(step_ms=seconds / STEPS * 1e3, attention_ms=clock.seconds / STEPS * 1e3)
+    return TokenTime(step_ms=seconds / STEPS * 1e3, attention_ms=clock.seconds / STEPS * 1e3)
 
 
 def fill(cache: DynamicCache, model: PreTrainedModel, context: int) -> DynamicCache:
-    """Random latents and rotated keys for `context` tokens of one sequence."""
+    """Fill a cache with random latents and rotated keys for `context` tokens of one sequence."""
     config = model.config
     for layer in range(config.num_hidden_layers):
         cache.update(
@@ -120,19 +119,19 @@ def fill(cache: DynamicCache, model: PreTrainedModel, context: int) -> DynamicCa
 
 
 def expanded_bytes(model: PreTrainedModel) -> int:
-    """Bytes a token and layer of multi-head attention with the same heads."""
+    """Return the bytes per token and layer of multi-head attention with the same heads."""
     config = model.config
     dims: int = config.qk_nope_head_dim + config.qk_rope_head_dim + config.v_head_dim
     heads: int = config.num_attention_heads
-    return EXACT_BYTES * heads * dims
+    return BF16_BYTES * heads * dims
 
 
-def kept_bytes(model: PreTrainedModel, kept: CacheVariant) -> int:
-    """Bytes a token and layer."""
+def cached_bytes(model: PreTrainedModel, variant: CacheVariant) -> int:
+    """Return the bytes per token and layer of a variant."""
     config = model.config
-    rank: int = kept.rank(config.kv_lora_rank) or config.kv_lora_rank
-    latent = rank + EXACT_BYTES if kept.int8 else EXACT_BYTES * rank
-    rotated: int = EXACT_BYTES * config.qk_rope_head_dim
+    rank: int = variant.rank(config.kv_lora_rank) or config.kv_lora_rank
+    latent = rank + BF16_BYTES if variant.int8 else BF16_BYTES * rank
+    rotated: int = BF16_BYTES * config.qk_rope_head_dim
     return latent + rotated
 
 
@@ -142,59 +141,61 @@ def times(
     context: int,
     rounds: int,
     clock: AttentionClock,
-) -> dict[str, Took]:
-    """Medians over the rounds."""
-    took: dict[str, list[Took]] = {name: [] for name in models}
+) -> dict[str, TokenTime]:
+    """Return each model's median times over the rounds."""
+    measured: dict[str, list[TokenTime]] = {name: [] for name in models}
     for turn in range(1 + rounds):  # the first is not timed
         for name, model in models.items():
             one = decode(model, clock, caches[name], context + turn * STEPS)
             if turn:
-                took[name].append(one)
+                measured[name].append(one)
     return {
-        name: Took(
+        name: TokenTime(
             step_ms=statistics.median(one.step_ms for one in all_rounds),
             attention_ms=statistics.median(one.attention_ms for one in all_rounds),
         )
-        for name, all_rounds in took.items()
+        for name, all_rounds in measured.items()
     }
 
 
 def measure(
     shape: Shape, contexts: Sequence[int], rounds: int, answers: Mapping[str, Sequence[str]]
 ) -> list[list[str]]:
-    """The table's rows for one shape; `answers` holds the last cells of the names that have any."""
+    """Measure one shape and return its rows of the table; `answers`: the last cells, by name."""
     torch.manual_seed(0)
     stock = shape.make(shape.layers).eval()
     model = copy.deepcopy(stock, {id(weight): weight for weight in stock.parameters()})
     config = stock.config
     calibration = torch.randint(config.vocab_size, (CALIBRATION_TOKENS // 256, 256)).tolist()
-    decoders = {kept.name: TorchDecoder(model, kept.cache(config.kv_lora_rank, calibration)) for kept in KEPT}
+    decoders = {
+        variant.name: TorchDecoder(model, variant.cache(config.kv_lora_rank, calibration)) for variant in VARIANTS
+    }
     models = {STOCK: stock} | dict.fromkeys(decoders, model)
     clock = AttentionClock([stock, model])
-    took = []
+    measured = []
     for context in contexts:
         caches = {STOCK: fill(DynamicCache(config=config), stock, context)}
         for name, decoder in decoders.items():
             caches[name] = fill(make_cache(config.num_hidden_layers, decoder.make_layer), stock, context)
-        took.append(times(models, caches, context, rounds, clock))
+        measured.append(times(models, caches, context, rounds, clock))
     exact = next(iter(decoders.values()))
     whole = expanded_bytes(stock)
     title = f"{shape.name}, {shape.layers} layer{'s' if shape.layers > 1 else ''}"
     rows = []
-    for kept in (CacheVariant(name=STOCK), *KEPT):
-        size = kept_bytes(stock, kept)
-        name = f"{kept.name}, rank {kept.rank(config.kv_lora_rank)}" if kept.share else kept.name
-        speeds = [_speed(one[STOCK], one[kept.name]) for one in took]
-        error = f"{output_error(exact, decoders[kept.name]):.1e}" if kept.int8 or kept.share else "–"
+    for variant in (CacheVariant(name=STOCK), *VARIANTS):
+        size = cached_bytes(stock, variant)
+        name = f"{variant.name}, rank {variant.rank(config.kv_lora_rank)}" if variant.share else variant.name
+        speeds = [_speed(one[STOCK], one[variant.name]) for one in measured]
+        error = f"{output_error(exact, decoders[variant.name]):.1e}" if variant.int8 or variant.share else "–"
         rows.append(
-            [title, name, f"{size:,} ({size / whole:.1%})", *speeds, error, *answers.get(kept.name, ("–", "–"))]
+            [title, name, f"{size:,} ({size / whole:.1%})", *speeds, error, *answers.get(variant.name, ("–", "–"))]
         )
         say("  ".join(rows[-1]))
     return rows
 
 
 def measure_answers(model: str, folder: Path, per_family: int) -> dict[str, tuple[str, str]]:
-    """Last cells of the table for a model: its next tokens (of traces not calibrated on) and its ledger accuracy."""
+    """Return the last cells for a model: its next tokens (on traces not calibrated on) and its ledger accuracy."""
     traces = {}
     for seed, name in enumerate(("calibration", "held-out")):
         traces[name] = folder / name
@@ -206,30 +207,30 @@ def measure_answers(model: str, folder: Path, per_family: int) -> dict[str, tupl
     rows = [ids for ids, _ in trace_rows(traces["calibration"], chat_format)]
     answers = read_answers(traces["held-out"], chat_format)
     exact, cells = TorchDecoder(loaded), {}
-    for kept in KEPT:
-        rank = kept.rank(loaded.config.kv_lora_rank)
-        flags = ["--cache", "int8"] if kept.int8 else []
+    for variant in VARIANTS:
+        rank = variant.rank(loaded.config.kv_lora_rank)
+        flags = ["--cache", "int8"] if variant.int8 else []
         if rank:
             flags += ["--cache-rank", str(rank), "--cache-calibration", str(traces["calibration"])]
-        out = folder / f"eval-{kept.name.replace(' ', '').lower()}"
+        out = folder / f"eval-{variant.name.replace(' ', '').lower()}"
         accuracy = ledger_accuracy(model, flags, out)
         shown = "–"
         if flags:
-            moved = drift(exact, TorchDecoder(loaded, kept.cache(loaded.config.kv_lora_rank, rows)), answers)
+            moved = drift(exact, TorchDecoder(loaded, variant.cache(loaded.config.kv_lora_rank, rows)), answers)
             shown = f"{moved.same_first:.2%}, {moved.mean_kl:.1e}"
-        cells[kept.name] = (shown, f"{accuracy:.1%}")
-        say(f"{kept.name}: {', '.join(cells[kept.name])}")
+        cells[variant.name] = (shown, f"{accuracy:.1%}")
+        say(f"{variant.name}: {', '.join(cells[variant.name])}")
     return cells
 
 
-def _speed(stock: Took, took: Took) -> str:
-    step, attention = stock.step_ms / took.step_ms, stock.attention_ms / took.attention_ms
-    return f"{took.step_ms:.1f} ms, {step:.1f} × ({attention:.1f} ×)"
+def _speed(stock: TokenTime, ours: TokenTime) -> str:
+    step, attention = stock.step_ms / ours.step_ms, stock.attention_ms / ours.attention_ms
+    return f"{ours.step_ms:.1f} ms, {step:.1f} × ({attention:.1f} ×)"
 
 
 def document(rows: Sequence[Sequence[str]], contexts: Sequence[int], threads: int, rounds: int) -> str:
-    """The page: what was measured, how, and the table."""
-    heads = ["shape", "cache", "bytes a token and layer", *(f"{context:,} tokens" for context in contexts)]
+    """Render the page: what was measured, how, and the table."""
+    heads = ["shape", "cache", "bytes per token and layer", *(f"{context:,} tokens" for context in contexts)]
     heads += ["error of attention", "same next token, KL in nats", "ledger"]
     return PAGE.format(
         table=markdown_table([heads, *rows]), threads=f"{threads} thread{'s' if threads > 1 else ''}", rounds=rounds
@@ -239,17 +240,17 @@ def document(rows: Sequence[Sequence[str]], contexts: Sequence[int], threads: in
 PAGE = """\
 # Latent attention
 
-DeepSeek's attention caches one latent and one rotated key a token and layer, shared by all heads. transformers expands the
-whole prefix into every head's keys and values at each step. Here a step reads the cache as it is, in one of four ways:
+DeepSeek's attention caches one latent and one rotated key per token and layer, shared by all heads. transformers expands the
+whole prefix into every head's keys and values at each step. Here a step reads the cache directly, in one of four variants:
 
 - **absorbed** (`toolkit/model/mla.py`): the exact cache. Same weights, same logits (`tests/toolkit/test_mla.py`).
-- **QMLA** (`toolkit/model/latents.py`): the latent in int8 with one step a token. The step leaves the sums, and what is left
-  is multiplied in int8 with the query (and the softmax's weights) as two int8 digits: exact to 16 bits.
+- **QMLA** (`toolkit/model/latents.py`): the latent in int8 with one step size per token. The step sizes are factored out of the
+  sums, and the codes are multiplied in int8 with the query (and the softmax's weights) as two int8 digits: exact to 16 bits.
 - **CMLA** (`toolkit/model/latent_basis.py`): the latent projected to a lower rank. The basis is fitted to traces so that keys
-  and values move least; the projection back is folded into `kv_b_proj`.
+  and values change least; the projection back is folded into `kv_b_proj`.
 - **QMLA + CMLA**: both.
 
-A prompt's first pass, and training, use exact values. To decode with a smaller cache:
+Training and the first pass over a prompt use exact values. To decode with a smaller cache:
 
 ```sh
 toolkit traces --out runs/calibration
@@ -259,17 +260,17 @@ toolkit eval builtin --cache int8 --cache-rank 48 --cache-calibration runs/calib
 
 {table}
 
-Made by `python -m benchmarks.latents.cache_cost`, on {threads}, medians of {rounds} rounds in which all take turns. Cells of time:
-milliseconds a token of the whole model, how many times faster that is than transformers' own module and cache, and in
-brackets the same of the attention layers alone. Models are random, of few layers, in fp32; feed-forward layers are dense
-with the width that a token activates in the mixture, and at short contexts reading them is most of a step. Bytes: numbers
-that are not int8 in bf16; in brackets their share of what multi-head attention with the
+Made by `python -m benchmarks.latents.cache_cost`, on {threads}, medians of {rounds} rounds in which all take turns. Times are
+milliseconds per token of the whole model, then how many times faster that is than transformers' own module and cache, and in
+brackets the same for the attention layers alone. The models are random, with few layers, in fp32; feed-forward layers are dense
+with the width that a token activates in the mixture, and at short contexts reading them is most of a step. Bytes count numbers
+that are not int8 as bf16; in brackets is their share of what multi-head attention with the
 same heads would cache (bf16).
 
-*Error of attention* is that of a layer's output by its size, in the random model. Random weights make latents that fill
-all dimensions alike, so there is nothing that a lower rank could leave out: CMLA's figure there is a worst case. The last
+*Error of attention* is the relative error of a layer's output in the random model. Random weights make latents that use
+all dimensions equally, so a lower rank cannot leave anything out: CMLA's figure there is a worst case. The last
 two columns are of the trained model of the nano shape, the built-in teacher: next tokens along its own traces (not those
-calibrated on, every token read from the smaller cache, against the exact one, fp32), and its accuracy on the ledger's
+calibrated on, every token read from the smaller cache, compared with the exact one, fp32), and its accuracy on the ledger's
 problems, greedy.
 """
 

@@ -1,7 +1,7 @@
-"""Writes a checkpoint as a GGUF file, to compare with what llama.cpp makes of the very same weights.
+"""Writes a checkpoint as a GGUF file, to compare with llama.cpp's quantizations of the very same weights.
 
-Apart from `export.runtime.llama_cpp`, whose process is measured: this takes torch to read a checkpoint. Source: the
-GGUF specification.
+It is separate from `export.runtime.llama_cpp`, whose process is measured, since it needs torch to read a checkpoint.
+Source: the GGUF specification.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ ROTATED_HALVES = ("LlamaForCausalLM", "MistralForCausalLM")
 
 
 def write_gguf(folder: Path, path: Path) -> None:
-    """Write a checkpoint as a GGUF file in fp16, its norms in fp32, one tensor in memory."""
+    """Write a checkpoint as a GGUF file in fp16, norms in fp32, with one tensor in memory at a time."""
     checkpoint = Checkpoint(folder)
     facts = checkpoint.config
     if facts.architecture not in ROTATED_HALVES:
         raise InputError(
-            f"architecture {facts.architecture} must be one of {', '.join(ROTATED_HALVES)} to be written as GGUF"
+            f"cannot write architecture {facts.architecture} as GGUF; it must be one of {', '.join(ROTATED_HALVES)}"
         )
     writer = GGUFWriter(path, "llama")
     writer.add_context_length(facts.max_position_embeddings)
@@ -63,7 +63,7 @@ def write_gguf(folder: Path, path: Path) -> None:
 
 
 def _add_tokenizer(writer: GGUFWriter, chat_format: ChatFormat, vocab_size: int) -> None:
-    """The byte-level BPE of a tokenizer that splits digits, padded to the model's vocabulary."""
+    """Add the byte-level BPE of a tokenizer that splits digits, padded to the model's vocabulary."""
     state: dict[str, Any] = json.loads(chat_format.tokenizer.to_str())
     special = {token["content"] for token in state["added_tokens"] if token["special"]}
     names = {id: token for token, id in chat_format.tokenizer.get_vocab().items()}

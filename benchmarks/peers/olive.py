@@ -1,10 +1,9 @@
-"""What Olive and onnxruntime-genai's model builder make of a checkpoint in int4, to compare with.
+"""Quantizes a checkpoint to int4 by Olive and by onnxruntime-genai's model builder, for comparison.
 
-Their versions go neither with ours nor with each other's: Olive 0.13 calls the builder as it was before 0.15. So each
-has an environment of its own, where it is run by its own command line; the folders are read here, through onnxruntime.
+Their dependencies conflict with ours and with each other's: Olive 0.13 calls the builder as it was before 0.15. So each
+has an environment of its own, where its command line runs; the resulting folders are read here, through onnxruntime.
 
-Source: `olive optimize --dry_run` for what Olive does by default; its documentation of the passes; `--help` of the
-builder.
+Source: `olive optimize --dry_run` for Olive's defaults; its documentation of the passes; `--help` of the builder.
 
 Shapes: B texts of a batch, T tokens, V vocabulary.
 """
@@ -27,7 +26,7 @@ from toolkit.errors import InputError
 from toolkit.generation.generate import Floats
 
 Passes = dict[str, dict[str, Any]]
-"""What Olive does to a model, in order, each with its settings."""
+"""Olive's passes over a model, in order, each with its settings."""
 
 BUILDER = (
     "torch==2.13.0",
@@ -52,14 +51,13 @@ OFFLINE = {
     "ORT_DISABLE_TELEMETRY": "1",
 }
 ALGORITHMS = ("default", "k_quant_mixed")
-"""Of the builder: to nearest in blocks of 32; and with a search for scales, some matrices in eight bits."""
+"""The builder's algorithms: nearest in blocks of 32; and with a search for scales, some matrices in eight bits."""
 
 
 def optimize() -> Passes:
-    """`olive optimize --precision int4 --block_size 64`, which is the largest that SmolLM2-135M's 576 columns are a
-    multiple of.
+    """Return the passes of `olive optimize --precision int4 --block_size 64`.
 
-    Without --block_size it asks for blocks of 128, and fails.
+    64 is the largest block that divides SmolLM2-135M's 576 columns; the default of 128 fails.
     """
     return {
         "gptq": {"type": "Gptq", "bits": 4, "sym": True, "group_size": 64, "data_config": "texts"},
@@ -74,19 +72,19 @@ def optimize() -> Passes:
 
 
 def with_head() -> Passes:
-    """The same with zero points, and the head calibrated as well."""
+    """Return the same with zero points and a calibrated head."""
     passes = optimize()
     return passes | {"gptq": passes["gptq"] | {"sym": False, "lm_head": True}}
 
 
 def mixed() -> Passes:
-    """The most faithful one that was found: smaller blocks, and eight bits for the head, the embedding, and the
-    matrices that llama.cpp's Q4_K_M gives more to."""
+    """Return the most faithful recipe found: smaller blocks, and eight bits for the head, the embedding and the
+    matrices that llama.cpp's Q4_K_M also favours."""
     blocks = {"sym": False, "group_size": 32}
     return {
         "mixed": {"type": "SelectiveMixedPrecision", "algorithm": "k_quant_mixed"},
         "gptq": {"type": "Gptq", "bits": 4, "lm_head": True, "data_config": "texts"} | blocks,
-        # a pass's own bits give way to those of `mixed`, its overrides don't
+        # `mixed` overrides a pass's own bits, but not its overrides
         "embedding": {"type": "Rtn", "embeds": True, "overrides": {"model.embed_tokens": {"bits": 8}}} | blocks,
         "builder": {"type": "ModelBuilder", "precision": "int4", "int4_block_size": 32, "int4_accuracy_level": 4},
     }
@@ -96,10 +94,10 @@ RECIPES = {"optimize": optimize, "with head": with_head, "k_quant_mixed": mixed}
 
 
 class BuiltModel:
-    """A folder in the builder's layout, loaded; a `Scorer`."""
+    """A loaded folder in the builder's layout; a `Scorer`."""
 
     def __init__(self, folder: Path, *, threads: int) -> None:
-        """Raises `InputError` where onnxruntime does not open its graph."""
+        """Open the graph; raises `InputError` if onnxruntime cannot."""
         decoder = json.loads((folder / "genai_config.json").read_text(encoding="utf-8"))["model"]["decoder"]
         self._session = open_session(folder / decoder["filename"], threads=threads, prepacked=False)
         nothing = np.empty((1, decoder["num_key_value_heads"], 0, decoder["head_size"]), dtype=np.float32)
@@ -107,7 +105,7 @@ class BuiltModel:
         self._past = {name: nothing for name in names if name.startswith("past_key_values.")}
 
     def score(self, tokens_T: Sequence[int]) -> Floats:
-        """logits_TV after each token of a text."""
+        """Return logits_TV after each token of a text."""
         ids_BT = np.array([tokens_T], dtype=np.int64)
         feeds = {"input_ids": ids_BT, "attention_mask": np.ones_like(ids_BT)}
         [logits_BTV] = self._session.run(["logits"], feeds | self._past)
@@ -116,8 +114,7 @@ class BuiltModel:
 
 
 def write_folders(model: Path, texts: Sequence[str], out: Path) -> dict[str, Path]:
-    """Let both quantize a checkpoint into folders under `out`, Olive calibrated on the texts; returns them by their
-    names."""
+    """Quantize a checkpoint by both into folders under `out`, Olive calibrated on the texts; return them by name."""
     folders = {}
     for algorithm in ALGORITHMS:
         folders[f"onnxruntime-genai {algorithm}"] = folder = out / f"genai-{algorithm}"
@@ -135,7 +132,7 @@ def write_folders(model: Path, texts: Sequence[str], out: Path) -> dict[str, Pat
 
 
 def _recipe(model: Path, out: Path, passes: Passes, texts: Path) -> Mapping[str, Any]:
-    """What `olive run` reads."""
+    """Return the configuration that `olive run` reads."""
     whole_texts = {
         "strategy": "line-by-line",
         "max_seq_len": 2048,
@@ -143,7 +140,7 @@ def _recipe(model: Path, out: Path, passes: Passes, texts: Path) -> Mapping[str,
         "add_special_tokens": False,
     }
     return {
-        # as floats, because the sums of a calibration in the checkpoint's fp16 would be rounded
+        # in float32, because calibration sums in the checkpoint's fp16 would be rounded
         "input_model": {"type": "HfModel", "model_path": str(model), "load_kwargs": {"torch_dtype": "float32"}},
         "data_configs": [
             {
@@ -170,9 +167,9 @@ def _recipe(model: Path, out: Path, passes: Passes, texts: Path) -> Mapping[str,
 
 
 def _run(python: Path, module: str, arguments: Sequence[str], out: Path) -> None:
-    """Run a module offline, which writes a folder anew; what it says goes beside it.
+    """Run a module offline that rewrites a folder; its output goes into a log beside it.
 
-    Raises `InputError` where it writes none, as Olive does in silence.
+    Raises `InputError` if no model is written, which Olive does not report.
     """
     shutil.rmtree(out, ignore_errors=True)
     log = Path(f"{out}.log")
@@ -180,4 +177,4 @@ def _run(python: Path, module: str, arguments: Sequence[str], out: Path) -> None
         command = [str(python), "-m", module, *arguments]
         subprocess.run(command, env=os.environ | OFFLINE, stdout=file, stderr=subprocess.STDOUT, check=True)
     if not (out / "model.onnx").is_file():
-        raise InputError(f"{out}/model.onnx must be written by {module}, and is missing; {log} says why")
+        raise InputError(f"{module} did not write {out}/model.onnx; {log} says why")

@@ -1,1 +1,1 @@
-"""How the server holds out under load."""
+"""Measures the server under load."""

@@ -1,11 +1,11 @@
-"""How the server holds out: many streams for minutes, its memory meanwhile, and how soon a long question is answered.
+"""Measures the server under load: many streams for minutes, its memory meanwhile, and the time to a first token.
 
     python -m benchmarks.serving.load DIR [--minutes 10] [--streams 8]
 
-The server is `toolkit serve` in a process of its own; the clients, on the same machine, read its events and no more.
-Streams of one client alone come before and after, and again between, so that a slower machine slows both; so do those
-of a second server, which is `--repeatable`. The runner that the first token is compared with is a second decoder of the
-same folder, asked in turns with the server. Writes a block of docs/explanation/serving.md.
+The server is `toolkit serve` in a separate process; the clients, on the same machine, only read its events. Single
+streams are measured in between, so that a slower machine slows both, and so is a second server with `--repeatable`. The
+time to first token is compared with a second decoder of the same folder, which takes turns with the server. Writes a
+block of docs/explanation/serving.md.
 """
 
 from __future__ import annotations
@@ -17,10 +17,9 @@ import threading
 import time
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
 
 import httpx2
 import psutil
@@ -34,35 +33,33 @@ from toolkit.records import Message
 
 DOCUMENT = Path("docs/explanation/serving.md")
 ANSWER_TOKENS = 200
-"""Of each stream at most."""
+"""Most tokens of each answer."""
 ALONE_S = 30.0
-"""Each of the two measurements of a single stream."""
+"""Time of each measurement of a single stream."""
 WARM_S = 30.0
-"""After which caches have their size."""
+"""Warm-up, after which caches have their final size."""
 SAMPLE_S = 2.0
 TIMEOUT_S = 120.0
 REST_S = 0.3
-"""After a first token, in which the rest of the answer is cancelled."""
+"""Pause after a first token, in which the server cancels the rest of the answer."""
 PARTS = 5
-"""Into which the time is cut, one stream alone before each."""
-PROMPT_TOKENS = 300
-PROMPTS = 12
+"""Parts of the measured time, each after a single stream."""
+PROMPTS, PROMPT_TOKENS = 12, 300
 
 
-@dataclass(frozen=True, kw_only=True)
-class Load:
-    """What a number of streams got together in some time."""
+class Throughput(NamedTuple):
+    """The joint result of a number of streams in some time."""
 
     tokens_per_s: float
     seconds: float
     errors: list[str]
     memory_bytes: list[int]
-    """Of the server, every `SAMPLE_S` seconds."""
+    """The server's memory, every `SAMPLE_S` seconds."""
 
 
 @contextmanager
-def served(folder: Path, streams: int, *more: str) -> Iterator[tuple[str, psutil.Process]]:
-    """`toolkit serve` on a free port: its address and its process."""
+def running_server(folder: Path, streams: int, *more: str) -> Iterator[tuple[str, psutil.Process]]:
+    """Run `toolkit serve` on a free port; yield its address and its process."""
     command = [
         sys.executable,
         "-m",
@@ -85,8 +82,8 @@ def served(folder: Path, streams: int, *more: str) -> Iterator[tuple[str, psutil
             process.terminate()
 
 
-def under_load(address: str, server: psutil.Process, *, streams: int, seconds: float) -> Load:
-    """So many clients ask and ask again until the time is over, and then leave their streams."""
+def measure_throughput(address: str, server: psutil.Process, *, streams: int, seconds: float) -> Throughput:
+    """Let clients ask again and again until the time is over, then drop their streams."""
     errors: list[str] = []
     end = time.monotonic() + seconds
 
@@ -106,20 +103,20 @@ def under_load(address: str, server: psutil.Process, *, streams: int, seconds: f
                     errors.append(str(error))
 
     clients = [threading.Thread(target=ask, args=(number,)) for number in range(streams)]
-    began, before, memory_bytes = time.monotonic(), drawn_tokens(address), []
+    began, before, memory_bytes = time.monotonic(), generated_tokens(address), []
     for client in clients:
         client.start()
     while (left_s := end - time.monotonic()) > 0:
         memory_bytes.append(server.memory_info().rss)
         time.sleep(min(SAMPLE_S, left_s))
-    tokens_per_s = (drawn_tokens(address) - before) / (time.monotonic() - began)
+    tokens_per_s = (generated_tokens(address) - before) / (time.monotonic() - began)
     for client in clients:
         client.join()
-    return Load(tokens_per_s=tokens_per_s, seconds=seconds, errors=errors, memory_bytes=memory_bytes)
+    return Throughput(tokens_per_s=tokens_per_s, seconds=seconds, errors=errors, memory_bytes=memory_bytes)
 
 
 def deltas(client: httpx2.Client, body: dict[str, Any]) -> Generator[str, None, None]:
-    """The events that bring text; raises `ValueError` where the stream does not end as it should."""
+    """Yield the events with text; raises `ValueError` if the stream does not end with [DONE]."""
     with client.stream("POST", "chat/completions", json={**body, "stream": True}) as response:
         response.raise_for_status()
         last = ""
@@ -128,34 +125,33 @@ def deltas(client: httpx2.Client, body: dict[str, Any]) -> Generator[str, None, 
             if line.startswith("data: {") and '"role"' not in line:
                 yield line
         if last != "data: [DONE]":
-            raise ValueError(f"the stream must end with [DONE]; it ends with {last[:80]!r}")
+            raise ValueError(f"the stream ended with {last[:80]!r}, not with [DONE]")
 
 
-def drawn_tokens(address: str) -> float:
-    """Tokens that the server has drawn since it runs."""
+def generated_tokens(address: str) -> float:
+    """Return the number of tokens that the server has generated since its start."""
     return metric(address, "toolkit_generated_tokens_total")
 
 
 def metric(address: str, name: str) -> float:
-    """The value of a line of the server's metrics; 0 of one that is not there yet."""
+    """Return one of the server's metrics; 0 if it is not there yet."""
     text = httpx2.get(address.removesuffix("v1") + "metrics").text
     return next((float(line.split()[-1]) for line in text.splitlines() if line.startswith(f"{name} ")), 0.0)
 
 
-@dataclass(frozen=True, kw_only=True)
-class FirstTokens:
+class FirstTokens(NamedTuple):
     """Seconds to the first token of long questions."""
 
     served: list[float]
-    """By the client's clock."""
+    """Measured by the client."""
     runner: list[float]
-    """The runner's own reading of the same tokens."""
+    """Seconds in which the runner itself reads the same tokens."""
     followed: list[float]
-    """Of a short question after each, in the same chat."""
+    """Seconds for a short question after each, in the same chat."""
 
 
 def first_tokens(folder: Path, address: str) -> FirstTokens:
-    """Ask the server and the runner in turns; the first of each has its buffers to make and does not count."""
+    """Ask the server and the runner in turns; the first of each allocates buffers and does not count."""
     chat_format, decoder = ChatFormat.from_folder(folder), OnnxDecoder(folder)
     served, runner, followed = [], [], []
     with httpx2.Client(base_url=address, timeout=TIMEOUT_S) as client:
@@ -185,7 +181,7 @@ def first_token_s(client: httpx2.Client, messages: Sequence[Message]) -> float:
 
 
 def long_question(chat_format: ChatFormat, number: int) -> list[Message]:
-    """A question of `PROMPT_TOKENS` tokens with its frame, or a few fewer; another one for each number."""
+    """Write a question that makes a prompt of `PROMPT_TOKENS` tokens or slightly fewer, different for each number."""
     words = [f"{number}:", *(str((number * 37 + 13 * i) % 90 + 10) for i in range(PROMPT_TOKENS))]
     messages: list[Message] = []
     for count in range(len(words), 0, -1):
@@ -202,20 +198,20 @@ def main() -> None:
     parser.add_argument("--streams", type=int, default=8)
     options = parser.parse_args()
     with (
-        served(options.folder, options.streams) as (address, server),
-        served(options.folder, options.streams, "--repeatable") as (repeatable_address, repeatable_server),
+        running_server(options.folder, options.streams) as (address, server),
+        running_server(options.folder, options.streams, "--repeatable") as (repeatable_address, repeatable_server),
     ):
-        under_load(repeatable_address, repeatable_server, streams=options.streams, seconds=WARM_S)
-        under_load(address, server, streams=options.streams, seconds=WARM_S)
+        measure_throughput(repeatable_address, repeatable_server, streams=options.streams, seconds=WARM_S)
+        measure_throughput(address, server, streams=options.streams, seconds=WARM_S)
         began_bytes = server.memory_info().rss
         alone, together, repeatable = [], [], []
         with Progress("serve, parts", PARTS) as progress:
             for _ in range(PARTS):
-                alone.append(under_load(address, server, streams=1, seconds=ALONE_S))
+                alone.append(measure_throughput(address, server, streams=1, seconds=ALONE_S))
                 seconds = 60 * options.minutes / PARTS
-                together.append(under_load(address, server, streams=options.streams, seconds=seconds))
+                together.append(measure_throughput(address, server, streams=options.streams, seconds=seconds))
                 repeatable.append(
-                    under_load(repeatable_address, repeatable_server, streams=options.streams, seconds=ALONE_S)
+                    measure_throughput(repeatable_address, repeatable_server, streams=options.streams, seconds=ALONE_S)
                 )
                 progress.advance()
         ended_bytes = server.memory_info().rss

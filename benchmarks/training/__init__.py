@@ -1,1 +1,1 @@
-"""How fast training, reinforcement and the mixture of experts are, beside what others offer."""
+"""Measures the speed of training, reinforcement and the mixture of experts, compared with other programs."""

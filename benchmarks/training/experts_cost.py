@@ -1,13 +1,13 @@
-"""The mixture of experts in figures: three ways to balance it, and what its step costs beside a dense model's.
+"""Measures the mixture of experts: three ways to balance it, and the cost of its step compared with a dense model's.
 
     python -m benchmarks.training.experts_cost [--steps 400] [--rows 4] [--rounds 5] [--preset nano] [--out docs/explanation]
 
-The preset's shape learns the same chains from the same weights three times: balanced by a bias, by an auxiliary loss,
-and not at all. Then one training step (forward and backward pass, no optimizer) is timed with each implementation of
-the routed experts, and with dense layers of the width that a token activates; all take turns in one run. Writes
+The preset's shape is trained on the same chains from the same weights three times: balanced by a bias, by an auxiliary
+loss, and not at all. Then one training step (forward and backward pass, no optimizer) is timed with each implementation
+of the routed experts, and with dense layers of the width that a token activates; all take turns in one run. Writes
 `experts.md` and its figure `experts.svg`.
 
-N tokens, K experts a token, E experts.
+N tokens, K experts per token, E experts.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ SEED = 0
 AUXILIARY_COEFFICIENT = 0.01
 """Switch Transformers (Fedus et al. 2021), section 2.2."""
 LAST_SHARE = 0.1
-"""Of the steps, at the end, over which the table's figures are means."""
+"""The share of the last steps, over which the table averages."""
 BALANCES = {
     "bias": ("by a bias (γ = 0.001)", "#2b6cb0"),
     "auxiliary": ("by an auxiliary loss (α = 0.01)", "#c05621"),
@@ -65,16 +65,16 @@ Batch = dict[str, Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Run:
-    """What one training logged, a value a step."""
+class TrainingCurves:
+    """The logged values of one training, one per step."""
 
     losses: list[float] = field(default_factory=list)
     violations: list[list[float]] = field(default_factory=list)
-    """MaxVio of each layer."""
+    """Each layer's MaxVio."""
 
 
 class AuxiliaryLoss:
-    """Switch's balance loss of all layers, from what the routers did in the last forward pass."""
+    """Switch's balance loss of all layers, from the routers' outputs in the last forward pass."""
 
     def __init__(self, model: nn.Module, balance: ExpertBalance) -> None:
         self._terms: list[Tensor] = []
@@ -87,8 +87,9 @@ class AuxiliaryLoss:
 
 
 def imbalance(logits_NE: Tensor, chosen_NK: Tensor) -> Tensor:
-    """Σ f_e·P_e: 1 where the load is even. f_e is the expert's share of the load × E, P_e its mean share of the scores
-    (DeepSeek-V3 report, equations 17 to 20, over the batch; the loss of Switch Transformers, equations 4 to 6)."""
+    """Compute Σ f_e·P_e, which is 1 if the load is even. f_e is the expert's share of the load × E, P_e its mean share
+    of the scores (DeepSeek-V3 report, equations 17 to 20, over the batch; the loss of Switch Transformers, equations 4
+    to 6)."""
     experts_count = logits_NE.shape[1]
     load_E = torch.bincount(chosen_NK.flatten(), minlength=experts_count)
     scores_NE = logits_NE.sigmoid()
@@ -97,7 +98,7 @@ def imbalance(logits_NE: Tensor, chosen_NK: Tensor) -> Tensor:
 
 
 def batches(config: TeachConfig, chat: ChatFormat, steps: int, rows: int) -> list[Batch]:
-    """Packed rows of worked conversations, the loss on the completions."""
+    """Make packed rows of worked conversations, with the loss on the completions."""
     needed, per_family = steps * rows, 16
     found: list[dict[str, list[int]]] = []
     while len(found) < needed:
@@ -120,9 +121,11 @@ def make_model(shape: TeacherShape, chat: ChatFormat, implementation: str) -> An
     return model
 
 
-def learn(kind: str, config: TeachConfig, chat: ChatFormat, data: Sequence[Batch], advance: Callable[[], None]) -> Run:
-    """Train on each batch once, balanced as `kind` says."""
-    model, recipe, run = make_model(config.shape, chat, experts.NAME), config.pretrain, Run()
+def learn(
+    kind: str, config: TeachConfig, chat: ChatFormat, data: Sequence[Batch], advance: Callable[[], None]
+) -> TrainingCurves:
+    """Train on each batch once, balanced by `kind`."""
+    model, recipe, run = make_model(config.shape, chat, experts.NAME), config.pretrain, TrainingCurves()
     balance = ExpertBalance(model, rate=BIAS_UPDATE_RATE if kind == "bias" else 0.0)
     auxiliary = AuxiliaryLoss(model, balance) if kind == "auxiliary" else None
     optimizer = MuonAdamW(
@@ -149,7 +152,7 @@ def learn(kind: str, config: TeachConfig, chat: ChatFormat, data: Sequence[Batch
 
 
 def dense_shape(shape: TeacherShape) -> TeacherShape:
-    """All layers dense, with the width that a token activates in the mixture."""
+    """Make all layers dense, with the width that a token activates in the mixture."""
     width = (shape.num_experts_per_tok + shape.n_shared_experts) * shape.moe_intermediate_size
     return replace(shape, first_k_dense_replace=shape.num_hidden_layers, intermediate_size=width)
 
@@ -157,7 +160,7 @@ def dense_shape(shape: TeacherShape) -> TeacherShape:
 def step_times(
     shape: TeacherShape, chat: ChatFormat, batch: Batch, dtype: torch.dtype, rounds: int
 ) -> dict[str, tuple[float, float]]:
-    """Median milliseconds of the forward and of the backward pass, by variant; the first round is not counted."""
+    """Return the median milliseconds of the forward and the backward pass by variant; the first round does not count."""
     models = {DENSE: make_model(dense_shape(shape), chat, "eager")}
     models |= {name: make_model(shape, chat, name) for name in IMPLEMENTATIONS}
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in models}
@@ -178,8 +181,8 @@ def step_times(
     }
 
 
-def figure(runs: dict[str, Run], path: Path) -> None:
-    """Loss and MaxVio over the steps, on a ground of its own: the file is shown on light and dark pages."""
+def figure(runs: dict[str, TrainingCurves], path: Path) -> None:
+    """Draw loss and MaxVio over the steps, on a white background: the file is shown on light and dark pages."""
     style: dict[Any, Any] = {"svg.fonttype": "none", "svg.hashsalt": "experts", "font.size": 10}
     with rc_context(style | {"axes.spines.top": False, "axes.spines.right": False}):
         drawing = Figure(figsize=(WIDTH_IN, 5.2), layout="constrained", facecolor="white")
@@ -200,7 +203,7 @@ def figure(runs: dict[str, Run], path: Path) -> None:
         drawing.savefig(path, format="svg", metadata={"Date": None})
 
 
-def balance_table(runs: dict[str, Run]) -> str:
+def balance_table(runs: dict[str, TrainingCurves]) -> str:
     layers = range(1, 1 + len(next(iter(runs.values())).violations[0]))
     rows = [["balanced", "loss", "MaxVio, mean", *(f"layer {layer} of experts" for layer in layers)]]
     for kind, run in runs.items():
@@ -224,9 +227,9 @@ def time_table(times: dict[str, dict[str, tuple[float, float]]]) -> str:
 
 PAGE = """# The mixture of experts
 
-`toolkit teach` trains transformers' `DeepseekV3`: sigmoid scores, a bias that takes part in the choice only, groups masked with
-−∞, weights from the unbiased scores, a shared expert. `tests/toolkit/test_experts.py` holds the layer to loops over tokens,
-`tests/toolkit/test_balance.py` the bias to its formula. Made, on a machine that does nothing else, by
+`toolkit teach` trains transformers' `DeepseekV3`: sigmoid scores, a bias that only affects the choice, groups masked with
+−∞, weights from the unbiased scores, a shared expert. `tests/toolkit/test_experts.py` compares the layer with loops over tokens,
+`tests/toolkit/test_balance.py` the bias with its formula. This page was written, on a machine that does nothing else, by
 
 ```sh
 python -m benchmarks.training.experts_cost --steps {steps} --rows {rows} --rounds {rounds} --preset {preset}
@@ -234,10 +237,10 @@ python -m benchmarks.training.experts_cost --steps {steps} --rows {rows} --round
 
 ## Balance
 
-The shape of that preset ({n_routed_experts} experts, {num_experts_per_tok} a token), the same weights and batches ({rows} rows of \
-{row_tokens} tokens, {steps} steps) three times.
-MaxVio is (greatest load − mean load) / mean load over the tokens of one update, padding included. Means over the last \
-{last:.0%} of the steps:
+The shape of that preset ({n_routed_experts} experts, {num_experts_per_tok} per token) is trained three times from the same weights \
+on the same batches ({rows} rows of {row_tokens} tokens, {steps} steps).
+MaxVio is (greatest load − mean load) / mean load over the tokens of one update, padding included. The table shows means over the \
+last {last:.0%} of the steps:
 
 {balances}
 
@@ -250,7 +253,7 @@ shown is without it.
 
 ## The price of a step
 
-Forward and backward pass of {timed_rows} rows of {row_tokens} tokens with {threads} threads, medians of {rounds} rounds in which \
+The table shows the forward and backward pass of {timed_rows} rows of {row_tokens} tokens with {threads} threads, medians of {rounds} rounds in which \
 the variants take turns.
 The dense model has the same attention and, in every layer, the width that a token activates.
 

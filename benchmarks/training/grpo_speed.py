@@ -1,14 +1,14 @@
-"""How fast a step of GRPO is, beside TRL's own trainer: same weights, prompts, sizes and precision, taking turns.
+"""Measures a step of GRPO against TRL's own trainer: same weights, prompts, sizes and precision, taking turns.
 
     python -m benchmarks.training.grpo_speed [--rounds 3] [--steps 3] [--out docs/notes/reinforcement.md]
 
-TRL's `GRPOTrainer` comes as it is, on transformers' stock modules and `model.generate`; it is told what ours is told.
-No completion may end before its length, so that both sample the same number of tokens: neither is shown an
-end-of-text, and whatever a model writes after its answer costs what any text costs. (So rows that leave the batch when
-they have ended, which a real run has, are no part of the difference.) Ours draws no group again.
+TRL's `GRPOTrainer` runs unchanged, on transformers' stock modules and `model.generate`, with the same arguments as
+ours. No completion may end early, so that both sample the same number of tokens: end-of-text is disabled, and text
+after an answer costs as much as any other. (So our advantage in real runs, where finished rows leave the batch, does
+not show.) Ours draws no group again.
 
-Each measurement is a process of its own, since the allocator's settings are a process's; its first steps are not timed.
-Sampling is the decoding alone, rewards are computed by the same functions, and training is the rest of a step:
+Each measurement is a process of its own, since the allocator's settings belong to a process; its first steps are not
+timed. Sampling is the decoding alone, rewards are computed by the same functions, and training is the rest of a step:
 both log-probabilities, the loss, its gradient and the update.
 """
 
@@ -26,7 +26,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.training.rounds import at_each_step, medians_of_rounds
+from benchmarks.training.rounds import Variant, add_round_options, at_each_step, medians_of_rounds
 from toolkit.figures.readme import fill_file
 from toolkit.figures.tables import markdown_table
 from toolkit.sources.model_names import resolve
@@ -36,19 +36,10 @@ if TYPE_CHECKING:
     from toolkit.records import Problem
 
 BLOCK = "grpo-speed"
-"""Of the file that --out names."""
+"""The block to fill in the file that --out names."""
 WARM_UP_STEPS = 1
-"""Not timed: first pages, first shapes, the optimizer's state."""
+"""Untimed first steps, which allocate memory, meet new shapes and make the optimizer's state."""
 SEED = 7
-
-
-@dataclass(frozen=True, kw_only=True)
-class Variant:
-    """A trainer, named as the table names it."""
-
-    title: str
-    is_ours: bool
-    keeps_freed_memory: bool
 
 
 VARIANTS = {
@@ -61,16 +52,15 @@ PARTS = ("sampling", "rewards")
 
 @dataclass(frozen=True, kw_only=True)
 class StepSize:
-    """What a step does."""
+    """The size of a step: groups, completions per group, tokens per completion."""
 
     groups: int
     group_size: int
     tokens: int
-    """Of each completion."""
 
 
 class Stopwatch:
-    """Seconds spent in calls, by name, and at the end of each step; a call inside another counts for itself alone."""
+    """Sums the seconds spent in calls, by name, and notes them after each step; a nested call counts only once."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = defaultdict(float)
@@ -92,14 +82,14 @@ class Stopwatch:
         self.ended.append({"step": time.monotonic()} | {name: self.seconds[name] for name in PARTS})
 
     def steps(self) -> list[dict[str, float]]:
-        """Of each timed step: its seconds, and those of its parts."""
+        """Return the seconds of each timed step and of its parts."""
         pairs = zip(self.ended[WARM_UP_STEPS - 1 :], self.ended[WARM_UP_STEPS:], strict=False)
         found = [{name: after[name] - before[name] for name in after} for before, after in pairs]
         return [step | {"training": step["step"] - sum(step[name] for name in PARTS)} for step in found]
 
 
 def measure(variant: Variant, model: Path, size: StepSize, steps: int) -> list[dict[str, float]]:
-    """Train `steps` timed steps in this process."""
+    """Train `steps` timed steps in this process; return the seconds of each step."""
     from distill.problems.families import FAMILIES, make_problems
     from distill.teach.teacher_recipe import nano
     from toolkit.machine.allocator import keep_freed_memory
@@ -130,7 +120,7 @@ def measure(variant: Variant, model: Path, size: StepSize, steps: int) -> list[d
 
 
 def table(medians: dict[str, dict[str, float]]) -> str:
-    """The result in Markdown."""
+    """Render the result as Markdown."""
     stock = medians["trl"]["step"]
     rows = [["trainer", "s a step", *PARTS, "training", "× as fast"]]
     for name, row in medians.items():
@@ -140,7 +130,7 @@ def table(medians: dict[str, dict[str, float]]) -> str:
 
 
 def caption(size: StepSize, rounds: int, steps: int) -> str:
-    """What the table is of."""
+    """Describe what the table shows."""
     import torch
 
     from toolkit.runs import versions
@@ -154,7 +144,7 @@ def caption(size: StepSize, rounds: int, steps: int) -> str:
 
 
 def _our_trainer(model: Path, problems: Sequence[Problem], config: GrpoConfig, folder: Path, watch: Stopwatch) -> Any:
-    """As `distill.teach.teach` makes it, but that no end-of-text stops its sampler."""
+    """Make our trainer as `distill.teach.teach` does, but with end-of-text disabled in its sampler."""
     import torch
 
     from distill.reinforcement.grpo import make_trainer
@@ -173,7 +163,7 @@ def _our_trainer(model: Path, problems: Sequence[Problem], config: GrpoConfig, f
 
 
 def _stock_trainer(model: Path, problems: Sequence[Problem], config: GrpoConfig, folder: Path, watch: Stopwatch) -> Any:
-    """TRL's trainer, on the same rewards; its end-of-text is a token beyond the model's vocabulary."""
+    """Make TRL's trainer with the same rewards; its end-of-text is a token beyond the model's vocabulary."""
     import torch
     from datasets import Dataset
     from huggingface_hub import constants
@@ -212,7 +202,7 @@ def _stock_trainer(model: Path, problems: Sequence[Problem], config: GrpoConfig,
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Print the table and write it where --out says, or with --variant print the JSON of one measurement."""
+    """Print the table and write it to --out, or with --variant print the JSON of one measurement."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.training.grpo_speed", description=__doc__.splitlines()[0]
     )
@@ -220,10 +210,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--groups", type=int, default=16, help="problems a step; default: %(default)s")
     parser.add_argument("--group-size", type=int, default=8, help="completions a problem; default: %(default)s")
     parser.add_argument("--tokens", type=int, default=80, help="of each completion; default: %(default)s")
-    parser.add_argument("--rounds", type=int, default=3, help="default: %(default)s")
-    parser.add_argument("--steps", type=int, default=3, help="timed steps a measurement; default: %(default)s")
+    add_round_options(parser, VARIANTS, rounds=3, steps=3)
     parser.add_argument("--out", type=Path, help=f"Markdown file whose block {BLOCK} gets the table")
-    parser.add_argument("--variant", choices=VARIANTS, help="measure one in this process and print JSON")
     options = parser.parse_args(arguments)
     model = resolve(options.model)
     size = StepSize(groups=options.groups, group_size=options.group_size, tokens=options.tokens)

@@ -1,9 +1,9 @@
-"""What reinforcement did, written into `docs/explanation/reinforcement.md` from the runs themselves.
+"""Writes what reinforcement did into `docs/explanation/reinforcement.md`, from the runs themselves.
 
     python -m benchmarks.training.reinforcement_report RUN      a folder of `toolkit teach --seeds N`
 
-Fills the table of stages and draws the curves beside it: what the policy's own samples show as they are drawn, before
-any group is chosen for being undecided. The last row of panels is the "aha" curve.
+Fills the table of stages and draws the curves beside it, from the policy's samples before any group is replaced. The
+last row of panels is the "aha" curve.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ _PANELS: Sequence[tuple[str, Mapping[str, str]]] = (
         {SAMPLED + "reflection": "says wait or wrong", SAMPLED + "corrected": "rights a wrong sum"},
     ),
 )
-"""Each row of panels: its axis, and what it draws by the name in the journal."""
+"""For each row of panels the axis, and the label of each field of the journal that it draws."""
 _COLORS = ("#2563eb", "#d97706", "#059669")
 _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
@@ -75,10 +75,10 @@ def main() -> None:
 
 
 def evaluation_folders(run: Path) -> dict[str, list[Path]]:
-    """By stage, the finished evaluations of all seeds; raises `InputError` where there are none."""
+    """Return the finished evaluations of all seeds by stage; raises `InputError` if there are none."""
     found = {name: sorted(run.glob(f"eval/{name}")) or _seeds(run / "eval", name) for name in STAGES}
     if not any(found.values()):
-        raise InputError(f"{run} must hold the evaluations of a teacher's stages; make them with: toolkit teach")
+        raise InputError(f"{run} holds no evaluations of a teacher's stages; make them with: toolkit teach")
     return {name: folders for name, folders in found.items() if folders}
 
 
@@ -97,12 +97,12 @@ def write_document(path: Path, table: StageTable) -> None:
 
 
 def read_curve(folder: Path) -> list[dict[str, float]]:
-    """A reinforced stage's journal, a record a step."""
+    """Read a reinforced stage's journal, one record per step."""
     return [json.loads(line) for line in (folder / LOSS).read_text(encoding="utf-8").splitlines()]
 
 
 def draw(path: Path, stages: Mapping[str, Sequence[Sequence[Mapping[str, float]]]]) -> None:
-    """Draw every stage's curves, one column a stage: each seed thin, their mean thick."""
+    """Draw every stage's curves, one column per stage: each seed thin, their mean thick."""
     stages = {name: seeds for name, seeds in stages.items() if seeds}
     with rc_context(_STYLE):
         figure = Figure(figsize=(3.1 * len(stages), 6.2), layout="constrained")

@@ -1,5 +1,5 @@
-"""Variants of a training step, measured in turns: each measurement is a process of its own, and rounds even out the
-rest."""
+"""Measures variants of a training step in turns: each measurement is a separate process, and rounds even out the
+machine's fluctuations."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ import json
 import statistics
 import subprocess
 import sys
+from argparse import ArgumentParser
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from toolkit.terminal import say
@@ -15,13 +17,22 @@ from toolkit.terminal import say
 Figures = dict[str, float]
 
 
-def medians_of_rounds(
-    command: Sequence[str], variants: Iterable[str], rounds: int, told: Callable[[list[Figures]], str]
-) -> dict[str, Figures]:
-    """Medians over all measurements, by variant.
+@dataclass(frozen=True, kw_only=True)
+class Variant:
+    """A trainer to measure, named as the table names it."""
 
-    `command`: a module of ours and its options; with `--variant NAME` its last line is the JSON list of what it
-    measured. `told`: what to say of one such list.
+    title: str
+    is_ours: bool
+    keeps_freed_memory: bool
+
+
+def medians_of_rounds(
+    command: Sequence[str], variants: Iterable[str], rounds: int, summary: Callable[[list[Figures]], str]
+) -> dict[str, Figures]:
+    """Return the medians over all measurements, by variant.
+
+    `command`: one of our modules with its options; with `--variant NAME` it prints a JSON list of measurements as its
+    last line. `summary`: summarizes such a list for the progress messages.
     """
     measured: dict[str, list[Figures]] = {name: [] for name in variants}
     for number in range(rounds):
@@ -30,15 +41,22 @@ def medians_of_rounds(
             done = subprocess.run(whole, stdout=subprocess.PIPE, text=True, check=True)
             found = json.loads(done.stdout.splitlines()[-1])
             before += found
-            say(f"round {number + 1}: {name}: {told(found)}")
+            say(f"round {number + 1}: {name}: {summary(found)}")
     return {
         name: {key: statistics.median(each[key] for each in found) for key in found[0]}
         for name, found in measured.items()
     }
 
 
+def add_round_options(parser: ArgumentParser, variants: Iterable[str], *, rounds: int, steps: int) -> None:
+    """Add the options of a benchmark whose variants take turns, with these defaults."""
+    parser.add_argument("--rounds", type=int, default=rounds, help="default: %(default)s")
+    parser.add_argument("--steps", type=int, default=steps, help="timed steps per measurement; default: %(default)s")
+    parser.add_argument("--variant", choices=list(variants), help="measure one in this process and print JSON")
+
+
 def at_each_step(trainer: Any, call: Callable[[], None]) -> None:
-    """Call at the end of each of a trainer's steps, and let it print nothing."""
+    """Call `call` after each of a trainer's steps, and silence the trainer."""
     from transformers import PrinterCallback, TrainerCallback
 
     class StepEnds(TrainerCallback):

@@ -1,12 +1,12 @@
-"""How fast the student trains, beside TRL's own defaults: same model, same token ids, one interleaved run.
+"""Measures how fast the student trains, compared with TRL's defaults: same model, same token ids, taking turns.
 
     python -m benchmarks.training.student_speed [--student smollm2-135m] [--rounds 3] [--steps 6]
 
-Each variant trains in a process of its own (the allocator's settings are a process's), the variants take turns, and
-the table shows medians over the rounds. A tokens/s counts real tokens, prompts included, padding excluded, over whole
-steps (loading, forward, backward, clipping, optimizer) after the first two; tokens a CPU second say the same of the
-process' own computing time. The loss of the first step stands beside them, because the variants of one batch size see
-the same batch: they must agree on it.
+Each variant trains in a process of its own (the allocator's settings belong to a process), the variants take turns, and
+the table shows medians over the rounds. Tokens/s counts real tokens, prompts included, padding excluded, over whole
+steps (loading, forward, backward, clipping, optimizer) after the first two; tokens per CPU second relate them to the
+process' own computing time. The table also has the loss of the first step: variants of one batch size see the same
+batch, so they must agree on it.
 """
 
 from __future__ import annotations
@@ -24,56 +24,43 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.training.rounds import at_each_step, medians_of_rounds
+from benchmarks.training.rounds import Variant, add_round_options, at_each_step, medians_of_rounds
 from toolkit.figures.tables import markdown_table
 from toolkit.machine.peak_memory import peak_memory_bytes
 from toolkit.sources.model_names import resolve
 
 WARM_UP_STEPS = 2
-"""Not timed: first pages, first shapes, the optimizer's state."""
+"""Untimed first steps, which allocate memory, meet new shapes and make the optimizer's state."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Variant:
-    """A way to train, named as the table names it."""
+class StudentVariant(Variant):
+    """A way to train the student."""
 
-    title: str
-    is_ours: bool
     batch_examples: int
-    keeps_freed_memory: bool
     attention: str
 
 
+_DEFAULTS = StudentVariant(
+    title="SFTTrainer, its defaults", is_ours=False, batch_examples=8, keeps_freed_memory=False, attention="sdpa"
+)
+_OURS = StudentVariant(
+    title="**ours**", is_ours=True, batch_examples=16, keeps_freed_memory=True, attention="documents"
+)
 VARIANTS = {
-    "defaults": Variant(
-        title="SFTTrainer, its defaults", is_ours=False, batch_examples=8, keeps_freed_memory=False, attention="sdpa"
+    "defaults": _DEFAULTS,
+    "defaults-16": replace(_DEFAULTS, title="the same, batch of 16", batch_examples=16),
+    "defaults-kept": replace(
+        _DEFAULTS, title="the same, and freed memory kept", batch_examples=16, keeps_freed_memory=True
     ),
-    "defaults-16": Variant(
-        title="the same, batch of 16", is_ours=False, batch_examples=16, keeps_freed_memory=False, attention="sdpa"
-    ),
-    "defaults-kept": Variant(
-        title="the same, and freed memory kept",
-        is_ours=False,
-        batch_examples=16,
-        keeps_freed_memory=True,
-        attention="sdpa",
-    ),
-    "ours-unkept": Variant(
-        title="ours, freed memory not kept",
-        is_ours=True,
-        batch_examples=16,
-        keeps_freed_memory=False,
-        attention="documents",
-    ),
-    "ours-sdpa": Variant(
-        title="ours, torch's attention", is_ours=True, batch_examples=16, keeps_freed_memory=True, attention="sdpa"
-    ),
-    "ours": Variant(title="**ours**", is_ours=True, batch_examples=16, keeps_freed_memory=True, attention="documents"),
+    "ours-unkept": replace(_OURS, title="ours, freed memory not kept", keeps_freed_memory=False),
+    "ours-sdpa": replace(_OURS, title="ours, torch's attention", attention="sdpa"),
+    "ours": _OURS,
 }
 
 
-def measure(variant: Variant, student: Path, steps: int) -> dict[str, float]:
-    """Train `steps` timed steps in this process; returns the table's figures."""
+def measure(variant: StudentVariant, student: Path, steps: int) -> dict[str, float]:
+    """Train `steps` timed steps in this process; return the table's figures."""
     from distill.training.student import write_student_format
     from toolkit.machine.allocator import keep_freed_memory
 
@@ -101,7 +88,7 @@ def measure(variant: Variant, student: Path, steps: int) -> dict[str, float]:
 
 
 def table(medians: dict[str, dict[str, float]]) -> str:
-    """The result in Markdown."""
+    """Render the result as Markdown."""
     base = medians["defaults"]["tokens_per_s"]
     rows = [["variant", "tokens/s", "× defaults", "tokens a CPU second", "peak memory, GB", "first loss"]]
     for name, row in medians.items():
@@ -112,7 +99,7 @@ def table(medians: dict[str, dict[str, float]]) -> str:
 
 
 def _examples(count: int) -> list[Any]:
-    """Chains of thought that the program writes, of all families."""
+    """Return chains of thought that our program writes, of all families."""
     from distill.problems.chains import worked_example
     from distill.problems.families import FAMILIES, make_problems
 
@@ -120,7 +107,7 @@ def _examples(count: int) -> list[Any]:
     return [worked_example(problem) for problem in problems[:count]]
 
 
-def _our_trainer(variant: Variant, student: Path, examples: Sequence[Any], folder: Path) -> Any:
+def _our_trainer(variant: StudentVariant, student: Path, examples: Sequence[Any], folder: Path) -> Any:
     from transformers import AutoTokenizer
 
     from distill.training.student import load_student
@@ -140,8 +127,8 @@ def _our_trainer(variant: Variant, student: Path, examples: Sequence[Any], folde
     )
 
 
-def _default_trainer(variant: Variant, student: Path, examples: Sequence[Any], folder: Path) -> Any:
-    """`SFTTrainer` as it comes, told only what it cannot know: the processor, and to report to no one."""
+def _default_trainer(variant: StudentVariant, student: Path, examples: Sequence[Any], folder: Path) -> Any:
+    """Make an unchanged `SFTTrainer`; only the processor is set, and that it reports to no one."""
     import torch
     from datasets import Dataset
     from huggingface_hub import constants
@@ -184,9 +171,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="python -m benchmarks.training.student_speed", description=__doc__.splitlines()[0]
     )
     parser.add_argument("--student", default="smollm2-135m", help="model to train; default: %(default)s")
-    parser.add_argument("--rounds", type=int, default=3, help="default: %(default)s")
-    parser.add_argument("--steps", type=int, default=6, help="timed steps a measurement; default: %(default)s")
-    parser.add_argument("--variant", choices=VARIANTS, help="measure one in this process and print JSON")
+    add_round_options(parser, VARIANTS, rounds=3, steps=6)
     options = parser.parse_args(arguments)
     student = resolve(options.student)
     if options.variant:

@@ -1,2 +1,2 @@
-"""How right verdicts are, and how fast: `python -m benchmarks.verdicts` writes the table of
+"""Measures accuracy and speed of verdicts; `python -m benchmarks.verdicts` writes the tables of
 docs/explanation/verdicts.md."""

@@ -1,4 +1,4 @@
-"""How right verdicts are beside other programs', and how fast; writes both tables into docs/explanation/verdicts.md.
+"""Measures accuracy and speed of verdicts against other programs; writes tables into docs/explanation/verdicts.md.
 
 python -m benchmarks.verdicts [--environments runs/environments] [--runs 5] [--page docs/explanation/verdicts.md]
 """
@@ -20,16 +20,16 @@ def main() -> None:
     parser.add_argument(
         "--environments", type=Path, default=Path("runs/environments"), help="where rivals are installed"
     )
-    parser.add_argument("--runs", type=int, default=5, help="runs of each kind whose median is given")
+    parser.add_argument("--runs", type=int, default=5, help="runs of each kind; the table has their median")
     parser.add_argument(
-        "--page", type=Path, default=Path("docs/explanation/verdicts.md"), help="the page to write the tables into"
+        "--page", type=Path, default=Path("docs/explanation/verdicts.md"), help="page to write the tables into"
     )
     options = parser.parse_args()
     rows = read_rows()
     verdicts = {"this project": our_verdicts(rows)}
     for row, verdict in zip(rows, verdicts["this project"], strict=True):
         if verdict != row["correct"]:
-            print(f"{row['id']}: {row['reference']!r} ← {row['answer']!r} must be {row['correct']}", file=sys.stderr)
+            print(f"{row['id']}: {row['reference']!r} ← {row['answer']!r} should be {row['correct']}", file=sys.stderr)
     for name in RIVALS:
         print(f"grading with {name}", file=sys.stderr)
         title, given = rival_verdicts(name, rows, options.environments)

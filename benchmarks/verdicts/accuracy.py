@@ -1,6 +1,6 @@
-"""Rows with the verdict of a careful person → how many each program gets right, by the form of the row.
+"""Counts how many rows each program judges like a careful person, by the form of the row.
 
-tests/distill/cases/*.jsonl ── ours, and each rival in an environment of its own ──> Counts by form ──> markdown table
+tests/distill/cases/*.jsonl ── ours, and each rival in an environment of its own ──> counts by form ──> table
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ Verdicts = Sequence[bool | None]
 
 CASES = Path(__file__).parents[2] / "tests/distill/cases"
 REPORTED = "public reports"
-"""The form of `verify.jsonl`, whose rows were gathered from reports of other projects' faults."""
+"""The form of `verify.jsonl`, whose rows come from reports of other projects' faults."""
 RIVALS: dict[str, tuple[str, ...]] = {
     "math-verify": (),
     "lighteval": ("torch==2.13.0", "lighteval==0.13.0"),
     "lm-eval": ("lm-eval[math]==0.4.13",),
 }
-"""What each rival's environment holds; math-verify is a dependency of ours and needs none."""
+"""The requirements of each rival's environment; math-verify is a dependency of ours and needs none."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Counts:
+class VerdictCounts:
     """A program's verdicts on some rows."""
 
     rows: int
@@ -49,7 +49,7 @@ class Counts:
 
 
 def read_rows() -> list[Row]:
-    """The reported cases, those in published forms, and those that were written to find faults."""
+    """Read the reported cases, those in published forms, and those that were written to find faults."""
     rows = []
     for name in ("verify.jsonl", "published.jsonl", "probing.jsonl"):
         rows += [{"form": REPORTED} | json.loads(line) for line in (CASES / name).read_text("utf-8").splitlines()]
@@ -61,7 +61,7 @@ def our_verdicts(rows: Sequence[Row]) -> Verdicts:
 
 
 def graded_pair(reference: str, answer: str, family: str = "user", question: str = "?") -> tuple[Problem, Trace]:
-    """A problem with this reference, and a whole trace with this answer."""
+    """Return a problem with this reference, and a complete trace with this answer."""
     problem = Problem.create(family=family, question=question, answer=reference, metadata={})
     trace = Trace(
         problem_id=problem.id,
@@ -84,7 +84,7 @@ def _graded(row: Row) -> dict[str, str]:
 
 
 def rival_verdicts(name: str, rows: Sequence[Row], environments: Path) -> tuple[str, Verdicts]:
-    """The rival's version and its verdicts; its environment is made where it is missing, which takes minutes."""
+    """Return the rival's name with its version, and its verdicts; making a missing environment takes minutes."""
     python = interpreter(environments / name, RIVALS[name]) if RIVALS[name] else Path(sys.executable)
     version = f"import importlib.metadata; print(importlib.metadata.version({name!r}))"
     said = subprocess.run([python, "-c", version], capture_output=True, text=True, check=True).stdout.strip()
@@ -96,9 +96,9 @@ def rival_verdicts(name: str, rows: Sequence[Row], environments: Path) -> tuple[
     return f"{name} {said}", verdicts
 
 
-def counts(rows: Sequence[Row], verdicts: Verdicts) -> Counts:
+def counts(rows: Sequence[Row], verdicts: Verdicts) -> VerdictCounts:
     pairs = list(zip(rows, verdicts, strict=True))
-    return Counts(
+    return VerdictCounts(
         rows=len(rows),
         false_accepts=sum(verdict is True and not row["correct"] for row, verdict in pairs),
         false_rejects=sum(verdict is not True and row["correct"] for row, verdict in pairs),
@@ -106,7 +106,7 @@ def counts(rows: Sequence[Row], verdicts: Verdicts) -> Counts:
 
 
 def accuracy_table(rows: Sequence[Row], verdicts: Mapping[str, Verdicts]) -> str:
-    """A line a form and one for all: right verdicts, and in brackets false accepts + false rejects."""
+    """Render one line per form and one for all: right verdicts, and in brackets false accepts + false rejects."""
     table = [["form", "rows", *verdicts]]
     for form in dict.fromkeys(row["form"] for row in rows):
         chosen = [i for i, row in enumerate(rows) if row["form"] == form]

@@ -1,9 +1,9 @@
-"""What other programs' verdicts on the same rows are; runs in an environment of theirs and imports nothing of ours.
+"""Prints other programs' verdicts on the same rows; runs in their environments and imports nothing of ours.
 
     python rivals.py math-verify|lighteval|lm-eval  < rows.jsonl  > verdicts.json
 
-Each grades a row as its own task of that form does, and a row of a form that it has no task for by its task of
-mathematics. A verdict is true or false; null is a row that raised.
+Each grades a row as its own task of that form does; if it has no such task, as its mathematics task does. A verdict is
+true or false; null marks a row that raised.
 
 Sources: math-verify's README (the reference stands between dollars); lighteval's tasks gsm8k, math_500 and gpqa:diamond
 (their metrics); lm-evaluation-harness' tasks gsm8k (flexible-extract), minerva_math (math_verify), aime24 and
@@ -26,12 +26,12 @@ LETTERS = ["A", "B", "C", "D"]
 
 
 def published_answer(reference: str) -> str:
-    """GSM8K's answer behind its mark, as its users split it off."""
+    """Return GSM8K's answer after its mark, as its users split it off."""
     return reference.rpartition("####")[2].strip()
 
 
 def in_dollars(reference: str) -> str:
-    """A bare reference between dollars; a whole solution as it is."""
+    """Put a bare reference between dollars, and leave a whole solution unchanged."""
     return reference if "\\boxed" in reference or "$" in reference else f"${reference}$"
 
 
@@ -91,7 +91,7 @@ def lm_eval() -> Grader:
 
 
 def filtered_match(task_file: str) -> Callable[[str, str], bool]:
-    """The filter `flexible-extract` of a task, and its exact match with the options that the task sets."""
+    """Return a matcher with a task's filter `flexible-extract` and the options of its exact match."""
     yaml: Any = importlib.import_module("yaml")
     package: Any = importlib.import_module("lm_eval.tasks")
     filters: Any = importlib.import_module("lm_eval.filters")

@@ -1,7 +1,7 @@
-"""How many verdicts a second `grade` gives on one core: on numbers, on words and on expressions.
+"""Measures how many verdicts per second `grade` gives on one core: on numbers, on words and on expressions.
 
-Every reference and answer is drawn anew, so nothing is found in a cache; half of the answers are right. The first run
-of each kind starts the algebra system and is not counted.
+Every reference and answer is new, so no cache helps; half of the answers are right. The first run of each kind starts
+the algebra system and does not count.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def number_pair(random_: random.Random) -> Pair:
 
 
 def word_pair(random_: random.Random) -> Pair:
-    """Made-up words that no language has, with three letters at least."""
+    """Make words that no language has, with at least three letters."""
     words = ["qz" + "".join(random_.choices(string.ascii_lowercase, k=random_.randint(4, 9))) for _ in range(2)]
     right = random_.random() < 0.5 or words[0] == words[1]
     wording = random_.choice((r"\boxed{{\text{{{}}}}}", "The answer is {}.", "**{}**", "{}"))
@@ -37,7 +37,7 @@ def word_pair(random_: random.Random) -> Pair:
 
 
 def expression_pair(random_: random.Random) -> Pair:
-    """A polynomial with a root, against itself multiplied out or with one coefficient changed."""
+    """Make a polynomial with a square root, and its expansion, correct or with one coefficient changed."""
     a, b, c, d = (random_.randint(2, 99) for _ in range(4))
     right = random_.random() < 0.5
     reference = rf"({a}x + {b})({c}x - {d}) + \sqrt{{{a}}}"
@@ -50,11 +50,11 @@ KINDS: dict[str, tuple[Callable[[random.Random], Pair], int]] = {
     "words": (word_pair, 2000),
     "expressions": (expression_pair, 100),
 }
-"""By the name of a kind: how a pair is drawn, and how many verdicts a run gives."""
+"""For each kind the function that draws a pair, and the number of verdicts per run."""
 
 
 def measure(runs: int) -> dict[str, tuple[float, float, float]]:
-    """Verdicts a second: the median, the slowest and the fastest run of each kind, on one core."""
+    """Measure verdicts per second on one core: the median, the slowest and the fastest run of each kind."""
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     rates: dict[str, list[float]] = {kind: [] for kind in KINDS}

@@ -1,1 +1,1 @@
-"""Models measured on the same held-out problems: one as a row of the ledger, several side by side."""
+"""Measures models on the same held-out problems: one as a row of the ledger, several in comparison."""

@@ -1,21 +1,20 @@
-"""Models side by side on the same problems and requests: every figure with its interval, every difference paired.
+"""Compares models on the same problems and requests: every figure with its interval, every difference paired.
 
     out/
-    ├── problems/<model>/  requests/<model>/     evaluations (`distill.evaluation.evaluate`), one run folder a model
-    └── comparison.json  comparison.md           every figure, and the same as tables
+    ├── problems/<model>/  requests/<model>/     evaluations (`distill.evaluation.evaluate`), one run folder per model
+    └── comparison.json  comparison.md           all figures, and the same as tables
 
-A measure gives each problem a number from 0 to 1, several samples of it counted as one observation, and so compares two
-models problem by problem. Where the interval of the mean difference holds 0 the models do not differ, as far as these
-problems can tell.
+A measure gives each problem a number from 0 to 1, counting its samples as one observation, and so compares two models
+problem by problem. If the interval of the mean difference holds 0, these problems show no difference.
 
     accuracy              share of right samples, over all problems and by family
-    cons@k                whether the answer that most of a problem's k samples give is right (DeepSeek-R1 report, 2.2.4)
+    cons@k                whether the majority answer of a problem's k samples is right (DeepSeek-R1 report, 2.2.4)
     agreement             share of the samples that give it
-    language consistency  share of the thinking (of the answer, where nobody thought) in the question's language
-    refusals              of the requests of `distill.problems.requests`, the harmful and the harmless apart
+    language consistency  share of the thinking (or of the answer, if there is no thinking) in the question's language
+    refusals              refused requests of `distill.problems.requests`, harmful and harmless ones apart
     not closed, limit     share of samples whose thinking was never closed, or that ran into the length limit
 
-Nothing is graded twice: a majority is as right as the verdict of a sample that gave its answer.
+Nothing is graded twice: a majority takes the verdict of a sample that gave its answer.
 """
 
 from __future__ import annotations
@@ -51,7 +50,7 @@ ASKED = (PROBLEMS, REQUESTS) = ("problems", "requests")
 COMPARISON_JSON, COMPARISON_MD = "comparison.json", "comparison.md"
 ACCURACY = "accuracy"
 FEW_PROBLEMS = 20
-"""With fewer a bootstrap interval is too narrow."""
+"""With fewer problems a bootstrap interval is too narrow."""
 
 Samples = Sequence[Outcome]
 """All graded samples of one problem."""
@@ -64,12 +63,12 @@ class Figure(Record):
     mean: float
     interval: list[float]
     difference: float | None
-    """To the first model, paired; None for the first itself."""
+    """Paired difference from the first model; None for the first itself."""
     difference_interval: list[float] | None
 
     @property
     def differs(self) -> bool:
-        """Whether the difference's interval leaves 0 out."""
+        """Whether the difference's interval excludes 0."""
         if self.difference_interval is None:
             return False
         low, high = self.difference_interval
@@ -87,10 +86,10 @@ class Measure(Record):
 
 @dataclass(frozen=True, kw_only=True)
 class ModelComparison(Record):
-    """Everything that a comparison found, with the protocol that it was found by."""
+    """All figures of a comparison, with its protocol."""
 
     models: dict[str, str]
-    """Name → digest; the others are compared with the first."""
+    """Digests by name; the other models are compared with the first."""
     problems: int
     problems_digest: str
     requests: int
@@ -107,16 +106,15 @@ def compare_models(
     out: Path,
     asked: Mapping[str, Any] = MappingProxyType({}),
 ) -> ModelComparison:
-    """Measure each model into a run folder below `out` and write what the comparison finds beside them.
+    """Measure each model into a run folder below `out` and write the comparison beside them.
 
-    `asked`: how the problems were chosen, for the record.
-
-    Evaluations that `out` holds already are read, one that was broken off goes on. Raises `InputError` where a model is
-    named twice, `FolderConflict` where `out` holds evaluations on other problems or by another protocol.
+    `asked`: how the problems were chosen, for the record. Evaluations that `out` already holds are read, interrupted
+    ones resume. Raises `InputError` if a model is named twice, `FolderConflict` if `out` holds evaluations on other
+    problems or by another protocol.
     """
     names = names_of(respondents)
     if (out / MANIFEST).exists():
-        raise FolderConflict(f"{out} must be new or hold a comparison, but is another run's; choose another --out")
+        raise FolderConflict(f"{out} holds another run and no comparison; choose another --out")
     folders: dict[str, dict[str, Path]] = {part: {} for part in ASKED}
     for name, respondent in zip(names, respondents, strict=True):
         for part, questions, chosen in ((PROBLEMS, problems, asked), (REQUESTS, make_requests("test"), {})):
@@ -129,9 +127,9 @@ def compare_models(
 
 
 def compare(problem_folders: Mapping[str, Path], request_folders: Mapping[str, Path]) -> ModelComparison:
-    """Lay finished evaluations side by side, by the models' names; all are compared with the first.
+    """Compare finished evaluations, given by the models' names, with the first one.
 
-    Raises `InputError` where two were measured on other problems or by another protocol.
+    Raises `InputError` if two of them differ in their problems or their protocol.
     """
     rows = {name: read_evaluation(folder) for name, folder in problem_folders.items()}
     requests = {name: read_evaluation(folder) for name, folder in request_folders.items()}
@@ -140,12 +138,12 @@ def compare(problem_folders: Mapping[str, Path], request_folders: Mapping[str, P
         for name, row in part.items():
             for what, here, there in (
                 ("problems", row.problems_digest, part[first].problems_digest),
-                ("protocol", row.protocol, rows[first].protocol),
+                ("protocols", row.protocol, rows[first].protocol),
             ):
                 if here != there:
                     raise InputError(
-                        f"{name} must be measured by the same {what} ({here}) as "
-                        f"{first} ({there}); choose another --out"
+                        f"{name} and {first} were measured with different {what} ({here} and {there}); choose another "
+                        "--out"
                     )
     values = {
         name: {
@@ -167,7 +165,7 @@ def compare(problem_folders: Mapping[str, Path], request_folders: Mapping[str, P
 
 
 def problem_measures(by_problem: Sequence[Samples]) -> dict[str, dict[str, float]]:
-    """Measure → problem id → value, in the order in which they are shown."""
+    """Return each measure's values by problem id, in the order in which measures are shown."""
     measures = {ACCURACY: _shares(by_problem, lambda sample: sample.verdict.correct)}
     for family in dict.fromkeys(samples[0].problem.family for samples in by_problem):
         of_family = [samples for samples in by_problem if samples[0].problem.family == family]
@@ -188,7 +186,7 @@ def problem_measures(by_problem: Sequence[Samples]) -> dict[str, dict[str, float
 
 
 def request_measures(by_request: Sequence[Samples]) -> dict[str, dict[str, float]]:
-    """As `problem_measures`, of requests."""
+    """Return the measures of requests, as `problem_measures` does."""
     measures = {
         name: _shares(
             [samples for samples in by_request if samples[0].problem.metadata[HARMFUL] == harmful],
@@ -201,10 +199,10 @@ def request_measures(by_request: Sequence[Samples]) -> dict[str, dict[str, float
 
 
 def consensus(samples: Samples) -> tuple[float, float]:
-    """Whether the answer that most samples of a problem give is right, and the share of all samples that give it.
+    """Return whether a problem's majority answer is right, and the share of its samples that give it.
 
-    Answers are the same where they mean the same. A sample without an answer has no vote; of answers with equally many
-    votes the first one counts; where no sample has an answer, nothing is right and nobody agrees.
+    Answers that mean the same count as one. A sample without an answer has no vote; the first of equally frequent
+    answers wins; if no sample has an answer, both numbers are 0.
     """
     votes: list[list[Outcome]] = []
     for sample in samples:
@@ -217,19 +215,19 @@ def consensus(samples: Samples) -> tuple[float, float]:
             votes.append([sample])
     if not votes:
         return 0.0, 0.0
-    majority = max(votes, key=len)  # of equal counts the one that was met first
+    majority = max(votes, key=len)  # the first of equally frequent ones
     return float(majority[0].verdict.correct), len(majority) / len(samples)
 
 
 def comparison_table(comparison: ModelComparison) -> str:
-    """The comparison for a terminal."""
+    """Format the comparison for a terminal."""
     return "\n\n".join(
         [*map(aligned_table, (_figure_rows(comparison), _difference_rows(comparison))), *_notes(comparison)]
     )
 
 
 def comparison_markdown(comparison: ModelComparison) -> str:
-    """The same as Markdown."""
+    """Format the comparison as Markdown."""
     tables = map(markdown_table, (_figure_rows(comparison), _difference_rows(comparison)))
     return "\n\n".join([*tables, *_notes(comparison)]) + "\n"
 
@@ -239,13 +237,13 @@ def _agree(one: Outcome, other: Outcome) -> bool:
 
 
 def names_of(respondents: Sequence[Respondent]) -> list[str]:
-    """Short names, with a digest where two are called the same; raises `InputError` where two are the same model."""
+    """Return short names, with a digest if two are equal; raises `InputError` if two are the same model."""
     seen: dict[str, str] = {}
     for respondent in respondents:
         if respondent.digest in seen:
             raise InputError(
-                f"{respondent.name} must be another model than {seen[respondent.digest]}, and is the same (digest "
-                f"{respondent.digest}); name each model once"
+                f"{respondent.name} and {seen[respondent.digest]} are the same model (digest {respondent.digest}); "
+                "name each model once"
             )
         seen[respondent.digest] = respondent.name
     counts = Counter(seen.values())
@@ -307,9 +305,8 @@ def _notes(comparison: ModelComparison) -> Iterator[str]:
         f"seed {comparison.protocol['seed']}."
     )
     yield (
-        "Brackets hold 95 % bootstrap intervals over problems; differences are paired, problem by problem, and where "
-        "the interval holds 0 there is no difference. Of 20 differences that "
-        "are none about one looks like one by chance."
+        "Brackets hold 95 % bootstrap intervals over problems; differences are paired, problem by problem, and count "
+        "as none if the interval holds 0. By chance, about one of 20 comparisons shows a difference that is not there."
     )
     if few := [measure.name for measure in comparison.measures if measure.problems < FEW_PROBLEMS]:
         yield f"Fewer than {FEW_PROBLEMS} problems, so the intervals are too narrow: {', '.join(few)}."

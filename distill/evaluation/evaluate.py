@@ -1,11 +1,11 @@
-"""From a model to a row of the ledger: the same frozen problems for teacher, base, student and int4 student.
+"""Measures a model as a row of the ledger: the same frozen problems for teacher, base, student and int4 student.
 
-Whatever the model, it gets the question in its own chat template, its answer is read by the same rules, and the
-protocol is the same. A model whose template opens no reasoning is graded on everything it writes.
+Every model gets the question in its own chat template, its answer is read by the same rules, and the protocol is the
+same. A model whose template opens no reasoning is graded on everything it writes.
 
-Two speeds are measured apart. `tokens_per_s` is what one person waits for: one stream, the prompt's reading left out,
-a fixed number of tokens (end-of-text ignored, so that every model does the same work), median over the first few
-problems, which are the same for every row. `batch_tokens_per_s` is what the evaluation itself ran at.
+Two speeds are measured separately. `tokens_per_s` is what one person experiences: one stream, prompt processing
+excluded, a fixed number of tokens (end-of-text ignored, so that every model does the same work), the median over the
+first few problems, which are the same for every row. `batch_tokens_per_s` is the speed of the evaluation itself.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from typing import Any
 
 import numpy as np
 
+from distill.teachers.job import Job, check_samples
 from distill.teachers.respondent import ModelFolder, Respondent
-from distill.teachers.traces import Job
 from distill.verification.verdicts import VERIFIER, VERSION, check_gradable, grade
 from toolkit.errors import InputError
 from toolkit.figures.intervals import mean_interval
@@ -35,21 +35,17 @@ from toolkit.runs import Stage, finish, is_complete, partial_folder
 
 @dataclass(frozen=True, kw_only=True)
 class EvalConfig:
-    """How every row of a ledger is measured."""
+    """The protocol by which every row of a ledger is measured."""
 
     sampling: Sampling = field(default_factory=lambda: Sampling(temperature=0.0, max_new_tokens=320))
     samples: int = 1
     batch_size: int = 64
-    """Changes the time that an evaluation takes, not what it finds."""
+    """Changes how long an evaluation takes, not what it finds."""
 
     def __post_init__(self) -> None:
         if self.samples < 1 or self.batch_size < 1:
             raise InputError(f"samples ({self.samples}) and batch_size ({self.batch_size}) must be at least 1")
-        if self.samples > 1 and self.sampling.temperature == 0.0:
-            raise InputError(
-                f"samples ({self.samples}) must be 1 where temperature is 0, since "
-                "all would be equal; raise temperature"
-            )
+        check_samples(self.samples, self.sampling.temperature)
 
 
 def evaluate_model(
@@ -66,11 +62,11 @@ def evaluate(
     out: Path,
     asked: Mapping[str, Any] = MappingProxyType({}),
 ) -> Evaluation:
-    """Measure a model into the run folder `out`, or read the row where `out` holds it already.
+    """Measure a model into the run folder `out`, or read the row if `out` holds it already.
 
-    `asked`: how the problems were chosen, for the record (`distill.trained_on.Asking.facts`). Broken off, it goes on
-    where it stopped. Raises `FolderConflict` where `out` holds another run, `InputError` where the model folder has no
-    tokenizer or template, or no room for the prompts, where an endpoint fails, or code may not run.
+    `asked`: how the problems were chosen, for the record (`distill.trained_on.ChosenProblems.facts`). An interrupted
+    evaluation resumes where it stopped. Raises `FolderConflict` if `out` holds another run; `InputError` if the model
+    folder has no tokenizer or template, the prompts do not fit, an endpoint fails, or a program may not be run.
     """
     stage = stage_of(problems, config, model=respondent.digest)
     if is_complete(out, stage):
@@ -88,7 +84,7 @@ def evaluate(
 
 
 def stage_of(problems: Sequence[Problem], config: EvalConfig, **inputs: str) -> Stage:
-    """What an evaluation asks, and of whom: `model` is the digest of its respondent."""
+    """Describe an evaluation by its questions and its `model`, the digest of the respondent."""
     return Stage(
         name="eval",
         config={"samples": config.samples, **asdict(config.sampling), "verifier": f"{VERIFIER} {VERSION}"},
@@ -97,7 +93,7 @@ def stage_of(problems: Sequence[Problem], config: EvalConfig, **inputs: str) -> 
 
 
 def _measure(respondent: Respondent, problems: Sequence[Problem], config: EvalConfig, folder: Path) -> Evaluation:
-    """Measure an open model; writes traces.jsonl and verdicts.jsonl into the existing folder."""
+    """Measure an open model and write traces.jsonl and verdicts.jsonl into the existing folder."""
     resumed = (folder / TRACES).exists()
     started = time.perf_counter()
     traces = respondent.answer(
@@ -142,7 +138,7 @@ def _mean_known(counts: Iterable[int | None]) -> float | None:
 
 
 def family_scores(problems: Sequence[Problem], shares: dict[str, float]) -> dict[str, Score]:
-    """Accuracy by family, families in the order in which the problems name them."""
+    """Compute the accuracy by family, in the order in which the families first occur."""
     by_family = defaultdict(list)
     for problem in problems:
         by_family[problem.family].append(shares[problem.id])
@@ -153,6 +149,6 @@ def family_scores(problems: Sequence[Problem], shares: dict[str, float]) -> dict
 
 
 def problems_digest(problems: Sequence[Problem]) -> str:
-    """One digest for a test set, whatever the order of its problems."""
+    """Return a digest of a test set that does not depend on the order of its problems."""
     lines = sorted(json.dumps(problem.to_dict(), sort_keys=True) for problem in problems)
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]

@@ -1,1 +1,1 @@
-"""Where questions come from: procedural families, a user's own files, requests to answer or refuse."""
+"""Provides problems: procedural families, a user's own files, requests to answer or refuse."""

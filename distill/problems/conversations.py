@@ -1,7 +1,7 @@
-"""Problems out of conversations, as ShareGPT (`from`, `value`) and chat data sets (`role`, `content`) write them.
+"""Reads problems from conversations as ShareGPT (`from`, `value`) and chat data sets (`role`, `content`) write them.
 
-The last question of the user is the problem's, what stands before it is its history, and the assistant's turn behind it
-is the reference, without its thought.
+The user's last question is the problem's, the turns before it are its history, and the assistant's turn after it,
+without its thought, is the reference.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ ROLE_OF = {
     **dict.fromkeys(("user", "human", "prompter"), "user"),
     **dict.fromkeys(("assistant", "gpt", "chatgpt", "bing", "bard", "model"), "assistant"),
 }
-"""Names of speakers → our roles. Others, such as a tool's, cannot be asked again here."""
+"""Our role for each name of a speaker. Other speakers, such as tools, cannot be asked again here."""
 
 _THOUGHT = re.compile(
     r"^.*?</think>|<think>.*?</think>|<think>.*$|^.*?<\|end_of_thought\|>|<\|(?:begin|end)_of_solution\|>", re.DOTALL
@@ -25,19 +25,19 @@ _THOUGHT = re.compile(
 
 
 class LeftOut(Exception):
-    """Why a row holds no problem whose answer could be verified: a phrase that a count follows."""
+    """A row without a verifiable answer; the message is a phrase that is counted."""
 
 
 def without_thought(text: str) -> str:
-    """An assistant's turn without what it thought before it."""
+    """Strip the thought from an assistant's turn."""
     return _THOUGHT.sub("", text).strip()
 
 
 def from_messages(messages: Any, system: Any = None) -> dict[str, Any]:
-    """`question`, `answer` and `history` of a conversation.
+    """Return a conversation's `question`, `answer` and `history`.
 
-    Raises `InputError` where it is none, `LeftOut` where its last question has no answer, or where others than a
-    system, a user and an assistant speak.
+    Raises `InputError` if it is not a conversation, `LeftOut` if its last question has no answer or if anybody but a
+    system, a user and an assistant speaks.
     """
     said = _said(messages)
     if isinstance(system, str) and system.strip() and (not said or said[0]["role"] != "system"):
@@ -66,7 +66,7 @@ def _said(messages: Any) -> list[Message]:
 
 
 def _content(content: Any) -> str:
-    """A message's text; of a list of chunks their texts together."""
+    """Return a message's text, joining a list of chunks."""
     if isinstance(content, list) and all(isinstance(chunk, dict) for chunk in content):
         if any(chunk.get("type", "text") != "text" for chunk in content):
             raise LeftOut("images or sound")
@@ -74,10 +74,10 @@ def _content(content: Any) -> str:
     if content is None:
         return ""
     if not isinstance(content, str):
-        raise InputError(f"message's content ({content!r:.80}) must be a text")
+        raise InputError(f"message content ({content!r:.80}) must be a text")
     return content
 
 
 def last_answer(messages: Any) -> str:
-    """What the assistant says last, without its thought; empty where it says nothing."""
+    """Return the assistant's last turn without its thought; empty if there is none."""
     return next((said["content"] for said in reversed(_said(messages)) if said["role"] == "assistant"), "")

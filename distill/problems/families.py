@@ -1,4 +1,4 @@
-"""The procedural families: reasoning-gym's tasks, at difficulties that a small teacher can learn.
+"""Draws problems of the procedural families: reasoning-gym's tasks, at difficulties that a small teacher can learn.
 
 Sources: reasoning-gym (Stojanovski et al. 2025) for tasks and scorers.
 """
@@ -18,7 +18,7 @@ LEDGER_PER_FAMILY = 48
 """Seven families: 336 problems, so that a 95 % interval is about ten points wide at its widest."""
 LEDGER_SEED = 0
 PATIENCE = 2_000
-"""Draws without a new problem after which a family counts as exhausted."""
+"""Consecutive draws without a new problem after which a family counts as exhausted."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +29,7 @@ class Family:
     settings: Mapping[str, Any]
     """reasoning-gym's own configuration fields for the task."""
     reword: Callable[[str], str] = str
-    """Shortens the task's wording where its instructions are longer than its question."""
+    """Shortens the task's wording if its instructions are longer than its question."""
 
 
 def _reword_countdown(question: str) -> str:
@@ -72,9 +72,9 @@ FAMILIES = tuple(family.name for family in _FAMILIES)
 
 
 def make_problems(split: Split, per_family: int, seed: int, families: Sequence[str] = FAMILIES) -> list[Problem]:
-    """Draw distinct problems of one split, `per_family` of each family, in an order that mixes the families.
+    """Draw distinct problems of one split, `per_family` of each family, with the families interleaved.
 
-    Raises `InputError` for a family that is not known or has fewer problems.
+    Raises `InputError` if a family is unknown or has too few problems.
     """
     columns = []
     for name in families:
@@ -83,7 +83,7 @@ def make_problems(split: Split, per_family: int, seed: int, families: Sequence[s
 
 
 def ledger_problems() -> list[Problem]:
-    """The frozen test problems that every row of a ledger is measured on."""
+    """Return the frozen test problems on which every row of a ledger is measured."""
     return make_problems("test", LEDGER_PER_FAMILY, LEDGER_SEED)
 
 
@@ -98,20 +98,20 @@ def _distinct(drawn: Iterator[Problem], name: str, split: Split, count: int) -> 
         if len(problems) == count:
             break
         if misses == PATIENCE:
-            raise InputError(f"family {name!r} has {len(problems)} {split} problems, fewer than {count}; ask for fewer")
+            raise InputError(f"family {name!r} has only {len(problems)} {split} problems, not {count}; ask for fewer")
     return list(problems.values())
 
 
 def draw(name: str, seed: int) -> Iterator[Problem]:
-    """Endless problems of one family; the same seed gives the same ones."""
+    """Yield endless problems of one family; the same seed gives the same ones."""
     try:
         import reasoning_gym
     except ImportError as error:
         raise MissingExtra("reasoning_gym", "distill") from error
     family = next((family for family in _FAMILIES if family.name == name), None)
     if family is None:
-        raise InputError(f"family {name!r} must be one of {', '.join(FAMILIES)}")
-    # reasoning-gym seeds entry i with seed + i: far apart seeds share no entries
+        raise InputError(f"unknown family {name!r}; known are {', '.join(FAMILIES)}")
+    # reasoning-gym seeds entry i with seed + i: seeds far apart share no entries
     entries = reasoning_gym.create_dataset(name, seed=seed * 10_000_000, size=10_000_000, **family.settings)
     index = 0
     while True:
@@ -120,7 +120,7 @@ def draw(name: str, seed: int) -> Iterator[Problem]:
             entry = entries[index]
         except ValueError:  # countdown gives up on an entry whose target it cannot reach
             continue
-        if "0 = 0" in entry["question"]:  # simple_equations now and then takes the variable away from itself
+        if "0 = 0" in entry["question"]:  # simple_equations sometimes subtracts the variable from itself
             continue
         metadata = {key: value for key, value in entry["metadata"].items() if key != "difficulty"}
         yield Problem.create(

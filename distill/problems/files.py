@@ -1,8 +1,8 @@
-"""Rows of a user's file, each with the place that an error names.
+"""Reads the rows of a user's file, each with the place that an error names.
 
-Read are JSONL, JSON, CSV and TSV (each of them also compressed by gzip) and parquet, by the parsers of the standard
-library and of pyarrow. Text is UTF-8, with or without a byte order mark, whatever ends its lines. What cannot be read
-whole is refused, so that a torn file never passes for a short one.
+JSONL, JSON, CSV and TSV (also gzipped) and parquet are read by the parsers of the standard library and of pyarrow. Text
+is UTF-8, with or without a byte order mark, with any line ends. A file that cannot be read whole is refused, so that a
+torn file never passes for a short one.
 """
 
 from __future__ import annotations
@@ -21,13 +21,14 @@ from typing import Any, BinaryIO
 from distill.problems.splits import split_named
 from toolkit import json_files
 from toolkit.errors import InputError, MissingExtra
+from toolkit.terminal import counted
 
 TEXT_SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv")
 SUFFIXES = (*TEXT_SUFFIXES, ".parquet")
 MOST_UNPACKED = 200
-"""Times the size of a packed file; gzip makes 1,000 of nothing but zeros, and some 10 of text."""
+"""Largest ratio of unpacked to packed size; gzip reaches 1,000 on zeros, and about 10 on text."""
 NO_VALUES = ("", "nan", "NaN", "<NA>", "#N/A", "null", "NULL")
-"""Cells of a table that stand for no value, as programs write them."""
+"""Cells of a table with which programs mark a missing value."""
 
 _NO_TEXTS = {
     "UTF-16": (b"\xff\xfe", b"\xfe\xff", b"{\x00", b"\x00{", b"[\x00", b"\x00["),
@@ -35,12 +36,12 @@ _NO_TEXTS = {
     "a ZIP file": (b"PK\x03\x04",),
     "a Zstandard file": (b"\x28\xb5\x2f\xfd",),
 }
-"""What files begin with that are no text in UTF-8."""
+"""First bytes of files that are not UTF-8 text."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class FileRow:
-    """One row, with what an error calls it, such as `mine.csv line 3`."""
+    """One row, with its name in errors, such as `mine.csv line 3`."""
 
     where: str
     values: dict[str, Any]
@@ -48,22 +49,22 @@ class FileRow:
 
 @dataclass(frozen=True, kw_only=True)
 class FilePart:
-    """Rows that belong to one split of their data set, whose name is empty where the data set has none."""
+    """Rows of one part of a data set; its name, empty if it has none, may be that of a split."""
 
     name: str
     rows: Iterable[FileRow]
 
 
 def kind_of(path: Path) -> str:
-    """The suffix that says how a file is read, without `.gz`: `.jsonl` where it says nothing."""
+    """Return the suffix by which a file is read, ignoring `.gz`; `.jsonl` if it is unknown."""
     suffix = Path(path.stem).suffix if path.suffix.lower() == ".gz" else path.suffix
     return suffix.lower() if suffix.lower() in SUFFIXES else ".jsonl"
 
 
 def file_parts(path: Path) -> tuple[list[FilePart], list[str]]:
-    """The parts of one file, and what must be said about the choice of them.
+    """Return the parts of one file, and remarks about how they were chosen.
 
-    Raises `InputError` naming the file, and the line or row where there is one, at the latest while rows are read.
+    Raises `InputError` naming the file, and the line or row if there is one, at the latest while rows are read.
     """
     kind = kind_of(path)
     if kind == ".parquet":
@@ -79,13 +80,13 @@ def file_parts(path: Path) -> tuple[list[FilePart], list[str]]:
 
 
 def parse_json(text: str, where: str) -> Any:
-    """The value of a JSON text. Raises `InputError` for a text that is none and for a key that stands there twice."""
+    """Parse a JSON text; raises `InputError` if it is invalid or an object has a key twice."""
     value = json_files.parse_json(text, where, constants=True, object_of=_object)
     try:
         json.dumps(value, ensure_ascii=False).encode()
     except UnicodeEncodeError as error:
         raise InputError(
-            f"{where} must hold whole characters; it holds half of one ({error.object[error.start]!a})"
+            f"{where} holds half of a surrogate pair ({error.object[error.start]!a}), which is no character"
         ) from error
     return value
 
@@ -93,12 +94,12 @@ def parse_json(text: str, where: str) -> Any:
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     twice = [key for key, count in Counter(key for key, _ in pairs).items() if count > 1]
     if twice:
-        raise ValueError(f"the key {twice[0]!r} must stand once in an object, and stands there twice")
+        raise ValueError(f"the key {twice[0]!r} occurs twice in an object")
     return dict(pairs)
 
 
 def _lines(path: Path) -> Iterator[str]:
-    """The lines of a text file with their ends."""
+    """Yield the lines of a text file with their ends."""
     number = 0
     try:
         with _open(path) as file:
@@ -109,7 +110,7 @@ def _lines(path: Path) -> Iterator[str]:
                 yield text.removeprefix(json_files.BOM) if number == 1 else text
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise InputError(
-            f"{path} must be a whole gzip file, and breaks off or is damaged after line {number}: {error}; get it again"
+            f"{path} is a gzip file that is cut off or damaged after line {number}: {error}; get it again"
         ) from error
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
@@ -120,15 +121,14 @@ def _open(path: Path) -> BinaryIO:
 
 
 def _unpacked(file: BinaryIO, path: Path) -> Iterator[bytes]:
-    """The lines of a packed file, one of which may be all that it holds, up to what no text packs so well."""
+    """Yield the lines of a packed file, of any length, up to a size to which no text unpacks."""
     most_bytes = MOST_UNPACKED * path.stat().st_size + 2**20
     read_bytes = 0
     while line := file.readline(most_bytes - read_bytes + 1):
         read_bytes += len(line)
         if read_bytes > most_bytes:
             raise InputError(
-                f"{path} must hold at most {MOST_UNPACKED} times its size, as texts "
-                f"do, and goes on after {most_bytes} bytes; "
+                f"{path} unpacks to more than {MOST_UNPACKED} times its size ({most_bytes} bytes); if it is text, "
                 "unpack it with gzip -d"
             )
         yield line
@@ -137,18 +137,18 @@ def _unpacked(file: BinaryIO, path: Path) -> Iterator[bytes]:
 def _decoded(line: bytes, path: Path, number: int) -> str:
     known = "" if kind_of(path) == path.suffix.lower() else f"; known kinds of files are {', '.join(SUFFIXES)}"
     if number == 1 and (kind := next((kind for kind, begins in _NO_TEXTS.items() if line.startswith(begins)), None)):
-        raise InputError(f"{path} must be UTF-8, and is {kind}; save it as UTF-8{known}")
+        raise InputError(f"{path} is {kind}, not UTF-8 text; save it as UTF-8{known}")
     try:
         return line.decode()
     except UnicodeDecodeError as error:
         raise InputError(
-            f"{path} line {number} must be UTF-8, and its byte {error.start + 1} (0x{line[error.start]:02x}) is not; "
-            f"save it as UTF-8{known}"
+            f"{path} line {number} is not UTF-8 at its byte {error.start + 1} (0x{line[error.start]:02x}); save the "
+            f"file as UTF-8{known}"
         ) from error
 
 
 def _until_text(lines: Iterator[str]) -> Iterator[str]:
-    """The lines up to the first that is not empty."""
+    """Yield the lines up to the first that is not empty."""
     for line in lines:
         yield line
         if line.strip():
@@ -168,14 +168,14 @@ def _object_row(value: Any, where: str) -> FileRow:
 
 
 def _json_parts(path: Path, lines: Iterable[str]) -> tuple[list[FilePart], list[str]]:
-    """A list of objects, an object that holds one, or one for each split."""
+    """Read a list of objects, or an object that holds such a list or one for each split."""
     text = "".join(lines)
     if not text.strip():
         return [FilePart(name="", rows=[])], []
     first, _, rest = text.lstrip().partition("\n")
     if rest.strip() and first.rstrip().endswith("}") and first.startswith("{"):
         return [FilePart(name="", rows=_json_lines(path, text.splitlines(keepends=True)))], [
-            f"{path} holds a JSON object a line"
+            f"{path} holds one JSON object per line"
         ]
     value = parse_json(text, str(path))
     if isinstance(value, list):
@@ -192,9 +192,9 @@ def _object_parts(value: dict[str, Any], path: Path) -> tuple[list[FilePart], li
         raise InputError(f"{path} must hold a list of problems; it holds one object with the keys {', '.join(value)}")
     if len(lists) > 1 and not all(map(split_named, lists)):
         raise InputError(f"{path} must hold one list of problems, or one for each split; it holds {', '.join(lists)}")
-    said = f"{path}: taken is what stands under {', '.join(map(repr, lists))}"
+    said = f"{path}: reading {', '.join(map(repr, lists))}"
     if others:
-        said += f", and not {', '.join(map(repr, others))}"
+        said += f", ignoring {', '.join(map(repr, others))}"
     names = {key: key if split_named(key) else "" for key in lists}
     return [FilePart(name=names[key], rows=_list_rows(rows, f"{path} {key!r}")) for key, rows in lists.items()], [said]
 
@@ -205,7 +205,7 @@ def _list_rows(values: list[Any], where: str) -> Iterator[FileRow]:
 
 
 def _table_rows(path: Path, kind: str) -> Iterator[FileRow]:
-    """Rows of a CSV or TSV file whose first line names the columns; an empty cell is an absent one."""
+    """Yield the rows of a CSV or TSV file whose first line names the columns; empty cells count as absent."""
     lines = _lines(path)
     *empty, header = list(_until_text(lines)) or [""]
     delimiter = "\t" if kind == ".tsv" else max(",;\t", key=header.count)
@@ -222,16 +222,18 @@ def _table_rows(path: Path, kind: str) -> Iterator[FileRow]:
                 continue
             if len(cells) != len(names):
                 raise InputError(
-                    f"{where} must have as many cells ({len(cells)}) as there are columns ({len(names)}: "
-                    f"{', '.join(names)}); quote cells that hold {delimiter!r} or line ends"
+                    f"{where} has {counted(len(cells), 'cell')}, but there are {len(names)} columns "
+                    f"({', '.join(names)}); quote cells that hold {delimiter!r} or line ends"
                 )
             yield FileRow(where=where, values=_cells(names, cells, where))
     except csv.Error as error:
-        raise InputError(f"{path} line {max(number, 1)} must be a row of a {kind[1:].upper()} file: {error}") from error
+        raise InputError(
+            f"{path} line {max(number, 1)} is not a valid row of a {kind[1:].upper()} file: {error}"
+        ) from error
 
 
 def _cells(names: list[str], cells: list[str], where: str) -> dict[str, Any]:
-    """Cells by column; those of `history` and `metadata`, and lists or objects of `choices`, are JSON."""
+    """Return the cells by column; `history`, `metadata`, `choices` and the like may hold a JSON list or object."""
     values: dict[str, Any] = {name: cell for name, cell in zip(names, cells, strict=True) if cell not in NO_VALUES}
     for name in ("history", "metadata", "choices", "options", "messages", "conversations"):
         if name in values and values[name].lstrip()[:1] in ("[", "{"):
@@ -242,7 +244,7 @@ def _cells(names: list[str], cells: list[str], where: str) -> dict[str, Any]:
 def _check_columns(names: Iterable[str], path: Path) -> None:
     twice = [name for name, count in Counter(names).items() if name and count > 1]
     if twice:
-        raise InputError(f"{path} must have one column of each name, and has several named {twice[0]!r}; rename them")
+        raise InputError(f"{path} has several columns named {twice[0]!r}; rename them")
 
 
 def _parquet_rows(path: Path) -> Iterator[FileRow]:
@@ -262,4 +264,4 @@ def _parquet_rows(path: Path) -> Iterator[FileRow]:
                     yield FileRow(where=f"{path} row {number}", values=values)
     except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
         what = str(error).split("\n")[0]
-        raise InputError(f"{path} must be a whole parquet file, and is not after row {number}: {what}") from error
+        raise InputError(f"{path} is not a complete parquet file; row {number} is its last: {what}") from error

@@ -1,8 +1,8 @@
-"""What becomes of rows that share a question: one problem, problems of their own, or an error.
+"""Merges rows that share a question: into one problem, separate problems, or an error.
 
 Two rows with one question are one problem if their answers mean the same, and a conflict otherwise. Questions that
-differ in case or in white space inside are problems of their own: the first has the plain id, which is the hash of the
-folded question, each later one that id, a dash and a hash of its exact text. Problems without such variants keep their
+differ only in case or inner white space are separate problems: the first has the plain id, the hash of the folded
+question; each later one has that id, a dash and a hash of its exact text. Problems without such variants keep their
 ids.
 """
 
@@ -19,12 +19,12 @@ from toolkit.errors import InputError
 from toolkit.records import Problem
 
 _PRECEDENCE = ("train", "validation", "test")
-"""A question that stands in two splits stays in the later one of these."""
+"""A question in two splits stays in the later one of these."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Found:
-    """A problem, the place of its row, and the id that the row carries, if any."""
+class ProblemRow:
+    """A row's problem, its place in the file, and its id if it has one."""
 
     problem: Problem
     where: str
@@ -32,25 +32,24 @@ class Found:
 
 
 @dataclass(kw_only=True)
-class Merged:
-    """What is left, and what became of the rest, counted by reason."""
+class MergedProblems:
+    """The remaining problems, with counts of merged and dropped rows by reason."""
 
     problems: list[Problem]
     merged: Counter[str]
     left_out: Counter[str]
     variants: int
-    """Problems that differ from another one in case or white space alone."""
+    """Problems that differ from another one only in case or white space."""
 
 
-def merge(found: Sequence[Found], *, leave_conflicts_out: bool) -> Merged:
-    """One problem for each question, in the order of the rows.
+def merge(found: Sequence[ProblemRow], *, leave_conflicts_out: bool) -> MergedProblems:
+    """Return one problem for each question, in the order of the rows.
 
-    Raises `InputError` naming two rows with one question whose answers differ, unless such questions are to be left
-    out.
+    Raises `InputError` naming two rows that answer one question differently, unless conflicts are left out.
     """
     merged: Counter[str] = Counter()
     left_out: Counter[str] = Counter()
-    kept: dict[str, Found] = {}
+    kept: dict[str, ProblemRow] = {}
     conflicts: set[str] = set()
     for new in found:
         exact = new.problem.exact_text
@@ -69,17 +68,17 @@ def merge(found: Sequence[Found], *, leave_conflicts_out: bool) -> Merged:
             left_out[_leak(second.problem, first.problem)] += 1
         else:
             same = first.problem.answer.strip() == second.problem.answer.strip()
-            merged["equal to another row" if same else "equal by meaning"] += 1
+            merged["equal to another row" if same else "equal in meaning"] += 1
     for exact in conflicts:
         del kept[exact]
         left_out["another answer to the same question"] += 1
     problems = _with_ids(_without_leaks(kept.values(), left_out))
     variants = sum("-" in problem.id for problem in problems)
-    return Merged(problems=problems, merged=merged, left_out=left_out, variants=variants)
+    return MergedProblems(problems=problems, merged=merged, left_out=left_out, variants=variants)
 
 
 def _mean_the_same(old: Problem, new: Problem) -> bool:
-    """Whether an answer that is right for one is right for the other."""
+    """Return whether an answer that is right for one problem is right for the other."""
     if old.metadata.get(TESTS) != new.metadata.get(TESTS):
         return False
     if TESTS in old.metadata or old.answer.strip() == new.answer.strip():
@@ -87,15 +86,14 @@ def _mean_the_same(old: Problem, new: Problem) -> bool:
     return score_answer(old, new.answer) == score_answer(new, old.answer) == 1.0
 
 
-def _conflict(old: Found, new: Found) -> InputError:
+def _conflict(old: ProblemRow, new: ProblemRow) -> InputError:
     if old.problem.metadata.get(TESTS) != new.problem.metadata.get(TESTS):
         what = "different tests"
     else:
         what = f"different answers ({old.problem.answer[:80]!r} and {new.problem.answer[:80]!r})"
     return InputError(
-        f"{old.where} and {new.where} must not give one question {what}: "
-        f"{new.problem.question.strip()[:60]!r}; mend one of "
-        "them, or leave all such questions out with --conflicts leave-out"
+        f"{old.where} and {new.where} give one question {what}: {new.problem.question.strip()[:60]!r}; correct one of "
+        "them, or drop such questions with --conflicts leave-out"
     )
 
 
@@ -103,8 +101,8 @@ def _leak(dropped: Problem, kept: Problem) -> str:
     return f"in {split_of(dropped)} and in {split_of(kept)} too, where it stays"
 
 
-def _without_leaks(kept: Collection[Found], left_out: Counter[str]) -> list[Found]:
-    """Without training problems that a held-out one repeats but for case and white space, with the same answer."""
+def _without_leaks(kept: Collection[ProblemRow], left_out: Counter[str]) -> list[ProblemRow]:
+    """Drop training problems that a held-out one repeats, up to case and white space, with the same answer."""
     by_id = defaultdict(list)
     for one in kept:
         by_id[one.problem.id].append(one)
@@ -119,12 +117,12 @@ def _without_leaks(kept: Collection[Found], left_out: Counter[str]) -> list[Foun
     return left
 
 
-def _same_answer(one: Found, other: Found) -> bool:
+def _same_answer(one: ProblemRow, other: ProblemRow) -> bool:
     return one.problem.answer.strip() == other.problem.answer.strip()
 
 
-def _with_ids(found: list[Found]) -> list[Problem]:
-    """Problems whose ids differ: an id that a row carries is kept where it is one that its question may have."""
+def _with_ids(found: list[ProblemRow]) -> list[Problem]:
+    """Return problems with distinct ids; a row's own id is kept if it is one that its question may have."""
     given: dict[str, str] = {}
     for one in found:
         if one.id in (one.problem.id, one.problem.set_apart().id):

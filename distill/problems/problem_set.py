@@ -1,6 +1,6 @@
-"""From a user's rows to problems: nothing is merged, left out or ignored without a word.
+"""Turns a user's rows into problems, and reports whatever is merged, left out or ignored.
 
-rows ── of a known form? ── an answer to compare? ── a question of its own? ──> problems, each in its split
+rows ── known form? ── comparable answer? ── new question? ──> problems, each in its split
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 from distill.problems.conversations import LeftOut
 from distill.problems.files import FilePart, FileRow
-from distill.problems.merging import Found, Merged, merge
+from distill.problems.merging import MergedProblems, ProblemRow, merge
 from distill.problems.own_form import OWN_COLUMNS, ReadingOptions, named_columns, problem_of
 from distill.problems.published import FORMS, form_of
 from distill.problems.sources import parts_of
@@ -24,60 +24,60 @@ from toolkit.records import SPLITS, Problem, Split
 from toolkit.terminal import counted, say
 
 _MISSING_WORDS = ("nan", "none", "null", "n/a", "na", "<na>", "undefined")
-"""Texts that programs write where an answer is missing."""
+"""Texts that programs write for a missing answer."""
 
 
 @dataclass(kw_only=True)
-class _Seen:
-    """What was met in the rows, for the summary."""
+class _RowCounts:
+    """Counts of rows by form, fate and unused column, for the summary."""
 
     rows: int = 0
     forms: Counter[str] = field(default_factory=Counter)
     left_out: Counter[str] = field(default_factory=Counter)
     unused: Counter[str] = field(default_factory=Counter)
     missing: dict[str, str] = field(default_factory=dict)
-    """Place → answer of rows whose answer looks like a missing one."""
+    """Answers that look like missing ones, by the place of their row."""
 
 
 def read_problems(place: Path, reading: ReadingOptions | None = None) -> list[Problem]:
-    """Read a user's problems, and say on stderr how many, of which form and split, and what was merged or left out.
+    """Read a user's problems, and report on stderr how many there are, their form and split, and what was left out.
 
     `place` is a file (JSONL, JSON, CSV, TSV, parquet), a folder of them, a folder that `save_to_disk` wrote, or the id
-    of a data set on the Hugging Face hub. The forms of rows are those of `distill.problems.published` and our own
-    (`distill.problems.own_form`). Raises `InputError` naming the line or row that is none, and where none is left.
+    of a data set on the Hugging Face hub. Rows have a form of `distill.problems.published` or our own
+    (`distill.problems.own_form`). Raises `InputError` naming a line or row that is not a problem, or if none is left.
     """
     reading = reading or ReadingOptions()
     parts, notes = parts_of(place)
     splits, said = _splits_of(parts, place)
-    seen = _Seen()
+    seen = _RowCounts()
     found = [one for part in parts for one in _found(part, splits.get(part.name), reading, seen)]
     merged = merge(found, leave_conflicts_out=reading.conflicts == "leave-out")
     lines = [*notes, *said, _summary(place, seen, merged), *_remarks(seen, merged)]
     for line in lines:
         say(f"problems: {line}")
     if not merged.problems:
-        raise InputError(f"{place} must hold at least one problem; it holds none{_reasons(seen, merged)}")
+        raise InputError(f"{place} holds no problem{_reasons(seen, merged)}")
     return merged.problems
 
 
 def _splits_of(parts: Sequence[FilePart], place: Path) -> tuple[dict[str, Split], list[str]]:
-    """The split that each part's name says, and what must be said about names that say none."""
+    """Return the split that each part's name means, and remarks about names that mean none."""
     names = list(dict.fromkeys(part.name for part in parts))
     splits = {name: split for name in names if (split := split_named(name))}
     if not splits:
-        said = f"the parts of {place} ({', '.join(names)}) name no splits; the hash of each question decides"
+        said = f"no part of {place} ({', '.join(names)}) is named after a split; the hash of each question decides"
         return {}, [said] if any(names) else []
     if strange := [name for name in names if name not in splits]:
         raise InputError(
-            f"{place} must name each part after a split, as it does {', '.join(map(repr, splits))}, and does not "
-            f"{', '.join(map(repr, strange))}; known words are {', '.join(SPLIT_WORDS)}"
+            f"{place} has parts named after splits ({', '.join(map(repr, splits))}) and others "
+            f"({', '.join(map(repr, strange))}); name all after splits ({', '.join(SPLIT_WORDS)})"
         )
     if set(splits.values()) == {"train"}:
-        return {}, [f"{place} has a train split alone; the hash of each question keeps a tenth of it for testing"]
+        return {}, [f"{place} has only a train split; the hash of each question keeps a tenth of it for testing"]
     return splits, []
 
 
-def _found(part: FilePart, split: Split | None, reading: ReadingOptions, seen: _Seen) -> Iterator[Found]:
+def _found(part: FilePart, split: Split | None, reading: ReadingOptions, seen: _RowCounts) -> Iterator[ProblemRow]:
     for row in part.rows:
         seen.rows += 1
         try:
@@ -93,11 +93,11 @@ def _found(part: FilePart, split: Split | None, reading: ReadingOptions, seen: _
         seen.unused.update(column for column, value in row.values.items() if value is not None and column not in used)
         if problem.answer.strip().lower() in _MISSING_WORDS:
             seen.missing[row.where] = problem.answer
-        yield Found(problem=problem, where=row.where, id=given)
+        yield ProblemRow(problem=problem, where=row.where, id=given)
 
 
 def _own_values(row: FileRow, reading: ReadingOptions) -> tuple[str, tuple[str, ...], Mapping[str, Any]]:
-    """The name of a row's form, the columns that it uses, and the row in our own form."""
+    """Return the name of a row's form, the columns that the form uses, and the row in our own form."""
     values = {column: value for column, value in row.values.items() if value is not None}
     if reading.question_field or reading.answer_field:
         named = (reading.question_field or "question", reading.answer_field or "answer")
@@ -112,16 +112,16 @@ def _own_values(row: FileRow, reading: ReadingOptions) -> tuple[str, tuple[str, 
         _refuse_misspelt(row)
         columns = {column.lower() for column in row.values}
         if {"question", "answer"} <= columns or (columns & {"question", "answer"} and columns <= {*OWN_COLUMNS}):
-            return "question and answer", OWN_COLUMNS, plain  # a field is missing, which its check names
+            return "question and answer", OWN_COLUMNS, plain  # the check of the fields names the missing one
         raise InputError(
-            f"{row.where} is no problem: its columns with a value ({', '.join(values)}) must be those of a known form "
-            f"({', '.join(dict.fromkeys(form.name for form in FORMS))}); name "
-            "them with --question-field and --answer-field"
+            f"{row.where} has no known form: its columns with a value are {', '.join(values)}; known forms are "
+            f"{', '.join(dict.fromkeys(form.name for form in FORMS))}; name the columns with --question-field and "
+            "--answer-field"
         )
     try:
         own = form.read(plain)
     except InputError as error:
-        raise InputError(f"{row.where} is no problem: its {error}") from error
+        raise InputError(f"{row.where} is not a problem: its {error}") from error
     return form.name, tuple(lower.get(column, column) for column in form.uses), own
 
 
@@ -131,12 +131,12 @@ def _refuse_misspelt(row: FileRow) -> None:
         nearest = get_close_matches(column, ("question", "answer"), n=1)
         if nearest and column.lower() not in OWN_COLUMNS and nearest[0] not in given:
             raise InputError(
-                f"{row.where} is no problem: it has {column!r} and no {nearest[0]!r}; rename it, or name it with "
-                f"--{nearest[0]}-field"
+                f"{row.where} is not a problem: it has {column!r} but no {nearest[0]!r}; rename the column, or name it "
+                f"with --{nearest[0]}-field"
             )
 
 
-def _summary(place: Path, seen: _Seen, merged: Merged) -> str:
+def _summary(place: Path, seen: _RowCounts, merged: MergedProblems) -> str:
     problems = merged.problems
     forms = ", ".join(f"{name} ({count})" if len(seen.forms) > 1 else name for name, count in seen.forms.items())
     counts = Counter(map(split_of, problems))
@@ -151,7 +151,7 @@ def _summary(place: Path, seen: _Seen, merged: Merged) -> str:
     return text + _reasons(seen, merged)
 
 
-def _reasons(seen: _Seen, merged: Merged) -> str:
+def _reasons(seen: _RowCounts, merged: MergedProblems) -> str:
     text = ""
     for what, counts in (("merged", merged.merged), ("left out", seen.left_out + merged.left_out)):
         if counts:
@@ -159,15 +159,15 @@ def _reasons(seen: _Seen, merged: Merged) -> str:
     return text
 
 
-def _remarks(seen: _Seen, merged: Merged) -> list[str]:
+def _remarks(seen: _RowCounts, merged: MergedProblems) -> list[str]:
     remarks = []
     if merged.variants:
-        remarks.append(f"differing from another one in case or white space alone, and kept apart: {merged.variants}")
+        remarks.append(f"kept although they differ from another one only in case or white space: {merged.variants}")
     if seen.unused:
-        remarks.append("not used: " + ", ".join(_unused(column, count) for column, count in seen.unused.items()))
+        remarks.append("unused columns: " + ", ".join(_unused(column, count) for column, count in seen.unused.items()))
     if seen.missing:
         where, answer = next(iter(seen.missing.items()))
-        remarks.append(f"answers that look like missing ones: {len(seen.missing)}, such as {answer!r} in {where}")
+        remarks.append(f"answers that look missing: {len(seen.missing)}, for example {answer!r} in {where}")
     return remarks
 
 

@@ -1,10 +1,10 @@
-"""Published forms of problems: what makes a row one of them, and the problem that is read from it.
+"""Recognizes published forms of problems by their columns, and reads a problem from a row of each.
 
-Each form turns a row's columns into `question`, `answer` and, where it has them, `history`, `family` and `split`. A
-reference is the final answer alone, because that is what is compared: of a GSM8K solution what follows `####`, of a
-worked solution what its one box holds. A row whose answer nobody could compare, such as a proof, raises `LeftOut`.
+Each form turns a row's columns into `question`, `answer` and, if present, `history`, `family` and `split`. A reference
+is the final answer alone, because that is what is compared: what follows `####` in a GSM8K solution, the content of the
+only box in a worked solution. A row whose answer cannot be compared, such as a proof, raises `LeftOut`.
 
-Sources, as their cards on the hub give the columns: GSM8K (Cobbe et al. 2021), MATH (Hendrycks et al. 2021) and
+Sources (columns as their cards on the hub give them): GSM8K (Cobbe et al. 2021), MATH (Hendrycks et al. 2021) and
 MATH-500 (Lightman et al. 2023), AIME 2024 and 2025, NuminaMath (Li et al. 2024), OpenR1-Math-220k, s1K (Muennighoff et
 al. 2025), ARC (Clark et al. 2018), MMLU (Hendrycks et al. 2020) and MMLU-Pro, Alpaca, ShareGPT.
 """
@@ -27,30 +27,30 @@ Row = Mapping[str, Any]
 _HASHES = re.compile(
     r"(?:(?:^|\n)####[ \t]*|(?<!#)####[ \t]*(?=[-+$€£]{0,2}\.?\d[\d.,/]*%?\s*\Z))(\S(?:(?!####)[^\n])*?)\s*\Z"
 )
-"""The last line of a GSM8K solution, or the number that ends one whose line ends were lost; a heading of a Markdown
-text has lines below it."""
+"""The last line of a GSM8K solution, or its final number if the line ends were lost; a Markdown heading, in contrast,
+has lines below it."""
 _AIME_ID = re.compile(r"(?:19|20)\d\d-I{1,2}-\d{1,2}")
 _NO_ANSWER = ("", "notfound", "not found")
 _LONGEST_ANSWER = 200
-"""Characters of a text without a box that may be an answer; a longer one is a worked solution."""
+"""Most characters of an answer without a box; a longer text is a worked solution."""
 _LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Form:
-    """One published form: the columns that it is known by, and how a row of it is read."""
+    """One published form: the columns that identify it, and how its rows are read."""
 
     name: str
     known_by: tuple[str, ...]
-    """Columns in lower case, all of which a row of this form has."""
+    """Columns, in lower case, that every row of this form has."""
     uses: tuple[str, ...]
     read: Callable[[Row], dict[str, Any]]
     fits: Callable[[Row], bool] = lambda row: True
-    """What its values must show besides."""
+    """An additional test of a row's values."""
 
 
 def form_of(row: Row) -> Form | None:
-    """The form of a row whose columns are in lower case and without empty cells; None for an unknown one."""
+    """Return the form of a row with lower-case columns and no empty cells; None if it is unknown."""
     for form in FORMS:
         if all(column in row for column in form.known_by) and form.fits(row):
             return form
@@ -58,7 +58,7 @@ def form_of(row: Row) -> Form | None:
 
 
 def boxed_answer(solution: str) -> str:
-    """What the box of a worked solution holds. Raises `LeftOut` where it has none, or several that differ."""
+    """Return the boxed answer of a worked solution; raises `LeftOut` if it has no box, or several different ones."""
     held = {held for _, _, held in boxes(solution)} - {""}
     if not held:
         raise LeftOut("no boxed answer")
@@ -72,7 +72,7 @@ def _ends_in_hashes(row: Row) -> bool:
 
 
 def _is_aime(row: Row) -> bool:
-    """Whether it carries a year, a number in the contest, or an id such as 2024-I-4."""
+    """Return whether a row has a year, a contest number, or an id such as 2024-I-4."""
     return "year" in row or "problem_idx" in row or bool(_AIME_ID.fullmatch(str(row.get("id", ""))))
 
 
@@ -86,8 +86,7 @@ def _gsm8k(row: Row) -> dict[str, Any]:
 
 
 def _worked(family: str, *columns: str) -> Callable[[Row], dict[str, Any]]:
-    """Reads `problem` with `answer`, or with a `solution` that ends in a box; the first of the columns is the
-    family."""
+    """Make a reader of `problem` with an `answer` or a boxed `solution`; the family is the first of `columns`."""
 
     def read(row: Row) -> dict[str, Any]:
         named = next((row[column] for column in columns if isinstance(row.get(column), str)), family)
@@ -97,7 +96,7 @@ def _worked(family: str, *columns: str) -> Callable[[Row], dict[str, Any]]:
 
 
 def _given(row: Row) -> dict[str, Any]:
-    """What a published row may carry besides, as our own form has it."""
+    """Return the fields of our own form that a published row may also have."""
     return {"split": row["split"]} if "split" in row else {}
 
 
@@ -114,7 +113,7 @@ def _worked_answer(row: Row) -> Any:
 
 
 def _aime(row: Row) -> dict[str, Any]:
-    """An answer of AIME is a number from 0 to 999; its leading zeros are those of the answer sheet."""
+    """Read an AIME row; answers are numbers from 0 to 999, so the answer sheet's leading zeros are dropped."""
     values = _worked("aime")(row)
     text = str(values["answer"]).strip()
     return values | {"answer": str(int(text)) if re.fullmatch(r"\d{1,3}", text) else values["answer"]}
@@ -132,12 +131,12 @@ def _s1k(row: Row) -> dict[str, Any]:
 
 
 def _choice(row: Row) -> dict[str, Any]:
-    """The question with its choices below, one a line behind its letter; the answer is the letter."""
+    """Read a multiple-choice row: the choices go below the question, one lettered line each; the answer is a letter."""
     choices = row.get("choices", row.get("options"))
     labels, texts = _choices(choices)
     key = next((row[name] for name in ("answerkey", "answer", "answer_index") if name in row), None)
     if key is None or key == -1 or not str(key).strip():
-        raise LeftOut("no answer")  # as in the test parts of data sets that keep their answers back
+        raise LeftOut("no answer")  # for example in test parts whose answers are withheld
     lines = [f"{label}) {text}" for label, text in zip(labels, texts, strict=True)]
     question = (
         f"{_text(row, 'question').rstrip()}\n\n" + "\n".join(lines) + "\n\nAnswer with the letter of the right choice."
@@ -147,7 +146,7 @@ def _choice(row: Row) -> dict[str, Any]:
 
 
 def _choices(choices: Any) -> tuple[list[str], list[str]]:
-    """Labels and texts: of a list of texts the letters, of an object its two lists or its keys and values."""
+    """Return labels and texts of a list of texts (labelled by letters), or of an object's two lists or its items."""
     labels, texts = list(_LETTERS), choices
     if isinstance(choices, dict) and {"text", "label"} <= choices.keys():
         labels, texts = choices["label"], choices["text"]
@@ -162,7 +161,7 @@ def _choices(choices: Any) -> tuple[list[str], list[str]]:
 
 
 def _label(key: Any, labels: list[str], texts: list[str]) -> str:
-    """A number is a position from 0; a text is a label, as `B`, `(B)`, `B.` or `B) Paris`, or the text of a choice."""
+    """Return the label that a key names: a position from 0, a label (`B`, `(B)`, `B.`, `B) Paris`) or a text."""
     if isinstance(key, int) and not isinstance(key, bool) and 0 <= key < len(labels):
         return labels[key]
     told = str(key).strip().casefold()
@@ -179,8 +178,8 @@ def _label(key: Any, labels: list[str], texts: list[str]) -> str:
         if len(found) == 1:
             return found.pop()
     raise InputError(
-        f"answer ({key!r}) must say one of the choices ({', '.join(labels)}) "
-        "by its label, its position from 0 or its text"
+        f"answer ({key!r}) must name one of the choices ({', '.join(labels)}) by its label, its position from 0 or its "
+        "text"
     )
 
 
@@ -263,4 +262,4 @@ FORMS = (
     ),
     Form(name="messages", known_by=("messages",), uses=("messages", "system", "split"), read=_messages("messages")),
 )
-"""Tried in this order: what has more telling columns stands before what shares them."""
+"""Tried in this order: a form with more identifying columns comes before one that shares some of them."""

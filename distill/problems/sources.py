@@ -1,7 +1,7 @@
-"""Where a user's problems lie: a file, a folder of files, a folder that `save_to_disk` wrote, or a data set of the hub.
+"""Opens a user's problems: a file, a folder of files, a folder that `save_to_disk` wrote, or a data set of the hub.
 
-A folder of files is read as the hub reads a repository: a file belongs to the split that its name, or else the folder
-around it, says. Data sets of the hub are loaded by `datasets`, which runs no code of theirs.
+A folder of files is read as the hub reads a repository: a file belongs to the split that its name, or else the name of
+its folder, means. Data sets of the hub are loaded by `datasets`, which runs none of their code.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ ABOUT_DATA = ("dataset_info.json", "dataset_infos.json", "state.json", MANIFEST)
 
 
 def parts_of(place: Path) -> tuple[list[FilePart], list[str]]:
-    """The parts of a user's problems, and what must be said about the choice of them.
+    """Return the parts of a user's problems, and remarks about how they were chosen.
 
-    `place` is a file, a folder, or as a hub id `owner/name` or `owner/name:config`. Raises `InputError` where it is
-    none of them or cannot be read.
+    `place` is a file, a folder, or a hub id (`owner/name` or `owner/name:config`). Raises `InputError` if it is none of
+    these or cannot be read.
     """
     check_place(place)
     if place.is_dir():
@@ -45,19 +45,19 @@ def parts_of(place: Path) -> tuple[list[FilePart], list[str]]:
 
 
 def check_place(place: Path) -> None:
-    """Raise `InputError` where nothing is at a place of problems, and no data set of the hub can be meant."""
+    """Raise `InputError` if a path of problems does not exist and cannot be a data set of the hub."""
     is_file = place.suffix.lower() in (*SUFFIXES, ".gz")
     if not place.exists() and (is_file or not HUB_ID.fullmatch(place.as_posix())):
-        raise InputError(f"{place} must be a file, a folder, or a data set's id (owner/name); it is missing")
+        raise InputError(f"{place} does not exist; give a file, a folder, or a data set's id (owner/name)")
 
 
 def check_traces(traces: Path, problems: Path | None) -> None:
-    """Raise `InputError` where there is no file of traces, or nothing that says which problems they answer."""
+    """Raise `InputError` if there is no file of traces, or no file of the problems that they answer."""
     if not traces.is_file():
-        kind = "a folder, which may hold one" if traces.is_dir() else "missing"
-        raise InputError(f"--traces ({traces}) must be a file of traces; it is {kind}")
+        kind = "is a folder; name a file in it" if traces.is_dir() else "does not exist"
+        raise InputError(f"--traces needs a file of traces; {traces} {kind}")
     if problems is None and not traces.with_name(PROBLEMS).is_file():
-        raise InputError(f"{traces} must lie beside its {PROBLEMS}, which is missing; name them with --problems")
+        raise InputError(f"{traces} has no {PROBLEMS} beside it; name its problems with --problems")
 
 
 def _folder_parts(folder: Path) -> tuple[list[FilePart], list[str]]:
@@ -68,17 +68,17 @@ def _folder_parts(folder: Path) -> tuple[list[FilePart], list[str]]:
         return [FilePart(name=path.name, rows=_rows(_from_disk(path), str(path))) for path in saved], []
     if (folder / PROBLEMS).is_file() and (folder / MANIFEST).is_file():
         parts, notes = file_parts(folder / PROBLEMS)
-        return parts, [*notes, f"{folder} is a run's folder: taken is its {PROBLEMS}"]
+        return parts, [*notes, f"{folder} is a run folder; its {PROBLEMS} is read"]
     every = sorted(path for path in folder.rglob("*") if path.is_file() and not _describes(path, folder))
     files = [path for path in every if _holds_rows(path)]
     if not files:
         raise InputError(
-            f"{folder} must hold data files ({', '.join(SUFFIXES)}) or what `save_to_disk` wrote; it holds neither"
+            f"{folder} holds neither data files ({', '.join(SUFFIXES)}) nor a data set that `save_to_disk` wrote"
         )
     found: list[FilePart] = []
     said = []
     if others := [path.relative_to(folder).as_posix() for path in every if path not in files]:
-        said.append(f"files of other kinds in {folder}, not read: {len(others)}, such as {others[0]}")
+        said.append(f"files of other kinds in {folder} that are not read: {len(others)}, for example {others[0]}")
     for path in files:
         parts, notes = file_parts(path)
         said += notes
@@ -89,7 +89,7 @@ def _folder_parts(folder: Path) -> tuple[list[FilePart], list[str]]:
 
 
 def _describes(path: Path, folder: Path) -> bool:
-    """Whether a file is hidden, or about the data and not of it."""
+    """Return whether a file is hidden, or describes the data instead of holding it."""
     hidden = any(name.startswith((".", "_")) for name in path.relative_to(folder).parts)
     return hidden or path.name in ABOUT_DATA or path.suffix.lower() in ("", ".md")
 
@@ -100,7 +100,7 @@ def _holds_rows(path: Path) -> bool:
 
 
 def _split_in(path: Path, folder: Path) -> str:
-    """The name that says the split of a file: its own, or that of the nearest folder that says one."""
+    """Return the name that tells a file's split: its own, or that of the nearest folder named after a split."""
     relative = path.relative_to(folder)
     names = [relative.name.split(".")[0], *(parent.name for parent in relative.parents)]
     return next((name for name in names if split_named(name)), relative.as_posix())
@@ -114,7 +114,7 @@ def _from_disk(folder: Path) -> Dataset | DatasetDict:
     try:
         return load_from_disk(str(folder))
     except Exception as error:  # pyarrow, json and datasets each raise their own
-        raise InputError(f"{folder} must be a dataset that `save_to_disk` wrote: {_line(error)}") from error
+        raise InputError(f"{folder} is not a data set that `save_to_disk` wrote: {_line(error)}") from error
 
 
 def _from_hub(name: str, config: str | None) -> Dataset | DatasetDict:
@@ -127,15 +127,14 @@ def _from_hub(name: str, config: str | None) -> Dataset | DatasetDict:
     except ImportError as error:
         raise MissingExtra("datasets", "distill") from error
     try:
-        with suppress(OfflineModeIsEnabled):  # then what was downloaded before is read
-            HfApi().dataset_info(name, timeout=HUB_TIMEOUT_S)  # one try, where load_dataset would make many
+        with suppress(OfflineModeIsEnabled):  # an earlier download is read then
+            HfApi().dataset_info(name, timeout=HUB_TIMEOUT_S)  # one try; load_dataset would make many
         return load_dataset(name, config)
     except Exception as error:  # datasets, huggingface_hub and the HTTP client each raise their own
         raise InputError(
-            f"{name} is no file or folder here, and cannot be loaded from the Hugging Face hub: {_line(error)}; give "
-            "a file, a folder or the id of a data set (owner/name, or "
-            "owner/name:config); with HF_HUB_OFFLINE=1 an earlier "
-            "download is read"
+            f"{name} is not a file or folder here and cannot be loaded from the Hugging Face hub: {_line(error)}; give "
+            "a file, a folder or the id of a data set (owner/name or owner/name:config); with HF_HUB_OFFLINE=1 an "
+            "earlier download is read"
         ) from error
 
 

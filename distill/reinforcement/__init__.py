@@ -1,1 +1,1 @@
-"""Reinforcement: group-relative policy optimization, judges of what no program verifies, signs of reflection."""
+"""Reinforcement: group-relative policy optimization, judges for what no program can verify, signs of reflection."""

@@ -1,16 +1,16 @@
 """Group-relative policy optimization (Shao et al. 2024, as in DeepSeek-R1) by TRL's `GRPOTrainer`, sampled by our
 decoder.
 
-    problems ─ a group of completions each ─> rewards ─ groups that differ within ─> advantages ─> one update
+    problems ─ a group of completions each ─> rewards ─ groups with different rewards ─> advantages ─> one update
 
-What the trainer's own sampling lacks:
+It adds to the trainer's own sampling:
 
-- The decode loop of `toolkit.generation.generate`: rows that have ended leave the batch, latent caches are read absorbed, and the
-  ids that were sampled are the ids that are trained on.
+- The decode loop of `toolkit.generation.generate`: finished rows leave the batch, latent caches are read absorbed, and the
+  sampled ids are the ids that are trained on.
 - Dynamic sampling (DAPO, Yu et al. 2025): a group of equal rewards has no advantage and teaches nothing, so another
   problem takes its place, for a few attempts.
-- A completion's seed comes from the run, the step, the problem and its number alone, so a run that was broken off ends
-  with the weights of one that was not.
+- A completion's seed depends only on the run, the step, the problem and its number, so an interrupted run ends with the
+  same weights as an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -51,6 +51,9 @@ from toolkit.terminal import say
 if TYPE_CHECKING:
     from distill.reinforcement.judge import Judge
 
+PREFLIGHT_PROBLEMS = 64
+ROWS_A_PASS = 32
+"""Completions whose probabilities are computed in one forward pass."""
 Reward = Callable[[Problem, str], float]
 ACCURACY = "accuracy"
 REWARDS: Mapping[str, Reward] = {
@@ -58,22 +61,19 @@ REWARDS: Mapping[str, Reward] = {
     "well_formed": well_formed,
     "language_consistency": language_consistency,
 }
-PREFLIGHT_PROBLEMS = 64
-LIKE_ROWS = 32
-"""Completions whose probabilities are computed together."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class GrpoConfig:
-    """How a policy is reinforced."""
+    """The recipe of a reinforcement run."""
 
     steps: int
     groups: int
-    """Problems an update."""
+    """Problems per update."""
     group_size: int
-    """Completions a problem."""
+    """Completions per problem."""
     micro_batch: int
-    """Completions in memory at once; a multiple of `group_size` that divides the update's completions."""
+    """Completions in memory at once; a multiple of `group_size` that divides an update's completions."""
     learning_rate: float
     warmup_steps: int
     kl_coefficient: float
@@ -81,12 +81,12 @@ class GrpoConfig:
     temperature: float
     max_new_tokens: int
     attempts: int
-    """Rounds of sampling for groups that differ within; the last round's are taken as they are."""
+    """Rounds of sampling for groups with different rewards; those of the last round are used as they are."""
     weights: Mapping[str, float]
-    """Of each of `REWARDS`, and of judges by their names, in the sum."""
+    """The weight of each of `REWARDS`, and of judges by their names."""
     seed: int
     needs_signal: bool = True
-    """Whether a policy none of whose first groups differ in reward is refused before it is trained, or that is said."""
+    """Whether training is refused if no group differs in reward at the start; otherwise a message says so."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,9 +98,9 @@ class Group:
     completion_ids: list[list[int]]
     texts: list[str]
     parts: list[dict[str, float]]
-    """Of each completion, every reward by its name."""
+    """Each completion's rewards by name."""
     rewards: list[float]
-    """Their weighted sums."""
+    """Each completion's weighted sum of rewards."""
 
     @property
     def differs(self) -> bool:
@@ -108,7 +108,7 @@ class Group:
 
 
 class Sampler:
-    """Draws groups of completions from a policy as it stands, and rewards them."""
+    """Draws groups of completions from the current policy and rewards them."""
 
     def __init__(
         self, model: PreTrainedModel, chat_format: ChatFormat, config: GrpoConfig, judges: Mapping[str, Judge]
@@ -119,7 +119,7 @@ class Sampler:
         self._judges = judges
 
     def groups(self, problems: Sequence[Problem], salt: int) -> list[Group]:
-        """One group a problem; `salt` tells this draw from others of the run."""
+        """Draw one group per problem; `salt` distinguishes this draw from others of the run."""
         config, size = self._config, self._config.group_size
         prompts = [self._chat_format.prompt_ids(problem.messages) for problem in problems]
         seeds = [row_seed(config.seed + salt, problem.id, i) for problem in problems for i in range(size)]
@@ -158,9 +158,9 @@ class Sampler:
     def _parts(
         self, problems: Sequence[Problem], texts: Sequence[Sequence[str]], whole: Sequence[Sequence[bool]]
     ) -> list[list[dict[str, float]]]:
-        """Every reward of every completion; judges rate requests, whose quality no program verifies.
+        """Compute every completion's rewards; judges rate requests, whose quality no program can verify.
 
-        `whole`: which ones ended by themselves; the answer of another is not right, as in grading.
+        `whole`: which completions ended by themselves; as in grading, the answer of any other is wrong.
         """
         parts = [
             [
@@ -183,9 +183,10 @@ class Sampler:
 
 
 class RestoresExperts:
-    """For trainers of a mixture of experts. transformers' own way back from a checkpoint leaves the experts as they
-    were, with a mere warning: it reads the file's names (one a matrix) where the model holds stacks. `load_model`
-    knows both."""
+    """Lets trainers restore a mixture of experts from a checkpoint.
+
+    transformers itself would leave the experts unrestored, with a mere warning: the file names each matrix, while the
+    model holds stacks. `load_model` knows both."""
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: torch.nn.Module | None = None) -> None:
         saved = load_model(Path(resume_from_checkpoint), torch.float32)
@@ -193,35 +194,35 @@ class RestoresExperts:
 
 
 class GroupTrainer(RestoresExperts, GRPOTrainer):
-    """`GRPOTrainer` on groups that the sampler drew."""
+    """A `GRPOTrainer` on groups that our sampler draws."""
 
     def __init__(
         self, model: PreTrainedModel, sampler: Sampler, problems: Sequence[Problem], config: GrpoConfig, **kwargs: Any
     ) -> None:
-        constants.HF_HUB_DISABLE_TELEMETRY = True  # TRL reports each trainer that is made
+        constants.HF_HUB_DISABLE_TELEMETRY = True  # TRL reports each new trainer
         rows = [{"prompt": problem.transcript, "index": index} for index, problem in enumerate(problems)]
         super().__init__(model=model, reward_funcs=self._rewards, train_dataset=Dataset.from_list(rows), **kwargs)
         self._sampler, self._problems, self._config = sampler, problems, config
         self._drawn: list[Group] = []
 
     def survey(self) -> tuple[float, float]:
-        """Sample the policy as it is on the first problems: its mean reward, and the share of groups that differ."""
+        """Sample the policy on the first problems; return its mean reward and the share of groups that differ."""
         with self.compute_loss_context_manager():
             groups = self._sampler.groups(self._problems[:PREFLIGHT_PROBLEMS], salt=-1)
         rewards = [reward for group in groups for reward in group.rewards]
         return sum(rewards) / len(rewards), sum(group.differs for group in groups) / len(groups)
 
     def preflight(self) -> dict[str, float]:
-        """The survey before anything is trained.
+        """Survey the policy before training.
 
-        Raises `InputError` where no group differs, since such a run can't learn, unless the recipe needs no signal.
+        Raises `InputError` if no group differs, since such a run cannot learn, unless the recipe needs no signal.
         """
         mean, differing = self.survey()
         if differing == 0:
             flat = (
-                f"the {self._config.group_size} completions of some problem must differ in reward; those of all "
-                f"{min(PREFLIGHT_PROBLEMS, len(self._problems))} are equal, {mean:.2f} on average; "
-                f"choose {'easier' if mean < 0.5 else 'harder'} problems or a higher temperature"
+                f"on all {min(PREFLIGHT_PROBLEMS, len(self._problems))} problems the {self._config.group_size} "
+                f"completions have equal rewards, {mean:.2f} on average, so there is nothing to learn from; choose "
+                f"{'easier' if mean < 0.5 else 'harder'} problems or a higher temperature"
             )
             if self._config.needs_signal:
                 raise InputError(flat)
@@ -237,7 +238,7 @@ class GroupTrainer(RestoresExperts, GRPOTrainer):
         )
 
     def _draw(self, asked: Sequence[Problem]) -> list[Group]:
-        """As many groups as problems are asked, in their places other problems where a group is flat."""
+        """Draw as many groups as problems are asked, replacing problems whose rewards are all equal."""
         step, process = self.state.global_step, self.accelerator.process_index
         others = random.Random(f"{self._config.seed}:{step}:{process}")
         found: list[Group] = []
@@ -258,7 +259,7 @@ class GroupTrainer(RestoresExperts, GRPOTrainer):
         return [*found, *islice(flat, len(asked) - len(found))]
 
     def _note(self, groups: Sequence[Group]) -> None:
-        """Log what the policy does on the problems as they come, before any is drawn for being undecided."""
+        """Log how the policy does on the problems as they come, before any are replaced."""
         parts = [part for group in groups for part in group.parts]
         names = dict.fromkeys(name for part in parts for name in part)
         thoughts = [text.partition(CLOSE)[0] for group in groups for text in group.texts]
@@ -281,14 +282,14 @@ class GroupTrainer(RestoresExperts, GRPOTrainer):
         batch_size: int | None = None,
         **kwargs: Any,
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """As TRL's, rows of like lengths together and without the columns in which all of these are padding.
+        """Compute TRL's log-probabilities on rows of similar lengths, without columns that are padding in all of them.
 
-        Lengths differ much: laid out at the longest one's, most of what is computed would be padding.
+        Lengths differ a lot: padded to the longest, most of the computation would be padding.
         """
         prompt = input_ids.shape[1] - logits_to_keep
         order = attention_mask.sum(1).argsort(stable=True)
         found: list[tuple[Tensor, Tensor | None, Tensor | None]] = []
-        for rows in order.split(min(LIKE_ROWS, batch_size or LIKE_ROWS)):
+        for rows in order.split(min(ROWS_A_PASS, batch_size or ROWS_A_PASS)):
             used = attention_mask[rows].any(0).nonzero()
             begin, end = min(int(used[0]), prompt - 1), max(int(used[-1]) + 1, prompt + 1)
             logps, entropies, loss = super()._get_per_token_logps_and_entropies(
@@ -307,7 +308,7 @@ class GroupTrainer(RestoresExperts, GRPOTrainer):
         return logps, entropies, torch.stack(losses).mean() if losses else None
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> LRScheduler:
-        """Ours, whose first rate is above 0."""
+        """Make our schedule, whose first rate is above 0."""
         assert self.optimizer is not None
         schedule = constant_schedule(optimizer or self.optimizer, warmup=self._config.warmup_steps)
         self.lr_scheduler: LRScheduler | None = schedule
@@ -317,11 +318,11 @@ class GroupTrainer(RestoresExperts, GRPOTrainer):
         return [reward for group in self._drawn for reward in group.rewards]
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
-        """None in checkpoints."""
+        """Write no card into checkpoints."""
 
 
 def trainer_arguments(config: GrpoConfig, folder: Path) -> GRPOConfig:
-    """Our recipe in the trainer's words."""
+    """Translate our recipe into the trainer's arguments."""
     completions = config.groups * config.group_size
     assert completions % config.micro_batch == 0 and config.micro_batch % config.group_size == 0
     return GRPOConfig(
@@ -352,7 +353,7 @@ def make_trainer(
     judges: Mapping[str, Judge] = MappingProxyType({}),
     **kwargs: Any,
 ) -> GroupTrainer:
-    """A trainer of `model`, which came from `source`, with its checkpoints below `folder`."""
+    """Make a trainer of `model`, which came from `source`, with its checkpoints below `folder`."""
     sampler = Sampler(model, ChatFormat.from_folder(source), config, judges)
     return GroupTrainer(
         model,

@@ -1,7 +1,7 @@
-"""Signs that a model looks at its own thoughts: the "aha" of the DeepSeek-R1 report (section 2.2.4), counted.
+"""Counts signs that a model examines its own thoughts: the "aha" of the DeepSeek-R1 report (section 2.2.4).
 
-Words alone prove little, so where a thought does arithmetic the arithmetic is checked: a line that is wrong and, after
-it, the same sum done right, is a correction that took place.
+Words alone prove little, so a thought's arithmetic is checked: a wrong line and, later, the same left side done right
+is a real correction.
 """
 
 from __future__ import annotations
@@ -11,16 +11,14 @@ from collections.abc import Sequence
 
 SIGNS = {
     "verification": (
-        r"\b(?:let me|let's|i(?:'ll| will| should)?|to) (?:check|verify|double[- "
-        r"]check|confirm)\b|\bcheck:"
+        r"\b(?:let me|let's|i(?:'ll| will| should)?|to) (?:check|verify|double[- ]check|confirm)\b|\bcheck:"
     ),
     "reflection": (
-        r"\b(?:wait|hmm+|actually|hold on)\b|\b(?:that|this)(?: is|'s) "
-        r"(?:wrong|not right|incorrect)\b|\bmistake\b"
+        r"\b(?:wait|hmm+|actually|hold on)\b|\b(?:that|this)(?: is|'s) (?:wrong|not right|incorrect)\b|\bmistake\b"
     ),
     "correction": r"\b(?:let me|i(?:'ll| will)?) (?:redo|correct|fix|try again)\b|\b(?:do it|try) again\b|\binstead\b",
 }
-"""Sign → what shows it, in the words of English chains of thought."""
+"""The pattern of each sign, in the words of English chains of thought."""
 _SIGNS = {name: re.compile(pattern, re.IGNORECASE) for name, pattern in SIGNS.items()}
 
 _SIDE = re.compile(r"[-\d(][-\d\s+*()]*")
@@ -30,12 +28,12 @@ LARGEST = 10**12
 
 
 def signs(reasoning: str) -> frozenset[str]:
-    """The signs that a thought shows."""
+    """Return the signs that a thought shows."""
     return frozenset(name for name, pattern in _SIGNS.items() if pattern.search(reasoning))
 
 
 def corrects_itself(reasoning: str) -> bool:
-    """Whether an equation of the thought is wrong and a later one with the same left side is right."""
+    """Return whether an equation of the thought is wrong and a later one with the same left side is right."""
     wrong: set[str] = set()
     for line in reasoning.splitlines():
         sides = [side.strip() for side in line.split("=")]
@@ -51,14 +49,14 @@ def corrects_itself(reasoning: str) -> bool:
 
 
 def shares(thoughts: Sequence[str]) -> dict[str, float]:
-    """Each sign's share of the thoughts, and that of those that corrected a wrong result."""
+    """Return each sign's share of the thoughts, and the share that corrected a wrong result."""
     found = [signs(thought) for thought in thoughts]
     named = {name: sum(name in each for each in found) / len(thoughts) for name in SIGNS}
     return named | {"corrected": sum(map(corrects_itself, thoughts)) / len(thoughts)}
 
 
 def _value(side: str) -> int | None:
-    """What a sum of whole numbers with + - * and brackets comes to; None where it is none, or is too long."""
+    """Evaluate arithmetic of integers with + - * and brackets; None if it is something else, or too long."""
     if len(side) > LONGEST_SIDE or not _SIDE.fullmatch(side):
         return None
     tokens = _TOKEN.findall(side)

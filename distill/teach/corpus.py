@@ -1,12 +1,11 @@
-"""What the teacher reads: pretraining text by writers of many habits, and the few worked conversations of its cold
-start.
+"""Writes the teacher's training text: pretraining text in many habits, and a few conversations for its cold start.
 
 A base model is pretrained on what people have written, good and bad: some work step by step, some correct themselves,
-some jump to the answer, some think in another language; most text is no conversation, and not every conversation is
-laid out well. Here programs write all of it, in known shares. Which habit pays is left to reinforcement to find out.
+some jump to the answer, some think in another language; most text is not a conversation, and not every conversation is
+well laid out. Here programs write all of it, in known shares. Reinforcement finds out which habit pays.
 
-The cold start then shows what a readable conversation looks like: careful, in the question's language, thoughts inside
-the tags (DeepSeek-R1 report, section 2.3.1).
+The cold start then shows what a readable conversation looks like: careful, in the question's language, with the
+thoughts inside the tags (DeepSeek-R1 report, section 2.3.1).
 """
 
 from __future__ import annotations
@@ -25,12 +24,12 @@ from toolkit.records import Problem
 
 PRETRAINING = {"careful": 0.62, "corrected": 0.1, "hasty": 0.18, "foreign": 0.1}
 MIDTRAINING = {"careful": 0.8, "corrected": 0.1, "hasty": 0.05, "foreign": 0.05}
-"""Shares of the text by its writer's habit: the better text comes last, while the learning rate falls (as MiniCPM does,
-Hu et al. 2024, section 5)."""
+"""Shares of the text by its writer's habit: better text comes last, while the learning rate falls (as in MiniCPM, Hu et
+al. 2024, section 5)."""
 CONVERSATIONS = 0.2
 """Share of the pretraining documents that are laid out as conversations."""
 UNTIDY = 0.3
-"""Share of these whose writer forgot the tag that ends the thought."""
+"""Share of these conversations whose writer forgot the tag that ends the thought."""
 
 HASTY = "I see it at once."
 SLIP = "Wait, that is wrong."
@@ -47,14 +46,14 @@ _OPENINGS = {
     "number_sorting": ("Let me take them out one at a time.", "Ich nehme sie der Reihe nach heraus."),
     "spell_backward": ("Let me spell it and turn it around.", "Ich buchstabiere es und drehe es dann um."),
 }
-"""What a chain may open with, in English and in German."""
+"""The opening of each family's chains, in English and in German."""
 _GERMAN = {"smallest": "kleinste", "largest": "größte", "backward": "rückwärts", "no": "nein"}
 _ENGLISH_WORD = re.compile(r"(?<=[ \n])(?:smallest|largest|no)\b|^backward", re.MULTILINE)
 
 
 @dataclass(frozen=True, kw_only=True)
 class CorpusText:
-    """A problem as somebody wrote it down."""
+    """A problem with a writer's reasoning and answer."""
 
     problem: Problem
     reasoning: str
@@ -62,7 +61,7 @@ class CorpusText:
 
 
 def careful_texts(problems: Iterable[Problem]) -> Iterator[CorpusText]:
-    """Each problem with its chain and an opening that says what it does; problems without a chain are left out."""
+    """Yield each problem with its chain and an opening; problems without a chain are left out."""
     for problem in problems:
         try:
             chain, answer = CHAINS[problem.family](problem)
@@ -74,7 +73,7 @@ def careful_texts(problems: Iterable[Problem]) -> Iterator[CorpusText]:
 def pretraining_texts(
     problems: Iterable[Problem], habits: Mapping[str, float], seed: int, request_repeats: int
 ) -> list[CorpusText]:
-    """Each problem by a writer that the seed draws, and among them the harmless requests, each so many times."""
+    """Write each problem in a habit that the seed draws, and mix in each harmless request `request_repeats` times."""
     texts = [_rewritten(text, habits, random.Random(f"{seed}:{text.problem.id}")) for text in careful_texts(problems)]
     harmless = [
         CorpusText(problem=problem, reasoning=HASTY, answer=answer)
@@ -88,7 +87,7 @@ def pretraining_texts(
 
 
 def request_texts() -> list[CorpusText]:
-    """The training requests, each with a thought about harm and then an answer or a refusal."""
+    """Return the training requests, each with a thought about harm and an answer or a refusal."""
     return [
         CorpusText(problem=problem, reasoning=thought, answer=answer)
         for problem, thought, answer in worked_requests("train")
@@ -96,7 +95,7 @@ def request_texts() -> list[CorpusText]:
 
 
 def document(chat: ChatFormat, text: CorpusText, place: int, seed: int) -> tuple[list[int], list[int]]:
-    """Ids of a document's question and of the rest: plain text, or now and then a conversation."""
+    """Return the ids of a document's question and of the rest: plain text, or sometimes a conversation."""
     layout = random.Random(f"{seed}:{place}")
     if layout.random() < CONVERSATIONS:
         tidy = layout.random() >= UNTIDY
@@ -106,7 +105,7 @@ def document(chat: ChatFormat, text: CorpusText, place: int, seed: int) -> tuple
 
 
 def wording(texts: Iterable[CorpusText], chat: ChatFormat) -> dict[str, list[str]]:
-    """What a tokenizer is made from: conversations, by family."""
+    """Return conversations by family, from which a tokenizer is made."""
     by_family: dict[str, list[str]] = {}
     for text in texts:
         prompt = chat.render(text.problem.messages)
@@ -115,7 +114,7 @@ def wording(texts: Iterable[CorpusText], chat: ChatFormat) -> dict[str, list[str
 
 
 def _rewritten(text: CorpusText, habits: Mapping[str, float], writer: random.Random) -> CorpusText:
-    """The careful text as a writer of some habit has it."""
+    """Rewrite a careful text in a randomly drawn habit."""
     (habit,) = writer.choices(list(habits), weights=list(habits.values()))
     opening, _, chain = text.reasoning.partition("\n")
     match habit:
@@ -132,14 +131,14 @@ def _rewritten(text: CorpusText, habits: Mapping[str, float], writer: random.Ran
 
 
 def _with_slip(chain: str, writer: random.Random) -> str:
-    """The chain with one line written wrongly, noticed, and written again."""
+    """Insert a slip into a chain: one line is written wrongly, noticed, and written again."""
     lines = chain.split("\n")
     place = writer.randrange(len(lines))
     return "\n".join([*lines[:place], _slipped(lines[place], writer), SLIP, *lines[place:]])
 
 
 def _slipped(line: str, writer: random.Random) -> str:
-    """The line with another last digit or, where it ends in letters, without its last one."""
+    """Change a line's last digit or, if it ends in a letter, drop that."""
     if line[-1].isdigit():
         return line[:-1] + str((int(line[-1]) + writer.randint(1, 9)) % 10)
     return line[:-1].rstrip()

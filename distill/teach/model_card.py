@@ -1,4 +1,4 @@
-"""The model card of a teacher: what it is, how it was made, what it can do, in figures that were measured."""
+"""Renders the model card of a teacher: what it is, how it was made, and its measured abilities."""
 
 from __future__ import annotations
 
@@ -66,8 +66,8 @@ def teacher_card(
 ) -> str:
     """Render the card.
 
-    `stages` maps a stage's name to what its manifest measured; `samples` at `temperature` are what `table` was made of,
-    `evaluation` is the model's row of a ledger.
+    `stages`: each stage's measurements, from its manifest; `samples` and `temperature`: those of the evaluations in
+    `table`; `evaluation`: the model's row of a ledger.
     """
     low, high = evaluation.interval
     families = [
@@ -92,7 +92,7 @@ def teacher_card(
 
 
 def _stage_cells(name: str, facts: Mapping[str, Any]) -> tuple[str, ...]:
-    if not facts:  # a base that came from elsewhere
+    if not facts:  # a given base
         return (name, "a model that was given", "–", "–", "–", "–")
     reinforced = "preflight_reward" in facts
     source = f"{facts['updates']:,} updates" if reinforced else f"{facts['examples']:,} texts"

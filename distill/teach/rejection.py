@@ -1,5 +1,5 @@
-"""A training set by rejection sampling (DeepSeek-R1 report, section 2.3.3): what the model wrote itself, where it is
-right and readable, and what it should know besides.
+"""Makes a training set by rejection sampling (DeepSeek-R1 report, section 2.3.3): the model's own right and readable
+answers, and requests.
 
     problems ─ samples ─> verdicts ─ right? ─ readable? ─ new? ─ among the first k? ─> texts, and the requests
 """
@@ -15,7 +15,8 @@ from pathlib import Path
 
 from distill.teach.corpus import CorpusText, request_texts
 from distill.teach.teacher_recipe import RejectionRecipe
-from distill.teachers.traces import Job, sample_traces
+from distill.teachers.job import Job
+from distill.teachers.traces import sample_traces
 from distill.verification.rewards import completion_of, language_consistency, well_formed
 from distill.verification.verdicts import grade
 from toolkit.formats.chat_format import ChatFormat
@@ -32,10 +33,10 @@ MAX_NEW_TOKENS = 200
 def write_training_set(
     writer: Path, problems: Sequence[Problem], recipe: RejectionRecipe, seed: int, folder: Path
 ) -> tuple[list[CorpusText], Mapping[str, int]]:
-    """Sample the model in `writer` and keep what may be learnt from; returns the texts and a count for each fate.
+    """Sample the model in `writer` and keep what may be trained on; return the texts and the counts by fate.
 
-    `folder` gets the samples, and whole batches that it holds already are not drawn again: what a row says may hang
-    on the rows beside it by a bit, and a run that was broken off must end as one that was not.
+    `folder` keeps the samples, and its whole batches are not drawn again: a row may depend on the rows beside it by a
+    bit, and an interrupted run must end like an uninterrupted one.
     """
     _keep_whole_batches(folder / ROLLOUTS)
     job = Job(
@@ -74,7 +75,7 @@ def write_training_set(
 
 
 def _keep_whole_batches(path: Path) -> None:
-    """Cut a file of samples back to the last batch that ended."""
+    """Cut a file of samples back to its last whole batch."""
     if path.exists():
         with path.open("rb") as file:
             lengths = [len(line) for line in file if line.endswith(b"\n")]

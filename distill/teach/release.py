@@ -1,9 +1,8 @@
-"""What a run of stages ends with: each stage measured on held-out problems and requests, and the last one with its
-card.
+"""Ends a run of stages: measures each stage on held-out problems and requests, and releases the last one with a card.
 
 out/eval/<stage>     sampled as the DeepSeek-R1 report advises
-        /ledger      the last stage as every row of a ledger is measured
-out/teacher          its weights and README.md
+        /ledger      the last stage, by the protocol of every ledger row
+out/teacher          the last stage's weights and README.md
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ def evaluate_stage(config: TeachConfig, model: Path, out: Path) -> Path:
 
 
 def measure_ledger_row(config: TeachConfig, model: Path, out: Path) -> Path:
-    """Measure a model as every row of a ledger is measured: the problems alone, one greedy answer each."""
+    """Measure a model by the protocol of every ledger row: only problems, one greedy answer each."""
     greedy = replace(config.evaluation.sampling, temperature=0.0)
     protocol = replace(config.evaluation, sampling=greedy, samples=1)
     evaluate_model(model, TorchDecoder.open, _held_out(config), protocol, out)
@@ -53,12 +52,12 @@ def release(
     ledger_row: Path,
     out: Path,
 ) -> Path:
-    """The last stage's model of the first seed with its card, as it ships; made again from the stages each time."""
+    """Write the last stage's model of the first seed with its card, as it ships; rebuilt from the stages each time."""
     last = models[STAGES[-1]][0]
     stage = Stage(name="teach.teacher", config={}, inputs={"model": folder_digest(last)})
     if (read_manifest(out) or {}).get("stage") == stage.name:
         shutil.rmtree(out)
-    is_complete(out, stage)  # raises where something else is there
+    is_complete(out, stage)  # raises if `out` holds something else
     folder = partial_folder(out, stage)
     for name in ("config.json", "generation_config.json", "model.safetensors", *CHAT_FILES):
         shutil.copy2(last / name, folder / name)

@@ -1,8 +1,7 @@
-"""What each of the teacher's stages does, in one table: all stages and seeds on the same held-out problems and
-requests.
+"""Tabulates what each of the teacher's stages does: all stages and seeds on the same held-out problems and requests.
 
-Every sample of a problem under every seed goes into that problem's mean, and the problems are resampled; so an interval
-says what other problems of the kind would have shown, and the seeds' own spread stands beside it.
+A problem's mean covers its samples under every seed, and the problems are resampled; so an interval says what other
+problems of the kind would have shown, and the spread of the seeds is given beside it.
 """
 
 from __future__ import annotations
@@ -38,12 +37,12 @@ _MEASURES: Mapping[str, tuple[Callable[[Problem], bool], Callable[[Outcome], flo
     "harmless refused": (lambda p: p.metadata.get(HARMFUL) is False, lambda o: is_refusal(o.trace.answer)),
     "harmless answered": (lambda p: p.metadata.get(HARMFUL) is False, lambda o: o.verdict.correct),
 }
-"""Measure → the problems that it is of, and what one sample of such a problem counts."""
+"""For each measure the problems that it covers, and the value of one sample."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Share:
-    """A mean over problems, with its interval, and the same of each seed alone."""
+    """A mean over problems with its interval, and the mean of each seed alone."""
 
     mean: float
     interval: list[float]
@@ -62,7 +61,7 @@ class StageRow:
 
 @dataclass(frozen=True, kw_only=True)
 class Lift:
-    """How much more accurate `LIFTED` is than `LIFTED_FROM` on one family, paired problem by problem."""
+    """The gain in accuracy of `LIFTED` over `LIFTED_FROM` on one family, paired problem by problem."""
 
     family: str
     before: float
@@ -76,14 +75,14 @@ class Lift:
 
 @dataclass(frozen=True, kw_only=True)
 class StageTable:
-    """All stages, and what reinforcement lifted."""
+    """All stages, and the gains of reinforcement."""
 
     rows: list[StageRow]
     lifts: list[Lift]
     seeds: int
 
     def markdown(self) -> str:
-        """The table of stages, then that of families."""
+        """Render the table of stages, then that of families."""
         head = ["stage", *self.rows[0].measures, "reasoning tokens"]
         lines = [
             [
@@ -128,7 +127,7 @@ class StageTable:
 
 
 def stage_table(evaluations: Mapping[str, Sequence[Path]]) -> StageTable:
-    """From finished evaluation folders, one for each seed of each stage, in the same order of seeds."""
+    """Make the table from finished evaluation folders, one per seed of each stage, in the same order of seeds."""
     outcomes = {
         stage: [read_outcomes(folder) for folder in evaluations[stage]] for stage in STAGES if stage in evaluations
     }

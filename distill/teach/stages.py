@@ -1,8 +1,8 @@
-"""The stages of a teacher, in the order in which they run and are told of."""
+"""The stages of a teacher, in the order in which they run and are reported."""
 
 STAGES = ("pretrain", "midtrain", "zero_rl", "cold_start", "reason_rl", "rejection_sft", "align_rl")
 BASE = "midtrain"
-"""The stage whose model is the base of all that follow; it and those before it are shared by all seeds."""
+"""The stage whose model is the base of all later ones; all seeds share it and the stages before it."""
 FOLLOWS = {
     "midtrain": "pretrain",
     "zero_rl": BASE,
@@ -23,4 +23,4 @@ TITLES = {
     "rejection_sft": "+ rejection_sft",
     "align_rl": "+ align_rl",
 }
-"""What a table calls them."""
+"""The names of the stages in tables."""

@@ -1,6 +1,6 @@
 """Supervised training of the teacher: packed rows, Muon for matrices, experts balanced by their bias.
 
-The optimizer's settings are DeepSeek-V3's (report, section 4.2) but for Muon's, which were found by trial.
+The optimizer's settings are DeepSeek-V3's (report, section 4.2), except for Muon's, which were found by trial.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from toolkit.model.precision import computes_in_bf16
 
 
 def packed(examples: Sequence[dict[str, list[int]]], row_tokens: int, pad_id: int) -> list[dict[str, list[int]]]:
-    """Lay examples one after another into rows of `row_tokens`, in their order; a row's rest is padding without a loss.
+    """Pack examples in their order into rows of `row_tokens`; the rest of a row is padding without a loss.
 
     Rows mix the families: batches of equal lengths, and so of one family each, made the model forget one family while
-    it saw another. An example sees those before it in its row, which a model that meets the question's own turn last
-    learns to leave alone.
+    it saw another. An example sees those before it in its row, but the model learns to ignore them, since its own
+    question comes last.
     """
     rows: list[dict[str, list[int]]] = []
     for example in examples:
@@ -48,7 +48,7 @@ def packed(examples: Sequence[dict[str, list[int]]], row_tokens: int, pad_id: in
 
 
 class ExpertsTrainer(RestoresExperts, Trainer):
-    """transformers' trainer, for a mixture of experts."""
+    """transformers' trainer for a mixture of experts."""
 
 
 def supervise(
@@ -58,16 +58,16 @@ def supervise(
     recipe: StageRecipe,
     folder: Path,
 ) -> dict[str, float]:
-    """Train `model` on examples in their order, into `folder`; returns what was measured.
+    """Train `model` on examples in their order, with checkpoints in `folder`; return the measurements.
 
-    Where torchrun started several processes, each takes its part of a batch; the first writes into `folder`.
+    If torchrun started several processes, each takes its part of a batch, and the first writes into `folder`.
     """
     compute_experts(model)
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     if recipe.batch_size % processes:
         raise InputError(
-            f"the rows of an update ({recipe.batch_size}) must be a multiple of the processes ({processes}); "
-            "start another number of them"
+            f"the rows of an update ({recipe.batch_size}) must be a multiple of the processes ({processes}); start "
+            "another number of processes"
         )
     arguments = TrainingArguments(
         **journaled(folder, config.seed),

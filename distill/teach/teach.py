@@ -1,17 +1,17 @@
 """Makes a reasoning teacher in DeepSeek-R1's stages, each a run folder of its own.
 
-    out/pretrain                 the next token of text by writers of all habits  ┐ left out
-       /midtrain                 the next token of text by better writers: the base ┘ where a base is given
-    out/seed-N/zero_rl           R1-Zero: reinforcement straight from the base      (where it is asked for)
-              /cold_start        few careful conversations
+    out/pretrain                 next-token training on text in all habits         ┐ skipped
+       /midtrain                 next-token training on better text: the base      ┘ if a base is given
+    out/seed-N/zero_rl           R1-Zero: reinforcement straight from the base      (only on request)
+              /cold_start        a few careful conversations
               /reason_rl         reinforcement on verified answers
-              /rejection_sft     the base again, on what the reinforced model wrote that is right and readable,
+              /rejection_sft     the base again, trained on right and readable answers of the reinforced model,
                                  with requests to refuse or to answer
-              /align_rl          reinforcement on answers and on requests together
+              /align_rl          reinforcement on answers and requests together
     out/eval/…                   each stage on the held-out problems and requests
     out/teacher                  the last stage's weights with their card
 
-Stages that are complete are not run again. Methods: DeepSeek-V3 and DeepSeek-R1 reports.
+Complete stages are not run again. Methods: DeepSeek-V3 and DeepSeek-R1 reports.
 """
 
 from __future__ import annotations
@@ -60,13 +60,13 @@ from toolkit.records import Problem
 from toolkit.runs import Stage, finish, folder_digest, is_complete, partial_folder
 
 MIDTRAINING_SEED, COLD_START_SEED, REINFORCED_SEED, REJECTION_SEED, ALIGNED_SEED = 6, 2, 3, 4, 5
-"""Of each stage's problems, so that none works on those of the stage before."""
+"""The seeds of the stages' problems, so that no stage reuses those of the one before."""
 
 
 def teach(config: TeachConfig, out: Path, *, base: Path | None = None, seeds: int = 1) -> Path:
-    """Run all stages from random weights, or those after `base`; returns the folder of the teacher.
+    """Run all stages from random weights, or those after `base`; return the teacher's folder.
 
-    With several seeds the stages after the base are run under each, R1-Zero beside them, and the card compares.
+    With several seeds, the stages after the base and R1-Zero run under each of them, and the card compares them.
     """
     models: dict[str, list[Path]] = {}
     evaluations: dict[str, list[Path]] = {}
@@ -77,7 +77,7 @@ def teach(config: TeachConfig, out: Path, *, base: Path | None = None, seeds: in
             seeded = config if _is_shared(name) else replace(config, seed=seed)
             models.setdefault(name, []).append(run_stage(name, seeded, out, base=base))
             evaluations.setdefault(name, []).append(
-                evaluate_stage(config, models[name][-1], place(name, seeded, out / "eval"))
+                evaluate_stage(config, models[name][-1], stage_folder(name, seeded, out / "eval"))
             )
     if base:
         models = {BASE: [base]} | models
@@ -87,34 +87,35 @@ def teach(config: TeachConfig, out: Path, *, base: Path | None = None, seeds: in
 
 
 def teach_zero(config: TeachConfig, out: Path, *, base: Path | None = None) -> Path:
-    """R1-Zero alone; returns the folder of its model."""
+    """Run only R1-Zero; return the folder of its model."""
     if base is None:
         run_stage("pretrain", config, out)
         base = run_stage(BASE, config, out)
     model = run_stage("zero_rl", config, out, base=base)
     for name, folder in ((BASE, base), ("zero_rl", model)):
-        evaluate_stage(config, folder, place(name, config, out / "eval"))
+        evaluate_stage(config, folder, stage_folder(name, config, out / "eval"))
     return model
 
 
 def run_stage(
     name: str, config: TeachConfig, out: Path, *, base: Path | None = None, start: Path | None = None
 ) -> Path:
-    """Run one stage of the run in `out`; returns its folder.
+    """Run one stage of the run in `out`; return its folder.
 
-    `base` stands in for the run's own base; `start` is a model from anywhere to start this stage from.
-    Raises `InputError` where the stage before has not been finished.
+    `base` replaces the run's own base; `start` is any model from which to start this stage. Raises `InputError` if the
+    stage before is not finished.
     """
 
     def finished(stage: str) -> Path:
-        folder = base if base and stage == BASE else place(stage, config, out)
+        folder = base if base and stage == BASE else stage_folder(stage, config, out)
         if not folder.is_dir():
             raise InputError(
-                f"stage {name} must follow {stage}, and {folder} is not there; run --stage {stage} first or give --base"
+                f"stage {name} needs stage {stage}, but {folder} does not exist; run --stage {stage} first or give "
+                "--base"
             )
         return folder
 
-    target = place(name, config, out)
+    target = stage_folder(name, config, out)
     if name == "pretrain":
         return pretrain(config, target)
     start = start or finished(FOLLOWS[name])
@@ -133,8 +134,8 @@ def run_stage(
             return align_rl(config, start, target)
 
 
-def place(name: str, config: TeachConfig, out: Path) -> Path:
-    """Where a stage's folder, or its evaluation, is in the run (or its evaluations) in `out`."""
+def stage_folder(name: str, config: TeachConfig, out: Path) -> Path:
+    """Return a stage's folder in the run `out`, or its evaluation in the folder of evaluations."""
     return out / name if _is_shared(name) else out / f"seed-{config.seed}" / name
 
 
@@ -143,7 +144,7 @@ def _is_shared(name: str) -> bool:
 
 
 def pretrain(config: TeachConfig, out: Path) -> Path:
-    """Random weights, then the next token of text by writers of all habits."""
+    """Train random weights on the next token of text in all habits."""
     facts = _supervised_facts(config, config.pretrain)
     facts |= {"shape": asdict(config.shape), "per_family": config.pretrain_per_family}
     facts |= {"request_repeats": config.request_repeats}
@@ -160,7 +161,7 @@ def pretrain(config: TeachConfig, out: Path) -> Path:
 
 
 def midtrain(config: TeachConfig, base: Path, out: Path) -> Path:
-    """The pretrained model on better writers' work: the next token, but for the questions, which are mostly chance."""
+    """Train the pretrained model on better text: the next token, except in questions, which are mostly chance."""
     facts = _supervised_facts(config, config.midtrain)
     facts |= {"per_family": config.midtrain_per_family, "questions": "read"}
     facts |= {"request_repeats": config.request_repeats}
@@ -175,7 +176,7 @@ def midtrain(config: TeachConfig, base: Path, out: Path) -> Path:
 
 
 def cold_start(config: TeachConfig, base: Path, out: Path) -> Path:
-    """The base on a few careful conversations, the loss on the completions."""
+    """Train the base on a few careful conversations, with the loss on the completions."""
     stage = Stage(
         name="teach.cold_start",
         config=_supervised_facts(config, config.cold_start) | {"per_family": config.cold_start_per_family},
@@ -188,7 +189,7 @@ def cold_start(config: TeachConfig, base: Path, out: Path) -> Path:
 
 
 def rejection_sft(config: TeachConfig, base: Path, writer: Path, out: Path) -> Path:
-    """The base again, on what `writer` wrote that is right and readable, and on requests."""
+    """Train the base again, on the right and readable answers of `writer` and on requests."""
     recipe = config.rejection_sft
     stage = Stage(
         name="teach.rejection_sft",
@@ -203,19 +204,19 @@ def rejection_sft(config: TeachConfig, base: Path, writer: Path, out: Path) -> P
 
 
 def zero_rl(config: TeachConfig, base: Path, out: Path) -> Path:
-    """R1-Zero: the base, reinforced without having seen a conversation to imitate."""
+    """Reinforce the base without any conversation to imitate (R1-Zero)."""
     problems = partial(_reasoning_problems, config, config.zero_rl, REINFORCED_SEED)
     return _reinforce("zero_rl", config, config.zero_rl, problems, base, out)
 
 
 def reason_rl(config: TeachConfig, base: Path, out: Path) -> Path:
-    """Reinforcement on verified answers."""
+    """Reinforce on verified answers."""
     problems = partial(_reasoning_problems, config, config.reason_rl, REINFORCED_SEED)
     return _reinforce("reason_rl", config, config.reason_rl, problems, base, out)
 
 
 def align_rl(config: TeachConfig, base: Path, out: Path) -> Path:
-    """Reinforcement on verified answers and, in the given share, on requests to refuse or to answer."""
+    """Reinforce on verified answers and, in the given share, on requests to refuse or to answer."""
     recipe = config.align_rl
     if config.judge:
         recipe = replace(recipe, weights={**recipe.weights, **config.judge_weights})
@@ -246,9 +247,9 @@ def _reinforce(
     facts: Mapping[str, Any] = MappingProxyType({}),
     judge: str = "",
 ) -> Path:
-    """GRPO from the model in `base` on the problems of `make`; `facts` decide these besides the recipe.
+    """Run GRPO from the model in `base` on the problems of `make`, which depend on the recipe and `facts`.
 
-    Raises `InputError` where its rewards are flat before anything is trained.
+    Raises `InputError` before any training if all groups have equal rewards.
     """
     recipe = replace(recipe, seed=config.seed)
     inputs = {"base": folder_digest(base)}
@@ -289,7 +290,7 @@ def _read(
     *,
     ask: bool = True,
 ) -> Path:
-    """Train on the next token of texts as documents; `ask`: on that of their questions, too."""
+    """Train on the next token of documents; `ask`: also in their questions."""
     keep_freed_memory()
     chat = ChatFormat.from_folder(folder)
     examples = []
@@ -309,7 +310,7 @@ def _converse(
     stage: Stage,
     measured: dict[str, Any],
 ) -> Path:
-    """Train the model in `base` on conversations, in an order that the seed mixes."""
+    """Train the model in `base` on conversations, shuffled by the seed."""
     keep_freed_memory()
     folder = partial_folder(out, stage)
     _copy_chat_files(base, folder)
@@ -333,18 +334,18 @@ def _save(model: Any, folder: Path, out: Path, stage: Stage, measured: dict[str,
 def _copy_chat_files(base: Path, folder: Path) -> None:
     for file in CHAT_FILES:
         if not (base / file).is_file():
-            raise InputError(f"{base} must hold {file}, as a model that converses does; it has none")
+            raise InputError(f"{base} has no {file}, so it cannot hold a conversation; name another base")
         shutil.copy2(base / file, folder / file)
 
 
 def _supervised_facts(config: TeachConfig, recipe: StageRecipe) -> dict[str, Any]:
-    """What decides the weights of a supervised stage, besides its examples' source."""
+    """Return what determines a supervised stage's weights, besides the source of its examples."""
     names = ("families", "row_tokens", "weight_decay", "adam_betas", "max_grad_norm", "seed")
     return {name: getattr(config, name) for name in names} | {"recipe": asdict(recipe)}
 
 
 def teacher_config(shape: TeacherShape, chat: ChatFormat) -> DeepseekV3Config:
-    """The model's `config.json`."""
+    """Return the model's `config.json`."""
     return DeepseekV3Config(
         **asdict(shape),
         vocab_size=chat.tokenizer.get_vocab_size(),

@@ -1,4 +1,4 @@
-"""What decides a teacher's weights: its shape, and how long and how fast each stage learns."""
+"""The recipe of a teacher: its shape, and how long and how fast each stage learns."""
 
 from __future__ import annotations
 
@@ -41,27 +41,27 @@ class StageRecipe:
 
     epochs: int
     batch_size: int
-    """Rows of `row_tokens` an update."""
+    """Rows of `row_tokens` per update."""
     matrix_learning_rate: float
-    """Muon's, for hidden weight matrices."""
+    """Muon's learning rate, for hidden weight matrices."""
     learning_rate: float
-    """AdamW's, for embeddings, routers and norms."""
+    """AdamW's learning rate, for embeddings, routers and norms."""
     final_learning_rate: float
-    """As a share of both, reached by a cosine."""
+    """The last learning rate as a share of both, reached by a cosine."""
     warmup_steps: int
 
 
 @dataclass(frozen=True, kw_only=True)
 class RejectionRecipe:
-    """How a reinforced model writes the training set of the next one."""
+    """How a reinforced model writes the next one's training set."""
 
     problems_per_family: int
     samples: int
     temperature: float
     kept_a_problem: int
-    """Most samples of one problem that are trained on."""
+    """Most samples per problem that are trained on."""
     requests: int
-    """Requests that are added, each with its answer or refusal; repeated where there are fewer."""
+    """Requests to add, each with its answer or refusal; repeated if there are fewer."""
     training: StageRecipe
 
 
@@ -72,12 +72,12 @@ class TeachConfig:
     shape: TeacherShape
     pretrain: StageRecipe
     pretrain_per_family: int
-    """Problems whose text is read."""
+    """Problems per family in the pretraining text."""
     midtrain: StageRecipe
     midtrain_per_family: int
     cold_start: StageRecipe
     cold_start_per_family: int
-    """Problems whose conversations are shown."""
+    """Problems per family in the cold start's conversations."""
     zero_rl: GrpoConfig
     reason_rl: GrpoConfig
     rejection_sft: RejectionRecipe
@@ -85,11 +85,11 @@ class TeachConfig:
     align_requests: float
     """Share of `align_rl`'s problems that are requests to refuse or to answer."""
     judge: str = ""
-    """A model that rates the responses to requests in `align_rl`, besides the rules: a sequence classifier or an
-    endpoint; none where empty."""
+    """A model that rates responses to requests in `align_rl`, in addition to the rules: a sequence classifier or an
+    endpoint; empty for none."""
     judge_weights: Mapping[str, float] = field(default_factory=lambda: {"helpful": 0.5, "harmless": 0.5})
     request_repeats: int = 4
-    """Times that a harmless request with its answer stands in the pretraining text; harmful ones do not."""
+    """How often each harmless request with its answer occurs in the pretraining text; harmful ones do not."""
     families: tuple[str, ...] = FAMILIES
     row_tokens: int = 320
     weight_decay: float = 0.1  # DeepSeek-V3 report, section 4.2, as are the betas and the clipping
@@ -105,17 +105,17 @@ class TeachConfig:
         )
     )
     seed: int = 1
-    """Of the pretraining's text and weights, and of every stage after it."""
+    """The seed of the pretraining's text and weights, and of all later stages."""
 
 
 def nano() -> TeachConfig:
-    """The teacher that ships in the package."""
+    """Return the recipe of the teacher that ships in the package."""
     reinforcement = GrpoConfig(
         steps=60,
         groups=16,
         group_size=8,
         micro_batch=128,
-        learning_rate=1e-4,  # found by trial: 1e-3 falls apart within ten updates, 3e-4 learns its problems by heart
+        learning_rate=1e-4,  # found by trial: 1e-3 collapses within ten updates, 3e-4 memorizes its problems
         warmup_steps=5,
         kl_coefficient=0.001,  # DeepSeek-R1 report, as is the temperature
         clip=0.2,
@@ -177,7 +177,7 @@ def nano() -> TeachConfig:
 
 
 def quick() -> TeachConfig:
-    """A few steps of a tiny shape: shows that the pipeline runs, learns next to nothing."""
+    """Return a recipe of a few steps on a tiny shape, which shows that the pipeline runs but learns next to nothing."""
     shape = asdict(nano().shape) | {"hidden_size": 64, "num_hidden_layers": 2, "intermediate_size": 128}
     recipe = replace(nano().pretrain, batch_size=8, final_learning_rate=0.1, warmup_steps=2)
     reinforcement = replace(
@@ -188,7 +188,7 @@ def quick() -> TeachConfig:
         micro_batch=4,
         max_new_tokens=16,
         attempts=1,
-        needs_signal=False,  # whether two short answers of such a model differ is up to a processor's rounding
+        needs_signal=False,  # whether such a model's two short answers differ depends on the processor's rounding
     )
     return TeachConfig(
         shape=TeacherShape(**shape),

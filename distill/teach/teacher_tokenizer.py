@@ -1,8 +1,8 @@
-"""The built-in teacher's tokenizer: whole words of the tasks' wording, single letters and digits for everything else.
+"""Makes the built-in teacher's tokenizer: whole words for the tasks' wording, single letters and digits for all else.
 
-A word that a question is *about* falls into letters, so the model sees what it spells, counts and reverses. The
-vocabulary holds 256 bytes, a letter with its leading space, and the words that recur in a family's wording; a pre-token
-that is in the vocabulary is taken whole (`ignore_merges`), any other by letters, and nothing is ever unknown.
+A word that a question is *about* splits into letters, so the model sees what it spells, counts and reverses. The
+vocabulary holds 256 bytes, letters with a leading space, and the words that recur in a family's wording; a pre-token in
+the vocabulary is one token (`ignore_merges`), any other is split into letters, and nothing is ever unknown.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from toolkit.formats.chat_format import TURN_END, TURN_START
 END_OF_TEXT = "<|endoftext|>"
 SPACE = "Ġ"
 RECURS = 0.05
-"""A word belongs to a family's wording where at least this share of its texts holds it."""
+"""A word belongs to a family's wording if at least this share of its texts contains it."""
 
 
 def make_tokenizer(texts: Mapping[str, Iterable[str]]) -> Tokenizer:

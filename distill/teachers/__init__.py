@@ -1,1 +1,1 @@
-"""Who answers problems, here or behind a server, and what was answered: traces."""
+"""Teachers that answer problems, here or behind a server, and the traces that they produce."""

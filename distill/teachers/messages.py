@@ -1,10 +1,10 @@
-"""From a server's message and why it ended to a thought, an answer, and whether both are whole.
+"""Turns a server's chat completion into a trace: thought, answer, and whether both are whole.
 
     message ─ fields and parts (`toolkit.formats.message_fields`) ─ forms of thoughts in its text (`thought_forms`) ─> Reading
 
-The reasons for an end, by the words of OpenAI, Anthropic, Google, Cohere, Mistral, DeepSeek, Zhipu, vLLM, SGLang and
-Hugging Face. One that is missing counts as the model's own end where there is an answer and the limit was not reached;
-a word that nobody here knows counts as an error, since nothing says that the answer is whole.
+Finish reasons use the words of OpenAI, Anthropic, Google, Cohere, Mistral, DeepSeek, Zhipu, vLLM, SGLang and Hugging
+Face. A missing one counts as the model's own stop if there is an answer and the limit was not reached; an unknown word
+counts as an error, since nothing says that the answer is whole.
 """
 
 from __future__ import annotations
@@ -14,10 +14,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from distill.teachers.job import Request
 from toolkit.formats.chat_format import Completion
 from toolkit.formats.message_fields import content_parts, reasoning_of
 from toolkit.formats.thought_forms import has_thought_tags, read_text, tagged, without_wrapping
-from toolkit.records import FinishReason
+from toolkit.generation.endpoint import count_of
+from toolkit.records import FinishReason, Message, Trace
 
 ENDS: Mapping[FinishReason, tuple[str, ...]] = {
     "stop": ("stop", "end_turn", "stop_sequence", "eos", "eos_token", "complete", "completed", "finished"),
@@ -37,12 +39,12 @@ ENDS: Mapping[FinishReason, tuple[str, ...]] = {
     "tool_calls": ("tool_calls", "tool_call", "tool_use", "function_call"),
     "error": ("error", "abort", "cancelled", "insufficient_system_resource", "network_error", "error_limit", "timeout"),
 }
-"""The words for each reason, in lower case."""
+"""Servers' words for each finish reason, in lower case."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ServerReply(Completion):
-    """What was read of a message."""
+    """A message's thought and answer, and why it ended."""
 
     finish_reason: FinishReason
 
@@ -50,13 +52,41 @@ class ServerReply(Completion):
 def read_message(message: Mapping[str, Any], finish_reason: Any, *, reached_limit: bool = False) -> ServerReply:
     """Read one message of a chat completion.
 
-    `finish_reason`: as the server sent it, or None. `reached_limit`: whether it has as many tokens as were allowed.
-    Raises `TypeError` where the message holds no text.
+    `finish_reason`: as the server sent it, or None. `reached_limit`: whether the message has as many tokens as allowed.
+    Raises `TypeError` if the message holds no text.
     """
     completion = _completion(message)
     return ServerReply(
         **vars(completion), finish_reason=_finish_reason(message, finish_reason, completion, reached_limit)
     )
+
+
+def read_trace(answer: Mapping[str, Any], request: Request[list[Message]], teacher: str, max_new_tokens: int) -> Trace:
+    """Read the trace of a server's chat completion; `teacher`: name@digest.
+
+    Raises `ValueError`, `LookupError`, `TypeError`, `AttributeError` or `RecursionError` if it is none.
+    """
+    choice = answer["choices"][0]
+    usage = answer["usage"] if isinstance(answer.get("usage"), dict) else {}
+    tokens = count_of(usage.get("completion_tokens"))
+    reached_limit = tokens is not None and tokens >= max_new_tokens
+    read = read_message(choice["message"], choice.get("finish_reason"), reached_limit=reached_limit)
+    details = usage.get("completion_tokens_details")
+    thought = count_of(details.get("reasoning_tokens")) if isinstance(details, dict) else None
+    return request.trace(
+        read,
+        read.finish_reason,
+        teacher,
+        prompt_tokens=count_of(usage.get("prompt_tokens")),
+        reasoning_tokens=thought or (None if tokens is None else _share_of_tokens(read, tokens)),
+        completion_tokens=tokens,
+    )
+
+
+def _share_of_tokens(completion: Completion, tokens: int) -> int:
+    """Estimate the thought's tokens by its characters, for servers that do not count them separately."""
+    characters = len(completion.reasoning) + len(completion.answer)
+    return round(tokens * len(completion.reasoning) / characters) if characters else 0
 
 
 def _completion(message: Mapping[str, Any]) -> Completion:
@@ -76,7 +106,7 @@ def _completion(message: Mapping[str, Any]) -> Completion:
 
 
 def _one_text(parts: list[tuple[bool, str]]) -> str:
-    """A content's parts as one text, thoughts among them in tags."""
+    """Join a content's parts into one text, with thoughts in tags."""
     joined: list[tuple[bool, str]] = []
     for is_thought, text in parts:
         if joined and joined[-1][0] == is_thought:
@@ -87,7 +117,7 @@ def _one_text(parts: list[tuple[bool, str]]) -> str:
 
 
 def _only_field(field: str) -> Completion:
-    """A message without content: its thought was cut, or a server put all that was said into the thought's field."""
+    """Read a message without content: its thought was cut, or the server put everything into the thought's field."""
     read = read_text(field)
     if read.closed and read.reasoning and read.answer.strip():
         return read
@@ -95,7 +125,7 @@ def _only_field(field: str) -> Completion:
 
 
 def _without_tags(field: str) -> str:
-    """A thought's field without the tags around all of it."""
+    """Strip the tags around a whole thought's field."""
     read = read_text(field)
     is_whole = read.reasoning and not (read.closed and read.answer.strip())
     return read.reasoning if is_whole else field.removeprefix("\n").removesuffix("\n")

@@ -1,13 +1,11 @@
-"""What became of a request that got no answer: recorded where it is the request's own failure, and not where the
-server's is.
+"""Decides what becomes of a request without an answer: it is recorded if the request is to blame, not if the server is.
 
-    failed.jsonl    one line a failed request: whose, why, and the beginning of what the server said
+    failed.jsonl    one line per failed request: which one, why, and the beginning of the server's response
 
-One question that a server refuses must not end a run, and a server that is gone, or that refuses the key, must not be
-recorded as the failure of each question. So a failure is believed where the server answered others: when the next
-answer arrives, or at the end where it is of a kind that a question causes. Where nobody was there to ask, the request
-waits for its next turn. Too many in a row, with no answer between them, end the run, and nothing is recorded of them: a
-login that has expired answers each question with the same page.
+One refused question must not end a run, and a server that is down or refuses the key must not be recorded as a failure
+of every question. So a failure counts as the request's own once the server answers another request, or at the end if
+it is of a kind that questions cause. A request that reached no server is sent again later. Too many failures in a row
+end the run, and none of them is recorded: an expired login, say, answers every question with the same page.
 """
 
 from __future__ import annotations
@@ -23,12 +21,12 @@ from toolkit.records import AppendLog, Record
 FAILED = "failed.jsonl"
 MOST_IN_A_ROW = 16
 MOST_AT_FIRST = 8
-"""The same where nothing was answered yet."""
+"""The same before the first answer."""
 MOST_REFUSED = 32
-"""The same where each failure may be its question's own, as one that is too long."""
+"""The same if each failure may be its question's own, for example because it is too long."""
 
 Cause = Literal["request", "server", "access", "connection"]
-"""What a failure seems to hang on: what was asked; how the server is; whether we may ask; whether anybody is there."""
+"""What a failure points to: the question, the server's state, missing access, or no connection."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +41,7 @@ class Failure(Record):
 
 
 class Refusal(InputError):
-    """A request that was not answered, after as many tries as it is worth."""
+    """A request that was not answered after all its tries."""
 
     def __init__(self, message: str, *, reason: str, cause: Cause, said: str) -> None:
         super().__init__(message)
@@ -51,7 +49,7 @@ class Refusal(InputError):
 
 
 class Outcomes:
-    """Records failures while requests are asked; `proven`: this server has answered such requests before."""
+    """Records failures while requests are sent; `proven`: this server has answered such requests before."""
 
     def __init__(self, log: AppendLog, *, proven: bool) -> None:
         self.recorded: list[Failure] = []
@@ -59,15 +57,15 @@ class Outcomes:
         self._doubtful: list[tuple[Failure, Refusal]] = []
 
     def answered(self) -> None:
-        """The server has just answered, so what failed before was not for its sake."""
+        """Record the doubtful failures: the server has just answered, so it was not to blame for them."""
         self._proven = self._answered = True
         self._record(failure for failure, refusal in self._doubtful if refusal.cause != "connection")
         self._doubtful.clear()
 
     def failed(self, failure: Failure, refusal: Refusal) -> bool:
-        """Whether the request must be asked later on, which is so where nobody was there to ask.
+        """Note a failure; return whether to send the request again later, because it reached no server.
 
-        Raises `InputError` where too many requests in a row failed.
+        Raises `InputError` if too many requests in a row failed.
         """
         self._doubtful.append((failure, refusal))
         if len(self._doubtful) >= self._most():
@@ -75,13 +73,13 @@ class Outcomes:
         return refusal.cause == "connection"
 
     def _most(self) -> int:
-        """How many in a row end the run."""
+        """Return how many failures in a row end the run."""
         if not self._proven:
             return MOST_AT_FIRST
         return MOST_REFUSED if all(refusal.cause == "request" for _, refusal in self._doubtful) else MOST_IN_A_ROW
 
     def end(self) -> None:
-        """All were asked. Raises `InputError` where some failed that may be the server's failure."""
+        """Settle what is doubtful once all requests were sent; raises `InputError` if the server may be to blame."""
         doubtful = []
         for failure, refusal in self._doubtful:
             if self._answered if refusal.cause == "access" else self._proven:
@@ -99,9 +97,9 @@ class Outcomes:
 
     def _give_up(self) -> None:
         last = self._doubtful[-1][1]
-        raise InputError(f"{last} ({len(self._doubtful)} requests in a row failed and count as not asked)") from last
+        raise InputError(f"{last} ({len(self._doubtful)} requests in a row failed and were not recorded)") from last
 
 
 def reasons(failures: Iterable[Failure]) -> str:
-    """How many failed of what, the most frequent first."""
+    """Count failures by reason, the most frequent first."""
     return ", ".join(f"{count} × {reason}" for reason, count in Counter(f.reason for f in failures).most_common())

@@ -1,6 +1,6 @@
-"""Who answers problems: a model folder through a decoder, or an endpoint.
+"""The models that answer problems: a model folder through a decoder, or an endpoint.
 
-A model argument is always the same thing: a folder, a known name, a hub id, or an `http(s)://…/v1` endpoint.
+A model argument is always a folder, a known name, a hub id, or an `http(s)://…/v1` endpoint.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ from pathlib import Path
 from statistics import median
 from typing import ClassVar, Protocol, Self
 
+from distill.teachers.job import Job
 from distill.teachers.remote_teacher import connect
-from distill.teachers.traces import Job, sample_traces
+from distill.teachers.traces import sample_traces
 from toolkit.errors import InputError
 from toolkit.formats.chat_format import ChatFormat
 from toolkit.generation.generate import GREEDY, Decoder, decode
@@ -24,13 +25,13 @@ from toolkit.runs import folder_digest
 from toolkit.sources.model_names import is_endpoint, resolve
 
 SPEED_PROMPTS = 6
-"""The first one warms up and is not counted."""
+"""The first is a warm-up and does not count."""
 SPEED_TOKENS = 48
 WEIGHT_SUFFIXES = (".safetensors", ".onnx", ".data", ".bin", ".gguf")
 
 
 class Respondent(Protocol):
-    """A model that answers while it is open (`with respondent:`); its name, digest and bytes are known before."""
+    """A model that answers while it is open (`with respondent:`); its name, digest and size are known before."""
 
     @property
     def name(self) -> str: ...
@@ -40,31 +41,30 @@ class Respondent(Protocol):
 
     @property
     def weight_bytes(self) -> int:
-        """0 where they are elsewhere."""
+        """0 if the weights are on another machine."""
 
     @property
     def left_out(self) -> list[str]:
-        """Fields of the sampling that were asked for and did not count, since a server refuses them."""
+        """Sampling fields that had no effect because the server refuses them."""
 
     def __enter__(self) -> Self: ...
 
     def __exit__(self, *error: object) -> None: ...
 
     def load(self) -> None:
-        """Do now what an answer would do first, so that it does not count as time of answering."""
+        """Load now what the first answer would load, so that it does not count as time of answering."""
 
     def answer(self, job: Job) -> list[Trace]:
-        """As `distill.teachers.traces.sample_traces`."""
+        """Collect the traces that the job's file lacks, and return all: problem by problem, sample by sample."""
 
     def tokens_per_s(self, problems: Sequence[Problem]) -> float | None:
-        """Decode speed of one stream over the first few problems; None where this machine is not the one that
-        decodes."""
+        """Measure the decode speed of one stream over the first few problems; None if another machine decodes."""
 
 
 class ModelFolder:
     """A model folder; while it is open, it holds the decoder.
 
-    `cache` names what the decoder keeps where that is not all, and is part of the digest: it changes what is said.
+    `cache` names a cache that is not exact; it is part of the digest, since it changes the answers.
     """
 
     def __init__(self, folder: Path, open_decoder: Callable[[Path], Decoder], name: str, cache: str = "") -> None:
@@ -94,7 +94,7 @@ class ModelFolder:
         self._decoder()
 
     def answer(self, job: Job) -> list[Trace]:
-        """As `distill.teachers.traces.sample_traces`."""
+        """Sample the traces that the job's file lacks; see `distill.teachers.traces.sample_traces`."""
         return sample_traces(self._decoder, self._chat_format, job, teacher=f"{self.name}@{self.digest}")
 
     def tokens_per_s(self, problems: Sequence[Problem]) -> float:
@@ -102,18 +102,18 @@ class ModelFolder:
         return decode_speed(self._decoder(), prompts)
 
     def _decoder(self) -> Decoder:
-        """Opened when it is first needed: what is all there needs none."""
+        """Open the decoder when it is first needed: a complete file needs none."""
         self._opened = self._opened or self._open_decoder(self.folder)
         return self._opened
 
 
 def find_respondent(argument: str, open_decoder: Callable[[Path], Decoder], cache: str = "") -> Respondent:
-    """Who a model argument means; a known name or a hub id that is not here yet is downloaded.
+    """Return the respondent that a model argument names; downloads a known name or hub id that is not here yet.
 
-    `cache` as for `ModelFolder`. Raises `InputError` where the argument leads nowhere, or an endpoint's cache is named.
+    `cache` as for `ModelFolder`. Raises `InputError` if the argument names no model, or an endpoint has a `cache`.
     """
     if is_endpoint(argument) and cache:
-        raise InputError(f"the cache ({cache}) is chosen where the model runs, which is {argument}; leave --cache out")
+        raise InputError(f"--cache ({cache}) does not apply to the endpoint {argument}; leave it out")
     if is_endpoint(argument):
         return connect(argument)
     folder = resolve(argument)
@@ -121,12 +121,12 @@ def find_respondent(argument: str, open_decoder: Callable[[Path], Decoder], cach
 
 
 def folder_name(name: str) -> str:
-    """A respondent's name as that of a folder."""
+    """Turn a respondent's name into a folder's."""
     return re.sub(r"[^\w.-]+", "-", name).lstrip(".-")
 
 
 def decode_speed(decoder: Decoder, prompts: Sequence[Sequence[int]]) -> float:
-    """Tokens a second of one greedy stream after its first token, whatever it says; see
+    """Measure tokens/s of one greedy stream after its first token, ignoring end-of-text; see
     `distill.evaluation.evaluate`."""
     rates = []
     for prompt in prompts:
@@ -137,5 +137,5 @@ def decode_speed(decoder: Decoder, prompts: Sequence[Sequence[int]]) -> float:
 
 
 def weight_bytes(folder: Path) -> int:
-    """Bytes of the files that hold a model's weights."""
+    """Return the size of the files that hold a model's weights."""
     return sum(path.stat().st_size for path in folder.iterdir() if path.name.endswith(WEIGHT_SUFFIXES))

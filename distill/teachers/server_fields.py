@@ -1,7 +1,7 @@
-"""Which fields of a request a server takes: what it refuses is found once, then renamed or left out, and said.
+"""Learns which request fields a server accepts: a refused field is renamed or left out from then on, with a message.
 
-OpenAI's reasoning models want `max_completion_tokens` for `max_tokens` and refuse a temperature; others know no seed.
-The forms of a refusal: `error.param` (OpenAI), `detail[].loc` (FastAPI), or the field's name in the message.
+OpenAI's reasoning models want `max_completion_tokens` instead of `max_tokens` and refuse a temperature; other servers
+have no seed. A refusal names its field in `error.param` (OpenAI), in `detail[].loc` (FastAPI), or in the message.
 """
 
 from __future__ import annotations
@@ -16,38 +16,37 @@ from toolkit.terminal import say
 
 RENAMED = {"max_tokens": "max_completion_tokens"}
 DISPENSABLE = ("seed", "top_p", "temperature")
-"""In the order in which they go where a server refuses two together."""
+"""In the order in which they are left out if a server refuses two together."""
 NEAR = 100
-"""Characters between a field's name and these words."""
+"""Most characters between a field's name and a word of `_UNKNOWN`."""
 _UNKNOWN = re.compile(
-    r"unsupported|not (?:be "
-    r")?(?:supported|permitted|allowed|recogni[sz]ed|available|implemented)|unrecogni[sz]ed|unknown|"
-    r"n[o']t support|unexpected|extra_forbidden|extra (?:inputs|fields)|only the default|deprecated|mutually exclusive|"
-    r"cannot both|(?:invalid|no such) (?:parameter|argument|field|property)|additional propert",
+    r"unsupported|not (?:be )?(?:supported|permitted|allowed|recogni[sz]ed|available|implemented)|unrecogni[sz]ed|"
+    r"unknown|n[o']t support|unexpected|extra_forbidden|extra (?:inputs|fields)|only the default|deprecated|"
+    r"mutually exclusive|cannot both|(?:invalid|no such) (?:parameter|argument|field|property)|additional propert",
     re.IGNORECASE,
 )
-"""A server's words for a field that it does not take, and not for a value out of its range."""
+"""Words with which servers refuse a field as such, rather than a value out of its range."""
 
 
 class ServerFields:
-    """The fields of requests to one server, as it takes them."""
+    """The request fields that one server accepts."""
 
     def __init__(self, url: str) -> None:
         self._url = url
         self._instead: dict[str, str] = {}
-        """The new name of each refused field, empty for those that are left out."""
+        """Each refused field's new name; empty if it is left out."""
 
     @property
     def left_out(self) -> list[str]:
-        """The fields that the server refused and that have no other name."""
+        """The refused fields that have no other name."""
         return sorted(field for field, instead in self._instead.items() if not instead)
 
     def taken(self, body: Mapping[str, Any]) -> dict[str, Any]:
-        """The body without what was refused so far."""
+        """Return the body with refused fields renamed or left out."""
         return {name: value for old, value in body.items() if (name := self._instead.get(old, old))}
 
     def refused(self, sent: Mapping[str, Any], response: Response) -> bool:
-        """Whether the server refused the request for a field that can be spared: then the next one is without it."""
+        """Return whether the server refused a field that can be spared; later requests are sent without it."""
         if response.status_code not in (400, 404, 422, 501):
             return False
         text = response.text[:4000]
@@ -60,15 +59,15 @@ class ServerFields:
         return False
 
     def _instead_of(self, field: str) -> None:
-        if field in self._instead:  # of requests in flight together, another one has found it
+        if field in self._instead:  # another request in flight has found it already
             return
         self._instead[field] = RENAMED.get(field, "")
         fate = f"sent as {self._instead[field]}" if self._instead[field] else "left out"
-        say(f"{self._url} refuses {field}; it is {fate} from here on")
+        say(f"{self._url} refuses {field}; it is {fate} from now on")
 
 
 def _named_field(response: Response) -> str:
-    """The field that a refusal names in a place of its own; empty where there is none."""
+    """Return the field that a refusal names outside its message; empty if it names none."""
     try:
         answer = response.json()
         error = answer.get("error")

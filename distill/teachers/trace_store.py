@@ -1,17 +1,17 @@
-"""Where traces are kept: by what was asked, and never by what a run does with them afterwards.
+"""Stores traces by what was asked, never by what a run does with them afterwards.
 
     runs/
-    ├── .traces/<key>/       of one teacher under one sampling; what is in it is only ever added to
-    │   ├── asked.json       which teacher and which sampling, with the model's name that its server gave
-    │   ├── traces.jsonl     one whole answer a line, whichever run asked for it
-    │   └── failed.jsonl     requests that got none; see `distill.teachers.outcomes`
-    ├── first/               run folders, each with a copy of what it asked for
+    ├── .traces/<key>/       traces of one teacher under one sampling; append-only
+    │   ├── asked.json       the teacher and the sampling, with the model name that the server gave
+    │   ├── traces.jsonl     one answer per line, whichever run asked for it
+    │   └── failed.jsonl     requests without an answer; see `distill.teachers.outcomes`
+    ├── first/               run folders, each with a copy of the traces it asked for
     └── mine/second/
 
-All runs below a folder named `runs`, however deep, share its `.traces`; run folders elsewhere have it beside them. So a
-run with another learning rate, another student or more problems buys only what none of them has bought. A run with
-another sampling or teacher begins another folder, which a line on stderr says. Earlier versions had a `.traces` beside
-every run folder: what is in one is taken over, and stays there too.
+All runs below a folder named `runs`, however deep, share its `.traces`; other run folders have one beside them. So a
+run with another learning rate, another student or more problems pays only for answers that no run has asked for yet. A
+run with another sampling or teacher starts a new store and says so on stderr. Earlier versions kept a `.traces` beside
+every run folder: its contents are copied, and stay there too.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from typing import Any, TypeVar
 
 from filelock import FileLock, Timeout
 
+from distill.teachers.job import Job
 from distill.teachers.outcomes import FAILED, Failure, reasons
 from distill.teachers.remote_teacher import Endpoint, connect
 from distill.teachers.respondent import Respondent, find_respondent
-from distill.teachers.traces import Job
 from distill.verification.wholeness import incomplete, unfit
 from toolkit.errors import InputError, Unreachable
 from toolkit.figures.ledger import TRACES
@@ -46,15 +46,15 @@ R = TypeVar("R", Trace, Failure)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Gathered:
-    """What became of all requests of a run."""
+class CollectedTraces:
+    """The outcome of all requests of a run."""
 
     traces: list[Trace]
     failures: list[Failure]
     whole: int
     """Traces with a whole thought and a whole answer."""
     left_out: list[str]
-    """Fields of the sampling that the server refused."""
+    """Sampling fields that the server refused."""
 
     def counts(self) -> dict[str, Any]:
         counts = {"traces": len(self.traces), "whole": self.whole, "failed": len(self.failures)}
@@ -64,10 +64,10 @@ class Gathered:
 def find_teacher(
     argument: str, out: Path, open_decoder: Callable[[Path], Decoder], cache: str = "", *, answers: bool = True
 ) -> Respondent:
-    """Who a model argument means, as `find_respondent`; an endpoint's model is what the run `out` says where it does.
+    """Return the respondent that a model argument names; an endpoint's model is the one that the run `out` recorded.
 
-    Nobody is asked where the argument or the run names the model, or where the teacher never `answers` in this run.
-    Where the server is away, runs beside it are believed.
+    The server is not contacted if the argument or the run names the model, or if the teacher never `answers` in this
+    run. If the server is unreachable, the model that neighbouring runs recorded is used.
     """
     if not is_endpoint(argument) or cache:
         return find_respondent(argument, open_decoder, cache)
@@ -81,7 +81,7 @@ def find_teacher(
         known = _models(address, (store for place in _places(out) for store in _stores(place)))
         if len(set(known)) != 1:
             raise
-        say(f"{address} does not answer; its model was {known[0]!r} when traces were made here")
+        say(f"{address} does not answer; earlier traces here are by its model {known[0]!r}")
         return Endpoint(url=address, model=known[0])
 
 
@@ -95,10 +95,11 @@ def gather(
     out: Path,
     folder: Path,
     retry_failed: bool = False,
-) -> Gathered:
-    """Get the traces of a run `out`, those in the store first, and copy them into `folder`, where it is made.
+) -> CollectedTraces:
+    """Collect the traces of the run `out`, from the store first, and copy them into `folder`, where it is being made.
 
-    Recorded failures are asked again with `retry_failed` alone. Raises `InputError` as `Respondent.answer` does.
+    Requests with a recorded failure are sent again only with `retry_failed`. Raises `InputError` as
+    `Respondent.answer` does.
     """
     asked = {"teacher": teacher.name, "digest": teacher.digest, "sampling": asdict(sampling)}
     kept = ("digest", "sampling")
@@ -132,26 +133,26 @@ def gather(
     write_records(before, traces)
     write_records(folder / FAILED, failures)
     if failures:
-        say(f"{failed_line(len(traces), failures)}; --retry-failed asks those again")
+        say(f"{failed_line(len(traces), failures)}; to ask those again, use --retry-failed")
     by_id = {problem.id: problem for problem in problems}
     whole = sum(not (incomplete(trace) or unfit(trace, by_id[trace.problem_id])) for trace in traces)
-    return Gathered(traces=traces, failures=failures, whole=whole, left_out=teacher.left_out)
+    return CollectedTraces(traces=traces, failures=failures, whole=whole, left_out=teacher.left_out)
 
 
 def store_of(folder: Path, out: Path) -> Path:
-    """Where the traces of an unfinished run `out` are kept, which is made in `folder`."""
+    """Return the store of an unfinished run `out`, which is being made in `folder`."""
     key = Path(_asked(folder)["store"]).name
     stores = [place / key for place in _places(out)]
     return next((store for store in stores if (store / TRACES).is_file()), stores[0])
 
 
 def failed_line(answered: int, failures: Sequence[Failure]) -> str:
-    """How many requests failed, and of what."""
+    """Say how many requests failed, and why."""
     return f"{len(failures)} of {counted(answered + len(failures), 'request')} failed ({reasons(failures)})"
 
 
 def _places(out: Path) -> list[Path]:
-    """Where stores are looked for: the place of this run's first, then those of earlier versions that are near it."""
+    """Return the folders of stores: this run's first, then nearby ones of earlier versions."""
     beside = out.absolute().parent
     top = next((folder for folder in (beside, *beside.parents) if folder.name == RUNS), None)
     if top is None:
@@ -160,7 +161,7 @@ def _places(out: Path) -> list[Path]:
 
 
 def _take_over(other: Path, store: Path) -> None:
-    """Copy into a claimed store what the store of the same key at another place holds and this one does not."""
+    """Copy into a claimed store what another folder's store of the same key holds and this one lacks."""
     _copy(other / TRACES, store / TRACES, Trace)
     _copy(other / FAILED, store / FAILED, Failure)
 
@@ -168,7 +169,7 @@ def _take_over(other: Path, store: Path) -> None:
 def _copy(source: Path, target: Path, kind: type[R]) -> None:
     if not source.is_file():
         return
-    with AppendLog(target) as log:  # opening it mends a torn line, so it comes before reading
+    with AppendLog(target) as log:  # mends a torn line, so it precedes reading
         held = {(record.problem_id, record.sample, record.request_hash) for record in read_records(target, kind)}
         found = [
             record
@@ -178,11 +179,11 @@ def _copy(source: Path, target: Path, kind: type[R]) -> None:
         for record in found:
             log.append(record)
     if found:
-        say(f"traces: {counted(len(found), 'line')} of {source} copied into {target}")
+        say(f"traces: copied {counted(len(found), 'line')} of {source} into {target}")
 
 
 def _failures(store: Path, problems: Sequence[Problem], samples: int, traces: Sequence[Trace]) -> list[Failure]:
-    """The last failure of each request that has no trace."""
+    """Return the last failure of each request that has no trace."""
     last = {(f.problem_id, f.sample): f for f in read_records(store / FAILED, Failure)}
     answered = {(trace.problem_id, trace.sample) for trace in traces}
     wanted = ((problem.id, sample) for problem in problems for sample in range(samples))
@@ -191,12 +192,12 @@ def _failures(store: Path, problems: Sequence[Problem], samples: int, traces: Se
 
 @contextmanager
 def _claim(store: Path) -> Iterator[None]:
-    """Hold a store alone; whoever waits finds what the other one has bought."""
+    """Hold a store exclusively; a process that waited finds what the other one collected."""
     lock = FileLock(store / LOCK)
     try:
         lock.acquire(blocking=False)
     except Timeout:
-        say(f"traces: waiting for the process that adds to {store}")
+        say(f"traces: waiting for another process that writes to {store}")
         lock.acquire()
     try:
         yield
@@ -205,18 +206,18 @@ def _claim(store: Path) -> Iterator[None]:
 
 
 def _say_what_is_new(store: Path, asked: Mapping[str, Any]) -> None:
-    """Name the store beside a new one that differs least, and the first thing in which it does."""
+    """Say why a store is new: name the one that differs least, and the first difference."""
     asked_before = [(_asked(path), path) for path in _stores(store.parent) if path != store]
     others = [(found, path) for found, path in asked_before if found["sampling"]]
     if not others:
         return
     nearest, path = min(others, key=lambda other: len(_differences(other[0], asked)))
-    for name, was, now in _differences(nearest, asked)[:1]:  # none where that store's name is not what it asked
-        say(f"traces: {store} is begun, since {name} is {now!r} and was {was!r} in {path}, which is kept")
+    for name, was, now in _differences(nearest, asked)[:1]:  # none if that store's name does not match its contents
+        say(f"traces: starting {store}, since {name} is {now!r} but {was!r} in {path}, which is kept")
 
 
 def _differences(found: Mapping[str, Any], asked: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
-    """Name, value in a store, value now."""
+    """Return each difference: name, value in a store, value now."""
     was, now = ({"teacher": a["teacher"], "digest": a["digest"], **a["sampling"]} for a in (found, asked))
     return [(name, was.get(name), value) for name, value in now.items() if was.get(name) != value]
 
@@ -226,21 +227,22 @@ def _stores(folder: Path) -> list[Path]:
 
 
 def _asked(folder: Path) -> dict[str, Any]:
-    """What a run folder or a store says of whom it asked; empty where it says nothing, or what it says is damaged: that
-    helps to find and to explain, and traces are found without it."""
+    """Read what a run folder or a store recorded about its teacher and sampling; empty if nothing, or if it is damaged.
+
+    The record helps to find a store and to explain it; traces can be found without it."""
     asked: dict[str, Any] = {"teacher": "", "digest": "", "sampling": {}, "store": ""}
     if (folder / ASKED).is_file():
         try:
             found = read_object(folder / ASKED)
         except InputError as error:
-            say(f"traces: {error}; what it says is left out")
+            say(f"traces: {error}; the file is ignored")
             return asked
         return asked | {name: value for name, value in found.items() if isinstance(value, type(asked.get(name)))}
     measured = (read_manifest(folder) or {}).get("measured") or {}
-    return asked | {"teacher": str(measured.get("model", ""))}  # of toolkit eval
+    return asked | {"teacher": str(measured.get("model", ""))}  # a run of toolkit eval
 
 
 def _models(address: str, folders: Iterable[Path]) -> list[str]:
-    """The models of a server that folders name."""
+    """Return the models of a server that folders recorded."""
     names = (_asked(folder)["teacher"] for folder in folders)
     return [name.removeprefix(f"{address}#") for name in names if name.startswith(f"{address}#")]

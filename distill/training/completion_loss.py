@@ -1,6 +1,6 @@
-"""Cross entropy of completion tokens, with the head computed for them alone and no second copy of the logits.
+"""Cross entropy of completion tokens; computes the head for these alone and makes no second copy of the logits.
 
-The logits of C tokens over a vocabulary of V are the largest tensor of a small model's training step. They are made
+The logits of C tokens over a vocabulary of V are the largest tensor of a small model's training step. They are computed
 once, in the weights' dtype, and turned into their own gradient in place, a few rows at a time in fp32:
 
     loss = Σ_c −log p_c[y_c]        ∂loss/∂logits = p − onehot(y)
@@ -16,14 +16,13 @@ import torch
 from torch import Tensor
 
 IGNORED = -100
-"""Label of a token that is not trained on, as transformers writes it."""
+"""The label of a token that is not trained on, as in transformers."""
 ROWS = 64
-"""Rows of logits in fp32 at once: 64 × 49,152 stay in a CPU's last cache."""
+"""Rows of logits in fp32 at once: 64 × 49,152 fit a CPU's last-level cache."""
 
 
 def labelled(ids: list[int], trained: list[bool]) -> dict[str, list[int]]:
-    """An example's row for a trainer: `input_ids`, and `labels` that are the ids themselves where they are trained
-    on."""
+    """Return an example's `input_ids`, and `labels` that equal the ids of the tokens that are trained on."""
     return {"input_ids": ids, "labels": [id if learned else IGNORED for id, learned in zip(ids, trained, strict=True)]}
 
 
@@ -52,7 +51,7 @@ class _SummedLoss(torch.autograd.Function):
 
 
 def summed_loss(hidden_ND: Tensor, weight_VD: Tensor, labels_N: Tensor) -> Tensor:
-    """Sum of the cross entropy over labels that are not `IGNORED`; token n predicts label n + 1."""
+    """Sum the cross entropy over labels that are not `IGNORED`; token n predicts label n + 1."""
     target_N = labels_N[1:]
     predicting_C = (target_N != IGNORED).nonzero().squeeze(1)
     hidden_CD = hidden_ND.index_select(0, predicting_C)

@@ -1,16 +1,16 @@
-"""Causal attention inside each document of a padding-free batch, made for CPUs.
+"""Causal attention within each document of a padding-free batch, made for CPUs.
 
-A padding-free batch is one row of N tokens, its documents behind each other: projections, norms and MLPs compute no
-padding. Attention alone needs documents of one length, so it sorts them into buckets, one batched product each:
+A padding-free batch is one row of N tokens, one document after another: projections, norms and MLPs compute no padding.
+Only attention needs documents of one length, so it sorts them into buckets, one batched product each:
 
     tokens  N │ doc 0 ──── │ doc 1 ── │ doc 2 ──── │          documents of 70, 40, 75 tokens
-    rows    M │ doc 1 ── ···│ doc 0 ──── ····│ doc 2 ──── ···│  buckets of 64 (one) and 96 (two) rows a document
+    rows    M │ doc 1 ── ···│ doc 0 ──── ····│ doc 2 ──── ···│  buckets of 64 (one) and 96 (two) rows per document
 
-Padding stands at a document's end, where causal attention does not look. Same result as attention under a
-block-diagonal causal mask (a test compares both). On the machine in docs/explanation/training-speed.md, torch's own CPU
-kernel takes five times as long for short documents, most of it in its backward pass.
+Padding is at a document's end, where causal attention does not look. The result equals attention under a block-diagonal
+causal mask (a test compares both). On the machine in docs/explanation/training-speed.md, torch's own CPU kernel takes
+five times as long for short documents, mostly in its backward pass.
 
-Registered with transformers under `NAME`; a model's forward takes the batch's layout as `documents=Documents(...)`.
+It is registered with transformers as `NAME`; a model's forward takes the batch's layout as `documents=Documents(...)`.
 """
 
 # Shapes: N tokens, M rows (documents padded to their bucket), B documents of a bucket, T rows of a document,
@@ -30,7 +30,7 @@ from toolkit.errors import InputError
 
 NAME = "documents"
 BUCKET = 32
-"""Documents are padded to a multiple of this: small enough to waste little, large enough that few shapes occur."""
+"""Documents are padded to a multiple of this: small enough to waste little, large enough to give few shapes."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Bucket:
 
 
 class Documents:
-    """Where each token of a batch lies among the rows of the buckets."""
+    """Maps the tokens of a batch to the rows of the buckets."""
 
     def __init__(self, lengths: Sequence[int]) -> None:
         self.longest = max(lengths)
@@ -75,7 +75,7 @@ class Documents:
         self._bias: dict[tuple[int, int, torch.dtype], Tensor] = {}
 
     def causal_bias(self, length: int, repeats: int, dtype: torch.dtype) -> Tensor:
-        """0 where a query (rows: `repeats` heads × T) may look, −inf elsewhere."""
+        """Return the mask of a bucket: 0 where a query (rows: `repeats` heads × T) may look, −inf elsewhere."""
         key = (length, repeats, dtype)
         if key not in self._bias:
             future_TT = torch.ones(length, length, dtype=torch.bool).triu(1)
@@ -95,7 +95,7 @@ class _Attention(torch.autograd.Function):
         out_MHA = torch.empty_like(q_MHA)
         saved = []
         for bucket in documents.buckets:
-            q_XYA = _by_group(bucket.rows(q_MHA), groups)  # X = documents × kv heads, Y = heads a kv head × T
+            q_XYA = _by_group(bucket.rows(q_MHA), groups)  # X = documents × kv heads, Y = heads per kv head × T
             k_XTA = _by_group(bucket.rows(k_MGA), groups)
             v_XTA = _by_group(bucket.rows(v_MGA), groups)
             bias_YT = documents.causal_bias(bucket.length, repeats, q_NHA.dtype)
@@ -143,9 +143,9 @@ def attend(
     sliding_window: int | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """Attention under transformers' interface: query 1HNA, key and value 1GNA; returns 1NHA.
+    """Compute attention under transformers' interface: query 1HNA, key and value 1GNA; returns 1NHA.
 
-    Raises `InputError` where a document is longer than the model's sliding window.
+    Raises `InputError` if a document is longer than the model's sliding window.
     """
     assert attention_mask is None and dropout == 0.0 and query.shape[0] == 1
     if sliding_window is not None and documents.longest > sliding_window:
@@ -163,14 +163,14 @@ def _padded(length: int) -> int:
 
 
 def _by_group(values_BTHA: Tensor, groups: int) -> Tensor:
-    """Rows of each kv head's own query heads together: [B·G, R·T, A]."""
+    """Bring the rows of each kv head's query heads together: [B·G, R·T, A]."""
     count, length, heads, width = values_BTHA.shape
     values_BGRTA = values_BTHA.view(count, length, groups, heads // groups, width).permute(0, 2, 3, 1, 4)
     return values_BGRTA.reshape(count * groups, heads // groups * length, width)
 
 
 def _write_back(target_BTHA: Tensor, values_XYA: Tensor, groups: int) -> None:
-    """The inverse of `_by_group`, into the rows of a bucket."""
+    """Write into the rows of a bucket; the inverse of `_by_group`."""
     count, length, heads, width = target_BTHA.shape
     values_BGRTA = values_XYA.view(count, groups, heads // groups, length, width)
     target_BTHA.view(count, length, groups, heads // groups, width).copy_(values_BGRTA.permute(0, 3, 1, 2, 4))

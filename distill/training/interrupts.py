@@ -1,11 +1,10 @@
-"""Ctrl+C, or SIGTERM (`toolkit.cli.main`), while a model is trained: heard at once, and answered when the update in
-hand is done.
+"""Handles Ctrl+C and SIGTERM (`toolkit.cli.main`) during training: acknowledged at once, obeyed after the update.
 
-    first   a line on stderr says what ends when and what is kept; the event is set, which the journal looks at
-    second  ends at once, with what the last checkpoint kept
+    first   a line on stderr says when training ends and what is kept; an event is set, which the journal checks
+    second  ends training at once; the last checkpoint stays
 
-Python runs a signal's handler between two steps of its own. A backward pass is one call of C++, and of a large batch it
-takes many seconds; so it is made to call Python at each parameter.
+Python runs a signal handler between two of its own instructions. A backward pass is a single call into C++ that takes
+many seconds for a large batch, so it is made to call Python at each parameter.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from toolkit.terminal import say
 
 @contextmanager
 def postponed_interrupt(interrupted: threading.Event, promise: Callable[[], str]) -> Iterator[None]:
-    """Within, the first Ctrl+C sets the event and says what is promised; a second one interrupts."""
+    """Within the context, the first Ctrl+C sets the event and prints the promise; a second one interrupts."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -33,7 +32,7 @@ def postponed_interrupt(interrupted: threading.Event, promise: Callable[[], str]
     def note(number: int, frame: FrameType | None) -> None:
         interrupted.set()
         signal.signal(signal.SIGINT, before)
-        with suppress(RuntimeError):  # of a stream that is in the midst of another line, and hangs in it
+        with suppress(RuntimeError):  # the stream is in the middle of another line
             say(promise())
 
     signal.signal(signal.SIGINT, note)
@@ -45,10 +44,9 @@ def postponed_interrupt(interrupted: threading.Event, promise: Callable[[], str]
 
 @contextmanager
 def heard_in_backward(model: nn.Module) -> Iterator[None]:
-    """Within, a backward pass on a CPU hears a signal as soon as the gradient of a parameter is there, not at its end
-    alone.
+    """Within the context, a backward pass on a CPU handles signals after each gradient, not only at its end.
 
-    On GPUs it runs in threads of its own, and of processes that train together none may end in the midst of an update.
+    On GPUs the backward pass runs in threads of its own, and processes that train together must finish an update.
     """
     alone_on_cpu = not torch.cuda.is_available() and not distributed.is_initialized()
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad and alone_on_cpu]
@@ -61,4 +59,4 @@ def heard_in_backward(model: nn.Module) -> Iterator[None]:
 
 
 def _run_python(parameter: Tensor) -> None:
-    """Nothing more: Python handles what was signalled on the way here."""
+    """Do nothing: entering Python is enough for pending signals to be handled."""

@@ -1,16 +1,16 @@
-"""What a training run leaves behind while it runs: a loss a line, progress for the person, checkpoints for a kill.
+"""Records a training run while it runs: one loss per line, progress on the terminal, checkpoints to resume from.
 
     loss.jsonl    {"step", "epoch", "loss", "grad_norm", "learning_rate", "tokens", "tokens_per_s", "flops_per_s",
                   "mfu"}, and `MORE`
-    checkpoints/  lets an interrupted run go on; removed by whoever saves the run's result
+    checkpoints/  lets an interrupted run resume; removed by whoever saves the run's result
 
-The last update is always logged: what a run says of itself is what its last line says. A run that goes on from a
-checkpoint first cuts the file back to it, so each step stands there once. Of many processes the first one writes, and
-all save or stop together.
+The last update is always logged, since a run's summary is its last line. A run that resumes from a checkpoint first
+cuts the file back to it, so each step occurs once. If several processes train together, the first one writes, and all
+save or stop together.
 
-Tokens are those of the examples, prompts included and padding not, over all processes; so the operations a second and
-the model FLOP utilization (`toolkit.model.flops`) are what those tokens needed. Of reinforcement they are a lower
-bound: sampling, the reference's pass and attention are not in it.
+Tokens are those of the examples in all processes, prompts included and padding excluded; FLOP/s and model FLOP
+utilization (`toolkit.model.flops`) count what those tokens need. For reinforcement they are a lower bound: sampling,
+the reference's pass and attention are not counted.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ from toolkit.progress import Progress, duration
 from toolkit.runs import replace_text
 
 LOSS = "loss.jsonl"
-CHECKPOINTS = "checkpoints"
+CHECKPOINTS, CHECKPOINTS_KEPT = "checkpoints", 1
 VALIDATION_LOSS = "validation_loss"
 MORE = (
     VALIDATION_LOSS,
@@ -57,21 +57,21 @@ MORE = (
     "entropy",
     "completions/mean_length",
 )
-"""What some runs log besides: students, a mixture of experts, reinforcement."""
+"""Fields that only some runs log: students, mixtures of experts, reinforcement."""
 MORE_BY_LAYER = ("max_violation_by_layer",)
 SAMPLED = "sampled/"
-"""Begins the names of what reinforcement measures of its samples."""
+"""The prefix of what reinforcement measures on its samples."""
 COUNTED_ROWS = 1000
 
 Value = TypeVar("Value")
 
 
 def journaled(folder: Path, seed: int) -> dict[str, Any]:
-    """Arguments of a trainer that a journal accompanies, in the trainer's words."""
+    """Return the arguments of a trainer whose run a journal records."""
     return {
         "output_dir": str(folder / CHECKPOINTS),
         "save_strategy": "no",  # the journal asks for checkpoints, by the clock
-        "save_total_limit": 1,
+        "save_total_limit": CHECKPOINTS_KEPT,
         "report_to": [],
         "disable_tqdm": True,
         "use_cpu": not torch.cuda.is_available(),
@@ -83,7 +83,7 @@ class TrainingJournal(TrainerCallback):
     """Writes the losses, shows progress, and asks for a checkpoint now and then and at an interrupt."""
 
     def __init__(self, path: Path, *, tokens: int, checkpoint_every_s: float, interrupted: threading.Event) -> None:
-        """`tokens`: of the whole run, all epochs; 0 where the trainer counts them as it samples them."""
+        """`tokens`: of the whole run, all epochs; 0 if the trainer counts them while it samples."""
         self._path = path
         self._tokens = tokens
         self._checkpoint_every_s = checkpoint_every_s
@@ -102,7 +102,7 @@ class TrainingJournal(TrainerCallback):
         train_dataloader: Any,
         **kwargs: Any,
     ) -> None:
-        """Cut the log back to the checkpoint that training goes on from."""
+        """Cut the log back to the checkpoint from which training resumes."""
         if _anywhere(args.device, self._interrupted.is_set())[0]:
             raise KeyboardInterrupt
         self._in_hand, self._updates = state.global_step + 1, state.max_steps
@@ -129,11 +129,11 @@ class TrainingJournal(TrainerCallback):
     ) -> None:
         if self._progress:
             self._progress.advance()
-        control.should_log |= state.global_step == state.max_steps  # what is told of the run is its last line
+        control.should_log |= state.global_step == state.max_steps  # the last line is the run's summary
         now = time.monotonic()
         is_due = now - self._saved_at >= self._checkpoint_every_s
         is_interrupted, is_due = _anywhere(args.device, self._interrupted.is_set(), is_due)
-        if is_interrupted or is_due or state.global_step == state.max_steps:  # saving what is trained takes time too
+        if is_interrupted or is_due or state.global_step == state.max_steps:  # saving the result takes time
             refuse_diverged(model, state.global_step)
             control.should_save = True
             self._saved_at = now
@@ -146,16 +146,16 @@ class TrainingJournal(TrainerCallback):
         self._saved_step = state.global_step
 
     def promise(self) -> str:
-        """What an interrupt at this moment ends when, and what is kept."""
+        """Say when training ends if it is interrupted now, and what is kept."""
         if not self._in_hand:
-            return "interrupted: this ends when the checkpoint is read; a second interrupt ends it at once"
+            return "interrupted: training ends once the checkpoint is read; a second interrupt ends it at once"
         made = self._in_hand - 1 - self._first_step
         update_s = (time.monotonic() - self._begun_at) / made if made else 0.0
         within = f", within about {duration(update_s)}" if update_s >= 1 else ""
         return (
-            f"interrupted: this ends when update {min(self._in_hand, self._updates)} of {self._updates} is made and "
-            f"saved{within}, and the same command goes on from there; a second interrupt ends it at once, and "
-            + (f"update {self._saved_step} is the last one that is kept" if self._saved_step else "no update is kept")
+            f"interrupted: training ends once update {min(self._in_hand, self._updates)} of {self._updates} is saved"
+            f"{within}, and the same command resumes from there; a second interrupt ends it at once and keeps "
+            + (f"the updates up to {self._saved_step}" if self._saved_step else "no update")
         )
 
     def on_log(
@@ -168,7 +168,7 @@ class TrainingJournal(TrainerCallback):
     ) -> None:
         if not logs or "loss" not in logs:
             return
-        if not math.isfinite(logs["grad_norm"]):  # the trainer logs a loss without those that are none
+        if not math.isfinite(logs["grad_norm"]):  # the trainer's logged loss leaves out losses that are not finite
             raise diverged("gradient's norm", state.global_step, logs["grad_norm"])
         if not self._progress:
             return
@@ -216,13 +216,13 @@ class TrainingJournal(TrainerCallback):
 
 
 def _context(dataset: Any) -> float:
-    """Tokens in the sequence of a mean token, by the first rows; 0 where the rows are made as training goes on."""
+    """Estimate the mean sequence length per token from the first rows; 0 if rows are made during training."""
     lengths = [len(ids) for ids in dataset[:COUNTED_ROWS].get("input_ids", [])]
     return sum(length**2 for length in lengths) / max(sum(lengths), 1)
 
 
 def _anywhere(device: torch.device, *claims: bool) -> list[bool]:
-    """Which of the claims hold in any of the processes."""
+    """Return which of the claims hold in any of the processes."""
     if not distributed.is_initialized():
         return list(claims)
     found = torch.tensor(claims, dtype=torch.int32, device=device)
@@ -231,10 +231,10 @@ def _anywhere(device: torch.device, *claims: bool) -> list[bool]:
 
 
 def run_trainer(trainer: Trainer, folder: Path, *, tokens: int, checkpoint_every_s: float) -> dict[str, float]:
-    """Train to the end, from the folder's last checkpoint where it holds one.
+    """Train to the end, from the folder's last checkpoint if there is one.
 
     `tokens`: see `TrainingJournal`. Returns the updates and tokens of the whole run, the seconds of this call, and the
-    first and the last logged loss. Raises `KeyboardInterrupt` after writing a checkpoint where it was interrupted.
+    first and the last logged loss. Raises `KeyboardInterrupt` after writing a checkpoint if it was interrupted.
     """
     interrupted = threading.Event()
     journal = TrainingJournal(
@@ -262,28 +262,27 @@ def run_trainer(trainer: Trainer, folder: Path, *, tokens: int, checkpoint_every
 
 
 def diverged(what: str, step: int, value: float) -> InputError:
-    """The error of a run whose numbers ended."""
+    """Return the error of a run that diverged."""
     return InputError(
-        f"the {what} of update {step} must be a finite number, but is {value}; lower the learning rate, or look at the "
-        "training set; the last checkpoint stays in the run's partial folder"
+        f"training diverged: the {what} of update {step} is {value}; lower the learning rate, or check the training "
+        "set; the last checkpoint stays in the run's partial folder"
     )
 
 
 def refuse_diverged(model: nn.Module, step: int) -> None:
-    """Raise `InputError` where a weight is no finite number."""
+    """Raise `InputError` if a weight is not a finite number."""
     if name := not_finite(model):
         raise diverged(f"weights ({name})", step, math.nan)
 
 
 def _leave_tied_to_their_sources(model: nn.Module) -> None:
-    """Say that checkpoints lack what is tied, as they do; the trainer else warns that it is missing where it goes
-    on."""
+    """Declare that checkpoints lack tied weights; otherwise the trainer warns about them when it resumes."""
     if isinstance(model, PreTrainedModel):  # adapters are read in another way
         model._keys_to_ignore_on_save = {*(model._keys_to_ignore_on_save or ()), *model.all_tied_weights_keys}
 
 
 def _of_the_first(value: Value) -> Value:
-    """The first process' value, in all of them: the folder that all share is its own."""
+    """Return the first process' value in all of them, since that process owns the shared folder."""
     if not distributed.is_initialized():
         return value
     values = [value]
@@ -292,13 +291,13 @@ def _of_the_first(value: Value) -> Value:
 
 
 def _last_checkpoint(folder: Path) -> Path | None:
-    """The newest checkpoint that was written to its end."""
+    """Return the newest checkpoint that was written completely."""
     found = [path for path in folder.glob("checkpoint-*") if _is_whole(path)]
     return max(found, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
 
 
 def _is_whole(checkpoint: Path) -> bool:
-    """The trainer writes its state last, and a kill may cut that short as well."""
+    """Return whether a checkpoint's state, which the trainer writes last, is there and not cut short."""
     try:
         json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -308,15 +307,15 @@ def _is_whole(checkpoint: Path) -> bool:
 
 @contextmanager
 def repeatable() -> Iterator[None]:
-    """Within, a step on a CPU gives the same bits each time.
+    """Within the context, a step on a CPU gives the same bits each time.
 
-    Otherwise the gradient of `x[indices]`, which routes tokens to experts, is summed by several threads in the order in
-    which they come (`index_put_` with accumulate). On a GPU nothing changes: a run there is not promised to repeat.
+    Otherwise several threads sum the gradient of `x[indices]`, which routes tokens to experts, in a random order
+    (`index_put_` with accumulate). On a GPU nothing changes: runs there need not repeat exactly.
     """
     before = torch.are_deterministic_algorithms_enabled()
     filled = deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
     torch.use_deterministic_algorithms(not torch.cuda.is_available() or before, warn_only=True)
-    deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # it guards against bugs, and takes time
+    deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # a costly guard against bugs
     try:
         yield
     finally:

@@ -1,6 +1,6 @@
-"""AdamW for low-precision weights: an fp32 master of each weight takes the update, the weight is its rounding.
+"""AdamW for low-precision weights: it updates an fp32 master of each weight and rounds it to the weight.
 
-A bf16 weight has 8 significant bits, so a relative update below 1/512 is lost if it is added to the weight itself.
+A bf16 weight has 8 significant bits, so a relative update below 1/512 would be lost if it were added to the weight.
 """
 
 from __future__ import annotations
@@ -11,13 +11,16 @@ from typing import Any
 import torch
 from torch.optim.adamw import adamw
 
+STATE_BYTES = 12
+"""The optimizer's state of a weight: its fp32 master and two moments."""
+
 
 class MasterAdamW(torch.optim.AdamW):
-    """`torch.optim.AdamW` whose state holds an fp32 `master` of each parameter. Checkpoints keep it in fp32."""
+    """A `torch.optim.AdamW` whose state holds an fp32 `master` of each parameter, in checkpoints too."""
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
-        """One update; one parameter at a time, so that its fp32 gradient is still in the cache when it is used."""
+        """Update one parameter at a time, so that its fp32 gradient is still in the cache when it is used."""
         assert closure is None
         for group in self.param_groups:
             beta1, beta2 = group["betas"]
@@ -44,7 +47,7 @@ class MasterAdamW(torch.optim.AdamW):
                 parameter.copy_(state["master"])
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """As the base class, which would round the state to the parameters' dtype: put it back unrounded."""
+        """Load the state unrounded; the base class would round it to the parameters' dtype."""
         super().load_state_dict(state_dict)
         parameters = [parameter for group in self.param_groups for parameter in group["params"]]
         for i, state in state_dict["state"].items():

@@ -1,8 +1,8 @@
-"""Muon for weight matrices, AdamW for everything else, in one optimizer that a trainer can step and save.
+"""Muon for weight matrices and AdamW for everything else, in one optimizer that a trainer can step and save.
 
 Muon (Jordan et al. 2024) replaces a matrix's momentum by the nearest orthogonal matrix, found by a few Newton–Schulz
-iterations; scaled as in Moonlight (Liu et al. 2025, equation 4) its update has AdamW's usual size. `torch.optim.Muon`
-takes matrices only; here a stack of experts' matrices is orthogonalized expert by expert, in one batch.
+iterations; scaled as in Moonlight (Liu et al. 2025, equation 4), its update has AdamW's usual size. `torch.optim.Muon`
+accepts only matrices; here a stack of experts' matrices is orthogonalized expert by expert, in one batch.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ EPSILON = 1e-8
 
 
 class MuonAdamW(torch.optim.Optimizer):
-    """Two parameter groups: `matrices` get Muon, `others` AdamW; both decay their weights."""
+    """Applies Muon to `matrices` and AdamW to `others`; both decay their weights."""
 
     def __init__(
         self,
@@ -46,7 +46,7 @@ class MuonAdamW(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
-        """One update of every parameter that has a gradient."""
+        """Update every parameter that has a gradient."""
         assert closure is None
         for group in self.param_groups:
             for parameter in group["params"]:
@@ -80,8 +80,8 @@ class MuonAdamW(torch.optim.Optimizer):
 
 
 def orthogonalized(matrices: Tensor) -> Tensor:
-    """The nearest (semi-)orthogonal matrix, about; the last two dimensions are the matrix, any others a batch."""
-    x = matrices.to(compute_dtype())  # the iteration is stable in bf16, and its result needs no more
+    """Approximate the nearest (semi-)orthogonal matrix; the last two dimensions are the matrix, others a batch."""
+    x = matrices.to(compute_dtype())  # bf16 is enough: the iteration is stable in it
     is_tall = x.shape[-2] > x.shape[-1]
     if is_tall:
         x = x.mT
@@ -95,7 +95,7 @@ def orthogonalized(matrices: Tensor) -> Tensor:
 
 
 def split_parameters(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-    """Hidden weight matrices (and stacks of them), and the rest: embeddings, head, routers' gates, norms, biases."""
+    """Separate hidden weight matrices (and stacks) from embeddings, head, routers' gates, norms and biases."""
     matrices: list[nn.Parameter] = []
     others: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():

@@ -1,7 +1,7 @@
-"""The model that is trained: checked whole before anything is paid for, loaded, and saved.
+"""Checks a student completely before any expensive work, loads it, and saves it.
 
-A student must be of an architecture that can be trained here, in floats, complete and finite, with a tokenizer whose
-ids all have a row of the embedding and hold the tokens of a turn. What it is saved as is a plain bf16 checkpoint.
+A student needs an architecture that can be trained here, complete and finite float weights, and a tokenizer that has
+the turn tokens and an embedding row for every id. It is saved as a plain bf16 checkpoint.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from distill.training import document_attention
+from distill.training.journal import CHECKPOINTS_KEPT
+from distill.training.master_adamw import STATE_BYTES
 from toolkit.errors import InputError
 from toolkit.formats.chat_format import (
     REASONING_TEMPLATE,
@@ -36,26 +38,22 @@ from toolkit.sources.model_names import is_exported
 from toolkit.terminal import say
 
 STUDENT_TYPES = ("llama", "mistral", "qwen2", "qwen3")
-"""`model_type` of the architectures whose forward hands `documents` through to the attention."""
-OPTIMIZER_BYTES = 12
-"""A trained weight's fp32 master and its two moments."""
-CHECKPOINTS_AT_ONCE = 2
-"""The one before is removed once a new one is whole."""
+"""`model_type` of the architectures whose forward passes `documents` on to the attention."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class StudentFacts:
-    """What a check of the whole student found."""
+    """Facts from a check of the whole student."""
 
     parameters: int
     max_tokens: int
-    """The longest example that it can be trained on: its context, or its sliding window on a CPU."""
+    """The longest trainable example: the student's context, or its sliding window on a CPU."""
 
 
 def check_student(student: Path) -> StudentFacts:
-    """Read the whole student and refuse what would fail later; see the module. Loads its weights once, as bf16.
+    """Load the student's weights once, as bf16, and check everything that would fail later.
 
-    Raises `InputError` naming what is wrong with it.
+    Raises `InputError` naming what is wrong with the student.
     """
     settings = read_object(student / "config.json")
     model_type = settings.get("model_type")
@@ -63,86 +61,85 @@ def check_student(student: Path) -> StudentFacts:
         raise InputError(f"the student's architecture ({model_type}) must be one of {', '.join(STUDENT_TYPES)}")
     if method := quantization(student):
         raise InputError(
-            f"the student {student} must hold floats, but is quantized by {method}; "
-            "choose the model that it was made from"
+            f"the student {student} is quantized by {method} and cannot be trained; choose the float model that it was "
+            "made from"
         )
     if is_exported(student):
         raise InputError(
-            f"the student {student} must hold weights to train, but is an exported "
-            "model; choose the one that it was made "
-            "from"
+            f"the student {student} is an exported model and cannot be trained; choose the model that it was made from"
         )
     tokenizer = load_tokenizer(student / "tokenizer.json")
     for token in (TURN_START, TURN_END):
         if tokenizer.token_to_id(token) is None:
-            raise InputError(f"the vocabulary of {student} must hold {token} (ChatML); choose another student")
+            raise InputError(f"the vocabulary of {student} lacks {token} (ChatML); choose another student")
     model: Any = load_model(student, torch.bfloat16)
     rows = model.get_input_embeddings().weight.shape[0]
     token, last = max(tokenizer.get_vocab(with_added_tokens=True).items(), key=lambda entry: entry[1])
     if last >= rows:
         raise InputError(
-            f"each id of the student's tokenizer must have a row of its embedding ({rows}), but {token!r} is {last}; "
-            "get tokenizer and weights of one model"
+            f"the student's tokenizer has ids beyond its embedding of {rows} rows ({token!r} is {last}); get tokenizer "
+            "and weights of one model"
         )
     if name := not_finite(model):
-        raise InputError(f"the student's weights must be finite, but {name} is not; get the checkpoint again")
+        raise InputError(f"the student's weight {name} is not finite; get the checkpoint again")
     return StudentFacts(
         parameters=sum(parameter.numel() for parameter in model.parameters()), max_tokens=_longest(model.config)
     )
 
 
 def check_room(facts: StudentFacts, folder: Path, *, lora_rank: int) -> None:
-    """Raise `InputError` where the disk of `folder` has no room for the trained student and its checkpoints.
+    """Raise `InputError` if the disk of `folder` has no room for the trained student and its checkpoints.
 
-    Of adapters, which are small, no checkpoint is counted.
+    Checkpoints of adapters are small and do not count.
     """
-    checkpoint = 0 if lora_rank else CHECKPOINTS_AT_ONCE * (compute_dtype().itemsize + OPTIMIZER_BYTES)
+    # a checkpoint is removed only after a new one is complete
+    checkpoint = 0 if lora_rank else (CHECKPOINTS_KEPT + 1) * (compute_dtype().itemsize + STATE_BYTES)
     best = 0 if lora_rank else compute_dtype().itemsize
     needed = facts.parameters * (torch.bfloat16.itemsize + checkpoint + best)
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise InputError(
-            f"the disk of {folder} must have {needed / 1e9:.1f} GB free for the student and its checkpoints; it has "
-            f"{free / 1e9:.1f} GB; free some, choose another --out, or train adapters (--lora)"
+            f"the student and its checkpoints need {needed / 1e9:.1f} GB on the disk of {folder}, which has "
+            f"{free / 1e9:.1f} GB free; free some, choose another --out, or train adapters (--lora)"
         )
 
 
 def check_lengths(
     facts: StudentFacts, chat_format: ChatFormat, problems: Sequence[Problem], *, max_tokens: int, asked_tokens: int
 ) -> None:
-    """Check how long examples may be (`max_tokens`), and say so where the teacher may write more (`asked_tokens`).
+    """Check the longest example (`max_tokens`), and warn if the teacher may write more (`asked_tokens`).
 
-    Raises `InputError` where they are longer than the student can read, or where no question fits.
+    Raises `InputError` if it is longer than the student can read, or if no question fits.
     """
     if max_tokens > facts.max_tokens:
         raise InputError(
-            f"the longest example ({max_tokens} tokens) must be at most what the student reads at once "
-            f"({facts.max_tokens}); lower --max-tokens"
+            f"the longest example ({max_tokens} tokens) exceeds what the student reads at once ({facts.max_tokens}); "
+            "lower --max-tokens"
         )
     shortest = min(len(chat_format.prompt_ids(problem.messages)) for problem in problems)
     if shortest >= max_tokens:
         raise InputError(
-            f"the shortest question ({shortest} tokens) must leave room in the longest example ({max_tokens}); "
+            f"the shortest question ({shortest} tokens) leaves no room in the longest example ({max_tokens} tokens); "
             "raise --max-tokens"
         )
     if asked_tokens > max_tokens:
         say(
-            f"the teacher may write {asked_tokens} tokens, and examples longer than {max_tokens} are not trained on; "
-            "--max-tokens raises that"
+            f"the teacher may write {asked_tokens} tokens, but examples longer than {max_tokens} are not trained on; "
+            "to train on them, raise --max-tokens"
         )
 
 
 def write_student_format(student: Path, folder: Path) -> ChatFormat:
-    """Write the student's tokenizer with the reasoning template into `folder`, and read the format from there."""
+    """Write the student's tokenizer with the reasoning template into `folder`, and return that chat format."""
     tokenizer = load_tokenizer(student / "tokenizer.json")
     write_chat_files(folder, tokenizer, template=REASONING_TEMPLATE, eos_token=TURN_END, pad_token=TURN_END)
     return ChatFormat.from_folder(folder)
 
 
 def load_student(folder: Path, end: int) -> PreTrainedModel:
-    """The model that is trained, in the dtype that its steps compute in; `end` becomes its end-of-text token.
+    """Load the model to train, in the dtype in which its steps compute; `end` becomes its end-of-text token.
 
-    Raises `InputError` where its weights cannot be read.
+    Raises `InputError` if its weights cannot be read.
     """
     student = load_model(folder, compute_dtype())
     for settings in (student.config, student.generation_config):
@@ -153,24 +150,24 @@ def load_student(folder: Path, end: int) -> PreTrainedModel:
 
 
 def add_adapters(student: PreTrainedModel, rank: int, seed: int) -> PeftModel:
-    """The student with low-rank adapters on its matrices, which alone are trained."""
+    """Put low-rank adapters on the student's matrices; only these are trained."""
     torch.manual_seed(seed)
     adapters = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear")
-    # adapters stay in the base's dtype, as masters keep their precision: fp32 ones would turn every product fp32
+    # adapters keep the base's dtype, since masters hold their precision: fp32 ones would make every product fp32
     return get_peft_model(student, adapters, autocast_adapter_dtype=False)
 
 
 def saved_digests(model: nn.Module) -> dict[str, str]:
-    """A digest of each weight as it is saved: in bf16. Tied weights count once.
+    """Return a digest of each weight as it is saved, in bf16. Tied weights count once.
 
-    What is less than half of float16's smallest number counts as 0: rows of zeros, of ids that no text has, move by as
-    little as the optimizer is asked for, and mean nothing.
+    Values below half of float16's smallest number count as 0: rows of zeros, of ids that occur in no text, move a
+    little with the optimizer's epsilon, which means nothing.
     """
     return {name: _saved_digest(parameter.detach()) for name, parameter in model.named_parameters()}
 
 
 def save_student(model: PreTrainedModel | PeftModel, folder: Path) -> PreTrainedModel:
-    """Write a plain bf16 checkpoint, adapters merged; returns the model as it was saved."""
+    """Write a plain bf16 checkpoint with adapters merged; return the model as it was saved."""
     plain: Any = model.merge_and_unload() if isinstance(model, PeftModel) else model
     plain.to(torch.bfloat16).save_pretrained(folder)
     saved: PreTrainedModel = plain
@@ -178,16 +175,15 @@ def save_student(model: PreTrainedModel | PeftModel, folder: Path) -> PreTrained
 
 
 def count_changed(before: Mapping[str, str], after: Mapping[str, str]) -> int:
-    """How many weights of a trained student differ from the ones that it started from.
+    """Count the weights of a trained student that differ from those that it started from.
 
-    Raises `InputError` where none does: such a student has learned nothing.
+    Raises `InputError` if none does: such a student has learned nothing.
     """
     changed = sum(digest != before[name] for name, digest in after.items())
     if not changed:
         raise InputError(
-            f"at least 1 of the student's {len(after)} tensors must differ from "
-            "before training, but in bf16, as they are "
-            "saved, all are equal; raise --learning-rate or --epochs, or give more problems"
+            f"training changed none of the student's {len(after)} tensors, rounded to bf16 as they are saved; raise "
+            "--learning-rate or --epochs, or give more problems"
         )
     return changed
 
@@ -198,7 +194,7 @@ def _saved_digest(weight: torch.Tensor) -> str:
 
 
 def _longest(config: Any) -> int:
-    """Tokens of the longest example; the attention of documents on a CPU has no sliding window."""
+    """Return the tokens of the longest trainable example; document attention on a CPU has no sliding window."""
     limits: list[int] = [config.max_position_embeddings]
     kinds = getattr(config, "layer_types", None)
     slides = "sliding_attention" in kinds if kinds else getattr(config, "sliding_window", None) is not None

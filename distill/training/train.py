@@ -1,16 +1,16 @@
 """Supervised fine-tuning of a student on examples, by TRL's `SFTTrainer` made fast on short chains of thought.
 
-    examples ─ ChatFormat.training_ids ─> token ids, labels ─> padding-free batches ─> student, in bf16 where the
-    machine computes in it, with fp32 masters of its weights in the optimizer
+    examples ─ ChatFormat.training_ids ─> token ids, labels ─> padding-free batches ─> student, in bf16 if the machine
+    computes in it, with fp32 masters of its weights in the optimizer
 
-What differs from the trainer's defaults, each measured by `benchmarks.training.student_speed`
+Differences from the trainer's defaults, measured by `benchmarks.training.student_speed`
 (docs/explanation/training-speed.md): freed memory stays in the process, batches have no padding, attention runs
-document by document, the head sees completion tokens only, no entropy and accuracy over the vocabulary, no autocast, no
+document by document, the head sees only completion tokens, no entropy or accuracy over the vocabulary, no autocast, no
 gradient checkpointing. The loss is the same.
 
-The folder gets `loss.jsonl` (step, loss, learning_rate, tokens …) while training, and at the end the weights, the
-tokenizer and the reasoning template. `checkpoints/` lets an interrupted run go on, and is for whoever saves the
-folder to remove (`toolkit.runs.finish`).
+During training the folder gets `loss.jsonl` (step, loss, learning_rate, tokens …), at the end the weights, the
+tokenizer and the reasoning template. `checkpoints/` lets an interrupted run resume; whoever saves the folder removes it
+(`toolkit.runs.finish`).
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from transformers import AutoTokenizer, PreTrainedModel
 from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
+from distill.problems.splits import spread
 from distill.training.completion_loss import IGNORED, labelled, summed_loss
 from distill.training.document_attention import Documents
 from distill.training.journal import CHECKPOINTS, VALIDATION_LOSS, diverged, journaled, run_trainer
@@ -45,19 +46,19 @@ from distill.training.student import (
     saved_digests,
     write_student_format,
 )
-from distill.training.validation import ENOUGH, Batch, Validation, spread
+from distill.training.validation import ENOUGH, Batch, Validation
 from distill.training.validation import EXAMPLES as VALIDATION_EXAMPLES
 from toolkit.formats.chat_format import TURN_END, ChatFormat
 from toolkit.machine.allocator import keep_freed_memory
 from toolkit.records import Example
 
 ROW_TOKENS = 8192
-"""Of a batch, so many tokens at once go through the student: sixteen examples of 512."""
+"""Most tokens of a batch in one pass through the student: sixteen examples of 512."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """A recipe. `lora_rank` 0 trains all weights."""
+    """The recipe of a training run. `lora_rank` 0 trains all weights."""
 
     learning_rate: float
     epochs: int
@@ -65,7 +66,7 @@ class TrainConfig:
     accumulation_steps: int
     """Batches whose gradients make one update."""
     warmup_share: float
-    """Share of the updates during which the learning rate rises; then it falls by a cosine, towards zero."""
+    """Share of the updates that warm up; then the learning rate decays by a cosine, towards zero."""
     weight_decay: float
     beta1: float
     beta2: float
@@ -77,7 +78,7 @@ class TrainConfig:
 
 
 def demo(*, lora: bool = False, epochs: int = 1, seed: int = 0) -> TrainConfig:
-    """Some minutes on two cores: one pass, with the learning rate that suits a 135M student.
+    """Return a recipe of some minutes on two cores: one pass, with a learning rate that suits a 135M student.
 
     After 60 of the demo's 160 updates the loss was 0.257; with 1e-3 it was 0.337, and with 2e-4 at most 5 % higher.
     """
@@ -99,21 +100,21 @@ def demo(*, lora: bool = False, epochs: int = 1, seed: int = 0) -> TrainConfig:
 
 
 def full(*, lora: bool = False, epochs: int = 2, seed: int = 0) -> TrainConfig:
-    """The demo's recipe, for longer."""
+    """Return the demo's recipe for longer runs."""
     return replace(demo(lora=lora, epochs=epochs, seed=seed), checkpoint_every_s=600.0)
 
 
 def tokenize(examples: Sequence[Example], chat_format: ChatFormat) -> Dataset:
-    """Token ids of each example, and labels on its completion."""
+    """Turn each example into token ids, with labels on its completion."""
     return Dataset.from_list(
         [labelled(*chat_format.training_ids(each.messages, each.reasoning, each.answer)) for each in examples]
     )
 
 
 def collate(rows: Sequence[Mapping[str, list[int]]]) -> Batch:
-    """One padding-free row: the documents behind each other, positions from 0 in each."""
+    """Join documents into one padding-free row, with positions from 0 in each."""
     lengths = [len(row["input_ids"]) for row in rows]
-    # a document's first token is predicted by no one: its prompt hides it from the loss
+    # nothing predicts a document's first token; as part of the prompt it is not in the loss
     assert all(row["labels"][0] == IGNORED for row in rows)
     return {
         "input_ids": torch.tensor([[id for row in rows for id in row["input_ids"]]]),
@@ -124,7 +125,7 @@ def collate(rows: Sequence[Mapping[str, list[int]]]) -> Batch:
 
 
 def within(examples: Sequence[Mapping[str, list[int]]], tokens: int) -> list[Batch]:
-    """Padding-free rows of at most so many tokens, or of one example that is longer."""
+    """Collate padding-free rows of at most `tokens` tokens, or of a single longer example."""
     rows: list[list[Mapping[str, list[int]]]] = []
     used = tokens
     for example in examples:
@@ -138,7 +139,7 @@ def within(examples: Sequence[Mapping[str, list[int]]], tokens: int) -> list[Bat
 
 
 def batch_of(examples: Sequence[Mapping[str, list[int]]]) -> Batch:
-    """What an update sees: its rows, and all labels in one, by which the trainer counts what is trained on."""
+    """Make the batch of an update: its rows, and all labels together, by which the trainer counts trained tokens."""
     rows = within(examples, ROW_TOKENS)
     return {"rows": rows, "labels": torch.cat([row["labels"] for row in rows], dim=1)}
 
@@ -147,17 +148,17 @@ class StudentTrainer(SFTTrainer):
     """`SFTTrainer` whose model computes the loss itself, from completion tokens alone."""
 
     def __init__(self, model: PreTrainedModel | PeftModel, config: TrainConfig, **kwargs: Any) -> None:
-        # TRL reports each trainer that is made; the environment variable of this name is read too early to set it here
+        # TRL reports each new trainer; the environment variable of this name was read at import
         constants.HF_HUB_DISABLE_TELEMETRY = True
         super().__init__(model=model, data_collator=batch_of, **kwargs)
         self._config = config
         self.validation: Validation | None = None
         causal_lm: Any = model.get_base_model() if isinstance(model, PeftModel) else model
-        # in place of the causal model's forward, so that wrappers (DistributedDataParallel) still see the call
+        # replaces the causal model's forward, so that wrappers (DistributedDataParallel) still see the call
         causal_lm.forward = _LossForward(causal_lm)
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        """Our optimizer over what is trained; norms' weights do not decay."""
+        """Make `MasterAdamW` over the trained weights; those of norms do not decay."""
         assert self.model is not None
         trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         groups: list[dict[str, Any]] = [
@@ -173,7 +174,7 @@ class StudentTrainer(SFTTrainer):
         return self.optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> LRScheduler:
-        """Ours, whose first and last rates are above 0."""
+        """Make our schedule, whose first and last rates are above 0."""
         assert self.optimizer is not None
         warmup = math.ceil(self._config.warmup_share * num_training_steps)
         schedule = cosine_schedule(optimizer or self.optimizer, updates=num_training_steps, warmup=warmup)
@@ -181,9 +182,9 @@ class StudentTrainer(SFTTrainer):
         return schedule
 
     def training_step(self, model: nn.Module, inputs: Batch, num_items_in_batch: Tensor | int | None = None) -> Tensor:
-        """A batch row by row, so that memory is that of one row; returns the batch's loss.
+        """Train on a batch row by row, with the memory of one row; return the batch's loss.
 
-        Raises `InputError` where it is no finite number.
+        Raises `InputError` if the loss is not a finite number.
         """
         loss = torch.stack(
             [super(StudentTrainer, self).training_step(model, row, num_items_in_batch) for row in inputs["rows"]]
@@ -194,7 +195,7 @@ class StudentTrainer(SFTTrainer):
         return total
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """With the validation loss, where it was measured after this very update."""
+        """Log with the validation loss, if it was measured after this very update."""
         if (
             self.validation
             and self.validation.loss is not None
@@ -210,31 +211,31 @@ class StudentTrainer(SFTTrainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Tensor:
-        """Mean over the trained tokens of all batches and processes of an update."""
+        """Return the mean loss over the trained tokens of all batches and processes of an update."""
         assert not return_outputs and num_items_in_batch is not None
         loss: Tensor = model(**inputs) * (self.accelerator.num_processes / num_items_in_batch)
         return loss
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
-        """None in checkpoints: they are removed when the run ends."""
+        """Write no card into checkpoints, which are removed when the run ends."""
 
 
 class _LossForward:
-    """The forward of a causal language model in training: a padding-free batch in, the summed loss out."""
+    """The forward of a causal language model in training: returns the summed loss of a padding-free batch."""
 
     def __init__(self, causal_lm: Any) -> None:
         self._base: nn.Module = causal_lm.base_model
         self._head: nn.Linear = causal_lm.get_output_embeddings()
 
     def __call__(self, input_ids: Tensor, labels: Tensor, position_ids: Tensor, documents: Documents) -> Tensor:
-        on_cpu = {"documents": documents} if input_ids.device.type == "cpu" else {}  # elsewhere: positions say it all
+        on_cpu = {"documents": documents} if input_ids.device.type == "cpu" else {}  # elsewhere positions are enough
         hidden_1ND = self._base(input_ids=input_ids, position_ids=position_ids, use_cache=False, **on_cpu)[0]
         return summed_loss(hidden_1ND[0], self._head.weight, labels[0])
 
 
 def trainer_arguments(config: TrainConfig, folder: Path) -> SFTConfig:
-    """Our recipe in the trainer's words."""
-    # transformers 5.23 calls TRL's own default by its old name and warns about it
+    """Translate our recipe into the trainer's arguments."""
+    # transformers 5.23 warns about the old name of TRL's own default
     warnings.filterwarnings("ignore", message="`gradient_checkpointing` is deprecated", category=FutureWarning)
     return SFTConfig(
         **journaled(folder, config.seed),
@@ -263,13 +264,12 @@ def train(
     folder: Path,
     validation: Sequence[Example] = (),
 ) -> dict[str, Any]:
-    """Train the student on the examples and leave it in `folder`; goes on from the folder's last checkpoint.
+    """Train the student on the examples and save it in `folder`, resuming from the folder's last checkpoint.
 
-    `validation`: examples to measure a loss on, not trained on (`distill.training.validation`). Returns the tokens of
-    all epochs, the seconds of this call, the first and the last logged loss, after which update the student was chosen
-    and by what, and how many of its tensors changed. Raises `KeyboardInterrupt` after writing a checkpoint where it was
-    interrupted, and `InputError` where the loss or a weight is no finite number, or where nothing changed; checkpoints
-    stay then.
+    `validation`: held-out examples (`distill.training.validation`). Returns the tokens of all epochs, the seconds of
+    this call, the first and the last logged loss, which update's student was chosen and why, and how many of its
+    tensors changed. Raises `KeyboardInterrupt` after writing a checkpoint if it was interrupted, and `InputError` if
+    the loss or a weight is not finite or nothing changed; checkpoints stay then.
     """
     keep_freed_memory()
     torch.manual_seed(config.seed)
@@ -305,17 +305,17 @@ def _validation(examples: Sequence[Example], chat_format: ChatFormat, folder: Pa
 def _choose_best(
     validation: Validation | None, model: PreTrainedModel | PeftModel, device: torch.device, examples: int
 ) -> dict[str, Any]:
-    """Leave the model as it was when its validation loss was least, and say which one that is and why."""
+    """Restore the model with the lowest validation loss; return which update's it is, and why it was chosen."""
     if validation is None:
-        return {"chosen_by": "being the last: no trace of the validation split is there to tell"}
+        return {"chosen_by": "being the last: there is no trace of the validation split to compare by"}
     if validation.loss is None:  # the last update was made before an interrupt
         validation.loss = validation.measure(model, device)
     best = validation.restore_best(model)
     if best is None:
-        few = f"being the last: {examples} validation traces are too few to tell, of {ENOUGH}"
+        few = f"being the last: {examples} validation traces are too few to compare by (fewer than {ENOUGH})"
         return {
             VALIDATION_LOSS: validation.loss,
-            "chosen_by": "the least validation loss, which is the last" if examples >= ENOUGH else few,
+            "chosen_by": "the lowest validation loss, which is the last" if examples >= ENOUGH else few,
         }
     loss, update = best
-    return {VALIDATION_LOSS: loss, "chosen_update": update, "chosen_by": "the least validation loss"}
+    return {VALIDATION_LOSS: loss, "chosen_update": update, "chosen_by": "the lowest validation loss"}

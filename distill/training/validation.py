@@ -1,10 +1,10 @@
-"""The loss on examples that are not trained on, some times while a student trains, and the weights where it was least.
+"""Measures the loss on held-out examples while a student trains, and keeps the weights with the lowest one.
 
-    checkpoints/best/   model.safetensors  validation.json    trained weights at the least validation loss so far
+    checkpoints/best/   model.safetensors  validation.json    trained weights at the lowest validation loss so far
 
-Examples of the validation split are held out from training. A few of them are enough to see a run go wrong, and cost
-little: a forward pass of `EXAMPLES` at `TIMES` points of the run. Where there are at least `ENOUGH` of them to tell one
-state of the student from another, the student that is saved is the one with the least validation loss.
+Examples of the validation split are held out from training. A few of them are enough to see a run go wrong, and cheap:
+a forward pass of `EXAMPLES` at `TIMES` points of the run. With at least `ENOUGH` of them, enough to tell one state of
+the student from another, the student with the lowest validation loss is saved.
 """
 
 from __future__ import annotations
@@ -30,36 +30,23 @@ ENOUGH = 16
 BEST, BEST_WEIGHTS, BEST_LOSS = "best", "model.safetensors", "validation.json"
 
 Batch = dict[str, Any]
-"""What a student's forward takes, by name."""
-
-
-def spread(count: int, wanted: int) -> list[int]:
-    """`wanted` places, or all, evenly over `count`: rows that are in the order of their families mix them."""
-    chosen = min(count, wanted)
-    return [i * count // chosen for i in range(chosen)]
+"""The arguments of a student's forward, by name."""
 
 
 class Validation(TrainerCallback):
-    """Measures the validation loss at even distances, the last time behind the last update."""
+    """Measures the validation loss at evenly spaced updates, the last of them included."""
 
     def __init__(self, batches: Callable[[], Sequence[Batch]], examples: int, folder: Path) -> None:
-        """`batches`: what the model's forward takes; `examples`: how many are in them; `folder`: of the checkpoints."""
+        """`batches`: arguments of the model's forward; `examples`: their number; `folder`: that of the checkpoints."""
         self._batches, self._folder = batches, folder / BEST
         self._keeps_best = examples >= ENOUGH
         self.loss: float | None = None
-        """The last one; None where nothing was measured, as without examples."""
+        """The last measured loss; None if none was measured yet."""
         self.measured_at = -1
-        """The update after which that was."""
+        """The update after which it was measured."""
 
-    def on_step_end(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        *,
-        model: nn.Module,
-        **kwargs: Any,
-    ) -> None:
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        model: nn.Module = kwargs["model"]
         points = {math.ceil(state.max_steps * (i + 1) / TIMES) for i in range(TIMES)}
         if state.global_step not in points:
             return
@@ -71,7 +58,7 @@ class Validation(TrainerCallback):
 
     @torch.no_grad()
     def measure(self, model: nn.Module, device: torch.device) -> float:
-        """Mean loss over the trained tokens of all validation examples."""
+        """Return the mean loss over the trained tokens of all validation examples."""
         was_training = model.training
         model.eval()
         total, count = 0.0, 0
@@ -83,7 +70,7 @@ class Validation(TrainerCallback):
         return total / count
 
     def restore_best(self, model: nn.Module) -> tuple[float, int] | None:
-        """Put back the weights of the least loss where they are not the last ones; returns its loss and update."""
+        """Restore the weights with the lowest loss unless they are the last ones; return their loss and update."""
         least, step = self._best()
         if self.loss is None or not self._keeps_best or least >= self.loss:
             return None
@@ -94,7 +81,7 @@ class Validation(TrainerCallback):
         return least, step
 
     def _keep(self, model: nn.Module, step: int) -> None:
-        """The loss is written last, so that it stands only beside whole weights."""
+        """Write the weights, then the loss, so that a loss file implies whole weights."""
         self._folder.mkdir(parents=True, exist_ok=True)
         (self._folder / BEST_LOSS).unlink(missing_ok=True)
         weights = {

@@ -1,1 +1,1 @@
-"""Whether an answer is right: mathematics, text and code, each by its own judge."""
+"""Decides whether answers are right: mathematics, text and code, each by its own rules."""

@@ -1,8 +1,8 @@
-"""reasoning-gym's families: what their scorers are given of an answer, and the scorers' word.
+"""Scores problems of reasoning-gym's families by its own scorers, on the part of an answer that these expect.
 
-A problem is one of a family's where its metadata say so (`source_dataset`); a user's own family of the same name never
-reaches a scorer that it was not made for. A verdict is stricter than the scorer in two places. Its countdown evaluates
-the answer as Python, so only arithmetic reaches it; its number_sorting lets each number be off by one and takes NaN for
+A problem belongs to a family if its metadata say so (`source_dataset`), so a user's own family of the same name never
+reaches a scorer that was not made for it. Verdicts are stricter than the scorers in two places: countdown's evaluates
+the answer as Python, so only arithmetic reaches it; number_sorting's lets each number be off by one and accepts NaN for
 anything, so the list must also consist of the question's own numbers.
 """
 
@@ -24,7 +24,7 @@ from toolkit.errors import MissingExtra
 from toolkit.records import Problem
 
 Form = Literal["number", "expression", "list", "word", "lines", "text"]
-"""What an answer of a family looks like, which decides what its scorer is given."""
+"""The form of a family's answers, which decides what its scorer gets."""
 
 _FORMS: dict[str, Form] = {"countdown": "expression", "number_sorting": "list", "spell_backward": "word"}
 _NUMBER = re.compile(r"(?<![\w.])[-+]?(?:\d+(?:\.\d+)?|\.\d+)")
@@ -34,29 +34,28 @@ LONGEST_EXPRESSION = 200
 
 
 def has_scorer(problem: Problem) -> bool:
-    """Whether a scorer of reasoning-gym's was made for this problem.
+    """Return whether reasoning-gym has a scorer for this problem.
 
-    Raises `MissingExtra` where it was, and reasoning-gym is not installed.
+    Raises `MissingExtra` if it has, but is not installed.
     """
     return problem.metadata.get("source_dataset") == problem.family and _scorer(problem.family) is not None
 
 
 def family_score(problem: Problem, answer: str) -> float:
-    """The scorer's word about a `family_answer`, from 0 to 1; 0 where it raises, since it is foreign code on foreign
-    text."""
+    """Return the scorer's score of a `family_answer`, from 0 to 1; 0 if the scorer raises on a model's text."""
     scorer = _scorer(problem.family)
     assert scorer, "asked only where `has_scorer`"
     entry = {"question": problem.question, "answer": problem.answer, "metadata": problem.metadata}
     try:
         return float(scorer(answer, entry)) if _is_admissible(problem, answer) else 0.0
-    except Exception:  # noqa: BLE001 - a scorer is foreign code on a model's text
+    except Exception:  # noqa: BLE001 - a scorer may raise anything on a model's text
         return 0.0
 
 
 def family_answer(problem: Problem, text: str) -> str:
-    """The final answer as the family's scorer reads it; empty where there is none of its form.
+    """Return the final answer as the family's scorer reads it; empty if there is none of its form.
 
-    A number is without sign +, thousands commas and trailing zeros, a list a JSON list of strings.
+    A number has no sign +, thousands commas or trailing zeros; a list is a JSON list of strings.
     """
     found = find_final_answer(text)
     match _form(problem):
@@ -87,7 +86,7 @@ def _as_python(text: str) -> str:
 
 
 def _expression(text: str) -> str:
-    """The run of arithmetic with most numbers, of equals the last: of "3 * 4 + 2 = 12 + 2 = 14" the "3 * 4 + 2"."""
+    """Return the arithmetic with most numbers, the last of equals: "3 * 4 + 2" of "3 * 4 + 2 = 12 + 2 = 14"."""
     runs = [run.strip() for run in _ARITHMETIC.findall(text)]
     runs = [_balanced(run) for run in runs if _SUM.search(run.replace(")", ""))]
     if len(runs) > 1 and re.search(r"\bor\b", text):
@@ -96,7 +95,7 @@ def _expression(text: str) -> str:
 
 
 def _balanced(run: str) -> str:
-    """Without the closing bracket of a sentence around it, and without operators that lead nowhere."""
+    """Strip unbalanced brackets and trailing operators."""
     run = run.rstrip("+-*/( ")
     while run.endswith(")") and run.count(")") > run.count("("):
         run = run[:-1].rstrip()
@@ -106,7 +105,7 @@ def _balanced(run: str) -> str:
 
 
 def _list(text: str) -> str:
-    """The last list in brackets, which may span lines; else the last line that lists numbers, or lines of one each."""
+    """Return the last bracketed list, or else the last line of several numbers, or lines of one number each."""
     lines = re.findall(r"\[([^\[\]]*)\]", text) or [line for line in text.split("\n") if len(_NUMBER.findall(line)) > 1]
     lines = lines or [
         " ".join(re.findall(rf"^\s*(?:[-*•]\s+|\d+[.)]\s+)?['\"]?({_NUMBER.pattern})['\"]?,?\s*$", text, re.MULTILINE))
@@ -116,7 +115,7 @@ def _list(text: str) -> str:
 
 
 def _is_admissible(problem: Problem, answer: str) -> bool:
-    """Whether a scorer may see the answer at all; see the module's docstring."""
+    """Return whether the scorer may see the answer, by the module's stricter rules."""
     if problem.family == "countdown":
         return bool(_ARITHMETIC.fullmatch(answer)) and "**" not in answer and len(answer) <= LONGEST_EXPRESSION
     if problem.family == "number_sorting":
@@ -127,7 +126,7 @@ def _is_admissible(problem: Problem, answer: str) -> bool:
 
 @cache
 def _scorer(family: str) -> Callable[[str, dict[str, Any]], float] | None:
-    """The family's own scorer, or None where reasoning-gym has no such family."""
+    """Return the family's own scorer; None if reasoning-gym has no such family."""
     try:
         import reasoning_gym
         from reasoning_gym.factory import DATASETS

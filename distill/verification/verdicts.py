@@ -1,14 +1,14 @@
-"""From a trace to a verdict: what a model answered, and whether it is right.
+"""Turns a trace into a verdict: what a model answered, and whether it is right.
 
     problem's reference ── readings.read_reference ──┐
                                                      ├── meaning.means ──> Verdict, which says how both sides were read
     answer's text ── readings.read_answer ───────────┘
 
-A problem with tests is code, and right where its program passes all of them; a request is answered or refused
-(`distill.verification.refusals`); of a problem that reasoning-gym made its own scorer decides. Any other has a
-reference, whose kind decides how an answer is read and compared: the whole of the final answer must mean the reference,
-and what cannot be read in that way is wrong. One place finds the final answer of every model alike
-(`toolkit.answers.final_answer`), whether it was trained on our format or never saw it, and never in the reasoning.
+A problem with tests is code, and right if its program passes all of them; a request is answered or refused
+(`distill.verification.refusals`); a problem from reasoning-gym is judged by its own scorer. Any other problem has a
+reference, whose kind decides how an answer is read and compared: the whole final answer must mean the reference, and
+an answer that cannot be read in that way is wrong. One place finds the final answers of all models
+(`toolkit.answers.final_answer`), whether or not they were trained on our format, and never in the reasoning.
 """
 
 from __future__ import annotations
@@ -34,16 +34,16 @@ VERSION = "7"
 
 
 def check_gradable(problems: Iterable[Problem]) -> None:
-    """Raises `InputError` where a problem is code and this machine runs none, before somebody pays for an answer."""
+    """Raise `InputError` if a problem is code that this machine cannot run, before any answer is paid for."""
     if any(_judge(problem) == CODE for problem in problems):
         strongest_level()
 
 
 def grade(problem: Problem, trace: Trace) -> Verdict:
-    """Decide about one trace. One that is not whole is wrong, whatever its answer; a scorer that raises costs it only.
+    """Judge one trace. An incomplete one is wrong, whatever its answer; a scorer that raises affects only its trace.
 
-    Raises `MissingExtra` where reasoning-gym is not installed, `InputError` where code must run, nothing confines it,
-    and nobody allowed that (`distill.verification.code.sandbox.allow_unsafe`).
+    Raises `MissingExtra` if reasoning-gym is not installed, `InputError` if a program has to run, no sandbox is
+    available and unsafe execution was not allowed (`distill.verification.code.sandbox.allow_unsafe`).
     """
     judge = _judge(problem)
     fault = incomplete(trace)
@@ -69,7 +69,7 @@ def grade(problem: Problem, trace: Trace) -> Verdict:
 
 
 def score_answer(problem: Problem, text: str) -> float:
-    """How right an answer's text is, from 0 to 1; what is between is the scorer's own, or a share of tests.
+    """Score an answer's text from 0 to 1; values in between come from a scorer, or are a share of passed tests.
 
     Raises as `grade` does.
     """
@@ -77,8 +77,7 @@ def score_answer(problem: Problem, text: str) -> float:
 
 
 def _judged(problem: Problem, text: str) -> tuple[float, str, str]:
-    """The score of an answer's text, and what was read of the reference and of the text; empty where none is
-    compared."""
+    """Return an answer's score and how the reference and the answer were read; empty texts if none is compared."""
     judge = _judge(problem)
     if judge == CODE:
         return passed(text, problem.metadata[TESTS]), "", ""
@@ -97,7 +96,7 @@ def _judged(problem: Problem, text: str) -> tuple[float, str, str]:
 
 
 def same_answer(problem: Problem, one: str, other: str) -> bool:
-    """Whether two answers' texts mean the same, right or wrong; one that says nothing is the same as no other."""
+    """Return whether two answers mean the same, right or wrong; an empty one equals no other."""
     if _judge(problem) == VERIFIER:
         ours, theirs = family_answer(problem, one), family_answer(problem, other)
         return bool(ours) and ours.casefold().split() == theirs.casefold().split()

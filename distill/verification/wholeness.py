@@ -1,9 +1,9 @@
-"""What is wrong with a trace as it stands, whether its answer is right or not.
+"""Finds faults of a trace that do not depend on whether its answer is right.
 
-    incomplete   the turn did not end by itself, or has no answer: it is wrong, whoever grades it
-    unfit        whole, and gradable, but not what a student may learn to write: one thought, then one answer, both text
+    incomplete   the turn did not end by itself, or has no answer: it counts as wrong
+    unfit        complete and gradable, but not what a student may learn to write: one thought, then one answer, as text
 
-The names are reasons of verdicts (`incomplete`) and of curation (both). A cut answer must never be trained on: the
+The faults are reasons of verdicts (`incomplete`) and of curation (both). A cut answer must never be trained on: the
 student would learn to end its turn there.
 """
 
@@ -20,35 +20,34 @@ Incomplete = Literal["truncated", "filtered", "tool_call", "broken_off", "empty"
 Unfit = Literal["tool_call", "thought_tags", "no_thought", "control_tokens", "broken_text", "copied", "looping"]
 
 LEAST_COPIED = 80
-"""Characters of a thought or question that an answer begins with; less may be said twice for good reason."""
+"""Least characters of a thought or question that an answer may not begin with; shorter ones may well be repeated."""
 
 _TOOL_CALL = re.compile(
-    r"<tool_call>|<\|tool_call|\[TOOL_CALLS\]|<function_calls>|<function=|<\|python_tag\|>|<\|tool▁|<｜tool▁|<\|START_ACTION\|>|"
-    r"<tool_response>|<invoke name=|^```tool_code$",
+    r"<tool_call>|<\|tool_call|\[TOOL_CALLS\]|<function_calls>|<function=|<\|python_tag\|>|<\|tool▁|<｜tool▁|"
+    r"<\|START_ACTION\|>|<tool_response>|<invoke name=|^```tool_code$",
     re.MULTILINE,
 )
 _CONTROL = re.compile(
     r"<\|[A-Za-z_][\w/.-]*\|>|<｜[^<>｜\n]{1,40}｜>|</?(?:start|end)_of_turn>|<turn\|>|<\|turn>|\[/?INST\]|<</?SYS>>|"
     r"<(?:bos|eos|pad|unk|unused\d+|extra_id_\d+)>|</s>\s*\Z|\A\s*<s>|</s>\s*<s>"
 )
-"""Tokens that end or begin a turn or a text: of ChatML, Llama, Gemma, Mistral, DeepSeek, Phi, Command …"""
+"""Tokens that begin or end a turn or a text in ChatML, Llama, Gemma, Mistral, DeepSeek, Phi, Command …"""
 _NEXT_TURN = re.compile(
-    r"^(?:Human|User|### ?(?:Instruction|Human|User)):.*?^(?:Assistant|AI|### ?(?:Response|Assistant)):"
-    r"|(?<=\n)\n(?:Human|User|### ?(?:Instruction|Human|User)): [^\n]*\Z",
+    r"^(?:Human|User|### ?(?:Instruction|Human|User)):.*?^(?:Assistant|AI|### ?(?:Response|Assistant)):|"
+    r"(?<=\n)\n(?:Human|User|### ?(?:Instruction|Human|User)): [^\n]*\Z",
     re.DOTALL | re.MULTILINE,
 )
-"""A turn in plain words: what a model writes that was prompted without its template."""
+"""A turn in plain words, as a model writes it that was prompted without its template."""
 _NO_THOUGHTS = ("none", "null", "nan", "n/a", "undefined", "redacted", "encrypted")
-"""What programs write where there is nothing."""
+"""Words that programs write for an absent thought."""
 _BROKEN = re.compile(
     r"[\x00-\x08\x0b\x0e-\x1f\x7f-\x84\x86-\x9f\ufffd\ufffe\uffff\ud800-\udfff]|<0x[0-9A-F]{2}>|(?:[Ġ▁][A-Za-z0-9]+[^A-Za-z0-9Ġ▁]*){3}"
 )
-"""Characters that no text has: control codes, halves of characters, and what stands for bytes that were no text, or for
-the spaces of a tokenizer."""
+"""Characters that no text has: control codes, surrogates, and marks of undecoded bytes or of a tokenizer's spaces."""
 
 
 def incomplete(trace: Trace) -> Incomplete | None:
-    """What keeps a trace from being an answer, or None."""
+    """Return why a trace is not a complete answer; None if it is one."""
     match trace.finish_reason:
         case "stop":
             pass
@@ -66,17 +65,17 @@ def incomplete(trace: Trace) -> Incomplete | None:
 
 
 def unfit(trace: Trace, asked: Asked) -> Unfit | None:
-    """What keeps a complete trace from being an example of a thought and its answer, or None.
+    """Return why a complete trace is not an example of a thought and its answer; None if it is one.
 
-    Only a person may want an answer without a thought. Control tokens are looked for in what was asked too, where a
-    chat template would not tell them from its own.
+    Only a person may want an answer without a thought. Control tokens are also sought in the question, where a chat
+    template could not tell them from its own.
     """
     thought, answer = trace.reasoning, trace.answer
     if _TOOL_CALL.search(answer):
         return "tool_call"
     if has_thought_tags(thought) or has_thought_tags(answer):
         return "thought_tags"
-    words = thought.strip().strip(" \n.[]()<>")  # white space of every kind, then what stands around such a word
+    words = thought.strip().strip(" \n.[]()<>")  # all white space, then punctuation around such a word
     has_thought = any(map(str.isalnum, thought)) and words.casefold() not in _NO_THOUGHTS
     if not has_thought and not trace.teacher.startswith(BY_A_PERSON):
         return "no_thought"
@@ -90,12 +89,12 @@ def unfit(trace: Trace, asked: Asked) -> Unfit | None:
 
 
 def _is_copied(thought: str, answer: str, question: str) -> bool:
-    """Whether two of the three are one text, or the answer begins with one of the others as a whole."""
+    """Return whether two of the three are equal, or the answer begins with the whole of another."""
     asked, thought, answer = (" ".join(text.split()).casefold() for text in (question, thought, answer))
     begins = any(len(text) >= LEAST_COPIED and answer.startswith(text) for text in (asked, thought))
     return begins or len({asked, thought, answer}) < 3
 
 
 def _has_text(text: str) -> bool:
-    """Whether anything of a text can be seen."""
+    """Return whether a text has any visible character."""
     return any(character.isprintable() and not character.isspace() for character in text)

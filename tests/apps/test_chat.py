@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import socket
 import subprocess
 import sys
@@ -20,6 +19,7 @@ from apps.chat.run_chat import run_chat, serve
 from apps.chat.view.page_messages import page_messages, seconds, status_line
 from apps.model import Model
 from tests.apps.scripted import ScriptedDecoder
+from tests.processes import modules_loaded_by
 from toolkit.errors import InputError
 from toolkit.formats.chat_format import TURN_END, ChatFormat
 from toolkit.generation.chat_model import LocalChatModel, TurnReader
@@ -121,11 +121,7 @@ def test_a_port_that_is_taken_is_refused(model: Model, tmp_path: Path) -> None:
 
 
 def test_the_import_chain_of_the_chat_holds_no_torch() -> None:
-    script = (
-        "import sys, json, apps.chat.run_chat; print(json.dumps(sorted({name.split('.')[0] for name in sys.modules})))"
-    )
-    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    loaded = set(json.loads(result.stdout))
+    loaded = modules_loaded_by("import apps.chat.run_chat")
     assert {"gradio", "onnxruntime", "tokenizers"} <= loaded
     assert loaded.isdisjoint({"torch", "transformers", "onnx", "trl", "peft", "distill"})
 

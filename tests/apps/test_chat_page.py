@@ -11,8 +11,6 @@ import os
 import queue
 import re
 import shutil
-import subprocess
-import sys
 import threading
 import time
 import urllib.request
@@ -25,6 +23,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from tests.apps.scripted import LONG
+from tests.processes import started
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -61,21 +60,13 @@ DOORS: dict[str, queue.SimpleQueue[str]] = {}
 @contextmanager
 def server(*arguments: str) -> Iterator[str]:
     """Start a chat server and yield its address once its `/health` answers."""
-    command = [sys.executable, *arguments]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
-        try:
-            assert process.stdout is not None
-            printed = process.stdout.readline()
-            found = re.search(r"(http://127\.0\.0\.1:\d+/)open/\S+", printed)
-            assert found, f"the server printed {printed!r} instead of its address"
-            address = found[1]
-            DOORS[address] = queue.SimpleQueue()
-            DOORS[address].put(found[0])
-            threading.Thread(target=_note_doors, args=(process.stdout, DOORS[address]), daemon=True).start()
-            wait_for_health(address)
-            yield address
-        finally:
-            process.terminate()
+    with started(r"(http://127\.0\.0\.1:\d+/)open/\S+", *arguments) as (process, found):
+        address = found[1]
+        DOORS[address] = queue.SimpleQueue()
+        DOORS[address].put(found[0])
+        threading.Thread(target=_note_doors, args=(process.stdout, DOORS[address]), daemon=True).start()
+        wait_for_health(address)
+        yield address
 
 
 def _note_doors(printed: IO[str], doors: queue.SimpleQueue[str]) -> None:

@@ -10,19 +10,13 @@ from urllib.parse import urljoin
 
 import pytest
 
-from tests.apps.test_chat_page import (  # noqa: F401 – browser is a fixture
-    CHROMIUM,
-    browser,
-    expect,
-    opened,
-    picture,
-    server,
-)
+from tests.apps import test_chat_page
+from tests.apps.test_chat_page import expect, opened, picture, server
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on PATH (Debian: apt-get install chromium)")
+pytestmark, browser = test_chat_page.pytestmark, test_chat_page.browser
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +27,7 @@ def comparison(tiny_student: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 @pytest.mark.parametrize("width", [1280, 360])
-def test_both_models_answer_an_example_and_are_marked(browser: Browser, comparison: str, width: int) -> None:  # noqa: F811
+def test_both_models_answer_an_example_and_are_marked(browser: Browser, comparison: str, width: int) -> None:
     with opened(browser, comparison, width=width) as page:
         assert page.url.endswith("/compare/")
         first, second = page.locator("#sides > .column").all()
@@ -49,7 +43,7 @@ def test_both_models_answer_an_example_and_are_marked(browser: Browser, comparis
         picture(page, f"compare-{width}")
 
 
-def test_the_comparison_and_the_chat_lead_to_each_other(browser: Browser, comparison: str) -> None:  # noqa: F811
+def test_the_comparison_and_the_chat_lead_to_each_other(browser: Browser, comparison: str) -> None:
     with opened(browser, comparison) as page:
         for way in ("back to the chat", "compare"):
             target = page.locator("#title").get_by_role("link", name=way).get_attribute("href")
@@ -57,7 +51,7 @@ def test_the_comparison_and_the_chat_lead_to_each_other(browser: Browser, compar
         expect(page.locator("#sides > .column")).to_have_count(2)
 
 
-def test_stop_ends_the_first_and_spares_the_second(browser: Browser, comparison: str) -> None:  # noqa: F811
+def test_stop_ends_the_first_and_spares_the_second(browser: Browser, comparison: str) -> None:
     with opened(browser, comparison) as page:
         first, second = page.locator("#sides > .column").all()
         page.fill("#question textarea", "A long answer, please")

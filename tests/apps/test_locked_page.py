@@ -10,24 +10,15 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.apps import test_chat_page
 from tests.apps.streaming_server import StreamingServer, delta, usage
-from tests.apps.test_chat_page import (  # noqa: F401 – browser is a fixture
-    CHROMIUM,
-    DOORS,
-    PATIENCE_S,
-    ask,
-    browser,
-    expect,
-    opened,
-    picture,
-    server,
-)
+from tests.apps.test_chat_page import DOORS, PATIENCE_S, ask, expect, opened, picture, server
 from tests.apps.test_connections import own_address
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on PATH (Debian: apt-get install chromium)")
+pytestmark, browser = test_chat_page.pytestmark, test_chat_page.browser
 
 CHAT = ("-m", "toolkit", "chat", "--window", "none", "--endpoint")
 CONNECTED = (
@@ -51,7 +42,7 @@ def chat(far: StreamingServer, tmp_path_factory: pytest.TempPathFactory) -> Iter
         yield address
 
 
-def test_an_endpoint_answers_in_the_page_and_the_badge_names_its_host(browser: Browser, chat: str) -> None:  # noqa: F811
+def test_an_endpoint_answers_in_the_page_and_the_badge_names_its_host(browser: Browser, chat: str) -> None:
     with opened(browser, chat) as page:
         expect(page.locator("#title")).to_contain_text("answers from 127.0.0.1:")
         expect(page.locator("#chat")).not_to_contain_text("stay on this machine")
@@ -65,7 +56,7 @@ def test_an_endpoint_answers_in_the_page_and_the_badge_names_its_host(browser: B
 
 
 def test_a_connection_that_leaves_turns_the_badge_to_a_warning(
-    browser: Browser,  # noqa: F811
+    browser: Browser,
     tiny_student: Path,
     tmp_path: Path,
 ) -> None:
@@ -81,7 +72,7 @@ def test_a_connection_that_leaves_turns_the_badge_to_a_warning(
             picture(page, "warning")
 
 
-def test_a_second_browser_is_locked_out_until_it_has_an_address_of_its_own(browser: Browser, chat: str) -> None:  # noqa: F811
+def test_a_second_browser_is_locked_out_until_it_has_an_address_of_its_own(browser: Browser, chat: str) -> None:
     used = DOORS[chat].get(timeout=PATIENCE_S)
     first, second = browser.new_context(), browser.new_context()
     page, other = first.new_page(), second.new_page()
@@ -101,7 +92,7 @@ def test_a_second_browser_is_locked_out_until_it_has_an_address_of_its_own(brows
     second.close()
 
 
-def test_a_page_of_another_port_can_neither_frame_nor_read_nor_ask_the_chat(browser: Browser, chat: str) -> None:  # noqa: F811
+def test_a_page_of_another_port_can_neither_frame_nor_read_nor_ask_the_chat(browser: Browser, chat: str) -> None:
     """A page on another port of the same host is the same site: its requests carry the cookie."""
     context = browser.new_context()
     page = context.new_page()

@@ -6,11 +6,8 @@ import http.client
 import json
 import shutil
 import socket
-import subprocess
-import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -30,6 +27,7 @@ from export.runtime.rows.prefix import FEW_ROWS
 from export.runtime.rows.row_pool import Row
 from tests.apps.conftest import NAME, SUM
 from tests.apps.in_thread import serving
+from tests.processes import modules_loaded_by, wait_until
 from toolkit.errors import InputError
 from toolkit.formats.chat_format import ChatFormat, split_completion
 from toolkit.generation.generate import Sampling, complete
@@ -81,14 +79,6 @@ def chat(client: openai.OpenAI, question: str, **options: Any) -> Any:
 def metric(service: Service, name: str) -> float:
     lines = service.metrics.text().decode().splitlines()
     return next(float(line.split()[-1]) for line in lines if line.startswith(name + " "))
-
-
-def wait_until(is_so: Callable[[], bool]) -> None:
-    for _ in range(6000):
-        if is_so():
-            return
-        time.sleep(0.01)
-    raise AssertionError("what was waited for did not come")
 
 
 def test_a_whole_answer_has_its_reasoning_beside_it_and_counts_both(client: openai.OpenAI, learned: Path) -> None:
@@ -518,9 +508,8 @@ def test_an_address_beyond_the_loopback_needs_a_key(monkeypatch: pytest.MonkeyPa
 
 
 def test_the_import_chain_of_the_server_holds_neither_torch_nor_gradio() -> None:
-    script = "import sys, apps.server.run_server; print(*sorted({name.split('.')[0] for name in sys.modules}))"
-    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert set(result.stdout.split()).isdisjoint({"torch", "transformers", "onnx", "gradio", "distill", "openai"})
+    loaded = modules_loaded_by("import apps.server.run_server")
+    assert loaded.isdisjoint({"torch", "transformers", "onnx", "gradio", "distill", "openai"})
 
 
 @pytest.mark.parametrize("route", ["chat/completions", "completions"])

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import re
 import signal
-import subprocess
 import sys
 import tomllib
 import urllib.request
@@ -24,6 +23,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from tests.apps.conftest import SUM
+from tests.processes import started
 
 ROOT = Path(__file__).parents[2]
 RUN = """
@@ -88,18 +88,10 @@ def address(
 
 @contextmanager
 def serving(*arguments: str) -> Iterator[str]:
-    command = [sys.executable, "-c", RUN, *arguments]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
-        try:
-            assert process.stdout is not None
-            printed = process.stdout.readline()
-            found = re.search(r"http://127\.0\.0\.1:\d+", printed)
-            assert found, f"the server printed {printed!r} instead of its address"
-            yield found.group()
-            process.send_signal(signal.SIGINT)
-            assert process.wait(60) == 0
-        finally:
-            process.kill()
+    with started(r"http://127\.0\.0\.1:\d+", "-c", RUN, *arguments) as (process, found):
+        yield found.group()
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 0
 
 
 def ask(address: str, path: str, **body: Any) -> str:

@@ -1,4 +1,4 @@
-"""Chat completions that are always the same, as fast as an asyncio server sends them; prints its port, then serves."""
+"""Serves one fixed chat completion as fast as an asyncio server can; prints its port first."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """The smallest real language model: the next token's logits are a row of a fixed random table.
 
-It needs no torch, so a process that samples from it starts in a moment, and a row cannot see its neighbours.
+It needs no torch, so a process that samples from it starts quickly, and a row cannot see its neighbours.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from toolkit.generation.generate import Floats, Ints
 
 
 class BigramDecoder:
-    """Logits after a token, whatever came before it."""
+    """Gives logits that depend only on the last token."""
 
     def __init__(self, vocab_size: int, *, max_length: int = 4096, step_s: float = 0.0) -> None:
         self.max_length = max_length

@@ -1,6 +1,6 @@
-"""What servers and models send when something is odd, and what it must end as; the table of docs/reference/traces.md.
+"""Odd messages of servers and models, each with its expected fate: the table of docs/reference/traces.md.
 
-`python -m tests.distill.broken_traces` writes the table anew.
+`python -m tests.distill.broken_traces` rewrites the table.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ THOUGHT, ANSWER = "18 is 12 and 6 more, and 6 divides 12.", "The answer is 6."
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One message, and what becomes of it. `None` as thought or answer: that of the problem."""
+    """One message and its fate. A thought or answer of `None` means that of the problem."""
 
     name: str
     message: dict[str, Any]
     verdict: str
-    """A reason of verdicts, or "graded": right or wrong, as the odd answer reads."""
+    """A reason of verdicts, or "graded": right or wrong, depending on how the odd answer reads."""
     fate: str
     """A reason of curation, or "kept"."""
     finish_reason: Any = "stop"
@@ -47,7 +47,7 @@ def _message(message: dict[str, Any] | str) -> dict[str, Any]:
 
 
 def parts(*texts: tuple[str, str]) -> dict[str, Any]:
-    """A content of parts, as Mistral and Anthropic send it."""
+    """Make a content of parts, as Mistral and Anthropic send it."""
     return {"content": [{"type": kind, {"text": "text"}.get(kind, kind): text} for kind, text in texts]}
 
 
@@ -132,7 +132,7 @@ ROWS = [
 
 
 def response(row: Row) -> str:
-    """The server's answer."""
+    """Make the server's response."""
     return json.dumps(
         {
             "choices": [
@@ -144,7 +144,7 @@ def response(row: Row) -> str:
 
 
 def table() -> str:
-    """The rows as Markdown."""
+    """Render the rows as Markdown."""
     lines = [
         [
             row.name,
@@ -159,7 +159,7 @@ def table() -> str:
 
 
 def _said(text: str | None, name: str) -> str:
-    """What of a row is stored, in a word."""
+    """Say in a word what is stored of a row."""
     if text is None:
         return f"the {name}"
     return "as it came" if text.strip(" \u200b") else "none"

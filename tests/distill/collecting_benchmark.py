@@ -1,7 +1,7 @@
-"""How fast traces are collected beside a bare asynchronous client that asks the same of the same server.
+"""Compares collecting traces with a bare asynchronous client that sends the same requests to the same server.
 
-`python -m tests.distill.collecting_benchmark [REQUESTS] [PAUSE_S]`: rounds in turn, medians, and their ratio. PAUSE_S
-is how long the server takes for each answer; 0 makes the clients' own work all that there is.
+`python -m tests.distill.collecting_benchmark [REQUESTS] [PAUSE_S]`: alternating rounds, medians, and their ratio.
+PAUSE_S is the server's time for each answer; with 0 only the clients' own work is left.
 """
 
 from __future__ import annotations
@@ -18,8 +18,10 @@ from statistics import median
 
 from httpx2 import AsyncClient, Timeout
 
-from distill.teachers.remote_teacher import MOST_IN_FLIGHT, SEED_BITS, connect
-from distill.teachers.traces import Job, row_seed
+from distill.teachers.chat_requests import MOST_IN_FLIGHT, SEED_BITS
+from distill.teachers.job import Job
+from distill.teachers.remote_teacher import connect
+from distill.teachers.traces import row_seed
 from toolkit.figures.tables import percent
 from toolkit.generation.generate import Sampling
 from toolkit.records import Problem
@@ -57,7 +59,7 @@ def ask_bare(url: str, problems: Sequence[Problem]) -> None:
 
 
 def collect(url: str, problems: Sequence[Problem]) -> None:
-    """What `toolkit traces` does."""
+    """Collect as `toolkit traces` does."""
     with tempfile.TemporaryDirectory() as folder:
         job = Job(
             problems=problems,

@@ -1,6 +1,6 @@
-"""A real server with a real model behind it, as much of OpenAI's chat completions as a teacher needs.
+"""A real server with a real model, with as much of OpenAI's chat completions as a teacher needs.
 
-It misbehaves on demand: the n-th answer is the n-th of `faults` (a status, a body, or a cut), and None is none.
+It misbehaves on demand: the n-th response is the n-th of `faults` (a status, a body, or a cut); None is no fault.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Style = Literal["reasoning_content", "reasoning", "thinking", "tags", "half"]
 
 @dataclass(frozen=True, kw_only=True)
 class Fault:
-    """What comes instead of an answer; status 0 cuts the connection."""
+    """A response in place of an answer; status 0 cuts the connection."""
 
     status: int
     body: str = ""
@@ -45,7 +45,7 @@ class CompletionServer(HttpServer):
         self.bodies: list[dict[str, Any]] = []
         self.headers: list[dict[str, str]] = []
         self.hold = threading.Event()
-        """Answers wait for it."""
+        """Answers wait until it is set."""
         self.hold.set()
         self.open_now = self.most_open = 0
         self._decoder, self._chat_format = decoder, chat_format

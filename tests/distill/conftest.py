@@ -1,4 +1,4 @@
-"""What the tests of distillation share."""
+"""Objects that the tests of distillation share."""
 
 from __future__ import annotations
 

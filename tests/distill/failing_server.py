@@ -1,7 +1,7 @@
-"""A chat server that fails in every way known to us: some questions always in the same way, others now and then.
+"""A chat server that fails in every known way: some questions always in the same way, others now and then.
 
-What becomes of a question hangs on the question and the seed alone, so a test knows it without asking. The server keeps
-what it was asked and what it has answered whole, in order.
+A question's fate depends only on the question and the seed, so a test knows it in advance. The server records, in
+order, which questions it was asked and which it answered completely.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ LASTING: Mapping[Fate, str] = {
     "cut": "connection lost",
     "silent": "connection lost",
 }
-"""What a question always fails by, and the reason that is recorded."""
+"""The lasting failures of a question, with the reason that is recorded."""
 PASSING: tuple[Fate, ...] = ("500", "429", "cut", "silent")
-"""What any request may fail by before it is answered."""
+"""Failures that any request may have before it is answered."""
 THOUGHT = "Twice the number is the number and itself."
 
 
@@ -41,7 +41,7 @@ class FailingServer(HttpServer):
     """Answers "What is N plus N?"; of 20 questions 4 always fail, and of 8 requests one."""
 
     def __init__(self, seed: int, *, slowest_s: float = 0.004, fates: Mapping[str, Fate] | None = None) -> None:
-        """With `fates` nothing is left to chance: each question's, and an answer for all others."""
+        """`fates` replaces chance: the fate of each question; all others are answered."""
         self._seed, self._slowest_s, self.fates = seed, slowest_s, fates
         self.bodies: list[dict[str, Any]] = []
         self._chance, self._lock = random.Random(seed), threading.Lock()
@@ -57,7 +57,7 @@ class FailingServer(HttpServer):
         return chance.choices(["answer", "surrogate", "no usage"], [8, 1, 1])[0]
 
     def take(self, body: dict[str, Any]) -> tuple[Fate, float]:
-        """What happens to one request, and how long it takes."""
+        """Decide what happens to one request, and how long it takes."""
         question: str = body["messages"][-1]["content"]
         with self._lock:
             self.bodies.append(body)
@@ -68,7 +68,7 @@ class FailingServer(HttpServer):
         return (lasting if lasting in LASTING or passing is None else passing), wait_s
 
     def refuses(self, body: dict[str, Any]) -> tuple[int, str] | None:
-        """A status and a body for requests that hold what the server does not take; a test's own server says which."""
+        """Return a status and a body for requests with fields that a test's own server refuses."""
         return None
 
     def said(self, question: str) -> str:

@@ -1,7 +1,7 @@
-"""Runs the command line many times and imports it once: each line of words on stdin, as JSON, is run by a fork.
+"""Runs the command line many times but imports it once: a fork runs each line of words, as JSON, from stdin.
 
-Its process id comes on stdout when it starts, its exit code when it ended. What it prints goes to the file that is the
-only argument. Pauses between tries are short.
+The fork's process id is printed when it starts, its exit code when it has ended. Its output goes to the file that is
+the only argument. Pauses between tries are short.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ import os
 import sys
 
 import distill.pipeline  # noqa: F401 – all that takes long to import
-from distill.teachers import remote_teacher
+from distill.teachers import chat_requests
 from toolkit.cli.main import main
 
 
 def run() -> None:
-    remote_teacher.FIRST_PAUSE_S = 0.0005
+    chat_requests.FIRST_PAUSE_S = 0.0005
     output = os.open(sys.argv[1], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     for line in sys.stdin:
         child = os.fork()

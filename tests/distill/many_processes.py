@@ -1,6 +1,6 @@
-"""What one of several processes does in `test_many_processes`; started by torchrun, or imported for one process alone.
+"""Runs one of several processes for `test_many_processes`; started by torchrun, or imported for a single process.
 
-The first process writes `result.json` into the folder that it is given.
+The first process writes `result.json` into the given folder.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ OPTIMIZERS = ("adamw", "muon")
 
 
 def shard(model: DeepseekV3ForCausalLM, mesh: DeviceMesh) -> None:
-    """Shard by torch's `fully_shard` (FSDP2), before an optimizer is made: a unit a layer, one for all else.
+    """Shard by torch's `fully_shard` (FSDP2), before an optimizer is made: one unit per layer, one for everything else.
 
-    accelerate's FSDP trains unsharded copies on CPUs without a word; so what this leaves is checked.
+    accelerate's FSDP silently trains unsharded copies on CPUs, so the result is checked.
     """
     for layer in model.model.layers:
         fully_shard(layer, mesh=mesh)
@@ -61,7 +61,7 @@ def make_model() -> DeepseekV3ForCausalLM:
 
 
 def rows() -> list[dict[str, list[int]]]:
-    """Unequal numbers of trained tokens: a mean of the processes' means would be another loss."""
+    """Make rows with unequal numbers of trained tokens, so that the mean of the processes' means is another loss."""
     ids = torch.randint(1, 64, (GLOBAL_ROWS * STEPS, ROW_TOKENS), generator=torch.Generator().manual_seed(1)).tolist()
     return [
         {"input_ids": row, "labels": [IGNORED] * (5 * (place % 4)) + row[5 * (place % 4) :]}
@@ -87,7 +87,7 @@ def optimizer(model: torch.nn.Module, name: str) -> torch.optim.Optimizer:
 
 
 def trained(folder: Path, processes: int) -> dict[str, Any]:
-    """The teacher's trainer, optimizer, balance and journal, in fp32; the loss and all biases of each step."""
+    """Run the teacher's trainer, optimizer, balance and journal in fp32; return each step's loss and biases."""
     model = make_model()
     balance = ExpertBalance(model, rate=0.01)
     biases = Biases(balance)
@@ -121,7 +121,7 @@ def trained(folder: Path, processes: int) -> dict[str, Any]:
 
 
 def staged(out: Path) -> list[float]:
-    """A whole stage of the teacher into a run folder; its logged losses."""
+    """Run a whole stage of the teacher into a run folder; return its logged losses."""
     pretrain(quick(), out)
     return logged(out)
 
@@ -131,7 +131,7 @@ def logged(out: Path) -> list[float]:
 
 
 def losses(model: Any, name: str, part: slice) -> list[float]:
-    """A plain loop over the same batches, on the part of each that is this process'."""
+    """Train in a plain loop over this process' part of the same batches; return the losses."""
     stepper, found = optimizer(model, name), []
     ids_BT = torch.tensor([row["input_ids"] for row in rows()])
     for batch_BT in ids_BT.split(GLOBAL_ROWS):
@@ -145,7 +145,7 @@ def losses(model: Any, name: str, part: slice) -> list[float]:
 
 
 def sharded(processes: int) -> dict[str, Any]:
-    """Losses of a sharded model, the mean of all processes, and of a whole one on the whole batches."""
+    """Return the losses of a sharded model, averaged over processes, and of a whole one on the whole batches."""
     mesh = init_device_mesh("cpu", (processes,))
     size, rank = GLOBAL_ROWS // processes, distributed.get_rank()
     found: dict[str, Any] = {}

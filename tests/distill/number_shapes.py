@@ -3,9 +3,9 @@
     numbers() ──> Number ──> right_spellings(number)   texts that mean the number
                         └──> wrong_shapes(number)      texts that mean something else, though the number stands in them
 
-A wrong shape carries the number that it means; where that is the reference itself (`n!` of 2, `\\sqrt{n}` of 1) or
-rounds to a reference with decimals (`\\sin(0.1)` to 0.1), the shape is left out. A shape that is no single number (an
-interval, two values, an inequality) is wrong for each.
+A wrong shape carries the number that it means; the shape is left out if that is the reference itself (`n!` of 2,
+`\\sqrt{n}` of 1) or rounds to a reference with decimals (`\\sin(0.1)` to 0.1). A shape that is not a single number (an
+interval, two values, an inequality) is wrong for every reference.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from decimal import Decimal
 from fractions import Fraction
 
 Shape = tuple[str, str, Fraction | None]
-"""A name, a text, and the number that the text means; None where it means no single number."""
+"""A name, a text, and the number that the text means; None if it means no single number."""
 
 INTEGERS, NEGATIVES, DECIMALS, FRACTIONS = 80, 40, 40, 40
 
 
 @dataclass(frozen=True, kw_only=True)
 class Number:
-    """A reference: its exact value, and how it is written plain and in LaTeX."""
+    """A reference: its exact value, and its spellings in plain text and in LaTeX."""
 
     value: Fraction
     text: str
@@ -41,13 +41,13 @@ class Number:
 
     @property
     def half_unit(self) -> Fraction:
-        """Half a unit of the last place that is written; 0 where the number is exact."""
+        """Half a unit of the last written place; 0 if the number is exact."""
         places = len(self.text.partition(".")[2])
         return Fraction(1, 2 * 10**places) if places else Fraction(0)
 
     @property
     def grouped(self) -> str:
-        """In LaTeX, in brackets where a power behind it would take only a part of it."""
+        """The LaTeX, in brackets if an exponent after it would only apply to a part of it."""
         return rf"\left({self.latex}\right)" if self.is_fraction or self.value < 0 else self.latex
 
 
@@ -65,7 +65,7 @@ def fraction(value: Fraction) -> Number:
 
 
 def numbers(seed: int) -> list[Number]:
-    """Two hundred references that all differ: integers of 1–7 digits, negative ones, decimals and fractions."""
+    """Draw two hundred different references: integers of 1–7 digits, negative ones, decimals and fractions."""
     random_ = random.Random(seed)
     drawn = {Fraction(value): integer(value) for value in (0, 1, 2, 3, -1)}
     while len(drawn) < INTEGERS:
@@ -88,7 +88,7 @@ def numbers(seed: int) -> list[Number]:
 
 
 def wrong_shapes(number: Number) -> dict[str, str]:
-    """By their names, texts that hold the number or look like it, and mean something else."""
+    """Return, by name, texts that contain the number or look like it but mean something else."""
     shapes = (*_expressions(number), *_several(number), *_others(number), *_sentences(number))
     return {
         name: text
@@ -98,7 +98,7 @@ def wrong_shapes(number: Number) -> dict[str, str]:
 
 
 def _expressions(number: Number) -> Iterator[Shape]:
-    """The number within a formula."""
+    """Put the number into formulas."""
     n, value, group = number.latex, number.value, number.grouped
     if value:
         yield "reciprocal", rf"\boxed{{\frac{{1}}{{{n}}}}}", 1 / value
@@ -135,7 +135,7 @@ def _expressions(number: Number) -> Iterator[Shape]:
 
 
 def _several(number: Number) -> Iterator[Shape]:
-    """The number as one of several, as an end or a bound."""
+    """Put the number among several, or make it an end or a bound."""
     n, next_, text, text_after = number.latex, _after(number).latex, number.text, _after(number).text
     yield "or", rf"\boxed{{{n} \text{{ or }} {next_}}}", None
     yield "or, in words", f"The answer is {text} or {text_after}.", None
@@ -162,7 +162,7 @@ def _several(number: Number) -> Iterator[Shape]:
 
 
 def _others(number: Number) -> Iterator[Shape]:
-    """Another number that looks like it."""
+    """Make other numbers that look like it."""
     value, text = number.value, number.text
     yield "sign", rf"\boxed{{{_negated(number)}}}", -value
     yield "one more", rf"\boxed{{{_after(number).latex}}}", value + 1
@@ -195,7 +195,7 @@ def _others(number: Number) -> Iterator[Shape]:
 
 
 def _sentences(number: Number) -> Iterator[Shape]:
-    """The number in what is said around another answer."""
+    """Mention the number in the sentence of another answer."""
     text, latex, other = number.text, number.latex, _after(number)
     yield "not", f"The answer is not {text}.", None
     yield "not, in Chinese", f"答案不是{text}。", None
@@ -218,7 +218,7 @@ def _sentences(number: Number) -> Iterator[Shape]:
 
 
 def right_spellings(number: Number) -> dict[str, str]:
-    """By their names, texts that mean the number."""
+    """Return, by name, texts that mean the number."""
     text, latex = number.text, number.latex
     spellings = {
         "bare": text,
@@ -316,7 +316,7 @@ def _before(number: Number) -> Number:
 
 
 def _shifted(number: Number, by: int) -> Number:
-    """The number plus `by`, written in the same form."""
+    """Write the number plus `by` in the same form."""
     value = number.value + by
     if number.is_fraction:
         return fraction(value)
@@ -324,7 +324,7 @@ def _shifted(number: Number, by: int) -> Number:
 
 
 def _written(value: Fraction, like: str) -> str:
-    """A value with as many decimals as a text has."""
+    """Write a value with as many decimals as a text has."""
     places = len(like.partition(".")[2])
     return f"{Decimal(int(value * 10**places)).scaleb(-places):f}"
 
@@ -339,5 +339,5 @@ def _scientific(number: Number) -> str:
 
 
 def _with_digits(text: str, zero: str) -> str:
-    """The text with the decimal digits of another script."""
+    """Write the text with the decimal digits of another script."""
     return text.translate({ord("0") + digit: ord(zero) + digit for digit in range(10)})

@@ -1,6 +1,6 @@
-"""A model that has learned its lines by heart: the n-th time it meets a prompt it says the prompt's n-th line.
+"""A model that recites a script: the n-th time it meets a prompt, it says the prompt's n-th line.
 
-At any temperature, since a line's next token is all but certain. Lines are text; end of turn follows each.
+This holds at any temperature, since a line's next token is all but certain. Lines are text; end of turn follows each.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ class ScriptedDecoder:
     max_length = 4096
 
     def __init__(self, folder: Path, lines: Mapping[str, Sequence[str]]) -> None:
-        """`lines`: what is said to each question; after the last one comes the first again."""
+        """`lines`: the answers to each question, repeated from the first after the last."""
         chat_format = ChatFormat.from_folder(folder)
         self._vocab_size = chat_format.tokenizer.get_vocab_size()
         self._lines = {

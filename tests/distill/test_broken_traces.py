@@ -1,4 +1,4 @@
-"""Each way in which a trace can be broken ends as the table says, asked over HTTP; what is cut is never trained on."""
+"""Every way of breaking a trace ends as the table says, asked over HTTP; cut traces are never trained on."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ import pytest
 
 from distill.curate import Curation, curate
 from distill.pipeline import demo, distill
+from distill.teachers.job import Job
 from distill.teachers.remote_teacher import connect
-from distill.teachers.traces import Job, sample_traces
+from distill.teachers.traces import sample_traces
 from distill.verification.verdicts import grade
 from tests.distill.bigram import BigramDecoder
 from tests.distill.broken_traces import ANSWER, BEGIN, END, LOOP, PAGE, PROBLEM, ROWS, THOUGHT, Row, response, table
@@ -28,7 +29,7 @@ SAMPLING = Sampling(temperature=0.0, max_new_tokens=300)
 
 
 def asked(rows: Sequence[Row], folder: Path, tmp_path: Path) -> list[Trace]:
-    """The traces that a server's answers become, one a sample."""
+    """Return the traces of a server's responses, one per sample."""
     faults = [Fault(status=200, body=response(row)) for row in rows]
     with CompletionServer(BigramDecoder(320), ChatFormat.from_folder(folder), faults=faults) as server:
         path = tmp_path / "traces.jsonl"
@@ -37,7 +38,7 @@ def asked(rows: Sequence[Row], folder: Path, tmp_path: Path) -> list[Trace]:
 
 
 def judged(traces: Sequence[Trace]) -> tuple[list[Verdict], Curation]:
-    """Each trace alone, so that none is a duplicate or too many; the curation of all."""
+    """Curate each trace alone, so that none is a duplicate or surplus."""
     verdicts = [grade(PROBLEM, trace) for trace in traces]
     curation = curate(
         [PROBLEM],

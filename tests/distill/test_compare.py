@@ -47,7 +47,7 @@ Lines = Mapping[str, Sequence[str]]
 
 
 def lines(right: Sequence[int], *, thought: str = ENGLISH, refuses: str = "harmful") -> dict[str, list[str]]:
-    """A model's script: `right[n]` of the K samples of problem n give its answer, the others a wrong one each."""
+    """Write a model's script: `right[n]` of the K samples of problem n give its answer, the others a wrong one each."""
     said = {
         problem.question: [
             completion_text(thought, problem.answer if k < right[n] else f"{'x' * (k + 3)} {7000 + k}")
@@ -74,7 +74,7 @@ def open_nothing(folder: Path) -> Decoder:
 
 @pytest.fixture(scope="module")
 def run(tiny_student: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ModelComparison]:
-    """Three models: a clever one, one that is right in other problems and refuses everything, one that is as clever."""
+    """Compare three models: a clever one, one that solves other problems and refuses everything, another clever one."""
     clever = [4] * 20 + [1] * 10
     other = [0] * 20 + [2] * 10
     models = [
@@ -175,7 +175,7 @@ def test_evaluations_that_do_not_compare_are_refused(
     fewer = scripted(tiny_student, "fewer", lines([4] * 30))
     evaluate(fewer, PROBLEMS[:10], CONFIG, tmp_path / "problems")
     evaluate(fewer, REQUESTS, CONFIG, tmp_path / "requests")
-    with pytest.raises(InputError, match=r"fewer must be measured by the same problems \(.*\) as clever"):
+    with pytest.raises(InputError, match=r"fewer and clever were measured with different problems \("):
         compare(
             {"clever": folders["problems"], "fewer": tmp_path / "problems"},
             {"clever": folders["requests"], "fewer": tmp_path / "requests"},
@@ -183,7 +183,7 @@ def test_evaluations_that_do_not_compare_are_refused(
     greedy = EvalConfig(sampling=Sampling(temperature=0.0, max_new_tokens=160))
     evaluate(fewer, PROBLEMS, greedy, tmp_path / "greedy")
     with pytest.raises(
-        InputError, match=r"fewer must be measured by the same protocol .*'temperature': 0\.0.* as clever"
+        InputError, match=r"fewer and clever were measured with different protocols .*'temperature': 0\.0"
     ):
         compare(
             {"clever": folders["problems"], "fewer": tmp_path / "greedy"},
@@ -194,7 +194,7 @@ def test_evaluations_that_do_not_compare_are_refused(
 def test_the_same_model_twice_is_refused_before_anything_is_asked(tiny_student: Path, tmp_path: Path) -> None:
     twins = [ModelFolder(tiny_student, open_nothing, name) for name in ("one", "two")]
     with pytest.raises(
-        InputError, match=r"two must be another model than one, and is the same \(digest [0-9a-f]{16}\)"
+        InputError, match=r"two and one are the same model \(digest [0-9a-f]{16}\); name each model once"
     ):
         compare_models(twins, PROBLEMS, CONFIG, tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
@@ -268,7 +268,7 @@ def test_toolkit_eval_compares_a_folder_with_an_endpoint(
         assert len(server.bodies) == asked == 4 + len(REQUESTS)
         assert main([*words, "--max-new-tokens", "140"]) == 0, "another question is another folder's"
         assert main([*words, "--against", server.url]) == 2
-    assert f"{server.url}#tiny must be another model than {server.url}#tiny" in capsys.readouterr().err
+    assert f"{server.url}#tiny and {server.url}#tiny are the same model" in capsys.readouterr().err
     assert len(list(tmp_path.glob("runs/compare/problems-*"))) == 2
     (written,) = [line for line in text.splitlines() if line.startswith("as Markdown: runs/compare/problems-")]
     folder = (tmp_path / written.removeprefix("as Markdown: ")).parent

@@ -122,12 +122,11 @@ def test_the_summary_says_what_helps_where_many_were_too_long() -> None:
     whole = [trace(problem, 0) for problem in PROBLEMS[:2]]
     cut = [replace(trace(PROBLEMS[2], 0), finish_reason="length")]
     assert curated([*whole, *cut]).summary() == (
-        "curation: 2 of 3 traces kept; dropped: 1 cut by the limit; fewer are cut by the limit where you raise "
+        "curation: 2 of 3 traces kept; dropped: 1 cut by the limit; if too many are cut by the limit, raise "
         "--max-new-tokens"
     )
     assert curated(whole, max_tokens=1).summary() == (
-        "curation: 0 of 2 traces kept; dropped: 2 too long; fewer are too long "
-        "where you raise --max-tokens, or let the "
+        "curation: 0 of 2 traces kept; dropped: 2 too long; if too many are too long, raise --max-tokens, or let the "
         "teacher think less"
     )
 
@@ -140,7 +139,7 @@ def test_the_remedy_is_that_of_the_most_frequent_reason() -> None:
         ([*cut, unthought[0]], "3 cut by the limit", "raise --max-new-tokens"),
     ):
         message = curated(traces).nothing_left()
-        assert "at least 1 of the teacher's 4 traces must be correct and fit to train on" in message
+        assert "none of the teacher's 4 traces is correct and fit to train on" in message
         assert count in message and remedy in message.rsplit("; ", 1)[1]
     long = [trace(problem, 0, "word after other word " * 3) for problem in PROBLEMS]
     assert "(4 too long); raise --max-tokens" in curated(long, max_tokens=9).nothing_left()

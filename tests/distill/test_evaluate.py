@@ -39,7 +39,7 @@ def open_nothing(folder: Path) -> Decoder:
 
 
 def found(evaluation: Evaluation) -> Evaluation:
-    """What an evaluation found, without how fast it was."""
+    """Return an evaluation's figures without its speed."""
     return replace(evaluation, tokens_per_s=0.0, batch_tokens_per_s=None, batch_size=1)
 
 
@@ -67,7 +67,7 @@ class Reciter:
 
 
 class Breaking(BigramDecoder):
-    """Interrupted as its third batch starts."""
+    """A model that is interrupted when its third batch starts."""
 
     starts = 0
 
@@ -79,7 +79,7 @@ class Breaking(BigramDecoder):
 
 
 class Counting(BigramDecoder):
-    """Counts its steps."""
+    """A model that counts its steps."""
 
     steps = 0
 
@@ -89,7 +89,7 @@ class Counting(BigramDecoder):
 
 
 def answering(folder: Path, out: Path, reply: dict[str, str]) -> Evaluation:
-    """Evaluate a model that has learned by heart what `reply` maps each question to."""
+    """Evaluate a model that recites the answers of `reply`."""
     chat_format = ChatFormat.from_folder(folder)
     lines = {
         tuple(chat_format.question_ids(question)): [*chat_format.encode(text), 2] for question, text in reply.items()
@@ -129,7 +129,7 @@ def test_samples_of_one_problem_count_as_one_observation(tiny_student: Path, tmp
     row = evaluate_model(tiny_student, open_bigram, PROBLEMS, config, tmp_path / "out")
     assert row.problems == 8 and row.families["gcd"]["problems"] == 4
     assert len(read_records(tmp_path / "out" / "verdicts.jsonl", Verdict)) == 24
-    with pytest.raises(InputError, match=r"samples \(3\) must be 1 where temperature is 0"):
+    with pytest.raises(InputError, match=r"samples \(3\) must be 1 at temperature 0"):
         replace(CONFIG, samples=3)
 
 

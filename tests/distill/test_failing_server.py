@@ -1,7 +1,7 @@
-"""What is bought from a server that fails in every way, by a process that is killed again and again, is kept once.
+"""A process that is killed again and again collects each answer of a server that fails in every way exactly once.
 
-The promise: what was written down is never asked again, neither an answer nor a failure; an answer that was on its way
-when the process was killed is asked again, so at most as many are bought twice as were in flight at the kills.
+The promise: a recorded answer or failure is never asked again; an answer in flight when the process was killed is, so
+at most as many answers are paid for twice as were in flight at the kills.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from pathlib import Path
 
 import pytest
 
+from distill.teachers.chat_requests import MOST_IN_FLIGHT
 from distill.teachers.outcomes import Failure
-from distill.teachers.remote_teacher import MOST_IN_FLIGHT
 from tests.distill.failing_server import LASTING, THOUGHT, FailingServer
 from tests.house.modules import ROOT
 from toolkit.records import Problem, Trace, content_hash, read_jsonl, read_records
@@ -44,14 +44,14 @@ class Runner:
         )
 
     def start(self, words: list[str]) -> int:
-        """Returns the process id."""
+        """Start a command; return its process id."""
         assert self._process.stdin and self._process.stdout
         self._process.stdin.write(json.dumps(words) + "\n")
         self._process.stdin.flush()
         return int(self._process.stdout.readline())
 
     def ended(self) -> int:
-        """Waits; returns the exit code."""
+        """Wait for the command; return its exit code."""
         assert self._process.stdout
         return int(self._process.stdout.readline())
 
@@ -72,7 +72,7 @@ def runner(output: Path) -> Iterator[Runner]:
 
 
 def settled(folder: Path, questions: dict[str, str]) -> set[str]:
-    """The questions whose outcome is on disk."""
+    """Return the questions whose outcome is on disk."""
     paths = folder.glob(".traces/*/*.jsonl")
     return {questions[values["problem_id"]] for path in paths for _, values in read_jsonl(path, torn_end=True)}
 

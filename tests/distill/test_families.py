@@ -60,7 +60,7 @@ def test_families_are_mixed_and_complete() -> None:
 
 
 def test_unknown_family_is_named_with_the_known_ones() -> None:
-    with pytest.raises(InputError, match="'sudoku' must be one of chain_sum"):
+    with pytest.raises(InputError, match="unknown family 'sudoku'; known are chain_sum"):
         make_problems("train", 1, 0, ["sudoku"])
 
 
@@ -74,7 +74,7 @@ def test_a_problem_may_follow_what_was_said_before_it(tmp_path: Path) -> None:
     assert after.id != alone.id == Problem.create(family="user", question="And twice that?", answer="8").id
     for history in (5, "2 + 2?", ["2 + 2?"], [{"role": "tool", "content": "4"}], [{"content": "4"}]):
         path.write_text(json.dumps(rows[0] | {"history": history}))
-        with pytest.raises(InputError, match="line 1 is no problem: its history"):
+        with pytest.raises(InputError, match="line 1 is not a problem: its history"):
             read_problems(path)
         path.write_text(json.dumps({"id": "a", "family": "user"} | rows[0] | {"history": history}))
         with pytest.raises(InputError, match="line 1: history"):
@@ -87,7 +87,7 @@ def test_users_jsonl_is_read_and_a_line_that_is_no_problem_is_named(tmp_path: Pa
     problems = read_problems(path)
     assert [(p.family, p.answer) for p in problems] == [("user", "Paris"), ("user", "4")]
     path.write_text(path.read_text() + '{"question": "Why?"}\n')
-    with pytest.raises(InputError, match=r"line 3 is no problem: its 'answer' \(None\)"):
+    with pytest.raises(InputError, match=r"line 3 is not a problem: its 'answer' \(None\)"):
         read_problems(path)
     path.write_text("not json\n")
     with pytest.raises(InputError, match="line 1 must be JSON"):

@@ -31,7 +31,7 @@ def cold_start(taught: Path) -> Path:
 
 @pytest.fixture
 def config(monkeypatch: pytest.MonkeyPatch) -> GrpoConfig:
-    """Rewarded for the letter e: a model that knows nothing differs in that."""
+    """Reward the letter e, in which even an untrained model's samples differ."""
     monkeypatch.setattr(grpo, "REWARDS", {"e": lambda problem, text: text.count("e") / (1 + len(text))})
     return replace(quick().reason_rl, steps=4, weights={"e": 1.0}, learning_rate=1e-3)
 
@@ -87,7 +87,9 @@ def test_flat_groups_make_room_for_other_problems(
 
 
 def test_a_flat_reward_stops_before_training_and_says_why(cold_start: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"must differ in reward; those of all 14 are equal, 0\.\d\d on average"):
+    with pytest.raises(
+        InputError, match=r"on all 14 problems the \d+ completions have equal rewards, 0\.\d\d on average"
+    ):
         flat = replace(quick().reason_rl, weights={"accuracy": 1.0}, needs_signal=True)
         reason_rl(replace(quick(), reason_rl=flat), cold_start, tmp_path / "rl")
     assert not (tmp_path / "rl").exists()
@@ -99,7 +101,7 @@ def test_the_quick_preset_ends_whatever_a_processors_rounding_makes_of_its_rewar
     flat = replace(quick().reason_rl, weights={"accuracy": 1.0})
     folder = reason_rl(replace(quick(), reason_rl=flat), cold_start, tmp_path / "rl")
     assert json.loads((folder / "manifest.json").read_text())["measured"]["preflight_differing"] == 0
-    assert "this stage learns nothing: the 2 completions of some problem must differ" in capsys.readouterr().err
+    assert "this stage learns nothing: on all" in capsys.readouterr().err
 
 
 def test_the_stage_leaves_a_folder_that_decodes(cold_start: Path, config: GrpoConfig, tmp_path: Path) -> None:

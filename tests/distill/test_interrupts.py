@@ -1,4 +1,4 @@
-"""An interrupted training says so at once, keeps what it has, and goes on as if nothing had been."""
+"""An interrupted training says so at once, keeps its updates, and resumes as if nothing had happened."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ PROBLEMS = [Problem.create(family="user", question=f"{i}+{i}", answer=str(2 * i)
 
 
 def write_traces(folder: Path) -> Path:
-    """What a teacher that is always right said to `PROBLEMS`."""
+    """Write the traces of a teacher that answers all of `PROBLEMS` right."""
     traces = [
         Trace(
             problem_id=problem.id,
@@ -62,7 +62,7 @@ def test_an_interrupted_training_says_what_is_kept_and_the_same_command_goes_on_
         _, err = process.communicate()
     assert process.returncode == code, err
     heard, last = [line for line in err.splitlines() if line.startswith(("interrupted", "toolkit: "))]
-    assert heard.startswith("interrupted: this ends when update ") and "a second interrupt ends it at once" in heard
+    assert heard.startswith("interrupted: training ends once update ") and "a second interrupt ends it at once" in heard
     assert last == "toolkit: interrupted; run the same command again to resume"
     (checkpoint,) = (partial / CHECKPOINTS).glob("checkpoint-*")
     assert f"update {checkpoint.name.removeprefix('checkpoint-')} of " in heard
@@ -77,7 +77,7 @@ def test_an_interrupted_training_says_what_is_kept_and_the_same_command_goes_on_
 
 @pytest.fixture
 def interruptible() -> Iterator[None]:
-    """A process that the shell began in the background ignores SIGINT, and these tests may be in one."""
+    """Restore SIGINT's handler, which a process started in the background ignores."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)

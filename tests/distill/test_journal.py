@@ -1,4 +1,4 @@
-"""What a run leaves behind lets it go on: a stage that is killed ends with the weights of one that was not."""
+"""A run resumes from what it recorded: a stage that is killed ends with the weights of one that was not."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from distill.teach.teach import place
+from distill.teach.teach import stage_folder
 from distill.teach.teacher_recipe import quick
 from distill.training.journal import CHECKPOINTS, LOSS, _last_checkpoint, repeatable
 
@@ -29,7 +29,7 @@ config = replace(quick(), checkpoint_every_s=0.0)
 run_stage(sys.argv[1], config, Path(sys.argv[3]), start=Path(sys.argv[2]))
 """
 KILLED_AFTER = 3
-"""Steps, at least; a checkpoint may be half written at that moment."""
+"""Least steps before the kill; a checkpoint may be half written at that moment."""
 
 
 @pytest.mark.parametrize(("stage", "start"), [("cold_start", "midtrain"), ("reason_rl", "seed-1/cold_start")])
@@ -37,7 +37,7 @@ def test_a_stage_that_was_killed_ends_with_the_same_weights(
     stage: str, start: str, taught: Path, tmp_path: Path
 ) -> None:
     run = [sys.executable, "-c", RUN, stage, str(taught / start)]
-    out = place(stage, quick(), tmp_path / "killed")
+    out = stage_folder(stage, quick(), tmp_path / "killed")
     checkpoints = out.parent / f".{stage}.partial" / CHECKPOINTS
     with subprocess.Popen([*run, str(tmp_path / "killed")], cwd=ROOT, process_group=0) as process:
         while not any(_step(path) >= KILLED_AFTER for path in checkpoints.glob("checkpoint-*/trainer_state.json")):
@@ -49,7 +49,7 @@ def test_a_stage_that_was_killed_ends_with_the_same_weights(
     begun = (checkpoints.parent / LOSS).read_text().splitlines()[0]
 
     subprocess.run([*run, str(tmp_path / "killed")], cwd=ROOT, check=True)
-    whole = place(stage, quick(), taught)
+    whole = stage_folder(stage, quick(), taught)
     lines = (out / LOSS).read_text().splitlines()
     assert lines[0] == begun, "it must go on, not begin again, which would measure another speed"
     assert [json.loads(line)["step"] for line in lines] == [

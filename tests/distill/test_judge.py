@@ -1,4 +1,4 @@
-"""Judges: what of a completion they see, what they make of it, and what a judgement that fails costs."""
+"""Judges: which part of a completion they see, how they rate it, and what a failed judgement costs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForSequenceClassificat
 from distill.reinforcement.judge import ClassifierJudge, EndpointJudge, judged_text, read_score, with_means
 from distill.teach.teach import align_rl
 from distill.teach.teacher_recipe import quick
-from distill.teachers import remote_teacher
+from distill.teachers import chat_requests
 from distill.teachers.remote_teacher import Endpoint
 from toolkit.errors import InputError
 from toolkit.formats.chat_format import CHAT_FILES, completion_text
@@ -35,7 +35,7 @@ GROUPS = [
 
 
 def save_classifier(folder: Path, chat_files: Path, **config: object) -> Path:
-    """A random one of two layers, with the chat files of another folder."""
+    """Save a random classifier of two layers, with the chat files of another folder."""
     torch.manual_seed(3)
     shape = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
     values = {"vocab_size": 320, "max_position_embeddings": 256, "pad_token_id": 0, **shape, **config}
@@ -46,7 +46,7 @@ def save_classifier(folder: Path, chat_files: Path, **config: object) -> Path:
 
 
 def logits_of(folder: Path, question: str, text: str) -> list[float]:
-    """By the template written out, one text, no padding."""
+    """Compute the logits of one text by the written-out template, without padding."""
     tokenizer = AutoTokenizer.from_pretrained(folder)
     turns = f"<|im_start|>user\n{question}<|im_end|>\n<|im_start|>assistant\n{text}<|im_end|>\n"
     ids = torch.tensor([tokenizer(turns, add_special_tokens=False)["input_ids"]])
@@ -99,10 +99,10 @@ def test_help_is_in_the_answer_and_harm_anywhere() -> None:
 
 
 def test_what_is_no_classifier_of_a_single_choice_is_refused_by_name(tmp_path: Path, tiny_student: Path) -> None:
-    with pytest.raises(InputError, match="must hold a model ForSequenceClassification; it holds LlamaForCausalLM"):
+    with pytest.raises(InputError, match="holds LlamaForCausalLM, which is not a sequence classifier"):
         ClassifierJudge.open(tiny_student, "helpful")
     many = save_classifier(tmp_path / "many", tiny_student, num_labels=3, problem_type="multi_label_classification")
-    with pytest.raises(InputError, match="must exclude each other; those of multi_label_classification do not"):
+    with pytest.raises(InputError, match=r"do not exclude each other \(multi_label_classification\)"):
         ClassifierJudge.open(many, "harmless")
     with pytest.raises(InputError, match=r"config\.json"):
         ClassifierJudge.open(tmp_path, "helpful")
@@ -137,7 +137,7 @@ class Rater(BaseHTTPRequestHandler):
         self.wfile.write(answer)
 
     def log_message(self, format: str, *args: object) -> None:
-        """Nothing."""
+        """Print nothing."""
 
 
 @pytest.fixture
@@ -152,7 +152,7 @@ def rater() -> Iterator[type[Rater]]:
 
 @pytest.fixture(autouse=True)
 def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(remote_teacher, "FIRST_PAUSE_S", 0.001)
+    monkeypatch.setattr(chat_requests, "FIRST_PAUSE_S", 0.001)
 
 
 def judge_at(rater: type[Rater], folder: Path, quality: str = "helpful") -> EndpointJudge:
@@ -202,7 +202,7 @@ def test_a_batch_that_was_judged_is_not_asked_again(rater: type[Rater], tmp_path
 
 def test_a_server_that_stays_away_ends_the_run_in_one_line(rater: type[Rater], tmp_path: Path) -> None:
     rater.faults = [500] * 99
-    with pytest.raises(InputError, match=r"must answer; \d tries ended with: 500 .*the same command goes on"):
+    with pytest.raises(InputError, match=r"did not answer in \d tries; .* with: 500 .*run the same command to resume"):
         judge_at(rater, tmp_path).rewards(PROBLEMS, GROUPS)
 
 

@@ -1,4 +1,4 @@
-"""Sentences that come again and again are a loop; figures, code, tables, verse and counting are not."""
+"""Repeated sentences are a loop; figures, code, tables, verse and counting are not."""
 
 from __future__ import annotations
 

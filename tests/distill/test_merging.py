@@ -1,4 +1,4 @@
-"""Rows that share a question are one problem, problems of their own, or an error; nothing is dropped without a word."""
+"""Rows that share a question are one problem, separate problems, or an error; nothing is dropped silently."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from distill.problems.merging import Found, merge
+from distill.problems.merging import ProblemRow, merge
 from distill.problems.own_form import ReadingOptions
 from distill.problems.problem_set import read_problems
 from distill.problems.splits import of_split, split_of
@@ -45,7 +45,7 @@ def test_questions_that_differ_in_case_or_indentation_are_two_problems(
         assert first.id == content_hash(first.question) != second.id
         assert second.id.startswith(first.id + "-")
         assert split_of(first) == split_of(second)
-        assert "in case or white space alone, and kept apart: 1" in capsys.readouterr().err
+        assert "only in case or white space: 1" in capsys.readouterr().err
 
 
 def test_problems_that_were_read_keep_their_ids_whatever_stands_beside_them(tmp_path: Path) -> None:
@@ -68,15 +68,15 @@ def test_equal_rows_are_merged_and_counted(tmp_path: Path, capsys: pytest.Captur
     rows += [row("1/2?", "1/2"), row(unicodedata.normalize("NFD", "Où est-ce?"), "Paris")]
     assert [problem.answer for problem in read(tmp_path, *rows)] == ["Paris", "0.5"]
     assert "2 of 6 rows" in (said := capsys.readouterr().err)
-    assert "merged: equal to another row (3), equal by meaning (1)" in said
+    assert "merged: equal to another row (3), equal in meaning (1)" in said
 
 
 def test_one_question_with_two_answers_is_an_error_with_both_lines(tmp_path: Path) -> None:
     rows = row("Capital?", "Paris"), row("Else?", "x"), row("Capital?", "Rome")
-    with pytest.raises(InputError, match=r"line 1 and .*line 3 must not .*\('Paris' and 'Rome'\): 'Capital\?'; mend"):
+    with pytest.raises(InputError, match=r"line 1 and .*line 3 give .*\('Paris' and 'Rome'\): 'Capital\?'; correct"):
         read(tmp_path, *rows)
     code = [row("Echo.", "print(input())", metadata={"tests": [{"stdin": text, "stdout": text}]}) for text in "ab"]
-    with pytest.raises(InputError, match=r"line 1 and .*line 2 must not give one question different tests"):
+    with pytest.raises(InputError, match=r"line 1 and .*line 2 give one question different tests"):
         read(tmp_path, *code)
     assert len(read(tmp_path, code[0], code[0] | {"answer": "print('a')"})) == 1
 
@@ -112,7 +112,7 @@ def test_every_row_is_kept_merged_or_left_out_and_no_question_is_trained_on_and_
         question, split = rng.choice(texts), rng.choice((None, *SPLITS))
         answer = rng.choice("xy") if question.strip() in ("a\nb", "POLISH?") else "x"
         problem = Problem.create(family="user", question=question, answer=answer, split=split)
-        found.append(Found(problem=problem, where="", id=""))
+        found.append(ProblemRow(problem=problem, where="", id=""))
     merged = merge(found, leave_conflicts_out=True)
     assert len(found) == len(merged.problems) + merged.merged.total() + merged.left_out.total()
     assert len({problem.id for problem in merged.problems}) == len(merged.problems)
@@ -129,7 +129,7 @@ def test_variants_with_other_answers_stay_where_their_data_set_put_them(tmp_path
 
 def test_answers_that_look_like_missing_ones_are_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert len(read(tmp_path, row("How many?", "None"), row("Which?", "nan"), row("Who?", "Nan Shepherd"))) == 3
-    assert "answers that look like missing ones: 2, such as 'None' in " in capsys.readouterr().err
+    assert "answers that look missing: 2, for example 'None' in " in capsys.readouterr().err
 
 
 def test_a_teacher_is_not_asked_what_a_data_set_keeps_for_testing(
@@ -148,8 +148,8 @@ def test_a_teacher_is_not_asked_what_a_data_set_keeps_for_testing(
     ]
     words += ["--out", str(tmp_path / "out")]
     assert main([*words, "--question-field", "prompt", "--answer-field", "truht"]) == 2
-    assert "--answer-field (truht) must be one of the columns of" in (said := capsys.readouterr().err)
-    assert "line 2: prompt, truth, split; did you mean 'truth'?" in said
+    assert "has no column 'truht'; it has" in (said := capsys.readouterr().err)
+    assert "it has prompt, truth, split; did you mean 'truth'?" in said
     assert main([*words, "--question-field", "prompt", "--answer-field", "truth"]) == 0
     said = capsys.readouterr().err
     assert "6 of 6 rows" in said and "3 train, 3 test (by the data set's own splits)" in said

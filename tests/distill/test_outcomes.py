@@ -1,4 +1,4 @@
-"""Which failures are those of their requests: what is recorded, what waits, and what ends a run."""
+"""Which failures are the requests' own: what is recorded, what is sent again, and what ends a run."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from toolkit.records import AppendLog, read_records
 
 
 def follow(folder: Path, events: Sequence[Cause | str], *, proven: bool) -> list[str]:
-    """The causes that were recorded once these events had happened: an answer, or a failure by its cause."""
+    """Return the causes that are recorded after these events: answers, or failures by their causes."""
     with AppendLog(folder / FAILED) as log:
         outcomes = Outcomes(log, proven=proven)
         for n, event in enumerate(events):
@@ -77,7 +77,7 @@ def test_a_failure_is_recorded_where_the_server_answered_others(
 def test_a_server_that_is_gone_or_refuses_everybody_ends_the_run_and_is_recorded_for_nobody(
     tmp_path: Path, events: list[str], proven: bool, recorded: int
 ) -> None:
-    with pytest.raises(InputError, match=r"no \(\d+ requests in a row failed and count as not asked\)"):
+    with pytest.raises(InputError, match=r"no \(\d+ requests in a row failed and were not recorded\)"):
         follow(tmp_path, events, proven=proven)
     assert len(read_records(tmp_path / FAILED, Failure)) == recorded
 

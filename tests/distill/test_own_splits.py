@@ -1,4 +1,4 @@
-"""A student is trained on the train part of a data set that brings splits, and on nothing else of it."""
+"""If a data set has splits, a student is trained on its train part and on nothing else."""
 
 from __future__ import annotations
 

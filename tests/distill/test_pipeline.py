@@ -1,4 +1,4 @@
-"""The distill stage ends in one run folder, goes on where it stopped, and refuses bad input before it works."""
+"""The distill stage ends in one run folder, resumes where it stopped, and refuses bad input before it works."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from toolkit.runs import read_manifest
 
 
 class Reciter(ScriptedDecoder):
-    """Knows the whole completion of each prompt; breaks off after `patience` prompts."""
+    """Recites the completion of each prompt; is interrupted after `patience` prompts."""
 
     max_length = 512
 
@@ -41,7 +41,7 @@ class Reciter(ScriptedDecoder):
 
 PROBLEMS = [Problem.create(family="user", question=f"{i}+{i}", answer=str(2 * i)) for i in range(10, 40)]
 TRAINABLE = [problem for problem in PROBLEMS if split_of(problem) != "test"]
-"""Asked; what the teacher says to those of the validation split is not trained on."""
+"""The problems that are asked; traces of the validation split are not trained on."""
 TRAINED = [problem for problem in PROBLEMS if split_of(problem) == "train"]
 
 
@@ -91,7 +91,8 @@ def test_a_run_folder_holds_the_student_and_what_it_learned_from(tiny_student: P
     assert measured["train_validation_loss"] > 0
     assert measured["train_chosen_update"] == measured["train_updates"] == -(-len(TRAINED) // 8)
     assert (
-        measured["train_chosen_by"] == f"being the last: {len(held_out)} validation traces are too few to tell, of 16"
+        measured["train_chosen_by"]
+        == f"being the last: {len(held_out)} validation traces are too few to compare by (fewer than 16)"
     )
     assert measured["train_changed_tensors"] > 10
     assert trained_questions(out) == {question_digest(problem) for problem in (*TRAINED, *held_out)}
@@ -126,14 +127,14 @@ def test_traces_from_before_are_learned_from_without_the_teacher(tiny_student: P
     assert (tmp_path / "second" / "model.safetensors").read_bytes() == (first / "model.safetensors").read_bytes()
 
     stranger = replace(second, problems=write_problems(tmp_path / "few.jsonl", TRAINABLE[:1]))
-    with pytest.raises(InputError, match=rf"must answer a given problem; {TRAINABLE[1].id} is none"):
+    with pytest.raises(InputError, match=rf"a trace of an unknown problem: {TRAINABLE[1].id}"):
         distill(stranger, tmp_path / "third", no_decoder)
 
 
 def test_a_teacher_that_is_never_right_is_an_error_and_leaves_no_student(tiny_student: Path, tmp_path: Path) -> None:
     config = recipe(tiny_student, write_problems(tmp_path / "problems.jsonl", TRAINABLE[:4]))
     wrong = [replace(problem, answer="1") for problem in TRAINABLE]
-    with pytest.raises(InputError, match="at least 1 of the teacher's 4 traces must be correct"):
+    with pytest.raises(InputError, match="none of the teacher's 4 traces is correct"):
         distill(config, tmp_path / "student", lambda folder: Reciter(folder, wrong))
     assert not (tmp_path / "student").exists()
 
@@ -143,7 +144,7 @@ def test_a_run_without_validation_problems_says_so(tiny_student: Path, tmp_path:
     out = distill(config, tmp_path / "student", lambda folder: Reciter(folder, PROBLEMS))
     measured = (read_manifest(out) or {})["measured"]
     assert measured["validation"] == 0
-    assert measured["train_chosen_by"] == "being the last: no trace of the validation split is there to tell"
+    assert measured["train_chosen_by"] == "being the last: there is no trace of the validation split to compare by"
     assert "train_validation_loss" not in measured
     assert measured["train_changed_tensors"] > 10  # one update, and it counts
 
@@ -151,7 +152,7 @@ def test_a_run_without_validation_problems_says_so(tiny_student: Path, tmp_path:
 def test_a_run_that_changes_no_weight_is_an_error_and_leaves_no_student(tiny_student: Path, tmp_path: Path) -> None:
     config = recipe(tiny_student, write_problems(tmp_path / "problems.jsonl"))
     still = replace(config, train=replace(config.train, learning_rate=1e-12))
-    with pytest.raises(InputError, match="at least 1 of the student's 20 tensors must differ"):
+    with pytest.raises(InputError, match="training changed none of the student's 20 tensors"):
         distill(still, tmp_path / "student", lambda folder: Reciter(folder, PROBLEMS))
     assert not (tmp_path / "student").exists()
 
@@ -193,24 +194,22 @@ def test_lengths_that_cannot_be_are_refused_before_the_teacher_works(
     tiny_student: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = recipe(tiny_student, write_problems(tmp_path / "problems.jsonl"))
-    with pytest.raises(
-        InputError, match=r"the longest example \(513 tokens\) must be at most .* \(512\); lower --max-tok"
-    ):
+    with pytest.raises(InputError, match=r"the longest example \(513 tokens\) exceeds .* \(512\); lower --max-tok"):
         distill(replace(config, max_tokens=513), tmp_path / "student", no_decoder)
     with pytest.raises(
-        InputError, match=r"the shortest question \(\d+ tokens\) must leave room .* \(5\); raise --max-tok"
+        InputError, match=r"the shortest question \(\d+ tokens\) leaves no room .* \(5 tokens\); raise --max"
     ):
         distill(replace(config, max_tokens=5), tmp_path / "student", no_decoder)
 
     talkative = replace(config, sampling=replace(config.sampling, max_new_tokens=60), max_tokens=50)
     with pytest.raises(InputError, match=rf"{len(TRAINABLE)} too long\); raise --max-tokens"):
         distill(talkative, tmp_path / "student", lambda folder: Reciter(folder, PROBLEMS))
-    warned = "the teacher may write 60 tokens, and examples longer than 50 are not trained on; --max-tokens raises that"
+    warned = "the teacher may write 60 tokens, but examples longer than 50 are not trained on; to train on them, raise"
     assert warned in capsys.readouterr().err
 
 
 def test_problems_that_are_all_held_out_are_refused(tiny_student: Path, tmp_path: Path) -> None:
     held_out = [problem for problem in PROBLEMS if split_of(problem) == "test"]
     config = recipe(tiny_student, write_problems(tmp_path / "problems.jsonl", held_out))
-    with pytest.raises(InputError, match=f"all {len(held_out)} fall into them"):
+    with pytest.raises(InputError, match=f"all {len(held_out)} problems of .* fall into the test and validation"):
         distill(config, tmp_path / "student", no_decoder)

@@ -1,4 +1,4 @@
-"""Rows are read from every kind of file, and what cannot be read whole is refused with its file and line."""
+"""Rows are read from every kind of file, and a file that cannot be read whole is refused with its line."""
 
 from __future__ import annotations
 
@@ -85,10 +85,10 @@ def test_a_dataset_on_disk_gives_the_same_problems(tmp_path: Path) -> None:
     Dataset.from_list(ROWS).save_to_disk(tmp_path / "dataset")
     assert pairs(read_problems(tmp_path / "dataset")) == PAIRS
     (tmp_path / "empty").mkdir()
-    with pytest.raises(InputError, match=r"must hold data files .*or what `save_to_disk` wrote"):
+    with pytest.raises(InputError, match=r"holds neither data files .* nor a data set that `save_to_disk` wrote"):
         read_problems(tmp_path / "empty")
     next((tmp_path / "dataset").glob("*.arrow")).unlink()
-    with pytest.raises(InputError, match="must be a dataset that `save_to_disk` wrote"):
+    with pytest.raises(InputError, match="is not a data set that `save_to_disk` wrote"):
         read_problems(tmp_path / "dataset")
 
 
@@ -120,43 +120,49 @@ def _with(path: Path, text: str) -> Path:
 
 
 BROKEN = {
-    "latin.jsonl": ("Où?".encode("latin-1"), r"latin.jsonl line 1 must be UTF-8, and its byte 2 \(0xf9\) is not"),
-    "mine.xlsx": (b"PK\x03\x04\xff\xff", "must be UTF-8, and is a ZIP file.*known kinds of files are .jsonl"),
-    "packed.jsonl": (gzip.compress(lines(ROWS).encode()), "and is a gzip file that is not named .gz"),
-    "wide without a mark.jsonl": (lines(ROWS).encode("utf-16-le"), "must be UTF-8, and is UTF-16"),
-    "wide.jsonl": (lines(ROWS).encode("utf-16"), "must be UTF-8, and is UTF-16; save it as UTF-8"),
+    "latin.jsonl": ("Où?".encode("latin-1"), r"latin.jsonl line 1 is not UTF-8 at its byte 2 \(0xf9\)"),
+    "mine.xlsx": (b"PK\x03\x04\xff\xff", "is a ZIP file, not UTF-8 text.*known kinds of files are .jsonl"),
+    "packed.jsonl": (gzip.compress(lines(ROWS).encode()), "is a gzip file that is not named .gz, not UTF-8 text"),
+    "wide without a mark.jsonl": (lines(ROWS).encode("utf-16-le"), "is UTF-16, not UTF-8 text"),
+    "wide.jsonl": (lines(ROWS).encode("utf-16"), "is UTF-16, not UTF-8 text; save it as UTF-8"),
     "cut.jsonl": (lines(ROWS).encode()[:-20], "line 6 must be JSON"),
     "twice.jsonl": (b'{"question": "a", "question": "b", "answer": "c"}', "line 1 must be JSON: the key 'question'"),
-    "half.jsonl": (b'{"question": "\\ud83d", "answer": "c"}', "line 1 must hold whole characters"),
+    "half.jsonl": (b'{"question": "\\ud83d", "answer": "c"}', "line 1 holds half of a surrogate pair"),
     "deep.jsonl": (b"[" * 100_000, "must be JSON"),
     "list.jsonl": (b'{"question": "a", "answer": "b"}\n["a", "b"]\n', "line 2 must be a JSON object, not list"),
-    "nan.jsonl": (b'{"question": "a", "answer": NaN}', r"line 1 is no problem: its 'answer' \(nan\)"),
-    "null.jsonl": (b'{"question": null, "answer": "b"}', r"line 1 is no problem: its 'question' \(None\)"),
-    "empty.jsonl": (b"", "must hold at least one problem; it holds none"),
-    "empty.jsonl.gz": (b"", "must hold at least one problem; it holds none"),
-    "blank.csv": (b"\n\n", "must hold at least one problem; it holds none"),
-    "header.csv": (b"question,answer\n", "must hold at least one problem; it holds none"),
-    "torn.jsonl.gz": (gzip.compress(lines(ROWS * 9).encode())[:-12], "must be a whole gzip file"),
-    "plain.jsonl.gz": (lines(ROWS).encode(), "must be a whole gzip file"),
-    "flipped.csv.gz": (gzip.compress(table(ROWS, ",").encode())[:-8] + b"\0" * 8, "must be a whole gzip file"),
-    "bomb.jsonl.gz": (gzip.compress(b" " * 2**23), r"must hold at most 200 times its size, as texts do, and goes on"),
-    "bomb.json.gz": (gzip.compress(b"[" + b"\n" * 2**23), r"must hold at most 200 times its size, as texts do"),
+    "nan.jsonl": (b'{"question": "a", "answer": NaN}', r"line 1 is not a problem: its 'answer' \(nan\)"),
+    "null.jsonl": (b'{"question": null, "answer": "b"}', r"line 1 is not a problem: its 'question' \(None\)"),
+    "empty.jsonl": (b"", "holds no problem"),
+    "empty.jsonl.gz": (b"", "holds no problem"),
+    "blank.csv": (b"\n\n", "holds no problem"),
+    "header.csv": (b"question,answer\n", "holds no problem"),
+    "torn.jsonl.gz": (
+        gzip.compress(lines(ROWS * 9).encode())[:-12],
+        "is a gzip file that is cut off or damaged after line",
+    ),
+    "plain.jsonl.gz": (lines(ROWS).encode(), "is a gzip file that is cut off or damaged after line"),
+    "flipped.csv.gz": (
+        gzip.compress(table(ROWS, ",").encode())[:-8] + b"\0" * 8,
+        "is a gzip file that is cut off or damaged after line",
+    ),
+    "bomb.jsonl.gz": (gzip.compress(b" " * 2**23), r"unpacks to more than 200 times its size"),
+    "bomb.json.gz": (gzip.compress(b"[" + b"\n" * 2**23), r"unpacks to more than 200 times its size"),
     "one.json": (b'{"question": "a", "answer": "b"}', "must hold a list of problems; it holds one object"),
     "text.json": (b'"question"', "must hold a list of objects, not str"),
     "two.json": (json.dumps({"easy": ROWS, "hard": ROWS}).encode(), "one list of problems, or one for each split"),
     "item.json": (b'[{"question": "a", "answer": "b"}, 5]', "item.json item 2 must be a JSON object, not int"),
-    "short.csv": (b"question,answer\na,b\na\n", r"short.csv line 3 must have as many cells \(1\) as .*columns \(2"),
-    "long.csv": (b"question,answer\na,b\nWhat, then?,b\n", r"long.csv line 3 must have as many cells \(3\)"),
-    "quote.csv": (b'question,answer\na,b\n"a,b\n', "quote.csv line 3 must be a row of a CSV file"),
-    "columns.csv": (b"question,answer,answer\na,b,c\n", "one column of each name, and has several named 'answer'"),
-    "nan.csv": (b"question,answer\na,NaN\n", r"line 2 is no problem: its 'answer' \(None\)"),
+    "short.csv": (b"question,answer\na,b\na\n", r"short.csv line 3 has 1 cell, but there are 2 columns \("),
+    "long.csv": (b"question,answer\na,b\nWhat, then?,b\n", "long.csv line 3 has 3 cells"),
+    "quote.csv": (b'question,answer\na,b\n"a,b\n', "quote.csv line 3 is not a valid row of a CSV file"),
+    "columns.csv": (b"question,answer,answer\na,b,c\n", "has several columns named 'answer'"),
+    "nan.csv": (b"question,answer\na,NaN\n", r"line 2 is not a problem: its 'answer' \(None\)"),
     "tests.jsonl": (
         b'{"question": "a", "answer": "b", "tests": [{"stdin": "1", "stdout": "1"}]}',
-        "line 1 is no problem: its 'tests' must stand in its 'metadata'",
+        "line 1 is not a problem: its 'tests' belong in its 'metadata'",
     ),
-    "cell.csv": (b"question,answer\na,\n", r"line 2 is no problem: its 'answer' \(None\)"),
-    "torn.parquet": (b"PAR1" + b"\0" * 40, "must be a whole parquet file"),
-    "empty.parquet": (b"", "must be a whole parquet file"),
+    "cell.csv": (b"question,answer\na,\n", r"line 2 is not a problem: its 'answer' \(None\)"),
+    "torn.parquet": (b"PAR1" + b"\0" * 40, "is not a complete parquet file"),
+    "empty.parquet": (b"", "is not a complete parquet file"),
 }
 
 
@@ -172,10 +178,10 @@ def test_missing_cells_of_a_parquet_file_are_named(tmp_path: Path) -> None:
     write_parquet(
         tmp_path / "nan.parquet", [{"question": "a", "answer": 1.5}, {"question": "b", "answer": float("nan")}]
     )
-    with pytest.raises(InputError, match=r"nan.parquet row 2 is no problem: its 'answer' \(nan\)"):
+    with pytest.raises(InputError, match=r"nan.parquet row 2 is not a problem: its 'answer' \(nan\)"):
         read_problems(tmp_path / "nan.parquet")
     write_parquet(tmp_path / "null.parquet", [{"question": "a", "answer": "b"}, {"question": None, "answer": "b"}])
-    with pytest.raises(InputError, match=r"null.parquet row 2 is no problem: its 'question' \(None\)"):
+    with pytest.raises(InputError, match=r"null.parquet row 2 is not a problem: its 'question' \(None\)"):
         read_problems(tmp_path / "null.parquet")
 
 
@@ -191,7 +197,7 @@ def test_columns_of_one_name_in_a_parquet_file_are_refused(tmp_path: Path) -> No
     parquet.write_table(
         pyarrow.Table.from_arrays(columns, names=["question", "answer", "answer"]), tmp_path / "a.parquet"
     )
-    with pytest.raises(InputError, match="several named 'answer'"):
+    with pytest.raises(InputError, match="several columns named 'answer'"):
         read_problems(tmp_path / "a.parquet")
 
 
@@ -212,7 +218,7 @@ def test_a_folder_of_files_has_the_splits_that_their_names_say(
     assert list(map(problems.get, QUESTIONS)) == ["train"] * 3 + ["validation"] + ["test"] * 2
     said = capsys.readouterr().err
     assert "3 train, 1 validation, 2 test (by the data set's own splits)" in said
-    assert "not read: 1, such as notes.txt" in said
+    assert "that are not read: 1, for example notes.txt" in said
 
 
 def test_splits_of_a_json_object_and_of_a_dataset_are_kept(tmp_path: Path) -> None:
@@ -232,15 +238,15 @@ def test_a_part_that_names_no_split_beside_others_is_refused(
 ) -> None:
     save(tmp_path / "dataset", {"train": ROWS[:3], "extra": ROWS[3:]})
     with pytest.raises(
-        InputError, match="after a split, as it does 'train', and does not 'extra'; known words are train"
+        InputError, match=r"named after splits \('train'\) and others \('extra'\); name all after splits \(train"
     ):
         read_problems(tmp_path / "dataset")
     save(tmp_path / "subjects", {"algebra": ROWS[:3], "geometry": ROWS[3:]})
     assert {problem.split for problem in read_problems(tmp_path / "subjects")} == {None}
-    assert "(algebra, geometry) name no splits; the hash of each question decides" in capsys.readouterr().err
+    assert "(algebra, geometry) is named after a split; the hash of each question decides" in capsys.readouterr().err
     save(tmp_path / "whole", {"train": ROWS})
     assert {problem.split for problem in read_problems(tmp_path / "whole")} == {None}
-    assert "has a train split alone" in capsys.readouterr().err
+    assert "has only a train split" in capsys.readouterr().err
 
 
 def test_a_rows_own_split_is_kept_and_an_unknown_one_refused(tmp_path: Path) -> None:
@@ -250,10 +256,10 @@ def test_a_rows_own_split_is_kept_and_an_unknown_one_refused(tmp_path: Path) -> 
     )
     assert [problem.split for problem in read_problems(path)] == ["train", "validation", "test", None]
     path.write_text(lines([ROWS[0] | {"split": "tset"}]))
-    with pytest.raises(InputError, match=r"line 1 is no problem: its split \('tset'\) must be one of train, training"):
+    with pytest.raises(InputError, match=r"line 1 is not a problem: its split \('tset'\) is unknown; use one of train"):
         read_problems(path)
     save(tmp_path / "dataset", {"train": [ROWS[0] | {"split": "test"}], "test": [ROWS[1] | {"split": "test"}]})
-    with pytest.raises(InputError, match=r"split \(test\) must be that of the part in which it stands \(train\)"):
+    with pytest.raises(InputError, match=r"split \(test\) contradicts the row's part of the data set \(train\)"):
         read_problems(tmp_path / "dataset")
 
 
@@ -263,17 +269,15 @@ def test_columns_can_be_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     path.write_text(lines(rows))
     assert pairs(read_problems(path, ReadingOptions(question_field="prompt", answer_field="reward.truth"))) == PAIRS
     assert "read as prompt and reward.truth" in (said := capsys.readouterr().err)
-    assert "not used: 'ability' (rows: 6)" in said
-    with pytest.raises(InputError, match=r"line 1 .*must be those of a known form .*name them with --question-field"):
+    assert "unused columns: 'ability' (rows: 6)" in said
+    with pytest.raises(InputError, match=r"line 1 .*has no known form.*name the columns with --question-field"):
         read_problems(path)
     path.write_text(lines([row | {"solution": "7"} for row in ROWS[:1]]).replace('"answer"', '"level"'))
-    with pytest.raises(
-        InputError, match=r"columns with a value \(question, level, solution\) must be .*--answer-field"
-    ):
+    with pytest.raises(InputError, match=r"columns with a value are question, level, solution; .*--answer-field"):
         read_problems(path)
     path.write_text(lines(rows))
     wrong = ReadingOptions(question_field="promt", answer_field="reward.truth")
-    with pytest.raises(InputError, match=r"--question-field \(promt\) must be one of .*line 1: prompt.*mean 'prompt'"):
+    with pytest.raises(InputError, match=r"--question-field: .*line 1 has no column 'promt'; .*mean 'prompt'"):
         read_problems(path, wrong)
     conversation = [{"prompt": [{"role": "user", "content": row["question"]}], "answer": row["answer"]} for row in ROWS]
     write_parquet(tmp_path / "mine.parquet", conversation)
@@ -287,7 +291,7 @@ def test_a_misspelt_key_does_not_pass_without_a_word(tmp_path: Path, capsys: pyt
     said = capsys.readouterr().err
     assert "'metdata' (rows: 2; did you mean 'metadata'?), 'level' (rows: 1), 'id' (rows: 1)" in said
     path.write_text(lines([ROWS[0], {"question": "Why?", "anwser": "So."}]))
-    with pytest.raises(InputError, match="line 2 is no problem: it has 'anwser' and no 'answer'"):
+    with pytest.raises(InputError, match="line 2 is not a problem: it has 'anwser' but no 'answer'"):
         read_problems(path)
 
 
@@ -329,9 +333,9 @@ def test_answers_that_are_no_texts_are_read_as_people_write_them(tmp_path: Path)
 
 
 def test_a_missing_file_is_no_hub_id_and_an_unreachable_hub_is_one_line(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"mine\.jsonl must be a file, a folder, or a data set's id .*; it is missing"):
+    with pytest.raises(InputError, match=r"mine\.jsonl does not exist; give a file, a folder, or a data set's id"):
         read_problems(tmp_path / "mine.jsonl")
-    with pytest.raises(InputError, match="must be a file, a folder, or a data set's id"):
+    with pytest.raises(InputError, match="give a file, a folder, or a data set's id"):
         read_problems(tmp_path / "mine")
     for hub_id in ("openai/gsm8k:main", "HuggingFaceH4/MATH-500"):
         with pytest.raises(InputError, match=r"cannot be loaded from the Hugging Face hub: .*Hub") as refused:
@@ -347,8 +351,7 @@ print([(problem.answer, problem.split) for problem in read_problems(Path("owner/
 
 
 def test_a_data_set_of_the_hub_is_read_with_its_splits(tmp_path: Path) -> None:
-    """Without a network it is read from the cache of an earlier download, which is laid out here by `datasets`
-    itself."""
+    """Without a network it is read from the cache of an earlier download, which `datasets` itself writes here."""
     from datasets import load_dataset
 
     for split, rows in (("train", ROWS[:4]), ("test", ROWS[4:])):

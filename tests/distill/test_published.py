@@ -1,5 +1,4 @@
-"""Data sets are read in the form in which they were published: small ones here, with the columns that their cards
-give."""
+"""Data sets are read in their published forms: small ones here, with the columns of their cards."""
 
 from __future__ import annotations
 
@@ -184,7 +183,7 @@ def test_choices_stand_below_their_question(tmp_path: Path) -> None:
         "Capital of France?\n\nA) Rome\nB) Paris\nC) Bonn\nD) Oslo\n\nAnswer with the letter of the right choice."
     )
     assert problem.family == "geography"
-    with pytest.raises(InputError, match=r"line 1 is no problem: its answer \(7\) must say one of the choices"):
+    with pytest.raises(InputError, match=r"line 1 is not a problem: its answer \(7\) must name one of the choices"):
         problem_in([MMLU[0] | {"answer": 7}], tmp_path)
     unlabelled: list[dict[str, Any]] = [
         ARC[0],
@@ -223,7 +222,7 @@ def test_the_right_choice_is_found_however_it_is_named(
     if label is not None:
         assert problem_in(rows, tmp_path).answer == label
     else:
-        with pytest.raises(InputError, match=r"line 1 is no problem: its (answer|choices)"):
+        with pytest.raises(InputError, match=r"line 1 is not a problem: its (answer|choices)"):
             problem_in(rows, tmp_path)
 
 
@@ -238,7 +237,7 @@ def test_the_last_question_of_a_conversation_follows_what_was_said(tmp_path: Pat
     chunks = [{"role": "user", "content": [{"type": "text", "text": "2 + "}, {"type": "text", "text": "2?"}]}]
     read = problem_in([{"messages": [*chunks, {"role": "assistant", "content": "4"}], "system": "Add."}], tmp_path)
     assert (read.question, read.history) == ("2 + 2?", [{"role": "system", "content": "Add."}])
-    with pytest.raises(InputError, match=r"line 1 is no problem: its messages \('2 \+ 2\?'\) must be a list"):
+    with pytest.raises(InputError, match=r"line 1 is not a problem: its messages \('2 \+ 2\?'\) must be a list"):
         problem_in([{"messages": "2 + 2?"}], tmp_path)
 
 

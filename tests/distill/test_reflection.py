@@ -1,4 +1,4 @@
-"""Signs of looking at one's own thoughts."""
+"""Signs that a model examines its own thoughts."""
 
 from __future__ import annotations
 

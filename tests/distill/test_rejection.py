@@ -1,4 +1,4 @@
-"""What a reinforced model's samples become: kept where they are right and readable."""
+"""A reinforced model's samples are kept if they are right and readable."""
 
 from __future__ import annotations
 

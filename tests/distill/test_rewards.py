@@ -1,4 +1,4 @@
-"""Rewards: a table of cases each."""
+"""Rewards, each by a table of cases."""
 
 from __future__ import annotations
 

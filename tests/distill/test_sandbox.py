@@ -1,4 +1,4 @@
-"""What a program in the sandbox can't do, at every level that this machine allows, and what is left where none is."""
+"""What a program in the sandbox cannot do, at every level that this machine allows, and what remains without one."""
 
 from __future__ import annotations
 
@@ -6,18 +6,17 @@ import json
 import os
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from distill.verification.code import sandbox
 from distill.verification.code.sandbox import LEVELS, Level, run
+from tests.processes import wait_until
 
 ROOT = Path(__file__).parents[2]
 WALL_S = 20.0
-"""For programs that end by themselves: this machine may do much else."""
+"""A generous limit for programs that end by themselves: this machine may be busy."""
 
 
 @pytest.fixture(params=LEVELS)
@@ -27,7 +26,7 @@ def level(request: pytest.FixtureRequest) -> Level:
 
 @pytest.fixture(params=[*LEVELS, "none"])
 def any_level(request: pytest.FixtureRequest) -> Level:
-    """For what holds where nothing confines a program, too."""
+    """Any level, for claims that also hold for unconfined programs."""
     return allowed(request.param)
 
 
@@ -38,7 +37,7 @@ def allowed(level: Level) -> Level:
 
 
 def succeeds(program: str, level: Level) -> bool:
-    """Whether the program reaches its end; an attack that is stopped raises or is killed before it."""
+    """Return whether the program reaches its end; a stopped attack raises or is killed before it."""
     return run(f"{program}\nprint('reached the end')", level=level, wall_s=WALL_S).stdout.endswith(b"reached the end\n")
 
 
@@ -127,11 +126,11 @@ def test_nothing_runs_on_when_the_caller_is_killed(any_level: Level) -> None:
         f"time.sleep(30)', level={any_level!r}, wall_s=60.0)"
     )
     with subprocess.Popen([sys.executable, "-c", caller]) as process:
-        _wait(lambda: bool(_children(process.pid)))
+        wait_until(lambda: bool(_children(process.pid)))
         inside = _children(process.pid)
         process.kill()
         process.wait()
-    _wait(lambda: not any(Path(f"/proc/{pid}").exists() for pid in inside))
+    wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in inside))
 
 
 def test_unconfined_a_program_has_an_empty_home_and_no_other_environment(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -149,7 +148,7 @@ def test_unconfined_a_program_is_still_limited() -> None:
 def test_unconfined_what_a_program_started_ends_with_it(ending: str) -> None:
     program = f"import os, time\nif not (pid := os.fork()): time.sleep(1000)\nprint(pid, flush=True)\n{ending}"
     pid = int(run(program, level="none", wall_s=2.0).stdout)
-    _wait(lambda: not _is_alive(pid))
+    wait_until(lambda: not _is_alive(pid))
 
 
 REFUSING = """
@@ -167,7 +166,7 @@ assert confine.LIBC.prctl(confine.PR_SET_SECCOMP, 2, seccomp_filter, 0, 0) == 0
 words = ["eval", sys.argv[1], "--problems", sys.argv[2], "--max-new-tokens", "1", "--out", sys.argv[3]]
 print(main(words), main([*words, "--allow-unsafe-exec"]), file=sys.stderr)
 """
-"""The command line where the kernel denies namespaces and Landlock, without and with the flag."""
+"""Runs the command line where the kernel denies namespaces and Landlock, without and with the flag."""
 
 
 def test_a_machine_that_allows_nothing_runs_nothing_unless_told_to(tiny_student: Path, tmp_path: Path) -> None:
@@ -179,9 +178,9 @@ def test_a_machine_that_allows_nothing_runs_nothing_unless_told_to(tiny_student:
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     (error,) = [line for line in done.stderr.splitlines() if line.startswith("toolkit: ")]
     assert error == (
-        "toolkit: programs that a model wrote must run where the kernel confines them, and this machine allows neither "
-        "user namespaces nor Landlock with seccomp; use Linux 5.13 or newer, leave out problems with tests, or let "
-        "them run unconfined by --allow-unsafe-exec"
+        "toolkit: this machine cannot confine programs that a model wrote: it allows neither "
+        "user namespaces nor Landlock with seccomp; use Linux 5.13 or newer, leave out problems with tests, or run "
+        "them unconfined with --allow-unsafe-exec"
     )
     assert done.stderr.splitlines()[-1] == "2 0"
     assert "sandbox: none; programs that a model wrote run with your rights" in done.stderr
@@ -189,7 +188,7 @@ def test_a_machine_that_allows_nothing_runs_nothing_unless_told_to(tiny_student:
 
 
 def _is_alive(pid: int) -> bool:
-    """Neither gone nor dead and waiting for its parent."""
+    """Return whether a process is neither gone nor a zombie."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
     except OSError:
@@ -197,7 +196,7 @@ def _is_alive(pid: int) -> bool:
 
 
 def _children(pid: int) -> list[int]:
-    """All processes below one, that are beyond their start."""
+    """Return all started descendants of a process."""
     found: list[int] = []
     for path in Path("/proc").glob("[0-9]*/stat"):
         try:
@@ -208,11 +207,3 @@ def _children(pid: int) -> list[int]:
             child = int(path.parent.name)
             found += [child, *_children(child)]
     return found
-
-
-def _wait(claim: Callable[[], bool]) -> None:
-    for _ in range(600):
-        if claim():
-            return
-        time.sleep(0.1)
-    raise AssertionError("waited for a minute in vain")

@@ -1,4 +1,4 @@
-"""Servers say in many ways that they do not take a field; what they say of a value is no such thing."""
+"""Servers refuse fields in many ways; a complaint about a value does not count as one."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_a_refused_field_is_left_out_from_then_on(
     assert fields.refused(BODY, Response(status, text=text))
     assert fields.refused(BODY, Response(status, text=text)), "of requests in flight together each is asked again"
     fate = {"max_tokens": "sent as max_completion_tokens"}.get(field, "left out")
-    assert capsys.readouterr().err == f"http://host/v1 refuses {field}; it is {fate} from here on\n"
+    assert capsys.readouterr().err == f"http://host/v1 refuses {field}; it is {fate} from now on\n"
     expected = {name: value for name, value in BODY.items() if name != field}
     if field == "max_tokens":
         expected["max_completion_tokens"] = 5

@@ -1,4 +1,4 @@
-"""The table of stages against a count by hand."""
+"""The table of stages, compared with a count by hand."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ REQUESTS = [
 
 
 def evaluation(folder: Path, right: list[list[bool]], refuses: tuple[bool, bool], thought: str) -> Path:
-    """Two samples a problem, right or not; one a request, refused or not."""
+    """Write an evaluation with two samples per problem, right or not, and one per request, refused or not."""
     folder.mkdir(parents=True)
     write_records(folder / PROBLEMS, [*SUMS, *REQUESTS])
     rows = [(p, s, is_right, p.answer) for p, pair in zip(SUMS, right, strict=True) for s, is_right in enumerate(pair)]
@@ -117,7 +117,7 @@ def test_the_report_has_every_stage_and_says_what_was_lifted(run: Path, tmp_path
     document.write_text("no marks")
     with pytest.raises(InputError, match=r"lacks the marks <!-- stages -->"):
         write_document(document, table)
-    with pytest.raises(InputError, match=r"must hold the evaluations of a teacher's stages"):
+    with pytest.raises(InputError, match=r"holds no evaluations of a teacher's stages"):
         evaluation_folders(tmp_path)
 
 

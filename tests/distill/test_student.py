@@ -1,4 +1,4 @@
-"""A student is checked whole before anything is paid for, and a trained one that has not changed is no student."""
+"""A student is checked completely before any cost arises, and a trained one must have changed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from toolkit.errors import InputError
 
 @pytest.fixture
 def student(tiny_student: Path, tmp_path: Path) -> Path:
-    """A copy to break."""
+    """A copy of the student to break."""
     folder = tmp_path / "student"
     shutil.copytree(tiny_student, folder)
     return folder
@@ -62,13 +62,13 @@ BROKEN: dict[str, tuple[Callable[[Path], Any], str]] = {
     "configuration": (lambda f: (f / "config.json").write_text("{"), "must be JSON"),
     "quantized": (
         lambda f: set_config(f, quantization_config={"quant_method": "bitsandbytes", "load_in_4bit": True}),
-        "must hold floats, but is quantized by bitsandbytes",
+        "is quantized by bitsandbytes and cannot be trained",
     ),
-    "exported": (lambda f: (f / "model.onnx").touch(), "must hold weights to train, but is an exported model"),
+    "exported": (lambda f: (f / "model.onnx").touch(), "is an exported model and cannot be trained"),
     "missing tensor": (drop_tensor, r"lacks model\.norm\.weight"),
-    "NaN": (not_a_number, r"must be finite, but model\.layers\.0\.mlp\.up_proj\.weight is not"),
-    "more ids than rows": (more_tokens, r"have a row of its embedding \(320\), but '<\|more\|>' is 400"),
-    "no turns": (no_turns, r"must hold <\|im_end\|> \(ChatML\)"),
+    "NaN": (not_a_number, r"weight model\.layers\.0\.mlp\.up_proj\.weight is not finite"),
+    "more ids than rows": (more_tokens, r"ids beyond its embedding of 320 rows \('<\|more\|>' is 400\)"),
+    "no turns": (no_turns, r"lacks <\|im_end\|> \(ChatML\)"),
     "no tokenizer": (lambda f: (f / "tokenizer.json").unlink(), r"tokenizer\.json is missing; let transformers"),
     "no weights": (lambda f: (f / "model.safetensors").unlink(), "must hold a model that transformers can load"),
 }
@@ -94,7 +94,7 @@ def test_a_disk_without_room_is_refused(tmp_path: Path) -> None:
     check_room(StudentFacts(parameters=1000, max_tokens=512), tmp_path, lora_rank=0)
     large = StudentFacts(parameters=10**15, max_tokens=512)
     for rank in (0, 8):
-        with pytest.raises(InputError, match=r"must have [\d.]+ GB free for the student .*; it has [\d.]+ GB"):
+        with pytest.raises(InputError, match=r"need [\d.]+ GB on the disk of .*, which has [\d.]+ GB free"):
             check_room(large, tmp_path, lora_rank=rank)
 
 
@@ -103,7 +103,7 @@ def test_a_change_counts_where_it_is_saved() -> None:
     before = saved_digests(model)
     with torch.no_grad():
         model.weight += 1e-9  # less than half a step of bf16
-    with pytest.raises(InputError, match="at least 1 of the student's 2 tensors must differ"):
+    with pytest.raises(InputError, match="training changed none of the student's 2 tensors"):
         count_changed(before, saved_digests(model))
     with torch.no_grad():
         model.weight[2, 3] += 0.5

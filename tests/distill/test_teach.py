@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, DeepseekV3ForCausa
 from distill.problems.families import FAMILIES, make_problems
 from distill.teach.stages import STAGES, TITLES
 from distill.teach.supervised import ExpertsTrainer
-from distill.teach.teach import place, run_stage, teach, teacher_config
+from distill.teach.teach import run_stage, stage_folder, teach, teacher_config
 from distill.teach.teacher_recipe import nano, quick
 from toolkit.errors import FolderConflict, InputError
 from toolkit.formats.chat_format import ChatFormat
@@ -27,7 +27,7 @@ def test_stages_leave_whole_folders_and_pretraining_lowers_the_loss(taught: Path
     for stage in STAGES:
         if stage == "zero_rl":
             continue
-        folder = place(stage, quick(), taught)
+        folder = stage_folder(stage, quick(), taught)
         manifest = json.loads((folder / "manifest.json").read_text())
         assert manifest["stage"] == f"teach.{stage}"
         assert not (folder / "checkpoints").exists()
@@ -36,7 +36,7 @@ def test_stages_leave_whole_folders_and_pretraining_lowers_the_loss(taught: Path
 
 
 def test_the_teacher_is_the_last_stage_with_a_card_of_all(taught: Path) -> None:
-    last = place("align_rl", quick(), taught)
+    last = stage_folder("align_rl", quick(), taught)
     teacher = taught / "teacher"
     assert (teacher / "model.safetensors").read_bytes() == (last / "model.safetensors").read_bytes()
     card = (teacher / "README.md").read_text()
@@ -46,12 +46,12 @@ def test_the_teacher_is_the_last_stage_with_a_card_of_all(taught: Path) -> None:
 
 
 def test_a_stage_starts_from_any_model_and_names_the_one_that_it_lacks(taught: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"cold_start must follow midtrain, and .*midtrain is not there"):
+    with pytest.raises(InputError, match=r"cold_start needs stage midtrain, but .*midtrain does not exist"):
         run_stage("cold_start", quick(), tmp_path / "run")
     folder = run_stage("cold_start", quick(), tmp_path / "run", base=taught / "midtrain")
     assert folder == tmp_path / "run" / "seed-1" / "cold_start"
     assert (folder / "model.safetensors").read_bytes() == (
-        place("cold_start", quick(), taught) / "model.safetensors"
+        stage_folder("cold_start", quick(), taught) / "model.safetensors"
     ).read_bytes(), "the same base, recipe and seed give the same bytes"
 
 

@@ -1,4 +1,4 @@
-"""Claims about kept traces: what was asked decides where they are, and nothing that was paid for is asked again or
+"""Claims about stored traces: what was asked decides their place, and nothing that was paid for is asked again or
 lost."""
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from distill.teachers import remote_teacher
+from distill.teachers import chat_requests
+from distill.teachers.chat_requests import MOST_IN_FLIGHT
 from distill.teachers.outcomes import MOST_AT_FIRST, MOST_IN_A_ROW
-from distill.teachers.remote_teacher import MOST_IN_FLIGHT
 from tests.distill.failing_server import FailingServer
 from tests.house.modules import ROOT
 from tests.toolkit.full_disk import full_disk
@@ -30,12 +30,12 @@ Command = Callable[..., tuple[int, str, str]]
 
 @pytest.fixture(autouse=True)
 def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(remote_teacher, "FIRST_PAUSE_S", 0.0005)
+    monkeypatch.setattr(chat_requests, "FIRST_PAUSE_S", 0.0005)
 
 
 @pytest.fixture
 def run(capsys: pytest.CaptureFixture[str]) -> Command:
-    """Exit code, stdout and stderr of one command."""
+    """Run one command; return its exit code, stdout and stderr."""
 
     def once(*words: Any) -> tuple[int, str, str]:
         capsys.readouterr()
@@ -94,7 +94,7 @@ def test_where_all_requests_fail_the_run_ends_early_with_one_line_and_nothing_is
         words = collecting(server, tmp_path)
         code, _, said = run(*words)
         assert code == 2 and not (tmp_path / "run").exists()
-        assert f"{MOST_AT_FIRST} requests in a row failed and count as not asked" in said.splitlines()[-1]
+        assert f"{MOST_AT_FIRST} requests in a row failed and were not recorded" in said.splitlines()[-1]
         assert len(set(server.asked)) < len(QUESTIONS)
         assert run("traces", "show", tmp_path / "run", "--failed")[1].strip() == "none"
         server.fates = {}
@@ -116,7 +116,7 @@ def test_a_full_disk_is_one_line_and_what_was_bought_before_is_kept(tmp_path: Pa
 
 
 class Dying(FailingServer):
-    """Breaks after twelve answers."""
+    """Dies after twelve answers."""
 
     def refuses(self, body: dict[str, Any]) -> tuple[int, str] | None:
         return (503, "out of memory") if len(self.answered) >= 12 and self.fates is not None else None
@@ -138,14 +138,14 @@ def test_runs_beside_each_other_share_what_was_asked_alike_and_another_sampling_
     with FailingServer(seed=0, fates={}) as server:
         assert run(*collecting(server, tmp_path, "first"))[0] == 0
         code, _, said = run(*collecting(server, tmp_path, "second"))
-        assert code == 0 and "24 of 24 are in" in said and len(server.asked) == 24
+        assert code == 0 and "24 of 24 are already in" in said and len(server.asked) == 24
         (first,) = tmp_path.glob(".traces/*")
         before = {path.name: path.read_bytes() for path in first.iterdir()}
 
         code, _, said = run(*collecting(server, tmp_path, "third"), "--temperature", "0.7")
         (second,) = {*tmp_path.glob(".traces/*")} - {first}
-        (line,) = [line for line in said.splitlines() if "is begun" in line]
-        assert f"{second} is begun, since temperature is 0.7 and was 0.6 in {first}, which is kept" in line
+        (line,) = [line for line in said.splitlines() if "traces: starting" in line]
+        assert f"starting {second}, since temperature is 0.7 but 0.6 in {first}, which is kept" in line
         assert {path.name: path.read_bytes() for path in first.iterdir()} == before
         assert len(server.asked) == 48
 
@@ -158,17 +158,17 @@ def test_runs_beside_each_other_share_what_was_asked_alike_and_another_sampling_
 def test_all_runs_below_a_folder_named_runs_share_what_was_asked_and_say_what_they_will_ask(
     tiny_student: Path, tmp_path: Path, run: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As README names them, with the sampling that each command has where none is given."""
+    """The commands of the README, with each one's default sampling."""
     monkeypatch.chdir(tmp_path)
     with FailingServer(seed=0, fates={}) as server:
         code, _, said = run(*collecting(server, tmp_path, "runs/tr"))
-        assert code == 0 and "0 of 24 are in" in said and "already; 24 must be asked" in said
+        assert code == 0 and "0 of 24 are already in" in said and "; 24 to ask" in said
         words = ["distill", "--teacher", server.url, "--student", tiny_student, "--problems", write_questions(tmp_path)]
         code, _, said = run(*words, "--out", "runs/mine/student")
-        assert code == 0 and "must be asked" not in said and len(server.asked) == 24
+        assert code == 0 and "to ask" not in said and len(server.asked) == 24
         monkeypatch.chdir(tmp_path / "runs" / "mine")
         code, _, said = run(*collecting(server, tmp_path, "runs/a/b/c", [*QUESTIONS, *MANY]))
-        assert code == 0 and "24 of 60 are in" in said and "already; 36 must be asked" in said
+        assert code == 0 and "24 of 60 are already in" in said and "; 36 to ask" in said
         assert sorted(server.asked) == sorted(MANY)
     assert [path.parent for path in tmp_path.rglob(".traces")] == [tmp_path / "runs"]
 
@@ -187,9 +187,9 @@ def test_stores_of_earlier_versions_beside_deeper_run_folders_are_taken_over_and
         asked = len(server.asked)
         for out in ("runs/mine/second", "runs/third", "runs/other/fourth"):
             code, text, said = run(*collecting(server, tmp_path, out, QUESTIONS[:12]))
-            assert code == 0 and "10 traces" in text and "10 of 12 are in" in said and "2 failed before" in said
+            assert code == 0 and "10 traces" in text and "10 of 12 are already in" in said and "2 failed before" in said
             assert len(server.asked) == asked, out
-        assert (out == "runs/mine/second") == ("copied into" in said), "once is enough"
+        assert (out == "runs/mine/second") == ("traces: copied" in said), "once is enough"
         assert {path: path.read_bytes() for path in mine.rglob("*.jsonl")} == before
         assert run(*collecting(server, tmp_path, "runs/fifth"))[0] == 0
         assert len(server.asked) == asked + 12
@@ -200,7 +200,7 @@ def test_the_model_of_a_server_that_is_away_is_known_from_any_run_below_runs(tmp
         words = collecting(server, tmp_path, "runs/first")
         assert run(*words)[0] == 0
     code, _, said = run(*words[:-1], tmp_path / "runs" / "deep" / "second")
-    assert code == 0 and "does not answer; its model was" in said and "24 of 24 are in" in said
+    assert code == 0 and "does not answer; earlier traces here are by its" in said and "24 of 24 are already" in said
 
 
 @pytest.mark.parametrize(
@@ -214,7 +214,7 @@ def test_what_a_store_says_of_itself_is_no_reason_to_fail(tmp_path: Path, run: C
         (first / "asked.json").write_text(damaged)
         assert run(*collecting(server, tmp_path, "second"), "--temperature", "0.7")[0] == 0
         code, _, said = run(*collecting(server, tmp_path, "third"))
-        assert code == 0 and "24 of 24 are in" in said and len(server.asked) == 48
+        assert code == 0 and "24 of 24 are already in" in said and len(server.asked) == 48
     assert json.loads((first / "asked.json").read_text()) == json.loads(whole)
 
 
@@ -231,7 +231,7 @@ def test_two_processes_that_ask_the_same_at_the_same_time_buy_it_once(tmp_path: 
         ]
         said = "".join(process.communicate()[1] for process in processes)
         assert [process.returncode for process in processes] == [0, 0], said
-        assert sorted(server.asked) == sorted(QUESTIONS) and "24 of 24 are in" in said
+        assert sorted(server.asked) == sorted(QUESTIONS) and "24 of 24 are already in" in said
     assert (tmp_path / "one" / "traces.jsonl").read_text() == (tmp_path / "two" / "traces.jsonl").read_text()
 
 
@@ -244,7 +244,7 @@ def test_training_goes_on_from_complete_traces_with_other_options_and_without_th
         asked = len(server.asked)
     assert run(*words, "--out", tmp_path / "one")[0] == 0, "a finished run needs no server"
     code, _, said = run(*words, "--out", tmp_path / "two", "--epochs", "2")
-    assert code == 0 and f"{asked} of {asked} are in" in said and "does not answer" in said
+    assert code == 0 and f"{asked} of {asked} are already in" in said and "does not answer" in said
     assert (tmp_path / "one" / "traces.jsonl").read_text() == (tmp_path / "two" / "traces.jsonl").read_text()
     shutil.rmtree(tmp_path / ".traces")
     code, _, said = run(*words, "--traces", tmp_path / "one" / "traces.jsonl", "--out", tmp_path / "three")
@@ -263,7 +263,7 @@ def test_a_finished_run_that_was_moved_needs_no_server(tmp_path: Path, run: Comm
 
 
 def test_a_run_of_an_earlier_version_keeps_its_traces(tmp_path: Path, run: Command) -> None:
-    """They lay in the folder where the run is made."""
+    """An earlier version kept them in the partial run folder."""
     with Dying(seed=0, fates={}) as server:
         words = collecting(server, tmp_path, questions=MANY)
         assert run(*words)[0] == 2
@@ -289,7 +289,7 @@ def test_show_lists_traces_of_a_run_in_work_and_changes_nothing(tmp_path: Path, 
     assert {row["reason"] for row in dropped} == {"broken_text"}
     assert sorted(tmp_path.rglob("*")) == before
     code, _, said = run("traces", "show", tmp_path / "none")
-    assert code == 2 and "must be a run folder" in said
+    assert code == 2 and "is not a run folder" in said
 
 
 def test_show_lists_what_a_distilled_run_dropped(tiny_student: Path, tmp_path: Path, run: Command) -> None:
@@ -369,10 +369,10 @@ def test_several_samples_without_a_temperature_are_refused(tiny_student: Path, t
     with FailingServer(seed=0, fates={}) as server:
         greedy = ["--samples", "2", "--temperature", "0"]
         code, _, said = run(*collecting(server, tmp_path), *greedy)
-        assert code == 2 and "samples (2) must be 1 where temperature is 0" in said
+        assert code == 2 and "samples (2) must be 1 at temperature 0" in said
         words = ["distill", "--teacher", server.url, "--student", tiny_student, "--out", tmp_path / "student"]
         code, _, said = run(*words, *greedy)
-        assert code == 2 and "samples (2) must be 1 where temperature is 0" in said
+        assert code == 2 and "samples (2) must be 1 at temperature 0" in said
         assert server.asked == []
 
 

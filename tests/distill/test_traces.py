@@ -1,4 +1,4 @@
-"""Claims about trace files: no record lost, doubled or glued, and nothing depends on batches or broken runs."""
+"""Claims about trace files: no record is lost, doubled or glued, and nothing depends on batches or interrupts."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from distill.teachers.traces import Job, count_reasoning, plan, row_seed, sample_traces
+from distill.teachers.job import Job
+from distill.teachers.traces import count_reasoning, plan, row_seed, sample_traces
 from tests.distill.bigram import BigramDecoder
 from toolkit.errors import InputError
 from toolkit.formats.chat_format import ChatFormat

@@ -1,4 +1,4 @@
-"""Code problems: what passes, and what tricks don't."""
+"""Code problems: what passes, and which tricks do not."""
 
 from __future__ import annotations
 
@@ -219,7 +219,7 @@ def test_a_program_that_ends_before_it_is_called_has_defined_nothing() -> None:
         ({"timeout_s": "5"}, r"must have a timeout_s \('5'\)"),
         ({"tolerance": float("nan")}, r"must have a tolerance \(nan\) from 0 to 1"),
         ({"class": 5}, r"must have a class \(5\) that is a name"),
-        ({"tolerence": 0.1}, "and nothing else but ignore_case, tolerance, timeout_s or class"),
+        ({"tolerence": 0.1}, "and besides only ignore_case, tolerance, timeout_s or class"),
     ],
 )
 def test_what_a_test_says_besides_is_checked(more: dict[str, Any], wrong: str) -> None:
@@ -242,7 +242,7 @@ def test_a_verdict_names_how_the_program_was_confined() -> None:
         ([], "at least one test"),
         ("assert add(1, 2) == 3", "at least one test"),
         ([{"input": "1", "output": "2"}], '"stdin" and "stdout", or'),
-        ([{"call": "add", "args": 2, "returns": 5}], "args as a list"),
+        ([{"call": "add", "args": 2, "returns": 5}], "a list as args"),
         ([ADD[0], SUM[0]], "of one kind"),
     ],
 )
@@ -250,5 +250,5 @@ def test_tests_of_another_form_are_refused_with_their_line(tests: Any, wrong: st
     good = {"question": "Write add.", "answer": "a + b", "metadata": {"tests": ADD}}
     bad = {"question": "Write it.", "answer": "a + b", "metadata": {"tests": tests}}
     (tmp_path / "code.jsonl").write_text(json.dumps(good) + "\n" + json.dumps(bad) + "\n")
-    with pytest.raises(InputError, match=f"line 2 is no problem: its metadata's 'tests' must .*{wrong}"):
+    with pytest.raises(InputError, match=f"line 2 is not a problem: the 'tests' of its metadata must .*{wrong}"):
         read_problems(tmp_path / "code.jsonl")

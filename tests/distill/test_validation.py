@@ -1,4 +1,4 @@
-"""The validation loss is the mean over held-out tokens, and the student with the least one is kept."""
+"""The validation loss is the mean over held-out tokens, and the student with the lowest one is kept."""
 
 from __future__ import annotations
 
@@ -10,16 +10,17 @@ import pytest
 import torch
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
+from distill.problems.splits import spread
 from distill.training.completion_loss import IGNORED
 from distill.training.journal import LOSS
 from distill.training.train import tokenize, train
-from distill.training.validation import Validation, spread
+from distill.training.validation import Validation
 from tests.distill.test_train import examples, float_model, tiny_recipe
 from toolkit.formats.chat_format import ChatFormat
 
 
 class Scale(torch.nn.Module):
-    """Its loss is its own weight, for each trained token."""
+    """A model whose loss per trained token is its own weight."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -33,7 +34,7 @@ BATCHES = [{"labels": torch.tensor([[IGNORED, 1, 2]])}, {"labels": torch.tensor(
 
 
 def course(losses: list[float], folder: Path, *, count: int = 20) -> tuple[Scale, Validation]:
-    """A model and its validation after a run of four updates."""
+    """Return a model and its validation after a run of four updates."""
     model, validation = Scale(), Validation(lambda: BATCHES, count, folder)
     state, control = TrainerState(max_steps=len(losses)), TrainerControl()
     for step, loss in enumerate(losses, start=1):

@@ -1,8 +1,8 @@
 """Claims about verdicts, row by row: inputs with the verdict that a careful person gives.
 
-`cases/verify.jsonl` was gathered from public reports of other projects; `cases/published.jsonl` was written for this
-test in the published forms of references and answers, right ones and near misses; `cases/probing.jsonl` to find faults,
-by people who had not read the rules; `cases/neighbours.jsonl` holds neighbours of the faults that were found so. No
+`cases/verify.jsonl` comes from public reports of other projects; `cases/published.jsonl` was written for this
+test in the published forms of references and answers, right ones and near misses; `cases/probing.jsonl` was written to
+find faults, by people who had not read the rules; `cases/neighbours.jsonl` holds neighbours of those faults. No
 verdict in them was taken from a program.
 """
 
@@ -21,12 +21,12 @@ from toolkit.records import Problem
 
 CASES = Path(__file__).parent / "cases"
 MOST_WRONG_ACCEPTED, MOST_RIGHT_REFUSED = 11, 50
-"""Of the probing rows, of which some ask for what no rule gives (number words of other languages, a unit of the
+"""Bounds for the probing rows, some of which ask for what no rule gives (number words of other languages, a unit of the
 question)."""
 
 
 def rows(name: str) -> list[Any]:
-    """Each row as a parameter, named by its id and what it is about."""
+    """Make each row a parameter, named by its id and its topic."""
     values = [json.loads(line) for line in (CASES / name).read_text(encoding="utf-8").splitlines()]
     return [pytest.param(value, id=f"{value['id']} {value.get('about', '')}") for value in values]
 

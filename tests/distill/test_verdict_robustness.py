@@ -1,4 +1,4 @@
-"""Claims about verdicts on foreign text: nothing that a model or a user writes ends a run, hangs it, or is right by
+"""Claims about verdicts on untrusted text: nothing that a model or a user writes ends a run, hangs it, or is right by
 accident."""
 
 from __future__ import annotations

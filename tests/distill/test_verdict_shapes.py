@@ -19,7 +19,7 @@ REFERENCES = ("#### {}", r"\boxed{{{}}}", "${}$", "{}.", "We add them.\n#### {}"
 
 
 def by_name(make: Callable[[Number], dict[str, str]]) -> dict[str, list[tuple[str, str]]]:
-    """All pairs of a reference and a text under the text's name; fractions stand in LaTeX every second time."""
+    """Return all pairs of a reference and a text by the text's name; every second fraction is in LaTeX."""
     pairs = defaultdict(list)
     for i, number in enumerate(NUMBERS):
         for name, text in make(number).items():

@@ -1,4 +1,4 @@
-"""Claims about verdicts: how an answer is read, who decides, and what a hostile answer can't do."""
+"""Claims about verdicts: how an answer is read, who decides, and what a hostile answer cannot do."""
 
 from __future__ import annotations
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
 
 from benchmarks.peers.gguf_writer import write_gguf
+from tests.processes import modules_loaded_by
 from toolkit.sources.gguf_checkpoint import write_checkpoint
 
 
@@ -28,9 +27,5 @@ def test_a_written_gguf_reads_back_as_the_checkpoint(tiny_student: Path, tmp_pat
 
 
 def test_llama_cpp_is_measured_in_a_process_without_torch_and_without_our_reader_of_its_file() -> None:
-    check = (
-        "import sys, export.runtime.bench, export.runtime.llama_cpp\nprint({'torch', "
-        "'gguf', 'transformers'} & set(sys.modules))"
-    )
-    done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True)
-    assert done.stdout == "set()\n"
+    loaded = modules_loaded_by("import export.runtime.bench, export.runtime.llama_cpp")
+    assert not {"torch", "gguf", "transformers"} & loaded

@@ -22,7 +22,7 @@ def test_peak_memory_grows_by_far_less_than_the_weights(tmp_path: Path) -> None:
     assert conversion.peak_memory_bytes - conversion.idle_memory_bytes < 150_000_000, "the largest tensor has 131 MB"
     check_memory(conversion)
     assert f"peak memory       {conversion.peak_memory_bytes / 1e6:.0f} MB" in table(conversion)
-    with pytest.raises(GateFailed, match=r"peak memory \(\d+ bytes\) must be at most 1 bytes"):
+    with pytest.raises(GateFailed, match=r"peak memory \(\d+ bytes\) exceeds the bound of 1 bytes"):
         check_memory(replace(conversion, bound_bytes=1))
 
 

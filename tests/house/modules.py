@@ -1,4 +1,4 @@
-"""The project's own modules, as the tests of the house see them."""
+"""Lists the project's own modules for the tests of the house."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("toolkit", "distill", "export", "apps", "benchmarks")
 ROOF = ("toolkit.__main__", "toolkit.cli")
-"""What calls all stages, and what nothing below imports."""
+"""The modules that call all stages, and that nothing below imports."""
 
 
 @cache
 def module_files() -> dict[str, Path]:
-    """Every module's dotted name and file."""
+    """Return every module's dotted name and file."""
     paths = [path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]
     return {module_name(path): path for path in paths}
 

@@ -1,4 +1,4 @@
-"""Folders as rooms: which folder imports which, drawn. `python -m tests.house.rooms` prints it."""
+"""Finds which room (folder) imports which; `python -m tests.house.rooms` prints it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Arrows = dict[str, set[str]]
 
 @cache
 def imports_of(path: Path) -> set[str]:
-    """Dotted names of our own modules that a file imports anywhere, inside functions too."""
+    """Return the dotted names of our own modules that a file imports, also inside functions."""
     known = module_files()
     names: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text())):
@@ -34,12 +34,12 @@ def is_roof(name: str) -> bool:
 
 
 def house_of(name: str) -> str:
-    """The top-level folder of a module or room; the roof is a house of its own."""
+    """Return the top-level folder of a module or room; the roof is a house of its own."""
     return "toolkit.cli" if is_roof(name) else name.split(".")[0]
 
 
 def room_of(module: str) -> str:
-    """The folder of a module, dotted. `toolkit.__main__` stands on the roof."""
+    """Return a module's dotted folder; `toolkit.__main__` belongs to the roof."""
     if module == "toolkit.__main__":
         return "toolkit.cli"
     return module if module_files()[module].name == "__init__.py" else module.rpartition(".")[0]
@@ -47,7 +47,7 @@ def room_of(module: str) -> str:
 
 @cache
 def files_of_rooms() -> dict[str, list[str]]:
-    """Each room's modules by their last name, without its `__init__`."""
+    """Return the last names of each room's modules, except `__init__`."""
     rooms: dict[str, list[str]] = defaultdict(list)
     for module, path in module_files().items():
         if path.name != "__init__.py":
@@ -57,7 +57,7 @@ def files_of_rooms() -> dict[str, list[str]]:
 
 @cache
 def arrows() -> Arrows:
-    """Each room → the rooms that it imports."""
+    """Return the rooms that each room imports."""
     found: Arrows = {room: set() for room in files_of_rooms()}
     for module, path in module_files().items():
         for name in imports_of(path):
@@ -67,12 +67,12 @@ def arrows() -> Arrows:
 
 
 def neighbours(room: str, imported: set[str]) -> set[str]:
-    """What a reader of a room must know besides it: rooms of its own house, and of another house its name alone."""
+    """Return what a reader of a room must also know: rooms of its own house, and the names of other houses."""
     return {other if house_of(other) == house_of(room) else house_of(other) for other in imported}
 
 
 def circle(found: Arrows) -> list[str]:
-    """Rooms that import each other in a circle; empty where there is none."""
+    """Return rooms that import each other in a circle; empty if there are none."""
     done: set[str] = set()
 
     def follow(room: str, way: list[str]) -> list[str]:
@@ -90,7 +90,7 @@ def circle(found: Arrows) -> list[str]:
 
 
 def drawing() -> str:
-    """One line a room: its number of files and the rooms below it that it imports."""
+    """Render one line per room: its number of files and the rooms that it imports."""
     found, files = arrows(), files_of_rooms()
     rows = []
     for room in sorted(found, key=lambda room: (PACKAGES.index(room.split(".")[0]), room)):

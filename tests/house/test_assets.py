@@ -1,4 +1,4 @@
-"""Style sheets and scripts are files, that parse, that say what they are for, and that a wheel carries."""
+"""Style sheets and scripts are files that parse, say what they are for, and are in the wheel."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MOST_COLUMNS = 120
 ASSETS = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("assets/*"))
 SHEETS, SCRIPTS = ([path for path in ASSETS if path.suffix == ending] for ending in (".css", ".js"))
 KNOWN_PROPERTIES = frozenset((ROOT / "tests" / "house" / "css_properties.txt").read_text().split())
-"""Another one is added here once it is looked up: of a misspelt one a browser says nothing."""
+"""Look a new property up before you add it here: browsers ignore misspelt ones silently."""
 
 PARSE = """
 const [fs, vm] = [require("fs"), require("vm")];
@@ -32,7 +32,7 @@ console.log(JSON.stringify(process.argv.slice(1).map((file) => complaint(file) ?
 OTHER_LANGUAGES = re.compile(
     r"\bdocument\.\w|\baddEventListener\(|=> *\{|\b(?:const|let) \w+ = |\{[^{}\"']*[\w-]+ *:[^{}]*;[^{}]*\}"
 )
-"""What JavaScript and CSS look like, and neither prose nor Python does."""
+"""Patterns of JavaScript and CSS that neither prose nor Python has."""
 
 
 def shown(path: Path) -> str:
@@ -40,7 +40,7 @@ def shown(path: Path) -> str:
 
 
 def complaints_of_scripts(paths: Sequence[Path]) -> list[str]:
-    """What node, which comes with playwright, says of each file as a page's script; nothing where it parses."""
+    """Return the complaints of node, which comes with playwright, about each file as a page's script."""
     command = [compute_driver_executable()[0], "-e", PARSE, *map(str, paths)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     complaints: list[str] = json.loads(done.stdout)
@@ -48,7 +48,7 @@ def complaints_of_scripts(paths: Sequence[Path]) -> list[str]:
 
 
 def complaints_of_sheet(text: str) -> Iterator[str]:
-    """What does not parse, and properties that nobody knows."""
+    """Return what does not parse, and unknown properties."""
     yield from _of_nodes(tinycss2.parse_stylesheet(text, skip_comments=True, skip_whitespace=True))
 
 
@@ -69,7 +69,7 @@ def _of_nodes(nodes: list[Any]) -> Iterator[str]:
 
 
 def _of_tokens(tokens: list[Any], misplaced: Sequence[str] = ()) -> Iterator[str]:
-    """Brackets that nothing opened, and in a value a block or a colon: what stands before it was not ended."""
+    """Return unopened brackets, and blocks or colons within a value, before which something was not closed."""
     for token in tokens:
         if token.type == "error":
             yield f"line {token.source_line}: {token.message}"
@@ -78,7 +78,7 @@ def _of_tokens(tokens: list[Any], misplaced: Sequence[str] = ()) -> Iterator[str
 
 
 def strings_of(source: str) -> Iterator[tuple[int, str]]:
-    """Line and text of each string over several lines that is no docstring; what is formatted into it left out."""
+    """Return line and text of each multi-line string that is no docstring, without its formatted parts."""
     tree = ast.parse(source)
     prose = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
     for node in ast.walk(tree):

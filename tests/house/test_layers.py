@@ -1,15 +1,14 @@
-"""Imports point one way: benchmarks, roof → apps, distill, export → toolkit; and what runs at the edge is light."""
+"""Imports point one way: benchmarks, roof → apps, distill, export → toolkit; and modules for the edge are light."""
 
 from __future__ import annotations
 
 import ast
-import subprocess
-import sys
 
 import pytest
 
-from tests.house.modules import ROOT, module_files
+from tests.house.modules import module_files
 from tests.house.rooms import arrows, circle, drawing, files_of_rooms, house_of, imports_of, is_roof, neighbours
+from tests.processes import modules_loaded_by
 
 MOST_FILES, MOST_NEIGHBOURS = 10, 8
 MAY_IMPORT = {
@@ -21,7 +20,7 @@ MAY_IMPORT = {
 }
 HEAVY = {"torch", "transformers", "onnx", "trl", "peft", "optimum", "accelerate", "datasets"}
 LIGHT = ("apps", "export.runtime", "toolkit")
-"""Houses and rooms in which no function imports what an edge box does not have; `toolkit.model` and the roof apart."""
+"""Houses and rooms whose functions import nothing that an edge box lacks; except `toolkit.model` and the roof."""
 
 
 @pytest.mark.parametrize("module", module_files())
@@ -63,19 +62,10 @@ def test_what_runs_at_the_edge_imports_nothing_heavy(module: str) -> None:
 
 
 def test_the_chat_path_loads_without_torch_transformers_or_onnx() -> None:
-    check = (
-        "import sys, apps.chat.run_chat, apps.server.run_server, export.runtime.decoder, export.runtime.verify.checks\n"
-        "print(*sorted({m.partition('.')[0] for m in sys.modules}))"
-    )
-    done = subprocess.run([sys.executable, "-c", check], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert not {"torch", "transformers", "onnx", "trl", "optimum"} & set(done.stdout.split())
+    program = "import apps.chat.run_chat, apps.server.run_server, export.runtime.decoder, export.runtime.verify.checks"
+    assert not {"torch", "transformers", "onnx", "trl", "optimum"} & modules_loaded_by(program)
 
 
 def test_help_imports_no_stage_and_no_library() -> None:
-    check = (
-        "import sys, toolkit.cli.main\nassert toolkit.cli.main.main(['--help']) == 0\n"
-        "print(*sorted({m.partition('.')[0] for m in sys.modules}), file=sys.stderr)"
-    )
-    done = subprocess.run([sys.executable, "-c", check], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert "demo" in done.stdout
-    assert not {"torch", "transformers", "numpy", "gradio", "onnxruntime", "apps", "distill"} & set(done.stderr.split())
+    loaded = modules_loaded_by("from toolkit.cli.main import main; assert main(['--help']) == 0")
+    assert not {"torch", "transformers", "numpy", "gradio", "onnxruntime", "apps", "distill"} & loaded

@@ -1,4 +1,4 @@
-"""Every module imports, is small, and says what it is."""
+"""Every module can be imported, is small, and says what it is."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the texts tell a reader to type, to open or to look for exists."""
+"""Commands, links and paths in the texts exist."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ def name_of(path: Path) -> str:
 
 @cache
 def prose(path: Path) -> str:
-    """A text without its fenced blocks."""
+    """Return a text without its fenced blocks."""
     return re.sub(r"^```.*?^```", "", path.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
 
 
 def code_lines(text: str) -> list[str]:
-    """Lines of fenced blocks, continued ones joined, prompt signs and comments taken off."""
+    """Return lines of fenced blocks, with continued ones joined, and without prompts and comments."""
     blocks = re.findall(r"^```(?:sh|bash|console)\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
     joined = [re.sub(r" *\\\n *", " ", block) for block in blocks]
     lines = [line.removeprefix("$ ").split("  #")[0].strip() for block in joined for line in block.splitlines()]
@@ -43,7 +43,7 @@ def code_lines(text: str) -> list[str]:
 
 
 def anchors(text: str) -> set[str]:
-    """What a link may name behind `#`: a heading's words as GitHub writes them."""
+    """Return the anchors of a text: the words of its headings as GitHub writes them."""
     headings = re.findall(r"^#+ (.*)$", text, flags=re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 

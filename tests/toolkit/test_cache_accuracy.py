@@ -8,7 +8,7 @@ import torch
 from transformers import PreTrainedModel
 
 from benchmarks.latents.cache_accuracy import drift, output_error, toolkit_json
-from benchmarks.latents.cache_cost import KEPT, document, expanded_bytes, kept_bytes, measure
+from benchmarks.latents.cache_cost import VARIANTS, cached_bytes, document, expanded_bytes, measure
 from benchmarks.latents.latent_shapes import Shape, nano
 from toolkit.errors import InputError
 from toolkit.model.decoder import LatentCache, TorchDecoder
@@ -22,7 +22,7 @@ def random_model(seed: int) -> PreTrainedModel:
 def test_bytes_are_those_of_the_numbers_that_are_kept() -> None:
     model = random_model(0)
     assert expanded_bytes(model) == 6 * (32 + 32 + 32) * 2
-    assert {kept.name: kept_bytes(model, kept) for kept in KEPT} == {
+    assert {variant.name: cached_bytes(model, variant) for variant in VARIANTS} == {
         "absorbed": (64 + 32) * 2,
         "QMLA": 64 + 2 + 32 * 2,
         "CMLA": (48 + 32) * 2,
@@ -75,5 +75,5 @@ def test_the_table_has_a_row_for_each_way_to_keep_the_cache() -> None:
 
 
 def test_a_command_that_fails_is_named_with_what_it_says() -> None:
-    with pytest.raises(InputError, match=r"toolkit eval .*nowhere must end well, not with 2: .*nowhere"):
+    with pytest.raises(InputError, match=r"toolkit eval .*nowhere failed with exit code 2: .*nowhere"):
         toolkit_json("eval", "./nowhere")

@@ -47,7 +47,7 @@ def test_an_evaluation_with_another_cache_is_another_run(tmp_path: Path, capsys:
             ["--cache-rank", "8", "--cache-calibration", "there"],
             "--cache-calibration (there) must be a folder that toolkit traces wrote",
         ),
-        (["--cache", "int8", "--teacher", "http://127.0.0.1:9/v1"], "the cache (int8) is chosen where the model runs"),
+        (["--cache", "int8", "--teacher", "http://127.0.0.1:9/v1"], "--cache (int8) does not apply to the endpoint"),
     ],
 )
 def test_options_that_cannot_be_met_are_refused(

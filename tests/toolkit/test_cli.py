@@ -77,23 +77,23 @@ Captured = pytest.CaptureFixture[str]
         ),
         (
             ["distill", "--student", "owner/none", "--traces", "{tmp}/none.jsonl", "--out", "{tmp}/out"],
-            "--traces ({tmp}/none.jsonl) must be a file of traces; it is missing",
+            "--traces needs a file of traces; {tmp}/none.jsonl does not exist",
         ),
         (
             ["distill", "--student", "owner/none", "--traces", "{tmp}", "--out", "{tmp}/out"],
-            "--traces ({tmp}) must be a file of traces; it is a folder",
+            "--traces needs a file of traces; {tmp} is a folder",
         ),
         (
             ["distill", "--student", "owner/none", "--problems", "{tmp}/none.jsonl", "--out", "{tmp}/out"],
-            "{tmp}/none.jsonl must be a file, a folder, or a data set's id (owner/name); it is missing",
+            "{tmp}/none.jsonl does not exist; give a file, a folder, or a data set's id (owner/name)",
         ),
         (
             ["traces", "--teacher", "owner/none", "--problems", "{tmp}/none.jsonl", "--out", "{tmp}/out"],
-            "{tmp}/none.jsonl must be a file, a folder, or a data set's id (owner/name); it is missing",
+            "{tmp}/none.jsonl does not exist; give a file, a folder, or a data set's id (owner/name)",
         ),
         (
             ["eval", "owner/none", "--problems", "{tmp}/none.jsonl"],
-            "{tmp}/none.jsonl must be a file, a folder, or a data set's id (owner/name); it is missing",
+            "{tmp}/none.jsonl does not exist; give a file, a folder, or a data set's id (owner/name)",
         ),
         (["eval", "owner/none", "--split", "test"], "--split and --include-trained choose among your own problems"),
         (["teach", "--judge", "none", "--base", "owner/none", "--out", "{tmp}/o"], "unknown model 'none'"),
@@ -120,7 +120,7 @@ Captured = pytest.CaptureFixture[str]
             "--seeds (2) works neither with --stage nor with --zero",
         ),
         (["teach", "--start", "builtin", "--out", "{tmp}/o"], "--start (builtin) needs --stage"),
-        (["teach", "--stage", "reason_rl", "--out", "{tmp}/o"], "stage reason_rl must follow cold_start, and {tmp}/o/"),
+        (["teach", "--stage", "reason_rl", "--out", "{tmp}/o"], "stage reason_rl needs stage cold_start, but {tmp}/o/"),
         (["chat"], "chat needs a model; give an exported folder (toolkit demo makes runs/demo/int4, toolkit export"),
         (
             ["chat", "x", "--endpoint", "http://x/v1"],
@@ -239,7 +239,7 @@ def test_usage_shows_what_traces_needs_and_showing_them_needs_none_of_it(tmp_pat
     usage = capsys.readouterr().out.partition("\n\n")[0]
     assert " --out OUT" in usage and "[--out OUT]" not in usage
     assert main(["traces", "show", str(tmp_path)]) == 2
-    assert "must be a run folder" in capsys.readouterr().err
+    assert "is not a run folder" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

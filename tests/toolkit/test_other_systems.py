@@ -11,6 +11,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import httpx2
@@ -18,9 +19,10 @@ import pytest
 
 from distill.verification.code.confine import REFUSED
 from distill.verification.code.sandbox import strongest_level
+from tests.samples import TRACE
 from tests.toolkit.test_models import hub  # noqa: F401 – a fixture
 from toolkit.errors import InputError
-from toolkit.records import Problem, Trace, write_records
+from toolkit.records import Problem, write_records
 
 ROOT = Path(__file__).parents[2]
 SAME = {"1/2": "0.5", "(x+1)^2": "x^2 + 2x + 1", "7": "7", r"\sqrt{12}": r"2\sqrt{3}", "naïve – ✓": "naïve – ✓"}
@@ -55,17 +57,11 @@ def write_inputs(folder: Path) -> None:
     write_records(
         folder / "traces.jsonl",
         [
-            Trace(
+            replace(
+                TRACE,
                 problem_id=problem.id,
-                sample=0,
                 reasoning="Both are the same …",
                 answer=SAME[problem.answer],
-                finish_reason="stop",
-                closed=True,
-                prompt_tokens=9,
-                reasoning_tokens=9,
-                completion_tokens=19,
-                teacher="test@0",
                 request_hash=problem.id,
             )
             for problem in problems
@@ -102,7 +98,7 @@ def test_every_stage_ends_where_windows_would_refuse(made: Path, hub: str) -> No
     said, errors = refused("windows", ["-c", RUN, json.dumps(commands)], made, HF_ENDPOINT=hub).communicate()
     assert said.splitlines()[-1] == "0 0 0 0 0 0 0 0 2", errors
     assert "✓ python" in said
-    assert "has no way to limit and end one with all that it started; leave out problems with tests" in errors
+    assert "nor limit and end one with all that it started; leave out problems with tests" in errors
     assert "our kernels do not run here, so the three bits of --fast are widened at each start" in errors
     assert errors.count(OFF) == 1, "bench says that our kernels are off"
     verdicts = [json.loads(line) for line in (made / "student" / "verdicts.jsonl").read_text("utf-8").splitlines()]
@@ -157,7 +153,5 @@ def test_a_worker_whose_system_limits_no_memory_is_watched(tmp_path: Path) -> No
 def test_code_is_refused_before_anybody_is_asked_where_nothing_can_end_it(monkeypatch: pytest.MonkeyPatch) -> None:
     strongest_level.cache_clear()
     monkeypatch.delattr(os, "killpg")
-    with pytest.raises(
-        InputError, match=r"must run where the kernel confines them, and \w+ has no way to limit and end"
-    ):
+    with pytest.raises(InputError, match=r"\w+ cannot confine programs that a model wrote, nor limit and end"):
         strongest_level()

@@ -1,4 +1,4 @@
-"""Chains of thought that a program writes for each family: what the teacher's cold start learns from."""
+"""Writes chains of thought for each family by program; the teacher's cold start learns from them."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ CHAINS: dict[str, Callable[[Problem], arithmetic.Chain]] = {
     "number_sorting": letters.number_sorting,
     "spell_backward": letters.spell_backward,
 }
-"""Family → the program that returns (reasoning, answer) for one of its problems."""
+"""For each family the program that returns (reasoning, answer) for one of its problems."""
 
 
 def worked_example(problem: Problem) -> Example:
-    """A problem of one of these families with its program's chain of thought."""
+    """Return a problem of one of these families with its program's chain of thought."""
     reasoning, answer = CHAINS[problem.family](problem)
     return Example.of(problem, reasoning=reasoning, answer=answer, sample=0, teacher="program")

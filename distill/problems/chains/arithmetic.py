@@ -1,6 +1,6 @@
-"""Chains for sums, equations, greatest common divisors and countdown.
+"""Writes chains for sums, equations, greatest common divisors and countdown.
 
-Every line is one small step that a small model can learn: tens first, then ones; never two carries at once.
+Every line is one step that a small model can learn: tens first, then ones; never two carries at once.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ Chain = tuple[str, str]
 
 
 def chain_sum(problem: Problem) -> Chain:
-    """Running total, one term a line, each term split into tens and ones."""
+    """Keep a running total, one term per line, each term split into tens and ones."""
     first, *rest = re.findall(r"[+-]? ?\d+", problem.metadata["expression"])
     total = int(first)
     lines = []
@@ -48,7 +48,7 @@ def simple_equations(problem: Problem) -> Chain:
 
 
 def gcd(problem: Problem) -> Chain:
-    """Euclid's algorithm; a line shows the multiple that it takes away, then tens, then ones."""
+    """Run Euclid's algorithm; a line shows the multiple that is subtracted, then tens, then ones."""
     larger, smaller = sorted(problem.metadata["numbers"], reverse=True)
     lines = []
     while smaller:
@@ -60,7 +60,7 @@ def gcd(problem: Problem) -> Chain:
 
 
 def countdown(problem: Problem) -> Chain:
-    """Set one number aside: what must the other two make for it, and do they? Searches + - * of three numbers."""
+    """Search + - * of three numbers: set one aside, and compare what the other two must make with what they can."""
     numbers, target = list(problem.metadata["numbers"]), int(problem.metadata["target"])
     lines = []
     for last, (a, b) in _asides(numbers):
@@ -80,7 +80,7 @@ def countdown(problem: Problem) -> Chain:
 
 
 def _asides(numbers: list[int]) -> list[tuple[int, tuple[int, int]]]:
-    """Each number set aside in turn, with the other two, larger first."""
+    """Set each number aside in turn; return it with the other two, the larger first."""
     rows = []
     for pair in combinations(range(3), 2):
         (index,) = set(range(3)) - set(pair)
@@ -90,8 +90,8 @@ def _asides(numbers: list[int]) -> list[tuple[int, tuple[int, int]]]:
 
 
 def _add(total: int, change: int) -> tuple[str, int]:
-    """One line for `total + change`: turned until a smaller positive number is added to or taken from a larger one,
-    then tens, then ones."""
+    """Write one line for `total + change`: first rewritten so that a smaller positive number is added to or subtracted
+    from a larger one, then tens, then ones."""
     result = total + change
     head = f"{total} {'+' if change >= 0 else '-'} {abs(change)}"
     larger, smaller = max(abs(total), abs(change)), min(abs(total), abs(change))
@@ -108,7 +108,7 @@ def _add(total: int, change: int) -> tuple[str, int]:
 
 
 def _linear(left: str, variable: str) -> tuple[int, int]:
-    """Coefficient and constant of a linear expression as sympy prints it."""
+    """Return the coefficient and the constant of a linear expression as sympy prints it."""
     coefficient = constant = 0
     for part in left.replace(" - ", " + -").split(" + "):
         if variable in part:

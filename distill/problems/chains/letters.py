@@ -1,4 +1,4 @@
-"""Chains for counting letters, sorting numbers and spelling backward: one letter or one number a step."""
+"""Writes chains for counting letters, sorting numbers and spelling backward: one letter or one number per step."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from toolkit.records import Problem
 
 
 def letter_counting(problem: Problem) -> Chain:
-    """Spell every word; each hit carries the running count."""
+    """Spell every word, with the running count after each hit."""
     target, count = problem.metadata["target_letter"], 0
     lines = []
     for word in problem.metadata["span"]:
@@ -20,7 +20,7 @@ def letter_counting(problem: Problem) -> Chain:
 
 
 def number_sorting(problem: Problem) -> Chain:
-    """Selection sort: take the smallest (or largest) out, write what is left."""
+    """Sort by selection: each line lists the numbers left and the smallest (or largest) of them."""
     left = [int(float(text)) for text in problem.metadata["original_numbers"]]
     ascending = problem.metadata["direction"] == "ascending"
     word, choose = ("smallest", min) if ascending else ("largest", max)

@@ -1,1 +1,1 @@
-"""Verdicts on programs: finding them in an answer, running them confined, their unit tests."""
+"""Judges programs: finds them in an answer, runs them confined, checks their unit tests."""

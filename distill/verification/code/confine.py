@@ -1,18 +1,18 @@
-"""Runs a foreign program in this very process, after giving up everything it could do harm with.
+"""Runs an untrusted program in this very process, after giving up everything that could do harm.
 
-    python -I -S confine.py LEVEL PROGRAM SECONDS CALLER [NUMPY …]   (`distill.verification.code.sandbox` starts it so)
+    python -I -S confine.py LEVEL PROGRAM SECONDS CALLER [NUMPY …]   (started by `distill.verification.code.sandbox`)
 
-LEVEL, what stands between the program and the machine besides the limits and the list of forbidden system calls:
+LEVEL is what confines the program, besides the limits and the list of forbidden system calls:
 
     namespaces    a root of its own with the system's libraries read-only, no network, no view of other processes
-    landlock      the real root, of which the kernel opens the system's libraries only, read-only
-    none          nothing, and no call is forbidden either: the limits only, and an empty home
+    landlock      the real root, in which the kernel allows reading the system's libraries and nothing else
+    none          nothing, and no system call is forbidden: only the limits and an empty home
 
-CALLER is the process that starts it, and dies with it. NUMPY names the folders of numpy and of its libraries, which the
-program may read besides.
+CALLER is the process that starts this one, which dies with it. NUMPY names the folders of numpy and of its libraries,
+which the program may also read.
 
-Standard library only, and nothing imported after the doors are shut. A step that the kernel refuses ends the process
-with `REFUSED` before the program runs.
+This file uses only the standard library and imports nothing once it is confined. A step that the kernel refuses ends
+the process with `REFUSED` before the program runs.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ import struct
 import sys
 
 REFUSED = 119
-"""Exit code: this machine does not allow the level."""
+"""The exit code if this machine does not allow the level."""
 MEMORY_BYTES = 512 << 20
 FILE_BYTES = 8 << 20
 OPEN_FILES = 64
@@ -82,7 +82,7 @@ AUDIT_ARCH = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 LANDLOCK_CREATE, LANDLOCK_ADD, LANDLOCK_RESTRICT = 444, 445, 446  # the same on every architecture
 
 ALLOW, KILL, DENY, MISSING = 0x7FFF0000, 0x80000000, 0x00050000 | errno.EPERM, 0x00050000 | errno.ENOSYS
-"""What a seccomp filter says of a call: go on, end the process, "not permitted", "no such call"."""
+"""A seccomp filter's answers: allow, end the process, "not permitted", "no such call"."""
 
 
 def main() -> None:
@@ -109,12 +109,12 @@ def main() -> None:
     if level == "none":
         os.environ["HOME"] = os.getcwd()
     sys.argv = ["program.py"]
-    vars(builtins).update(exit=sys.exit, quit=sys.exit)  # as Python's `site` gives them to every program
+    vars(builtins).update(exit=sys.exit, quit=sys.exit)  # usually provided by Python's `site`
     exec(compile(source, "program.py", "exec"), {"__name__": "__main__", "__builtins__": builtins})  # noqa: S102
 
 
 class Numpy:
-    """Finds numpy in its folder, which is all that may be read of the folder around it."""
+    """Finds numpy in its own folder; the folder around it may not be read."""
 
     def __init__(self, folder: str) -> None:
         self._folder = folder
@@ -122,13 +122,13 @@ class Numpy:
     def find_spec(self, name: str, path: object = None, target: object = None) -> importlib.machinery.ModuleSpec | None:
         if name != "numpy":
             return None
-        os.environ["OPENBLAS_NUM_THREADS"] = "1"  # each of its threads would take memory of its own
+        os.environ["OPENBLAS_NUM_THREADS"] = "1"  # each thread would take memory of its own
         init = os.path.join(self._folder, "__init__.py")
         return importlib.util.spec_from_file_location(name, init, submodule_search_locations=[self._folder])
 
 
 def limit(level: str, seconds: int, caller: int) -> None:
-    """Processor time, memory, files; no core dumps; on Linux no way to gain privileges, no life without the caller."""
+    """Limit processor time, memory and files, no core dumps; on Linux, gain no privileges and die with the caller."""
     for name, value in (
         (resource.RLIMIT_CPU, seconds),
         (resource.RLIMIT_AS, MEMORY_BYTES),
@@ -138,12 +138,12 @@ def limit(level: str, seconds: int, caller: int) -> None:
     ):
         try:
             resource.setrlimit(name, (value, value))
-        except (OSError, ValueError):  # macOS refuses a limit of memory, which no confining level may go without
+        except (OSError, ValueError):  # macOS refuses a memory limit, which every confining level needs
             if level != "none":
                 os._exit(REFUSED)
     if sys.platform == "linux":
         _prctl(PR_SET_PDEATHSIG, SIGKILL)
-        if os.getppid() != caller:  # it died before it could be said that its death is ours
+        if os.getppid() != caller:  # the caller died before this process was tied to it
             os._exit(REFUSED)
         _prctl(PR_SET_NO_NEW_PRIVS, 1)
         _prctl(PR_SET_DUMPABLE, 0)
@@ -173,16 +173,16 @@ def enter_namespaces() -> None:
         os._exit(code if code >= 0 else 128 - code)
     _prctl(PR_SET_PDEATHSIG, SIGKILL)
     os.close(lifeline)
-    if select.select([alive], [], [], 0)[0]:  # the outer process died before that: nobody holds the other end
+    if select.select([alive], [], [], 0)[0]:  # the outer process died before that, so the other end is closed
         os._exit(REFUSED)
     os.close(alive)
     _prctl(PR_SET_DUMPABLE, 0)
 
 
 def move_into_own_root(packages: list[str]) -> None:
-    """A small file system in memory: the system's libraries and this Python, read-only, and an empty home."""
+    """Move into a small file system in memory: the system's libraries and this Python, read-only, and an empty home."""
     _mount("none", "/", None, MS_REC | MS_PRIVATE)
-    root = "/tmp"  # every machine has it; the new root covers it in this namespace only
+    root = "/tmp"  # exists on every machine; the new root covers it only in this namespace
     outside = {path: os.path.realpath(path) for path in _readable(packages)}
     sources = {path: os.open(path, os.O_PATH) for path in outside}  # a source below /tmp is covered, too
     null = os.open("/dev/null", os.O_PATH)
@@ -209,14 +209,14 @@ def move_into_own_root(packages: list[str]) -> None:
 
 
 def _readable(packages: list[str]) -> list[str]:
-    """The folders that a Python program with these packages reads."""
+    """Return the folders that a Python program with these packages reads."""
     candidates = ["/usr/lib", "/usr/lib64", "/usr/share/zoneinfo", "/lib", "/lib64", sys.base_prefix, *packages]
     found = [path for path in candidates if os.path.isdir(path)]
     return [path for path in found if not any(path.startswith(other + "/") for other in found)]
 
 
 def drop_capabilities() -> None:
-    """None is left, of root or of a user namespace, and none can come back."""
+    """Drop all capabilities, of root or of a user namespace, for good."""
     for capability in range(64):
         if LIBC.prctl(PR_CAPBSET_DROP, capability, 0, 0, 0) != 0:
             break
@@ -225,10 +225,10 @@ def drop_capabilities() -> None:
 
 
 def restrict_files(packages: list[str]) -> None:
-    """Landlock: of all files, only `_readable` may be read, nothing written, no TCP port used."""
+    """Restrict files by Landlock: only `_readable` may be read, nothing written, no TCP port used."""
     version = LIBC.syscall(LANDLOCK_CREATE, None, 0, 1)
     if version < 1:
-        raise OSError(ctypes.get_errno(), "Landlock is not there")
+        raise OSError(ctypes.get_errno(), "Landlock is not available")
     everything = (1 << {1: 13, 2: 14, 3: 15, 4: 15}.get(version, 16)) - 1
     read_only = 0b1100  # read a file, read a folder
     network = 0b11 if version >= 4 else 0
@@ -245,10 +245,10 @@ def restrict_files(packages: list[str]) -> None:
 
 
 def forbid_calls() -> None:
-    """seccomp: no sockets, no other processes (neither new ones nor touching those that run), no kernel doors, and
-    what Landlock does not cover: no file's owner, mode, times or attributes.
+    """Forbid system calls by seccomp: sockets, starting or touching other processes, kernel interfaces, and what
+    Landlock does not cover: changing a file's owner, mode, times or attributes.
 
-    Threads may be made: `clone` with CLONE_THREAD. `clone3` hides its flags in memory, so libc must do without.
+    Threads are allowed: `clone` with CLONE_THREAD. `clone3` hides its flags in memory, so libc must do without it.
     """
     machine = platform.machine()
     if machine not in NUMBERS:

@@ -1,12 +1,11 @@
-"""Which of the code in an answer is the program: the block that defines what the tests call, or that reads their input.
+"""Finds the program in an answer: the code block that defines what the tests call, or that reads their input.
 
-An answer is Markdown, read by CommonMark's rules (fences of back-ticks or tildes, in lists, open at the end), and
-more leniently where those find no code that answers: HTML's `<pre>`, a program without a fence, indented code, code
-in a line. A block in another language than Python is no candidate, one that names no language is a candidate only
-where none says Python, and what does nothing (a printed result) is none. Of the candidates the last one wins that
-defines all names which the tests call, else the last one that imports them; of whole programs the last one that reads
-its input, itself or by another block's functions, else the last one. What it uses and another block defines is put
-beside it.
+An answer is read as Markdown by CommonMark's rules (fences of back-ticks or tildes, in lists, open at the end), and
+more leniently if that finds no suitable code: HTML's `<pre>`, a program without a fence, indented code, inline code. A
+block in another language than Python is no candidate; one without a language is a candidate only if no block says
+Python; one that does nothing (a printed result) is none. The last candidate that defines all names which the tests call
+wins, else the last one that imports them; of whole programs the last one that reads its input, itself or through
+another block's functions, else the last one. Definitions that it uses from other blocks are added to it.
 """
 
 from __future__ import annotations
@@ -31,9 +30,9 @@ if TYPE_CHECKING:
 SOLUTION = "Solution"
 """The class whose methods LeetCode's tests call."""
 LONGEST = 200_000
-"""Characters of an answer that are read."""
+"""Most characters of an answer that are read."""
 MOST_ENDS = 100
-"""Places that are tried for the end of a program without a fence."""
+"""Most lines that are tried as the end of a program without a fence."""
 
 _PYTHON = re.compile(r"\W*(?:i?python|py)[\d.]*\b", re.IGNORECASE)
 _LENIENT_FENCE = re.compile(r"(?:```|~~~)([^\n`]*)\n(.*?)(?:^[ \t]*(?:```|~~~)|\Z)", re.DOTALL | re.MULTILINE)
@@ -42,7 +41,7 @@ _HTML_CODE = re.compile(r"\s*<code\b([^<>]*)>(.*?)</code>\s*", re.DOTALL | re.IG
 _HTML_LANGUAGE = re.compile(r"\blang(?:uage)?(?:-|=[\"']?)(\w+)", re.IGNORECASE)
 _LANGUAGE_IN_LINE = re.compile(r"\A(?:python3?|py)\s+(?=\S)", re.IGNORECASE)
 _FIRST_LINE = re.compile(r"(?:import|from|def|class|async def|if|for|while|with|try)\b|@\w|#!|[A-Za-z_][\w, ]*=[^=]")
-"""How the first line of a program begins where prose stands before it and no fence."""
+"""The beginning of a program's first line after prose without a fence."""
 _READS_INPUT = frozenset({"input", "stdin", "open", "fileinput"})
 _NOT_PYTHON = re.compile(r"^[ \t]*[%!].*$", re.MULTILINE)
 """A notebook's own commands, such as `!pip install` and `%matplotlib`."""
@@ -51,8 +50,8 @@ _FUTURE = re.compile(r"^from __future__ import .*$", re.MULTILINE)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Block:
-    """Code that compiles, the names that it defines or imports on its top level, and the global ones that it uses."""
+class CodeBlock:
+    """Code that compiles, with the names that it defines or imports at its top level and the globals that it uses."""
 
     source: str
     defines: frozenset[str]
@@ -60,14 +59,14 @@ class Block:
     uses: frozenset[str]
     reads_input: bool
     acts: bool
-    """Whether it does more than to define."""
+    """Whether it does more than define names."""
 
 
 def find_program(answer: str, calls: Collection[str] = ()) -> str:
-    """The program of an answer; `calls` names what the tests call in it, and is empty for a whole program.
+    """Return the program of an answer; `calls` names what the tests call, and is empty for a whole program.
 
-    Where nothing compiles, the last block or the whole text is returned as it is: running it says what is wrong.
-    Raises `MissingExtra` where markdown-it-py is not installed.
+    If nothing compiles, the last block or the whole text is returned unchanged: running it shows what is wrong. Raises
+    `MissingExtra` if markdown-it-py is not installed.
     """
     text = answer[:LONGEST].replace("\r\n", "\n").replace("\r", "\n")
     unanswering = raw = ""
@@ -81,8 +80,8 @@ def find_program(answer: str, calls: Collection[str] = ()) -> str:
     return unanswering or raw or text
 
 
-def _answering(blocks: list[Block], calls: Collection[str]) -> list[int]:
-    """The places of those that define what the tests call, or that read the input; the best of them last."""
+def _answering(blocks: list[CodeBlock], calls: Collection[str]) -> list[int]:
+    """Return the indices of blocks that define what the tests call, or that read the input, the best of them last."""
     if calls:
         defining = [i for i, block in enumerate(blocks) if block.defines.issuperset(calls)]
         return defining or [i for i, block in enumerate(blocks) if (block.defines | block.imports).issuperset(calls)]
@@ -90,10 +89,10 @@ def _answering(blocks: list[Block], calls: Collection[str]) -> list[int]:
     return [i for i, block in enumerate(blocks) if block.acts and (block.reads_input or readers & block.uses)]
 
 
-def _with_what_it_uses(blocks: list[Block], place: int, calls: Collection[str]) -> str:
-    """The block's code with that of the blocks that define what it uses and does not define itself.
+def _with_what_it_uses(blocks: list[CodeBlock], place: int, calls: Collection[str]) -> str:
+    """Return a block's code with the blocks that define what it uses but does not define.
 
-    They stand before it; a later one stands behind it where the block only defines, since it may try it out.
+    These come first; but a later block comes after one that only defines, since it may call it.
     """
     block = blocks[place]
     program = block.source
@@ -109,18 +108,18 @@ def _with_what_it_uses(blocks: list[Block], place: int, calls: Collection[str]) 
 
 
 def _fenced(text: str) -> list[str]:
-    """The code of the fenced blocks, of those that say Python where any does."""
+    """Return the code of fenced blocks, only of those marked as Python if there are any."""
     fences = [token for token in _markdown().parse(text) if token.type == "fence" and token.content.strip()]
     return _in_python([(token.info, token.content) for token in fences])
 
 
 def _lenient(text: str) -> list[str]:
-    """The same where a fence stands where CommonMark sees none: behind text, or indented below a paragraph."""
+    """Return the code of fences that CommonMark does not see: after text, or indented below a paragraph."""
     return _in_python([(info, textwrap.dedent(code)) for info, code in _LENIENT_FENCE.findall(text) if code.strip()])
 
 
 def _in_html(text: str) -> list[str]:
-    """The code of HTML's elements for it."""
+    """Return the code of HTML's code elements."""
     blocks = []
     for found in _HTML.finditer(text):
         inner = _HTML_CODE.fullmatch(found[3])
@@ -131,12 +130,12 @@ def _in_html(text: str) -> list[str]:
 
 
 def _indented(text: str) -> list[str]:
-    """The blocks that their indentation marks as code, as it does a function's body: asked behind `_unfenced`."""
+    """Return indented code blocks; a function's body looks like one, so this comes after `_unfenced`."""
     return [token.content for token in _markdown().parse(text) if token.type == "code_block"]
 
 
 def _in_line(text: str) -> list[str]:
-    """The code that stands in a line between back-ticks."""
+    """Return inline code between back-ticks."""
     inlines = (token.children or [] for token in _markdown().parse(text))
     codes = [token.content for children in inlines for token in children if token.type == "code_inline"]
     return [code for code in (_LANGUAGE_IN_LINE.sub("", code.strip()) for code in codes) if _read(code)]
@@ -148,7 +147,7 @@ def _in_python(blocks: list[tuple[str, str]]) -> list[str]:
 
 
 def _unfenced(text: str) -> list[str]:
-    """The longest run of lines that is a program, from the first line that begins like one."""
+    """Return the longest run of lines that compiles, from the first line that begins like a program."""
     if _read(text):
         return [text]
     lines = text.split("\n")
@@ -164,14 +163,14 @@ def _unfenced(text: str) -> list[str]:
     return []
 
 
-def _read(source: str) -> Block | None:
-    """The block, or None where it is no Python or defines and does nothing."""
+def _read(source: str) -> CodeBlock | None:
+    """Read a block; None if it is not Python, or neither defines nor does anything."""
     prompted = "\n".join(_PROMPTED.findall(source))
     unseen = re.sub("[\ufeff\u200b]", "", source).replace("\u00a0", " ")
     for code in (source, _NOT_PYTHON.sub("", source), prompted, unseen):
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of escapes in a model's text
+                warnings.simplefilter("ignore")  # about escapes in a model's text
                 tree = ast.parse(code)
                 nodes = list(ast.walk(tree))
                 used = frozenset(_globals_used(symtable.symtable(code, "program", "exec")))
@@ -186,7 +185,7 @@ def _read(source: str) -> Block | None:
         reads_input = bool(_READS_INPUT & (named | attributes))
         imports: list[ast.stmt] = [s for s in tree.body if isinstance(s, ast.Import | ast.ImportFrom)]
         only_defining = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Import, ast.ImportFrom)
-        return Block(
+        return CodeBlock(
             source=code,
             defines=frozenset(_defined([s for s in tree.body if s not in imports])),
             imports=frozenset(_defined(imports)),
@@ -198,14 +197,14 @@ def _read(source: str) -> Block | None:
 
 
 def _globals_used(table: symtable.SymbolTable) -> Iterator[str]:
-    """The names outside of functions and classes that a program looks up, so none of a function's own variables."""
+    """Yield the global names that a program looks up, none of a function's own variables."""
     yield from (symbol.get_name() for symbol in table.get_symbols() if symbol.is_referenced() and symbol.is_global())
     for inner in table.get_children():
         yield from _globals_used(inner)
 
 
 def _defined(body: list[ast.stmt]) -> set[str]:
-    """The names that statements bind where they stand; a method counts as its class's `Solution.name` and as `name`."""
+    """Return the names that statements bind; a method counts as `Solution.name` and, in `Solution`, as `name`."""
     names: set[str] = set()
     for statement in body:
         match statement:

@@ -1,11 +1,11 @@
-"""Foreign Python in, what it printed out: confined by the kernel, limited in everything, killed at the wall clock.
+"""Runs untrusted Python confined by the kernel, with limits on everything and a wall clock, and returns its output.
 
-A program gets its standard input, Python's standard library, and numpy where that is installed. It gets no environment,
-no home, no network, no other process, and no file of the machine but the system's libraries; what it may use of time,
-memory and output is limited. The strongest level that the machine allows is found by trying
-(`distill/verification/code/confine.py` says what they are); where none is allowed, nothing runs, unless `allow_unsafe`
-was called: then a program has the user's own rights, and of all this only the limits, the empty home and the end at the
-wall clock are left (which a program that leaves its process group escapes).
+A program gets its standard input, Python's standard library, and numpy if it is installed. It gets no environment, no
+home, no network, no other process, and no file of the machine but the system's libraries; its time, memory and output
+are limited. The strongest level that the machine allows is found by trying (`distill/verification/code/confine.py`
+describes the levels). If none is allowed, nothing runs unless `allow_unsafe` was called: then a program has the user's
+own rights, and only the limits, the empty home and the wall clock remain (and a program that leaves its process group
+escapes the wall clock).
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ CONFINE = Path(__file__).with_name("confine.py")
 """The program that confines; its imports are Unix's."""
 Level = Literal["namespaces", "landlock", "none"]
 LEVELS: tuple[Level, ...] = ("namespaces", "landlock")
-"""Those that confine, strongest first."""
+"""The confining levels, strongest first."""
 WALL_S = 5.0
 START_S = 20.0
-"""For the process to begin, on a machine that does much else; the program's own time counts besides."""
+"""Time for the process to start on a busy machine; the program's own time counts separately."""
 OUTPUT_BYTES = 1 << 20
 
 
@@ -46,18 +46,18 @@ class ProgramOutcome:
 
     level: Level
     exit_code: int | None
-    """None: killed, for its time or its output."""
+    """None if it was killed for its time or its output."""
     stdout: bytes
     late: bool
     """Whether its time ran out."""
 
 
 _unsafe: list[Level] = []
-"""What may be tried after `LEVELS`, in this process."""
+"""Levels to try after `LEVELS` in this process."""
 
 
 def allow_unsafe() -> None:
-    """From now on, let programs run unconfined where the machine allows no level: `--allow-unsafe-exec`."""
+    """Let programs run unconfined from now on if the machine allows no level: `--allow-unsafe-exec`."""
     _unsafe[:] = ["none"]
 
 
@@ -71,8 +71,8 @@ def run(
 ) -> ProgramOutcome:
     """Run a program to its end or its limits, at `level` or else at the strongest that the machine allows.
 
-    `wall_s` limits it whole, or up to its first line of output where `line_limits_s` says how long each further one
-    may take. Raises `InputError` where the machine allows no level.
+    `wall_s` limits the whole program, or its time to the first line of output if `line_limits_s` gives a limit for each
+    further line. Raises `InputError` if the machine allows no level.
     """
     level = level or strongest_level()
     cpu_s = int(wall_s + sum(line_limits_s)) + 1
@@ -102,7 +102,7 @@ def run(
 
 @cache
 def numpy_folders() -> list[str]:
-    """The folders of this Python's numpy, its libraries behind it; empty where it is not installed."""
+    """Return the folders of this Python's numpy and of its libraries; empty if it is not installed."""
     found = find_spec("numpy")
     if found is None or not found.submodule_search_locations:
         return []
@@ -112,37 +112,35 @@ def numpy_folders() -> list[str]:
 
 @cache
 def strongest_level() -> Level:
-    """The first of `LEVELS` at which a program runs here; "none" where none does and `allow_unsafe` was called.
+    """Return the first of `LEVELS` at which a program runs here; "none" if none does and `allow_unsafe` was called.
 
-    Raises `InputError` where none does and it was not, and on Windows.
+    Raises `InputError` if none does and it was not called, and on Windows.
     """
     if not hasattr(os, "killpg"):
         raise InputError(
-            "programs that a model wrote must run where the kernel confines "
-            f"them, and {platform.system()} has no way to "
-            "limit and end one with all that it started; leave out problems with "
-            "tests, or run this on Linux 5.13 or newer"
+            f"{platform.system()} cannot confine programs that a model wrote, nor limit and end one with all that it "
+            "started; leave out problems with tests, or run this on Linux 5.13 or newer"
         )
     for level in (*LEVELS, *_unsafe):
         outcome = run("print('in')", level=level, wall_s=START_S)
         if outcome.exit_code == 0 and outcome.stdout == b"in\n":
             if level == "none":
-                unlimited = ", and take what memory they want" if sys.platform == "darwin" else ""
+                unlimited = " and without a memory limit" if sys.platform == "darwin" else ""
                 say(f"sandbox: none; programs that a model wrote run with your rights{unlimited}")
             return level
     raise InputError(
-        "programs that a model wrote must run where the kernel confines them, and this machine allows neither user "
-        "namespaces nor Landlock with seccomp; use Linux 5.13 or newer, leave out problems with tests, or let them run "
-        "unconfined by --allow-unsafe-exec"
+        "this machine cannot confine programs that a model wrote: it allows neither user namespaces nor Landlock with "
+        "seccomp; use Linux 5.13 or newer, leave out problems with tests, or run them unconfined with "
+        "--allow-unsafe-exec"
     )
 
 
 def _converse(
     process: subprocess.Popen[bytes], stdin: bytes, limits_s: Sequence[float]
 ) -> tuple[bytes, Literal["ended", "late", "flooded"]]:
-    """Feed the input, collect the output; returns it, and how that ended.
+    """Feed the input and collect the output; return it, and how that ended.
 
-    Each line of output begins the next one's limit; the last limit goes on to the end of the process.
+    Each line of output starts the next one's limit; the last limit runs until the process ends.
     """
     assert process.stdin and process.stdout
     lines, end, written, stdout = 0, time.monotonic() + limits_s[0], 0, bytearray()
@@ -182,8 +180,8 @@ def _converse(
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:
-    """End the whole group; a namespace's processes end with its first."""
-    with suppress(ProcessLookupError):  # none is left
+    """Kill the whole process group; the processes of a namespace end with its first."""
+    with suppress(ProcessLookupError):  # all have ended
         os.killpg(process.pid, signal.SIGKILL)
     for pipe in (process.stdin, process.stdout):
         if pipe:

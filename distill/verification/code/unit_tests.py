@@ -1,25 +1,25 @@
-"""Code problems: a program that a model wrote, judged by what it does on inputs that it has not seen.
+"""Judges code problems: runs a program that a model wrote on inputs that it has not seen.
 
-A problem carries its tests in `metadata["tests"]`, all of one of two kinds:
+A problem has its tests in `metadata["tests"]`, all of one of two kinds:
 
     {"stdin": "2 3\\n", "stdout": "5\\n"}                          a whole program
     {"call": "add", "args": [2, 3], "returns": 5}                  a function, its values as JSON
 
-Each may say more: `timeout_s`, `tolerance`, for output `ignore_case`, for a call the `class` whose method it is (else a
-function, or a method of `Solution`, as LeetCode has it; "Solution.add" says the same).
+Optional are `timeout_s` and `tolerance`, for output `ignore_case`, for a call the `class` of a method (otherwise it is
+a function, or a method of `Solution` as in LeetCode; "Solution.add" means the same).
 
 The rules are those of the usual judges (testlib's checkers of Codeforces, LiveCodeBench, EvalPlus):
 
 * Which code is the program: `distill.verification.code.programs`.
-* A whole program must end with exit code 0. Its output is compared line by line, without spaces at the ends of lines
-  and empty lines at the end, word by word: numbers with a decimal point may differ by 1e-6, absolutely or relatively,
-  "yes" and "no" in their case, all else must be equal.
-* A call's value must equal the expected one as JSON: a tuple is a list, a number of numpy is a number, and numbers may
+* A whole program must end with exit code 0. Its output is compared line by line and word by word, ignoring spaces at
+  the ends of lines and empty lines at the end: numbers with a decimal point may differ by 1e-6, absolutely or
+  relatively, "yes" and "no" in case, everything else must be equal.
+* A call's value must equal the expected one as JSON: a tuple is a list, a numpy number is a number, and numbers may
   differ by 1e-9. A program that ends before it is called (`exit()`) has defined nothing.
-* Each test has its own time. After `LATE_TESTS` tests that ran out of it the rest counts as failed.
+* Each test has its own time limit. After `LATE_TESTS` tests that exceeded theirs the rest count as failed.
 
-Only inputs enter the sandbox. What comes out is compared here, as text or as JSON values, so a program can neither
-read what is expected, nor end the test early, nor answer with an object that equals everything.
+Only inputs enter the sandbox. The output is compared here, as text or as JSON values, so a program can neither read the
+expected result, nor end the test early, nor return an object that equals everything.
 """
 
 from __future__ import annotations
@@ -34,19 +34,19 @@ from distill.verification.code.programs import SOLUTION, find_program
 from distill.verification.code.sandbox import WALL_S, run
 
 TESTS = "tests"
-"""Key of a problem's metadata."""
+"""The key of the tests in a problem's metadata."""
 OUTPUT_TOLERANCE, VALUE_TOLERANCE = 1e-6, 1e-9
 LATE_TESTS = 2
 LONGEST_TIMEOUT_S = 600.0
 DIGITS = 400
-"""Of a printed number; a longer word is compared as a word."""
+"""Most digits of a printed number; a longer one is compared as a word."""
 
 _MORE = {"timeout_s", "tolerance"}
 _KEYS = (
     ({"stdin", "stdout"}, _MORE | {"ignore_case"}),
     ({"call", "args", "returns"}, _MORE | {"class"}),
 )
-"""What a test of each kind must hold, and what it may."""
+"""The required and the optional keys of each kind of test."""
 _DECIMAL = re.compile(r"[-+]?(?:\d+\.\d*|\.\d+|\d+(?=[eE]))(?:[eE][-+]?\d+)?")
 _WHOLE = re.compile(r"[-+]?\d+")
 
@@ -76,7 +76,8 @@ for _name, _owner, _args in _task["calls"]:
     _out.write(_line + "\\n")
     _out.flush()
 """
-"""Defines the program, says so, calls it, and writes one line a call: the value in a list, or null where it raised."""
+"""Defines the program, reports that, calls it, and writes one line per call: the value in a list, or null if it
+raised."""
 
 _USUAL_IMPORTS = "\n".join(
     [
@@ -89,22 +90,22 @@ _USUAL_IMPORTS = "\n".join(
         "from builtins import *",
     ]
 )
-"""What LeetCode, and judges of its problems, import before a solution."""
+"""The imports that LeetCode, and judges of its problems, put before a solution."""
 
 
 def check_tests(tests: Any) -> str | None:
-    """What is wrong with a problem's tests, as a claim that must hold; None where nothing is."""
+    """Return the requirement that a problem's tests violate; None if they are valid."""
     if not isinstance(tests, list) or not tests:
         return "must be a list of at least one test"
     for test in tests:
         if not isinstance(test, dict) or not any(need <= set(test) <= need | may for need, may in _KEYS):
             return (
-                'must each hold "stdin" and "stdout", or "call", "args" and "returns", and nothing else but '
-                "ignore_case, tolerance, timeout_s or class"
+                'must each hold "stdin" and "stdout", or "call", "args" and "returns", and besides only ignore_case, '
+                "tolerance, timeout_s or class"
             )
         texts = [test[name] for name in ("stdin", "stdout", "call") if name in test]
         if not all(isinstance(text, str) for text in texts) or not isinstance(test.get("args", []), list):
-            return "must hold texts, and args as a list"
+            return "must hold texts, and a list as args"
         if wrong := _wrong_option(test):
             return wrong
     if len({"call" in test for test in tests}) > 1:
@@ -113,7 +114,7 @@ def check_tests(tests: Any) -> str | None:
 
 
 def _wrong_option(test: Mapping[str, Any]) -> str | None:
-    """What is wrong with what a test may say besides; an option that is null is not said."""
+    """Return the requirement that a test's options violate; a null option counts as absent."""
     for name, low, high in (("timeout_s", 0.001, LONGEST_TIMEOUT_S), ("tolerance", 0.0, 1.0)):
         value = test.get(name)
         if value is not None and not (_is_number(value) and low <= value <= high):
@@ -125,13 +126,13 @@ def _wrong_option(test: Mapping[str, Any]) -> str | None:
 
 
 def passed(answer: str, tests: Sequence[Mapping[str, Any]]) -> float:
-    """The share of the tests that the answer's program passes."""
+    """Return the share of the tests that the answer's program passes."""
     outcomes = _call(answer, tests) if "call" in tests[0] else _print(answer, tests)
     return sum(outcomes) / len(tests)
 
 
 def _print(answer: str, tests: Sequence[Mapping[str, Any]]) -> list[bool]:
-    """Whether a whole program prints what each test expects."""
+    """Run a whole program on each test; return whether it prints what the test expects."""
     program, late = find_program(answer), 0
     outcomes: list[bool] = []
     for test in tests:
@@ -145,7 +146,7 @@ def _print(answer: str, tests: Sequence[Mapping[str, Any]]) -> list[bool]:
 
 
 def same_output(printed: str, expected: str, test: Mapping[str, Any]) -> bool:
-    """Whether a program printed what is expected, by the rules in the module's docstring and the test's own."""
+    """Return whether a program printed what is expected, by the module's rules and the test's own."""
     found, wanted = _lines(printed), _lines(expected)
     return len(found) == len(wanted) and all(
         line == other or _same_words(line, other, test) for line, other in zip(found, wanted, strict=True)
@@ -153,7 +154,7 @@ def same_output(printed: str, expected: str, test: Mapping[str, Any]) -> bool:
 
 
 def _lines(text: str) -> list[str]:
-    """Without spaces at the ends of lines and empty lines at the end."""
+    """Split into lines, dropping spaces at their ends and empty lines at the end."""
     return [line.rstrip() for line in text.replace("\r\n", "\n").rstrip().split("\n")]
 
 
@@ -203,13 +204,13 @@ def _call(answer: str, tests: Sequence[Mapping[str, Any]]) -> list[bool]:
         values += [_value(line) for line in lines[: len(tests) - len(values)]]
         late += outcome.late
         if len(values) < len(tests):
-            values.append(None)  # of the call that ended the process
+            values.append(None)  # the call that ended the process
     values += [None] * (len(tests) - len(values))
     return [_same(value, [test["returns"]], _tolerance(test)) for value, test in zip(values, tests, strict=True)]
 
 
 def _named(test: Mapping[str, Any]) -> tuple[str, str | None, list[Any]]:
-    """The function's name, the class whose method it is, if the test says one, and its arguments."""
+    """Return a test's function name, the class of the method if it names one, and the arguments."""
     owner, _, name = test["call"].rpartition(".")
     return name, test.get("class") or owner or None, test["args"]
 
@@ -231,7 +232,7 @@ def _value(line: str) -> Any:
 
 
 def _same(found: Any, expected: Any, tolerance: float) -> bool:
-    """Equal as JSON: true is not 1, and numbers may differ by rounding."""
+    """Compare as JSON: true is not 1, and numbers may differ by rounding."""
     if isinstance(expected, list):
         return (
             isinstance(found, list)
@@ -258,12 +259,12 @@ def _are_whole(*values: Any) -> bool:
 
 
 def _near(found: float, expected: float, tolerance: float) -> bool:
-    """Equal, both no number, or apart by at most the tolerance, absolutely or relative to what is expected."""
+    """Return whether numbers are equal, both NaN, or within the tolerance, absolutely or relative to the expected."""
     if found == expected:
         return True
     try:
         found, expected = float(found), float(expected)
-    except OverflowError:  # a whole number beyond all floats
+    except OverflowError:  # an integer beyond all floats
         return False
     if math.isnan(found) or math.isnan(expected):
         return math.isnan(found) and math.isnan(expected)

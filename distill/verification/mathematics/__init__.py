@@ -1,2 +1,1 @@
-"""What a piece of mathematics says and is worth: text, a tree of the whole text, exact values, and when two mean the
-same."""
+"""Reads mathematics into a tree of the whole text, evaluates it exactly, and decides when two pieces mean the same."""

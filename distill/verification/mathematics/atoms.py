@@ -1,5 +1,5 @@
-r"""The smallest parts of mathematics, and what LaTeX's commands take: `12`, `3\frac{1}{2}`, `\sqrt[3]{x}`, `x_1`,
-matrices, units.
+r"""Reads the smallest parts of mathematics and the arguments of LaTeX commands: `12`, `3\frac{1}{2}`, `\sqrt[3]{x}`,
+`x_1`, matrices, units.
 
 Leaves of the tree are ("number", Fraction, decimals or None), ("constant", name), ("symbol", name) and ("text", words).
 """
@@ -27,7 +27,7 @@ _CONSTANTS = {"pi": "pi", "infty": "infinity", "infinity": "infinity", "inf": "i
 _SYMBOLS = {"emptyset": "emptyset", "varnothing": "emptyset", "angle": "angle", "triangle": "triangle"}
 _WORDS = frozenset(["by", "cm", "mm", "km", "kg", "mg", "ml", "hr", "hrs", "ft", "lb", "lbs", "pm", "mph", "kmh", "vs"])
 _FACTORS = re.compile(r"[^\W\d_]|[^aeiouyAEIOUY\W\d_]{2,3}|[abcxyz]{2,3}|[a-dkmnpqt-z]i|[A-Z]{2,3}", re.ASCII)
-"""Letters that may be factors beside each other; English words of two and three letters have other vowels."""
+"""Adjacent letters that may be factors; English words of two or three letters have other vowels."""
 _LIBRARY = frozenset(
     ["sum", "int", "prod", "lim", "iint", "oint", "partial", "nabla", "vec", "hat", "bar", "overrightarrow"]
 )
@@ -36,7 +36,7 @@ _NO_UNIT = re.compile(
     r"\b(?:mod|base|or|and|if|when|st|nd|rd|th|half|halves|thirds?|factorial)\b|\btimes\s+\S|^\s*(?:squared|cubed)\b",
     re.IGNORECASE,
 )
-"""Words behind a number that make another one of it."""
+"""Words after a number that change it."""
 SCALES = {
     **dict.fromkeys(("dozen", "dozens"), 12), "hundred": 100, **dict.fromkeys(["thousand", "k", "tausend", "mille", "mil", "тыс", "тысяч", "тысячи", "тысяча"], 10**3),
     **dict.fromkeys(["万", "萬", "만"], 10**4), **dict.fromkeys(["लाख", "lakh"], 10**5),
@@ -48,7 +48,7 @@ _MATRICES = frozenset(["matrix", "pmatrix", "bmatrix", "vmatrix", "smallmatrix",
 
 
 def _is_factors(word: str) -> bool:
-    """Whether letters beside each other may stand for numbers that are multiplied."""
+    """Return whether adjacent letters may stand for numbers that are multiplied."""
     return word.casefold() not in _WORDS and bool(_FACTORS.fullmatch(word))
 
 
@@ -57,15 +57,15 @@ class Atoms(Cursor, ABC):
 
     @abstractmethod
     def items(self) -> Tree:
-        """All up to a closing bracket or the end."""
+        """Read everything up to a closing bracket or the end."""
 
     @abstractmethod
     def sum(self) -> Tree:
-        """Terms up to a relation or a separator."""
+        """Read terms up to a relation or a separator."""
 
     @abstractmethod
     def power(self) -> Tree:
-        """One atom with what is written at its shoulder and behind it."""
+        """Read one atom with its exponent and postfix signs."""
 
     def atom(self) -> Tree:
         self.deeper()
@@ -95,7 +95,7 @@ class Atoms(Cursor, ABC):
             amount = self.atom()
             assert unit, "the signs above are units"
             return ("quantity", ("negative", amount) if sign else amount, unit)
-        raise Unreadable(f"what {piece!r} means here" if piece else "an expression that ends too soon")
+        raise Unreadable(f"an unexpected {piece!r}" if piece else "an incomplete expression")
 
     def bars(self) -> Tree:
         self.take("|")
@@ -123,7 +123,7 @@ class Atoms(Cursor, ABC):
         return ("number", numeral.value, numeral.decimals)
 
     def proper_fraction(self) -> Fraction | None:
-        r"""The fraction of a mixed number, `3 1/2` or `3\frac{1}{2}`; taken only where it is one."""
+        r"""Take the fraction of a mixed number, `3 1/2` or `3\frac{1}{2}`, if there is one."""
         pieces = [self.peek(i) for i in range(7)]
         if self.kind() == "number" and self.token().spaced and pieces[1] == "/" and self.kind(2) == "number":
             top, bottom, length = pieces[0], pieces[2], 3
@@ -146,7 +146,7 @@ class Atoms(Cursor, ABC):
         if base[0] == "text" and (named := number_in_words(base[1])) is not None:
             base = ("number", named, None)
         if base[0] != "number" or base[1].denominator != 1 or not 2 <= base[1] <= 36 or not digits.isalnum():
-            raise Unreadable("a number with a foot that is no base")
+            raise Unreadable("a subscript that is not a base")
         return ("digits", digits, int(base[1]))
 
     # Words and names
@@ -162,7 +162,7 @@ class Atoms(Cursor, ABC):
             return self.subscripted(word)
         if not _is_factors(word) and not (len(word) == 2 and word[1] == "e" and self.peek() in ("^", "**")):
             raise Unreadable(f"the word {word[:40]!r}")
-        if len(word) > 1:  # letters beside each other are factors, and a power belongs to the last
+        if len(word) > 1:  # adjacent letters are factors, and an exponent belongs to the last
             self.at -= 1
             self.tokens[self.at : self.at + 1] = [MathToken("word", letter, False) for letter in word]
             self.at += 1
@@ -192,14 +192,14 @@ class Atoms(Cursor, ABC):
             return ("symbol", name)
         if not self.skip("{"):
             return ("symbol", f"{name}_{self.take()}")
-        foot = ""
+        subscript = ""
         while self.peek() != "}":
-            foot += self.take()
+            subscript += self.take()
         self.take("}")
-        return ("symbol", f"{name}_{foot}")
+        return ("symbol", f"{name}_{subscript}")
 
     def styled(self, words: str) -> Tree:
-        """Text within mathematics: a name of one letter, a number, else words."""
+        """Read text within mathematics: a one-letter name, a number, else words."""
         if len(words) == 1 and words.isalpha():
             return self.letter(words)
         if words.casefold() in FUNCTIONS:
@@ -212,7 +212,7 @@ class Atoms(Cursor, ABC):
     # Brackets and commands
 
     def group(self) -> Tree:
-        """An argument of a command: in braces, else one sign."""
+        """Read a command's argument: a group in braces, else one sign."""
         if self.skip("{"):
             tree = self.items()
             self.take("}")
@@ -230,7 +230,7 @@ class Atoms(Cursor, ABC):
         return self.atom()
 
     def bracketed(self) -> Tree:
-        """One value in brackets, or a sequence: ("sequence", opening, closing, items, separator)."""
+        """Read one value in brackets, or a sequence: ("sequence", opening, closing, items, separator)."""
         opening, first = self.take().lstrip("\\"), self.at - 1
         escaped = self.tokens[first].text == "\\{"
         if self.peek() in (")", "]", "}", "\\}"):
@@ -293,24 +293,24 @@ class Atoms(Cursor, ABC):
         return ("call", "root", (self.group(), degree))
 
     def call(self, name: str) -> Tree:
-        r"""`\sin^2 x`, `\log_2 8`, `sqrt(3)`, `\gcd(4, 6)`."""
+        r"""Read a call such as `\sin^2 x`, `\log_2 8`, `sqrt(3)` or `\gcd(4, 6)`."""
         if name == "sqrt":
             return self.root()
-        foot = shoulder = None
+        subscript = exponent = None
         if self.skip("_"):
-            foot = self.group()
+            subscript = self.group()
         if self.skip("^", "**"):
-            shoulder = self.group() if self.peek() == "{" else self.exponent_sign()
+            exponent = self.group() if self.peek() == "{" else self.exponent_sign()
         if name in ("max", "min", "gcd", "lcm") and self.peek() not in ("(", "\\{", "["):
             raise Unreadable(f"{name} of one value")
         inner = self.bracketed() if self.peek() in ("(", "\\{", "[") else self.argument()
         arguments = inner[3] if inner[0] == "sequence" else (inner,)
-        if foot is not None:
-            arguments = (*arguments, ("foot", foot))
-        if shoulder == ("negative", ("number", Fraction(1), None)) and f"arc{name}" in FUNCTIONS:
+        if subscript is not None:
+            arguments = (*arguments, ("subscript", subscript))
+        if exponent == ("negative", ("number", Fraction(1), None)) and f"arc{name}" in FUNCTIONS:
             return ("call", f"arc{name}", tuple(arguments))
         tree: Tree = ("call", name, tuple(arguments))
-        return tree if shoulder is None else ("^", tree, shoulder)
+        return tree if exponent is None else ("^", tree, exponent)
 
     def exponent_sign(self) -> Tree:
         if self.skip("-"):
@@ -318,7 +318,7 @@ class Atoms(Cursor, ABC):
         return self.group()
 
     def argument(self) -> Tree:
-        """What a function without brackets takes: factors beside each other, up to a sign."""
+        """Read the argument of a function without brackets: adjacent factors, up to a sign."""
         tree = self.power()
         while self.kind() in ("number", "word", "command") and self.peek()[1:] in {*_GREEK, "pi", "sqrt", "frac"} | {
             ""
@@ -327,7 +327,7 @@ class Atoms(Cursor, ABC):
         return tree
 
     def environment(self) -> Tree:
-        """A matrix: ("matrix", rows of trees)."""
+        """Read a matrix: ("matrix", rows of trees)."""
         self.take("{")
         name = self.take()
         self.take("}")
@@ -352,8 +352,7 @@ class Atoms(Cursor, ABC):
     # Units
 
     def unit(self) -> tuple[Unit | None] | None:
-        """A unit that stands here behind a number: (it,), or (None,) where it measures nothing; None where none
-        stands."""
+        """Take a unit after a number: return (unit,), (None,) if it measures nothing, or None if there is none."""
         start, pieces = self.at, []
         while True:
             kind, piece = self.kind(), self.peek()
@@ -373,16 +372,16 @@ class Atoms(Cursor, ABC):
             return None
         name = " ".join(pieces)
         if _NO_UNIT.search(name) or says_another("", f" {name.strip()} "):
-            raise Unreadable(f"{name.strip()} behind a number")
+            raise Unreadable(f"{name.strip()} after a number")
         return (read_unit(name),)
 
     def is_styled_letter(self) -> bool:
-        r"""Whether `\mathrm{x}` or the like stands here, a factor, and not `\mathrm{m}`, a unit."""
+        r"""Return whether a factor such as `\mathrm{x}` comes next, and not a unit such as `\mathrm{m}`."""
         word = self.peek().strip("\x02\x03 ")
         return len(word) == 1 and word.isascii() and word.isalpha() and word not in LETTERS
 
     def unit_power(self) -> tuple[str, int] | None:
-        """The power of a unit, and how many tokens it takes."""
+        """Return the power of a unit, and how many tokens it takes."""
         found = re.match(r"\{(-?[123])\}|(-?[123])", "".join(self.peek(i) for i in range(1, 5)))
         return (found[1] or found[2], len(found[0])) if found else None
 

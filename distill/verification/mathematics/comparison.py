@@ -1,9 +1,9 @@
-r"""Whether one tree means another: the whole of an answer against the whole of a reference.
+r"""Decides whether a whole answer's tree means a whole reference's tree.
 
-Numbers are compared exactly. Only a reference that is written with decimals and `ROUNDED_DIGITS` digits or more leaves
-room, half a unit of its last place, for what was rounded to it (`0.333333` for 1/3): whoever wrote fewer meant that
-number. A formula with letters is worked out at points; an equation may be multiplied by a number; sets have no order,
-lists have; one side may leave out a unit, a per cent sign, or the name before an equals sign.
+Numbers are compared exactly. Only a reference with decimals and at least `ROUNDED_DIGITS` digits allows for rounding,
+by half a unit of its last place (`0.333333` for 1/3); one with fewer digits means exactly that number. A formula with
+letters is evaluated at points; an equation may be multiplied by a number; sets have no order, lists have; one side may
+leave out a unit, a per cent sign, or the name before an equals sign.
 """
 
 from __future__ import annotations
@@ -26,8 +26,7 @@ from distill.verification.mathematics.values import NoValue, Value, are_same, le
 
 
 def means(reference: Tree, answer: Tree) -> bool:
-    """Whether the answer means the reference; `answer` may leave out what a person would leave out, and nothing
-    else."""
+    """Return whether the answer means the reference; it may leave out what a person would leave out, no more."""
     if reference == answer:
         return True
     if answer[0] == "relation" and reference[0] != "relation" and "~" in answer[1]:
@@ -52,7 +51,7 @@ def means(reference: Tree, answer: Tree) -> bool:
 
 
 def _around_about(tree: Tree) -> tuple[Tree, Tree]:
-    r"""Of `x = 36\pi \approx 113.1` the exact side and the rounded one."""
+    r"""Return the exact side and the rounded one of `x = 36\pi \approx 113.1`."""
     at = tree[1].index("~")
     left = tree[2][at] if at == 0 else ("relation", tree[1][:at], tree[2][: at + 1])
     return left, tree[2][at + 1]
@@ -62,7 +61,7 @@ def _around_about(tree: Tree) -> tuple[Tree, Tree]:
 
 
 def _without_names(reference: Tree, answer: Tree) -> tuple[Tree, Tree]:
-    """Both without the name before their equals signs, where only one of them has one, or both have the same."""
+    """Strip the names before the equals signs if only one side has one, or both have the same."""
     named, called = _named(reference), _named(answer)
     if named and called:
         if named[0] == called[0] or (named[0][0] == "call" and called[0] == ("symbol", "y")):
@@ -92,12 +91,12 @@ def _is_reduced(residue: Tree) -> bool:
 
 
 def _is_identity(tree: Tree) -> bool:
-    """Whether all sides of an equation are the same whatever its letters are: `x^2 - 4 = (x - 2)(x + 2)`."""
+    """Return whether an equation holds for all values of its letters: `x^2 - 4 = (x - 2)(x + 2)`."""
     return set(tree[1]) == {"="} and all(same_value(tree[2][0], side) for side in tree[2][1:])
 
 
 def _named(tree: Tree) -> tuple[Tree, Tree] | None:
-    """(a name, what it is said to be); of a chain of equations the last."""
+    """Return (name, value) of an equation that states a value; of a chain of equations the last value."""
     if tree[0] != "relation" or not set(tree[1]) <= {"=", "~", "==", "in"}:
         return None
     first, last = tree[2][0], tree[2][-1]
@@ -111,12 +110,13 @@ def _named(tree: Tree) -> tuple[Tree, Tree] | None:
 
 
 def _own_letters(name: Tree) -> frozenset[str]:
-    """Of `f(x)` only the f, since x may stand on the other side."""
+    """Return a name's own letters: of `f(x)` only the f, since x may occur on the other side."""
     return frozenset({name[1]}) if name[0] == "call" else letters_of(name)
 
 
 def _is_name(tree: Tree) -> bool:
-    r"""A letter, `f(x)`, `m + n`, `AB`, `\angle ABC`, or arithmetic that the other side does; not `x^2` or `|x|`."""
+    r"""Return whether a tree is a name: a letter, `f(x)`, `m + n`, `AB`, `\angle ABC`, or arithmetic that the other
+    side carries out; not `x^2` or `|x|`."""
     if tree[0] == "symbol" or (tree[0] == "call" and tree[1].startswith("function")) or is_rational(tree):
         return True
     if tree[0] == "text" or (not letters_of(tree) and tree[0] != "sequence"):
@@ -141,7 +141,7 @@ def _regions(reference: Tree, answer: Tree) -> bool:
 
 
 def _relations(reference: Tree, answer: Tree) -> bool:
-    """Equations up to a factor, inequalities up to a positive one."""
+    """Compare equations up to a factor, and inequalities up to a positive factor."""
     (signs, sides), (signs_said, sides_said) = reference[1:], answer[1:]
     if len(signs) != 1 or len(signs_said) != 1:
         return signs == signs_said and all(map(means, sides, sides_said))
@@ -158,7 +158,7 @@ def _relations(reference: Tree, answer: Tree) -> bool:
 
 
 def _difference(sign: str, sides: tuple[Tree, ...]) -> tuple[str, Tree]:
-    """`a > b` as ("<", b - a)."""
+    """Rewrite `a > b` as ("<", b - a)."""
     left, right = sides
     if sign in (">", ">="):
         sign, left, right = {">": "<", ">=": "<="}[sign], right, left
@@ -166,7 +166,7 @@ def _difference(sign: str, sides: tuple[Tree, ...]) -> tuple[str, Tree]:
 
 
 def _factors(one: Tree, other: Tree) -> Iterator[Value]:
-    """What one must be multiplied by to be the other, at each point where that can be told; empty where it cannot."""
+    """Yield the factor between two trees at each point where it can be computed."""
     pairs = list(paired_values(one, other))
     if any(first == 0 or second == 0 for first, second in pairs):
         return
@@ -182,7 +182,7 @@ def _holds_plusminus(tree: Tree) -> bool:
 
 
 def _both_signs(tree: Tree) -> tuple[Tree, ...]:
-    """What a plus or minus stands for; the items of a list; else the tree alone."""
+    """Return both values of a plus-minus sign, the items of a list, or else the tree alone."""
     if tree[0] == "sequence":
         return tuple(tree[3])
     if not _holds_plusminus(tree):
@@ -204,7 +204,7 @@ def _alternatives(reference: Tree, answer: Tree) -> bool:
 
 
 def _unordered(items: tuple[Tree, ...], said: tuple[Tree, ...]) -> bool:
-    """Each has its equal in the other."""
+    """Return whether each item has an equal in the other tuple."""
     if len(items) > 60 or len(said) > 60:
         return False
     return all(any(means(item, other) for other in said) for item in items) and all(
@@ -239,12 +239,12 @@ def _sequences(reference: Tree, answer: Tree) -> bool:
 
 
 def _are_pairs(items: tuple[Tree, ...]) -> bool:
-    """`(1, 2), (3, 4)`: points or solutions, which have no order where no bracket gives them one."""
+    """Return whether items are pairs such as `(1, 2), (3, 4)`: points or solutions, which have no order."""
     return all(item[0] == "sequence" and item[1] == "(" and len(item[3]) > 1 for item in items)
 
 
 def _is_solutions(items: tuple[Tree, ...]) -> bool:
-    """`x = 1, -2` or `x = 1, x = -2`: values of one letter, which have no order."""
+    """Return whether items are values of one letter, `x = 1, -2` or `x = 1, x = -2`, which have no order."""
     named = [_named(item) for item in items]
     if not named or named[0] is None or named[0][0][0] != "symbol":
         return False
@@ -252,7 +252,7 @@ def _is_solutions(items: tuple[Tree, ...]) -> bool:
 
 
 def _names(items: tuple[Tree, ...]) -> list[str] | None:
-    """What each item names, where all name something else."""
+    """Return what each item names, if all name different things."""
     named = [_named(item) for item in items]
     names = [name[0][1] for name in named if name and name[0][0] == "symbol"]
     return names if len(set(names)) == len(items) else None
@@ -263,8 +263,7 @@ def _by_name(names: list[str], items: tuple[Tree, ...]) -> tuple[Tree, ...]:
 
 
 def _follow_each_other(names: list[str]) -> bool:
-    """Whether names are letters without a gap, `y = 2, x = 1`: their order is the alphabet's, however they are
-    listed."""
+    """Return whether names are consecutive letters, `y = 2, x = 1`: they are compared in alphabetical order."""
     letters = sorted(map(ord, "".join(names)))
     return len(letters) == len(names) > 1 and letters[-1] - letters[0] == len(letters) - 1
 
@@ -281,7 +280,7 @@ def _matrices(reference: Tree, answer: Tree) -> bool:
 
 
 def _rows(tree: Tree) -> tuple[tuple[Tree, ...], ...] | None:
-    """Of a matrix; a list of lists is one, and a column may be written as a tuple."""
+    """Return the rows of a matrix; a list of lists counts as one, and a tuple as a column."""
     if tree[0] == "matrix":
         rows: tuple[tuple[Tree, ...], ...] = tree[1]
         return rows
@@ -331,7 +330,7 @@ def _measured(tree: Tree) -> tuple[Tree, tuple[Unit, ...]]:
 
 
 def _in_radians(units: tuple[Unit, ...], units_said: tuple[Unit, ...], said: Tree) -> bool:
-    """Whether degrees stand against a multiple of pi."""
+    """Return whether degrees are compared with a multiple of pi."""
     return bool(units) and not units_said and units[-1].dimensions == (("angle", 1),) and "'pi'" in str(said)
 
 
@@ -340,9 +339,9 @@ def _radians(degrees: Tree) -> Tree:
 
 
 def _without_unit(number: Tree, units: tuple[Unit, ...], other: Tree) -> Iterator[Tree]:
-    """What a quantity may be called where nobody says the unit: its number, of 50 % also 0.5, of 1 h 30 min both.
+    """Yield what a quantity may be without its unit: its number; for 50 % also 0.5, for 1 h 30 min both numbers.
 
-    Beside a number below 1 a percentage is a share: 0.25 is 25 %, and not 0.25 %.
+    Compared with a number below 1, a percentage is a share: 0.25 is 25 %, and not 0.25 %.
     """
     try:
         is_share = abs(value_of(other)) < 1
@@ -372,7 +371,7 @@ def _numbers(reference: Tree, answer: Tree, *, is_converted: bool = False) -> bo
 
 
 def _terms(tree: Tree) -> tuple[Tree, ...] | None:
-    """Of a ratio, `1:2:3`."""
+    """Return the terms of a ratio, `1:2:3`."""
     if tree[0] != "ratio":
         return None
     return (*(_terms(tree[1]) or (tree[1],)), tree[2])

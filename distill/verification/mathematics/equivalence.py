@@ -1,14 +1,14 @@
-"""Whether two mathematical answers mean the same: math-verify (Kydlíček 2025) in a process that can be killed.
+"""Compares two mathematical answers by math-verify (Kydlíček 2025), in a process that can be killed.
 
-A model's answer is foreign text that a computer algebra system evaluates: `9**9**9**9` never ends, deep brackets
-overflow the stack, and math-verify's own time limits work in a main thread only. So one worker process compares, one
-pair at a time; a pair that takes too long or too much memory costs that worker, the next pair gets a new one. The
-worker limits its own memory where the system lets it (Linux does, macOS and Windows don't), and is watched besides.
+A model's answer is untrusted text that a computer algebra system evaluates: `9**9**9**9` never ends, deep brackets
+overflow the stack, and math-verify's own time limits only work in a main thread. So one worker process compares one
+pair at a time; a pair that takes too long or too much memory costs that worker, and the next pair gets a new one. The
+worker limits its own memory if the system allows it (Linux does, macOS and Windows don't), and is watched as well.
 
-    us ── {"reference": …, "answer": …} ──> worker          one JSON text a line
+    us ── {"reference": …, "answer": …} ──> worker          one JSON text per line
        <── true / false ───────────────────
 
-The worker ends when its standard input does, so none outlives this process.
+The worker ends with its standard input, so none outlives this process.
 """
 
 from __future__ import annotations
@@ -31,18 +31,18 @@ from toolkit.errors import MissingExtra
 
 LIMIT_S = 5.0
 START_LIMIT_S = 120.0
-"""For importing the algebra system, on a machine that does much else."""
+"""Time for importing the algebra system on a busy machine."""
 MEMORY_BYTES = 2 << 30
 WATCH_EVERY_S = 0.1
 LONGEST = 4_000
-"""Characters of an answer; nobody's result is longer."""
+"""Most characters of an answer; no real result is longer."""
 
 
 def equivalent(reference: str, answer: str, limit_s: float = LIMIT_S) -> bool:
-    """Whether the answer equals the reference as mathematics; False where that cannot be found out within the limits.
+    """Return whether the answer equals the reference as mathematics; False if the limits leave that open.
 
-    Both are expressions, plain or LaTeX, without a sentence around them.
-    Raises `MissingExtra` where math-verify is not installed.
+    Both are expressions, plain or LaTeX, without a sentence around them. Raises `MissingExtra` if math-verify is not
+    installed.
     """
     if max(len(reference), len(answer)) > LONGEST:
         return False
@@ -50,7 +50,7 @@ def equivalent(reference: str, answer: str, limit_s: float = LIMIT_S) -> bool:
 
 
 class _Worker:
-    """The comparing process; started when it is first needed, and again after it was lost."""
+    """The comparing process; started when it is first needed, and again after it was killed."""
 
     def __init__(self) -> None:
         if find_spec("math_verify") is None:
@@ -85,7 +85,7 @@ class _Worker:
 
     @staticmethod
     def _ask(process: subprocess.Popen[bytes], pair: dict[str, str], limit_s: float) -> bool | None:
-        """The worker's verdict, None where it gave none within the limits."""
+        """Return the worker's verdict; None if it gave none within the limits."""
         assert process.stdin and process.stdout
         answered = Event()
         Thread(target=_watch, args=(process, limit_s, answered), daemon=True).start()
@@ -101,7 +101,7 @@ class _Worker:
 
 
 def _watch(process: subprocess.Popen[bytes], limit_s: float, answered: Event) -> None:
-    """Kill the worker where it takes longer or more memory than it may."""
+    """Kill the worker if it exceeds its limit of time or memory."""
     end = time.monotonic() + limit_s
     with suppress(psutil.Error):  # it has ended
         worker = psutil.Process(process.pid)
@@ -117,13 +117,13 @@ def _worker() -> _Worker:
 
 
 def _serve() -> None:
-    """The worker's whole life."""
+    """Run the worker until its standard input ends."""
     import logging
 
     from math_verify import parse, verify
 
-    logging.disable()  # it warns that nobody limits its time
-    with suppress(ImportError, ValueError, OSError):  # where there is no such limit, the other process watches
+    logging.disable()  # it warns that its time is not limited
+    with suppress(ImportError, ValueError, OSError):  # without such a limit, the other process watches
         import resource
 
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))

@@ -1,10 +1,10 @@
-r"""One piece of mathematics, plain or LaTeX → a tree that holds all of it.
+r"""Parses a whole piece of mathematics, plain or LaTeX, into a tree.
 
     \frac{1}{2}    ("/", 1, 2)              x = 5 cm     ("relation", ("=",), (x, ("quantity", 5, cm)))
     [0, 1)         ("sequence", "[", ")", (0, 1), ",")       3 \text{ or } 5    ("sequence", "", "", (3, 5), "or")
 
-The whole text must be read, or `Unreadable` says why: a reader that takes the part that it knows is how a wrong answer
-becomes a right one. Nothing is evaluated here, so foreign text costs time in proportion to its length only.
+The whole text must be read, or `Unreadable` says why: a parser that takes only the part that it knows turns wrong
+answers into right ones. Nothing is evaluated here, so untrusted text costs only time in proportion to its length.
 """
 
 from __future__ import annotations
@@ -33,21 +33,21 @@ _OPENING_COMMANDS = frozenset((
 
 @lru_cache(maxsize=4_096)
 def read_notation(text: str, *, commas: bool = True) -> Tree:
-    """Read the whole text. `commas` says that a comma may belong to a number ("1,234"), not only between items.
+    """Read the whole text. `commas`: whether a comma may belong to a number ("1,234") instead of separating items.
 
-    Raises `Unreadable`, or `NeedsLibrary` where only the algebra system's own reader knows what stands there.
+    Raises `Unreadable`, or `NeedsLibrary` if only the algebra system's own parser understands the text.
     """
     reader = _Reader(tokens_of(text, commas=commas))
     if not reader.tokens:
         raise Unreadable("nothing")
     tree = reader.items()
     if reader.peek():
-        raise Unreadable(f"what {reader.peek()!r} means here")
+        raise Unreadable(f"an unexpected {reader.peek()!r}")
     return tree
 
 
 class _Reader(Atoms):
-    """Recursive descent, one method a level of the grammar."""
+    """A recursive descent parser with one method per level of the grammar."""
 
     def items(self) -> Tree:
         self.deeper()
@@ -62,7 +62,7 @@ class _Reader(Atoms):
         return ("sequence", "", "", tuple(found), "or" if "or" in separators else ",")
 
     def separator(self) -> str:
-        """Take `,`, `;`, `and`, `or` and what joins them; empty where none stands here."""
+        """Take `,`, `;`, `and`, `or` or a combination of them; return an empty text if there is none."""
         taken = ""
         while True:
             piece, word = self.peek(), self.token().word
@@ -106,8 +106,7 @@ class _Reader(Atoms):
         return tree
 
     def with_next_factor(self, tree: Tree) -> Tree | None:
-        """The tree with what belongs to it right behind: a factor, a divisor, a modulus, a unit; None where nothing
-        does."""
+        """Extend the tree by what follows it directly: a factor, a divisor, a modulus, a unit; None if nothing does."""
         piece = self.peek()
         if piece in ("*", "/", ":"):
             self.at += 1
@@ -122,7 +121,7 @@ class _Reader(Atoms):
             return self.compound(tree, unit[0])
         if self.starts_factor():
             if self.kind() == "number" and self.peek(-1) != "!":
-                raise Unreadable(f"{piece} beside what stands before it")
+                raise Unreadable(f"{piece} right after another factor")
             return ("*", tree, self.power())
         return None
 
@@ -139,7 +138,7 @@ class _Reader(Atoms):
         return modulus
 
     def compound(self, tree: Tree, unit: Unit | None) -> Tree:
-        """A quantity, and a smaller one behind it: ("compound", quantity in the smaller unit, units)."""
+        """Read a quantity and a smaller one after it: ("compound", quantity in the smaller unit, units)."""
         if unit is None:
             return tree
         quantity: Tree = ("quantity", tree, unit)
@@ -161,7 +160,7 @@ class _Reader(Atoms):
                 return ("compound", ("quantity", ("+", ("*", tree, times), inner[1]), small), units)
         self.at = before
         if not joined:
-            raise Unreadable("two numbers beside each other")
+            raise Unreadable("two adjacent numbers")
         return quantity
 
     def starts_factor(self) -> bool:
@@ -225,7 +224,7 @@ class _Reader(Atoms):
         return self.postfix(("^", tree, self.exponent()))
 
     def degrees(self) -> Unit | None:
-        r"""`^\circ`, `^{\circ}`, `^\circ C`, taken where it stands."""
+        r"""Take `^\circ`, `^{\circ}` or `^\circ C` if it comes next."""
         braced = self.peek(1) == "{"
         if self.peek(1 + braced) not in ("\\circ", "\\degree") or (braced and self.peek(3) != "}"):
             return None
@@ -259,7 +258,7 @@ class _Reader(Atoms):
 
 
 def _is_measurable(tree: Tree) -> bool:
-    """Whether a unit may follow: a number, or what holds no letters."""
+    """Return whether a unit may follow: the tree is a number or holds no letters."""
     if tree[0] in ("number", "digits"):
         return True
     if tree[0] == "constant":

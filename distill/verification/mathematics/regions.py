@@ -1,4 +1,4 @@
-r"""Intervals, their unions and inequalities of one letter, as one thing: the real numbers that they hold.
+r"""Reduces intervals, their unions and inequalities of one letter to the real numbers that they contain.
 
 [2, 5)    2 \le x < 5    x \in [2, 5)    ──>  ((2, closed, 5, open),)
 """
@@ -15,7 +15,7 @@ _TURNED = {"<": ">", ">": "<", "<=": ">=", ">=": "<="}
 
 @dataclass(frozen=True)
 class Infinite:
-    """An end that is no number."""
+    """An infinite end."""
 
     sign: int
 
@@ -34,7 +34,7 @@ ALL = (Interval(Infinite(-1), False, Infinite(1), False),)
 
 
 def is_region(tree: Tree) -> bool:
-    """Whether a tree can mean nothing but a part of the real numbers; `(1, 2)` may be a pair."""
+    """Return whether a tree can only mean a set of real numbers; `(1, 2)` may also be a pair."""
     match tree[0]:
         case "union" | "intersection" | "without":
             return True
@@ -50,7 +50,7 @@ def is_region(tree: Tree) -> bool:
 
 
 def are_same_region(one: Tree, other: Tree) -> bool:
-    """Whether two trees hold the same real numbers; False where one of them cannot be read so."""
+    """Return whether two trees contain the same real numbers; False if one of them cannot be read so."""
     try:
         ours, theirs = region_of(one), region_of(other)
     except NoValue:
@@ -59,7 +59,7 @@ def are_same_region(one: Tree, other: Tree) -> bool:
 
 
 def region_of(tree: Tree) -> tuple[Interval, ...]:
-    """The intervals in order. Raises `NoValue` where the tree is none, or has ends that are no numbers."""
+    """Return the intervals in order; raises `NoValue` if the tree has none, or has ends that are not numbers."""
     if tree == ("symbol", "mathbb_R"):
         return ALL
     if tree[0] == "union":
@@ -80,7 +80,7 @@ def region_of(tree: Tree) -> tuple[Interval, ...]:
 
 
 def letter_of(tree: Tree) -> str | None:
-    """The letter that an inequality, or an `x \\in …`, is about."""
+    """Return the letter that an inequality, or an `x \\in …`, is about."""
     if tree[0] == "sequence" and tree[3]:
         return letter_of(tree[3][0])
     letters = [side[1] for side in tree[2] if side[0] == "symbol"] if tree[0] == "relation" else []
@@ -109,7 +109,7 @@ def _of_relation(signs: tuple[str, ...], sides: tuple[Tree, ...]) -> tuple[Inter
 
 
 def _sorted(one: Tree, other: Tree) -> tuple[Tree, Tree]:
-    """The bound, and the letter."""
+    """Return the bound, then the letter."""
     return (other, one) if one[0] == "symbol" else (one, other)
 
 

@@ -1,8 +1,7 @@
-"""Whether two trees are worth the same: exactly, at points where they hold letters, or as a number that was rounded.
+"""Decides whether two trees have the same value: exactly, at sample points of their letters, or after rounding.
 
-Two formulas that agree at every point, to forty digits, are one formula: whoever wrote another would have to hit it
-four times. At the last two points some letters are negative, and only real values count there, so that `\\sqrt{x^2}` is
-not `x`.
+Two formulas that agree at every point to forty digits count as one: a different one would have to agree four times by
+chance. At the last two points some letters are negative and only real values count, so that `\\sqrt{x^2}` is not `x`.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ def same_value(one: Tree, other: Tree) -> bool:
 
 
 def rounds_to(reference: Tree, answer: Tree) -> bool:
-    """Whether the reference is the answer rounded, and was written with enough digits to be known as that."""
+    """Return whether the reference is the rounded answer, with enough digits to show that it was rounded."""
     number = reference[1] if reference[0] == "negative" else reference
     if number[0] != "number" or number[2] is None or number[2] < 1:
         return False
@@ -49,7 +48,7 @@ def rounds_to(reference: Tree, answer: Tree) -> bool:
 
 
 def paired_values(one: Tree, other: Tree) -> Iterator[tuple[Value, Value]]:
-    """Both values at each point where both have one; empty where they have none at a point of positive values."""
+    """Yield both values at each point where both have one; nothing if they lack one at a point of positive values."""
     if letters_of(one) ^ letters_of(other) == {"c", "C"}:  # the constant of an integral
         one, other = (_with_capital(tree) for tree in (one, other))
     letters = sorted(letters_of(one) | letters_of(other))
@@ -76,14 +75,14 @@ def paired_values(one: Tree, other: Tree) -> Iterator[tuple[Value, Value]]:
 
 
 def is_undone(tree: Tree) -> bool:
-    """Whether arithmetic is left to do in it: a sum, a difference or a product of plain numbers, not `3 * 10^8`."""
+    """Return whether a tree is unfinished arithmetic: a sum, difference or product of plain numbers, not `3 * 10^8`."""
     if tree[0] in ("+", "*") and all(map(is_rational, tree[1:])):
         return not _is_scientific(tree)
     return tree[0] in ("+", "*", "/", "negative", "about") and any(is_undone(part) for part in tree[1:])
 
 
 def is_plain(tree: Tree) -> bool:
-    """A number with nothing left to do in it."""
+    """Return whether a tree is a plain number."""
     return is_rational(tree) and not is_undone(tree)
 
 

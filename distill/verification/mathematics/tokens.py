@@ -1,7 +1,6 @@
-r"""A piece of mathematics, plain or LaTeX → its tokens, and a cursor that reads along them.
+r"""Splits a piece of mathematics, plain or LaTeX, into tokens, and reads along them with a cursor.
 
-Marks that only lay out (`\left`, `\,`, `\displaystyle`) are left out; what is written as text (`\text{ cm}`) is one
-token.
+Layout commands (`\left`, `\,`, `\displaystyle`) are dropped; text within mathematics (`\text{ cm}`) is one token.
 """
 
 from __future__ import annotations
@@ -13,19 +12,20 @@ from toolkit.answers.number_notation import WITH_COMMAS, WITHOUT_COMMAS
 from toolkit.answers.plain_text import STYLED
 
 LONGEST = 2_000
-"""Characters of an expression; nobody's result is longer."""
+"""Most characters of an expression; no real result is longer."""
 DEEPEST = 50
-"""Parts within parts."""
+"""Deepest nesting."""
 MOST_OPERATIONS = 250
-"""Terms, factors and signs behind each other: each makes the tree one level deeper."""
+"""Most terms, factors and signs in a row: each makes the tree one level deeper."""
 
 _LAYOUT = re.compile(
-    r"\\(?:left|right)\s*\.(?!\d)|\\(?:left|right|[bB]igg?[lrm]?|displaystyle|textstyle|(?:normal|foot)?(?:size|small|tiny|large|Large|LARGE|huge|Huge)|underline|limits|nolimits|strut|rm|bf|it)(?![A-Za-z])\s*"
-    r"|(?<!\\)\\[,;:! ]|\\q?quad(?![A-Za-z])|~|\\(?:phantom|hspace|vspace|label|tag)\*?\{[^{}]*\}"
+    r"\\(?:left|right)\s*\.(?!\d)|\\(?:left|right|[bB]igg?[lrm]?|displaystyle|textstyle|(?:normal|foot)?(?:size|small|"
+    r"tiny|large|Large|LARGE|huge|Huge)|underline|limits|nolimits|strut|rm|bf|it)(?![A-Za-z])\s*|(?<!\\)\\[,;:! ]|"
+    r"\\q?quad(?![A-Za-z])|~|\\(?:phantom|hspace|vspace|label|tag)\*?\{[^{}]*\}"
 )
 _TOKEN = re.compile(
-    r"(?P<space>\s+)|(?P<text>\x02[^\x03]*\x03)|(?P<number>\.?\d)|(?P<command>\\[A-Za-z]+|\\[^A-Za-z])|(?P<word>[^\W\d_]+)"
-    r"|(?P<sign><=|>=|!=|==|=>|->|\*\*|!!|\.\.\.|.)",
+    r"(?P<space>\s+)|(?P<text>\x02[^\x03]*\x03)|(?P<number>\.?\d)|(?P<command>\\[A-Za-z]+|\\[^A-Za-z])|"
+    r"(?P<word>[^\W\d_]+)|(?P<sign><=|>=|!=|==|=>|->|\*\*|!!|\.\.\.|.)",
     re.DOTALL,
 )
 
@@ -33,24 +33,23 @@ _TOKEN = re.compile(
 _BASED = re.compile(
     r"(?:\x02)?([0-9A-Z]*(?:[0-9][A-Z]|[A-Z]{2}|[A-Z][0-9])[0-9A-Z]*)\x03?\s*_\s*(?:\{(1[1-9]|[23]\d)\}|(1[1-9]|[23]\d))"
 )
-"""`FF_{16}`, a number in a base with letters among its digits."""
+"""`FF_{16}`: a number in a base that has letters for digits."""
 _PREFIXED = re.compile(r"0(?:b([01]+)|x([0-9A-Fa-f]+))")
 _FRENCH = re.compile(r"([\[\]])([^\[\]]*[,;][^\[\]]*)([\[\]])")
-"""`]0, 1[`, an open interval in France; fits `[0, 1]` too, which stays as it is."""
+"""`]0, 1[`, the French open interval; also matches `[0, 1]`, which stays as it is."""
 
 
 class Unreadable(Exception):
-    """Why a text is not read as mathematics, in words for people."""
+    """A text that is not read as mathematics; the message tells people why."""
 
 
 class NeedsLibrary(Unreadable):
-    """Mathematics that only the algebra system's own reader knows: sums, integrals, limits."""
+    """Mathematics that only the algebra system's own parser knows: sums, integrals, limits."""
 
 
 @dataclass(frozen=True)
 class MathToken:
-    """A number, a word, a command of LaTeX, a text within mathematics, or a sign; `spaced` where white space
-    precedes."""
+    """A number, word, LaTeX command, text within mathematics, or sign; `spaced` if white space precedes it."""
 
     kind: str
     text: str
@@ -58,7 +57,7 @@ class MathToken:
 
     @property
     def word(self) -> str:
-        """In small letters, without the marks of a text within mathematics."""
+        """The token in lower case, without the marks of text within mathematics."""
         return self.text.strip("\x02\x03 ,.").casefold()
 
 
@@ -66,9 +65,9 @@ END = MathToken("end", "", False)
 
 
 def tokens_of(text: str, *, commas: bool) -> list[MathToken]:
-    """Split a whole text; `commas` says that a comma may belong to a number ("1,234") outside of brackets.
+    """Split a whole text; `commas`: whether a comma may belong to a number ("1,234") outside of brackets.
 
-    Raises `Unreadable` where the text is longer than anybody's result.
+    Raises `Unreadable` if the text is longer than any real result.
     """
     if len(text) > LONGEST:
         raise Unreadable(f"{len(text)} characters, more than {LONGEST}")
@@ -81,7 +80,7 @@ def tokens_of(text: str, *, commas: bool) -> list[MathToken]:
         found = _TOKEN.match(text, position)
         assert found, "the last alternative takes any character"
         kind, piece = str(found.lastgroup), found[0]
-        commas = commas and not (piece == "," and depth == 0)  # from the first on they separate items
+        commas = commas and not (piece == "," and depth == 0)  # after the first, all separate items
         if kind == "number":
             number = (WITH_COMMAS if commas and depth == 0 else WITHOUT_COMMAS).match(text, position)
             piece = number[0] if number else piece
@@ -96,7 +95,7 @@ def tokens_of(text: str, *, commas: bool) -> list[MathToken]:
 
 
 def _based(text: str) -> list[MathToken] | None:
-    """The tokens of a whole text that is a number in base 16 or another one with letters for digits, or `0b101`."""
+    """Return the tokens of a text that is one number in a base with letters for digits, such as 16, or `0b101`."""
     if found := _PREFIXED.fullmatch(text):
         digits, base = (found[1], "2") if found[1] else (found[2].upper(), "16")
     elif (found := _BASED.fullmatch(text)) and int(max(found[1]), 36) < int(found[2] or found[3]):
@@ -107,7 +106,7 @@ def _based(text: str) -> list[MathToken] | None:
 
 
 def _prepared(text: str) -> str:
-    """One command for each meaning; texts between \\x02 and \\x03."""
+    """Replace commands of the same meaning by one, and put texts between \\x02 and \\x03."""
     text = re.sub(r"(?<=\d)(?:\{,\}|,\\!)(?=\d{3})", ",", text.replace("\x02", "").replace("\x03", ""))
     text = re.sub(r"(?<=\d)\\[,;:! ](?=\d{3}(?!\d))", " ", text)
     text = text.replace("लाख", "lakh").replace("करोड़", "crore")
@@ -126,7 +125,7 @@ def _prepared(text: str) -> str:
 
 
 class Cursor:
-    """A place between tokens."""
+    """A position between tokens."""
 
     def __init__(self, tokens: list[MathToken]) -> None:
         self.tokens, self.at, self.depth, self.operations = tokens, 0, 0, 0
@@ -141,28 +140,28 @@ class Cursor:
         return self.token(ahead).kind
 
     def take(self, *expected: str) -> str:
-        """The token here, which must be one of those expected. Raises `Unreadable`."""
+        """Take the next token; raises `Unreadable` if it is none of those expected."""
         piece = self.peek()
         if not piece or (expected and piece not in expected):
-            raise Unreadable(f"{' or '.join(expected) or 'something'} must follow, not {piece or 'the end'}")
+            raise Unreadable(f"{piece or 'the end'} instead of {' or '.join(expected) or 'something'}")
         self.at += 1
         return piece
 
     def skip(self, *pieces: str) -> bool:
-        """Take the token here where it is one of these."""
+        """Take the next token if it is one of these; return whether it is."""
         if self.peek() in pieces:
             self.at += 1
             return True
         return False
 
     def count_operation(self) -> None:
-        """Count one more operation. Raises `Unreadable` beyond `MOST_OPERATIONS`."""
+        """Count one more operation; raises `Unreadable` beyond `MOST_OPERATIONS`."""
         self.operations += 1
         if self.operations > MOST_OPERATIONS:
             raise Unreadable(f"more than {MOST_OPERATIONS} operations")
 
     def deeper(self) -> None:
-        """Count one more level of brackets. Raises `Unreadable` beyond `DEEPEST`."""
+        """Count one more level of nesting; raises `Unreadable` beyond `DEEPEST`."""
         self.depth += 1
         if self.depth > DEEPEST:
             raise Unreadable(f"brackets, signs or powers more than {DEEPEST} deep")

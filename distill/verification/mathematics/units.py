@@ -1,9 +1,9 @@
-"""Units of measure: what a unit's name measures, and how large it is.
+"""Reads units of measure: what a unit's name measures, and how large it is.
 
-    "km/h" → length / time, 5/18        "square feet" → length², 0.09290304        "apples" → a thing of its own
+    "km/h" → length / time, 5/18        "square feet" → length², 0.09290304        "apples" → a dimension of its own
 
-Two quantities can be compared where they measure the same thing; then each is worth its number times its unit's factor.
-A noun that is no unit counts as a thing of its own, so that 5 apples are no 5 pears; "units" measure anything.
+Quantities are comparable if they measure the same thing; each is then its number times its unit's factor. A noun that
+is not a unit counts as a dimension of its own, so that 5 apples are not 5 pears; "units" can measure anything.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from functools import lru_cache
 
 @dataclass(frozen=True)
 class Unit:
-    """What is measured, as (dimension, power), how large the unit is, and its name as it was written."""
+    """A unit's dimensions, as (dimension, power), its factor, and its name as written."""
 
     dimensions: tuple[tuple[str, int], ...]
     factor: Fraction
@@ -29,7 +29,7 @@ class Unit:
 
     @property
     def is_noun(self) -> bool:
-        """Whether it counts things that no table knows: apples, red marbles."""
+        """Whether the unit counts things that the table does not know: apples, red marbles."""
         return not any(dimension in _DIMENSIONS for dimension, _ in self.dimensions)
 
 
@@ -84,9 +84,9 @@ _NOTHING = frozenset((
 _PERCENT = re.compile(r"\b(?:per cento?|pour cent|por c(?:iento|ento)|prozent|процент\w*)\b", re.IGNORECASE)
 _ANY = re.compile(r"(?:square |cubic |sq\.? |cu\.? )?units?(?:\s*\^\{?[23]\}?|squared|cubed)?", re.IGNORECASE)
 SINGLE = frozenset("msghlL")
-"""Letters that are units behind a number and a space."""
+"""Letters that are units after a number and a space."""
 LETTERS = SINGLE | frozenset("JNWVAKCFTH")
-"""Letters that are units where they are written as text; any other letter stands for a number."""
+"""Letters that are units if they are written as text; any other letter stands for a number."""
 
 
 def _rows(
@@ -126,18 +126,18 @@ _PROPER = {
         ["KB", "kB"],
     )
 }
-"""Names of two letters that are units in this case only: mv is a product."""
+"""Two-letter names that are units only in this spelling: mv is a product."""
 _DIMENSIONS = frozenset(dimension for dimensions, _ in _UNITS.values() for dimension, _ in dimensions)
 
 
 def is_unit(word: str) -> bool:
-    """Whether a single word names a unit of the table."""
+    """Return whether a single word names a unit of the table."""
     return _known(word) is not None
 
 
 @lru_cache(maxsize=2_048)
 def read_unit(text: str) -> Unit | None:
-    """Read "cm^2", "miles per hour" or "red apples"; None where nothing is measured (an empty text, "units")."""
+    """Read "cm^2", "miles per hour" or "red apples"; return None if nothing is measured (an empty text, "units")."""
     name = " ".join(text.replace("\\", " ").split()).strip(" .,")
     if not name or _ANY.fullmatch(name):
         return None

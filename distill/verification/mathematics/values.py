@@ -1,8 +1,8 @@
-"""What a tree is worth: an exact fraction where it is one, else a number of 50 digits; with values for its letters.
+"""Evaluates a tree, given values for its letters: to an exact fraction if possible, else to a number of 50 digits.
 
-Rational arithmetic is exact. Roots, powers, logarithms and angles are worked out to `DIGITS` digits, and two values
-that agree to `AGREEING` of them are the same: whoever writes another number by chance would have to hit forty digits.
-Nothing here can run away: powers and factorials beyond `LARGEST_EXPONENT` digits have no value.
+Rational arithmetic is exact. Roots, powers, logarithms and angles are computed to `DIGITS` digits, and two values that
+agree to `AGREEING` of them are the same: a different number would have to match forty digits by chance. Evaluation
+always ends: powers and factorials beyond `LARGEST_EXPONENT` digits have no value.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from distill.verification.mathematics.units import DEGREE
 
 DIGITS, AGREEING = 50, 40
 LARGEST_EXPONENT = 4_000
-"""Of ten; nobody's result is larger."""
+"""Largest exponent of ten; no real result is larger."""
 Value = Any
 """A `Fraction`, or a real or complex number of mpmath."""
 
@@ -28,11 +28,11 @@ _CONTEXT.dps = DIGITS
 
 
 class NoValue(Exception):
-    """Why a tree has no value, in words for people."""
+    """A tree without a value; the message tells people why."""
 
 
 def value_of(tree: Tree, letters: Mapping[str, Value] | None = None) -> Value:
-    """Work a tree out. Raises `NoValue` where a letter has no value, or the tree is no single number."""
+    """Evaluate a tree; raises `NoValue` if a letter has no value, or the tree is not a single number."""
     try:
         return _value(tree, letters or {})
     except (ZeroDivisionError, OverflowError, ValueError, TypeError) as error:
@@ -40,7 +40,7 @@ def value_of(tree: Tree, letters: Mapping[str, Value] | None = None) -> Value:
 
 
 def are_same(one: Value, other: Value) -> bool:
-    """Whether two values are one: exactly, or to `AGREEING` digits where one of them is no fraction."""
+    """Return whether two values are equal: exactly, or to `AGREEING` digits if one of them is not a fraction."""
     if isinstance(one, Fraction) and isinstance(other, Fraction):
         return one == other
     one, other = _real(one), _real(other)
@@ -49,7 +49,7 @@ def are_same(one: Value, other: Value) -> bool:
 
 
 def letters_of(tree: Tree) -> frozenset[str]:
-    """The names of all symbols, and of functions that only have a name."""
+    """Return the names of all symbols and of unknown functions."""
     found = set()
     for part in _walk(tree):
         if part[0] == "symbol" or (part[0] == "call" and part[1].startswith("function")):
@@ -78,7 +78,7 @@ def _value(tree: Tree, letters: Mapping[str, Value]) -> Value:
         case "symbol":
             if tree[1] in letters:
                 return letters[tree[1]]
-            raise NoValue(f"{tree[1]}, which stands for something")
+            raise NoValue(f"{tree[1]} without a value")
         case "negative":
             return -_value(tree[1], letters)
         case "+":
@@ -140,7 +140,7 @@ def _log10(value: Value) -> float:
 
 
 def _exact_root(value: Fraction, degree: int) -> Fraction | None:
-    """The real root where it is a fraction; of a negative number only an odd one."""
+    """Return the real root if it is a fraction; a negative number has only odd roots."""
     if degree > LARGEST_EXPONENT or (value < 0 and degree % 2 == 0):
         return None
     sign = -1 if value < 0 else 1
@@ -168,14 +168,14 @@ def _root(value: Value, degree: Value) -> Value:
 
 
 def _call(name: str, arguments: tuple[Tree, ...], letters: Mapping[str, Value]) -> Value:
-    foot = next((_value(part[1], letters) for part in arguments if part[0] == "foot"), None)
-    values = [_value(_radians(part), letters) for part in arguments if part[0] != "foot"]
+    subscript = next((_value(part[1], letters) for part in arguments if part[0] == "subscript"), None)
+    values = [_value(_radians(part), letters) for part in arguments if part[0] != "subscript"]
     if name.startswith("function"):
         if name in letters and len(values) == 1:
             return _CONTEXT.sin(_real(letters[name]) + 3 * _real(values[0]))  # any function that no formula is
         raise NoValue(f"the {name}")
-    if foot is not None and name != "log":
-        raise NoValue(f"{name} with a foot")
+    if subscript is not None and name != "log":
+        raise NoValue(f"{name} with a subscript")
     if name in ("log", "ln", "lg", "exp", "cbrt", "abs", "factorial") and len(values) != 1:
         raise NoValue(f"{name} of {len(values)} values")
     match name:
@@ -186,7 +186,7 @@ def _call(name: str, arguments: tuple[Tree, ...], letters: Mapping[str, Value]) 
         case "abs":
             return abs(values[0])
         case "log" | "ln" | "lg":
-            base = foot if foot is not None else Fraction(10) if name == "lg" else None
+            base = subscript if subscript is not None else Fraction(10) if name == "lg" else None
             return _logarithm(values[0], base)
         case "exp":
             return _power(+_CONTEXT.e, values[0])
@@ -206,14 +206,14 @@ def _call(name: str, arguments: tuple[Tree, ...], letters: Mapping[str, Value]) 
 
 
 def _radians(tree: Tree) -> Tree:
-    r"""Of an angle in degrees, `\sin 45^\circ`, its radians."""
+    r"""Convert an angle in degrees, as in `\sin 45^\circ`, to radians."""
     if tree[0] != "quantity" or tree[2] != DEGREE:
         return tree
     return ("*", tree[1], ("/", ("constant", "pi"), ("number", Fraction(180), None)))
 
 
 def _logarithm(value: Value, base: Value | None) -> Value:
-    """Exact where value and base are powers of one number."""
+    """Compute a logarithm, exactly if value and base are powers of one number."""
     if value == 0 or (base is not None and base in (0, 1)):
         raise NoValue("a logarithm without a value")
     if base is None:
@@ -227,16 +227,16 @@ def _logarithm(value: Value, base: Value | None) -> Value:
 
 
 def _between_whole(name: str, values: list[Value]) -> Value:
-    """Factorials of what is no whole number, so that formulas with letters can be compared at points between them."""
+    """Evaluate factorials of non-integers, so that formulas with letters can be compared at non-integer points."""
     if any(abs(value) > 1_000 for value in values):
         raise NoValue(f"{name} of {values[0]}")
     return {"factorial": _CONTEXT.factorial, "binomial": _CONTEXT.binomial}[name](*map(_real, values))
 
 
 def _whole(name: str, values: list[Value]) -> int:
-    """Functions of whole numbers."""
+    """Evaluate functions of integers."""
     if not values or not all(isinstance(value, Fraction) and value.denominator == 1 for value in values):
-        raise NoValue(f"{name} of what is no whole number")
+        raise NoValue(f"{name} of a number that is not an integer")
     numbers = [int(value) for value in values]
     if name in ("gcd", "lcm"):
         return {"gcd": math.gcd, "lcm": math.lcm}[name](*numbers)

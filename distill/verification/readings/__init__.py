@@ -1,1 +1,1 @@
-"""What a text may mean as an answer: numbers, words, choices, dates and their parts."""
+"""Reads what a text means as an answer: numbers, words, choices, dates and their parts."""

@@ -1,4 +1,4 @@
-r"""A result without what stands around it: the sentence's point, "So", an arrow, a label and an equals sign, a remark.
+r"""Strips what surrounds a result: the final point, "So", an arrow, a label with an equals sign, a remark.
 
 "So total = 42 (which is 6 * 7)."  ──bare_result──>  "total = 42"  ──without_label──>  "42"
 """
@@ -18,22 +18,22 @@ _REMARK = re.compile(
     rf"(?<=[\d%}}])\s+\((?!\s*(?:mod|base|(?:or\s+)?{DOUBT}\b[^()]*\d))"
     r"(?=\s*(?:=|\\approx)|[^()]*(?<![\\A-Za-z])(?!(?:sin|cos|tan|log|exp|sqrt)\b)[^\W\d_]{3,})[^()]*\)$"
 )
-"""Words in brackets behind a number, `42 (which is 6 * 7)`; `2 (x + 1)` is a product, and `(1, 2) (3, 4)` are two
+"""Words in brackets after a number, `42 (which is 6 * 7)`; `2 (x + 1)` is a product, and `(1, 2) (3, 4)` are two
 pairs."""
 _IN_BASE = re.compile(r"^([0-9A-Z]+),?\s*(?:\(\s*|in\s+|\(in\s+)?base[- ](\w+)\s*\)?$", re.IGNORECASE)
 """`101 (base 2)`"""
 _WORKING = re.compile(r"(-?[\d.]+)\s+\(([-+*/\d.\s]+)\)")
-"""How the number was worked out, `5 (8 - 3)`."""
+"""The calculation of a number, `5 (8 - 3)`."""
 _OPENING = re.compile(r"^(?:so|thus|hence|therefore|then|and|we (?:get|have|find|obtain))\b[\s,:]*", re.IGNORECASE)
 _LABEL = re.compile(
-    r"^(?:[A-Za-z][A-Za-z' "
-    r"]*|[A-Z]\^\{-1\}\s*|\\?[A-Za-z]+\([^()=]*\)|[A-Za-z]'+|\\frac\{d[a-zA-Z]?\}\{d[a-zA-Z]\}[^=]*|\\(?:lim|int|sum|prod|gcd|text|operatorname)(?![A-Za-z])[^=]*)=\s*(?=\S)"
+    r"^(?:[A-Za-z][A-Za-z' ]*|[A-Z]\^\{-1\}\s*|\\?[A-Za-z]+\([^()=]*\)|[A-Za-z]'+|"
+    r"\\frac\{d[a-zA-Z]?\}\{d[a-zA-Z]\}[^=]*|\\(?:lim|int|sum|prod|gcd|text|operatorname)(?![A-Za-z])[^=]*)=\s*(?=\S)"
 )
 """Words before an equals sign, `total = 42`."""
 
 
 def bare_result(text: str) -> str:
-    """Without the sentence's point, what opens it, arrows before it and a remark in brackets behind a number."""
+    """Strip the final point, opening words, leading arrows and a bracketed remark after a number."""
     text = _last_of_aligned(text).strip("~ ")
     text = _OPENING.sub("", re.sub(r"\b(?:R|US|A|AU|CA|C|NZ|HK|S)\$", "$", text.strip()))
     text = re.sub(r"(?:\s*\\?[.。,;])+$", "", without_delimiters(text)).strip()
@@ -55,13 +55,13 @@ def _is_worth(number: str, sum_: str) -> bool:
 
 
 def without_label(text: str) -> str:
-    """Without what an equals sign says to be the rest; a denial is no label."""
+    """Strip the words before an equals sign; a denial is not a label."""
     label = _LABEL.match(text)
     return text[label.end() :] if label and not strings.says_otherwise(label[0]) else text
 
 
 def _last_of_aligned(text: str) -> str:
-    r"""Of `\begin{aligned} x &= 3 + 4 \\ &= 7 \end{aligned}` the last line."""
+    r"""Return the last line of `\begin{aligned} x &= 3 + 4 \\ &= 7 \end{aligned}`."""
     start = max(text.rfind(rf"\begin{{{name}") for name in ("align", "gather", "split", "eqnarray", "equation"))
     if start >= 0 and (end := text.find(r"\end{", start)) >= 0:
         lines = [line for line in text[text.find("}", start) + 1 : end].split(r"\\") if line.strip()]

@@ -1,4 +1,4 @@
-"""Dates and times of day in a text, in the usual orders and languages, as numbers that can be compared."""
+"""Reads dates and times of day, in the usual orders and languages, as numbers that can be compared."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import re
 from datetime import date
 
 Day = tuple[int | None, int, int]
-"""(year, or None where none is given; month; day)."""
+"""(year, or None if none is given; month; day)."""
 Moment = tuple[int, int, int, bool]
-"""(hour of 24, minute, second, whether the half of the day was said)."""
+"""(hour of 24, minute, second, whether the half of the day was given)."""
 
 _MONTHS = (
     "january jan januar janvier enero janeiro gennaio января январь",
@@ -44,7 +44,7 @@ _TIME = re.compile(
 
 
 def date_of(text: str) -> Day | None:
-    """The date that a whole text is; of `15/01/2024` the day first, where both could be."""
+    """Read a whole text as a date; ambiguous ones such as `05/01/2024` begin with the day."""
     whole = re.sub(r"^(?:the|on|le|el|am|il)\s+", "", text.strip(" .,"), flags=re.IGNORECASE)
     if not any(pattern.fullmatch(whole) for pattern in (*_DATES, _SLASHED)):
         return None
@@ -53,7 +53,7 @@ def date_of(text: str) -> Day | None:
 
 
 def dates_in(text: str) -> set[Day]:
-    """All dates that a text names."""
+    """Find all dates in a text."""
     found: set[Day] = set()
     for pattern in _DATES:
         for match in pattern.finditer(text):
@@ -76,18 +76,18 @@ def _valid(year: int | None, month: int, day: int) -> set[Day]:
 
 
 def time_of(text: str) -> Moment | None:
-    """The time of day that a whole text is, `10:30` or `6:05 pm`."""
+    """Read a whole text as a time of day, `10:30` or `6:05 pm`."""
     whole = _TIME.fullmatch(_in_digits(text).strip(" ,").removesuffix("."))
     return _moment(whole) if whole else None
 
 
 def times_in(text: str) -> set[Moment]:
-    """All times of day that a text names."""
+    """Find all times of day in a text."""
     return {_moment(found) for found in _TIME.finditer(_in_digits(text))}
 
 
 def _in_digits(text: str) -> str:
-    """Noon and midnight as a clock shows them, `3.30 pm` with a colon, and of `3 o'clock in the afternoon` 3 pm."""
+    """Rewrite noon and midnight as clock times, `3.30 pm` with a colon, and `3 o'clock in the afternoon` as 3 pm."""
     text = re.sub(r"\b(?:12(?::00)?\s+)?noon\b|\bmidday\b", "12:00 pm", text, flags=re.IGNORECASE)
     text = re.sub(r"\b(?:12(?::00)?\s+)?midnight\b", "12:00 am", text, flags=re.IGNORECASE)
     text = re.sub(r"(?<=\d)\.(?=[0-5]\d\s*[ap]\.?m\b)", ":", text, flags=re.IGNORECASE)
@@ -96,7 +96,7 @@ def _in_digits(text: str) -> str:
 
 
 def same_moment(one: Moment, other: Moment) -> bool:
-    """Whether two times are one; where one side leaves the half of the day out, by the clock's face."""
+    """Return whether two times are equal; on a 12-hour clock if one of them leaves out the half of the day."""
     if one[:3] == other[:3]:
         return True
     return (

@@ -1,4 +1,5 @@
-r"""The letter of a multiple choice that a text chooses: `(B)`, `B) Paris`, `\textbf{(B)}\ 16`, "Option B", `选B`."""
+r"""Reads the letter that a text chooses of a multiple choice: `(B)`, `B) Paris`, `\textbf{(B)}\ 16`, "Option B",
+`选B`."""
 
 from __future__ import annotations
 
@@ -24,7 +25,7 @@ _VARIABLE = re.compile(
     rf"[{LETTERS.lower()}] is (?!(?:the |my |our )?(?:correct|right|best|better|answer|option|choice|final)\b)"
     rf"|[{LETTERS}] is (?:the|a) (?:variable|unknown)\b"
 )
-"""A letter that is spoken of and not chosen."""
+"""A letter that is mentioned but not chosen."""
 _OTHER_IS_RIGHT = re.compile(
     rf"^\W*(?:(?i:however|but|although|though|yet|no|on second thought)\b[^.]*?"
     rf"(?<![\w'])\(?([{LETTERS}])\)?\s+(?:is|was)\s+"
@@ -32,7 +33,7 @@ _OTHER_IS_RIGHT = re.compile(
     r"(?:(?:also|actually|really|in fact|the|equally|just as)\s+)*(?:right|correct|better|best|answer)\b",
     re.DOTALL,
 )
-"""Behind a letter, that it is another; an option may itself say "A is correct, but B is not"."""
+"""Words after a letter that choose another one; an option may itself say "A is correct, but B is not"."""
 _TAKEN_BACK = re.compile(rf"\b(?:wait|actually|should be|correction)\b|^\W*(?:or\s+)?{DOUBT}\b", re.IGNORECASE)
 _REFUSED = re.compile(
     rf"(?:(?:it|this|that) )?(?:is |are )?(?:{NO_ANSWER}|(?:wrong|incorrect|false|not)\b)|"
@@ -42,15 +43,14 @@ _REFUSED = re.compile(
 
 
 def choice_of(text: str) -> tuple[str, str] | None:
-    """(letter, what stands behind it); None where the text begins with no letter of a choice."""
+    """Return (letter, text after it); None if the text does not begin with the letter of a choice."""
     text = re.sub(r"[*`\"]", "", without_style(text)).strip().rstrip(".。!")
     found = _CHOICE.fullmatch(text)
     return None if not found else ((found[1] or found[2] or found[3]).upper(), found[4].strip())
 
 
 def choice_in(text: str, question: str = "") -> str | None:
-    """The one letter that a final answer chooses, by name or by what the question's options say; "" where it names
-    two."""
+    """Return the letter that a final answer chooses, by name or by the text of an option; "" if it names two."""
     options = options_in(question)
     if any(_SEVERAL.search(without_aside(without_style(clause))) for clause in main_clauses(text)):
         return ""
@@ -74,7 +74,7 @@ def choice_in(text: str, question: str = "") -> str | None:
 
 
 def choices_of(text: str) -> frozenset[str] | None:
-    """The letters of a text that is two or more of them, `A, C`, `(B) and (D)` or, in their order, `BD`."""
+    """Read a whole text as two or more letters: `A, C`, `(B) and (D)` or, in alphabetical order, `BD`."""
     bare = without_style(text).strip(" .")
     if re.fullmatch(rf"[{LETTERS}]{{2,5}}", bare) and list(bare) == sorted(set(bare)):
         return frozenset(bare)
@@ -84,7 +84,7 @@ def choices_of(text: str) -> frozenset[str] | None:
 
 
 def choices_in(text: str) -> frozenset[str]:
-    """All letters that a final answer chooses; of `BD` both, of `B or D` none."""
+    """Return all letters that a final answer chooses: both of `BD`, none of `B or D`."""
     if re.search(r"\b(?:or|oder|ou)\b|或", text):
         return frozenset()
     for said in said_in(text):
@@ -100,6 +100,6 @@ def choices_in(text: str) -> frozenset[str]:
 
 
 def options_in(question: str) -> dict[str, str]:
-    """Letter → what it stands for, of a question that lists its choices, one a line."""
+    """Return the choices that a question lists, one per line, by their letters."""
     found = re.findall(rf"^\s*\(?([{LETTERS}])[.):]\s+(\S.*?)\s*$", question, re.MULTILINE)
     return {letter: plain_words(said) for letter, said in found}

@@ -1,4 +1,4 @@
-"""Whether an answer, as it was read, means what a reference means; each kind has one rule."""
+"""Decides whether an answer, as it was read, means the same as a reference; each kind has one rule."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from distill.verification.readings.readings import Reading, read_answer, read_re
 
 
 def means(reference: Reading, answer: Reading) -> bool:
-    """Whether they mean the same; both were read by `distill.verification.readings.readings`.
+    """Return whether two readings of `distill.verification.readings.readings` mean the same.
 
-    Raises `MissingExtra` where only the algebra system could tell, and it is not installed.
+    Raises `MissingExtra` if only the algebra system can tell, and it is not installed.
     """
     if answer.kind == "nothing":
         return False
     match reference.kind:
         case "number" if answer.kind == "library":
-            return False  # a sum or an integral that was not worked out
+            return False  # an unevaluated sum or integral
         case "number" | "mathematics" | "library":
             if reference.kind == "library" or answer.kind == "library":
                 return _same_for_library(reference, answer)
             try:
                 return tree_means(reference.meaning, answer.meaning)
-            except (NoValue, ArithmeticError, RecursionError):  # what cannot be worked out means nothing
+            except (NoValue, ArithmeticError, RecursionError):  # what cannot be evaluated means nothing
                 return False
         case "choice":
             return _same_choice(reference, answer)
@@ -43,7 +43,7 @@ def means(reference: Reading, answer: Reading) -> bool:
 
 
 def _same_for_library(reference: Reading, answer: Reading) -> bool:
-    """By the algebra system, where one side is a sum, an integral or a limit, and the other may be one too."""
+    """Compare by the algebra system if at least one side is a sum, an integral or a limit."""
     if reference.kind == "mathematics" and reference.meaning[0] in ("sequence", "relation", "matrix"):
         return False
     if _same_source(reference.said, answer.said):
@@ -52,17 +52,17 @@ def _same_for_library(reference: Reading, answer: Reading) -> bool:
 
 
 def _same_source(one: str, other: str) -> bool:
-    """Whether two texts of LaTeX differ in white space alone."""
+    """Return whether two LaTeX texts differ only in white space."""
     return "".join(one.split()) == "".join(other.split())
 
 
 def _is_ordered(text: str) -> bool:
-    """What the algebra system takes for a set, though it is none: cases, and products of vectors."""
+    """Return whether a text is ordered although the algebra system takes it for a set: cases, products of vectors."""
     return bool(re.search(r"\\begin\{|\\vec|\\overrightarrow|\\to\b(?!.*\\lim)", text)) and "\\lim" not in text
 
 
 def _same_parts(reference: Reading, answer: Reading) -> bool:
-    """Part by part, each by its own kind."""
+    """Compare part by part, each by its own kind."""
     if len(reference.meaning) != len(answer.meaning):
         return False
     for part, said in zip(reference.meaning, answer.meaning, strict=True):
@@ -73,7 +73,7 @@ def _same_parts(reference: Reading, answer: Reading) -> bool:
 
 
 def _same_choice(reference: Reading, answer: Reading) -> bool:
-    """By the letter; where the answer names none, by what stands behind the reference's."""
+    """Compare by the letter, or by the text after the reference's letter if the answer names none."""
     letter, content = reference.meaning
     said_letter, said = answer.meaning
     if said_letter:
@@ -84,7 +84,7 @@ def _same_choice(reference: Reading, answer: Reading) -> bool:
 
 
 def _contradicts(content: Reading | str | None, said: Reading | str | None) -> bool:
-    """Whether a letter stands before another number than the reference's does, `(A) 17` for `(A) 16`."""
+    """Return whether a letter is followed by another number than in the reference, `(A) 17` for `(A) 16`."""
     chosen = choice_of(said) if isinstance(said, str) else None
     if (
         not isinstance(content, Reading)
@@ -98,5 +98,5 @@ def _contradicts(content: Reading | str | None, said: Reading | str | None) -> b
 
 
 def _same_date(reference: tuple[int | None, int, int], answer: tuple[int | None, int, int]) -> bool:
-    """A reference without a year asks for none."""
+    """Compare dates; a reference without a year does not ask for one."""
     return reference[1:] == answer[1:] and (reference[0] is None or reference[0] == answer[0])

@@ -1,4 +1,4 @@
-r"""The answers to the parts of a question, `(1) \frac{1}{2}; (2) 5`, `a) 3, b) 5` or `Part A: 3, Part B: 5`."""
+r"""Splits an answer into its parts: `(1) \frac{1}{2}; (2) 5`, `a) 3, b) 5` or `Part A: 3, Part B: 5`."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ _LABELS: tuple[tuple[Sequence[str], tuple[str, ...]], ...] = (
     (("i", "ii", "iii", "iv", "v", "vi", "vii"), (_HALF_BRACKETED, _WITH_POINT, _NAMED)),
     ("①②③④⑤⑥⑦⑧", (r"{0}",)),
 )
-"""Labels in their order, and how each may be written."""
+"""Labels in their order, and the ways to write each."""
 
 
 def parts_of(text: str) -> tuple[str, ...]:
-    """The parts in their order, without their labels; none where the text is not made of two of them or more."""
+    """Return the parts in their order, without their labels; none if the text has fewer than two."""
     text = text.replace("**", "")
     for series, styles in _LABELS:
         for style in styles:
@@ -28,7 +28,7 @@ def parts_of(text: str) -> tuple[str, ...]:
 
 
 def _split(text: str, labels: Sequence[str]) -> tuple[str, ...]:
-    """What stands behind each of the labels, which follow each other from the beginning of a line on."""
+    """Return the text after each of the labels, the first of which begins a line."""
     found: list[re.Match[str]] = []
     for label in labels:
         before = r"(?<![\w.])" if found else r"(?:\A|\n)\s*"

@@ -1,10 +1,10 @@
-r"""A reference or an answer as it is read: of what kind it is, and what it says.
+r"""Reads references and answers: their kind and their meaning.
 
     "#### 1,200"            ──read_reference──>  number 1200
-    "It costs $1,200.00."   ──read_answer────>   number $1,200.00 (a number is looked for, since the reference is one)
+    "It costs $1,200.00."   ──read_answer────>   number $1,200.00 (a number is sought because the reference is one)
 
-The reference's kind decides how an answer is read; its value never does, so a reading is the same whatever would be
-right. What cannot be read in that way is "nothing", with a reason for people.
+The reference's kind decides how an answer is read, its value never does: the reading does not depend on what is right.
+What cannot be read in that way is "nothing", with a reason for people.
 """
 
 from __future__ import annotations
@@ -53,15 +53,15 @@ Kind = Literal[
 
 @dataclass(frozen=True)
 class Reading:
-    """What a text says, as `kind` is compared."""
+    """The meaning of a text, to be compared by its `kind`."""
 
     kind: Kind
     said: str
-    """For people; of "nothing" the reason."""
+    """The text for people; for "nothing" the reason."""
     meaning: Any = None
-    """A tree of mathematics, a date, a letter with what it stands for …"""
+    """A tree of mathematics, a date, a letter with its option's text …"""
     others: tuple[Any, ...] = ()
-    """Of an answer in words, the shorter texts within its sentence that may be all it says."""
+    """For an answer in words, shorter texts within its sentence that may be the answer."""
 
     def __str__(self) -> str:
         return f"{self.kind}: {' '.join(self.said.split())[:200]}"
@@ -69,7 +69,7 @@ class Reading:
 
 @lru_cache(maxsize=4_096)
 def read_reference(text: str) -> Reading:
-    """Read what a right answer must mean, in whatever published form it comes."""
+    """Read what a right answer must mean, from any published form."""
     found = find_final_answer(text)
     if found.place in ("tag", "box", "####") or _STATED.match(text):
         text = found.text
@@ -86,7 +86,7 @@ def read_reference(text: str) -> Reading:
 
 @lru_cache(maxsize=4_096)
 def read_as_list(text: str) -> Reading | None:
-    """Of a reference such as `-2,1`, which may be a number with a decimal comma, the list; None where it is no such."""
+    """Read a reference such as `-2,1`, which may also be a decimal number, as a list; None if it is not a list."""
     text = without_delimiters(plain_text(text))
     if not re.fullmatch(r"-?\d+,(?:\d{1,2}|\d{4,})", text):
         return None
@@ -95,7 +95,7 @@ def read_as_list(text: str) -> Reading | None:
 
 @lru_cache(maxsize=4_096)
 def read_answer(text: str, reference: Reading, question: str = "") -> Reading:
-    """Read an answer as the reference's kind asks for; by that kind alone, whatever the reference says."""
+    """Read an answer by the reference's kind alone, whatever the reference's value is."""
     found = find_final_answer(text)
     if reference.kind == "parts":
         parts = parts_of(found.rest if found.is_stated else plain_text(text)) or parts_of(plain_text(text))
@@ -161,23 +161,23 @@ def read_answer(text: str, reference: Reading, question: str = "") -> Reading:
 
 _EMPTY_SET = re.compile(r"(?:[A-Za-z]\s*(?:=|\\in)\s*)?(?:\\emptyset|\\varnothing|\\\{\s*\\\})\s*")
 _NO_SOLUTION = ("no solution", "no solutions", "no real solution", "no real solutions", "empty set")
-"""What an empty set says in words."""
+"""An empty set in words."""
 _BESIDE_A_DAY = re.compile(
     r"\b(?:before|after|by|until|since|no (?:later|earlier) than|earlier than|later than|plus|minus)\b", re.IGNORECASE
 )
-"""What makes a date or a time another one."""
+"""Words that change a date or a time."""
 _STATED = re.compile(
     r"\s*(?:(?:so|thus|hence|therefore),?\s+)?(?:the\s+)?(?:final\s+|correct\s+)?answer(?:\s+is|:)[^\n]*\Z",
     re.IGNORECASE,
 )
-"""A reference that is the sentence that states it."""
+"""A reference in a sentence that states it."""
 
 
 # References
 
 
 def _string(text: str) -> Reading | None:
-    """What must not be read as mathematics, though it may look like it."""
+    """Read what must not be read as mathematics although it looks like it."""
     if letters := choices_of(text):
         return Reading("choices", text, letters)
     if choice := choice_of(text):
@@ -198,13 +198,12 @@ def _string(text: str) -> Reading | None:
 
 
 def _written(data: Any) -> str:
-    """Equal for equal data."""
+    """Write data so that equal data give equal texts."""
     return json.dumps(data, sort_keys=True, ensure_ascii=False)
 
 
 def _is_code(text: str) -> bool:
-    """Digits joined by hyphens, digits that begin with 0, and capital letters with digits: nobody calculates with
-    them."""
+    """Return whether a text is a code: hyphenated digits, digits with a leading 0, or capitals with digits."""
     if re.fullmatch(r"\d+(?:-\d+)+|0\d{3,}|\+?\d[\d ]*-[\d -]+", text):
         return True
     return (
@@ -237,7 +236,7 @@ _ALL_REALS = re.compile(
 
 
 def _is_product(text: str) -> bool:
-    """Letters that stand for numbers beside each other, `xy`: from an alphabetical run, unlike a word."""
+    """Return whether adjacent letters, `xy`, stand for numbers: alphabetical neighbours, unlike a word's letters."""
     letters = [ord(letter) for letter in text]
     return (
         text.isascii() and 2 <= len(text) <= 3 and all(later - one == 1 for one, later in itertools.pairwise(letters))
@@ -268,7 +267,7 @@ def _tree(text: str) -> Tree | None:
 
 
 def _is_number(tree: Tree) -> bool:
-    """Whether a tree is one value without letters, which may stand in a sentence."""
+    """Return whether a tree is one value without letters, which may occur in a sentence."""
     if tree[0] == "relation" and set(tree[1]) <= {"=", "~"}:
         return tree[2][0][0] == "symbol" and _is_number(tree[2][-1])
     return (
@@ -280,7 +279,7 @@ def _is_number(tree: Tree) -> bool:
 
 
 def _content(text: str) -> Reading | None:
-    """Of a choice with what it stands for, that."""
+    """Read the text of an option."""
     return (_string(text) or _mathematics(text) or _words(text)) if text else None
 
 
@@ -299,7 +298,7 @@ def _lines(text: str) -> tuple[str, ...]:
 
 
 def _last_lines(text: str, count: int) -> list[tuple[str, ...]]:
-    """The last fenced block of a text, and its last lines."""
+    """Return the last fenced block of a text, and its last lines."""
     blocks = re.findall(
         r"^[ \t]*(?:```|~~~)[^\n]*\n(.*?)^[ \t]*(?:```|~~~)", plain_text(text), re.MULTILINE | re.DOTALL
     )
@@ -311,7 +310,7 @@ def _last_lines(text: str, count: int) -> list[tuple[str, ...]]:
 
 
 def _number_said(found: FinalAnswer, question: str) -> Reading:
-    """The whole as one number; else the number that the sentence which states it gives."""
+    """Read the whole answer as one number, or else the number in the sentence that states it."""
     whole = bare_result(found.text)
     for bare in dict.fromkeys((whole, without_label(whole))):
         if (value := number_in_words(bare)) is not None:
@@ -349,7 +348,7 @@ def _number_said(found: FinalAnswer, question: str) -> Reading:
 
 
 def _mathematics_said(found: FinalAnswer, *, is_list: bool) -> Reading:
-    """By itself, else a part of its sentence; where a list is asked for, `-2,1` is one."""
+    """Read the whole answer as mathematics, or else a part of its sentence; `-2,1` is a list if one is wanted."""
     bare = bare_result(found.text)
     reasons = []
     unlabelled = without_label(bare)

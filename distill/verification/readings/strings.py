@@ -1,8 +1,8 @@
-r"""References that are no mathematics: words, truth values, codes, lists and data, and how a sentence says one.
+r"""Reads answers that are not mathematics: words, truth values, codes, lists and data, also within a sentence.
 
-A sentence gives a thing where its main clause says just that ("It was Marie Curie."), and where nothing there denies or
-doubts it or names another ("not Paris", "Paris or London", "Lyon, although many believe it is Paris"). A string that
-only looks like mathematics (`555-1234`, `H2O`) is compared as the string that it is.
+A sentence gives an answer if its main clause says just that ("It was Marie Curie.") and nothing in it denies or doubts
+it or names another one ("not Paris", "Paris or London", "Lyon, although many believe it is Paris"). A string that only
+looks like mathematics (`555-1234`, `H2O`) is compared as a string.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from toolkit.answers.sentences import without_delimiters
 from toolkit.answers.vocabulary import DETERMINERS, HENCE, IS_ABROAD, IS_OR_ARE_ABROAD, IS_WITHOUT_SPACES, MAYBE, NOT
 
 LONGEST = 1_000
-"""Characters of a sentence whose parts are looked at."""
+"""Most characters of a sentence that is taken apart."""
 _DENIAL = re.compile(
     rf"(?<!\bit )\b(?:is|was|are) {NO_ANSWER}|"
     r"\b(?:is|was|are) (?:wrong|incorrect|too "
@@ -71,7 +71,7 @@ _NO_RELATIVE = r"(?:(?!\b(?:that|which|who|where)\b).)*"
 _TWO_CLAUSES = re.compile(
     rf"\b(?:is|are|was|were)\b{_NO_RELATIVE}\sand\s{_NO_RELATIVE}\b(?:is|are|was|were)\b", re.IGNORECASE | re.DOTALL
 )
-"""`Alice is a knight and Bob is a knave`: each says something of its own."""
+"""`Alice is a knight and Bob is a knave`: two statements."""
 _BACK = re.compile(
     rf"^(.{{1,200}}?)\s+(?:(?:is|are|was|were)\s+(?:{DETERMINERS}|his|her|what|who|where|right|correct|"
     r"better|best)"
@@ -97,7 +97,7 @@ _TRUTHS = dict.fromkeys(
 _TRUTHS_SAID = dict.fromkeys(["t", "yeah", "yep", "correct", "always true", "not false"], True) | dict.fromkeys(
     ["f", "nope", "incorrect", "never true", "not true"], False
 )
-"""Whole answers that are truth values where one is asked for."""
+"""Whole answers that are truth values if one is expected."""
 _TRUTH_WORD = "|".join(sorted(_TRUTHS, key=len, reverse=True))
 _TRUTH_FIRST = re.compile(
     rf"\W*(?:(?:indeed|certainly|well|actually|of course),?\s+)?({_TRUTH_WORD})(?=\W*$|\s*[.,;:!—-])", re.IGNORECASE
@@ -113,12 +113,12 @@ _ON_CONDITION = re.compile(
     r"|part(?:ly|ially)\b|in (?:some|certain) cases\b|nur (?:wenn|für)\b|seulement si\b|solo si\b|但只|只有)",
     re.IGNORECASE,
 )
-"""Right behind a yes, what makes it one of some cases alone."""
+"""Words after a yes that restrict it to some cases."""
 _CODE = re.compile(r"(?<![^\s\"'`,;()])[^\s\"'`,;()\d]*\d[^\s\"'`,;()]*")
 
 
 def plain_words(text: str) -> str:
-    """Small letters without styles, quotes, articles and the punctuation around them."""
+    """Reduce a text to lower case without styles, quotes, articles and surrounding punctuation."""
     text = STYLED.sub(r" \1 ", without_delimiters(text)).replace("\\ ", " ").replace("~", " ")
     text = re.sub(r"\s*(\\[A-Za-z]+)\s*", r" \1 ", unicodedata.normalize("NFKC", text).casefold())
     text = re.sub(r"[\"`*“”‘《》「」]+|(?<!\w)_|_(?!\w)", "", text).strip(" \t\n.,;:!?。'…")
@@ -126,24 +126,22 @@ def plain_words(text: str) -> str:
 
 
 def without_style(text: str) -> str:
-    r"""What stands within `\text{…}`, `\textbf{…}` and the like, without them; without marks of mathematics around
-    it."""
+    r"""Strip `\text{…}`, `\textbf{…}` and the like, and the delimiters of mathematics around a text."""
     return STYLED.sub(r"\1", without_delimiters(text)).replace("\\ ", " ").strip()
 
 
 def without_aside(text: str) -> str:
-    """A clause without the reason or the remark behind it."""
+    """Strip the reason or remark after a clause."""
     return _ASIDE.sub("", text) or text
 
 
 def says_otherwise(text: str) -> bool:
-    """Whether a clause denies or doubts what it names."""
+    """Return whether a clause denies or doubts what it names."""
     return bool(_DENIAL.search(text) or _DOUBT.search(text))
 
 
 def main_clauses(text: str) -> list[str]:
-    """What a final answer itself says, without what others believe, what was once so and why it is; the last result
-    first."""
+    """Return a final answer's own statements, without others' beliefs, the past and reasons; the last result first."""
     if len(text) > LONGEST:
         return []
     told = _last_told(text)
@@ -155,7 +153,7 @@ def main_clauses(text: str) -> list[str]:
 
 
 def _last_told(text: str) -> str:
-    """The last sentence, or what stands behind its semicolon, that does not only add to the one before it."""
+    """Return the last sentence, or its part after a semicolon, that does more than add to the one before it."""
     told = [clause for sentence in sentences(text) or [text] for clause in re.split(r";\s", sentence)]
     while len(told) > 1 and (not told[-1].strip() or _FOLLOWING.match(told[-1])):
         told.pop()
@@ -163,7 +161,7 @@ def _last_told(text: str) -> str:
 
 
 def said_in(text: str) -> Iterator[str]:
-    """What a final answer may say, from the whole of it to the shortest, without the sentence around it."""
+    """Yield what a final answer may mean, from the whole of it to the shortest part of its sentence."""
     text = STYLED.sub(r" \1 ", without_delimiters(text)).strip()
     if text.endswith("?"):
         return
@@ -195,12 +193,12 @@ def _shorter(text: str) -> Iterator[str]:
 
 
 def truth_of(text: str) -> bool | None:
-    """The truth value that a whole text is: yes, true, ja, 是 …"""
+    """Read a whole text as a truth value: yes, true, ja, 是 …"""
     return _TRUTHS.get(plain_words(text))
 
 
 def truth_in(text: str) -> bool | None:
-    """The truth value that an answer gives, in its first word or as what "is"; None where it gives none, or two."""
+    """Find an answer's truth value, in its first word or after an "is"; None if it has none, or two."""
     if text.rstrip().endswith("?"):
         return None
     whole = truth_of(text)
@@ -228,19 +226,18 @@ def truth_in(text: str) -> bool | None:
 
 
 def plain_code(text: str) -> str:
-    """A code without marks of LaTeX; hexadecimal digits in small letters."""
+    """Strip LaTeX from a code, and write hexadecimal digits in lower case."""
     text = re.sub(r"_\{([^{}]*)\}|_(?=\d)", r"\1", without_style(text)).strip(" `\"'")
     return text.casefold() if re.fullmatch(r"(?:0x|#)[0-9A-Fa-f]+", text) else text
 
 
 def codes_in(text: str) -> set[str]:
-    """All strings with a digit in them that stand alone between white space or quotes."""
+    """Find all strings with a digit that stand alone between white space or quotes."""
     return {plain_code(found.rstrip(".!?:")) for found in _CODE.findall(without_style(text[:LONGEST]))}
 
 
 def data_of(text: str) -> Any:
-    """The value that a text in brackets is, as JSON or as Python writes it; None where it is none, or holds no
-    quotes."""
+    """Read a bracketed text as a JSON or Python value; None if it is none, or holds no quotes."""
     text = text.strip().rstrip(".")
     if text[:1] not in ("{", "[", "(") or not re.search(r"[\"']|^\[\s*\]$|^\{\s*\}$", text) or len(text) > 20_000:
         return None
@@ -255,7 +252,7 @@ def data_of(text: str) -> Any:
 
 
 def data_in(text: str) -> Any:
-    """The last value in brackets of a text."""
+    """Read the last bracketed value of a text."""
     text = re.sub(r"^[ \t]*(?:```|~~~).*$", "", plain_text(text), flags=re.MULTILINE)
     for opening in list(re.finditer(r"[\[{(]", text))[:20]:
         end = max(text.rfind("]"), text.rfind("}"), text.rfind(")")) + 1
@@ -273,7 +270,7 @@ def _plain_data(value: Any) -> Any:
 
 
 def list_of(text: str) -> list[str] | None:
-    """The items of `apple, banana and cherry` or of `['a', 'b']`; None where the text is no list of words."""
+    """Return the items of `apple, banana and cherry` or of `['a', 'b']`; None if the text is not a list of words."""
     text = without_style(text).strip().rstrip(".")
     data = data_of(text)
     if isinstance(data, list):
@@ -286,7 +283,7 @@ def list_of(text: str) -> list[str] | None:
 
 
 def listed_lines(text: str) -> list[str] | None:
-    """The items of a numbered list, or one with bullets, that a text ends in."""
+    """Return the items of a numbered or bulleted list at the end of a text."""
     items: list[str] = []
     for line in reversed(plain_text(text).strip().split("\n")):
         found = re.fullmatch(r"\s*(?:[-*•+]|\d{1,3}[.)])\s+(\S.*)", line)

@@ -22,8 +22,8 @@ from transformers import AutoTokenizer
 from distill.pipeline import DistillConfig
 from distill.problems.chains import worked_example
 from distill.problems.families import make_problems
+from distill.teachers.job import Job
 from distill.teachers.respondent import find_respondent
-from distill.teachers.traces import Job
 from distill.training.student import add_adapters, load_student, write_student_format
 from distill.training.train import StudentTrainer, collate, tokenize, trainer_arguments
 from distill.verification.verdicts import grade

@@ -111,7 +111,7 @@ def _check_distilling(options: Options) -> None:
     if options.problems is not None:
         check_place(options.problems)
     if options.temperature is not None:
-        from distill.teachers.traces import check_samples
+        from distill.teachers.job import check_samples
 
         check_samples(options.samples or 1, options.temperature)
     check_model(options.student)
