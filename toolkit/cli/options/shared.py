@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from toolkit.cli.options.command import Options
 from toolkit.cli.options.decoders import open_decoder
-from toolkit.cli.options.values import Parser, count_of, data_of, name_of, path_of, seed_of, temperature_of
+from toolkit.cli.options.values import Parser, add_flag, count_of, data_of, name_of, path_of, seed_of, temperature_of
 from toolkit.errors import InputError
 from toolkit.terminal import say
 
@@ -76,19 +76,11 @@ def add_sampling_options(parser: Parser, *, temperature: float) -> None:
 
 
 def add_retry_option(parser: Parser) -> None:
-    parser.add_argument(
-        "--retry-failed",
-        action="store_true",
-        help="ask again the requests that failed before; default: they stay failed",
-    )
+    add_flag(parser, "--retry-failed", "ask again the requests that failed before; default: they stay failed")
 
 
 def add_unsafe_option(parser: Parser) -> None:
-    parser.add_argument(
-        "--allow-unsafe-exec",
-        action="store_true",
-        help="run programs that a model wrote even where no sandbox can confine them",
-    )
+    add_flag(parser, "--allow-unsafe-exec", "run programs that a model wrote even where no sandbox can confine them")
 
 
 def add_cache_option(parser: Parser) -> None:
@@ -102,10 +94,10 @@ def add_cache_option(parser: Parser) -> None:
 
 
 def add_prepacked_option(parser: Parser) -> None:
-    parser.add_argument(
+    add_flag(
+        parser,
         "--prepacked",
-        action="store_true",
-        help="map the weights from a copy that is packed once for this processor: starts faster, takes disk space",
+        "map the weights from a copy that is packed once for this processor: starts faster, takes disk space",
     )
 
 

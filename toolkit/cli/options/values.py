@@ -51,11 +51,16 @@ class Parser(argparse.ArgumentParser):
             raise argparse.ArgumentError(action, must)
 
 
+def add_flag(parser: argparse._ActionsContainer, name: str, help_text: str) -> None:
+    """Add an option that takes no value and is off by default."""
+    parser.add_argument(name, action="store_true", help=help_text)
+
+
 def shared_options() -> Parser:
     """Return a parser of the options that every command takes."""
     shared = Parser(add_help=False)
-    shared.add_argument("--json", action="store_true", help="print one JSON object on stdout")
-    shared.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    add_flag(shared, "--json", "print one JSON object on stdout")
+    add_flag(shared, "--debug", "show the traceback of an error")
     return shared
 
 

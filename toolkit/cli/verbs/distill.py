@@ -16,7 +16,7 @@ from toolkit.cli.options.shared import (
     allow_unsafe_execution,
     reading_of,
 )
-from toolkit.cli.options.values import count_of, name_of, path_of, rate_of, seed_of, temperature_of
+from toolkit.cli.options.values import add_flag, count_of, name_of, path_of, rate_of, seed_of, temperature_of
 from toolkit.terminal import counted
 
 
@@ -62,7 +62,7 @@ def add_distill(add: AddCommand) -> None:
     parser.add_argument(
         "--learning-rate", type=rate_of, help="highest learning rate of the schedule; default: the preset's"
     )
-    parser.add_argument("--lora", action="store_true", help="train low-rank adapters and merge them into the student")
+    add_flag(parser, "--lora", "train low-rank adapters and merge them into the student")
     parser.add_argument(
         "--seed", type=seed_of, help="seed of the problems, the sampling and the training; default: the preset's"
     )

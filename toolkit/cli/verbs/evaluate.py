@@ -19,7 +19,7 @@ from toolkit.cli.options.shared import (
     reading_of,
     sampling_of,
 )
-from toolkit.cli.options.values import name_of, path_of
+from toolkit.cli.options.values import add_flag, name_of, path_of
 from toolkit.errors import InputError
 from toolkit.terminal import say
 
@@ -52,10 +52,10 @@ def add_eval(add: AddCommand) -> None:
         choices=("test", "validation", "train", "all"),
         help="split of --problems to ask; default: the data set's own test split, else all problems",
     )
-    evaluation.add_argument(
+    add_flag(
+        evaluation,
         "--include-trained",
-        action="store_true",
-        help="also ask problems that the model was trained on; default: they are left out, and counted",
+        "also ask problems that the model was trained on; default: they are left out, and counted",
     )
     add_sampling_options(evaluation, temperature=0.0)
     add_cache_options(evaluation)

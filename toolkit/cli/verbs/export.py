@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from toolkit.cli.options.command import AddCommand, Options, Result
-from toolkit.cli.options.values import name_of, path_of, rate_of, size_of
+from toolkit.cli.options.values import add_flag, name_of, path_of, rate_of, size_of
 from toolkit.errors import InputError
 from toolkit.terminal import say
 
@@ -55,19 +55,11 @@ def add_export(add: AddCommand) -> None:
     size.add_argument(
         "--bits-per-weight", type=rate_of, help="the same as mean bits of a weight, scales included, such as 4.6"
     )
-    parser.add_argument(
-        "--tune",
-        action="store_true",
-        help="tune scales and norms on the whole model at the end; needs a large calibration set",
-    )
+    add_flag(parser, "--tune", "tune scales and norms on the whole model at the end; needs a large calibration set")
     parser.add_argument(
         "--calibration", type=path_of, help="train.jsonl to calibrate on; default: the one in the model folder"
     )
-    parser.add_argument(
-        "--no-parity",
-        action="store_true",
-        help="skip the comparison with the float model, which may not fit into memory",
-    )
+    add_flag(parser, "--no-parity", "skip the comparison with the float model, which may not fit into memory")
     parser.add_argument("--out", type=path_of, required=True, help="folder to write")
 
 

@@ -6,7 +6,7 @@ from functools import partial
 
 from toolkit.cli.options.command import AddCommand, Options, Result
 from toolkit.cli.options.shared import add_cache_option, add_prepacked_option, say_what_is_slower
-from toolkit.cli.options.values import count_of, path_of
+from toolkit.cli.options.values import add_flag, count_of, path_of
 from toolkit.errors import InputError
 
 
@@ -18,7 +18,7 @@ def add_verify(add: AddCommand) -> None:
         summary="check an exported folder's files, and that this machine reproduces its recorded outputs",
     )
     parser.add_argument("folder", type=path_of, help="exported folder to check")
-    parser.add_argument("--fast", action="store_true", help="skip large files' digests and do not run the model")
+    add_flag(parser, "--fast", "skip large files' digests and do not run the model")
 
 
 def verify(options: Options) -> Result:

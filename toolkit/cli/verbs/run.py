@@ -7,7 +7,7 @@ from pathlib import Path
 
 from toolkit.cli.options.command import AddCommand, Options, Result
 from toolkit.cli.options.decoders import open_decoder
-from toolkit.cli.options.values import count_of, path_of
+from toolkit.cli.options.values import add_flag, count_of, path_of
 
 
 def add_demo(add: AddCommand) -> None:
@@ -18,7 +18,7 @@ def add_demo(add: AddCommand) -> None:
         type=count_of,
         help="size the recipe to take this many minutes on this machine, which is measured first; default: 20",
     )
-    long.add_argument("--full", action="store_true", help="the same as --minutes 120, in a folder of its own")
+    add_flag(long, "--full", "the same as --minutes 120, in a folder of its own")
     parser.add_argument("--out", type=path_of, help="run folder to write; default: runs/demo, or runs/full with --full")
 
 

@@ -6,7 +6,7 @@ from functools import partial
 
 from toolkit.cli.options.command import AddCommand, Options, Result
 from toolkit.cli.options.shared import add_cache_option, add_prepacked_option, say_what_is_slower
-from toolkit.cli.options.values import count_of, path_of, port_of
+from toolkit.cli.options.values import add_flag, count_of, path_of, port_of
 
 
 def add_serve(add: AddCommand) -> None:
@@ -43,10 +43,10 @@ def add_serve(add: AddCommand) -> None:
         "--parallel", type=count_of, default=8, help="most answers generated at once; default: %(default)s"
     )
     parser.add_argument("--queue", type=count_of, default=32, help="most answers that may wait; default: %(default)s")
-    parser.add_argument(
+    add_flag(
+        parser,
         "--repeatable",
-        action="store_true",
-        help="keep each answer independent of other requests and of the cache, whatever kernels run; gives up the "
+        "keep each answer independent of other requests and of the cache, whatever kernels run; gives up the "
         "batch's speed; see docs/explanation/serving.md",
     )
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from toolkit.cli.options.command import AddCommand, Options, Result
 from toolkit.cli.options.shared import add_unsafe_option, allow_unsafe_execution
-from toolkit.cli.options.values import count_of, name_of, path_of
+from toolkit.cli.options.values import add_flag, count_of, name_of, path_of
 from toolkit.errors import InputError
 
 
@@ -23,9 +23,7 @@ def add_teach(add: AddCommand) -> None:
     parser.add_argument("--base", type=name_of, help="pretrained model to start from; default: pretrain one")
     only = parser.add_mutually_exclusive_group()
     only.add_argument("--stage", metavar="NAME", help="run only this stage: pretrain, midtrain, cold_start …")
-    only.add_argument(
-        "--zero", action="store_true", help="make only R1-Zero: reinforcement learning straight from the base model"
-    )
+    add_flag(only, "--zero", "make only R1-Zero: reinforcement learning straight from the base model")
     parser.add_argument(
         "--start", type=name_of, help="model that --stage starts from; default: the one that the stage before it made"
     )
