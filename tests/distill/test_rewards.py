@@ -11,37 +11,28 @@ GCD = Problem.create(family="gcd", question="What is the greatest common divisor
 
 
 @pytest.mark.parametrize(
-    ("completion", "reward"),
+    ("completion", "is_right", "is_well_formed"),
     [
-        ("18 = 12 + 6\n</think>\n\n6", 1.0),
-        ("18 = 12 + 6\n</think>\n\nThe answer is 6.", 1.0),
-        ("6\n</think>\n\n7", 0.0),
-        ("the answer is 6", 0.0),
-        ("6\n</think>\n\n", 0.0),
-        ("", 0.0),
-        ("\n</think>\n\n6", 1.0),
+        ("18 = 12 + 6\n</think>\n\n6", 1.0, 1.0),
+        ("18 = 12 + 6\n</think>\n\nThe answer is 6.", 1.0, 1.0),
+        ("6\n</think>\n\n7", 0.0, 1.0),
+        ("wrong\n</think>\n\nwrong", 0.0, 1.0),
+        ("the answer is 6", 0.0, 0.0),
+        ("18 = 12 + 6", 0.0, 0.0),
+        ("", 0.0, 0.0),
+        ("6\n</think>\n\n", 0.0, 0.0),
+        ("a\n</think>\n\n ", 0.0, 0.0),
+        ("\n</think>\n\n6", 1.0, 0.0),
+        ("a\n</think>\n\nb\n</think>\n\n6", None, 0.0),
+        ("a <think> b\n</think>\n\n6", None, 0.0),
+        ("a\n</think>\n\n<think>6", None, 0.0),
+        ("a\n</ think>\n\n6", None, 0.0),
     ],
 )
-def test_accuracy(completion: str, reward: float) -> None:
-    assert accuracy(GCD, completion) == reward
-
-
-@pytest.mark.parametrize(
-    ("completion", "reward"),
-    [
-        ("18 = 12 + 6\n</think>\n\n6", 1.0),
-        ("wrong\n</think>\n\nwrong", 1.0),
-        ("18 = 12 + 6", 0.0),
-        ("\n</think>\n\n6", 0.0),
-        ("a\n</think>\n\n ", 0.0),
-        ("a\n</think>\n\nb\n</think>\n\n6", 0.0),
-        ("a <think> b\n</think>\n\n6", 0.0),
-        ("a\n</think>\n\n<think>6", 0.0),
-        ("a\n</ think>\n\n6", 0.0),
-    ],
-)
-def test_well_formed(completion: str, reward: float) -> None:
-    assert well_formed(GCD, completion) == reward
+def test_accuracy_and_form_are_rewarded_apart(completion: str, is_right: float | None, is_well_formed: float) -> None:
+    assert well_formed(GCD, completion) == is_well_formed
+    if is_right is not None:
+        assert accuracy(GCD, completion) == is_right
 
 
 ENGLISH = "We divide the larger number by the smaller one and keep the remainder"

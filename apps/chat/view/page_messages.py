@@ -10,6 +10,7 @@ from apps.chat.conversation.turn import Turn
 from apps.chat.view.markup import as_typed, harmless
 from apps.chat.view.turn_links import link
 from toolkit.errors import InputError
+from toolkit.progress import duration
 from toolkit.terminal import counted
 
 
@@ -56,10 +57,8 @@ def status_line(turn: Turn) -> str:
 
 
 def seconds(duration_s: float) -> str:
-    """Write a duration as 2.1 s, or as 1 min 12 s."""
-    if duration_s < 59.95:
-        return f"{duration_s:.1f} s"
-    return f"{round(duration_s) // 60} min {round(duration_s) % 60} s"
+    """Write a duration as 2.1 s, and a longer one as 1 min 12 s."""
+    return f"{duration_s:.1f} s" if duration_s < 59.95 else duration(duration_s)
 
 
 def _message(role: str, markdown: str) -> dict[str, Any]:
@@ -87,15 +86,15 @@ def _ways_on(turn: Turn) -> str:
 
 def _thought(turn: Turn, now: float) -> dict[str, str]:
     """Return the title and status of a reasoning block; without a status, a stopped thought stays open and visible."""
-    duration = seconds(turn.thinking_s(now))
+    thinking_time = seconds(turn.thinking_s(now))
     if turn.state == "thinking":
-        return {"title": f"Thinking… {duration}", "status": "pending"}
+        return {"title": f"Thinking… {thinking_time}", "status": "pending"}
     if not turn.tokens:  # read from a text
         return {"title": "Thought", "status": "done"}
     tokens = counted(turn.reasoning_tokens, "token")
     if turn.tokens_before_answer is None and (turn.state == "stopped" or turn.cut):
-        return {"title": f"Stopped thinking after {duration} · {tokens}"}
-    return {"title": f"Thought for {duration} · {tokens}", "status": "done"}
+        return {"title": f"Stopped thinking after {thinking_time} · {tokens}"}
+    return {"title": f"Thought for {thinking_time} · {tokens}", "status": "done"}
 
 
 def _note(turn: Turn) -> str | None:

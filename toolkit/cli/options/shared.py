@@ -93,7 +93,9 @@ def add_cache_option(parser: Parser) -> None:
     )
 
 
-def add_prepacked_option(parser: Parser) -> None:
+def add_opening_options(parser: Parser) -> None:
+    """Add what says how an exported folder is opened."""
+    add_cache_option(parser)
     add_flag(
         parser,
         "--prepacked",

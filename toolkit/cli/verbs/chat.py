@@ -7,7 +7,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from toolkit.cli.options.command import AddCommand, Options, Result
-from toolkit.cli.options.shared import add_cache_option, add_prepacked_option, say_what_is_slower
+from toolkit.cli.options.shared import add_opening_options, say_what_is_slower
 from toolkit.cli.options.values import name_of, path_of, port_of, size_of
 from toolkit.errors import InputError
 
@@ -28,8 +28,7 @@ def add_chat(add: AddCommand) -> None:
         help="folder or endpoint whose answers are shown beside the first model's",
     )
     parser.add_argument("--model", metavar="NAME", help="name of the endpoint's model; default: its only one")
-    add_cache_option(parser)
-    add_prepacked_option(parser)
+    add_opening_options(parser)
     parser.add_argument(
         "--prefix-cache",
         type=size_of,

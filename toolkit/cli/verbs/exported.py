@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 from toolkit.cli.options.command import AddCommand, Options, Result
-from toolkit.cli.options.shared import add_cache_option, add_prepacked_option, say_what_is_slower
+from toolkit.cli.options.shared import add_opening_options, say_what_is_slower
 from toolkit.cli.options.values import add_flag, count_of, path_of
 from toolkit.errors import InputError
 
@@ -38,8 +38,7 @@ def add_bench(add: AddCommand) -> None:
         "bench", bench, extra="chat", summary="measure an exported folder: tokens/s, time to first token, memory"
     )
     parser.add_argument("folder", type=path_of, help="exported folder to measure")
-    add_cache_option(parser)
-    add_prepacked_option(parser)
+    add_opening_options(parser)
     parser.add_argument(
         "--vs",
         type=path_of,

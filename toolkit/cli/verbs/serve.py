@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 from toolkit.cli.options.command import AddCommand, Options, Result
-from toolkit.cli.options.shared import add_cache_option, add_prepacked_option, say_what_is_slower
+from toolkit.cli.options.shared import add_opening_options, say_what_is_slower
 from toolkit.cli.options.values import add_flag, count_of, path_of, port_of
 
 
@@ -14,8 +14,7 @@ def add_serve(add: AddCommand) -> None:
         "serve", serve, extra="serve", summary="serve an exported folder to other programs through OpenAI's API"
     )
     parser.add_argument("folder", type=path_of, help="exported folder to serve")
-    add_cache_option(parser)
-    add_prepacked_option(parser)
+    add_opening_options(parser)
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on; default: %(default)s")
     parser.add_argument(
         "--port", type=port_of, default=8000, help="port to listen on; 0 picks a free one; default: %(default)s"
