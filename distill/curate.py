@@ -22,26 +22,26 @@ from toolkit.terminal import counted
 DROPPED = "dropped.jsonl"
 """The file of dropped traces in a run folder."""
 
+_DROPS = """
+test_split | of the test split | give more problems, so that some fall into the other splits
+truncated | cut by the limit | raise --max-new-tokens
+filtered | held back by the server's content filter | ask other problems, or a server without a filter
+tool_call | calls of a tool | ask a model or a server that offers no tools
+broken_off | ended by an error of the server | ask again when the server is well
+empty | without an answer | raise --max-new-tokens, or choose a teacher that answers
+thought_tags | with a thought's tags left in the text | let the server separate the thoughts (its reasoning parser)
+no_thought | without a thought | choose a teacher that thinks, or a server that hands its thoughts out
+control_tokens | with control tokens in the text | give the server the model's own chat template
+broken_text | with characters that are not text | look at what the server sends
+copied | whose thought repeats the question or the answer | choose a teacher that thinks
+looping | going round in circles | raise --temperature, or choose an abler teacher
+wrong | wrong | choose an abler teacher or easier problems
+duplicate | duplicate | raise --temperature
+too_long | too long | raise --max-tokens, or let the teacher think less
+surplus | beyond the limit per problem | raise --per-problem
+"""
 DROPS: Mapping[str, tuple[str, str]] = {
-    "test_split": ("of the test split", "give more problems, so that some fall into the other splits"),
-    "truncated": ("cut by the limit", "raise --max-new-tokens"),
-    "filtered": ("held back by the server's content filter", "ask other problems, or a server without a filter"),
-    "tool_call": ("calls of a tool", "ask a model or a server that offers no tools"),
-    "broken_off": ("ended by an error of the server", "ask again when the server is well"),
-    "empty": ("without an answer", "raise --max-new-tokens, or choose a teacher that answers"),
-    "thought_tags": (
-        "with a thought's tags left in the text",
-        "let the server separate the thoughts (its reasoning parser)",
-    ),
-    "no_thought": ("without a thought", "choose a teacher that thinks, or a server that hands its thoughts out"),
-    "control_tokens": ("with control tokens in the text", "give the server the model's own chat template"),
-    "broken_text": ("with characters that are not text", "look at what the server sends"),
-    "copied": ("whose thought repeats the question or the answer", "choose a teacher that thinks"),
-    "looping": ("going round in circles", "raise --temperature, or choose an abler teacher"),
-    "wrong": ("wrong", "choose an abler teacher or easier problems"),
-    "duplicate": ("duplicate", "raise --temperature"),
-    "too_long": ("too long", "raise --max-tokens, or let the teacher think less"),
-    "surplus": ("beyond the limit per problem", "raise --per-problem"),
+    reason: (what, remedy) for reason, what, remedy in (row.split(" | ") for row in _DROPS.strip().splitlines())
 }
 """Each reason in the order of the filters, with a description of such traces and a remedy if nothing else is left."""
 

@@ -37,9 +37,8 @@ def write_gguf(folder: Path, path: Path) -> None:
     writer.add_feed_forward_length(facts.intermediate_size)
     writer.add_head_count(facts.num_attention_heads)
     writer.add_head_count_kv(facts.num_key_value_heads)
-    writer.add_key_length(facts.head_dim)
-    writer.add_value_length(facts.head_dim)
-    writer.add_rope_dimension_count(facts.head_dim)
+    for add in (writer.add_key_length, writer.add_value_length, writer.add_rope_dimension_count):
+        add(facts.head_dim)
     writer.add_rope_freq_base(facts.rope_theta)
     writer.add_layer_norm_rms_eps(facts.rms_norm_eps)
     writer.add_vocab_size(facts.vocab_size)

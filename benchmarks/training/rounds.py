@@ -14,8 +14,6 @@ from typing import Any
 
 from toolkit.terminal import say
 
-Figures = dict[str, float]
-
 
 @dataclass(frozen=True, kw_only=True)
 class Variant:
@@ -24,6 +22,9 @@ class Variant:
     title: str
     is_ours: bool
     keeps_freed_memory: bool
+
+
+Figures = dict[str, float]
 
 
 def medians_of_rounds(

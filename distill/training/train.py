@@ -58,7 +58,7 @@ ROW_TOKENS = 8192
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """The recipe of a training run. `lora_rank` 0 trains all weights."""
+    """The recipe of a training run."""
 
     learning_rate: float
     epochs: int
@@ -72,6 +72,7 @@ class TrainConfig:
     beta2: float
     max_grad_norm: float
     lora_rank: int
+    """0 trains all weights."""
     log_every: int
     checkpoint_every_s: float
     seed: int
