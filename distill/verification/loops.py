@@ -5,8 +5,8 @@ repeated. A thinker does not say a sentence five times in a row, but may well re
 board of zeros, a row of switches, a long number; so these runs must be long to count. Fenced code and table rows are
 ignored, and text that changes from line to line (numbered steps, counting, `57 - 10 = 47`) has no period at all.
 
-`apps.chat.view.repetition` looks at the end of what is being written, token by token, and only tells the
-reader; this looks at a whole text that nobody reads before it is trained on, so it must not take figures for a loop.
+`apps.chat.view.repetition` watches the end of a text while it is written, and only informs the reader;
+this module judges a whole text that nobody reads before it is trained on, so it must not take figures for a loop.
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ VERIFIER = "reasoning-gym"
 REFERENCE, CODE, REFUSAL = "reference", "unit-tests", "refusal"
 """The verifiers of problems that reasoning-gym does not know."""
 VERSION = "7"
-"""Of the rules in this folder; goes up whenever the same trace could get another verdict."""
+"""The version of this folder's rules; raised whenever the same trace could get another verdict."""
 
 
 def check_gradable(problems: Iterable[Problem]) -> None:

@@ -244,7 +244,7 @@ def _is_product(text: str) -> bool:
 
 
 def _tree(text: str) -> Tree | None:
-    """The whole text as mathematics, or as a number of things; None where a text within it is all there is."""
+    """Read the whole text as mathematics, or as a number of things; None if it holds nothing but a text."""
     if _ALL_REALS.fullmatch(text):
         return ("symbol", "mathbb_R")
     if builder := re.fullmatch(r"\\?\{\s*[a-zA-Z]\s*(?:\\mid|\||:)\s*(.+?)\s*\\?\}", text):

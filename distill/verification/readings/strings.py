@@ -50,7 +50,7 @@ _CONDITION = re.compile(
     r"wenn|si|se)\b[^,]*,\s*(?:then\s+)?",
     re.IGNORECASE,
 )
-"""Before the main clause, under what it holds, or what it chooses from."""
+"""A condition, or the options to choose from, before the main clause."""
 _RESULT = re.compile(rf"[,.]\s+(?:{HENCE})\s+(?:the (?:answer|choice) is\s+)?(?=\S)", re.IGNORECASE)
 _ASIDE = re.compile(
     r"(?:,|;|:| -| —)?\s+(?:because|since|as|for|which|who|where|whose|so that|given|by|according "
