@@ -144,6 +144,7 @@ def ask(page: Page, question: str) -> None:
     page.fill("#question textarea", question)
     page.keyboard.press("Enter")
     expect(page.locator("#chat .user-row").last).to_contain_text(question.partition("<")[0][:20])
+    expect(page.locator("#question textarea")).to_have_value("")
 
 
 def picture(page: Page, name: str) -> None:

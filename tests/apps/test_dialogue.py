@@ -15,7 +15,7 @@ from apps.chat.conversation.conversation import Conversation
 from apps.chat.conversation.store import Store
 from apps.chat.conversation.tab import Tab
 from apps.chat.page.dialogue import act, answer, seed_of
-from apps.chat.page.updates import NOTHING, SKIP, Update, follow
+from apps.chat.page.updates import NOTHING, SKIP, Update, asked, follow, shown
 from apps.chat.panels.settings_panel import defaults
 from apps.model import Model
 from tests.apps.scripted import SCRIPTS, ScriptedDecoder
@@ -104,6 +104,27 @@ def test_a_turn_that_filled_the_context_goes_on_once_the_user_lets_older_ones_le
     told = choose(model, store, link[1], conversation)[-1]
     assert "this model cannot continue what" in notice(told).casefold()
     assert conversation.left_out == 0, "a refusal changes nothing"
+
+
+def test_each_question_empties_the_box_though_gradio_takes_the_update_apart(model: Model, store: Store) -> None:
+    conversation = Conversation()
+    for question in ("What divides 84 and 36?", "And once more?"):
+        emptied = []
+        for update in ask(model, store, question, conversation):
+            if update[1] != SKIP:
+                emptied.append(update[1].pop("value", None))
+        assert "" in emptied
+
+
+def test_a_turn_that_is_over_before_it_is_shown_empties_the_box_too(model: Model, store: Store) -> None:
+    conversation = Conversation()
+    turn = conversation.ask("What divides 84 and 36?", model.chat_model)
+    feed = Author(model, store).begin(conversation, turn, defaults(CONTEXT).sampling(0))
+    for _ in feed.follow("a tab"):
+        pass
+    updates = [*shown(store, "", Tab(conversation=conversation), feed, box=asked(), chats=SKIP)]
+    assert [update[1].get("value") for update in updates] == ["", None]
+    assert updates[-1][1]["submit_btn"] == "Send"
 
 
 def test_an_answer_begins_once_older_turns_have_left(model: Model, store: Store) -> None:

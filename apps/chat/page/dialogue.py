@@ -23,10 +23,10 @@ from apps.chat.conversation.store import Store
 from apps.chat.conversation.tab import Tab
 from apps.chat.conversation.turn import Turn
 from apps.chat.page.updates import (
-    ASKED,
     NOTHING,
     SKIP,
     Update,
+    asked,
     at_rest,
     editing,
     follow,
@@ -139,7 +139,7 @@ def _run(author: Author, store: Store, words: str, tab: Tab, turn: Turn, setting
     )
     feed = author.begin(conversation, turn, settings.sampling(seed_of(turn)), settings.thinking_budget)
     chats = SKIP if is_listed else listed(store, words, conversation)
-    yield from shown(store, words, tab, feed, box=ASKED, chats=chats)
+    yield from shown(store, words, tab, feed, box=asked(), chats=chats)
 
 
 def seed_of(turn: Turn) -> int:

@@ -31,10 +31,6 @@ Update = tuple[Any, ...]
 
 SKIP = gr.skip()
 NOTHING: Update = (SKIP,) * 7
-BUSY = gr.update(submit_btn=False, stop_btn="Stop")
-"""The question box while a turn is written; its text stays."""
-ASKED = BUSY | {"value": ""}
-
 QUEUED = "The model is answering another tab; this question is next"
 
 CIRCLES = "The model has begun to repeat itself. *Answer now* ends the thought; *Stop* keeps what is written."
@@ -42,6 +38,16 @@ CIRCLES = "The model has begun to repeat itself. *Answer now* ends the thought; 
 NO_CHAT = "No chat contains these words."
 
 EDITING = "Edit the question below. *Send* asks it as another version of this turn; this one is kept."
+
+
+def busy() -> dict[str, Any]:
+    """Give the question box its Stop button and keep its text. Gradio takes an update apart, so none is told twice."""
+    return gr.update(submit_btn=False, stop_btn="Stop")
+
+
+def asked() -> dict[str, Any]:
+    """Empty the question box, and give it its Stop button."""
+    return gr.update(value="", submit_btn=False, stop_btn="Stop")
 
 
 def refused(text: str) -> Update:
@@ -114,7 +120,7 @@ def listed(store: Store, words: str, conversation: Conversation) -> dict[str, An
 def follow(store: Store, words: str, tab: Tab) -> Iterator[Update]:
     """Show the tab's conversation, and follow a turn that another tab asked for, or this one before a reload."""
     if feed := tab.conversation.feed:
-        yield from shown(store, words, tab, feed, box=BUSY, chats=listed(store, words, tab.conversation))
+        yield from shown(store, words, tab, feed, box=busy(), chats=listed(store, words, tab.conversation))
     else:
         yield _now(store, words, tab)
 
@@ -130,7 +136,7 @@ def shown(store: Store, words: str, tab: Tab, feed: Feed, *, box: Any, chats: An
         for snapshot in snapshots:
             if tab.opened != opened:
                 break
-            if not snapshot.is_over:
+            if not snapshot.is_over or (box is not SKIP and not feed.trouble):  # a turn may be over before it is shown
                 yield news.of(running(conversation, snapshot, box=box, chats=chats))
                 box = chats = SKIP
     if tab.opened == opened:
@@ -144,4 +150,4 @@ def _now(store: Store, words: str, tab: Tab) -> Update:
     conversation = tab.conversation
     chats = listed(store, words, conversation)
     feed = conversation.feed
-    return running(conversation, feed.newest, box=BUSY, chats=chats) if feed else at_rest(conversation, chats)
+    return running(conversation, feed.newest, box=busy(), chats=chats) if feed else at_rest(conversation, chats)
