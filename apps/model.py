@@ -7,6 +7,7 @@ import time
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Protocol
 
 from apps.read_ahead import ReadAhead
 from export.runtime.decoder import OnnxDecoder, OpenDecoder
@@ -17,8 +18,17 @@ from toolkit.generation.speculation import SpeculativeDecoder
 from toolkit.runs import folder_bytes
 from toolkit.terminal import say
 
+CLOSE_S = 10.0
+"""Most seconds that a closing model waits for a turn to stop; a long prompt is read to the end of its chunk."""
+
 CHAT_DECODER = partial(OnnxDecoder, keeps_prefix=True)
 """Opens a decoder that keeps its prefix, because each turn of a chat continues the one before."""
+
+
+class Stoppable(Protocol):
+    """A turn that ends soon after it is asked to."""
+
+    stop_requested: bool
 
 
 @dataclass(kw_only=True)
@@ -36,6 +46,8 @@ class Model:
     """Whether it can continue a turn that was interrupted."""
     ahead: ReadAhead | None = None
     """Reads what is being typed; None if the model runs elsewhere."""
+    writing: list[Stoppable] = field(default_factory=list)
+    """The turns that are being written, or wait for the lock."""
 
     @property
     def facts(self) -> str:
@@ -44,6 +56,19 @@ class Model:
         if self.endpoint:
             return f"{context} · answers from {self.endpoint[0]}:{self.endpoint[1]}"
         return f"{self.size_bytes / 1e6:,.0f} MB · {context} · runs on this machine only"
+
+
+def close_model(model: Model) -> None:
+    """Stop the model's turns and keep its lock, so that no thread computes while the process ends.
+
+    A process that ends under a computing thread is aborted by the C++ library that the thread is in.
+    """
+    ends_at = time.monotonic() + CLOSE_S
+    for turn in list(model.writing):
+        turn.stop_requested = True
+    while model.writing and time.monotonic() < ends_at:
+        time.sleep(0.02)
+    model.lock.acquire(timeout=max(0.0, ends_at - time.monotonic()))
 
 
 def check_folder(folder: Path) -> None:

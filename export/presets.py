@@ -81,7 +81,7 @@ class ExportConfig:
         if self.cache == "int8" and self.calibration is None:
             raise InputError("an int8 cache needs traces to calibrate on; give --calibration")
         if self.tune and self.calibration is None:
-            raise InputError("--tune needs traces to tune on; give --calibration")
+            raise InputError("--tune needs traces to tune on; give --calibration, and leave out --quick")
         if self.is_sized and self.calibration is None:
             raise InputError("--size and --bits-per-weight need traces to measure on; give --calibration")
 

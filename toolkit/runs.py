@@ -37,7 +37,7 @@ from toolkit.json_files import read_json
 from toolkit.terminal import say
 
 MANIFEST = "manifest.json"
-MARKER, COMMAND, LOCK = "stage.json", "command", ".lock"
+MARKER, COMMAND, DIRECTORY, LOCK = "stage.json", "command", "directory", ".lock"
 """Files in a partial folder: the run that it is for, with the command that began it, and the lock of the process that
 works on it."""
 MANIFEST_TYPES = {
@@ -116,7 +116,7 @@ def partial_folder(out: Path, stage: Stage, *, cheap: Collection[str] = ()) -> P
                 _clear(folder)
             _take_up(folder, key)
             _make_and_claim(folder, out)
-            replace_text(folder / MARKER, json.dumps({**key, COMMAND: command()}))
+            replace_text(folder / MARKER, json.dumps({**key, COMMAND: command(), DIRECTORY: os.getcwd()}))
     except OSError as error:
         raise InputError(f"{folder} cannot be written: {error.strerror}") from error
     return folder
@@ -319,7 +319,9 @@ def _read_marker(folder: Path) -> Any:
         found = read_json(folder / MARKER)
     except InputError:
         return None
-    return {name: found[name] for name in found if name != COMMAND} if isinstance(found, dict) else found
+    return (
+        {name: found[name] for name in found if name not in (COMMAND, DIRECTORY)} if isinstance(found, dict) else found
+    )
 
 
 def _set_aside(folder: Path, found: Any, key: Mapping[str, Any]) -> None:
@@ -333,8 +335,9 @@ def _set_aside(folder: Path, found: Any, key: Mapping[str, Any]) -> None:
     os.rename(folder, aside)
     if isinstance(found, dict):
         say(
-            f"{aside} keeps an unfinished run: {_difference(found, key) or 'of another version'}; "
-            "run it with its own options to resume it"
+            f"starting anew: the unfinished run in this place has other options "
+            f"({_difference(found, key) or 'of another version'}); it is kept in {aside} "
+            f"({folder_bytes(aside) / 1e6:,.0f} MB), to be resumed by its own command or deleted"
         )
     else:
         say(f"{aside} keeps the files of a run whose {MARKER} cannot be read; no run will resume them")

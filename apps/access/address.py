@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import socket
 from contextlib import suppress
 
@@ -42,5 +43,12 @@ def run_until_interrupted(application: Application, listener: socket.socket, tel
         proxy_headers=False,
         timeout_graceful_shutdown=1,
     )
+    server, log = uvicorn.Server(config), logging.getLogger("uvicorn.error")
+
+    def is_running(_: logging.LogRecord) -> bool:
+        return not server.should_exit  # a stream that is cut by the end, as every open page has one, is no error
+
+    log.addFilter(is_running)
     with suppress(KeyboardInterrupt):
-        uvicorn.Server(config).run(sockets=[listener])
+        server.run(sockets=[listener])
+    log.removeFilter(is_running)

@@ -37,7 +37,7 @@ from apps.chat.page import side_by_side, sidebar
 from apps.chat.page.page import build_page
 from apps.chat.remote_model import load_endpoint
 from apps.chat.view import live
-from apps.model import CHAT_DECODER, Model, load_model
+from apps.model import CHAT_DECODER, Model, close_model, load_model
 from export.runtime.decoder import OpenDecoder
 from toolkit.errors import InputError
 from toolkit.sources.model_names import is_endpoint
@@ -86,7 +86,11 @@ def serve(models: Sequence[Model], store: Store, *, host: str, port: int, window
         application = build_application(models, store, admission, frozenset(f"{name}:{port}" for name in LOOPBACK))
         names = " and ".join(model.name for model in models)
         show(f"Serving {names} at {admission.door} (Ctrl+C to stop)")
-        run_in_window(partial(run_until_interrupted, application, listener), admission.door, names, window)
+        try:
+            run_in_window(partial(run_until_interrupted, application, listener), admission.door, names, window)
+        finally:
+            for model in models:
+                close_model(model)
 
 
 def run_chat(

@@ -91,6 +91,25 @@ def test_a_turn_whose_pieces_the_disk_does_not_take_ends_and_says_so(slow: Model
     assert "cannot store the conversation" in feed.trouble and not conversation.busy and not slow.lock.locked()
 
 
+def test_a_disk_that_fills_up_at_the_last_write_ends_the_turn_and_says_so(
+    model: Model,  # noqa: F811
+    store: Store,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    full = sqlite3.OperationalError("database or disk is full")
+    full.sqlite_errorcode = sqlite3.SQLITE_FULL
+
+    def refuse(query: str, values: object = ()) -> list[sqlite3.Row]:
+        raise full
+
+    monkeypatch.setattr(store, "_all", refuse)
+    author = Author(model, store)
+    conversation, turn, feed = begun(author, "84 and 36?")
+    assert [*feed.follow("a tab")][-1].turn.state == turn.state == "done"
+    assert "free some space" in feed.trouble
+    assert not conversation.busy and not author.feeds and not model.writing and not model.lock.locked()
+
+
 def test_an_error_of_the_model_reaches_who_follows_and_frees_the_model(model: Model, store: Store) -> None:  # noqa: F811
     class Broken:
         max_length = 600

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 from apps.chat.page.side_by_side import SideBySide, ask, stop
+from apps.chat.page.updates import QUEUED
 from apps.model import Model
 from tests.apps.test_dialogue import model, slow  # noqa: F401 – fixtures
 
@@ -37,10 +38,11 @@ def test_a_side_waits_while_the_chat_has_its_model(model: Model) -> None:  # noq
     with model.lock:
         asking = ask([model, model], "84 and 36?", comparison)
         shown = ""
-        while "Waiting for" not in shown or comparison.sides[0].feed is None:
+        while QUEUED not in shown:
             shown = str(next(asking))
         stop(comparison)
-        assert [*asking][-1][0]["submit_btn"] == "Send"
+        updates = [*asking]
+        assert updates[-1][0]["submit_btn"] == "Send" and "Not asked" in str(updates)
     assert not comparison.sides[1].conversation.turns
 
 

@@ -58,14 +58,26 @@ def test_the_run_that_is_missing_is_named(began: str) -> None:
     ):
         refuse_unfinished(Path("runs/mine/student"))
     with pytest.raises(
-        InputError, match=r"^runs/mine/int4 cannot .* makes runs/mine/student has not finished; resume it with: "
+        InputError, match=r"^runs/mine/int4 does not exist, and .* makes runs/mine/student beside it has not finished; "
     ):
         refuse_unfinished(Path("runs/mine/int4"))
 
 
+def test_the_command_goes_on_in_the_folder_where_it_began(
+    began: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leave(Path("runs/mine/student"))
+    monkeypatch.chdir(tmp_path / "runs")
+    with pytest.raises(InputError) as refused:
+        refuse_unfinished(Path("mine/student"))
+    assert str(refused.value).endswith(f"resume it with: cd {tmp_path} && {began}")
+
+
 def test_a_run_of_several_stages_is_known_by_the_command_that_names_its_folder(began: str) -> None:
     leave(Path("runs/mine/seed-1/cold_start"))
-    with pytest.raises(InputError, match=r"runs/mine/teacher cannot .* makes runs/mine/seed-1/cold_start has not"):
+    with pytest.raises(
+        InputError, match=r"runs/mine/teacher does not exist, .* makes runs/mine/seed-1/cold_start beside it has"
+    ):
         refuse_unfinished(Path("runs/mine/teacher"))
     refuse_unfinished(Path("runs/other"))
 

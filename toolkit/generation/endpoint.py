@@ -83,7 +83,7 @@ def parse_address(argument: str) -> tuple[str, str]:
         raise InputError(f"{shown} is no address such as http://127.0.0.1:8000/v1: {error}") from error
     if not url.host or url.userinfo or url.query:
         raise InputError(
-            f"an endpoint's address needs a host ({url.host!r}) and has neither a password nor a query; "
+            f"an endpoint's address must have a host ({url.host!r}), but neither a password nor a query; "
             f"put a key into the environment variable {KEY_VARIABLE}"
         )
     return str(url.copy_with(fragment=None)).rstrip("/"), url.fragment
@@ -283,7 +283,9 @@ def _arrivals(
         if isinstance(found, InputError):
             raise found
         if isinstance(found, BaseException):
-            raise InputError(f"{url} broke off its answer: {first_line(found)}; ask again") from found
+            raise InputError(
+                f"{url} did not answer to the end: {first_line(found)}; check that the server runs, then ask again"
+            ) from found
         yield found
 
 

@@ -227,7 +227,8 @@ def build_tokenizer(facts: dict[str, Any]) -> Tokenizer:
     kind = (facts.get("tokenizer.ggml.model"), facts.get("tokenizer.ggml.pre"))
     if kind != ("gpt2", "smollm"):
         raise InputError(
-            f"the GGUF tokenizer {kind!s:.60} is not supported, only ('gpt2', 'smollm'); take the model's safetensors"
+            f"the GGUF tokenizer {kind[0]!s:.60} with {kind[1]!s:.60} is not supported, only gpt2 with smollm; "
+            "take the model's safetensors"
         )
     tokens = facts["tokenizer.ggml.tokens"]
     kinds = facts["tokenizer.ggml.token_type"]

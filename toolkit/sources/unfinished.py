@@ -20,7 +20,7 @@ from pathlib import Path
 
 from toolkit.errors import InputError
 from toolkit.json_files import read_json
-from toolkit.runs import COMMAND, MARKER
+from toolkit.runs import COMMAND, DIRECTORY, MARKER
 
 WORK = re.compile(r"\.(.+?)\.partial(-\d+)?(\.[\da-f]{8}(-\d+)?)?")
 """The name of a folder in which a run is made; it includes the run's own name."""
@@ -59,7 +59,10 @@ def _command(folder: Path) -> str:
         found = read_json(folder / MARKER)
     except InputError:
         return ""
-    return str(found.get(COMMAND, "")) if isinstance(found, dict) else ""
+    if not isinstance(found, dict) or not found.get(COMMAND):
+        return ""
+    began_in = str(found.get(DIRECTORY, os.getcwd()))
+    return f"{'' if began_in == os.getcwd() else f'cd {shlex.quote(began_in)} && '}{found[COMMAND]}"
 
 
 def _names(command: str, run: Path) -> bool:
@@ -70,8 +73,10 @@ def _not_finished(path: Path, folder: Path) -> InputError:
     name = WORK.fullmatch(folder.name)
     assert name
     made = folder.with_name(name[1])
-    what = "it" if made == path else made
+    is_missing = made != path and not path.exists()
+    what = "it" if made == path else f"{made} beside it" if is_missing else made
     return InputError(
-        f"{path} cannot be used yet: the run that makes {what} has not finished; "
+        f"{path} {'does not exist, and' if is_missing else 'cannot be used yet:'} the run that makes {what} has not "
+        "finished; "
         f"resume it with: {_command(folder) or 'the command that began it'}"
     )

@@ -12,7 +12,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Generator, Sequence
-from contextlib import closing, suppress
+from contextlib import closing
 from dataclasses import asdict, replace
 from functools import partial
 
@@ -62,6 +62,7 @@ class Author:
         messages = conversation.messages(turn.question, turn)
         pieces = run_turn(model.chat_model, messages, turn, sampling, time.monotonic, thinking_budget=thinking_budget)
         run = partial(self._run, conversation, turn, feed, pieces)
+        model.writing.append(turn)
         threading.Thread(target=run, name="author", daemon=True).start()
         return feed
 
@@ -72,15 +73,17 @@ class Author:
             self._write_when_free(conversation, turn, feed, pieces)
         except BaseException as error:  # noqa: BLE001 – a panic of tokenizers is no Exception; the readers raise it
             broke_off = error
-        finally:
+        try:
             if turn.running:
                 turn.end(time.monotonic())
-            with suppress(InputError):  # already reported, or reported by the next question
-                self._write(conversation, turn)
-            conversation.feed = None
-            if number is not None:
-                del self.feeds[number]
-            feed.end(turn, broke_off)
+            self._write(conversation, turn)
+        except BaseException as error:  # noqa: BLE001 – whatever it is, nobody may wait for a turn that is over
+            broke_off = broke_off or error
+        if number is not None and self.feeds.get(number) is feed:  # a deleted turn's number is given again
+            del self.feeds[number]
+        conversation.feed = None
+        self.model.writing.remove(turn)
+        feed.end(turn, broke_off)
 
     def _write_when_free(
         self, conversation: Conversation, turn: Turn, feed: Feed, pieces: Generator[None, None, None]

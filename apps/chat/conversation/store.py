@@ -192,7 +192,7 @@ class Store:
             conversation.id = None if is_new else conversation.id
             raise
         if turn is not None and not turn.running:
-            self._all("PRAGMA wal_checkpoint(PASSIVE)")
+            self._checkpoint("PASSIVE")
 
     def rename(self, conversation: Conversation, title: str) -> None:
         """Give a stored conversation another title, unless that is blank."""
@@ -209,7 +209,7 @@ class Store:
         with self._transaction():
             self._database.execute("DELETE FROM turn WHERE conversation_id = ?", (conversation.id,))
             self._database.execute("DELETE FROM conversation WHERE id = ?", (conversation.id,))
-        self._all("PRAGMA wal_checkpoint(TRUNCATE)")  # the log has its words too
+        self._checkpoint("TRUNCATE")  # the log has its words too
         if conversation.id is not None:
             self._open.pop(conversation.id, None)
         conversation.id = None
@@ -244,12 +244,22 @@ class Store:
         with self._guard:
             return self._database.execute(query, values).fetchall()
 
+    def _checkpoint(self, mode: str) -> None:
+        """Move the write-ahead log into the file."""
+        with self._refusals():
+            self._all(f"PRAGMA wal_checkpoint({mode})")
+
     @contextmanager
     def _transaction(self) -> Iterator[None]:
+        with self._refusals(), self._guard, self._database:
+            self._database.execute("BEGIN IMMEDIATE")
+            yield
+
+    @contextmanager
+    def _refusals(self) -> Iterator[None]:
+        """Raise SQLite's errors as what is wrong and what helps."""
         try:
-            with self._guard, self._database:
-                self._database.execute("BEGIN IMMEDIATE")
-                yield
+            yield
         except sqlite3.Error as error:
             refusal = _refusal(error, self.folder / FILE)
             raise refusal or InputError(

@@ -22,6 +22,7 @@ from apps.chat.conversation.turn import Turn
 from apps.chat.look import badge
 from apps.chat.page.known_answers import is_right, right_answer
 from apps.chat.page.page import EXAMPLES, MESSAGES
+from apps.chat.page.updates import QUEUED
 from apps.chat.view.events import News, quiet
 from apps.chat.view.markup import as_typed, harmless
 from apps.chat.view.page_messages import page_messages, status_line
@@ -50,12 +51,14 @@ class Side:
         self.feed = Author(self.model).begin(self.conversation, turn, sampling)
         return self.feed
 
-    def shown(self) -> list[Any]:
+    def shown(self, *, is_stopped: bool) -> list[Any]:
         """Return the messages, without the question, which is shown above both sides, and the verdict."""
         trouble = self.trouble or (self.feed.trouble if self.feed else "")
         snapshot = self.feed.newest if self.feed else None
-        if snapshot is None or snapshot.is_queued:
-            return [[], harmless(trouble) or "Waiting for the other model"]
+        if snapshot is None:
+            return [[], harmless(trouble) or ("Not asked" if is_stopped else "Waiting for the other model")]
+        if snapshot.is_queued:
+            return [[], QUEUED]
         messages = page_messages(self.conversation.as_of(snapshot.turn), time.monotonic())
         answered = [message for message in messages if message["role"] != "user"]
         return [answered, harmless(trouble) or _verdict(snapshot.turn)]
@@ -72,7 +75,8 @@ class SideBySide:
 
     def shown(self) -> list[Any]:
         """Return the question, and the messages and verdict of each side."""
-        return [as_typed(self.question), *(value for side in self.sides for value in side.shown())]
+        sides = (side.shown(is_stopped=self.stop_requested) for side in self.sides)
+        return [as_typed(self.question), *(value for side in sides for value in side)]
 
 
 def ask(models: Sequence[Model], question: str, comparison: SideBySide) -> Generator[tuple[Any, ...], None, None]:

@@ -106,6 +106,8 @@ _TRUTH_LAST = re.compile(
     rf"(?:\b(?:is|are|was|be|{IS_ABROAD})|'s|([:=])|\b(?:is|are|was)n't)\s+(not\s+)?({_TRUTH_WORD})\W*$",
     re.IGNORECASE,
 )
+_DENIED_NEXT = re.compile(r"(?:\bnot|n['’]t|\bnever)\W*$", re.IGNORECASE)
+"""Before a colon, a denial of what stands behind it."""
 _EXCEPT = re.compile(r"\W*(?:but\s+|and\s+)?(?:unless|except)\b", re.IGNORECASE)
 _ON_CONDITION = re.compile(
     r"\W*(?:but\s+|and\s+|provided\s+)?(?:only (?:if|for|when|in|with|where)\b|unless\b|except\b|if\b|not "
@@ -217,8 +219,11 @@ def truth_in(text: str) -> bool | None:
         return None if taken_back or (_ON_CONDITION if truth else _EXCEPT).match(rest) else truth
     clause = without_aside(_SUBORDINATE.sub("", _last_told(text)))
     if (last := _TRUTH_LAST.search(clause)) and not _DOUBT.search(clause):
-        denied = bool(last[2]) or bool(not last[1] and _DENIAL.search(clause[: last.start(3)]))
-        return _TRUTHS[last[3].casefold()] != denied
+        before, truth = clause[: last.start()], _TRUTHS[last[3].casefold()]
+        if last[1] and _DENIAL.search(before):  # "that does not hold: false" says it twice, "is not: false" is unclear
+            return False if not truth and not last[2] and not _DENIED_NEXT.search(before) else None
+        said_here = re.split(r"[:;]", clause[: last.start(3)])[-1] if not last[1] else ""
+        return truth != bool(last[2] or _DENIAL.search(said_here))
     return None
 
 

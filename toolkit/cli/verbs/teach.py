@@ -48,7 +48,7 @@ def teach(options: Options) -> Result:
     allow_unsafe_execution(options)
     if options.start and not options.stage:
         raise InputError(
-            f"--start ({options.start}) needs --stage, which it is the start of; add it, or give --base instead"
+            f"--start ({options.start}) needs --stage, the stage that starts from it; add it, or give --base instead"
         )
     if options.stage and options.stage not in STAGES:
         raise InputError(f"unknown --stage ({options.stage}): expected one of {', '.join(STAGES)}")
