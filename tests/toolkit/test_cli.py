@@ -53,7 +53,10 @@ Captured = pytest.CaptureFixture[str]
             "argument --seed: '-1' must be a whole number from 0 to 4294967295",
         ),
         (["serve", "x", "--port", "65536"], "argument --port: '65536' must be a whole number from 0 to 65535"),
-        (["export", "x", "--size", "0MB", "--out", "y"], "argument --size: '0MB' must be a size above 0, such as 90MB"),
+        (
+            ["export", "x", "--size", "0MB", "--out", "y"],
+            "argument --size: '0MB' must be a size above 0 with its unit, such as 90MB",
+        ),
         (["export", "x", "--size", "-9GB", "--out", "y"], "argument --size: expected one argument"),
         (["export", "x", "--size=-9GB", "--out", "y"], "argument --size: '-9GB' must be a size above 0"),
         (["export", "x", "--size", "1e999GB", "--out", "y"], "argument --size: '1e999GB' must be a size above 0"),

@@ -289,6 +289,8 @@ def _is_hub_id(name: str) -> bool:
 def _unknown_model(name: str) -> str:
     names = ["builtin", *KNOWN_MODELS]
     nearest = get_close_matches(name, names, n=1)
+    if re.match(r"[\w.-]+:\d+(?:/|$)", name):
+        nearest = [f"http://{name}"]
     hint = f"did you mean {nearest[0]!r}?" if nearest else f"known names are {', '.join(names)}"
     return f"unknown model {name!r}: expected a folder, a known name or a hub id (owner/name); {hint}"
 

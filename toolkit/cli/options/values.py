@@ -123,7 +123,7 @@ def size_of(text: str) -> int:
     except (KeyError, ValueError, OverflowError):
         size_bytes = 0
     if size_bytes < 1:
-        raise argparse.ArgumentTypeError(f"{text!r:.60} must be a size above 0, such as 90MB or 1.5GB")
+        raise argparse.ArgumentTypeError(f"{text!r:.60} must be a size above 0 with its unit, such as 90MB or 1.5GB")
     return size_bytes
 
 

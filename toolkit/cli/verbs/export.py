@@ -35,7 +35,10 @@ def add_export(add: AddCommand) -> None:
     for name, help_text in (
         ("best", "smaller blocks: closest to the float model"),
         ("fast", "three bits in each layer's MLP: fastest and smallest"),
-        ("quick", "no calibration: exported in seconds, farthest from the float model"),
+        (
+            "quick",
+            "no calibration: quantized in seconds, farthest from the float model, which is still compared with it",
+        ),
     ):
         preset.add_argument(
             f"--{name}", dest="preset", action="store_const", const=name, default="balanced", help=help_text
