@@ -212,7 +212,7 @@ def test_the_only_model_is_found_and_one_of_several_must_be_named(tiny_student: 
     [
         ("http://127.0.0.1:9/v1", "http://127.0.0.1:9/v1 must be a server that answers"),
         ("http://127.0.0.1:9/v1#model", "http://127.0.0.1:9/v1 must be a server that answers"),
-        ("http:///v1", "needs a host"),
+        ("http:///v1", "must have a host"),
         ("http://me:secret@127.0.0.1:9/v1", KEY_VARIABLE),
         ("http://127.0.0.1:9/v1?key=secret", KEY_VARIABLE),
         ("http://127.0.0.1:port/v1", "is no address such as"),
