@@ -31,5 +31,7 @@ def test_the_rotated_model_says_the_same(tiny_student: Path, tmp_path: Path, hid
 
 
 def test_a_model_that_cannot_be_rotated_is_refused(tiny_student: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"cannot rotate a LlamaForCausalLM of hidden_size 64 to 32; it must be one of"):
+    with pytest.raises(
+        InputError, match=r"cannot rotate a LlamaForCausalLM of hidden_size 64 to 32; it must be one of"
+    ):
         write_rotated(tiny_student, tmp_path / "rotated", hidden_size=32)
