@@ -182,7 +182,7 @@ def _read_texts(source: Source, config: ExportConfig) -> CalibrationTexts:
 
 
 def _check_memory(checkpoint: Checkpoint, config: ExportConfig) -> None:
-    """Check that the float model fits the memory for the gate, and two for tuning; the export itself holds none."""
+    """Check that the float model fits the memory for the gate, and two for tuning; rounding itself needs none."""
     model_bytes = 4 * _parameters(checkpoint)
     available = memory().available_bytes
     if config.tune and 2 * model_bytes > available:
