@@ -22,7 +22,7 @@ from apps.chat.conversation.turn import Turn
 from apps.chat.look import badge
 from apps.chat.page.known_answers import is_right, right_answer
 from apps.chat.page.page import EXAMPLES, MESSAGES
-from apps.chat.page.updates import QUEUED
+from apps.chat.page.updates import QUEUED, asked
 from apps.chat.view.events import News, quiet
 from apps.chat.view.markup import as_typed, harmless
 from apps.chat.view.page_messages import page_messages, status_line
@@ -88,7 +88,7 @@ def ask(models: Sequence[Model], question: str, comparison: SideBySide) -> Gener
     comparison.stop_requested, comparison.busy = False, True
     sampling, news = Sampling(seed=secrets.randbelow(2**31)), News()
     try:
-        yield news.of([gr.update(value="", submit_btn=False, stop_btn="Stop"), *comparison.shown()])
+        yield news.of([asked(), *comparison.shown()])
         for side in comparison.sides:
             if comparison.stop_requested:
                 break
@@ -123,7 +123,7 @@ def build_compare(models: Sequence[Model]) -> gr.Blocks:
             gr.Markdown("# Compare\nTwo models, one question · [back to the chat](/)", elem_id="title")
             gr.Markdown(badge.TEXT, elem_id="badge")
         shown: list[gr.components.Component] = []
-        asked = gr.Markdown(elem_id="asked")
+        above = gr.Markdown(elem_id="asked")
         with gr.Row(elem_id="sides", equal_height=True):
             for model in models:
                 with gr.Column(min_width=300):
@@ -141,11 +141,11 @@ def build_compare(models: Sequence[Model]) -> gr.Blocks:
             stop_btn=False,
             autofocus=True,
         )
-        private = quiet(asked)
+        private = quiet(above)
         run: dict[str, Any] = private | {
             "fn": partial(ask, models),
             "inputs": [question, comparison],
-            "outputs": [question, asked, *shown],
+            "outputs": [question, above, *shown],
             "concurrency_limit": None,
         }
         question.submit(**run)

@@ -47,7 +47,7 @@ def busy() -> dict[str, Any]:
 
 def asked() -> dict[str, Any]:
     """Empty the question box, and give it its Stop button."""
-    return gr.update(value="", submit_btn=False, stop_btn="Stop")
+    return busy() | {"value": ""}
 
 
 def refused(text: str) -> Update:
