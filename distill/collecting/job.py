@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
 
+from distill.collecting.asking import AS_IT_IS, Asking
 from toolkit.errors import InputError
 from toolkit.formats.chat_format import Completion
 from toolkit.generation.generate import Sampling
@@ -68,6 +69,8 @@ class Job:
     failure ends the job, and a trace of another job is an error."""
     retry_failed: bool = False
     """Whether requests with a recorded failure are sent again."""
+    asking: Asking = AS_IT_IS
+    """How the questions are put."""
     before: Path | None = None
     """Traces of this very job that an earlier version kept in the run folder."""
 

@@ -33,10 +33,12 @@ def plan(prompt_of: Callable[[list[Message]], P], job: Job, teacher: str) -> dic
 
     `teacher`: name@digest. A request's hash covers the digest but not the name: the same model may move.
     """
-    settings = json.dumps(asdict(job.sampling) | {"teacher": teacher.rpartition("@")[2]}, sort_keys=True)
+    settings = json.dumps(
+        asdict(job.sampling) | job.asking.given() | {"teacher": teacher.rpartition("@")[2]}, sort_keys=True
+    )
     requests = {}
     for problem in job.problems:
-        prompt = prompt_of(problem.messages)
+        prompt = prompt_of(job.asking.messages(problem))
         for sample in range(job.samples):
             seed = row_seed(job.sampling.seed, problem.id, sample)
             digest = hashlib.sha256(f"{settings}\n{prompt}\n{seed}".encode()).hexdigest()[:16]
