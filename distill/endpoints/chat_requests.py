@@ -143,7 +143,7 @@ class ChatRequests:
         while True:
             epoch, answers = server.limit.epoch, pool.answers
             try:
-                return await self._try(request, server, epoch)
+                trace = await self._try(request, server, epoch)
             except _Failed as failed:
                 others = pool.others(server)
                 if failed.too_many and pool.answers > answers and refused < MOST_REFUSED:
@@ -153,14 +153,14 @@ class ChatRequests:
                 if failed.cause == "access" and others:
                     server.close(failed.trouble)
                 elif not failed.passes or tries >= (SILENT_TRIES if failed.reason == NO_ANSWER else TRIES):
+                    pool.release(server)
                     raise self._refusal(server, failed, tries) from failed
                 else:
                     _note(server, failed, epoch, others=others)
-                pause_s = max(0.0 if others else failed.pause_s, FIRST_PAUSE_S * 2 ** max(0, tries - 1))
-            finally:
+                server = await pool.pause(server, FIRST_PAUSE_S * 2 ** max(0, tries - 1))
+            else:
                 pool.release(server)
-            await asyncio.sleep(pause_s)
-            server = await pool.acquire()
+                return trace
 
     async def _try(self, request: ChatRequest, server: Server, epoch: int) -> Trace:
         """Send one request once, or again at once where only a field was refused; raises `_Failed`."""

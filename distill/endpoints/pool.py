@@ -49,6 +49,18 @@ class ServerPool:
         server.limit.in_flight -= 1
         self.hand_out()
 
+    async def pause(self, server: Server, seconds: float) -> Server:
+        """Wait before a request is tried again; return the server to ask then.
+
+        Without another server the request keeps its place, so that no further ones are sent where these fail.
+        """
+        if self.others(server):
+            self.release(server)
+            await asyncio.sleep(seconds)
+            return await self.acquire()
+        await asyncio.sleep(max(seconds, server.rests_s()))
+        return server
+
     def others(self, server: Server) -> bool:
         """Whether another server answers."""
         return any(other is not server and other.is_live for other in self.servers)

@@ -96,6 +96,10 @@ class Server:
         """Return the seconds until it may get a request; infinity if only an answer can free it."""
         if self.is_closed or not self.limit.is_free or (self.is_drained and self.limit.in_flight):
             return math.inf
+        return self.rests_s()
+
+    def rests_s(self) -> float:
+        """Return the seconds until its pause is over and its pace allows a request."""
         now = self.now()
         return max(self.rests_until - now, self.pace.wait_s(now), 0.0)
 

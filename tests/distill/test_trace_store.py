@@ -315,6 +315,9 @@ REFUSED = {
 }
 
 
+STREAM = ("stream", "stream_options")
+
+
 def test_fields_that_a_server_refuses_are_found_once_left_out_and_said(tmp_path: Path, run: Command) -> None:
     class Choosy(FailingServer):
         def refuses(self, body: dict[str, Any]) -> tuple[int, str] | None:
@@ -337,7 +340,7 @@ def test_fields_that_a_server_refuses_are_found_once_left_out_and_said(tmp_path:
             assert len([line for line in said.splitlines() if f"refuses {field};" in line]) == 1
         taken = [body for body in server.bodies if not REFUSED.keys() & body.keys()]
         assert len(taken) == len(QUESTIONS)
-        assert all(body.keys() == {"model", "messages", "max_completion_tokens", "stream"} for body in taken)
+        assert all(body.keys() == {"model", "messages", "max_completion_tokens", *STREAM} for body in taken)
         assert {body["max_completion_tokens"] for body in taken} == {320}
         refused = len(server.bodies) - len(taken)
         assert refused <= len(REFUSED) * CONCURRENCY, "only those that were in flight when it was found out"
