@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import deque
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -56,31 +56,29 @@ class ChatRequests:
     fields: ServerFields
     job: Job
 
-    def ask(self, requests: list[ChatRequest], log: TraceLog) -> None:
-        """Send all requests and log each answer or failure as soon as it arrives.
+    def ask(self, requests: Iterator[ChatRequest], log: TraceLog) -> None:
+        """Send all requests, each taken when it can be sent, and log each answer or failure as soon as it arrives.
 
         At most `batch_size` requests, and never more than `MOST_IN_FLIGHT`, are in flight. Raises `InputError` as the
         log does.
         """
         if self.job.shared:
             ask_listing(self.url)
-            requests.sort(key=lambda request: request.hash)  # spreads out questions that are refused alike
         try:
             asyncio.run(self._ask_all(requests, log))
         except ExceptionGroup as group:  # workers that failed together: the first one's error speaks for all
             raise group.exceptions[0] from group
 
-    async def _ask_all(self, requests: list[ChatRequest], log: TraceLog) -> None:
-        waiting = deque(requests)  # shared: each worker takes the next request
+    async def _ask_all(self, requests: Iterator[ChatRequest], log: TraceLog) -> None:
+        again: deque[ChatRequest] = deque()  # shared, as the iterator is: each worker takes the next request
 
         async def work(send: Send) -> None:
-            while waiting:
-                request = waiting.popleft()
+            while request := next(requests, None) or (again.popleft() if again else None):
                 try:
                     log.answered(await self._ask(request, send))
                 except Refusal as refusal:
                     if log.failed(request, refusal):
-                        waiting.append(request)
+                        again.append(request)
 
         async with open_client(self.url) as client, asyncio.TaskGroup() as group:
             for _ in range(min(self.job.batch_size, MOST_IN_FLIGHT)):

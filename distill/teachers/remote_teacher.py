@@ -13,9 +13,9 @@ from functools import cached_property
 from typing import Self
 
 from distill.teachers.chat_requests import ChatRequests
-from distill.teachers.job import Job
+from distill.teachers.job import Job, Plan
 from distill.teachers.server_fields import ServerFields
-from distill.teachers.traces import collect, plan
+from distill.teachers.traces import collect
 from toolkit.errors import InputError
 from toolkit.generation.endpoint import ask_listing, locate
 from toolkit.records import Problem, Trace
@@ -59,7 +59,7 @@ class Endpoint:
         """Check that the server answers; raises `Unreachable` if it does not."""
         ask_listing(self.url)
 
-    def answer(self, job: Job) -> list[Trace]:
+    def answer(self, job: Job) -> Sequence[Trace]:
         """Ask the server for the traces that the job's file does not hold yet, and return all traces in order.
 
         The server is contacted only if a trace is missing. Raises `InputError` if the server is unreachable, refuses a
@@ -77,7 +77,7 @@ class Endpoint:
 
         teacher = f"{self.name}@{self.digest}"
         requests = ChatRequests(url=self.url, model=self.model, teacher=teacher, fields=self.fields, job=job)
-        return collect(plan(list, job, teacher), requests.ask, job)
+        return collect(Plan(list, job, teacher), requests.ask, job)
 
     def tokens_per_s(self, problems: Sequence[Problem]) -> None:
         """Return None: a server's speed, its queue and the network's belong in no ledger of this machine."""

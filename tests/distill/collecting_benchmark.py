@@ -19,9 +19,8 @@ from statistics import median
 from httpx2 import AsyncClient, Timeout
 
 from distill.teachers.chat_requests import MOST_IN_FLIGHT, SEED_BITS
-from distill.teachers.job import Job
+from distill.teachers.job import Job, row_seed
 from distill.teachers.remote_teacher import connect
-from distill.teachers.traces import row_seed
 from toolkit.figures.tables import percent
 from toolkit.generation.generate import Sampling
 from toolkit.records import Problem
