@@ -26,8 +26,8 @@ from typing import Any, Literal, Protocol, Self
 import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
 
-from distill.teachers.job import Job
-from distill.teachers.remote_teacher import Endpoint, connect
+from distill.collecting.job import Job
+from distill.endpoints.remote_teacher import Endpoint, connect
 from toolkit.errors import InputError
 from toolkit.formats.chat_format import split_completion
 from toolkit.generation.generate import Sampling

@@ -24,10 +24,10 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from distill.store.sharded_store import LAYOUT, HeldTraces, TraceStore, check_layout, has_traces
-from distill.teachers.job import Job
-from distill.teachers.outcomes import FAILED, Failure, reasons
-from distill.teachers.remote_teacher import Endpoint, connect
+from distill.collecting.job import Job
+from distill.collecting.outcomes import FAILED, Failure, reasons
+from distill.endpoints.remote_teacher import Endpoint, connect
+from distill.store.sharded_store import ASKED, LAYOUT, HeldTraces, TraceStore, check_layout, has_traces
 from distill.teachers.respondent import Respondent, find_respondent
 from distill.verification.wholeness import incomplete, unfit
 from toolkit.errors import InputError, Unreachable

@@ -18,9 +18,9 @@ from statistics import median
 
 from httpx2 import AsyncClient, Timeout
 
-from distill.teachers.chat_requests import MOST_IN_FLIGHT, SEED_BITS
-from distill.teachers.job import Job, row_seed
-from distill.teachers.remote_teacher import connect
+from distill.collecting.job import Job, row_seed
+from distill.endpoints.chat_requests import MOST_IN_FLIGHT, SEED_BITS
+from distill.endpoints.remote_teacher import connect
 from toolkit.figures.tables import percent
 from toolkit.generation.generate import Sampling
 from toolkit.records import Problem
@@ -65,7 +65,7 @@ def collect(url: str, problems: Sequence[Problem]) -> None:
             sampling=SAMPLING,
             samples=1,
             batch_size=MOST_IN_FLIGHT,
-            path=Path(folder) / "traces.jsonl",
+            path=Path(folder),
             shared=True,
         )
         assert len(connect(url).answer(job)) == len(problems)

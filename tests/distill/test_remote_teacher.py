@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 
+from distill.collecting.job import Job, row_seed
+from distill.endpoints import chat_requests
+from distill.endpoints.chat_requests import MOST_IN_FLIGHT, TRIES
+from distill.endpoints.remote_teacher import Endpoint, connect
 from distill.evaluation.evaluate import EvalConfig, evaluate, evaluate_model
-from distill.teachers import chat_requests
-from distill.teachers.chat_requests import MOST_IN_FLIGHT, TRIES
-from distill.teachers.job import Job, row_seed
-from distill.teachers.remote_teacher import Endpoint, connect
 from tests.distill.bigram import BigramDecoder
 from tests.distill.completion_server import CompletionServer, Fault, Style
 from tests.distill.scripted import ScriptedDecoder

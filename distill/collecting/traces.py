@@ -11,9 +11,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 
+from distill.collecting.job import Job, P, Plan, Request
+from distill.collecting.trace_log import Collected, OwnFile, TraceLog
 from distill.store.sharded_store import HeldTraces, TraceStore
-from distill.teachers.job import Job, P, Plan, Request
-from distill.teachers.trace_log import Collected, OwnFile, TraceLog
 from toolkit.errors import InputError
 from toolkit.formats.chat_format import ChatFormat, ReasoningParser
 from toolkit.formats.text_reader import TextReader

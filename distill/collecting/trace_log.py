@@ -20,13 +20,13 @@ from typing import Any, Generic, Protocol, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from distill.collecting.job import Job, P, Plan, Request
+from distill.collecting.outcomes import Outcomes, Refusal
 from distill.store.claims import Claims
 from distill.store.failure import Failure
 from distill.store.logprobs import TokenLogprobs
 from distill.store.shard_index import Hashes, scan
 from distill.store.sharded_store import TraceStore
-from distill.teachers.job import Job, P, Plan, Request
-from distill.teachers.outcomes import Outcomes, Refusal
 from toolkit.errors import InputError
 from toolkit.progress import Progress
 from toolkit.records import AppendLog, Trace, read_jsonl, read_records
@@ -165,7 +165,7 @@ class Collected(Generic[P]):
         return again
 
     def append(self, failure: Failure) -> None:
-        """Record a failure that is a request's own (`distill.teachers.outcomes`)."""
+        """Record a failure that is a request's own (`distill.collecting.outcomes`)."""
         self._settle(self._writer.failed(failure))
 
     def _settle(self, hash: int) -> None:
