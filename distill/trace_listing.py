@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeVar
 
-from distill.collecting.outcomes import FAILED, Failure
+from distill.collecting.outcomes import FAILED
 from distill.curate import DROPPED, Dropped
+from distill.store.failure import Failure
 from distill.store.sharded_store import TraceStore
 from distill.teachers.trace_store import store_of
 from distill.verification.wholeness import incomplete, unfit

@@ -87,7 +87,8 @@ class Plan(Generic[P]):
 
     def __init__(self, prompt_of: Callable[[list[Message]], P], job: Job, teacher: str) -> None:
         """`teacher`: name@digest. A request's hash covers the digest but not the name: the same model may move."""
-        self._prompt_of, self._seed, self._samples = prompt_of, job.sampling.seed, job.samples
+        self._prompt_of: Callable[[list[Message]], P] = prompt_of
+        self._seed, self._samples = job.sampling.seed, job.samples
         self._problems = list({problem.id: problem for problem in job.problems}.values())
         settings = json.dumps(asdict(job.sampling) | {"teacher": teacher.rpartition("@")[2]}, sort_keys=True)
         begun = hashlib.sha256(f"{settings}\n".encode())

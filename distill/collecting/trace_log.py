@@ -54,7 +54,8 @@ class OwnFile(Generic[P]):
 
     def __init__(self, job: Job, plan: Plan[P]) -> None:
         """Open the file and read its traces; raises `InputError` if it holds a trace of another request."""
-        self._job, self._plan = job, plan
+        self._job = job
+        self._plan: Plan[P] = plan
         with ExitStack() as stack:
             self._file = stack.enter_context(AppendLog(job.path))  # mends a torn line, so it precedes reading
             self.traces = self._held()
@@ -102,7 +103,8 @@ class Collected(Generic[P]):
 
     def __init__(self, job: Job, plan: Plan[P], store: TraceStore) -> None:
         """Find out what the store lacks, and say so."""
-        self._job, self._plan, self._store = job, plan, store
+        self._job, self._store = job, store
+        self._plan: Plan[P] = plan
         self._failed_before: dict[int, int] = {}
         """Where the failures are that are asked again: a later one is an outcome of this job."""
         with ExitStack() as stack:

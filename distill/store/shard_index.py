@@ -19,14 +19,15 @@ from __future__ import annotations
 import os
 from array import array
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from distill.store.failure import Failure
 from toolkit.errors import InputError
 from toolkit.json_files import parse_json
-from toolkit.records import Record
+from toolkit.records import Trace
 from toolkit.terminal import counted, say
 
 Hashes = NDArray[np.uint64]
@@ -34,9 +35,11 @@ MAGIC, VERSION = b"TRACEIDX", 1
 HEADER = MAGIC + VERSION.to_bytes(8, "little")
 ENTRY = np.dtype([("hash", "<u8"), ("place", "<u8")])
 LENGTH_BITS = 28
+OFFSET_BITS = 64 - LENGTH_BITS
 LONGEST_LINE = 2**LENGTH_BITS - 1
 """The longest record in bytes, which is just less than `toolkit.json_files.MOST_BYTES`."""
 SPOT_CHECKS = 3
+R = TypeVar("R", Trace, Failure)
 _END = b', "request_hash": "'
 """How a record's line ends: this, 16 hex digits and `_CLOSE`."""
 _CLOSE = b'"}\n'
@@ -62,6 +65,7 @@ class Scan:
         self._hashes, self._places = array("Q"), array("Q")
 
     def take(self, hash: int, length: int) -> None:
+        """Note the next line."""
         self._hashes.append(hash)
         self._places.append(self.end << LENGTH_BITS | length)
         self.end += length
@@ -126,7 +130,7 @@ def write_index(shard: Path, known: int, more: NDArray[Any]) -> None:
         file.write(more.tobytes())
 
 
-def complete_index(shard: Path, kind: type[Record]) -> int:
+def complete_index(shard: Path, kind: type[R]) -> int:
     """Bring the index of a locked shard up to date; return how many lines it knows now, 0 if it cannot be written."""
     entries = read_index(shard, shard.stat().st_size)
     more = scan(shard, covered(entries), kind).entries()
@@ -137,7 +141,7 @@ def complete_index(shard: Path, kind: type[Record]) -> int:
     return len(entries) + len(more)
 
 
-def scan(shard: Path, start: int, kind: type[Record]) -> Scan:
+def scan(shard: Path, start: int, kind: type[R]) -> Scan:
     """Read the whole lines of a shard from an offset on; an end without its `\n` is left out.
 
     Raises `InputError` if a line is an object, but no record of this kind: another version of the project wrote it.
@@ -152,6 +156,11 @@ def scan(shard: Path, start: int, kind: type[Record]) -> Scan:
                 f"{shard} byte {found.end}: a line has more than {LONGEST_LINE} bytes, which no record has; move the "
                 "file out of the store"
             )
+        if found.end >> OFFSET_BITS:
+            raise InputError(
+                f"{shard} has {found.end} bytes, and a store reads files of up to {2**OFFSET_BITS}; split it between "
+                "lines, into files traces-1.jsonl, traces-2.jsonl …"
+            )
     return found
 
 
@@ -162,7 +171,7 @@ def report_damage(shard: Path, damaged: list[int]) -> None:
         say(f"traces: {lines} of {shard} cannot be read (byte {damaged[0]}); their requests count as not answered")
 
 
-def _hash_of_line(line: bytes, where: str, kind: type[Record], found: Scan) -> int:
+def _hash_of_line(line: bytes, where: str, kind: type[R], found: Scan) -> int:
     """Return the hash of the request that a line answers. A line as we write it need not be parsed for that."""
     digits = len(line) - len(_CLOSE) - _DIGITS
     is_ours = line.startswith(_BEGIN) and line.endswith(_CLOSE) and line[digits - len(_END) : digits] == _END
@@ -175,10 +184,10 @@ def _hash_of_line(line: bytes, where: str, kind: type[Record], found: Scan) -> i
     except InputError:
         found.damaged.append(found.end)
         return 0
-    return hash_of(record_of(values, where, kind).to_dict()["request_hash"])
+    return hash_of(record_of(values, where, kind).request_hash)
 
 
-def record_of(values: Any, where: str, kind: type[Record]) -> Record:
+def record_of(values: Any, where: str, kind: type[R]) -> R:
     """Return a line's record; raises `InputError` if it is none of this kind."""
     try:
         if not isinstance(values, dict):

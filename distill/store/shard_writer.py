@@ -43,7 +43,8 @@ class ShardWriter(Generic[R]):
     """Appends records of one kind; a shard is opened with the first of them."""
 
     def __init__(self, shards: Shards[R], locks: ByteLocks) -> None:
-        self._shards, self._locks = shards, locks
+        self._shards: Shards[R] = shards
+        self._locks = locks
         self._shard: Shard | None = None
         self._log: AppendLog | None = None
         self._indexed = 0

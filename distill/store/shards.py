@@ -27,6 +27,8 @@ from distill.store.shard_index import (
     Entry,
     Hashes,
     covered,
+    hash_of,
+    index_path,
     read_index,
     read_line,
     record_of,
@@ -66,7 +68,8 @@ class Shards(Generic[R]):
     """All shards of a folder whose names begin with `stem`; reading changes nothing on the disk."""
 
     def __init__(self, folder: Path, stem: str, kind: type[R]) -> None:
-        self.folder, self.stem, self.kind = folder, stem, kind
+        self.folder, self.stem = folder, stem
+        self.kind: type[R] = kind
         self.poorly_indexed: list[Shard] = []
         """Shards of which much had to be read, since their index is missing, wrong or far behind."""
         self._shards: dict[str, Shard] = {}
@@ -147,22 +150,21 @@ class Shards(Generic[R]):
         found: NDArray[np.bool_] = self.find(hashes)[0] >= 0
         return found
 
-    def lines(self, hashes: Hashes) -> Iterator[bytes]:
-        """Yield the line of each request that has one, in the order of the requests."""
+    def read(self, hashes: Hashes) -> Iterator[R]:
+        """Yield the record of each request that has one, in the order of the requests.
+
+        Raises `InputError` if a line is not what its index says, or no record.
+        """
         numbers, places = self.find(hashes)
         held = np.flatnonzero(numbers >= 0)
-        numbers, places, wanted = numbers[held], places[held], hashes[held]
-        lengths = np.cumsum(places & np.uint64(LONGEST_LINE))
+        numbers, places, hashes = numbers[held], places[held], hashes[held]
+        ends = np.cumsum(places & np.uint64(LONGEST_LINE))
         start = 0
         while start < len(held):
-            enough = (lengths[start - 1] if start else 0) + WINDOW_BYTES
-            end = max(start + 1, int(np.searchsorted(lengths, np.uint64(enough), side="right")))
-            yield from self._window(numbers[start:end], places[start:end], wanted[start:end])
+            enough = (ends[start - 1] if start else np.uint64(0)) + np.uint64(WINDOW_BYTES)
+            end = max(start + 1, int(np.searchsorted(ends, enough, side="right")))
+            yield from self._window(numbers[start:end], places[start:end], hashes[start:end])
             start = end
-
-    def read(self, hashes: Hashes) -> Iterator[R]:
-        """Yield the record of each request that has one, in the order of the requests."""
-        return (self._record(line) for line in self.lines(hashes))
 
     def hashes(self) -> Hashes:
         """Return the hashes of all requests that have a record, sorted."""
@@ -175,29 +177,35 @@ class Shards(Generic[R]):
         order = np.lexsort((self._places, self._numbers))
         return self.read(self._hashes[order])
 
-    def _window(self, numbers: NDArray[np.int64], places: Hashes, hashes: Hashes) -> Iterator[bytes]:
-        """Yield the lines at some places in their order; they are read in the order of the disk."""
+    def _window(self, numbers: NDArray[np.int64], places: Hashes, hashes: Hashes) -> Iterator[R]:
+        """Yield the records at some places in their order; their lines are read in the order of the disk."""
         lines: list[bytes] = [b""] * len(places)
         order = np.lexsort((places, numbers))
         with ExitStack() as stack:
             opened, file = -1, None
             for row in order.tolist():
-                number, place = int(numbers[row]), int(places[row])
+                number = int(numbers[row])
                 if file is None or number != opened:
                     stack.close()
                     file, opened = stack.enter_context(self._by_number[number].path.open("rb")), number
-                lines[row] = read_line(file.fileno(), place)
-                if f"{int(hashes[row]):016x}".encode() not in lines[row]:
-                    raise InputError(
-                        f"{self._by_number[number].path} was changed by another program (byte "
-                        f"{place >> LENGTH_BITS}); run the same command again, which reads it anew"
-                    )
-        yield from lines
+                lines[row] = read_line(file.fileno(), int(places[row]))
+        for row, line in enumerate(lines):
+            yield self._record(line, int(hashes[row]), self._by_number[int(numbers[row])].path, int(places[row]))
 
-    def _record(self, line: bytes) -> R:
-        where = f"a line of {self.folder}/{self.stem}*.jsonl"
-        record = record_of(parse_json(line, where, constants=True), where, self.kind)
-        assert isinstance(record, self.kind)
+    def _record(self, line: bytes, hash: int, path: Path, place: int) -> R:
+        where = f"{path} byte {place >> LENGTH_BITS}"
+        try:
+            record = record_of(parse_json(line, where, constants=True), where, self.kind)
+        except InputError as error:
+            raise InputError(
+                f"{error}; delete that line and {index_path(path).name}, and run the same command again, which asks "
+                "for it again"
+            ) from error
+        if hash_of(record.request_hash) != hash:
+            raise InputError(
+                f"{where} is not the record that the index names; delete {index_path(path)} and run the same command "
+                "again"
+            )
         return record
 
     def _begin(self, shard: Shard) -> NDArray[Any]:

@@ -25,8 +25,9 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from distill.collecting.job import Job
-from distill.collecting.outcomes import FAILED, Failure, reasons
+from distill.collecting.outcomes import FAILED, reasons
 from distill.endpoints.remote_teacher import Endpoint, connect
+from distill.store.failure import Failure
 from distill.store.sharded_store import ASKED, LAYOUT, HeldTraces, TraceStore, check_layout, has_traces
 from distill.teachers.respondent import Respondent, find_respondent
 from distill.verification.wholeness import incomplete, unfit

@@ -20,8 +20,8 @@ from pathlib import Path
 
 import pytest
 
-from distill.collecting.outcomes import Failure
 from distill.endpoints.chat_requests import MOST_IN_FLIGHT
+from distill.store.failure import Failure
 from tests.distill.failing_server import LASTING, THOUGHT, FailingServer
 from tests.house.modules import ROOT
 from toolkit.records import Problem, Trace, content_hash, read_jsonl, read_records

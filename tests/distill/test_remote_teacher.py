@@ -35,7 +35,7 @@ SAMPLING = Sampling(temperature=1.0, top_p=0.9, max_new_tokens=12, seed=5)
 ESCAPE = "\x1b[31m"
 
 
-def ask(server: CompletionServer, path: Path, *, sampling: Sampling = SAMPLING, batch_size: int = 8) -> list[Trace]:
+def ask(server: CompletionServer, path: Path, *, sampling: Sampling = SAMPLING, batch_size: int = 8) -> Sequence[Trace]:
     return connect(server.url).answer(
         Job(problems=PROBLEMS, sampling=sampling, samples=2, batch_size=batch_size, path=path)
     )
@@ -46,7 +46,7 @@ def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(chat_requests, "FIRST_PAUSE_S", 0.001)
 
 
-def said(traces: Sequence[Trace]) -> list[Trace]:
+def said(traces: Sequence[Trace]) -> Sequence[Trace]:
     """Drop the fields that depend on a server's address."""
     return [replace(trace, teacher="", request_hash="") for trace in traces]
 
