@@ -11,8 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeVar
 
-from distill.collecting.outcomes import FAILED, Failure
+from distill.collecting.outcomes import FAILED
 from distill.curate import DROPPED, Dropped
+from distill.store.failure import Failure
+from distill.store.sharded_store import TraceStore
 from distill.teachers.trace_store import store_of
 from distill.verification.wholeness import incomplete, unfit
 from toolkit.errors import InputError
@@ -47,10 +49,12 @@ def listing(run: Path, what: What) -> list[ListedTrace]:
     if folder is None:
         raise InputError(f"{run} is not a run folder of toolkit traces or toolkit distill, finished or not")
     problems = {problem.id: problem for problem in read_records(folder / PROBLEMS, Problem)}
-    kept = folder if (folder / TRACES).is_file() else store_of(folder, run)
-    traces = {(t.problem_id, t.sample): t for t in _records(kept / TRACES, Trace) if t.problem_id in problems}
+    store = None if (folder / TRACES).is_file() else TraceStore(store_of(folder, run))
+    all_traces = store.traces.records() if store else _records(folder / TRACES, Trace)
+    traces = {(t.problem_id, t.sample): t for t in all_traces if t.problem_id in problems}
     if what == "failed":
-        failures = {(f.problem_id, f.sample): f for f in _records(kept / FAILED, Failure) if f.problem_id in problems}
+        all_failures = store.failures.records() if store else _records(folder / FAILED, Failure)
+        failures = {(f.problem_id, f.sample): f for f in all_failures if f.problem_id in problems}
         found = [(f.problem_id, f.sample, f.reason, f.message) for key, f in failures.items() if key not in traces]
     elif what == "dropped":
         dropped = _dropped(folder, problems, traces)

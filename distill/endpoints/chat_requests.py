@@ -12,11 +12,9 @@ Redirects are not followed, so the key reaches no other server.
 from __future__ import annotations
 
 import asyncio
-import math
-import operator
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -79,30 +77,27 @@ class ChatRequests:
         self._again: deque[ChatRequest] = deque()
         """Requests that reached no server, to be sent again."""
         self._requests: Iterator[ChatRequest] = iter(())
-        self._left = math.inf
         self._readers: dict[str, AnswerReader] = {}
 
-    def ask(self, requests: Iterable[ChatRequest], log: TraceLog) -> None:
+    def ask(self, requests: Iterator[ChatRequest], log: TraceLog) -> None:
         """Send all requests, or as many as the budget allows, and log each answer or failure as soon as it arrives.
 
-        Raises `InputError` as the log does.
+        A request is taken when it can be sent. Raises `InputError` as the log does.
         """
-        self._requests, self._left = iter(requests), operator.length_hint(requests, -1)
-        if self._left < 0:
-            self._left = math.inf
+        self._requests = requests
         try:
             asyncio.run(self._ask_all(log))
         except ExceptionGroup as group:  # workers that failed together: the first one's error speaks for all
             raise group.exceptions[0] from group
 
     async def _ask_all(self, log: TraceLog) -> None:
-        pool = ServerPool(self._servers, lambda: self._left + len(self._again))
+        pool = ServerPool(self._servers, lambda: log.left)
         async with AsyncExitStack() as clients, asyncio.TaskGroup() as group:
             for server in self._servers:
                 url, key = server.settings.url, server.settings.key
                 client = await clients.enter_async_context(open_client(url, connections=server.most, key=key))
                 self._readers[server.settings.name] = AnswerReader(client, url, self._patience)
-            for _ in range(int(min(pool.most, self._left))):
+            for _ in range(min(pool.most, log.left)):
                 group.create_task(self._work(pool, log))
 
     async def _work(self, pool: ServerPool, log: TraceLog) -> None:
@@ -126,11 +121,7 @@ class ChatRequests:
                 self._budget.settle(reserved)
 
     def _next(self) -> ChatRequest | None:
-        if self._again:
-            return self._again.popleft()
-        request = next(self._requests, None)
-        self._left = max(0, self._left - 1) if request else 0
-        return request
+        return self._again.popleft() if self._again else next(self._requests, None)
 
     async def _reserve(self, server: Server, request: ChatRequest) -> Reservation | None:
         if not self._budget.is_limited:

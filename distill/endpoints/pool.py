@@ -20,8 +20,8 @@ SOONEST_S = 0.001
 class ServerPool:
     """The servers of one teacher; used within one event loop."""
 
-    def __init__(self, servers: Sequence[Server], left: Callable[[], float]) -> None:
-        """`left`: returns how many requests are still to be sent; infinity if that is unknown."""
+    def __init__(self, servers: Sequence[Server], left: Callable[[], int]) -> None:
+        """`left`: returns how many requests have no answer yet."""
         self.servers = list(servers)
         self._left = left
         self._waiting: deque[asyncio.Future[Server]] = deque()
@@ -90,8 +90,7 @@ class ServerPool:
     def _is_too_slow(self, server: Server) -> bool:
         """Whether the other servers would have finished everything that is left before this one answers."""
         others = [one for one in self.servers if one is not server and one.answers and one.is_live]
-        left = self._left()
-        if math.isnan(server.seconds) or not others or left == math.inf:
+        if math.isnan(server.seconds) or not others:
             return False
         rate = sum(max(1, one.limit.limit) / max(one.seconds, SOONEST_S) for one in others)
-        return server.seconds > left / rate + min(one.seconds for one in others)
+        return server.seconds > self._left() / rate + min(one.seconds for one in others)

@@ -8,19 +8,20 @@ was cut; neither counts as whole.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Self
 
-from distill.collecting.job import Job
+from distill.collecting.job import Job, Plan
 from distill.collecting.trace_log import TraceLog
-from distill.collecting.traces import collect, plan
+from distill.collecting.traces import collect
 from distill.endpoints.answers import Patience
 from distill.endpoints.budget import UNLIMITED, Budget, SpendingLimits
 from distill.endpoints.chat_requests import ChatRequest, ChatRequests
 from distill.endpoints.server import Server, ServerSettings
 from distill.endpoints.server_fields import ServerFields
+from distill.store.sharded_store import HeldTraces, TraceStore
 from toolkit.errors import Unreachable
 from toolkit.generation.endpoint import ask_listing, locate
 from toolkit.records import Problem, Trace
@@ -88,7 +89,7 @@ class Endpoint:
         """Check that a server answers; raises `Unreachable` if none does."""
         self._reachable()
 
-    def answer(self, job: Job) -> list[Trace]:
+    def answer(self, job: Job) -> Sequence[Trace]:
         """Ask the servers for the traces that the job's file does not hold yet, and return all traces in order.
 
         They are contacted only if a trace is missing. Raises `InputError` if no server is reachable, or if one refuses
@@ -96,22 +97,23 @@ class Endpoint:
         request's own.
         """
 
-        def ask(requests: list[ChatRequest], log: TraceLog) -> None:
-            servers = [
+        plan = Plan(list, job, f"{self.name}@{self.digest}")
+        budget = Budget(self.limits, self.all_servers)
+        if budget.is_limited and job.shared:
+            budget.count(HeldTraces(TraceStore(job.path), plan.hashes))
+        servers: list[Server] = []
+
+        def ask(requests: Iterator[ChatRequest], log: TraceLog) -> None:
+            servers[:] = servers or [
                 Server(settings=one, fields=self.fields[one.name], most=min(one.most, job.batch_size))
                 for one in (self._reachable() if job.shared else self.all_servers)
             ]
-            budget = Budget(self.limits, self.all_servers)
-            if budget.is_limited:
-                budget.count(log.traces.values())
-            asking = ChatRequests(servers, job, digest=self.digest, budget=budget, patience=self.patience or Patience())
-            if job.shared:
-                requests.sort(key=lambda request: request.hash)  # spreads out questions that are refused alike
-            asking.ask(requests, log)
-            self._outcome.stopped_by = budget.stopped_by
+            patience = self.patience or Patience()
+            ChatRequests(servers, job, digest=self.digest, budget=budget, patience=patience).ask(requests, log)
 
-        self._outcome.stopped_by = ""
-        return collect(plan(list, job, f"{self.name}@{self.digest}"), ask, job)
+        traces = collect(plan, ask, job)
+        self._outcome.stopped_by = budget.stopped_by
+        return traces
 
     def tokens_per_s(self, problems: Sequence[Problem]) -> None:
         """Return None: a server's speed, its queue and the network's belong in no ledger of this machine."""

@@ -54,7 +54,7 @@ class Respondent(Protocol):
     def load(self) -> None:
         """Load now what the first answer would load, so that it does not count as time of answering."""
 
-    def answer(self, job: Job) -> list[Trace]:
+    def answer(self, job: Job) -> Sequence[Trace]:
         """Collect the traces that the job's file lacks, and return all: problem by problem, sample by sample."""
 
     def tokens_per_s(self, problems: Sequence[Problem]) -> float | None:
@@ -93,7 +93,7 @@ class ModelFolder:
     def load(self) -> None:
         self._decoder()
 
-    def answer(self, job: Job) -> list[Trace]:
+    def answer(self, job: Job) -> Sequence[Trace]:
         """Sample the traces that the job's file lacks; see `distill.collecting.traces.sample_traces`."""
         return sample_traces(self._decoder, self._chat_format, job, teacher=f"{self.name}@{self.digest}")
 

@@ -1,10 +1,8 @@
 """Stores traces by what was asked, never by what a run does with them afterwards.
 
     runs/
-    ├── .traces/<key>/       traces of one teacher under one sampling; append-only
-    │   ├── asked.json       the teacher and the sampling, with the model name that the server gave
-    │   ├── traces.jsonl     one answer per line, whichever run asked for it
-    │   └── failed.jsonl     requests without an answer; see `distill.collecting.outcomes`
+    ├── .traces/<key>/       traces of one teacher under one sampling: `distill.store.sharded_store`
+    │   └── asked.json       the teacher and the sampling, with the model name that the server gave
     ├── first/               run folders, each with a copy of the traces it asked for
     └── mine/second/
 
@@ -22,34 +20,36 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from filelock import FileLock, Timeout
 
 from distill.collecting.job import Job
-from distill.collecting.outcomes import FAILED, Failure, reasons
+from distill.collecting.outcomes import FAILED, reasons
 from distill.endpoints.remote_teacher import Endpoint, connect
+from distill.store.failure import Failure
+from distill.store.sharded_store import ASKED, LAYOUT, HeldTraces, TraceStore, check_layout, has_traces
 from distill.teachers.respondent import Respondent, find_respondent
 from distill.verification.wholeness import incomplete, unfit
 from toolkit.errors import InputError, Unreachable
 from toolkit.figures.ledger import TRACES
 from toolkit.generation.endpoint import parse_address
 from toolkit.generation.generate import Decoder, Sampling
-from toolkit.records import AppendLog, Problem, Trace, read_object, read_records, write_records
+from toolkit.records import Problem, Trace, read_object, record_line, write_records
 from toolkit.runs import partial_of, read_manifest, replace_text
 from toolkit.sources.model_names import is_endpoint
 from toolkit.terminal import counted, say
 
-RUNS, STORES, ASKED = "runs", ".traces", "asked.json"
+RUNS, STORES = "runs", ".traces"
 LOCK = ".lock"
-R = TypeVar("R", Trace, Failure)
 
 
 @dataclass(frozen=True, kw_only=True)
 class CollectedTraces:
     """The outcome of all requests of a run."""
 
-    traces: list[Trace]
+    traces: Sequence[Trace]
+    """Read from the store whenever they are looked at."""
     failures: list[Failure]
     whole: int
     """Traces with a whole thought and a whole answer."""
@@ -109,33 +109,38 @@ def gather(
     store.mkdir(parents=True, exist_ok=True)
     replace_text(folder / ASKED, json.dumps({"store": key} | asked) + "\n")
     with _claim(store):
+        check_layout(store)
         is_new = not (store / ASKED).exists()
         if is_new:
             _say_what_is_new(store, asked)
         if is_new or not _asked(store)["sampling"]:
-            replace_text(store / ASKED, json.dumps(asked) + "\n")
+            replace_text(store / ASKED, json.dumps(asked | {"layout": LAYOUT}) + "\n")
         for other in earlier:
             _take_over(other / key, store)
-        finished, before = out / TRACES, folder / TRACES
-        job = Job(
-            problems=problems,
-            sampling=sampling,
-            samples=samples,
-            batch_size=batch_size,
-            path=store / TRACES,
-            shared=True,
-            retry_failed=retry_failed,
-            before=finished if finished.exists() else before,
-        )
-        with teacher:
-            traces = teacher.answer(job)
-        failures = _failures(store, problems, samples, traces)
-    write_records(before, traces)
+    finished, before = out / TRACES, folder / TRACES
+    job = Job(
+        problems=problems,
+        sampling=sampling,
+        samples=samples,
+        batch_size=batch_size,
+        path=store,
+        shared=True,
+        retry_failed=retry_failed,
+        before=finished if finished.exists() else before,
+    )
+    with teacher:
+        traces = teacher.answer(job)
+    assert isinstance(traces, HeldTraces)
+    by_id = {problem.id: problem for problem in problems}
+    whole = 0
+    with before.open("wb") as file:
+        for trace in traces:
+            file.write(record_line(trace))
+            whole += not (incomplete(trace) or unfit(trace, by_id[trace.problem_id]))
+    failures = list(traces.failures())
     write_records(folder / FAILED, failures)
     if failures:
         say(f"{failed_line(len(traces), failures)}; to ask those again, use --retry-failed")
-    by_id = {problem.id: problem for problem in problems}
-    whole = sum(not (incomplete(trace) or unfit(trace, by_id[trace.problem_id])) for trace in traces)
     return CollectedTraces(traces=traces, failures=failures, whole=whole, left_out=teacher.left_out)
 
 
@@ -143,7 +148,7 @@ def store_of(folder: Path, out: Path) -> Path:
     """Return the store of an unfinished run `out`, which is being made in `folder`."""
     key = Path(_asked(folder)["store"]).name
     stores = [place / key for place in _places(out)]
-    return next((store for store in stores if (store / TRACES).is_file()), stores[0])
+    return next((store for store in stores if has_traces(store)), stores[0])
 
 
 def failed_line(answered: int, failures: Sequence[Failure]) -> str:
@@ -162,37 +167,23 @@ def _places(out: Path) -> list[Path]:
 
 def _take_over(other: Path, store: Path) -> None:
     """Copy into a claimed store what another folder's store of the same key holds and this one lacks."""
-    _copy(other / TRACES, store / TRACES, Trace)
-    _copy(other / FAILED, store / FAILED, Failure)
-
-
-def _copy(source: Path, target: Path, kind: type[R]) -> None:
-    if not source.is_file():
+    if not other.is_dir():
         return
-    with AppendLog(target) as log:  # mends a torn line, so it precedes reading
-        held = {(record.problem_id, record.sample, record.request_hash) for record in read_records(target, kind)}
-        found = [
-            record
-            for record in read_records(source, kind, torn_end=True)
-            if (record.problem_id, record.sample, record.request_hash) not in held
-        ]
-        for record in found:
-            log.append(record)
-    if found:
-        say(f"traces: copied {counted(len(found), 'line')} of {source} into {target}")
-
-
-def _failures(store: Path, problems: Sequence[Problem], samples: int, traces: Sequence[Trace]) -> list[Failure]:
-    """Return the last failure of each request that has no trace."""
-    last = {(f.problem_id, f.sample): f for f in read_records(store / FAILED, Failure)}
-    answered = {(trace.problem_id, trace.sample) for trace in traces}
-    wanted = ((problem.id, sample) for problem in problems for sample in range(samples))
-    return [last[key] for key in wanted if key not in answered]
+    source, target = TraceStore(other), TraceStore(store)
+    hashes, failed = source.traces.hashes(), source.failures.hashes()
+    hashes, failed = hashes[~target.held(hashes)], failed[~target.failures.held(failed)]
+    if len(hashes) or len(failed):
+        with target.writer() as writer:
+            for trace in source.read(hashes):
+                writer.append(trace)
+            for failure in source.failures.read(failed):
+                writer.failed(failure)
+        say(f"traces: copied {counted(len(hashes) + len(failed), 'line')} of {other} into {store}")
 
 
 @contextmanager
 def _claim(store: Path) -> Iterator[None]:
-    """Hold a store exclusively; a process that waited finds what the other one collected."""
+    """Hold a store exclusively; another process that does so is short, unless it is one of an earlier version."""
     lock = FileLock(store / LOCK)
     try:
         lock.acquire(blocking=False)

@@ -18,8 +18,7 @@ from statistics import median
 
 from httpx2 import AsyncClient, Timeout
 
-from distill.collecting.job import Job
-from distill.collecting.traces import row_seed
+from distill.collecting.job import Job, row_seed
 from distill.endpoints.remote_teacher import connect
 from distill.endpoints.request_body import SEED_BITS
 from toolkit.figures.tables import percent
@@ -67,7 +66,7 @@ def collect(url: str, problems: Sequence[Problem]) -> None:
             sampling=SAMPLING,
             samples=1,
             batch_size=IN_FLIGHT,
-            path=Path(folder) / "traces.jsonl",
+            path=Path(folder),
             shared=True,
         )
         assert len(connect(url).answer(job)) == len(problems)

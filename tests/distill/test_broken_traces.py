@@ -28,7 +28,7 @@ from toolkit.records import Example, Trace, Verdict, read_records, write_records
 SAMPLING = Sampling(temperature=0.0, max_new_tokens=300)
 
 
-def asked(rows: Sequence[Row], folder: Path, tmp_path: Path) -> list[Trace]:
+def asked(rows: Sequence[Row], folder: Path, tmp_path: Path) -> Sequence[Trace]:
     """Return the traces of a server's responses, one per sample."""
     faults = [Fault(status=200, body=response(row)) for row in rows]
     with CompletionServer(BigramDecoder(320), ChatFormat.from_folder(folder), faults=faults) as server:

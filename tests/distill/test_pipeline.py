@@ -111,7 +111,7 @@ def test_an_interrupted_run_keeps_its_traces(tiny_student: Path, tmp_path: Path)
     with pytest.raises(KeyboardInterrupt):
         distill(config, out, lambda folder: Reciter(folder, PROBLEMS, patience=17))
     assert not out.exists()
-    (kept,) = tmp_path.glob(".traces/*/traces.jsonl")
+    (kept,) = tmp_path.glob(".traces/*/traces-*.jsonl")
     assert len(read_records(kept, Trace)) == 16
     distill(config, out, lambda folder: Reciter(folder, PROBLEMS, patience=len(TRAINABLE) - 16))
     assert len(read_records(out / "traces.jsonl", Trace)) == len(TRAINABLE)

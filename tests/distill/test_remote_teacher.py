@@ -13,8 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from distill.collecting.job import Job
-from distill.collecting.traces import row_seed
+from distill.collecting.job import Job, row_seed
 from distill.endpoints import chat_requests
 from distill.endpoints.chat_requests import TRIES
 from distill.endpoints.remote_teacher import Endpoint, connect
@@ -37,7 +36,7 @@ SAMPLING = Sampling(temperature=1.0, top_p=0.9, max_new_tokens=12, seed=5)
 ESCAPE = "\x1b[31m"
 
 
-def ask(server: CompletionServer, path: Path, *, sampling: Sampling = SAMPLING, batch_size: int = 8) -> list[Trace]:
+def ask(server: CompletionServer, path: Path, *, sampling: Sampling = SAMPLING, batch_size: int = 8) -> Sequence[Trace]:
     return connect(server.url).answer(
         Job(problems=PROBLEMS, sampling=sampling, samples=2, batch_size=batch_size, path=path)
     )
@@ -48,7 +47,7 @@ def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(chat_requests, "FIRST_PAUSE_S", 0.001)
 
 
-def said(traces: Sequence[Trace]) -> list[Trace]:
+def said(traces: Sequence[Trace]) -> Sequence[Trace]:
     """Drop the fields that depend on a server's address."""
     return [replace(trace, teacher="", request_hash="") for trace in traces]
 

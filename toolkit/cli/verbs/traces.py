@@ -69,7 +69,8 @@ def traces(options: Options) -> Result:
     from distill.evaluation.evaluate import problems_digest
     from distill.problems.families import make_problems
     from distill.problems.problem_set import read_problems
-    from distill.teachers.trace_store import ASKED, find_teacher, gather
+    from distill.store.sharded_store import ASKED
+    from distill.teachers.trace_store import find_teacher, gather
     from toolkit.figures.ledger import PROBLEMS
     from toolkit.records import write_records
     from toolkit.runs import Stage, check_out, finish, is_complete, partial_folder, read_manifest
