@@ -29,7 +29,7 @@ from distill.problems.families import FAMILIES, make_problems
 from distill.problems.own_form import ReadingOptions
 from distill.problems.problem_set import read_problems
 from distill.problems.sources import check_traces
-from distill.problems.splits import TRAINING_PER_VALIDATION, of_split, to_learn_from
+from distill.problems.splits import FEW_HELD_OUT, HOLD_OUT_MORE, TRAINING_PER_VALIDATION, of_split, to_learn_from
 from distill.teachers.job import check_samples
 from distill.teachers.outcomes import FAILED
 from distill.teachers.respondent import Respondent
@@ -207,6 +207,11 @@ def _problems(config: DistillConfig, given: list[Problem] | None) -> tuple[list[
         watching = -(-config.per_family // TRAINING_PER_VALIDATION)
         return drawn + make_problems("validation", watching, config.seed, config.families), 0
     test_problems = len(of_split(given, "test"))
+    if config.problems is not None and test_problems < FEW_HELD_OUT:
+        say(
+            f"problems: only {test_problems} of {len(given)} in the test split, too few to measure the student by; "
+            f"to hold out more, {HOLD_OUT_MORE}"
+        )
     if config.traces is not None:
         return given, test_problems  # curation drops their traces
     if not of_split(given, "train"):

@@ -115,7 +115,9 @@ def traces_show(options: Options) -> Result:
     from distill.trace_listing import listing, table
 
     rows = listing(options.run, options.what)
-    return Result(facts={"run": str(options.run), "traces": [row.to_dict() for row in rows]}, text=table(rows))
+    return Result(
+        facts={"run": str(options.run), "traces": [row.to_dict() for row in rows]}, text=table(rows, options.what)
+    )
 
 
 def _without_own_test(problems: list[Problem]) -> list[Problem]:
