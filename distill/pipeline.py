@@ -45,7 +45,17 @@ from toolkit.figures.ledger import PROBLEMS, TRACES, VERDICTS
 from toolkit.formats.chat_format import ChatFormat
 from toolkit.generation.generate import Decoder, Sampling
 from toolkit.records import TRAIN, Example, Problem, Trace, Verdict, read_records, write_records
-from toolkit.runs import Stage, check_out, file_digest, finish, folder_digest, is_complete, partial_folder, replace_text
+from toolkit.runs import (
+    Stage,
+    check_out,
+    file_digest,
+    finish,
+    folder_digest,
+    is_complete,
+    partial_folder,
+    replace_text,
+    say_done,
+)
 from toolkit.sources.model_names import resolve
 from toolkit.terminal import counted, say
 
@@ -126,9 +136,11 @@ def distill(
             raise InputError(
                 f"{out} is finished; use --retry-failed with another --out, which reuses the traces collected so far"
             )
+        say_done(out)
         return out
     problems, test_problems = _problems(config, given)
     check_gradable(problems)
+    say(f"distill: checking the student {config.student}")
     facts = check_student(student)
     folder = partial_folder(out, stage)
     check_room(facts, folder, lora_rank=config.train.lora_rank)
@@ -161,6 +173,7 @@ def distill(
     replace_text(folder / DROPS, json.dumps(counts, indent=1) + "\n")
     examples, validation = _write_training_set(curation, problems, student, folder)
 
+    say(f"train: preparing {counted(len(examples), 'trace')} and the student")
     measured = train(student, examples, config.train, folder, validation)
     correct = sum(verdict.correct for verdict in verdicts)
     finish(
@@ -226,7 +239,10 @@ def _answers(traces: list[Trace], problems: Sequence[Problem], config: DistillCo
     known = {problem.id for problem in problems}
     for trace in traces:
         if trace.problem_id not in known:
-            raise InputError(f"{config.traces} holds a trace of an unknown problem: {trace.problem_id}")
+            raise InputError(
+                f"{config.traces} holds a trace of an unknown problem: {trace.problem_id}; name the problems that these "
+                "traces answer with --problems"
+            )
     return traces
 
 
@@ -263,6 +279,11 @@ def _write_training_set(
     write_trained_on(folder, [*examples, *validation], student)
     write_records(folder / DROPPED, curation.dropped)
     say(curation.summary())
+    if validation:
+        say(
+            f"curation: {len(examples)} of those kept are trained on; {len(validation)} of the validation split watch "
+            "the training"
+        )
     if not curation.examples:
         raise InputError(curation.nothing_left())
     if not examples:

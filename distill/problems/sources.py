@@ -56,6 +56,8 @@ def check_traces(traces: Path, problems: Path | None) -> None:
     if not traces.is_file():
         kind = "is a folder; name a file in it" if traces.is_dir() else "does not exist"
         raise InputError(f"--traces needs a file of traces; {traces} {kind}")
+    if not traces.stat().st_size:
+        raise InputError(f"{traces} is empty; give the traces.jsonl of a run of toolkit traces or toolkit distill")
     if problems is None and not traces.with_name(PROBLEMS).is_file():
         raise InputError(f"{traces} has no {PROBLEMS} beside it; name its problems with --problems")
 

@@ -16,6 +16,7 @@ from distill.teachers.outcomes import FAILED, Failure, Outcomes, Refusal
 from toolkit.errors import InputError
 from toolkit.progress import Progress
 from toolkit.records import AppendLog, Trace, read_records
+from toolkit.runs import given_name
 from toolkit.terminal import say
 
 
@@ -42,6 +43,9 @@ class TraceLog:
                 failures = stack.enter_context(AppendLog(job.path.with_name(FAILED)))
                 self._outcomes = Outcomes(failures, proven=bool(self.traces))
                 self._leave_failed_out()
+            elif self.traces and self.missing:
+                held = f"{len(self.traces)} of {len(hashes)}"
+                say(f"{job.label}: resuming {given_name(job.path.parent)}, which holds {held} answers")
             done = len(hashes) - len(self.missing)
             self._progress = stack.enter_context(Progress(job.label, len(hashes), done=done))
             self._open = stack.pop_all()

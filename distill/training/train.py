@@ -308,12 +308,12 @@ def _choose_best(
 ) -> dict[str, Any]:
     """Restore the model with the lowest validation loss; return which update's it is, and why it was chosen."""
     if validation is None:
-        return {"chosen_by": "being the last: there is no trace of the validation split to compare by"}
+        return {"chosen_by": "the last, since there is no trace of the validation split to choose by"}
     if validation.loss is None:  # the last update was made before an interrupt
         validation.loss = validation.measure(model, device)
     best = validation.restore_best(model)
     if best is None:
-        few = f"being the last: {examples} validation traces are too few to compare by (fewer than {ENOUGH})"
+        few = f"the last, since a choice by the validation loss needs {ENOUGH} traces of that split, not {examples}"
         return {
             VALIDATION_LOSS: validation.loss,
             "chosen_by": "the lowest validation loss, which is the last" if examples >= ENOUGH else few,

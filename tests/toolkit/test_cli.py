@@ -332,6 +332,12 @@ class Panic(BaseException):
             "the disk is full while writing out/model.onnx; free space",
         ),
         (
+            OSError(errno.ENOSPC, "No space left on device", "/runs/.out.partial/model.onnx"),
+            InputError,
+            2,
+            "the disk is full while writing /runs/out/model.onnx; free space",
+        ),
+        (
             RuntimeError("I/O error: No space left on device (os error 28)"),
             InputError,
             2,

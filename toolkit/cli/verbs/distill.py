@@ -123,19 +123,20 @@ def _learned(measured: Mapping[str, Any]) -> str:
     """Describe in one line what a student learned, from its run's measured numbers."""
     if "train_updates" not in measured:
         return "it was trained by an earlier version, which recorded fewer figures"
+    trained, validation = measured["trained_on"], measured.get("validation", 0)
+    traces = (
+        f"{trained} of the {counted(trained + validation, 'trace')} kept" if validation else counted(trained, "trace")
+    )
     text = (
-        f"it learned from {counted(measured['trained_on'], 'trace')} in {counted(measured['train_updates'], 'update')} "
+        f"it learned from {traces} in {counted(measured['train_updates'], 'update')} "
         f"({counted(measured['train_tokens'], 'token')}): loss {measured['train_first_loss']:.3f} → "
         f"{measured['train_final_loss']:.3f}"
     )
     if "train_validation_loss" in measured:
-        text += (
-            f", {measured['train_validation_loss']:.3f} on {counted(measured['validation'], 'trace')} "
-            "of the validation split"
-        )
+        text += f", and {measured['train_validation_loss']:.3f} on the {validation} of the validation split"
     return (
         f"{text}; {measured['train_changed_tensors']} of its {measured['train_tensors']} tensors changed; "
-        f"its weights are those after update {measured['train_chosen_update']}, chosen by {measured['train_chosen_by']}"
+        f"its weights are those after update {measured['train_chosen_update']} ({measured['train_chosen_by']})"
     )
 
 

@@ -72,7 +72,7 @@ def traces(options: Options) -> Result:
     from distill.teachers.trace_store import ASKED, find_teacher, gather
     from toolkit.figures.ledger import PROBLEMS
     from toolkit.records import write_records
-    from toolkit.runs import Stage, check_out, finish, is_complete, partial_folder, read_manifest
+    from toolkit.runs import Stage, check_out, finish, is_complete, partial_folder, read_manifest, say_done
 
     out, sampling, reading = options.out, sampling_of(options), reading_of(options)
     decoder_options = decoder_of(options)
@@ -88,7 +88,9 @@ def traces(options: Options) -> Result:
         inputs={"teacher": teacher.digest, "problems": problems_digest(problems)},
     )
     complete = is_complete(out, stage)
-    if not complete or (options.retry_failed and (read_manifest(out) or {})["measured"].get("failed")):
+    if complete and not (options.retry_failed and (read_manifest(out) or {})["measured"].get("failed")):
+        say_done(out)
+    else:
         folder = partial_folder(out, stage, cheap=(PROBLEMS, ASKED, FAILED))
         write_records(folder / PROBLEMS, problems)
         gathered = gather(
