@@ -19,11 +19,12 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from distill.curate import DROPPED, Curation, curate
+from distill.distill_presets import PRESETS, Preset
 from distill.evaluation.evaluate import problems_digest
 from distill.problems.families import FAMILIES, make_problems
 from distill.problems.own_form import ReadingOptions
@@ -35,7 +36,6 @@ from distill.teachers.outcomes import FAILED
 from distill.teachers.respondent import Respondent
 from distill.teachers.trace_store import find_teacher, gather
 from distill.trained_on import write_trained_on
-from distill.training import train as training
 from distill.training.journal import CHECKPOINTS
 from distill.training.student import check_lengths, check_room, check_student, write_student_format
 from distill.training.train import TrainConfig, train
@@ -90,8 +90,11 @@ class DistillConfig:
     train: TrainConfig
 
 
-def demo(*, lora: bool = False, epochs: int = 1, seed: int = 0) -> DistillConfig:
-    """Return a recipe that distils the built-in teacher in some minutes on two cores."""
+def recipe(preset: Preset, *, lora: bool = False) -> DistillConfig:
+    """Return a complete configuration with a preset's values, which distils the built-in teacher into a 135M student.
+
+    `lora`: whether adapters are trained instead of all weights.
+    """
     return DistillConfig(
         teacher="builtin",
         student="smollm2-135m",
@@ -99,21 +102,39 @@ def demo(*, lora: bool = False, epochs: int = 1, seed: int = 0) -> DistillConfig
         reading=ReadingOptions(),
         traces=None,
         families=FAMILIES,
-        per_family=500,
-        samples=1,
-        sampling=Sampling(temperature=0.6, top_p=0.95, max_new_tokens=320, seed=seed),  # R1's sampling
+        per_family=preset.per_family,
+        samples=preset.samples,
+        sampling=Sampling(
+            temperature=preset.temperature,
+            top_p=0.95,  # R1's sampling
+            max_new_tokens=preset.max_new_tokens,
+            seed=preset.seed,
+        ),
         batch_size=128,
-        max_tokens=512,
-        per_problem=1,
-        seed=seed,
-        train=training.demo(lora=lora, epochs=epochs, seed=seed),
+        max_tokens=preset.max_tokens,
+        per_problem=preset.per_problem,
+        seed=preset.seed,
+        train=TrainConfig(
+            learning_rate=preset.learning_rate,
+            epochs=preset.epochs,
+            batch_examples=16,
+            accumulation_steps=1,
+            warmup_share=0.05,
+            weight_decay=0.01,
+            beta1=0.9,
+            beta2=0.95,  # few updates: the second moment must forget the start of the run (usual for pretraining)
+            max_grad_norm=1.0,
+            lora_rank=32 if lora else 0,
+            log_every=5,
+            checkpoint_every_s=preset.checkpoint_every_s,
+            seed=preset.seed,
+        ),
     )
 
 
-def full(*, lora: bool = False, epochs: int = 2, seed: int = 0) -> DistillConfig:
-    """Return the demo's recipe with several times the problems, seen twice: up to two hours on two cores."""
-    recipe = demo(lora=lora, seed=seed)
-    return replace(recipe, per_family=2400, train=training.full(lora=lora, epochs=epochs, seed=seed))
+def demo() -> DistillConfig:
+    """Return the configuration of the preset `demo`."""
+    return recipe(PRESETS["demo"])
 
 
 def distill(
@@ -240,8 +261,8 @@ def _answers(traces: list[Trace], problems: Sequence[Problem], config: DistillCo
     for trace in traces:
         if trace.problem_id not in known:
             raise InputError(
-                f"{config.traces} holds a trace of an unknown problem: {trace.problem_id}; name the problems that these "
-                "traces answer with --problems"
+                f"{config.traces} holds a trace of an unknown problem: {trace.problem_id}; name the file of "
+                "its problems with --problems"
             )
     return traces
 

@@ -51,7 +51,9 @@ def listing(run: Path, what: What) -> list[ListedTrace]:
     """Return the rows of a run folder; raises `InputError` if it is not one."""
     folder = next((folder for folder in (run, partial_of(run)) if (folder / PROBLEMS).is_file()), None)
     if folder is None:
-        raise InputError(f"{run} is not a run folder of toolkit traces or toolkit distill, finished or not")
+        raise InputError(
+            f"{run} is not a run folder of toolkit traces or toolkit distill, finished or not; name the --out of one"
+        )
     problems = {problem.id: problem for problem in read_records(folder / PROBLEMS, Problem)}
     kept = folder if (folder / TRACES).is_file() else store_of(folder, run)
     traces = {(t.problem_id, t.sample): t for t in _records(kept / TRACES, Trace) if t.problem_id in problems}

@@ -86,7 +86,8 @@ def parse_json(text: str, where: str) -> Any:
         json.dumps(value, ensure_ascii=False).encode()
     except UnicodeEncodeError as error:
         raise InputError(
-            f"{where} holds half of a surrogate pair ({error.object[error.start]!a}), which is no character"
+            f"{where} holds half of a surrogate pair ({error.object[error.start]!a}), which is no character; correct "
+            "that text"
         ) from error
     return value
 
@@ -241,7 +242,8 @@ def _table_rows(path: Path, kind: str) -> Iterator[FileRow]:
             yield FileRow(where=where, values=_cells(names, cells, where))
     except csv.Error as error:
         raise InputError(
-            f"{path} line {max(number, 1)} is not a valid row of a {kind[1:].upper()} file: {error}"
+            f"{path} line {max(number, 1)} is not a valid row of a {kind[1:].upper()} file: {error}; close each quoted "
+            "cell, and write a quote within it twice"
         ) from error
 
 
@@ -279,4 +281,6 @@ def _parquet_rows(path: Path) -> Iterator[FileRow]:
                     yield FileRow(where=f"{path} row {number}", values=values)
     except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
         what = str(error).split("\n")[0]
-        raise InputError(f"{path} is not a complete parquet file; row {number} is its last: {what}") from error
+        raise InputError(
+            f"{path} is not a complete parquet file; row {number} is its last: {what}; get it again"
+        ) from error

@@ -75,7 +75,8 @@ def _folder_parts(folder: Path) -> tuple[list[FilePart], list[str]]:
     files = [path for path in every if _holds_rows(path)]
     if not files:
         raise InputError(
-            f"{folder} holds neither data files ({', '.join(SUFFIXES)}) nor a data set that `save_to_disk` wrote"
+            f"{folder} holds neither data files ({', '.join(SUFFIXES)}) nor a data set that `save_to_disk` wrote; name "
+            "a folder that does, or a file"
         )
     found: list[FilePart] = []
     said = []
@@ -116,7 +117,9 @@ def _from_disk(folder: Path) -> Dataset | DatasetDict:
     try:
         return load_from_disk(str(folder))
     except Exception as error:  # pyarrow, json and datasets each raise their own
-        raise InputError(f"{folder} is not a data set that `save_to_disk` wrote: {_line(error)}") from error
+        raise InputError(
+            f"{folder} is not a data set that `save_to_disk` wrote: {_line(error)}; save it again"
+        ) from error
 
 
 def _from_hub(name: str, config: str | None) -> Dataset | DatasetDict:
@@ -157,5 +160,7 @@ def _rows(dataset: Any, where: str) -> Iterator[FileRow]:
         try:
             values = dict(dataset[number])
         except Exception as error:  # a damaged file, or a picture whose decoder is not installed
-            raise InputError(f"{where} row {number + 1} cannot be read: {_line(error)}") from error
+            raise InputError(
+                f"{where} row {number + 1} cannot be read: {_line(error)}; get the data again, or leave that row out"
+            ) from error
         yield FileRow(where=f"{where} row {number + 1}", values=values)

@@ -103,7 +103,7 @@ class ChatRequests:
             return read_trace(response.json(), request, self.teacher, sampling.max_new_tokens)
         except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
             raise Refusal(
-                f"{self.url} sent no chat completion but {excerpt(response)}",
+                f"{self.url} sent no chat completion but {excerpt(response)}; check that it is a chat server's /v1",
                 reason="no chat completion",
                 cause="request",
                 said=excerpt(response),
@@ -137,6 +137,8 @@ class ChatRequests:
                     message = f"{self.url} refused a chat completion by {self.model!r}: {trouble}"
                     if response.status_code in (401, 403):
                         message += "; the key is read from TOOLKIT_API_KEY"
+                    elif response.status_code == 404:
+                        message += "; check the address, or name another model after #"
                     raise Refusal(message, reason=reason, cause="access" if no_access else "request", said=trouble)
                 with suppress(ValueError):  # dates, which chat servers do not send, are ignored
                     pause_s = max(pause_s, min(float(response.headers.get("Retry-After", "0")), LONGEST_PAUSE_S))

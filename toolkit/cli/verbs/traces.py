@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
@@ -41,7 +42,10 @@ def add_traces(add: AddCommand) -> None:
 
 
 def _add_show(traces: Parser) -> None:
-    show = traces.add_subparsers(metavar="show", action=Instead).add_parser(
+    traces.usage = "%(prog)s [OPTION ...] --out OUT\n       %(prog)s show [--failed | --dropped] RUN"
+    traces.epilog = f"{traces.prog} show RUN lists the traces of a run; see: {traces.prog} show --help"
+    verbs = traces.add_subparsers(prog=traces.prog, metavar="show", help=argparse.SUPPRESS, action=Instead)
+    show = verbs.add_parser(
         "show",
         help="list a run's traces, or the requests that failed",
         description="list the traces of a run of toolkit traces or toolkit distill, finished or not; changes nothing",
@@ -49,7 +53,7 @@ def _add_show(traces: Parser) -> None:
         allow_abbrev=False,
     )
     show.set_defaults(command=traces_show, what="all")
-    show.add_argument("run", type=path_of, help="run folder to read")
+    show.add_argument("run", metavar="RUN", type=path_of, help="run folder to read")
     what = show.add_mutually_exclusive_group()
     what.add_argument(
         "--failed", dest="what", action="store_const", const="failed", help="list requests that failed, and why"
