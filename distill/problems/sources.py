@@ -54,7 +54,8 @@ def check_place(place: Path) -> None:
 def check_traces(traces: Path, problems: Path | None) -> None:
     """Raise `InputError` if there is no file of traces, or no file of the problems that they answer."""
     if not traces.is_file():
-        kind = "is a folder; name a file in it" if traces.is_dir() else "does not exist"
+        there = "is no regular file; copy it into one" if traces.exists() else "does not exist"
+        kind = "is a folder; name a file in it" if traces.is_dir() else there
         raise InputError(f"--traces needs a file of traces; {traces} {kind}")
     if not traces.stat().st_size:
         raise InputError(f"{traces} is empty; give the traces.jsonl of a run of toolkit traces or toolkit distill")
