@@ -67,7 +67,9 @@ def no_decoder(folder: Path) -> Decoder:
     raise AssertionError("the teacher is not needed")
 
 
-def test_a_run_folder_holds_the_student_and_what_it_learned_from(tiny_student: Path, tmp_path: Path) -> None:
+def test_a_run_folder_holds_the_student_and_what_it_learned_from(
+    tiny_student: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     config = recipe(tiny_student, write_problems(tmp_path / "problems.jsonl"))
     out = tmp_path / "student"
     assert distill(config, out, lambda folder: Reciter(folder, PROBLEMS)) == out
@@ -75,6 +77,8 @@ def test_a_run_folder_holds_the_student_and_what_it_learned_from(tiny_student: P
     examples = read_records(out / "train.jsonl", Example)
     assert [example.problem_id for example in examples] == [problem.id for problem in TRAINED]
     held_out = read_records(out / "validation.jsonl", Example)
+    watching = f"curation: {len(TRAINED)} of those kept are trained on; {len(held_out)} of the validation split watch"
+    assert watching in capsys.readouterr().err
     assert {example.problem_id for example in held_out} == {p.id for p in TRAINABLE} - {p.id for p in TRAINED} != set()
     assert len(TRAINABLE) < len(PROBLEMS)
     counts = json.loads((out / "drops.json").read_text())
