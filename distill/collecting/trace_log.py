@@ -30,6 +30,7 @@ from distill.store.sharded_store import TraceStore
 from toolkit.errors import InputError
 from toolkit.progress import Progress
 from toolkit.records import AppendLog, Trace, read_jsonl, read_records
+from toolkit.runs import given_name
 from toolkit.terminal import say
 
 WAIT_S = 0.25
@@ -66,6 +67,9 @@ class OwnFile(Generic[P]):
             """By position in the plan."""
             self.missing = [position for position in range(len(plan)) if position not in self.traces]
             done = len(plan) - len(self.missing)
+            if done and self.missing:
+                held = f"{done} of {len(plan)}"
+                say(f"{job.label}: resuming {given_name(job.path.parent)}, which holds {held} answers")
             self._progress = stack.enter_context(Progress(job.label, len(plan), done=done))
             self._open = stack.pop_all()
 

@@ -195,13 +195,15 @@ class ChatRequests:
                 "is back, run the same command to resume"
             )
         elif failed.reason == "no chat completion":
-            message = f"{url} sent no chat completion but {failed.trouble}"
+            message = f"{url} sent no chat completion but {failed.trouble}; check that it is a chat server's /v1"
         elif failed.reason == "answer too large":
             message = failed.trouble
         else:
             message = f"{url} refused a chat completion by {model!r}: {failed.trouble}"
             if failed.reason in ("HTTP 401", "HTTP 403"):
                 message += f"; the key is read from {server.settings.key}"
+            elif failed.reason == "HTTP 404":
+                message += "; check the address, or name another model after #"
         return Refusal(message, reason=failed.reason, cause=failed.cause, said=failed.trouble)
 
 

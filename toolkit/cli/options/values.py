@@ -29,6 +29,14 @@ class Parser(argparse.ArgumentParser):
             self.error(f"unrecognized arguments: {' '.join(extras)}")
         return found, extras
 
+    before_help: Callable[[Parser], None] | None = None
+    """Called before the help is written, to fill in what only an import tells."""
+
+    def format_help(self) -> str:
+        if self.before_help:
+            self.before_help(self)
+        return super().format_help()
+
     def error(self, message: str) -> NoReturn:
         raise InputError(f"{message}; see: {self.prog} --help")
 

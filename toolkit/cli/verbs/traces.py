@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
@@ -41,7 +42,10 @@ def add_traces(add: AddCommand) -> None:
 
 
 def _add_show(traces: Parser) -> None:
-    show = traces.add_subparsers(metavar="show", action=Instead).add_parser(
+    traces.usage = "%(prog)s [OPTION ...] --out OUT\n       %(prog)s show [--failed | --dropped] RUN"
+    traces.epilog = f"{traces.prog} show RUN lists the traces of a run; see: {traces.prog} show --help"
+    verbs = traces.add_subparsers(prog=traces.prog, metavar="show", help=argparse.SUPPRESS, action=Instead)
+    show = verbs.add_parser(
         "show",
         help="list a run's traces, or the requests that failed",
         description="list the traces of a run of toolkit traces or toolkit distill, finished or not; changes nothing",
@@ -49,7 +53,7 @@ def _add_show(traces: Parser) -> None:
         allow_abbrev=False,
     )
     show.set_defaults(command=traces_show, what="all")
-    show.add_argument("run", type=path_of, help="run folder to read")
+    show.add_argument("run", metavar="RUN", type=path_of, help="run folder to read")
     what = show.add_mutually_exclusive_group()
     what.add_argument(
         "--failed", dest="what", action="store_const", const="failed", help="list requests that failed, and why"
@@ -73,7 +77,7 @@ def traces(options: Options) -> Result:
     from distill.teachers.trace_store import find_teacher, gather
     from toolkit.figures.ledger import PROBLEMS
     from toolkit.records import write_records
-    from toolkit.runs import Stage, check_out, finish, is_complete, partial_folder, read_manifest
+    from toolkit.runs import Stage, check_out, finish, is_complete, partial_folder, read_manifest, say_done
 
     out, sampling, reading = options.out, sampling_of(options), reading_of(options)
     decoder_options = decoder_of(options)
@@ -89,7 +93,9 @@ def traces(options: Options) -> Result:
         inputs={"teacher": teacher.digest, "problems": problems_digest(problems)},
     )
     complete = is_complete(out, stage)
-    if not complete or (options.retry_failed and (read_manifest(out) or {})["measured"].get("failed")):
+    if complete and not (options.retry_failed and (read_manifest(out) or {})["measured"].get("failed")):
+        say_done(out)
+    else:
         folder = partial_folder(out, stage, cheap=(PROBLEMS, ASKED, FAILED))
         write_records(folder / PROBLEMS, problems)
         gathered = gather(
@@ -116,7 +122,9 @@ def traces_show(options: Options) -> Result:
     from distill.trace_listing import listing, table
 
     rows = listing(options.run, options.what)
-    return Result(facts={"run": str(options.run), "traces": [row.to_dict() for row in rows]}, text=table(rows))
+    return Result(
+        facts={"run": str(options.run), "traces": [row.to_dict() for row in rows]}, text=table(rows, options.what)
+    )
 
 
 def _without_own_test(problems: list[Problem]) -> list[Problem]:
