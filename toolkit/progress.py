@@ -52,6 +52,11 @@ class Progress:
         if self._live or done < total:
             self._show(is_last=False)
 
+    @property
+    def left(self) -> int:
+        """How many items are not finished yet."""
+        return self._total - self.done
+
     def advance(self, count: int = 1, note: str = "") -> None:
         """Count finished items; `note` is shown until another one comes."""
         self.done += count

@@ -81,6 +81,8 @@ class Job:
     """Whether requests with a recorded failure are sent again."""
     asking: Asking = AS_IT_IS
     """How the questions are put."""
+    limit: int | None = None
+    """The most requests of a shared job that get an outcome, those that had one before included; None: all."""
     before: Path | None = None
     """Traces of this very job that an earlier version kept in the run folder."""
 

@@ -130,10 +130,14 @@ class Collected(Generic[P]):
                 known = failed >= 0
                 self._failed_before = dict(zip(unanswered[known].tolist(), places[known].tolist(), strict=True))
             missing = np.flatnonzero(~held)[~self._settled(unanswered)]
+            failed_before, settled = len(unanswered) - len(missing), len(plan) - len(missing)
+            if job.limit is not None:
+                missing = missing[: max(0, job.limit - settled)]
             self._missing, self._wanted = missing, plan.hashes[missing]
             self._claims: Claims = self._writer.claims(self._wanted, self._unsettled)
-            self._say_what_is_missing(int(held.sum()), len(unanswered) - len(missing))
-            self._progress = stack.enter_context(Progress(job.label, len(plan), done=len(plan) - len(missing)))
+            self._say_what_is_missing(int(held.sum()), failed_before)
+            total = settled + len(missing)
+            self._progress = stack.enter_context(Progress(job.label, total, done=settled))
             self._open = stack.pop_all()
 
     def __enter__(self) -> Self:
@@ -163,7 +167,7 @@ class Collected(Generic[P]):
 
     @property
     def left(self) -> int:
-        return len(self._plan) - self._progress.done
+        return self._progress.left
 
     def answered(self, trace: Trace, logprobs: Sequence[TokenLogprobs] | None = None) -> None:
         self._settle(self._writer.append(trace, logprobs))

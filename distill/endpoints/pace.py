@@ -1,7 +1,7 @@
 """Decides how many requests one server gets at once, and how many requests and tokens a minute.
 
     ConcurrencyLimit    adaptive: grows while the server answers promptly, shrinks when it refuses, queues or fails
-    Pace                fixed: what a provider's contract allows a minute
+    RateLimit                fixed: what a provider's contract allows a minute
 
 The limit grows as TCP's does: by one with each answer that begins until the first sign of congestion, by one for each
 round of answers afterwards, and it is cut at most once for the requests that were in flight together. A server that
@@ -69,7 +69,7 @@ class ConcurrencyLimit:
             self.limit = max(min(fewest, self.limit), self.limit * share)
 
 
-class Pace:
+class RateLimit:
     """Spaces requests so that a server gets at most so many requests and tokens a minute; None: as many as it takes."""
 
     def __init__(self, requests_per_minute: float | None = None, tokens_per_minute: float | None = None) -> None:

@@ -16,7 +16,7 @@ from email.utils import parsedate_to_datetime
 
 from httpx2 import Headers
 
-from distill.endpoints.pace import ConcurrencyLimit, Pace
+from distill.endpoints.pace import ConcurrencyLimit, RateLimit
 from distill.endpoints.server_fields import ServerFields
 from toolkit.generation.endpoint import KEY_VARIABLE
 from toolkit.terminal import say
@@ -69,7 +69,7 @@ class Server:
     most: int
     now: Callable[[], float] = time.monotonic
     limit: ConcurrencyLimit = field(init=False)
-    pace: Pace = field(init=False)
+    pace: RateLimit = field(init=False)
     failures: int = 0
     """Failures since the last answer."""
     answers: int = 0
@@ -86,7 +86,7 @@ class Server:
 
     def __post_init__(self) -> None:
         self.limit = ConcurrencyLimit(self.most)
-        self.pace = Pace(self.settings.requests_per_minute, self.settings.tokens_per_minute)
+        self.pace = RateLimit(self.settings.requests_per_minute, self.settings.tokens_per_minute)
 
     @property
     def is_live(self) -> bool:
