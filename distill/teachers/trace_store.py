@@ -58,6 +58,8 @@ class CollectedTraces:
     """Traces with a whole thought and a whole answer."""
     left_out: list[str]
     """Sampling fields that the server refused."""
+    asked_now: int
+    """Traces that the teacher gave in this run."""
     stopped_by: str
     """The limit that ended the run before all was asked; empty if none did."""
 
@@ -121,8 +123,7 @@ def gather(
     """Collect the traces of the run `out`, from the store first, and copy them into `folder`, where it is being made.
 
     Requests with a recorded failure are sent again only with `retry_failed`. `limit`: the most requests of the job to
-    have an outcome. Raises `InputError` as
-    `Respondent.answer` does.
+    have an outcome. Raises `InputError` as `Respondent.answer` does.
     """
     asked: dict[str, Any] = {"teacher": teacher.name, "digest": teacher.digest, "sampling": asdict(sampling)}
     asked["sampling"] |= asking.given()
@@ -154,9 +155,11 @@ def gather(
         limit=limit,
         before=finished if finished.exists() else before,
     )
+    held_before = len(TraceStore(store).traces.hashes())
     with teacher:
         traces = teacher.answer(job)
     assert isinstance(traces, HeldTraces)
+    asked_now = len(traces.store.traces.hashes()) - held_before
     wanted = len(problems) * samples
     stopped = teacher.stopped_by or (f"--limit {limit}" if limit is not None and limit < wanted else "")
     by_id = {problem.id: problem for problem in problems}
@@ -172,7 +175,14 @@ def gather(
     if stopped:
         done = len(traces) + len(failures)
         say(f"traces: stopped by {stopped} after {done} of {counted(wanted, 'request')}; raise it to go on")
-    return CollectedTraces(traces=traces, failures=failures, whole=whole, left_out=teacher.left_out, stopped_by=stopped)
+    return CollectedTraces(
+        traces=traces,
+        failures=failures,
+        whole=whole,
+        left_out=teacher.left_out,
+        asked_now=asked_now,
+        stopped_by=stopped,
+    )
 
 
 def store_of(folder: Path, out: Path) -> Path:

@@ -143,6 +143,22 @@ def temperature_of(text: str) -> float:
     return _number(text, lambda value: 0.0 <= value <= 10.0, "a number from 0 to 10")
 
 
+def share_of(text: str) -> float:
+    return _number(text, lambda value: 0.0 <= value <= 1.0, "a number from 0 to 1")
+
+
+def factor_of(text: str) -> float:
+    return _number(text, lambda value: 0.0 < value < math.inf, "a number above 0, such as 1.5")
+
+
+def money_of(text: str) -> float:
+    return _number(text, lambda value: 0.0 <= value < math.inf, "an amount from 0, such as 0.55")
+
+
+def top_k_of(text: str) -> int:
+    return _whole(text, 0, 2**31 - 1, "a whole number from 0")
+
+
 def count_of(text: str) -> int:
     return _whole(text, 1, 10**DIGITS - 1, "a whole number of at least 1")
 
