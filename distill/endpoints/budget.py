@@ -12,7 +12,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from distill.endpoints.server import ServerSettings
+from distill.endpoints.servers.server import ServerSettings
 from toolkit.errors import InputError
 from toolkit.records import Message, Trace
 

@@ -1,8 +1,8 @@
 """Requests to chat completion servers: each sends a question as messages and logs a trace or a failure.
 
 A server applies its own chat template, so a question is sent as messages: POST {url}/chat/completions, one request per
-sample. `distill.endpoints.pool` chooses the server, `answers` reads the answer, and `messages` finds the thought in it
-and decides whether it is whole.
+sample. `distill.endpoints.servers.pool` chooses the server, `answers` reads the answer, and `messages` finds the
+thought in it and decides whether it is whole.
 
 Transient failures (too many requests, server errors, lost connections, silence) are retried after growing pauses, by
 another server if there is one. `distill.collecting.outcomes` decides what becomes of a request that still fails.
@@ -27,9 +27,11 @@ from distill.collecting.trace_log import TraceLog
 from distill.endpoints.answers import AnswerReader, Patience, StreamedAnswer
 from distill.endpoints.budget import Budget, Reservation
 from distill.endpoints.messages import read_trace
-from distill.endpoints.pool import ServerPool
 from distill.endpoints.request_body import request_body
-from distill.endpoints.server import LONGEST_PAUSE_S, Server, retry_after_s
+from distill.endpoints.servers.pool import ServerPool
+from distill.endpoints.servers.server import LONGEST_PAUSE_S, Server, retry_after_s
+from distill.endpoints.token_logprobs import read_logprobs
+from distill.store.logprobs import TokenLogprobs
 from toolkit.generation.bounded_response import TIMEOUT_VARIABLE, TooLarge
 from toolkit.generation.endpoint import excerpt, first_line, open_client, printable, status
 from toolkit.records import Message, Trace
@@ -49,6 +51,8 @@ PASSING = (408, 409, 425, 429)
 ChatRequest = Request[list[Message]]
 NO_ACCESS = (401, 402, 403, 404, 405, 407)
 """Statuses that a wrong address, key or account causes, whatever is asked; a redirect counts as one too."""
+Answered = tuple[Trace, list[TokenLogprobs] | None]
+"""A trace, and the log-probabilities of its tokens if they were asked for."""
 NOT_AN_ANSWER = (ValueError, LookupError, TypeError, AttributeError, RecursionError)
 
 
@@ -113,7 +117,7 @@ class ChatRequests:
                 pool.release(server)
                 return
             try:
-                log.answered(await self._ask(request, server, pool))
+                log.answered(*await self._ask(request, server, pool))
             except Refusal as refusal:
                 if log.failed(request, refusal):
                     self._again.append(request)
@@ -128,13 +132,13 @@ class ChatRequests:
             return _NOTHING
         return await self._budget.reserve(server.settings, request.prompt, self._job.sampling.max_new_tokens)
 
-    async def _ask(self, request: ChatRequest, server: Server, pool: ServerPool) -> Trace:
+    async def _ask(self, request: ChatRequest, server: Server, pool: ServerPool) -> Answered:
         """Send one request until it is answered; raises `Refusal` if it is refused or has been tried often enough."""
         tries = refused = 0
         while True:
             epoch, answers = server.limit.epoch, pool.answers
             try:
-                trace = await self._try(request, server, epoch)
+                answered = await self._try(request, server, epoch)
             except _Failed as failed:
                 others = pool.others(server)
                 if failed.too_many and pool.answers > answers and refused < MOST_REFUSED:
@@ -151,9 +155,9 @@ class ChatRequests:
                 server = await pool.pause(server, FIRST_PAUSE_S * 2 ** max(0, tries - 1))
             else:
                 pool.release(server)
-                return trace
+                return answered
 
-    async def _try(self, request: ChatRequest, server: Server, epoch: int) -> Trace:
+    async def _try(self, request: ChatRequest, server: Server, epoch: int) -> Answered:
         """Send one request once, or again at once where only a field was refused; raises `_Failed`."""
         sampling, begun = self._job.sampling, time.monotonic()
         expected = server.tokens if server.answers else sampling.max_new_tokens
@@ -171,18 +175,19 @@ class ChatRequests:
                 break
             if not server.fields.refused(sent, answer):
                 raise _refused(answer)
-        trace = self._trace(answer, request, server)
+        trace, logprobs = self._read(answer, request, server)
         tokens = None if trace.completion_tokens is None else trace.completion_tokens + (trace.prompt_tokens or 0)
         server.answered(tokens, time.monotonic() - begun)
         server.pace.correct(expected, expected if tokens is None else tokens)
         self._budget.take(server.settings, trace.prompt_tokens, trace.completion_tokens)
-        return trace
+        return trace, logprobs
 
-    def _trace(self, answer: Response | dict[str, Any], request: ChatRequest, server: Server) -> Trace:
+    def _read(self, answer: Response | dict[str, Any], request: ChatRequest, server: Server) -> Answered:
         teacher = f"{server.settings.name}@{self._digest}"
         try:
             completion = answer.json() if isinstance(answer, Response) else answer
-            return read_trace(completion, request, teacher, self._job.sampling.max_new_tokens)
+            trace = read_trace(completion, request, teacher, self._job.sampling.max_new_tokens)
+            return trace, read_logprobs(completion) if self._job.asking.top_logprobs else None
         except NOT_AN_ANSWER as error:
             said = excerpt(answer) if isinstance(answer, Response) else printable(str(answer))
             raise _no_completion(said) from error

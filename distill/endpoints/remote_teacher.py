@@ -19,8 +19,8 @@ from distill.collecting.traces import collect
 from distill.endpoints.answers import Patience
 from distill.endpoints.budget import UNLIMITED, Budget, SpendingLimits
 from distill.endpoints.chat_requests import ChatRequest, ChatRequests
-from distill.endpoints.server import Server, ServerSettings
-from distill.endpoints.server_fields import ServerFields
+from distill.endpoints.servers.server import Server, ServerSettings
+from distill.endpoints.servers.server_fields import ServerFields
 from distill.store.sharded_store import HeldTraces, TraceStore
 from toolkit.errors import Unreachable
 from toolkit.generation.endpoint import ask_listing, locate

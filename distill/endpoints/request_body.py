@@ -6,7 +6,7 @@
 
 Servers switch thinking in two ways: `chat_template_kwargs` (vLLM, SGLang, llama-server, for templates that know
 `enable_thinking` or `thinking`) and `thinking.type` (DeepSeek's and Zhipu's own). Both are sent; a server that refuses
-one of them gets the other alone. Fields that a server refuses are left out: `distill.endpoints.server_fields`.
+one of them gets the other alone. Fields that a server refuses are left out: `distill.endpoints.servers.server_fields`.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ from typing import Any
 from distill.endpoints.answers import Patience
 from distill.endpoints.budget import UNLIMITED, SpendingLimits
 from distill.endpoints.remote_teacher import Endpoint
-from distill.endpoints.server import MOST_CONCURRENCY, ServerSettings
+from distill.endpoints.servers.server import MOST_CONCURRENCY, ServerSettings
 from distill.problems.files import TEXT_SUFFIXES, FileRow, file_parts, kind_of
 from toolkit.errors import InputError, Unreachable
 from toolkit.generation.endpoint import locate, parse_address

@@ -8,7 +8,7 @@ from statistics import mean
 from typing import Any
 
 from distill.endpoints.budget import cost_of
-from distill.endpoints.server import ServerSettings
+from distill.endpoints.servers.server import ServerSettings
 from toolkit.progress import duration
 from toolkit.records import Trace
 from toolkit.terminal import counted

@@ -28,8 +28,8 @@ from distill.collecting.asking import AS_IT_IS, Asking
 from distill.collecting.job import Job
 from distill.collecting.outcomes import FAILED, reasons
 from distill.endpoints.remote_teacher import Endpoint
-from distill.endpoints.server import ServerSettings
 from distill.endpoints.server_list import AS_USUAL, Serving
+from distill.endpoints.servers.server import ServerSettings
 from distill.store.failure import Failure
 from distill.store.sharded_store import ASKED, LAYOUT, HeldTraces, TraceStore, check_layout, has_traces
 from distill.teachers.respondent import Respondent, find_respondent

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import pytest
 
-from distill.endpoints.server import CONCURRENCY
+from distill.endpoints.servers.server import CONCURRENCY
 from distill.store.failure import Failure
 from tests.distill.failing_server import LASTING, THOUGHT, FailingServer
 from tests.house.modules import ROOT

@@ -17,7 +17,7 @@ from distill.collecting.job import Job, row_seed
 from distill.endpoints import chat_requests
 from distill.endpoints.chat_requests import TRIES
 from distill.endpoints.remote_teacher import Endpoint, connect
-from distill.endpoints.server import CONCURRENCY
+from distill.endpoints.servers.server import CONCURRENCY
 from distill.evaluation.evaluate import EvalConfig, evaluate, evaluate_model
 from tests.distill.bigram import BigramDecoder
 from tests.distill.completion_server import CompletionServer, Fault, Style

@@ -15,7 +15,7 @@ import pytest
 
 from distill.collecting.outcomes import MOST_AT_FIRST, MOST_IN_A_ROW
 from distill.endpoints import chat_requests
-from distill.endpoints.server import CONCURRENCY
+from distill.endpoints.servers.server import CONCURRENCY
 from tests.distill.failing_server import FailingServer
 from tests.house.modules import ROOT
 from tests.toolkit.full_disk import full_disk

@@ -2,7 +2,7 @@
 
 Of the servers that may be asked now, the one with the fewest requests in flight for its weight gets the next. Towards
 the end a slow server gets none that the others would finish sooner, so that the last answers do not wait for it. A
-server that fails is drained while another one answers (`distill.endpoints.server`).
+server that fails is drained while another one answers (`distill.endpoints.servers.server`).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import math
 from collections import deque
 from collections.abc import Callable, Sequence
 
-from distill.endpoints.server import Server
+from distill.endpoints.servers.server import Server
 
 SOONEST_S = 0.001
 

@@ -16,8 +16,8 @@ from email.utils import parsedate_to_datetime
 
 from httpx2 import Headers
 
-from distill.endpoints.pace import ConcurrencyLimit, RateLimit
-from distill.endpoints.server_fields import ServerFields
+from distill.endpoints.servers.pace import ConcurrencyLimit, RateLimit
+from distill.endpoints.servers.server_fields import ServerFields
 from toolkit.generation.endpoint import KEY_VARIABLE
 from toolkit.terminal import say
 
