@@ -89,7 +89,8 @@ class Plan(Generic[P]):
         """`teacher`: name@digest. A request's hash covers the digest but not the name: the same model may move."""
         self._prompt_of: Callable[[list[Message]], P] = prompt_of
         self._seed, self._samples = job.sampling.seed, job.samples
-        self._problems = list({problem.id: problem for problem in job.problems}.values())
+        distinct = {problem.id: problem for problem in job.problems}
+        self._problems = job.problems if len(distinct) == len(job.problems) else list(distinct.values())
         settings = json.dumps(asdict(job.sampling) | {"teacher": teacher.rpartition("@")[2]}, sort_keys=True)
         begun = hashlib.sha256(f"{settings}\n".encode())
         self.hashes: Hashes = np.empty(len(self), dtype=np.uint64)
