@@ -94,7 +94,8 @@ class Plan(Generic[P]):
         """`teacher`: name@digest. A request's hash covers the digest but not the name: the same model may move."""
         self._prompt_of: Callable[[Problem], P] = lambda problem: prompt_of(job.asking.messages(problem))
         self._seed, self._samples = job.sampling.seed, job.samples
-        self._problems = list({problem.id: problem for problem in job.problems}.values())
+        distinct = {problem.id: problem for problem in job.problems}
+        self._problems = job.problems if len(distinct) == len(job.problems) else list(distinct.values())
         settings = json.dumps(
             asdict(job.sampling) | job.asking.given() | {"teacher": teacher.rpartition("@")[2]}, sort_keys=True
         )

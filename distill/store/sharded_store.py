@@ -44,14 +44,28 @@ LAYOUT = 2
 """The number of this layout in `asked.json`; the first one, without shards, has none."""
 
 
+def check_layout(folder: Path) -> None:
+    """Raise `InputError` if a later version made the store, whose traces this one would not find and pay for again."""
+    try:
+        found = read_json(folder / ASKED).get("layout", LAYOUT)
+    except (InputError, AttributeError):  # it says nothing, or not what it should
+        return
+    if isinstance(found, int) and found > LAYOUT:
+        raise InputError(
+            f"{folder} is a store of layout {found}, and this version knows layouts up to {LAYOUT}; update, or choose "
+            "an --out elsewhere"
+        )
+
+
 class TraceStore:
     """The records of a folder, found by what was asked."""
 
     def __init__(self, folder: Path) -> None:
         """Open a store to read it; a folder without shards is an empty one.
 
-        Raises `InputError` if a shard holds records of another version.
+        Raises `InputError` if the store, or a record in it, is of a later version.
         """
+        check_layout(folder)
         self.folder = folder
         self.traces = Shards(folder, TRACE_SHARDS, Trace)
         self.failures = Shards(folder, FAILURE_SHARDS, Failure)
@@ -180,22 +194,13 @@ class HeldTraces(Sequence[Trace]):
             return HeldTraces(self.store, self.hashes[at])
         return next(self.store.read(self.hashes[[at]]))
 
+    def lines(self) -> Iterator[bytes]:
+        """Yield each trace's line as it is in its shard."""
+        return self.store.traces.lines(self.hashes)
+
     def failures(self) -> Iterator[Failure]:
         """Yield the last failure of each request that has no trace, in the order of the requests."""
         return self.store.failures.read(self._unanswered)
-
-
-def check_layout(folder: Path) -> None:
-    """Raise `InputError` if a later version made the store, whose traces this one would not find and pay for again."""
-    try:
-        found = read_json(folder / ASKED).get("layout", LAYOUT)
-    except (InputError, AttributeError):  # it says nothing, or not what it should
-        return
-    if isinstance(found, int) and found > LAYOUT:
-        raise InputError(
-            f"{folder} is a store of layout {found}, and this version knows layouts up to {LAYOUT}; update, or choose "
-            "an --out elsewhere"
-        )
 
 
 def has_traces(folder: Path) -> bool:

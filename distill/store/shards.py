@@ -27,7 +27,6 @@ from distill.store.shard_index import (
     Entry,
     Hashes,
     covered,
-    hash_of,
     index_path,
     read_index,
     read_line,
@@ -150,21 +149,26 @@ class Shards(Generic[R]):
         found: NDArray[np.bool_] = self.find(hashes)[0] >= 0
         return found
 
+    def lines(self, hashes: Hashes) -> Iterator[bytes]:
+        """Yield the line of each request that has one, in the order of the requests.
+
+        Raises `InputError` if a line is not what its index says.
+        """
+        return (line for line, _ in self._lines(hashes))
+
     def read(self, hashes: Hashes) -> Iterator[R]:
         """Yield the record of each request that has one, in the order of the requests.
 
         Raises `InputError` if a line is not what its index says, or no record.
         """
-        numbers, places = self.find(hashes)
-        held = np.flatnonzero(numbers >= 0)
-        numbers, places, hashes = numbers[held], places[held], hashes[held]
-        ends = np.cumsum(places & np.uint64(LONGEST_LINE))
-        start = 0
-        while start < len(held):
-            enough = (ends[start - 1] if start else np.uint64(0)) + np.uint64(WINDOW_BYTES)
-            end = max(start + 1, int(np.searchsorted(ends, enough, side="right")))
-            yield from self._window(numbers[start:end], places[start:end], hashes[start:end])
-            start = end
+        for line, where in self._lines(hashes):
+            try:
+                yield record_of(parse_json(line, where, constants=True), where, self.kind)
+            except InputError as error:
+                raise InputError(
+                    f"{error}; delete that line and the file's .index, and run the same command again, which asks for "
+                    "it again"
+                ) from error
 
     def hashes(self) -> Hashes:
         """Return the hashes of all requests that have a record, sorted."""
@@ -177,36 +181,40 @@ class Shards(Generic[R]):
         order = np.lexsort((self._places, self._numbers))
         return self.read(self._hashes[order])
 
-    def _window(self, numbers: NDArray[np.int64], places: Hashes, hashes: Hashes) -> Iterator[R]:
-        """Yield the records at some places in their order; their lines are read in the order of the disk."""
+    def _lines(self, hashes: Hashes) -> Iterator[tuple[bytes, str]]:
+        """Yield the line of each request that has one, and where it is."""
+        numbers, places = self.find(hashes)
+        held = np.flatnonzero(numbers >= 0)
+        numbers, places, hashes = numbers[held], places[held], hashes[held]
+        ends = np.cumsum(places & np.uint64(LONGEST_LINE))
+        start = 0
+        while start < len(held):
+            enough = (ends[start - 1] if start else np.uint64(0)) + np.uint64(WINDOW_BYTES)
+            end = max(start + 1, int(np.searchsorted(ends, enough, side="right")))
+            lines = self._window(numbers[start:end], places[start:end])
+            for row, line in enumerate(lines, start=start):
+                path = self._by_number[int(numbers[row])].path
+                where = f"{path} byte {int(places[row]) >> LENGTH_BITS}"
+                if f"{int(hashes[row]):016x}".encode() not in line:
+                    raise InputError(
+                        f"{where} is not the record that the index names; delete {index_path(path)} and run the same "
+                        "command again"
+                    )
+                yield line, where
+            start = end
+
+    def _window(self, numbers: NDArray[np.int64], places: Hashes) -> list[bytes]:
+        """Return the lines at some places in their order; they are read in the order of the disk."""
         lines: list[bytes] = [b""] * len(places)
-        order = np.lexsort((places, numbers))
         with ExitStack() as stack:
             opened, file = -1, None
-            for row in order.tolist():
+            for row in np.lexsort((places, numbers)).tolist():
                 number = int(numbers[row])
                 if file is None or number != opened:
                     stack.close()
                     file, opened = stack.enter_context(self._by_number[number].path.open("rb")), number
                 lines[row] = read_line(file.fileno(), int(places[row]))
-        for row, line in enumerate(lines):
-            yield self._record(line, int(hashes[row]), self._by_number[int(numbers[row])].path, int(places[row]))
-
-    def _record(self, line: bytes, hash: int, path: Path, place: int) -> R:
-        where = f"{path} byte {place >> LENGTH_BITS}"
-        try:
-            record = record_of(parse_json(line, where, constants=True), where, self.kind)
-        except InputError as error:
-            raise InputError(
-                f"{error}; delete that line and {index_path(path).name}, and run the same command again, which asks "
-                "for it again"
-            ) from error
-        if hash_of(record.request_hash) != hash:
-            raise InputError(
-                f"{where} is not the record that the index names; delete {index_path(path)} and run the same command "
-                "again"
-            )
-        return record
+        return lines
 
     def _begin(self, shard: Shard) -> NDArray[Any]:
         """Return the entries of a shard that is read for the first time: its index, and what is behind that."""

@@ -31,20 +31,22 @@ from distill.endpoints.remote_teacher import Endpoint
 from distill.endpoints.server_list import AS_USUAL, Serving
 from distill.endpoints.servers.server import ServerSettings
 from distill.store.failure import Failure
-from distill.store.sharded_store import ASKED, LAYOUT, HeldTraces, TraceStore, check_layout, has_traces
+from distill.store.sharded_store import ASKED, LAYOUT, HeldTraces, TraceStore, has_traces
 from distill.teachers.respondent import Respondent, find_respondent
 from distill.verification.wholeness import incomplete, unfit
 from toolkit.errors import InputError, Unreachable
 from toolkit.figures.ledger import TRACES
 from toolkit.generation.endpoint import locate, parse_address
 from toolkit.generation.generate import Decoder, Sampling
-from toolkit.records import Problem, Trace, read_object, record_line, write_records
+from toolkit.records import Problem, Trace, read_object, write_records
 from toolkit.runs import partial_of, read_manifest, replace_text
 from toolkit.sources.model_names import is_endpoint
 from toolkit.terminal import counted, say
 
 RUNS, STORES = "runs", ".traces"
 LOCK = ".lock"
+MOST_LOOKED_AT = 20_000
+"""The most traces of a run that are looked at to say how many are whole; some of them take milliseconds."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,8 +56,8 @@ class CollectedTraces:
     traces: Sequence[Trace]
     """Read from the store whenever they are looked at."""
     failures: list[Failure]
-    whole: int
-    """Traces with a whole thought and a whole answer."""
+    whole: int | None
+    """Traces with a whole thought and a whole answer; None if they are so many that counting them would take long."""
     left_out: list[str]
     """Sampling fields that the server refused."""
     asked_now: int
@@ -64,7 +66,8 @@ class CollectedTraces:
     """The limit that ended the run before all was asked; empty if none did."""
 
     def counts(self) -> dict[str, Any]:
-        counts = {"traces": len(self.traces), "whole": self.whole, "failed": len(self.failures)}
+        whole = {} if self.whole is None else {"whole": self.whole}
+        counts = {"traces": len(self.traces), **whole, "failed": len(self.failures)}
         said = {"left_out": self.left_out, "stopped_by": self.stopped_by}
         return counts | {name: value for name, value in said.items() if value}
 
@@ -134,7 +137,6 @@ def gather(
     store.mkdir(parents=True, exist_ok=True)
     replace_text(folder / ASKED, json.dumps({"store": key} | asked) + "\n")
     with _claim(store):
-        check_layout(store)
         is_new = not (store / ASKED).exists()
         if is_new:
             _say_what_is_new(store, asked)
@@ -162,12 +164,9 @@ def gather(
     asked_now = len(traces.store.traces.hashes()) - held_before
     wanted = len(problems) * samples
     stopped = teacher.stopped_by or (f"--limit {limit}" if limit is not None and limit < wanted else "")
-    by_id = {problem.id: problem for problem in problems}
-    whole = 0
     with before.open("wb") as file:
-        for trace in traces:
-            file.write(record_line(trace))
-            whole += not (incomplete(trace) or unfit(trace, by_id[trace.problem_id]))
+        file.writelines(traces.lines())
+    whole = _count_whole(traces, problems) if len(traces) <= MOST_LOOKED_AT else None
     failures = list(traces.failures())
     write_records(folder / FAILED, failures)
     if failures:
@@ -190,6 +189,11 @@ def store_of(folder: Path, out: Path) -> Path:
     key = Path(_asked(folder)["store"]).name
     stores = [place / key for place in _places(out)]
     return next((store for store in stores if has_traces(store)), stores[0])
+
+
+def _count_whole(traces: Sequence[Trace], problems: Sequence[Problem]) -> int:
+    by_id = {problem.id: problem for problem in problems}
+    return sum(not (incomplete(trace) or unfit(trace, by_id[trace.problem_id])) for trace in traces)
 
 
 def failed_line(answered: int, failures: Sequence[Failure]) -> str:
