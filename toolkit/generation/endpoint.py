@@ -26,7 +26,18 @@ from html.entities import html5
 from threading import Thread
 from typing import Any
 
-from httpx2 import URL, AsyncClient, Headers, HTTPError, InvalidURL, Request, Response, Timeout
+from httpx2 import (
+    URL,
+    AsyncClient,
+    Headers,
+    HTTPError,
+    InvalidURL,
+    ReadError,
+    RemoteProtocolError,
+    Request,
+    Response,
+    Timeout,
+)
 
 from toolkit.errors import InputError, Unreachable
 from toolkit.formats.message_fields import content_parts, reasoning_of, whole
@@ -40,6 +51,8 @@ LLAMA_SERVER = "llamacpp"
 """The owner of a model that llama-server lists."""
 PREFIX = "prefix"
 """DeepSeek's mark of a message to continue; our servers also list it among a model's capabilities."""
+NOT_TLS, NOT_TRUSTED = "WRONG_VERSION_NUMBER", "CERTIFICATE_VERIFY_FAILED"
+"""OpenSSL's names of an answer without TLS, and of a certificate that nobody whom this machine trusts has signed."""
 LISTING_TIMEOUT_S = 10.0
 MOST_TOKENS = 100_000_000
 """No context and no answer is longer."""
@@ -111,9 +124,19 @@ def ask_listing(address: str) -> Response:
     try:
         return _get(address, f"{address}/models")
     except HTTPError as error:
-        raise Unreachable(
-            f"{address} must be a server that answers: {first_line(error)}; start it, or correct the address"
-        ) from error
+        raise Unreachable(_why_unreachable(address, error)) from error
+
+
+def _why_unreachable(address: str, error: HTTPError) -> str:
+    """Say why no server answers at an address, and the remedy."""
+    said, url = first_line(error), URL(address)
+    if NOT_TLS in said:
+        return f"{address} does not speak https; try {url.copy_with(scheme='http')}"
+    if NOT_TRUSTED in said:
+        return f"{address} has a certificate that is not trusted here: {said}; name its file in SSL_CERT_FILE"
+    if url.scheme == "http" and isinstance(error, ReadError | RemoteProtocolError):
+        return f"{address} sends no HTTP answer ({said}); if it speaks https, try {url.copy_with(scheme='https')}"
+    return f"{address} must be a server that answers: {said}; start it, or correct the address"
 
 
 def stream_chat(url: str, body: Mapping[str, Any], poll_s: float) -> Iterator[Chunk | None]:
