@@ -154,7 +154,8 @@ def stream_chat(url: str, body: Mapping[str, Any], poll_s: float) -> Iterator[Ch
         ):
             if response.status_code != 200:
                 refusal = await read_whole(response)
-                raise InputError(f"{url} refuses the chat completion: {status(refusal)}")
+                remedy = f"; the key is read from {KEY_VARIABLE}" if response.status_code in (401, 403) else ""
+                raise InputError(f"{url} refuses the chat completion: {status(refusal)}{remedy}")
             await read_events(response, lambda kind, data: arrived.put(_chunk(url, kind, data)))
 
     def run() -> None:
@@ -315,11 +316,11 @@ def _arrivals(
 def _chunk(url: str, kind: str, data: str) -> Chunk:
     """Read one event's JSON; an event of the kind `error` says what went wrong."""
     if kind == "error":
-        raise InputError(f"{url} broke off: {printable(data)}")
+        raise InputError(f"{url} broke off: {printable(data)}; ask again")
     try:
         event = json.loads(data)
         if event.get("error"):
-            raise InputError(f"{url} broke off: {printable(str(event['error']))}")
+            raise InputError(f"{url} broke off: {printable(str(event['error']))}; ask again")
         choice = (event.get("choices") or [{}])[0]
         delta = choice.get("delta") or {}
         usage = event.get("usage") or {}
