@@ -30,8 +30,9 @@ def learned_questions(folder: Path, chat_format: ChatFormat) -> tuple[str, ...]:
         return ()
     found: dict[str, None] = {}
     with suppress(InputError):  # a chat without them is as good
-        digests = read_object(folder / TRAINED_ON).get("questions")
-        for question in _recorded(folder, chat_format) if isinstance(digests, list) else ():
+        learned = read_object(folder / TRAINED_ON).get("questions")
+        digests = learned if isinstance(learned, list) else []
+        for question in _recorded(folder, chat_format):
             is_plain = len(question) <= LONGEST and question.replace("\n", " ").isprintable()
             if is_plain and content_hash(Asked(question=question).transcript) in digests:
                 found[question] = None
