@@ -39,7 +39,7 @@ def add_export(add: AddCommand) -> None:
         ("fast", "three bits in each layer's MLP: fastest and smallest"),
         (
             "quick",
-            "not calibrated: made in seconds, farthest from the float model; the gate still takes minutes (see --no-parity)",
+            "not calibrated: made in seconds, farthest from the float model; its gate takes minutes (see --no-parity)",
         ),
     ):
         preset.add_argument(
