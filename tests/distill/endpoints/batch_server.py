@@ -56,7 +56,8 @@ class BatchServer(HttpServer):
         if self.fails:
             return batch | {"ends": 0.0}
         expired, self.expires = (lines[: self.expires], 0) if self.expires else ([], 0)
-        good, bad = [], []
+        good: list[dict[str, Any]] = []
+        bad: list[dict[str, Any]] = []
         for line in lines[len(expired) :]:
             assert (line["method"], line["url"]) == ("POST", "/v1/chat/completions")
             code, body = self.answer(line["body"])
@@ -119,9 +120,11 @@ class _Handler(QuietHandler):
                 self.send_error(404)
             elif self.path == "/v1/files":
                 head = f"Content-Type: {self.headers['Content-Type']}\r\n\r\n".encode()
-                parts = {
+                message = BytesParser(policy=HTTP).parsebytes(head + content)
+                parts: dict[Any, Any] = {
                     part.get_param("name", header="content-disposition"): part.get_payload(decode=True)
-                    for part in BytesParser(policy=HTTP).parsebytes(head + content).iter_parts()  # type: ignore[attr-defined]
+                    for part in message.walk()
+                    if not part.is_multipart()
                 }
                 assert parts["purpose"].strip() == b"batch"
                 self._send({"id": self.owner.put(parts["file"])})
