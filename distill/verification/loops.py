@@ -66,7 +66,7 @@ def _longest_period(ids: np.ndarray) -> int:
     """
     pieces = ids[: len(ids) - _KNOWN + 1].copy()
     for k in range(1, _KNOWN):
-        pieces = pieces * len(ids) + ids[k : len(ids) - _KNOWN + 1 + k]  # may overflow: then it only bounds less tightly
+        pieces = pieces * len(ids) + ids[k : len(ids) - _KNOWN + 1 + k]  # an overflow loosens the bound
     order = np.argsort(pieces, kind="stable")
     near = (pieces[order[1:]] == pieces[order[:-1]]) & (order[1:] - order[:-1] <= LONGEST_PERIOD)
     is_known = np.zeros(len(pieces), dtype=bool)
