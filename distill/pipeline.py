@@ -23,6 +23,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from distill.collecting.job import check_samples
+from distill.collecting.outcomes import FAILED
 from distill.curate import DROPPED, Curation, curate
 from distill.evaluation.evaluate import problems_digest
 from distill.problems.families import FAMILIES, make_problems
@@ -30,8 +32,6 @@ from distill.problems.own_form import ReadingOptions
 from distill.problems.problem_set import read_problems
 from distill.problems.sources import check_traces
 from distill.problems.splits import TRAINING_PER_VALIDATION, of_split, to_learn_from
-from distill.teachers.job import check_samples
-from distill.teachers.outcomes import FAILED
 from distill.teachers.respondent import Respondent
 from distill.teachers.trace_store import find_teacher, gather
 from distill.trained_on import write_trained_on

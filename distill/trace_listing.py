@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeVar
 
+from distill.collecting.outcomes import FAILED, Failure
 from distill.curate import DROPPED, Dropped
-from distill.teachers.outcomes import FAILED, Failure
 from distill.teachers.trace_store import store_of
 from distill.verification.wholeness import incomplete, unfit
 from toolkit.errors import InputError

@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from distill.teachers.job import Job, check_samples
+from distill.collecting.job import Job, check_samples
 from distill.teachers.respondent import ModelFolder, Respondent
 from distill.verification.verdicts import VERIFIER, VERSION, check_gradable, grade
 from toolkit.errors import InputError

@@ -34,8 +34,8 @@ from transformers import AutoTokenizer, PreTrainedModel
 from trl.trainer.grpo_config import GRPOConfig
 from trl.trainer.grpo_trainer import GRPOTrainer
 
+from distill.collecting.traces import row_seed
 from distill.reinforcement.reflection import shares
-from distill.teachers.traces import row_seed
 from distill.training.journal import SAMPLED, journaled
 from distill.training.schedule import constant_schedule
 from distill.verification.refusals import HARMFUL

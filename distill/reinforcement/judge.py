@@ -24,8 +24,8 @@ from typing import Any, Protocol, Self
 import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
 
-from distill.teachers.job import Job
-from distill.teachers.remote_teacher import Endpoint, connect
+from distill.collecting.job import Job
+from distill.endpoints.remote_teacher import Endpoint, connect
 from distill.verification.ratings import MOST_JUDGED_TOKENS, QUALITIES, Quality, digest_of, judge_prompt, read_score
 from toolkit.errors import InputError
 from toolkit.formats.chat_format import split_completion

@@ -13,10 +13,10 @@ from functools import partial
 from itertools import cycle, islice
 from pathlib import Path
 
+from distill.collecting.job import Job
+from distill.collecting.traces import sample_traces
 from distill.teach.corpus import CorpusText, request_texts
 from distill.teach.teacher_recipe import RejectionRecipe
-from distill.teachers.job import Job
-from distill.teachers.traces import sample_traces
 from distill.verification.rewards import completion_of, language_consistency, well_formed
 from distill.verification.verdicts import grade
 from toolkit.formats.chat_format import ChatFormat

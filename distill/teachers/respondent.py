@@ -14,9 +14,9 @@ from pathlib import Path
 from statistics import median
 from typing import ClassVar, Protocol, Self
 
-from distill.teachers.job import Job
-from distill.teachers.remote_teacher import connect
-from distill.teachers.traces import sample_traces
+from distill.collecting.job import Job
+from distill.collecting.traces import sample_traces
+from distill.endpoints.remote_teacher import connect
 from toolkit.errors import InputError
 from toolkit.formats.chat_format import ChatFormat
 from toolkit.generation.generate import GREEDY, Decoder, decode
@@ -94,7 +94,7 @@ class ModelFolder:
         self._decoder()
 
     def answer(self, job: Job) -> list[Trace]:
-        """Sample the traces that the job's file lacks; see `distill.teachers.traces.sample_traces`."""
+        """Sample the traces that the job's file lacks; see `distill.collecting.traces.sample_traces`."""
         return sample_traces(self._decoder, self._chat_format, job, teacher=f"{self.name}@{self.digest}")
 
     def tokens_per_s(self, problems: Sequence[Problem]) -> float:

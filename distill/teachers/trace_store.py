@@ -4,7 +4,7 @@
     ├── .traces/<key>/       traces of one teacher under one sampling; append-only
     │   ├── asked.json       the teacher and the sampling, with the model name that the server gave
     │   ├── traces.jsonl     one answer per line, whichever run asked for it
-    │   └── failed.jsonl     requests without an answer; see `distill.teachers.outcomes`
+    │   └── failed.jsonl     requests without an answer; see `distill.collecting.outcomes`
     ├── first/               run folders, each with a copy of the traces it asked for
     └── mine/second/
 
@@ -26,9 +26,9 @@ from typing import Any, TypeVar
 
 from filelock import FileLock, Timeout
 
-from distill.teachers.job import Job
-from distill.teachers.outcomes import FAILED, Failure, reasons
-from distill.teachers.remote_teacher import Endpoint, connect
+from distill.collecting.job import Job
+from distill.collecting.outcomes import FAILED, Failure, reasons
+from distill.endpoints.remote_teacher import Endpoint, connect
 from distill.teachers.respondent import Respondent, find_respondent
 from distill.verification.wholeness import incomplete, unfit
 from toolkit.errors import InputError, Unreachable

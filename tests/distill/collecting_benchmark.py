@@ -18,10 +18,10 @@ from statistics import median
 
 from httpx2 import AsyncClient, Timeout
 
-from distill.teachers.chat_requests import MOST_IN_FLIGHT, SEED_BITS
-from distill.teachers.job import Job
-from distill.teachers.remote_teacher import connect
-from distill.teachers.traces import row_seed
+from distill.collecting.job import Job
+from distill.collecting.traces import row_seed
+from distill.endpoints.chat_requests import MOST_IN_FLIGHT, SEED_BITS
+from distill.endpoints.remote_teacher import connect
 from toolkit.figures.tables import percent
 from toolkit.generation.generate import Sampling
 from toolkit.records import Problem

@@ -11,7 +11,7 @@ import os
 import sys
 
 import distill.pipeline  # noqa: F401 – all that takes long to import
-from distill.teachers import chat_requests
+from distill.endpoints import chat_requests
 from toolkit.cli.main import main
 
 

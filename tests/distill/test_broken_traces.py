@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from distill.collecting.job import Job
+from distill.collecting.traces import sample_traces
 from distill.curate import Curation, curate
+from distill.endpoints.remote_teacher import connect
 from distill.pipeline import demo, distill
-from distill.teachers.job import Job
-from distill.teachers.remote_teacher import connect
-from distill.teachers.traces import sample_traces
 from distill.verification.verdicts import grade
 from tests.distill.bigram import BigramDecoder
 from tests.distill.broken_traces import ANSWER, BEGIN, END, LOOP, PAGE, PROBLEM, ROWS, THOUGHT, Row, response, table

@@ -20,8 +20,8 @@ from pathlib import Path
 
 import pytest
 
-from distill.teachers.chat_requests import MOST_IN_FLIGHT
-from distill.teachers.outcomes import Failure
+from distill.collecting.outcomes import Failure
+from distill.endpoints.chat_requests import MOST_IN_FLIGHT
 from tests.distill.failing_server import LASTING, THOUGHT, FailingServer
 from tests.house.modules import ROOT
 from toolkit.records import Problem, Trace, content_hash, read_jsonl, read_records

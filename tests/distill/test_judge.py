@@ -17,11 +17,11 @@ import pytest
 import torch
 from transformers import AutoTokenizer, LlamaConfig, LlamaForSequenceClassification
 
+from distill.endpoints import chat_requests
+from distill.endpoints.remote_teacher import Endpoint
 from distill.reinforcement.judge import ClassifierJudge, EndpointJudge, judged_text, read_score, with_means
 from distill.teach.teach import align_rl
 from distill.teach.teacher_recipe import quick
-from distill.teachers import chat_requests
-from distill.teachers.remote_teacher import Endpoint
 from toolkit.errors import InputError
 from toolkit.formats.chat_format import CHAT_FILES, completion_text
 from toolkit.records import Problem

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from distill.teachers.messages import ENDS, read_message
+from distill.endpoints.messages import ENDS, read_message
 from toolkit.formats.thought_forms import has_thought_tags, read_text, without_thoughts
 
 THOUGHT, ANSWER = "6 divides 12, and it divides 18.", "The answer is 6."

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from distill.teachers.outcomes import (
+from distill.collecting.outcomes import (
     FAILED,
     MOST_AT_FIRST,
     MOST_IN_A_ROW,

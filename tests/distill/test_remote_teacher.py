@@ -13,12 +13,12 @@ from pathlib import Path
 
 import pytest
 
+from distill.collecting.job import Job
+from distill.collecting.traces import row_seed
+from distill.endpoints import chat_requests
+from distill.endpoints.chat_requests import MOST_IN_FLIGHT, TRIES
+from distill.endpoints.remote_teacher import Endpoint, connect
 from distill.evaluation.evaluate import EvalConfig, evaluate, evaluate_model
-from distill.teachers import chat_requests
-from distill.teachers.chat_requests import MOST_IN_FLIGHT, TRIES
-from distill.teachers.job import Job
-from distill.teachers.remote_teacher import Endpoint, connect
-from distill.teachers.traces import row_seed
 from tests.distill.bigram import BigramDecoder
 from tests.distill.completion_server import CompletionServer, Fault, Style
 from tests.distill.scripted import ScriptedDecoder

@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from distill.teachers import chat_requests
-from distill.teachers.chat_requests import MOST_IN_FLIGHT
-from distill.teachers.outcomes import MOST_AT_FIRST, MOST_IN_A_ROW
+from distill.collecting.outcomes import MOST_AT_FIRST, MOST_IN_A_ROW
+from distill.endpoints import chat_requests
+from distill.endpoints.chat_requests import MOST_IN_FLIGHT
 from tests.distill.failing_server import FailingServer
 from tests.house.modules import ROOT
 from tests.toolkit.full_disk import full_disk

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from distill.teachers.job import Job
-from distill.teachers.traces import count_reasoning, plan, row_seed, sample_traces
+from distill.collecting.job import Job
+from distill.collecting.traces import count_reasoning, plan, row_seed, sample_traces
 from tests.distill.bigram import BigramDecoder
 from toolkit.errors import InputError
 from toolkit.formats.chat_format import ChatFormat

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from distill.teachers.outcomes import Failure
+from distill.collecting.outcomes import Failure
 from distill.trace_listing import ListedTrace, table
 from export.runtime.verify.checks import Check
 from export.runtime.verify.checks import table as verify_table

@@ -75,7 +75,7 @@ def distill(options: Options) -> Result:
     _check_distilling(options)
 
     from distill import pipeline
-    from distill.teachers.outcomes import FAILED
+    from distill.collecting.outcomes import FAILED
     from toolkit.records import read_jsonl
     from toolkit.runs import read_manifest
 
@@ -111,7 +111,7 @@ def _check_distilling(options: Options) -> None:
     if options.problems is not None:
         check_place(options.problems)
     if options.temperature is not None:
-        from distill.teachers.job import check_samples
+        from distill.collecting.job import check_samples
 
         check_samples(options.samples or 1, options.temperature)
     check_model(options.student)

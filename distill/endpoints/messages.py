@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from distill.teachers.job import Request
+from distill.collecting.job import Request
 from toolkit.formats.chat_format import Completion
 from toolkit.formats.message_fields import content_parts, reasoning_of
 from toolkit.formats.thought_forms import has_thought_tags, read_text, tagged, without_wrapping

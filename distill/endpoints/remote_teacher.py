@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Self
 
-from distill.teachers.chat_requests import ChatRequests
-from distill.teachers.job import Job
-from distill.teachers.server_fields import ServerFields
-from distill.teachers.traces import collect, plan
+from distill.collecting.job import Job
+from distill.collecting.traces import collect, plan
+from distill.endpoints.chat_requests import ChatRequests
+from distill.endpoints.server_fields import ServerFields
 from toolkit.errors import InputError
 from toolkit.generation.endpoint import ask_listing, locate
 from toolkit.records import Problem, Trace

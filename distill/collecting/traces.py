@@ -13,8 +13,8 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 
-from distill.teachers.job import Job, P, Request
-from distill.teachers.trace_log import TraceLog
+from distill.collecting.job import Job, P, Request
+from distill.collecting.trace_log import TraceLog
 from toolkit.errors import InputError
 from toolkit.formats.chat_format import ChatFormat, ReasoningParser
 from toolkit.formats.text_reader import TextReader

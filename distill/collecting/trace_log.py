@@ -1,7 +1,7 @@
 """The file of a job's traces: reads what it already holds; appends and counts each answer or failure as it arrives.
 
 traces.jsonl    one line per finished sample, in the order in which they finish, written as soon as a row ends
-failed.jsonl    in a shared job, the requests without an answer (`distill.teachers.outcomes`)
+failed.jsonl    in a shared job, the requests without an answer (`distill.collecting.outcomes`)
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from contextlib import ExitStack
 from dataclasses import replace
 from typing import Self
 
-from distill.teachers.job import Job, P, Request
-from distill.teachers.outcomes import FAILED, Failure, Outcomes, Refusal
+from distill.collecting.job import Job, P, Request
+from distill.collecting.outcomes import FAILED, Failure, Outcomes, Refusal
 from toolkit.errors import InputError
 from toolkit.progress import Progress
 from toolkit.records import AppendLog, Trace, read_records

@@ -1,10 +1,10 @@
 """Requests to a chat completion server: each sends a question as messages and logs a trace or a failure.
 
 The server applies its own chat template, so a question is sent as messages: POST {url}/chat/completions, one request
-per sample. `distill.teachers.messages` finds the thought in the response and decides whether it is whole.
+per sample. `distill.endpoints.messages` finds the thought in the response and decides whether it is whole.
 
 Only a few requests are in flight at once. Transient failures (too many requests, server errors, lost connections,
-timeouts) are retried after growing pauses. `distill.teachers.outcomes` decides what becomes of a request that still
+timeouts) are retried after growing pauses. `distill.collecting.outcomes` decides what becomes of a request that still
 fails. Redirects are not followed, so the key reaches no other server.
 """
 
@@ -20,11 +20,11 @@ from typing import Any
 
 from httpx2 import ConnectError, ConnectTimeout, ProxyError, ReadTimeout, RequestError, Response, UnsupportedProtocol
 
-from distill.teachers.job import Job, Request
-from distill.teachers.messages import read_trace
-from distill.teachers.outcomes import Cause, Refusal
-from distill.teachers.server_fields import ServerFields
-from distill.teachers.trace_log import TraceLog
+from distill.collecting.job import Job, Request
+from distill.collecting.outcomes import Cause, Refusal
+from distill.collecting.trace_log import TraceLog
+from distill.endpoints.messages import read_trace
+from distill.endpoints.server_fields import ServerFields
 from toolkit.generation.bounded_response import TIMEOUT_VARIABLE, TooLarge
 from toolkit.generation.endpoint import ask_listing, chat_sender, excerpt, first_line, open_client, status
 from toolkit.records import Message, Trace
