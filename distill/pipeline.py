@@ -25,7 +25,8 @@ from typing import Any
 
 from distill.collecting.job import check_samples
 from distill.collecting.outcomes import FAILED
-from distill.curate import DROPPED, Curation, curate
+from distill.curation.curate import Curation, curate
+from distill.curation.reasons import DROPPED, DROPS_FILE
 from distill.evaluation.evaluate import problems_digest
 from distill.problems.families import FAMILIES, make_problems
 from distill.problems.own_form import ReadingOptions
@@ -49,7 +50,7 @@ from toolkit.runs import Stage, check_out, file_digest, finish, folder_digest, i
 from toolkit.sources.model_names import resolve
 from toolkit.terminal import counted, say
 
-VALIDATION, DROPS = "validation.jsonl", "drops.json"
+VALIDATION = "validation.jsonl"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,7 +159,7 @@ def distill(
     write_records(folder / VERDICTS, verdicts)
     curation = _curate(config, problems, traces, verdicts, student_format)
     counts = {"problems_in_test_split": test_problems} | curation.counts()
-    replace_text(folder / DROPS, json.dumps(counts, indent=1) + "\n")
+    replace_text(folder / DROPS_FILE, json.dumps(counts, indent=1) + "\n")
     examples, validation = _write_training_set(curation, problems, student, folder)
 
     measured = train(student, examples, config.train, folder, validation)

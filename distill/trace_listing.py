@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal, TypeVar
 
 from distill.collecting.outcomes import FAILED, Failure
-from distill.curate import DROPPED, Dropped
+from distill.curation.reasons import DROPPED, Dropped
 from distill.teachers.trace_store import store_of
 from distill.verification.wholeness import incomplete, unfit
 from toolkit.errors import InputError

@@ -18,20 +18,11 @@ from toolkit.records import Example, Problem, Trace, Verdict
 
 
 @dataclass(frozen=True, kw_only=True)
-class Curation:
+class Curation(Counts):
     """The kept examples and the dropped traces, both in the order of the traces."""
 
     examples: list[Example]
     dropped: list[Dropped]
-
-    @property
-    def drops(self) -> dict[str, int]:
-        """Count the dropped traces by reason, zeros included."""
-        return dict.fromkeys(DROPS, 0) | Counter(each.reason for each in self.dropped)
-
-    @property
-    def counted(self) -> Counts:
-        return Counts(kept=len(self.examples), drops=self.drops)
 
 
 def curate(
@@ -73,7 +64,8 @@ def curate(
             examples.append(example_of(problems[numbers[trace.problem_id]], trace))
         else:
             dropped.append(Dropped(problem_id=trace.problem_id, sample=trace.sample, reason=names[code - 1]))
-    return Curation(examples=examples, dropped=dropped)
+    drops = dict.fromkeys(DROPS, 0) | Counter(each.reason for each in dropped)
+    return Curation(kept=len(examples), drops=drops, examples=examples, dropped=dropped)
 
 
 def _no_tokens(example: Example) -> int:

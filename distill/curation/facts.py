@@ -26,6 +26,7 @@ WRONG, RIGHT, NO_REFERENCE, UNJUDGED = range(4)
 FACTS = np.dtype(
     [
         ("problem", "<i4"),  # its row in the table of problems; -1 if it is unknown
+        ("sample", "<i8"),
         ("fault", "u1"),  # a number of `reasons.CODES`, or `KEPT`
         ("known", "u1"),  # whether the answer is right
         ("score", "<f4"),
@@ -72,11 +73,12 @@ def measure(problem: Problem, number: int, trace: Trace, verdict: Verdict | None
     known = NO_REFERENCE if verdict is None else RIGHT if verdict.correct else WRONG
     score = 0.0 if verdict is None else verdict.score
     if fault:
-        row = _row(problem=number, fault=CODES[fault], known=known, score=score)
+        row = _row(problem=number, sample=trace.sample, fault=CODES[fault], known=known, score=score)
         return Measured(row=row, shared="", signature=None)
     shared = measures.benchmark.found_in(problem.transcript, trace.reasoning) if measures.benchmark else ""
     row = _row(
         problem=number,
+        sample=trace.sample,
         known=known,
         score=score,
         tokens=_tokens(problem, trace, measures.count_tokens),
@@ -90,9 +92,9 @@ def measure(problem: Problem, number: int, trace: Trace, verdict: Verdict | None
     return Measured(row=row, shared=shared, signature=signature)
 
 
-def unknown(known: int = WRONG) -> tuple[Any, ...]:
+def unknown(trace: Trace) -> tuple[Any, ...]:
     """Return the facts of a trace whose problem is not known."""
-    return _row(problem=-1, known=known)
+    return _row(problem=-1, sample=trace.sample, known=WRONG)
 
 
 def estimated_tokens(text: str) -> int:
@@ -123,6 +125,7 @@ def _tokens(problem: Problem, trace: Trace, count_tokens: Callable[[Example], in
 def _row(
     *,
     problem: int,
+    sample: int,
     fault: int = KEPT,
     known: int,
     score: float = 0.0,
@@ -136,6 +139,7 @@ def _row(
     most = 2**31 - 1
     return (
         problem,
+        sample,
         fault,
         known,
         score,

@@ -3,8 +3,8 @@
     words ── runs of 5 ── rensa's R-MinHash ──> 128 numbers ── bands ── traces that share a band ──> estimated Jaccard
 
 The share of equal numbers in two signatures estimates the Jaccard similarity of the texts' runs of words, with a
-standard error of at most 0.045. A signature keeps the lower 16 bits of each number (256 bytes a trace), and bands are sorted one
-after another in place of a hash table, so that a million traces need some 600 MB.
+standard error of at most 0.045. A signature keeps the lower 16 bits of each number (256 bytes a trace), and bands are
+sorted one after another in place of a hash table, so that a million traces need some 600 MB.
 
 Sources: A. Broder, On the resemblance and containment of documents, 1997; A. Rajaraman and J. Ullman, Mining of Massive
 Datasets, chapter 3.

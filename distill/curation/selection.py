@@ -31,7 +31,7 @@ class Rules:
 
     keep: Keep = "verified"
     best_by: Literal["length", "score"] = "length"
-    """What makes a trace the best of a problem's right ones: the shortest, or the highest score and then the shortest."""
+    """What makes a right trace the best of its problem: the fewest tokens, or the highest score and then these."""
     per_problem: int | None = None
     min_tokens: int = 0
     max_tokens: int | None = None
@@ -138,6 +138,8 @@ def _drop_duplicates(thoughts: np.ndarray, order: np.ndarray, reasons: np.ndarra
 
 def _places(groups: np.ndarray) -> np.ndarray:
     """Return for each entry how many before it belong to its group."""
+    if not len(groups):
+        return groups.astype(np.int64)
     by_group = np.argsort(groups, kind="stable")
     starts = np.flatnonzero(np.diff(groups[by_group], prepend=-1))
     sizes = np.diff(np.append(starts, len(groups)))

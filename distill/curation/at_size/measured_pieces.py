@@ -97,13 +97,18 @@ def measure_piece(piece: Piece) -> MeasuredPiece:
     """
     worker = _workers[0]
     begin, content = read_piece(piece)
-    path = worker.kept / f"{hashlib.blake2b(content, digest_size=16).hexdigest()}.npz"
+    path = worker.kept / name_of(content)
     held = rows_in(path)
     if held is None:
         found = _measured(piece, begin, content, worker)
         _write(path, found)
         held = len(found["facts"])
     return MeasuredPiece(piece=piece, begin=begin, name=path.name, rows=held)
+
+
+def name_of(content: bytes) -> str:
+    """Return the name of the file with the facts of a piece's lines."""
+    return f"{hashlib.blake2b(content, digest_size=16).hexdigest()}.npz"
 
 
 def rows_in(path: Path) -> int | None:
@@ -117,11 +122,11 @@ def rows_in(path: Path) -> int | None:
 
 def _measured(piece: Piece, begin: int, content: bytes, worker: _Worker) -> dict[str, np.ndarray]:
     found: list[tuple[Measured, bytes, int, int]] = []
-    for start, line in lines_of(content):
+    for _, start, line in lines_of(content):
         trace = _trace(line, piece, begin + start)
         problem = worker.table.find(trace.problem_id)
         if problem is None:
-            found.append((Measured(row=unknown(), shared="", signature=None), b"\n", start, len(line)))
+            found.append((Measured(row=unknown(trace), shared="", signature=None), b"\n", start, len(line)))
             continue
         number, asked = problem
         verdict = grade(asked, trace) if has_reference(asked) else None

@@ -92,12 +92,12 @@ def read_piece(piece: Piece) -> tuple[int, bytes]:
     return begin, content
 
 
-def lines_of(content: bytes) -> Iterator[tuple[int, bytes]]:
-    """Yield each line that is not empty with its place in a piece."""
+def lines_of(content: bytes) -> Iterator[tuple[int, int, bytes]]:
+    """Yield each line that is not empty with its number, from 0, and its place in a piece."""
     start = 0
-    for line in content.split(b"\n"):
+    for number, line in enumerate(content.split(b"\n")):
         if line.strip():
-            yield start, line
+            yield number, start, line
         start += len(line) + 1
 
 

@@ -19,10 +19,10 @@ import torch
 from datasets import Dataset
 from transformers import AutoTokenizer
 
+from distill.collecting.job import Job
 from distill.pipeline import DistillConfig
 from distill.problems.chains import worked_example
 from distill.problems.families import make_problems
-from distill.collecting.job import Job
 from distill.teachers.respondent import find_respondent
 from distill.training.student import add_adapters, load_student, write_student_format
 from distill.training.train import StudentTrainer, collate, tokenize, trainer_arguments

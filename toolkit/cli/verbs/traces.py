@@ -64,11 +64,11 @@ def _add_show(traces: Parser) -> None:
 
 
 def traces(options: Options) -> Result:
+    from distill.collecting.job import check_samples
+    from distill.collecting.outcomes import FAILED
     from distill.evaluation.evaluate import problems_digest
     from distill.problems.families import make_problems
     from distill.problems.problem_set import read_problems
-    from distill.collecting.job import check_samples
-    from distill.collecting.outcomes import FAILED
     from distill.teachers.trace_store import ASKED, find_teacher, gather
     from toolkit.figures.ledger import PROBLEMS
     from toolkit.records import write_records

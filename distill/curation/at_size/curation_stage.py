@@ -1,0 +1,249 @@
+"""The curation stage: files of traces → a training set, with the reason for each trace that is not in it.
+
+    out/
+    ├── train.jsonl                    the examples to learn from: toolkit distill --traces out/train.jsonl
+    ├── problems.jsonl                 the problems of all traces
+    ├── verdicts.jsonl                 which answers are right
+    ├── dropped.jsonl  drops.json      why each other trace was dropped, and the counts by reason
+    ├── report.html                    lengths, pass rates, reasons, and traces of each fate
+    └── manifest.json
+
+    beside out, or in runs:  .verdicts/<key>/    what was measured of each piece of the files, and a judge's ratings
+
+If interrupted, the same command resumes: it measures the missing pieces. A curation of the same files with other rules
+measures nothing again. Both hold for files that have grown at their ends.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from distill.curation.at_size.answer_classes import in_majority
+from distill.curation.at_size.judging import TraceJudge
+from distill.curation.at_size.measured_pieces import MeasuredPiece, Measuring, measure_piece, prepare
+from distill.curation.at_size.problem_table import INDEX, ProblemTable, problems_in, write_problems
+from distill.curation.at_size.report_page import write_page
+from distill.curation.at_size.shards import Shard, find_shards, pieces_of
+from distill.curation.at_size.training_set import TrainingSet
+from distill.curation.at_size.workers import run_all
+from distill.curation.contamination import Benchmark, read_benchmark
+from distill.curation.facts import FACTS, RIGHT, empty_signatures
+from distill.curation.reasons import CODES, DROPS, DROPS_FILE, KEPT, Counts
+from distill.curation.selection import Rules, Selection, select
+from distill.endpoints.remote_teacher import connect
+from distill.problems.own_form import ReadingOptions
+from distill.problems.problem_set import read_problems
+from distill.teachers.trace_store import RUNS
+from distill.verification.verdicts import VERSION, check_gradable
+from toolkit.errors import InputError
+from toolkit.formats.chat_format import REASONING_TEMPLATE, TURN_END, load_tokenizer, write_chat_files
+from toolkit.progress import Progress
+from toolkit.runs import Stage, check_out, file_digest, finish, is_complete, partial_folder, replace_text, versions
+from toolkit.sources.model_names import resolve
+from toolkit.terminal import counted, say
+
+MEASURED = ".verdicts"
+FACTS_VERSION = "1"
+"""Raised whenever the same trace could get other facts."""
+STUDENT = "student"
+"""The folder of the student's chat format among what was measured."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CurationConfig:
+    """Which traces are curated, and how."""
+
+    traces: tuple[Path, ...]
+    """Files of traces, and run folders."""
+    problems: Path | None = None
+    """A user's problems; None takes those beside the traces."""
+    reading: ReadingOptions = field(default_factory=ReadingOptions)
+    rules: Rules = field(default_factory=Rules)
+    student: str | None = None
+    """The model by whose tokens lengths are counted; None takes the teacher's counts, or estimates."""
+    decontaminate: tuple[Path, ...] = ()
+    run_words: int = 13
+    """The words in a row that make a trace contaminated."""
+    judge: str | None = None
+    """An endpoint that rates answers without a reference."""
+    judge_least: float = 7.0
+    processes: int = 1
+    unsafe: bool = False
+
+
+def curate_traces(config: CurationConfig, out: Path) -> Path:
+    """Run the stage into `out`, or do nothing if `out` holds this curation already; return `out`.
+
+    Raises `InputError` for wrong input before any long work starts, and if no trace is left.
+    """
+    check_out(out)
+    shards, problem_files = find_shards(config.traces, with_problems=config.problems is None)
+    benchmark = read_benchmark(config.decontaminate, config.run_words) if config.decontaminate else None
+    student = resolve(config.student) if config.student else None
+    judge = connect(config.judge) if config.judge else None
+    tokenizer = file_digest(student / "tokenizer.json") if student else "estimated"
+    stage = Stage(
+        name="curate",
+        config={"rules": asdict(config.rules), "judge_least": config.judge_least if judge else None},
+        inputs=_inputs(shards, config.problems, problem_files)
+        | {"tokens": tokenizer, "benchmark": benchmark.digest if benchmark else "none"}
+        | {"judge": judge.digest if judge else "none"},
+    )
+    if is_complete(out, stage):
+        return out
+    folder = partial_folder(out, stage)
+    given = read_problems(config.problems, config.reading) if config.problems else problems_in(problem_files)
+    problems = write_problems(folder, given)
+    table = ProblemTable(folder)
+    check_gradable(table.codes())
+    kept = _measured_folder(out, problems, tokenizer, benchmark, config)
+    if student:
+        _write_format(student, kept / STUDENT)
+    measuring = Measuring(
+        problems=folder,
+        kept=kept,
+        student=kept / STUDENT if student else None,
+        benchmark=benchmark,
+        languages=bool(config.rules.languages),
+        signatures=config.rules.near_duplicates is not None,
+        unsafe=config.unsafe,
+    )
+    pieces = _measure(shards, measuring, config.processes)
+    facts, piece_of = _facts_of(pieces, kept)
+    judged = {}
+    if judge:
+        rater = TraceJudge(endpoint=judge, least=config.judge_least, folder=kept / f"judge-{judge.digest}")
+        judged = rater.judge(facts, piece_of, pieces, table)
+    votes = np.zeros(len(facts), dtype=bool)
+    if config.rules.keep == "majority":
+        votes = in_majority(facts, piece_of, pieces, folder, processes=config.processes)
+    selection = select(
+        facts,
+        config.rules,
+        is_test=table.tests,
+        in_majority=votes,
+        signatures=_signatures_of(pieces, kept) if measuring.signatures else empty_signatures(0),
+    )
+    counts = _counts(selection)
+    say(counts.summary())
+    if selection.unmet:
+        raise InputError(f"the wished-for mix cannot be had: {selection.unmet}; collect more, or wish for another mix")
+    if not counts.kept:
+        raise InputError(counts.nothing_left())
+    chosen = TrainingSet(facts=facts, selection=selection, pieces=pieces, kept=kept, table=table, judged=judged)
+    shown = chosen.write(folder)
+    replace_text(folder / DROPS_FILE, json.dumps(counts.counts(), indent=1) + "\n")
+    write_page(folder / "report.html", facts, selection, counts, shown, config.rules)
+    table.close()
+    measured = counts.counts() | {"correct": int((facts["known"] == RIGHT).sum()), "judged": len(judged)}
+    finish(folder, out, stage, measured, scratch=(INDEX,))
+    return out
+
+
+def _inputs(shards: Sequence[Shard], problems: Path | None, files: Sequence[Path]) -> dict[str, str]:
+    """Return digests of what is read."""
+    sizes = sum(shard.size_bytes for shard in shards)
+    with Progress("reading", sizes, in_bytes=True) as progress:
+        digests = []
+        for shard in shards:
+            digests.append(_digest_of(shard))
+            progress.advance(shard.size_bytes)
+    beside = [problems] if problems and problems.is_file() else files
+    named = " ".join(str(place) for place in [problems] if place and not place.is_file())
+    said = " ".join([named, *map(file_digest, beside)])
+    return {
+        "traces": hashlib.sha256(" ".join(digests).encode()).hexdigest()[:16],
+        "problems": hashlib.sha256(said.encode()).hexdigest()[:16],
+    }
+
+
+def _digest_of(shard: Shard) -> str:
+    """Return the digest of a shard as long as it was when the curation began."""
+    digest, left = hashlib.sha256(), shard.size_bytes
+    with shard.path.open("rb") as file:
+        while left and (part := file.read(min(left, 1 << 22))):
+            digest.update(part)
+            left -= len(part)
+    return digest.hexdigest()
+
+
+def _measured_folder(
+    out: Path, problems: str, tokenizer: str, benchmark: Benchmark | None, config: CurationConfig
+) -> Path:
+    """Return the folder of what was measured under these conditions."""
+    facts: dict[str, Any] = {
+        "version": FACTS_VERSION,
+        "verdicts": VERSION,
+        "reasoning-gym": versions().get("reasoning-gym"),
+        "problems": problems,
+        "tokens": tokenizer,
+        "benchmark": benchmark.digest if benchmark else None,
+        "run_words": config.run_words if benchmark else None,
+        "languages": bool(config.rules.languages),
+        "signatures": config.rules.near_duplicates is not None,
+        "unsafe": config.unsafe,
+    }
+    key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12]
+    beside = out.absolute().parent
+    top = next((folder for folder in (beside, *beside.parents) if folder.name == RUNS), beside)
+    folder = top / MEASURED / key
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _write_format(student: Path, folder: Path) -> None:
+    """Write the student's tokenizer with the template by which it is trained."""
+    folder.mkdir(exist_ok=True)
+    tokenizer = load_tokenizer(student / "tokenizer.json")
+    write_chat_files(folder, tokenizer, template=REASONING_TEMPLATE, eos_token=TURN_END, pad_token=TURN_END)
+
+
+def _measure(shards: Sequence[Shard], measuring: Measuring, processes: int) -> list[MeasuredPiece]:
+    pieces = pieces_of(shards)
+    measured = []
+    with Progress("verdicts", sum(piece.bytes for piece in pieces), in_bytes=True) as progress:
+        for piece in run_all(measure_piece, pieces, processes=processes, prepare=prepare, given=(measuring,)):
+            measured.append(piece)
+            progress.advance(piece.piece.bytes)
+    return measured
+
+
+def _facts_of(pieces: Sequence[MeasuredPiece], kept: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Return the facts of all traces, and the piece of each."""
+    facts = np.empty(sum(piece.rows for piece in pieces), dtype=FACTS)
+    piece_of = np.empty(len(facts), dtype=np.int32)
+    row = 0
+    for number, piece in enumerate(pieces):
+        with np.load(kept / piece.name, allow_pickle=False) as held:
+            facts[row : row + piece.rows] = held["facts"]
+        piece_of[row : row + piece.rows] = number
+        row += piece.rows
+    if not len(facts):
+        raise InputError("the files hold no traces; name others")
+    if (facts["problem"] < 0).all():
+        raise InputError(
+            f"none of the {counted(len(facts), 'trace')} answers one of the problems; name theirs with --problems"
+        )
+    return facts, piece_of
+
+
+def _signatures_of(pieces: Sequence[MeasuredPiece], kept: Path) -> np.ndarray:
+    signatures = empty_signatures(sum(piece.rows for piece in pieces))
+    row = 0
+    for piece in pieces:
+        with np.load(kept / piece.name, allow_pickle=False) as held:
+            signatures[row : row + piece.rows] = held["signatures"]
+        row += piece.rows
+    return signatures
+
+
+def _counts(selection: Selection) -> Counts:
+    found = np.bincount(selection.reasons, minlength=len(CODES) + 1)
+    return Counts(kept=int(found[KEPT]), drops={reason: int(found[CODES[reason]]) for reason in DROPS})
