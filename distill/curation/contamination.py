@@ -37,15 +37,15 @@ class Benchmark:
     def digest(self) -> str:
         return hashlib.sha256(self.runs.tobytes() + b" " + self.whole.tobytes()).hexdigest()[:16]
 
-    def found_in(self, question: str, thought: str) -> str:
-        """Return the first words that a question or a thought has in common with the benchmark; empty if none."""
-        asked = words_of(question)
-        if len(asked) < self.length and _held(np.array([_whole(asked)], dtype=np.uint64), self.whole)[0]:
-            return _text(asked)
-        return self._shared(asked) or self._shared(words_of(thought))
+    def found_in_question(self, words: list[bytes]) -> str:
+        """Return the first words that a question has in common with the benchmark; empty if none."""
+        if len(words) < self.length and _held(np.array([_whole(words)], dtype=np.uint64), self.whole)[0]:
+            return _text(words)
+        return self.found_in_thought(words, numbers_of(words))
 
-    def _shared(self, words: list[bytes]) -> str:
-        shared = np.flatnonzero(_held(runs_of(numbers_of(words), self.length), self.runs))
+    def found_in_thought(self, words: list[bytes], numbers: np.ndarray) -> str:
+        """Return the first words that a thought has in common with the benchmark; `numbers`: of the words."""
+        shared = np.flatnonzero(_held(runs_of(numbers, self.length), self.runs))
         return _text(words[shared[0] : shared[0] + self.length]) if len(shared) else ""
 
 

@@ -16,6 +16,7 @@ import numpy as np
 from distill.curation.contamination import Benchmark
 from distill.curation.near_duplicates import NUMBERS, signature_of
 from distill.curation.reasons import CODES, KEPT
+from distill.curation.words import numbers_of, words_of
 from distill.verification.languages import language_of
 from distill.verification.verdicts import answer_key
 from distill.verification.wholeness import incomplete, unfit
@@ -75,7 +76,12 @@ def measure(problem: Problem, number: int, trace: Trace, verdict: Verdict | None
     if fault:
         row = _row(problem=number, sample=trace.sample, fault=CODES[fault], known=known, score=score)
         return Measured(row=row, shared="", signature=None)
-    shared = measures.benchmark.found_in(problem.transcript, trace.reasoning) if measures.benchmark else ""
+    words = words_of(trace.reasoning) if measures.benchmark or measures.signatures else []
+    numbers = numbers_of(words)
+    shared = ""
+    if measures.benchmark:
+        asked = words_of(problem.transcript)
+        shared = measures.benchmark.found_in_question(asked) or measures.benchmark.found_in_thought(words, numbers)
     row = _row(
         problem=number,
         sample=trace.sample,
@@ -88,7 +94,7 @@ def measure(problem: Problem, number: int, trace: Trace, verdict: Verdict | None
         language=language_of(trace.reasoning).encode() if measures.languages else b"",
         shares=bool(shared),
     )
-    signature = signature_of(f"{trace.reasoning} {trace.answer}") if measures.signatures else None
+    signature = signature_of(np.append(numbers, numbers_of(words_of(trace.answer)))) if measures.signatures else None
     return Measured(row=row, shared=shared, signature=signature)
 
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from distill.curation.words import mixed, numbers_of, runs_of, words_of
+from distill.curation.words import mixed, runs_of
 from toolkit.errors import MissingExtra
 
 RUN_WORDS = 5
@@ -25,8 +25,8 @@ FOUND = 0.99
 PAIRS_AT_ONCE = 1 << 18
 
 
-def signature_of(text: str) -> np.ndarray:
-    """Return a text's signature; a text of fewer than `RUN_WORDS` words counts as one run.
+def signature_of(numbers: np.ndarray) -> np.ndarray:
+    """Return the signature of a text by the numbers of its words; fewer than `RUN_WORDS` words count as one run.
 
     Raises `MissingExtra` if rensa is not installed.
     """
@@ -34,7 +34,6 @@ def signature_of(text: str) -> np.ndarray:
         from rensa import RMinHash
     except ImportError as error:
         raise MissingExtra("rensa", "scale") from error
-    numbers = numbers_of(words_of(text))
     runs = runs_of(numbers, min(RUN_WORDS, max(len(numbers), 1)))
     offsets = np.array([0, len(runs)], dtype=np.uint64)
     matrix = RMinHash.digest_matrix_from_flat_token_hashes(runs, offsets, NUMBERS, SEED)

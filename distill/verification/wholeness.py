@@ -79,13 +79,17 @@ def unfit(trace: Trace, asked: Asked) -> Unfit | None:
     has_thought = any(map(str.isalnum, thought)) and words.casefold() not in _NO_THOUGHTS
     if not has_thought and not trace.teacher.startswith(BY_A_PERSON):
         return "no_thought"
-    if any(map(_CONTROL.search, (thought, answer, asked.transcript))) or _NEXT_TURN.search(answer):
+    if any(map(_has_control, (thought, answer, asked.transcript))) or _NEXT_TURN.search(answer):
         return "control_tokens"
     if _BROKEN.search(thought) or _BROKEN.search(answer):
         return "broken_text"
     if _is_copied(thought, answer, asked.question):
         return "copied"
     return "looping" if is_looping(thought) or is_looping(answer) else None
+
+
+def _has_control(text: str) -> bool:
+    return ("<" in text or "INST]" in text) and bool(_CONTROL.search(text))
 
 
 def _is_copied(thought: str, answer: str, question: str) -> bool:

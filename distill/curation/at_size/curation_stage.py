@@ -102,7 +102,7 @@ def curate_traces(config: CurationConfig, out: Path) -> Path:
     given = read_problems(config.problems, config.reading) if config.problems else problems_in(problem_files)
     problems = write_problems(folder, given)
     table = ProblemTable(folder)
-    check_gradable(table.codes())
+    check_gradable(table.a_program())
     kept = _measured_folder(out, problems, tokenizer, benchmark, config)
     if student:
         _write_format(student, kept / STUDENT)

@@ -19,7 +19,7 @@ from toolkit.records import Trace, read_jsonl
 from toolkit.runs import partial_of
 
 SHARDS = "traces*.jsonl"
-PIECE_BYTES = 1 << 24
+PIECE_BYTES = 1 << 23
 
 
 @dataclass(frozen=True, kw_only=True)

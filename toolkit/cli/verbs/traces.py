@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from toolkit.cli.options.command import AddCommand, Options, Result
 from toolkit.cli.options.shared import (
@@ -16,7 +16,8 @@ from toolkit.cli.options.shared import (
     reading_of,
     sampling_of,
 )
-from toolkit.cli.options.values import Instead, Parser, count_of, path_of, shared_options
+from toolkit.cli.options.values import Instead, count_of, path_of, shared_options
+from toolkit.cli.traces.curate import add_curate
 from toolkit.errors import InputError
 from toolkit.terminal import counted, say
 
@@ -37,11 +38,13 @@ def add_traces(add: AddCommand) -> None:
     add_cache_options(parser)
     add_retry_option(parser)
     parser.add_argument("--out", type=path_of, required=True, help="run folder to write")
-    _add_show(parser)
+    subcommands = parser.add_subparsers(metavar="show|curate", action=Instead)
+    _add_show(subcommands)
+    add_curate(subcommands)
 
 
-def _add_show(traces: Parser) -> None:
-    show = traces.add_subparsers(metavar="show", action=Instead).add_parser(
+def _add_show(subcommands: Any) -> None:
+    show = subcommands.add_parser(
         "show",
         help="list a run's traces, or the requests that failed",
         description="list the traces of a run of toolkit traces or toolkit distill, finished or not; changes nothing",
