@@ -25,6 +25,7 @@ from typing import Any
 
 from distill.collecting.job import check_samples
 from distill.collecting.outcomes import FAILED
+from distill.curation.chosen import chosen_traces, chosen_verdict, is_chosen
 from distill.curation.curate import Curation, curate
 from distill.curation.reasons import DROPPED, DROPS_FILE
 from distill.evaluation.evaluate import problems_digest
@@ -65,7 +66,8 @@ class DistillConfig:
     reading: ReadingOptions
     """How to read the user's problems."""
     traces: Path | None
-    """Existing traces, with `problems.jsonl` beside them unless `problems` is given; None asks the teacher."""
+    """Existing traces, or the training set of `toolkit traces curate`, with `problems.jsonl` beside them unless `problems`
+    is given; None asks the teacher."""
     families: tuple[str, ...]
     per_family: int
     """Procedural training problems per family."""
@@ -155,7 +157,8 @@ def distill(
         write_records(folder / TRACES, traces)
     traces_s = time.monotonic() - begun
     by_id = {problem.id: problem for problem in problems}
-    verdicts = [grade(by_id[trace.problem_id], trace) for trace in traces]
+    chosen = config.traces is not None and is_chosen(config.traces)
+    verdicts = [chosen_verdict(trace) if chosen else grade(by_id[trace.problem_id], trace) for trace in traces]
     write_records(folder / VERDICTS, verdicts)
     curation = _curate(config, problems, traces, verdicts, student_format)
     counts = {"problems_in_test_split": test_problems} | curation.counts()
@@ -196,13 +199,14 @@ def _traces_from_before(config: DistillConfig) -> list[Trace] | None:
     if config.traces is None:
         return None
     check_traces(config.traces, config.problems)
-    return read_records(config.traces, Trace)
+    return chosen_traces(config.traces) if is_chosen(config.traces) else read_records(config.traces, Trace)
 
 
 def _problems(config: DistillConfig, given: list[Problem] | None) -> tuple[list[Problem], int]:
     """Choose the problems to ask, some of the validation split among them, and count those kept back for testing."""
     if given is None and config.traces is not None:
-        given = read_problems(config.traces.with_name(PROBLEMS))
+        beside = config.traces.with_name(PROBLEMS)
+        given = read_records(beside, Problem) if is_chosen(config.traces) else read_problems(beside)
     if given is None:
         drawn = make_problems("train", config.per_family, config.seed, config.families)
         watching = -(-config.per_family // TRAINING_PER_VALIDATION)
@@ -242,7 +246,7 @@ def _curate(
         verdicts,
         count_tokens=count_tokens,
         max_tokens=config.max_tokens,
-        per_problem=config.per_problem,
+        per_problem=len(traces) if config.traces and is_chosen(config.traces) else config.per_problem,
         test_ids={problem.id for problem in of_split(problems, "test")},
     )
 

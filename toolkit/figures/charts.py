@@ -163,14 +163,16 @@ def curation(kept: int, drops: Mapping[str, int]) -> str:
 
 @_styled
 def token_lengths(kept: Sequence[int], dropped: Sequence[int]) -> str:
-    """Draw how the tokens of kept and of dropped traces are distributed, on a scale of powers of two."""
+    """Draw how the tokens of kept and of dropped traces are distributed; where they differ much, by powers of two."""
     figure, axes = _figure(2.5)
-    longest = max([*kept, *dropped, 2])
-    edges = np.geomspace(max(min([*kept, *dropped], default=1), 1), longest + 1, 49)
+    shortest, longest = max(min([*kept, *dropped], default=1), 1), max([*kept, *dropped, 2])
+    by_powers = longest > 16 * shortest
+    edges = (np.geomspace if by_powers else np.linspace)(shortest, longest + 1, 49)
     for name, values, color in (("kept", kept, _color("student")), ("dropped", dropped, _STANDS_FOR["muted"])):
         counts, _ = np.histogram(values, bins=edges)
         axes.stairs(counts, edges, fill=True, color=color, alpha=0.6, linewidth=0, label=name)
-    axes.set_xscale("log", base=2)
+    if by_powers:
+        axes.set_xscale("log", base=2)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
     axes.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=5))
     axes.grid(axis="y")

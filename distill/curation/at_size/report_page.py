@@ -96,12 +96,13 @@ def _card(name: str, figure: str, below: str) -> str:
 def _reasons(counts: Counts) -> str:
     rows = "".join(
         f"<tr><th scope=row>{reason}</th><td>{counts.drops[reason]:,}</td>"
-        f"<td>{percent(counts.drops[reason] / counts.traces)}</td><td>{text(what)}</td><td>{text(remedy)}</td></tr>"
+        f"<td>{percent(counts.drops[reason] / counts.traces)}</td><td class=words>{text(what)}</td><td class=words>{text(remedy)}</td></tr>"
         for reason, (what, remedy) in DROPS.items()
         if counts.drops[reason]
     )
-    head = "".join(f"<th scope=col>{name}</th>" for name in ("traces", "share", "traces that are", "what helps"))
-    return f'<div class="scroll"><table><thead><tr><td></td>{head}</tr></thead><tbody>{rows}</tbody></table></div>'
+    head = "<th scope=col>traces</th><th scope=col>share</th><th scope=col class=words>traces that are …</th>"
+    head += "<th scope=col class=words>what helps</th>"
+    return f'<div class="scroll"><table class="reasons"><thead><tr><td></td>{head}</tr></thead><tbody>{rows}</tbody></table></div>'
 
 
 def _bins(rates: np.ndarray, rules: Rules) -> str:
@@ -123,9 +124,9 @@ def _example(shown: Shown) -> str:
     question = problem.transcript.strip() if problem else f"problem {trace.problem_id}, which is not given"
     first = next(iter(question.splitlines()), "")[:90]
     tokens = "" if trace.completion_tokens is None else f'<span class="small">{trace.completion_tokens:,} tokens</span>'
-    detail = f'<p class="small">{text(shown.detail)}</p>' if shown.detail else ""
+    detail = f'<p class="note">{text(shown.detail)}</p>' if shown.detail else ""
     return (
-        f'<details class="said"><summary><code>{text(first)}</code>{tokens}</summary>{detail}'
+        f'<details class="said example"><summary><code>{text(first)}</code>{tokens}</summary>{detail}'
         f'<pre class="question">{text(_cut(question))}</pre>'
         f'<pre class="thought">{text(_cut(trace.reasoning.strip()))}</pre>'
         f"<pre>{text(_cut(trace.answer.strip()))}</pre></details>"
