@@ -216,6 +216,12 @@ class MemoryWatch(threading.Thread):
         return self.most_bytes
 
 
+def _computed_s() -> float:
+    """Return the processor time of this process and of its children that have ended."""
+    used = psutil.Process().cpu_times()
+    return used.user + used.system + used.children_user + used.children_system
+
+
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--traces", type=int, default=20_000)
@@ -239,9 +245,10 @@ def main(arguments: list[str] | None = None) -> None:
     )
     watch = MemoryWatch()
     watch.start()
+    computed_s = _computed_s()
     begun = time.monotonic()
     out = curate_traces(config, options.folder / "curated")
-    seconds = time.monotonic() - begun
+    seconds, computed_s = time.monotonic() - begun, _computed_s() - computed_s
     memory_bytes = watch.end()
     near = {
         (values["problem_id"], values["sample"])
@@ -252,6 +259,7 @@ def main(arguments: list[str] | None = None) -> None:
     found, others = len(near & made.near), options.traces - len(made.near) - len(made.copied)
     each_ms = 1e3 * seconds * options.processes / options.traces
     print(f"curated in {seconds:.0f} s on {options.processes} processes, {each_ms:.2f} ms a trace and process")
+    print(f"processor time: {1e3 * computed_s / options.traces:.2f} ms a trace")
     print(f"at this rate a million take {1e6 * seconds / options.traces / 60:.1f} minutes")
     print(f"most memory of all processes together: {memory_bytes / 2**30:.2f} GiB")
     print(f"near duplicates: {found:,} of {len(made.near):,} found ({found / len(made.near):.2%})")

@@ -66,8 +66,8 @@ class DistillConfig:
     reading: ReadingOptions
     """How to read the user's problems."""
     traces: Path | None
-    """Existing traces, or the training set of `toolkit traces curate`, with `problems.jsonl` beside them unless `problems`
-    is given; None asks the teacher."""
+    """Existing traces, or the training set of a curation, with `problems.jsonl` beside them unless `problems` is given;
+    None asks the teacher."""
     families: tuple[str, ...]
     per_family: int
     """Procedural training problems per family."""

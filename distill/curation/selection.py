@@ -18,6 +18,7 @@ import numpy as np
 from distill.curation.facts import NO_REFERENCE, RIGHT, UNJUDGED, WRONG
 from distill.curation.near_duplicates import near_duplicates
 from distill.curation.reasons import CODES, KEPT
+from distill.curation.words import mixed
 
 Keep = Literal["verified", "majority", "best-of", "all"]
 KEEPS: tuple[Keep, ...] = ("verified", "majority", "best-of", "all")
@@ -168,8 +169,8 @@ def _drop_surplus_of_mix(facts: np.ndarray, rates: np.ndarray, rules: Rules, rea
         shares = np.array([rules.difficulty.get(name, 0.0) for name in names])
     if rules.long_share is not None:
         lengths = facts["thought_tokens"][rows]
-        least = np.median(lengths) + 1 if rules.long_tokens is None else rules.long_tokens
-        cell = 2 * cell + (lengths >= least)
+        is_long = lengths > np.median(lengths) if rules.long_tokens is None else lengths >= rules.long_tokens
+        cell = 2 * cell + is_long
         shares = np.outer(shares, [1 - rules.long_share, rules.long_share]).ravel()
         names = [f"{name} {length}".strip() for name in names for length in ("short", "long")]
     counts = np.bincount(cell, minlength=len(shares))
@@ -180,7 +181,7 @@ def _drop_surplus_of_mix(facts: np.ndarray, rates: np.ndarray, rules: Rules, rea
         return f"none of the {len(rows):,} traces that are left is {' or '.join(lacking)}"
     total = (counts[wished] / shares[wished]).min()
     room = np.rint(total * shares).astype(np.int64)
-    by_chance = np.argsort(facts["thought"][rows] * np.uint64(2 * rules.seed + 0x9E3779B97F4A7C15), kind="stable")
+    by_chance = np.argsort(mixed([facts["thought"][rows], np.uint64(rules.seed)]), kind="stable")
     place = np.empty(len(rows), dtype=np.int64)
     place[by_chance] = _places(cell[by_chance])
     reasons[rows[place >= room[cell]]] = CODES["mix"]

@@ -42,7 +42,7 @@ def runs_of(numbers: np.ndarray, length: int) -> np.ndarray:
     return mixed(numbers[k : k + count] for k in range(length))
 
 
-def mixed(columns: Iterable[np.ndarray]) -> np.ndarray:
+def mixed(columns: Iterable[np.ndarray | np.uint64]) -> np.ndarray:
     """Return one number for each row of columns of numbers, which differs if any of them does or their order does."""
     total: Any = np.uint64(0)
     for column in columns:

@@ -96,13 +96,15 @@ def _card(name: str, figure: str, below: str) -> str:
 def _reasons(counts: Counts) -> str:
     rows = "".join(
         f"<tr><th scope=row>{reason}</th><td>{counts.drops[reason]:,}</td>"
-        f"<td>{percent(counts.drops[reason] / counts.traces)}</td><td class=words>{text(what)}</td><td class=words>{text(remedy)}</td></tr>"
+        f"<td>{percent(counts.drops[reason] / counts.traces)}</td>"
+        f"<td class=words>{text(what)}</td><td class=words>{text(remedy)}</td></tr>"
         for reason, (what, remedy) in DROPS.items()
         if counts.drops[reason]
     )
     head = "<th scope=col>traces</th><th scope=col>share</th><th scope=col class=words>traces that are …</th>"
     head += "<th scope=col class=words>what helps</th>"
-    return f'<div class="scroll"><table class="reasons"><thead><tr><td></td>{head}</tr></thead><tbody>{rows}</tbody></table></div>'
+    table = f'<table class="reasons"><thead><tr><td></td>{head}</tr></thead><tbody>{rows}</tbody></table>'
+    return f'<div class="scroll">{table}</div>'
 
 
 def _bins(rates: np.ndarray, rules: Rules) -> str:
