@@ -101,9 +101,17 @@ def same_answer(problem: Problem, one: str, other: str) -> bool:
     if _judge(problem) == VERIFIER:
         ours, theirs = family_answer(problem, one), family_answer(problem, other)
         return bool(ours) and ours.casefold().split() == theirs.casefold().split()
-    reference = read_reference(problem.answer if has_reference(problem) else find_final_answer(one).text)
+    if not has_reference(problem):  # each says how the other is to be read
+        return _means_the_same(problem, one, other) or _means_the_same(problem, other, one)
+    reference = read_reference(problem.answer)
     ours_read, theirs_read = (read_answer(text, reference, problem.question) for text in (one, other))
     return means(ours_read, theirs_read)
+
+
+def _means_the_same(problem: Problem, one: str, other: str) -> bool:
+    """Return whether an answer means another one, taken as the reference."""
+    reference = read_reference(find_final_answer(one).text)
+    return bool(reference.said) and means(reference, read_answer(other, reference, problem.question))
 
 
 def answer_key(problem: Problem, trace: Trace, verdict: Verdict | None) -> str:

@@ -13,6 +13,7 @@ from distill.curation.words import numbers_of, words_of
 from toolkit.errors import InputError
 
 QUESTION = "Natalia sold clips to forty-eight of her friends in April, and then she sold half as many clips in May."
+GERMAN = "ein kürzerer satz mit acht schönen deutschen wörtern"
 
 
 def found_in(benchmark: Benchmark, question: str, thought: str) -> str:

@@ -1,4 +1,4 @@
-"""Rules choose from facts: by verdicts, by the majority, the best, in wished-for shares, and each trace has one fate."""
+"""Rules choose from facts: by verdicts, by the majority, the best, in wished-for shares; each trace has one fate."""
 
 from __future__ import annotations
 
