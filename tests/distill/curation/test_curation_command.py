@@ -127,7 +127,7 @@ def test_distill_learns_from_what_was_chosen_without_judging_it_again(tmp_path: 
     assert main(["traces", "curate", str(run), "--keep", "majority", "--out", str(out)]) == 0
     chosen = [(example.problem_id, example.sample) for example in read_records(out / "train.jsonl", Example)]
     assert chosen == [(p.id, sample) for p in asked for sample in (0, 2)]
-    words = ["distill", "--traces", str(out / "train.jsonl"), "--student", str(tiny_student), "--max-tokens", "4000"]
+    words = ["distill", "--traces", str(out / "train.jsonl"), "--student", str(tiny_student), "--max-tokens", "500"]
     assert main([*words, "--out", str(tmp_path / "student")]) == 0
     learned = [
         (example.problem_id, example.sample) for example in read_records(tmp_path / "student/train.jsonl", Example)
