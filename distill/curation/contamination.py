@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from distill.curation.words import numbers_of, runs_of, words_of
+from distill.curation.word_numbers import numbers_of, runs_of, words_of
 from distill.problems.conversations import LeftOut
 from distill.problems.files import SUFFIXES, FileRow
 from distill.problems.published import form_of
@@ -23,7 +23,7 @@ from toolkit.errors import InputError
 
 
 @dataclass(frozen=True, kw_only=True)
-class Benchmark:
+class BenchmarkWords:
     """The runs of words of texts that must not be trained on."""
 
     length: int
@@ -49,7 +49,7 @@ class Benchmark:
         return _text(words[shared[0] : shared[0] + self.length]) if len(shared) else ""
 
 
-def read_benchmark(places: Iterable[Path], length: int) -> Benchmark:
+def read_benchmark(places: Iterable[Path], length: int) -> BenchmarkWords:
     """Read files, folders or hub ids whose questions must not be trained on; a file of another kind is plain text.
 
     Raises `InputError` if one cannot be read or holds no text.
@@ -67,7 +67,7 @@ def read_benchmark(places: Iterable[Path], length: int) -> Benchmark:
                 whole.append(_whole(words))
         if not count:
             raise InputError(f"--decontaminate {place} holds no text; name a file of questions")
-    return Benchmark(
+    return BenchmarkWords(
         length=length,
         runs=np.unique(np.concatenate(runs)) if runs else np.empty(0, dtype=np.uint64),
         whole=np.unique(np.array(whole, dtype=np.uint64)),

@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from distill.curation.contamination import Benchmark
+from distill.curation.contamination import BenchmarkWords
 from distill.curation.near_duplicates import NUMBERS, signature_of
 from distill.curation.reasons import CODES, KEPT
-from distill.curation.words import numbers_of, words_of
+from distill.curation.word_numbers import numbers_of, words_of
 from distill.verification.languages import language_of
 from distill.verification.verdicts import answer_key
 from distill.verification.wholeness import incomplete, unfit
@@ -51,7 +51,7 @@ class Measures:
 
     count_tokens: Callable[[Example], int] | None
     """Counts an example's tokens, prompt included; None estimates them."""
-    benchmark: Benchmark | None
+    benchmark: BenchmarkWords | None
     languages: bool
     signatures: bool
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from distill.curation.words import mixed, runs_of
+from distill.curation.word_numbers import mixed, runs_of
 from toolkit.errors import MissingExtra
 
 RUN_WORDS = 5

@@ -18,7 +18,7 @@ import numpy as np
 from distill.curation.facts import NO_REFERENCE, RIGHT, UNJUDGED, WRONG
 from distill.curation.near_duplicates import near_duplicates
 from distill.curation.reasons import CODES, KEPT
-from distill.curation.words import mixed
+from distill.curation.word_numbers import mixed
 
 Keep = Literal["verified", "majority", "best-of", "all"]
 KEEPS: tuple[Keep, ...] = ("verified", "majority", "best-of", "all")

@@ -24,12 +24,11 @@ from typing import Any, Protocol, Self
 import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
 
-from distill.collecting.job import Job
 from distill.endpoints.remote_teacher import Endpoint, connect
-from distill.verification.ratings import MOST_JUDGED_TOKENS, QUALITIES, Quality, digest_of, judge_prompt, read_score
+from distill.teachers.ratings_asked import ask_ratings
+from distill.verification.ratings import QUALITIES, Quality, judge_prompt
 from toolkit.errors import InputError
 from toolkit.formats.chat_format import split_completion
-from toolkit.generation.generate import Sampling
 from toolkit.model.loading import load_whole
 from toolkit.records import Problem
 from toolkit.runs import folder_digest
@@ -193,26 +192,8 @@ class EndpointJudge:
             for problem, group in zip(problems, groups, strict=True)
             for completion in group
         ]
-        scores = self._ask(sorted({prompt for prompt in prompts if prompt}))
+        scores = ask_ratings(self.endpoint, sorted({prompt for prompt in prompts if prompt}), self.folder)
         return [with_means(group) for group in _grouped([scores[p] if p else 0.0 for p in prompts], groups)]
-
-    def _ask(self, prompts: Sequence[str]) -> dict[str, float | None]:
-        if not prompts:
-            return {}
-        questions = [Problem(id=digest_of(prompt), family="judge", question=prompt, answer="") for prompt in prompts]
-        name = digest_of("\n".join([self.endpoint.name, *(question.id for question in questions)]))
-        self.folder.mkdir(parents=True, exist_ok=True)
-        traces = self.endpoint.answer(
-            Job(
-                problems=questions,
-                sampling=Sampling(temperature=0.0, max_new_tokens=MOST_JUDGED_TOKENS),
-                samples=1,
-                batch_size=len(questions),
-                path=self.folder / f"{name}.jsonl",
-                label="judge",
-            )
-        )
-        return {prompt: read_score(trace.answer) for prompt, trace in zip(prompts, traces, strict=True)}
 
 
 def _grouped(scores: Sequence[Any], groups: Sequence[Sequence[str]]) -> list[list[Any]]:

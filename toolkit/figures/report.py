@@ -17,6 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from toolkit.errors import InputError, MissingExtra
+from toolkit.figures.html_page import figure, page, section, text
 from toolkit.figures.ledger import (
     TITLES,
     Evaluation,
@@ -31,7 +32,6 @@ from toolkit.figures.ledger import (
     title,
     write_ledger,
 )
-from toolkit.figures.page import figure, page, section, text
 from toolkit.figures.recipe import read_recipe, recipe_line
 from toolkit.figures.tables import interval_text, percent
 from toolkit.records import read_jsonl, read_object

@@ -33,7 +33,7 @@ from distill.curation.at_size.report_page import write_page
 from distill.curation.at_size.shards import Shard, find_shards, pieces_of
 from distill.curation.at_size.training_set import TrainingSet
 from distill.curation.at_size.workers import run_all
-from distill.curation.contamination import Benchmark, read_benchmark
+from distill.curation.contamination import BenchmarkWords, read_benchmark
 from distill.curation.facts import FACTS, RIGHT, empty_signatures
 from distill.curation.reasons import CODES, DROPS, DROPS_FILE, KEPT, Counts
 from distill.curation.selection import Rules, Selection, select
@@ -175,7 +175,7 @@ def _digest_of(shard: Shard) -> str:
 
 
 def _measured_folder(
-    out: Path, problems: str, tokenizer: str, benchmark: Benchmark | None, config: CurationConfig
+    out: Path, problems: str, tokenizer: str, benchmark: BenchmarkWords | None, config: CurationConfig
 ) -> Path:
     """Return the folder of what was measured under these conditions."""
     facts: dict[str, Any] = {

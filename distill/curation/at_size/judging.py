@@ -12,17 +12,16 @@ from pathlib import Path
 
 import numpy as np
 
-from distill.collecting.job import Job
 from distill.curation.at_size.answer_classes import line_of, trace_at
 from distill.curation.at_size.measured_pieces import MeasuredPiece
 from distill.curation.at_size.problem_table import ProblemTable
 from distill.curation.facts import NO_REFERENCE, RIGHT, UNJUDGED, WRONG
 from distill.curation.reasons import KEPT
 from distill.endpoints.remote_teacher import Endpoint
-from distill.verification.ratings import MOST_JUDGED_TOKENS, SCALE, digest_of, judge_prompt, read_score
+from distill.teachers.ratings_asked import ask_ratings
+from distill.verification.ratings import SCALE, judge_prompt
 from toolkit.formats.thought_forms import without_thoughts
-from toolkit.generation.generate import Sampling
-from toolkit.records import Problem, Verdict
+from toolkit.records import Verdict
 
 AT_ONCE = 512
 """Ratings of a batch."""
@@ -75,7 +74,7 @@ class TraceJudge:
             )
             for row, trace in zip(rows, traces, strict=True)
         ]
-        scores = self._ask(sorted(set(prompts)))
+        scores = ask_ratings(self.endpoint, sorted(set(prompts)), self.folder)
         for trace, prompt in zip(traces, prompts, strict=True):
             score = scores[prompt]
             if score is None:
@@ -91,19 +90,3 @@ class TraceJudge:
                 verifier=f"{VERIFIER}:{self.endpoint.name}",
                 version=VERSION,
             )
-
-    def _ask(self, prompts: Sequence[str]) -> dict[str, float | None]:
-        questions = [Problem(id=digest_of(prompt), family="judge", question=prompt, answer="") for prompt in prompts]
-        name = digest_of("\n".join([self.endpoint.name, *(question.id for question in questions)]))
-        self.folder.mkdir(parents=True, exist_ok=True)
-        traces = self.endpoint.answer(
-            Job(
-                problems=questions,
-                sampling=Sampling(temperature=0.0, max_new_tokens=MOST_JUDGED_TOKENS),
-                samples=1,
-                batch_size=len(questions),
-                path=self.folder / f"{name}.jsonl",
-                label="judge",
-            )
-        )
-        return {prompt: read_score(trace.answer) for prompt, trace in zip(prompts, traces, strict=True)}

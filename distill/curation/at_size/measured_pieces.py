@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 
 from distill.curation.at_size.problem_table import ProblemTable
-from distill.curation.at_size.shards import Piece, line_number, lines_of, read_piece
-from distill.curation.contamination import Benchmark
+from distill.curation.at_size.shards import ShardPiece, line_number, lines_of, read_piece
+from distill.curation.contamination import BenchmarkWords
 from distill.curation.facts import FACTS, Measured, Measures, empty_signatures, measure, unknown
 from distill.verification.code.sandbox import allow_unsafe
 from distill.verification.verdicts import grade, has_reference
@@ -42,14 +42,14 @@ class Measuring:
     """The folder of measured pieces."""
     student: Path | None
     """A folder with a student's chat format; None estimates tokens."""
-    benchmark: Benchmark | None
+    benchmark: BenchmarkWords | None
     languages: bool
     signatures: bool
     unsafe: bool
     """Whether programs that a model wrote may run unconfined."""
 
 
-class _Worker:
+class _Measurer:
     """What one process opened."""
 
     def __init__(self, measuring: Measuring) -> None:
@@ -71,26 +71,26 @@ class _Worker:
         )
 
 
-_workers: list[_Worker] = []
+_workers: list[_Measurer] = []
 """This process's own, once it is prepared."""
 
 
 def prepare(measuring: Measuring) -> None:
     """Open what this process needs."""
-    _workers[:] = [_Worker(measuring)]
+    _workers[:] = [_Measurer(measuring)]
 
 
 @dataclass(frozen=True, kw_only=True)
 class MeasuredPiece:
     """A piece, where its first line begins in its file, and the name of the file with its facts."""
 
-    piece: Piece
+    piece: ShardPiece
     begin: int
     name: str
     rows: int
 
 
-def measure_piece(piece: Piece) -> MeasuredPiece:
+def measure_piece(piece: ShardPiece) -> MeasuredPiece:
     """Measure a piece unless that was done before.
 
     Raises `InputError` naming the file and the line that is no trace.
@@ -120,7 +120,7 @@ def rows_in(path: Path) -> int | None:
         return None
 
 
-def _measured(piece: Piece, begin: int, content: bytes, worker: _Worker) -> dict[str, np.ndarray]:
+def _measured(piece: ShardPiece, begin: int, content: bytes, worker: _Measurer) -> dict[str, np.ndarray]:
     found: list[tuple[Measured, bytes, int, int]] = []
     for _, start, line in lines_of(content):
         trace = _trace(line, piece, begin + start)
@@ -148,7 +148,7 @@ def _measured(piece: Piece, begin: int, content: bytes, worker: _Worker) -> dict
     }
 
 
-def _trace(line: bytes, piece: Piece, place: int) -> Trace:
+def _trace(line: bytes, piece: ShardPiece, place: int) -> Trace:
     try:
         values: Any = parse_json(line, "it", constants=True)
         if not isinstance(values, dict):

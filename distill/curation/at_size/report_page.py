@@ -12,7 +12,7 @@ from distill.curation.facts import NO_REFERENCE
 from distill.curation.reasons import DROPS, KEPT, Counts
 from distill.curation.selection import DIFFICULTIES, Rules, Selection, difficulty_of
 from toolkit.errors import MissingExtra
-from toolkit.figures.page import figure, page, section, text
+from toolkit.figures.html_page import figure, page, section, text
 from toolkit.figures.tables import percent
 from toolkit.runs import replace_text
 from toolkit.terminal import counted

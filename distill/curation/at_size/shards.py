@@ -33,7 +33,7 @@ class Shard:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Piece:
+class ShardPiece:
     """A range of a shard."""
 
     shard: Shard
@@ -66,16 +66,16 @@ def find_shards(places: Sequence[Path], *, with_problems: bool) -> tuple[list[Sh
     return list(shards.values()), list(dict.fromkeys(problems))
 
 
-def pieces_of(shards: Sequence[Shard]) -> list[Piece]:
+def pieces_of(shards: Sequence[Shard]) -> list[ShardPiece]:
     """Cut shards into pieces, in their order."""
     return [
-        Piece(shard=shard, start=start, end=min(start + PIECE_BYTES, shard.size_bytes))
+        ShardPiece(shard=shard, start=start, end=min(start + PIECE_BYTES, shard.size_bytes))
         for shard in shards
         for start in range(0, shard.size_bytes, PIECE_BYTES)
     ]
 
 
-def read_piece(piece: Piece) -> tuple[int, bytes]:
+def read_piece(piece: ShardPiece) -> tuple[int, bytes]:
     """Return where the first line of a piece begins in its file, and all lines that begin in the piece."""
     with piece.shard.path.open("rb") as file:
         if piece.start:
@@ -101,7 +101,7 @@ def lines_of(content: bytes) -> Iterator[tuple[int, int, bytes]]:
         start += len(line) + 1
 
 
-def line_number(piece: Piece, place: int) -> int:
+def line_number(piece: ShardPiece, place: int) -> int:
     """Return the number, from 1, of the line at a place of a shard's file."""
     lines = 1
     with piece.shard.path.open("rb") as file:

@@ -8,21 +8,21 @@ from pathlib import Path
 
 import pytest
 
-from distill.curation.contamination import Benchmark, read_benchmark
-from distill.curation.words import numbers_of, words_of
+from distill.curation.contamination import BenchmarkWords, read_benchmark
+from distill.curation.word_numbers import numbers_of, words_of
 from toolkit.errors import InputError
 
 QUESTION = "Natalia sold clips to forty-eight of her friends in April, and then she sold half as many clips in May."
 GERMAN = "ein kürzerer satz mit acht schönen deutschen wörtern"
 
 
-def found_in(benchmark: Benchmark, question: str, thought: str) -> str:
+def found_in(benchmark: BenchmarkWords, question: str, thought: str) -> str:
     words = words_of(thought)
     return benchmark.found_in_question(words_of(question)) or benchmark.found_in_thought(words, numbers_of(words))
 
 
 @pytest.fixture
-def benchmark(tmp_path: Path) -> Benchmark:
+def benchmark(tmp_path: Path) -> BenchmarkWords:
     (tmp_path / "held-out.txt").write_text(
         f"{QUESTION}\n\nWho wrote it?\n\nEin kürzerer Satz mit acht schönen deutschen Wörtern."
     )
@@ -46,7 +46,7 @@ def benchmark(tmp_path: Path) -> Benchmark:
         ),
     ],
 )
-def test_words_in_a_row_are_found(benchmark: Benchmark, question: str, thought: str, words: str) -> None:
+def test_words_in_a_row_are_found(benchmark: BenchmarkWords, question: str, thought: str, words: str) -> None:
     assert found_in(benchmark, question, thought) == words
 
 

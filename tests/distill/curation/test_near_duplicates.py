@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from distill.curation.near_duplicates import NUMBERS, RUN_WORDS, bands_for, near_duplicates, signature_of
-from distill.curation.words import numbers_of, words_of
+from distill.curation.word_numbers import numbers_of, words_of
 from tests.house.modules import ROOT
 
 
@@ -92,7 +92,7 @@ def test_short_and_empty_texts_have_signatures() -> None:
 def test_another_process_makes_the_same_signature() -> None:
     program = (
         "import json; from distill.curation.near_duplicates import signature_of\n"
-        "from distill.curation.words import numbers_of, words_of\n"
+        "from distill.curation.word_numbers import numbers_of, words_of\n"
         "print(json.dumps(signature_of(numbers_of(words_of('Zwölf große Äpfel, 3 × 4; 漢字 and more'))).tolist()))"
     )
     printed = {
