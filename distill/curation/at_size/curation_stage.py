@@ -30,7 +30,7 @@ from distill.curation.at_size.judging import TraceJudge
 from distill.curation.at_size.measured_pieces import MeasuredPiece, Measuring, measure_piece, prepare
 from distill.curation.at_size.problem_table import INDEX, ProblemTable, problems_in, write_problems
 from distill.curation.at_size.report_page import write_page
-from distill.curation.at_size.shards import Shard, find_shards, pieces_of
+from distill.curation.at_size.shard_pieces import Shard, find_shards, pieces_of
 from distill.curation.at_size.training_set import TrainingSet
 from distill.curation.at_size.workers import run_all
 from distill.curation.contamination import BenchmarkWords, read_benchmark

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from distill.curation.at_size.problem_table import ProblemTable
-from distill.curation.at_size.shards import ShardPiece, line_number, lines_of, read_piece
+from distill.curation.at_size.shard_pieces import ShardPiece, line_number, lines_of, read_piece
 from distill.curation.contamination import BenchmarkWords
 from distill.curation.facts import FACTS, Measured, Measures, empty_signatures, measure, unknown
 from distill.verification.code.sandbox import allow_unsafe

@@ -14,7 +14,7 @@ import numpy as np
 
 from distill.curation.at_size.measured_pieces import MeasuredPiece, name_of
 from distill.curation.at_size.problem_table import ProblemTable
-from distill.curation.at_size.shards import line_number, lines_of, read_piece
+from distill.curation.at_size.shard_pieces import line_number, lines_of, read_piece
 from distill.curation.facts import example_of
 from distill.curation.reasons import DROPPED, DROPS, KEPT, Dropped
 from distill.curation.selection import Selection

@@ -23,9 +23,9 @@ from toolkit.runs import read_manifest
 
 Captured = pytest.CaptureFixture[str]
 IN_SMALL_PIECES = (
-    "import sys; from distill.curation.at_size import shards; from toolkit.cli.main import main\n"
+    "import sys; from distill.curation.at_size import shard_pieces; from toolkit.cli.main import main\n"
     "if __name__ == '__main__':\n"
-    "    shards.PIECE_BYTES = 20_000\n"
+    "    shard_pieces.PIECE_BYTES = 20_000\n"
     "    sys.exit(main(sys.argv[1:]))\n"
 )
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from distill.curation.at_size import curation_stage, measured_pieces, shards
+from distill.curation.at_size import curation_stage, measured_pieces, shard_pieces
 from distill.curation.at_size.curation_stage import CurationConfig, curate_traces
 from distill.curation.reasons import DROPS, Dropped
 from distill.curation.selection import Rules
@@ -214,7 +214,7 @@ def test_several_shards_and_runs_are_one_set_in_their_order(tmp_path: Path) -> N
 
 @pytest.mark.parametrize("piece_bytes", [1, 97, 1000, 10**6])
 def test_pieces_cut_no_line_and_double_none(tmp_path: Path, piece_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shards, "PIECE_BYTES", piece_bytes)
+    monkeypatch.setattr(shard_pieces, "PIECE_BYTES", piece_bytes)
     asked = problems(20)
     run = write_run(
         tmp_path / "run", asked, [trace(p, answer=f"É 漢 7 {'x' * (i % 5)} = 7") for i, p in enumerate(asked)]
@@ -224,7 +224,7 @@ def test_pieces_cut_no_line_and_double_none(tmp_path: Path, piece_bytes: int, mo
 
 
 def test_a_pool_of_processes_finds_what_one_process_finds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shards, "PIECE_BYTES", 4000)
+    monkeypatch.setattr(shard_pieces, "PIECE_BYTES", 4000)
     asked, traces, _ = one_of_each()
     run = write_run(tmp_path / "run", asked, traces)
     rules = replace(EVERY, keep="majority")
@@ -237,7 +237,7 @@ def test_a_pool_of_processes_finds_what_one_process_finds(tmp_path: Path, monkey
 def test_other_rules_measure_nothing_again_and_grown_files_only_what_is_new(
     tmp_path: Path, measured: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shards, "PIECE_BYTES", 2000)
+    monkeypatch.setattr(shard_pieces, "PIECE_BYTES", 2000)
     asked = problems(12)
     run = write_run(tmp_path / "run", asked, [trace(p) for p in asked[:9]])
     curated(tmp_path / "out", run)
@@ -327,7 +327,7 @@ def test_what_holds_no_traces_is_refused_at_once(tmp_path: Path, name: str, text
 def test_a_row_that_lacks_a_field_is_named_with_its_file_and_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shards, "PIECE_BYTES", 2000)
+    monkeypatch.setattr(shard_pieces, "PIECE_BYTES", 2000)
     asked = problems(12)
     run = write_run(tmp_path / "run", asked, [trace(p) for p in asked])
     lines = (run / "traces.jsonl").read_text().splitlines()
