@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import shutil
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -219,7 +218,8 @@ class MemoryWatch(threading.Thread):
 def _computed_s() -> float:
     """Return the processor time of this process and of its children that have ended."""
     used = psutil.Process().cpu_times()
-    return used.user + used.system + used.children_user + used.children_system
+    seconds: float = used.user + used.system + used.children_user + used.children_system
+    return seconds
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -269,4 +269,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -15,6 +15,8 @@ Datasets, chapter 3.
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+
 import numpy as np
 
 from distill.curation.word_numbers import mixed, runs_of
@@ -30,15 +32,16 @@ FOUND = 0.99
 PAIRS_AT_ONCE = 1 << 18
 
 
-def signature_of(numbers: np.ndarray) -> np.ndarray:
-    """Return the signature of a text by the numbers of its words; fewer than `RUN_WORDS` words count as one run.
+def check_library() -> None:
+    """Raise `MissingExtra` if rensa is not installed."""
+    if find_spec("rensa") is None:
+        raise MissingExtra("rensa", "scale")
 
-    Raises `MissingExtra` if rensa is not installed.
-    """
-    try:
-        from rensa import RMinHash
-    except ImportError as error:
-        raise MissingExtra("rensa", "scale") from error
+
+def signature_of(numbers: np.ndarray) -> np.ndarray:
+    """Return the signature of a text by the numbers of its words; fewer than `RUN_WORDS` words count as one run."""
+    from rensa import RMinHash
+
     runs = runs_of(numbers, min(RUN_WORDS, max(len(numbers), 1)))
     offsets = np.array([0, len(runs)], dtype=np.uint64)
     matrix = RMinHash.digest_matrix_from_flat_token_hashes(runs, offsets, NUMBERS, SEED)

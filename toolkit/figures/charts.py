@@ -162,7 +162,7 @@ def curation(kept: int, drops: Mapping[str, int]) -> str:
 
 
 @_styled
-def token_lengths(kept: Sequence[int], dropped: Sequence[int]) -> str:
+def token_lengths(kept: Sequence[float], dropped: Sequence[float]) -> str:
     """Draw how the tokens of kept and of dropped traces are distributed; where they differ much, by powers of two."""
     figure, axes = _figure(2.5)
     shortest, longest = max(min([*kept, *dropped], default=1), 1), max([*kept, *dropped, 2])

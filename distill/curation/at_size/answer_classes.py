@@ -14,7 +14,7 @@ import numpy as np
 
 from distill.curation.at_size.measured_pieces import MeasuredPiece
 from distill.curation.at_size.problem_table import ProblemTable
-from distill.curation.at_size.workers import run_all
+from distill.curation.at_size.workers import Tools, run_all
 from distill.curation.reasons import KEPT
 from distill.verification.verdicts import compares_answers, same_answer
 from toolkit.formats.thought_forms import without_thoughts
@@ -69,10 +69,9 @@ def in_majority(
             )
         )
     chunks = [tasks[i : i + PROBLEMS_AT_ONCE] for i in range(0, len(tasks), PROBLEMS_AT_ONCE)]
+    tools = Tools(prepare=prepare, given=(problems,), release=release)
     chosen = [
-        winners
-        for chunk in run_all(most_frequent, chunks, processes=processes, prepare=prepare, given=(problems,))
-        for winners in chunk
+        winners for chunk in run_all(most_frequent, chunks, processes=processes, tools=tools) for winners in chunk
     ]
     for found, winners in zip(members, chosen, strict=True):
         wins[found] = False
@@ -100,7 +99,15 @@ _tables: list[ProblemTable] = []
 
 def prepare(problems: Path) -> None:
     """Open the problems in this process."""
+    release()
     _tables[:] = [ProblemTable(problems)]
+
+
+def release() -> None:
+    """Close the problems in this process."""
+    for table in _tables:
+        table.close()
+    _tables.clear()
 
 
 def most_frequent(problems: list[Texts]) -> list[list[int]]:

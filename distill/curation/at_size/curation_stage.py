@@ -27,14 +27,15 @@ import numpy as np
 
 from distill.curation.at_size.answer_classes import in_majority
 from distill.curation.at_size.judging import TraceJudge
-from distill.curation.at_size.measured_pieces import MeasuredPiece, Measuring, measure_piece, prepare
+from distill.curation.at_size.measured_pieces import MeasuredPiece, Measuring, measure_piece, prepare, release
 from distill.curation.at_size.problem_table import INDEX, ProblemTable, problems_in, write_problems
 from distill.curation.at_size.report_page import write_page
 from distill.curation.at_size.shard_pieces import Shard, find_shards, pieces_of
 from distill.curation.at_size.training_set import TrainingSet
-from distill.curation.at_size.workers import run_all
+from distill.curation.at_size.workers import Tools, run_all
 from distill.curation.contamination import BenchmarkWords, read_benchmark
 from distill.curation.facts import FACTS, RIGHT, empty_signatures
+from distill.curation.near_duplicates import check_library
 from distill.curation.reasons import CODES, DROPS, DROPS_FILE, KEPT, Counts
 from distill.curation.selection import Rules, Selection, select
 from distill.endpoints.remote_teacher import connect
@@ -45,6 +46,7 @@ from distill.verification.verdicts import VERSION, check_gradable
 from toolkit.errors import InputError
 from toolkit.formats.chat_format import REASONING_TEMPLATE, TURN_END, load_tokenizer, write_chat_files
 from toolkit.progress import Progress
+from toolkit.records import Problem, record_line
 from toolkit.runs import Stage, check_out, file_digest, finish, is_complete, partial_folder, replace_text, versions
 from toolkit.sources.model_names import resolve
 from toolkit.terminal import counted, say
@@ -85,6 +87,9 @@ def curate_traces(config: CurationConfig, out: Path) -> Path:
     """
     check_out(out)
     shards, problem_files = find_shards(config.traces, with_problems=config.problems is None)
+    if config.rules.near_duplicates is not None:
+        check_library()
+    given = read_problems(config.problems, config.reading) if config.problems else None
     benchmark = read_benchmark(config.decontaminate, config.run_words) if config.decontaminate else None
     student = resolve(config.student) if config.student else None
     judge = connect(config.judge) if config.judge else None
@@ -92,15 +97,14 @@ def curate_traces(config: CurationConfig, out: Path) -> Path:
     stage = Stage(
         name="curate",
         config={"rules": asdict(config.rules), "judge_least": config.judge_least if judge else None},
-        inputs=_inputs(shards, config.problems, problem_files)
+        inputs=_inputs(shards, problem_files if given is None else given)
         | {"tokens": tokenizer, "benchmark": benchmark.digest if benchmark else "none"}
         | {"judge": judge.digest if judge else "none"},
     )
     if is_complete(out, stage):
         return out
     folder = partial_folder(out, stage)
-    given = read_problems(config.problems, config.reading) if config.problems else problems_in(problem_files)
-    problems = write_problems(folder, given)
+    problems = write_problems(folder, problems_in(problem_files) if given is None else given)
     table = ProblemTable(folder)
     check_gradable(table.a_program())
     kept = _measured_folder(out, problems, tokenizer, benchmark, config)
@@ -147,21 +151,20 @@ def curate_traces(config: CurationConfig, out: Path) -> Path:
     return out
 
 
-def _inputs(shards: Sequence[Shard], problems: Path | None, files: Sequence[Path]) -> dict[str, str]:
-    """Return digests of what is read."""
+def _inputs(shards: Sequence[Shard], problems: Sequence[Path | Problem]) -> dict[str, str]:
+    """Return digests of what is read: the shards, and files of problems or the problems themselves."""
     sizes = sum(shard.size_bytes for shard in shards)
     with Progress("reading", sizes, in_bytes=True) as progress:
         digests = []
         for shard in shards:
             digests.append(_digest_of(shard))
             progress.advance(shard.size_bytes)
-    beside = [problems] if problems and problems.is_file() else files
-    named = " ".join(str(place) for place in [problems] if place and not place.is_file())
-    said = " ".join([named, *map(file_digest, beside)])
-    return {
-        "traces": hashlib.sha256(" ".join(digests).encode()).hexdigest()[:16],
-        "problems": hashlib.sha256(said.encode()).hexdigest()[:16],
-    }
+    asked = [file_digest(each) if isinstance(each, Path) else _digest(record_line(each)) for each in problems]
+    return {name: _digest(" ".join(found).encode())[:16] for name, found in (("traces", digests), ("problems", asked))}
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
 def _digest_of(shard: Shard) -> str:
@@ -209,7 +212,8 @@ def _measure(shards: Sequence[Shard], measuring: Measuring, processes: int) -> l
     pieces = pieces_of(shards)
     measured = []
     with Progress("verdicts", sum(piece.bytes for piece in pieces), in_bytes=True) as progress:
-        for piece in run_all(measure_piece, pieces, processes=processes, prepare=prepare, given=(measuring,)):
+        tools = Tools(prepare=prepare, given=(measuring,), release=release)
+        for piece in run_all(measure_piece, pieces, processes=processes, tools=tools):
             measured.append(piece)
             progress.advance(piece.piece.bytes)
     return measured

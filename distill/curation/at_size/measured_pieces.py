@@ -77,7 +77,15 @@ _workers: list[_Measurer] = []
 
 def prepare(measuring: Measuring) -> None:
     """Open what this process needs."""
+    release()
     _workers[:] = [_Measurer(measuring)]
+
+
+def release() -> None:
+    """Close what this process opened."""
+    for worker in _workers:
+        worker.table.close()
+    _workers.clear()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -121,7 +121,7 @@ class TrainingSet:
             case "contaminated":
                 return line.shared
             case "language":
-                return facts["language"].decode()
+                return str(facts["language"].decode())
             case "too_long" | "too_short":
                 return f"{facts['tokens']} tokens"
             case "wrong" | "minority" if line.verdict:

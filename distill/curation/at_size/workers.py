@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
 from multiprocessing import connection
 from typing import Any, TypeVar
 
@@ -19,6 +20,17 @@ from toolkit.errors import InputError, ToolkitError
 
 T = TypeVar("T")
 R = TypeVar("R")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tools:
+    """What a process opens once for all of its tasks."""
+
+    prepare: Callable[..., None]
+    given: tuple[Any, ...]
+    """The arguments of `prepare`."""
+    release: Callable[[], None]
+    """Closes what was opened, so that it can be renamed."""
 
 
 def usable_cores() -> int:
@@ -29,20 +41,28 @@ def usable_cores() -> int:
 
 
 def run_all(
-    work: Callable[[T], R], tasks: Sequence[T], *, processes: int, prepare: Callable[..., None], given: tuple[Any, ...]
+    work: Callable[[T], R],
+    tasks: Sequence[T],
+    *,
+    processes: int,
+    tools: Tools,
 ) -> Iterator[R]:
-    """Yield the result of each task. `prepare(*given)` is called once in each process before its first task.
+    """Yield the result of each task. Each process prepares itself by `tools` before its first task.
 
-    A single process works here. Raises what `work` raises, and `InputError` if a process dies.
+    A single process works here. Raises what `work` raises, and `InputError` if one of
+    several processes dies.
     """
     processes = min(processes, len(tasks))
     if processes <= 1:
-        prepare(*given)
-        yield from map(work, tasks)
+        try:
+            tools.prepare(*tools.given)
+            yield from map(work, tasks)
+        finally:
+            tools.release()
         return
     before = set(multiprocessing.active_children())
     pool = ProcessPoolExecutor(
-        processes, mp_context=multiprocessing.get_context("spawn"), initializer=_begin, initargs=(prepare, given)
+        processes, mp_context=multiprocessing.get_context("spawn"), initializer=_begin, initargs=(tools,)
     )
     try:
         for future in [pool.submit(_guarded, work, task) for task in tasks]:
@@ -59,10 +79,10 @@ def run_all(
             child.join()
 
 
-def _begin(prepare: Callable[..., None], given: tuple[Any, ...]) -> None:
+def _begin(tools: Tools) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends its workers
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    prepare(*given)
+    tools.prepare(*tools.given)
 
 
 def _end_with_parent() -> None:

@@ -6,6 +6,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from tests.samples import TRACE
 from toolkit.records import Problem, Trace, write_records
@@ -26,8 +27,8 @@ def thought(seed: int, words: int = 60) -> str:
     return " ".join(random.Random(seed).choices(WORDS, k=words))
 
 
-def trace(problem: Problem, sample: int = 0, **changes: object) -> Trace:
-    values = {
+def trace(problem: Problem, sample: int = 0, **changes: Any) -> Trace:
+    values: dict[str, Any] = {
         "problem_id": problem.id,
         "sample": sample,
         "reasoning": thought(int(problem.id[:12], 16) + sample),
@@ -36,7 +37,7 @@ def trace(problem: Problem, sample: int = 0, **changes: object) -> Trace:
         "completion_tokens": 70,
         "prompt_tokens": 10,
     }
-    return replace(TRACE, **(values | changes))  # type: ignore[arg-type]
+    return replace(TRACE, **(values | changes))
 
 
 def write_run(folder: Path, asked: Sequence[Problem], traces: Sequence[Trace], *, shard: str = "traces.jsonl") -> Path:

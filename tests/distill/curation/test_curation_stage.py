@@ -89,7 +89,7 @@ def one_of_each() -> tuple[list[Problem], list[Trace], dict[str, str]]:
             answer="" if fate == "no_reference" else "7",
             split="train",
         )
-        said = {"reasoning": f"{ENGLISH}{thought(number)}", "reasoning_tokens": number} | changes
+        said: dict[str, Any] = {"reasoning": f"{ENGLISH}{thought(number)}", "reasoning_tokens": number} | changes
         asked.append(problem)
         traces.append(trace(problem, **said))
         fates[problem.id] = fate
@@ -365,7 +365,7 @@ def test_what_is_missing_or_leaves_nothing_is_said(tmp_path: Path) -> None:
 def test_a_file_that_changes_meanwhile_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = problems(2)
     run = write_run(tmp_path / "run", asked, [trace(p) for p in asked])
-    select = curation_stage.select
+    select = curation_stage.select  # type: ignore[attr-defined]
 
     def changing(*args: Any, **options: Any) -> Any:
         write_run(run, asked, [trace(p, answer="changed to 7") for p in asked])

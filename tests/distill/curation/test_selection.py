@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -15,10 +16,10 @@ from distill.curation.selection import Rules, Selection, difficulty_of, select
 NAMES = ["kept", *DROPS]
 
 
-def facts_of(*rows: dict[str, object]) -> np.ndarray:
+def facts_of(*rows: Mapping[str, object]) -> np.ndarray:
     facts = np.zeros(len(rows), dtype=FACTS)
     for i, row in enumerate(rows):
-        for name, value in ({"known": RIGHT, "tokens": 100, "thought": 1000 + i, "answer": 7} | row).items():
+        for name, value in ({"known": RIGHT, "tokens": 100, "thought": 1000 + i, "answer": 7} | dict(row)).items():
             facts[name][i] = value
     return facts
 
