@@ -301,8 +301,9 @@ class AppendLog:
         self._sync_every_s = sync_every_s
         self._synced_at = time.monotonic()
 
-    def append(self, record: Record) -> None:
-        """Write one record by one system call; if a full disk takes only a part, that part is cut off again."""
+    def append(self, record: Record) -> int:
+        """Write one record by one system call, and return its bytes; if a full disk takes only a part, that part is cut
+        off again."""
         line = record_line(record)
         try:
             written = os.write(self._descriptor, line)
@@ -313,8 +314,13 @@ class AppendLog:
             error.filename = str(self._path)
             raise
         if time.monotonic() - self._synced_at >= self._sync_every_s:
-            os.fsync(self._descriptor)
-            self._synced_at = time.monotonic()
+            self.sync()
+        return len(line)
+
+    def sync(self) -> None:
+        """Return when what was appended would survive a loss of power."""
+        os.fsync(self._descriptor)
+        self._synced_at = time.monotonic()
 
     def close(self) -> None:
         os.fsync(self._descriptor)

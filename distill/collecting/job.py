@@ -1,12 +1,22 @@
-"""A job (problems, how to sample answers to them, the file for the traces) and its requests, one per sample."""
+"""A job (problems, how to sample answers to them, what keeps the traces) and its requests, one per sample.
+
+A job may have a million requests. They are known by their hashes, and each is made when it is sent.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Generic, TypeVar
 
+import numpy as np
+
+from distill.collecting.asking import AS_IT_IS, Asking
+from distill.store.shard_index import Hashes
 from toolkit.errors import InputError
 from toolkit.formats.chat_format import Completion
 from toolkit.generation.generate import Sampling
@@ -53,7 +63,7 @@ class Request(Generic[P]):
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """Problems to answer, how to sample the answers, and the file that keeps the traces."""
+    """Problems to answer, how to sample the answers, and what keeps the traces."""
 
     problems: Sequence[Problem]
     sampling: Sampling
@@ -61,15 +71,82 @@ class Job:
     batch_size: int
     """Rows or requests at once; changes no trace."""
     path: Path
+    """The file that keeps the traces, or the folder of the store that does."""
     label: str = "traces"
     """The name on the progress line."""
     shared: bool = False
-    """Whether the file also keeps other jobs' traces and failed requests are recorded beside it. Otherwise the first
-    failure ends the job, and a trace of another job is an error."""
+    """Whether a store keeps the traces, which other jobs fill as well, and failed requests beside them. Otherwise the
+    first failure ends the job, and a trace of another job is an error."""
     retry_failed: bool = False
     """Whether requests with a recorded failure are sent again."""
+    asking: Asking = AS_IT_IS
+    """How the questions are put."""
+    limit: int | None = None
+    """The most requests of a shared job that get an outcome, those that had one before included; None: all."""
     before: Path | None = None
     """Traces of this very job that an earlier version kept in the run folder."""
+
+
+class Plan(Generic[P]):
+    """The requests of a job by their position: problem by problem, sample by sample."""
+
+    def __init__(self, prompt_of: Callable[[list[Message]], P], job: Job, teacher: str) -> None:
+        """`teacher`: name@digest. A request's hash covers the digest but not the name: the same model may move."""
+        self._prompt_of: Callable[[Problem], P] = lambda problem: prompt_of(job.asking.messages(problem))
+        self._seed, self._samples = job.sampling.seed, job.samples
+        distinct = {problem.id: problem for problem in job.problems}
+        self._problems = job.problems if len(distinct) == len(job.problems) else list(distinct.values())
+        settings = json.dumps(
+            asdict(job.sampling) | job.asking.given() | {"teacher": teacher.rpartition("@")[2]}, sort_keys=True
+        )
+        begun = hashlib.sha256(f"{settings}\n".encode())
+        self.hashes: Hashes = np.empty(len(self), dtype=np.uint64)
+        """Of all requests, in their order; `distill.store.shard_index.hash_of` says how."""
+        self.longest = (0, "")
+        """The length of the longest prompt, and its problem."""
+        for number, problem in enumerate(self._problems):
+            prompt = self._prompt_of(problem)
+            if len(prompt) > self.longest[0]:
+                self.longest = len(prompt), problem.id
+            asked = begun.copy()
+            asked.update(f"{prompt}\n".encode())
+            for sample in range(job.samples):
+                request = asked.copy()
+                request.update(str(row_seed(self._seed, problem.id, sample)).encode())
+                self.hashes[number * job.samples + sample] = int.from_bytes(request.digest()[:8])
+
+    def __len__(self) -> int:
+        return len(self._problems) * self._samples
+
+    def hash(self, position: int) -> str:
+        """Return a request's hash as its trace names it."""
+        return f"{int(self.hashes[position]):016x}"
+
+    def request(self, position: int) -> Request[P]:
+        """Make the request at a position."""
+        number, sample = divmod(position, self._samples)
+        problem = self._problems[number]
+        return Request(
+            problem_id=problem.id,
+            sample=sample,
+            prompt=self._prompt_of(problem),
+            seed=row_seed(self._seed, problem.id, sample),
+            hash=self.hash(position),
+        )
+
+    def position(self, problem_id: str, sample: int) -> int | None:
+        """Return where the request of a sample is; None if the job has none."""
+        number = self._numbers.get(problem_id)
+        return None if number is None or not 0 <= sample < self._samples else number * self._samples + sample
+
+    @cached_property
+    def _numbers(self) -> dict[str, int]:
+        return {problem.id: number for number, problem in enumerate(self._problems)}
+
+
+def row_seed(seed: int, problem_id: str, sample: int) -> int:
+    """Derive the seed of one sample of one problem, independent of all others."""
+    return int.from_bytes(hashlib.sha256(f"{seed}:{problem_id}:{sample}".encode()).digest()[:8])
 
 
 def check_samples(samples: int, temperature: float) -> None:

@@ -12,11 +12,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
+from distill.store.failure import Failure
 from toolkit.errors import InputError
-from toolkit.records import AppendLog, Record
 
 FAILED = "failed.jsonl"
 MOST_IN_A_ROW = 16
@@ -29,15 +28,10 @@ Cause = Literal["request", "server", "access", "connection"]
 """What a failure points to: the question, the server's state, missing access, or no connection."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Failure(Record):
-    """A request that got no answer."""
+class FailureLog(Protocol):
+    """Keeps failures."""
 
-    problem_id: str
-    sample: int
-    reason: str
-    message: str
-    request_hash: str
+    def append(self, failure: Failure, /) -> object: ...
 
 
 class Refusal(InputError):
@@ -51,7 +45,7 @@ class Refusal(InputError):
 class Outcomes:
     """Records failures while requests are sent; `proven`: this server has answered such requests before."""
 
-    def __init__(self, log: AppendLog, *, proven: bool) -> None:
+    def __init__(self, log: FailureLog, *, proven: bool) -> None:
         self.recorded: list[Failure] = []
         self._log, self._proven, self._answered = log, proven, False
         self._doubtful: list[tuple[Failure, Refusal]] = []

@@ -1,49 +1,76 @@
-"""The file of a job's traces: reads what it already holds; appends and counts each answer or failure as it arrives.
+"""What becomes of a job's requests: which ones are missing, and what is kept of each answer or failure as it arrives.
 
-traces.jsonl    one line per finished sample, in the order in which they finish, written as soon as a row ends
-failed.jsonl    in a shared job, the requests without an answer (`distill.collecting.outcomes`)
+    OwnFile     one file for this job alone; the first failure ends the job
+    Collected   a store that other jobs fill as well (`distill.store`), failures beside the traces
+
+A request of a store is handed out when it is about to be sent, and to one process only. Nothing here holds all traces,
+or all requests, of a job in a store.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
-from typing import Self
+from itertools import chain
+from pathlib import Path
+from typing import Any, Generic, Protocol, Self
 
-from distill.collecting.job import Job, P, Request
-from distill.collecting.outcomes import FAILED, Failure, Outcomes, Refusal
+import numpy as np
+from numpy.typing import NDArray
+
+from distill.collecting.job import Job, P, Plan, Request
+from distill.collecting.outcomes import Outcomes, Refusal
+from distill.store.claims import Claims
+from distill.store.failure import Failure
+from distill.store.logprobs import TokenLogprobs
+from distill.store.shard_index import Hashes, scan
+from distill.store.sharded_store import TraceStore
 from toolkit.errors import InputError
 from toolkit.progress import Progress
-from toolkit.records import AppendLog, Trace, read_records
+from toolkit.records import AppendLog, Trace, read_jsonl, read_records
+from toolkit.runs import given_name
 from toolkit.terminal import say
 
+WAIT_S = 0.25
+"""How long a process waits before it looks again for requests that others left."""
 
-class TraceLog:
-    """The file of a job's traces, open for appending."""
 
-    def __init__(self, job: Job, hashes: Mapping[tuple[str, int], str]) -> None:
-        """Open the file and read the job's traces in it; `hashes`: of all its requests, by (problem id, sample).
+class TraceLog(Protocol):
+    """Takes the outcome of each request; for one thread."""
 
-        Raises `InputError` if the file holds a trace of another request, unless the job is shared.
+    @property
+    def left(self) -> int:
+        """How many requests have no outcome yet, those that are in flight included."""
+
+    def answered(self, trace: Trace, logprobs: Sequence[TokenLogprobs] | None = None) -> None:
+        """Keep a trace, with the log-probabilities of its tokens if the teacher gave them."""
+
+    def failed(self, request: Request[Any], refusal: Refusal) -> bool:
+        """Note that a request was not answered; return whether to send it again later.
+
+        Raises `InputError` if the failure ends the job.
         """
-        self._job, self._hashes = job, hashes
-        self._outcomes: Outcomes | None = None
+
+
+class OwnFile(Generic[P]):
+    """The file of one job's traces, open for appending."""
+
+    def __init__(self, job: Job, plan: Plan[P]) -> None:
+        """Open the file and read its traces; raises `InputError` if it holds a trace of another request."""
+        self._job = job
+        self._plan: Plan[P] = plan
         with ExitStack() as stack:
             self._file = stack.enter_context(AppendLog(job.path))  # mends a torn line, so it precedes reading
             self.traces = self._held()
-            """By (problem id, sample)."""
-            for trace in self._from_before():
-                self._file.append(trace)
-                self.traces[trace.problem_id, trace.sample] = trace
-            self.missing = {key for key in hashes if key not in self.traces}
-            """The keys of the requests to send."""
-            if job.shared:
-                failures = stack.enter_context(AppendLog(job.path.with_name(FAILED)))
-                self._outcomes = Outcomes(failures, proven=bool(self.traces))
-                self._leave_failed_out()
-            done = len(hashes) - len(self.missing)
-            self._progress = stack.enter_context(Progress(job.label, len(hashes), done=done))
+            """By position in the plan."""
+            self.missing = [position for position in range(len(plan)) if position not in self.traces]
+            done = len(plan) - len(self.missing)
+            if done and self.missing:
+                held = f"{done} of {len(plan)}"
+                say(f"{job.label}: resuming {given_name(job.path.parent)}, which holds {held} answers")
+            self._progress = stack.enter_context(Progress(job.label, len(plan), done=done))
             self._open = stack.pop_all()
 
     def __enter__(self) -> Self:
@@ -52,21 +79,102 @@ class TraceLog:
     def __exit__(self, *error: object) -> None:
         self._open.close()
 
-    def answered(self, trace: Trace) -> None:
-        """Append a trace and count it."""
+    @property
+    def left(self) -> int:
+        return len(self._plan) - len(self.traces)
+
+    def answered(self, trace: Trace, logprobs: Sequence[TokenLogprobs] | None = None) -> None:
         self._file.append(trace)
-        self.traces[trace.problem_id, trace.sample] = trace
-        if self._outcomes:
-            self._outcomes.answered()
+        position = self._plan.position(trace.problem_id, trace.sample)
+        assert position is not None
+        self.traces[position] = trace
         self._progress.advance()
 
     def failed(self, request: Request[P], refusal: Refusal) -> bool:
-        """Note that a request was not answered; return whether to send it again later.
+        raise InputError(f"{refusal}; problem {request.problem_id} was asked") from refusal
 
-        Raises `InputError` if the failure ends the job.
+    def _held(self) -> dict[int, Trace]:
+        held = {}
+        for trace in read_records(self._job.path, Trace):
+            position = self._plan.position(trace.problem_id, trace.sample)
+            if position is None:
+                continue
+            wanted = self._plan.hash(position)
+            if trace.request_hash != wanted:
+                raise InputError(
+                    f"{self._job.path} holds a trace of another request ({trace.request_hash}, by {trace.teacher}) "
+                    f"for problem {trace.problem_id} sample {trace.sample}, whose request is now {wanted}; choose "
+                    "another folder"
+                )
+            held[position] = trace
+        return held
+
+
+class Collected(Generic[P]):
+    """A job's requests in a store, which other processes may fill at the same time."""
+
+    def __init__(self, job: Job, plan: Plan[P], store: TraceStore) -> None:
+        """Find out what the store lacks, and say so."""
+        self._job, self._store = job, store
+        self._plan: Plan[P] = plan
+        self._failed_before: dict[int, int] = {}
+        """Where the failures are that are asked again: a later one is an outcome of this job."""
+        with ExitStack() as stack:
+            self._writer = stack.enter_context(store.writer())
+            self._take_over()
+            held = store.held(plan.hashes)
+            self._outcomes = Outcomes(self, proven=bool(held.any()))
+            unanswered = plan.hashes[~held]
+            failed, places = store.failures.find(unanswered)
+            if job.retry_failed:
+                known = failed >= 0
+                self._failed_before = dict(zip(unanswered[known].tolist(), places[known].tolist(), strict=True))
+            missing = np.flatnonzero(~held)[~self._settled(unanswered)]
+            failed_before, settled = len(unanswered) - len(missing), len(plan) - len(missing)
+            if job.limit is not None:
+                missing = missing[: max(0, job.limit - settled)]
+            self._missing, self._wanted = missing, plan.hashes[missing]
+            self._claims: Claims = self._writer.claims(self._wanted, self._unsettled)
+            self._say_what_is_missing(int(held.sum()), failed_before)
+            total = settled + len(missing)
+            self._progress = stack.enter_context(Progress(job.label, total, done=settled))
+            self._open = stack.pop_all()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._open.close()
+
+    def rounds(self) -> Iterator[Iterator[Request[P]]]:
+        """Yield the missing requests, until no process has any left; each round has those that nobody else holds.
+
+        A request is made when it is taken from its round. If a round is not taken to its end, it is the last one.
+        Raises `InputError` if the server may be to blame for failures.
         """
-        if not self._outcomes:
-            raise InputError(f"{refusal}; problem {request.problem_id} was asked") from refusal
+        while self._claims.left:
+            requests = (self._plan.request(int(self._missing[row])) for row in self._claims.round())
+            first = next(requests, None)
+            if first is not None:
+                yield chain([first], requests)
+                self._outcomes.end()
+            self._writer.sync()
+            self._claims.free_all()
+            if not self._claims.ended:
+                return
+            if self._claims.left and first is None:
+                self._wait()
+
+    @property
+    def left(self) -> int:
+        return self._progress.left
+
+    def answered(self, trace: Trace, logprobs: Sequence[TokenLogprobs] | None = None) -> None:
+        self._settle(self._writer.append(trace, logprobs))
+        self._outcomes.answered()
+        self._progress.advance()
+
+    def failed(self, request: Request[P], refusal: Refusal) -> bool:
         failure = Failure(
             problem_id=request.problem_id,
             sample=request.sample,
@@ -78,45 +186,63 @@ class TraceLog:
         self._progress.advance(0 if again else 1)
         return again
 
-    def end(self) -> None:
-        """Settle the failures once all requests were sent; raises `InputError` if the server may be to blame."""
-        if self._outcomes:
-            self._outcomes.end()
+    def append(self, failure: Failure) -> None:
+        """Record a failure that is a request's own (`distill.collecting.outcomes`)."""
+        self._settle(self._writer.failed(failure))
 
-    def _held(self) -> dict[tuple[str, int], Trace]:
-        """Read the traces of the job's requests that the file already holds."""
-        held = {}
-        for trace in read_records(self._job.path, Trace):
-            key = (trace.problem_id, trace.sample)
-            wanted = self._hashes.get(key)
-            if wanted is None or (self._job.shared and trace.request_hash != wanted):
-                continue
-            if trace.request_hash != wanted:
-                raise InputError(
-                    f"{self._job.path} holds a trace of another request ({trace.request_hash}, by {trace.teacher}) "
-                    f"for problem {trace.problem_id} sample {trace.sample}, whose request is now {wanted}; choose "
-                    "another folder"
-                )
-            held[key] = trace
-        return held
+    def _settle(self, hash: int) -> None:
+        self._claims.settle(hash)
+        if self._writer.sync_if_due():
+            self._claims.free_settled()
 
-    def _from_before(self) -> Iterator[Trace]:
-        """Yield the traces that an earlier version kept elsewhere and that the file lacks."""
-        if self._job.before is None or not self._job.before.exists():
+    def _settled(self, hashes: Hashes) -> NDArray[np.bool_]:
+        """Return which requests have an outcome: a trace, or a failure that is not asked again."""
+        failed, places = self._store.failures.find(hashes)
+        settled = self._store.held(hashes) | (failed >= 0)
+        if self._failed_before:
+            before = [self._failed_before.get(hash) for hash in hashes.tolist()]
+            settled &= np.array([old != new for old, new in zip(before, places.tolist(), strict=True)], dtype=bool)
+        return settled
+
+    def _unsettled(self, hashes: Hashes) -> NDArray[np.bool_]:
+        """Look at the disk, and return which requests have no outcome there."""
+        self._store.refresh()
+        settled = self._settled(hashes)
+        if others := int(settled.sum()):
+            self._progress.advance(others)
+        return ~settled
+
+    def _wait(self) -> None:
+        """Wait a little for requests that other processes ask."""
+        if not self._waits:
+            say(f"{self._job.label}: waiting for other processes, which ask the same requests ({self._claims.left})")
+            self._waits = True
+        time.sleep(WAIT_S)
+
+    _waits = False
+
+    def _take_over(self) -> None:
+        """Append the traces that an earlier version kept in the run folder, and that the store lacks."""
+        before = self._job.before
+        if before is None or not before.exists() or self._store.held(self._plan.hashes).all():
             return
-        for trace in read_records(self._job.before, Trace, torn_end=True):
-            key = (trace.problem_id, trace.sample)
-            if key in self._hashes and key not in self.traces:
-                yield replace(trace, request_hash=self._hashes[key])
+        entries = scan(before, 0, Trace).entries()
+        if (self._store.held(entries["hash"])).all():
+            return
+        for trace in _traces(before):
+            position = self._plan.position(trace.problem_id, trace.sample)
+            if position is not None and not self._store.held(self._plan.hashes[[position]])[0]:
+                self._writer.append(replace(trace, request_hash=self._plan.hash(position)))
 
-    def _leave_failed_out(self) -> None:
-        """Drop requests with a recorded failure, unless failures are retried, and report what is left to ask."""
-        unanswered = len(self.missing)
-        if not self._job.retry_failed:
-            known = {failure.request_hash for failure in read_records(self._job.path.with_name(FAILED), Failure)}
-            self.missing = {key for key in self.missing if self._hashes[key] not in known}
-        failed_before = unanswered - len(self.missing)
+    def _say_what_is_missing(self, held: int, failed_before: int) -> None:
         unasked = f", {failed_before} failed before" if failed_before else ""
-        asked = f"; {len(self.missing)} to ask" if self.missing else ""
-        count = f"{len(self.traces)} of {len(self._hashes)}"
-        say(f"{self._job.label}: {count} are already in {self._job.path}{unasked}{asked}")
+        asked = f"; {len(self._missing)} to ask" if len(self._missing) else ""
+        say(f"{self._job.label}: {held} of {len(self._plan)} are already in {self._job.path}{unasked}{asked}")
+
+
+def _traces(path: Path) -> Iterator[Trace]:
+    for number, values in read_jsonl(path, torn_end=True):
+        try:
+            yield Trace.from_dict(values)
+        except InputError as error:
+            raise InputError(f"{path} line {number}: {error}") from error

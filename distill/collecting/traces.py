@@ -8,92 +8,75 @@ lacks.
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 
-from distill.collecting.job import Job, P, Request
-from distill.collecting.trace_log import TraceLog
+from distill.collecting.job import Job, P, Plan, Request
+from distill.collecting.trace_log import Collected, OwnFile, TraceLog
+from distill.store.sharded_store import HeldTraces, TraceStore
 from toolkit.errors import InputError
 from toolkit.formats.chat_format import ChatFormat, ReasoningParser
 from toolkit.formats.text_reader import TextReader
 from toolkit.formats.thought_forms import read_text
 from toolkit.generation.generate import Decoder, Sampling, decode
-from toolkit.records import Message, Trace
+from toolkit.records import Trace
 
-
-def row_seed(seed: int, problem_id: str, sample: int) -> int:
-    """Derive the seed of one sample of one problem, independent of all others."""
-    return int.from_bytes(hashlib.sha256(f"{seed}:{problem_id}:{sample}".encode()).digest()[:8])
-
-
-def plan(prompt_of: Callable[[list[Message]], P], job: Job, teacher: str) -> dict[tuple[str, int], Request[P]]:
-    """Make all requests by (problem id, sample), problems in their order.
-
-    `teacher`: name@digest. A request's hash covers the digest but not the name: the same model may move.
-    """
-    settings = json.dumps(asdict(job.sampling) | {"teacher": teacher.rpartition("@")[2]}, sort_keys=True)
-    requests = {}
-    for problem in job.problems:
-        prompt = prompt_of(problem.messages)
-        for sample in range(job.samples):
-            seed = row_seed(job.sampling.seed, problem.id, sample)
-            digest = hashlib.sha256(f"{settings}\n{prompt}\n{seed}".encode()).hexdigest()[:16]
-            requests[problem.id, sample] = Request(
-                problem_id=problem.id, sample=sample, prompt=prompt, seed=seed, hash=digest
-            )
-    return requests
+WINDOW_BATCHES = 64
+"""Requests of so many batches are sorted by length together, and claimed from other processes meanwhile."""
 
 
 def sample_traces(
     open_decoder: Callable[[], Decoder], chat_format: ChatFormat, job: Job, *, teacher: str
-) -> list[Trace]:
-    """Sample what the job's file does not hold yet, and return all traces: problem by problem, sample by sample.
+) -> Sequence[Trace]:
+    """Sample what the job's file or store lacks, and return all traces: problem by problem, sample by sample.
 
     `open_decoder` is called only if a trace is missing; `teacher`: name@digest. Raises `InputError` if a prompt and the
     limit exceed the context, or if the file holds a trace of another model, prompt, setting or seed.
     """
-    requests = plan(chat_format.prompt_ids, job, teacher)
+    plan = Plan(chat_format.prompt_ids, job, teacher)
 
-    def draw(missing: list[Request[list[int]]], log: TraceLog) -> None:
+    def draw(missing: Iterator[Request[list[int]]], log: TraceLog) -> None:
         decoder = open_decoder()
-        _check_room(requests.values(), job.sampling, decoder.max_length)
-        missing.sort(key=lambda request: -len(request.prompt))  # similar lengths together: little padding
-        for start in range(0, len(missing), job.batch_size):
-            batch = missing[start : start + job.batch_size]
-            for trace in _sample_batch(decoder, chat_format, batch, job.sampling, teacher):
-                log.answered(trace)
+        _check_room(plan, job.sampling, decoder.max_length)
+        while window := list(islice(missing, WINDOW_BATCHES * job.batch_size if job.shared else None)):
+            window.sort(key=lambda request: -len(request.prompt))  # similar lengths together: little padding
+            for start in range(0, len(window), job.batch_size):
+                batch = window[start : start + job.batch_size]
+                for trace in _sample_batch(decoder, chat_format, batch, job.sampling, teacher):
+                    log.answered(trace)
 
-    return collect(requests, draw, job)
+    return collect(plan, draw, job)
 
 
-def collect(
-    requests: Mapping[tuple[str, int], Request[P]],
-    draw: Callable[[list[Request[P]], TraceLog], None],
-    job: Job,
-) -> list[Trace]:
-    """Let `draw` answer the requests that the job's file lacks, and return all traces in the order of the requests.
+def collect(plan: Plan[P], draw: Callable[[Iterator[Request[P]], TraceLog], None], job: Job) -> Sequence[Trace]:
+    """Let `draw` answer the requests that the job's file or store lacks, and return all traces in the plan's order.
 
-    `draw` hands each trace or failure to the log at once. A failed request has no trace. Raises `InputError` if the
-    file holds a trace of another request, unless the job is shared.
+    `draw` takes requests when it can send them, and hands each trace or failure to the log at once. A request that it
+    leaves is asked by a later run. With a store, `draw` may be called several times: again for requests that other
+    processes have left; and the traces that are returned are read from the store whenever they are looked at. A failed
+    request has no trace. Raises `InputError` if the file holds a trace of another request, unless the job is shared.
     """
-    with TraceLog(job, {key: request.hash for key, request in requests.items()}) as log:
-        if missing := [request for key, request in requests.items() if key in log.missing]:
-            draw(missing, log)
-        log.end()
-    return [log.traces[key] for key in requests if key in log.traces]
+    if job.shared:
+        store = TraceStore(job.path)
+        with Collected(job, plan, store) as collected:
+            for requests in collected.rounds():
+                draw(requests, collected)
+        return HeldTraces(store, plan.hashes)
+    with OwnFile(job, plan) as file:
+        if file.missing:
+            draw(map(plan.request, file.missing), file)
+    return [trace for _, trace in sorted(file.traces.items())]
 
 
-def _check_room(requests: Iterable[Request[list[int]]], sampling: Sampling, max_length: int) -> None:
+def _check_room(plan: Plan[list[int]], sampling: Sampling, max_length: int) -> None:
     """Raise `InputError` if the longest prompt leaves no room for the limit.
 
     The decode loop stops a batch when its longest row fills the context; with room for all, no row cuts another short.
     """
-    longest = max(requests, key=lambda request: len(request.prompt))
-    if len(longest.prompt) + sampling.max_new_tokens > max_length:
+    longest, problem_id = plan.longest
+    if longest + sampling.max_new_tokens > max_length:
         raise InputError(
-            f"the longest prompt ({len(longest.prompt)} tokens, problem {longest.problem_id}) plus max_new_tokens "
+            f"the longest prompt ({longest} tokens, problem {problem_id}) plus max_new_tokens "
             f"({sampling.max_new_tokens}) must be at most the model's context ({max_length}); lower max_new_tokens"
         )
 

@@ -34,7 +34,7 @@ from transformers import AutoTokenizer, PreTrainedModel
 from trl.trainer.grpo_config import GRPOConfig
 from trl.trainer.grpo_trainer import GRPOTrainer
 
-from distill.collecting.traces import row_seed
+from distill.collecting.job import row_seed
 from distill.reinforcement.reflection import shares
 from distill.training.journal import SAMPLED, journaled
 from distill.training.schedule import constant_schedule

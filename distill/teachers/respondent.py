@@ -47,6 +47,10 @@ class Respondent(Protocol):
     def left_out(self) -> list[str]:
         """Sampling fields that had no effect because the server refuses them."""
 
+    @property
+    def stopped_by(self) -> str:
+        """The limit that ended the last job before all was asked; empty if none did."""
+
     def __enter__(self) -> Self: ...
 
     def __exit__(self, *error: object) -> None: ...
@@ -54,7 +58,7 @@ class Respondent(Protocol):
     def load(self) -> None:
         """Load now what the first answer would load, so that it does not count as time of answering."""
 
-    def answer(self, job: Job) -> list[Trace]:
+    def answer(self, job: Job) -> Sequence[Trace]:
         """Collect the traces that the job's file lacks, and return all: problem by problem, sample by sample."""
 
     def tokens_per_s(self, problems: Sequence[Problem]) -> float | None:
@@ -81,6 +85,7 @@ class ModelFolder:
         return weight_bytes(self.folder)
 
     left_out: ClassVar[list[str]] = []
+    stopped_by: ClassVar[str] = ""
 
     def __enter__(self) -> Self:
         self._chat_format = ChatFormat.from_folder(self.folder)
@@ -93,7 +98,7 @@ class ModelFolder:
     def load(self) -> None:
         self._decoder()
 
-    def answer(self, job: Job) -> list[Trace]:
+    def answer(self, job: Job) -> Sequence[Trace]:
         """Sample the traces that the job's file lacks; see `distill.collecting.traces.sample_traces`."""
         return sample_traces(self._decoder, self._chat_format, job, teacher=f"{self.name}@{self.digest}")
 

@@ -1,10 +1,8 @@
 """Stores traces by what was asked, never by what a run does with them afterwards.
 
     runs/
-    ├── .traces/<key>/       traces of one teacher under one sampling; append-only
-    │   ├── asked.json       the teacher and the sampling, with the model name that the server gave
-    │   ├── traces.jsonl     one answer per line, whichever run asked for it
-    │   └── failed.jsonl     requests without an answer; see `distill.collecting.outcomes`
+    ├── .traces/<key>/       traces of one teacher under one sampling: `distill.store.sharded_store`
+    │   └── asked.json       the teacher and the sampling, with the model name that the server gave
     ├── first/               run folders, each with a copy of the traces it asked for
     └── mine/second/
 
@@ -20,69 +18,96 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from filelock import FileLock, Timeout
 
+from distill.collecting.asking import AS_IT_IS, Asking
 from distill.collecting.job import Job
-from distill.collecting.outcomes import FAILED, Failure, reasons
-from distill.endpoints.remote_teacher import Endpoint, connect
+from distill.collecting.outcomes import FAILED, reasons
+from distill.endpoints.remote_teacher import Endpoint
+from distill.endpoints.server_list import AS_USUAL, Serving
+from distill.endpoints.servers.server import ServerSettings
+from distill.store.failure import Failure
+from distill.store.sharded_store import ASKED, LAYOUT, HeldTraces, TraceStore, has_traces
 from distill.teachers.respondent import Respondent, find_respondent
 from distill.verification.wholeness import incomplete, unfit
 from toolkit.errors import InputError, Unreachable
 from toolkit.figures.ledger import TRACES
-from toolkit.generation.endpoint import parse_address
+from toolkit.generation.endpoint import locate, parse_address
 from toolkit.generation.generate import Decoder, Sampling
-from toolkit.records import AppendLog, Problem, Trace, read_object, read_records, write_records
+from toolkit.records import Problem, Trace, read_object, write_records
 from toolkit.runs import partial_of, read_manifest, replace_text
 from toolkit.sources.model_names import is_endpoint
 from toolkit.terminal import counted, say
 
-RUNS, STORES, ASKED = "runs", ".traces", "asked.json"
+RUNS, STORES = "runs", ".traces"
 LOCK = ".lock"
-R = TypeVar("R", Trace, Failure)
+MOST_LOOKED_AT = 20_000
+"""The most traces of a run that are looked at to say how many are whole; some of them take milliseconds."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CollectedTraces:
     """The outcome of all requests of a run."""
 
-    traces: list[Trace]
+    traces: Sequence[Trace]
+    """Read from the store whenever they are looked at."""
     failures: list[Failure]
-    whole: int
-    """Traces with a whole thought and a whole answer."""
+    whole: int | None
+    """Traces with a whole thought and a whole answer; None if they are so many that counting them would take long."""
     left_out: list[str]
     """Sampling fields that the server refused."""
+    asked_now: int
+    """Traces that the teacher gave in this run."""
+    stopped_by: str
+    """The limit that ended the run before all was asked; empty if none did."""
 
     def counts(self) -> dict[str, Any]:
-        counts = {"traces": len(self.traces), "whole": self.whole, "failed": len(self.failures)}
-        return counts | ({"left_out": self.left_out} if self.left_out else {})
+        whole = {} if self.whole is None else {"whole": self.whole}
+        counts = {"traces": len(self.traces), **whole, "failed": len(self.failures)}
+        said = {"left_out": self.left_out, "stopped_by": self.stopped_by}
+        return counts | {name: value for name, value in said.items() if value}
 
 
 def find_teacher(
-    argument: str, out: Path, open_decoder: Callable[[Path], Decoder], cache: str = "", *, answers: bool = True
+    argument: str,
+    out: Path,
+    open_decoder: Callable[[Path], Decoder],
+    cache: str = "",
+    *,
+    answers: bool = True,
+    serving: Serving = AS_USUAL,
 ) -> Respondent:
     """Return the respondent that a model argument names; an endpoint's model is the one that the run `out` recorded.
 
-    The server is not contacted if the argument or the run names the model, or if the teacher never `answers` in this
-    run. If the server is unreachable, the model that neighbouring runs recorded is used.
+    `serving`: what the user says of the endpoint's servers, of which `argument` is the first. The server is not
+    contacted if the argument or the run names the model, or if the teacher never `answers` in this run. If the server
+    is unreachable, the model that neighbouring runs recorded is used.
     """
     if not is_endpoint(argument) or cache:
         return find_respondent(argument, open_decoder, cache)
     address, named = parse_address(argument)
-    known = [named] if named else _models(address, [out, partial_of(out)])
+    first = serving.servers[0] if serving.servers else ServerSettings(url=address, model=named)
+    model = named or first.model or _model_of(address, out, first.key, answers=answers)
+    return serving.teacher(replace(first, model=model)) if answers else Endpoint(url=address, model=model)
+
+
+def _model_of(address: str, out: Path, key: str, *, answers: bool) -> str:
+    """Return the model of a server that the run recorded, the server names, or neighbouring runs recorded."""
+    known = _models(address, [out, partial_of(out)])
     if known or not answers:
-        return Endpoint(url=address, model=known[0] if known else "")
+        return known[0] if known else ""
     try:
-        return connect(argument)
+        return locate(address, key).model
     except Unreachable:
         known = _models(address, (store for place in _places(out) for store in _stores(place)))
         if len(set(known)) != 1:
             raise
         say(f"{address} does not answer; earlier traces here are by its model {known[0]!r}")
-        return Endpoint(url=address, model=known[0])
+        return known[0]
 
 
 def gather(
@@ -95,13 +120,16 @@ def gather(
     out: Path,
     folder: Path,
     retry_failed: bool = False,
+    asking: Asking = AS_IT_IS,
+    limit: int | None = None,
 ) -> CollectedTraces:
     """Collect the traces of the run `out`, from the store first, and copy them into `folder`, where it is being made.
 
-    Requests with a recorded failure are sent again only with `retry_failed`. Raises `InputError` as
-    `Respondent.answer` does.
+    Requests with a recorded failure are sent again only with `retry_failed`. `limit`: the most requests of the job to
+    have an outcome. Raises `InputError` as `Respondent.answer` does.
     """
-    asked = {"teacher": teacher.name, "digest": teacher.digest, "sampling": asdict(sampling)}
+    asked: dict[str, Any] = {"teacher": teacher.name, "digest": teacher.digest, "sampling": asdict(sampling)}
+    asked["sampling"] |= asking.given()
     kept = ("digest", "sampling")
     key = hashlib.sha256(json.dumps({name: asked[name] for name in kept}, sort_keys=True).encode()).hexdigest()[:12]
     place, *earlier = _places(out)
@@ -113,37 +141,59 @@ def gather(
         if is_new:
             _say_what_is_new(store, asked)
         if is_new or not _asked(store)["sampling"]:
-            replace_text(store / ASKED, json.dumps(asked) + "\n")
+            replace_text(store / ASKED, json.dumps(asked | {"layout": LAYOUT}) + "\n")
         for other in earlier:
             _take_over(other / key, store)
-        finished, before = out / TRACES, folder / TRACES
-        job = Job(
-            problems=problems,
-            sampling=sampling,
-            samples=samples,
-            batch_size=batch_size,
-            path=store / TRACES,
-            shared=True,
-            retry_failed=retry_failed,
-            before=finished if finished.exists() else before,
-        )
-        with teacher:
-            traces = teacher.answer(job)
-        failures = _failures(store, problems, samples, traces)
-    write_records(before, traces)
+    finished, before = out / TRACES, folder / TRACES
+    job = Job(
+        problems=problems,
+        sampling=sampling,
+        samples=samples,
+        batch_size=batch_size,
+        path=store,
+        shared=True,
+        retry_failed=retry_failed,
+        asking=asking,
+        limit=limit,
+        before=finished if finished.exists() else before,
+    )
+    held_before = len(TraceStore(store).traces.hashes())
+    with teacher:
+        traces = teacher.answer(job)
+    assert isinstance(traces, HeldTraces)
+    asked_now = len(traces.store.traces.hashes()) - held_before
+    wanted = len(problems) * samples
+    stopped = teacher.stopped_by or (f"--limit {limit}" if limit is not None and limit < wanted else "")
+    with before.open("wb") as file:
+        file.writelines(traces.lines())
+    whole = _count_whole(traces, problems) if len(traces) <= MOST_LOOKED_AT else None
+    failures = list(traces.failures())
     write_records(folder / FAILED, failures)
     if failures:
         say(f"{failed_line(len(traces), failures)}; to ask those again, use --retry-failed")
-    by_id = {problem.id: problem for problem in problems}
-    whole = sum(not (incomplete(trace) or unfit(trace, by_id[trace.problem_id])) for trace in traces)
-    return CollectedTraces(traces=traces, failures=failures, whole=whole, left_out=teacher.left_out)
+    if stopped:
+        done = len(traces) + len(failures)
+        say(f"traces: stopped by {stopped} after {done} of {counted(wanted, 'request')}; raise it to go on")
+    return CollectedTraces(
+        traces=traces,
+        failures=failures,
+        whole=whole,
+        left_out=teacher.left_out,
+        asked_now=asked_now,
+        stopped_by=stopped,
+    )
 
 
 def store_of(folder: Path, out: Path) -> Path:
     """Return the store of an unfinished run `out`, which is being made in `folder`."""
     key = Path(_asked(folder)["store"]).name
     stores = [place / key for place in _places(out)]
-    return next((store for store in stores if (store / TRACES).is_file()), stores[0])
+    return next((store for store in stores if has_traces(store)), stores[0])
+
+
+def _count_whole(traces: Sequence[Trace], problems: Sequence[Problem]) -> int:
+    by_id = {problem.id: problem for problem in problems}
+    return sum(not (incomplete(trace) or unfit(trace, by_id[trace.problem_id])) for trace in traces)
 
 
 def failed_line(answered: int, failures: Sequence[Failure]) -> str:
@@ -162,37 +212,23 @@ def _places(out: Path) -> list[Path]:
 
 def _take_over(other: Path, store: Path) -> None:
     """Copy into a claimed store what another folder's store of the same key holds and this one lacks."""
-    _copy(other / TRACES, store / TRACES, Trace)
-    _copy(other / FAILED, store / FAILED, Failure)
-
-
-def _copy(source: Path, target: Path, kind: type[R]) -> None:
-    if not source.is_file():
+    if not other.is_dir():
         return
-    with AppendLog(target) as log:  # mends a torn line, so it precedes reading
-        held = {(record.problem_id, record.sample, record.request_hash) for record in read_records(target, kind)}
-        found = [
-            record
-            for record in read_records(source, kind, torn_end=True)
-            if (record.problem_id, record.sample, record.request_hash) not in held
-        ]
-        for record in found:
-            log.append(record)
-    if found:
-        say(f"traces: copied {counted(len(found), 'line')} of {source} into {target}")
-
-
-def _failures(store: Path, problems: Sequence[Problem], samples: int, traces: Sequence[Trace]) -> list[Failure]:
-    """Return the last failure of each request that has no trace."""
-    last = {(f.problem_id, f.sample): f for f in read_records(store / FAILED, Failure)}
-    answered = {(trace.problem_id, trace.sample) for trace in traces}
-    wanted = ((problem.id, sample) for problem in problems for sample in range(samples))
-    return [last[key] for key in wanted if key not in answered]
+    source, target = TraceStore(other), TraceStore(store)
+    hashes, failed = source.traces.hashes(), source.failures.hashes()
+    hashes, failed = hashes[~target.held(hashes)], failed[~target.failures.held(failed)]
+    if len(hashes) or len(failed):
+        with target.writer() as writer:
+            for trace in source.read(hashes):
+                writer.append(trace)
+            for failure in source.failures.read(failed):
+                writer.failed(failure)
+        say(f"traces: copied {counted(len(hashes) + len(failed), 'line')} of {other} into {store}")
 
 
 @contextmanager
 def _claim(store: Path) -> Iterator[None]:
-    """Hold a store exclusively; a process that waited finds what the other one collected."""
+    """Hold a store exclusively; another process that does so is short, unless it is one of an earlier version."""
     lock = FileLock(store / LOCK)
     try:
         lock.acquire(blocking=False)

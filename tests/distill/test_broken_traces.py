@@ -28,7 +28,7 @@ from toolkit.records import Example, Trace, Verdict, read_records, write_records
 SAMPLING = Sampling(temperature=0.0, max_new_tokens=300)
 
 
-def asked(rows: Sequence[Row], folder: Path, tmp_path: Path) -> list[Trace]:
+def asked(rows: Sequence[Row], folder: Path, tmp_path: Path) -> Sequence[Trace]:
     """Return the traces of a server's responses, one per sample."""
     faults = [Fault(status=200, body=response(row)) for row in rows]
     with CompletionServer(BigramDecoder(320), ChatFormat.from_folder(folder), faults=faults) as server:
@@ -173,5 +173,7 @@ def test_what_was_cut_is_not_trained_on_from_a_file_of_traces_either(
     ]
 
     write_records(tmp_path / "traces.jsonl", given[:3])
-    with pytest.raises(InputError, match=r"\(2 cut by the limit, 1 held back .*\); raise --max-new-tokens"):
+    with pytest.raises(
+        InputError, match=r": 2 truncated \(cut by the limit\), 1 filtered \(.*\); raise --max-new-tokens"
+    ):
         distill(config, tmp_path / "other", no_decoder)

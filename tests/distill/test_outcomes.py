@@ -13,11 +13,11 @@ from distill.collecting.outcomes import (
     MOST_IN_A_ROW,
     MOST_REFUSED,
     Cause,
-    Failure,
     Outcomes,
     Refusal,
     reasons,
 )
+from distill.store.failure import Failure
 from toolkit.errors import InputError
 from toolkit.records import AppendLog, read_records
 

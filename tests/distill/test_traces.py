@@ -7,12 +7,13 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
-from distill.collecting.job import Job
-from distill.collecting.traces import count_reasoning, plan, row_seed, sample_traces
+from distill.collecting.job import Job, Plan, row_seed
+from distill.collecting.traces import count_reasoning, sample_traces
 from tests.distill.bigram import BigramDecoder
 from toolkit.errors import InputError
 from toolkit.formats.chat_format import ChatFormat
@@ -41,17 +42,17 @@ def sample_all(
     samples: int = 2,
     sampling: Sampling = SAMPLING,
     decoder: BigramDecoder | None = None,
-) -> list[Trace]:
+) -> Sequence[Trace]:
     job = Job(problems=PROBLEMS, sampling=sampling, samples=samples, batch_size=batch_size, path=path)
     return sample_traces(lambda: decoder or BigramDecoder(320), ChatFormat.from_folder(folder), job, teacher="bigram")
 
 
 @pytest.fixture(scope="module")
-def unbroken(tiny_student: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Trace]:
+def unbroken(tiny_student: Path, tmp_path_factory: pytest.TempPathFactory) -> Sequence[Trace]:
     return sample_all(tiny_student, tmp_path_factory.mktemp("unbroken") / "traces.jsonl")
 
 
-def test_traces_come_back_problem_by_problem(unbroken: list[Trace]) -> None:
+def test_traces_come_back_problem_by_problem(unbroken: Sequence[Trace]) -> None:
     assert [(t.problem_id, t.sample) for t in unbroken] == [(p.id, sample) for p in PROBLEMS for sample in (0, 1)]
     assert {t.finish_reason for t in unbroken} == {"stop", "length"}
     assert len({t.reasoning for t in unbroken}) > 50
@@ -59,13 +60,13 @@ def test_traces_come_back_problem_by_problem(unbroken: list[Trace]) -> None:
 
 @pytest.mark.parametrize("batch_size", [1, 7, 64])
 def test_the_batch_size_changes_no_trace(
-    tiny_student: Path, tmp_path: Path, unbroken: list[Trace], batch_size: int
+    tiny_student: Path, tmp_path: Path, unbroken: Sequence[Trace], batch_size: int
 ) -> None:
     assert sample_all(tiny_student, tmp_path / "traces.jsonl", batch_size=batch_size) == unbroken
 
 
 def test_kill_9_at_random_moments_loses_doubles_and_glues_nothing(
-    tiny_student: Path, tmp_path: Path, unbroken: list[Trace]
+    tiny_student: Path, tmp_path: Path, unbroken: Sequence[Trace]
 ) -> None:
     path = tmp_path / "traces.jsonl"
     command = [sys.executable, "-c", CHILD, str(tiny_student), str(path)]
@@ -88,7 +89,9 @@ def test_kill_9_at_random_moments_loses_doubles_and_glues_nothing(
     assert read_records(path, Trace) == survived, "nothing is sampled again"
 
 
-def test_a_line_torn_at_any_byte_is_sampled_again(tiny_student: Path, tmp_path: Path, unbroken: list[Trace]) -> None:
+def test_a_line_torn_at_any_byte_is_sampled_again(
+    tiny_student: Path, tmp_path: Path, unbroken: Sequence[Trace]
+) -> None:
     whole = tmp_path / "whole.jsonl"
     sample_all(tiny_student, whole)
     content = whole.read_bytes()
@@ -101,7 +104,7 @@ def test_a_line_torn_at_any_byte_is_sampled_again(tiny_student: Path, tmp_path: 
         assert path.read_bytes() == content
 
 
-def test_more_samples_go_on_where_fewer_stopped(tiny_student: Path, tmp_path: Path, unbroken: list[Trace]) -> None:
+def test_more_samples_go_on_where_fewer_stopped(tiny_student: Path, tmp_path: Path, unbroken: Sequence[Trace]) -> None:
     path = tmp_path / "traces.jsonl"
     first = sample_all(tiny_student, path, samples=1)
     before = path.read_bytes()
@@ -117,12 +120,13 @@ def test_a_file_of_another_seed_is_refused_and_left_alone(tiny_student: Path, tm
     other = Sampling(temperature=1.0, top_p=1.0, max_new_tokens=40, seed=4)
     chat_format = ChatFormat.from_folder(tiny_student)
     job = Job(problems=PROBLEMS, sampling=other, samples=2, batch_size=4, path=path)
-    wanted = plan(chat_format.prompt_ids, job, "bigram")
+    plan = Plan(chat_format.prompt_ids, job, "bigram")
     held = read_records(path, Trace)[0]
+    position = plan.position(held.problem_id, held.sample)
     with pytest.raises(InputError) as caught:
         sample_all(tiny_student, path, sampling=other)
     assert held.request_hash in str(caught.value)
-    assert wanted[held.problem_id, held.sample].hash in str(caught.value)
+    assert position is not None and plan.hash(position) in str(caught.value)
     assert path.read_bytes() == before
 
 

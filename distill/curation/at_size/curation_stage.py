@@ -30,7 +30,7 @@ from distill.curation.at_size.judging import TraceJudge
 from distill.curation.at_size.measured_pieces import MeasuredPiece, Measuring, measure_piece, prepare, release
 from distill.curation.at_size.problem_table import INDEX, ProblemTable, problems_in, write_problems
 from distill.curation.at_size.report_page import write_page
-from distill.curation.at_size.shard_pieces import Shard, find_shards, pieces_of
+from distill.curation.at_size.shard_pieces import TraceShard, find_shards, pieces_of
 from distill.curation.at_size.training_set import TrainingSet
 from distill.curation.at_size.workers import Tools, run_all
 from distill.curation.contamination import BenchmarkWords, read_benchmark
@@ -47,7 +47,17 @@ from toolkit.errors import InputError
 from toolkit.formats.chat_format import REASONING_TEMPLATE, TURN_END, load_tokenizer, write_chat_files
 from toolkit.progress import Progress
 from toolkit.records import Problem, record_line
-from toolkit.runs import Stage, check_out, file_digest, finish, is_complete, partial_folder, replace_text, versions
+from toolkit.runs import (
+    Stage,
+    check_out,
+    file_digest,
+    finish,
+    is_complete,
+    partial_folder,
+    replace_text,
+    say_done,
+    versions,
+)
 from toolkit.sources.model_names import resolve
 from toolkit.terminal import counted, say
 
@@ -102,6 +112,7 @@ def curate_traces(config: CurationConfig, out: Path) -> Path:
         | {"judge": judge.digest if judge else "none"},
     )
     if is_complete(out, stage):
+        say_done(out)
         return out
     folder = partial_folder(out, stage)
     problems = write_problems(folder, problems_in(problem_files) if given is None else given)
@@ -151,7 +162,7 @@ def curate_traces(config: CurationConfig, out: Path) -> Path:
     return out
 
 
-def _inputs(shards: Sequence[Shard], problems: Sequence[Path | Problem]) -> dict[str, str]:
+def _inputs(shards: Sequence[TraceShard], problems: Sequence[Path | Problem]) -> dict[str, str]:
     """Return digests of what is read: the shards, and files of problems or the problems themselves."""
     sizes = sum(shard.size_bytes for shard in shards)
     with Progress("reading", sizes, in_bytes=True) as progress:
@@ -167,7 +178,7 @@ def _digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def _digest_of(shard: Shard) -> str:
+def _digest_of(shard: TraceShard) -> str:
     """Return the digest of a shard as long as it was when the curation began."""
     digest, left = hashlib.sha256(), shard.size_bytes
     with shard.path.open("rb") as file:
@@ -208,7 +219,7 @@ def _write_format(student: Path, folder: Path) -> None:
     write_chat_files(folder, tokenizer, template=REASONING_TEMPLATE, eos_token=TURN_END, pad_token=TURN_END)
 
 
-def _measure(shards: Sequence[Shard], measuring: Measuring, processes: int) -> list[MeasuredPiece]:
+def _measure(shards: Sequence[TraceShard], measuring: Measuring, processes: int) -> list[MeasuredPiece]:
     pieces = pieces_of(shards)
     measured = []
     with Progress("verdicts", sum(piece.bytes for piece in pieces), in_bytes=True) as progress:

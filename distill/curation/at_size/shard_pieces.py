@@ -23,7 +23,7 @@ PIECE_BYTES = 1 << 23
 
 
 @dataclass(frozen=True, kw_only=True)
-class Shard:
+class TraceShard:
     """A file of traces, as long as it was when the curation began."""
 
     path: Path
@@ -36,7 +36,7 @@ class Shard:
 class ShardPiece:
     """A range of a shard."""
 
-    shard: Shard
+    shard: TraceShard
     start: int
     end: int
 
@@ -45,19 +45,19 @@ class ShardPiece:
         return self.end - self.start
 
 
-def find_shards(places: Sequence[Path], *, with_problems: bool) -> tuple[list[Shard], list[Path]]:
+def find_shards(places: Sequence[Path], *, with_problems: bool) -> tuple[list[TraceShard], list[Path]]:
     """Return the shards of files and run folders, finished or not, and the files of their problems.
 
     Raises `InputError` if one holds no traces, or has no problems beside it and `with_problems` says that it must.
     """
-    shards: dict[Path, Shard] = {}
+    shards: dict[Path, TraceShard] = {}
     problems: list[Path] = []
     for place in places:
         is_file = place.exists() and not place.is_dir()
         files, beside = ([place], place.parent) if is_file else _files_in(place)
         for path in files:
             size_bytes = check_regular(path).st_size
-            shards[path.resolve()] = Shard(path=path, size_bytes=size_bytes, may_be_torn=not is_file)
+            shards[path.resolve()] = TraceShard(path=path, size_bytes=size_bytes, may_be_torn=not is_file)
             _check_first(path)
         if with_problems:
             if not (beside / PROBLEMS).is_file():
@@ -66,7 +66,7 @@ def find_shards(places: Sequence[Path], *, with_problems: bool) -> tuple[list[Sh
     return list(shards.values()), list(dict.fromkeys(problems))
 
 
-def pieces_of(shards: Sequence[Shard]) -> list[ShardPiece]:
+def pieces_of(shards: Sequence[TraceShard]) -> list[ShardPiece]:
     """Cut shards into pieces, in their order."""
     return [
         ShardPiece(shard=shard, start=start, end=min(start + PIECE_BYTES, shard.size_bytes))

@@ -105,6 +105,26 @@ def test_a_killed_curation_resumes_and_ends_as_if_it_had_not_been(tmp_path: Path
         assert whole.read_bytes() == resumed.read_bytes()
 
 
+def test_show_lists_what_was_chosen_and_why_the_rest_was_not(tmp_path: Path, capsys: Captured) -> None:
+    asked = problems(3)
+    traces = [trace(p, sample, answer=f"It is {7 + sample}.") for p in asked for sample in range(2)]
+    traces.append(trace(asked[0], 2, finish_reason="length"))
+    out = tmp_path / "out"
+    assert main(["traces", "curate", str(write_run(tmp_path / "run", asked, traces)), "--out", str(out)]) == 0
+    rows = {}
+    for words in ([], ["--dropped"], ["--dropped", "--reason", "wrong"], ["--failed"]):
+        capsys.readouterr()
+        assert main(["traces", "show", str(out), *words, "--json"]) == 0
+        shown = json.loads(capsys.readouterr().out)["traces"]
+        rows[" ".join(words)] = [(row["problem_id"], row["sample"], row["reason"]) for row in shown]
+    assert rows[""] == [(p.id, 0, "kept") for p in asked]
+    assert rows["--dropped --reason wrong"] == [(p.id, 1, "wrong") for p in asked]
+    assert rows["--dropped"] == [*rows["--dropped --reason wrong"], (asked[0].id, 2, "truncated")]
+    assert rows["--failed"] == []
+    assert main(["traces", "show", str(out), "--dropped", "--reason", "wrogn"]) == 2
+    assert last_line(capsys).endswith("(did you mean wrong?)")
+
+
 @pytest.mark.parametrize("largest_bytes", [1_000, 8_000, 20_000])
 def test_a_full_disk_is_one_line_and_the_same_command_resumes(
     tmp_path: Path, largest_bytes: int, capsys: Captured

@@ -1,0 +1,130 @@
+"""Locks on single bytes of a file, held by a process and freed by the kernel when it dies, however it dies.
+
+Processes on one machine, or on several that share a disk, agree by them who asks and who writes what. POSIX frees all
+locks of a process on a file as soon as the process closes that file anywhere, and never lets a process wait for itself.
+So a process opens each lock file once, whoever uses it, and remembers which of its parts holds which byte.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+import threading
+from pathlib import Path
+from typing import Self
+
+from toolkit.disk import BINARY
+from toolkit.errors import InputError
+
+_TAKEN = (errno.EACCES, errno.EAGAIN, errno.EDEADLK)
+"""What systems say when another process holds a lock."""
+
+
+class ByteLocks:
+    """The locks that one part of this process holds on the bytes of one file."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = _LockFile.open(path)
+        self._held: set[int] = set()
+
+    def take(self, byte: int) -> bool:
+        """Lock one byte, and return at once whether that worked: false if anyone else holds it."""
+        if byte in self._held:
+            return True
+        if not self._file.take(byte):
+            return False
+        self._held.add(byte)
+        return True
+
+    def free(self, byte: int) -> None:
+        """Free a byte that this object holds."""
+        self._held.remove(byte)
+        self._file.free(byte)
+
+    def close(self) -> None:
+        """Free all that is held."""
+        for byte in sorted(self._held):
+            self.free(byte)
+        self._file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+
+class _LockFile:
+    """A lock file as this process has it open, and which of its bytes some part of the process holds."""
+
+    _open: dict[Path, _LockFile] = {}  # noqa: RUF012
+    _guard = threading.Lock()
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.users, self.process = path, 0, os.getpid()
+        self.descriptor = os.open(path, os.O_RDWR | os.O_CREAT | BINARY, 0o644)
+        self.taken: set[int] = set()
+
+    @classmethod
+    def open(cls, path: Path) -> _LockFile:
+        path = path.resolve()
+        with cls._guard:
+            file = cls._open.get(path)
+            if file is None or file.process != os.getpid():  # a child inherits no locks
+                file = cls._open[path] = cls(path)
+            file.users += 1
+            return file
+
+    def close(self) -> None:
+        with self._guard:
+            self.users -= 1
+            if self.users == 0 and self.process == os.getpid():
+                self._open.pop(self.path)
+                os.close(self.descriptor)
+
+    def take(self, byte: int) -> bool:
+        with self._guard:
+            if byte in self.taken:
+                return False
+            try:
+                _lock(self.descriptor, byte)
+            except OSError as error:
+                if error.errno in _TAKEN:
+                    return False
+                raise InputError(
+                    f"{self.path} cannot be locked ({error.strerror}), and without locks two processes could pay for "
+                    "the same answer; choose an --out on a disk whose file system has locks"
+                ) from error
+            self.taken.add(byte)
+            return True
+
+    def free(self, byte: int) -> None:
+        with self._guard:
+            self.taken.discard(byte)
+            if self.process == os.getpid():
+                _unlock(self.descriptor, byte)
+
+
+def _lock(descriptor: int, byte: int) -> None:
+    if sys.platform == "win32":
+        import msvcrt
+
+        os.lseek(descriptor, byte, os.SEEK_SET)
+        msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+    else:
+        import fcntl
+
+        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, byte)
+
+
+def _unlock(descriptor: int, byte: int) -> None:
+    if sys.platform == "win32":
+        import msvcrt
+
+        os.lseek(descriptor, byte, os.SEEK_SET)
+        msvcrt.locking(descriptor, msvcrt.LK_UNLCK, 1)
+    else:
+        import fcntl
+
+        fcntl.lockf(descriptor, fcntl.LOCK_UN, 1, byte)
