@@ -49,6 +49,8 @@ class ListedTrace(Record):
     """The first line of the problem's own answer."""
     said: str
     """The first line of the final answer, of a thought without one, or of what the server said instead."""
+    detail: str = ""
+    """What in the trace is the reason, where a curation recorded it."""
 
 
 def listing(run: Path, what: What, reason: str | None = None) -> list[ListedTrace]:
@@ -98,10 +100,14 @@ def table(rows: list[ListedTrace], what: What) -> str:
     """Format the rows for a terminal, below a head; an inner cell or the last one is cut to fit the table's width."""
     if not rows:
         return "none"
-    ends = ["question", "the server said"] if what == "failed" else ["expected", "answered", "question"]
+    with_details = any(row.detail for row in rows)
+    ends = ["expected", "answered", "question"]
+    if what == "failed" or with_details:
+        ends = ["question", "detail" if with_details else "the server said"]
     cells = [["problem", "sample", "reason", *ends]]
     for row in rows:
-        *inner, last = [row.question, row.said] if what == "failed" else [row.expected, row.said, row.question]
+        texts = {"expected": row.expected, "answered": row.said, "question": row.question, "detail": row.detail}
+        *inner, last = [texts.get(name, row.said) for name in ends]
         cells.append([row.problem_id, str(row.sample), row.reason, *(_cut(text, MOST_INNER) for text in inner), last])
     used = sum(max(map(len, column)) + 2 for column in list(zip(*cells, strict=True))[:-1])
     room = max(TABLE_WIDTH - used, LEAST_LAST)
@@ -115,10 +121,10 @@ def _curated(folder: Path, what: What, reason: str | None) -> Iterator[ListedTra
         return
     lines = {p.id: (_first_line(p.question), _first_line(p.answer)) for p in problems_of(folder)}
     if what == "dropped":
-        rows = ((d.problem_id, d.sample, d.reason, d.detail) for d in dropped_of(folder))
+        rows = ((d.problem_id, d.sample, d.reason, "", d.detail) for d in dropped_of(folder))
     else:
-        rows = ((e.problem_id, e.sample, KEPT, find_final_answer(e.answer).text) for e in chosen_of(folder))
-    for problem_id, sample, fate, said in rows:
+        rows = ((e.problem_id, e.sample, KEPT, find_final_answer(e.answer).text, "") for e in chosen_of(folder))
+    for problem_id, sample, fate, said, detail in rows:
         if reason in (None, fate):
             question, expected = lines.get(problem_id, ("", ""))
             yield ListedTrace(
@@ -128,6 +134,7 @@ def _curated(folder: Path, what: What, reason: str | None) -> Iterator[ListedTra
                 question=question,
                 expected=expected,
                 said=_first_line(said),
+                detail=_first_line(detail),
             )
 
 

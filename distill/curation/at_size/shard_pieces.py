@@ -11,6 +11,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from distill.store.sharded_store import TRACE_SHARDS
+from distill.store.shards import is_shard
 from distill.teachers.trace_store import store_of
 from toolkit.errors import InputError
 from toolkit.figures.ledger import PROBLEMS
@@ -18,7 +20,6 @@ from toolkit.json_files import MOST_BYTES, check_regular
 from toolkit.records import Trace, read_jsonl
 from toolkit.runs import partial_of
 
-SHARDS = "traces*.jsonl"
 PIECE_BYTES = 1 << 23
 
 
@@ -115,12 +116,18 @@ def _files_in(place: Path) -> tuple[list[Path], Path]:
     folder = next((folder for folder in (place, partial_of(place)) if folder.is_dir()), None)
     if folder is None:
         raise InputError(f"{place} does not exist; name a file of traces, or a run folder of toolkit traces")
-    files = sorted(folder.glob(SHARDS))
+    files = _shards_in(folder)
     if not files and (folder / PROBLEMS).is_file():
-        files = sorted(store_of(folder, place).glob(SHARDS))
+        files = _shards_in(store_of(folder, place))
     if not files:
-        raise InputError(f"{place} holds no {SHARDS}; name a file of traces, or a run folder of toolkit traces")
+        raise InputError(
+            f"{place} holds no {TRACE_SHARDS}*.jsonl; name a file of traces, or a run folder of toolkit traces"
+        )
     return files, folder
+
+
+def _shards_in(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.glob("*.jsonl") if is_shard(path.name, TRACE_SHARDS))
 
 
 def _check_first(path: Path) -> None:
