@@ -138,7 +138,7 @@ class ChatRequests:
         while True:
             epoch, answers = server.limit.epoch, pool.answers
             try:
-                answered = await self._try(request, server, epoch)
+                answered = await self._try(request, server, epoch, pool)
             except _Failed as failed:
                 others = pool.others(server)
                 if failed.too_many and pool.answers > answers and refused < MOST_REFUSED:
@@ -157,17 +157,22 @@ class ChatRequests:
                 pool.release(server)
                 return answered
 
-    async def _try(self, request: ChatRequest, server: Server, epoch: int) -> Answered:
+    async def _try(self, request: ChatRequest, server: Server, epoch: int, pool: ServerPool) -> Answered:
         """Send one request once, or again at once where only a field was refused; raises `_Failed`."""
         sampling, begun = self._job.sampling, time.monotonic()
         expected = server.tokens if server.answers else sampling.max_new_tokens
         server.pace.sent(expected, server.now())
         body = request_body(server.settings.model, request, sampling, self._job.asking)
         reader = self._readers[server.settings.name]
+
+        def began(waited_s: float) -> None:
+            server.limit.began(waited_s, epoch)
+            pool.hand_out()  # it may take more now
+
         while True:
             sent, pieces = server.fields.taken(body), StreamedAnswer()
             try:
-                answer = await reader.post(sent, pieces, lambda waited_s: server.limit.began(waited_s, epoch))
+                answer = await reader.post(sent, pieces, began)
             except (TooLarge, HTTPError, *NOT_AN_ANSWER) as error:
                 self._budget.take(server.settings, None, pieces.count)  # it is paid for, as far as it came
                 raise _lost(error) from error
