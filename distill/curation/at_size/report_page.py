@@ -141,7 +141,10 @@ def _cut(whole: str) -> str:
 
 
 def _rules(rules: Rules) -> str:
-    said = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in vars(rules).items() if value)
+    given = {name: value for name, value in vars(rules).items() if value}
+    if rules.keep != "best-of":
+        del given["best_by"]
+    said = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in given.items())
     return (
         "<p>A trace is dropped by the first reason in this order that holds for it: "
         f'{", ".join(reason.replace("_", " ") for reason in DROPS)}.</p><p class="small">Rules: {text(said)}.</p>'

@@ -175,6 +175,19 @@ def test_the_most_frequent_answer_counts_by_its_meaning_with_and_without_a_refer
         assert set(reasons_in(out).values()) == {"minority"}
 
 
+def test_programs_that_pass_their_tests_are_one_answer(tmp_path: Path) -> None:
+    tests = [{"call": "add", "args": [2, 3], "returns": 5}]
+    problem = Problem.create(
+        family="user", question="Write add.", answer="add", metadata={"tests": tests}, split="train"
+    )
+    bodies = ["a - b", "a + b", "b + a", "a - b", "sum((a, b))"]
+    traces = [
+        trace(problem, i, answer=f"```python\ndef add(a, b):\n    return {body}\n```") for i, body in enumerate(bodies)
+    ]
+    out = curated(tmp_path / "out", write_run(tmp_path / "run", [problem], traces), rules=Rules(keep="majority"))
+    assert [sample for _, sample in kept_in(out)] == [1, 2, 4]
+
+
 def test_of_equally_frequent_answers_the_first_counts(tmp_path: Path) -> None:
     (problem,) = problems(1)
     traces = [trace(problem, i, answer=f"It is {text}.") for i, text in enumerate(("9", "8", "8", "9"))]
