@@ -14,7 +14,7 @@ CODE = re.compile(r"```.*?```|`[^`\n]*`|\$[^$\n]*\$|\\\(.*?\\\)|\\\[.*?\\\]", re
 _NO_WORD = re.compile(r"\\[A-Za-z]+|\S*[\d_=+*/^<>{}\[\]()|\\]\S*|\b[^\W\d_]\b")
 LETTERS_A_CHARACTER = 4
 """The letters that a character counts for in scripts whose characters stand for several letters."""
-LOOKED_AT = 1_000
+LOOKED_AT = 600
 """Characters of a long text that tell its language."""
 
 

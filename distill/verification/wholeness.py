@@ -81,11 +81,17 @@ def unfit(trace: Trace, asked: Asked) -> Unfit | None:
         return "no_thought"
     if any(map(_has_control, (thought, answer, asked.transcript))) or _NEXT_TURN.search(answer):
         return "control_tokens"
-    if _BROKEN.search(thought) or _BROKEN.search(answer):
+    if _is_broken(thought) or _is_broken(answer):
         return "broken_text"
     if _is_copied(thought, answer, asked.question):
         return "copied"
     return "looping" if is_looping(thought) or is_looping(answer) else None
+
+
+def _is_broken(text: str) -> bool:
+    """Return whether `_BROKEN` matches; most texts are cleared by faster tests."""
+    is_clear = text.replace("\n", "").replace("\t", "").isprintable()
+    return (not is_clear or any(sign in text for sign in ("\ufffd", "<0x", "Ġ", "▁"))) and bool(_BROKEN.search(text))
 
 
 def _has_control(text: str) -> bool:

@@ -36,17 +36,18 @@ from distill.curation.at_size.workers import Tools, run_all
 from distill.curation.contamination import BenchmarkWords, read_benchmark
 from distill.curation.facts import FACTS, RIGHT, empty_signatures
 from distill.curation.near_duplicates import check_library
-from distill.curation.reasons import CODES, DROPS, DROPS_FILE, KEPT, Counts
+from distill.curation.reasons import CODES, DROPPED, DROPS, DROPS_FILE, KEPT, Counts
 from distill.curation.selection import Rules, Selection, select
-from distill.endpoints.remote_teacher import connect
+from distill.endpoints.remote_teacher import Endpoint, connect
 from distill.problems.own_form import ReadingOptions
 from distill.problems.problem_set import read_problems
 from distill.teachers.trace_store import RUNS
 from distill.verification.verdicts import VERSION, check_gradable
 from toolkit.errors import InputError
+from toolkit.figures.ledger import PROBLEMS, VERDICTS
 from toolkit.formats.chat_format import REASONING_TEMPLATE, TURN_END, load_tokenizer, write_chat_files
 from toolkit.progress import Progress
-from toolkit.records import Problem, record_line
+from toolkit.records import TRAIN, Problem, record_line
 from toolkit.runs import (
     Stage,
     check_out,
@@ -61,6 +62,9 @@ from toolkit.runs import (
 from toolkit.sources.model_names import resolve
 from toolkit.terminal import counted, say
 
+REPORT = "report.html"
+FILES = (PROBLEMS, INDEX, TRAIN, DROPPED, VERDICTS, DROPS_FILE, REPORT)
+"""What an unfinished curation leaves; all of it is made again from what was measured."""
 MEASURED = ".verdicts"
 FACTS_VERSION = "1"
 """Raised whenever the same trace could get other facts."""
@@ -114,7 +118,7 @@ def curate_traces(config: CurationConfig, out: Path) -> Path:
     if is_complete(out, stage):
         say_done(out)
         return out
-    folder = partial_folder(out, stage)
+    folder = partial_folder(out, stage, cheap=FILES)
     problems = write_problems(folder, problems_in(problem_files) if given is None else given)
     table = ProblemTable(folder)
     check_gradable(table.a_program())
@@ -130,7 +134,33 @@ def curate_traces(config: CurationConfig, out: Path) -> Path:
         signatures=config.rules.near_duplicates is not None,
         unsafe=config.unsafe,
     )
-    pieces = _measure(shards, measuring, config.processes)
+    chosen = _choose(_measure(shards, measuring, config.processes), measuring, table, config, judge)
+    counts = _counts(chosen.selection)
+    say(counts.summary())
+    if chosen.selection.unmet:
+        raise InputError(
+            f"the wished-for mix cannot be had: {chosen.selection.unmet}; collect more, or wish for another mix"
+        )
+    if not counts.kept:
+        raise InputError(counts.nothing_left())
+    shown = chosen.write(folder)
+    replace_text(folder / DROPS_FILE, json.dumps(counts.counts(), indent=1) + "\n")
+    write_page(folder / REPORT, chosen.facts, chosen.selection, counts, shown, config.rules)
+    table.close()
+    correct = int((chosen.facts["known"] == RIGHT).sum())
+    finish(folder, out, stage, counts.counts() | {"correct": correct, "judged": len(chosen.judged)}, scratch=(INDEX,))
+    return out
+
+
+def _choose(
+    pieces: Sequence[MeasuredPiece],
+    measuring: Measuring,
+    table: ProblemTable,
+    config: CurationConfig,
+    judge: Endpoint | None,
+) -> TrainingSet:
+    """Choose from measured traces, after a judge has rated those without a reference."""
+    kept = measuring.kept
     facts, piece_of = _facts_of(pieces, kept)
     judged = {}
     if judge:
@@ -138,7 +168,7 @@ def curate_traces(config: CurationConfig, out: Path) -> Path:
         judged = rater.judge(facts, piece_of, pieces, table)
     votes = np.zeros(len(facts), dtype=bool)
     if config.rules.keep == "majority":
-        votes = in_majority(facts, piece_of, pieces, folder, processes=config.processes)
+        votes = in_majority(facts, piece_of, pieces, measuring.problems, processes=config.processes)
     selection = select(
         facts,
         config.rules,
@@ -146,20 +176,7 @@ def curate_traces(config: CurationConfig, out: Path) -> Path:
         in_majority=votes,
         signatures=_signatures_of(pieces, kept) if measuring.signatures else empty_signatures(0),
     )
-    counts = _counts(selection)
-    say(counts.summary())
-    if selection.unmet:
-        raise InputError(f"the wished-for mix cannot be had: {selection.unmet}; collect more, or wish for another mix")
-    if not counts.kept:
-        raise InputError(counts.nothing_left())
-    chosen = TrainingSet(facts=facts, selection=selection, pieces=pieces, kept=kept, table=table, judged=judged)
-    shown = chosen.write(folder)
-    replace_text(folder / DROPS_FILE, json.dumps(counts.counts(), indent=1) + "\n")
-    write_page(folder / "report.html", facts, selection, counts, shown, config.rules)
-    table.close()
-    measured = counts.counts() | {"correct": int((facts["known"] == RIGHT).sum()), "judged": len(judged)}
-    finish(folder, out, stage, measured, scratch=(INDEX,))
-    return out
+    return TrainingSet(facts=facts, selection=selection, pieces=pieces, kept=kept, table=table, judged=judged)
 
 
 def _inputs(shards: Sequence[TraceShard], problems: Sequence[Path | Problem]) -> dict[str, str]:

@@ -6,7 +6,7 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from toolkit.cli.options.command import Options, Result
-from toolkit.cli.options.shared import add_unsafe_option, reading_of
+from toolkit.cli.options.shared import add_unsafe_option, allow_unsafe_execution, reading_of
 from toolkit.cli.options.values import count_of, data_of, name_of, path_of, seed_of, shared_options
 from toolkit.errors import InputError
 from toolkit.terminal import counted
@@ -163,7 +163,7 @@ def _add_judge(parser: argparse.ArgumentParser) -> None:
 
 
 def traces_curate(options: Options) -> Result:
-    config_rules = _rules(options)
+    rules = _rules(options)
 
     from distill.curation.at_size.curation_stage import CurationConfig, curate_traces
     from distill.curation.at_size.workers import usable_cores
@@ -176,11 +176,12 @@ def traces_curate(options: Options) -> Result:
         raise InputError(
             f"--judge ({options.judge}) must be the address of an endpoint, such as http://127.0.0.1:8080/v1"
         )
+    allow_unsafe_execution(options)
     config = CurationConfig(
         traces=tuple(options.traces),
         problems=options.problems,
         reading=reading_of(options),
-        rules=config_rules,
+        rules=rules,
         student=options.student,
         decontaminate=tuple(options.decontaminate),
         run_words=options.ngram,
