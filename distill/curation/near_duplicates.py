@@ -35,7 +35,7 @@ PAIRS_AT_ONCE = 1 << 18
 def check_library() -> None:
     """Raise `MissingExtra` if rensa is not installed."""
     if find_spec("rensa") is None:
-        raise MissingExtra("rensa", "scale")
+        raise MissingExtra("rensa", "distill")
 
 
 def signature_of(numbers: np.ndarray) -> np.ndarray:

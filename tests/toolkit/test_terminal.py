@@ -11,9 +11,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from distill.teachers.trace_listing import ListedTrace, table
 
 from distill.store.failure import Failure
+from distill.teachers.trace_listing import ListedTrace, table
 from export.runtime.verify.checks import Check
 from export.runtime.verify.checks import table as verify_table
 from tests.distill.bigram import BigramDecoder

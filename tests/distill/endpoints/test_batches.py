@@ -79,16 +79,21 @@ def test_a_question_that_is_refused_is_a_failure_and_the_others_are_kept(
     assert "failed (2 × HTTP 400)" in said.err and "2 requests failed" in said.out
 
 
+def kill_while_waiting(server: BatchServer, problems: Path) -> None:
+    """Run the command until its batch is recorded, and kill it."""
+    server.open.clear()
+    command = [sys.executable, "-m", "toolkit", *words(server, problems)]
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as process:
+        while not any(path.suffix == ".json" for path in left(problems)):
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+    server.open.set()
+
+
 def test_a_command_that_was_killed_finds_its_batch_again(problems: Path) -> None:
     with BatchServer() as server:
-        server.open.clear()
-        command = [sys.executable, "-m", "toolkit", *words(server, problems)]
-        with subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as process:
-            while not any(path.suffix == ".json" for path in left(problems)):
-                assert process.poll() is None
-                time.sleep(0.01)
-            process.send_signal(signal.SIGKILL)
-        server.open.set()
+        kill_while_waiting(server, problems)
         assert main(words(server, problems)) == 0
         assert len(server.batches) == 1 and max(Counter(server.asked).values()) == 1
         assert len(answers(problems)) == len(server.asked)
@@ -97,17 +102,10 @@ def test_a_command_that_was_killed_finds_its_batch_again(problems: Path) -> None
 
 def test_a_batch_whose_id_was_not_written_any_more_is_found_in_the_servers_list(problems: Path) -> None:
     with BatchServer() as server:
-        server.open.clear()
-        command = [sys.executable, "-m", "toolkit", *words(server, problems)]
-        with subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as process:
-            while not any(path.suffix == ".json" for path in left(problems)):
-                assert process.poll() is None
-                time.sleep(0.01)
-            process.send_signal(signal.SIGKILL)
+        kill_while_waiting(server, problems)
         for path in left(problems):
             if path.suffix == ".json":
                 path.unlink()
-        server.open.set()
         assert main(words(server, problems)) == 0
         assert len(server.batches) == 1 and len(answers(problems)) == len(server.asked)
 

@@ -80,9 +80,7 @@ def add_serving_options(parser: Parser) -> None:
     group.add_argument(
         "--stall-timeout", type=factor_of, default=120.0, metavar="S", help="seconds between tokens; default: 120"
     )
-    add_flag(
-        group, "--batch-api", "send the requests in files and collect the answers later (OpenAI's batch API)"
-    )
+    add_flag(group, "--batch-api", "send the requests in files and collect the answers later (OpenAI's batch API)")
     add_flag(group, "--dry-run", "ask twenty questions, say what all would take, and stop")
     group.add_argument("--price-in", type=money_of, metavar="P", help="price of a million tokens of prompts")
     group.add_argument("--price-out", type=money_of, metavar="P", help="price of a million tokens of answers")
