@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from distill.store.byte_locks import ByteLocks
 from distill.store.claims import Claims, Missing
 from distill.store.failure import Failure
-from distill.store.logprobs import LogprobsWriter, TokenLogprobs, find_logprobs, read_logprobs, read_tokens
+from distill.store.logprobs import LogprobsWriter, ShardLogprobs, TokenLogprobs
 from distill.store.shard_index import Hashes, hash_of
 from distill.store.shard_writer import ShardWriter
 from distill.store.shards import Shards, is_shard
@@ -87,16 +87,17 @@ class TraceStore:
         """Yield the trace of each request that has one, in the order of the requests."""
         return self.traces.read(hashes)
 
-    def logprobs(self, hash: int) -> list[TokenLogprobs] | None:
-        """Return the log-probabilities that came with a request's trace; None if none did.
-
-        Looking for those of many traces, go through `distill.store.logprobs` shard by shard.
-        """
-        shard = self.traces.shard_of(hash)
-        offset = None if shard is None else find_logprobs(shard).get(hash)
-        if shard is None or offset is None:
-            return None
-        return read_logprobs(shard, offset, list(read_tokens(shard)))
+    def logprobs(self, hashes: Hashes) -> Iterator[list[TokenLogprobs] | None]:
+        """Yield what came with the trace of each request, in the order of the requests; None if nothing did."""
+        opened: dict[Path, ShardLogprobs] = {}
+        for hash in hashes.tolist():
+            shard = self.traces.shard_of(hash)
+            if shard is None:
+                yield None
+                continue
+            if shard not in opened:
+                opened[shard] = ShardLogprobs(shard)
+            yield opened[shard].of(hash)
 
     @contextmanager
     def writer(self) -> Iterator[StoreWriter]:
