@@ -147,7 +147,7 @@ def check(folder: Path, job: Job, asked: Path, killed: int) -> None:
     wanted = {request.hash: request for request in map(plan.request, range(len(plan)))}
     traces = [t for path in folder.glob("traces*.jsonl") for t in read_records(path, Trace, torn_end=True)]
     failures = [f for path in folder.glob("failed*.jsonl") for f in read_records(path, Failure, torn_end=True)]
-    found = Counter(record.request_hash for record in (*traces, *failures))
+    found = Counter([trace.request_hash for trace in traces] + [failure.request_hash for failure in failures])
     assert found == Counter(list(wanted)), "each request has one outcome"
     for trace in traces:
         assert trace == answer_to(wanted[trace.request_hash])

@@ -27,7 +27,7 @@ def crash(folder: Path, requests: int, writers: int, kills: int) -> str:
 
 @pytest.mark.parametrize(
     ("requests", "writers", "kills"),
-    [(600, 3, 12), pytest.param(40_000, 2, 200, marks=nightly), pytest.param(50_000, 6, 200, marks=nightly)],
+    [(600, 3, 12), pytest.param(40_000, 2, 200, marks=nightly), pytest.param(60_000, 6, 200, marks=nightly)],
 )
 def test_kill_9_under_load_loses_doubles_and_glues_nothing(
     tmp_path: Path, requests: int, writers: int, kills: int

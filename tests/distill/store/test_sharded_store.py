@@ -165,7 +165,7 @@ def without(path: Path, start: int, end: int) -> None:
     path.write_bytes(content[:start] + content[end:])
 
 
-DAMAGED: dict[str, Callable[[Path, Path], None]] = {
+DAMAGED: dict[str, Callable[[Path, Path], object]] = {
     "missing": lambda index, shard: index.unlink(),
     "empty": lambda index, shard: cut(index, 0),
     "half a header": lambda index, shard: cut(index, 9),
@@ -362,7 +362,7 @@ def test_traces_of_a_run_folder_are_taken_over_under_the_hashes_of_now(tmp_path:
 def test_held_says_which_of_many_requests_have_a_trace(folder: Path) -> None:
     plan = plan_of(job_of(folder, 2 * MANY))
     held = TraceStore(folder).held(plan.hashes)
-    assert [plan.hash(n) for n in np.flatnonzero(held)] == [trace.request_hash for trace in right()]
+    assert [plan.hash(n) for n in np.flatnonzero(held).tolist()] == [trace.request_hash for trace in right()]
 
 
 def test_filling_beside_a_writer_of_another_job_shares_what_both_ask(folder: Path, tmp_path: Path) -> None:
