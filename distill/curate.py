@@ -23,7 +23,7 @@ DROPPED = "dropped.jsonl"
 """The file of dropped traces in a run folder."""
 
 _DROPS = """
-test_split | of the test split | give more problems, so that some fall into the other splits
+test_split | never trained on | give more problems, so that some fall into the other splits
 truncated | cut by the limit | raise --max-new-tokens
 filtered | held back by the server's content filter | ask other problems, or a server without a filter
 tool_call | calls of a tool | ask a model or a server that offers no tools
@@ -35,15 +35,16 @@ control_tokens | with control tokens in the text | give the server the model's o
 broken_text | with characters that are not text | look at what the server sends
 copied | whose thought repeats the question or the answer | choose a teacher that thinks
 looping | going round in circles | raise --temperature, or choose an abler teacher
-wrong | wrong | choose an abler teacher or easier problems
-duplicate | duplicate | raise --temperature
-too_long | too long | raise --max-tokens, or let the teacher think less
-surplus | beyond the limit per problem | raise --per-problem
+wrong | with another answer than the problem's | choose an abler teacher or easier problems
+duplicate | with the same thought as another one | raise --temperature
+too_long | longer than --max-tokens | raise --max-tokens, or let the teacher think less
+surplus | beyond --per-problem | raise --per-problem
 """
 DROPS: Mapping[str, tuple[str, str]] = {
     reason: (what, remedy) for reason, what, remedy in (row.split(" | ") for row in _DROPS.strip().splitlines())
 }
-"""Each reason in the order of the filters, with a description of such traces and a remedy if nothing else is left."""
+"""Each reason in the order of the filters, with a description of such traces and a remedy if nothing else is left. The
+reason is the word for it in every list and line."""
 
 LENGTH_DROPS = ("truncated", "too_long")
 
@@ -84,20 +85,20 @@ class Curation:
             f"kept; dropped: {self._reasons() or 'none'}"
         )
         drops = self.drops
-        long = [DROPS[reason] for reason in LENGTH_DROPS if drops[reason] > self.traces // 10]
-        return text + "".join(f"; if too many are {what}, {remedy}" for what, remedy in long)
+        long = [reason for reason in LENGTH_DROPS if drops[reason] > self.traces // 10]
+        return text + "".join(f"; if too many are {reason}, {DROPS[reason][1]}" for reason in long)
 
     def nothing_left(self) -> str:
         """Say why no trace was kept, and what helps against the most frequent reason."""
         counts = self.drops
         most = max(counts, key=lambda reason: (reason != "test_split") * counts[reason])
         return (
-            f"none of the teacher's {counted(self.traces, 'trace')} is correct and fit to train on "
-            f"({self._reasons()}); {DROPS[most][1]}"
+            f"none of the teacher's {counted(self.traces, 'trace')} is correct and fit to train on: "
+            f"{self._reasons()}; {DROPS[most][1]}"
         )
 
     def _reasons(self) -> str:
-        return ", ".join(f"{count} {DROPS[reason][0]}" for reason, count in self.drops.items() if count)
+        return ", ".join(f"{count} {reason} ({DROPS[reason][0]})" for reason, count in self.drops.items() if count)
 
 
 def curate(

@@ -19,23 +19,23 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from distill.collecting.job import check_samples
 from distill.collecting.outcomes import FAILED
 from distill.curate import DROPPED, Curation, curate
+from distill.distill_presets import PRESETS, Preset
 from distill.evaluation.evaluate import problems_digest
 from distill.problems.families import FAMILIES, make_problems
 from distill.problems.own_form import ReadingOptions
 from distill.problems.problem_set import read_problems
 from distill.problems.sources import check_traces
-from distill.problems.splits import TRAINING_PER_VALIDATION, of_split, to_learn_from
+from distill.problems.splits import FEW_HELD_OUT, HOLD_OUT_MORE, TRAINING_PER_VALIDATION, of_split, to_learn_from
 from distill.teachers.respondent import Respondent
 from distill.teachers.trace_store import find_teacher, gather
 from distill.trained_on import write_trained_on
-from distill.training import train as training
 from distill.training.journal import CHECKPOINTS
 from distill.training.student import check_lengths, check_room, check_student, write_student_format
 from distill.training.train import TrainConfig, train
@@ -45,7 +45,17 @@ from toolkit.figures.ledger import PROBLEMS, TRACES, VERDICTS
 from toolkit.formats.chat_format import ChatFormat
 from toolkit.generation.generate import Decoder, Sampling
 from toolkit.records import TRAIN, Example, Problem, Trace, Verdict, read_records, write_records
-from toolkit.runs import Stage, check_out, file_digest, finish, folder_digest, is_complete, partial_folder, replace_text
+from toolkit.runs import (
+    Stage,
+    check_out,
+    file_digest,
+    finish,
+    folder_digest,
+    is_complete,
+    partial_folder,
+    replace_text,
+    say_done,
+)
 from toolkit.sources.model_names import resolve
 from toolkit.terminal import counted, say
 
@@ -80,8 +90,11 @@ class DistillConfig:
     train: TrainConfig
 
 
-def demo(*, lora: bool = False, epochs: int = 1, seed: int = 0) -> DistillConfig:
-    """Return a recipe that distils the built-in teacher in some minutes on two cores."""
+def recipe(preset: Preset, *, lora: bool = False) -> DistillConfig:
+    """Return a complete configuration with a preset's values, which distils the built-in teacher into a 135M student.
+
+    `lora`: whether adapters are trained instead of all weights.
+    """
     return DistillConfig(
         teacher="builtin",
         student="smollm2-135m",
@@ -89,21 +102,39 @@ def demo(*, lora: bool = False, epochs: int = 1, seed: int = 0) -> DistillConfig
         reading=ReadingOptions(),
         traces=None,
         families=FAMILIES,
-        per_family=500,
-        samples=1,
-        sampling=Sampling(temperature=0.6, top_p=0.95, max_new_tokens=320, seed=seed),  # R1's sampling
+        per_family=preset.per_family,
+        samples=preset.samples,
+        sampling=Sampling(
+            temperature=preset.temperature,
+            top_p=0.95,  # R1's sampling
+            max_new_tokens=preset.max_new_tokens,
+            seed=preset.seed,
+        ),
         batch_size=128,
-        max_tokens=512,
-        per_problem=1,
-        seed=seed,
-        train=training.demo(lora=lora, epochs=epochs, seed=seed),
+        max_tokens=preset.max_tokens,
+        per_problem=preset.per_problem,
+        seed=preset.seed,
+        train=TrainConfig(
+            learning_rate=preset.learning_rate,
+            epochs=preset.epochs,
+            batch_examples=16,
+            accumulation_steps=1,
+            warmup_share=0.05,
+            weight_decay=0.01,
+            beta1=0.9,
+            beta2=0.95,  # few updates: the second moment must forget the start of the run (usual for pretraining)
+            max_grad_norm=1.0,
+            lora_rank=32 if lora else 0,
+            log_every=5,
+            checkpoint_every_s=preset.checkpoint_every_s,
+            seed=preset.seed,
+        ),
     )
 
 
-def full(*, lora: bool = False, epochs: int = 2, seed: int = 0) -> DistillConfig:
-    """Return the demo's recipe with several times the problems, seen twice: up to two hours on two cores."""
-    recipe = demo(lora=lora, seed=seed)
-    return replace(recipe, per_family=2400, train=training.full(lora=lora, epochs=epochs, seed=seed))
+def demo() -> DistillConfig:
+    """Return the configuration of the preset `demo`."""
+    return recipe(PRESETS["demo"])
 
 
 def distill(
@@ -126,9 +157,11 @@ def distill(
             raise InputError(
                 f"{out} is finished; use --retry-failed with another --out, which reuses the traces collected so far"
             )
+        say_done(out)
         return out
     problems, test_problems = _problems(config, given)
     check_gradable(problems)
+    say(f"distill: checking the student {config.student}")
     facts = check_student(student)
     folder = partial_folder(out, stage)
     check_room(facts, folder, lora_rank=config.train.lora_rank)
@@ -161,6 +194,7 @@ def distill(
     replace_text(folder / DROPS, json.dumps(counts, indent=1) + "\n")
     examples, validation = _write_training_set(curation, problems, student, folder)
 
+    say(f"train: preparing {counted(len(examples), 'trace')} and the student")
     measured = train(student, examples, config.train, folder, validation)
     correct = sum(verdict.correct for verdict in verdicts)
     finish(
@@ -207,6 +241,11 @@ def _problems(config: DistillConfig, given: list[Problem] | None) -> tuple[list[
         watching = -(-config.per_family // TRAINING_PER_VALIDATION)
         return drawn + make_problems("validation", watching, config.seed, config.families), 0
     test_problems = len(of_split(given, "test"))
+    if config.problems is not None and test_problems < FEW_HELD_OUT:
+        say(
+            f"problems: only {test_problems} of {len(given)} in the test split, too few to measure the student by; "
+            f"to hold out more, {HOLD_OUT_MORE}"
+        )
     if config.traces is not None:
         return given, test_problems  # curation drops their traces
     if not of_split(given, "train"):
@@ -221,7 +260,10 @@ def _answers(traces: list[Trace], problems: Sequence[Problem], config: DistillCo
     known = {problem.id for problem in problems}
     for trace in traces:
         if trace.problem_id not in known:
-            raise InputError(f"{config.traces} holds a trace of an unknown problem: {trace.problem_id}")
+            raise InputError(
+                f"{config.traces} holds a trace of an unknown problem: {trace.problem_id}; name the file of "
+                "its problems with --problems"
+            )
     return traces
 
 
@@ -258,6 +300,11 @@ def _write_training_set(
     write_trained_on(folder, [*examples, *validation], student)
     write_records(folder / DROPPED, curation.dropped)
     say(curation.summary())
+    if validation:
+        say(
+            f"curation: {len(examples)} of those kept are trained on; {len(validation)} of the validation split watch "
+            "the training"
+        )
     if not curation.examples:
         raise InputError(curation.nothing_left())
     if not examples:

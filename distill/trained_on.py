@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from distill.problems.splits import of_split
+from distill.problems.splits import HOLD_OUT_MORE, of_split
 from toolkit.errors import InputError
 from toolkit.records import TRAIN, Asked, Example, Problem, content_hash, read_object, read_records
 from toolkit.runs import replace_text
@@ -84,7 +84,10 @@ def choose(
         split = "test" if any(problem.split == "test" for problem in problems) else "all"
     given = list(problems) if split == "all" else of_split(problems, split)
     if not given:
-        raise InputError(f"none of {counted(len(problems), 'problem')} is in the {split} split; choose another --split")
+        raise InputError(
+            f"none of {counted(len(problems), 'problem')} is in the {split} split; choose another --split, or "
+            f"{HOLD_OUT_MORE}"
+        )
     trained = set[str]().union(*(questions for questions in trained_on.values() if questions))
     fresh = [problem for problem in given if question_digest(problem) not in trained]
     if not fresh and not include_trained:

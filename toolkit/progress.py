@@ -20,6 +20,8 @@ REDRAW_EVERY_S = 0.1
 """The time between redraws on a terminal."""
 LINE_EVERY_S = 20.0
 """The time between lines where stderr is a file or a pipe."""
+FEW, EARLY_S = 3, 10.0
+"""No time left is told before so many items are finished in so much time: the first ones are slower than the rest."""
 
 
 class Progress:
@@ -47,8 +49,13 @@ class Progress:
         self._whole = timetable.current()
         if self._whole and label in self._whole.planned_s:
             self._whole.begin(label)
-        if self._live:
+        if self._live or done < total:
             self._show(is_last=False)
+
+    @property
+    def left(self) -> int:
+        """How many items are not finished yet."""
+        return self._total - self.done
 
     def advance(self, count: int = 1, note: str = "") -> None:
         """Count finished items; `note` is shown until another one comes."""
@@ -66,14 +73,15 @@ class Progress:
     def line(self) -> str:
         """Return the line as it is now."""
         elapsed_s = self._clock() - self._started
-        rate = (self.done - self._before) / elapsed_s if elapsed_s > 0 else 0.0
+        made = self.done - self._before
+        rate = made / elapsed_s if elapsed_s > 0 else 0.0
         parts = [self._label, self._amount(), f"{100 * self.done // max(self._total, 1)} %"]
         if rate > 0:
             parts.append(self._rate(rate))
-            if self.done < self._total:
-                parts.append(self._left((self._total - self.done) / rate))
-            else:
+            if self.done >= self._total:
                 parts.append(f"in {duration(elapsed_s)}")
+            elif made >= FEW and elapsed_s >= EARLY_S:
+                parts.append(self._left((self._total - self.done) / rate))
         return "  ".join([*parts, self._note] if self._note else parts)
 
     def close(self) -> None:

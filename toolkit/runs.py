@@ -18,10 +18,12 @@ import hashlib
 import itertools
 import json
 import os
+import re
 import shutil
 import sys
 import time
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -40,6 +42,8 @@ MANIFEST = "manifest.json"
 MARKER, COMMAND, DIRECTORY, LOCK = "stage.json", "command", "directory", ".lock"
 """Files in a partial folder: the run that it is for, with the command that began it, and the lock of the process that
 works on it."""
+WORK = re.compile(r"\.(.+?)\.partial(-\d+)?(\.[\da-f]{8}(-\d+)?)?")
+"""The name of a partial folder or file, in which is the one that it will have."""
 MANIFEST_TYPES = {
     "stage": str,
     "config": dict[str, Any],
@@ -79,7 +83,7 @@ def check_out(out: Path) -> None:
     """
     if out.is_symlink() and read_manifest(out) is None:
         raise FolderConflict(f"{out} is a link, but not to a finished run; choose another --out")
-    if out.exists() and not _is_empty(out) and read_manifest(out) is None:
+    if out.exists() and read_manifest(out) is None and not (out.is_dir() and not any(out.iterdir())):
         raise FolderConflict(f"{out} must be empty or a finished run, but holds other files; choose another --out")
 
 
@@ -118,7 +122,7 @@ def partial_folder(out: Path, stage: Stage, *, cheap: Collection[str] = ()) -> P
             _make_and_claim(folder, out)
             replace_text(folder / MARKER, json.dumps({**key, COMMAND: command(), DIRECTORY: os.getcwd()}))
     except OSError as error:
-        raise InputError(f"{folder} cannot be written: {error.strerror}") from error
+        raise InputError(f"{out} cannot be written: {error.strerror}; choose another --out") from error
     return folder
 
 
@@ -126,6 +130,18 @@ def partial_of(out: Path) -> Path:
     """Return the folder in which this process makes `out`."""
     rank = process_rank()
     return out.absolute().parent / (f".{out.name}.partial-{rank}" if rank else f".{out.name}.partial")
+
+
+def given_name(path: Path) -> Path:
+    """Return the name by which a person knows a path: in the work of a run, the one that it will have."""
+    named = Path(*(match[1] if (match := WORK.fullmatch(part)) else part for part in path.parts))
+    return named.relative_to(Path.cwd()) if named != path and named.is_relative_to(Path.cwd()) else named
+
+
+def say_done(out: Path) -> None:
+    """Say that an earlier command has finished a run, and how to make it anew."""
+    made = time.strftime("%Y-%m-%d %H:%M", time.localtime((out / MANIFEST).stat().st_mtime))
+    say(f"already done: {out} (made {made}); to make it anew, choose another --out")
 
 
 def finish(
@@ -153,11 +169,10 @@ def finish(
     }
     for path in files:
         sync(path)
-    target = folder / MANIFEST
-    _replace(target, json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
+    _replace(folder / MANIFEST, json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
     _let_go(folder)
     if anew:
-        for path in (*files, target):
+        for path in (*files, folder / MANIFEST):
             os.replace(path, out / path.relative_to(folder))
         shutil.rmtree(folder)
         sync(out)
@@ -187,10 +202,6 @@ def _give_name(folder: Path, out: Path, manifest: Mapping[str, Any]) -> None:
     if out.exists():  # an empty folder that the user made
         out.rmdir()
     os.rename(folder, out)
-
-
-def _is_empty(path: Path) -> bool:
-    return path.is_dir() and not any(path.iterdir())
 
 
 def _was_finished(out: Path, stage: Stage) -> bool:
@@ -246,13 +257,12 @@ def replace_text(path: Path, text: str, *, mode: int = 0o666) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         _replace(path, text, mode)
     except OSError as error:
-        raise InputError(f"{path} cannot be written: {error.strerror}") from error
+        raise InputError(f"{given_name(path)} cannot be written: {error.strerror}") from error
 
 
 def folder_digest(folder: Path) -> str:
     """Return one digest for a model folder, of the output digests in its manifest if it has one, else of its files."""
-    manifest = read_manifest(folder)
-    facts = (manifest or {}).get("outputs")
+    facts = (read_manifest(folder) or {}).get("outputs")
     if facts is None:
         facts = {p.name: file_facts(p) for p in sorted(folder.iterdir()) if p.is_file()}
     return _digest(facts, 16)
@@ -284,14 +294,13 @@ def versions() -> dict[str, str]:
     """Return the versions of Python and of our main dependencies that are installed."""
     found = {"python": sys.version.split()[0]}
     for name in ("torch", "transformers", "trl", "onnx", "onnxruntime", "tokenizers", "numpy", "reasoning-gym"):
-        try:
+        with suppress(metadata.PackageNotFoundError):
             found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
     return found
 
 
-def _claim(folder: Path, out: Path) -> None:
+def _make_and_claim(folder: Path, out: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
     if folder in _claimed:
         return
     lock = FileLock(folder / LOCK, blocking=False)
@@ -308,20 +317,15 @@ def _let_go(folder: Path) -> None:
         _claimed.pop(folder).release(force=True)
 
 
-def _make_and_claim(folder: Path, out: Path) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    _claim(folder, out)
-
-
 def _read_marker(folder: Path) -> Any:
     """Read the key of the run that a partial folder is for; None if it names none that can be read."""
     try:
         found = read_json(folder / MARKER)
     except InputError:
         return None
-    return (
-        {name: found[name] for name in found if name not in (COMMAND, DIRECTORY)} if isinstance(found, dict) else found
-    )
+    if not isinstance(found, dict):
+        return found
+    return {name: found[name] for name in found if name not in (COMMAND, DIRECTORY)}
 
 
 def _set_aside(folder: Path, found: Any, key: Mapping[str, Any]) -> None:
@@ -362,10 +366,8 @@ def _digest(value: Any, digits: int = 8) -> str:
 
 def _clear(folder: Path) -> None:
     for path in folder.iterdir():
-        if path.is_dir():
-            shutil.rmtree(path)
-        elif path.name != LOCK:
-            path.unlink()
+        if path.name != LOCK:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def _difference(found: Any, key: Mapping[str, Any]) -> str | None:

@@ -110,11 +110,12 @@ def _examples(count: int) -> list[Any]:
 def _our_trainer(variant: StudentVariant, student: Path, examples: Sequence[Any], folder: Path) -> Any:
     from transformers import AutoTokenizer
 
+    from distill.pipeline import demo
     from distill.training.student import load_student
-    from distill.training.train import StudentTrainer, demo, tokenize, trainer_arguments
+    from distill.training.train import StudentTrainer, tokenize, trainer_arguments
     from toolkit.formats.chat_format import TURN_END, ChatFormat
 
-    config = replace(demo(), batch_examples=variant.batch_examples, log_every=1)
+    config = replace(demo().train, batch_examples=variant.batch_examples, log_every=1)
     chat_format = ChatFormat.from_folder(folder)
     model = load_student(student, chat_format.encode(TURN_END)[0])
     model.set_attn_implementation(variant.attention)

@@ -15,6 +15,7 @@ from typing import Generic, TypeVar
 
 import numpy as np
 
+from distill.collecting.asking import AS_IT_IS, Asking
 from distill.store.shard_index import Hashes
 from toolkit.errors import InputError
 from toolkit.formats.chat_format import Completion
@@ -78,6 +79,10 @@ class Job:
     first failure ends the job, and a trace of another job is an error."""
     retry_failed: bool = False
     """Whether requests with a recorded failure are sent again."""
+    asking: Asking = AS_IT_IS
+    """How the questions are put."""
+    limit: int | None = None
+    """The most requests of a shared job that get an outcome, those that had one before included; None: all."""
     before: Path | None = None
     """Traces of this very job that an earlier version kept in the run folder."""
 
@@ -87,18 +92,20 @@ class Plan(Generic[P]):
 
     def __init__(self, prompt_of: Callable[[list[Message]], P], job: Job, teacher: str) -> None:
         """`teacher`: name@digest. A request's hash covers the digest but not the name: the same model may move."""
-        self._prompt_of: Callable[[list[Message]], P] = prompt_of
+        self._prompt_of: Callable[[Problem], P] = lambda problem: prompt_of(job.asking.messages(problem))
         self._seed, self._samples = job.sampling.seed, job.samples
         distinct = {problem.id: problem for problem in job.problems}
         self._problems = job.problems if len(distinct) == len(job.problems) else list(distinct.values())
-        settings = json.dumps(asdict(job.sampling) | {"teacher": teacher.rpartition("@")[2]}, sort_keys=True)
+        settings = json.dumps(
+            asdict(job.sampling) | job.asking.given() | {"teacher": teacher.rpartition("@")[2]}, sort_keys=True
+        )
         begun = hashlib.sha256(f"{settings}\n".encode())
         self.hashes: Hashes = np.empty(len(self), dtype=np.uint64)
         """Of all requests, in their order; `distill.store.shard_index.hash_of` says how."""
         self.longest = (0, "")
         """The length of the longest prompt, and its problem."""
         for number, problem in enumerate(self._problems):
-            prompt = prompt_of(problem.messages)
+            prompt = self._prompt_of(problem)
             if len(prompt) > self.longest[0]:
                 self.longest = len(prompt), problem.id
             asked = begun.copy()
@@ -122,7 +129,7 @@ class Plan(Generic[P]):
         return Request(
             problem_id=problem.id,
             sample=sample,
-            prompt=self._prompt_of(problem.messages),
+            prompt=self._prompt_of(problem),
             seed=row_seed(self._seed, problem.id, sample),
             hash=self.hash(position),
         )

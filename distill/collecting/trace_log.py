@@ -30,6 +30,7 @@ from distill.store.sharded_store import TraceStore
 from toolkit.errors import InputError
 from toolkit.progress import Progress
 from toolkit.records import AppendLog, Trace, read_jsonl, read_records
+from toolkit.runs import given_name
 from toolkit.terminal import say
 
 WAIT_S = 0.25
@@ -38,6 +39,10 @@ WAIT_S = 0.25
 
 class TraceLog(Protocol):
     """Takes the outcome of each request; for one thread."""
+
+    @property
+    def left(self) -> int:
+        """How many requests have no outcome yet, those that are in flight included."""
 
     def answered(self, trace: Trace, logprobs: Sequence[TokenLogprobs] | None = None) -> None:
         """Keep a trace, with the log-probabilities of its tokens if the teacher gave them."""
@@ -62,6 +67,9 @@ class OwnFile(Generic[P]):
             """By position in the plan."""
             self.missing = [position for position in range(len(plan)) if position not in self.traces]
             done = len(plan) - len(self.missing)
+            if done and self.missing:
+                held = f"{done} of {len(plan)}"
+                say(f"{job.label}: resuming {given_name(job.path.parent)}, which holds {held} answers")
             self._progress = stack.enter_context(Progress(job.label, len(plan), done=done))
             self._open = stack.pop_all()
 
@@ -70,6 +78,10 @@ class OwnFile(Generic[P]):
 
     def __exit__(self, *error: object) -> None:
         self._open.close()
+
+    @property
+    def left(self) -> int:
+        return len(self._plan) - len(self.traces)
 
     def answered(self, trace: Trace, logprobs: Sequence[TokenLogprobs] | None = None) -> None:
         self._file.append(trace)
@@ -118,10 +130,14 @@ class Collected(Generic[P]):
                 known = failed >= 0
                 self._failed_before = dict(zip(unanswered[known].tolist(), places[known].tolist(), strict=True))
             missing = np.flatnonzero(~held)[~self._settled(unanswered)]
+            failed_before, settled = len(unanswered) - len(missing), len(plan) - len(missing)
+            if job.limit is not None:
+                missing = missing[: max(0, job.limit - settled)]
             self._missing, self._wanted = missing, plan.hashes[missing]
             self._claims: Claims = self._writer.claims(self._wanted, self._unsettled)
-            self._say_what_is_missing(int(held.sum()), len(unanswered) - len(missing))
-            self._progress = stack.enter_context(Progress(job.label, len(plan), done=len(plan) - len(missing)))
+            self._say_what_is_missing(int(held.sum()), failed_before)
+            total = settled + len(missing)
+            self._progress = stack.enter_context(Progress(job.label, total, done=settled))
             self._open = stack.pop_all()
 
     def __enter__(self) -> Self:
@@ -148,6 +164,10 @@ class Collected(Generic[P]):
                 return
             if self._claims.left and first is None:
                 self._wait()
+
+    @property
+    def left(self) -> int:
+        return self._progress.left
 
     def answered(self, trace: Trace, logprobs: Sequence[TokenLogprobs] | None = None) -> None:
         self._settle(self._writer.append(trace, logprobs))

@@ -1,34 +1,55 @@
-"""A model behind an OpenAI-compatible server.
+"""A model behind an OpenAI-compatible server, or behind several that serve the same one.
 
-If a server sends thoughts as untagged content, a thought cut by the limit cannot be told from an answer that was cut;
-neither counts as whole.
+The first server gives the teacher its name and digest, so the traces that it gave before are found again when others
+join it. If a server sends thoughts as untagged content, a thought cut by the limit cannot be told from an answer that
+was cut; neither counts as whole.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Self
 
 from distill.collecting.job import Job, Plan
+from distill.collecting.trace_log import TraceLog
 from distill.collecting.traces import collect
-from distill.endpoints.chat_requests import ChatRequests
-from distill.endpoints.server_fields import ServerFields
-from toolkit.errors import InputError
+from distill.endpoints.answers import Patience
+from distill.endpoints.budget import UNLIMITED, Budget, SpendingLimits
+from distill.endpoints.chat_requests import ChatRequest, ChatRequests
+from distill.endpoints.servers.server import Server, ServerSettings
+from distill.endpoints.servers.server_fields import ServerFields
+from distill.store.sharded_store import HeldTraces, TraceStore
+from toolkit.errors import Unreachable
 from toolkit.generation.endpoint import ask_listing, locate
 from toolkit.records import Problem, Trace
+from toolkit.terminal import say
+
+
+@dataclass(kw_only=True)
+class _Outcome:
+    """What asking the servers has shown so far."""
+
+    stopped_by: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Endpoint:
-    """One model of one server."""
+    """One model of one server, or of several."""
 
     url: str
     model: str
+    """Those of the first server."""
     weight_bytes: int = 0
     """The weights are on the server."""
+    servers: tuple[ServerSettings, ...] = ()
+    """All servers with what the user says of them; none: the first, with the defaults."""
+    limits: SpendingLimits = UNLIMITED
+    patience: Patience | None = None
+    """None: the defaults, with the environment's silence."""
+    _outcome: _Outcome = field(default_factory=_Outcome, compare=False)
 
     @property
     def name(self) -> str:
@@ -40,14 +61,23 @@ class Endpoint:
         return hashlib.sha256(self.name.encode()).hexdigest()[:16]
 
     @cached_property
-    def fields(self) -> ServerFields:
-        """The request fields that the server accepts, as far as it has shown."""
-        return ServerFields(self.url)
+    def fields(self) -> dict[str, ServerFields]:
+        """The request fields that each server accepts, as far as it has shown."""
+        return {settings.name: ServerFields(settings.url) for settings in self.all_servers}
+
+    @cached_property
+    def all_servers(self) -> tuple[ServerSettings, ...]:
+        return self.servers or (ServerSettings(url=self.url, model=self.model),)
 
     @property
     def left_out(self) -> list[str]:
-        """The requested fields that the server has refused."""
-        return self.fields.left_out
+        """The requested fields that a server has refused."""
+        return sorted({name for fields in self.fields.values() for name in fields.left_out})
+
+    @property
+    def stopped_by(self) -> str:
+        """The limit that ended the last job before all was asked; empty if none did."""
+        return self._outcome.stopped_by
 
     def __enter__(self) -> Self:
         return self
@@ -56,31 +86,52 @@ class Endpoint:
         pass
 
     def load(self) -> None:
-        """Check that the server answers; raises `Unreachable` if it does not."""
-        ask_listing(self.url)
+        """Check that a server answers; raises `Unreachable` if none does."""
+        self._reachable()
 
     def answer(self, job: Job) -> Sequence[Trace]:
-        """Ask the server for the traces that the job's file does not hold yet, and return all traces in order.
+        """Ask the servers for the traces that the job's file does not hold yet, and return all traces in order.
 
-        The server is contacted only if a trace is missing. Raises `InputError` if the server is unreachable, refuses a
-        request, or answers with anything but a chat completion; in a shared job, only if the failure is not a single
+        They are contacted only if a trace is missing. Raises `InputError` if no server is reachable, or if one refuses
+        a request or answers with anything but a chat completion; in a shared job, only if the failure is not a single
         request's own.
         """
-        sampling = job.sampling
-        for name, value, default in (
-            ("top_k", sampling.top_k, 0),
-            ("min_p", sampling.min_p, 0.0),
-            ("repetition_penalty", sampling.repetition_penalty, 1.0),
-        ):
-            if value != default:
-                raise InputError(f"{name} ({value}) must be {default} for {self.url}: endpoints do not support {name}")
 
-        teacher = f"{self.name}@{self.digest}"
-        requests = ChatRequests(url=self.url, model=self.model, teacher=teacher, fields=self.fields, job=job)
-        return collect(Plan(list, job, teacher), requests.ask, job)
+        plan = Plan(list, job, f"{self.name}@{self.digest}")
+        budget = Budget(self.limits, self.all_servers)
+        if budget.is_limited and job.shared:
+            budget.count(HeldTraces(TraceStore(job.path), plan.hashes))
+        servers: list[Server] = []
+
+        def ask(requests: Iterator[ChatRequest], log: TraceLog) -> None:
+            servers[:] = servers or [
+                Server(settings=one, fields=self.fields[one.name], most=min(one.most, job.batch_size))
+                for one in (self._reachable() if job.shared else self.all_servers)
+            ]
+            patience = self.patience or Patience()
+            ChatRequests(servers, job, digest=self.digest, budget=budget, patience=patience).ask(requests, log)
+
+        traces = collect(plan, ask, job)
+        self._outcome.stopped_by = budget.stopped_by
+        return traces
 
     def tokens_per_s(self, problems: Sequence[Problem]) -> None:
         """Return None: a server's speed, its queue and the network's belong in no ledger of this machine."""
+
+    def _reachable(self) -> list[ServerSettings]:
+        """Return the servers that answer, and report the others; raises `Unreachable` if none does."""
+        found, missing = [], []
+        for settings in self.all_servers:
+            try:
+                ask_listing(settings.url, settings.key)
+                found.append(settings)
+            except Unreachable as error:
+                missing.append(error)
+        if not found:
+            raise missing[0]
+        for trouble in missing:
+            say(f"{trouble}; the other servers answer without it")
+        return found
 
 
 def connect(argument: str) -> Endpoint:

@@ -30,7 +30,7 @@ from toolkit.figures.intervals import mean_interval
 from toolkit.figures.ledger import PROBLEMS, TRACES, VERDICTS, Evaluation, Score, correct_shares, read_evaluation
 from toolkit.generation.generate import Decoder, Sampling
 from toolkit.records import Problem, write_records
-from toolkit.runs import Stage, finish, is_complete, partial_folder
+from toolkit.runs import Stage, finish, is_complete, partial_folder, say_done
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +70,7 @@ def evaluate(
     """
     stage = stage_of(problems, config, model=respondent.digest)
     if is_complete(out, stage):
+        say_done(out)
         return read_evaluation(out)
     check_gradable(problems)
     with respondent:

@@ -86,7 +86,8 @@ def parse_json(text: str, where: str) -> Any:
         json.dumps(value, ensure_ascii=False).encode()
     except UnicodeEncodeError as error:
         raise InputError(
-            f"{where} holds half of a surrogate pair ({error.object[error.start]!a}), which is no character"
+            f"{where} holds half of a surrogate pair ({error.object[error.start]!a}), which is no character; correct "
+            "that text"
         ) from error
     return value
 
@@ -135,7 +136,7 @@ def _unpacked(file: BinaryIO, path: Path) -> Iterator[bytes]:
 
 
 def _decoded(line: bytes, path: Path, number: int) -> str:
-    known = "" if kind_of(path) == path.suffix.lower() else f"; known kinds of files are {', '.join(SUFFIXES)}"
+    known = _known_kinds(path)
     if number == 1 and (kind := next((kind for kind, begins in _NO_TEXTS.items() if line.startswith(begins)), None)):
         raise InputError(f"{path} is {kind}, not UTF-8 text; save it as UTF-8{known}")
     try:
@@ -145,6 +146,14 @@ def _decoded(line: bytes, path: Path, number: int) -> str:
             f"{path} line {number} is not UTF-8 at its byte {error.start + 1} (0x{line[error.start]:02x}); save the "
             f"file as UTF-8{known}"
         ) from error
+
+
+def _known_kinds(path: Path) -> str:
+    """Return the end of an error that may come from reading a file of an unknown kind as JSON lines; else nothing."""
+    suffix = Path(path.stem).suffix if path.suffix.lower() == ".gz" else path.suffix
+    return (
+        "" if suffix.lower() in SUFFIXES else f"; known kinds of files are {', '.join(SUFFIXES)}; any other is .jsonl"
+    )
 
 
 def _until_text(lines: Iterator[str]) -> Iterator[str]:
@@ -158,7 +167,12 @@ def _until_text(lines: Iterator[str]) -> Iterator[str]:
 def _json_lines(path: Path, lines: Iterable[str]) -> Iterator[FileRow]:
     for number, line in enumerate(lines, start=1):
         if line.strip():
-            yield _object_row(parse_json(line, f"{path} line {number}"), f"{path} line {number}")
+            where = f"{path} line {number}"
+            try:
+                row = _object_row(parse_json(line, where), where)
+            except InputError as error:
+                raise InputError(f"{error}{_known_kinds(path)}") from error
+            yield row
 
 
 def _object_row(value: Any, where: str) -> FileRow:
@@ -228,15 +242,18 @@ def _table_rows(path: Path, kind: str) -> Iterator[FileRow]:
             yield FileRow(where=where, values=_cells(names, cells, where))
     except csv.Error as error:
         raise InputError(
-            f"{path} line {max(number, 1)} is not a valid row of a {kind[1:].upper()} file: {error}"
+            f"{path} line {max(number, 1)} is not a valid row of a {kind[1:].upper()} file: {error}; close each quoted "
+            "cell, and write a quote within it twice"
         ) from error
 
 
 def _cells(names: list[str], cells: list[str], where: str) -> dict[str, Any]:
     """Return the cells by column; `history`, `metadata`, `choices` and the like may hold a JSON list or object."""
-    values: dict[str, Any] = {name: cell for name, cell in zip(names, cells, strict=True) if cell not in NO_VALUES}
+    values: dict[str, Any] = {
+        name: None if cell in NO_VALUES else cell for name, cell in zip(names, cells, strict=True)
+    }
     for name in ("history", "metadata", "choices", "options", "messages", "conversations"):
-        if name in values and values[name].lstrip()[:1] in ("[", "{"):
+        if (values.get(name) or "").lstrip()[:1] in ("[", "{"):
             values[name] = parse_json(values[name], f"{where}: its {name!r}")
     return values
 
@@ -264,4 +281,6 @@ def _parquet_rows(path: Path) -> Iterator[FileRow]:
                     yield FileRow(where=f"{path} row {number}", values=values)
     except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
         what = str(error).split("\n")[0]
-        raise InputError(f"{path} is not a complete parquet file; row {number} is its last: {what}") from error
+        raise InputError(
+            f"{path} is not a complete parquet file; row {number} is its last: {what}; get it again"
+        ) from error

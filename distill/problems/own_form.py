@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from datetime import date
 from decimal import Decimal
 from difflib import get_close_matches
+from types import MappingProxyType
 from typing import Any, Literal
 
 from distill.problems.conversations import from_messages, last_answer
@@ -23,6 +24,8 @@ from distill.verification.code.unit_tests import TESTS, check_tests
 from toolkit.errors import InputError
 from toolkit.records import Problem, Split
 
+ABSENT = object()
+"""The value of a column that a row does not have."""
 OWN_COLUMNS = ("id", "question", "answer", "family", "history", "metadata", "split")
 
 
@@ -40,8 +43,17 @@ class ReadingOptions:
 def named_columns(values: Mapping[str, Any], reading: ReadingOptions, where: str) -> dict[str, Any]:
     """Bring a row whose columns the user named into our own form. A column may hold a text or a conversation."""
     own = {key: values[key] for key in OWN_COLUMNS if key in values}
-    question = _column(values, reading.question_field or "question", where, "--question-field")
-    answer = _column(values, reading.answer_field or "answer", where, "--answer-field")
+    names = {
+        "--question-field": reading.question_field or "question",
+        "--answer-field": reading.answer_field or "answer",
+    }
+    found = {option: _column(values, name) for option, name in names.items()}
+    if missing := [option for option, value in found.items() if value is ABSENT]:
+        near = [nearest[0] for option in missing if (nearest := get_close_matches(names[option], list(values), n=1))]
+        lacks = " and ".join(f"no column {names[option]!r}" for option in missing)
+        hint = f"; did you mean {' and '.join(map(repr, near))}?" if near else ""
+        raise InputError(f"{' and '.join(missing)}: {where} has {lacks}; it has {', '.join(values)}{hint}")
+    question, answer = found.values()
     if isinstance(question, list):
         own |= from_messages([*question, {"role": "assistant", "content": "?"}])
     else:
@@ -51,27 +63,29 @@ def named_columns(values: Mapping[str, Any], reading: ReadingOptions, where: str
     return own
 
 
-def _column(values: Mapping[str, Any], name: str, where: str, option: str) -> Any:
+def _column(values: Mapping[str, Any], name: str) -> Any:
+    """Return a column's value; `ABSENT` if there is no such column."""
     value: Any = values
     if name in values:
         return values[name]
     for part in name.split("."):
         if not isinstance(value, dict) or part not in value:
-            nearest = get_close_matches(name, list(values), n=1)
-            hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
-            raise InputError(f"{option}: {where} has no column {name!r}; it has {', '.join(values)}{hint}")
+            return ABSENT
         value = value[part]
     return value
 
 
-def problem_of(own: Mapping[str, Any], part_split: Split | None, where: str) -> Problem:
-    """Make a problem of a row in our own form; raises `InputError` naming the row and the wrong field."""
-    texts = {}
-    for key in ("question", "answer"):
-        text = _text_of(own.get(key), of_question=key == "question")
-        if text is None or not text.strip():
-            raise InputError(f"{where} is not a problem: its {key!r} ({own.get(key)!r:.200}) must be a non-empty text")
-        texts[key] = text
+def problem_of(
+    own: Mapping[str, Any], part_split: Split | None, where: str, names: Mapping[str, str] = MappingProxyType({})
+) -> Problem:
+    """Make a problem of a row in our own form; raises `InputError` naming the row and the wrong field.
+
+    `names`: the columns of its question and answer, where they have other names.
+    """
+    texts = {key: _text_of(own.get(key), of_question=key == "question") or "" for key in ("question", "answer")}
+    faults = [_fault(key, own, names.get(key, key)) for key, text in texts.items() if not text.strip()]
+    if faults:
+        raise InputError(f"{where} is not a problem: {' and '.join(faults)}; each needs a question and an answer")
     family = "user" if own.get("family") in (None, "") else own["family"]
     if not isinstance(family, str):
         raise InputError(f"{where} is not a problem: its 'family' ({family!r:.200}) must be a text")
@@ -84,6 +98,16 @@ def problem_of(own: Mapping[str, Any], part_split: Split | None, where: str) -> 
         return Problem.create(**texts, family=family, metadata=metadata, history=history, split=split)
     except InputError as error:
         raise InputError(f"{where} is not a problem: its {error}") from error
+
+
+def _fault(key: str, own: Mapping[str, Any], column: str) -> str:
+    """Say what is wrong with a row's question or answer, which is read from this column."""
+    if key not in own:
+        return f"it has no {key!r}"
+    value = own[key]
+    if value is None or (isinstance(value, str) and not value.strip()):
+        return f"its {column!r} is empty"
+    return f"its {column!r} ({value!r:.200}) must be a non-empty text"
 
 
 def _text_of(value: Any, *, of_question: bool) -> str | None:

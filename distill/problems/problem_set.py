@@ -56,7 +56,7 @@ def read_problems(place: Path, reading: ReadingOptions | None = None) -> list[Pr
     for line in lines:
         say(f"problems: {line}")
     if not merged.problems:
-        raise InputError(f"{place} holds no problem{_reasons(seen, merged)}")
+        raise InputError(f"{place} holds no problem{_reasons(seen, merged)}; each needs a question and an answer")
     return merged.problems
 
 
@@ -78,11 +78,12 @@ def _splits_of(parts: Sequence[FilePart], place: Path) -> tuple[dict[str, Split]
 
 
 def _found(part: FilePart, split: Split | None, reading: ReadingOptions, seen: _RowCounts) -> Iterator[ProblemRow]:
+    names = {"question": reading.question_field or "question", "answer": reading.answer_field or "answer"}
     for row in part.rows:
         seen.rows += 1
         try:
             form, used, own = _own_values(row, reading)
-            problem = problem_of(own, split, row.where)
+            problem = problem_of(own, split, row.where, names)
         except LeftOut as reason:
             seen.left_out[str(reason)] += 1
             continue
@@ -112,7 +113,8 @@ def _own_values(row: FileRow, reading: ReadingOptions) -> tuple[str, tuple[str, 
         _refuse_misspelt(row)
         columns = {column.lower() for column in row.values}
         if {"question", "answer"} <= columns or (columns & {"question", "answer"} and columns <= {*OWN_COLUMNS}):
-            return "question and answer", OWN_COLUMNS, plain  # the check of the fields names the missing one
+            every = {column.lower(): value for column, value in row.values.items()}
+            return "question and answer", OWN_COLUMNS, every  # the check of the fields names what is missing or empty
         raise InputError(
             f"{row.where} has no known form: its columns with a value are {', '.join(values)}; known forms are "
             f"{', '.join(dict.fromkeys(form.name for form in FORMS))}; name the columns with --question-field and "
@@ -127,13 +129,18 @@ def _own_values(row: FileRow, reading: ReadingOptions) -> tuple[str, tuple[str, 
 
 def _refuse_misspelt(row: FileRow) -> None:
     given = {column.lower() for column, value in row.values.items() if value is not None}
+    meant = {}
     for column in row.values:
         nearest = get_close_matches(column, ("question", "answer"), n=1)
         if nearest and column.lower() not in OWN_COLUMNS and nearest[0] not in given:
-            raise InputError(
-                f"{row.where} is not a problem: it has {column!r} but no {nearest[0]!r}; rename the column, or name it "
-                f"with --{nearest[0]}-field"
-            )
+            meant[nearest[0]] = column
+    if meant:
+        raise InputError(
+            f"{row.where} is not a problem: it has "
+            + ", and ".join(f"{column!r} but no {name!r}" for name, column in meant.items())
+            + "; rename the columns, or name them with "
+            + " and ".join(f"--{name}-field" for name in meant)
+        )
 
 
 def _summary(place: Path, seen: _RowCounts, merged: MergedProblems) -> str:

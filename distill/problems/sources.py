@@ -54,8 +54,11 @@ def check_place(place: Path) -> None:
 def check_traces(traces: Path, problems: Path | None) -> None:
     """Raise `InputError` if there is no file of traces, or no file of the problems that they answer."""
     if not traces.is_file():
-        kind = "is a folder; name a file in it" if traces.is_dir() else "does not exist"
+        there = "is no regular file; copy it into one" if traces.exists() else "does not exist"
+        kind = "is a folder; name a file in it" if traces.is_dir() else there
         raise InputError(f"--traces needs a file of traces; {traces} {kind}")
+    if not traces.stat().st_size:
+        raise InputError(f"{traces} is empty; give the traces.jsonl of a run of toolkit traces or toolkit distill")
     if problems is None and not traces.with_name(PROBLEMS).is_file():
         raise InputError(f"{traces} has no {PROBLEMS} beside it; name its problems with --problems")
 
@@ -73,7 +76,8 @@ def _folder_parts(folder: Path) -> tuple[list[FilePart], list[str]]:
     files = [path for path in every if _holds_rows(path)]
     if not files:
         raise InputError(
-            f"{folder} holds neither data files ({', '.join(SUFFIXES)}) nor a data set that `save_to_disk` wrote"
+            f"{folder} holds neither data files ({', '.join(SUFFIXES)}) nor a data set that `save_to_disk` wrote; name "
+            "a folder that does, or a file"
         )
     found: list[FilePart] = []
     said = []
@@ -114,7 +118,9 @@ def _from_disk(folder: Path) -> Dataset | DatasetDict:
     try:
         return load_from_disk(str(folder))
     except Exception as error:  # pyarrow, json and datasets each raise their own
-        raise InputError(f"{folder} is not a data set that `save_to_disk` wrote: {_line(error)}") from error
+        raise InputError(
+            f"{folder} is not a data set that `save_to_disk` wrote: {_line(error)}; save it again"
+        ) from error
 
 
 def _from_hub(name: str, config: str | None) -> Dataset | DatasetDict:
@@ -155,5 +161,7 @@ def _rows(dataset: Any, where: str) -> Iterator[FileRow]:
         try:
             values = dict(dataset[number])
         except Exception as error:  # a damaged file, or a picture whose decoder is not installed
-            raise InputError(f"{where} row {number + 1} cannot be read: {_line(error)}") from error
+            raise InputError(
+                f"{where} row {number + 1} cannot be read: {_line(error)}; get the data again, or leave that row out"
+            ) from error
         yield FileRow(where=f"{where} row {number + 1}", values=values)

@@ -132,7 +132,9 @@ class ClassifierJudge:
         try:
             tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         except Exception as error:  # JSON and the tokenizers library each raise their own
-            raise InputError(f"{folder} has no tokenizer that transformers can load: {error}") from error
+            raise InputError(
+                f"{folder} has no tokenizer that transformers can load: {error}; name another model"
+            ) from error
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         model.config.pad_token_id = tokenizer.pad_token_id
         return cls(
@@ -270,7 +272,7 @@ def _config(folder: Path) -> Any:
     try:
         return AutoConfig.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError) as error:
-        raise InputError(f"{folder} has no readable config.json of a model: {error}") from error
+        raise InputError(f"{folder} has no readable config.json of a model: {error}; name another model") from error
 
 
 def _digest(text: str) -> str:

@@ -57,7 +57,8 @@ from toolkit.model.balance import ExpertBalance
 from toolkit.model.decoder import load_model
 from toolkit.model.experts import compute_experts
 from toolkit.records import Problem
-from toolkit.runs import Stage, finish, folder_digest, is_complete, partial_folder
+from toolkit.runs import Stage, finish, folder_digest, is_complete, partial_folder, say_done
+from toolkit.terminal import say
 
 MIDTRAINING_SEED, COLD_START_SEED, REINFORCED_SEED, REJECTION_SEED, ALIGNED_SEED = 6, 2, 3, 4, 5
 """The seeds of the stages' problems, so that no stage reuses those of the one before."""
@@ -149,7 +150,7 @@ def pretrain(config: TeachConfig, out: Path) -> Path:
     facts |= {"shape": asdict(config.shape), "per_family": config.pretrain_per_family}
     facts |= {"request_repeats": config.request_repeats}
     stage = Stage(name="teach.pretrain", config=facts, inputs={})
-    if is_complete(out, stage):
+    if _is_done(out, stage):
         return out
     folder = partial_folder(out, stage)
     problems = make_problems("train", config.pretrain_per_family, config.seed, config.families)
@@ -166,7 +167,7 @@ def midtrain(config: TeachConfig, base: Path, out: Path) -> Path:
     facts |= {"per_family": config.midtrain_per_family, "questions": "read"}
     facts |= {"request_repeats": config.request_repeats}
     stage = Stage(name="teach.midtrain", config=facts, inputs={"base": folder_digest(base)})
-    if is_complete(out, stage):
+    if _is_done(out, stage):
         return out
     folder = partial_folder(out, stage)
     _copy_chat_files(base, folder)
@@ -182,7 +183,7 @@ def cold_start(config: TeachConfig, base: Path, out: Path) -> Path:
         config=_supervised_facts(config, config.cold_start) | {"per_family": config.cold_start_per_family},
         inputs={"base": folder_digest(base)},
     )
-    if is_complete(out, stage):
+    if _is_done(out, stage):
         return out
     problems = make_problems("train", config.cold_start_per_family, COLD_START_SEED, config.families)
     return _converse(list(careful_texts(problems)), config, config.cold_start, base, out, stage, {})
@@ -196,7 +197,7 @@ def rejection_sft(config: TeachConfig, base: Path, writer: Path, out: Path) -> P
         config=_supervised_facts(config, recipe.training) | {"rejection": asdict(recipe)},
         inputs={"base": folder_digest(base), "writer": folder_digest(writer)},
     )
-    if is_complete(out, stage):
+    if _is_done(out, stage):
         return out
     problems = make_problems("train", recipe.problems_per_family, REJECTION_SEED, config.families)
     texts, counts = write_training_set(writer, problems, recipe, config.seed, partial_folder(out, stage))
@@ -257,7 +258,7 @@ def _reinforce(
         inputs["judge"] = judge_digest(judge)
     facts = {**asdict(recipe), "families": config.families, **facts}
     stage = Stage(name=f"teach.{name}", config=facts, inputs=inputs)
-    if is_complete(out, stage):
+    if _is_done(out, stage):
         return out
     keep_freed_memory()
     folder = partial_folder(out, stage)
@@ -322,6 +323,15 @@ def _converse(
     model = load_model(base, torch.float32)
     measured |= {"examples": len(examples)} | supervise(model, examples, config, recipe, folder)
     return _save(model, folder, out, stage, measured)
+
+
+def _is_done(out: Path, stage: Stage) -> bool:
+    """Return whether a stage is complete, and say so, or that it is prepared now."""
+    if is_complete(out, stage):
+        say_done(out)
+        return True
+    say(f"teach: preparing {stage.name.removeprefix('teach.')}")
+    return False
 
 
 def _save(model: Any, folder: Path, out: Path, stage: Stage, measured: dict[str, Any]) -> Path:

@@ -47,6 +47,10 @@ class Respondent(Protocol):
     def left_out(self) -> list[str]:
         """Sampling fields that had no effect because the server refuses them."""
 
+    @property
+    def stopped_by(self) -> str:
+        """The limit that ended the last job before all was asked; empty if none did."""
+
     def __enter__(self) -> Self: ...
 
     def __exit__(self, *error: object) -> None: ...
@@ -81,6 +85,7 @@ class ModelFolder:
         return weight_bytes(self.folder)
 
     left_out: ClassVar[list[str]] = []
+    stopped_by: ClassVar[str] = ""
 
     def __enter__(self) -> Self:
         self._chat_format = ChatFormat.from_folder(self.folder)

@@ -18,22 +18,25 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
+from distill.collecting.asking import AS_IT_IS, Asking
 from distill.collecting.job import Job
 from distill.collecting.outcomes import FAILED, reasons
-from distill.endpoints.remote_teacher import Endpoint, connect
+from distill.endpoints.remote_teacher import Endpoint
+from distill.endpoints.server_list import AS_USUAL, Serving
+from distill.endpoints.servers.server import ServerSettings
 from distill.store.failure import Failure
 from distill.store.sharded_store import ASKED, LAYOUT, HeldTraces, TraceStore, has_traces
 from distill.teachers.respondent import Respondent, find_respondent
 from distill.verification.wholeness import incomplete, unfit
 from toolkit.errors import InputError, Unreachable
 from toolkit.figures.ledger import TRACES
-from toolkit.generation.endpoint import parse_address
+from toolkit.generation.endpoint import locate, parse_address
 from toolkit.generation.generate import Decoder, Sampling
 from toolkit.records import Problem, Trace, read_object, write_records
 from toolkit.runs import partial_of, read_manifest, replace_text
@@ -57,35 +60,54 @@ class CollectedTraces:
     """Traces with a whole thought and a whole answer; None if they are so many that counting them would take long."""
     left_out: list[str]
     """Sampling fields that the server refused."""
+    asked_now: int
+    """Traces that the teacher gave in this run."""
+    stopped_by: str
+    """The limit that ended the run before all was asked; empty if none did."""
 
     def counts(self) -> dict[str, Any]:
         whole = {} if self.whole is None else {"whole": self.whole}
         counts = {"traces": len(self.traces), **whole, "failed": len(self.failures)}
-        return counts | ({"left_out": self.left_out} if self.left_out else {})
+        said = {"left_out": self.left_out, "stopped_by": self.stopped_by}
+        return counts | {name: value for name, value in said.items() if value}
 
 
 def find_teacher(
-    argument: str, out: Path, open_decoder: Callable[[Path], Decoder], cache: str = "", *, answers: bool = True
+    argument: str,
+    out: Path,
+    open_decoder: Callable[[Path], Decoder],
+    cache: str = "",
+    *,
+    answers: bool = True,
+    serving: Serving = AS_USUAL,
 ) -> Respondent:
     """Return the respondent that a model argument names; an endpoint's model is the one that the run `out` recorded.
 
-    The server is not contacted if the argument or the run names the model, or if the teacher never `answers` in this
-    run. If the server is unreachable, the model that neighbouring runs recorded is used.
+    `serving`: what the user says of the endpoint's servers, of which `argument` is the first. The server is not
+    contacted if the argument or the run names the model, or if the teacher never `answers` in this run. If the server
+    is unreachable, the model that neighbouring runs recorded is used.
     """
     if not is_endpoint(argument) or cache:
         return find_respondent(argument, open_decoder, cache)
     address, named = parse_address(argument)
-    known = [named] if named else _models(address, [out, partial_of(out)])
+    first = serving.servers[0] if serving.servers else ServerSettings(url=address, model=named)
+    model = named or first.model or _model_of(address, out, first.key, answers=answers)
+    return serving.teacher(replace(first, model=model)) if answers else Endpoint(url=address, model=model)
+
+
+def _model_of(address: str, out: Path, key: str, *, answers: bool) -> str:
+    """Return the model of a server that the run recorded, the server names, or neighbouring runs recorded."""
+    known = _models(address, [out, partial_of(out)])
     if known or not answers:
-        return Endpoint(url=address, model=known[0] if known else "")
+        return known[0] if known else ""
     try:
-        return connect(argument)
+        return locate(address, key).model
     except Unreachable:
         known = _models(address, (store for place in _places(out) for store in _stores(place)))
         if len(set(known)) != 1:
             raise
         say(f"{address} does not answer; earlier traces here are by its model {known[0]!r}")
-        return Endpoint(url=address, model=known[0])
+        return known[0]
 
 
 def gather(
@@ -98,13 +120,16 @@ def gather(
     out: Path,
     folder: Path,
     retry_failed: bool = False,
+    asking: Asking = AS_IT_IS,
+    limit: int | None = None,
 ) -> CollectedTraces:
     """Collect the traces of the run `out`, from the store first, and copy them into `folder`, where it is being made.
 
-    Requests with a recorded failure are sent again only with `retry_failed`. Raises `InputError` as
-    `Respondent.answer` does.
+    Requests with a recorded failure are sent again only with `retry_failed`. `limit`: the most requests of the job to
+    have an outcome. Raises `InputError` as `Respondent.answer` does.
     """
-    asked = {"teacher": teacher.name, "digest": teacher.digest, "sampling": asdict(sampling)}
+    asked: dict[str, Any] = {"teacher": teacher.name, "digest": teacher.digest, "sampling": asdict(sampling)}
+    asked["sampling"] |= asking.given()
     kept = ("digest", "sampling")
     key = hashlib.sha256(json.dumps({name: asked[name] for name in kept}, sort_keys=True).encode()).hexdigest()[:12]
     place, *earlier = _places(out)
@@ -128,11 +153,17 @@ def gather(
         path=store,
         shared=True,
         retry_failed=retry_failed,
+        asking=asking,
+        limit=limit,
         before=finished if finished.exists() else before,
     )
+    held_before = len(TraceStore(store).traces.hashes())
     with teacher:
         traces = teacher.answer(job)
     assert isinstance(traces, HeldTraces)
+    asked_now = len(traces.store.traces.hashes()) - held_before
+    wanted = len(problems) * samples
+    stopped = teacher.stopped_by or (f"--limit {limit}" if limit is not None and limit < wanted else "")
     with before.open("wb") as file:
         file.writelines(traces.lines())
     whole = _count_whole(traces, problems) if len(traces) <= MOST_LOOKED_AT else None
@@ -140,7 +171,17 @@ def gather(
     write_records(folder / FAILED, failures)
     if failures:
         say(f"{failed_line(len(traces), failures)}; to ask those again, use --retry-failed")
-    return CollectedTraces(traces=traces, failures=failures, whole=whole, left_out=teacher.left_out)
+    if stopped:
+        done = len(traces) + len(failures)
+        say(f"traces: stopped by {stopped} after {done} of {counted(wanted, 'request')}; raise it to go on")
+    return CollectedTraces(
+        traces=traces,
+        failures=failures,
+        whole=whole,
+        left_out=teacher.left_out,
+        asked_now=asked_now,
+        stopped_by=stopped,
+    )
 
 
 def store_of(folder: Path, out: Path) -> Path:

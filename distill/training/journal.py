@@ -42,7 +42,8 @@ from toolkit.errors import InputError
 from toolkit.model.flops import peak_flops, training_flops
 from toolkit.model.loading import not_finite
 from toolkit.progress import Progress, duration
-from toolkit.runs import replace_text
+from toolkit.runs import given_name, replace_text
+from toolkit.terminal import say
 
 LOSS = "loss.jsonl"
 CHECKPOINTS, CHECKPOINTS_KEPT = "checkpoints", 1
@@ -116,6 +117,9 @@ class TrainingJournal(TrainerCallback):
             lines = self._path.read_text(encoding="utf-8").splitlines() if self._path.exists() else []
             kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= state.global_step]
             replace_text(self._path, "".join(line + "\n" for line in kept))
+            if state.global_step:
+                run = given_name(self._path.parent)
+                say(f"resuming {run} at update {state.global_step} of {state.max_steps}")
             self._progress = Progress("train", state.max_steps, done=state.global_step)
 
     def on_step_end(

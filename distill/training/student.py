@@ -58,7 +58,10 @@ def check_student(student: Path) -> StudentFacts:
     settings = read_object(student / "config.json")
     model_type = settings.get("model_type")
     if model_type not in STUDENT_TYPES:
-        raise InputError(f"the student's architecture ({model_type}) must be one of {', '.join(STUDENT_TYPES)}")
+        raise InputError(
+            f"the student's architecture ({model_type}) must be one of {', '.join(STUDENT_TYPES)}; choose another "
+            "student"
+        )
     if method := quantization(student):
         raise InputError(
             f"the student {student} is quantized by {method} and cannot be trained; choose the float model that it was "

@@ -18,7 +18,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -76,33 +76,6 @@ class TrainConfig:
     log_every: int
     checkpoint_every_s: float
     seed: int
-
-
-def demo(*, lora: bool = False, epochs: int = 1, seed: int = 0) -> TrainConfig:
-    """Return a recipe of some minutes on two cores: one pass, with a learning rate that suits a 135M student.
-
-    After 60 of the demo's 160 updates the loss was 0.257; with 1e-3 it was 0.337, and with 2e-4 at most 5 % higher.
-    """
-    return TrainConfig(
-        learning_rate=2e-3 if lora else 4e-4,  # LoRA: ten times that of full tuning (Schulman et al. 2025)
-        epochs=epochs,
-        batch_examples=16,
-        accumulation_steps=1,
-        warmup_share=0.05,
-        weight_decay=0.01,
-        beta1=0.9,
-        beta2=0.95,  # few updates: the second moment must forget the start of the run (usual for pretraining)
-        max_grad_norm=1.0,
-        lora_rank=32 if lora else 0,
-        log_every=5,
-        checkpoint_every_s=240.0,
-        seed=seed,
-    )
-
-
-def full(*, lora: bool = False, epochs: int = 2, seed: int = 0) -> TrainConfig:
-    """Return the demo's recipe for longer runs."""
-    return replace(demo(lora=lora, epochs=epochs, seed=seed), checkpoint_every_s=600.0)
 
 
 def tokenize(examples: Sequence[Example], chat_format: ChatFormat) -> Dataset:
@@ -308,12 +281,12 @@ def _choose_best(
 ) -> dict[str, Any]:
     """Restore the model with the lowest validation loss; return which update's it is, and why it was chosen."""
     if validation is None:
-        return {"chosen_by": "being the last: there is no trace of the validation split to compare by"}
+        return {"chosen_by": "the last, since there is no trace of the validation split to choose by"}
     if validation.loss is None:  # the last update was made before an interrupt
         validation.loss = validation.measure(model, device)
     best = validation.restore_best(model)
     if best is None:
-        few = f"being the last: {examples} validation traces are too few to compare by (fewer than {ENOUGH})"
+        few = f"the last, since a choice by the validation loss needs {ENOUGH} traces of that split, not {examples}"
         return {
             VALIDATION_LOSS: validation.loss,
             "chosen_by": "the lowest validation loss, which is the last" if examples >= ENOUGH else few,

@@ -19,13 +19,14 @@ from statistics import median
 from httpx2 import AsyncClient, Timeout
 
 from distill.collecting.job import Job, row_seed
-from distill.endpoints.chat_requests import MOST_IN_FLIGHT, SEED_BITS
 from distill.endpoints.remote_teacher import connect
+from distill.endpoints.request_body import SEED_BITS
 from toolkit.figures.tables import percent
 from toolkit.generation.generate import Sampling
 from toolkit.records import Problem
 
 ROUNDS = 9
+IN_FLIGHT = 8
 SAMPLING = Sampling(temperature=0.6, max_new_tokens=320)
 
 
@@ -51,7 +52,7 @@ def ask_bare(url: str, problems: Sequence[Problem]) -> None:
 
         with tempfile.TemporaryFile("w") as file:
             async with AsyncClient(base_url=url, timeout=Timeout(600)) as client, asyncio.TaskGroup() as group:
-                for _ in range(MOST_IN_FLIGHT):
+                for _ in range(IN_FLIGHT):
                     group.create_task(work(client))
 
     asyncio.run(ask())
@@ -64,7 +65,7 @@ def collect(url: str, problems: Sequence[Problem]) -> None:
             problems=problems,
             sampling=SAMPLING,
             samples=1,
-            batch_size=MOST_IN_FLIGHT,
+            batch_size=IN_FLIGHT,
             path=Path(folder),
             shared=True,
         )

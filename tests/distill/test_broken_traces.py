@@ -173,5 +173,7 @@ def test_what_was_cut_is_not_trained_on_from_a_file_of_traces_either(
     ]
 
     write_records(tmp_path / "traces.jsonl", given[:3])
-    with pytest.raises(InputError, match=r"\(2 cut by the limit, 1 held back .*\); raise --max-new-tokens"):
+    with pytest.raises(
+        InputError, match=r": 2 truncated \(cut by the limit\), 1 filtered \(.*\); raise --max-new-tokens"
+    ):
         distill(config, tmp_path / "other", no_decoder)

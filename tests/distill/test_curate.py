@@ -114,7 +114,9 @@ def test_an_example_of_exactly_the_longest_length_is_kept() -> None:
 
 def test_the_summary_names_only_what_was_dropped() -> None:
     made = [trace(PROBLEMS[0], i) for i in range(3)]
-    assert curated(made).summary() == "curation: 1 of 3 traces kept; dropped: 2 duplicate"
+    assert curated(made).summary() == (
+        "curation: 1 of 3 traces kept; dropped: 2 duplicate (with the same thought as another one)"
+    )
     assert curated(made[:1]).summary() == "curation: 1 of 1 trace kept; dropped: none"
 
 
@@ -122,28 +124,39 @@ def test_the_summary_says_what_helps_where_many_were_too_long() -> None:
     whole = [trace(problem, 0) for problem in PROBLEMS[:2]]
     cut = [replace(trace(PROBLEMS[2], 0), finish_reason="length")]
     assert curated([*whole, *cut]).summary() == (
-        "curation: 2 of 3 traces kept; dropped: 1 cut by the limit; if too many are cut by the limit, raise "
+        "curation: 2 of 3 traces kept; dropped: 1 truncated (cut by the limit); if too many are truncated, raise "
         "--max-new-tokens"
     )
     assert curated(whole, max_tokens=1).summary() == (
-        "curation: 0 of 2 traces kept; dropped: 2 too long; if too many are too long, raise --max-tokens, or let the "
-        "teacher think less"
+        "curation: 0 of 2 traces kept; dropped: 2 too_long (longer than --max-tokens); if too many are too_long, raise "
+        "--max-tokens, or let the teacher think less"
     )
+
+
+def test_one_word_names_a_reason_in_the_summary_and_in_the_list() -> None:
+    texts = {"a": "one", "b": "", "c": "two", "d": "three"}
+    made = [trace(PROBLEMS[0], sample, thought) for sample, thought in enumerate(texts.values())]
+    result = curated(made, per_problem=1)
+    assert {dropped.reason for dropped in result.dropped} == {"no_thought", "surplus"}
+    assert "1 no_thought (without a thought), 2 surplus (beyond --per-problem)" in result.summary()
 
 
 def test_the_remedy_is_that_of_the_most_frequent_reason() -> None:
     unthought = [trace(problem, 0, "") for problem in PROBLEMS[:3]]
     cut = [replace(trace(problem, 0), finish_reason="length") for problem in PROBLEMS[:3]]
     for traces, count, remedy in (
-        ([*unthought, cut[0]], "3 without a thought", "choose a teacher that thinks"),
-        ([*cut, unthought[0]], "3 cut by the limit", "raise --max-new-tokens"),
+        ([*unthought, cut[0]], "3 no_thought (without a thought)", "choose a teacher that thinks"),
+        ([*cut, unthought[0]], "3 truncated (cut by the limit)", "raise --max-new-tokens"),
     ):
         message = curated(traces).nothing_left()
         assert "none of the teacher's 4 traces is correct and fit to train on" in message
         assert count in message and remedy in message.rsplit("; ", 1)[1]
     long = [trace(problem, 0, "word after other word " * 3) for problem in PROBLEMS]
-    assert "(4 too long); raise --max-tokens" in curated(long, max_tokens=9).nothing_left()
-    assert "(4 wrong); choose an abler teacher" in curated(long, ["wrong"] * 4).nothing_left()
+    assert ": 4 too_long (longer than --max-tokens); raise --max-tokens" in curated(long, max_tokens=9).nothing_left()
+    assert (
+        ": 4 wrong (with another answer than the problem's); choose an abler teacher"
+        in curated(long, ["wrong"] * 4).nothing_left()
+    )
 
 
 def test_a_fault_that_makes_an_answer_wrong_is_named_in_its_place() -> None:

@@ -148,15 +148,21 @@ def test_the_batch_size_does_not_change_the_outcome(
     assert traces[0] == traces[1] == traces[2]
 
 
-def test_a_finished_evaluation_is_read_and_other_problems_are_refused(tiny_student: Path, tmp_path: Path) -> None:
+def test_a_finished_evaluation_is_read_and_other_problems_are_refused(
+    tiny_student: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     out = tmp_path / "out"
     first = evaluate_model(tiny_student, open_bigram, PROBLEMS, CONFIG, out)
+    assert "already done" not in capsys.readouterr().err
     assert evaluate_model(tiny_student, open_nothing, PROBLEMS, CONFIG, out) == first == read_evaluation(out)
+    assert f"already done: {out} (made 20" in capsys.readouterr().err
     with pytest.raises(FolderConflict, match=f"{problems_digest(PROBLEMS)}.*{problems_digest(PROBLEMS[1:])}"):
         evaluate_model(tiny_student, open_nothing, PROBLEMS[1:], CONFIG, out)
 
 
-def test_a_broken_evaluation_goes_on_and_finds_the_same(tiny_student: Path, tmp_path: Path) -> None:
+def test_a_broken_evaluation_goes_on_and_finds_the_same(
+    tiny_student: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     whole = evaluate_model(tiny_student, open_bigram, PROBLEMS, CONFIG, tmp_path / "whole")
 
     config = replace(CONFIG, batch_size=2)
@@ -167,6 +173,7 @@ def test_a_broken_evaluation_goes_on_and_finds_the_same(tiny_student: Path, tmp_
     assert len(read_records(tmp_path / ".broken.partial" / "traces.jsonl", Trace)) == 4
     resumed = evaluate_model(tiny_student, open_bigram, PROBLEMS, config, out)
     assert found(resumed) == found(whole)
+    assert f"resuming {out}, which holds 4 of {len(PROBLEMS)} answers" in capsys.readouterr().err
     assert resumed.batch_tokens_per_s is None
 
 

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import pytest
 
-from distill.endpoints.chat_requests import MOST_IN_FLIGHT
+from distill.endpoints.servers.server import CONCURRENCY
 from distill.store.failure import Failure
 from tests.distill.failing_server import LASTING, THOUGHT, FailingServer
 from tests.house.modules import ROOT
@@ -123,7 +123,7 @@ def test_every_answer_is_there_once_after_kills_and_failures_and_another_option_
     for trace in traces:
         assert (trace.reasoning, trace.answer) == (THOUGHT, server.said(questions[trace.problem_id]))
     bought = Counter(server.answered)
-    assert sum(bought.values()) - len(bought) <= MOST_IN_FLIGHT * kills
+    assert sum(bought.values()) - len(bought) <= CONCURRENCY * kills
     said = [line for line in running.output.read_text().splitlines() if "requests failed (" in line][-1]
     assert said.startswith(f"{len(failed)} of {len(asked)} requests failed (")
     assert all(f"{count} × {reason}" in said for reason, count in Counter(failed.values()).items())

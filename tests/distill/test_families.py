@@ -87,7 +87,9 @@ def test_users_jsonl_is_read_and_a_line_that_is_no_problem_is_named(tmp_path: Pa
     problems = read_problems(path)
     assert [(p.family, p.answer) for p in problems] == [("user", "Paris"), ("user", "4")]
     path.write_text(path.read_text() + '{"question": "Why?"}\n')
-    with pytest.raises(InputError, match=r"line 3 is not a problem: its 'answer' \(None\)"):
+    with pytest.raises(
+        InputError, match="line 3 is not a problem: it has no 'answer'; each needs a question and an answer"
+    ):
         read_problems(path)
     path.write_text("not json\n")
     with pytest.raises(InputError, match="line 1 must be JSON"):

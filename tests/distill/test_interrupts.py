@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -62,6 +63,7 @@ def test_an_interrupted_training_says_what_is_kept_and_the_same_command_goes_on_
         _, err = process.communicate()
     assert process.returncode == code, err
     heard, last = [line for line in err.splitlines() if line.startswith(("interrupted", "toolkit: "))]
+    assert err.index("train: preparing ") < err.index("train  0/"), "it is silent neither before nor at the beginning"
     assert heard.startswith("interrupted: training ends once update ") and "a second interrupt ends it at once" in heard
     assert last == "toolkit: interrupted; run the same command again to resume"
     (checkpoint,) = (partial / CHECKPOINTS).glob("checkpoint-*")
@@ -73,6 +75,12 @@ def test_an_interrupted_training_says_what_is_kept_and_the_same_command_goes_on_
     lines = (tmp_path / "student" / LOSS).read_text().splitlines()
     assert lines[: len(begun)] == begun, "it must go on, not begin again, which would measure another speed"
     assert [json.loads(line)["step"] for line in lines] == sorted({json.loads(line)["step"] for line in lines})
+    kept, updates = checkpoint.name.removeprefix("checkpoint-"), json.loads(lines[-1])["step"]
+    assert f"resuming {tmp_path / 'student'} at update {kept} of {updates}\n" in done.stderr
+
+    again = subprocess.run(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, check=True)
+    made = rf"already done: {tmp_path / 'student'} \(made 20\d\d-.*\); to make it anew, choose another --out"
+    assert re.fullmatch(made, again.stderr.splitlines()[-1])
 
 
 @pytest.fixture

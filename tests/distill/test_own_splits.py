@@ -39,6 +39,19 @@ def test_the_parts_that_a_data_set_holds_out_are_not_trained_on(tiny_student: Pa
     assert distill(recipe(tiny_student, tmp_path / "same.json"), out, no_decoder) == out
 
 
+def test_a_student_with_next_to_nothing_held_out_is_announced_before_the_teacher_is_asked(
+    tiny_student: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [{"question": f"{i}+{i}", "answer": str(2 * i), "split": "train"} for i in range(10, 22)]
+    for held_out in (2, 3):
+        marked = [row | ({"split": "test"} if i < held_out else {}) for i, row in enumerate(rows)]
+        (tmp_path / "mine.json").write_text(json.dumps(marked))
+        with pytest.raises(AssertionError):
+            distill(recipe(tiny_student, tmp_path / "mine.json"), tmp_path / "student", no_decoder)
+        few = "problems: only 2 of 12 in the test split, too few to measure the student by; to hold out more, give"
+        assert (few in capsys.readouterr().err) == (held_out == 2)
+
+
 def test_an_evaluation_asks_the_test_part_of_a_data_set_that_has_one(
     tiny_student: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -52,6 +65,9 @@ def test_an_evaluation_asks_the_test_part_of_a_data_set_that_has_one(
         with serve_bigram(tiny_student) as server:
             words = ["eval", server.url, "--max-new-tokens", "2", "--problems", str(tmp_path / "mine.json")]
             assert main([*words, "--out", str(tmp_path / name)]) == 0
-        assert ("asked: 2 of 2 problems of the test split" in capsys.readouterr().err) == (name == "split")
+        said = capsys.readouterr().err
+        assert ("asked: 2 of 2 problems of the test split" in said) == (name == "split")
+        few = "asked: so few problems measure next to nothing; to hold out more, give more problems, or write"
+        assert (few in said) == (name == "split")
         problems = read_records(tmp_path / name / "problems.jsonl", Problem)
         assert [problem.question for problem in problems] == asked

@@ -67,7 +67,9 @@ def no_decoder(folder: Path) -> Decoder:
     raise AssertionError("the teacher is not needed")
 
 
-def test_a_run_folder_holds_the_student_and_what_it_learned_from(tiny_student: Path, tmp_path: Path) -> None:
+def test_a_run_folder_holds_the_student_and_what_it_learned_from(
+    tiny_student: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     config = recipe(tiny_student, write_problems(tmp_path / "problems.jsonl"))
     out = tmp_path / "student"
     assert distill(config, out, lambda folder: Reciter(folder, PROBLEMS)) == out
@@ -75,6 +77,8 @@ def test_a_run_folder_holds_the_student_and_what_it_learned_from(tiny_student: P
     examples = read_records(out / "train.jsonl", Example)
     assert [example.problem_id for example in examples] == [problem.id for problem in TRAINED]
     held_out = read_records(out / "validation.jsonl", Example)
+    watching = f"curation: {len(TRAINED)} of those kept are trained on; {len(held_out)} of the validation split watch"
+    assert watching in capsys.readouterr().err
     assert {example.problem_id for example in held_out} == {p.id for p in TRAINABLE} - {p.id for p in TRAINED} != set()
     assert len(TRAINABLE) < len(PROBLEMS)
     counts = json.loads((out / "drops.json").read_text())
@@ -92,7 +96,7 @@ def test_a_run_folder_holds_the_student_and_what_it_learned_from(tiny_student: P
     assert measured["train_chosen_update"] == measured["train_updates"] == -(-len(TRAINED) // 8)
     assert (
         measured["train_chosen_by"]
-        == f"being the last: {len(held_out)} validation traces are too few to compare by (fewer than 16)"
+        == f"the last, since a choice by the validation loss needs 16 traces of that split, not {len(held_out)}"
     )
     assert measured["train_changed_tensors"] > 10
     assert trained_questions(out) == {question_digest(problem) for problem in (*TRAINED, *held_out)}
@@ -129,6 +133,9 @@ def test_traces_from_before_are_learned_from_without_the_teacher(tiny_student: P
     stranger = replace(second, problems=write_problems(tmp_path / "few.jsonl", TRAINABLE[:1]))
     with pytest.raises(InputError, match=rf"a trace of an unknown problem: {TRAINABLE[1].id}"):
         distill(stranger, tmp_path / "third", no_decoder)
+    (tmp_path / "traces.jsonl").write_text("")
+    with pytest.raises(InputError, match=r"traces\.jsonl is empty; give the traces\.jsonl of a run of toolkit traces"):
+        distill(replace(second, traces=tmp_path / "traces.jsonl"), tmp_path / "third", no_decoder)
 
 
 def test_a_teacher_that_is_never_right_is_an_error_and_leaves_no_student(tiny_student: Path, tmp_path: Path) -> None:
@@ -144,7 +151,7 @@ def test_a_run_without_validation_problems_says_so(tiny_student: Path, tmp_path:
     out = distill(config, tmp_path / "student", lambda folder: Reciter(folder, PROBLEMS))
     measured = (read_manifest(out) or {})["measured"]
     assert measured["validation"] == 0
-    assert measured["train_chosen_by"] == "being the last: there is no trace of the validation split to compare by"
+    assert measured["train_chosen_by"] == "the last, since there is no trace of the validation split to choose by"
     assert "train_validation_loss" not in measured
     assert measured["train_changed_tensors"] > 10  # one update, and it counts
 
@@ -202,7 +209,7 @@ def test_lengths_that_cannot_be_are_refused_before_the_teacher_works(
         distill(replace(config, max_tokens=5), tmp_path / "student", no_decoder)
 
     talkative = replace(config, sampling=replace(config.sampling, max_new_tokens=60), max_tokens=50)
-    with pytest.raises(InputError, match=rf"{len(TRAINABLE)} too long\); raise --max-tokens"):
+    with pytest.raises(InputError, match=rf"{len(TRAINABLE)} too_long \(.*\); raise --max-tokens"):
         distill(talkative, tmp_path / "student", lambda folder: Reciter(folder, PROBLEMS))
     warned = "the teacher may write 60 tokens, but examples longer than 50 are not trained on; to train on them, raise"
     assert warned in capsys.readouterr().err

@@ -131,7 +131,10 @@ BROKEN = {
     "deep.jsonl": (b"[" * 100_000, "must be JSON"),
     "list.jsonl": (b'{"question": "a", "answer": "b"}\n["a", "b"]\n', "line 2 must be a JSON object, not list"),
     "nan.jsonl": (b'{"question": "a", "answer": NaN}', r"line 1 is not a problem: its 'answer' \(nan\)"),
-    "null.jsonl": (b'{"question": null, "answer": "b"}', r"line 1 is not a problem: its 'question' \(None\)"),
+    "null.jsonl": (
+        b'{"question": null, "answer": "b"}',
+        "line 1 is not a problem: its 'question' is empty; each needs",
+    ),
     "empty.jsonl": (b"", "holds no problem"),
     "empty.jsonl.gz": (b"", "holds no problem"),
     "blank.csv": (b"\n\n", "holds no problem"),
@@ -155,12 +158,21 @@ BROKEN = {
     "long.csv": (b"question,answer\na,b\nWhat, then?,b\n", "long.csv line 3 has 3 cells"),
     "quote.csv": (b'question,answer\na,b\n"a,b\n', "quote.csv line 3 is not a valid row of a CSV file"),
     "columns.csv": (b"question,answer,answer\na,b,c\n", "has several columns named 'answer'"),
-    "nan.csv": (b"question,answer\na,NaN\n", r"line 2 is not a problem: its 'answer' \(None\)"),
+    "nan.csv": (b"question,answer\na,NaN\n", "nan.csv line 2 is not a problem: its 'answer' is empty; each needs"),
     "tests.jsonl": (
         b'{"question": "a", "answer": "b", "tests": [{"stdin": "1", "stdout": "1"}]}',
         "line 1 is not a problem: its 'tests' belong in its 'metadata'",
     ),
-    "cell.csv": (b"question,answer\na,\n", r"line 2 is not a problem: its 'answer' \(None\)"),
+    "cell.csv": (b"question,answer\na,\n", "cell.csv line 2 is not a problem: its 'answer' is empty; each needs"),
+    "cells.csv": (
+        b"question,answer,level\n,,3\n",
+        "line 2 is not a problem: its 'question' is empty and its 'answer' is",
+    ),
+    "none.jsonl": (b'{"question": "a"}', "line 1 is not a problem: it has no 'answer'; each needs a question and an"),
+    "words.txt": (
+        b"What is 1 + 1? 2\n",
+        "words.txt line 1 must be JSON: .*; known kinds of files are .jsonl, .*, .csv",
+    ),
     "torn.parquet": (b"PAR1" + b"\0" * 40, "is not a complete parquet file"),
     "empty.parquet": (b"", "is not a complete parquet file"),
 }
@@ -181,7 +193,7 @@ def test_missing_cells_of_a_parquet_file_are_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"nan.parquet row 2 is not a problem: its 'answer' \(nan\)"):
         read_problems(tmp_path / "nan.parquet")
     write_parquet(tmp_path / "null.parquet", [{"question": "a", "answer": "b"}, {"question": None, "answer": "b"}])
-    with pytest.raises(InputError, match=r"null.parquet row 2 is not a problem: its 'question' \(None\)"):
+    with pytest.raises(InputError, match=r"null\.parquet row 2 is not a problem: its 'question' is empty"):
         read_problems(tmp_path / "null.parquet")
 
 
@@ -279,6 +291,14 @@ def test_columns_can_be_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     wrong = ReadingOptions(question_field="promt", answer_field="reward.truth")
     with pytest.raises(InputError, match=r"--question-field: .*line 1 has no column 'promt'; .*mean 'prompt'"):
         read_problems(path, wrong)
+    wrong = ReadingOptions(question_field="promt", answer_field="truth")
+    with pytest.raises(
+        InputError, match=r"--question-field and --answer-field: .* no column 'promt' and no column 'truth"
+    ):
+        read_problems(path, wrong)
+    (tmp_path / "named.csv").write_text("prompt,truth\n1+1?,\n")
+    with pytest.raises(InputError, match=r"named\.csv line 2 is not a problem: its 'truth' is empty"):
+        read_problems(tmp_path / "named.csv", ReadingOptions(question_field="prompt", answer_field="truth"))
     conversation = [{"prompt": [{"role": "user", "content": row["question"]}], "answer": row["answer"]} for row in ROWS]
     write_parquet(tmp_path / "mine.parquet", conversation)
     assert pairs(read_problems(tmp_path / "mine.parquet", ReadingOptions(question_field="prompt"))) == PAIRS
@@ -292,6 +312,11 @@ def test_a_misspelt_key_does_not_pass_without_a_word(tmp_path: Path, capsys: pyt
     assert "'metdata' (rows: 2; did you mean 'metadata'?), 'level' (rows: 1), 'id' (rows: 1)" in said
     path.write_text(lines([ROWS[0], {"question": "Why?", "anwser": "So."}]))
     with pytest.raises(InputError, match="line 2 is not a problem: it has 'anwser' but no 'answer'"):
+        read_problems(path)
+    path.write_text(lines([{"qestion": "Why?", "anwser": "So."}]))
+    with pytest.raises(
+        InputError, match="'qestion' but no 'question', and 'anwser' but no 'answer'; rename the columns"
+    ):
         read_problems(path)
 
 

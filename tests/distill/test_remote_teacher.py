@@ -15,8 +15,9 @@ import pytest
 
 from distill.collecting.job import Job, row_seed
 from distill.endpoints import chat_requests
-from distill.endpoints.chat_requests import MOST_IN_FLIGHT, TRIES
+from distill.endpoints.chat_requests import TRIES
 from distill.endpoints.remote_teacher import Endpoint, connect
+from distill.endpoints.servers.server import CONCURRENCY
 from distill.evaluation.evaluate import EvalConfig, evaluate, evaluate_model
 from tests.distill.bigram import BigramDecoder
 from tests.distill.completion_server import CompletionServer, Fault, Style
@@ -83,7 +84,7 @@ def test_an_endpoint_is_sent_what_was_said_before_a_question(tiny_student: Path,
 
 def test_few_requests_are_open_at_once_and_how_many_changes_nothing(tiny_student: Path, tmp_path: Path) -> None:
     traces = []
-    for batch_size, most in ((1, 1), (3, 3), (64, MOST_IN_FLIGHT)):
+    for batch_size, most in ((1, 1), (3, 3), (64, CONCURRENCY)):
         with serve_bigram(tiny_student) as server:
             traces.append(said(ask(server, tmp_path / f"{batch_size}.jsonl", batch_size=batch_size)))
             assert 1 <= server.most_open <= most
@@ -237,11 +238,18 @@ def test_the_key_of_the_environment_is_sent_and_none_without_it(
     assert "k-123" not in (tmp_path / "with.jsonl").read_text()
 
 
-def test_a_setting_that_endpoints_do_not_know_is_refused(tiny_student: Path, tmp_path: Path) -> None:
-    with serve_bigram(tiny_student) as server:
-        with pytest.raises(InputError, match=r"top_k \(7\) must be 0"):
-            ask(server, tmp_path / "traces.jsonl", sampling=replace(SAMPLING, top_k=7))
-        assert server.bodies == []
+def test_every_sampling_setting_is_sent_and_one_that_a_server_refuses_is_left_out_and_said(
+    tiny_student: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    refusal = Fault(status=400, body='{"error": {"message": "Unknown parameter: top_k", "param": "top_k"}}')
+    with serve_bigram(tiny_student, [None, refusal]) as server:
+        sampling = replace(SAMPLING, top_k=7, min_p=0.1, repetition_penalty=1.5)
+        teacher = connect(server.url)
+        teacher.answer(Job(problems=PROBLEMS, sampling=sampling, samples=1, batch_size=1, path=tmp_path / "t.jsonl"))
+        first, last = server.bodies[0], server.bodies[-1]
+    assert (first["top_k"], first["min_p"], first["repetition_penalty"], first["repeat_penalty"]) == (7, 0.1, 1.5, 1.5)
+    assert "top_k" not in last and last["min_p"] == 0.1
+    assert teacher.left_out == ["top_k"] and "refuses top_k; it is left out from now on" in capsys.readouterr().err
 
 
 def test_an_endpoint_is_evaluated_as_its_folder_is(tiny_student: Path, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import json
 import pytest
 from httpx2 import Response
 
-from distill.endpoints.server_fields import ServerFields
+from distill.endpoints.servers.server_fields import ServerFields
 
 BODY = {"model": "m", "messages": [], "max_tokens": 5, "temperature": 0.6, "top_p": 0.9, "seed": 1, "stream": False}
 

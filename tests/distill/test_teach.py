@@ -45,6 +45,13 @@ def test_the_teacher_is_the_last_stage_with_a_card_of_all(taught: Path) -> None:
         assert f"| {TITLES[stage]} | " in card
 
 
+def test_a_finished_stage_says_so_and_is_not_made_again(taught: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    made = (taught / "pretrain" / "manifest.json").stat().st_mtime_ns
+    folder = run_stage("pretrain", quick(), taught)
+    assert (folder / "manifest.json").stat().st_mtime_ns == made
+    assert capsys.readouterr().err.startswith(f"already done: {folder} (made 20")
+
+
 def test_a_stage_starts_from_any_model_and_names_the_one_that_it_lacks(taught: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"cold_start needs stage midtrain, but .*midtrain does not exist"):
         run_stage("cold_start", quick(), tmp_path / "run")

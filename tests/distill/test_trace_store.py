@@ -15,7 +15,7 @@ import pytest
 
 from distill.collecting.outcomes import MOST_AT_FIRST, MOST_IN_A_ROW
 from distill.endpoints import chat_requests
-from distill.endpoints.chat_requests import MOST_IN_FLIGHT
+from distill.endpoints.servers.server import CONCURRENCY
 from tests.distill.failing_server import FailingServer
 from tests.house.modules import ROOT
 from tests.toolkit.full_disk import full_disk
@@ -315,6 +315,9 @@ REFUSED = {
 }
 
 
+STREAM = ("stream", "stream_options")
+
+
 def test_fields_that_a_server_refuses_are_found_once_left_out_and_said(tmp_path: Path, run: Command) -> None:
     class Choosy(FailingServer):
         def refuses(self, body: dict[str, Any]) -> tuple[int, str] | None:
@@ -337,10 +340,10 @@ def test_fields_that_a_server_refuses_are_found_once_left_out_and_said(tmp_path:
             assert len([line for line in said.splitlines() if f"refuses {field};" in line]) == 1
         taken = [body for body in server.bodies if not REFUSED.keys() & body.keys()]
         assert len(taken) == len(QUESTIONS)
-        assert all(body.keys() == {"model", "messages", "max_completion_tokens", "stream"} for body in taken)
+        assert all(body.keys() == {"model", "messages", "max_completion_tokens", *STREAM} for body in taken)
         assert {body["max_completion_tokens"] for body in taken} == {320}
         refused = len(server.bodies) - len(taken)
-        assert refused <= len(REFUSED) * MOST_IN_FLIGHT, "only those that were in flight when it was found out"
+        assert refused <= len(REFUSED) * CONCURRENCY, "only those that were in flight when it was found out"
 
 
 def test_a_value_out_of_range_is_a_failure_and_no_field_to_leave_out(tmp_path: Path, run: Command) -> None:

@@ -14,6 +14,7 @@ import torch
 from huggingface_hub import constants
 from transformers import AutoModelForCausalLM
 
+from distill.pipeline import demo
 from distill.training import document_attention
 from distill.training import train as training
 from distill.training.completion_loss import IGNORED, summed_loss
@@ -21,7 +22,7 @@ from distill.training.document_attention import Documents
 from distill.training.journal import CHECKPOINTS, LOSS, TrainingJournal
 from distill.training.master_adamw import MasterAdamW
 from distill.training.student import save_student, write_student_format
-from distill.training.train import TrainConfig, _LossForward, collate, demo, tokenize, train, trainer_arguments, within
+from distill.training.train import TrainConfig, _LossForward, collate, tokenize, train, trainer_arguments, within
 from toolkit.errors import InputError
 from toolkit.formats.chat_format import ChatFormat, completion_text
 from toolkit.records import Example
@@ -47,7 +48,7 @@ def examples(count: int) -> list[Example]:
 
 
 def tiny_recipe() -> TrainConfig:
-    return replace(demo(), learning_rate=3e-3, batch_examples=4, log_every=1)
+    return replace(demo().train, learning_rate=3e-3, batch_examples=4, log_every=1)
 
 
 def float_model(folder: Path) -> Any:
@@ -229,7 +230,7 @@ def test_what_is_told_of_a_training_is_of_its_last_update(made: int, tiny_studen
 
 
 def test_adapters_are_merged_into_a_plain_checkpoint(tiny_student: Path, tmp_path: Path) -> None:
-    recipe = replace(demo(lora=True), learning_rate=1e-2, batch_examples=4, log_every=1)
+    recipe = replace(demo().train, lora_rank=32, learning_rate=1e-2, batch_examples=4, log_every=1)
     train(tiny_student, examples(32), recipe, tmp_path)
     assert losses(tmp_path)[-1] < losses(tmp_path)[0]
     assert not list(tmp_path.glob("adapter*"))
@@ -273,7 +274,7 @@ def test_training_goes_on_after_an_interrupt(
 
 
 def test_nothing_is_reported_to_anyone(tiny_student: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert trainer_arguments(demo(), tmp_path).report_to == []
+    assert trainer_arguments(demo().train, tmp_path).report_to == []
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_TELEMETRY", False)  # as where it was imported before us
     train(tiny_student, examples(4), tiny_recipe(), tmp_path)
     assert constants.HF_HUB_DISABLE_TELEMETRY

@@ -131,7 +131,8 @@ def test_the_gate_leaves_an_int8_cache_out_that_long_texts_outgrow(
     give_old_steps(copied, texts)
     source = open_source(biased_student, None)
     measured = pass_gate(source, copied, "int8", config.bounds, texts, check_source(source))
-    line, progress = capsys.readouterr().err.splitlines()
+    begun, line, progress = capsys.readouterr().err.splitlines()
+    assert begun.startswith("gate  0/")
     assert line.startswith(
         f"export: keys and values are kept exactly: the int8 cache's mean KL to the float model at {LONG} ("
     )

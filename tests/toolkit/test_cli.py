@@ -239,8 +239,10 @@ def test_the_version_is_told(capsys: Captured) -> None:
 
 def test_usage_shows_what_traces_needs_and_showing_them_needs_none_of_it(tmp_path: Path, capsys: Captured) -> None:
     assert main(["traces", "--help"]) == 0
-    usage = capsys.readouterr().out.partition("\n\n")[0]
+    text = capsys.readouterr().out
+    usage = text.partition("\n\n")[0]
     assert " --out OUT" in usage and "[--out OUT]" not in usage
+    assert usage.endswith("\n       toolkit traces show [--failed | --dropped] RUN") and "show  " not in text
     assert main(["traces", "show", str(tmp_path)]) == 2
     assert "is not a run folder" in capsys.readouterr().err
 
@@ -330,6 +332,12 @@ class Panic(BaseException):
             InputError,
             2,
             "the disk is full while writing out/model.onnx; free space",
+        ),
+        (
+            OSError(errno.ENOSPC, "No space left on device", "/runs/.out.partial/model.onnx"),
+            InputError,
+            2,
+            "the disk is full while writing /runs/out/model.onnx; free space",
         ),
         (
             RuntimeError("I/O error: No space left on device (os error 28)"),
@@ -431,3 +439,25 @@ def test_a_reader_that_leaves_early_is_no_error() -> None:
         f"{sys.executable} -m toolkit doctor | true", shell=True, stderr=subprocess.PIPE, text=True, check=False
     )
     assert done.stderr == ""
+
+
+def test_a_students_sentence_tells_where_all_kept_traces_went() -> None:
+    measured = {
+        "trained_on": 36,
+        "validation": 2,
+        "train_updates": 24,
+        "train_tokens": 5000,
+        "train_first_loss": 3.5,
+        "train_final_loss": 0.25,
+        "train_validation_loss": 0.5,
+        "train_tensors": 272,
+        "train_changed_tensors": 271,
+        "train_chosen_update": 24,
+        "train_chosen_by": "the lowest validation loss",
+    }
+    assert distill._learned(measured) == (
+        "it learned from 36 of the 38 traces kept in 24 updates (5,000 tokens): loss 3.500 → 0.250, and 0.500 on the 2 "
+        "of the validation split; 271 of its 272 tensors changed; its weights are those after update 24 (the lowest "
+        "validation loss)"
+    )
+    assert "it learned from 36 traces in 24 updates" in distill._learned(measured | {"validation": 0})

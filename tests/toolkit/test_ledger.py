@@ -16,6 +16,7 @@ from toolkit.figures.ledger import (
     build_ledger,
     ledger_markdown,
     ledger_table,
+    protocol_line,
     read_evaluation,
     write_ledger,
 )
@@ -148,3 +149,20 @@ def test_the_tables_say_the_figures_and_the_protocol(folders: dict[str, Path]) -
     widths = {len(line) for line in ledger_table(ledger).split("\n\n")[0].splitlines()}
     assert len(widths) == 1, "columns are aligned"
     assert len({line.count("|") for line in ledger_markdown(ledger).split("\n\n")[0].splitlines()}) == 1
+
+
+@pytest.mark.parametrize(
+    ("asked", "what"),
+    [
+        ({}, "held-out problems"),
+        ({"split": "test", "unrecorded": ["teacher"]}, "held-out problems"),
+        ({"split": "all", "unrecorded": []}, "held-out problems"),
+        ({"split": "all", "unrecorded": ["teacher"]}, "problems"),
+    ],
+)
+def test_only_problems_that_are_known_to_be_held_out_are_called_so(
+    asked: dict[str, object], what: str, folders: dict[str, Path]
+) -> None:
+    ledger = build_ledger({"teacher": folders["teacher"]})
+    row = replace(ledger.rows["teacher"], asked=asked)
+    assert protocol_line(replace(ledger, rows={"teacher": row})).startswith(f"40 {what} (digest d1)")

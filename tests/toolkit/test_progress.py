@@ -38,6 +38,25 @@ def test_bytes_are_said_in_units_that_fit_their_total() -> None:
     assert small.line() == "export  13.0/52.0 MB  25 %  1.3 MB/s  30 s left"
 
 
+def test_the_time_left_is_told_once_some_items_are_finished_by_this_process() -> None:
+    clock = Clock()
+    progress = Progress("train", 400, done=100, stream=io.StringIO(), clock=clock)
+    lefts = []
+    for finished_at in (30.0, 32.0, 36.0, 40.0):  # the first one is slow
+        clock.now = finished_at
+        progress.advance()
+        lefts.append(progress.line().partition("  25 %  ")[2])
+    assert lefts == ["2.0/min", "3.8/min", "5.0/min  59 min 24 s left", ""]
+    assert progress.line().endswith("6.0/min  49 min 20 s left")
+
+
+def test_what_was_finished_before_is_not_announced_as_begun() -> None:
+    stream = io.StringIO()
+    with Progress("traces", 4, done=4, stream=stream, clock=Clock()):
+        pass
+    assert stream.getvalue() == "traces  4/4  100 %\n"
+
+
 def test_a_finished_line_says_how_long_it_took() -> None:
     clock = Clock()
     progress = Progress("traces", 4, stream=io.StringIO(), clock=clock)
@@ -54,7 +73,7 @@ def test_a_pipe_gets_whole_lines_now_and_then_and_a_terminal_one_line_that_chang
             one.advance()
             two.advance()
     assert "\r" not in pipe.getvalue() and "\x1b" not in pipe.getvalue()
-    assert len(pipe.getvalue().splitlines()) == 3
+    assert len(pipe.getvalue().splitlines()) == 4 and pipe.getvalue().startswith("t  0/100  0 %\n")
     assert terminal.getvalue().count("\n") == 1 and terminal.getvalue().count("\r") == 102
 
 

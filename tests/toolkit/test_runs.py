@@ -22,6 +22,7 @@ from toolkit.runs import (
     finish,
     folder_bytes,
     folder_digest,
+    given_name,
     is_complete,
     partial_folder,
     read_manifest,
@@ -170,8 +171,29 @@ def test_of_processes_started_together_the_first_makes_the_folder(
 
 def test_a_folder_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="cannot be written"):
-        partial_folder(tmp_path / "file" / "run", STAGE)
+    out = tmp_path / "file" / "run"
+    with pytest.raises(InputError, match=rf"^{out} cannot be written: .*; choose another --out$"):
+        partial_folder(out, STAGE)
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("/runs/.run.partial/traces.jsonl", "/runs/run/traces.jsonl"),
+        ("/runs/.run.partial-1/.stage.json.partial", "/runs/run/stage.json"),
+        ("/runs/.run.partial.01234567/loss.jsonl", "/runs/run/loss.jsonl"),
+        ("/runs/partial/.hidden", "/runs/partial/.hidden"),
+        ("runs/run", "runs/run"),
+    ],
+)
+def test_a_path_in_the_work_of_a_run_is_named_as_it_was_given(path: str, name: str) -> None:
+    assert given_name(Path(path)) == Path(name)
+    assert given_name(Path.cwd() / ".run.partial" / "x") == Path("run/x")
+
+
+def test_a_full_disk_names_the_file_as_it_was_given(tmp_path: Path) -> None:
+    with full_disk(), pytest.raises(InputError, match=rf"^{tmp_path}/run/loss\.jsonl cannot be written"):
+        replace_text(tmp_path / ".run.partial" / "loss.jsonl", "{}")
 
 
 def test_a_digest_changes_with_the_bytes_and_not_with_the_place(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from distill.collecting.outcomes import Failure
+from distill.store.failure import Failure
 from distill.trace_listing import ListedTrace, table
 from export.runtime.verify.checks import Check
 from export.runtime.verify.checks import table as verify_table
@@ -58,8 +58,9 @@ def test_tables_of_foreign_names_keep_their_rows_and_columns() -> None:
     assert len(lines) == 4 and len({len(line) for line in lines}) == 1 and all(map(str.isprintable, lines))
     assert verify_table([Check(name="files", outcome="failed", line=EVIL)]).isprintable()
     assert to_text([Finding(subject="python", found=EVIL, remedy=EVIL)]).isprintable()
-    row = ListedTrace(problem_id=EVIL, sample=0, reason=EVIL, question=EVIL, said=EVIL)
-    assert table([row]).isprintable()
+    row = ListedTrace(problem_id=EVIL, sample=0, reason=EVIL, question=EVIL, expected=EVIL, said=EVIL)
+    shown = table([row], "dropped").split("\n")
+    assert len(shown) == 3 and all(map(str.isprintable, shown))
 
 
 COLOURED = f"\x1b[1mnew\x1b[0m tensor {EVIL}"

@@ -19,6 +19,7 @@ import threading
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr
+from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, TextIO, cast
 
@@ -118,15 +119,25 @@ def explain(error: BaseException, extra: str) -> ToolkitError | None:
     if isinstance(error, ModuleNotFoundError) and error.name:
         return MissingExtra(error.name.partition(".")[0], extra)
     if getattr(error, "errno", None) in FULL or "No space left on device" in str(error):
-        place = getattr(error, "filename", None) or "the output folder"
+        place = _given_name(error) or "the output folder"
         return InputError(f"the disk is full while writing {place}; free space and run the same command again")
-    if isinstance(error, OSError) and error.filename:
-        return InputError(f"{error.filename} cannot be used: {error.strerror}")
+    if isinstance(error, OSError) and (place := _given_name(error)):
+        return InputError(f"{place} cannot be used: {error.strerror}")
     if isinstance(error, MemoryError):
         return InputError(
             f"the machine's memory is too small for this step ({error}); close programs or use a smaller model"
         )
     return None
+
+
+def _given_name(error: BaseException) -> str:
+    """Return the file of an error by the name that a person knows; empty if the error names none."""
+    from toolkit.runs import given_name
+
+    place = getattr(error, "filename", None)
+    return (
+        str(given_name(Path(os.fsdecode(place)))) if isinstance(place, (str, bytes, os.PathLike)) else str(place or "")
+    )
 
 
 def _print_error(message: str, kind: str, exit_code: int, as_json: bool) -> None:

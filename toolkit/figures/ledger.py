@@ -221,12 +221,19 @@ def protocol_line(ledger: Ledger) -> str:
     problems = (
         f"{counted(ledger.problems, 'problem')}, {trained} of which {'was' if trained == 1 else 'were'} trained on"
         if trained
-        else counted(ledger.problems, "held-out problem")
+        else counted(ledger.problems, "held-out problem" if _held_out(ledger) else "problem")
     )
     return (
         f"{problems} (digest {ledger.problems_digest}), {sampling_text(ledger.protocol)}; "
         "brackets hold 95 % bootstrap intervals; tokens/s is the decode speed of one stream."
     )
+
+
+def _held_out(ledger: Ledger) -> bool:
+    """Whether the problems are known to be held out: the frozen ones, those of a held-out split, or those that are left
+    where the training questions are recorded."""
+    asked = [row.asked for row in ledger.rows.values() if row.asked]
+    return all(one.get("split") in ("test", "validation") or not one.get("unrecorded", [""]) for one in asked)
 
 
 def _lines_below(ledger: Ledger) -> str:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import math
 import os
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 
 from httpx2 import AsyncClient, EventSource, ReadTimeout, Request, Response
 
@@ -28,12 +28,14 @@ MOST_BODY_BYTES = 16_000_000
 """The most bytes of an answer in one piece."""
 MOST_STREAM_BYTES = 256_000_000
 """The most bytes of all events of an answer, of which each token takes some hundred."""
+DONE = "[DONE]"
+"""The data of the event that ends a stream."""
 UNPACKED = ("content-encoding", "content-length", "transfer-encoding")
 """Headers that no longer hold once the body is read and unpacked."""
 
 
 class TooLarge(InputError):
-    """A body is larger than `MOST_BODY_BYTES`."""
+    """A body is larger than `MOST_BODY_BYTES`, or a stream than `MOST_STREAM_BYTES`."""
 
 
 def silence_s() -> float:
@@ -80,23 +82,32 @@ async def read_whole(response: Response) -> Response:
 
 async def read_events(response: Response, take: Callable[[str, str], None]) -> None:
     """Pass each event's kind and data to `take`; raises `InputError` if events are too many or too slow."""
-    response.headers["Content-Type"] = "text/event-stream; charset=utf-8-sig"
-    silence, size = silence_s(), 0
+    silence = silence_s()
     try:
         async with asyncio.timeout(silence) as patience:
-            async for event in EventSource(response):
-                if not event.data.strip():
-                    continue
+            async for kind, data in each_event(response):
                 patience.reschedule(asyncio.get_running_loop().time() + silence)
-                if event.data.strip() == "[DONE]":
-                    return
-                size += len(event.data)
-                if size > MOST_STREAM_BYTES:
-                    raise InputError(
-                        f"{response.url} sends more than {MOST_STREAM_BYTES} bytes of events in an answer; ask for less"
-                    )
-                take(event.event, event.data)
+                if data != DONE:
+                    take(kind, data)
     except TimeoutError as error:
         raise InputError(
             f"{response.url} sent no event for {silence:g} s; set {TIMEOUT_VARIABLE} if it needs longer"
         ) from error
+
+
+async def each_event(response: Response) -> AsyncIterator[tuple[str, str]]:
+    """Yield each event's kind and data, up to and with `DONE`; raises `TooLarge` if events are too many."""
+    response.headers["Content-Type"] = "text/event-stream; charset=utf-8-sig"
+    size = 0
+    async for event in EventSource(response):
+        data = event.data.strip()
+        if not data:
+            continue
+        size += len(event.data)
+        if size > MOST_STREAM_BYTES:
+            raise TooLarge(
+                f"{response.url} sends more than {MOST_STREAM_BYTES} bytes of events in an answer; ask for less"
+            )
+        yield event.event, DONE if data == DONE else event.data
+        if data == DONE:
+            return

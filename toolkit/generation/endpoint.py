@@ -19,14 +19,14 @@ import queue
 import re
 import socket
 import ssl
-from collections.abc import Callable, Coroutine, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from html.entities import html5
 from threading import Thread
 from typing import Any
 
-from httpx2 import URL, AsyncClient, Headers, HTTPError, InvalidURL, Request, Response, Timeout
+from httpx2 import URL, AsyncClient, HTTPError, InvalidURL, Limits, Response, Timeout
 
 from toolkit.errors import InputError, Unreachable
 from toolkit.formats.message_fields import content_parts, reasoning_of, whole
@@ -41,8 +41,12 @@ LLAMA_SERVER = "llamacpp"
 PREFIX = "prefix"
 """DeepSeek's mark of a message to continue; our servers also list it among a model's capabilities."""
 LISTING_TIMEOUT_S = 10.0
+KEPT_ALIVE_S = 5.0
+"""How long an idle connection is kept for the next request."""
 MOST_TOKENS = 100_000_000
 """No context and no answer is longer."""
+_key_variables = {KEY_VARIABLE}
+"""The environment variables whose keys no message may show."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,13 +93,13 @@ def parse_address(argument: str) -> tuple[str, str]:
     return str(url.copy_with(fragment=None)).rstrip("/"), url.fragment
 
 
-def locate(argument: str) -> Place:
+def locate(argument: str, key: str = KEY_VARIABLE) -> Place:
     """Find the endpoint of an `http(s)://…/v1` argument, with `#MODEL` after it if its server has several models.
 
     Raises `InputError` if no server answers there, or it is unclear which model is meant.
     """
     address, named = parse_address(argument)
-    listing = ask_listing(address)
+    listing = ask_listing(address, key)
     model = named or _only_model(address, listing)
     described = _described(listing, model)
     max_length = _context(described)
@@ -106,10 +110,10 @@ def locate(argument: str) -> Place:
     return Place(url=address, model=model, max_length=max_length, goes_on=goes_on)
 
 
-def ask_listing(address: str) -> Response:
+def ask_listing(address: str, key: str = KEY_VARIABLE) -> Response:
     """Return whatever a server says of its models; raises `Unreachable` if no server answers there."""
     try:
-        return _get(address, f"{address}/models")
+        return _get(address, f"{address}/models", key)
     except HTTPError as error:
         raise Unreachable(
             f"{address} must be a server that answers: {first_line(error)}; start it, or correct the address"
@@ -153,24 +157,30 @@ def stream_chat(url: str, body: Mapping[str, Any], poll_s: float) -> Iterator[Ch
             loop.call_soon_threadsafe(reading.cancel)
 
 
-def _get(address: str, url: str) -> Response:
+def _get(address: str, url: str, key: str = KEY_VARIABLE) -> Response:
     """Get what a server has at one of its addresses."""
 
     async def get() -> Response:
-        async with open_client(address, Timeout(LISTING_TIMEOUT_S)) as client:
+        async with open_client(address, Timeout(LISTING_TIMEOUT_S), key=key) as client:
             return await send_bounded(client, client.build_request("GET", url), WHOLE * LISTING_TIMEOUT_S)
 
     return asyncio.run(get())
 
 
-def open_client(url: str, timeout: Timeout | None = None) -> AsyncClient:
-    """Open a client for one server; raises `InputError` if the key or the proxy cannot be used."""
-    sent, waits = headers(), timeout or Timeout(silence_s(), connect=LISTING_TIMEOUT_S)
+def open_client(
+    url: str, timeout: Timeout | None = None, *, connections: int = 100, key: str = KEY_VARIABLE
+) -> AsyncClient:
+    """Open a client for one server; `key`: the environment variable with its key.
+
+    Raises `InputError` if the key or the proxy cannot be used.
+    """
+    sent, waits = headers(key), timeout or Timeout(silence_s(), connect=LISTING_TIMEOUT_S)
+    limits = Limits(max_connections=connections, max_keepalive_connections=connections, keepalive_expiry=KEPT_ALIVE_S)
     if is_loopback(url):
         verify = ssl.create_default_context() if URL(url).scheme == "https" else False  # a context is slow to make
-        return AsyncClient(base_url=url, headers=sent, timeout=waits, trust_env=False, verify=verify)
+        return AsyncClient(base_url=url, headers=sent, timeout=waits, limits=limits, trust_env=False, verify=verify)
     try:
-        return AsyncClient(base_url=url, headers=sent, timeout=waits)
+        return AsyncClient(base_url=url, headers=sent, timeout=waits, limits=limits)
     except (ValueError, ImportError, InvalidURL) as error:
         raise InputError(
             f"to reach {url}, HTTP_PROXY, HTTPS_PROXY and ALL_PROXY must be addresses of HTTP proxies, or of SOCKS "
@@ -178,30 +188,14 @@ def open_client(url: str, timeout: Timeout | None = None) -> AsyncClient:
         ) from error
 
 
-def chat_sender(client: AsyncClient, url: str) -> Callable[[bytes], Coroutine[Any, Any, Response]]:
-    """Return a function that posts bodies to a server's chat completions; what all requests share is made once."""
-    seconds = WHOLE * silence_s()
-    address, sent = (
-        URL(f"{url}/chat/completions"),
-        Headers([*client.headers.raw, (b"Content-Type", b"application/json")]),
-    )
-    extensions = {"timeout": client.timeout.as_dict()}
-
-    def send(body: bytes) -> Coroutine[Any, Any, Response]:
-        return send_bounded(
-            client, Request("POST", address, headers=sent, content=body, extensions=extensions), seconds
-        )
-
-    return send
-
-
-def headers() -> dict[str, str]:
-    """Return the key's header; raises `InputError`, without showing the key, if no header can hold it."""
-    key = _key()
+def headers(variable: str = KEY_VARIABLE) -> dict[str, str]:
+    """Return the header with a variable's key; raises `InputError`, without showing the key, if none can hold it."""
+    _key_variables.add(variable)
+    key = _key(variable)
     strange = [place for place, sign in enumerate(key, start=1) if not sign.isascii() or not sign.isprintable()]
     if strange:
         raise InputError(
-            f"each of the {len(key)} characters of {KEY_VARIABLE} must be printable ASCII; number {strange[0]} is not "
+            f"each of the {len(key)} characters of {variable} must be printable ASCII; number {strange[0]} is not "
             "(a line break, perhaps); set it to the key alone"
         )
     return {"Authorization": f"Bearer {key}"} if key else {}
@@ -247,9 +241,11 @@ def printable(text: str) -> str:
 
 
 def _redacted(text: str) -> str:
-    """Remove the key from a text, also where JSON, Python, HTML or an address escapes its characters."""
-    key = _key()
-    return re.sub("".join(map(_written, key)), f"[{KEY_VARIABLE}]", text) if key else text
+    """Remove the keys from a text, also where JSON, Python, HTML or an address escapes their characters."""
+    for variable in sorted(_key_variables):
+        if key := _key(variable):
+            text = re.sub("".join(map(_written, key)), f"[{variable}]", text)
+    return text
 
 
 def _written(sign: str) -> str:
@@ -265,8 +261,8 @@ def _written(sign: str) -> str:
     return f"(?:{'|'.join(ways)})"
 
 
-def _key() -> str:
-    return os.environ.get(KEY_VARIABLE, "").strip()
+def _key(variable: str) -> str:
+    return os.environ.get(variable, "").strip()
 
 
 def _arrivals(

@@ -12,7 +12,6 @@ Whatever opens a model asks here first.
 from __future__ import annotations
 
 import os
-import re
 import shlex
 from collections.abc import Iterator
 from glob import escape
@@ -20,10 +19,8 @@ from pathlib import Path
 
 from toolkit.errors import InputError
 from toolkit.json_files import read_json
-from toolkit.runs import COMMAND, DIRECTORY, MARKER
+from toolkit.runs import COMMAND, DIRECTORY, MARKER, WORK
 
-WORK = re.compile(r"\.(.+?)\.partial(-\d+)?(\.[\da-f]{8}(-\d+)?)?")
-"""The name of a folder in which a run is made; it includes the run's own name."""
 BELOW = ("*/.*.partial*", "*/*/.*.partial*")
 
 

@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from toolkit.generation.generate import Decoder, Sampling
 
 
+SAMPLING = ("top_p", "top_k", "min_p", "repetition_penalty")
+"""Sampling options that only some commands take."""
+
+
 def add_teacher_option(parser: Parser) -> None:
     parser.add_argument(
         "--teacher",
@@ -70,7 +74,7 @@ def add_sampling_options(parser: Parser, *, temperature: float) -> None:
         "--batch-size",
         type=count_of,
         default=64,
-        help="answers sampled at once; an endpoint gets at most 8 requests at once; default: %(default)s",
+        help="answers sampled at once; an endpoint gets at most 64 requests at once; default: %(default)s",
     )
     parser.add_argument("--seed", type=seed_of, default=0, help="seed of the sampling; default: %(default)s")
 
@@ -130,7 +134,8 @@ def reading_of(options: Options) -> ReadingOptions:
 def sampling_of(options: Options) -> Sampling:
     from toolkit.generation.generate import Sampling
 
-    return Sampling(temperature=options.temperature, max_new_tokens=options.max_new_tokens, seed=options.seed)
+    given = {name: getattr(options, name) for name in SAMPLING if hasattr(options, name)}
+    return Sampling(temperature=options.temperature, max_new_tokens=options.max_new_tokens, seed=options.seed, **given)
 
 
 def allow_unsafe_execution(options: Options) -> None:

@@ -29,6 +29,14 @@ class Parser(argparse.ArgumentParser):
             self.error(f"unrecognized arguments: {' '.join(extras)}")
         return found, extras
 
+    before_help: Callable[[Parser], None] | None = None
+    """Called before the help is written, to fill in what only an import tells."""
+
+    def format_help(self) -> str:
+        if self.before_help:
+            self.before_help(self)
+        return super().format_help()
+
     def error(self, message: str) -> NoReturn:
         raise InputError(f"{message}; see: {self.prog} --help")
 
@@ -133,6 +141,22 @@ def rate_of(text: str) -> float:
 
 def temperature_of(text: str) -> float:
     return _number(text, lambda value: 0.0 <= value <= 10.0, "a number from 0 to 10")
+
+
+def share_of(text: str) -> float:
+    return _number(text, lambda value: 0.0 <= value <= 1.0, "a number from 0 to 1")
+
+
+def factor_of(text: str) -> float:
+    return _number(text, lambda value: 0.0 < value < math.inf, "a number above 0, such as 1.5")
+
+
+def money_of(text: str) -> float:
+    return _number(text, lambda value: 0.0 <= value < math.inf, "an amount from 0, such as 0.55")
+
+
+def top_k_of(text: str) -> int:
+    return _whole(text, 0, 2**31 - 1, "a whole number from 0")
 
 
 def count_of(text: str) -> int:

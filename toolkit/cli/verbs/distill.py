@@ -16,8 +16,11 @@ from toolkit.cli.options.shared import (
     allow_unsafe_execution,
     reading_of,
 )
-from toolkit.cli.options.values import add_flag, count_of, name_of, path_of, rate_of, seed_of, temperature_of
+from toolkit.cli.options.values import Parser, add_flag, count_of, name_of, path_of, rate_of, seed_of, temperature_of
 from toolkit.terminal import counted
+
+PRESETS_OWN = "the preset's"
+"""The default of an option in the source of its help; the values take its place when the help is written."""
 
 
 def add_distill(add: AddCommand) -> None:
@@ -27,6 +30,7 @@ def add_distill(add: AddCommand) -> None:
         extra="distill",
         summary="teach a small model the reasoning of a large one: problems, traces, verdicts, training",
     )
+    parser.before_help = _tell_presets
     add_teacher_option(parser)
     parser.add_argument(
         "--student",
@@ -64,11 +68,23 @@ def add_distill(add: AddCommand) -> None:
     )
     add_flag(parser, "--lora", "train low-rank adapters and merge them into the student")
     parser.add_argument(
-        "--seed", type=seed_of, help="seed of the problems, the sampling and the training; default: the preset's"
+        "--seed",
+        type=seed_of,
+        help="seed of the problems, the sampling and the training; under another one the teacher is asked anew; "
+        "default: the preset's",
     )
     add_retry_option(parser)
     add_unsafe_option(parser)
     parser.add_argument("--out", type=path_of, required=True, help="run folder to write")
+
+
+def _tell_presets(parser: Parser) -> None:
+    """Let the help say which values the presets have; they are of the stage, which no other command's help imports."""
+    from distill.distill_presets import default_text
+
+    for action in parser._actions:
+        if action.help and PRESETS_OWN in action.help:
+            action.help = action.help.replace(PRESETS_OWN, default_text(action.dest))
 
 
 def distill(options: Options) -> Result:
@@ -76,17 +92,17 @@ def distill(options: Options) -> Result:
 
     from distill import pipeline
     from distill.collecting.outcomes import FAILED
+    from distill.distill_presets import LORA_LEARNING_RATE, PRESETS
     from toolkit.records import read_jsonl
     from toolkit.runs import read_manifest
 
     allow_unsafe_execution(options)
-    recipe = pipeline.full if options.preset == "full" else pipeline.demo
-    config = recipe(lora=options.lora, **_given(options, "epochs", "seed"))
+    preset = PRESETS[options.preset]
+    if options.lora:
+        preset = replace(preset, learning_rate=LORA_LEARNING_RATE)
+    given = {name: value for name in vars(preset) if (value := getattr(options, name, None)) is not None}
     config = replace(
-        config,
-        sampling=replace(config.sampling, **_given(options, "temperature", "max_new_tokens")),
-        train=replace(config.train, **_given(options, "learning_rate")),
-        **_given(options, "per_family", "samples", "max_tokens", "per_problem"),
+        pipeline.recipe(replace(preset, **given), lora=options.lora),
         **{name: getattr(options, name) for name in ("teacher", "student", "problems", "traces")},
         reading=reading_of(options),
     )
@@ -123,22 +139,18 @@ def _learned(measured: Mapping[str, Any]) -> str:
     """Describe in one line what a student learned, from its run's measured numbers."""
     if "train_updates" not in measured:
         return "it was trained by an earlier version, which recorded fewer figures"
+    trained, validation = measured["trained_on"], measured.get("validation", 0)
+    traces = (
+        f"{trained} of the {counted(trained + validation, 'trace')} kept" if validation else counted(trained, "trace")
+    )
     text = (
-        f"it learned from {counted(measured['trained_on'], 'trace')} in {counted(measured['train_updates'], 'update')} "
+        f"it learned from {traces} in {counted(measured['train_updates'], 'update')} "
         f"({counted(measured['train_tokens'], 'token')}): loss {measured['train_first_loss']:.3f} → "
         f"{measured['train_final_loss']:.3f}"
     )
     if "train_validation_loss" in measured:
-        text += (
-            f", {measured['train_validation_loss']:.3f} on {counted(measured['validation'], 'trace')} "
-            "of the validation split"
-        )
+        text += f", and {measured['train_validation_loss']:.3f} on the {validation} of the validation split"
     return (
         f"{text}; {measured['train_changed_tensors']} of its {measured['train_tensors']} tensors changed; "
-        f"its weights are those after update {measured['train_chosen_update']}, chosen by {measured['train_chosen_by']}"
+        f"its weights are those after update {measured['train_chosen_update']} ({measured['train_chosen_by']})"
     )
-
-
-def _given(options: Options, *names: str) -> dict[str, Any]:
-    """Return the options that were given, by name; the others keep the preset's values."""
-    return {name: value for name in names if (value := getattr(options, name)) is not None}

@@ -73,6 +73,7 @@ def evaluate_models(options: Options) -> Result:
     from distill.evaluation.evaluate import EvalConfig, evaluate, stage_of
     from distill.problems.families import ledger_problems
     from distill.problems.problem_set import read_problems
+    from distill.problems.splits import FEW_HELD_OUT, HOLD_OUT_MORE
     from distill.teachers.respondent import ModelFolder, find_respondent
     from distill.teachers.trace_store import find_teacher
     from distill.trained_on import choose, trained_questions
@@ -102,6 +103,8 @@ def evaluate_models(options: Options) -> Result:
         }
         asking = choose(given, options.split, known, include_trained=options.include_trained)
         say(asking.note())
+        if len(asking.problems) < FEW_HELD_OUT:
+            say(f"asked: so few problems measure next to nothing; to hold out more, {HOLD_OUT_MORE}, and distill again")
         problems, asked, note, split = asking.problems, asking.facts(), f"\n\n{asking.note()}", asking.split
     if options.against:
         out = options.out or _out("compare", stage_of(problems, config), _problems_name(options, split) or "ledger")

@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+import argparse
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from toolkit.cli.options.command import AddCommand, Options, Result
+from toolkit.cli.options.serving import (
+    add_asking_options,
+    add_serving_options,
+    add_teachers_option,
+    asking_of,
+    serving_of,
+)
 from toolkit.cli.options.shared import (
     add_cache_options,
     add_problem_options,
     add_retry_option,
     add_sampling_options,
-    add_teacher_option,
     decoder_of,
     reading_of,
     sampling_of,
@@ -21,6 +33,8 @@ from toolkit.errors import InputError
 from toolkit.terminal import counted, say
 
 if TYPE_CHECKING:
+    from distill.endpoints.server_list import Serving
+    from distill.teachers.trace_store import CollectedTraces
     from toolkit.records import Problem
 
 
@@ -28,20 +42,25 @@ def add_traces(add: AddCommand) -> None:
     parser = add(
         "traces", traces, extra="distill", summary="let a teacher answer problems, thinking aloud, and keep its traces"
     )
-    add_teacher_option(parser)
+    add_teachers_option(parser)
     add_problem_options(parser, "procedural problems")
     parser.add_argument(
         "--per-family", type=count_of, default=100, help="procedural problems of each family; default: %(default)s"
     )
     add_sampling_options(parser, temperature=0.6)
+    add_asking_options(parser)
     add_cache_options(parser)
+    add_serving_options(parser)
     add_retry_option(parser)
     parser.add_argument("--out", type=path_of, required=True, help="run folder to write")
     _add_show(parser)
 
 
 def _add_show(traces: Parser) -> None:
-    show = traces.add_subparsers(metavar="show", action=Instead).add_parser(
+    traces.usage = "%(prog)s [OPTION ...] --out OUT\n       %(prog)s show [--failed | --dropped] RUN"
+    traces.epilog = f"{traces.prog} show RUN lists the traces of a run; see: {traces.prog} show --help"
+    verbs = traces.add_subparsers(prog=traces.prog, metavar="show", help=argparse.SUPPRESS, action=Instead)
+    show = verbs.add_parser(
         "show",
         help="list a run's traces, or the requests that failed",
         description="list the traces of a run of toolkit traces or toolkit distill, finished or not; changes nothing",
@@ -49,7 +68,7 @@ def _add_show(traces: Parser) -> None:
         allow_abbrev=False,
     )
     show.set_defaults(command=traces_show, what="all")
-    show.add_argument("run", type=path_of, help="run folder to read")
+    show.add_argument("run", metavar="RUN", type=path_of, help="run folder to read")
     what = show.add_mutually_exclusive_group()
     what.add_argument(
         "--failed", dest="what", action="store_const", const="failed", help="list requests that failed, and why"
@@ -67,48 +86,86 @@ def traces(options: Options) -> Result:
     from distill.collecting.job import check_samples
     from distill.collecting.outcomes import FAILED
     from distill.evaluation.evaluate import problems_digest
-    from distill.problems.families import make_problems
-    from distill.problems.problem_set import read_problems
     from distill.store.sharded_store import ASKED
     from distill.teachers.trace_store import find_teacher, gather
     from toolkit.figures.ledger import PROBLEMS
     from toolkit.records import write_records
-    from toolkit.runs import Stage, check_out, finish, is_complete, partial_folder, read_manifest
+    from toolkit.runs import Stage, check_out, finish, is_complete, partial_folder, read_manifest, say_done
 
-    out, sampling, reading = options.out, sampling_of(options), reading_of(options)
+    out, sampling, asking = options.out, sampling_of(options), asking_of(options)
+    argument, serving = serving_of(options)
     decoder_options = decoder_of(options)
     check_samples(options.samples, options.temperature)
     check_out(out)
-    problems = _without_own_test(read_problems(options.problems, reading)) if options.problems else []
-    teacher = find_teacher(options.teacher, out, *decoder_options)
-    if options.problems is None:
-        problems = make_problems("train", options.per_family, options.seed)
+    problems = _problems(options)
+    teacher = find_teacher(argument, out, *decoder_options, serving=serving)
     stage = Stage(
         name="traces",
-        config={"samples": options.samples, **asdict(sampling)},
+        config={"samples": options.samples, **asdict(sampling), **asking.given()},
         inputs={"teacher": teacher.digest, "problems": problems_digest(problems)},
     )
     complete = is_complete(out, stage)
-    if not complete or (options.retry_failed and (read_manifest(out) or {})["measured"].get("failed")):
+    if complete and not _goes_on(options, (read_manifest(out) or {})["measured"]):
+        say_done(out)
+    else:
         folder = partial_folder(out, stage, cheap=(PROBLEMS, ASKED, FAILED))
         write_records(folder / PROBLEMS, problems)
-        gathered = gather(
+        collect = partial(
+            gather,
             teacher,
             problems,
             sampling,
             samples=options.samples,
-            batch_size=options.batch_size,
+            batch_size=max((server.most for server in serving.servers), default=options.batch_size),
             out=out,
             folder=folder,
             retry_failed=options.retry_failed,
+            asking=asking,
         )
-        finish(folder, out, stage, gathered.counts(), anew=complete)
-    measured = (read_manifest(out) or {})["measured"]
+        if options.dry_run:
+            return _forecast(collect, len(problems) * options.samples, serving)
+        finish(folder, out, stage, collect(limit=options.limit).counts(), anew=complete)
+    return _collected(out, (read_manifest(out) or {})["measured"])
+
+
+def _problems(options: Options) -> list[Problem]:
+    from distill.problems.families import make_problems
+    from distill.problems.problem_set import read_problems
+
+    if options.problems is None:
+        return make_problems("train", options.per_family, options.seed)
+    return _without_own_test(read_problems(options.problems, reading_of(options)))
+
+
+def _goes_on(options: Options, measured: Mapping[str, Any]) -> bool:
+    """Whether a finished run collects further traces: failed ones again, or those that a limit left out."""
+    stopped_by: str = measured.get("stopped_by", "")
+    limits = (f"--limit {options.limit}", f"--max-tokens-total {options.max_tokens_total}")
+    same = stopped_by in limits or (options.max_cost is not None and stopped_by == f"--max-cost {options.max_cost:g}")
+    return bool((stopped_by and not same) or (options.retry_failed and measured.get("failed")))
+
+
+def _forecast(collect: Callable[..., CollectedTraces], requests: int, serving: Serving) -> Result:
+    """Ask a few questions, and say what all would take."""
+    from distill.teachers.forecast import SAMPLE, forecast
+
+    begun = time.monotonic()
+    gathered = collect(limit=SAMPLE)
+    seconds = time.monotonic() - begun
+    found = forecast(
+        islice(gathered.traces, SAMPLE), requests, serving.servers, asked=gathered.asked_now, seconds=seconds
+    )
+    return Result(facts=found.facts(), text=f"{found.text()}; nothing else was asked")
+
+
+def _collected(out: Path, measured: Mapping[str, Any]) -> Result:
     whole = f" ({measured['whole']} of them whole)" if "whole" in measured else ""
     are = "is" if measured["traces"] == 1 else "are"
     text = f"{counted(measured['traces'], 'trace')}{whole} {are} in {out}"
     if measured.get("failed"):
         text += f"; {counted(measured['failed'], 'request')} failed: toolkit traces show {out} --failed"
+    if measured.get("stopped_by"):
+        text += f"; stopped by {measured['stopped_by']}"
     return Result(facts={"folder": str(out), **measured}, text=text)
 
 
@@ -116,7 +173,9 @@ def traces_show(options: Options) -> Result:
     from distill.trace_listing import listing, table
 
     rows = listing(options.run, options.what)
-    return Result(facts={"run": str(options.run), "traces": [row.to_dict() for row in rows]}, text=table(rows))
+    return Result(
+        facts={"run": str(options.run), "traces": [row.to_dict() for row in rows]}, text=table(rows, options.what)
+    )
 
 
 def _without_own_test(problems: list[Problem]) -> list[Problem]:

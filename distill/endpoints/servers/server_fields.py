@@ -15,8 +15,18 @@ from httpx2 import Response
 from toolkit.terminal import say
 
 RENAMED = {"max_tokens": "max_completion_tokens"}
-DISPENSABLE = ("seed", "top_p", "temperature")
-"""In the order in which they are left out if a server refuses two together."""
+DISPENSABLE = ("stream_options", "seed", "top_p", "temperature")
+"""In the order in which they are left out if a server refuses two together; then whatever else was sent."""
+NEEDED = ("model", "messages", *RENAMED.values())
+ALSO_SENT = {
+    "thinking": "chat_template_kwargs",
+    "chat_template_kwargs": "thinking",
+    "repeat_penalty": "repetition_penalty",
+    "repetition_penalty": "repeat_penalty",
+}
+"""Fields that say the same in other servers' words: one of them is enough."""
+SILENT = ("stream", "stream_options")
+"""Fields that change no answer."""
 NEAR = 100
 """Most characters between a field's name and a word of `_UNKNOWN`."""
 _UNKNOWN = re.compile(
@@ -39,7 +49,7 @@ class ServerFields:
     @property
     def left_out(self) -> list[str]:
         """The refused fields that have no other name."""
-        return sorted(field for field, instead in self._instead.items() if not instead)
+        return sorted(field for field, instead in self._instead.items() if not instead and self._is_missed(field))
 
     def taken(self, body: Mapping[str, Any]) -> dict[str, Any]:
         """Return the body with refused fields renamed or left out."""
@@ -52,8 +62,13 @@ class ServerFields:
         text = response.text[:4000]
         said = " ".join(text[max(0, found.start() - NEAR) : found.end() + NEAR] for found in _UNKNOWN.finditer(text))
         named = _named_field(response)
-        for field in (*RENAMED, *DISPENSABLE):
-            if field in sent and said and (field == named or (not named and re.search(rf"\b{field}\b", said))):
+        others = [field for field in sent if field not in (*NEEDED, *RENAMED, *DISPENSABLE)]
+        for field in (*RENAMED, *DISPENSABLE, *others):
+            if (
+                field in sent
+                and said
+                and (field == named or (not named and re.search(rf"\b{re.escape(field)}\b", said)))
+            ):
                 self._instead_of(field)
                 return True
         return False
@@ -62,8 +77,14 @@ class ServerFields:
         if field in self._instead:  # another request in flight has found it already
             return
         self._instead[field] = RENAMED.get(field, "")
-        fate = f"sent as {self._instead[field]}" if self._instead[field] else "left out"
-        say(f"{self._url} refuses {field}; it is {fate} from now on")
+        if self._instead[field]:
+            say(f"{self._url} refuses {field}; it is sent as {self._instead[field]} from now on")
+        elif self._is_missed(field):
+            say(f"{self._url} refuses {field}; it is left out from now on")
+
+    def _is_missed(self, field: str) -> bool:
+        """Whether answers may differ without a field."""
+        return field not in SILENT and self._instead.get(ALSO_SENT.get(field, field)) == ""
 
 
 def _named_field(response: Response) -> str:

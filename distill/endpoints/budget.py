@@ -1,0 +1,118 @@
+"""Counts what requests cost, and stops before a limit on money or tokens is passed.
+
+A request is sent only if it stays within the limit even with the longest answer that it may get, together with those in
+flight; what it then takes less is free again. What a broken answer took is counted too, as far as it arrived. The
+traces that a job had before count as well, so the same command never spends more than its limit, however often it runs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from distill.endpoints.servers.server import ServerSettings
+from toolkit.errors import InputError
+from toolkit.records import Message, Trace
+
+BYTES_PER_TOKEN = 2.0
+"""Fewer than any tokenizer's on ordinary text, so that a prompt is not underestimated."""
+TEMPLATE_TOKENS = 64
+"""What a chat template adds to a message, at most."""
+MILLION = 1_000_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpendingLimits:
+    """The most that the traces of a job may take; None: no limit."""
+
+    cost: float | None = None
+    """Money, in the unit of the prices."""
+    tokens: int | None = None
+    """Tokens of prompts and answers together."""
+
+
+UNLIMITED = SpendingLimits()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reservation:
+    """What a request in flight may take at most."""
+
+    tokens: float
+    cost: float
+
+
+class Budget:
+    """What the requests of a job have taken, and may take still."""
+
+    def __init__(self, limits: SpendingLimits, servers: Sequence[ServerSettings]) -> None:
+        """Raises `InputError` if money is limited but a server has no prices."""
+        if limits.cost is not None and (free := [server.name for server in servers if server.price_out is None]):
+            raise InputError(f"--max-cost needs the prices of {free[0]}; give --price-in and --price-out")
+        self._limits = limits
+        self._prices = {server.name: server for server in servers}
+        self._default = servers[0]
+        self.tokens, self.cost = 0.0, 0.0
+        """What was taken, by traces and by answers that broke off."""
+        self.stopped_by = ""
+        """The limit that ended the job; empty if none did."""
+        self._reserved_tokens = self._reserved_cost = 0.0
+        self._freed = asyncio.Event()
+
+    @property
+    def is_limited(self) -> bool:
+        return self._limits != UNLIMITED
+
+    def count(self, traces: Iterable[Trace]) -> None:
+        """Count traces that the job had before."""
+        for trace in traces:
+            server = self._prices.get(trace.teacher.rpartition("@")[0], self._default)
+            self.take(server, trace.prompt_tokens, trace.completion_tokens)
+
+    def take(self, server: ServerSettings, prompt_tokens: int | None, completion_tokens: int | None) -> None:
+        self.tokens += (prompt_tokens or 0) + (completion_tokens or 0)
+        self.cost += cost_of(server, prompt_tokens or 0, completion_tokens or 0)
+
+    async def reserve(
+        self, server: ServerSettings, messages: Sequence[Message], max_new_tokens: int
+    ) -> Reservation | None:
+        """Reserve what a request may take; wait while others may give back enough; None: a limit is reached."""
+        prompt = prompt_bound(messages)
+        wanted = Reservation(tokens=prompt + max_new_tokens, cost=cost_of(server, prompt, max_new_tokens))
+        while reached := self._reached(wanted):
+            if self.stopped_by or not self._reserved_tokens:
+                self.stopped_by = self.stopped_by or reached
+                return None
+            self._freed.clear()
+            await self._freed.wait()
+        self._reserved_tokens += wanted.tokens
+        self._reserved_cost += wanted.cost
+        return wanted
+
+    def settle(self, reservation: Reservation) -> None:
+        """Give a reservation back; what the request took is counted by `take`."""
+        self._reserved_tokens = max(0.0, self._reserved_tokens - reservation.tokens)
+        self._reserved_cost = max(0.0, self._reserved_cost - reservation.cost)
+        self._freed.set()
+
+    def _reached(self, wanted: Reservation) -> str:
+        """Return which limit the request might pass."""
+        if self.tokens + self._reserved_tokens + wanted.tokens > (self._limits.tokens or math.inf):
+            return f"--max-tokens-total {self._limits.tokens}"
+        if self._limits.cost is not None and self.cost + self._reserved_cost + wanted.cost > self._limits.cost:
+            return f"--max-cost {self._limits.cost:g}"
+        return ""
+
+
+def cost_of(server: ServerSettings, prompt_tokens: float, completion_tokens: float) -> float:
+    """Return what tokens cost at a server; what has no price counts as free."""
+    return (prompt_tokens * (server.price_in or 0.0) + completion_tokens * (server.price_out or 0.0)) / MILLION
+
+
+def prompt_bound(messages: Sequence[Mapping[str, str]]) -> int:
+    """Return a number of tokens that a prompt does not exceed."""
+    return math.ceil(
+        sum(len(message["content"].encode(errors="replace")) for message in messages) / BYTES_PER_TOKEN
+    ) + TEMPLATE_TOKENS * len(messages)
