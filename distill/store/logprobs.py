@@ -39,7 +39,7 @@ MOST_CANDIDATES = 255
 """The most candidates of one token; servers give at most some 20."""
 
 
-class Token(NamedTuple):
+class ServerToken(NamedTuple):
     """A token as its server writes it; texts alone can be ambiguous where a character takes several tokens."""
 
     text: str
@@ -50,7 +50,7 @@ class Token(NamedTuple):
 class Candidate(NamedTuple):
     """A token that may have been sampled, and the logarithm of its probability."""
 
-    token: Token
+    token: ServerToken
     logprob: float
 
 
@@ -137,7 +137,7 @@ class LogprobsWriter:
             raise
 
 
-def _token_line(token: Token) -> str:
+def _token_line(token: ServerToken) -> str:
     values: dict[str, Any] = {"text": token.text}
     if token.bytes is not None:
         values["bytes"] = token.bytes.hex()
@@ -146,14 +146,14 @@ def _token_line(token: Token) -> str:
     return json.dumps(values, ensure_ascii=False) + "\n"
 
 
-def read_tokens(shard: Path) -> Iterator[Token]:
+def read_tokens(shard: Path) -> Iterator[ServerToken]:
     """Yield the tokens that a shard's log-probabilities name, in the order of their numbers."""
     path = tokens_path(shard)
     if path.exists():
         for number, values in read_jsonl(path, torn_end=True):
             try:
                 written = values.get("bytes")
-                yield Token(values["text"], None if written is None else bytes.fromhex(written), values.get("id"))
+                yield ServerToken(values["text"], None if written is None else bytes.fromhex(written), values.get("id"))
             except (KeyError, TypeError, ValueError) as error:
                 raise InputError(f"{path} line {number} must hold a token; get the store again") from error
 

@@ -47,7 +47,7 @@ _BEGIN = b'{"problem_id": "'
 _DIGITS = 16
 
 
-class Entry(NamedTuple):
+class IndexEntry(NamedTuple):
     """One line of a shard; the hash is 0 if it answers no request."""
 
     hash: int

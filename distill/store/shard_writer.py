@@ -19,7 +19,7 @@ import numpy as np
 
 from distill.store.byte_locks import ByteLocks
 from distill.store.failure import Failure
-from distill.store.shard_index import ENTRY, LENGTH_BITS, Entry, complete_index, hash_of, write_index
+from distill.store.shard_index import ENTRY, LENGTH_BITS, IndexEntry, complete_index, hash_of, write_index
 from distill.store.shards import Shard, Shards
 from toolkit.records import AppendLog, Trace
 
@@ -67,7 +67,7 @@ class ShardWriter(Generic[R]):
         shard = self.shard
         assert self._log
         length = self._log.append(record)
-        entry = Entry(hash_of(record.request_hash), shard.size, length)
+        entry = IndexEntry(hash_of(record.request_hash), shard.size, length)
         self._unindexed.append((entry.hash, entry.offset << LENGTH_BITS | entry.length))
         self._shards.add(shard, entry)
         return entry.hash

@@ -24,8 +24,8 @@ from distill.store.shard_index import (
     ENTRY,
     LENGTH_BITS,
     LONGEST_LINE,
-    Entry,
     Hashes,
+    IndexEntry,
     covered,
     index_path,
     read_index,
@@ -116,7 +116,7 @@ class Shards(Generic[R]):
         """Take in what was appended to one shard."""
         self._take([(shard, self._appended(shard))])
 
-    def add(self, shard: Shard, entry: Entry) -> None:
+    def add(self, shard: Shard, entry: IndexEntry) -> None:
         """Take in one line that was just appended."""
         shard.size = entry.offset + entry.length
         if entry.hash:

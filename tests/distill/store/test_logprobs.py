@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from distill.store.logprobs import Candidate, Token, TokenLogprobs, logprobs_path, tokens_path
+from distill.store.logprobs import Candidate, ServerToken, TokenLogprobs, logprobs_path, tokens_path
 from distill.store.shard_index import Hashes
 from distill.store.sharded_store import TraceStore
 from tests.distill.store.crashing import answer_to, job_of, plan_of
@@ -23,8 +23,8 @@ def logprobs_of(trace: Trace, *, top: int, tokens: int = 50) -> list[TokenLogpro
     words = trace.reasoning
     found = []
     for n in range(tokens):
-        likeliest = [Candidate(Token(words[(n + m) % 20] + str(m)), -m / 8) for m in range(top)]
-        sampled = Candidate(Token("�", bytes.fromhex("e282"), 7), -12.5) if n % 3 == 0 else likeliest[n % top]
+        likeliest = [Candidate(ServerToken(words[(n + m) % 20] + str(m)), -m / 8) for m in range(top)]
+        sampled = Candidate(ServerToken("�", bytes.fromhex("e282"), 7), -12.5) if n % 3 == 0 else likeliest[n % top]
         found.append(TokenLogprobs(sampled=sampled, top=likeliest))
     return found
 
@@ -60,7 +60,7 @@ def test_they_come_back_with_their_traces_and_take_at_most_10_bytes_a_candidate(
 
 
 def test_what_is_impossible_is_a_finite_number(tmp_path: Path) -> None:
-    token, low = Token("a"), Candidate(Token("b"), -math.inf)
+    token, low = ServerToken("a"), Candidate(ServerToken("b"), -math.inf)
     with TraceStore(tmp_path).writer() as writer:
         writer.append(TRACES[0], [TokenLogprobs(Candidate(token, -0.25), [low, Candidate(token, -0.25)])])
     (((sampled, top),),) = [*filter(None, TraceStore(tmp_path).logprobs(hashes_of(TRACES[:1])))]
