@@ -205,7 +205,7 @@ class Collected(Generic[P]):
 
     def _unsettled(self, hashes: Hashes) -> NDArray[np.bool_]:
         """Look at the disk, and return which requests have no outcome there."""
-        self._store.refresh()
+        self._writer.refresh()
         settled = self._settled(hashes)
         if others := int(settled.sum()):
             self._progress.advance(others)

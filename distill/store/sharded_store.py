@@ -17,7 +17,7 @@ Opening it to read changes nothing on the disk.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, overload
@@ -74,10 +74,10 @@ class TraceStore:
         """Return how many requests have a trace."""
         return len(self.traces)
 
-    def refresh(self) -> None:
-        """Take in what was appended since the last look, by whomever."""
-        self.traces.refresh()
-        self.failures.refresh()
+    def refresh(self, noted: Collection[str] = ()) -> None:
+        """Take in what was appended since the last look, by whomever; `noted` shards are there, listed or not."""
+        self.traces.refresh(noted)
+        self.failures.refresh(noted)
 
     def held(self, hashes: Hashes) -> NDArray[np.bool_]:
         """Return which requests have a trace."""
@@ -115,7 +115,7 @@ class StoreWriter:
     """Appends to shards of its own, and claims requests; for one thread."""
 
     def __init__(self, store: TraceStore, locks: ByteLocks) -> None:
-        self._locks = locks
+        self._store, self._locks = store, locks
         self._traces, self._failures = ShardWriter(store.traces, locks), ShardWriter(store.failures, locks)
         self._logprobs: LogprobsWriter | None = None
         self._logprobs_shard: Path | None = None
@@ -126,6 +126,10 @@ class StoreWriter:
     def claims(self, hashes: Hashes, missing: Missing) -> Claims:
         """Share the requests that lack an outcome with all processes that ask for some of the same."""
         return Claims(self._locks, hashes, missing)
+
+    def refresh(self) -> None:
+        """Take in what others appended before they freed what is claimed here, also on another machine."""
+        self._store.refresh(self._locks.notes())
 
     def append(self, trace: Trace, logprobs: Sequence[TokenLogprobs] | None = None) -> int:
         """Append a trace, after its log-probabilities; return the hash of its request."""

@@ -11,7 +11,7 @@ only once it is whole.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -86,15 +86,17 @@ class Shards(Generic[R]):
         self._merge()
         return len(self._hashes)
 
-    def refresh(self) -> None:
-        """Take in what was appended since the last look, by whomever.
+    def refresh(self, noted: Collection[str] = ()) -> None:
+        """Take in what was appended since the last look, by whomever; `noted` shards are there, listed or not.
 
         Raises `InputError` if a shard holds records of another version.
         """
         try:
-            names = sorted(entry.name for entry in os.scandir(self.folder) if is_shard(entry.name, self.stem))
+            listed = {entry.name for entry in os.scandir(self.folder)}
         except FileNotFoundError:
             return
+        unlisted = [name for name in noted if name not in listed and (self.folder / name).exists()]
+        names = sorted(name for name in (*listed, *unlisted) if is_shard(name, self.stem))
         found: list[tuple[Shard, NDArray[Any]]] = []
         for name in names:
             is_new = name not in self._shards

@@ -69,3 +69,15 @@ def test_a_fork_holds_nothing_of_its_parent_and_frees_nothing_of_it(tmp_path: Pa
         assert said == "False"
         process.kill()
         process.communicate()
+
+
+def test_notes_are_read_by_all_and_half_a_note_is_none(tmp_path: Path) -> None:
+    path = tmp_path / "locks"
+    with ByteLocks(path) as first, ByteLocks(path) as second:
+        assert first.notes() == [] and first.take(0)
+        for n in range(50):
+            (first, second)[n % 2].note(f"traces-{n}.jsonl")
+        assert first.notes() == second.notes() == [f"traces-{n}.jsonl" for n in range(50)]
+        with path.open("ab") as file:
+            file.write(b"traces-5")
+        assert len(second.notes()) == 50

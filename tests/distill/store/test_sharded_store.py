@@ -368,3 +368,14 @@ def test_held_says_which_of_many_requests_have_a_trace(folder: Path) -> None:
 def test_filling_beside_a_writer_of_another_job_shares_what_both_ask(folder: Path, tmp_path: Path) -> None:
     fill(job_of(folder, MANY + 40), tmp_path / "asked", pause_s=0.0)
     assert len((tmp_path / "asked").read_text().split()) == 40
+
+
+def test_a_shard_that_the_disk_does_not_list_yet_is_known_to_who_claims_requests(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a shared disk, whose list of a folder may be some time old."""
+    files = [path for path in os.scandir(folder) if not path.name.startswith("traces-")]
+    monkeypatch.setattr(os, "scandir", lambda path: files)
+    assert len(TraceStore(folder)) == 0
+    traces, teacher = collected(folder)
+    assert traces == right() and teacher.asked == []
