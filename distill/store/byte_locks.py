@@ -55,12 +55,13 @@ class ByteLocks:
         """Write a line for all who use the file."""
         while not self.take(NOTING):
             time.sleep(NOTE_PAUSE_S)
-        self._file.append(f"{text}\n".encode())
+        self._file.append(f"\n{text}\n".encode())  # the line before may be half a note
         self.free(NOTING)
 
     def notes(self) -> list[str]:
         """Return what was noted so far, as it was when a lock was last granted or later."""
-        return self._file.read().decode(errors="replace").splitlines()
+        content = self._file.read().decode(errors="replace")
+        return [line for line in content[: content.rfind("\n") + 1].split("\n") if line]
 
     def close(self) -> None:
         """Free all that is held."""
@@ -120,16 +121,22 @@ class _LockFile:
             return True
 
     def append(self, content: bytes) -> None:
+        """Write at the end; a full disk takes it whole or not at all."""
         with self._guard:
-            os.lseek(self.descriptor, 0, os.SEEK_END)
-            os.write(self.descriptor, content)
+            size = os.lseek(self.descriptor, 0, os.SEEK_END)
+            try:
+                if os.write(self.descriptor, content) != len(content):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            except OSError as error:
+                os.ftruncate(self.descriptor, size)
+                error.filename = str(self.path)
+                raise
             os.fsync(self.descriptor)
 
     def read(self) -> bytes:
         with self._guard:
             os.lseek(self.descriptor, 0, os.SEEK_SET)
-            content = os.read(self.descriptor, FIRST_BYTE)
-            return content[: content.rfind(b"\n") + 1]
+            return os.read(self.descriptor, FIRST_BYTE)
 
     def free(self, byte: int) -> None:
         with self._guard:

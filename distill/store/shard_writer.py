@@ -109,13 +109,12 @@ class ShardWriter(Generic[R]):
             byte = lock_byte(shard.path.name)
             if shard.is_finished or not self._locks.take(byte):
                 continue
-            is_new = not shard.path.exists()
             log = AppendLog(shard.path, sync_every_s=math.inf)  # moves a torn end aside
             self._shards.refresh_shard(shard)
             if not shard.is_finished:
                 self._indexed = complete_index(shard.path, self._shards.kind)
                 self._shard, self._log = shard, log
-                if is_new:
+                if shard.path.name not in self._locks.notes():
                     self._locks.note(shard.path.name)
                 return
             log.close()

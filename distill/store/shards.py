@@ -92,11 +92,11 @@ class Shards(Generic[R]):
         Raises `InputError` if a shard holds records of another version.
         """
         try:
-            listed = {entry.name for entry in os.scandir(self.folder)}
+            found_names = {entry.name for entry in os.scandir(self.folder)}
         except FileNotFoundError:
             return
-        unlisted = [name for name in noted if name not in listed and (self.folder / name).exists()]
-        names = sorted(name for name in (*listed, *unlisted) if is_shard(name, self.stem))
+        found_names |= {name for name in noted if name not in found_names and (self.folder / name).exists()}
+        names = sorted(name for name in found_names if is_shard(name, self.stem))
         found: list[tuple[Shard, NDArray[Any]]] = []
         for name in names:
             is_new = name not in self._shards

@@ -81,3 +81,5 @@ def test_notes_are_read_by_all_and_half_a_note_is_none(tmp_path: Path) -> None:
         with path.open("ab") as file:
             file.write(b"traces-5")
         assert len(second.notes()) == 50
+        first.note("traces-51.jsonl")
+        assert second.notes()[-1] == "traces-51.jsonl"
