@@ -131,7 +131,6 @@ class _LockFile:
                 os.ftruncate(self.descriptor, size)
                 error.filename = str(self.path)
                 raise
-            os.fsync(self.descriptor)
 
     def read(self) -> bytes:
         with self._guard:

@@ -90,6 +90,7 @@ class ShardWriter(Generic[R]):
             finally:
                 self._log.close()
                 self._locks.free(lock_byte(self._shard.path.name))
+                self._shard.is_written_here = False
                 self._shard = self._log = None
                 self._unindexed.clear()
 
@@ -114,6 +115,7 @@ class ShardWriter(Generic[R]):
             if not shard.is_finished:
                 self._indexed = complete_index(shard.path, self._shards.kind)
                 self._shard, self._log = shard, log
+                shard.is_written_here = True
                 if shard.path.name not in self._locks.notes():
                     self._locks.note(shard.path.name)
                 return

@@ -17,7 +17,7 @@ Opening it to read changes nothing on the disk.
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, overload
@@ -74,8 +74,8 @@ class TraceStore:
         """Return how many requests have a trace."""
         return len(self.traces)
 
-    def refresh(self, noted: Collection[str] = ()) -> None:
-        """Take in what was appended since the last look, by whomever; `noted` shards are there, listed or not."""
+    def refresh(self, noted: Iterable[str] | None = None) -> None:
+        """Take in what was appended since the last look, by whomever; `noted` as for `Shards.refresh`."""
         self.traces.refresh(noted)
         self.failures.refresh(noted)
 

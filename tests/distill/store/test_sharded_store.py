@@ -374,8 +374,8 @@ def test_a_shard_that_the_disk_does_not_list_yet_is_known_to_who_claims_requests
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As on a shared disk, whose list of a folder may be some time old."""
-    files = [path for path in os.scandir(folder) if not path.name.startswith("traces-")]
-    monkeypatch.setattr(os, "scandir", lambda path: files)
+    listed = [name for name in os.listdir(folder) if not name.startswith("traces-")]
+    monkeypatch.setattr(os, "listdir", lambda path: listed)
     assert len(TraceStore(folder)) == 0
     traces, teacher = collected(folder)
     assert traces == right() and teacher.asked == []
