@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -379,3 +380,30 @@ def test_a_shard_that_the_disk_does_not_list_yet_is_known_to_who_claims_requests
     assert len(TraceStore(folder)) == 0
     traces, teacher = collected(folder)
     assert traces == right() and teacher.asked == []
+
+
+def test_a_machine_goes_on_with_its_own_shards_and_never_writes_those_of_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(platform, "node", lambda: "node-7.cluster")
+    collected(tmp_path, MANY // 2)
+    theirs = one(tmp_path, "traces-*.jsonl")
+    assert theirs.name == "traces-node_7.cluster-1.jsonl"
+    cut(theirs, theirs.stat().st_size - 5)
+    before = theirs.read_bytes()
+    monkeypatch.setattr(platform, "node", lambda: "")
+    traces, teacher = collected(tmp_path)
+    assert traces == right() and len(teacher.asked) == MANY // 2 + 1
+    assert theirs.read_bytes() == before and (tmp_path / "traces-unnamed-1.jsonl").is_file()
+    collected(tmp_path, MANY + 20)
+    assert len([*tmp_path.glob("traces-*.jsonl")]) == 2
+    monkeypatch.setattr(platform, "node", lambda: "node-7.cluster")
+    collected(tmp_path, MANY + 40)
+    assert len(read_records(theirs, Trace)) > before.count(b"\n"), "its own machine mends it and goes on"
+
+
+def test_a_shard_from_elsewhere_is_found_under_any_name(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    shutil.copy(one(folder, "traces-*.jsonl"), tmp_path / "other" / "traces of spring.jsonl")
+    traces, teacher = collected(tmp_path / "other")
+    assert traces == right() and len(teacher.asked) == MANY - len(right()), "failures are asked again"
