@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import errno
 import os
-import sys
 import threading
 import time
 from pathlib import Path
@@ -109,7 +108,7 @@ class _LockFile:
             if byte in self.taken:
                 return False
             try:
-                _lock(self.descriptor, byte)
+                _change(self.descriptor, byte, locked=True)
             except OSError as error:
                 if error.errno in _TAKEN:
                     return False
@@ -141,28 +140,18 @@ class _LockFile:
         with self._guard:
             self.taken.discard(byte)
             if self.process == os.getpid():
-                _unlock(self.descriptor, byte)
+                _change(self.descriptor, byte, locked=False)
 
 
-def _lock(descriptor: int, byte: int) -> None:
-    if sys.platform == "win32":
+def _change(descriptor: int, byte: int, *, locked: bool) -> None:
+    """Lock or unlock a byte; raises `OSError` if another process holds it."""
+    place = FIRST_BYTE + byte
+    try:
+        import fcntl
+    except ModuleNotFoundError:  # Windows
         import msvcrt
 
-        os.lseek(descriptor, FIRST_BYTE + byte, os.SEEK_SET)
-        msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+        os.lseek(descriptor, place, os.SEEK_SET)
+        msvcrt.locking(descriptor, msvcrt.LK_NBLCK if locked else msvcrt.LK_UNLCK, 1)  # type: ignore[attr-defined]
     else:
-        import fcntl
-
-        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, FIRST_BYTE + byte)
-
-
-def _unlock(descriptor: int, byte: int) -> None:
-    if sys.platform == "win32":
-        import msvcrt
-
-        os.lseek(descriptor, FIRST_BYTE + byte, os.SEEK_SET)
-        msvcrt.locking(descriptor, msvcrt.LK_UNLCK, 1)
-    else:
-        import fcntl
-
-        fcntl.lockf(descriptor, fcntl.LOCK_UN, 1, FIRST_BYTE + byte)
+        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB if locked else fcntl.LOCK_UN, 1, place)
