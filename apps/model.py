@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Protocol
 
+from apps.learned_questions import learned_questions
 from apps.read_ahead import ReadAhead
 from export.runtime.decoder import OnnxDecoder, OpenDecoder
 from export.runtime.verify.checks import check_start, outgrown, why_no_record
@@ -46,6 +47,8 @@ class Model:
     """Whether it can continue a turn that was interrupted."""
     ahead: ReadAhead | None = None
     """Reads what is being typed; None if the model runs elsewhere."""
+    questions: tuple[str, ...] = ()
+    """Questions that it learned from, to begin a chat with."""
     writing: list[Stoppable] = field(default_factory=list)
     """The turns that are being written, or wait for the lock."""
 
@@ -91,5 +94,6 @@ def load_model(folder: Path, open_decoder: OpenDecoder = CHAT_DECODER) -> Model:
         size_bytes=folder_bytes(folder),
         chat_model=LocalChatModel(SpeculativeDecoder(decoder, time.perf_counter), chat_format),
         lock=lock,
+        questions=learned_questions(folder, chat_format),
         ahead=ReadAhead(chat_format.prompt_ids, decoder.read_ahead, lock),
     )

@@ -17,11 +17,10 @@ from typing import Any, Literal
 
 from distill.problems.splits import HOLD_OUT_MORE, of_split
 from toolkit.errors import InputError
-from toolkit.records import TRAIN, Asked, Example, Problem, content_hash, read_object, read_records
+from toolkit.records import TRAIN, TRAINED_ON, Asked, Example, Problem, content_hash, read_object, read_records
 from toolkit.runs import replace_text
 from toolkit.terminal import counted
 
-TRAINED_ON = "trained_on.json"
 QUESTIONS = "questions"
 Part = Literal["train", "validation", "test", "all"]
 

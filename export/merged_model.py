@@ -100,9 +100,11 @@ def _merge(base: Path, adapter: Path) -> dict[str, Tensor]:
             adapted: Any = PeftModel.from_pretrained(model, str(adapter))
         placed = set_peft_model_state_dict(adapted, weights)
         if placed.unexpected_keys:
-            raise InputError(f"its model has no place for {listed(placed.unexpected_keys)}")
+            raise InputError(
+                f"its model has no place for {listed(placed.unexpected_keys)}; get it again, or give its own --base"
+            )
         if not hasattr(adapted, "merge_and_unload"):
-            raise InputError(f"peft_type {kind} does not change weights")
+            raise InputError(f"peft_type {kind} does not change weights; export an adapter that does, such as LoRA")
         before = _some_logits(adapted)
         merged = adapted.merge_and_unload(safe_merge=True)
     except InputError as error:
@@ -157,7 +159,7 @@ def _write_model(base: Path, tensors: dict[str, Tensor], folder: Path) -> None:
 def _check_finite(adapter: Path, weights: dict[str, Tensor]) -> None:
     for name, tensor in sorted(weights.items()):
         if not torch.isfinite(tensor).all():
-            raise InputError(f"{name} in the adapter {adapter} holds NaN or infinite values")
+            raise InputError(f"{name} in the adapter {adapter} holds NaN or infinite values; train it again")
 
 
 def _check_memory(base: Path) -> None:

@@ -72,6 +72,7 @@ def export_model(config: ExportConfig) -> dict[str, Any]:
     _check_memory(checkpoint, config)
     stage = _stage(config)
     if runs.is_complete(config.out, stage):
+        runs.say_done(config.out)
         return runs.read_manifest(config.out) or {}
     texts = _read_texts(source, config)
     folder = runs.partial_folder(config.out, stage)
@@ -107,6 +108,11 @@ def _write_model(
     norms = vectors(checkpoint)
     sizes = part_bytes(checkpoint, chosen)
     done = sum(sizes[name] for name in journal.finished)
+    if journal.finished:
+        say(
+            f"export: resuming after {_shown(journal.finished[-1])}; "
+            f"{done / 1e6:.1f} of {sum(sizes.values()) / 1e6:.1f} MB were converted before"
+        )
     label = f"export ({config.method})"
     with (
         journal,
@@ -116,7 +122,7 @@ def _write_model(
         writer = ModelWriter(
             file,
             journal,
-            lambda part: progress.advance(sizes[part], note=part.removesuffix(".weight").rpartition("model.")[2]),
+            lambda part: progress.advance(sizes[part], note=_shown(part)),
         )
         write_parts(checkpoint, config.method, chosen, texts.calibration, writer)
     if config.tune:
@@ -125,6 +131,10 @@ def _write_model(
     if texts.calibration:
         scales = cache_scales(source, folder, texts.calibration)
         onnx.save(build_graph(checkpoint.config, journal.weights, norms, scales), folder / INT8_CACHE_FILE)
+
+
+def _shown(part: str) -> str:
+    return part.removesuffix(".weight").rpartition("model.")[2]
 
 
 def _tune(source: Source, texts: CalibrationTexts, folder: Path, journal: ResumeLog) -> dict[str, Floats]:
@@ -166,7 +176,10 @@ def _compared(
     if config.bounds is None:
         say("export: not compared with the float model (--no-parity); its quality is unknown")
         return {"parity": None}
-    say(f"export: comparing with the float model in {source.checkpoint.folder}")
+    say(
+        f"export: comparing with the float model in {source.checkpoint.folder}, which may take minutes (--no-parity "
+        "leaves it out: the quality is then unknown, and toolkit verify cannot check the folder)"
+    )
     return pass_gate(source, folder, config.cache, config.bounds, texts.held_out, chats)
 
 

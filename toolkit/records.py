@@ -33,6 +33,8 @@ Message = dict[str, str]
 ROLES = ("system", "user", "assistant")
 TRAIN = "train.jsonl"
 """The file in a student's folder with the examples that it was trained on; its export is calibrated on them."""
+TRAINED_ON = "trained_on.json"
+"""The file in a student's folder, and in its exports, with the digests of the questions that it was trained on."""
 
 
 class Record:

@@ -45,10 +45,10 @@ class Grammar:
         try:
             rules = LLMatcher.grammar_from_json_schema(schema, overrides=fixed)  # type: ignore[arg-type]
         except ValueError as error:
-            raise InputError(f"the JSON schema cannot be followed: {error}") from error
+            raise InputError(f"the JSON schema cannot be followed: {error}; change the schema") from error
         matcher = LLMatcher(vocabulary.tokens, rules, log_level=0)
         if matcher.is_error():
-            raise InputError(f"the JSON schema cannot be followed: {_said(matcher)}")
+            raise InputError(f"the JSON schema cannot be followed: {_said(matcher)}; change the schema")
         grammar = cls(vocabulary, matcher)
         for seed in range(WALKS):
             grammar.copy()._walk(np.random.default_rng(seed))
@@ -63,14 +63,14 @@ class Grammar:
         bits = np.frombuffer(self._matcher.compute_bitmask(), dtype=np.uint8)
         allowed_V = np.unpackbits(bits, bitorder="little")[: self._vocabulary.vocab_size].astype(bool)
         if self._matcher.is_error() or not allowed_V.any():
-            raise InputError(f"the JSON schema allows no next token: {_said(self._matcher)}")
+            raise InputError(f"the JSON schema allows no next token: {_said(self._matcher)}; change the schema")
         masked_V: Floats = np.where(allowed_V, logits_V, np.float32(-np.inf))
         return masked_V
 
     def take(self, token: int) -> None:
         """Follow a token that was drawn under the mask."""
         if not self._matcher.consume_token(token):
-            raise InputError(f"the JSON schema cannot be followed: {_said(self._matcher)}")
+            raise InputError(f"the JSON schema cannot be followed: {_said(self._matcher)}; change the schema")
 
     def begin(self, text: str) -> None:
         """Follow the text that came with the token that closed the thought."""

@@ -116,6 +116,7 @@ class Collected(Generic[P]):
         """Find out what the store lacks, and say so."""
         self._job, self._store = job, store
         self._plan: Plan[P] = plan
+        self._adopted: set[int] = set()
         self._failed_before: dict[int, int] = {}
         """Where the failures are that are asked again: a later one is an outcome of this job."""
         with ExitStack() as stack:
@@ -184,6 +185,20 @@ class Collected(Generic[P]):
         again = self._outcomes.failed(failure, refusal)
         self._progress.advance(0 if again else 1)
         return again
+
+    def adopt(self, trace: Trace, logprobs: Sequence[TokenLogprobs] | None = None) -> None:
+        """Keep a trace that an earlier command asked for, whether this job's requests are claimed yet or not."""
+        self._adopted.add(self._writer.append(trace, logprobs))
+        self._writer.sync_if_due()
+
+    def is_adopted(self, request: Request[P]) -> bool:
+        """Whether a request that was handed out has been adopted meanwhile; count it as answered then."""
+        hash = int(request.hash, 16)
+        if hash not in self._adopted:
+            return False
+        self._settle(hash)
+        self._progress.advance()
+        return True
 
     def append(self, failure: Failure) -> None:
         """Record a failure that is a request's own (`distill.collecting.outcomes`)."""

@@ -58,6 +58,7 @@ class Budget:
         """What was taken, by traces and by answers that broke off."""
         self.stopped_by = ""
         """The limit that ended the job; empty if none did."""
+        self._reached = ""
         self._reserved_tokens = self._reserved_cost = 0.0
         self._freed = asyncio.Event()
 
@@ -78,15 +79,23 @@ class Budget:
     async def reserve(
         self, server: ServerSettings, messages: Sequence[Message], max_new_tokens: int
     ) -> Reservation | None:
-        """Reserve what a request may take; wait while others may give back enough; None: a limit is reached."""
-        prompt = prompt_bound(messages)
-        wanted = Reservation(tokens=prompt + max_new_tokens, cost=cost_of(server, prompt, max_new_tokens))
-        while reached := self._reached(wanted):
+        """Reserve what a request may take, waiting while others may give back enough; None: a limit is reached."""
+        while not (found := self.try_reserve(server, messages, max_new_tokens)):
             if self.stopped_by or not self._reserved_tokens:
-                self.stopped_by = self.stopped_by or reached
+                self.stop()
                 return None
             self._freed.clear()
             await self._freed.wait()
+        return found
+
+    def try_reserve(
+        self, server: ServerSettings, messages: Sequence[Message], max_new_tokens: int
+    ) -> Reservation | None:
+        """Reserve what a request may take; None if it might pass a limit (`stop` then ends the job)."""
+        prompt = prompt_bound(messages)
+        wanted = Reservation(tokens=prompt + max_new_tokens, cost=cost_of(server, prompt, max_new_tokens))
+        if self._passes_limit(wanted):
+            return None
         self._reserved_tokens += wanted.tokens
         self._reserved_cost += wanted.cost
         return wanted
@@ -97,13 +106,18 @@ class Budget:
         self._reserved_cost = max(0.0, self._reserved_cost - reservation.cost)
         self._freed.set()
 
-    def _reached(self, wanted: Reservation) -> str:
-        """Return which limit the request might pass."""
+    def stop(self) -> None:
+        """End the job because of the limit that the last refused reservation might have passed."""
+        self.stopped_by = self.stopped_by or self._reached
+
+    def _passes_limit(self, wanted: Reservation) -> bool:
         if self.tokens + self._reserved_tokens + wanted.tokens > (self._limits.tokens or math.inf):
-            return f"--max-tokens-total {self._limits.tokens}"
+            self._reached = f"--max-tokens-total {self._limits.tokens}"
+            return True
         if self._limits.cost is not None and self.cost + self._reserved_cost + wanted.cost > self._limits.cost:
-            return f"--max-cost {self._limits.cost:g}"
-        return ""
+            self._reached = f"--max-cost {self._limits.cost:g}"
+            return True
+        return False
 
 
 def cost_of(server: ServerSettings, prompt_tokens: float, completion_tokens: float) -> float:

@@ -40,7 +40,7 @@ TRIES = 7
 MOST_REFUSED = 40
 """How often a request may be refused beside its tries by a server that has too many, but answers others meanwhile."""
 SILENT_TRIES = 2
-"""Tries if a server sends nothing in time: each costs minutes, and perhaps an answer that was written meanwhile."""
+"""Tries if an answer does not begin in time: each costs minutes, and perhaps an answer that was written meanwhile."""
 FIRST_PAUSE_S = 0.5
 """Doubles with each try and adds up to half a minute."""
 NO_ANSWER = "no answer in time"
@@ -138,7 +138,7 @@ class ChatRequests:
         while True:
             epoch, answers = server.limit.epoch, pool.answers
             try:
-                answered = await self._try(request, server, epoch)
+                answered = await self._try(request, server, epoch, pool)
             except _Failed as failed:
                 others = pool.others(server)
                 if failed.too_many and pool.answers > answers and refused < MOST_REFUSED:
@@ -157,20 +157,25 @@ class ChatRequests:
                 pool.release(server)
                 return answered
 
-    async def _try(self, request: ChatRequest, server: Server, epoch: int) -> Answered:
+    async def _try(self, request: ChatRequest, server: Server, epoch: int, pool: ServerPool) -> Answered:
         """Send one request once, or again at once where only a field was refused; raises `_Failed`."""
         sampling, begun = self._job.sampling, time.monotonic()
         expected = server.tokens if server.answers else sampling.max_new_tokens
         server.pace.sent(expected, server.now())
         body = request_body(server.settings.model, request, sampling, self._job.asking)
         reader = self._readers[server.settings.name]
+
+        def began(waited_s: float) -> None:
+            server.limit.began(waited_s, epoch)
+            pool.hand_out()  # it may take more now
+
         while True:
             sent, pieces = server.fields.taken(body), StreamedAnswer()
             try:
-                answer = await reader.post(sent, pieces, lambda waited_s: server.limit.began(waited_s, epoch))
+                answer = await reader.post(sent, pieces, began)
             except (TooLarge, HTTPError, *NOT_AN_ANSWER) as error:
                 self._budget.take(server.settings, None, pieces.count)  # it is paid for, as far as it came
-                raise _lost(error) from error
+                raise _lost(error, has_begun=pieces.count > 0) from error
             if not isinstance(answer, Response) or answer.status_code == 200:
                 break
             if not server.fields.refused(sent, answer):
@@ -226,7 +231,7 @@ def _note(server: Server, failed: _Failed, epoch: int, *, others: bool) -> None:
         server.failed(failed.trouble, others=others)
 
 
-def _lost(error: Exception) -> _Failed:
+def _lost(error: Exception, *, has_begun: bool) -> _Failed:
     """Describe an answer that did not come, or not to its end."""
     if isinstance(error, TooLarge):
         return _Failed(reason="answer too large", trouble=str(error), cause="request", passes=False)
@@ -234,6 +239,8 @@ def _lost(error: Exception) -> _Failed:
         return _no_completion(printable(str(error)))
     if isinstance(error, ConnectError | ConnectTimeout | ProxyError | UnsupportedProtocol):
         return _Failed(reason="no connection", trouble=first_line(error), cause="connection")
+    if isinstance(error, ReadTimeout) and has_begun:
+        return _Failed(reason="stalled", trouble="the server stopped within an answer", cause="server")
     if isinstance(error, ReadTimeout):
         trouble = f"{first_line(error)} (more time: {TIMEOUT_VARIABLE})"
         return _Failed(reason=NO_ANSWER, trouble=trouble, cause="server")

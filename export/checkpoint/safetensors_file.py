@@ -44,7 +44,10 @@ class StoredRows(TensorFacts):
     def check_type(self, name: str) -> None:
         """Raise `InputError` if the type is none of `DTYPES`."""
         if self.dtype not in DTYPES:
-            raise InputError(f"{name} in {self.path} has type {self.dtype}: expected one of {', '.join(DTYPES)}")
+            raise InputError(
+                f"{name} in {self.path} has type {self.dtype}: expected one of {', '.join(DTYPES)}; convert the "
+                "checkpoint to one of them"
+            )
 
     def equals(self, other: StoredRows) -> bool:
         """Whether two tensors have the same values, which must be of `DTYPES`; raises as `read` does."""

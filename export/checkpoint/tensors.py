@@ -61,7 +61,10 @@ class Checkpoint:
             self._stored[name].check_type(name)
             found = self._stored[name].shape
             if found != shape:
-                raise InputError(f"{name} in {folder} has shape {found} instead of {shape} as in its config.json")
+                raise InputError(
+                    f"{name} in {folder} has shape {found} instead of {shape} as in its config.json; get both from one "
+                    "place"
+                )
         self._refuse_others()
         for name in sorted(self.adapter.targets) if self.adapter else ():
             self._check_target(name)
@@ -155,7 +158,10 @@ class Checkpoint:
             raise InputError(f"{name} in {self.folder} holds {count} NaN or infinite values; get the checkpoint again")
         if max(-float(low), float(high)) > LARGEST:
             worst = max(-float(low), float(high))
-            raise InputError(f"{name} in {self.folder} holds {worst:g}, more than fp16 can store ({LARGEST:g})")
+            raise InputError(
+                f"{name} in {self.folder} holds {worst:g}, more than fp16 can store ({LARGEST:g}); choose another "
+                "checkpoint"
+            )
 
 
 def tensor_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:

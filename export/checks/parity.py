@@ -40,6 +40,12 @@ QUESTIONS = (
 """Questions to use without traces; the float model's own greedy answers are then the texts."""
 
 
+REMEDY = (
+    "calibrate on the student's own traces (--calibration FILE, without --quick), or keep more bits (--best, --int8)"
+)
+"""What helps an export that is out of bounds."""
+
+
 class Scorer(Protocol):
     """A form of a model that scores texts."""
 
@@ -145,13 +151,11 @@ def check_parity(report: ParityReport, bounds: Bounds) -> None:
     """Raise `GateFailed` if the report is out of bounds."""
     if not report.mean_kl <= bounds.max_mean_kl:  # also where it is NaN
         raise GateFailed(
-            f"mean KL to the float model ({report.mean_kl:.4f}) must be at most {bounds.max_mean_kl}; "
-            "calibrate on the student's own traces with --calibration"
+            f"mean KL to the float model ({report.mean_kl:.4f}) must be at most {bounds.max_mean_kl}; {REMEDY}"
         )
     if not report.top1 >= bounds.min_top1:
         raise GateFailed(
-            f"top-1 agreement with the float model ({report.top1:.4f}) must be at least {bounds.min_top1}; "
-            "calibrate on the student's own traces with --calibration"
+            f"top-1 agreement with the float model ({report.top1:.4f}) must be at least {bounds.min_top1}; {REMEDY}"
         )
 
 

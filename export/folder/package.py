@@ -12,11 +12,11 @@ from export.runtime.model_config import ModelConfig
 from toolkit.errors import InputError
 from toolkit.formats.chat_format import TEMPLATE, TOKENIZER, TOKENIZER_CONFIG
 from toolkit.machine.allowance import physical_cores
-from toolkit.records import read_object
+from toolkit.records import TRAINED_ON, read_object
 from toolkit.sources.model_names import MODEL_FILE
 
 LAST_USE = ("truncation", "padding")
-MODEL_FILES = ("config.json", "generation_config.json", "trained_on.json")
+MODEL_FILES = ("config.json", "generation_config.json", TRAINED_ON)
 TEXT_FILES = (
     TOKENIZER_CONFIG,
     "special_tokens_map.json",

@@ -147,7 +147,7 @@ def read_model_config(folder: Path) -> ModelConfig:
     """
     path = folder / "config.json"
     if not path.exists():
-        raise InputError(f"{folder} is no model folder: {path} is missing")
+        raise InputError(f"{folder} is no model folder: {path} is missing; give the folder that holds one")
     values = read_object(path)
     architecture = _architecture(path, values)
     values = {name: value for name, value in values.items() if architecture in READ_BY.get(name, ARCHITECTURES)}
@@ -168,7 +168,10 @@ def _architecture(path: Path, values: Mapping[str, Any]) -> str:
     check_type(model_type, str, f"model_type in {path}")
     architecture = names[0] if names else MODEL_TYPES.get(str(model_type), "none")
     if architecture not in ARCHITECTURES:
-        raise InputError(f"unknown architecture {architecture} in {path}: expected one of {', '.join(ARCHITECTURES)}")
+        raise InputError(
+            f"unknown architecture {architecture} in {path}: expected one of {', '.join(ARCHITECTURES)}; choose "
+            "such a model"
+        )
     if MODEL_TYPES.get(str(model_type)) != architecture:
         raise InputError(f"model_type ({model_type}) in {path} is not that of {architecture}; get the file again")
     if architecture == "MistralForCausalLM" and "layer_types" in values:
@@ -182,7 +185,8 @@ def _check_types(path: Path, architecture: str, values: Mapping[str, Any]) -> No
             check_type(values[name], kind, f"{name} in {path}")
     if isinstance(values.get("rms_norm_eps"), int):
         raise InputError(
-            f"rms_norm_eps in {path} ({values['rms_norm_eps']}) must have a decimal point, as transformers requires"
+            f"rms_norm_eps in {path} ({values['rms_norm_eps']}) must have a decimal point, as transformers requires; "
+            f"write {float(values['rms_norm_eps'])}"
         )
     for name in WHOLE_NUMBERS:
         value = values.get(name)

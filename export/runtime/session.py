@@ -175,6 +175,8 @@ def _open(model_path: Path, options: ort.SessionOptions) -> ort.InferenceSession
     try:
         session = ort.InferenceSession(str(model_path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's own exceptions share no base class
-        raise InputError(f"onnxruntime cannot open {model_path}: {str(error).splitlines()[0]}") from error
+        raise InputError(
+            f"onnxruntime cannot open {model_path}: {str(error).splitlines()[0]}; export again or copy the folder again"
+        ) from error
     give_freed_memory_back()  # if onnxruntime widened three bits for its own kernels, seven times what it keeps
     return session

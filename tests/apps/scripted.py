@@ -21,6 +21,13 @@ from toolkit.generation.generate import Floats, Ints
 
 LONG = " ".join(f"Step {i}: take {i} and keep it." for i in range(1, 400))
 
+EXAMPLES = (
+    "Find the Greatest Common Divisor (GCD) of these numbers: 84, 36. Give only the GCD as your final answer.",
+    "State the final answer to the following arithmetic problem: 57 + 87 + 70 =",
+    'How many times does the letter "e" appear in the text: "free the witness"?',
+    "Spell this word backward (example: sun -> nus): reason",
+)
+"""What the model has learned from, as far as the page knows."""
 SCRIPTS = {
     "long thought": completion_text(LONG, "never reached"),
     "twenty steps": completion_text(" ".join(f"Step {i}." for i in range(1, 21)), "All **twenty** are done."),
@@ -87,7 +94,12 @@ def main(folder: Path, data: Path) -> None:
     chat_format = ChatFormat.from_folder(folder)
     chat_format.tokenizer.add_tokens([*ENORMOUS, *AT_ONCE])
     decoder = ScriptedDecoder(chat_format, max_length=4096, step_s=0.03)
-    model = Model(name="scripted", size_bytes=86_000_000, chat_model=LocalChatModel(decoder, chat_format))
+    model = Model(
+        name="scripted",
+        size_bytes=86_000_000,
+        chat_model=LocalChatModel(decoder, chat_format),
+        questions=EXAMPLES,
+    )
     serve([model], Store(data, time.time), host="127.0.0.1", port=0, window="none")
 
 

@@ -10,7 +10,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from tests.apps.scripted import ScriptedDecoder
+from tests.apps.scripted import EXAMPLES, ScriptedDecoder
 from toolkit.formats.chat_format import TURN_END, ChatFormat, completion_text
 from toolkit.generation.chat_model import LocalChatModel
 from toolkit.generation.generate import Floats
@@ -36,7 +36,7 @@ def main(folder: Path, data: Path) -> None:
 
     chat_format = ChatFormat.from_folder(folder)
     models = [
-        Model(name=name, size_bytes=size_bytes, chat_model=LocalChatModel(decoder, chat_format))
+        Model(name=name, size_bytes=size_bytes, chat_model=LocalChatModel(decoder, chat_format), questions=EXAMPLES)
         for name, size_bytes, decoder in (
             ("student", 270_000_000, ScriptedDecoder(chat_format, max_length=4096, step_s=0.01)),
             ("student-int4", 86_000_000, WrongDecoder(chat_format, max_length=4096, step_s=0.03)),

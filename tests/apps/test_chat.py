@@ -14,11 +14,10 @@ import pytest
 from apps.chat.conversation.conversation import Conversation
 from apps.chat.conversation.store import Store
 from apps.chat.conversation.turn import Turn
-from apps.chat.page.page import EXAMPLES
 from apps.chat.run_chat import run_chat, serve
 from apps.chat.view.page_messages import page_messages, seconds, status_line
 from apps.model import Model
-from tests.apps.scripted import ScriptedDecoder
+from tests.apps.scripted import EXAMPLES, ScriptedDecoder
 from tests.processes import modules_loaded_by
 from toolkit.errors import InputError
 from toolkit.formats.chat_format import TURN_END, ChatFormat

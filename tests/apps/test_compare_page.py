@@ -33,7 +33,7 @@ def test_both_models_answer_an_example_and_are_marked(browser: Browser, comparis
         first, second = page.locator("#sides > .column").all()
         expect(first).to_contain_text("270 MB")
         expect(second).to_contain_text("86 MB")
-        page.get_by_role("button", name="Greatest common divisor").click()
+        page.get_by_role("button", name="Greatest Common Divisor").click()
         expect(second.locator(".block.verdict")).to_contain_text(re.compile(r"tokens/s.* · ✗ wrong, it is 12"))
         expect(first.locator(".block.verdict")).to_contain_text(re.compile(r"tokens/s.* · ✓ right"))
         expect(first).to_contain_text("The answer is 12.")

@@ -14,12 +14,36 @@ import pytest
 
 from apps.chat.conversation.store import Store
 from tests.apps import test_chat_page
-from tests.apps.test_chat_page import PATIENCE_S
+from tests.apps.test_chat_page import PATIENCE_S, ask, expect, picture
+from tests.processes import started
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
 pytestmark, browser = test_chat_page.pytestmark, test_chat_page.browser
+
+
+@pytest.mark.parametrize("is_writing", [True, False])
+def test_a_page_whose_server_is_gone_says_so_once(
+    browser: Browser, tiny_student: Path, tmp_path: Path, *, is_writing: bool
+) -> None:
+    words = ("-m", "tests.apps.scripted", str(tiny_student), str(tmp_path))
+    with started(r"http://\S+/open/\S+", *words) as (process, door):
+        page = browser.new_page()
+        page.goto(door[0])
+        page.wait_for_selector("#badge p[data-state=private]")
+        if is_writing:
+            ask(page, "A long thought, please")
+            expect(page.locator("#chat .thought-group")).to_contain_text("Step 3")
+        process.kill()
+        if not is_writing:
+            page.fill("#question textarea", "Is anybody there?")
+            page.keyboard.press("Enter")
+        page.wait_for_selector(".toast-body", state="attached")
+        expect(page.locator("#badge")).to_have_text("The chat has ended")
+        expect(page.locator(".toast-body")).to_be_hidden()
+        picture(page, f"gone-{is_writing}")
+        page.close()
 
 
 @pytest.mark.parametrize("question", ["", "How many times does the letter appear in the text? " * 3])

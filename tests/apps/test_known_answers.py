@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from apps.chat.page.known_answers import is_right, right_answer
-from apps.chat.page.page import EXAMPLES
+from tests.apps.scripted import EXAMPLES
 
 FAMILIES = ("gcd", "chain_sum", "letter_counting", "spell_backward")
 

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 
 from distill.problems.splits import of_split, split_of
-from distill.trained_on import TRAINED_ON, choose, question_digest, trained_questions, write_trained_on
+from distill.trained_on import choose, question_digest, trained_questions, write_trained_on
 from toolkit.cli.main import main
 from toolkit.errors import InputError
-from toolkit.records import SPLITS, TRAIN, Example, Problem, write_records
+from toolkit.records import SPLITS, TRAIN, TRAINED_ON, Example, Problem, write_records
 
 PROBLEMS = [Problem.create(family="user", question=f"What is {i} + {i}?", answer=str(2 * i)) for i in range(40)]
 TRAINED = of_split(PROBLEMS, "train")[:20]

@@ -227,3 +227,11 @@ def test_letters_of_a_word_are_not_multiplied() -> None:
 def test_the_number_of_a_step_answers_a_question_for_a_step_alone(question: str, is_right: int) -> None:
     item = Problem.create(family="user", question=question, answer="8", metadata={})
     assert [score_answer(item, text) for text in ("Step 8", "It is in step 8.")] == [is_right, is_right]
+
+
+@pytest.mark.parametrize("question", ["What is 18 mod 5?", r"Compute $18 \bmod{5}$.", "Find 18 modulo 5"])
+def test_a_remainder_that_only_repeats_the_question_is_no_answer(question: str) -> None:
+    asked = Problem.create(family="user", question=question, answer="3", metadata={})
+    for answer in ("18 mod 5", r"\boxed{18 \bmod 5}"):
+        assert score_answer(asked, answer) == 0
+    assert score_answer(asked, "18 mod 5 = 3") == score_answer(asked, "23 mod 5") == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +22,7 @@ from export.pipeline import export_model
 from export.presets import ExportConfig, int4_config
 from export.runtime.decoder import OnnxDecoder
 from export.runtime.external_data import check_external_data
+from toolkit.cli.main import main
 from toolkit.errors import FolderConflict, GateFailed, InputError
 from toolkit.formats.chat_format import ChatFormat
 from toolkit.records import Example, read_records, write_records
@@ -57,13 +59,36 @@ def test_manifest_names_every_file_with_its_digest_and_the_parity(
 
 
 def test_the_same_export_again_changes_nothing_and_another_is_refused(
-    config: ExportConfig, manifest: dict[str, Any]
+    config: ExportConfig, manifest: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = (config.out / "model.onnx").stat().st_mtime_ns
+    capsys.readouterr()
     assert export_model(config) == manifest
+    said = capsys.readouterr().err.splitlines()
+    assert re.fullmatch(rf"already done: {config.out} \(made 20\d\d-.*\); to make it anew, delete it or .*", said[-1])
     assert (config.out / "model.onnx").stat().st_mtime_ns == before
     with pytest.raises(FolderConflict, match=r"head_bits \(4\) must equal this run's \(8\)"):
         export_model(replace(config, head_bits=8))
+
+
+def test_the_last_line_says_that_the_gate_passed_over_which_text_and_within_which_bounds(
+    tiny_student: Path, traces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["export", str(tiny_student), "--fp32", "--out", str(tmp_path / "whole")]
+    assert main(words) == 0
+    first = capsys.readouterr()
+    assert re.search(
+        r"\nthe gate passed: over \d+ tokens of the float model's own answers .* is the float model's at 100.0 % "
+        r"\(at least 98.0 % passes\), .* a mean KL of 0.0000 \(0 is no difference; at most 0.001 passes\)\n$",
+        first.out,
+    )
+    assert "--no-parity leaves it out" in first.err
+    assert main(words) == 0
+    assert capsys.readouterr().out == first.out
+    assert main([*words[:-1], str(tmp_path / "on traces"), "--calibration", str(traces)]) == 0
+    assert "tokens of held-out examples the likeliest" in capsys.readouterr().out
+    assert main([*words[:-1], str(tmp_path / "without"), "--no-parity"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1].startswith("no gate (--no-parity): ")
 
 
 def test_what_the_gate_would_refuse_is_refused_before_the_work(

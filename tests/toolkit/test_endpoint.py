@@ -17,7 +17,7 @@ from urllib.parse import quote
 import pytest
 
 from tests.http_server import HttpServer, QuietHandler
-from toolkit.errors import InputError
+from toolkit.errors import InputError, Unreachable
 from toolkit.generation import bounded_response, endpoint
 from toolkit.generation.bounded_response import TIMEOUT_VARIABLE
 from toolkit.generation.endpoint import (
@@ -132,6 +132,20 @@ def test_each_way_to_write_this_machine_is_asked_without_a_proxy(host: str) -> N
 @pytest.mark.parametrize("host", ["example.org", "10.0.0.1", "localhost.example.org", "1", "[2001:db8::1]"])
 def test_no_other_machine_is_taken_for_this_one(host: str) -> None:
     assert not is_loopback(f"http://{host}:8080/v1")
+
+
+def test_an_https_address_of_a_server_without_tls_is_named_with_http_before_it() -> None:
+    with RawServer(lambda handler: handler.send(b"{}")) as server:
+        address = server.url.replace("http:", "https:")
+        for ask in (locate, ask_listing):
+            with pytest.raises(Unreachable, match=f"^{address} does not speak https; try {server.url}$"):
+                ask(address)
+
+
+def test_an_http_address_that_sends_no_http_is_named_with_https_before_it() -> None:
+    with RawServer(lambda handler: None) as server, pytest.raises(Unreachable) as caught:
+        ask_listing(server.url)
+    assert str(caught.value).endswith(f"if it speaks https, try {server.url.replace('http:', 'https:')}")
 
 
 def test_nothing_counts_after_the_end() -> None:

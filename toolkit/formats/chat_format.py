@@ -336,7 +336,7 @@ def load_tokenizer(path: Path) -> Tokenizer:
     except (KeyboardInterrupt, SystemExit):
         raise
     except BaseException as error:  # noqa: BLE001 – a panic is no Exception
-        raise InputError(f"{path} must be a tokenizer of the tokenizers library: {error}") from None
+        raise InputError(f"{path} must be a tokenizer of the tokenizers library: {error}; get it again") from None
     tokenizer.no_truncation()  # the file may store both, which would cut or pad prompts and examples
     tokenizer.no_padding()
     if getattr(tokenizer.model, "dropout", None):  # left over from training: a text would get other ids each time

@@ -43,7 +43,9 @@ class ChatTemplate:
             with bounded(()):  # compiling evaluates constants
                 self._template = environment.from_string(source)
         except Exception as error:  # whatever a program does
-            raise InputError(f"the chat template must be valid Jinja: {_one_line(error)}") from error
+            raise InputError(
+                f"the chat template must be valid Jinja: {_one_line(error)}; get the model's files again"
+            ) from error
 
     def render(self, messages: Sequence[Mapping[str, Any]], variables: Mapping[str, str]) -> str:
         """Render the prompt up to the model's turn; `variables`: texts of special tokens by name.
@@ -122,4 +124,4 @@ def _read(path: Path) -> str:
     try:
         return content.decode().replace("\r\n", "\n").replace("\r", "\n")
     except ValueError as error:
-        raise InputError(f"{path} must be a chat template in UTF-8: {error}") from error
+        raise InputError(f"{path} must be a chat template in UTF-8: {error}; get it again") from error

@@ -49,7 +49,8 @@ class TextReader:
     def _whole_character_at_the_end(self) -> str:
         """Take the waiting text if it ends with a whole character after bytes that can no longer become one."""
         for start in range(max(1, len(self._waiting) - MOST_BYTES), len(self._waiting)):
-            character = self._decoded(self._waiting[start:])
+            ids = self._waiting[start:]
+            character = self._decoded([*ids, *ids])[len(self._decoded(ids)) :]  # once more, behind itself
             if character and REPLACED not in character:
                 piece = self._text(self._waiting[:start]) + character
                 self._waiting = self._waiting[start:]

@@ -67,7 +67,7 @@ def try_tokenizer(path: Path) -> None:
     _check_steps(path, done.stdout)
     lines = done.stderr.decode(errors="replace").strip().splitlines() or [""]
     if done.returncode == 1:
-        raise InputError(f"{path} must be a tokenizer of the tokenizers library: {lines[-1]}")
+        raise InputError(f"{path} must be a tokenizer of the tokenizers library: {lines[-1]}; get it again")
     if done.returncode:
         raise InputError(
             f"{path} must be a tokenizer of the tokenizers library; it ends the process that reads it "

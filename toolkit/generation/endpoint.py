@@ -26,7 +26,17 @@ from html.entities import html5
 from threading import Thread
 from typing import Any
 
-from httpx2 import URL, AsyncClient, HTTPError, InvalidURL, Limits, Response, Timeout
+from httpx2 import (
+    URL,
+    AsyncClient,
+    HTTPError,
+    InvalidURL,
+    Limits,
+    ReadError,
+    RemoteProtocolError,
+    Response,
+    Timeout,
+)
 
 from toolkit.errors import InputError, Unreachable
 from toolkit.formats.message_fields import content_parts, reasoning_of, whole
@@ -40,6 +50,8 @@ LLAMA_SERVER = "llamacpp"
 """The owner of a model that llama-server lists."""
 PREFIX = "prefix"
 """DeepSeek's mark of a message to continue; our servers also list it among a model's capabilities."""
+NOT_TLS, NOT_TRUSTED = "WRONG_VERSION_NUMBER", "CERTIFICATE_VERIFY_FAILED"
+"""OpenSSL's names of an answer without TLS, and of a certificate that nobody whom this machine trusts has signed."""
 LISTING_TIMEOUT_S = 10.0
 KEPT_ALIVE_S = 5.0
 """How long an idle connection is kept for the next request."""
@@ -115,9 +127,19 @@ def ask_listing(address: str, key: str = KEY_VARIABLE) -> Response:
     try:
         return _get(address, f"{address}/models", key)
     except HTTPError as error:
-        raise Unreachable(
-            f"{address} must be a server that answers: {first_line(error)}; start it, or correct the address"
-        ) from error
+        raise Unreachable(_why_unreachable(address, error)) from error
+
+
+def _why_unreachable(address: str, error: HTTPError) -> str:
+    """Say why no server answers at an address, and the remedy."""
+    said, url = first_line(error), URL(address)
+    if NOT_TLS in said:
+        return f"{address} does not speak https; try {url.copy_with(scheme='http')}"
+    if NOT_TRUSTED in said:
+        return f"{address} has a certificate that is not trusted here: {said}; name its file in SSL_CERT_FILE"
+    if url.scheme == "http" and isinstance(error, ReadError | RemoteProtocolError):
+        return f"{address} sends no HTTP answer ({said}); if it speaks https, try {url.copy_with(scheme='https')}"
+    return f"{address} must be a server that answers: {said}; start it, or correct the address"
 
 
 def stream_chat(url: str, body: Mapping[str, Any], poll_s: float) -> Iterator[Chunk | None]:
@@ -135,7 +157,8 @@ def stream_chat(url: str, body: Mapping[str, Any], poll_s: float) -> Iterator[Ch
         ):
             if response.status_code != 200:
                 refusal = await read_whole(response)
-                raise InputError(f"{url} refuses the chat completion: {status(refusal)}")
+                remedy = f"; the key is read from {KEY_VARIABLE}" if response.status_code in (401, 403) else ""
+                raise InputError(f"{url} refuses the chat completion: {status(refusal)}{remedy}")
             await read_events(response, lambda kind, data: arrived.put(_chunk(url, kind, data)))
 
     def run() -> None:
@@ -288,11 +311,11 @@ def _arrivals(
 def _chunk(url: str, kind: str, data: str) -> Chunk:
     """Read one event's JSON; an event of the kind `error` says what went wrong."""
     if kind == "error":
-        raise InputError(f"{url} broke off: {printable(data)}")
+        raise InputError(f"{url} broke off: {printable(data)}; ask again")
     try:
         event = json.loads(data)
         if event.get("error"):
-            raise InputError(f"{url} broke off: {printable(str(event['error']))}")
+            raise InputError(f"{url} broke off: {printable(str(event['error']))}; ask again")
         choice = (event.get("choices") or [{}])[0]
         delta = choice.get("delta") or {}
         usage = event.get("usage") or {}

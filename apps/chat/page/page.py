@@ -22,13 +22,6 @@ from apps.chat.view.events import quiet
 from apps.chat.view.markup import DOLLAR, harmless
 from apps.model import Model
 
-EXAMPLES = (
-    "Find the Greatest Common Divisor (GCD) of these numbers: 84, 36. Give only the GCD as your final answer.",
-    "State the final answer to the following arithmetic problem: 57 + 87 + 70 =",
-    'How many times does the letter "e" appear in the text: "free the witness"?',
-    "Spell this word backward (example: sun -> nus): reason",
-)
-
 LATEX_DELIMITERS: list[dict[str, str | bool]] = [
     {"left": "$$", "right": "$$", "display": True},
     {"left": r"\[", "right": r"\]", "display": True},
@@ -102,7 +95,7 @@ def _chatbot(model: Model) -> gr.Chatbot:
         **MESSAGES,
         placeholder="## Ask something\nThe model thinks first, then answers."
         + ("" if model.endpoint else " Both stay on this machine."),
-        examples=[{"text": example} for example in EXAMPLES],
+        examples=[{"text": question} for question in model.questions],
     )
 
 

@@ -21,7 +21,7 @@ from apps.chat.conversation.feed import Feed
 from apps.chat.conversation.turn import Turn
 from apps.chat.look import badge
 from apps.chat.page.known_answers import is_right, right_answer
-from apps.chat.page.page import EXAMPLES, MESSAGES
+from apps.chat.page.page import MESSAGES
 from apps.chat.page.updates import QUEUED, asked
 from apps.chat.view.events import News, quiet
 from apps.chat.view.markup import as_typed, harmless
@@ -31,7 +31,6 @@ from toolkit.errors import InputError
 from toolkit.generation.generate import Sampling
 
 PATH = "/compare"
-EXAMPLE_NAMES = ("Greatest common divisor", "A sum", "Count a letter", "Spell backward")
 
 
 @dataclass(kw_only=True)
@@ -130,8 +129,9 @@ def build_compare(models: Sequence[Model]) -> gr.Blocks:
                     gr.Markdown(f"## {harmless(model.name)}\n{harmless(model.facts)}", elem_classes="name")
                     verdict = gr.Markdown(elem_classes="verdict")
                     shown += [gr.Chatbot(elem_classes="answers", **MESSAGES), verdict]
-        with gr.Row(elem_id="examples"):
-            examples = [gr.Button(name, size="sm", min_width=120) for name in EXAMPLE_NAMES]
+        learned = next((model.questions for model in models if model.questions), ())
+        with gr.Row(elem_id="examples", visible=bool(learned)):
+            examples = [gr.Button(text, size="sm", min_width=120) for text in learned]
         question = gr.Textbox(
             elem_id="question",
             label="Your question to both",
@@ -150,7 +150,7 @@ def build_compare(models: Sequence[Model]) -> gr.Blocks:
         }
         question.submit(**run)
         question.stop(stop, comparison, None, queue=False, **private)
-        for button, text in zip(examples, EXAMPLES, strict=True):
+        for button, text in zip(examples, learned, strict=True):
             button.click(partial(_same, text), None, question, queue=False, **private).then(**run)
     return page
 

@@ -31,6 +31,9 @@ _LABEL = re.compile(
 )
 """Words before an equals sign, `total = 42`."""
 
+_REMAINDER = re.compile(r"(\d{1,100})\s*(?:\\b)?mod(?![A-Za-z])\s*(?:\{\s*)?(\d{1,100})(?:\s*\})?")
+"""A remainder that is still to be taken, `18 \\bmod 5`; `18 \\pmod 5` is a residue."""
+
 
 def bare_result(text: str) -> str:
     """Strip the final point, opening words, leading arrows and a bracketed remark after a number."""
@@ -52,6 +55,20 @@ def _is_worth(number: str, sum_: str) -> bool:
         return bool(value_of(read_notation(number)) == value_of(read_notation(sum_)))
     except (Unreadable, NoValue):
         return False
+
+
+def remainder_in(text: str, question: str) -> int | None:
+    """Return the remainder of two whole numbers that a text is; None for anything else, and for what the question
+    itself asks to be computed."""
+    found = _REMAINDER.fullmatch(text)
+    if found is None or not int(found[2]) or _closed_up(text) in _closed_up(question):
+        return None
+    return int(found[1]) % int(found[2])
+
+
+def _closed_up(text: str) -> str:
+    """Return a text without spaces and marks, with one word for the ways to write a modulus."""
+    return re.sub(r"[\s${}\\()]|(?<=\\)[bp](?=mod\b)", "", text.replace("modulo", "mod"))
 
 
 def without_label(text: str) -> str:

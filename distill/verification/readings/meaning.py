@@ -26,7 +26,8 @@ def means(reference: Reading, answer: Reading) -> bool:
             if reference.kind == "library" or answer.kind == "library":
                 return _same_for_library(reference, answer)
             try:
-                return tree_means(reference.meaning, answer.meaning)
+                taken = answer.others if answer.kind == "number" else ()
+                return any(tree_means(reference.meaning, tree) for tree in (answer.meaning, *taken))
             except (NoValue, ArithmeticError, RecursionError):  # what cannot be evaluated means nothing
                 return False
         case "choice":

@@ -23,7 +23,7 @@ from distill.verification.mathematics.tokens import NeedsLibrary, Unreadable
 from distill.verification.mathematics.units import read_unit
 from distill.verification.mathematics.values import letters_of, value_of
 from distill.verification.readings import calendar_strings, strings
-from distill.verification.readings.bare_results import bare_result, without_label
+from distill.verification.readings.bare_results import bare_result, remainder_in, without_label
 from distill.verification.readings.choices import LETTERS, choice_in, choice_of, choices_in, choices_of
 from distill.verification.readings.parts import parts_of
 from toolkit.answers.final_answer import FinalAnswer, find_final_answer
@@ -61,7 +61,7 @@ class Reading:
     meaning: Any = None
     """A tree of mathematics, a date, a letter with its option's text …"""
     others: tuple[Any, ...] = ()
-    """For an answer in words, shorter texts within its sentence that may be the answer."""
+    """For an answer in words, shorter texts within its sentence that may be the answer; for `18 \\bmod 5`, 3."""
 
     def __str__(self) -> str:
         return f"{self.kind}: {' '.join(self.said.split())[:200]}"
@@ -319,7 +319,9 @@ def _number_said(found: FinalAnswer, question: str) -> Reading:
             if (tree := _tree(bare)) is not None and (
                 found.place == "box" or not letters_of(tree) or tree[0] == "relation"
             ):
-                return Reading("number", bare, tree)
+                remainder = remainder_in(bare, question)
+                taken = () if remainder is None else (("number", Fraction(remainder), None),)
+                return Reading("number", bare, tree, taken)
         except Unreadable:
             pass
     if share := re.fullmatch(r"(\d+) (?:out of|in) (?:every )?(\d+)", whole):

@@ -93,7 +93,10 @@ def _chosen() -> str:
     compiled = _compiled()
     name = choose(compiled, wanted) if compiled and wanted != THEIRS else ""
     if wanted == SCALAR and not name:
-        raise InputError(f"{VARIABLE} ({wanted!r}) needs our kernels, which were not compiled when this was installed")
+        raise InputError(
+            f"{VARIABLE} ({wanted!r}) needs our kernels, which were not compiled when this was installed; unset it, or "
+            "install again with a C compiler"
+        )
     return name
 
 

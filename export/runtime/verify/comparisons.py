@@ -30,6 +30,7 @@ from export.runtime.verify.record import (
 )
 from toolkit.errors import InputError
 from toolkit.field_types import check_type
+from toolkit.figures.tables import percent
 from toolkit.formats.chat_format import ChatFormat
 from toolkit.runs import MANIFEST
 
@@ -144,7 +145,7 @@ def check_everywhere(folder: Path, manifest: Mapping[str, Any], decoder: OnnxDec
     chosen = chosen_cache(folder)
     found = {chosen: _measure_places(folder, chosen, expected)}
     for place, recorded in at_places:
-        check_divergence(recorded, found[chosen][place], f" at {place}")
+        check_divergence(recorded, found[chosen][place], place)
     if (folder / INT8_CACHE_FILE).is_file() and LONG in expected:
         other: Cache = "exact" if chosen == "int8" else "int8"
         found[other] = _measure_places(folder, other, {LONG: expected[LONG]})
@@ -154,23 +155,27 @@ def check_everywhere(folder: Path, manifest: Mapping[str, Any], decoder: OnnxDec
     return f"{line}; within bounds at {', '.join(expected)} too" if expected else line
 
 
-def check_divergence(recorded: CoarseParity, found: CoarseParity, where: str = "") -> str:
-    """Check KL and top-1 against the recorded ones, within the tolerances above."""
+def check_divergence(recorded: CoarseParity, found: CoarseParity, place: str = "") -> str:
+    """Check KL and top-1 against the recorded ones, within the tolerances above.
+
+    Without a `place` they are those over the record's positions on the traces, which are fewer than the gate's tokens.
+    """
+    where = f"at {place}" if place else f"over the record's {recorded.positions} positions"
     most_kl = recorded.mean_kl * KL_FACTOR + KL_SLACK
-    least_top1 = recorded.top1 - (PLACE_TOP1_SLACK if where else TOP1_SLACK)
+    least_top1 = recorded.top1 - (PLACE_TOP1_SLACK if place else TOP1_SLACK)
     if not found.mean_kl <= most_kl:  # also where it is NaN
         raise InputError(
-            f"mean KL to the float model{where} ({found.mean_kl:.4f}) must be at most {most_kl:.4f} "
+            f"mean KL to the float model {where} ({found.mean_kl:.4f}) must be at most {most_kl:.4f} "
             f"({recorded.mean_kl:.4f} when exported); copy the folder again"
         )
     if not found.top1 >= least_top1:
         raise InputError(
-            f"top-1 agreement with the float model{where} ({found.top1:.4f}) must be at least {least_top1:.4f} "
+            f"top-1 agreement with the float model {where} ({found.top1:.4f}) must be at least {least_top1:.4f} "
             f"({recorded.top1:.4f} when exported); copy the folder again"
         )
     return (
-        f"mean KL {found.mean_kl:.4f} ({recorded.mean_kl:.4f} when exported), top-1 {found.top1:.1%} "
-        f"({recorded.top1:.1%}) over {found.positions} positions"
+        f"{where}: mean KL {found.mean_kl:.4f} ({recorded.mean_kl:.4f} when exported), same first choice "
+        f"{percent(found.top1)} ({percent(recorded.top1)} when exported)"
     )
 
 

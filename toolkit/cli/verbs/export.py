@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from toolkit.cli.options.command import AddCommand, Options, Result
 from toolkit.cli.options.values import add_flag, name_of, path_of, rate_of, size_of
 from toolkit.errors import InputError
-from toolkit.terminal import say
+from toolkit.terminal import counted, say
 
 
 def add_export(add: AddCommand) -> None:
@@ -37,7 +39,7 @@ def add_export(add: AddCommand) -> None:
         ("fast", "three bits in each layer's MLP: fastest and smallest"),
         (
             "quick",
-            "no calibration: quantized in seconds, farthest from the float model, which is still compared with it",
+            "not calibrated: made in seconds, farthest from the float model; its gate takes minutes (see --no-parity)",
         ),
     ):
         preset.add_argument(
@@ -62,7 +64,12 @@ def add_export(add: AddCommand) -> None:
     parser.add_argument(
         "--calibration", type=path_of, help="train.jsonl to calibrate on; default: the one in the model folder"
     )
-    add_flag(parser, "--no-parity", "skip the comparison with the float model, which may not fit into memory")
+    add_flag(
+        parser,
+        "--no-parity",
+        "skip the comparison with the float model, which takes minutes and that model's memory; the quality is then "
+        "unknown, and toolkit verify cannot check the folder",
+    )
     parser.add_argument("--out", type=path_of, required=True, help="folder to write")
 
 
@@ -74,7 +81,6 @@ def export(options: Options) -> Result:
     from export.pipeline import export_model
     from export.presets import int4_config, nearest_config
     from export.runtime.kernels.library import WIDENED, kernels_library
-    from toolkit.figures.tables import percent
     from toolkit.sources.model_names import resolve
 
     adapter = Path(options.model) if is_adapter(Path(options.model)) else None
@@ -99,17 +105,28 @@ def export(options: Options) -> Result:
         config = replace(config, bounds=None)
     if config.narrow and not config.is_sized and kernels_library() is None:
         say(f"export: our kernels do not run here, so the three bits of --fast {WIDENED}")
-    measured = export_model(config)["measured"]
-    parity = measured["parity"]
-    text = f"{options.out}: {measured['bytes'] / 1e6:.1f} MB, {measured['bytes_per_parameter']:.3f} bytes a parameter; "
-    if parity is None:
-        text += "not compared with the float model"
-    else:
-        text += f"against the float model: mean KL {parity['mean_kl']:.4f}, "
-        text += f"same first choice {percent(parity['top1'])}"
+    manifest = export_model(config)
+    measured = manifest["measured"]
+    text = f"{options.out}: {measured['bytes'] / 1e6:.1f} MB, {measured['bytes_per_parameter']:.3f} bytes a parameter"
+    text += f"\n{_gate_line(manifest)}"
     if "allocation" in measured:
         text += f"\n{choices_table(measured['allocation'])}"
     return Result(facts={"folder": str(options.out), **measured}, text=text)
+
+
+def _gate_line(manifest: Mapping[str, Any]) -> str:
+    """Say whether the gate passed, over what text, and each figure with its bound."""
+    from toolkit.figures.tables import percent
+
+    parity, bounds = manifest["measured"]["parity"], manifest["config"]["bounds"]
+    if parity is None:
+        return "no gate (--no-parity): its distance from the float model is unknown, and toolkit verify cannot check it"
+    text = "held-out examples" if "calibration" in manifest["inputs"] else "the float model's own answers"
+    return (
+        f"the gate passed: over {counted(parity['tokens'], 'token')} of {text} the likeliest next token is the float "
+        f"model's at {percent(parity['top1'])} (at least {percent(bounds['min_top1'])} passes), and the probabilities "
+        f"differ by a mean KL of {parity['mean_kl']:.4f} (0 is no difference; at most {bounds['max_mean_kl']:g} passes)"
+    )
 
 
 def _check_exporting(options: Options) -> None:
