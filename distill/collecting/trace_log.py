@@ -14,7 +14,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from itertools import chain
-from pathlib import Path
 from typing import Any, Generic, Protocol, Self
 
 import numpy as np
@@ -29,7 +28,7 @@ from distill.store.shard_index import Hashes, scan
 from distill.store.sharded_store import TraceStore
 from toolkit.errors import InputError
 from toolkit.progress import Progress
-from toolkit.records import AppendLog, Trace, read_jsonl, read_records
+from toolkit.records import AppendLog, Trace, read_records, stream_records
 from toolkit.runs import given_name
 from toolkit.terminal import say
 
@@ -221,7 +220,7 @@ class Collected(Generic[P]):
 
     def _unsettled(self, hashes: Hashes) -> NDArray[np.bool_]:
         """Look at the disk, and return which requests have no outcome there."""
-        self._store.refresh()
+        self._writer.refresh()
         settled = self._settled(hashes)
         if others := int(settled.sum()):
             self._progress.advance(others)
@@ -244,7 +243,7 @@ class Collected(Generic[P]):
         entries = scan(before, 0, Trace).entries()
         if (self._store.held(entries["hash"])).all():
             return
-        for trace in _traces(before):
+        for trace in stream_records(before, Trace, torn_end=True):
             position = self._plan.position(trace.problem_id, trace.sample)
             if position is not None and not self._store.held(self._plan.hashes[[position]])[0]:
                 self._writer.append(replace(trace, request_hash=self._plan.hash(position)))
@@ -253,11 +252,3 @@ class Collected(Generic[P]):
         unasked = f", {failed_before} failed before" if failed_before else ""
         asked = f"; {len(self._missing)} to ask" if len(self._missing) else ""
         say(f"{self._job.label}: {held} of {len(self._plan)} are already in {self._job.path}{unasked}{asked}")
-
-
-def _traces(path: Path) -> Iterator[Trace]:
-    for number, values in read_jsonl(path, torn_end=True):
-        try:
-            yield Trace.from_dict(values)
-        except InputError as error:
-            raise InputError(f"{path} line {number}: {error}") from error

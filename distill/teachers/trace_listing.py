@@ -7,7 +7,7 @@ answers stands what its problem expects.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -24,7 +24,7 @@ from toolkit.answers.final_answer import find_final_answer
 from toolkit.errors import InputError
 from toolkit.figures.ledger import PROBLEMS, TRACES
 from toolkit.figures.tables import columns
-from toolkit.records import Problem, Record, Trace, read_records
+from toolkit.records import Problem, Record, Trace, read_records, stream_records
 from toolkit.runs import partial_of
 from toolkit.terminal import visible
 
@@ -70,30 +70,44 @@ def listing(run: Path, what: What, reason: str | None = None) -> list[ListedTrac
     if is_curated(folder):
         return list(_curated(folder, what, reason))
     problems = {problem.id: problem for problem in read_records(folder / PROBLEMS, Problem)}
-    store = None if (folder / TRACES).is_file() else TraceStore(store_of(folder, run))
-    all_traces = store.traces.records() if store else _records(folder / TRACES, Trace)
-    traces = {(t.problem_id, t.sample): t for t in all_traces if t.problem_id in problems}
+    held = _Held(folder, run, problems.keys())
     if what == "failed":
-        all_failures = store.failures.records() if store else _records(folder / FAILED, Failure)
-        failures = {(f.problem_id, f.sample): f for f in all_failures if f.problem_id in problems}
-        found = [(f.problem_id, f.sample, f.reason, f.message) for key, f in failures.items() if key not in traces]
+        answered = {(trace.problem_id, trace.sample) for trace in held.traces()}
+        rows = [(f.problem_id, f.sample, f.reason, _first_line(f.message)) for f in held.failures()]
+        found = [row for row in rows if row[:2] not in answered]
     elif what == "dropped":
-        dropped = _dropped(folder, problems, traces)
-        found = [(p, sample, reason, _said(traces[p, sample])) for p, sample, reason in dropped]
+        found = list(_dropped(folder, problems, held))
     else:
-        found = [(t.problem_id, t.sample, t.finish_reason, _said(t)) for t in traces.values()]
-    return [
+        found = [(t.problem_id, t.sample, t.finish_reason, _said(t)) for t in held.traces()]
+    listed = [
         ListedTrace(
             problem_id=problem_id,
             sample=sample,
             reason=fate,
             question=_first_line(problems[problem_id].question),
             expected=_first_line(problems[problem_id].answer),
-            said=_first_line(said),
+            said=said,
         )
         for problem_id, sample, fate, said in found
         if reason in (None, fate)
     ]
+    return list({(row.problem_id, row.sample): row for row in listed}.values())
+
+
+class _Held:
+    """What a run folder, or the store of an unfinished run, holds for some problems; it is read as it is looked at."""
+
+    def __init__(self, folder: Path, run: Path, problem_ids: Collection[str]) -> None:
+        self._folder, self._ids = folder, problem_ids
+        self._store = None if (folder / TRACES).is_file() else TraceStore(store_of(folder, run))
+
+    def traces(self) -> Iterator[Trace]:
+        records = self._store.traces.records() if self._store else _records(self._folder / TRACES, Trace)
+        return (trace for trace in records if trace.problem_id in self._ids)
+
+    def failures(self) -> Iterator[Failure]:
+        records = self._store.failures.records() if self._store else _records(self._folder / FAILED, Failure)
+        return (failure for failure in records if failure.problem_id in self._ids)
 
 
 def table(rows: list[ListedTrace], what: What) -> str:
@@ -138,23 +152,27 @@ def _curated(folder: Path, what: What, reason: str | None) -> Iterator[ListedTra
             )
 
 
-def _dropped(
-    folder: Path, problems: dict[str, Problem], traces: dict[tuple[str, int], Trace]
-) -> Iterator[tuple[str, int, str]]:
+def _dropped(folder: Path, problems: Mapping[str, Problem], held: _Held) -> Iterator[tuple[str, int, str, str]]:
     if (folder / DROPPED).is_file():
-        for each in _records(folder / DROPPED, Dropped):
-            yield each.problem_id, each.sample, each.reason
+        dropped = {(each.problem_id, each.sample): each.reason for each in _records(folder / DROPPED, Dropped)}
+        said = {key: _said(t) for t in held.traces() if (key := (t.problem_id, t.sample)) in dropped}
+        for (problem_id, sample), reason in dropped.items():
+            yield problem_id, sample, reason, said[problem_id, sample]
         return
-    for (problem_id, sample), trace in traces.items():
-        if fault := incomplete(trace) or unfit(trace, problems[problem_id]):
-            yield problem_id, sample, fault
+    for trace in held.traces():
+        if fault := incomplete(trace) or unfit(trace, problems[trace.problem_id]):
+            yield trace.problem_id, trace.sample, fault, _said(trace)
 
 
-def _records(path: Path, kind: type[R]) -> list[R]:
-    return read_records(path, kind, torn_end=True) if path.is_file() else []
+def _records(path: Path, kind: type[R]) -> Iterator[R]:
+    return stream_records(path, kind, torn_end=True) if path.is_file() else iter(())
 
 
 def _said(trace: Trace) -> str:
+    return _first_line(_answered(trace))
+
+
+def _answered(trace: Trace) -> str:
     return find_final_answer(trace.answer).text or trace.answer if trace.answer.strip() else trace.reasoning
 
 
