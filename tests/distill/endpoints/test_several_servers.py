@@ -16,7 +16,7 @@ from distill.endpoints.answers import Patience
 from distill.endpoints.budget import SpendingLimits
 from distill.endpoints.remote_teacher import Endpoint
 from distill.endpoints.servers.server import ServerSettings
-from distill.store.sharded_store import TraceStore
+from distill.store.sharded_store import HeldTraces, TraceStore
 from tests.distill.paced_server import paced_server, stats
 from toolkit.errors import InputError, Unreachable
 from toolkit.generation.generate import Sampling
@@ -146,8 +146,9 @@ def test_money_can_be_limited_only_with_prices(tmp_path: Path) -> None:
 def test_log_probabilities_are_kept_beside_their_traces(tmp_path: Path) -> None:
     with paced_server(**QUICK, logprobs=4) as url:
         traces = teacher_of(url).answer(job_of(tmp_path, 5, Asking(top_logprobs=4)))
-    store = TraceStore(tmp_path)
-    for trace in traces:
-        kept = store.logprobs(int(trace.request_hash, 16))
-        assert kept is not None and len(kept) == 2
-        assert [candidate.token.text for candidate in kept[0].top] == [" word", " word1", " word2", " word3"]
+    assert isinstance(traces, HeldTraces)
+    kept = list(TraceStore(tmp_path).logprobs(traces.hashes))
+    assert len(kept) == 5
+    for logprobs in kept:
+        assert logprobs is not None and len(logprobs) == 2
+        assert [each.token.text for each in logprobs[0].top] == [" word", " word1", " word2", " word3"]
