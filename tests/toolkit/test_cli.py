@@ -163,6 +163,7 @@ def parsers(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser
 
 def test_no_option_takes_an_empty_path_or_model_or_an_address_for_a_path() -> None:
     takes_text = {"--host", "--name", "--allow-origin", "--allow-host", "--api-key", "--stage", "--model"}
+    takes_text |= {"--system", "--prompt-template", "--extra-body"}
     columns = {"--question-field", "--answer-field"}
     kinds = Counter[str]()
     for parser in parsers(build_parser()):
