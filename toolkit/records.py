@@ -221,6 +221,9 @@ class Example(Asked):
             teacher=teacher,
         )
 
+    def to_dict(self) -> dict[str, Any]:
+        return dict(vars(self))  # as in a trace: nobody changes the history of an example
+
 
 def _is_message(said: Any) -> bool:
     return (

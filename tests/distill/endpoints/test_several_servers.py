@@ -147,7 +147,7 @@ def test_log_probabilities_are_kept_beside_their_traces(tmp_path: Path) -> None:
     with paced_server(**QUICK, logprobs=4) as url:
         traces = teacher_of(url).answer(job_of(tmp_path, 5, Asking(top_logprobs=4)))
     store = TraceStore(tmp_path)
-    for trace in traces:
-        kept = store.logprobs(int(trace.request_hash, 16))
+    assert len(traces) == 5
+    for kept in store.logprobs(store.traces.hashes()):
         assert kept is not None and len(kept) == 2
         assert [candidate.token.text for candidate in kept[0].top] == [" word", " word1", " word2", " word3"]

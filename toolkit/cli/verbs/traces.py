@@ -28,7 +28,8 @@ from toolkit.cli.options.shared import (
     reading_of,
     sampling_of,
 )
-from toolkit.cli.options.values import Instead, Parser, count_of, path_of, shared_options
+from toolkit.cli.options.values import Instead, count_of, name_of, path_of, shared_options
+from toolkit.cli.traces.curate import add_curate
 from toolkit.errors import InputError
 from toolkit.terminal import counted, say
 
@@ -53,14 +54,21 @@ def add_traces(add: AddCommand) -> None:
     add_serving_options(parser)
     add_retry_option(parser)
     parser.add_argument("--out", type=path_of, required=True, help="run folder to write")
-    _add_show(parser)
+    parser.usage = (
+        "%(prog)s [OPTION ...] --out OUT\n       %(prog)s show [--failed | --dropped [--reason REASON]] RUN\n"
+        "       %(prog)s curate [OPTION ...] --out OUT RUN|FILE ..."
+    )
+    parser.epilog = (
+        f"{parser.prog} show RUN lists the traces of a run, {parser.prog} curate RUN chooses a training set from them; "
+        f"see: {parser.prog} show --help, {parser.prog} curate --help"
+    )
+    subcommands = parser.add_subparsers(prog=parser.prog, metavar="show", help=argparse.SUPPRESS, action=Instead)
+    _add_show(subcommands)
+    add_curate(subcommands)
 
 
-def _add_show(traces: Parser) -> None:
-    traces.usage = "%(prog)s [OPTION ...] --out OUT\n       %(prog)s show [--failed | --dropped] RUN"
-    traces.epilog = f"{traces.prog} show RUN lists the traces of a run; see: {traces.prog} show --help"
-    verbs = traces.add_subparsers(prog=traces.prog, metavar="show", help=argparse.SUPPRESS, action=Instead)
-    show = verbs.add_parser(
+def _add_show(subcommands: Any) -> None:
+    show = subcommands.add_parser(
         "show",
         help="list a run's traces, or the requests that failed",
         description="list the traces of a run of toolkit traces or toolkit distill, finished or not; changes nothing",
@@ -79,6 +87,9 @@ def _add_show(traces: Parser) -> None:
         action="store_const",
         const="dropped",
         help="list traces that no student learns from, and why",
+    )
+    show.add_argument(
+        "--reason", type=name_of, help="list the traces with this reason only, such as wrong or near_duplicate"
     )
 
 
@@ -170,9 +181,9 @@ def _collected(out: Path, measured: Mapping[str, Any]) -> Result:
 
 
 def traces_show(options: Options) -> Result:
-    from distill.trace_listing import listing, table
+    from distill.teachers.trace_listing import listing, table
 
-    rows = listing(options.run, options.what)
+    rows = listing(options.run, options.what, options.reason)
     return Result(
         facts={"run": str(options.run), "traces": [row.to_dict() for row in rows]}, text=table(rows, options.what)
     )

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Literal, TypeVar
 
 from distill.collecting.outcomes import FAILED
-from distill.curate import DROPPED, Dropped
+from distill.curation.curated_folder import KEPT, chosen_of, dropped_of, is_curated, problems_of
+from distill.curation.reasons import DROPPED, DROPS, Dropped
 from distill.store.failure import Failure
 from distill.store.sharded_store import TraceStore
 from distill.teachers.trace_store import store_of
@@ -47,15 +49,26 @@ class ListedTrace(Record):
     """The first line of the problem's own answer."""
     said: str
     """The first line of the final answer, of a thought without one, or of what the server said instead."""
+    detail: str = ""
+    """What in the trace is the reason, where a curation recorded it."""
 
 
-def listing(run: Path, what: What) -> list[ListedTrace]:
-    """Return the rows of a run folder; raises `InputError` if it is not one."""
+def listing(run: Path, what: What, reason: str | None = None) -> list[ListedTrace]:
+    """Return the rows of a run folder, or of a curation's; raises `InputError` if it is neither.
+
+    `reason` keeps the rows with this reason only.
+    """
+    if reason is not None and reason not in DROPS:
+        nearest = get_close_matches(reason, DROPS, n=1)
+        hint = f" (did you mean {nearest[0]}?)" if nearest else ""
+        raise InputError(f"--reason {reason!r:.60} must be one of {', '.join(DROPS)}{hint}")
     folder = next((folder for folder in (run, partial_of(run)) if (folder / PROBLEMS).is_file()), None)
     if folder is None:
         raise InputError(
             f"{run} is not a run folder of toolkit traces or toolkit distill, finished or not; name the --out of one"
         )
+    if is_curated(folder):
+        return list(_curated(folder, what, reason))
     problems = {problem.id: problem for problem in read_records(folder / PROBLEMS, Problem)}
     held = _Held(folder, run, problems.keys())
     if what == "failed":
@@ -70,12 +83,13 @@ def listing(run: Path, what: What) -> list[ListedTrace]:
         ListedTrace(
             problem_id=problem_id,
             sample=sample,
-            reason=reason,
+            reason=fate,
             question=_first_line(problems[problem_id].question),
             expected=_first_line(problems[problem_id].answer),
             said=said,
         )
-        for problem_id, sample, reason, said in found
+        for problem_id, sample, fate, said in found
+        if reason in (None, fate)
     ]
     return list({(row.problem_id, row.sample): row for row in listed}.values())
 
@@ -100,15 +114,42 @@ def table(rows: list[ListedTrace], what: What) -> str:
     """Format the rows for a terminal, below a head; an inner cell or the last one is cut to fit the table's width."""
     if not rows:
         return "none"
-    ends = ["question", "the server said"] if what == "failed" else ["expected", "answered", "question"]
+    with_details = any(row.detail for row in rows)
+    ends = ["expected", "answered", "question"]
+    if what == "failed" or with_details:
+        ends = ["question", "detail" if with_details else "the server said"]
     cells = [["problem", "sample", "reason", *ends]]
     for row in rows:
-        *inner, last = [row.question, row.said] if what == "failed" else [row.expected, row.said, row.question]
+        texts = {"expected": row.expected, "answered": row.said, "question": row.question, "detail": row.detail}
+        *inner, last = [texts.get(name, row.said) for name in ends]
         cells.append([row.problem_id, str(row.sample), row.reason, *(_cut(text, MOST_INNER) for text in inner), last])
     used = sum(max(map(len, column)) + 2 for column in list(zip(*cells, strict=True))[:-1])
     room = max(TABLE_WIDTH - used, LEAST_LAST)
     lines = columns([[*line[:-1], _cut(line[-1], room)] for line in cells], right=[1]).split("\n")
     return "\n".join([lines[0], "─" * max(map(len, lines)), *lines[1:]])
+
+
+def _curated(folder: Path, what: What, reason: str | None) -> Iterator[ListedTrace]:
+    """Yield the traces that a curation chose, or those that it dropped, with what is the reason."""
+    if what == "failed":
+        return
+    lines = {p.id: (_first_line(p.question), _first_line(p.answer)) for p in problems_of(folder)}
+    if what == "dropped":
+        rows = ((d.problem_id, d.sample, d.reason, "", d.detail) for d in dropped_of(folder))
+    else:
+        rows = ((e.problem_id, e.sample, KEPT, find_final_answer(e.answer).text, "") for e in chosen_of(folder))
+    for problem_id, sample, fate, said, detail in rows:
+        if reason in (None, fate):
+            question, expected = lines.get(problem_id, ("", ""))
+            yield ListedTrace(
+                problem_id=problem_id,
+                sample=sample,
+                reason=fate,
+                question=question,
+                expected=expected,
+                said=_first_line(said),
+                detail=_first_line(detail),
+            )
 
 
 def _dropped(folder: Path, problems: Mapping[str, Problem], held: _Held) -> Iterator[tuple[str, int, str, str]]:
