@@ -24,8 +24,7 @@ from tests.distill.paced_server import paced_server, stats
 AT_ONCE = 256
 SERVER = {"tokens": 40, "rate": 20.0}
 
-_CURATOR = (
-    """
+_CURATOR = """
 import os, sys
 import litellm
 os.environ["TIKTOKEN_CACHE_DIR"] = os.path.join(os.path.dirname(litellm.__file__), "litellm_core_utils", "tokenizers")
@@ -42,8 +41,6 @@ ask = Ask(model_name="paced", backend="openai", generation_params={"max_tokens":
 found = ask([{"question": f"What is {n} plus {n}?"} for n in range(requests)])
 print("answers", len(found.dataset))
 """
-    % AT_ONCE
-)
 _OURS = """
 import sys
 from pathlib import Path
@@ -56,8 +53,8 @@ from toolkit.records import Problem
 url, requests, folder = sys.argv[1], int(sys.argv[2]), Path(sys.argv[3])
 problems = [Problem.create(family="user", question=f"What is {n} plus {n}?", answer="") for n in range(requests)]
 server = ServerSettings(url=url, model="paced", concurrency=int(sys.argv[4]))
-job = Job(problems=problems, sampling=Sampling(temperature=0.6, max_new_tokens=1024), samples=1, batch_size=int(sys.argv[4]),
-    path=folder, shared=True)
+job = Job(problems=problems, sampling=Sampling(temperature=0.6, max_new_tokens=1024), samples=1,
+    batch_size=int(sys.argv[4]), path=folder, shared=True)
 print("answers", len(Endpoint(url=url, model="paced", servers=(server,)).answer(job)))
 """
 

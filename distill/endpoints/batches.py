@@ -189,12 +189,15 @@ class BatchRequests:
             self._budget.stop()
 
     def _line(self, request: ChatRequest) -> bytes:
-        body = request_body(self._server.settings.model, request, self._job.sampling, self._job.asking)
-        sent = self._server.fields.taken(body)
-        for name in ("stream", "stream_options"):
-            sent.pop(name, None)
+        sent = self._server.fields.taken(self._body(request))
         values = {"custom_id": request.hash, "method": "POST", "url": "/v1/chat/completions", "body": sent}
         return json.dumps(values).encode() + b"\n"
+
+    def _body(self, request: ChatRequest) -> dict[str, Any]:
+        model, sampling, asking = self._server.settings.model, self._job.sampling, self._job.asking
+        body = request_body(model, request, sampling, asking, is_streamed=False)
+        del body["stream"]
+        return body
 
     def _written(self, requests: Sequence[ChatRequest]) -> _Batch:
         content = b"".join(map(self._line, requests))
@@ -303,7 +306,7 @@ class BatchRequests:
     ) -> None:
         told = values.get("response") or {}
         response = Response(code or 500, json=told.get("body") or values.get("error") or {})
-        sent = request_body(self._server.settings.model, request, self._job.sampling, self._job.asking)
+        sent = self._body(request)
         if self._server.fields.refused(sent, response) or code in (0, 408, 429) or code >= 500:
             return  # it is asked again with the next batch
         self._refuse(request, wanted, log, f"HTTP {code}", printable(response.text))

@@ -50,6 +50,8 @@ class Endpoint:
     limits: SpendingLimits = UNLIMITED
     batch_api: bool = False
     """Whether the first server's batch API is used."""
+    is_streamed: bool = True
+    """Whether answers are asked for as streams."""
     patience: Patience | None = None
     """None: the defaults, with the environment's silence."""
     _outcome: _Outcome = field(default_factory=_Outcome, compare=False)
@@ -115,7 +117,9 @@ class Endpoint:
                 BatchRequests(servers[0], job, digest=self.digest, budget=budget).ask(requests, log)
                 return
             patience = self.patience or Patience()
-            ChatRequests(servers, job, digest=self.digest, budget=budget, patience=patience).ask(requests, log)
+            ChatRequests(
+                servers, job, digest=self.digest, budget=budget, patience=patience, is_streamed=self.is_streamed
+            ).ask(requests, log)
 
         traces = collect(plan, ask, job)
         self._outcome.stopped_by = budget.stopped_by

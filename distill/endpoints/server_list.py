@@ -47,6 +47,7 @@ class Serving:
     patience: Patience | None = None
     batch_api: bool = False
     """Whether the requests are sent in files."""
+    is_streamed: bool = True
 
     def teacher(self, first: ServerSettings) -> Endpoint:
         """Return the teacher whose first server is this one, with its model; the others must serve the same.
@@ -61,6 +62,7 @@ class Serving:
             limits=self.limits,
             patience=self.patience,
             batch_api=self.batch_api,
+            is_streamed=self.is_streamed,
         )
 
 

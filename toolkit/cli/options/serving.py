@@ -80,6 +80,7 @@ def add_serving_options(parser: Parser) -> None:
     group.add_argument(
         "--stall-timeout", type=factor_of, default=120.0, metavar="S", help="seconds between tokens; default: 120"
     )
+    add_flag(group, "--no-stream", "ask for answers in one piece, which takes less of this machine's processor")
     add_flag(group, "--batch-api", "send the requests in files and collect the answers later (OpenAI's batch API)")
     add_flag(group, "--dry-run", "ask twenty questions, say what all would take, and stop")
     group.add_argument("--price-in", type=money_of, metavar="P", help="price of a million tokens of prompts")
@@ -129,6 +130,7 @@ def serving_of(options: Options) -> tuple[str, Serving]:
         servers=servers,
         limits=SpendingLimits(cost=options.max_cost, tokens=options.max_tokens_total),
         batch_api=options.batch_api,
+        is_streamed=not options.no_stream,
         patience=Patience(
             first_event_s=options.first_token_timeout or silence_s(), stall_s=options.stall_timeout or STALL_S
         ),
