@@ -249,7 +249,8 @@ def _say_what_is_new(store: Path, asked: Mapping[str, Any]) -> None:
         return
     nearest, path = min(others, key=lambda other: len(_differences(other[0], asked)))
     for name, was, now in _differences(nearest, asked)[:1]:  # none if that store's name does not match its contents
-        say(f"traces: starting {store}, since {name} is {now!r} but {was!r} in {path}, which is kept")
+        before = "was not given" if was is None else f"{was!r}"
+        say(f"traces: starting {store}, since {name} is {now!r} but {before} in {path}, which is kept")
 
 
 def _differences(found: Mapping[str, Any], asked: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:

@@ -23,6 +23,11 @@ if TYPE_CHECKING:
 
 EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh")
 """As `distill.collecting.asking` has them, whose import would slow down every help."""
+FOR_SERVERS = (
+    *("requests_per_minute", "tokens_per_minute", "price_in", "price_out", "max_cost", "max_tokens_total"),
+    *("no_stream", "batch_api", "effort", "thinking", "top_logprobs", "extra_body"),
+)
+"""Options that a model on this machine cannot heed."""
 SERVED = ("concurrency", "requests_per_minute", "tokens_per_minute", "price_in", "price_out")
 """Options that a row of a file of servers can set for its server alone."""
 
@@ -117,10 +122,10 @@ def serving_of(options: Options) -> tuple[str, Serving]:
         if len(teachers) > 1:
             strange = next(teacher for teacher in teachers if not is_endpoint(teacher))
             raise InputError(f"--teacher is given {len(teachers)} times, but {strange!r} is no address of a server")
-        given = [name for name in (*SERVED, "max_cost") if getattr(options, name) is not None]
-        if given and given != ["concurrency"]:
-            name = "--" + next(name for name in given if name != "concurrency").replace("_", "-")
-            raise InputError(f"{name} is for a teacher behind a server, not for {teachers[0]!r}; leave it out")
+        for name in FOR_SERVERS:
+            if getattr(options, name):
+                option = "--" + name.replace("_", "-")
+                raise InputError(f"{option} is for a teacher behind a server, not for {teachers[0]!r}; leave it out")
         return teachers[0], Serving()
     if options.batch_api and (len(teachers) > 1 or is_server_list(teachers[0])):
         raise InputError(f"--batch-api is for one server, not for {', '.join(teachers)}; give its address alone")

@@ -74,7 +74,7 @@ def add_sampling_options(parser: Parser, *, temperature: float) -> None:
         "--batch-size",
         type=count_of,
         default=64,
-        help="answers sampled at once; an endpoint gets at most 64 requests at once; default: %(default)s",
+        help="answers sampled at once by a model on this machine; default: %(default)s",
     )
     parser.add_argument("--seed", type=seed_of, default=0, help="seed of the sampling; default: %(default)s")
 
