@@ -45,7 +45,7 @@ from toolkit.terminal import counted, say
 
 RUNS, STORES = "runs", ".traces"
 LOCK = ".lock"
-MOST_LOOKED_AT = 20_000
+MOST_LOOKED_AT = 100_000
 """The most traces of a run that are looked at to say how many are whole; some of them take milliseconds."""
 
 
