@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from toolkit.cli.options.command import AddCommand, Options, Result
+from toolkit.cli.options.engines import add_engine_options, check_engine, part_of, with_engine
 from toolkit.cli.options.serving import (
     add_asking_options,
     add_serving_options,
@@ -28,7 +29,8 @@ from toolkit.cli.options.shared import (
     reading_of,
     sampling_of,
 )
-from toolkit.cli.options.values import Instead, Parser, count_of, path_of, shared_options
+from toolkit.cli.options.values import Instead, count_of, path_of, shared_options
+from toolkit.cli.traces.merge import add_merge
 from toolkit.errors import InputError
 from toolkit.terminal import counted, say
 
@@ -51,16 +53,24 @@ def add_traces(add: AddCommand) -> None:
     add_asking_options(parser)
     add_cache_options(parser)
     add_serving_options(parser)
+    add_engine_options(parser)
     add_retry_option(parser)
     parser.add_argument("--out", type=path_of, required=True, help="run folder to write")
-    _add_show(parser)
+    parser.usage = (
+        "%(prog)s [OPTION ...] --out OUT\n       %(prog)s show [--failed | --dropped] RUN\n"
+        "       %(prog)s merge --out OUT RUN ..."
+    )
+    parser.epilog = (
+        f"{parser.prog} show RUN lists the traces of a run, {parser.prog} merge RUN ... makes one run of parts; see: "
+        f"{parser.prog} show --help, {parser.prog} merge --help"
+    )
+    subcommands = parser.add_subparsers(prog=parser.prog, metavar="show", help=argparse.SUPPRESS, action=Instead)
+    _add_show(subcommands)
+    add_merge(subcommands)
 
 
-def _add_show(traces: Parser) -> None:
-    traces.usage = "%(prog)s [OPTION ...] --out OUT\n       %(prog)s show [--failed | --dropped] RUN"
-    traces.epilog = f"{traces.prog} show RUN lists the traces of a run; see: {traces.prog} show --help"
-    verbs = traces.add_subparsers(prog=traces.prog, metavar="show", help=argparse.SUPPRESS, action=Instead)
-    show = verbs.add_parser(
+def _add_show(subcommands: Any) -> None:
+    show = subcommands.add_parser(
         "show",
         help="list a run's traces, or the requests that failed",
         description="list the traces of a run of toolkit traces or toolkit distill, finished or not; changes nothing",
@@ -85,6 +95,7 @@ def _add_show(traces: Parser) -> None:
 def traces(options: Options) -> Result:
     from distill.collecting.job import check_samples
     from distill.collecting.outcomes import FAILED
+    from distill.collecting.part import SHARD
     from distill.evaluation.evaluate import problems_digest
     from distill.store.sharded_store import ASKED
     from distill.teachers.trace_store import find_teacher, gather
@@ -92,16 +103,18 @@ def traces(options: Options) -> Result:
     from toolkit.records import write_records
     from toolkit.runs import Stage, check_out, finish, is_complete, partial_folder, read_manifest, say_done
 
-    out, sampling, asking = options.out, sampling_of(options), asking_of(options)
+    out, sampling, asking, part = options.out, sampling_of(options), asking_of(options), part_of(options)
     argument, serving = serving_of(options)
+    check_engine(options)
     decoder_options = decoder_of(options)
     check_samples(options.samples, options.temperature)
     check_out(out)
     problems = _problems(options)
-    teacher = find_teacher(argument, out, *decoder_options, serving=serving)
+    teacher = with_engine(find_teacher(argument, out, *decoder_options, serving=serving), options)
     stage = Stage(
         name="traces",
-        config={"samples": options.samples, **asdict(sampling), **asking.given()},
+        config={"samples": options.samples, **asdict(sampling), **asking.given()}
+        | ({SHARD: str(part)} if part else {}),
         inputs={"teacher": teacher.digest, "problems": problems_digest(problems)},
     )
     complete = is_complete(out, stage)
@@ -121,9 +134,10 @@ def traces(options: Options) -> Result:
             folder=folder,
             retry_failed=options.retry_failed,
             asking=asking,
+            part=part,
         )
         if options.dry_run:
-            return _forecast(collect, len(problems) * options.samples, serving)
+            return _forecast(collect, serving)
         finish(folder, out, stage, collect(limit=options.limit).counts(), anew=complete)
     return _collected(out, (read_manifest(out) or {})["measured"])
 
@@ -145,7 +159,7 @@ def _goes_on(options: Options, measured: Mapping[str, Any]) -> bool:
     return bool((stopped_by and not same) or (options.retry_failed and measured.get("failed")))
 
 
-def _forecast(collect: Callable[..., CollectedTraces], requests: int, serving: Serving) -> Result:
+def _forecast(collect: Callable[..., CollectedTraces], serving: Serving) -> Result:
     """Ask a few questions, and say what all would take."""
     from distill.teachers.forecast import SAMPLE, forecast
 
@@ -153,7 +167,11 @@ def _forecast(collect: Callable[..., CollectedTraces], requests: int, serving: S
     gathered = collect(limit=SAMPLE)
     seconds = time.monotonic() - begun
     found = forecast(
-        islice(gathered.traces, SAMPLE), requests, serving.servers, asked=gathered.asked_now, seconds=seconds
+        islice(gathered.traces, SAMPLE),
+        gathered.requests,
+        serving.servers,
+        asked=gathered.asked_now,
+        seconds=seconds,
     )
     return Result(facts=found.facts(), text=f"{found.text()}; nothing else was asked")
 
