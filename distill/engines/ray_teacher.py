@@ -110,7 +110,7 @@ class RayTeacher:
     def _answer(self, job: Job, plan: Plan[Any], work: WorkList, collected: Collected[Any]) -> None:
         with ray_cluster(self._address, self._workers or 1) as ray:
             workers, gpus = self._size(ray)
-            _check_machines(ray, work, self.teacher)
+            check_machines(ray, work, self.teacher)
             assignment = Assignment(
                 teacher=self.teacher,
                 job=replace(job, problems=(), chosen=None, limit=None, before=None),
@@ -174,7 +174,7 @@ class RayTeacher:
         return ray.remote(num_cpus=0)(Purse).remote(self.teacher.limits, self.teacher.all_servers, spent)
 
 
-def _check_machines(ray: Any, work: WorkList, teacher: Respondent) -> None:
+def check_machines(ray: Any, work: WorkList, teacher: Respondent) -> None:
     """Let each machine of the cluster look for what it needs, before anything is paid; raises `InputError` if one lacks
     something."""
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy

@@ -98,6 +98,10 @@ class ModelFolder:
     def __exit__(self, *error: object) -> None:
         self._opened = None
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out what is open: another process opens it for itself."""
+        return {name: value for name, value in vars(self).items() if name not in ("_chat_format", "_opened")}
+
     def load(self) -> None:
         self._decoder()
 
