@@ -44,6 +44,7 @@ def add_engine_options(parser: Parser) -> None:
     )
     group.add_argument(
         "--shard",
+        type=name_of,
         metavar="I/N",
         help="answer only the I-th of N parts of the requests, counted from 1; toolkit traces merge puts them together",
     )
