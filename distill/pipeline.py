@@ -25,7 +25,9 @@ from typing import Any
 
 from distill.collecting.job import check_samples
 from distill.collecting.outcomes import FAILED
-from distill.curate import DROPPED, Curation, curate
+from distill.curation.chosen import chosen_traces, chosen_verdict, is_chosen
+from distill.curation.curate import Curation, curate
+from distill.curation.reasons import DROPPED, DROPS_FILE
 from distill.distill_presets import PRESETS, Preset
 from distill.evaluation.evaluate import problems_digest
 from distill.problems.families import FAMILIES, make_problems
@@ -59,7 +61,7 @@ from toolkit.runs import (
 from toolkit.sources.model_names import resolve
 from toolkit.terminal import counted, say
 
-VALIDATION, DROPS = "validation.jsonl", "drops.json"
+VALIDATION = "validation.jsonl"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +76,8 @@ class DistillConfig:
     reading: ReadingOptions
     """How to read the user's problems."""
     traces: Path | None
-    """Existing traces, with `problems.jsonl` beside them unless `problems` is given; None asks the teacher."""
+    """Existing traces, or the training set of a curation, with `problems.jsonl` beside them unless `problems` is given;
+    None asks the teacher."""
     families: tuple[str, ...]
     per_family: int
     """Procedural training problems per family."""
@@ -187,11 +190,12 @@ def distill(
         write_records(folder / TRACES, traces)
     traces_s = time.monotonic() - begun
     by_id = {problem.id: problem for problem in problems}
-    verdicts = [grade(by_id[trace.problem_id], trace) for trace in traces]
+    chosen = config.traces is not None and is_chosen(config.traces)
+    verdicts = [chosen_verdict(trace) if chosen else grade(by_id[trace.problem_id], trace) for trace in traces]
     write_records(folder / VERDICTS, verdicts)
     curation = _curate(config, problems, traces, verdicts, student_format)
     counts = {"problems_in_test_split": test_problems} | curation.counts()
-    replace_text(folder / DROPS, json.dumps(counts, indent=1) + "\n")
+    replace_text(folder / DROPS_FILE, json.dumps(counts, indent=1) + "\n")
     examples, validation = _write_training_set(curation, problems, student, folder)
 
     say(f"train: preparing {counted(len(examples), 'trace')} and the student")
@@ -229,13 +233,14 @@ def _traces_from_before(config: DistillConfig) -> list[Trace] | None:
     if config.traces is None:
         return None
     check_traces(config.traces, config.problems)
-    return read_records(config.traces, Trace)
+    return chosen_traces(config.traces) if is_chosen(config.traces) else read_records(config.traces, Trace)
 
 
 def _problems(config: DistillConfig, given: list[Problem] | None) -> tuple[list[Problem], int]:
     """Choose the problems to ask, some of the validation split among them, and count those kept back for testing."""
     if given is None and config.traces is not None:
-        given = read_problems(config.traces.with_name(PROBLEMS))
+        beside = config.traces.with_name(PROBLEMS)
+        given = read_records(beside, Problem) if is_chosen(config.traces) else read_problems(beside)
     if given is None:
         drawn = make_problems("train", config.per_family, config.seed, config.families)
         watching = -(-config.per_family // TRAINING_PER_VALIDATION)
@@ -283,7 +288,7 @@ def _curate(
         verdicts,
         count_tokens=count_tokens,
         max_tokens=config.max_tokens,
-        per_problem=config.per_problem,
+        per_problem=len(traces) if config.traces and is_chosen(config.traces) else config.per_problem,
         test_ids={problem.id for problem in of_split(problems, "test")},
     )
 

@@ -221,6 +221,9 @@ class Example(Asked):
             teacher=teacher,
         )
 
+    def to_dict(self) -> dict[str, Any]:
+        return dict(vars(self))  # as in a trace: nobody changes the history of an example
+
 
 def _is_message(said: Any) -> bool:
     return (
@@ -267,15 +270,18 @@ def read_jsonl(path: Path, *, torn_end: bool = False) -> Iterator[tuple[int, dic
         raise InputError(f"{path} cannot be read: {error.strerror}") from error
 
 
-def read_records(path: Path, kind: type[R], *, torn_end: bool = False) -> list[R]:
-    """Read a whole jsonl file as records of one kind; `torn_end` is passed to `read_jsonl`."""
-    records = []
+def stream_records(path: Path, kind: type[R], *, torn_end: bool = False) -> Iterator[R]:
+    """Yield the records of one kind in a jsonl file as they are read; `torn_end` is passed to `read_jsonl`."""
     for number, values in read_jsonl(path, torn_end=torn_end):
         try:
-            records.append(kind.from_dict(values))
+            yield kind.from_dict(values)
         except InputError as error:
             raise InputError(f"{path} line {number}: {error}") from error
-    return records
+
+
+def read_records(path: Path, kind: type[R], *, torn_end: bool = False) -> list[R]:
+    """Read a whole jsonl file as records of one kind; `torn_end` is passed to `read_jsonl`."""
+    return list(stream_records(path, kind, torn_end=torn_end))
 
 
 def write_records(path: Path, records: Iterator[Record] | list[Any]) -> None:

@@ -13,7 +13,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from benchmarks.store.parts import measure, table
+from benchmarks.store.measurements import measure, table
 from toolkit.figures.readme import fill_file
 
 

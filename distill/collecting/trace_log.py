@@ -14,7 +14,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from itertools import chain
-from pathlib import Path
 from typing import Any, Generic, Protocol, Self
 
 import numpy as np
@@ -29,7 +28,7 @@ from distill.store.shard_index import Hashes, scan
 from distill.store.sharded_store import TraceStore
 from toolkit.errors import InputError
 from toolkit.progress import Progress
-from toolkit.records import AppendLog, Trace, read_jsonl, read_records
+from toolkit.records import AppendLog, Trace, read_records, stream_records
 from toolkit.runs import given_name
 from toolkit.terminal import say
 
@@ -117,6 +116,7 @@ class Collected(Generic[P]):
         """Find out what the store lacks, and say so."""
         self._job, self._store = job, store
         self._plan: Plan[P] = plan
+        self._adopted: set[int] = set()
         self._failed_before: dict[int, int] = {}
         """Where the failures are that are asked again: a later one is an outcome of this job."""
         with ExitStack() as stack:
@@ -192,6 +192,20 @@ class Collected(Generic[P]):
         self._progress.advance(0 if again else 1)
         return again
 
+    def adopt(self, trace: Trace, logprobs: Sequence[TokenLogprobs] | None = None) -> None:
+        """Keep a trace that an earlier command asked for, whether this job's requests are claimed yet or not."""
+        self._adopted.add(self._writer.append(trace, logprobs))
+        self._writer.sync_if_due()
+
+    def is_adopted(self, request: Request[P]) -> bool:
+        """Whether a request that was handed out has been adopted meanwhile; count it as answered then."""
+        hash = int(request.hash, 16)
+        if hash not in self._adopted:
+            return False
+        self._settle(hash)
+        self._progress.advance()
+        return True
+
     def append(self, failure: Failure) -> None:
         """Record a failure that is a request's own (`distill.collecting.outcomes`)."""
         self._settle(self._writer.failed(failure))
@@ -212,7 +226,7 @@ class Collected(Generic[P]):
 
     def _unsettled(self, hashes: Hashes) -> NDArray[np.bool_]:
         """Look at the disk, and return which requests have no outcome there."""
-        self._store.refresh()
+        self._writer.refresh()
         settled = self._settled(hashes)
         if others := int(settled.sum()):
             self._progress.advance(others)
@@ -235,7 +249,7 @@ class Collected(Generic[P]):
         entries = scan(before, 0, Trace).entries()
         if (self._store.held(entries["hash"])).all():
             return
-        for trace in _traces(before):
+        for trace in stream_records(before, Trace, torn_end=True):
             position = self._plan.position(trace.problem_id, trace.sample)
             if position is not None and not self._store.held(self._plan.hashes[[position]])[0]:
                 self._writer.append(replace(trace, request_hash=self._plan.hash(position)))
@@ -244,11 +258,3 @@ class Collected(Generic[P]):
         unasked = f", {failed_before} failed before" if failed_before else ""
         asked = f"; {len(self.missing)} to ask" if len(self.missing) else ""
         say(f"{self._job.label}: {held} of {len(self._plan.positions)} are already in {self._job.path}{unasked}{asked}")
-
-
-def _traces(path: Path) -> Iterator[Trace]:
-    for number, values in read_jsonl(path, torn_end=True):
-        try:
-            yield Trace.from_dict(values)
-        except InputError as error:
-            raise InputError(f"{path} line {number}: {error}") from error

@@ -58,6 +58,7 @@ class Budget:
         """What was taken, by traces and by answers that broke off."""
         self.stopped_by = ""
         """The limit that ended the job; empty if none did."""
+        self._reached = ""
         self._reserved_tokens = self._reserved_cost = 0.0
         self._waiting: list[asyncio.Future[None]] = []
         """Those who wait until something is given back."""
@@ -79,21 +80,31 @@ class Budget:
     async def reserve(
         self, server: ServerSettings, messages: Sequence[Message], max_new_tokens: int
     ) -> Reservation | None:
-        """Reserve what a request may take; wait while others may give back enough; None: a limit is reached."""
-        wanted = bound_of(server, messages, max_new_tokens)
-        while not self.grant(wanted):
-            if self.stopped_by:
+        """Reserve what a request may take, waiting while others may give back enough; None: a limit is reached."""
+        while not (found := self.try_reserve(server, messages, max_new_tokens)):
+            if self.stopped_by or not self.is_reserved:
+                self.stop()
                 return None
             freed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._waiting.append(freed)
             await freed
-        return wanted
+        return found
+
+    def try_reserve(
+        self, server: ServerSettings, messages: Sequence[Message], max_new_tokens: int
+    ) -> Reservation | None:
+        """Reserve what a request may take; None if it might pass a limit (`stop` then ends the job)."""
+        wanted = bound_of(server, messages, max_new_tokens)
+        return wanted if self.grant(wanted) else None
+
+    @property
+    def is_reserved(self) -> bool:
+        """Whether requests in flight may give something back."""
+        return self._reserved_tokens > 0
 
     def grant(self, wanted: Reservation) -> bool:
-        """Reserve at once what a request may take, if it stays within the limits."""
-        if reached := self._reached(wanted):
-            if not self._reserved_tokens:
-                self.stopped_by = self.stopped_by or reached
+        """Make a reservation, and return whether it stays within the limits."""
+        if self._passes_limit(wanted):
             return False
         self._reserved_tokens += wanted.tokens
         self._reserved_cost += wanted.cost
@@ -108,13 +119,18 @@ class Budget:
                 freed.set_result(None)
         self._waiting.clear()
 
-    def _reached(self, wanted: Reservation) -> str:
-        """Return which limit the request might pass."""
+    def stop(self) -> None:
+        """End the job because of the limit that the last refused reservation might have passed."""
+        self.stopped_by = self.stopped_by or self._reached
+
+    def _passes_limit(self, wanted: Reservation) -> bool:
         if self.tokens + self._reserved_tokens + wanted.tokens > (self._limits.tokens or math.inf):
-            return f"--max-tokens-total {self._limits.tokens}"
+            self._reached = f"--max-tokens-total {self._limits.tokens}"
+            return True
         if self._limits.cost is not None and self.cost + self._reserved_cost + wanted.cost > self._limits.cost:
-            return f"--max-cost {self._limits.cost:g}"
-        return ""
+            self._reached = f"--max-cost {self._limits.cost:g}"
+            return True
+        return False
 
 
 def cost_of(server: ServerSettings, prompt_tokens: float, completion_tokens: float) -> float:

@@ -74,10 +74,19 @@ class _Failed(Exception):
 class ChatRequests:
     """Sends the requests of one job to the servers of a teacher."""
 
-    def __init__(self, servers: list[Server], job: Job, *, digest: str, budget: Budget, patience: Patience) -> None:
+    def __init__(
+        self,
+        servers: list[Server],
+        job: Job,
+        *,
+        digest: str,
+        budget: Budget,
+        patience: Patience,
+        is_streamed: bool = True,
+    ) -> None:
         """`digest`: the teacher's; a trace gives the server that answered, and this."""
         self._servers, self._job, self._digest, self._budget = servers, job, digest, budget
-        self._patience = patience
+        self._patience, self._is_streamed = patience, is_streamed
         self._again: deque[ChatRequest] = deque()
         """Requests that reached no server, to be sent again."""
         self._requests: Iterator[ChatRequest] = iter(())
@@ -162,7 +171,7 @@ class ChatRequests:
         sampling, begun = self._job.sampling, time.monotonic()
         expected = server.tokens if server.answers else sampling.max_new_tokens
         server.pace.sent(expected, server.now())
-        body = request_body(server.settings.model, request, sampling, self._job.asking)
+        body = request_body(server.settings.model, request, sampling, self._job.asking, is_streamed=self._is_streamed)
         reader = self._readers[server.settings.name]
 
         def began(waited_s: float) -> None:

@@ -14,9 +14,10 @@ from functools import cached_property
 from typing import Self
 
 from distill.collecting.job import Job, Plan
-from distill.collecting.trace_log import TraceLog
+from distill.collecting.trace_log import Collected, TraceLog
 from distill.collecting.traces import collect
 from distill.endpoints.answers import Patience
+from distill.endpoints.batches import BatchRequests
 from distill.endpoints.budget import UNLIMITED, Budget, SpendingLimits
 from distill.endpoints.chat_requests import ChatRequest, ChatRequests
 from distill.endpoints.servers.server import Server, ServerSettings
@@ -47,6 +48,10 @@ class Endpoint:
     servers: tuple[ServerSettings, ...] = ()
     """All servers with what the user says of them; none: the first, with the defaults."""
     limits: SpendingLimits = UNLIMITED
+    batch_api: bool = False
+    """Whether the first server's batch API is used."""
+    is_streamed: bool = True
+    """Whether answers are asked for as streams."""
     patience: Patience | None = None
     """None: the defaults, with the environment's silence."""
     budget: Budget | None = None
@@ -108,8 +113,13 @@ class Endpoint:
                 Server(settings=one, fields=self.fields[one.name], most=min(one.most, job.batch_size))
                 for one in (self._reachable() if job.shared else self.all_servers)
             ]
+            if self.batch_api and isinstance(log, Collected):
+                BatchRequests(servers[0], job, digest=self.digest, budget=budget).ask(requests, log)
+                return
             patience = self.patience or Patience()
-            ChatRequests(servers, job, digest=self.digest, budget=budget, patience=patience).ask(requests, log)
+            ChatRequests(
+                servers, job, digest=self.digest, budget=budget, patience=patience, is_streamed=self.is_streamed
+            ).ask(requests, log)
 
         traces = collect(plan, ask, job)
         self._outcome.stopped_by = budget.stopped_by

@@ -22,7 +22,9 @@ SEED_BITS = 31
 """llama.cpp accepts 32 bits, most other servers signed 64."""
 
 
-def request_body(model: str, request: Request[list[Message]], sampling: Sampling, asking: Asking) -> dict[str, Any]:
+def request_body(
+    model: str, request: Request[list[Message]], sampling: Sampling, asking: Asking, *, is_streamed: bool
+) -> dict[str, Any]:
     body: dict[str, Any] = {
         "model": model,
         "messages": request.prompt,
@@ -30,9 +32,10 @@ def request_body(model: str, request: Request[list[Message]], sampling: Sampling
         "temperature": sampling.temperature,
         "top_p": sampling.top_p,
         "seed": request.seed % 2**SEED_BITS,
-        "stream": True,
-        "stream_options": {"include_usage": True},
+        "stream": is_streamed,
     }
+    if is_streamed:
+        body["stream_options"] = {"include_usage": True}
     if sampling.top_k:
         body["top_k"] = sampling.top_k
     if sampling.min_p:

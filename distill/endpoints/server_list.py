@@ -45,6 +45,9 @@ class Serving:
     """Without a model where the address names none."""
     limits: SpendingLimits = UNLIMITED
     patience: Patience | None = None
+    batch_api: bool = False
+    """Whether the requests are sent in files."""
+    is_streamed: bool = True
 
     def teacher(self, first: ServerSettings) -> Endpoint:
         """Return the teacher whose first server is this one, with its model; the others must serve the same.
@@ -58,6 +61,8 @@ class Serving:
             servers=(first, *others),
             limits=self.limits,
             patience=self.patience,
+            batch_api=self.batch_api,
+            is_streamed=self.is_streamed,
         )
 
 

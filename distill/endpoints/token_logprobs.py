@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from distill.store.logprobs import Candidate, Token, TokenLogprobs
+from distill.store.logprobs import Candidate, ServerToken, TokenLogprobs
 
 
 def read_logprobs(answer: Mapping[str, Any]) -> list[TokenLogprobs]:
@@ -28,8 +28,8 @@ def read_logprobs(answer: Mapping[str, Any]) -> list[TokenLogprobs]:
     tops: Sequence[Any] = found.get("top_logprobs") or [None] * len(tokens)
     return [
         TokenLogprobs(
-            Candidate(Token(text), float(value or 0.0)),
-            [Candidate(Token(other), float(logprob)) for other, logprob in (top or {}).items()],
+            Candidate(ServerToken(text), float(value or 0.0)),
+            [Candidate(ServerToken(other), float(logprob)) for other, logprob in (top or {}).items()],
         )
         for text, value, top in zip(tokens, values, tops, strict=True)
     ]
@@ -38,5 +38,6 @@ def read_logprobs(answer: Mapping[str, Any]) -> list[TokenLogprobs]:
 def _candidate(values: Mapping[str, Any]) -> Candidate:
     encoded = values.get("bytes")
     return Candidate(
-        Token(str(values["token"]), bytes(encoded) if isinstance(encoded, list) else None), float(values["logprob"])
+        ServerToken(str(values["token"]), bytes(encoded) if isinstance(encoded, list) else None),
+        float(values["logprob"]),
     )

@@ -34,6 +34,8 @@ class Purse:
         is_granted = self._budget.grant(wanted)
         if is_granted:
             self._add(worker, wanted, 1)
+        elif not self._budget.is_reserved:
+            self._budget.stop()
         return is_granted, self._budget.stopped_by
 
     def settle(self, worker: int, reservation: Reservation, tokens: float, cost: float) -> None:

@@ -3,20 +3,28 @@
 Processes on one machine, or on several that share a disk, agree by them who asks and who writes what. POSIX frees all
 locks of a process on a file as soon as the process closes that file anywhere, and never lets a process wait for itself.
 So a process opens each lock file once, whoever uses it, and remembers which of its parts holds which byte.
+
+The file also holds notes for all who lock it. A shared disk may show a new file in a folder some time later, but what a
+lock file holds is asked of the disk again whenever a lock in it is granted.
 """
 
 from __future__ import annotations
 
 import errno
 import os
-import sys
 import threading
+import time
 from pathlib import Path
 from typing import Self
 
 from toolkit.disk import BINARY
 from toolkit.errors import InputError
 
+FIRST_BYTE = 2**20
+"""The locked bytes lie behind all notes, since Windows lets nobody read a byte that is locked."""
+NOTING = -1
+"""Stands for the byte that is locked while a note is written."""
+NOTE_PAUSE_S = 0.002
 _TAKEN = (errno.EACCES, errno.EAGAIN, errno.EDEADLK)
 """What systems say when another process holds a lock."""
 
@@ -41,6 +49,18 @@ class ByteLocks:
         """Free a byte that this object holds."""
         self._held.remove(byte)
         self._file.free(byte)
+
+    def note(self, text: str) -> None:
+        """Write a line for all who use the file."""
+        while not self.take(NOTING):
+            time.sleep(NOTE_PAUSE_S)
+        self._file.append(f"\n{text}\n".encode())  # the line before may be half a note
+        self.free(NOTING)
+
+    def notes(self) -> list[str]:
+        """Return what was noted so far, as it was when a lock was last granted or later."""
+        content = self._file.read().decode(errors="replace")
+        return [line for line in content[: content.rfind("\n") + 1].split("\n") if line]
 
     def close(self) -> None:
         """Free all that is held."""
@@ -88,7 +108,7 @@ class _LockFile:
             if byte in self.taken:
                 return False
             try:
-                _lock(self.descriptor, byte)
+                _change(self.descriptor, byte, locked=True)
             except OSError as error:
                 if error.errno in _TAKEN:
                     return False
@@ -99,32 +119,39 @@ class _LockFile:
             self.taken.add(byte)
             return True
 
+    def append(self, content: bytes) -> None:
+        """Write at the end; a full disk takes it whole or not at all."""
+        with self._guard:
+            size = os.lseek(self.descriptor, 0, os.SEEK_END)
+            try:
+                if os.write(self.descriptor, content) != len(content):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            except OSError as error:
+                os.ftruncate(self.descriptor, size)
+                error.filename = str(self.path)
+                raise
+
+    def read(self) -> bytes:
+        with self._guard:
+            os.lseek(self.descriptor, 0, os.SEEK_SET)
+            return os.read(self.descriptor, FIRST_BYTE)
+
     def free(self, byte: int) -> None:
         with self._guard:
             self.taken.discard(byte)
             if self.process == os.getpid():
-                _unlock(self.descriptor, byte)
+                _change(self.descriptor, byte, locked=False)
 
 
-def _lock(descriptor: int, byte: int) -> None:
-    if sys.platform == "win32":
+def _change(descriptor: int, byte: int, *, locked: bool) -> None:
+    """Lock or unlock a byte; raises `OSError` if another process holds it."""
+    place = FIRST_BYTE + byte
+    try:
+        import fcntl
+    except ModuleNotFoundError:  # Windows
         import msvcrt
 
-        os.lseek(descriptor, byte, os.SEEK_SET)
-        msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+        os.lseek(descriptor, place, os.SEEK_SET)
+        msvcrt.locking(descriptor, msvcrt.LK_NBLCK if locked else msvcrt.LK_UNLCK, 1)  # type: ignore[attr-defined]
     else:
-        import fcntl
-
-        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, byte)
-
-
-def _unlock(descriptor: int, byte: int) -> None:
-    if sys.platform == "win32":
-        import msvcrt
-
-        os.lseek(descriptor, byte, os.SEEK_SET)
-        msvcrt.locking(descriptor, msvcrt.LK_UNLCK, 1)
-    else:
-        import fcntl
-
-        fcntl.lockf(descriptor, fcntl.LOCK_UN, 1, byte)
+        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB if locked else fcntl.LOCK_UN, 1, place)

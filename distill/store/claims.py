@@ -7,7 +7,6 @@ frees the buckets of a process that dies, and the others ask what it left.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -35,8 +34,8 @@ class Claims:
         rows = np.split(order, starts[1:]) if len(order) else []
         self._left: dict[int, NDArray[np.int64]] = dict(zip(numbers.tolist(), rows, strict=True))
         """The requests of each bucket that was not claimed yet, as positions in `hashes`."""
-        self._open: Counter[int] = Counter()
-        """How many requests of a claimed bucket have no outcome yet."""
+        self._open: dict[int, set[int]] = {}
+        """The requests of each claimed bucket that have no outcome yet."""
         self._settled: list[int] = []
         """Claimed buckets that can be freed when the disk has their outcomes."""
         self.ended = False
@@ -53,17 +52,18 @@ class Claims:
         for group in self._groups():
             rows = np.concatenate([self._left.pop(bucket) for bucket in group])
             wanted = rows[self._missing(self._hashes[rows])]
-            buckets = [self._bucket(row) for row in wanted.tolist()]
-            self._open.update(buckets)
-            self._settled += set(group) - set(buckets)
+            for hash in self._hashes[wanted].tolist():
+                self._open.setdefault(_bucket(hash), set()).add(hash)
+            self._settled += [bucket for bucket in group if bucket not in self._open]
             yield from wanted.tolist()
         self.ended = True
 
     def settle(self, hash: int) -> None:
         """Note that the outcome of a request was appended."""
-        bucket = hash >> (64 - BUCKET_BITS)
-        self._open[bucket] -= 1
-        if self._open[bucket] == 0:
+        bucket = _bucket(hash)
+        left = self._open.get(bucket, set())
+        left.discard(hash)
+        if bucket in self._open and not left:
             del self._open[bucket]
             self._settled.append(bucket)
 
@@ -93,5 +93,6 @@ class Claims:
         if group:
             yield group
 
-    def _bucket(self, row: int) -> int:
-        return int(self._hashes[row]) >> (64 - BUCKET_BITS)
+
+def _bucket(hash: int) -> int:
+    return hash >> (64 - BUCKET_BITS)

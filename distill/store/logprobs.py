@@ -39,7 +39,7 @@ MOST_CANDIDATES = 255
 """The most candidates of one token; servers give at most some 20."""
 
 
-class Token(NamedTuple):
+class ServerToken(NamedTuple):
     """A token as its server writes it; texts alone can be ambiguous where a character takes several tokens."""
 
     text: str
@@ -50,7 +50,7 @@ class Token(NamedTuple):
 class Candidate(NamedTuple):
     """A token that may have been sampled, and the logarithm of its probability."""
 
-    token: Token
+    token: ServerToken
     logprob: float
 
 
@@ -93,6 +93,8 @@ class LogprobsWriter:
             os.fsync(file)
 
     def close(self) -> None:
+        """Sync, and close the files."""
+        self.sync()
         for file in self._files:
             os.close(file)
 
@@ -135,7 +137,7 @@ class LogprobsWriter:
             raise
 
 
-def _token_line(token: Token) -> str:
+def _token_line(token: ServerToken) -> str:
     values: dict[str, Any] = {"text": token.text}
     if token.bytes is not None:
         values["bytes"] = token.bytes.hex()
@@ -144,37 +146,47 @@ def _token_line(token: Token) -> str:
     return json.dumps(values, ensure_ascii=False) + "\n"
 
 
-def read_tokens(shard: Path) -> Iterator[Token]:
+def read_tokens(shard: Path) -> Iterator[ServerToken]:
     """Yield the tokens that a shard's log-probabilities name, in the order of their numbers."""
     path = tokens_path(shard)
     if path.exists():
         for number, values in read_jsonl(path, torn_end=True):
             try:
                 written = values.get("bytes")
-                yield Token(values["text"], None if written is None else bytes.fromhex(written), values.get("id"))
+                yield ServerToken(values["text"], None if written is None else bytes.fromhex(written), values.get("id"))
             except (KeyError, TypeError, ValueError) as error:
                 raise InputError(f"{path} line {number} must hold a token; get the store again") from error
 
 
-def read_logprobs(shard: Path, offset: int, tokens: Sequence[Token]) -> list[TokenLogprobs]:
-    """Read the record at an offset of a shard's log-probabilities."""
-    with logprobs_path(shard).open("rb") as file:
-        file.seek(offset)
-        _, count, candidates = HEAD.unpack(file.read(HEAD.size))
-        counts, sampled = file.read(count), file.read(count)
-        numbers = np.frombuffer(file.read(4 * candidates), dtype="<u4").tolist()
-        values = np.frombuffer(file.read(2 * candidates), dtype="<f2").tolist()
-    found, start = [], 0
-    for length, place in zip(counts, sampled, strict=True):
-        top = [Candidate(tokens[numbers[n]], values[n]) for n in range(start, start + length)]
-        found.append(TokenLogprobs(sampled=top[place], top=top))
-        start += length
-    return found
+class ShardLogprobs:
+    """The log-probabilities of one shard, to be read."""
 
+    def __init__(self, shard: Path) -> None:
+        """Find the whole records; their contents stay on the disk."""
+        self._path = logprobs_path(shard)
+        self._tokens = list(read_tokens(shard))
+        records = list(_records(self._path))
+        hashes = np.array([hash for hash, _, _ in records], dtype=np.uint64)
+        order = np.argsort(hashes, kind="stable")
+        self._hashes, self._offsets = hashes[order], np.array([offset for _, offset, _ in records], np.int64)[order]
 
-def find_logprobs(shard: Path) -> dict[int, int]:
-    """Return the offset of each whole record of a shard's log-probabilities, by the hash of its request."""
-    return {hash: offset for hash, offset, _ in _records(logprobs_path(shard))}
+    def of(self, hash: int) -> list[TokenLogprobs] | None:
+        """Return what came with the trace of a request; None if nothing did."""
+        place = int(np.searchsorted(self._hashes, np.uint64(hash), side="right")) - 1
+        if place < 0 or int(self._hashes[place]) != hash:
+            return None
+        with self._path.open("rb") as file:
+            file.seek(int(self._offsets[place]))
+            _, count, candidates = HEAD.unpack(file.read(HEAD.size))
+            counts, sampled = file.read(count), file.read(count)
+            numbers = np.frombuffer(file.read(4 * candidates), dtype="<u4").tolist()
+            values = np.frombuffer(file.read(2 * candidates), dtype="<f2").tolist()
+        found, start = [], 0
+        for length, place in zip(counts, sampled, strict=True):
+            top = [Candidate(self._tokens[numbers[n]], values[n]) for n in range(start, start + length)]
+            found.append(TokenLogprobs(sampled=top[place], top=top))
+            start += length
+        return found
 
 
 def _whole_bytes(path: Path) -> int:

@@ -47,7 +47,7 @@ _BEGIN = b'{"problem_id": "'
 _DIGITS = 16
 
 
-class Entry(NamedTuple):
+class IndexEntry(NamedTuple):
     """One line of a shard; the hash is 0 if it answers no request."""
 
     hash: int
@@ -110,7 +110,9 @@ def read_index(shard: Path, size: int) -> NDArray[Any]:
     ends, starts = ends_of(entries), entries["place"] >> np.uint64(LENGTH_BITS)
     gaps = np.flatnonzero(starts != np.concatenate([[np.uint64(0)], ends[:-1]]))
     whole = int(gaps[0]) if len(gaps) else len(entries)
-    whole = min(whole, int(np.searchsorted(ends[:whole], size, side="right")))  # what another machine wrote comes later
+    whole = min(
+        whole, int(np.searchsorted(ends[:whole], np.uint64(size), side="right"))
+    )  # what another machine wrote comes later
     entries = entries[:whole]
     return entries if whole and _matches(shard, entries) else nothing
 

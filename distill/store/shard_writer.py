@@ -19,7 +19,7 @@ import numpy as np
 
 from distill.store.byte_locks import ByteLocks
 from distill.store.failure import Failure
-from distill.store.shard_index import ENTRY, LENGTH_BITS, Entry, complete_index, hash_of, write_index
+from distill.store.shard_index import ENTRY, LENGTH_BITS, IndexEntry, complete_index, hash_of, write_index
 from distill.store.shards import Shard, Shards
 from toolkit.records import AppendLog, Trace
 
@@ -67,7 +67,7 @@ class ShardWriter(Generic[R]):
         shard = self.shard
         assert self._log
         length = self._log.append(record)
-        entry = Entry(hash_of(record.request_hash), shard.size, length)
+        entry = IndexEntry(hash_of(record.request_hash), shard.size, length)
         self._unindexed.append((entry.hash, entry.offset << LENGTH_BITS | entry.length))
         self._shards.add(shard, entry)
         return entry.hash
@@ -90,6 +90,7 @@ class ShardWriter(Generic[R]):
             finally:
                 self._log.close()
                 self._locks.free(lock_byte(self._shard.path.name))
+                self._shard.is_written_here = False
                 self._shard = self._log = None
                 self._unindexed.clear()
 
@@ -114,6 +115,9 @@ class ShardWriter(Generic[R]):
             if not shard.is_finished:
                 self._indexed = complete_index(shard.path, self._shards.kind)
                 self._shard, self._log = shard, log
+                shard.is_written_here = True
+                if shard.path.name not in self._locks.notes():
+                    self._locks.note(shard.path.name)
                 return
             log.close()
             self._locks.free(byte)

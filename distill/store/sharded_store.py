@@ -17,7 +17,7 @@ Opening it to read changes nothing on the disk.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, overload
@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from distill.store.byte_locks import ByteLocks
 from distill.store.claims import Claims, Missing
 from distill.store.failure import Failure
-from distill.store.logprobs import LogprobsWriter, TokenLogprobs, find_logprobs, read_logprobs, read_tokens
+from distill.store.logprobs import LogprobsWriter, ShardLogprobs, TokenLogprobs
 from distill.store.shard_index import Hashes, hash_of
 from distill.store.shard_writer import ShardWriter
 from distill.store.shards import Shards, is_shard
@@ -74,10 +74,10 @@ class TraceStore:
         """Return how many requests have a trace."""
         return len(self.traces)
 
-    def refresh(self) -> None:
-        """Take in what was appended since the last look, by whomever."""
-        self.traces.refresh()
-        self.failures.refresh()
+    def refresh(self, noted: Iterable[str] | None = None) -> None:
+        """Take in what was appended since the last look, by whomever; `noted` as for `Shards.refresh`."""
+        self.traces.refresh(noted)
+        self.failures.refresh(noted)
 
     def held(self, hashes: Hashes) -> NDArray[np.bool_]:
         """Return which requests have a trace."""
@@ -87,16 +87,17 @@ class TraceStore:
         """Yield the trace of each request that has one, in the order of the requests."""
         return self.traces.read(hashes)
 
-    def logprobs(self, hash: int) -> list[TokenLogprobs] | None:
-        """Return the log-probabilities that came with a request's trace; None if none did.
-
-        Looking for those of many traces, go through `distill.store.logprobs` shard by shard.
-        """
-        shard = self.traces.shard_of(hash)
-        offset = None if shard is None else find_logprobs(shard).get(hash)
-        if shard is None or offset is None:
-            return None
-        return read_logprobs(shard, offset, list(read_tokens(shard)))
+    def logprobs(self, hashes: Hashes) -> Iterator[list[TokenLogprobs] | None]:
+        """Yield what came with the trace of each request, in the order of the requests; None if nothing did."""
+        opened: dict[Path, ShardLogprobs] = {}
+        for hash in hashes.tolist():
+            shard = self.traces.shard_of(hash)
+            if shard is None:
+                yield None
+                continue
+            if shard not in opened:
+                opened[shard] = ShardLogprobs(shard)
+            yield opened[shard].of(hash)
 
     @contextmanager
     def writer(self) -> Iterator[StoreWriter]:
@@ -114,7 +115,7 @@ class StoreWriter:
     """Appends to shards of its own, and claims requests; for one thread."""
 
     def __init__(self, store: TraceStore, locks: ByteLocks) -> None:
-        self._locks = locks
+        self._store, self._locks = store, locks
         self._traces, self._failures = ShardWriter(store.traces, locks), ShardWriter(store.failures, locks)
         self._logprobs: LogprobsWriter | None = None
         self._logprobs_shard: Path | None = None
@@ -125,6 +126,10 @@ class StoreWriter:
     def claims(self, hashes: Hashes, missing: Missing) -> Claims:
         """Share the requests that lack an outcome with all processes that ask for some of the same."""
         return Claims(self._locks, hashes, missing)
+
+    def refresh(self) -> None:
+        """Take in what others appended before they freed what is claimed here, also on another machine."""
+        self._store.refresh(self._locks.notes())
 
     def append(self, trace: Trace, logprobs: Sequence[TokenLogprobs] | None = None) -> int:
         """Append a trace, after its log-probabilities; return the hash of its request."""

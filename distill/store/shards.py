@@ -11,7 +11,7 @@ only once it is whole.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -24,8 +24,8 @@ from distill.store.shard_index import (
     ENTRY,
     LENGTH_BITS,
     LONGEST_LINE,
-    Entry,
     Hashes,
+    IndexEntry,
     covered,
     index_path,
     read_index,
@@ -57,6 +57,8 @@ class Shard:
         self.path, self.number = path, number
         self.size = 0
         """The bytes that are known: whole lines only."""
+        self.is_written_here = False
+        """Whether this process appends to it now, so that nobody else does."""
 
     @property
     def is_finished(self) -> bool:
@@ -86,24 +88,27 @@ class Shards(Generic[R]):
         self._merge()
         return len(self._hashes)
 
-    def refresh(self) -> None:
+    def refresh(self, noted: Iterable[str] | None = None) -> None:
         """Take in what was appended since the last look, by whomever.
 
-        Raises `InputError` if a shard holds records of another version.
+        With the names of all shards that were `noted`, new ones are not looked for in the folder, which a shared disk
+        may show as it was some time ago. Raises `InputError` if a shard holds records of another version.
         """
-        try:
-            names = sorted(entry.name for entry in os.scandir(self.folder) if is_shard(entry.name, self.stem))
-        except FileNotFoundError:
-            return
         found: list[tuple[Shard, NDArray[Any]]] = []
-        for name in names:
-            is_new = name not in self._shards
-            shard = self.shard(name)
-            if is_new:
-                found.append((shard, self._begin(shard)))
-            elif not shard.is_finished:
+        for shard in self._by_number:
+            if not shard.is_finished and not shard.is_written_here:
                 found.append((shard, self._appended(shard)))
+        for name in self._listed() if noted is None else noted:
+            if name not in self._shards and is_shard(name, self.stem) and (self.folder / name).exists():
+                shard = self.shard(name)
+                found.append((shard, self._begin(shard)))
         self._take(found)
+
+    def _listed(self) -> list[str]:
+        try:
+            return sorted(os.listdir(self.folder))
+        except FileNotFoundError:
+            return []
 
     def shard(self, name: str) -> Shard:
         """Return the shard of a name, which need not exist yet."""
@@ -116,7 +121,7 @@ class Shards(Generic[R]):
         """Take in what was appended to one shard."""
         self._take([(shard, self._appended(shard))])
 
-    def add(self, shard: Shard, entry: Entry) -> None:
+    def add(self, shard: Shard, entry: IndexEntry) -> None:
         """Take in one line that was just appended."""
         shard.size = entry.offset + entry.length
         if entry.hash:
@@ -227,8 +232,11 @@ class Shards(Generic[R]):
 
     def _appended(self, shard: Shard) -> NDArray[Any]:
         """Return the entries of what was appended to a shard since the last look."""
-        with shard.path.open("rb") as file:  # opening asks a shared disk for the size as it is now
-            size = os.fstat(file.fileno()).st_size
+        try:
+            with shard.path.open("rb") as file:  # opening asks a shared disk for the size as it is now
+                size = os.fstat(file.fileno()).st_size
+        except FileNotFoundError:  # another process has its name, and makes it in a moment
+            size = 0
         if size <= shard.size:
             return np.empty(0, dtype=ENTRY)
         found = scan(shard.path, shard.size, self.kind)

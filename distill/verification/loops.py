@@ -33,24 +33,48 @@ UNSPACED = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]")
 _TOKEN = re.compile(rf"[^\W_]+|{UNSPACED.pattern}|[^\w\s]|_")
 _SENTENCE_ENDS = frozenset(".!?。！？…")
 _SHORT_CYCLE = re.compile(rf"(\S{{1,8}}?)\1{{{LONGEST_CHARACTER_RUN // 8},}}")
+_LONG_TOKEN = re.compile(rf"\S{{{LONGEST_CHARACTER_RUN + 1}}}")
+_KNOWN = 4
+"""Tokens of the pieces that `_longest_period` looks up among those before."""
 
 
 def is_looping(text: str) -> bool:
     """Return whether words or characters repeat as often as the module's limits say."""
     prose = _TABLE_ROW.sub(" ", _FENCED.sub(" ", text))
-    if any(len(found.group()) > LONGEST_CHARACTER_RUN for found in _SHORT_CYCLE.finditer(prose)):
+    if _LONG_TOKEN.search(prose) and any(
+        len(found.group()) > LONGEST_CHARACTER_RUN for found in _SHORT_CYCLE.finditer(prose)
+    ):
         return True
-    tokens = _TOKEN.findall(UNSPACED.sub(r"\g<0> ", prose).casefold())
+    tokens = _TOKEN.findall((prose if prose.isascii() else UNSPACED.sub(r"\g<0> ", prose)).casefold())
     if len(tokens) < SENTENCE_TOKENS:
         return False
     numbers = {token: number for number, token in enumerate(dict.fromkeys(tokens))}
-    ids = np.array([numbers[token] for token in tokens])
-    for period in range(1, min(LONGEST_PERIOD, len(ids) // 2) + 1):
+    ids = np.fromiter(map(numbers.__getitem__, tokens), dtype=np.int64, count=len(tokens))
+    for period in range(1, min(_longest_period(ids), len(ids) // 2) + 1):
         begin, length = _longest_run(ids[period:] == ids[:-period])
         repeated = length + period  # a run starts at the second copy
         if length and _is_loop(tokens[begin : begin + period], repeated):
             return True
     return False
+
+
+def _longest_period(ids: np.ndarray) -> int:
+    """Return a bound on the period of any loop in the tokens: 0 for most texts, which then need no search.
+
+    A loop has at least `SENTENCE_TIMES` copies. From its second copy on, each few tokens in a row occur one period
+    before, so a stretch of such tokens is at least as long as all copies but the first, less the few.
+    """
+    pieces = ids[: len(ids) - _KNOWN + 1].copy()
+    for k in range(1, _KNOWN):
+        pieces = pieces * len(ids) + ids[k : len(ids) - _KNOWN + 1 + k]  # an overflow loosens the bound
+    order = np.argsort(pieces, kind="stable")
+    near = (pieces[order[1:]] == pieces[order[:-1]]) & (order[1:] - order[:-1] <= LONGEST_PERIOD)
+    is_known = np.zeros(len(pieces), dtype=bool)
+    is_known[order[1:][near]] = True
+    _, stretch = _longest_run(is_known)
+    if stretch < SENTENCE_TOKENS - SENTENCE_TOKENS // SENTENCE_TIMES - _KNOWN + 1:
+        return 0
+    return min(LONGEST_PERIOD, (stretch + _KNOWN - 1) // (SENTENCE_TIMES - 1))
 
 
 def _is_loop(piece: list[str], repeated: int) -> bool:

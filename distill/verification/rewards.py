@@ -11,21 +11,13 @@ from __future__ import annotations
 
 import re
 
-from distill.verification.loops import UNSPACED
+from distill.verification.languages import CODE, FEWEST_LETTERS, classify, letters_in, words_of_language
 from distill.verification.verdicts import score_answer
-from toolkit.errors import MissingExtra
 from toolkit.formats.chat_format import CLOSE, OPEN, split_completion
 from toolkit.formats.thought_forms import without_thoughts
 from toolkit.records import Problem, Trace
 
-FEWEST_LETTERS = 12
-"""A shorter piece of text is too short to tell its language."""
-
-_CODE = re.compile(r"```.*?```|`[^`\n]*`|\$[^$\n]*\$|\\\(.*?\\\)|\\\[.*?\\\]", re.DOTALL)
-_NO_WORD = re.compile(r"\\[A-Za-z]+|\S*[\d_=+*/^<>{}\[\]()|\\]\S*|\b[^\W\d_]\b")
 _PIECE = re.compile(r"[\n.!?;:。！？；：]+")
-LETTERS_A_CHARACTER = 4
-"""The letters that a character counts for in scripts whose characters stand for several letters."""
 
 
 def completion_of(trace: Trace) -> str:
@@ -52,31 +44,14 @@ def language_consistency(problem: Problem, completion: str) -> float:
     Formulas, code and digits have no language; the share is 1 if there is nothing else, or too little to tell. Raises
     `MissingExtra` if py3langid is not installed.
     """
-    question = _words(problem.question)
-    if _letters(question) < FEWEST_LETTERS:
+    question = words_of_language(problem.question)
+    if letters_in(question) < FEWEST_LETTERS:
         return 1.0
-    language = _language(question)
+    language = classify(question)
     pieces = [
-        _words(piece) for piece in _PIECE.split(_CODE.sub(" ", split_completion(completion, opened=True).reasoning))
+        words_of_language(piece)
+        for piece in _PIECE.split(CODE.sub(" ", split_completion(completion, opened=True).reasoning))
     ]
-    pieces = [piece for piece in pieces if _letters(piece) >= FEWEST_LETTERS]
-    total = sum(map(_letters, pieces))
-    return sum(_letters(piece) for piece in pieces if _language(piece) == language) / total if total else 1.0
-
-
-def _words(text: str) -> str:
-    """Keep only the words of a text: no code, no formulas, no single letters."""
-    return " ".join(_NO_WORD.sub(" ", _CODE.sub(" ", text)).split())
-
-
-def _letters(text: str) -> int:
-    return sum(LETTERS_A_CHARACTER if UNSPACED.match(c) else c.isalpha() for c in text)
-
-
-def _language(text: str) -> str:
-    try:
-        import py3langid
-    except ImportError as error:
-        raise MissingExtra("py3langid", "distill") from error
-    language: str = py3langid.classify(text)[0]
-    return language
+    pieces = [piece for piece in pieces if letters_in(piece) >= FEWEST_LETTERS]
+    total = sum(map(letters_in, pieces))
+    return sum(letters_in(piece) for piece in pieces if classify(piece) == language) / total if total else 1.0

@@ -23,6 +23,7 @@ from distill.verification.readings.meaning import means
 from distill.verification.readings.readings import read_answer, read_as_list, read_reference
 from distill.verification.refusals import HARMFUL, responds_rightly
 from distill.verification.wholeness import incomplete
+from toolkit.answers.final_answer import find_final_answer
 from toolkit.formats.thought_forms import without_thoughts
 from toolkit.records import Problem, Trace, Verdict
 
@@ -100,9 +101,40 @@ def same_answer(problem: Problem, one: str, other: str) -> bool:
     if _judge(problem) == VERIFIER:
         ours, theirs = family_answer(problem, one), family_answer(problem, other)
         return bool(ours) and ours.casefold().split() == theirs.casefold().split()
+    if not has_reference(problem):  # each says how the other is to be read
+        return _means_the_same(problem, one, other) or _means_the_same(problem, other, one)
     reference = read_reference(problem.answer)
     ours_read, theirs_read = (read_answer(text, reference, problem.question) for text in (one, other))
     return means(ours_read, theirs_read)
+
+
+def _means_the_same(problem: Problem, one: str, other: str) -> bool:
+    """Return whether an answer means another one, taken as the reference."""
+    reference = read_reference(find_final_answer(one).text)
+    return bool(reference.said) and means(reference, read_answer(other, reference, problem.question))
+
+
+def answer_key(problem: Problem, trace: Trace, verdict: Verdict | None) -> str:
+    """Return a text that is equal for answers that are the same beyond doubt; `same_answer` compares the others.
+
+    Programs and refusals are not compared: those that are right are the same, the others only if their texts are.
+    """
+    answer = without_thoughts(trace.answer)
+    if _judge(problem) in (CODE, REFUSAL):
+        return "right" if verdict and verdict.correct else answer
+    if _judge(problem) == VERIFIER:
+        return " ".join(family_answer(problem, answer).casefold().split())
+    return " ".join((find_final_answer(answer).text or answer).split()).casefold()
+
+
+def compares_answers(problem: Problem) -> bool:
+    """Return whether two answers of a problem can be compared with each other."""
+    return _judge(problem) not in (CODE, REFUSAL)
+
+
+def has_reference(problem: Problem) -> bool:
+    """Return whether a program can tell right answers from wrong ones."""
+    return _judge(problem) != REFERENCE or bool(problem.answer.strip())
 
 
 def _judge(problem: Problem) -> str:

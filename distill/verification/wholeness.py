@@ -79,13 +79,23 @@ def unfit(trace: Trace, asked: Asked) -> Unfit | None:
     has_thought = any(map(str.isalnum, thought)) and words.casefold() not in _NO_THOUGHTS
     if not has_thought and not trace.teacher.startswith(BY_A_PERSON):
         return "no_thought"
-    if any(map(_CONTROL.search, (thought, answer, asked.transcript))) or _NEXT_TURN.search(answer):
+    if any(map(_has_control, (thought, answer, asked.transcript))) or _NEXT_TURN.search(answer):
         return "control_tokens"
-    if _BROKEN.search(thought) or _BROKEN.search(answer):
+    if _is_broken(thought) or _is_broken(answer):
         return "broken_text"
     if _is_copied(thought, answer, asked.question):
         return "copied"
     return "looping" if is_looping(thought) or is_looping(answer) else None
+
+
+def _is_broken(text: str) -> bool:
+    """Return whether `_BROKEN` matches; most texts are cleared by faster tests."""
+    is_clear = text.replace("\n", "").replace("\t", "").isprintable()
+    return (not is_clear or any(sign in text for sign in ("\ufffd", "<0x", "Ġ", "▁"))) and bool(_BROKEN.search(text))
+
+
+def _has_control(text: str) -> bool:
+    return ("<" in text or "INST]" in text) and bool(_CONTROL.search(text))
 
 
 def _is_copied(thought: str, answer: str, question: str) -> bool:

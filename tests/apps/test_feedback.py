@@ -33,7 +33,7 @@ def kept(folder: Path, conversation: Conversation, *, turn: int = 0, answer: str
 
 def curated(folder: Path) -> tuple[list[Example], dict[str, int]]:
     """Curate the folder as `toolkit distill --traces` does."""
-    from distill.curate import curate
+    from distill.curation.curate import curate
     from distill.problems.problem_set import read_problems
     from distill.problems.splits import split_of
     from distill.verification.verdicts import grade

@@ -64,16 +64,16 @@ class PacedServer:
                 head = (await reader.readuntil(b"\r\n\r\n")).lower()
                 lines = head.split(b"\r\n")
                 length = next((int(line[15:]) for line in lines if line.startswith(b"content-length:")), 0)
-                await reader.readexactly(length)
+                body = await reader.readexactly(length)
                 if head.startswith(b"get"):
                     seen = dict(self.script.seen) if b"/stats" in lines[0] else {"data": [{"id": self.script.model}]}
                     writer.write(_whole(200, seen))
-                elif not await self._answer(writer):
+                elif not await self._answer(writer, is_streamed=b'"stream": true' in body or b'"stream":true' in body):
                     break
                 await writer.drain()
         writer.close()
 
-    async def _answer(self, writer: asyncio.StreamWriter) -> bool:
+    async def _answer(self, writer: asyncio.StreamWriter, *, is_streamed: bool) -> bool:
         """Answer one request; return whether the connection lives on."""
         script, seen = self.script, self.script.seen
         seen["asked"] += 1
@@ -94,7 +94,7 @@ class PacedServer:
         seen["most open"] = max(seen["most open"], seen["open"])
         try:
             async with self._slots:
-                return await self._stream(writer, fault)
+                return await (self._stream(writer, fault) if is_streamed else self._whole(writer, fault))
         finally:
             seen["open"] -= 1
 
@@ -111,6 +111,20 @@ class PacedServer:
         usage = {"prompt_tokens": 20, "completion_tokens": script.tokens}
         writer.write(_chunk({}, None, "stop") + _data({"choices": [], "usage": usage}) + _framed(b"data: [DONE]\n\n"))
         writer.write(b"0\r\n\r\n")
+        return True
+
+    async def _whole(self, writer: asyncio.StreamWriter, fault: str) -> bool:
+        """Answer in one piece, after the time that a stream would take."""
+        script = self.script
+        if script.rate:
+            await asyncio.sleep(script.tokens / script.rate)
+        if fault:
+            return False
+        message = {"role": "assistant", "reasoning_content": " word" * script.tokens, "content": "It is 4."}
+        usage = {"prompt_tokens": 20, "completion_tokens": script.tokens, "total_tokens": 20 + script.tokens}
+        choice = {"index": 0, "message": message, "finish_reason": "stop"}
+        told = {"id": "x", "object": "chat.completion", "created": 0, "model": script.model}
+        writer.write(_whole(200, told | {"choices": [choice], "usage": usage}))
         return True
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from distill.collecting.job import Job
 from distill.collecting.traces import sample_traces
-from distill.curate import Curation, curate
+from distill.curation.curate import Curation, curate
 from distill.endpoints.remote_teacher import connect
 from distill.pipeline import demo, distill
 from distill.verification.verdicts import grade

@@ -19,9 +19,10 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForSequenceClassificat
 
 from distill.endpoints import chat_requests
 from distill.endpoints.remote_teacher import Endpoint
-from distill.reinforcement.judge import ClassifierJudge, EndpointJudge, judged_text, read_score, with_means
+from distill.reinforcement.judge import ClassifierJudge, EndpointJudge, judged_text, with_means
 from distill.teach.teach import align_rl
 from distill.teach.teacher_recipe import quick
+from distill.verification.ratings import read_score
 from toolkit.errors import InputError
 from toolkit.formats.chat_format import CHAT_FILES, completion_text
 from toolkit.records import Problem

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from distill.curate import DROPPED, Dropped
-from distill.trace_listing import TABLE_WIDTH, ListedTrace, listing, table
+from distill.curation.reasons import DROPPED, Dropped
+from distill.teachers.trace_listing import TABLE_WIDTH, ListedTrace, listing, table
 from tests.samples import TRACE
 from toolkit.figures.ledger import PROBLEMS, TRACES
 from toolkit.records import Problem, write_records

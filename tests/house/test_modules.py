@@ -14,7 +14,7 @@ from toolkit.records import Record
 
 MOST_LINES = 400
 MOST_LINES_OF_A_FUNCTION = 80
-MIRRORS = {"evaluate", "grammar", "pipeline", "speed", "teach", "traces", "decoder", "export", "values"}
+MIRRORS = {"curate", "evaluate", "grammar", "pipeline", "speed", "teach", "traces", "decoder", "export", "values"}
 """Modules of one name in several rooms: a command and the stage that it calls, the same job for another model."""
 NAMES_THAT_SAY_NOTHING = {"utils", "util", "common", "helpers", "helper", "base", "manager", "factory", "misc"}
 FULLER_PACKAGES = {"distill.problems.chains", "export.runtime"}

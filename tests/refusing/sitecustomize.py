@@ -26,7 +26,7 @@ import sys
 import sysconfig
 import warnings
 from collections.abc import Callable
-from types import FrameType
+from types import FrameType, SimpleNamespace
 from typing import Any
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
@@ -139,7 +139,15 @@ def refuse_as_windows() -> None:
     def import_(name: str, *given: Any, **named: Any) -> Any:
         if name in OF_UNIX and is_ours():
             raise ModuleNotFoundError(f"No module named {name!r} (as on {SYSTEM})", name=name)
+        importer = (given[0] if given else None) or {}
+        if name == "msvcrt" and str(importer.get("__file__")).startswith(OURS):  # Python's library looks for it too
+            return SimpleNamespace(LK_UNLCK=0, LK_NBLCK=2, locking=locking)
         return imported(name, *given, **named)
+
+    def locking(descriptor: int, mode: int, count: int) -> None:
+        """Lock bytes of a file from its position on, as Windows' C library does."""
+        place = os.lseek(descriptor, 0, os.SEEK_CUR)
+        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB if mode else fcntl.LOCK_UN, count, place)
 
     vars(os).update(open=open_, write=write, close=close)
     vars(builtins)["__import__"] = import_

@@ -163,6 +163,7 @@ def parsers(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser
 
 def test_no_option_takes_an_empty_path_or_model_or_an_address_for_a_path() -> None:
     takes_text = {"--host", "--name", "--allow-origin", "--allow-host", "--api-key", "--stage", "--model"}
+    takes_text |= {"--system", "--prompt-template", "--extra-body"}
     columns = {"--question-field", "--answer-field"}
     kinds = Counter[str]()
     for parser in parsers(build_parser()):
@@ -242,7 +243,9 @@ def test_usage_shows_what_traces_needs_and_showing_them_needs_none_of_it(tmp_pat
     text = capsys.readouterr().out
     usage = text.partition("\n\n")[0]
     assert " --out OUT" in usage and "[--out OUT]" not in usage
-    assert usage.endswith("\n       toolkit traces show [--failed | --dropped] RUN") and "show  " not in text
+    assert "\n       toolkit traces show [--failed | --dropped [--reason REASON]] RUN\n" in usage
+    assert "\n       toolkit traces curate [OPTION ...] --out OUT RUN|FILE ...\n" in usage and "show  " not in text
+    assert usage.endswith("\n       toolkit traces merge --out OUT RUN ...")
     assert main(["traces", "show", str(tmp_path)]) == 2
     assert "is not a run folder" in capsys.readouterr().err
 

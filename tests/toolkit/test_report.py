@@ -14,7 +14,8 @@ import pytest
 
 from tests.toolkit.test_ledger import write_evaluation
 from toolkit.errors import InputError
-from toolkit.figures.report import POLICY, report_run
+from toolkit.figures.html_page import POLICY
+from toolkit.figures.report import report_run
 from toolkit.records import read_object
 
 HOSTILE = (

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from distill.store.failure import Failure
-from distill.trace_listing import ListedTrace, table
+from distill.teachers.trace_listing import ListedTrace, table
 from export.runtime.verify.checks import Check
 from export.runtime.verify.checks import table as verify_table
 from tests.distill.bigram import BigramDecoder

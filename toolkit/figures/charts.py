@@ -161,6 +161,43 @@ def curation(kept: int, drops: Mapping[str, int]) -> str:
     return _svg(figure, "Traces kept for training and dropped, by reason")
 
 
+@_styled
+def token_lengths(kept: Sequence[float], dropped: Sequence[float]) -> str:
+    """Draw how the tokens of kept and of dropped traces are distributed; where they differ much, by powers of two."""
+    figure, axes = _figure(2.5)
+    shortest, longest = max(min([*kept, *dropped], default=1), 1), max([*kept, *dropped, 2])
+    by_powers = longest > 16 * shortest
+    edges = (np.geomspace if by_powers else np.linspace)(shortest, longest + 1, 49)
+    for name, values, color in (("kept", kept, _color("student")), ("dropped", dropped, _STANDS_FOR["muted"])):
+        counts, _ = np.histogram(values, bins=edges)
+        axes.stairs(counts, edges, fill=True, color=color, alpha=0.6, linewidth=0, label=name)
+    if by_powers:
+        axes.set_xscale("log", base=2)
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=5))
+    axes.grid(axis="y")
+    axes.set_xlabel("tokens of an example, prompt included")
+    axes.set_ylabel("traces", fontsize=9)
+    _legend_above(figure, axes)
+    return _svg(figure, "Distribution of the tokens of kept and dropped traces")
+
+
+@_styled
+def pass_rates(rates: Sequence[float]) -> str:
+    """Draw how many problems have which share of right traces."""
+    figure, axes = _figure(2.2)
+    edges = np.linspace(0, 100, 11)
+    counts, _ = np.histogram([100 * rate for rate in rates], bins=edges)
+    axes.bar(edges[:-1] + 5, counts, width=9, color=_color("student"), linewidth=0)
+    axes.set_xticks(range(0, 101, 25))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0f} %"))
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=5))
+    axes.grid(axis="y")
+    axes.set_xlabel("traces of a problem that are right")
+    axes.set_ylabel("problems", fontsize=9)
+    return _svg(figure, "Problems by their pass rate")
+
+
 def thinks(row: Evaluation) -> bool:
     return (row.mean_reasoning_tokens or 0.0) > 0
 

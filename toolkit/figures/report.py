@@ -13,12 +13,11 @@ direction overrides) are shown by their codes.
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
-from html import escape
 from pathlib import Path
 
 from toolkit.errors import InputError, MissingExtra
+from toolkit.figures.html_page import figure, page, section, text
 from toolkit.figures.ledger import (
     TITLES,
     Evaluation,
@@ -40,8 +39,6 @@ from toolkit.runs import replace_text
 from toolkit.terminal import counted
 
 LEDGER, REPORT = "ledger.json", "report.html"
-STYLE = Path(__file__).parent / "assets" / "report.css"
-POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 MARKS = {
     "correct": "right",
     "wrong": "wrong",
@@ -95,42 +92,32 @@ def write_report(path: Path, ledger: Ledger, evaluations: Mapping[str, Path], st
     steps = [step for _, step in read_jsonl(loss)] if loss.is_file() else []
     training = []
     if steps:
-        training.append(_figure(charts.loss_curve(steps), "Loss of the student's completion tokens while it learns."))
+        training.append(figure(charts.loss_curve(steps), "Loss of the student's completion tokens while it learns."))
     if drops.is_file():
         counts = read_object(drops)
         caption = f"What became of the teacher's {counted(counts['traces'], 'trace')} before training."
-        training.append(_figure(charts.curation(counts["kept"], counts["drops"]), caption))
+        training.append(figure(charts.curation(counts["kept"], counts["drops"]), caption))
     thinking = (
-        _figure(charts.thinking_lengths(lengths), "How long the models think about a held-out problem.")
+        figure(charts.thinking_lengths(lengths), "How long the models think about a held-out problem.")
         if lengths
         else ""
     )
     sections = [
         _headline(ledger),
         _cards(ledger),
-        _section(
+        section(
             "Accuracy",
-            _figure(charts.accuracy_by_stage(ledger), "All held-out problems; whiskers are 95 % bootstrap intervals."),
-            _figure(charts.accuracy_by_family(ledger), "The same by family of problems."),
+            figure(charts.accuracy_by_stage(ledger), "All held-out problems; whiskers are 95 % bootstrap intervals."),
+            figure(charts.accuracy_by_family(ledger), "The same by family of problems."),
             _gains(ledger),
         ),
-        _section("All numbers", _table(ledger)),
-        _section("Training", *training) if training else "",
-        _section("Thinking", thinking) if thinking else "",
-        _section("What they said", *_transcripts(ledger, outcomes)),
-        _section("How it was measured", _protocol(ledger)),
+        section("All numbers", _table(ledger)),
+        section("Training", *training) if training else "",
+        section("Thinking", thinking) if thinking else "",
+        section("What they said", *_transcripts(ledger, outcomes)),
+        section("How it was measured", _protocol(ledger)),
     ]
-    replace_text(path, _page("".join(sections)))
-
-
-def text(value: str) -> str:
-    """Escape foreign text for a page, and show characters that would act on other text by their codes."""
-    return "".join(_visible(character) for character in escape(value))
-
-
-def _visible(character: str) -> str:
-    acts = unicodedata.category(character) in ("Cc", "Cf", "Cs") and character not in "\n\t"
-    return f'<span class="code">U+{ord(character):04X}</span>' if acts else character
+    replace_text(path, page("What each stage gained", "".join(sections)))
 
 
 def _headline(ledger: Ledger) -> str:
@@ -275,24 +262,5 @@ def _protocol(ledger: Ledger) -> str:
     )
 
 
-def _section(heading: str, *parts: str) -> str:
-    return f"<section><h2>{heading}</h2>{''.join(parts)}</section>"
-
-
-def _figure(svg: str, caption: str) -> str:
-    return f'<figure><div class="scroll">{svg}</div><figcaption>{caption}</figcaption></figure>'
-
-
 def _color_name(name: str) -> str:
     return name if name in TITLES else "other"
-
-
-def _page(body: str) -> str:
-    style = STYLE.read_text(encoding="utf-8")
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        '<meta name="color-scheme" content="light dark">'
-        f"<title>What each stage gained</title><style>\n{style}</style></head><body><main>{body}</main></body></html>\n"
-    )

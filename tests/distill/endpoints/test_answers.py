@@ -11,7 +11,7 @@ from httpx2 import ReadError
 from distill.endpoints.answers import StreamedAnswer, StreamError
 from distill.endpoints.messages import read_message
 from distill.endpoints.token_logprobs import read_logprobs
-from distill.store.logprobs import Candidate, Token, TokenLogprobs
+from distill.store.logprobs import Candidate, ServerToken, TokenLogprobs
 from toolkit.generation.bounded_response import DONE
 
 
@@ -103,12 +103,14 @@ def test_log_probabilities_are_read_in_both_forms() -> None:
         "bytes": [32, 195, 169],
         "top_logprobs": [{"token": "x", "logprob": -1, "bytes": None}],
     }
-    candidate = Candidate(Token(" é", b" \xc3\xa9"), -0.5)
+    candidate = Candidate(ServerToken(" é", b" \xc3\xa9"), -0.5)
     modern = {"choices": [{"logprobs": {"content": [given]}}]}
-    assert read_logprobs(modern) == [TokenLogprobs(candidate, [Candidate(Token("x"), -1.0)])]
+    assert read_logprobs(modern) == [TokenLogprobs(candidate, [Candidate(ServerToken("x"), -1.0)])]
     old = {"tokens": ["a", "b"], "token_logprobs": [None, -2.0], "top_logprobs": [None, {"b": -2.0, "c": -3.0}]}
     assert read_logprobs({"choices": [{"logprobs": old}]}) == [
-        TokenLogprobs(Candidate(Token("a"), 0.0), []),
-        TokenLogprobs(Candidate(Token("b"), -2.0), [Candidate(Token("b"), -2.0), Candidate(Token("c"), -3.0)]),
+        TokenLogprobs(Candidate(ServerToken("a"), 0.0), []),
+        TokenLogprobs(
+            Candidate(ServerToken("b"), -2.0), [Candidate(ServerToken("b"), -2.0), Candidate(ServerToken("c"), -3.0)]
+        ),
     ]
     assert read_logprobs({"choices": [{"logprobs": None}]}) == read_logprobs({"choices": [{}]}) == []

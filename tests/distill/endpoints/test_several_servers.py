@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from distill.collecting.asking import Asking
+from distill.collecting.asking import AS_IT_IS, Asking
 from distill.collecting.job import Job
 from distill.endpoints import chat_requests
 from distill.endpoints.answers import Patience
 from distill.endpoints.budget import SpendingLimits
 from distill.endpoints.remote_teacher import Endpoint
 from distill.endpoints.servers.server import ServerSettings
-from distill.store.sharded_store import TraceStore
+from distill.store.sharded_store import HeldTraces, TraceStore
 from tests.distill.paced_server import paced_server, stats
 from toolkit.errors import InputError, Unreachable
 from toolkit.generation.generate import Sampling
@@ -32,9 +32,10 @@ def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(chat_requests, "FIRST_PAUSE_S", 0.01)
 
 
-def job_of(folder: Path, count: int = 200, asking: Asking | None = None) -> Job:
-    more = {} if asking is None else {"asking": asking}
-    return Job(problems=PROBLEMS[:count], sampling=SAMPLING, samples=1, batch_size=64, path=folder, shared=True, **more)
+def job_of(folder: Path, count: int = 200, asking: Asking = AS_IT_IS) -> Job:
+    return Job(
+        problems=PROBLEMS[:count], sampling=SAMPLING, samples=1, batch_size=64, path=folder, shared=True, asking=asking
+    )
 
 
 def teacher_of(*urls: str, limits: SpendingLimits | None = None, stall_s: float = 5.0, **settings: float) -> Endpoint:
@@ -123,9 +124,8 @@ def test_a_stream_that_stalls_is_given_up_and_one_that_lasts_longer_than_the_lim
     ],
 )
 def test_a_limit_is_never_passed_and_a_higher_one_goes_on(tmp_path: Path, limits: SpendingLimits, says: str) -> None:
-    prices = {"price_in": 1.0, "price_out": 50.0}
     with paced_server(**QUICK) as url:
-        teacher = teacher_of(url, limits=limits, **prices)
+        teacher = teacher_of(url, limits=limits, price_in=1.0, price_out=50.0)
         traces = teacher.answer(job_of(tmp_path))
         assert teacher.stopped_by == says and 0 < len(traces) < 200
         tokens = sum((trace.prompt_tokens or 0) + (trace.completion_tokens or 0) for trace in traces)
@@ -134,7 +134,7 @@ def test_a_limit_is_never_passed_and_a_higher_one_goes_on(tmp_path: Path, limits
         assert stats(url)["asked"] == len(traces), "nothing was asked and not kept"
         teacher.answer(job_of(tmp_path))
         assert stats(url)["asked"] == len(traces), "the same command spends no more"
-        assert len(teacher_of(url, **prices).answer(job_of(tmp_path))) == 200
+        assert len(teacher_of(url, price_in=1.0, price_out=50.0).answer(job_of(tmp_path))) == 200
         assert stats(url)["asked"] == 200
 
 
@@ -146,8 +146,9 @@ def test_money_can_be_limited_only_with_prices(tmp_path: Path) -> None:
 def test_log_probabilities_are_kept_beside_their_traces(tmp_path: Path) -> None:
     with paced_server(**QUICK, logprobs=4) as url:
         traces = teacher_of(url).answer(job_of(tmp_path, 5, Asking(top_logprobs=4)))
-    store = TraceStore(tmp_path)
-    for trace in traces:
-        kept = store.logprobs(int(trace.request_hash, 16))
-        assert kept is not None and len(kept) == 2
-        assert [candidate.token.text for candidate in kept[0].top] == [" word", " word1", " word2", " word3"]
+    assert isinstance(traces, HeldTraces)
+    kept = list(TraceStore(tmp_path).logprobs(traces.hashes))
+    assert len(kept) == 5
+    for logprobs in kept:
+        assert logprobs is not None and len(logprobs) == 2
+        assert [each.token.text for each in logprobs[0].top] == [" word", " word1", " word2", " word3"]

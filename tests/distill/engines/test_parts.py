@@ -57,13 +57,13 @@ def test_parts_are_of_nearly_equal_size() -> None:
     assert min(sizes) > 800 and max(sizes) < 1200
 
 
-@pytest.mark.parametrize("text", ["5/4", "0/4", "3", "3/0", "a/b", "-1/4", "1/4/2", "", "1/1000000"])
+@pytest.mark.parametrize("text", ["5/4", "0/4", "3", "3/0", "a/b", "-1/4", "1/4/2", "1/1000000"])
 def test_a_shard_that_is_none_is_refused_before_anything_is_asked(
     text: str, tmp_path: Path, problems: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert collect("http://127.0.0.1:9/v1", problems, tmp_path / "runs" / "part", f"--shard={text}") == 2
     line = capsys.readouterr().err.strip()
-    assert line.startswith("toolkit: --shard") and (text or "''") in line and "\n" not in line
+    assert line.startswith("toolkit: --shard") and text in line and "\n" not in line
     if text == "5/4":
         assert "counted from 1 to 4" in line and "--array=1-4" in line
 
@@ -127,8 +127,9 @@ def test_log_probabilities_are_merged_with_their_traces(tmp_path: Path, problems
     assert main(["traces", "merge", *map(str, parts), "--out", str(out)]) == 0
     stores = [TraceStore(next((run.parent / ".traces").iterdir())) for run in (*parts, out)]
     for store in stores[:2]:
-        for hash in store.traces.hashes().tolist():
-            assert stores[2].logprobs(hash) == store.logprobs(hash) != None
+        hashes = store.traces.hashes()
+        found = list(store.logprobs(hashes))
+        assert all(found) and list(stores[2].logprobs(hashes)) == found
     assert len(stores[2]) == 80
 
 

@@ -31,7 +31,8 @@ from toolkit.generation.generate import Sampling
 from toolkit.records import Problem, Trace, read_records
 
 IN_FLIGHT = 8
-ROLL_BYTES = 400_000
+SHARDS = 12
+"""About as many are filled."""
 SAMPLING = Sampling(temperature=0.6, max_new_tokens=320)
 Asked = Request[list[dict[str, str]]]
 
@@ -101,7 +102,7 @@ def outcomes(folder: Path) -> set[int]:
 
 
 def crash(folder: Path, requests: int, writers: int, kills: int, seed: int) -> None:
-    shards.ROLL_BYTES = ROLL_BYTES
+    shards.ROLL_BYTES = requests * 8000 // SHARDS
     sharded_store.SYNC_EVERY_S = 0.02
     trace_log.WAIT_S = 0.01
     chance, asked, job = random.Random(seed), folder.parent / "asked.log", job_of(folder, requests)
@@ -111,7 +112,7 @@ def crash(folder: Path, requests: int, writers: int, kills: int, seed: int) -> N
         child = os.fork()
         if not child:
             with open(os.devnull, "w") as nowhere, redirect_stderr(nowhere):
-                fill(job, asked)
+                fill(job, asked, pause_s=0.0005 * writers)
             os._exit(0)
         running.add(child)
 
@@ -146,7 +147,7 @@ def check(folder: Path, job: Job, asked: Path, killed: int) -> None:
     wanted = {request.hash: request for request in map(plan.request, range(len(plan)))}
     traces = [t for path in folder.glob("traces*.jsonl") for t in read_records(path, Trace, torn_end=True)]
     failures = [f for path in folder.glob("failed*.jsonl") for f in read_records(path, Failure, torn_end=True)]
-    found = Counter(record.request_hash for record in (*traces, *failures))
+    found = Counter([trace.request_hash for trace in traces] + [failure.request_hash for failure in failures])
     assert found == Counter(list(wanted)), "each request has one outcome"
     for trace in traces:
         assert trace == answer_to(wanted[trace.request_hash])

@@ -58,6 +58,8 @@ def part_of(options: Options) -> Part | None:
 
 def check_engine(options: Options) -> None:
     """Refuse what the options alone show to be wrong, before anything slow."""
+    if options.engine != HERE and options.batch_api:
+        raise InputError("--batch-api sends all requests at once and needs no --engine; leave one of them out")
     if options.engine == HERE:
         for name in ("workers", "gpus_per_worker", "ray_address"):
             if getattr(options, name) is not None:

@@ -80,6 +80,8 @@ def add_serving_options(parser: Parser) -> None:
     group.add_argument(
         "--stall-timeout", type=factor_of, default=120.0, metavar="S", help="seconds between tokens; default: 120"
     )
+    add_flag(group, "--no-stream", "ask for answers in one piece, which takes less of this machine's processor")
+    add_flag(group, "--batch-api", "send the requests in files and collect the answers later (OpenAI's batch API)")
     add_flag(group, "--dry-run", "ask twenty questions, say what all would take, and stop")
     group.add_argument("--price-in", type=money_of, metavar="P", help="price of a million tokens of prompts")
     group.add_argument("--price-out", type=money_of, metavar="P", help="price of a million tokens of answers")
@@ -120,11 +122,15 @@ def serving_of(options: Options) -> tuple[str, Serving]:
             name = "--" + next(name for name in given if name != "concurrency").replace("_", "-")
             raise InputError(f"{name} is for a teacher behind a server, not for {teachers[0]!r}; leave it out")
         return teachers[0], Serving()
+    if options.batch_api and (len(teachers) > 1 or is_server_list(teachers[0])):
+        raise InputError(f"--batch-api is for one server, not for {', '.join(teachers)}; give its address alone")
     servers = servers_of(teachers, {name: getattr(options, name) for name in SERVED})
     first = servers[0]
     serving = Serving(
         servers=servers,
         limits=SpendingLimits(cost=options.max_cost, tokens=options.max_tokens_total),
+        batch_api=options.batch_api,
+        is_streamed=not options.no_stream,
         patience=Patience(
             first_event_s=options.first_token_timeout or silence_s(), stall_s=options.stall_timeout or STALL_S
         ),

@@ -45,7 +45,11 @@ def add_distill(add: AddCommand) -> None:
         help="recipe that the other defaults come from; default: %(default)s",
     )
     add_problem_options(parser, "procedural problems")
-    parser.add_argument("--traces", type=path_of, help="traces.jsonl to learn from instead of asking the teacher")
+    parser.add_argument(
+        "--traces",
+        type=path_of,
+        help="traces.jsonl, or the train.jsonl of toolkit traces curate, to learn from instead of asking the teacher",
+    )
     parser.add_argument("--per-family", type=count_of, help="procedural problems of each family; default: the preset's")
     parser.add_argument("--samples", type=count_of, help="answers to each problem; default: the preset's")
     parser.add_argument(

@@ -29,7 +29,8 @@ from toolkit.cli.options.shared import (
     reading_of,
     sampling_of,
 )
-from toolkit.cli.options.values import Instead, count_of, path_of, shared_options
+from toolkit.cli.options.values import Instead, count_of, name_of, path_of, shared_options
+from toolkit.cli.traces.curate import add_curate
 from toolkit.cli.traces.merge import add_merge
 from toolkit.errors import InputError
 from toolkit.terminal import counted, say
@@ -57,15 +58,16 @@ def add_traces(add: AddCommand) -> None:
     add_retry_option(parser)
     parser.add_argument("--out", type=path_of, required=True, help="run folder to write")
     parser.usage = (
-        "%(prog)s [OPTION ...] --out OUT\n       %(prog)s show [--failed | --dropped] RUN\n"
-        "       %(prog)s merge --out OUT RUN ..."
+        "%(prog)s [OPTION ...] --out OUT\n       %(prog)s show [--failed | --dropped [--reason REASON]] RUN\n"
+        "       %(prog)s curate [OPTION ...] --out OUT RUN|FILE ...\n       %(prog)s merge --out OUT RUN ..."
     )
     parser.epilog = (
-        f"{parser.prog} show RUN lists the traces of a run, {parser.prog} merge RUN ... makes one run of parts; see: "
-        f"{parser.prog} show --help, {parser.prog} merge --help"
+        f"{parser.prog} show RUN lists the traces of a run, {parser.prog} curate RUN chooses a training set from them, "
+        f"{parser.prog} merge RUN ... makes one run of parts; each has a --help of its own"
     )
     subcommands = parser.add_subparsers(prog=parser.prog, metavar="show", help=argparse.SUPPRESS, action=Instead)
     _add_show(subcommands)
+    add_curate(subcommands)
     add_merge(subcommands)
 
 
@@ -89,6 +91,9 @@ def _add_show(subcommands: Any) -> None:
         action="store_const",
         const="dropped",
         help="list traces that no student learns from, and why",
+    )
+    show.add_argument(
+        "--reason", type=name_of, help="list the traces with this reason only, such as wrong or near_duplicate"
     )
 
 
@@ -188,9 +193,9 @@ def _collected(out: Path, measured: Mapping[str, Any]) -> Result:
 
 
 def traces_show(options: Options) -> Result:
-    from distill.trace_listing import listing, table
+    from distill.teachers.trace_listing import listing, table
 
-    rows = listing(options.run, options.what)
+    rows = listing(options.run, options.what, options.reason)
     return Result(
         facts={"run": str(options.run), "traces": [row.to_dict() for row in rows]}, text=table(rows, options.what)
     )

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from distill.curate import DROPS, Curation, curate
+from distill.curation.curate import Curation, curate
+from distill.curation.reasons import DROPS
 from tests.samples import TRACE
 from toolkit.records import Example, Problem, Trace, Verdict
 

@@ -40,7 +40,7 @@ def measure(folder: Path, traces: int) -> dict[str, dict[str, float]]:
     found = {}
     for part in PARTS:
         _forget(folder)
-        words = [sys.executable, "-m", "benchmarks.store.parts", part, str(folder), str(traces)]
+        words = [sys.executable, "-m", "benchmarks.store.measurements", part, str(folder), str(traces)]
         found[part] = json.loads(subprocess.run(words, check=True, stdout=subprocess.PIPE, text=True).stdout)
     return found
 

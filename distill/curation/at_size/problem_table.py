@@ -1,0 +1,110 @@
+"""Keeps problems on disk, where every process finds one by its id without holding all of them.
+
+problems.jsonl    one line per problem, as in a run folder
+problems.npz      ids: numbers of ids, sorted · rows: of these ids · by row, starts: of the lines · tests: whether of
+                  the test split · programs: whether the answer is a program
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+
+from distill.problems.splits import split_of
+from distill.verification.code.unit_tests import TESTS
+from toolkit.errors import InputError
+from toolkit.figures.ledger import PROBLEMS
+from toolkit.records import Problem, read_jsonl, record_line
+
+INDEX = "problems.npz"
+REMEMBERED = 4_096
+
+
+class ProblemTable:
+    """The problems of a folder that `write_problems` wrote."""
+
+    def __init__(self, folder: Path) -> None:
+        with np.load(folder / INDEX, allow_pickle=False) as index:
+            self._ids, self._rows, self._starts = index["ids"], index["rows"], index["starts"]
+            self.tests: np.ndarray = index["tests"]
+            self._programs = index["programs"]
+        self._file = os.open(folder / PROBLEMS, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+        self._read = lru_cache(maxsize=REMEMBERED)(self._read_row)
+
+    def __len__(self) -> int:
+        return len(self.tests)
+
+    def find(self, problem_id: str) -> tuple[int, Problem] | None:
+        """Return the row and the problem of an id; None if no problem has it."""
+        number = np.uint64(_number(problem_id))
+        place = int(np.searchsorted(self._ids, number))
+        if place == len(self._ids) or self._ids[place] != number:
+            return None
+        row = int(self._rows[place])
+        return row, self._read(row)
+
+    def problem(self, row: int) -> Problem:
+        return self._read(row)
+
+    def a_program(self) -> list[Problem]:
+        """Return one problem whose answers are programs, if there is any."""
+        return [self._read(row) for row in np.flatnonzero(self._programs)[:1].tolist()]
+
+    def close(self) -> None:
+        os.close(self._file)
+
+    def _read_row(self, row: int) -> Problem:
+        start, end = int(self._starts[row]), int(self._starts[row + 1])
+        os.lseek(self._file, start, os.SEEK_SET)
+        return Problem(**json.loads(os.read(self._file, end - start)))
+
+
+def write_problems(folder: Path, problems: Iterable[Problem]) -> str:
+    """Write a table of problems, the first of each id, and return its digest."""
+    seen: set[int] = set()
+    starts, tests, programs, ids = [0], [], [], []
+    digest = hashlib.sha256()
+    with (folder / PROBLEMS).open("wb") as file:
+        for problem in problems:
+            number = _number(problem.id)
+            if number in seen:
+                continue
+            seen.add(number)
+            line = record_line(problem)
+            file.write(line)
+            digest.update(line)
+            ids.append(number)
+            starts.append(starts[-1] + len(line))
+            tests.append(split_of(problem) == "test")
+            programs.append(TESTS in problem.metadata)
+    numbers = np.array(ids, dtype=np.uint64)
+    rows = np.argsort(numbers, kind="stable").astype(np.int32)
+    np.savez(
+        folder / INDEX,
+        ids=numbers[rows],
+        rows=rows,
+        starts=np.array(starts, dtype=np.int64),
+        tests=np.array(tests, dtype=bool),
+        programs=np.array(programs, dtype=bool),
+    )
+    return digest.hexdigest()[:16]
+
+
+def problems_in(files: Iterable[Path]) -> Iterator[Problem]:
+    """Yield the problems of files in the toolkit's own form, one by one. Raises `InputError` naming a wrong line."""
+    for path in files:
+        for number, values in read_jsonl(path, torn_end=True):
+            try:
+                yield Problem.from_dict(values)
+            except InputError as error:
+                raise InputError(f"{path} line {number}: {error}") from error
+
+
+def _number(problem_id: str) -> int:
+    return int.from_bytes(hashlib.blake2b(problem_id.encode(errors="replace"), digest_size=8).digest(), "little")

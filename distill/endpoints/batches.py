@@ -1,0 +1,357 @@
+"""Asks by a server's batch API: files of requests in, files of answers out, at half the price of some providers.
+
+    POST /files          the requests, one JSON object a line, each with its hash as `custom_id`
+    POST /batches        the batch, with the digest of the file as metadata
+    GET  /batches/ID     until it is completed, expired or has failed
+    GET  /files/ID/content     the answers, and in another file the errors
+
+Source: https://platform.openai.com/docs/guides/batch. A batch takes up to a day, so its input and its id are kept in
+`batches/` beside the traces: a command that was interrupted finds its batches again and pays for nothing twice. Between
+creating a batch and writing its id a process may be killed; then the batch is found by its digest in the server's list.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from httpx2 import AsyncClient, HTTPError, Response, Timeout
+
+from distill.collecting.job import Job, Request
+from distill.collecting.outcomes import Refusal
+from distill.collecting.trace_log import Collected
+from distill.endpoints.budget import Budget, Reservation
+from distill.endpoints.chat_requests import NOT_AN_ANSWER, Answered, ChatRequest
+from distill.endpoints.messages import read_trace
+from distill.endpoints.request_body import request_body
+from distill.endpoints.servers.server import Server
+from distill.endpoints.token_logprobs import read_logprobs
+from toolkit.errors import InputError
+from toolkit.generation.endpoint import LISTING_TIMEOUT_S, first_line, open_client, printable, status
+from toolkit.json_files import read_json
+from toolkit.records import Message
+from toolkit.runs import replace_text
+from toolkit.terminal import counted, say
+
+MOST_REQUESTS = 50_000
+WINDOW = 4 * MOST_REQUESTS
+"""Requests that are sent together, in several batches."""
+MOST_BYTES = 190_000_000
+"""OpenAI's limits of a batch: requests, and bytes of its file (200 MB)."""
+FIRST_POLL_S, LONGEST_POLL_S = 2.0, 60.0
+TRANSFER_S = 900.0
+"""The longest silence while a file is sent or read."""
+TRIES = 7
+"""Tries of each call of the API, and of a request whose batch expired or whose field was refused."""
+FIRST_PAUSE_S = 0.5
+RUNNING = ("validating", "in_progress", "finalizing", "cancelling")
+FOLDER = "batches"
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Batch:
+    """A batch whose input is on the disk; `id` is empty until the server has it."""
+
+    input: Path
+    id: str
+
+    @property
+    def digest(self) -> str:
+        return self.input.stem
+
+    @property
+    def record(self) -> Path:
+        """The file with the batch's id."""
+        return self.input.with_suffix(".json")
+
+    @property
+    def keys(self) -> Path:
+        """The file with what a trace needs besides the answer."""
+        return self.input.with_suffix(".keys")
+
+    def requests(self) -> dict[str, ChatRequest]:
+        """Return the batch's requests by their hashes, without their prompts."""
+        rows = (json.loads(line) for line in self.keys.read_text().splitlines())
+        return {
+            hash: Request(problem_id=problem_id, sample=sample, prompt=[], seed=seed, hash=hash)
+            for hash, problem_id, sample, seed in rows
+        }
+
+    def forget(self) -> None:
+        """Delete its files, once its outcomes are kept."""
+        for path in (self.record, self.input, self.keys):
+            path.unlink(missing_ok=True)
+
+
+class BatchRequests:
+    """Sends the requests of one job to one server by its batch API."""
+
+    def __init__(self, server: Server, job: Job, *, digest: str, budget: Budget) -> None:
+        self._server, self._job, self._budget = server, job, budget
+        self._teacher = f"{server.settings.name}@{digest}"
+        self._folder = job.path / FOLDER
+        self._tries: dict[str, int] = {}
+        """How often each request came back without an answer, but may be asked again."""
+
+    def ask(self, requests: Iterator[ChatRequest], log: Collected[list[Message]]) -> None:
+        """Send all requests, or as many as the budget allows, and log each outcome when its batch has ended.
+
+        Raises `InputError` if the server has no batch API, or refuses a batch.
+        """
+        self._folder.mkdir(exist_ok=True)
+        asyncio.run(self._ask(requests, log))
+
+    async def _ask(self, requests: Iterator[ChatRequest], log: Collected[list[Message]]) -> None:
+        settings = self._server.settings
+        waits = Timeout(TRANSFER_S, connect=LISTING_TIMEOUT_S)
+        async with open_client(settings.url, waits, key=settings.key) as client:
+            for batch in await self._known(client):
+                await self._wait_for(client, batch)
+                sent = batch.requests()
+                async for values in self._outcomes(client, batch):
+                    self._adopt(values, sent, log)
+                batch.forget()
+            while window := list(islice(requests, WINDOW)):
+                wanted = {request.hash: request for request in window if not log.is_adopted(request)}
+                while wanted and not self._budget.stopped_by:
+                    await self._ask_batches(client, wanted, log)
+                if self._budget.stopped_by:
+                    return
+
+    async def _ask_batches(
+        self, client: AsyncClient, wanted: dict[str, ChatRequest], log: Collected[list[Message]]
+    ) -> None:
+        """Send what is wanted in one batch or several, and log what comes back."""
+        reserved: list[Reservation] = []
+        batches = [await self._create(client, batch) for batch in self._write(wanted, reserved)]
+        if batches:
+            ids = ", ".join(batch.id for batch in batches)
+            say(
+                f"{self._job.label}: waiting for {ids} at {self._server.settings.url}; interrupted, the command resumes"
+            )
+        for batch in batches:
+            state = await self._wait_for(client, batch)
+            async for values in self._outcomes(client, batch):
+                self._take(values, wanted, log)
+            for hash in batch.requests():  # what expired, or was cancelled, has no line
+                self._again(hash, wanted, log, f"batch {state}")
+            batch.forget()
+        for reservation in reserved:
+            self._budget.settle(reservation)
+
+    async def _known(self, client: AsyncClient) -> list[_Batch]:
+        """Return the batches of this server that an earlier command sent and did not collect."""
+        found, listed = [], None
+        for path in sorted(self._folder.glob("*.jsonl")):
+            record = path.with_suffix(".json")
+            if record.exists():
+                values = read_json(record)
+                if values.get("server") != self._server.settings.name:
+                    continue
+                found.append(_Batch(input=path, id=str(values["batch"])))
+                continue
+            if listed is None:
+                listed = await self._listed(client)
+            if path.stem in listed:
+                found.append(self._recorded(_Batch(input=path, id=listed[path.stem])))
+            else:
+                _Batch(input=path, id="").forget()  # it was never sent
+        if found:
+            say(f"{self._job.label}: {counted(len(found), 'batch')} of an earlier command are collected first")
+        return found
+
+    def _write(self, wanted: Mapping[str, ChatRequest], reserved: list[Reservation]) -> Iterator[_Batch]:
+        """Write the files of the wanted requests, as far as the budget allows."""
+        chosen: list[ChatRequest] = []
+        size = 0
+        for request in wanted.values():
+            limit = self._job.sampling.max_new_tokens
+            reservation = self._budget.try_reserve(self._server.settings, request.prompt, limit)
+            if reservation is None:
+                break
+            reserved.append(reservation)
+            line = len(self._line(request))
+            if chosen and (len(chosen) == MOST_REQUESTS or size + line > MOST_BYTES):
+                yield self._written(chosen)
+                chosen, size = [], 0
+            chosen.append(request)
+            size += line
+        if chosen:
+            yield self._written(chosen)
+        elif not reserved:
+            self._budget.stop()
+
+    def _line(self, request: ChatRequest) -> bytes:
+        sent = self._server.fields.taken(self._body(request))
+        values = {"custom_id": request.hash, "method": "POST", "url": "/v1/chat/completions", "body": sent}
+        return json.dumps(values).encode() + b"\n"
+
+    def _body(self, request: ChatRequest) -> dict[str, Any]:
+        model, sampling, asking = self._server.settings.model, self._job.sampling, self._job.asking
+        body = request_body(model, request, sampling, asking, is_streamed=False)
+        del body["stream"]
+        return body
+
+    def _written(self, requests: Sequence[ChatRequest]) -> _Batch:
+        content = b"".join(map(self._line, requests))
+        batch = _Batch(input=self._folder / f"{hashlib.sha256(content).hexdigest()[:16]}.jsonl", id="")
+        keys = (json.dumps([one.hash, one.problem_id, one.sample, one.seed]) + "\n" for one in requests)
+        replace_text(batch.keys, "".join(keys))
+        partial = batch.input.with_suffix(".partial")
+        partial.write_bytes(content)
+        partial.replace(batch.input)
+        return batch
+
+    async def _create(self, client: AsyncClient, batch: _Batch) -> _Batch:
+        content = await asyncio.to_thread(batch.input.read_bytes)
+        files = {"file": (batch.input.name, content, "application/jsonl"), "purpose": (None, "batch")}
+        uploaded = await self._call(client, "POST", "files", files=files)
+        body = {
+            "input_file_id": uploaded["id"],
+            "endpoint": "/v1/chat/completions",
+            "completion_window": "24h",
+            "metadata": {"toolkit": batch.digest},
+        }
+        created = await self._call(client, "POST", "batches", json=body, tries=1)
+        return self._recorded(_Batch(input=batch.input, id=str(created["id"])))
+
+    def _recorded(self, batch: _Batch) -> _Batch:
+        values = {"batch": batch.id, "server": self._server.settings.name}
+        replace_text(batch.record, json.dumps(values) + "\n")
+        return batch
+
+    async def _listed(self, client: AsyncClient) -> dict[str, str]:
+        """Return the ids of the server's batches by the digests of their files."""
+        listing = await self._call(client, "GET", "batches?limit=100")
+        entries = [entry for entry in listing.get("data") or () if isinstance(entry, dict)]
+        return {str((entry.get("metadata") or {}).get("toolkit")): str(entry["id"]) for entry in entries}
+
+    async def _wait_for(self, client: AsyncClient, batch: _Batch) -> str:
+        """Wait for a batch and return its status; raises `InputError` if the server failed it as a whole."""
+        pause_s = FIRST_POLL_S
+        while (state := await self._call(client, "GET", f"batches/{batch.id}")).get("status") in RUNNING:
+            await asyncio.sleep(pause_s)
+            pause_s = min(LONGEST_POLL_S, pause_s * 1.5)
+        if state.get("status") == "failed" and not state.get("output_file_id"):
+            batch.forget()
+            raise InputError(
+                f"{self._server.settings.url} failed the batch {batch.id}: {printable(str(state.get('errors')))}; "
+                "correct what it names, or leave --batch-api out"
+            )
+        return str(state.get("status"))
+
+    async def _outcomes(self, client: AsyncClient, batch: _Batch) -> AsyncIterator[dict[str, Any]]:
+        """Yield the lines of a batch's output and errors."""
+        state = await self._call(client, "GET", f"batches/{batch.id}")
+        for name in ("output_file_id", "error_file_id"):
+            if state.get(name):
+                async for values in self._lines(client, str(state[name])):
+                    yield values
+
+    async def _lines(self, client: AsyncClient, file: str) -> AsyncIterator[dict[str, Any]]:
+        async with client.stream("GET", f"files/{file}/content") as response:
+            if response.status_code != 200:
+                await response.aread()
+                raise InputError(f"{self._server.settings.url} does not hand out the file {file}: {status(response)}")
+            async for line in response.aiter_lines():
+                if line.strip():
+                    yield json.loads(line)
+
+    def _adopt(
+        self, values: Mapping[str, Any], requests: Mapping[str, ChatRequest], log: Collected[list[Message]]
+    ) -> None:
+        """Keep one answer of an earlier command's batch; what failed there is asked again."""
+        request, told = requests.get(str(values.get("custom_id"))), values.get("response") or {}
+        if request is not None and told.get("status_code") == 200:
+            with suppress(*NOT_AN_ANSWER):
+                log.adopt(*self._read(told["body"], request))
+
+    def _take(self, values: Mapping[str, Any], wanted: dict[str, ChatRequest], log: Collected[list[Message]]) -> None:
+        """Log one line of a batch's output or errors."""
+        request = wanted.get(str(values.get("custom_id")))
+        if request is None:  # answered before, or not of this job
+            return
+        told = values.get("response") or {}
+        code, body = int(told.get("status_code") or 0), told.get("body")
+        if code != 200 or not isinstance(body, dict):
+            self._failed(values, code, request, wanted, log)
+            return
+        try:
+            trace, logprobs = self._read(body, request)
+        except NOT_AN_ANSWER:
+            self._refuse(request, wanted, log, "no chat completion", printable(str(body)))
+            return
+        del wanted[request.hash]
+        log.answered(trace, logprobs)
+
+    def _read(self, body: Mapping[str, Any], request: ChatRequest) -> Answered:
+        trace = read_trace(body, request, self._teacher, self._job.sampling.max_new_tokens)
+        self._budget.take(self._server.settings, trace.prompt_tokens, trace.completion_tokens)
+        return trace, read_logprobs(body) if self._job.asking.top_logprobs else None
+
+    def _failed(
+        self,
+        values: Mapping[str, Any],
+        code: int,
+        request: ChatRequest,
+        wanted: dict[str, ChatRequest],
+        log: Collected[list[Message]],
+    ) -> None:
+        told = values.get("response") or {}
+        response = Response(code or 500, json=told.get("body") or values.get("error") or {})
+        sent = self._body(request)
+        if self._server.fields.refused(sent, response) or code in (0, 408, 429) or code >= 500:
+            return  # it is asked again with the next batch
+        self._refuse(request, wanted, log, f"HTTP {code}", printable(response.text))
+
+    def _again(self, hash: str, wanted: dict[str, ChatRequest], log: Collected[list[Message]], reason: str) -> None:
+        """Count a request without an outcome; record it as failed if it came back too often."""
+        request = wanted.get(hash)
+        if request is None:
+            return
+        self._tries[hash] = self._tries.get(hash, 0) + 1
+        if self._tries[hash] >= TRIES:
+            self._refuse(request, wanted, log, reason, f"no answer in {TRIES} batches")
+
+    def _refuse(
+        self,
+        request: ChatRequest,
+        wanted: dict[str, ChatRequest],
+        log: Collected[list[Message]],
+        reason: str,
+        said: str,
+    ) -> None:
+        del wanted[request.hash]
+        message = f"{self._server.settings.url} refused a request of a batch: {said}"
+        log.failed(request, Refusal(message, reason=reason, cause="request", said=said))
+
+    async def _call(self, client: AsyncClient, method: str, path: str, *, tries: int = TRIES, **sent: Any) -> Any:
+        """Call the API and return its JSON; passing failures are tried again, but what creates a batch only once."""
+        url = self._server.settings.url
+        for number in range(tries):
+            try:
+                response = await client.request(method, path, **sent)
+            except HTTPError as error:
+                trouble = first_line(error)
+            else:
+                if response.status_code in (200, 201):
+                    try:
+                        return response.json()
+                    except ValueError as error:
+                        said = printable(response.text)
+                        raise InputError(f"{url}/{path} sends no JSON, but {said}; correct the address") from error
+                trouble = status(response)
+                if response.status_code in (404, 405, 501) and path in ("files", "batches"):
+                    raise InputError(f"{url} has no batch API ({trouble}); leave --batch-api out")
+                if response.status_code < 500 and response.status_code not in (408, 409, 429):
+                    raise InputError(f"{url}/{path} was refused: {trouble}")
+            if number + 1 < tries:
+                await asyncio.sleep(FIRST_PAUSE_S * 2**number)
+        raise InputError(f"{url}/{path} did not answer: {trouble}; run the same command to resume")
