@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 import logging
 import os
+import signal
 import socket
 import sys
 import tempfile
@@ -118,8 +119,10 @@ def _connect(ray: Any, address: str, options: dict[str, Any]) -> None:
 
 
 def _init(ray: Any, **options: Any) -> None:
-    """Start or join a cluster without the lines that Ray's libraries write past Python."""
+    """Start or join a cluster without the lines that Ray's libraries write past Python, and keep our way to end."""
     sys.stderr.flush()
+    is_main = threading.current_thread() is threading.main_thread()
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 2)
     try:
@@ -128,6 +131,8 @@ def _init(ray: Any, **options: Any) -> None:
         os.dup2(kept, 2)
         os.close(kept)
         os.close(nowhere)
+        for number, handler in before.items() if is_main else ():
+            signal.signal(number, handler)
 
 
 def _no_cluster(address: str) -> InputError:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import replace
 from queue import Empty, SimpleQueue
 from typing import Any, Self
@@ -94,18 +94,11 @@ class RayTeacher:
         plan, store = self.plan(job), TraceStore(job.path)
         with Collected(job, plan, store) as collected:
             if len(collected.missing):
-                with self._work(job, plan, collected) as work:
+                work = WorkList.write(job.path, plan, collected.missing, job.problems)
+                with work.owned():
                     self._answer(job, plan, work, collected)
         store.refresh()
         return HeldTraces(store, plan.chosen)
-
-    @contextmanager
-    def _work(self, job: Job, plan: Plan[Any], collected: Collected[Any]) -> Iterator[WorkList]:
-        work = WorkList.write(job.path, plan, collected.missing, job.problems)
-        try:
-            yield work
-        finally:
-            work.remove()
 
     def _answer(self, job: Job, plan: Plan[Any], work: WorkList, collected: Collected[Any]) -> None:
         with ray_cluster(self._address, self._workers or 1) as ray:

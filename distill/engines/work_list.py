@@ -4,12 +4,13 @@
     ├── problems.jsonl     the problems with missing requests, one a line
     ├── requests.npy       per missing request, in the order of the hashes: its hash, where its problem's line is
     ├── token              what a machine must read here to be sure that it sees this disk
-    ├── places             locks: which worker has which share of the limits
+    ├── places             locks: which worker has which share of the limits, and whether the job still runs
     └── started-<name>     one empty file for each process that has worked
 
 A chunk is a range of hashes, so no two chunks share a bucket of the store (`distill.store.claims`), and workers never
 wait for each other. Chunks get smaller towards the end: early ones are long, since the last answers of each chunk leave
-places free, and late ones are short, so that all workers end together. The folder is removed when the job ends.
+places free, and late ones are short, so that all workers end together. The folder is removed when the job ends, or by
+the next job if it was killed.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distill.collecting.job import Plan
+from distill.store.byte_locks import ByteLocks
 from distill.store.claims import BUCKET_BITS
 from distill.store.shard_index import Hashes
 from toolkit.errors import InputError
@@ -35,6 +38,8 @@ from toolkit.records import Problem, record_line
 REQUEST = np.dtype([("hash", "<u8"), ("offset", "<u8"), ("length", "<u4")])
 PREFIX = ".work-"
 PROBLEMS, REQUESTS, TOKEN, PLACES, STARTED = "problems.jsonl", "requests.npy", "token", "places", "started-"
+OWNER = 2**20
+"""The lock of the process that has written the list; those below are the workers'."""
 ROUNDS = 32
 """The longest chunk has so many requests for each that a worker may have in flight."""
 Chunk = tuple[int, int]
@@ -51,6 +56,7 @@ class WorkList:
     @classmethod
     def write(cls, store: Path, plan: Plan[Any], positions: NDArray[np.int64], problems: Sequence[Problem]) -> WorkList:
         """Write the requests at some positions of a plan; `problems`: those of its job."""
+        _remove_left_ones(store)
         work = cls(folder=store / f"{PREFIX}{secrets.token_hex(8)}", token=secrets.token_hex(16))
         work.folder.mkdir(parents=True)
         found = np.empty(len(positions), dtype=REQUEST)
@@ -94,6 +100,16 @@ class WorkList:
                 problems.append(Problem.from_dict(parse_json(file.read(length), where, constants=True)))
         return problems, rows["hash"]
 
+    @contextmanager
+    def owned(self) -> Iterator[None]:
+        """Keep the list while a job runs, and remove it then."""
+        try:
+            with ByteLocks(self.folder / PLACES) as locks:
+                locks.take(OWNER)
+                yield
+        finally:
+            shutil.rmtree(self.folder, ignore_errors=True)
+
     def is_seen(self) -> bool:
         """Whether this machine sees the disk."""
         try:
@@ -112,9 +128,15 @@ class WorkList:
         """Return how many processes have worked so far."""
         return sum(path.name.startswith(STARTED) for path in self.folder.iterdir())
 
-    def remove(self) -> None:
-        shutil.rmtree(self.folder, ignore_errors=True)
-
     def _requests(self) -> NDArray[Any]:
         requests: NDArray[Any] = np.load(self.folder / REQUESTS, mmap_mode="r")
         return requests
+
+
+def _remove_left_ones(store: Path) -> None:
+    """Remove the lists of jobs that were killed."""
+    for folder in store.glob(f"{PREFIX}*"):
+        with ByteLocks(folder / PLACES) as locks:
+            is_left = locks.take(OWNER)
+        if is_left:
+            shutil.rmtree(folder, ignore_errors=True)

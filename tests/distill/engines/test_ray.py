@@ -6,6 +6,7 @@ The tests of a file run in one process, so there is only one cluster.
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -159,7 +160,7 @@ def test_a_machine_that_does_not_see_the_disk_is_named_before_anything_is_asked(
         plan = teacher.plan(job)
         work = WorkList.write(tmp_path, plan, plan.positions, job.problems)
         check_machines(ray, work, teacher)
-        work.remove()  # as on a machine with another disk
+        shutil.rmtree(work.folder)  # as on a machine with another disk
         with pytest.raises(InputError, match=r"does not see .*choose an --out on a disk that all"):
             check_machines(ray, work, teacher)
         assert not server.asked
