@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from distill.collecting.asking import AS_IT_IS, Asking
 from distill.store.shard_index import Hashes
@@ -23,6 +24,8 @@ from toolkit.generation.generate import Sampling
 from toolkit.records import FinishReason, Message, Problem, Trace
 
 P = TypeVar("P", list[int], list[Message])
+Chosen = Callable[[Hashes], NDArray[np.bool_]]
+"""Returns which requests belong to a job that has only some of those of its problems."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,6 +86,8 @@ class Job:
     """How the questions are put."""
     limit: int | None = None
     """The most requests of a shared job that get an outcome, those that had one before included; None: all."""
+    chosen: Chosen | None = None
+    """The requests of a shared job; None: all samples of all problems."""
     before: Path | None = None
     """Traces of this very job that an earlier version kept in the run folder."""
 
@@ -114,13 +119,26 @@ class Plan(Generic[P]):
                 request = asked.copy()
                 request.update(str(row_seed(self._seed, problem.id, sample)).encode())
                 self.hashes[number * job.samples + sample] = int.from_bytes(request.digest()[:8])
+        self.positions: NDArray[np.int64] = (
+            np.arange(len(self)) if job.chosen is None else np.flatnonzero(job.chosen(self.hashes))
+        )
+        """Of the job's own requests."""
 
     def __len__(self) -> int:
         return len(self._problems) * self._samples
 
+    @property
+    def chosen(self) -> Hashes:
+        """The hashes of the job's own requests, in their order."""
+        return self.hashes[self.positions]
+
     def hash(self, position: int) -> str:
         """Return a request's hash as its trace names it."""
         return f"{int(self.hashes[position]):016x}"
+
+    def problem_id(self, position: int) -> str:
+        """Return which problem the request at a position asks."""
+        return self._problems[position // self._samples].id
 
     def request(self, position: int) -> Request[P]:
         """Make the request at a position."""

@@ -122,19 +122,21 @@ class Collected(Generic[P]):
         with ExitStack() as stack:
             self._writer = stack.enter_context(store.writer())
             self._take_over()
-            held = store.held(plan.hashes)
-            self._outcomes = Outcomes(self, proven=bool(held.any()))
-            unanswered = plan.hashes[~held]
+            held = store.held(plan.chosen)
+            self._outcomes = Outcomes(self, proven=len(store) > 0)
+            unanswered = plan.chosen[~held]
             failed, places = store.failures.find(unanswered)
             if job.retry_failed:
                 known = failed >= 0
                 self._failed_before = dict(zip(unanswered[known].tolist(), places[known].tolist(), strict=True))
-            missing = np.flatnonzero(~held)[~self._settled(unanswered)]
-            failed_before, settled = len(unanswered) - len(missing), len(plan) - len(missing)
+            missing = plan.positions[~held][~self._settled(unanswered)]
+            failed_before, settled = len(unanswered) - len(missing), len(plan.positions) - len(missing)
             if job.limit is not None:
                 missing = missing[: max(0, job.limit - settled)]
-            self._missing, self._wanted = missing, plan.hashes[missing]
-            self._claims: Claims = self._writer.claims(self._wanted, self._unsettled)
+            self.missing = missing
+            """The positions of the requests to ask."""
+            self._watched = plan.hashes[missing]
+            self._claims: Claims = self._writer.claims(self._watched, self._unsettled)
             self._say_what_is_missing(int(held.sum()), failed_before)
             total = settled + len(missing)
             self._progress = stack.enter_context(Progress(job.label, total, done=settled))
@@ -153,7 +155,7 @@ class Collected(Generic[P]):
         Raises `InputError` if the server may be to blame for failures.
         """
         while self._claims.left:
-            requests = (self._plan.request(int(self._missing[row])) for row in self._claims.round())
+            requests = (self._plan.request(int(self.missing[row])) for row in self._claims.round())
             first = next(requests, None)
             if first is not None:
                 yield chain([first], requests)
@@ -164,6 +166,10 @@ class Collected(Generic[P]):
                 return
             if self._claims.left and first is None:
                 self._wait()
+
+    def watch(self) -> None:
+        """Count what other processes have settled since the last look, where they ask all of the requests."""
+        self._watched = self._watched[self._unsettled(self._watched)]
 
     @property
     def left(self) -> int:
@@ -238,7 +244,7 @@ class Collected(Generic[P]):
     def _take_over(self) -> None:
         """Append the traces that an earlier version kept in the run folder, and that the store lacks."""
         before = self._job.before
-        if before is None or not before.exists() or self._store.held(self._plan.hashes).all():
+        if before is None or not before.exists() or self._store.held(self._plan.chosen).all():
             return
         entries = scan(before, 0, Trace).entries()
         if (self._store.held(entries["hash"])).all():
@@ -250,5 +256,5 @@ class Collected(Generic[P]):
 
     def _say_what_is_missing(self, held: int, failed_before: int) -> None:
         unasked = f", {failed_before} failed before" if failed_before else ""
-        asked = f"; {len(self._missing)} to ask" if len(self._missing) else ""
-        say(f"{self._job.label}: {held} of {len(self._plan)} are already in {self._job.path}{unasked}{asked}")
+        asked = f"; {len(self.missing)} to ask" if len(self.missing) else ""
+        say(f"{self._job.label}: {held} of {len(self._plan.positions)} are already in {self._job.path}{unasked}{asked}")

@@ -33,7 +33,7 @@ def sample_traces(
     `open_decoder` is called only if a trace is missing; `teacher`: name@digest. Raises `InputError` if a prompt and the
     limit exceed the context, or if the file holds a trace of another model, prompt, setting or seed.
     """
-    plan = Plan(chat_format.prompt_ids, job, teacher)
+    plan = plan_of(chat_format, job, teacher)
 
     def draw(missing: Iterator[Request[list[int]]], log: TraceLog) -> None:
         decoder = open_decoder()
@@ -46,6 +46,11 @@ def sample_traces(
                     log.answered(trace)
 
     return collect(plan, draw, job)
+
+
+def plan_of(chat_format: ChatFormat, job: Job, teacher: str) -> Plan[list[int]]:
+    """Return the requests of a job to a model folder."""
+    return Plan(chat_format.prompt_ids, job, teacher)
 
 
 def collect(plan: Plan[P], draw: Callable[[Iterator[Request[P]], TraceLog], None], job: Job) -> Sequence[Trace]:
@@ -61,7 +66,7 @@ def collect(plan: Plan[P], draw: Callable[[Iterator[Request[P]], TraceLog], None
         with Collected(job, plan, store) as collected:
             for requests in collected.rounds():
                 draw(requests, collected)
-        return HeldTraces(store, plan.hashes)
+        return HeldTraces(store, plan.chosen)
     with OwnFile(job, plan) as file:
         if file.missing:
             draw(map(plan.request, file.missing), file)

@@ -60,7 +60,8 @@ class Budget:
         """The limit that ended the job; empty if none did."""
         self._reached = ""
         self._reserved_tokens = self._reserved_cost = 0.0
-        self._freed = asyncio.Event()
+        self._waiting: list[asyncio.Future[None]] = []
+        """Those who wait until something is given back."""
 
     @property
     def is_limited(self) -> bool:
@@ -81,30 +82,42 @@ class Budget:
     ) -> Reservation | None:
         """Reserve what a request may take, waiting while others may give back enough; None: a limit is reached."""
         while not (found := self.try_reserve(server, messages, max_new_tokens)):
-            if self.stopped_by or not self._reserved_tokens:
+            if self.stopped_by or not self.is_reserved:
                 self.stop()
                 return None
-            self._freed.clear()
-            await self._freed.wait()
+            freed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._waiting.append(freed)
+            await freed
         return found
 
     def try_reserve(
         self, server: ServerSettings, messages: Sequence[Message], max_new_tokens: int
     ) -> Reservation | None:
         """Reserve what a request may take; None if it might pass a limit (`stop` then ends the job)."""
-        prompt = prompt_bound(messages)
-        wanted = Reservation(tokens=prompt + max_new_tokens, cost=cost_of(server, prompt, max_new_tokens))
+        wanted = bound_of(server, messages, max_new_tokens)
+        return wanted if self.grant(wanted) else None
+
+    @property
+    def is_reserved(self) -> bool:
+        """Whether requests in flight may give something back."""
+        return self._reserved_tokens > 0
+
+    def grant(self, wanted: Reservation) -> bool:
+        """Make a reservation, and return whether it stays within the limits."""
         if self._passes_limit(wanted):
-            return None
+            return False
         self._reserved_tokens += wanted.tokens
         self._reserved_cost += wanted.cost
-        return wanted
+        return True
 
     def settle(self, reservation: Reservation) -> None:
         """Give a reservation back; what the request took is counted by `take`."""
         self._reserved_tokens = max(0.0, self._reserved_tokens - reservation.tokens)
         self._reserved_cost = max(0.0, self._reserved_cost - reservation.cost)
-        self._freed.set()
+        for freed in self._waiting:
+            if not freed.done():
+                freed.set_result(None)
+        self._waiting.clear()
 
     def stop(self) -> None:
         """End the job because of the limit that the last refused reservation might have passed."""
@@ -123,6 +136,12 @@ class Budget:
 def cost_of(server: ServerSettings, prompt_tokens: float, completion_tokens: float) -> float:
     """Return what tokens cost at a server; what has no price counts as free."""
     return (prompt_tokens * (server.price_in or 0.0) + completion_tokens * (server.price_out or 0.0)) / MILLION
+
+
+def bound_of(server: ServerSettings, messages: Sequence[Message], max_new_tokens: int) -> Reservation:
+    """Return what a request may take at most."""
+    prompt = prompt_bound(messages)
+    return Reservation(tokens=prompt + max_new_tokens, cost=cost_of(server, prompt, max_new_tokens))
 
 
 def prompt_bound(messages: Sequence[Mapping[str, str]]) -> int:

@@ -25,7 +25,7 @@ from distill.endpoints.servers.server_fields import ServerFields
 from distill.store.sharded_store import HeldTraces, TraceStore
 from toolkit.errors import Unreachable
 from toolkit.generation.endpoint import ask_listing, locate
-from toolkit.records import Problem, Trace
+from toolkit.records import Message, Problem, Trace
 from toolkit.terminal import say
 
 
@@ -54,6 +54,8 @@ class Endpoint:
     """Whether answers are asked for as streams."""
     patience: Patience | None = None
     """None: the defaults, with the environment's silence."""
+    budget: Budget | None = None
+    """What several processes may take together; None: each job has a budget of its own, with the limits."""
     _outcome: _Outcome = field(default_factory=_Outcome, compare=False)
 
     @property
@@ -102,10 +104,8 @@ class Endpoint:
         request's own.
         """
 
-        plan = Plan(list, job, f"{self.name}@{self.digest}")
-        budget = Budget(self.limits, self.all_servers)
-        if budget.is_limited and job.shared:
-            budget.count(HeldTraces(TraceStore(job.path), plan.hashes))
+        plan = self.plan(job)
+        budget = self.budget or self.budget_of(job, plan)
         servers: list[Server] = []
 
         def ask(requests: Iterator[ChatRequest], log: TraceLog) -> None:
@@ -124,6 +124,17 @@ class Endpoint:
         traces = collect(plan, ask, job)
         self._outcome.stopped_by = budget.stopped_by
         return traces
+
+    def plan(self, job: Job) -> Plan[list[Message]]:
+        """Return the requests of a job."""
+        return Plan(list, job, f"{self.name}@{self.digest}")
+
+    def budget_of(self, job: Job, plan: Plan[list[Message]]) -> Budget:
+        """Return what a job may take, with what its traces took before."""
+        budget = Budget(self.limits, self.all_servers)
+        if budget.is_limited and job.shared:
+            budget.count(HeldTraces(TraceStore(job.path), plan.chosen))
+        return budget
 
     def tokens_per_s(self, problems: Sequence[Problem]) -> None:
         """Return None: a server's speed, its queue and the network's belong in no ledger of this machine."""

@@ -183,6 +183,7 @@ class HeldTraces(Sequence[Trace]):
         """Requests without a trace are left out."""
         held = store.held(hashes)
         self.store, self.hashes, self._unanswered = store, hashes[held], hashes[~held]
+        self.requests = len(hashes)
 
     def __len__(self) -> int:
         return len(self.hashes)

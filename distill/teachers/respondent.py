@@ -12,10 +12,10 @@ from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from statistics import median
-from typing import ClassVar, Protocol, Self
+from typing import Any, ClassVar, Protocol, Self
 
-from distill.collecting.job import Job
-from distill.collecting.traces import sample_traces
+from distill.collecting.job import Job, Plan
+from distill.collecting.traces import plan_of, sample_traces
 from distill.endpoints.remote_teacher import connect
 from toolkit.errors import InputError
 from toolkit.formats.chat_format import ChatFormat
@@ -61,6 +61,9 @@ class Respondent(Protocol):
     def answer(self, job: Job) -> Sequence[Trace]:
         """Collect the traces that the job's file lacks, and return all: problem by problem, sample by sample."""
 
+    def plan(self, job: Job) -> Plan[Any]:
+        """Return the requests of a job; asks no server and loads no model."""
+
     def tokens_per_s(self, problems: Sequence[Problem]) -> float | None:
         """Measure the decode speed of one stream over the first few problems; None if another machine decodes."""
 
@@ -73,7 +76,7 @@ class ModelFolder:
 
     def __init__(self, folder: Path, open_decoder: Callable[[Path], Decoder], name: str, cache: str = "") -> None:
         self.folder, self.name = folder, name
-        self._open_decoder, self._cache = open_decoder, cache
+        self.open_decoder, self._cache = open_decoder, cache
 
     @cached_property
     def digest(self) -> str:
@@ -95,6 +98,10 @@ class ModelFolder:
     def __exit__(self, *error: object) -> None:
         self._opened = None
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out what is open: another process opens it for itself."""
+        return {name: value for name, value in vars(self).items() if name not in ("_chat_format", "_opened")}
+
     def load(self) -> None:
         self._decoder()
 
@@ -102,13 +109,16 @@ class ModelFolder:
         """Sample the traces that the job's file lacks; see `distill.collecting.traces.sample_traces`."""
         return sample_traces(self._decoder, self._chat_format, job, teacher=f"{self.name}@{self.digest}")
 
+    def plan(self, job: Job) -> Plan[list[int]]:
+        return plan_of(self._chat_format, job, f"{self.name}@{self.digest}")
+
     def tokens_per_s(self, problems: Sequence[Problem]) -> float:
         prompts = [self._chat_format.prompt_ids(problem.messages) for problem in problems[:SPEED_PROMPTS]]
         return decode_speed(self._decoder(), prompts)
 
     def _decoder(self) -> Decoder:
         """Open the decoder when it is first needed: a complete file needs none."""
-        self._opened = self._opened or self._open_decoder(self.folder)
+        self._opened = self._opened or self.open_decoder(self.folder)
         return self._opened
 
 

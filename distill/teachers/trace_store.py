@@ -27,9 +27,11 @@ from filelock import FileLock, Timeout
 from distill.collecting.asking import AS_IT_IS, Asking
 from distill.collecting.job import Job
 from distill.collecting.outcomes import FAILED, reasons
+from distill.collecting.part import Part
 from distill.endpoints.remote_teacher import Endpoint
 from distill.endpoints.server_list import AS_USUAL, Serving
 from distill.endpoints.servers.server import ServerSettings
+from distill.store.copying import copy_missing
 from distill.store.failure import Failure
 from distill.store.sharded_store import ASKED, LAYOUT, HeldTraces, TraceStore, has_traces
 from distill.teachers.respondent import Respondent, find_respondent
@@ -60,16 +62,21 @@ class CollectedTraces:
     """Traces with a whole thought and a whole answer; None if they are so many that counting them would take long."""
     left_out: list[str]
     """Sampling fields that the server refused."""
+    requests: int
+    """All requests of the run, or of its part."""
     asked_now: int
     """Traces that the teacher gave in this run."""
     stopped_by: str
     """The limit that ended the run before all was asked; empty if none did."""
 
     def counts(self) -> dict[str, Any]:
-        whole = {} if self.whole is None else {"whole": self.whole}
-        counts = {"traces": len(self.traces), **whole, "failed": len(self.failures)}
-        said = {"left_out": self.left_out, "stopped_by": self.stopped_by}
-        return counts | {name: value for name, value in said.items() if value}
+        return counts_of(
+            traces=len(self.traces),
+            whole=self.whole,
+            failed=len(self.failures),
+            left_out=self.left_out,
+            stopped_by=self.stopped_by,
+        )
 
 
 def find_teacher(
@@ -122,28 +129,16 @@ def gather(
     retry_failed: bool = False,
     asking: Asking = AS_IT_IS,
     limit: int | None = None,
+    part: Part | None = None,
 ) -> CollectedTraces:
     """Collect the traces of the run `out`, from the store first, and copy them into `folder`, where it is being made.
 
     Requests with a recorded failure are sent again only with `retry_failed`. `limit`: the most requests of the job to
-    have an outcome. Raises `InputError` as `Respondent.answer` does.
+    have an outcome. `part`: the one to ask, instead of all. Raises `InputError` as `Respondent.answer` does.
     """
     asked: dict[str, Any] = {"teacher": teacher.name, "digest": teacher.digest, "sampling": asdict(sampling)}
     asked["sampling"] |= asking.given()
-    kept = ("digest", "sampling")
-    key = hashlib.sha256(json.dumps({name: asked[name] for name in kept}, sort_keys=True).encode()).hexdigest()[:12]
-    place, *earlier = _places(out)
-    store = place / key
-    store.mkdir(parents=True, exist_ok=True)
-    replace_text(folder / ASKED, json.dumps({"store": key} | asked) + "\n")
-    with _claim(store):
-        is_new = not (store / ASKED).exists()
-        if is_new:
-            _say_what_is_new(store, asked)
-        if is_new or not _asked(store)["sampling"]:
-            replace_text(store / ASKED, json.dumps(asked | {"layout": LAYOUT}) + "\n")
-        for other in earlier:
-            _take_over(other / key, store)
+    store = open_store(out, folder, asked)
     finished, before = out / TRACES, folder / TRACES
     job = Job(
         problems=problems,
@@ -155,6 +150,7 @@ def gather(
         retry_failed=retry_failed,
         asking=asking,
         limit=limit,
+        chosen=part.includes if part else None,
         before=finished if finished.exists() else before,
     )
     held_before = len(TraceStore(store).traces.hashes())
@@ -162,13 +158,9 @@ def gather(
         traces = teacher.answer(job)
     assert isinstance(traces, HeldTraces)
     asked_now = len(traces.store.traces.hashes()) - held_before
-    wanted = len(problems) * samples
+    wanted = traces.requests
     stopped = teacher.stopped_by or (f"--limit {limit}" if limit is not None and limit < wanted else "")
-    with before.open("wb") as file:
-        file.writelines(traces.lines())
-    whole = _count_whole(traces, problems) if len(traces) <= MOST_LOOKED_AT else None
-    failures = list(traces.failures())
-    write_records(folder / FAILED, failures)
+    whole, failures = write_outcomes(traces, problems, folder)
     if failures:
         say(f"{failed_line(len(traces), failures)}; to ask those again, use --retry-failed")
     if stopped:
@@ -180,8 +172,49 @@ def gather(
         whole=whole,
         left_out=teacher.left_out,
         asked_now=asked_now,
+        requests=wanted,
         stopped_by=stopped,
     )
+
+
+def open_store(out: Path, folder: Path, asked: Mapping[str, Any]) -> Path:
+    """Return the store of a run `out`, which is being made in `folder`, with what earlier versions kept elsewhere.
+
+    `asked`: the teacher's name and digest, and the sampling.
+    """
+    kept = ("digest", "sampling")
+    key = hashlib.sha256(json.dumps({name: asked[name] for name in kept}, sort_keys=True).encode()).hexdigest()[:12]
+    place, *earlier = _places(out)
+    store = place / key
+    store.mkdir(parents=True, exist_ok=True)
+    replace_text(folder / ASKED, json.dumps({"store": key, **asked}) + "\n")
+    with _claim(store):
+        is_new = not (store / ASKED).exists()
+        if is_new:
+            _say_what_is_new(store, asked)
+        if is_new or not _asked(store)["sampling"]:
+            replace_text(store / ASKED, json.dumps({**asked, "layout": LAYOUT}) + "\n")
+        for other in earlier:
+            _take_over(other / key, store)
+    return store
+
+
+def write_outcomes(traces: HeldTraces, problems: Sequence[Problem], folder: Path) -> tuple[int | None, list[Failure]]:
+    """Write a run's traces and failures into its folder; return how many traces are whole, and the failures."""
+    with (folder / TRACES).open("wb") as file:
+        file.writelines(traces.lines())
+    failures = list(traces.failures())
+    write_records(folder / FAILED, failures)
+    return _count_whole(traces, problems) if len(traces) <= MOST_LOOKED_AT else None, failures
+
+
+def counts_of(
+    *, traces: int, whole: int | None, failed: int, left_out: Sequence[str], stopped_by: str
+) -> dict[str, Any]:
+    """Return what the manifest of a run says of its outcomes."""
+    counts = {"traces": traces, **({} if whole is None else {"whole": whole}), "failed": failed}
+    said = {"left_out": list(left_out), "stopped_by": stopped_by}
+    return counts | {name: value for name, value in said.items() if value}
 
 
 def store_of(folder: Path, out: Path) -> Path:
@@ -214,16 +247,9 @@ def _take_over(other: Path, store: Path) -> None:
     """Copy into a claimed store what another folder's store of the same key holds and this one lacks."""
     if not other.is_dir():
         return
-    source, target = TraceStore(other), TraceStore(store)
-    hashes, failed = source.traces.hashes(), source.failures.hashes()
-    hashes, failed = hashes[~target.held(hashes)], failed[~target.failures.held(failed)]
-    if len(hashes) or len(failed):
-        with target.writer() as writer:
-            for trace in source.read(hashes):
-                writer.append(trace)
-            for failure in source.failures.read(failed):
-                writer.failed(failure)
-        say(f"traces: copied {counted(len(hashes) + len(failed), 'line')} of {other} into {store}")
+    source = TraceStore(other)
+    if copied := copy_missing(source, TraceStore(store), source.traces.hashes(), source.failures.hashes()):
+        say(f"traces: copied {counted(copied, 'line')} of {other} into {store}")
 
 
 @contextmanager

@@ -244,7 +244,8 @@ def test_usage_shows_what_traces_needs_and_showing_them_needs_none_of_it(tmp_pat
     usage = text.partition("\n\n")[0]
     assert " --out OUT" in usage and "[--out OUT]" not in usage
     assert "\n       toolkit traces show [--failed | --dropped [--reason REASON]] RUN\n" in usage
-    assert usage.endswith("\n       toolkit traces curate [OPTION ...] --out OUT RUN|FILE ...") and "show  " not in text
+    assert "\n       toolkit traces curate [OPTION ...] --out OUT RUN|FILE ...\n" in usage and "show  " not in text
+    assert usage.endswith("\n       toolkit traces merge --out OUT RUN ...")
     assert main(["traces", "show", str(tmp_path)]) == 2
     assert "is not a run folder" in capsys.readouterr().err
 

@@ -10,9 +10,10 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from typing import Self
 
 from httpx2 import Headers
 
@@ -41,7 +42,7 @@ class ServerSettings:
     model: str
     weight: float = 1.0
     """Its share of the requests in flight, as long as the servers are equally quick; it also scales its concurrency."""
-    concurrency: int = CONCURRENCY
+    concurrency: float = CONCURRENCY
     """The most requests in flight."""
     requests_per_minute: float | None = None
     tokens_per_minute: float | None = None
@@ -58,6 +59,23 @@ class ServerSettings:
     @property
     def most(self) -> int:
         return max(1, min(MOST_CONCURRENCY, round(self.concurrency * self.weight)))
+
+    def share_of(self, worker: int, workers: int) -> Self | None:
+        """Return what one of several workers, counted from 0, may ask of the server; None: it asks the others only.
+
+        Together the workers have as many requests in flight, and send as many requests and tokens a minute, as one
+        would.
+        """
+        most = self.most // workers + (worker < self.most % workers)
+        if not most:
+            return None
+        asking = min(workers, self.most)
+        return replace(
+            self,
+            concurrency=most / self.weight,
+            requests_per_minute=self.requests_per_minute and self.requests_per_minute / asking,
+            tokens_per_minute=self.tokens_per_minute and self.tokens_per_minute / asking,
+        )
 
 
 @dataclass(kw_only=True)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from toolkit.cli.options.command import AddCommand, Options, Result
+from toolkit.cli.options.engines import add_engine_options, check_engine, part_of, with_engine
 from toolkit.cli.options.serving import (
     add_asking_options,
     add_serving_options,
@@ -30,6 +31,7 @@ from toolkit.cli.options.shared import (
 )
 from toolkit.cli.options.values import Instead, count_of, name_of, path_of, shared_options
 from toolkit.cli.traces.curate import add_curate
+from toolkit.cli.traces.merge import add_merge
 from toolkit.errors import InputError
 from toolkit.terminal import counted, say
 
@@ -52,19 +54,21 @@ def add_traces(add: AddCommand) -> None:
     add_asking_options(parser)
     add_cache_options(parser)
     add_serving_options(parser)
+    add_engine_options(parser)
     add_retry_option(parser)
     parser.add_argument("--out", type=path_of, required=True, help="run folder to write")
     parser.usage = (
         "%(prog)s [OPTION ...] --out OUT\n       %(prog)s show [--failed | --dropped [--reason REASON]] RUN\n"
-        "       %(prog)s curate [OPTION ...] --out OUT RUN|FILE ..."
+        "       %(prog)s curate [OPTION ...] --out OUT RUN|FILE ...\n       %(prog)s merge --out OUT RUN ..."
     )
     parser.epilog = (
-        f"{parser.prog} show RUN lists the traces of a run, {parser.prog} curate RUN chooses a training set from them; "
-        f"see: {parser.prog} show --help, {parser.prog} curate --help"
+        f"{parser.prog} show RUN lists the traces of a run, {parser.prog} curate RUN chooses a training set from them, "
+        f"{parser.prog} merge RUN ... makes one run of parts; each has a --help of its own"
     )
     subcommands = parser.add_subparsers(prog=parser.prog, metavar="show", help=argparse.SUPPRESS, action=Instead)
     _add_show(subcommands)
     add_curate(subcommands)
+    add_merge(subcommands)
 
 
 def _add_show(subcommands: Any) -> None:
@@ -96,6 +100,7 @@ def _add_show(subcommands: Any) -> None:
 def traces(options: Options) -> Result:
     from distill.collecting.job import check_samples
     from distill.collecting.outcomes import FAILED
+    from distill.collecting.part import SHARD
     from distill.evaluation.evaluate import problems_digest
     from distill.store.sharded_store import ASKED
     from distill.teachers.trace_store import find_teacher, gather
@@ -103,16 +108,18 @@ def traces(options: Options) -> Result:
     from toolkit.records import write_records
     from toolkit.runs import Stage, check_out, finish, is_complete, partial_folder, read_manifest, say_done
 
-    out, sampling, asking = options.out, sampling_of(options), asking_of(options)
+    out, sampling, asking, part = options.out, sampling_of(options), asking_of(options), part_of(options)
     argument, serving = serving_of(options)
+    check_engine(options)
     decoder_options = decoder_of(options)
     check_samples(options.samples, options.temperature)
     check_out(out)
     problems = _problems(options)
-    teacher = find_teacher(argument, out, *decoder_options, serving=serving)
+    teacher = with_engine(find_teacher(argument, out, *decoder_options, serving=serving), options)
     stage = Stage(
         name="traces",
-        config={"samples": options.samples, **asdict(sampling), **asking.given()},
+        config={"samples": options.samples, **asdict(sampling), **asking.given()}
+        | ({SHARD: str(part)} if part else {}),
         inputs={"teacher": teacher.digest, "problems": problems_digest(problems)},
     )
     complete = is_complete(out, stage)
@@ -132,9 +139,10 @@ def traces(options: Options) -> Result:
             folder=folder,
             retry_failed=options.retry_failed,
             asking=asking,
+            part=part,
         )
         if options.dry_run:
-            return _forecast(collect, len(problems) * options.samples, serving)
+            return _forecast(collect, serving)
         finish(folder, out, stage, collect(limit=options.limit).counts(), anew=complete)
     return _collected(out, (read_manifest(out) or {})["measured"])
 
@@ -156,7 +164,7 @@ def _goes_on(options: Options, measured: Mapping[str, Any]) -> bool:
     return bool((stopped_by and not same) or (options.retry_failed and measured.get("failed")))
 
 
-def _forecast(collect: Callable[..., CollectedTraces], requests: int, serving: Serving) -> Result:
+def _forecast(collect: Callable[..., CollectedTraces], serving: Serving) -> Result:
     """Ask a few questions, and say what all would take."""
     from distill.teachers.forecast import SAMPLE, forecast
 
@@ -164,7 +172,11 @@ def _forecast(collect: Callable[..., CollectedTraces], requests: int, serving: S
     gathered = collect(limit=SAMPLE)
     seconds = time.monotonic() - begun
     found = forecast(
-        islice(gathered.traces, SAMPLE), requests, serving.servers, asked=gathered.asked_now, seconds=seconds
+        islice(gathered.traces, SAMPLE),
+        gathered.requests,
+        serving.servers,
+        asked=gathered.asked_now,
+        seconds=seconds,
     )
     return Result(facts=found.facts(), text=f"{found.text()}; nothing else was asked")
 
