@@ -48,7 +48,7 @@ def read_problems(place: Path, reading: ReadingOptions | None = None) -> list[Pr
     """
     reading = reading or ReadingOptions()
     parts, notes = parts_of(place)
-    splits, said = _splits_of(parts, place)
+    splits, said = splits_of(parts, place)
     seen = _RowCounts()
     found = [one for part in parts for one in _found(part, splits.get(part.name), reading, seen)]
     merged = merge(found, leave_conflicts_out=reading.conflicts == "leave-out")
@@ -60,7 +60,7 @@ def read_problems(place: Path, reading: ReadingOptions | None = None) -> list[Pr
     return merged.problems
 
 
-def _splits_of(parts: Sequence[FilePart], place: Path) -> tuple[dict[str, Split], list[str]]:
+def splits_of(parts: Sequence[FilePart], place: Path) -> tuple[dict[str, Split], list[str]]:
     """Return the split that each part's name means, and remarks about names that mean none."""
     names = list(dict.fromkeys(part.name for part in parts))
     splits = {name: split for name in names if (split := split_named(name))}

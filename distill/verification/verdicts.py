@@ -105,6 +105,11 @@ def same_answer(problem: Problem, one: str, other: str) -> bool:
     return means(ours_read, theirs_read)
 
 
+def has_reference(problem: Problem) -> bool:
+    """Return whether a program can tell right answers from wrong ones."""
+    return _judge(problem) != REFERENCE or bool(problem.answer.strip())
+
+
 def _judge(problem: Problem) -> str:
     if TESTS in problem.metadata:
         return CODE

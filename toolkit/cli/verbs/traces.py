@@ -28,7 +28,8 @@ from toolkit.cli.options.shared import (
     reading_of,
     sampling_of,
 )
-from toolkit.cli.options.values import Instead, Parser, count_of, path_of, shared_options
+from toolkit.cli.options.values import Instead, count_of, path_of, shared_options
+from toolkit.cli.traces.exchange import add_export, add_import
 from toolkit.errors import InputError
 from toolkit.terminal import counted, say
 
@@ -53,14 +54,22 @@ def add_traces(add: AddCommand) -> None:
     add_serving_options(parser)
     add_retry_option(parser)
     parser.add_argument("--out", type=path_of, required=True, help="run folder to write")
-    _add_show(parser)
+    parser.usage = (
+        "%(prog)s [OPTION ...] --out OUT\n       %(prog)s show [--failed | --dropped] RUN\n"
+        "       %(prog)s export [OPTION ...] --out OUT RUN\n       %(prog)s import [OPTION ...] --out OUT DATA"
+    )
+    parser.epilog = (
+        f"{parser.prog} show RUN lists the traces of a run, {parser.prog} export RUN writes them as a data set, "
+        f"{parser.prog} import DATA reads a published one; each has a --help of its own"
+    )
+    subcommands = parser.add_subparsers(prog=parser.prog, metavar="show", help=argparse.SUPPRESS, action=Instead)
+    _add_show(subcommands)
+    add_export(subcommands)
+    add_import(subcommands)
 
 
-def _add_show(traces: Parser) -> None:
-    traces.usage = "%(prog)s [OPTION ...] --out OUT\n       %(prog)s show [--failed | --dropped] RUN"
-    traces.epilog = f"{traces.prog} show RUN lists the traces of a run; see: {traces.prog} show --help"
-    verbs = traces.add_subparsers(prog=traces.prog, metavar="show", help=argparse.SUPPRESS, action=Instead)
-    show = verbs.add_parser(
+def _add_show(subcommands: Any) -> None:
+    show = subcommands.add_parser(
         "show",
         help="list a run's traces, or the requests that failed",
         description="list the traces of a run of toolkit traces or toolkit distill, finished or not; changes nothing",
