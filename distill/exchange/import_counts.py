@@ -61,10 +61,8 @@ def say_questions(place: Path, problems: ImportedProblems, counts: ImportCounts)
         text += f"; questions left out: {_list(problems.left_out)}"
     say(text)
     if problems.without_reference:
-        say(
-            f"import: {problems.without_reference} of {counted(len(problems), 'problem')} have no reference "
-            f"({_list(counts.lacks)}); no verdict is made of their traces"
-        )
+        rows = f" (rows: {_list(counts.lacks)})" if counts.lacks else ""
+        say(f"import: problems without a reference, whose traces get no verdict: {problems.without_reference}{rows}")
 
 
 def say_traces(counts: ImportCounts) -> None:

@@ -82,6 +82,8 @@ def _found(part: FilePart, split: Split | None, reading: ReadingOptions, seen: _
     for row in part.rows:
         seen.rows += 1
         try:
+            if is_without_reference(row.values):
+                raise LeftOut("without a reference")
             form, used, own = _own_values(row, reading)
             problem = problem_of(own, split, row.where, names)
         except LeftOut as reason:
@@ -95,6 +97,14 @@ def _found(part: FilePart, split: Split | None, reading: ReadingOptions, seen: _
         if problem.answer.strip().lower() in _MISSING_WORDS:
             seen.missing[row.where] = problem.answer
         yield ProblemRow(problem=problem, where=row.where, id=given)
+
+
+def is_without_reference(values: Mapping[str, Any]) -> bool:
+    """Return whether a row is a problem of a run whose traces were published without a reference.
+
+    Nobody else writes all of these fields; a user's row with an empty answer lacks something.
+    """
+    return values.get("answer") == "" and {"id", "family", "metadata", "history"} <= values.keys()
 
 
 def _own_values(row: FileRow, reading: ReadingOptions) -> tuple[str, tuple[str, ...], Mapping[str, Any]]:

@@ -97,7 +97,7 @@ def test_a_proof_has_no_reference_and_no_verdict(tmp_path: Path, capsys: pytest.
     proof = published.openr1(question_type="proof", answer="proof")
     problems, traces, verdicts = imported(written(tmp_path / "rows.jsonl", proof), tmp_path / "run")
     assert (problems[0].answer, len(traces), verdicts) == ("", 2, [])
-    assert "1 of 1 problem have no reference (proof (1))" in capsys.readouterr().err
+    assert "problems without a reference, whose traces get no verdict: 1 (rows: proof (1))" in capsys.readouterr().err
 
 
 def test_programs_whose_tests_have_another_form_get_no_verdict(tmp_path: Path) -> None:

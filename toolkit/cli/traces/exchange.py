@@ -80,7 +80,7 @@ def traces_export(options: Options) -> Result:
     allow_unsafe_execution(options)
     out = export_traces(options.run, options.out, verify=not options.no_verify)
     measured = _measured(out)
-    text = f'{counted(measured["traces"], "trace")} are in {out}; load_dataset("{out}") reads them'
+    text = f'{_are(measured)} in {out}; load_dataset("{out}") reads them'
     return Result(facts={"folder": str(out), **measured}, text=text)
 
 
@@ -98,8 +98,13 @@ def traces_import(options: Options) -> Result:
     )
     out = import_traces(config, options.out)
     measured = _measured(out)
-    text = f"{counted(measured['traces'], 'trace')} of {counted(measured['problems'], 'problem')} are in {out}"
+    text = f"{_are(measured)} in {out}"
     return Result(facts={"folder": str(out), **measured}, text=text)
+
+
+def _are(measured: dict[str, Any]) -> str:
+    are = "is" if measured["traces"] == 1 else "are"
+    return f"{counted(measured['traces'], 'trace')} of {counted(measured['problems'], 'problem')} {are}"
 
 
 def _measured(out: Any) -> dict[str, Any]:
