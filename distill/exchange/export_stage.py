@@ -75,7 +75,7 @@ def export_traces(run: Path, out: Path, *, verify: bool = True) -> Path:
     if is_complete(out, stage):
         say_done(out)
         return out
-    folder = partial_folder(out, stage)
+    folder = partial_folder(out, stage, cheap=(DATA, CARD))
     shutil.rmtree(folder / DATA, ignore_errors=True)
     exported = _Exported(facts=_facts(files, out))
     data = DatasetFiles(folder)

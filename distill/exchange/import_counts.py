@@ -22,6 +22,8 @@ class ImportCounts:
     forms: Counter[str] = field(default_factory=Counter)
     lacks: Counter[str] = field(default_factory=Counter)
     """Rows by why they have no reference."""
+    unused: Counter[str] = field(default_factory=Counter)
+    """Rows by the columns that are kept nowhere."""
     left_out: Counter[str] = field(default_factory=Counter)
     examples: dict[str, str] = field(default_factory=dict)
     """The first row that was left out for each reason."""
@@ -63,6 +65,8 @@ def say_questions(place: Path, problems: ImportedProblems, counts: ImportCounts)
     if problems.without_reference:
         rows = f" (rows: {_list(counts.lacks)})" if counts.lacks else ""
         say(f"import: problems without a reference, whose traces get no verdict: {problems.without_reference}{rows}")
+    if counts.unused:
+        say(f"import: columns that are kept nowhere, with their rows: {_list(counts.unused)}")
 
 
 def say_traces(counts: ImportCounts) -> None:

@@ -64,6 +64,8 @@ class ImportConfig:
     """What to do with a question whose rows give different references."""
     broken: Answer = "refuse"
     """What to do with a row that is not one of its form."""
+    verify: bool = True
+    """Whether answers are verified that have a reference."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +104,7 @@ def import_traces(config: ImportConfig, out: Path) -> Path:
     if is_complete(out, stage):
         say_done(out)
         return out
-    folder = partial_folder(out, stage)
+    folder = partial_folder(out, stage, cheap=(PROBLEMS, TRACES, VERDICTS, PUBLISHED, LEFT_OUT, SCRATCH))
     counts = ImportCounts()
     problems = ImportedProblems(folder / SCRATCH)
     try:
@@ -118,6 +120,8 @@ def import_traces(config: ImportConfig, out: Path) -> Path:
             )
     finally:
         problems.close()
+    if not config.verify:
+        (folder / VERDICTS).unlink()
     finish(folder, out, stage, counts.measured(problems), scratch=(SCRATCH,))
     return out
 
@@ -168,9 +172,10 @@ def _read_questions(config: ImportConfig, problems: ImportedProblems, counts: Im
             continue
         counts.forms[form] += 1
         counts.answers += len(read.traces)
-        if read.lacks:
-            counts.lacks[read.lacks] += 1
-        check_gradable([problem.problem])
+        counts.lacks.update([read.lacks] if read.lacks else [])
+        counts.unused.update(read.unused)
+        if config.verify:
+            check_gradable([problem.problem])
         problems.add(problem)
     for note in notes:
         say(f"import: {note}")
@@ -197,9 +202,8 @@ class _Writing:
     def write(self, folder: Path) -> None:
         with ExitStack() as stack:
             self._asked = stack.enter_context((folder / PROBLEMS).open("rb"))
-            names = (TRACES, VERDICTS, PUBLISHED)
             self._traces, self._verdicts, self._published = (
-                stack.enter_context((folder / name).open("wb")) for name in names
+                stack.enter_context((folder / name).open("wb")) for name in (TRACES, VERDICTS, PUBLISHED)
             )
             progress = stack.enter_context(Progress("import", self._counts.answers))
             for row, split in _rows(self._config, []):
@@ -237,8 +241,8 @@ class _Writing:
         counts.traces += 1
         counts.test += problem.split == "test"
         counts.without_thought += not trace.reasoning.strip()
-        if not has_reference(problem):
-            counts.verdicts["without a reference"] += 1
+        if not has_reference(problem) or not self._config.verify:
+            counts.verdicts["not verified" if has_reference(problem) else "without a reference"] += 1
             return
         verdict = grade(problem, trace)
         self._verdicts.write(record_line(verdict))

@@ -25,7 +25,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from distill.endpoints.messages import read_message
-from distill.exchange.exported_rows import OWN_ROW, problem_in, trace_in
+from distill.exchange.exported_rows import COLUMNS, OWN_ROW, problem_in, trace_in
 from distill.problems.conversations import LeftOut, from_messages
 from distill.problems.published import Row, form_of
 from toolkit.errors import InputError
@@ -36,6 +36,10 @@ IMPORTED = "import"
 UNKNOWN = "unknown"
 REFERENCES = ("reference_answer", "expected_answer", "ground_truth")
 """Columns beside a conversation that hold a reference and never an answer of a model."""
+LONGEST_FACT = 500
+"""Most characters of a text about an answer that is kept beside it."""
+_FLAGS = ("correctness_math_verify", "correctness_llama", "is_reasoning_complete", "finish_reasons")
+"""Columns of OpenR1-Math with a value for each generation, the two verdicts first."""
 BROKEN_REMEDY = "correct the row, or leave such rows out with --broken leave-out"
 
 
@@ -62,6 +66,8 @@ class TraceRow:
     """Why there is no reference; empty if there is one."""
     problem: Problem | None = None
     """The problem of a row that we exported, in place of `own`."""
+    unused: tuple[str, ...] = ()
+    """Columns that are kept nowhere."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +77,8 @@ class TraceForm:
     name: str
     known_by: tuple[str, ...]
     """Columns, in lower case, that every row of this form has."""
+    uses: tuple[str, ...]
+    """Columns that are read, or that say in another form what is read."""
     read: Callable[[Row], TraceRow]
     fits: Callable[[Row], bool] = lambda row: True
     """An additional test of a row's values."""
@@ -97,7 +105,7 @@ def read_trace_row(values: Mapping[str, Any], where: str, reference_field: str =
         read = _with_reference(read, values, reference_field, where)
     if not read.traces:
         raise LeftOut("no answer")
-    return form.name, read
+    return form.name, _with_facts(read, row, (*form.uses, reference_field.lower()))
 
 
 def _unknown(values: Mapping[str, Any], row: Row, where: str) -> str:
@@ -131,6 +139,18 @@ def _with_reference(read: TraceRow, values: Mapping[str, Any], column: str, wher
     )
 
 
+def _with_facts(read: TraceRow, row: Row, used: tuple[str, ...]) -> TraceRow:
+    """Keep what else a row says with each of its answers, as far as it is a number, a flag or a short text."""
+    rest = {column: value for column, value in row.items() if column not in used}
+    facts = {column: value for column, value in rest.items() if _is_fact(value)}
+    traces = [replace(each, said=each.said | facts) for each in read.traces]
+    return replace(read, traces=traces, unused=tuple(column for column in rest if column not in facts))
+
+
+def _is_fact(value: Any) -> bool:
+    return isinstance(value, bool | int | float) or (isinstance(value, str) and len(value) <= LONGEST_FACT)
+
+
 def _exported(row: Row) -> TraceRow:
     verdicts = {name: row[name] for name in ("correct", "verifier") if name in row}
     trace = PublishedTrace(trace=trace_in(row), said=verdicts, right=row.get("correct"))
@@ -142,24 +162,23 @@ def _openr1(row: Row) -> TraceRow:
     generations = row["generations"]
     if not isinstance(generations, list):
         raise InputError(f"generations ({generations!r:.80}) must be a list of texts")
-    flags = ("correctness_math_verify", "correctness_llama", "is_reasoning_complete", "finish_reasons")
-    for name in flags:
+    for name in _FLAGS:
         if isinstance(row.get(name), list) and len(row[name]) != len(generations):
             raise InputError(
                 f"{name} ({len(row[name])} values) must have one for each of {len(generations)} generations"
             )
     traces = []
     for place, text in enumerate(generations):
-        said = {name: row[name][place] for name in flags if isinstance(row.get(name), list)}
+        said = {name: row[name][place] for name in _FLAGS if isinstance(row.get(name), list)}
         is_cut = said.get("is_reasoning_complete") is False
-        verdicts = [said.get(name) for name in flags[:2] if said.get(name) is not None]
+        verdicts = [said.get(name) for name in _FLAGS[:2] if said.get(name) is not None]
         if text is not None:
             traces.append(
                 published_trace(
                     {"content": text},
                     teacher="deepseek-ai/DeepSeek-R1",
                     finish_reason=said.get("finish_reasons") or ("length" if is_cut else None),
-                    said=said | _kept(row, "uuid", "source", "question_type"),
+                    said=said,
                     right=any(verdicts) if verdicts else None,
                 )
             )
@@ -178,7 +197,7 @@ def _s1k(*teachers: tuple[str, str, str]) -> Callable[[Row], TraceRow]:
                 raise InputError(
                     f"{column} ({len(thoughts)} values) must have one for each {prefix}attempt ({len(attempts)})"
                 )
-            said = _kept(row, f"{prefix}grade", "source_type")
+            said = _kept(row, f"{prefix}grade")
             grade = str(said.get(f"{prefix}grade", "")).strip().lower()
             traces += [
                 published_trace(
@@ -201,8 +220,7 @@ def _openthoughts_metadata(row: Row) -> TraceRow:
     if "ground_truth_solution" in row and "test_cases" not in row:
         solved["solution"] = row["ground_truth_solution"]
     own, lacks = _problem_values(solved, question=row["problem"], family=row.get("domain"))
-    said = _kept(row, "domain", "source")
-    trace = published_trace(message, teacher="deepseek-ai/DeepSeek-R1", said=said)
+    trace = published_trace(message, teacher="deepseek-ai/DeepSeek-R1", said={})
     return TraceRow(own=own, lacks="its tests are in another form" if "test_cases" in row else lacks, traces=[trace])
 
 
@@ -223,8 +241,7 @@ def _conversation(column: str, teacher: str = UNKNOWN) -> Callable[[Row], TraceR
         family = next((row[name] for name in ("domain", "source", "family") if isinstance(row.get(name), str)), "")
         reference = next((row[name] for name in REFERENCES if str(row.get(name, "")).strip()), None)
         own = {**own, "answer": reference, "family": family or None} | _kept(row, "split")
-        kept = _kept(row, "source", "domain", "difficulty", "num_tokens", "id", "uuid")
-        trace = published_trace(answers[-1], teacher=teacher, said=kept)
+        trace = published_trace(answers[-1], teacher=teacher, said={})
         return TraceRow(own=own, lacks="" if reference is not None else "none is published", traces=[trace])
 
     return read
@@ -299,12 +316,24 @@ def _listed(value: Any) -> list[Any]:
     return values
 
 
+_S1K_USES = (
+    *("question", "solution", "cot_type", "thinking_trajectories", "attempt", "gemini_grade", "deepseek_grade"),
+    *("gemini_thinking_trajectory", "gemini_attempt", "deepseek_thinking_trajectory", "deepseek_attempt"),
+)
+_TALK_USES = ("messages", "conversations", "system", "split", *REFERENCES)
+
 TRACE_FORMS = (
-    TraceForm(name="exported traces", known_by=OWN_ROW, read=_exported),
-    TraceForm(name="OpenR1-Math", known_by=("problem", "generations"), read=_openr1),
+    TraceForm(name="exported traces", known_by=OWN_ROW, uses=tuple(column.name for column in COLUMNS), read=_exported),
+    TraceForm(
+        name="OpenR1-Math",
+        known_by=("problem", "generations"),
+        uses=("problem", "solution", "answer", "problem_type", "generations", "messages", "split", *_FLAGS),
+        read=_openr1,
+    ),
     TraceForm(
         name="s1K-1.1",
         known_by=("question", "deepseek_thinking_trajectory", "deepseek_attempt"),
+        uses=_S1K_USES,
         read=_s1k(
             ("deepseek-ai/DeepSeek-R1", "deepseek_thinking_trajectory", "deepseek_"),
             ("gemini-2.0-flash-thinking-exp", "gemini_thinking_trajectory", "gemini_"),
@@ -313,30 +342,35 @@ TRACE_FORMS = (
     TraceForm(
         name="s1K",
         known_by=("question", "thinking_trajectories", "attempt"),
+        uses=_S1K_USES,
         read=_s1k(("gemini-2.0-flash-thinking-exp", "thinking_trajectories", "")),
     ),
     TraceForm(
         name="OpenThoughts-114k metadata",
         known_by=("problem", "deepseek_reasoning", "deepseek_solution"),
+        uses=("problem", "deepseek_reasoning", "deepseek_solution", "ground_truth_solution"),
         read=_openthoughts_metadata,
     ),
     TraceForm(
         name="Mixture-of-Thoughts",
         known_by=("messages", "num_tokens", "source"),
+        uses=_TALK_USES,
         read=_conversation("messages", "deepseek-ai/DeepSeek-R1"),
     ),
     TraceForm(
         name="OpenThoughts3",
         known_by=("conversations", "difficulty", "domain"),
+        uses=_TALK_USES,
         read=_conversation("conversations", "Qwen/QwQ-32B"),
     ),
     TraceForm(
         name="OpenThoughts-114k",
         known_by=("conversations", "system"),
+        uses=_TALK_USES,
         read=_conversation("conversations", "deepseek-ai/DeepSeek-R1"),
         fits=lambda row: "<|begin_of_thought|>" in str(row["conversations"]),
     ),
-    TraceForm(name="messages", known_by=("messages",), read=_conversation("messages")),
-    TraceForm(name="ShareGPT", known_by=("conversations",), read=_conversation("conversations")),
+    TraceForm(name="messages", known_by=("messages",), uses=_TALK_USES, read=_conversation("messages")),
+    TraceForm(name="ShareGPT", known_by=("conversations",), uses=_TALK_USES, read=_conversation("conversations")),
 )
 """Tried in this order: a form with more identifying columns comes before one that shares some of them."""

@@ -86,6 +86,25 @@ def test_verdicts_are_made_here_and_the_publishers_are_kept_apart(
     assert len({trace.request_hash for trace in traces}) == 2
 
 
+def test_short_columns_about_an_answer_are_kept_and_others_are_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [published.open_thoughts_3(), published.s1k_1_1(deepseek_grade_reason="It is so. " * 80)]
+    imported(written(tmp_path / "rows.jsonl", *rows), tmp_path / "run")
+    said = [each["said"] for each in lines(tmp_path / "run" / PUBLISHED)]
+    assert said[0] == {"difficulty": 7, "source": "ai2-adapt-dev/openmath-2-math", "domain": "math"}
+    assert (said[1]["deepseek_grade"], said[2]["gemini_grade"]) == ("Yes", "No")
+    assert said[1]["source_type"] == "qfq/numinamath" and "deepseek_grade_reason" not in said[1]
+    assert "columns that are kept nowhere, with their rows: deepseek_grade_reason (1)" in capsys.readouterr().err
+
+
+def test_verdicts_may_be_left_to_later_commands(tmp_path: Path) -> None:
+    place = written(tmp_path / "rows.jsonl", published.openr1())
+    import_traces(ImportConfig(place=place, verify=False), tmp_path / "run")
+    assert not (tmp_path / "run" / VERDICTS).exists()
+    assert (read_manifest(tmp_path / "run") or {})["measured"]["verdicts"] == {"not verified": 2}
+
+
 def test_a_generation_that_was_cut_is_a_trace_that_is_not_whole(tmp_path: Path) -> None:
     cut = published.openr1(generations=[THINK, f"<think>\n{THOUGHT}"], is_reasoning_complete=[True, False])
     _, traces, verdicts = imported(written(tmp_path / "rows.jsonl", cut), tmp_path / "run")

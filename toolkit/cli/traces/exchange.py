@@ -71,6 +71,7 @@ def add_import(subcommands: Any) -> None:
         default="refuse",
         help="what to do with rows that lack what the others have; default: %(default)s",
     )
+    add_flag(parser, "--no-verify", "make no verdicts now; toolkit distill makes its own")
     add_unsafe_option(parser)
 
 
@@ -95,6 +96,7 @@ def traces_import(options: Options) -> Result:
         reference_field=options.reference_field,
         conflicts=options.conflicts,
         broken=options.broken,
+        verify=not options.no_verify,
     )
     out = import_traces(config, options.out)
     measured = _measured(out)
