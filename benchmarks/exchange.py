@@ -2,7 +2,7 @@
 
     python -m benchmarks.exchange [--traces 20000] [--samples 4] [--folder DIR] [--page docs/how-to/exchange-traces.md]
 
-Traces have 8 KB of words drawn from a few hundred. Each part runs in a process of its own, whose most memory is told. A
+Traces have 8 KB: words drawn from a few hundred. Each part runs in a process of its own, whose most memory is told. A
 million traces take about 30 GB of the folder's disk, which are deleted at the end.
 """
 
@@ -29,7 +29,7 @@ from toolkit.records import Problem, Trace, write_records
 from toolkit.runs import read_manifest
 
 TRACE_BYTES = 8_000
-WORDS = 400
+WORDS, THOUGHTS = 400, 2_000
 
 
 def make_run(folder: Path, count: int, samples: int) -> None:
@@ -37,6 +37,7 @@ def make_run(folder: Path, count: int, samples: int) -> None:
     drawn = random.Random(0)
     words = ["".join(drawn.choices("abcdefghijklmnopqrstuvwxyz", k=drawn.randint(2, 9))) for _ in range(WORDS)]
     folder.mkdir()
+    thoughts = [" ".join(drawn.choices(words, k=TRACE_BYTES // 7)) for _ in range(THOUGHTS)]
     problems = [
         Problem.create(family="sum", question=f"What is {number} + {number + 1}?", answer=str(2 * number + 1))
         for number in range(-(-count // samples))
@@ -47,7 +48,9 @@ def make_run(folder: Path, count: int, samples: int) -> None:
         for number in range(count):
             problem, sample = problems[number // samples], number % samples
             said = problem.answer if drawn.random() < 0.8 else "0"
-            thought = " ".join(drawn.choices(words, k=TRACE_BYTES // 7))
+            one, other = drawn.choices(thoughts, k=2)
+            cut = drawn.randrange(TRACE_BYTES)
+            thought = f"{one[:cut]} {number} {other[cut:]}"
             yield Trace(
                 problem_id=problem.id,
                 sample=sample,

@@ -11,7 +11,6 @@ without a verdict in the run is verified here, if its problem has a reference.
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 from collections import Counter
 from contextlib import closing, nullcontext
@@ -29,11 +28,10 @@ from distill.verification.verdicts import check_gradable, grade, has_reference
 from toolkit.errors import InputError
 from toolkit.figures.ledger import PROBLEMS, VERDICTS
 from toolkit.progress import Progress
-from toolkit.records import Problem, Trace, Verdict, read_object, record_line
+from toolkit.records import Problem, Trace, Verdict, read_object
 from toolkit.runs import (
     Stage,
     check_out,
-    file_digest,
     finish,
     is_complete,
     partial_folder,
@@ -66,12 +64,8 @@ def export_traces(run: Path, out: Path, *, verify: bool = True) -> Path:
     check_out(out)
     files = RunFiles.of(run)
     schema()
-    digests = "\n".join(f"{path.name} {file_digest(path)}" for path in files.files)
-    stage = Stage(
-        name="export-traces",
-        config={"verify": verify},
-        inputs={"run": hashlib.sha256(digests.encode()).hexdigest()[:16]},
-    )
+    digest, lines = files.digest()
+    stage = Stage(name="export-traces", config={"verify": verify}, inputs={"run": digest})
     if is_complete(out, stage):
         say_done(out)
         return out
@@ -83,10 +77,10 @@ def export_traces(run: Path, out: Path, *, verify: bool = True) -> Path:
         closing(ProblemsOnDisk(files.folder / PROBLEMS)) as problems,
         closing(data),
         _verdicts(files) as verdicts,
-        Progress("export", files.bytes(), in_bytes=True) as progress,
+        Progress("export", lines) as progress,
     ):
         for trace in files.traces():
-            progress.advance(len(record_line(trace)))
+            progress.advance()
             problem = problems.problem(trace.problem_id)
             if problem is None:
                 exported.left_out["of no problem of the run"] += 1

@@ -77,6 +77,9 @@ class PublishedRecord(Record):
     where: str
     said: dict[str, Any]
 
+    def to_dict(self) -> dict[str, Any]:
+        return dict(vars(self))  # a deep copy would be wasted on a million lines
+
 
 @dataclass(frozen=True, kw_only=True)
 class LeftOutRow(Record):

@@ -48,7 +48,7 @@ class ImportedProblems:
 
     def add(self, row: ProblemRow) -> None:
         """Take in one row; an exact repetition of an earlier one is only counted."""
-        values = row.problem.to_dict()
+        values = vars(row.problem)
         digest = number_of(json.dumps([values, row.id], sort_keys=True))
         if digest in self._seen:
             self.merged["equal to another row"] += 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from array import array
 from collections.abc import Callable, Iterator
@@ -22,6 +23,7 @@ from toolkit.records import Problem, Trace, Verdict, read_jsonl
 from toolkit.runs import partial_of
 
 REMEMBERED = 4_096
+PIECE_BYTES = 1 << 22
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,11 +50,17 @@ class RunFiles:
             )
         return cls(run=run, folder=folder, shards=tuple(shards))
 
-    @property
-    def files(self) -> list[Path]:
-        """Return what an export of the run depends on."""
+    def digest(self) -> tuple[str, int]:
+        """Return a digest of all that an export depends on, and how many lines the shards have."""
         verdicts = self.folder / VERDICTS
-        return [self.folder / PROBLEMS, *self.shards, *([verdicts] if verdicts.is_file() else [])]
+        digest, lines = hashlib.sha256(), 0
+        for path in (self.folder / PROBLEMS, *([verdicts] if verdicts.is_file() else []), *self.shards):
+            digest.update(f"{path.name}\n".encode())
+            with path.open("rb") as file:
+                while part := file.read(PIECE_BYTES):
+                    digest.update(part)
+                    lines += part.count(b"\n") if path in self.shards else 0
+        return digest.hexdigest()[:16], lines
 
     def traces(self) -> Iterator[Trace]:
         """Yield the traces in the order of the disk; of an unfinished run, the last one of each request in its store.
@@ -68,9 +76,6 @@ class RunFiles:
                     yield Trace.from_dict(values)
                 except InputError as error:
                     raise InputError(f"{path} line {number}: {error}") from error
-
-    def bytes(self) -> int:
-        return sum(path.stat().st_size for path in self.shards)
 
 
 class LinesOnDisk:

@@ -29,7 +29,7 @@ from toolkit.cli.options.shared import (
     sampling_of,
 )
 from toolkit.cli.options.values import Instead, count_of, path_of, shared_options
-from toolkit.cli.traces.exchange import add_export, add_import
+from toolkit.cli.traces.data_sets import add_export, add_import
 from toolkit.errors import InputError
 from toolkit.terminal import counted, say
 
