@@ -172,16 +172,15 @@ def _openr1(row: Row) -> TraceRow:
         said = {name: row[name][place] for name in _FLAGS if isinstance(row.get(name), list)}
         is_cut = said.get("is_reasoning_complete") is False
         verdicts = [said.get(name) for name in _FLAGS[:2] if said.get(name) is not None]
-        if text is not None:
-            traces.append(
-                published_trace(
-                    {"content": text},
-                    teacher="deepseek-ai/DeepSeek-R1",
-                    finish_reason=said.get("finish_reasons") or ("length" if is_cut else None),
-                    said=said,
-                    right=any(verdicts) if verdicts else None,
-                )
+        traces.append(
+            published_trace(
+                {"content": text},
+                teacher="deepseek-ai/DeepSeek-R1",
+                finish_reason=said.get("finish_reasons") or ("length" if is_cut else None),
+                said=said,
+                right=any(verdicts) if verdicts else None,
             )
+        )
     own, lacks = _problem_values(row, question=row["problem"], family=row.get("problem_type"))
     return TraceRow(own=own, lacks=lacks, traces=traces)
 

@@ -16,6 +16,7 @@ from distill.exchange.exported_rows import COLUMNS, row_of
 from distill.exchange.import_stage import ImportConfig, import_traces
 from distill.problems.families import make_problems
 from distill.problems.splits import split_of
+from distill.store.sharded_store import ASKED, TraceStore
 from distill.verification.verdicts import grade
 from tests.samples import TRACE
 from toolkit.errors import InputError
@@ -54,7 +55,7 @@ def a_run(folder: Path) -> tuple[list[Problem], list[Trace]]:
                 reasoning=f"{ODD}{number}",
                 answer=f"\\boxed{{{problem.answer}}}",
                 teacher="deepseek-r1@0123456789abcdef",
-                request_hash=f"{2 * number + bool(sample):016x}",
+                request_hash=f"{2 * number + bool(sample) + 1:016x}",
             )
             cut = replace(right, closed=False, answer="", finish_reason="length", completion_tokens=None)
             traces.append(cut if sample else right)
@@ -133,6 +134,20 @@ def test_verdicts_of_the_run_are_exported_and_missing_ones_are_made(tmp_path: Pa
     assert {row["correct"] for row in rows_of(tmp_path / "bare")} == {None}
     given = {row["request_hash"]: row for row in rows_of(tmp_path / "given")}
     assert (given[traces[0].request_hash]["correct"], given[traces[0].request_hash]["verifier"]) == (False, "another 8")
+
+
+def test_an_unfinished_run_is_exported_from_its_store(tmp_path: Path) -> None:
+    _, traces = a_run(tmp_path / "made")
+    partial = tmp_path / ".run.partial"
+    partial.mkdir()
+    (tmp_path / "made" / PROBLEMS).rename(partial / PROBLEMS)
+    (partial / ASKED).write_text(json.dumps({"store": "abc", "sampling": {"temperature": 0.6, "top_p": 0.95}}))
+    with TraceStore(tmp_path / ".traces" / "abc").writer() as store:
+        for trace in traces:
+            store.append(trace)
+    export_traces(tmp_path / "run", tmp_path / "set")
+    assert [row["problem_id"] for row in rows_of(tmp_path / "set")] == [trace.problem_id for trace in traces]
+    assert "Sampling: temperature 0.6, top_p 0.95." in (tmp_path / "set" / "README.md").read_text()
 
 
 def test_shards_and_row_groups_stay_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -221,6 +221,18 @@ def test_test_rows_of_a_data_set_stay_test_rows(tmp_path: Path, capsys: pytest.C
     assert "traces of the data's own test split: 2" in capsys.readouterr().err
 
 
+def test_parts_that_are_no_splits_are_read_one_after_the_other(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from datasets import Dataset, DatasetDict
+
+    parts = {name: Dataset.from_list([published.openr1(problem=f"In {name}?")]) for name in ("default", "extended")}
+    DatasetDict(parts).save_to_disk(tmp_path / "all")
+    problems, traces, _ = imported(tmp_path / "all", tmp_path / "run")
+    assert [problem.question for problem in problems] == ["In default?", "In extended?"] and len(traces) == 4
+    assert "(default, extended) is named after a split; the hash of each question decides" in capsys.readouterr().err
+
+
 def test_a_limit_counts_rows(tmp_path: Path) -> None:
     rows = [published.s1k(question=f"What is {n} + {42 - n}?") for n in range(10)]
     place = written(tmp_path / "rows.jsonl", *rows)

@@ -1,6 +1,6 @@
 """Measures the exchange of traces at size: a run becomes a data set, and the data set a run again.
 
-    python -m benchmarks.exchange [--traces 20000] [--samples 4] [--folder DIR] [--page docs/how-to/exchange-traces.md]
+    python -m benchmarks.exchange_at_size [--traces 20000] [--samples 4] [--folder DIR] [--page PAGE]
 
 Traces have 8 KB: words drawn from a few hundred. Each part runs in a process of its own, whose most memory is told. A
 million traces take about 30 GB of the folder's disk, which are deleted at the end.
