@@ -86,9 +86,11 @@ def trace_in(row: Mapping[str, Any]) -> Trace:
 
 def problem_in(row: Mapping[str, Any]) -> Problem:
     """Return the problem of a row; raises `InputError` as `trace_in` does."""
+    if not isinstance(row["question"], str) or not row["question"].strip():
+        raise InputError(f"question ({row['question']!r:.80}) must be a text that is not empty")
     try:
         metadata = json.loads(row.get("metadata") or "{}")
-    except ValueError as error:
+    except (ValueError, TypeError) as error:
         raise InputError(f"metadata ({row['metadata']!r:.80}) must be a JSON object: {error}") from error
     return Problem.from_dict(
         {

@@ -144,7 +144,8 @@ def _rows(config: ImportConfig, notes: list[str]) -> Iterator[tuple[FileRow, Spl
             yield row, splits.get(part.name)
 
 
-def _read(row: FileRow, split: Split | None, config: ImportConfig) -> tuple[str, TraceRow, ProblemRow]:
+def read_row(row: FileRow, split: Split | None, config: ImportConfig) -> tuple[str, TraceRow, ProblemRow]:
+    """Return the name of a row's form, the row, and its problem; raises as `read_trace_row` does."""
     form, read = read_trace_row(row.values, row.where, config.reference_field)
     if read.problem is not None:
         known = Problem.create(question=read.problem.question, history=read.problem.history, family="", answer="")
@@ -167,7 +168,7 @@ def _read_questions(config: ImportConfig, problems: ImportedProblems, counts: Im
             said_at = time.monotonic()
             say(f"import: {counts.rows:,} rows read")
         try:
-            form, read, problem = _read(row, split, config)
+            form, read, problem = read_row(row, split, config)
         except (LeftOut, InputError) as reason:
             if isinstance(reason, InputError) and config.broken == "refuse":
                 raise
@@ -211,7 +212,7 @@ class _Writing:
             progress = stack.enter_context(Progress("import", self._counts.answers))
             for row, split in _rows(self._config, []):
                 try:
-                    _, read, asked = _read(row, split, self._config)
+                    _, read, asked = read_row(row, split, self._config)
                 except (LeftOut, InputError):
                     continue  # counted by the first reading
                 self._write_row(read, asked)
@@ -227,11 +228,12 @@ class _Writing:
         self._asked.seek(place)
         problem = Problem(**json.loads(self._asked.readline()))
         for each in read.traces:
-            teacher = f"{self._config.teacher}@{IMPORTED}" if self._config.teacher else each.trace.teacher
-            request = each.trace.request_hash or _request(problem, each.trace, teacher)
+            given = each.read()
+            teacher = f"{self._config.teacher}@{IMPORTED}" if self._config.teacher else given.teacher
+            request = given.request_hash or _request(problem, given, teacher)
             if _is_new(self._seen, number_of(f"{number} {request}")):
-                sample = self._sample(number, each.trace)
-                trace = replace(each.trace, problem_id=problem.id, sample=sample, teacher=teacher, request_hash=request)
+                sample = self._sample(number, given)
+                trace = replace(given, problem_id=problem.id, sample=sample, teacher=teacher, request_hash=request)
                 self._write_trace(each, trace, problem, asked.where)
             else:
                 self._leave(asked.where, "equal to an earlier answer")

@@ -22,6 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from distill.endpoints.messages import read_message
@@ -29,6 +30,7 @@ from distill.exchange.exported_rows import COLUMNS, OWN_ROW, problem_in, trace_i
 from distill.problems.conversations import LeftOut, from_messages
 from distill.problems.published import Row, form_of
 from toolkit.errors import InputError
+from toolkit.formats.message_fields import content_parts
 from toolkit.records import Problem, Trace
 
 IMPORTED = "import"
@@ -47,8 +49,9 @@ BROKEN_REMEDY = "correct the row, or leave such rows out with --broken leave-out
 class PublishedTrace:
     """One answer of a row, and what its publisher says of it."""
 
-    trace: Trace
-    """Its problem, sample and request are filled in later, unless the row is one that we exported."""
+    read: Callable[[], Trace]
+    """Finds its thought, which may take milliseconds. Problem, sample and request are filled in later, unless the row
+    is one that we exported."""
     said: dict[str, Any]
     """The publisher's columns about this answer, its verdicts among them."""
     right: bool | None
@@ -153,8 +156,9 @@ def _is_fact(value: Any) -> bool:
 
 def _exported(row: Row) -> TraceRow:
     verdicts = {name: row[name] for name in ("correct", "verifier") if name in row}
-    trace = PublishedTrace(trace=trace_in(row), said=verdicts, right=row.get("correct"))
-    return TraceRow(problem=problem_in(row), traces=[trace])
+    trace = trace_in(row)
+    published = PublishedTrace(read=lambda: trace, said=verdicts, right=row.get("correct"))
+    return TraceRow(problem=problem_in(row), traces=[published])
 
 
 def _openr1(row: Row) -> TraceRow:
@@ -246,6 +250,11 @@ def _conversation(column: str, teacher: str = UNKNOWN) -> Callable[[Row], TraceR
     return read
 
 
+def _thinks_as_sky_t1(row: Row) -> bool:
+    turns = row["conversations"]
+    return isinstance(turns, list) and "<|begin_of_thought|>" in str(turns[-1:])
+
+
 def _message(said: Mapping[str, Any]) -> dict[str, Any]:
     """Return a turn with the names of fields that servers use."""
     names = {"from": "role", "value": "content"}
@@ -270,13 +279,19 @@ def published_trace(
     finish_reason: Any = None,
     right: bool | None = None,
 ) -> PublishedTrace:
-    """Read an answer as a server's message is read; one whose thought is not closed was cut."""
+    """Return an answer, to be read as a server's message is; raises `InputError` if it holds no text."""
     try:
-        read = read_message(message, finish_reason)
+        content_parts(message)
     except TypeError as error:
         raise InputError(f"answer ({message.get('content')!r:.80}) cannot be read: {error}") from error
+    return PublishedTrace(read=partial(_read, message, teacher, finish_reason), said=said, right=right)
+
+
+def _read(message: Mapping[str, Any], teacher: str, finish_reason: Any) -> Trace:
+    """Read an answer; one whose thought is not closed was cut."""
+    read = read_message(message, finish_reason)
     cut = read.finish_reason == "error" and finish_reason is None and not read.closed
-    trace = Trace(
+    return Trace(
         problem_id="",
         sample=0,
         reasoning=read.reasoning,
@@ -289,7 +304,6 @@ def published_trace(
         teacher=f"{teacher}@{IMPORTED}",
         request_hash="",
     )
-    return PublishedTrace(trace=trace, said=said, right=right)
 
 
 def _problem_values(row: Row, *, question: Any, family: Any) -> tuple[dict[str, Any], str]:
@@ -367,7 +381,7 @@ TRACE_FORMS = (
         known_by=("conversations", "system"),
         uses=_TALK_USES,
         read=_conversation("conversations", "deepseek-ai/DeepSeek-R1"),
-        fits=lambda row: "<|begin_of_thought|>" in str(row["conversations"]),
+        fits=_thinks_as_sky_t1,
     ),
     TraceForm(name="messages", known_by=("messages",), uses=_TALK_USES, read=_conversation("messages")),
     TraceForm(name="ShareGPT", known_by=("conversations",), uses=_TALK_USES, read=_conversation("conversations")),

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from distill.exchange.import_stage import LEFT_OUT, PUBLISHED, SCRATCH, ImportConfig, import_traces
-from distill.exchange.trace_forms import TRACE_FORMS
+from distill.exchange.exported_rows import row_of
+from distill.exchange.import_stage import LEFT_OUT, PUBLISHED, SCRATCH, ImportConfig, import_traces, read_row
+from distill.exchange.trace_forms import TRACE_FORMS, TraceRow
+from distill.problems.conversations import LeftOut
+from distill.problems.files import FileRow
 from distill.problems.problem_set import read_problems
 from distill.problems.splits import split_of
 from tests.distill.exchange import published_rows as published
 from tests.distill.exchange.published_rows import ANSWER, SUM, THINK, THOUGHT, write_parquet
+from tests.samples import TRACE
 from toolkit.errors import InputError
 from toolkit.figures.ledger import PROBLEMS, TRACES, VERDICTS
 from toolkit.records import Problem, Trace, Verdict, read_jsonl, read_records
@@ -189,6 +195,44 @@ def test_a_row_that_lacks_a_field_is_named_with_what_to_do(tmp_path: Path, row: 
     assert len(problems) == len(traces) == 1
     (left,) = lines(tmp_path / "run" / LEFT_OUT)
     assert left["where"] == f"{place} line 2" and lacks in left["reason"]
+
+
+WRONG: list[Any] = [None, "", " ", 3, True, [], {}, [None], ["x"], [{}], {"role": 1}, [{"role": "user", "content": 3}]]
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        published.openr1(),
+        published.mixture_of_thoughts(),
+        published.open_thoughts_114k(),
+        published.open_thoughts_metadata(),
+        published.open_thoughts_3(),
+        published.s1k(),
+        published.s1k_1_1(),
+        published.messages(reasoning=THOUGHT),
+        row_of(Problem.create(family="user", question=SUM, answer="42"), replace(TRACE, reasoning=THOUGHT), None),
+    ],
+)
+def test_a_wrong_value_is_read_or_refused_and_never_breaks_an_import(row: dict[str, Any]) -> None:
+    for column in row:
+        for value in WRONG:
+            for _, read in _reads({**row, column: value}):
+                assert read.traces and all(isinstance(each.read(), Trace) for each in read.traces)
+
+
+def _reads(row: dict[str, Any]) -> Iterator[tuple[str, TraceRow]]:
+    try:
+        form, read, asked = read_row(
+            FileRow(where="rows.jsonl line 1", values=row), None, ImportConfig(place=Path("x"))
+        )
+    except LeftOut:
+        return
+    except InputError as error:
+        assert "rows.jsonl line 1" in str(error)
+        return
+    assert asked.problem.question.strip()
+    yield form, read
 
 
 def test_a_conversation_keeps_what_was_said_before_its_last_question(tmp_path: Path) -> None:
