@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from distill.problems.splits import split_of
+from distill.verification.code.unit_tests import TESTS, check_tests
 from toolkit.errors import InputError
 from toolkit.formats.message_fields import whole
 from toolkit.records import Problem, Trace, Verdict
@@ -80,6 +81,8 @@ def row_of(problem: Problem, trace: Trace, verdict: Verdict | None) -> dict[str,
 
 def trace_in(row: Mapping[str, Any]) -> Trace:
     """Return the trace of a row; raises `InputError` naming a column whose value it cannot have."""
+    if isinstance(row["sample"], int) and not 0 <= row["sample"] < 2**31:
+        raise InputError(f"sample ({row['sample']}) must be the number of a sample, from 0")
     values = {name: row[name] for name in _OF_TRACE} | {name: row.get(name) for name in _COUNTS}
     return Trace.from_dict({**values, "problem_id": row["problem_id"], "request_hash": row.get("request_hash") or ""})
 
@@ -89,9 +92,11 @@ def problem_in(row: Mapping[str, Any]) -> Problem:
     if not isinstance(row["question"], str) or not row["question"].strip():
         raise InputError(f"question ({row['question']!r:.80}) must be a text that is not empty")
     try:
-        metadata = json.loads(row.get("metadata") or "{}")
+        metadata = dict(json.loads(row.get("metadata") or "{}"))
     except (ValueError, TypeError) as error:
         raise InputError(f"metadata ({row['metadata']!r:.80}) must be a JSON object: {error}") from error
+    if TESTS in metadata and (wrong := check_tests(metadata[TESTS])):
+        raise InputError(f"metadata has tests that {wrong}")
     return Problem.from_dict(
         {
             "id": row["problem_id"],

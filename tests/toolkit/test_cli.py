@@ -242,7 +242,9 @@ def test_usage_shows_what_traces_needs_and_showing_them_needs_none_of_it(tmp_pat
     text = capsys.readouterr().out
     usage = text.partition("\n\n")[0]
     assert " --out OUT" in usage and "[--out OUT]" not in usage
-    assert usage.endswith("\n       toolkit traces show [--failed | --dropped] RUN") and "show  " not in text
+    assert "\n       toolkit traces show [--failed | --dropped] RUN\n" in usage and "show  " not in text
+    assert "\n       toolkit traces export [OPTION ...] --out OUT RUN\n" in usage
+    assert usage.endswith("\n       toolkit traces import [OPTION ...] --out OUT DATA")
     assert main(["traces", "show", str(tmp_path)]) == 2
     assert "is not a run folder" in capsys.readouterr().err
 

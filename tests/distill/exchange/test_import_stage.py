@@ -197,7 +197,26 @@ def test_a_row_that_lacks_a_field_is_named_with_what_to_do(tmp_path: Path, row: 
     assert left["where"] == f"{place} line 2" and lacks in left["reason"]
 
 
-WRONG: list[Any] = [None, "", " ", 3, True, [], {}, [None], ["x"], [{}], {"role": 1}, [{"role": "user", "content": 3}]]
+WRONG: list[Any] = [
+    *(None, "", " ", "{\"tests\": 3}", -1, 3, 2**62, True),
+    *([], {}, [None], ["x"], [{}], {"role": 1}, [{"role": "user", "content": 3}]),
+]
+    None,
+    -1,
+    2**62,
+    '{"tests": 3}',
+    "",
+    " ",
+    3,
+    True,
+    [],
+    {},
+    [None],
+    ["x"],
+    [{}],
+    {"role": 1},
+    [{"role": "user", "content": 3}],
+]
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from typing import Any
 
 from toolkit.cli.options.command import Options, Result
 from toolkit.cli.options.shared import add_unsafe_option, allow_unsafe_execution
-from toolkit.cli.options.values import add_flag, count_of, data_of, path_of, shared_options
+from toolkit.cli.options.values import add_flag, count_of, data_of, name_of, path_of, shared_options
 from toolkit.terminal import counted
 
 
@@ -49,13 +49,13 @@ def add_import(subcommands: Any) -> None:
     parser.add_argument("--limit", type=count_of, metavar="N", help="most rows to read; default: all")
     parser.add_argument(
         "--teacher",
-        default="",
+        type=name_of,
         metavar="NAME",
         help="model that answered; default: the one that the data are known for",
     )
     parser.add_argument(
         "--reference-field",
-        default="",
+        type=name_of,
         metavar="COLUMN",
         help="column that holds the references; default: that of the data's form",
     )
@@ -92,8 +92,8 @@ def traces_import(options: Options) -> Result:
     config = ImportConfig(
         place=options.data,
         limit=options.limit,
-        teacher=options.teacher,
-        reference_field=options.reference_field,
+        teacher=options.teacher or "",
+        reference_field=options.reference_field or "",
         conflicts=options.conflicts,
         broken=options.broken,
         verify=not options.no_verify,
