@@ -198,24 +198,8 @@ def test_a_row_that_lacks_a_field_is_named_with_what_to_do(tmp_path: Path, row: 
 
 
 WRONG: list[Any] = [
-    *(None, "", " ", "{\"tests\": 3}", -1, 3, 2**62, True),
+    *(None, "", " ", '{"tests": 3}', -1, 3, 2**62, True),
     *([], {}, [None], ["x"], [{}], {"role": 1}, [{"role": "user", "content": 3}]),
-]
-    None,
-    -1,
-    2**62,
-    '{"tests": 3}',
-    "",
-    " ",
-    3,
-    True,
-    [],
-    {},
-    [None],
-    ["x"],
-    [{}],
-    {"role": 1},
-    [{"role": "user", "content": 3}],
 ]
 
 
