@@ -31,6 +31,7 @@ from toolkit.cli.options.shared import (
 )
 from toolkit.cli.options.values import Instead, count_of, name_of, path_of, shared_options
 from toolkit.cli.traces.curate import add_curate
+from toolkit.cli.traces.data_sets import add_export, add_import
 from toolkit.cli.traces.merge import add_merge
 from toolkit.errors import InputError
 from toolkit.terminal import counted, say
@@ -60,16 +61,18 @@ def add_traces(add: AddCommand) -> None:
     parser.add_argument("--out", type=path_of, required=True, help="run folder to write")
     parser.usage = (
         "%(prog)s [OPTION ...] --out OUT\n       %(prog)s show [--failed | --dropped [--reason REASON]] RUN\n"
-        "       %(prog)s curate [OPTION ...] --out OUT RUN|FILE ...\n       %(prog)s merge --out OUT RUN ..."
+        "       %(prog)s curate [OPTION ...] --out OUT RUN|FILE ...\n       %(prog)s merge --out OUT RUN ...\n"
+        "       %(prog)s export [OPTION ...] --out OUT RUN\n       %(prog)s import [OPTION ...] --out OUT DATA"
     )
+    name = parser.prog
     parser.epilog = (
-        f"{parser.prog} show RUN lists the traces of a run, {parser.prog} curate RUN chooses a training set from them, "
-        f"{parser.prog} merge RUN ... makes one run of parts; each has a --help of its own"
+        f"{name} show RUN lists the traces of a run, {name} curate RUN chooses a training set from them, "
+        f"{name} merge RUN ... makes one run of parts, {name} export RUN writes a data set, {name} import DATA reads a "
+        "published one; each has a --help of its own"
     )
     subcommands = parser.add_subparsers(prog=parser.prog, metavar="show", help=argparse.SUPPRESS, action=Instead)
-    _add_show(subcommands)
-    add_curate(subcommands)
-    add_merge(subcommands)
+    for add_subcommand in (_add_show, add_curate, add_merge, add_export, add_import):
+        add_subcommand(subcommands)
 
 
 def _add_show(subcommands: Any) -> None:
