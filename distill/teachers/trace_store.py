@@ -70,13 +70,14 @@ class CollectedTraces:
     """The limit that ended the run before all was asked; empty if none did."""
 
     def counts(self) -> dict[str, Any]:
-        return counts_of(
+        counts = counts_of(
             traces=len(self.traces),
             whole=self.whole,
             failed=len(self.failures),
             left_out=self.left_out,
             stopped_by=self.stopped_by,
         )
+        return counts | ({"requests": self.requests} if self.stopped_by else {})
 
 
 def find_teacher(
@@ -163,9 +164,6 @@ def gather(
     whole, failures = write_outcomes(traces, problems, folder)
     if failures:
         say(f"{failed_line(len(traces), failures)}; to ask those again, use --retry-failed")
-    if stopped:
-        done = len(traces) + len(failures)
-        say(f"traces: stopped by {stopped} after {done} of {counted(wanted, 'request')}; raise it to go on")
     return CollectedTraces(
         traces=traces,
         failures=failures,

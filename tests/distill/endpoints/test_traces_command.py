@@ -54,22 +54,28 @@ def test_a_limit_leaves_a_finished_run_and_a_higher_one_goes_on(
         command = [*words, "--teacher", url]
         assert main([*command, "--limit", "25"]) == 0
         said = capsys.readouterr()
-        assert "stopped by --limit 25" in said.out and "after 25 of 60 requests; raise it to go on" in said.err
+        assert "--limit 25 stopped it at that many of 60; raise it to go on" in said.out
         assert len(read_records(out / "traces.jsonl", Trace)) == 25 == stats(url)["asked"]
         assert main([*command, "--limit", "25"]) == 0
-        assert stats(url)["asked"] == 25 and "already done" in capsys.readouterr().err
+        assert stats(url)["asked"] == 25 and "was stopped by --limit 25; raise it" in capsys.readouterr().err
         assert main(command) == 0
         assert len(read_records(out / "traces.jsonl", Trace)) == 60 == stats(url)["asked"]
     assert "stopped_by" not in (read_manifest(out) or {})["measured"]
 
 
-def test_servers_of_a_file_answer_together(words: list[str], tmp_path: Path) -> None:
+def test_servers_of_a_file_answer_together(
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     with paced_server(tokens=4, rate=20.0) as first, paced_server(tokens=4, rate=20.0) as second:
         table = tmp_path / "servers.jsonl"
         table.write_text(f'{{"url": "{first}", "concurrency": 4}}\n{{"url": "{second}", "concurrency": 4}}\n')
         assert main([*words, "--teacher", str(table)]) == 0
         assert stats(first)["asked"] + stats(second)["asked"] == 60 and stats(second)["asked"] > 10
         assert max(stats(first)["most open"], stats(second)["most open"]) <= 4
+        assert (
+            f"answered by {first}: {stats(first)['asked']}, {second}: {stats(second)['asked']}"
+            in capsys.readouterr().err
+        )
 
 
 def test_servers_of_different_models_are_no_teacher(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:

@@ -95,7 +95,9 @@ def add_serving_options(parser: Parser) -> None:
     group.add_argument("--price-out", type=money_of, metavar="P", help="price of a million tokens of answers")
     group.add_argument("--max-cost", type=money_of, metavar="M", help="stop before the traces cost more than this")
     group.add_argument("--max-tokens-total", type=count_of, metavar="N", help="stop before they take more tokens")
-    group.add_argument("--limit", type=count_of, metavar="N", help="stop after so many requests")
+    group.add_argument(
+        "--limit", type=count_of, metavar="N", help="stop when so many requests have an answer, earlier ones included"
+    )
 
 
 def asking_of(options: Options) -> Asking:

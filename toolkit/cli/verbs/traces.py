@@ -111,7 +111,7 @@ def traces(options: Options) -> Result:
     from distill.teachers.trace_store import find_teacher, gather
     from toolkit.figures.ledger import PROBLEMS
     from toolkit.records import write_records
-    from toolkit.runs import Stage, check_out, finish, is_complete, partial_folder, read_manifest, say_done
+    from toolkit.runs import Stage, check_out, finish, is_complete, partial_folder, read_manifest
 
     out, asking, part = options.out, asking_of(options), part_of(options)
     argument, serving = serving_of(options)
@@ -134,7 +134,7 @@ def traces(options: Options) -> Result:
     )
     complete = is_complete(out, stage)
     if complete and not _goes_on(options, (read_manifest(out) or {})["measured"]):
-        say_done(out)
+        _say_done(out)
     else:
         folder = partial_folder(out, stage, cheap=(PROBLEMS, ASKED, FAILED))
         write_records(folder / PROBLEMS, problems)
@@ -155,6 +155,16 @@ def traces(options: Options) -> Result:
             return _forecast(collect, serving)
         finish(folder, out, stage, collect(limit=options.limit).counts(), anew=complete)
     return _collected(out, (read_manifest(out) or {})["measured"])
+
+
+def _say_done(out: Path) -> None:
+    """Say that a run is finished, or stopped by the limit that is given again."""
+    from toolkit.runs import read_manifest, say_done
+
+    if stopped_by := (read_manifest(out) or {})["measured"].get("stopped_by"):
+        say(f"{out} was stopped by {stopped_by}; raise it to go on")
+    else:
+        say_done(out)
 
 
 def _problems(options: Options) -> list[Problem]:
@@ -198,7 +208,7 @@ def _collected(out: Path, measured: Mapping[str, Any]) -> Result:
     if measured.get("failed"):
         text += f"; {counted(measured['failed'], 'request')} failed: toolkit traces show {out} --failed"
     if measured.get("stopped_by"):
-        text += f"; stopped by {measured['stopped_by']}"
+        text += f"; {measured['stopped_by']} stopped it at that many of {measured.get('requests')}; raise it to go on"
     return Result(facts={"folder": str(out), **measured}, text=text)
 
 
