@@ -80,6 +80,9 @@ class ScriptedDecoder:
     def keep(self, rows: Ints) -> None:
         raise AssertionError("a chat has one row")
 
+    def replace(self, rows: Ints, prompts: Sequence[Sequence[int]]) -> Floats:
+        raise AssertionError("a chat has one row")
+
     def _next(self) -> Floats:
         logits_BV = np.full((1, self._chat_format.tokenizer.get_vocab_size()), -100.0, dtype=np.float32)
         logits_BV[0, self._ids.pop(0)] = 0.0

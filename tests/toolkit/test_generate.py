@@ -35,6 +35,11 @@ class Chain:
     def keep(self, rows: Ints) -> None:
         self.rows = [self.rows[i] for i in rows]
 
+    def replace(self, rows: Ints, prompts: Sequence[Sequence[int]]) -> Floats:
+        for row, prompt in zip(rows, prompts, strict=True):
+            self.rows[row] = list(prompt)
+        return self._logits()[rows]
+
     def _logits(self) -> Floats:
         self.sizes.append(len(self.rows))
         logits_BV: Floats = np.stack([self.table_VVV[row[-2], row[-1]] for row in self.rows])

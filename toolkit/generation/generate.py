@@ -73,6 +73,9 @@ class Decoder(Protocol):
     def keep(self, rows: Ints) -> None:
         """Keep only these rows of the batch, in this order."""
 
+    def replace(self, rows: Ints, prompts: Sequence[Sequence[int]]) -> Floats:
+        """Read a prompt into each of these rows, in place of what it holds; returns logits_BV of these rows alone."""
+
 
 @dataclass(frozen=True, slots=True)
 class Token:
@@ -112,7 +115,7 @@ def decode(
             f"the prompt ({longest} tokens) must be shorter than the model's context ({decoder.max_length}); shorten it"
         )
     limit = min(sampling.max_new_tokens, room)
-    generators = [_generator(seeds[i] if seeds else sampling.seed + i, drawn) for i in range(len(prompts))]
+    generators = [generator_of(seeds[i] if seeds else sampling.seed + i, drawn) for i in range(len(prompts))]
     histories = [list(prompt) for prompt in prompts]
     alive = list(range(len(prompts)))
     batch = alive.copy()  # the row of each row in the decoder's batch
@@ -153,7 +156,7 @@ def complete(
     return rows
 
 
-def _generator(seed: int, drawn: int) -> np.random.Generator:
+def generator_of(seed: int, drawn: int) -> np.random.Generator:
     """Return numpy's default generator after so many draws."""
     bits = np.random.PCG64(seed)
     bits.advance(drawn)

@@ -25,6 +25,11 @@ from toolkit.model.loading import load_whole
 from toolkit.model.mla import absorb
 from toolkit.model.precision import compute_dtype
 
+MOST_READ = 16_384
+"""Tokens of prompts, padding included, that are read at once: more would take much memory and be no faster."""
+DROPPED_FROM = 0.125
+"""Columns of the cache that no row uses are dropped when they are more than this share."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class LatentCache:
@@ -83,10 +88,44 @@ class TorchDecoder:
         """See `Decoder.start`; returns logits_BV. A prompt that several rows share is read once."""
         places: dict[tuple[int, ...], int] = {}
         rows = np.array([places.setdefault(tuple(prompt), len(places)) for prompt in prompts])
-        logits_BV = self._read(list(places))
+        distinct = list(places)
+        first, *others = _pieces(distinct)
+        logits = [self._read(distinct[first])]
+        for piece in others:
+            logits.append(self._place(np.arange(piece.start, piece.stop), distinct[piece]))
+        logits_BV = np.concatenate(logits)
         if len(places) < len(prompts):
             self.keep(rows)
             logits_BV = logits_BV[rows]
+        return logits_BV
+
+    @torch.inference_mode()
+    def replace(self, rows: Ints, prompts: Sequence[Sequence[int]]) -> Floats:
+        """See `Decoder.replace`; returns logits_BV of these rows.
+
+        A row is written where it will be read, so the others are not copied. Columns that are padding in all rows are
+        dropped when they are many.
+        """
+        logits_BV = self._place(rows, prompts)
+        unused, length = int(self._mask_BS.argmax(1).min()), self._mask_BS.shape[1]
+        if unused > DROPPED_FROM * length:
+            self.keep(np.arange(len(self._mask_BS)))
+        return logits_BV
+
+    def _place(self, rows: Ints, prompts: Sequence[Sequence[int]]) -> Floats:
+        cache, mask_BS = self._cache, self._mask_BS
+        logits_BV = self.start(prompts)
+        read, read_mask_BS = self._cache, self._mask_BS
+        assert cache is not None and read is not None
+        index = torch.from_numpy(np.ascontiguousarray(rows)).to(self.device)
+        for layer, other in zip(cache.layers, read.layers, strict=True):
+            assert isinstance(layer, GrowingLayer) and isinstance(other, GrowingLayer)
+            layer.place(index, other)
+        count, length = max(len(mask_BS), int(rows.max()) + 1), max(mask_BS.shape[1], read_mask_BS.shape[1])
+        self._cache, self._mask_BS = cache, mask_BS.new_zeros(count, length)
+        self._mask_BS[: len(mask_BS), length - mask_BS.shape[1] :] = mask_BS
+        self._mask_BS[index] = torch.nn.functional.pad(read_mask_BS, (length - read_mask_BS.shape[1], 0))
+        self._padded = not bool(self._mask_BS.all())
         return logits_BV
 
     def _read(self, prompts: Sequence[Sequence[int]]) -> Floats:
@@ -131,6 +170,17 @@ class TorchDecoder:
         )
         logits_BV: Floats = output.logits[:, -1].float().cpu().numpy()
         return logits_BV
+
+
+def _pieces(prompts: Sequence[Sequence[int]]) -> list[slice]:
+    """Cut prompts into runs that have at most `MOST_READ` tokens each when they are padded, or are one prompt."""
+    pieces, begin, longest = [], 0, 0
+    for end, prompt in enumerate(prompts):
+        longest = max(longest, len(prompt))
+        if end > begin and longest * (end + 1 - begin) > MOST_READ:
+            pieces.append(slice(begin, end))
+            begin, longest = end, len(prompt)
+    return [*pieces, slice(begin, len(prompts))]
 
 
 def load_model(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
