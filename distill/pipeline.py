@@ -141,18 +141,23 @@ def demo() -> DistillConfig:
 
 
 def distill(
-    config: DistillConfig, out: Path, open_decoder: Callable[[Path], Decoder], *, retry_failed: bool = False
+    config: DistillConfig,
+    out: Path,
+    open_decoder: Callable[[Path], Decoder],
+    opened: str = "",
+    *,
+    retry_failed: bool = False,
 ) -> Path:
     """Run the stage into `out`, or do nothing if `out` holds this run already; return `out`.
 
-    `open_decoder` opens the teacher's folder; it is called only if a trace is missing. `retry_failed`: whether requests
-    with a recorded failure are sent again. Raises `InputError` for wrong input before any long work starts.
+    `open_decoder` opens the teacher's folder; it is called only if a trace is missing. `opened` as for `ModelFolder`.
+    `retry_failed`: whether requests with a recorded failure are sent again. Raises `InputError` for wrong input before any long work starts.
     """
     check_samples(config.samples, config.sampling.temperature)
     check_out(out)
     known = _traces_from_before(config)
     given = None if config.problems is None else read_problems(config.problems, config.reading)
-    teacher = find_teacher(config.teacher, out, open_decoder, answers=config.traces is None)
+    teacher = find_teacher(config.teacher, out, open_decoder, opened, answers=config.traces is None)
     student = resolve(config.student)
     stage = _stage(config, teacher, student, given)
     if is_complete(out, stage):

@@ -3,8 +3,8 @@
     row 0   ███ prompt ░░░░░░░░░░░ answer ─ ends │ ███ next prompt ░░░░
     row 1   ███ prompt ░░░░ answer ─ ends │ ███ next prompt ░░░░░░░░░░░
 
-Each row draws with a generator of its own, and has its own history and limit: what it says depends on its prompt and its
-seed, whichever rows are beside it (as far as the decoder's arithmetic gives a row the same logits in any batch).
+Each row draws with a generator of its own, and has its own history and limit: what it says depends on its prompt and
+its seed, whichever rows are beside it (as far as the decoder gives a row the same logits in any batch).
 
 transformers has a loop of this kind (`generate_batch`), whose rows share one random generator, and whose paged cache
 holds keys and values, but no latents. Here each row has its seed, and the decoder its cache.

@@ -76,7 +76,7 @@ def find_teacher(
     argument: str,
     out: Path,
     open_decoder: Callable[[Path], Decoder],
-    cache: str = "",
+    opened: str = "",
     *,
     answers: bool = True,
     serving: Serving = AS_USUAL,
@@ -87,8 +87,8 @@ def find_teacher(
     contacted if the argument or the run names the model, or if the teacher never `answers` in this run. If the server
     is unreachable, the model that neighbouring runs recorded is used.
     """
-    if not is_endpoint(argument) or cache:
-        return find_respondent(argument, open_decoder, cache)
+    if not is_endpoint(argument) or opened:
+        return find_respondent(argument, open_decoder, opened)
     address, named = parse_address(argument)
     first = serving.servers[0] if serving.servers else ServerSettings(url=address, model=named)
     model = named or first.model or _model_of(address, out, first.key, answers=answers)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from toolkit.cli.options.command import Options
+from toolkit.cli.options.shared import OWN_OR
 from toolkit.cli.options.values import (
     Parser,
     add_flag,
@@ -45,10 +46,12 @@ def add_teachers_option(parser: Parser) -> None:
 def add_asking_options(parser: Parser) -> None:
     """Add what shapes an answer besides the usual sampling options."""
     group = parser.add_argument_group("how the questions are put")
-    group.add_argument("--top-p", type=share_of, default=0.95, help="nucleus of the sampling; default: %(default)s")
-    group.add_argument("--top-k", type=top_k_of, default=0, help="likeliest tokens to choose from; default: all")
-    group.add_argument("--min-p", type=share_of, default=0.0, help="least share of the likeliest; default: %(default)s")
-    group.add_argument("--repetition-penalty", type=factor_of, default=1.0, help="default: %(default)s, which is none")
+    group.add_argument("--top-p", type=share_of, help=f"nucleus of the sampling; default: {OWN_OR.format(0.95)}")
+    group.add_argument(
+        "--top-k", type=top_k_of, help=f"likeliest tokens to choose from; default: {OWN_OR.format('all')}"
+    )
+    group.add_argument("--min-p", type=share_of, help=f"least share of the likeliest; default: {OWN_OR.format('0')}")
+    group.add_argument("--repetition-penalty", type=factor_of, help=f"default: {OWN_OR.format('1, which is none')}")
     group.add_argument("--system", default="", metavar="TEXT", help="system prompt of problems that have none")
     group.add_argument(
         "--prompt-template",

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from toolkit.cli.options.command import AddCommand, Options, Result
+from toolkit.cli.options.local import add_load_option, check_load_option, teacher_sampling
 from toolkit.cli.options.serving import (
     add_asking_options,
     add_serving_options,
@@ -26,7 +27,6 @@ from toolkit.cli.options.shared import (
     add_sampling_options,
     decoder_of,
     reading_of,
-    sampling_of,
 )
 from toolkit.cli.options.values import Instead, count_of, name_of, path_of, shared_options
 from toolkit.cli.traces.curate import add_curate
@@ -48,8 +48,9 @@ def add_traces(add: AddCommand) -> None:
     parser.add_argument(
         "--per-family", type=count_of, default=100, help="procedural problems of each family; default: %(default)s"
     )
-    add_sampling_options(parser, temperature=0.6)
+    add_sampling_options(parser, temperature=None)
     add_asking_options(parser)
+    add_load_option(parser)
     add_cache_options(parser)
     add_serving_options(parser)
     add_retry_option(parser)
@@ -98,18 +99,23 @@ def traces(options: Options) -> Result:
     from distill.collecting.outcomes import FAILED
     from distill.evaluation.evaluate import problems_digest
     from distill.store.sharded_store import ASKED
+    from distill.teachers.respondent import ModelFolder
     from distill.teachers.trace_store import find_teacher, gather
     from toolkit.figures.ledger import PROBLEMS
     from toolkit.records import write_records
     from toolkit.runs import Stage, check_out, finish, is_complete, partial_folder, read_manifest, say_done
 
-    out, sampling, asking = options.out, sampling_of(options), asking_of(options)
+    out, asking = options.out, asking_of(options)
     argument, serving = serving_of(options)
+    check_load_option(options, argument)
     decoder_options = decoder_of(options)
-    check_samples(options.samples, options.temperature)
+    if options.temperature is not None:
+        check_samples(options.samples, options.temperature)
     check_out(out)
     problems = _problems(options)
     teacher = find_teacher(argument, out, *decoder_options, serving=serving)
+    sampling = teacher_sampling(options, argument, teacher.folder if isinstance(teacher, ModelFolder) else None)
+    check_samples(options.samples, sampling.temperature)
     stage = Stage(
         name="traces",
         config={"samples": options.samples, **asdict(sampling), **asking.given()},
