@@ -151,7 +151,8 @@ def distill(
     """Run the stage into `out`, or do nothing if `out` holds this run already; return `out`.
 
     `open_decoder` opens the teacher's folder; it is called only if a trace is missing. `opened` as for `ModelFolder`.
-    `retry_failed`: whether requests with a recorded failure are sent again. Raises `InputError` for wrong input before any long work starts.
+    `retry_failed`: whether requests with a recorded failure are sent again. Raises `InputError` for wrong input before
+    any long work starts.
     """
     check_samples(config.samples, config.sampling.temperature)
     check_out(out)

@@ -14,6 +14,7 @@ from itertools import islice
 from distill.collecting.job import Job, P, Plan, Request
 from distill.collecting.trace_log import Collected, OwnFile, TraceLog
 from distill.local.continuous import complete_each
+from distill.local.room import rows_that_fit
 from distill.store.sharded_store import HeldTraces, TraceStore
 from toolkit.errors import InputError
 from toolkit.formats.chat_format import ChatFormat, ReasoningParser
@@ -39,10 +40,9 @@ def sample_traces(
     def draw(missing: Iterator[Request[list[int]]], log: TraceLog) -> None:
         decoder = open_decoder()
         _check_room(plan, job.sampling, decoder.max_length)
+        rows = rows_that_fit(decoder, job.batch_size, plan.longest[0] + job.sampling.max_new_tokens)
         waiting = _longest_first(missing, WINDOW_BATCHES * job.batch_size if job.shared else None)
-        for request, sampled in complete_each(
-            decoder, waiting, job.sampling, chat_format.stop_ids, rows=job.batch_size
-        ):
+        for request, sampled in complete_each(decoder, waiting, job.sampling, chat_format.stop_ids, rows=rows):
             log.answered(_trace(request, sampled, chat_format, teacher))
 
     return collect(plan, draw, job)

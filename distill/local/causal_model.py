@@ -16,7 +16,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from distill.local.needs import check_room, needs_of
 from distill.local.quantized import LoadIn, check_load_in, prepare, quantization_settings
 from toolkit.errors import InputError
-from toolkit.model.decoder import EXACT, LatentCache, TorchDecoder
+from toolkit.model.decoder import EXACT, LatentCache, TorchDecoder, free_bytes
 from toolkit.model.loading import load_whole
 from toolkit.model.precision import compute_dtype
 from toolkit.records import read_object
@@ -27,18 +27,20 @@ CACHED = ("full_attention", "sliding_attention", "chunked_attention")
 """Kinds of layers whose cache is one of keys and values, or of latents."""
 
 
-def open_causal_model(folder: Path, *, cache: LatentCache = EXACT, load_in: LoadIn | None = None) -> TorchDecoder:
-    """Load a checkpoint, in bf16 where the processor or GPU has it, or in fewer bits.
+def open_causal_model(
+    folder: Path, dtype: torch.dtype | None = None, *, cache: LatentCache = EXACT, load_in: LoadIn | None = None
+) -> TorchDecoder:
+    """Load a checkpoint, by default in bf16 where the processor or GPU has it, or in fewer bits.
 
     Raises `InputError` if the folder is no causal model, is quantized already, or does not fit the memory.
     """
     check_causal(folder)
     if load_in:
         check_load_in(folder, load_in)
-    dtype, attention = compute_dtype(), attention_of(folder)
+    dtype, attention = dtype or compute_dtype(), attention_of(folder)
     empty = load_whole(AutoModelForCausalLM, folder, device_map="meta", attn_implementation=attention)
     check_layers(folder, empty)
-    check_room(folder, needs_of(empty, folder, dtype, load_in), load_in)
+    check_room(folder, needs_of(empty, folder, dtype, load_in), load_in, free_bytes())
     settings: dict[str, Any] = quantization_settings(empty, load_in, dtype) if load_in else {}
     model = load_whole(
         AutoModelForCausalLM, folder, dtype=dtype, attn_implementation=attention, device_map=devices(), **settings

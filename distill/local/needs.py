@@ -1,29 +1,24 @@
 """What a model takes of this machine's memory, known from its files before a weight is read.
 
-The weights are counted on a model without any (torch's device `meta`); the cache by what its attention keeps of a token: keys
-and values of each layer, or latents.
+The weights are counted on a model without any (torch's device `meta`); the cache by what its attention keeps of a
+token: keys and values of each layer, or latents.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from transformers import PreTrainedModel
 
 from distill.local.quantized import WEIGHT_BYTES, LoadIn, quantized_layers
 from toolkit.errors import InputError
-from toolkit.machine.allowance import memory
-from toolkit.model.latent_basis import latent_layers
+from toolkit.model.cache import position_bytes
 from toolkit.model.loading import quantization
 
 WORKING_SHARE = 1.05
 """What loading and computing take besides, as a factor of the weights."""
-CACHE_SHARE = 1.4
-"""Room that a cache has ahead of its rows, and the layer that exists twice while it grows."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,31 +46,13 @@ def weight_file_bytes(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.glob("*.safetensors"))
 
 
-def position_bytes(model: PreTrainedModel, dtype: torch.dtype) -> int:
-    """Return the bytes that one token of one row takes in the exact cache."""
-    config: Any = model.config.get_text_config(decoder=True)
-    if layers := latent_layers(model):
-        return sum(layer.kv_lora_rank + layer.qk_rope_head_dim for layer in layers) * dtype.itemsize
-    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    count: int = 2 * heads * head_dim * config.num_hidden_layers
-    return count * dtype.itemsize
-
-
-def free_bytes() -> int:
-    """Return the free memory of the GPUs, or of the machine if there is none."""
-    if torch.cuda.is_available():
-        return sum(torch.cuda.mem_get_info(device)[0] for device in range(torch.cuda.device_count()))
-    return memory().available_bytes
-
-
-def check_room(folder: Path, needs: Needs, load_in: LoadIn | None, free: Callable[[], int] = free_bytes) -> None:
-    """Raise `InputError` if a checkpoint's weights do not fit this machine's free memory."""
-    wanted, has = needs.weights * WORKING_SHARE, free()
-    if wanted > has:
+def check_room(folder: Path, needs: Needs, load_in: LoadIn | None, free: int) -> None:
+    """Raise `InputError` if a checkpoint's weights do not fit so many free bytes."""
+    wanted = needs.weights * WORKING_SHARE
+    if wanted > free:
         fewer = {None: "--load-in 8bit or 4bit", "8bit": "--load-in 4bit", "4bit": ""}[load_in]
         remedy = f"use {fewer}, or a smaller model" if fewer else "use a smaller model, or a server as the teacher"
         raise InputError(
-            f"the weights of {folder} take {wanted / 1e9:.1f} GB, but {has / 1e9:.1f} GB are free "
+            f"the weights of {folder} take {wanted / 1e9:.1f} GB, but {free / 1e9:.1f} GB are free "
             f"{'on the GPU' if torch.cuda.is_available() else 'on this machine'}; {remedy}"
         )

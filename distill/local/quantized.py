@@ -98,12 +98,12 @@ def quantization_settings(model: torch.nn.Module, load_in: LoadIn, dtype: torch.
 
 def prepare(model: torch.nn.Module) -> None:
     """Let layers in 8 bits multiply with their dequantized weights, and those in 4 bits run whatever their sizes."""
-    import bitsandbytes
+    from bitsandbytes.nn.modules import Linear4bit, Linear8bitLt
 
     for module in model.modules():
-        if isinstance(module, bitsandbytes.nn.Linear8bitLt):
-            module.forward = partial(_dequantized_product, module)
-        elif isinstance(module, bitsandbytes.nn.Linear4bit) and module.out_features % ROWS_TOGETHER:
+        if isinstance(module, Linear8bitLt):
+            vars(module)["forward"] = partial(_dequantized_product, module)
+        elif isinstance(module, Linear4bit) and module.out_features % ROWS_TOGETHER:
             module.support_avx512bf16_for_cpu = False
 
 
@@ -111,6 +111,6 @@ def _dequantized_product(layer: Any, input_BTK: Tensor) -> Tensor:
     from torch.nn.functional import linear
 
     codes_NK, scale_N = layer.weight.data, layer.weight.SCB
-    output_BTN = linear(input_BTK, codes_NK.to(input_BTK.dtype))  # codes are exact in bf16
+    output_BTN: Tensor = linear(input_BTK, codes_NK.to(input_BTK.dtype))  # codes are exact in bf16
     output_BTN = output_BTN * (scale_N / INT8_LARGEST).to(input_BTK.dtype)
     return output_BTN if layer.bias is None else output_BTN + layer.bias

@@ -15,9 +15,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
-from toolkit.model.latent_basis import Basis
+from toolkit.model.latent_basis import Basis, latent_layers
 from toolkit.model.latents import FloatLatents, Int8Latents, Latents, quantize
 
 DOUBLED = 1024
@@ -142,3 +143,15 @@ def make_cache(num_hidden_layers: int, make_layer: Callable[[int], GrowingLayer]
     cache.layer_class_to_replicate = None
     cache.layers = [make_layer(number) for number in range(num_hidden_layers)]
     return cache
+
+
+def position_bytes(model: PreTrainedModel, dtype: torch.dtype) -> int:
+    """Return the bytes that one token of one row takes in the exact cache."""
+    config: Any = model.config.get_text_config(decoder=True)
+    if layers := latent_layers(model):
+        kept: int = sum(layer.kv_lora_rank + layer.qk_rope_head_dim for layer in layers)
+        return kept * dtype.itemsize
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    count: int = 2 * heads * head_dim * config.num_hidden_layers
+    return count * dtype.itemsize

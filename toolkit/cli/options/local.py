@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from toolkit.cli.options.command import Options
 from toolkit.cli.options.values import Parser
@@ -50,7 +50,7 @@ def teacher_sampling(options: Options, teacher: str, folder: Path | None) -> Sam
     )
 
 
-def own_if_left_out(given: dict[str, float], teacher: str, folder: Path | None) -> dict[str, float]:
+def own_if_left_out(given: dict[str, float], teacher: str, folder: Path | None) -> dict[str, Any]:
     """Return the sampling that a model's folder names, without what is given, and say so."""
     if folder is None or not folder.is_dir():
         return {}
