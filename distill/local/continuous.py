@@ -24,7 +24,7 @@ from toolkit.generation.generate import COMPACT_BELOW, Decoder, Floats, Sampled,
 from toolkit.records import FinishReason
 
 
-class Asked(Protocol):
+class Waiting(Protocol):
     """What a row answers."""
 
     @property
@@ -34,7 +34,7 @@ class Asked(Protocol):
     def seed(self) -> int: ...
 
 
-A = TypeVar("A", bound=Asked)
+A = TypeVar("A", bound=Waiting)
 
 
 class _Row(Generic[A]):

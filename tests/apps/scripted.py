@@ -77,10 +77,10 @@ class ScriptedDecoder:
         time.sleep(self.step_s)
         return self._next()
 
-    def keep(self, rows: Ints) -> None:
+    def replace(self, rows: Ints, prompts: Sequence[Sequence[int]]) -> Floats:
         raise AssertionError("a chat has one row")
 
-    def replace(self, rows: Ints, prompts: Sequence[Sequence[int]]) -> Floats:
+    def keep(self, rows: Ints) -> None:
         raise AssertionError("a chat has one row")
 
     def _next(self) -> Floats:

@@ -29,7 +29,7 @@ class ScriptedDecoder:
         self._met: Counter[tuple[int, ...]] = Counter()
 
     def start(self, prompts: Sequence[Sequence[int]]) -> Floats:
-        self._rows = [self._next_line(prompt) for prompt in prompts]
+        self._rows = [self.next_line(prompt) for prompt in prompts]
         return self._logits(self._rows)
 
     def step(self, tokens_B: Ints) -> Floats:
@@ -40,12 +40,12 @@ class ScriptedDecoder:
         self._rows = [self._rows[row] for row in rows]
 
     def replace(self, rows: Ints, prompts: Sequence[Sequence[int]]) -> Floats:
-        said = [self._next_line(prompt) for prompt in prompts]
+        said = [self.next_line(prompt) for prompt in prompts]
         for row, ids in zip(rows, said, strict=True):
             self._rows[row] = ids
         return self._logits(said)
 
-    def _next_line(self, prompt: Sequence[int]) -> list[int]:
+    def next_line(self, prompt: Sequence[int]) -> list[int]:
         said = self._lines[tuple(prompt)]
         self._met[tuple(prompt)] += 1
         return said[(self._met[tuple(prompt)] - 1) % len(said)]

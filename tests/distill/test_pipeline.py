@@ -16,7 +16,7 @@ from distill.trained_on import question_digest, trained_questions
 from tests.distill.scripted import ScriptedDecoder
 from toolkit.errors import FolderConflict, InputError
 from toolkit.formats.chat_format import ChatFormat, completion_text
-from toolkit.generation.generate import Decoder, Floats, Sampling
+from toolkit.generation.generate import Decoder, Sampling
 from toolkit.records import Example, Problem, Split, Trace, read_records, write_records
 from toolkit.runs import read_manifest
 
@@ -32,11 +32,11 @@ class Reciter(ScriptedDecoder):
         )
         self._patience = patience
 
-    def start(self, prompts: Sequence[Sequence[int]]) -> Floats:
-        self._patience -= len(prompts)
+    def next_line(self, prompt: Sequence[int]) -> list[int]:
+        self._patience -= 1
         if self._patience < 0:
             raise KeyboardInterrupt
-        return super().start(prompts)
+        return super().next_line(prompt)
 
 
 PROBLEMS = [Problem.create(family="user", question=f"{i}+{i}", answer=str(2 * i)) for i in range(10, 40)]

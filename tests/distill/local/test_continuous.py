@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -106,7 +106,7 @@ class Noting(BigramDecoder):
         self.steps: list[int] = []
         self.read: list[int] = []
 
-    def start(self, prompts: list[list[int]]) -> Floats:  # type: ignore[override]
+    def start(self, prompts: Sequence[Sequence[int]]) -> Floats:
         self.read.append(len(prompts))
         return super().start(prompts)
 
@@ -130,13 +130,13 @@ def test_no_row_waits_for_the_longest_one() -> None:
 def test_prompts_are_taken_when_there_is_room_for_them() -> None:
     taken, ended = [], []
 
-    def waiting() -> object:
+    def waiting() -> Iterator[Question]:
         for seed in range(30):
             taken.append(seed)
             yield Question([5, 6], seed=seed)
 
     stops = frozenset({2})
-    for one, _ in complete_each(Noting(), waiting(), Sampling(max_new_tokens=50), stops, rows=4):  # type: ignore[type-var,arg-type]
+    for one, _ in complete_each(Noting(), waiting(), Sampling(max_new_tokens=50), stops, rows=4):
         ended.append(one.seed)
         assert len(taken) - len(ended) <= 4
     assert sorted(ended) == taken == list(range(30))
