@@ -13,6 +13,7 @@ import transformers
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
+from distill.local import grouped_attention
 from distill.local.needs import check_room, needs_of
 from distill.local.quantized import LoadIn, check_load_in, prepare, quantization_settings
 from toolkit.errors import InputError
@@ -47,6 +48,8 @@ def open_causal_model(
     ).eval()
     if load_in:
         prepare(model)
+    if attention == "sdpa":
+        model.set_attn_implementation(grouped_attention.NAME)
     return TorchDecoder(model, cache)
 
 
@@ -75,9 +78,11 @@ def check_causal(folder: Path) -> None:
 
 def attention_of(folder: Path) -> str:
     """Return the fastest implementation of attention that a checkpoint's architecture has."""
-    kind = read_object(folder / "config.json").get("model_type")
-    model_class = getattr(transformers, MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[kind], None)
-    return "sdpa" if getattr(model_class, "_supports_sdpa", True) else "eager"
+    config = read_object(folder / "config.json")
+    model_class = getattr(transformers, MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[config["model_type"]], None)
+    if config.get("attn_logit_softcapping") or not getattr(model_class, "_supports_sdpa", True):
+        return "eager"
+    return "sdpa"
 
 
 def check_layers(folder: Path, model: PreTrainedModel) -> None:
