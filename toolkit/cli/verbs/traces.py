@@ -171,9 +171,10 @@ def _problems(options: Options) -> list[Problem]:
     from distill.problems.families import make_problems
     from distill.problems.problem_set import read_problems
 
+    reading = reading_of(options)  # refuses names of columns where there is no file
     if options.problems is None:
         return make_problems("train", options.per_family, options.seed)
-    return _without_own_test(read_problems(options.problems, reading_of(options)))
+    return _without_own_test(read_problems(options.problems, reading))
 
 
 def _goes_on(options: Options, measured: Mapping[str, Any]) -> bool:
