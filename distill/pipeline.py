@@ -62,6 +62,8 @@ from toolkit.sources.model_names import resolve
 from toolkit.terminal import counted, say
 
 VALIDATION = "validation.jsonl"
+ENOUGH_TRACES = 24
+"""From fewer right traces a student hardly learns anything."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -337,5 +339,10 @@ def _write_training_set(
     if not examples:
         raise InputError(
             f"all of the {counted(len(validation), 'trace')} kept fall into the validation split; give more problems"
+        )
+    if len(examples) < ENOUGH_TRACES:
+        say(
+            f"curation: only {counted(len(examples), 'trace')} to train on; a student needs at least some dozens to "
+            "learn from: give more problems or more samples of each"
         )
     return examples, validation

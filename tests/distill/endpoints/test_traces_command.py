@@ -86,7 +86,8 @@ def test_another_way_of_asking_starts_another_store_and_says_so(
         assert main([*words, "--teacher", url]) == 0
         assert main([*words[:-1], str(run_of(words)) + "2", "--teacher", url, "--system", "Be brief."]) == 0
         assert stats(url)["asked"] == 120
-    assert "since system is 'Be brief.' but was not given in" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "a new store for system 'Be brief.': " in said and "; the traces without system stay in " in said
 
 
 @pytest.mark.parametrize(
