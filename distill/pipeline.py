@@ -229,11 +229,12 @@ def _stage(config: DistillConfig, teacher: Respondent, student: Path, given: Seq
     for name in ("problems", "reading", "traces"):
         del values[name]
     inputs = {"teacher": teacher.digest, "student": folder_digest(student)}
+    names = {"teacher": teacher.name, "student": config.student}
     if given is not None:
-        inputs["problems"] = problems_digest(given)
+        inputs["problems"], names["problems"] = problems_digest(given), str(config.problems)
     if config.traces is not None:
-        inputs["traces"] = file_digest(config.traces)
-    return Stage(name="distill", config=values, inputs=inputs)
+        inputs["traces"], names["traces"] = file_digest(config.traces), str(config.traces)
+    return Stage(name="distill", config=values, inputs=inputs, names=names)
 
 
 def _traces_from_before(config: DistillConfig) -> list[Trace] | None:
