@@ -62,6 +62,8 @@ from toolkit.sources.model_names import resolve
 from toolkit.terminal import counted, say
 
 VALIDATION = "validation.jsonl"
+ENOUGH_TRACES = 24
+"""From fewer right traces a student hardly learns anything."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -227,11 +229,12 @@ def _stage(config: DistillConfig, teacher: Respondent, student: Path, given: Seq
     for name in ("problems", "reading", "traces"):
         del values[name]
     inputs = {"teacher": teacher.digest, "student": folder_digest(student)}
+    names = {"teacher": teacher.name, "student": config.student}
     if given is not None:
-        inputs["problems"] = problems_digest(given)
+        inputs["problems"], names["problems"] = problems_digest(given), str(config.problems)
     if config.traces is not None:
-        inputs["traces"] = file_digest(config.traces)
-    return Stage(name="distill", config=values, inputs=inputs)
+        inputs["traces"], names["traces"] = file_digest(config.traces), str(config.traces)
+    return Stage(name="distill", config=values, inputs=inputs, names=names)
 
 
 def _traces_from_before(config: DistillConfig) -> list[Trace] | None:
@@ -337,5 +340,10 @@ def _write_training_set(
     if not examples:
         raise InputError(
             f"all of the {counted(len(validation), 'trace')} kept fall into the validation split; give more problems"
+        )
+    if len(examples) < ENOUGH_TRACES:
+        say(
+            f"curation: only {counted(len(examples), 'trace')} to train on; a student needs at least some dozens to "
+            "learn from: give more problems or more samples of each"
         )
     return examples, validation

@@ -7,7 +7,7 @@
 A folder with a manifest is complete. If a stage runs again with the same inputs, there is nothing to do; with other
 inputs, an error names the difference. Work in progress is kept in the sibling `.<name>.partial`, which one process at a
 time may resume. If that folder holds the unfinished work of another run, it is renamed to `.<name>.partial.<key>`; the
-run that it belongs to takes it up again.
+run that it belongs to takes it up again, there or with another name in the same folder.
 Of processes that torchrun started together the first one makes the folder; each of the others has a partial folder of
 its own, which it drops once the first one's is there.
 """
@@ -24,7 +24,7 @@ import sys
 import time
 from collections.abc import Collection, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -34,20 +34,20 @@ from filelock import FileLock, Timeout
 from toolkit.disk import BINARY, sync
 from toolkit.errors import FolderConflict, InputError
 from toolkit.field_types import check_type
-from toolkit.invocation import command
 from toolkit.json_files import read_json
+from toolkit.run_identity import MARKER, NAMES, difference, digest_of, key_in, marker_text, read_marker
 from toolkit.terminal import say
 
 MANIFEST = "manifest.json"
-MARKER, COMMAND, DIRECTORY, LOCK = "stage.json", "command", "directory", ".lock"
-"""Files in a partial folder: the run that it is for, with the command that began it, and the lock of the process that
-works on it."""
+LOCK = ".lock"
+"""The file in a partial folder that the process which works on it has locked."""
 WORK = re.compile(r"\.(.+?)\.partial(-\d+)?(\.[\da-f]{8}(-\d+)?)?")
 """The name of a partial folder or file, in which is the one that it will have."""
 MANIFEST_TYPES = {
     "stage": str,
     "config": dict[str, Any],
     "inputs": dict[str, str],
+    NAMES: dict[str, str],
     "outputs": dict[str, dict[str, Any]],
     "measured": dict[str, Any],
 }
@@ -68,6 +68,8 @@ class Stage:
     """Values that JSON can hold, the seed included."""
     inputs: Mapping[str, str]
     """Name of each input → its digest."""
+    names: Mapping[str, str] = field(default_factory=dict)
+    """Name of an input → what a person calls it: its address or file. It is no part of what the run is."""
 
     def key(self) -> dict[str, Any]:
         value: dict[str, Any] = json.loads(
@@ -96,8 +98,10 @@ def is_complete(out: Path, stage: Stage) -> bool:
     manifest = read_manifest(out)
     if manifest is None:
         return _was_finished(out, stage)
-    if difference := _difference(manifest, stage.key()):
-        raise FolderConflict(f"{out} holds another run: {difference}; choose another --out")
+    if differing := difference(manifest, stage.key(), stage.names):
+        kept = _set_aside_before(partial_of(out), stage.key())
+        goes_on = f" in {kept.parent}, which goes on with this run's unfinished work in {kept.name}" if kept else ""
+        raise FolderConflict(f"{out} holds another run: {differing}; choose another --out{goes_on}")
     return True
 
 
@@ -112,15 +116,15 @@ def partial_folder(out: Path, stage: Stage, *, cheap: Collection[str] = ()) -> P
     key = stage.key()
     try:
         _make_and_claim(folder, out)
-        found = _read_marker(folder)
-        if found != key:
+        marker = read_marker(folder)
+        if key_in(marker) != key:
             if not rank and {path.name for path in folder.iterdir()} - {MARKER, LOCK, f".{MARKER}.partial", *cheap}:
-                _set_aside(folder, found, key)
+                _set_aside(folder, marker, stage)
             else:
                 _clear(folder)
             _take_up(folder, key)
             _make_and_claim(folder, out)
-            replace_text(folder / MARKER, json.dumps({**key, COMMAND: command(), DIRECTORY: os.getcwd()}))
+            replace_text(folder / MARKER, marker_text(key, stage.names))
     except OSError as error:
         raise InputError(f"{out} cannot be written: {error.strerror}; choose another --out") from error
     return folder
@@ -162,11 +166,15 @@ def finish(
         return _await_first(folder, out)
     passing = {MARKER, LOCK, MANIFEST, *scratch}
     files = sorted(p for p in folder.rglob("*") if p.is_file() and p.relative_to(folder).parts[0] not in passing)
-    manifest = stage.key() | {
-        "outputs": {path.relative_to(folder).as_posix(): file_facts(path) for path in files},
-        "versions": versions(),
-        "measured": dict(measured),
-    }
+    manifest = (
+        stage.key()
+        | ({NAMES: dict(stage.names)} if stage.names else {})
+        | {
+            "outputs": {path.relative_to(folder).as_posix(): file_facts(path) for path in files},
+            "versions": versions(),
+            "measured": dict(measured),
+        }
+    )
     for path in files:
         sync(path)
     _replace(folder / MANIFEST, json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
@@ -210,7 +218,7 @@ def _was_finished(out: Path, stage: Stage) -> bool:
     if process_rank() or not (folder / MANIFEST).is_file():
         return False
     manifest = read_manifest(folder) or {}
-    if _difference(manifest, stage.key()):
+    if difference(manifest, stage.key(), stage.names):
         return False
     _make_and_claim(folder, out)
     _let_go(folder)
@@ -265,7 +273,7 @@ def folder_digest(folder: Path) -> str:
     facts = (read_manifest(folder) or {}).get("outputs")
     if facts is None:
         facts = {p.name: file_facts(p) for p in sorted(folder.iterdir()) if p.is_file()}
-    return _digest(facts, 16)
+    return digest_of(facts, 16)
 
 
 def files_digest(folder: Path) -> str:
@@ -273,7 +281,7 @@ def files_digest(folder: Path) -> str:
     outputs = (read_manifest(folder) or {}).get("outputs")
     if outputs is None:
         return folder_digest(folder)
-    return _digest({name: file_facts(folder / name) for name in outputs if (folder / name).is_file()}, 16)
+    return digest_of({name: file_facts(folder / name) for name in outputs if (folder / name).is_file()}, 16)
 
 
 def folder_bytes(folder: Path) -> int:
@@ -317,74 +325,56 @@ def _let_go(folder: Path) -> None:
         _claimed.pop(folder).release(force=True)
 
 
-def _read_marker(folder: Path) -> Any:
-    """Read the key of the run that a partial folder is for; None if it names none that can be read."""
-    try:
-        found = read_json(folder / MARKER)
-    except InputError:
-        return None
-    if not isinstance(found, dict):
-        return found
-    return {name: found[name] for name in found if name not in (COMMAND, DIRECTORY)}
-
-
-def _set_aside(folder: Path, found: Any, key: Mapping[str, Any]) -> None:
+def _set_aside(folder: Path, marker: Any, stage: Stage) -> None:
     """Give a claimed partial folder the name under which its own run will find it."""
-    aside = _aside(folder, found)
+    key = key_in(marker)
+    aside = _aside(folder, key)
     for number in itertools.count(2):
         if not aside.exists():
             break
-        aside = aside.with_suffix(f".{_digest(found)}-{number}")
+        aside = aside.with_suffix(f".{digest_of(key)}-{number}")
     _let_go(folder)
     os.rename(folder, aside)
-    if isinstance(found, dict):
+    if isinstance(key, dict):
         say(
             f"starting anew: the unfinished run in this place has other options "
-            f"({_difference(found, key) or 'of another version'}); it is kept in {aside} "
-            f"({folder_bytes(aside) / 1e6:,.0f} MB), to be resumed by its own command or deleted"
+            f"({difference(marker, stage.key(), stage.names) or 'of another version'}); it is kept in {aside} "
+            f"({folder_bytes(aside) / 1e6:,.0f} MB), to be resumed by its own command with another --out in "
+            f"{aside.parent}, or deleted"
         )
     else:
         say(f"{aside} keeps the files of a run whose {MARKER} cannot be read; no run will resume them")
 
 
 def _take_up(folder: Path, key: Mapping[str, Any]) -> None:
-    """Put this run's folder back if it had been set aside, in place of a folder that holds nothing."""
-    before = _aside(folder, key)
-    if before.exists():
+    """Put this run's folder in its place if it had been set aside, there or under another name beside it.
+
+    What is in that place holds nothing.
+    """
+    if before := _set_aside_before(folder, key):
         _let_go(folder)
         shutil.rmtree(folder, ignore_errors=True)
         os.rename(before, folder)
+        if before.name != _aside(folder, key).name:
+            say(f"going on with the unfinished run that was kept in {before}")
+
+
+def _set_aside_before(folder: Path, key: Mapping[str, Any]) -> Path | None:
+    """Return where this run's unfinished work was set aside, under the name of this partial folder or another's."""
+    if (own := _aside(folder, key)).exists():
+        return own
+    others = [] if process_rank() else sorted(folder.parent.glob(f".*.partial.{digest_of(key)}*"))
+    return next((path for path in others if WORK.fullmatch(path.name) and key_in(read_marker(path)) == key), None)
 
 
 def _aside(folder: Path, key: Any) -> Path:
-    return folder.with_name(f"{folder.name}.{_digest(key)}")
-
-
-def _digest(value: Any, digits: int = 8) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:digits]
+    return folder.with_name(f"{folder.name}.{digest_of(key)}")
 
 
 def _clear(folder: Path) -> None:
     for path in folder.iterdir():
         if path.name != LOCK:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
-
-
-def _difference(found: Any, key: Mapping[str, Any]) -> str | None:
-    """Describe the first fact in which a manifest or a marker differs from a run's key, with both values."""
-    facts = found if isinstance(found, dict) else {}
-    differences = (_first_difference(field, facts.get(field), expected) for field, expected in key.items())
-    return next(filter(None, differences), None)
-
-
-def _first_difference(where: str, found: Any, expected: Any) -> str | None:
-    if isinstance(found, dict) and isinstance(expected, dict):
-        for key in sorted(found.keys() | expected.keys()):
-            difference = _first_difference(f"{where}.{key}", found.get(key), expected.get(key))
-            if difference:
-                return difference
-        return None
-    return None if found == expected else f"its {where} ({found!r}) must equal this run's ({expected!r})"
 
 
 def _replace(path: Path, text: str, mode: int = 0o666) -> None:

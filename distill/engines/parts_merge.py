@@ -28,7 +28,8 @@ from toolkit.figures.ledger import PROBLEMS, TRACES
 from toolkit.json_files import read_json
 from toolkit.progress import Progress
 from toolkit.records import Problem, Trace, read_object, read_records, write_records
-from toolkit.runs import MARKER, Stage, finish, is_complete, partial_folder, partial_of, read_manifest
+from toolkit.run_identity import MARKER
+from toolkit.runs import Stage, finish, is_complete, partial_folder, partial_of, read_manifest
 from toolkit.terminal import counted, listed, say
 
 MISSING = "missing parts"

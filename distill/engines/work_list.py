@@ -102,7 +102,7 @@ class WorkList:
 
     @contextmanager
     def owned(self) -> Iterator[None]:
-        """Keep the list while a job runs, and remove it then."""
+        """Keep the list as long as a job runs."""
         try:
             with ByteLocks(self.folder / PLACES) as locks:
                 locks.take(OWNER)

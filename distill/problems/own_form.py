@@ -26,6 +26,7 @@ from toolkit.records import Problem, Split
 
 ABSENT = object()
 """The value of a column that a row does not have."""
+NEEDED = "each needs a question and an answer"
 OWN_COLUMNS = ("id", "question", "answer", "family", "history", "metadata", "split")
 
 
@@ -38,6 +39,14 @@ class ReadingOptions:
     """The columns to read, inner ones with a dot (`reward.truth`); empty for those of the recognized form."""
     conflicts: Literal["refuse", "leave-out"] = "refuse"
     """What to do with a question whose rows give different answers."""
+
+
+class LacksText(InputError):
+    """A row has no question or no answer."""
+
+    def __init__(self, where: str, fault: str) -> None:
+        super().__init__(f"{where} is not a problem: {fault}; {NEEDED}")
+        self.where, self.fault = where, fault
 
 
 def named_columns(values: Mapping[str, Any], reading: ReadingOptions, where: str) -> dict[str, Any]:
@@ -78,14 +87,15 @@ def _column(values: Mapping[str, Any], name: str) -> Any:
 def problem_of(
     own: Mapping[str, Any], part_split: Split | None, where: str, names: Mapping[str, str] = MappingProxyType({})
 ) -> Problem:
-    """Make a problem of a row in our own form; raises `InputError` naming the row and the wrong field.
+    """Make a problem of a row in our own form; raises `InputError` naming the row and the wrong field, `LacksText` if
+    it has no question or no answer.
 
     `names`: the columns of its question and answer, where they have other names.
     """
     texts = {key: _text_of(own.get(key), of_question=key == "question") or "" for key in ("question", "answer")}
     faults = [_fault(key, own, names.get(key, key)) for key, text in texts.items() if not text.strip()]
     if faults:
-        raise InputError(f"{where} is not a problem: {' and '.join(faults)}; each needs a question and an answer")
+        raise LacksText(where, " and ".join(faults))
     family = "user" if own.get("family") in (None, "") else own["family"]
     if not isinstance(family, str):
         raise InputError(f"{where} is not a problem: its 'family' ({family!r:.200}) must be a text")

@@ -15,13 +15,13 @@ from typing import Any
 from distill.problems.conversations import LeftOut
 from distill.problems.files import FilePart, FileRow
 from distill.problems.merging import MergedProblems, ProblemRow, merge
-from distill.problems.own_form import OWN_COLUMNS, ReadingOptions, named_columns, problem_of
+from distill.problems.own_form import NEEDED, OWN_COLUMNS, LacksText, ReadingOptions, named_columns, problem_of
 from distill.problems.published import FORMS, form_of
 from distill.problems.sources import parts_of
 from distill.problems.splits import SPLIT_WORDS, split_named, split_of
 from toolkit.errors import InputError
 from toolkit.records import SPLITS, Problem, Split
-from toolkit.terminal import counted, say
+from toolkit.terminal import counted, listed, say
 
 _MISSING_WORDS = ("nan", "none", "null", "n/a", "na", "<na>", "undefined")
 """Texts that programs write for a missing answer."""
@@ -37,6 +37,8 @@ class _RowCounts:
     unused: Counter[str] = field(default_factory=Counter)
     missing: dict[str, str] = field(default_factory=dict)
     """Answers that look like missing ones, by the place of their row."""
+    lacking: list[LacksText] = field(default_factory=list)
+    """Rows without a question or an answer, which are refused together."""
 
 
 def read_problems(place: Path, reading: ReadingOptions | None = None) -> list[Problem]:
@@ -51,6 +53,8 @@ def read_problems(place: Path, reading: ReadingOptions | None = None) -> list[Pr
     splits, said = splits_of(parts, place)
     seen = _RowCounts()
     found = [one for part in parts for one in _found(part, splits.get(part.name), reading, seen)]
+    if seen.lacking:
+        raise _refusal(seen.lacking)
     merged = merge(found, leave_conflicts_out=reading.conflicts == "leave-out")
     lines = [*notes, *said, _summary(place, seen, merged), *_remarks(seen, merged)]
     for line in lines:
@@ -89,6 +93,9 @@ def _found(part: FilePart, split: Split | None, reading: ReadingOptions, seen: _
         except LeftOut as reason:
             seen.left_out[str(reason)] += 1
             continue
+        except LacksText as refused:
+            seen.lacking.append(refused)
+            continue
         seen.forms[form] += 1
         given = str(own.get("id") or "")
         if not given.startswith(problem.id):
@@ -97,6 +104,18 @@ def _found(part: FilePart, split: Split | None, reading: ReadingOptions, seen: _
         if problem.answer.strip().lower() in _MISSING_WORDS:
             seen.missing[row.where] = problem.answer
         yield ProblemRow(problem=problem, where=row.where, id=given)
+
+
+def _refusal(lacking: Sequence[LacksText]) -> InputError:
+    """Name the first row without a question or an answer, and how many such rows there are."""
+    first, *others = lacking
+    if not others:
+        return first
+    places = listed([row.where for row in lacking])
+    return InputError(
+        f"{first.where} is not a problem: {first.fault}; {len(lacking)} rows lack a question or an answer ({places}); "
+        f"{NEEDED}"
+    )
 
 
 def is_without_reference(values: Mapping[str, Any]) -> bool:

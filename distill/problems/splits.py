@@ -20,7 +20,9 @@ TRAINING_PER_VALIDATION = 100
 """Procedural problems of the training split per one of the validation split."""
 FEW_HELD_OUT = 3
 """Fewer problems than this measure nothing."""
-HOLD_OUT_MORE = "give more problems, or write \"test\" into a column 'split' of some"
+HOLD_OUT_MORE = (
+    'give more problems, or write "test" into a column \'split\' of some and "train" into that of the others'
+)
 SPLIT_WORDS: dict[str, Split] = {
     **dict.fromkeys(("train", "training"), "train"),
     **dict.fromkeys(("validation", "valid", "val", "dev", "development"), "validation"),

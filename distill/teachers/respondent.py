@@ -23,6 +23,7 @@ from toolkit.generation.generate import GREEDY, Decoder, decode
 from toolkit.records import Problem, Trace
 from toolkit.runs import folder_digest
 from toolkit.sources.model_names import is_endpoint, resolve
+from toolkit.terminal import counted, say
 
 SPEED_PROMPTS = 6
 """The first is a warm-up and does not count."""
@@ -114,6 +115,8 @@ class ModelFolder:
 
     def tokens_per_s(self, problems: Sequence[Problem]) -> float:
         prompts = [self._chat_format.prompt_ids(problem.messages) for problem in problems[:SPEED_PROMPTS]]
+        answers = f"{counted(len(prompts), 'answer')} of {SPEED_TOKENS} tokens, one after another"
+        say(f"evaluating {self.name}: measuring the speed of a single stream ({answers})")
         return decode_speed(self._decoder(), prompts)
 
     def _decoder(self) -> Decoder:

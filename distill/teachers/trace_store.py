@@ -8,8 +8,8 @@
 
 All runs below a folder named `runs`, however deep, share its `.traces`; other run folders have one beside them. So a
 run with another learning rate, another student or more problems pays only for answers that no run has asked for yet. A
-run with another sampling or teacher starts a new store and says so on stderr. Earlier versions kept a `.traces` beside
-every run folder: its contents are copied, and stay there too.
+run with another sampling or teacher gets a new store, which a line on stderr says. Earlier versions kept a `.traces`
+beside every run folder: its contents are copied, and stay there too.
 """
 
 from __future__ import annotations
@@ -273,8 +273,8 @@ def _say_what_is_new(store: Path, asked: Mapping[str, Any]) -> None:
         return
     nearest, path = min(others, key=lambda other: len(_differences(other[0], asked)))
     for name, was, now in _differences(nearest, asked)[:1]:  # none if that store's name does not match its contents
-        before = "was not given" if was is None else f"{was!r}"
-        say(f"traces: starting {store}, since {name} is {now!r} but {before} in {path}, which is kept")
+        others_are = f"without {name}" if was is None else f"of {name} {was!r}"
+        say(f"traces: a new store for {name} {now!r}: {store}; the traces {others_are} stay in {path}")
 
 
 def _differences(found: Mapping[str, Any], asked: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:

@@ -15,7 +15,9 @@ from toolkit.cli.main import main
 from toolkit.records import Example, Problem, read_records
 
 
-def test_the_parts_that_a_data_set_holds_out_are_not_trained_on(tiny_student: Path, tmp_path: Path) -> None:
+def test_the_parts_that_a_data_set_holds_out_are_not_trained_on(
+    tiny_student: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     rows = {
         "train": [{"question": f"{i}+{i}", "answer": str(2 * i)} for i in range(10, 22)],
         "validation": [{"question": f"{i}+{i}", "answer": str(2 * i)} for i in range(30, 34)],
@@ -29,6 +31,7 @@ def test_the_parts_that_a_data_set_holds_out_are_not_trained_on(tiny_student: Pa
     ]
     out = tmp_path / "student"
     distill(recipe(tiny_student, tmp_path / "dataset"), out, lambda folder: Reciter(folder, asked))
+    assert "curation: only 12 traces to train on; a student needs at least some dozens" in capsys.readouterr().err
     trained = {example.question for example in read_records(out / "train.jsonl", Example)}
     assert trained == {row["question"] for row in rows["train"]}
     kept = read_records(out / "problems.jsonl", Problem)

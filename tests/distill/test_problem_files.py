@@ -186,6 +186,17 @@ def test_what_cannot_be_read_is_refused_with_its_place(name: str, tmp_path: Path
         read_problems(tmp_path / name)
 
 
+def test_rows_that_lack_something_are_counted_and_the_first_three_named(tmp_path: Path) -> None:
+    path = tmp_path / "gaps.csv"
+    path.write_text("question,answer\n1+1?,2\n1+2?,\n,4\n1+4?,\n1+5?,6\n1+6?,\n")
+    with pytest.raises(
+        InputError, match=r"gaps\.csv line 3 is not a problem: its 'answer' is empty; 4 rows lack"
+    ) as no:
+        read_problems(path)
+    places = ", ".join(f"{path} line {number}" for number in (3, 4, 5))
+    assert f"4 rows lack a question or an answer ({places} and 1 more); each needs" in str(no.value)
+
+
 def test_missing_cells_of_a_parquet_file_are_named(tmp_path: Path) -> None:
     write_parquet(
         tmp_path / "nan.parquet", [{"question": "a", "answer": 1.5}, {"question": "b", "answer": float("nan")}]

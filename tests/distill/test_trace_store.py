@@ -144,8 +144,8 @@ def test_runs_beside_each_other_share_what_was_asked_alike_and_another_sampling_
 
         code, _, said = run(*collecting(server, tmp_path, "third"), "--temperature", "0.7")
         (second,) = {*tmp_path.glob(".traces/*")} - {first}
-        (line,) = [line for line in said.splitlines() if "traces: starting" in line]
-        assert f"starting {second}, since temperature is 0.7 but 0.6 in {first}, which is kept" in line
+        (line,) = [line for line in said.splitlines() if "a new store" in line]
+        assert f"new store for temperature 0.7: {second}; the traces of temperature 0.6 stay in {first}" in line
         assert {path.name: path.read_bytes() for path in first.iterdir()} == before
         assert len(server.asked) == 48
 

@@ -148,6 +148,20 @@ def test_an_http_address_that_sends_no_http_is_named_with_https_before_it() -> N
     assert str(caught.value).endswith(f"if it speaks https, try {server.url.replace('http:', 'https:')}")
 
 
+def test_an_address_without_its_v1_is_named_with_it() -> None:
+    def say(handler: _Handler) -> None:
+        there = handler.path == "/v1/models"
+        handler.send(json.dumps({"data": [MODEL]}).encode() if there else b"not here", 200 if there else 404)
+
+    with RawServer(say) as server:
+        short = server.url.removesuffix("/v1")
+        with pytest.raises(InputError, match=rf"^{short} lists no models \(404.*\); did you mean {server.url}, which "):
+            locate(short)
+        assert locate(server.url).model == "far"
+        with pytest.raises(InputError, match="the one to use must be named: add #MODEL"):
+            locate(f"{short}/other")
+
+
 def test_nothing_counts_after_the_end() -> None:
     with streaming(event(content="one"), "data: [DONE]", event(content="two"), "data: {") as server:
         assert said(server) == "one"

@@ -110,6 +110,49 @@ def test_unfinished_work_of_other_options_is_kept_said_and_taken_up_again(
     assert (partial_folder(out, other) / "checkpoints" / "half").read_text() == "9\n"
 
 
+def test_what_another_run_displaced_and_outlived_goes_on_under_another_name_in_the_same_folder(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, other = tmp_path / "run", Stage(name="train", config={"epochs": 9}, inputs={})
+    (partial_folder(out, STAGE) / "half").write_text("1\n")
+    make(out, other)
+    (kept,) = tmp_path.glob(".run.partial.*")
+    said = capsys.readouterr().err
+    assert f"it is kept in {kept}" in said and f"resumed by its own command with another --out in {tmp_path}," in said
+    with pytest.raises(
+        FolderConflict, match=rf"choose another --out in {tmp_path}, .* unfinished work in {kept.name}$"
+    ):
+        is_complete(out, STAGE)
+    again = tmp_path / "again"
+    assert not is_complete(again, STAGE)
+    assert (partial_folder(again, STAGE) / "half").read_text() == "1\n"
+    assert (
+        capsys.readouterr().err == f"going on with the unfinished run that was kept in {kept}\n" and not kept.exists()
+    )
+    make(again)
+    assert is_complete(again, STAGE) and is_complete(out, other)
+
+
+def test_inputs_are_told_apart_by_their_names_where_the_runs_know_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, second = (
+        Stage(name="traces", config={}, inputs={"teacher": digest}, names={"teacher": name})
+        for digest, name in (("aa", "http://a/v1#m"), ("bb", "http://b/v1#m"))
+    )
+    told = "its inputs.teacher (http://a/v1#m, digest 'aa') must equal this run's (http://b/v1#m, digest 'bb')"
+    (partial_folder(tmp_path / "half", first) / "traces.jsonl").write_text("1\n")
+    partial_folder(tmp_path / "half", second)
+    assert told in capsys.readouterr().err
+    make(tmp_path / "run", first)
+    with pytest.raises(FolderConflict, match=re.escape(told)):
+        is_complete(tmp_path / "run", second)
+    assert is_complete(tmp_path / "run", Stage(name="traces", config={}, inputs={"teacher": "aa"})), "only a name"
+    make(tmp_path / "old", Stage(name="traces", config={}, inputs={"teacher": "aa"}))
+    with pytest.raises(FolderConflict, match=r"inputs\.teacher \('aa'\) must equal this run's \(http://b/v1#m, digest"):
+        is_complete(tmp_path / "old", second)
+
+
 @pytest.mark.parametrize("marker", ["", "[]", '{"stage"', '"train"'])
 def test_a_partial_folder_that_names_no_run_is_kept(tmp_path: Path, marker: str) -> None:
     folder = tmp_path / ".run.partial"

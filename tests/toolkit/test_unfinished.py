@@ -10,7 +10,8 @@ import pytest
 
 from toolkit.cli.main import main
 from toolkit.errors import InputError
-from toolkit.runs import MARKER, Stage, finish, partial_folder, partial_of
+from toolkit.run_identity import MARKER
+from toolkit.runs import Stage, finish, partial_folder, partial_of
 from toolkit.sources.unfinished import refuse_unfinished
 
 STAGE = Stage(name="distill", config={"seed": 1}, inputs={})
@@ -92,6 +93,23 @@ def test_what_is_finished_or_somebody_else_s_is_let_through(began: str, tmp_path
     (checkpoint / "config.json").write_text("{}")
     (checkpoint.parents[1] / MARKER).write_text("{}")
     for path in (out, checkpoint, Path("model.gguf"), Path("smollm2-135m"), Path("owner/name")):
+        refuse_unfinished(path)
+
+
+def test_the_work_of_a_finished_run_is_named_with_what_it_made(began: str) -> None:
+    out = Path("runs/mine/student")
+    leave(out)
+    other = Stage(name="distill", config={"seed": 2}, inputs={})
+    finish(partial_folder(out, other), out, other, {})
+    (aside,) = out.parent.glob(".student.partial.*")
+    with pytest.raises(
+        InputError, match=r"student\.partial does not exist: the run that made runs/mine/student has fin"
+    ):
+        refuse_unfinished(partial_of(out).relative_to(Path.cwd()))
+    with pytest.raises(InputError, match=r"unlike the one that made runs/mine/student; .* with another --out in") as no:
+        refuse_unfinished(aside / "checkpoints" / "checkpoint-30")
+    assert str(no.value).endswith(began)
+    for path in (out, Path("runs/mine/other")):
         refuse_unfinished(path)
 
 

@@ -112,7 +112,7 @@ def locate(argument: str, key: str = KEY_VARIABLE) -> Place:
     """
     address, named = parse_address(argument)
     listing = ask_listing(address, key)
-    model = named or _only_model(address, listing)
+    model = named or _only_model(address, listing, key)
     described = _described(listing, model)
     max_length = _context(described)
     if max_length is None and described.get("owned_by") == LLAMA_SERVER:
@@ -332,17 +332,26 @@ def _chunk(url: str, kind: str, data: str) -> Chunk:
         ) from error
 
 
-def _only_model(address: str, listing: Response) -> str:
+def _only_model(address: str, listing: Response, key: str) -> str:
     try:
         names = [str(model["id"]) for model in listing.json()["data"]] if listing.status_code == 200 else []
     except (ValueError, LookupError, TypeError, RecursionError) as error:
         raise InputError(
             f"{address}/models lists no models, but says {excerpt(listing)}; correct the address"
         ) from error
+    if listing.status_code == 404 and _lists_models(f"{address}/v1", key):
+        raise InputError(f"{address} lists no models ({status(listing)}); did you mean {address}/v1, which does?")
     if len(names) != 1 or not names[0].isprintable():
         found = ", ".join(printable(name) for name in names[:5]) or status(listing)
         raise InputError(f"{address} lists {len(names)} models ({found}), so the one to use must be named: add #MODEL")
     return names[0]
+
+
+def _lists_models(address: str, key: str) -> bool:
+    try:
+        return ask_listing(address, key).status_code == 200
+    except Unreachable:
+        return False
 
 
 def _described(listing: Response, model: str) -> dict[str, Any]:

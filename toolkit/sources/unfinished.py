@@ -18,8 +18,8 @@ from glob import escape
 from pathlib import Path
 
 from toolkit.errors import InputError
-from toolkit.json_files import read_json
-from toolkit.runs import COMMAND, DIRECTORY, MARKER, WORK
+from toolkit.run_identity import COMMAND, DIRECTORY, MARKER, read_marker
+from toolkit.runs import MANIFEST, WORK
 
 BELOW = ("*/.*.partial*", "*/*/.*.partial*")
 
@@ -31,13 +31,19 @@ def refuse_unfinished(path: Path) -> None:
             raise _not_finished(path, folder)
     if path.is_file() or (path / "config.json").is_file():
         return
+    if not path.exists() and (made := _made_by(path)) and _is_finished(made):
+        raise InputError(f"{path} does not exist: the run that made {made} has finished; name {made}")
     for folder in _work_for(path):
         raise _not_finished(path, folder)
 
 
 def _work_for(path: Path) -> Iterator[Path]:
     """Yield the work of the run that makes `path`, of others in its folder, and of deeper ones whose command names
-    it."""
+    it; not what was set aside for a run that has finished."""
+    yield from (folder for folder in _work_near(path) if not (made := _made_by(folder)) or not _is_finished(made))
+
+
+def _work_near(path: Path) -> Iterator[Path]:
     yield from filter(_is_work, sorted(path.parent.glob(f".{escape(path.name)}.partial*")))
     run = path if path.is_dir() else path.parent
     if run != Path():  # the working directory may hold anything
@@ -50,12 +56,19 @@ def _is_work(folder: Path) -> bool:
     return WORK.fullmatch(folder.name) is not None and (folder / MARKER).is_file()
 
 
+def _made_by(work: Path) -> Path | None:
+    """Return the folder that a run makes whose work is in this one; None if its name is not that of work."""
+    name = WORK.fullmatch(work.name)
+    return work.with_name(name[1]) if name else None
+
+
+def _is_finished(made: Path) -> bool:
+    return (made / MANIFEST).is_file()
+
+
 def _command(folder: Path) -> str:
     """Return the command that began a run; empty if an earlier version did not record it."""
-    try:
-        found = read_json(folder / MARKER)
-    except InputError:
-        return ""
+    found = read_marker(folder)
     if not isinstance(found, dict) or not found.get(COMMAND):
         return ""
     began_in = str(found.get(DIRECTORY, os.getcwd()))
@@ -67,9 +80,14 @@ def _names(command: str, run: Path) -> bool:
 
 
 def _not_finished(path: Path, folder: Path) -> InputError:
-    name = WORK.fullmatch(folder.name)
-    assert name
-    made = folder.with_name(name[1])
+    made = _made_by(folder)
+    assert made
+    if _is_finished(made):  # by another run, which set this one aside
+        command = _command(folder) or "the command that began it"
+        return InputError(
+            f"{path} cannot be used: the run that it belongs to has not finished, unlike the one that made {made}; "
+            f"name {made}, or resume this one with another --out in {made.parent}: {command}"
+        )
     is_missing = made != path and not path.exists()
     what = "it" if made == path else f"{made} beside it" if is_missing else made
     return InputError(

@@ -92,7 +92,25 @@ def test_another_way_of_asking_starts_another_store_and_says_so(
         assert main([*words, "--teacher", url]) == 0
         assert main([*words[:-1], str(run_of(words)) + "2", "--teacher", url, "--system", "Be brief."]) == 0
         assert stats(url)["asked"] == 120
-    assert "since system is 'Be brief.' but was not given in" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "a new store for system 'Be brief.': " in said and "; the traces without system stay in " in said
+
+
+def test_another_server_and_other_problems_in_a_finished_run_are_named(
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with paced_server(tokens=4, rate=0.0) as first, paced_server(tokens=4, rate=0.0) as second:
+        assert main([*words, "--teacher", first, "--limit", "2"]) == 0
+        asked = read_manifest(run_of(words)) or {}
+        assert main([*words, "--teacher", second]) == 2
+        said = capsys.readouterr().err
+        assert f"its inputs.teacher ({first}#" in said and f" must equal this run's ({second}#" in said
+        other = tmp_path / "others.jsonl"
+        other.write_text('{"question": "1 + 1?", "answer": "2", "split": "train"}\n')
+        assert main(["traces", "--problems", str(other), *words[3:], "--teacher", first]) == 2
+        said = capsys.readouterr().err
+        assert f"its inputs.problems ({words[2]}, digest" in said and f"this run's ({other}, digest" in said
+    assert set(asked["names"]) == {"teacher", "problems"}
 
 
 @pytest.mark.parametrize(

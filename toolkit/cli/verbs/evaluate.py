@@ -114,7 +114,8 @@ def evaluate_models(options: Options) -> Result:
     (model,) = models
     stage = stage_of(problems, config, model=model.digest)
     out = options.out or _out("eval", stage, _model_name(options.model, model.name), _problems_name(options, split))
-    evaluation = evaluate(model, problems, config, out, asked)
+    names = {"problems": str(options.problems or "the ledger's problems")}
+    evaluation = evaluate(model, problems, config, out, asked, names)
     text = f"{ledger_table(build_ledger({model.name: out}))}{note}\n\ntraces and verdicts are in {out}"
     return Result(facts={"folder": str(out), **evaluation.to_dict()}, text=text)
 

@@ -131,6 +131,7 @@ def traces(options: Options) -> Result:
         config={"samples": options.samples, **asdict(sampling), **asking.given()}
         | ({SHARD: str(part)} if part else {}),
         inputs={"teacher": teacher.digest, "problems": problems_digest(problems)},
+        names={"teacher": teacher.name, "problems": str(options.problems or "procedural problems")},
     )
     complete = is_complete(out, stage)
     if complete and not _goes_on(options, (read_manifest(out) or {})["measured"]):

@@ -1,0 +1,79 @@
+"""Tells which run a partial folder is for, with which command it resumes, and in what two runs differ."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shlex
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from toolkit.errors import InputError
+from toolkit.json_files import read_json
+
+MARKER = "stage.json"
+"""The file in a partial folder that holds the key of its run and the fields below."""
+COMMAND, DIRECTORY, NAMES = "command", "directory", "names"
+"""The command that began a run, where it was given, and what a person calls the run's inputs."""
+
+
+def command() -> str:
+    """Return the command that started this process, with which an interrupted run can be resumed."""
+    program = Path(sys.argv[0])
+    is_ours = program.stem == "toolkit" or program.parts[-2:] == ("toolkit", "__main__.py")  # of python -m toolkit
+    return shlex.join(["toolkit", *sys.argv[1:]] if is_ours else sys.orig_argv)
+
+
+def marker_text(key: Mapping[str, Any], names: Mapping[str, str]) -> str:
+    """Return what the marker of a run that this process begins holds."""
+    return json.dumps({**key, COMMAND: command(), DIRECTORY: os.getcwd(), NAMES: dict(names)})
+
+
+def read_marker(folder: Path) -> Any:
+    """Read what a partial folder's marker holds; None if it cannot be read."""
+    try:
+        return read_json(folder / MARKER)
+    except InputError:
+        return None
+
+
+def key_in(marker: Any) -> Any:
+    """Return the key of the run that a marker names."""
+    if not isinstance(marker, dict):
+        return marker
+    return {name: marker[name] for name in marker if name not in (COMMAND, DIRECTORY, NAMES)}
+
+
+def digest_of(value: Any, digits: int = 8) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:digits]
+
+
+def difference(found: Any, key: Mapping[str, Any], names: Mapping[str, str]) -> str | None:
+    """Describe the first fact in which a manifest or a marker differs from a run's key, with both values.
+
+    A digest of an input is told with the name of that input, as far as `names` or the other run's record has it.
+    """
+    facts = found if isinstance(found, dict) else {}
+    their_names = facts.get(NAMES)
+    for field, expected in key.items():
+        if differing := _first_difference(field, facts.get(field), expected):
+            where, was, now = differing
+            before = _told(where, was, their_names if isinstance(their_names, dict) else {})
+            return f"its {where} ({before}) must equal this run's ({_told(where, now, names)})"
+    return None
+
+
+def _first_difference(where: str, found: Any, expected: Any) -> tuple[str, Any, Any] | None:
+    if isinstance(found, dict) and isinstance(expected, dict):
+        keys = sorted(found.keys() | expected.keys())
+        each = (_first_difference(f"{where}.{key}", found.get(key), expected.get(key)) for key in keys)
+        return next(filter(None, each), None)
+    return None if found == expected else (where, found, expected)
+
+
+def _told(where: str, value: Any, names: Mapping[str, str]) -> str:
+    field, _, name = where.partition(".")
+    return f"{names[name]}, digest {value!r}" if field == "inputs" and name in names else repr(value)
