@@ -1,6 +1,6 @@
 """Tokens a second of continuous and of static batches, on answers of very different lengths.
 
-    python -m benchmarks.local.batching [--model smollm2-135m] [--answers 96] [--rows 16] [--threads 1] [--peer]
+    python -m benchmarks.local.batching [--model smollm2-135m] [--answers 96] [--rows 16] [--peer] [--page PAGE]
 
 Lengths are log-normal, as those of reasoning are: most answers are short, some are ten times as long. Each answer ends
 at its length, whatever the model would say, so all ways write the same number of tokens: `continuous` replaces rows
@@ -13,20 +13,29 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from distill.local.causal_model import open_causal_model
 from distill.local.continuous import complete_each
+from export.runtime.decoder import OnnxDecoder
+from toolkit.figures.readme import fill_file
 from toolkit.generation.generate import Decoder, Floats, Ints, Sampling, complete
 from toolkit.model.decoder import TorchDecoder
-from toolkit.sources.model_names import resolve
+from toolkit.sources.model_names import is_exported, resolve
 
+DOCUMENT, BLOCK = "docs/how-to/collect-traces.md", "local-batching"
+WAYS = {
+    "continuous": "rows that end are replaced at once",
+    "static": "batch after batch, each to its longest answer",
+    "peer": "transformers' `generate_batch`, which chooses its rows itself",
+}
 STOP = 0
 SAMPLING = Sampling(temperature=0.6, top_p=0.95, max_new_tokens=1_000_000)
 
@@ -84,12 +93,12 @@ def draw_answers(count: int, longest: int) -> list[Answer]:
     return sorted(answers, key=lambda answer: -len(answer.prompt))
 
 
-def continuous(decoder: TorchDecoder, answers: Sequence[Answer], rows: int) -> int:
+def continuous(decoder: Decoder, answers: Sequence[Answer], rows: int) -> int:
     ending = Ending(decoder, answers)
     return sum(len(row.ids) for _, row in complete_each(ending, answers, SAMPLING, frozenset({STOP}), rows=rows))
 
 
-def static(decoder: TorchDecoder, answers: Sequence[Answer], rows: int) -> int:
+def static(decoder: Decoder, answers: Sequence[Answer], rows: int) -> int:
     ending, tokens = Ending(decoder, answers), 0
     for begin in range(0, len(answers), rows):
         batch = answers[begin : begin + rows]
@@ -99,7 +108,7 @@ def static(decoder: TorchDecoder, answers: Sequence[Answer], rows: int) -> int:
     return tokens
 
 
-def peer(decoder: TorchDecoder, answers: Sequence[Answer], rows: int) -> int:
+def peer(decoder: Decoder, answers: Sequence[Answer], rows: int) -> int:
     """Let transformers batch continuously; its rows share one random generator."""
     from transformers import ContinuousBatchingConfig, GenerationConfig
 
@@ -107,7 +116,9 @@ def peer(decoder: TorchDecoder, answers: Sequence[Answer], rows: int) -> int:
         do_sample=True, temperature=0.6, top_p=0.95, top_k=0, eos_token_id=-1, pad_token_id=0, max_new_tokens=8192
     )
     batching = ContinuousBatchingConfig(max_batch_tokens=512, num_blocks=512, use_cuda_graph=False)
-    manager = decoder.model.init_continuous_batching(config, batching)
+    assert isinstance(decoder, TorchDecoder)
+    model: Any = decoder.model
+    manager = model.init_continuous_batching(config, batching)
     manager.start()
     for answer in answers:
         manager.add_request(answer.prompt, max_new_tokens=answer.length)
@@ -116,15 +127,16 @@ def peer(decoder: TorchDecoder, answers: Sequence[Answer], rows: int) -> int:
     return tokens
 
 
-def _next(manager: object) -> object:
-    while (result := manager.get_result(timeout=60)) is None:  # type: ignore[attr-defined]
+def _next(manager: Any) -> Any:
+    while (result := manager.get_result(timeout=60)) is None:
         pass
     return result
 
 
-def measure(arguments: argparse.Namespace) -> Iterator[dict[str, float | str]]:
+def measure(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
     torch.set_num_threads(arguments.threads)
-    decoder = open_causal_model(resolve(arguments.model))
+    folder = resolve(arguments.model)
+    decoder: Decoder = OnnxDecoder(folder) if is_exported(folder) else open_causal_model(folder)
     answers = draw_answers(arguments.answers, arguments.longest)
     ways = [continuous, static, *([peer] if arguments.peer else [])]
     for way in ways:
@@ -133,6 +145,7 @@ def measure(arguments: argparse.Namespace) -> Iterator[dict[str, float | str]]:
         cpu_s, wall_s = time.process_time() - cpu, time.monotonic() - begun
         yield {
             "way": way.__name__,
+            "answers": len(answers),
             "rows": arguments.rows,
             "tokens": tokens,
             "longest": max(answer.length for answer in answers),
@@ -142,6 +155,17 @@ def measure(arguments: argparse.Namespace) -> Iterator[dict[str, float | str]]:
         }
 
 
+def table(lines: Sequence[Mapping[str, Any]], model: str) -> str:
+    rows = [f"| {WAYS[line['way']]} | {line['cpu_s']} | {line['tokens_per_cpu_s']} |" for line in lines]
+    first = lines[0]
+    said = (
+        f"{model}, {first['answers']} answers with {first['tokens']:,} tokens in all, at most {first['longest']}; "
+        f"{first['rows']} rows at once. `python -m benchmarks.local.batching --peer` measures it."
+    )
+    head = ["| batches | CPU seconds | tokens a CPU second |", "|---|---:|---:|"]
+    return "\n".join([*head, *rows, "", said])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--model", default="smollm2-135m")
@@ -149,10 +173,15 @@ def main() -> None:
     parser.add_argument("--longest", type=int, default=1000)
     parser.add_argument("--rows", type=int, default=16)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--peer", action="store_true")
-    for line in measure(parser.parse_args()):
-        print(json.dumps(line))
-        sys.stdout.flush()
+    parser.add_argument("--peer", action="store_true", help="measure transformers' continuous batching too")
+    parser.add_argument("--page", type=Path, help=f"page to write the table into: {DOCUMENT}")
+    arguments = parser.parse_args()
+    lines = []
+    for line in measure(arguments):
+        lines.append(line)
+        print(json.dumps(line), flush=True)
+    if arguments.page:
+        fill_file(arguments.page, BLOCK, table(lines, arguments.model))
 
 
 if __name__ == "__main__":

@@ -71,6 +71,21 @@ def test_rows_of_a_batch_say_what_they_say_alone(decoder: OnnxDecoder) -> None:
     assert [row.ids for row in together] == [row.ids for row in alone]
 
 
+def test_a_row_that_is_replaced_and_its_neighbours_say_what_they_say_alone(decoder: OnnxDecoder) -> None:
+    rows = prompts(5, 30, 12, 70, 9)
+    decoder.start(rows[:3])
+    decoder.step(np.array([10, 20, 30]))
+    read_BV = decoder.replace(np.array([2, 0]), rows[3:])
+    stepped_BV = decoder.step(np.array([40, 50, 60]))
+    for place, row, tokens in ((0, rows[4], [40]), (1, rows[1], [20, 50]), (2, rows[3], [60])):
+        alone_BV = decoder.start([row])
+        if len(tokens) == 1:
+            np.testing.assert_allclose(read_BV[0 if place == 2 else 1], alone_BV[0], atol=1e-4)
+        for token in tokens:
+            alone_BV = decoder.step(np.array([token]))
+        np.testing.assert_allclose(stepped_BV[place], alone_BV[0], atol=1e-4)
+
+
 def test_kept_rows_go_on_as_if_the_others_had_never_been(decoder: OnnxDecoder) -> None:
     rows = prompts(5, 30, 12, 8)
     decoder.start(rows)

@@ -139,3 +139,16 @@ def test_a_model_that_reads_only_is_refused(
     BertConfig(architectures=["BertForMaskedLM"]).save_pretrained(folder)
     assert traces(folder, tmp_path / "out") == 2
     assert "is a BertForMaskedLM, which does not continue text; choose" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_distill_samples_and_loads_its_teacher_in_the_same_way(
+    teacher: Path, tiny_student: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["distill", "--teacher", str(teacher), "--student", str(tiny_student), "--per-family", "1"]
+    command += ["--max-new-tokens", "4", "--load-in", "8bit", "--out", str(tmp_path / "student")]
+    assert main(command) == 2  # a random teacher is never right
+    assert "says: temperature 0.7, top_k 20" in capsys.readouterr().err
+    (store,) = tmp_path.glob(".traces/*/asked.json")
+    asked = json.loads(store.read_text())
+    assert asked["digest"] == f"{folder_digest(teacher)} (load-in: 8bit)"
+    assert (asked["sampling"]["temperature"], asked["sampling"]["top_p"], asked["sampling"]["top_k"]) == (0.7, 1.0, 20)
