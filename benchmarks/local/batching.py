@@ -118,6 +118,7 @@ def peer(decoder: Decoder, answers: Sequence[Answer], rows: int) -> int:
     batching = ContinuousBatchingConfig(max_batch_tokens=512, num_blocks=512, use_cuda_graph=False)
     assert isinstance(decoder, TorchDecoder)
     model: Any = decoder.model
+    model.set_attn_implementation("sdpa")
     manager = model.init_continuous_batching(config, batching)
     manager.start()
     for answer in answers:

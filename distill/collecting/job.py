@@ -73,6 +73,9 @@ class Job:
     samples: int
     batch_size: int
     """Rows or requests at once; changes no trace."""
+    in_whole_batches: bool = False
+    """Whether a batch ends before the next one begins. A job that is broken off between two batches then goes on with
+    the same rows side by side, so its bits are the same in bf16 too."""
     path: Path
     """The file that keeps the traces, or the folder of the store that does."""
     label: str = "traces"

@@ -42,8 +42,9 @@ def sample_traces(
         _check_room(plan, job.sampling, decoder.max_length)
         rows = rows_that_fit(decoder, job.batch_size, plan.longest[0] + job.sampling.max_new_tokens)
         waiting = _longest_first(missing, WINDOW_BATCHES * job.batch_size if job.shared else None)
-        for request, sampled in complete_each(decoder, waiting, job.sampling, chat_format.stop_ids, rows=rows):
-            log.answered(_trace(request, sampled, chat_format, teacher))
+        for requests in _batches(waiting, job.batch_size) if job.in_whole_batches else [waiting]:
+            for request, sampled in complete_each(decoder, requests, job.sampling, chat_format.stop_ids, rows=rows):
+                log.answered(_trace(request, sampled, chat_format, teacher))
 
     return collect(plan, draw, job)
 
@@ -91,6 +92,11 @@ def _longest_first(missing: Iterator[Request[list[int]]], window: int | None) ->
     together need little padding, and the cache is as wide as it gets at once."""
     while requests := list(islice(missing, window)):
         yield from sorted(requests, key=lambda request: -len(request.prompt))
+
+
+def _batches(waiting: Iterator[Request[list[int]]], size: int) -> Iterator[Iterator[Request[list[int]]]]:
+    while batch := list(islice(waiting, size)):
+        yield iter(batch)
 
 
 def _trace(request: Request[list[int]], sampled: Sampled, chat_format: ChatFormat, teacher: str) -> Trace:

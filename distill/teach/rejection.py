@@ -44,6 +44,7 @@ def write_training_set(
         sampling=Sampling(temperature=recipe.temperature, top_p=1.0, max_new_tokens=MAX_NEW_TOKENS, seed=seed),
         samples=recipe.samples,
         batch_size=BATCH_SIZE,
+        in_whole_batches=True,
         path=folder / ROLLOUTS,
         label="rejection sampling",
     )
