@@ -126,7 +126,7 @@ def test_workers_divide_the_limits_of_a_server_and_of_the_job(cluster: None, tmp
         cost = sum((trace.prompt_tokens or 0) + (trace.completion_tokens or 0) for trace in traces) / 1000
         assert 1.3 < cost <= 1.5 and len(traces) == stats(url)["asked"] and stats(url)["most open"] <= 5
         assert teacher.stopped_by == "--max-cost 1.5"
-        assert len(answer(teacher, job_of(tmp_path))) == len(traces), "the same command spends no more"
+        assert len(teacher.teacher.answer(job_of(tmp_path))) == len(traces), "nor does the same job without Ray more"
 
 
 def test_a_model_folder_answers_the_same_in_workers(cluster: None, tmp_path: Path, tiny_student: Path) -> None:
