@@ -32,7 +32,7 @@ from distill.distill_presets import PRESETS, Preset
 from distill.evaluation.evaluate import problems_digest
 from distill.problems.families import FAMILIES, make_problems
 from distill.problems.own_form import ReadingOptions
-from distill.problems.problem_set import read_problems
+from distill.problems.problem_set import is_without_reference, read_problems
 from distill.problems.sources import check_traces
 from distill.problems.splits import FEW_HELD_OUT, HOLD_OUT_MORE, TRAINING_PER_VALIDATION, of_split, to_learn_from
 from distill.teachers.respondent import Respondent
@@ -46,7 +46,7 @@ from toolkit.errors import InputError
 from toolkit.figures.ledger import PROBLEMS, TRACES, VERDICTS
 from toolkit.formats.chat_format import ChatFormat
 from toolkit.generation.generate import Decoder, Sampling
-from toolkit.records import TRAIN, Example, Problem, Trace, Verdict, read_records, write_records
+from toolkit.records import TRAIN, Example, Problem, Trace, Verdict, read_jsonl, read_records, write_records
 from toolkit.runs import (
     Stage,
     check_out,
@@ -141,18 +141,24 @@ def demo() -> DistillConfig:
 
 
 def distill(
-    config: DistillConfig, out: Path, open_decoder: Callable[[Path], Decoder], *, retry_failed: bool = False
+    config: DistillConfig,
+    out: Path,
+    open_decoder: Callable[[Path], Decoder],
+    opened: str = "",
+    *,
+    retry_failed: bool = False,
 ) -> Path:
     """Run the stage into `out`, or do nothing if `out` holds this run already; return `out`.
 
-    `open_decoder` opens the teacher's folder; it is called only if a trace is missing. `retry_failed`: whether requests
-    with a recorded failure are sent again. Raises `InputError` for wrong input before any long work starts.
+    `open_decoder` opens the teacher's folder; it is called only if a trace is missing. `opened` as for `ModelFolder`.
+    `retry_failed`: whether requests with a recorded failure are sent again. Raises `InputError` for wrong input before
+    any long work starts.
     """
     check_samples(config.samples, config.sampling.temperature)
     check_out(out)
     known = _traces_from_before(config)
     given = None if config.problems is None else read_problems(config.problems, config.reading)
-    teacher = find_teacher(config.teacher, out, open_decoder, answers=config.traces is None)
+    teacher = find_teacher(config.teacher, out, open_decoder, opened, answers=config.traces is None)
     student = resolve(config.student)
     stage = _stage(config, teacher, student, given)
     if is_complete(out, stage):
@@ -261,8 +267,15 @@ def _problems(config: DistillConfig, given: list[Problem] | None) -> tuple[list[
 
 
 def _answers(traces: list[Trace], problems: Sequence[Problem], config: DistillConfig) -> list[Trace]:
-    """Return the traces; raises `InputError` if one of them answers none of the problems."""
+    """Return the traces, without those whose problems have no reference; raises `InputError` if one of them answers
+    none of the problems."""
     known = {problem.id for problem in problems}
+    if unknown := {trace.problem_id for trace in traces} - known:
+        unverifiable = unknown & _without_reference(config)
+        traces, all_traces = [trace for trace in traces if trace.problem_id not in unverifiable], traces
+        if len(traces) < len(all_traces):
+            left_out = counted(len(all_traces) - len(traces), "trace")
+            say(f"traces: {left_out} of problems without a reference, which cannot be verified, left out")
     for trace in traces:
         if trace.problem_id not in known:
             raise InputError(
@@ -270,6 +283,15 @@ def _answers(traces: list[Trace], problems: Sequence[Problem], config: DistillCo
                 "its problems with --problems"
             )
     return traces
+
+
+def _without_reference(config: DistillConfig) -> set[str]:
+    """Return the ids of problems beside the traces that have no reference."""
+    assert config.traces is not None
+    beside = config.traces.with_name(PROBLEMS)
+    if config.problems is not None or not beside.is_file():
+        return set()
+    return {values["id"] for _, values in read_jsonl(beside) if is_without_reference(values)}
 
 
 def _curate(

@@ -1,4 +1,4 @@
-"""Turns problems into traces: answers each problem n times, in batches, into a file that survives `kill -9`.
+"""Turns problems into traces: answers each problem n times, many at once, into a file that survives `kill -9`.
 
 A sample's seed, prompt and limits come from its problem and its number alone. So its text does not depend on the other
 rows of a batch, on the batch size, or on how often the run was interrupted (as far as the decoder's arithmetic gives a
@@ -13,12 +13,14 @@ from itertools import islice
 
 from distill.collecting.job import Job, P, Plan, Request
 from distill.collecting.trace_log import Collected, OwnFile, TraceLog
+from distill.local.continuous import complete_each
+from distill.local.room import rows_that_fit
 from distill.store.sharded_store import HeldTraces, TraceStore
 from toolkit.errors import InputError
 from toolkit.formats.chat_format import ChatFormat, ReasoningParser
 from toolkit.formats.text_reader import TextReader
 from toolkit.formats.thought_forms import read_text
-from toolkit.generation.generate import Decoder, Sampling, decode
+from toolkit.generation.generate import Decoder, Sampled, Sampling
 from toolkit.records import Trace
 
 WINDOW_BATCHES = 64
@@ -38,12 +40,10 @@ def sample_traces(
     def draw(missing: Iterator[Request[list[int]]], log: TraceLog) -> None:
         decoder = open_decoder()
         _check_room(plan, job.sampling, decoder.max_length)
-        while window := list(islice(missing, WINDOW_BATCHES * job.batch_size if job.shared else None)):
-            window.sort(key=lambda request: -len(request.prompt))  # similar lengths together: little padding
-            for start in range(0, len(window), job.batch_size):
-                batch = window[start : start + job.batch_size]
-                for trace in _sample_batch(decoder, chat_format, batch, job.sampling, teacher):
-                    log.answered(trace)
+        rows = rows_that_fit(decoder, job.batch_size, plan.longest[0] + job.sampling.max_new_tokens)
+        waiting = _longest_first(missing, WINDOW_BATCHES * job.batch_size if job.shared else None)
+        for request, sampled in complete_each(decoder, waiting, job.sampling, chat_format.stop_ids, rows=rows):
+            log.answered(_trace(request, sampled, chat_format, teacher))
 
     return collect(plan, draw, job)
 
@@ -76,7 +76,7 @@ def collect(plan: Plan[P], draw: Callable[[Iterator[Request[P]], TraceLog], None
 def _check_room(plan: Plan[list[int]], sampling: Sampling, max_length: int) -> None:
     """Raise `InputError` if the longest prompt leaves no room for the limit.
 
-    The decode loop stops a batch when its longest row fills the context; with room for all, no row cuts another short.
+    Then no row ends because the context is full, and the limit alone decides how long an answer may be.
     """
     longest, problem_id = plan.longest
     if longest + sampling.max_new_tokens > max_length:
@@ -86,24 +86,22 @@ def _check_room(plan: Plan[list[int]], sampling: Sampling, max_length: int) -> N
         )
 
 
-def _sample_batch(
-    decoder: Decoder, chat_format: ChatFormat, batch: Sequence[Request[list[int]]], sampling: Sampling, teacher: str
-) -> Iterator[Trace]:
-    """Yield the trace of each row as soon as the row ends."""
-    prompts, seeds = [request.prompt for request in batch], [request.seed for request in batch]
-    ids: list[list[int]] = [[] for _ in batch]
-    for token in decode(decoder, prompts, sampling, chat_format.stop_ids, seeds):
-        ids[token.row].append(token.id)
-        if token.finish_reason:
-            sampled, request = ids[token.row], batch[token.row]
-            yield request.trace(
-                read_text(chat_format.decode(sampled), opened=chat_format.opens_reasoning),
-                token.finish_reason,
-                teacher,
-                prompt_tokens=len(request.prompt),
-                reasoning_tokens=count_reasoning(chat_format, sampled),
-                completion_tokens=len(sampled),
-            )
+def _longest_first(missing: Iterator[Request[list[int]]], window: int | None) -> Iterator[Request[list[int]]]:
+    """Yield requests by the lengths of their prompts within each window, the longest first: prompts that are read
+    together need little padding, and the cache is as wide as it gets at once."""
+    while requests := list(islice(missing, window)):
+        yield from sorted(requests, key=lambda request: -len(request.prompt))
+
+
+def _trace(request: Request[list[int]], sampled: Sampled, chat_format: ChatFormat, teacher: str) -> Trace:
+    return request.trace(
+        read_text(chat_format.decode(sampled.ids), opened=chat_format.opens_reasoning),
+        sampled.finish_reason,
+        teacher,
+        prompt_tokens=len(request.prompt),
+        reasoning_tokens=count_reasoning(chat_format, sampled.ids),
+        completion_tokens=len(sampled.ids),
+    )
 
 
 def count_reasoning(chat_format: ChatFormat, ids: Sequence[int]) -> int:

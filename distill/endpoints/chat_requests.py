@@ -117,9 +117,12 @@ class ChatRequests:
         """Send one request after the other."""
         while not self._budget.stopped_by:
             server = await pool.acquire()
+            if server is None:
+                return
             request = self._next()
             if request is None:
                 pool.release(server)
+                pool.dismiss()
                 return
             reserved = await self._reserve(server, request)
             if reserved is None:

@@ -123,6 +123,9 @@ class Endpoint:
 
         traces = collect(plan, ask, job)
         self._outcome.stopped_by = budget.stopped_by
+        if len(servers) > 1:
+            counts = ", ".join(f"{server.settings.url}: {server.answers}" for server in servers)
+            say(f"{job.label}: answered by {counts}")
         return traces
 
     def plan(self, job: Job) -> Plan[list[Message]]:
@@ -151,7 +154,7 @@ class Endpoint:
         if not found:
             raise missing[0]
         for trouble in missing:
-            say(f"{trouble}; the other servers answer without it")
+            say(f"{trouble}; meanwhile the other servers answer")
         return found
 
 

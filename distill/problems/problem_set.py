@@ -48,7 +48,7 @@ def read_problems(place: Path, reading: ReadingOptions | None = None) -> list[Pr
     """
     reading = reading or ReadingOptions()
     parts, notes = parts_of(place)
-    splits, said = _splits_of(parts, place)
+    splits, said = splits_of(parts, place)
     seen = _RowCounts()
     found = [one for part in parts for one in _found(part, splits.get(part.name), reading, seen)]
     merged = merge(found, leave_conflicts_out=reading.conflicts == "leave-out")
@@ -60,7 +60,7 @@ def read_problems(place: Path, reading: ReadingOptions | None = None) -> list[Pr
     return merged.problems
 
 
-def _splits_of(parts: Sequence[FilePart], place: Path) -> tuple[dict[str, Split], list[str]]:
+def splits_of(parts: Sequence[FilePart], place: Path) -> tuple[dict[str, Split], list[str]]:
     """Return the split that each part's name means, and remarks about names that mean none."""
     names = list(dict.fromkeys(part.name for part in parts))
     splits = {name: split for name in names if (split := split_named(name))}
@@ -82,6 +82,8 @@ def _found(part: FilePart, split: Split | None, reading: ReadingOptions, seen: _
     for row in part.rows:
         seen.rows += 1
         try:
+            if is_without_reference(row.values):
+                raise LeftOut("without a reference")
             form, used, own = _own_values(row, reading)
             problem = problem_of(own, split, row.where, names)
         except LeftOut as reason:
@@ -95,6 +97,14 @@ def _found(part: FilePart, split: Split | None, reading: ReadingOptions, seen: _
         if problem.answer.strip().lower() in _MISSING_WORDS:
             seen.missing[row.where] = problem.answer
         yield ProblemRow(problem=problem, where=row.where, id=given)
+
+
+def is_without_reference(values: Mapping[str, Any]) -> bool:
+    """Return whether a row is a problem of a run whose traces were published without a reference.
+
+    Nobody else writes all of these fields; a user's row with an empty answer lacks something.
+    """
+    return values.get("answer") == "" and {"id", "family", "metadata", "history"} <= values.keys()
 
 
 def _own_values(row: FileRow, reading: ReadingOptions) -> tuple[str, tuple[str, ...], Mapping[str, Any]]:

@@ -71,17 +71,17 @@ class Respondent(Protocol):
 class ModelFolder:
     """A model folder; while it is open, it holds the decoder.
 
-    `cache` names a cache that is not exact; it is part of the digest, since it changes the answers.
+    `opened` says how it is opened if not as it is ("cache: int8"); it is part of the digest, since it changes answers.
     """
 
-    def __init__(self, folder: Path, open_decoder: Callable[[Path], Decoder], name: str, cache: str = "") -> None:
+    def __init__(self, folder: Path, open_decoder: Callable[[Path], Decoder], name: str, opened: str = "") -> None:
         self.folder, self.name = folder, name
-        self.open_decoder, self._cache = open_decoder, cache
+        self.open_decoder, self._how = open_decoder, opened
 
     @cached_property
     def digest(self) -> str:
         digest = folder_digest(self.folder)
-        return f"{digest} (cache: {self._cache})" if self._cache else digest
+        return f"{digest} ({self._how})" if self._how else digest
 
     @property
     def weight_bytes(self) -> int:
@@ -122,17 +122,18 @@ class ModelFolder:
         return self._opened
 
 
-def find_respondent(argument: str, open_decoder: Callable[[Path], Decoder], cache: str = "") -> Respondent:
+def find_respondent(argument: str, open_decoder: Callable[[Path], Decoder], opened: str = "") -> Respondent:
     """Return the respondent that a model argument names; downloads a known name or hub id that is not here yet.
 
-    `cache` as for `ModelFolder`. Raises `InputError` if the argument names no model, or an endpoint has a `cache`.
+    `opened` as for `ModelFolder`. Raises `InputError` if the argument names no model, or an endpoint has such a value.
     """
-    if is_endpoint(argument) and cache:
-        raise InputError(f"--cache ({cache}) does not apply to the endpoint {argument}; leave it out")
+    if is_endpoint(argument) and opened:
+        option, _, value = opened.partition(": ")
+        raise InputError(f"--{option} ({value}) does not apply to the endpoint {argument}; leave it out")
     if is_endpoint(argument):
         return connect(argument)
     folder = resolve(argument)
-    return ModelFolder(folder, open_decoder, folder.resolve().name, cache)
+    return ModelFolder(folder, open_decoder, folder.resolve().name, opened)
 
 
 def folder_name(name: str) -> str:

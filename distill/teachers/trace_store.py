@@ -47,7 +47,7 @@ from toolkit.terminal import counted, say
 
 RUNS, STORES = "runs", ".traces"
 LOCK = ".lock"
-MOST_LOOKED_AT = 20_000
+MOST_LOOKED_AT = 100_000
 """The most traces of a run that are looked at to say how many are whole; some of them take milliseconds."""
 
 
@@ -70,20 +70,21 @@ class CollectedTraces:
     """The limit that ended the run before all was asked; empty if none did."""
 
     def counts(self) -> dict[str, Any]:
-        return counts_of(
+        counts = counts_of(
             traces=len(self.traces),
             whole=self.whole,
             failed=len(self.failures),
             left_out=self.left_out,
             stopped_by=self.stopped_by,
         )
+        return counts | ({"requests": self.requests} if self.stopped_by else {})
 
 
 def find_teacher(
     argument: str,
     out: Path,
     open_decoder: Callable[[Path], Decoder],
-    cache: str = "",
+    opened: str = "",
     *,
     answers: bool = True,
     serving: Serving = AS_USUAL,
@@ -94,8 +95,8 @@ def find_teacher(
     contacted if the argument or the run names the model, or if the teacher never `answers` in this run. If the server
     is unreachable, the model that neighbouring runs recorded is used.
     """
-    if not is_endpoint(argument) or cache:
-        return find_respondent(argument, open_decoder, cache)
+    if not is_endpoint(argument) or opened:
+        return find_respondent(argument, open_decoder, opened)
     address, named = parse_address(argument)
     first = serving.servers[0] if serving.servers else ServerSettings(url=address, model=named)
     model = named or first.model or _model_of(address, out, first.key, answers=answers)
@@ -163,9 +164,6 @@ def gather(
     whole, failures = write_outcomes(traces, problems, folder)
     if failures:
         say(f"{failed_line(len(traces), failures)}; to ask those again, use --retry-failed")
-    if stopped:
-        done = len(traces) + len(failures)
-        say(f"traces: stopped by {stopped} after {done} of {counted(wanted, 'request')}; raise it to go on")
     return CollectedTraces(
         traces=traces,
         failures=failures,
@@ -275,7 +273,8 @@ def _say_what_is_new(store: Path, asked: Mapping[str, Any]) -> None:
         return
     nearest, path = min(others, key=lambda other: len(_differences(other[0], asked)))
     for name, was, now in _differences(nearest, asked)[:1]:  # none if that store's name does not match its contents
-        say(f"traces: starting {store}, since {name} is {now!r} but {was!r} in {path}, which is kept")
+        before = "was not given" if was is None else f"{was!r}"
+        say(f"traces: starting {store}, since {name} is {now!r} but {before} in {path}, which is kept")
 
 
 def _differences(found: Mapping[str, Any], asked: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:

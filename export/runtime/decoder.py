@@ -131,6 +131,14 @@ class OnnxDecoder:
         self._rows = [self._rows[place] for place in rows]
         self.model.move(rows, range(len(rows)), used=max(row.length for row in self._rows))
 
+    def replace(self, rows: Ints, prompts: Sequence[Sequence[int]]) -> Floats:
+        """Read a prompt into each of these rows, in place of what it holds; returns logits_BV of these rows alone."""
+        for place in rows:
+            self._rows[place] = Prefix()
+        used, longest = max(row.length for row in self._rows), max(map(len, prompts))
+        self.model.make_room(len(self._rows), max(longest, used), used=used)
+        return np.stack([self._read(place, prompt) for place, prompt in zip(rows.tolist(), prompts, strict=True)])
+
     def kept(self) -> dict[str, NDArray[Any]]:
         """Return the only row's keys and values, [num_key_value_heads, positions, head_dim]."""
         [row] = self._rows

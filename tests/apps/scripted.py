@@ -77,6 +77,9 @@ class ScriptedDecoder:
         time.sleep(self.step_s)
         return self._next()
 
+    def replace(self, rows: Ints, prompts: Sequence[Sequence[int]]) -> Floats:
+        raise AssertionError("a chat has one row")
+
     def keep(self, rows: Ints) -> None:
         raise AssertionError("a chat has one row")
 

@@ -172,6 +172,9 @@ class Dice:
     def keep(self, rows: Ints) -> None:
         raise AssertionError("a chat has one row")
 
+    def replace(self, rows: Ints, prompts: Sequence[Sequence[int]]) -> Floats:
+        raise AssertionError("a chat has one row")
+
     def _next(self) -> Floats:
         return np.roll(self.logits_V, self.count)[None]
 

@@ -31,6 +31,9 @@ class BigramDecoder:
     def keep(self, rows: Ints) -> None:
         pass
 
+    def replace(self, rows: Ints, prompts: Sequence[Sequence[int]]) -> Floats:
+        return self.start(prompts)
+
     def _logits(self, tokens_B: Ints) -> Floats:
         time.sleep(self._step_s)
         logits_BV: Floats = self._table[tokens_B]

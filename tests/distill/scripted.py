@@ -29,22 +29,29 @@ class ScriptedDecoder:
         self._met: Counter[tuple[int, ...]] = Counter()
 
     def start(self, prompts: Sequence[Sequence[int]]) -> Floats:
-        self._rows, self._position = [], 0
-        for prompt in map(tuple, prompts):
-            said = self._lines[prompt]
-            self._rows.append(said[self._met[prompt] % len(said)])
-            self._met[prompt] += 1
-        return self._logits()
+        self._rows = [self.next_line(prompt) for prompt in prompts]
+        return self._logits(self._rows)
 
     def step(self, tokens_B: Ints) -> Floats:
-        self._position += 1
-        return self._logits()
+        self._rows = [ids[1:] or ids for ids in self._rows]
+        return self._logits(self._rows)
 
     def keep(self, rows: Ints) -> None:
         self._rows = [self._rows[row] for row in rows]
 
-    def _logits(self) -> Floats:
-        logits_BV = np.zeros((len(self._rows), self._vocab_size), dtype=np.float32)
-        for row, ids in enumerate(self._rows):
-            logits_BV[row, ids[min(self._position, len(ids) - 1)]] = 1000.0
+    def replace(self, rows: Ints, prompts: Sequence[Sequence[int]]) -> Floats:
+        said = [self.next_line(prompt) for prompt in prompts]
+        for row, ids in zip(rows, said, strict=True):
+            self._rows[row] = ids
+        return self._logits(said)
+
+    def next_line(self, prompt: Sequence[int]) -> list[int]:
+        said = self._lines[tuple(prompt)]
+        self._met[tuple(prompt)] += 1
+        return said[(self._met[tuple(prompt)] - 1) % len(said)]
+
+    def _logits(self, rows: Sequence[Sequence[int]]) -> Floats:
+        logits_BV = np.zeros((len(rows), self._vocab_size), dtype=np.float32)
+        for row, ids in enumerate(rows):
+            logits_BV[row, ids[0]] = 1000.0
         return logits_BV

@@ -53,17 +53,26 @@ class Reciter:
         self._rows: list[Iterator[int]] = []
 
     def start(self, prompts: Sequence[Sequence[int]]) -> Floats:
-        self._rows = [chain(self._lines[tuple(prompt)], repeat(2)) for prompt in prompts]
-        return self._logits()
+        self._rows = [self._said(prompt) for prompt in prompts]
+        return self._logits(self._rows)
 
     def step(self, tokens_B: Ints) -> Floats:
-        return self._logits()
+        return self._logits(self._rows)
 
     def keep(self, rows: Ints) -> None:
         self._rows = [self._rows[row] for row in rows]
 
-    def _logits(self) -> Floats:
-        return np.eye(320, dtype=np.float32)[[next(row) for row in self._rows]]
+    def replace(self, rows: Ints, prompts: Sequence[Sequence[int]]) -> Floats:
+        said = [self._said(prompt) for prompt in prompts]
+        for row, ids in zip(rows, said, strict=True):
+            self._rows[row] = ids
+        return self._logits(said)
+
+    def _said(self, prompt: Sequence[int]) -> Iterator[int]:
+        return chain(self._lines[tuple(prompt)], repeat(2))
+
+    def _logits(self, rows: Sequence[Iterator[int]]) -> Floats:
+        return np.eye(320, dtype=np.float32)[[next(row) for row in rows]]
 
 
 class Breaking(BigramDecoder):

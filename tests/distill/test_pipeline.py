@@ -16,7 +16,7 @@ from distill.trained_on import question_digest, trained_questions
 from tests.distill.scripted import ScriptedDecoder
 from toolkit.errors import FolderConflict, InputError
 from toolkit.formats.chat_format import ChatFormat, completion_text
-from toolkit.generation.generate import Decoder, Floats, Sampling
+from toolkit.generation.generate import Decoder, Sampling
 from toolkit.records import Example, Problem, Split, Trace, read_records, write_records
 from toolkit.runs import read_manifest
 
@@ -32,11 +32,11 @@ class Reciter(ScriptedDecoder):
         )
         self._patience = patience
 
-    def start(self, prompts: Sequence[Sequence[int]]) -> Floats:
-        self._patience -= len(prompts)
+    def next_line(self, prompt: Sequence[int]) -> list[int]:
+        self._patience -= 1
         if self._patience < 0:
             raise KeyboardInterrupt
-        return super().start(prompts)
+        return super().next_line(prompt)
 
 
 PROBLEMS = [Problem.create(family="user", question=f"{i}+{i}", answer=str(2 * i)) for i in range(10, 40)]
@@ -136,6 +136,24 @@ def test_traces_from_before_are_learned_from_without_the_teacher(tiny_student: P
     (tmp_path / "traces.jsonl").write_text("")
     with pytest.raises(InputError, match=r"traces\.jsonl is empty; give the traces\.jsonl of a run of toolkit traces"):
         distill(replace(second, traces=tmp_path / "traces.jsonl"), tmp_path / "third", no_decoder)
+
+
+def test_traces_of_problems_without_a_reference_are_left_out_and_counted(
+    tiny_student: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, mixed = tmp_path / "first", tmp_path / "mixed"
+    config = recipe(tiny_student, write_problems(tmp_path / "problems.jsonl"))
+    distill(config, first, lambda folder: Reciter(folder, PROBLEMS))
+    asked, made = read_records(first / "problems.jsonl", Problem), read_records(first / "traces.jsonl", Trace)
+    mixed.mkdir()
+    open_question = Problem.create(family="user", question="How are you?", answer="")
+    write_records(mixed / "problems.jsonl", [open_question, *asked])
+    write_records(mixed / "traces.jsonl", [replace(made[0], problem_id=open_question.id), *made])
+    distill(replace(config, problems=None, traces=mixed / "traces.jsonl"), tmp_path / "second", no_decoder)
+    assert (tmp_path / "second" / "train.jsonl").read_text() == (first / "train.jsonl").read_text()
+    said = capsys.readouterr().err
+    assert "left out: without a reference (1)" in said
+    assert "traces: 1 trace of problems without a reference, which cannot be verified, left out" in said
 
 
 def test_a_teacher_that_is_never_right_is_an_error_and_leaves_no_student(tiny_student: Path, tmp_path: Path) -> None:

@@ -104,6 +104,13 @@ def test_every_source_file_that_a_text_names_exists(path: Path) -> None:
         assert (ROOT / name).exists(), f"{name_of(path)} names {name}"
 
 
+@pytest.mark.parametrize("path", TEXTS, ids=name_of)
+def test_every_test_that_a_text_names_exists(path: Path) -> None:
+    for name, claim in re.findall(r"`([\w/]+\.py)::(\w+)`(?!†)", prose(path)):
+        test = ROOT / "tests" / "distill" / name
+        assert f"\ndef {claim}(" in test.read_text(encoding="utf-8"), f"{name_of(path)} names {name}::{claim}"
+
+
 def test_the_index_links_to_every_document() -> None:
     index = ROOT / "docs" / "README.md"
     linked = {(index.parent / link).resolve() for link in re.findall(r"\]\(([^)#\s]+)", index.read_text())}

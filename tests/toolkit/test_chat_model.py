@@ -32,6 +32,9 @@ class Silent:
     def keep(self, rows: Ints) -> None:
         raise AssertionError
 
+    def replace(self, rows: Ints, prompts: Sequence[Sequence[int]]) -> Floats:
+        raise AssertionError
+
 
 @pytest.fixture(scope="module")
 def model() -> LocalChatModel:

@@ -243,9 +243,16 @@ def test_usage_shows_what_traces_needs_and_showing_them_needs_none_of_it(tmp_pat
     text = capsys.readouterr().out
     usage = text.partition("\n\n")[0]
     assert " --out OUT" in usage and "[--out OUT]" not in usage
-    assert "\n       toolkit traces show [--failed | --dropped [--reason REASON]] RUN\n" in usage
-    assert "\n       toolkit traces curate [OPTION ...] --out OUT RUN|FILE ...\n" in usage and "show  " not in text
-    assert usage.endswith("\n       toolkit traces merge --out OUT RUN ...")
+    assert (
+        "\n       toolkit traces show [--failed | --dropped [--reason REASON]] RUN\n" in usage and "show  " not in text
+    )
+    for line in (
+        "curate [OPTION ...] --out OUT RUN|FILE ...",
+        "merge --out OUT RUN ...",
+        "export [OPTION ...] --out OUT RUN",
+    ):
+        assert f"\n       toolkit traces {line}\n" in usage
+    assert usage.endswith("\n       toolkit traces import [OPTION ...] --out OUT DATA")
     assert main(["traces", "show", str(tmp_path)]) == 2
     assert "is not a run folder" in capsys.readouterr().err
 

@@ -35,6 +35,11 @@ class Chain:
     def keep(self, rows: Ints) -> None:
         self.rows = [self.rows[i] for i in rows]
 
+    def replace(self, rows: Ints, prompts: Sequence[Sequence[int]]) -> Floats:
+        for row, prompt in zip(rows, prompts, strict=True):
+            self.rows[row] = list(prompt)
+        return self._logits()[rows]
+
     def _logits(self) -> Floats:
         self.sizes.append(len(self.rows))
         logits_BV: Floats = np.stack([self.table_VVV[row[-2], row[-1]] for row in self.rows])
@@ -91,6 +96,16 @@ def drawn_by_a_stable_sort_of_ids(logits_V: Floats, sampling: Sampling, generato
         probabilities /= probabilities.sum()
     place = int(np.searchsorted(probabilities.cumsum(), generator.random()))
     return int(ids[min(place, len(probabilities) - 1)])
+
+
+@pytest.mark.parametrize("spread", [0.5, 2.0, 4.0])
+def test_of_a_large_vocabulary_the_same_tokens_are_drawn(spread: float) -> None:
+    for seed in range(100):
+        logits_V = np.random.default_rng(seed).normal(size=30_000).astype(np.float32) * np.float32(spread)
+        logits_V[:5] += 6 * spread
+        for sampling in (Sampling(), Sampling(temperature=0.3, top_p=0.999), Sampling(temperature=1.5, top_p=0.5)):
+            expected = drawn_by_a_stable_sort_of_ids(logits_V, sampling, np.random.default_rng(seed))
+            assert sample(logits_V, sampling, np.random.default_rng(seed), []) == expected
 
 
 @pytest.mark.parametrize("step", [1e-6, 0.5, 4.0], ids=["all differ", "many are equal", "most are equal"])

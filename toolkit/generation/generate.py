@@ -24,6 +24,10 @@ Ints = NDArray[np.int64]
 
 COMPACT_BELOW = 0.75
 """Finished rows leave the decoder's batch when less than this share of its rows is alive."""
+LIKELY_ABOVE = -12.0
+"""A token that is e to this power times as probable as the likeliest one is hardly ever within top-p."""
+TOP_P_MARGIN = 1e-4
+"""How much more than top-p the likely tokens must have, so that it ends among them whatever the rounding."""
 GREEDY_BELOW = 1e-6
 """Lower temperatures count as 0: logits divided by one overflow, and the likeliest token would be drawn anyway."""
 
@@ -73,6 +77,9 @@ class Decoder(Protocol):
     def keep(self, rows: Ints) -> None:
         """Keep only these rows of the batch, in this order."""
 
+    def replace(self, rows: Ints, prompts: Sequence[Sequence[int]]) -> Floats:
+        """Read a prompt into each of these rows, in place of what it holds; returns logits_BV of these rows alone."""
+
 
 @dataclass(frozen=True, slots=True)
 class Token:
@@ -112,7 +119,7 @@ def decode(
             f"the prompt ({longest} tokens) must be shorter than the model's context ({decoder.max_length}); shorten it"
         )
     limit = min(sampling.max_new_tokens, room)
-    generators = [_generator(seeds[i] if seeds else sampling.seed + i, drawn) for i in range(len(prompts))]
+    generators = [generator_of(seeds[i] if seeds else sampling.seed + i, drawn) for i in range(len(prompts))]
     histories = [list(prompt) for prompt in prompts]
     alive = list(range(len(prompts)))
     batch = alive.copy()  # the row of each row in the decoder's batch
@@ -153,7 +160,7 @@ def complete(
     return rows
 
 
-def _generator(seed: int, drawn: int) -> np.random.Generator:
+def generator_of(seed: int, drawn: int) -> np.random.Generator:
     """Return numpy's default generator after so many draws."""
     bits = np.random.PCG64(seed)
     bits.advance(drawn)
@@ -177,20 +184,37 @@ def sample(logits_V: Floats, sampling: Sampling, generator: np.random.Generator,
 
 
 def candidates(logits_V: Floats, sampling: Sampling) -> tuple[Floats, NDArray[np.float64]]:
-    """Return all logits, greatest first, and the probabilities of the first ones, which may be drawn (they sum to 1).
+    """Return logits, greatest first, and the probabilities of the first ones, which may be drawn (they sum to 1).
 
-    The limits apply in this order: temperature, top-k, min-p, top-p (the smallest set that reaches the mass).
+    The limits apply in this order: temperature, top-k, min-p, top-p (the smallest set that reaches the mass). Logits
+    that are too small to be drawn may be left out.
     """
-    sorted_V = -np.sort(-logits_V)  # only values: sorting them with their ids takes ten times as long
+    likely, unlikely_mass = _likely(logits_V, sampling)
+    sorted_V = -np.sort(-likely)  # only values: sorting them with their ids takes ten times as long
     scaled = sorted_V[: sampling.top_k or None].astype(np.float64) / sampling.temperature
     probabilities = np.exp(scaled - scaled[0])
     probabilities = probabilities[probabilities >= sampling.min_p]  # relative to the most probable, which is 1 here
-    probabilities /= probabilities.sum()
+    probabilities /= probabilities.sum() + unlikely_mass
     if sampling.top_p < 1.0:
         size = int(np.searchsorted(probabilities.cumsum(), sampling.top_p)) + 1
         probabilities = probabilities[:size]
         probabilities /= probabilities.sum()
     return sorted_V, probabilities
+
+
+def _likely(logits_V: Floats, sampling: Sampling) -> tuple[Floats, float]:
+    """Return the logits among which top-p ends, and the mass of the others, relative to the most probable token.
+
+    Of a large vocabulary few tokens are likely, and sorting all of them would take most of the time. Where the others
+    matter, all logits are returned.
+    """
+    if sampling.top_p >= 1.0 or sampling.top_k or sampling.min_p:
+        return logits_V, 0.0
+    relative_V = (logits_V - logits_V.max()) / np.float32(sampling.temperature)
+    is_likely = relative_V > LIKELY_ABOVE
+    likely, mass_V = logits_V[is_likely], np.exp(relative_V, dtype=np.float32)
+    mass, unlikely = float(mass_V.sum(dtype=np.float64)), float(mass_V[~is_likely].sum(dtype=np.float64))
+    return (likely, unlikely) if mass - unlikely > (sampling.top_p + TOP_P_MARGIN) * mass else (logits_V, 0.0)
 
 
 def token_at(logits_V: Floats, sorted_V: Floats, place: int) -> int:

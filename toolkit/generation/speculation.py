@@ -86,6 +86,11 @@ class SpeculativeDecoder:
         """See `Decoder`."""
         self._decoder.keep(rows)
 
+    def replace(self, rows: Ints, prompts: Sequence[Sequence[int]]) -> Floats:
+        """See `Decoder`."""
+        self._history = []
+        return self._decoder.replace(rows, prompts)
+
     def _draft(self) -> list[int]:
         """Return what followed the last tokens before, as far as a draft pays."""
         history = self._history

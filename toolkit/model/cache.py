@@ -1,4 +1,4 @@
-"""Caches keys and values in buffers that double when they are full, so that a step appends without copying.
+"""Caches keys and values in buffers that grow by a share when they are full, so that a step appends without copying.
 
 For latent attention a layer keeps [latent | rotated key] (transformers' DeepSeek modules cache these, not the expanded
 heads), or less: the latent in a calibrated basis of lower rank (`toolkit.model.latent_basis`), in int8
@@ -15,10 +15,14 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
-from toolkit.model.latent_basis import Basis
+from toolkit.model.latent_basis import Basis, latent_layers
 from toolkit.model.latents import FloatLatents, Int8Latents, Latents, quantize
+
+DOUBLED = 1024
+"""Buffers of fewer positions double when they are full."""
 
 
 class GrowingLayer(DynamicLayer):
@@ -37,8 +41,27 @@ class GrowingLayer(DynamicLayer):
     def keep(self, rows: Tensor, first: int) -> None:
         """Keep only these rows, and only positions from `first` on."""
         assert self._buffers is not None
-        self._buffers = (self._buffers[0][rows, :, first:], self._buffers[1][rows, :, first:])
+        keys, values = self._buffers
+        self._buffers = (keys[rows.to(keys.device), :, first:], values[rows.to(values.device), :, first:])
         self._use(self.length - first)
+
+    def place(self, rows: Tensor, other: GrowingLayer) -> None:
+        """Write the rows of another cache into these rows, which may be new ones. Both caches end at one position: the
+        beginning of the shorter rows is what was there before, or zeros."""
+        assert self._buffers is not None and other._buffers is not None
+        has_rows, length = len(self._buffers[0]), max(self.length, other.length)
+        count = max(has_rows, int(rows.max()) + 1)
+        if count > has_rows or length > self._buffers[0].shape[2]:
+            self._buffers = (
+                _roomier(self._buffers[0], count, length, self.length),
+                _roomier(self._buffers[1], count, length, self.length),
+            )
+        elif length > self.length:
+            for buffer in self._buffers:
+                buffer[:, :, length - self.length : length] = buffer[:, :, : self.length].clone()
+        for buffer, placed in zip(self._buffers, (other.keys, other.values), strict=True):
+            buffer[rows.to(buffer.device), :, length - other.length : length] = placed
+        self._use(length)
 
     def _append(self, key_states: Tensor, value_states: Tensor) -> None:
         if not self.is_initialized:
@@ -58,7 +81,7 @@ class GrowingLayer(DynamicLayer):
 
     def _grow(self, key_states: Tensor, value_states: Tensor, end: int) -> None:
         old = self._buffers
-        capacity = max(2 * end, 64)
+        capacity = _capacity(end)
         grown = []
         for index, states in enumerate((key_states, value_states)):
             buffer = states.new_empty(*states.shape[:2], capacity, states.shape[3])
@@ -66,6 +89,18 @@ class GrowingLayer(DynamicLayer):
                 buffer[:, :, : self.length] = old[index][:, :, : self.length]
             grown.append(buffer)
         self._buffers = (grown[0], grown[1])
+
+
+def _capacity(length: int) -> int:
+    """Return how many positions to make room for: twice as many, and a quarter more where that is much memory."""
+    return max(min(2 * length, length + max(length // 4, DOUBLED)), 64)
+
+
+def _roomier(buffer: Tensor, rows: int, length: int, used: int) -> Tensor:
+    """Return a larger buffer, in which the `used` positions of the rows end at `length`."""
+    larger = buffer.new_zeros(rows, buffer.shape[1], _capacity(length), buffer.shape[3])
+    larger[: len(buffer), :, length - used : length] = buffer[:, :, :used]
+    return larger
 
 
 class LatentLayer(GrowingLayer):
@@ -108,3 +143,15 @@ def make_cache(num_hidden_layers: int, make_layer: Callable[[int], GrowingLayer]
     cache.layer_class_to_replicate = None
     cache.layers = [make_layer(number) for number in range(num_hidden_layers)]
     return cache
+
+
+def position_bytes(model: PreTrainedModel, dtype: torch.dtype) -> int:
+    """Return the bytes that one token of one row takes in the exact cache."""
+    config: Any = model.config.get_text_config(decoder=True)
+    if layers := latent_layers(model):
+        kept: int = sum(layer.kv_lora_rank + layer.qk_rope_head_dim for layer in layers)
+        return kept * dtype.itemsize
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    count: int = 2 * heads * head_dim * config.num_hidden_layers
+    return count * dtype.itemsize

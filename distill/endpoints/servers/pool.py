@@ -24,7 +24,7 @@ class ServerPool:
         """`left`: returns how many requests have no answer yet."""
         self.servers = list(servers)
         self._left = left
-        self._waiting: deque[asyncio.Future[Server]] = deque()
+        self._waiting: deque[asyncio.Future[Server | None]] = deque()
         self._timer: asyncio.TimerHandle | None = None
 
     @property
@@ -37,12 +37,19 @@ class ServerPool:
         """How many requests were answered so far."""
         return sum(server.answers for server in self.servers)
 
-    async def acquire(self) -> Server:
-        """Wait until a server may get a request, and count it as sent there."""
-        turn: asyncio.Future[Server] = asyncio.get_running_loop().create_future()
+    async def acquire(self) -> Server | None:
+        """Wait until a server may get a request, and count it as sent there; None if nothing is left to be sent."""
+        turn: asyncio.Future[Server | None] = asyncio.get_running_loop().create_future()
         self._waiting.append(turn)
         self.hand_out()
         return await turn
+
+    def dismiss(self) -> None:
+        """Let nobody wait any longer, because nothing is left to be sent."""
+        while self._waiting:
+            turn = self._waiting.popleft()
+            if not turn.done():
+                turn.set_result(None)
 
     def release(self, server: Server) -> None:
         """Count a request as over."""
@@ -56,8 +63,11 @@ class ServerPool:
         """
         if self.others(server):
             self.release(server)
-            await asyncio.sleep(seconds)
-            return await self.acquire()
+            found = None
+            while found is None:  # others may find that nothing is left, but this is
+                await asyncio.sleep(seconds)
+                found = await self.acquire()
+            return found
         await asyncio.sleep(max(seconds, server.rests_s()))
         return server
 
@@ -68,10 +78,10 @@ class ServerPool:
     def hand_out(self) -> None:
         """Give servers that may be asked now to those who wait for one."""
         while self._waiting:
-            waits = [(server.wait_s(), server) for server in self.servers]
-            free = [server for wait_s, server in waits if wait_s <= 0.0 and not self._is_too_slow(server)]
+            waits = [(server.wait_s(), server) for server in self.servers if not self._is_too_slow(server)]
+            free = [server for wait_s, server in waits if wait_s <= 0.0]
             if not free:
-                self._wake_in(min(wait_s for wait_s, _ in waits))
+                self._wake_in(min((wait_s for wait_s, _ in waits), default=math.inf))
                 return
             turn = self._waiting.popleft()
             if turn.done():  # whoever waited was cancelled

@@ -110,6 +110,15 @@ def test_requests_a_minute_are_kept(tmp_path: Path) -> None:
         assert time.monotonic() - begun >= 39 * 60 / 1200, "a lower bound, whatever the machine"
 
 
+def test_servers_whose_requests_are_spaced_end_when_all_is_answered(tmp_path: Path) -> None:
+    slower = {"tokens": 10, "rate": 50.0}
+    with paced_server(**QUICK) as first, paced_server(**slower) as second:
+        teacher = teacher_of(first, second, requests_per_minute=300)
+        for count in (8, 9, 30):
+            assert len(teacher.answer(job_of(tmp_path, count))) == count
+        assert stats(first)["asked"] + stats(second)["asked"] == 30
+
+
 def test_a_stream_that_stalls_is_given_up_and_one_that_lasts_longer_than_the_limit_lives(tmp_path: Path) -> None:
     with paced_server(tokens=20, rate=10.0) as url:
         traces = teacher_of(url, stall_s=1.0).answer(job_of(tmp_path, 8))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from toolkit.cli.options.command import Options
+from toolkit.cli.options.shared import OWN_OR
 from toolkit.cli.options.values import (
     Parser,
     add_flag,
@@ -23,6 +24,11 @@ if TYPE_CHECKING:
 
 EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh")
 """As `distill.collecting.asking` has them, whose import would slow down every help."""
+FOR_SERVERS = (
+    *("requests_per_minute", "tokens_per_minute", "price_in", "price_out", "max_cost", "max_tokens_total"),
+    *("no_stream", "batch_api", "effort", "thinking", "top_logprobs", "extra_body"),
+)
+"""Options that a model on this machine cannot heed."""
 SERVED = ("concurrency", "requests_per_minute", "tokens_per_minute", "price_in", "price_out")
 """Options that a row of a file of servers can set for its server alone."""
 
@@ -40,10 +46,12 @@ def add_teachers_option(parser: Parser) -> None:
 def add_asking_options(parser: Parser) -> None:
     """Add what shapes an answer besides the usual sampling options."""
     group = parser.add_argument_group("how the questions are put")
-    group.add_argument("--top-p", type=share_of, default=0.95, help="nucleus of the sampling; default: %(default)s")
-    group.add_argument("--top-k", type=top_k_of, default=0, help="likeliest tokens to choose from; default: all")
-    group.add_argument("--min-p", type=share_of, default=0.0, help="least share of the likeliest; default: %(default)s")
-    group.add_argument("--repetition-penalty", type=factor_of, default=1.0, help="default: %(default)s, which is none")
+    group.add_argument("--top-p", type=share_of, help=f"nucleus of the sampling; default: {OWN_OR.format(0.95)}")
+    group.add_argument(
+        "--top-k", type=top_k_of, help=f"likeliest tokens to choose from; default: {OWN_OR.format('all')}"
+    )
+    group.add_argument("--min-p", type=share_of, help=f"least share of the likeliest; default: {OWN_OR.format('0')}")
+    group.add_argument("--repetition-penalty", type=factor_of, help=f"default: {OWN_OR.format('1, which is none')}")
     group.add_argument("--system", default="", metavar="TEXT", help="system prompt of problems that have none")
     group.add_argument(
         "--prompt-template",
@@ -87,7 +95,9 @@ def add_serving_options(parser: Parser) -> None:
     group.add_argument("--price-out", type=money_of, metavar="P", help="price of a million tokens of answers")
     group.add_argument("--max-cost", type=money_of, metavar="M", help="stop before the traces cost more than this")
     group.add_argument("--max-tokens-total", type=count_of, metavar="N", help="stop before they take more tokens")
-    group.add_argument("--limit", type=count_of, metavar="N", help="stop after so many requests")
+    group.add_argument(
+        "--limit", type=count_of, metavar="N", help="stop when so many requests have an answer, earlier ones included"
+    )
 
 
 def asking_of(options: Options) -> Asking:
@@ -117,10 +127,10 @@ def serving_of(options: Options) -> tuple[str, Serving]:
         if len(teachers) > 1:
             strange = next(teacher for teacher in teachers if not is_endpoint(teacher))
             raise InputError(f"--teacher is given {len(teachers)} times, but {strange!r} is no address of a server")
-        given = [name for name in (*SERVED, "max_cost") if getattr(options, name) is not None]
-        if given and given != ["concurrency"]:
-            name = "--" + next(name for name in given if name != "concurrency").replace("_", "-")
-            raise InputError(f"{name} is for a teacher behind a server, not for {teachers[0]!r}; leave it out")
+        for name in FOR_SERVERS:
+            if getattr(options, name):
+                option = "--" + name.replace("_", "-")
+                raise InputError(f"{option} is for a teacher behind a server, not for {teachers[0]!r}; leave it out")
         return teachers[0], Serving()
     if options.batch_api and (len(teachers) > 1 or is_server_list(teachers[0])):
         raise InputError(f"--batch-api is for one server, not for {', '.join(teachers)}; give its address alone")

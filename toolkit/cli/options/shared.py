@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from toolkit.generation.generate import Decoder, Sampling
 
 
+OWN_OR = "as the model's generation_config.json says, or {}"
 SAMPLING = ("top_p", "top_k", "min_p", "repetition_penalty")
 """Sampling options that only some commands take."""
 
@@ -59,13 +60,15 @@ def add_problem_options(verb: Parser, default: str) -> None:
     )
 
 
-def add_sampling_options(parser: Parser, *, temperature: float) -> None:
+def add_sampling_options(parser: Parser, *, temperature: float | None) -> None:
+    """`temperature`: the default; None leaves it to the model."""
+    default = OWN_OR.format(0.6) if temperature is None else temperature
     parser.add_argument("--samples", type=count_of, default=1, help="answers to each problem; default: %(default)s")
     parser.add_argument(
         "--temperature",
         type=temperature_of,
         default=temperature,
-        help="sampling temperature; 0 is greedy; default: %(default)s",
+        help=f"sampling temperature; 0 is greedy; default: {default}",
     )
     parser.add_argument(
         "--max-new-tokens", type=count_of, default=320, help="most tokens of an answer; default: %(default)s"
@@ -74,7 +77,7 @@ def add_sampling_options(parser: Parser, *, temperature: float) -> None:
         "--batch-size",
         type=count_of,
         default=64,
-        help="answers sampled at once; an endpoint gets at most 64 requests at once; default: %(default)s",
+        help="answers sampled at once by a model on this machine; default: %(default)s",
     )
     parser.add_argument("--seed", type=seed_of, default=0, help="seed of the sampling; default: %(default)s")
 
@@ -147,7 +150,7 @@ def allow_unsafe_execution(options: Options) -> None:
 
 
 def decoder_of(options: Options) -> tuple[Callable[[Path], Decoder], str]:
-    """Return what opens a model folder with the cache of the options, and that cache's name (empty for auto)."""
+    """Return what opens a model folder as the options say, and how that differs from opening it as it is."""
     from toolkit.runs import file_digest
 
     rank, traces = options.cache_rank, options.cache_calibration
@@ -162,7 +165,11 @@ def decoder_of(options: Options) -> tuple[Callable[[Path], Decoder], str]:
         if not (traces / TRACES).is_file():
             raise InputError(f"--cache-calibration ({traces}) must be a folder that toolkit traces wrote")
         names.append(f"rank {rank} fitted to {file_digest(traces / TRACES)[:16]}")
-    return partial(open_decoder, cache=options.cache, rank=rank or 0, traces=traces), ", ".join(names)
+    how = f"cache: {', '.join(names)}" if names else ""
+    opening = partial(open_decoder, cache=options.cache, rank=rank or 0, traces=traces)
+    if load_in := getattr(options, "load_in", None):
+        return partial(opening, load_in=load_in), "; ".join(filter(None, (f"load-in: {load_in}", how)))
+    return opening, how
 
 
 def say_what_is_slower(*models: Path) -> None:

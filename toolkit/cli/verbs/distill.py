@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from toolkit.cli.options.command import AddCommand, Options, Result
 from toolkit.cli.options.decoders import open_decoder
+from toolkit.cli.options.local import add_load_option, check_load_option, own_if_left_out
 from toolkit.cli.options.shared import (
     add_problem_options,
     add_retry_option,
@@ -32,6 +34,7 @@ def add_distill(add: AddCommand) -> None:
     )
     parser.before_help = _tell_presets
     add_teacher_option(parser)
+    add_load_option(parser)
     parser.add_argument(
         "--student",
         type=name_of,
@@ -95,10 +98,12 @@ def distill(options: Options) -> Result:
     _check_distilling(options)
 
     from distill import pipeline
+    from distill.collecting.job import check_samples
     from distill.collecting.outcomes import FAILED
     from distill.distill_presets import LORA_LEARNING_RATE, PRESETS
     from toolkit.records import read_jsonl
     from toolkit.runs import read_manifest
+    from toolkit.sources.model_names import is_endpoint, resolve
 
     allow_unsafe_execution(options)
     preset = PRESETS[options.preset]
@@ -110,7 +115,18 @@ def distill(options: Options) -> Result:
         **{name: getattr(options, name) for name in ("teacher", "student", "problems", "traces")},
         reading=reading_of(options),
     )
-    folder = pipeline.distill(config, options.out, open_decoder, retry_failed=options.retry_failed)
+    if options.traces is None and not is_endpoint(options.teacher):
+        asked = {} if options.temperature is None else {"temperature": options.temperature}
+        own = own_if_left_out(asked, options.teacher, resolve(options.teacher))
+        config = replace(config, sampling=replace(config.sampling, **own))
+        check_samples(config.samples, config.sampling.temperature)
+    opening = (partial(open_decoder, load_in=options.load_in), f"load-in: {options.load_in}")
+    folder = pipeline.distill(
+        config,
+        options.out,
+        *(opening if options.load_in else (open_decoder,)),
+        retry_failed=options.retry_failed,
+    )
     measured = (read_manifest(folder) or {})["measured"]
     text = f"the student is in {folder}; {_learned(measured)}"
     if failed := sum(1 for _ in read_jsonl(folder / FAILED)) if (folder / FAILED).is_file() else 0:
@@ -125,6 +141,7 @@ def _check_distilling(options: Options) -> None:
     from toolkit.sources.model_names import check_model, is_endpoint
 
     reading_of(options)
+    check_load_option(options, options.teacher)
     check_out(options.out)
     if options.traces is not None:
         check_traces(options.traces, options.problems)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from toolkit.cli.options.command import AddCommand, Options, Result
 from toolkit.cli.options.engines import add_engine_options, check_engine, part_of, with_engine
+from toolkit.cli.options.local import add_load_option, check_load_option, teacher_sampling
 from toolkit.cli.options.serving import (
     add_asking_options,
     add_serving_options,
@@ -27,10 +28,10 @@ from toolkit.cli.options.shared import (
     add_sampling_options,
     decoder_of,
     reading_of,
-    sampling_of,
 )
 from toolkit.cli.options.values import Instead, count_of, name_of, path_of, shared_options
 from toolkit.cli.traces.curate import add_curate
+from toolkit.cli.traces.data_sets import add_export, add_import
 from toolkit.cli.traces.merge import add_merge
 from toolkit.errors import InputError
 from toolkit.terminal import counted, say
@@ -50,8 +51,9 @@ def add_traces(add: AddCommand) -> None:
     parser.add_argument(
         "--per-family", type=count_of, default=100, help="procedural problems of each family; default: %(default)s"
     )
-    add_sampling_options(parser, temperature=0.6)
+    add_sampling_options(parser, temperature=None)
     add_asking_options(parser)
+    add_load_option(parser)
     add_cache_options(parser)
     add_serving_options(parser)
     add_engine_options(parser)
@@ -59,16 +61,18 @@ def add_traces(add: AddCommand) -> None:
     parser.add_argument("--out", type=path_of, required=True, help="run folder to write")
     parser.usage = (
         "%(prog)s [OPTION ...] --out OUT\n       %(prog)s show [--failed | --dropped [--reason REASON]] RUN\n"
-        "       %(prog)s curate [OPTION ...] --out OUT RUN|FILE ...\n       %(prog)s merge --out OUT RUN ..."
+        "       %(prog)s curate [OPTION ...] --out OUT RUN|FILE ...\n       %(prog)s merge --out OUT RUN ...\n"
+        "       %(prog)s export [OPTION ...] --out OUT RUN\n       %(prog)s import [OPTION ...] --out OUT DATA"
     )
+    name = parser.prog
     parser.epilog = (
-        f"{parser.prog} show RUN lists the traces of a run, {parser.prog} curate RUN chooses a training set from them, "
-        f"{parser.prog} merge RUN ... makes one run of parts; each has a --help of its own"
+        f"{name} show RUN lists the traces of a run, {name} curate RUN chooses a training set from them, "
+        f"{name} merge RUN ... makes one run of parts, {name} export RUN writes a data set, {name} import DATA reads a "
+        "published one; each has a --help of its own"
     )
     subcommands = parser.add_subparsers(prog=parser.prog, metavar="show", help=argparse.SUPPRESS, action=Instead)
-    _add_show(subcommands)
-    add_curate(subcommands)
-    add_merge(subcommands)
+    for add_subcommand in (_add_show, add_curate, add_merge, add_export, add_import):
+        add_subcommand(subcommands)
 
 
 def _add_show(subcommands: Any) -> None:
@@ -103,19 +107,25 @@ def traces(options: Options) -> Result:
     from distill.collecting.part import SHARD
     from distill.evaluation.evaluate import problems_digest
     from distill.store.sharded_store import ASKED
+    from distill.teachers.respondent import ModelFolder
     from distill.teachers.trace_store import find_teacher, gather
     from toolkit.figures.ledger import PROBLEMS
     from toolkit.records import write_records
-    from toolkit.runs import Stage, check_out, finish, is_complete, partial_folder, read_manifest, say_done
+    from toolkit.runs import Stage, check_out, finish, is_complete, partial_folder, read_manifest
 
-    out, sampling, asking, part = options.out, sampling_of(options), asking_of(options), part_of(options)
+    out, asking, part = options.out, asking_of(options), part_of(options)
     argument, serving = serving_of(options)
+    check_load_option(options, argument)
     check_engine(options)
     decoder_options = decoder_of(options)
-    check_samples(options.samples, options.temperature)
+    if options.temperature is not None:
+        check_samples(options.samples, options.temperature)
     check_out(out)
     problems = _problems(options)
-    teacher = with_engine(find_teacher(argument, out, *decoder_options, serving=serving), options)
+    found = find_teacher(argument, out, *decoder_options, serving=serving)
+    sampling = teacher_sampling(options, argument, found.folder if isinstance(found, ModelFolder) else None)
+    check_samples(options.samples, sampling.temperature)
+    teacher = with_engine(found, options)
     stage = Stage(
         name="traces",
         config={"samples": options.samples, **asdict(sampling), **asking.given()}
@@ -124,7 +134,7 @@ def traces(options: Options) -> Result:
     )
     complete = is_complete(out, stage)
     if complete and not _goes_on(options, (read_manifest(out) or {})["measured"]):
-        say_done(out)
+        _say_done(out)
     else:
         folder = partial_folder(out, stage, cheap=(PROBLEMS, ASKED, FAILED))
         write_records(folder / PROBLEMS, problems)
@@ -145,6 +155,16 @@ def traces(options: Options) -> Result:
             return _forecast(collect, serving)
         finish(folder, out, stage, collect(limit=options.limit).counts(), anew=complete)
     return _collected(out, (read_manifest(out) or {})["measured"])
+
+
+def _say_done(out: Path) -> None:
+    """Say that a run is finished, or stopped by the limit that is given again."""
+    from toolkit.runs import read_manifest, say_done
+
+    if stopped_by := (read_manifest(out) or {})["measured"].get("stopped_by"):
+        say(f"{out} was stopped by {stopped_by}; raise it to go on")
+    else:
+        say_done(out)
 
 
 def _problems(options: Options) -> list[Problem]:
@@ -188,7 +208,7 @@ def _collected(out: Path, measured: Mapping[str, Any]) -> Result:
     if measured.get("failed"):
         text += f"; {counted(measured['failed'], 'request')} failed: toolkit traces show {out} --failed"
     if measured.get("stopped_by"):
-        text += f"; stopped by {measured['stopped_by']}"
+        text += f"; {measured['stopped_by']} stopped it at that many of {measured.get('requests')}; raise it to go on"
     return Result(facts={"folder": str(out), **measured}, text=text)
 
 
