@@ -184,7 +184,8 @@ def test_a_cluster_of_the_command_is_quiet_and_ends_with_it(tmp_path: Path, caps
         assert ended.returncode == 0, ended.stderr
         assert ended.stdout.startswith("8 traces (8 of them whole) are in")
         assert all(line.startswith(("problems: ", "traces")) for line in ended.stderr.splitlines()), ended.stderr
-        assert not [process for process in psutil.process_iter() if _is_marked(process, str(tmp_path))]
+        left = [process for process in psutil.process_iter() if _is_marked(process, str(tmp_path))]
+        assert not psutil.wait_procs(left, timeout=30.0)[1], "those that were just ending have ended"
         assert main(words) == 0 and len(server.asked) == 8
     assert "already done" in capsys.readouterr().err, "the run is the one of the command without Ray"
 
