@@ -44,7 +44,7 @@ def seconds(workers: int, requests: int) -> float:
     return taken
 
 
-def main(requests: int = 480) -> None:
+def main(requests: int = 320) -> None:
     with ray_cluster("", 2):
         seconds(1, EACH)  # the first job of a cluster starts more than workers
         taken = {workers: seconds(workers, requests) for workers in (1, 2)}

@@ -37,6 +37,7 @@ QUIET = {
     "RAY_BACKEND_LOG_LEVEL": "fatal",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_DISABLE_IMPORT_WARNING": "1",
+    "RAY_ENABLE_AUTO_CONNECT": "0",  # a thread that still asks after the end must not start a cluster
 }
 
 
@@ -114,8 +115,13 @@ def check_address(address: str) -> None:
 def _connect(ray: Any, address: str, options: dict[str, Any]) -> None:
     try:
         _init(ray, address=address, **options)
-    except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
+    except (ConnectionError, ValueError, TimeoutError) as error:
         raise _no_cluster(address) from error
+    except RuntimeError as error:
+        trouble = " ".join(str(error).split())
+        raise InputError(
+            f"the Ray cluster {address} cannot be used ({trouble:.300}); use the same versions on it and here"
+        ) from error
 
 
 def _init(ray: Any, **options: Any) -> None:

@@ -1,6 +1,6 @@
 """Answers a job by workers of Ray: a Ray Data pipeline from chunks of requests to reports.
 
-    work list ── chunks ── Ray Data: map_batches over workers ── reports
+    work list ── chunks, each for all workers ── Ray Data: map_batches over workers ── reports
                                        │
                               the store on the shared disk
 
@@ -10,8 +10,10 @@ process watches the store, shows the progress and says what the workers report.
 
 from __future__ import annotations
 
+import math
 import os
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -34,6 +36,8 @@ from toolkit.terminal import counted, say
 LOOK_EVERY_S = 0.5
 """How often the store is looked at for the progress; a store of a million traces less often."""
 LOOKED_AT_PER_S = 200_000
+LAST_REPORTS_S = 10.0
+"""How long reports are awaited once all is answered: one of a worker that died for good will not come."""
 
 
 class RayTeacher:
@@ -111,16 +115,18 @@ class RayTeacher:
                 workers=workers,
                 purse=self._purse(ray, job, plan),
             )
-            chunks = work.chunks(workers, max(1, self._at_once(job) // workers))
-            lost = 0
-            for reports in _run(ray, assignment, chunks, gpus):
+            lost, ends_at = 0, math.inf
+            for reports in _run(ray, assignment, work.chunks(), gpus):
                 collected.watch()
                 for report in reports:
                     self._take(report)
                 if work.started() > workers + lost:
                     lost = work.started() - workers
                     say(f"{job.label}: {counted(lost, 'worker')} died so far; others ask what they had not answered")
-            collected.watch()
+                if not collected.left:
+                    ends_at = min(ends_at, time.monotonic() + LAST_REPORTS_S)
+                if time.monotonic() > ends_at:
+                    break
 
     def _take(self, report: Report) -> None:
         """Say what a worker reports; raises `InputError` if the job must end."""
@@ -132,12 +138,6 @@ class RayTeacher:
         self._stopped_by = self._stopped_by or report.stopped_by
         if report.error:
             raise InputError(report.error)
-
-    def _at_once(self, job: Job) -> int:
-        """Return how many requests all workers may have in flight; a model folder's batches are each worker's own."""
-        if isinstance(self.teacher, Endpoint):
-            return sum(min(server.most, job.batch_size) for server in self.teacher.all_servers)
-        return job.batch_size * (self._workers or 1)
 
     def _size(self, ray: Any) -> tuple[int, int]:
         """Return how many workers there are, and how many GPUs each gets; raises `InputError` if there is no room."""
@@ -221,7 +221,7 @@ def _run(ray: Any, assignment: Assignment, chunks: Sequence[Chunk], gpus: int) -
 
 
 def _pipeline(ray: Any, assignment: Assignment, chunks: Sequence[Chunk], gpus: int) -> Any:
-    rows = [{"start": start, "end": end} for start, end in chunks]
+    rows = [{"start": start, "end": end} for start, end in chunks for _ in range(assignment.workers)]
     return ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
         Worker,
         fn_constructor_args=(assignment,),

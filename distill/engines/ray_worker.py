@@ -1,7 +1,7 @@
 """A worker of Ray: answers chunks of a job's requests through the teacher, into the store on the shared disk.
 
-The store's claims hold for workers as for any process. If a worker dies, the kernel frees its claims, Ray starts
-another process and gives it the chunk again, and that asks only what the store still lacks.
+The store's claims hold for workers as for any process, and divide a chunk's requests among them. If a worker dies, the
+kernel frees its claims and the others ask what it left; Ray starts another process in its place.
 
 Workers divide the limits of each server by their place. A place is a lock that a process holds while it lives, so the
 process that replaces a dead one takes its share.

@@ -12,6 +12,7 @@ Source: ray.data.llm of Ray 2.60 (vLLMEngineProcessorConfig, build_processor; co
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from importlib.util import find_spec
@@ -90,8 +91,13 @@ class VllmFolder(ModelFolder):
 
     def _processor(self, ray: Any, job: Job) -> Any:
         """Build the processor, which loads the model on each worker."""
-        from ray.data.llm import build_processor, vLLMEngineProcessorConfig
-
+        try:
+            from ray.data.llm import build_processor, vLLMEngineProcessorConfig
+        except ModuleNotFoundError as error:
+            raise InputError(
+                f"--engine ray-vllm needs the module {error.name!r} beside vLLM; install what Ray's processor needs: "
+                "pip install 'ray[llm]'"
+            ) from error
         gpus = int(ray.cluster_resources().get("GPU", 0))
         workers = self._workers or gpus // self._gpus
         if not 0 < workers * self._gpus <= gpus:
@@ -110,7 +116,11 @@ class VllmFolder(ModelFolder):
             tokenize_stage=False,
             detokenize_stage=False,
         )
-        return build_processor(config, preprocess=dict)
+        logging.disable(logging.WARNING)  # it says that Ray runs already
+        try:
+            return build_processor(config, preprocess=dict)
+        finally:
+            logging.disable(logging.NOTSET)
 
 
 def row_of(request: PromptRequest, sampling: Sampling, stop_ids: Iterable[int]) -> dict[str, Any]:

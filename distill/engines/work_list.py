@@ -7,10 +7,10 @@
     ├── places             locks: which worker has which share of the limits, and whether the job still runs
     └── started-<name>     one empty file for each process that has worked
 
-A chunk is a range of hashes, so no two chunks share a bucket of the store (`distill.store.claims`), and workers never
-wait for each other. Chunks get smaller towards the end: early ones are long, since the last answers of each chunk leave
-places free, and late ones are short, so that all workers end together. The folder is removed when the job ends, or by
-the next job if it was killed.
+A chunk is a range of hashes, so no two chunks share a bucket of the store (`distill.store.claims`). All workers get
+each chunk, and its claims divide the requests among them as they are sent: a quick worker asks more of them, all end
+together, and what a worker leaves when it dies the others ask. The folder is removed when the job ends, or by the next
+job if it was killed.
 """
 
 from __future__ import annotations
@@ -40,8 +40,9 @@ PREFIX = ".work-"
 PROBLEMS, REQUESTS, TOKEN, PLACES, STARTED = "problems.jsonl", "requests.npy", "token", "places", "started-"
 OWNER = 2**20
 """The lock of the process that has written the list; those below are the workers'."""
-ROUNDS = 32
-"""The longest chunk has so many requests for each that a worker may have in flight."""
+CHUNK = 2**16
+"""Requests of a chunk: so few that their problems fit into a worker's memory, so many that waiting for the last answers
+of each costs little."""
 Chunk = tuple[int, int]
 """The first of its requests, and the one behind its last."""
 
@@ -76,15 +77,14 @@ class WorkList:
         (work.folder / TOKEN).write_text(work.token)
         return work
 
-    def chunks(self, workers: int, at_once: int) -> list[Chunk]:
-        """Divide the requests; `at_once`: how many a worker may have in flight."""
+    def chunks(self) -> list[Chunk]:
+        """Divide the requests."""
         buckets = self._requests()["hash"] >> np.uint64(64 - BUCKET_BITS)
         chunks: list[Chunk] = []
         start = 0
         while start < len(buckets):
-            wished = max(at_once, min(ROUNDS * at_once, (len(buckets) - start) // (2 * workers)))
-            end = min(start + wished, len(buckets))
-            end = int(np.searchsorted(buckets, buckets[end - 1], side="right"))
+            last = min(start + CHUNK, len(buckets)) - 1
+            end = int(np.searchsorted(buckets, buckets[last], side="right"))
             chunks.append((start, end))
             start = end
         return chunks

@@ -126,7 +126,7 @@ def test_workers_divide_the_limits_of_a_server_and_of_the_job(cluster: None, tmp
         cost = sum((trace.prompt_tokens or 0) + (trace.completion_tokens or 0) for trace in traces) / 1000
         assert 1.3 < cost <= 1.5 and len(traces) == stats(url)["asked"] and stats(url)["most open"] <= 5
         assert teacher.stopped_by == "--max-cost 1.5"
-        assert len(answer(teacher, job_of(tmp_path))) == len(traces), "the same command spends no more"
+        assert len(teacher.teacher.answer(job_of(tmp_path))) == len(traces), "nor does the same job without Ray more"
 
 
 def test_a_model_folder_answers_the_same_in_workers(cluster: None, tmp_path: Path, tiny_student: Path) -> None:
@@ -184,7 +184,8 @@ def test_a_cluster_of_the_command_is_quiet_and_ends_with_it(tmp_path: Path, caps
         assert ended.returncode == 0, ended.stderr
         assert ended.stdout.startswith("8 traces (8 of them whole) are in")
         assert all(line.startswith(("problems: ", "traces")) for line in ended.stderr.splitlines()), ended.stderr
-        assert not [process for process in psutil.process_iter() if _is_marked(process, str(tmp_path))]
+        left = [process for process in psutil.process_iter() if _is_marked(process, str(tmp_path))]
+        assert not psutil.wait_procs(left, timeout=30.0)[1], "those that were just ending have ended"
         assert main(words) == 0 and len(server.asked) == 8
     assert "already done" in capsys.readouterr().err, "the run is the one of the command without Ray"
 
