@@ -65,9 +65,10 @@ def evaluate(
 ) -> Evaluation:
     """Measure a model into the run folder `out`, or read the row if `out` holds it already.
 
-    `asked`: how the problems were chosen, for the record (`distill.trained_on.ChosenProblems.facts`). `names`:
-    see `Stage`. An interrupted evaluation resumes where it stopped. Raises `FolderConflict` if `out` holds another run; `InputError` if the model
-    folder has no tokenizer or template, the prompts do not fit, an endpoint fails, or a program may not be run.
+    `asked`: how the problems were chosen, for the record (`distill.trained_on.ChosenProblems.facts`). `names`: what a
+    person calls the inputs (`Stage`). An interrupted evaluation resumes where it stopped. Raises `FolderConflict` if
+    `out` holds another run; `InputError` if the model folder has no tokenizer or template, the prompts do not fit, an
+    endpoint fails, or a program may not be run.
     """
     stage = stage_of(problems, config, model=respondent.digest)
     stage = replace(stage, names={"model": respondent.name, **names})

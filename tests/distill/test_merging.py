@@ -153,11 +153,14 @@ def test_a_teacher_is_not_asked_what_a_data_set_keeps_for_testing(
     assert main([*words, "--question-field", "prompt", "--answer-field", "truth"]) == 0
     said = capsys.readouterr().err
     assert "6 of 6 rows" in said and "3 train, 3 test (by the data set's own splits)" in said
-    assert "3 of the data set's test split are not asked" in said
+    assert "3 of 6 are of the test split, which no student learns from, and are not asked" in said
     asked = read_problems(tmp_path / "out")
     assert [(problem.question, problem.split) for problem in asked] == [(f"Add {i} and 1.", "train") for i in (0, 2, 4)]
     assert main(["traces", "--answer-field", "truth", "--out", str(tmp_path / "other")]) == 2
     assert "need --problems; add it, or leave them out" in capsys.readouterr().err
     (tmp_path / "sums.csv").write_text("question,answer,split\n2 + 2?,4,test\n")
     assert main(words) == 2
-    assert "problems are in the data set's test split, which is never learned from" in capsys.readouterr().err
+    assert (
+        "the test split, which is never learned from, holds all of 1 problem; give others, or"
+        in capsys.readouterr().err
+    )

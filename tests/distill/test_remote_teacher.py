@@ -272,7 +272,7 @@ def test_toolkit_traces_takes_an_endpoint_for_a_teacher(tiny_student: Path, tmp_
     problems, out = tmp_path / "problems.jsonl", tmp_path / "out"
     problems.write_text('{"question": "1+1?", "answer": "2"}\n{"question": "2+2?", "answer": "4"}\n')
     with serve_bigram(tiny_student) as server:
-        words = ["traces", "--teacher", server.url, "--problems", str(problems), "--out", str(out)]
+        words = ["traces", "--teacher", server.url, "--include-test", "--problems", str(problems), "--out", str(out)]
         assert main([*words, "--max-new-tokens", "5"]) == 0
         assert main([*words, "--max-new-tokens", "5"]) == 0
         assert len(server.bodies) == 2
@@ -287,7 +287,8 @@ def connect_digest(url: str) -> str:
 def test_an_interrupt_does_not_wait_for_the_server(tiny_student: Path, tmp_path: Path) -> None:
     problems = tmp_path / "problems.jsonl"
     problems.write_text('{"question": "1+1?", "answer": "2"}\n')
-    command = [sys.executable, "-m", "toolkit", "traces", "--problems", str(problems), "--out", str(tmp_path / "o")]
+    command = [sys.executable, "-m", "toolkit", "traces", "--include-test", "--problems", str(problems)]
+    command += ["--out", str(tmp_path / "o")]
     with serve_bigram(tiny_student) as server:
         server.hold.clear()
         with subprocess.Popen(

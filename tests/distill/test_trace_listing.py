@@ -7,8 +7,9 @@ from pathlib import Path
 
 from distill.curation.reasons import DROPPED, Dropped
 from distill.teachers.trace_listing import TABLE_WIDTH, ListedTrace, listing, table
+from distill.verification.verdicts import grade
 from tests.samples import TRACE
-from toolkit.figures.ledger import PROBLEMS, TRACES
+from toolkit.figures.ledger import PROBLEMS, TRACES, VERDICTS
 from toolkit.records import Problem, write_records
 
 
@@ -24,6 +25,25 @@ def test_what_was_expected_stands_beside_what_was_answered_below_a_head(tmp_path
     assert head.split() == ["problem", "sample", "reason", "expected", "answered", "question"]
     assert line.split()[:6] == [asked.id, str(trace.sample), "wrong", "seal", "filter", "Which"]
     assert len(line) == len(rule) == TABLE_WIDTH and line.endswith("…")
+
+
+def test_all_traces_show_how_each_ended_and_which_are_wrong_once_they_are_graded(tmp_path: Path) -> None:
+    asked = Problem.create(family="user", question="Which part\nof pump P-401 is checked first? " * 3, answer="seal")
+    traces = [replace(TRACE, problem_id=asked.id, sample=i, answer=said) for i, said in enumerate(("seal", "filter"))]
+    write_records(tmp_path / PROBLEMS, [asked])
+    write_records(tmp_path / TRACES, traces)
+    heads = [table(listing(tmp_path, "all"), "all").split("\n")[0].split()]
+    write_records(tmp_path / VERDICTS, [grade(asked, trace) for trace in traces])
+    head, _, *lines = table(listing(tmp_path, "all"), "all").split("\n")
+    assert heads == [["problem", "sample", "ended", "expected", "answered", "question"]]
+    assert head.split() == ["problem", "sample", "ended", "verdict", "expected", "answered", "question"]
+    assert [line.split()[2:6] for line in lines] == [
+        ["stop", "correct", "seal", "seal"],
+        ["stop", "wrong", "seal", "filter"],
+    ]
+    whole = listing(tmp_path, "all", whole=True)
+    assert {(row.question, row.thought) for row in whole} == {(asked.question, TRACE.reasoning)}
+    assert [row.verdict for row in whole] == ["correct", "wrong"]
 
 
 def test_a_failed_request_shows_what_the_server_said() -> None:

@@ -56,7 +56,8 @@ def write_questions(folder: Path, questions: Sequence[str] = QUESTIONS) -> Path:
 def collecting(
     server: FailingServer, folder: Path, out: str = "run", questions: Sequence[str] = QUESTIONS
 ) -> list[Any]:
-    return ["traces", "--teacher", server.url, "--problems", write_questions(folder, questions), "--out", folder / out]
+    words = ["traces", "--teacher", server.url, "--problems", write_questions(folder, questions), "--include-test"]
+    return [*words, "--out", folder / out]
 
 
 def test_one_request_that_always_fails_is_recorded_listed_and_asked_again_on_demand(

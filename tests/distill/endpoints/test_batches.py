@@ -35,7 +35,8 @@ def problems(tmp_path: Path) -> Path:
 
 def words(server: BatchServer, problems: Path) -> list[str]:
     out = str(problems.parent / "run")
-    return ["traces", "--teacher", server.url, "--problems", str(problems), "--batch-api", "--out", out]
+    words = ["traces", "--teacher", server.url, "--include-test", "--problems", str(problems)]
+    return [*words, "--batch-api", "--out", out]
 
 
 def answers(problems: Path) -> dict[str, str]:

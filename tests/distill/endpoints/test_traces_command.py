@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from distill.endpoints import chat_requests
+from distill.problems.problem_set import read_problems
+from distill.problems.splits import of_split, to_learn_from
 from tests.distill.paced_server import paced_server, stats
 from toolkit.cli.main import main
 from toolkit.records import Trace, read_records
@@ -24,7 +26,7 @@ def words(tmp_path: Path) -> list[str]:
     path = tmp_path / "problems.jsonl"
     rows = ({"question": f"What is {n} plus {n}?", "answer": str(2 * n)} for n in range(60))
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return ["traces", "--problems", str(path), "--out", str(tmp_path / "run")]
+    return ["traces", "--problems", str(path), "--include-test", "--out", str(tmp_path / "run")]
 
 
 def run_of(words: list[str]) -> Path:
@@ -94,6 +96,22 @@ def test_another_way_of_asking_starts_another_store_and_says_so(
         assert stats(url)["asked"] == 120
     said = capsys.readouterr().err
     assert "a new store for system 'Be brief.': " in said and "; the traces without system stay in " in said
+
+
+def test_what_no_student_learns_from_is_not_paid_for(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    words.remove("--include-test")
+    problems = read_problems(Path(words[2]))
+    held_out = of_split(problems, "test")
+    learned = [problem for problem in problems if problem not in held_out]
+    capsys.readouterr()
+    with paced_server(tokens=4, rate=0.0) as url:
+        assert main([*words, "--teacher", url]) == 0
+        said = capsys.readouterr().err
+        assert f"{len(held_out)} of 60 are of the test split, which no student learns from, and are not asked" in said
+        asked = {trace.problem_id for trace in read_records(run_of(words) / "traces.jsonl", Trace)}
+        assert asked == {problem.id for problem in learned} >= {problem.id for problem in to_learn_from(problems)}
+        assert main([*words[:-1], f"{words[-1]}2", "--teacher", url, "--include-test"]) == 0
+        assert stats(url)["asked"] == 60 > len(learned), "the others are asked once"
 
 
 def test_another_server_and_other_problems_in_a_finished_run_are_named(

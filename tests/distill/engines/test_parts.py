@@ -34,7 +34,7 @@ def problems(tmp_path: Path) -> Path:
 
 
 def collect(url: str, problems: Path, out: Path, *more: str) -> int:
-    asked = ["--teacher", f"{url}#paced", "--problems", str(problems), "--samples", str(SAMPLES)]
+    asked = ["--teacher", f"{url}#paced", "--problems", str(problems), "--samples", str(SAMPLES), "--include-test"]
     return main(["traces", *asked, "--max-new-tokens", "40", "--out", str(out), *more])
 
 

@@ -174,7 +174,8 @@ def test_more_workers_than_there_is_room_for_are_refused(cluster: None, tmp_path
 def test_a_cluster_of_the_command_is_quiet_and_ends_with_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     problems = tmp_path / "problems.jsonl"
     write_records(problems, PROBLEMS[:8])
-    words = ["traces", "--problems", str(problems), "--max-new-tokens", "40", "--out", str(tmp_path / "runs" / "all")]
+    words = ["traces", "--include-test", "--problems", str(problems), "--max-new-tokens", "40"]
+    words += ["--out", str(tmp_path / "runs" / "all")]
     with FailingServer(0, fates={}, slowest_s=0.0) as server:
         words += ["--teacher", f"{server.url}#failing"]
         program = [sys.executable, "-m", "toolkit", *words, "--engine", "ray", "--workers", "2"]

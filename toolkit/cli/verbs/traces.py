@@ -29,7 +29,7 @@ from toolkit.cli.options.shared import (
     decoder_of,
     reading_of,
 )
-from toolkit.cli.options.values import Instead, count_of, name_of, path_of, shared_options
+from toolkit.cli.options.values import Instead, add_flag, count_of, name_of, path_of, shared_options
 from toolkit.cli.traces.curate import add_curate
 from toolkit.cli.traces.data_sets import add_export, add_import
 from toolkit.cli.traces.merge import add_merge
@@ -50,6 +50,11 @@ def add_traces(add: AddCommand) -> None:
     add_problem_options(parser, "procedural problems")
     parser.add_argument(
         "--per-family", type=count_of, default=100, help="procedural problems of each family; default: %(default)s"
+    )
+    add_flag(
+        parser,
+        "--include-test",
+        "also ask problems of the test split, which no student learns from; default: they are left out, and counted",
     )
     add_sampling_options(parser, temperature=None)
     add_asking_options(parser)
@@ -175,7 +180,8 @@ def _problems(options: Options) -> list[Problem]:
     reading = reading_of(options)  # refuses names of columns where there is no file
     if options.problems is None:
         return make_problems("train", options.per_family, options.seed)
-    return _without_own_test(read_problems(options.problems, reading))
+    problems = read_problems(options.problems, reading)
+    return problems if options.include_test else _without_test(problems)
 
 
 def _goes_on(options: Options, measured: Mapping[str, Any]) -> bool:
@@ -217,19 +223,25 @@ def _collected(out: Path, measured: Mapping[str, Any]) -> Result:
 def traces_show(options: Options) -> Result:
     from distill.teachers.trace_listing import listing, table
 
-    rows = listing(options.run, options.what, options.reason)
+    rows = listing(options.run, options.what, options.reason, whole=options.json)
     return Result(
         facts={"run": str(options.run), "traces": [row.to_dict() for row in rows]}, text=table(rows, options.what)
     )
 
 
-def _without_own_test(problems: list[Problem]) -> list[Problem]:
-    """Return the problems without those that their data set keeps for testing."""
-    chosen = [problem for problem in problems if problem.split != "test"]
+def _without_test(problems: list[Problem]) -> list[Problem]:
+    """Return the problems without those of the test split: what students are measured by."""
+    from distill.problems.splits import split_of
+
+    chosen = [problem for problem in problems if split_of(problem) != "test"]
     if len(chosen) < len(problems):
-        say(f"problems: {len(problems) - len(chosen)} of the data set's test split are not asked")
+        say(
+            f"problems: {len(problems) - len(chosen)} of {len(problems)} are of the test split, which no student learns"
+            " from, and are not asked (--include-test asks them)"
+        )
     if not chosen:
         raise InputError(
-            f"all {len(problems)} problems are in the data set's test split, which is never learned from; give others"
+            f"the test split, which is never learned from, holds all of {counted(len(problems), 'problem')}; give "
+            "others, or ask these with --include-test"
         )
     return chosen
