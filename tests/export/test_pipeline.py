@@ -65,7 +65,9 @@ def test_the_same_export_again_changes_nothing_and_another_is_refused(
     capsys.readouterr()
     assert export_model(config) == manifest
     said = capsys.readouterr().err.splitlines()
-    assert re.fullmatch(rf"already done: {config.out} \(made 20\d\d-.*\); to make it anew, choose another --out", said[-1])
+    assert re.fullmatch(
+        rf"already done: {config.out} \(made 20\d\d-.*\); to make it anew, choose another --out", said[-1]
+    )
     assert (config.out / "model.onnx").stat().st_mtime_ns == before
     with pytest.raises(FolderConflict, match=r"head_bits \(4\) must equal this run's \(8\)"):
         export_model(replace(config, head_bits=8))
