@@ -154,7 +154,8 @@ def check(folder: Path, job: Job, asked: Path, killed: int) -> None:
     assert {failure.request_hash for failure in failures} == {h for h, request in wanted.items() if fails(request)}
     bought = Counter(asked.read_text().split())
     assert bought.keys() == wanted.keys()
-    assert bought.total() - len(bought) <= IN_FLIGHT * killed
+    in_doubt = 1  # a failure is written down when the next answer shows that the server is well
+    assert bought.total() - len(bought) <= (IN_FLIGHT + in_doubt) * killed
     with_indexes = list(TraceStore(folder).read(plan.hashes))
     for path in folder.glob("*.index"):
         path.unlink()
