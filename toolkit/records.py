@@ -239,6 +239,11 @@ def content_hash(text: str) -> str:
     return hashlib.sha256(" ".join(unicodedata.normalize("NFC", text).split()).casefold().encode()).hexdigest()[:16]
 
 
+def number_of(text: str) -> int:
+    """Return a number of 64 bits that is the text's own, among some millions of them."""
+    return int.from_bytes(hashlib.blake2b(text.encode(errors="replace"), digest_size=8).digest(), "little")
+
+
 def read_object(path: Path) -> dict[str, Any]:
     """Read a file of one JSON object. Raises `InputError` if it holds anything else."""
     value = read_json(path)

@@ -9,14 +9,12 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any, Literal
+from typing import Any
 
 from toolkit.errors import InputError
 from toolkit.records import Message, Problem
 
 QUESTION = "{question}"
-Effort = Literal["", "none", "minimal", "low", "medium", "high", "xhigh"]
-EFFORTS: tuple[Effort, ...] = ("none", "minimal", "low", "medium", "high", "xhigh")
 MOST_LOGPROBS = 20
 """OpenAI's limit; vLLM's default is the same."""
 OPTIONS = {
@@ -47,7 +45,7 @@ class Asking:
     """Said before each problem that has no system prompt of its own."""
     template: str = QUESTION
     """The user's message, with the question in the place of `{question}`."""
-    effort: Effort = ""
+    effort: str = ""
     """Sent as `reasoning_effort`."""
     thinking: bool | None = None
     """Whether a model that can do both thinks; None leaves it to the server."""

@@ -6,7 +6,6 @@ measured once, by many processes, and kept.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +19,7 @@ from distill.curation.word_numbers import numbers_of, words_of
 from distill.verification.languages import language_of
 from distill.verification.verdicts import answer_key
 from distill.verification.wholeness import incomplete, unfit
-from toolkit.records import Example, Problem, Trace, Verdict
+from toolkit.records import Example, Problem, Trace, Verdict, number_of
 
 WRONG, RIGHT, NO_REFERENCE, UNJUDGED = range(4)
 """What is known of an answer."""
@@ -89,8 +88,8 @@ def measure(problem: Problem, number: int, trace: Trace, verdict: Verdict | None
         score=score,
         tokens=_tokens(problem, trace, measures.count_tokens),
         thought_tokens=trace.reasoning_tokens or estimated_tokens(trace.reasoning),
-        thought=_number(f"{trace.problem_id}\0{' '.join(trace.reasoning.split())}"),
-        answer=_number(answer_key(problem, trace, verdict)),
+        thought=number_of(f"{trace.problem_id}\0{' '.join(trace.reasoning.split())}"),
+        answer=number_of(answer_key(problem, trace, verdict)),
         language=language_of(trace.reasoning).encode() if measures.languages else b"",
         shares=bool(shared),
     )
@@ -158,7 +157,3 @@ def _row(
         0,
         0,
     )
-
-
-def _number(text: str) -> int:
-    return int.from_bytes(hashlib.blake2b(text.encode(errors="replace"), digest_size=8).digest(), "little")

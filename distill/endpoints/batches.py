@@ -28,11 +28,9 @@ from distill.collecting.job import Job, Request
 from distill.collecting.outcomes import Refusal
 from distill.collecting.trace_log import Collected
 from distill.endpoints.budget import Budget, Reservation
-from distill.endpoints.chat_requests import NOT_AN_ANSWER, Answered, ChatRequest
-from distill.endpoints.messages import read_trace
+from distill.endpoints.chat_requests import NOT_AN_ANSWER, Answered, ChatRequest, read_answer
 from distill.endpoints.request_body import request_body
 from distill.endpoints.servers.server import Server
-from distill.endpoints.token_logprobs import read_logprobs
 from toolkit.errors import InputError
 from toolkit.generation.endpoint import LISTING_TIMEOUT_S, first_line, open_client, printable, status
 from toolkit.json_files import read_json
@@ -113,9 +111,8 @@ class BatchRequests:
         waits = Timeout(TRANSFER_S, connect=LISTING_TIMEOUT_S)
         async with open_client(settings.url, waits, key=settings.key) as client:
             for batch in await self._known(client):
-                await self._wait_for(client, batch)
-                sent = batch.requests()
-                async for values in self._outcomes(client, batch):
+                state, sent = await self._wait_for(client, batch), batch.requests()
+                async for values in self._outcomes(client, state):
                     self._adopt(values, sent, log)
                 batch.forget()
             while window := list(islice(requests, WINDOW)):
@@ -138,10 +135,10 @@ class BatchRequests:
             )
         for batch in batches:
             state = await self._wait_for(client, batch)
-            async for values in self._outcomes(client, batch):
+            async for values in self._outcomes(client, state):
                 self._take(values, wanted, log)
             for hash in batch.requests():  # what expired, or was cancelled, has no line
-                self._again(hash, wanted, log, f"batch {state}")
+                self._again(hash, wanted, log, f"batch {state.get('status')}")
             batch.forget()
         for reservation in reserved:
             self._budget.settle(reservation)
@@ -170,6 +167,7 @@ class BatchRequests:
     def _write(self, wanted: Mapping[str, ChatRequest], reserved: list[Reservation]) -> Iterator[_Batch]:
         """Write the files of the wanted requests, as far as the budget allows."""
         chosen: list[ChatRequest] = []
+        lines: list[bytes] = []
         size = 0
         for request in wanted.values():
             limit = self._job.sampling.max_new_tokens
@@ -177,14 +175,15 @@ class BatchRequests:
             if reservation is None:
                 break
             reserved.append(reservation)
-            line = len(self._line(request))
-            if chosen and (len(chosen) == MOST_REQUESTS or size + line > MOST_BYTES):
-                yield self._written(chosen)
-                chosen, size = [], 0
+            line = self._line(request)
+            if chosen and (len(chosen) == MOST_REQUESTS or size + len(line) > MOST_BYTES):
+                yield self._written(chosen, lines)
+                chosen, lines, size = [], [], 0
             chosen.append(request)
-            size += line
+            lines.append(line)
+            size += len(line)
         if chosen:
-            yield self._written(chosen)
+            yield self._written(chosen, lines)
         elif not reserved:
             self._budget.stop()
 
@@ -199,8 +198,8 @@ class BatchRequests:
         del body["stream"]
         return body
 
-    def _written(self, requests: Sequence[ChatRequest]) -> _Batch:
-        content = b"".join(map(self._line, requests))
+    def _written(self, requests: Sequence[ChatRequest], lines: Sequence[bytes]) -> _Batch:
+        content = b"".join(lines)
         batch = _Batch(input=self._folder / f"{hashlib.sha256(content).hexdigest()[:16]}.jsonl", id="")
         keys = (json.dumps([one.hash, one.problem_id, one.sample, one.seed]) + "\n" for one in requests)
         replace_text(batch.keys, "".join(keys))
@@ -233,9 +232,10 @@ class BatchRequests:
         entries = [entry for entry in listing.get("data") or () if isinstance(entry, dict)]
         return {str((entry.get("metadata") or {}).get("toolkit")): str(entry["id"]) for entry in entries}
 
-    async def _wait_for(self, client: AsyncClient, batch: _Batch) -> str:
-        """Wait for a batch and return its status; raises `InputError` if the server failed it as a whole."""
+    async def _wait_for(self, client: AsyncClient, batch: _Batch) -> dict[str, Any]:
+        """Wait for a batch and return its last state; raises `InputError` if the server failed it as a whole."""
         pause_s = FIRST_POLL_S
+        state: dict[str, Any]
         while (state := await self._call(client, "GET", f"batches/{batch.id}")).get("status") in RUNNING:
             await asyncio.sleep(pause_s)
             pause_s = min(LONGEST_POLL_S, pause_s * 1.5)
@@ -245,11 +245,10 @@ class BatchRequests:
                 f"{self._server.settings.url} failed the batch {batch.id}: {printable(str(state.get('errors')))}; "
                 "correct what it names, or leave --batch-api out"
             )
-        return str(state.get("status"))
+        return state
 
-    async def _outcomes(self, client: AsyncClient, batch: _Batch) -> AsyncIterator[dict[str, Any]]:
-        """Yield the lines of a batch's output and errors."""
-        state = await self._call(client, "GET", f"batches/{batch.id}")
+    async def _outcomes(self, client: AsyncClient, state: Mapping[str, Any]) -> AsyncIterator[dict[str, Any]]:
+        """Yield the lines of a batch's output and errors; `state`: its last one."""
         for name in ("output_file_id", "error_file_id"):
             if state.get(name):
                 async for values in self._lines(client, str(state[name])):
@@ -292,9 +291,9 @@ class BatchRequests:
         log.answered(trace, logprobs)
 
     def _read(self, body: Mapping[str, Any], request: ChatRequest) -> Answered:
-        trace = read_trace(body, request, self._teacher, self._job.sampling.max_new_tokens)
+        trace, logprobs = read_answer(body, request, self._teacher, self._job)
         self._budget.take(self._server.settings, trace.prompt_tokens, trace.completion_tokens)
-        return trace, read_logprobs(body) if self._job.asking.top_logprobs else None
+        return trace, logprobs
 
     def _failed(
         self,

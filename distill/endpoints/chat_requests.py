@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -203,8 +203,7 @@ class ChatRequests:
         teacher = f"{server.settings.name}@{self._digest}"
         try:
             completion = answer.json() if isinstance(answer, Response) else answer
-            trace = read_trace(completion, request, teacher, self._job.sampling.max_new_tokens)
-            return trace, read_logprobs(completion) if self._job.asking.top_logprobs else None
+            return read_answer(completion, request, teacher, self._job)
         except NOT_AN_ANSWER as error:
             said = excerpt(answer) if isinstance(answer, Response) else printable(str(answer))
             raise _no_completion(said) from error
@@ -227,6 +226,12 @@ class ChatRequests:
             elif failed.reason == "HTTP 404":
                 message += "; check the address, or name another model after #"
         return Refusal(message, reason=failed.reason, cause=failed.cause, said=failed.trouble)
+
+
+def read_answer(completion: Mapping[str, Any], request: ChatRequest, teacher: str, job: Job) -> Answered:
+    """Read a chat completion; `teacher`: name@digest. Raises one of `NOT_AN_ANSWER` if it is none."""
+    trace = read_trace(completion, request, teacher, job.sampling.max_new_tokens)
+    return trace, read_logprobs(completion) if job.asking.top_logprobs else None
 
 
 _NOTHING = Reservation(tokens=0.0, cost=0.0)

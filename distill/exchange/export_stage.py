@@ -21,14 +21,13 @@ from typing import Any
 from distill.exchange.dataset_card import CARD, DatasetFacts, card_of
 from distill.exchange.dataset_files import DATA, DatasetFiles, schema
 from distill.exchange.exported_rows import row_of
-from distill.exchange.imported_problems import number_of
 from distill.exchange.run_files import ProblemsOnDisk, RunFiles, VerdictsOnDisk
 from distill.store.sharded_store import ASKED
 from distill.verification.verdicts import check_gradable, grade, has_reference
 from toolkit.errors import InputError
 from toolkit.figures.ledger import PROBLEMS, VERDICTS
 from toolkit.progress import Progress
-from toolkit.records import Problem, Trace, Verdict, read_object
+from toolkit.records import Problem, Trace, Verdict, number_of, read_object
 from toolkit.runs import (
     Stage,
     check_out,

@@ -26,7 +26,7 @@ from typing import Any, BinaryIO, Literal
 import numpy as np
 
 from distill.exchange.import_counts import ImportCounts, left_out_text, say_questions, say_traces
-from distill.exchange.imported_problems import ImportedProblems, number_of
+from distill.exchange.imported_problems import ImportedProblems
 from distill.exchange.trace_forms import IMPORTED, PublishedTrace, TraceRow, read_trace_row
 from distill.problems.conversations import LeftOut
 from distill.problems.files import FileRow
@@ -38,7 +38,7 @@ from distill.verification.verdicts import check_gradable, grade, has_reference
 from toolkit.errors import InputError
 from toolkit.figures.ledger import PROBLEMS, TRACES, VERDICTS
 from toolkit.progress import Progress
-from toolkit.records import Problem, Record, Split, Trace, record_line
+from toolkit.records import Problem, Record, Split, Trace, number_of, record_line
 from toolkit.runs import MANIFEST, Stage, check_out, file_digest, finish, is_complete, partial_folder, say_done
 from toolkit.terminal import say
 

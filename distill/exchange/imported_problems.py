@@ -12,7 +12,6 @@ import json
 from array import array
 from collections import Counter
 from dataclasses import replace
-from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +19,7 @@ import numpy as np
 
 from distill.problems.merging import ProblemRow, merge
 from distill.problems.splits import split_of
-from toolkit.records import Problem, record_line
-
-
-def number_of(text: str) -> int:
-    """Return a number that is the text's own, among some millions of them."""
-    return int.from_bytes(blake2b(text.encode(errors="replace"), digest_size=8).digest())
+from toolkit.records import Problem, number_of, record_line
 
 
 class ImportedProblems:

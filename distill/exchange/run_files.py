@@ -13,13 +13,12 @@ from typing import Any, Self
 
 import numpy as np
 
-from distill.exchange.imported_problems import number_of
 from distill.store.sharded_store import TRACE_SHARDS, TraceStore
 from distill.store.shards import is_shard
 from distill.teachers.trace_store import store_of
 from toolkit.errors import InputError
 from toolkit.figures.ledger import PROBLEMS, VERDICTS
-from toolkit.records import Problem, Trace, Verdict, read_jsonl
+from toolkit.records import Problem, Trace, Verdict, number_of, stream_records
 from toolkit.runs import partial_of
 
 REMEMBERED = 4_096
@@ -71,11 +70,7 @@ class RunFiles:
             yield from TraceStore(self.shards[0].parent).traces.records()
             return
         for path in self.shards:
-            for number, values in read_jsonl(path, torn_end=True):
-                try:
-                    yield Trace.from_dict(values)
-                except InputError as error:
-                    raise InputError(f"{path} line {number}: {error}") from error
+            yield from stream_records(path, Trace, torn_end=True)
 
 
 class LinesOnDisk:

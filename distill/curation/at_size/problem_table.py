@@ -18,9 +18,8 @@ import numpy as np
 
 from distill.problems.splits import split_of
 from distill.verification.code.unit_tests import TESTS
-from toolkit.errors import InputError
 from toolkit.figures.ledger import PROBLEMS
-from toolkit.records import Problem, read_jsonl, record_line
+from toolkit.records import Problem, number_of, record_line, stream_records
 
 INDEX = "problems.npz"
 REMEMBERED = 4_096
@@ -42,7 +41,7 @@ class ProblemTable:
 
     def find(self, problem_id: str) -> tuple[int, Problem] | None:
         """Return the row and the problem of an id; None if no problem has it."""
-        number = np.uint64(_number(problem_id))
+        number = np.uint64(number_of(problem_id))
         place = int(np.searchsorted(self._ids, number))
         if place == len(self._ids) or self._ids[place] != number:
             return None
@@ -72,7 +71,7 @@ def write_problems(folder: Path, problems: Iterable[Problem]) -> str:
     digest = hashlib.sha256()
     with (folder / PROBLEMS).open("wb") as file:
         for problem in problems:
-            number = _number(problem.id)
+            number = number_of(problem.id)
             if number in seen:
                 continue
             seen.add(number)
@@ -99,12 +98,4 @@ def write_problems(folder: Path, problems: Iterable[Problem]) -> str:
 def problems_in(files: Iterable[Path]) -> Iterator[Problem]:
     """Yield the problems of files in the toolkit's own form, one by one. Raises `InputError` naming a wrong line."""
     for path in files:
-        for number, values in read_jsonl(path, torn_end=True):
-            try:
-                yield Problem.from_dict(values)
-            except InputError as error:
-                raise InputError(f"{path} line {number}: {error}") from error
-
-
-def _number(problem_id: str) -> int:
-    return int.from_bytes(hashlib.blake2b(problem_id.encode(errors="replace"), digest_size=8).digest(), "little")
+        yield from stream_records(path, Problem, torn_end=True)

@@ -17,7 +17,7 @@ from distill.teachers.trace_store import store_of
 from toolkit.errors import InputError
 from toolkit.figures.ledger import PROBLEMS
 from toolkit.json_files import MOST_BYTES, check_regular
-from toolkit.records import Trace, read_jsonl
+from toolkit.records import Trace, stream_records
 from toolkit.runs import partial_of
 
 PIECE_BYTES = 1 << 23
@@ -132,12 +132,7 @@ def _shards_in(folder: Path) -> list[Path]:
 
 def _check_first(path: Path) -> None:
     """Raise `InputError` if a file does not begin with a trace, before anything long is done."""
-    for number, values in read_jsonl(path, torn_end=True):
-        try:
-            Trace.from_dict(values)
-        except InputError as error:
-            raise InputError(f"{path} line {number}: {error}") from error
-        break
+    next(stream_records(path, Trace, torn_end=True), None)
 
 
 def _is_json(line: bytes) -> bool:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from distill.endpoints.server_list import Serving
 
 EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh")
-"""As `distill.collecting.asking` has them, whose import would slow down every help."""
+"""Words that servers know for `reasoning_effort`, each some of them."""
 FOR_SERVERS = (
     *("requests_per_minute", "tokens_per_minute", "price_in", "price_out", "max_cost", "max_tokens_total"),
     *("no_stream", "batch_api", "effort", "thinking", "top_logprobs", "extra_body"),

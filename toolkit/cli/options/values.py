@@ -72,6 +72,15 @@ def shared_options() -> Parser:
     return shared
 
 
+def add_subcommand(subcommands: Any, name: str, command: Any, *, summary: str, description: str) -> Parser:
+    """Add a subcommand that calls `command`, and return its parser."""
+    parser: Parser = subcommands.add_parser(
+        name, help=summary, description=description, parents=[shared_options()], allow_abbrev=False
+    )
+    parser.set_defaults(command=command)
+    return parser
+
+
 class Instead(argparse._SubParsersAction):  # type: ignore[type-arg]
     """Subcommands that do not need the options that their parent command requires."""
 

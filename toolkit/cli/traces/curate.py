@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from toolkit.cli.options.command import Options, Result
 from toolkit.cli.options.shared import add_unsafe_option, allow_unsafe_execution, reading_of
-from toolkit.cli.options.values import count_of, data_of, name_of, path_of, seed_of, shared_options
+from toolkit.cli.options.values import add_subcommand, count_of, data_of, name_of, path_of, seed_of
 from toolkit.errors import InputError
 from toolkit.terminal import counted
 
@@ -19,15 +19,14 @@ DIFFICULTIES = ("easy", "medium", "hard")
 
 def add_curate(subcommands: Any) -> None:
     """Add the subcommand to those of `toolkit traces`."""
-    parser = subcommands.add_parser(
+    parser = add_subcommand(
+        subcommands,
         "curate",
-        help="choose a training set from traces, and say why each other trace is left out",
+        traces_curate,
+        summary="choose a training set from traces, and say why each other trace is left out",
         description="choose a training set from traces: verify, count, compare and filter them in a pool of processes; "
         "if interrupted, the same command resumes",
-        parents=[shared_options()],
-        allow_abbrev=False,
     )
-    parser.set_defaults(command=traces_curate)
     parser.add_argument(
         "traces", type=path_of, nargs="+", metavar="RUN|FILE", help="run folders and files of traces to choose from"
     )

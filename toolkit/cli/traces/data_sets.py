@@ -6,21 +6,20 @@ from typing import Any
 
 from toolkit.cli.options.command import Options, Result
 from toolkit.cli.options.shared import add_unsafe_option, allow_unsafe_execution
-from toolkit.cli.options.values import add_flag, count_of, data_of, name_of, path_of, shared_options
+from toolkit.cli.options.values import add_flag, add_subcommand, count_of, data_of, name_of, path_of
 from toolkit.terminal import counted
 
 
 def add_export(subcommands: Any) -> None:
     """Add the subcommand to those of `toolkit traces`."""
-    parser = subcommands.add_parser(
+    parser = add_subcommand(
+        subcommands,
         "export",
-        help="write a run's traces as a data set with its card",
+        traces_export,
+        summary="write a run's traces as a data set with its card",
         description="write the traces of a run as parquet files with a card, as datasets.load_dataset and the Hugging "
         "Face hub read them",
-        parents=[shared_options()],
-        allow_abbrev=False,
     )
-    parser.set_defaults(command=traces_export)
     parser.add_argument("run", metavar="RUN", type=path_of, help="run folder to read, finished or not")
     parser.add_argument("--out", type=path_of, required=True, help="folder to write")
     add_flag(parser, "--no-verify", "leave traces without a verdict in the run as they are: neither right nor wrong")
@@ -29,15 +28,14 @@ def add_export(subcommands: Any) -> None:
 
 def add_import(subcommands: Any) -> None:
     """Add the subcommand to those of `toolkit traces`."""
-    parser = subcommands.add_parser(
+    parser = add_subcommand(
+        subcommands,
         "import",
-        help="read a published data set of traces as a run",
+        traces_import,
+        summary="read a published data set of traces as a run",
         description="read a published data set of traces, or one that toolkit traces export wrote, as a run folder; "
         "answers are verified here where there is a reference",
-        parents=[shared_options()],
-        allow_abbrev=False,
     )
-    parser.set_defaults(command=traces_import)
     parser.add_argument(
         "data",
         metavar="DATA",

@@ -5,21 +5,20 @@ from __future__ import annotations
 from typing import Any
 
 from toolkit.cli.options.command import Options, Result
-from toolkit.cli.options.values import path_of, shared_options
+from toolkit.cli.options.values import add_subcommand, path_of
 from toolkit.terminal import counted
 
 
 def add_merge(subcommands: Any) -> None:
     """Add the subcommand to those of `toolkit traces`."""
-    parser = subcommands.add_parser(
+    parser = add_subcommand(
+        subcommands,
         "merge",
-        help="make one run of the parts of a job",
+        traces_merge,
+        summary="make one run of the parts of a job",
         description="make one run of the parts that toolkit traces --shard has answered, or of their stores, and say "
         "what is missing",
-        parents=[shared_options()],
-        allow_abbrev=False,
     )
-    parser.set_defaults(command=traces_merge)
     parser.add_argument("runs", metavar="RUN", nargs="+", type=path_of, help="run folder of a part, or a store")
     parser.add_argument("--out", type=path_of, required=True, help="run folder to write")
 

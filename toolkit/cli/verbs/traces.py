@@ -29,7 +29,7 @@ from toolkit.cli.options.shared import (
     decoder_of,
     reading_of,
 )
-from toolkit.cli.options.values import Instead, add_flag, count_of, name_of, path_of, shared_options
+from toolkit.cli.options.values import Instead, add_flag, add_subcommand, count_of, name_of, path_of
 from toolkit.cli.traces.curate import add_curate
 from toolkit.cli.traces.data_sets import add_export, add_import
 from toolkit.cli.traces.merge import add_merge
@@ -76,19 +76,19 @@ def add_traces(add: AddCommand) -> None:
         "published one; each has a --help of its own"
     )
     subcommands = parser.add_subparsers(prog=parser.prog, metavar="show", help=argparse.SUPPRESS, action=Instead)
-    for add_subcommand in (_add_show, add_curate, add_merge, add_export, add_import):
-        add_subcommand(subcommands)
+    for add_one in (_add_show, add_curate, add_merge, add_export, add_import):
+        add_one(subcommands)
 
 
 def _add_show(subcommands: Any) -> None:
-    show = subcommands.add_parser(
+    show = add_subcommand(
+        subcommands,
         "show",
-        help="list a run's traces, or the requests that failed",
+        traces_show,
+        summary="list a run's traces, or the requests that failed",
         description="list the traces of a run of toolkit traces or toolkit distill, finished or not; changes nothing",
-        parents=[shared_options()],
-        allow_abbrev=False,
     )
-    show.set_defaults(command=traces_show, what="all")
+    show.set_defaults(what="all")
     show.add_argument("run", metavar="RUN", type=path_of, help="run folder to read")
     what = show.add_mutually_exclusive_group()
     what.add_argument(
