@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 from distill.collecting.job import Job
-from distill.endpoints.remote_teacher import Endpoint
+from distill.endpoints.remote_teacher import Endpoint, Serving
 from distill.endpoints.servers.server import ServerSettings
 from distill.engines.ray_cluster import ray_cluster
 from distill.engines.ray_teacher import RayTeacher
@@ -33,7 +33,7 @@ def seconds(workers: int, requests: int) -> float:
     problems = [Problem.create(family="user", question=f"What is {n} plus {n}?", answer="") for n in range(requests)]
     with paced_server(tokens=TOKENS, rate=RATE) as url, tempfile.TemporaryDirectory() as folder:
         settings = ServerSettings(url=url, model="paced", concurrency=EACH * workers)
-        teacher = RayTeacher(Endpoint(url=url, model="paced", servers=(settings,)), workers=workers)
+        teacher = RayTeacher(Endpoint(url=url, model="paced", serving=Serving(servers=(settings,))), workers=workers)
         job = Job(problems=problems, sampling=SAMPLING, samples=1, batch_size=1024, path=Path(folder), shared=True)
         begun = time.perf_counter()
         with teacher:

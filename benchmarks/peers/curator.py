@@ -45,7 +45,7 @@ _OURS = """
 import sys
 from pathlib import Path
 from distill.collecting.job import Job
-from distill.endpoints.remote_teacher import Endpoint
+from distill.endpoints.remote_teacher import Endpoint, Serving
 from distill.endpoints.servers.server import ServerSettings
 from toolkit.generation.generate import Sampling
 from toolkit.records import Problem
@@ -55,7 +55,7 @@ problems = [Problem.create(family="user", question=f"What is {n} plus {n}?", ans
 server = ServerSettings(url=url, model="paced", concurrency=int(sys.argv[4]))
 job = Job(problems=problems, sampling=Sampling(temperature=0.6, max_new_tokens=1024), samples=1,
     batch_size=int(sys.argv[4]), path=folder, shared=True)
-print("answers", len(Endpoint(url=url, model="paced", servers=(server,)).answer(job)))
+print("answers", len(Endpoint(url=url, model="paced", serving=Serving(servers=(server,))).answer(job)))
 """
 
 

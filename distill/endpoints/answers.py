@@ -15,13 +15,14 @@ import asyncio
 import json
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 from httpx2 import URL, AsyncClient, Headers, ReadError, ReadTimeout, Request, Response, Timeout
 
 from toolkit.formats.message_fields import content_parts, reasoning_of
-from toolkit.generation.bounded_response import DONE, WHOLE, each_event, read_whole, silence_s
+from toolkit.generation.bounded_response import DONE, WHOLE, each_event, read_body, silence_s, with_body
 from toolkit.generation.endpoint import LISTING_TIMEOUT_S, printable
 
 STALL_S = 120.0
@@ -53,7 +54,7 @@ class AnswerReader:
     async def post(
         self, body: Mapping[str, Any], pieces: StreamedAnswer, began: Callable[[float], None]
     ) -> Response | dict[str, Any]:
-        """Return a completion, put together from its stream, or else the response as it came.
+        """Return a completion, put together from its stream if it came as one, or else the response as it came.
 
         `pieces` takes the stream; `began` is called with the seconds until the answer began. Raises `httpx2.HTTPError`
         or `TooLarge`, and errors of a wrong type or key if an event is no piece of a completion.
@@ -69,14 +70,17 @@ class AnswerReader:
                     if response.status_code == 200 and EVENT_STREAM in response.headers.get("Content-Type", ""):
                         return await self._streamed(response, pieces, limit, sent, began)
                     limit.reschedule((limit.when() or 0.0) + (WHOLE - 1) * self._patience.first_event_s)
-                    whole = await read_whole(response)
+                    content = await read_body(response)
                 finally:
                     await response.aclose()
         except TimeoutError as error:
             raise ReadTimeout("the server sent nothing in time", request=request) from error
-        if whole.status_code == 200:
+        if response.status_code == 200:
             began(time.monotonic() - sent)
-        return whole
+            with suppress(ValueError, RecursionError):  # what is no JSON object is no completion
+                if isinstance(completion := json.loads(content), dict):
+                    return completion
+        return with_body(response, content)
 
     async def _streamed(
         self,

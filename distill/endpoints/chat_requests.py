@@ -12,6 +12,7 @@ Redirects are not followed, so the key reaches no other server.
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping
@@ -33,7 +34,7 @@ from distill.endpoints.servers.server import LONGEST_PAUSE_S, Server, retry_afte
 from distill.endpoints.token_logprobs import read_logprobs
 from distill.store.logprobs import TokenLogprobs
 from toolkit.generation.bounded_response import TIMEOUT_VARIABLE, TooLarge
-from toolkit.generation.endpoint import excerpt, first_line, open_client, printable, status
+from toolkit.generation.endpoint import first_line, open_client, printable, status
 from toolkit.records import Message, Trace
 
 TRIES = 7
@@ -205,8 +206,8 @@ class ChatRequests:
             completion = answer.json() if isinstance(answer, Response) else answer
             return read_answer(completion, request, teacher, self._job)
         except NOT_AN_ANSWER as error:
-            said = excerpt(answer) if isinstance(answer, Response) else printable(str(answer))
-            raise _no_completion(said) from error
+            said = answer.text if isinstance(answer, Response) else json.dumps(answer, ensure_ascii=False)
+            raise _no_completion(printable(said)) from error
 
     def _refusal(self, server: Server, failed: _Failed, tries: int) -> Refusal:
         url, model = server.settings.url, server.settings.model

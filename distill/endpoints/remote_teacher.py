@@ -29,6 +29,25 @@ from toolkit.records import Message, Problem, Trace
 from toolkit.terminal import say
 
 
+@dataclass(frozen=True, kw_only=True)
+class Serving:
+    """What a user says of a teacher's servers."""
+
+    servers: tuple[ServerSettings, ...] = ()
+    """All servers; none: the teacher's address, with the defaults."""
+    limits: SpendingLimits = UNLIMITED
+    patience: Patience | None = None
+    """None: the defaults, with the environment's silence."""
+    batch_api: bool = False
+    """Whether the requests are sent in files to the first server's batch API."""
+    is_streamed: bool = True
+    """Whether answers are asked for as streams."""
+
+
+AS_USUAL = Serving()
+"""One server, with the defaults."""
+
+
 @dataclass(kw_only=True)
 class _Outcome:
     """What asking the servers has shown so far."""
@@ -45,15 +64,7 @@ class Endpoint:
     """Those of the first server."""
     weight_bytes: int = 0
     """The weights are on the server."""
-    servers: tuple[ServerSettings, ...] = ()
-    """All servers with what the user says of them; none: the first, with the defaults."""
-    limits: SpendingLimits = UNLIMITED
-    batch_api: bool = False
-    """Whether the first server's batch API is used."""
-    is_streamed: bool = True
-    """Whether answers are asked for as streams."""
-    patience: Patience | None = None
-    """None: the defaults, with the environment's silence."""
+    serving: Serving = AS_USUAL
     budget: Budget | None = None
     """What several processes may take together; None: each job has a budget of its own, with the limits."""
     _outcome: _Outcome = field(default_factory=_Outcome, compare=False)
@@ -74,7 +85,7 @@ class Endpoint:
 
     @cached_property
     def all_servers(self) -> tuple[ServerSettings, ...]:
-        return self.servers or (ServerSettings(url=self.url, model=self.model),)
+        return self.serving.servers or (ServerSettings(url=self.url, model=self.model),)
 
     @property
     def left_out(self) -> list[str]:
@@ -113,12 +124,16 @@ class Endpoint:
                 Server(settings=one, fields=self.fields[one.name], most=min(one.most, job.batch_size))
                 for one in (self._reachable() if job.shared else self.all_servers)
             ]
-            if self.batch_api and isinstance(log, Collected):
+            if self.serving.batch_api and isinstance(log, Collected):
                 BatchRequests(servers[0], job, digest=self.digest, budget=budget).ask(requests, log)
                 return
-            patience = self.patience or Patience()
             ChatRequests(
-                servers, job, digest=self.digest, budget=budget, patience=patience, is_streamed=self.is_streamed
+                servers,
+                job,
+                digest=self.digest,
+                budget=budget,
+                patience=self.serving.patience or Patience(),
+                is_streamed=self.serving.is_streamed,
             ).ask(requests, log)
 
         traces = collect(plan, ask, job)
@@ -134,7 +149,7 @@ class Endpoint:
 
     def budget_of(self, job: Job, plan: Plan[list[Message]]) -> Budget:
         """Return what a job may take, with what its traces took before."""
-        budget = Budget(self.limits, self.all_servers)
+        budget = Budget(self.serving.limits, self.all_servers)
         if budget.is_limited and job.shared:
             budget.count(HeldTraces(TraceStore(job.path), plan.chosen))
         return budget

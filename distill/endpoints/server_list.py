@@ -11,14 +11,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from distill.endpoints.answers import Patience
-from distill.endpoints.budget import UNLIMITED, SpendingLimits
-from distill.endpoints.remote_teacher import Endpoint
+from distill.endpoints.remote_teacher import Endpoint, Serving
 from distill.endpoints.servers.server import MOST_CONCURRENCY, ServerSettings
 from distill.problems.files import TEXT_SUFFIXES, FileRow, file_parts, kind_of
 from toolkit.errors import InputError, Unreachable
@@ -37,37 +35,13 @@ RANGES = {
 """The least and the most of each number; infinity itself is none."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Serving:
-    """What a user says of a teacher's servers."""
+def teacher_of(serving: Serving, first: ServerSettings) -> Endpoint:
+    """Return the teacher whose first server is this one, with its model; the others must serve the same.
 
-    servers: tuple[ServerSettings, ...] = ()
-    """Without a model where the address names none."""
-    limits: SpendingLimits = UNLIMITED
-    patience: Patience | None = None
-    batch_api: bool = False
-    """Whether the requests are sent in files."""
-    is_streamed: bool = True
-
-    def teacher(self, first: ServerSettings) -> Endpoint:
-        """Return the teacher whose first server is this one, with its model; the others must serve the same.
-
-        A server that does not answer now is expected to serve it. Raises `InputError` if one serves another model.
-        """
-        others = [_with_model(server, first) for server in self.servers[1:]]
-        return Endpoint(
-            url=first.url,
-            model=first.model,
-            servers=(first, *others),
-            limits=self.limits,
-            patience=self.patience,
-            batch_api=self.batch_api,
-            is_streamed=self.is_streamed,
-        )
-
-
-AS_USUAL = Serving()
-"""One server, with the defaults."""
+    A server that does not answer now is expected to serve it. Raises `InputError` if one serves another model.
+    """
+    others = [_with_model(server, first) for server in serving.servers[1:]]
+    return Endpoint(url=first.url, model=first.model, serving=replace(serving, servers=(first, *others)))
 
 
 def is_server_list(argument: str) -> bool:

@@ -164,7 +164,7 @@ class RayTeacher:
         if not budget.is_limited:
             return None
         spent = budget.tokens, budget.cost
-        return ray.remote(num_cpus=0)(Purse).remote(self.teacher.limits, self.teacher.all_servers, spent)
+        return ray.remote(num_cpus=0)(Purse).remote(self.teacher.serving.limits, self.teacher.all_servers, spent)
 
 
 def check_machines(ray: Any, work: WorkList, teacher: Respondent) -> None:

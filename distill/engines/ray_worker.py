@@ -112,7 +112,8 @@ class Worker:
         if isinstance(teacher, Endpoint):
             shares = [server.share_of(place, assigned.workers) for server in teacher.all_servers]
             budget = SharedBudget(assigned.purse, place, teacher.all_servers) if assigned.purse else None
-            teacher = replace(teacher, servers=tuple(filter(None, shares)), budget=budget)
+            serving = replace(teacher.serving, servers=tuple(filter(None, shares)))
+            teacher = replace(teacher, serving=serving, budget=budget)
         return self._open.enter_context(teacher)
 
     def _take_place(self, locks: ByteLocks) -> int:

@@ -28,8 +28,8 @@ from distill.collecting.asking import AS_IT_IS, Asking
 from distill.collecting.job import Job
 from distill.collecting.outcomes import FAILED, reasons
 from distill.collecting.part import Part
-from distill.endpoints.remote_teacher import Endpoint
-from distill.endpoints.server_list import AS_USUAL, Serving
+from distill.endpoints.remote_teacher import AS_USUAL, Endpoint, Serving
+from distill.endpoints.server_list import teacher_of
 from distill.endpoints.servers.server import ServerSettings
 from distill.store.copying import copy_missing
 from distill.store.failure import Failure
@@ -100,7 +100,7 @@ def find_teacher(
     address, named = parse_address(argument)
     first = serving.servers[0] if serving.servers else ServerSettings(url=address, model=named)
     model = named or first.model or _model_of(address, out, first.key, answers=answers)
-    return serving.teacher(replace(first, model=model)) if answers else Endpoint(url=address, model=model)
+    return teacher_of(serving, replace(first, model=model)) if answers else Endpoint(url=address, model=model)
 
 
 def _model_of(address: str, out: Path, key: str, *, answers: bool) -> str:

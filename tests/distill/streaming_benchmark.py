@@ -21,7 +21,7 @@ from httpx2 import AsyncClient, HTTPError, Limits, Timeout
 
 from distill.collecting.job import Job
 from distill.endpoints.answers import Patience
-from distill.endpoints.remote_teacher import Endpoint
+from distill.endpoints.remote_teacher import Endpoint, Serving
 from distill.endpoints.servers.server import ServerSettings
 from tests.distill.paced_server import paced_server, stats
 from toolkit.figures.tables import percent
@@ -79,7 +79,7 @@ def collect(urls: Sequence[str], problems: Sequence[Problem]) -> None:
     """Collect as `toolkit traces` does."""
     servers = tuple(ServerSettings(url=url, model="paced", concurrency=AT_ONCE) for url in urls)
     patience = Patience(first_event_s=60.0, stall_s=STALL_S)
-    teacher = Endpoint(url=urls[0], model="paced", servers=servers, patience=patience)
+    teacher = Endpoint(url=urls[0], model="paced", serving=Serving(servers=servers, patience=patience))
     with tempfile.TemporaryDirectory() as folder:
         job = Job(problems=problems, sampling=SAMPLING, samples=1, batch_size=AT_ONCE, path=Path(folder), shared=True)
         traces = teacher.answer(job)

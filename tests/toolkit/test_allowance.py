@@ -9,7 +9,7 @@ import psutil
 import pytest
 
 from toolkit.machine import allowance
-from toolkit.machine.allowance import memory, physical_cores, processors_allowed
+from toolkit.machine.allowance import memory, physical_cores, processors_allowed, usable_processors
 
 GB = 10**9
 V2 = {
@@ -61,6 +61,11 @@ def test_the_least_that_a_group_allows_counts(
     found = memory()
     assert found.total_bytes == 2 * GB
     assert found.available_bytes == min(GB + GB // 4, psutil.virtual_memory().available) or found.available_bytes < GB
+
+
+def test_half_a_processor_is_one_to_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place(monkeypatch, tmp_path, {"cpu.max": "50000 100000\n"})
+    assert usable_processors() == physical_cores() == 1
 
 
 @pytest.mark.parametrize("files", [UNBOUNDED, {}, dict.fromkeys(V2 | V1, "\xff what 5"), dict.fromkeys(V2 | V1, "")])

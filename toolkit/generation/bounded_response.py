@@ -56,25 +56,30 @@ async def send_bounded(client: AsyncClient, request: Request, seconds: float) ->
         async with asyncio.timeout(seconds):
             response = await client.send(request, stream=True)
             try:
-                return await read_whole(response)
+                return with_body(response, await read_body(response))
             finally:
                 await response.aclose()
     except TimeoutError as error:
         raise ReadTimeout(f"the answer was not complete within {seconds:g} s", request=request) from error
 
 
-async def read_whole(response: Response) -> Response:
-    """Return a response with its body read to the end and unpacked; raises `TooLarge`."""
+async def read_body(response: Response) -> bytes:
+    """Read a response's body to its end and unpack it; raises `TooLarge`."""
     content = bytearray()
     async for piece in response.aiter_bytes():  # at most a megabyte, however well it was packed
         content += piece
         if len(content) > MOST_BODY_BYTES:
             raise TooLarge(f"{response.url} sends more than {MOST_BODY_BYTES} bytes in one answer; ask for less")
+    return bytes(content)
+
+
+def with_body(response: Response, content: bytes) -> Response:
+    """Return a response whose body has been read and unpacked."""
     kept = [(name, value) for name, value in response.headers.multi_items() if name.lower() not in UNPACKED]
     return Response(
         response.status_code,
         headers=kept,
-        content=bytes(content),
+        content=content,
         request=response.request,
         extensions=response.extensions,
     )

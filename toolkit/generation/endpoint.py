@@ -40,7 +40,7 @@ from httpx2 import (
 
 from toolkit.errors import InputError, Unreachable
 from toolkit.formats.message_fields import content_parts, reasoning_of, whole
-from toolkit.generation.bounded_response import WHOLE, read_events, read_whole, send_bounded, silence_s
+from toolkit.generation.bounded_response import WHOLE, read_body, read_events, send_bounded, silence_s, with_body
 
 KEY_VARIABLE = "TOOLKIT_API_KEY"
 """Environment variable with the key that is sent as a bearer token, and that `toolkit serve` asks for."""
@@ -156,7 +156,7 @@ def stream_chat(url: str, body: Mapping[str, Any], poll_s: float) -> Iterator[Ch
             client.stream("POST", "chat/completions", json={**body, "stream": True}) as response,
         ):
             if response.status_code != 200:
-                refusal = await read_whole(response)
+                refusal = with_body(response, await read_body(response))
                 remedy = f"; the key is read from {KEY_VARIABLE}" if response.status_code in (401, 403) else ""
                 raise InputError(f"{url} refuses the chat completion: {status(refusal)}{remedy}")
             await read_events(response, lambda kind, data: arrived.put(_chunk(url, kind, data)))

@@ -43,6 +43,12 @@ def physical_cores() -> int:
     return min(len(siblings), known or len(siblings), processors_allowed() or len(siblings))
 
 
+def usable_processors() -> int:
+    """Return the number of processors that this process may use, the threads of one core counted each."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(allowed, processors_allowed() or allowed)
+
+
 def processors_allowed() -> int | None:
     """Return how many processors' time the control groups allow, rounded up; None if they set no limit."""
     allowed = []

@@ -33,13 +33,6 @@ class Tools:
     """Closes what was opened, so that it can be renamed."""
 
 
-def usable_cores() -> int:
-    """Return how many processors this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 def run_all(
     work: Callable[[T], R],
     tasks: Sequence[T],

@@ -14,7 +14,7 @@ from distill.collecting.job import Job
 from distill.endpoints import chat_requests
 from distill.endpoints.answers import Patience
 from distill.endpoints.budget import SpendingLimits
-from distill.endpoints.remote_teacher import Endpoint
+from distill.endpoints.remote_teacher import Endpoint, Serving
 from distill.endpoints.servers.server import ServerSettings
 from distill.store.sharded_store import HeldTraces, TraceStore
 from tests.distill.paced_server import paced_server, stats
@@ -40,13 +40,9 @@ def job_of(folder: Path, count: int = 200, asking: Asking = AS_IT_IS) -> Job:
 
 def teacher_of(*urls: str, limits: SpendingLimits | None = None, stall_s: float = 5.0, **settings: float) -> Endpoint:
     servers = tuple(ServerSettings(url=url, model="paced", **settings) for url in urls)  # type: ignore[arg-type]
-    return Endpoint(
-        url=urls[0],
-        model="paced",
-        servers=servers,
-        limits=limits or SpendingLimits(),
-        patience=Patience(first_event_s=20.0, stall_s=stall_s),
-    )
+    patience = Patience(first_event_s=20.0, stall_s=stall_s)
+    serving = Serving(servers=servers, limits=limits or SpendingLimits(), patience=patience)
+    return Endpoint(url=urls[0], model="paced", serving=serving)
 
 
 def by_server(traces: Sequence[Trace]) -> Counter[str]:

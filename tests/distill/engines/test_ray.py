@@ -22,7 +22,7 @@ import pytest
 from distill.collecting.job import Job
 from distill.endpoints.answers import Patience
 from distill.endpoints.budget import SpendingLimits
-from distill.endpoints.remote_teacher import Endpoint
+from distill.endpoints.remote_teacher import Endpoint, Serving
 from distill.endpoints.servers.server import ServerSettings
 from distill.engines.ray_cluster import ray_cluster
 from distill.engines.ray_teacher import RayTeacher, check_machines
@@ -59,7 +59,8 @@ def job_of(folder: Path, count: int = 80, **more: object) -> Job:
 def endpoint(url: str, model: str, concurrency: int = 8, limits: SpendingLimits | None = None) -> Endpoint:
     settings = ServerSettings(url=url, model=model, concurrency=concurrency, price_in=1000.0, price_out=1000.0)
     patience = Patience(first_event_s=20.0, stall_s=5.0)
-    return Endpoint(url=url, model=model, servers=(settings,), limits=limits or SpendingLimits(), patience=patience)
+    serving = Serving(servers=(settings,), limits=limits or SpendingLimits(), patience=patience)
+    return Endpoint(url=url, model=model, serving=serving)
 
 
 def answer(teacher: RayTeacher | ModelFolder, job: Job) -> HeldTraces:

@@ -20,7 +20,7 @@ from toolkit.errors import InputError
 
 if TYPE_CHECKING:
     from distill.collecting.asking import Asking
-    from distill.endpoints.server_list import Serving
+    from distill.endpoints.remote_teacher import Serving
 
 EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh")
 """Words that servers know for `reasoning_effort`, each some of them."""
@@ -117,7 +117,8 @@ def serving_of(options: Options) -> tuple[str, Serving]:
     """Return the teacher's argument, which is its first server's address if it has several, and its servers."""
     from distill.endpoints.answers import STALL_S, Patience
     from distill.endpoints.budget import SpendingLimits
-    from distill.endpoints.server_list import Serving, is_server_list, servers_of
+    from distill.endpoints.remote_teacher import Serving
+    from distill.endpoints.server_list import is_server_list, servers_of
     from toolkit.generation.bounded_response import silence_s
     from toolkit.sources.model_names import is_endpoint
 

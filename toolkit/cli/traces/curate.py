@@ -165,7 +165,7 @@ def traces_curate(options: Options) -> Result:
     rules = _rules(options)
 
     from distill.curation.at_size.curation_stage import CurationConfig, curate_traces
-    from distill.curation.at_size.workers import usable_cores
+    from toolkit.machine.allowance import usable_processors
     from toolkit.runs import read_manifest
     from toolkit.sources.model_names import check_model, is_endpoint
 
@@ -186,7 +186,7 @@ def traces_curate(options: Options) -> Result:
         run_words=options.ngram,
         judge=options.judge,
         judge_least=options.judge_score,
-        processes=options.processes or usable_cores(),
+        processes=options.processes or usable_processors(),
         unsafe=options.allow_unsafe_exec,
     )
     out = curate_traces(config, options.out)

@@ -37,7 +37,7 @@ from toolkit.errors import InputError
 from toolkit.terminal import counted, say
 
 if TYPE_CHECKING:
-    from distill.endpoints.server_list import Serving
+    from distill.endpoints.remote_teacher import Serving
     from distill.teachers.trace_store import CollectedTraces
     from toolkit.records import Problem
 
