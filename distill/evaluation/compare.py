@@ -8,13 +8,11 @@ A measure gives each problem a number from 0 to 1, counting its samples as one o
 problem by problem. If the interval of the mean difference holds 0, these problems show no difference.
 
     accuracy              share of right samples, over all problems and by family
-    cons@k                whether the majority answer of a problem's k samples is right (DeepSeek-R1 report, 2.2.4)
-    agreement             share of the samples that give it
+    pass@k, maj@k         whether any of a problem's k samples is right, and whether their majority answer is
+    agreement             share of the samples that give the majority answer
     language consistency  share of the thinking (or of the answer, if there is no thinking) in the question's language
     refusals              refused requests of `distill.problems.requests`, harmful and harmless ones apart
     not closed, limit     share of samples whose thinking was never closed, or that ran into the length limit
-
-Nothing is graded twice: a majority takes the verdict of a sample that gave its answer.
 """
 
 from __future__ import annotations
@@ -23,7 +21,6 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -31,17 +28,15 @@ from typing import Any
 import numpy as np
 
 from distill.evaluation.evaluate import EvalConfig, evaluate
+from distill.evaluation.several_samples import Samples, is_passed, samples_by_problem, votes_of
 from distill.problems.requests import make_requests
 from distill.teachers.respondent import Respondent, folder_name
-from distill.verification.code.unit_tests import TESTS
 from distill.verification.refusals import HARMFUL, is_refusal
 from distill.verification.rewards import language_consistency
-from distill.verification.verdicts import same_answer
 from toolkit.errors import FolderConflict, InputError
 from toolkit.figures.intervals import difference_interval, mean_interval
-from toolkit.figures.ledger import Outcome, read_evaluation, read_outcomes, sampling_text
+from toolkit.figures.ledger import Outcome, read_evaluation, sampling_text
 from toolkit.figures.tables import aligned_table, interval_text, markdown_table, percent, points
-from toolkit.formats.thought_forms import without_thoughts
 from toolkit.records import Problem, Record
 from toolkit.runs import MANIFEST, replace_text, versions
 from toolkit.terminal import counted
@@ -51,9 +46,6 @@ COMPARISON_JSON, COMPARISON_MD = "comparison.json", "comparison.md"
 ACCURACY = "accuracy"
 FEW_PROBLEMS = 20
 """With fewer problems a bootstrap interval is too narrow."""
-
-Samples = Sequence[Outcome]
-"""All graded samples of one problem."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,8 +139,8 @@ def compare(problem_folders: Mapping[str, Path], request_folders: Mapping[str, P
                     )
     values = {
         name: {
-            **problem_measures(_by_problem(problem_folders[name])),
-            **request_measures(_by_problem(request_folders[name])),
+            **problem_measures(samples_by_problem(problem_folders[name])),
+            **request_measures(samples_by_problem(request_folders[name])),
         }
         for name in rows
     }
@@ -170,13 +162,11 @@ def problem_measures(by_problem: Sequence[Samples]) -> dict[str, dict[str, float
     for family in dict.fromkeys(samples[0].problem.family for samples in by_problem):
         of_family = [samples for samples in by_problem if samples[0].problem.family == family]
         measures[f"{ACCURACY}: {family}"] = _shares(of_family, lambda sample: sample.verdict.correct)
-    voting = [
-        samples for samples in by_problem if TESTS not in samples[0].problem.metadata
-    ]  # no two programs are equal
-    if k := len(by_problem[0]) if voting and len(by_problem[0]) > 1 else 0:
-        votes = {samples[0].problem.id: consensus(samples) for samples in voting}
-        measures[f"cons@{k}"] = {problem_id: right for problem_id, (right, _) in votes.items()}
-        measures[f"agreement of {k} samples"] = {problem_id: share for problem_id, (_, share) in votes.items()}
+    if (k := len(by_problem[0])) > 1:
+        measures[f"pass@{k}"] = {samples[0].problem.id: float(is_passed(samples)) for samples in by_problem}
+        if votes := votes_of(by_problem):
+            measures[f"maj@{k}"] = {problem_id: right for problem_id, (right, _) in votes.items()}
+            measures[f"agreement of {k} samples"] = {problem_id: share for problem_id, (_, share) in votes.items()}
     measures["language consistency"] = _shares(
         by_problem, lambda sample: language_consistency(sample.problem, sample.trace.reasoning or sample.trace.answer)
     )
@@ -198,27 +188,6 @@ def request_measures(by_request: Sequence[Samples]) -> dict[str, dict[str, float
     return measures
 
 
-def consensus(samples: Samples) -> tuple[float, float]:
-    """Return whether a problem's majority answer is right, and the share of its samples that give it.
-
-    Answers that mean the same count as one. A sample without an answer has no vote; the first of equally frequent
-    answers wins; if no sample has an answer, both numbers are 0.
-    """
-    votes: list[list[Outcome]] = []
-    for sample in samples:
-        if sample.verdict.reason not in ("correct", "wrong"):
-            continue
-        same = (vote for vote in votes if _agree(vote[0], sample))
-        if (vote := next(same, None)) is not None:
-            vote.append(sample)
-        elif _agree(sample, sample):
-            votes.append([sample])
-    if not votes:
-        return 0.0, 0.0
-    majority = max(votes, key=len)  # the first of equally frequent ones
-    return float(majority[0].verdict.correct), len(majority) / len(samples)
-
-
 def comparison_table(comparison: ModelComparison) -> str:
     """Format the comparison for a terminal."""
     return "\n\n".join(
@@ -230,10 +199,6 @@ def comparison_markdown(comparison: ModelComparison) -> str:
     """Format the comparison as Markdown."""
     tables = map(markdown_table, (_figure_rows(comparison), _difference_rows(comparison)))
     return "\n\n".join([*tables, *_notes(comparison)]) + "\n"
-
-
-def _agree(one: Outcome, other: Outcome) -> bool:
-    return same_answer(one.problem, without_thoughts(one.trace.answer), without_thoughts(other.trace.answer))
 
 
 def names_of(respondents: Sequence[Respondent]) -> list[str]:
@@ -248,10 +213,6 @@ def names_of(respondents: Sequence[Respondent]) -> list[str]:
         seen[respondent.digest] = respondent.name
     counts = Counter(seen.values())
     return [name if counts[name] == 1 else f"{name}@{digest[:8]}" for digest, name in seen.items()]
-
-
-def _by_problem(folder: Path) -> list[Samples]:
-    return [list(samples) for _, samples in groupby(read_outcomes(folder), key=lambda outcome: outcome.problem.id)]
 
 
 def _shares(by_problem: Sequence[Samples], value: Callable[[Outcome], float]) -> dict[str, float]:

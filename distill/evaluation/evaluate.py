@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from distill.collecting.job import Job, check_samples
+from distill.evaluation.several_samples import is_passed, samples_by_problem, votes_of
 from distill.teachers.respondent import ModelFolder, Respondent
 from distill.verification.verdicts import VERIFIER, VERSION, check_gradable, grade
 from toolkit.errors import InputError
@@ -133,7 +134,24 @@ def _measure(respondent: Respondent, problems: Sequence[Problem], config: EvalCo
         batch_tokens_per_s=None if resumed or len(tokens) < len(traces) else sum(tokens) / sampling_s,
         batch_size=config.batch_size,
         bytes=respondent.weight_bytes,
+        at_k=_at_k(folder, config.samples),
     )
+
+
+def _at_k(folder: Path, samples: int) -> dict[str, Score]:
+    """Score what several samples of a problem find together; empty if there is only one of each."""
+    if samples == 1:
+        return {}
+    by_problem = samples_by_problem(folder)
+    values = {
+        f"pass@{samples}": [float(is_passed(each)) for each in by_problem],
+        f"maj@{samples}": [right for right, _ in votes_of(by_problem).values()],
+    }
+    return {name: _score(shares) for name, shares in values.items() if shares}
+
+
+def _score(shares: Sequence[float]) -> Score:
+    return Score(accuracy=float(np.mean(shares)), interval=mean_interval(shares), problems=len(shares))
 
 
 def _mean_known(counts: Iterable[int | None]) -> float | None:
@@ -146,10 +164,7 @@ def family_scores(problems: Sequence[Problem], shares: dict[str, float]) -> dict
     by_family = defaultdict(list)
     for problem in problems:
         by_family[problem.family].append(shares[problem.id])
-    return {
-        family: Score(accuracy=float(np.mean(values)), interval=mean_interval(values), problems=len(values))
-        for family, values in by_family.items()
-    }
+    return {family: _score(values) for family, values in by_family.items()}
 
 
 def problems_digest(problems: Sequence[Problem]) -> str:

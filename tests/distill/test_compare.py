@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -17,10 +18,10 @@ from distill.evaluation.compare import (
     compare_models,
     comparison_markdown,
     comparison_table,
-    consensus,
     problem_measures,
 )
 from distill.evaluation.evaluate import EvalConfig, evaluate
+from distill.evaluation.several_samples import consensus
 from distill.problems.families import make_problems
 from distill.problems.requests import make_requests
 from distill.teachers.respondent import ModelFolder
@@ -29,7 +30,7 @@ from tests.distill.scripted import ScriptedDecoder
 from tests.samples import TRACE
 from toolkit.cli.main import main
 from toolkit.errors import FolderConflict, InputError
-from toolkit.figures.ledger import Outcome
+from toolkit.figures.ledger import Outcome, build_ledger, ledger_table, read_evaluation
 from toolkit.formats.chat_format import ChatFormat, completion_text
 from toolkit.generation.generate import Decoder, Sampling
 from toolkit.records import Problem, Verdict
@@ -97,13 +98,25 @@ def test_each_measure_counts_what_the_models_said(run: tuple[Path, ModelComparis
         shares = [1 if n < 20 else 0.25 for n, problem in enumerate(PROBLEMS) if problem.family == family]
         assert clever[f"accuracy: {family}"] == pytest.approx(sum(shares) / 15)
     # one right answer and three different wrong ones: the first of the four, which is the right one, is taken
-    assert clever[f"cons@{K}"] == 1.0 and other[f"cons@{K}"] == pytest.approx(10 / 30)
+    assert clever[f"maj@{K}"] == 1.0 and other[f"maj@{K}"] == pytest.approx(10 / 30)
+    assert clever[f"pass@{K}"] == 1.0 and other[f"pass@{K}"] == pytest.approx(10 / 30)  # two of four samples of ten
     assert clever[f"agreement of {K} samples"] == pytest.approx((20 * 1 + 10 * 0.25) / 30)
     assert other[f"agreement of {K} samples"] == pytest.approx((20 * 0.25 + 10 * 0.5) / 30)
     assert clever["language consistency"] > 0.95 and other["language consistency"] < 0.05
     refusals = [(m["harmful requests refused"], m["harmless requests refused"]) for m in (clever, other, third)]
     assert refusals == [(1.0, 0.0), (1.0, 1.0), (0.0, 0.0)]
     assert clever["thinking not closed"] == clever["ran into the limit"] == 0.0
+
+
+def test_a_row_with_several_samples_says_avg_pass_and_maj(run: tuple[Path, ModelComparison]) -> None:
+    (folder,) = (run[0] / "problems").glob("other-*")
+    row = read_evaluation(folder)
+    assert {name: score["accuracy"] for name, score in row.at_k.items()} == {
+        name: pytest.approx(means(run[1], "other")[name]) for name in (f"pass@{K}", f"maj@{K}")
+    }
+    head, _, cells, *_ = ledger_table(build_ledger({"other": folder})).splitlines()
+    assert head.split()[:4] == ["stage", f"avg@{K}", f"pass@{K}", f"maj@{K}"]
+    assert re.findall(r"[\d.]+ % \[", cells) == [f"{100 * share:.1f} % [" for share in (row.accuracy, 1 / 3, 1 / 3)]
 
 
 def test_a_difference_is_paired_and_none_where_its_interval_holds_0(run: tuple[Path, ModelComparison]) -> None:
@@ -207,7 +220,7 @@ def test_two_models_of_one_name_are_told_apart(tiny_student: Path, tmp_path: Pat
     config = EvalConfig(sampling=Sampling(temperature=0.0, max_new_tokens=160))
     comparison = compare_models(models, PROBLEMS[:3], config, tmp_path / "out")
     assert means(comparison, "student@a1")["accuracy"] == 1.0 and means(comparison, "student@b2")["accuracy"] == 0.0
-    assert not any("cons@" in measure.name or "agreement" in measure.name for measure in comparison.measures)
+    assert not any("maj@" in measure.name or "agreement" in measure.name for measure in comparison.measures)
 
 
 def outcome(problem: Problem, sample: int, answer: str, correct: bool, *, closed: bool = True) -> Outcome:
@@ -247,8 +260,8 @@ def test_the_majority_is_of_answers_as_verdicts_read_them(answers: list[str], ex
 def test_programs_have_no_majority(tiny_student: Path, tmp_path: Path) -> None:
     code = Problem.create(family="user", question="Say hello", answer="x", metadata={"tests": [{"code": "assert 1"}]})
     both = [[outcome(p, k, "12", True) for k in range(2)] for p in (GCDS[0], code)]
-    assert list(problem_measures(both)["cons@2"]) == [GCDS[0].id]
-    assert "cons@2" not in problem_measures(both[1:])
+    assert list(problem_measures(both)["maj@2"]) == [GCDS[0].id]
+    assert "maj@2" not in problem_measures(both[1:])
 
 
 def test_toolkit_eval_compares_a_folder_with_an_endpoint(

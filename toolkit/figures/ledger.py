@@ -74,6 +74,8 @@ class Evaluation(Record):
     asked: dict[str, Any] = field(default_factory=dict)
     """How the problems were chosen: their `split`, how many were `given`, how many of those were `trained` on, and
     whether these were `left_out`; empty for the frozen problems."""
+    at_k: dict[str, Score] = field(default_factory=dict)
+    """`pass@k` and `maj@k` (`distill.evaluation.several_samples`) where problems have k > 1 samples."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,19 +178,19 @@ def write_ledger(path: Path, ledger: Ledger) -> None:
 
 def ledger_table(ledger: Ledger) -> str:
     """Format the ledger for a terminal: one table of stages, one of families."""
-    stages = [_HEADER, *(_cells(name, row) for name, row in ledger.rows.items())]
     families = [["accuracy by family", *map(title, ledger.rows)], *_family_cells(ledger)]
     gains = "\n".join(comparison_sentence(comparison) for comparison in ledger.comparisons)
     return "\n\n".join(
-        part for part in (aligned_table(stages), aligned_table(families), gains, _lines_below(ledger)) if part
+        part
+        for part in (aligned_table(_stage_cells(ledger)), aligned_table(families), gains, _lines_below(ledger))
+        if part
     )
 
 
 def ledger_markdown(ledger: Ledger) -> str:
     """Format the ledger for a README: the same two tables in Markdown, and the protocol."""
     families = [["accuracy by family", *map(title, ledger.rows)], *_family_cells(ledger)]
-    stages = [_HEADER, *(_cells(name, row) for name, row in ledger.rows.items())]
-    return f"{markdown_table(stages)}\n\n{markdown_table(families)}\n\n{_lines_below(ledger)}\n"
+    return f"{markdown_table(_stage_cells(ledger))}\n\n{markdown_table(families)}\n\n{_lines_below(ledger)}\n"
 
 
 def title(name: str) -> str:
@@ -252,18 +254,29 @@ def sampling_text(protocol: Mapping[str, Any]) -> str:
     return f"{counted(protocol['samples'], 'sample')} a problem, {how}, at most {limit}"
 
 
-_HEADER = ["stage", "accuracy", "thinking tokens", "truncated", "tokens/s", "weights"]
+def _stage_cells(ledger: Ledger) -> list[list[str]]:
+    """Return the table of stages; with k > 1 samples a problem, accuracy is called what it is then, avg@k."""
+    samples, rows = ledger.protocol["samples"], ledger.rows
+    at_k = list(dict.fromkeys(name for row in rows.values() for name in row.at_k))
+    accuracy = "accuracy" if samples == 1 else f"avg@{samples}"
+    header = ["stage", accuracy, *at_k, "thinking tokens", "truncated", "tokens/s", "weights"]
+    return [header, *(_cells(name, row, at_k) for name, row in rows.items())]
 
 
-def _cells(name: str, row: Evaluation) -> list[str]:
+def _cells(name: str, row: Evaluation, at_k: Sequence[str]) -> list[str]:
     return [
         title(name),
         f"{percent(row.accuracy)} [{interval_text(row.interval)}]",
+        *(_score(row.at_k[one]) if one in row.at_k else "–" for one in at_k),
         "–" if row.mean_reasoning_tokens is None else f"{row.mean_reasoning_tokens:.0f}",
         percent(row.truncation_rate),
         speed(row.tokens_per_s),
         megabytes(row.bytes),
     ]
+
+
+def _score(score: Score) -> str:
+    return f"{percent(score['accuracy'])} [{interval_text(score['interval'])}]"
 
 
 def _family_cells(ledger: Ledger) -> list[list[str]]:

@@ -44,7 +44,7 @@ def test_what_is_not_given_is_sampled_as_the_authors_say(
     teacher: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert traces(teacher, tmp_path / "own") == 0
-    said = f"teacher: sampled as the generation_config.json of {teacher} says: temperature 0.7, top_k 20"
+    said = f"sampling: as the generation_config.json of {teacher} says: temperature 0.7, top_k 20"
     assert said in capsys.readouterr().err
     own = config_of(tmp_path / "own")
     assert (own["temperature"], own["top_p"], own["top_k"], own["repetition_penalty"]) == (0.7, 1.0, 20, 1.0)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 LOAD_IN = ("8bit", "4bit")
 """As `distill.local.quantized` has them, whose import would slow down every help."""
 USUAL = {"temperature": 0.6, "top_p": 0.95, "top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0}
-"""Sampling of a teacher whose authors name none: R1's."""
+"""Sampling of a model whose authors name none: R1's."""
 
 
 def add_load_option(parser: Parser) -> None:
@@ -38,19 +38,19 @@ def check_load_option(options: Options, teacher: str) -> None:
         )
 
 
-def teacher_sampling(options: Options, teacher: str, folder: Path | None) -> Sampling:
+def own_or_given_sampling(options: Options, model: str, folder: Path | None) -> Sampling:
     """Return the sampling of the options; what they leave open is as the model's folder names it, or as usual."""
     from toolkit.generation.generate import Sampling
 
-    given = {name: getattr(options, name) for name in USUAL if getattr(options, name) is not None}
+    given = {name: value for name in USUAL if (value := getattr(options, name, None)) is not None}
     return Sampling(
-        **(USUAL | own_if_left_out(given, teacher, folder) | given),
+        **(USUAL | own_if_left_out(given, model, folder) | given),
         max_new_tokens=options.max_new_tokens,
         seed=options.seed,
     )
 
 
-def own_if_left_out(given: dict[str, float], teacher: str, folder: Path | None) -> dict[str, Any]:
+def own_if_left_out(given: dict[str, float], model: str, folder: Path | None) -> dict[str, Any]:
     """Return the sampling that a model's folder names, without what is given, and say so."""
     if folder is None or not folder.is_dir():
         return {}
@@ -58,5 +58,5 @@ def own_if_left_out(given: dict[str, float], teacher: str, folder: Path | None) 
 
     own = {name: value for name, value in own_sampling(folder).items() if name not in given}
     if own:
-        say(f"teacher: sampled as the {GENERATION_CONFIG} of {teacher} says: {in_words(own)}")
+        say(f"sampling: as the {GENERATION_CONFIG} of {model} says: {in_words(own)}")
     return own

@@ -15,12 +15,10 @@ from toolkit.terminal import say
 
 if TYPE_CHECKING:
     from distill.problems.own_form import ReadingOptions
-    from toolkit.generation.generate import Decoder, Sampling
+    from toolkit.generation.generate import Decoder
 
 
 OWN_OR = "as the model's generation_config.json says, or {}"
-SAMPLING = ("top_p", "top_k", "min_p", "repetition_penalty")
-"""Sampling options that only some commands take."""
 
 
 def add_teacher_option(parser: Parser) -> None:
@@ -60,15 +58,13 @@ def add_problem_options(verb: Parser, default: str) -> None:
     )
 
 
-def add_sampling_options(parser: Parser, *, temperature: float | None) -> None:
-    """`temperature`: the default; None leaves it to the model."""
-    default = OWN_OR.format(0.6) if temperature is None else temperature
+def add_sampling_options(parser: Parser, *, temperature: str = OWN_OR.format(0.6)) -> None:
+    """`temperature`: says what it is where the option is left out."""
     parser.add_argument("--samples", type=count_of, default=1, help="answers to each problem; default: %(default)s")
     parser.add_argument(
         "--temperature",
         type=temperature_of,
-        default=temperature,
-        help=f"sampling temperature; 0 is greedy; default: {default}",
+        help=f"sampling temperature; 0 is greedy; default: {temperature}",
     )
     parser.add_argument(
         "--max-new-tokens", type=count_of, default=320, help="most tokens of an answer; default: %(default)s"
@@ -132,13 +128,6 @@ def reading_of(options: Options) -> ReadingOptions:
     if options.problems is None and reading != ReadingOptions():
         raise InputError("--question-field, --answer-field and --conflicts need --problems; add it, or leave them out")
     return reading
-
-
-def sampling_of(options: Options) -> Sampling:
-    from toolkit.generation.generate import Sampling
-
-    given = {name: getattr(options, name) for name in SAMPLING if hasattr(options, name)}
-    return Sampling(temperature=options.temperature, max_new_tokens=options.max_new_tokens, seed=options.seed, **given)
 
 
 def allow_unsafe_execution(options: Options) -> None:

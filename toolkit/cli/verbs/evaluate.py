@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 
 from toolkit.cli.options.command import AddCommand, Options, Result
 from toolkit.cli.options.decoders import open_decoder
+from toolkit.cli.options.local import own_or_given_sampling
 from toolkit.cli.options.shared import (
+    OWN_OR,
     add_cache_options,
     add_problem_options,
     add_sampling_options,
@@ -17,13 +19,13 @@ from toolkit.cli.options.shared import (
     allow_unsafe_execution,
     decoder_of,
     reading_of,
-    sampling_of,
 )
 from toolkit.cli.options.values import add_flag, name_of, path_of
 from toolkit.errors import InputError
 from toolkit.terminal import say
 
 if TYPE_CHECKING:
+    from toolkit.generation.generate import Sampling
     from toolkit.runs import Stage
 
 MOST_OF_A_NAME = 60
@@ -57,7 +59,7 @@ def add_eval(add: AddCommand) -> None:
         "--include-trained",
         "also ask problems that the model was trained on; default: they are left out, and counted",
     )
-    add_sampling_options(evaluation, temperature=0.0)
+    add_sampling_options(evaluation, temperature=f"0; with several --samples, {OWN_OR.format(0.6)}")
     add_cache_options(evaluation)
     add_unsafe_option(evaluation)
     evaluation.add_argument(
@@ -82,7 +84,6 @@ def evaluate_models(options: Options) -> Result:
 
     allow_unsafe_execution(options)
     decoder_options = decoder_of(options)
-    config = EvalConfig(sampling=sampling_of(options), samples=options.samples, batch_size=options.batch_size)
     reading = reading_of(options)
     if options.problems is None and (options.split or options.include_trained):
         raise InputError(
@@ -94,6 +95,8 @@ def evaluate_models(options: Options) -> Result:
     given = read_problems(options.problems, reading) if options.problems else []
     models = [find_teacher(options.model, options.out or Path("runs/eval/model"), *decoder_options)]
     models += [find_respondent(model, open_decoder) for model in options.against]
+    sampling = _sampling(options, models[0].folder if isinstance(models[0], ModelFolder) else None)
+    config = EvalConfig(sampling=sampling, samples=options.samples, batch_size=options.batch_size)
     if options.problems is None:
         problems, asked, note, split = ledger_problems(), {}, "", "all"
     else:
@@ -118,6 +121,17 @@ def evaluate_models(options: Options) -> Result:
     evaluation = evaluate(model, problems, config, out, asked, names)
     text = f"{ledger_table(build_ledger({model.name: out}))}{note}\n\ntraces and verdicts are in {out}"
     return Result(facts={"folder": str(out), **evaluation.to_dict()}, text=text)
+
+
+def _sampling(options: Options, folder: Path | None) -> Sampling:
+    """Return the sampling: a single sample is greedy, several are drawn as the model's authors say, unless the options
+    say otherwise. Models that it is compared with are sampled in the same way."""
+    if options.temperature is None and options.samples > 1:
+        return own_or_given_sampling(options, options.model, folder)
+    from toolkit.generation.generate import Sampling
+
+    temperature = options.temperature or 0.0
+    return Sampling(temperature=temperature, max_new_tokens=options.max_new_tokens, seed=options.seed)
 
 
 def _out(kind: str, stage: Stage, *names: str) -> Path:

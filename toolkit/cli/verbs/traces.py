@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from toolkit.cli.options.command import AddCommand, Options, Result
 from toolkit.cli.options.engines import add_engine_options, check_engine, part_of, with_engine
-from toolkit.cli.options.local import add_load_option, check_load_option, teacher_sampling
+from toolkit.cli.options.local import add_load_option, check_load_option, own_or_given_sampling
 from toolkit.cli.options.serving import (
     add_asking_options,
     add_serving_options,
@@ -56,7 +56,7 @@ def add_traces(add: AddCommand) -> None:
         "--include-test",
         "also ask problems of the test split, which no student learns from; default: they are left out, and counted",
     )
-    add_sampling_options(parser, temperature=None)
+    add_sampling_options(parser)
     add_asking_options(parser)
     add_load_option(parser)
     add_cache_options(parser)
@@ -128,7 +128,7 @@ def traces(options: Options) -> Result:
     check_out(out)
     problems = _problems(options)
     found = find_teacher(argument, out, *decoder_options, serving=serving)
-    sampling = teacher_sampling(options, argument, found.folder if isinstance(found, ModelFolder) else None)
+    sampling = own_or_given_sampling(options, argument, found.folder if isinstance(found, ModelFolder) else None)
     check_samples(options.samples, sampling.temperature)
     teacher = with_engine(found, options)
     stage = Stage(
