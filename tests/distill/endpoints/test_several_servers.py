@@ -147,6 +147,17 @@ def test_a_limit_is_never_passed_and_a_higher_one_goes_on(tmp_path: Path, limits
         assert stats(url)["asked"] == 200
 
 
+def test_a_limit_holds_though_a_server_counts_no_tokens(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with paced_server(**QUICK, counts=False) as url:
+        teacher = teacher_of(url, limits=SpendingLimits(tokens=3000))
+        traces = teacher.answer(job_of(tmp_path))
+        assert teacher.stopped_by == "--max-tokens-total 3000" and {trace.completion_tokens for trace in traces} == {None}
+        assert 0 < len(traces) and 30 * len(traces) <= 3000
+        assert f"the most that {len(traces)} traces may have; --no-stream may make it count" in capsys.readouterr().err
+        teacher.answer(job_of(tmp_path))
+        assert stats(url)["asked"] == len(traces), "the same command spends no more"
+
+
 def test_money_can_be_limited_only_with_prices(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"--max-cost needs the prices of http://127.*; give --price-in"):
         teacher_of("http://127.0.0.1:9/v1", limits=SpendingLimits(cost=1.0)).answer(job_of(tmp_path, 2))
