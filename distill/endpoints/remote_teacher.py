@@ -23,7 +23,7 @@ from distill.endpoints.chat_requests import ChatRequest, ChatRequests
 from distill.endpoints.servers.server import Server, ServerSettings
 from distill.endpoints.servers.server_fields import ServerFields
 from distill.store.sharded_store import HeldTraces, TraceStore
-from toolkit.errors import Unreachable
+from toolkit.errors import Busy, Unreachable
 from toolkit.generation.endpoint import ask_listing, locate
 from toolkit.records import Message, Problem, Trace
 from toolkit.terminal import counted, say
@@ -158,6 +158,9 @@ class Endpoint:
         for settings in self.all_servers:
             try:
                 ask_listing(settings.url, settings.key)
+                found.append(settings)
+            except Busy as error:
+                say(f"{error}; it is asked all the same")
                 found.append(settings)
             except Unreachable as error:
                 missing.append(error)
