@@ -144,11 +144,20 @@ def _cut(whole: str) -> str:
 
 
 def _rules(rules: Rules) -> str:
-    given = {name: value for name, value in vars(rules).items() if value}
+    given = {
+        name: value for name, value in vars(rules).items() if value or (name == "long_share" and value is not None)
+    }
     if rules.keep != "best-of":
         del given["best_by"]
-    said = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in given.items())
+    said = ", ".join(f"{name.replace('_', ' ')} {_value(value)}" for name, value in given.items())
     return (
         "<p>A trace is dropped by the first reason in this order that holds for it: "
         f'{", ".join(reason.replace("_", " ") for reason in DROPS)}.</p><p class="small">Rules: {text(said)}.</p>'
     )
+
+
+def _value(value: object) -> str:
+    """Write a rule's value in words."""
+    if isinstance(value, dict):
+        return " and ".join(f"{name} {share}" for name, share in value.items())
+    return " and ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
