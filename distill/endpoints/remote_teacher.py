@@ -159,8 +159,8 @@ class Endpoint:
             try:
                 ask_listing(settings.url, settings.key)
                 found.append(settings)
-            except Busy as error:
-                say(f"{error}; it is asked all the same")
+            except Busy:
+                say(f"{settings.url} is too busy to list its models; it is asked all the same")
                 found.append(settings)
             except Unreachable as error:
                 missing.append(error)
