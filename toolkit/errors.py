@@ -34,6 +34,10 @@ class Unreachable(InputError):
     """A server does not answer at its address."""
 
 
+class Busy(Unreachable):
+    """A server takes connections at its address, but sends nothing in time."""
+
+
 class FolderConflict(InputError):
     """An output folder holds something other than this run."""
 

@@ -61,6 +61,8 @@ class Selection:
     """The share of right traces of each problem; NaN without traces."""
     unmet: str
     """Why a wished-for mix cannot be had; empty if it can."""
+    scarce: str
+    """What a wished-for mix has too little of, so that others are dropped; empty if nothing is dropped for it."""
 
 
 def select(
@@ -109,8 +111,8 @@ def select(
         reasons[rows[_places(problem[rows]) >= per_problem]] = CODES["surplus"]
     is_right = in_majority if rules.keep == "majority" else known == RIGHT
     rates = _pass_rates(problem, is_right, len(is_test))
-    unmet = _drop_surplus_of_mix(facts, rates, rules, reasons)
-    return Selection(reasons=reasons, stands_for=stands_for, pass_rates=rates, unmet=unmet)
+    unmet, scarce = _drop_surplus_of_mix(facts, rates, rules, reasons)
+    return Selection(reasons=reasons, stands_for=stands_for, pass_rates=rates, unmet=unmet, scarce=scarce)
 
 
 def difficulty_of(pass_rates: np.ndarray) -> np.ndarray:
@@ -157,11 +159,14 @@ def _pass_rates(problem: np.ndarray, is_right: np.ndarray, problems: int) -> np.
     return rates
 
 
-def _drop_surplus_of_mix(facts: np.ndarray, rates: np.ndarray, rules: Rules, reasons: np.ndarray) -> str:
-    """Drop traces at random until the kept ones have the wished-for shares; return why that cannot be, if it cannot."""
+def _drop_surplus_of_mix(facts: np.ndarray, rates: np.ndarray, rules: Rules, reasons: np.ndarray) -> tuple[str, str]:
+    """Drop traces at random until the kept ones have the wished-for shares.
+
+    Return why that cannot be, if it cannot, and what is too scarce to keep more, if any are dropped.
+    """
     rows = np.flatnonzero(reasons == KEPT)
     if not len(rows) or not (rules.difficulty or rules.long_share is not None):
-        return ""
+        return "", ""
     cell, shares, names = np.zeros(len(rows), dtype=np.int64), np.ones(1), [""]
     if rules.difficulty:
         names = list(DIFFICULTIES)
@@ -178,11 +183,13 @@ def _drop_surplus_of_mix(facts: np.ndarray, rates: np.ndarray, rules: Rules, rea
     if lacking := [
         name for name, is_wished, count in zip(names, wished, counts, strict=True) if is_wished and not count
     ]:
-        return f"none of the {len(rows):,} traces that are left is {' or '.join(lacking)}"
-    total = (counts[wished] / shares[wished]).min()
+        return f"none of the {len(rows):,} traces that are left is {' or '.join(lacking)}", ""
+    scarcest = int(np.argmin(np.divide(counts, shares, out=np.full(len(shares), np.inf), where=wished)))
+    total = counts[scarcest] / shares[scarcest]
     room = np.rint(total * shares).astype(np.int64)
     by_chance = np.argsort(mixed([facts["thought"][rows], np.uint64(rules.seed)]), kind="stable")
     place = np.empty(len(rows), dtype=np.int64)
     place[by_chance] = _places(cell[by_chance])
-    reasons[rows[place >= room[cell]]] = CODES["mix"]
-    return ""
+    is_dropped = place >= room[cell]
+    reasons[rows[is_dropped]] = CODES["mix"]
+    return "", f"{counts[scarcest]:,} of {len(rows):,} traces are {names[scarcest]}" if is_dropped.any() else ""

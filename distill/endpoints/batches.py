@@ -292,7 +292,7 @@ class BatchRequests:
 
     def _read(self, body: Mapping[str, Any], request: ChatRequest) -> Answered:
         trace, logprobs = read_answer(body, request, self._teacher, self._job)
-        self._budget.take(self._server.settings, trace.prompt_tokens, trace.completion_tokens)
+        self._budget.take_trace(self._server.settings, trace, request.prompt, self._job.sampling.max_new_tokens)
         return trace, logprobs
 
     def _failed(

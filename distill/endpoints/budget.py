@@ -3,13 +3,14 @@
 A request is sent only if it stays within the limit even with the longest answer that it may get, together with those in
 flight; what it then takes less is free again. What a broken answer took is counted too, as far as it arrived. The
 traces that a job had before count as well, so the same command never spends more than its limit, however often it runs.
+If a server does not count tokens, a trace takes the most that its texts may have.
 """
 
 from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from distill.endpoints.servers.server import ServerSettings
@@ -58,6 +59,8 @@ class Budget:
         """What was taken, by traces and by answers that broke off."""
         self.stopped_by = ""
         """The limit that ended the job; empty if none did."""
+        self.uncounted = 0
+        """Traces whose tokens their server did not count."""
         self._reached = ""
         self._reserved_tokens = self._reserved_cost = 0.0
         self._waiting: list[asyncio.Future[None]] = []
@@ -67,11 +70,23 @@ class Budget:
     def is_limited(self) -> bool:
         return self._limits != UNLIMITED
 
-    def count(self, traces: Iterable[Trace]) -> None:
-        """Count traces that the job had before."""
+    def count(
+        self, traces: Iterable[Trace], prompt_of: Callable[[str], Sequence[Message]], max_new_tokens: int
+    ) -> None:
+        """Count traces that the job had before; `prompt_of`: what a problem's id was asked as."""
         for trace in traces:
             server = self._prices.get(trace.teacher.rpartition("@")[0], self._default)
-            self.take(server, trace.prompt_tokens, trace.completion_tokens)
+            self.take_trace(server, trace, prompt_of(trace.problem_id), max_new_tokens)
+
+    def take_trace(self, server: ServerSettings, trace: Trace, prompt: Sequence[Message], max_new_tokens: int) -> None:
+        """Count a trace, with the most that its texts may have where the server does not count tokens."""
+        asked, answered = trace.prompt_tokens, trace.completion_tokens
+        if self.is_limited and (asked is None or answered is None):
+            self.uncounted += 1
+            asked = prompt_bound(prompt) if asked is None else asked
+            written = math.ceil(len((trace.reasoning + trace.answer).encode(errors="replace")) / BYTES_PER_TOKEN)
+            answered = min(max_new_tokens, written) if answered is None else answered
+        self.take(server, asked, answered)
 
     def take(self, server: ServerSettings, prompt_tokens: int | None, completion_tokens: int | None) -> None:
         self.tokens += (prompt_tokens or 0) + (completion_tokens or 0)

@@ -197,7 +197,7 @@ class ChatRequests:
         tokens = None if trace.completion_tokens is None else trace.completion_tokens + (trace.prompt_tokens or 0)
         server.answered(tokens, time.monotonic() - begun)
         server.pace.correct(expected, expected if tokens is None else tokens)
-        self._budget.take(server.settings, trace.prompt_tokens, trace.completion_tokens)
+        self._budget.take_trace(server.settings, trace, request.prompt, sampling.max_new_tokens)
         return trace, logprobs
 
     def _read(self, answer: Response | dict[str, Any], request: ChatRequest, server: Server) -> Answered:

@@ -23,10 +23,10 @@ from distill.endpoints.chat_requests import ChatRequest, ChatRequests
 from distill.endpoints.servers.server import Server, ServerSettings
 from distill.endpoints.servers.server_fields import ServerFields
 from distill.store.sharded_store import HeldTraces, TraceStore
-from toolkit.errors import Unreachable
+from toolkit.errors import Busy, Unreachable
 from toolkit.generation.endpoint import ask_listing, locate
 from toolkit.records import Message, Problem, Trace
-from toolkit.terminal import say
+from toolkit.terminal import counted, say
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,6 +138,11 @@ class Endpoint:
 
         traces = collect(plan, ask, job)
         self._outcome.stopped_by = budget.stopped_by
+        if budget.uncounted:
+            say(
+                f"{job.label}: the server does not count tokens, so the limits count the most that "
+                f"{counted(budget.uncounted, 'trace')} may have; --no-stream may make it count"
+            )
         if len(servers) > 1:
             counts = ", ".join(f"{server.settings.url}: {server.answers}" for server in servers)
             say(f"{job.label}: answered by {counts}")
@@ -151,7 +156,12 @@ class Endpoint:
         """Return what a job may take, with what its traces took before."""
         budget = Budget(self.serving.limits, self.all_servers)
         if budget.is_limited and job.shared:
-            budget.count(HeldTraces(TraceStore(job.path), plan.chosen))
+            asked = {problem.id: problem for problem in job.problems}
+            budget.count(
+                HeldTraces(TraceStore(job.path), plan.chosen),
+                lambda problem_id: job.asking.messages(asked[problem_id]),
+                job.sampling.max_new_tokens,
+            )
         return budget
 
     def tokens_per_s(self, problems: Sequence[Problem]) -> None:
@@ -163,6 +173,9 @@ class Endpoint:
         for settings in self.all_servers:
             try:
                 ask_listing(settings.url, settings.key)
+                found.append(settings)
+            except Busy:
+                say(f"{settings.url} is too busy to list its models; it is asked all the same")
                 found.append(settings)
             except Unreachable as error:
                 missing.append(error)

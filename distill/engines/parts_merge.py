@@ -9,6 +9,7 @@ missing.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -115,7 +116,7 @@ class _Merging:
         known = np.isin(hashes, self._traces)
         self.doubled += 0 if is_copy else int(known.sum())
         new = hashes[~known]
-        with Progress(f"reading {store.folder.name}", len(new)) as progress:
+        with Progress(f"merge: reading {store.folder.name}", len(new)) if len(new) else nullcontext() as progress:
             traces = self._found(store.traces.read(new), self._traces, progress)
             failures = self._found(store.failures.records(), self._failures, None)
         copy_missing(store, target, traces, failures)

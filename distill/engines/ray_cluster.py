@@ -21,6 +21,7 @@ from importlib.util import find_spec
 from typing import Any, TextIO, cast
 
 from toolkit.errors import InputError, MissingExtra
+from toolkit.terminal import counted, say
 
 EXTRA = "scale"
 NEWEST_PYTHON = (3, 14)
@@ -72,6 +73,8 @@ def ray_cluster(address: str, workers: int) -> Iterator[Any]:
     if ray.is_initialized():
         yield ray  # whoever started it stops it
         return
+    where = f"connecting to Ray at {address}" if address else f"starting Ray with {counted(workers, 'worker')}"
+    say(f"traces: {where}, which may take half a minute")
     with ExitStack() as stack:
         stack.enter_context(redirect_stderr(cast(TextIO, _OneVoice(sys.stderr))))
         options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.CRITICAL}

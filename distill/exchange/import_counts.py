@@ -75,9 +75,9 @@ def say_traces(counts: ImportCounts) -> None:
     say(f"import: {counted(counts.traces, 'trace')}; verdicts here: {verdicts}{left_out_text(counts)}")
     if counts.contradicted:
         say(
-            "import: the publisher says otherwise of "
+            "import: verdicts that differ from the publisher's: "
             + " and ".join(f"{count} that it calls {said}" for said, count in counts.contradicted.items())
-            + "; the verdicts here count, its own are in published.jsonl"
+            + "; those made here count, its own are in published.jsonl"
         )
     if counts.without_thought:
         say(f"import: traces without a thought: {counts.without_thought}; no student learns from them")

@@ -40,7 +40,9 @@ class Forecast:
         if self.prompt_tokens is not None and self.completion_tokens is not None:
             said += f"; about {self.prompt_tokens:,.0f} tokens of prompts and {self.completion_tokens:,.0f} of answers"
         else:
-            said += "; the teacher does not count tokens"
+            said += (
+                "; what they cost is unknown, since the teacher does not count tokens (a server may with --no-stream)"
+            )
         if self.seconds is not None:
             said += f"; at most {duration(self.seconds)} at this rate"
         return said + ("" if self.cost is None else f"; it costs about {self.cost:,.2f}")

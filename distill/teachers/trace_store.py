@@ -266,21 +266,29 @@ def _claim(store: Path) -> Iterator[None]:
 
 
 def _say_what_is_new(store: Path, asked: Mapping[str, Any]) -> None:
-    """Say why a store is new: name the one that differs least, and the first difference."""
+    """Say why a store is new: name the one that differs least, and how."""
     asked_before = [(_asked(path), path) for path in _stores(store.parent) if path != store]
     others = [(found, path) for found, path in asked_before if found["sampling"]]
     if not others:
         return
     nearest, path = min(others, key=lambda other: len(_differences(other[0], asked)))
-    for name, was, now in _differences(nearest, asked)[:1]:  # none if that store's name does not match its contents
-        others_are = f"without {name}" if was is None else f"of {name} {was!r}"
-        say(f"traces: a new store for {name} {now!r}: {store}; the traces {others_are} stay in {path}")
+    differences = _differences(nearest, asked)
+    if differences[:1] and differences[0][0] == "teacher":
+        differences = [one for one in differences if one[0] != "digest"]
+    if differences:  # none if that store's name does not match its contents
+        was = " and ".join(_setting(name, value, "of") for name, value, _ in differences)
+        now = " and ".join(_setting(name, value, "for") for name, _, value in differences)
+        say(f"traces: a new store {now}: {store}; the traces {was} stay in {path}")
+
+
+def _setting(name: str, value: Any, preposition: str) -> str:
+    return f"without {name}" if value is None else f"{preposition} {name} {value!r}"
 
 
 def _differences(found: Mapping[str, Any], asked: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
-    """Return each difference: name, value in a store, value now."""
+    """Return each difference: name, value in a store, value now; None where one of them names no value."""
     was, now = ({"teacher": a["teacher"], "digest": a["digest"], **a["sampling"]} for a in (found, asked))
-    return [(name, was.get(name), value) for name, value in now.items() if was.get(name) != value]
+    return [(name, was.get(name), now.get(name)) for name in {**now, **was} if was.get(name) != now.get(name)]
 
 
 def _stores(folder: Path) -> list[Path]:

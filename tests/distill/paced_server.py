@@ -44,6 +44,8 @@ class Script:
     """Requests after which the server ends."""
     model: str = "paced"
     logprobs: int = 0
+    counts: bool = True
+    """Whether a stream ends with its count of tokens."""
     status: int = 0
     """A status with which all requests are refused."""
     seed: int = 0
@@ -109,7 +111,8 @@ class PacedServer:
             if script.rate and (wait_s := begun + number * script.per_event / script.rate - time.perf_counter()) > 0:
                 await asyncio.sleep(wait_s)
         usage = {"prompt_tokens": 20, "completion_tokens": script.tokens}
-        writer.write(_chunk({}, None, "stop") + _data({"choices": [], "usage": usage}) + _framed(b"data: [DONE]\n\n"))
+        counts = _data({"choices": [], "usage": usage}) if script.counts else b""
+        writer.write(_chunk({}, None, "stop") + counts + _framed(b"data: [DONE]\n\n"))
         writer.write(b"0\r\n\r\n")
         return True
 

@@ -33,12 +33,13 @@ from httpx2 import (
     InvalidURL,
     Limits,
     ReadError,
+    ReadTimeout,
     RemoteProtocolError,
     Response,
     Timeout,
 )
 
-from toolkit.errors import InputError, Unreachable
+from toolkit.errors import Busy, InputError, Unreachable
 from toolkit.formats.message_fields import content_parts, reasoning_of, whole
 from toolkit.generation.bounded_response import WHOLE, read_body, read_events, send_bounded, silence_s, with_body
 
@@ -127,7 +128,8 @@ def ask_listing(address: str, key: str = KEY_VARIABLE) -> Response:
     try:
         return _get(address, f"{address}/models", key)
     except HTTPError as error:
-        raise Unreachable(_why_unreachable(address, error)) from error
+        kind = Busy if isinstance(error, ReadTimeout) else Unreachable
+        raise kind(_why_unreachable(address, error)) from error
 
 
 def _why_unreachable(address: str, error: HTTPError) -> str:
@@ -139,6 +141,8 @@ def _why_unreachable(address: str, error: HTTPError) -> str:
         return f"{address} has a certificate that is not trusted here: {said}; name its file in SSL_CERT_FILE"
     if url.scheme == "http" and isinstance(error, ReadError | RemoteProtocolError):
         return f"{address} sends no HTTP answer ({said}); if it speaks https, try {url.copy_with(scheme='https')}"
+    if isinstance(error, ReadTimeout):
+        return f"{address} takes connections but sent nothing in {LISTING_TIMEOUT_S:g} s; if it is busy, try later"
     return f"{address} must be a server that answers: {said}; start it, or correct the address"
 
 

@@ -141,6 +141,10 @@ def curate_traces(config: CurationConfig, out: Path) -> Path:
         raise InputError(
             f"the wished-for mix cannot be had: {chosen.selection.unmet}; collect more, or wish for another mix"
         )
+    if chosen.selection.scarce:
+        say(
+            f"curation: the mix keeps no more, since only {chosen.selection.scarce}; collect more, or change the shares"
+        )
     if not counts.kept:
         raise InputError(counts.nothing_left())
     shown = chosen.write(folder)

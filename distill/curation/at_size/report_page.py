@@ -19,6 +19,8 @@ from toolkit.terminal import counted
 
 DRAWN = 200_000
 """The most traces whose lengths are drawn; of more, as many spread over all."""
+MOST_OF_QUESTION = 90
+"""The most characters of a question's first line, by which a trace is listed."""
 MOST_CHARACTERS = 6_000
 """The most characters of a thought on the page; its middle is left out."""
 
@@ -124,7 +126,8 @@ def _examples(shown: Mapping[str, Sequence[Shown]]) -> Iterator[str]:
 def _example(shown: Shown) -> str:
     trace, problem = shown.trace, shown.problem
     question = problem.transcript.strip() if problem else f"problem {trace.problem_id}, which is not given"
-    first = next(iter(question.splitlines()), "")[:90]
+    first = next(iter(question.splitlines()), "")
+    first = first if len(first) <= MOST_OF_QUESTION else first[: MOST_OF_QUESTION - 1] + "…"
     tokens = "" if trace.completion_tokens is None else f'<span class="small">{trace.completion_tokens:,} tokens</span>'
     detail = f'<p class="note">{text(shown.detail)}</p>' if shown.detail else ""
     return (
@@ -141,11 +144,20 @@ def _cut(whole: str) -> str:
 
 
 def _rules(rules: Rules) -> str:
-    given = {name: value for name, value in vars(rules).items() if value}
+    given = {
+        name: value for name, value in vars(rules).items() if value or (name == "long_share" and value is not None)
+    }
     if rules.keep != "best-of":
         del given["best_by"]
-    said = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in given.items())
+    said = ", ".join(f"{name.replace('_', ' ')} {_value(value)}" for name, value in given.items())
     return (
         "<p>A trace is dropped by the first reason in this order that holds for it: "
         f'{", ".join(reason.replace("_", " ") for reason in DROPS)}.</p><p class="small">Rules: {text(said)}.</p>'
     )
+
+
+def _value(value: object) -> str:
+    """Write a rule's value in words."""
+    if isinstance(value, dict):
+        return " and ".join(f"{name} {share}" for name, share in value.items())
+    return " and ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)

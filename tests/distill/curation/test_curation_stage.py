@@ -162,6 +162,7 @@ def test_the_page_shows_reasons_and_traces_of_each(tmp_path: Path) -> None:
     assert "<script>" not in page and "&lt;script&gt;alert(1)" in page
     assert all(f"<h3>{name}" in page for name in ("kept", "truncated", "looping", "duplicate", "surplus", "mix"))
     assert page.count("<svg") == 3 and "default-src 'none'" in page
+    assert ", languages en, " in page and "long share 0.0" in page
 
 
 def test_the_most_frequent_answer_counts_by_its_meaning_with_and_without_a_reference(tmp_path: Path) -> None:

@@ -132,6 +132,7 @@ def test_difficulties_come_in_the_wished_for_shares() -> None:
     kept = facts["problem"][selection.reasons == KEPT]
     assert Counter(difficulty_of(selection.pass_rates[kept]).tolist()) == {0: 67, 1: 167, 2: 100}
     assert not selection.unmet
+    assert selection.scarce == "100 of 700 traces are hard"
 
 
 def test_a_share_of_none_drops_the_difficulty() -> None:

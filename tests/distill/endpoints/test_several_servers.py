@@ -8,17 +8,18 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from httpx2 import Response
 
 from distill.collecting.asking import AS_IT_IS, Asking
 from distill.collecting.job import Job
-from distill.endpoints import chat_requests
+from distill.endpoints import chat_requests, remote_teacher
 from distill.endpoints.answers import Patience
 from distill.endpoints.budget import SpendingLimits
 from distill.endpoints.remote_teacher import Endpoint, Serving
 from distill.endpoints.servers.server import ServerSettings
 from distill.store.sharded_store import HeldTraces, TraceStore
 from tests.distill.paced_server import paced_server, stats
-from toolkit.errors import InputError, Unreachable
+from toolkit.errors import Busy, InputError, Unreachable
 from toolkit.generation.generate import Sampling
 from toolkit.records import Problem, Trace
 
@@ -143,6 +144,18 @@ def test_a_limit_is_never_passed_and_a_higher_one_goes_on(tmp_path: Path, limits
         assert stats(url)["asked"] == 200
 
 
+def test_a_limit_holds_though_a_server_counts_no_tokens(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with paced_server(**QUICK, counts=False) as url:
+        teacher = teacher_of(url, limits=SpendingLimits(tokens=3000))
+        traces = teacher.answer(job_of(tmp_path))
+        assert teacher.stopped_by == "--max-tokens-total 3000"
+        assert len(traces) > 0 and 30 * len(traces) <= 3000
+        assert all(trace.completion_tokens is None for trace in traces)
+        assert f"the most that {len(traces)} traces may have; --no-stream may make it count" in capsys.readouterr().err
+        teacher.answer(job_of(tmp_path))
+        assert stats(url)["asked"] == len(traces), "the same command spends no more"
+
+
 def test_money_can_be_limited_only_with_prices(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"--max-cost needs the prices of http://127.*; give --price-in"):
         teacher_of("http://127.0.0.1:9/v1", limits=SpendingLimits(cost=1.0)).answer(job_of(tmp_path, 2))
@@ -157,3 +170,15 @@ def test_log_probabilities_are_kept_beside_their_traces(tmp_path: Path) -> None:
     for logprobs in kept:
         assert logprobs is not None and len(logprobs) == 2
         assert [each.token.text for each in logprobs[0].top] == [" word", " word1", " word2", " word3"]
+
+
+def test_a_server_that_is_too_busy_to_list_its_models_is_asked(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def busy(address: str, _: str) -> Response:
+        raise Busy(f"{address} takes connections but sent nothing")
+
+    monkeypatch.setattr(remote_teacher, "ask_listing", busy)
+    with paced_server(**QUICK) as url:
+        assert len(teacher_of(url).answer(job_of(tmp_path, 5))) == 5
+    assert f"{url} is too busy to list its models; it is asked all the same" in capsys.readouterr().err

@@ -87,15 +87,23 @@ def test_servers_of_different_models_are_no_teacher(words: list[str], capsys: py
         assert stats(first).get("asked", 0) == 0
 
 
+@pytest.mark.parametrize(
+    ("first", "second", "now", "before"),
+    [
+        ([], ["--system", "Be brief."], "for system 'Be brief.'", "without system"),
+        (["--system", "Be brief."], [], "without system", "of system 'Be brief.'"),
+        ([], ["--top-k", "9", "--effort", "low"], "for top_k 9 and for effort 'low'", "of top_k 0 and without effort"),
+    ],
+)
 def test_another_way_of_asking_starts_another_store_and_says_so(
-    words: list[str], capsys: pytest.CaptureFixture[str]
+    words: list[str], capsys: pytest.CaptureFixture[str], first: list[str], second: list[str], now: str, before: str
 ) -> None:
     with paced_server(tokens=4, rate=0.0) as url:
-        assert main([*words, "--teacher", url]) == 0
-        assert main([*words[:-1], str(run_of(words)) + "2", "--teacher", url, "--system", "Be brief."]) == 0
+        assert main([*words, "--teacher", url, *first]) == 0
+        assert main([*words[:-1], str(run_of(words)) + "2", "--teacher", url, *second]) == 0
         assert stats(url)["asked"] == 120
     said = capsys.readouterr().err
-    assert "a new store for system 'Be brief.': " in said and "; the traces without system stay in " in said
+    assert f"a new store {now}: " in said and f"; the traces {before} stay in " in said
 
 
 def test_what_no_student_learns_from_is_not_paid_for(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:

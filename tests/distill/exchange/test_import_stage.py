@@ -86,7 +86,7 @@ def test_verdicts_are_made_here_and_the_publishers_are_kept_apart(
     said = lines(tmp_path / "run" / PUBLISHED)
     assert [each["said"]["correctness_math_verify"] for each in said] == [True, True]
     assert [each["where"] for each in said] == [f"{place} line 1"] * 2
-    assert "the publisher says otherwise of 1 that it calls right" in capsys.readouterr().err
+    assert "verdicts that differ from the publisher's: 1 that it calls right" in capsys.readouterr().err
     measured = (read_manifest(tmp_path / "run") or {})["measured"]
     assert measured["verdicts"] == {"correct": 1, "wrong": 1} and measured["contradicted"] == {"right": 1}
     assert len({trace.request_hash for trace in traces}) == 2

@@ -50,8 +50,16 @@ def add_asking_options(parser: Parser) -> None:
     group.add_argument(
         "--top-k", type=top_k_of, help=f"likeliest tokens to choose from; default: {OWN_OR.format('all')}"
     )
-    group.add_argument("--min-p", type=share_of, help=f"least share of the likeliest; default: {OWN_OR.format('0')}")
-    group.add_argument("--repetition-penalty", type=factor_of, help=f"default: {OWN_OR.format('1, which is none')}")
+    group.add_argument(
+        "--min-p",
+        type=share_of,
+        help=f"least probability, as a share of the likeliest token's; default: {OWN_OR.format('0')}",
+    )
+    group.add_argument(
+        "--repetition-penalty",
+        type=factor_of,
+        help=f"divisor for tokens that occurred before; default: {OWN_OR.format('1, which is none')}",
+    )
     group.add_argument("--system", default="", metavar="TEXT", help="system prompt of problems that have none")
     group.add_argument(
         "--prompt-template",

@@ -213,6 +213,8 @@ def _collected(out: Path, measured: Mapping[str, Any]) -> Result:
     whole = f" ({measured['whole']} of them whole)" if "whole" in measured else ""
     are = "is" if measured["traces"] == 1 else "are"
     text = f"{counted(measured['traces'], 'trace')}{whole} {are} in {out}"
+    if measured.get("whole", measured["traces"]) < measured["traces"]:
+        text += f"; why others are not: toolkit traces show {out} --dropped"
     if measured.get("failed"):
         text += f"; {counted(measured['failed'], 'request')} failed: toolkit traces show {out} --failed"
     if measured.get("stopped_by"):
