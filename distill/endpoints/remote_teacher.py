@@ -136,7 +136,12 @@ class Endpoint:
         """Return what a job may take, with what its traces took before."""
         budget = Budget(self.limits, self.all_servers)
         if budget.is_limited and job.shared:
-            budget.count(HeldTraces(TraceStore(job.path), plan.chosen))
+            asked = {problem.id: problem for problem in job.problems}
+            budget.count(
+                HeldTraces(TraceStore(job.path), plan.chosen),
+                lambda trace: job.asking.messages(asked[trace.problem_id]),
+                job.sampling.max_new_tokens,
+            )
         return budget
 
     def tokens_per_s(self, problems: Sequence[Problem]) -> None:

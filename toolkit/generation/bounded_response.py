@@ -71,13 +71,15 @@ async def read_whole(response: Response) -> Response:
         if len(content) > MOST_BODY_BYTES:
             raise TooLarge(f"{response.url} sends more than {MOST_BODY_BYTES} bytes in one answer; ask for less")
     kept = [(name, value) for name, value in response.headers.multi_items() if name.lower() not in UNPACKED]
-    return Response(
+    read = Response(
         response.status_code,
         headers=kept,
         content=bytes(content),
         request=response.request,
         extensions=response.extensions,
     )
+    read.encoding = "utf-8"  # as JSON is; a charset may name what decodes no text
+    return read
 
 
 async def read_events(response: Response, take: Callable[[str, str], None]) -> None:
