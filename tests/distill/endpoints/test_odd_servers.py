@@ -85,7 +85,7 @@ def words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     asked = tmp_path / "asked.csv"
     asked.write_text("question,answer\n" + "".join(f"What is {n} plus {n}?,{2 * n}\n" for n in range(40)))
     return [
-        *"traces --include-test --max-new-tokens 100 --problems".split(),
+        *["traces", "--include-test", "--max-new-tokens", "100", "--problems"],
         str(asked),
         "--out",
         str(tmp_path / "run"),
