@@ -154,7 +154,8 @@ def test_what_the_server_has_lost_is_paid_for_again_only_if_the_user_says_so(
         said = capsys.readouterr().err.strip().splitlines()[-1]
         assert said.startswith("toolkit: ") and len(server.asked) == 30
         record, input = (Path(said.partition("or delete ")[2].split()[n]) for n in (0, 2))
-        record.unlink(), input.unlink()
+        record.unlink()
+        input.unlink()
         assert main(words(server, problems)) == 0
         assert set(Counter(server.asked).values()) == {2} and len(answers(problems)) == 30
     assert not left(problems) or all(path.suffix == ".keys" for path in left(problems))
