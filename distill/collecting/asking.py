@@ -83,6 +83,7 @@ def extra_body_of(text: str) -> dict[str, Any]:
     """Read the argument of --extra-body; raises `InputError` if it is no JSON object."""
     try:
         value = json.loads(text)
+        json.dumps(value, allow_nan=False)  # NaN and Infinity are Python's words
     except (ValueError, RecursionError) as error:
         raise InputError(f"--extra-body ({text!r:.80}) is no JSON: {error}; quote it for the shell: '{{…}}'") from error
     if not isinstance(value, dict):

@@ -7,6 +7,7 @@
 A stream has no limit of its own, so a thought of an hour lives; comments that keep a connection alive do not count as
 events, so a model that is gone behind a proxy is noticed. A server that ignores `stream` and answers in one piece has
 three times `first_event_s` for it. The pieces of a stream are put together into what the server would have sent in one.
+An answer that has given its finish reason is whole, whatever becomes of its stream afterwards.
 """
 
 from __future__ import annotations
@@ -19,14 +20,17 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from httpx2 import URL, AsyncClient, Headers, ReadError, ReadTimeout, Request, Response, Timeout
+from httpx2 import URL, AsyncClient, Headers, HTTPError, ReadError, ReadTimeout, Request, Response, Timeout
 
 from toolkit.formats.message_fields import content_parts, reasoning_of
 from toolkit.generation.bounded_response import DONE, WHOLE, each_event, read_body, silence_s, with_body
 from toolkit.generation.endpoint import LISTING_TIMEOUT_S, printable
 
 STALL_S = 120.0
+AFTER_END_S = 10.0
+"""How long the count of tokens, or the end of the stream, is awaited behind an answer's finish reason."""
 EVENT_STREAM = "text/event-stream"
+EVENT_BEGINS = (b"data:", b"event:", b": ")
 
 
 class StreamError(ReadError):
@@ -67,19 +71,27 @@ class AnswerReader:
             async with asyncio.timeout(self._patience.first_event_s) as limit:
                 response = await self._client.send(request, stream=True)
                 try:
-                    if response.status_code == 200 and EVENT_STREAM in response.headers.get("Content-Type", ""):
+                    if response.status_code == 200 and _is_stream(response):
                         return await self._streamed(response, pieces, limit, sent, began)
                     limit.reschedule((limit.when() or 0.0) + (WHOLE - 1) * self._patience.first_event_s)
                     content = await read_body(response)
                 finally:
                     await response.aclose()
-        except TimeoutError as error:
-            raise ReadTimeout("the server sent nothing in time", request=request) from error
+        except (TimeoutError, HTTPError) as error:
+            if pieces.has_ended and not isinstance(error, StreamError):  # it is paid for, and only its count is lost
+                return pieces.whole()
+            if isinstance(error, TimeoutError):
+                raise ReadTimeout("the server sent nothing in time", request=request) from error
+            raise
         if response.status_code == 200:
             began(time.monotonic() - sent)
             with suppress(ValueError, RecursionError):  # what is no JSON object is no completion
                 if isinstance(completion := json.loads(content), dict):
                     return completion
+            if content.lstrip().startswith(EVENT_BEGINS):  # a stream under the name of another content
+                async for kind, data in each_event(with_body(response, content)):
+                    pieces.take(kind, data)
+                return pieces.whole()
         return with_body(response, content)
 
     async def _streamed(
@@ -93,11 +105,11 @@ class AnswerReader:
         loop, stall_s = asyncio.get_running_loop(), self._patience.stall_s
         is_first = True
         async for kind, data in each_event(response):
-            limit.reschedule(loop.time() + stall_s)
             if is_first:
                 is_first = False
                 began(time.monotonic() - sent)
             pieces.take(kind, data)
+            limit.reschedule(loop.time() + (min(stall_s, AFTER_END_S) if pieces.has_ended else stall_s))
         return pieces.whole()
 
 
@@ -117,6 +129,17 @@ class StreamedAnswer:
         self._usage: Any = None
         self._is_chat = self._is_done = False
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether the answer has given its finish reason."""
+        return self._finish_reason is not None
+
+    @property
+    def size_bytes(self) -> int:
+        """The bytes of the texts so far."""
+        texts = [*self._reasoning, *(text for _, pieces in self._content for text in pieces)]
+        return sum(len(text.encode(errors="replace")) for text in texts)
+
     def take(self, kind: str, data: str) -> None:
         """Take one event; raises `StreamError` if it reports an error, others if it is no piece of a completion."""
         if data == DONE:
@@ -128,9 +151,9 @@ class StreamedAnswer:
         if event.get("usage"):
             self._usage = event["usage"]
         choices = event.get("choices")
-        self._is_chat |= isinstance(choices, list)
+        self._is_chat |= isinstance(choices, list) and bool(choices)
         for choice in choices or ():
-            if choice.get("index", 0) == 0:
+            if choice.get("index") in (0, None):
                 self._take_choice(choice)
 
     def whole(self) -> dict[str, Any]:
@@ -175,6 +198,10 @@ class StreamedAnswer:
             if delta.get(name):
                 self._message[name] = delta[name]  # that there is one is all that is asked of it
         self.count += 1
+
+
+def _is_stream(response: Response) -> bool:
+    return EVENT_STREAM in response.headers.get("Content-Type", "").lower()
 
 
 def _joined(pieces: list[str]) -> str:

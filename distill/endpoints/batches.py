@@ -22,7 +22,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from httpx2 import AsyncClient, HTTPError, Response, Timeout
+from httpx2 import Response, Timeout
 
 from distill.collecting.job import Job, Request
 from distill.collecting.outcomes import Refusal
@@ -30,9 +30,13 @@ from distill.collecting.trace_log import Collected
 from distill.endpoints.budget import Budget, Reservation
 from distill.endpoints.chat_requests import NOT_AN_ANSWER, Answered, ChatRequest, read_answer
 from distill.endpoints.request_body import request_body
+from distill.endpoints.servers.batch_api import BatchApi, id_of
 from distill.endpoints.servers.server import Server
+from distill.store.byte_locks import ByteLocks
+from distill.store.shard_writer import lock_byte
+from distill.store.sharded_store import LOCKS
 from toolkit.errors import InputError
-from toolkit.generation.endpoint import LISTING_TIMEOUT_S, first_line, open_client, printable, status
+from toolkit.generation.endpoint import LISTING_TIMEOUT_S, open_client, printable
 from toolkit.json_files import read_json
 from toolkit.records import Message
 from toolkit.runs import replace_text
@@ -47,9 +51,9 @@ FIRST_POLL_S, LONGEST_POLL_S = 2.0, 60.0
 TRANSFER_S = 900.0
 """The longest silence while a file is sent or read."""
 TRIES = 7
-"""Tries of each call of the API, and of a request whose batch expired or whose field was refused."""
-FIRST_PAUSE_S = 0.5
-RUNNING = ("validating", "in_progress", "finalizing", "cancelling")
+"""Tries of a request whose batch expired or whose field was refused."""
+ENDED = ("completed", "expired", "cancelled", "failed")
+"""States of a batch that is over; any other word means that it goes on, since asking again would be paid for again."""
 FOLDER = "batches"
 
 
@@ -104,49 +108,51 @@ class BatchRequests:
         Raises `InputError` if the server has no batch API, or refuses a batch.
         """
         self._folder.mkdir(exist_ok=True)
-        asyncio.run(self._ask(requests, log))
+        with ByteLocks(self._job.path / LOCKS) as self._locks:
+            asyncio.run(self._ask(requests, log))
 
     async def _ask(self, requests: Iterator[ChatRequest], log: Collected[list[Message]]) -> None:
         settings = self._server.settings
         waits = Timeout(TRANSFER_S, connect=LISTING_TIMEOUT_S)
         async with open_client(settings.url, waits, key=settings.key) as client:
-            for batch in await self._known(client):
-                state, sent = await self._wait_for(client, batch), batch.requests()
-                async for values in self._outcomes(client, state):
+            api = BatchApi(client, settings.url)
+            for batch in await self._known(api):
+                state, sent = await self._wait_for(api, batch), batch.requests()
+                async for values in self._outcomes(api, batch, state):
                     self._adopt(values, sent, log)
-                batch.forget()
+                self._forget(batch)
             while window := list(islice(requests, WINDOW)):
                 wanted = {request.hash: request for request in window if not log.is_adopted(request)}
                 while wanted and not self._budget.stopped_by:
-                    await self._ask_batches(client, wanted, log)
+                    await self._ask_batches(api, wanted, log)
                 if self._budget.stopped_by:
                     return
 
-    async def _ask_batches(
-        self, client: AsyncClient, wanted: dict[str, ChatRequest], log: Collected[list[Message]]
-    ) -> None:
+    async def _ask_batches(self, api: BatchApi, wanted: dict[str, ChatRequest], log: Collected[list[Message]]) -> None:
         """Send what is wanted in one batch or several, and log what comes back."""
         reserved: list[Reservation] = []
-        batches = [await self._create(client, batch) for batch in self._write(wanted, reserved)]
+        batches = [await self._create(api, batch) for batch in self._write(wanted, reserved)]
         if batches:
             ids = ", ".join(batch.id for batch in batches)
             say(
                 f"{self._job.label}: waiting for {ids} at {self._server.settings.url}; interrupted, the command resumes"
             )
         for batch in batches:
-            state = await self._wait_for(client, batch)
-            async for values in self._outcomes(client, state):
+            state = await self._wait_for(api, batch)
+            async for values in self._outcomes(api, batch, state):
                 self._take(values, wanted, log)
             for hash in batch.requests():  # what expired, or was cancelled, has no line
                 self._again(hash, wanted, log, f"batch {state.get('status')}")
-            batch.forget()
+            self._forget(batch)
         for reservation in reserved:
             self._budget.settle(reservation)
 
-    async def _known(self, client: AsyncClient) -> list[_Batch]:
+    async def _known(self, api: BatchApi) -> list[_Batch]:
         """Return the batches of this server that an earlier command sent and did not collect."""
         found, listed = [], None
         for path in sorted(self._folder.glob("*.jsonl")):
+            if not self._locks.take(lock_byte(path.name)):  # another process is at work on it
+                continue
             record = path.with_suffix(".json")
             if record.exists():
                 values = read_json(record)
@@ -155,11 +161,11 @@ class BatchRequests:
                 found.append(_Batch(input=path, id=str(values["batch"])))
                 continue
             if listed is None:
-                listed = await self._listed(client)
+                listed = await api.listed()
             if path.stem in listed:
                 found.append(self._recorded(_Batch(input=path, id=listed[path.stem])))
             else:
-                _Batch(input=path, id="").forget()  # it was never sent
+                self._forget(_Batch(input=path, id=""))  # it was never sent
         if found:
             say(f"{self._job.label}: {counted(len(found), 'batch')} of an earlier command are collected first")
         return found
@@ -201,6 +207,7 @@ class BatchRequests:
     def _written(self, requests: Sequence[ChatRequest], lines: Sequence[bytes]) -> _Batch:
         content = b"".join(lines)
         batch = _Batch(input=self._folder / f"{hashlib.sha256(content).hexdigest()[:16]}.jsonl", id="")
+        self._locks.take(lock_byte(batch.input.name))
         keys = (json.dumps([one.hash, one.problem_id, one.sample, one.seed]) + "\n" for one in requests)
         replace_text(batch.keys, "".join(keys))
         partial = batch.input.with_suffix(".partial")
@@ -208,67 +215,61 @@ class BatchRequests:
         partial.replace(batch.input)
         return batch
 
-    async def _create(self, client: AsyncClient, batch: _Batch) -> _Batch:
+    async def _create(self, api: BatchApi, batch: _Batch) -> _Batch:
         content = await asyncio.to_thread(batch.input.read_bytes)
         files = {"file": (batch.input.name, content, "application/jsonl"), "purpose": (None, "batch")}
-        uploaded = await self._call(client, "POST", "files", files=files)
+        uploaded = await api.call("POST", "files", files=files)
         body = {
-            "input_file_id": uploaded["id"],
+            "input_file_id": id_of(uploaded),
             "endpoint": "/v1/chat/completions",
             "completion_window": "24h",
             "metadata": {"toolkit": batch.digest},
         }
-        created = await self._call(client, "POST", "batches", json=body, tries=1)
-        return self._recorded(_Batch(input=batch.input, id=str(created["id"])))
+        created = await api.call("POST", "batches", json=body, tries=1)
+        return self._recorded(_Batch(input=batch.input, id=id_of(created)))
+
+    def _forget(self, batch: _Batch) -> None:
+        """Delete the files of a batch whose outcomes are kept, and let go of it."""
+        batch.forget()
+        self._locks.free(lock_byte(batch.input.name))
 
     def _recorded(self, batch: _Batch) -> _Batch:
         values = {"batch": batch.id, "server": self._server.settings.name}
         replace_text(batch.record, json.dumps(values) + "\n")
         return batch
 
-    async def _listed(self, client: AsyncClient) -> dict[str, str]:
-        """Return the ids of the server's batches by the digests of their files."""
-        listing = await self._call(client, "GET", "batches?limit=100")
-        entries = [entry for entry in listing.get("data") or () if isinstance(entry, dict)]
-        return {str((entry.get("metadata") or {}).get("toolkit")): str(entry["id"]) for entry in entries}
-
-    async def _wait_for(self, client: AsyncClient, batch: _Batch) -> dict[str, Any]:
+    async def _wait_for(self, api: BatchApi, batch: _Batch) -> dict[str, Any]:
         """Wait for a batch and return its last state; raises `InputError` if the server failed it as a whole."""
         pause_s = FIRST_POLL_S
         state: dict[str, Any]
-        while (state := await self._call(client, "GET", f"batches/{batch.id}")).get("status") in RUNNING:
+        while _state_of(state := await api.call("GET", f"batches/{batch.id}", lost=self._remedy(batch))) not in ENDED:
             await asyncio.sleep(pause_s)
             pause_s = min(LONGEST_POLL_S, pause_s * 1.5)
-        if state.get("status") == "failed" and not state.get("output_file_id"):
-            batch.forget()
+        if _state_of(state) == "failed" and not state.get("output_file_id"):
+            self._forget(batch)
             raise InputError(
                 f"{self._server.settings.url} failed the batch {batch.id}: {printable(str(state.get('errors')))}; "
                 "correct what it names, or leave --batch-api out"
             )
         return state
 
-    async def _outcomes(self, client: AsyncClient, state: Mapping[str, Any]) -> AsyncIterator[dict[str, Any]]:
+    async def _outcomes(self, api: BatchApi, batch: _Batch, state: Mapping[str, Any]) -> AsyncIterator[dict[str, Any]]:
         """Yield the lines of a batch's output and errors; `state`: its last one."""
         for name in ("output_file_id", "error_file_id"):
             if state.get(name):
-                async for values in self._lines(client, str(state[name])):
+                async for values in api.lines(str(state[name]), lost=self._remedy(batch)):
                     yield values
 
-    async def _lines(self, client: AsyncClient, file: str) -> AsyncIterator[dict[str, Any]]:
-        async with client.stream("GET", f"files/{file}/content") as response:
-            if response.status_code != 200:
-                await response.aread()
-                raise InputError(f"{self._server.settings.url} does not hand out the file {file}: {status(response)}")
-            async for line in response.aiter_lines():
-                if line.strip():
-                    yield json.loads(line)
+    def _remedy(self, batch: _Batch) -> str:
+        """Say how the requests of a batch are sent anew that the server has lost."""
+        return f"delete {batch.record} and {batch.input} to ask, and pay for, its requests again"
 
     def _adopt(
         self, values: Mapping[str, Any], requests: Mapping[str, ChatRequest], log: Collected[list[Message]]
     ) -> None:
         """Keep one answer of an earlier command's batch; what failed there is asked again."""
-        request, told = requests.get(str(values.get("custom_id"))), values.get("response") or {}
-        if request is not None and told.get("status_code") == 200:
+        request, (code, told) = requests.get(str(values.get("custom_id"))), _response_in(values)
+        if request is not None and code == 200:
             with suppress(*NOT_AN_ANSWER):
                 log.adopt(*self._read(told["body"], request))
 
@@ -277,8 +278,8 @@ class BatchRequests:
         request = wanted.get(str(values.get("custom_id")))
         if request is None:  # answered before, or not of this job
             return
-        told = values.get("response") or {}
-        code, body = int(told.get("status_code") or 0), told.get("body")
+        code, told = _response_in(values)
+        body = told.get("body")
         if code != 200 or not isinstance(body, dict):
             self._failed(values, code, request, wanted, log)
             return
@@ -291,8 +292,8 @@ class BatchRequests:
         log.answered(trace, logprobs)
 
     def _read(self, body: Mapping[str, Any], request: ChatRequest) -> Answered:
-        trace, logprobs = read_answer(body, request, self._teacher, self._job)
-        self._budget.take_trace(self._server.settings, trace, request.prompt, self._job.sampling.max_new_tokens)
+        trace, logprobs = read_answer(body, request, self._teacher, self._job, self._server.fields)
+        self._budget.take_answer(self._server.settings, trace, request.prompt, self._job.sampling.max_new_tokens)
         return trace, logprobs
 
     def _failed(
@@ -303,7 +304,7 @@ class BatchRequests:
         wanted: dict[str, ChatRequest],
         log: Collected[list[Message]],
     ) -> None:
-        told = values.get("response") or {}
+        _, told = _response_in(values)
         response = Response(code or 500, json=told.get("body") or values.get("error") or {})
         sent = self._body(request)
         if self._server.fields.refused(sent, response) or code in (0, 408, 429) or code >= 500:
@@ -331,26 +332,17 @@ class BatchRequests:
         message = f"{self._server.settings.url} refused a request of a batch: {said}"
         log.failed(request, Refusal(message, reason=reason, cause="request", said=said))
 
-    async def _call(self, client: AsyncClient, method: str, path: str, *, tries: int = TRIES, **sent: Any) -> Any:
-        """Call the API and return its JSON; passing failures are tried again, but what creates a batch only once."""
-        url = self._server.settings.url
-        for number in range(tries):
-            try:
-                response = await client.request(method, path, **sent)
-            except HTTPError as error:
-                trouble = first_line(error)
-            else:
-                if response.status_code in (200, 201):
-                    try:
-                        return response.json()
-                    except ValueError as error:
-                        said = printable(response.text)
-                        raise InputError(f"{url}/{path} sends no JSON, but {said}; correct the address") from error
-                trouble = status(response)
-                if response.status_code in (404, 405, 501) and path in ("files", "batches"):
-                    raise InputError(f"{url} has no batch API ({trouble}); leave --batch-api out")
-                if response.status_code < 500 and response.status_code not in (408, 409, 429):
-                    raise InputError(f"{url}/{path} was refused: {trouble}")
-            if number + 1 < tries:
-                await asyncio.sleep(FIRST_PAUSE_S * 2**number)
-        raise InputError(f"{url}/{path} did not answer: {trouble}; run the same command to resume")
+
+def _response_in(values: Mapping[str, Any]) -> tuple[int, Mapping[str, Any]]:
+    """Return the status and the response in a line of a batch's output; 0 if there is none."""
+    told = values.get("response")
+    told = told if isinstance(told, dict) else {}
+    code = told.get("status_code")
+    return (code if isinstance(code, int) and 100 <= code < 600 else 0), told
+
+
+def _state_of(state: Mapping[str, Any]) -> str:
+    """Return the word for a batch's state; raises `InputError` if the server gives none."""
+    if not state.get("status"):
+        raise InputError(f"the batch API gives no status of a batch: {printable(str(state))}; correct the address")
+    return str(state["status"]).lower()

@@ -3,7 +3,7 @@
 A request is sent only if it stays within the limit even with the longest answer that it may get, together with those in
 flight; what it then takes less is free again. What a broken answer took is counted too, as far as it arrived. The
 traces that a job had before count as well, so the same command never spends more than its limit, however often it runs.
-If a server does not count tokens, a trace takes the most that its texts may have.
+Where a server counts no tokens, they are estimated from above by the bytes of the texts.
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ from dataclasses import dataclass
 from distill.endpoints.servers.server import ServerSettings
 from toolkit.errors import InputError
 from toolkit.records import Message, Trace
+from toolkit.terminal import say
 
 BYTES_PER_TOKEN = 2.0
-"""Fewer than any tokenizer's on ordinary text, so that a prompt is not underestimated."""
+"""Fewer than a tokenizer's on ordinary text, so that an answer whose tokens nobody counts is not underestimated."""
 TEMPLATE_TOKENS = 64
 """What a chat template adds to a message, at most."""
 MILLION = 1_000_000
@@ -49,8 +50,9 @@ class Budget:
     """What the requests of a job have taken, and may take still."""
 
     def __init__(self, limits: SpendingLimits, servers: Sequence[ServerSettings]) -> None:
-        """Raises `InputError` if money is limited but a server has no prices."""
-        if limits.cost is not None and (free := [server.name for server in servers if server.price_out is None]):
+        """Raises `InputError` if money is limited but a server lacks a price."""
+        free = [server.name for server in servers if server.price_in is None or server.price_out is None]
+        if limits.cost is not None and free:
             raise InputError(f"--max-cost needs the prices of {free[0]}; give --price-in and --price-out")
         self._limits = limits
         self._prices = {server.name: server for server in servers}
@@ -59,9 +61,12 @@ class Budget:
         """What was taken, by traces and by answers that broke off."""
         self.stopped_by = ""
         """The limit that ended the job; empty if none did."""
-        self.uncounted = 0
-        """Traces whose tokens their server did not count."""
+        self._beyond_prompt = self._beyond_answer = 0
+        """The most tokens of a prompt and of an answer beyond their bounds: a server's own template, a limit that it
+        ignores."""
         self._reached = ""
+        self._estimates: set[str] = set()
+        """The servers that count no tokens."""
         self._reserved_tokens = self._reserved_cost = 0.0
         self._waiting: list[asyncio.Future[None]] = []
         """Those who wait until something is given back."""
@@ -71,26 +76,38 @@ class Budget:
         return self._limits != UNLIMITED
 
     def count(
-        self, traces: Iterable[Trace], prompt_of: Callable[[str], Sequence[Message]], max_new_tokens: int
+        self, traces: Iterable[Trace], messages_of: Callable[[Trace], Sequence[Message]], max_new_tokens: int
     ) -> None:
-        """Count traces that the job had before; `prompt_of`: what a problem's id was asked as."""
+        """Count traces that the job had before."""
         for trace in traces:
             server = self._prices.get(trace.teacher.rpartition("@")[0], self._default)
-            self.take_trace(server, trace, prompt_of(trace.problem_id), max_new_tokens)
+            self.take_answer(server, trace, messages_of(trace), max_new_tokens)
 
-    def take_trace(self, server: ServerSettings, trace: Trace, prompt: Sequence[Message], max_new_tokens: int) -> None:
-        """Count a trace, with the most that its texts may have where the server does not count tokens."""
-        asked, answered = trace.prompt_tokens, trace.completion_tokens
-        if self.is_limited and (asked is None or answered is None):
-            self.uncounted += 1
-            asked = prompt_bound(prompt) if asked is None else asked
-            written = math.ceil(len((trace.reasoning + trace.answer).encode(errors="replace")) / BYTES_PER_TOKEN)
-            answered = min(max_new_tokens, written) if answered is None else answered
-        self.take(server, asked, answered)
+    def take_answer(
+        self, server: ServerSettings, trace: Trace, messages: Sequence[Message], max_new_tokens: int
+    ) -> None:
+        """Count what an answer took; what its server has not counted is estimated from above."""
+        prompt, completion, bound = trace.prompt_tokens, trace.completion_tokens, prompt_bound(messages)
+        if prompt is None or completion is None:
+            self._say_estimated(server)
+        if prompt is None:
+            prompt = bound
+        elif messages:
+            self._beyond_prompt = max(self._beyond_prompt, prompt - bound)
+        if completion is None:
+            completion = answer_bound(len(f"{trace.reasoning}{trace.answer}".encode(errors="replace")))
+        else:
+            self._beyond_answer = max(self._beyond_answer, completion - max_new_tokens)
+        self.take(server, prompt, completion)
 
-    def take(self, server: ServerSettings, prompt_tokens: int | None, completion_tokens: int | None) -> None:
-        self.tokens += (prompt_tokens or 0) + (completion_tokens or 0)
-        self.cost += cost_of(server, prompt_tokens or 0, completion_tokens or 0)
+    def take_broken(self, server: ServerSettings, messages: Sequence[Message], pieces: int, size_bytes: int) -> None:
+        """Count what an answer took that broke off after so many pieces of so many bytes."""
+        if pieces:
+            self.take(server, prompt_bound(messages), max(pieces, answer_bound(size_bytes)))
+
+    def take(self, server: ServerSettings, prompt_tokens: int, completion_tokens: int) -> None:
+        self.tokens += prompt_tokens + completion_tokens
+        self.cost += cost_of(server, prompt_tokens, completion_tokens)
 
     async def reserve(
         self, server: ServerSettings, messages: Sequence[Message], max_new_tokens: int
@@ -109,8 +126,13 @@ class Budget:
         self, server: ServerSettings, messages: Sequence[Message], max_new_tokens: int
     ) -> Reservation | None:
         """Reserve what a request may take; None if it might pass a limit (`stop` then ends the job)."""
-        wanted = bound_of(server, messages, max_new_tokens)
+        wanted = self.bound_of(server, messages, max_new_tokens)
         return wanted if self.grant(wanted) else None
+
+    def bound_of(self, server: ServerSettings, messages: Sequence[Message], max_new_tokens: int) -> Reservation:
+        """Return what a request may take at most."""
+        prompt, answer = prompt_bound(messages) + self._beyond_prompt, max_new_tokens + self._beyond_answer
+        return Reservation(tokens=prompt + answer, cost=cost_of(server, prompt, answer))
 
     @property
     def is_reserved(self) -> bool:
@@ -138,6 +160,14 @@ class Budget:
         """End the job because of the limit that the last refused reservation might have passed."""
         self.stopped_by = self.stopped_by or self._reached
 
+    def _say_estimated(self, server: ServerSettings) -> None:
+        if self.is_limited and server.name not in self._estimates:
+            self._estimates.add(server.name)
+            say(
+                f"{server.url} does not count tokens; for the limits, {BYTES_PER_TOKEN:g} bytes count as one "
+                "(--no-stream may make it count)"
+            )
+
     def _passes_limit(self, wanted: Reservation) -> bool:
         if self.tokens + self._reserved_tokens + wanted.tokens > (self._limits.tokens or math.inf):
             self._reached = f"--max-tokens-total {self._limits.tokens}"
@@ -153,14 +183,11 @@ def cost_of(server: ServerSettings, prompt_tokens: float, completion_tokens: flo
     return (prompt_tokens * (server.price_in or 0.0) + completion_tokens * (server.price_out or 0.0)) / MILLION
 
 
-def bound_of(server: ServerSettings, messages: Sequence[Message], max_new_tokens: int) -> Reservation:
-    """Return what a request may take at most."""
-    prompt = prompt_bound(messages)
-    return Reservation(tokens=prompt + max_new_tokens, cost=cost_of(server, prompt, max_new_tokens))
-
-
 def prompt_bound(messages: Sequence[Mapping[str, str]]) -> int:
-    """Return a number of tokens that a prompt does not exceed."""
-    return math.ceil(
-        sum(len(message["content"].encode(errors="replace")) for message in messages) / BYTES_PER_TOKEN
-    ) + TEMPLATE_TOKENS * len(messages)
+    """Return a number of tokens that a prompt does not exceed: no tokenizer has more than a token for each byte."""
+    return sum(len(message["content"].encode(errors="replace")) + TEMPLATE_TOKENS for message in messages)
+
+
+def answer_bound(size_bytes: int) -> int:
+    """Return a number of tokens that an answer of so many bytes hardly exceeds."""
+    return math.ceil(size_bytes / BYTES_PER_TOKEN)

@@ -31,6 +31,7 @@ from distill.endpoints.messages import read_trace
 from distill.endpoints.request_body import request_body
 from distill.endpoints.servers.pool import ServerPool
 from distill.endpoints.servers.server import LONGEST_PAUSE_S, Server, retry_after_s
+from distill.endpoints.servers.server_fields import ServerFields
 from distill.endpoints.token_logprobs import read_logprobs
 from distill.store.logprobs import TokenLogprobs
 from toolkit.generation.bounded_response import TIMEOUT_VARIABLE, TooLarge
@@ -125,17 +126,15 @@ class ChatRequests:
                 pool.release(server)
                 pool.dismiss()
                 return
-            reserved = await self._reserve(server, request)
-            if reserved is None:
-                pool.release(server)
-                return
             try:
-                log.answered(*await self._ask(request, server, pool))
+                answered = await self._ask(request, server, pool)
             except Refusal as refusal:
                 if log.failed(request, refusal):
                     self._again.append(request)
-            finally:
-                self._budget.settle(reserved)
+            else:
+                if answered is None:
+                    return
+                log.answered(*answered)
 
     def _next(self) -> ChatRequest | None:
         return self._again.popleft() if self._again else next(self._requests, None)
@@ -145,30 +144,41 @@ class ChatRequests:
             return _NOTHING
         return await self._budget.reserve(server.settings, request.prompt, self._job.sampling.max_new_tokens)
 
-    async def _ask(self, request: ChatRequest, server: Server, pool: ServerPool) -> Answered:
-        """Send one request until it is answered; raises `Refusal` if it is refused or has been tried often enough."""
+    async def _ask(self, request: ChatRequest, server: Server, pool: ServerPool) -> Answered | None:
+        """Send one request until it is answered; None if a limit is reached before. Each try is reserved for itself,
+        since a broken answer is paid for as well.
+
+        Raises `Refusal` if the request is refused or has been tried often enough.
+        """
         tries = refused = 0
         while True:
+            reserved = await self._reserve(server, request)
+            if reserved is None:
+                pool.release(server)
+                return None
             epoch, answers = server.limit.epoch, pool.answers
             try:
                 answered = await self._try(request, server, epoch, pool)
-            except _Failed as failed:
-                others = pool.others(server)
-                if failed.too_many and pool.answers > answers and refused < MOST_REFUSED:
-                    refused += 1  # it is only busy: it answered others meanwhile
-                else:
-                    tries += 1
-                if failed.cause == "access" and others:
-                    server.close(failed.trouble)
-                elif not failed.passes or tries >= (SILENT_TRIES if failed.reason == NO_ANSWER else TRIES):
-                    pool.release(server)
-                    raise self._refusal(server, failed, tries) from failed
-                else:
-                    _note(server, failed, epoch, others=others)
-                server = await pool.pause(server, FIRST_PAUSE_S * 2 ** max(0, tries - 1))
+            except _Failed as error:
+                failed = error
             else:
                 pool.release(server)
                 return answered
+            finally:
+                self._budget.settle(reserved)
+            others = pool.others(server)
+            if failed.too_many and pool.answers > answers and refused < MOST_REFUSED:
+                refused += 1  # it is only busy: it answered others meanwhile
+            else:
+                tries += 1
+            if failed.cause == "access" and others:
+                server.close(failed.trouble)
+            elif not failed.passes or tries >= (SILENT_TRIES if failed.reason == NO_ANSWER else TRIES):
+                pool.release(server)
+                raise self._refusal(server, failed, tries) from failed
+            else:
+                _note(server, failed, epoch, others=others)
+            server = await pool.pause(server, FIRST_PAUSE_S * 2 ** max(0, tries - 1))
 
     async def _try(self, request: ChatRequest, server: Server, epoch: int, pool: ServerPool) -> Answered:
         """Send one request once, or again at once where only a field was refused; raises `_Failed`."""
@@ -187,7 +197,7 @@ class ChatRequests:
             try:
                 answer = await reader.post(sent, pieces, began)
             except (TooLarge, HTTPError, *NOT_AN_ANSWER) as error:
-                self._budget.take(server.settings, None, pieces.count)  # it is paid for, as far as it came
+                self._budget.take_broken(server.settings, request.prompt, pieces.count, pieces.size_bytes)
                 raise _lost(error, has_begun=pieces.count > 0) from error
             if not isinstance(answer, Response) or answer.status_code == 200:
                 break
@@ -197,14 +207,14 @@ class ChatRequests:
         tokens = None if trace.completion_tokens is None else trace.completion_tokens + (trace.prompt_tokens or 0)
         server.answered(tokens, time.monotonic() - begun)
         server.pace.correct(expected, expected if tokens is None else tokens)
-        self._budget.take_trace(server.settings, trace, request.prompt, sampling.max_new_tokens)
+        self._budget.take_answer(server.settings, trace, request.prompt, sampling.max_new_tokens)
         return trace, logprobs
 
     def _read(self, answer: Response | dict[str, Any], request: ChatRequest, server: Server) -> Answered:
         teacher = f"{server.settings.name}@{self._digest}"
         try:
             completion = answer.json() if isinstance(answer, Response) else answer
-            return read_answer(completion, request, teacher, self._job)
+            return read_answer(completion, request, teacher, self._job, server.fields)
         except NOT_AN_ANSWER as error:
             said = answer.text if isinstance(answer, Response) else json.dumps(answer, ensure_ascii=False)
             raise _no_completion(printable(said)) from error
@@ -224,15 +234,25 @@ class ChatRequests:
             message = f"{url} refused a chat completion by {model!r}: {failed.trouble}"
             if failed.reason in ("HTTP 401", "HTTP 403"):
                 message += f"; the key is read from {server.settings.key}"
+            elif failed.reason.startswith("HTTP 3"):
+                message += "; redirects are not followed: give the address that it leads to"
             elif failed.reason == "HTTP 404":
                 message += "; check the address, or name another model after #"
         return Refusal(message, reason=failed.reason, cause=failed.cause, said=failed.trouble)
 
 
-def read_answer(completion: Mapping[str, Any], request: ChatRequest, teacher: str, job: Job) -> Answered:
-    """Read a chat completion; `teacher`: name@digest. Raises one of `NOT_AN_ANSWER` if it is none."""
+def read_answer(
+    completion: Mapping[str, Any], request: ChatRequest, teacher: str, job: Job, fields: ServerFields
+) -> Answered:
+    """Read a chat completion; `teacher`: name@digest, `fields`: its server's. Raises one of `NOT_AN_ANSWER` if it is
+    none."""
     trace = read_trace(completion, request, teacher, job.sampling.max_new_tokens)
-    return trace, read_logprobs(completion) if job.asking.top_logprobs else None
+    if not job.asking.top_logprobs:
+        return trace, None
+    logprobs = read_logprobs(completion)
+    if not logprobs and (trace.answer or trace.reasoning):
+        fields.lack_logprobs()
+    return trace, logprobs
 
 
 _NOTHING = Reservation(tokens=0.0, cost=0.0)
@@ -272,6 +292,8 @@ def _refused(response: Response) -> _Failed:
     if code in PASSING or code >= 500:
         pause_s = min(retry_after_s(response.headers), LONGEST_PAUSE_S)
         return _Failed(reason=reason, trouble=trouble, cause="server", too_many=code in TOO_MANY, pause_s=pause_s)
+    if location := response.headers.get("Location"):
+        trouble += f" to {printable(location)}"
     no_access = code in NO_ACCESS or 300 <= code < 400
     return _Failed(reason=reason, trouble=trouble, cause="access" if no_access else "request", passes=False)
 

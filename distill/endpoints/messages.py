@@ -71,13 +71,15 @@ def read_trace(answer: Mapping[str, Any], request: Request[list[Message]], teach
     tokens = count_of(usage.get("completion_tokens"))
     reached_limit = tokens is not None and tokens >= max_new_tokens
     read = read_message(choice["message"], choice.get("finish_reason"), reached_limit=reached_limit)
+    if read.reasoning or read.answer:
+        tokens = tokens or None  # a server that says 0 of a text does not count
     details = usage.get("completion_tokens_details")
     thought = count_of(details.get("reasoning_tokens")) if isinstance(details, dict) else None
     return request.trace(
         read,
         read.finish_reason,
         teacher,
-        prompt_tokens=count_of(usage.get("prompt_tokens")),
+        prompt_tokens=count_of(usage.get("prompt_tokens")) or None,
         reasoning_tokens=thought or (None if tokens is None else _share_of_tokens(read, tokens)),
         completion_tokens=tokens,
     )

@@ -26,7 +26,7 @@ from distill.store.sharded_store import HeldTraces, TraceStore
 from toolkit.errors import Busy, Unreachable
 from toolkit.generation.endpoint import ask_listing, locate
 from toolkit.records import Message, Problem, Trace
-from toolkit.terminal import counted, say
+from toolkit.terminal import say
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,11 +138,6 @@ class Endpoint:
 
         traces = collect(plan, ask, job)
         self._outcome.stopped_by = budget.stopped_by
-        if budget.uncounted:
-            say(
-                f"{job.label}: the server does not count tokens, so the limits count the most that "
-                f"{counted(budget.uncounted, 'trace')} may have; --no-stream may make it count"
-            )
         if len(servers) > 1:
             counts = ", ".join(f"{server.settings.url}: {server.answers}" for server in servers)
             say(f"{job.label}: answered by {counts}")
@@ -159,7 +154,7 @@ class Endpoint:
             asked = {problem.id: problem for problem in job.problems}
             budget.count(
                 HeldTraces(TraceStore(job.path), plan.chosen),
-                lambda problem_id: job.asking.messages(asked[problem_id]),
+                lambda trace: job.asking.messages(asked[trace.problem_id]),
                 job.sampling.max_new_tokens,
             )
         return budget

@@ -21,6 +21,7 @@ from distill.endpoints.servers.server import MOST_CONCURRENCY, ServerSettings
 from distill.problems.files import TEXT_SUFFIXES, FileRow, file_parts, kind_of
 from toolkit.errors import InputError, Unreachable
 from toolkit.generation.endpoint import locate, parse_address
+from toolkit.sources.model_names import is_endpoint
 from toolkit.terminal import say
 
 COLUMNS = tuple(one.name for one in fields(ServerSettings))
@@ -79,6 +80,8 @@ def _of_row(row: FileRow, options: Mapping[str, Any]) -> ServerSettings:
     values = {column: value for column, value in row.values.items() if value not in (None, "")}
     if not isinstance(values.get("url"), str):
         raise InputError(f"{row.where} has no url; give the server's address, such as http://127.0.0.1:8000/v1")
+    if not is_endpoint(values["url"]):
+        raise InputError(f"{row.where} has the url {values['url']!r:.200}; it must begin with http:// or https://")
     return _server(values, options, row.where)
 
 

@@ -6,18 +6,27 @@ tokens, token_logprobs, top_logprobs              three lists of one length (Ope
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from distill.store.logprobs import Candidate, ServerToken, TokenLogprobs
 
+MOST_LOGPROB = 0.01
+"""A logarithm of a probability is at most 0, or a little more by rounding."""
 
-def read_logprobs(answer: Mapping[str, Any]) -> list[TokenLogprobs]:
-    """Return the log-probabilities of a chat completion's tokens; none if the server gave none.
 
-    Raises `LookupError`, `TypeError` or `ValueError` if they are malformed.
+def read_logprobs(answer: Mapping[str, Any]) -> list[TokenLogprobs] | None:
+    """Return the log-probabilities of a chat completion's tokens; empty if the server gave none, None if they are none:
+    malformed, not a number, or above 0. The answer that they came with is paid for, and good without them.
     """
-    found = answer["choices"][0].get("logprobs")
+    try:
+        return _read(answer["choices"][0].get("logprobs"))
+    except (LookupError, TypeError, ValueError, AttributeError, OverflowError):
+        return None
+
+
+def _read(found: Any) -> list[TokenLogprobs]:
     if not isinstance(found, dict):
         return []
     if isinstance(content := found.get("content"), list):
@@ -28,8 +37,8 @@ def read_logprobs(answer: Mapping[str, Any]) -> list[TokenLogprobs]:
     tops: Sequence[Any] = found.get("top_logprobs") or [None] * len(tokens)
     return [
         TokenLogprobs(
-            Candidate(ServerToken(text), float(value or 0.0)),
-            [Candidate(ServerToken(other), float(logprob)) for other, logprob in (top or {}).items()],
+            Candidate(ServerToken(_text(text)), _logprob(0.0 if value is None else value)),  # the first one has none
+            [Candidate(ServerToken(other), _logprob(logprob)) for other, logprob in (top or {}).items()],
         )
         for text, value, top in zip(tokens, values, tops, strict=True)
     ]
@@ -38,6 +47,19 @@ def read_logprobs(answer: Mapping[str, Any]) -> list[TokenLogprobs]:
 def _candidate(values: Mapping[str, Any]) -> Candidate:
     encoded = values.get("bytes")
     return Candidate(
-        ServerToken(str(values["token"]), bytes(encoded) if isinstance(encoded, list) else None),
-        float(values["logprob"]),
+        ServerToken(_text(values["token"]), bytes(encoded) if isinstance(encoded, list) else None),
+        _logprob(values["logprob"]),
     )
+
+
+def _logprob(value: Any) -> float:
+    number = float(value)
+    if math.isnan(number) or number > MOST_LOGPROB:
+        raise ValueError(f"{number} is no logarithm of a probability")
+    return number
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"a token must be a text, not {type(value).__name__}")
+    return value

@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
-from distill.endpoints.budget import Budget, Reservation, SpendingLimits, bound_of, cost_of
+from distill.endpoints.budget import Budget, Reservation, SpendingLimits, cost_of
 from distill.endpoints.servers.server import ServerSettings
 from toolkit.records import Message
 
@@ -74,14 +74,14 @@ class SharedBudget(Budget):
     def is_limited(self) -> bool:
         return True
 
-    def take(self, server: ServerSettings, prompt_tokens: int | None, completion_tokens: int | None) -> None:
-        self._taken_tokens += (prompt_tokens or 0) + (completion_tokens or 0)
-        self._taken_cost += cost_of(server, prompt_tokens or 0, completion_tokens or 0)
+    def take(self, server: ServerSettings, prompt_tokens: int, completion_tokens: int) -> None:
+        self._taken_tokens += prompt_tokens + completion_tokens
+        self._taken_cost += cost_of(server, prompt_tokens, completion_tokens)
 
     async def reserve(
         self, server: ServerSettings, messages: Sequence[Message], max_new_tokens: int
     ) -> Reservation | None:
-        wanted = bound_of(server, messages, max_new_tokens)
+        wanted = self.bound_of(server, messages, max_new_tokens)
         while True:
             is_granted, self.stopped_by = await self._purse.reserve.remote(self._worker, wanted)
             if is_granted:

@@ -188,9 +188,7 @@ def _json_parts(path: Path, lines: Iterable[str]) -> tuple[list[FilePart], list[
         return [FilePart(name="", rows=[])], []
     first, _, rest = text.lstrip().partition("\n")
     if rest.strip() and first.rstrip().endswith("}") and first.startswith("{"):
-        return [FilePart(name="", rows=_json_lines(path, text.splitlines(keepends=True)))], [
-            f"{path} holds one JSON object per line"
-        ]
+        return [FilePart(name="", rows=_json_lines(path, text.split("\n")))], [f"{path} holds one JSON object per line"]
     value = parse_json(text, str(path))
     if isinstance(value, list):
         return [FilePart(name="", rows=_list_rows(value, str(path)))], []

@@ -17,13 +17,14 @@ from collections.abc import Iterable
 from importlib import metadata
 
 from distill.verification.code.sandbox import strongest_level
-from distill.verification.code.unit_tests import TESTS, passed
+from distill.verification.code.unit_tests import TESTS, check_tests, passed
 from distill.verification.family_scorers import family_answer, family_score, has_scorer
 from distill.verification.readings.meaning import means
 from distill.verification.readings.readings import read_answer, read_as_list, read_reference
 from distill.verification.refusals import HARMFUL, responds_rightly
 from distill.verification.wholeness import incomplete
 from toolkit.answers.final_answer import find_final_answer
+from toolkit.errors import InputError
 from toolkit.formats.thought_forms import without_thoughts
 from toolkit.records import Problem, Trace, Verdict
 
@@ -35,9 +36,13 @@ VERSION = "8"
 
 
 def check_gradable(problems: Iterable[Problem]) -> None:
-    """Raise `InputError` if a problem is code that this machine cannot run, before any answer is paid for."""
-    if any(_judge(problem) == CODE for problem in problems):
-        strongest_level()
+    """Raise `InputError` if a problem is code that this machine cannot run, or whose tests are none, before any answer
+    is paid for."""
+    for problem in problems:
+        if _judge(problem) == CODE:
+            strongest_level()
+            if wrong := check_tests(problem.metadata[TESTS]):
+                raise InputError(f"problem {problem.id}: its tests {wrong}; correct them where the problem is")
 
 
 def grade(problem: Problem, trace: Trace) -> Verdict:

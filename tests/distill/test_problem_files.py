@@ -106,6 +106,14 @@ def test_cells_with_delimiters_and_line_ends_are_whole(tmp_path: Path) -> None:
     assert (first.question, first.metadata, second.question) == ("Sum\n1,2?", {"source": "me"}, 'Say "x"')
 
 
+@pytest.mark.parametrize("name", ["problems.json", "problems.jsonl"])
+def test_separators_of_unicode_end_no_line_of_json(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    rows = [{"question": f"What\u2028is {n}\x85?", "answer": f"{n}\u2029"} for n in range(3)]
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    assert [problem.question for problem in read_problems(path)] == [row["question"] for row in rows]
+
+
 @pytest.mark.parametrize("name", ["mine.jsonl", "mine.csv"])
 def test_carriage_returns_alone_end_lines(tmp_path: Path, name: str) -> None:
     path = tmp_path / name

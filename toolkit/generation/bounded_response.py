@@ -76,13 +76,15 @@ async def read_body(response: Response) -> bytes:
 def with_body(response: Response, content: bytes) -> Response:
     """Return a response whose body has been read and unpacked."""
     kept = [(name, value) for name, value in response.headers.multi_items() if name.lower() not in UNPACKED]
-    return Response(
+    read = Response(
         response.status_code,
         headers=kept,
         content=content,
         request=response.request,
         extensions=response.extensions,
     )
+    read.encoding = "utf-8"  # as JSON is; a charset may name what decodes no text
+    return read
 
 
 async def read_events(response: Response, take: Callable[[str, str], None]) -> None:

@@ -42,7 +42,7 @@ from distill.endpoints.remote_teacher import Endpoint, connect
 from distill.problems.own_form import ReadingOptions
 from distill.problems.problem_set import read_problems
 from distill.teachers.trace_store import RUNS
-from distill.verification.verdicts import VERSION, check_gradable
+from distill.verification.verdicts import VERSION
 from toolkit.errors import InputError
 from toolkit.figures.ledger import PROBLEMS, VERDICTS
 from toolkit.formats.chat_format import REASONING_TEMPLATE, TURN_END, load_tokenizer, write_chat_files
@@ -121,7 +121,6 @@ def curate_traces(config: CurationConfig, out: Path) -> Path:
     folder = partial_folder(out, stage, cheap=FILES)
     problems = write_problems(folder, problems_in(problem_files) if given is None else given)
     table = ProblemTable(folder)
-    check_gradable(table.a_program())
     kept = _measured_folder(out, problems, tokenizer, benchmark, config)
     if student:
         _write_format(student, kept / STUDENT)

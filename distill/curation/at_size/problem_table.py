@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from distill.problems.splits import split_of
-from distill.verification.code.unit_tests import TESTS
+from distill.verification.verdicts import check_gradable
 from toolkit.figures.ledger import PROBLEMS
 from toolkit.records import Problem, number_of, record_line, stream_records
 
@@ -32,7 +32,6 @@ class ProblemTable:
         with np.load(folder / INDEX, allow_pickle=False) as index:
             self._ids, self._rows, self._starts = index["ids"], index["rows"], index["starts"]
             self.tests: np.ndarray = index["tests"]
-            self._programs = index["programs"]
         self._file = os.open(folder / PROBLEMS, os.O_RDONLY | getattr(os, "O_BINARY", 0))
         self._read = lru_cache(maxsize=REMEMBERED)(self._read_row)
 
@@ -51,10 +50,6 @@ class ProblemTable:
     def problem(self, row: int) -> Problem:
         return self._read(row)
 
-    def a_program(self) -> list[Problem]:
-        """Return one problem whose answers are programs, if there is any."""
-        return [self._read(row) for row in np.flatnonzero(self._programs)[:1].tolist()]
-
     def close(self) -> None:
         os.close(self._file)
 
@@ -65,9 +60,10 @@ class ProblemTable:
 
 
 def write_problems(folder: Path, problems: Iterable[Problem]) -> str:
-    """Write a table of problems, the first of each id, and return its digest."""
+    """Write a table of problems, the first of each id, and return its digest; raises `InputError` if one cannot be
+    graded here."""
     seen: set[int] = set()
-    starts, tests, programs, ids = [0], [], [], []
+    starts, tests, ids = [0], [], []
     digest = hashlib.sha256()
     with (folder / PROBLEMS).open("wb") as file:
         for problem in problems:
@@ -81,7 +77,7 @@ def write_problems(folder: Path, problems: Iterable[Problem]) -> str:
             ids.append(number)
             starts.append(starts[-1] + len(line))
             tests.append(split_of(problem) == "test")
-            programs.append(TESTS in problem.metadata)
+            check_gradable([problem])
     numbers = np.array(ids, dtype=np.uint64)
     rows = np.argsort(numbers, kind="stable").astype(np.int32)
     np.savez(
@@ -90,7 +86,6 @@ def write_problems(folder: Path, problems: Iterable[Problem]) -> str:
         rows=rows,
         starts=np.array(starts, dtype=np.int64),
         tests=np.array(tests, dtype=bool),
-        programs=np.array(programs, dtype=bool),
     )
     return digest.hexdigest()[:16]
 

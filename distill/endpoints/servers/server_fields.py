@@ -45,6 +45,7 @@ class ServerFields:
         self._url = url
         self._instead: dict[str, str] = {}
         """Each refused field's new name; empty if it is left out."""
+        self._is_without_logprobs = False
 
     @property
     def left_out(self) -> list[str]:
@@ -72,6 +73,12 @@ class ServerFields:
                 self._instead_of(field)
                 return True
         return False
+
+    def lack_logprobs(self) -> None:
+        """Say once that an answer has come without the log-probabilities that were asked for."""
+        if not self._is_without_logprobs:
+            self._is_without_logprobs = True
+            say(f"{self._url} gives no log-probabilities that can be read with an answer; such traces have none")
 
     def _instead_of(self, field: str) -> None:
         if field in self._instead:  # another request in flight has found it already

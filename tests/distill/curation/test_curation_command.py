@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -56,6 +57,9 @@ def last_line(captured: Captured) -> str:
         (["--ngram", "2"], "'2' must be a whole number from 3 to 100, such as 8 or 13"),
         (["--min-tokens", "9", "--max-tokens", "8"], "--min-tokens (9) must be at most --max-tokens (8)"),
         (["--keep", "best-of", "--per-problem", "2"], "--keep best-of keeps one trace of each problem; leave out"),
+        (["--best-by", "score"], "--best-by score is for --keep best-of; add that, or leave it out"),
+        (["--judge-score", "8"], "--judge-score (8) needs a --judge; add one, or leave it out"),
+        (["--ngram", "8"], "--ngram (8) needs --decontaminate; add it, or leave it out"),
         (["--judge", "smollm2-135m"], "--judge (smollm2-135m) must be the address of an endpoint, such as http://"),
         (["--judge-score", "11"], "'11' must be a number from 0 to 10"),
         (["--answer-field", "a"], "--question-field, --answer-field and --conflicts need --problems"),
@@ -69,6 +73,20 @@ def test_a_wrong_option_is_one_line(tmp_path: Path, words: Sequence[str], said: 
     assert main(["traces", "curate", str(run), "--out", str(tmp_path / "out"), *words]) == 2
     assert said in last_line(capsys)
     assert not (tmp_path / "out").exists()
+
+
+def test_tests_that_are_none_are_named_and_token_counts_that_are_none_do_not_matter(
+    tmp_path: Path, capsys: Captured
+) -> None:
+    first, second, *_ = problems(2)
+    counted = trace(first, completion_tokens=-(10**12), reasoning_tokens=-(10**12))
+    run = write_run(tmp_path / "run", [first, second], [counted, trace(second)])
+    assert main(["traces", "curate", str(run), "--out", str(tmp_path / "chosen")]) == 0
+    broken = replace(first, metadata={"tests": [{"call": "f("}]})
+    run = write_run(tmp_path / "broken", [broken], [trace(first)])
+    for command in ("curate", "export"):
+        assert main(["traces", command, str(run), "--out", str(tmp_path / command)]) == 2
+        assert f"problem {first.id}: its tests must each hold" in last_line(capsys)
 
 
 def test_what_was_curated_is_said_and_a_finished_folder_is_left_alone(tmp_path: Path, capsys: Captured) -> None:

@@ -24,11 +24,16 @@ class BatchServer(HttpServer):
         fails: str = "",
         wrong: tuple[str, ...] = (),
         has_batches: bool = True,
+        running: str = "in_progress",
+        torn: int = 0,
     ) -> None:
         """`expires`: how many requests of the first batch get no answer; `refuses`: a field; `wrong`: questions with a
-        status of 400."""
+        status of 400; `running`: the word for a batch that is not over; `torn`: how many lines of the first output are
+        no JSON."""
         self.takes_s, self.expires, self.refuses, self.fails, self.wrong = takes_s, expires, refuses, fails, wrong
-        self.has_batches = has_batches
+        self.has_batches, self.running, self.torn = has_batches, running, torn
+        self.lost: set[str] = set()
+        """Files and batches that the server no longer has."""
         self.files: dict[str, bytes] = {}
         self.batches: dict[str, dict[str, Any]] = {}
         self.asked: list[str] = []
@@ -48,7 +53,7 @@ class BatchServer(HttpServer):
         assert values["endpoint"] == "/v1/chat/completions" and values["completion_window"] == "24h"
         batch: dict[str, Any] = {
             "id": f"batch-{len(self.batches)}",
-            "status": "in_progress",
+            "status": self.running,
             "metadata": values["metadata"],
             "ends": time.monotonic() + self.takes_s,
         }
@@ -67,7 +72,10 @@ class BatchServer(HttpServer):
             )
         for line in expired:
             bad.append({"custom_id": line["custom_id"], "response": None, "error": {"code": "batch_expired"}})
-        batch["output_file_id"] = self.put(b"".join(json.dumps(row).encode() + b"\n" for row in reversed(good)))
+        lines_out = [json.dumps(row, ensure_ascii=False).encode() for row in reversed(good)]
+        self.torn, torn = 0, self.torn
+        lines_out = [line[: len(line) // 2] if n < torn else line for n, line in enumerate(lines_out)]
+        batch["output_file_id"] = self.put(b"".join(line + b"\n" for line in lines_out))
         if bad:
             batch["error_file_id"] = self.put(b"".join(json.dumps(row).encode() + b"\n" for row in bad))
         batch["final"] = "expired" if expired else "completed"
@@ -81,7 +89,11 @@ class BatchServer(HttpServer):
         self.asked.append(question)
         if question in self.wrong:
             return 400, {"error": {"message": "not this one"}}
-        message = {"role": "assistant", "reasoning_content": "Twice.", "content": f"{2 * int(question.split()[2])}"}
+        message = {
+            "role": "assistant",
+            "reasoning_content": "Twice.\u2028It is.\x85",
+            "content": f"{2 * int(question.split()[2])}",
+        }
         return 200, {
             "choices": [{"index": 0, "message": message, "finish_reason": "stop"}],
             "usage": {"prompt_tokens": 9, "completion_tokens": 6},
@@ -104,7 +116,9 @@ class _Handler(QuietHandler):
     def do_GET(self) -> None:
         path = self.path.partition("?")[0].removeprefix("/v1/")
         with self.owner.lock:
-            if path == "models":
+            if any(name in path for name in self.owner.lost):
+                self.send_error(404)
+            elif path == "models":
                 self._send({"data": [{"id": "batched"}]})
             elif path == "batches":
                 self._send({"data": [self.owner.state(batch) for batch in self.owner.batches.values()]})

@@ -96,6 +96,34 @@ def test_an_error_within_a_stream_and_what_is_no_stream_of_an_answer() -> None:
         answer.whole()
 
 
+def test_a_choice_without_a_number_is_the_first_and_a_stream_without_choices_is_no_answer() -> None:
+    answer = StreamedAnswer()
+    answer.take("message", '{"choices": [{"index": null, "delta": {"content": "4"}, "finish_reason": "stop"}]}')
+    assert answer.whole()["choices"][0]["message"]["content"] == "4"
+    empty = StreamedAnswer()
+    empty.take("message", '{"choices": [], "usage": {"completion_tokens": 0}}')
+    empty.take("message", DONE)
+    with pytest.raises(LookupError):
+        empty.whole()
+
+
+NOT_LOGPROBS: list[Any] = [
+    {"content": [{"token": "a", "logprob": float("nan")}]},
+    {"content": [{"token": "a", "logprob": None}]},
+    {"content": [{"token": "a", "logprob": 1e9}]},
+    {"content": [{"token": "a", "logprob": -1.0, "bytes": [300]}]},
+    {"content": [{"token": ["a"], "logprob": -1.0}]},
+    {"content": ["a"]},
+    {"tokens": [["a"]], "token_logprobs": [-1.0]},
+    {"tokens": ["a", "b"], "token_logprobs": [-1.0]},
+]
+
+
+@pytest.mark.parametrize("found", NOT_LOGPROBS)
+def test_log_probabilities_that_are_none_cost_no_answer(found: Any) -> None:
+    assert read_logprobs({"choices": [{"logprobs": found}]}) is None
+
+
 def test_log_probabilities_are_read_in_both_forms() -> None:
     given = {
         "token": " é",

@@ -127,3 +127,58 @@ def test_a_limit_of_tokens_ends_before_it_is_passed(problems: Path) -> None:
         limited = [*words(server, problems), "--max-new-tokens", "10", "--max-tokens-total", "300"]
         assert main(limited) == 0
         assert 0 < len(server.asked) < len(QUESTIONS)
+
+
+def test_a_batch_in_a_state_of_another_word_is_waited_for(problems: Path) -> None:
+    with BatchServer(running="QUEUED", takes_s=0.3) as server:
+        assert main(words(server, problems)) == 0
+        assert len(server.batches) == 1 and len(answers(problems)) == len(server.asked)
+
+
+def test_lines_that_cannot_be_read_are_asked_again_and_the_others_are_kept(
+    problems: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with BatchServer(torn=2) as server:
+        assert main(words(server, problems)) == 0
+        assert sorted(Counter(server.asked).values()) == [1] * 28 + [2] * 2 and len(answers(problems)) == 30
+    assert "2 lines of file-1 cannot be read; their requests count as unanswered" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("what", ["file-1", "batch-0"])
+def test_what_the_server_has_lost_is_paid_for_again_only_if_the_user_says_so(
+    problems: Path, what: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with BatchServer() as server:
+        server.lost.add(what)
+        assert main(words(server, problems)) == main(words(server, problems)) == 2
+        said = capsys.readouterr().err.strip().splitlines()[-1]
+        assert said.startswith("toolkit: ") and len(server.asked) == 30
+        record, input = (Path(said.partition("or delete ")[2].split()[n]) for n in (0, 2))
+        record.unlink()
+        input.unlink()
+        assert main(words(server, problems)) == 0
+        assert set(Counter(server.asked).values()) == {2} and len(answers(problems)) == 30
+    assert not left(problems) or all(path.suffix == ".keys" for path in left(problems))
+
+
+def test_two_commands_leave_each_others_batches_alone(problems: Path, tmp_path: Path) -> None:
+    others = tmp_path / "others.jsonl"
+    rows = ({"question": f"What is {n} plus {n}?", "answer": str(2 * n)} for n in range(100, 130))
+    others.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with BatchServer() as server:
+        server.open.clear()
+        first = words(server, problems)
+        with subprocess.Popen([sys.executable, "-m", "toolkit", *first], stdout=subprocess.DEVNULL) as process:
+            while not any(path.suffix == ".json" for path in left(problems)):
+                assert process.poll() is None
+                time.sleep(0.01)
+            server.open.set()
+            second = ["--problems", str(others), "--out", str(tmp_path / "second")]
+            assert main([*first[:4], *second, "--batch-api"]) == 0
+            assert process.wait() == 0
+        assert len(server.asked) == 60 and max(Counter(server.asked).values()) == 1
+    assert len(answers(problems)) == 30 == len(read_records(tmp_path / "second" / "traces.jsonl", Trace))
+    lines = [
+        line for path in tmp_path.glob(".traces/*/traces-*.jsonl") for line in path.read_text().split("\n") if line
+    ]
+    assert len(lines) == len(set(lines)) == 60

@@ -42,7 +42,7 @@ def test_addresses_take_the_options_and_rows_may_say_otherwise(tmp_path: Path) -
         (f"url,weight\n{A},1\n,2\n", "line 3 has no url"),
         (f"url,model\n{A}#a,b\n", "names two models, 'a' and 'b'"),
         (f"url\n{A}\n{A}\n", "is given twice"),
-        ("url\nnonsense\n", "must have a host"),
+        ("url\nnonsense\n", "line 2 has the url 'nonsense'; it must begin with http"),
         ("url\n", "has no row"),
         ("url\nhttp://me:secret@host/v1\n", "neither a password"),
     ],

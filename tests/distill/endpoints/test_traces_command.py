@@ -48,6 +48,12 @@ def test_a_dry_run_asks_twenty_and_says_what_all_would_take(
         assert stats(url)["asked"] == 600, "the sample is not asked again"
 
 
+def test_a_dry_run_asks_no_more_than_the_limit_allows(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with paced_server(tokens=4, rate=0.0) as url:
+        assert main([*words, "--teacher", url, "--dry-run", "--limit", "3", "--json"]) == 0
+        assert json.loads(capsys.readouterr().out)["asked"] == 3 == stats(url)["asked"]
+
+
 def test_a_limit_leaves_a_finished_run_and_a_higher_one_goes_on(
     words: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -148,6 +154,7 @@ def test_another_server_and_other_problems_in_a_finished_run_are_named(
         (["--teacher", "http://127.0.0.1:9/v1#m", "--max-cost", "1"], "needs the prices"),
         (["--teacher", "http://127.0.0.1:9/v1#m", "--concurrency", "2000"], "must be a number from 1 to 1024"),
         (["--teacher", "http://127.0.0.1:9/v1#m", "--extra-body", "{"], "is no JSON"),
+        (["--teacher", "http://127.0.0.1:9/v1#m", "--extra-body", '{"a": NaN}'], "is no JSON"),
         (["--teacher", "http://127.0.0.1:9/v1#m", "--prompt-template", "x"], "has no {question}"),
         (["--teacher", "http://127.0.0.1:9/v1#m", "--top-p", "2"], "must be a number from 0 to 1"),
         (["--teacher", "http://127.0.0.1:9/v1"], "must be a server that answers"),

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from distill.curation.selection import Rules
 
 DIFFICULTIES = ("easy", "medium", "hard")
+USUAL_RUN, USUAL_SCORE = 13, 7.0
 
 
 def add_curate(subcommands: Any) -> None:
@@ -108,7 +109,7 @@ def _add_filters(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--ngram",
         type=run_of,
-        default=13,
+        default=USUAL_RUN,
         metavar="WORDS",
         help="words in a row of --decontaminate that a question or a thought must not have; default: %(default)s",
     )
@@ -155,7 +156,7 @@ def _add_judge(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--judge-score",
         type=rating_of,
-        default=7.0,
+        default=USUAL_SCORE,
         metavar="RATING",
         help="rating of --judge, from 0 to 10, from which an answer counts as right; default: %(default)s",
     )
@@ -204,6 +205,12 @@ def _rules(options: Options) -> Rules:
         raise InputError(f"--min-tokens ({options.min_tokens}) must be at most --max-tokens ({options.max_tokens})")
     if options.keep == "best-of" and options.per_problem:
         raise InputError("--keep best-of keeps one trace of each problem; leave out --per-problem")
+    if options.keep != "best-of" and options.best_by != "length":
+        raise InputError(f"--best-by {options.best_by} is for --keep best-of; add that, or leave it out")
+    if options.judge is None and options.judge_score != USUAL_SCORE:
+        raise InputError(f"--judge-score ({options.judge_score:g}) needs a --judge; add one, or leave it out")
+    if not options.decontaminate and options.ngram != USUAL_RUN:
+        raise InputError(f"--ngram ({options.ngram}) needs --decontaminate; add it, or leave it out")
     if options.long_tokens and options.long_share is None:
         raise InputError(f"--long-tokens ({options.long_tokens}) needs --long-share; add it, or leave this out")
 

@@ -158,7 +158,7 @@ def traces(options: Options) -> Result:
             part=part,
         )
         if options.dry_run:
-            return _forecast(collect, serving)
+            return _forecast(collect, serving, options.limit)
         finish(folder, out, stage, collect(limit=options.limit).counts(), anew=complete)
     return _collected(out, (read_manifest(out) or {})["measured"])
 
@@ -192,12 +192,12 @@ def _goes_on(options: Options, measured: Mapping[str, Any]) -> bool:
     return bool((stopped_by and not same) or (options.retry_failed and measured.get("failed")))
 
 
-def _forecast(collect: Callable[..., CollectedTraces], serving: Serving) -> Result:
-    """Ask a few questions, and say what all would take."""
+def _forecast(collect: Callable[..., CollectedTraces], serving: Serving, limit: int | None) -> Result:
+    """Ask a few questions, no more than the limit allows, and say what all would take."""
     from distill.teachers.forecast import SAMPLE, forecast
 
     begun = time.monotonic()
-    gathered = collect(limit=SAMPLE)
+    gathered = collect(limit=SAMPLE if limit is None else min(SAMPLE, limit))
     seconds = time.monotonic() - begun
     found = forecast(
         islice(gathered.traces, SAMPLE),
