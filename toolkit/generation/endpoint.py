@@ -142,7 +142,8 @@ def _why_unreachable(address: str, error: HTTPError) -> str:
     if url.scheme == "http" and isinstance(error, ReadError | RemoteProtocolError):
         return f"{address} sends no HTTP answer ({said}); if it speaks https, try {url.copy_with(scheme='https')}"
     if isinstance(error, ReadTimeout):
-        return f"{address} takes connections but sent nothing in {LISTING_TIMEOUT_S:g} s; if it is busy, try later"
+        trouble = str(error) or f"sent nothing in {LISTING_TIMEOUT_S:g} s"
+        return f"{address} takes connections but {trouble}; if it is busy, try later"
     return f"{address} must be a server that answers: {said}; start it, or correct the address"
 
 
