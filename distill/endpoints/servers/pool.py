@@ -15,6 +15,9 @@ from collections.abc import Callable, Sequence
 from distill.endpoints.servers.server import Server
 
 SOONEST_S = 0.001
+CAUTION = 2.0
+"""A slow server's answers may take so much longer than its last ones, since a server works in waves; one that comes late
+costs the end of a job more than the others lose without it."""
 
 
 class ServerPool:
@@ -103,4 +106,4 @@ class ServerPool:
         if math.isnan(server.seconds) or not others:
             return False
         rate = sum(max(1, one.limit.limit) / max(one.seconds, SOONEST_S) for one in others)
-        return server.seconds > self._left() / rate + min(one.seconds for one in others)
+        return CAUTION * server.finish_s() > self._left() / rate + min(one.seconds for one in others)

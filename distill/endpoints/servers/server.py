@@ -95,6 +95,9 @@ class Server:
     """The running mean of an answer's tokens, prompt included."""
     seconds: float = math.nan
     """The running mean of the time from a request to the end of its answer."""
+    since: float = math.nan
+    """When it began to answer what is counted as `answers_since`; anew after it was drained."""
+    answers_since: int = 0
     is_drained: bool = False
     """Whether it failed so often that only one request at a time tries it."""
     is_closed: bool = False
@@ -121,12 +124,23 @@ class Server:
         now = self.now()
         return max(self.rests_until - now, self.pace.wait_s(now), 0.0)
 
+    def finish_s(self) -> float:
+        """Return the seconds that a request takes which is sent now: as long as the last ones did, or, where more are in
+        flight than it works on at once, until it is its turn. NaN if it has not answered yet."""
+        if not self.answers_since:
+            return self.seconds
+        each_s = (self.now() - self.since) / self.answers_since
+        return max(self.seconds, self.limit.in_flight * each_s)
+
     def answered(self, tokens: int | None, seconds: float) -> None:
         """Note an answer: its tokens, prompt included, if the server counted them, and its seconds."""
         if self.is_drained:
             say(f"{self.settings.url} answers again")
         self.failures, self.rest_s, self.is_drained = 0, FIRST_REST_S, False
         self.answers += 1
+        if not self.answers_since:
+            self.since = self.now() - seconds
+        self.answers_since += 1
         self.seconds = _mean(self.seconds, seconds)
         if tokens is not None:
             self.tokens = _mean(self.tokens, tokens)
@@ -141,7 +155,7 @@ class Server:
         if self.failures >= DRAINED_AFTER and others:
             if not self.is_drained:
                 say(f"{self.settings.url} failed {self.failures} times in a row ({trouble}); it is tried again later")
-            self.is_drained = True
+            self.is_drained, self.answers_since = True, 0
             self.rests_until = self.now() + self.rest_s
             self.rest_s = min(2 * self.rest_s, LONGEST_REST_S)
 
