@@ -20,7 +20,7 @@ from transformers import PreTrainedModel
 
 from distill.training import document_attention
 from distill.training.journal import CHECKPOINTS_KEPT
-from distill.training.master_adamw import STATE_BYTES
+from distill.training.optimizers.master_adamw import STATE_BYTES
 from toolkit.errors import InputError
 from toolkit.formats.chat_format import (
     REASONING_TEMPLATE,

@@ -36,7 +36,7 @@ from distill.problems.splits import spread
 from distill.training.completion_loss import IGNORED, labelled, summed_loss
 from distill.training.document_attention import Documents
 from distill.training.journal import CHECKPOINTS, VALIDATION_LOSS, diverged, journaled, run_trainer
-from distill.training.master_adamw import MasterAdamW
+from distill.training.optimizers.master_adamw import MasterAdamW
 from distill.training.schedule import cosine_schedule
 from distill.training.student import (
     add_adapters,

@@ -20,7 +20,7 @@ from distill.training import train as training
 from distill.training.completion_loss import IGNORED, summed_loss
 from distill.training.document_attention import Documents
 from distill.training.journal import CHECKPOINTS, LOSS, TrainingJournal
-from distill.training.master_adamw import MasterAdamW
+from distill.training.optimizers.master_adamw import MasterAdamW
 from distill.training.student import save_student, write_student_format
 from distill.training.train import TrainConfig, _LossForward, collate, tokenize, train, trainer_arguments, within
 from toolkit.errors import InputError
