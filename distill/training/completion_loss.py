@@ -58,3 +58,12 @@ def summed_loss(hidden_ND: Tensor, weight_VD: Tensor, labels_N: Tensor) -> Tenso
     target_C = target_N.index_select(0, predicting_C)
     loss: Tensor = _SummedLoss.apply(hidden_CD, weight_VD, target_C)  # type: ignore[no-untyped-call]
     return loss
+
+
+def spread_loss(hidden_ND: Tensor, weight_VD: Tensor, labels_N: Tensor) -> Tensor:
+    """Sum over the same tokens the cross entropy to the uniform distribution, which label smoothing mixes in."""
+    hidden_CD = hidden_ND[:-1][labels_N[1:] != IGNORED]
+    spread = torch.zeros((), dtype=torch.float32, device=hidden_ND.device)
+    for hidden_RD in hidden_CD.split(ROWS):
+        spread = spread - torch.log_softmax(hidden_RD @ weight_VD.T, dim=-1, dtype=torch.float32).mean(dim=-1).sum()
+    return spread

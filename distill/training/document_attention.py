@@ -52,6 +52,7 @@ class Documents:
     """Maps the tokens of a batch to the rows of the buckets."""
 
     def __init__(self, lengths: Sequence[int]) -> None:
+        self.lengths = tuple(lengths)
         self.longest = max(lengths)
         starts = [sum(lengths[:i]) for i in range(len(lengths))]
         order = sorted(range(len(lengths)), key=lambda i: _padded(lengths[i]))

@@ -10,6 +10,7 @@ import hashlib
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from transformers import PreTrainedModel
 from distill.training import document_attention
 from distill.training.journal import CHECKPOINTS_KEPT
 from distill.training.optimizers.master_adamw import STATE_BYTES
+from distill.training.train_config import TrainConfig
 from toolkit.errors import InputError
 from toolkit.formats.chat_format import (
     REASONING_TEMPLATE,
@@ -50,10 +52,10 @@ class StudentFacts:
     """The longest trainable example: the student's context, or its sliding window on a CPU."""
 
 
-def check_student(student: Path) -> StudentFacts:
+def check_student(student: Path, *, context_tokens: int = 0, targets: Sequence[str] = ()) -> StudentFacts:
     """Load the student's weights once, as bf16, and check everything that would fail later.
 
-    Raises `InputError` naming what is wrong with the student.
+    `context_tokens` and `targets`: of `TrainConfig`. Raises `InputError` naming what is wrong with the student.
     """
     settings = read_object(student / "config.json")
     model_type = settings.get("model_type")
@@ -85,18 +87,20 @@ def check_student(student: Path) -> StudentFacts:
         )
     if name := not_finite(model):
         raise InputError(f"the student's weight {name} is not finite; get the checkpoint again")
+    _check_targets(model, targets)
+    _set_context(model, context_tokens)
     return StudentFacts(
         parameters=sum(parameter.numel() for parameter in model.parameters()), max_tokens=_longest(model.config)
     )
 
 
-def check_room(facts: StudentFacts, folder: Path, *, lora_rank: int) -> None:
+def check_room(facts: StudentFacts, folder: Path, *, lora_rank: int, checkpoints_kept: int = CHECKPOINTS_KEPT) -> None:
     """Raise `InputError` if the disk of `folder` has no room for the trained student and its checkpoints.
 
     Checkpoints of adapters are small and do not count.
     """
     # a checkpoint is removed only after a new one is complete
-    checkpoint = 0 if lora_rank else (CHECKPOINTS_KEPT + 1) * (compute_dtype().itemsize + STATE_BYTES)
+    checkpoint = 0 if lora_rank else (checkpoints_kept + 1) * (compute_dtype().itemsize + STATE_BYTES)
     best = 0 if lora_rank else compute_dtype().itemsize
     needed = facts.parameters * (torch.bfloat16.itemsize + checkpoint + best)
     free = shutil.disk_usage(folder).free
@@ -117,7 +121,7 @@ def check_lengths(
     if max_tokens > facts.max_tokens:
         raise InputError(
             f"the longest example ({max_tokens} tokens) exceeds what the student reads at once ({facts.max_tokens}); "
-            "lower --max-tokens"
+            "lower --max-tokens, or set train.context_tokens if it was trained for more than its configuration says"
         )
     shortest = min(len(chat_format.prompt_ids(problem.messages)) for problem in problems)
     if shortest >= max_tokens:
@@ -139,12 +143,13 @@ def write_student_format(student: Path, folder: Path) -> ChatFormat:
     return ChatFormat.from_folder(folder)
 
 
-def load_student(folder: Path, end: int) -> PreTrainedModel:
+def load_student(folder: Path, end: int, *, context_tokens: int = 0) -> PreTrainedModel:
     """Load the model to train, in the dtype in which its steps compute; `end` becomes its end-of-text token.
 
-    Raises `InputError` if its weights cannot be read.
+    `context_tokens`: of `TrainConfig`. Raises `InputError` if its weights cannot be read.
     """
     student = load_model(folder, compute_dtype())
+    _set_context(student, context_tokens)
     for settings in (student.config, student.generation_config):
         settings.eos_token_id = settings.pad_token_id = end
     if not torch.cuda.is_available():
@@ -152,10 +157,18 @@ def load_student(folder: Path, end: int) -> PreTrainedModel:
     return student
 
 
-def add_adapters(student: PreTrainedModel, rank: int, seed: int) -> PeftModel:
+def add_adapters(student: PreTrainedModel, config: TrainConfig) -> PeftModel:
     """Put low-rank adapters on the student's matrices; only these are trained."""
-    torch.manual_seed(seed)
-    adapters = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear")
+    torch.manual_seed(config.seed)
+    adapters = LoraConfig(
+        r=config.lora_rank,
+        lora_alpha=config.alpha,
+        lora_dropout=config.lora_dropout,
+        target_modules=list(config.lora_targets) or "all-linear",
+        use_rslora=config.lora_rslora,
+        use_dora=config.lora_dora,
+        bias=config.lora_bias,
+    )
     # adapters keep the base's dtype, since masters hold their precision: fp32 ones would make every product fp32
     return get_peft_model(student, adapters, autocast_adapter_dtype=False)
 
@@ -169,10 +182,15 @@ def saved_digests(model: nn.Module) -> dict[str, str]:
     return {name: _saved_digest(parameter.detach()) for name, parameter in model.named_parameters()}
 
 
-def save_student(model: PreTrainedModel | PeftModel, folder: Path) -> PreTrainedModel:
-    """Write a plain bf16 checkpoint with adapters merged; return the model as it was saved."""
+def save_student(model: PreTrainedModel | PeftModel, folder: Path, *, apart: bool = False) -> PreTrainedModel:
+    """Write a plain bf16 checkpoint with adapters merged, or the adapters `apart`; return the merged model."""
+    if apart and isinstance(model, PeftModel):
+        model.save_pretrained(folder)
+        (folder / "README.md").unlink(missing_ok=True)  # a card without contents
     plain: Any = model.merge_and_unload() if isinstance(model, PeftModel) else model
-    plain.to(torch.bfloat16).save_pretrained(folder)
+    plain.to(torch.bfloat16)
+    if not apart:
+        plain.save_pretrained(folder)
     saved: PreTrainedModel = plain
     return saved
 
@@ -189,6 +207,23 @@ def count_changed(before: Mapping[str, str], after: Mapping[str, str]) -> int:
             "--learning-rate or --epochs, or give more problems"
         )
     return changed
+
+
+def _set_context(student: Any, context_tokens: int) -> None:
+    if context_tokens:
+        student.config.max_position_embeddings = context_tokens
+
+
+def _check_targets(student: nn.Module, targets: Sequence[str]) -> None:
+    """Raise `InputError`, which names the nearest, if one of `lora_targets` is no linear layer of the student."""
+    layers = {name.rpartition(".")[2] for name, module in student.named_modules() if isinstance(module, nn.Linear)}
+    for target in targets:
+        if target.rpartition(".")[2] not in layers:
+            near = get_close_matches(target, layers, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"it has {', '.join(sorted(layers))}"
+            raise InputError(
+                f"train.lora_targets names {target!r:.60}, which the student has no linear layer of; {hint}"
+            )
 
 
 def _saved_digest(weight: torch.Tensor) -> str:

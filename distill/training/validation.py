@@ -3,7 +3,7 @@
     checkpoints/best/   model.safetensors  validation.json    trained weights at the lowest validation loss so far
 
 Examples of the validation split are held out from training. A few of them are enough to see a run go wrong, and cheap:
-a forward pass of `EXAMPLES` at `TIMES` points of the run. With at least `ENOUGH` of them, enough to tell one state of
+a forward pass of some dozens at a few points of the run. With at least `ENOUGH` of them, enough to tell one state of
 the student from another, the student with the lowest validation loss is saved.
 """
 
@@ -24,8 +24,6 @@ from toolkit.errors import InputError
 from toolkit.records import read_object
 from toolkit.runs import replace_text
 
-EXAMPLES = 32
-TIMES = 4
 ENOUGH = 16
 BEST, BEST_WEIGHTS, BEST_LOSS = "best", "model.safetensors", "validation.json"
 
@@ -36,10 +34,21 @@ Batch = dict[str, Any]
 class Validation(TrainerCallback):
     """Measures the validation loss at evenly spaced updates, the last of them included."""
 
-    def __init__(self, batches: Callable[[], Sequence[Batch]], examples: int, folder: Path) -> None:
-        """`batches`: arguments of the model's forward; `examples`: their number; `folder`: that of the checkpoints."""
+    def __init__(
+        self,
+        batches: Callable[[], Sequence[Batch]],
+        examples: int,
+        folder: Path,
+        *,
+        times: int,
+        every: int = 0,
+        keeps_best: bool = True,
+    ) -> None:
+        """`batches`: arguments of the model's forward; `examples`: their number; `folder`: that of the checkpoints;
+        `times`: measurements in a run, or `every` so many updates."""
         self._batches, self._folder = batches, folder / BEST
-        self._keeps_best = examples >= ENOUGH
+        self._times, self._every = times, every
+        self._keeps_best = keeps_best and examples >= ENOUGH
         self.loss: float | None = None
         """The last measured loss; None if none was measured yet."""
         self.measured_at = -1
@@ -47,7 +56,9 @@ class Validation(TrainerCallback):
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         model: nn.Module = kwargs["model"]
-        points = {math.ceil(state.max_steps * (i + 1) / TIMES) for i in range(TIMES)}
+        points = {math.ceil(state.max_steps * (i + 1) / self._times) for i in range(self._times)}
+        if self._every:
+            points = {*range(self._every, state.max_steps, self._every), state.max_steps}
         if state.global_step not in points:
             return
         self.loss, self.measured_at = self.measure(model, args.device), state.global_step

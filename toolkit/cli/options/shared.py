@@ -23,15 +23,6 @@ SAMPLING = ("top_p", "top_k", "min_p", "repetition_penalty")
 """Sampling options that only some commands take."""
 
 
-def add_teacher_option(parser: Parser) -> None:
-    parser.add_argument(
-        "--teacher",
-        type=name_of,
-        default="builtin",
-        help="model that answers: a folder, a known name, a hub id or an endpoint; default: %(default)s",
-    )
-
-
 def add_problem_options(verb: Parser, default: str) -> None:
     verb.add_argument(
         "--problems",
