@@ -6,7 +6,7 @@
     ├── validation.jsonl                                 examples whose loss is measured during training
     ├── trained_on.json                                  the training questions, which `eval` leaves out
     ├── dropped.jsonl  drops.json                        why each other trace was dropped, and the counts by reason
-    ├── loss.jsonl  tensorboard/                         the loss curve
+    ├── loss.jsonl  events.out.tfevents.student          the loss curve, for TensorBoard too
     ├── recipe.yaml                                      what the run was made with, to be read by --recipe
     ├── config.json  model.safetensors  tokenizer.json … the student
     └── manifest.json

@@ -1,6 +1,6 @@
 """Writes a run's loss curve where people look at such curves; nothing leaves the machine unless the user says so.
 
-tensorboard   event files in the run's folder (`tensorboard --logdir RUN`), always; they repeat `loss.jsonl`
+tensorboard   an event file in the run's folder (`tensorboard --logdir RUN`), which repeats `loss.jsonl`
 trackio       Trackio's own folder on this machine; a Space only where TRACKIO_SPACE_ID names one
 wandb         the run's folder, offline, unless WANDB_API_KEY or WANDB_MODE is set
 """
@@ -20,7 +20,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from distill.tracking.event_file import first_event, scalars_event
 from toolkit.errors import MissingExtra
 
-EVENTS = Path("tensorboard") / "events.out.tfevents.student"
+EVENTS = "events.out.tfevents.student"
 EXTRA = "track"
 
 
