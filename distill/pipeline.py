@@ -19,7 +19,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +40,7 @@ from distill.teachers.trace_store import find_teacher, gather
 from distill.trained_on import write_trained_on
 from distill.training.journal import CHECKPOINTS
 from distill.training.student import check_lengths, check_room, check_student, write_student_format
-from distill.training.train import TrainConfig, train
+from distill.training.train import Train, TrainConfig, check_recipe, train
 from distill.verification.verdicts import check_gradable, grade
 from toolkit.errors import InputError
 from toolkit.figures.ledger import PROBLEMS, TRACES, VERDICTS
@@ -149,14 +149,17 @@ def distill(
     opened: str = "",
     *,
     retry_failed: bool = False,
+    train: Train = train,
 ) -> Path:
     """Run the stage into `out`, or do nothing if `out` holds this run already; return `out`.
 
     `open_decoder` opens the teacher's folder; it is called only if a trace is missing. `opened` as for `ModelFolder`.
-    `retry_failed`: whether requests with a recorded failure are sent again. Raises `InputError` for wrong input before
+    `retry_failed`: whether requests with a recorded failure are sent again. `train` trains the student, in this process
+    or in others (`distill.launching`). Raises `InputError` for wrong input before
     any long work starts.
     """
     check_samples(config.samples, config.sampling.temperature)
+    check_recipe(config.train)
     check_out(out)
     known = _traces_from_before(config)
     given = None if config.problems is None else read_problems(config.problems, config.reading)
@@ -175,7 +178,7 @@ def distill(
     say(f"distill: checking the student {config.student}")
     facts = check_student(student)
     folder = partial_folder(out, stage)
-    check_room(facts, folder, lora_rank=config.train.lora_rank)
+    check_room(facts, folder, lora_rank=config.train.lora_rank, optimizer=config.train.optimizer)
     student_format = write_student_format(student, folder)
     asked_tokens = config.sampling.max_new_tokens if config.traces is None else 0
     check_lengths(facts, student_format, problems, max_tokens=config.max_tokens, asked_tokens=asked_tokens)
@@ -228,6 +231,9 @@ def _stage(config: DistillConfig, teacher: Respondent, student: Path, given: Seq
     values: dict[str, Any] = asdict(config)
     for name in ("problems", "reading", "traces"):
         del values[name]
+    for field in fields(TrainConfig):  # a run of a version without the field is the same run
+        if values["train"][field.name] == field.default:
+            del values["train"][field.name]
     inputs = {"teacher": teacher.digest, "student": folder_digest(student)}
     names = {"teacher": teacher.name, "student": config.student}
     if given is not None:

@@ -10,6 +10,7 @@ import hashlib
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,8 @@ from transformers import PreTrainedModel
 
 from distill.training import document_attention
 from distill.training.journal import CHECKPOINTS_KEPT
-from distill.training.optimizers.master_adamw import STATE_BYTES
+from distill.training.optimizers.choice import STATE_BYTES
+from distill.training.quantized_base import dequantized, is_quantized, load_nf4, merged
 from toolkit.errors import InputError
 from toolkit.formats.chat_format import (
     REASONING_TEMPLATE,
@@ -90,13 +92,13 @@ def check_student(student: Path) -> StudentFacts:
     )
 
 
-def check_room(facts: StudentFacts, folder: Path, *, lora_rank: int) -> None:
+def check_room(facts: StudentFacts, folder: Path, *, lora_rank: int, optimizer: str = "adamw") -> None:
     """Raise `InputError` if the disk of `folder` has no room for the trained student and its checkpoints.
 
     Checkpoints of adapters are small and do not count.
     """
     # a checkpoint is removed only after a new one is complete
-    checkpoint = 0 if lora_rank else (CHECKPOINTS_KEPT + 1) * (compute_dtype().itemsize + STATE_BYTES)
+    checkpoint = 0 if lora_rank else (CHECKPOINTS_KEPT + 1) * (compute_dtype().itemsize + STATE_BYTES[optimizer])
     best = 0 if lora_rank else compute_dtype().itemsize
     needed = facts.parameters * (torch.bfloat16.itemsize + checkpoint + best)
     free = shutil.disk_usage(folder).free
@@ -139,17 +141,29 @@ def write_student_format(student: Path, folder: Path) -> ChatFormat:
     return ChatFormat.from_folder(folder)
 
 
-def load_student(folder: Path, end: int) -> PreTrainedModel:
+def load_student(folder: Path, end: int, quantization: str = "") -> PreTrainedModel:
     """Load the model to train, in the dtype in which its steps compute; `end` becomes its end-of-text token.
 
-    Raises `InputError` if its weights cannot be read.
+    `quantization`: see `TrainConfig`. Raises `InputError` if its weights cannot be read.
     """
-    student = load_model(folder, compute_dtype())
+    student = load_nf4(folder) if quantization else load_model(folder, compute_dtype())
     for settings in (student.config, student.generation_config):
         settings.eos_token_id = settings.pad_token_id = end
-    if not torch.cuda.is_available():
+    if torch.cuda.is_available():
+        _use_gpu_kernels(student)
+    else:
         student.set_attn_implementation(document_attention.NAME)
     return student
+
+
+def _use_gpu_kernels(student: PreTrainedModel) -> None:
+    """Let FlashAttention and Liger's norms, rotations and MLPs run where a GPU has them; the head and loss are ours."""
+    if find_spec("flash_attn") and compute_dtype() == torch.bfloat16:
+        student.set_attn_implementation("flash_attention_2")
+    if find_spec("liger_kernel"):
+        from transformers.integrations.liger import apply_liger_kernel
+
+        apply_liger_kernel(student, {"fused_linear_cross_entropy": False, "cross_entropy": False})
 
 
 def add_adapters(student: PreTrainedModel, rank: int, seed: int) -> PeftModel:
@@ -157,7 +171,11 @@ def add_adapters(student: PreTrainedModel, rank: int, seed: int) -> PeftModel:
     torch.manual_seed(seed)
     adapters = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear")
     # adapters keep the base's dtype, since masters hold their precision: fp32 ones would make every product fp32
-    return get_peft_model(student, adapters, autocast_adapter_dtype=False)
+    model = get_peft_model(student, adapters, autocast_adapter_dtype=False)
+    for parameter in model.parameters():
+        if parameter.requires_grad:  # on quantized layers they are made in fp32
+            parameter.data = parameter.data.to(compute_dtype())
+    return model
 
 
 def saved_digests(model: nn.Module) -> dict[str, str]:
@@ -166,12 +184,23 @@ def saved_digests(model: nn.Module) -> dict[str, str]:
     Values below half of float16's smallest number count as 0: rows of zeros, of ids that occur in no text, move a
     little with the optimizer's epsilon, which means nothing.
     """
-    return {name: _saved_digest(parameter.detach()) for name, parameter in model.named_parameters()}
+    return {name: _saved_digest(dequantized(parameter)) for name, parameter in model.named_parameters()}
 
 
-def save_student(model: PreTrainedModel | PeftModel, folder: Path) -> PreTrainedModel:
-    """Write a plain bf16 checkpoint with adapters merged; return the model as it was saved."""
-    plain: Any = model.merge_and_unload() if isinstance(model, PeftModel) else model
+def save_student(model: PreTrainedModel | PeftModel, folder: Path, student: Path | None = None) -> PreTrainedModel:
+    """Write a plain bf16 checkpoint with adapters merged; return the model as it was saved.
+
+    `student`: the folder that a quantized model was loaded from, whose shapes and other weights are taken again.
+    """
+    plain: Any = model
+    if isinstance(model, PeftModel):
+        if is_quantized(model):
+            assert student is not None
+            plain = merged(model, student)
+            plain.config.update({name: getattr(model.config, name) for name in ("eos_token_id", "pad_token_id")})
+            plain.generation_config = model.generation_config
+        else:
+            plain = model.merge_and_unload()
     plain.to(torch.bfloat16).save_pretrained(folder)
     saved: PreTrainedModel = plain
     return saved

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
@@ -10,6 +11,7 @@ from typing import Any
 from toolkit.cli.options.command import AddCommand, Options, Result
 from toolkit.cli.options.decoders import open_decoder
 from toolkit.cli.options.local import add_load_option, check_load_option, own_if_left_out
+from toolkit.cli.options.scale import add_scale_options, check_scale, check_training, recipe_changes, trainer_of
 from toolkit.cli.options.shared import (
     add_problem_options,
     add_retry_option,
@@ -80,6 +82,7 @@ def add_distill(add: AddCommand) -> None:
         help="seed of the problems, the sampling and the training; under another one the teacher is asked anew; "
         "default: the preset's",
     )
+    add_scale_options(parser)
     add_retry_option(parser)
     add_unsafe_option(parser)
     parser.add_argument("--out", type=path_of, required=True, help="run folder to write")
@@ -95,8 +98,24 @@ def _tell_presets(parser: Parser) -> None:
 
 
 def distill(options: Options) -> Result:
+    """Distil; of several processes that torchrun started, the first one does, and the others train with it."""
     _check_distilling(options)
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return _distill(options)
+    from distill.launching.torchrun import follow, others_waiting
+    from toolkit.runs import process_rank
 
+    if process_rank():
+        try:
+            follow()
+        except KeyboardInterrupt:
+            raise SystemExit(130) from None  # the first process says so
+        raise SystemExit(0)
+    with others_waiting():
+        return _distill(options)
+
+
+def _distill(options: Options) -> Result:
     from distill import pipeline
     from distill.collecting.job import check_samples
     from distill.collecting.outcomes import FAILED
@@ -115,6 +134,8 @@ def distill(options: Options) -> Result:
         **{name: getattr(options, name) for name in ("teacher", "student", "problems", "traces")},
         reading=reading_of(options),
     )
+    config = replace(config, train=replace(config.train, **recipe_changes(options)))
+    check_training(options, config.train)
     if options.traces is None and not is_endpoint(options.teacher):
         asked = {} if options.temperature is None else {"temperature": options.temperature}
         own = own_if_left_out(asked, options.teacher, resolve(options.teacher))
@@ -126,6 +147,7 @@ def distill(options: Options) -> Result:
         options.out,
         *(opening if options.load_in else (open_decoder,)),
         retry_failed=options.retry_failed,
+        train=trainer_of(options),
     )
     measured = (read_manifest(folder) or {})["measured"]
     text = f"the student is in {folder}; {_learned(measured)}"
@@ -141,6 +163,7 @@ def _check_distilling(options: Options) -> None:
     from toolkit.sources.model_names import check_model, is_endpoint
 
     reading_of(options)
+    check_scale(options)
     check_load_option(options, options.teacher)
     check_out(options.out)
     if options.traces is not None:
