@@ -41,7 +41,7 @@ from distill.teachers.trace_store import find_teacher, gather
 from distill.trained_on import write_trained_on
 from distill.training.journal import CHECKPOINTS
 from distill.training.student import check_lengths, check_room, check_student, write_student_format
-from distill.training.train import check_recipe, train
+from distill.training.train import Train, check_recipe, train
 from distill.training.train_config import TrainConfig
 from distill.verification.verdicts import check_gradable, grade
 from toolkit.errors import InputError
@@ -143,11 +143,13 @@ def distill(
     opened: str = "",
     *,
     retry_failed: bool = False,
+    train: Train = train,
 ) -> Path:
     """Run the stage into `out`, or do nothing if `out` holds this run already; return `out`.
 
     `open_decoder` opens the teacher's folder; it is called only if a trace is missing. `opened` as for `ModelFolder`.
-    `retry_failed`: whether requests with a recorded failure are sent again. Raises `InputError` for wrong input before
+    `retry_failed`: whether requests with a recorded failure are sent again. `train` trains the student, in this process
+    or in others (`distill.launching`). Raises `InputError` for wrong input before
     any long work starts.
     """
     check_samples(config.samples, config.sampling.temperature)
@@ -171,7 +173,13 @@ def distill(
     facts = check_student(student, context_tokens=config.train.context_tokens, targets=config.train.lora_targets)
     folder = partial_folder(out, stage)
     replace_text(folder / RESOLVED, recipe_text(_recipe_of(config)))
-    check_room(facts, folder, lora_rank=config.train.lora_rank, checkpoints_kept=config.train.checkpoints_kept)
+    check_room(
+        facts,
+        folder,
+        lora_rank=config.train.lora_rank,
+        optimizer=config.train.optimizer,
+        checkpoints_kept=config.train.checkpoints_kept,
+    )
     student_format = write_student_format(student, folder)
     asked_tokens = config.sampling.max_new_tokens if config.traces is None else 0
     check_lengths(facts, student_format, problems, max_tokens=config.max_tokens, asked_tokens=asked_tokens)

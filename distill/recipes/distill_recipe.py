@@ -12,6 +12,7 @@ A value comes from, the last one counting: the base, the file, `--set`, an optio
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
@@ -98,7 +99,8 @@ KNOWN: Mapping[str, Any] = {
 
 def names() -> list[str]:
     """Return the names of the shipped recipes, the default first."""
-    return sorted((path.stem for path in SHIPPED.glob("*.yaml")), key=lambda name: (name != DEFAULT, name))
+    found = [path.stem for path in SHIPPED.glob("*.yaml")]
+    return sorted(found, key=lambda name: (name != DEFAULT, [_number(part) for part in re.split(r"([\d.]+)", name)]))
 
 
 def recipe_path(name: str) -> Path:
@@ -161,6 +163,20 @@ def recipe_text(values: Mapping[str, Any]) -> str:
     return head + text_of(_plain(values))
 
 
+def _number(part: str) -> tuple[float, str]:
+    """Return what a part of a name is sorted by: 7b comes before 14b."""
+    return (float(part), "") if part.strip(".").replace(".", "", 1).isdigit() else (0.0, part)
+
+
+def below(path: Path) -> Path | None:
+    """Return the file of the recipe that a file builds on; None for the default."""
+    base = base_of(path)
+    if base is None:
+        return None
+    beside = path.parent / base
+    return beside if beside.is_file() else recipe_path(base)
+
+
 def _own_values(path: Path) -> Flat:
     values = {key: value for key, value in read_mapping(path).items() if key not in (BASE, ABOUT)}
     return flattened(values, KNOWN, str(path))
@@ -170,12 +186,8 @@ def _layered(path: Path, above: tuple[Path, ...]) -> Flat:
     """Return the values of a file over those of the recipes that it builds on."""
     if path.resolve() in above or len(above) > DEEPEST:
         raise InputError(f"{path} builds on itself; change base")
-    base = base_of(path)
-    if base is None:
-        return _own_values(path)
-    beside = path.parent / base
-    below = beside if beside.is_file() else recipe_path(base)
-    return _layered(below, (*above, path.resolve())) | _own_values(path)
+    base = below(path)
+    return (_layered(base, (*above, path.resolve())) if base else {}) | _own_values(path)
 
 
 def _setting(text: str) -> tuple[str, Any]:

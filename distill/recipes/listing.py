@@ -10,7 +10,7 @@ from distill.recipes.distill_recipe import (
     SHIPPED,
     DistillRecipe,
     about,
-    base_of,
+    below,
     names,
     recipe_path,
     resolve_recipe,
@@ -52,9 +52,7 @@ def recipe_source(name: str) -> str:
     while path is not None:
         title = path.stem if path.parent == SHIPPED else str(path)
         texts.append(f"# ── {title} ──\n{path.read_text(encoding='utf-8').rstrip()}")
-        base = base_of(path)
-        beside = path.parent / (base or "")
-        path = None if base is None else beside if beside.is_file() else recipe_path(base)
+        path = below(path)
     return "\n\n".join(texts)
 
 
@@ -63,4 +61,4 @@ def _trains(recipe: DistillRecipe) -> str:
     train = recipe.train
     if not train.lora_rank:
         return "all weights"
-    return f"{'QLoRA' if getattr(train, 'quantization', '') else 'LoRA'} {train.lora_rank}"
+    return f"{'QLoRA' if train.quantization else 'LoRA'} {train.lora_rank}"

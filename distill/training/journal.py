@@ -275,13 +275,13 @@ def run_trainer(
     _leave_tied_to_their_sources(trainer.model)
     with postponed_interrupt(interrupted, journal.promise), heard_in_backward(trainer.model), repeatable():
         begun = time.monotonic()
-        checkpoint = _of_the_first(_last_checkpoint(folder / CHECKPOINTS))
+        checkpoint = of_the_first(_last_checkpoint(folder / CHECKPOINTS))
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         seconds = time.monotonic() - begun
     if interrupted.is_set():
         raise KeyboardInterrupt
     lines = (folder / LOSS).read_text(encoding="utf-8").splitlines() if trainer.is_world_process_zero() else []
-    first, last = _of_the_first([json.loads(line) for line in (lines[0], lines[-1])] if lines else [{}, {}])
+    first, last = of_the_first([json.loads(line) for line in (lines[0], lines[-1])] if lines else [{}, {}])
     return {
         "updates": last["step"],
         "tokens": last["tokens"],
@@ -313,7 +313,7 @@ def _leave_tied_to_their_sources(model: nn.Module) -> None:
         model._keys_to_ignore_on_save = {*(model._keys_to_ignore_on_save or ()), *model.all_tied_weights_keys}
 
 
-def _of_the_first(value: Value) -> Value:
+def of_the_first(value: Value) -> Value:
     """Return the first process' value in all of them, since that process owns the shared folder."""
     if not distributed.is_initialized():
         return value

@@ -13,6 +13,7 @@ from typing import Any, Literal
 from toolkit.errors import InputError
 from toolkit.field_types import Count, CountOr0, NotNegative, Positive, Share, ShareBelow1
 
+Optimizer = Literal["adamw", "adamw_8bit", "paged_adamw_32bit", "paged_adamw_8bit", "adafactor", "muon", "sgd"]
 Tracker = Literal["tensorboard", "trackio", "wandb"]
 
 
@@ -24,7 +25,7 @@ class TrainConfig:
     """The highest rate of the schedule."""
     epochs: Count
     batch_examples: Count
-    """Examples of a batch, in each process."""
+    """Examples of a batch, which the processes that train together divide."""
     accumulation_steps: Count
     """Batches whose gradients make one update."""
     warmup_share: Share
@@ -44,8 +45,12 @@ class TrainConfig:
 
     max_updates: CountOr0 = 0
     """The run ends after as many, whatever `epochs` says; 0 leaves it to `epochs`."""
-    optimizer: Literal["adamw", "adafactor", "muon", "sgd"] = "adamw"
-    """Each updates fp32 masters of the weights; muon is for matrices, with AdamW for all else."""
+    quantization: Literal["", "nf4"] = ""
+    """How the weights below adapters are kept: "" as they are computed with, "nf4" in four bits (QLoRA)."""
+    gradient_checkpointing: bool = False
+    """Whether a layer's activations are computed again in the backward pass instead of kept: for long examples."""
+    optimizer: Optimizer = "adamw"
+    """See `distill.training.optimizers`. Each updates fp32 masters of the weights."""
     epsilon: Positive = 1e-8
     """AdamW's."""
     schedule: Literal["cosine", "linear", "constant", "wsd"] = "cosine"

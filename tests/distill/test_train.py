@@ -16,7 +16,6 @@ from transformers import AutoModelForCausalLM
 
 from distill.pipeline import demo
 from distill.training import document_attention
-from distill.training import train as training
 from distill.training.completion_loss import IGNORED, summed_loss
 from distill.training.document_attention import Documents
 from distill.training.journal import CHECKPOINTS, LOSS, TrainingJournal

@@ -9,7 +9,7 @@ from toolkit.cli.options.values import Parser, Version, shared_options
 from toolkit.cli.verbs.chat import add_chat
 from toolkit.cli.verbs.distill import add_distill
 from toolkit.cli.verbs.evaluate import add_eval
-from toolkit.cli.verbs.export import add_export
+from toolkit.cli.verbs.export import add_export, add_quantize
 from toolkit.cli.verbs.exported import add_bench, add_verify
 from toolkit.cli.verbs.prepare import add_doctor, add_pull, add_recipes
 from toolkit.cli.verbs.run import add_demo, add_report
@@ -26,6 +26,7 @@ COMMANDS = (
     add_distill,
     add_eval,
     add_export,
+    add_quantize,
     add_verify,
     add_bench,
     add_chat,

@@ -7,34 +7,42 @@ sgd         torch's SGD with momentum `beta1`
 
 from __future__ import annotations
 
+from functools import partial
+from typing import Any
+
 import torch
 from torch import nn
 from transformers.optimization import Adafactor
 
 from distill.training.optimizers.mastered import Groups, Mastered
 from distill.training.optimizers.muon import MuonAdamW, split_parameters
-from distill.training.train_config import TrainConfig
 
 NOT_ADAM = ("adafactor", "muon", "sgd")
 
 
-def make_not_adam(model: nn.Module, groups: Groups, config: TrainConfig) -> torch.optim.Optimizer:
+def make_not_adam(
+    name: str,
+    model: nn.Module,
+    groups: Groups,
+    *,
+    learning_rate: float,
+    betas: tuple[float, float],
+    weight_decay: float,
+) -> torch.optim.Optimizer:
     """Make one of `NOT_ADAM`. `groups`: the trained weights, those that do not decay apart; Muon splits them itself."""
-    rate, decay = config.learning_rate, config.weight_decay
-
-    def adafactor(masters: Groups) -> torch.optim.Optimizer:
-        return Adafactor(masters, lr=rate, scale_parameter=False, relative_step=False, weight_decay=decay)
-
-    def sgd(masters: Groups) -> torch.optim.Optimizer:
-        return torch.optim.SGD(masters, lr=rate, momentum=config.beta1, weight_decay=decay)
+    shared: dict[str, Any] = {"lr": learning_rate, "weight_decay": weight_decay}
+    filled = [group | {"lr": learning_rate} for group in groups if group["params"]]
+    if name == "adafactor":
+        return Mastered(filled, partial(Adafactor, scale_parameter=False, relative_step=False, **shared))
+    if name == "sgd":
+        return Mastered(filled, partial(torch.optim.SGD, momentum=betas[0], **shared))
+    assert name == "muon"
 
     def muon(masters: Groups) -> torch.optim.Optimizer:
         matrices, others = (group["params"] for group in masters)
-        betas = (config.beta1, config.beta2)
-        return MuonAdamW(matrices, others, matrix_lr=rate, other_lr=rate, weight_decay=decay, betas=betas)
+        rates = {"matrix_lr": learning_rate, "other_lr": learning_rate}
+        return MuonAdamW(matrices, others, **rates, weight_decay=weight_decay, betas=betas)
 
-    make = {"adafactor": adafactor, "sgd": sgd, "muon": muon}[config.optimizer]
-    if make is muon:
-        parts = split_parameters(model)
-        groups = [{"params": [parameter for parameter in part if parameter.requires_grad]} for part in parts]
-    return Mastered([group | {"lr": rate} for group in groups if group["params"] or make is muon], make)
+    parts = split_parameters(model)
+    trained = [{"params": [parameter for parameter in part if parameter.requires_grad]} for part in parts]
+    return Mastered([group | {"lr": learning_rate} for group in trained], muon)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from toolkit.cli.options.command import Options
 from toolkit.cli.options.decoders import open_decoder
-from toolkit.cli.options.values import Parser, add_flag, count_of, data_of, name_of, path_of, seed_of, temperature_of
+from toolkit.cli.options.values import Parser, add_flag, count_of, data_of, path_of, seed_of, temperature_of
 from toolkit.errors import InputError
 from toolkit.terminal import say
 

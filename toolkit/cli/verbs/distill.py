@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from toolkit.cli.options.command import AddCommand, Options, Result
 from toolkit.cli.options.decoders import open_decoder
 from toolkit.cli.options.local import add_load_option, check_load_option, own_if_left_out
+from toolkit.cli.options.scale import add_scale_options, check_scale, check_training, recipe_changes, trainer_of
 from toolkit.cli.options.shared import (
     add_problem_options,
     add_retry_option,
@@ -102,6 +104,7 @@ def add_distill(add: AddCommand) -> None:
         help="seed of the problems, the sampling and the training; under another one the teacher is asked anew; "
         "default: the recipe's",
     )
+    add_scale_options(parser)
     add_retry_option(parser)
     add_unsafe_option(parser)
     parser.add_argument("--out", type=path_of, required=True, help="run folder to write")
@@ -117,9 +120,25 @@ def _tell_recipes(parser: Parser) -> None:
 
 
 def distill(options: Options) -> Result:
+    """Distil; of several processes that torchrun started, the first one does, and the others train with it."""
     resolved = _resolve(options)
     _check_distilling(options, resolved.recipe)
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return _distill(options, resolved)
+    from distill.launching.torchrun import follow, others_waiting
+    from toolkit.runs import process_rank
 
+    if process_rank():
+        try:
+            follow()
+        except KeyboardInterrupt:
+            raise SystemExit(130) from None  # the first process says so
+        raise SystemExit(0)
+    with others_waiting():
+        return _distill(options, resolved)
+
+
+def _distill(options: Options, resolved: Resolved) -> Result:
     from distill import pipeline
     from distill.collecting.job import check_samples
     from distill.collecting.outcomes import FAILED
@@ -134,6 +153,7 @@ def distill(options: Options) -> Result:
         **{name: getattr(options, name) for name in ("problems", "traces")},
         reading=reading_of(options),
     )
+    check_training(options, config.train)
     if config.traces is None and not is_endpoint(config.teacher):
         asked = {name: getattr(config.sampling, name) for name in SAMPLING if name in resolved.chosen}
         own = own_if_left_out(asked, config.teacher, resolve(config.teacher))
@@ -145,6 +165,7 @@ def distill(options: Options) -> Result:
         options.out,
         *(opening if options.load_in else (open_decoder,)),
         retry_failed=options.retry_failed,
+        train=trainer_of(options),
     )
     measured = (read_manifest(folder) or {})["measured"]
     text = f"the student is in {folder}; {_learned(measured)}"
@@ -159,7 +180,7 @@ def _resolve(options: Options) -> Resolved:
 
     given = {name: getattr(options, name) for name in KEYS}
     given |= {f"train.{name}": getattr(options, name) for name in TRAIN_KEYS}
-    given = {name: value for name, value in given.items() if value is not None}
+    given = {name: value for name, value in given.items() if value is not None} | recipe_changes(options)
     resolved = resolve_recipe(options.recipe, options.settings, given, lora=options.lora)
     recipe = resolved.recipe
     options.traces = options.traces or (Path(recipe.traces) if recipe.traces else None)
@@ -179,6 +200,7 @@ def _check_distilling(options: Options, recipe: DistillRecipe) -> None:
     from toolkit.sources.model_names import check_model, is_endpoint
 
     reading_of(options)
+    check_scale(options, recipe.train)
     check_load_option(options, recipe.teacher)
     check_out(options.out)
     if options.traces is not None:
