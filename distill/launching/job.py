@@ -90,7 +90,7 @@ def work(place: Path) -> None:
         measured = train(
             Path(job["student"]),
             read_records(place / TRAIN, Example),
-            TrainConfig(**job["config"]),
+            TrainConfig.from_json(job["config"]),
             place.parents[1],
             read_records(place / VALIDATION, Example),
             make_trainer=ShardedTrainer if job["sharded"] else StudentTrainer,

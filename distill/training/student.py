@@ -152,7 +152,7 @@ def write_student_format(student: Path, folder: Path) -> ChatFormat:
     return ChatFormat.from_folder(folder)
 
 
-def load_student(folder: Path, end: int, *, quantization: str = "", context_tokens: int = 0) -> PreTrainedModel:
+def load_student(folder: Path, end: int, quantization: str = "", *, context_tokens: int = 0) -> PreTrainedModel:
     """Load the model to train, in the dtype in which its steps compute; `end` becomes its end-of-text token.
 
     `quantization` and `context_tokens`: of `TrainConfig`. Raises `InputError` if its weights cannot be read.

@@ -53,12 +53,14 @@ from distill.training.student import (
     saved_digests,
     write_student_format,
 )
-from distill.training.train_config import TrainConfig
+from distill.training.train_config import DEFAULTS, TrainConfig
 from distill.training.validation import ENOUGH, Batch, Validation
 from toolkit.formats.chat_format import TURN_END, ChatFormat
 from toolkit.machine.allocator import keep_freed_memory
 from toolkit.records import Example
 from toolkit.runs import given_name
+
+ROW_TOKENS: int = DEFAULTS["row_tokens"]
 
 
 def tokenize(examples: Sequence[Example], chat_format: ChatFormat, loss_on: str = "completions") -> Dataset:
@@ -96,7 +98,9 @@ def within(examples: Sequence[Mapping[str, list[int]]], tokens: int) -> list[Bat
     return [collate(row) for row in rows]
 
 
-def batch_of(examples: Sequence[Mapping[str, list[int]]], row_tokens: int, rank: int = 0, processes: int = 1) -> Batch:
+def batch_of(
+    examples: Sequence[Mapping[str, list[int]]], rank: int = 0, processes: int = 1, row_tokens: int = ROW_TOKENS
+) -> Batch:
     """Make a process's part of a batch: its rows, and all their labels, by which the trainer counts trained tokens.
 
     All processes get equally many rows, so that they stay in step; one that teaches nothing fills up a shorter part.
@@ -327,7 +331,7 @@ def train(
     end = chat_format.encode(TURN_END)[0]
 
     def load() -> PreTrainedModel:
-        return load_student(student, end, quantization=config.quantization, context_tokens=config.context_tokens)
+        return load_student(student, end, config.quantization, context_tokens=config.context_tokens)
 
     plain = load()
     before = saved_digests(plain) if first else {}

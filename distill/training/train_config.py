@@ -117,6 +117,11 @@ class TrainConfig:
         """LoRA's alpha."""
         return self.lora_alpha or 2 * self.lora_rank
 
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> TrainConfig:
+        """Return the configuration whose values JSON held, which has no tuples."""
+        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+
     def given(self) -> dict[str, Any]:
         """Return the values without those that are a field's default, which runs of earlier versions did not record."""
         return {

@@ -42,7 +42,7 @@ class Validation(TrainerCallback):
         examples: int,
         folder: Path,
         *,
-        times: int,
+        times: int = 4,
         every: int = 0,
         keeps_best: bool = True,
     ) -> None:

@@ -58,7 +58,7 @@ def test_gradients_on_nf4_are_those_on_its_dequantized_values(tiny_student: Path
             for name, parameter in student.named_parameters():
                 oracle.get_parameter(name).data.copy_(dequantized(parameter))
             student = oracle
-        model: Any = add_adapters(student, 8, seed=0)
+        model: Any = add_adapters(student, replace(tiny_recipe(), lora_rank=8))
         for name, parameter in model.named_parameters():
             if "lora_B" in name:
                 parameter.data.normal_(0, 0.1, generator=torch.Generator().manual_seed(len(name)))
@@ -78,7 +78,7 @@ def test_gradients_on_nf4_are_those_on_its_dequantized_values(tiny_student: Path
 
 def test_what_is_saved_computes_what_was_trained(tiny_student: Path, tmp_path: Path) -> None:
     base = load_nf4(tiny_student)
-    model: Any = add_adapters(base, 8, seed=0)
+    model: Any = add_adapters(base, replace(tiny_recipe(), lora_rank=8))
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
             parameter.data.normal_(0, 0.1, generator=torch.Generator().manual_seed(len(name)))
@@ -94,7 +94,7 @@ def test_what_is_saved_computes_what_was_trained(tiny_student: Path, tmp_path: P
 
 
 def test_the_merge_is_pefts_own_on_the_dequantized_weights(tiny_student: Path) -> None:
-    model: Any = add_adapters(load_nf4(tiny_student), 8, seed=0)
+    model: Any = add_adapters(load_nf4(tiny_student), replace(tiny_recipe(), lora_rank=8))
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
             parameter.data.normal_(0, 0.1, generator=torch.Generator().manual_seed(len(name)))
