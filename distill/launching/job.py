@@ -140,7 +140,8 @@ def result_of(place: Path) -> dict[str, Any]:
 
 def last_update(place: Path) -> str:
     """Say from where the same command goes on after a process died."""
-    kept = [int(path.name.rpartition("-")[2]) for path in place.parent.glob("checkpoint-*/trainer_state.json/..")]
+    whole = (state.parent for state in place.parent.glob("checkpoint-*/trainer_state.json"))
+    kept = [int(checkpoint.name.rpartition("-")[2]) for checkpoint in whole]
     return f"resumes at update {max(kept)}" if kept else "begins the training again, as no checkpoint was written yet"
 
 

@@ -17,6 +17,7 @@ INTERRUPTED = 130
 def main() -> None:
     place = Path(sys.argv[1])
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # as the command line does
+    logging.getLogger("transformers.trainer_utils").setLevel(logging.ERROR)  # two checkpoints of one second
     threading.Thread(target=_end_with_parent, daemon=True).start()
     from distill.launching.job import note_failure, work  # imports torch, which takes seconds
 
