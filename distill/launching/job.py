@@ -23,6 +23,7 @@ from torch import distributed
 
 from distill.launching.sharded import ShardedTrainer
 from distill.training.journal import CHECKPOINTS
+from distill.training.student import write_student_format
 from distill.training.train import StudentTrainer, train
 from distill.training.train_config import TrainConfig
 from toolkit.errors import InputError, ToolkitError
@@ -39,6 +40,14 @@ LOST = (
     "remote process exited",
 )
 """What gloo and NCCL say of a process that is gone."""
+
+
+KNOWN, BUG, FOLLOWS = "known", "bug", "follows"
+"""Kinds of failures: with a remedy, unforeseen, or of a process that another one has left."""
+
+
+class LostProcess(InputError):
+    """Another process is gone, which says why if it can."""
 
 
 def check_processes(config: TrainConfig, processes: int, *, sharded: bool, here: bool) -> None:
@@ -76,6 +85,7 @@ def write_job(
     place.mkdir(parents=True, exist_ok=True)
     for path in (place / RESULT, *place.glob("error-*.json")):
         path.unlink(missing_ok=True)
+    write_student_format(student, folder)  # all processes read it
     write_records(place / TRAIN, examples)
     write_records(place / VALIDATION, validation)
     job = {"student": str(student.absolute()), "config": asdict(config), "sharded": sharded}
@@ -99,7 +109,7 @@ def work(place: Path) -> None:
     except (RuntimeError, distributed.DistError) as error:
         if not any(sign in str(error) for sign in LOST):
             raise
-        raise InputError(
+        raise LostProcess(
             f"a process that trains with this one has died; the same command {last_update(place)}"
         ) from error
     if not process_rank():
@@ -108,18 +118,20 @@ def work(place: Path) -> None:
 
 def note_failure(place: Path, error: BaseException) -> None:
     """Leave the reason why this process failed where whoever started it looks."""
-    known = isinstance(error, ToolkitError)
-    text = str(error) if known else "".join(traceback.format_exception(error))
-    replace_text(place / f"error-{process_rank()}.json", json.dumps({"known": known, "text": text}))
+    kind = BUG
+    if isinstance(error, ToolkitError):
+        kind = FOLLOWS if isinstance(error, LostProcess) else KNOWN
+    text = "".join(traceback.format_exception(error)) if kind == BUG else str(error)
+    replace_text(place / f"error-{process_rank()}.json", json.dumps({"kind": kind, "text": text}))
 
 
 def noted_failure(place: Path) -> BaseException | None:
-    """Return a failure that a process noted: one with a remedy if there is any, since others may follow from it."""
+    """Return the failure that a process noted, or that from which others followed."""
     found = [read_object(path) for path in sorted(place.glob("error-*.json"))]
-    known = next((each for each in found if each["known"]), None)
-    if known:
-        return InputError(known["text"])
-    return RuntimeError(found[0]["text"]) if found else None
+    if not found:
+        return None
+    first = min(found, key=lambda each: (KNOWN, BUG, FOLLOWS).index(each["kind"]))
+    return RuntimeError(first["text"]) if first["kind"] == BUG else InputError(first["text"])
 
 
 def result_of(place: Path) -> dict[str, Any]:
@@ -129,7 +141,8 @@ def result_of(place: Path) -> dict[str, Any]:
 
 def last_update(place: Path) -> str:
     """Say from where the same command goes on after a process died."""
-    kept = [int(path.name.rpartition("-")[2]) for path in place.parent.glob("checkpoint-*/trainer_state.json/..")]
+    whole = (state.parent for state in place.parent.glob("checkpoint-*/trainer_state.json"))
+    kept = [int(checkpoint.name.rpartition("-")[2]) for checkpoint in whole]
     return f"resumes at update {max(kept)}" if kept else "begins the training again, as no checkpoint was written yet"
 
 

@@ -5,19 +5,22 @@ exit    0 trained, 130 stopped after an update, 1 failed: the job's folder says 
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import threading
 from pathlib import Path
-
-from distill.launching.job import note_failure, work
 
 INTERRUPTED = 130
 
 
 def main() -> None:
     place = Path(sys.argv[1])
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # as the command line does
+    logging.getLogger("transformers.trainer_utils").setLevel(logging.ERROR)  # two checkpoints of one second
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    from distill.launching.job import note_failure, work  # imports torch, which takes seconds
+
     try:
         work(place)
         code = 0

@@ -325,8 +325,8 @@ def train(
     keep_freed_memory()
     torch.manual_seed(config.seed)
     arguments = trainer_arguments(config, folder)
-    first = arguments.process_index == 0
-    chat_format = write_student_format(student, folder) if first else ChatFormat.from_folder(folder)
+    first, alone = arguments.process_index == 0, arguments.world_size == 1
+    chat_format = write_student_format(student, folder) if alone else ChatFormat.from_folder(folder)
     dataset = tokenize(examples, chat_format, config.loss_on)
     end = chat_format.encode(TURN_END)[0]
 

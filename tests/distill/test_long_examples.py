@@ -53,8 +53,9 @@ def test_attention_in_long_documents_equals_a_block_diagonal_mask(
 def test_a_long_document_keeps_no_more_than_its_length(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(document_attention, "LONG", 64)
     kept = []
+    sizes: list[int] = []
     for length in (256, 512):
-        sizes: list[int] = []
+        sizes.clear()
         query, key, value = (torch.randn(1, n, length, 8, requires_grad=True) for n in (6, 2, 2))
         with torch.autograd.graph.saved_tensors_hooks(lambda saved: sizes.append(saved.numel()), lambda none: none):
             document_attention.attend(

@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from distill.launching.job import check_processes
-from distill.training import train as training
 from distill.training.completion_loss import IGNORED
 from distill.training.train import batch_of, shared_out
 from tests.distill.test_train import tiny_recipe
@@ -31,10 +30,9 @@ def test_parts_of_a_batch_are_the_batch(processes: int) -> None:
         assert [sum(len(row["input_ids"]) for row in part) for part in parts] == [37, 37]
 
 
-def test_processes_make_equally_many_passes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(training, "ROW_TOKENS", 10)
+def test_processes_make_equally_many_passes() -> None:
     made = rows(30, 6, 7, 8)
-    batches = [batch_of(made, rank, 2) for rank in range(2)]
+    batches = [batch_of(made, rank, 2, row_tokens=10) for rank in range(2)]
     assert [len(batch["rows"]) for batch in batches] == [3, 3]
     learned = [int((batch["labels"] != IGNORED).sum()) for batch in batches]
     assert sum(learned) == sum(length - 1 for length in (30, 6, 7, 8))
