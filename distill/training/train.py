@@ -404,10 +404,11 @@ def _choose_best(
         validation.loss = validation.measure(model, device)
     best = validation.restore_best(model)
     if best is None:
-        few = f"the last, since a choice by the validation loss needs {ENOUGH} traces of that split, not {examples}"
-        return {
-            VALIDATION_LOSS: validation.loss,
-            "chosen_by": "the lowest validation loss, which is the last" if examples >= ENOUGH else few,
-        }
+        why = "the lowest validation loss, which is the last"
+        if not validation.chooses:
+            why = "the last, as the recipe wants"
+        elif examples < ENOUGH:
+            why = f"the last, since a choice by the validation loss needs {ENOUGH} traces of that split, not {examples}"
+        return {VALIDATION_LOSS: validation.loss, "chosen_by": why}
     loss, update = best
     return {VALIDATION_LOSS: loss, "chosen_update": update, "chosen_by": "the lowest validation loss"}

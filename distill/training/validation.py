@@ -50,6 +50,8 @@ class Validation(TrainerCallback):
         `times`: measurements in a run, or `every` so many updates."""
         self._batches, self._folder = batches, folder / BEST
         self._times, self._every = times, every
+        self.chooses = keeps_best
+        """Whether the recipe wants the best student, rather than the last one."""
         self._keeps_best = keeps_best and examples >= ENOUGH
         self.loss: float | None = None
         """The last measured loss; None if none was measured yet."""
