@@ -169,20 +169,7 @@ def distill(
         return out
     problems, test_problems = _problems(config, given)
     check_gradable(problems)
-    say(f"distill: checking the student {config.student}")
-    facts = check_student(student, context_tokens=config.train.context_tokens, targets=config.train.lora_targets)
-    folder = partial_folder(out, stage)
-    replace_text(folder / RESOLVED, recipe_text(_recipe_of(config)))
-    check_room(
-        facts,
-        folder,
-        lora_rank=config.train.lora_rank,
-        optimizer=config.train.optimizer,
-        checkpoints_kept=config.train.checkpoints_kept,
-    )
-    student_format = write_student_format(student, folder)
-    asked_tokens = config.sampling.max_new_tokens if config.traces is None else 0
-    check_lengths(facts, student_format, problems, max_tokens=config.max_tokens, asked_tokens=asked_tokens)
+    folder, student_format = _begin(config, student, problems, out, stage)
     write_records(folder / PROBLEMS, problems)
 
     begun = time.monotonic()
@@ -224,6 +211,28 @@ def distill(
         scratch=(CHECKPOINTS,),
     )
     return out
+
+
+def _begin(
+    config: DistillConfig, student: Path, problems: Sequence[Problem], out: Path, stage: Stage
+) -> tuple[Path, ChatFormat]:
+    """Check the student, and the room for it, and return the folder of the run and the student's chat format."""
+    say(f"distill: checking the student {config.student}")
+    recipe = config.train
+    facts = check_student(student, context_tokens=recipe.context_tokens, targets=recipe.lora_targets)
+    folder = partial_folder(out, stage)
+    replace_text(folder / RESOLVED, recipe_text(_recipe_of(config)))
+    check_room(
+        facts,
+        folder,
+        lora_rank=recipe.lora_rank,
+        optimizer=recipe.optimizer,
+        checkpoints_kept=recipe.checkpoints_kept,
+    )
+    student_format = write_student_format(student, folder)
+    asked_tokens = config.sampling.max_new_tokens if config.traces is None else 0
+    check_lengths(facts, student_format, problems, max_tokens=config.max_tokens, asked_tokens=asked_tokens)
+    return folder, student_format
 
 
 def _stage(config: DistillConfig, teacher: Respondent, student: Path, given: Sequence[Problem] | None) -> Stage:

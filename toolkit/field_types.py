@@ -32,7 +32,7 @@ WORDS = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Bounds:
+class Within:
     """The numbers that a field of a configuration may hold, as part of its annotation."""
 
     least: float = -math.inf
@@ -48,12 +48,12 @@ class Bounds:
         return " and ".join(f"{word} {value:g}" for word, value in words.items() if math.isfinite(value))
 
 
-Positive = Annotated[float, Bounds(above=0)]
-NotNegative = Annotated[float, Bounds(least=0)]
-Share = Annotated[float, Bounds(least=0, most=1)]
-ShareBelow1 = Annotated[float, Bounds(least=0, below=1)]
-Count = Annotated[int, Bounds(least=1, below=10**12)]
-CountOr0 = Annotated[int, Bounds(least=0, below=10**12)]
+Positive = Annotated[float, Within(above=0)]
+NotNegative = Annotated[float, Within(least=0)]
+Share = Annotated[float, Within(least=0, most=1)]
+ShareBelow1 = Annotated[float, Within(least=0, below=1)]
+Count = Annotated[int, Within(least=1, below=10**12)]
+CountOr0 = Annotated[int, Within(least=0, below=10**12)]
 
 
 @cache

@@ -24,7 +24,7 @@ from distill.recipes.field_values import Flat, annotations_of, as_given, checked
 from distill.recipes.yaml_file import parsed, read_mapping, text_of
 from distill.training.train_config import TrainConfig
 from toolkit.errors import InputError
-from toolkit.field_types import Bounds, Count, CountOr0, Share, field_types
+from toolkit.field_types import Count, CountOr0, Share, Within, field_types
 
 SHIPPED = Path(__file__).with_name("shipped")
 DEFAULT = "demo"
@@ -66,11 +66,11 @@ class DistillRecipe:
     """Procedural training problems of each family."""
     samples: Count
     """Answers to each problem."""
-    temperature: Annotated[float, Bounds(least=0, most=10)]
+    temperature: Annotated[float, Within(least=0, most=10)]
     top_p: Share
     top_k: CountOr0 = 0
     min_p: Share = 0.0
-    repetition_penalty: Annotated[float, Bounds(least=0.1, most=10)] = 1.0
+    repetition_penalty: Annotated[float, Within(least=0.1, most=10)] = 1.0
     max_new_tokens: Count
     """Most tokens of a teacher's answer."""
     batch_size: Count
@@ -79,7 +79,7 @@ class DistillRecipe:
     """Most tokens of a training example, prompt included; longer ones are left out."""
     per_problem: Count
     """Most training examples of one problem."""
-    seed: Annotated[int, Bounds(least=0, below=2**32)]
+    seed: Annotated[int, Within(least=0, below=2**32)]
     train: TrainConfig
 
 

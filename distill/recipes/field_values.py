@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 from distill.recipes.other_names import OTHER_NAMES
 from toolkit.errors import InputError
-from toolkit.field_types import MOST_SHOWN, Bounds, fits, in_words
+from toolkit.field_types import MOST_SHOWN, Within, fits, in_words
 
 Flat = dict[str, Any]
 
@@ -91,7 +91,7 @@ def checked(value: Any, annotation: Any, name: str, source: str) -> Any:
         return value
     if not fits(value, annotation):
         raise InputError(f"{where} must be {in_words(annotation)}; {_remedy(value, annotation)}")
-    if isinstance(bounds, Bounds) and not bounds.hold(value):
+    if isinstance(bounds, Within) and not bounds.hold(value):
         raise InputError(f"{where} must be {in_words(annotation)} {bounds}; change it")
     return float(value) if annotation is float else value
 

@@ -13,10 +13,14 @@ made at a time, and what it contributes to the gradients of hidden states and he
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from distill.training.document_attention import Documents
 
 IGNORED = -100
 """The label of a token that is not trained on, as in transformers."""
@@ -116,3 +120,33 @@ def spread_loss(hidden_ND: Tensor, weight_VD: Tensor, labels_N: Tensor) -> Tenso
     for hidden_RD in hidden_CD.split(ROWS):
         spread = spread - torch.log_softmax(hidden_RD @ weight_VD.T, dim=-1, dtype=torch.float32).mean(dim=-1).sum()
     return spread
+
+
+class LossForward:
+    """The forward of a causal language model in training: returns the summed loss of a padding-free batch."""
+
+    def __init__(self, causal_lm: Any, noise: float = 0.0, smoothing: float = 0.0) -> None:
+        """`noise`: NEFTune's alpha. Neither it nor label smoothing counts while held-out examples are measured."""
+        self._base: nn.Module = causal_lm.base_model
+        self._head: nn.Linear = causal_lm.get_output_embeddings()
+        self._embedding: nn.Module = causal_lm.get_input_embeddings()
+        self._noise, self._smoothing = noise, smoothing
+
+    def __call__(self, input_ids: Tensor, labels: Tensor, position_ids: Tensor, documents: Documents) -> Tensor:
+        on_cpu = {"documents": documents} if input_ids.device.type == "cpu" else {}  # elsewhere positions are enough
+        inputs = {"input_ids": input_ids}
+        if self._noise and self._base.training:
+            inputs = {"inputs_embeds": noisy(self._embedding(input_ids), documents.lengths, self._noise)}
+        hidden_1ND = self._base(**inputs, position_ids=position_ids, use_cache=False, **on_cpu)[0]
+        loss = summed_loss(hidden_1ND[0], self._head.weight, labels[0])
+        if self._smoothing and self._base.training:
+            spread = spread_loss(hidden_1ND[0], self._head.weight, labels[0])
+            loss = (1 - self._smoothing) * loss + self._smoothing * spread
+        return loss
+
+
+def noisy(embedded_1ND: Tensor, lengths: Sequence[int], alpha: float) -> Tensor:
+    """Add NEFTune's noise, uniform within alpha / √(tokens · D) for each document of a row (Jain et al. 2023)."""
+    spans = [torch.full((length,), alpha / math.sqrt(length * embedded_1ND.shape[-1])) for length in lengths]
+    span_N = torch.cat(spans).to(embedded_1ND)
+    return embedded_1ND + torch.empty_like(embedded_1ND).uniform_(-1.0, 1.0) * span_N[None, :, None]

@@ -38,7 +38,7 @@ from trl.trainer.sft_trainer import SFTTrainer
 
 from distill.problems.splits import spread
 from distill.tracking.trackers import EventWriter, check_trackers, reported_to
-from distill.training.completion_loss import IGNORED, labelled, spread_loss, summed_loss
+from distill.training.completion_loss import IGNORED, LossForward, labelled
 from distill.training.document_attention import Documents
 from distill.training.journal import CHECKPOINTS, LOSS, VALIDATION_LOSS, diverged, journaled, run_trainer
 from distill.training.optimizers.choice import check_optimizer, make_adamw
@@ -146,7 +146,7 @@ class StudentTrainer(SFTTrainer):
         self.validation: Validation | None = None
         causal_lm: Any = model.get_base_model() if isinstance(model, PeftModel) else model
         # replaces the causal model's forward, so that wrappers (DistributedDataParallel) still see the call
-        causal_lm.forward = _LossForward(causal_lm, noise=config.neftune_noise, smoothing=config.label_smoothing)
+        causal_lm.forward = LossForward(causal_lm, noise=config.neftune_noise, smoothing=config.label_smoothing)
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """Return batches for all processes, which `batch_of` divides."""
@@ -232,36 +232,6 @@ class StudentTrainer(SFTTrainer):
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Write no card into checkpoints, which are removed when the run ends."""
-
-
-class _LossForward:
-    """The forward of a causal language model in training: returns the summed loss of a padding-free batch."""
-
-    def __init__(self, causal_lm: Any, noise: float = 0.0, smoothing: float = 0.0) -> None:
-        """`noise`: NEFTune's alpha. Neither it nor label smoothing counts while held-out examples are measured."""
-        self._base: nn.Module = causal_lm.base_model
-        self._head: nn.Linear = causal_lm.get_output_embeddings()
-        self._embedding: nn.Module = causal_lm.get_input_embeddings()
-        self._noise, self._smoothing = noise, smoothing
-
-    def __call__(self, input_ids: Tensor, labels: Tensor, position_ids: Tensor, documents: Documents) -> Tensor:
-        on_cpu = {"documents": documents} if input_ids.device.type == "cpu" else {}  # elsewhere positions are enough
-        inputs = {"input_ids": input_ids}
-        if self._noise and self._base.training:
-            inputs = {"inputs_embeds": noisy(self._embedding(input_ids), documents.lengths, self._noise)}
-        hidden_1ND = self._base(**inputs, position_ids=position_ids, use_cache=False, **on_cpu)[0]
-        loss = summed_loss(hidden_1ND[0], self._head.weight, labels[0])
-        if self._smoothing and self._base.training:
-            spread = spread_loss(hidden_1ND[0], self._head.weight, labels[0])
-            loss = (1 - self._smoothing) * loss + self._smoothing * spread
-        return loss
-
-
-def noisy(embedded_1ND: Tensor, lengths: Sequence[int], alpha: float) -> Tensor:
-    """Add NEFTune's noise, uniform within alpha / √(tokens · D) for each document of a row (Jain et al. 2023)."""
-    spans = [torch.full((length,), alpha / math.sqrt(length * embedded_1ND.shape[-1])) for length in lengths]
-    span_N = torch.cat(spans).to(embedded_1ND)
-    return embedded_1ND + torch.empty_like(embedded_1ND).uniform_(-1.0, 1.0) * span_N[None, :, None]
 
 
 def trainer_arguments(config: TrainConfig, folder: Path) -> SFTConfig:

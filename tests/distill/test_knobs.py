@@ -18,13 +18,13 @@ from transformers.optimization import Adafactor
 
 from distill.tracking import event_file
 from distill.tracking.trackers import EVENTS, check_trackers, reported_to
-from distill.training.completion_loss import IGNORED, spread_loss, summed_loss
+from distill.training.completion_loss import IGNORED, noisy, spread_loss, summed_loss
 from distill.training.journal import CHECKPOINTS
 from distill.training.optimizers.mastered import Mastered
 from distill.training.optimizers.muon import MuonAdamW
 from distill.training.optimizers.not_adam import make_not_adam
 from distill.training.student import check_student, load_student, write_student_format
-from distill.training.train import noisy, tokenize, train, trainer_arguments
+from distill.training.train import tokenize, train, trainer_arguments
 from distill.training.train_config import TrainConfig
 from export.checkpoint.adapter import Adapter, NeedsPeft
 from tests.distill.test_train import examples, float_model, losses, rates, tiny_recipe

@@ -14,9 +14,16 @@ from distill.recipes.field_values import refuse_unknown
 from distill.recipes.other_names import OTHER_NAMES
 from distill.recipes.yaml_file import MOST_BYTES, read_mapping
 from tests.distill.test_pipeline import PROBLEMS, Reciter, no_decoder, recipe, write_problems
+from tests.house.modules import ROOT
 from tests.processes import modules_loaded_by
 from toolkit.cli.main import main
 from toolkit.errors import FolderConflict, InputError
+
+ELSEWHERE = {
+    *("model", "base_model", "model_name_or_path", "teacher_model_name_or_path", "dataset", "datasets", "dataset_name"),
+    *("max_seq_length", "max_completion_length", "num_generations", "batch_size", "lr", "r", "peft_type", "train_type"),
+}
+"""Names of models, data and sampling, and short or former names."""
 
 
 def written(folder: Path, text: str) -> str:
@@ -33,7 +40,7 @@ def written(folder: Path, text: str) -> str:
         ("learning_rate: 1.0", r": learning_rate is unknown; did you mean train\.learning_rate\?"),
         ("train: {seed: 3}", r"train\.seed is unknown; did you mean seed\?"),
         ("train: {num_train_epochs: 3}", r"train\.num_train_epochs is unknown; here it is train\.epochs"),
-        ("zzzz: 1", r"zzzz is unknown; leave it out; docs/reference/knobs\.md lists all"),
+        ("zzzz: 1", r"zzzz is unknown; leave it out; docs/reference/knobs.md lists all"),
         ("train: {learning_rate: 1e-5}", r"\('1e-5'\) must be a number; YAML 1\.1 reads 1e-5 as a text; write 1\.0e-5"),
         ("train: {learning_rate: 1e5}", r"write 1\.0e\+5"),
         ("train: {learning_rate: -1.0}", r"train\.learning_rate \(-1\.0\) must be a number above 0; change it"),
@@ -177,3 +184,12 @@ def test_a_wrong_recipe_is_refused_before_torch_is_imported(tmp_path: Path, caps
     assert "train.epoch is unknown; did you mean train.epochs?" in capsys.readouterr().err
     loaded = modules_loaded_by(f"from toolkit.cli.main import main; assert main({arguments!r}) == 2")
     assert not {"torch", "transformers", "datasets"} & loaded
+
+
+def test_the_document_has_a_row_for_each_value_and_the_names_that_others_have() -> None:
+    text = (ROOT / "docs/reference/knobs.md").read_text(encoding="utf-8")
+    for name in KNOWN:
+        key = name if name.startswith("train.") else name.partition(".")[0]
+        assert f"`{key}`" in text, name
+    for name in OTHER_NAMES:
+        assert name in text or name in ELSEWHERE, name
