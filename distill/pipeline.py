@@ -124,7 +124,7 @@ def configured(recipe: DistillRecipe) -> DistillConfig:
 
 def _recipe_of(config: DistillConfig) -> dict[str, Any]:
     """Return the values of the recipe that makes a run of this configuration."""
-    values = asdict(config)
+    values: dict[str, Any] = asdict(config)
     sampling, train = values.pop("sampling"), values.pop("train")
     del sampling["seed"], train["seed"]
     values |= {name: str(values[name] or "") for name in ("problems", "traces")}

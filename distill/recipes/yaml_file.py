@@ -32,7 +32,8 @@ class _Loader(yaml.SafeLoader):
             if key.value in seen:
                 raise _Refused(f"the key {key.value[:40]!r} stands twice in one mapping; leave one out", key)
             seen.add(key.value)
-        return super().construct_mapping(node, deep=deep)
+        mapping: dict[Any, Any] = super().construct_mapping(node, deep=deep)
+        return mapping
 
 
 class _Refused(yaml.YAMLError):

@@ -120,7 +120,10 @@ class TrainConfig:
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> TrainConfig:
         """Return the configuration whose values JSON held, which has no tuples."""
-        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+        fitting: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in values.items()
+        }
+        return cls(**fitting)
 
     def given(self) -> dict[str, Any]:
         """Return the values without those that are a field's default, which runs of earlier versions did not record."""

@@ -78,7 +78,7 @@ def test_an_optimizer_updates_fp32_masters_as_its_library_does(name: str) -> Non
     model = torch.nn.ModuleDict({"layer": torch.nn.Linear(6, 4), "norm": torch.nn.LayerNorm(4)}).bfloat16()
     oracle = torch.nn.ModuleDict({"layer": torch.nn.Linear(6, 4), "norm": torch.nn.LayerNorm(4)})
     oracle.load_state_dict({key: value.float() for key, value in model.state_dict().items()})
-    decayed = {"weight_decay": 0.1}
+    decayed: dict[str, Any] = {"weight_decay": 0.1}
 
     def groups(of: torch.nn.Module) -> list[dict[str, Any]]:
         parameters = list(of.parameters())
@@ -163,7 +163,7 @@ def test_noise_of_an_example_is_transformers_of_its_length_alone() -> None:
     torch.manual_seed(7)
     lengths, width, alpha = [5, 200], 64, 5.0
     row = noisy(torch.zeros(1, sum(lengths), width), lengths, alpha)
-    module = torch.nn.Module().train()
+    module: Any = torch.nn.Module().train()
     module.neftune_noise_alpha = alpha
     for part, length in zip(row.split(lengths, dim=1), lengths, strict=True):
         theirs = neftune_post_forward_hook(module, None, torch.zeros(1, length, width))
@@ -183,7 +183,7 @@ def test_the_loss_on_all_tokens_is_transformers(tiny_student: Path, tmp_path: Pa
     assert losses(tmp_path)[0] == pytest.approx(total / count, rel=5e-3)
 
 
-LORA = {"lora_rank": 8, "learning_rate": 1e-2}
+LORA: dict[str, Any] = {"lora_rank": 8, "learning_rate": 1e-2}
 
 
 @pytest.mark.parametrize(

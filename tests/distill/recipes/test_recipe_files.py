@@ -139,7 +139,7 @@ def test_an_option_wins_over_a_setting_over_the_file_over_its_base(tmp_path: Pat
 
 def test_adapters_want_five_times_the_rate_unless_one_is_given(tmp_path: Path) -> None:
     made = resolve_recipe("r1-distill-7b", lora=True).recipe.train
-    assert (made.lora_rank, made.learning_rate) == (32, pytest.approx(4e-4))
+    assert made.lora_rank == 32 and made.learning_rate == pytest.approx(4e-4)
     assert resolve_recipe("demo", ["train.learning_rate=1e-3"], lora=True).recipe.train.learning_rate == 1e-3
     kept = resolve_recipe("gpu-24gb", lora=True).recipe.train  # trains adapters already
     assert kept == shipped_recipe("gpu-24gb").train
