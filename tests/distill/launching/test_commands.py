@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.distill.launching.test_processes import DEAR
 from tests.house.modules import ROOT
 from toolkit.cli.main import main
 from toolkit.records import Problem, Trace, write_records
@@ -72,7 +73,7 @@ def test_processes_of_the_command_train_the_student_of_one(
     assert trained(out) == pytest.approx(trained(alone), rel=0.01)
 
 
-@pytest.mark.parametrize("more", [[], ["--fsdp", "--gradient-checkpointing"]])
+@pytest.mark.parametrize("more", [["--fsdp", "--gradient-checkpointing"], pytest.param([], marks=DEAR)])
 def test_torchrun_trains_the_student_of_one(
     more: list[str], traces: Path, tiny_student: Path, alone: Path, tmp_path: Path
 ) -> None:

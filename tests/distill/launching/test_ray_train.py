@@ -14,7 +14,7 @@ import pytest
 from distill.engines.ray_cluster import ray_cluster
 from distill.launching.ray_train import _check_cluster, by_ray
 from distill.training.train import train
-from tests.distill.launching.test_processes import HELD_OUT, MADE, recipe, when
+from tests.distill.launching.test_processes import DEAR, HELD_OUT, MADE, recipe, when
 from tests.distill.test_train import losses
 from toolkit.errors import InputError
 
@@ -44,7 +44,7 @@ def ray_trained(student: Path, folder: Path, settings: Any, *, sharded: bool = F
     return measured
 
 
-@pytest.mark.parametrize("sharded", [False, True])
+@pytest.mark.parametrize("sharded", [False, pytest.param(True, marks=DEAR)])
 def test_workers_train_the_student_of_one_process(
     sharded: bool, cluster: None, tiny_student: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -67,9 +67,16 @@ def test_a_killed_worker_is_started_again_and_goes_on(cluster: None, tiny_studen
     whole.mkdir()
     broken.mkdir()
     ray_trained(tiny_student, whole, settings)
-    watcher = when(4, broken, lambda: os.kill(workers()[0].pid, signal.SIGKILL))
+    killed: list[int] = []
+
+    def kill() -> None:
+        killed.append(workers()[0].pid)
+        os.kill(killed[0], signal.SIGKILL)
+
+    watcher = when(4, broken, kill)
     ray_trained(tiny_student, broken, settings)
     watcher.join()
+    assert killed
     assert losses(broken) == losses(whole)
     assert (broken / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
 
