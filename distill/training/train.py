@@ -258,7 +258,6 @@ def trainer_arguments(config: TrainConfig, folder: Path) -> SFTConfig:
         logging_nan_inf_filter=False,
         bf16=False,  # the weights themselves are bf16: nothing to cast
         gradient_checkpointing=config.gradient_checkpointing,
-        gradient_checkpointing_kwargs={"use_reentrant": False},
         dataloader_pin_memory=torch.cuda.is_available(),
         remove_unused_columns=False,
         max_length=None,

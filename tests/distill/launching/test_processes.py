@@ -22,6 +22,7 @@ from distill.training.train_config import TrainConfig
 from tests.distill.test_train import examples, float_model, losses, tiny_recipe
 from toolkit.errors import InputError
 
+DEAR = pytest.mark.skipif(os.environ.get("TOOLKIT_NIGHTLY") != "1", reason="takes a minute: TOOLKIT_NIGHTLY=1")
 MADE, HELD_OUT = examples(26), examples(50)[26:]
 """The last batch of four has two examples: one for each process."""
 
@@ -53,9 +54,10 @@ KINDS: dict[str, dict[str, Any]] = {
     "shards, computed again": {"sharded": True, "gradient_checkpointing": True, "accumulation_steps": 2},
     "copies of nf4": {"lora_rank": 8, "quantization": "nf4", "learning_rate": 1e-2, "max_grad_norm": 0.3},
 }
+LESS_OFTEN = ("copies of nf4", "shards, computed again")
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [pytest.param(kind, marks=[DEAR] if kind in LESS_OFTEN else []) for kind in KINDS])
 def test_two_processes_train_as_one(kind: str, run: Callable[..., tuple[Path, dict[str, Any]]]) -> None:
     settings = KINDS[kind]
     folder, measured = run(2, **settings)
