@@ -57,6 +57,7 @@ def add_distill(add: AddCommand) -> None:
     parser.add_argument(
         "--set",
         dest="settings",
+        type=name_of,
         action="append",
         default=[],
         metavar="KEY=VALUE",
