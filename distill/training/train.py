@@ -237,7 +237,8 @@ class StudentTrainer(SFTTrainer):
 def trainer_arguments(config: TrainConfig, folder: Path) -> SFTConfig:
     """Translate our recipe into the trainer's arguments."""
     # transformers 5.23 warns about the old name of TRL's own default
-    warnings.filterwarnings("ignore", message="`gradient_checkpointing` is deprecated", category=FutureWarning)
+    for name in ("gradient_checkpointing", "gradient_checkpointing_kwargs", "is_gradient_checkpointing"):
+        warnings.filterwarnings("ignore", message=f"`{name}` is deprecated", category=FutureWarning)
     journal = journaled(folder, config.seed) | {
         "save_total_limit": config.checkpoints_kept,
         "report_to": reported_to(config.trackers, folder),
