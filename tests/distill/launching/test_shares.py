@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from distill.launching.job import check_processes
+from distill.launching.shared_job import check_processes
 from distill.training import train as training
 from distill.training.completion_loss import IGNORED
 from distill.training.train import batch_of, shared_out

@@ -1,6 +1,6 @@
 """Measures the memory that one long example takes in training, with and without what keeps it small.
 
-    python -m benchmarks.training.peak_memory [--rounds 1] [--variant NAME]
+    python -m benchmarks.training.long_examples [--rounds 1] [--variant NAME]
 
 A random Llama of 4 layers, 256 wide, with SmolLM2's vocabulary makes one update on a single example, in a process for
 each variant. The table shows the peak above what the process held with the loaded student, gradients and the
@@ -126,7 +126,7 @@ def table(medians: dict[str, dict[str, float]]) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the table and fill it into the document, or with --variant print the JSON of one measurement."""
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.training.peak_memory", description=__doc__.splitlines()[0]
+        prog="python -m benchmarks.training.long_examples", description=__doc__.splitlines()[0]
     )
     add_round_options(parser, VARIANTS, rounds=1, steps=1)
     options = parser.parse_args(arguments)

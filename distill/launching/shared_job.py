@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import os
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from torch import distributed
 from distill.launching.sharded import ShardedTrainer
 from distill.training.journal import CHECKPOINTS
 from distill.training.student import write_student_format
-from distill.training.train import StudentTrainer, TrainConfig, train
+from distill.training.train import StudentTrainer, Train, TrainConfig, train
 from toolkit.errors import InputError, ToolkitError
 from toolkit.records import TRAIN, Example, read_object, read_records, write_records
 from toolkit.runs import process_rank, replace_text
@@ -92,6 +92,28 @@ def write_job(
     return place
 
 
+def launched(run: Callable[[Path], None], *, processes: int, sharded: bool, here: bool) -> Train:
+    """Return a way to train on several processes.
+
+    `run` gets a job's folder and returns when its processes have trained. `sharded`: whether each holds shards instead
+    of a copy. `here`: whether all are on this machine.
+    """
+
+    def launch(
+        student: Path,
+        examples: Sequence[Example],
+        config: TrainConfig,
+        folder: Path,
+        validation: Sequence[Example] = (),
+    ) -> dict[str, Any]:
+        check_processes(config, processes, sharded=sharded, here=here)
+        place = write_job(student, examples, config, folder, validation, sharded=sharded)
+        run(place)
+        return read_object(place / RESULT)
+
+    return launch
+
+
 def work(place: Path) -> None:
     """Train as one of a job's processes; raises what `train` raises, and `InputError` if another process died."""
     job = read_object(place / JOB)
@@ -131,11 +153,6 @@ def noted_failure(place: Path) -> BaseException | None:
         return None
     first = min(found, key=lambda each: (KNOWN, BUG, FOLLOWS).index(each["kind"]))
     return RuntimeError(first["text"]) if first["kind"] == BUG else InputError(first["text"])
-
-
-def result_of(place: Path) -> dict[str, Any]:
-    """Return what a finished training measured."""
-    return read_object(place / RESULT)
 
 
 def last_update(place: Path) -> str:
