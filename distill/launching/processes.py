@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from torch.distributed import TCPStore
+from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 from distill.launching.shared_job import last_update, launched, noted_failure, quiet_environment
 from distill.training.train import Train

@@ -85,8 +85,8 @@ def write_job(
     for path in (place / RESULT, *place.glob("error-*.json")):
         path.unlink(missing_ok=True)
     write_student_format(student, folder)  # all processes read it
-    write_records(place / TRAIN, examples)
-    write_records(place / VALIDATION, validation)
+    write_records(place / TRAIN, list(examples))
+    write_records(place / VALIDATION, list(validation))
     job = {"student": str(student.absolute()), "config": asdict(config), "sharded": sharded}
     replace_text(place / JOB, json.dumps(job))
     return place
