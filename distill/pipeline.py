@@ -199,14 +199,13 @@ def distill(
 
     say(f"train: preparing {counted(len(examples), 'trace')} and the student")
     measured = train(student, examples, config.train, folder, validation)
-    correct = sum(verdict.correct for verdict in verdicts)
     finish(
         folder,
         out,
         stage,
         counts
         | {"trained_on": len(examples), "validation": len(validation)}
-        | {"teacher_correct": correct, "traces_seconds": traces_s}
+        | {"teacher_correct": sum(verdict.correct for verdict in verdicts), "traces_seconds": traces_s}
         | {f"train_{name}": value for name, value in measured.items()},
         scratch=(CHECKPOINTS,),
     )

@@ -16,16 +16,13 @@ import time
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch.distributed import TCPStore
+from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
-from distill.launching.job import check_processes, last_update, noted_failure, quiet_environment, result_of, write_job
+from distill.launching.shared_job import last_update, launched, noted_failure, quiet_environment
 from distill.training.train import Train
-from distill.training.train_config import TrainConfig
 from toolkit.errors import InputError
-from toolkit.records import Example
 
 HERE = "127.0.0.1"
 LOOK_EVERY_S = 0.1
@@ -35,23 +32,11 @@ GRACE_S = 10.0
 
 
 def by_processes(processes: int, *, sharded: bool) -> Train:
-    """Return a way to train on so many processes of this machine."""
-    return partial(_train, processes=processes, sharded=sharded)
+    """Return a way to train on so many processes of this machine; it raises `InputError` if one dies."""
+    return launched(partial(_run, processes), processes=processes, sharded=sharded, here=True)
 
 
-def _train(
-    student: Path,
-    examples: Sequence[Example],
-    config: TrainConfig,
-    folder: Path,
-    validation: Sequence[Example] = (),
-    *,
-    processes: int,
-    sharded: bool,
-) -> dict[str, Any]:
-    """Train as `distill.training.train.train` does. Raises `InputError` if a process dies."""
-    check_processes(config, processes, sharded=sharded, here=True)
-    place = write_job(student, examples, config, folder, validation, sharded=sharded)
+def _run(processes: int, place: Path) -> None:
     store = TCPStore(HERE, 0, is_master=True, wait_for_workers=False)
     workers = [_start(place, rank, processes, store.port) for rank in range(processes)]
     try:
@@ -62,7 +47,6 @@ def _train(
         raise
     finally:
         _end(workers)
-    return result_of(place)
 
 
 def _start(place: Path, rank: int, processes: int, port: int) -> subprocess.Popen[bytes]:

@@ -6,27 +6,15 @@ checkpoint. Every machine must see the run folder under the same name, since the
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from distill.engines.ray_cluster import ray_cluster
-from distill.launching.job import (
-    RESULT,
-    check_processes,
-    last_update,
-    note_failure,
-    noted_failure,
-    result_of,
-    work,
-    write_job,
-)
+from distill.launching.shared_job import RESULT, last_update, launched, note_failure, noted_failure, work
 from distill.training.journal import LOSS
 from distill.training.train import Train
-from distill.training.train_config import TrainConfig
 from toolkit.errors import InputError, ToolkitError
-from toolkit.records import Example
 from toolkit.runs import given_name
 from toolkit.terminal import say
 
@@ -36,28 +24,16 @@ FAILURES = 3
 
 def by_ray(*, workers: int, sharded: bool, address: str) -> Train:
     """Return a way to train on so many workers of a cluster; an empty address is a cluster on this machine."""
-    return partial(_train, workers=workers, sharded=sharded, address=address)
+    return launched(partial(_run, workers, address), processes=workers, sharded=sharded, here=False)
 
 
-def _train(
-    student: Path,
-    examples: Sequence[Example],
-    config: TrainConfig,
-    folder: Path,
-    validation: Sequence[Example] = (),
-    *,
-    workers: int,
-    sharded: bool,
-    address: str,
-) -> dict[str, Any]:
-    check_processes(config, workers, sharded=sharded, here=False)
-    place = write_job(student, examples, config, folder, validation, sharded=sharded)
+def _run(workers: int, address: str, place: Path) -> None:
     with ray_cluster(address, workers) as ray:
         from ray.train import FailureConfig, RunConfig, ScalingConfig
         from ray.train.torch import TorchConfig, TorchTrainer
 
         has_gpus = _check_cluster(ray.cluster_resources(), workers)
-        say(f"train: on {workers} workers of Ray; {given_name(folder)}/{LOSS} has the losses")
+        say(f"train: on {workers} workers of Ray; {given_name(place.parents[1])}/{LOSS} has the losses")
         trainer = TorchTrainer(
             _work,
             train_loop_config={"place": str(place)},
@@ -76,7 +52,6 @@ def _train(
         raise noted_failure(place) or InputError(
             f"no worker of Ray trained to the end; the same command {last_update(place)}"
         )
-    return result_of(place)
 
 
 def _work(config: Mapping[str, str]) -> None:

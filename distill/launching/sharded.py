@@ -21,13 +21,14 @@ from typing import Any
 import torch
 from peft import PeftModel
 from torch import distributed, nn
-from torch.distributed import checkpoint
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
     get_model_state_dict,
     get_state_dict,
     set_state_dict,
 )
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import save
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
@@ -75,7 +76,7 @@ class ShardedTrainer(StudentTrainer):
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         weights, states = get_state_dict(self._sharded, self._bare_optimizer, options=TRAINED_ONLY)
-        checkpoint.save({"weights": weights, "states": states}, checkpoint_id=Path(output_dir) / SHARDS)
+        save({"weights": weights, "states": states}, checkpoint_id=Path(output_dir) / SHARDS)
         if self.args.should_save:
             assert self.lr_scheduler is not None
             torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / SCHEDULER)
@@ -88,8 +89,8 @@ class ShardedTrainer(StudentTrainer):
             return
         assert self.lr_scheduler is not None
         weights, states = get_state_dict(self._sharded, self._bare_optimizer, options=TRAINED_ONLY)
-        loaded = {"weights": weights, "states": states}
-        checkpoint.load(loaded, checkpoint_id=Path(checkpoint_folder) / SHARDS)
+        loaded: dict[str, Any] = {"weights": weights, "states": states}
+        load(loaded, checkpoint_id=Path(checkpoint_folder) / SHARDS)
         set_state_dict(
             self._sharded,
             self._bare_optimizer,

@@ -8,18 +8,14 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
-from typing import Any
 
-from torch.distributed import TCPStore
+from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
-from distill.launching.job import check_processes, result_of, work, write_job
+from distill.launching.shared_job import launched, work
 from distill.training.train import Train
-from distill.training.train_config import TrainConfig
-from toolkit.records import Example
 from toolkit.runs import process_rank
 
 ASK_EVERY_S = 0.5
@@ -33,7 +29,7 @@ def processes_started() -> int:
 
 def by_torchrun(*, sharded: bool) -> Train:
     """Return a way to train in the first process, with the others."""
-    return partial(_train, sharded=sharded)
+    return launched(_run, processes=processes_started(), sharded=sharded, here=False)
 
 
 @contextmanager
@@ -56,20 +52,9 @@ def follow() -> None:
         work(Path(place))
 
 
-def _train(
-    student: Path,
-    examples: Sequence[Example],
-    config: TrainConfig,
-    folder: Path,
-    validation: Sequence[Example] = (),
-    *,
-    sharded: bool,
-) -> dict[str, Any]:
-    check_processes(config, processes_started(), sharded=sharded, here=False)
-    place = write_job(student, examples, config, folder, validation, sharded=sharded)
+def _run(place: Path) -> None:
     _store().set(_key(), str(place))
     work(place)
-    return result_of(place)
 
 
 def _store() -> TCPStore:

@@ -19,7 +19,7 @@ def main() -> None:
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # as the command line does
     logging.getLogger("transformers.trainer_utils").setLevel(logging.ERROR)  # two checkpoints of one second
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    from distill.launching.job import note_failure, work  # imports torch, which takes seconds
+    from distill.launching.shared_job import note_failure, work  # imports torch, which takes seconds
 
     try:
         work(place)

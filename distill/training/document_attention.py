@@ -150,12 +150,13 @@ class _Attention(torch.autograd.Function):
 
 
 def _attend_long(q_XYA: Tensor, k_XTA: Tensor, v_XTA: Tensor, repeats: int, scaling: float) -> Tensor:
-    out_XRTA = torch.empty_like(q_XYA).unflatten(1, (repeats, -1))
+    out_XYA = torch.empty_like(q_XYA)
+    out_XRTA = out_XYA.unflatten(1, (repeats, -1))
     for start in range(0, out_XRTA.shape[2], QUERIES):
         _, weights_XPS = _weights_of(q_XYA, k_XTA, start, repeats, scaling)
         out_XPA = torch.bmm(weights_XPS, v_XTA[:, : weights_XPS.shape[2]])
         out_XRTA[:, :, start : start + QUERIES] = out_XPA.unflatten(1, (repeats, -1))
-    return out_XRTA.flatten(1, 2)
+    return out_XYA
 
 
 def _long_gradients(

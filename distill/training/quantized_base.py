@@ -51,7 +51,7 @@ def load_nf4(folder: Path) -> PreTrainedModel:
 
     Raises `InputError` if its weights cannot be read, or if no layer can be quantized.
     """
-    from bitsandbytes.nn import Linear4bit
+    from bitsandbytes.nn.modules import Linear4bit
 
     dtype = compute_dtype()
     empty = load_whole(AutoModelForCausalLM, folder, device_map="meta")
@@ -93,7 +93,7 @@ def merged(model: PeftModel, folder: Path) -> PreTrainedModel:
             plain.get_parameter(name.replace(".base_layer.", ".")).data.copy_(dequantized(parameter))
     fresh = get_peft_model(plain, model.peft_config["default"], autocast_adapter_dtype=False)
     set_peft_model_state_dict(fresh, get_peft_model_state_dict(model))
-    whole: PreTrainedModel = fresh.merge_and_unload()  # type: ignore[operator]
+    whole: PreTrainedModel = fresh.merge_and_unload()
     return whole
 
 

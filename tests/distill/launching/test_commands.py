@@ -31,13 +31,11 @@ def traces(tmp_path_factory: pytest.TempPathFactory) -> Path:
             sample=0,
             reasoning=f"{problem.question}{problem.answer}",
             answer=problem.answer,
-            finish_reason="stop",
-            closed=True,
-            prompt_tokens=None,
-            reasoning_tokens=None,
-            completion_tokens=None,
             teacher="program@0",
             request_hash=problem.id,
+            closed=True,
+            finish_reason="stop",
+            **dict.fromkeys(("prompt_tokens", "reasoning_tokens", "completion_tokens")),
         )
         for problem in problems
     ]

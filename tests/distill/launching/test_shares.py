@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from distill.launching.job import check_processes
+from distill.launching.shared_job import check_processes
 from distill.training.completion_loss import IGNORED
 from distill.training.train import batch_of, shared_out
 from tests.distill.test_train import tiny_recipe

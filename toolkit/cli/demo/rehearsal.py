@@ -21,8 +21,7 @@ from transformers import AutoTokenizer
 
 from distill.collecting.job import Job
 from distill.pipeline import DistillConfig
-from distill.problems.chains import worked_example
-from distill.problems.families import make_problems
+from distill.problems.families import make_problems, worked_example
 from distill.teachers.respondent import find_respondent
 from distill.training.student import add_adapters, load_student, write_student_format
 from distill.training.train import StudentTrainer, collate, tokenize, trainer_arguments

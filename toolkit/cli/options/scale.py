@@ -6,14 +6,14 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from toolkit.cli.options.command import Options
-from toolkit.cli.options.values import Parser, add_flag, count_of, name_of
+from toolkit.cli.options.engines import HERE, RAY, add_ray_address, ray_address
+from toolkit.cli.options.values import Parser, add_flag, count_of
 from toolkit.errors import InputError
 
 if TYPE_CHECKING:
     from distill.training.train import Train
     from distill.training.train_config import TrainConfig
 
-HERE, RAY = "here", "ray"
 OPTIMIZERS = ("adamw", "adamw_8bit", "paged_adamw_32bit", "paged_adamw_8bit", "adafactor", "muon", "sgd")
 """As `distill.training.train_config` has them, whose import would slow down every help."""
 
@@ -49,13 +49,7 @@ def add_scale_options(parser: Parser) -> None:
         help="what starts the processes that train: this command, or Ray Train on a cluster; default: %(default)s",
     )
     group.add_argument("--workers", type=count_of, metavar="N", help="Ray's workers, one for each GPU; default: 1")
-    group.add_argument(
-        "--ray-address",
-        type=name_of,
-        metavar="HOST:PORT",
-        help="Ray cluster to use: auto, or its address; default: RAY_ADDRESS, or else a cluster on this machine that "
-        "ends with the command",
-    )
+    add_ray_address(group)
 
 
 def recipe_changes(options: Options) -> dict[str, Any]:
@@ -77,7 +71,7 @@ def check_scale(options: Options, recipe: TrainConfig) -> None:
         if options.processes:
             raise InputError("--processes are of this machine and --engine ray has --workers; leave one of them out")
         check_ray()
-        check_address(_address(options))
+        check_address(ray_address(options))
         return
     for name in ("workers", "ray_address"):
         if getattr(options, name) is not None:
@@ -91,7 +85,7 @@ def check_scale(options: Options, recipe: TrainConfig) -> None:
 
 def check_training(options: Options, recipe: TrainConfig) -> None:
     """Refuse what the options and the recipe together show to be wrong, before the teacher is asked."""
-    from distill.launching.job import check_processes
+    from distill.launching.shared_job import check_processes
     from distill.launching.torchrun import processes_started
 
     in_ray = options.engine == RAY
@@ -106,7 +100,7 @@ def trainer_of(options: Options) -> Train:
     if options.engine == RAY:
         from distill.launching.ray_train import by_ray
 
-        return by_ray(workers=options.workers or 1, sharded=options.fsdp, address=_address(options))
+        return by_ray(workers=options.workers or 1, sharded=options.fsdp, address=ray_address(options))
     if processes_started() > 1:
         return by_torchrun(sharded=options.fsdp)
     if options.processes and options.processes > 1:
@@ -116,7 +110,3 @@ def trainer_of(options: Options) -> Train:
     from distill.training.train import train
 
     return train
-
-
-def _address(options: Options) -> str:
-    return options.ray_address or os.environ.get("RAY_ADDRESS", "")

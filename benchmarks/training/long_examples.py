@@ -1,6 +1,6 @@
 """Measures the memory that one long example takes in training, with and without what keeps it small.
 
-    python -m benchmarks.training.peak_memory [--rounds 1] [--variant NAME]
+    python -m benchmarks.training.long_examples [--rounds 1] [--variant NAME]
 
 A random Llama of 4 layers, 256 wide, with SmolLM2's vocabulary makes one update on a single example, in a process for
 each variant. The table shows the peak above what the process held with the loaded student, gradients and the
@@ -15,8 +15,9 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from benchmarks.training.rounds import Variant, add_round_options, medians_of_rounds
 from toolkit.figures.readme import fill_file
@@ -60,11 +61,12 @@ def measure(variant: MemoryVariant) -> dict[str, float]:
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
+    from distill.pipeline import demo
     from distill.training import completion_loss, document_attention
     from distill.training.completion_loss import IGNORED
     from distill.training.optimizers.choice import make_adamw
-    from distill.training.student import add_adapters, load_student
-    from distill.training.train import _LossForward, collate
+    from distill.training.student import load_student
+    from distill.training.train import _LossForward, _to_train, collate
 
     if not variant.long_attention:
         document_attention.LONG = NO_BOUND
@@ -84,7 +86,7 @@ def measure(variant: MemoryVariant) -> dict[str, float]:
         )
         LlamaForCausalLM(config).save_pretrained(scratch)
         plain = load_student(Path(scratch), 2, "nf4" if variant.nf4 else "")
-    model = add_adapters(plain, 16, 0) if variant.nf4 else plain
+    model: Any = _to_train(plain, replace(demo().train, lora_rank=16 if variant.nf4 else 0))
     causal_lm = model.get_base_model() if variant.nf4 else model
     if variant.checkpointing:
         model.gradient_checkpointing_enable()
@@ -126,7 +128,7 @@ def table(medians: dict[str, dict[str, float]]) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the table and fill it into the document, or with --variant print the JSON of one measurement."""
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.training.peak_memory", description=__doc__.splitlines()[0]
+        prog="python -m benchmarks.training.long_examples", description=__doc__.splitlines()[0]
     )
     add_round_options(parser, VARIANTS, rounds=1, steps=1)
     options = parser.parse_args(arguments)

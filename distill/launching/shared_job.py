@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import os
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from torch import distributed
 from distill.launching.sharded import ShardedTrainer
 from distill.training.journal import CHECKPOINTS
 from distill.training.student import write_student_format
-from distill.training.train import StudentTrainer, train
+from distill.training.train import StudentTrainer, Train, train
 from distill.training.train_config import TrainConfig
 from toolkit.errors import InputError, ToolkitError
 from toolkit.records import TRAIN, Example, read_object, read_records, write_records
@@ -86,11 +86,33 @@ def write_job(
     for path in (place / RESULT, *place.glob("error-*.json")):
         path.unlink(missing_ok=True)
     write_student_format(student, folder)  # all processes read it
-    write_records(place / TRAIN, examples)
-    write_records(place / VALIDATION, validation)
+    write_records(place / TRAIN, list(examples))
+    write_records(place / VALIDATION, list(validation))
     job = {"student": str(student.absolute()), "config": asdict(config), "sharded": sharded}
     replace_text(place / JOB, json.dumps(job))
     return place
+
+
+def launched(run: Callable[[Path], None], *, processes: int, sharded: bool, here: bool) -> Train:
+    """Return a way to train on several processes.
+
+    `run` gets a job's folder and returns when its processes have trained. `sharded`: whether each holds shards instead
+    of a copy. `here`: whether all are on this machine.
+    """
+
+    def launch(
+        student: Path,
+        examples: Sequence[Example],
+        config: TrainConfig,
+        folder: Path,
+        validation: Sequence[Example] = (),
+    ) -> dict[str, Any]:
+        check_processes(config, processes, sharded=sharded, here=here)
+        place = write_job(student, examples, config, folder, validation, sharded=sharded)
+        run(place)
+        return read_object(place / RESULT)
+
+    return launch
 
 
 def work(place: Path) -> None:
@@ -132,11 +154,6 @@ def noted_failure(place: Path) -> BaseException | None:
         return None
     first = min(found, key=lambda each: (KNOWN, BUG, FOLLOWS).index(each["kind"]))
     return RuntimeError(first["text"]) if first["kind"] == BUG else InputError(first["text"])
-
-
-def result_of(place: Path) -> dict[str, Any]:
-    """Return what a finished training measured."""
-    return read_object(place / RESULT)
 
 
 def last_update(place: Path) -> str:
