@@ -128,7 +128,8 @@ def _recipe_of(config: DistillConfig) -> dict[str, Any]:
     sampling, train = values.pop("sampling"), values.pop("train")
     del sampling["seed"], train["seed"]
     values |= {name: str(values[name] or "") for name in ("problems", "traces")}
-    return values | sampling | {"train": train}
+    values |= sampling
+    return values | {"train": train}
 
 
 def demo() -> DistillConfig:

@@ -63,10 +63,10 @@ def measure(variant: MemoryVariant) -> dict[str, float]:
 
     from distill.pipeline import demo
     from distill.training import completion_loss, document_attention
-    from distill.training.completion_loss import IGNORED
+    from distill.training.completion_loss import IGNORED, LossForward
     from distill.training.optimizers.choice import make_adamw
     from distill.training.student import load_student
-    from distill.training.train import _LossForward, _to_train, collate
+    from distill.training.train import _to_train, collate
 
     if not variant.long_attention:
         document_attention.LONG = NO_BOUND
@@ -91,7 +91,7 @@ def measure(variant: MemoryVariant) -> dict[str, float]:
     if variant.checkpointing:
         model.gradient_checkpointing_enable()
     model.train()
-    forward = _LossForward(causal_lm)
+    forward = LossForward(causal_lm)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = make_adamw("adamw", [{"params": trained}], learning_rate=1e-3, betas=(0.9, 0.95), weight_decay=0.0)
     ids = torch.randint(3, 49_152, (variant.tokens,)).tolist()
