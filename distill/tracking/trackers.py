@@ -44,6 +44,14 @@ def reported_to(trackers: Sequence[str], folder: Path) -> list[str]:
     return [name for name in trackers if name != "tensorboard"]
 
 
+def let_go(trackers: Sequence[str]) -> None:
+    """Let Weights & Biases write the last of a run, whose folder is complete soon; the others end with the training."""
+    if "wandb" in trackers:
+        import wandb
+
+        wandb.finish()
+
+
 class EventWriter(TrainerCallback):
     """Keeps an event file equal to the loss curve, also where a resumed run cuts that back.
 

@@ -37,7 +37,7 @@ from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
 from distill.problems.splits import spread
-from distill.tracking.trackers import EventWriter, check_trackers, reported_to
+from distill.tracking.trackers import EventWriter, check_trackers, let_go, reported_to
 from distill.training.completion_loss import IGNORED, LossForward, labelled
 from distill.training.document_attention import Documents
 from distill.training.journal import CHECKPOINTS, LOSS, VALIDATION_LOSS, diverged, journaled, run_trainer
@@ -324,6 +324,7 @@ def train(
         checkpoint_every_updates=config.checkpoint_every_updates,
         trackers=[EventWriter(folder / LOSS)] if "tensorboard" in config.trackers else [],
     )
+    let_go(config.trackers)
     measured |= _choose_best(trainer.validation, model, trainer.args.device, len(validation))
     measured = {"chosen_update": measured["updates"]} | measured
     whole = trainer.whole_model(lambda: _to_train(load(), config))

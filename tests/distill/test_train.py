@@ -341,9 +341,7 @@ def test_a_run_whose_numbers_end_stops_there_and_keeps_its_checkpoint(
         return forward(self, **kwargs) * (math.nan if calls == 4 else 1.0)
 
     monkeypatch.setattr(LossForward, "__call__", poisoned)
-    with pytest.raises(
-        InputError, match=r"the loss of update 4 is nan; .* last good checkpoint is .*checkpoint-3$"
-    ):
+    with pytest.raises(InputError, match=r"the loss of update 4 is nan; .* last good checkpoint is .*checkpoint-3$"):
         train(tiny_student, examples(24), replace(tiny_recipe(), checkpoint_every_s=0.0), tmp_path)
     assert len(losses(tmp_path)) == 3
     assert not (tmp_path / "model.safetensors").exists()
