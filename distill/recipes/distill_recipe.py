@@ -55,6 +55,7 @@ class DistillRecipe:
 
     student: str
     teacher: str
+    """Empty where the user must name one, or traces."""
     problems: str = ""
     """Data to ask the teacher; empty for procedural problems."""
     traces: str = ""

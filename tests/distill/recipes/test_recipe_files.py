@@ -177,6 +177,14 @@ def test_a_run_keeps_what_it_was_made_with_and_is_made_again_from_it(tiny_studen
     assert values["train"]["optimizer"] == "adamw" and "seed" not in values["train"]
 
 
+def test_a_recipe_without_a_teacher_wants_one_or_traces(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["distill", "--recipe", "gpu-8gb", "--out", str(tmp_path / "out")]
+    assert main(arguments) == 2
+    assert "the recipe gpu-8gb names no teacher; give --teacher, or --traces" in capsys.readouterr().err
+    assert main([*arguments, "--traces", str(tmp_path / "none.jsonl")]) == 2
+    assert "none.jsonl" in capsys.readouterr().err
+
+
 def test_a_wrong_recipe_is_refused_before_torch_is_imported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     name = written(tmp_path, "train: {epoch: 1}")
     arguments = ["distill", "--recipe", name, "--out", str(tmp_path / "out")]

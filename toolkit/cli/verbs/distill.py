@@ -21,6 +21,7 @@ from toolkit.cli.options.shared import (
     reading_of,
 )
 from toolkit.cli.options.values import Parser, add_flag, count_of, name_of, path_of, rate_of, seed_of, temperature_of
+from toolkit.errors import InputError
 from toolkit.terminal import counted
 
 if TYPE_CHECKING:
@@ -185,6 +186,12 @@ def _resolve(options: Options) -> Resolved:
     resolved = resolve_recipe(options.recipe, options.settings, given, lora=options.lora)
     recipe = resolved.recipe
     options.traces = options.traces or (Path(recipe.traces) if recipe.traces else None)
+    if not recipe.teacher:
+        if options.traces is None:
+            raise InputError(
+                f"the recipe {options.recipe} names no teacher; give --teacher, or --traces of one that has answered"
+            )
+        resolved = replace(resolved, recipe=replace(recipe, teacher="builtin"))  # which is not asked
     if options.problems is None and recipe.problems:
         options.problems = Path(recipe.problems)
         for name in ("question_field", "answer_field"):
