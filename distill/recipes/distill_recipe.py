@@ -20,11 +20,11 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from distill.recipes.field_values import Flat, annotations_of, as_given, checked, flattened, refuse_unknown
+from distill.recipes.field_values import Flat, annotations_of, as_given, assembled, checked, flattened, refuse_unknown
 from distill.recipes.yaml_file import parsed, read_mapping, text_of
 from distill.training.train_config import TrainConfig
 from toolkit.errors import InputError
-from toolkit.field_types import Count, CountOr0, Share, Within, field_types
+from toolkit.field_types import Count, CountOr0, Share, Within
 
 SHIPPED = Path(__file__).with_name("shipped")
 DEFAULT = "demo"
@@ -51,7 +51,7 @@ class ReadingValues:
 
 @dataclass(frozen=True, kw_only=True)
 class DistillRecipe:
-    """All values of a run of `toolkit distill`. A section of a recipe is a field that is a dataclass."""
+    """All values of a run of `toolkit distill`. A section of a recipe is a field that is a dataclass, or one or None."""
 
     student: str
     teacher: str
@@ -202,18 +202,12 @@ def _setting(text: str) -> tuple[str, Any]:
 
 
 def _built(flat: Flat) -> DistillRecipe:
-    flat = flat | {"train.seed": flat["seed"]}
-    sections: dict[str, dict[str, Any]] = {}
-    for name, value in flat.items():
-        section, _, key = name.rpartition(".")
-        sections.setdefault(section, {})[key] = value
-    top = sections.pop("", {})
-    kinds = field_types(DistillRecipe)
-    return DistillRecipe(**top, **{name: kinds[name](**values) for name, values in sections.items()})
+    recipe: DistillRecipe = assembled(DistillRecipe, flat | {"train.seed": flat["seed"]})
+    return recipe
 
 
 def _plain(value: Any) -> Any:
-    """Return values as YAML has them: tuples are lists."""
+    """Return values as YAML has them: tuples are lists, and a section that is not there is left out."""
     if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
+        return {key: _plain(item) for key, item in value.items() if item is not None}
     return [_plain(item) for item in value] if isinstance(value, (tuple, list)) else value

@@ -23,15 +23,38 @@ Flat = dict[str, Any]
 
 @cache
 def annotations_of(kind: type, prefix: str = "") -> Mapping[str, Any]:
-    """Return the annotation of each field by its dotted name; a field that is a dataclass is a section."""
+    """Return the annotation of each field by its dotted name; the fields of a section have names of two parts."""
+    sections = sections_of(kind)
     found: dict[str, Any] = {}
     for name, annotation in get_type_hints(kind, include_extras=True).items():
-        if is_dataclass(annotation):
-            assert isinstance(annotation, type)
-            found |= annotations_of(annotation, f"{prefix}{name}.")
+        if name in sections:
+            found |= annotations_of(sections[name], f"{prefix}{name}.")
         else:
             found[prefix + name] = annotation
     return found
+
+
+def sections_of(kind: type) -> Mapping[str, Any]:
+    """Return the sections of a recipe: fields that are a dataclass, or one or None."""
+    found = {}
+    for name, annotation in get_type_hints(kind).items():
+        for part in get_args(annotation) or (annotation,):
+            if is_dataclass(part):
+                found[name] = part
+    return found
+
+
+def assembled(kind: type, flat: Mapping[str, Any]) -> Any:
+    """Make a recipe of the values by their dotted names; a section of which none is given has its default.
+
+    Raises `InputError` for values that do not go together.
+    """
+    values = {name: value for name, value in flat.items() if "." not in name}
+    for name, section in sections_of(kind).items():
+        given = {key.partition(".")[2]: value for key, value in flat.items() if key.startswith(f"{name}.")}
+        if given:  # a section with defaults of its own knows how to read itself
+            values[name] = section.from_dict(given) if hasattr(section, "from_dict") else section(**given)
+    return kind(**values)
 
 
 def flattened(values: Mapping[str, Any], known: Mapping[str, Any], source: str, prefix: str = "") -> Flat:

@@ -32,8 +32,8 @@ from toolkit.terminal import counted
 DISTRIBUTION = "reasoning-edge"
 VERBS_OF_EXTRA = {
     "chat": "verify, bench, chat",
-    "distill": "pull, teach, traces, distill, eval, report, demo",
-    "export": "export, demo",
+    "distill": "pull, teach, traces, recipes, distill, eval, report, demo",
+    "export": "export, quantize, demo",
     "serve": "verify, bench, serve",
 }
 KEY_PACKAGE = {"chat": "gradio", "distill": "trl", "export": "onnx", "serve": "llguidance"}

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
 from distill.pipeline import _recipe_of, configured, distill
 from distill.recipes.distill_recipe import KNOWN, recipe_text, resolve_recipe, shipped_recipe
-from distill.recipes.field_values import refuse_unknown
+from distill.recipes.field_values import annotations_of, assembled, flattened, refuse_unknown
 from distill.recipes.other_names import OTHER_NAMES
 from distill.recipes.yaml_file import MOST_BYTES, read_mapping
 from tests.distill.test_pipeline import PROBLEMS, Reciter, no_decoder, recipe, write_problems
@@ -18,6 +19,7 @@ from tests.house.modules import ROOT
 from tests.processes import modules_loaded_by
 from toolkit.cli.main import main
 from toolkit.errors import FolderConflict, InputError
+from toolkit.field_types import Share
 
 ELSEWHERE = {
     *("model", "base_model", "model_name_or_path", "teacher_model_name_or_path", "dataset", "datasets", "dataset_name"),
@@ -152,6 +154,34 @@ def test_a_complete_recipe_is_read_back_as_it_was_written(name: str, tmp_path: P
     again = resolve_recipe(written(tmp_path, recipe_text(_recipe_of(config))))
     assert configured(again.recipe) == config
     assert again.chosen == set(KNOWN)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Section:
+    """A section with defaults of its own, as the part of a program that needs one has it."""
+
+    kind: Literal["near", "far"]
+    share: Share
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Section:
+        return cls(**({"kind": "near", "share": 0.5} | dict(values)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Whole:
+    size: int
+    part: Section | None = None
+
+
+def test_a_part_of_the_program_reads_its_own_section() -> None:
+    known = annotations_of(Whole)
+    assert list(known) == ["size", "part.kind", "part.share"]
+    assert assembled(Whole, flattened({"size": 3}, known, "here")) == Whole(size=3)
+    flat = flattened({"size": 3, "part": {"kind": "far"}}, known, "here")
+    assert assembled(Whole, flat) == Whole(size=3, part=Section(kind="far", share=0.5))
+    with pytest.raises(InputError, match=r"here: part\.share \(2\) must be a number at least 0 and at most 1"):
+        flattened({"size": 3, "part": {"share": 2}}, known, "here")
 
 
 def test_what_others_call_our_keys_are_no_keys_of_ours() -> None:
