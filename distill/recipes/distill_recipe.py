@@ -51,7 +51,7 @@ class ReadingValues:
 
 @dataclass(frozen=True, kw_only=True)
 class DistillRecipe:
-    """All values of a run of `toolkit distill`. A section of a recipe is a field that is a dataclass, or one or None."""
+    """All values of a run of `toolkit distill`; a section of it is a field that is a dataclass, or one or None."""
 
     student: str
     teacher: str
