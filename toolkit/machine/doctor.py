@@ -32,12 +32,11 @@ from toolkit.terminal import counted
 DISTRIBUTION = "reasoning-edge"
 VERBS_OF_EXTRA = {
     "chat": "verify, bench, chat",
-    "distill": "pull, teach, traces, recipes, distill, eval, report, demo",
+    "distill": "pull, teach, traces, recipes, distill, eval, quantize, report, demo",
     "export": "export, demo",
-    "scale": "quantize",
     "serve": "verify, bench, serve",
 }
-KEY_PACKAGE = {"chat": "gradio", "distill": "trl", "export": "onnx", "scale": "bitsandbytes", "serve": "llguidance"}
+KEY_PACKAGE = {"chat": "gradio", "distill": "trl", "export": "onnx", "serve": "llguidance"}
 """The package that shows that an extra is wanted."""
 DEMO_DISK_BYTES = 5e9
 DEMO_MEMORY_BYTES = 8e9

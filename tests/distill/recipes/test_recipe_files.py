@@ -165,7 +165,8 @@ class Section:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Section:
-        return cls(**({"kind": "near", "share": 0.5} | dict(values)))
+        usual: dict[str, Any] = {"kind": "near", "share": 0.5}
+        return cls(**(usual | dict(values)))
 
 
 @dataclass(frozen=True, kw_only=True)
