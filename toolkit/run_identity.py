@@ -13,6 +13,7 @@ from typing import Any
 
 from toolkit.errors import InputError
 from toolkit.json_files import read_json
+from toolkit.terminal import listed
 
 MARKER = "stage.json"
 """The file in a partial folder that holds the key of its run and the fields below."""
@@ -52,26 +53,28 @@ def digest_of(value: Any, digits: int = 8) -> str:
 
 
 def difference(found: Any, key: Mapping[str, Any], names: Mapping[str, str]) -> str | None:
-    """Describe the first fact in which a manifest or a marker differs from a run's key, with both values.
+    """Describe the first fact in which a manifest or a marker differs from a run's key, with both values, and name the
+    others.
 
     A digest of an input is told with the name of that input, as far as `names` or the other run's record has it.
     """
     facts = found if isinstance(found, dict) else {}
     their_names = facts.get(NAMES)
-    for field, expected in key.items():
-        if differing := _first_difference(field, facts.get(field), expected):
-            where, was, now = differing
-            before = _told(where, was, their_names if isinstance(their_names, dict) else {})
-            return f"its {where} ({before}) must equal this run's ({_told(where, now, names)})"
-    return None
+    differing = [each for field, expected in key.items() for each in _differences(field, facts.get(field), expected)]
+    if not differing:
+        return None
+    (where, was, now), *others = differing
+    before = _told(where, was, their_names if isinstance(their_names, dict) else {})
+    also = listed([other for other, _, _ in others])
+    more = f", and {also} {'differs' if len(others) == 1 else 'differ'} too" if others else ""
+    return f"its {where} ({before}) must equal this run's ({_told(where, now, names)}){more}"
 
 
-def _first_difference(where: str, found: Any, expected: Any) -> tuple[str, Any, Any] | None:
+def _differences(where: str, found: Any, expected: Any) -> list[tuple[str, Any, Any]]:
     if isinstance(found, dict) and isinstance(expected, dict):
         keys = sorted(found.keys() | expected.keys())
-        each = (_first_difference(f"{where}.{key}", found.get(key), expected.get(key)) for key in keys)
-        return next(filter(None, each), None)
-    return None if found == expected else (where, found, expected)
+        return [each for key in keys for each in _differences(f"{where}.{key}", found.get(key), expected.get(key))]
+    return [] if found == expected else [(where, found, expected)]
 
 
 def _told(where: str, value: Any, names: Mapping[str, str]) -> str:

@@ -100,8 +100,7 @@ def table(medians: dict[str, dict[str, float]]) -> str:
 
 def _examples(count: int) -> list[Any]:
     """Return chains of thought that our program writes, of all families."""
-    from distill.problems.chains import worked_example
-    from distill.problems.families import FAMILIES, make_problems
+    from distill.problems.families import FAMILIES, make_problems, worked_example
 
     problems = make_problems("train", -(-count // len(FAMILIES)), 0)
     return [worked_example(problem) for problem in problems[:count]]

@@ -10,8 +10,6 @@ first few problems, which are the same for every row. `batch_tokens_per_s` is th
 
 from __future__ import annotations
 
-import hashlib
-import json
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -24,6 +22,7 @@ import numpy as np
 
 from distill.collecting.job import Job, check_samples
 from distill.evaluation.several_samples import is_passed, samples_by_problem, votes_of
+from distill.problems.problem_set import problems_digest
 from distill.teachers.respondent import ModelFolder, Respondent
 from distill.verification.verdicts import VERIFIER, VERSION, check_gradable, grade
 from toolkit.errors import InputError
@@ -165,9 +164,3 @@ def family_scores(problems: Sequence[Problem], shares: dict[str, float]) -> dict
     for problem in problems:
         by_family[problem.family].append(shares[problem.id])
     return {family: _score(values) for family, values in by_family.items()}
-
-
-def problems_digest(problems: Sequence[Problem]) -> str:
-    """Return a digest of a test set that does not depend on the order of its problems."""
-    lines = sorted(json.dumps(problem.to_dict(), sort_keys=True) for problem in problems)
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 import transformers
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from distill.local import grouped_attention
@@ -18,7 +18,7 @@ from distill.local.needs import check_room, needs_of
 from distill.local.quantized import LoadIn, check_load_in, prepare, quantization_settings
 from toolkit.errors import InputError
 from toolkit.model.decoder import EXACT, LatentCache, TorchDecoder, free_bytes
-from toolkit.model.loading import load_whole
+from toolkit.model.loading import load_whole, quantization
 from toolkit.model.precision import compute_dtype
 from toolkit.records import read_object
 
@@ -39,18 +39,29 @@ def open_causal_model(
     if load_in:
         check_load_in(folder, load_in)
     dtype, attention = dtype or compute_dtype(), attention_of(folder)
-    empty = load_whole(AutoModelForCausalLM, folder, device_map="meta", attn_implementation=attention)
+    empty = _without_weights(folder, attention)
     check_layers(folder, empty)
     check_room(folder, needs_of(empty, folder, dtype, load_in), load_in, free_bytes())
     settings: dict[str, Any] = quantization_settings(empty, load_in, dtype) if load_in else {}
     model = load_whole(
         AutoModelForCausalLM, folder, dtype=dtype, attn_implementation=attention, device_map=devices(), **settings
     ).eval()
-    if load_in:
+    if load_in or quantization(folder) == "bitsandbytes":
         prepare(model)
     if attention == "sdpa":
         model.set_attn_implementation(grouped_attention.NAME)
     return TorchDecoder(model, cache)
+
+
+def _without_weights(folder: Path, attention: str) -> PreTrainedModel:
+    """Make the model of a folder on torch's device `meta`, and check the names of its tensors, unless it is quantized:
+    codes and scales have other ones, and transformers converts none without their values."""
+    if not quantization(folder):
+        return load_whole(AutoModelForCausalLM, folder, device_map="meta", attn_implementation=attention)
+    config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    with torch.device("meta"):
+        empty: PreTrainedModel = AutoModelForCausalLM.from_config(config, attn_implementation=attention)
+    return empty
 
 
 def devices() -> str | dict[str, str]:

@@ -10,15 +10,28 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from distill.problems.chains import arithmetic, letters
 from distill.problems.splits import split_of
 from toolkit.errors import InputError, MissingExtra
-from toolkit.records import Problem, Split
+from toolkit.records import Example, Problem, Split
 
 LEDGER_PER_FAMILY = 48
 """Seven families: 336 problems, so that a 95 % interval is about ten points wide at its widest."""
 LEDGER_SEED = 0
 PATIENCE = 2_000
 """Consecutive draws without a new problem after which a family counts as exhausted."""
+
+
+CHAINS: dict[str, Callable[[Problem], arithmetic.Chain]] = {
+    "chain_sum": arithmetic.chain_sum,
+    "simple_equations": arithmetic.simple_equations,
+    "gcd": arithmetic.gcd,
+    "countdown": arithmetic.countdown,
+    "letter_counting": letters.letter_counting,
+    "number_sorting": letters.number_sorting,
+    "spell_backward": letters.spell_backward,
+}
+"""For each family the program that returns (reasoning, answer) for one of its problems."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,3 +139,9 @@ def draw(name: str, seed: int) -> Iterator[Problem]:
         yield Problem.create(
             family=name, question=family.reword(entry["question"]), answer=entry["answer"], metadata=metadata
         )
+
+
+def worked_example(problem: Problem) -> Example:
+    """Return a problem of one of these families with its program's chain of thought."""
+    reasoning, answer = CHAINS[problem.family](problem)
+    return Example.of(problem, reasoning=reasoning, answer=answer, sample=0, teacher="program")

@@ -15,7 +15,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from distill.problems.chains import CHAINS
+from distill.problems.families import CHAINS
 from distill.problems.requests import worked_requests
 from distill.teach.teacher_tokenizer import END_OF_TEXT
 from distill.verification.refusals import HARMFUL

@@ -41,8 +41,7 @@ def test_rows_of_one_form_with_other_numbers_are_none() -> None:
 
 def test_the_chains_that_programs_write_for_training_are_none() -> None:
     """The tokens are single bytes, in which the same words last longest."""
-    from distill.problems.chains import CHAINS
-    from distill.problems.families import make_problems
+    from distill.problems.families import CHAINS, make_problems
 
     for problem in make_problems("train", 20, 0, tuple(CHAINS)):
         reasoning = CHAINS[problem.family](problem)[0].encode()

@@ -8,8 +8,8 @@ from itertools import islice
 import pytest
 import reasoning_gym
 
-from distill.problems.chains import CHAINS, arithmetic
-from distill.problems.families import FAMILIES, draw
+from distill.problems.chains import arithmetic
+from distill.problems.families import CHAINS, FAMILIES, draw
 from toolkit.records import Problem
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -34,15 +35,32 @@ def test_rates_of_short_runs() -> None:
     assert [rate_share(i, 4, 2, final=0.1) for i in range(4)] == pytest.approx([0.5, 1.0, 0.775, 0.325])
 
 
-def test_a_long_run_has_transformers_rates_one_update_earlier() -> None:
-    from transformers import get_cosine_schedule_with_warmup
+WSD = {"kind": "wsd", "decay": 32}
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "ours"),
+    [
+        ("cosine", {}, {}),
+        ("cosine_with_min_lr", {"min_lr_rate": 0.1}, {"final": 0.1}),
+        ("linear", {}, {"kind": "linear"}),
+        ("polynomial", {"lr_end": 0.2, "power": 1.0}, {"kind": "linear", "final": 0.2}),
+        ("constant_with_warmup", {}, {"kind": "constant"}),
+        ("warmup_stable_decay", {"num_decay_steps": 33}, WSD),
+        ("warmup_stable_decay", {"num_decay_steps": 33, "min_lr_ratio": 0.1}, WSD | {"final": 0.1}),
+    ],
+)
+def test_a_long_run_has_transformers_rates_one_update_earlier(
+    name: str, options: dict[str, Any], ours: dict[str, Any]
+) -> None:
+    from transformers import get_scheduler
 
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
-    theirs = get_cosine_schedule_with_warmup(optimizer, 8, 161)
+    theirs = get_scheduler(name, optimizer, 8, 161, scheduler_specific_kwargs=options)
     rates = []
     for _ in range(161):
         rates.append(theirs.get_last_lr()[0])
         optimizer.step()
         theirs.step()
-    assert rates[0] == 0.0
-    assert [rate_share(i, 160, 8) for i in range(160)] == pytest.approx(rates[1:], abs=1e-12)
+    begin = 8 if "min_lr_ratio" in options else 0  # there the warm-up begins at that share too
+    assert [rate_share(i, 160, 8, **ours) for i in range(160)][begin:] == pytest.approx(rates[1:][begin:], abs=1e-12)

@@ -16,13 +16,13 @@ from transformers import AutoModelForCausalLM
 
 from distill.pipeline import demo
 from distill.training import document_attention
-from distill.training import train as training
-from distill.training.completion_loss import IGNORED, summed_loss
+from distill.training.completion_loss import IGNORED, LossForward, summed_loss
 from distill.training.document_attention import Documents
 from distill.training.journal import CHECKPOINTS, LOSS, TrainingJournal
-from distill.training.master_adamw import MasterAdamW
+from distill.training.optimizers.master_adamw import MasterAdamW
 from distill.training.student import save_student, write_student_format
-from distill.training.train import TrainConfig, _LossForward, collate, tokenize, train, trainer_arguments, within
+from distill.training.train import collate, tokenize, train, trainer_arguments, within
+from distill.training.train_config import TrainConfig
 from toolkit.errors import InputError
 from toolkit.formats.chat_format import ChatFormat, completion_text
 from toolkit.records import Example
@@ -332,7 +332,7 @@ def test_a_run_that_changes_nothing_is_an_error_and_leaves_no_student(
 def test_a_run_whose_numbers_end_stops_there_and_keeps_its_checkpoint(
     tiny_student: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    forward = _LossForward.__call__
+    forward = LossForward.__call__
     calls = 0
 
     def poisoned(self: Any, **kwargs: Any) -> torch.Tensor:
@@ -340,21 +340,21 @@ def test_a_run_whose_numbers_end_stops_there_and_keeps_its_checkpoint(
         calls += 1
         return forward(self, **kwargs) * (math.nan if calls == 4 else 1.0)
 
-    monkeypatch.setattr(_LossForward, "__call__", poisoned)
-    with pytest.raises(InputError, match=r"training diverged: the loss of update 4 is nan"):
+    monkeypatch.setattr(LossForward, "__call__", poisoned)
+    with pytest.raises(InputError, match=r"the loss of update 4 is nan; .* last good checkpoint is .*checkpoint-3$"):
         train(tiny_student, examples(24), replace(tiny_recipe(), checkpoint_every_s=0.0), tmp_path)
     assert len(losses(tmp_path)) == 3
     assert not (tmp_path / "model.safetensors").exists()
     kept = tmp_path / CHECKPOINTS / "checkpoint-3"
     assert all(torch.isfinite(tensor).all() for tensor in float_model(kept).state_dict().values())
 
-    monkeypatch.setattr(_LossForward, "__call__", forward)
+    monkeypatch.setattr(LossForward, "__call__", forward)
     train(tiny_student, examples(24), tiny_recipe(), tmp_path)  # goes on from there
     assert len(losses(tmp_path)) == 6
 
 
 def test_a_rate_that_tears_the_weights_apart_is_an_error(tiny_student: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"training diverged: .* update \d is "):
+    with pytest.raises(InputError, match=r"training diverged: .* update \d is .*; no checkpoint was written before"):
         train(tiny_student, examples(8), replace(tiny_recipe(), learning_rate=1e38), tmp_path)
     assert not (tmp_path / "model.safetensors").exists()
 
@@ -376,6 +376,5 @@ def test_an_update_is_the_same_however_its_batch_is_cut(
     whole.mkdir()
     cut.mkdir()
     train(tiny_student, examples(8), tiny_recipe(), whole)
-    monkeypatch.setattr(training, "ROW_TOKENS", 1)
-    train(tiny_student, examples(8), tiny_recipe(), cut)
+    train(tiny_student, examples(8), replace(tiny_recipe(), row_tokens=1), cut)
     assert losses(cut) == pytest.approx(losses(whole), rel=5e-3)

@@ -125,8 +125,8 @@ class Server:
         return max(self.rests_until - now, self.pace.wait_s(now), 0.0)
 
     def finish_s(self) -> float:
-        """Return the seconds that a request takes which is sent now: as long as the last ones did, or, where more are in
-        flight than it works on at once, until it is its turn. NaN if it has not answered yet."""
+        """Return how long a request takes that is sent now: as long as the last ones did, or, where more are in flight
+        than it works on at once, until it is its turn. NaN if it has not answered yet."""
         if not self.answers_since:
             return self.seconds
         each_s = (self.now() - self.since) / self.answers_since

@@ -21,8 +21,7 @@ from transformers import AutoTokenizer
 
 from distill.collecting.job import Job
 from distill.pipeline import DistillConfig
-from distill.problems.chains import worked_example
-from distill.problems.families import make_problems
+from distill.problems.families import make_problems, worked_example
 from distill.teachers.respondent import find_respondent
 from distill.training.student import add_adapters, load_student, write_student_format
 from distill.training.train import StudentTrainer, collate, tokenize, trainer_arguments
@@ -147,8 +146,7 @@ def _train(
 ) -> dict[str, float]:
     """Time training steps on few examples: what a token takes, and what an update takes whatever their number."""
     plain = load_student(student, chat_format.encode(TURN_END)[0])
-    rank = config.train.lora_rank
-    model = add_adapters(plain, rank, config.train.seed) if rank else plain
+    model = add_adapters(plain, config.train) if config.train.lora_rank else plain
     trainer = StudentTrainer(
         model,
         config.train,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 from typing import TYPE_CHECKING
 
@@ -35,18 +36,22 @@ def add_engine_options(parser: Parser) -> None:
     group.add_argument(
         "--gpus-per-worker", type=count_of, metavar="N", help="GPUs that hold the model together with vLLM; default: 1"
     )
+    add_ray_address(group)
+    group.add_argument(
+        "--shard",
+        type=name_of,
+        metavar="I/N",
+        help="answer only the I-th of N parts of the requests, counted from 1; toolkit traces merge puts them together",
+    )
+
+
+def add_ray_address(group: argparse._ActionsContainer) -> None:
     group.add_argument(
         "--ray-address",
         type=name_of,
         metavar="HOST:PORT",
         help="Ray cluster to use: auto, or its address; default: RAY_ADDRESS, or else a cluster on this machine that "
         "ends with the command",
-    )
-    group.add_argument(
-        "--shard",
-        type=name_of,
-        metavar="I/N",
-        help="answer only the I-th of N parts of the requests, counted from 1; toolkit traces merge puts them together",
     )
 
 
@@ -73,7 +78,7 @@ def check_engine(options: Options) -> None:
         check_vllm()
     elif options.gpus_per_worker is not None:
         raise InputError("--gpus-per-worker is for --engine ray-vllm; use that, or leave the option out")
-    check_address(_address(options))
+    check_address(ray_address(options))
 
 
 def with_engine(teacher: Respondent, options: Options) -> Respondent:
@@ -85,9 +90,10 @@ def with_engine(teacher: Respondent, options: Options) -> Respondent:
 
     if options.engine == RAY_VLLM:
         gpus = options.gpus_per_worker or 1
-        return vllm_teacher(teacher, workers=options.workers, gpus=gpus, address=_address(options))
-    return RayTeacher(teacher, workers=options.workers, address=_address(options))
+        return vllm_teacher(teacher, workers=options.workers, gpus=gpus, address=ray_address(options))
+    return RayTeacher(teacher, workers=options.workers, address=ray_address(options))
 
 
-def _address(options: Options) -> str:
+def ray_address(options: Options) -> str:
+    """Return the address of the options or of the environment; empty for a cluster on this machine."""
     return options.ray_address or os.environ.get("RAY_ADDRESS", "")

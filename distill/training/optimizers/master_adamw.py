@@ -50,9 +50,10 @@ class MasterAdamW(torch.optim.AdamW):
         """Load the state unrounded; the base class would round it to the parameters' dtype."""
         super().load_state_dict(state_dict)
         parameters = [parameter for group in self.param_groups for parameter in group["params"]]
-        for i, state in state_dict["state"].items():
-            parameter = parameters[i]
-            self.state[parameter] = {name: value.to(parameter.device) for name, value in state.items()}
+        known = [key for group in state_dict["param_groups"] for key in group["params"]]  # numbers, or names if sharded
+        for key, parameter in zip(known, parameters, strict=True):
+            if state := state_dict["state"].get(key):
+                self.state[parameter] = {name: value.to(parameter.device) for name, value in state.items()}
 
     def _begin(self, parameter: torch.Tensor) -> dict[str, Any]:
         master = parameter.detach().float()  # an fp32 parameter is its own master

@@ -1,0 +1,1 @@
+"""Recipes: files, their checks, the shipped ones."""
