@@ -22,7 +22,7 @@ It is registered with transformers as `NAME`; a model's forward takes the batch'
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -151,7 +151,7 @@ class _Attention(torch.autograd.Function):
 def _attend_long(q_XYA: Tensor, k_XTA: Tensor, v_XTA: Tensor, repeats: int, scaling: float) -> Tensor:
     out_XYA = torch.empty_like(q_XYA)
     out_XRTA = out_XYA.unflatten(1, (repeats, -1))
-    for start in range(0, out_XRTA.shape[2], QUERIES):
+    for start in _starts(out_XRTA.shape[2]):
         _, weights_XPS = _weights_of(q_XYA, k_XTA, start, repeats, scaling)
         out_XPA = torch.bmm(weights_XPS, v_XTA[:, : weights_XPS.shape[2]])
         out_XRTA[:, :, start : start + QUERIES] = out_XPA.unflatten(1, (repeats, -1))
@@ -166,7 +166,7 @@ def _long_gradients(
     d_q_XRTA = torch.empty_like(d_out_XRTA)
     accumulated = torch.promote_types(k_XTA.dtype, torch.float32)  # in bf16 a sum of many parts would lose bits
     d_k_XTA, d_v_XTA = (torch.zeros_like(states, dtype=accumulated) for states in (k_XTA, v_XTA))
-    for start in range(0, d_out_XRTA.shape[2], QUERIES):
+    for start in _starts(d_out_XRTA.shape[2]):
         q_XPA, weights_XPS = _weights_of(q_XYA, k_XTA, start, repeats, scaling)
         d_out_XPA = d_out_XRTA[:, :, start : start + QUERIES].flatten(1, 2)
         seen = slice(weights_XPS.shape[2])
@@ -178,6 +178,12 @@ def _long_gradients(
         d_q_XRTA[:, :, start : start + QUERIES] = d_q_XPA.unflatten(1, (repeats, -1))
         d_k_XTA[:, seen] += torch.bmm(d_scores_XPS.transpose(1, 2), q_XPA)
     return d_q_XRTA.flatten(1, 2), d_k_XTA.to(k_XTA.dtype), d_v_XTA.to(v_XTA.dtype)
+
+
+def _starts(length: int) -> Iterable[int]:
+    """Return where rows of queries start, the last ones first: their weights are the largest, and what they leave free
+    holds the next ones', whereas ever larger tensors would fragment the heap to their sum."""
+    return reversed(range(0, length, QUERIES))
 
 
 def _weights_of(q_XYA: Tensor, k_XTA: Tensor, start: int, repeats: int, scaling: float) -> tuple[Tensor, Tensor]:
