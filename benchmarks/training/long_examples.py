@@ -14,7 +14,6 @@ import argparse
 import json
 import sys
 import tempfile
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -48,10 +47,10 @@ def _of(title: str, tokens: int, **more: bool) -> MemoryVariant:
 
 VARIANTS = {
     "kept": _of("all weights of attention and all logits kept", SHORT, long_attention=False, chunked_head=False),
-    "attention": _of("attention by rows of queries", SHORT, chunked_head=False),
+    "attention": _of("torch's attention, which keeps none", SHORT, chunked_head=False),
     "head": _of("and the head in chunks", SHORT),
     "checkpointing": _of("and `--gradient-checkpointing`", SHORT, checkpointing=True),
-    "long-head": _of("attention by rows of queries, the head in chunks", LONG),
+    "long-head": _of("torch's attention, the head in chunks", LONG),
     "long-checkpointing": _of("and `--gradient-checkpointing`", LONG, checkpointing=True),
     "long-nf4": _of("and `--lora --quantization nf4`", LONG, checkpointing=True, nf4=True),
 }
@@ -98,32 +97,22 @@ def measure(variant: MemoryVariant) -> dict[str, float]:
     ids = torch.randint(3, 49_152, (variant.tokens,)).tolist()
     batch = collate([{"input_ids": ids, "labels": [IGNORED, *ids[1:]]}])
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # forgets the peak of loading
-    before, begun = peak_memory_bytes(), time.monotonic()
+    before = peak_memory_bytes()
     loss = forward(**batch)
     loss.backward()
     optimizer.step()
     return {
         "peak_bytes": peak_memory_bytes() - before,
-        "seconds": time.monotonic() - begun,
         "loss": float(loss.detach()) / (variant.tokens - 1),
     }
 
 
 def table(medians: dict[str, dict[str, float]]) -> str:
     """Render the result as Markdown."""
-    rows = [["tokens of the example", "way", "memory above the loaded student, MB", "tokens/s", "loss"]]
+    rows = [["tokens of the example", "way", "memory above the loaded student, MB", "loss"]]
     for name, row in medians.items():
         variant = VARIANTS[name]
-        rate = variant.tokens / row["seconds"]
-        rows.append(
-            [
-                f"{variant.tokens:,}",
-                variant.title,
-                f"{row['peak_bytes'] / 1e6:,.0f}",
-                f"{rate:.0f}",
-                f"{row['loss']:.4f}",
-            ]
-        )
+        rows.append([f"{variant.tokens:,}", variant.title, f"{row['peak_bytes'] / 1e6:,.0f}", f"{row['loss']:.4f}"])
     return markdown_table(rows)
 
 
