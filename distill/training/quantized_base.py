@@ -3,8 +3,8 @@
     student, floats ─ bitsandbytes ─> NF4 base, frozen      forward: x·W̃ + x·A·B      W̃ = dequantized NF4
                                       + adapters A, B       saved:   W̃ + A·B
 
-Adapters learn to correct W̃ and not W, so they are merged into W̃ (`MERGED_INTO` has the measurement). PEFT's own merge
-into a layer in 4 bits would round the sum to NF4 again.
+Adapters learn to correct W̃ and not W, so they are merged into W̃: docs/how-to/train-larger-students.md has the losses.
+PEFT's own merge into a layer in 4 bits would round the sum to NF4 again.
 
 Which layers are quantized, and bitsandbytes' traps on a CPU: `distill.local.quantized`. Its kernel for CPUs with
 AVX512-BF16 has no gradient and lays the weights out anew at the first evaluation, so no layer uses it here.
@@ -28,7 +28,6 @@ from toolkit.model.loading import load_whole
 from toolkit.model.precision import compute_dtype
 
 QUANTIZATIONS = ("", "nf4")
-MERGED_INTO = "dequantized"
 
 
 def check_quantization(quantization: str, *, lora_rank: int) -> None:

@@ -16,8 +16,8 @@ from distill.endpoints.servers.server import Server
 
 SOONEST_S = 0.001
 CAUTION = 2.0
-"""A slow server's answers may take so much longer than its last ones, since it works in waves; one that comes late costs
-the end of a job more than the others lose without it."""
+"""A slow server's answers may take so much longer than its last ones, since it works in waves; a late one costs the end
+of a job more than the others lose without it."""
 
 
 class ServerPool:
