@@ -6,7 +6,8 @@
     ├── validation.jsonl                                 examples whose loss is measured during training
     ├── trained_on.json                                  the training questions, which `eval` leaves out
     ├── dropped.jsonl  drops.json                        why each other trace was dropped, and the counts by reason
-    ├── loss.jsonl                                       the loss curve
+    ├── loss.jsonl  events.out.tfevents.student          the loss curve, for TensorBoard too
+    ├── recipe.yaml                                      what the run was made with, to be read by --recipe
     ├── config.json  model.safetensors  tokenizer.json … the student
     └── manifest.json
 
@@ -20,6 +21,7 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -28,19 +30,19 @@ from distill.collecting.outcomes import FAILED
 from distill.curation.chosen import chosen_traces, chosen_verdict, is_chosen
 from distill.curation.curate import Curation, curate
 from distill.curation.reasons import DROPPED, DROPS_FILE
-from distill.distill_presets import PRESETS, Preset
-from distill.evaluation.evaluate import problems_digest
 from distill.problems.families import FAMILIES, make_problems
 from distill.problems.own_form import ReadingOptions
-from distill.problems.problem_set import is_without_reference, read_problems
+from distill.problems.problem_set import is_without_reference, problems_digest, read_problems
 from distill.problems.sources import check_traces
 from distill.problems.splits import FEW_HELD_OUT, HOLD_OUT_MORE, TRAINING_PER_VALIDATION, of_split, to_learn_from
+from distill.recipes.distill_recipe import RESOLVED, SAMPLING, DistillRecipe, recipe_text, shipped_recipe
 from distill.teachers.respondent import Respondent
 from distill.teachers.trace_store import find_teacher, gather
 from distill.trained_on import write_trained_on
 from distill.training.journal import CHECKPOINTS
 from distill.training.student import check_lengths, check_room, check_student, write_student_format
-from distill.training.train import TrainConfig, train
+from distill.training.train import Train, check_recipe, train
+from distill.training.train_config import TrainConfig
 from distill.verification.verdicts import check_gradable, grade
 from toolkit.errors import InputError
 from toolkit.figures.ledger import PROBLEMS, TRACES, VERDICTS
@@ -95,51 +97,43 @@ class DistillConfig:
     train: TrainConfig
 
 
-def recipe(preset: Preset, *, lora: bool = False) -> DistillConfig:
-    """Return a complete configuration with a preset's values, which distils the built-in teacher into a 135M student.
-
-    `lora`: whether adapters are trained instead of all weights.
-    """
+def configured(recipe: DistillRecipe) -> DistillConfig:
+    """Return the configuration of a recipe; raises `InputError` for a family of problems that there is not."""
+    for family in recipe.families:
+        if family not in FAMILIES:
+            near = get_close_matches(family, FAMILIES, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(FAMILIES)}"
+            raise InputError(f"families names {family!r:.60}, which there is not; {hint}")
     return DistillConfig(
-        teacher="builtin",
-        student="smollm2-135m",
-        problems=None,
-        reading=ReadingOptions(),
-        traces=None,
-        families=FAMILIES,
-        per_family=preset.per_family,
-        samples=preset.samples,
-        sampling=Sampling(
-            temperature=preset.temperature,
-            top_p=0.95,  # R1's sampling
-            max_new_tokens=preset.max_new_tokens,
-            seed=preset.seed,
-        ),
-        batch_size=128,
-        max_tokens=preset.max_tokens,
-        per_problem=preset.per_problem,
-        seed=preset.seed,
-        train=TrainConfig(
-            learning_rate=preset.learning_rate,
-            epochs=preset.epochs,
-            batch_examples=16,
-            accumulation_steps=1,
-            warmup_share=0.05,
-            weight_decay=0.01,
-            beta1=0.9,
-            beta2=0.95,  # few updates: the second moment must forget the start of the run (usual for pretraining)
-            max_grad_norm=1.0,
-            lora_rank=32 if lora else 0,
-            log_every=5,
-            checkpoint_every_s=preset.checkpoint_every_s,
-            seed=preset.seed,
-        ),
+        teacher=recipe.teacher,
+        student=recipe.student,
+        problems=Path(recipe.problems) if recipe.problems else None,
+        reading=ReadingOptions(**asdict(recipe.reading)),
+        traces=Path(recipe.traces) if recipe.traces else None,
+        families=recipe.families or FAMILIES,
+        per_family=recipe.per_family,
+        samples=recipe.samples,
+        sampling=Sampling(**{name: getattr(recipe, name) for name in SAMPLING}, seed=recipe.seed),
+        batch_size=recipe.batch_size,
+        max_tokens=recipe.max_tokens,
+        per_problem=recipe.per_problem,
+        seed=recipe.seed,
+        train=recipe.train,
     )
 
 
+def _recipe_of(config: DistillConfig) -> dict[str, Any]:
+    """Return the values of the recipe that makes a run of this configuration."""
+    values = asdict(config)
+    sampling, train = values.pop("sampling"), values.pop("train")
+    del sampling["seed"], train["seed"]
+    values |= {name: str(values[name] or "") for name in ("problems", "traces")}
+    return values | sampling | {"train": train}
+
+
 def demo() -> DistillConfig:
-    """Return the configuration of the preset `demo`."""
-    return recipe(PRESETS["demo"])
+    """Return the configuration of the recipe `demo`."""
+    return configured(shipped_recipe())
 
 
 def distill(
@@ -149,14 +143,17 @@ def distill(
     opened: str = "",
     *,
     retry_failed: bool = False,
+    train: Train = train,
 ) -> Path:
     """Run the stage into `out`, or do nothing if `out` holds this run already; return `out`.
 
     `open_decoder` opens the teacher's folder; it is called only if a trace is missing. `opened` as for `ModelFolder`.
-    `retry_failed`: whether requests with a recorded failure are sent again. Raises `InputError` for wrong input before
+    `retry_failed`: whether requests with a recorded failure are sent again. `train` trains the student, in this process
+    or in others (`distill.launching`). Raises `InputError` for wrong input before
     any long work starts.
     """
     check_samples(config.samples, config.sampling.temperature)
+    check_recipe(config.train)
     check_out(out)
     known = _traces_from_before(config)
     given = None if config.problems is None else read_problems(config.problems, config.reading)
@@ -173,9 +170,16 @@ def distill(
     problems, test_problems = _problems(config, given)
     check_gradable(problems)
     say(f"distill: checking the student {config.student}")
-    facts = check_student(student)
+    facts = check_student(student, context_tokens=config.train.context_tokens, targets=config.train.lora_targets)
     folder = partial_folder(out, stage)
-    check_room(facts, folder, lora_rank=config.train.lora_rank)
+    replace_text(folder / RESOLVED, recipe_text(_recipe_of(config)))
+    check_room(
+        facts,
+        folder,
+        lora_rank=config.train.lora_rank,
+        optimizer=config.train.optimizer,
+        checkpoints_kept=config.train.checkpoints_kept,
+    )
     student_format = write_student_format(student, folder)
     asked_tokens = config.sampling.max_new_tokens if config.traces is None else 0
     check_lengths(facts, student_format, problems, max_tokens=config.max_tokens, asked_tokens=asked_tokens)
@@ -225,7 +229,7 @@ def distill(
 def _stage(config: DistillConfig, teacher: Respondent, student: Path, given: Sequence[Problem] | None) -> Stage:
     """Describe the run. Inputs count by their content: moved files, or the same problems in another form, are the same
     run."""
-    values: dict[str, Any] = asdict(config)
+    values: dict[str, Any] = asdict(config) | {"train": config.train.given()}
     for name in ("problems", "reading", "traces"):
         del values[name]
     inputs = {"teacher": teacher.digest, "student": folder_digest(student)}

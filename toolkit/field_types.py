@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import is_dataclass
+from dataclasses import dataclass, is_dataclass
 from functools import cache
 from types import NoneType, UnionType
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints, is_typeddict
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints, is_typeddict
 
 from toolkit.errors import InputError
 
@@ -29,6 +29,31 @@ WORDS = {
     type(None): "null",
     Any: "anything",
 }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bounds:
+    """The numbers that a field of a configuration may hold, as part of its annotation."""
+
+    least: float = -math.inf
+    most: float = math.inf
+    above: float = -math.inf
+    below: float = math.inf
+
+    def hold(self, value: float) -> bool:
+        return self.least <= value <= self.most and self.above < value < self.below
+
+    def __str__(self) -> str:
+        words = {"at least": self.least, "above": self.above, "at most": self.most, "below": self.below}
+        return " and ".join(f"{word} {value:g}" for word, value in words.items() if math.isfinite(value))
+
+
+Positive = Annotated[float, Bounds(above=0)]
+NotNegative = Annotated[float, Bounds(least=0)]
+Share = Annotated[float, Bounds(least=0, most=1)]
+ShareBelow1 = Annotated[float, Bounds(least=0, below=1)]
+Count = Annotated[int, Bounds(least=1, below=10**12)]
+CountOr0 = Annotated[int, Bounds(least=0, below=10**12)]
 
 
 @cache

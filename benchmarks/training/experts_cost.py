@@ -34,7 +34,7 @@ from distill.teach.supervised import packed
 from distill.teach.teach import teacher_config
 from distill.teach.teacher_recipe import PRESETS, TeachConfig, TeacherShape
 from distill.training.completion_loss import labelled
-from distill.training.muon import MuonAdamW, split_parameters
+from distill.training.optimizers.muon import MuonAdamW, split_parameters
 from toolkit.figures.charts import WIDTH_IN, smoothed
 from toolkit.figures.tables import markdown_table
 from toolkit.formats.chat_format import ChatFormat

@@ -18,7 +18,7 @@ from distill.local.needs import check_room, needs_of
 from distill.local.quantized import LoadIn, check_load_in, prepare, quantization_settings
 from toolkit.errors import InputError
 from toolkit.model.decoder import EXACT, LatentCache, TorchDecoder, free_bytes
-from toolkit.model.loading import load_whole
+from toolkit.model.loading import load_whole, quantization
 from toolkit.model.precision import compute_dtype
 from toolkit.records import read_object
 
@@ -46,7 +46,7 @@ def open_causal_model(
     model = load_whole(
         AutoModelForCausalLM, folder, dtype=dtype, attn_implementation=attention, device_map=devices(), **settings
     ).eval()
-    if load_in:
+    if load_in or quantization(folder) == "bitsandbytes":
         prepare(model)
     if attention == "sdpa":
         model.set_attn_implementation(grouped_attention.NAME)

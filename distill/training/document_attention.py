@@ -10,11 +10,15 @@ Padding is at a document's end, where causal attention does not look. The result
 causal mask (a test compares both). On the machine in docs/explanation/training-speed.md, torch's own CPU kernel takes
 five times as long for short documents, mostly in its backward pass.
 
+Weights of a short document are kept for the backward pass. Those of a document with more than `LONG` rows, which would
+grow with its square, are computed for some rows of queries at a time, and again in the backward pass, which leaves out
+the half that causality forbids; so memory grows with a document's length alone.
+
 It is registered with transformers as `NAME`; a model's forward takes the batch's layout as `documents=Documents(...)`.
 """
 
 # Shapes: N tokens, M rows (documents padded to their bucket), B documents of a bucket, T rows of a document,
-# H query heads, G kv heads, R query heads a kv head, A head dim.
+# H query heads, G kv heads, R query heads a kv head, A head dim, P rows of queries at a time, S keys up to the last.
 
 from __future__ import annotations
 
@@ -31,6 +35,10 @@ from toolkit.errors import InputError
 NAME = "documents"
 BUCKET = 32
 """Documents are padded to a multiple of this: small enough to waste little, large enough to give few shapes."""
+LONG = 2048
+"""Documents with more rows keep no weights for the backward pass."""
+QUERIES = 256
+"""Rows of queries at a time in these; a multiple of `BUCKET`, so that the last ones are whole."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +60,7 @@ class Documents:
     """Maps the tokens of a batch to the rows of the buckets."""
 
     def __init__(self, lengths: Sequence[int]) -> None:
+        self.lengths = tuple(lengths)
         self.longest = max(lengths)
         starts = [sum(lengths[:i]) for i in range(len(lengths))]
         order = sorted(range(len(lengths)), key=lambda i: _padded(lengths[i]))
@@ -98,13 +107,17 @@ class _Attention(torch.autograd.Function):
             q_XYA = _by_group(bucket.rows(q_MHA), groups)  # X = documents × kv heads, Y = heads per kv head × T
             k_XTA = _by_group(bucket.rows(k_MGA), groups)
             v_XTA = _by_group(bucket.rows(v_MGA), groups)
+            if bucket.length > LONG:
+                _write_back(bucket.rows(out_MHA), _attend_long(q_XYA, k_XTA, v_XTA, repeats, scaling), groups)
+                saved += [q_XYA, k_XTA, v_XTA, q_XYA.new_empty(0)]
+                continue
             bias_YT = documents.causal_bias(bucket.length, repeats, q_NHA.dtype)
             scores_XYT = torch.baddbmm(bias_YT, q_XYA, k_XTA.transpose(1, 2), alpha=scaling)
             weights_XYT = torch.softmax(scores_XYT, dim=-1)
             _write_back(bucket.rows(out_MHA), torch.bmm(weights_XYT, v_XTA), groups)
             saved += [q_XYA, k_XTA, v_XTA, weights_XYT]
         ctx.save_for_backward(*saved)
-        ctx.documents, ctx.scaling, ctx.groups = documents, scaling, groups
+        ctx.documents, ctx.scaling, ctx.groups, ctx.repeats = documents, scaling, groups, repeats
         return out_MHA.index_select(0, documents.row_of_token_N)
 
     @staticmethod
@@ -116,9 +129,15 @@ class _Attention(torch.autograd.Function):
         d_q_MHA = torch.empty_like(d_out_MHA)
         d_k_MGA = d_out_MHA.new_empty(rows, groups, width)
         d_v_MGA = d_out_MHA.new_empty(rows, groups, width)
+        saved = ctx.saved_tensors  # only once: a checkpointed layer computes them again for each request
         for i, bucket in enumerate(documents.buckets):
-            q_XYA, k_XTA, v_XTA, weights_XYT = ctx.saved_tensors[4 * i : 4 * i + 4]
+            q_XYA, k_XTA, v_XTA, weights_XYT = saved[4 * i : 4 * i + 4]
             d_out_XYA = _by_group(bucket.rows(d_out_MHA), groups)
+            if bucket.length > LONG:
+                gradients = _long_gradients(d_out_XYA, q_XYA, k_XTA, v_XTA, ctx.repeats, ctx.scaling)
+                for target_MHA, gradient in zip((d_q_MHA, d_k_MGA, d_v_MGA), gradients, strict=True):
+                    _write_back(bucket.rows(target_MHA), gradient, groups)
+                continue
             d_weights_XYT = torch.bmm(d_out_XYA, v_XTA.transpose(1, 2))
             d_scores_XYT = torch._softmax_backward_data(d_weights_XYT, weights_XYT, -1, weights_XYT.dtype)
             d_scores_XYT *= ctx.scaling
@@ -128,6 +147,48 @@ class _Attention(torch.autograd.Function):
         token_rows = documents.row_of_token_N
         d_q_NHA, d_k_NGA, d_v_NGA = (d.index_select(0, token_rows) for d in (d_q_MHA, d_k_MGA, d_v_MGA))
         return d_q_NHA, d_k_NGA, d_v_NGA, None, None
+
+
+def _attend_long(q_XYA: Tensor, k_XTA: Tensor, v_XTA: Tensor, repeats: int, scaling: float) -> Tensor:
+    out_XRTA = torch.empty_like(q_XYA).unflatten(1, (repeats, -1))
+    for start in range(0, out_XRTA.shape[2], QUERIES):
+        _, weights_XPS = _weights_of(q_XYA, k_XTA, start, repeats, scaling)
+        out_XPA = torch.bmm(weights_XPS, v_XTA[:, : weights_XPS.shape[2]])
+        out_XRTA[:, :, start : start + QUERIES] = out_XPA.unflatten(1, (repeats, -1))
+    return out_XRTA.flatten(1, 2)
+
+
+def _long_gradients(
+    d_out_XYA: Tensor, q_XYA: Tensor, k_XTA: Tensor, v_XTA: Tensor, repeats: int, scaling: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the gradients of queries, keys and values."""
+    d_out_XRTA = d_out_XYA.unflatten(1, (repeats, -1))
+    d_q_XRTA = torch.empty_like(d_out_XRTA)
+    accumulated = torch.promote_types(k_XTA.dtype, torch.float32)  # in bf16 a sum of many parts would lose bits
+    d_k_XTA, d_v_XTA = (torch.zeros_like(states, dtype=accumulated) for states in (k_XTA, v_XTA))
+    for start in range(0, d_out_XRTA.shape[2], QUERIES):
+        q_XPA, weights_XPS = _weights_of(q_XYA, k_XTA, start, repeats, scaling)
+        d_out_XPA = d_out_XRTA[:, :, start : start + QUERIES].flatten(1, 2)
+        seen = slice(weights_XPS.shape[2])
+        d_v_XTA[:, seen] += torch.bmm(weights_XPS.transpose(1, 2), d_out_XPA)
+        d_weights_XPS = torch.bmm(d_out_XPA, v_XTA[:, seen].transpose(1, 2))
+        d_scores_XPS = torch._softmax_backward_data(d_weights_XPS, weights_XPS, -1, weights_XPS.dtype)
+        d_scores_XPS *= scaling
+        d_q_XPA = torch.bmm(d_scores_XPS, k_XTA[:, seen])
+        d_q_XRTA[:, :, start : start + QUERIES] = d_q_XPA.unflatten(1, (repeats, -1))
+        d_k_XTA[:, seen] += torch.bmm(d_scores_XPS.transpose(1, 2), q_XPA)
+    return d_q_XRTA.flatten(1, 2), d_k_XTA.to(k_XTA.dtype), d_v_XTA.to(v_XTA.dtype)
+
+
+def _weights_of(q_XYA: Tensor, k_XTA: Tensor, start: int, repeats: int, scaling: float) -> tuple[Tensor, Tensor]:
+    """Return `QUERIES` rows of queries of each head, from `start` on, and their weights on the keys that they see."""
+    q_XPA = q_XYA.unflatten(1, (repeats, -1))[:, :, start : start + QUERIES].flatten(1, 2)
+    count = q_XPA.shape[1] // repeats
+    scores_XPS = torch.bmm(q_XPA, k_XTA[:, : start + count].transpose(1, 2))
+    scores_XPS *= scaling
+    future_PP = torch.ones(count, count, dtype=torch.bool).triu(1)
+    scores_XPS.unflatten(1, (repeats, count))[..., start:].masked_fill_(future_PP, float("-inf"))
+    return q_XPA, torch.softmax(scores_XPS, dim=-1)
 
 
 def attend(

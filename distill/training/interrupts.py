@@ -18,6 +18,7 @@ from types import FrameType
 import torch
 from torch import Tensor, distributed, nn
 
+from toolkit.runs import process_rank
 from toolkit.terminal import say
 
 
@@ -32,6 +33,8 @@ def postponed_interrupt(interrupted: threading.Event, promise: Callable[[], str]
     def note(number: int, frame: FrameType | None) -> None:
         interrupted.set()
         signal.signal(signal.SIGINT, before)
+        if process_rank():
+            return  # the first of several processes speaks for all
         with suppress(RuntimeError):  # the stream is in the middle of another line
             say(promise())
 

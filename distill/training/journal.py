@@ -19,7 +19,7 @@ import json
 import math
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -83,11 +83,21 @@ def journaled(folder: Path, seed: int) -> dict[str, Any]:
 class TrainingJournal(TrainerCallback):
     """Writes the losses, shows progress, and asks for a checkpoint now and then and at an interrupt."""
 
-    def __init__(self, path: Path, *, tokens: int, checkpoint_every_s: float, interrupted: threading.Event) -> None:
-        """`tokens`: of the whole run, all epochs; 0 if the trainer counts them while it samples."""
+    def __init__(
+        self,
+        path: Path,
+        *,
+        tokens: int,
+        checkpoint_every_s: float,
+        interrupted: threading.Event,
+        checkpoint_every_updates: int = 0,
+    ) -> None:
+        """`tokens`: of the whole run, all epochs; 0 if the trainer counts them while it samples.
+        `checkpoint_every_updates`: 0 leaves checkpoints to the clock."""
         self._path = path
         self._tokens = tokens
         self._checkpoint_every_s = checkpoint_every_s
+        self._checkpoint_every_updates = checkpoint_every_updates
         self._interrupted = interrupted
         self._in_hand = self._updates = 0
         self._progress: Progress | None = None
@@ -136,9 +146,11 @@ class TrainingJournal(TrainerCallback):
         control.should_log |= state.global_step == state.max_steps  # the last line is the run's summary
         now = time.monotonic()
         is_due = now - self._saved_at >= self._checkpoint_every_s
+        if self._checkpoint_every_updates and state.global_step % self._checkpoint_every_updates == 0:
+            is_due = True
         is_interrupted, is_due = _anywhere(args.device, self._interrupted.is_set(), is_due)
         if is_interrupted or is_due or state.global_step == state.max_steps:  # saving the result takes time
-            refuse_diverged(model, state.global_step)
+            refuse_diverged(model, state.global_step, args)
             control.should_save = True
             self._saved_at = now
         if is_interrupted:
@@ -173,7 +185,7 @@ class TrainingJournal(TrainerCallback):
         if not logs or "loss" not in logs:
             return
         if not math.isfinite(logs["grad_norm"]):  # the trainer's logged loss leaves out losses that are not finite
-            raise diverged("gradient's norm", state.global_step, logs["grad_norm"])
+            raise diverged("gradient's norm", state.global_step, logs["grad_norm"], args)
         if not self._progress:
             return
         elapsed_s = time.monotonic() - self._begun_at
@@ -234,28 +246,42 @@ def _anywhere(device: torch.device, *claims: bool) -> list[bool]:
     return [bool(claim) for claim in found]
 
 
-def run_trainer(trainer: Trainer, folder: Path, *, tokens: int, checkpoint_every_s: float) -> dict[str, float]:
+def run_trainer(
+    trainer: Trainer,
+    folder: Path,
+    *,
+    tokens: int,
+    checkpoint_every_s: float,
+    checkpoint_every_updates: int = 0,
+    trackers: Sequence[TrainerCallback] = (),
+) -> dict[str, float]:
     """Train to the end, from the folder's last checkpoint if there is one.
 
-    `tokens`: see `TrainingJournal`. Returns the updates and tokens of the whole run, the seconds of this call, and the
-    first and the last logged loss. Raises `KeyboardInterrupt` after writing a checkpoint if it was interrupted.
+    `tokens`: see `TrainingJournal`. `trackers` are called after the journal. Returns the updates and tokens of the
+    whole run, the seconds of this call, and the first and the last logged loss. Raises `KeyboardInterrupt` after
+    writing a checkpoint if it was interrupted.
     """
     interrupted = threading.Event()
     journal = TrainingJournal(
-        folder / LOSS, tokens=tokens, checkpoint_every_s=checkpoint_every_s, interrupted=interrupted
+        folder / LOSS,
+        tokens=tokens,
+        checkpoint_every_s=checkpoint_every_s,
+        checkpoint_every_updates=checkpoint_every_updates,
+        interrupted=interrupted,
     )
     trainer.remove_callback(PrinterCallback)
-    trainer.add_callback(journal)
+    for callback in (journal, *trackers):
+        trainer.add_callback(callback)
     _leave_tied_to_their_sources(trainer.model)
     with postponed_interrupt(interrupted, journal.promise), heard_in_backward(trainer.model), repeatable():
         begun = time.monotonic()
-        checkpoint = _of_the_first(_last_checkpoint(folder / CHECKPOINTS))
+        checkpoint = of_the_first(_last_checkpoint(folder / CHECKPOINTS))
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         seconds = time.monotonic() - begun
     if interrupted.is_set():
         raise KeyboardInterrupt
     lines = (folder / LOSS).read_text(encoding="utf-8").splitlines() if trainer.is_world_process_zero() else []
-    first, last = _of_the_first([json.loads(line) for line in (lines[0], lines[-1])] if lines else [{}, {}])
+    first, last = of_the_first([json.loads(line) for line in (lines[0], lines[-1])] if lines else [{}, {}])
     return {
         "updates": last["step"],
         "tokens": last["tokens"],
@@ -265,18 +291,20 @@ def run_trainer(trainer: Trainer, folder: Path, *, tokens: int, checkpoint_every
     }
 
 
-def diverged(what: str, step: int, value: float) -> InputError:
-    """Return the error of a run that diverged."""
+def diverged(what: str, step: int, value: float, args: TrainingArguments) -> InputError:
+    """Return the error of a run that diverged, which names the last good checkpoint: none is written of bad weights."""
+    last = _last_checkpoint(Path(args.output_dir))
+    kept = f"the last good checkpoint is {last}" if last else "no checkpoint was written before"
     return InputError(
         f"training diverged: the {what} of update {step} is {value}; lower the learning rate, or check the training "
-        "set; the last checkpoint stays in the run's partial folder"
+        f"set; {kept}"
     )
 
 
-def refuse_diverged(model: nn.Module, step: int) -> None:
+def refuse_diverged(model: nn.Module, step: int, args: TrainingArguments) -> None:
     """Raise `InputError` if a weight is not a finite number."""
     if name := not_finite(model):
-        raise diverged(f"weights ({name})", step, math.nan)
+        raise diverged(f"weights ({name})", step, math.nan, args)
 
 
 def _leave_tied_to_their_sources(model: nn.Module) -> None:
@@ -285,7 +313,7 @@ def _leave_tied_to_their_sources(model: nn.Module) -> None:
         model._keys_to_ignore_on_save = {*(model._keys_to_ignore_on_save or ()), *model.all_tied_weights_keys}
 
 
-def _of_the_first(value: Value) -> Value:
+def of_the_first(value: Value) -> Value:
     """Return the first process' value in all of them, since that process owns the shared folder."""
     if not distributed.is_initialized():
         return value

@@ -10,6 +10,8 @@ import hashlib
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,9 @@ from transformers import PreTrainedModel
 
 from distill.training import document_attention
 from distill.training.journal import CHECKPOINTS_KEPT
-from distill.training.master_adamw import STATE_BYTES
+from distill.training.optimizers.choice import STATE_BYTES
+from distill.training.quantized_base import dequantized, is_quantized, load_nf4, merged
+from distill.training.train_config import TrainConfig
 from toolkit.errors import InputError
 from toolkit.formats.chat_format import (
     REASONING_TEMPLATE,
@@ -50,10 +54,10 @@ class StudentFacts:
     """The longest trainable example: the student's context, or its sliding window on a CPU."""
 
 
-def check_student(student: Path) -> StudentFacts:
+def check_student(student: Path, *, context_tokens: int = 0, targets: Sequence[str] = ()) -> StudentFacts:
     """Load the student's weights once, as bf16, and check everything that would fail later.
 
-    Raises `InputError` naming what is wrong with the student.
+    `context_tokens` and `targets`: of `TrainConfig`. Raises `InputError` naming what is wrong with the student.
     """
     settings = read_object(student / "config.json")
     model_type = settings.get("model_type")
@@ -85,18 +89,27 @@ def check_student(student: Path) -> StudentFacts:
         )
     if name := not_finite(model):
         raise InputError(f"the student's weight {name} is not finite; get the checkpoint again")
+    _check_targets(model, targets)
+    _set_context(model, context_tokens)
     return StudentFacts(
         parameters=sum(parameter.numel() for parameter in model.parameters()), max_tokens=_longest(model.config)
     )
 
 
-def check_room(facts: StudentFacts, folder: Path, *, lora_rank: int) -> None:
+def check_room(
+    facts: StudentFacts,
+    folder: Path,
+    *,
+    lora_rank: int,
+    optimizer: str = "adamw",
+    checkpoints_kept: int = CHECKPOINTS_KEPT,
+) -> None:
     """Raise `InputError` if the disk of `folder` has no room for the trained student and its checkpoints.
 
     Checkpoints of adapters are small and do not count.
     """
     # a checkpoint is removed only after a new one is complete
-    checkpoint = 0 if lora_rank else (CHECKPOINTS_KEPT + 1) * (compute_dtype().itemsize + STATE_BYTES)
+    checkpoint = 0 if lora_rank else (checkpoints_kept + 1) * (compute_dtype().itemsize + STATE_BYTES[optimizer])
     best = 0 if lora_rank else compute_dtype().itemsize
     needed = facts.parameters * (torch.bfloat16.itemsize + checkpoint + best)
     free = shutil.disk_usage(folder).free
@@ -117,7 +130,7 @@ def check_lengths(
     if max_tokens > facts.max_tokens:
         raise InputError(
             f"the longest example ({max_tokens} tokens) exceeds what the student reads at once ({facts.max_tokens}); "
-            "lower --max-tokens"
+            "lower --max-tokens, or set train.context_tokens if it was trained for more than its configuration says"
         )
     shortest = min(len(chat_format.prompt_ids(problem.messages)) for problem in problems)
     if shortest >= max_tokens:
@@ -139,25 +152,50 @@ def write_student_format(student: Path, folder: Path) -> ChatFormat:
     return ChatFormat.from_folder(folder)
 
 
-def load_student(folder: Path, end: int) -> PreTrainedModel:
+def load_student(folder: Path, end: int, *, quantization: str = "", context_tokens: int = 0) -> PreTrainedModel:
     """Load the model to train, in the dtype in which its steps compute; `end` becomes its end-of-text token.
 
-    Raises `InputError` if its weights cannot be read.
+    `quantization` and `context_tokens`: of `TrainConfig`. Raises `InputError` if its weights cannot be read.
     """
-    student = load_model(folder, compute_dtype())
+    student = load_nf4(folder) if quantization else load_model(folder, compute_dtype())
+    _set_context(student, context_tokens)
     for settings in (student.config, student.generation_config):
         settings.eos_token_id = settings.pad_token_id = end
-    if not torch.cuda.is_available():
+    if torch.cuda.is_available():
+        _use_gpu_kernels(student)
+    else:
         student.set_attn_implementation(document_attention.NAME)
     return student
 
 
-def add_adapters(student: PreTrainedModel, rank: int, seed: int) -> PeftModel:
+def _use_gpu_kernels(student: PreTrainedModel) -> None:
+    """Let FlashAttention and Liger's norms, rotations and MLPs run where a GPU has them; the head and loss are ours."""
+    if find_spec("flash_attn") and compute_dtype() == torch.bfloat16:
+        student.set_attn_implementation("flash_attention_2")
+    if find_spec("liger_kernel"):
+        from transformers.integrations.liger import apply_liger_kernel
+
+        apply_liger_kernel(student, {"fused_linear_cross_entropy": False, "cross_entropy": False})
+
+
+def add_adapters(student: PreTrainedModel, config: TrainConfig) -> PeftModel:
     """Put low-rank adapters on the student's matrices; only these are trained."""
-    torch.manual_seed(seed)
-    adapters = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear")
+    torch.manual_seed(config.seed)
+    adapters = LoraConfig(
+        r=config.lora_rank,
+        lora_alpha=config.alpha,
+        lora_dropout=config.lora_dropout,
+        target_modules=list(config.lora_targets) or "all-linear",
+        use_rslora=config.lora_rslora,
+        use_dora=config.lora_dora,
+        bias=config.lora_bias,
+    )
     # adapters keep the base's dtype, since masters hold their precision: fp32 ones would make every product fp32
-    return get_peft_model(student, adapters, autocast_adapter_dtype=False)
+    model = get_peft_model(student, adapters, autocast_adapter_dtype=False)
+    for parameter in model.parameters():
+        if parameter.requires_grad:  # on quantized layers they are made in fp32
+            parameter.data = parameter.data.to(compute_dtype())
+    return model
 
 
 def saved_digests(model: nn.Module) -> dict[str, str]:
@@ -166,13 +204,31 @@ def saved_digests(model: nn.Module) -> dict[str, str]:
     Values below half of float16's smallest number count as 0: rows of zeros, of ids that occur in no text, move a
     little with the optimizer's epsilon, which means nothing.
     """
-    return {name: _saved_digest(parameter.detach()) for name, parameter in model.named_parameters()}
+    return {name: _saved_digest(dequantized(parameter)) for name, parameter in model.named_parameters()}
 
 
-def save_student(model: PreTrainedModel | PeftModel, folder: Path) -> PreTrainedModel:
-    """Write a plain bf16 checkpoint with adapters merged; return the model as it was saved."""
-    plain: Any = model.merge_and_unload() if isinstance(model, PeftModel) else model
-    plain.to(torch.bfloat16).save_pretrained(folder)
+def save_student(
+    model: PreTrainedModel | PeftModel, folder: Path, student: Path | None = None, *, apart: bool = False
+) -> PreTrainedModel:
+    """Write a plain bf16 checkpoint with adapters merged, or the adapters `apart`; return the merged model.
+
+    `student`: the folder that a quantized model was loaded from, whose shapes and other weights are taken again.
+    """
+    plain: Any = model
+    if isinstance(model, PeftModel):
+        if apart:
+            model.save_pretrained(folder)
+            (folder / "README.md").unlink(missing_ok=True)  # a card without contents
+        if is_quantized(model):
+            assert student is not None
+            plain = merged(model, student)
+            plain.config.update({name: getattr(model.config, name) for name in ("eos_token_id", "pad_token_id")})
+            plain.generation_config = model.generation_config
+        else:
+            plain = model.merge_and_unload()
+    plain.to(torch.bfloat16)
+    if not apart:
+        plain.save_pretrained(folder)
     saved: PreTrainedModel = plain
     return saved
 
@@ -189,6 +245,23 @@ def count_changed(before: Mapping[str, str], after: Mapping[str, str]) -> int:
             "--learning-rate or --epochs, or give more problems"
         )
     return changed
+
+
+def _set_context(student: Any, context_tokens: int) -> None:
+    if context_tokens:
+        student.config.max_position_embeddings = context_tokens
+
+
+def _check_targets(student: nn.Module, targets: Sequence[str]) -> None:
+    """Raise `InputError`, which names the nearest, if one of `lora_targets` is no linear layer of the student."""
+    layers = {name.rpartition(".")[2] for name, module in student.named_modules() if isinstance(module, nn.Linear)}
+    for target in targets:
+        if target.rpartition(".")[2] not in layers:
+            near = get_close_matches(target, layers, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"it has {', '.join(sorted(layers))}"
+            raise InputError(
+                f"train.lora_targets names {target!r:.60}, which the student has no linear layer of; {hint}"
+            )
 
 
 def _saved_digest(weight: torch.Tensor) -> str:

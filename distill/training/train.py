@@ -5,8 +5,11 @@
 
 Differences from the trainer's defaults, measured by `benchmarks.training.student_speed`
 (docs/explanation/training-speed.md): freed memory stays in the process, batches have no padding, attention runs
-document by document, the head sees only completion tokens, no entropy or accuracy over the vocabulary, no autocast, no
-gradient checkpointing. The loss is the same.
+document by document, the head sees only completion tokens, no entropy or accuracy over the vocabulary, no autocast,
+gradient checkpointing only where it is asked for. The loss is the same.
+
+If several processes train together (`distill.launching`), each takes its part of every batch, so that an update is the
+one that a single process makes; the first one writes the folder, and the others read it.
 
 During training the folder gets `loss.jsonl` (step, loss, learning_rate, tokens …), at the end the weights, the
 tokenizer and the reasoning template. `checkpoints/` lets an interrupted run resume; whoever saves the folder removes it
@@ -17,8 +20,8 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,16 +31,20 @@ from huggingface_hub import constants
 from peft import PeftModel
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
+from torch.utils.data import DataLoader
 from transformers import AutoTokenizer, PreTrainedModel
 from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
 from distill.problems.splits import spread
-from distill.training.completion_loss import IGNORED, labelled, summed_loss
+from distill.tracking.trackers import EventWriter, check_trackers, reported_to
+from distill.training.completion_loss import IGNORED, labelled, spread_loss, summed_loss
 from distill.training.document_attention import Documents
-from distill.training.journal import CHECKPOINTS, VALIDATION_LOSS, diverged, journaled, run_trainer
-from distill.training.master_adamw import MasterAdamW
-from distill.training.schedule import cosine_schedule
+from distill.training.journal import CHECKPOINTS, LOSS, VALIDATION_LOSS, diverged, journaled, run_trainer
+from distill.training.optimizers.choice import check_optimizer, make_adamw
+from distill.training.optimizers.not_adam import NOT_ADAM, make_not_adam
+from distill.training.quantized_base import check_quantization
+from distill.training.schedule import make_schedule
 from distill.training.student import (
     add_adapters,
     count_changed,
@@ -46,43 +53,20 @@ from distill.training.student import (
     saved_digests,
     write_student_format,
 )
+from distill.training.train_config import TrainConfig
 from distill.training.validation import ENOUGH, Batch, Validation
-from distill.training.validation import EXAMPLES as VALIDATION_EXAMPLES
 from toolkit.formats.chat_format import TURN_END, ChatFormat
 from toolkit.machine.allocator import keep_freed_memory
 from toolkit.records import Example
-
-ROW_TOKENS = 8192
-"""Most tokens of a batch in one pass through the student: sixteen examples of 512."""
+from toolkit.runs import given_name
 
 
-@dataclass(frozen=True, kw_only=True)
-class TrainConfig:
-    """The recipe of a training run."""
-
-    learning_rate: float
-    epochs: int
-    batch_examples: int
-    accumulation_steps: int
-    """Batches whose gradients make one update."""
-    warmup_share: float
-    """Share of the updates that warm up; then the learning rate decays by a cosine, towards zero."""
-    weight_decay: float
-    beta1: float
-    beta2: float
-    max_grad_norm: float
-    lora_rank: int
-    """0 trains all weights."""
-    log_every: int
-    checkpoint_every_s: float
-    seed: int
-
-
-def tokenize(examples: Sequence[Example], chat_format: ChatFormat) -> Dataset:
-    """Turn each example into token ids, with labels on its completion."""
-    return Dataset.from_list(
-        [labelled(*chat_format.training_ids(each.messages, each.reasoning, each.answer)) for each in examples]
-    )
+def tokenize(examples: Sequence[Example], chat_format: ChatFormat, loss_on: str = "completions") -> Dataset:
+    """Turn each example into token ids, with labels on its completion, or on all of it."""
+    rows = [chat_format.training_ids(each.messages, each.reasoning, each.answer) for each in examples]
+    if loss_on == "all":
+        rows = [(ids, [False] + [True] * (len(ids) - 1)) for ids, _ in rows]
+    return Dataset.from_list([labelled(*row) for row in rows])
 
 
 def collate(rows: Sequence[Mapping[str, list[int]]]) -> Batch:
@@ -112,10 +96,32 @@ def within(examples: Sequence[Mapping[str, list[int]]], tokens: int) -> list[Bat
     return [collate(row) for row in rows]
 
 
-def batch_of(examples: Sequence[Mapping[str, list[int]]]) -> Batch:
-    """Make the batch of an update: its rows, and all labels together, by which the trainer counts trained tokens."""
-    rows = within(examples, ROW_TOKENS)
+def batch_of(examples: Sequence[Mapping[str, list[int]]], row_tokens: int, rank: int = 0, processes: int = 1) -> Batch:
+    """Make a process's part of a batch: its rows, and all their labels, by which the trainer counts trained tokens.
+
+    All processes get equally many rows, so that they stay in step; one that teaches nothing fills up a shorter part.
+    """
+    parts = [within(part, row_tokens) for part in shared_out(examples, processes)]
+    missing = max(len(part) for part in parts) - len(parts[rank])
+    rows = parts[rank] + [_nothing_to_learn(examples[0]) for _ in range(missing)]
     return {"rows": rows, "labels": torch.cat([row["labels"] for row in rows], dim=1)}
+
+
+def shared_out(examples: Sequence[Mapping[str, list[int]]], processes: int) -> list[Sequence[Mapping[str, list[int]]]]:
+    """Divide examples among processes by their lengths: the longest go first, each to whoever has the fewest tokens."""
+    if processes == 1:
+        return [examples]
+    parts: list[list[Mapping[str, list[int]]]] = [[] for _ in range(processes)]
+    tokens = [0] * processes
+    for example in sorted(examples, key=lambda each: -len(each["input_ids"])):
+        least = tokens.index(min(tokens))
+        parts[least].append(example)
+        tokens[least] += len(example["input_ids"])
+    return list(parts)
+
+
+def _nothing_to_learn(example: Mapping[str, list[int]]) -> Batch:
+    return collate([{"input_ids": example["input_ids"][:1], "labels": [IGNORED]}])
 
 
 class StudentTrainer(SFTTrainer):
@@ -124,34 +130,64 @@ class StudentTrainer(SFTTrainer):
     def __init__(self, model: PreTrainedModel | PeftModel, config: TrainConfig, **kwargs: Any) -> None:
         # TRL reports each new trainer; the environment variable of this name was read at import
         constants.HF_HUB_DISABLE_TELEMETRY = True
-        super().__init__(model=model, data_collator=batch_of, **kwargs)
+        arguments: SFTConfig = kwargs["args"]
+        division = {"rank": arguments.process_index, "processes": arguments.world_size}
+        collator = partial(batch_of, row_tokens=config.row_tokens, **division)
+        types = [parameter.dtype for parameter in model.parameters()]
+        super().__init__(model=model, data_collator=collator, **kwargs)
+        for parameter, dtype in zip(model.parameters(), types, strict=True):
+            if parameter.dtype != dtype:  # TRL makes the adapters of a quantized model bf16 on any machine
+                parameter.data = parameter.data.to(dtype)
         self._config = config
         self.validation: Validation | None = None
         causal_lm: Any = model.get_base_model() if isinstance(model, PeftModel) else model
         # replaces the causal model's forward, so that wrappers (DistributedDataParallel) still see the call
-        causal_lm.forward = _LossForward(causal_lm)
+        causal_lm.forward = _LossForward(causal_lm, noise=config.neftune_noise, smoothing=config.label_smoothing)
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """Return batches for all processes, which `batch_of` divides."""
+        loader: Any = super().get_train_dataloader()
+        if self.args.world_size > 1:
+            loader.batch_sampler.num_processes, loader.batch_sampler.process_index = 1, 0
+        divided: DataLoader[Any] = loader
+        return divided
+
+    def whole_model(self, load: Callable[[], PreTrainedModel | PeftModel]) -> PreTrainedModel | PeftModel | None:
+        """Return the trained model in the first process, and None in the others. `load` loads the one to train anew."""
+        return self.model if self.is_world_process_zero() else None
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        """Make `MasterAdamW` over the trained weights; those of norms do not decay."""
+        """Make the recipe's optimizer over the trained weights; those of norms do not decay."""
         assert self.model is not None
         trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         groups: list[dict[str, Any]] = [
             {"params": [parameter for parameter in trained if parameter.dim() >= 2]},
             {"params": [parameter for parameter in trained if parameter.dim() < 2], "weight_decay": 0.0},
         ]
-        self.optimizer = MasterAdamW(
-            groups,
-            lr=self._config.learning_rate,
-            betas=(self._config.beta1, self._config.beta2),
-            weight_decay=self._config.weight_decay,
-        )
+        config = self._config
+        shared: dict[str, Any] = {
+            "learning_rate": config.learning_rate,
+            "betas": (config.beta1, config.beta2),
+            "weight_decay": config.weight_decay,
+        }
+        if config.optimizer in NOT_ADAM:
+            self.optimizer = make_not_adam(config.optimizer, self.model, groups, **shared)
+        else:
+            self.optimizer = make_adamw(config.optimizer, groups, epsilon=config.epsilon, **shared)
         return self.optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> LRScheduler:
         """Make our schedule, whose first and last rates are above 0."""
         assert self.optimizer is not None
-        warmup = math.ceil(self._config.warmup_share * num_training_steps)
-        schedule = cosine_schedule(optimizer or self.optimizer, updates=num_training_steps, warmup=warmup)
+        config = self._config
+        schedule = make_schedule(
+            optimizer or self.optimizer,
+            updates=num_training_steps,
+            warmup=config.warmup_steps or math.ceil(config.warmup_share * num_training_steps),
+            final=config.min_lr_share,
+            kind=config.schedule,
+            decay_share=config.decay_share,
+        )
         self.lr_scheduler: LRScheduler | None = schedule
         return schedule
 
@@ -165,7 +201,7 @@ class StudentTrainer(SFTTrainer):
         )
         total = loss.sum()
         if not torch.isfinite(total):
-            raise diverged("loss", self.state.global_step + 1, float(total))
+            raise diverged("loss", self.state.global_step + 1, float(total), self.args)
         return total
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
@@ -197,23 +233,47 @@ class StudentTrainer(SFTTrainer):
 class _LossForward:
     """The forward of a causal language model in training: returns the summed loss of a padding-free batch."""
 
-    def __init__(self, causal_lm: Any) -> None:
+    def __init__(self, causal_lm: Any, noise: float = 0.0, smoothing: float = 0.0) -> None:
+        """`noise`: NEFTune's alpha. Neither it nor label smoothing counts while held-out examples are measured."""
         self._base: nn.Module = causal_lm.base_model
         self._head: nn.Linear = causal_lm.get_output_embeddings()
+        self._embedding: nn.Module = causal_lm.get_input_embeddings()
+        self._noise, self._smoothing = noise, smoothing
 
     def __call__(self, input_ids: Tensor, labels: Tensor, position_ids: Tensor, documents: Documents) -> Tensor:
         on_cpu = {"documents": documents} if input_ids.device.type == "cpu" else {}  # elsewhere positions are enough
-        hidden_1ND = self._base(input_ids=input_ids, position_ids=position_ids, use_cache=False, **on_cpu)[0]
-        return summed_loss(hidden_1ND[0], self._head.weight, labels[0])
+        inputs = {"input_ids": input_ids}
+        if self._noise and self._base.training:
+            inputs = {"inputs_embeds": noisy(self._embedding(input_ids), documents.lengths, self._noise)}
+        hidden_1ND = self._base(**inputs, position_ids=position_ids, use_cache=False, **on_cpu)[0]
+        loss = summed_loss(hidden_1ND[0], self._head.weight, labels[0])
+        if self._smoothing and self._base.training:
+            spread = spread_loss(hidden_1ND[0], self._head.weight, labels[0])
+            loss = (1 - self._smoothing) * loss + self._smoothing * spread
+        return loss
+
+
+def noisy(embedded_1ND: Tensor, lengths: Sequence[int], alpha: float) -> Tensor:
+    """Add NEFTune's noise, uniform within alpha / √(tokens · D) for each document of a row (Jain et al. 2023)."""
+    spans = [torch.full((length,), alpha / math.sqrt(length * embedded_1ND.shape[-1])) for length in lengths]
+    span_N = torch.cat(spans).to(embedded_1ND)
+    return embedded_1ND + torch.empty_like(embedded_1ND).uniform_(-1.0, 1.0) * span_N[None, :, None]
 
 
 def trainer_arguments(config: TrainConfig, folder: Path) -> SFTConfig:
     """Translate our recipe into the trainer's arguments."""
     # transformers 5.23 warns about the old name of TRL's own default
     warnings.filterwarnings("ignore", message="`gradient_checkpointing` is deprecated", category=FutureWarning)
-    return SFTConfig(
-        **journaled(folder, config.seed),
+    journal = journaled(folder, config.seed) | {
+        "save_total_limit": config.checkpoints_kept,
+        "report_to": reported_to(config.trackers, folder),
+        "project": "toolkit",
+        "run_name": given_name(folder).name,
+    }
+    arguments = SFTConfig(
+        **journal,
         num_train_epochs=config.epochs,
+        max_steps=config.max_updates or -1,
         per_device_train_batch_size=config.batch_examples,
         gradient_accumulation_steps=config.accumulation_steps,
         learning_rate=config.learning_rate,
@@ -223,12 +283,22 @@ def trainer_arguments(config: TrainConfig, folder: Path) -> SFTConfig:
         logging_first_step=True,  # a run may be shorter than that
         logging_nan_inf_filter=False,
         bf16=False,  # the weights themselves are bf16: nothing to cast
-        gradient_checkpointing=False,
+        gradient_checkpointing=config.gradient_checkpointing,
+        gradient_checkpointing_kwargs={"use_reentrant": False},
         dataloader_pin_memory=torch.cuda.is_available(),
         remove_unused_columns=False,
         max_length=None,
         dataset_kwargs={"skip_prepare_dataset": True},
     )
+    arguments._n_gpu = min(arguments.n_gpu, 1)  # several GPUs of one process would be torch's DataParallel
+    return arguments
+
+
+def check_recipe(config: TrainConfig) -> None:
+    """Raise `InputError` if values of a recipe exclude each other, or if this machine cannot train so."""
+    check_quantization(config.quantization, lora_rank=config.lora_rank)
+    check_optimizer(config.optimizer)
+    check_trackers(config.trackers)
 
 
 def train(
@@ -237,43 +307,87 @@ def train(
     config: TrainConfig,
     folder: Path,
     validation: Sequence[Example] = (),
+    *,
+    make_trainer: Callable[..., StudentTrainer] = StudentTrainer,
 ) -> dict[str, Any]:
     """Train the student on the examples and save it in `folder`, resuming from the folder's last checkpoint.
 
     `validation`: held-out examples (`distill.training.validation`). Returns the tokens of all epochs, the seconds of
     this call, the first and the last logged loss, which update's student was chosen and why, and how many of its
-    tensors changed. Raises `KeyboardInterrupt` after writing a checkpoint if it was interrupted, and `InputError` if
-    the loss or a weight is not finite or nothing changed; checkpoints stay then.
+    tensors changed. If several processes train together, each calls this, and the figures of changed tensors are the
+    first one's. Raises `KeyboardInterrupt` after writing a checkpoint if it was interrupted, and `InputError` if the
+    loss or a weight is not finite or nothing changed; checkpoints stay then.
     """
     keep_freed_memory()
     torch.manual_seed(config.seed)
-    chat_format = write_student_format(student, folder)
-    dataset = tokenize(examples, chat_format)
-    tokens = sum(len(ids) for ids in dataset["input_ids"])
-    plain = load_student(student, chat_format.encode(TURN_END)[0])
-    before = saved_digests(plain)
-    model = add_adapters(plain, config.lora_rank, config.seed) if config.lora_rank else plain
-    trainer = StudentTrainer(
+    arguments = trainer_arguments(config, folder)
+    first = arguments.process_index == 0
+    chat_format = write_student_format(student, folder) if first else ChatFormat.from_folder(folder)
+    dataset = tokenize(examples, chat_format, config.loss_on)
+    end = chat_format.encode(TURN_END)[0]
+
+    def load() -> PreTrainedModel:
+        return load_student(student, end, quantization=config.quantization, context_tokens=config.context_tokens)
+
+    plain = load()
+    before = saved_digests(plain) if first else {}
+    model = _to_train(plain, config)
+    trainer = make_trainer(
         model,
         config,
-        args=trainer_arguments(config, folder),
+        args=arguments,
         train_dataset=dataset,
         processing_class=AutoTokenizer.from_pretrained(folder, local_files_only=True),
     )
     if validation:
-        trainer.validation = _validation(validation, chat_format, folder)
+        trainer.validation = _validation(validation, chat_format, config, folder)
         trainer.add_callback(trainer.validation)
-    measured = run_trainer(trainer, folder, tokens=tokens * config.epochs, checkpoint_every_s=config.checkpoint_every_s)
+    measured = run_trainer(
+        trainer,
+        folder,
+        tokens=_tokens_of_run(dataset, config),
+        checkpoint_every_s=config.checkpoint_every_s,
+        checkpoint_every_updates=config.checkpoint_every_updates,
+        trackers=[EventWriter(folder / LOSS)] if "tensorboard" in config.trackers else [],
+    )
     measured |= _choose_best(trainer.validation, model, trainer.args.device, len(validation))
-    saved = save_student(model, folder)
+    measured = {"chosen_update": measured["updates"]} | measured
+    whole = trainer.whole_model(lambda: _to_train(load(), config))
+    if whole is None:
+        return measured
+    saved = save_student(whole, folder, student, apart=config.lora_kept_apart)
     changed = count_changed(before, saved_digests(saved))
-    return {"chosen_update": measured["updates"]} | measured | {"tensors": len(before), "changed_tensors": changed}
+    return measured | {"tensors": len(before), "changed_tensors": changed}
 
 
-def _validation(examples: Sequence[Example], chat_format: ChatFormat, folder: Path) -> Validation:
-    chosen = [examples[i] for i in spread(len(examples), VALIDATION_EXAMPLES)]
-    rows = list(tokenize(chosen, chat_format))
-    return Validation(lambda: within(rows, ROW_TOKENS), len(rows), folder / CHECKPOINTS)
+Train = Callable[[Path, Sequence[Example], TrainConfig, Path, Sequence[Example]], dict[str, Any]]
+"""`train`, or what does the same in several processes."""
+
+
+def _to_train(plain: PreTrainedModel, config: TrainConfig) -> PreTrainedModel | PeftModel:
+    return add_adapters(plain, config) if config.lora_rank else plain
+
+
+def _tokens_of_run(dataset: Dataset, config: TrainConfig) -> int:
+    """Return the tokens of all updates; those of a run of `max_updates` are estimated from a whole epoch."""
+    tokens = sum(len(ids) for ids in dataset["input_ids"])
+    if not config.max_updates:
+        return tokens * config.epochs
+    batches = math.ceil(len(dataset) / config.batch_examples)
+    return round(tokens * config.max_updates / math.ceil(batches / config.accumulation_steps))
+
+
+def _validation(examples: Sequence[Example], chat_format: ChatFormat, config: TrainConfig, folder: Path) -> Validation:
+    chosen = [examples[i] for i in spread(len(examples), config.validation_examples)]
+    rows = list(tokenize(chosen, chat_format, config.loss_on))
+    return Validation(
+        lambda: within(rows, config.row_tokens),
+        len(rows),
+        folder / CHECKPOINTS,
+        times=config.evaluations,
+        every=config.evaluate_every,
+        keeps_best=config.keep_best,
+    )
 
 
 def _choose_best(

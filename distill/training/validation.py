@@ -3,7 +3,7 @@
     checkpoints/best/   model.safetensors  validation.json    trained weights at the lowest validation loss so far
 
 Examples of the validation split are held out from training. A few of them are enough to see a run go wrong, and cheap:
-a forward pass of `EXAMPLES` at `TIMES` points of the run. With at least `ENOUGH` of them, enough to tell one state of
+a forward pass of some dozens at a few points of the run. With at least `ENOUGH` of them, enough to tell one state of
 the student from another, the student with the lowest validation loss is saved.
 """
 
@@ -17,15 +17,15 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from distill.training.journal import of_the_first
 from toolkit.errors import InputError
 from toolkit.records import read_object
 from toolkit.runs import replace_text
 
-EXAMPLES = 32
-TIMES = 4
 ENOUGH = 16
 BEST, BEST_WEIGHTS, BEST_LOSS = "best", "model.safetensors", "validation.json"
 
@@ -36,10 +36,21 @@ Batch = dict[str, Any]
 class Validation(TrainerCallback):
     """Measures the validation loss at evenly spaced updates, the last of them included."""
 
-    def __init__(self, batches: Callable[[], Sequence[Batch]], examples: int, folder: Path) -> None:
-        """`batches`: arguments of the model's forward; `examples`: their number; `folder`: that of the checkpoints."""
+    def __init__(
+        self,
+        batches: Callable[[], Sequence[Batch]],
+        examples: int,
+        folder: Path,
+        *,
+        times: int,
+        every: int = 0,
+        keeps_best: bool = True,
+    ) -> None:
+        """`batches`: arguments of the model's forward; `examples`: their number; `folder`: that of the checkpoints;
+        `times`: measurements in a run, or `every` so many updates."""
         self._batches, self._folder = batches, folder / BEST
-        self._keeps_best = examples >= ENOUGH
+        self._times, self._every = times, every
+        self._keeps_best = keeps_best and examples >= ENOUGH
         self.loss: float | None = None
         """The last measured loss; None if none was measured yet."""
         self.measured_at = -1
@@ -47,14 +58,18 @@ class Validation(TrainerCallback):
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         model: nn.Module = kwargs["model"]
-        points = {math.ceil(state.max_steps * (i + 1) / TIMES) for i in range(TIMES)}
+        points = {math.ceil(state.max_steps * (i + 1) / self._times) for i in range(self._times)}
+        if self._every:
+            points = {*range(self._every, state.max_steps, self._every), state.max_steps}
         if state.global_step not in points:
             return
         self.loss, self.measured_at = self.measure(model, args.device), state.global_step
         control.should_log = True
         is_last = state.global_step == state.max_steps
-        if self._keeps_best and not is_last and state.is_world_process_zero and self.loss < self._best()[0]:
-            self._keep(model, state.global_step)
+        if self._keeps_best and not is_last and of_the_first(self.loss < self._best()[0]):
+            weights = _trained_weights(model)  # all processes gather shards
+            if state.is_world_process_zero:
+                self._keep(weights, state.global_step)
 
     @torch.no_grad()
     def measure(self, model: nn.Module, device: torch.device) -> float:
@@ -71,24 +86,19 @@ class Validation(TrainerCallback):
 
     def restore_best(self, model: nn.Module) -> tuple[float, int] | None:
         """Restore the weights with the lowest loss unless they are the last ones; return their loss and update."""
-        least, step = self._best()
+        least, step = of_the_first(self._best())
         if self.loss is None or not self._keeps_best or least >= self.loss:
             return None
         trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
         with torch.no_grad():
             for name, value in load_file(self._folder / BEST_WEIGHTS).items():
-                trained[name].copy_(value)
+                trained[name].copy_(_as_held(value, trained[name]))
         return least, step
 
-    def _keep(self, model: nn.Module, step: int) -> None:
+    def _keep(self, weights: dict[str, Tensor], step: int) -> None:
         """Write the weights, then the loss, so that a loss file implies whole weights."""
         self._folder.mkdir(parents=True, exist_ok=True)
         (self._folder / BEST_LOSS).unlink(missing_ok=True)
-        weights = {
-            name: parameter.detach().to("cpu").contiguous()
-            for name, parameter in model.named_parameters()
-            if parameter.requires_grad
-        }
         save_file(weights, self._folder / BEST_WEIGHTS)
         replace_text(self._folder / BEST_LOSS, json.dumps({"loss": self.loss, "step": step}))
 
@@ -98,3 +108,17 @@ class Validation(TrainerCallback):
         except InputError:
             return math.inf, -1
         return float(kept["loss"]), int(kept["step"])
+
+
+def _trained_weights(model: nn.Module) -> dict[str, Tensor]:
+    """Return the trained weights, whole, in the machine's memory."""
+    trained = {name: parameter.detach() for name, parameter in model.named_parameters() if parameter.requires_grad}
+    whole = {name: weight.full_tensor() if isinstance(weight, DTensor) else weight for name, weight in trained.items()}
+    return {name: weight.to("cpu").contiguous() for name, weight in whole.items()}
+
+
+def _as_held(value: Tensor, parameter: Tensor) -> Tensor:
+    """Return the part of a whole weight that this process holds of it."""
+    if not isinstance(parameter, DTensor):
+        return value
+    return distribute_tensor(value.to(parameter.device), parameter.device_mesh, parameter.placements)

@@ -31,7 +31,7 @@ from distill.teach.teach import pretrain
 from distill.teach.teacher_recipe import quick
 from distill.training.completion_loss import IGNORED
 from distill.training.journal import LOSS, run_trainer
-from distill.training.muon import MuonAdamW, split_parameters
+from distill.training.optimizers.muon import MuonAdamW, split_parameters
 from tests.samples import TINY_DEEPSEEK
 from toolkit.model.balance import ExpertBalance
 

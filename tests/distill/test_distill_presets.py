@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 
 import pytest
-
 from distill.distill_presets import LORA_LEARNING_RATE, PRESETS, Preset
+
 from distill.pipeline import DistillConfig, recipe
 from tests.house.modules import ROOT
 from toolkit.cli.main import main

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from distill.training.muon import UPDATE_RMS, MuonAdamW, orthogonalized, split_parameters
+from distill.training.optimizers.muon import UPDATE_RMS, MuonAdamW, orthogonalized, split_parameters
 
 
 def test_orthogonalized_matrices_keep_their_singular_vectors() -> None:

@@ -16,13 +16,13 @@ from transformers import AutoModelForCausalLM
 
 from distill.pipeline import demo
 from distill.training import document_attention
-from distill.training import train as training
 from distill.training.completion_loss import IGNORED, summed_loss
 from distill.training.document_attention import Documents
 from distill.training.journal import CHECKPOINTS, LOSS, TrainingJournal
-from distill.training.master_adamw import MasterAdamW
+from distill.training.optimizers.master_adamw import MasterAdamW
 from distill.training.student import save_student, write_student_format
-from distill.training.train import TrainConfig, _LossForward, collate, tokenize, train, trainer_arguments, within
+from distill.training.train import _LossForward, collate, tokenize, train, trainer_arguments, within
+from distill.training.train_config import TrainConfig
 from toolkit.errors import InputError
 from toolkit.formats.chat_format import ChatFormat, completion_text
 from toolkit.records import Example
@@ -376,6 +376,5 @@ def test_an_update_is_the_same_however_its_batch_is_cut(
     whole.mkdir()
     cut.mkdir()
     train(tiny_student, examples(8), tiny_recipe(), whole)
-    monkeypatch.setattr(training, "ROW_TOKENS", 1)
-    train(tiny_student, examples(8), tiny_recipe(), cut)
+    train(tiny_student, examples(8), replace(tiny_recipe(), row_tokens=1), cut)
     assert losses(cut) == pytest.approx(losses(whole), rel=5e-3)

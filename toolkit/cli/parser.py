@@ -9,9 +9,9 @@ from toolkit.cli.options.values import Parser, Version, shared_options
 from toolkit.cli.verbs.chat import add_chat
 from toolkit.cli.verbs.distill import add_distill
 from toolkit.cli.verbs.evaluate import add_eval
-from toolkit.cli.verbs.export import add_export
+from toolkit.cli.verbs.export import add_export, add_quantize
 from toolkit.cli.verbs.exported import add_bench, add_verify
-from toolkit.cli.verbs.prepare import add_doctor, add_pull
+from toolkit.cli.verbs.prepare import add_doctor, add_pull, add_recipes
 from toolkit.cli.verbs.run import add_demo, add_report
 from toolkit.cli.verbs.serve import add_serve
 from toolkit.cli.verbs.teach import add_teach
@@ -22,9 +22,11 @@ COMMANDS = (
     add_pull,
     add_teach,
     add_traces,
+    add_recipes,
     add_distill,
     add_eval,
     add_export,
+    add_quantize,
     add_verify,
     add_bench,
     add_chat,

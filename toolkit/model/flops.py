@@ -40,9 +40,15 @@ def forward_flops(config: Any, context: float) -> float:
 
 def training_flops(model: nn.Module, context: float) -> float:
     """Return the operations of training on a token; frozen weights (below adapters) need no gradient of their own."""
-    sizes = [(parameter.numel(), parameter.requires_grad) for parameter in model.parameters()]
+    sizes = [(_values(parameter), parameter.requires_grad) for parameter in model.parameters()]
     trained = sum(size for size, is_trained in sizes if is_trained) / sum(size for size, _ in sizes)
     return (2 + trained) * forward_flops(model.config, context)
+
+
+def _values(parameter: nn.Parameter) -> int:
+    """Count a weight's values, of which one in four bits has half as many bytes."""
+    state = getattr(parameter, "quant_state", None)
+    return parameter.numel() if state is None else int(state.shape.numel())
 
 
 def peak_flops(device: torch.device, dtype: torch.dtype) -> float:

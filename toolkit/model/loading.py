@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 from transformers.utils.logging import disable_progress_bar
 
@@ -72,7 +73,8 @@ def quantization(folder: Path) -> str | None:
 def not_finite(model: torch.nn.Module) -> str | None:
     """Return the name of the first weight that holds NaN or an infinity; None if all are finite."""
     for name, parameter in model.named_parameters():
-        if not torch.isfinite(parameter.detach().sum(dtype=torch.float64)):
+        total: Any = parameter.detach().sum(dtype=torch.float64)
+        if not torch.isfinite(total.full_tensor() if isinstance(total, DTensor) else total):
             return name
     return None
 

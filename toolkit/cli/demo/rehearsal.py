@@ -147,8 +147,7 @@ def _train(
 ) -> dict[str, float]:
     """Time training steps on few examples: what a token takes, and what an update takes whatever their number."""
     plain = load_student(student, chat_format.encode(TURN_END)[0])
-    rank = config.train.lora_rank
-    model = add_adapters(plain, rank, config.train.seed) if rank else plain
+    model = add_adapters(plain, config.train) if config.train.lora_rank else plain
     trainer = StudentTrainer(
         model,
         config.train,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from toolkit.cli.options.command import Options
 from toolkit.cli.options.decoders import open_decoder
-from toolkit.cli.options.values import Parser, add_flag, count_of, data_of, name_of, path_of, seed_of, temperature_of
+from toolkit.cli.options.values import Parser, add_flag, count_of, data_of, path_of, seed_of, temperature_of
 from toolkit.errors import InputError
 from toolkit.terminal import say
 
@@ -21,15 +21,6 @@ if TYPE_CHECKING:
 OWN_OR = "as the model's generation_config.json says, or {}"
 SAMPLING = ("top_p", "top_k", "min_p", "repetition_penalty")
 """Sampling options that only some commands take."""
-
-
-def add_teacher_option(parser: Parser) -> None:
-    parser.add_argument(
-        "--teacher",
-        type=name_of,
-        default="builtin",
-        help="model that answers: a folder, a known name, a hub id or an endpoint; default: %(default)s",
-    )
 
 
 def add_problem_options(verb: Parser, default: str) -> None:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from toolkit.cli.options.command import AddCommand, Options, Result
 from toolkit.cli.options.decoders import open_decoder
 from toolkit.cli.options.local import add_load_option, check_load_option, own_if_left_out
+from toolkit.cli.options.scale import add_scale_options, check_scale, check_training, recipe_changes, trainer_of
 from toolkit.cli.options.shared import (
     add_problem_options,
     add_retry_option,
-    add_teacher_option,
     add_unsafe_option,
     allow_unsafe_execution,
     reading_of,
@@ -21,8 +23,18 @@ from toolkit.cli.options.shared import (
 from toolkit.cli.options.values import Parser, add_flag, count_of, name_of, path_of, rate_of, seed_of, temperature_of
 from toolkit.terminal import counted
 
-PRESETS_OWN = "the preset's"
+if TYPE_CHECKING:
+    from distill.recipes.distill_recipe import DistillRecipe, Resolved
+
+RECIPES_OWN = "the recipe's"
 """The default of an option in the source of its help; the values take its place when the help is written."""
+KEYS = (
+    *("student", "teacher", "per_family", "samples", "temperature"),
+    *("max_new_tokens", "max_tokens", "per_problem", "seed"),
+)
+"""Options that set the key of their name in the recipe."""
+TRAIN_KEYS = ("epochs", "learning_rate")
+"""Options that set the key of their name in its section `train`."""
 
 
 def add_distill(add: AddCommand) -> None:
@@ -32,92 +44,119 @@ def add_distill(add: AddCommand) -> None:
         extra="distill",
         summary="teach a small model the reasoning of a large one: problems, traces, verdicts, training",
     )
-    parser.before_help = _tell_presets
-    add_teacher_option(parser)
+    parser.before_help = _tell_recipes
+    parser.add_argument(
+        "--recipe",
+        "--preset",
+        dest="recipe",
+        type=name_of,
+        default="demo",
+        metavar="NAME|FILE",
+        help="where all values come from: a recipe that toolkit recipes lists, or a YAML file; default: %(default)s",
+    )
+    parser.add_argument(
+        "--set",
+        dest="settings",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="another value of the recipe, such as train.learning_rate=1e-4; may be given several times",
+    )
+    parser.add_argument(
+        "--teacher",
+        type=name_of,
+        help="model that answers: a folder, a known name, a hub id or an endpoint; default: the recipe's",
+    )
     add_load_option(parser)
     parser.add_argument(
-        "--student",
-        type=name_of,
-        default="smollm2-135m",
-        help="model to train: a folder, a known name or a hub id; default: %(default)s",
+        "--student", type=name_of, help="model to train: a folder, a known name or a hub id; default: the recipe's"
     )
-    parser.add_argument(
-        "--preset",
-        choices=("demo", "full"),
-        default="demo",
-        help="recipe that the other defaults come from; default: %(default)s",
-    )
-    add_problem_options(parser, "procedural problems")
+    add_problem_options(parser, "the recipe's, or procedural ones")
     parser.add_argument(
         "--traces",
         type=path_of,
         help="traces.jsonl, or the train.jsonl of toolkit traces curate, to learn from instead of asking the teacher",
     )
-    parser.add_argument("--per-family", type=count_of, help="procedural problems of each family; default: the preset's")
-    parser.add_argument("--samples", type=count_of, help="answers to each problem; default: the preset's")
+    parser.add_argument("--per-family", type=count_of, help="procedural problems of each family; default: the recipe's")
+    parser.add_argument("--samples", type=count_of, help="answers to each problem; default: the recipe's")
     parser.add_argument(
-        "--temperature", type=temperature_of, help="the teacher's sampling temperature; default: the preset's"
+        "--temperature", type=temperature_of, help="the teacher's sampling temperature; default: the recipe's"
     )
     parser.add_argument(
-        "--max-new-tokens", type=count_of, help="most tokens of a teacher's answer; default: the preset's"
+        "--max-new-tokens", type=count_of, help="most tokens of a teacher's answer; default: the recipe's"
     )
     parser.add_argument(
         "--max-tokens",
         type=count_of,
-        help="most tokens of a training example; longer ones are left out; default: the preset's",
+        help="most tokens of a training example; longer ones are left out; default: the recipe's",
     )
     parser.add_argument(
-        "--per-problem", type=count_of, help="most training examples of one problem; default: the preset's"
+        "--per-problem", type=count_of, help="most training examples of one problem; default: the recipe's"
     )
-    parser.add_argument("--epochs", type=count_of, help="passes over the training set; default: the preset's")
+    parser.add_argument("--epochs", type=count_of, help="passes over the training set; default: the recipe's")
     parser.add_argument(
-        "--learning-rate", type=rate_of, help="highest learning rate of the schedule; default: the preset's"
+        "--learning-rate", type=rate_of, help="highest learning rate of the schedule; default: the recipe's"
     )
-    add_flag(parser, "--lora", "train low-rank adapters and merge them into the student")
+    add_flag(parser, "--lora", "train low-rank adapters where the recipe trains all weights")
     parser.add_argument(
         "--seed",
         type=seed_of,
         help="seed of the problems, the sampling and the training; under another one the teacher is asked anew; "
-        "default: the preset's",
+        "default: the recipe's",
     )
+    add_scale_options(parser)
     add_retry_option(parser)
     add_unsafe_option(parser)
     parser.add_argument("--out", type=path_of, required=True, help="run folder to write")
 
 
-def _tell_presets(parser: Parser) -> None:
-    """Let the help say which values the presets have; they are of the stage, which no other command's help imports."""
-    from distill.distill_presets import default_text
+def _tell_recipes(parser: Parser) -> None:
+    """Let the help say which values the recipes have; they are of the stage, which no other command's help imports."""
+    from distill.recipes.told_defaults import default_text
 
     for action in parser._actions:
-        if action.help and PRESETS_OWN in action.help:
-            action.help = action.help.replace(PRESETS_OWN, default_text(action.dest))
+        if action.help and action.help.endswith(RECIPES_OWN):
+            action.help = action.help.replace(RECIPES_OWN, default_text(action.dest))
 
 
 def distill(options: Options) -> Result:
-    _check_distilling(options)
+    """Distil; of several processes that torchrun started, the first one does, and the others train with it."""
+    resolved = _resolve(options)
+    _check_distilling(options, resolved.recipe)
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return _distill(options, resolved)
+    from distill.launching.torchrun import follow, others_waiting
+    from toolkit.runs import process_rank
 
+    if process_rank():
+        try:
+            follow()
+        except KeyboardInterrupt:
+            raise SystemExit(130) from None  # the first process says so
+        raise SystemExit(0)
+    with others_waiting():
+        return _distill(options, resolved)
+
+
+def _distill(options: Options, resolved: Resolved) -> Result:
     from distill import pipeline
     from distill.collecting.job import check_samples
     from distill.collecting.outcomes import FAILED
-    from distill.distill_presets import LORA_LEARNING_RATE, PRESETS
+    from distill.recipes.distill_recipe import SAMPLING
     from toolkit.records import read_jsonl
     from toolkit.runs import read_manifest
     from toolkit.sources.model_names import is_endpoint, resolve
 
     allow_unsafe_execution(options)
-    preset = PRESETS[options.preset]
-    if options.lora:
-        preset = replace(preset, learning_rate=LORA_LEARNING_RATE)
-    given = {name: value for name in vars(preset) if (value := getattr(options, name, None)) is not None}
     config = replace(
-        pipeline.recipe(replace(preset, **given), lora=options.lora),
-        **{name: getattr(options, name) for name in ("teacher", "student", "problems", "traces")},
+        pipeline.configured(resolved.recipe),
+        **{name: getattr(options, name) for name in ("problems", "traces")},
         reading=reading_of(options),
     )
-    if options.traces is None and not is_endpoint(options.teacher):
-        asked = {} if options.temperature is None else {"temperature": options.temperature}
-        own = own_if_left_out(asked, options.teacher, resolve(options.teacher))
+    check_training(options, config.train)
+    if config.traces is None and not is_endpoint(config.teacher):
+        asked = {name: getattr(config.sampling, name) for name in SAMPLING if name in resolved.chosen}
+        own = own_if_left_out(asked, config.teacher, resolve(config.teacher))
         config = replace(config, sampling=replace(config.sampling, **own))
         check_samples(config.samples, config.sampling.temperature)
     opening = (partial(open_decoder, load_in=options.load_in), f"load-in: {options.load_in}")
@@ -126,6 +165,7 @@ def distill(options: Options) -> Result:
         options.out,
         *(opening if options.load_in else (open_decoder,)),
         retry_failed=options.retry_failed,
+        train=trainer_of(options),
     )
     measured = (read_manifest(folder) or {})["measured"]
     text = f"the student is in {folder}; {_learned(measured)}"
@@ -134,26 +174,43 @@ def distill(options: Options) -> Result:
     return Result(facts={"folder": str(folder), "failed": failed, **measured}, text=text)
 
 
-def _check_distilling(options: Options) -> None:
+def _resolve(options: Options) -> Resolved:
+    """Return the recipe with what the options say, and let what they leave open be as the recipe says."""
+    from distill.recipes.distill_recipe import resolve_recipe
+
+    given = {name: getattr(options, name) for name in KEYS}
+    given |= {f"train.{name}": getattr(options, name) for name in TRAIN_KEYS}
+    given = {name: value for name, value in given.items() if value is not None} | recipe_changes(options)
+    resolved = resolve_recipe(options.recipe, options.settings, given, lora=options.lora)
+    recipe = resolved.recipe
+    options.traces = options.traces or (Path(recipe.traces) if recipe.traces else None)
+    if options.problems is None and recipe.problems:
+        options.problems = Path(recipe.problems)
+        for name in ("question_field", "answer_field"):
+            setattr(options, name, getattr(options, name) or getattr(recipe.reading, name))
+        options.conflicts = recipe.reading.conflicts if options.conflicts == "refuse" else options.conflicts
+    return resolved
+
+
+def _check_distilling(options: Options, recipe: DistillRecipe) -> None:
     """Refuse what the options alone show to be wrong before importing the training code, which takes seconds."""
+    from distill.collecting.job import check_samples
     from distill.problems.sources import check_place, check_traces
     from toolkit.runs import check_out
     from toolkit.sources.model_names import check_model, is_endpoint
 
     reading_of(options)
-    check_load_option(options, options.teacher)
+    check_scale(options, recipe.train)
+    check_load_option(options, recipe.teacher)
     check_out(options.out)
     if options.traces is not None:
         check_traces(options.traces, options.problems)
     if options.problems is not None:
         check_place(options.problems)
-    if options.temperature is not None:
-        from distill.collecting.job import check_samples
-
-        check_samples(options.samples or 1, options.temperature)
-    check_model(options.student)
-    if not is_endpoint(options.teacher):
-        check_model(options.teacher)
+    check_samples(recipe.samples, recipe.temperature)
+    check_model(recipe.student)
+    if not is_endpoint(recipe.teacher):
+        check_model(recipe.teacher)
 
 
 def _learned(measured: Mapping[str, Any]) -> str:

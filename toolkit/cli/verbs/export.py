@@ -1,4 +1,4 @@
-"""`toolkit export`: quantizes a model and writes it as an ONNX folder."""
+"""`toolkit export` quantizes a model and writes it as an ONNX folder, `toolkit quantize` as a checkpoint."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.cli.options.command import AddCommand, Options, Result
+from toolkit.cli.options.local import LOAD_IN
 from toolkit.cli.options.values import add_flag, name_of, path_of, rate_of, size_of
-from toolkit.errors import InputError
+from toolkit.errors import InputError, MissingExtra
 from toolkit.terminal import counted, say
 
 
@@ -111,6 +112,40 @@ def export(options: Options) -> Result:
     text += f"\n{_gate_line(manifest)}"
     if "allocation" in measured:
         text += f"\n{choices_table(measured['allocation'])}"
+    return Result(facts={"folder": str(options.out), **measured}, text=text)
+
+
+def add_quantize(add: AddCommand) -> None:
+    parser = add(
+        "quantize", quantize, extra="scale", summary="write a model in 4 or 8 bits, as a checkpoint of transformers"
+    )
+    parser.add_argument("model", type=name_of, help="model to quantize: a folder, a known name or a hub id")
+    parser.add_argument(
+        "--load-in",
+        choices=LOAD_IN,
+        required=True,
+        help="bits of the linear layers' weights, by bitsandbytes: NF4 with double quantization, or int8",
+    )
+    parser.add_argument("--out", type=path_of, required=True, help="folder to write")
+
+
+def quantize(options: Options) -> Result:
+    from importlib.util import find_spec
+
+    from toolkit.runs import check_out
+    from toolkit.sources.model_names import check_model
+
+    check_out(options.out)
+    check_model(options.model)
+    if find_spec("bitsandbytes") is None:
+        raise MissingExtra("bitsandbytes", "scale")
+    from distill.local import quantized_checkpoint
+
+    measured = quantized_checkpoint.quantize(options.model, options.out, options.load_in)
+    text = (
+        f"{options.out}: {measured['bytes'] / 1e6:.1f} MB; {measured['quantized_parameters']:,} of "
+        f"{measured['parameters']:,} weights in {options.load_in}"
+    )
     return Result(facts={"folder": str(options.out), **measured}, text=text)
 
 

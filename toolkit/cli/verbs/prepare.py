@@ -1,4 +1,5 @@
-"""Prepares a machine: `toolkit doctor` examines it, `toolkit pull` downloads a model."""
+"""Prepares a run: `toolkit doctor` examines the machine, `toolkit pull` downloads a model, `toolkit recipes` lists how
+students can be trained."""
 
 from __future__ import annotations
 
@@ -51,3 +52,19 @@ def pull(options: Options) -> Result:
     size_bytes = folder_bytes(folder)
     facts = {"model": options.model, "folder": str(folder), "bytes": size_bytes}
     return Result(facts=facts, text=f"{options.model} is in {folder} ({size_bytes / 1e6:.0f} MB)")
+
+
+def add_recipes(add: AddCommand) -> None:
+    parser = add("recipes", recipes, extra="distill", summary="list the recipes of toolkit distill, or show one")
+    parser.add_argument(
+        "recipe", nargs="?", type=name_of, help="recipe to show, with its sources: a name or a file; default: list all"
+    )
+
+
+def recipes(options: Options) -> Result:
+    from distill.recipes.listing import listed_recipes, recipe_facts, recipe_source
+
+    if options.recipe is None:
+        facts, text = listed_recipes()
+        return Result(facts={"recipes": facts}, text=text)
+    return Result(facts=recipe_facts(options.recipe), text=recipe_source(options.recipe))

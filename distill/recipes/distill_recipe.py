@@ -1,0 +1,218 @@
+"""Reads a recipe: a shipped one by its name, or a file, laid over the recipe that it builds on.
+
+    base: gpu-24gb                 # the recipe whose values hold where this file gives none; without it, demo
+    about: One line for `toolkit recipes`.
+    student: Qwen/Qwen2.5-7B-Instruct
+    max_tokens: 16384
+    train:
+      learning_rate: 1.0e-5
+
+A value comes from, the last one counting: the base, the file, `--set`, an option of the command line.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from distill.recipes.field_values import Flat, annotations_of, as_given, checked, flattened, refuse_unknown
+from distill.recipes.yaml_file import parsed, read_mapping, text_of
+from distill.training.train_config import TrainConfig
+from toolkit.errors import InputError
+from toolkit.field_types import Bounds, Count, CountOr0, Share, field_types
+
+SHIPPED = Path(__file__).with_name("shipped")
+DEFAULT = "demo"
+"""The recipe that others build on if they name none."""
+BASE, ABOUT = "base", "about"
+"""Keys of a file that are no values of a run."""
+DEEPEST = 8
+LORA_RANK = 32
+LORA_FACTOR = 5
+"""LoRA wants several times the learning rate of full tuning (Schulman et al. 2025)."""
+SAMPLING = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "max_new_tokens")
+RESOLVED = "recipe.yaml"
+"""The file of a run that holds what it was made with."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReadingValues:
+    """How the problems are read, as the options of these names."""
+
+    question_field: str = ""
+    answer_field: str = ""
+    conflicts: Literal["refuse", "leave-out"] = "refuse"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistillRecipe:
+    """All values of a run of `toolkit distill`. A section of a recipe is a field that is a dataclass."""
+
+    student: str
+    teacher: str
+    problems: str = ""
+    """Data to ask the teacher; empty for procedural problems."""
+    traces: str = ""
+    """Traces to learn from instead of asking the teacher."""
+    reading: ReadingValues = field(default_factory=ReadingValues)
+    families: tuple[str, ...] = ()
+    """Procedural families; none: all."""
+    per_family: Count
+    """Procedural training problems of each family."""
+    samples: Count
+    """Answers to each problem."""
+    temperature: Annotated[float, Bounds(least=0, most=10)]
+    top_p: Share
+    top_k: CountOr0 = 0
+    min_p: Share = 0.0
+    repetition_penalty: Annotated[float, Bounds(least=0.1, most=10)] = 1.0
+    max_new_tokens: Count
+    """Most tokens of a teacher's answer."""
+    batch_size: Count
+    """Answers that a teacher on this machine writes at once."""
+    max_tokens: Count
+    """Most tokens of a training example, prompt included; longer ones are left out."""
+    per_problem: Count
+    """Most training examples of one problem."""
+    seed: Annotated[int, Bounds(least=0, below=2**32)]
+    train: TrainConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resolved:
+    """A recipe, and which of its values someone chose for this run: those that no shipped recipe gave."""
+
+    recipe: DistillRecipe
+    chosen: frozenset[str]
+
+
+KNOWN: Mapping[str, Any] = {
+    name: annotation for name, annotation in annotations_of(DistillRecipe).items() if name != "train.seed"
+}
+"""The annotation of each key; the seed of the training is that of the run."""
+
+
+def names() -> list[str]:
+    """Return the names of the shipped recipes, the default first."""
+    found = [path.stem for path in SHIPPED.glob("*.yaml")]
+    return sorted(found, key=lambda name: (name != DEFAULT, [_number(part) for part in re.split(r"([\d.]+)", name)]))
+
+
+def recipe_path(name: str) -> Path:
+    """Return the file of a shipped recipe, or the file that is named; raises `InputError` if there is none."""
+    path = Path(name)
+    if path.suffix in (".yaml", ".yml") or path.is_file():
+        if not path.is_file():
+            raise InputError(f"the recipe {name} is no file; give a file's path or a name that toolkit recipes lists")
+        return path
+    if name in names():
+        return SHIPPED / f"{name}.yaml"
+    near = get_close_matches(name, names(), n=1)
+    hint = f"did you mean {near[0]}?" if near else "toolkit recipes lists those that are shipped"
+    raise InputError(f"there is no recipe {name!r:.60}; {hint}")
+
+
+def resolve_recipe(
+    name: str, settings: Sequence[str] = (), options: Mapping[str, Any] | None = None, *, lora: bool = False
+) -> Resolved:
+    """Return the recipe of a name or file with `settings` (`key=value`) and then `options` (by dotted names) over it.
+
+    `lora`: train adapters, at a higher learning rate, if the recipe trains all weights. Raises `InputError` for a
+    value that is not known, of another type or out of range.
+    """
+    path = recipe_path(name)
+    values, chosen = _layered(path, ()), set()
+    if path.parent != SHIPPED:
+        chosen |= set(_own_values(path))
+    over: Flat = {}
+    for setting in settings:
+        key, value = _setting(setting)
+        over[key] = value
+    over |= options or {}
+    if lora and not (values | over)["train.lora_rank"]:
+        values |= {"train.lora_rank": LORA_RANK, "train.learning_rate": LORA_FACTOR * values["train.learning_rate"]}
+    return Resolved(recipe=_built(values | over), chosen=frozenset(chosen | set(over)))
+
+
+@cache
+def shipped_recipe(name: str = DEFAULT) -> DistillRecipe:
+    return resolve_recipe(name).recipe
+
+
+def about(name: str) -> str:
+    """Return what a shipped recipe is for, in one line."""
+    return str(read_mapping(SHIPPED / f"{name}.yaml").get(ABOUT, ""))
+
+
+def base_of(path: Path) -> str | None:
+    """Return the name of the recipe that a file builds on; None for the default, which builds on none."""
+    base = read_mapping(path).get(BASE, None if path == SHIPPED / f"{DEFAULT}.yaml" else DEFAULT)
+    if base is not None and not isinstance(base, str):
+        raise InputError(f"{path}: base ({base!r:.40}) must be the name or the file of a recipe; change it")
+    return base
+
+
+def recipe_text(values: Mapping[str, Any]) -> str:
+    """Return a complete recipe, given as nested values, as the text of a file."""
+    head = "# What this run was made with; toolkit distill --recipe with this file makes it again.\n"
+    return head + text_of(_plain(values))
+
+
+def _number(part: str) -> tuple[float, str]:
+    """Return what a part of a name is sorted by: 7b comes before 14b."""
+    return (float(part), "") if part.strip(".").replace(".", "", 1).isdigit() else (0.0, part)
+
+
+def below(path: Path) -> Path | None:
+    """Return the file of the recipe that a file builds on; None for the default."""
+    base = base_of(path)
+    if base is None:
+        return None
+    beside = path.parent / base
+    return beside if beside.is_file() else recipe_path(base)
+
+
+def _own_values(path: Path) -> Flat:
+    values = {key: value for key, value in read_mapping(path).items() if key not in (BASE, ABOUT)}
+    return flattened(values, KNOWN, str(path))
+
+
+def _layered(path: Path, above: tuple[Path, ...]) -> Flat:
+    """Return the values of a file over those of the recipes that it builds on."""
+    if path.resolve() in above or len(above) > DEEPEST:
+        raise InputError(f"{path} builds on itself; change base")
+    base = below(path)
+    return (_layered(base, (*above, path.resolve())) if base else {}) | _own_values(path)
+
+
+def _setting(text: str) -> tuple[str, Any]:
+    """Parse one `--set key=value`."""
+    key, equals, value = text.partition("=")
+    key, source = key.strip(), "--set"
+    if not equals:
+        raise InputError(f"--set ({text!r:.60}) must be KEY=VALUE, such as train.learning_rate=1e-4")
+    refuse_unknown(key, KNOWN, source)
+    return key, checked(as_given(parsed(value, f"{source} {key}"), KNOWN[key]), KNOWN[key], key, source)
+
+
+def _built(flat: Flat) -> DistillRecipe:
+    flat = flat | {"train.seed": flat["seed"]}
+    sections: dict[str, dict[str, Any]] = {}
+    for name, value in flat.items():
+        section, _, key = name.rpartition(".")
+        sections.setdefault(section, {})[key] = value
+    top = sections.pop("", {})
+    kinds = field_types(DistillRecipe)
+    return DistillRecipe(**top, **{name: kinds[name](**values) for name, values in sections.items()})
+
+
+def _plain(value: Any) -> Any:
+    """Return values as YAML has them: tuples are lists."""
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, (tuple, list)) else value

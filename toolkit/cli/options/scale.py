@@ -1,0 +1,122 @@
+"""Options for students that one process or one GPU is too small for."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+from toolkit.cli.options.command import Options
+from toolkit.cli.options.values import Parser, add_flag, count_of, name_of
+from toolkit.errors import InputError
+
+if TYPE_CHECKING:
+    from distill.training.train import Train
+    from distill.training.train_config import TrainConfig
+
+HERE, RAY = "here", "ray"
+OPTIMIZERS = ("adamw", "adamw_8bit", "paged_adamw_32bit", "paged_adamw_8bit", "adafactor", "muon", "sgd")
+"""As `distill.training.train_config` has them, whose import would slow down every help."""
+
+
+def add_scale_options(parser: Parser) -> None:
+    group = parser.add_argument_group("larger students")
+    group.add_argument(
+        "--quantization",
+        choices=("nf4",),
+        help="keep the weights below adapters in four bits (QLoRA, by bitsandbytes); needs --lora",
+    )
+    group.add_argument(
+        "--optimizer",
+        choices=OPTIMIZERS,
+        help="what updates the weights; in 8 bits its state takes half, and paged ones, which need a GPU, move it to "
+        "the machine's memory at need; default: adamw",
+    )
+    add_flag(
+        group,
+        "--gradient-checkpointing",
+        "compute activations again in the backward pass instead of keeping them, for long examples",
+    )
+    group.add_argument(
+        "--processes", type=count_of, metavar="N", help="train on N processes of this machine, one for each GPU"
+    )
+    add_flag(
+        group, "--fsdp", "give each process a shard of the weights, gradients and optimizer instead of copies (FSDP2)"
+    )
+    group.add_argument(
+        "--engine",
+        choices=(HERE, RAY),
+        default=HERE,
+        help="what starts the processes that train: this command, or Ray Train on a cluster; default: %(default)s",
+    )
+    group.add_argument("--workers", type=count_of, metavar="N", help="Ray's workers, one for each GPU; default: 1")
+    group.add_argument(
+        "--ray-address",
+        type=name_of,
+        metavar="HOST:PORT",
+        help="Ray cluster to use: auto, or its address; default: RAY_ADDRESS, or else a cluster on this machine that "
+        "ends with the command",
+    )
+
+
+def recipe_changes(options: Options) -> dict[str, Any]:
+    """Return the values of the recipe that the options set."""
+    names = ("quantization", "optimizer", "gradient_checkpointing")
+    return {f"train.{name}": value for name in names if (value := getattr(options, name))}
+
+
+def check_scale(options: Options, recipe: TrainConfig) -> None:
+    """Refuse what the options and the recipe show to be wrong, before anything slow."""
+    if recipe.quantization and not recipe.lora_rank:
+        raise InputError(
+            f"--quantization {recipe.quantization} keeps weights that cannot be trained themselves; add --lora, or "
+            "leave it out"
+        )
+    if options.engine == RAY:
+        from distill.engines.ray_cluster import check_address, check_ray
+
+        if options.processes:
+            raise InputError("--processes are of this machine and --engine ray has --workers; leave one of them out")
+        check_ray()
+        check_address(_address(options))
+        return
+    for name in ("workers", "ray_address"):
+        if getattr(options, name) is not None:
+            raise InputError(f"--{name.replace('_', '-')} is for --engine ray; add that, or leave it out")
+    started = int(os.environ.get("WORLD_SIZE", "1"))
+    if started > 1 and options.processes:
+        raise InputError(f"torchrun has started {started} processes already; leave --processes out")
+    if options.fsdp and max(started, options.processes or 1) == 1:
+        raise InputError("--fsdp divides a student among processes, and there is one; add --processes 2 or more")
+
+
+def check_training(options: Options, recipe: TrainConfig) -> None:
+    """Refuse what the options and the recipe together show to be wrong, before the teacher is asked."""
+    from distill.launching.job import check_processes
+    from distill.launching.torchrun import processes_started
+
+    in_ray = options.engine == RAY
+    processes = (options.workers or 1) if in_ray else options.processes or processes_started()
+    check_processes(recipe, processes, sharded=options.fsdp, here=not in_ray and processes_started() == 1)
+
+
+def trainer_of(options: Options) -> Train:
+    """Return what trains the student as the options say."""
+    from distill.launching.torchrun import by_torchrun, processes_started
+
+    if options.engine == RAY:
+        from distill.launching.ray_train import by_ray
+
+        return by_ray(workers=options.workers or 1, sharded=options.fsdp, address=_address(options))
+    if processes_started() > 1:
+        return by_torchrun(sharded=options.fsdp)
+    if options.processes and options.processes > 1:
+        from distill.launching.processes import by_processes
+
+        return by_processes(options.processes, sharded=options.fsdp)
+    from distill.training.train import train
+
+    return train
+
+
+def _address(options: Options) -> str:
+    return options.ray_address or os.environ.get("RAY_ADDRESS", "")
