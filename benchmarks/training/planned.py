@@ -18,7 +18,6 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 from toolkit.figures.tables import markdown_table
@@ -35,7 +34,7 @@ class Case:
     title: str
     shape: tuple[int, int, int, int, int] = (576, 1536, 30, 9, 3)
     """hidden_size, intermediate_size, num_hidden_layers, num_attention_heads, num_key_value_heads."""
-    train: Mapping[str, Any] = MappingProxyType({})
+    train: Mapping[str, Any] = field(default_factory=dict)
     examples: int = 8
     joined: int = 1
     """How many worked problems make one example."""
