@@ -86,16 +86,21 @@ def collate(rows: Sequence[Mapping[str, list[int]]]) -> Batch:
 
 def within(examples: Sequence[Mapping[str, list[int]]], tokens: int) -> list[Batch]:
     """Collate padding-free rows of at most `tokens` tokens, or of a single longer example."""
-    rows: list[list[Mapping[str, list[int]]]] = []
+    lengths = [len(example["input_ids"]) for example in examples]
+    return [collate([examples[i] for i in row]) for row in packed(lengths, tokens)]
+
+
+def packed(lengths: Sequence[int], tokens: int) -> list[list[int]]:
+    """Divide examples of some lengths into rows of at most `tokens` tokens, or of a single longer one, in order."""
+    rows: list[list[int]] = []
     used = tokens
-    for example in examples:
-        length = len(example["input_ids"])
+    for i, length in enumerate(lengths):
         if used + length > tokens:
             rows.append([])
             used = 0
-        rows[-1].append(example)
+        rows[-1].append(i)
         used += length
-    return [collate(row) for row in rows]
+    return rows
 
 
 def batch_of(

@@ -1,0 +1,1 @@
+"""Says before a training run what it takes: memory by part, tokens a second, hours, cost."""

@@ -1,0 +1,143 @@
+"""Measures how fast a student would train here, by a rehearsal of one and of two of its layers.
+
+They have the student's real sizes and random weights, and are loaded and trained as it would be, on a row of the
+recipe's documents, cut to a length that takes seconds; the difference of their times is what a layer takes, and the
+optimizer is timed on their weights. What longer documents add is attention, which is added by its operations.
+"""
+
+from __future__ import annotations
+
+import copy
+import statistics
+import tempfile
+import time
+from dataclasses import dataclass
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, PretrainedConfig
+from transformers.utils.logging import disable_progress_bar
+
+from distill.planning.footprint import Row
+from distill.training.completion_loss import IGNORED, summed_loss
+from distill.training.document_attention import Documents
+from distill.training.optimizers.choice import make_adamw
+from distill.training.student import add_adapters, load_student
+from distill.training.train_config import TrainConfig
+from toolkit.model.flops import forward_flops
+
+PASSES = 2
+"""Timed passes, after one that allocates memory."""
+MOST_TOKENS = 1024
+"""Of a rehearsal's row, and of its longest document."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pace:
+    """The time of a training run's parts."""
+
+    token_s: float
+    """Of a token's forward and backward pass."""
+    update_s: float
+    """Of an update, whatever the number of its tokens."""
+
+    def tokens_per_s(self, update_tokens: float) -> float:
+        """Return the speed with so many tokens an update."""
+        return update_tokens / (update_tokens * self.token_s + self.update_s)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Rehearsal:
+    row_s: float
+    update_s: float
+    trained: int
+
+
+def rehearse(config: PretrainedConfig, train: TrainConfig, dtype: torch.dtype, row: Row) -> Pace:
+    """Measure this machine."""
+    short = _shortened(row)
+    one, two = (_rehearsal(config, train, dtype, short, layers) for layers in (1, 2))
+    layers = config.num_hidden_layers
+    trained = one.trained + (layers - 1) * (two.trained - one.trained)
+    row_s = one.row_s + (layers - 1) * max(two.row_s - one.row_s, 0.0)
+    longer = forward_flops(config, _context(row)) / forward_flops(config, _context(short))
+    return Pace(token_s=longer * row_s / short.tokens, update_s=two.update_s * trained / two.trained)
+
+
+def _shortened(row: Row) -> Row:
+    """Return as much of a row as takes seconds."""
+    lengths = [min(length, MOST_TOKENS) for length in row.lengths]
+    count = max(1, sum(1 for total in accumulate(lengths) if total <= MOST_TOKENS))
+    tokens = sum(lengths[:count])
+    return Row(lengths=tuple(lengths[:count]), trained_tokens=max(1, round(row.trained_tokens * tokens / row.tokens)))
+
+
+def _context(row: Row) -> float:
+    """Return the mean length of the document that a token of the row is in."""
+    return sum(length * length for length in row.lengths) / row.tokens
+
+
+def _rehearsal(config: PretrainedConfig, train: TrainConfig, dtype: torch.dtype, row: Row, layers: int) -> _Rehearsal:
+    model = _few_layers(config, train, dtype, layers)
+    causal_lm: Any = model.get_base_model() if train.lora_rank else model
+    if train.gradient_checkpointing:
+        causal_lm.gradient_checkpointing_enable({"use_reentrant": False})
+    model.train()
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = make_adamw(
+        train.optimizer if "adamw" in train.optimizer else "adamw",
+        [{"params": trained}],
+        learning_rate=train.learning_rate,
+        betas=(train.beta1, train.beta2),
+        weight_decay=train.weight_decay,
+    )
+    ids = torch.randint(config.vocab_size, (1, row.tokens))
+    labels = torch.full((row.tokens,), IGNORED)
+    labels[-row.trained_tokens :] = 0
+    positions = torch.cat([torch.arange(length) for length in row.lengths])[None]
+    on_cpu = {} if torch.cuda.is_available() else {"documents": Documents(row.lengths)}
+    device = next(model.parameters()).device
+    row_s, update_s = [], []
+    for _ in range(1 + PASSES):
+        stamps = [_finished_at()]
+        hidden = causal_lm.base_model(
+            input_ids=ids.to(device), position_ids=positions.to(device), use_cache=False, **on_cpu
+        )[0]
+        head = causal_lm.get_output_embeddings().weight
+        summed_loss(hidden[0], head, labels.to(device)).backward()
+        stamps.append(_finished_at())
+        torch.nn.utils.clip_grad_norm_(trained, train.max_grad_norm)
+        optimizer.step()
+        optimizer.zero_grad()
+        stamps.append(_finished_at())
+        row_s.append(stamps[1] - stamps[0])
+        update_s.append(stamps[2] - stamps[1])
+    return _Rehearsal(
+        row_s=statistics.median(row_s[1:]),
+        update_s=statistics.median(update_s[1:]),
+        trained=sum(parameter.numel() for parameter in trained),
+    )
+
+
+def _few_layers(config: PretrainedConfig, train: TrainConfig, dtype: torch.dtype, layers: int) -> Any:
+    """Load a student of so many layers, with random weights, as a training loads its own."""
+    few = copy.deepcopy(config)
+    few.num_hidden_layers = layers
+    if getattr(few, "layer_types", None):
+        few.layer_types = few.layer_types[:layers]
+    disable_progress_bar()  # of writing a layer or two
+    with tempfile.TemporaryDirectory() as folder:
+        AutoModelForCausalLM.from_config(few, dtype=dtype).save_pretrained(folder)
+        model: Any = load_student(Path(folder), 0, quantization=train.quantization)
+    if torch.cuda.is_available():
+        model.to("cuda")
+    return add_adapters(model, train) if train.lora_rank else model
+
+
+def _finished_at() -> float:
+    """Return the time once the device has finished its work."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter()

@@ -1,0 +1,183 @@
+"""Plans a training run before it begins: memory by part, tokens a second, hours, cost.
+
+    student's shape, recipe, lengths of the examples ─> footprint, counted; pace, rehearsed or a data sheet's ─> plan
+
+Lengths are those of the examples, if there are any yet; else all have the length that is said.
+"""
+
+from __future__ import annotations
+
+import gc
+import math
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import torch
+from transformers import AutoConfig, PretrainedConfig
+
+from distill.planning.devices import UTILISATION, Device
+from distill.planning.footprint import Footprint, Row, footprint, meta_model, sizes_of
+from distill.planning.known_shapes import known_config, known_names
+from distill.planning.pace import rehearse
+from distill.training.student import write_student_format
+from distill.training.train import packed
+from distill.training.train_config import TrainConfig
+from toolkit.errors import InputError
+from toolkit.machine.allowance import memory
+from toolkit.model.flops import forward_flops
+from toolkit.model.precision import compute_dtype
+from toolkit.records import Example, read_object, read_records
+from toolkit.sources.model_names import resolve
+
+DRAWS = 200
+"""Batches that are drawn to find a full one: the examples of a run come in an order of chance."""
+RECOMPUTED = 4 / 3
+"""Checkpointing makes each forward pass twice."""
+GPU_PROGRAM_BYTES = 1.5e9
+"""A CUDA context with its libraries, and fragments of its allocator."""
+TRAINED_SHARE = 0.85
+"""Of an example's tokens, where only its length is said: a thought is longer than its question."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Examples:
+    """What is trained on: each example's tokens, and how many of them are trained."""
+
+    lengths: tuple[int, ...]
+    trained: tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingPlan:
+    """What a training run takes."""
+
+    parameters: int
+    trained: int
+    footprint: Footprint
+    available_bytes: int
+    """Of one device, or of this machine."""
+    row_tokens: int
+    update_tokens: float
+    tokens: int
+    """Of all epochs."""
+    tokens_per_s: float
+    hours: float
+    cost: float | None
+
+    @property
+    def fits(self) -> bool:
+        return self.footprint.peak <= self.available_bytes
+
+    def facts(self) -> dict[str, Any]:
+        return asdict(self) | {"peak_bytes": self.footprint.peak, "fits": self.fits}
+
+
+def shape_of(student: str) -> PretrainedConfig:
+    """Return a student's configuration: its own, if it is here or can be had, or the known one of its name."""
+    place = Path(student)
+    known = known_config(student)
+    if known and not place.is_dir():
+        kind = known.pop("model_type")
+        return AutoConfig.for_model(kind, **known)
+    try:
+        folder = place if (place / "config.json").is_file() else resolve(student)
+    except InputError as error:
+        raise InputError(f"{error}; shapes that are known without it: {', '.join(known_names())}") from error
+    values = read_object(folder / "config.json")
+    return AutoConfig.for_model(values.pop("model_type"), **values)
+
+
+def plan_training(
+    config: PretrainedConfig,
+    train: TrainConfig,
+    examples: Examples,
+    *,
+    gpu: Device | None = None,
+    devices: int = 1,
+    price_per_hour: float | None = None,
+) -> TrainingPlan:
+    """Plan a run on this machine, or on so many GPUs that divide the student among them (FSDP2)."""
+    dtype = torch.bfloat16 if gpu else compute_dtype()
+    row, rows, batch_tokens = _fullest_row(examples, train, devices)
+    gc.collect()
+    found = footprint(
+        config,
+        train,
+        dtype,
+        row,
+        rows=rows * train.accumulation_steps,
+        shards=devices,
+        program=GPU_PROGRAM_BYTES if gpu else psutil.Process().memory_info().rss,
+    )
+    sizes = sizes_of(meta_model(config, train, dtype), train)
+    update_tokens = batch_tokens * train.accumulation_steps
+    if gpu is None:
+        speed = rehearse(config, train, dtype, row).tokens_per_s(update_tokens)
+    else:
+        context = float(np.mean(examples.lengths))
+        flops = (2 + sizes.trained / sizes.parameters) * forward_flops(config, context)
+        flops *= RECOMPUTED if train.gradient_checkpointing else 1.0
+        speed = devices * UTILISATION * gpu.flops_per_s / flops
+    tokens = train.epochs * sum(examples.lengths)
+    if train.max_updates:
+        tokens = min(tokens, round(train.max_updates * update_tokens))
+    hours = tokens / speed / 3600
+    return TrainingPlan(
+        parameters=sizes.parameters - (sizes.trained if train.lora_rank else 0),
+        trained=sizes.trained,
+        footprint=found,
+        available_bytes=gpu.memory_bytes if gpu else memory().available_bytes,
+        row_tokens=row.tokens,
+        update_tokens=update_tokens,
+        tokens=tokens,
+        tokens_per_s=speed,
+        hours=hours,
+        cost=None if price_per_hour is None else hours * price_per_hour * devices,
+    )
+
+
+def equal_examples(count: int, length: int) -> Examples:
+    """Return examples of one length."""
+    return Examples(lengths=(length,) * count, trained=(max(1, round(TRAINED_SHARE * length)),) * count)
+
+
+def counted_examples(student: Path, train: Path) -> Examples:
+    """Count the examples of a file in the student's tokens; raises `InputError` if there are none, or no tokenizer."""
+    if not (student / "tokenizer.json").is_file():
+        raise InputError(f"to count the tokens of {train}, {student} must be a model folder; give its path")
+    examples = read_records(train, Example)
+    if not examples:
+        raise InputError(f"{train} has no example; name the train.jsonl of a run")
+    with tempfile.TemporaryDirectory() as folder:
+        chat_format = write_student_format(student, Path(folder))
+        ids = [chat_format.training_ids(each.messages, each.reasoning, each.answer) for each in examples]
+    return Examples(lengths=tuple(len(each) for each, _ in ids), trained=tuple(sum(mask) for _, mask in ids))
+
+
+def _fullest_row(examples: Examples, train: TrainConfig, devices: int) -> tuple[Row, int, float]:
+    """Return the fullest row of many drawn batches, its batch's number of rows, and the mean tokens of a batch."""
+    generator = np.random.default_rng(train.seed)
+    size = min(max(1, train.batch_examples // devices), len(examples.lengths))
+    chances = min(DRAWS, math.comb(len(examples.lengths), size)) if size < len(examples.lengths) else 1
+    fullest, count, tokens = Row(lengths=(0,), trained_tokens=0), 1, []
+    for _ in range(chances):
+        batch = generator.choice(len(examples.lengths), size=size, replace=False).tolist()
+        rows = _rows(batch, examples, train.row_tokens)
+        tokens.append(sum(row.tokens for row in rows))
+        longest = max(rows, key=lambda row: row.tokens)
+        if longest.tokens > fullest.tokens:
+            fullest, count = longest, len(rows)
+    return fullest, count, float(np.mean(tokens)) * devices
+
+
+def _rows(batch: Sequence[int], examples: Examples, tokens: int) -> list[Row]:
+    lengths, trained = ([values[i] for i in batch] for values in (examples.lengths, examples.trained))
+    return [
+        Row(lengths=tuple(lengths[i] for i in row), trained_tokens=sum(trained[i] for i in row))
+        for row in packed(lengths, tokens)
+    ]

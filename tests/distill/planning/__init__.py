@@ -1,0 +1,1 @@
+"""What `toolkit plan` says."""

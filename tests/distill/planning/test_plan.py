@@ -1,0 +1,66 @@
+"""`toolkit plan` counts examples, finds the fullest row, and refuses in one line what cannot be planned."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from distill.planning.devices import UTILISATION, device
+from distill.planning.plan import Examples, _fullest_row, equal_examples, plan_training, shape_of
+from distill.recipes.distill_recipe import shipped_recipe
+from toolkit.cli.main import main
+from toolkit.model.flops import forward_flops
+
+TRAIN = shipped_recipe().train
+SEVEN = "Qwen/Qwen2.5-7B-Instruct"
+
+
+def test_the_fullest_row_is_within_the_recipes_and_holds_the_longest_example() -> None:
+    train = replace(TRAIN, batch_examples=4, row_tokens=100)
+    examples = Examples(lengths=(30, 40, 50, 160, 20, 60), trained=(20, 30, 40, 150, 10, 50))
+    row, rows, tokens = _fullest_row(examples, train, devices=1)
+    assert row.lengths == (160,) and row.trained_tokens == 150 and rows >= 2
+    assert 4 * 20 < tokens < 4 * 160
+    equal, count, mean = _fullest_row(equal_examples(40, 50), train, devices=1)
+    assert (equal.tokens, count, mean) == (100, 2, 200)
+
+
+def test_a_gpu_is_planned_by_its_data_sheet() -> None:
+    config, gpu = shape_of(SEVEN), device("h100")
+    train = replace(TRAIN, lora_rank=16, gradient_checkpointing=True, batch_examples=8)
+    found = plan_training(config, train, equal_examples(1000, 4096), gpu=gpu, devices=2, price_per_hour=3.0)
+    flops = forward_flops(config, 4096) * 4 / 3
+    assert 2 < 2 * UTILISATION * gpu.flops_per_s / flops / found.tokens_per_s < 2.02  # adapters have some gradients
+    assert found.hours == pytest.approx(1000 * 4096 / found.tokens_per_s / 3600)
+    assert found.cost == pytest.approx(found.hours * 3.0 * 2) and found.fits
+
+
+def test_this_machine_is_rehearsed(tiny_student: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["plan", str(tiny_student), "--examples", "20", "--tokens", "60", "--set", "max_tokens=100", "--json"]
+    assert main(words) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["tokens"] == 20 * 60 and facts["tokens_per_s"] > 0 and facts["trained"] == facts["parameters"]
+    assert facts["peak_bytes"] == pytest.approx(sum(facts["footprint"].values()))
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["plan", SEVEN, "--device", "RTX 4900"], "no data sheet of the device 'RTX 4900' here; did you mean"),
+        (["plan", SEVEN, "--devices", "2"], "--devices 2 is for GPUs; name which with --device"),
+        (
+            ["plan", SEVEN, "--set", "max_tokens=40000", "--device", "H100"],
+            r"max_tokens \(40000\) exceeds the student's context \(32768\); lower it with --set max_tokens=N",
+        ),
+        (["plan", "nobody/nothing"], "shapes that are known without it: Qwen/Qwen2.5-0.5B-Instruct"),
+    ],
+)
+def test_what_cannot_be_planned_is_one_line(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(words) == 2
+    captured = capsys.readouterr()
+    assert not captured.out and re.search(said, captured.err)
+    assert captured.err.count("\n") <= 2
