@@ -120,8 +120,7 @@ def _write_student(case: Case, folder: Path) -> None:
 
 
 def _examples(case: Case) -> list[Any]:
-    from distill.problems.chains import worked_example
-    from distill.problems.families import FAMILIES, make_problems
+    from distill.problems.families import FAMILIES, make_problems, worked_example
 
     count = case.examples * case.joined
     made = [worked_example(problem) for problem in make_problems("train", -(-count // len(FAMILIES)), 0)][:count]
@@ -139,7 +138,7 @@ def _config(case: Case) -> Any:
 
 
 def _plan(case: Case, folder: Path) -> dict[str, float]:
-    from distill.planning.plan import Examples, plan_training, shape_of
+    from distill.planning.training_plan import Examples, plan_training, shape_of
     from distill.training.student import write_student_format
 
     (folder / "format").mkdir()

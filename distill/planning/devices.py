@@ -13,7 +13,7 @@ from toolkit.model.flops import data_sheet_flops
 GB = 10**9
 UTILISATION = 0.35
 """The share of the peak that a trainer reaches: torchtitan's Llama 3.1 8B on 8 H100 by FSDP2 makes 5,762 tokens/s a GPU
-without and 6,667 with compilation (its docs/performance.md), which are 28 and 33 % of 989 TFLOP/s, attention aside."""
+without and 6,667 with compilation (its page on performance), which are 28 and 33 % of 989 TFLOP/s, attention aside."""
 _MEMORY_GB: Mapping[str, int] = MappingProxyType(
     {"RTX 4090": 24, "L40S": 48, "A100 40GB": 40, "A100 80GB": 80, "H100 PCIe": 80, "H100": 80, "H200": 141}
 )

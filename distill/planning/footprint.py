@@ -36,7 +36,7 @@ FP32 = torch.float32.itemsize
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
+class PackedRow:
     """One pass through the student: the lengths of its documents, and how many of their tokens are trained on."""
 
     lengths: tuple[int, ...]
@@ -80,7 +80,7 @@ def footprint(
     config: PretrainedConfig,
     train: TrainConfig,
     dtype: torch.dtype,
-    row: Row,
+    row: PackedRow,
     *,
     rows: int,
     shards: int,
@@ -133,17 +133,17 @@ def sizes_of(model: Any, train: TrainConfig) -> Sizes:
     )
 
 
-def saved_bytes(model: Any, config: PretrainedConfig, train: TrainConfig, row: Row, dtype: torch.dtype) -> float:
+def saved_bytes(model: Any, config: PretrainedConfig, train: TrainConfig, row: PackedRow, dtype: torch.dtype) -> float:
     """Count the bytes that autograd keeps of a row until its backward pass, the logits aside."""
     kept = float(_kept(_causal_lm(model), row))
     if not train.gradient_checkpointing:
         return kept
     layers = config.num_hidden_layers
-    inputs = layers * row.tokens * config.hidden_size * dtype.itemsize
+    inputs = float(layers * row.tokens * config.hidden_size * dtype.itemsize)
     return inputs + kept / layers  # a layer is computed again for its own backward pass
 
 
-def _kept(causal_lm: Any, row: Row) -> int:
+def _kept(causal_lm: Any, row: PackedRow) -> int:
     weights = {_storage(parameter) for parameter in causal_lm.parameters()}
     kept: dict[int, torch.UntypedStorage] = {}
 
@@ -179,4 +179,4 @@ def _causal_lm(model: Any) -> Any:
 
 
 def _storage(tensor: torch.Tensor) -> int:
-    return tensor.untyped_storage()._cdata
+    return int(tensor.untyped_storage()._cdata)

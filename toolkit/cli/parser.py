@@ -11,8 +11,7 @@ from toolkit.cli.verbs.distill import add_distill
 from toolkit.cli.verbs.evaluate import add_eval
 from toolkit.cli.verbs.export import add_export, add_quantize
 from toolkit.cli.verbs.exported import add_bench, add_verify
-from toolkit.cli.verbs.plan import add_plan
-from toolkit.cli.verbs.prepare import add_doctor, add_pull, add_recipes
+from toolkit.cli.verbs.prepare import add_doctor, add_plan, add_pull, add_recipes
 from toolkit.cli.verbs.run import add_demo, add_report
 from toolkit.cli.verbs.serve import add_serve
 from toolkit.cli.verbs.teach import add_teach

@@ -32,7 +32,7 @@ from toolkit.terminal import counted
 DISTRIBUTION = "reasoning-edge"
 VERBS_OF_EXTRA = {
     "chat": "verify, bench, chat",
-    "distill": "pull, teach, traces, recipes, distill, eval, quantize, report, demo",
+    "distill": "pull, teach, traces, recipes, plan, distill, eval, quantize, report, demo",
     "export": "export, demo",
     "serve": "verify, bench, serve",
 }

@@ -9,9 +9,9 @@ import pytest
 import torch
 from transformers import AutoConfig
 
-from distill.planning.footprint import Footprint, Row, footprint, meta_model, saved_bytes, sizes_of
+from distill.planning.footprint import Footprint, PackedRow, footprint, meta_model, saved_bytes, sizes_of
 from distill.planning.known_shapes import known_names
-from distill.planning.plan import shape_of
+from distill.planning.training_plan import shape_of
 from distill.recipes.distill_recipe import shipped_recipe
 from distill.training.document_attention import Documents
 from distill.training.student import add_adapters, load_student
@@ -19,7 +19,7 @@ from distill.training.train_config import TrainConfig
 
 TRAIN = shipped_recipe().train
 LORA = replace(TRAIN, lora_rank=4)
-ROW = Row(lengths=(40, 70, 40), trained_tokens=90)
+ROW = PackedRow(lengths=(40, 70, 40), trained_tokens=90)
 
 
 def kept_in_fact(student: Path, lora: bool) -> int:
@@ -82,7 +82,7 @@ def test_known_shapes_have_the_published_sizes(name: str, billions: float) -> No
 
 
 def test_each_way_to_save_memory_saves_what_it_promises() -> None:
-    config, row = shape_of("Qwen/Qwen2.5-0.5B-Instruct"), Row(lengths=(2048,), trained_tokens=1800)
+    config, row = shape_of("Qwen/Qwen2.5-0.5B-Instruct"), PackedRow(lengths=(2048,), trained_tokens=1800)
 
     def planned(shards: int = 1, rows: int = 1, **changes: object) -> Footprint:
         train = replace(TRAIN, **changes)  # type: ignore[arg-type]

@@ -21,9 +21,9 @@ import torch
 from transformers import AutoConfig, PretrainedConfig
 
 from distill.planning.devices import UTILISATION, Device
-from distill.planning.footprint import Footprint, Row, footprint, meta_model, sizes_of
+from distill.planning.footprint import Footprint, PackedRow, footprint, meta_model, sizes_of
 from distill.planning.known_shapes import known_config, known_names
-from distill.planning.pace import rehearse
+from distill.planning.training_speed import rehearse
 from distill.training.student import write_student_format
 from distill.training.train import packed
 from distill.training.train_config import TrainConfig
@@ -159,12 +159,12 @@ def counted_examples(student: Path, train: Path) -> Examples:
     return Examples(lengths=tuple(len(each) for each, _ in ids), trained=tuple(sum(mask) for _, mask in ids))
 
 
-def _fullest_row(examples: Examples, train: TrainConfig, devices: int) -> tuple[Row, int, float]:
+def _fullest_row(examples: Examples, train: TrainConfig, devices: int) -> tuple[PackedRow, int, float]:
     """Return the fullest row of many drawn batches, its batch's number of rows, and the mean tokens of a batch."""
     generator = np.random.default_rng(train.seed)
     size = min(max(1, train.batch_examples // devices), len(examples.lengths))
     chances = min(DRAWS, math.comb(len(examples.lengths), size)) if size < len(examples.lengths) else 1
-    fullest, count, tokens = Row(lengths=(0,), trained_tokens=0), 1, []
+    fullest, count, tokens = PackedRow(lengths=(0,), trained_tokens=0), 1, []
     for _ in range(chances):
         batch = generator.choice(len(examples.lengths), size=size, replace=False).tolist()
         rows = _rows(batch, examples, train.row_tokens)
@@ -175,9 +175,9 @@ def _fullest_row(examples: Examples, train: TrainConfig, devices: int) -> tuple[
     return fullest, count, float(np.mean(tokens)) * devices
 
 
-def _rows(batch: Sequence[int], examples: Examples, tokens: int) -> list[Row]:
+def _rows(batch: Sequence[int], examples: Examples, tokens: int) -> list[PackedRow]:
     lengths, trained = ([values[i] for i in batch] for values in (examples.lengths, examples.trained))
     return [
-        Row(lengths=tuple(lengths[i] for i in row), trained_tokens=sum(trained[i] for i in row))
+        PackedRow(lengths=tuple(lengths[i] for i in row), trained_tokens=sum(trained[i] for i in row))
         for row in packed(lengths, tokens)
     ]

@@ -20,7 +20,7 @@ import torch
 from transformers import AutoModelForCausalLM, PretrainedConfig
 from transformers.utils.logging import disable_progress_bar
 
-from distill.planning.footprint import Row
+from distill.planning.footprint import PackedRow
 from distill.training.completion_loss import IGNORED, summed_loss
 from distill.training.document_attention import Documents
 from distill.training.optimizers.choice import make_adamw
@@ -35,7 +35,7 @@ MOST_TOKENS = 1024
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pace:
+class TrainingSpeed:
     """The time of a training run's parts."""
 
     token_s: float
@@ -55,7 +55,7 @@ class _Rehearsal:
     trained: int
 
 
-def rehearse(config: PretrainedConfig, train: TrainConfig, dtype: torch.dtype, row: Row) -> Pace:
+def rehearse(config: PretrainedConfig, train: TrainConfig, dtype: torch.dtype, row: PackedRow) -> TrainingSpeed:
     """Measure this machine."""
     short = _shortened(row)
     one, two = (_rehearsal(config, train, dtype, short, layers) for layers in (1, 2))
@@ -63,23 +63,27 @@ def rehearse(config: PretrainedConfig, train: TrainConfig, dtype: torch.dtype, r
     trained = one.trained + (layers - 1) * (two.trained - one.trained)
     row_s = one.row_s + (layers - 1) * max(two.row_s - one.row_s, 0.0)
     longer = forward_flops(config, _context(row)) / forward_flops(config, _context(short))
-    return Pace(token_s=longer * row_s / short.tokens, update_s=two.update_s * trained / two.trained)
+    return TrainingSpeed(token_s=longer * row_s / short.tokens, update_s=two.update_s * trained / two.trained)
 
 
-def _shortened(row: Row) -> Row:
+def _shortened(row: PackedRow) -> PackedRow:
     """Return as much of a row as takes seconds."""
     lengths = [min(length, MOST_TOKENS) for length in row.lengths]
     count = max(1, sum(1 for total in accumulate(lengths) if total <= MOST_TOKENS))
     tokens = sum(lengths[:count])
-    return Row(lengths=tuple(lengths[:count]), trained_tokens=max(1, round(row.trained_tokens * tokens / row.tokens)))
+    return PackedRow(
+        lengths=tuple(lengths[:count]), trained_tokens=max(1, round(row.trained_tokens * tokens / row.tokens))
+    )
 
 
-def _context(row: Row) -> float:
+def _context(row: PackedRow) -> float:
     """Return the mean length of the document that a token of the row is in."""
     return sum(length * length for length in row.lengths) / row.tokens
 
 
-def _rehearsal(config: PretrainedConfig, train: TrainConfig, dtype: torch.dtype, row: Row, layers: int) -> _Rehearsal:
+def _rehearsal(
+    config: PretrainedConfig, train: TrainConfig, dtype: torch.dtype, row: PackedRow, layers: int
+) -> _Rehearsal:
     model = _few_layers(config, train, dtype, layers)
     causal_lm: Any = model.get_base_model() if train.lora_rank else model
     if train.gradient_checkpointing:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from distill.planning.devices import UTILISATION, device
-from distill.planning.plan import Examples, _fullest_row, equal_examples, plan_training, shape_of
+from distill.planning.training_plan import Examples, _fullest_row, equal_examples, plan_training, shape_of
 from distill.recipes.distill_recipe import shipped_recipe
 from toolkit.cli.main import main
 from toolkit.model.flops import forward_flops
