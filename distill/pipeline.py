@@ -39,7 +39,7 @@ from distill.teachers.respondent import Respondent
 from distill.teachers.trace_store import find_teacher, gather
 from distill.trained_on import write_trained_on
 from distill.training.journal import CHECKPOINTS
-from distill.training.student import check_lengths, check_room, check_student, write_student_format
+from distill.training.student import check_lengths, check_room, check_student
 from distill.training.train import TrainConfig, train
 from distill.verification.verdicts import check_gradable, grade
 from toolkit.errors import InputError
@@ -60,6 +60,7 @@ from toolkit.runs import (
 )
 from toolkit.sources.model_names import resolve
 from toolkit.terminal import counted, say
+from toolkit.voice.student_format import write_student_format
 
 VALIDATION = "validation.jsonl"
 ENOUGH_TRACES = 24

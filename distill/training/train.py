@@ -9,8 +9,8 @@ document by document, the head sees only completion tokens, no entropy or accura
 gradient checkpointing. The loss is the same.
 
 During training the folder gets `loss.jsonl` (step, loss, learning_rate, tokens …), at the end the weights, the
-tokenizer and the reasoning template. `checkpoints/` lets an interrupted run resume; whoever saves the folder removes it
-(`toolkit.runs.finish`).
+tokenizer and the template of a student that reasons. `checkpoints/` lets an interrupted run resume; whoever saves the
+folder removes it (`toolkit.runs.finish`).
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
 from distill.problems.splits import spread
+from distill.students.architectures import logits_scale
 from distill.training.completion_loss import IGNORED, labelled, summed_loss
 from distill.training.document_attention import Documents
 from distill.training.journal import CHECKPOINTS, VALIDATION_LOSS, diverged, journaled, run_trainer
@@ -44,13 +45,13 @@ from distill.training.student import (
     load_student,
     save_student,
     saved_digests,
-    write_student_format,
 )
 from distill.training.validation import ENOUGH, Batch, Validation
 from distill.training.validation import EXAMPLES as VALIDATION_EXAMPLES
-from toolkit.formats.chat_format import TURN_END, ChatFormat
+from toolkit.formats.chat_format import ChatFormat
 from toolkit.machine.allocator import keep_freed_memory
 from toolkit.records import Example
+from toolkit.voice.student_format import write_student_format
 
 ROW_TOKENS = 8192
 """Most tokens of a batch in one pass through the student: sixteen examples of 512."""
@@ -200,11 +201,13 @@ class _LossForward:
     def __init__(self, causal_lm: Any) -> None:
         self._base: nn.Module = causal_lm.base_model
         self._head: nn.Linear = causal_lm.get_output_embeddings()
+        self._scale = logits_scale(causal_lm.config)
 
     def __call__(self, input_ids: Tensor, labels: Tensor, position_ids: Tensor, documents: Documents) -> Tensor:
         on_cpu = {"documents": documents} if input_ids.device.type == "cpu" else {}  # elsewhere positions are enough
         hidden_1ND = self._base(input_ids=input_ids, position_ids=position_ids, use_cache=False, **on_cpu)[0]
-        return summed_loss(hidden_1ND[0], self._head.weight, labels[0])
+        hidden_ND = hidden_1ND[0] if self._scale == 1.0 else hidden_1ND[0] * self._scale
+        return summed_loss(hidden_ND, self._head.weight, labels[0])
 
 
 def trainer_arguments(config: TrainConfig, folder: Path) -> SFTConfig:
@@ -250,7 +253,7 @@ def train(
     chat_format = write_student_format(student, folder)
     dataset = tokenize(examples, chat_format)
     tokens = sum(len(ids) for ids in dataset["input_ids"])
-    plain = load_student(student, chat_format.encode(TURN_END)[0])
+    plain = load_student(student, chat_format)
     before = saved_digests(plain)
     model = add_adapters(plain, config.lora_rank, config.seed) if config.lora_rank else plain
     trainer = StudentTrainer(
