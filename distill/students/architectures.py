@@ -10,24 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.errors import InputError
+from toolkit.model.flops import GROUPED
 from toolkit.records import read_object
 
-STUDENT_TYPES = (
-    "llama",
-    "mistral",
-    "qwen2",
-    "qwen3",
-    "smollm3",
-    "gemma",
-    "gemma3_text",
-    "phi3",
-    "granite",
-    "olmo2",
-    "olmo3",
-    "cohere",
-    "cohere2",
-)
-"""`model_type` of the architectures that can be trained."""
+STUDENT_TYPES = GROUPED
+"""`model_type` of the architectures that can be trained: dense ones, whose operations can be counted."""
 MUST_BE = {
     "attn_logit_softcapping": (None, "the documents' attention has no soft caps"),
     "final_logit_softcapping": (None, "the loss is computed without soft caps"),

@@ -20,7 +20,7 @@ from typing import Any
 from transformers import AutoTokenizer
 from transformers.utils.logging import get_verbosity, set_verbosity, set_verbosity_error
 
-from distill.students.conversations import ANSWER, CONVERSATIONS, EARLIER, THOUGHT, naming
+from distill.students.proof_texts import ANSWER, CONVERSATIONS, EARLIER, THOUGHT, naming
 from toolkit.errors import InputError
 from toolkit.formats.chat_format import CLOSE, OPEN, ChatFormat, completion_text, split_completion
 from toolkit.records import Message
@@ -41,11 +41,11 @@ def prove_voice(student: Path) -> None:
         say(f"distill: {student} has no chat template; its turns are written as ChatML's and end with its end of text")
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        chat_format = write_student_format(student, folder)
+        chat_format = write_student_format(student, folder, voice)
         shutil.copyfile(student / "config.json", folder / "config.json")  # by which transformers chooses a class
         theirs = _transformers_tokenizer(folder)
-        if voice.form == "r1":
-            _prove_template(student, chat_format)
+        if voice.form == "r1" and voice.own:
+            _prove_template(voice.own, chat_format)
         _prove_prompts(theirs, chat_format)
         _prove_turns(theirs, chat_format)
 
@@ -67,9 +67,8 @@ def _conversations(chat_format: ChatFormat) -> dict[str, list[Message]]:
     return CONVERSATIONS | {NAMES: naming(chosen)}
 
 
-def _prove_template(student: Path, chat_format: ChatFormat) -> None:
+def _prove_template(own: ChatFormat, chat_format: ChatFormat) -> None:
     """Prove that R1's form is all that was put around the student's own template."""
-    own = ChatFormat.from_folder(student)
     alone: list[dict[str, Any]] = [{}, {"tools": TOOLS}, {"add_generation_prompt": False}]
     switched = [{switch: value} for switch in SWITCHES for value in (True, False)]
     for name, messages in _conversations(chat_format).items():

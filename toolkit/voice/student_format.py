@@ -32,12 +32,12 @@ LEFT_OUT = ("chat_template", "auto_map", "tokenizer_file", "name_or_path")
 """Settings that name another template, code, or places on another machine."""
 
 
-def write_student_format(student: Path, folder: Path) -> ChatFormat:
+def write_student_format(student: Path, folder: Path, voice: Voice | None = None) -> ChatFormat:
     """Write the student's chat files into `folder`, and return that chat format, which ends turns as the student does.
 
-    Raises `InputError` if the student's own template does not allow for thoughts.
+    `voice`: the student's, if it was found already. Raises `InputError` if its own template does not allow for thoughts.
     """
-    voice = find_voice(student)
+    voice = voice or find_voice(student)
     tokenizer = load_tokenizer(student / TOKENIZER)
     if voice.form == "chatml":
         write_chat_files(folder, tokenizer, template=REASONING_TEMPLATE, eos_token=TURN_END, pad_token=TURN_END)
@@ -58,7 +58,6 @@ def _write_config(student: Path, folder: Path, voice: Voice) -> None:
     config = read_object(path) if path.exists() else {}
     config = {name: value for name, value in config.items() if name not in LEFT_OUT}
     config |= {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
-    if "eos_token" not in special_tokens(student, config):
-        own = ChatFormat.from_folder(student, template=voice.template)
-        config["eos_token"] = own.tokenizer.id_to_token(own.end_id)
+    if voice.own and "eos_token" not in special_tokens(student, config):
+        config["eos_token"] = voice.own.tokenizer.id_to_token(voice.own.end_id)
     (folder / TOKENIZER_CONFIG).write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")

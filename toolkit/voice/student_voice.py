@@ -10,10 +10,12 @@ Invariant: what is said here of a template was seen in what it writes; nothing i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
+
+from tokenizers import Tokenizer
 
 from toolkit.errors import InputError
 from toolkit.formats.chat_format import (
@@ -61,32 +63,41 @@ class Voice:
 
     template: str
     form: Literal["chatml", "base", "own", "r1"]
+    own: ChatFormat | None = None
+    """The student's own chat format, if it has a template that was not replaced."""
 
 
 def find_voice(student: Path) -> Voice:
     """Find how a student is spoken to; raises `InputError` if its template does not allow for thoughts."""
     config = read_object(student / TOKENIZER_CONFIG) if (student / TOKENIZER_CONFIG).exists() else {}
-    tokenizer = load_tokenizer(student / TOKENIZER)
-    has_chatml = all(tokenizer.token_to_id(token) is not None for token in (TURN_START, TURN_END))
     template = find_template(student, config)
     if template is None:
-        if has_chatml:
-            return Voice(template=REASONING_TEMPLATE, form="chatml")
-        special = {name: token.content for name, token in special_tokens(student, config).items()}
-        if tokenizer.token_to_id(special.get("eos_token", "")) is None:
-            raise InputError(
-                f"{student} has no chat template, and its {TOKENIZER_CONFIG} names no eos_token of its vocabulary to "
-                "end turns with; copy both from the model's instruction-tuned version"
-            )
-        begins = tokenizer.encode("").ids[:1] == [tokenizer.token_to_id(special.get("bos_token", ""))]
-        return Voice(template=ending_with_eos(begins=begins), form="base")
+        return _without_template(student, config)
     own = ChatFormat.from_folder(student)
-    if has_chatml and _is_chatml(own):
+    if _has_chatml(own.tokenizer) and _is_chatml(own):
         return Voice(template=REASONING_TEMPLATE, form="chatml")
     _check_end(student, own)
     if _thinks(student, own):
-        return Voice(template=template, form="own")
-    return Voice(template=with_reasoning(template), form="r1")
+        return Voice(template=template, form="own", own=own)
+    return Voice(template=with_reasoning(template), form="r1", own=own)
+
+
+def _without_template(student: Path, config: Mapping[str, Any]) -> Voice:
+    tokenizer = load_tokenizer(student / TOKENIZER)
+    if _has_chatml(tokenizer):
+        return Voice(template=REASONING_TEMPLATE, form="chatml")
+    special = {name: token.content for name, token in special_tokens(student, config).items()}
+    if tokenizer.token_to_id(special.get("eos_token", "")) is None:
+        raise InputError(
+            f"{student} has no chat template, and its {TOKENIZER_CONFIG} names no eos_token of its vocabulary to "
+            "end turns with; copy both from the model's instruction-tuned version"
+        )
+    begins = tokenizer.encode("").ids[:1] == [tokenizer.token_to_id(special.get("bos_token", ""))]
+    return Voice(template=ending_with_eos(begins=begins), form="base")
+
+
+def _has_chatml(tokenizer: Tokenizer) -> bool:
+    return all(tokenizer.token_to_id(token) is not None for token in (TURN_START, TURN_END))
 
 
 def _is_chatml(own: ChatFormat) -> bool:

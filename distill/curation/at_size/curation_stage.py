@@ -61,7 +61,7 @@ from toolkit.runs import (
 from toolkit.sources.model_names import resolve
 from toolkit.terminal import counted, say
 from toolkit.voice.student_format import write_student_format
-from toolkit.voice.student_voice import find_voice
+from toolkit.voice.student_voice import Voice, find_voice
 
 REPORT = "report.html"
 FILES = (PROBLEMS, INDEX, TRAIN, DROPPED, VERDICTS, DROPS_FILE, REPORT)
@@ -108,7 +108,8 @@ def curate_traces(config: CurationConfig, out: Path) -> Path:
     benchmark = read_benchmark(config.decontaminate, config.run_words) if config.decontaminate else None
     student = resolve(config.student) if config.student else None
     judge = connect(config.judge) if config.judge else None
-    tokenizer = _tokens_of(student) if student else "estimated"
+    voice = find_voice(student) if student else None
+    tokenizer = _tokens_of(student, voice) if student and voice else "estimated"
     stage = Stage(
         name="curate",
         config={"rules": asdict(config.rules), "judge_least": config.judge_least if judge else None},
@@ -126,7 +127,7 @@ def curate_traces(config: CurationConfig, out: Path) -> Path:
     kept = _measured_folder(out, problems, tokenizer, benchmark, config)
     if student:
         (kept / STUDENT).mkdir(exist_ok=True)
-        write_student_format(student, kept / STUDENT)
+        write_student_format(student, kept / STUDENT, voice)
     measuring = Measuring(
         problems=folder,
         kept=kept,
@@ -231,9 +232,8 @@ def _measured_folder(
     return folder
 
 
-def _tokens_of(student: Path) -> str:
+def _tokens_of(student: Path, voice: Voice) -> str:
     """Return a digest of what decides how many tokens an example has: the tokenizer, and a template of its own."""
-    voice = find_voice(student)
     own = "" if voice.form == "chatml" else f"-{_digest(voice.template.encode())[:12]}"
     return file_digest(student / "tokenizer.json") + own
 
