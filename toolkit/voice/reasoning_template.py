@@ -15,22 +15,30 @@ from toolkit.formats.chat_format import CLOSE, OPEN, REASONING_TEMPLATE, TURN_EN
 OPENING = f"{OPEN}\n"
 """What a prompt ends with in R1's form."""
 
+_BEGINS_WITH_THOUGHT = (
+    "message['role'] == 'assistant' and message['content'] is string and "
+    f"message['content'].lstrip().startswith('{OPEN}') and '{CLOSE}' in message['content']"
+)
 _WITHOUT_THOUGHTS = f"""
-{{%- set r1 = namespace(messages=messages) -%}}
+{{%- set r1 = namespace(thinks=false, messages=[]) -%}}
+{{%- for message in messages if {_BEGINS_WITH_THOUGHT} -%}}
+{{%- set r1.thinks = true -%}}
+{{%- endfor -%}}
+{{%- if r1.thinks -%}}
 {{%- for message in messages -%}}
+{{%- if {_BEGINS_WITH_THOUGHT} -%}}
 {{%- set content = message['content'] -%}}
-{{%- if message['role'] == 'assistant' and content is string and content.lstrip().startswith('{OPEN}') \
-and '{CLOSE}' in content -%}}
 {{%- set content = (content.split('{CLOSE}')[1:] | join('{CLOSE}')).lstrip() -%}}
 {{%- if message['tool_calls'] -%}}
-{{%- set turn = {{'role': 'assistant', 'content': content, 'tool_calls': message['tool_calls']}} -%}}
+{{%- set message = {{'role': 'assistant', 'content': content, 'tool_calls': message['tool_calls']}} -%}}
 {{%- else -%}}
-{{%- set turn = {{'role': 'assistant', 'content': content}} -%}}
+{{%- set message = {{'role': 'assistant', 'content': content}} -%}}
 {{%- endif -%}}
-{{%- set r1.messages = r1.messages[:loop.index0] + [turn] + r1.messages[loop.index0 + 1:] -%}}
 {{%- endif -%}}
+{{%- set r1.messages = r1.messages + [message] -%}}
 {{%- endfor -%}}
-{{%- set messages = r1.messages %}}
+{{%- set messages = r1.messages -%}}
+{{%- endif %}}
 """.lstrip("\n")
 """Leaves out the thoughts that earlier answers begin with, as `REASONING_TEMPLATE` does.
 

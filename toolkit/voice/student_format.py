@@ -35,7 +35,7 @@ LEFT_OUT = ("chat_template", "auto_map", "tokenizer_file", "name_or_path")
 def write_student_format(student: Path, folder: Path, voice: Voice | None = None) -> ChatFormat:
     """Write the student's chat files into `folder`, and return that chat format, which ends turns as the student does.
 
-    `voice`: the student's, if it was found already. Raises `InputError` if its own template does not allow for thoughts.
+    `voice`: the student's, if it is known. Raises `InputError` if its own template does not allow for thoughts.
     """
     voice = voice or find_voice(student)
     tokenizer = load_tokenizer(student / TOKENIZER)

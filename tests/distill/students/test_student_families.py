@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from safetensors.torch import load_file, save_file
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from distill.pipeline import demo
 from distill.students.architectures import STUDENT_TYPES
@@ -18,10 +21,11 @@ from distill.training import document_attention
 from distill.training.completion_loss import IGNORED
 from distill.training.student import check_student
 from distill.training.train import _LossForward, collate, tokenize, train
-from tests.distill.students.made_families import FAMILIES, write_family
+from tests.distill.students.made_families import FAMILIES, TINY, write_family
 from tests.distill.test_train import examples
 from toolkit.cli.main import main
 from toolkit.cli.options.decoders import open_decoder
+from toolkit.errors import InputError
 from toolkit.formats.chat_format import ChatFormat, completion_text
 from toolkit.generation.chat_model import LocalChatModel
 from toolkit.model.decoder import TorchDecoder
@@ -81,34 +85,46 @@ def test_a_student_is_admitted_with_its_own_voice(name: str, student: Callable[[
     assert chat_format.render(CHAT).endswith("<think>\n") is (name not in ("Qwen3", "SmolLM3"))
 
 
+def check_loss(ours: Any, oracle: Any, rows: list[Any]) -> None:
+    """Compare our loss and gradients with those of transformers' own logits, one example at a time."""
+    ours.set_attn_implementation(document_attention.NAME)
+    loss: Any = _LossForward(ours)(**collate(rows))
+    loss.backward()
+    expected: Any = torch.zeros(())
+    for row in rows:
+        labels = torch.tensor(row["labels"])
+        logits = oracle(input_ids=torch.tensor([row["input_ids"]]), use_cache=False).logits[0, :-1]
+        expected += torch.nn.functional.cross_entropy(logits, labels[1:], ignore_index=IGNORED, reduction="sum")
+    expected.backward()
+    torch.testing.assert_close(loss, expected, rtol=1e-5, atol=1e-4)
+    for (name, parameter), other in zip(ours.named_parameters(), oracle.parameters(), strict=True):
+        torch.testing.assert_close(parameter.grad, other.grad, rtol=1e-3, atol=1e-4, msg=name)
+
+
 @EACH
 def test_the_loss_equals_that_of_the_models_own_logits(
     name: str, student: Callable[[str], Path], tmp_path: Path
 ) -> None:
     chat_format = write_student_format(student(name), tmp_path)
-    rows = list(tokenize(examples(4), chat_format))
-    ours: Any = AutoModelForCausalLM.from_pretrained(student(name), dtype=torch.float32)
-    ours.set_attn_implementation(document_attention.NAME)
-    loss: Any = _LossForward(ours)(**collate(rows))
-    loss.backward()
-    oracle: Any = AutoModelForCausalLM.from_pretrained(student(name), dtype=torch.float32)
-    expected: Any = torch.zeros(())
-    for row in rows:
-        labels = torch.tensor([row["labels"]])
-        logits = oracle(input_ids=torch.tensor([row["input_ids"]]), use_cache=False).logits[0, :-1]
-        expected = expected + torch.nn.functional.cross_entropy(
-            logits, labels[0, 1:], ignore_index=IGNORED, reduction="sum"
-        )
-    expected.backward()
-    torch.testing.assert_close(loss, expected, rtol=1e-5, atol=1e-4)
-    for (parameter, mine), other in zip(ours.named_parameters(), oracle.parameters(), strict=True):
-        torch.testing.assert_close(mine.grad, other.grad, rtol=1e-3, atol=1e-4, msg=parameter)
+    ours, oracle = (AutoModelForCausalLM.from_pretrained(student(name), dtype=torch.float32) for _ in range(2))
+    check_loss(ours, oracle, list(tokenize(examples(4), chat_format)))
 
 
-def test_every_admitted_architecture_has_a_family_or_a_test_of_its_loss() -> None:
-    tested = {"Gemma3": "gemma3_text"}
-    families = {tested.get(family.model, family.model.lower()) for family in FAMILIES.values()}
-    assert set(STUDENT_TYPES) - families == {"gemma", "olmo3", "cohere"}
+@pytest.mark.parametrize("kind", ["gemma", "olmo3", "cohere"])
+def test_architectures_without_a_family_here_have_the_same_loss(kind: str) -> None:
+    settings = TINY | {"vocab_size": 96, "pad_token_id": 0, "head_dim": 16, "sliding_window": 32}
+    config = AutoConfig.for_model(kind, **settings)
+    torch.manual_seed(0)
+    ours, oracle = (AutoModelForCausalLM.from_config(deepcopy(config), dtype=torch.float32) for _ in range(2))
+    oracle.load_state_dict(ours.state_dict())
+    ids = torch.arange(140) % 90 + 3
+    rows = [{"input_ids": ids[:n].tolist(), "labels": [IGNORED] * 5 + ids[5:n].tolist()} for n in (70, 41, 140)]
+    check_loss(ours, oracle, rows)
+
+
+def test_every_admitted_architecture_is_among_these() -> None:
+    families = {{"Gemma3": "gemma3_text"}.get(family.model, family.model.lower()) for family in FAMILIES.values()}
+    assert set(STUDENT_TYPES) == families | {"gemma", "olmo3", "cohere"}
 
 
 @EACH
@@ -148,3 +164,41 @@ def test_a_trained_student_is_exported_or_refused_by_name_and_chatted_with(
         said.append([id for event in events for id in event.ids])
     assert 1 <= len(said[0]) <= 12
     assert said[0] == said[-1]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"final_logit_softcapping": 30.0}, r"final_logit_softcapping \(30.0\) in .* must be None, since the loss is"),
+        ({"attn_logit_softcapping": 50.0}, r"attn_logit_softcapping \(50.0\) in .* must be None, since the documents'"),
+        ({"attention_dropout": 0.1}, r"attention_dropout \(0.1\) in .* must be 0"),
+        ({"model_type": "gemma3"}, r"the student's architecture \(gemma3\) must be one of .*gemma3_text"),
+    ],
+)
+def test_what_the_loss_would_leave_out_is_refused_by_name(
+    settings: dict[str, Any], message: str, student: Callable[[str], Path], tmp_path: Path
+) -> None:
+    config = json.loads((student("Gemma 3") / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | settings))
+    with pytest.raises(InputError, match=message):
+        check_student(tmp_path)
+
+
+def test_a_tokenizer_that_transformers_reads_differently_is_refused_with_the_first_difference(
+    student: Callable[[str], Path], tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(student("Qwen2.5"), tmp_path / "student"))
+    text = (folder / "tokenizer.json").read_text()
+    assert text.count("|\\\\p{N}|") == 1
+    (folder / "tokenizer.json").write_text(text.replace("|\\\\p{N}|", "|\\\\p{N}{1,3}|"))
+    with pytest.raises(InputError, match=r"'several turns' differently in transformers: token \d+ is '4 1 .* of '41 "):
+        check_student(folder)
+
+
+def test_a_student_without_its_head_is_refused(student: Callable[[str], Path], tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(student("Llama 3.2"), tmp_path / "student"))
+    tensors = load_file(folder / "model.safetensors")
+    del tensors["lm_head.weight"]
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(InputError, match=r"lacks lm_head\.weight"):
+        check_student(folder)
