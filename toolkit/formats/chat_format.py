@@ -200,8 +200,8 @@ class ChatFormat:
     def end_id(self) -> int:
         """The token that ends a turn: the one that the template writes after an answer, else one that is named so."""
         names = {token.content: id for id, token in self.tokenizer.get_added_tokens_decoder().items()}
-        names |= {self.tokenizer.id_to_token(id): id for id in self.stop_ids}
-        if written := [text for text in names if self.after_answer.startswith(text)]:
+        names |= {self.tokenizer.id_to_token(id) or "": id for id in self.stop_ids}
+        if written := [text for text in names if text and self.after_answer.startswith(text)]:
             return names[max(written, key=len)]
         return names.get(TURN_END, names.get(self._variables.get("eos_token", ""), min(self.stop_ids)))
 

@@ -24,7 +24,7 @@ from toolkit.formats.chat_format import (
 )
 from toolkit.formats.special_tokens import SPECIAL_TOKENS_MAP, special_tokens
 from toolkit.records import read_object
-from toolkit.voice.student_voice import Voice, find_voice
+from toolkit.voice.student_voice import Voice, end_token, find_voice
 
 OTHER_FILES = (SPECIAL_TOKENS_MAP, "added_tokens.json", "tokenizer.model")
 """What other programs read beside the tokenizer; llama.cpp converts some architectures by the last."""
@@ -59,5 +59,5 @@ def _write_config(student: Path, folder: Path, voice: Voice) -> None:
     config = {name: value for name, value in config.items() if name not in LEFT_OUT}
     config |= {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
     if voice.own and "eos_token" not in special_tokens(student, config):
-        config["eos_token"] = voice.own.tokenizer.id_to_token(voice.own.end_id)
+        config["eos_token"] = end_token(voice.own)
     (folder / TOKENIZER_CONFIG).write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")

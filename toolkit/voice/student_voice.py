@@ -124,8 +124,8 @@ def _chatml(messages: Sequence[Message]) -> str:
 
 def _check_end(student: Path, own: ChatFormat) -> None:
     """Raise `InputError` unless a token ends an answer."""
-    written, token = own.after_answer, own.tokenizer.id_to_token(own.end_id)
-    if not written.startswith(token):
+    written, token = own.after_answer, end_token(own)
+    if not token or not written.startswith(token):
         raise InputError(
             f"the chat template of {student} must end an answer with a token of its vocabulary, but writes "
             f"{written[:40]!r} after it; give the student a template that ends turns"
@@ -144,7 +144,7 @@ def _thinks(student: Path, own: ChatFormat) -> bool:
     if not any(CLOSE in _prompt(own, **{switch: False}) for switch in SWITCHES):
         return False
     prompt, said = own.render([_QUESTION]), tagged("so", f"{MARK} answer")
-    expected = prompt + said + own.tokenizer.id_to_token(own.end_id)
+    expected = prompt + said + end_token(own)
     written = own.render([_QUESTION, {"role": "assistant", "content": said}], add_generation_prompt=False)
     if not written.startswith(expected):
         raise InputError(
@@ -152,6 +152,11 @@ def _thinks(student: Path, own: ChatFormat) -> bool:
             f"{difference(written[: len(expected)], expected)}; give the student a template with R1's form"
         )
     return True
+
+
+def end_token(own: ChatFormat) -> str:
+    """Return the text of the token that ends turns."""
+    return own.tokenizer.id_to_token(own.end_id) or ""
 
 
 def _prompt(own: ChatFormat, **switches: Any) -> str:

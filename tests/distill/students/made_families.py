@@ -334,8 +334,7 @@ def write_family(name: str, folder: Path) -> Path:
     family = FAMILIES[name]
     tokenizer = write_tokenizer(family, folder)
     rows = -(-tokenizer.get_vocab_size() // 16) * 16
-    ids = {f"{kind}_token_id": None for kind in ("pad", "bos")}
-    ids["eos_token_id"] = tokenizer.token_to_id(family.eos)
+    ids = {"pad_token_id": None, "bos_token_id": None, "eos_token_id": tokenizer.token_to_id(family.eos)}
     text = "Text" if family.model == "Gemma3" else ""
     config = getattr(transformers, f"{family.model}{text}Config")(**TINY | ids | {"vocab_size": rows} | family.settings)
     torch.manual_seed(0)
