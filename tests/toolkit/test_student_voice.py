@@ -58,6 +58,7 @@ def test_a_base_model_ends_turns_with_its_own_end_of_text(tmp_path: Path) -> Non
         "<|im_start|>user\n?<|end_of_text|>\n<|im_start|>assistant\n<think>\n"
     )
     end = chat_format.tokenizer.token_to_id("<|end_of_text|>")
+    assert "content.split('</think>')" in chat_format.template  # by which llama.cpp sees that it thinks
     assert chat_format.stop_ids == {end} == {chat_format.training_ids(said[:1], "so", "1")[0][-1]}
 
 

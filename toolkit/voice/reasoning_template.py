@@ -19,6 +19,7 @@ _BEGINS_WITH_THOUGHT = (
     "message['role'] == 'assistant' and message['content'] is string and "
     f"message['content'].lstrip().startswith('{OPEN}') and '{CLOSE}' in message['content']"
 )
+_BEHIND_THOUGHT = f"(content.split('{CLOSE}')[1:] | join('{CLOSE}'))"
 _WITHOUT_THOUGHTS = f"""
 {{%- set r1 = namespace(thinks=false, messages=[]) -%}}
 {{%- for message in messages if {_BEGINS_WITH_THOUGHT} -%}}
@@ -28,7 +29,7 @@ _WITHOUT_THOUGHTS = f"""
 {{%- for message in messages -%}}
 {{%- if {_BEGINS_WITH_THOUGHT} -%}}
 {{%- set content = message['content'] -%}}
-{{%- set content = (content.split('{CLOSE}')[1:] | join('{CLOSE}')).lstrip() -%}}
+{{%- set content = {_BEHIND_THOUGHT}.lstrip() -%}}
 {{%- if message['tool_calls'] -%}}
 {{%- set message = {{'role': 'assistant', 'content': content, 'tool_calls': message['tool_calls']}} -%}}
 {{%- else -%}}
@@ -61,6 +62,11 @@ def ending_with_eos(*, begins: bool) -> str:
 
     `begins`: whether its texts begin with a token too.
     """
-    ended = REASONING_TEMPLATE.replace(f"'{TURN_END}\\n'", "eos_token + '\\n'")
-    assert ended != REASONING_TEMPLATE
+    ended = REASONING_TEMPLATE
+    for old, new in (
+        (f"'{TURN_END}\\n'", "eos_token + '\\n'"),
+        (f"content.split('{CLOSE}', 1)[1]", _BEHIND_THOUGHT),
+    ):
+        assert old in ended
+        ended = ended.replace(old, new)
     return ("{{- bos_token -}}" if begins else "") + ended
