@@ -1,6 +1,7 @@
 """Writes the chat files of a student that learns to reason: its own tokenizer, and the template of its voice.
 
     tokenizer.json  tokenizer_config.json  chat_template.jinja  (and tokenizer.model … for other programs)
+    generation_config.json      the ids that end a text; the student's weights bring the same later
 
 The configuration stays the student's own, with its special tokens. Two things are set: transformers reads
 `tokenizer.json` as it is, and texts are decoded as they are.
@@ -28,6 +29,7 @@ from toolkit.voice.student_voice import Voice, end_token, find_voice
 
 OTHER_FILES = (SPECIAL_TOKENS_MAP, "added_tokens.json", "tokenizer.model")
 """What other programs read beside the tokenizer; llama.cpp converts some architectures by the last."""
+GENERATION_CONFIG = "generation_config.json"
 LEFT_OUT = ("chat_template", "auto_map", "tokenizer_file", "name_or_path")
 """Settings that name another template, code, or places on another machine."""
 
@@ -50,6 +52,10 @@ def write_student_format(student: Path, folder: Path, voice: Voice | None = None
     _write_config(student, folder, voice)
     chat_format = ChatFormat.from_folder(folder, model_folder=student)
     chat_format.stop_ids |= {chat_format.end_id}
+    path = student / GENERATION_CONFIG
+    settings = read_object(path) if path.is_file() else {}
+    settings["eos_token_id"] = sorted(chat_format.stop_ids)
+    (folder / GENERATION_CONFIG).write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
     return chat_format
 
 

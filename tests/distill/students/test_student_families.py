@@ -76,7 +76,7 @@ def test_a_student_is_admitted_with_its_own_voice(name: str, student: Callable[[
     assert voice.form == family.form
     chat_format = write_student_format(student(name), tmp_path)
     assert chat_format.tokenizer.id_to_token(chat_format.end_id) == family.end
-    assert chat_format.end_id in chat_format.stop_ids
+    assert chat_format.end_id in chat_format.stop_ids == ChatFormat.from_folder(tmp_path).stop_ids
     if family.form == "own":
         assert (tmp_path / "chat_template.jinja").read_text() == family.template
     if family.form == "r1":
